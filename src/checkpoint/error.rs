@@ -1,0 +1,78 @@
+//! What can be wrong with a checkpoint, in sentences that say what to do.
+
+use crate::model::ConfigError;
+
+/// Why a checkpoint was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The operating system would not hand out the file.
+    #[error("cannot read {path}: {source}")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// Not a safetensors file, or cut short.
+    #[error("{label} is not a whole safetensors file: {reason}")]
+    Malformed {
+        /// File or model name.
+        label: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Tensors without a description of the model.
+    #[error(
+        "{label} does not say what model it is: it needs a `diffmoe` entry in its header, or a config.json beside it"
+    )]
+    NoConfig {
+        /// File or model name.
+        label: String,
+    },
+    /// A description that cannot be.
+    #[error("{label}: {source}")]
+    Config {
+        /// File or model name.
+        label: String,
+        /// What is wrong.
+        source: ConfigError,
+    },
+    /// Tensors that do not fit the description; all of them.
+    #[error("{label} does not fit its configuration: {}", summary(problems))]
+    Mismatch {
+        /// File or model name.
+        label: String,
+        /// One sentence for each tensor.
+        problems: Vec<String>,
+    },
+    /// A tensor was asked for that is not there.
+    #[error("tensor {name} is missing")]
+    Missing {
+        /// Its name.
+        name: String,
+    },
+    /// A weight that would turn every picture into noise.
+    #[error(
+        "{label} is damaged: {name} holds {value} at position {at}; download or export it again"
+    )]
+    NotFinite {
+        /// File or model name.
+        label: String,
+        /// The tensor.
+        name: String,
+        /// Flat index.
+        at: usize,
+        /// NaN or an infinity.
+        value: f32,
+    },
+}
+
+/// All problems, but no more than a screenful.
+fn summary(problems: &[String]) -> String {
+    const SHOWN: usize = 20;
+    let mut text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    if problems.len() > SHOWN {
+        text += &format!("; and {} more", problems.len() - SHOWN);
+    }
+    text
+}

@@ -1,0 +1,476 @@
+//! The configuration of a model and the list of tensors that follows from it.
+//!
+//! One JSON document describes a model wherever it comes from: the `diffmoe` entry in the header of
+//! our safetensors files and the `case.json` of a parity case use the same keys, and the constructor
+//! arguments under `params` are those of the official YAML files.
+
+use serde::{Deserialize, Serialize};
+
+/// Which of the paper's four architectures a model is (paper §4, Table 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Plain `DiT`: every block has one feed-forward network.
+    Dense,
+    /// Token choice: each token takes its best experts.
+    Tc,
+    /// Expert choice: each expert takes its best tokens, sample by sample.
+    Ec,
+    /// `DiffMoE`: each expert picks from the pool of the whole batch, as many as the capacity predictor says.
+    DiffMoe,
+}
+
+/// What the time input of the model means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TimeKind {
+    /// Rectified flow: `t` in [0, 1], 0 is noise and 1 is data (the official code's direction).
+    Flow,
+    /// DDPM: `t` is an integer step in 0..1000, 0 is data.
+    Ddpm,
+}
+
+/// The two shapes a feed-forward network comes in (spec §1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FfnForm {
+    /// `fc2(gelu_tanh(fc1 x))`, with biases.
+    Gelu,
+    /// `down(silu(gate x) ⊙ up x)`, without biases.
+    SwiGlu,
+}
+
+/// One embedding table that conditions the model: classes, subjects, drawing styles.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelTable {
+    /// What the table is about, in one word: `class`, `subject`, `style`.
+    pub name: String,
+    /// Name of the tensor, shape `[values + 1, D]`.
+    pub tensor: String,
+    /// The row that means "no label", used for the unconditional pass of guidance.
+    pub null: u32,
+    /// The name of each row before the null row; empty where the checkpoint does not say.
+    #[serde(default)]
+    pub values: Vec<String>,
+}
+
+impl LabelTable {
+    /// Finds a row by its name (case-insensitive, spaces and dashes ignored) or by its number.
+    pub fn find(&self, text: &str) -> Option<u32> {
+        let fold = |s: &str| -> String {
+            s.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+        };
+        let wanted = fold(text);
+        if let Some(i) = self.values.iter().position(|v| fold(v) == wanted) {
+            return Some(i as u32);
+        }
+        text.parse::<u32>().ok().filter(|&n| n < self.null)
+    }
+
+    /// The name of a row, or its number where the table has no names.
+    pub fn label(&self, row: u32) -> String {
+        self.values.get(row as usize).cloned().unwrap_or_else(|| row.to_string())
+    }
+}
+
+/// A model's shape. Made only by [`Config::from_json`], which has checked every number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Short name, for people.
+    pub name: String,
+    /// Architecture.
+    pub kind: Kind,
+    /// Meaning of the time input.
+    pub time_kind: TimeKind,
+    /// Factor applied to `t` before the sinusoidal embedding (1 in the official code, 1000 in our own models).
+    pub time_scale: f32,
+    /// Whether samples are pixels in [-1, 1] (`true`) or latents of a variational autoencoder.
+    pub pixels: bool,
+    /// Height and width of a sample, in pixels or latent cells.
+    pub input_size: usize,
+    /// Channels of a sample.
+    pub in_channels: usize,
+    /// Channels of the model's output: twice `in_channels` where a variance is predicted too.
+    pub out_channels: usize,
+    /// Side of a square patch; one patch is one token.
+    pub patch_size: usize,
+    /// Number of transformer blocks.
+    pub depth: usize,
+    /// `D`.
+    pub hidden_size: usize,
+    /// `H`.
+    pub num_heads: usize,
+    /// Width of one attention head.
+    pub head_dim: usize,
+    /// `M`, the hidden width of one feed-forward network or expert.
+    pub ffn_hidden: usize,
+    /// Shape of the feed-forward networks and experts.
+    pub ffn_form: FfnForm,
+    /// `E`; 0 for a dense model.
+    pub num_experts: usize,
+    /// Mean number of experts per token in training (`C` in the paper).
+    pub capacity: f32,
+    /// Whether only odd blocks are MoE (`true`), or all.
+    pub interleave: bool,
+    /// Hidden width of the shared expert that sees every token; 0 for none.
+    pub shared_hidden: usize,
+    /// Shape of the shared expert.
+    pub shared_form: FfnForm,
+    /// The conditioning tables, at least one.
+    pub labels: Vec<LabelTable>,
+    /// Sampling settings that suit the model.
+    pub defaults: SamplingDefaults,
+}
+
+/// Sampling settings that a checkpoint recommends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SamplingDefaults {
+    /// Denoising steps.
+    pub steps: u32,
+    /// Guidance scale.
+    pub guidance: f32,
+    /// Solver name.
+    pub solver: String,
+}
+
+impl Default for SamplingDefaults {
+    fn default() -> Self {
+        Self { steps: 50, guidance: 1.5, solver: "euler".into() }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not the JSON that we expect.
+    #[error("the model configuration is not readable: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A number that no model can have.
+    #[error("the model configuration is impossible: {0}")]
+    Invalid(String),
+}
+
+/// A tensor that a model needs: its official `state_dict` name and its shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Official name.
+    pub name: String,
+    /// Shape, row-major, `Linear.weight` as `[out, in]`.
+    pub shape: Vec<usize>,
+}
+
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default)]
+    name: Option<String>,
+    kind: Kind,
+    t_kind: TimeKind,
+    #[serde(default = "one")]
+    time_scale: f32,
+    #[serde(default)]
+    space: Option<String>,
+    #[serde(default)]
+    null_class: Option<u32>,
+    params: Params,
+    #[serde(default)]
+    labels: Vec<LabelTable>,
+    #[serde(default)]
+    defaults: SamplingDefaults,
+}
+
+fn one() -> f32 {
+    1.0
+}
+fn four_channels() -> usize {
+    4
+}
+fn yes() -> bool {
+    true
+}
+fn four() -> f32 {
+    4.0
+}
+
+#[derive(Deserialize)]
+struct Params {
+    input_size: usize,
+    #[serde(default = "four_channels")]
+    in_channels: usize,
+    num_classes: usize,
+    patch_size: usize,
+    depth: usize,
+    hidden_size: usize,
+    num_heads: usize,
+    #[serde(default)]
+    head_dim: Option<usize>,
+    #[serde(default = "four")]
+    mlp_ratio: f32,
+    #[serde(default)]
+    use_swiglu: bool,
+    #[serde(default = "yes")]
+    learn_sigma: bool,
+    #[serde(rename = "MoE_config", default)]
+    moe: Option<MoeParams>,
+}
+
+#[derive(Deserialize)]
+struct MoeParams {
+    num_experts: usize,
+    #[serde(default = "one")]
+    capacity: f32,
+    #[serde(default)]
+    n_shared_experts: Option<usize>,
+    #[serde(default = "yes")]
+    interleave: bool,
+}
+
+impl Config {
+    /// Reads a configuration and checks that a model of that shape can exist.
+    ///
+    /// # Errors
+    /// When the text is not JSON of the expected form, or a number in it is impossible.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let doc: Document = serde_json::from_str(text)?;
+        let p = doc.params;
+        let d = p.hidden_size;
+        let moe = p.moe;
+        let shared = moe.as_ref().and_then(|m| m.n_shared_experts).unwrap_or(0);
+        // DiffMoE's shared expert is one GELU network of width 8D whatever their number; the
+        // baselines use a SwiGLU of width n·D (spec §1.4).
+        let (shared_hidden, shared_form) = match (doc.kind, shared) {
+            (_, 0) | (Kind::Dense, _) => (0, FfnForm::Gelu),
+            (Kind::DiffMoe, _) => (8 * d, FfnForm::Gelu),
+            (Kind::Tc | Kind::Ec, n) => (n * d, FfnForm::SwiGlu),
+        };
+        let mut labels = doc.labels;
+        if labels.is_empty() {
+            labels.push(LabelTable {
+                name: "class".into(),
+                tensor: "y_embedder.embedding_table.weight".into(),
+                null: doc.null_class.unwrap_or(p.num_classes as u32),
+                values: Vec::new(),
+            });
+        }
+        let config = Self {
+            name: doc.name.unwrap_or_else(|| "unnamed".into()),
+            kind: doc.kind,
+            time_kind: doc.t_kind,
+            time_scale: doc.time_scale,
+            pixels: doc.space.as_deref() == Some("pixels"),
+            input_size: p.input_size,
+            in_channels: p.in_channels,
+            out_channels: if p.learn_sigma { 2 * p.in_channels } else { p.in_channels },
+            patch_size: p.patch_size,
+            depth: p.depth,
+            hidden_size: d,
+            num_heads: p.num_heads,
+            head_dim: p.head_dim.unwrap_or(d / p.num_heads.max(1)),
+            ffn_hidden: (d as f32 * p.mlp_ratio) as usize,
+            ffn_form: if p.use_swiglu { FfnForm::SwiGlu } else { FfnForm::Gelu },
+            num_experts: moe.as_ref().map_or(0, |m| m.num_experts),
+            capacity: moe.as_ref().map_or(1.0, |m| m.capacity),
+            interleave: moe.as_ref().is_none_or(|m| m.interleave),
+            shared_hidden,
+            shared_form,
+            labels,
+            defaults: doc.defaults,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |text: String| Err(ConfigError::Invalid(text));
+        let Self { input_size, patch_size, hidden_size, num_heads, head_dim, .. } = *self;
+        if [input_size, patch_size, hidden_size, num_heads, head_dim, self.depth, self.in_channels]
+            .contains(&0)
+        {
+            return wrong("a size is 0".into());
+        }
+        if [input_size, patch_size, hidden_size, self.depth, self.ffn_hidden, self.num_experts]
+            .iter()
+            .any(|&n| n > 1 << 16)
+        {
+            return wrong("a size is above 65,536".into());
+        }
+        if input_size % patch_size != 0 {
+            return wrong(format!(
+                "input_size {input_size} is no multiple of patch_size {patch_size}"
+            ));
+        }
+        // The position embedding splits D in four, and the kernels read weights four at a time.
+        if hidden_size % 4 != 0 || head_dim % 4 != 0 || self.ffn_hidden % 4 != 0 {
+            return wrong("hidden_size, head_dim and the FFN width must be multiples of 4".into());
+        }
+        if self.kind != Kind::Dense && !(1..=32).contains(&self.num_experts) {
+            return wrong(format!("{} experts; 1 to 32 are supported", self.num_experts));
+        }
+        if !self.time_scale.is_finite() || self.time_scale <= 0.0 {
+            return wrong(format!("time_scale {}", self.time_scale));
+        }
+        Ok(())
+    }
+
+    /// `T`, the tokens of one sample.
+    pub fn tokens(&self) -> usize {
+        (self.input_size / self.patch_size).pow(2)
+    }
+
+    /// Numbers in one sample, `C·H·W`.
+    pub fn sample_len(&self) -> usize {
+        self.in_channels * self.input_size * self.input_size
+    }
+
+    /// Numbers in the model's output for one sample.
+    pub fn output_len(&self) -> usize {
+        self.out_channels * self.input_size * self.input_size
+    }
+
+    /// Whether block `i` (from 0) routes tokens to experts.
+    pub fn is_moe(&self, block: usize) -> bool {
+        self.kind != Kind::Dense && (!self.interleave || block % 2 == 1)
+    }
+
+    /// The blocks that route, in order.
+    pub fn moe_blocks(&self) -> Vec<usize> {
+        (0..self.depth).filter(|&i| self.is_moe(i)).collect()
+    }
+
+    /// Every tensor of the model, by official `state_dict` name, in `state_dict` order.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let (d, e, m) = (self.hidden_size, self.num_experts, self.ffn_hidden);
+        let attn = self.num_heads * self.head_dim;
+        let patch = self.patch_size;
+        let mut list = Vec::new();
+        let mut add = |name: String, shape: &[usize]| {
+            list.push(TensorSpec { name, shape: shape.to_vec() });
+        };
+        add("pos_embed".into(), &[1, self.tokens(), d]);
+        add("x_embedder.proj.weight".into(), &[d, self.in_channels, patch, patch]);
+        add("x_embedder.proj.bias".into(), &[d]);
+        add("t_embedder.mlp.0.weight".into(), &[d, 256]);
+        add("t_embedder.mlp.0.bias".into(), &[d]);
+        add("t_embedder.mlp.2.weight".into(), &[d, d]);
+        add("t_embedder.mlp.2.bias".into(), &[d]);
+        for table in &self.labels {
+            add(table.tensor.clone(), &[table.null as usize + 1, d]);
+        }
+        let ffn = |add: &mut dyn FnMut(String, &[usize]), prefix: &str, form: FfnForm, m: usize| {
+            match form {
+                FfnForm::Gelu => {
+                    add(format!("{prefix}.fc1.weight"), &[m, d]);
+                    add(format!("{prefix}.fc1.bias"), &[m]);
+                    add(format!("{prefix}.fc2.weight"), &[d, m]);
+                    add(format!("{prefix}.fc2.bias"), &[d]);
+                }
+                FfnForm::SwiGlu => {
+                    add(format!("{prefix}.gate_proj.weight"), &[m, d]);
+                    add(format!("{prefix}.up_proj.weight"), &[m, d]);
+                    add(format!("{prefix}.down_proj.weight"), &[d, m]);
+                }
+            }
+        };
+        for i in 0..self.depth {
+            let block = format!("blocks.{i}");
+            add(format!("{block}.attn.qkv.weight"), &[3 * attn, d]);
+            add(format!("{block}.attn.qkv.bias"), &[3 * attn]);
+            add(format!("{block}.attn.proj.weight"), &[d, attn]);
+            add(format!("{block}.attn.proj.bias"), &[d]);
+            let mlp = format!("{block}.mlp");
+            if self.is_moe(i) {
+                if self.kind == Kind::Tc {
+                    for j in 0..e {
+                        ffn(&mut add, &format!("{mlp}.experts.{j}"), self.ffn_form, m);
+                    }
+                    add(format!("{mlp}.gate.weight"), &[e, d]);
+                } else {
+                    add(format!("{mlp}.gate_weight"), &[e, d]);
+                    if self.kind == Kind::DiffMoe {
+                        add(format!("{mlp}.expert_threshold"), &[e]);
+                        add(format!("{mlp}.ema_decay"), &[1]);
+                    }
+                    for j in 0..e {
+                        ffn(&mut add, &format!("{mlp}.experts.{j}"), self.ffn_form, m);
+                    }
+                }
+                if self.kind == Kind::DiffMoe {
+                    add(format!("{mlp}.capacity_predictor.0.weight"), &[d, d]);
+                    add(format!("{mlp}.capacity_predictor.0.bias"), &[d]);
+                    add(format!("{mlp}.capacity_predictor.2.weight"), &[e, d]);
+                    add(format!("{mlp}.capacity_predictor.2.bias"), &[e]);
+                }
+                if self.shared_hidden > 0 {
+                    ffn(
+                        &mut add,
+                        &format!("{mlp}.shared_experts"),
+                        self.shared_form,
+                        self.shared_hidden,
+                    );
+                }
+            } else {
+                ffn(&mut add, &mlp, self.ffn_form, m);
+            }
+            add(format!("{block}.adaLN_modulation.1.weight"), &[6 * d, d]);
+            add(format!("{block}.adaLN_modulation.1.bias"), &[6 * d]);
+        }
+        let out = patch * patch * self.out_channels;
+        add("final_layer.linear.weight".into(), &[out, d]);
+        add("final_layer.linear.bias".into(), &[out]);
+        add("final_layer.adaLN_modulation.1.weight".into(), &[2 * d, d]);
+        add("final_layer.adaLN_modulation.1.bias".into(), &[2 * d]);
+        list
+    }
+
+    /// Number of parameters, buffers included, as the official code counts them.
+    pub fn parameters(&self) -> usize {
+        self.tensors()
+            .iter()
+            .filter(|t| !t.name.ends_with("expert_threshold") && !t.name.ends_with("ema_decay"))
+            .map(|t| t.shape.iter().product::<usize>())
+            .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small_e16(input_size: usize, heads: usize) -> Config {
+        Config::from_json(&format!(
+            r#"{{"kind":"diffmoe","t_kind":"flow","params":{{"input_size":{input_size},"num_classes":1000,
+            "patch_size":2,"depth":12,"hidden_size":384,"num_heads":{heads},
+            "MoE_config":{{"num_experts":16,"capacity":1,"n_shared_experts":0,"interleave":true}}}}}}"#
+        ))
+        .unwrap()
+    }
+
+    #[test]
+    fn parameter_counts_match_the_official_models() {
+        // The authors' own log printed the first; the second is the same model at 256 px (spec §1.4).
+        assert_eq!(small_e16(16, 16).parameters(), 140_191_616);
+        assert_eq!(small_e16(32, 6).parameters(), 140_265_344);
+    }
+
+    #[test]
+    fn impossible_shapes_are_refused_with_the_reason() {
+        let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":9,"num_classes":10,
+            "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4}}"#;
+        let error = Config::from_json(text).unwrap_err().to_string();
+        assert!(error.contains("no multiple of patch_size"), "{error}");
+    }
+
+    #[test]
+    fn labels_are_found_by_name_or_number() {
+        let table = LabelTable {
+            name: "class".into(),
+            tensor: String::new(),
+            null: 10,
+            values: vec!["AnnualCrop".into(), "Sea Lake".into()],
+        };
+        assert_eq!(table.find("annual-crop"), Some(0));
+        assert_eq!(table.find("sealake"), Some(1));
+        assert_eq!(table.find("7"), Some(7));
+        assert_eq!(table.find("10"), None, "the null row is no class");
+        assert_eq!(table.find("volcano"), None);
+    }
+}

@@ -1,0 +1,196 @@
+//! The contract between a sampler and whatever computes the model.
+//!
+//! A denoising step is a short list of [`Op`]s over a few latent-sized [`Slot`]s: run the model on a
+//! slot, or combine slots linearly. Every solver is such a list (see [`crate::diffusion`]), so an
+//! engine knows nothing about solvers, and a sampler knows nothing about devices. The list has the
+//! same shape at every step and only its numbers change, which lets the GPU engine record it once.
+
+/// A latent-sized buffer of an engine, `[B, C, height, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Slot {
+    /// The sample that is being denoised.
+    Latent,
+    /// A trial point of a multi-stage solver.
+    Stage,
+    /// A result of a forward pass, `[B, out_channels, height, width]`; in a combination only its first
+    /// `C` channels count. `0..4`.
+    Output(u8),
+}
+
+/// Which labels a forward pass sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Branch {
+    /// The labels that were asked for.
+    Conditional,
+    /// The null row of every label table.
+    Unconditional,
+}
+
+/// One instruction of a denoising step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Op {
+    /// `output = model(input, time, labels of branch)`; all samples form one token pool.
+    Forward {
+        /// Where the noisy sample is: `Latent` or `Stage`.
+        input: Slot,
+        /// Where the result goes: an `Output`.
+        output: Slot,
+        /// Model time for every sample, before the configuration's `time_scale`.
+        time: f32,
+        /// Which labels.
+        branch: Branch,
+    },
+    /// `output = Σ factor·slot`, at most eight terms; the output may be among the terms.
+    Combine {
+        /// `Latent` or `Stage`.
+        output: Slot,
+        /// Factors and slots, added in order.
+        terms: Vec<(f32, Slot)>,
+    },
+}
+
+/// How experts get their tokens at inference (spec §4.1, §8 quirk 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum RoutingRule {
+    /// Official: the capacity predictor says *how many* tokens of the pool an expert takes, the gate says *which*.
+    Pool,
+    /// Each token for itself: an expert takes the tokens whose predicted capacity exceeds its threshold.
+    /// A sample's picture then does not depend on its batch mates.
+    #[default]
+    Token,
+}
+
+/// Routing settings of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Default)]
+pub struct Routing {
+    /// The rule.
+    pub rule: RoutingRule,
+    /// One threshold γ for every expert and layer (paper Table 10) instead of the checkpoint's.
+    pub gamma: Option<f32>,
+    /// Added to the checkpoint's thresholds; positive saves compute. Ignored where `gamma` is set.
+    pub shift: f32,
+}
+
+impl Routing {
+    /// The threshold to compare with, given the checkpoint's.
+    pub fn threshold(&self, checkpoint: f32) -> f32 {
+        self.gamma.unwrap_or(checkpoint + self.shift)
+    }
+}
+
+/// What an engine must know before the first step.
+#[derive(Clone, Debug)]
+pub struct RunSpec {
+    /// Start of the sample, `[B, C, height, width]`.
+    pub latent: Vec<f32>,
+    /// For each label table of the configuration, one row number per sample.
+    pub labels: Vec<Vec<u32>>,
+    /// Routing rule and thresholds.
+    pub routing: Routing,
+}
+
+/// What [`Engine::advance`] achieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Work was done or handed out, and some is left.
+    Working,
+    /// Nothing was done because enough work is in flight already; ask again later.
+    Busy,
+    /// The step is computed or fully handed to the device.
+    Done,
+}
+
+/// The routing of one MoE layer in one forward pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerRouting {
+    /// Index of the transformer block.
+    pub block: usize,
+    /// For each token of the pool, `[B·T]`, one bit per expert.
+    pub masks: Vec<u32>,
+}
+
+/// The routing of one forward pass, as the trace keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForwardRouting {
+    /// Denoising step, from 0.
+    pub step: u32,
+    /// Model time of the pass.
+    pub time: f32,
+    /// Labels of the pass.
+    pub branch: Branch,
+    /// MoE layers in block order.
+    pub layers: Vec<LayerRouting>,
+}
+
+/// What an engine hands back without holding anything up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Number of finished steps.
+    pub steps: u32,
+    /// The sample after them, `[B, C, height, width]`.
+    pub latent: Vec<f32>,
+    /// Routing of every forward pass since the snapshot before, in order.
+    pub routing: Vec<ForwardRouting>,
+}
+
+/// Named intermediate values of a single forward pass, for parity checks: name, shape, values.
+pub type Taps = Vec<(String, Vec<usize>, Vec<f32>)>;
+
+/// Why an engine could not be made or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The device cannot hold the model.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The device failed while it was working; the sample of the last snapshot is still good.
+    #[error("the device stopped working: {0}; start the run again, or use --backend cpu")]
+    DeviceLost(String),
+    /// This engine does not know this kind of model.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Reading a tensor failed.
+    #[error(transparent)]
+    Checkpoint(#[from] crate::checkpoint::CheckpointError),
+}
+
+/// A model on a device, for a fixed batch size.
+pub trait Engine {
+    /// The device, for people: adapter or processor, and how it computes.
+    fn device(&self) -> String;
+
+    /// `B`.
+    fn batch(&self) -> usize;
+
+    /// Starts a run: uploads the sample and its labels, forgets the routing of the run before.
+    ///
+    /// # Panics
+    /// When the lengths in `run` do not fit the configuration and batch: a bug of the caller.
+    fn start(&mut self, run: &RunSpec);
+
+    /// Hands over the next step. A snapshot is scheduled at its end.
+    fn begin_step(&mut self, ops: &[Op]);
+
+    /// Computes or submits at most `budget` units of the current step (a unit is about one kernel).
+    /// Never waits for the device.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn advance(&mut self, budget: usize) -> Result<Progress, EngineError>;
+
+    /// The oldest snapshot that has arrived and was not taken yet. Never waits.
+    fn take_snapshot(&mut self) -> Option<Snapshot>;
+
+    /// Waits until everything that was handed to the device is finished and its snapshots have arrived.
+    /// For the command line and tests only: a user interface must not call it.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn wait(&mut self) -> Result<(), EngineError>;
+
+    /// One forward pass with its own time for each sample, and every intermediate value that a parity
+    /// case knows: `out`, `blocks.{i}.out`, `blocks.{i}.{moe_in,capacity,gate,k,selected}`. Waits.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn forward_with_taps(&mut self, run: &RunSpec, times: &[f32]) -> Result<Taps, EngineError>;
+}

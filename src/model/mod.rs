@@ -1,0 +1,11 @@
+//! What a `DiffMoE` is, apart from any device: its [`Config`], the tensors it needs, and the
+//! [`Engine`] contract that the GPU and the CPU implementation both fulfil.
+
+mod config;
+mod engine;
+
+pub use config::{Config, ConfigError, FfnForm, Kind, LabelTable, TensorSpec, TimeKind};
+pub use engine::{
+    Branch, Engine, EngineError, ForwardRouting, LayerRouting, Op, Progress, Routing, RoutingRule,
+    RunSpec, Slot, Snapshot, Taps,
+};

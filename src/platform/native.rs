@@ -1,0 +1,24 @@
+//! Linux, macOS, Windows.
+
+use std::path::Path;
+
+use super::Bytes;
+
+/// Maps a file into memory, so that only the pages that are read take room.
+///
+/// # Errors
+/// The system's error.
+pub fn map_file(path: &Path) -> std::io::Result<Bytes> {
+    let file = std::fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a file"));
+    }
+    #[expect(
+        unsafe_code,
+        reason = "memory maps are unsafe because another process may change the file"
+    )]
+    // SAFETY: we only read; a file that changes under us yields wrong numbers, which the checks for
+    // finite weights catch, and a file that shrinks ends the process, as it does for every reader of weights.
+    let map = unsafe { memmap2::Mmap::map(&file)? };
+    Ok(Bytes::new(map))
+}
