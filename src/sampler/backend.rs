@@ -1,0 +1,73 @@
+//! Choosing what computes.
+
+use std::rc::Rc;
+
+use crate::checkpoint::Checkpoint;
+use crate::cpu::CpuEngine;
+use crate::gpu::{Gpu, GpuError};
+use crate::model::{Engine, EngineError, GpuEngine, WeightPrecision};
+
+/// Which processor a user wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// A graphics processor if there is a real one, else the processor.
+    #[default]
+    Auto,
+    /// Any wgpu adapter, software adapters included.
+    Gpu,
+    /// The processor.
+    Cpu,
+}
+
+/// Why no engine could be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// No adapter, or not a usable one.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// The model does not run there.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// An engine, and why it is this one.
+pub struct Opened {
+    /// The engine.
+    pub engine: Box<dyn Engine>,
+    /// A sentence for the user where the choice was not theirs.
+    pub note: Option<String>,
+}
+
+/// Opens an engine for batches of `batch` pictures.
+///
+/// # Errors
+/// When the model is unsupported or does not fit, or a GPU was asked for and there is none.
+pub fn open_engine(
+    checkpoint: &Checkpoint,
+    backend: Backend,
+    batch: usize,
+    precision: WeightPrecision,
+) -> Result<Opened, BackendError> {
+    let on_cpu = |note: Option<String>| -> Result<Opened, BackendError> {
+        Ok(Opened { engine: Box::new(CpuEngine::new(checkpoint, batch)?), note })
+    };
+    match backend {
+        Backend::Cpu => on_cpu(None),
+        Backend::Gpu => {
+            let gpu = Rc::new(Gpu::headless()?);
+            let engine = GpuEngine::new(gpu, checkpoint, batch, precision)?;
+            Ok(Opened { engine: Box::new(engine), note: None })
+        }
+        Backend::Auto => match Gpu::headless() {
+            Ok(gpu) if gpu.is_software() => on_cpu(Some(format!(
+                "the only graphics adapter is {}, which is slower than the CPU backend: using the CPU",
+                gpu.name()
+            ))),
+            Ok(gpu) => match GpuEngine::new(Rc::new(gpu), checkpoint, batch, precision) {
+                Ok(engine) => Ok(Opened { engine: Box::new(engine), note: None }),
+                Err(error) => on_cpu(Some(format!("{error}: using the CPU"))),
+            },
+            Err(error) => on_cpu(Some(format!("{error}: using the CPU"))),
+        },
+    }
+}
