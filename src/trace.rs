@@ -41,6 +41,23 @@ impl Trace {
         self.forwards.extend(routing);
     }
 
+    /// Adds the pictures of another batch of the same run: its tokens follow ours in every pass.
+    ///
+    /// # Panics
+    /// When the other batch went through other passes or layers.
+    pub fn append_batch(&mut self, other: Self) {
+        assert_eq!(self.forwards.len(), other.forwards.len(), "batches of one run");
+        for (ours, theirs) in self.forwards.iter_mut().zip(other.forwards) {
+            assert_eq!(ours.layers.len(), theirs.layers.len(), "batches of one model");
+            for (ours, theirs) in ours.layers.iter_mut().zip(theirs.layers) {
+                ours.masks.extend(theirs.masks);
+            }
+        }
+        for (ours, theirs) in self.labels.iter_mut().zip(other.labels) {
+            ours.extend(theirs);
+        }
+    }
+
     /// Every forward pass in the order of computation.
     pub fn forwards(&self) -> &[ForwardRouting] {
         &self.forwards
@@ -83,11 +100,8 @@ impl Trace {
         let pictures = pictures.map_or(0, |l| l.masks.len() / self.tokens);
         let mut sums = vec![0_u64; pictures];
         let mut layers = 0_u64;
-        for layer in self
-            .forwards
-            .iter()
-            .filter(|f| f.branch == Branch::Conditional)
-            .flat_map(|f| &f.layers)
+        for layer in
+            self.forwards.iter().filter(|f| f.branch == Branch::Conditional).flat_map(|f| &f.layers)
         {
             layers += 1;
             for (sum, masks) in sums.iter_mut().zip(layer.masks.chunks(self.tokens)) {
@@ -262,7 +276,8 @@ mod tests {
         let (json, tensors) = (folder.path().join("t.json"), folder.path().join("t.safetensors"));
         trace().save(&json).unwrap();
         trace().save(&tensors).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
         assert_eq!(json["forwards"][2]["layers"][0]["counts"], serde_json::json!([1, 3, 1]));
         let bytes = std::fs::read(tensors).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();

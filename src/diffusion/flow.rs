@@ -96,7 +96,12 @@ mod tests {
     use std::collections::HashMap;
 
     /// Runs the ops on one number with a model that is a known function.
-    fn integrate(solver: Solver, steps: u32, guidance: f32, model: impl Fn(f32, f32, Branch) -> f32) -> f32 {
+    fn integrate(
+        solver: Solver,
+        steps: u32,
+        guidance: f32,
+        model: impl Fn(f32, f32, Branch) -> f32,
+    ) -> f32 {
         let mut slots = HashMap::from([(Slot::Latent, 1.0_f32)]);
         for i in 0..steps {
             for op in guided_step(solver, i, steps, guidance) {

@@ -63,9 +63,8 @@ mod tests {
     fn noise_is_standard_normal() {
         let noise = gaussian(7, 3, 100_001);
         assert_eq!(noise.len(), 100_001);
-        let moment = |p: i32| {
-            noise.iter().map(|v| f64::from(*v).powi(p)).sum::<f64>() / noise.len() as f64
-        };
+        let moment =
+            |p: i32| noise.iter().map(|v| f64::from(*v).powi(p)).sum::<f64>() / noise.len() as f64;
         assert!(moment(1).abs() < 0.01, "mean {}", moment(1));
         assert!((moment(2) - 1.0).abs() < 0.02, "variance {}", moment(2));
         assert!((moment(4) - 3.0).abs() < 0.1, "fourth moment {}", moment(4));

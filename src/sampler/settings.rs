@@ -27,7 +27,9 @@ pub enum SettingsError {
     #[error("{0} steps are not possible; choose 1 to 10000")]
     Steps(u32),
     /// Not a number, or far out of range.
-    #[error("guidance {0} is not possible; choose a number from 0 to 100 (1 switches guidance off)")]
+    #[error(
+        "guidance {0} is not possible; choose a number from 0 to 100 (1 switches guidance off)"
+    )]
     Guidance(f32),
     /// A threshold that is no probability.
     #[error("gamma {0} is not possible; it is a threshold for a probability, choose 0 to 1")]
