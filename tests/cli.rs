@@ -70,8 +70,25 @@ fn batches_do_not_change_pictures_under_the_token_rule() {
     let draw = |batch: &str| {
         let out = folder.text(&format!("{batch}.png"));
         let trace = folder.text(&format!("{batch}.json"));
-        let arguments = ["sample", "--backend", "cpu", "--steps", "2", "--seed", "5", "--class", "Forest,River",
-            "--count", "3", "--batch", batch, "--out", &out, "--trace", &trace];
+        let arguments = [
+            "sample",
+            "--backend",
+            "cpu",
+            "--steps",
+            "2",
+            "--seed",
+            "5",
+            "--class",
+            "Forest,River",
+            "--count",
+            "3",
+            "--batch",
+            batch,
+            "--out",
+            &out,
+            "--trace",
+            &trace,
+        ];
         let (code, _, stderr) = diffmoe(&arguments);
         assert_eq!(code, 0, "{stderr}");
         let picture = image::open(&out).expect("a PNG").to_rgb8();
@@ -88,10 +105,18 @@ fn batches_do_not_change_pictures_under_the_token_rule() {
     let forwards = trace["forwards"].as_array().expect("passes");
     assert_eq!(forwards.len(), joined["forwards"].as_array().expect("passes").len());
     let layer = &forwards[0]["layers"][0];
-    let taken: u64 = layer["masks"].as_array().expect("masks").iter()
-        .map(|m| u64::from(m.as_u64().expect("a mask").count_ones())).sum();
-    let counted: u64 =
-        layer["counts"].as_array().expect("counts").iter().filter_map(serde_json::Value::as_u64).sum();
+    let taken: u64 = layer["masks"]
+        .as_array()
+        .expect("masks")
+        .iter()
+        .map(|m| u64::from(m.as_u64().expect("a mask").count_ones()))
+        .sum();
+    let counted: u64 = layer["counts"]
+        .as_array()
+        .expect("counts")
+        .iter()
+        .filter_map(serde_json::Value::as_u64)
+        .sum();
     assert_eq!(taken, counted);
 }
 
@@ -100,7 +125,8 @@ fn a_lower_threshold_gives_every_token_more_experts() {
     let folder = Folder::new();
     let capacity = |gamma: &str| {
         let (out, trace) = (folder.text("g.png"), folder.text("g.json"));
-        let arguments = [&QUICK[..], &["--gamma", gamma, "--out", &out, "--trace", &trace]].concat();
+        let arguments =
+            [&QUICK[..], &["--gamma", gamma, "--out", &out, "--trace", &trace]].concat();
         let (code, _, stderr) = diffmoe(&arguments);
         assert_eq!(code, 0, "{stderr}");
         let trace: serde_json::Value =
@@ -160,8 +186,11 @@ fn damaged_models_are_refused_with_the_reason() {
     broken("bare.safetensors", &whole, "does not say what model it is");
     // The wrong model: four experts where the file has other shapes.
     let config = std::fs::read_to_string(fixture("diffmoe_flow/case.json")).expect("the fixture");
-    std::fs::write(folder.path("case.json"), config.replace("\"num_experts\": 4", "\"num_experts\": 5"))
-        .expect("a file");
+    std::fs::write(
+        folder.path("case.json"),
+        config.replace("\"num_experts\": 4", "\"num_experts\": 5"),
+    )
+    .expect("a file");
     broken("other.safetensors", &whole, "experts.4.fc1.weight");
 }
 

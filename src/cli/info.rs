@@ -33,10 +33,14 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         config.tokens(),
         config.patch_size
     );
-    println!("  time          {}", match config.time_kind {
-        TimeKind::Flow => format!("flow, t from 0 (noise) to 1 (data), scaled by {}", config.time_scale),
-        TimeKind::Ddpm => "DDPM, 1000 steps".to_owned(),
-    });
+    println!(
+        "  time          {}",
+        match config.time_kind {
+            TimeKind::Flow =>
+                format!("flow, t from 0 (noise) to 1 (data), scaled by {}", config.time_scale),
+            TimeKind::Ddpm => "DDPM, 1000 steps".to_owned(),
+        }
+    );
     for table in &config.labels {
         println!("  {:<13} {}", table.name, labels(&table.values, table.null));
     }
@@ -121,6 +125,9 @@ fn grouped(number: usize) -> String {
 mod tests {
     #[test]
     fn numbers_are_grouped_by_thousands() {
-        assert_eq!([0, 999, 1000, 140_191_616].map(super::grouped), ["0", "999", "1,000", "140,191,616"]);
+        assert_eq!(
+            [0, 999, 1000, 140_191_616].map(super::grouped),
+            ["0", "999", "1,000", "140,191,616"]
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use diffmoe::checkpoint::embedded;
 use diffmoe::diffusion::{Solver, random_rows};
-use diffmoe::model::{Config, LabelTable, Routing, RoutingRule, WeightPrecision};
+use diffmoe::model::{Config, Engine, LabelTable, Routing, RoutingRule, WeightPrecision};
 use diffmoe::sampler::{Run, Settings, open_engine};
 use diffmoe::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -63,7 +63,13 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "THRESHOLD", allow_negative_numbers = true)]
     gamma: Option<f32>,
     /// Shift of the trained thresholds, -1 to 1; positive saves compute.
-    #[arg(long, value_name = "SHIFT", allow_negative_numbers = true, default_value_t = 0.0, conflicts_with = "gamma")]
+    #[arg(
+        long,
+        value_name = "SHIFT",
+        allow_negative_numbers = true,
+        default_value_t = 0.0,
+        conflicts_with = "gamma"
+    )]
     threshold_shift: f32,
     /// Picture file. Default: diffmoe-MODEL-SEED.png.
     #[arg(long, value_name = "FILE.png")]
@@ -101,7 +107,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     settings.check(config)?;
     let count = settings.labels[0].len();
     if !(1..=256).contains(&arguments.batch) {
-        return Err(format!("a batch of {} is not possible; choose 1 to 256", arguments.batch).into());
+        return Err(
+            format!("a batch of {} is not possible; choose 1 to 256", arguments.batch).into()
+        );
     }
     if let Some(scale) = arguments.scale.filter(|s| !(1..=64).contains(s)) {
         return Err(format!("a scale of {scale} is not possible; choose 1 to 64").into());
@@ -117,31 +125,33 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let started = Instant::now();
     let mut samples = Vec::new();
     let mut trace: Option<Trace> = None;
-    let mut opened = None;
+    let mut ready: Option<Box<dyn Engine>> = None;
     let bar = ProgressBar::new(count.div_ceil(arguments.batch) as u64 * u64::from(settings.steps));
     bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} step {pos}/{len}, {eta} left")?);
     let mut first = 0;
     while first < count {
         let size = arguments.batch.min(count - first);
         // The last batch may be smaller than the others.
-        let stale = opened.as_ref().is_none_or(|(batch, _)| *batch != size);
-        if stale {
-            let new =
-                open_engine(&checkpoint, arguments.backend.into(), size, WeightPrecision::F16)?;
-            if opened.is_none() {
-                if let Some(note) = &new.note {
-                    eprintln!("note: {note}");
+        let engine = match ready.take() {
+            Some(engine) if engine.batch() == size => engine,
+            other => {
+                let backend = arguments.backend.into();
+                let opened = open_engine(&checkpoint, backend, size, WeightPrecision::F16)?;
+                if other.is_none() {
+                    if let Some(note) = &opened.note {
+                        eprintln!("note: {note}");
+                    }
+                    eprintln!("{}", headline(config, &settings, &opened.engine.device()));
                 }
-                eprintln!("{}", headline(config, &settings, &new.engine.device()));
+                opened.engine
             }
-            opened = Some((size, new.engine));
-        }
-        let (_, engine) = opened.as_mut().ok_or("no engine was opened")?;
+        };
         let labels = settings.labels.iter().map(|rows| rows[first..first + size].to_vec());
         let batch = Settings { labels: labels.collect(), ..settings.clone() };
-        let run = Run::start(engine.as_mut(), config, batch, first as u64);
+        let run = Run::start(engine, config, batch, first as u64);
         let done = bar.position();
         let finished = run.finish(|steps| bar.set_position(done + u64::from(steps)))?;
+        ready = Some(finished.engine);
         samples.extend(finished.samples);
         match &mut trace {
             None => trace = Some(finished.trace),
@@ -193,10 +203,8 @@ fn settings(
     }
     let mut labels = Vec::new();
     for (i, table) in config.labels.iter().enumerate() {
-        let rows = named(table)
-            .iter()
-            .map(|text| resolve(table, text))
-            .collect::<Result<Vec<_>, _>>()?;
+        let rows =
+            named(table).iter().map(|text| resolve(table, text)).collect::<Result<Vec<_>, _>>()?;
         labels.push(match rows.as_slice() {
             [] => random_rows(seed, i as u32, table.null, count),
             rows => rows.iter().copied().cycle().take(count).collect(),

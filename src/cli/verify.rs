@@ -6,9 +6,7 @@ use std::str::FromStr;
 
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::diffusion::Solver;
-use diffmoe::model::{
-    Config, Engine, Routing, RoutingRule, RunSpec, TimeKind, WeightPrecision,
-};
+use diffmoe::model::{Config, Engine, Routing, RoutingRule, RunSpec, TimeKind, WeightPrecision};
 use diffmoe::sampler::{Settings, open_engine};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;

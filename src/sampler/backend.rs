@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::checkpoint::Checkpoint;
 use crate::cpu::CpuEngine;
-use crate::gpu::{Gpu, GpuError};
+use crate::gpu::{Gpu, GpuError, GpuOptions};
 use crate::model::{Engine, EngineError, GpuEngine, WeightPrecision};
 
 /// Which processor a user wants.
@@ -38,7 +38,7 @@ pub struct Opened {
     pub note: Option<String>,
 }
 
-/// Opens an engine for batches of `batch` pictures.
+/// Opens an engine for batches of `batch` pictures, waiting for the device. Not for user interfaces.
 ///
 /// # Errors
 /// When the model is unsupported or does not fit, or a GPU was asked for and there is none.
@@ -48,26 +48,41 @@ pub fn open_engine(
     batch: usize,
     precision: WeightPrecision,
 ) -> Result<Opened, BackendError> {
+    pollster::block_on(request_engine(checkpoint, backend, batch, precision))
+}
+
+/// As [`open_engine`], for callers that must not wait.
+///
+/// # Errors
+/// As [`open_engine`].
+pub async fn request_engine(
+    checkpoint: &Checkpoint,
+    backend: Backend,
+    batch: usize,
+    precision: WeightPrecision,
+) -> Result<Opened, BackendError> {
     let on_cpu = |note: Option<String>| -> Result<Opened, BackendError> {
         Ok(Opened { engine: Box::new(CpuEngine::new(checkpoint, batch)?), note })
     };
-    match backend {
-        Backend::Cpu => on_cpu(None),
-        Backend::Gpu => {
-            let gpu = Rc::new(Gpu::headless()?);
-            let engine = GpuEngine::new(gpu, checkpoint, batch, precision)?;
-            Ok(Opened { engine: Box::new(engine), note: None })
+    if backend == Backend::Cpu {
+        return on_cpu(None);
+    }
+    let gpu = match Gpu::request(GpuOptions::default()).await {
+        Ok(gpu) if backend == Backend::Auto && gpu.is_software() => {
+            return on_cpu(Some(format!(
+                "the only graphics adapter is {}, which computes on the CPU, slower than the CPU backend: using that",
+                gpu.info.name
+            )));
         }
-        Backend::Auto => match Gpu::headless() {
-            Ok(gpu) if gpu.is_software() => on_cpu(Some(format!(
-                "the only graphics adapter is {}, which is slower than the CPU backend: using the CPU",
-                gpu.name()
-            ))),
-            Ok(gpu) => match GpuEngine::new(Rc::new(gpu), checkpoint, batch, precision) {
-                Ok(engine) => Ok(Opened { engine: Box::new(engine), note: None }),
-                Err(error) => on_cpu(Some(format!("{error}: using the CPU"))),
-            },
-            Err(error) => on_cpu(Some(format!("{error}: using the CPU"))),
-        },
+        Ok(gpu) => gpu,
+        Err(error) if backend == Backend::Auto => {
+            return on_cpu(Some(format!("{error}: using the CPU")));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match GpuEngine::new(Rc::new(gpu), checkpoint, batch, precision) {
+        Ok(engine) => Ok(Opened { engine: Box::new(engine), note: None }),
+        Err(error) if backend == Backend::Auto => on_cpu(Some(format!("{error}: using the CPU"))),
+        Err(error) => Err(error.into()),
     }
 }

@@ -4,7 +4,7 @@
 mod backend;
 mod settings;
 
-pub use backend::{Backend, BackendError, Opened, open_engine};
+pub use backend::{Backend, BackendError, Opened, open_engine, request_engine};
 pub use settings::{Settings, SettingsError};
 
 use crate::diffusion::{gaussian, guided_step};
@@ -12,8 +12,8 @@ use crate::model::{Config, Engine, EngineError, Progress, RunSpec};
 use crate::trace::Trace;
 
 /// One batch of pictures on its way from noise to data.
-pub struct Run<'e> {
-    engine: &'e mut dyn Engine,
+pub struct Run {
+    engine: Box<dyn Engine>,
     settings: Settings,
     /// Steps handed to the engine; the last one may still be at work.
     begun: u32,
@@ -24,7 +24,7 @@ pub struct Run<'e> {
     trace: Trace,
 }
 
-impl<'e> Run<'e> {
+impl Run {
     /// Starts a run of the pictures `first..first + B`, where `B` is the engine's batch; `settings.labels` has
     /// a row for each of them.
     ///
@@ -34,7 +34,7 @@ impl<'e> Run<'e> {
     /// # Panics
     /// When the number of labels is not the engine's batch size.
     pub fn start(
-        engine: &'e mut dyn Engine,
+        mut engine: Box<dyn Engine>,
         config: &Config,
         settings: Settings,
         first: u64,
@@ -91,7 +91,7 @@ impl<'e> Run<'e> {
                 on_step(self.finished);
             }
         }
-        Ok(Finished { samples: self.latent, trace: self.trace })
+        Ok(Finished { samples: self.latent, trace: self.trace, engine: self.engine })
     }
 
     fn collect(&mut self) {
@@ -100,6 +100,16 @@ impl<'e> Run<'e> {
             self.latent = snapshot.latent;
             self.trace.extend(snapshot.routing);
         }
+    }
+
+    /// Gives the engine back, whether the run is finished or not.
+    pub fn into_engine(self) -> Box<dyn Engine> {
+        self.engine
+    }
+
+    /// What the run was started with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Number of finished steps.
@@ -119,10 +129,11 @@ impl<'e> Run<'e> {
 }
 
 /// What a run leaves behind.
-#[derive(Debug)]
 pub struct Finished {
     /// Final samples, `[B, C, height, width]`; pixels in [-1, 1] or latents.
     pub samples: Vec<f32>,
     /// Routing of every step.
     pub trace: Trace,
+    /// The engine, free for the next run.
+    pub engine: Box<dyn Engine>,
 }
