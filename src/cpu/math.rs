@@ -89,19 +89,51 @@ pub(super) fn sigmoid(xs: &mut [f32]) {
 
 /// `softmax(scale·row)` of each row of `width` numbers, in place.
 pub(super) fn softmax_rows(rows: &mut [f32], width: usize, scale: f32) {
-    vectorised(|| {
+    Arch::new().dispatch(SoftmaxRows { rows, width, scale });
+}
+
+/// The arguments of [`softmax_rows`]. A closure of this size would not be inlined into the code that
+/// [`vectorised`] makes for the processor at hand, and would lose its vectors; this is, by force.
+struct SoftmaxRows<'a> {
+    rows: &'a mut [f32],
+    width: usize,
+    scale: f32,
+}
+
+impl WithSimd for SoftmaxRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { rows, width, scale } = self;
         for row in rows.chunks_exact_mut(width) {
             let top = largest(row);
             row.iter_mut().for_each(|x| *x = exp(scale * (*x - top)));
             let norm = 1.0 / sum_of(row, |x| x);
             row.iter_mut().for_each(|x| *x *= norm);
         }
-    });
+    }
 }
 
 /// `out = LN(x)·(1 + scale) + shift` for one token, `[D]` each; the norm has no parameters of its own.
 pub(super) fn modulated_norm(x: &[f32], shift: &[f32], scale: &[f32], out: &mut [f32]) {
-    vectorised(|| {
+    Arch::new().dispatch(ModulatedNorm { x, shift, scale, out });
+}
+
+/// The arguments of [`modulated_norm`], for the same reason.
+struct ModulatedNorm<'a> {
+    x: &'a [f32],
+    shift: &'a [f32],
+    scale: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for ModulatedNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { x, shift, scale, out } = self;
         let inverse = 1.0 / x.len() as f32;
         let mean = sum_of(x, |x| x) * inverse;
         for (out, x) in out.iter_mut().zip(x) {
@@ -112,7 +144,7 @@ pub(super) fn modulated_norm(x: &[f32], shift: &[f32], scale: &[f32], out: &mut 
         for ((out, shift), scale) in out.iter_mut().zip(shift).zip(scale) {
             *out = *out * norm * (1.0 + scale) + shift;
         }
-    });
+    }
 }
 
 /// `x += gate ⊙ y`.

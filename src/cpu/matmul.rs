@@ -141,7 +141,12 @@ impl<'a, X: Fn(usize) -> &'a [f32]> Product<'_, X> {
                     _ => tile::<S, V, 6>(simd, x, panel, &bias, &mut sums),
                 }
                 for (row, sum) in rows.chunks_exact_mut(outputs).zip(&sums) {
-                    row[columns.clone()].copy_from_slice(&sum.0[..columns.len()]);
+                    let row = &mut row[columns.clone()];
+                    // A length that the compiler knows makes this two moves instead of a call.
+                    match row.first_chunk_mut::<PANEL>() {
+                        Some(whole) => *whole = sum.0,
+                        None => row.copy_from_slice(&sum.0[..row.len()]),
+                    }
                 }
             }
         }
