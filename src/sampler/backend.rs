@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::checkpoint::Checkpoint;
 use crate::cpu::CpuEngine;
-use crate::gpu::{Gpu, GpuError, GpuOptions};
+use crate::gpu::{Gpu, GpuError, GpuOptions, Profile};
 use crate::model::{Engine, EngineError, GpuEngine, WeightPrecision};
 
 /// Which processor a user wants.
@@ -68,7 +68,7 @@ pub async fn request_engine(
         return on_cpu(None);
     }
     let gpu = match Gpu::request(GpuOptions::default()).await {
-        Ok(gpu) if backend == Backend::Auto && gpu.is_software() => {
+        Ok(gpu) if backend == Backend::Auto && gpu.profile == Profile::Software => {
             return on_cpu(Some(format!(
                 "the only graphics adapter is {}, which computes on the CPU, slower than the CPU backend: using that",
                 gpu.info.name
