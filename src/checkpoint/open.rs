@@ -58,7 +58,6 @@ pub(super) fn explain(error: &safetensors::SafeTensorError) -> String {
         E::HeaderTooSmall
         | E::HeaderTooLarge
         | E::InvalidHeader(_)
-        | E::InvalidHeaderStart
         | E::InvalidHeaderDeserialization(_) => "its header is not readable".into(),
         E::InvalidHeaderLength | E::MetadataIncompleteBuffer => {
             "it ends too early; download or copy it again".into()
