@@ -1,4 +1,4 @@
-// What `expert_linear` and `expert_linear_register` have in common: bindings, the search for a
+// What `expert_linear` and `expert_linear_software` have in common: bindings, the search for a
 // workgroup's tile, weights and the end of a row. Appended after either; it uses their overrides
 // HALF_WEIGHTS and GATHERS.
 

@@ -49,7 +49,7 @@ pub enum Form<'a> {
     SwiGlu(&'a Tensor),
 }
 
-/// Arguments of [`ExpertLinear`] and [`ExpertLinearRegister`].
+/// Arguments of [`ExpertLinear`] and [`ExpertLinearSoftware`].
 pub struct ExpertArgs<'a> {
     /// Input, `[S, K]` or `[rows, K]`; the last extent is K, a multiple of 4.
     pub x: &'a Tensor,
@@ -78,7 +78,7 @@ pub struct ExpertArgs<'a> {
 pub struct ExpertLinear<'a>(pub ExpertArgs<'a>);
 
 /// The layer on a software adapter: registers only, no barriers.
-pub struct ExpertLinearRegister<'a>(pub ExpertArgs<'a>);
+pub struct ExpertLinearSoftware<'a>(pub ExpertArgs<'a>);
 
 impl ExpertArgs<'_> {
     fn columns(&self) -> usize {
@@ -222,7 +222,7 @@ macro_rules! expert_kernel {
 }
 
 expert_kernel!(ExpertLinear, "expert_linear", 32, 64);
-expert_kernel!(ExpertLinearRegister, "expert_linear_register", 8, 64);
+expert_kernel!(ExpertLinearSoftware, "expert_linear_software", 8, 64);
 
 /// How [`reference()`] finishes a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -91,7 +91,7 @@ impl Case {
                     y_first: 0,
                 };
                 if software {
-                    run(&ExpertLinearRegister(args));
+                    run(&ExpertLinearSoftware(args));
                 } else {
                     run(&ExpertLinear(args));
                 }
@@ -245,8 +245,8 @@ fn layers_chain_through_a_chunk_that_begins_anywhere() {
             y_first: 23,
         };
         if software {
-            run(&ExpertLinearRegister(up));
-            run(&ExpertLinearRegister(down));
+            run(&ExpertLinearSoftware(up));
+            run(&ExpertLinearSoftware(down));
         } else {
             run(&ExpertLinear(up));
             run(&ExpertLinear(down));

@@ -3,26 +3,52 @@
 
 use crate::gpu::KernelSource;
 
+pub mod attention;
 pub mod combine_experts;
+pub mod combine_latents;
+pub mod embed_condition;
 pub mod expert_linear;
+pub mod linear;
+pub mod matrix;
+pub mod modulate;
+pub mod patchify;
 pub mod route_score;
 pub mod route_select;
 pub mod trace_store;
+pub mod unpatchify;
 
+pub use attention::Attention;
 pub use combine_experts::CombineExperts;
-pub use expert_linear::{ExpertArgs, ExpertLinear, ExpertLinearRegister, Form, Source};
+pub use combine_latents::CombineLatents;
+pub use embed_condition::EmbedCondition;
+pub use expert_linear::{ExpertArgs, ExpertLinear, ExpertLinearSoftware, Form, Source};
+pub use linear::{Activation, Epilogue, Linear};
+pub use matrix::{Matrix, WeightPrecision};
+pub use modulate::Modulate;
+pub use patchify::Patchify;
 pub use route_score::{Predictor, RouteScore};
 pub use route_select::{NO_SLOT, RouteSelect, Selection};
 pub use trace_store::TraceStore;
+pub use unpatchify::Unpatchify;
 
 /// Every shader of this crate, for tests that check them all.
 pub fn all_sources() -> Vec<KernelSource> {
     vec![
+        KernelSource::of::<attention::AttentionTile>(),
+        KernelSource::of::<attention::AttentionSoftware>(),
         KernelSource::of::<CombineExperts>(),
+        KernelSource::of::<CombineLatents>(),
+        KernelSource::of::<EmbedCondition>(),
         KernelSource::of::<ExpertLinear>(),
-        KernelSource::of::<ExpertLinearRegister>(),
+        KernelSource::of::<ExpertLinearSoftware>(),
+        KernelSource::of::<linear::LinearTile>(),
+        KernelSource::of::<linear::LinearSoftware>(),
+        KernelSource::of::<modulate::ModulateTree>(),
+        KernelSource::of::<modulate::ModulateSoftware>(),
+        KernelSource::of::<Patchify>(),
         KernelSource::of::<RouteScore>(),
         KernelSource::of::<RouteSelect>(),
         KernelSource::of::<TraceStore>(),
+        KernelSource::of::<Unpatchify>(),
     ]
 }
