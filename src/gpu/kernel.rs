@@ -11,7 +11,7 @@ pub trait Kernel {
     const NAME: &'static str;
     /// The whole WGSL text. Shared functions are appended, so that line numbers in errors stay true.
     const SOURCE: &'static str;
-    /// What `@group(0) @binding(0) var<uniform> params: Params` holds; multiples of 16 bytes.
+    /// What `@group(0) @binding(0) var<uniform> params: Params` holds.
     type Params: bytemuck::Pod;
 
     /// The uniform's value.
