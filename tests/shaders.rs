@@ -1,6 +1,8 @@
 //! Every shader, without a device: it parses and validates, keeps to what plain WebGPU guarantees, and
 //! its uniform is the Rust struct field by field. All failures are collected before the one assert.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +15,20 @@ use naga::{AddressSpace, ArraySize, Binding, BuiltIn, Module, Override, TypeInne
 const STORAGE_BINDINGS: usize = 8;
 const LANES: u32 = 256;
 const WORKGROUP_BYTES: u32 = 16 << 10;
+
+/// Words that WGSL keeps for its future. naga lets some pass, Chrome does not.
+const RESERVED: &str = "NULL Self abstract active alignas alignof as asm asm_fragment async attribute \
+    auto await become cast catch class co_await co_return co_yield coherent column_major common compile \
+    compile_fragment concept const_cast consteval constexpr constinit crate debugger decltype delete \
+    demote demote_to_helper do dynamic_cast enum explicit export extends extern external fallthrough \
+    filter final finally friend from fxgroup get goto groupshared highp impl implements import inline \
+    instanceof interface layout lowp macro macro_rules match mediump meta mod module move mut mutable \
+    namespace new nil noexcept noinline nointerpolation non_coherent noncoherent noperspective null \
+    nullptr of operator package packoffset partition pass patch pixelfragment precise precision premerge \
+    priv protected pub public readonly ref regardless register reinterpret_cast require resource restrict \
+    self set shared sizeof smooth snorm static static_assert static_cast std subroutine super target \
+    template this thread_local throw trait try type typedef typeid typename typeof union unless unorm \
+    unsafe unsized use using varying virtual volatile wgsl where with writeonly yield";
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -59,6 +75,10 @@ fn wgsl_stems(folder: &Path) -> BTreeSet<String> {
         .collect()
 }
 
+fn without_comments(text: &str) -> String {
+    text.lines().flat_map(|line| [line.split("//").next().unwrap_or(line), "\n"]).collect()
+}
+
 /// What is wrong with a kernel.
 fn check(kernel: &KernelSource) -> Vec<String> {
     let module = match naga::front::wgsl::parse_str(kernel.source) {
@@ -72,7 +92,13 @@ fn check(kernel: &KernelSource) -> Vec<String> {
     if let Err(error) = Validator::new(ValidationFlags::all(), capabilities).validate(&module) {
         failures.push(error.emit_to_string(kernel.source));
     }
-    let code: String = kernel.source.lines().map(|l| l.split("//").next().unwrap_or(l)).collect();
+    let code = without_comments(kernel.source);
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    for word in code.split(|c| !is_name(c)).collect::<BTreeSet<_>>() {
+        if RESERVED.split_whitespace().any(|reserved| reserved == word) {
+            failures.push(format!("`{word}` is a reserved word"));
+        }
+    }
     // Chrome wants `enable` for what naga may accept without it.
     for word in ["enable ", "requires ", "subgroup", "var<immediate>", "diagnostic("] {
         if code.contains(word) {
@@ -152,7 +178,7 @@ fn check_bindings(module: &Module, failures: &mut Vec<String>) {
     }
 }
 
-/// The uniform has the fields of the Rust struct, in order, each a word, and nothing between them.
+/// The uniform has the fields of the Rust struct, in order, with nothing between them.
 fn check_params(kernel: &KernelSource, module: &Module, failures: &mut Vec<String>) {
     let find = |(_, ty): &(_, &naga::Type)| ty.name.as_deref() == Some("Params");
     let Some((_, ty)) = module.types.iter().find(find) else {
@@ -167,12 +193,13 @@ fn check_params(kernel: &KernelSource, module: &Module, failures: &mut Vec<Strin
         failures.push(format!("Params: {span} bytes in WGSL, {} in Rust", kernel.params_size));
     }
     let mut names = Vec::new();
-    for (i, member) in (0..).zip(members) {
-        let is_word =
-            matches!(&module.types[member.ty].inner, TypeInner::Scalar(s) if s.width == 4);
-        if !is_word || member.offset != 4 * i {
-            failures.push(format!("Params.{:?} at {}", member.name, member.offset));
+    let mut end = 0;
+    for member in members {
+        // Rust's struct has no gaps, because it is `Pod`.
+        if member.offset != end {
+            failures.push(format!("Params.{:?} leaves a gap before it", member.name));
         }
+        end = member.offset + module.types[member.ty].inner.size(module.to_ctx());
         names.push(member.name.clone().unwrap_or_default());
     }
     match rust_params(kernel.name) {
@@ -188,7 +215,7 @@ fn rust_params(kernel: &str) -> Option<Vec<String>> {
     let path = root().join(format!("src/kernels/{stem}.rs"));
     let text = std::fs::read_to_string(path).ok()?;
     let body = text.split("struct Params {").nth(1)?.split('}').next()?;
-    let code: String = body.lines().map(|l| l.split("//").next().unwrap_or(l)).collect();
+    let code = without_comments(body);
     let name = |field: &str| Some(field.split(':').next()?.split_whitespace().last()?.to_string());
     Some(code.split(',').filter(|f| f.contains(':')).filter_map(name).collect())
 }

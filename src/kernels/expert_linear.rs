@@ -246,7 +246,7 @@ pub fn reference(form: ReferenceForm, x: &[f32], w: &[f32], up: &[f32], bias: &[
             match form {
                 ReferenceForm::Linear => z,
                 ReferenceForm::Gelu => {
-                    let inner = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044715 * z.powi(3));
+                    let inner = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044_715 * z.powi(3));
                     0.5 * z * (1.0 + inner.tanh())
                 }
                 ReferenceForm::SwiGlu => z / (1.0 + (-z).exp()) * dot(&up[row(n)]),

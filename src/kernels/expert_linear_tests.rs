@@ -174,7 +174,7 @@ fn banks_and_rows_may_be_split_anywhere() {
     for (banks, chunks) in [(2, 1), (1, 2), (3, 3), (5, 7), (2, 41)] {
         let lists = [9, 0, 41, 33, 12].iter().map(|&n| some(41, n)).collect();
         let form = ReferenceForm::Gelu;
-        Case { banks, chunks, form, ..Case::new(41, 10, 8, lists) }.check_both();
+        Case { form, banks, chunks, ..Case::new(41, 10, 8, lists) }.check_both();
     }
 }
 

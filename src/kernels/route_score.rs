@@ -15,7 +15,7 @@ pub struct Params {
     quads: u32,
 }
 
-/// The last layer of the capacity predictor; its first, with SiLU, is an ordinary `linear`.
+/// The last layer of the capacity predictor; its first, with `SiLU`, is an ordinary `linear`.
 #[derive(Clone, Copy)]
 pub struct Predictor<'a> {
     /// `silu(W₁ x + b₁)`, `[S, D]`.

@@ -199,9 +199,13 @@ mod tests {
     fn softmax_rows(s: usize, e: usize, seed: u32, levels: f32) -> Vec<f32> {
         let mut rows = spiky(s * e, seed, 2.0);
         for row in rows.chunks_mut(e) {
-            row.iter_mut().for_each(|v| *v = (*v * levels).round() / levels);
+            for v in row.iter_mut() {
+                *v = (*v * levels).round() / levels;
+            }
             let sum: f32 = row.iter().map(|v| v.exp()).sum();
-            row.iter_mut().for_each(|v| *v = v.exp() / sum);
+            for v in row.iter_mut() {
+                *v = v.exp() / sum;
+            }
         }
         rows
     }
@@ -255,7 +259,9 @@ mod tests {
             let capacities = sigmoids(s * 4, 32);
             // Nobody exceeds 1; everybody exceeds 0, as in a fresh model; equality is no excess.
             let mut tied = capacities.clone();
-            tied.iter_mut().skip(3).step_by(4).for_each(|p| *p = 0.5);
+            for p in tied.iter_mut().skip(3).step_by(4) {
+                *p = 0.5;
+            }
             for selection in [Selection::Pool, Selection::Token] {
                 check(&gates, &tied, &[1.0, 0.0, 0.5, 0.5], selection);
             }

@@ -28,7 +28,7 @@ pub struct Params {
     tokens: u32,
     channels: u32,
     size: u32,
-    patch: u32,
+    patch_side: u32,
     first: u32,
 }
 
@@ -47,7 +47,7 @@ impl Kernel for Unpatchify<'_> {
             tokens: tokens as u32,
             channels: self.channels as u32,
             size: self.size as u32,
-            patch: self.patch as u32,
+            patch_side: self.patch as u32,
             first: self.first as u32,
         }
     }
