@@ -108,7 +108,7 @@ impl Gpu {
             .request_device(&Self::device_descriptor(&adapter))
             .await
             .map_err(|e| GpuError::NoDevice { adapter: info.name, reason: e.to_string() })?;
-        Ok(Self::from_device(device, queue, options))
+        Ok(Self::from_device(device, queue, &options))
     }
 
     /// What to ask of an adapter; also for a window system that makes the device itself.
@@ -127,7 +127,10 @@ impl Gpu {
     }
 
     /// Wraps a device that exists already, such as the one that draws the user interface.
-    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: GpuOptions) -> Self {
+    ///
+    /// # Panics
+    /// Later, where [`GpuOptions::panic_on_error`] asks for it.
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Self {
         let info = device.adapter_info();
         let limits = device.limits();
         let troubles = Arc::new(Troubles::default());
@@ -160,6 +163,11 @@ impl Gpu {
     /// The first thing that went wrong on the device since it was made, if anything did.
     pub fn failure(&self) -> Option<GpuError> {
         self.troubles.first.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps a failure that was noticed elsewhere, unless there was one before.
+    pub fn report(&self, error: GpuError) {
+        self.troubles.record(error);
     }
 
     /// Lets finished work report itself. Never waits; does nothing in a browser, where the event loop does it.

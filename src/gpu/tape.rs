@@ -21,6 +21,9 @@ pub struct Tape {
     entries: Vec<Entry>,
 }
 
+/// A query set holds at most 4096 stamps in WebGPU.
+const TIMED_AT_ONCE: usize = 2048;
+
 /// Time that one dispatch took on the device.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timing {
@@ -112,10 +115,8 @@ impl Tape {
         if !gpu.has_timestamps() {
             return Ok(None);
         }
-        // A query set holds at most 4096 stamps in WebGPU.
-        const AT_ONCE: usize = 2048;
         let mut timings = Vec::with_capacity(self.len());
-        for entries in self.entries.chunks(AT_ONCE) {
+        for entries in self.entries.chunks(TIMED_AT_ONCE) {
             let stamps = time_entries(gpu, entries)?;
             let period = f64::from(gpu.queue.get_timestamp_period());
             timings.extend(entries.iter().zip(stamps.as_chunks::<2>().0).map(
@@ -178,21 +179,30 @@ fn time_entries(gpu: &Gpu, entries: &[Entry]) -> Result<Vec<u64>, GpuError> {
 
 /// Counts submissions that the device has not finished, so that a user interface can keep the queue short.
 #[derive(Clone, Debug, Default)]
-pub struct InFlight(Arc<AtomicUsize>);
+pub struct InFlight {
+    unfinished: Arc<AtomicUsize>,
+    total: usize,
+}
 
 impl InFlight {
     /// Submissions that are not finished.
     pub fn count(&self) -> usize {
-        self.0.load(Ordering::Acquire)
+        self.unfinished.load(Ordering::Acquire)
+    }
+
+    /// Submissions so far.
+    pub fn total(&self) -> usize {
+        self.total
     }
 
     /// Submits a command buffer and counts it until it is done.
-    pub fn submit(&self, gpu: &Gpu, commands: wgpu::CommandBuffer) {
-        self.0.fetch_add(1, Ordering::AcqRel);
-        let count = self.0.clone();
+    pub fn submit(&mut self, gpu: &Gpu, commands: wgpu::CommandBuffer) {
+        self.total += 1;
+        self.unfinished.fetch_add(1, Ordering::AcqRel);
+        let unfinished = self.unfinished.clone();
         gpu.queue.submit([commands]);
         gpu.queue.on_submitted_work_done(move || {
-            count.fetch_sub(1, Ordering::AcqRel);
+            unfinished.fetch_sub(1, Ordering::AcqRel);
         });
     }
 }

@@ -50,7 +50,31 @@ pub struct Linear<'a> {
     pub y: &'a Tensor,
 }
 
-impl Linear<'_> {
+impl<'a> Linear<'a> {
+    /// `y = x·Wᵀ + b`; the methods below change what happens to the sum.
+    pub fn new(x: &'a Tensor, weights: &'a Matrix, y: &'a Tensor) -> Self {
+        let (activation, epilogue) = (Activation::None, Epilogue::Store);
+        Self { x, weights, up: None, activation, epilogue, y }
+    }
+
+    /// Applies `SiLU`.
+    #[must_use]
+    pub fn silu(self) -> Self {
+        Self { activation: Activation::Silu, ..self }
+    }
+
+    /// Becomes the first layer of a feed-forward network: GELU, or `SwiGLU` where there is an up projection.
+    #[must_use]
+    pub fn gelu_or_swiglu(self, up: Option<&'a Matrix>) -> Self {
+        Self { activation: Activation::Gelu, up, ..self }
+    }
+
+    /// Ends somewhere else than in a plain store.
+    #[must_use]
+    pub fn ending(self, epilogue: Epilogue<'a>) -> Self {
+        Self { epilogue, ..self }
+    }
+
     /// Records the layer with the kernel that suits the device, one dispatch for each part of the weights.
     ///
     /// # Panics
