@@ -115,8 +115,8 @@ impl Case {
             }
         }
         // K terms up to 20 in size and an f32 sum; SwiGLU multiplies two of them.
-        let absolute = 2e-4 * self.scale * (k as f32 / 16.0).max(1.0);
-        assert_close(&got[..rows * n], &want, absolute, 2e-4);
+        let absolute = 1e-4 * self.scale * (k as f32 / 16.0).max(1.0);
+        assert_close(&got[..rows * n], &want, absolute, 2e-5);
         assert!(got[rows * n..].iter().all(|v| v.is_nan()), "wrote beyond the last row");
     }
 
@@ -168,7 +168,7 @@ fn gelu_and_swiglu_in_f16_and_f32() {
             for n in [31, 33, 76] {
                 let lists = vec![some(45, 3), some(45, 40)];
                 // Small sums: a large one goes through GELU unchanged.
-                Case { form, half, scale: 0.1, ..Case::new(45, n, 24, lists) }.check_both();
+                Case { form, half, scale: 0.3, ..Case::new(45, n, 24, lists) }.check_both();
             }
         }
     }
