@@ -45,7 +45,8 @@ fn main(
         return;
     }
     for (var r = lane; r < TILE_ROWS; r += LANES) {
-        sources[r] = source_row(tile, min(r, tile.rows - 1u));
+        // Beyond the tile's rows this is anything, and not used.
+        sources[r] = source_row(tile, r);
     }
 
     var sum0 = vec4(0.0);

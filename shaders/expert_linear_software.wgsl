@@ -4,7 +4,8 @@
 //
 // A workgroup owns 8 rows of one expert; a lane owns 4 columns of them (SwiGLU: 2 from W, the same 2
 // from U) in 32 sums. All lanes read the same quads of `x`; each quad of weights that a lane reads
-// serves 8 rows.
+// serves 8 rows. Everything is written out by hand, because an array that is indexed in a loop would go
+// to memory.
 
 override LANES_X: u32 = 16;
 override HALF_WEIGHTS: bool = true;
@@ -22,11 +23,15 @@ fn main(
     if tile.rows == 0u {
         return;
     }
-    // Rows and columns beyond the edge repeat the last one: they are computed and not stored.
-    var rows: array<u32, TILE_ROWS>;
-    for (var r = 0u; r < TILE_ROWS; r++) {
-        rows[r] = source_row(tile, min(r, tile.rows - 1u)) * params.quads;
-    }
+    let r0 = first_quad(tile, 0u);
+    let r1 = first_quad(tile, 1u);
+    let r2 = first_quad(tile, 2u);
+    let r3 = first_quad(tile, 3u);
+    let r4 = first_quad(tile, 4u);
+    let r5 = first_quad(tile, 5u);
+    let r6 = first_quad(tile, 6u);
+    let r7 = first_quad(tile, 7u);
+    // Columns beyond the edge repeat the last one, too.
     let end = params.columns - 1u;
     var p0 = place_of(group.x, lane, LANES_X);
     var p1 = place_of(group.x, lane + LANES_X, LANES_X);
@@ -37,7 +42,14 @@ fn main(
     p2.column = min(p2.column, end);
     p3.column = min(p3.column, end);
 
-    var sums: array<vec4<f32>, TILE_ROWS>;
+    var s0 = vec4(0.0);
+    var s1 = vec4(0.0);
+    var s2 = vec4(0.0);
+    var s3 = vec4(0.0);
+    var s4 = vec4(0.0);
+    var s5 = vec4(0.0);
+    var s6 = vec4(0.0);
+    var s7 = vec4(0.0);
     for (var k = 0u; k < params.quads; k++) {
         let w = transpose(mat4x4<f32>(
             weight(tile.expert, p0, k),
@@ -45,16 +57,26 @@ fn main(
             weight(tile.expert, p2, k),
             weight(tile.expert, p3, k),
         ));
-        sums[0] = add_products(sums[0], x[rows[0] + k], w);
-        sums[1] = add_products(sums[1], x[rows[1] + k], w);
-        sums[2] = add_products(sums[2], x[rows[2] + k], w);
-        sums[3] = add_products(sums[3], x[rows[3] + k], w);
-        sums[4] = add_products(sums[4], x[rows[4] + k], w);
-        sums[5] = add_products(sums[5], x[rows[5] + k], w);
-        sums[6] = add_products(sums[6], x[rows[6] + k], w);
-        sums[7] = add_products(sums[7], x[rows[7] + k], w);
+        s0 = add_products(s0, x[r0 + k], w);
+        s1 = add_products(s1, x[r1 + k], w);
+        s2 = add_products(s2, x[r2 + k], w);
+        s3 = add_products(s3, x[r3 + k], w);
+        s4 = add_products(s4, x[r4 + k], w);
+        s5 = add_products(s5, x[r5 + k], w);
+        s6 = add_products(s6, x[r6 + k], w);
+        s7 = add_products(s7, x[r7 + k], w);
     }
-    for (var r = 0u; r < TILE_ROWS; r++) {
-        store(tile, r, group.x, lane, LANES_X, sums[r]);
-    }
+    store(tile, 0u, group.x, lane, LANES_X, s0);
+    store(tile, 1u, group.x, lane, LANES_X, s1);
+    store(tile, 2u, group.x, lane, LANES_X, s2);
+    store(tile, 3u, group.x, lane, LANES_X, s3);
+    store(tile, 4u, group.x, lane, LANES_X, s4);
+    store(tile, 5u, group.x, lane, LANES_X, s5);
+    store(tile, 6u, group.x, lane, LANES_X, s6);
+    store(tile, 7u, group.x, lane, LANES_X, s7);
+}
+
+// Where a row begins in `x`. Beyond the edge it is the last row again: computed and not stored.
+fn first_quad(tile: Tile, row: u32) -> u32 {
+    return source_row(tile, min(row, tile.rows - 1u)) * params.quads;
 }

@@ -1,4 +1,5 @@
-// Decides which tokens each expert takes, wholly on the device and the same on every device:
+// Decides which tokens each expert takes, wholly on the device; the same scores give the same lists on
+// every device:
 //   POOL    n = #{s : capacities[s, e] > thresholds[e]}; the n largest gates of the pool (the paper's rule)
 //   TOKEN   the tokens with capacities[s, e] > thresholds[e] themselves
 //   SAMPLE  the `k` largest gates of each segment of tokens (expert-choice baseline)
@@ -7,10 +8,10 @@
 //
 // A workgroup owns one expert and one segment (the whole pool, but for SAMPLE); a lane owns a run
 // of consecutive tokens, so that prefix sums over lanes are prefix sums over tokens and each
-// expert's list comes out in ascending order. The n-th largest gate is found without sorting, by
-// four radix passes over 256-bin histograms of the order-preserving bits. The only atomics are
-// integer counts, whose order does not matter. Every barrier is in control flow that depends on
-// constants alone: data only ever changes loops without barriers.
+// expert's list comes out in ascending order. The n-th largest gate is found without sorting, by four
+// radix passes over 256-bin histograms of its bits. The only atomics are integer counts, whose order
+// does not matter. Every barrier is in control flow that depends on constants alone: data only ever
+// changes loops without barriers.
 
 struct Params {
     tokens: u32,   // S
@@ -58,10 +59,9 @@ fn scan(lane: u32, value: vec2<u32>) -> vec2<u32> {
     return sums[lane];
 }
 
-// Bits of the gate that sort like the number itself.
+// Bits of the gate. A softmax is never negative, so they sort like the number itself.
 fn key(s: u32, e: u32) -> u32 {
-    let bits = bitcast<u32>(gates[s * params.experts + e]);
-    return select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
+    return bitcast<u32>(gates[s * params.experts + e]);
 }
 
 fn passes(s: u32, e: u32) -> bool {

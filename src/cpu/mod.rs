@@ -1,1 +1,16 @@
-//! (being written)
+//! The same model on the processor: the version to read, the oracle for the GPU kernels, and what
+//! runs where there is no GPU.
+//!
+//! Read [`forward`](self) first: three structs — the configuration, [`weights`](self), activations — and
+//! one function. Then `router` (who takes which token), `experts`, and `matmul` for how it gets fast.
+
+mod engine;
+mod experts;
+mod forward;
+mod math;
+mod matmul;
+mod router;
+mod threads;
+mod weights;
+
+pub use engine::CpuEngine;

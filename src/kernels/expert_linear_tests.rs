@@ -13,6 +13,8 @@ struct Case {
     lists: Vec<Vec<u32>>,
     form: ReferenceForm,
     half: bool,
+    /// Size of the inputs.
+    scale: f32,
     /// Number of parts of the bank and of the rows.
     banks: usize,
     chunks: usize,
@@ -20,7 +22,8 @@ struct Case {
 
 impl Case {
     fn new(s: usize, n: usize, k: usize, lists: Vec<Vec<u32>>) -> Self {
-        Self { s, n, k, lists, form: ReferenceForm::Linear, half: true, banks: 1, chunks: 1 }
+        let form = ReferenceForm::Linear;
+        Self { s, n, k, lists, form, half: true, scale: 1.0, banks: 1, chunks: 1 }
     }
 
     /// Weights as the kernel will see them, and as the tensor's words.
@@ -51,7 +54,7 @@ impl Case {
         let (up, up_words) = self.bank(2);
         let bias = spiky(e * n, 3, 0.5);
         // Packed input has rows beyond the valid ones: NaN, as the layer before leaves them.
-        let mut x = spiky(if gathers { self.s } else { rows } * k, 4, 1.0);
+        let mut x = spiky(if gathers { self.s } else { rows } * k, 4, self.scale);
         x.resize(if gathers { self.s } else { worst } * k, f32::NAN);
         let x_tensor = tensor(&[x.len() / k, k], &x);
         let counts: Vec<u32> = self.lists.iter().map(|l| l.len() as u32).collect();
@@ -112,7 +115,8 @@ impl Case {
             }
         }
         // K terms up to 20 in size and an f32 sum; SwiGLU multiplies two of them.
-        assert_close(&got[..rows * n], &want, 2e-4 * (k as f32 / 16.0).max(1.0), 2e-4);
+        let absolute = 1e-4 * self.scale * (k as f32 / 16.0).max(1.0);
+        assert_close(&got[..rows * n], &want, absolute, 2e-5);
         assert!(got[rows * n..].iter().all(|v| v.is_nan()), "wrote beyond the last row");
     }
 
@@ -161,9 +165,10 @@ fn gelu_and_swiglu_in_f16_and_f32() {
     for form in [ReferenceForm::Linear, ReferenceForm::Gelu, ReferenceForm::SwiGlu] {
         for half in [false, true] {
             // SwiGLU packs 32 columns of two matrices into one tile: sizes around it.
-            for n in [31, 32, 33, 76] {
+            for n in [31, 33, 76] {
                 let lists = vec![some(45, 3), some(45, 40)];
-                Case { form, half, ..Case::new(45, n, 24, lists) }.check_both();
+                // Small sums: a large one goes through GELU unchanged.
+                Case { form, half, scale: 0.3, ..Case::new(45, n, 24, lists) }.check_both();
             }
         }
     }
@@ -264,5 +269,40 @@ fn layers_chain_through_a_chunk_that_begins_anywhere() {
         let want: Vec<f32> =
             want.concat()[rows.start * d..rows.end * d].iter().map(|&v| v as f32).collect();
         assert_close(&read(&y), &want, 1e-3, 2e-4);
+    }
+}
+
+#[test]
+fn rows_outside_the_range_are_not_written() {
+    let (s, k, n) = (20, 4, 8);
+    let mut chosen: Vec<u32> = (0..s as u32).collect();
+    chosen.extend(0..s as u32);
+    let (x, w) = (spiky(s * k, 1, 1.0), spiky(2 * n * k, 2, 0.3));
+    let (x, w) = (tensor(&[s, k], &x), tensor(&[2, n, k], &w));
+    let (counts, chosen) = (tensor(&[2], &[s as u32; 2]), tensor(&[2, s], &chosen));
+    for software in [false, true] {
+        let y = poisoned(&[2 * s, n]);
+        let args = ExpertArgs {
+            x: &x,
+            source: Source::Tokens,
+            counts: &counts,
+            chosen: &chosen,
+            weights: &w,
+            experts: 0..2,
+            form: Form::Linear(None),
+            rows: 3..25,
+            y: &y,
+            y_first: 0,
+        };
+        if software {
+            run(&ExpertLinearSoftware(args));
+        } else {
+            run(&ExpertLinear(args));
+        }
+        for (row, values) in read(&y).chunks(n).enumerate() {
+            let is_written = values.iter().all(|v| v.is_finite());
+            let is_untouched = values.iter().all(|v| v.is_nan());
+            assert!(if (3..25).contains(&row) { is_written } else { is_untouched }, "row {row}");
+        }
     }
 }
