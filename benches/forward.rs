@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
-use diffmoe::cpu::CpuEngine;
+use diffmoe::cpu::{CpuEngine, CpuModel};
 use diffmoe::model::{Branch, Engine, Op, Routing, RoutingRule, RunSpec, Slot};
 use web_time::Instant;
 
@@ -23,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (batch, runs) = (number(1, 2)?, number(2, 30)?);
     let checkpoint = Checkpoint::open(Path::new(path))?;
     let config = checkpoint.config().clone();
-    let mut engine = CpuEngine::new(&checkpoint, batch)?;
+    let mut engine = CpuEngine::new(Arc::new(CpuModel::load(&checkpoint)?), batch);
 
     let len = batch * config.sample_len();
     let run = RunSpec {

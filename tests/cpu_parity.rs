@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
-use diffmoe::cpu::CpuEngine;
+use diffmoe::cpu::{CpuEngine, CpuModel};
 use diffmoe::model::{
     Branch, Config, Engine, Op, Progress, Routing, RoutingRule, RunSpec, Slot, Snapshot, Taps,
 };
@@ -21,6 +22,10 @@ fn pos_embed(d: usize, grid: usize) -> Vec<f32> {
         (0..d / 4).map(sin).chain((0..d / 4).map(cos)).map(|x| x as f32)
     };
     (0..grid * grid).flat_map(|t| sincos(t % grid).chain(sincos(t / grid))).collect()
+}
+
+fn cpu_engine(checkpoint: &Checkpoint, batch: usize) -> CpuEngine {
+    CpuEngine::new(Arc::new(CpuModel::load(checkpoint).unwrap()), batch)
 }
 
 #[test]
@@ -134,7 +139,7 @@ fn tiny_models_give_the_official_numbers() {
         ),
     ];
     for (kind, routing, sum, magnitude, first, last) in golden {
-        let mut engine = CpuEngine::new(&tiny(kind), 3).unwrap();
+        let mut engine = cpu_engine(&tiny(kind), 3);
         let taps =
             engine.forward_with_taps(&tiny_run([1, 7, 10], routing), &[0.1, 0.45, 0.8]).unwrap();
         let out = tap(&taps, "out");
@@ -150,7 +155,7 @@ fn tiny_models_give_the_official_numbers() {
 
 #[test]
 fn tiny_routing_is_the_official_one() {
-    let mut engine = CpuEngine::new(&tiny("diffmoe"), 3).unwrap();
+    let mut engine = cpu_engine(&tiny("diffmoe"), 3);
     let times = [0.1, 0.45, 0.8];
     let taps = engine.forward_with_taps(&tiny_run([1, 7, 10], OFFICIAL), &times).unwrap();
     assert_eq!(tap(&taps, "blocks.1.k"), [12.0, 11.0, 11.0, 0.0]);
@@ -225,7 +230,7 @@ fn sample(
 
 #[test]
 fn tiny_samples_are_the_official_ones() {
-    let mut engine = CpuEngine::new(&tiny("diffmoe"), 3).unwrap();
+    let mut engine = cpu_engine(&tiny("diffmoe"), 3);
     let run = tiny_run([1, 7, 3], OFFICIAL);
     let golden = [
         (
@@ -265,7 +270,7 @@ fn tiny_samples_are_the_official_ones() {
 
 #[test]
 fn slices_and_repetition_change_no_bit() {
-    let mut engine = CpuEngine::new(&tiny("diffmoe"), 3).unwrap();
+    let mut engine = cpu_engine(&tiny("diffmoe"), 3);
     let run = tiny_run([1, 7, 3], OFFICIAL);
     let whole = sample(&mut engine, &run, true, 3, 1.5, usize::MAX);
     let sliced = sample(&mut engine, &run, true, 3, 1.5, 1);
@@ -281,7 +286,7 @@ fn slices_and_repetition_change_no_bit() {
 
 #[test]
 fn a_unit_is_less_than_a_step() {
-    let mut engine = CpuEngine::new(&tiny("diffmoe"), 3).unwrap();
+    let mut engine = cpu_engine(&tiny("diffmoe"), 3);
     engine.start(&tiny_run([1, 7, 3], OFFICIAL));
     assert_eq!(engine.advance(1).unwrap(), Progress::Done, "no step was begun");
     engine.begin_step(&flow_step(false, 0, 4, 1.0));
@@ -300,13 +305,13 @@ fn a_unit_is_less_than_a_step() {
 fn with_the_token_rule_a_sample_does_not_depend_on_its_batch_mates() {
     let checkpoint = tiny("diffmoe");
     let run = tiny_run([1, 7, 3], Routing::default());
-    let three = sample(&mut CpuEngine::new(&checkpoint, 3).unwrap(), &run, false, 2, 1.5, 9);
+    let three = sample(&mut cpu_engine(&checkpoint, 3), &run, false, 2, 1.5, 9);
     let alone = RunSpec {
         latent: run.latent[64..128].to_vec(),
         labels: vec![vec![7]],
         routing: run.routing,
     };
-    let one = sample(&mut CpuEngine::new(&checkpoint, 1).unwrap(), &alone, false, 2, 1.5, 9);
+    let one = sample(&mut cpu_engine(&checkpoint, 1), &alone, false, 2, 1.5, 9);
     assert_eq!(three[1].latent[64..128], one[1].latent[..]);
 }
 
@@ -366,7 +371,7 @@ fn recorded_passes_and_samples_are_reproduced() {
         let io = read_io(&folder.join("io.safetensors"));
         let labels: Vec<u32> = io["y"].iter().map(|&y| y as u32).collect();
         let run = RunSpec { latent: io["x"].clone(), labels: vec![labels], routing: OFFICIAL };
-        let mut engine = CpuEngine::new(&checkpoint, io["t"].len()).unwrap();
+        let mut engine = cpu_engine(&checkpoint, io["t"].len());
         let taps = engine.forward_with_taps(&run, &io["t"]).unwrap();
         let mut compared = 0;
         // Taps come in the order of computation: the first that is wrong is where to look.

@@ -7,8 +7,9 @@ use std::time::{Instant, SystemTime};
 
 use diffmoe::checkpoint::embedded;
 use diffmoe::diffusion::{Solver, random_rows};
-use diffmoe::model::{Config, Engine, LabelTable, Routing, RoutingRule, WeightPrecision};
-use diffmoe::sampler::{Run, Settings, open_engine};
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::model::{Config, Engine, LabelTable, Routing, RoutingRule};
+use diffmoe::sampler::{OpenModel, Run, Settings};
 use diffmoe::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -123,6 +124,10 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let trace_out = arguments.trace.as_deref().map(Output::reserve).transpose()?;
 
     let started = Instant::now();
+    let model = OpenModel::open(&checkpoint, arguments.backend.into(), WeightPrecision::F16)?;
+    if let Some(note) = model.note() {
+        eprintln!("note: {note}");
+    }
     let mut samples = Vec::new();
     let mut trace: Option<Trace> = None;
     let mut ready: Option<Box<dyn Engine>> = None;
@@ -135,15 +140,11 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         let engine = match ready.take() {
             Some(engine) if engine.batch() == size => engine,
             other => {
-                let backend = arguments.backend.into();
-                let opened = open_engine(&checkpoint, backend, size, WeightPrecision::F16)?;
+                let engine = model.engine(size)?;
                 if other.is_none() {
-                    if let Some(note) = &opened.note {
-                        eprintln!("note: {note}");
-                    }
-                    eprintln!("{}", headline(config, &settings, &opened.engine.device()));
+                    eprintln!("{}", headline(config, &settings, &engine.device()));
                 }
-                opened.engine
+                engine
             }
         };
         let labels = settings.labels.iter().map(|rows| rows[first..first + size].to_vec());

@@ -6,8 +6,9 @@ use std::str::FromStr;
 
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::diffusion::Solver;
-use diffmoe::model::{Config, Engine, Routing, RoutingRule, RunSpec, TimeKind, WeightPrecision};
-use diffmoe::sampler::{Settings, open_engine};
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::model::{Config, Engine, Routing, RoutingRule, RunSpec, TimeKind};
+use diffmoe::sampler::{OpenModel, Settings};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
@@ -85,16 +86,11 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let checkpoint = Checkpoint::open(&folder.join("model.safetensors"))?;
     let config = checkpoint.config();
     let input = Inputs::read(&io, config)?;
-    let opened = open_engine(
-        &checkpoint,
-        arguments.backend.into(),
-        input.times.len(),
-        WeightPrecision::F32,
-    )?;
-    if let Some(note) = opened.note {
+    let model = OpenModel::open(&checkpoint, arguments.backend.into(), WeightPrecision::F32)?;
+    if let Some(note) = model.note() {
         eprintln!("note: {note}");
     }
-    let mut engine = opened.engine;
+    let mut engine = model.engine(input.times.len())?;
     println!("{} on {}", folder.display(), engine.device());
 
     let mut report = Report { tolerance: arguments.tolerance, passed: 0, failed: 0 };

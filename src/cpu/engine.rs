@@ -1,6 +1,7 @@
 //! The CPU as an [`Engine`]: holds the samples, and computes the steps stage by stage.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::forward::{Activations, Input, moe_block, run_stage, stages};
 use super::math::vector_width;
@@ -11,10 +12,25 @@ use crate::model::{
     RunSpec, Slot, Snapshot, Taps,
 };
 
-/// A model on the processor, for a fixed batch size.
-pub struct CpuEngine {
+/// A model in memory, for engines of any batch size.
+pub struct CpuModel {
     config: Config,
     weights: Weights,
+}
+
+impl CpuModel {
+    /// Decodes a checkpoint's tensors.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
+        Ok(Self { config: checkpoint.config().clone(), weights: Weights::load(checkpoint)? })
+    }
+}
+
+/// A model on the processor, for a fixed batch size.
+pub struct CpuEngine {
+    model: Arc<CpuModel>,
     activations: Activations,
     /// `[B, C, h, w]`
     latent: Vec<f32>,
@@ -48,18 +64,15 @@ pub struct CpuEngine {
 const OUTPUTS: usize = 4;
 
 impl CpuEngine {
-    /// Loads a model for batches of `batch` samples.
+    /// An engine for batches of `batch` samples.
     ///
-    /// # Errors
-    /// When a tensor cannot be read, or the batch is empty.
-    pub fn new(checkpoint: &Checkpoint, batch: usize) -> Result<Self, EngineError> {
-        if batch == 0 {
-            return Err(EngineError::Unsupported("a batch needs at least one sample".into()));
-        }
-        let config = checkpoint.config().clone();
-        let weights = Weights::load(checkpoint)?;
-        Ok(Self {
-            activations: Activations::new(&config, batch),
+    /// # Panics
+    /// When the batch is empty.
+    pub fn new(model: Arc<CpuModel>, batch: usize) -> Self {
+        assert!(batch > 0, "a batch needs at least one sample");
+        let config = &model.config;
+        Self {
+            activations: Activations::new(config, batch),
             latent: vec![0.0; batch * config.sample_len()],
             stage: vec![0.0; batch * config.sample_len()],
             outputs: vec![vec![0.0; batch * config.output_len()]; OUTPUTS],
@@ -74,9 +87,8 @@ impl CpuEngine {
             layers: Vec::new(),
             passes: Vec::new(),
             snapshots: VecDeque::new(),
-            config,
-            weights,
-        })
+            model,
+        }
     }
 
     /// Does the next unit of the current step: one stage of a pass, or one combination.
@@ -91,7 +103,7 @@ impl CpuEngine {
                 let times = vec![time; self.activations.batch];
                 self.stage(self.stages_done, input, output, &times, branch);
                 self.stages_done += 1;
-                if self.stages_done == stages(&self.config) {
+                if self.stages_done == stages(&self.model.config) {
                     let layers = std::mem::take(&mut self.layers);
                     self.passes.push(ForwardRouting { step: self.steps, time, branch, layers });
                     self.stages_done = 0;
@@ -115,15 +127,22 @@ impl CpuEngine {
         };
         let input = Input { sample, times, labels, routing: self.routing };
         let output = &mut self.outputs[usize::from(to)];
-        run_stage(stage, &self.config, &self.weights, &mut self.activations, &input, output);
-        if let Some(block) = moe_block(&self.config, stage) {
+        run_stage(
+            stage,
+            &self.model.config,
+            &self.model.weights,
+            &mut self.activations,
+            &input,
+            output,
+        );
+        if let Some(block) = moe_block(&self.model.config, stage) {
             self.layers.push(LayerRouting { block, masks: self.activations.masks.clone() });
         }
     }
 
     /// `output = Σ factor·slot`.
     fn combine(&mut self, output: Slot, terms: &[(f32, Slot)]) {
-        let (len, out_len) = (self.config.sample_len(), self.config.output_len());
+        let (len, out_len) = (self.model.config.sample_len(), self.model.config.output_len());
         self.combined.fill(0.0);
         for &(factor, slot) in terms {
             let (from, stride) = match slot {
@@ -165,10 +184,10 @@ impl CpuEngine {
 
     /// The taps that follow from the activations after a stage.
     fn tap(&self, stage: usize, taps: &mut Taps) {
-        let Config { hidden_size: d, num_experts: e, .. } = self.config;
+        let Config { hidden_size: d, num_experts: e, .. } = self.model.config;
         let a = &self.activations;
         let s = a.masks.len();
-        if let Some(block) = moe_block(&self.config, stage) {
+        if let Some(block) = moe_block(&self.model.config, stage) {
             let bit = |mask: u32, e: usize| (mask >> e & 1) as f32;
             let mut add = |name: &str, shape: &[usize], values: Vec<f32>| {
                 taps.push((format!("blocks.{block}.{name}"), shape.to_vec(), values));
@@ -202,8 +221,8 @@ impl Engine for CpuEngine {
 
     fn start(&mut self, run: &RunSpec) {
         assert_eq!(run.latent.len(), self.latent.len(), "numbers in the sample");
-        assert_eq!(run.labels.len(), self.config.labels.len(), "label tables");
-        for (table, labels) in self.config.labels.iter().zip(&run.labels) {
+        assert_eq!(run.labels.len(), self.model.config.labels.len(), "label tables");
+        for (table, labels) in self.model.config.labels.iter().zip(&run.labels) {
             assert_eq!(labels.len(), self.activations.batch, "labels for {}", table.name);
             assert!(labels.iter().all(|&l| l <= table.null), "a {} beyond the table", table.name);
         }
@@ -243,12 +262,12 @@ impl Engine for CpuEngine {
         self.start(run);
         let mut taps = Taps::new();
         let output = Slot::Output(0);
-        for stage in 0..stages(&self.config) {
+        for stage in 0..stages(&self.model.config) {
             self.stage(stage, Slot::Latent, output, times, Branch::Conditional);
             self.tap(stage, &mut taps);
         }
         self.layers.clear();
-        let Config { out_channels, input_size, .. } = self.config;
+        let Config { out_channels, input_size, .. } = self.model.config;
         let shape = vec![self.activations.batch, out_channels, input_size, input_size];
         taps.push(("out".into(), shape, self.outputs[0].clone()));
         Ok(taps)

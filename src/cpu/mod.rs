@@ -13,4 +13,4 @@ mod router;
 mod threads;
 mod weights;
 
-pub use engine::CpuEngine;
+pub use engine::{CpuEngine, CpuModel};

@@ -1,1 +1,18 @@
-//! (being written)
+//! Everything that names wgpu, and nothing that names the model: devices, tensors, kernels as data,
+//! tapes of recorded work, and results that come back later.
+
+mod context;
+mod error;
+mod kernel;
+mod readback;
+mod tape;
+mod tensor;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use context::{Gpu, GpuOptions, Profile};
+pub use error::GpuError;
+pub use kernel::{Kernel, KernelSource, MAX_GROUPS, lanes, spread};
+pub use readback::{Readback, read_now};
+pub use tape::{InFlight, Tape, Timing};
+pub use tensor::{Pod, Tensor};

@@ -1,1 +1,56 @@
-//! (being written)
+//! One file for each kernel: how to call it, what it must compute (in f64), and its tests.
+//! The shaders lie in `shaders/` under the same names.
+
+use crate::gpu::KernelSource;
+
+pub mod attention;
+pub mod combine_experts;
+pub mod combine_latents;
+pub mod embed_condition;
+pub mod expert_linear;
+pub mod experts;
+pub mod linear;
+pub mod matrix;
+pub mod modulate;
+pub mod patchify;
+pub mod route_score;
+pub mod route_select;
+pub mod trace_store;
+pub mod unpatchify;
+
+pub use attention::Attention;
+pub use combine_experts::CombineExperts;
+pub use combine_latents::CombineLatents;
+pub use embed_condition::EmbedCondition;
+pub use expert_linear::{ExpertArgs, ExpertLinear, ExpertLinearSoftware, Form, Source};
+pub use experts::{ExpertBank, Experts, Routes, packed_rows};
+pub use linear::{Activation, Epilogue, Linear};
+pub use matrix::{Matrix, WeightPrecision};
+pub use modulate::Modulate;
+pub use patchify::Patchify;
+pub use route_score::{Predictor, RouteScore};
+pub use route_select::{NO_SLOT, RouteSelect, Selection};
+pub use trace_store::TraceStore;
+pub use unpatchify::Unpatchify;
+
+/// Every shader of this crate, for tests that check them all.
+pub fn all_sources() -> Vec<KernelSource> {
+    vec![
+        KernelSource::of::<attention::AttentionTile>(),
+        KernelSource::of::<attention::AttentionSoftware>(),
+        KernelSource::of::<CombineExperts>(),
+        KernelSource::of::<CombineLatents>(),
+        KernelSource::of::<EmbedCondition>(),
+        KernelSource::of::<ExpertLinear>(),
+        KernelSource::of::<ExpertLinearSoftware>(),
+        KernelSource::of::<linear::LinearTile>(),
+        KernelSource::of::<linear::LinearSoftware>(),
+        KernelSource::of::<modulate::ModulateTree>(),
+        KernelSource::of::<modulate::ModulateSoftware>(),
+        KernelSource::of::<Patchify>(),
+        KernelSource::of::<RouteScore>(),
+        KernelSource::of::<RouteSelect>(),
+        KernelSource::of::<TraceStore>(),
+        KernelSource::of::<Unpatchify>(),
+    ]
+}

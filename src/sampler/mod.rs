@@ -4,7 +4,7 @@
 mod backend;
 mod settings;
 
-pub use backend::{Backend, BackendError, Opened, open_engine, request_engine};
+pub use backend::{Backend, BackendError, OpenModel};
 pub use settings::{Settings, SettingsError};
 
 use crate::diffusion::{gaussian, guided_step};

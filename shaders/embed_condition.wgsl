@@ -1,0 +1,32 @@
+// What adaLN sees:  y[b, :] = SiLU( time[b, :] + Σ_j labels[rows[j, b], :] )
+// `labels` holds all embedding tables one below the other, and `rows` numbers their rows throughout.
+// One lane per element of y.
+
+struct Params {
+    batch: u32,   // B
+    hidden: u32,  // D
+    tables: u32,
+}
+
+const LANES = 64u;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> time: array<f32>;     // (B, D)
+@group(0) @binding(2) var<storage, read> labels: array<f32>;   // (all rows, D)
+@group(0) @binding(3) var<storage, read> rows: array<u32>;     // (tables, B)
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;  // (B, D)
+
+@compute @workgroup_size(LANES)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let at = id.x;
+    if at >= params.batch * params.hidden {
+        return;
+    }
+    let b = at / params.hidden;
+    let d = at % params.hidden;
+    var c = time[at];
+    for (var j = 0u; j < params.tables; j++) {
+        c += labels[rows[j * params.batch + b] * params.hidden + d];
+    }
+    y[at] = silu(c);
+}

@@ -1,0 +1,71 @@
+// Layer normalisation without affine parameters, then adaLN's scale and shift:
+//   y[s, :] = (x[s, :] - mean) / √(variance + 10⁻⁶) · (1 + scale[b, :]) + shift[b, :],  b = s / T
+//
+// A workgroup owns one token; its 64 lanes share the columns and add up by a tree in workgroup
+// memory. Mean first, then the mean of squared deviations: a single pass over squares would cancel.
+// All loop bounds are uniform.
+
+struct Params {
+    rows: u32,              // S
+    quads: u32,             // D / 4
+    sample_tokens: u32,     // T
+    modulation_quads: u32,  // columns of `modulation` / 4
+    shift_quad: u32,        // first column of shift / 4
+    scale_quad: u32,        // first column of scale / 4
+}
+
+const LANES = 64u;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;           // (S, D)
+@group(0) @binding(2) var<storage, read> modulation: array<vec4<f32>>;  // (B, columns)
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;     // (S, D)
+
+var<workgroup> partial: array<f32, LANES>;
+
+// Sum over all lanes, the same for each.
+fn total(lane: u32, value: f32) -> f32 {
+    partial[lane] = value;
+    workgroupBarrier();
+    for (var reach = LANES / 2u; reach > 0u; reach /= 2u) {
+        if lane < reach {
+            partial[lane] += partial[lane + reach];
+        }
+        workgroupBarrier();
+    }
+    let sum = partial[0];
+    // The next call overwrites `partial`.
+    workgroupBarrier();
+    return sum;
+}
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let s = group.y * groups.x + group.x;
+    // Groups beyond the last token (the count was folded in two dimensions) repeat it and store nothing.
+    let row = min(s, params.rows - 1u) * params.quads;
+    var sum = vec4(0.0);
+    for (var k = lane; k < params.quads; k += LANES) {
+        sum += x[row + k];
+    }
+    let size = f32(params.quads * 4u);
+    let mean = total(lane, dot(sum, vec4(1.0))) / size;
+    var squares = 0.0;
+    for (var k = lane; k < params.quads; k += LANES) {
+        let deviation = x[row + k] - mean;
+        squares += dot(deviation, deviation);
+    }
+    let factor = inverseSqrt(total(lane, squares) / size + 1e-6);
+    if s < params.rows {
+        let conditions = s / params.sample_tokens * params.modulation_quads;
+        for (var k = lane; k < params.quads; k += LANES) {
+            let scale = modulation[conditions + params.scale_quad + k];
+            let shift = modulation[conditions + params.shift_quad + k];
+            y[row + k] = (x[row + k] - mean) * factor * (1.0 + scale) + shift;
+        }
+    }
+}

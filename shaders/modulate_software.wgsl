@@ -1,0 +1,50 @@
+// Layer normalisation and adaLN as in `modulate`, with the same bindings, for adapters that run
+// shaders on the processor: one lane per token, no workgroup memory.
+
+struct Params {
+    rows: u32,              // S
+    quads: u32,             // D / 4
+    sample_tokens: u32,     // T
+    modulation_quads: u32,  // columns of `modulation` / 4
+    shift_quad: u32,        // first column of shift / 4
+    scale_quad: u32,        // first column of scale / 4
+}
+
+// One SIMD vector of the software adapters: more would leave cores idle on small pools.
+const LANES = 8u;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;           // (S, D)
+@group(0) @binding(2) var<storage, read> modulation: array<vec4<f32>>;  // (B, columns)
+@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;     // (S, D)
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let s = (group.y * groups.x + group.x) * LANES + lane;
+    if s >= params.rows {
+        return;
+    }
+    let row = s * params.quads;
+    var sum = vec4(0.0);
+    for (var k = 0u; k < params.quads; k++) {
+        sum += x[row + k];
+    }
+    let size = f32(params.quads * 4u);
+    let mean = dot(sum, vec4(1.0)) / size;
+    var squares = vec4(0.0);
+    for (var k = 0u; k < params.quads; k++) {
+        let deviation = x[row + k] - mean;
+        squares += deviation * deviation;
+    }
+    let factor = inverseSqrt(dot(squares, vec4(1.0)) / size + 1e-6);
+    let conditions = s / params.sample_tokens * params.modulation_quads;
+    for (var k = 0u; k < params.quads; k++) {
+        let scale = modulation[conditions + params.scale_quad + k];
+        let shift = modulation[conditions + params.shift_quad + k];
+        y[row + k] = (x[row + k] - mean) * factor * (1.0 + scale) + shift;
+    }
+}

@@ -1,0 +1,79 @@
+// Scores every token of the pool for every expert:
+//   gates[s, :]      = softmax over experts of x[s, :] · gate_weightᵀ
+//   capacities[s, e] = σ(hidden[s, :] · predictor_weight[e, :] + predictor_bias[e])
+// where `hidden` is the capacity predictor's SiLU layer. Both in f32, because a threshold or a
+// top-k decides on their last bits.
+//
+// A workgroup owns 256 / EXPERT_LANES tokens; lane (t, e) computes the two scalars of one
+// (token, expert) pair. A token's row is read by neighbouring lanes at once (a broadcast), and the
+// two weight matrices are small enough (E ≤ 32 rows) to stay in cache. The barrier is passed by all.
+
+struct Params {
+    tokens: u32,   // S
+    experts: u32,  // E
+    quads: u32,    // D / 4
+}
+
+// E rounded up to a power of two.
+override EXPERT_LANES: u32 = 32;
+// Baselines have no capacity predictor: `capacities` is left alone.
+override PREDICTS: bool = true;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;                 // (S, D)
+@group(0) @binding(2) var<storage, read> gate_weight: array<vec4<f32>>;       // (E, D)
+@group(0) @binding(3) var<storage, read> hidden: array<vec4<f32>>;            // (S, D)
+@group(0) @binding(4) var<storage, read> predictor_weight: array<vec4<f32>>;  // (E, D)
+@group(0) @binding(5) var<storage, read> predictor_bias: array<f32>;          // (E)
+@group(0) @binding(6) var<storage, read_write> gates: array<f32>;             // (S, E)
+@group(0) @binding(7) var<storage, read_write> capacities: array<f32>;        // (S, E)
+
+var<workgroup> logits: array<f32, 256>;
+
+fn sigmoid(z: f32) -> f32 {
+    // WGSL leaves overflow undefined. The clamp also keeps the result above 0, so that a threshold
+    // of 0 (a fresh model) lets every token pass.
+    return 1.0 / (1.0 + exp(-clamp(z, -80.0, 80.0)));
+}
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let e = lane % EXPERT_LANES;
+    let block = group.y * groups.x + group.x;
+    let s = block * (256u / EXPERT_LANES) + lane / EXPERT_LANES;
+    let in_range = s < params.tokens && e < params.experts;
+
+    if in_range {
+        var logit = 0.0;
+        for (var d = 0u; d < params.quads; d++) {
+            logit += dot(x[s * params.quads + d], gate_weight[e * params.quads + d]);
+        }
+        logits[lane] = logit;
+        if PREDICTS {
+            var z = predictor_bias[e];
+            for (var d = 0u; d < params.quads; d++) {
+                z += dot(hidden[s * params.quads + d], predictor_weight[e * params.quads + d]);
+            }
+            capacities[s * params.experts + e] = sigmoid(z);
+        }
+    }
+    workgroupBarrier();
+
+    if in_range {
+        let row = lane - e;
+        var highest = logits[row];
+        for (var i = 1u; i < params.experts; i++) {
+            highest = max(highest, logits[row + i]);
+        }
+        // Every lane of a token adds in the same order: the gates of a token share one denominator.
+        var sum = 0.0;
+        for (var i = 0u; i < params.experts; i++) {
+            sum += exp(logits[row + i] - highest);
+        }
+        gates[s * params.experts + e] = exp(logits[lane] - highest) / sum;
+    }
+}

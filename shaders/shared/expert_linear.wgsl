@@ -1,0 +1,137 @@
+// What `expert_linear` and `expert_linear_software` have in common: bindings, the search for a
+// workgroup's tile, weights and the end of a row. Appended after either; it uses their overrides
+// HALF_WEIGHTS and GATHERS.
+
+struct Params {
+    tokens: u32,        // S
+    columns: u32,       // N, columns of y
+    quads: u32,         // K / 4, of x and of the weights
+    expert_first: u32,  // experts [expert_first, expert_end) are in `weights`
+    expert_end: u32,
+    row_first: u32,     // packed rows [row_first, row_end) are computed
+    row_end: u32,
+    x_first: u32,       // packed row that is first in `x`, where x is packed
+    y_first: u32,       // packed row that is first in `y`
+}
+
+// 0: nothing, 1: GELU (tanh form), 2: SwiGLU.
+override ACTIVATION: u32 = 0;
+override HAS_BIAS: bool = true;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;        // (S, K) tokens, or (rows, K) packed
+@group(0) @binding(2) var<storage, read> counts: array<u32>;         // (E)
+@group(0) @binding(3) var<storage, read> chosen: array<u32>;         // (E, S): tokens of each expert
+@group(0) @binding(4) var<storage, read> weights: array<vec2<u32>>;  // (experts, N, K): f16, or f32 bits
+@group(0) @binding(5) var<storage, read> up_weights: array<vec2<u32>>; // (experts, N, K): SwiGLU's U
+@group(0) @binding(6) var<storage, read> bias: array<f32>;           // (E, N): all experts
+@group(0) @binding(7) var<storage, read_write> y: array<f32>;        // (rows, N)
+
+// Up to TILE_ROWS consecutive packed rows of one expert. No rows: there is no such tile.
+struct Tile {
+    expert: u32,
+    rows: u32,
+    first: u32,   // packed row
+    offset: u32,  // packed row of the expert's first token
+}
+
+// The index-th tile of `size` rows. Tiles never cross the border of an expert, or of the row range.
+fn find_tile(index: u32, size: u32) -> Tile {
+    var tile = Tile(0u, 0u, 0u, 0u);
+    var left = index;
+    var offset = 0u;
+    for (var e = 0u; e < params.expert_end; e++) {
+        let next = offset + counts[e];
+        let first = max(offset, params.row_first);
+        let end = min(next, params.row_end);
+        if e >= params.expert_first && end > first {
+            let tiles = (end - first + size - 1u) / size;
+            if left < tiles {
+                let start = first + left * size;
+                tile = Tile(e, min(size, end - start), start, offset);
+                break;
+            }
+            left -= tiles;
+        }
+        offset = next;
+    }
+    return tile;
+}
+
+// Row of `x` for a row of the tile.
+fn source_row(tile: Tile, row: u32) -> u32 {
+    let packed = tile.first + row;
+    if GATHERS {
+        return chosen[tile.expert * params.tokens + packed - tile.offset];
+    }
+    return packed - params.x_first;
+}
+
+// A column of the output and the matrix that it is computed from.
+struct Place {
+    column: u32,
+    is_up: bool,
+}
+
+// What column `v` of a workgroup's 4·lanes columns stands for. SwiGLU: the first half comes from W and
+// the second from U, so a lane, whose columns are `lanes` apart, holds both factors of two results.
+fn place_of(group: u32, v: u32, lanes: u32) -> Place {
+    if ACTIVATION == 2u {
+        let half = lanes * 2u;
+        return Place(group * half + v % half, v >= half);
+    }
+    return Place(group * lanes * 4u + v, false);
+}
+
+// Quad k of a row of an expert's matrix.
+fn weight(expert: u32, place: Place, k: u32) -> vec4<f32> {
+    let i = ((expert - params.expert_first) * params.columns + place.column) * params.quads + k;
+    if HALF_WEIGHTS {
+        var halves = weights[i];
+        if place.is_up {
+            halves = up_weights[i];
+        }
+        return vec4(unpack2x16float(halves.x), unpack2x16float(halves.y));
+    }
+    if place.is_up {
+        return bitcast<vec4<f32>>(vec4(up_weights[2u * i], up_weights[2u * i + 1u]));
+    }
+    return bitcast<vec4<f32>>(vec4(weights[2u * i], weights[2u * i + 1u]));
+}
+
+// Four rows of x · W at once: adds a quad of x times a 4 × 4 block, number by number.
+fn add_products(sum: vec4<f32>, a: vec4<f32>, w: mat4x4<f32>) -> vec4<f32> {
+    return sum + a.x * w[0] + a.y * w[1] + a.z * w[2] + a.w * w[3];
+}
+
+// Finishes and writes what a lane holds of one row of the tile.
+fn store(tile: Tile, row: u32, group: u32, lane: u32, lanes: u32, sums: vec4<f32>) {
+    if row >= tile.rows {
+        return;
+    }
+    let line = (tile.first + row - params.y_first) * params.columns;
+    if ACTIVATION == 2u {
+        store_one(line, place_of(group, lane, lanes).column, silu(sums.x) * sums.z);
+        store_one(line, place_of(group, lane + lanes, lanes).column, silu(sums.y) * sums.w);
+        return;
+    }
+    for (var i = 0u; i < 4u; i++) {
+        let column = place_of(group, lane + i * lanes, lanes).column;
+        if column < params.columns {
+            var z = sums[i];
+            if HAS_BIAS {
+                z += bias[tile.expert * params.columns + column];
+            }
+            if ACTIVATION == 1u {
+                z = gelu_tanh(z);
+            }
+            y[line + column] = z;
+        }
+    }
+}
+
+fn store_one(line: u32, column: u32, value: f32) {
+    if column < params.columns {
+        y[line + column] = value;
+    }
+}

@@ -1,0 +1,78 @@
+// What `linear` and `linear_software` have in common: bindings, weights and what happens to a sum.
+// Appended after either.
+
+struct Params {
+    rows: u32,         // S
+    columns: u32,      // N, rows of `weights`: a part of the matrix where it is split
+    quads: u32,        // K / 4
+    first: u32,        // column of y, bias and side that belongs to the first row of `weights`
+    stride: u32,       // columns of y
+    side_rows: u32,    // GATED: rows of y that share a row of side; TABLE: rows of side
+    side_stride: u32,  // columns of side
+    side_first: u32,   // column of side for column 0 of y
+}
+
+// Weights are pairs of f16 in a u32, or f32.
+override HALF_WEIGHTS: bool = true;
+// What becomes of a sum z = W·x + b. SWIGLU multiplies SiLU(z) with U·x, which has no bias.
+override ACTIVATION: u32 = 0;
+// Where the result v goes: y = v, y += side ⊙ v (a gated residual), or y = v + side (a table).
+override EPILOGUE: u32 = 0;
+
+const SILU = 1u;
+const GELU = 2u;
+const SWIGLU = 3u;
+const GATED = 1u;
+const TABLE = 2u;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;           // (S, K)
+@group(0) @binding(2) var<storage, read> weights: array<vec2<u32>>;     // (N, K)
+@group(0) @binding(3) var<storage, read> up_weights: array<vec2<u32>>;  // (N, K), SWIGLU only
+@group(0) @binding(4) var<storage, read> bias: array<f32>;              // all columns of the matrix
+@group(0) @binding(5) var<storage, read> side: array<f32>;              // gates (B, …) or table (T, …)
+@group(0) @binding(6) var<storage, read_write> y: array<f32>;           // (S, stride)
+
+// Four weights of row n, from column 4k on.
+fn weight_quad(is_up: bool, n: u32, k: u32) -> vec4<f32> {
+    let at = n * params.quads + k;
+    if HALF_WEIGHTS {
+        var pair = weights[at];
+        if is_up {
+            pair = up_weights[at];
+        }
+        return vec4(unpack2x16float(pair.x), unpack2x16float(pair.y));
+    }
+    var low = weights[2u * at];
+    var high = weights[2u * at + 1u];
+    if is_up {
+        low = up_weights[2u * at];
+        high = up_weights[2u * at + 1u];
+    }
+    return vec4(bitcast<vec2<f32>>(low), bitcast<vec2<f32>>(high));
+}
+
+// Finishes one element; `up` counts for SWIGLU only.
+fn store(row: u32, n: u32, product: f32, up: f32) {
+    if row >= params.rows || n >= params.columns {
+        return;
+    }
+    let column = params.first + n;
+    var v = product + bias[column];
+    if ACTIVATION == SILU {
+        v = silu(v);
+    } else if ACTIVATION == GELU {
+        v = gelu_tanh(v);
+    } else if ACTIVATION == SWIGLU {
+        v = silu(v) * up;
+    }
+    let at = row * params.stride + column;
+    let side_column = params.side_first + column;
+    if EPILOGUE == GATED {
+        y[at] += side[row / params.side_rows * params.side_stride + side_column] * v;
+    } else if EPILOGUE == TABLE {
+        y[at] = v + side[row % params.side_rows * params.side_stride + side_column];
+    } else {
+        y[at] = v;
+    }
+}

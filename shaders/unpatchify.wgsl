@@ -1,0 +1,38 @@
+// Puts the model's token vectors back into pictures:
+//   y[b, c, p·(t / W) + i, p·(t mod W) + j] = x[b·T + t, (i·p + j)·C + c],  W = width / p
+// with the channel fastest in a token's vector. One lane per element of y.
+
+struct Params {
+    count: u32,     // B · C · size²
+    tokens: u32,    // T
+    channels: u32,  // C, of the output
+    size: u32,      // height = width of y
+    patch_side: u32,    // p
+    first: u32,     // element of `latents` where y begins
+}
+
+const LANES = 64u;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;              // (S, p·p·C)
+@group(0) @binding(2) var<storage, read_write> latents: array<f32>;  // all slots; y is (B, C, size, size)
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let at = (group.y * groups.x + group.x) * LANES + lane;
+    if at >= params.count {
+        return;
+    }
+    let p = params.patch_side;
+    let column = at % params.size;
+    let row = at / params.size % params.size;
+    let channel = at / (params.size * params.size) % params.channels;
+    let sample = at / (params.size * params.size * params.channels);
+    let t = row / p * (params.size / p) + column / p;
+    let k = (row % p * p + column % p) * params.channels + channel;
+    latents[params.first + at] = x[(sample * params.tokens + t) * p * p * params.channels + k];
+}

@@ -1,0 +1,239 @@
+//! One device with its queue and its compiled pipelines.
+//!
+//! We ask for the limits that WebGPU guarantees everywhere and raise only the two that say how large a
+//! buffer may be, so that what runs natively also runs in a browser.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{GpuError, Kernel};
+
+/// Which family of kernels a device gets.
+///
+/// On a GPU, a tile that a workgroup shares saves memory traffic. On a software adapter (lavapipe,
+/// `SwiftShader`) the same kernel is 2.5 to 15 times slower than one that uses registers only, because a
+/// barrier makes the driver save and restore every lane. So both exist and this is the one switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// Workgroup tiles and barriers.
+    Gpu,
+    /// Registers only.
+    Software,
+}
+
+/// Choices that differ between the product, its tests and its benchmarks.
+#[derive(Clone, Debug, Default)]
+pub struct GpuOptions {
+    /// Kernel family; by default `DIFFMOE_KERNELS=gpu|software`, else what suits the adapter.
+    pub profile: Option<Profile>,
+    /// Upper bound in bytes for one storage binding, below what the device offers: lets tests split small weights.
+    pub binding_limit: Option<u64>,
+    /// Fill new tensors with NaN, so that a value that no kernel wrote cannot pass for a zero.
+    pub poison: bool,
+    /// Panic where the device refuses a call, instead of remembering it: for tests.
+    pub panic_on_error: bool,
+}
+
+/// What the device told us behind our back.
+#[derive(Default)]
+struct Troubles {
+    first: Mutex<Option<GpuError>>,
+}
+
+impl Troubles {
+    /// Keeps the first trouble: later ones tend to follow from it.
+    fn record(&self, error: GpuError) {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// The values of a shader's overrides, as bits so that they can be part of a key.
+type ConstantBits = Vec<(&'static str, u64)>;
+
+/// A device, ready to compute.
+pub struct Gpu {
+    /// The device.
+    pub device: wgpu::Device,
+    /// Its queue.
+    pub queue: wgpu::Queue,
+    /// Name, driver and kind of the adapter behind the device.
+    pub info: wgpu::AdapterInfo,
+    /// Which family of kernels suits the adapter.
+    pub profile: Profile,
+    /// Largest storage binding in bytes that weights and activations may use.
+    pub binding_limit: u64,
+    /// Whether new tensors are filled with NaN.
+    pub(super) poison: bool,
+    pipelines: Mutex<HashMap<(&'static str, ConstantBits), wgpu::ComputePipeline>>,
+    troubles: Arc<Troubles>,
+}
+
+impl Gpu {
+    /// A device without a window: a real GPU if there is one, else a software adapter.
+    /// `DIFFMOE_KERNELS` overrides the kernel family.
+    ///
+    /// # Errors
+    /// When there is no adapter, or it lacks what WebGPU guarantees.
+    pub fn headless() -> Result<Self, GpuError> {
+        Self::headless_with(GpuOptions::default())
+    }
+
+    /// As [`Gpu::headless`], with choices.
+    ///
+    /// # Errors
+    /// As [`Gpu::headless`].
+    pub fn headless_with(options: GpuOptions) -> Result<Self, GpuError> {
+        pollster::block_on(Self::request(options))
+    }
+
+    /// As [`Gpu::headless_with`], for callers that must not block (the browser).
+    ///
+    /// # Errors
+    /// As [`Gpu::headless`].
+    pub async fn request(options: GpuOptions) -> Result<Self, GpuError> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapter = instance
+            .request_adapter(&wgpu::RequestAdapterOptions {
+                power_preference: wgpu::PowerPreference::HighPerformance,
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| GpuError::NoAdapter(e.to_string()))?;
+        let info = adapter.get_info();
+        if info.backend == wgpu::Backend::Noop {
+            // It accepts all work and does none: every test would "pass" on zeros.
+            return Err(GpuError::NoAdapter("only the no-operation backend".into()));
+        }
+        let (device, queue) = adapter
+            .request_device(&Self::device_descriptor(&adapter))
+            .await
+            .map_err(|e| GpuError::NoDevice { adapter: info.name, reason: e.to_string() })?;
+        Ok(Self::from_device(device, queue, &options))
+    }
+
+    /// What to ask of an adapter; also for a window system that makes the device itself.
+    pub fn device_descriptor(adapter: &wgpu::Adapter) -> wgpu::DeviceDescriptor<'static> {
+        let offered = adapter.limits();
+        wgpu::DeviceDescriptor {
+            label: Some("diffmoe"),
+            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            required_limits: wgpu::Limits {
+                max_buffer_size: offered.max_buffer_size,
+                max_storage_buffer_binding_size: offered.max_storage_buffer_binding_size,
+                ..wgpu::Limits::default()
+            },
+            ..Default::default()
+        }
+    }
+
+    /// Wraps a device that exists already, such as the one that draws the user interface.
+    ///
+    /// # Panics
+    /// Later, where [`GpuOptions::panic_on_error`] asks for it.
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Self {
+        let info = device.adapter_info();
+        let limits = device.limits();
+        let troubles = Arc::new(Troubles::default());
+        let seen = troubles.clone();
+        let panic_on_error = options.panic_on_error;
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            assert!(!panic_on_error, "the device refused work: {error}");
+            seen.record(GpuError::Refused(error.to_string()));
+        }));
+        let seen = troubles.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            // Destroyed is what dropping the device does.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                seen.record(GpuError::Lost(message));
+            }
+        });
+        let offered = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        Self {
+            profile: options.profile.unwrap_or_else(|| suitable_profile(&info)),
+            binding_limit: options.binding_limit.map_or(offered, |limit| limit.min(offered)),
+            poison: options.poison,
+            pipelines: Mutex::default(),
+            device,
+            queue,
+            info,
+            troubles,
+        }
+    }
+
+    /// The first thing that went wrong on the device since it was made, if anything did.
+    pub fn failure(&self) -> Option<GpuError> {
+        self.troubles.first.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps a failure that was noticed elsewhere, unless there was one before.
+    pub fn report(&self, error: GpuError) {
+        self.troubles.record(error);
+    }
+
+    /// Lets finished work report itself. Never waits; does nothing in a browser, where the event loop does it.
+    pub fn poll(&self) {
+        if let Err(error) = self.device.poll(wgpu::PollType::Poll) {
+            self.troubles.record(GpuError::Lost(error.to_string()));
+        }
+    }
+
+    /// Waits until all submitted work is done and has reported itself. Not for user interfaces.
+    ///
+    /// # Errors
+    /// When the device failed at any time before.
+    pub fn wait(&self) -> Result<(), GpuError> {
+        if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            self.troubles.record(GpuError::Lost(error.to_string()));
+        }
+        self.failure().map_or(Ok(()), Err)
+    }
+
+    /// Whether passes can be timed on the device.
+    pub fn has_timestamps(&self) -> bool {
+        self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
+    /// Device and kernel family in one line, for people.
+    pub fn describe(&self) -> String {
+        let kernels = match self.profile {
+            Profile::Gpu => "workgroup-tile kernels",
+            Profile::Software => "register-only kernels",
+        };
+        format!("{} ({:?}, {kernels})", self.info.name, self.info.backend)
+    }
+
+    /// The compiled form of a kernel with its constants; compiled once.
+    pub(super) fn pipeline<K: Kernel>(&self, kernel: &K) -> wgpu::ComputePipeline {
+        let constants = kernel.constants();
+        let bits = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
+        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let compile = || {
+            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+                label: Some(K::NAME),
+                source: wgpu::ShaderSource::Wgsl(K::SOURCE.into()),
+            });
+            self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(K::NAME),
+                // Deduced from the shader: bindings are stated once, in WGSL.
+                layout: None,
+                module: &module,
+                entry_point: None,
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    constants: &constants,
+                    ..Default::default()
+                },
+                cache: None,
+            })
+        };
+        pipelines.entry((K::NAME, bits)).or_insert_with(compile).clone()
+    }
+}
+
+fn suitable_profile(info: &wgpu::AdapterInfo) -> Profile {
+    match std::env::var("DIFFMOE_KERNELS").as_deref() {
+        Ok("gpu") => Profile::Gpu,
+        Ok("software") => Profile::Software,
+        _ if info.device_type == wgpu::DeviceType::Cpu => Profile::Software,
+        _ => Profile::Gpu,
+    }
+}

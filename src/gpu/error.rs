@@ -1,0 +1,25 @@
+//! What can go wrong between us and a device, in sentences that say what to do.
+
+/// Why there is no device, or why it no longer works.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum GpuError {
+    /// Neither a GPU nor a software implementation of Vulkan, Metal or Direct3D 12 was found.
+    #[error(
+        "no graphics adapter was found ({0}); install a GPU driver (or Mesa's lavapipe), or use --backend cpu"
+    )]
+    NoAdapter(String),
+    /// An adapter is there, but it would not give us a device with the limits that every WebGPU device has.
+    #[error("{adapter} cannot run these kernels: {reason}; use --backend cpu")]
+    NoDevice {
+        /// Name of the adapter.
+        adapter: String,
+        /// The driver's words.
+        reason: String,
+    },
+    /// The device is gone: driver reset, time-out, unplugged, or out of memory.
+    #[error("the graphics device was lost: {0}")]
+    Lost(String),
+    /// The device refused a call: a bug of ours, or memory that ran out.
+    #[error("the graphics device refused work: {0}")]
+    Refused(String),
+}

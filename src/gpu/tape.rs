@@ -1,0 +1,208 @@
+//! Work as data: record it once, then replay it whole, in slices, or timed.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::{Gpu, GpuError, Kernel, MAX_GROUPS, Tensor, read_now};
+
+/// One recorded dispatch.
+#[derive(Clone)]
+struct Entry {
+    label: Arc<str>,
+    pipeline: wgpu::ComputePipeline,
+    bindings: wgpu::BindGroup,
+    groups: [u32; 3],
+}
+
+/// A list of recorded dispatches. Cloning or appending one costs reference counts only.
+#[derive(Clone, Default)]
+pub struct Tape {
+    entries: Vec<Entry>,
+}
+
+/// A query set holds at most 4096 stamps in WebGPU.
+const TIMED_AT_ONCE: usize = 2048;
+
+/// Time that one dispatch took on the device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timing {
+    /// The dispatch, as `scope/kernel`.
+    pub label: String,
+    /// Device time.
+    pub nanoseconds: f64,
+}
+
+impl Tape {
+    /// Records a dispatch. `scope` says where in the model it is, as in `block 3`.
+    ///
+    /// # Panics
+    /// When the kernel asks for more workgroups than WebGPU has: a bug.
+    pub fn push<K: Kernel>(&mut self, gpu: &Gpu, scope: &str, kernel: &K) {
+        let groups = kernel.groups();
+        assert!(groups.iter().all(|&n| n <= MAX_GROUPS), "{}: {groups:?} workgroups", K::NAME);
+        let pipeline = gpu.pipeline(kernel);
+        let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(K::NAME),
+            size: size_of::<K::Params>() as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        gpu.queue.write_buffer(&params, 0, bytemuck::bytes_of(&kernel.params()));
+        let buffers = std::iter::once(&params)
+            .chain(kernel.tensors().into_iter().map(|tensor| &tensor.buffer));
+        let entries: Vec<_> = (0..)
+            .zip(buffers)
+            .map(|(binding, buffer)| wgpu::BindGroupEntry {
+                binding,
+                resource: buffer.as_entire_binding(),
+            })
+            .collect();
+        let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(K::NAME),
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        let label = if scope.is_empty() { K::NAME.into() } else { format!("{scope}/{}", K::NAME) };
+        self.entries.push(Entry { label: label.into(), pipeline, bindings, groups });
+    }
+
+    /// Appends another tape's work.
+    pub fn append(&mut self, other: &Self) {
+        self.entries.extend_from_slice(&other.entries);
+    }
+
+    /// Number of dispatches.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is recorded.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Labels of the dispatches, in order.
+    pub fn labels(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| &*entry.label)
+    }
+
+    /// Replays some of the dispatches as one compute pass.
+    ///
+    /// # Panics
+    /// When the range goes beyond the tape.
+    pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, range: Range<usize>) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for entry in &self.entries[range] {
+            entry.dispatch(&mut pass);
+        }
+    }
+
+    /// Replays everything in one submission. For tests and single forward passes.
+    pub fn run(&self, gpu: &Gpu) {
+        let mut encoder =
+            gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        self.encode(&mut encoder, 0..self.len());
+        gpu.queue.submit([encoder.finish()]);
+    }
+
+    /// Replays everything with a pass for each dispatch and reads the device's clock around each.
+    /// Waits; `None` where the device has no clock.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn time(&self, gpu: &Gpu) -> Result<Option<Vec<Timing>>, GpuError> {
+        if !gpu.has_timestamps() {
+            return Ok(None);
+        }
+        let mut timings = Vec::with_capacity(self.len());
+        for entries in self.entries.chunks(TIMED_AT_ONCE) {
+            let stamps = time_entries(gpu, entries)?;
+            let period = f64::from(gpu.queue.get_timestamp_period());
+            timings.extend(entries.iter().zip(stamps.as_chunks::<2>().0).map(
+                |(entry, [from, to])| Timing {
+                    label: entry.label.to_string(),
+                    nanoseconds: to.saturating_sub(*from) as f64 * period,
+                },
+            ));
+        }
+        Ok(Some(timings))
+    }
+}
+
+impl Entry {
+    fn dispatch(&self, pass: &mut wgpu::ComputePass) {
+        let [x, y, z] = self.groups;
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bindings, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
+}
+
+/// Begin and end stamp of each dispatch, in ticks.
+fn time_entries(gpu: &Gpu, entries: &[Entry]) -> Result<Vec<u64>, GpuError> {
+    let stamps = 2 * entries.len();
+    let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
+        label: Some("timing"),
+        ty: wgpu::QueryType::Timestamp,
+        count: stamps as u32,
+    });
+    let resolved = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("timing"),
+        size: 8 * stamps as u64,
+        usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
+        mapped_at_creation: false,
+    });
+    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    for (i, entry) in (0..).zip(entries) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+            label: Some(&entry.label),
+            timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
+                query_set: &queries,
+                beginning_of_pass_write_index: Some(2 * i),
+                end_of_pass_write_index: Some(2 * i + 1),
+            }),
+        });
+        entry.dispatch(&mut pass);
+    }
+    encoder.resolve_query_set(&queries, 0..stamps as u32, &resolved, 0);
+    gpu.queue.submit([encoder.finish()]);
+    let words = Tensor { buffer: resolved, shape: vec![2 * stamps], label: "timing".into() };
+    let bytes = read_now::<u32>(gpu, &words)?;
+    Ok(bytes
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|&[lo, hi]| u64::from(hi) << 32 | u64::from(lo))
+        .collect())
+}
+
+/// Counts submissions that the device has not finished, so that a user interface can keep the queue short.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight {
+    unfinished: Arc<AtomicUsize>,
+    total: usize,
+}
+
+impl InFlight {
+    /// Submissions that are not finished.
+    pub fn count(&self) -> usize {
+        self.unfinished.load(Ordering::Acquire)
+    }
+
+    /// Submissions so far.
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Submits a command buffer and counts it until it is done.
+    pub fn submit(&mut self, gpu: &Gpu, commands: wgpu::CommandBuffer) {
+        self.total += 1;
+        self.unfinished.fetch_add(1, Ordering::AcqRel);
+        let unfinished = self.unfinished.clone();
+        gpu.queue.submit([commands]);
+        gpu.queue.on_submitted_work_done(move || {
+            unfinished.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+}

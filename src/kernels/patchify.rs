@@ -1,0 +1,107 @@
+//! Samples to patches: the rows that the patch embedding multiplies.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::gpu::{Kernel, Tensor, lanes};
+
+/// Where the samples lie and how they are cut.
+pub struct Patchify<'a> {
+    /// All latent slots in one buffer.
+    pub latents: &'a Tensor,
+    /// First element of the slot to read, `[B, C, size, size]`.
+    pub first: usize,
+    /// `C`
+    pub channels: usize,
+    /// Height and width of a sample.
+    pub size: usize,
+    /// Side of a patch.
+    pub patch: usize,
+    /// `[B·T, K]`, `K = C·patch²` rounded up to a multiple of four; the rounding becomes zeros.
+    pub y: &'a Tensor,
+}
+
+/// The uniform.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct Params {
+    count: u32,
+    columns: u32,
+    tokens: u32,
+    channels: u32,
+    size: u32,
+    patch_side: u32,
+    first: u32,
+}
+
+impl Kernel for Patchify<'_> {
+    const NAME: &'static str = "patchify";
+    const SOURCE: &'static str = include_str!("../../shaders/patchify.wgsl");
+    type Params = Params;
+
+    fn params(&self) -> Params {
+        let tokens = (self.size / self.patch).pow(2);
+        let samples = self.y.shape[0] / tokens;
+        assert!(self.first + samples * self.channels * self.size * self.size <= self.latents.len());
+        assert!(self.channels * self.patch * self.patch <= self.y.shape[1]);
+        Params {
+            count: self.y.len() as u32,
+            columns: self.y.shape[1] as u32,
+            tokens: tokens as u32,
+            channels: self.channels as u32,
+            size: self.size as u32,
+            patch_side: self.patch as u32,
+            first: self.first as u32,
+        }
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        vec![self.latents, self.y]
+    }
+
+    fn groups(&self) -> [u32; 3] {
+        /// `LANES` in the shader.
+        const LANES: usize = 64;
+        lanes(self.y.len(), LANES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::testing::{poisoned, read, run, spiky, tensor};
+
+    fn reference(x: &[f32], batch: usize, call: &Patchify) -> Vec<f32> {
+        let Patchify { channels, size, patch: p, .. } = *call;
+        let across = size / p;
+        let mut y = vec![0.0; call.y.len()];
+        for b in 0..batch {
+            for c in 0..channels {
+                for row in 0..size {
+                    for column in 0..size {
+                        let t = row / p * across + column / p;
+                        let k = (c * p + row % p) * p + column % p;
+                        let from = ((b * channels + c) * size + row) * size + column;
+                        y[(b * across * across + t) * call.y.shape[1] + k] = x[from];
+                    }
+                }
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn copies_every_number_to_its_patch_and_pads_with_zeros() {
+        for (batch, channels, size, patch) in [(1, 1, 1, 1), (3, 4, 6, 2), (2, 3, 9, 3)] {
+            let first = 5;
+            let len = batch * channels * size * size;
+            let latents = spiky(first + len + 3, 1, 1.0);
+            let columns = (channels * patch * patch).next_multiple_of(4);
+            let y = poisoned(&[batch * (size / patch).pow(2), columns]);
+            let latents_tensor = tensor(&[latents.len()], &latents);
+            let call = Patchify { latents: &latents_tensor, first, channels, size, patch, y: &y };
+            run(&call);
+            // Copies: exact.
+            assert_eq!(read(&y), reference(&latents[first..], batch, &call));
+        }
+    }
+}

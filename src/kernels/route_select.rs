@@ -1,0 +1,315 @@
+//! Which tokens each expert takes: counts, lists and slots, without a read-back.
+//! The result is a function of the inputs alone, bit by bit (see the shader for how).
+
+use crate::gpu::{Kernel, Tensor};
+
+/// What the slot map holds where an expert does not take a token.
+pub const NO_SLOT: u32 = u32::MAX;
+
+/// The uniform.
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Params {
+    tokens: u32,
+    experts: u32,
+    segment: u32,
+    rule: u32,
+    k: u32,
+}
+
+/// How experts and tokens find each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// `DiffMoE`: as many tokens of the whole pool as the capacity predictor says, by largest gate.
+    Pool,
+    /// `DiffMoE`, each token for itself: the tokens whose capacity exceeds the threshold.
+    Token,
+    /// EC-DiT: in each sample of `sample` tokens, the `k` tokens with the largest gates.
+    Sample {
+        /// T; divides S.
+        sample: usize,
+        /// Tokens per expert and sample, `⌊T/E · C⌋`.
+        k: usize,
+    },
+    /// TC-DiT: each token goes to the `k` experts with the largest gates.
+    Choice {
+        /// Experts per token.
+        k: usize,
+    },
+}
+
+/// Arguments. Ties go to the lowest token (for [`Selection::Choice`]: expert).
+pub struct RouteSelect<'a> {
+    /// Softmax over experts, `[S, E]`; never negative.
+    pub gates: &'a Tensor,
+    /// Capacity probabilities, `[S, E]`; read by `Pool` and `Token` only.
+    pub capacities: &'a Tensor,
+    /// Thresholds to compare with, `[E]`, strictly: the checkpoint's, a fixed γ, or shifted. Read by
+    /// `Pool` and `Token` only.
+    pub thresholds: &'a Tensor,
+    /// The rule.
+    pub selection: Selection,
+    /// Out, u32: `n_e`, `[E]`.
+    pub counts: &'a Tensor,
+    /// Out, u32: place of the token in the expert's list or [`NO_SLOT`], `[S, E]`.
+    pub slots: &'a Tensor,
+    /// Out, u32: tokens of each expert, ascending, `[E, S]`; row e is valid up to `n_e`.
+    pub chosen: &'a Tensor,
+}
+
+impl Kernel for RouteSelect<'_> {
+    const NAME: &'static str = "route_select";
+    const SOURCE: &'static str = include_str!("../../shaders/route_select.wgsl");
+    type Params = Params;
+
+    fn params(&self) -> Params {
+        let &[tokens, experts] = &*self.gates.shape else { panic!("gates {:?}", self.gates.shape) };
+        assert_eq!(self.counts.len(), experts);
+        assert_eq!(self.slots.shape, [tokens, experts]);
+        assert_eq!(self.chosen.shape, [experts, tokens]);
+        let (rule, segment, k) = match self.selection {
+            Selection::Pool => (0, tokens, 0),
+            Selection::Token => (1, tokens, 0),
+            Selection::Sample { sample, k } => {
+                assert!(
+                    tokens.is_multiple_of(sample) && k <= sample,
+                    "{k} of {sample} in {tokens}"
+                );
+                (2, sample, k)
+            }
+            Selection::Choice { k } => (3, tokens, k),
+        };
+        if rule < 2 {
+            assert_eq!(self.capacities.shape, self.gates.shape);
+            assert_eq!(self.thresholds.len(), experts);
+        }
+        Params {
+            tokens: tokens as u32,
+            experts: experts as u32,
+            segment: segment as u32,
+            rule,
+            k: k as u32,
+        }
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        vec![self.gates, self.capacities, self.thresholds, self.counts, self.slots, self.chosen]
+    }
+
+    fn groups(&self) -> [u32; 3] {
+        let segments = match self.selection {
+            Selection::Sample { sample, .. } => self.gates.shape[0] / sample,
+            _ => 1,
+        };
+        [self.gates.shape[1] as u32, segments as u32, 1]
+    }
+}
+
+/// The tokens of each expert, ascending: the same on the processor, by sorting.
+pub fn reference(
+    gates: &[f32],
+    capacities: &[f32],
+    thresholds: &[f32],
+    experts: usize,
+    selection: Selection,
+) -> Vec<Vec<u32>> {
+    let tokens = gates.len() / experts;
+    let passes = |s: usize, e: usize| capacities[s * experts + e] > thresholds[e];
+    // Stable, so that equal gates stay in token order.
+    let largest = |range: std::ops::Range<usize>, n: usize, e: usize| -> Vec<u32> {
+        let mut order: Vec<usize> = range.collect();
+        order.sort_by(|&a, &b| gates[b * experts + e].total_cmp(&gates[a * experts + e]));
+        let mut taken: Vec<u32> = order[..n].iter().map(|&s| s as u32).collect();
+        taken.sort_unstable();
+        taken
+    };
+    let is_choice = |s: usize, e: usize, k: usize| {
+        let mut order: Vec<usize> = (0..experts).collect();
+        order.sort_by(|&a, &b| gates[s * experts + b].total_cmp(&gates[s * experts + a]));
+        order.iter().take(k).any(|&i| i == e)
+    };
+    let of = |e: usize| -> Vec<u32> {
+        match selection {
+            Selection::Pool => {
+                let n = (0..tokens).filter(|&s| passes(s, e)).count();
+                largest(0..tokens, n, e)
+            }
+            Selection::Token => (0..tokens).filter(|&s| passes(s, e)).map(|s| s as u32).collect(),
+            Selection::Sample { sample, k } => (0..tokens)
+                .step_by(sample)
+                .flat_map(|first| largest(first..first + sample, k, e))
+                .collect(),
+            Selection::Choice { k } => {
+                (0..tokens).filter(|&s| is_choice(s, e, k)).map(|s| s as u32).collect()
+            }
+        }
+    };
+    (0..experts).map(of).collect()
+}
+
+/// The slot map `[S, E]` of these lists.
+pub fn reference_slots(lists: &[Vec<u32>], tokens: usize) -> Vec<u32> {
+    let mut slots = vec![NO_SLOT; tokens * lists.len()];
+    for (e, list) in lists.iter().enumerate() {
+        for (slot, &s) in list.iter().enumerate() {
+            slots[s as usize * lists.len() + e] = slot as u32;
+        }
+    }
+    slots
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::gpu::testing::{poisoned, read_u32, run, spiky, tensor};
+
+    /// Routes on the device and compares every output with the reference, exactly.
+    fn check(gates: &[f32], capacities: &[f32], thresholds: &[f32], selection: Selection) {
+        let e = thresholds.len();
+        let s = gates.len() / e;
+        let (counts, slots, chosen) = (poisoned(&[e]), poisoned(&[s, e]), poisoned(&[e, s]));
+        run(&RouteSelect {
+            gates: &tensor(&[s, e], gates),
+            capacities: &tensor(&[s, e], capacities),
+            thresholds: &tensor(&[e], thresholds),
+            selection,
+            counts: &counts,
+            slots: &slots,
+            chosen: &chosen,
+        });
+        let want = reference(gates, capacities, thresholds, e, selection);
+        let counts = read_u32(&counts);
+        let chosen = read_u32(&chosen);
+        for (i, list) in want.iter().enumerate() {
+            let n = counts[i] as usize;
+            assert_eq!(n, list.len(), "{selection:?}: count of expert {i} of {e}, {s} tokens");
+            assert_eq!(
+                chosen[i * s..i * s + n],
+                **list,
+                "{selection:?}: expert {i} of {e}, {s} tokens"
+            );
+        }
+        // Equal to the reference's map, so also a bijection between places and tokens.
+        assert_eq!(read_u32(&slots), reference_slots(&want, s), "{selection:?}: slots");
+    }
+
+    /// Rows that sum to 1, from few distinct values where `levels` is small: many ties.
+    fn softmax_rows(s: usize, e: usize, seed: u32, levels: f32) -> Vec<f32> {
+        let mut rows = spiky(s * e, seed, 2.0);
+        for row in rows.chunks_mut(e) {
+            for v in row.iter_mut() {
+                *v = (*v * levels).round() / levels;
+            }
+            let sum: f32 = row.iter().map(|v| v.exp()).sum();
+            for v in row.iter_mut() {
+                *v = v.exp() / sum;
+            }
+        }
+        rows
+    }
+
+    fn sigmoids(len: usize, seed: u32) -> Vec<f32> {
+        spiky(len, seed, 1.5).into_iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect()
+    }
+
+    #[test]
+    fn both_rules_choose_the_exact_sets_at_awkward_sizes() {
+        for (s, e) in [
+            (1, 1),
+            (2, 3),
+            (77, 5),
+            (255, 4),
+            (256, 4),
+            (257, 4),
+            (1024, 16),
+            (1757, 32),
+            (4099, 2),
+        ] {
+            let gates = softmax_rows(s, e, 11, 1e4);
+            let capacities = sigmoids(s * e, 12);
+            let thresholds: Vec<f32> = (0..e).map(|i| 0.3 + 0.4 * i as f32 / e as f32).collect();
+            check(&gates, &capacities, &thresholds, Selection::Pool);
+            check(&gates, &capacities, &thresholds, Selection::Token);
+        }
+    }
+
+    #[test]
+    fn ties_at_the_cut_go_to_the_lowest_tokens() {
+        // All gates equal: the first n tokens win, whatever n is.
+        let (s, e) = (700, 3);
+        let gates = vec![1.0 / 3.0; s * e];
+        let capacities = sigmoids(s * e, 21);
+        check(&gates, &capacities, &[0.2, 0.5, 0.8], Selection::Pool);
+        // A few distinct values, so that the cut falls inside a tie.
+        check(&softmax_rows(s, e, 22, 1.0), &capacities, &[0.4, 0.5, 0.6], Selection::Pool);
+        check(
+            &softmax_rows(s, e, 22, 1.0),
+            &capacities,
+            &[0.4, 0.5, 0.6],
+            Selection::Choice { k: 2 },
+        );
+    }
+
+    #[test]
+    fn an_expert_may_take_no_token_or_every_token() {
+        for s in [5, 256, 777] {
+            let gates = softmax_rows(s, 4, 31, 50.0);
+            let capacities = sigmoids(s * 4, 32);
+            // Nobody exceeds 1; everybody exceeds 0, as in a fresh model; equality is no excess.
+            let mut tied = capacities.clone();
+            for p in tied.iter_mut().skip(3).step_by(4) {
+                *p = 0.5;
+            }
+            for selection in [Selection::Pool, Selection::Token] {
+                check(&gates, &tied, &[1.0, 0.0, 0.5, 0.5], selection);
+            }
+        }
+    }
+
+    #[test]
+    fn the_cut_is_found_among_gates_that_differ_in_their_last_bit() {
+        let (s, e) = (600, 2);
+        let base = 0.25f32.to_bits();
+        // A permutation of 600 neighbouring floats, and zeros and subnormals for the other expert.
+        let gates: Vec<f32> = (0..s as u32)
+            .flat_map(|i| [f32::from_bits(base + i * 7 % 600), f32::from_bits(i * 11 % 600 / 2)])
+            .collect();
+        let capacities: Vec<f32> = (0..s * e).map(|i| (i % 10) as f32 / 10.0).collect();
+        check(&gates, &capacities, &[0.35, 0.55], Selection::Pool);
+    }
+
+    #[test]
+    fn baselines_route_by_sample_and_by_token() {
+        for (samples, t, e, k) in [(1, 7, 2, 3), (3, 64, 4, 16), (5, 257, 3, 85), (2, 300, 8, 300)]
+        {
+            let gates = softmax_rows(samples * t, e, 41, 20.0);
+            // Their capacities and thresholds are not read: NaN must not matter.
+            let nothing = vec![f32::NAN; gates.len()];
+            let none = vec![f32::NAN; e];
+            check(&gates, &nothing, &none, Selection::Sample { sample: t, k });
+            for k in 0..=e.min(3) {
+                check(&gates, &nothing, &none, Selection::Choice { k });
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+
+        #[test]
+        fn any_scores_select_the_reference_sets(
+            s in 1usize..600,
+            e in 1usize..9,
+            seed in 1u32..1_000_000,
+            levels in prop::sample::select(vec![0.5f32, 2.0, 1e4]),
+            thresholds in prop::collection::vec(0.0f32..1.0, 8),
+        ) {
+            let gates = softmax_rows(s, e, seed, levels);
+            let capacities = sigmoids(s * e, seed + 1);
+            check(&gates, &capacities, &thresholds[..e], Selection::Pool);
+            check(&gates, &capacities, &thresholds[..e], Selection::Token);
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Token vectors back to pictures.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::gpu::{Kernel, Tensor, lanes};
+
+/// Where the token vectors lie and where the pictures go.
+pub struct Unpatchify<'a> {
+    /// `[B·T, patch²·C]`, channel fastest.
+    pub x: &'a Tensor,
+    /// All latent slots in one buffer.
+    pub latents: &'a Tensor,
+    /// First element of the slot to write, `[B, C, size, size]`.
+    pub first: usize,
+    /// `C`, channels of the model's output.
+    pub channels: usize,
+    /// Height and width of a sample.
+    pub size: usize,
+    /// Side of a patch.
+    pub patch: usize,
+}
+
+/// The uniform.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct Params {
+    count: u32,
+    tokens: u32,
+    channels: u32,
+    size: u32,
+    patch_side: u32,
+    first: u32,
+}
+
+impl Kernel for Unpatchify<'_> {
+    const NAME: &'static str = "unpatchify";
+    const SOURCE: &'static str = include_str!("../../shaders/unpatchify.wgsl");
+    type Params = Params;
+
+    fn params(&self) -> Params {
+        let tokens = (self.size / self.patch).pow(2);
+        assert_eq!(self.x.shape[1], self.patch * self.patch * self.channels);
+        assert_eq!(self.x.shape[0] % tokens, 0, "whole samples");
+        assert!(self.first + self.x.len() <= self.latents.len());
+        Params {
+            count: self.x.len() as u32,
+            tokens: tokens as u32,
+            channels: self.channels as u32,
+            size: self.size as u32,
+            patch_side: self.patch as u32,
+            first: self.first as u32,
+        }
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        vec![self.x, self.latents]
+    }
+
+    fn groups(&self) -> [u32; 3] {
+        /// `LANES` in the shader.
+        const LANES: usize = 64;
+        lanes(self.x.len(), LANES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::testing::{read, run, spiky, tensor};
+
+    fn reference(x: &[f32], batch: usize, call: &Unpatchify) -> Vec<f32> {
+        let Unpatchify { channels, size, patch: p, .. } = *call;
+        let across = size / p;
+        let mut y = Vec::new();
+        for b in 0..batch {
+            for c in 0..channels {
+                for row in 0..size {
+                    for column in 0..size {
+                        let t = row / p * across + column / p;
+                        let k = (row % p * p + column % p) * channels + c;
+                        y.push(x[(b * across * across + t) * p * p * channels + k]);
+                    }
+                }
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn copies_every_number_to_its_pixel_and_touches_nothing_else() {
+        for (batch, channels, size, patch) in [(1, 1, 1, 1), (3, 8, 6, 2), (2, 3, 9, 3)] {
+            let (first, len) = (5, batch * channels * size * size);
+            let x = spiky(len, 1, 1.0);
+            let before = spiky(first + len + 3, 2, 1.0);
+            let latents = tensor(&[before.len()], &before);
+            let x_tensor = tensor(&[batch * (size / patch).pow(2), patch * patch * channels], &x);
+            let call = Unpatchify { x: &x_tensor, latents: &latents, first, channels, size, patch };
+            run(&call);
+            let mut want = before;
+            want[first..first + len].copy_from_slice(&reference(&x, batch, &call));
+            // Copies: exact.
+            assert_eq!(read(&latents), want);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! One forward pass on the device, stopped after every block to read what it left: for parity checks.
+
+use super::gpu_engine::GpuEngine;
+use super::{Branch, Kind, Slot, Taps};
+use crate::gpu::{GpuError, Tensor, read_now};
+use crate::kernels::NO_SLOT;
+use crate::kernels::embed_condition::{TIME_WIDTH, time_embedding};
+
+/// Runs the pass on the sample that the engine was started with; `times` has one for each sample.
+pub(super) fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
+    let net = engine.network();
+    let (gpu, config, acts) = (net.gpu, net.config, net.acts);
+    assert_eq!(times.len(), acts.batch, "one time for each sample");
+    let waves: Vec<f32> =
+        times.iter().flat_map(|&time| time_embedding(time * config.time_scale)).collect();
+    let sinusoids = Tensor::upload(gpu, "sinusoids", &[acts.batch, TIME_WIDTH], &waves);
+    let (tokens, d) = (config.tokens(), config.hidden_size);
+    let mut taps = Taps::new();
+
+    net.enter(Slot::Latent, &sinusoids, engine.body.rows(Branch::Conditional)).run(gpu);
+    for (i, block) in engine.body.blocks.iter().enumerate() {
+        block.run(gpu);
+        let name = |what: &str| format!("blocks.{i}.{what}");
+        let stream = read_now(gpu, &acts.stream)?;
+        taps.push((name("out"), vec![acts.batch, tokens, d], stream));
+        if let (true, Kind::DiffMoe, Some(moe)) = (config.is_moe(i), config.kind, &acts.moe) {
+            let shape = moe.gates.shape.clone();
+            taps.push((name("moe_in"), vec![shape[0], d], read_now(gpu, &acts.normal)?));
+            taps.push((name("capacity"), shape.clone(), read_now(gpu, &moe.capacities)?));
+            taps.push((name("gate"), shape.clone(), read_now(gpu, &moe.gates)?));
+            let counts: Vec<u32> = read_now(gpu, &moe.counts)?;
+            let counts = counts.into_iter().map(|n| n as f32).collect();
+            taps.push((name("k"), vec![shape[1]], counts));
+            let slots: Vec<u32> = read_now(gpu, &moe.slots)?;
+            let taken = |slot| if slot == NO_SLOT { 0.0 } else { 1.0 };
+            taps.push((name("selected"), shape, slots.into_iter().map(taken).collect()));
+        }
+    }
+    net.leave(Slot::Output(0)).run(gpu);
+    let latents: Vec<f32> = read_now(gpu, &acts.latents)?;
+    let first = acts.region(config, Slot::Output(0)).first;
+    let out = latents[first..first + acts.batch * config.output_len()].to_vec();
+    let size = config.input_size;
+    taps.push(("out".into(), vec![acts.batch, config.out_channels, size, size], out));
+    Ok(taps)
+}

@@ -1,0 +1,432 @@
+//! The GPU engine against the official PyTorch modules: every intermediate value, every solver, on both
+//! families of kernels; and what the engine promises about submissions.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use diffmoe::checkpoint::Checkpoint;
+use diffmoe::gpu::{Gpu, GpuOptions, Profile};
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::model::{
+    Branch, Engine, GpuEngine, GpuModel, Op, Progress, Routing, RoutingRule, RunSpec, Slot,
+    Snapshot,
+};
+use safetensors::SafeTensors;
+
+/// Float32 with another order of summation, as the parity cases state.
+const TOLERANCE: f32 = 1e-4;
+
+/// Where a parity case lies: beside the repository all of them, inside it one.
+fn case(name: &str) -> Option<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let candidates = [
+        std::env::var_os("DIFFMOE_FIXTURES").map(PathBuf::from),
+        Some(root.join("../shared/fixtures")),
+        Some(root.join("tests/fixtures")),
+    ];
+    let found = candidates.into_iter().flatten().map(|dir| dir.join(name)).find(|dir| dir.is_dir());
+    assert!(found.is_some() || name != "diffmoe_flow", "the parity case diffmoe_flow is missing");
+    if found.is_none() {
+        eprintln!("skipped: the parity case {name} is not here");
+    }
+    found
+}
+
+/// A parity case, opened.
+struct Case {
+    checkpoint: Checkpoint,
+    info: serde_json::Value,
+    io: Vec<u8>,
+}
+
+impl Case {
+    fn open(name: &str) -> Option<Self> {
+        let dir = case(name)?;
+        Some(Self {
+            checkpoint: Checkpoint::open(&dir.join("model.safetensors")).unwrap(),
+            info: serde_json::from_slice(&std::fs::read(dir.join("case.json")).unwrap()).unwrap(),
+            io: std::fs::read(dir.join("io.safetensors")).unwrap(),
+        })
+    }
+
+    /// A tensor as f32, whatever integers it is stored as.
+    fn tensor(&self, name: &str) -> Vec<f32> {
+        let file = SafeTensors::deserialize(&self.io).unwrap();
+        let view = file.tensor(name).unwrap();
+        let data = view.data();
+        match view.dtype() {
+            safetensors::Dtype::F32 => bytemuck::pod_collect_to_vec(data),
+            safetensors::Dtype::I32 => {
+                bytemuck::pod_collect_to_vec::<_, i32>(data).into_iter().map(|v| v as f32).collect()
+            }
+            safetensors::Dtype::U8 => data.iter().map(|&v| f32::from(v)).collect(),
+            other => panic!("{name} is {other:?}"),
+        }
+    }
+
+    fn number(&self, key: &str) -> f64 {
+        self.info[key].as_f64().unwrap()
+    }
+
+    fn labels(&self) -> Vec<Vec<u32>> {
+        vec![self.tensor("y").into_iter().map(|y| y as u32).collect()]
+    }
+
+    /// The case's sample as the start of a run, with the official pool rule.
+    fn run(&self) -> RunSpec {
+        RunSpec {
+            latent: self.tensor("x"),
+            labels: self.labels(),
+            routing: Routing { rule: RoutingRule::Pool, ..Routing::default() },
+        }
+    }
+
+    fn model(&self, gpu: &Arc<Gpu>) -> Arc<GpuModel> {
+        let model = GpuModel::load(gpu.clone(), &self.checkpoint, WeightPrecision::F32).unwrap();
+        Arc::new(model)
+    }
+
+    fn engine(&self, gpu: &Arc<Gpu>) -> GpuEngine {
+        GpuEngine::new(self.model(gpu), self.labels()[0].len()).unwrap()
+    }
+}
+
+/// A device whose untouched memory is NaN and that panics where it refuses work.
+fn device(profile: Profile) -> Arc<Gpu> {
+    let options = GpuOptions {
+        profile: Some(profile),
+        poison: true,
+        panic_on_error: true,
+        ..GpuOptions::default()
+    };
+    Arc::new(Gpu::headless_with(options).expect("these tests need a GPU or Mesa's lavapipe"))
+}
+
+/// One device at a time: a software adapter has no cores to spare for two.
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn largest_difference(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let difference = |(g, w): (&f32, &f32)| {
+        let d = (g - w).abs();
+        if d.is_nan() { f32::INFINITY } else { d }
+    };
+    got.iter().zip(want).map(difference).fold(0.0, f32::max)
+}
+
+/// One forward pass; reports the first value that diverges.
+fn check_taps(name: &str) {
+    let _turn = turn();
+    let Some(case) = Case::open(name) else { return };
+    for profile in [Profile::Software, Profile::Gpu] {
+        let mut engine = case.engine(&device(profile));
+        let taps = engine.forward_with_taps(&case.run(), &case.tensor("t")).unwrap();
+        let known = SafeTensors::deserialize(&case.io).unwrap();
+        let wanted = known.names().into_iter().filter(|n| n.starts_with("blocks.") || *n == "out");
+        assert_eq!(wanted.count(), taps.len(), "all values that the case knows");
+        let mut worst = 0.0_f32;
+        for (tap, _, values) in &taps {
+            let want = case.tensor(tap);
+            let difference = largest_difference(values, &want);
+            let is_exact = tap.ends_with(".k") || tap.ends_with(".selected");
+            let allowed = if is_exact { 0.0 } else { TOLERANCE };
+            assert!(difference <= allowed, "{name}, {profile:?}: {tap} is off by {difference}");
+            worst = worst.max(difference);
+        }
+        println!("{name}, {profile:?}: {} values, largest difference {worst:.2e}", taps.len());
+    }
+}
+
+#[test]
+fn diffmoe_forward_matches() {
+    check_taps("diffmoe_flow");
+}
+
+#[test]
+fn diffmoe_with_swiglu_and_a_shared_expert_matches() {
+    check_taps("diffmoe_swiglu_shared");
+}
+
+#[test]
+fn diffmoe_with_ddpm_times_matches() {
+    check_taps("diffmoe_ddpm");
+}
+
+#[test]
+fn dense_forward_matches() {
+    check_taps("dense_flow");
+}
+
+#[test]
+fn token_choice_forward_matches() {
+    check_taps("tc_flow");
+}
+
+#[test]
+fn expert_choice_forward_matches() {
+    check_taps("ec_flow");
+}
+
+const COND: Branch = Branch::Conditional;
+const NULL: Branch = Branch::Unconditional;
+
+fn forward(input: Slot, output: u8, time: f32, branch: Branch) -> Op {
+    Op::Forward { input, output: Slot::Output(output), time, branch }
+}
+
+/// Euler's method, guided where `scale` is not 1: `z += (v_u + s·(v_c − v_u)) / N`.
+fn euler(step: u32, steps: u32, scale: f32) -> Vec<Op> {
+    let (time, dt) = (step as f32 / steps as f32, 1.0 / steps as f32);
+    if scale == 1.0 {
+        let terms = vec![(1.0, Slot::Latent), (dt, Slot::Output(0))];
+        return vec![
+            forward(Slot::Latent, 0, time, COND),
+            Op::Combine { output: Slot::Latent, terms },
+        ];
+    }
+    vec![
+        forward(Slot::Latent, 0, time, COND),
+        forward(Slot::Latent, 1, time, NULL),
+        Op::Combine {
+            output: Slot::Latent,
+            terms: vec![
+                (1.0, Slot::Latent),
+                (scale * dt, Slot::Output(0)),
+                ((1.0 - scale) * dt, Slot::Output(1)),
+            ],
+        },
+    ]
+}
+
+/// Heun's method, guided.
+fn heun(step: u32, steps: u32, scale: f32) -> Vec<Op> {
+    let (time, dt) = (step as f32 / steps as f32, 1.0 / steps as f32);
+    let next = (step + 1) as f32 / steps as f32;
+    let sum = |output, first: u8, factor: f32, count: u8| {
+        let mut terms = vec![(1.0, Slot::Latent)];
+        for stage in 0..count {
+            terms.push((scale * factor, Slot::Output(first + 2 * stage)));
+            terms.push(((1.0 - scale) * factor, Slot::Output(first + 2 * stage + 1)));
+        }
+        Op::Combine { output, terms }
+    };
+    vec![
+        forward(Slot::Latent, 0, time, COND),
+        forward(Slot::Latent, 1, time, NULL),
+        sum(Slot::Stage, 0, dt, 1),
+        forward(Slot::Stage, 2, next, COND),
+        forward(Slot::Stage, 3, next, NULL),
+        sum(Slot::Latent, 0, dt / 2.0, 2),
+    ]
+}
+
+/// Runs all steps in slices of `budget` dispatches and returns the snapshots.
+fn sample(
+    engine: &mut GpuEngine,
+    run: &RunSpec,
+    steps: &[Vec<Op>],
+    budget: usize,
+) -> Vec<Snapshot> {
+    engine.start(run);
+    let mut snapshots = Vec::new();
+    for ops in steps {
+        engine.begin_step(ops);
+        loop {
+            match engine.advance(budget).unwrap() {
+                Progress::Done => break,
+                Progress::Working => {}
+                Progress::Busy => engine.wait().unwrap(),
+            }
+        }
+        snapshots.extend(engine.take_snapshot());
+    }
+    engine.wait().unwrap();
+    snapshots.extend(std::iter::from_fn(|| engine.take_snapshot()));
+    assert_eq!(snapshots.len(), steps.len(), "one snapshot after each step");
+    snapshots
+}
+
+fn check_solvers(name: &str) {
+    let _turn = turn();
+    let Some(case) = Case::open(name) else { return };
+    let scale = case.number("cfg_scale") as f32;
+    let (n, heun_n) = (case.number("steps") as u32, case.number("heun_steps") as u32);
+    let runs: [(&str, Vec<Vec<Op>>); 3] = [
+        ("euler_nocfg", (0..n).map(|i| euler(i, n, 1.0)).collect()),
+        ("euler_cfg", (0..n).map(|i| euler(i, n, scale)).collect()),
+        ("heun_cfg", (0..heun_n).map(|i| heun(i, heun_n, scale)).collect()),
+    ];
+    for profile in [Profile::Software, Profile::Gpu] {
+        let mut engine = case.engine(&device(profile));
+        for (key, steps) in &runs {
+            let snapshots = sample(&mut engine, &case.run(), steps, usize::MAX);
+            let last = &snapshots.last().unwrap().latent;
+            let difference = largest_difference(last, &case.tensor(key));
+            println!("{name}, {profile:?}, {key}: largest difference {difference:.2e}");
+            assert!(difference <= TOLERANCE, "{name}, {profile:?}: {key} is off by {difference}");
+        }
+    }
+}
+
+#[test]
+fn diffmoe_samples_match() {
+    check_solvers("diffmoe_flow");
+}
+
+#[test]
+fn diffmoe_samples_with_swiglu_and_a_shared_expert_match() {
+    check_solvers("diffmoe_swiglu_shared");
+}
+
+#[test]
+fn dense_samples_match() {
+    check_solvers("dense_flow");
+}
+
+#[test]
+fn slices_of_one_and_of_everything_give_the_same_bits_and_the_same_routing() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let mut engine = case.engine(&device(Profile::Software));
+    let steps: Vec<_> = (0..2).map(|i| heun(i, 2, 1.5)).collect();
+    let whole = sample(&mut engine, &case.run(), &steps, usize::MAX);
+    for budget in [1, 7] {
+        let slices = sample(&mut engine, &case.run(), &steps, budget);
+        assert_eq!(whole, slices, "slices of {budget}");
+    }
+}
+
+#[test]
+fn the_trace_holds_what_the_taps_show() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let mut engine = case.engine(&device(Profile::Software));
+    let batch = engine.batch();
+    let taps = engine.forward_with_taps(&case.run(), &vec![0.25; batch]).unwrap();
+    let ops = [forward(Slot::Latent, 0, 0.25, COND)];
+    let snapshot = sample(&mut engine, &case.run(), &[ops.to_vec()], usize::MAX).remove(0);
+    let [pass] = &snapshot.routing[..] else { panic!("one forward pass") };
+    assert_eq!((pass.step, pass.time, pass.branch), (0, 0.25, COND));
+    assert_eq!(pass.layers.iter().map(|l| l.block).collect::<Vec<_>>(), [1, 3]);
+    for layer in &pass.layers {
+        let name = format!("blocks.{}.selected", layer.block);
+        let (_, shape, selected) = taps.iter().find(|tap| tap.0 == name).unwrap();
+        let bit = |(e, &taken): (usize, &f32)| (taken as u32) << e;
+        let masks: Vec<u32> =
+            selected.chunks(shape[1]).map(|s| s.iter().enumerate().map(bit).sum()).collect();
+        assert_eq!(layer.masks, masks, "{name}");
+    }
+}
+
+#[test]
+fn a_step_is_one_submission_and_blocks_are_few_dispatches() {
+    let _turn = turn();
+    for name in ["dense_flow", "diffmoe_flow", "diffmoe_swiglu_shared"] {
+        let Some(case) = Case::open(name) else { continue };
+        let config = case.checkpoint.config().clone();
+        let mut engine = case.engine(&device(Profile::Gpu));
+        let labels = engine.dispatches(&heun(0, 2, 1.5));
+        for block in 0..config.depth {
+            // Four forward passes in a guided Heun step.
+            let scope = format!("block {block}/");
+            let count = labels.iter().filter(|label| label.starts_with(&scope)).count() / 4;
+            let limit = if config.is_moe(block) { 14 } else { 10 };
+            println!("{name}, block {block}: {count} dispatches");
+            assert!((1..=limit).contains(&count), "{name}, block {block}: {count} dispatches");
+        }
+        println!("{name}: {} dispatches in a guided Heun step", labels.len());
+        let steps: Vec<_> = (0..3).map(|i| heun(i, 3, 1.5)).collect();
+        sample(&mut engine, &case.run(), &steps, usize::MAX);
+        assert_eq!(engine.submissions(), 3, "one submission for each step");
+    }
+}
+
+#[test]
+fn the_token_rule_does_not_depend_on_batch_mates() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let gpu = device(Profile::Software);
+    let model = case.model(&gpu);
+    let all = RunSpec { routing: Routing::default(), ..case.run() };
+    let batch = all.labels[0].len();
+    let alone = RunSpec {
+        latent: all.latent[..all.latent.len() / batch].to_vec(),
+        labels: vec![all.labels[0][..1].to_vec()],
+        routing: all.routing,
+    };
+    let steps: Vec<_> = (0..2).map(|i| euler(i, 2, 1.5)).collect();
+    let mut together = GpuEngine::new(model.clone(), batch).unwrap();
+    let mut single = GpuEngine::new(model, 1).unwrap();
+    let together = sample(&mut together, &all, &steps, usize::MAX).remove(1).latent;
+    let single = sample(&mut single, &alone, &steps, usize::MAX).remove(1).latent;
+    let difference = largest_difference(&together[..single.len()], &single);
+    // The kernels sum each row in the same order whatever the batch.
+    assert!(difference <= 1e-6, "{difference}");
+}
+
+#[test]
+fn raising_thresholds_sends_fewer_tokens_to_experts() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let mut engine = case.engine(&device(Profile::Software));
+    let steps = [euler(0, 1, 1.0)];
+    let mut taken = |routing: Routing| -> u32 {
+        let run = RunSpec { routing, ..case.run() };
+        let snapshot = sample(&mut engine, &run, &steps, usize::MAX).remove(0);
+        let layers = snapshot.routing.iter().flat_map(|pass| &pass.layers);
+        layers.flat_map(|layer| &layer.masks).map(|mask| mask.count_ones()).sum()
+    };
+    for rule in [RoutingRule::Pool, RoutingRule::Token] {
+        let all = taken(Routing { rule, gamma: Some(0.0), shift: 0.0 });
+        let own = taken(Routing { rule, ..Routing::default() });
+        let fewer = taken(Routing { rule, gamma: None, shift: 0.05 });
+        let none = taken(Routing { rule, gamma: Some(1.0), shift: 0.0 });
+        assert!(all > own && own > fewer && fewer > 0 && none == 0, "{all} {own} {fewer} {none}");
+    }
+}
+
+#[test]
+fn bindings_that_hold_a_fraction_of_a_layer_change_nothing_but_the_number_of_dispatches() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let compute = |binding_limit| {
+        let options = GpuOptions {
+            profile: Some(Profile::Software),
+            binding_limit,
+            poison: true,
+            panic_on_error: true,
+        };
+        let mut engine = case.engine(&Arc::new(Gpu::headless_with(options).unwrap()));
+        let steps = [euler(0, 1, 1.5)];
+        let dispatches = engine.dispatches(&steps[0]).len();
+        (dispatches, sample(&mut engine, &case.run(), &steps, usize::MAX).remove(0))
+    };
+    let (few, want) = compute(None);
+    let (many, got) = compute(Some(80_000));
+    assert!(many > few, "{many} dispatches, {few} without a limit");
+    assert_eq!(got.routing, want.routing);
+    let difference = largest_difference(&got.latent, &want.latent);
+    // Parts of the experts' rows are added one after the other.
+    assert!(difference <= 1e-5, "{difference}");
+}
+
+#[test]
+fn f16_weights_stay_close() {
+    let _turn = turn();
+    let Some(case) = Case::open("dense_flow") else { return };
+    let gpu = device(Profile::Software);
+    let batch = case.labels()[0].len();
+    let half = GpuModel::load(gpu, &case.checkpoint, WeightPrecision::F16).unwrap();
+    let mut engine = GpuEngine::new(Arc::new(half), batch).unwrap();
+    let taps = engine.forward_with_taps(&case.run(), &case.tensor("t")).unwrap();
+    let (_, _, out) = taps.last().unwrap();
+    let want = case.tensor("out");
+    let size = want.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    let difference = largest_difference(out, &want);
+    println!("f16: off by {difference:.2e} where values reach {size:.2}");
+    // Weights are rounded by 2⁻¹¹ relative; some dozens of layers of random ones add up.
+    assert!(difference > 0.0 && difference <= 0.01 * size, "{difference} of {size}");
+}
