@@ -161,7 +161,8 @@ fn impossible_requests_are_refused_in_one_sentence() {
     sample(&["--model", "nosuch"], "there is no model");
     sample(&["--model", &folder.text("nosuch.safetensors")], "cannot read");
     sample(&["--model", &fixture("diffmoe_flow/model.safetensors")], "makes latents");
-    refused(&["sample", "--out", &folder.text("")], "it is a folder");
+    std::fs::create_dir(folder.path("folder.png")).expect("a folder");
+    refused(&["sample", "--out", &folder.text("folder.png")], "it is a folder");
     refused(&["sample", "--out", &folder.text("no/such/folder/x.png")], "cannot write");
     refused(&["sample", "--out", &folder.text("x.bmp")], "end it in .png");
     refused(&["verify", &folder.text("nosuch")], "a case needs");
@@ -289,4 +290,51 @@ fn a_wrong_answer_fails_verification() {
     assert!(stdout.contains("FAIL  blocks.1.selected"), "{stdout}");
     assert!(stdout.contains("FAIL  out"), "{stdout}");
     assert!(stdout.contains(", 2 failed"), "{stdout}");
+}
+
+#[test]
+fn bench_reports_both_backends_and_one_submission_a_step() {
+    let folder = Folder::new();
+    let json = folder.text("bench.json");
+    let (code, stdout, stderr) =
+        diffmoe(&["bench", "--batch", "1", "--steps", "1", "--json", &json]);
+    assert_eq!(code, 0, "{stderr}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(json).expect("a report")).expect("JSON");
+    let devices = report["devices"].as_array().expect("devices");
+    assert_eq!(devices.len(), 2, "{stdout}");
+    assert!(devices.iter().all(|d| d["step_ms"]["median"].as_f64() > Some(0.0)), "{stdout}");
+    assert_eq!(devices[1]["submissions_per_step"], 1.0, "{stdout}");
+}
+
+#[test]
+fn a_gpu_draws_the_picture_that_the_cpu_draws() {
+    let folder = Folder::new();
+    let draw = |backend: &str| {
+        let out = folder.text(&format!("{backend}.png"));
+        let arguments = [
+            "sample",
+            "--backend",
+            backend,
+            "--steps",
+            "3",
+            "--solver",
+            "euler",
+            "--count",
+            "1",
+            "--seed",
+            "11",
+            "--class",
+            "Residential",
+            "--model",
+            "eurosat",
+            "--out",
+            &out,
+        ];
+        let (code, _, stderr) = diffmoe(&arguments);
+        assert_eq!(code, 0, "{stderr}");
+        image::open(&out).expect("a PNG").to_rgb8()
+    };
+    let worst = draw("cpu").iter().zip(draw("gpu").iter()).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(worst <= Some(2), "{worst:?} of 255");
 }

@@ -6,7 +6,10 @@ use crate::platform::Bytes;
 /// The model that is used when none is named.
 pub const DEFAULT: &str = "eurosat";
 
-const MODELS: &[(&str, &[u8])] = &[("eurosat", include_bytes!("../../assets/eurosat.safetensors"))];
+const MODELS: &[(&str, &[u8])] = &[
+    ("eurosat", include_bytes!("../../assets/eurosat.safetensors")),
+    ("emoji", include_bytes!("../../assets/emoji.safetensors")),
+];
 
 /// Names of the embedded models.
 pub fn names() -> impl Iterator<Item = &'static str> {
