@@ -4,6 +4,11 @@
 //! Read [`forward`](self) first: three structs — the configuration, [`weights`](self), activations — and
 //! one function. Then `router` (who takes which token), `experts`, and `matmul` for how it gets fast.
 
+#![allow(
+    clippy::inline_always,
+    reason = "vector code is only made of what is inlined into the function that the processor's features switch on"
+)]
+
 mod engine;
 mod experts;
 mod forward;
