@@ -1,7 +1,7 @@
 //! The same model on the processor: the version to read, the oracle for the GPU kernels, and what
 //! runs where there is no GPU.
 //!
-//! Read [`forward`](self) first: three structs — the configuration, [`weights`](self), activations — and
+//! Read `forward` first: three structs — the configuration, `weights`, activations — and
 //! one function. Then `router` (who takes which token), `experts`, and `matmul` for how it gets fast.
 
 #![allow(
