@@ -202,7 +202,7 @@ impl CpuEngine {
             let selected = a.masks.iter().flat_map(|&mask| (0..e).map(move |e| bit(mask, e)));
             add("selected", &[s, e], selected.collect());
         }
-        if stage > 0 && stage % 2 == 0 {
+        if stage > 0 && stage.is_multiple_of(2) {
             let shape = vec![a.batch, s / a.batch, d];
             taps.push((format!("blocks.{}.out", stage / 2 - 1), shape, a.x.clone()));
         }

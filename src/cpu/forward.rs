@@ -100,7 +100,7 @@ pub(super) fn stages(config: &Config) -> usize {
 /// The block whose MoE layer a stage computes, if it does.
 pub(super) fn moe_block(config: &Config, stage: usize) -> Option<usize> {
     let block = stage.checked_sub(2)? / 2;
-    (stage % 2 == 0 && block < config.depth && config.is_moe(block)).then_some(block)
+    (stage.is_multiple_of(2) && block < config.depth && config.is_moe(block)).then_some(block)
 }
 
 /// Computes one stage; `output`, `[B, C_out, h, w]`, is written by the last.

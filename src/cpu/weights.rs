@@ -58,7 +58,7 @@ pub(super) enum Mlp {
     /// One network for every token.
     Dense(Ffn),
     /// Experts that pick tokens.
-    Moe(Moe),
+    Moe(Box<Moe>),
 }
 
 /// One transformer block.
@@ -201,7 +201,7 @@ impl Reader<'_> {
             qkv: self.linear(&format!("blocks.{i}.attn.qkv"))?,
             proj: self.linear(&format!("blocks.{i}.attn.proj"))?,
             mlp: if c.is_moe(i) {
-                Mlp::Moe(self.moe(&mlp)?)
+                Mlp::Moe(Box::new(self.moe(&mlp)?))
             } else {
                 Mlp::Dense(self.ffn(&mlp, c.ffn_form, c.ffn_hidden)?)
             },
