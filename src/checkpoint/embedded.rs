@@ -4,11 +4,11 @@ use super::{Checkpoint, CheckpointError};
 use crate::platform::Bytes;
 
 /// The model that is used when none is named.
-pub const DEFAULT: &str = "eurosat";
+pub const DEFAULT: &str = "emoji";
 
 const MODELS: &[(&str, &[u8])] = &[
-    ("eurosat", include_bytes!("../../assets/eurosat.safetensors")),
     ("emoji", include_bytes!("../../assets/emoji.safetensors")),
+    ("eurosat", include_bytes!("../../assets/eurosat.safetensors")),
 ];
 
 /// Names of the embedded models.
