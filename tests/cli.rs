@@ -72,6 +72,8 @@ fn batches_do_not_change_pictures_under_the_token_rule() {
         let trace = folder.text(&format!("{batch}.json"));
         let arguments = [
             "sample",
+            "--model",
+            "eurosat",
             "--backend",
             "cpu",
             "--steps",
@@ -144,7 +146,11 @@ fn impossible_requests_are_refused_in_one_sentence() {
     let folder = Folder::new();
     let out = folder.text("x.png");
     let sample = |more: &[&str], expected: &str| {
-        refused(&[&["sample", "--backend", "cpu", "--out", &out], more].concat(), expected);
+        let model = ["sample", "--model", "eurosat", "--backend", "cpu", "--out", &out];
+        // A second --model would be a mistake of its own.
+        let model =
+            if more[0] == "--model" { &[&model[..1], &model[3..]].concat() } else { &model[..] };
+        refused(&[model, more].concat(), expected);
     };
     sample(&["--class", "99999"], "there is no class \"99999\"");
     sample(&["--class", "Volcano"], "Forest");

@@ -1,0 +1,1 @@
+"""Training of small DiffMoE models (arXiv 2503.14487) in plain PyTorch."""

@@ -1,0 +1,115 @@
+"""A run is one TOML file; every key has a default here and may be overridden
+on the command line with ``--set section.key=value``."""
+
+import dataclasses
+import json
+import tomllib
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Data:
+    kind: str = "jpeg"  # "jpeg" (labelled JPEG archive) or "emoji" (subject x style)
+    path: str = "eurosat/eurosat.npz"  # below --data-root
+    labels: str = ""  # emoji: the records beside the images
+    image_size: int = 32  # pictures are box-averaged down to this
+    augment: str = "none"  # "none", "flip" or "dihedral" (the 8 symmetries of the square)
+    subjects: list = field(default_factory=list)  # emoji: CLDR names to train on
+    min_styles: int = 6  # emoji: fewest styles a subject must exist in
+
+
+@dataclass
+class Model:
+    input_size: int = 32
+    in_channels: int = 3
+    patch_size: int = 4
+    depth: int = 8
+    hidden_size: int = 128
+    num_heads: int = 2
+    mlp_ratio: float = 4
+    num_experts: int = 8  # 0: a dense model
+    capacity: float = 1
+    interleave: bool = True
+    learn_sigma: bool = False
+    time_scale: float = 1000.0
+    label_init_std: float = 0.02
+
+
+@dataclass
+class Train:
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0  # CPU threads, 0 = PyTorch's default
+    amp: str = "off"  # "off" or "bf16"; leave it off on CPUs without bf16 units
+    batch: int = 64  # per process; the routing pool is batch * tokens
+    steps: int = 10000
+    max_hours: float = 0  # 0: no limit; else progress = max(step/steps, hours/max_hours)
+    lr: float = 1e-3
+    betas: list = field(default_factory=lambda: [0.9, 0.99])
+    weight_decay: float = 0.0
+    warmup: int = 200
+    decay_fraction: float = 0.4  # the last part of the run, linear to zero
+    grad_clip: float = 1.0
+    ema: float = 0.9995
+    t_dist: str = "logit_normal"  # or "uniform"
+    bce_weight: float = 1.0
+    drop_all: float = 0.1
+    drop_single: float = 0.05
+    log_every: int = 20
+    save_minutes: float = 5
+    sample_minutes: float = 10
+
+
+@dataclass
+class Sample:
+    steps: int = 30
+    guidance: float = 2.0
+    solver: str = "heun"
+    grid: list = field(default_factory=list)  # rows of labels by name, for the grids while training
+
+
+@dataclass
+class Config:
+    name: str = "run"
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    sample: Sample = field(default_factory=Sample)
+    card: dict = field(default_factory=dict)
+
+
+def from_dict(d):
+    kinds = {"data": Data, "model": Model, "train": Train, "sample": Sample}
+    parts = {}
+    for key, value in d.items():
+        if key in kinds:
+            known = {f.name for f in dataclasses.fields(kinds[key])}
+            if unknown := set(value) - known:
+                raise ValueError(f"unknown keys in [{key}]: {sorted(unknown)}")
+            parts[key] = kinds[key](**value)
+        elif key in ("name", "card"):
+            parts[key] = value
+        else:
+            raise ValueError(f"unknown section {key}")
+    return Config(**parts)
+
+
+def load(path, overrides=()):
+    with open(path, "rb") as f:
+        d = tomllib.load(f)
+    for item in overrides:
+        key, _, value = item.partition("=")
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            pass
+        section, _, name = key.partition(".")
+        if name:
+            d.setdefault(section, {})[name] = value
+        else:
+            d[section] = value
+    return from_dict(d)
+
+
+def to_dict(config):
+    return dataclasses.asdict(config)

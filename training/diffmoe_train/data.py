@@ -1,0 +1,146 @@
+"""The two data sets as tensors in memory: uint8 pictures and label columns."""
+
+import io
+import json
+import os
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from PIL import Image
+
+
+@dataclass
+class Labels:
+    """One label column: its tensor prefix, its values, and (optionally) shared
+    name words and groups that its embedding may use in training."""
+
+    name: str
+    prefix: str
+    values: list
+    mix: torch.Tensor | None = None
+    groups: list = field(default_factory=list)
+
+    @property
+    def tensor(self):
+        return f"{self.prefix}.embedding_table.weight"
+
+
+@dataclass
+class Dataset:
+    images: torch.Tensor  # uint8 [N, 3, s, s]
+    columns: list  # int64 [N] each
+    labels: list  # Labels each
+    augment: str = "none"
+    held_out: int = 0  # pictures kept out of training
+
+    def __len__(self):
+        return len(self.images)
+
+    def batch(self, index, device="cpu", generator=None):
+        x = self.images[index].to(device).float() / 127.5 - 1
+        return self._augment(x, generator), [c[index].to(device) for c in self.columns]
+
+    def _augment(self, x, generator):
+        if self.augment == "none":
+            return x
+        bits = torch.randint(0, 8, (x.shape[0],), generator=generator).to(x.device)
+        flip = lambda x, on, f: torch.where(on.bool()[:, None, None, None], f(x), x)
+        x = flip(x, bits & 1, lambda x: x.flip(3))
+        if self.augment == "dihedral":
+            x = flip(x, bits & 2, lambda x: x.flip(2))
+            x = flip(x, bits & 4, lambda x: x.transpose(2, 3))
+        return x
+
+
+def shrink(images, size):
+    """Box average of uint8 [N, h, w, 3] down to size, as [N, 3, size, size]."""
+    n, h = images.shape[:2]
+    f = h // size
+    if f * size != h:
+        raise ValueError(f"{h} is no multiple of {size}")
+    x = images.reshape(n, size, f, size, f, 3).astype(np.float32).mean((2, 4))
+    return torch.from_numpy((x + 0.5).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
+
+
+def load_jpeg(path, size, split="train", augment="none"):
+    """`{split}_jpeg` (all files end to end), `{split}_offset` [n+1], `{split}_label`, `classes`."""
+    z = np.load(path)
+    blob, off = z[f"{split}_jpeg"].tobytes(), z[f"{split}_offset"]
+    out = []
+    for lo in range(0, len(off) - 1, 1024):
+        part = [np.asarray(Image.open(io.BytesIO(blob[a:b])).convert("RGB"))
+                for a, b in zip(off[lo : lo + 1024], off[lo + 1 : lo + 1025])]
+        out.append(shrink(np.stack(part), size))
+    y = torch.from_numpy(z[f"{split}_label"].astype(np.int64))
+    labels = Labels("class", "y_embedder", [str(c) for c in z["classes"]])
+    return Dataset(torch.cat(out), [y], [labels], augment)
+
+
+STYLES = ["noto", "blob", "twemoji", "fluent3d", "fluentcolor", "fluentflat", "emojitwo", "fxemoji"]
+
+
+def words(name):
+    return [w for w in re.split(r"[^a-z]+", name.lower()) if w]
+
+
+def mixing(values, groups):
+    """[n + 1, words + groups]: mean of the name's word vectors plus the group's.
+    The null row (last) is zero."""
+    vocabulary = sorted({w for v in values for w in words(v)})
+    kinds = sorted(set(groups))
+    m = torch.zeros(len(values) + 1, len(vocabulary) + len(kinds))
+    for i, (v, g) in enumerate(zip(values, groups)):
+        ws = words(v)
+        for w in ws:
+            m[i, vocabulary.index(w)] += 1 / len(ws)
+        m[i, len(vocabulary) + kinds.index(g)] = 1
+    return m
+
+
+def load_emoji(path, labels_path, size, subjects, min_styles=6, augment="none", held_out=False):
+    """Subject x style.  Pairs marked held_out are left out (or, with
+    ``held_out=True``, are all that is returned)."""
+    records = json.load(open(labels_path, encoding="utf-8"))
+    names = {}
+    for r in records:
+        names.setdefault(r["name"], []).append(r)
+    if missing := [s for s in subjects if s not in names]:
+        raise ValueError(f"unknown subjects: {missing}")
+    chosen = [s for s in (subjects or names) if len(names[s]) >= min_styles]
+    groups = [names[s][0]["group"] for s in chosen]
+    row = {s: i for i, s in enumerate(chosen)}
+    pick = [i for i, r in enumerate(records) if r["name"] in row and r["held_out"] == held_out]
+    out = sum(r["name"] in row and r["held_out"] != held_out for r in records)
+    images = shrink(np.load(path)["images"][pick], size)
+    y = torch.tensor([row[records[i]["name"]] for i in pick])
+    s = torch.tensor([STYLES.index(records[i]["style"]) for i in pick])
+    labels = [Labels("subject", "y_embedder", chosen, mixing(chosen, groups), groups),
+              Labels("style", "style_embedder", STYLES)]
+    return Dataset(images, [y, s], labels, augment, out)
+
+
+def load(config, root, split="train"):
+    path = os.path.join(root, config.path)
+    if config.kind == "jpeg":
+        return load_jpeg(path, config.image_size, split, config.augment)
+    if config.kind == "emoji":
+        return load_emoji(path, os.path.join(root, config.labels), config.image_size, config.subjects,
+                          config.min_styles, config.augment, held_out=split != "train")
+    raise ValueError(config.kind)
+
+
+class Batches:
+    """Endless shuffled batches; every process draws its own order."""
+
+    def __init__(self, dataset, batch, seed):
+        self.dataset, self.batch = dataset, batch
+        self.generator = torch.Generator().manual_seed(seed)
+        self.order = torch.empty(0, dtype=torch.long)
+
+    def next(self, device):
+        while len(self.order) < self.batch:
+            self.order = torch.cat([self.order, torch.randperm(len(self.dataset), generator=self.generator)])
+        index, self.order = self.order[: self.batch], self.order[self.batch :]
+        return self.dataset.batch(index, device, self.generator)

@@ -1,0 +1,276 @@
+"""Turn a checkpoint into one weights file for inference:
+
+    python -m diffmoe_train.export runs/eurosat/last.pt eurosat.safetensors --data-root data
+
+The EMA weights are written under the official names (see ``moe.to_official``);
+composed label tables are folded into ordinary ones.  The header key ``diffmoe``
+holds a JSON description of the model.  Before that the routing thresholds are
+recalibrated on noised pictures with the EMA weights (``--no-recalibrate``: keep
+the training thresholds)."""
+
+import argparse
+import json
+import os
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from . import config as configs
+from . import data, flow
+from .model import ComposedEmbedder, DiT
+from .moe import from_official, to_official
+from .train import build
+
+# Routing decides by comparison: these always stay in float32.
+EXACT = ("gate_weight", "expert_threshold", "capacity_predictor.")
+
+
+def folded(model):
+    """The official state dict of a model, label tables folded."""
+    state = dict(model.state_dict())
+    for name, e in zip(model.label_names, model.label_embedders()):
+        if isinstance(e, ComposedEmbedder):
+            state[f"{name}.embedding_table.weight"] = e.table().detach()
+            del state[f"{name}.shared"], state[f"{name}.mix"]
+    return to_official(state)
+
+
+def is_quantised(key, w):
+    """int8 files: which tensors are stored as I8 with one scale per row."""
+    return (key.endswith(".weight") and w.dim() == 2 and w.numel() >= 4096
+            and not any(s in key for s in EXACT)
+            and not key.startswith("final_layer.") and "embedding_table" not in key)
+
+
+def encode(state, dtype):
+    """{name: tensor} as stored: f32, f16, or int8 (+ NAME.scale)."""
+    out = {}
+    for key, w in state.items():
+        w = w.detach().float().cpu()
+        if dtype == "f32" or any(s in key for s in EXACT) or key.endswith("ema_decay"):
+            out[key] = w
+        elif dtype == "int8" and is_quantised(key, w):
+            scale = (w.abs().amax(1) / 127).clamp_min(1e-12)
+            out[key] = (w / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
+            out[key + ".scale"] = scale
+        else:
+            out[key] = w.half()
+    return {k: v.contiguous() for k, v in out.items()}
+
+
+def decode(stored):
+    out = {}
+    for key, w in stored.items():
+        if key.endswith(".weight.scale"):
+            continue
+        out[key] = w.float() * stored[key + ".scale"][:, None] if w.dtype == torch.int8 else w.float()
+    return out
+
+
+def params(config):
+    m = config.model
+    p = {k: getattr(m, k) for k in ("input_size", "in_channels", "patch_size", "depth", "hidden_size",
+                                    "num_heads", "mlp_ratio", "learn_sigma")}
+    p["use_swiglu"] = False
+    if m.num_experts:
+        p["MoE_config"] = {"num_experts": m.num_experts, "capacity": m.capacity, "n_shared_experts": 0,
+                           "init_MoeMLP": False, "interleave": m.interleave}
+    return p
+
+
+def describe(config, labels, card):
+    m = config.model
+    p = params(config)
+    p["num_classes"] = len(labels[0].values)
+    entries = []
+    for l in labels:
+        e = {"name": l.name, "tensor": l.tensor, "null": len(l.values), "values": list(l.values)}
+        if l.groups:
+            e["groups"] = list(l.groups)
+        entries.append(e)
+    s = config.sample
+    return {"format": 1, "name": config.name, "kind": "diffmoe" if m.num_experts else "dense", "t_kind": "flow",
+            "time_scale": m.time_scale, "space": "pixels", "params": p, "labels": entries,
+            "defaults": {"steps": s.steps, "guidance": s.guidance, "solver": s.solver}, "card": card}
+
+
+def load_exported(path):
+    """(model in eval mode with the file's dequantised weights, description)."""
+    with safe_open(path, "pt") as f:
+        meta = json.loads(f.metadata()["diffmoe"])
+        stored = {k: f.get_tensor(k) for k in f.keys()}
+    p = meta["params"]
+    moe = p.get("MoE_config") or {"num_experts": 0, "capacity": 1, "interleave": True}
+    model = DiT(p["input_size"], p["in_channels"], p["patch_size"], p["depth"], p["hidden_size"], p["num_heads"],
+                p["mlp_ratio"], moe["num_experts"], moe["capacity"], moe["interleave"], p["learn_sigma"],
+                meta["time_scale"], [(l["tensor"].split(".")[0], l["null"], None) for l in meta["labels"]])
+    model.load_state_dict(from_official(decode(stored)))
+    return model.eval().requires_grad_(False), meta
+
+
+def load_checkpoint(path):
+    """(EMA model, config, labels, checkpoint) of a training checkpoint."""
+    ck = torch.load(path, map_location="cpu", weights_only=False)
+    config = configs.from_dict(ck["config"])
+    labels = [data.Labels(*l) for l in ck["labels"]]
+    model = build(config.model, labels)
+    model.load_state_dict(ck["ema"])
+    return model.eval().requires_grad_(False), config, labels, ck
+
+
+@torch.no_grad()
+def noised_batches(dataset, nulls, train, n, batch, seed=1):
+    """Noised pictures as in training (label dropout included)."""
+    torch.manual_seed(seed)
+    batches = data.Batches(dataset, batch, seed)
+    for _ in range(n):
+        x, labels = batches.next("cpu")
+        t = flow.sample_t(len(x), train.t_dist, "cpu")
+        yield flow.mix(x, torch.randn_like(x), t), t, flow.drop_labels(labels, nulls, train.drop_all, train.drop_single)
+
+
+@torch.no_grad()
+def recalibrate(model, batches, capacity, rounds=2):
+    """Set every threshold to the quantile at which the expert takes its share
+    capacity / E of the tokens, over all batches; first with training routing,
+    then with the resulting thresholds in effect."""
+    batches = list(batches)
+    layers = model.moe_layers()
+    for r in range(1 + rounds):
+        probs = {i: [] for i in layers}
+        for m in layers.values():
+            m.force_train_routing = r == 0
+        rec = model.record()
+        for x, t, labels in batches:
+            model(x, t, labels)
+            for i in layers:
+                probs[i].append(rec[i]["logits"].sigmoid())
+        for i, m in layers.items():
+            p = torch.cat(probs[i])
+            k = int(len(p) * capacity / m.num_experts)
+            m.expert_threshold.copy_(p.topk(k + 1, dim=0).values[-1])  # exactly k lie above
+            m.threshold_ready.fill_(1)
+    for m in layers.values():
+        m.force_train_routing = False
+    model.record(False)
+
+
+@torch.no_grad()
+def capacities(model, x, t, labels):
+    """Mean over the MoE layers of C = (expert-token pairs) / tokens."""
+    rec = model.record()
+    model(x, t, labels)
+    c = [r["counts"].sum().item() / r["gate"].shape[0] for r in rec.values()]
+    model.record(False)
+    return sum(c) / len(c), c
+
+
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+@torch.no_grad()
+def capacity_report(model, dataset, column, n=64, seed=2):
+    """{value: [C at each of TIMES]} on noised pictures of that label value,
+    plus the mean per MoE layer."""
+    g = torch.Generator().manual_seed(seed)
+    out, per_layer = {}, []
+    for v, name in enumerate(dataset.labels[column].values):
+        where = (dataset.columns[column] == v).nonzero()[:, 0]
+        if not len(where):
+            continue
+        pick = where[torch.randperm(len(where), generator=g)[:n]]
+        x, labels = dataset.batch(pick)
+        noise = torch.randn(x.shape, generator=g)
+        row = []
+        for time in TIMES:
+            t = torch.full((len(x),), time)
+            c, layers = capacities(model, flow.mix(x, noise, t), t, labels)
+            row.append(c)
+            per_layer.append(layers)
+        out[name] = row
+    return out, torch.tensor(per_layer).mean(0).tolist()
+
+
+@torch.no_grad()
+def reference(model, meta, seed=3):
+    """Inputs and outputs of one forward pass (pool rule, a pool of three)."""
+    g = torch.Generator().manual_seed(seed)
+    p = meta["params"]
+    io = {"x": torch.randn(3, p["in_channels"], p["input_size"], p["input_size"], generator=g),
+          "t": torch.tensor([0.15, 0.5, 0.85])}
+    for key, l in zip(("y", "style"), meta["labels"]):
+        io[key] = torch.tensor([1, l["null"] // 2, l["null"]], dtype=torch.int32)
+    model.set_rule("pool")
+    rec = model.record()
+    io["out"], _ = model(io["x"], io["t"], [io[k].long() for k in ("y", "style") if k in io])
+    for i, r in rec.items():
+        io[f"blocks.{i}.selected"] = r["selected"].to(torch.uint8)
+    model.record(False)
+    return {k: v.contiguous() for k, v in io.items()}
+
+
+def write(state, meta, path):
+    save_file(state, path + ".tmp", metadata={"diffmoe": json.dumps(meta, ensure_ascii=False)})
+    os.chmod(path + ".tmp", 0o644)
+    os.replace(path + ".tmp", path)
+
+
+def main(argv=None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("checkpoint")
+    p.add_argument("out")
+    p.add_argument("--dtype", choices=["f32", "f16", "int8"], default="f16")
+    p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
+    p.add_argument("--no-recalibrate", action="store_true")
+    p.add_argument("--reference", help="also write inputs and outputs of a forward pass here")
+    p.add_argument("--report", help="also write the capacity report here (JSON)")
+    p.add_argument("--report-images", type=int, default=64, help="pictures per label value and noise level")
+    a = p.parse_args(argv)
+
+    model, config, labels, ck = load_checkpoint(a.checkpoint)
+    capacity = config.model.capacity
+    report = {}
+    if config.model.num_experts and not a.no_recalibrate:
+        dataset = data.load(config.data, a.data_root)
+        nulls = [len(l.values) for l in labels]
+        recalibrate(model, noised_batches(dataset, nulls, config.train, 16, 64), capacity)
+        check = [capacities(model, *b)[0] for b in noised_batches(dataset, nulls, config.train, 8, 64, seed=5)]
+        report["mean"] = sum(check) / len(check)
+        print(f"mean capacity on fresh noised batches: {report['mean']:.3f}")
+    card = dict(config.card, train_steps=ck["step"], train_images=ck["images"], train_hours=round(ck["seconds"] / 3600, 2),
+                loss=round(ck["loss"], 4), capacity=round(report.get("mean", capacity), 3))
+    meta = describe(config, labels, card)
+    full = folded(model)
+    write(encode(full, a.dtype), meta, a.out)
+
+    stored, meta = load_exported(a.out)
+    exact = DiT(**{k: getattr(config.model, k) for k in config.model.__dict__},
+                labels=[(l.prefix, len(l.values), None) for l in labels]).eval()
+    exact.load_state_dict(from_official(full))
+    io = reference(stored, meta)
+    ref = reference(exact, meta)
+    diff = (io["out"] - ref["out"]).abs()
+    flips = sum((io[k] != ref[k]).sum().item() for k in io if k.endswith(".selected"))
+    pairs = sum(io[k].numel() for k in io if k.endswith(".selected"))
+    print(f"{a.out}: {os.path.getsize(a.out):,} bytes, {sum(w.numel() for w in full.values()):,} values; "
+          f"{a.dtype} against f32: max {diff.max():.4g}, mean {diff.mean():.4g}, "
+          f"{flips} of {pairs} routing decisions differ")
+    if a.reference:
+        save_file(io, a.reference)
+    if a.report:
+        for split in ("train", "test"):
+            ds = data.load(config.data, a.data_root, split)
+            report[split] = {}
+            for i, l in enumerate(labels):
+                rows, per_layer = capacity_report(stored, ds, i, a.report_images)
+                report[split][l.name] = rows
+            report[split]["per_layer"] = per_layer
+        report["times"] = TIMES
+        report["difference"] = {"max": diff.max().item(), "mean": diff.mean().item(), "flips": flips, "pairs": pairs}
+        with open(a.report, "w", encoding="utf-8") as f:
+            json.dump(report, f, indent=1, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    main()

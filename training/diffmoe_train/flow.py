@@ -1,0 +1,61 @@
+"""Rectified flow.  t = 0 is noise, t = 1 is data: z_t = t x + (1 - t) noise."""
+
+import torch
+
+
+def sample_t(n, kind, device, generator=None):
+    if kind == "uniform":
+        return torch.rand(n, device=device, generator=generator)
+    if kind == "logit_normal":
+        return torch.randn(n, device=device, generator=generator).sigmoid()
+    raise ValueError(kind)
+
+
+def mix(x, noise, t):
+    t = t[:, None, None, None]
+    return t * x + (1 - t) * noise
+
+
+def flow_loss(out, x, noise):
+    """Mean squared error of the velocity x - noise, one value per sample."""
+    v = out[:, : x.shape[1]].float()
+    return (v - (x - noise)).square().flatten(1).mean(1)
+
+
+def drop_labels(labels, nulls, p_all, p_single, generator=None):
+    """Replace labels by null: all of a sample's with p_all, and with more than
+    one table each on its own with p_single, so that every null row is trained."""
+    n, device = labels[0].shape[0], labels[0].device
+    u = torch.rand(n, device=device, generator=generator)
+    out = []
+    for i, (y, null) in enumerate(zip(labels, nulls)):
+        drop = u < p_all
+        if len(labels) > 1:
+            lo = p_all + i * p_single
+            drop |= (u >= lo) & (u < lo + p_single)
+        out.append(torch.where(drop, torch.full_like(y, null), y))
+    return out
+
+
+@torch.no_grad()
+def velocity(model, z, t, labels, guidance):
+    """Two separate passes: conditional and null tokens never share a pool."""
+    tt = torch.full((z.shape[0],), t, device=z.device)
+    C = z.shape[1]
+    v = model(z, tt, labels)[0][:, :C].float()
+    if guidance != 1.0:
+        u = model(z, tt, model.null_labels(z.shape[0], z.device))[0][:, :C].float()
+        v = u + guidance * (v - u)
+    return v
+
+
+@torch.no_grad()
+def sample(model, z, labels, steps=30, guidance=1.0, solver="euler"):
+    h = 1.0 / steps
+    for i in range(steps):
+        v = velocity(model, z, i * h, labels, guidance)
+        if solver == "heun":
+            w = velocity(model, z + h * v, (i + 1) * h, labels, guidance)
+            v = (v + w) / 2
+        z = z + h * v
+    return z

@@ -1,0 +1,232 @@
+"""A class-conditional DiT (adaLN-Zero) whose odd blocks hold a DiffMoE layer.
+
+Names, shapes and formulas follow the official implementation; differences are
+switches: ``time_scale`` (official flow models: 1), ``learn_sigma`` (official:
+true) and more than one label table (official: one).
+"""
+
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from .moe import DiffMoE
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim, hidden):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh")), None
+
+
+class Attention(nn.Module):
+    def __init__(self, dim, heads):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        B, T, D = x.shape
+        H = self.heads
+        dh = D // H
+        qkv = self.qkv(x).view(B, T, 3, H, dh).permute(2, 0, 3, 1, 4).reshape(3, B * H, T, dh)
+        q, k, v = qkv.unbind(0)
+        # Two plain batched products: on CPUs much faster (backward too) than
+        # the fused attention kernel at 64 tokens.
+        a = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=dh**-0.5)
+        y = torch.bmm(a.softmax(-1), v)
+        return self.proj(y.view(B, H, T, dh).transpose(1, 2).reshape(B, T, D))
+
+
+def modulate(x, shift, scale):
+    return torch.addcmul(shift[:, None], x, 1 + scale[:, None])
+
+
+class Block(nn.Module):
+    def __init__(self, dim, heads, ffn):
+        super().__init__()
+        self.attn = Attention(dim, heads)
+        self.mlp = ffn
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+
+    def forward(self, x, c):
+        D = x.shape[-1:]
+        s1, c1, g1, s2, c2, g2 = self.adaLN_modulation(c).chunk(6, dim=1)
+        x = torch.addcmul(x, g1[:, None], self.attn(modulate(F.layer_norm(x, D, eps=1e-6), s1, c1)))
+        y, loss = self.mlp(modulate(F.layer_norm(x, D, eps=1e-6), s2, c2))
+        return torch.addcmul(x, g2[:, None], y), loss
+
+
+class FinalLayer(nn.Module):
+    def __init__(self, dim, out):
+        super().__init__()
+        self.linear = nn.Linear(dim, out)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+
+    def forward(self, x, c):
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
+        return self.linear(modulate(F.layer_norm(x, x.shape[-1:], eps=1e-6), shift, scale))
+
+
+class TimeEmbedder(nn.Module):
+    def __init__(self, dim, time_scale):
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_scale = time_scale
+
+    def forward(self, t):
+        return self.mlp(self.features(t * self.time_scale))
+
+    @staticmethod
+    def features(t):
+        freqs = torch.exp(-math.log(10000.0) * torch.arange(128, device=t.device, dtype=torch.float32) / 128)
+        a = t.float()[:, None] * freqs
+        return torch.cat([a.cos(), a.sin()], dim=-1)
+
+
+class LabelEmbedder(nn.Module):
+    """One table with a null row at the end."""
+
+    def __init__(self, num, dim):
+        super().__init__()
+        self.num = num
+        self.embedding_table = nn.Embedding(num + 1, dim)
+
+    def forward(self, y):
+        return self.embedding_table(y)
+
+
+class ComposedEmbedder(nn.Module):
+    """A row per label plus a mix of shared vectors (words of its name, group).
+
+    ``mix`` [num + 1, shared] holds the constant mixing weights.  Only used in
+    training: export adds it all up into one ordinary table."""
+
+    def __init__(self, num, dim, mix):
+        super().__init__()
+        self.num = num
+        self.embedding_table = nn.Embedding(num + 1, dim)
+        self.shared = nn.Parameter(torch.empty(mix.shape[1], dim))
+        self.register_buffer("mix", mix)
+
+    def table(self):
+        return self.embedding_table.weight + self.mix @ self.shared
+
+    def forward(self, y):
+        return F.embedding(y, self.table())
+
+
+def sincos_pos_embed(dim, grid):
+    """[1, grid*grid, dim]; the column coordinate fills the first half."""
+    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    pos = torch.arange(grid, dtype=torch.float64)[:, None] * omega
+    e = torch.cat([pos.sin(), pos.cos()], dim=1)  # [grid, dim/2]
+    col = e[None].expand(grid, grid, -1)
+    row = e[:, None].expand(grid, grid, -1)
+    return torch.cat([col, row], dim=-1).reshape(1, grid * grid, dim).float()
+
+
+class DiT(nn.Module):
+    """``labels``: list of (tensor prefix, number of labels, mix matrix or None)."""
+
+    def __init__(self, input_size, in_channels, patch_size, depth, hidden_size, num_heads, mlp_ratio=4.0,
+                 num_experts=8, capacity=1.0, interleave=True, learn_sigma=False, time_scale=1.0,
+                 labels=(("y_embedder", 10, None),), label_init_std=0.02, use_swiglu=False):
+        super().__init__()
+        if use_swiglu:
+            raise NotImplementedError("only the GELU form is trained here")
+        D, p = hidden_size, patch_size
+        self.in_channels, self.patch_size = in_channels, p
+        self.out_channels = in_channels * (2 if learn_sigma else 1)
+        self.grid = input_size // p
+        hidden = int(D * mlp_ratio)
+        self.pos_embed = nn.Parameter(sincos_pos_embed(D, self.grid), requires_grad=False)
+        self.x_embedder = nn.Module()
+        self.x_embedder.proj = nn.Conv2d(in_channels, D, p, p)
+        self.t_embedder = TimeEmbedder(D, time_scale)
+        self.label_names = [name for name, _, _ in labels]
+        for name, num, mix in labels:
+            emb = LabelEmbedder(num, D) if mix is None else ComposedEmbedder(num, D, mix)
+            setattr(self, name, emb)
+        self.blocks = nn.ModuleList(
+            Block(D, num_heads,
+                  DiffMoE(D, hidden, num_experts, capacity)
+                  if num_experts and (i % 2 == 1 or not interleave) else Mlp(D, hidden))
+            for i in range(depth))
+        self.final_layer = FinalLayer(D, p * p * self.out_channels)
+        self.reset_parameters(label_init_std)
+
+    def reset_parameters(self, label_init_std):
+        for m in self.modules():
+            if isinstance(m, nn.Linear):
+                nn.init.xavier_uniform_(m.weight)
+                nn.init.zeros_(m.bias)
+            elif isinstance(m, DiffMoE):
+                m.reset_parameters()
+        w = self.x_embedder.proj.weight
+        nn.init.xavier_uniform_(w.view(w.shape[0], -1))
+        nn.init.zeros_(self.x_embedder.proj.bias)
+        for i in (0, 2):
+            nn.init.normal_(self.t_embedder.mlp[i].weight, std=0.02)
+        for e in self.label_embedders():
+            nn.init.normal_(e.embedding_table.weight, std=label_init_std)
+            if isinstance(e, ComposedEmbedder):
+                nn.init.normal_(e.shared, std=label_init_std)
+        for m in [b.adaLN_modulation[1] for b in self.blocks] + [
+                self.final_layer.adaLN_modulation[1], self.final_layer.linear]:
+            nn.init.zeros_(m.weight)
+            nn.init.zeros_(m.bias)
+
+    def label_embedders(self):
+        return [getattr(self, name) for name in self.label_names]
+
+    def moe_layers(self):
+        return {i: b.mlp for i, b in enumerate(self.blocks) if isinstance(b.mlp, DiffMoE)}
+
+    def set_rule(self, rule):
+        for m in self.moe_layers().values():
+            m.rule = rule
+
+    def record(self, on=True):
+        """Keep the routing of the next forward pass; returns {block: record}."""
+        out = {}
+        for i, m in self.moe_layers().items():
+            m.record = out[i] = {} if on else None
+        return out
+
+    def patchify(self, x):
+        """The stride-p convolution as one matrix product."""
+        B, C, H, W = x.shape
+        p, g = self.patch_size, self.grid
+        x = x.view(B, C, g, p, g, p).permute(0, 2, 4, 1, 3, 5).reshape(B, g * g, C * p * p)
+        w = self.x_embedder.proj.weight
+        return F.linear(x, w.view(w.shape[0], -1), self.x_embedder.proj.bias)
+
+    def unpatchify(self, x):
+        B = x.shape[0]
+        g, p, c = self.grid, self.patch_size, self.out_channels
+        return x.view(B, g, g, p, p, c).permute(0, 5, 1, 3, 2, 4).reshape(B, c, g * p, g * p)
+
+    def forward(self, x, t, labels):
+        """labels: one int64 tensor [B] per label table.
+
+        Returns (output, predictor loss summed over the MoE layers; 0 in eval)."""
+        c = self.t_embedder(t)
+        for e, y in zip(self.label_embedders(), labels, strict=True):
+            c = c + e(y)
+        h = self.patchify(x) + self.pos_embed
+        aux = h.new_zeros((), dtype=torch.float32)
+        for block in self.blocks:
+            h, loss = block(h, c)
+            if loss is not None:
+                aux = aux + loss
+        return self.unpatchify(self.final_layer(h, c)), aux
+
+    def null_labels(self, n, device=None):
+        return [torch.full((n,), e.num, dtype=torch.long, device=device) for e in self.label_embedders()]

@@ -1,0 +1,90 @@
+"""Draw pictures:  python -m diffmoe_train.sample MODEL.safetensors OUT.png --labels "dog face,noto" "pizza,blob"
+
+Give one argument per picture: the label values joined by commas; * stands for
+every value of a column and - for no label."""
+
+import argparse
+import itertools
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+
+from . import flow
+
+
+def to_png(x, path, columns, scale=3, gap=2):
+    """x [N, 3, s, s] in [-1, 1] as one grid."""
+    n, _, s, _ = x.shape
+    rows = math.ceil(n / columns)
+    x = ((x.clamp(-1, 1) + 1) * 127.5 + 0.5).byte().permute(0, 2, 3, 1).cpu().numpy()
+    sheet = np.full((rows * (s + gap) - gap, columns * (s + gap) - gap, 3), 128, np.uint8)
+    for i in range(n):
+        r, c = divmod(i, columns)
+        sheet[r * (s + gap) : r * (s + gap) + s, c * (s + gap) : c * (s + gap) + s] = x[i]
+    Image.fromarray(sheet).resize((sheet.shape[1] * scale, sheet.shape[0] * scale), Image.NEAREST).save(path)
+
+
+def draw(model, columns, steps, guidance, solver, seed=0, batch=64):
+    """columns: one list of label indices per table; returns [N, C, s, s]."""
+    n = len(columns[0])
+    device = model.pos_embed.device
+    s = model.grid * model.patch_size
+    z = torch.randn(n, model.in_channels, s, s, generator=torch.Generator().manual_seed(seed)).to(device)
+    columns = [torch.as_tensor(c, device=device) for c in columns]
+    out = [flow.sample(model, z[i : i + batch], [c[i : i + batch] for c in columns], steps, guidance, solver)
+           for i in range(0, n, batch)]
+    return torch.cat(out)
+
+
+def expand(requests, labels):
+    """Label indices for requests like "dog face,noto", with * and -."""
+    rows = []
+    for r in requests:
+        parts = [q.strip() for q in r.split(",")] if len(labels) > 1 else [r]
+        options = [range(len(l.values)) if q == "*" else [len(l.values) if q == "-" else l.values.index(q)]
+                   for q, l in zip(parts, labels, strict=True)]
+        rows += itertools.product(*options)
+    return [list(c) for c in zip(*rows)]
+
+
+def save_grid(model, labels, c, path):
+    """The grid drawn while training: Euler, the run's own steps and guidance."""
+    if c.grid:
+        cols = expand(c.grid, labels)
+        width = len(labels[-1].values) if len(labels) > 1 else 8
+    else:  # six of every value of the first column, the others without a label
+        width = len(labels[0].values)
+        cols = [list(range(width)) * 6] + [[len(l.values)] * (6 * width) for l in labels[1:]]
+    was = model.training
+    model.eval()
+    to_png(draw(model, cols, c.steps, c.guidance, "euler"), path, width)
+    model.train(was)
+
+
+def main(argv=None):
+    from .export import load_exported
+
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("model")
+    p.add_argument("out")
+    p.add_argument("--labels", nargs="+", required=True)
+    p.add_argument("--steps", type=int)
+    p.add_argument("--guidance", type=float)
+    p.add_argument("--solver", choices=["euler", "heun"])
+    p.add_argument("--rule", choices=["pool", "token"], default="pool")
+    p.add_argument("--columns", type=int, default=8)
+    p.add_argument("--seed", type=int, default=0)
+    a = p.parse_args(argv)
+    model, meta = load_exported(a.model)
+    model.set_rule(a.rule)
+    d = meta["defaults"]
+    cols = expand(a.labels, [type("L", (), l) for l in meta["labels"]])
+    pick = lambda v, d: d if v is None else v
+    x = draw(model, cols, pick(a.steps, d["steps"]), pick(a.guidance, d["guidance"]), a.solver or d["solver"], a.seed)
+    to_png(x, a.out, a.columns)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from diffmoe_train import config as configs
+from diffmoe_train import data, export, flow, sample, train
+from diffmoe_train.ema import Ema
+from diffmoe_train.model import DiT
+
+
+@pytest.fixture
+def emoji_root(tmp_path):
+    """Four coloured 'subjects' in three 'styles' (flat, dark, framed)."""
+    colours = {"red ball": (255, 0, 0), "green ball": (0, 255, 0), "blue ball": (0, 0, 255), "red box": (255, 0, 128)}
+    images, records = [], []
+    for name, c in colours.items():
+        for style in data.STYLES[:3]:
+            im = np.full((16, 16, 3), 255, np.uint8)
+            im[4:12, 4:12] = np.array(c) // (2 if style == "blob" else 1)
+            if style == "twemoji":
+                im[:2] = 0
+            images.append(im)
+            records.append({"style": style, "codepoint": name, "group": name.split()[1], "name": name,
+                            "held_out": (name, style) == ("red box", "twemoji")})
+    (tmp_path / "e").mkdir()
+    np.savez(tmp_path / "e" / "emoji.npz", images=np.stack(images))
+    (tmp_path / "e" / "labels.json").write_text(json.dumps(records))
+    (tmp_path / "run.toml").write_text("""
+name = "tiny"
+[data]
+kind = "emoji"
+path = "e/emoji.npz"
+labels = "e/labels.json"
+image_size = 8
+min_styles = 3
+[model]
+input_size = 8
+patch_size = 2
+depth = 4
+hidden_size = 64
+num_heads = 1
+num_experts = 4
+label_init_std = 0.5
+[train]
+batch = 32
+steps = 250
+lr = 3e-3
+warmup = 10
+log_every = 10
+[sample]
+steps = 8
+guidance = 1.5
+[card]
+licence = "none"
+data = "made up"
+""")
+    return tmp_path
+
+
+def run(root, *more):
+    train.main([str(root / "run.toml"), "--data-root", str(root), "--out", str(root / "runs"), *more])
+    rows = [r.split(",") for r in (root / "runs/tiny/log.csv").read_text().splitlines()[1:]]
+    return root / "runs/tiny/last.pt", [float(r[3]) for r in rows]
+
+
+def test_overfit_resume_and_export(emoji_root, capsys):
+    run(emoji_root, "--set", "train.steps=100", "--set", "train.decay_fraction=1e-9")
+    ck, loss = run(emoji_root, "--resume")
+    assert len(loss) == 25 and loss[-1] < 0.15 * loss[0], loss
+    assert (emoji_root / "runs/tiny/grid_final.png").exists()
+
+    model, config, labels, state = export.load_checkpoint(str(ck))
+    assert state["step"] == 250 and state["images"] == 250 * 32
+    outs = {}
+    for dtype in ("f32", "f16", "int8"):
+        path = str(emoji_root / f"{dtype}.safetensors")
+        args = [str(ck), path, "--dtype", dtype, "--data-root", str(emoji_root), "--reference", path + ".ref"]
+        export.main(args + (["--no-recalibrate"] if dtype == "f32" else []))
+        loaded, meta = export.load_exported(path)
+        ref = load_file(path + ".ref")
+        out, _ = loaded(ref["x"], ref["t"], [ref["y"].long(), ref["style"].long()])
+        torch.testing.assert_close(out, ref["out"], rtol=0, atol=1e-5)
+        outs[dtype] = loaded
+    # f32: exactly the EMA weights, tables folded.
+    x, t, labels_ = torch.randn(4, 3, 8, 8), torch.rand(4), [torch.arange(1, 5), torch.tensor([0, 1, 2, 8])]
+    torch.testing.assert_close(outs["f32"](x, t, labels_)[0], model(x, t, labels_)[0], rtol=0, atol=1e-5)
+    assert meta["labels"][1] == {"name": "style", "tensor": "style_embedder.embedding_table.weight", "null": 8,
+                                 "values": data.STYLES}
+    assert meta["labels"][0]["groups"] == ["ball", "ball", "ball", "box"]
+    stored = load_file(str(emoji_root / "int8.safetensors"))
+    key = "blocks.1.mlp.experts.0.fc1.weight"
+    assert stored[key].dtype == torch.int8 and stored[key + ".scale"].shape == (256,)
+    assert stored["blocks.1.mlp.gate_weight"].dtype == torch.float32
+    assert stored["blocks.1.mlp.expert_threshold"].dtype == torch.float32
+    assert stored["y_embedder.embedding_table.weight"].dtype == torch.float16
+    assert not any("shared" in k or "mix" in k or "ready" in k for k in stored)
+
+    # It learned the colours: red is red, blue is blue.
+    z = sample.draw(outs["f16"], sample.expand(["red ball,noto", "blue ball,noto"], labels), 10, 1.5, "heun")
+    centre = z[:, :, 3:5, 3:5].mean((2, 3))
+    assert centre[0, 0] > 0.3 > -0.3 > centre[0, 2] and centre[1, 2] > 0.3 > -0.3 > centre[1, 0]
+
+
+def test_recalibration_reaches_the_capacity():
+    torch.manual_seed(0)
+    model = DiT(8, 3, 2, 4, 32, 2, num_experts=4).eval()
+    for w in model.parameters():
+        if w.requires_grad:
+            torch.nn.init.normal_(w, std=0.1)
+    batches = [(torch.randn(32, 3, 8, 8), torch.rand(32), [torch.randint(0, 11, (32,))]) for _ in range(4)]
+    export.recalibrate(model, batches, 1.0)
+    mean = sum(export.capacities(model, *b)[0] for b in batches) / 4
+    assert abs(mean - 1) < 0.05
+
+
+def test_label_dropout_reaches_every_null_row():
+    g = torch.Generator().manual_seed(0)
+    y = [torch.zeros(20000, dtype=torch.long), torch.zeros(20000, dtype=torch.long)]
+    a, b = flow.drop_labels(y, [5, 8], 0.1, 0.05, g)
+    rate = lambda m: m.float().mean().item()
+    assert abs(rate((a == 5) & (b == 8)) - 0.1) < 0.01
+    assert abs(rate((a == 5) & (b == 0)) - 0.05) < 0.01
+    assert abs(rate((a == 0) & (b == 8)) - 0.05) < 0.01
+
+
+def test_ema_averages_parameters_and_copies_thresholds():
+    model = DiT(4, 3, 2, 2, 16, 2, num_experts=4)
+    ema = Ema(model)
+    with torch.no_grad():
+        model.blocks[1].mlp.expert_threshold.fill_(0.7)
+        model.final_layer.linear.bias.fill_(1.0)
+    for _ in range(3):
+        ema.update(model)
+    assert (ema.model.blocks[1].mlp.expert_threshold == 0.7).all()
+    kept = (1 / 10) * (2 / 11) * (3 / 12)
+    torch.testing.assert_close(ema.model.final_layer.linear.bias, torch.full((12,), 1 - kept))
+
+
+def test_schedule():
+    c = configs.Train(lr=1.0, warmup=10, decay_fraction=0.4)
+    assert train.learning_rate(c, 0, 0) == pytest.approx(0.1)
+    assert train.learning_rate(c, 500, 0.5) == 1
+    assert train.learning_rate(c, 500, 0.8) == pytest.approx(0.5)
+
+
+def test_augmentation_is_a_symmetry():
+    x = torch.arange(48).view(1, 3, 4, 4).repeat(64, 1, 1, 1).to(torch.uint8)
+    d = data.Dataset(x, [torch.zeros(64, dtype=torch.long)], [], "dihedral")
+    y, _ = d.batch(torch.arange(64), generator=torch.Generator().manual_seed(0))
+    assert len(torch.unique(y, dim=0)) == 8
+    assert (y.flatten(1).sort(1).values - y.flatten(1).sort(1).values[0]).abs().max() == 0
