@@ -129,6 +129,8 @@ pub(super) struct Params {
     side_rows: u32,
     side_stride: u32,
     side_first: u32,
+    activation: u32,
+    epilogue: u32,
 }
 
 impl<'a> Call<'a> {
@@ -137,6 +139,17 @@ impl<'a> Call<'a> {
             Epilogue::Store => (1, 0, 0),
             Epilogue::Gated { modulation, first, tokens } => (tokens, modulation.shape[1], first),
             Epilogue::Table(table) => (table.shape[0], table.shape[1], 0),
+        };
+        let activation = match (self.linear.up, self.linear.activation) {
+            (Some(_), _) => 3,
+            (None, Activation::None) => 0,
+            (None, Activation::Silu) => 1,
+            (None, Activation::Gelu) => 2,
+        };
+        let epilogue = match self.linear.epilogue {
+            Epilogue::Store => 0,
+            Epilogue::Gated { .. } => 1,
+            Epilogue::Table(_) => 2,
         };
         Params {
             rows: self.rows() as u32,
@@ -147,6 +160,8 @@ impl<'a> Call<'a> {
             side_rows: side_rows as u32,
             side_stride: side_stride as u32,
             side_first: side_first as u32,
+            activation,
+            epilogue,
         }
     }
 
@@ -166,22 +181,7 @@ impl<'a> Call<'a> {
 
     fn constants(self) -> Vec<(&'static str, f64)> {
         let half = self.linear.weights.precision() == WeightPrecision::F16;
-        let activation = match (self.linear.up, self.linear.activation) {
-            (Some(_), _) => 3,
-            (None, Activation::None) => 0,
-            (None, Activation::Silu) => 1,
-            (None, Activation::Gelu) => 2,
-        };
-        let epilogue = match self.linear.epilogue {
-            Epilogue::Store => 0,
-            Epilogue::Gated { .. } => 1,
-            Epilogue::Table(_) => 2,
-        };
-        vec![
-            ("HALF_WEIGHTS", f64::from(u8::from(half))),
-            ("ACTIVATION", f64::from(activation)),
-            ("EPILOGUE", f64::from(epilogue)),
-        ]
+        vec![("HALF_WEIGHTS", f64::from(u8::from(half)))]
     }
 
     /// Workgroups for tiles of `rows` rows and `columns` sums, of which `SwiGLU` pairs two.
@@ -239,11 +239,6 @@ impl Kernel for LinearTile<'_> {
 /// For software adapters: registers only.
 pub(super) struct LinearSoftware<'a>(Call<'a>);
 
-/// `LANES` in `shaders/linear_software.wgsl`.
-const SOFTWARE_LANES: usize = 16;
-/// `ROWS` in `shaders/linear_software.wgsl`.
-const SOFTWARE_ROWS: usize = 8;
-
 impl Kernel for LinearSoftware<'_> {
     const NAME: &'static str = "linear_software";
     const SOURCE: &'static str = concat!(
@@ -262,13 +257,15 @@ impl Kernel for LinearSoftware<'_> {
     }
 
     fn constants(&self) -> Vec<(&'static str, f64)> {
-        let mut constants = self.0.constants();
-        constants.push(("LANES", SOFTWARE_LANES as f64));
-        constants
+        self.0.constants()
     }
 
     fn groups(&self) -> [u32; 3] {
-        self.0.groups(SOFTWARE_ROWS, 4 * SOFTWARE_LANES)
+        /// `ROWS` in the shader.
+        const ROWS: usize = 8;
+        /// 16 for each of 8 lanes.
+        const COLUMNS: usize = 128;
+        self.0.groups(ROWS, COLUMNS)
     }
 }
 
