@@ -1,1 +1,7 @@
-fn main() {}
+//! The command line tool: `diffmoe sample`, `verify`, `info`, `bench`.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -70,9 +70,9 @@ pub enum CheckpointError {
 /// All problems, but no more than a screenful.
 fn summary(problems: &[String]) -> String {
     const SHOWN: usize = 20;
-    let mut text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
-    if problems.len() > SHOWN {
-        text += &format!("; and {} more", problems.len() - SHOWN);
+    let text = problems.iter().take(SHOWN).cloned().collect::<Vec<_>>().join("; ");
+    match problems.len().saturating_sub(SHOWN) {
+        0 => text,
+        more => format!("{text}; and {more} more"),
     }
-    text
 }

@@ -5,6 +5,7 @@
 //! tensor. Every missing, extra and mis-shaped tensor is reported at once.
 
 mod dtype;
+pub mod embedded;
 mod error;
 mod open;
 mod write;

@@ -36,13 +36,15 @@ impl TensorOut {
 pub fn write_safetensors(
     path: &Path,
     tensors: &[TensorOut],
-    metadata: HashMap<String, String>,
+    metadata: impl IntoIterator<Item = (String, String)>,
 ) -> std::io::Result<()> {
     let views: Result<Vec<_>, _> = tensors
         .iter()
         .map(|t| TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map(|v| (t.name.as_str(), v)))
         .collect();
     let views = views.map_err(std::io::Error::other)?;
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(std::io::Error::other)?;
+    let bytes =
+        safetensors::serialize(views, Some(metadata.into_iter().collect::<HashMap<_, _>>()))
+            .map_err(std::io::Error::other)?;
     std::fs::write(path, bytes)
 }

@@ -293,13 +293,13 @@ impl Config {
         {
             return wrong("a size is above 65,536".into());
         }
-        if input_size % patch_size != 0 {
+        if !input_size.is_multiple_of(patch_size) {
             return wrong(format!(
                 "input_size {input_size} is no multiple of patch_size {patch_size}"
             ));
         }
         // The position embedding splits D in four, and the kernels read weights four at a time.
-        if hidden_size % 4 != 0 || head_dim % 4 != 0 || self.ffn_hidden % 4 != 0 {
+        if [hidden_size, head_dim, self.ffn_hidden].iter().any(|n| !n.is_multiple_of(4)) {
             return wrong("hidden_size, head_dim and the FFN width must be multiples of 4".into());
         }
         if self.kind != Kind::Dense && !(1..=32).contains(&self.num_experts) {

@@ -1,0 +1,61 @@
+//! From samples to one PNG.
+
+use image::{Rgb, RgbImage};
+
+/// Pixels between the pictures of a grid.
+const GAP: u32 = 4;
+/// A picture in a grid is at least this wide, so that 32 pixels can be looked at.
+const MIN_WIDTH: u32 = 128;
+
+/// Arranges samples `[B, 3, size, size]` in [-1, 1] as a grid, each enlarged by a whole factor without smoothing.
+pub(super) fn grid(samples: &[f32], size: u32, scale: Option<u32>) -> RgbImage {
+    let plane = (size * size) as usize;
+    let count = (samples.len() / (3 * plane)) as u32;
+    let scale = scale.unwrap_or_else(|| if count > 1 { MIN_WIDTH.div_ceil(size) } else { 1 });
+    let columns = f64::from(count).sqrt().ceil() as u32;
+    let rows = count.div_ceil(columns);
+    let tile = size * scale;
+    let extent = |n: u32| n * tile + (n - 1) * GAP;
+    let mut grid = RgbImage::from_pixel(extent(columns), extent(rows), Rgb([255; 3]));
+    for (i, sample) in samples.chunks_exact(3 * plane).enumerate() {
+        let (left, top) = (i as u32 % columns * (tile + GAP), i as u32 / columns * (tile + GAP));
+        for y in 0..tile {
+            for x in 0..tile {
+                let at = (y / scale * size + x / scale) as usize;
+                let channel = |c: usize| to_byte(sample[c * plane + at]);
+                grid.put_pixel(left + x, top + y, Rgb([channel(0), channel(1), channel(2)]));
+            }
+        }
+    }
+    grid
+}
+
+/// [-1, 1] to 0..=255, to the nearest.
+fn to_byte(value: f32) -> u8 {
+    // The cast saturates, and turns NaN into 0.
+    (value * 127.5 + 127.5).round() as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pixels_land_where_they_belong() {
+        // Two 2×2 pictures: the first red with one black corner, the second white.
+        let mut samples = vec![1.0_f32; 24];
+        samples[4..12].fill(-1.0);
+        samples[3] = -1.0;
+        let grid = grid(&samples, 2, Some(3));
+        assert_eq!(grid.dimensions(), (2 * 6 + GAP, 6));
+        assert_eq!(grid.get_pixel(0, 0).0, [255, 0, 0]);
+        assert_eq!(grid.get_pixel(5, 5).0, [0, 0, 0]);
+        assert_eq!(grid.get_pixel(2, 5).0, [255, 0, 0], "the corner is three pixels wide");
+        assert_eq!(grid.get_pixel(6 + GAP, 0).0, [255; 3]);
+    }
+
+    #[test]
+    fn values_outside_the_range_are_clamped() {
+        assert_eq!([-9.0, -1.0, 0.0, 1.0, 9.0, f32::NAN].map(to_byte), [0, 0, 128, 255, 255, 0]);
+    }
+}

@@ -1,0 +1,239 @@
+//! `diffmoe verify`: compares this implementation with recorded answers, tensor by tensor.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+
+use diffmoe::checkpoint::Checkpoint;
+use diffmoe::diffusion::Solver;
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::model::{Config, Engine, Routing, RoutingRule, RunSpec, TimeKind};
+use diffmoe::sampler::{OpenModel, Settings};
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use super::{BackendName, Outcome};
+
+/// Check the implementation against recorded answers of another one.
+///
+/// A case is a folder with `model.safetensors`, `case.json` (configuration and sampling settings) and
+/// `io.safetensors` (inputs, outputs and intermediate values). Every recorded tensor is compared; routing is
+/// compared as sets, exactly. Exit code 1 when something differs.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Folder of the case.
+    #[arg(value_name = "CASE_DIR")]
+    case: PathBuf,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendName,
+    /// Largest absolute difference that passes.
+    #[arg(long, default_value_t = 1e-4)]
+    tolerance: f32,
+}
+
+/// The settings in `case.json` that are not the model's.
+#[derive(Deserialize)]
+struct Case {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    steps: u32,
+    #[serde(default)]
+    heun_steps: u32,
+    #[serde(default = "no_guidance")]
+    cfg_scale: f32,
+}
+
+fn no_guidance() -> f32 {
+    1.0
+}
+
+/// A recorded tensor as numbers.
+struct Recorded {
+    shape: Vec<usize>,
+    values: Vec<f32>,
+    /// Counts and sets have to be equal; floats may differ within the tolerance.
+    exact: bool,
+}
+
+/// Counts verdicts and prints one line for each.
+struct Report {
+    tolerance: f32,
+    passed: u32,
+    failed: u32,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    if !(arguments.tolerance >= 0.0 && arguments.tolerance.is_finite()) {
+        return Err(format!("a tolerance of {} is not possible", arguments.tolerance).into());
+    }
+    let folder = &arguments.case;
+    let read = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read(&path).map_err(|error| {
+            format!("cannot read {}: {error}; a case needs model.safetensors, case.json and io.safetensors", path.display())
+        })
+    };
+    let case: Case = serde_json::from_slice(&read("case.json")?)
+        .map_err(|e| format!("{}: {e}", folder.join("case.json").display()))?;
+    if case.kind.starts_with("vae") {
+        return Err("this case is an image decoder, which is not implemented yet".into());
+    }
+    let io_bytes = read("io.safetensors")?;
+    let io = SafeTensors::deserialize(&io_bytes)
+        .map_err(|e| format!("{}: {e}", folder.join("io.safetensors").display()))?;
+    let checkpoint = Checkpoint::open(&folder.join("model.safetensors"))?;
+    let config = checkpoint.config();
+    let input = Inputs::read(&io, config)?;
+    let model = OpenModel::open(&checkpoint, arguments.backend.into(), WeightPrecision::F32)?;
+    if let Some(note) = model.note() {
+        eprintln!("note: {note}");
+    }
+    let mut engine = model.engine(input.times.len())?;
+    println!("{} on {}", folder.display(), engine.device());
+
+    let mut report = Report { tolerance: arguments.tolerance, passed: 0, failed: 0 };
+    let mut untested = Vec::new();
+    let taps = engine.forward_with_taps(&input.run, &input.times)?;
+    let mut names: Vec<&str> = io.names();
+    names.sort_unstable_by_key(|name| natural_order(name));
+    for name in names.into_iter().filter(|name| !["x", "t", "y", "style"].contains(name)) {
+        let wanted = record(&io, name)?;
+        if let Some((_, shape, values)) = taps.iter().find(|(tap, ..)| tap == name) {
+            report.compare(name, &wanted, shape, values);
+        } else if let Some(values) = sample(name, engine.as_mut(), config, &case, &input)? {
+            report.compare(name, &wanted, &input.shape, &values);
+        } else {
+            untested.push(name.to_owned());
+        }
+    }
+    if !untested.is_empty() {
+        println!("no answer yet for: {}", untested.join(", "));
+    }
+    println!("{} passed, {} failed", report.passed, report.failed);
+    if report.passed + report.failed == 0 {
+        return Err("the case has nothing that could be compared".into());
+    }
+    Ok(ExitCode::from(u8::from(report.failed > 0)))
+}
+
+struct Inputs {
+    shape: Vec<usize>,
+    times: Vec<f32>,
+    run: RunSpec,
+}
+
+impl Inputs {
+    fn read(io: &SafeTensors<'_>, config: &Config) -> Result<Self, String> {
+        let x = record(io, "x")?;
+        let t = record(io, "t")?;
+        let batch = t.values.len();
+        let size = config.input_size;
+        if batch == 0 || x.shape != [batch, config.in_channels, size, size] {
+            return Err(format!("x {:?} and t {:?} do not fit the model", x.shape, t.shape));
+        }
+        let mut labels = Vec::new();
+        for (key, table) in ["y", "style"].iter().zip(&config.labels) {
+            let rows: Vec<u32> = record(io, key)?.values.iter().map(|&v| v as u32).collect();
+            if rows.len() != batch || rows.iter().any(|&row| row > table.null) {
+                return Err(format!("{key} has to name a {} for each sample", table.name));
+            }
+            labels.push(rows);
+        }
+        let routing = Routing { rule: RoutingRule::Pool, ..Routing::default() };
+        let run = RunSpec { latent: x.values, labels, routing };
+        Ok(Self { shape: x.shape, times: t.values, run })
+    }
+}
+
+/// Samples as the recorded key says, or nothing where we cannot.
+fn sample(
+    key: &str,
+    engine: &mut dyn Engine,
+    config: &Config,
+    case: &Case,
+    input: &Inputs,
+) -> Result<Option<Vec<f32>>, Box<dyn std::error::Error>> {
+    let Some((solver, guidance)) = key.split_once('_') else { return Ok(None) };
+    let Ok(solver) = Solver::from_str(solver) else { return Ok(None) };
+    if config.time_kind != TimeKind::Flow {
+        return Ok(None);
+    }
+    let settings = Settings {
+        labels: input.run.labels.clone(),
+        seed: 0,
+        steps: if solver == Solver::Heun { case.heun_steps } else { case.steps },
+        guidance: if guidance == "nocfg" { 1.0 } else { case.cfg_scale },
+        solver,
+        routing: input.run.routing,
+    };
+    settings.check(config)?;
+    engine.start(&input.run);
+    for step in 0..settings.steps {
+        let Settings { solver, steps, guidance, .. } = settings;
+        engine.begin_step(&diffmoe::diffusion::guided_step(solver, step, steps, guidance));
+        while engine.advance(usize::MAX)? != diffmoe::model::Progress::Done {}
+        engine.wait()?;
+    }
+    let mut last = None;
+    while let Some(snapshot) = engine.take_snapshot() {
+        last = Some(snapshot.latent);
+    }
+    Ok(last)
+}
+
+fn record(io: &SafeTensors<'_>, name: &str) -> Result<Recorded, String> {
+    let view = io.tensor(name).map_err(|_| format!("io.safetensors has no tensor {name:?}"))?;
+    let raw = view.data();
+    let words = || raw.as_chunks::<4>().0.iter().copied();
+    let (values, exact): (Vec<f32>, bool) = match view.dtype() {
+        Dtype::F32 => (words().map(f32::from_le_bytes).collect(), false),
+        Dtype::I32 => (words().map(|b| i32::from_le_bytes(b) as f32).collect(), true),
+        Dtype::U8 => (raw.iter().map(|&b| f32::from(b)).collect(), true),
+        Dtype::I64 => {
+            let words = raw.as_chunks::<8>().0.iter();
+            (words.map(|&b| i64::from_le_bytes(b) as f32).collect(), true)
+        }
+        other => return Err(format!("{name} is stored as {other:?}, which verify cannot read")),
+    };
+    Ok(Recorded { shape: view.shape().to_vec(), values, exact })
+}
+
+impl Report {
+    fn compare(&mut self, name: &str, wanted: &Recorded, shape: &[usize], values: &[f32]) {
+        let verdict = if wanted.shape != shape {
+            Err(format!("shape {shape:?}, recorded {:?}", wanted.shape))
+        } else if wanted.exact {
+            let differ = wanted.values.iter().zip(values).filter(|(a, b)| a != b).count();
+            let all = values.len();
+            if differ == 0 {
+                Ok(format!("all {all} equal"))
+            } else {
+                Err(format!("{differ} of {all} differ"))
+            }
+        } else {
+            // NaN must not pass, so the test is written to fail on it.
+            let errors = wanted.values.iter().zip(values).map(|(a, b)| (a - b).abs());
+            let worst = errors.fold(0.0_f32, |m, e| if e > m || e.is_nan() { e } else { m });
+            let text = format!("max abs error {worst:.2e}");
+            if worst <= self.tolerance { Ok(text) } else { Err(text) }
+        };
+        match verdict {
+            Ok(text) => {
+                self.passed += 1;
+                println!("ok    {name:<24} {text}");
+            }
+            Err(text) => {
+                self.failed += 1;
+                println!("FAIL  {name:<24} {text}");
+            }
+        }
+    }
+}
+
+/// Sorts `blocks.10` after `blocks.9`, so that the first failure is where the error begins.
+fn natural_order(name: &str) -> (usize, String) {
+    let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok());
+    (block.unwrap_or(usize::MAX), name.to_owned())
+}

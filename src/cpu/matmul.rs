@@ -1,0 +1,216 @@
+//! The matrix product that everything else stands on: `out = x·Wᵀ + bias` for weights that never change.
+//!
+//! A weight matrix is stored once, when it is loaded, in *panels* of sixteen output features: all
+//! sixteen weights of input 0, then of input 1, and so on. A tile of the product, six rows by one
+//! panel, then stays in registers while it walks down the panel in one straight line, so nothing is
+//! rearranged at run time and an expert with few tokens streams its weights at the speed of memory.
+//!
+//! Every sum runs over the inputs in their order, whatever the tile, so a row of the result does
+//! not depend on which rows are computed beside it.
+
+use bytemuck::{Pod, Zeroable};
+use pulp::{Arch, Simd, WithSimd};
+
+/// Output features per panel.
+pub(super) const PANEL: usize = 16;
+/// Rows of a tile: 6 rows × 2 vectors of eight are 12 of the 16 registers that AVX2 has.
+const TILE: usize = 6;
+
+/// One input's weights in one panel; aligned so that no vector straddles two cache lines.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; PANEL]);
+
+/// A matrix `[outputs, inputs]` in panels, padded with zeros to a whole number of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Matrix {
+    outputs: usize,
+    inputs: usize,
+    /// `[panels, inputs]` lines.
+    lines: Vec<Line>,
+}
+
+impl Matrix {
+    /// Packs a row-major `[outputs, inputs]` matrix, the layout of `Linear.weight`.
+    pub(super) fn new(outputs: usize, inputs: usize, weight: &[f32]) -> Self {
+        let mut matrix = Self::default();
+        matrix.pack_rows(outputs, inputs, |o| &weight[o * inputs..][..inputs]);
+        matrix
+    }
+
+    /// Packs rows `[inputs]`, one for each output; reuses the memory of the matrix before.
+    pub(super) fn pack_rows<'a>(
+        &mut self,
+        outputs: usize,
+        inputs: usize,
+        row: impl Fn(usize) -> &'a [f32],
+    ) {
+        self.resize(outputs, inputs);
+        for (p, panel) in self.lines.chunks_exact_mut(inputs).enumerate() {
+            for (column, o) in (p * PANEL..outputs).take(PANEL).enumerate() {
+                for (line, &w) in panel.iter_mut().zip(row(o)) {
+                    line.0[column] = w;
+                }
+            }
+        }
+    }
+
+    /// Packs columns `[outputs]`, one for each input; reuses the memory of the matrix before.
+    pub(super) fn pack_columns<'a>(
+        &mut self,
+        outputs: usize,
+        inputs: usize,
+        column: impl Fn(usize) -> &'a [f32],
+    ) {
+        self.resize(outputs, inputs);
+        for i in 0..inputs {
+            for (p, part) in column(i)[..outputs].chunks(PANEL).enumerate() {
+                self.lines[p * inputs + i].0[..part.len()].copy_from_slice(part);
+            }
+        }
+    }
+
+    /// Width of the result.
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    fn resize(&mut self, outputs: usize, inputs: usize) {
+        let lines = outputs.div_ceil(PANEL) * inputs;
+        if (self.outputs, self.inputs) != (outputs, inputs) {
+            self.lines.clear();
+            self.lines.resize(lines, Line::zeroed());
+        }
+        (self.outputs, self.inputs) = (outputs, inputs);
+    }
+
+    /// `out[r] = x[r]·Wᵀ + bias` for every row of `out`, `[rows, outputs]`; `x(r)` is row `r`, `[inputs]`.
+    pub(super) fn apply<'a>(
+        &self,
+        bias: Option<&[f32]>,
+        x: impl Fn(usize) -> &'a [f32],
+        out: &mut [f32],
+    ) {
+        Arch::new().dispatch(Product { matrix: self, bias, x, out });
+    }
+}
+
+/// The arguments of [`Matrix::apply`], on their way into code for the processor at hand.
+struct Product<'m, X> {
+    matrix: &'m Matrix,
+    bias: Option<&'m [f32]>,
+    x: X,
+    out: &'m mut [f32],
+}
+
+impl<'a, X: Fn(usize) -> &'a [f32]> WithSimd for Product<'_, X> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.run::<S, 1>(simd),
+            8 => self.run::<S, 2>(simd),
+            4 => self.run::<S, 4>(simd),
+            _ => self.run::<S, 16>(simd),
+        }
+    }
+}
+
+impl<'a, X: Fn(usize) -> &'a [f32]> Product<'_, X> {
+    /// `V` vectors make a panel.
+    #[inline(always)]
+    fn run<S: Simd, const V: usize>(self, simd: S) {
+        let Matrix { outputs, inputs, ref lines } = *self.matrix;
+        for (p, panel) in lines.chunks_exact(inputs).enumerate() {
+            let columns = p * PANEL..outputs.min((p + 1) * PANEL);
+            let panel = S::as_simd_f32s(bytemuck::cast_slice(panel)).0.as_chunks::<V>().0;
+            let mut bias = Line::zeroed();
+            if let Some(values) = self.bias {
+                bias.0[..columns.len()].copy_from_slice(&values[columns.clone()]);
+            }
+            for (t, rows) in self.out.chunks_mut(TILE * outputs).enumerate() {
+                let x = |r: usize| (self.x)(t * TILE + r);
+                let mut sums = [Line::zeroed(); TILE];
+                match rows.len() / outputs {
+                    1 => tile::<S, V, 1>(simd, x, panel, &bias, &mut sums),
+                    2 => tile::<S, V, 2>(simd, x, panel, &bias, &mut sums),
+                    3 => tile::<S, V, 3>(simd, x, panel, &bias, &mut sums),
+                    4 => tile::<S, V, 4>(simd, x, panel, &bias, &mut sums),
+                    5 => tile::<S, V, 5>(simd, x, panel, &bias, &mut sums),
+                    _ => tile::<S, V, 6>(simd, x, panel, &bias, &mut sums),
+                }
+                for (row, sum) in rows.chunks_exact_mut(outputs).zip(&sums) {
+                    let row = &mut row[columns.clone()];
+                    // A length that the compiler knows makes this two moves instead of a call.
+                    match row.first_chunk_mut::<PANEL>() {
+                        Some(whole) => *whole = sum.0,
+                        None => row.copy_from_slice(&sum.0[..row.len()]),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The innermost loop: `R` rows by one panel, all sums in registers.
+#[inline(always)]
+fn tile<'a, S: Simd, const V: usize, const R: usize>(
+    simd: S,
+    x: impl Fn(usize) -> &'a [f32],
+    panel: &[[S::f32s; V]],
+    bias: &Line,
+    sums: &mut [Line; TILE],
+) {
+    let inputs = panel.len();
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &x(r)[..inputs]);
+    let bias: [S::f32s; V] = std::array::from_fn(|v| S::as_simd_f32s(&bias.0).0[v]);
+    let mut acc = [bias; R];
+    for (i, w) in panel.iter().enumerate() {
+        for r in 0..R {
+            let x = simd.splat_f32s(rows[r][i]);
+            for v in 0..V {
+                acc[r][v] = simd.mul_add_e_f32s(x, w[v], acc[r][v]);
+            }
+        }
+    }
+    for (sum, acc) in sums.iter_mut().zip(acc) {
+        S::as_mut_simd_f32s(&mut sum.0).0.copy_from_slice(&acc);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Odd sizes on both sides of tile and panel, against sums in f64.
+    #[test]
+    fn every_tile_height_and_panel_rest_gives_the_product() {
+        for (rows, inputs, outputs) in
+            [(1, 1, 1), (2, 5, 17), (3, 24, 16), (4, 33, 15), (5, 8, 48), (6, 7, 31), (13, 64, 40)]
+        {
+            let value = |i: usize, seed: f64| ((i as f64 * 0.7 + seed).sin() * 2.0) as f32;
+            let weight: Vec<f32> = (0..outputs * inputs).map(|i| value(i, 0.3)).collect();
+            let x: Vec<f32> = (0..rows * inputs).map(|i| value(i, 1.1)).collect();
+            let bias: Vec<f32> = (0..outputs).map(|i| value(i, 2.0)).collect();
+            let mut by_rows = vec![f32::NAN; rows * outputs];
+            let row = |r: usize| &x[r * inputs..][..inputs];
+            Matrix::new(outputs, inputs, &weight).apply(Some(&bias), row, &mut by_rows);
+            let transposed: Vec<f32> =
+                (0..inputs * outputs).map(|i| weight[i % outputs * inputs + i / outputs]).collect();
+            let mut matrix = Matrix::default();
+            matrix.pack_columns(outputs, inputs, |i| &transposed[i * outputs..]);
+            let mut by_columns = vec![f32::NAN; rows * outputs];
+            matrix.apply(Some(&bias), row, &mut by_columns);
+            assert_eq!(by_rows, by_columns);
+            for (at, &got) in by_rows.iter().enumerate() {
+                let (r, o) = (at / outputs, at % outputs);
+                let want: f64 = (0..inputs)
+                    .map(|i| f64::from(x[r * inputs + i]) * f64::from(weight[o * inputs + i]))
+                    .sum::<f64>()
+                    + f64::from(bias[o]);
+                assert!((f64::from(got) - want).abs() < 1e-4, "{rows}x{inputs}x{outputs} at {at}");
+            }
+        }
+    }
+}

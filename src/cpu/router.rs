@@ -1,0 +1,190 @@
+//! Which expert takes which token: the routing rules of the four kinds of model.
+//!
+//! A routing is one bit mask per token of the pool, bit `e` for expert `e`. Where two scores are equal
+//! the lower token (or, with token choice, the lower expert) wins, so every device agrees.
+
+use crate::model::{Config, Kind, Routing, RoutingRule};
+
+/// What the rules look at. `S` tokens in the pool, `T` of them in each sample.
+pub(super) struct Scores<'a> {
+    /// Softmax of the gate over the experts, `[S, E]`.
+    pub(super) gate: &'a [f32],
+    /// Sigmoid of the capacity predictor, `[S, E]`; empty unless the model is a `DiffMoE`.
+    pub(super) capacity: &'a [f32],
+    /// The checkpoint's thresholds, `[E]`; empty likewise.
+    pub(super) thresholds: &'a [f32],
+}
+
+/// Fills `masks`, `[S]`, by the rule of the model.
+pub(super) fn route(config: &Config, routing: Routing, scores: &Scores, masks: &mut [u32]) {
+    let experts = config.num_experts;
+    let tokens = config.tokens();
+    masks.fill(0);
+    match (config.kind, routing.rule) {
+        (Kind::Dense, _) => {}
+        (Kind::Tc, _) => token_choice(config.capacity as usize, experts, scores.gate, masks),
+        (Kind::Ec, _) => {
+            let take = (tokens as f64 / experts as f64 * f64::from(config.capacity)) as usize;
+            let gates = scores.gate.chunks_exact(tokens * experts);
+            for (gate, masks) in gates.zip(masks.chunks_exact_mut(tokens)) {
+                for e in 0..experts {
+                    take_best(take, e, experts, gate, masks);
+                }
+            }
+        }
+        (Kind::DiffMoe, RoutingRule::Pool) => {
+            for e in 0..experts {
+                let above = predicted(e, routing, scores).filter(|&above| above).count();
+                take_best(above, e, experts, scores.gate, masks);
+            }
+        }
+        (Kind::DiffMoe, RoutingRule::Token) => {
+            for e in 0..experts {
+                for (mask, above) in masks.iter_mut().zip(predicted(e, routing, scores)) {
+                    *mask |= u32::from(above) << e;
+                }
+            }
+        }
+    }
+}
+
+/// For each token of the pool, whether the capacity predictor wants it for expert `e`: strictly above
+/// the threshold.
+fn predicted(e: usize, routing: Routing, scores: &Scores) -> impl Iterator<Item = bool> {
+    let experts = scores.thresholds.len();
+    let threshold = routing.threshold(scores.thresholds[e]);
+    scores.capacity.iter().skip(e).step_by(experts).map(move |&p| p > threshold)
+}
+
+/// Expert `e` takes the `count` tokens with the highest gate scores.
+fn take_best(count: usize, e: usize, experts: usize, gate: &[f32], masks: &mut [u32]) {
+    let mut order: Vec<usize> = (0..masks.len()).collect();
+    if count < order.len() {
+        let score = |token: usize| gate[token * experts + e];
+        let better = |a: &usize, b: &usize| score(*b).total_cmp(&score(*a)).then(a.cmp(b));
+        order.select_nth_unstable_by(count, better);
+        order.truncate(count);
+    }
+    for token in order {
+        masks[token] |= 1 << e;
+    }
+}
+
+/// Each token takes its `count` best experts.
+fn token_choice(count: usize, experts: usize, gate: &[f32], masks: &mut [u32]) {
+    for (mask, scores) in masks.iter_mut().zip(gate.chunks_exact(experts)) {
+        let mut order: Vec<usize> = (0..experts).collect();
+        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        for &e in order.iter().take(count) {
+            *mask |= 1 << e;
+        }
+    }
+}
+
+/// For each expert the tokens that it takes, in ascending order, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Assignments {
+    /// Token numbers, grouped by expert.
+    pub(super) tokens: Vec<usize>,
+    /// Where each expert's group starts, and the end: `[E + 1]`.
+    pub(super) starts: Vec<usize>,
+    /// For each token where its rows are, in the order of its experts; `firsts` says which part.
+    pub(super) rows: Vec<usize>,
+    /// Where each token's part of `rows` starts, and the end: `[S + 1]`.
+    pub(super) firsts: Vec<usize>,
+}
+
+impl Assignments {
+    /// Turns masks into lists, both ways round.
+    pub(super) fn collect(&mut self, masks: &[u32], experts: usize) {
+        let chosen = |mask: u32, e: usize| mask >> e & 1 == 1;
+        self.firsts.clear();
+        self.firsts.push(0);
+        let mut rows = 0;
+        for mask in masks {
+            rows += mask.count_ones() as usize;
+            self.firsts.push(rows);
+        }
+        self.rows.clear();
+        self.rows.resize(rows, 0);
+        self.tokens.clear();
+        self.starts.clear();
+        // Experts come in ascending order, so each token's rows do too.
+        let mut filled = self.firsts.clone();
+        for e in 0..experts {
+            self.starts.push(self.tokens.len());
+            for (token, _) in masks.iter().enumerate().filter(|(_, mask)| chosen(**mask, e)) {
+                self.rows[filled[token]] = self.tokens.len();
+                filled[token] += 1;
+                self.tokens.push(token);
+            }
+        }
+        self.starts.push(self.tokens.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(kind: &str, capacity: f32) -> Config {
+        Config::from_json(&format!(
+            r#"{{"kind":"{kind}","t_kind":"flow","params":{{"input_size":4,"num_classes":1,"patch_size":2,
+            "depth":2,"hidden_size":16,"num_heads":2,"MoE_config":{{"num_experts":2,"capacity":{capacity}}}}}}}"#
+        ))
+        .unwrap()
+    }
+
+    const GATE: [f32; 16] =
+        [0.5, 0.5, 0.9, 0.1, 0.5, 0.5, 0.2, 0.8, 0.5, 0.5, 0.6, 0.4, 0.6, 0.4, 0.1, 0.9];
+
+    fn routed(config: &Config, routing: Routing, capacity: &[f32]) -> Vec<u32> {
+        let mut masks = vec![u32::MAX; 8];
+        let thresholds = if capacity.is_empty() { &[][..] } else { &[0.5, 0.25] };
+        route(config, routing, &Scores { gate: &GATE, capacity, thresholds }, &mut masks);
+        masks
+    }
+
+    #[test]
+    fn the_lowest_token_wins_a_tie() {
+        // k = 4/2·0.5 = 1 in each sample of four tokens; then k = 2, where tokens 0 and 2 tie.
+        assert_eq!(routed(&config("ec", 0.5), Routing::default(), &[]), [0, 1, 0, 2, 0, 1, 0, 2]);
+        assert_eq!(routed(&config("ec", 1.0), Routing::default(), &[]), [3, 1, 0, 2, 2, 1, 1, 2]);
+    }
+
+    #[test]
+    fn a_token_chooses_the_first_of_equal_experts() {
+        assert_eq!(routed(&config("tc", 1.0), Routing::default(), &[]), [1, 1, 1, 2, 1, 1, 1, 2]);
+        assert_eq!(routed(&config("tc", 2.0), Routing::default(), &[]), [3; 8]);
+    }
+
+    #[test]
+    fn the_two_rules_agree_on_numbers_but_not_on_tokens() {
+        let config = config("diffmoe", 1.0);
+        // Expert 0 is predicted for tokens 0, 2 and 7 (0.5 itself is not above 0.5), expert 1 for 6.
+        let mut capacity = [0.0; 16];
+        for (token, value) in [(0, 0.6), (2, 0.7), (3, 0.5), (7, 0.51)] {
+            capacity[token * 2] = value;
+        }
+        capacity[6 * 2 + 1] = 0.3;
+        let with = |rule, shift| Routing { rule, gamma: None, shift };
+        let token = routed(&config, with(RoutingRule::Token, 0.0), &capacity);
+        assert_eq!(token, [1, 0, 1, 0, 0, 0, 2, 1]);
+        let pool = routed(&config, with(RoutingRule::Pool, 0.0), &capacity);
+        assert_eq!(pool, [0, 1, 0, 0, 0, 1, 1, 2]);
+        let fewer = routed(&config, with(RoutingRule::Token, 0.06), &capacity);
+        assert_eq!(fewer, [1, 0, 1, 0, 0, 0, 0, 0]);
+        let all = Routing { rule: RoutingRule::Pool, gamma: Some(-1.0), shift: 9.0 };
+        assert_eq!(routed(&config, all, &capacity), [3; 8]);
+    }
+
+    #[test]
+    fn lists_lead_from_experts_to_tokens_and_back() {
+        let mut lists = Assignments::default();
+        lists.collect(&[0b101, 0, 0b100, 0b111], 3);
+        assert_eq!(lists.tokens, [0, 3, 3, 0, 2, 3]);
+        assert_eq!(lists.starts, [0, 2, 3, 6]);
+        assert_eq!(lists.firsts, [0, 2, 2, 3, 6]);
+        assert_eq!(lists.rows, [0, 3, 4, 1, 2, 5]);
+    }
+}

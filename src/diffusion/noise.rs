@@ -1,0 +1,90 @@
+//! Seeded randomness with the same bits on every machine.
+//!
+//! `ChaCha8` gives the integers and Box–Muller turns them into Gaussian numbers in f64 with the `libm`
+//! crate: the standard library's `ln` and `cos` differ from platform to platform, and a shared seed would
+//! then show another picture in the browser.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+/// Gaussian noise for one sample, `len` numbers. Each picture of a run has a stream of its own, so picture 3
+/// of a seed is the same whether 4 or 40 are drawn.
+pub fn gaussian(seed: u64, picture: u64, len: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(picture);
+    let mut noise = Vec::with_capacity(len + 1);
+    while noise.len() < len {
+        // The first is in (0, 1], so that its logarithm is finite.
+        let radius = libm::sqrt(-2.0 * libm::log(1.0 - uniform(&mut rng)));
+        let angle = std::f64::consts::TAU * uniform(&mut rng);
+        noise.push((radius * libm::cos(angle)) as f32);
+        noise.push((radius * libm::sin(angle)) as f32);
+    }
+    noise.truncate(len);
+    noise
+}
+
+/// `count` row numbers below `rows`, drawn without repetition as long as there are rows left.
+/// `purpose` separates draws of one seed from each other, and from the noise.
+pub fn random_rows(seed: u64, purpose: u32, rows: u32, count: usize) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    // Noise uses the low streams, one a picture.
+    rng.set_stream(u64::MAX - u64::from(purpose));
+    let mut drawn = Vec::with_capacity(count);
+    let mut deck: Vec<u32> = Vec::new();
+    for _ in 0..if rows == 0 { 0 } else { count } {
+        if deck.is_empty() {
+            deck.extend(0..rows);
+        }
+        let pick = (uniform(&mut rng) * deck.len() as f64) as usize;
+        drawn.push(deck.swap_remove(pick));
+    }
+    drawn
+}
+
+/// A number in [0, 1) with 53 random bits.
+fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_never_changes() {
+        // Written down once: a change here would silently change every shared picture.
+        let bits: Vec<u32> = gaussian(1, 0, 5).iter().map(|v| v.to_bits()).collect();
+        assert_eq!(bits, NOISE_OF_SEED_1, "{bits:?}");
+    }
+    const NOISE_OF_SEED_1: [u32; 5] = [0, 0, 0, 0, 0];
+
+    #[test]
+    fn noise_is_standard_normal() {
+        let noise = gaussian(7, 3, 100_001);
+        assert_eq!(noise.len(), 100_001);
+        let moment =
+            |p: i32| noise.iter().map(|v| f64::from(*v).powi(p)).sum::<f64>() / noise.len() as f64;
+        assert!(moment(1).abs() < 0.01, "mean {}", moment(1));
+        assert!((moment(2) - 1.0).abs() < 0.02, "variance {}", moment(2));
+        assert!((moment(4) - 3.0).abs() < 0.1, "fourth moment {}", moment(4));
+    }
+
+    #[test]
+    fn pictures_and_seeds_differ() {
+        let all = [gaussian(1, 0, 8), gaussian(1, 1, 8), gaussian(2, 0, 8)];
+        assert_ne!(all[0], all[1]);
+        assert_ne!(all[0], all[2]);
+        assert_eq!(gaussian(1, 1, 4), all[1][..4], "length must not matter");
+    }
+
+    #[test]
+    fn rows_repeat_only_when_all_were_drawn() {
+        let mut rows = random_rows(5, 0, 10, 20);
+        assert_ne!(rows[..10], rows[10..]);
+        rows.sort_unstable();
+        let twice: Vec<u32> = (0..10).flat_map(|r| [r, r]).collect();
+        assert_eq!(rows, twice);
+        assert!(random_rows(5, 0, 0, 3).is_empty());
+    }
+}

@@ -1,0 +1,108 @@
+//! Choosing what computes.
+
+use std::sync::Arc;
+
+use crate::checkpoint::Checkpoint;
+use crate::cpu::{CpuEngine, CpuModel};
+use crate::gpu::{Gpu, GpuError, GpuOptions, Profile};
+use crate::kernels::WeightPrecision;
+use crate::model::{Engine, EngineError, GpuEngine, GpuModel};
+
+/// Which processor a user wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// A graphics processor if there is a real one, else the processor.
+    #[default]
+    Auto,
+    /// Any wgpu adapter, software adapters included.
+    Gpu,
+    /// The processor.
+    Cpu,
+}
+
+/// Why no engine could be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// No adapter, or not a usable one.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
+    /// The model does not run there.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A model on the device that was chosen for it; makes engines for any batch size.
+pub struct OpenModel {
+    place: Place,
+    note: Option<String>,
+}
+
+enum Place {
+    Cpu(Arc<CpuModel>),
+    Gpu(Arc<GpuModel>),
+}
+
+impl OpenModel {
+    /// Opens a model, waiting for the device. Not for user interfaces.
+    ///
+    /// # Errors
+    /// When the model is unsupported or does not fit, or a GPU was asked for and there is none.
+    pub fn open(
+        checkpoint: &Checkpoint,
+        backend: Backend,
+        precision: WeightPrecision,
+    ) -> Result<Self, BackendError> {
+        pollster::block_on(Self::request(checkpoint, backend, precision))
+    }
+
+    /// As [`OpenModel::open`], for callers that must not wait.
+    ///
+    /// # Errors
+    /// As [`OpenModel::open`].
+    pub async fn request(
+        checkpoint: &Checkpoint,
+        backend: Backend,
+        precision: WeightPrecision,
+    ) -> Result<Self, BackendError> {
+        let on_cpu = |note: Option<String>| -> Result<Self, BackendError> {
+            Ok(Self { place: Place::Cpu(Arc::new(CpuModel::load(checkpoint)?)), note })
+        };
+        let instead = |reason: String| on_cpu(Some(format!("{reason}: using the CPU")));
+        if backend == Backend::Cpu {
+            return on_cpu(None);
+        }
+        let auto = backend == Backend::Auto;
+        let gpu = match Gpu::request(GpuOptions::default()).await {
+            Ok(gpu) if auto && gpu.profile == Profile::Software => {
+                return instead(format!(
+                    "the only graphics adapter, {}, is software and slower than the CPU backend",
+                    gpu.info.name
+                ));
+            }
+            Ok(gpu) => gpu,
+            Err(error) if auto => return instead(error.to_string()),
+            Err(error) => return Err(error.into()),
+        };
+        match GpuModel::load(Arc::new(gpu), checkpoint, precision) {
+            Ok(model) => Ok(Self { place: Place::Gpu(Arc::new(model)), note: None }),
+            Err(error) if auto => instead(error.to_string()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// An engine for batches of `batch` pictures; engines share the weights.
+    ///
+    /// # Errors
+    /// When the device has no room for such a batch.
+    pub fn engine(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
+        Ok(match &self.place {
+            Place::Cpu(model) => Box::new(CpuEngine::new(model.clone(), batch)),
+            Place::Gpu(model) => Box::new(GpuEngine::new(model.clone(), batch)?),
+        })
+    }
+
+    /// Why the model is where it is, in a sentence, when the user did not choose the place.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+}

@@ -1,0 +1,140 @@
+//! What a user may choose, checked before anything is computed.
+
+use crate::diffusion::Solver;
+use crate::model::{Config, Kind, Routing};
+
+/// The settings of a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// For each label table of the model, one row for each picture. The null row means "anything".
+    pub labels: Vec<Vec<u32>>,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Denoising steps.
+    pub steps: u32,
+    /// Guidance scale; 1 is none.
+    pub guidance: f32,
+    /// Solver.
+    pub solver: Solver,
+    /// Routing rule and thresholds.
+    pub routing: Routing,
+}
+
+/// A setting that cannot work, with what to do instead.
+#[derive(Debug, thiserror::Error, PartialEq)]
+pub enum SettingsError {
+    /// No or too many steps.
+    #[error("{0} steps are not possible; choose 1 to 10000")]
+    Steps(u32),
+    /// Not a number, or far out of range.
+    #[error(
+        "guidance {0} is not possible; choose a number from 0 to 100 (1 switches guidance off)"
+    )]
+    Guidance(f32),
+    /// A threshold that is no probability.
+    #[error("gamma {0} is not possible; it is a threshold for a probability, choose 0 to 1")]
+    Gamma(f32),
+    /// A shift that is no number.
+    #[error("a threshold shift of {0} is not possible; choose a number from -1 to 1")]
+    Shift(f32),
+    /// A row that the table does not have.
+    #[error("{table} {row} does not exist; the model has {count} of them, numbered from 0")]
+    Label {
+        /// Which table.
+        table: String,
+        /// The row.
+        row: u32,
+        /// Rows without the null row.
+        count: u32,
+    },
+    /// Label lists that do not belong together.
+    #[error("every label table needs one label for each picture")]
+    Count,
+    /// A model of the wrong kind.
+    #[error("this model was trained with DDPM noise, which the flow solvers cannot sample")]
+    NotFlow,
+}
+
+impl Settings {
+    /// Checks the settings against a model.
+    ///
+    /// # Errors
+    /// The first setting that cannot work.
+    pub fn check(&self, config: &Config) -> Result<(), SettingsError> {
+        if config.time_kind != crate::model::TimeKind::Flow {
+            return Err(SettingsError::NotFlow);
+        }
+        if !(1..=10_000).contains(&self.steps) {
+            return Err(SettingsError::Steps(self.steps));
+        }
+        if !(0.0..=100.0).contains(&self.guidance) {
+            return Err(SettingsError::Guidance(self.guidance));
+        }
+        if let Some(gamma) = self.routing.gamma.filter(|g| !(0.0..=1.0).contains(g)) {
+            return Err(SettingsError::Gamma(gamma));
+        }
+        if !(-1.0..=1.0).contains(&self.routing.shift) {
+            return Err(SettingsError::Shift(self.routing.shift));
+        }
+        let pictures = self.labels.first().map_or(0, Vec::len);
+        if self.labels.len() != config.labels.len()
+            || pictures == 0
+            || self.labels.iter().any(|rows| rows.len() != pictures)
+        {
+            return Err(SettingsError::Count);
+        }
+        for (rows, table) in self.labels.iter().zip(&config.labels) {
+            if let Some(&row) = rows.iter().find(|&&row| row > table.null) {
+                let count = table.null;
+                return Err(SettingsError::Label { table: table.name.clone(), row, count });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the routing settings have any effect on a model.
+    pub fn routing_applies(config: &Config) -> bool {
+        config.kind == Kind::DiffMoe
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::from_json(
+            r#"{"kind":"dense","t_kind":"flow","params":{"input_size":8,"num_classes":10,
+            "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4}}"#,
+        )
+        .unwrap()
+    }
+
+    fn settings() -> Settings {
+        Settings {
+            labels: vec![vec![3, 10]],
+            seed: 0,
+            steps: 10,
+            guidance: 1.5,
+            solver: Solver::Euler,
+            routing: Routing::default(),
+        }
+    }
+
+    #[test]
+    fn impossible_settings_are_refused() {
+        assert_eq!(settings().check(&config()), Ok(()), "the null row is allowed");
+        let refused = |change: fn(&mut Settings)| {
+            let mut s = settings();
+            change(&mut s);
+            s.check(&config()).unwrap_err().to_string()
+        };
+        assert!(refused(|s| s.steps = 0).contains("0 steps"));
+        assert!(refused(|s| s.guidance = f32::NAN).contains("guidance NaN"));
+        assert!(refused(|s| s.guidance = -1.0).contains("guidance -1"));
+        assert!(refused(|s| s.routing.gamma = Some(1.5)).contains("gamma 1.5"));
+        assert!(refused(|s| s.routing.shift = f32::INFINITY).contains("shift"));
+        assert!(refused(|s| s.labels = vec![vec![99_999]]).contains("class 99999 does not exist"));
+        assert!(refused(|s| s.labels = vec![vec![]]).contains("one label"));
+    }
+}

@@ -1,0 +1,340 @@
+//! The command line tool as a user meets it: what it writes, and what it says when something is wrong.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Runs the tool on the CPU backend's two-thread setting; returns exit code, stdout, stderr.
+fn diffmoe(arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_diffmoe"))
+        .args(arguments)
+        .output()
+        .expect("the tool starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("an exit code, not a signal"), text(stdout), text(stderr))
+}
+
+/// Asserts that a request is refused with exit code 2, one sentence and no panic.
+fn refused(arguments: &[&str], expected: &str) {
+    let (code, _, stderr) = diffmoe(arguments);
+    assert_eq!(code, 2, "{arguments:?}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+    assert!(stderr.contains(expected), "{arguments:?} should speak of {expected:?}: {stderr}");
+    let errors = stderr.lines().filter(|line| line.starts_with("error:")).count();
+    assert_eq!(errors, 1, "{arguments:?}: {stderr}");
+}
+
+fn fixture(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name).display().to_string()
+}
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a folder"))
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+    fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+}
+
+const QUICK: [&str; 9] =
+    ["sample", "--backend", "cpu", "--steps", "2", "--count", "2", "--seed", "5"];
+
+#[test]
+fn the_same_seed_writes_the_same_bytes_and_another_seed_does_not() {
+    let folder = Folder::new();
+    let draw = |name: &str, more: &[&str]| {
+        let out = folder.text(name);
+        let arguments = [&QUICK[..], &["--out", &out], more].concat();
+        let (code, stdout, stderr) = diffmoe(&arguments);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains("capacity C ="), "{stdout}");
+        std::fs::read(folder.path(name)).expect("a picture")
+    };
+    let first = draw("a.png", &[]);
+    assert_eq!(first, draw("b.png", &[]));
+    assert_ne!(first, draw("c.png", &["--cfg", "4"]));
+    let picture = image::load_from_memory(&first).expect("a PNG");
+    assert_eq!((picture.width(), picture.height()), (128 + 4 + 128, 128));
+    let left_over = std::fs::read_dir(folder.0.path()).expect("the folder").count();
+    assert_eq!(left_over, 3, "no partial files are left behind");
+}
+
+#[test]
+fn batches_do_not_change_pictures_under_the_token_rule() {
+    let folder = Folder::new();
+    let draw = |batch: &str| {
+        let out = folder.text(&format!("{batch}.png"));
+        let trace = folder.text(&format!("{batch}.json"));
+        let arguments = [
+            "sample",
+            "--backend",
+            "cpu",
+            "--steps",
+            "2",
+            "--seed",
+            "5",
+            "--class",
+            "Forest,River",
+            "--count",
+            "3",
+            "--batch",
+            batch,
+            "--out",
+            &out,
+            "--trace",
+            &trace,
+        ];
+        let (code, _, stderr) = diffmoe(&arguments);
+        assert_eq!(code, 0, "{stderr}");
+        let picture = image::open(&out).expect("a PNG").to_rgb8();
+        let trace: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(trace).expect("a trace")).expect("JSON");
+        (picture, trace)
+    };
+    let (whole, trace) = draw("3");
+    let (parts, joined) = draw("2");
+    let worst = whole.iter().zip(parts.iter()).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(worst <= Some(1), "{worst:?}");
+    assert_eq!(trace["labels"], joined["labels"]);
+    assert_eq!(trace["labels"][0], serde_json::json!(["Forest", "River", "Forest"]));
+    let forwards = trace["forwards"].as_array().expect("passes");
+    assert_eq!(forwards.len(), joined["forwards"].as_array().expect("passes").len());
+    let layer = &forwards[0]["layers"][0];
+    let taken: u64 = layer["masks"]
+        .as_array()
+        .expect("masks")
+        .iter()
+        .map(|m| u64::from(m.as_u64().expect("a mask").count_ones()))
+        .sum();
+    let counted: u64 = layer["counts"]
+        .as_array()
+        .expect("counts")
+        .iter()
+        .filter_map(serde_json::Value::as_u64)
+        .sum();
+    assert_eq!(taken, counted);
+}
+
+#[test]
+fn a_lower_threshold_gives_every_token_more_experts() {
+    let folder = Folder::new();
+    let capacity = |gamma: &str| {
+        let (out, trace) = (folder.text("g.png"), folder.text("g.json"));
+        let arguments =
+            [&QUICK[..], &["--gamma", gamma, "--out", &out, "--trace", &trace]].concat();
+        let (code, _, stderr) = diffmoe(&arguments);
+        assert_eq!(code, 0, "{stderr}");
+        let trace: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(trace).expect("a trace")).expect("JSON");
+        (trace["capacity"].as_f64().expect("C"), trace["experts"].as_f64().expect("E"))
+    };
+    let (all, experts) = capacity("0");
+    assert!((all - experts).abs() < 1e-6, "threshold 0 lets every expert work on every token");
+    assert!(capacity("0.1").0 > capacity("0.6").0);
+    assert!(capacity("1").0 < 1e-6, "no probability exceeds 1");
+}
+
+#[test]
+fn impossible_requests_are_refused_in_one_sentence() {
+    let folder = Folder::new();
+    let out = folder.text("x.png");
+    let sample = |more: &[&str], expected: &str| {
+        refused(&[&["sample", "--backend", "cpu", "--out", &out], more].concat(), expected);
+    };
+    sample(&["--class", "99999"], "there is no class \"99999\"");
+    sample(&["--class", "Volcano"], "Forest");
+    sample(&["--style", "noto"], "knows no styles");
+    sample(&["--steps", "0"], "0 steps");
+    sample(&["--cfg", "NaN"], "guidance NaN");
+    sample(&["--cfg", "-3"], "guidance -3");
+    sample(&["--gamma", "7"], "gamma 7");
+    sample(&["--count", "0"], "0 pictures");
+    sample(&["--count", "9999999"], "pictures are not possible");
+    sample(&["--batch", "0"], "batch of 0");
+    sample(&["--scale", "0"], "scale of 0");
+    sample(&["--solver", "rk4"], "euler or heun");
+    sample(&["--model", "nosuch"], "there is no model");
+    sample(&["--model", &folder.text("nosuch.safetensors")], "cannot read");
+    sample(&["--model", &fixture("diffmoe_flow/model.safetensors")], "makes latents");
+    std::fs::create_dir(folder.path("folder.png")).expect("a folder");
+    refused(&["sample", "--out", &folder.text("folder.png")], "it is a folder");
+    refused(&["sample", "--out", &folder.text("no/such/folder/x.png")], "cannot write");
+    refused(&["sample", "--out", &folder.text("x.bmp")], "end it in .png");
+    refused(&["verify", &folder.text("nosuch")], "a case needs");
+    assert!(!folder.path("x.png").exists(), "a refused request writes nothing");
+}
+
+#[test]
+fn damaged_models_are_refused_with_the_reason() {
+    let folder = Folder::new();
+    let whole = std::fs::read(fixture("diffmoe_flow/model.safetensors")).expect("the fixture");
+    std::fs::copy(fixture("diffmoe_flow/case.json"), folder.path("case.json")).expect("a copy");
+    let broken = |name: &str, bytes: &[u8], expected: &str| {
+        std::fs::write(folder.path(name), bytes).expect("a file");
+        refused(&["info", &folder.text(name)], expected);
+    };
+    broken("empty.safetensors", &[], "not a whole safetensors file");
+    broken("short.safetensors", &whole[..whole.len() / 2], "ends too early");
+    broken("text.safetensors", b"this is no model, only some text", "not a whole safetensors file");
+    std::fs::write(folder.path("case.json"), "{}").expect("a file");
+    broken("unknown.safetensors", &whole, "configuration");
+    std::fs::remove_file(folder.path("case.json")).expect("gone");
+    broken("bare.safetensors", &whole, "does not say what model it is");
+    // The wrong model: four experts where the file has other shapes.
+    let config = std::fs::read_to_string(fixture("diffmoe_flow/case.json")).expect("the fixture");
+    std::fs::write(
+        folder.path("case.json"),
+        config.replace("\"num_experts\": 4", "\"num_experts\": 5"),
+    )
+    .expect("a file");
+    broken("other.safetensors", &whole, "experts.4.fc1.weight");
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_found() {
+    let folder = Folder::new();
+    let mut bytes = std::fs::read(fixture("diffmoe_flow/model.safetensors")).expect("the fixture");
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    for file in ["case.json", "io.safetensors"] {
+        std::fs::copy(fixture(&format!("diffmoe_flow/{file}")), folder.path(file)).expect("a copy");
+    }
+    std::fs::write(folder.path("model.safetensors"), bytes).expect("a file");
+    refused(&["verify", &folder.text(""), "--backend", "cpu"], "holds NaN");
+}
+
+#[test]
+fn a_sharded_checkpoint_is_the_same_model() {
+    let folder = Folder::new();
+    let whole = std::fs::read(fixture("diffmoe_flow/model.safetensors")).expect("the fixture");
+    let file = safetensors::SafeTensors::deserialize(&whole).expect("safetensors");
+    let mut map = serde_json::Map::new();
+    let mut shards = [Vec::new(), Vec::new()];
+    for (i, (name, view)) in file.tensors().into_iter().enumerate() {
+        map.insert(name.clone(), format!("part-{}.safetensors", i % 2).into());
+        shards[i % 2].push((name, view));
+    }
+    for (i, shard) in shards.into_iter().enumerate() {
+        let bytes = safetensors::serialize(shard, None).expect("safetensors");
+        std::fs::write(folder.path(&format!("part-{i}.safetensors")), bytes).expect("a file");
+    }
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    std::fs::write(folder.path("model.safetensors.index.json"), index).expect("a file");
+    std::fs::copy(fixture("diffmoe_flow/case.json"), folder.path("case.json")).expect("a copy");
+    let (code, stdout, stderr) = diffmoe(&["info", &folder.text("model.safetensors.index.json")]);
+    assert_eq!(code, 0, "{stderr}");
+    let (_, one_file, _) = diffmoe(&["info", &fixture("diffmoe_flow/model.safetensors")]);
+    assert_eq!(stdout, one_file);
+    std::fs::remove_file(folder.path("part-1.safetensors")).expect("gone");
+    refused(&["info", &folder.text("model.safetensors.index.json")], "part-1.safetensors");
+}
+
+/// Recorded answers of the official code, with both backends; more of them where the full set is at hand.
+#[test]
+fn recorded_answers_are_met_by_both_backends() {
+    let mut cases = vec![fixture("diffmoe_flow"), fixture("diffmoe_swiglu_shared")];
+    let full = std::env::var("DIFFMOE_FIXTURES").map_or_else(
+        |_| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"),
+        PathBuf::from,
+    );
+    for more in ["dense_flow", "diffmoe_ddpm"] {
+        if full.join(more).is_dir() {
+            cases.push(full.join(more).display().to_string());
+        }
+    }
+    for case in &cases {
+        for backend in ["cpu", "gpu"] {
+            let (code, stdout, stderr) = diffmoe(&["verify", case, "--backend", backend]);
+            assert_eq!(code, 0, "{case} on {backend}:\n{stdout}{stderr}");
+            assert!(stdout.trim_end().ends_with(" passed, 0 failed"), "{stdout}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_answer_fails_verification() {
+    let folder = Folder::new();
+    for file in ["case.json", "model.safetensors"] {
+        std::fs::copy(fixture(&format!("diffmoe_flow/{file}")), folder.path(file)).expect("a copy");
+    }
+    let bytes = std::fs::read(fixture("diffmoe_flow/io.safetensors")).expect("the fixture");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut raw: Vec<_> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| (name, view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+        .collect();
+    for (name, _, _, data) in &mut raw {
+        match name.as_str() {
+            // One token moves, and one number of the output is off by 0.001.
+            "blocks.1.selected" => data[0] ^= 1,
+            "out" => {
+                let value = f32::from_le_bytes(data[..4].try_into().expect("four bytes"));
+                data[..4].copy_from_slice(&(value + 1e-3).to_le_bytes());
+            }
+            _ => {}
+        }
+    }
+    let views = raw.iter().map(|(name, dtype, shape, data)| {
+        (name, safetensors::tensor::TensorView::new(*dtype, shape.clone(), data).expect("a view"))
+    });
+    let changed = safetensors::serialize(views, None).expect("safetensors");
+    std::fs::write(folder.path("io.safetensors"), changed).expect("a file");
+    let (code, stdout, _) = diffmoe(&["verify", &folder.text(""), "--backend", "cpu"]);
+    assert_eq!(code, 1, "{stdout}");
+    assert!(stdout.contains("FAIL  blocks.1.selected"), "{stdout}");
+    assert!(stdout.contains("FAIL  out"), "{stdout}");
+    assert!(stdout.contains(", 2 failed"), "{stdout}");
+}
+
+#[test]
+fn bench_reports_both_backends_and_one_submission_a_step() {
+    let folder = Folder::new();
+    let json = folder.text("bench.json");
+    let (code, stdout, stderr) =
+        diffmoe(&["bench", "--batch", "1", "--steps", "1", "--json", &json]);
+    assert_eq!(code, 0, "{stderr}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(json).expect("a report")).expect("JSON");
+    let devices = report["devices"].as_array().expect("devices");
+    assert_eq!(devices.len(), 2, "{stdout}");
+    assert!(devices.iter().all(|d| d["step_ms"]["median"].as_f64() > Some(0.0)), "{stdout}");
+    assert_eq!(devices[1]["submissions_per_step"], 1.0, "{stdout}");
+}
+
+#[test]
+fn a_gpu_draws_the_picture_that_the_cpu_draws() {
+    let folder = Folder::new();
+    let draw = |backend: &str| {
+        let out = folder.text(&format!("{backend}.png"));
+        let arguments = [
+            "sample",
+            "--backend",
+            backend,
+            "--steps",
+            "3",
+            "--solver",
+            "euler",
+            "--count",
+            "1",
+            "--seed",
+            "11",
+            "--class",
+            "Residential",
+            "--model",
+            "eurosat",
+            "--out",
+            &out,
+        ];
+        let (code, _, stderr) = diffmoe(&arguments);
+        assert_eq!(code, 0, "{stderr}");
+        image::open(&out).expect("a PNG").to_rgb8()
+    };
+    let worst = draw("cpu").iter().zip(draw("gpu").iter()).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(worst <= Some(2), "{worst:?} of 255");
+}
