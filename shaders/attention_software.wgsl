@@ -1,13 +1,13 @@
 // Self-attention as in `attention`, with the same bindings, for adapters that run shaders on the
 // processor: no workgroup memory and no barriers.
 //
-// A lane owns one query of one head of one sample and reads all keys and values of that head where
-// they lie; the lanes of a group read the same ones at the same time.
+// A workgroup owns 32 queries of one head of one sample, a lane four of them, 8 lanes apart: loads cost
+// most on such adapters, and each quad of a key or value serves four queries. Keys and values are read
+// where they lie. Components of `highest`, `weight` and so on belong to the lane's four queries.
 
 override QUADS: u32 = 16;  // d / 4
 
-// One SIMD vector of the software adapters.
-const LANES = 8u;
+const LANES = 8u;  // one SIMD vector
 const MAX_QUADS = 32u;
 
 struct Params {
@@ -22,27 +22,35 @@ struct Params {
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let t = group.x * LANES + lane;
-    if t >= params.tokens {
-        return;
-    }
     let width = params.heads * QUADS;  // of one of q, k, v
     let first = group.z * params.tokens;
     let column = group.y * QUADS;
+    let t = group.x * LANES * 4u + lane + vec4(0u, 1u, 2u, 3u) * LANES;
+    // Queries beyond the last one repeat it and are not stored.
+    let at = (first + min(t, vec4(params.tokens - 1u))) * 3u * width + column;
 
-    var query: array<vec4<f32>, MAX_QUADS>;
-    var sum: array<vec4<f32>, MAX_QUADS>;
+    var q0: array<vec4<f32>, MAX_QUADS>;
+    var q1: array<vec4<f32>, MAX_QUADS>;
+    var q2: array<vec4<f32>, MAX_QUADS>;
+    var q3: array<vec4<f32>, MAX_QUADS>;
+    var sum0: array<vec4<f32>, MAX_QUADS>;
+    var sum1: array<vec4<f32>, MAX_QUADS>;
+    var sum2: array<vec4<f32>, MAX_QUADS>;
+    var sum3: array<vec4<f32>, MAX_QUADS>;
     for (var i = 0u; i < QUADS; i++) {
-        query[i] = x[(first + t) * 3u * width + column + i] * params.scale;
-        sum[i] = vec4(0.0);
+        q0[i] = x[at.x + i] * params.scale;
+        q1[i] = x[at.y + i] * params.scale;
+        q2[i] = x[at.z + i] * params.scale;
+        q3[i] = x[at.w + i] * params.scale;
     }
-    var highest = -3.0e38;
-    var denominator = 0.0;
-    for (var key = 0u; key < params.tokens; key++) {
-        let at = ((first + key) * 3u + 1u) * width + column;
-        var score = 0.0;
+    var highest = vec4(-3.0e38);
+    var denominator = vec4(0.0);
+    for (var token = 0u; token < params.tokens; token++) {
+        let key = ((first + token) * 3u + 1u) * width + column;
+        var score = vec4(0.0);
         for (var i = 0u; i < QUADS; i++) {
-            score += dot(query[i], x[at + i]);
+            let k = x[key + i];
+            score += vec4(dot(q0[i], k), dot(q1[i], k), dot(q2[i], k), dot(q3[i], k));
         }
         let before = highest;
         highest = max(highest, score);
@@ -50,10 +58,26 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let weight = exp(score - highest);
         denominator = denominator * shrink + weight;
         for (var i = 0u; i < QUADS; i++) {
-            sum[i] = sum[i] * shrink + weight * x[at + width + i];
+            let v = x[key + width + i];
+            sum0[i] = sum0[i] * shrink.x + weight.x * v;
+            sum1[i] = sum1[i] * shrink.y + weight.y * v;
+            sum2[i] = sum2[i] * shrink.z + weight.z * v;
+            sum3[i] = sum3[i] * shrink.w + weight.w * v;
         }
     }
+    let out = (first + t) * width + column;
     for (var i = 0u; i < QUADS; i++) {
-        y[(first + t) * width + column + i] = sum[i] / denominator;
+        if t.x < params.tokens {
+            y[out.x + i] = sum0[i] / denominator.x;
+        }
+        if t.y < params.tokens {
+            y[out.y + i] = sum1[i] / denominator.y;
+        }
+        if t.z < params.tokens {
+            y[out.z + i] = sum2[i] / denominator.z;
+        }
+        if t.w < params.tokens {
+            y[out.w + i] = sum3[i] / denominator.w;
+        }
     }
 }

@@ -31,7 +31,7 @@ fn main(
 ) {
     // SwiGLU stages two matrices side by side, so a tile yields half as many columns.
     var columns = TILE_COLUMNS;
-    if ACTIVATION == SWIGLU {
+    if params.activation == SWIGLU {
         columns = TILE_COLUMNS / 2u;
     }
     let first_row = group.y * TILE_ROWS;
@@ -87,7 +87,7 @@ fn main(
 }
 
 fn store_row(row: u32, column: u32, sum: vec4<f32>) {
-    if ACTIVATION == SWIGLU {
+    if params.activation == SWIGLU {
         store(row, column, sum.x, sum.z);
         store(row, column + LANES_X, sum.y, sum.w);
     } else {

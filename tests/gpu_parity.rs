@@ -1,6 +1,8 @@
 //! The GPU engine against the official PyTorch modules: every intermediate value, every solver, on both
 //! families of kernels; and what the engine promises about submissions.
 
+#![allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
+
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,8 +10,8 @@ use diffmoe::checkpoint::Checkpoint;
 use diffmoe::gpu::{Gpu, GpuOptions, Profile};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{
-    Branch, Engine, GpuEngine, GpuModel, Op, Progress, Routing, RoutingRule, RunSpec, Slot,
-    Snapshot,
+    Branch, Engine, EngineError, GpuEngine, GpuModel, Op, Progress, Routing, RoutingRule, RunSpec,
+    Slot, Snapshot,
 };
 use safetensors::SafeTensors;
 
@@ -131,7 +133,8 @@ fn check_taps(name: &str) {
         for (tap, _, values) in &taps {
             let want = case.tensor(tap);
             let difference = largest_difference(values, &want);
-            let is_exact = tap.ends_with(".k") || tap.ends_with(".selected");
+            let is_exact =
+                tap.rsplit('.').next().is_some_and(|what| ["k", "selected"].contains(&what));
             let allowed = if is_exact { 0.0 } else { TOLERANCE };
             assert!(difference <= allowed, "{name}, {profile:?}: {tap} is off by {difference}");
             worst = worst.max(difference);
@@ -180,7 +183,8 @@ fn forward(input: Slot, output: u8, time: f32, branch: Branch) -> Op {
 /// Euler's method, guided where `scale` is not 1: `z += (v_u + s·(v_c − v_u)) / N`.
 fn euler(step: u32, steps: u32, scale: f32) -> Vec<Op> {
     let (time, dt) = (step as f32 / steps as f32, 1.0 / steps as f32);
-    if scale == 1.0 {
+    let is_guided = (scale - 1.0).abs() > f32::EPSILON;
+    if !is_guided {
         let terms = vec![(1.0, Slot::Latent), (dt, Slot::Output(0))];
         return vec![
             forward(Slot::Latent, 0, time, COND),
@@ -429,4 +433,38 @@ fn f16_weights_stay_close() {
     println!("f16: off by {difference:.2e} where values reach {size:.2}");
     // Weights are rounded by 2⁻¹¹ relative; some dozens of layers of random ones add up.
     assert!(difference > 0.0 && difference <= 0.01 * size, "{difference} of {size}");
+}
+
+#[test]
+fn a_lost_device_is_an_error_and_not_a_panic() {
+    let _turn = turn();
+    let Some(case) = Case::open("dense_flow") else { return };
+    let gpu = Arc::new(Gpu::headless().unwrap());
+    let mut engine = case.engine(&gpu);
+    engine.start(&case.run());
+    engine.begin_step(&euler(0, 2, 1.0));
+    engine.advance(3).unwrap();
+    gpu.device.destroy();
+    let outcome = (0..8).try_for_each(|_| engine.advance(1).map(drop).and_then(|()| engine.wait()));
+    assert!(matches!(outcome, Err(EngineError::DeviceLost(_))), "{outcome:?}");
+    assert!(engine.take_snapshot().is_none());
+    assert!(matches!(engine.advance(1), Err(EngineError::DeviceLost(_))), "it stays lost");
+}
+
+#[test]
+fn what_a_binding_cannot_hold_is_refused_with_a_way_out() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let limited = |limit| {
+        let options = GpuOptions { binding_limit: Some(limit), ..GpuOptions::default() };
+        Arc::new(Gpu::headless_with(options).unwrap())
+    };
+    let refused = |result: Result<(), EngineError>, advice: &str| match result {
+        Err(EngineError::TooLarge(text)) => assert!(text.contains(advice), "{text}"),
+        other => panic!("{other:?}"),
+    };
+    let load = |limit| GpuModel::load(limited(limit), &case.checkpoint, WeightPrecision::F16);
+    refused(load(10_000).map(drop), "--backend cpu");
+    let model = Arc::new(load(80_000).unwrap());
+    refused(GpuEngine::new(model, 64).map(drop), "batch smaller");
 }

@@ -10,18 +10,21 @@ struct Params {
     side_rows: u32,    // GATED: rows of y that share a row of side; TABLE: rows of side
     side_stride: u32,  // columns of side
     side_first: u32,   // column of side for column 0 of y
+    activation: u32,
+    epilogue: u32,
 }
 
 // Weights are pairs of f16 in a u32, or f32.
 override HALF_WEIGHTS: bool = true;
-// What becomes of a sum z = W·x + b. SWIGLU multiplies SiLU(z) with U·x, which has no bias.
-override ACTIVATION: u32 = 0;
-// Where the result v goes: y = v, y += side ⊙ v (a gated residual), or y = v + side (a table).
-override EPILOGUE: u32 = 0;
+// Activation and epilogue are uniforms and no overrides: the branches cost nothing beside the sums, and
+// each pipeline costs a driver up to seconds.
 
+// What becomes of a sum z = W·x + b. SWIGLU multiplies SiLU(z) with U·x, which has no bias.
 const SILU = 1u;
 const GELU = 2u;
 const SWIGLU = 3u;
+
+// Where the result v goes: y = v, y += side ⊙ v (a gated residual), or y = v + side (a table).
 const GATED = 1u;
 const TABLE = 2u;
 
@@ -59,18 +62,18 @@ fn store(row: u32, n: u32, product: f32, up: f32) {
     }
     let column = params.first + n;
     var v = product + bias[column];
-    if ACTIVATION == SILU {
+    if params.activation == SILU {
         v = silu(v);
-    } else if ACTIVATION == GELU {
+    } else if params.activation == GELU {
         v = gelu_tanh(v);
-    } else if ACTIVATION == SWIGLU {
+    } else if params.activation == SWIGLU {
         v = silu(v) * up;
     }
     let at = row * params.stride + column;
     let side_column = params.side_first + column;
-    if EPILOGUE == GATED {
+    if params.epilogue == GATED {
         y[at] += side[row / params.side_rows * params.side_stride + side_column] * v;
-    } else if EPILOGUE == TABLE {
+    } else if params.epilogue == TABLE {
         y[at] = v + side[row % params.side_rows * params.side_stride + side_column];
     } else {
         y[at] = v;

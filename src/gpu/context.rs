@@ -141,11 +141,9 @@ impl Gpu {
             seen.record(GpuError::Refused(error.to_string()));
         }));
         let seen = troubles.clone();
+        // Calls on a lost device fail in silence: this is the only word that we get.
         device.set_device_lost_callback(move |reason, message| {
-            // Destroyed is what dropping the device does.
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                seen.record(GpuError::Lost(message));
-            }
+            seen.record(GpuError::Lost(format!("{message} ({reason:?})")));
         });
         let offered = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Self {
@@ -191,6 +189,25 @@ impl Gpu {
     /// Whether passes can be timed on the device.
     pub fn has_timestamps(&self) -> bool {
         self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
+    /// An empty list of commands.
+    pub fn encoder(&self) -> wgpu::CommandEncoder {
+        self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+    }
+
+    /// Sends what was written to tensors on its way and waits for it, which frees the copies in host memory.
+    ///
+    /// # Errors
+    /// As [`Gpu::wait`].
+    pub fn flush(&self) -> Result<(), GpuError> {
+        self.queue.submit([]);
+        self.wait()
+    }
+
+    /// Whether the adapter computes on the processor, whatever kernels were chosen for it.
+    pub fn is_software(&self) -> bool {
+        self.info.device_type == wgpu::DeviceType::Cpu
     }
 
     /// Device and kernel family in one line, for people.

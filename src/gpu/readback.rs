@@ -89,7 +89,7 @@ impl Readback {
 /// # Errors
 /// When the device fails.
 pub fn read_now<T: Pod>(gpu: &Gpu, tensor: &Tensor) -> Result<Vec<T>, GpuError> {
-    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let mut encoder = gpu.encoder();
     let readback = Readback::schedule(gpu, &mut encoder, &[tensor]);
     gpu.queue.submit([encoder.finish()]);
     gpu.wait()?;

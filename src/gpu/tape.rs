@@ -100,8 +100,7 @@ impl Tape {
 
     /// Replays everything in one submission. For tests and single forward passes.
     pub fn run(&self, gpu: &Gpu) {
-        let mut encoder =
-            gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = gpu.encoder();
         self.encode(&mut encoder, 0..self.len());
         gpu.queue.submit([encoder.finish()]);
     }
@@ -153,7 +152,7 @@ fn time_entries(gpu: &Gpu, entries: &[Entry]) -> Result<Vec<u64>, GpuError> {
         usage: wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC,
         mapped_at_creation: false,
     });
-    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+    let mut encoder = gpu.encoder();
     for (i, entry) in (0..).zip(entries) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
             label: Some(&entry.label),

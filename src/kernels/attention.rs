@@ -117,9 +117,9 @@ impl Kernel for AttentionSoftware<'_> {
     }
 
     fn groups(&self) -> [u32; 3] {
-        /// `LANES` in the shader.
-        const LANES: usize = 8;
-        self.0.groups(LANES)
+        /// Four for each of 8 lanes.
+        const QUERIES: usize = 32;
+        self.0.groups(QUERIES)
     }
 }
 

@@ -166,7 +166,7 @@ impl GpuEngine {
     pub fn time_step(&mut self, ops: &[Op]) -> Result<Option<Vec<Timing>>, EngineError> {
         let step = self.tape_for(ops);
         step.set_numbers(&self.model.gpu, ops, self.model.config.time_scale);
-        step.tape.time(&self.model.gpu).map_err(lost)
+        Ok(step.tape.time(&self.model.gpu)?)
     }
 
     /// Writes the thresholds that a run compares predicted capacities with.
@@ -216,9 +216,10 @@ impl GpuEngine {
     }
 }
 
-/// The engine's word for a device that failed.
-pub(super) fn lost(error: GpuError) -> EngineError {
-    EngineError::DeviceLost(error.to_string())
+impl From<GpuError> for EngineError {
+    fn from(error: GpuError) -> Self {
+        Self::DeviceLost(error.to_string())
+    }
 }
 
 impl Engine for GpuEngine {
@@ -270,7 +271,7 @@ impl Engine for GpuEngine {
         let gpu = &self.model.gpu;
         gpu.poll();
         if let Some(error) = gpu.failure() {
-            return Err(lost(error));
+            return Err(error.into());
         }
         let Some(mut step) = self.current.take() else { return Ok(Progress::Done) };
         if self.in_flight.count() >= MAX_IN_FLIGHT {
@@ -278,8 +279,7 @@ impl Engine for GpuEngine {
             return Ok(Progress::Busy);
         }
         let end = step.tape.tape.len().min(step.done.saturating_add(budget.max(1)));
-        let mut encoder =
-            gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut encoder = gpu.encoder();
         step.tape.tape.encode(&mut encoder, step.done..end);
         step.done = end;
         let is_last = end == step.tape.tape.len();
@@ -319,11 +319,11 @@ impl Engine for GpuEngine {
     }
 
     fn wait(&mut self) -> Result<(), EngineError> {
-        self.model.gpu.wait().map_err(lost)
+        Ok(self.model.gpu.wait()?)
     }
 
     fn forward_with_taps(&mut self, run: &RunSpec, times: &[f32]) -> Result<Taps, EngineError> {
         self.start(run);
-        super::taps::forward(self, times).map_err(lost)
+        Ok(super::taps::forward(self, times)?)
     }
 }

@@ -45,6 +45,7 @@ pub(super) struct Block {
 
 /// The second half of a block.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are a few dozen, made once")]
 pub(super) enum Ffn {
     /// One network for all tokens.
     Dense(Mlp),
@@ -118,8 +119,8 @@ impl Weights {
     /// The checkpoint's thresholds of a block; only MoE blocks of `DiffMoE` have them.
     pub(super) fn thresholds(&self, block: usize) -> Option<&[f32]> {
         match &self.blocks[block].ffn {
-            Ffn::Moe(Moe { predictor: Some(predictor), .. }) => Some(&predictor.thresholds),
-            _ => None,
+            Ffn::Moe(moe) => moe.predictor.as_ref().map(|p| &*p.thresholds),
+            Ffn::Dense(_) => None,
         }
     }
 
@@ -363,9 +364,8 @@ impl Loader<'_> {
 
     /// Lets the device fetch what was uploaded and frees it here.
     fn flush(&mut self) {
-        self.gpu.queue.submit([]);
         // A failure is kept by the device and looked at when loading ends.
-        let _ = self.gpu.wait();
+        let _ = self.gpu.flush();
         self.unflushed = 0;
     }
 }

@@ -1,0 +1,203 @@
+//! Tests of [`super`]: every variant against sums in f64.
+
+use super::super::matrix::stored;
+use super::*;
+use crate::gpu::testing::{assert_close, gpu, poisoned, read, run, spiky, tensor};
+
+/// `act(x·Wᵀ + b)`, or `silu(x·Wᵀ + b) ⊙ (x·Uᵀ)`, before the epilogue.
+fn reference(
+    x: &[f32],
+    w: &[f32],
+    up: Option<&[f32]>,
+    bias: &[f32],
+    k: usize,
+    activation: Activation,
+) -> Vec<f64> {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    let silu = |z: f64| z / (1.0 + (-z).exp());
+    let gelu = |z: f64| {
+        let inner = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044_715 * z.powi(3));
+        0.5 * z * (1.0 + inner.tanh())
+    };
+    let mut y = Vec::new();
+    for row in x.chunks(k) {
+        for (n, weights) in w.chunks(k).enumerate() {
+            let z = dot(row, weights) + f64::from(bias[n]);
+            y.push(match (up, activation) {
+                (Some(up), _) => silu(z) * dot(row, &up[n * k..(n + 1) * k]),
+                (None, Activation::None) => z,
+                (None, Activation::Silu) => silu(z),
+                (None, Activation::Gelu) => gelu(z),
+            });
+        }
+    }
+    y
+}
+
+fn matrix(gpu: &Gpu, w: &[f32], b: &[f32], k: usize, precision: WeightPrecision) -> Matrix {
+    let matrix = Matrix::new(gpu, "test weights", b.len(), k, precision);
+    matrix.write_rows(gpu, 0, k, w);
+    matrix.write_bias(gpu, 0, b);
+    matrix
+}
+
+/// The three ways to run a layer.
+fn run_variant(variant: usize, linear: &Linear) {
+    linear.check();
+    for call in linear.calls() {
+        match variant {
+            0 => run(&LinearTile { call, lanes: (8, 8) }),
+            1 => run(&LinearTile { call, lanes: (16, 16) }),
+            _ => run(&LinearSoftware(call)),
+        }
+    }
+}
+
+/// Sizes below, at and above the tiles of all variants.
+const SIZES: [(usize, usize, usize); 4] = [(1, 1, 4), (33, 65, 20), (64, 64, 16), (70, 131, 132)];
+
+#[test]
+fn matches_the_reference_in_every_variant_and_precision() {
+    use Activation::{Gelu, None, Silu};
+    use WeightPrecision::{F16, F32};
+    for (precision, activation) in [(F32, None), (F16, None), (F16, Silu), (F16, Gelu)] {
+        for (rows, n, k) in SIZES {
+            let (x, bias) = (spiky(rows * k, 1, 1.0), spiky(n, 3, 1.0));
+            let w: Vec<_> =
+                spiky(n * k, 2, 0.2).into_iter().map(|v| stored(v, precision)).collect();
+            let weights = matrix(gpu(), &w, &bias, k, precision);
+            let x_tensor = tensor(&[rows, k], &x);
+            let want = reference(&x, &w, Option::None, &bias, k, activation);
+            for variant in 0..3 {
+                let y = poisoned(&[rows, n]);
+                run_variant(
+                    variant,
+                    &Linear {
+                        x: &x_tensor,
+                        weights: &weights,
+                        up: Option::None,
+                        activation,
+                        epilogue: Epilogue::Store,
+                        y: &y,
+                    },
+                );
+                close(&read(&y), &want);
+            }
+        }
+    }
+}
+
+#[test]
+fn swiglu_multiplies_two_products() {
+    for (rows, n, k) in SIZES {
+        let x = spiky(rows * k, 4, 1.0);
+        let w: Vec<_> = spiky(n * k, 5, 0.2);
+        let u: Vec<_> = spiky(n * k, 6, 0.2);
+        let zeros = vec![0.0; n];
+        let weights = matrix(gpu(), &w, &zeros, k, WeightPrecision::F32);
+        let up = matrix(gpu(), &u, &zeros, k, WeightPrecision::F32);
+        let want = reference(&x, &w, Some(&u), &zeros, k, Activation::None);
+        for variant in 0..3 {
+            let y = poisoned(&[rows, n]);
+            run_variant(
+                variant,
+                &Linear {
+                    x: &tensor(&[rows, k], &x),
+                    weights: &weights,
+                    up: Some(&up),
+                    activation: Activation::None,
+                    epilogue: Epilogue::Store,
+                    y: &y,
+                },
+            );
+            close(&read(&y), &want);
+        }
+    }
+}
+
+#[test]
+fn epilogues_gate_a_residual_and_add_a_table() {
+    let (samples, tokens, n, k, first, stride) = (3, 11, 37, 24, 5, 50);
+    let rows = samples * tokens;
+    let (x, w) = (spiky(rows * k, 7, 1.0), spiky(n * k, 8, 0.3));
+    let (bias, before) = (spiky(n, 9, 1.0), spiky(rows * n, 10, 1.0));
+    let (gates, table) = (spiky(samples * stride, 11, 1.0), spiky(tokens * n, 12, 1.0));
+    let weights = matrix(gpu(), &w, &bias, k, WeightPrecision::F32);
+    let modulation = tensor(&[samples, stride], &gates);
+    let positions = tensor(&[tokens, n], &table);
+    let v = reference(&x, &w, None, &bias, k, Activation::None);
+    let at = |i: usize| (i / n / tokens, i / n % tokens, i % n);
+    let gated = |(i, v): (usize, &f64)| {
+        let (b, _, c) = at(i);
+        f64::from(before[i]) + f64::from(gates[b * stride + first + c]) * v
+    };
+    let shifted = |(i, v): (usize, &f64)| v + f64::from(table[at(i).1 * n + at(i).2]);
+    let cases: [(Epilogue, Vec<f64>); 2] = [
+        (
+            Epilogue::Gated { modulation: &modulation, first, tokens },
+            v.iter().enumerate().map(gated).collect(),
+        ),
+        (Epilogue::Table(&positions), v.iter().enumerate().map(shifted).collect()),
+    ];
+    for (epilogue, want) in cases {
+        for variant in 0..3 {
+            let y = tensor(&[rows, n], &before);
+            run_variant(
+                variant,
+                &Linear {
+                    x: &tensor(&[rows, k], &x),
+                    weights: &weights,
+                    up: None,
+                    activation: Activation::None,
+                    epilogue,
+                    y: &y,
+                },
+            );
+            close(&read(&y), &want);
+        }
+    }
+}
+
+#[test]
+fn weights_above_the_binding_limit_are_split_without_a_trace() {
+    let (rows, n, k) = (40, 50, 18);
+    let (x, w, bias) = (spiky(rows * k, 13, 1.0), spiky(n * k, 14, 0.3), spiky(n, 15, 1.0));
+    let padded: Vec<f32> =
+        x.chunks(k).flat_map(|row| row.iter().copied().chain([0.0; 2])).collect();
+    let x_tensor = tensor(&[rows, 20], &padded);
+    // Rows of 40 bytes: 13 of them in each part, and 11 in the last.
+    let limit = 13 * 40 + 39;
+    let weights = Matrix::split(gpu(), "split", n, k, WeightPrecision::F16, limit);
+    assert_eq!(weights.parts.iter().map(|p| p.rows.len()).collect::<Vec<_>>(), [13, 13, 13, 11]);
+    // Filled in pieces that do not end where the parts do.
+    for start in (0..n).step_by(7) {
+        let end = n.min(start + 7);
+        weights.write_rows(gpu(), start, k, &w[start * k..end * k]);
+        weights.write_bias(gpu(), start, &bias[start..end]);
+    }
+    let w: Vec<_> = w.into_iter().map(|v| stored(v, WeightPrecision::F16)).collect();
+    let want = reference(&x, &w, None, &bias, k, Activation::Gelu);
+    for variant in 0..3 {
+        let y = poisoned(&[rows, n]);
+        run_variant(
+            variant,
+            &Linear {
+                x: &x_tensor,
+                weights: &weights,
+                up: None,
+                activation: Activation::Gelu,
+                epilogue: Epilogue::Store,
+                y: &y,
+            },
+        );
+        close(&read(&y), &want);
+    }
+}
+
+/// f32 sums of up to 132 terms of size 10·2 beside each other: rounding stays below 132·20·2⁻²⁴ ≈ 2e-4.
+fn close(got: &[f32], want: &[f64]) {
+    let want: Vec<_> = want.iter().map(|&v| v as f32).collect();
+    assert_close(got, &want, 5e-4, 1e-5);
+}
