@@ -52,7 +52,7 @@ struct Report {
 
 #[derive(Serialize)]
 struct Device {
-    device: String,
+    name: String,
     load_ms: f64,
     step_ms: Spread,
     /// Of the GPU; a CPU has neither.
@@ -120,7 +120,7 @@ fn cpu(
     let load_ms = milliseconds(begin);
     let step_ms = time_steps(&mut engine, checkpoint, arguments)?;
     Ok(Device {
-        device: engine.device(),
+        name: engine.device(),
         load_ms,
         step_ms,
         dispatches_per_step: None,
@@ -153,7 +153,7 @@ fn graphics(
     let mut kernels: Vec<_> = kernels.into_values().collect();
     kernels.sort_by(|a, b| b.ms.total_cmp(&a.ms));
     Ok(Device {
-        device: engine.device(),
+        name: engine.device(),
         load_ms,
         step_ms,
         dispatches_per_step: Some(engine.dispatches(&ops).len()),
@@ -208,7 +208,7 @@ impl Report {
         let Self { model, batch, tokens, .. } = self;
         println!("{model}, {batch} pictures of {tokens} tokens, guided Euler step (two passes)");
         for device in &self.devices {
-            let Device { device: name, load_ms, step_ms, .. } = device;
+            let Device { name, load_ms, step_ms, .. } = device;
             println!("\n{name}");
             println!("  load   {load_ms:9.1} ms");
             println!(

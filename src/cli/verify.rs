@@ -205,7 +205,9 @@ impl Report {
         let verdict = if wanted.shape != shape {
             Err(format!("shape {shape:?}, recorded {:?}", wanted.shape))
         } else if wanted.exact {
-            let differ = wanted.values.iter().zip(values).filter(|(a, b)| a != b).count();
+            // Counts and bits are whole numbers, which f32 holds exactly.
+            let differ = wanted.values.iter().zip(values);
+            let differ = differ.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
             let all = values.len();
             if differ == 0 {
                 Ok(format!("all {all} equal"))

@@ -57,7 +57,8 @@ mod tests {
         let bits: Vec<u32> = gaussian(1, 0, 5).iter().map(|v| v.to_bits()).collect();
         assert_eq!(bits, NOISE_OF_SEED_1, "{bits:?}");
     }
-    const NOISE_OF_SEED_1: [u32; 5] = [1_063_476_734, 1_056_664_576, 1_048_847_452, 1_068_058_032, 3_192_711_832];
+    const NOISE_OF_SEED_1: [u32; 5] =
+        [1_063_476_734, 1_056_664_576, 1_048_847_452, 1_068_058_032, 3_192_711_832];
 
     #[test]
     fn noise_is_standard_normal() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
 use crate::cpu::{CpuEngine, CpuModel};
-use crate::gpu::{Gpu, GpuError, GpuOptions, Profile};
+use crate::gpu::{Gpu, GpuError, GpuOptions};
 use crate::kernels::WeightPrecision;
 use crate::model::{Engine, EngineError, GpuEngine, GpuModel};
 
@@ -73,7 +73,7 @@ impl OpenModel {
         }
         let auto = backend == Backend::Auto;
         let gpu = match Gpu::request(GpuOptions::default()).await {
-            Ok(gpu) if auto && gpu.profile == Profile::Software => {
+            Ok(gpu) if auto && gpu.is_software() => {
                 return instead(format!(
                     "the only graphics adapter, {}, is software and slower than the CPU backend",
                     gpu.info.name
