@@ -3,5 +3,6 @@
 mod cli;
 
 fn main() -> std::process::ExitCode {
+    diffmoe::platform::quiet_vulkan();
     cli::main()
 }

@@ -248,7 +248,7 @@ fn recorded_answers_are_met_by_both_backends() {
         |_| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"),
         PathBuf::from,
     );
-    for more in ["dense_flow", "diffmoe_ddpm"] {
+    for more in ["dense_flow", "diffmoe_ddpm", "tc_flow", "ec_flow"] {
         if full.join(more).is_dir() {
             cases.push(full.join(more).display().to_string());
         }
@@ -258,6 +258,26 @@ fn recorded_answers_are_met_by_both_backends() {
             let (code, stdout, stderr) = diffmoe(&["verify", case, "--backend", backend]);
             assert_eq!(code, 0, "{case} on {backend}:\n{stdout}{stderr}");
             assert!(stdout.trim_end().ends_with(" passed, 0 failed"), "{stdout}");
+        }
+    }
+}
+
+/// The shipped weights, int8 and f16, mean the same to the trainer and to both backends.
+#[test]
+fn the_shipped_models_compute_what_the_trainer_computed() {
+    for model in ["emoji", "eurosat"] {
+        let folder = Folder::new();
+        let weights =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("assets/{model}.safetensors"));
+        std::fs::copy(weights, folder.path("model.safetensors")).expect("a copy");
+        let answers = fixture(&format!("trained/{model}.safetensors"));
+        std::fs::copy(answers, folder.path("io.safetensors")).expect("a copy");
+        std::fs::write(folder.path("case.json"), r#"{"kind":"diffmoe"}"#).expect("a file");
+        for backend in ["cpu", "gpu"] {
+            let (code, stdout, stderr) =
+                diffmoe(&["verify", &folder.text(""), "--backend", backend]);
+            assert_eq!(code, 0, "{model} on {backend}:\n{stdout}{stderr}");
+            assert!(stdout.contains("ok    blocks.1.selected"), "{stdout}");
         }
     }
 }

@@ -13,7 +13,7 @@ mod web;
 #[cfg(target_arch = "wasm32")]
 use web as imp;
 
-pub use imp::map_file;
+pub use imp::{map_file, quiet_vulkan};
 
 /// Bytes of a file, wherever they live.
 pub struct Bytes(Box<dyn Deref<Target = [u8]> + Send + Sync>);

@@ -4,6 +4,21 @@ use std::path::Path;
 
 use super::Bytes;
 
+/// Keeps a Vulkan layer of Mesa quiet on machines without a desktop, where it complains on stderr, with the
+/// word "error", that it cannot ask the desktop which adapter is preferred. To be called before anything else.
+pub fn quiet_vulkan() {
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        #[expect(
+            unsafe_code,
+            reason = "changing the environment is unsafe while other threads may read it"
+        )]
+        // SAFETY: called at the start of `main`, when there is no other thread.
+        unsafe {
+            std::env::set_var("NODEVICE_SELECT", "1");
+        }
+    }
+}
+
 /// Maps a file into memory, so that only the pages that are read take room.
 ///
 /// # Errors

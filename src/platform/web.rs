@@ -4,6 +4,9 @@ use std::path::Path;
 
 use super::Bytes;
 
+/// A browser has no such layer.
+pub fn quiet_vulkan() {}
+
 /// There are no files to map in a browser: models arrive as bytes.
 ///
 /// # Errors
