@@ -93,6 +93,12 @@ pub fn read_now<T: Pod>(gpu: &Gpu, tensor: &Tensor) -> Result<Vec<T>, GpuError> 
     let readback = Readback::schedule(gpu, &mut encoder, &[tensor]);
     gpu.queue.submit([encoder.finish()]);
     gpu.wait()?;
+    // Whoever waits for the device runs the callbacks of all: another thread may have picked ours up and
+    // still be on its way to it. It needs microseconds; after seconds something else is wrong.
+    let begin = web_time::Instant::now();
+    while !readback.is_ready() && begin.elapsed().as_secs() < 10 {
+        std::thread::yield_now();
+    }
     let bytes = readback.take()?;
     Ok(bytes.iter().flat_map(|part| bytemuck::pod_collect_to_vec(part)).collect())
 }
