@@ -66,13 +66,11 @@ impl Run {
             self.begun += 1;
             self.step_open = true;
         }
-        let mut progress = Progress::Busy;
-        if self.step_open {
-            progress = self.engine.advance(budget)?;
-            if progress == Progress::Done {
-                self.step_open = false;
-                progress = Progress::Working;
-            }
+        // Asked even when all is handed over: a device that is lost by then says so here.
+        let mut progress = self.engine.advance(budget)?;
+        if progress == Progress::Done {
+            progress = if self.step_open { Progress::Working } else { Progress::Busy };
+            self.step_open = false;
         }
         self.collect();
         Ok(if self.finished == self.settings.steps { Progress::Done } else { progress })
