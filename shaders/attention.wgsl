@@ -11,16 +11,6 @@ override KEYS: u32 = 32;   // keys per tile: 2 · KEYS · d numbers are staged
 const LANES = 64u;
 const MAX_QUADS = 32u;
 
-struct Params {
-    tokens: u32,  // T
-    heads: u32,   // H
-    scale: f32,   // 1 / √d
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;        // (B, T, 3, H, d)
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;  // (B, T, H, d)
-
 override TILE: u32 = KEYS * QUADS;
 var<workgroup> keys: array<vec4<f32>, TILE>;
 var<workgroup> values: array<vec4<f32>, TILE>;

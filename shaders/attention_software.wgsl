@@ -10,16 +10,6 @@ override QUADS: u32 = 16;  // d / 4
 const LANES = 8u;  // one SIMD vector
 const MAX_QUADS = 32u;
 
-struct Params {
-    tokens: u32,  // T
-    heads: u32,   // H
-    scale: f32,   // 1 / √d
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;        // (B, T, 3, H, d)
-@group(0) @binding(2) var<storage, read_write> y: array<vec4<f32>>;  // (B, T, H, d)
-
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let width = params.heads * QUADS;  // of one of q, k, v

@@ -5,21 +5,7 @@
 // memory. Mean first, then the mean of squared deviations: a single pass over squares would cancel.
 // All loop bounds are uniform.
 
-struct Params {
-    rows: u32,              // S
-    quads: u32,             // D / 4
-    sample_tokens: u32,     // T
-    modulation_quads: u32,  // columns of `modulation` / 4
-    shift_quad: u32,        // first column of shift / 4
-    scale_quad: u32,        // first column of scale / 4
-}
-
 const LANES = 64u;
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;           // (S, D)
-@group(0) @binding(2) var<storage, read> modulation: array<vec4<f32>>;  // (B, columns)
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;     // (S, D)
 
 var<workgroup> partial: array<f32, LANES>;
 

@@ -1,22 +1,8 @@
 // Layer normalisation and adaLN as in `modulate`, with the same bindings, for adapters that run
 // shaders on the processor: one lane per token, no workgroup memory.
 
-struct Params {
-    rows: u32,              // S
-    quads: u32,             // D / 4
-    sample_tokens: u32,     // T
-    modulation_quads: u32,  // columns of `modulation` / 4
-    shift_quad: u32,        // first column of shift / 4
-    scale_quad: u32,        // first column of scale / 4
-}
-
 // One SIMD vector of the software adapters: more would leave cores idle on small pools.
 const LANES = 8u;
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;           // (S, D)
-@group(0) @binding(2) var<storage, read> modulation: array<vec4<f32>>;  // (B, columns)
-@group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;     // (S, D)
 
 @compute @workgroup_size(LANES)
 fn main(

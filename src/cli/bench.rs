@@ -185,9 +185,7 @@ fn time_steps(
     let mut times = Vec::new();
     for step in 0..=arguments.steps {
         let begin = Instant::now();
-        engine.begin_step(&guided_step(Solver::Euler, step, arguments.steps + 1, 2.0));
-        while engine.advance(usize::MAX)? != diffmoe::model::Progress::Done {}
-        engine.wait()?;
+        engine.finish_step(&guided_step(Solver::Euler, step, arguments.steps + 1, 2.0))?;
         times.push(milliseconds(begin));
         bar.set_position(u64::from(step));
         while engine.take_snapshot().is_some() {}

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use diffmoe::checkpoint::Checkpoint;
-use diffmoe::diffusion::Solver;
+use diffmoe::diffusion::{Solver, guided_step};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Engine, Routing, RoutingRule, RunSpec, TimeKind};
 use diffmoe::sampler::{OpenModel, Settings};
@@ -172,9 +172,7 @@ fn sample(
     engine.start(&input.run);
     for step in 0..settings.steps {
         let Settings { solver, steps, guidance, .. } = settings;
-        engine.begin_step(&diffmoe::diffusion::guided_step(solver, step, steps, guidance));
-        while engine.advance(usize::MAX)? != diffmoe::model::Progress::Done {}
-        engine.wait()?;
+        engine.finish_step(&guided_step(solver, step, steps, guidance))?;
     }
     let mut last = None;
     while let Some(snapshot) = engine.take_snapshot() {

@@ -124,18 +124,15 @@ pub(super) fn run_stage(
         modulate(&block.ada_ln, a);
         attention(config, block, a);
     } else {
+        normalise(a, config, 3);
         match &block.mlp {
             Mlp::Dense(ffn) => {
-                normalise(a, config, 3);
                 let Activations { x, h, modulation, scratch, .. } = a;
                 add_rows(config, x, &modulation[5], scratch, |first, out, scratch| {
                     ffn.apply(|r| row_of(h, config.hidden_size, first + r), scratch, out);
                 });
             }
-            Mlp::Moe(layer) => {
-                normalise(a, config, 3);
-                moe(config, layer, a, input.routing);
-            }
+            Mlp::Moe(layer) => moe(config, layer, a, input.routing),
         }
     }
 }

@@ -71,7 +71,10 @@ pub(super) struct AttentionTile<'a>(Attention<'a>);
 
 impl Kernel for AttentionTile<'_> {
     const NAME: &'static str = "attention";
-    const SOURCE: &'static str = include_str!("../../shaders/attention.wgsl");
+    const SOURCE: &'static str = concat!(
+        include_str!("../../shaders/attention.wgsl"),
+        include_str!("../../shaders/shared/attention.wgsl"),
+    );
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -101,7 +104,10 @@ pub(super) struct AttentionSoftware<'a>(Attention<'a>);
 
 impl Kernel for AttentionSoftware<'_> {
     const NAME: &'static str = "attention_software";
-    const SOURCE: &'static str = include_str!("../../shaders/attention_software.wgsl");
+    const SOURCE: &'static str = concat!(
+        include_str!("../../shaders/attention_software.wgsl"),
+        include_str!("../../shaders/shared/attention.wgsl"),
+    );
     type Params = Params;
 
     fn params(&self) -> Params {

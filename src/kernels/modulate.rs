@@ -67,7 +67,10 @@ pub(super) struct ModulateTree<'a>(Modulate<'a>);
 
 impl Kernel for ModulateTree<'_> {
     const NAME: &'static str = "modulate";
-    const SOURCE: &'static str = include_str!("../../shaders/modulate.wgsl");
+    const SOURCE: &'static str = concat!(
+        include_str!("../../shaders/modulate.wgsl"),
+        include_str!("../../shaders/shared/modulate.wgsl"),
+    );
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -88,7 +91,10 @@ pub(super) struct ModulateSoftware<'a>(Modulate<'a>);
 
 impl Kernel for ModulateSoftware<'_> {
     const NAME: &'static str = "modulate_software";
-    const SOURCE: &'static str = include_str!("../../shaders/modulate_software.wgsl");
+    const SOURCE: &'static str = concat!(
+        include_str!("../../shaders/modulate_software.wgsl"),
+        include_str!("../../shaders/shared/modulate.wgsl"),
+    );
     type Params = Params;
 
     fn params(&self) -> Params {

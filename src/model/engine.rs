@@ -187,6 +187,16 @@ pub trait Engine {
     /// When the device is lost.
     fn wait(&mut self) -> Result<(), EngineError>;
 
+    /// Computes a whole step and waits for it; its snapshot is there afterwards. Not for user interfaces.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn finish_step(&mut self, ops: &[Op]) -> Result<(), EngineError> {
+        self.begin_step(ops);
+        while self.advance(usize::MAX)? != Progress::Done {}
+        self.wait()
+    }
+
     /// One forward pass with its own time for each sample, and every intermediate value that a parity
     /// case knows: `out`, `blocks.{i}.out`, `blocks.{i}.{moe_in,capacity,gate,k,selected}`. Waits.
     ///
