@@ -14,6 +14,7 @@
 //! | [`diffusion`] | says with which numbers |
 //! | [`trace`] | remembers which expert took which token |
 //! | [`sampler`] | says when |
+//! | [`picture`] | samples as pixels and PNG files |
 //!
 //! Dimension letters used everywhere: `B` samples in a batch, `T` tokens per sample, `S = B·T` tokens
 //! in the pool, `D` hidden size, `H` attention heads, `E` experts, `M` hidden size of an expert.
@@ -24,6 +25,7 @@ pub mod diffusion;
 pub mod gpu;
 pub mod kernels;
 pub mod model;
+pub mod picture;
 pub mod platform;
 pub mod sampler;
 pub mod trace;

@@ -5,7 +5,6 @@ mod bench;
 mod info;
 mod model_file;
 mod output;
-mod picture;
 mod sample;
 mod verify;
 

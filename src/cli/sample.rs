@@ -14,7 +14,7 @@ use diffmoe::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::Output;
-use super::{BackendName, Outcome, model_file, picture};
+use super::{BackendName, Outcome, model_file};
 
 /// Draw pictures and write them as one PNG.
 ///
@@ -166,7 +166,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             scale are beyond what f32 can hold: try a smaller --cfg"
             .into());
     }
-    let grid = picture::grid(&samples, config.input_size as u32, arguments.scale);
+    let grid = diffmoe::picture::grid(&samples, config.input_size as u32, arguments.scale);
     out.write(|part| grid.save(part))?;
     let trace = trace.ok_or("no picture was asked for")?;
     if let Some(out) = trace_out {

@@ -8,7 +8,7 @@ const GAP: u32 = 4;
 const MIN_WIDTH: u32 = 128;
 
 /// Arranges samples `[B, 3, size, size]` in [-1, 1] as a grid, each enlarged by a whole factor without smoothing.
-pub(super) fn grid(samples: &[f32], size: u32, scale: Option<u32>) -> RgbImage {
+pub fn grid(samples: &[f32], size: u32, scale: Option<u32>) -> RgbImage {
     let plane = (size * size) as usize;
     let count = (samples.len() / (3 * plane)) as u32;
     let scale = scale.unwrap_or_else(|| if count > 1 { MIN_WIDTH.div_ceil(size) } else { 1 });
