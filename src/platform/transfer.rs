@@ -1,0 +1,121 @@
+//! How far a download is, and why it did not arrive.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Progress of a download; copies share it.
+#[derive(Clone, Debug, Default)]
+pub struct Transfer(Arc<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    done: AtomicU64,
+    /// 0 while it is unknown.
+    total: AtomicU64,
+    resumed_from: AtomicU64,
+}
+
+impl Transfer {
+    /// Bytes that are here.
+    pub fn done(&self) -> u64 {
+        self.0.done.load(Relaxed)
+    }
+
+    /// Bytes in all, where the other side said so.
+    pub fn total(&self) -> Option<u64> {
+        Some(self.0.total.load(Relaxed)).filter(|&total| total > 0)
+    }
+
+    /// Bytes that were here already when the transfer began, kept from one that was interrupted.
+    pub fn resumed_from(&self) -> u64 {
+        self.0.resumed_from.load(Relaxed)
+    }
+
+    /// Notes that more bytes have arrived.
+    pub fn add(&self, bytes: u64) {
+        self.0.done.fetch_add(bytes, Relaxed);
+    }
+
+    /// Notes how many bytes there will be.
+    pub fn set_total(&self, bytes: u64) {
+        self.0.total.store(bytes, Relaxed);
+    }
+
+    /// Starts the count at what is here already.
+    pub fn resume_from(&self, bytes: u64) {
+        self.0.resumed_from.store(bytes, Relaxed);
+        self.0.done.store(bytes, Relaxed);
+    }
+}
+
+/// Why a file did not arrive, in sentences that say what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FetchError {
+    /// The operating system would not hand out the file.
+    #[error("cannot read {location}: {reason}")]
+    Unreadable {
+        /// The path.
+        location: String,
+        /// The system's reason.
+        reason: String,
+    },
+    /// A program without a browser around it loads files only.
+    #[error("{0} is an address; download the file first, then open it from disk")]
+    Address(String),
+    /// There was no answer.
+    #[error(
+        "{location} did not answer ({reason}); check the address and the connection; another site must also allow \
+         this page to read it (CORS)"
+    )]
+    Unreachable {
+        /// The address.
+        location: String,
+        /// The browser's reason.
+        reason: String,
+    },
+    /// The server answered with something else than the file.
+    #[error("{location} answered with status {status}; check the address")]
+    Refused {
+        /// The address.
+        location: String,
+        /// HTTP status.
+        status: u16,
+    },
+    /// The transfer broke off, more than once in a row.
+    #[error(
+        "the download of {location} broke off after {done} bytes ({reason}); load it again, and it goes on from there"
+    )]
+    Interrupted {
+        /// The address.
+        location: String,
+        /// Bytes that are here.
+        done: u64,
+        /// The browser's reason.
+        reason: String,
+    },
+    /// The bytes are not those that were promised.
+    #[error("{location} arrived damaged (its checksum is wrong); load it again")]
+    Damaged {
+        /// The address.
+        location: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_count_together() {
+        let transfer = Transfer::default();
+        let copy = transfer.clone();
+        assert_eq!(transfer.total(), None);
+        copy.resume_from(10);
+        copy.add(5);
+        copy.set_total(20);
+        assert_eq!(
+            (transfer.done(), transfer.resumed_from(), transfer.total()),
+            (15, 10, Some(20))
+        );
+    }
+}

@@ -1,0 +1,351 @@
+//! Downloads: streamed, kept for the next visit, checked when they are used again, and resumed where they broke off.
+
+use js_sys::{JsString, Promise, Reflect, Uint8Array};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use wasm_bindgen::prelude::*;
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{ReadableStreamDefaultReader, Request, RequestInit, Response};
+
+use super::super::{Bytes, FetchError, Transfer};
+use super::store::{Manifest, Store};
+use super::{pause, reason, sha256};
+
+/// What arrives is put away in pieces of at least this many bytes.
+const PART: usize = 2 << 20;
+/// Attempts without a single byte before we give up.
+const ATTEMPTS: u32 = 4;
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_name = fetch)]
+    fn request(input: &JsValue) -> Promise;
+}
+
+/// What the build wrote about the models beside the page.
+#[derive(Deserialize)]
+struct Beside {
+    sha256: String,
+}
+
+fn beside() -> BTreeMap<String, Beside> {
+    let text = element("models").and_then(|element| element.text_content());
+    text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
+fn element(id: &str) -> Option<web_sys::Element> {
+    web_sys::window()?.document()?.get_element_by_id(id)
+}
+
+/// The models that lie beside the page, or inside it.
+pub fn built_in_names() -> Vec<String> {
+    beside().into_keys().collect()
+}
+
+/// A model that lies beside the page or inside it; nothing where there is none of that name.
+pub async fn built_in(name: &str, transfer: &Transfer) -> Option<Result<Bytes, FetchError>> {
+    if let Some(element) = element(&format!("model-{name}")) {
+        return Some(inside(name, &element, transfer).await);
+    }
+    let model = beside().remove(name)?;
+    let base = web_sys::window()?.document()?.base_uri().ok()??;
+    // The checksum in the address makes a new version a new file for every cache on the way.
+    let version = model.sha256.get(..8)?;
+    let address = format!("models/{name}.safetensors?v={version}");
+    let location = web_sys::Url::new_with_base(&address, &base).ok()?.href();
+    let result = download(&location, Some(&model.sha256), transfer).await;
+    if result.is_ok() {
+        forget_other_versions(&location).await;
+    }
+    Some(result)
+}
+
+/// A model whose base64 text is part of the page. The browser decodes it, off the page's thread.
+async fn inside(
+    name: &str,
+    element: &web_sys::Element,
+    transfer: &Transfer,
+) -> Result<Bytes, FetchError> {
+    let damaged = |_| FetchError::Damaged { location: format!("the model {name} in this page") };
+    let text = Reflect::get(element, &"textContent".into()).map_err(damaged)?;
+    let text: JsString = text.unchecked_into::<JsString>().trim();
+    let address = JsString::from("data:application/octet-stream;base64,").concat(&text);
+    let response = JsFuture::from(request(&address)).await.map_err(damaged)?;
+    let response: Response = response.unchecked_into();
+    let buffer = response.array_buffer().map_err(damaged)?;
+    let bytes = Uint8Array::new(&JsFuture::from(buffer).await.map_err(damaged)?).to_vec();
+    transfer.set_total(bytes.len() as u64);
+    transfer.add(bytes.len() as u64);
+    Ok(Bytes::new(bytes))
+}
+
+/// Deletes kept files of the same path as `location` that are not `location`.
+async fn forget_other_versions(location: &str) {
+    let Some(store) = Store::open().await else { return };
+    let path = |location: &str| location.split('?').next().map(str::to_owned);
+    for manifest in store.list().await {
+        if manifest.location != location && path(&manifest.location) == path(location) {
+            // What cannot be deleted now is found again next time.
+            let _ = store.delete(&manifest.location).await;
+        }
+    }
+}
+
+/// Fetches a file, from the browser's storage where it is kept there and whole.
+///
+/// # Errors
+/// When it cannot be reached, keeps breaking off, or arrives damaged.
+pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchError> {
+    let base =
+        web_sys::window().and_then(|w| w.document()).and_then(|d| d.base_uri().ok().flatten());
+    let absolute = match &base {
+        Some(base) => web_sys::Url::new_with_base(location, base),
+        None => web_sys::Url::new(location),
+    };
+    let absolute = absolute.map_err(|_| FetchError::Unreachable {
+        location: location.to_owned(),
+        reason: "it is no address".into(),
+    })?;
+    download(&absolute.href(), None, transfer).await
+}
+
+async fn download(
+    location: &str,
+    expected: Option<&str>,
+    transfer: &Transfer,
+) -> Result<Bytes, FetchError> {
+    let mut download = Download::begin(location, transfer).await;
+    if let Some(known) = download.manifest.sha256.clone() {
+        if hex(&sha256(&download.bytes).await) == known && expected.is_none_or(|e| e == known) {
+            return Ok(Bytes::new(download.bytes));
+        }
+        download.start_over().await;
+    }
+    let mut attempts = 0;
+    loop {
+        let before = download.bytes.len();
+        match download.go_on().await {
+            Ok(()) => break,
+            Err(Trouble::Final(error)) => return Err(error),
+            Err(Trouble::Broken(reason)) => {
+                download.keep().await;
+                let moved = download.bytes.len() > before;
+                attempts = if moved { 1 } else { attempts + 1 };
+                if attempts == ATTEMPTS {
+                    return Err(download.error(reason));
+                }
+                pause(250 << attempts).await;
+            }
+        }
+    }
+    let digest = hex(&sha256(&download.bytes).await);
+    if expected.is_some_and(|expected| expected != digest) {
+        download.start_over().await;
+        return Err(FetchError::Damaged { location: location.to_owned() });
+    }
+    download.finish(digest).await;
+    Ok(Bytes::new(download.bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Why an attempt ended.
+enum Trouble {
+    /// Another attempt may do better.
+    Broken(String),
+    /// It would not.
+    Final(FetchError),
+}
+
+/// A file on its way.
+struct Download<'t> {
+    store: Option<Store>,
+    manifest: Manifest,
+    /// Everything that is here.
+    bytes: Vec<u8>,
+    /// How much of it is in the store.
+    kept: usize,
+    transfer: &'t Transfer,
+}
+
+impl<'t> Download<'t> {
+    /// Takes up what an earlier visit left.
+    async fn begin(location: &str, transfer: &'t Transfer) -> Self {
+        let store = Store::open().await;
+        let fresh = || Manifest { location: location.to_owned(), ..Manifest::default() };
+        let mut download = Self { store, manifest: fresh(), bytes: Vec::new(), kept: 0, transfer };
+        if let Some(store) = &download.store
+            && let Some(manifest) = store.manifest(location).await
+        {
+            match store.bytes(&manifest).await {
+                Some(bytes) => {
+                    download.kept = bytes.len();
+                    download.bytes = bytes;
+                    download.manifest = manifest;
+                    transfer.resume_from(download.kept as u64);
+                    download.manifest.total.inspect(|&total| transfer.set_total(total));
+                }
+                None => download.start_over().await,
+            }
+        }
+        download
+    }
+
+    /// Forgets everything that is here.
+    async fn start_over(&mut self) {
+        if let Some(store) = &self.store {
+            // What cannot be deleted is overwritten.
+            let _ = store.delete(&self.manifest.location).await;
+        }
+        let location = std::mem::take(&mut self.manifest.location);
+        self.manifest = Manifest { location, ..Manifest::default() };
+        self.bytes.clear();
+        self.kept = 0;
+        self.transfer.resume_from(0);
+    }
+
+    /// Requests what is missing and takes it in.
+    async fn go_on(&mut self) -> Result<(), Trouble> {
+        if self.manifest.total == Some(self.bytes.len() as u64) {
+            return Ok(());
+        }
+        let response = self.ask().await?;
+        let header = |name| response.headers().get(name).ok().flatten();
+        match response.status() {
+            206 if self.is_continued(&response) => {}
+            // The server sends all of it: it knows no ranges, or the file has changed.
+            200 if !self.bytes.is_empty() => self.start_over().await,
+            200 => {}
+            206 | 416 => {
+                self.start_over().await;
+                return Err(Trouble::Broken("the server sent another part than asked for".into()));
+            }
+            status @ (408 | 429 | 500..) => {
+                return Err(Trouble::Broken(format!("the server answered with status {status}")));
+            }
+            status => {
+                let location = self.manifest.location.clone();
+                return Err(Trouble::Final(FetchError::Refused { location, status }));
+            }
+        }
+        if header("content-encoding").is_some() {
+            // Length and ranges count the packed bytes: neither helps us.
+            self.store = None;
+        } else {
+            let rest = header("content-length").and_then(|text| text.parse::<u64>().ok());
+            self.manifest.total = rest.map(|rest| rest + self.bytes.len() as u64);
+            self.manifest.version = header("etag")
+                .filter(|tag| !tag.starts_with("W/"))
+                .or_else(|| header("last-modified"));
+        }
+        if let Some(total) = self.manifest.total {
+            self.transfer.set_total(total);
+            self.bytes.reserve_exact((total as usize).saturating_sub(self.bytes.len()));
+        }
+        self.receive(&response).await
+    }
+
+    async fn ask(&self) -> Result<Response, Trouble> {
+        let broken = |error: JsValue| Trouble::Broken(reason(&error));
+        let ask = Request::new_with_str_and_init(&self.manifest.location, &RequestInit::new())
+            .map_err(broken)?;
+        if !self.bytes.is_empty() {
+            let range = format!("bytes={}-", self.bytes.len());
+            ask.headers().set("range", &range).map_err(broken)?;
+            // Another site would have to allow this header in advance; there, `is_continued` has to do.
+            if let Some(version) = self.manifest.version.as_ref().filter(|_| self.is_ours()) {
+                ask.headers().set("if-range", version).map_err(broken)?;
+            }
+        }
+        let response = JsFuture::from(request(&ask)).await.map_err(broken)?;
+        Ok(response.unchecked_into())
+    }
+
+    /// Whether the file lies on the page's own site.
+    fn is_ours(&self) -> bool {
+        let origin = web_sys::window().and_then(|window| window.location().origin().ok());
+        origin.is_some_and(|origin| self.manifest.location.starts_with(&format!("{origin}/")))
+    }
+
+    /// Whether an answer goes on where we stopped, in the same version of the file, as far as one can see.
+    fn is_continued(&self, response: &Response) -> bool {
+        let header = |name| response.headers().get(name).ok().flatten();
+        let have = self.bytes.len() as u64;
+        let begins = header("content-range")
+            .is_none_or(|range| range.starts_with(&format!("bytes {have}-")));
+        let rest = header("content-length").and_then(|text| text.parse::<u64>().ok());
+        let sizes = self.manifest.total.zip(rest).is_none_or(|(total, rest)| have + rest == total);
+        let version = self.manifest.version.as_ref();
+        let names = [header("etag"), header("last-modified")];
+        let same = version.is_none_or(|version| {
+            names.iter().flatten().next().is_none() || names.iter().flatten().any(|n| n == version)
+        });
+        begins && sizes && same
+    }
+
+    async fn receive(&mut self, response: &Response) -> Result<(), Trouble> {
+        let broken = |error: JsValue| Trouble::Broken(reason(&error));
+        let body = response.body().ok_or_else(|| Trouble::Broken("the answer is empty".into()))?;
+        let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
+        loop {
+            let piece = JsFuture::from(reader.read()).await.map_err(broken)?;
+            let value = Reflect::get(&piece, &"value".into()).map_err(broken)?;
+            if value.is_undefined() {
+                break;
+            }
+            let value: Uint8Array = value.unchecked_into();
+            let start = self.bytes.len();
+            self.bytes.resize(start + value.length() as usize, 0);
+            value.copy_to(&mut self.bytes[start..]);
+            self.transfer.add(u64::from(value.length()));
+            if self.bytes.len() - self.kept >= PART {
+                self.keep().await;
+            }
+        }
+        match self.manifest.total {
+            Some(total) if total != self.bytes.len() as u64 => {
+                Err(Trouble::Broken("it ended too early".into()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts away what is not in the store yet. A browser without room for it costs a later visit the download.
+    async fn keep(&mut self) {
+        let Some(store) = &self.store else { return };
+        if self.kept == self.bytes.len() {
+            return;
+        }
+        if store.append(&mut self.manifest, &self.bytes[self.kept..]).await.is_ok() {
+            self.kept = self.bytes.len();
+        } else {
+            let _ = store.delete(&self.manifest.location).await;
+            self.store = None;
+        }
+    }
+
+    async fn finish(&mut self, digest: String) {
+        self.keep().await;
+        self.manifest.total = Some(self.bytes.len() as u64);
+        self.manifest.sha256 = Some(digest);
+        if let Some(store) = &self.store {
+            // Without the note the parts are an interrupted download, which is completed and checked next time.
+            let _ = store.note(&self.manifest).await;
+        }
+    }
+
+    fn error(&self, reason: String) -> FetchError {
+        let location = self.manifest.location.clone();
+        match self.bytes.len() as u64 {
+            0 => FetchError::Unreachable { location, reason },
+            done => FetchError::Interrupted { location, done, reason },
+        }
+    }
+}
