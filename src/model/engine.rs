@@ -209,7 +209,7 @@ pub enum EngineError {
     #[error("{0}")]
     TooLarge(String),
     /// The device failed while it was working; the sample of the last snapshot is still good.
-    #[error("the device stopped working: {0}")]
+    #[error("{0}")]
     DeviceLost(String),
     /// This engine does not know this kind of model.
     #[error("{0}")]

@@ -145,6 +145,14 @@ impl OpenModel {
         }
     }
 
+    /// The device, where it is not the processor.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.place {
+            Place::Cpu(_) => None,
+            Place::Gpu(model) => Some(&model.gpu),
+        }
+    }
+
     /// Whether the processor computes.
     pub fn is_cpu(&self) -> bool {
         matches!(self.place, Place::Cpu(_))

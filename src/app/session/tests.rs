@@ -458,3 +458,34 @@ fn an_engine_that_does_not_fit_leaves_the_one_before() {
     assert_eq!(made.load(Ordering::Relaxed), 2, "the first engine is still good");
     assert_same(session.record().unwrap(), &path);
 }
+
+#[test]
+fn a_destroyed_graphics_device_is_replaced_without_a_trace_in_the_pictures() {
+    let (_folder, path) = file();
+    let mut session =
+        Session::new(Start { draw_at_once: false, backend: Backend::Gpu, ..start(path, None) });
+    ready(&mut session);
+    assert!(
+        session.model().is_some(),
+        "this needs a GPU or Mesa's lavapipe: {:?}",
+        session.notes()
+    );
+    session.controls = controls();
+    session.set_profiling(true);
+    session.generate();
+    ready(&mut session);
+    let whole = session.record().unwrap().clone();
+    assert!(!whole.stage_ms.is_empty(), "lavapipe has a clock");
+
+    session.step();
+    until(&mut session, "a pause", |s| s.phase() == Phase::Paused);
+    session.step();
+    until(&mut session, "a pause", |s| s.phase() == Phase::Paused);
+    session.model.as_ref().unwrap().open.gpu().unwrap().device.destroy();
+    session.go_on();
+    ready(&mut session);
+    assert!(session.notes().iter().any(|note| note.text.contains("lost")), "{:?}", session.notes());
+    let record = session.record().unwrap();
+    assert_eq!(record.frames, whole.frames);
+    assert_eq!(record.trace.to_json().unwrap(), whole.trace.to_json().unwrap());
+}
