@@ -15,6 +15,7 @@
 //! | [`trace`] | remembers which expert took which token |
 //! | [`sampler`] | says when |
 //! | [`picture`] | samples as pixels and PNG files |
+//! | `web` | the entry points of a web page |
 //!
 //! Dimension letters used everywhere: `B` samples in a batch, `T` tokens per sample, `S = B·T` tokens
 //! in the pool, `D` hidden size, `H` attention heads, `E` experts, `M` hidden size of an expert.
@@ -29,3 +30,5 @@ pub mod picture;
 pub mod platform;
 pub mod sampler;
 pub mod trace;
+#[cfg(feature = "web")]
+pub mod web;

@@ -83,7 +83,7 @@ async fn digest_by_browser(bytes: &[u8]) -> Option<[u8; 32]> {
     if subtle.is_undefined() {
         return None;
     }
-    let promise = subtle.digest_with_str_and_u8_slice("SHA-256", bytes).ok()?;
+    let promise = subtle.digest_with_str_and_u8_array("SHA-256", bytes).ok()?;
     let buffer = JsFuture::from(promise).await.ok()?;
     js_sys::Uint8Array::new(&buffer).to_vec().try_into().ok()
 }

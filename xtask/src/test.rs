@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use crate::{run, succeeds};
+use crate::{WASM, run, succeeds};
 
 /// Where Vulkan drivers announce themselves on Linux.
 const DRIVER_FOLDERS: [&str; 3] =
     ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"];
-
-const WASM: &str = "wasm32-unknown-unknown";
 
 pub(crate) fn all() -> Result<(), String> {
     ensure_vulkan()?;
