@@ -69,6 +69,11 @@ pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchEr
     Ok(bytes)
 }
 
+/// What a browser tells about its graphics adapter: there is no browser, and drivers give names.
+pub async fn adapter_name() -> Option<String> {
+    None
+}
+
 /// The models that lie beside a page: none.
 pub fn built_in_names() -> Vec<String> {
     Vec::new()
