@@ -1,6 +1,8 @@
 //! The operating system or the browser, behind one interface; `native.rs` and `web.rs` are the only
 //! places where the two differ.
 
+#[cfg(feature = "app")]
+mod dropped;
 mod task;
 mod transfer;
 
@@ -22,6 +24,8 @@ pub use imp::{
 };
 #[cfg(feature = "app")]
 pub use imp::{pick_file, save_file};
+#[cfg(feature = "app")]
+pub use dropped::read_dropped;
 pub use task::{Task, Waker};
 pub use transfer::{FetchError, Transfer};
 

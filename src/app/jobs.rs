@@ -1,0 +1,90 @@
+//! What the app waits for without waiting: file dialogs, dropped files, the list of kept downloads.
+
+use std::sync::Arc;
+
+use super::session::{ModelSource, NoteKind, Session};
+use crate::platform::{self, CachedFile, PickedFile, Task, Waker};
+
+/// How a job ended.
+enum Ended {
+    /// A file for the session to open.
+    Opened(Result<PickedFile, String>),
+    /// A file was saved; where, if the system says so.
+    Saved(Result<Option<String>, String>),
+    /// The downloads that are kept here.
+    Cached(Vec<CachedFile>),
+    /// Nothing came of it.
+    Nothing,
+}
+
+/// Jobs in the background.
+pub(super) struct Jobs {
+    tasks: Vec<Task<Ended>>,
+    waker: Waker,
+    /// Kept downloads, as far as is known.
+    pub(super) cached: Vec<CachedFile>,
+}
+
+impl Jobs {
+    pub(super) fn new(waker: Waker) -> Self {
+        let mut jobs = Self { tasks: Vec::new(), waker, cached: Vec::new() };
+        jobs.list_cached();
+        jobs
+    }
+
+    fn spawn<F>(&mut self, make: impl FnOnce() -> F + Send + 'static)
+    where
+        F: Future<Output = Ended> + 'static,
+    {
+        self.tasks.push(platform::spawn(self.waker.clone(), make));
+    }
+
+    /// Asks for a model file.
+    pub(super) fn pick(&mut self) {
+        self.spawn(|| async {
+            platform::pick_file().await.map_or(Ended::Nothing, Ended::Opened)
+        });
+    }
+
+    /// Reads a file that was dropped on the window.
+    pub(super) fn dropped(&mut self, file: egui::DroppedFileHandle) {
+        self.spawn(move || async move { Ended::Opened(platform::read_dropped(file).await) });
+    }
+
+    /// Saves bytes where the visitor wants them.
+    pub(super) fn save(&mut self, name: String, mime: &'static str, bytes: Vec<u8>) {
+        self.spawn(move || async move { Ended::Saved(platform::save_file(name, mime, bytes).await) });
+    }
+
+    /// Looks up which downloads are kept here.
+    pub(super) fn list_cached(&mut self) {
+        self.spawn(|| async { Ended::Cached(platform::cached().await) });
+    }
+
+    /// Deletes a kept download.
+    pub(super) fn delete_cached(&mut self, location: String) {
+        self.spawn(move || async move {
+            match platform::delete_cached(&location).await {
+                Ok(()) => Ended::Cached(platform::cached().await),
+                Err(reason) => Ended::Saved(Err(reason)),
+            }
+        });
+    }
+
+    /// Takes in what has ended.
+    pub(super) fn tick(&mut self, session: &mut Session) {
+        let mut ended = Vec::new();
+        self.tasks.retain_mut(|task| task.take().map(|end| ended.push(end)).is_none());
+        for end in ended {
+            match end {
+                Ended::Opened(Ok(PickedFile { name, bytes })) => {
+                    session.load(ModelSource::File { name, bytes: Arc::new(bytes) });
+                }
+                Ended::Opened(Err(reason)) | Ended::Saved(Err(reason)) => session.note(NoteKind::Error, reason),
+                Ended::Saved(Ok(Some(place))) => session.note(NoteKind::Info, format!("Saved {place}.")),
+                Ended::Cached(files) => self.cached = files,
+                Ended::Saved(Ok(None)) | Ended::Nothing => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Which model draws, and how to open another one.
+
+use egui::{TextEdit, Ui};
+
+use crate::app::App;
+use crate::app::icons::Icon;
+use crate::app::session::{ModelInfo, ModelSource};
+use crate::app::widgets::{self, caption, card, icon_button, remark, sign_button};
+use crate::model::Kind;
+
+pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
+    card(ui, "Model", |ui| {
+        if let Some(model) = app.session.model() {
+            describe(ui, model);
+        }
+        built_in(app, ui);
+        if icon_button(ui, Icon::Open, "Open a file").on_hover_text("Or drop it anywhere").clicked() {
+            app.jobs.pick();
+        }
+        address(app, ui);
+        kept(app, ui);
+    });
+}
+
+fn describe(ui: &mut Ui, model: &ModelInfo) {
+    let config = &model.config;
+    let kind = match config.kind {
+        Kind::Dense => "dense".to_owned(),
+        Kind::Tc => format!("token choice, {} experts", config.num_experts),
+        Kind::Ec => format!("expert choice, {} experts", config.num_experts),
+        Kind::DiffMoe => format!("DiffMoE, {} experts in {} blocks", config.num_experts, config.moe_blocks().len()),
+    };
+    let millions = config.parameters() as f64 / 1e6;
+    ui.label(egui::RichText::new(&model.name).strong());
+    remark(
+        ui,
+        format!(
+            "{kind}; {} blocks, width {}; {millions:.1} million parameters; {size}×{size} {}",
+            config.depth,
+            config.hidden_size,
+            if config.pixels { "pixels" } else { "latents" },
+            size = config.input_size,
+        ),
+    );
+    caption(ui, format!("{} file, SHA-256 {}…", widgets::bytes(model.file_bytes), model.hash));
+    if !config.pixels {
+        remark(ui, "This model draws latents. They are shown as they are: the first three channels as red, green, blue.");
+    }
+    if let Some(note) = &model.backend_note {
+        remark(ui, note.clone());
+    }
+}
+
+fn built_in(app: &mut App, ui: &mut Ui) {
+    let names = app.session.available().to_vec();
+    let current = match app.session.model().map(|model| &model.source) {
+        Some(ModelSource::Named(name)) => Some(name.clone()),
+        _ => None,
+    };
+    ui.horizontal_wrapped(|ui| {
+        for name in names {
+            let chosen = current.as_ref() == Some(&name);
+            let button = egui::Button::selectable(chosen, name.as_str()).frame_when_inactive(true);
+            if ui.add(button).accessible_name(format!("Model {name}")).clicked() && !chosen {
+                app.session.load(ModelSource::Named(name));
+            }
+        }
+    });
+}
+
+fn address(app: &mut App, ui: &mut Ui) {
+    ui.horizontal(|ui| {
+        let room = 64.0 + ui.spacing().item_spacing.x;
+        let edit = TextEdit::singleline(&mut app.view.address).hint_text("Address of a model file");
+        let response = ui.add(edit.desired_width((ui.available_width() - room).max(80.0)));
+        let response = response.accessible_name("Address of a model file");
+        let entered = response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter));
+        let filled = !app.view.address.trim().is_empty();
+        let clicked = ui.add_enabled(filled, egui::Button::new("Load")).clicked();
+        if filled && (entered || clicked) {
+            app.session.load(ModelSource::Url(app.view.address.trim().to_owned()));
+        }
+    });
+}
+
+/// Downloads that the browser keeps.
+fn kept(app: &mut App, ui: &mut Ui) {
+    if app.jobs.cached.is_empty() {
+        return;
+    }
+    caption(ui, "Kept for the next visit");
+    let mut delete = None;
+    let mut load = None;
+    for file in &app.jobs.cached {
+        let name = file.location.rsplit('/').next().unwrap_or(&file.location);
+        ui.horizontal(|ui| {
+            if sign_button(ui, Icon::Trash, &format!("Delete {name}")).clicked() {
+                delete = Some(file.location.clone());
+            }
+            let partly = if file.complete { "" } else { ", incomplete" };
+            let text = format!("{name} ({}{partly})", widgets::bytes(file.bytes));
+            let button = egui::Button::new(text).truncate().frame(false);
+            if ui.add(button).on_hover_text(format!("Load {}", file.location)).clicked() {
+                load = Some(file.location.clone());
+            }
+        });
+    }
+    if let Some(location) = delete {
+        app.jobs.delete_cached(location);
+    }
+    if let Some(location) = load {
+        app.session.load(ModelSource::Url(location));
+    }
+}

@@ -1,0 +1,140 @@
+//! The token map: how many experts took each patch of the pictures, or which patches one expert took.
+
+use egui::{Color32, ColorImage};
+
+use crate::app::palette;
+use crate::trace::{At, Trace};
+
+/// What lies over the pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Overlay {
+    /// Nothing.
+    Off,
+    /// How many experts took each patch.
+    #[default]
+    Count,
+    /// The patches of one expert.
+    Expert(usize),
+}
+
+/// Which expert took which token at one place of the trace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenMap {
+    /// Patches in a row of a picture.
+    pub side: usize,
+    /// Pictures in the pool.
+    pub pictures: usize,
+    /// For each token one bit per expert, `[B·T]`.
+    masks: Vec<u32>,
+}
+
+/// The map at one place of the trace; `None` where the run has not been yet.
+pub fn token_map(trace: &Trace, at: At) -> Option<TokenMap> {
+    let masks = &trace.layer(at)?.masks;
+    let side = trace.tokens().isqrt();
+    if side == 0 || masks.is_empty() {
+        return None;
+    }
+    Some(TokenMap { side, pictures: masks.len() / (side * side), masks: masks.clone() })
+}
+
+impl TokenMap {
+    /// The experts of the patch of `picture` at column `x` and row `y`, one bit each.
+    pub fn mask(&self, picture: usize, x: usize, y: usize) -> u32 {
+        self.masks.get((picture * self.side + y) * self.side + x).copied().unwrap_or(0)
+    }
+
+    /// The most experts that any patch has, at least 1: the end of the colour scale.
+    pub fn most(&self) -> u32 {
+        self.masks.iter().map(|mask| mask.count_ones()).max().unwrap_or(0).max(1)
+    }
+
+    /// The map as an image, one pixel a patch, pictures arranged as `columns`; transparent where there is
+    /// nothing to show.
+    pub(in crate::app) fn image(&self, overlay: Overlay, columns: usize) -> ColorImage {
+        let rows = self.pictures.div_ceil(columns.max(1)).max(1);
+        let columns = columns.max(1);
+        let mut image = ColorImage::filled([columns * self.side, rows * self.side], Color32::TRANSPARENT);
+        let (most, width) = (self.most() as f32, image.size[0]);
+        for picture in 0..self.pictures {
+            for y in 0..self.side {
+                for x in 0..self.side {
+                    let mask = self.mask(picture, x, y);
+                    let colour = match overlay {
+                        Overlay::Count => palette::ramp(mask.count_ones() as f32 / most),
+                        Overlay::Expert(expert) if mask.checked_shr(expert as u32).unwrap_or(0) & 1 == 1 => {
+                            palette::expert(expert)
+                        }
+                        Overlay::Off | Overlay::Expert(_) => Color32::TRANSPARENT,
+                    };
+                    let left = picture % columns * self.side + x;
+                    image.pixels[(picture / columns * self.side + y) * width + left] = colour;
+                }
+            }
+        }
+        image
+    }
+}
+
+/// The experts of a patch, in words.
+pub fn sentence(mask: u32) -> String {
+    let experts: Vec<_> = (0..32).filter(|e| mask >> e & 1 == 1).map(|e: u32| e.to_string()).collect();
+    match experts.as_slice() {
+        [] => "no expert".to_owned(),
+        [one] => format!("expert {one}"),
+        many => format!("{} experts: {}", many.len(), many.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::views::tests::{exported_passes, trace};
+    use crate::model::Branch;
+
+    const AT: At = At { step: 1, layer: 1, branch: Branch::Unconditional };
+
+    #[test]
+    fn the_map_agrees_with_the_exported_masks() {
+        let map = token_map(&trace(), AT).unwrap();
+        assert_eq!((map.side, map.pictures), (2, 2));
+        let exported = &exported_passes(1, Branch::Unconditional)[0]["layers"][1]["masks"];
+        let mut most = 1;
+        for token in 0..8 {
+            let mask = map.mask(token / 4, token % 2, token / 2 % 2);
+            assert_eq!(exported[token], mask, "token {token}");
+            most = most.max(mask.count_ones());
+        }
+        assert_eq!(map.most(), most);
+    }
+
+    #[test]
+    fn patches_land_where_they_belong() {
+        let mut map = token_map(&trace(), AT).unwrap();
+        // Second picture, lower left patch, expert 2.
+        map.masks.fill(0);
+        map.masks[4 + 2] = 0b100;
+        assert_eq!(map.mask(1, 0, 1), 0b100);
+        let image = map.image(Overlay::Expert(2), 2);
+        assert_eq!(image.size, [4, 2]);
+        assert_eq!(image.pixels[4 + 2], palette::expert(2));
+        assert_eq!(image.pixels.iter().filter(|p| p.a() > 0).count(), 1);
+        let counts = map.image(Overlay::Count, 1);
+        assert_eq!(counts.size, [2, 4]);
+        assert_eq!(counts.pixels[3 * 2], palette::ramp(1.0));
+        assert_eq!(map.image(Overlay::Expert(40), 1).pixels, vec![Color32::TRANSPARENT; 8], "no such expert");
+    }
+
+    #[test]
+    fn patches_are_put_in_words() {
+        assert_eq!(sentence(0), "no expert");
+        assert_eq!(sentence(0b1000), "expert 3");
+        assert_eq!(sentence(0b1011), "3 experts: 0, 1, 3");
+    }
+
+    #[test]
+    fn what_is_not_there_yet_is_nothing() {
+        assert_eq!(token_map(&trace(), At { step: 9, ..AT }), None);
+        assert_eq!(token_map(&trace(), At { layer: 9, ..AT }), None);
+    }
+}

@@ -1,0 +1,115 @@
+//! `diffmoe window`, and `diffmoe` alone: the app in a window of its own.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use diffmoe::app::session::{ModelSource, Share};
+use diffmoe::app::{App, Launch, window_icon};
+use diffmoe::checkpoint::embedded;
+
+use super::{BackendName, Outcome};
+
+/// Open the app in a window.
+///
+/// This is also what `diffmoe` does when it is called without a command.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  diffmoe window
+  diffmoe window --model my-model.safetensors
+  diffmoe window --share '#model=emoji&seed=7&…'     # as copied by \"Copy link\"")]
+pub(super) struct Arguments {
+    /// Embedded model, or a safetensors file.
+    #[arg(long, value_name = "NAME|FILE", default_value = embedded::DEFAULT)]
+    model: String,
+    /// Draw a run that somebody shared: the part of the link from # on, or the whole link.
+    #[arg(long, value_name = "LINK")]
+    share: Option<String>,
+    /// Where to compute. The window itself is painted by the GPU in any case.
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendName,
+}
+
+impl Default for Arguments {
+    fn default() -> Self {
+        Self { model: embedded::DEFAULT.to_owned(), share: None, backend: BackendName::Auto }
+    }
+}
+
+/// Size of the window at first, and the least that is of use.
+const SIZE: [f32; 2] = [1280.0, 800.0];
+const LEAST: [f32; 2] = [340.0, 480.0];
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let launch = launch(arguments)?;
+    let viewport = egui::ViewportBuilder::default()
+        .with_title("DiffMoE")
+        .with_app_id("diffmoe")
+        .with_inner_size(SIZE)
+        .with_min_inner_size(LEAST)
+        .with_icon(window_icon());
+    let options = eframe::NativeOptions { viewport, ..eframe::NativeOptions::default() };
+    let create = |context: &eframe::CreationContext<'_>| -> Result<Box<dyn eframe::App>, _> {
+        Ok(Box::new(App::new(context, launch)))
+    };
+    match eframe::run_native("DiffMoE", options, Box::new(create)) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(explain(&error).into()),
+    }
+}
+
+fn launch(arguments: &Arguments) -> Result<Launch, Box<dyn std::error::Error>> {
+    let share = match &arguments.share {
+        Some(link) => Some(Share::parse(link.rsplit_once('#').map_or(link.as_str(), |(_, part)| part))?),
+        None => None,
+    };
+    let model = if embedded::names().any(|name| name == arguments.model) {
+        ModelSource::Named(arguments.model.clone())
+    } else {
+        let path = Path::new(&arguments.model);
+        if !path.exists() {
+            // The same sentence as the other commands have.
+            super::model_file::open(&arguments.model)?;
+        }
+        ModelSource::Path(path.to_owned())
+    };
+    Ok(Launch { model, share, backend: arguments.backend.into(), draw_at_once: true, problem: None })
+}
+
+/// Why there is no window, and what works without one.
+fn explain(error: &eframe::Error) -> String {
+    let instead = "`diffmoe sample` draws without a window, and `cargo xtask web --serve` opens the app in a browser";
+    match error {
+        eframe::Error::Winit(_) | eframe::Error::WinitEventLoop(_) => {
+            format!("there is no display to open a window on ({error}); {instead}")
+        }
+        eframe::Error::Wgpu(_) => format!(
+            "no graphics driver can paint a window here ({error}); install one (Mesa's lavapipe will do); {instead}"
+        ),
+        eframe::Error::AppCreation(_) => format!("the app could not start: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_read_whole_or_from_its_mark_on() {
+        let fragment = "model=emoji&seed=7&steps=30&guidance=2&labels=varied,any";
+        let read = |link: String| launch(&Arguments { share: Some(link), ..Arguments::default() });
+        for link in [fragment.to_owned(), format!("#{fragment}"), format!("https://example.org/x/#{fragment}")] {
+            assert_eq!(read(link).unwrap().share.unwrap().controls.seed, 7);
+        }
+        let Err(error) = read("#seed=no".into()) else { panic!("it was read") };
+        assert!(error.to_string().contains("seed"), "{error}");
+    }
+
+    #[test]
+    fn models_are_names_or_files_that_exist() {
+        let named = |model: &str| launch(&Arguments { model: model.into(), ..Arguments::default() });
+        assert!(matches!(named("eurosat").unwrap().model, ModelSource::Named(name) if name == "eurosat"));
+        assert!(matches!(named("Cargo.toml").unwrap().model, ModelSource::Path(_)), "the session reports its content");
+        let Err(error) = named("nowhere.safetensors") else { panic!("it was opened") };
+        assert!(error.to_string().contains("nowhere.safetensors"), "{error}");
+    }
+}

@@ -1,0 +1,25 @@
+//! Files that were dropped on the window or the page.
+
+use super::PickedFile;
+
+/// Reads a dropped file: natively it is mapped into memory, a page reads it whole.
+///
+/// # Errors
+/// A sentence that says why it could not be read.
+pub async fn read_dropped(file: egui::DroppedFileHandle) -> Result<PickedFile, String> {
+    let path = file.path().to_owned();
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let bytes = read(&*file).await.map_err(|reason| format!("cannot read {name}: {reason}"))?;
+    Ok(PickedFile { name, bytes })
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+#[expect(clippy::unused_async, reason = "a page has to wait here")]
+async fn read(file: &dyn egui::DroppedFile) -> Result<super::Bytes, String> {
+    super::map_file(file.path()).map_err(|error| error.to_string())
+}
+
+#[cfg(target_arch = "wasm32")]
+async fn read(file: &dyn egui::DroppedFile) -> Result<super::Bytes, String> {
+    file.bytes_async().await.map(super::Bytes::new)
+}
