@@ -6,3 +6,4 @@ import "./generator.mjs";
 import "./page.mjs";
 
 after(close);
+import "./screens.mjs";
