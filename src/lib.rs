@@ -16,6 +16,7 @@
 //! | [`sampler`] | says when |
 //! | [`picture`] | samples as pixels and PNG files |
 //! | `app` | the user interface, for a window and for a page (feature `app`) |
+//! | `web` | the entry points of a web page (feature `web`) |
 //!
 //! Dimension letters used everywhere: `B` samples in a batch, `T` tokens per sample, `S = B·T` tokens
 //! in the pool, `D` hidden size, `H` attention heads, `E` experts, `M` hidden size of an expert.
@@ -32,3 +33,5 @@ pub mod picture;
 pub mod platform;
 pub mod sampler;
 pub mod trace;
+#[cfg(feature = "web")]
+pub mod web;

@@ -30,6 +30,17 @@ pub fn grid(samples: &[f32], size: u32, scale: Option<u32>) -> RgbImage {
     grid
 }
 
+/// Samples `[B, 3, size, size]` in [-1, 1] as opaque pixels, four bytes each, one picture after the other.
+pub fn rgba(samples: &[f32], size: u32) -> Vec<u8> {
+    let plane = (size * size) as usize;
+    let pixel = |sample: &[f32], at: usize| {
+        let channel = |c: usize| to_byte(sample[c * plane + at]);
+        [channel(0), channel(1), channel(2), 255]
+    };
+    let pictures = samples.chunks_exact(3 * plane);
+    pictures.flat_map(|sample| (0..plane).flat_map(move |at| pixel(sample, at))).collect()
+}
+
 /// [-1, 1] to 0..=255, to the nearest.
 fn to_byte(value: f32) -> u8 {
     // The cast saturates, and turns NaN into 0.
@@ -52,6 +63,20 @@ mod tests {
         assert_eq!(grid.get_pixel(5, 5).0, [0, 0, 0]);
         assert_eq!(grid.get_pixel(2, 5).0, [255, 0, 0], "the corner is three pixels wide");
         assert_eq!(grid.get_pixel(6 + GAP, 0).0, [255; 3]);
+    }
+
+    #[test]
+    fn planes_become_pixels() {
+        // Two 2×2 pictures: the first red, the second blue with a white pixel.
+        let mut samples = [-1.0_f32; 24];
+        samples[0..4].fill(1.0);
+        samples[20..24].fill(1.0);
+        samples[12 + 3] = 1.0;
+        samples[16 + 3] = 1.0;
+        let rgba = rgba(&samples, 2);
+        assert_eq!(rgba[..16], [255, 0, 0, 255].repeat(4));
+        assert_eq!(rgba[16..28], [0, 0, 255, 255].repeat(3));
+        assert_eq!(rgba[28..], [255; 4]);
     }
 
     #[test]

@@ -19,8 +19,8 @@ use web as imp;
 use std::ops::Deref;
 
 pub use imp::{
-    built_in, built_in_names, cached, delete_cached, fetch, fragment, map_file, new_seed,
-    page_address, query, quiet_vulkan, set_fragment, sha256, spawn,
+    adapter_name, built_in, built_in_names, cached, delete_cached, fetch, fragment, map_file,
+    new_seed, page_address, query, quiet_vulkan, set_fragment, sha256, spawn,
 };
 #[cfg(feature = "app")]
 pub use imp::{pick_file, save_file};

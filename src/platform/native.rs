@@ -56,7 +56,6 @@ where
 ///
 /// # Errors
 /// When it cannot be read, or `location` is an address.
-#[expect(clippy::unused_async, reason = "it waits in a page")]
 pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchError> {
     if ["http://", "https://"].iter().any(|scheme| location.starts_with(scheme)) {
         return Err(FetchError::Address(location.to_owned()));
@@ -70,19 +69,22 @@ pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchEr
     Ok(bytes)
 }
 
+/// What a browser tells about its graphics adapter: there is no browser, and drivers give names.
+pub async fn adapter_name() -> Option<String> {
+    None
+}
+
 /// The models that lie beside a page: none.
 pub fn built_in_names() -> Vec<String> {
     Vec::new()
 }
 
 /// A model that lies beside the page: none.
-#[expect(clippy::unused_async, reason = "it waits in a page")]
 pub async fn built_in(_name: &str, _transfer: &Transfer) -> Option<Result<Bytes, FetchError>> {
     None
 }
 
 /// Downloads that were kept: none.
-#[expect(clippy::unused_async, reason = "it waits in a page")]
 pub async fn cached() -> Vec<CachedFile> {
     Vec::new()
 }
@@ -91,13 +93,11 @@ pub async fn cached() -> Vec<CachedFile> {
 ///
 /// # Errors
 /// None: there are no such downloads.
-#[expect(clippy::unused_async, reason = "it waits in a page")]
 pub async fn delete_cached(_location: &str) -> Result<(), String> {
     Ok(())
 }
 
 /// SHA-256 of some bytes.
-#[expect(clippy::unused_async, reason = "it waits in a page")]
 pub async fn sha256(bytes: &[u8]) -> [u8; 32] {
     use sha2::Digest;
     sha2::Sha256::digest(bytes).into()
@@ -187,8 +187,7 @@ mod tests {
 
     #[test]
     fn a_checksum_is_the_standard_one() {
-        let hex: String =
-            pollster::block_on(sha256(b"abc")).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert!(hex.starts_with("ba7816bf8f01cfea"), "FIPS 180-2, B.1: {hex}");
+        let digest = pollster::block_on(sha256(b"abc"));
+        assert_eq!(digest[..4], [0xba, 0x78, 0x16, 0xbf], "FIPS 180-2, B.1");
     }
 }

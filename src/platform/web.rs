@@ -83,9 +83,26 @@ async fn digest_by_browser(bytes: &[u8]) -> Option<[u8; 32]> {
     if subtle.is_undefined() {
         return None;
     }
-    let promise = subtle.digest_with_str_and_u8_slice("SHA-256", bytes).ok()?;
+    let promise = subtle.digest_with_str_and_u8_array("SHA-256", bytes).ok()?;
     let buffer = JsFuture::from(promise).await.ok()?;
     js_sys::Uint8Array::new(&buffer).to_vec().try_into().ok()
+}
+
+/// What the browser tells about the graphics adapter that it prefers: vendor and architecture, or a description.
+pub async fn adapter_name() -> Option<String> {
+    let get = |object: &JsValue, key: &str| {
+        let value = Reflect::get(object, &key.into()).ok()?;
+        (!value.is_undefined() && !value.is_null()).then_some(value)
+    };
+    let gpu = get(&get(&js_sys::global(), "navigator")?, "gpu")?;
+    let request: Function = get(&gpu, "requestAdapter")?.dyn_into().ok()?;
+    let wanted = js_sys::Object::new();
+    Reflect::set(&wanted, &"powerPreference".into(), &"high-performance".into()).ok()?;
+    let promise: Promise = request.call1(&gpu, &wanted).ok()?.dyn_into().ok()?;
+    let info = get(&JsFuture::from(promise).await.ok()?, "info")?;
+    let words = ["vendor", "architecture"].map(|key| get(&info, key)?.as_string());
+    let words: Vec<_> = words.into_iter().flatten().filter(|word| !word.is_empty()).collect();
+    Some(words.join(" ")).filter(|name| !name.is_empty())
 }
 
 fn location() -> Option<web_sys::Location> {

@@ -1,6 +1,8 @@
 //! Development tasks, run as `cargo xtask NAME`.
 
 mod test;
+#[cfg(feature = "web")]
+mod web;
 
 use std::process::{Command, ExitCode};
 
@@ -9,18 +11,17 @@ usage: cargo xtask TASK
 
 tasks:
   test   install what the tests need, then check formatting, lints and documentation,
-         and run every test (the GPU ones on a software adapter where there is no GPU)
-  web    (not there yet) build the web page";
+         and run every test: on a software adapter where there is no GPU, and in a browser
+  web    build the web page into dist/; `cargo xtask web --help` lists its options";
+
+/// The target that browsers run.
+const WASM: &str = "wasm32-unknown-unknown";
 
 fn main() -> ExitCode {
-    let task = std::env::args().nth(1);
-    let outcome = match task.as_deref() {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let outcome = match arguments.first().map(String::as_str) {
         Some("test") => test::all(),
-        Some("web") => {
-            Err("the web page is not built yet: this version has the library and the command \
-            line tool; try `cargo run --release -- sample`"
-                .to_owned())
-        }
+        Some("web") => web(&arguments[1..]),
         None | Some("help" | "--help" | "-h") => {
             println!("{HELP}");
             return ExitCode::SUCCESS;
@@ -33,6 +34,27 @@ fn main() -> ExitCode {
             eprintln!("error: {message}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(feature = "web")]
+fn web(arguments: &[String]) -> Result<(), String> {
+    if arguments.iter().any(|a| a == "--help" || a == "-h") {
+        println!("{}", web::HELP);
+        return Ok(());
+    }
+    web::run(arguments)
+}
+
+/// Runs this program again with what the page needs, so that the other tasks do not have to build it.
+#[cfg(not(feature = "web"))]
+fn web(arguments: &[String]) -> Result<(), String> {
+    let mut all = vec!["run", "--quiet", "--package", "xtask", "--features", "web", "--", "web"];
+    all.extend(arguments.iter().map(String::as_str));
+    let status = Command::new("cargo").args(&all).status();
+    match status.map_err(|error| format!("cannot run cargo: {error}"))?.success() {
+        true => Ok(()),
+        false => Err("the page was not built; the reason stands above".into()),
     }
 }
 

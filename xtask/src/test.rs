@@ -1,30 +1,66 @@
 //! `cargo xtask test`: everything that has to hold before a change lands, the quick checks first.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use crate::{run, succeeds};
+use crate::{WASM, run, succeeds};
 
 /// Where Vulkan drivers announce themselves on Linux.
 const DRIVER_FOLDERS: [&str; 3] =
     ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d", "/usr/local/share/vulkan/icd.d"];
 
-const WASM: &str = "wasm32-unknown-unknown";
+/// Names under which Chromium is installed.
+const BROWSERS: [&str; 4] =
+    ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
+
+const BROWSER_TESTS: &str = "tests/browser";
 
 pub(crate) fn all() -> Result<(), String> {
     ensure_vulkan()?;
+    let browser = ensure_browser()?;
+    ensure_npm()?;
     run("cargo", &["fmt", "--all", "--check"], &[])?;
-    run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;
-    // The library has to build without the command line tool, and for the browser.
-    run("cargo", &["clippy", "--lib", "--no-default-features", "--", "-D", "warnings"], &[])?;
-    if succeeds("rustup", &["target", "add", WASM]) {
-        run("cargo", &["check", "--lib", "--no-default-features", "--target", WASM], &[])?;
-    } else {
-        println!("\nskipped: the check for the browser, because `rustup target add {WASM}` failed");
+    clippy(&["--workspace", "--all-targets"])?;
+    clippy(&["--package", "xtask", "--all-targets", "--features", "web"])?;
+    // The library has to build without the command line tool and the app, and for the browser with the page.
+    clippy(&["--lib", "--no-default-features"])?;
+    if !succeeds("rustup", &["target", "add", WASM]) {
+        println!("\n`rustup target add {WASM}` failed; hoping that the target is there already");
     }
+    clippy(&["--lib", "--no-default-features", "--features", "web", "--target", WASM])?;
     run("cargo", &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     run("cargo", &["test", "--workspace", "--no-fail-fast"], &[])?;
+    run("cargo", &["test", "--package", "xtask", "--features", "web"], &[])?;
+    in_a_browser(&browser)?;
     println!("\nall checks passed");
     Ok(())
+}
+
+fn clippy(arguments: &[&str]) -> Result<(), String> {
+    run("cargo", &[&["clippy"], arguments, &["--", "-D", "warnings"]].concat(), &[])
+}
+
+/// Builds the page, checks its size, and visits it.
+fn in_a_browser(browser: &str) -> Result<(), String> {
+    run("cargo", &["xtask", "web", "--offline"], &[])?;
+    // The command line tool draws the pictures that the page's are compared with.
+    run("cargo", &["build", "--bin", "diffmoe"], &[])?;
+    let packages = Path::new(BROWSER_TESTS).join("node_modules/playwright-core/package.json");
+    if !packages.exists() {
+        let install =
+            ["install", "--no-package-lock", "--no-audit", "--no-fund", "--prefix", BROWSER_TESTS];
+        run("npm", &install, &[])?;
+    }
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let tool = target.join("debug").join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX));
+    let tool = tool.to_str().ok_or("the target directory has a name that cannot be handed on")?;
+    let tests = format!("{BROWSER_TESTS}/all.mjs");
+    run(
+        "node",
+        &["--test", "--test-reporter=spec", &tests],
+        &[("CHROMIUM", browser), ("DIFFMOE", tool)],
+    )
 }
 
 /// The GPU tests need some Vulkan driver; Mesa's software driver does.
@@ -33,15 +69,51 @@ fn ensure_vulkan() -> Result<(), String> {
         return Ok(());
     }
     let package = "mesa-vulkan-drivers";
+    install("the GPU tests need a Vulkan driver", package)?;
+    if has_driver() { Ok(()) } else { Err(format!("{package} brought no Vulkan driver")) }
+}
+
+/// The browser that runs the tests of the page: `$CHROMIUM`, else one that is installed.
+fn ensure_browser() -> Result<String, String> {
+    if let Ok(browser) = std::env::var("CHROMIUM") {
+        return Ok(browser);
+    }
+    let find = || BROWSERS.into_iter().find_map(path_of);
+    if let Some(browser) = find() {
+        return Ok(browser);
+    }
+    install(
+        "the tests of the page need Chromium (if it is somewhere else, name it in $CHROMIUM)",
+        "chromium",
+    )?;
+    find().ok_or_else(|| "chromium was installed, but is not on the PATH".into())
+}
+
+fn ensure_npm() -> Result<(), String> {
+    if succeeds("npm", &["--version"]) && succeeds("node", &["--version"]) {
+        return Ok(());
+    }
+    install("the tests of the page need Node.js with npm", "npm")
+}
+
+/// Where a program is.
+fn path_of(program: &str) -> Option<String> {
+    let folders = std::env::var_os("PATH")?;
+    let found =
+        std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|p| p.is_file())?;
+    found.to_str().map(str::to_owned)
+}
+
+/// Installs a package where we may, and says how to do it elsewhere.
+fn install(reason: &str, package: &str) -> Result<(), String> {
     if !Path::new("/etc/debian_version").exists() || !is_root() {
         return Err(format!(
-            "the GPU tests need a Vulkan driver; install one, on Debian and Ubuntu with: sudo apt-get install {package}"
+            "{reason}; install it, on Debian and Ubuntu with: sudo apt-get install {package}"
         ));
     }
     run("apt-get", &["update", "-q"], &[])?;
     let quiet = [("DEBIAN_FRONTEND", "noninteractive")];
-    run("apt-get", &["install", "-y", "-q", "--no-install-recommends", package], &quiet)?;
-    if has_driver() { Ok(()) } else { Err(format!("{package} brought no Vulkan driver")) }
+    run("apt-get", &["install", "-y", "-q", "--no-install-recommends", package], &quiet)
 }
 
 fn has_driver() -> bool {
@@ -53,15 +125,12 @@ fn has_driver() -> bool {
 
 /// The loader library is a package of its own.
 fn has_loader() -> bool {
-    std::process::Command::new("ldconfig")
+    Command::new("ldconfig")
         .arg("-p")
         .output()
         .is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("libvulkan.so.1"))
 }
 
 fn is_root() -> bool {
-    std::process::Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|output| output.stdout.trim_ascii() == b"0")
+    Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

@@ -1,0 +1,132 @@
+//! The app on a canvas of a page.
+
+use std::cell::RefCell;
+
+use js_sys::{Array, Function, Object, Reflect, Uint8ClampedArray};
+use wasm_bindgen::prelude::*;
+use web_sys::HtmlCanvasElement;
+
+use crate::app::session::{ModelSource, Phase, Session, Share};
+use crate::app::{App, Launch};
+use crate::picture;
+use crate::platform;
+use crate::sampler::Backend;
+
+/// The model that draws the first picture.
+const FIRST_MODEL: &str = "emoji";
+
+thread_local! {
+    /// Who is told that the program has crashed.
+    static ON_CRASH: RefCell<Option<Function>> = const { RefCell::new(None) };
+}
+
+/// Draws the app on a canvas from now on. `on_crash` is called with a message if the program ends by a bug.
+///
+/// # Errors
+/// When the browser cannot draw: it offers no WebGL.
+#[wasm_bindgen]
+pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page, JsValue> {
+    ON_CRASH.set(Some(on_crash));
+    std::panic::set_hook(Box::new(|panic| {
+        console_error_panic_hook::hook(panic);
+        let message = panic.to_string();
+        // A crash while crashing is told once.
+        if let Some(on_crash) = ON_CRASH.take() {
+            let _ = on_crash.call1(&JsValue::NULL, &message.into());
+        }
+    }));
+    let runner = eframe::WebRunner::new();
+    let launch = launch();
+    let create: eframe::AppCreator<'static> =
+        Box::new(move |context| Ok(Box::new(App::new(context, launch))));
+    runner.start(canvas, eframe::WebOptions::default(), create).await?;
+    Ok(Page { runner })
+}
+
+/// What the page's address asks for: `?model=`, `?backend=`, and a shared run behind the `#`.
+fn launch() -> Launch {
+    let mut problem = None;
+    let share = platform::fragment()
+        .and_then(|text| Share::parse(&text).map_err(|error| problem = Some(error)).ok());
+    let backend = match platform::query("backend").as_deref() {
+        None | Some("auto") => Backend::Auto,
+        Some("gpu") => Backend::Gpu,
+        Some("cpu") => Backend::Cpu,
+        Some(other) => {
+            problem = Some(format!(
+                "?backend={other} in the address is unknown; it may be auto, gpu or cpu"
+            ));
+            Backend::Auto
+        }
+    };
+    let model = match platform::query("model") {
+        None => ModelSource::Named(FIRST_MODEL.into()),
+        Some(name) if platform::built_in_names().contains(&name) => ModelSource::Named(name),
+        Some(address) => ModelSource::Url(address),
+    };
+    Launch { model, share, backend, draw_at_once: true, problem }
+}
+
+/// A running app, to be looked at from a script: for tests and for the curious. Nothing here changes anything.
+#[wasm_bindgen]
+pub struct Page {
+    runner: eframe::WebRunner,
+}
+
+#[wasm_bindgen]
+impl Page {
+    /// What the app is doing: `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `share`, `notes`.
+    pub fn state(&self) -> Object {
+        let state = Object::new();
+        if let Some(app) = self.runner.app_mut::<App>() {
+            describe(app.session(), &state);
+        }
+        state
+    }
+
+    /// The pictures after a step of the run on screen, one after the other, four bytes a pixel; of the last
+    /// finished step where none is given.
+    pub fn rgba(&self, step: Option<usize>) -> Option<Uint8ClampedArray> {
+        let app = self.runner.app_mut::<App>()?;
+        let record = app.session().record()?;
+        let frame = match step {
+            Some(step) => record.frames.get(step)?,
+            None => record.frames.last()?,
+        };
+        let bytes = picture::rgba(frame, record.config.input_size as u32);
+        Some(Uint8ClampedArray::from(bytes.as_slice()))
+    }
+}
+
+fn describe(session: &Session, state: &Object) {
+    let set = |key: &str, value: JsValue| {
+        // A plain object takes every entry.
+        let _ = Reflect::set(state, &key.into(), &value);
+    };
+    let text = |text: Option<String>| text.map_or(JsValue::NULL, JsValue::from);
+    let phase = match session.phase() {
+        Phase::Fetching { .. } => "fetching",
+        Phase::Opening { .. } => "opening",
+        Phase::Ready => "ready",
+        Phase::Running => "running",
+        Phase::Paused => "paused",
+        Phase::Recovering => "recovering",
+        Phase::NoModel => "no model",
+    };
+    set("phase", phase.into());
+    let model = session.model();
+    set("model", text(model.map(|model| model.name.clone())));
+    set("device", text(model.map(|model| model.device.clone())));
+    set("backendNote", text(model.and_then(|model| model.backend_note.clone())));
+    set("share", text(session.share()));
+    let notes = session.notes().iter().map(|note| JsValue::from(note.text.as_str()));
+    set("notes", notes.collect::<Array>().into());
+    if let Some(record) = session.record() {
+        set("step", (record.frames.len().saturating_sub(1) as u32).into());
+        set("steps", record.settings.steps.into());
+        set("seed", (record.settings.seed as f64).into());
+        set("count", (record.settings.labels.first().map_or(0, Vec::len) as u32).into());
+        let times = record.step_ms.iter().map(|&ms| JsValue::from(ms));
+        set("stepMs", times.collect::<Array>().into());
+    }
+}

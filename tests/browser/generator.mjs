@@ -1,0 +1,145 @@
+// The API without a user interface, as another page would use it.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { distance, native, site, withPage } from "./lab.mjs";
+
+const OPTIONS = { labels: { subject: 3, style: 2 }, seed: 7, steps: 3, guidance: 2, solver: "euler" };
+const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, cfg: 2, solver: "euler", model: "emoji" };
+
+/** An empty page of the site, with a generator in `window.generator`. */
+async function withGenerator(options, create, body) {
+  site.special.set("/empty.html", (_, response) =>
+    response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>empty</title><link rel=icon href=data:,>"));
+  await withPage(`${site.origin}/empty.html`, options, async (page) => {
+    await page.evaluate(async (create) => {
+      const { default: init, Generator, shaders } = await import("/diffmoe.js");
+      await init();
+      window.shaders = shaders;
+      window.generator = await Generator.create({ model: "models/emoji.safetensors", ...create });
+    }, create);
+    await body(page);
+  });
+}
+
+const sample = (page, options) =>
+  page.evaluate(async (options) => {
+    const steps = [];
+    const onStep = (step, total, rgba) => steps.push([step, total, rgba.length]);
+    const { rgba, trace, ...rest } = await window.generator.sample({ ...options, onStep });
+    return { ...rest, rgba: Array.from(rgba), trace, steps, kind: rgba.constructor.name };
+  }, options);
+
+test("the processor draws what the command line draws", async () => {
+  await withGenerator({}, { backend: "cpu" }, async (page) => {
+    const made = await sample(page, OPTIONS);
+    assert.ok(distance(made.rgba, await native(page, NATIVE)) <= 2);
+    assert.deepEqual(made.steps, [1, 2, 3].map((step) => [step, 3, 32 * 32 * 4]));
+    assert.equal(made.kind, "Uint8ClampedArray");
+    assert.equal(made.width * made.height * 4, made.rgba.length);
+    assert.ok(made.capacity > 0 && made.capacity < 8, `capacity ${made.capacity}`);
+    assert.equal(typeof made.trace, "object");
+    const info = await page.evaluate(() => window.generator.info);
+    assert.equal(info.labels.subject.length, 64);
+    assert.equal(info.labels.style.length, 8);
+  });
+});
+
+test("WebGPU draws what the command line draws, and goes on when the device is lost", async () => {
+  await withGenerator({}, { backend: "gpu" }, async (page) => {
+    const wanted = await native(page, NATIVE);
+    const made = await sample(page, OPTIONS);
+    assert.ok(distance(made.rgba, wanted) <= 2, `${distance(made.rgba, wanted)}`);
+    assert.ok(made.device.includes("BrowserWebGpu"), made.device);
+    const again = await page.evaluate(async (options) => {
+      const onStep = (step) => step === 1 && window.devices.at(-1).destroy();
+      const { rgba } = await window.generator.sample({ ...options, onStep });
+      return { rgba: Array.from(rgba), devices: window.devices.length };
+    }, OPTIONS);
+    assert.equal(again.devices, 2, "a second device was made");
+    assert.deepEqual(again.rgba, made.rgba, "the picture is the same");
+  });
+});
+
+for (const asRealGpu of [false, true]) {
+  test(`every pipeline of the kernels for ${asRealGpu ? "real GPUs" : "software"} compiles`, async () => {
+    await withGenerator({ asRealGpu }, { backend: "gpu" }, async (page) => {
+      const report = await page.evaluate(async () => {
+        // Pipelines are made before the first step is computed; its pixels are checked elsewhere.
+        const abort = new AbortController();
+        const run = window.generator.sample({ seed: 1, steps: 2, solver: "heun", signal: abort.signal });
+        await new Promise((resolve) => setTimeout(resolve, 500));
+        while (window.pipelines.length === 0) await new Promise((resolve) => setTimeout(resolve, 100));
+        abort.abort();
+        const end = await run.then(() => "finished", (error) => error.name);
+        const messages = [];
+        for (const { label, info } of window.modules) {
+          for (const { type, lineNum, message } of (await info).messages) messages.push(`${label}:${lineNum} ${type}: ${message}`);
+        }
+        for (const { label, constants, error } of window.pipelines) {
+          const failure = await error;
+          if (failure) messages.push(`${label} ${JSON.stringify(constants)}: ${failure.message}`);
+        }
+        return { end, messages, kernels: [...new Set(window.pipelines.map(({ label }) => label))] };
+      });
+      assert.deepEqual(report.messages, []);
+      assert.equal(report.end, "AbortError");
+      assert.ok(report.kernels.length >= 12, `only ${report.kernels}`);
+      assert.equal(report.kernels.includes("linear_software"), !asRealGpu, String(report.kernels));
+    });
+  });
+}
+
+test("every shader compiles without a message", async () => {
+  await withGenerator({}, { backend: "cpu" }, async (page) => {
+    const report = await page.evaluate(async () => {
+      const device = await (await navigator.gpu.requestAdapter()).requestDevice();
+      const messages = [];
+      const sources = window.shaders();
+      for (const { name, source } of sources) {
+        const module = device.createShaderModule({ code: source });
+        for (const { type, lineNum, message } of (await module.getCompilationInfo()).messages) {
+          messages.push(`${name}:${lineNum} ${type}: ${message}`);
+        }
+        await device
+          .createComputePipelineAsync({ layout: "auto", compute: { module } })
+          .catch((error) => messages.push(`${name}: ${error.message}`));
+      }
+      return { messages, count: sources.length };
+    });
+    assert.deepEqual(report.messages, []);
+    assert.ok(report.count >= 16, `${report.count} shaders`);
+  });
+});
+
+test("a script hears what is wrong with its options, and a signal stops the work", async () => {
+  await withGenerator({}, { backend: "cpu" }, async (page) => {
+    const outcomes = await page.evaluate(async () => {
+      const told = (promise) => promise.then(() => "nothing", (error) => `${error.name}: ${error.message}`);
+      const { Generator } = await import("/diffmoe.js");
+      const abort = new AbortController();
+      const steps = [];
+      const onStep = (step) => { steps.push(step); abort.abort(); };
+      return {
+        steps,
+        label: await told(window.generator.sample({ labels: { subject: "unicorns" } })),
+        table: await told(window.generator.sample({ labels: { mood: "happy" } })),
+        option: await told(window.generator.sample({ step: 4 })),
+        number: await told(window.generator.sample({ steps: 0 })),
+        broken: await told(Generator.create({ model: new Uint8Array(100) })),
+        missing: await told(Generator.create({ model: "models/none.safetensors" })),
+        aborted: await told(window.generator.sample({ steps: 50, signal: abort.signal, onStep })),
+        still: (await window.generator.sample({ steps: 1 })).count,
+      };
+    });
+    assert.match(outcomes.label, /no subject "unicorns"/);
+    assert.match(outcomes.table, /no option "mood"; known are subject, style/);
+    assert.match(outcomes.option, /no option "step"/);
+    assert.match(outcomes.number, /0 steps are not possible/);
+    assert.match(outcomes.broken, /not a whole safetensors file/);
+    assert.match(outcomes.missing, /status 404/);
+    assert.match(outcomes.aborted, /^AbortError/);
+    assert.deepEqual(outcomes.steps, [1]);
+    assert.equal(outcomes.still, 1, "the generator works on");
+  }, /404/);
+});

@@ -1,0 +1,143 @@
+// The page as a visitor meets it.
+
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { test } from "node:test";
+import { pathToFileURL } from "node:url";
+import { DIST, distance, finished, native, pixels, site, withPage } from "./lab.mjs";
+import { send, sendAndBreak } from "./server.mjs";
+
+const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&solver=euler&labels=3,2";
+const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, cfg: 2, solver: "euler", model: "emoji" };
+
+const page_ = (query = "", fragment = SHARE) => `${site.origin}/${query}#${fragment}`;
+
+test("a link draws its picture on WebGPU, and the same as the command line", async () => {
+  await withPage(page_("?backend=gpu"), {}, async (page) => {
+    const state = await finished(page);
+    assert.match(state.device, /BrowserWebGpu/);
+    const made = await pixels(page);
+    assert.ok(distance(made, await native(page, NATIVE)) <= 2);
+    const shared = new URLSearchParams(state.share);
+    for (const [key, value] of new URLSearchParams(SHARE)) assert.equal(shared.get(key), value, key);
+    assert.equal(new URL(page.url()).hash, `#${state.share}`, "the address shows the run");
+  });
+});
+
+test("without WebGPU the processor draws the same, and the page says so", async () => {
+  await withPage(page_(), { withoutWebGpu: true }, async (page) => {
+    const state = await finished(page);
+    assert.match(state.backendNote, /CPU/);
+    assert.ok(distance(await pixels(page), await native(page, NATIVE)) <= 2);
+  });
+});
+
+test("the offline file draws from a file with the network cut", async () => {
+  const file = `${pathToFileURL(join(DIST, "diffmoe.html"))}#${SHARE}`;
+  await withPage(file, { offline: true }, async (page) => {
+    const state = await finished(page);
+    assert.equal(state.model, "emoji");
+    assert.ok(distance(await pixels(page), await native(page, NATIVE)) <= 2);
+  });
+});
+
+test("a lost device is replaced, and the picture stays the same", async () => {
+  await withPage(page_("?backend=gpu"), {}, async (page) => {
+    await page.waitForFunction(() => window.diffmoe?.state().step >= 1, null, { timeout: 60_000, polling: 20 });
+    await page.evaluate(() => window.devices.at(-1).destroy());
+    const state = await finished(page);
+    assert.equal(await page.evaluate(() => window.devices.length), 2, "a second device was made");
+    assert.ok(distance(await pixels(page), await native(page, NATIVE)) <= 2);
+    assert.equal(state.steps, 3);
+  });
+});
+
+test("a broken model is refused with a sentence, and the page goes on", async () => {
+  const bytes = await readFile(join(DIST, "models/emoji.safetensors"));
+  site.special.set("/broken.safetensors", (request, response) => send(request, response, bytes.subarray(0, 50_000)));
+  const address = `${site.origin}/broken.safetensors`;
+  await withPage(`${site.origin}/?backend=cpu&model=${encodeURIComponent(address)}`, {}, async (page) => {
+    const told = () => window.diffmoe?.state().notes.find((note) => note.includes("not a whole safetensors file"));
+    assert.ok(await page.waitForFunction(told, null, { timeout: 60_000 }));
+    // Frames go on: the app still answers.
+    const frames = await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve(2)))));
+    assert.equal(frames, 2);
+    assert.notEqual(await page.evaluate(() => window.diffmoe.state().phase), "running");
+  });
+});
+
+test("an interrupted download goes on where it broke off, also after a reload, and is kept", async () => {
+  const bytes = await readFile(join(DIST, "models/emoji.safetensors"));
+  let breaks = 5;
+  site.special.set("/breaking.safetensors", (request, response) => {
+    if (!request.headers.range) return sendAndBreak(response, bytes, 5_000_000);
+    // Refused until the page gives up, which leaves the first part for the next visit.
+    if (breaks-- > 0) return response.writeHead(503).end();
+    return send(request, response, bytes);
+  });
+  const address = `${site.origin}/breaking.safetensors`;
+  const fragment = SHARE.replace("model=emoji", `model=${encodeURIComponent(address)}`);
+  const query = `?backend=cpu&model=${encodeURIComponent(address)}`;
+  await withPage(page_(query, fragment), { expected: /503|ERR_|Failed to load resource/ }, async (page) => {
+    const gaveUp = () => window.diffmoe?.state().notes.find((note) => note.includes("goes on from there"));
+    assert.ok(await page.waitForFunction(gaveUp, null, { timeout: 60_000 }), "the page says that it broke off");
+    breaks = 0;
+    const before = site.requests.length;
+    await page.reload();
+    await finished(page);
+    const asked = site.requests.slice(before).filter(({ path }) => path === "/breaking.safetensors");
+    assert.equal(asked.length, 1);
+    assert.match(asked[0].range, /^bytes=[1-9]\d*-$/, "only what is missing was asked for");
+    assert.equal(asked[0].ifRange, '"1"');
+    const after = site.requests.length;
+    await page.reload();
+    await finished(page);
+    const third = site.requests.slice(after).filter(({ path }) => path === "/breaking.safetensors");
+    assert.deepEqual(third, [], "the third visit downloads nothing");
+  });
+});
+
+test("the page stays responsive while the processor draws", async (context) => {
+  const share = SHARE.replace("count=1", "count=4").replace("steps=3", "steps=6");
+  await withPage(page_("?backend=cpu", share), { withoutWebGpu: true }, async (page) => {
+    await page.waitForFunction(() => window.diffmoe?.state().step >= 1, null, { timeout: 60_000, polling: 20 });
+    const ready = await page.evaluate(() => performance.now());
+    const state = await finished(page);
+    const tasks = await page.evaluate(() => window.longTasks);
+    const during = tasks.filter(({ startTime }) => startTime > ready).map(({ duration }) => duration);
+    const before = tasks.filter(({ startTime }) => startTime <= ready).map(({ duration }) => duration);
+    const most = Math.max(0, ...during);
+    context.diagnostic(`tasks over 50 ms: while loading ${before}; while drawing ${during}; steps ${state.stepMs.map(Math.round)} ms`);
+    assert.ok(most <= 100, `a task of ${most} ms`);
+  });
+});
+
+test("unbuilt, the page says which command builds it", async () => {
+  const source = pathToFileURL(join(DIST, "../index.html"));
+  await withPage(String(source), {}, async (page) => {
+    assert.match(await page.innerText("main"), /cargo xtask web --serve/);
+    assert.equal(await page.locator("#loading").isVisible(), false);
+  });
+});
+
+test("without scripts, the page says that it needs them", async () => {
+  await withPage(site.origin, { javaScriptEnabled: false }, async (page) => {
+    assert.match(await page.innerText("main"), /needs JavaScript/);
+  });
+});
+
+test("when the program does not arrive or cannot draw, the page says what to do", async () => {
+  await withPage("about:blank", { expected: /404|WebAssembly|Failed to load/ }, async (page, context) => {
+    await context.route("**/diffmoe_bg.wasm", (route) => route.fulfill({ status: 404, body: "" }));
+    await page.goto(site.origin);
+    await page.waitForSelector("#trouble", { state: "visible" });
+    assert.match(await page.innerText("main"), /did not arrive[\s\S]*load the page again/i);
+  });
+  await withPage("about:blank", { expected: /WebGL/ }, async (page) => {
+    await page.addInitScript(() => { HTMLCanvasElement.prototype.getContext = () => null; });
+    await page.goto(site.origin);
+    await page.waitForSelector("#trouble", { state: "visible" });
+    assert.match(await page.innerText("main"), /WebGL/);
+  });
+});

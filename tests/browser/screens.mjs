@@ -1,0 +1,44 @@
+// The page as it looks: on a desk, on a phone, light and dark. Written to the folder in $SCREENS where it is set.
+
+import assert from "node:assert/strict";
+import { mkdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { test } from "node:test";
+import { finished, site, withPage } from "./lab.mjs";
+
+const SHARE = "model=emoji&seed=11&count=4&steps=12&guidance=2&solver=euler&labels=varied,3";
+const PHONE = { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true };
+
+const SCREENS = {
+  "page-desktop-dark": { colorScheme: "dark" },
+  "page-desktop-light": { colorScheme: "light" },
+  "page-phone-dark": { colorScheme: "dark", ...PHONE },
+  "page-phone-light": { colorScheme: "light", ...PHONE },
+};
+
+/** How many different colours a picture has, up to a limit. */
+const colours = (page, png) =>
+  page.evaluate(async (png) => {
+    const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
+    const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
+    canvas.drawImage(image, 0, 0);
+    const pixels = new Uint32Array(canvas.getImageData(0, 0, image.width, image.height).data.buffer);
+    return new Set(pixels).size;
+  }, png);
+
+for (const [name, options] of Object.entries(SCREENS)) {
+  test(`${name} is painted`, async () => {
+    await withPage(`${site.origin}/?backend=cpu#${SHARE}`, options, async (page) => {
+      await finished(page);
+      await page.waitForTimeout(1000);
+      const png = await page.screenshot();
+      assert.ok((await colours(page, png.toString("base64"))) > 200, "more than a blank page");
+      const wider = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+      assert.equal(wider, false, "nothing to scroll sideways");
+      if (process.env.SCREENS) {
+        await mkdir(process.env.SCREENS, { recursive: true });
+        await writeFile(join(process.env.SCREENS, `${name}.png`), png);
+      }
+    });
+  });
+}

@@ -1,0 +1,127 @@
+/** DiffMoE diffusion transformers in the browser. See README.md. */
+
+/** Loads the WebAssembly; call it once before anything else. Without an argument it is looked for beside this script. */
+export default function init(options?: {
+  module_or_path: string | URL | Request | Response | BufferSource | WebAssembly.Module | Promise<Response>;
+}): Promise<unknown>;
+
+export interface Progress {
+  /** `download` while the model arrives, then `open` while it is put on the device. */
+  stage: "download" | "open";
+  /** Bytes that are here. */
+  done: number;
+  /** Bytes in all, where the server said so. */
+  total: number | null;
+}
+
+export interface CreateOptions {
+  /** Address of a safetensors file, or its bytes. */
+  model: string | ArrayBuffer | Uint8Array;
+  /** `auto` (default): a real GPU if WebGPU offers one, else the processor. */
+  backend?: "auto" | "gpu" | "cpu";
+  /** Hears how far it is, some times a second. */
+  onProgress?: (progress: Progress) => void;
+}
+
+export interface Info {
+  /** Name of the model. */
+  name: string;
+  /** What computes. */
+  device: string;
+  /** Why it is not a GPU, where you did not ask for that. */
+  note: string | null;
+  /** Pixels. */
+  width: number;
+  height: number;
+  /** Experts in a layer. */
+  experts: number;
+  /** Tokens of a picture. */
+  tokens: number;
+  /** Blocks that have experts. */
+  moeBlocks: number[];
+  /** For each label table the names of its rows. */
+  labels: Record<string, string[]>;
+  /** What the model was tuned for. */
+  defaults: { steps: number; guidance: number; solver: string };
+}
+
+/** A row by name or number, or `"any"` to leave it to the model; in a list, one for each picture in turn. */
+export type Label = string | number;
+
+export interface SampleOptions {
+  /** By label table; a table that is not named gets random rows from the seed. */
+  labels?: Record<string, Label | Label[]>;
+  /** Whole number; the same seed and settings give the same picture. Default: random. */
+  seed?: number;
+  steps?: number;
+  /** 1 is none. */
+  guidance?: number;
+  /** `heun` evaluates the model twice in a step. */
+  solver?: "euler" | "heun";
+  /** Pictures that are drawn together, 1 to 64. Default: 1. */
+  count?: number;
+  /** `token` (default): each token for itself; `pool`: the tokens of all pictures compete, as in the paper. */
+  routing?: "token" | "pool";
+  /** One threshold for all experts, 0 to 1; lower means more compute. */
+  gamma?: number;
+  /** Shift of the trained thresholds, -1 to 1; positive saves compute. */
+  shift?: number;
+  /** Stops the work; `sample` then rejects with the signal's reason. */
+  signal?: AbortSignal;
+  /** After each step, with the pictures as they are. */
+  onStep?: (step: number, steps: number, rgba: Uint8ClampedArray) => void;
+  /** `false` leaves the trace out, which is the larger part of a result. */
+  trace?: boolean;
+}
+
+export interface Sample {
+  width: number;
+  height: number;
+  count: number;
+  seed: number;
+  /** `count` pictures one after the other, four bytes a pixel: ready for `new ImageData(rgba, width)`. */
+  rgba: Uint8ClampedArray;
+  /** Which expert took which token at every step: the format of `diffmoe sample --trace`. */
+  trace?: object;
+  /** Experts that worked on a token, on average; `null` for models without experts. */
+  capacity: number | null;
+  /** What computed. */
+  device: string;
+}
+
+export class Generator {
+  /** Fetches a model where it has to be fetched, and puts it on a device. */
+  static create(options: CreateOptions): Promise<Generator>;
+  readonly info: Info;
+  /** Draws. Calls may overlap; they share the device. When a device is lost, the run goes on on a new one. */
+  sample(options?: SampleOptions): Promise<Sample>;
+  /** Frees the model. Runs that were begun go on to their end. */
+  free(): void;
+}
+
+/** Every shader that this program may run. */
+export function shaders(): { name: string; source: string }[];
+
+/** The app of the page, running on a canvas. */
+export class Page {
+  /** What it is doing. */
+  state(): {
+    phase: "fetching" | "opening" | "ready" | "running" | "paused" | "recovering" | "no model";
+    model: string | null;
+    device: string | null;
+    backendNote: string | null;
+    share: string | null;
+    notes: string[];
+    step?: number;
+    steps?: number;
+    seed?: number;
+    count?: number;
+    stepMs?: number[];
+  };
+  /** The pictures after a step, or after the last one. */
+  rgba(step?: number): Uint8ClampedArray | undefined;
+  free(): void;
+}
+
+/** Starts the app on a canvas; `onCrash` hears of a bug that ended it. */
+export function start(canvas: HTMLCanvasElement, onCrash: (message: string) => void): Promise<Page>;

@@ -1,0 +1,65 @@
+//! How much a visitor downloads, and how much is too much.
+
+use std::io::Write;
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+/// Most bytes of the WebAssembly as servers send it, packed.
+const WASM: u64 = 2_500_000;
+/// Most bytes in all until the first picture.
+const FIRST_PICTURE: u64 = 20_000_000;
+/// The model that draws the first picture.
+const MODEL: &str = "models/emoji.safetensors";
+
+/// Prints the sizes of a finished page.
+///
+/// # Errors
+/// When it is too large.
+pub(super) fn check(folder: &Path) -> Result<(), String> {
+    println!("\n{:<28} {:>12} {:>12}", "dist/", "bytes", "gzip");
+    let mut first_picture = 0;
+    let mut wasm = 0;
+    for name in ["index.html", "start.js", "diffmoe.js", "diffmoe_bg.wasm", MODEL] {
+        let bytes = std::fs::read(folder.join(name))
+            .map_err(|e| format!("cannot read dist/{name}: {e}"))?;
+        let packed = packed_size(&bytes)?;
+        println!("{name:<28} {:>12} {packed:>12}", bytes.len());
+        // Weights do not shrink, and no server tries.
+        first_picture += if name == MODEL { bytes.len() as u64 } else { packed };
+        if name.ends_with(".wasm") {
+            wasm = packed;
+        }
+    }
+    println!("{:<28} {:>12} {first_picture:>12}", "until the first picture", "");
+    within("the WebAssembly", wasm, WASM)?;
+    within("everything until the first picture", first_picture, FIRST_PICTURE)
+}
+
+fn within(what: &str, bytes: u64, most: u64) -> Result<(), String> {
+    if bytes <= most {
+        return Ok(());
+    }
+    Err(format!(
+        "{what} has {bytes} bytes, more than the budget of {most}; find out what grew, or change the budget"
+    ))
+}
+
+fn packed_size(bytes: &[u8]) -> Result<u64, String> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
+    encoder.write_all(bytes).map_err(|e| e.to_string())?;
+    Ok(encoder.finish().map_err(|e| e.to_string())?.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_is_too_large_is_refused() {
+        assert_eq!(within("it", 10, 10), Ok(()));
+        assert!(within("it", 11, 10).unwrap_err().contains("11 bytes, more than the budget of 10"));
+        assert!(packed_size(&[7; 10_000]).unwrap() < 200);
+    }
+}

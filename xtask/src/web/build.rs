@@ -1,0 +1,122 @@
+//! From Rust to WebAssembly and the script that loads it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use wasm_bindgen_cli_support::Bindgen;
+
+use crate::{WASM, run, succeeds};
+
+/// What the compiler and wasm-bindgen made.
+pub(super) struct Built {
+    pub(super) js: String,
+    pub(super) wasm: Vec<u8>,
+    pub(super) target_folder: PathBuf,
+}
+
+/// Compiles the library with its page, and writes the script that goes with it.
+pub(super) fn wasm(dev: bool) -> Result<Built, String> {
+    check_versions()?;
+    ensure_target()?;
+    let target_folder = target_folder()?;
+    let profile = if dev { "web-dev" } else { "web" };
+    let arguments = [
+        "build",
+        "--package",
+        "diffmoe",
+        "--lib",
+        "--target",
+        WASM,
+        "--profile",
+        profile,
+        "--no-default-features",
+        "--features",
+        "web",
+    ];
+    // Vectors of four: every browser with WebGPU has them, and all others since 2023.
+    let flags = [("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "-C target-feature=+simd128")];
+    run("cargo", &arguments, &flags)?;
+    let compiled = target_folder.join(WASM).join(profile).join("diffmoe.wasm");
+    let failed = |error: &dyn std::fmt::Display| format!("wasm-bindgen failed: {error}");
+    let mut bindgen = Bindgen::new();
+    bindgen.input_path(&compiled).typescript(false).remove_producers_section(true);
+    bindgen.remove_name_section(!dev);
+    bindgen.web(true).map_err(|e| failed(&e))?;
+    let mut output = bindgen.generate_output().map_err(|e| failed(&e))?;
+    if !output.snippets().is_empty() || !output.local_modules().is_empty() {
+        return Err(
+            "a dependency brings JavaScript files of its own, which the page does not hand out"
+                .into(),
+        );
+    }
+    let wasm = output.wasm_mut().emit_wasm();
+    Ok(Built { js: output.js().to_owned(), wasm, target_folder })
+}
+
+/// wasm-bindgen's two halves talk to each other in a format that changes with every version.
+fn check_versions() -> Result<(), String> {
+    let lock = std::fs::read_to_string("Cargo.lock")
+        .map_err(|e| format!("cannot read Cargo.lock: {e}"))?;
+    let (library, tool) =
+        (locked(&lock, "wasm-bindgen"), locked(&lock, "wasm-bindgen-cli-support"));
+    match (library, tool) {
+        (Some(library), Some(tool)) if library == tool => Ok(()),
+        (Some(library), Some(tool)) => Err(format!(
+            "Cargo.lock has wasm-bindgen {library} and wasm-bindgen-cli-support {tool}, which have to be the same: \
+             write `wasm-bindgen-cli-support = \"={library}\"` in xtask/Cargo.toml, or run \
+             `cargo update -p wasm-bindgen --precise {tool}`"
+        )),
+        _ => {
+            Err("Cargo.lock does not name wasm-bindgen; run `cargo update -w` and try again".into())
+        }
+    }
+}
+
+/// The version of a package in a lock file.
+fn locked<'l>(lock: &'l str, package: &str) -> Option<&'l str> {
+    let after = lock.split(&format!("name = \"{package}\"\n")).nth(1)?;
+    after.strip_prefix("version = \"")?.split('"').next()
+}
+
+fn ensure_target() -> Result<(), String> {
+    if has_target() || succeeds("rustup", &["target", "add", WASM]) && has_target() {
+        return Ok(());
+    }
+    Err(format!(
+        "the page needs Rust's standard library for browsers. With rustup: `rustup target add {WASM}` (it needs the \
+         network once). Without rustup: install your distribution's package for it, such as \
+         libstd-rust-dev-wasm32 on Debian"
+    ))
+}
+
+fn has_target() -> bool {
+    let output =
+        Command::new("rustc").args(["--print", "target-libdir", "--target", WASM]).output();
+    output.is_ok_and(|output| {
+        output.status.success()
+            && Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_dir()
+    })
+}
+
+/// Where cargo puts what it builds.
+fn target_folder() -> Result<PathBuf, String> {
+    let output =
+        Command::new("cargo").args(["metadata", "--no-deps", "--format-version", "1"]).output();
+    let output = output.map_err(|e| format!("cannot run cargo: {e}"))?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let folder = metadata["target_directory"].as_str().ok_or("cargo names no target directory")?;
+    Ok(folder.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_found_by_the_whole_name() {
+        let lock = "[[package]]\nname = \"a-b\"\nversion = \"2.0.0\"\n\n[[package]]\nname = \"a\"\nversion = \"1.2.3\"\n";
+        assert_eq!((locked(lock, "a"), locked(lock, "a-b")), (Some("1.2.3"), Some("2.0.0")));
+        assert_eq!(locked(lock, "b"), None);
+    }
+}

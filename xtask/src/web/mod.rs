@@ -1,0 +1,104 @@
+//! `cargo xtask web`: the page, from sources to a folder that any web server can hand out.
+
+mod budget;
+mod build;
+mod optimise;
+mod page;
+mod serve;
+
+use std::path::PathBuf;
+
+pub(crate) const HELP: &str = "\
+usage: cargo xtask web [OPTIONS]
+
+Builds the page into dist/ (index.html, scripts, WebAssembly, models) and says how large it is.
+
+options:
+  --serve      hand it out on this machine and open it
+  --port N     with --serve: the port; 0 takes a free one [default: 8080]
+  --no-open    with --serve: do not open a browser
+  --offline    also write dist/diffmoe.html: one file with everything inside, for use without any network
+  --optimise   get wasm-opt from npm (package `binaryen`) if it is not installed; the page works without it
+  --dev        build quickly instead of small, for working on the page itself";
+
+/// What was asked for.
+#[derive(Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+struct Options {
+    serve: bool,
+    open: bool,
+    port: u16,
+    offline: bool,
+    optimise: bool,
+    dev: bool,
+}
+
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self, String> {
+        let mut options = Self {
+            serve: false,
+            open: true,
+            port: 8080,
+            offline: false,
+            optimise: false,
+            dev: false,
+        };
+        let mut rest = arguments.iter();
+        while let Some(argument) = rest.next() {
+            match argument.as_str() {
+                "--serve" => options.serve = true,
+                "--no-open" => options.open = false,
+                "--offline" => options.offline = true,
+                "--optimise" => options.optimise = true,
+                "--dev" => options.dev = true,
+                "--port" => {
+                    let port = rest.next().and_then(|text| text.parse().ok());
+                    options.port = port.ok_or("--port needs a number from 0 to 65535")?;
+                }
+                other => return Err(format!("there is no option {other:?}\n\n{HELP}")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
+    let options = Options::parse(arguments)?;
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::env::set_current_dir(&root).map_err(|e| format!("cannot enter the repository: {e}"))?;
+    let folder = PathBuf::from("dist");
+    let built = build::wasm(options.dev)?;
+    let wasm = optimise::shrink(built.wasm, options.optimise, &built.target_folder)?;
+    let page = page::Page { js: built.js, wasm, folder: folder.clone() };
+    page.write()?;
+    if options.offline {
+        page.write_offline()?;
+    }
+    if options.dev {
+        println!("a quick build is too large to be published; its size is not checked");
+    } else {
+        budget::check(&folder)?;
+    }
+    if options.serve {
+        return serve::serve(&folder, options.port, options.open);
+    }
+    println!("\nto look at it: cargo xtask web --serve");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Options, String> {
+        Options::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn options_are_understood_or_refused() {
+        let options = parse("--serve --port 0 --no-open").unwrap();
+        assert!(options.serve && !options.open && options.port == 0 && !options.offline);
+        assert!(parse("--port").unwrap_err().contains("needs a number"));
+        assert!(parse("--sevre").unwrap_err().contains("no option \"--sevre\""));
+    }
+}

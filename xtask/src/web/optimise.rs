@@ -1,0 +1,73 @@
+//! wasm-opt makes the page smaller where it is installed. Nothing depends on it.
+
+use std::path::Path;
+
+use crate::{run, succeeds};
+
+/// What Rust emits for this target, beside the vectors that we ask for.
+const FEATURES: [&str; 8] = [
+    "--enable-simd",
+    "--enable-bulk-memory",
+    "--enable-bulk-memory-opt",
+    "--enable-nontrapping-float-to-int",
+    "--enable-sign-ext",
+    "--enable-mutable-globals",
+    "--enable-reference-types",
+    "--enable-multivalue",
+];
+
+/// Runs wasm-opt over a module, if there is one.
+pub(super) fn shrink(
+    wasm: Vec<u8>,
+    install: bool,
+    target_folder: &Path,
+) -> Result<Vec<u8>, String> {
+    let Some(program) = find(install, target_folder)? else {
+        println!(
+            "\nwasm-opt is not installed, so the page stays a little larger (`--optimise` gets it from npm)"
+        );
+        return Ok(wasm);
+    };
+    let (before, after) = (target_folder.join("before.wasm"), target_folder.join("after.wasm"));
+    let paths = [path(&before)?, path(&after)?];
+    std::fs::write(&before, wasm).map_err(|e| format!("cannot write {}: {e}", before.display()))?;
+    // Higher levels take many minutes for a few percent.
+    let mut arguments = vec!["-Os", paths[0], "-o", paths[1]];
+    arguments.extend(FEATURES);
+    run(&program, &arguments, &[])?;
+    std::fs::read(&after).map_err(|e| format!("cannot read {}: {e}", after.display()))
+}
+
+fn path(path: &Path) -> Result<&str, String> {
+    path.to_str().ok_or_else(|| format!("{} is no name that can be handed on", path.display()))
+}
+
+fn find(install: bool, target_folder: &Path) -> Result<Option<String>, String> {
+    let folder = target_folder.join("npm");
+    let (here, there) = ("node_modules/.bin/wasm-opt", folder.join("node_modules/.bin/wasm-opt"));
+    let candidates = ["wasm-opt", here, path(&there)?];
+    let find = || candidates.iter().find(|program| succeeds(program, &["--version"]));
+    if let Some(program) = find() {
+        return Ok(Some((*program).to_owned()));
+    }
+    if !install {
+        return Ok(None);
+    }
+    std::fs::create_dir_all(&folder)
+        .map_err(|e| format!("cannot make {}: {e}", folder.display()))?;
+    run(
+        "npm",
+        &[
+            "install",
+            "--no-package-lock",
+            "--no-audit",
+            "--no-fund",
+            "--prefix",
+            path(&folder)?,
+            "binaryen",
+        ],
+        &[],
+    )
+    .map_err(|error| format!("{error}; install Node.js with npm, or leave --optimise out"))?;
+    Ok(find().map(|program| (*program).to_owned()))
+}

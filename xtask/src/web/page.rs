@@ -1,0 +1,163 @@
+//! The folder `dist/`, and the one file that needs no folder.
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use sha2::{Digest, Sha256};
+
+/// The models that lie beside the page; the first one draws the first picture.
+const MODELS: [&str; 2] = ["emoji", "eurosat"];
+/// Files that go out as they are: where they are, and their names in `dist/`.
+const COPIES: [(&str, &str); 8] = [
+    ("web/start.js", "start.js"),
+    ("web/diffmoe.d.ts", "diffmoe.d.ts"),
+    ("web/README.md", "README.md"),
+    ("web/example.html", "example.html"),
+    ("LICENSE-APACHE", "LICENSE-APACHE"),
+    ("LICENSE-MIT", "LICENSE-MIT"),
+    ("assets/emoji.md", "models/emoji.md"),
+    ("assets/eurosat.md", "models/eurosat.md"),
+];
+/// The line of `index.html` that the build replaces: it loads the page when there is one.
+const SCRIPT: &str = "<!-- the build puts the scripts here -->";
+
+/// Browsers let no module in from a file; without this the page would stay at its first line for ever.
+const FROM_FILE: &str = "<script>if (location.protocol === \"file:\") document.getElementById(\"step\").textContent = \
+    \"Browsers load this page from a web server only: run `cargo xtask web --serve`. For a page that opens as a file, \
+    run `cargo xtask web --offline` and open dist/diffmoe.html.\";</script>";
+
+/// What goes into the page.
+pub(super) struct Page {
+    pub(super) js: String,
+    pub(super) wasm: Vec<u8>,
+    pub(super) folder: PathBuf,
+}
+
+impl Page {
+    /// Writes the folder anew.
+    pub(super) fn write(&self) -> Result<(), String> {
+        if self.folder.exists() {
+            std::fs::remove_dir_all(&self.folder)
+                .map_err(|e| format!("cannot empty dist/: {e}"))?;
+        }
+        for (from, to) in COPIES {
+            self.put(to, &read(from)?)?;
+        }
+        for model in MODELS {
+            self.put(&format!("models/{model}.safetensors"), &read(&asset(model))?)?;
+        }
+        self.put("diffmoe.js", self.js.as_bytes())?;
+        self.put("diffmoe_bg.wasm", &self.wasm)?;
+        self.put("package.json", self.package()?.as_bytes())?;
+        let scripts = format!(
+            "<script type=\"application/json\" id=\"models\">{}</script>\n{FROM_FILE}\n\
+             <script type=\"module\">import {{ start }} from \"./start.js\"; start({{ bytes: {} }});</script>",
+            models(&MODELS)?,
+            self.wasm.len(),
+        );
+        self.put("index.html", index(&scripts)?.as_bytes())
+    }
+
+    /// Writes `diffmoe.html`, with the scripts, the WebAssembly and the first model inside.
+    pub(super) fn write_offline(&self) -> Result<(), String> {
+        let model = MODELS[0];
+        let start = String::from_utf8(read("web/start.js")?).map_err(|e| e.to_string())?;
+        // A page from a file may not import modules from files, but it may import what it made itself.
+        let scripts = format!(
+            "<script type=\"application/json\" id=\"models\">{}</script>\n\
+             <script type=\"application/octet-stream;base64\" id=\"model-{model}\">{}</script>\n\
+             <script type=\"application/octet-stream;base64\" id=\"wasm\">{}</script>\n\
+             <script type=\"text/plain\" id=\"glue\">{}</script>\n\
+             <script type=\"module\">{}\nstart({{ inside: true }});</script>",
+            models(&[model])?,
+            BASE64.encode(read(&asset(model))?),
+            BASE64.encode(&self.wasm),
+            BASE64.encode(&self.js),
+            start.replace("export async function", "async function"),
+        );
+        self.put("diffmoe.html", index(&scripts)?.as_bytes())?;
+        println!("\nwrote dist/diffmoe.html: one file, opens without a network");
+        Ok(())
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), String> {
+        let path = self.folder.join(name);
+        let folder = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&path, bytes))
+            .map_err(|e| format!("cannot write {}: {e}", path.display()))
+    }
+
+    /// The manifest for `npm pack`: the API, without the page and its models.
+    fn package(&self) -> Result<String, String> {
+        let package = serde_json::json!({
+            "name": "diffmoe",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "DiffMoE diffusion transformers in the browser, on WebGPU or WebAssembly",
+            "type": "module",
+            "license": "Apache-2.0 OR MIT",
+            "main": "diffmoe.js",
+            "types": "diffmoe.d.ts",
+            "sideEffects": false,
+            "files": ["diffmoe.js", "diffmoe_bg.wasm", "diffmoe.d.ts", "README.md", "example.html", "LICENSE-*"],
+            "keywords": ["diffusion", "webgpu", "wasm", "mixture-of-experts"],
+        });
+        serde_json::to_string_pretty(&package).map_err(|e| e.to_string())
+    }
+}
+
+fn asset(model: &str) -> String {
+    format!("assets/{model}.safetensors")
+}
+
+fn read(path: &str) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|e| format!("cannot read {path}: {e}"))
+}
+
+/// What the page has to know of the models before it has them.
+fn models(names: &[&str]) -> Result<String, String> {
+    let mut all = serde_json::Map::new();
+    for &name in names {
+        let bytes = read(&asset(name))?;
+        let digest = Sha256::digest(&bytes).iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        all.insert(name.into(), serde_json::json!({ "bytes": bytes.len(), "sha256": digest }));
+    }
+    serde_json::to_string(&all).map_err(|e| e.to_string())
+}
+
+/// The page's source with its scripts, and without what it says unbuilt.
+fn index(scripts: &str) -> Result<String, String> {
+    let source = String::from_utf8(read("index.html")?).map_err(|e| e.to_string())?;
+    fill(&source, scripts)
+}
+
+fn fill(source: &str, scripts: &str) -> Result<String, String> {
+    if source.matches(SCRIPT).count() != 1 {
+        return Err(format!("index.html needs the line `{SCRIPT}` once"));
+    }
+    Ok(source.replace(SCRIPT, scripts).replacen(
+        "<html lang=\"en\" class=\"unbuilt\">",
+        "<html lang=\"en\">",
+        1,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_source_takes_the_scripts() {
+        let source =
+            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../index.html")).unwrap();
+        assert!(source.contains("class=\"unbuilt\""));
+        let page = fill(&source, "<script>1</script>").unwrap();
+        assert!(page.contains("<script>1</script>") && !page.contains("class=\"unbuilt\""));
+        assert!(fill("<html>", "").is_err());
+    }
+}
