@@ -201,7 +201,9 @@ impl App {
     fn copy_link(&mut self, ctx: &Context) {
         let Some(fragment) = self.session.share() else { return };
         let (link, note) = match platform::page_address() {
-            Some(address) => (format!("{address}#{fragment}"), "Copied a link that draws the same pictures."),
+            Some(address) => {
+                (format!("{address}#{fragment}"), "Copied a link that draws the same pictures.")
+            }
             None => (
                 format!("#{fragment}"),
                 "Copied. Append it to the address of the page, or run: diffmoe window --share '…'",
