@@ -13,7 +13,7 @@ use diffmoe::platform::Bytes;
 use diffmoe::sampler::Backend;
 use egui::{Key, vec2};
 use egui_kittest::Harness;
-use egui_kittest::kittest::{NodeT, Queryable};
+use egui_kittest::kittest::Queryable;
 
 const DESKTOP: egui::Vec2 = vec2(1280.0, 800.0);
 const PHONE: egui::Vec2 = vec2(390.0, 844.0);
@@ -64,25 +64,53 @@ fn launch(model: ModelSource, draw_at_once: bool) -> Launch {
     Launch { model, share: None, backend: Backend::Cpu, draw_at_once, problem: None }
 }
 
-/// The app in a window of some size, with a model and nothing drawn yet.
-fn opened(size: egui::Vec2, model: ModelSource) -> Harness<'static, App> {
-    let mut harness = Harness::builder()
+/// The app, which begins with the first frame.
+struct Window {
+    launch: Option<Launch>,
+    app: Option<App>,
+}
+
+impl Window {
+    fn app(&self) -> &App {
+        self.app.as_ref().expect("a frame was shown")
+    }
+
+    fn app_mut(&mut self) -> &mut App {
+        self.app.as_mut().expect("a frame was shown")
+    }
+
+    fn frame(&mut self, ui: &mut egui::Ui) {
+        if let Some(launch) = self.launch.take() {
+            self.app = Some(App::new(ui.ctx(), launch));
+        }
+        let app = self.app_mut();
+        app.tick(ui.ctx());
+        app.show(ui);
+    }
+}
+
+type Shown = Harness<'static, Window>;
+
+fn window(size: egui::Vec2, launch: Launch) -> Shown {
+    let window = Window { launch: Some(launch), app: None };
+    Harness::builder()
         .with_size(size)
         .with_theme(egui::Theme::Dark)
-        .build_eframe(|context| App::new(context, launch(model, false)));
+        .build_ui_state(|ui, w| w.frame(ui), window)
+}
+
+/// The app in a window of some size, with a model and nothing drawn yet.
+fn opened(size: egui::Vec2, model: ModelSource) -> Shown {
+    let mut harness = window(size, launch(model, false));
     until(&mut harness, "a model", |app| app.session().model().is_some());
     harness.run_steps(3);
     harness
 }
 
 /// The same, after a run.
-fn finished(
-    size: egui::Vec2,
-    model: ModelSource,
-    change: fn(&mut Controls),
-) -> Harness<'static, App> {
+fn finished(size: egui::Vec2, model: ModelSource, change: fn(&mut Controls)) -> Shown {
     let mut harness = opened(size, model);
-    let controls = &mut harness.state_mut().session_mut().controls;
+    let controls = &mut harness.state_mut().app_mut().session_mut().controls;
     controls.seed = 5;
     change(controls);
     harness.run_steps(2);
@@ -92,10 +120,10 @@ fn finished(
 }
 
 /// Shows frames until something is so.
-fn until(harness: &mut Harness<'_, App>, what: &str, so: impl Fn(&App) -> bool) {
+fn until(harness: &mut Shown, what: &str, so: impl Fn(&App) -> bool) {
     let end = Instant::now() + Duration::from_secs(60);
-    while !so(harness.state()) {
-        let session = harness.state().session();
+    while !so(harness.state().app()) {
+        let session = harness.state().app().session();
         assert!(
             Instant::now() < end,
             "{what} never came: {:?} {:?}",
@@ -107,7 +135,7 @@ fn until(harness: &mut Harness<'_, App>, what: &str, so: impl Fn(&App) -> bool) 
     }
 }
 
-fn complete(harness: &mut Harness<'_, App>) {
+fn complete(harness: &mut Shown) {
     // A click acts in the frame after it.
     harness.run_steps(3);
     until(harness, "the end of the run", |app| {
@@ -117,7 +145,7 @@ fn complete(harness: &mut Harness<'_, App>) {
     harness.run_steps(3);
 }
 
-fn has(harness: &Harness<'_, App>, label: &str) -> bool {
+fn has(harness: &Shown, label: &str) -> bool {
     harness.query_all_by_label_contains(label).next().is_some()
 }
 
@@ -169,7 +197,7 @@ fn typing_in_the_picker_filters_and_enter_takes_the_best() {
 #[test]
 fn a_run_can_be_paused_walked_on_and_cancelled() {
     let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
-    harness.state_mut().session_mut().controls.steps = 200;
+    harness.state_mut().app_mut().session_mut().controls.steps = 200;
     harness.get_by_label("Generate").click();
     until(&mut harness, "a first step", |app| {
         app.session().record().is_some_and(|r| r.finished_steps() > 0)
@@ -179,20 +207,20 @@ fn a_run_can_be_paused_walked_on_and_cancelled() {
     until(&mut harness, "the pause", |app| app.session().phase() == Phase::Paused);
     harness.run_steps(20);
     let steps = |app: &App| app.session().record().map_or(0, |record| record.finished_steps());
-    let before = steps(harness.state());
+    let before = steps(harness.state().app());
     assert!(before < 200);
     harness.get_by_label("One step").click();
     until(&mut harness, "one more step", |app| {
         steps(app) > before && app.session().phase() == Phase::Paused
     });
     harness.run_steps(20);
-    assert_eq!(steps(harness.state()), before + 1);
+    assert_eq!(steps(harness.state().app()), before + 1);
     // The space key goes on, and Esc gives up what was not finished.
     harness.key_press(Key::Space);
     until(&mut harness, "going on", |app| steps(app) > before + 1);
     harness.key_press(Key::Escape);
     harness.run_steps(3);
-    assert_eq!(harness.state().session().phase(), Phase::Ready);
+    assert_eq!(harness.state().app().session().phase(), Phase::Ready);
     assert!(has(&harness, "Generate"), "another run may begin");
 }
 
@@ -233,21 +261,25 @@ fn a_finished_run_shows_where_its_tokens_went() {
 #[test]
 fn pressing_again_draws_something_else_and_a_changed_setting_keeps_the_seed() {
     let mut harness = finished(DESKTOP, file("tiny.safetensors", TINY), |_| ());
-    assert_eq!(harness.state().session().controls.seed, 5);
-    harness.state_mut().session_mut().controls.guidance = 3.0;
+    assert_eq!(harness.state().app().session().controls.seed, 5);
+    harness.state_mut().app_mut().session_mut().controls.guidance = 3.0;
     harness.run_steps(2);
     harness.get_by_label("Generate").click();
     complete(&mut harness);
-    assert_eq!(harness.state().session().controls.seed, 5, "to compare, only one thing changes");
+    assert_eq!(
+        harness.state().app().session().controls.seed,
+        5,
+        "to compare, only one thing changes"
+    );
     harness.get_by_label("Generate another").click();
     harness.run_steps(3);
     complete(&mut harness);
-    assert_ne!(harness.state().session().controls.seed, 5);
+    assert_ne!(harness.state().app().session().controls.seed, 5);
     assert!(has(&harness, "Earlier runs"));
     let first = harness.query_all_by_label_contains("seed 5").next().expect("the first run");
     first.click();
     harness.run_steps(4);
-    assert_eq!(harness.state().session().record().map(|r| r.settings.seed), Some(5));
+    assert_eq!(harness.state().app().session().record().map(|r| r.settings.seed), Some(5));
 }
 
 #[test]
@@ -271,10 +303,10 @@ fn a_phone_shows_the_picture_first_and_generate_always() {
 #[test]
 fn a_bad_file_is_told_and_the_model_stays() {
     let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
-    harness.state_mut().session_mut().load(bytes("broken.safetensors", vec![7; 100]));
+    harness.state_mut().app_mut().session_mut().load(bytes("broken.safetensors", vec![7; 100]));
     until(&mut harness, "a note", |app| !app.session().notes().is_empty());
     harness.run_steps(3);
-    assert!(has(&harness, "broken.safetensors"), "{:?}", harness.state().session().notes());
+    assert!(has(&harness, "broken.safetensors"), "{:?}", harness.state().app().session().notes());
     harness.get_by_label("Dismiss").click();
     harness.run_steps(3);
     assert!(!has(&harness, "broken.safetensors"));
@@ -302,17 +334,15 @@ fn models_without_experts_and_without_pixels_are_shown_too() {
 #[test]
 fn the_first_picture_comes_without_being_asked_and_a_shared_one_is_the_same() {
     let first = launch(file("tiny.safetensors", TINY), true);
-    let mut harness =
-        Harness::builder().with_size(DESKTOP).build_eframe(|context| App::new(context, first));
+    let mut harness = window(DESKTOP, first);
     complete(&mut harness);
-    let session = harness.state().session();
+    let session = harness.state().app().session();
     let share = Share::parse(&session.share().expect("a link")).expect("a good link");
     let frames = session.record().map(|record| record.frames.clone());
     let again = Launch { share: Some(share), ..launch(file("tiny.safetensors", TINY), true) };
-    let mut shared =
-        Harness::builder().with_size(DESKTOP).build_eframe(|context| App::new(context, again));
+    let mut shared = window(DESKTOP, again);
     complete(&mut shared);
-    assert_eq!(shared.state().session().record().map(|record| record.frames.clone()), frames);
+    assert_eq!(shared.state().app().session().record().map(|record| record.frames.clone()), frames);
 }
 
 #[test]

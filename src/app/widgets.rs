@@ -130,12 +130,17 @@ pub(super) fn slider<'a, T: egui::emath::Numeric>(
     refine: impl FnOnce(Slider<'a>) -> Slider<'a>,
 ) -> Response {
     let title = caption(ui, name).on_hover_text(hint);
-    let value_room = 56.0 + ui.spacing().button_padding.x;
-    ui.spacing_mut().slider_width =
-        (ui.available_width() - value_room - ui.spacing().item_spacing.x).max(60.0);
-    let slider = refine(Slider::new(value, range));
-    let response = ui.label_inputs_by(title.id, |ui| ui.add(slider));
-    response.labelled_by(title.id).on_hover_text(hint)
+    ui.scope(|ui| {
+        // Values of one width let all rails end at the same place.
+        let value_room = 32.0 + 2.0 * ui.spacing().button_padding.x;
+        let rail = ui.available_width() - value_room - ui.spacing().item_spacing.x;
+        ui.spacing_mut().interact_size.x = value_room;
+        ui.spacing_mut().slider_width = rail.max(60.0);
+        let slider = refine(Slider::new(value, range));
+        let response = ui.label_inputs_by(title.id, |ui| ui.add(slider));
+        response.labelled_by(title.id).on_hover_text(hint)
+    })
+    .inner
 }
 
 /// A bar of a table: a name, a length, a value.

@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         .with_icon(window_icon());
     let options = eframe::NativeOptions { viewport, ..eframe::NativeOptions::default() };
     let create = |context: &eframe::CreationContext<'_>| -> Result<Box<dyn eframe::App>, _> {
-        Ok(Box::new(App::new(context, launch)))
+        Ok(Box::new(App::new(&context.egui_ctx, launch)))
     };
     match eframe::run_native("DiffMoE", options, Box::new(create)) {
         Ok(()) => Ok(ExitCode::SUCCESS),
