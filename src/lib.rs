@@ -15,11 +15,14 @@
 //! | [`trace`] | remembers which expert took which token |
 //! | [`sampler`] | says when |
 //! | [`picture`] | samples as pixels and PNG files |
-//! | `web` | the entry points of a web page |
+//! | `app` | the user interface, for a window and for a page (feature `app`) |
+//! | `web` | the entry points of a web page (feature `web`) |
 //!
 //! Dimension letters used everywhere: `B` samples in a batch, `T` tokens per sample, `S = B·T` tokens
 //! in the pool, `D` hidden size, `H` attention heads, `E` experts, `M` hidden size of an expert.
 
+#[cfg(feature = "app")]
+pub mod app;
 pub mod checkpoint;
 pub mod cpu;
 pub mod diffusion;

@@ -11,7 +11,7 @@ use diffmoe::gpu::{Gpu, GpuOptions, Profile};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{
     Branch, Engine, EngineError, GpuEngine, GpuModel, Op, Progress, Routing, RoutingRule, RunSpec,
-    Slot, Snapshot,
+    Slot, Snapshot, Stage,
 };
 use safetensors::SafeTensors;
 
@@ -304,6 +304,50 @@ fn slices_of_one_and_of_everything_give_the_same_bits_and_the_same_routing() {
 }
 
 #[test]
+fn timing_the_stages_changes_no_bit_and_names_every_stage() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let gpu = device(Profile::Software);
+    assert!(gpu.has_timestamps(), "this test needs an adapter with a clock, such as lavapipe");
+    let mut engine = case.engine(&gpu);
+    let steps: Vec<_> = (0..2).map(|i| heun(i, 2, 1.5)).collect();
+    let plain = sample(&mut engine, &case.run(), &steps, 50);
+    assert!(plain.iter().all(|snapshot| snapshot.stage_ms.is_empty()), "nobody asked");
+    engine.set_profiling(true);
+    for budget in [7, usize::MAX] {
+        let timed = sample(&mut engine, &case.run(), &steps, budget);
+        for (plain, timed) in plain.iter().zip(&timed) {
+            assert_eq!((&plain.latent, &plain.routing), (&timed.latent, &timed.routing));
+            let stages: Vec<_> = timed.stage_ms.iter().map(|(stage, _)| *stage).collect();
+            assert_eq!(stages, Stage::ALL);
+            assert!(timed.stage_ms.iter().all(|(_, ms)| *ms > 0.0), "{:?}", timed.stage_ms);
+        }
+    }
+    assert!(engine.slice_time().is_some_and(|slice| slice.ms > 0.0));
+    engine.set_profiling(false);
+    let again = sample(&mut engine, &case.run(), &steps, 50);
+    assert_eq!(plain, again);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_spoils_nothing() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let gpu = Arc::new(Gpu::headless().unwrap());
+    let mut engine = case.engine(&gpu);
+    let size = gpu.device.limits().max_buffer_size + 4;
+    let refused = pollster::block_on(gpu.attempt(|| {
+        let usage = wgpu::BufferUsages::STORAGE;
+        let label = Some("too large");
+        gpu.device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
+    }));
+    assert!(refused.is_err());
+    assert_eq!(gpu.failure(), None);
+    sample(&mut engine, &case.run(), &[euler(0, 1, 1.0)], 10);
+    assert_eq!(pollster::block_on(gpu.attempt(|| 7)), Ok(7));
+}
+
+#[test]
 fn the_trace_holds_what_the_taps_show() {
     let _turn = turn();
     let Some(case) = Case::open("diffmoe_flow") else { return };
@@ -464,7 +508,7 @@ fn what_a_binding_cannot_hold_is_refused_with_a_way_out() {
         other => panic!("{other:?}"),
     };
     let load = |limit| GpuModel::load(limited(limit), &case.checkpoint, WeightPrecision::F16);
-    refused(load(10_000).map(drop), "--backend cpu");
+    refused(load(10_000).map(drop), "binds 10000 at once");
     let model = Arc::new(load(80_000).unwrap());
-    refused(GpuEngine::new(model, 64).map(drop), "batch smaller");
+    refused(GpuEngine::new(model, 64).map(drop), "fewer pictures");
 }

@@ -1,4 +1,5 @@
-//! The models that are part of the program, so that a first picture needs no download.
+//! The models that are part of the program, so that a first picture needs no download. Without the feature
+//! `embedded` there are none, as in a web page, which fetches them.
 
 use super::{Checkpoint, CheckpointError};
 use crate::platform::Bytes;
@@ -6,6 +7,9 @@ use crate::platform::Bytes;
 /// The model that is used when none is named.
 pub const DEFAULT: &str = "emoji";
 
+#[cfg(not(feature = "embedded"))]
+const MODELS: &[(&str, &[u8])] = &[];
+#[cfg(feature = "embedded")]
 const MODELS: &[(&str, &[u8])] = &[
     ("emoji", include_bytes!("../../assets/emoji.safetensors")),
     ("eurosat", include_bytes!("../../assets/eurosat.safetensors")),

@@ -12,6 +12,7 @@ mod write;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use safetensors::{Dtype, SafeTensors};
 
@@ -34,6 +35,8 @@ pub struct Checkpoint {
     tensors: BTreeMap<String, Location>,
     config: Config,
     config_text: String,
+    /// Tensors that were decoded so far, for a progress bar
+    reads: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -123,7 +126,8 @@ impl Checkpoint {
             .ok_or_else(|| CheckpointError::NoConfig { label: label.clone() })?;
         let config = Config::from_json(&config_text)
             .map_err(|source| CheckpointError::Config { label: label.clone(), source })?;
-        let checkpoint = Self { parts, tensors, config, config_text };
+        let reads = AtomicUsize::new(0);
+        let checkpoint = Self { parts, tensors, config, config_text, reads };
         checkpoint.check(&label)?;
         Ok(checkpoint)
     }
@@ -198,6 +202,26 @@ impl Checkpoint {
             .is_some_and(|matrix| matrix.dtype == Dtype::I8)
     }
 
+    /// Calls of [`Checkpoint::read`] so far, and tensors in all: how far loading is.
+    pub fn progress(&self) -> (usize, usize) {
+        (self.reads.load(Ordering::Relaxed), self.tensors.len())
+    }
+
+    /// Starts [`Checkpoint::progress`] again.
+    pub fn reset_progress(&self) {
+        self.reads.store(0, Ordering::Relaxed);
+    }
+
+    /// Bytes of all its files.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes.len() as u64).sum()
+    }
+
+    /// Its files, in order.
+    pub fn files(&self) -> impl Iterator<Item = &[u8]> {
+        self.parts.iter().map(|part| &*part.bytes)
+    }
+
     /// Shape of a tensor.
     ///
     /// # Errors
@@ -221,6 +245,7 @@ impl Checkpoint {
     /// When there is no such tensor, or it holds NaN or an infinity.
     pub fn read(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         let location = self.location(name)?;
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let raw = self.raw(location);
         let values = if location.dtype == Dtype::I8 {
             let scales = self.location(&format!("{name}{SCALE_SUFFIX}"))?;

@@ -7,24 +7,29 @@ mod model_file;
 mod output;
 mod sample;
 mod verify;
+#[cfg(feature = "app")]
+mod window;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use diffmoe::sampler::Backend;
+use diffmoe::gpu::GpuError;
+use diffmoe::model::EngineError;
+use diffmoe::sampler::{Backend, BackendError};
 
 /// What a command returns: an exit code, or an error that becomes one sentence on stderr.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
 /// Generate images with DiffMoE diffusion transformers, and see which expert works on which token.
 ///
-/// Start with `diffmoe sample`: it draws sixteen pictures with the embedded model, on the GPU if there is one,
-/// and writes one PNG.
+/// Without a command it opens the app in a window. `diffmoe sample` draws sixteen pictures with the embedded model,
+/// on the GPU if there is one, and writes one PNG.
 #[derive(Parser)]
-#[command(name = "diffmoe", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "diffmoe", version, max_term_width = 100)]
+#[cfg_attr(not(feature = "app"), command(arg_required_else_help = true))]
 struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Subcommand)]
@@ -33,6 +38,20 @@ enum Command {
     Verify(verify::Arguments),
     Info(info::Arguments),
     Bench(bench::Arguments),
+    #[cfg(feature = "app")]
+    Window(window::Arguments),
+}
+
+/// What the tool does without a command.
+#[cfg(feature = "app")]
+fn without_command() -> Outcome {
+    window::run(&window::Arguments::default())
+}
+
+/// The argument parser has shown the help by then.
+#[cfg(not(feature = "app"))]
+fn without_command() -> Outcome {
+    Err("give a command".into())
 }
 
 /// Where to compute.
@@ -59,13 +78,41 @@ impl From<BackendName> for Backend {
 /// Runs the tool and returns its exit code.
 pub(crate) fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Sample(arguments) => sample::run(&arguments),
-        Command::Verify(arguments) => verify::run(&arguments),
-        Command::Info(arguments) => info::run(&arguments),
-        Command::Bench(arguments) => bench::run(&arguments),
+        Some(Command::Sample(arguments)) => sample::run(&arguments),
+        Some(Command::Verify(arguments)) => verify::run(&arguments),
+        Some(Command::Info(arguments)) => info::run(&arguments),
+        Some(Command::Bench(arguments)) => bench::run(&arguments),
+        #[cfg(feature = "app")]
+        Some(Command::Window(arguments)) => window::run(&arguments),
+        None => without_command(),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error}");
+        eprintln!("error: {error}{}", advice(&*error));
         ExitCode::from(2)
     })
+}
+
+/// What to try next where a device is the trouble; the library does not know our options.
+fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let of_gpu = |error: &GpuError| match error {
+        GpuError::NoAdapter(_) => {
+            "; install a GPU driver (or Mesa's lavapipe), or use --backend cpu"
+        }
+        _ => "; use --backend cpu",
+    };
+    let of_engine = |error: &EngineError| match error {
+        EngineError::Checkpoint(_) => "",
+        EngineError::DeviceLost(_) => "; start the run again, or use --backend cpu",
+        EngineError::TooLarge(_) | EngineError::Unsupported(_) => "; use --backend cpu",
+    };
+    if let Some(error) = error.downcast_ref::<BackendError>() {
+        return match error {
+            BackendError::Gpu(error) => of_gpu(error),
+            BackendError::Engine(error) => of_engine(error),
+        };
+    }
+    if let Some(error) = error.downcast_ref::<EngineError>() {
+        return of_engine(error);
+    }
+    error.downcast_ref::<GpuError>().map_or("", of_gpu)
 }

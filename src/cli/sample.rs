@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
 use diffmoe::checkpoint::embedded;
-use diffmoe::diffusion::{Solver, random_rows};
+use diffmoe::diffusion::Solver;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Engine, LabelTable, Routing, RoutingRule};
-use diffmoe::sampler::{OpenModel, Run, Settings};
+use diffmoe::sampler::{OpenModel, Run, Settings, random_rows};
 use diffmoe::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -288,5 +288,55 @@ fn report_capacity(trace: &Trace, settings: &Settings, config: &Config) {
             table.label(*dense),
             table.label(*plain)
         );
+    }
+}
+
+#[cfg(all(test, feature = "app"))]
+mod tests {
+    use clap::Parser;
+    use diffmoe::app::session::{Choice, Controls};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    /// The settings of a command line, with the model's configuration.
+    fn line(text: &str) -> (Config, Settings) {
+        let line = Line::try_parse_from(["sample"].into_iter().chain(text.split_whitespace()));
+        let arguments = line.map_err(|error| error.to_string()).unwrap().arguments;
+        let checkpoint = model_file::open(&arguments.model).unwrap();
+        let config = checkpoint.config().clone();
+        let settings = settings(&arguments, &config, arguments.seed.unwrap()).unwrap();
+        (config, settings)
+    }
+
+    #[test]
+    fn the_app_means_the_same_by_the_same_settings() {
+        let (config, expected) = line("--seed 7 --count 4");
+        let defaults = Controls { seed: 7, ..Controls::for_model(&config) };
+        assert_eq!(defaults.settings(&config), expected, "nothing chosen: random rows");
+
+        let (config, expected) = line(
+            "--class 3 --style any --seed 9 --count 5 --steps 11 --cfg 1.75 --solver heun \
+             --routing pool --gamma 0.3",
+        );
+        let choices = config.labels.iter().map(|table| match table.name.as_str() {
+            "style" => Choice::Any,
+            _ => Choice::Row(3),
+        });
+        let controls = Controls {
+            choices: choices.collect(),
+            seed: 9,
+            steps: 11,
+            guidance: 1.75,
+            solver: Solver::Heun,
+            count: 5,
+            routing: Routing { rule: RoutingRule::Pool, gamma: Some(0.3), shift: 0.0 },
+        };
+        assert_eq!(controls.settings(&config), expected);
     }
 }

@@ -3,13 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::forward::{Activations, Input, moe_block, run_stage, stages};
+use web_time::Instant;
+
+use super::forward::{Activations, Input, moe_block, run_stage, stage_kind, stages};
 use super::math::vector_width;
 use super::weights::Weights;
 use crate::checkpoint::Checkpoint;
 use crate::model::{
     Branch, Config, Engine, EngineError, ForwardRouting, LayerRouting, Op, Progress, Routing,
-    RunSpec, Slot, Snapshot, Taps,
+    RunSpec, Slot, Snapshot, Stage, StageTimes, Taps,
 };
 
 /// A model in memory, for engines of any batch size.
@@ -25,6 +27,21 @@ impl CpuModel {
     /// When a tensor cannot be read.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
         Ok(Self { config: checkpoint.config().clone(), weights: Weights::load(checkpoint)? })
+    }
+
+    /// What computes, for people.
+    #[expect(clippy::unused_self, reason = "a model elsewhere is asked the same")]
+    pub fn device(&self) -> String {
+        let threads = match rayon::current_num_threads() {
+            1 => "1 thread".to_owned(),
+            n => format!("{n} threads"),
+        };
+        format!("processor, {threads}, vectors of {}", vector_width())
+    }
+
+    /// Bytes of the weights in memory, where all are f32.
+    pub fn weight_bytes(&self) -> u64 {
+        4 * self.config.parameters() as u64
     }
 }
 
@@ -57,6 +74,8 @@ pub struct CpuEngine {
     layers: Vec<LayerRouting>,
     /// Routing since the last snapshot
     passes: Vec<ForwardRouting>,
+    /// Time since the last snapshot
+    times: StageTimes,
     snapshots: VecDeque<Snapshot>,
 }
 
@@ -86,6 +105,7 @@ impl CpuEngine {
             in_step: false,
             layers: Vec::new(),
             passes: Vec::new(),
+            times: StageTimes::default(),
             snapshots: VecDeque::new(),
             model,
         }
@@ -96,12 +116,16 @@ impl CpuEngine {
         match self.ops.front().cloned() {
             None => {}
             Some(Op::Combine { output, terms }) => {
+                let begin = Instant::now();
                 self.combine(output, &terms);
+                self.times.add(Stage::Solver, milliseconds(begin));
                 self.ops.pop_front();
             }
             Some(Op::Forward { input, output, time, branch }) => {
                 let times = vec![time; self.activations.batch];
+                let begin = Instant::now();
                 self.stage(self.stages_done, input, output, &times, branch);
+                self.note_time(self.stages_done, milliseconds(begin));
                 self.stages_done += 1;
                 if self.stages_done == stages(&self.model.config) {
                     let layers = std::mem::take(&mut self.layers);
@@ -111,6 +135,17 @@ impl CpuEngine {
                 }
             }
         }
+    }
+
+    /// Adds a stage's time to what it was spent on.
+    fn note_time(&mut self, stage: usize, ms: f32) {
+        let router = if moe_block(&self.model.config, stage).is_some() {
+            self.times.add(Stage::Router, self.activations.router_ms);
+            self.activations.router_ms
+        } else {
+            0.0
+        };
+        self.times.add(stage_kind(&self.model.config, stage), ms - router);
     }
 
     /// Computes one stage of a pass and notes its routing.
@@ -177,6 +212,7 @@ impl CpuEngine {
                 steps: self.steps,
                 latent: self.latent.clone(),
                 routing: std::mem::take(&mut self.passes),
+                stage_ms: std::mem::take(&mut self.times).list(),
             });
         }
         Progress::Done
@@ -209,10 +245,13 @@ impl CpuEngine {
     }
 }
 
+fn milliseconds(since: Instant) -> f32 {
+    since.elapsed().as_secs_f32() * 1e3
+}
+
 impl Engine for CpuEngine {
     fn device(&self) -> String {
-        let threads = rayon::current_num_threads();
-        format!("processor, {threads} threads, vectors of {}", vector_width())
+        self.model.device()
     }
 
     fn batch(&self) -> usize {
@@ -235,6 +274,7 @@ impl Engine for CpuEngine {
         self.ops.clear();
         self.layers.clear();
         self.passes.clear();
+        self.times = StageTimes::default();
         self.snapshots.clear();
     }
 

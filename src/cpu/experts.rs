@@ -1,6 +1,7 @@
 //! Feed-forward networks, and the MoE layer that chooses among them.
 
 use rayon::prelude::*;
+use web_time::Instant;
 
 use super::forward::{Activations, add_rows, row_of};
 use super::math::{add_scaled, gelu, sigmoid, silu, silu_times, softmax_rows};
@@ -42,11 +43,13 @@ impl Ffn {
 /// `x += gate_mlp ⊙ Σ_e gate[e]·FFN_e(h)` over the experts that take a token, in ascending order, plus the
 /// shared expert.
 pub(super) fn moe(config: &Config, layer: &Moe, a: &mut Activations, routing: Routing) {
+    let begin = Instant::now();
     score(config, layer, a);
     let scores =
         Scores { gate: &a.gate, capacity: &a.capacity, thresholds: &layer.expert_threshold };
     route(config, routing, &scores, &mut a.masks);
     a.assignments.collect(&a.masks, config.num_experts);
+    a.router_ms = begin.elapsed().as_secs_f32() * 1e3;
     compute_experts(config, layer, a);
 
     let (d, e) = (config.hidden_size, config.num_experts);

@@ -21,7 +21,7 @@ use super::matmul::Matrix;
 use super::router::Assignments;
 use super::threads::{Scratch, ScratchPool, row_chunk};
 use super::weights::{Block, Linear, Mlp, Weights};
-use crate::model::{Config, Routing};
+use crate::model::{Config, Routing, Stage};
 
 /// Every intermediate value of a pass; allocated once.
 pub(super) struct Activations {
@@ -51,6 +51,8 @@ pub(super) struct Activations {
     pub(super) assignments: Assignments,
     /// What experts made of their tokens, grouped by expert, `[Σ tokens, D]`; grows to what was needed
     pub(super) expert_rows: Vec<f32>,
+    /// Time that the router of the last MoE layer took, in milliseconds
+    pub(super) router_ms: f32,
     /// Room for what only one thread sees
     pub(super) scratch: ScratchPool,
 }
@@ -75,6 +77,7 @@ impl Activations {
             masks: vec![0; s],
             assignments: Assignments::default(),
             expert_rows: Vec::new(),
+            router_ms: 0.0,
             scratch: ScratchPool::default(),
         }
     }
@@ -101,6 +104,16 @@ pub(super) fn stages(config: &Config) -> usize {
 pub(super) fn moe_block(config: &Config, stage: usize) -> Option<usize> {
     let block = stage.checked_sub(2)? / 2;
     (stage.is_multiple_of(2) && block < config.depth && config.is_moe(block)).then_some(block)
+}
+
+/// What a stage is, for timings; the router's part of an MoE layer is told apart there.
+pub(super) fn stage_kind(config: &Config, stage: usize) -> Stage {
+    match stage {
+        0 => Stage::Condition,
+        last if last + 1 == stages(config) => Stage::Final,
+        odd if odd % 2 == 1 => Stage::Attention,
+        _ => Stage::Experts,
+    }
 }
 
 /// Computes one stage; `output`, `[B, C_out, h, w]`, is written by the last.

@@ -4,6 +4,7 @@
 //! buffer may be, so that what runs natively also runs in a browser.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{GpuError, Kernel};
@@ -66,6 +67,8 @@ pub struct Gpu {
     pub(super) poison: bool,
     pipelines: Mutex<HashMap<(&'static str, ConstantBits), wgpu::ComputePipeline>>,
     troubles: Arc<Troubles>,
+    /// Whether news of the device is being collected right now: it may be old then.
+    polling: Arc<AtomicBool>,
 }
 
 impl Gpu {
@@ -98,11 +101,19 @@ impl Gpu {
                 ..Default::default()
             })
             .await
-            .map_err(|e| GpuError::NoAdapter(e.to_string()))?;
+            .map_err(|error| {
+                GpuError::NoAdapter(match error {
+                    // wgpu lists what each of its backends thinks of that.
+                    wgpu::RequestAdapterError::NotFound { .. } => {
+                        "neither a driver nor a browser offers one".into()
+                    }
+                    other => other.to_string(),
+                })
+            })?;
         let info = adapter.get_info();
         if info.backend == wgpu::Backend::Noop {
             // It accepts all work and does none: every test would "pass" on zeros.
-            return Err(GpuError::NoAdapter("only the no-operation backend".into()));
+            return Err(GpuError::NoAdapter("only one that computes nothing is there".into()));
         }
         let (device, queue) = adapter
             .request_device(&Self::device_descriptor(&adapter))
@@ -151,10 +162,31 @@ impl Gpu {
             binding_limit: options.binding_limit.map_or(offered, |limit| limit.min(offered)),
             poison: options.poison,
             pipelines: Mutex::default(),
+            polling: Arc::default(),
             device,
             queue,
             info,
             troubles,
+        }
+    }
+
+    /// Does something that may ask for more than the device has, and keeps a refusal from spoiling the device
+    /// for what it holds already.
+    ///
+    /// # Errors
+    /// The refusal. What was made is not to be used then.
+    pub async fn attempt<T>(&self, work: impl FnOnce() -> T) -> Result<T, GpuError> {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let made = work();
+        // Scopes end here; only the news of what they caught takes time.
+        let (validation, memory) = (validation.pop(), memory.pop());
+        match validation.await.or(memory.await) {
+            None => Ok(made),
+            Some(wgpu::Error::OutOfMemory { .. }) => {
+                Err(GpuError::Refused("its memory is full".into()))
+            }
+            Some(error) => Err(GpuError::Refused(error.to_string())),
         }
     }
 
@@ -170,9 +202,17 @@ impl Gpu {
 
     /// Lets finished work report itself. Never waits; does nothing in a browser, where the event loop does it.
     pub fn poll(&self) {
-        if let Err(error) = self.device.poll(wgpu::PollType::Poll) {
+        self.polling.store(true, Ordering::Relaxed);
+        let polled = self.device.poll(wgpu::PollType::Poll);
+        self.polling.store(false, Ordering::Relaxed);
+        if let Err(error) = polled {
             self.troubles.record(GpuError::Lost(error.to_string()));
         }
+    }
+
+    /// Whether a call-back runs because [`Gpu::poll`] asked, some time after the event.
+    pub(super) fn polling(&self) -> Arc<AtomicBool> {
+        self.polling.clone()
     }
 
     /// Waits until all submitted work is done and has reported itself. Not for user interfaces.

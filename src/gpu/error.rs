@@ -4,12 +4,10 @@
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum GpuError {
     /// Neither a GPU nor a software implementation of Vulkan, Metal or Direct3D 12 was found.
-    #[error(
-        "no graphics adapter was found ({0}); install a GPU driver (or Mesa's lavapipe), or use --backend cpu"
-    )]
+    #[error("no graphics adapter was found: {0}")]
     NoAdapter(String),
     /// An adapter is there, but it would not give us a device with the limits that every WebGPU device has.
-    #[error("{adapter} cannot run these kernels: {reason}; use --backend cpu")]
+    #[error("{adapter} cannot run these kernels: {reason}")]
     NoDevice {
         /// Name of the adapter.
         adapter: String,

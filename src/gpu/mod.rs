@@ -1,6 +1,7 @@
 //! Everything that names wgpu, and nothing that names the model: devices, tensors, kernels as data,
 //! tapes of recorded work, and results that come back later.
 
+mod clock;
 mod context;
 mod error;
 mod kernel;
@@ -10,9 +11,10 @@ mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;
 
+pub use clock::Clock;
 pub use context::{Gpu, GpuOptions, Profile};
 pub use error::GpuError;
 pub use kernel::{Kernel, KernelSource, MAX_GROUPS, lanes, spread};
 pub use readback::{Readback, read_now};
-pub use tape::{InFlight, Tape, Timing};
+pub use tape::{Completion, InFlight, Tape, Timing};
 pub use tensor::{Pod, Tensor};

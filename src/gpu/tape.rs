@@ -1,10 +1,12 @@
 //! Work as data: record it once, then replay it whole, in slices, or timed.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Gpu, GpuError, Kernel, MAX_GROUPS, Tensor, read_now};
+use web_time::Instant;
+
+use super::{Clock, Gpu, GpuError, Kernel, MAX_GROUPS, Tensor, read_now};
 
 /// One recorded dispatch.
 #[derive(Clone)]
@@ -98,6 +100,27 @@ impl Tape {
         }
     }
 
+    /// As [`Tape::encode`], as one compute pass for each range, with the device's clock read around each.
+    ///
+    /// # Panics
+    /// When a range goes beyond the tape.
+    pub fn encode_timed(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        ranges: impl IntoIterator<Item = Range<usize>>,
+        clock: &mut Clock,
+    ) {
+        for range in ranges {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                label: None,
+                timestamp_writes: clock.next(),
+            });
+            for entry in &self.entries[range] {
+                entry.dispatch(&mut pass);
+            }
+        }
+    }
+
     /// Replays everything in one submission. For tests and single forward passes.
     pub fn run(&self, gpu: &Gpu) {
         let mut encoder = gpu.encoder();
@@ -176,11 +199,24 @@ fn time_entries(gpu: &Gpu, entries: &[Entry]) -> Result<Vec<u64>, GpuError> {
         .collect())
 }
 
+/// Time from the submission of some work, or from the end of the work before, to the news of its end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Completion {
+    /// Number of the submission, from 1.
+    pub number: usize,
+    /// Milliseconds. Where the news came late, the end of the work before was news at the same moment and says
+    /// nothing; the time then counts from the submission.
+    pub ms: f32,
+    /// Whether the news came by itself, and not because [`Gpu::poll`] asked.
+    pub prompt: bool,
+}
+
 /// Counts submissions that the device has not finished, so that a user interface can keep the queue short.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight {
     unfinished: Arc<AtomicUsize>,
     total: usize,
+    last: Arc<Mutex<Option<(Completion, Instant)>>>,
 }
 
 impl InFlight {
@@ -198,10 +234,24 @@ impl InFlight {
     pub fn submit(&mut self, gpu: &Gpu, commands: wgpu::CommandBuffer) {
         self.total += 1;
         self.unfinished.fetch_add(1, Ordering::AcqRel);
-        let unfinished = self.unfinished.clone();
+        let (unfinished, last, polling) =
+            (self.unfinished.clone(), self.last.clone(), gpu.polling());
+        let (number, begin) = (self.total, Instant::now());
         gpu.queue.submit([commands]);
         gpu.queue.on_submitted_work_done(move || {
+            let now = Instant::now();
+            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            let prompt = !polling.load(Ordering::Relaxed);
+            // The device computes one after the other.
+            let begin = last.filter(|_| prompt).map_or(begin, |(_, end)| begin.max(end));
+            let ms = now.duration_since(begin).as_secs_f32() * 1e3;
+            *last = Some((Completion { number, ms, prompt }, now));
             unfinished.fetch_sub(1, Ordering::AcqRel);
         });
+    }
+
+    /// The submission that finished last.
+    pub fn last(&self) -> Option<Completion> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).map(|(completion, _)| completion)
     }
 }

@@ -139,7 +139,7 @@ fn allocate(gpu: &Gpu, batch: usize, label: &str, shape: &[usize]) -> Result<Ten
     let bytes = 4 * shape.iter().map(|&n| n as u64).product::<u64>();
     if bytes > gpu.binding_limit {
         return Err(EngineError::TooLarge(format!(
-            "a batch of {batch} needs {bytes} bytes for \"{label}\" and {} binds {} at once; make the batch smaller",
+            "a batch of {batch} needs {bytes} bytes for \"{label}\" and {} binds {} at once; draw fewer pictures at once",
             gpu.info.name, gpu.binding_limit
         )));
     }

@@ -122,6 +122,69 @@ pub struct ForwardRouting {
     pub layers: Vec<LayerRouting>,
 }
 
+/// A part of a denoising step, for timings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// Patches, time, labels, and the shifts, scales and gates that follow from them.
+    Condition,
+    /// Attention with its projections.
+    Attention,
+    /// Scores, capacity prediction, and the choice of tokens.
+    Router,
+    /// Feed-forward networks: experts, the shared expert, and those of dense blocks.
+    Experts,
+    /// From tokens back to a sample.
+    Final,
+    /// The solver's arithmetic.
+    Solver,
+}
+
+impl Stage {
+    /// All of them, in the order of computation.
+    pub const ALL: [Self; 6] =
+        [Self::Condition, Self::Attention, Self::Router, Self::Experts, Self::Final, Self::Solver];
+
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Condition => "condition",
+            Self::Attention => "attention",
+            Self::Router => "router",
+            Self::Experts => "experts",
+            Self::Final => "final layer",
+            Self::Solver => "solver",
+        }
+    }
+}
+
+/// Milliseconds by stage, for a table of stages that occurred.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StageTimes([Option<f32>; Stage::ALL.len()]);
+
+impl StageTimes {
+    /// Adds time to a stage.
+    pub fn add(&mut self, stage: Stage, ms: f32) {
+        *self.0[stage as usize].get_or_insert(0.0) += ms;
+    }
+
+    /// The stages that occurred, in the order of computation.
+    pub fn list(&self) -> Vec<(Stage, f32)> {
+        let pairs = Stage::ALL.into_iter().zip(self.0);
+        pairs.filter_map(|(stage, ms)| Some((stage, ms?))).collect()
+    }
+}
+
+/// How long the device took for a slice of work.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SliceTime {
+    /// Number of the slice since the engine was made.
+    pub slice: usize,
+    /// From its submission, or from the end of the slice before, to the news of its end.
+    pub ms: f32,
+    /// Whether the news came when it happened, and not when somebody asked.
+    pub exact: bool,
+}
+
 /// What an engine hands back without holding anything up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
@@ -131,6 +194,9 @@ pub struct Snapshot {
     pub latent: Vec<f32>,
     /// Routing of every forward pass since the snapshot before, in order.
     pub routing: Vec<ForwardRouting>,
+    /// Where the time of the step went; empty where the device has no clock, or nobody asked
+    /// ([`Engine::set_profiling`]).
+    pub stage_ms: Vec<(Stage, f32)>,
 }
 
 /// Named intermediate values of a single forward pass, for parity checks: name, shape, values.
@@ -143,7 +209,7 @@ pub enum EngineError {
     #[error("{0}")]
     TooLarge(String),
     /// The device failed while it was working; the sample of the last snapshot is still good.
-    #[error("the device stopped working: {0}; start the run again, or use --backend cpu")]
+    #[error("{0}")]
     DeviceLost(String),
     /// This engine does not know this kind of model.
     #[error("{0}")]
@@ -153,8 +219,8 @@ pub enum EngineError {
     Checkpoint(#[from] crate::checkpoint::CheckpointError),
 }
 
-/// A model on a device, for a fixed batch size.
-pub trait Engine {
+/// A model on a device, for a fixed batch size. An engine may be made on one thread and used on another.
+pub trait Engine: Send {
     /// The device, for people: adapter or processor, and how it computes.
     fn device(&self) -> String;
 
@@ -176,6 +242,18 @@ pub trait Engine {
     /// # Errors
     /// When the device is lost.
     fn advance(&mut self, budget: usize) -> Result<Progress, EngineError>;
+
+    /// Whether the device is asked how long each stage of a step takes. Where asking is free, the answer is in
+    /// every snapshot anyway. To be called between runs or steps; the step at work may come without an answer.
+    fn set_profiling(&mut self, on: bool) {
+        let _ = on;
+    }
+
+    /// How long the last finished slice took on a device of its own; `None` where [`Engine::advance`] itself
+    /// computes, or nothing has finished yet.
+    fn slice_time(&self) -> Option<SliceTime> {
+        None
+    }
 
     /// The oldest snapshot that has arrived and was not taken yet. Never waits.
     fn take_snapshot(&mut self) -> Option<Snapshot>;

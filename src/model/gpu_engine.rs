@@ -13,10 +13,10 @@ use super::step_tape::{Body, StepTape};
 use super::weights::Weights;
 use super::{
     Branch, Config, Engine, EngineError, ForwardRouting, LayerRouting, Op, Progress, Routing,
-    RoutingRule, RunSpec, Slot, Snapshot, Taps,
+    RoutingRule, RunSpec, SliceTime, Slot, Snapshot, Stage, StageTimes, Taps,
 };
 use crate::checkpoint::Checkpoint;
-use crate::gpu::{Gpu, GpuError, InFlight, Readback, Tensor, Timing};
+use crate::gpu::{Clock, Gpu, GpuError, InFlight, Readback, Tensor, Timing};
 use crate::kernels::WeightPrecision;
 use crate::kernels::attention::MAX_HEAD_DIM;
 
@@ -46,12 +46,21 @@ impl GpuModel {
         let config = checkpoint.config().clone();
         if config.head_dim > MAX_HEAD_DIM {
             return Err(EngineError::Unsupported(format!(
-                "attention heads of {} numbers are wider than the {MAX_HEAD_DIM} that the GPU kernels hold; use --backend cpu",
+                "attention heads of {} numbers are wider than the {MAX_HEAD_DIM} that the GPU kernels hold",
                 config.head_dim
             )));
         }
         let weights = Weights::load(&gpu, checkpoint, precision)?;
         Ok(Self { gpu, config, weights, precision })
+    }
+
+    /// The device and how it computes, for people.
+    pub fn device(&self) -> String {
+        let weights = match self.precision {
+            WeightPrecision::F16 => "f16",
+            WeightPrecision::F32 => "f32",
+        };
+        format!("{}, {weights} weights", self.gpu.describe())
     }
 
     /// Bytes of the weights on the device.
@@ -73,6 +82,8 @@ pub struct GpuEngine {
     in_flight: InFlight,
     steps: u32,
     snapshots: VecDeque<Pending>,
+    /// Reads the device's clock around the stages of a step, where that is wanted and possible.
+    clock: Option<Clock>,
 }
 
 /// A step that is being submitted.
@@ -81,6 +92,36 @@ struct Step {
     /// Dispatches that were submitted already.
     done: usize,
     passes: Vec<(f32, Branch)>,
+    /// The stages that were timed, one for each part; `None` where the clock is not read.
+    timed: Option<Vec<Stage>>,
+}
+
+impl Step {
+    /// Adds some dispatches of the step to a submission.
+    fn encode(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        end: usize,
+        clock: Option<&mut Clock>,
+    ) {
+        let StepTape { tape, stages, .. } = &*self.tape;
+        match (&mut self.timed, clock) {
+            (Some(timed), Some(clock)) => {
+                let mut from = self.done;
+                let parts: Vec<_> = stages[from..end]
+                    .chunk_by(|a, b| a == b)
+                    .map(|part| {
+                        timed.push(part[0]);
+                        from += part.len();
+                        from - part.len()..from
+                    })
+                    .collect();
+                tape.encode_timed(encoder, parts, clock);
+            }
+            _ => tape.encode(encoder, self.done..end),
+        }
+        self.done = end;
+    }
 }
 
 /// A snapshot on its way.
@@ -88,6 +129,8 @@ struct Pending {
     readback: Readback,
     steps: u32,
     passes: Vec<(f32, Branch)>,
+    /// The stages whose stamps came along.
+    timed: Vec<Stage>,
 }
 
 impl GpuEngine {
@@ -103,7 +146,7 @@ impl GpuEngine {
             Body { blocks: Vec::new(), label_rows: [rows("label rows"), rows("null label rows")] };
         if let Some(error) = gpu.failure() {
             return Err(EngineError::TooLarge(format!(
-                "a batch of {batch} does not fit: {error}; make the batch smaller"
+                "{batch} pictures at once do not fit: {error}; draw fewer pictures at once"
             )));
         }
         let mut engine = Self {
@@ -115,6 +158,7 @@ impl GpuEngine {
             in_flight: InFlight::default(),
             steps: 0,
             snapshots: VecDeque::new(),
+            clock: None,
             model,
         };
         engine.record_blocks();
@@ -212,7 +256,13 @@ impl GpuEngine {
                 .map(|(&block, masks)| LayerRouting { block, masks: masks.to_vec() })
                 .collect(),
         });
-        Ok(Snapshot { steps: pending.steps, latent, routing: routing.collect() })
+        let mut times = StageTimes::default();
+        if let (Some(clock), Some(stamps)) = (&self.clock, parts.get(2)) {
+            let ms = clock.milliseconds(&bytemuck::pod_collect_to_vec(stamps));
+            pending.timed.iter().zip(ms).for_each(|(&stage, ms)| times.add(stage, ms));
+        }
+        let (steps, routing) = (pending.steps, routing.collect());
+        Ok(Snapshot { steps, latent, routing, stage_ms: times.list() })
     }
 }
 
@@ -224,11 +274,7 @@ impl From<GpuError> for EngineError {
 
 impl Engine for GpuEngine {
     fn device(&self) -> String {
-        let weights = match self.model.precision {
-            WeightPrecision::F16 => "f16",
-            WeightPrecision::F32 => "f32",
-        };
-        format!("{}, {weights} weights", self.model.gpu.describe())
+        self.model.device()
     }
 
     fn batch(&self) -> usize {
@@ -264,7 +310,11 @@ impl Engine for GpuEngine {
             Op::Combine { .. } => None,
         };
         let passes = ops.iter().filter_map(pass).collect();
-        self.current = Some(Step { tape, done: 0, passes });
+        if let Some(clock) = &mut self.clock {
+            clock.restart();
+        }
+        let timed = self.clock.is_some().then(Vec::new);
+        self.current = Some(Step { tape, done: 0, passes, timed });
     }
 
     fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
@@ -280,18 +330,22 @@ impl Engine for GpuEngine {
         }
         let end = step.tape.tape.len().min(step.done.saturating_add(budget.max(1)));
         let mut encoder = gpu.encoder();
-        step.tape.tape.encode(&mut encoder, step.done..end);
-        step.done = end;
+        step.encode(&mut encoder, end, self.clock.as_mut());
         let is_last = end == step.tape.tape.len();
         if is_last {
             let sample = self.acts.batch * self.model.config.sample_len();
-            let wanted = [(&self.acts.latents, sample), (&step.tape.trace, step.tape.trace.len())];
+            let mut wanted =
+                vec![(&self.acts.latents, sample), (&step.tape.trace, step.tape.trace.len())];
+            if let (Some(_), Some(clock)) = (&step.timed, &self.clock) {
+                wanted.push(clock.resolve(&mut encoder));
+            }
             let readback = Readback::schedule_prefixes(gpu, &mut encoder, &wanted);
             self.steps += 1;
             self.snapshots.push_back(Pending {
                 readback,
                 steps: self.steps,
                 passes: std::mem::take(&mut step.passes),
+                timed: step.timed.take().unwrap_or_default(),
             });
         }
         self.in_flight.submit(gpu, encoder.finish());
@@ -300,6 +354,22 @@ impl Engine for GpuEngine {
         }
         self.current = Some(step);
         Ok(Progress::Working)
+    }
+
+    fn set_profiling(&mut self, on: bool) {
+        if on == self.clock.is_some() {
+            return;
+        }
+        self.clock = if on { Clock::new(&self.model.gpu) } else { None };
+        // A step at work would otherwise mix two clocks.
+        if let Some(step) = &mut self.current {
+            step.timed = None;
+        }
+    }
+
+    fn slice_time(&self) -> Option<SliceTime> {
+        let last = self.in_flight.last()?;
+        Some(SliceTime { slice: last.number, ms: last.ms, exact: last.prompt })
     }
 
     fn take_snapshot(&mut self) -> Option<Snapshot> {

@@ -14,6 +14,6 @@ mod weights;
 pub use config::{Config, ConfigError, FfnForm, Kind, LabelTable, TensorSpec, TimeKind};
 pub use engine::{
     Branch, Engine, EngineError, ForwardRouting, LayerRouting, Op, Progress, Routing, RoutingRule,
-    RunSpec, Slot, Snapshot, Taps,
+    RunSpec, SliceTime, Slot, Snapshot, Stage, StageTimes, Taps,
 };
 pub use gpu_engine::{GpuEngine, GpuModel};

@@ -4,7 +4,7 @@
 //! live in small buffers that are rewritten before each step.
 
 use super::dit::Network;
-use super::{Branch, Op, Slot};
+use super::{Branch, Op, Slot, Stage};
 use crate::gpu::{Gpu, Tape, Tensor};
 use crate::kernels::combine_latents::{MAX_TERMS, Region};
 use crate::kernels::embed_condition::{TIME_WIDTH, time_embedding};
@@ -33,6 +33,8 @@ pub(super) struct StepTape {
     forms: Vec<Form>,
     /// All dispatches of the step.
     pub(super) tape: Tape,
+    /// The stage of each dispatch.
+    pub(super) stages: Vec<Stage>,
     /// For each operation the numbers that change: sinusoids `[B, 256]` of a forward pass, or the
     /// factors `[8]` of a combination.
     numbers: Vec<Tensor>,
@@ -102,7 +104,8 @@ impl StepTape {
                 }
             }
         }
-        Self { forms: ops.iter().map(Form::of).collect(), tape, numbers, trace }
+        let stages = stages(tape.labels());
+        Self { forms: ops.iter().map(Form::of).collect(), tape, stages, numbers, trace }
     }
 
     /// Whether this tape computes these operations, whatever their numbers.
@@ -125,5 +128,72 @@ impl StepTape {
                 }
             }
         }
+    }
+}
+
+/// The stage of each dispatch of a step, from labels such as `block 3/route_select` in the order of computation.
+fn stages<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<Stage> {
+    // Each half of a block begins with its modulation; nothing else tells the linear layers apart.
+    let mut half = Stage::Experts;
+    let mut block = "";
+    let mut stages = Vec::new();
+    for label in labels {
+        let (scope, kernel) = label.split_once('/').unwrap_or(("", label));
+        let stage = match scope {
+            "final" => Stage::Final,
+            "step" => Stage::Solver,
+            scope if scope.starts_with("block ") => {
+                if kernel.starts_with("modulate") {
+                    half = if block == scope { Stage::Experts } else { Stage::Attention };
+                    block = scope;
+                }
+                if kernel == "trace_store" { Stage::Router } else { half }
+            }
+            _ => {
+                block = "";
+                Stage::Condition
+            }
+        };
+        stages.push(stage);
+        // What leads to the choice of tokens turns out to be the router's only now.
+        if kernel == "route_select" {
+            let scores = stages.iter_mut().rev().take_while(|stage| **stage == Stage::Experts);
+            scores.for_each(|stage| *stage = Stage::Router);
+        }
+    }
+    stages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_dispatch_has_its_stage() {
+        let step = [
+            ("time/linear", Stage::Condition),
+            ("patches/patchify", Stage::Condition),
+            ("block 0/modulate_software", Stage::Attention),
+            ("block 0/linear", Stage::Attention),
+            ("block 0/attention", Stage::Attention),
+            ("block 0/modulate_software", Stage::Experts),
+            ("block 0/linear", Stage::Experts),
+            ("block 1/modulate", Stage::Attention),
+            ("block 1/linear", Stage::Attention),
+            ("block 1/modulate", Stage::Router),
+            ("block 1/linear", Stage::Router),
+            ("block 1/route_score", Stage::Router),
+            ("block 1/route_select", Stage::Router),
+            ("block 1/expert_up", Stage::Experts),
+            ("block 1/combine_experts", Stage::Experts),
+            ("block 1/trace_store", Stage::Router),
+            ("final/modulate", Stage::Final),
+            ("final/unpatchify", Stage::Final),
+            ("time/linear", Stage::Condition),
+            ("block 1/modulate", Stage::Attention),
+            ("step/combine_latents", Stage::Solver),
+        ];
+        let found = stages(step.iter().map(|(label, _)| *label));
+        assert_eq!(found, step.map(|(_, stage)| stage));
     }
 }

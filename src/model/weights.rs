@@ -110,7 +110,7 @@ impl Weights {
         match gpu.failure() {
             None => Ok(weights),
             Some(error) => Err(EngineError::TooLarge(format!(
-                "{} cannot hold this model: {error}; use --backend cpu",
+                "{} cannot hold this model: {error}",
                 gpu.info.name
             ))),
         }
@@ -165,7 +165,7 @@ fn check_sizes(gpu: &Gpu, config: &Config, precision: WeightPrecision) -> Result
     for (what, bytes) in pieces {
         if bytes as u64 > gpu.binding_limit {
             return Err(EngineError::TooLarge(format!(
-                "{what} takes {bytes} bytes and {} binds {} at once; use --backend cpu",
+                "{what} takes {bytes} bytes and {} binds {} at once",
                 gpu.info.name, gpu.binding_limit
             )));
         }

@@ -31,12 +31,14 @@ pub enum BackendError {
     Engine(#[from] EngineError),
 }
 
-/// A model on the device that was chosen for it; makes engines for any batch size.
+/// A model on the device that was chosen for it; makes engines for any batch size. Copies share the weights.
+#[derive(Clone)]
 pub struct OpenModel {
     place: Place,
     note: Option<String>,
 }
 
+#[derive(Clone)]
 enum Place {
     Cpu(Arc<CpuModel>),
     Gpu(Arc<GpuModel>),
@@ -83,7 +85,16 @@ impl OpenModel {
             Err(error) if auto => return instead(error.to_string()),
             Err(error) => return Err(error.into()),
         };
-        match GpuModel::load(Arc::new(gpu), checkpoint, precision) {
+        let gpu = Arc::new(gpu);
+        let load = || GpuModel::load(gpu.clone(), checkpoint, precision);
+        let loaded = match gpu.attempt(load).await {
+            Ok(loaded) => loaded,
+            Err(error) => Err(EngineError::TooLarge(format!(
+                "{} cannot hold this model: {error}",
+                gpu.info.name
+            ))),
+        };
+        match loaded {
             Ok(model) => Ok(Self { place: Place::Gpu(Arc::new(model)), note: None }),
             Err(error) if auto => instead(error.to_string()),
             Err(error) => Err(error.into()),
@@ -95,10 +106,56 @@ impl OpenModel {
     /// # Errors
     /// When the device has no room for such a batch.
     pub fn engine(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
-        Ok(match &self.place {
-            Place::Cpu(model) => Box::new(CpuEngine::new(model.clone(), batch)),
-            Place::Gpu(model) => Box::new(GpuEngine::new(model.clone(), batch)?),
-        })
+        pollster::block_on(self.request_engine(batch))
+    }
+
+    /// As [`OpenModel::engine`], for callers that must not wait. A refusal leaves the other engines of the model
+    /// as they were.
+    ///
+    /// # Errors
+    /// As [`OpenModel::engine`].
+    pub async fn request_engine(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
+        match &self.place {
+            Place::Cpu(model) => Ok(Box::new(CpuEngine::new(model.clone(), batch))),
+            Place::Gpu(model) => {
+                let make = || GpuEngine::new(model.clone(), batch);
+                match model.gpu.attempt(make).await {
+                    Ok(engine) => Ok(Box::new(engine?)),
+                    Err(error) => Err(EngineError::TooLarge(format!(
+                        "{batch} pictures at once do not fit: {error}; draw fewer pictures at once"
+                    ))),
+                }
+            }
+        }
+    }
+
+    /// What computes, for people.
+    pub fn device(&self) -> String {
+        match &self.place {
+            Place::Cpu(model) => model.device(),
+            Place::Gpu(model) => model.device(),
+        }
+    }
+
+    /// Bytes of the weights there.
+    pub fn memory_bytes(&self) -> u64 {
+        match &self.place {
+            Place::Cpu(model) => model.weight_bytes(),
+            Place::Gpu(model) => model.weight_bytes(),
+        }
+    }
+
+    /// The device, where it is not the processor.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.place {
+            Place::Cpu(_) => None,
+            Place::Gpu(model) => Some(&model.gpu),
+        }
+    }
+
+    /// Whether the processor computes.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.place, Place::Cpu(_))
     }
 
     /// Why the model is where it is, in a sentence, when the user did not choose the place.

@@ -7,8 +7,10 @@ mod settings;
 pub use backend::{Backend, BackendError, OpenModel};
 pub use settings::{Settings, SettingsError};
 
+pub use crate::diffusion::random_rows;
+
 use crate::diffusion::{gaussian, guided_step};
-use crate::model::{Config, Engine, EngineError, Progress, RunSpec};
+use crate::model::{Config, Engine, EngineError, Progress, RunSpec, Snapshot};
 use crate::trace::Trace;
 
 /// One batch of pictures on its way from noise to data.
@@ -20,8 +22,35 @@ pub struct Run {
     /// Whether the step that was handed over last still has work to hand out.
     step_open: bool,
     finished: u32,
+    /// Steps that another engine had finished before this one went on.
+    taken_over: u32,
+    /// No step from this number on is begun.
+    limit: u32,
     latent: Vec<f32>,
     trace: Trace,
+}
+
+/// What was finished of a run when its device was lost.
+#[derive(Clone, Debug)]
+pub struct Unfinished {
+    /// Number of finished steps.
+    pub steps: u32,
+    /// The sample after them, `[B, C, height, width]`; the noise, when there were none.
+    pub latent: Vec<f32>,
+    /// Routing of those steps.
+    pub trace: Trace,
+}
+
+impl Unfinished {
+    /// A run of the pictures `first..first + B` before its first step: noise from the seed, and an empty trace.
+    pub fn noise(config: &Config, settings: &Settings, first: u64) -> Self {
+        let batch = settings.labels.first().map_or(0, Vec::len) as u64;
+        let noise =
+            (first..first + batch).flat_map(|i| gaussian(settings.seed, i, config.sample_len()));
+        let names = settings.labels.iter().zip(&config.labels);
+        let names = names.map(|(rows, table)| rows.iter().map(|&r| table.label(r)).collect());
+        Self { steps: 0, latent: noise.collect(), trace: Trace::new(config, names.collect()) }
+    }
 }
 
 impl Run {
@@ -33,26 +62,36 @@ impl Run {
     ///
     /// # Panics
     /// When the number of labels is not the engine's batch size.
-    pub fn start(
-        mut engine: Box<dyn Engine>,
-        config: &Config,
-        settings: Settings,
-        first: u64,
-    ) -> Self {
+    pub fn start(engine: Box<dyn Engine>, config: &Config, settings: Settings, first: u64) -> Self {
+        let noise = Unfinished::noise(config, &settings, first);
+        Self::resume(engine, settings, noise)
+    }
+
+    /// Goes on with a run after its last finished step, on another engine. On the same kind of device the result
+    /// is the same, bit for bit.
+    ///
+    /// # Panics
+    /// When the number of labels is not the engine's batch size.
+    pub fn resume(mut engine: Box<dyn Engine>, settings: Settings, so_far: Unfinished) -> Self {
         let batch = engine.batch();
         assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label a picture");
-        let latent: Vec<f32> = (first..first + batch as u64)
-            .flat_map(|picture| gaussian(settings.seed, picture, config.sample_len()))
-            .collect();
-        let names = settings.labels.iter().zip(&config.labels);
-        let names = names.map(|(rows, table)| rows.iter().map(|&r| table.label(r)).collect());
-        let trace = Trace::new(config, names.collect());
+        let Unfinished { steps, latent, trace } = so_far;
         engine.start(&RunSpec {
             latent: latent.clone(),
             labels: settings.labels.clone(),
             routing: settings.routing,
         });
-        Self { engine, settings, begun: 0, step_open: false, finished: 0, latent, trace }
+        Self {
+            engine,
+            begun: steps,
+            step_open: false,
+            finished: steps,
+            taken_over: steps,
+            limit: settings.steps,
+            latent,
+            trace,
+            settings,
+        }
     }
 
     /// Does at most about `budget` kernels of work, and takes in what has arrived. Never waits.
@@ -60,7 +99,20 @@ impl Run {
     /// # Errors
     /// When the device is lost; what was finished stays readable.
     pub fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
-        if !self.step_open && self.begun < self.settings.steps {
+        self.advance_with(budget, |_| {})
+    }
+
+    /// As [`Run::advance`]; `on_step` sees each step that was finished by then, with steps counted from the
+    /// beginning of the run.
+    ///
+    /// # Errors
+    /// As [`Run::advance`].
+    pub fn advance_with(
+        &mut self,
+        budget: usize,
+        on_step: impl FnMut(&Snapshot),
+    ) -> Result<Progress, EngineError> {
+        if !self.step_open && self.begun < self.limit {
             let Settings { solver, steps, guidance, .. } = self.settings;
             self.engine.begin_step(&guided_step(solver, self.begun, steps, guidance));
             self.begun += 1;
@@ -72,7 +124,7 @@ impl Run {
             progress = if self.step_open { Progress::Working } else { Progress::Busy };
             self.step_open = false;
         }
-        self.collect();
+        self.collect(on_step);
         Ok(if self.finished == self.settings.steps { Progress::Done } else { progress })
     }
 
@@ -85,19 +137,38 @@ impl Run {
             self.advance(usize::MAX)?;
             if !self.step_open {
                 self.engine.wait()?;
-                self.collect();
+                self.collect(|_| {});
                 on_step(self.finished);
             }
         }
         Ok(Finished { samples: self.latent, trace: self.trace, engine: self.engine })
     }
 
-    fn collect(&mut self) {
-        while let Some(snapshot) = self.engine.take_snapshot() {
+    /// Takes in what has arrived, and hands out no work. Never waits.
+    pub fn collect(&mut self, mut on_step: impl FnMut(&Snapshot)) {
+        while let Some(mut snapshot) = self.engine.take_snapshot() {
+            snapshot.steps += self.taken_over;
+            snapshot.routing.iter_mut().for_each(|forward| forward.step += self.taken_over);
+            on_step(&snapshot);
             self.finished = snapshot.steps;
             self.latent = snapshot.latent;
             self.trace.extend(snapshot.routing);
         }
+    }
+
+    /// Begins no step from this number on; by default none beyond the last.
+    pub fn set_limit(&mut self, limit: u32) {
+        self.limit = limit.min(self.settings.steps);
+    }
+
+    /// Number of steps that were begun; those that are not finished are at work.
+    pub fn begun_steps(&self) -> u32 {
+        self.begun
+    }
+
+    /// The engine, for its clock and its device.
+    pub fn engine(&mut self) -> &mut dyn Engine {
+        &mut *self.engine
     }
 
     /// Gives the engine back, whether the run is finished or not.

@@ -3,10 +3,14 @@
 //! The engine hands over one bit per (token, expert); everything else — counts, capacity, maps — is derived
 //! here. The file formats are described in `docs/trace-format.md`.
 
+mod views;
+
 use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Serialize;
+
+pub use views::At;
 
 use crate::checkpoint::{TensorOut, write_safetensors};
 use crate::model::{Branch, Config, ForwardRouting, LayerRouting};
@@ -240,12 +244,16 @@ struct LayerDocument<'a> {
 mod tests {
     use super::*;
 
-    fn trace() -> Trace {
-        let forward = |step, branch, masks: [u32; 4]| ForwardRouting {
+    /// Two pictures of two tokens, three experts, two layers, two steps; the second without guidance.
+    pub(super) fn trace() -> Trace {
+        let forward = |step, branch, masks: [u32; 4], others: [u32; 4]| ForwardRouting {
             step,
             time: 0.5,
             branch,
-            layers: vec![LayerRouting { block: 1, masks: masks.to_vec() }],
+            layers: vec![
+                LayerRouting { block: 1, masks: masks.to_vec() },
+                LayerRouting { block: 3, masks: others.to_vec() },
+            ],
         };
         Trace {
             model: "test".into(),
@@ -253,9 +261,9 @@ mod tests {
             tokens: 2,
             labels: vec![vec!["a".into(), "b".into()]],
             forwards: vec![
-                forward(0, Branch::Conditional, [0b111, 0b001, 0, 0]),
-                forward(0, Branch::Unconditional, [0, 0, 0, 0]),
-                forward(1, Branch::Conditional, [0b010, 0b010, 0b100, 0b011]),
+                forward(0, Branch::Conditional, [0b111, 0b001, 0, 0], [0b001, 0, 0b110, 0b001]),
+                forward(0, Branch::Unconditional, [0, 0, 0, 0], [0; 4]),
+                forward(1, Branch::Conditional, [0b010, 0b010, 0b100, 0b011], [0b1; 4]),
             ],
         }
     }
@@ -264,10 +272,10 @@ mod tests {
     fn counts_and_capacity_follow_the_masks() {
         let trace = trace();
         assert_eq!(trace.forwards[0].layers[0].counts(3), [2, 1, 1]);
-        assert_eq!(trace.capacity_by_step(), [0.5, 1.25]);
-        assert_eq!(trace.capacity(), Some(0.875));
-        // Picture 0 took 4 + 2 of 4 token visits, picture 1 took 0 + 3 of 4.
-        assert_eq!(trace.capacity_by_picture(), [1.5, 0.75]);
+        assert_eq!(trace.capacity_by_step(), [0.5, 1.125]);
+        assert_eq!(trace.capacity(), Some(0.8125));
+        // Picture 0 took 4 + 1 + 2 + 2 of 8 token visits, picture 1 took 0 + 3 + 3 + 2.
+        assert_eq!(trace.capacity_by_picture(), [1.125, 1.0]);
     }
 
     #[test]
@@ -282,7 +290,8 @@ mod tests {
         let bytes = std::fs::read(tensors).unwrap();
         let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let counts = file.tensor("counts").unwrap();
-        assert_eq!(counts.shape(), [3, 1, 3]);
-        assert_eq!(counts.data()[4 * 6..], [1, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(counts.shape(), [3, 2, 3]);
+        let last_pass = [1, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(counts.data()[4 * 12..], last_pass);
     }
 }

@@ -1,0 +1,78 @@
+//! Earlier runs of a visit, as many as fit.
+
+use std::sync::Arc;
+
+use super::Record;
+
+/// More would not fit a strip of thumbnails.
+const MOST_RUNS: usize = 12;
+/// What all of them may occupy: a page has little more than a gigabyte.
+const MOST_BYTES: usize = 256 << 20;
+
+/// Finished runs, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct History {
+    records: Vec<Arc<Record>>,
+    /// The one on the screen, if it is one of them.
+    shown: Option<usize>,
+}
+
+impl History {
+    pub(super) fn records(&self) -> &[Arc<Record>] {
+        &self.records
+    }
+
+    pub(super) fn shown(&self) -> Option<usize> {
+        self.shown
+    }
+
+    pub(super) fn shown_record(&self) -> Option<&Arc<Record>> {
+        self.records.get(self.shown?)
+    }
+
+    /// Shows one of them, or none.
+    pub(super) fn show(&mut self, index: Option<usize>) {
+        self.shown = index.filter(|&index| index < self.records.len());
+    }
+
+    /// Adds a run, and forgets the oldest where there are too many. The new one stays, however large it is.
+    pub(super) fn push(&mut self, record: Record) {
+        self.records.push(Arc::new(record));
+        let bytes = |records: &[Arc<Record>]| records.iter().map(|r| r.bytes()).sum::<usize>();
+        while self.records.len() > 1
+            && (self.records.len() > MOST_RUNS || bytes(&self.records) > MOST_BYTES)
+        {
+            self.records.remove(0);
+            // Whoever looks at the oldest goes on to the next.
+            self.shown = self.shown.map(|shown| shown.saturating_sub(1));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::finished_record;
+    use super::*;
+
+    #[test]
+    fn the_oldest_is_forgotten_and_the_one_on_the_screen_followed() {
+        let mut history = History::default();
+        let record = finished_record();
+        for seed in 0..MOST_RUNS as u64 {
+            let mut record = record.clone();
+            record.settings.seed = seed;
+            history.push(record);
+        }
+        history.show(Some(5));
+        history.push(record.clone());
+        assert_eq!(history.records().len(), MOST_RUNS);
+        assert_eq!((history.shown(), history.shown_record().unwrap().settings.seed), (Some(4), 5));
+        history.show(Some(99));
+        assert_eq!(history.shown(), None);
+
+        let mut large = record;
+        large.frames.push(vec![0.0; MOST_BYTES / 4]);
+        history.push(large);
+        assert_eq!(history.records().len(), 1, "the newest stays, however large");
+    }
+}

@@ -1,0 +1,555 @@
+//! Everything that the app does, without anything that it shows: loading models, running and pausing,
+//! recovering a lost device, keeping what was drawn.
+//!
+//! A user interface calls [`Session::tick`] once a frame. It does a few milliseconds of work and never waits.
+
+mod controls;
+pub mod export;
+mod history;
+mod job;
+mod loading;
+mod pacing;
+mod record;
+mod recovery;
+mod share;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
+pub use loading::ModelSource;
+pub use record::Record;
+pub use share::Share;
+
+use crate::checkpoint::Checkpoint;
+use crate::model::{Config, Engine};
+use crate::platform::Waker;
+use crate::sampler::{Backend, OpenModel, Unfinished};
+use history::History;
+use job::{Drive, Frame, Job};
+use loading::{Loading, Opened};
+use recovery::{Preparing, Purpose};
+
+/// What a session begins with.
+pub struct Start {
+    /// The first model.
+    pub model: ModelSource,
+    /// A run that somebody shared; its model goes first.
+    pub share: Option<Share>,
+    /// What computes.
+    pub backend: Backend,
+    /// Whether to draw as soon as there is a model.
+    pub draw_at_once: bool,
+    /// Called when a frame is worth painting although nobody touched anything.
+    pub waker: Waker,
+}
+
+/// What the session is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A model is on its way here.
+    Fetching {
+        /// The model.
+        name: String,
+        /// Bytes that are here.
+        done: u64,
+        /// Bytes in all, where the other side said so.
+        total: Option<u64>,
+    },
+    /// A model is being put on the device, or its working memory and kernels are made.
+    Opening {
+        /// What is being done, for people.
+        what: String,
+        /// Parts done.
+        done: usize,
+        /// Parts in all; 0 where that is unknown.
+        total: usize,
+    },
+    /// A model is there and nothing runs.
+    Ready,
+    /// Sampling.
+    Running,
+    /// In the middle of a run, waiting for [`Session::go_on`] or [`Session::step`].
+    Paused,
+    /// The device was lost; the run goes on with another one soon.
+    Recovering,
+    /// There is no model; see the notes.
+    NoModel,
+}
+
+/// Whether a note is bad news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoteKind {
+    /// Something did not work.
+    Error,
+    /// Something worth knowing.
+    Info,
+}
+
+/// A sentence for the visitor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// How bad it is.
+    pub kind: NoteKind,
+    /// The sentence.
+    pub text: String,
+}
+
+/// When the next [`Session::tick`] is worth it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tick {
+    /// At once: there is work to do here.
+    Again,
+    /// In about 16 ms: the device is at work.
+    Later,
+    /// When something happens; the waker says so.
+    Idle,
+}
+
+/// The model that is open.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// Its name, for people.
+    pub name: String,
+    /// Where it came from.
+    pub source: ModelSource,
+    /// Its shape, labels and recommended settings.
+    pub config: Arc<Config>,
+    /// What computes, for people.
+    pub device: String,
+    /// Why that, where the visitor did not choose it.
+    pub backend_note: Option<String>,
+    /// Bytes of weights on the device.
+    pub memory_bytes: u64,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// First digits of the file's SHA-256.
+    pub hash: String,
+}
+
+/// A model that is open.
+struct Model {
+    info: ModelInfo,
+    checkpoint: Arc<Checkpoint>,
+    open: OpenModel,
+}
+
+/// Everything that the app does.
+pub struct Session {
+    /// What the visitor has set; a run takes a copy when it begins.
+    pub controls: Controls,
+    backend: Backend,
+    draw_at_once: bool,
+    waker: Waker,
+    notes: Vec<Note>,
+    available: Vec<String>,
+    loading: Option<Loading>,
+    /// A shared run whose model the visitor has to bring.
+    awaited: Option<Share>,
+    model: Option<Model>,
+    /// The run at work, or what is left of it when it was given up.
+    job: Option<Job>,
+    /// An engine without a run.
+    idle: Option<Box<dyn Engine>>,
+    /// An engine that is being made.
+    preparing: Option<Preparing>,
+    /// Losses of a device in a row, without a finished step between them, and the steps that were finished then.
+    losses: u32,
+    finished_at_loss: u32,
+    /// Whether the model's device is gone and nobody has replaced it.
+    lost: bool,
+    profiling: bool,
+    history: History,
+    /// What tests put around each engine.
+    wrap: Option<recovery::Wrap>,
+}
+
+impl Session {
+    /// Begins, and loads the first model in the background.
+    pub fn new(start: Start) -> Self {
+        let Start { model, share, backend, draw_at_once, waker } = start;
+        let mut session = Self {
+            controls: Controls::none(),
+            backend,
+            draw_at_once,
+            waker,
+            notes: Vec::new(),
+            available: loading::available(),
+            loading: None,
+            awaited: None,
+            model: None,
+            job: None,
+            idle: None,
+            preparing: None,
+            losses: 0,
+            finished_at_loss: 0,
+            lost: false,
+            profiling: false,
+            history: History::default(),
+            wrap: None,
+        };
+        if let Some(share) = share {
+            session.open_share(share);
+        }
+        if session.loading.is_none() {
+            session.load(model);
+        }
+        session
+    }
+
+    /// Does a few milliseconds of work and never waits. To be called once a frame.
+    pub fn tick(&mut self) -> Tick {
+        self.take_model();
+        self.take_engine();
+        let tick = match self.job.as_mut().filter(|job| job.is_attached()).map(Job::frame) {
+            None => Tick::Idle,
+            Some(Frame::Went(tick)) => tick,
+            Some(Frame::Complete) => {
+                self.complete();
+                Tick::Idle
+            }
+            Some(Frame::Failed(error)) => {
+                self.recover(&error.to_string());
+                Tick::Later
+            }
+        };
+        let in_background = self.loading.is_some() || self.preparing.is_some();
+        if tick == Tick::Idle && in_background { Tick::Later } else { tick }
+    }
+
+    /// Takes in a model that was loaded.
+    fn take_model(&mut self) {
+        let Some(loading) = &mut self.loading else { return };
+        let Some(result) = loading.take() else { return };
+        let share = self.loading.take().and_then(|loading| loading.share);
+        match result {
+            Ok(opened) => self.adopt(opened, share),
+            Err(text) => self.note(NoteKind::Error, text),
+        }
+    }
+
+    /// Puts a model in the place of the one before.
+    fn adopt(&mut self, opened: Opened, share: Option<Share>) {
+        let Opened { info, checkpoint, model } = opened;
+        self.cancel();
+        // Engines of the model before hold its weights.
+        (self.idle, self.preparing) = (None, None);
+        (self.lost, self.losses) = (false, 0);
+        let same = self.model.as_ref().is_some_and(|before| before.info.hash == info.hash);
+        let fits = |share: &mut Share| share.hash.as_ref() == Some(&info.hash);
+        let share = share.or_else(|| self.awaited.take_if(fits));
+        let config = info.config.clone();
+        self.model = Some(Model { info, checkpoint, open: model });
+        if let Some(share) = share {
+            self.controls = Controls::for_model(&config);
+            self.show_share(share);
+        } else {
+            if !same {
+                self.controls = Controls::for_model(&config);
+            }
+            if self.draw_at_once {
+                self.generate();
+            }
+        }
+    }
+
+    /// Draws a shared run with the model that is open.
+    fn show_share(&mut self, share: Share) {
+        let Some(model) = &self.model else { return };
+        let config = model.info.config.clone();
+        let Share { controls, hash, unknown, .. } = share;
+        if controls.choices.len() != config.labels.len() {
+            let text = format!(
+                "the link was made for a model with {} label lists, and {} has {}: its settings are left out",
+                controls.choices.len(),
+                model.info.name,
+                config.labels.len()
+            );
+            self.note(NoteKind::Error, text);
+        } else if let Err(error) = controls.settings(&config).check(&config) {
+            self.note(NoteKind::Error, format!("the link cannot be shown: {error}"));
+        } else {
+            if hash.is_some_and(|hash| hash != model.info.hash) {
+                let text = format!(
+                    "the link was made with another version of {}: the pictures will differ",
+                    model.info.name
+                );
+                self.note(NoteKind::Info, text);
+            }
+            self.controls = controls;
+        }
+        if !unknown.is_empty() {
+            let text = format!("parts of the link are not known here: {}", unknown.join(", "));
+            self.note(NoteKind::Info, text);
+        }
+        self.generate();
+    }
+
+    /// Puts a finished run away.
+    fn complete(&mut self) {
+        let Some(mut job) = self.job.take() else { return };
+        self.idle = job.detach();
+        if job.record.frames.last().is_some_and(|frame| frame.iter().any(|v| !v.is_finite())) {
+            self.note(
+                NoteKind::Error,
+                "the model produced numbers that are not finite: try less guidance",
+            );
+        }
+        let looks_elsewhere = self.history.shown().is_some();
+        self.history.push(job.record);
+        if !looks_elsewhere {
+            self.history.show(Some(self.history.records().len() - 1));
+        }
+    }
+
+    /// What is being done. A run goes before a model that is loaded beside it; see [`Session::loading`].
+    pub fn phase(&self) -> Phase {
+        if let Some(preparing) = &self.preparing {
+            return match &preparing.purpose {
+                Purpose::Recover => Phase::Recovering,
+                Purpose::Start(job) => Phase::Opening {
+                    what: match job.record.settings.labels.first().map_or(0, Vec::len) {
+                        1 => "kernels and memory for one picture".into(),
+                        n => format!("kernels and memory for {n} pictures"),
+                    },
+                    done: 0,
+                    total: 0,
+                },
+            };
+        }
+        match self.job.as_ref().filter(|job| job.is_attached()) {
+            Some(job) if job.drive == Drive::Paused => return Phase::Paused,
+            Some(_) => return Phase::Running,
+            None => {}
+        }
+        let otherwise = if self.model.is_some() { Phase::Ready } else { Phase::NoModel };
+        self.loading().unwrap_or(otherwise)
+    }
+
+    /// The model that is being loaded: `Fetching` or `Opening`.
+    pub fn loading(&self) -> Option<Phase> {
+        self.loading.as_ref().map(Loading::phase)
+    }
+
+    /// What there is to tell, oldest first.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// Takes a note away.
+    pub fn dismiss(&mut self, index: usize) {
+        if index < self.notes.len() {
+            self.notes.remove(index);
+        }
+    }
+
+    /// Adds a note; one that is there already comes to the end.
+    pub fn note(&mut self, kind: NoteKind, text: impl Into<String>) {
+        let note = Note { kind, text: text.into() };
+        self.notes.retain(|other| *other != note);
+        self.notes.push(note);
+    }
+
+    /// The model that is open.
+    pub fn model(&self) -> Option<&ModelInfo> {
+        self.model.as_ref().map(|model| &model.info)
+    }
+
+    /// Loads a model; the present one stays until the new one is good.
+    pub fn load(&mut self, source: ModelSource) {
+        self.loading = Some(Loading::begin(source, None, self.backend, &self.waker));
+    }
+
+    /// What was asked to compute.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Asks for something else to compute: loads the model again, there.
+    pub fn set_backend(&mut self, backend: Backend) {
+        self.backend = backend;
+        if let Some(model) = &self.model {
+            self.load(model.info.source.clone());
+        }
+    }
+
+    /// Shows a run that somebody shared: loads its model where it is another one, and draws.
+    pub fn open_share(&mut self, share: Share) {
+        let open = |name: &str| {
+            self.model.as_ref().is_some_and(|model| {
+                model.info.source.name() == name
+                    && share.hash.as_ref().is_none_or(|hash| *hash == model.info.hash)
+            })
+        };
+        let source = match share.model.as_deref() {
+            None => None,
+            Some(name) if open(name) => None,
+            Some(name) if self.available.iter().any(|known| known == name) => {
+                Some(ModelSource::Named(name.to_owned()))
+            }
+            Some(name) if name.starts_with("https://") || name.starts_with("http://") => {
+                Some(ModelSource::Url(name.to_owned()))
+            }
+            Some(name) => {
+                let text = format!(
+                    "the link was made with somebody's own file, {name}: open that file here, and its pictures follow"
+                );
+                self.note(NoteKind::Info, text);
+                self.awaited = Some(share);
+                return;
+            }
+        };
+        match source {
+            Some(source) => {
+                self.loading = Some(Loading::begin(source, Some(share), self.backend, &self.waker));
+            }
+            None if self.model.is_some() => self.show_share(share),
+            None => {
+                let name = self.available.first().cloned().unwrap_or_default();
+                let first = ModelSource::Named(name);
+                self.loading = Some(Loading::begin(first, Some(share), self.backend, &self.waker));
+            }
+        }
+    }
+
+    /// Names of the models that need no file.
+    pub fn available(&self) -> &[String] {
+        &self.available
+    }
+
+    /// Draws with the controls as they are; a run at work is given up.
+    pub fn generate(&mut self) {
+        self.begin(Drive::On);
+    }
+
+    /// Begins a run with the controls as they are.
+    fn begin(&mut self, drive: Drive) {
+        let Some(model) = &self.model else {
+            if self.loading.is_none() {
+                self.note(NoteKind::Error, "there is no model to draw with; open one first");
+            }
+            return;
+        };
+        let (info, config) = (&model.info, model.info.config.clone());
+        let settings = self.controls.settings(&config);
+        if let Err(error) = settings.check(&config) {
+            return self.note(NoteKind::Error, error.to_string());
+        }
+        let Unfinished { latent, trace, .. } = Unfinished::noise(&config, &settings, 0);
+        let controls = self.controls.clone();
+        let record = Record {
+            labels: controls::picture_labels(&settings, &config),
+            share: Share {
+                model: Some(info.source.name()),
+                hash: Some(info.hash.clone()),
+                controls: controls.clone(),
+                unknown: Vec::new(),
+            },
+            frames: vec![latent],
+            trace,
+            step_ms: Vec::new(),
+            stage_ms: Vec::new(),
+            device: info.device.clone(),
+            config,
+            controls,
+            settings,
+        };
+        (self.losses, self.finished_at_loss) = (0, 0);
+        self.start(Job::new(record, drive));
+    }
+
+    /// Stops in the middle of the run; what is on the device comes to its end.
+    pub fn pause(&mut self) {
+        if let Some(job) = self.current() {
+            job.pause();
+        }
+    }
+
+    /// Goes on after [`Session::pause`].
+    pub fn go_on(&mut self) {
+        if let Some(job) = self.current() {
+            job.drive = Drive::On;
+            self.history.show(None);
+        }
+    }
+
+    /// One more step, then a pause; begins a run where there is none.
+    pub fn step(&mut self) {
+        match self.current() {
+            Some(job) => {
+                job.step();
+                self.history.show(None);
+            }
+            None => self.begin(Drive::Until(1)),
+        }
+    }
+
+    /// The run that is at work, or will be as soon as its engine is there.
+    fn current(&mut self) -> Option<&mut Job> {
+        match &mut self.preparing {
+            Some(Preparing { purpose: Purpose::Start(job), .. }) => Some(job),
+            Some(_) => self.job.as_mut(),
+            None => self.job.as_mut().filter(|job| job.is_attached()),
+        }
+    }
+
+    /// Gives the run up; what was finished stays on the screen.
+    pub fn cancel(&mut self) {
+        self.preparing = None;
+        if let Some(engine) = self.job.as_mut().and_then(Job::detach) {
+            self.idle = Some(engine);
+        }
+        if self.job.as_ref().is_some_and(|job| job.record.finished_steps() == 0) {
+            // Nobody misses the noise.
+            let last = self.history.records().len().checked_sub(1);
+            self.history.show(self.history.shown().or(last));
+        }
+    }
+
+    /// Asks the device how long each stage of a step takes, which costs it a little.
+    pub fn set_profiling(&mut self, on: bool) {
+        self.profiling = on;
+        if let Some(job) = &mut self.job {
+            job.set_profiling(on);
+        }
+    }
+
+    /// The run on the screen, growing while it samples.
+    pub fn record(&self) -> Option<&Record> {
+        let live = self.job.as_ref().map(|job| &job.record);
+        self.history.shown_record().map(|record| &**record).or(live)
+    }
+
+    /// Earlier finished runs of this visit, oldest first.
+    pub fn history(&self) -> &[Arc<Record>] {
+        self.history.records()
+    }
+
+    /// Which of the earlier runs is on the screen.
+    pub fn shown(&self) -> Option<usize> {
+        self.history.shown()
+    }
+
+    /// Shows an earlier run, and takes its settings into the controls where its model is open.
+    pub fn show(&mut self, index: usize) {
+        self.history.show(Some(index));
+        let Some(record) = self.history.shown_record() else { return };
+        let hash = record.share.hash.as_ref();
+        if self.model.as_ref().is_some_and(|model| Some(&model.info.hash) == hash) {
+            self.controls = record.controls.clone();
+        }
+    }
+
+    /// Shows the run at work again, after [`Session::show`].
+    pub fn show_live(&mut self) {
+        if self.job.is_some() {
+            self.history.show(None);
+        }
+    }
+
+    /// The fragment of a link to the run on the screen.
+    pub fn share(&self) -> Option<String> {
+        self.record().map(|record| record.share.to_fragment())
+    }
+}

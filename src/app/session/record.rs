@@ -1,0 +1,52 @@
+//! A run as it is kept for looking at: every step's pictures, its routing, its timings.
+
+use std::sync::Arc;
+
+use super::controls::Controls;
+use super::share::Share;
+use crate::model::{Config, Stage};
+use crate::sampler::Settings;
+use crate::trace::Trace;
+
+/// A run, growing while it samples.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// The model's shape.
+    pub config: Arc<Config>,
+    /// What the visitor had set.
+    pub controls: Controls,
+    /// What that meant.
+    pub settings: Settings,
+    /// A name for each picture.
+    pub labels: Vec<String>,
+    /// The noise, then the sample after each finished step, `[B, C, height, width]` each.
+    pub frames: Vec<Vec<f32>>,
+    /// Routing of the finished steps.
+    pub trace: Trace,
+    /// Time that each finished step took, pauses left out.
+    pub step_ms: Vec<f32>,
+    /// Where the time of the last finished step went; empty where the device does not say.
+    pub stage_ms: Vec<(Stage, f32)>,
+    /// What computed it, for people.
+    pub device: String,
+    /// The same run in a link.
+    pub share: Share,
+}
+
+impl Record {
+    /// Number of finished steps.
+    pub fn finished_steps(&self) -> u32 {
+        self.frames.len().saturating_sub(1) as u32
+    }
+
+    /// Whether all steps are finished.
+    pub fn is_complete(&self) -> bool {
+        self.finished_steps() == self.settings.steps
+    }
+
+    /// Bytes that the run occupies, roughly.
+    pub fn bytes(&self) -> usize {
+        let frames: usize = self.frames.iter().map(|frame| 4 * frame.len()).sum();
+        frames + self.trace.bytes()
+    }
+}
