@@ -23,7 +23,6 @@ pub(super) enum Icon {
     Trash,
     Down,
     Grid,
-    Table,
 }
 
 impl Icon {
@@ -41,7 +40,10 @@ impl Icon {
         let at = |x: f32, y: f32| square.min + vec2(x, y) * side;
         let pen = Stroke::new((side / 10.0).max(1.3), colour);
         let line = |points: &[(f32, f32)]| {
-            painter.add(Shape::line(points.iter().map(|&(x, y)| at(x, y)).collect::<Vec<Pos2>>(), pen));
+            painter.add(Shape::line(
+                points.iter().map(|&(x, y)| at(x, y)).collect::<Vec<Pos2>>(),
+                pen,
+            ));
         };
         let solid = |points: &[(f32, f32)]| {
             let points = points.iter().map(|&(x, y)| at(x, y)).collect();
@@ -88,7 +90,15 @@ impl Icon {
             Self::Forward => line(&[(0.36, 0.14), (0.68, 0.5), (0.36, 0.86)]),
             Self::Down => line(&[(0.2, 0.36), (0.5, 0.66), (0.8, 0.36)]),
             Self::Open => {
-                line(&[(0.08, 0.86), (0.08, 0.16), (0.38, 0.16), (0.48, 0.3), (0.92, 0.3), (0.92, 0.86), (0.08, 0.86)]);
+                line(&[
+                    (0.08, 0.86),
+                    (0.08, 0.16),
+                    (0.38, 0.16),
+                    (0.48, 0.3),
+                    (0.92, 0.3),
+                    (0.92, 0.86),
+                    (0.08, 0.86),
+                ]);
             }
             Self::Trash => {
                 line(&[(0.1, 0.24), (0.9, 0.24)]);
@@ -98,11 +108,6 @@ impl Icon {
             Self::Grid => {
                 for (x, y) in [(0.1, 0.1), (0.56, 0.1), (0.1, 0.56), (0.56, 0.56)] {
                     bar(x, y, x + 0.34, y + 0.34);
-                }
-            }
-            Self::Table => {
-                for (y, end) in [(0.12, 0.9), (0.44, 0.62), (0.76, 0.76)] {
-                    bar(0.1, y, end, y + 0.16);
                 }
             }
         }

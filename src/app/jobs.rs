@@ -41,9 +41,7 @@ impl Jobs {
 
     /// Asks for a model file.
     pub(super) fn pick(&mut self) {
-        self.spawn(|| async {
-            platform::pick_file().await.map_or(Ended::Nothing, Ended::Opened)
-        });
+        self.spawn(|| async { platform::pick_file().await.map_or(Ended::Nothing, Ended::Opened) });
     }
 
     /// Reads a file that was dropped on the window.
@@ -53,7 +51,9 @@ impl Jobs {
 
     /// Saves bytes where the visitor wants them.
     pub(super) fn save(&mut self, name: String, mime: &'static str, bytes: Vec<u8>) {
-        self.spawn(move || async move { Ended::Saved(platform::save_file(name, mime, bytes).await) });
+        self.spawn(
+            move || async move { Ended::Saved(platform::save_file(name, mime, bytes).await) },
+        );
     }
 
     /// Looks up which downloads are kept here.
@@ -80,8 +80,12 @@ impl Jobs {
                 Ended::Opened(Ok(PickedFile { name, bytes })) => {
                     session.load(ModelSource::File { name, bytes: Arc::new(bytes) });
                 }
-                Ended::Opened(Err(reason)) | Ended::Saved(Err(reason)) => session.note(NoteKind::Error, reason),
-                Ended::Saved(Ok(Some(place))) => session.note(NoteKind::Info, format!("Saved {place}.")),
+                Ended::Opened(Err(reason)) | Ended::Saved(Err(reason)) => {
+                    session.note(NoteKind::Error, reason)
+                }
+                Ended::Saved(Ok(Some(place))) => {
+                    session.note(NoteKind::Info, format!("Saved {place}."))
+                }
                 Ended::Cached(files) => self.cached = files,
                 Ended::Saved(Ok(None)) | Ended::Nothing => {}
             }

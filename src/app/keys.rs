@@ -47,7 +47,12 @@ pub(super) fn pressed(ctx: &Context) -> Vec<Action> {
         }
         let shortcuts = SHORTCUTS.iter();
         // A focused button takes the space key for itself, a focused slider the arrows.
-        let mine = |key| free || !matches!(key, Key::Space | Key::ArrowLeft | Key::ArrowRight | Key::Home | Key::End);
+        let mine = |key| {
+            free || !matches!(
+                key,
+                Key::Space | Key::ArrowLeft | Key::ArrowRight | Key::Home | Key::End
+            )
+        };
         shortcuts.filter(|s| mine(s.0) && input.key_pressed(s.0)).map(|s| s.3).collect()
     })
 }

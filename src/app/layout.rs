@@ -3,7 +3,9 @@
 use egui::{Align2, CentralPanel, Color32, FontId, Frame, Margin, Panel, ScrollArea, Ui, vec2};
 
 use super::App;
-use super::panels::{controls, header, help, history, model, notes, routing, stage, timings, transport};
+use super::panels::{
+    controls, header, help, history, model, notes, routing, stage, timings, transport,
+};
 use super::theme::{self, Look, THUMB};
 use super::view::Tab;
 use super::widgets::switch;
@@ -18,7 +20,11 @@ const COLUMN: f32 = 640.0;
 
 pub(super) fn show(app: &mut App, ui: &mut Ui) {
     let width = ui.ctx().content_rect().width();
-    if width >= WIDE { wide(app, ui) } else { narrow(app, ui) }
+    if width >= WIDE {
+        wide(app, ui)
+    } else {
+        narrow(app, ui)
+    }
     help::show(app, ui);
     drop_hint(ui);
 }
@@ -33,10 +39,14 @@ fn column(look: Look) -> Frame {
 
 fn wide(app: &mut App, ui: &mut Ui) {
     let look = Look::of(ui);
-    Panel::top("header").frame(bar(look)).exact_size(46.0).show(ui, |ui| header::show(app, ui, true));
+    Panel::top("header")
+        .frame(bar(look))
+        .exact_size(46.0)
+        .show(ui, |ui| header::show(app, ui, true));
     let left = Panel::left("controls").frame(column(look)).exact_size(LEFT).resizable(false);
     left.show_separator_line(false).show(ui, |ui| {
-        let foot = Panel::bottom("run").frame(Frame::new().inner_margin(Margin { top: 8, ..Margin::ZERO }));
+        let foot = Panel::bottom("run")
+            .frame(Frame::new().inner_margin(Margin { top: 8, ..Margin::ZERO }));
         foot.show_separator_line(false).show(ui, |ui| transport::run_buttons(app, ui, 42.0));
         let body = CentralPanel::no_frame();
         body.show(ui, |ui| {
@@ -54,7 +64,8 @@ fn wide(app: &mut App, ui: &mut Ui) {
         });
     });
     CentralPanel::default().frame(column(look)).show(ui, |ui| {
-        let foot = Panel::bottom("transport").frame(Frame::new().inner_margin(Margin { top: 6, ..Margin::ZERO }));
+        let foot = Panel::bottom("transport")
+            .frame(Frame::new().inner_margin(Margin { top: 6, ..Margin::ZERO }));
         foot.show_separator_line(false).show(ui, |ui| {
             transport::scrub(app, ui);
             transport::take_away(app, ui);
@@ -73,7 +84,10 @@ fn wide(app: &mut App, ui: &mut Ui) {
 fn narrow(app: &mut App, ui: &mut Ui) {
     let look = Look::of(ui);
     theme::for_thumbs(ui);
-    Panel::top("header").frame(bar(look)).exact_size(56.0).show(ui, |ui| header::show(app, ui, false));
+    Panel::top("header")
+        .frame(bar(look))
+        .exact_size(56.0)
+        .show(ui, |ui| header::show(app, ui, false));
     let foot = Panel::bottom("run").frame(bar(look).inner_margin(Margin::symmetric(12, 10)));
     foot.show(ui, |ui| transport::run_buttons(app, ui, THUMB));
     CentralPanel::default().frame(column(look)).show(ui, |ui| {
@@ -123,5 +137,11 @@ fn drop_hint(ui: &Ui) {
     let screen = ui.ctx().content_rect();
     painter.rect_filled(screen, 0.0, Color32::from_black_alpha(170));
     let font = FontId::proportional(20.0);
-    painter.text(screen.center(), Align2::CENTER_CENTER, "Drop a model file to open it", font, Color32::WHITE);
+    painter.text(
+        screen.center(),
+        Align2::CENTER_CENTER,
+        "Drop a model file to open it",
+        font,
+        Color32::WHITE,
+    );
 }

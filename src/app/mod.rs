@@ -55,8 +55,7 @@ pub struct App {
 
 impl App {
     /// Sets up the look and starts loading the first model.
-    pub fn new(context: &eframe::CreationContext<'_>, launch: Launch) -> Self {
-        let ctx = &context.egui_ctx;
+    pub fn new(ctx: &Context, launch: Launch) -> Self {
         theme::install(ctx);
         let waker: Waker = {
             let ctx = ctx.clone();
@@ -88,7 +87,7 @@ impl App {
     }
 
     /// Does the background work of a frame and asks for the next frame where there is more to do.
-    fn tick(&mut self, ctx: &Context) {
+    pub fn tick(&mut self, ctx: &Context) {
         self.jobs.tick(&mut self.session);
         match self.session.tick() {
             Tick::Again => ctx.request_repaint(),
@@ -102,6 +101,16 @@ impl App {
                 platform::set_fragment(&fragment);
             }
         }
+    }
+
+    /// Paints a frame and acts on what was pressed.
+    pub fn show(&mut self, ui: &mut Ui) {
+        let ctx = ui.ctx().clone();
+        self.take_dropped_files(&ctx);
+        for action in keys::pressed(&ctx) {
+            self.act(&ctx, action);
+        }
+        layout::show(self, ui);
     }
 
     fn take_dropped_files(&mut self, ctx: &Context) {
@@ -201,7 +210,9 @@ impl App {
     fn copy_link(&mut self, ctx: &Context) {
         let Some(fragment) = self.session.share() else { return };
         let (link, note) = match platform::page_address() {
-            Some(address) => (format!("{address}#{fragment}"), "Copied a link that draws the same pictures."),
+            Some(address) => {
+                (format!("{address}#{fragment}"), "Copied a link that draws the same pictures.")
+            }
             None => (
                 format!("#{fragment}"),
                 "Copied. Append it to the address of the page, or run: diffmoe window --share '…'",
@@ -224,11 +235,6 @@ impl eframe::App for App {
     }
 
     fn ui(&mut self, ui: &mut Ui, _frame: &mut eframe::Frame) {
-        let ctx = ui.ctx().clone();
-        self.take_dropped_files(&ctx);
-        for action in keys::pressed(&ctx) {
-            self.act(&ctx, action);
-        }
-        layout::show(self, ui);
+        self.show(ui);
     }
 }

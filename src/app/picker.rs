@@ -69,7 +69,8 @@ pub(super) fn show(ui: &mut Ui, table: &LabelTable, choice: &mut Choice, width: 
         .width(width.max(240.0))
         .close_behavior(PopupCloseBehavior::CloseOnClickOutside)
         .accessible_name(format!("Choose a {}", table.name));
-    let picked = popup.show(|ui| list(ui, id, table, *choice, opened)).and_then(|shown| shown.inner);
+    let picked =
+        popup.show(|ui| list(ui, id, table, *choice, opened)).and_then(|shown| shown.inner);
     if let Some(picked) = picked {
         Popup::close_id(ui.ctx(), id);
         let changed = picked != *choice;
@@ -80,7 +81,10 @@ pub(super) fn show(ui: &mut Ui, table: &LabelTable, choice: &mut Choice, width: 
 }
 
 fn hint(table: &LabelTable) -> String {
-    format!("Which {} to draw. Varied: another one for each picture. Any: the model draws what it likes.", table.name)
+    format!(
+        "Which {} to draw. Varied: another one for each picture. Any: the model draws what it likes.",
+        table.name
+    )
 }
 
 fn list(ui: &mut Ui, id: Id, table: &LabelTable, current: Choice, opened: bool) -> Option<Choice> {
@@ -89,7 +93,9 @@ fn list(ui: &mut Ui, id: Id, table: &LabelTable, current: Choice, opened: bool) 
     let (up, down, enter) = ui.input(|i| {
         (i.key_pressed(Key::ArrowUp), i.key_pressed(Key::ArrowDown), i.key_pressed(Key::Enter))
     });
-    let edit = TextEdit::singleline(&mut search.text).hint_text(title.as_str()).desired_width(f32::INFINITY);
+    let edit = TextEdit::singleline(&mut search.text)
+        .hint_text(title.as_str())
+        .desired_width(f32::INFINITY);
     let edit = ui.add(edit).accessible_name(format!("Search {}", plural(&table.name)));
     if opened {
         edit.request_focus();
@@ -106,7 +112,9 @@ fn list(ui: &mut Ui, id: Id, table: &LabelTable, current: Choice, opened: bool) 
     }
     let mut picked = found.get(search.marked).copied().filter(|_| enter);
     if found.is_empty() {
-        ui.label(RichText::new(format!("No {} of that name.", table.name)).color(Look::of(ui).weak));
+        ui.label(
+            RichText::new(format!("No {} of that name.", table.name)).color(Look::of(ui).weak),
+        );
     }
     let height = ui.spacing().interact_size.y;
     ui.spacing_mut().item_spacing.y = 2.0;

@@ -2,8 +2,8 @@
 
 use egui::style::{HandleShape, WidgetVisuals};
 use egui::{
-    Color32, Context, CornerRadius, FontFamily, FontId, Margin, Shadow, Stroke, Style, TextStyle, Theme, Ui, Visuals,
-    vec2,
+    Color32, Context, CornerRadius, FontFamily, FontId, Margin, Shadow, Stroke, Style, TextStyle,
+    Theme, Ui, Visuals, vec2,
 };
 
 /// The colours of a theme. Everything on screen uses these, the expert colours and the ramp, nothing else.
@@ -78,8 +78,6 @@ impl Look {
 
 /// Gap between things that belong together.
 pub(super) const GAP: f32 = 8.0;
-/// Gap between groups.
-pub(super) const WIDE_GAP: f32 = 16.0;
 /// Height of a control under a thumb.
 pub(super) const THUMB: f32 = 46.0;
 /// The size of a caption's text.
@@ -163,7 +161,8 @@ fn visuals(look: Look, base: Visuals) -> Visuals {
     visuals.window_corner_radius = CornerRadius::same(10);
     visuals.menu_corner_radius = CornerRadius::same(8);
     let shade = if visuals.dark_mode { 120 } else { 40 };
-    let shadow = Shadow { offset: [0, 6], blur: 20, spread: 0, color: Color32::from_black_alpha(shade) };
+    let shadow =
+        Shadow { offset: [0, 6], blur: 20, spread: 0, color: Color32::from_black_alpha(shade) };
     visuals.window_shadow = shadow;
     visuals.popup_shadow = shadow;
     visuals.slider_trailing_fill = true;
@@ -191,7 +190,9 @@ mod tests {
     #[test]
     fn text_has_the_contrast_that_wcag_asks_for() {
         for look in [DARK, LIGHT] {
-            for ground in [look.page, look.card, look.well, look.control, look.control_hovered, look.chosen] {
+            for ground in
+                [look.page, look.card, look.well, look.control, look.control_hovered, look.chosen]
+            {
                 assert!(contrast(look.text, ground) > 4.5, "text on {ground:?}");
             }
             for ground in [look.page, look.card, look.well] {

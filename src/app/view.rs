@@ -187,7 +187,9 @@ impl Shown {
         let image = map.image(view.overlay, grid.columns);
         match &mut self.overlay {
             Some(texture) => texture.set(image, TextureOptions::NEAREST),
-            None => self.overlay = Some(ctx.load_texture("token map", image, TextureOptions::NEAREST)),
+            None => {
+                self.overlay = Some(ctx.load_texture("token map", image, TextureOptions::NEAREST))
+            }
         }
         self.overlay_of = Some(view.overlay);
     }

@@ -3,7 +3,8 @@
 use std::ops::RangeInclusive;
 
 use egui::{
-    Button, Color32, CornerRadius, Frame, IntoAtoms, Margin, Response, RichText, Sense, Slider, Stroke, Ui, Vec2, vec2,
+    Button, Color32, CornerRadius, Frame, IntoAtoms, Margin, Response, RichText, Sense, Slider,
+    Stroke, Ui, Vec2, vec2,
 };
 
 use super::icons::Icon;
@@ -48,7 +49,7 @@ pub(super) fn icon_button(ui: &mut Ui, icon: Icon, text: &str) -> Response {
 /// A button with a sign alone; the name is for screen readers and is shown under the pointer.
 pub(super) fn sign_button(ui: &mut Ui, icon: Icon, name: &str) -> Response {
     let side = ui.spacing().interact_size.y;
-    let padding = ((side - 15.0) / 2.0).max(0.0);
+    let padding = ((side - 15.0) / 2.0).floor().max(0.0);
     let response = ui.scope(|ui| {
         ui.spacing_mut().button_padding = vec2(padding, 0.0);
         ui.add(Button::new(icon.atom()).min_size(vec2(side, side)))
@@ -57,14 +58,25 @@ pub(super) fn sign_button(ui: &mut Ui, icon: Icon, name: &str) -> Response {
 }
 
 /// The one button that matters, as wide as `width`.
-pub(super) fn primary_button<'a>(ui: &mut Ui, atoms: impl IntoAtoms<'a>, size: Vec2, enabled: bool) -> Response {
+pub(super) fn primary_button<'a>(
+    ui: &mut Ui,
+    atoms: impl IntoAtoms<'a>,
+    size: Vec2,
+    enabled: bool,
+) -> Response {
     let look = Look::of(ui);
-    let atoms = (egui::Atom::grow(), atoms.into_atoms().into_iter().collect::<egui::Atoms<'_>>(), egui::Atom::grow());
+    let atoms = (
+        egui::Atom::grow(),
+        atoms.into_atoms().into_iter().collect::<egui::Atoms<'_>>(),
+        egui::Atom::grow(),
+    );
     ui.scope(|ui| {
         let widgets = &mut ui.visuals_mut().widgets;
-        for (state, lift) in
-            [(&mut widgets.inactive, 1.0), (&mut widgets.hovered, 0.92), (&mut widgets.active, 0.85)]
-        {
+        for (state, lift) in [
+            (&mut widgets.inactive, 1.0),
+            (&mut widgets.hovered, 0.92),
+            (&mut widgets.active, 0.85),
+        ] {
             state.weak_bg_fill = look.accent.gamma_multiply(lift).to_opaque();
             state.fg_stroke.color = look.on_accent;
         }
@@ -74,14 +86,19 @@ pub(super) fn primary_button<'a>(ui: &mut Ui, atoms: impl IntoAtoms<'a>, size: V
 }
 
 /// One of a few choices, side by side. Returns whether it changed.
-pub(super) fn switch<T: Copy + PartialEq>(ui: &mut Ui, value: &mut T, choices: &[(T, &str, &str)]) -> bool {
+pub(super) fn switch<T: Copy + PartialEq>(
+    ui: &mut Ui,
+    value: &mut T,
+    choices: &[(T, &str, &str)],
+) -> bool {
     let look = Look::of(ui);
     let before = *value;
     let frame = Frame::new().fill(look.control).corner_radius(8).inner_margin(Margin::same(2));
     frame.show(ui, |ui| {
         ui.spacing_mut().item_spacing.x = 2.0;
         ui.horizontal(|ui| {
-            let room = (ui.available_width() - 2.0 * (choices.len() - 1) as f32) / choices.len() as f32;
+            let room =
+                (ui.available_width() - 2.0 * (choices.len() - 1) as f32) / choices.len() as f32;
             let height = ui.spacing().interact_size.y - 4.0;
             for &(choice, text, hint) in choices {
                 let chosen = *value == choice;
@@ -113,18 +130,25 @@ pub(super) fn slider<'a, T: egui::emath::Numeric>(
     refine: impl FnOnce(Slider<'a>) -> Slider<'a>,
 ) -> Response {
     let title = caption(ui, name).on_hover_text(hint);
-    let value_room = 56.0 + ui.spacing().button_padding.x;
-    ui.spacing_mut().slider_width = (ui.available_width() - value_room - ui.spacing().item_spacing.x).max(60.0);
-    let slider = refine(Slider::new(value, range));
-    let response = ui.label_inputs_by(title.id, |ui| ui.add(slider));
-    response.labelled_by(title.id).on_hover_text(hint)
+    ui.scope(|ui| {
+        // Values of one width let all rails end at the same place.
+        let value_room = 32.0 + 2.0 * ui.spacing().button_padding.x;
+        let rail = ui.available_width() - value_room - ui.spacing().item_spacing.x;
+        ui.spacing_mut().interact_size.x = value_room;
+        ui.spacing_mut().slider_width = rail.max(60.0);
+        let slider = refine(Slider::new(value, range));
+        let response = ui.label_inputs_by(title.id, |ui| ui.add(slider));
+        response.labelled_by(title.id).on_hover_text(hint)
+    })
+    .inner
 }
 
 /// A bar of a table: a name, a length, a value.
 pub(super) fn bar(ui: &mut Ui, name: &str, share: f32, value: &str, colour: Color32) {
     let look = Look::of(ui);
     let height = 18.0;
-    let (rect, response) = ui.allocate_exact_size(vec2(ui.available_width(), height), Sense::hover());
+    let (rect, response) =
+        ui.allocate_exact_size(vec2(ui.available_width(), height), Sense::hover());
     let painter = ui.painter();
     let font = egui::FontId::proportional(12.5);
     let (name_end, value_start) = (rect.left() + 86.0, rect.right() - 66.0);
@@ -139,7 +163,9 @@ pub(super) fn bar(ui: &mut Ui, name: &str, share: f32, value: &str, colour: Colo
         let filled = rail.with_max_x(rail.left() + rail.width() * share.clamp(0.0, 1.0));
         painter.rect_filled(filled, 4.0, colour);
     }
-    response.widget_info(|| egui::WidgetInfo::labeled(egui::Role::Label, true, format!("{name}: {value}")));
+    response.widget_info(|| {
+        egui::WidgetInfo::labeled(egui::Role::Label, true, format!("{name}: {value}"))
+    });
 }
 
 /// Bytes, for people.

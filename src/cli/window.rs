@@ -49,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         .with_icon(window_icon());
     let options = eframe::NativeOptions { viewport, ..eframe::NativeOptions::default() };
     let create = |context: &eframe::CreationContext<'_>| -> Result<Box<dyn eframe::App>, _> {
-        Ok(Box::new(App::new(context, launch)))
+        Ok(Box::new(App::new(&context.egui_ctx, launch)))
     };
     match eframe::run_native("DiffMoE", options, Box::new(create)) {
         Ok(()) => Ok(ExitCode::SUCCESS),
@@ -59,7 +59,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
 
 fn launch(arguments: &Arguments) -> Result<Launch, Box<dyn std::error::Error>> {
     let share = match &arguments.share {
-        Some(link) => Some(Share::parse(link.rsplit_once('#').map_or(link.as_str(), |(_, part)| part))?),
+        Some(link) => {
+            Some(Share::parse(link.rsplit_once('#').map_or(link.as_str(), |(_, part)| part))?)
+        }
         None => None,
     };
     let model = if embedded::names().any(|name| name == arguments.model) {
@@ -72,7 +74,13 @@ fn launch(arguments: &Arguments) -> Result<Launch, Box<dyn std::error::Error>> {
         }
         ModelSource::Path(path.to_owned())
     };
-    Ok(Launch { model, share, backend: arguments.backend.into(), draw_at_once: true, problem: None })
+    Ok(Launch {
+        model,
+        share,
+        backend: arguments.backend.into(),
+        draw_at_once: true,
+        problem: None,
+    })
 }
 
 /// Why there is no window, and what works without one.
@@ -97,7 +105,11 @@ mod tests {
     fn a_link_is_read_whole_or_from_its_mark_on() {
         let fragment = "model=emoji&seed=7&steps=30&guidance=2&labels=varied,any";
         let read = |link: String| launch(&Arguments { share: Some(link), ..Arguments::default() });
-        for link in [fragment.to_owned(), format!("#{fragment}"), format!("https://example.org/x/#{fragment}")] {
+        for link in [
+            fragment.to_owned(),
+            format!("#{fragment}"),
+            format!("https://example.org/x/#{fragment}"),
+        ] {
             assert_eq!(read(link).unwrap().share.unwrap().controls.seed, 7);
         }
         let Err(error) = read("#seed=no".into()) else { panic!("it was read") };
@@ -106,9 +118,15 @@ mod tests {
 
     #[test]
     fn models_are_names_or_files_that_exist() {
-        let named = |model: &str| launch(&Arguments { model: model.into(), ..Arguments::default() });
-        assert!(matches!(named("eurosat").unwrap().model, ModelSource::Named(name) if name == "eurosat"));
-        assert!(matches!(named("Cargo.toml").unwrap().model, ModelSource::Path(_)), "the session reports its content");
+        let named =
+            |model: &str| launch(&Arguments { model: model.into(), ..Arguments::default() });
+        assert!(
+            matches!(named("eurosat").unwrap().model, ModelSource::Named(name) if name == "eurosat")
+        );
+        assert!(
+            matches!(named("Cargo.toml").unwrap().model, ModelSource::Path(_)),
+            "the session reports its content"
+        );
         let Err(error) = named("nowhere.safetensors") else { panic!("it was opened") };
         assert!(error.to_string().contains("nowhere.safetensors"), "{error}");
     }

@@ -18,14 +18,14 @@ use web as imp;
 
 use std::ops::Deref;
 
+#[cfg(feature = "app")]
+pub use dropped::read_dropped;
 pub use imp::{
-    adapter_name, built_in, built_in_names, cached, delete_cached, fetch, fragment, map_file,
-    new_seed, page_address, query, quiet_vulkan, set_fragment, sha256, spawn,
+    adapter_name, breathe, built_in, built_in_names, cached, delete_cached, fetch, fragment,
+    map_file, new_seed, page_address, query, quiet_vulkan, set_fragment, sha256, spawn,
 };
 #[cfg(feature = "app")]
 pub use imp::{pick_file, save_file};
-#[cfg(feature = "app")]
-pub use dropped::read_dropped;
 pub use task::{Task, Waker};
 pub use transfer::{FetchError, Transfer};
 

@@ -38,7 +38,7 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
     let runner = eframe::WebRunner::new();
     let launch = launch();
     let create: eframe::AppCreator<'static> =
-        Box::new(move |context| Ok(Box::new(App::new(context, launch))));
+        Box::new(move |context| Ok(Box::new(App::new(&context.egui_ctx, launch))));
     runner.start(canvas, eframe::WebOptions::default(), create).await?;
     Ok(Page { runner })
 }

@@ -18,7 +18,8 @@ const POOL_HINT: &str = "The paper's rule: the predictor says how many tokens of
 const OWN_HINT: &str = "Use one threshold for every expert instead of those learned in training.";
 const GAMMA_HINT: &str = "A token goes to an expert when its predicted need exceeds this. Lower: more experts a token, \
     more compute. Higher: less compute, and at some point worse pictures.";
-const SHIFT_HINT: &str = "Added to the thresholds learned in training. Positive saves compute, negative spends more.";
+const SHIFT_HINT: &str =
+    "Added to the thresholds learned in training. Positive saves compute, negative spends more.";
 const STEPS_HINT: &str = "In how many steps noise becomes a picture. More is finer and slower.";
 const GUIDANCE_HINT: &str = "How much the labels are followed: 1 is not more than the model does by itself, which halves \
     the work; 2 to 4 is usual; too much looks overdone.";
@@ -33,14 +34,20 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
     });
     card(ui, "How", |ui| {
         slider(ui, "Pictures", COUNT_HINT, &mut controls.count, 1..=MAX_COUNT, |s| s);
-        slider(ui, "Steps", STEPS_HINT, &mut controls.steps, 1..=MAX_STEPS, |s| s.logarithmic(true));
+        slider(ui, "Steps", STEPS_HINT, &mut controls.steps, 1..=MAX_STEPS, |s| {
+            s.logarithmic(true)
+        });
         slider(ui, "Guidance", GUIDANCE_HINT, &mut controls.guidance, 1.0..=8.0, |s| {
             s.step_by(0.1).fixed_decimals(1).clamping(egui::SliderClamping::Edits)
         });
         caption(ui, "Solver");
         let euler = "One evaluation a step.";
         let heun = "Two evaluations a step: twice the work, more exact.";
-        switch(ui, &mut controls.solver, &[(Solver::Euler, "Euler", euler), (Solver::Heun, "Heun", heun)]);
+        switch(
+            ui,
+            &mut controls.solver,
+            &[(Solver::Euler, "Euler", euler), (Solver::Heun, "Heun", heun)],
+        );
     });
     card(ui, "Routing", |ui| routing(ui, controls, &config));
     if dice {
@@ -65,7 +72,8 @@ fn labels(ui: &mut Ui, controls: &mut Controls, config: &Config) {
 
 /// Returns whether the dice was thrown.
 fn seed(ui: &mut Ui, controls: &mut Controls) -> bool {
-    let hint = "The noise that pictures begin with. The same seed and settings give the same pictures.";
+    let hint =
+        "The noise that pictures begin with. The same seed and settings give the same pictures.";
     let title = caption(ui, "Seed").on_hover_text(hint);
     ui.horizontal(|ui| {
         let height = ui.spacing().interact_size.y;
@@ -80,21 +88,31 @@ fn seed(ui: &mut Ui, controls: &mut Controls) -> bool {
 
 fn routing(ui: &mut Ui, controls: &mut Controls, config: &Config) {
     if !Settings::routing_applies(config) {
-        remark(ui, match config.kind {
-            Kind::Dense => "This model is dense: every token goes through the same network, there is nothing to route.",
-            _ => "The routing of this model is fixed: its experts take a set number of tokens.",
-        });
+        remark(
+            ui,
+            match config.kind {
+                Kind::Dense => {
+                    "This model is dense: every token goes through the same network, there is nothing to route."
+                }
+                _ => "The routing of this model is fixed: its experts take a set number of tokens.",
+            },
+        );
         return;
     }
     let routing = &mut controls.routing;
-    let rules = [(RoutingRule::Token, "Each token", TOKEN_HINT), (RoutingRule::Pool, "Whole pool", POOL_HINT)];
+    let rules = [
+        (RoutingRule::Token, "Each token", TOKEN_HINT),
+        (RoutingRule::Pool, "Whole pool", POOL_HINT),
+    ];
     switch(ui, &mut routing.rule, &rules);
     let mut own = routing.gamma.is_some();
     if ui.checkbox(&mut own, "Own threshold").on_hover_text(OWN_HINT).changed() {
         routing.gamma = own.then_some(0.5);
     }
     match &mut routing.gamma {
-        Some(gamma) => slider(ui, "Threshold γ", GAMMA_HINT, gamma, 0.0..=1.0, |s| s.fixed_decimals(2)),
+        Some(gamma) => {
+            slider(ui, "Threshold γ", GAMMA_HINT, gamma, 0.0..=1.0, |s| s.fixed_decimals(2))
+        }
         None => slider(ui, "Threshold shift", SHIFT_HINT, &mut routing.shift, -0.5..=0.5, |s| {
             s.fixed_decimals(2).clamping(egui::SliderClamping::Edits)
         }),

@@ -14,12 +14,20 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
         ui.label(RichText::new("DiffMoE").size(17.0).strong());
         let right_to_left = Layout::right_to_left(Align::Center);
         ui.with_layout(right_to_left, |ui| {
-            if ui.button("Help").on_hover_text("Keyboard shortcuts and what the plots mean").clicked() {
+            if ui
+                .button("Help")
+                .on_hover_text("Keyboard shortcuts and what the plots mean")
+                .clicked()
+            {
                 app.view.help = true;
             }
             theme_button(ui);
             let Some(model) = app.session.model() else { return };
-            let text = if wide { format!("{} on {}", model.name, model.device) } else { model.name.clone() };
+            let text = if wide {
+                format!("{} on {}", model.name, model.device)
+            } else {
+                model.name.clone()
+            };
             let label = egui::Label::new(RichText::new(text).color(look.weak)).truncate();
             ui.add(label).on_hover_text(&model.device);
         });

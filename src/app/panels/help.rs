@@ -68,5 +68,8 @@ fn contents(ui: &mut Ui) {
         ui.add_space(4.0);
     }
     let paper = "https://arxiv.org/abs/2503.14487";
-    ui.hyperlink_to("The paper: DiffMoE, Dynamic Token Selection for Scalable Diffusion Transformers", paper);
+    ui.hyperlink_to(
+        "The paper: DiffMoE, Dynamic Token Selection for Scalable Diffusion Transformers",
+        paper,
+    );
 }

@@ -14,7 +14,8 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
             describe(ui, model);
         }
         built_in(app, ui);
-        if icon_button(ui, Icon::Open, "Open a file").on_hover_text("Or drop it anywhere").clicked() {
+        if icon_button(ui, Icon::Open, "Open a file").on_hover_text("Or drop it anywhere").clicked()
+        {
             app.jobs.pick();
         }
         address(app, ui);
@@ -28,7 +29,11 @@ fn describe(ui: &mut Ui, model: &ModelInfo) {
         Kind::Dense => "dense".to_owned(),
         Kind::Tc => format!("token choice, {} experts", config.num_experts),
         Kind::Ec => format!("expert choice, {} experts", config.num_experts),
-        Kind::DiffMoe => format!("DiffMoE, {} experts in {} blocks", config.num_experts, config.moe_blocks().len()),
+        Kind::DiffMoe => format!(
+            "DiffMoE, {} experts in {} blocks",
+            config.num_experts,
+            config.moe_blocks().len()
+        ),
     };
     let millions = config.parameters() as f64 / 1e6;
     ui.label(egui::RichText::new(&model.name).strong());
@@ -44,7 +49,10 @@ fn describe(ui: &mut Ui, model: &ModelInfo) {
     );
     caption(ui, format!("{} file, SHA-256 {}…", widgets::bytes(model.file_bytes), model.hash));
     if !config.pixels {
-        remark(ui, "This model draws latents. They are shown as they are: the first three channels as red, green, blue.");
+        remark(
+            ui,
+            "This model draws latents. They are shown as they are: the first three channels as red, green, blue.",
+        );
     }
     if let Some(note) = &model.backend_note {
         remark(ui, note.clone());

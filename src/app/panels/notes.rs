@@ -18,10 +18,15 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
     let mut dismissed = None;
     for (i, note) in notes.iter().enumerate().skip(first) {
         let line = if note.kind == NoteKind::Error { look.danger } else { look.accent };
-        let frame = Frame::new().fill(look.card).stroke(Stroke::new(1.0, line)).corner_radius(CornerRadius::same(8));
+        let frame = Frame::new()
+            .fill(look.card)
+            .stroke(Stroke::new(1.0, line))
+            .corner_radius(CornerRadius::same(8));
         frame.inner_margin(Margin::symmetric(12, 6)).show(ui, |ui| {
             ui.horizontal(|ui| {
-                let room = ui.available_width() - ui.spacing().interact_size.y - 2.0 * ui.spacing().item_spacing.x;
+                let room = ui.available_width()
+                    - ui.spacing().interact_size.y
+                    - 2.0 * ui.spacing().item_spacing.x;
                 ui.scope(|ui| {
                     ui.set_width(room.max(40.0));
                     ui.add(Label::new(RichText::new(&note.text).color(look.text)).wrap());

@@ -15,12 +15,17 @@ const C_HINT: &str = "C is the mean number of experts that work on a token: 1 co
 
 pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
     let Some(record) = app.session.record() else {
-        card(ui, "Routing", |ui| remark(ui, "Here you will see which expert works on which patch, at every step."));
+        card(ui, "Routing", |ui| {
+            remark(ui, "Here you will see which expert works on which patch, at every step.")
+        });
         return;
     };
     if record.config.kind == Kind::Dense || record.config.moe_blocks().is_empty() {
         card(ui, "Routing", |ui| {
-            remark(ui, "This model has no experts: every token goes through the same network, at every step.")
+            remark(
+                ui,
+                "This model has no experts: every token goes through the same network, at every step.",
+            )
         });
         return;
     }
@@ -45,7 +50,7 @@ fn over_noise(app: &mut App, ui: &mut Ui) {
             ui.checkbox(&mut app.view.each_layer, "Each block").on_hover_text(hint);
         });
     });
-    let pointed = capacity::show(ui, &app.shown.curves, step, steps, 128.0);
+    let pointed = capacity::show(ui, &app.shown.curves, step, steps, 112.0);
     if app.view.each_layer {
         block_legend(app, ui);
     } else if app.shown.guided {
@@ -78,15 +83,19 @@ fn per_expert(app: &mut App, ui: &mut Ui) {
         Some(picture) => format!("of picture {}", picture + 1),
         None => "of the batch".to_owned(),
     };
-    let even = format!("{} tokens {whose}, C = {:.2}, even share {:.0} (dashed)", load.pool, load.capacity, load.even);
+    let even = format!(
+        "{} tokens {whose}, C = {:.2}, dashed: even share {:.0}",
+        load.pool, load.capacity, load.even
+    );
     let chosen = match app.view.overlay {
         Overlay::Expert(expert) => Some(expert),
         Overlay::Off | Overlay::Count => None,
     };
-    let clicked = experts::show(ui, load, chosen, 128.0);
+    let clicked = experts::show(ui, load, chosen, 108.0);
     caption(ui, even).on_hover_text("Click a bar to see that expert's tokens over the pictures");
     if let Some(expert) = clicked {
-        app.view.overlay = if chosen == Some(expert) { Overlay::Count } else { Overlay::Expert(expert) };
+        app.view.overlay =
+            if chosen == Some(expert) { Overlay::Count } else { Overlay::Expert(expert) };
     }
 }
 
@@ -96,7 +105,8 @@ fn place(app: &mut App, ui: &mut Ui) {
     let names: Vec<_> = app.shown.blocks.iter().map(|block| format!("Block {block}")).collect();
     if names.len() <= MOST_BUTTONS {
         let hint = "The transformer block whose experts are shown";
-        let choices: Vec<_> = names.iter().enumerate().map(|(i, name)| (i, name.as_str(), hint)).collect();
+        let choices: Vec<_> =
+            names.iter().enumerate().map(|(i, name)| (i, name.as_str(), hint)).collect();
         switch(ui, &mut app.view.layer, &choices);
     } else {
         let chosen = names.get(app.view.layer).cloned().unwrap_or_default();
@@ -112,8 +122,10 @@ fn place(app: &mut App, ui: &mut Ui) {
     if app.shown.guided {
         let with = "The pass that saw the labels";
         let without = "The pass of guidance that saw no labels";
-        let choices =
-            [(Branch::Conditional, "With labels", with), (Branch::Unconditional, "Without labels", without)];
+        let choices = [
+            (Branch::Conditional, "With labels", with),
+            (Branch::Unconditional, "Without labels", without),
+        ];
         switch(ui, &mut app.view.branch, &choices);
     }
 }
@@ -174,7 +186,12 @@ fn ramp_legend(ui: &mut Ui, most: u32) {
         let text = palette::text_on(colour);
         ui.painter().text(cell.center(), egui::Align2::CENTER_CENTER, count, font, text);
     }
-    ui.painter().rect_stroke(rect, 3.0, egui::Stroke::new(1.0, look.line), egui::StrokeKind::Inside);
+    ui.painter().rect_stroke(
+        rect,
+        3.0,
+        egui::Stroke::new(1.0, look.line),
+        egui::StrokeKind::Inside,
+    );
     let name = format!("Scale: 0 to {most} experts a patch");
     response.widget_info(|| WidgetInfo::labeled(Role::Image, true, &name));
     caption(ui, "experts that took a patch; point at one to see which");

@@ -1,6 +1,9 @@
 //! The pictures, with the token map over them; before there is one, how far the model is.
 
-use egui::{Align2, Color32, FontId, Pos2, ProgressBar, Rect, Role, Sense, Stroke, StrokeKind, Ui, Vec2, WidgetInfo, vec2};
+use egui::{
+    Align2, Color32, FontId, Pos2, ProgressBar, Rect, Role, Sense, Stroke, StrokeKind, Ui, Vec2,
+    WidgetInfo, vec2,
+};
 
 use crate::app::App;
 use crate::app::session::Phase;
@@ -22,7 +25,9 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
         return;
     }
     pictures(app, ui, area);
-    if let Some(phase) = app.session.loading() {
+    let phase = app.session.phase();
+    let preparing = matches!(phase, Phase::Opening { .. }).then_some(phase);
+    if let Some(phase) = app.session.loading().or(preparing) {
         let strip = Rect::from_min_size(area.min, vec2(area.width(), 22.0));
         ui.scope_builder(egui::UiBuilder::new().max_rect(strip), |ui| progress(ui, &phase));
     } else if app.session.phase() == Phase::Recovering {
@@ -34,7 +39,8 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
 fn pictures(app: &mut App, ui: &mut Ui, area: Rect) {
     let Some(record) = app.session.record() else { return };
     let grid = app.shown.grid.unwrap_or(Grid::new(record.labels.len()));
-    let shown: Vec<usize> = app.view.picture.map_or_else(|| (0..grid.count).collect(), |picture| vec![picture]);
+    let shown: Vec<usize> =
+        app.view.picture.map_or_else(|| (0..grid.count).collect(), |picture| vec![picture]);
     let arrangement = Grid::new(shown.len());
     let plain = vec2(8.0, 8.0);
     let named = arrangement.cell(area, 0, plain).width() >= NAMED_WIDTH;
@@ -42,7 +48,8 @@ fn pictures(app: &mut App, ui: &mut Ui, area: Rect) {
     let mut clicked = None;
     for (place, &picture) in shown.iter().enumerate() {
         let cell = arrangement.cell(area, place, gap);
-        let response = ui.interact(cell, ui.make_persistent_id(("picture", picture)), Sense::click());
+        let response =
+            ui.interact(cell, ui.make_persistent_id(("picture", picture)), Sense::click());
         let name = format!("Picture {}: {}", picture + 1, record.labels[picture]);
         response.widget_info(|| WidgetInfo::labeled(Role::Button, true, &name));
         paint(app, ui, cell, grid, picture);
@@ -80,7 +87,11 @@ fn paint(app: &App, ui: &Ui, cell: Rect, grid: Grid, picture: usize) {
 
 fn paint_name(ui: &Ui, cell: Rect, name: &str) {
     let look = Look::of(ui);
-    let mut job = egui::text::LayoutJob::simple_singleline(name.to_owned(), FontId::proportional(12.0), look.weak);
+    let mut job = egui::text::LayoutJob::simple_singleline(
+        name.to_owned(),
+        FontId::proportional(12.0),
+        look.weak,
+    );
     job.wrap = egui::text::TextWrapping::truncate_at_width(cell.width());
     let galley = ui.fonts_mut(|fonts| fonts.layout_job(job));
     let left = cell.center().x - galley.size().x / 2.0;
@@ -113,7 +124,8 @@ fn describe(app: &App, picture: usize, (x, y): (usize, usize)) -> String {
 
 fn label_on(ui: &Ui, centre: Pos2, text: &str) {
     let look = Look::of(ui);
-    let galley = ui.painter().layout_no_wrap(text.to_owned(), FontId::proportional(14.0), look.text);
+    let galley =
+        ui.painter().layout_no_wrap(text.to_owned(), FontId::proportional(14.0), look.text);
     let rect = Align2::CENTER_CENTER.anchor_size(centre, galley.size());
     ui.painter().rect_filled(rect.expand2(vec2(12.0, 7.0)), 8.0, look.card);
     ui.painter().galley(rect.min, galley, look.text);
@@ -122,15 +134,20 @@ fn label_on(ui: &Ui, centre: Pos2, text: &str) {
 /// The stage before the first picture.
 fn empty(app: &App, ui: &mut Ui, area: Rect) {
     let look = Look::of(ui);
-    let square = Rect::from_center_size(area.center(), Vec2::splat(area.width().min(area.height())));
+    let square =
+        Rect::from_center_size(area.center(), Vec2::splat(area.width().min(area.height())));
     ui.painter().rect_filled(square, 10.0, look.card);
     let phase = app.session.loading().unwrap_or_else(|| app.session.phase());
-    let inner = Rect::from_center_size(area.center(), vec2((square.width() - 48.0).min(360.0), 90.0));
+    let inner =
+        Rect::from_center_size(area.center(), vec2((square.width() - 48.0).min(360.0), 90.0));
     let layout = egui::Layout::top_down(egui::Align::Center);
     ui.scope_builder(egui::UiBuilder::new().max_rect(inner).layout(layout), |ui| match phase {
         Phase::Fetching { .. } | Phase::Opening { .. } => progress(ui, &phase),
         Phase::NoModel => {
-            widgets::remark(ui, "There is no model. Drop a model file here, or choose one under Model.");
+            widgets::remark(
+                ui,
+                "There is no model. Drop a model file here, or choose one under Model.",
+            );
         }
         Phase::Ready => {
             widgets::remark(ui, "Press Generate.");
@@ -153,10 +170,13 @@ fn progress(ui: &mut Ui, phase: &Phase) {
 fn progress_of(phase: &Phase) -> (f32, String) {
     match phase {
         Phase::Fetching { name, done, total: Some(total) } => {
-            let text = format!("Fetching {name}: {} of {}", widgets::bytes(*done), widgets::bytes(*total));
+            let text =
+                format!("Fetching {name}: {} of {}", widgets::bytes(*done), widgets::bytes(*total));
             (*done as f32 / (*total).max(1) as f32, text)
         }
-        Phase::Fetching { name, done, total: None } => (0.0, format!("Fetching {name}: {}", widgets::bytes(*done))),
+        Phase::Fetching { name, done, total: None } => {
+            (0.0, format!("Fetching {name}: {}", widgets::bytes(*done)))
+        }
         Phase::Opening { what, done, total } => {
             (*done as f32 / (*total).max(1) as f32, format!("Opening: {what}"))
         }
@@ -171,7 +191,10 @@ mod tests {
     #[test]
     fn progress_is_told_in_bytes_then_in_parts() {
         let fetching = |total| Phase::Fetching { name: "emoji".into(), done: 2_800_000, total };
-        assert_eq!(progress_of(&fetching(Some(11_200_000))), (0.25, "Fetching emoji: 2.8 MB of 11.2 MB".into()));
+        assert_eq!(
+            progress_of(&fetching(Some(11_200_000))),
+            (0.25, "Fetching emoji: 2.8 MB of 11.2 MB".into())
+        );
         assert_eq!(progress_of(&fetching(None)), (0.0, "Fetching emoji: 2.8 MB".into()));
         let opening = Phase::Opening { what: "weights".into(), done: 3, total: 4 };
         assert_eq!(progress_of(&opening), (0.75, "Opening: weights".into()));

@@ -19,16 +19,26 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
             let total: f32 = record.step_ms.iter().sum();
             let mean = total / record.step_ms.len() as f32;
             ui.label(format!("{} a step, {} in all", milliseconds(mean), milliseconds(total)));
-            caption(ui, format!("last step {}, {} pictures", milliseconds(*last), record.labels.len()));
+            caption(
+                ui,
+                format!("last step {}, {} pictures", milliseconds(*last), record.labels.len()),
+            );
         } else {
             remark(ui, "They appear with the first finished step.");
         }
         let sum: f32 = record.stage_ms.iter().map(|(_, ms)| ms).sum();
         for (i, (stage, ms)) in record.stage_ms.iter().enumerate() {
-            bar(ui, stage.name(), ms / sum.max(f32::MIN_POSITIVE), &milliseconds(*ms), palette::expert(i));
+            bar(
+                ui,
+                stage.name(),
+                ms / sum.max(f32::MIN_POSITIVE),
+                &milliseconds(*ms),
+                palette::expert(i),
+            );
         }
         if record.stage_ms.is_empty() || app.view.profiling {
-            let toggle = ui.checkbox(&mut app.view.profiling, "Time each stage").on_hover_text(PROFILE_HINT);
+            let toggle =
+                ui.checkbox(&mut app.view.profiling, "Time each stage").on_hover_text(PROFILE_HINT);
             if toggle.changed() {
                 app.session.set_profiling(app.view.profiling);
             }
@@ -37,9 +47,15 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
             }
         }
         let Some(record) = app.session.record() else { return };
-        let capacity = record.trace.capacity().map_or_else(String::new, |c| format!("C = {c:.2} on average. "));
+        let capacity = record
+            .trace
+            .capacity()
+            .map_or_else(String::new, |c| format!("C = {c:.2} on average. "));
         let memory = app.session.model().map_or(0, |model| model.memory_bytes);
-        caption(ui, format!("{capacity}{} of weights on {}.", widgets::bytes(memory), record.device));
+        caption(
+            ui,
+            format!("{capacity}{} of weights on {}.", widgets::bytes(memory), record.device),
+        );
     });
 }
 

@@ -19,18 +19,27 @@ pub(in crate::app) fn run_buttons(app: &mut App, ui: &mut Ui, height: f32) {
         Phase::Paused => (Icon::Play, "Go on", true),
         Phase::Ready if app.would_repeat() => (Icon::Play, "Generate another", true),
         Phase::Ready => (Icon::Play, "Generate", true),
-        Phase::Fetching { .. } | Phase::Opening { .. } => (Icon::Play, "Loading the model", false),
+        Phase::Fetching { .. } => (Icon::Play, "Loading the model", false),
+        Phase::Opening { .. } => (Icon::Play, "Preparing", false),
         Phase::NoModel => (Icon::Play, "No model", false),
     };
-    let changed = paused && app.session.record().is_some_and(|r| r.controls != app.session.controls);
+    let changed =
+        paused && app.session.record().is_some_and(|r| r.controls != app.session.controls);
     ui.horizontal(|ui| {
         ui.spacing_mut().interact_size.y = height;
         let others = if at_work || paused { 2.0 } else { 1.0 };
         let gap = ui.spacing().item_spacing.x;
         let width = ui.available_width() - others * (height + gap);
         let ctx = ui.ctx().clone();
-        let hint = if text == "Generate another" { "The same settings with another seed (Space)" } else { "Space" };
-        if primary_button(ui, (icon.atom(), text), vec2(width, height), enabled).on_hover_text(hint).clicked() {
+        let hint = if text == "Generate another" {
+            "The same settings with another seed (Space)"
+        } else {
+            "Space"
+        };
+        if primary_button(ui, (icon.atom(), text), vec2(width, height), enabled)
+            .on_hover_text(hint)
+            .clicked()
+        {
             app.act(&ctx, Action::GenerateOrPause);
         }
         ui.add_enabled_ui(matches!(phase, Phase::Ready | Phase::Paused | Phase::Running), |ui| {
@@ -117,7 +126,9 @@ pub(in crate::app) fn take_away(app: &mut App, ui: &mut Ui) {
         let look = Look::of(ui);
         if let Some(c) = app.session.record().and_then(|record| record.trace.capacity()) {
             let text = egui::RichText::new(format!("C {c:.2}")).color(look.weak);
-            ui.label(text).on_hover_text("Mean number of experts that worked on a token, over all steps so far");
+            ui.label(text).on_hover_text(
+                "Mean number of experts that worked on a token, over all steps so far",
+            );
         }
     });
 }

@@ -1,8 +1,9 @@
 //! C over the steps of a run: how many experts work on a token at which level of noise.
 
 use egui::{Role, Ui, WidgetInfo};
-use egui_plot::{HoverPosition, Line, LineStyle, Plot, PlotPoints, VLine};
+use egui_plot::{GridMark, HoverPosition, Line, LineStyle, PlotPoints, VLine};
 
+use super::still_plot;
 use crate::app::palette;
 use crate::app::theme::Look;
 use crate::model::Branch;
@@ -49,11 +50,14 @@ pub fn curves(trace: &Trace, branch: Branch, each_layer: bool) -> Vec<Curve> {
     let mut curves = vec![curve(trace, Of::All, &all)];
     if each_layer {
         let rows = trace.capacity_by_layer(Some(branch));
-        curves.extend(trace.blocks().iter().zip(&rows).map(|(b, row)| curve(trace, Of::Block(*b), row)));
+        curves.extend(
+            trace.blocks().iter().zip(&rows).map(|(b, row)| curve(trace, Of::Block(*b), row)),
+        );
     } else if trace.has(Branch::Unconditional) {
         for branch in [Branch::Conditional, Branch::Unconditional] {
             let rows = trace.capacity_by_layer(Some(branch));
-            let mean = |step: usize| rows.iter().map(|row| row[step]).sum::<f32>() / rows.len() as f32;
+            let mean =
+                |step: usize| rows.iter().map(|row| row[step]).sum::<f32>() / rows.len() as f32;
             let means: Vec<f32> = (0..all.len()).map(mean).collect();
             curves.push(curve(trace, Of::Pass(branch), &means));
         }
@@ -74,28 +78,24 @@ fn curve(trace: &Trace, of: Of, values: &[f32]) -> Curve {
 }
 
 /// Shows the curves with a mark at `step`; returns the step that was pointed at with the button down.
-pub(in crate::app) fn show(ui: &mut Ui, curves: &[Curve], step: u32, steps: u32, height: f32) -> Option<u32> {
+pub(in crate::app) fn show(
+    ui: &mut Ui,
+    curves: &[Curve],
+    step: u32,
+    steps: u32,
+    height: f32,
+) -> Option<u32> {
     let look = Look::of(ui);
     let mean = curves.first()?;
     let top = curves.iter().flat_map(|c| &c.points).map(|p| p[1]).fold(0.0, f64::max);
-    let plot = Plot::new("capacity over noise")
+    let quarters =
+        |_| (0..=4).map(|i| GridMark { value: f64::from(i) / 4.0, step_size: 0.25 }).collect();
+    let plot = still_plot(look, "capacity over noise", "noise level", (top * 1.15).max(0.5))
         .height(height)
         .invert_x(true)
-        .include_x(0.0)
-        .include_x(1.0)
-        .include_y(0.0)
-        .include_y((top * 1.15).max(0.5))
-        .set_margin_fraction(egui::vec2(0.015, 0.0))
-        .allow_drag(false)
-        .allow_zoom(false)
-        .allow_scroll(false)
-        .allow_boxed_zoom(false)
-        .allow_axis_zoom_drag(false)
-        .allow_double_click_reset(false)
-        .show_crosshair(false)
-        .y_axis_min_width(26.0)
-        .grid_color(look.line)
-        .x_axis_label(egui::RichText::new("noise level").size(11.0).color(look.weak))
+        .include_x(-0.02)
+        .include_x(1.02)
+        .x_grid_spacer(quarters)
         .label_formatter(|pos| match pos {
             HoverPosition::NearDataPoint { plot_name, position, .. } if !plot_name.is_empty() => {
                 Some(format!("{plot_name}\nnoise {:.2}, C {:.2}", position.x, position.y))
@@ -107,7 +107,13 @@ pub(in crate::app) fn show(ui: &mut Ui, curves: &[Curve], step: u32, steps: u32,
         ui.visuals_mut().extreme_bg_color = look.well;
         plot.show(ui, |plot| {
             if let Some(x) = mark {
-                plot.vline(VLine::new("", x).color(look.weak).width(1.0).style(LineStyle::dashed_loose()).allow_hover(false));
+                plot.vline(
+                    VLine::new("", x)
+                        .color(look.weak)
+                        .width(1.0)
+                        .style(LineStyle::dashed_loose())
+                        .allow_hover(false),
+                );
             }
             // The first one last, so that it lies on top.
             for (i, curve) in curves.iter().enumerate().rev() {
@@ -123,7 +129,10 @@ pub(in crate::app) fn show(ui: &mut Ui, curves: &[Curve], step: u32, steps: u32,
                 });
             }
             if let Some(point) = mean.points.get(step as usize) {
-                let dot = egui_plot::Points::new("", vec![*point]).radius(4.0).color(look.accent).allow_hover(false);
+                let dot = egui_plot::Points::new("", vec![*point])
+                    .radius(4.0)
+                    .color(look.accent)
+                    .allow_hover(false);
                 plot.points(dot);
             }
         })
@@ -139,7 +148,10 @@ pub(in crate::app) fn show(ui: &mut Ui, curves: &[Curve], step: u32, steps: u32,
 /// What the plot shows, for those who cannot see it.
 fn sentence(mean: &Curve, step: u32) -> String {
     let range = |f: fn(f64, f64) -> f64, start| mean.points.iter().map(|p| p[1]).fold(start, f);
-    let at = mean.points.get(step as usize).map_or_else(String::new, |p| format!(", {:.2} at this step", p[1]));
+    let at = mean
+        .points
+        .get(step as usize)
+        .map_or_else(String::new, |p| format!(", {:.2} at this step", p[1]));
     format!(
         "Plot of C over noise levels: {:.2} to {:.2}{at}",
         range(f64::min, f64::MAX).min(f64::from(u16::MAX)),
@@ -165,24 +177,35 @@ mod tests {
         for (point, c) in curve.points.iter().zip(by_step) {
             assert!(close(point[1], c.as_f64().unwrap()), "{point:?} {c}");
         }
-        assert_eq!(curve.points.iter().map(|p| p[0]).collect::<Vec<_>>(), [1.0, 0.5], "noise at the steps' start");
+        assert_eq!(
+            curve.points.iter().map(|p| p[0]).collect::<Vec<_>>(),
+            [1.0, 0.5],
+            "noise at the steps' start"
+        );
     }
 
     #[test]
     fn each_layer_and_each_pass_agree_with_the_export() {
         for (i, branch) in [Branch::Conditional, Branch::Unconditional].into_iter().enumerate() {
             let layers = curves(&trace(), branch, true);
-            assert_eq!(layers.iter().map(|c| c.of).collect::<Vec<_>>(), [Of::All, Of::Block(1), Of::Block(3)]);
+            assert_eq!(
+                layers.iter().map(|c| c.of).collect::<Vec<_>>(),
+                [Of::All, Of::Block(1), Of::Block(3)]
+            );
             let passes = curves(&trace(), branch, false);
             assert_eq!(passes[i + 1].of, Of::Pass(branch));
             for step in 0..2 {
                 let forwards = exported_passes(step as u32, branch);
                 let of_layer = |layer: usize| {
-                    let c = forwards.iter().map(|f| f["layers"][layer]["capacity"].as_f64().unwrap());
+                    let c =
+                        forwards.iter().map(|f| f["layers"][layer]["capacity"].as_f64().unwrap());
                     c.sum::<f64>() / forwards.len() as f64
                 };
                 for layer in 0..2 {
-                    assert!(close(layers[layer + 1].points[step][1], of_layer(layer)), "{branch:?} {step} {layer}");
+                    assert!(
+                        close(layers[layer + 1].points[step][1], of_layer(layer)),
+                        "{branch:?} {step} {layer}"
+                    );
                 }
                 let mean = f64::midpoint(of_layer(0), of_layer(1));
                 assert!(close(passes[i + 1].points[step][1], mean), "{branch:?} {step}");
@@ -199,7 +222,12 @@ mod tests {
         let mut trace = Trace::new(&config.unwrap(), Vec::new());
         assert_eq!(curves(&trace, Branch::Conditional, true), []);
         let branch = Branch::Conditional;
-        trace.extend(vec![crate::model::ForwardRouting { step: 0, time: 0.0, branch, layers: Vec::new() }]);
+        trace.extend(vec![crate::model::ForwardRouting {
+            step: 0,
+            time: 0.0,
+            branch,
+            layers: Vec::new(),
+        }]);
         assert_eq!(curves(&trace, Branch::Conditional, true), []);
     }
 }

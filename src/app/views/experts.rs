@@ -1,8 +1,9 @@
 //! Tokens per expert in one layer at one step.
 
 use egui::{Role, Ui, WidgetInfo};
-use egui_plot::{Bar, BarChart, GridMark, HLine, LineStyle, Plot};
+use egui_plot::{Bar, BarChart, GridMark, HLine, LineStyle};
 
+use super::still_plot;
 use crate::app::palette;
 use crate::app::theme::Look;
 use crate::trace::{At, Trace};
@@ -38,7 +39,12 @@ pub fn load(trace: &Trace, at: At, picture: Option<usize>) -> Option<Load> {
 }
 
 /// Shows the load as bars; returns the expert whose bar was clicked.
-pub(in crate::app) fn show(ui: &mut Ui, load: &Load, chosen: Option<usize>, height: f32) -> Option<usize> {
+pub(in crate::app) fn show(
+    ui: &mut Ui,
+    load: &Load,
+    chosen: Option<usize>,
+    height: f32,
+) -> Option<usize> {
     let look = Look::of(ui);
     let experts = load.tokens.len();
     let most = load.tokens.iter().copied().max().unwrap_or(0) as f32;
@@ -52,32 +58,29 @@ pub(in crate::app) fn show(ui: &mut Ui, load: &Load, chosen: Option<usize>, heig
             .stroke(egui::Stroke::NONE)
     });
     let pool = load.pool as f64;
-    let chart = BarChart::new("tokens", bars.collect()).element_formatter(Box::new(move |bar, _| {
-        format!("expert {}\n{:.0} tokens, {:.0} % of the pool", bar.argument, bar.value, 100.0 * bar.value / pool)
-    }));
+    let chart =
+        BarChart::new("tokens", bars.collect()).element_formatter(Box::new(move |bar, _| {
+            format!(
+                "expert {}\n{:.0} tokens, {:.0} % of the pool",
+                bar.argument,
+                bar.value,
+                100.0 * bar.value / pool
+            )
+        }));
     let stride = experts.div_ceil(16);
-    let response = Plot::new("tokens per expert")
+    let top = f64::from(most * 1.12).max(1.0);
+    let response = still_plot(look, "tokens per expert", "expert", top)
         .height(height)
         .include_x(-0.6)
         .include_x(experts as f64 - 0.4)
-        .include_y(0.0)
-        .include_y(f64::from(most * 1.12).max(1.0))
-        .set_margin_fraction(egui::Vec2::ZERO)
-        .allow_drag(false)
-        .allow_zoom(false)
-        .allow_scroll(false)
-        .allow_boxed_zoom(false)
-        .allow_axis_zoom_drag(false)
-        .allow_double_click_reset(false)
-        .show_crosshair(false)
         .show_grid([false, true])
-        .grid_color(look.line)
-        .y_axis_min_width(26.0)
         .x_grid_spacer(move |_| {
-            (0..experts).step_by(stride).map(|e| GridMark { value: e as f64, step_size: 1.0 }).collect()
+            (0..experts)
+                .step_by(stride)
+                .map(|e| GridMark { value: e as f64, step_size: 1.0 })
+                .collect()
         })
         .x_axis_formatter(|mark, _| format!("{:.0}", mark.value))
-        .x_axis_label(egui::RichText::new("expert").size(11.0).color(look.weak))
         .label_formatter(|_| None)
         .show(ui, |plot| {
             plot.bar_chart(chart);
@@ -121,7 +124,10 @@ mod tests {
                 let exported = &exported_passes(step, branch)[0]["layers"][layer];
                 assert_eq!(exported["block"], load.block);
                 assert_eq!(exported["counts"], serde_json::json!(load.tokens));
-                assert!((f64::from(load.capacity) - exported["capacity"].as_f64().unwrap()).abs() < 1e-6);
+                assert!(
+                    (f64::from(load.capacity) - exported["capacity"].as_f64().unwrap()).abs()
+                        < 1e-6
+                );
                 assert!((load.even * 3.0 - load.tokens.iter().sum::<u32>() as f32).abs() < 1e-4);
                 let alone = |picture| super::load(&trace, at, Some(picture)).unwrap();
                 let (a, b) = (alone(0), alone(1));

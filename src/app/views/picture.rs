@@ -60,7 +60,8 @@ pub fn image(config: &Config, frame: &[f32], grid: Grid) -> ColorImage {
     // The cast saturates, and turns NaN into 0.
     let byte = |value: f32| (value * factor * 127.5 + 127.5).round() as u8;
     for (i, sample) in frame.chunks_exact(channels * plane).take(grid.count).enumerate() {
-        let channel = |c: usize, at: usize| byte(sample[if channels >= 3 { c * plane } else { 0 } + at]);
+        let channel =
+            |c: usize, at: usize| byte(sample[if channels >= 3 { c * plane } else { 0 } + at]);
         let (left, top) = (i % grid.columns * size, i / grid.columns * size);
         for at in 0..plane {
             let pixel = Color32::from_rgb(channel(0, at), channel(1, at), channel(2, at));
@@ -100,7 +101,11 @@ mod tests {
         for a in 0..6 {
             assert!(area.expand(0.01).contains_rect(grid.cell(area, a, vec2(4.0, 18.0))));
             for b in 0..a {
-                assert!(!grid.cell(area, a, vec2(4.0, 18.0)).shrink(0.1).intersects(grid.cell(area, b, vec2(4.0, 18.0))));
+                assert!(!grid.cell(area, a, vec2(4.0, 18.0)).shrink(0.1).intersects(grid.cell(
+                    area,
+                    b,
+                    vec2(4.0, 18.0)
+                )));
             }
         }
     }
@@ -125,6 +130,9 @@ mod tests {
         let grey = image(&config(true, 1), &[-1.0, 1.0, 0.0, f32::NAN], Grid::new(1));
         assert_eq!(grey.pixels[..3], [Color32::BLACK, Color32::WHITE, Color32::from_gray(128)]);
         // A frame with fewer pictures than the grid leaves the rest empty.
-        assert_eq!(image(&config(true, 3), &[], Grid::new(1)).pixels, vec![Color32::TRANSPARENT; 4]);
+        assert_eq!(
+            image(&config(true, 3), &[], Grid::new(1)).pixels,
+            vec![Color32::TRANSPARENT; 4]
+        );
     }
 }

@@ -54,7 +54,8 @@ impl TokenMap {
     pub(in crate::app) fn image(&self, overlay: Overlay, columns: usize) -> ColorImage {
         let rows = self.pictures.div_ceil(columns.max(1)).max(1);
         let columns = columns.max(1);
-        let mut image = ColorImage::filled([columns * self.side, rows * self.side], Color32::TRANSPARENT);
+        let mut image =
+            ColorImage::filled([columns * self.side, rows * self.side], Color32::TRANSPARENT);
         let (most, width) = (self.most() as f32, image.size[0]);
         for picture in 0..self.pictures {
             for y in 0..self.side {
@@ -62,7 +63,9 @@ impl TokenMap {
                     let mask = self.mask(picture, x, y);
                     let colour = match overlay {
                         Overlay::Count => palette::ramp(mask.count_ones() as f32 / most),
-                        Overlay::Expert(expert) if mask.checked_shr(expert as u32).unwrap_or(0) & 1 == 1 => {
+                        Overlay::Expert(expert)
+                            if mask.checked_shr(expert as u32).unwrap_or(0) & 1 == 1 =>
+                        {
                             palette::expert(expert)
                         }
                         Overlay::Off | Overlay::Expert(_) => Color32::TRANSPARENT,
@@ -78,7 +81,8 @@ impl TokenMap {
 
 /// The experts of a patch, in words.
 pub fn sentence(mask: u32) -> String {
-    let experts: Vec<_> = (0..32).filter(|e| mask >> e & 1 == 1).map(|e: u32| e.to_string()).collect();
+    let experts: Vec<_> =
+        (0..32).filter(|e| mask >> e & 1 == 1).map(|e: u32| e.to_string()).collect();
     match experts.as_slice() {
         [] => "no expert".to_owned(),
         [one] => format!("expert {one}"),
@@ -122,7 +126,11 @@ mod tests {
         let counts = map.image(Overlay::Count, 1);
         assert_eq!(counts.size, [2, 4]);
         assert_eq!(counts.pixels[3 * 2], palette::ramp(1.0));
-        assert_eq!(map.image(Overlay::Expert(40), 1).pixels, vec![Color32::TRANSPARENT; 8], "no such expert");
+        assert_eq!(
+            map.image(Overlay::Expert(40), 1).pixels,
+            vec![Color32::TRANSPARENT; 8],
+            "no such expert"
+        );
     }
 
     #[test]
