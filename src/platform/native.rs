@@ -69,6 +69,10 @@ pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchEr
     Ok(bytes)
 }
 
+/// Nothing waits for this thread.
+#[expect(clippy::unused_async, reason = "it waits in a page")]
+pub async fn breathe() {}
+
 /// What a browser tells about its graphics adapter: there is no browser, and drivers give names.
 pub async fn adapter_name() -> Option<String> {
     None

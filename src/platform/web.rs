@@ -64,6 +64,11 @@ async fn pause(milliseconds: i32) {
     let _ = JsFuture::from(promise).await;
 }
 
+/// Lets the page paint and listen between two pieces of long work.
+pub async fn breathe() {
+    pause(0).await;
+}
+
 /// What a browser says about an error.
 fn reason(error: &JsValue) -> String {
     let message = Reflect::get(error, &"message".into()).ok().and_then(|text| text.as_string());
