@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{GpuError, Kernel};
+use crate::platform::adapter_name;
 
 /// Which family of kernels a device gets.
 ///
@@ -119,7 +120,12 @@ impl Gpu {
             .request_device(&Self::device_descriptor(&adapter))
             .await
             .map_err(|e| GpuError::NoDevice { adapter: info.name, reason: e.to_string() })?;
-        Ok(Self::from_device(device, queue, &options))
+        let mut gpu = Self::from_device(device, queue, &options);
+        if gpu.info.name.is_empty() {
+            // Browsers keep the name to themselves.
+            gpu.info.name = adapter_name().await.unwrap_or_else(|| "WebGPU adapter".into());
+        }
+        Ok(gpu)
     }
 
     /// What to ask of an adapter; also for a window system that makes the device itself.

@@ -43,11 +43,13 @@ pub(super) fn wasm(dev: bool) -> Result<Built, String> {
     bindgen.remove_name_section(!dev);
     bindgen.web(true).map_err(|e| failed(&e))?;
     let mut output = bindgen.generate_output().map_err(|e| failed(&e))?;
-    if !output.snippets().is_empty() || !output.local_modules().is_empty() {
-        return Err(
-            "a dependency brings JavaScript files of its own, which the page does not hand out"
-                .into(),
-        );
+    let inline = output.snippets().iter().filter(|(_, texts)| !texts.is_empty()).map(|(name, _)| name);
+    let snippets: Vec<_> = inline.chain(output.local_modules().keys()).cloned().collect();
+    if !snippets.is_empty() {
+        return Err(format!(
+            "these packages bring JavaScript files of their own, which the page does not hand out: {}",
+            snippets.join(", ")
+        ));
     }
     let wasm = output.wasm_mut().emit_wasm();
     Ok(Built { js: output.js().to_owned(), wasm, target_folder })

@@ -2,6 +2,7 @@
 
 mod budget;
 mod build;
+mod licences;
 mod optimise;
 mod page;
 mod serve;
@@ -69,7 +70,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let folder = PathBuf::from("dist");
     let built = build::wasm(options.dev)?;
     let wasm = optimise::shrink(built.wasm, options.optimise, &built.target_folder)?;
-    let page = page::Page { js: built.js, wasm, folder: folder.clone() };
+    let licences = licences::collect()?;
+    let page = page::Page { js: built.js, wasm, licences, folder: folder.clone() };
     page.write()?;
     if options.offline {
         page.write_offline()?;

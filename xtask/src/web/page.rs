@@ -32,6 +32,8 @@ const FROM_FILE: &str = "<script>if (location.protocol === \"file:\") document.g
 pub(super) struct Page {
     pub(super) js: String,
     pub(super) wasm: Vec<u8>,
+    /// Licences of what is compiled in.
+    pub(super) licences: String,
     pub(super) folder: PathBuf,
 }
 
@@ -50,6 +52,7 @@ impl Page {
         }
         self.put("diffmoe.js", self.js.as_bytes())?;
         self.put("diffmoe_bg.wasm", &self.wasm)?;
+        self.put("LICENSE-THIRD-PARTY", self.licences.as_bytes())?;
         self.put("package.json", self.package()?.as_bytes())?;
         let scripts = format!(
             "<script type=\"application/json\" id=\"models\">{}</script>\n{FROM_FILE}\n\
@@ -70,11 +73,13 @@ impl Page {
              <script type=\"application/octet-stream;base64\" id=\"model-{model}\">{}</script>\n\
              <script type=\"application/octet-stream;base64\" id=\"wasm\">{}</script>\n\
              <script type=\"text/plain\" id=\"glue\">{}</script>\n\
+             <script type=\"text/plain\" id=\"licences\">{}</script>\n\
              <script type=\"module\">{}\nstart({{ inside: true }});</script>",
             models(&[model])?,
             BASE64.encode(read(&asset(model))?),
             BASE64.encode(&self.wasm),
             BASE64.encode(&self.js),
+            self.licences.replace('<', "&lt;"),
             start.replace("export async function", "async function"),
         );
         self.put("diffmoe.html", index(&scripts)?.as_bytes())?;
