@@ -39,7 +39,6 @@ impl CpuModel {
     }
 
     /// What computes, for people.
-    #[expect(clippy::unused_self, reason = "a model elsewhere is asked the same")]
     pub fn device(&self) -> String {
         let threads = match rayon::current_num_threads() {
             1 => "1 thread".to_owned(),

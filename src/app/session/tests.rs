@@ -39,7 +39,7 @@ fn controls() -> Controls {
 
 /// Ticks until something is so.
 fn until(session: &mut Session, what: &str, done: impl Fn(&Session) -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_mins(1);
     while !done(session) {
         assert!(
             Instant::now() < end,

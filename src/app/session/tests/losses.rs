@@ -45,9 +45,9 @@ impl Engine for Failing {
 }
 
 /// Lets each engine fail after the next number of units, and the later ones never; counts the engines.
-fn failing(session: &mut Session, units: &[usize]) -> Arc<AtomicUsize> {
+fn failing(session: &mut Session, units: Vec<usize>) -> Arc<AtomicUsize> {
     let made = Arc::new(AtomicUsize::new(0));
-    let (counter, units) = (made.clone(), Mutex::new(units.to_vec().into_iter()));
+    let (counter, units) = (made.clone(), Mutex::new(units.into_iter()));
     session.wrap = Some(Arc::new(move |inner| {
         counter.fetch_add(1, Ordering::Relaxed);
         let units_left = units.lock().unwrap().next().unwrap_or(usize::MAX);
@@ -62,7 +62,7 @@ fn a_lost_device_changes_nothing_in_the_pictures() {
     // A guided step is 13 units: two passes of six stages and the solver.
     for units in [0, 1, 12, 13, 14, 40, 6 * 13 - 1] {
         let mut session = opened(path.clone());
-        let made = failing(&mut session, &[units]);
+        let made = failing(&mut session, vec![units]);
         session.generate();
         until(&mut session, "recovery", |s| s.phase() == Phase::Recovering);
         assert!(session.record().is_some(), "what was drawn is on the screen all the time");
@@ -80,7 +80,7 @@ fn a_lost_device_changes_nothing_in_the_pictures() {
 fn losses_with_progress_between_them_may_be_many() {
     let (_folder, path) = file();
     let mut session = opened(path.clone());
-    failing(&mut session, &[15, 15, 15, 15, 15]);
+    failing(&mut session, vec![15, 15, 15, 15, 15]);
     session.generate();
     ready(&mut session);
     assert!(session.model().unwrap().backend_note.is_none(), "the processor was not needed");
@@ -91,7 +91,7 @@ fn losses_with_progress_between_them_may_be_many() {
 fn after_three_losses_in_a_row_the_processor_goes_on_and_then_nobody() {
     let (_folder, path) = file();
     let mut session = opened(path.clone());
-    let made = failing(&mut session, &[20, 3, 3]);
+    let made = failing(&mut session, vec![20, 3, 3]);
     session.generate();
     ready(&mut session);
     assert_eq!(made.load(Ordering::Relaxed), 4);
@@ -100,7 +100,7 @@ fn after_three_losses_in_a_row_the_processor_goes_on_and_then_nobody() {
     assert_same(session.record().unwrap(), &path);
 
     let mut session = opened(path.clone());
-    let made = failing(&mut session, &[20, 3, 3, 3]);
+    let made = failing(&mut session, vec![20, 3, 3, 3]);
     session.generate();
     ready(&mut session);
     assert_eq!(made.load(Ordering::Relaxed), 4);
@@ -117,7 +117,7 @@ fn after_three_losses_in_a_row_the_processor_goes_on_and_then_nobody() {
 fn single_stepping_survives_a_loss() {
     let (_folder, path) = file();
     let mut session = opened(path.clone());
-    failing(&mut session, &[18]);
+    failing(&mut session, vec![18]);
     session.step();
     until(&mut session, "a pause", |s| s.phase() == Phase::Paused);
     session.step();
@@ -133,7 +133,7 @@ fn single_stepping_survives_a_loss() {
 fn pausing_and_cancelling_while_a_device_is_replaced() {
     let (_folder, path) = file();
     let mut session = opened(path.clone());
-    failing(&mut session, &[18, 5]);
+    failing(&mut session, vec![18, 5]);
     session.generate();
     until(&mut session, "recovery", |s| s.phase() == Phase::Recovering);
     session.pause();
