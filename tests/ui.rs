@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use diffmoe::app::session::{Controls, ModelSource, Phase, Share};
+use diffmoe::app::session::{Controls, ModelSource, Phase, Record, Share};
 use diffmoe::app::{App, Launch};
 use diffmoe::checkpoint::{CONFIG_KEY, TensorOut, write_safetensors};
 use diffmoe::diffusion::gaussian;
@@ -44,7 +44,9 @@ fn file(name: &str, config: &str) -> ModelSource {
                 // Predicted capacities are probabilities: a threshold in their middle takes some tokens.
                 values.fill(0.5);
             } else {
-                values.iter_mut().for_each(|value| *value *= 0.3);
+                for value in &mut values {
+                    *value *= 0.3;
+                }
             }
             TensorOut::f32(spec.name, &spec.shape, &values)
         })
@@ -121,7 +123,7 @@ fn finished(size: egui::Vec2, model: ModelSource, change: fn(&mut Controls)) -> 
 
 /// Shows frames until something is so.
 fn until(harness: &mut Shown, what: &str, so: impl Fn(&App) -> bool) {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_mins(1);
     while !so(harness.state().app()) {
         let session = harness.state().app().session();
         assert!(
@@ -140,7 +142,7 @@ fn complete(harness: &mut Shown) {
     harness.run_steps(3);
     until(harness, "the end of the run", |app| {
         app.session().phase() == Phase::Ready
-            && app.session().record().is_some_and(|r| r.is_complete())
+            && app.session().record().is_some_and(Record::is_complete)
     });
     harness.run_steps(3);
 }
@@ -206,7 +208,7 @@ fn a_run_can_be_paused_walked_on_and_cancelled() {
     harness.get_by_label("Pause").click();
     until(&mut harness, "the pause", |app| app.session().phase() == Phase::Paused);
     harness.run_steps(20);
-    let steps = |app: &App| app.session().record().map_or(0, |record| record.finished_steps());
+    let steps = |app: &App| app.session().record().map_or(0, Record::finished_steps);
     let before = steps(harness.state().app());
     assert!(before < 200);
     harness.get_by_label("One step").click();
