@@ -7,7 +7,15 @@
 mod dtype;
 pub mod embedded;
 mod error;
+#[cfg(feature = "import")]
+mod infer;
 mod open;
+mod random;
+#[cfg(feature = "import")]
+mod source;
+mod store;
+#[cfg(feature = "import")]
+mod torch;
 mod write;
 
 use std::collections::BTreeMap;
@@ -17,6 +25,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use safetensors::{Dtype, SafeTensors};
 
 pub use error::CheckpointError;
+#[cfg(feature = "import")]
+pub use infer::{Hints, infer_config};
+pub use random::random_tensor;
+#[cfg(feature = "import")]
+pub use source::{SafetensorsFile, Source};
+pub use store::write_model;
+#[cfg(feature = "import")]
+pub use torch::TorchFile;
 pub use write::{TensorOut, write_safetensors};
 
 use crate::model::Config;

@@ -2,10 +2,13 @@
 //! 0 is success, 1 a verification that found differences, 2 a request that could not be carried out.
 
 mod bench;
+mod convert;
 mod info;
+mod make_random;
 mod model_file;
 mod output;
 mod sample;
+mod solver_options;
 mod verify;
 #[cfg(feature = "app")]
 mod window;
@@ -38,6 +41,8 @@ enum Command {
     Verify(verify::Arguments),
     Info(info::Arguments),
     Bench(bench::Arguments),
+    Convert(convert::Arguments),
+    MakeRandom(make_random::Arguments),
     #[cfg(feature = "app")]
     Window(window::Arguments),
 }
@@ -82,6 +87,8 @@ pub(crate) fn main() -> ExitCode {
         Some(Command::Verify(arguments)) => verify::run(&arguments),
         Some(Command::Info(arguments)) => info::run(&arguments),
         Some(Command::Bench(arguments)) => bench::run(&arguments),
+        Some(Command::Convert(arguments)) => convert::run(&arguments),
+        Some(Command::MakeRandom(arguments)) => make_random::run(&arguments),
         #[cfg(feature = "app")]
         Some(Command::Window(arguments)) => window::run(&arguments),
         None => without_command(),
@@ -101,7 +108,7 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
         _ => "; use --backend cpu",
     };
     let of_engine = |error: &EngineError| match error {
-        EngineError::Checkpoint(_) => "",
+        EngineError::Checkpoint(_) | EngineError::Stalled(_) => "",
         EngineError::DeviceLost(_) => "; start the run again, or use --backend cpu",
         EngineError::TooLarge(_) | EngineError::Unsupported(_) => "; use --backend cpu",
     };

@@ -166,10 +166,16 @@ mod tests {
     #[test]
     fn matches_the_reference_in_both_variants() {
         // One key; a head of the smallest and the largest width; more keys than a tile, more queries than
-        // a workgroup; the 24-wide heads of the official small model.
-        for (batch, tokens, heads, d) in
-            [(1, 1, 1, 4), (2, 70, 3, 24), (1, 65, 2, 64), (2, 17, 1, 128)]
-        {
+        // a workgroup; the widths of the paper's models (24, 64, 72) and of larger ones (80, 96).
+        for (batch, tokens, heads, d) in [
+            (1, 1, 1, 4),
+            (2, 70, 3, 24),
+            (1, 65, 2, 64),
+            (1, 33, 2, 72),
+            (1, 29, 1, 80),
+            (1, 41, 1, 96),
+            (2, 17, 1, 128),
+        ] {
             let width = heads * d;
             // Spikes of 10 · 10 in queries and keys: exp overflows without the running maximum.
             let qkv = spiky(batch * tokens * 3 * width, 1, 2.0);

@@ -9,7 +9,7 @@ pub use settings::{Settings, SettingsError};
 
 pub use crate::diffusion::random_rows;
 
-use crate::diffusion::{gaussian, guided_step};
+use crate::diffusion::{Next, Plan, Request, gaussian};
 use crate::model::{Config, Engine, EngineError, Progress, RunSpec, Snapshot};
 use crate::trace::Trace;
 
@@ -17,8 +17,11 @@ use crate::trace::Trace;
 pub struct Run {
     engine: Box<dyn Engine>,
     settings: Settings,
+    plan: Plan,
     /// Steps handed to the engine; the last one may still be at work.
     begun: u32,
+    /// Whether the plan has no more steps.
+    all_begun: bool,
     /// Whether the step that was handed over last still has work to hand out.
     step_open: bool,
     finished: u32,
@@ -28,11 +31,17 @@ pub struct Run {
     limit: u32,
     latent: Vec<f32>,
     trace: Trace,
+    /// What the run began with, where it cannot go on from its last step elsewhere.
+    origin: Option<Vec<f32>>,
+    /// Number of the first picture.
+    first: u64,
 }
 
 /// What was finished of a run when its device was lost.
 #[derive(Clone, Debug)]
 pub struct Unfinished {
+    /// Number of the first picture: it chooses the noise.
+    pub first: u64,
     /// Number of finished steps.
     pub steps: u32,
     /// The sample after them, `[B, C, height, width]`; the noise, when there were none.
@@ -49,7 +58,8 @@ impl Unfinished {
             (first..first + batch).flat_map(|i| gaussian(settings.seed, i, config.sample_len()));
         let names = settings.labels.iter().zip(&config.labels);
         let names = names.map(|(rows, table)| rows.iter().map(|&r| table.label(r)).collect());
-        Self { steps: 0, latent: noise.collect(), trace: Trace::new(config, names.collect()) }
+        let trace = Trace::new(config, names.collect());
+        Self { first, steps: 0, latent: noise.collect(), trace }
     }
 }
 
@@ -64,30 +74,47 @@ impl Run {
     /// When the number of labels is not the engine's batch size.
     pub fn start(engine: Box<dyn Engine>, config: &Config, settings: Settings, first: u64) -> Self {
         let noise = Unfinished::noise(config, &settings, first);
-        Self::resume(engine, settings, noise)
+        Self::resume(engine, config, settings, noise)
     }
 
     /// Goes on with a run after its last finished step, on another engine. On the same kind of device the result
     /// is the same, bit for bit.
     ///
     /// # Panics
-    /// When the number of labels is not the engine's batch size.
-    pub fn resume(mut engine: Box<dyn Engine>, settings: Settings, so_far: Unfinished) -> Self {
+    /// When the number of labels is not the engine's batch size, or steps were finished by an adaptive solver:
+    /// what it knows is not in a sample, so such a run has to begin anew.
+    pub fn resume(
+        mut engine: Box<dyn Engine>,
+        config: &Config,
+        settings: Settings,
+        so_far: Unfinished,
+    ) -> Self {
         let batch = engine.batch();
         assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label a picture");
-        let Unfinished { steps, latent, trace } = so_far;
+        let Unfinished { first, steps, latent, trace } = so_far;
         engine.start(&RunSpec {
             latent: latent.clone(),
             labels: settings.labels.clone(),
             routing: settings.routing,
         });
+        let request = Request {
+            solver: settings.solver,
+            steps: settings.steps,
+            guidance: settings.guidance,
+            seed: settings.seed,
+            pictures: first..first + batch as u64,
+        };
         Self {
             engine,
+            plan: Plan::new(config, request).after(steps),
             begun: steps,
+            all_begun: false,
             step_open: false,
             finished: steps,
             taken_over: steps,
-            limit: settings.steps,
+            limit: u32::MAX,
+            origin: settings.solver.is_adaptive().then(|| latent.clone()),
+            first,
             latent,
             trace,
             settings,
@@ -97,7 +124,7 @@ impl Run {
     /// Does at most about `budget` kernels of work, and takes in what has arrived. Never waits.
     ///
     /// # Errors
-    /// When the device is lost; what was finished stays readable.
+    /// When the device is lost or has no room, or the solver finds no way on; what was finished stays readable.
     pub fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
         self.advance_with(budget, |_| {})
     }
@@ -112,11 +139,18 @@ impl Run {
         budget: usize,
         on_step: impl FnMut(&Snapshot),
     ) -> Result<Progress, EngineError> {
-        if !self.step_open && self.begun < self.limit {
-            let Settings { solver, steps, guidance, .. } = self.settings;
-            self.engine.begin_step(&guided_step(solver, self.begun, steps, guidance));
-            self.begun += 1;
-            self.step_open = true;
+        if !self.step_open && !self.all_begun && self.begun < self.limit {
+            match self.plan.next_step() {
+                Next::Step(ops) => {
+                    self.engine.begin_step(&ops)?;
+                    self.begun += 1;
+                    self.step_open = true;
+                }
+                // An adaptive solver judges a step before it takes the next.
+                Next::Wait => {}
+                Next::Done => self.all_begun = true,
+                Next::Stalled(reason) => return Err(EngineError::Stalled(reason)),
+            }
         }
         // Asked even when all is handed over: a device that is lost by then says so here.
         let mut progress = self.engine.advance(budget)?;
@@ -125,20 +159,31 @@ impl Run {
             self.step_open = false;
         }
         self.collect(on_step);
-        Ok(if self.finished == self.settings.steps { Progress::Done } else { progress })
+        Ok(if self.is_finished() { Progress::Done } else { progress })
     }
 
-    /// Runs to the end, waiting for the device after each step; `on_step` hears the number of finished steps.
+    /// Whether all steps are finished.
+    pub fn is_finished(&self) -> bool {
+        let all_begun = self.all_begun || self.plan.len() == Some(self.begun);
+        all_begun && self.finished == self.begun
+    }
+
+    /// How much of the way from noise to data is done, 0 to 1.
+    pub fn fraction(&self) -> f32 {
+        self.plan.fraction(self.finished)
+    }
+
+    /// Runs to the end, waiting for the device after each step; `on_step` hears [`Run::fraction`].
     ///
     /// # Errors
-    /// When the device is lost.
-    pub fn finish(mut self, mut on_step: impl FnMut(u32)) -> Result<Finished, EngineError> {
-        while self.finished < self.settings.steps {
+    /// As [`Run::advance`].
+    pub fn finish(mut self, mut on_step: impl FnMut(f32)) -> Result<Finished, EngineError> {
+        while !self.is_finished() {
             self.advance(usize::MAX)?;
             if !self.step_open {
                 self.engine.wait()?;
                 self.collect(|_| {});
-                on_step(self.finished);
+                on_step(self.fraction());
             }
         }
         Ok(Finished { samples: self.latent, trace: self.trace, engine: self.engine })
@@ -149,6 +194,7 @@ impl Run {
         while let Some(mut snapshot) = self.engine.take_snapshot() {
             snapshot.steps += self.taken_over;
             snapshot.routing.iter_mut().for_each(|forward| forward.step += self.taken_over);
+            self.plan.observe(&snapshot);
             on_step(&snapshot);
             self.finished = snapshot.steps;
             self.latent = snapshot.latent;
@@ -158,7 +204,7 @@ impl Run {
 
     /// Begins no step from this number on; by default none beyond the last.
     pub fn set_limit(&mut self, limit: u32) {
-        self.limit = limit.min(self.settings.steps);
+        self.limit = limit;
     }
 
     /// Number of steps that were begun; those that are not finished are at work.
@@ -169,6 +215,18 @@ impl Run {
     /// The engine, for its clock and its device.
     pub fn engine(&mut self) -> &mut dyn Engine {
         &mut *self.engine
+    }
+
+    /// From where another engine can go on: the last finished step, or the beginning where the solver is adaptive.
+    pub fn unfinished(&self) -> Unfinished {
+        let (first, mut trace) = (self.first, self.trace.clone());
+        match &self.origin {
+            None => Unfinished { first, steps: self.finished, latent: self.latent.clone(), trace },
+            Some(origin) => {
+                trace.clear();
+                Unfinished { first, steps: 0, latent: origin.clone(), trace }
+            }
+        }
     }
 
     /// Gives the engine back, whether the run is finished or not.

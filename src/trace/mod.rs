@@ -40,6 +40,11 @@ impl Trace {
         }
     }
 
+    /// Forgets the routing of all steps.
+    pub fn clear(&mut self) {
+        self.forwards.clear();
+    }
+
     /// Appends what a snapshot brought.
     pub fn extend(&mut self, routing: Vec<ForwardRouting>) {
         self.forwards.extend(routing);

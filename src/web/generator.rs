@@ -16,7 +16,7 @@ use crate::kernels::WeightPrecision;
 use crate::model::{Config, EngineError, Progress};
 use crate::picture;
 use crate::platform::{self, Bytes, Transfer};
-use crate::sampler::{Backend, OpenModel, Run, Settings, Unfinished};
+use crate::sampler::{Backend, OpenModel, Run, Settings};
 
 /// A slice of work aims at this many milliseconds, half of a frame.
 const SLICE: f64 = 8.0;
@@ -240,12 +240,7 @@ impl Inner {
                     let model = self.reopened(generation).await?;
                     let engine = model.request_engine(batch).await.map_err(error)?;
                     generation = self.generation.get();
-                    let so_far = Unfinished {
-                        steps: run.finished_steps(),
-                        latent: run.latent().to_vec(),
-                        trace: run.trace().clone(),
-                    };
-                    run = Run::resume(engine, run.settings().clone(), so_far);
+                    run = Run::resume(engine, config, run.settings().clone(), run.unfinished());
                 }
                 Err(other) => return Err(error(other)),
             }

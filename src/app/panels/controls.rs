@@ -7,7 +7,7 @@ use crate::app::icons::Icon;
 use crate::app::picker;
 use crate::app::session::{Controls, MAX_COUNT, MAX_STEPS};
 use crate::app::widgets::{caption, card, remark, sign_button, slider, switch};
-use crate::diffusion::Solver;
+use crate::diffusion::{Solver, Tolerance};
 use crate::model::{Config, Kind, RoutingRule};
 use crate::sampler::Settings;
 
@@ -43,10 +43,17 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
         caption(ui, "Solver");
         let euler = "One evaluation a step.";
         let heun = "Two evaluations a step: twice the work, more exact.";
+        let adaptive =
+            "Dormand and Prince's pair: chooses its steps by the error that it estimates.";
+        let dopri5 = Solver::Dopri5(Tolerance::default());
         switch(
             ui,
             &mut controls.solver,
-            &[(Solver::Euler, "Euler", euler), (Solver::Heun, "Heun", heun)],
+            &[
+                (Solver::Euler, "Euler", euler),
+                (Solver::Heun, "Heun", heun),
+                (dopri5, "Adaptive", adaptive),
+            ],
         );
     });
     card(ui, "Routing", |ui| routing(ui, controls, &config));

@@ -40,7 +40,7 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
 
 fn over_noise(app: &mut App, ui: &mut Ui) {
     let Some(record) = app.session.record() else { return };
-    let (step, steps) = (app.view.step_of(record), record.settings.steps);
+    let (step, steps) = (app.view.step_of(record), record.steps());
     let now = app.shown.curves.first().and_then(|curve| curve.points.get(step as usize));
     let text = now.map_or_else(String::new, |p| format!("C = {:.2} at noise {:.2}", p[1], p[0]));
     ui.horizontal(|ui| {

@@ -63,11 +63,12 @@ pub(in crate::app) fn run_buttons(app: &mut App, ui: &mut Ui, height: f32) {
 /// The way through the steps.
 pub(in crate::app) fn scrub(app: &mut App, ui: &mut Ui) {
     let Some(record) = app.session.record() else { return };
-    let (steps, frames) = (record.settings.steps as usize, record.frames.len());
+    let (steps, frames) = (record.steps() as usize, record.frames.len());
     let mut frame = app.view.frame_of(record);
     let noise = 1.0 - frame as f32 / steps.max(1) as f32;
     let text = match frame {
         0 => "Noise, before the first step".to_owned(),
+        _ if record.settings.solver.is_adaptive() => format!("After step {frame}"),
         _ => format!("After step {frame} of {steps}, noise level {noise:.2}"),
     };
     let ctx = ui.ctx().clone();

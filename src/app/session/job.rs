@@ -60,12 +60,16 @@ impl Job {
         engine.set_profiling(profiling);
         let record = &mut self.record;
         record.device = engine.device();
+        if record.settings.solver.is_adaptive() {
+            record.begin_anew();
+        }
         let so_far = Unfinished {
+            first: 0,
             steps: record.finished_steps(),
             latent: record.frames.last().cloned().unwrap_or_default(),
             trace: record.trace.clone(),
         };
-        self.run = Some(Run::resume(engine, record.settings.clone(), so_far));
+        self.run = Some(Run::resume(engine, &record.config, record.settings.clone(), so_far));
         self.pacer = Pacer::default();
         self.clock = StepClock::default();
     }
@@ -126,6 +130,7 @@ impl Job {
                 None => {}
             }
             self.keep(arrived);
+            self.record.complete = matches!(progress, Ok(Progress::Done));
             match progress {
                 Err(error) => return Frame::Failed(error),
                 Ok(Progress::Done) => return Frame::Complete,
@@ -149,8 +154,10 @@ impl Job {
         let mut arrived = Vec::new();
         run.collect(|snapshot| arrived.push(snapshot.clone()));
         let open = run.begun_steps() > run.finished_steps() && run.engine().slice_time().is_some();
+        let finished = run.is_finished();
         self.keep(arrived);
-        if self.record.is_complete() {
+        if finished {
+            self.record.complete = true;
             return Frame::Complete;
         }
         let recent = self.paused_at.is_some_and(|at| milliseconds(at, now) < AFTERMATH_MS);

@@ -26,7 +26,7 @@ pub use share::Share;
 pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
 
 use crate::checkpoint::Checkpoint;
-use crate::model::Engine;
+use crate::model::{Engine, EngineError};
 use crate::platform::Waker;
 use crate::sampler::{Backend, OpenModel, Unfinished};
 use history::History;
@@ -115,9 +115,15 @@ impl Session {
                 self.complete();
                 Tick::Idle
             }
-            Some(Frame::Failed(error)) => {
+            Some(Frame::Failed(error @ EngineError::DeviceLost(_))) => {
                 self.recover(&error.to_string());
                 Tick::Later
+            }
+            // Another device would end the same way.
+            Some(Frame::Failed(error)) => {
+                self.note(NoteKind::Error, error.to_string());
+                self.cancel();
+                Tick::Idle
             }
         };
         let in_background = self.loading.is_some() || self.preparing.is_some();
@@ -244,6 +250,7 @@ impl Session {
             trace,
             step_ms: Vec::new(),
             stage_ms: Vec::new(),
+            complete: false,
             device: info.device.clone(),
             config,
             controls,

@@ -27,6 +27,8 @@ pub struct Record {
     pub step_ms: Vec<f32>,
     /// Where the time of the last finished step went; empty where the device does not say.
     pub stage_ms: Vec<(Stage, f32)>,
+    /// Whether all steps are finished.
+    pub complete: bool,
     /// What computed it, for people.
     pub device: String,
     /// The same run in a link.
@@ -41,7 +43,20 @@ impl Record {
 
     /// Whether all steps are finished.
     pub fn is_complete(&self) -> bool {
-        self.finished_steps() == self.settings.steps
+        self.complete
+    }
+
+    /// Steps of the whole run; those so far, where the solver chooses them on the way.
+    pub fn steps(&self) -> u32 {
+        let so_far = self.finished_steps();
+        if self.settings.solver.is_adaptive() { so_far } else { self.settings.steps }
+    }
+
+    /// Forgets all steps.
+    pub(super) fn begin_anew(&mut self) {
+        self.frames.truncate(1);
+        self.trace.clear();
+        self.step_ms.clear();
     }
 
     /// Bytes that the run occupies, roughly.

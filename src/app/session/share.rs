@@ -66,7 +66,7 @@ impl Share {
             "count" => c.count = within(value, 1, MAX_COUNT).map_err(|s| wrong(&s))?,
             "steps" => c.steps = within(value, 1, MAX_STEPS).map_err(|s| wrong(&s))?,
             "guidance" => c.guidance = within(value, 0.0, 100.0).map_err(|s| wrong(&s))?,
-            "solver" => c.solver = value.parse().map_err(|_| wrong("euler or heun"))?,
+            "solver" => c.solver = value.parse().map_err(|_| wrong("euler, heun or dopri5"))?,
             "labels" => {
                 let choices: Option<Vec<_>> = value.split(',').map(choice).collect();
                 c.choices = choices.ok_or_else(|| wrong("a list of numbers, any or varied"))?;
@@ -237,7 +237,7 @@ mod tests {
         assert!(refused(&format!("{good}&steps=0")).contains("steps is \"0\"; it should be"));
         assert!(refused(&format!("{good}&guidance=NaN")).contains("from 0 to 100"));
         assert!(refused(&format!("{good}&count=17")).contains("from 1 to 16"));
-        assert!(refused(&format!("{good}&solver=magic")).contains("euler or heun"));
+        assert!(refused(&format!("{good}&solver=magic")).contains("euler, heun or dopri5"));
         assert!(refused(&format!("{good}&rule=dice")).contains("token or pool"));
         assert!(refused(&format!("{good}&labels=3,cat")).contains("any or varied"));
         for damaged in ["model=%", "model=%4", "model=%zz", "model=%ff"] {

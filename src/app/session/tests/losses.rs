@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use super::model::file;
 use super::{assert_same, controls, finished, opened, ready, start, until};
 use crate::app::session::{NoteKind, Phase, Session, Start};
+use crate::diffusion::{Solver, Tolerance};
 use crate::model::{Engine, EngineError, Op, Progress, RunSpec, Snapshot, Taps};
 use crate::sampler::Backend;
 
@@ -25,8 +26,8 @@ impl Engine for Failing {
     fn start(&mut self, run: &RunSpec) {
         self.inner.start(run);
     }
-    fn begin_step(&mut self, ops: &[Op]) {
-        self.inner.begin_step(ops);
+    fn begin_step(&mut self, ops: &[Op]) -> Result<(), EngineError> {
+        self.inner.begin_step(ops)
     }
     fn advance(&mut self, _budget: usize) -> Result<Progress, EngineError> {
         let lost = || EngineError::DeviceLost("somebody pulled the plug".into());
@@ -74,6 +75,26 @@ fn a_lost_device_changes_nothing_in_the_pictures() {
         assert_eq!(note.kind, NoteKind::Info);
         assert_same(session.record().unwrap(), &path);
     }
+}
+
+#[test]
+fn an_adaptive_run_begins_anew_after_a_loss() {
+    let (_folder, path) = file();
+    let draw = |units: Vec<usize>| {
+        let mut session = opened(path.clone());
+        session.controls.solver = Solver::Dopri5(Tolerance::default());
+        failing(&mut session, units);
+        session.generate();
+        ready(&mut session);
+        let record = session.record().unwrap().clone();
+        assert!(record.is_complete());
+        assert_eq!(record.step_ms.len(), record.steps() as usize);
+        record
+    };
+    let (whole, again) = (draw(vec![]), draw(vec![100]));
+    assert!(whole.steps() > 1, "{} steps", whole.steps());
+    assert_eq!(whole.frames, again.frames);
+    assert_eq!(whole.trace.forwards(), again.trace.forwards());
 }
 
 #[test]
