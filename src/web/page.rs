@@ -20,6 +20,23 @@ thread_local! {
     static ON_CRASH: RefCell<Option<Function>> = const { RefCell::new(None) };
 }
 
+/// The app, in a form in which it can be asked how it is; only web pages have that.
+struct Shell(App);
+
+impl eframe::App for Shell {
+    fn logic(&mut self, ctx: &egui::Context, frame: &mut eframe::Frame) {
+        self.0.logic(ctx, frame);
+    }
+
+    fn ui(&mut self, ui: &mut egui::Ui, frame: &mut eframe::Frame) {
+        self.0.ui(ui, frame);
+    }
+
+    fn as_any_mut(&mut self) -> Option<&mut dyn std::any::Any> {
+        Some(self)
+    }
+}
+
 /// Draws the app on a canvas from now on. `on_crash` is called with a message if the program ends by a bug.
 ///
 /// # Errors
@@ -38,7 +55,7 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
     let runner = eframe::WebRunner::new();
     let launch = launch();
     let create: eframe::AppCreator<'static> =
-        Box::new(move |context| Ok(Box::new(App::new(&context.egui_ctx, launch))));
+        Box::new(move |context| Ok(Box::new(Shell(App::new(&context.egui_ctx, launch)))));
     runner.start(canvas, eframe::WebOptions::default(), create).await?;
     Ok(Page { runner })
 }
@@ -78,8 +95,8 @@ impl Page {
     /// What the app is doing: `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `share`, `notes`.
     pub fn state(&self) -> Object {
         let state = Object::new();
-        if let Some(app) = self.runner.app_mut::<App>() {
-            describe(app.session(), &state);
+        if let Some(app) = self.runner.app_mut::<Shell>() {
+            describe(app.0.session(), &state);
         }
         state
     }
@@ -87,8 +104,8 @@ impl Page {
     /// The pictures after a step of the run on screen, one after the other, four bytes a pixel; of the last
     /// finished step where none is given.
     pub fn rgba(&self, step: Option<usize>) -> Option<Uint8ClampedArray> {
-        let app = self.runner.app_mut::<App>()?;
-        let record = app.session().record()?;
+        let app = self.runner.app_mut::<Shell>()?;
+        let record = app.0.session().record()?;
         let frame = match step {
             Some(step) => record.frames.get(step)?,
             None => record.frames.last()?,
