@@ -336,15 +336,20 @@ fn what_does_not_fit_is_refused_and_spoils_nothing() {
     let gpu = Arc::new(Gpu::headless().unwrap());
     let mut engine = case.engine(&gpu);
     let size = gpu.device.limits().max_buffer_size + 4;
-    let refused = pollster::block_on(gpu.attempt(|| {
+    let refused = pollster::block_on(gpu.attempt(async {
         let usage = wgpu::BufferUsages::STORAGE;
         let label = Some("too large");
-        gpu.device.create_buffer(&wgpu::BufferDescriptor { label, size, usage, mapped_at_creation: false })
+        gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label,
+            size,
+            usage,
+            mapped_at_creation: false,
+        })
     }));
     assert!(refused.is_err());
     assert_eq!(gpu.failure(), None);
     sample(&mut engine, &case.run(), &[euler(0, 1, 1.0)], 10);
-    assert_eq!(pollster::block_on(gpu.attempt(|| 7)), Ok(7));
+    assert_eq!(pollster::block_on(gpu.attempt(async { 7 })), Ok(7));
 }
 
 #[test]

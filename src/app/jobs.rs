@@ -81,10 +81,10 @@ impl Jobs {
                     session.load(ModelSource::File { name, bytes: Arc::new(bytes) });
                 }
                 Ended::Opened(Err(reason)) | Ended::Saved(Err(reason)) => {
-                    session.note(NoteKind::Error, reason)
+                    session.note(NoteKind::Error, reason);
                 }
                 Ended::Saved(Ok(Some(place))) => {
-                    session.note(NoteKind::Info, format!("Saved {place}."))
+                    session.note(NoteKind::Info, format!("Saved {place}."));
                 }
                 Ended::Cached(files) => self.cached = files,
                 Ended::Saved(Ok(None)) | Ended::Nothing => {}

@@ -21,9 +21,9 @@ const COLUMN: f32 = 640.0;
 pub(super) fn show(app: &mut App, ui: &mut Ui) {
     let width = ui.ctx().content_rect().width();
     if width >= WIDE {
-        wide(app, ui)
+        wide(app, ui);
     } else {
-        narrow(app, ui)
+        narrow(app, ui);
     }
     help::show(app, ui);
     drop_hint(ui);

@@ -17,8 +17,10 @@ pub mod views;
 mod widgets;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use egui::{Context, Ui};
+use web_time::Instant;
 
 pub use icons::window_icon;
 
@@ -51,6 +53,8 @@ pub struct App {
     shown: Shown,
     thumbs: panels::history::Thumbs,
     jobs: Jobs,
+    /// When the work of the last frame ended.
+    worked_until: Option<Instant>,
 }
 
 impl App {
@@ -73,6 +77,7 @@ impl App {
             shown: Shown::default(),
             thumbs: panels::history::Thumbs::default(),
             jobs: Jobs::new(waker),
+            worked_until: None,
         }
     }
 
@@ -89,9 +94,16 @@ impl App {
     /// Does the background work of a frame and asks for the next frame where there is more to do.
     pub fn tick(&mut self, ctx: &Context) {
         self.jobs.tick(&mut self.session);
-        match self.session.tick() {
+        let began = Instant::now();
+        let budget = work_budget(self.worked_until.map(|end| began.saturating_duration_since(end)));
+        let mut tick = self.session.tick();
+        while tick == Tick::Again && began.elapsed() < budget {
+            tick = self.session.tick();
+        }
+        self.worked_until = (tick == Tick::Again).then(Instant::now);
+        match tick {
             Tick::Again => ctx.request_repaint(),
-            Tick::Later => ctx.request_repaint_after(std::time::Duration::from_millis(16)),
+            Tick::Later => ctx.request_repaint_after(Duration::from_millis(16)),
             Tick::Idle => {}
         }
         let Some(record) = self.session.record() else { return };
@@ -221,6 +233,13 @@ impl App {
         ctx.copy_text(link);
         self.session.note(NoteKind::Info, note);
     }
+}
+
+/// How long a frame may compute, given what passed since the frame before had computed: as long, so that slow
+/// painting does not starve the run. A page has to answer its browser sooner than a window its system.
+fn work_budget(painting: Option<Duration>) -> Duration {
+    let most = if platform::page_address().is_some() { 16 } else { 80 };
+    painting.unwrap_or_default().min(Duration::from_millis(most))
 }
 
 fn file_stem(record: &session::Record) -> String {

@@ -8,11 +8,11 @@ use egui::Color32;
 /// Colours that are told apart; beyond them they repeat.
 pub const EXPERT_COLOURS: usize = 16;
 
-/// The first eight differ in hue and lightness for every kind of colour vision, the others repeat the hues
-/// lighter or darker.
+/// Found by a search that moved well-known hues apart until the closest two of the first eight, and of all, were
+/// as far from each other as possible for every kind of colour vision.
 const EXPERTS: [u32; EXPERT_COLOURS] = [
-    0xE8_A0_1C, 0x45_A5_E6, 0x0B_9E_76, 0xD6_4F_2A, 0x3A_5F_D0, 0xE3_7F_B4, 0x8C_93_A3, 0xB8_C1_3C,
-    0x9A_5B_10, 0x1F_6E_8C, 0x7A_D9_B8, 0x8E_24_3C, 0xA9_8B_F0, 0x7B_3F_9E, 0x5A_61_70, 0xF2_B8_98,
+    0xE5_9B_04, 0x4A_AD_FC, 0x20_95_6D, 0xDE_52_11, 0x52_4F_D4, 0xB7_A7_B0, 0x8C_74_BA, 0xD0_DB_68,
+    0x93_53_00, 0x00_80_55, 0x77_DA_C1, 0x8E_24_3C, 0xA9_88_CF, 0x7B_3F_9E, 0x5A_61_71, 0xF1_B7_97,
 ];
 
 /// Dark to light, through violet, red and orange.
@@ -151,9 +151,9 @@ mod tests {
         for (name, vision) in VISIONS {
             // A step of 0.02 is just noticeable side by side.
             let (eight, a, b) = closest(8, vision);
-            assert!(eight > 0.07, "{name}: {a} and {b} differ by {eight}");
+            assert!(eight > 0.1, "{name}: {a} and {b} differ by {eight}");
             let (sixteen, a, b) = closest(16, vision);
-            assert!(sixteen > 0.03, "{name}: {a} and {b} differ by {sixteen}");
+            assert!(sixteen > 0.05, "{name}: {a} and {b} differ by {sixteen}");
         }
     }
 

@@ -40,7 +40,7 @@ const fn rgb(value: u32) -> Color32 {
 }
 
 const DARK: Look = Look {
-    page: rgb(0x0F_11_16),
+    page: rgb(0x0F_11_17),
     card: rgb(0x17_1A_22),
     well: rgb(0x0B_0D_11),
     control: rgb(0x25_2A_36),

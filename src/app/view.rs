@@ -188,7 +188,7 @@ impl Shown {
         match &mut self.overlay {
             Some(texture) => texture.set(image, TextureOptions::NEAREST),
             None => {
-                self.overlay = Some(ctx.load_texture("token map", image, TextureOptions::NEAREST))
+                self.overlay = Some(ctx.load_texture("token map", image, TextureOptions::NEAREST));
             }
         }
         self.overlay_of = Some(view.overlay);

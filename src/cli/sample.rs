@@ -291,7 +291,9 @@ fn report_capacity(trace: &Trace, settings: &Settings, config: &Config) {
     }
 }
 
-#[cfg(all(test, feature = "app"))]
+#[cfg(test)]
+#[cfg(feature = "app")]
+#[allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 mod tests {
     use clap::Parser;
     use diffmoe::app::session::{Choice, Controls};

@@ -88,7 +88,8 @@ fn explain(error: &eframe::Error) -> String {
     let instead = "`diffmoe sample` draws without a window, and `cargo xtask web --serve` opens the app in a browser";
     match error {
         eframe::Error::Winit(_) | eframe::Error::WinitEventLoop(_) => {
-            format!("there is no display to open a window on ({error}); {instead}")
+            // The error itself names source files of the window library.
+            format!("there is no display to open a window on; {instead}")
         }
         eframe::Error::Wgpu(_) => format!(
             "no graphics driver can paint a window here ({error}); install one (Mesa's lavapipe will do); {instead}"

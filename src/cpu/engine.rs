@@ -26,11 +26,19 @@ impl CpuModel {
     /// # Errors
     /// When a tensor cannot be read.
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
-        Ok(Self { config: checkpoint.config().clone(), weights: Weights::load(checkpoint)? })
+        pollster::block_on(Self::request(checkpoint))
+    }
+
+    /// As [`CpuModel::load`], for callers that must not be held up.
+    ///
+    /// # Errors
+    /// As [`CpuModel::load`].
+    pub async fn request(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
+        let weights = Weights::load(checkpoint).await?;
+        Ok(Self { config: checkpoint.config().clone(), weights })
     }
 
     /// What computes, for people.
-    #[expect(clippy::unused_self, reason = "a model elsewhere is asked the same")]
     pub fn device(&self) -> String {
         let threads = match rayon::current_num_threads() {
             1 => "1 thread".to_owned(),

@@ -3,6 +3,7 @@
 use super::matmul::Matrix;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{Config, FfnForm, Kind};
+use crate::platform::breathe;
 
 /// `Linear`: weight `[out, in]` and bias `[out]`.
 pub(super) struct Linear {
@@ -95,11 +96,15 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Reads and packs every tensor.
-    pub(super) fn load(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
+    /// Reads and packs every tensor, block by block, so that a page lives meanwhile.
+    pub(super) async fn load(checkpoint: &Checkpoint) -> Result<Self, CheckpointError> {
         let from = Reader { checkpoint, config: checkpoint.config() };
         let config = from.config;
-        let blocks: Result<_, _> = (0..config.depth).map(|i| from.block(i)).collect();
+        let mut blocks = Vec::with_capacity(config.depth);
+        for i in 0..config.depth {
+            blocks.push(from.block(i)?);
+            breathe().await;
+        }
         let tables: Result<_, _> =
             config.labels.iter().map(|table| checkpoint.read(&table.tensor)).collect();
         Ok(Self {
@@ -108,7 +113,7 @@ impl Weights {
             t_embedder_0: from.linear("t_embedder.mlp.0")?,
             t_embedder_2: from.linear("t_embedder.mlp.2")?,
             label_tables: tables?,
-            blocks: blocks?,
+            blocks,
             final_linear: from.linear("final_layer.linear")?,
             final_ada_ln: from.parts("final_layer.adaLN_modulation.1", 2)?,
         })

@@ -181,10 +181,10 @@ impl Gpu {
     ///
     /// # Errors
     /// The refusal. What was made is not to be used then.
-    pub async fn attempt<T>(&self, work: impl FnOnce() -> T) -> Result<T, GpuError> {
+    pub async fn attempt<T>(&self, work: impl Future<Output = T>) -> Result<T, GpuError> {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let made = work();
+        let made = work.await;
         // Scopes end here; only the news of what they caught takes time.
         let (validation, memory) = (validation.pop(), memory.pop());
         match validation.await.or(memory.await) {

@@ -43,6 +43,18 @@ impl GpuModel {
         checkpoint: &Checkpoint,
         precision: WeightPrecision,
     ) -> Result<Self, EngineError> {
+        pollster::block_on(Self::request(gpu, checkpoint, precision))
+    }
+
+    /// As [`GpuModel::load`], for callers that must not be held up.
+    ///
+    /// # Errors
+    /// As [`GpuModel::load`].
+    pub async fn request(
+        gpu: Arc<Gpu>,
+        checkpoint: &Checkpoint,
+        precision: WeightPrecision,
+    ) -> Result<Self, EngineError> {
         let config = checkpoint.config().clone();
         if config.head_dim > MAX_HEAD_DIM {
             return Err(EngineError::Unsupported(format!(
@@ -50,7 +62,7 @@ impl GpuModel {
                 config.head_dim
             )));
         }
-        let weights = Weights::load(&gpu, checkpoint, precision)?;
+        let weights = Weights::load(&gpu, checkpoint, precision).await?;
         Ok(Self { gpu, config, weights, precision })
     }
 

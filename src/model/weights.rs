@@ -9,6 +9,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::WeightPrecision::{self, F32};
 use crate::kernels::{ExpertBank, Matrix};
+use crate::platform::breathe;
 
 /// All weights of a model.
 #[derive(Debug)]
@@ -95,8 +96,8 @@ pub(super) struct Predictor {
 }
 
 impl Weights {
-    /// Uploads a checkpoint.
-    pub(super) fn load(
+    /// Uploads a checkpoint, block by block, so that a page lives meanwhile.
+    pub(super) async fn load(
         gpu: &Gpu,
         checkpoint: &Checkpoint,
         precision: WeightPrecision,
@@ -104,7 +105,7 @@ impl Weights {
         let config = checkpoint.config();
         check_sizes(gpu, config, precision)?;
         let mut loader = Loader { gpu, checkpoint, precision, unflushed: 0 };
-        let weights = loader.weights(config)?;
+        let weights = loader.weights(config).await?;
         loader.flush();
         // Memory that ran out is reported behind our back.
         match gpu.failure() {
@@ -185,8 +186,13 @@ struct Loader<'a> {
 type Loaded<T> = Result<T, CheckpointError>;
 
 impl Loader<'_> {
-    fn weights(&mut self, config: &Config) -> Loaded<Weights> {
+    async fn weights(&mut self, config: &Config) -> Loaded<Weights> {
         let (d, patch) = (config.hidden_size, config.patch_size);
+        let mut blocks = Vec::with_capacity(config.depth);
+        for i in 0..config.depth {
+            blocks.push(self.block(config, i)?);
+            breathe().await;
+        }
         let (labels, label_rows) = self.labels(config)?;
         Ok(Weights {
             patch: self.linear("x_embedder.proj", config.in_channels * patch * patch, F32)?,
@@ -198,7 +204,7 @@ impl Loader<'_> {
             labels,
             label_rows,
             modulation: self.modulation(config)?,
-            blocks: (0..config.depth).map(|i| self.block(config, i)).collect::<Loaded<_>>()?,
+            blocks,
             last: self.linear("final_layer.linear", d, F32)?,
         })
     }

@@ -70,7 +70,6 @@ pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchEr
 }
 
 /// Nothing waits for this thread.
-#[expect(clippy::unused_async, reason = "it waits in a page")]
 pub async fn breathe() {}
 
 /// What a browser tells about its graphics adapter: there is no browser, and drivers give names.

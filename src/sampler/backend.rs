@@ -66,12 +66,12 @@ impl OpenModel {
         backend: Backend,
         precision: WeightPrecision,
     ) -> Result<Self, BackendError> {
-        let on_cpu = |note: Option<String>| -> Result<Self, BackendError> {
-            Ok(Self { place: Place::Cpu(Arc::new(CpuModel::load(checkpoint)?)), note })
+        let on_cpu = async |note: Option<String>| -> Result<Self, BackendError> {
+            Ok(Self { place: Place::Cpu(Arc::new(CpuModel::request(checkpoint).await?)), note })
         };
-        let instead = |reason: String| on_cpu(Some(format!("{reason}: using the CPU")));
+        let instead = async |reason: String| on_cpu(Some(format!("{reason}: using the CPU"))).await;
         if backend == Backend::Cpu {
-            return on_cpu(None);
+            return on_cpu(None).await;
         }
         let auto = backend == Backend::Auto;
         let gpu = match Gpu::request(GpuOptions::default()).await {
@@ -79,14 +79,14 @@ impl OpenModel {
                 return instead(format!(
                     "the only graphics adapter, {}, is software and slower than the CPU backend",
                     gpu.info.name
-                ));
+                ))
+                .await;
             }
-            Ok(gpu) => gpu,
-            Err(error) if auto => return instead(error.to_string()),
+            Ok(gpu) => Arc::new(gpu),
+            Err(error) if auto => return instead(error.to_string()).await,
             Err(error) => return Err(error.into()),
         };
-        let gpu = Arc::new(gpu);
-        let load = || GpuModel::load(gpu.clone(), checkpoint, precision);
+        let load = GpuModel::request(gpu.clone(), checkpoint, precision);
         let loaded = match gpu.attempt(load).await {
             Ok(loaded) => loaded,
             Err(error) => Err(EngineError::TooLarge(format!(
@@ -96,7 +96,7 @@ impl OpenModel {
         };
         match loaded {
             Ok(model) => Ok(Self { place: Place::Gpu(Arc::new(model)), note: None }),
-            Err(error) if auto => instead(error.to_string()),
+            Err(error) if auto => instead(error.to_string()).await,
             Err(error) => Err(error.into()),
         }
     }
@@ -118,7 +118,7 @@ impl OpenModel {
         match &self.place {
             Place::Cpu(model) => Ok(Box::new(CpuEngine::new(model.clone(), batch))),
             Place::Gpu(model) => {
-                let make = || GpuEngine::new(model.clone(), batch);
+                let make = async { GpuEngine::new(model.clone(), batch) };
                 match model.gpu.attempt(make).await {
                     Ok(engine) => Ok(Box::new(engine?)),
                     Err(error) => Err(EngineError::TooLarge(format!(

@@ -153,7 +153,7 @@ mod tests {
         // The guided pass of step 0 is the first document, block 3 its second layer.
         let guided = trace.capacity_by_layer(Some(Branch::Conditional));
         assert_eq!(serde_json::json!(guided[1][0]), json["forwards"][0]["layers"][1]["capacity"]);
-        assert_ne!(table[1][0], guided[1][0], "the other pass counts in the mean of both");
+        assert!(table[1][0] < guided[1][0], "the other pass counts in the mean of both");
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
         return;
     }
     let screen = ui.ctx().content_rect().size();
-    let modal = Modal::new(Id::unique("help")).show(ui.ctx(), |ui| {
+    let frame = egui::Frame::popup(ui.style()).inner_margin(egui::Margin::same(18));
+    let modal = Modal::new(Id::unique("help")).frame(frame).show(ui.ctx(), |ui| {
         ui.set_width((screen.x - 48.0).min(520.0));
         ui.label(RichText::new("Help").size(18.0).strong());
         ScrollArea::vertical().max_height(screen.y - 150.0).show(ui, contents);
@@ -53,13 +54,16 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
 fn contents(ui: &mut Ui) {
     let look = Look::of(ui);
     ui.heading("Keys");
-    Grid::new("shortcuts").num_columns(2).spacing([24.0, 4.0]).show(ui, |ui| {
-        for (_, key, what, _) in SHORTCUTS {
-            ui.label(RichText::new(key).monospace().color(look.accent));
-            ui.label(what);
-            ui.end_row();
-        }
-    });
+    Grid::new("shortcuts").num_columns(2).spacing([24.0, 3.0]).min_row_height(18.0).show(
+        ui,
+        |ui| {
+            for (_, key, what, _) in SHORTCUTS {
+                ui.label(RichText::new(key).monospace().color(look.accent));
+                ui.label(what);
+                ui.end_row();
+            }
+        },
+    );
     ui.add_space(8.0);
     ui.heading("What you see");
     for (title, text) in MEANINGS {

@@ -5,7 +5,7 @@ use egui::{Button, ComboBox, Rect, Role, Sense, Ui, WidgetInfo, pos2, vec2};
 use crate::app::App;
 use crate::app::palette;
 use crate::app::theme::Look;
-use crate::app::views::token_map::Overlay;
+use crate::app::views::token_map::{Overlay, TokenMap};
 use crate::app::views::{capacity, experts};
 use crate::app::widgets::{caption, card, remark, slider, switch};
 use crate::model::{Branch, Kind};
@@ -160,7 +160,7 @@ fn map_controls(app: &mut App, ui: &mut Ui) {
             caption(ui, "Shows over the pictures where the experts work.");
             return;
         }
-        Overlay::Count => ramp_legend(ui, app.shown.map.as_ref().map_or(1, |map| map.most())),
+        Overlay::Count => ramp_legend(ui, app.shown.map.as_ref().map_or(1, TokenMap::most)),
         Overlay::Expert(chosen) => {
             let experts = app.session.record().map_or(0, |record| record.trace.experts());
             if let Some(expert) = expert_buttons(ui, experts, chosen) {

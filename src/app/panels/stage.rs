@@ -199,6 +199,6 @@ mod tests {
         let opening = Phase::Opening { what: "weights".into(), done: 3, total: 4 };
         assert_eq!(progress_of(&opening), (0.75, "Opening: weights".into()));
         let unknown = Phase::Opening { what: "device".into(), done: 0, total: 0 };
-        assert_eq!(progress_of(&unknown).0, 0.0);
+        assert!(progress_of(&unknown).0 < 1e-6, "an unknown length is no progress");
     }
 }

@@ -7,7 +7,7 @@ use crate::app::icons::Icon;
 use crate::app::keys::Action;
 use crate::app::session::Phase;
 use crate::app::theme::Look;
-use crate::app::widgets::{caption, icon_button, primary_button, sign_button};
+use crate::app::widgets::{caption, icon_button, milliseconds, primary_button, sign_button};
 
 /// The big button and those beside it.
 pub(in crate::app) fn run_buttons(app: &mut App, ui: &mut Ui, height: f32) {
@@ -123,12 +123,22 @@ pub(in crate::app) fn take_away(app: &mut App, ui: &mut Ui) {
         if picture.is_some() && many && icon_button(ui, Icon::Grid, "All pictures").clicked() {
             app.view.picture = None;
         }
-        let look = Look::of(ui);
-        if let Some(c) = app.session.record().and_then(|record| record.trace.capacity()) {
-            let text = egui::RichText::new(format!("C {c:.2}")).color(look.weak);
-            ui.label(text).on_hover_text(
-                "Mean number of experts that worked on a token, over all steps so far",
-            );
-        }
+        summary(app, ui);
     });
+}
+
+/// C and the time of a step, in a few words.
+fn summary(app: &App, ui: &mut Ui) {
+    let Some(record) = app.session.record() else { return };
+    let colour = Look::of(ui).weak;
+    if let Some(c) = record.trace.capacity() {
+        let text = egui::RichText::new(format!("C {c:.2}")).color(colour);
+        let hint = "Mean number of experts that worked on a token, over all steps so far";
+        ui.label(text).on_hover_text(hint);
+    }
+    if !record.step_ms.is_empty() {
+        let mean = record.step_ms.iter().sum::<f32>() / record.step_ms.len() as f32;
+        let text = format!("{} a step", milliseconds(mean));
+        ui.label(egui::RichText::new(text).color(colour)).on_hover_text(&record.device);
+    }
 }

@@ -139,13 +139,11 @@ async fn read_checkpoint(source: &ModelSource, transfer: &Transfer) -> Result<Ch
             if let Some(checkpoint) = embedded::open(name) {
                 return checkpoint.map_err(|error| error.to_string());
             }
-            match platform::built_in(name, transfer).await {
-                Some(bytes) => bytes.map_err(|error| error.to_string())?,
-                None => {
-                    let names = available().join(", ");
-                    return Err(format!("there is no model {name:?}; choose one of {names}"));
-                }
-            }
+            let Some(bytes) = platform::built_in(name, transfer).await else {
+                let names = available().join(", ");
+                return Err(format!("there is no model {name:?}; choose one of {names}"));
+            };
+            bytes.map_err(|error| error.to_string())?
         }
         ModelSource::File { bytes, .. } => Bytes::new(Shared(bytes.clone())),
         ModelSource::Path(path) => {
@@ -186,8 +184,8 @@ async fn hash(checkpoint: &Checkpoint) -> String {
         [sum] => *sum,
         sums => platform::sha256(sums.as_flattened()).await,
     };
-    let digits: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-    digits[..HASH_DIGITS].to_owned()
+    let first = u32::from_be_bytes([sum[0], sum[1], sum[2], sum[3]]);
+    format!("{first:0HASH_DIGITS$x}")
 }
 
 async fn open(

@@ -8,12 +8,14 @@ pub mod export;
 mod history;
 mod job;
 mod loading;
+mod opening;
 mod pacing;
 mod record;
 mod recovery;
 mod share;
 #[cfg(test)]
 mod tests;
+mod types;
 
 use std::sync::Arc;
 
@@ -21,112 +23,16 @@ pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 pub use loading::ModelSource;
 pub use record::Record;
 pub use share::Share;
+pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
 
 use crate::checkpoint::Checkpoint;
-use crate::model::{Config, Engine};
+use crate::model::Engine;
 use crate::platform::Waker;
 use crate::sampler::{Backend, OpenModel, Unfinished};
 use history::History;
 use job::{Drive, Frame, Job};
-use loading::{Loading, Opened};
+use loading::Loading;
 use recovery::{Preparing, Purpose};
-
-/// What a session begins with.
-pub struct Start {
-    /// The first model.
-    pub model: ModelSource,
-    /// A run that somebody shared; its model goes first.
-    pub share: Option<Share>,
-    /// What computes.
-    pub backend: Backend,
-    /// Whether to draw as soon as there is a model.
-    pub draw_at_once: bool,
-    /// Called when a frame is worth painting although nobody touched anything.
-    pub waker: Waker,
-}
-
-/// What the session is doing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// A model is on its way here.
-    Fetching {
-        /// The model.
-        name: String,
-        /// Bytes that are here.
-        done: u64,
-        /// Bytes in all, where the other side said so.
-        total: Option<u64>,
-    },
-    /// A model is being put on the device, or its working memory and kernels are made.
-    Opening {
-        /// What is being done, for people.
-        what: String,
-        /// Parts done.
-        done: usize,
-        /// Parts in all; 0 where that is unknown.
-        total: usize,
-    },
-    /// A model is there and nothing runs.
-    Ready,
-    /// Sampling.
-    Running,
-    /// In the middle of a run, waiting for [`Session::go_on`] or [`Session::step`].
-    Paused,
-    /// The device was lost; the run goes on with another one soon.
-    Recovering,
-    /// There is no model; see the notes.
-    NoModel,
-}
-
-/// Whether a note is bad news.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoteKind {
-    /// Something did not work.
-    Error,
-    /// Something worth knowing.
-    Info,
-}
-
-/// A sentence for the visitor.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// How bad it is.
-    pub kind: NoteKind,
-    /// The sentence.
-    pub text: String,
-}
-
-/// When the next [`Session::tick`] is worth it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tick {
-    /// At once: there is work to do here.
-    Again,
-    /// In about 16 ms: the device is at work.
-    Later,
-    /// When something happens; the waker says so.
-    Idle,
-}
-
-/// The model that is open.
-#[derive(Clone, Debug)]
-pub struct ModelInfo {
-    /// Its name, for people.
-    pub name: String,
-    /// Where it came from.
-    pub source: ModelSource,
-    /// Its shape, labels and recommended settings.
-    pub config: Arc<Config>,
-    /// What computes, for people.
-    pub device: String,
-    /// Why that, where the visitor did not choose it.
-    pub backend_note: Option<String>,
-    /// Bytes of weights on the device.
-    pub memory_bytes: u64,
-    /// Bytes of the file.
-    pub file_bytes: u64,
-    /// First digits of the file's SHA-256.
-    pub hash: String,
-}
 
 /// A model that is open.
 struct Model {
@@ -218,74 +124,6 @@ impl Session {
         if tick == Tick::Idle && in_background { Tick::Later } else { tick }
     }
 
-    /// Takes in a model that was loaded.
-    fn take_model(&mut self) {
-        let Some(loading) = &mut self.loading else { return };
-        let Some(result) = loading.take() else { return };
-        let share = self.loading.take().and_then(|loading| loading.share);
-        match result {
-            Ok(opened) => self.adopt(opened, share),
-            Err(text) => self.note(NoteKind::Error, text),
-        }
-    }
-
-    /// Puts a model in the place of the one before.
-    fn adopt(&mut self, opened: Opened, share: Option<Share>) {
-        let Opened { info, checkpoint, model } = opened;
-        self.cancel();
-        // Engines of the model before hold its weights.
-        (self.idle, self.preparing) = (None, None);
-        (self.lost, self.losses) = (false, 0);
-        let same = self.model.as_ref().is_some_and(|before| before.info.hash == info.hash);
-        let fits = |share: &mut Share| share.hash.as_ref() == Some(&info.hash);
-        let share = share.or_else(|| self.awaited.take_if(fits));
-        let config = info.config.clone();
-        self.model = Some(Model { info, checkpoint, open: model });
-        if let Some(share) = share {
-            self.controls = Controls::for_model(&config);
-            self.show_share(share);
-        } else {
-            if !same {
-                self.controls = Controls::for_model(&config);
-            }
-            if self.draw_at_once {
-                self.generate();
-            }
-        }
-    }
-
-    /// Draws a shared run with the model that is open.
-    fn show_share(&mut self, share: Share) {
-        let Some(model) = &self.model else { return };
-        let config = model.info.config.clone();
-        let Share { controls, hash, unknown, .. } = share;
-        if controls.choices.len() != config.labels.len() {
-            let text = format!(
-                "the link was made for a model with {} label lists, and {} has {}: its settings are left out",
-                controls.choices.len(),
-                model.info.name,
-                config.labels.len()
-            );
-            self.note(NoteKind::Error, text);
-        } else if let Err(error) = controls.settings(&config).check(&config) {
-            self.note(NoteKind::Error, format!("the link cannot be shown: {error}"));
-        } else {
-            if hash.is_some_and(|hash| hash != model.info.hash) {
-                let text = format!(
-                    "the link was made with another version of {}: the pictures will differ",
-                    model.info.name
-                );
-                self.note(NoteKind::Info, text);
-            }
-            self.controls = controls;
-        }
-        if !unknown.is_empty() {
-            let text = format!("parts of the link are not known here: {}", unknown.join(", "));
-            self.note(NoteKind::Info, text);
-        }
-        self.generate();
-    }
-
     /// Puts a finished run away.
     fn complete(&mut self) {
         let Some(mut job) = self.job.take() else { return };
@@ -356,11 +194,6 @@ impl Session {
         self.model.as_ref().map(|model| &model.info)
     }
 
-    /// Loads a model; the present one stays until the new one is good.
-    pub fn load(&mut self, source: ModelSource) {
-        self.loading = Some(Loading::begin(source, None, self.backend, &self.waker));
-    }
-
     /// What was asked to compute.
     pub fn backend(&self) -> Backend {
         self.backend
@@ -371,45 +204,6 @@ impl Session {
         self.backend = backend;
         if let Some(model) = &self.model {
             self.load(model.info.source.clone());
-        }
-    }
-
-    /// Shows a run that somebody shared: loads its model where it is another one, and draws.
-    pub fn open_share(&mut self, share: Share) {
-        let open = |name: &str| {
-            self.model.as_ref().is_some_and(|model| {
-                model.info.source.name() == name
-                    && share.hash.as_ref().is_none_or(|hash| *hash == model.info.hash)
-            })
-        };
-        let source = match share.model.as_deref() {
-            None => None,
-            Some(name) if open(name) => None,
-            Some(name) if self.available.iter().any(|known| known == name) => {
-                Some(ModelSource::Named(name.to_owned()))
-            }
-            Some(name) if name.starts_with("https://") || name.starts_with("http://") => {
-                Some(ModelSource::Url(name.to_owned()))
-            }
-            Some(name) => {
-                let text = format!(
-                    "the link was made with somebody's own file, {name}: open that file here, and its pictures follow"
-                );
-                self.note(NoteKind::Info, text);
-                self.awaited = Some(share);
-                return;
-            }
-        };
-        match source {
-            Some(source) => {
-                self.loading = Some(Loading::begin(source, Some(share), self.backend, &self.waker));
-            }
-            None if self.model.is_some() => self.show_share(share),
-            None => {
-                let name = self.available.first().cloned().unwrap_or_default();
-                let first = ModelSource::Named(name);
-                self.loading = Some(Loading::begin(first, Some(share), self.backend, &self.waker));
-            }
         }
     }
 

@@ -143,7 +143,7 @@ fn choice(text: &str) -> Option<Choice> {
 /// A number in a range, or what it should be.
 fn within<T>(text: &str, least: T, most: T) -> Result<T, String>
 where
-    T: std::str::FromStr + PartialOrd + std::fmt::Display,
+    T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
 {
     let number = text.parse().ok().filter(|n| *n >= least && *n <= most);
     number.ok_or_else(|| format!("a number from {least} to {most}"))
@@ -156,7 +156,8 @@ fn encode(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-_.~/:,".contains(&byte) {
             out.push(char::from(byte));
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            let digit = |value: u8| char::from(b"0123456789ABCDEF"[usize::from(value)]);
+            out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
         }
     }
     out

@@ -80,7 +80,6 @@ pub(in crate::app) fn show(
                 .map(|e| GridMark { value: e as f64, step_size: 1.0 })
                 .collect()
         })
-        .x_axis_formatter(|mark, _| format!("{:.0}", mark.value))
         .label_formatter(|_| None)
         .show(ui, |plot| {
             plot.bar_chart(chart);
@@ -98,7 +97,7 @@ pub(in crate::app) fn show(
 
 /// What the bars show, for those who cannot see them.
 fn sentence(load: &Load) -> String {
-    let list: Vec<_> = load.tokens.iter().map(|tokens| tokens.to_string()).collect();
+    let list: Vec<_> = load.tokens.iter().map(ToString::to_string).collect();
     format!(
         "Tokens per expert in block {}: {}; an even share is {:.0}",
         load.block,

@@ -29,13 +29,20 @@ fn marks(top: f64) -> Vec<GridMark> {
         .collect()
 }
 
+/// A number with as many digits as it needs, at most two after the point.
+fn short(value: f64) -> String {
+    let text = format!("{value:.2}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// A plot that is looked at and pointed at, but neither moved nor zoomed, from 0 to `top`.
 fn still_plot<'a>(look: Look, name: &'static str, below: &str, top: f64) -> Plot<'a> {
     let font = FontId::proportional(11.0);
     let across = AxisHints::new_x().label(RichText::new(below).size(11.0).color(look.weak));
     let up = AxisHints::new_y().min_thickness(28.0);
     let style = |axis: AxisHints<'a>, room| {
-        axis.label_spacing(room).tick_label_font(font.clone()).tick_label_color(look.weak)
+        let axis = axis.label_spacing(room).formatter(|mark, _| short(mark.value));
+        axis.tick_label_font(font.clone()).tick_label_color(look.weak)
     };
     Plot::new(name)
         .custom_x_axes(vec![style(across, Rangef::new(9.0, 12.0))])
@@ -57,7 +64,7 @@ fn still_plot<'a>(look: Look, name: &'static str, below: &str, top: f64) -> Plot
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::marks;
+    use super::{marks, short};
     use crate::model::{Branch, Config, ForwardRouting, LayerRouting};
     use crate::trace::Trace;
 
@@ -70,6 +77,7 @@ pub(super) mod tests {
         for top in [0.003, 1.0, 17.0, 40.0, 999.0, 1e9] {
             assert!((2..=5).contains(&values(top).len()), "{top}: {:?}", values(top));
         }
+        assert_eq!([0.0, 0.5, 0.25, 30.0].map(short), ["0", "0.5", "0.25", "30"]);
         assert!(values(f64::NAN).is_empty() && values(0.0).is_empty());
     }
 

@@ -17,6 +17,14 @@ pub enum Overlay {
     Expert(usize),
 }
 
+/// Over the patches that the chosen expert did not take: a colour alone would drown in a picture of that colour.
+const VEIL: Color32 = Color32::from_black_alpha(215);
+
+/// Over the patches that it took.
+fn tint(expert: usize) -> Color32 {
+    palette::expert(expert).gamma_multiply(0.45)
+}
+
 /// Which expert took which token at one place of the trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenMap {
@@ -49,11 +57,10 @@ impl TokenMap {
         self.masks.iter().map(|mask| mask.count_ones()).max().unwrap_or(0).max(1)
     }
 
-    /// The map as an image, one pixel a patch, pictures arranged as `columns`; transparent where there is
-    /// nothing to show.
+    /// The map as an image, one pixel a patch, pictures arranged as `columns`.
     pub(in crate::app) fn image(&self, overlay: Overlay, columns: usize) -> ColorImage {
-        let rows = self.pictures.div_ceil(columns.max(1)).max(1);
         let columns = columns.max(1);
+        let rows = self.pictures.div_ceil(columns).max(1);
         let mut image =
             ColorImage::filled([columns * self.side, rows * self.side], Color32::TRANSPARENT);
         let (most, width) = (self.most() as f32, image.size[0]);
@@ -61,14 +68,12 @@ impl TokenMap {
             for y in 0..self.side {
                 for x in 0..self.side {
                     let mask = self.mask(picture, x, y);
+                    let bit = |expert: usize| mask.checked_shr(expert as u32).unwrap_or(0) & 1;
                     let colour = match overlay {
+                        Overlay::Off => Color32::TRANSPARENT,
                         Overlay::Count => palette::ramp(mask.count_ones() as f32 / most),
-                        Overlay::Expert(expert)
-                            if mask.checked_shr(expert as u32).unwrap_or(0) & 1 == 1 =>
-                        {
-                            palette::expert(expert)
-                        }
-                        Overlay::Off | Overlay::Expert(_) => Color32::TRANSPARENT,
+                        Overlay::Expert(expert) if bit(expert) == 1 => tint(expert),
+                        Overlay::Expert(_) => VEIL,
                     };
                     let left = picture % columns * self.side + x;
                     image.pixels[(picture / columns * self.side + y) * width + left] = colour;
@@ -121,16 +126,12 @@ mod tests {
         assert_eq!(map.mask(1, 0, 1), 0b100);
         let image = map.image(Overlay::Expert(2), 2);
         assert_eq!(image.size, [4, 2]);
-        assert_eq!(image.pixels[4 + 2], palette::expert(2));
-        assert_eq!(image.pixels.iter().filter(|p| p.a() > 0).count(), 1);
+        assert_eq!(image.pixels[4 + 2], tint(2));
+        assert_eq!(image.pixels.iter().filter(|p| **p != VEIL).count(), 1);
         let counts = map.image(Overlay::Count, 1);
         assert_eq!(counts.size, [2, 4]);
         assert_eq!(counts.pixels[3 * 2], palette::ramp(1.0));
-        assert_eq!(
-            map.image(Overlay::Expert(40), 1).pixels,
-            vec![Color32::TRANSPARENT; 8],
-            "no such expert"
-        );
+        assert_eq!(map.image(Overlay::Expert(40), 1).pixels, vec![VEIL; 8], "no such expert");
     }
 
     #[test]
