@@ -113,7 +113,7 @@ test("every shader compiles without a message", async () => {
 });
 
 test("a script hears what is wrong with its options, and a signal stops the work", async () => {
-  await withGenerator({}, { backend: "cpu" }, async (page) => {
+  await withGenerator({ expected: /404/ }, { backend: "cpu" }, async (page) => {
     const outcomes = await page.evaluate(async () => {
       const told = (promise) => promise.then(() => "nothing", (error) => `${error.name}: ${error.message}`);
       const { Generator } = await import("/diffmoe.js");
@@ -141,5 +141,5 @@ test("a script hears what is wrong with its options, and a signal stops the work
     assert.match(outcomes.aborted, /^AbortError/);
     assert.deepEqual(outcomes.steps, [1]);
     assert.equal(outcomes.still, 1, "the generator works on");
-  }, /404/);
+  });
 });
