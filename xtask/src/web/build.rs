@@ -45,7 +45,8 @@ pub(super) fn wasm(dev: bool) -> Result<Built, String> {
     bindgen.remove_name_section(!dev);
     bindgen.web(true).map_err(|e| failed(&e))?;
     let mut output = bindgen.generate_output().map_err(|e| failed(&e))?;
-    let inline = output.snippets().iter().filter(|(_, texts)| !texts.is_empty()).map(|(name, _)| name);
+    let inline =
+        output.snippets().iter().filter(|(_, texts)| !texts.is_empty()).map(|(name, _)| name);
     let snippets: Vec<_> = inline.chain(output.local_modules().keys()).cloned().collect();
     if !snippets.is_empty() {
         return Err(format!(
