@@ -6,7 +6,8 @@ use js_sys::{Array, Function, Object, Reflect, Uint8ClampedArray};
 use wasm_bindgen::prelude::*;
 use web_sys::HtmlCanvasElement;
 
-use crate::app::session::{ModelSource, Phase, Session, Share};
+use super::events::{Turns, pause};
+use crate::app::session::{ModelSource, Phase, Session, Share, Tick};
 use crate::app::{App, Launch};
 use crate::picture;
 use crate::platform;
@@ -57,7 +58,31 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
     let create: eframe::AppCreator<'static> =
         Box::new(move |context| Ok(Box::new(Shell(App::new(&context.egui_ctx, launch)))));
     runner.start(canvas, eframe::WebOptions::default(), create).await?;
+    wasm_bindgen_futures::spawn_local(work_between_frames(runner.clone()));
     Ok(Page { runner })
+}
+
+/// Frames come 60 times a second at most, and each may compute for a few milliseconds only: what is left between
+/// them is used here, in slices of the same length. A page in the background rests.
+async fn work_between_frames(runner: eframe::WebRunner) {
+    let Ok(turns) = Turns::new() else { return };
+    let is_hidden = || web_sys::window().and_then(|w| w.document()).is_some_and(|d| d.hidden());
+    while !runner.has_panicked() {
+        let tick = match runner.app_mut::<Shell>() {
+            Some(mut app) if !is_hidden() => app.0.session_mut().tick(),
+            _ => Tick::Idle,
+        };
+        match tick {
+            Tick::Again => {
+                if turns.next().await.is_err() {
+                    return;
+                }
+            }
+            Tick::Later => pause(2).await,
+            // The frame that follows a click begins the work; this only has to join it.
+            Tick::Idle => pause(50).await,
+        }
+    }
 }
 
 /// What the page's address asks for: `?model=`, `?backend=`, and a shared run behind the `#`.
