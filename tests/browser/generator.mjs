@@ -143,3 +143,14 @@ test("a script hears what is wrong with its options, and a signal stops the work
     assert.equal(outcomes.still, 1, "the generator works on");
   });
 });
+
+test("the example page draws", async () => {
+  await withPage(`${site.origin}/example.html`, {}, async (page) => {
+    await page.waitForFunction(() => document.getElementById("status").textContent.startsWith("Drawn by"), null, { timeout: 60_000 });
+    const colours = await page.evaluate(() => {
+      const { data } = document.querySelector("canvas").getContext("2d").getImageData(0, 0, 32, 32);
+      return new Set(new Uint32Array(data.buffer)).size;
+    });
+    assert.ok(colours > 50, `${colours} colours`);
+  });
+});
