@@ -46,7 +46,7 @@ async function load({ bytes, inside }) {
   }
   const script = await (await unpacked("glue", "text/javascript")).blob();
   const glue = await import(URL.createObjectURL(script));
-  await glue.default({ module_or_path: await unpacked("wasm", "application/wasm") });
+  await glue.default({ module_or_path: await (await unpacked("wasm", "application/wasm")).arrayBuffer() });
   for (const id of ["glue", "wasm"]) element(id).remove();
   return glue;
 }

@@ -284,9 +284,9 @@ impl Inner {
                 Progress::Working | Progress::Busy => {}
             }
             if progress == Progress::Busy {
-                pause(1).await
+                pause(1).await;
             } else {
-                turns.next().await?
+                turns.next().await?;
             }
             listener.check()?;
         }

@@ -6,7 +6,8 @@ use js_sys::{Array, Function, Object, Reflect, Uint8ClampedArray};
 use wasm_bindgen::prelude::*;
 use web_sys::HtmlCanvasElement;
 
-use crate::app::session::{ModelSource, Phase, Session, Share};
+use super::events::{Turns, pause};
+use crate::app::session::{ModelSource, Phase, Session, Share, Tick};
 use crate::app::{App, Launch};
 use crate::picture;
 use crate::platform;
@@ -18,6 +19,23 @@ const FIRST_MODEL: &str = "emoji";
 thread_local! {
     /// Who is told that the program has crashed.
     static ON_CRASH: RefCell<Option<Function>> = const { RefCell::new(None) };
+}
+
+/// The app, in a form in which it can be asked how it is; only web pages have that.
+struct Shell(App);
+
+impl eframe::App for Shell {
+    fn logic(&mut self, ctx: &egui::Context, frame: &mut eframe::Frame) {
+        self.0.logic(ctx, frame);
+    }
+
+    fn ui(&mut self, ui: &mut egui::Ui, frame: &mut eframe::Frame) {
+        self.0.ui(ui, frame);
+    }
+
+    fn as_any_mut(&mut self) -> Option<&mut dyn std::any::Any> {
+        Some(self)
+    }
 }
 
 /// Draws the app on a canvas from now on. `on_crash` is called with a message if the program ends by a bug.
@@ -38,9 +56,33 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
     let runner = eframe::WebRunner::new();
     let launch = launch();
     let create: eframe::AppCreator<'static> =
-        Box::new(move |context| Ok(Box::new(App::new(&context.egui_ctx, launch))));
+        Box::new(move |context| Ok(Box::new(Shell(App::new(&context.egui_ctx, launch)))));
     runner.start(canvas, eframe::WebOptions::default(), create).await?;
+    wasm_bindgen_futures::spawn_local(work_between_frames(runner.clone()));
     Ok(Page { runner })
+}
+
+/// Frames come 60 times a second at most, and each may compute for a few milliseconds only: what is left between
+/// them is used here, in slices of the same length. A page in the background rests.
+async fn work_between_frames(runner: eframe::WebRunner) {
+    let Ok(turns) = Turns::new() else { return };
+    let is_hidden = || web_sys::window().and_then(|w| w.document()).is_some_and(|d| d.hidden());
+    while !runner.has_panicked() {
+        let tick = match runner.app_mut::<Shell>() {
+            Some(mut app) if !is_hidden() => app.0.session_mut().tick(),
+            _ => Tick::Idle,
+        };
+        match tick {
+            Tick::Again => {
+                if turns.next().await.is_err() {
+                    return;
+                }
+            }
+            Tick::Later => pause(2).await,
+            // The frame that follows a click begins the work; this only has to join it.
+            Tick::Idle => pause(50).await,
+        }
+    }
 }
 
 /// What the page's address asks for: `?model=`, `?backend=`, and a shared run behind the `#`.
@@ -78,8 +120,8 @@ impl Page {
     /// What the app is doing: `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `share`, `notes`.
     pub fn state(&self) -> Object {
         let state = Object::new();
-        if let Some(app) = self.runner.app_mut::<App>() {
-            describe(app.session(), &state);
+        if let Some(app) = self.runner.app_mut::<Shell>() {
+            describe(app.0.session(), &state);
         }
         state
     }
@@ -87,8 +129,8 @@ impl Page {
     /// The pictures after a step of the run on screen, one after the other, four bytes a pixel; of the last
     /// finished step where none is given.
     pub fn rgba(&self, step: Option<usize>) -> Option<Uint8ClampedArray> {
-        let app = self.runner.app_mut::<App>()?;
-        let record = app.session().record()?;
+        let app = self.runner.app_mut::<Shell>()?;
+        let record = app.0.session().record()?;
         let frame = match step {
             Some(step) => record.frames.get(step)?,
             None => record.frames.last()?,

@@ -113,7 +113,7 @@ test("every shader compiles without a message", async () => {
 });
 
 test("a script hears what is wrong with its options, and a signal stops the work", async () => {
-  await withGenerator({}, { backend: "cpu" }, async (page) => {
+  await withGenerator({ expected: /404/ }, { backend: "cpu" }, async (page) => {
     const outcomes = await page.evaluate(async () => {
       const told = (promise) => promise.then(() => "nothing", (error) => `${error.name}: ${error.message}`);
       const { Generator } = await import("/diffmoe.js");
@@ -141,5 +141,16 @@ test("a script hears what is wrong with its options, and a signal stops the work
     assert.match(outcomes.aborted, /^AbortError/);
     assert.deepEqual(outcomes.steps, [1]);
     assert.equal(outcomes.still, 1, "the generator works on");
-  }, /404/);
+  });
+});
+
+test("the example page draws", async () => {
+  await withPage(`${site.origin}/example.html`, {}, async (page) => {
+    await page.waitForFunction(() => document.getElementById("status").textContent.startsWith("Drawn by"), null, { timeout: 60_000 });
+    const colours = await page.evaluate(() => {
+      const { data } = document.querySelector("canvas").getContext("2d").getImageData(0, 0, 32, 32);
+      return new Set(new Uint32Array(data.buffer)).size;
+    });
+    assert.ok(colours > 50, `${colours} colours`);
+  });
 });

@@ -40,6 +40,8 @@ pub(super) fn wasm(dev: bool) -> Result<Built, String> {
     let failed = |error: &dyn std::fmt::Display| format!("wasm-bindgen failed: {error}");
     let mut bindgen = Bindgen::new();
     bindgen.input_path(&compiled).typescript(false).remove_producers_section(true);
+    // So that `init()` alone finds the WebAssembly beside the script.
+    bindgen.omit_default_module_path(false);
     bindgen.remove_name_section(!dev);
     bindgen.web(true).map_err(|e| failed(&e))?;
     let mut output = bindgen.generate_output().map_err(|e| failed(&e))?;

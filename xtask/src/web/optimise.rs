@@ -1,4 +1,4 @@
-//! wasm-opt makes the page smaller where it is installed. Nothing depends on it.
+//! wasm-opt makes the WebAssembly smaller for the browser's compiler where it is installed. Nothing depends on it.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub(super) fn shrink(
 ) -> Result<Vec<u8>, String> {
     let Some(program) = find(install, target_folder)? else {
         println!(
-            "\nwasm-opt is not installed, so the page stays a little larger (`--optimise` gets it from npm)"
+            "\nwasm-opt is not installed, and the page does without it (`--optimise` gets it from npm)"
         );
         return Ok(wasm);
     };
