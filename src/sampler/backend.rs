@@ -31,6 +31,46 @@ pub enum BackendError {
     Engine(#[from] EngineError),
 }
 
+/// Where something is to run.
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
+pub(super) enum Choice {
+    /// On this device.
+    Gpu(Gpu),
+    /// On the processor.
+    Cpu {
+        /// Why, where the user did not ask for it.
+        note: Option<String>,
+    },
+}
+
+/// Carries out a user's wish.
+///
+/// # Errors
+/// When a GPU was asked for and there is none.
+pub(super) async fn choose(backend: Backend) -> Result<Choice, GpuError> {
+    if backend == Backend::Cpu {
+        return Ok(Choice::Cpu { note: None });
+    }
+    let auto = backend == Backend::Auto;
+    match Gpu::request(GpuOptions::default()).await {
+        Ok(gpu) if auto && gpu.is_software() => {
+            let name = &gpu.info.name;
+            let reason = format!(
+                "the only graphics adapter, {name}, is software and slower than the CPU backend"
+            );
+            Ok(Choice::Cpu { note: Some(instead(&reason)) })
+        }
+        Ok(gpu) => Ok(Choice::Gpu(gpu)),
+        Err(error) if auto => Ok(Choice::Cpu { note: Some(instead(&error)) }),
+        Err(error) => Err(error),
+    }
+}
+
+/// The sentence for a place that nobody asked for.
+pub(super) fn instead(reason: &dyn std::fmt::Display) -> String {
+    format!("{reason}: using the CPU")
+}
+
 /// A model on the device that was chosen for it; makes engines for any batch size.
 pub struct OpenModel {
     place: Place,
@@ -67,25 +107,13 @@ impl OpenModel {
         let on_cpu = |note: Option<String>| -> Result<Self, BackendError> {
             Ok(Self { place: Place::Cpu(Arc::new(CpuModel::load(checkpoint)?)), note })
         };
-        let instead = |reason: String| on_cpu(Some(format!("{reason}: using the CPU")));
-        if backend == Backend::Cpu {
-            return on_cpu(None);
-        }
-        let auto = backend == Backend::Auto;
-        let gpu = match Gpu::request(GpuOptions::default()).await {
-            Ok(gpu) if auto && gpu.is_software() => {
-                return instead(format!(
-                    "the only graphics adapter, {}, is software and slower than the CPU backend",
-                    gpu.info.name
-                ));
-            }
-            Ok(gpu) => gpu,
-            Err(error) if auto => return instead(error.to_string()),
-            Err(error) => return Err(error.into()),
+        let gpu = match choose(backend).await? {
+            Choice::Cpu { note } => return on_cpu(note),
+            Choice::Gpu(gpu) => gpu,
         };
         match GpuModel::load(Arc::new(gpu), checkpoint, precision) {
             Ok(model) => Ok(Self { place: Place::Gpu(Arc::new(model)), note: None }),
-            Err(error) if auto => instead(error.to_string()),
+            Err(error) if backend == Backend::Auto => on_cpu(Some(instead(&error))),
             Err(error) => Err(error.into()),
         }
     }
