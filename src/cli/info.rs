@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use diffmoe::checkpoint::embedded;
 use diffmoe::model::{Config, FfnForm, Kind, TimeKind};
 
-use super::{Outcome, model_file};
+use super::{Outcome, decoder, model_file};
 
-/// Describe a model: architecture, size, labels, recommended settings, model card.
+/// Describe a model or an image decoder: architecture, size, labels, recommended settings, model card.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.
@@ -20,6 +20,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
+    if let Some(outcome) =
+        decoder::describe(std::path::Path::new(&arguments.model), arguments.tensors)
+    {
+        return outcome;
+    }
     let checkpoint = model_file::open(&arguments.model)?;
     let config = checkpoint.config();
     let list = checkpoint.list();
@@ -109,7 +114,7 @@ fn megabytes(bytes: usize) -> String {
 }
 
 /// 140191616 as 140,191,616.
-fn grouped(number: usize) -> String {
+pub(super) fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {

@@ -2,12 +2,15 @@
 //! 0 is success, 1 a verification that found differences, 2 a request that could not be carried out.
 
 mod bench;
+mod decode;
+mod decoder;
 mod info;
 mod model_file;
 mod output;
 mod picture;
 mod sample;
 mod verify;
+mod verify_decoder;
 
 use std::process::ExitCode;
 
@@ -31,6 +34,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Sample(sample::Arguments),
+    Decode(decode::Arguments),
     Verify(verify::Arguments),
     Info(info::Arguments),
     Bench(bench::Arguments),
@@ -61,6 +65,7 @@ impl From<BackendName> for Backend {
 pub(crate) fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Sample(arguments) => sample::run(&arguments),
+        Command::Decode(arguments) => decode::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
