@@ -238,7 +238,6 @@ fn latents_are_scaled_as_the_file_says() {
     assert!(largest_difference(&got, &image) < TOLERANCE);
 }
 
-/// The tiny decoder is nearly linear in the mean colour of a cell, even with random weights.
 #[test]
 fn a_preview_is_fitted_to_the_decoder_at_hand() {
     for name in ["vae_kl_mini", "vae_tiny_mini"] {
@@ -257,27 +256,78 @@ fn a_preview_is_fitted_to_the_decoder_at_hand() {
     }
 }
 
-/// Writes a case's weights with a change, and returns what is said about the file.
-fn changed(name: &str, change: impl Fn(&str, &mut Vec<usize>, &mut Vec<f32>) -> bool) -> String {
+/// Writes a case's weights with a change to some; `false` leaves a tensor out.
+fn rewritten(
+    name: &str,
+    change: impl Fn(&mut String, &mut Vec<usize>, &mut Vec<f32>) -> bool,
+) -> Result<DecoderFile, EngineError> {
     let folder = tempfile::tempdir().unwrap();
     let bytes = std::fs::read(mini(name).join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let mut tensors = Vec::new();
-    for (name, view) in file.tensors() {
+    for (mut name, view) in file.tensors() {
         let halves: Vec<half::f16> = bytemuck::pod_collect_to_vec(view.data());
         let mut values = halves.iter().map(|h| h.to_f32()).collect();
         let mut shape = view.shape().to_vec();
-        if change(&name, &mut shape, &mut values) {
+        if change(&mut name, &mut shape, &mut values) {
             tensors.push(TensorOut::f32(name, &shape, &values));
         }
     }
     let path = folder.path().join("model.safetensors");
     write_safetensors(&path, &tensors, []).unwrap();
     std::fs::copy(mini(name).join("config.json"), folder.path().join("config.json")).unwrap();
-    match DecoderFile::open(&path) {
-        Err(error) => error.to_string(),
-        Ok(file) => CpuDecoderModel::load(&file).err().map_or(String::new(), |e| e.to_string()),
-    }
+    DecoderFile::open(&path)
+}
+
+/// What is said about a case's weights after a change; nothing where they are accepted.
+fn changed(name: &str, change: impl Fn(&str, &mut Vec<usize>, &mut Vec<f32>) -> bool) -> String {
+    let file = rewritten(name, |name, shape, values| change(name, shape, values));
+    file.and_then(|file| CpuDecoderModel::load(&file))
+        .err()
+        .map_or(String::new(), |e| e.to_string())
+}
+
+/// Layers of attention were renamed, and some converters store them as convolutions.
+#[test]
+fn attention_under_its_other_names_is_the_same() {
+    let renamed = rewritten("vae_kl_mini", |name, shape, _| {
+        for (old, new) in
+            [("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")]
+        {
+            if name.contains(&format!("attentions.0.{old}.")) {
+                *name = name.replace(old, new);
+                if shape.len() == 2 {
+                    shape.extend([1, 1]);
+                }
+            }
+        }
+        true
+    });
+    let latents = LatentPreview::calibration([4, 3, 5]);
+    let want = on_cpu(&open(&mini("vae_kl_mini")), [3, 5]).decode_now(&latents).unwrap();
+    assert!(on_cpu(&renamed.unwrap(), [3, 5]).decode_now(&latents).unwrap() == want);
+}
+
+/// A decoder without attention, such as some have; without `post_quant_conv`; without a configuration.
+#[test]
+fn parts_that_a_file_may_lack_are_left_out() {
+    let lean = rewritten("vae_kl_mini", |name, _, _| {
+        !name.contains("attentions") && !name.starts_with("post_quant_conv")
+    });
+    let taps = on_cpu(&lean.unwrap(), [3, 5]).decode_with_taps(&[0.5; 60]).unwrap();
+    let found = names(&taps);
+    assert_eq!(
+        found[..3],
+        ["decoder.conv_in", "decoder.mid_block.resnets.0", "decoder.mid_block.resnets.1"]
+    );
+    let bytes = std::fs::read(mini("vae_tiny_mini").join("model.safetensors")).unwrap();
+    let tiny = DecoderFile::from_bytes("tiny", diffmoe::platform::Bytes::new(bytes)).unwrap();
+    assert_eq!((tiny.kind(), tiny.factor()), (DecoderKind::Tiny, 4));
+    assert!((tiny.scaling() - 1.0).abs() < f32::EPSILON);
+    // The norms of this case have 4 groups, which only its configuration tells.
+    let bytes = std::fs::read(mini("vae_kl_mini").join("model.safetensors")).unwrap();
+    let error = DecoderFile::from_bytes("kl", diffmoe::platform::Bytes::new(bytes)).unwrap_err();
+    assert!(error.to_string().contains("12 channels do not form 32 groups"), "{error}");
 }
 
 #[test]

@@ -24,6 +24,9 @@ pub(super) fn open(path: &Path) -> Result<DecoderFile, Box<dyn std::error::Error
     Ok(DecoderFile::from_tensors(file)?)
 }
 
+/// Pixels along a side of a picture: a decoder of full size takes 8 GiB for this.
+const MOST_SIDE: usize = 2048;
+
 /// Pictures `[B, 3, height, width]` of latents `[B, C, height, width]`, and their size.
 pub(super) fn decode(
     file: &DecoderFile,
@@ -31,12 +34,19 @@ pub(super) fn decode(
     size: [usize; 2],
     backend: Backend,
 ) -> Result<(Vec<f32>, [usize; 2]), Box<dyn std::error::Error>> {
+    let [height, width] = size.map(|n| n.saturating_mul(file.factor()));
+    if height.max(width) > MOST_SIDE {
+        return Err(format!(
+            "these latents make pictures of {width} × {height}, which take gigabytes to decode; \
+             {MOST_SIDE} pixels along a side are the most"
+        )
+        .into());
+    }
     let place = OpenDecoder::open(file, backend, WeightPrecision::F16)?;
     if let Some(note) = place.note() {
         eprintln!("note: {note}");
     }
     let mut decoder = place.decoder(size)?;
-    let [_, height, width] = decoder.picture_shape();
     let count = latents.len() / decoder.latent_shape().iter().product::<usize>();
     eprintln!("decoding {count} pictures of {width}×{height} on {}", decoder.device());
     let pictures = finish(decoder.as_mut(), latents, count)?;

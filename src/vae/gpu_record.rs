@@ -122,7 +122,8 @@ impl Recorder<'_> {
         layer: &Attention,
         w: &AttentionWeights,
     ) -> Result<(), EngineError> {
-        let (gpu, scope) = (self.gpu, layer.names[0].trim_end_matches(".to_q"));
+        let gpu = self.gpu;
+        let scope = layer.names[0].rsplit_once('.').map_or("attention", |(module, _)| module);
         let (c, tokens) = (w.key.rows(), self.pixels(layer.from));
         let padded = tokens.next_multiple_of(4);
         let at_once = SCORES.min((gpu.binding_limit / 4) as usize);
