@@ -179,12 +179,15 @@ pub fn output_chunks(
     inputs: usize,
     pixels: usize,
     outputs: Range<usize>,
-    most: usize,
+    most: u64,
 ) -> impl Iterator<Item = (usize, usize)> {
     /// What a workgroup of the GPU variant owns.
     const WHOLE: usize = 8;
-    let each = 16 * weights.size * weights.size * inputs * pixels;
-    let quads = (most / each.max(1) / WHOLE * WHOLE).max(WHOLE);
+    // More than 32 bits hold, which is what a browser has.
+    let each = (16 * weights.size * weights.size * inputs) as u64 * pixels as u64;
+    let affordable =
+        (most / each.max(1)).min(weights.out_quads.next_multiple_of(WHOLE) as u64) as usize;
+    let quads = (affordable / WHOLE * WHOLE).max(WHOLE);
     let end = outputs.end;
     outputs.step_by(quads).map(move |first| (first, end.min(first + quads)))
 }

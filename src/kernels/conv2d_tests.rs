@@ -172,8 +172,8 @@ fn dispatches_are_cut_where_they_would_take_too_long() {
     let values = vec![0.0; 100 * 8 * 9];
     let weights =
         ConvWeights::upload(gpu(), "test", [100, 8, 3], &values, None, WeightPrecision::F32);
-    let cut = |most: usize| output_chunks(&weights, 2, 10, 0..25, most).collect::<Vec<_>>();
-    assert_eq!(cut(usize::MAX / 2), [(0, 25)]);
+    let cut = |most: u64| output_chunks(&weights, 2, 10, 0..25, most).collect::<Vec<_>>();
+    assert_eq!(cut(u64::MAX / 2), [(0, 25)]);
     // 16·9·2·10 = 2880 multiply-adds for a quad; never less than a workgroup's share.
     assert_eq!(cut(2880 * 16), [(0, 16), (16, 25)]);
     assert_eq!(cut(1), [(0, 8), (8, 16), (16, 24), (24, 25)]);

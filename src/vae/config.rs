@@ -192,7 +192,7 @@ impl DecoderFile {
     }
 
     /// Multiply-adds for a latent of `[height, width]`, in convolutions and attention.
-    pub fn multiply_adds(&self, size: [usize; 2]) -> usize {
+    pub fn multiply_adds(&self, size: [usize; 2]) -> u64 {
         self.plan.multiply_adds(size)
     }
 }

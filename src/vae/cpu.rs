@@ -63,7 +63,7 @@ pub struct CpuDecoder {
 }
 
 /// Multiply-adds of a unit of work: some hundredths of a second.
-const UNIT: usize = 1 << 30;
+const UNIT: u64 = 1 << 30;
 
 impl CpuDecoder {
     /// A decoder for latents of `size` (height and width).
@@ -141,8 +141,8 @@ impl CpuDecoder {
             }
             (Layer::Conv(conv), LayerWeights::Conv(weights)) => {
                 let source = model.plan.values[from];
-                let each = conv.kernel * conv.kernel * source.channels * c * width;
-                rows = (UNIT / each).max(rayon::current_num_threads()).min(height - row);
+                let each = (conv.kernel * conv.kernel * source.channels * c) as u64 * width as u64;
+                rows = ((UNIT / each) as usize).max(rayon::current_num_threads()).min(height - row);
                 out.resize(height * width * c, 0.0);
                 let source = Source {
                     x: &self.values[from],
@@ -157,7 +157,7 @@ impl CpuDecoder {
                 if row == 0 {
                     self.attended = weights.prepare(&self.values[from]);
                 }
-                let at_once = UNIT / (2 * height * width * c);
+                let at_once = (UNIT / (2 * height * width * c) as u64) as usize;
                 rows = at_once.max(AttentionWeights::rows_at_once()).div_ceil(width);
                 rows = rows.min(height - row);
                 let part = &mut out[row * width * c..][..rows * width * c];

@@ -13,7 +13,7 @@ use crate::kernels::{
 use crate::model::EngineError;
 
 /// Multiply-adds of one dispatch, about: some hundredths of a second on a small GPU.
-const DISPATCH: usize = 1 << 31;
+const DISPATCH: u64 = 1 << 31;
 
 /// Scores of attention that exist at a time.
 const SCORES: usize = 1 << 22;

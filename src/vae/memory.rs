@@ -52,7 +52,7 @@ impl Slabs {
             .filter(|&len| len <= limit)
             .map(|len| Self::with_len(plan, latent, len))
             // The first of several: the fewest cuts.
-            .min_by_key(|slabs| slabs.len * slabs.count)
+            .min_by_key(Self::bytes)
             .or_else(|| {
                 (largest_plane <= limit).then(|| Self::with_len(plan, latent, largest_plane))
             })
@@ -98,7 +98,7 @@ impl Slabs {
 
     /// Bytes of all slabs.
     pub(super) fn bytes(&self) -> u64 {
-        4 * (self.len * self.count) as u64
+        4 * self.len as u64 * self.count as u64
     }
 }
 

@@ -129,15 +129,16 @@ impl Plan {
     }
 
     /// Multiply-adds of the products.
-    pub(super) fn multiply_adds(&self, latent: [usize; 2]) -> usize {
+    pub(super) fn multiply_adds(&self, latent: [usize; 2]) -> u64 {
         let of = |step: &Step| {
             let (from, to) = step.layer.ends();
             let (from, to) = (self.values[from], self.values[to]);
-            let pixels = to.pixels(latent);
+            let pixels = to.pixels(latent) as u64;
+            let (inputs, outputs) = (from.channels as u64, to.channels as u64);
             match &step.layer {
-                Layer::Conv(c) => c.kernel * c.kernel * from.channels * to.channels * pixels,
+                Layer::Conv(c) => (c.kernel * c.kernel) as u64 * inputs * outputs * pixels,
                 Layer::Norm(_) => 0,
-                Layer::Attention(_) => 2 * pixels * to.channels * (2 * to.channels + pixels),
+                Layer::Attention(_) => 2 * pixels * outputs * (2 * outputs + pixels),
             }
         };
         self.steps.iter().map(of).sum()
