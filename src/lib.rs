@@ -11,6 +11,7 @@
 //! | [`kernels`] | says what one dispatch computes |
 //! | [`model`] | says in which order |
 //! | [`cpu`] | the same model, readable, on the processor |
+//! | [`vae`] | latents to pictures |
 //! | [`diffusion`] | says with which numbers |
 //! | [`trace`] | remembers which expert took which token |
 //! | [`sampler`] | says when |
@@ -33,5 +34,6 @@ pub mod picture;
 pub mod platform;
 pub mod sampler;
 pub mod trace;
+pub mod vae;
 #[cfg(feature = "web")]
 pub mod web;

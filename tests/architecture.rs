@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the bottom up; each may import from those before it, and from itself.
-const ORDER: [&str; 11] = [
+const ORDER: [&str; 12] = [
     "platform",
     "checkpoint",
     "gpu",
     "kernels",
     "model",
     "cpu",
+    "vae",
     "diffusion",
     "trace",
     "sampler",

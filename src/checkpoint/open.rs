@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Checkpoint, CheckpointError};
+use super::{CheckpointError, TensorFile};
 use crate::platform;
 
 /// The index of a sharded checkpoint, in the form that is usual for safetensors.
@@ -14,7 +14,7 @@ struct Index {
     weight_map: std::collections::BTreeMap<String, String>,
 }
 
-pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
+pub(super) fn open(path: &Path) -> Result<TensorFile, CheckpointError> {
     let label = path.display().to_string();
     let unreadable = |path: &Path, source| CheckpointError::Unreadable {
         path: path.display().to_string(),
@@ -48,7 +48,7 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
     let beside = ["config.json", "case.json"]
         .iter()
         .find_map(|name| std::fs::read_to_string(folder.join(name)).ok());
-    Checkpoint::from_parts(parts, beside)
+    TensorFile::from_parts(parts, beside)
 }
 
 /// Puts the reader's terse error into words.

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use safetensors::{Dtype, View};
 
-use super::{CONFIG_KEY, CheckpointError, SCALE_SUFFIX};
+use super::tensor_file::SCALE_SUFFIX;
+use super::{CONFIG_KEY, CheckpointError};
 use crate::model::{Storage, TensorSpec, is_matrix};
 
 /// Where numbers come from: the tensor of a name, as f32.

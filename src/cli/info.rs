@@ -8,9 +8,9 @@ use diffmoe::gpu::Gpu;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, FfnForm, Footprint, Kind, Preset, Storage, TimeKind, file_bytes};
 
-use super::{Outcome, model_file};
+use super::{Outcome, decoder, model_file};
 
-/// Describe a model: architecture, size, labels, recommended settings, model card.
+/// Describe a model or an image decoder: architecture, size, labels, recommended settings, model card.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.
@@ -31,6 +31,11 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     if let Some(preset) = arguments.preset {
         return needs(&preset.config(), arguments);
+    }
+    if let Some(outcome) =
+        decoder::describe(std::path::Path::new(&arguments.model), arguments.tensors)
+    {
+        return outcome;
     }
     let checkpoint = model_file::open(&arguments.model)?;
     let config = checkpoint.config();
@@ -195,7 +200,7 @@ fn megabytes(bytes: usize) -> String {
 }
 
 /// 140191616 as 140,191,616.
-fn grouped(number: usize) -> String {
+pub(super) fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {

@@ -3,6 +3,8 @@
 
 mod bench;
 mod convert;
+mod decode;
+mod decoder;
 mod info;
 mod make_random;
 mod model_file;
@@ -10,6 +12,7 @@ mod output;
 mod sample;
 mod solver_options;
 mod verify;
+mod verify_decoder;
 #[cfg(feature = "app")]
 mod window;
 
@@ -38,6 +41,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Sample(sample::Arguments),
+    Decode(decode::Arguments),
     Verify(verify::Arguments),
     Info(info::Arguments),
     Bench(bench::Arguments),
@@ -84,6 +88,7 @@ impl From<BackendName> for Backend {
 pub(crate) fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Some(Command::Sample(arguments)) => sample::run(&arguments),
+        Some(Command::Decode(arguments)) => decode::run(&arguments),
         Some(Command::Verify(arguments)) => verify::run(&arguments),
         Some(Command::Info(arguments)) => info::run(&arguments),
         Some(Command::Bench(arguments)) => bench::run(&arguments),

@@ -5,17 +5,18 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
 
-use diffmoe::checkpoint::embedded;
+use diffmoe::checkpoint::{TensorOut, embedded, write_safetensors};
 use diffmoe::diffusion::Solver;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Engine, LabelTable, Routing, RoutingRule};
 use diffmoe::sampler::{OpenModel, Run, Settings, random_rows};
 use diffmoe::trace::Trace;
+use diffmoe::vae::DecoderFile;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::Output;
 use super::solver_options::SolverOptions;
-use super::{BackendName, Outcome, model_file};
+use super::{BackendName, Outcome, decoder, model_file};
 
 /// Draw pictures and write them as one PNG.
 ///
@@ -79,6 +80,13 @@ pub(super) struct Arguments {
     /// Whole factor by which pictures are enlarged. Default: to at least 128 pixels in a grid.
     #[arg(long)]
     scale: Option<u32>,
+    /// Image decoder for a model that makes latents: a safetensors file of diffusers with an AutoencoderKL
+    /// (such as sd-vae-ft-mse) or an AutoencoderTiny (TAESD).
+    #[arg(long, value_name = "FILE")]
+    vae: Option<PathBuf>,
+    /// Also write the latents, for `diffmoe decode`.
+    #[arg(long, value_name = "FILE.safetensors")]
+    latents: Option<PathBuf>,
     /// Also write which expert took which token at every step: .json or .safetensors (docs/trace-format.md).
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
@@ -99,14 +107,7 @@ const MAX_COUNT: usize = 10_000;
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     let checkpoint = model_file::open(&arguments.model)?;
     let config = checkpoint.config();
-    if !config.pixels || config.in_channels != 3 {
-        return Err(format!(
-            "{} makes latents, and decoding them to pixels is not implemented yet; \
-             `diffmoe verify` can check such a model",
-            arguments.model
-        )
-        .into());
-    }
+    let vae = vae(arguments, config)?;
     let seed = arguments.seed.unwrap_or_else(new_seed);
     let settings = settings(arguments, config, seed)?;
     settings.check(config)?;
@@ -126,6 +127,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     }
     let out = Output::reserve(&path)?;
     let trace_out = arguments.trace.as_deref().map(Output::reserve).transpose()?;
+    let latents_out = arguments.latents.as_deref().map(Output::reserve).transpose()?;
 
     let started = Instant::now();
     let model = OpenModel::open(&checkpoint, arguments.backend.into(), WeightPrecision::F16)?;
@@ -178,18 +180,66 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             scale are beyond what f32 can hold: try a smaller --cfg"
             .into());
     }
-    let grid = diffmoe::picture::grid(&samples, config.input_size as u32, arguments.scale);
+    if let Some(out) = latents_out {
+        let side = config.input_size;
+        let shape = [count, config.in_channels, side, side];
+        let tensors = [TensorOut::f32("latents", &shape, &samples)];
+        out.write(|part| write_safetensors(part, &tensors, []))?;
+    }
+    let mut side = config.input_size;
+    if let Some(vae) = &vae {
+        // The model's memory is free for the decoder.
+        drop((ready, model));
+        let (pictures, size) =
+            decoder::decode(vae, &samples, [side, side], arguments.backend.into())?;
+        (samples, side) = (pictures, size[1]);
+    }
+    let grid = diffmoe::picture::grid(&samples, side as u32, arguments.scale);
     out.write(|part| grid.save(part))?;
     let trace = trace.ok_or("no picture was asked for")?;
     if let Some(out) = trace_out {
         out.write(|part| trace.save(part))?;
     }
     println!("wrote {} in {:.1} s", path.display(), started.elapsed().as_secs_f32());
-    if let Some(path) = &arguments.trace {
+    for path in [&arguments.trace, &arguments.latents].into_iter().flatten() {
         println!("wrote {}", path.display());
     }
     report_capacity(&trace, &settings, config);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The decoder that turns the model's samples into pixels, where they are none.
+fn vae(
+    arguments: &Arguments,
+    config: &Config,
+) -> Result<Option<DecoderFile>, Box<dyn std::error::Error>> {
+    let makes_pixels = config.pixels && config.in_channels == 3;
+    match &arguments.vae {
+        None if makes_pixels => Ok(None),
+        None => Err(format!(
+            "{} makes latents; give the decoder that turns them into pixels with --vae FILE (a safetensors \
+             file of diffusers, such as sd-vae-ft-mse)",
+            arguments.model
+        )
+        .into()),
+        Some(_) if makes_pixels => {
+            Err(format!("{} makes pixels; leave --vae out", arguments.model).into())
+        }
+        Some(path) => {
+            let file = decoder::open(path)?;
+            if file.latent_channels() != config.in_channels {
+                return Err(format!(
+                    "{} makes latents of {} channels, and {} takes {}; give the decoder that belongs to the model",
+                    arguments.model,
+                    config.in_channels,
+                    file.label(),
+                    file.latent_channels()
+                )
+                .into());
+            }
+            Ok(Some(file))
+        }
+    }
 }
 
 fn new_seed() -> u64 {

@@ -51,15 +51,15 @@ fn no_guidance() -> f32 {
 }
 
 /// A recorded tensor as numbers.
-struct Recorded {
-    shape: Vec<usize>,
-    values: Vec<f32>,
+pub(super) struct Recorded {
+    pub(super) shape: Vec<usize>,
+    pub(super) values: Vec<f32>,
     /// Counts and sets have to be equal; floats may differ within the tolerance.
     exact: bool,
 }
 
 /// Counts verdicts and prints one line for each.
-struct Report {
+pub(super) struct Report {
     tolerance: f32,
     passed: u32,
     failed: u32,
@@ -78,12 +78,13 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     };
     let case: Case = serde_json::from_slice(&read("case.json")?)
         .map_err(|e| format!("{}: {e}", folder.join("case.json").display()))?;
-    if case.kind.starts_with("vae") {
-        return Err("this case is an image decoder, which is not implemented yet".into());
-    }
     let io_bytes = read("io.safetensors")?;
     let io = SafeTensors::deserialize(&io_bytes)
         .map_err(|e| format!("{}: {e}", folder.join("io.safetensors").display()))?;
+    if case.kind.starts_with("vae") {
+        let backend = arguments.backend.into();
+        return super::verify_decoder::run(folder, &io, backend, arguments.tolerance);
+    }
     let checkpoint = Checkpoint::open(&folder.join("model.safetensors"))?;
     let config = checkpoint.config();
     let input = Inputs::read(&io, config)?;
@@ -94,7 +95,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let mut engine = model.engine(input.times.len())?;
     println!("{} on {}", folder.display(), engine.device());
 
-    let mut report = Report { tolerance: arguments.tolerance, passed: 0, failed: 0 };
+    let mut report = Report::new(arguments.tolerance);
     let mut untested = Vec::new();
     let taps = engine.forward_with_taps(&input.run, &input.times)?;
     let mut names: Vec<&str> = io.names();
@@ -115,11 +116,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     if !untested.is_empty() {
         println!("no answer yet for: {}", untested.join(", "));
     }
-    println!("{} passed, {} failed", report.passed, report.failed);
-    if report.passed + report.failed == 0 {
-        return Err("the case has nothing that could be compared".into());
-    }
-    Ok(ExitCode::from(u8::from(report.failed > 0)))
+    let failed = report.finish()?;
+    Ok(ExitCode::from(u8::from(failed)))
 }
 
 struct Inputs {
@@ -238,7 +236,7 @@ fn recorded_noise(
     Ok(noise.values.chunks_exact(step).map(|step| Arc::new(step[..len].to_vec())).collect())
 }
 
-fn record(io: &SafeTensors<'_>, name: &str) -> Result<Recorded, String> {
+pub(super) fn record(io: &SafeTensors<'_>, name: &str) -> Result<Recorded, String> {
     let view = io.tensor(name).map_err(|_| format!("io.safetensors has no tensor {name:?}"))?;
     let raw = view.data();
     let words = || raw.as_chunks::<4>().0.iter().copied();
@@ -256,7 +254,26 @@ fn record(io: &SafeTensors<'_>, name: &str) -> Result<Recorded, String> {
 }
 
 impl Report {
-    fn compare(&mut self, name: &str, wanted: &Recorded, shape: &[usize], values: &[f32]) {
+    pub(super) fn new(tolerance: f32) -> Self {
+        Self { tolerance, passed: 0, failed: 0 }
+    }
+
+    /// Prints the count and says whether something differs.
+    pub(super) fn finish(self) -> Result<bool, &'static str> {
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.passed + self.failed == 0 {
+            return Err("the case has nothing that could be compared");
+        }
+        Ok(self.failed > 0)
+    }
+
+    pub(super) fn compare(
+        &mut self,
+        name: &str,
+        wanted: &Recorded,
+        shape: &[usize],
+        values: &[f32],
+    ) {
         let verdict = if wanted.shape != shape {
             Err(format!("shape {shape:?}, recorded {:?}", wanted.shape))
         } else if wanted.exact {

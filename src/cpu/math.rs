@@ -19,12 +19,12 @@ const HEAD_EPS: f32 = 1e-5;
 pub(super) const TIME_DIMS: usize = 256;
 
 /// Runs `body`, compiled for the vectors of the processor at hand.
-pub(super) fn vectorised<R>(body: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorised<R>(body: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(body)
 }
 
 /// Numbers in one vector of the processor at hand.
-pub(super) fn vector_width() -> usize {
+pub(crate) fn vector_width() -> usize {
     struct Width;
     impl WithSimd for Width {
         type Output = usize;
@@ -76,7 +76,7 @@ pub(super) fn gelu(xs: &mut [f32]) {
 }
 
 /// x·sigmoid(x), in place.
-pub(super) fn silu(xs: &mut [f32]) {
+pub(crate) fn silu(xs: &mut [f32]) {
     vectorised(|| xs.iter_mut().for_each(|x| *x *= sigmoid_of(*x)));
 }
 
@@ -91,7 +91,7 @@ pub(super) fn sigmoid(xs: &mut [f32]) {
 }
 
 /// `softmax(scale·row)` of each row of `width` numbers, in place.
-pub(super) fn softmax_rows(rows: &mut [f32], width: usize, scale: f32) {
+pub(crate) fn softmax_rows(rows: &mut [f32], width: usize, scale: f32) {
     Arch::new().dispatch(SoftmaxRows { rows, width, scale });
 }
 

@@ -12,7 +12,7 @@ use bytemuck::{Pod, Zeroable};
 use pulp::{Arch, Simd, WithSimd};
 
 /// Output features per panel.
-pub(super) const PANEL: usize = 16;
+pub(crate) const PANEL: usize = 16;
 /// Rows of a tile: 6 rows × 2 vectors of eight are 12 of the 16 registers that AVX2 has.
 const TILE: usize = 6;
 
@@ -23,7 +23,7 @@ struct Line([f32; PANEL]);
 
 /// A matrix `[outputs, inputs]` in panels, padded with zeros to a whole number of them.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Matrix {
+pub(crate) struct Matrix {
     outputs: usize,
     inputs: usize,
     /// `[panels, inputs]` lines.
@@ -32,14 +32,14 @@ pub(super) struct Matrix {
 
 impl Matrix {
     /// Packs a row-major `[outputs, inputs]` matrix, the layout of `Linear.weight`.
-    pub(super) fn new(outputs: usize, inputs: usize, weight: &[f32]) -> Self {
+    pub(crate) fn new(outputs: usize, inputs: usize, weight: &[f32]) -> Self {
         let mut matrix = Self::default();
         matrix.pack_rows(outputs, inputs, |o| &weight[o * inputs..][..inputs]);
         matrix
     }
 
     /// Packs rows `[inputs]`, one for each output; reuses the memory of the matrix before.
-    pub(super) fn pack_rows<'a>(
+    pub(crate) fn pack_rows<'a>(
         &mut self,
         outputs: usize,
         inputs: usize,
@@ -56,7 +56,7 @@ impl Matrix {
     }
 
     /// Packs columns `[outputs]`, one for each input; reuses the memory of the matrix before.
-    pub(super) fn pack_columns<'a>(
+    pub(crate) fn pack_columns<'a>(
         &mut self,
         outputs: usize,
         inputs: usize,
@@ -71,7 +71,7 @@ impl Matrix {
     }
 
     /// Width of the result.
-    pub(super) fn outputs(&self) -> usize {
+    pub(crate) fn outputs(&self) -> usize {
         self.outputs
     }
 
@@ -85,13 +85,25 @@ impl Matrix {
     }
 
     /// `out[r] = x[r]·Wᵀ + bias` for every row of `out`, `[rows, outputs]`; `x(r)` is row `r`, `[inputs]`.
-    pub(super) fn apply<'a>(
+    pub(crate) fn apply<'a>(
         &self,
         bias: Option<&[f32]>,
         x: impl Fn(usize) -> &'a [f32],
         out: &mut [f32],
     ) {
-        Arch::new().dispatch(Product { matrix: self, bias, x, out });
+        self.apply_segments(bias, 1, |r, _| x(r), out);
+    }
+
+    /// As [`Matrix::apply`] for rows that lie in several places: `x(r, s)` is part `s` of row `r`, all of
+    /// one length, `[inputs / segments]`. A convolution reads its neighbourhood that way, without a copy.
+    pub(crate) fn apply_segments<'a>(
+        &self,
+        bias: Option<&[f32]>,
+        segments: usize,
+        x: impl Fn(usize, usize) -> &'a [f32],
+        out: &mut [f32],
+    ) {
+        Arch::new().dispatch(Product { matrix: self, bias, segments, x, out });
     }
 }
 
@@ -99,11 +111,12 @@ impl Matrix {
 struct Product<'m, X> {
     matrix: &'m Matrix,
     bias: Option<&'m [f32]>,
+    segments: usize,
     x: X,
     out: &'m mut [f32],
 }
 
-impl<'a, X: Fn(usize) -> &'a [f32]> WithSimd for Product<'_, X> {
+impl<'a, X: Fn(usize, usize) -> &'a [f32]> WithSimd for Product<'_, X> {
     type Output = ();
 
     #[inline(always)]
@@ -117,7 +130,7 @@ impl<'a, X: Fn(usize) -> &'a [f32]> WithSimd for Product<'_, X> {
     }
 }
 
-impl<'a, X: Fn(usize) -> &'a [f32]> Product<'_, X> {
+impl<'a, X: Fn(usize, usize) -> &'a [f32]> Product<'_, X> {
     /// `V` vectors make a panel.
     #[inline(always)]
     fn run<S: Simd, const V: usize>(self, simd: S) {
@@ -130,15 +143,16 @@ impl<'a, X: Fn(usize) -> &'a [f32]> Product<'_, X> {
                 bias.0[..columns.len()].copy_from_slice(&values[columns.clone()]);
             }
             for (t, rows) in self.out.chunks_mut(TILE * outputs).enumerate() {
-                let x = |r: usize| (self.x)(t * TILE + r);
+                let x = |r: usize, s: usize| (self.x)(t * TILE + r, s);
+                let n = inputs / self.segments;
                 let mut sums = [Line::zeroed(); TILE];
                 match rows.len() / outputs {
-                    1 => tile::<S, V, 1>(simd, x, panel, &bias, &mut sums),
-                    2 => tile::<S, V, 2>(simd, x, panel, &bias, &mut sums),
-                    3 => tile::<S, V, 3>(simd, x, panel, &bias, &mut sums),
-                    4 => tile::<S, V, 4>(simd, x, panel, &bias, &mut sums),
-                    5 => tile::<S, V, 5>(simd, x, panel, &bias, &mut sums),
-                    _ => tile::<S, V, 6>(simd, x, panel, &bias, &mut sums),
+                    1 => tile::<S, V, 1>(simd, n, x, panel, &bias, &mut sums),
+                    2 => tile::<S, V, 2>(simd, n, x, panel, &bias, &mut sums),
+                    3 => tile::<S, V, 3>(simd, n, x, panel, &bias, &mut sums),
+                    4 => tile::<S, V, 4>(simd, n, x, panel, &bias, &mut sums),
+                    5 => tile::<S, V, 5>(simd, n, x, panel, &bias, &mut sums),
+                    _ => tile::<S, V, 6>(simd, n, x, panel, &bias, &mut sums),
                 }
                 for (row, sum) in rows.chunks_exact_mut(outputs).zip(&sums) {
                     let row = &mut row[columns.clone()];
@@ -153,24 +167,26 @@ impl<'a, X: Fn(usize) -> &'a [f32]> Product<'_, X> {
     }
 }
 
-/// The innermost loop: `R` rows by one panel, all sums in registers.
+/// The innermost loop: `R` rows, in segments of `n` inputs, by one panel, all sums in registers.
 #[inline(always)]
 fn tile<'a, S: Simd, const V: usize, const R: usize>(
     simd: S,
-    x: impl Fn(usize) -> &'a [f32],
+    n: usize,
+    x: impl Fn(usize, usize) -> &'a [f32],
     panel: &[[S::f32s; V]],
     bias: &Line,
     sums: &mut [Line; TILE],
 ) {
-    let inputs = panel.len();
-    let rows: [&[f32]; R] = std::array::from_fn(|r| &x(r)[..inputs]);
     let bias: [S::f32s; V] = std::array::from_fn(|v| S::as_simd_f32s(&bias.0).0[v]);
     let mut acc = [bias; R];
-    for (i, w) in panel.iter().enumerate() {
-        for r in 0..R {
-            let x = simd.splat_f32s(rows[r][i]);
-            for v in 0..V {
-                acc[r][v] = simd.mul_add_e_f32s(x, w[v], acc[r][v]);
+    for (s, part) in panel.chunks_exact(n).enumerate() {
+        let rows: [&[f32]; R] = std::array::from_fn(|r| &x(r, s)[..n]);
+        for (i, w) in part.iter().enumerate() {
+            for r in 0..R {
+                let x = simd.splat_f32s(rows[r][i]);
+                for v in 0..V {
+                    acc[r][v] = simd.mul_add_e_f32s(x, w[v], acc[r][v]);
+                }
             }
         }
     }
@@ -203,6 +219,13 @@ mod tests {
             let mut by_columns = vec![f32::NAN; rows * outputs];
             matrix.apply(Some(&bias), row, &mut by_columns);
             assert_eq!(by_rows, by_columns);
+            if inputs.is_multiple_of(3) {
+                let mut by_segments = vec![f32::NAN; rows * outputs];
+                let n = inputs / 3;
+                let part = |r: usize, s: usize| &row(r)[s * n..][..n];
+                matrix.apply_segments(Some(&bias), 3, part, &mut by_segments);
+                assert_eq!(by_rows, by_segments);
+            }
             for (at, &got) in by_rows.iter().enumerate() {
                 let (r, o) = (at / outputs, at % outputs);
                 let want: f64 = (0..inputs)

@@ -12,8 +12,8 @@
 mod engine;
 mod experts;
 mod forward;
-mod math;
-mod matmul;
+pub(crate) mod math;
+pub(crate) mod matmul;
 mod router;
 mod slots;
 mod threads;

@@ -79,6 +79,18 @@ impl Matrix {
         Self { parts, bias, rows, columns, precision }
     }
 
+    /// The numbers of a tensor `[N, K]` that a kernel writes, as a factor in a product: f32, no bias.
+    ///
+    /// # Panics
+    /// When K is no multiple of four.
+    pub fn of_tensor(gpu: &Gpu, tensor: &Tensor) -> Self {
+        let &[rows, columns] = &*tensor.shape else { panic!("{:?}", tensor.shape) };
+        assert!(columns.is_multiple_of(4), "{}: {columns} columns", tensor.label);
+        let bias = Tensor::upload(gpu, "no bias", &[rows], &vec![0.0_f32; rows]);
+        let parts = vec![Part { rows: 0..rows, weights: tensor.clone() }];
+        Self { parts, bias, rows, columns, precision: WeightPrecision::F32 }
+    }
+
     /// `N`, the outputs of the layer.
     pub fn rows(&self) -> usize {
         self.rows

@@ -31,6 +31,46 @@ pub enum BackendError {
     Engine(#[from] EngineError),
 }
 
+/// Where something is to run.
+#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
+pub(super) enum Choice {
+    /// On this device.
+    Gpu(Gpu),
+    /// On the processor.
+    Cpu {
+        /// Why, where the user did not ask for it.
+        note: Option<String>,
+    },
+}
+
+/// Carries out a user's wish.
+///
+/// # Errors
+/// When a GPU was asked for and there is none.
+pub(super) async fn choose(backend: Backend) -> Result<Choice, GpuError> {
+    if backend == Backend::Cpu {
+        return Ok(Choice::Cpu { note: None });
+    }
+    let auto = backend == Backend::Auto;
+    match Gpu::request(GpuOptions::default()).await {
+        Ok(gpu) if auto && gpu.is_software() => {
+            let name = &gpu.info.name;
+            let reason = format!(
+                "the only graphics adapter, {name}, is software and slower than the CPU backend"
+            );
+            Ok(Choice::Cpu { note: Some(instead(&reason)) })
+        }
+        Ok(gpu) => Ok(Choice::Gpu(gpu)),
+        Err(error) if auto => Ok(Choice::Cpu { note: Some(instead(&error)) }),
+        Err(error) => Err(error),
+    }
+}
+
+/// The sentence for a place that nobody asked for.
+pub(super) fn instead(reason: &dyn std::fmt::Display) -> String {
+    format!("{reason}: using the CPU")
+}
+
 /// A model on the device that was chosen for it; makes engines for any batch size. Copies share the weights.
 #[derive(Clone)]
 pub struct OpenModel {
@@ -69,22 +109,9 @@ impl OpenModel {
         let on_cpu = async |note: Option<String>| -> Result<Self, BackendError> {
             Ok(Self { place: Place::Cpu(Arc::new(CpuModel::request(checkpoint).await?)), note })
         };
-        let instead = async |reason: String| on_cpu(Some(format!("{reason}: using the CPU"))).await;
-        if backend == Backend::Cpu {
-            return on_cpu(None).await;
-        }
-        let auto = backend == Backend::Auto;
-        let gpu = match Gpu::request(GpuOptions::default()).await {
-            Ok(gpu) if auto && gpu.is_software() => {
-                return instead(format!(
-                    "the only graphics adapter, {}, is software and slower than the CPU backend",
-                    gpu.info.name
-                ))
-                .await;
-            }
-            Ok(gpu) => Arc::new(gpu),
-            Err(error) if auto => return instead(error.to_string()).await,
-            Err(error) => return Err(error.into()),
+        let gpu = match choose(backend).await? {
+            Choice::Cpu { note } => return on_cpu(note).await,
+            Choice::Gpu(gpu) => Arc::new(gpu),
         };
         let load = GpuModel::request(gpu.clone(), checkpoint, precision);
         let loaded = match gpu.attempt(load).await {
@@ -96,7 +123,7 @@ impl OpenModel {
         };
         match loaded {
             Ok(model) => Ok(Self { place: Place::Gpu(Arc::new(model)), note: None }),
-            Err(error) if auto => instead(error.to_string()).await,
+            Err(error) if backend == Backend::Auto => on_cpu(Some(instead(&error))).await,
             Err(error) => Err(error.into()),
         }
     }

@@ -2,9 +2,11 @@
 //! pictures and routing. It holds no thread, waits for nothing, and never knows what computes.
 
 mod backend;
+mod decoder;
 mod settings;
 
 pub use backend::{Backend, BackendError, OpenModel};
+pub use decoder::OpenDecoder;
 pub use settings::{Settings, SettingsError};
 
 pub use crate::diffusion::random_rows;

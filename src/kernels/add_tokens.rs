@@ -1,0 +1,114 @@
+//! Adds rows to the pixels that they came from: the end of an attention layer.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::gpu::{Kernel, Tensor, lanes};
+
+/// Arguments.
+pub struct AddTokens<'a> {
+    /// `[rows, C]`; rows beyond the last pixel are left out.
+    pub x: &'a Tensor,
+    /// Quads of channels that the picture's buffer holds.
+    pub quads: usize,
+    /// First of them among the columns of a row.
+    pub first_quad: usize,
+    /// Pixels of the picture.
+    pub pixels: usize,
+    /// Pixel of the first row.
+    pub first_pixel: usize,
+    /// In and out: the picture, `[quads, pixels, 4]` at the front of the tensor.
+    pub y: &'a Tensor,
+}
+
+/// The uniform.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct Params {
+    rows: u32,
+    quads: u32,
+    first_quad: u32,
+    row_quads: u32,
+    pixels: u32,
+    first_pixel: u32,
+}
+
+impl AddTokens<'_> {
+    /// The tensor of rows.
+    fn tokens(&self) -> &Tensor {
+        self.x
+    }
+}
+
+impl Kernel for AddTokens<'_> {
+    const NAME: &'static str = "add_tokens";
+    const SOURCE: &'static str = include_str!("../../shaders/add_tokens.wgsl");
+    type Params = Params;
+
+    fn params(&self) -> Params {
+        let &[rows, width] = &*self.tokens().shape else { panic!("{:?}", self.tokens().shape) };
+        assert!(width.is_multiple_of(4), "{width} columns");
+        assert!(4 * (self.first_quad + self.quads) <= width, "{} quads", self.quads);
+        assert!(self.y.len() >= 4 * self.quads * self.pixels, "{:?}", self.y.shape);
+        Params {
+            rows: rows as u32,
+            quads: self.quads as u32,
+            first_quad: self.first_quad as u32,
+            row_quads: width as u32 / 4,
+            pixels: self.pixels as u32,
+            first_pixel: self.first_pixel as u32,
+        }
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        vec![self.x, self.y]
+    }
+
+    fn groups(&self) -> [u32; 3] {
+        lanes(self.tokens().shape[0] * self.quads, 64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::testing::{poisoned, read, run, spiky, tensor};
+    use crate::kernels::TokensFromPlanes;
+    use crate::kernels::planes::{from_quads, to_quads};
+
+    #[test]
+    fn pixels_become_rows_and_return_to_their_places() {
+        // Channels in two buffers; a block of rows in the middle, and one that ends beyond the picture.
+        let (channels, pixels, cut) = (20, 35, 2);
+        let picture = spiky(channels * pixels, 1, 1.0);
+        let lain = to_quads(&picture, pixels);
+        let parts = [(0, cut), (cut, channels / 4)];
+        for (first_pixel, rows) in [(0, 1), (7, 13), (30, 9)] {
+            let tokens = poisoned(&[rows, channels]);
+            let added = spiky(rows * channels, 2, 1.0);
+            let added_tensor = tensor(&[rows, channels], &added);
+            let mut summed = Vec::new();
+            for (first_quad, end) in parts {
+                let quads = end - first_quad;
+                let part = &lain[4 * first_quad * pixels..4 * end * pixels];
+                let x = tensor(&[part.len()], part);
+                let (y, x_planes) = (&tokens, &x);
+                run(&TokensFromPlanes { x: x_planes, quads, first_quad, pixels, first_pixel, y });
+                let (x_rows, y) = (&added_tensor, &x);
+                run(&AddTokens { x: x_rows, quads, first_quad, pixels, first_pixel, y });
+                summed.extend(read(&x));
+            }
+            let mut want = picture.clone();
+            let got = read(&tokens);
+            for (r, c) in (0..rows).flat_map(|r| (0..channels).map(move |c| (r, c))) {
+                let pixel = first_pixel + r;
+                let value = if pixel < pixels { picture[c * pixels + pixel] } else { 0.0 };
+                // Copies, and one sum of two numbers: exact.
+                assert_eq!(got[r * channels + c].to_bits(), value.to_bits(), "row {r}, column {c}");
+                if pixel < pixels {
+                    want[c * pixels + pixel] += added[r * channels + c];
+                }
+            }
+            assert_eq!(from_quads(&summed, channels, pixels), want);
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Convolutions over pictures whose channels lie in quads, `[C/4, height, width, 4]`, on parts of their
+//! channels, so that a layer works on feature maps that are spread over several buffers.
+
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
+
+use super::matrix::{WeightPrecision, pack};
+use crate::gpu::{Gpu, Kernel, Profile, Tape, Tensor};
+
+/// Weights and bias of one convolution on the device.
+#[derive(Debug)]
+pub struct ConvWeights {
+    /// `[C_in/4, k·k, 4, C_out]`, in words of one f32 or two f16.
+    weights: Tensor,
+    /// `[C_out]`; zeros where the layer has no bias.
+    bias: Tensor,
+    /// `k`, 1 or 3.
+    pub size: usize,
+    /// `C_in`, rounded up to four, in quads.
+    pub in_quads: usize,
+    /// `C_out`, rounded up to four, in quads.
+    pub out_quads: usize,
+    precision: WeightPrecision,
+}
+
+impl ConvWeights {
+    /// Uploads `values`, `[C_out, C_in, k, k]`, and a bias `[C_out]` where there is one.
+    ///
+    /// # Panics
+    /// When the numbers do not fit the sizes, or `k` is neither 1 nor 3.
+    pub fn upload(
+        gpu: &Gpu,
+        label: &str,
+        [outputs, inputs, size]: [usize; 3],
+        values: &[f32],
+        bias: Option<&[f32]>,
+        precision: WeightPrecision,
+    ) -> Self {
+        assert!(size == 1 || size == 3, "{label}: kernels of {size}");
+        assert_eq!(values.len(), outputs * inputs * size * size, "{label}");
+        let (in_quads, out_quads) = (inputs.div_ceil(4), outputs.div_ceil(4));
+        let taps = size * size;
+        let mut packed = vec![0.0; in_quads * taps * 16 * out_quads];
+        for (row, kernel) in values.chunks_exact(taps).enumerate() {
+            let (o, c) = (row / inputs, row % inputs);
+            for (tap, &w) in kernel.iter().enumerate() {
+                packed[((c / 4 * taps + tap) * 4 + c % 4) * 4 * out_quads + o] = w;
+            }
+        }
+        let mut padded = vec![0.0; 4 * out_quads];
+        if let Some(bias) = bias {
+            padded[..outputs].copy_from_slice(bias);
+        }
+        let words = pack(&packed, precision);
+        Self {
+            weights: Tensor::upload(gpu, label, &[words.len()], &words),
+            bias: Tensor::upload(gpu, format!("{label} bias"), &[padded.len()], &padded),
+            size,
+            in_quads,
+            out_quads,
+            precision,
+        }
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> u64 {
+        self.weights.bytes() + self.bias.bytes()
+    }
+}
+
+/// A convolution with zero border and stride 1, from some of a layer's inputs to some of its outputs.
+#[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "switches that do not depend on each other")]
+pub struct Conv2d<'a> {
+    /// `[inputs, height, width, 4]` at the front of the tensor.
+    pub x: &'a Tensor,
+    /// The layer.
+    pub weights: &'a ConvWeights,
+    /// `[…, height, width, 4]`: outputs go to quads `y_first..`.
+    pub y: &'a Tensor,
+    /// Height and width of `y`.
+    pub size: [usize; 2],
+    /// Whether every pixel of `x` stands for 2 × 2, so that `x` has half of `y`'s size.
+    pub enlarge: bool,
+    /// First and one past the last quad of the layer's inputs that `x` holds.
+    pub inputs: (usize, usize),
+    /// First and one past the last quad of the layer's outputs to compute.
+    pub outputs: (usize, usize),
+    /// Where they begin in `y`.
+    pub y_first: usize,
+    /// Whether the bias is added: in one dispatch of several over the same outputs.
+    pub bias: bool,
+    /// Whether the result is added to `y`.
+    pub add: bool,
+    /// Whether the result is clamped at zero.
+    pub relu: bool,
+}
+
+/// The uniform of `shaders/shared/conv2d.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(super) struct Params {
+    width: u32,
+    height: u32,
+    in_width: u32,
+    in_height: u32,
+    enlarge: u32,
+    in_quads: u32,
+    weight_first: u32,
+    out_quads: u32,
+    out_first: u32,
+    out_total: u32,
+    y_first: u32,
+    mode: u32,
+}
+
+impl Conv2d<'_> {
+    /// Records the kernel that suits the device.
+    ///
+    /// # Panics
+    /// When sizes do not fit: a bug.
+    pub fn record(&self, gpu: &Gpu, tape: &mut Tape, scope: &str) {
+        match gpu.profile {
+            Profile::Gpu => tape.push(gpu, scope, &Conv2dTile(*self)),
+            Profile::Software => tape.push(gpu, scope, &Conv2dSoftware(*self)),
+        }
+    }
+
+    fn params(&self) -> Params {
+        let Self { weights: w, size: [height, width], inputs, outputs, .. } = *self;
+        let shrink = usize::from(self.enlarge);
+        assert!(!self.enlarge || (height.is_multiple_of(2) && width.is_multiple_of(2)), "odd size");
+        let (in_height, in_width) = (height >> shrink, width >> shrink);
+        let (in_quads, out_quads) = (inputs.1 - inputs.0, outputs.1 - outputs.0);
+        assert!(in_quads > 0 && inputs.1 <= w.in_quads, "inputs {inputs:?} of {}", w.in_quads);
+        assert!(out_quads > 0 && outputs.1 <= w.out_quads, "outputs {outputs:?}");
+        assert!(self.x.len() >= 4 * in_quads * in_height * in_width, "x {:?}", self.x.shape);
+        let end = 4 * (self.y_first + out_quads) * height * width;
+        assert!(self.y.len() >= end, "y {:?}", self.y.shape);
+        let bit = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
+        Params {
+            width: width as u32,
+            height: height as u32,
+            in_width: in_width as u32,
+            in_height: in_height as u32,
+            enlarge: shrink as u32,
+            in_quads: in_quads as u32,
+            weight_first: inputs.0 as u32,
+            out_quads: out_quads as u32,
+            out_first: outputs.0 as u32,
+            out_total: w.out_quads as u32,
+            y_first: self.y_first as u32,
+            mode: bit(self.bias, 1) + bit(self.add, 2) + bit(self.relu, 4),
+        }
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        vec![self.x, &self.weights.weights, &self.weights.bias, self.y]
+    }
+
+    fn constants(&self) -> Vec<(&'static str, f64)> {
+        let half = self.weights.precision == WeightPrecision::F16;
+        vec![("SIZE", self.weights.size as f64), ("HALF_WEIGHTS", f64::from(u8::from(half)))]
+    }
+
+    /// Workgroups of `columns` by `rows` pixels and `quads` quads of outputs.
+    fn groups(&self, columns: usize, rows: usize, quads: usize) -> [u32; 3] {
+        let [height, width] = self.size;
+        let outputs = self.outputs.1 - self.outputs.0;
+        [width.div_ceil(columns), height.div_ceil(rows), outputs.div_ceil(quads)].map(|n| n as u32)
+    }
+}
+
+/// Cuts quads of outputs so that a dispatch stays below about `most` multiply-adds: a frame of a user
+/// interface, or a driver's patience, should not depend on how large a layer is.
+pub fn output_chunks(
+    weights: &ConvWeights,
+    inputs: usize,
+    pixels: usize,
+    outputs: Range<usize>,
+    most: u64,
+) -> impl Iterator<Item = (usize, usize)> {
+    /// What a workgroup of the GPU variant owns.
+    const WHOLE: usize = 8;
+    // More than 32 bits hold, which is what a browser has.
+    let each = (16 * weights.size * weights.size * inputs) as u64 * pixels as u64;
+    let affordable =
+        (most / each.max(1)).min(weights.out_quads.next_multiple_of(WHOLE) as u64) as usize;
+    let quads = (affordable / WHOLE * WHOLE).max(WHOLE);
+    let end = outputs.end;
+    outputs.step_by(quads).map(move |first| (first, end.min(first + quads)))
+}
+
+/// For GPUs: tiles in workgroup memory.
+pub(super) struct Conv2dTile<'a>(Conv2d<'a>);
+
+impl Kernel for Conv2dTile<'_> {
+    const NAME: &'static str = "conv2d";
+    const SOURCE: &'static str = concat!(
+        include_str!("../../shaders/conv2d.wgsl"),
+        include_str!("../../shaders/shared/conv2d.wgsl"),
+    );
+    type Params = Params;
+
+    fn params(&self) -> Params {
+        self.0.params()
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        self.0.tensors()
+    }
+
+    fn constants(&self) -> Vec<(&'static str, f64)> {
+        self.0.constants()
+    }
+
+    fn groups(&self) -> [u32; 3] {
+        // `COLUMNS`, `ROWS` and `OUT_QUADS` in the shader.
+        self.0.groups(16, 8, 8)
+    }
+}
+
+/// For software adapters: registers only.
+pub(super) struct Conv2dSoftware<'a>(Conv2d<'a>);
+
+impl Kernel for Conv2dSoftware<'_> {
+    const NAME: &'static str = "conv2d_software";
+    const SOURCE: &'static str = concat!(
+        include_str!("../../shaders/conv2d_software.wgsl"),
+        include_str!("../../shaders/shared/conv2d.wgsl"),
+    );
+    type Params = Params;
+
+    fn params(&self) -> Params {
+        self.0.params()
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        self.0.tensors()
+    }
+
+    fn constants(&self) -> Vec<(&'static str, f64)> {
+        self.0.constants()
+    }
+
+    fn groups(&self) -> [u32; 3] {
+        // `LANES`, `ROWS` and `OUT_QUADS` in the shader.
+        self.0.groups(8, 8, 4)
+    }
+}
+
+/// Inputs of [`reference()`], as PyTorch lays them out.
+#[derive(Clone, Copy)]
+pub struct Inputs<'a> {
+    /// `[C_in, height, width]`
+    pub x: &'a [f32],
+    /// `[C_out, C_in, k, k]`
+    pub weights: &'a [f32],
+    /// `[C_out]`
+    pub bias: &'a [f32],
+    /// `k`
+    pub size: usize,
+    /// Height and width of `x`.
+    pub from: [usize; 2],
+    /// Whether `x` is enlarged first.
+    pub enlarge: bool,
+}
+
+/// The convolution on the processor, in f64: `[C_out, height, width]` of the (enlarged) picture.
+pub fn reference(i: Inputs<'_>) -> Vec<f64> {
+    let Inputs { size: k, from: [from_height, from_width], .. } = i;
+    let shift = usize::from(i.enlarge);
+    let (height, width) = (from_height << shift, from_width << shift);
+    let inputs = i.x.len() / (from_height * from_width);
+    let mut y = Vec::new();
+    for (o, bias) in i.bias.iter().enumerate() {
+        for (row, column) in (0..height).flat_map(|r| (0..width).map(move |c| (r, c))) {
+            let mut sum = f64::from(*bias);
+            for (c, tap) in (0..inputs).flat_map(|c| (0..k * k).map(move |t| (c, t))) {
+                // Shifted by the border, so that nothing is negative.
+                let (py, px) = (row + tap / k, column + tap % k);
+                let halo = k / 2;
+                if (halo..height + halo).contains(&py) && (halo..width + halo).contains(&px) {
+                    let (sy, sx) = ((py - halo) >> shift, (px - halo) >> shift);
+                    let x = i.x[(c * from_height + sy) * from_width + sx];
+                    sum += f64::from(x) * f64::from(i.weights[(o * inputs + c) * k * k + tap]);
+                }
+            }
+            y.push(sum);
+        }
+    }
+    y
+}
+
+#[cfg(test)]
+#[path = "conv2d_tests.rs"]
+mod tests;

@@ -1,0 +1,263 @@
+//! The decoder on the processor: carries out the plan, some rows of a layer at a time.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::attention::{Attended, AttentionWeights};
+use super::config::Numbers;
+use super::cpu_layers::{ConvWeights, NormWeights, Source, conv_rows, normalise};
+use super::plan::{Layer, Plan, ValueId};
+use super::{Decoder, DecoderFile};
+use crate::cpu::math::vector_width;
+use crate::model::{EngineError, Progress, Taps};
+
+/// A decoder in memory, for pictures of any size.
+pub struct CpuDecoderModel {
+    plan: Plan,
+    numbers: Numbers,
+    /// For each step.
+    weights: Vec<LayerWeights>,
+}
+
+enum LayerWeights {
+    Conv(ConvWeights),
+    Norm(NormWeights),
+    Attention(Box<AttentionWeights>),
+}
+
+impl CpuDecoderModel {
+    /// Decodes the file's tensors.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn load(file: &DecoderFile) -> Result<Self, EngineError> {
+        let load = |layer: &Layer| -> Result<_, EngineError> {
+            Ok(match layer {
+                Layer::Conv(conv) => LayerWeights::Conv(ConvWeights::load(&file.tensors, conv)?),
+                Layer::Norm(norm) => LayerWeights::Norm(NormWeights::load(&file.tensors, norm)?),
+                Layer::Attention(layer) => {
+                    LayerWeights::Attention(Box::new(AttentionWeights::load(&file.tensors, layer)?))
+                }
+            })
+        };
+        let weights: Result<_, _> = file.plan.steps.iter().map(|step| load(&step.layer)).collect();
+        Ok(Self { plan: file.plan.clone(), numbers: file.numbers, weights: weights? })
+    }
+}
+
+/// A decoder on the processor, for latents of one size.
+pub struct CpuDecoder {
+    model: Arc<CpuDecoderModel>,
+    /// Height and width of a latent.
+    size: [usize; 2],
+    /// Feature maps that are in use, `[height, width, C]`; the others are empty.
+    values: Vec<Vec<f32>>,
+    /// For each step, the feature maps that it is the last to read.
+    last_uses: Vec<Vec<ValueId>>,
+    /// Latents that wait, `[C, height, width]` each.
+    waiting: VecDeque<Vec<f32>>,
+    /// Step and row of the picture at work.
+    place: Option<(usize, usize)>,
+    attended: Attended,
+    pictures: VecDeque<Vec<f32>>,
+}
+
+/// Multiply-adds of a unit of work: some hundredths of a second.
+const UNIT: u64 = 1 << 30;
+
+impl CpuDecoder {
+    /// A decoder for latents of `size` (height and width).
+    ///
+    /// # Panics
+    /// When a latent has no pixel.
+    pub fn new(model: Arc<CpuDecoderModel>, size: [usize; 2]) -> Self {
+        assert!(size[0] > 0 && size[1] > 0, "a latent of {size:?}");
+        Self {
+            size,
+            values: vec![Vec::new(); model.plan.values.len()],
+            last_uses: model.plan.last_uses(),
+            waiting: VecDeque::new(),
+            place: None,
+            attended: Attended::default(),
+            pictures: VecDeque::new(),
+            model,
+        }
+    }
+
+    /// Puts a latent of the autoencoder, `[C, height, width]`, at the start of the plan.
+    fn enter(&mut self, latent: &[f32]) {
+        let pixels = self.size[0] * self.size[1];
+        let first = self.model.numbers.enter(latent);
+        self.values.iter_mut().for_each(Vec::clear);
+        self.values[0] = interleave(&first, pixels);
+        self.place = Some((0, 0));
+    }
+
+    /// Computes the next unit.
+    fn step(&mut self) {
+        let Some((step, row)) = self.place else {
+            if let Some(latent) = self.waiting.pop_front() {
+                self.enter(&latent);
+            }
+            return;
+        };
+        if !self.compute(step, row) {
+            return;
+        }
+        for &value in &self.last_uses[step] {
+            self.values[value] = Vec::new();
+        }
+        self.place = Some((step + 1, 0));
+        if step + 1 == self.model.plan.steps.len() {
+            self.place = None;
+            let output = self.model.plan.output_id();
+            let values = std::mem::take(&mut self.values[output]);
+            self.pictures.push_back(self.picture(&values));
+        }
+    }
+
+    fn picture(&self, values: &[f32]) -> Vec<f32> {
+        let mut picture = planes(values, self.model.plan.output().channels);
+        self.model.numbers.leave(&mut picture);
+        picture
+    }
+
+    /// Computes some rows of a layer from `row` on, and says whether the layer is finished.
+    fn compute(&mut self, step: usize, row: usize) -> bool {
+        let model = self.model.clone();
+        let layer = &model.plan.steps[step].layer;
+        let (from, to) = layer.ends();
+        let value = model.plan.values[to];
+        let ([height, width], c) = (value.size(self.size), value.channels);
+        // What is written is taken out, so that what is read can be borrowed beside it.
+        let mut out = std::mem::take(&mut self.values[to]);
+        let mut rows = height;
+        match (layer, &model.weights[step]) {
+            (Layer::Norm(norm), LayerWeights::Norm(weights)) => {
+                if from != to {
+                    out.clone_from(&self.values[from]);
+                }
+                normalise(weights, norm, width, &mut out);
+            }
+            (Layer::Conv(conv), LayerWeights::Conv(weights)) => {
+                let source = model.plan.values[from];
+                let each = (conv.kernel * conv.kernel * source.channels * c) as u64 * width as u64;
+                rows = ((UNIT / each) as usize).max(rayon::current_num_threads()).min(height - row);
+                out.resize(height * width * c, 0.0);
+                let source = Source {
+                    x: &self.values[from],
+                    size: source.size(self.size),
+                    channels: source.channels,
+                    enlarge: conv.enlarge,
+                };
+                let part = &mut out[row * width * c..][..rows * width * c];
+                conv_rows(weights, conv, &source, row, part);
+            }
+            (Layer::Attention(_), LayerWeights::Attention(weights)) => {
+                if row == 0 {
+                    self.attended = weights.prepare(&self.values[from]);
+                }
+                let at_once = (UNIT / (2 * height * width * c) as u64) as usize;
+                rows = at_once.max(AttentionWeights::rows_at_once()).div_ceil(width);
+                rows = rows.min(height - row);
+                let part = &mut out[row * width * c..][..rows * width * c];
+                weights.add_rows(&self.attended, row * width, part);
+                if row + rows == height {
+                    self.attended = Attended::default();
+                }
+            }
+            _ => unreachable!("weights were loaded for the layers of the same plan"),
+        }
+        self.values[to] = out;
+        self.place = Some((step, row + rows));
+        row + rows == height
+    }
+
+    fn is_idle(&self) -> bool {
+        self.place.is_none() && self.waiting.is_empty()
+    }
+}
+
+/// `[C, pixels]` as `[pixels, C]`.
+fn interleave(planes: &[f32], pixels: usize) -> Vec<f32> {
+    (0..pixels).flat_map(|p| planes.iter().skip(p).step_by(pixels).copied()).collect()
+}
+
+/// `[pixels, C]` as `[C, pixels]`.
+fn planes(values: &[f32], channels: usize) -> Vec<f32> {
+    (0..channels).flat_map(|c| values.iter().skip(c).step_by(channels).copied()).collect()
+}
+
+impl Decoder for CpuDecoder {
+    fn device(&self) -> String {
+        let threads = rayon::current_num_threads();
+        format!("processor, {threads} threads, vectors of {}", vector_width())
+    }
+
+    fn latent_shape(&self) -> [usize; 3] {
+        [self.model.plan.values[0].channels, self.size[0], self.size[1]]
+    }
+
+    fn picture_shape(&self) -> [usize; 3] {
+        let output = self.model.plan.output();
+        let [height, width] = output.size(self.size);
+        [output.channels, height, width]
+    }
+
+    fn begin(&mut self, latents: &[f32]) {
+        let len = self.latent_shape().iter().product();
+        assert!(latents.len().is_multiple_of(len), "{} numbers in latents of {len}", latents.len());
+        self.place = None;
+        self.pictures.clear();
+        let latents = self.model.numbers.unscale(latents);
+        self.waiting = latents.chunks_exact(len).map(<[f32]>::to_vec).collect();
+    }
+
+    fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
+        // Inside the pool, handing work to the other threads is much cheaper than from outside.
+        rayon::scope(|_| {
+            for _ in 0..budget {
+                if self.is_idle() {
+                    break;
+                }
+                self.step();
+            }
+        });
+        Ok(if self.is_idle() { Progress::Done } else { Progress::Working })
+    }
+
+    fn take(&mut self) -> Option<Vec<f32>> {
+        self.pictures.pop_front()
+    }
+
+    fn wait(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn decode_with_taps(&mut self, latent: &[f32]) -> Result<Taps, EngineError> {
+        let [channels, height, width] = self.picture_shape();
+        self.waiting.clear();
+        self.pictures.clear();
+        self.enter(latent);
+        let mut taps = Taps::new();
+        while let Some((step, _)) = self.place {
+            let before = self.place;
+            let tap = self.model.plan.steps[step].tap.clone();
+            // A tapped value may be free once the step is finished, so it is looked at in between.
+            let is_finished = self.compute(step, before.map_or(0, |(_, row)| row));
+            if let (true, Some((name, id))) = (is_finished, tap) {
+                let value = self.model.plan.values[id];
+                let [height, width] = value.size(self.size);
+                let values = planes(&self.values[id], value.channels);
+                taps.push((name, vec![value.channels, height, width], values));
+            }
+            if is_finished {
+                self.place = (step + 1 < self.model.plan.steps.len()).then_some((step + 1, 0));
+            }
+        }
+        let picture = self.picture(&self.values[self.model.plan.output_id()]);
+        taps.push(("image".into(), vec![channels, height, width], picture));
+        self.values.iter_mut().for_each(Vec::clear);
+        Ok(taps)
+    }
+}

@@ -1,0 +1,178 @@
+//! A decoder's plan as a tape: which kernels a layer becomes, over the slabs that its feature maps lie in.
+
+use super::gpu_weights::{AttentionWeights, LayerWeights};
+use super::memory::{Piece, Slabs};
+use super::plan::{Attention, Conv, Layer, Norm, Plan, ValueId};
+use crate::gpu::{Gpu, Tape, Tensor};
+use crate::kernels::conv2d::output_chunks;
+use crate::kernels::group_stats::CHUNK;
+use crate::kernels::{
+    AddTokens, Conv2d, ConvWeights, GroupFold, GroupNorm, GroupStats, Linear, Matrix, Softmax,
+    TokensFromPlanes,
+};
+use crate::model::EngineError;
+
+/// Multiply-adds of one dispatch, about: some hundredths of a second on a small GPU.
+const DISPATCH: u64 = 1 << 31;
+
+/// Scores of attention that exist at a time.
+const SCORES: usize = 1 << 22;
+
+/// What recording needs.
+pub(super) struct Recorder<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) plan: &'a Plan,
+    pub(super) weights: &'a [LayerWeights],
+    /// Height and width of a latent.
+    pub(super) size: [usize; 2],
+    pub(super) layout: &'a Slabs,
+    pub(super) slabs: &'a [Tensor],
+}
+
+impl Recorder<'_> {
+    /// The tape, and how many of its dispatches belong to the steps up to each.
+    pub(super) fn record(&self) -> Result<(Tape, Vec<usize>), EngineError> {
+        let mut tape = Tape::default();
+        let mut ends = Vec::new();
+        for (step, weights) in self.plan.steps.iter().zip(self.weights) {
+            match (&step.layer, weights) {
+                (Layer::Conv(layer), LayerWeights::Conv(weights)) => {
+                    self.conv(&mut tape, layer, weights);
+                }
+                (Layer::Norm(layer), LayerWeights::Norm(weights)) => {
+                    self.norm(&mut tape, layer, weights);
+                }
+                (Layer::Attention(layer), LayerWeights::Attention(weights)) => {
+                    self.attention(&mut tape, layer, weights)?;
+                }
+                _ => unreachable!("weights were loaded for the layers of the same plan"),
+            }
+            ends.push(tape.len());
+        }
+        Ok((tape, ends))
+    }
+
+    fn pieces(&self, value: ValueId) -> Vec<Piece> {
+        self.layout.pieces(self.plan, value, self.size)
+    }
+
+    fn pixels(&self, value: ValueId) -> usize {
+        self.plan.values[value].pixels(self.size)
+    }
+
+    /// Every piece of the output gathers from every piece of the input.
+    fn conv(&self, tape: &mut Tape, layer: &Conv, weights: &ConvWeights) {
+        let inputs = self.pieces(layer.from);
+        let widest = inputs.iter().map(|p| p.quads.1 - p.quads.0).max().unwrap_or(1);
+        let pixels = self.pixels(layer.to);
+        for to in self.pieces(layer.to) {
+            let all = to.quads.0..to.quads.1;
+            for outputs in output_chunks(weights, widest, pixels, all, DISPATCH) {
+                for (i, from) in inputs.iter().enumerate() {
+                    let call = Conv2d {
+                        x: &self.slabs[from.slab],
+                        weights,
+                        y: &self.slabs[to.slab],
+                        size: self.plan.values[layer.to].size(self.size),
+                        enlarge: layer.enlarge,
+                        inputs: from.quads,
+                        outputs,
+                        y_first: outputs.0 - to.quads.0,
+                        bias: i == 0,
+                        add: layer.add || i > 0,
+                        relu: layer.relu && i + 1 == inputs.len(),
+                    };
+                    call.record(self.gpu, tape, &layer.name);
+                }
+            }
+        }
+    }
+
+    fn norm(&self, tape: &mut Tape, layer: &Norm, weights: &Tensor) {
+        let (gpu, pixels) = (self.gpu, self.pixels(layer.from));
+        let total = weights.shape[1].div_ceil(4);
+        let partial =
+            Tensor::empty(gpu, "group statistics", &[pixels.div_ceil(CHUNK), total, 2, 4]);
+        let table = Tensor::empty(gpu, "group norm", &[3, 4 * total]);
+        let (partial, table) = (&partial, &table);
+        let (from, to) = (self.pieces(layer.from), self.pieces(layer.to));
+        for piece in &from {
+            let (first_quad, quads) = (piece.quads.0, piece.quads.1 - piece.quads.0);
+            let x = &self.slabs[piece.slab];
+            tape.push(gpu, &layer.name, &GroupStats { x, pixels, quads, first_quad, partial });
+        }
+        let (group, eps) = (layer.group, super::cpu_layers::EPS);
+        let fold = GroupFold { partial, weights, pixels, group, eps, table };
+        tape.push(gpu, &layer.name, &fold);
+        for (from, to) in from.iter().zip(&to) {
+            let (first_quad, quads) = (to.quads.0, to.quads.1 - to.quads.0);
+            let x = (layer.from != layer.to).then(|| &self.slabs[from.slab]);
+            let (silu, y) = (layer.silu, &self.slabs[to.slab]);
+            let call = GroupNorm { x, table, pixels, quads, first_quad, silu, y };
+            tape.push(gpu, &layer.name, &call);
+        }
+    }
+
+    /// With rows as pixels: K = X·Wkᵀ and Vᵀ = Wv·Xᵀ once, then for blocks of queries
+    /// softmax((X·Wqᵀ)·Kᵀ)·V·Woᵀ. Tokens are padded to a multiple of four with rows of zeros, whose
+    /// weights the softmax makes zero.
+    fn attention(
+        &self,
+        tape: &mut Tape,
+        layer: &Attention,
+        w: &AttentionWeights,
+    ) -> Result<(), EngineError> {
+        let gpu = self.gpu;
+        let scope = layer.names[0].rsplit_once('.').map_or("attention", |(module, _)| module);
+        let (c, tokens) = (w.key.rows(), self.pixels(layer.from));
+        let padded = tokens.next_multiple_of(4);
+        let at_once = SCORES.min((gpu.binding_limit / 4) as usize);
+        let queries = (at_once / padded).clamp(1, padded);
+        let largest = 4 * (padded * c) as u64;
+        if largest > gpu.binding_limit {
+            return Err(EngineError::TooLarge(format!(
+                "attention over {tokens} pixels needs a buffer of {largest} bytes and {} binds {} at once; \
+                 decode smaller pictures, or use --backend cpu",
+                gpu.info.name, gpu.binding_limit
+            )));
+        }
+        let make = |label: &str, shape: [usize; 2]| Tensor::empty(gpu, label, &shape);
+        let (x, keys) = (make("tokens", [padded, c]), make("keys", [padded, c]));
+        let values = make("values, transposed", [c, padded]);
+        self.tokens(tape, scope, layer.from, 0, &x);
+        Linear::new(&x, &w.key, &keys).record(gpu, tape, scope);
+        Linear::new(&w.value, &Matrix::of_tensor(gpu, &x), &values).record(gpu, tape, scope);
+        let keys = Matrix::of_tensor(gpu, &keys);
+        let values = Matrix::of_tensor(gpu, &values);
+        let block = make("tokens of a block", [queries, c]);
+        let (q, mixed) = (make("queries", [queries, c]), make("mixed values", [queries, c]));
+        let scores = make("scores", [queries, padded]);
+        for first_pixel in (0..tokens).step_by(queries) {
+            self.tokens(tape, scope, layer.from, first_pixel, &block);
+            Linear::new(&block, &w.query, &q).record(gpu, tape, scope);
+            Linear::new(&q, &keys, &scores).record(gpu, tape, scope);
+            let scale = 1.0 / (c as f32).sqrt();
+            tape.push(gpu, scope, &Softmax { x: &scores, columns: tokens, scale });
+            Linear::new(&scores, &values, &mixed).record(gpu, tape, scope);
+            Linear::new(&mixed, &w.out, &q).record(gpu, tape, scope);
+            for piece in self.pieces(layer.to) {
+                let (first_quad, quads) = (piece.quads.0, piece.quads.1 - piece.quads.0);
+                let (x, y, pixels) = (&q, &self.slabs[piece.slab], tokens);
+                let call = AddTokens { x, quads, first_quad, pixels, first_pixel, y };
+                tape.push(gpu, scope, &call);
+            }
+        }
+        Ok(())
+    }
+
+    /// Pixels of a feature map from `first_pixel` on as the rows of `y`.
+    fn tokens(&self, tape: &mut Tape, scope: &str, from: ValueId, first_pixel: usize, y: &Tensor) {
+        let pixels = self.pixels(from);
+        for piece in self.pieces(from) {
+            let (first_quad, quads) = (piece.quads.0, piece.quads.1 - piece.quads.0);
+            let x = &self.slabs[piece.slab];
+            let call = TokensFromPlanes { x, quads, first_quad, pixels, first_pixel, y };
+            tape.push(self.gpu, scope, &call);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! From latents to pictures: the decoders of `AutoencoderKL` (the Stable Diffusion autoencoders) and
+//! `AutoencoderTiny` (TAESD), read from files with the tensor names of diffusers.
+//!
+//! A file becomes a [`plan`](self): a list of convolutions, norms and one attention layer over numbered
+//! feature maps. [`CpuDecoder`] and [`GpuDecoder`] carry out the same list, one picture at a time and in
+//! pieces, so that a user interface can decode between two frames. Nothing is approximated: a picture is
+//! never cut into tiles, because group norms and attention look at the whole of it.
+
+mod attention;
+mod build;
+mod config;
+mod cpu;
+mod cpu_layers;
+mod gpu;
+mod gpu_record;
+mod gpu_weights;
+mod memory;
+mod plan;
+mod preview;
+
+pub use config::{DecoderFile, DecoderKind};
+pub use cpu::{CpuDecoder, CpuDecoderModel};
+pub use gpu::{GpuDecoder, GpuDecoderModel};
+pub use preview::LatentPreview;
+
+use crate::model::{EngineError, Progress, Taps};
+
+/// A decoder on a device, for latents of one size.
+pub trait Decoder {
+    /// The device, for people.
+    fn device(&self) -> String;
+
+    /// Channels, height and width of a latent.
+    fn latent_shape(&self) -> [usize; 3];
+
+    /// Channels, height and width of a picture.
+    fn picture_shape(&self) -> [usize; 3];
+
+    /// Takes latents `[B, C, h, w]` as a model samples them, for any B, and forgets the pictures before.
+    ///
+    /// # Panics
+    /// When they are no whole number of latents: a bug of the caller.
+    fn begin(&mut self, latents: &[f32]);
+
+    /// Computes or submits at most `budget` units (a unit is about one kernel, or some rows of one layer).
+    /// Never waits for the device.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn advance(&mut self, budget: usize) -> Result<Progress, EngineError>;
+
+    /// The next finished picture, `[3, height, width]` in about [-1, 1], in the order of the latents.
+    /// Never waits.
+    fn take(&mut self) -> Option<Vec<f32>>;
+
+    /// Waits until what was handed to the device is finished. Not for user interfaces.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn wait(&mut self) -> Result<(), EngineError>;
+
+    /// Decodes latents and waits for the pictures, `[B, 3, height, width]`. Not for user interfaces.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn decode_now(&mut self, latents: &[f32]) -> Result<Vec<f32>, EngineError> {
+        self.begin(latents);
+        let mut pictures = Vec::new();
+        loop {
+            let progress = self.advance(usize::MAX)?;
+            if progress != Progress::Working {
+                self.wait()?;
+            }
+            while let Some(picture) = self.take() {
+                pictures.extend(picture);
+            }
+            if progress == Progress::Done {
+                return Ok(pictures);
+            }
+        }
+    }
+
+    /// Decodes one latent, given as the decoder's own numbers (no scaling factor applied), and keeps the
+    /// output of every layer under the name of its PyTorch module, then `image`. Waits.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn decode_with_taps(&mut self, latent: &[f32]) -> Result<Taps, EngineError>;
+}

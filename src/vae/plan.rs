@@ -1,0 +1,146 @@
+//! A decoder as data: feature maps, and the layers that make them, in order. Both backends carry it out.
+
+/// A feature map, numbered by its place in [`Plan::values`].
+pub(super) type ValueId = usize;
+
+/// The shape of a feature map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Value {
+    pub(super) channels: usize,
+    /// Height and width are those of the latent times this.
+    pub(super) scale: usize,
+}
+
+impl Value {
+    /// Height and width.
+    pub(super) fn size(self, latent: [usize; 2]) -> [usize; 2] {
+        latent.map(|n| n * self.scale)
+    }
+
+    /// Height times width.
+    pub(super) fn pixels(self, latent: [usize; 2]) -> usize {
+        self.size(latent).iter().product()
+    }
+}
+
+/// A convolution of stride 1 with a zero border.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "switches that do not depend on each other")]
+pub(super) struct Conv {
+    /// Prefix of `.weight` and `.bias`.
+    pub(super) name: String,
+    /// 1 or 3.
+    pub(super) kernel: usize,
+    pub(super) has_bias: bool,
+    pub(super) from: ValueId,
+    pub(super) to: ValueId,
+    /// Whether `from` is enlarged to twice its size first, each pixel becoming four.
+    pub(super) enlarge: bool,
+    /// Whether the result is added to `to`, which is there already.
+    pub(super) add: bool,
+    /// Whether the result is then clamped at zero.
+    pub(super) relu: bool,
+}
+
+/// A group norm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Norm {
+    /// Prefix of `.weight` and `.bias`.
+    pub(super) name: String,
+    /// Channels that share mean and variance.
+    pub(super) group: usize,
+    pub(super) from: ValueId,
+    /// May be `from`.
+    pub(super) to: ValueId,
+    /// Whether SiLU follows.
+    pub(super) silu: bool,
+}
+
+/// Self-attention over all pixels with one head, added to `to`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Attention {
+    /// Prefixes of query, key, value and output projection.
+    pub(super) names: [String; 4],
+    pub(super) from: ValueId,
+    pub(super) to: ValueId,
+}
+
+/// One layer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Layer {
+    Conv(Conv),
+    Norm(Norm),
+    Attention(Attention),
+}
+
+/// A layer, and what can be looked at after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) layer: Layer,
+    /// Name of the PyTorch module whose output is complete after this step, and where it lies.
+    pub(super) tap: Option<(String, ValueId)>,
+}
+
+impl Layer {
+    /// What it reads, and what it writes.
+    pub(super) fn ends(&self) -> (ValueId, ValueId) {
+        match self {
+            Self::Conv(c) => (c.from, c.to),
+            Self::Norm(n) => (n.from, n.to),
+            Self::Attention(a) => (a.from, a.to),
+        }
+    }
+}
+
+/// All of a decoder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// The first is the latent.
+    pub(super) values: Vec<Value>,
+    pub(super) steps: Vec<Step>,
+    /// Names of the tensors that are used.
+    pub(super) tensors: Vec<String>,
+}
+
+impl Plan {
+    /// The picture.
+    pub(super) fn output_id(&self) -> ValueId {
+        self.steps.last().map_or(0, |step| step.layer.ends().1)
+    }
+
+    /// The picture's shape.
+    pub(super) fn output(&self) -> Value {
+        self.values[self.output_id()]
+    }
+
+    /// For each step, the feature maps that nobody reads after it.
+    pub(super) fn last_uses(&self) -> Vec<Vec<ValueId>> {
+        let mut last = vec![0; self.values.len()];
+        for (i, step) in self.steps.iter().enumerate() {
+            let (from, to) = step.layer.ends();
+            last[from] = i;
+            last[to] = i;
+        }
+        let mut ends = vec![Vec::new(); self.steps.len()];
+        for (value, &step) in last.iter().enumerate().filter(|(v, _)| *v != self.output_id()) {
+            ends[step].push(value);
+        }
+        ends
+    }
+
+    /// Multiply-adds of the products.
+    pub(super) fn multiply_adds(&self, latent: [usize; 2]) -> u64 {
+        let of = |step: &Step| {
+            let (from, to) = step.layer.ends();
+            let (from, to) = (self.values[from], self.values[to]);
+            let pixels = to.pixels(latent) as u64;
+            let (inputs, outputs) = (from.channels as u64, to.channels as u64);
+            match &step.layer {
+                Layer::Conv(c) => (c.kernel * c.kernel) as u64 * inputs * outputs * pixels,
+                Layer::Norm(_) => 0,
+                Layer::Attention(_) => 2 * pixels * outputs * (2 * outputs + pixels),
+            }
+        };
+        self.steps.iter().map(of).sum()
+    }
+}

@@ -1,0 +1,139 @@
+//! The commands that know image decoders, as a user meets them.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use diffmoe::checkpoint::{TensorOut, write_safetensors};
+
+/// Runs the tool; returns exit code, stdout, stderr.
+fn diffmoe(arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_diffmoe"))
+        .args(arguments)
+        .output()
+        .expect("the tool starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("an exit code, not a signal"), text(stdout), text(stderr))
+}
+
+/// Asserts that a request is refused with exit code 2, one sentence and no panic.
+fn refused(arguments: &[&str], expected: &str) {
+    let (code, _, stderr) = diffmoe(arguments);
+    assert_eq!(code, 2, "{arguments:?}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+    assert!(stderr.contains(expected), "{arguments:?} should speak of {expected:?}: {stderr}");
+    assert_eq!(stderr.lines().filter(|line| line.starts_with("error:")).count(), 1, "{stderr}");
+}
+
+fn fixture(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name).display().to_string()
+}
+
+/// A latent model's fixture, few steps.
+fn sample<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let quick = ["--backend", "cpu", "--steps", "2", "--count", "3", "--seed", "5", "--scale", "1"];
+    [&["sample", "--model", model], &quick[..], more].concat()
+}
+
+#[test]
+fn latents_that_were_kept_decode_to_the_same_pictures() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (model, vae) =
+        (fixture("diffmoe_flow/model.safetensors"), fixture("vae_tiny_mini/model.safetensors"));
+    let [first, second, latents] = ["a.png", "b.png", "z.safetensors"].map(path);
+    let arguments = sample(&model, &["--vae", &vae, "--out", &first, "--latents", &latents]);
+    let (code, stdout, stderr) = diffmoe(&arguments);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("z.safetensors"), "{stdout}");
+    assert!(stderr.contains("decoding 3 pictures of 32×32"), "{stderr}");
+    let decode = ["decode", &latents, "--vae", &vae, "--out", &second, "--backend", "cpu"];
+    let (code, _, stderr) = diffmoe(&decode);
+    assert_eq!(code, 0, "{stderr}");
+    let [first, second] = [first, second].map(|path| std::fs::read(path).expect("a picture"));
+    assert!(first == second, "sampled and decoded in one go and in two");
+    let picture = image::load_from_memory(&first).expect("a PNG");
+    // Three pictures in a grid of two by two.
+    assert_eq!((picture.width(), picture.height()), (2 * 32 + 4, 2 * 32 + 4));
+    // The same latents mean something else to another decoder.
+    let other = fixture("vae_kl_mini/model.safetensors");
+    let third = path("c.png");
+    let decode = ["decode", &latents, "--vae", &other, "--out", &third, "--backend", "cpu"];
+    let (code, _, stderr) = diffmoe(&decode);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(std::fs::read(third).expect("a picture") != second);
+}
+
+#[test]
+fn requests_that_cannot_be_met_say_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("a.png").display().to_string();
+    let model = fixture("diffmoe_flow/model.safetensors");
+    let vae = fixture("vae_tiny_mini/model.safetensors");
+    let io = fixture("vae_tiny_mini/io.safetensors");
+    refused(&sample(&model, &["--out", &out]), "--vae FILE");
+    refused(&sample("emoji", &["--vae", &vae, "--out", &out]), "leave --vae out");
+    refused(&sample(&model, &["--vae", "nowhere.safetensors", "--out", &out]), "cannot read");
+    refused(&sample(&model, &["--vae", &model, "--out", &out]), "is no image decoder");
+    refused(&["decode", &vae, "--vae", &vae, "--out", &out], "no tensor named latents");
+    refused(&["decode", &io, "--vae", &vae, "--out", &out], "takes latents of [B, 4, size, size]");
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let vast = elsewhere.path().join("z.safetensors");
+    let tensor = TensorOut::f32("z", &[1, 4, 600, 600], &vec![0.0; 4 * 600 * 600]);
+    write_safetensors(&vast, &[tensor], []).expect("a file");
+    let vast = vast.display().to_string();
+    refused(&["decode", &vast, "--vae", &vae, "--out", &out], "2048 pixels along a side");
+    refused(&["decode", &io, "--vae", &vae, "--out", "a.jpg"], "end it in .png");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left");
+}
+
+#[test]
+fn recorded_decoders_are_met_by_both_backends_and_described() {
+    for (case, passed, kind) in
+        [("vae_kl_mini", 11, "AutoencoderKL"), ("vae_tiny_mini", 7, "AutoencoderTiny")]
+    {
+        for backend in ["cpu", "gpu"] {
+            let (code, stdout, stderr) = diffmoe(&["verify", &fixture(case), "--backend", backend]);
+            assert_eq!(code, 0, "{case} on {backend}:\n{stdout}{stderr}");
+            assert!(stdout.contains(&format!("{passed} passed, 0 failed")), "{stdout}");
+        }
+        let file = fixture(&format!("{case}/model.safetensors"));
+        let (code, stdout, _) = diffmoe(&["info", &file, "--tensors"]);
+        assert_eq!(code, 0);
+        assert!(stdout.contains(kind) && stdout.contains("4 channels"), "{stdout}");
+        assert!(stdout.contains("decoder."), "{stdout}");
+    }
+}
+
+/// A bias that is off shows at the layer that it belongs to, and in what follows.
+#[test]
+fn the_first_failure_is_where_the_error_begins() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["case.json", "config.json", "io.safetensors"] {
+        let from = fixture(&format!("vae_kl_mini/{name}"));
+        std::fs::copy(from, folder.path().join(name)).expect("a copy");
+    }
+    let bytes = std::fs::read(fixture("vae_kl_mini/model.safetensors")).expect("the fixture");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+    let mut raw: Vec<_> = file
+        .tensors()
+        .into_iter()
+        .map(|(name, view)| (name, view.shape().to_vec(), view.data().to_vec()))
+        .collect();
+    for (name, _, data) in &mut raw {
+        if name == "decoder.up_blocks.0.upsamplers.0.conv.bias" {
+            data[1] ^= 0x40;
+        }
+    }
+    let views = raw.iter().map(|(name, shape, data)| {
+        let dtype = safetensors::Dtype::F16;
+        let view = safetensors::tensor::TensorView::new(dtype, shape.clone(), data);
+        (name, view.expect("a view"))
+    });
+    let changed = safetensors::serialize(views, None).expect("safetensors");
+    std::fs::write(folder.path().join("model.safetensors"), changed).expect("a file");
+    let case = folder.path().display().to_string();
+    let (code, stdout, _) = diffmoe(&["verify", &case, "--backend", "cpu"]);
+    assert_eq!(code, 1, "{stdout}");
+    let first = stdout.lines().find(|line| line.starts_with("FAIL")).expect("a failure");
+    assert!(first.contains("decoder.up_blocks.0.upsamplers.0 "), "{stdout}");
+}
