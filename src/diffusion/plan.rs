@@ -131,7 +131,7 @@ impl Plan {
     }
 
     /// Steps in all; `None` where the solver finds out on the way.
-    pub fn len(&self) -> Option<u32> {
+    pub fn step_count(&self) -> Option<u32> {
         (!self.request.solver.is_adaptive()).then_some(self.request.steps)
     }
 

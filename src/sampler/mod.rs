@@ -166,7 +166,7 @@ impl Run {
 
     /// Whether all steps are finished.
     pub fn is_finished(&self) -> bool {
-        let all_begun = self.all_begun || self.plan.len() == Some(self.begun);
+        let all_begun = self.all_begun || self.plan.step_count() == Some(self.begun);
         all_begun && self.finished == self.begun
     }
 
