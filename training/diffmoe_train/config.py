@@ -49,6 +49,9 @@ class Train:
     weight_decay: float = 0.0
     warmup: int = 200
     decay_fraction: float = 0.4  # the last part of the run, linear to zero
+    init: str = ""  # start from the weights of this exported file
+    deadline: str = ""  # clock time with zone (2030-01-31T18:00+00:00) at which the decay ends, with the run
+    decay_minutes: float = 20  # how long the decay lasts when begun by the deadline or by a file named "decay"
     grad_clip: float = 1.0
     ema: float = 0.9995
     t_dist: str = "logit_normal"  # or "uniform"

@@ -139,6 +139,13 @@ class Batches:
         self.generator = torch.Generator().manual_seed(seed)
         self.order = torch.empty(0, dtype=torch.long)
 
+    def state(self):
+        return {"order": self.order, "generator": self.generator.get_state()}
+
+    def restore(self, state):
+        self.order = state["order"]
+        self.generator.set_state(state["generator"])
+
     def next(self, device):
         while len(self.order) < self.batch:
             self.order = torch.cat([self.order, torch.randperm(len(self.dataset), generator=self.generator)])

@@ -238,7 +238,10 @@ def main(argv=None):
         check = [capacities(model, *b)[0] for b in noised_batches(dataset, nulls, config.train, 8, 64, seed=5)]
         report["mean"] = sum(check) / len(check)
         print(f"mean capacity on fresh noised batches: {report['mean']:.3f}")
-    card = dict(config.card, train_steps=ck["step"], train_images=ck["images"], train_hours=round(ck["seconds"] / 3600, 2),
+    before = ck.get("earlier", {})  # of the weights that the run started from
+    card = dict(config.card, train_steps=ck["step"] + before.get("steps", 0),
+                train_images=ck["images"] + before.get("images", 0),
+                train_hours=round(ck["seconds"] / 3600 + before.get("hours", 0), 2),
                 loss=round(ck["loss"], 4), capacity=round(report.get("mean", capacity), 3))
     meta = describe(config, labels, card)
     full = folded(model)
