@@ -16,6 +16,7 @@ class Data:
     augment: str = "none"  # "none", "flip" or "dihedral" (the 8 symmetries of the square)
     subjects: list = field(default_factory=list)  # emoji: CLDR names to train on
     min_styles: int = 6  # emoji: fewest styles a subject must exist in
+    without_groups: list = field(default_factory=list)  # emoji: Unicode groups to leave out
 
 
 @dataclass
@@ -33,6 +34,18 @@ class Model:
     learn_sigma: bool = False
     time_scale: float = 1000.0
     label_init_std: float = 0.02
+
+
+@dataclass
+class Text:
+    """The text encoder; hidden_size 0: none, the model takes labels."""
+
+    vocab_size: int = 2048  # WordPiece entries at most; the training prompts may need fewer
+    max_length: int = 24  # tokens of a prompt, with the two that mark its ends
+    hidden_size: int = 0
+    depth: int = 3
+    num_heads: int = 3
+    mlp_ratio: float = 4
 
 
 @dataclass
@@ -68,7 +81,7 @@ class Sample:
     steps: int = 30
     guidance: float = 2.0
     solver: str = "heun"
-    grid: list = field(default_factory=list)  # rows of labels by name, for the grids while training
+    grid: list = field(default_factory=list)  # rows of labels by name, or prompts, for the grids while training; * is every style
 
 
 @dataclass
@@ -76,13 +89,14 @@ class Config:
     name: str = "run"
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
+    text: Text = field(default_factory=Text)
     train: Train = field(default_factory=Train)
     sample: Sample = field(default_factory=Sample)
     card: dict = field(default_factory=dict)
 
 
 def from_dict(d):
-    kinds = {"data": Data, "model": Model, "train": Train, "sample": Sample}
+    kinds = {"data": Data, "model": Model, "text": Text, "train": Train, "sample": Sample}
     parts = {}
     for key, value in d.items():
         if key in kinds:

@@ -5,7 +5,7 @@ learning rate begin anew, and the thresholds count as set."""
 
 import torch
 
-from .export import load_exported
+from .export import load_exported, read_description
 from .model import ComposedEmbedder
 
 
@@ -26,11 +26,19 @@ def take_labels(embedder, file_table, values, file_values):
     return sum(v in row for v in values)
 
 
+def tokenizer_text(path):
+    """The tokenizer of the file, or None: its entries are rows of a table, so
+    who takes the weights takes it too."""
+    return read_description(path).get("tokenizer")
+
+
 def initialise(model, labels, path):
     """Copy the weights of the file into the model; the sizes must agree.
 
     Returns the training that the file has behind it: steps, images, hours."""
     source, meta = load_exported(path)
+    if ("text" in meta) != bool(model.text_encoder):
+        raise ValueError(f"{path} reads {'prompts' if 'text' in meta else 'labels'}, the run does not; see its [text] section")
     files = {l["tensor"]: l["values"] for l in meta["labels"]}
     if set(files) != {l.tensor for l in labels}:
         raise ValueError(f"{path} has the label tables {sorted(files)}, the run {sorted(l.tensor for l in labels)}")

@@ -10,19 +10,20 @@ import time
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from . import config as configs
-from . import data, flow, schedule
+from . import data, flow, prompts, schedule
 from .ema import Ema
 from .model import DiT
 from .runlog import RunLog
 from .sample import save_grid
 
 
-def build(model_config, labels):
+def build(model_config, labels, text=None):
     m = configs.dataclasses.asdict(model_config)
-    return DiT(labels=[(l.prefix, len(l.values), l.mix) for l in labels], **m)
+    return DiT(labels=[(l.prefix, len(l.values), l.mix) for l in labels], text=text, **m)
 
 
 def save_atomic(obj, path):
@@ -51,20 +52,22 @@ def set_up_device(t):
 class Trainer:
     def __init__(self, c, data_root, folder, resume):
         t = c.train
-        self.c, self.folder = c, folder
+        self.c, self.folder, self.data_root = c, folder, data_root
         self.device, self.rank, self.world = set_up_device(t)
-        self.dataset = data.load(c.data, data_root)
-        torch.manual_seed(t.seed)
-        self.model = build(c.model, self.dataset.labels).to(self.device).train()
         os.makedirs(folder, exist_ok=True)
         self.last = os.path.join(folder, "last.pt")
         state, self.earlier = None, {}
         if resume and os.path.exists(self.last):
             state = torch.load(self.last, map_location=self.device, weights_only=False)
+        self.dataset = data.load_for(c, data_root, tokenizer=self.known_tokenizer(state))
+        self.tokenizer = self.dataset.prompter and self.dataset.prompter.tokenizer
+        torch.manual_seed(t.seed)
+        text = prompts.encoder_arguments(c.text, self.tokenizer)
+        self.model = build(c.model, self.dataset.tables, text).to(self.device).train()
         if t.init and state is None:
             from .start import initialise
 
-            self.earlier = initialise(self.model, self.dataset.labels, t.init)
+            self.earlier = initialise(self.model, self.dataset.tables, t.init)
         self.ema = Ema(self.model, t.ema)
         self.opt = torch.optim.AdamW([q for q in self.model.parameters() if q.requires_grad], lr=t.lr,
                                      betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True)
@@ -79,10 +82,25 @@ class Trainer:
             torch.set_rng_state(state["random"].cpu())
             self.batches.restore({k: v.cpu() for k, v in state["batches"].items()})
         self.run = DistributedDataParallel(self.model, broadcast_buffers=False) if self.world > 1 else self.model
-        self.nulls = [len(l.values) for l in self.dataset.labels]
         self.autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=t.amp == "bf16")
         self.log = RunLog(folder, self.step) if self.rank == 0 else None
         self.start = time.time()
+
+    def known_tokenizer(self, state):
+        """The tokenizer that came with weights; or one that all processes share,
+        because training it twice gives two."""
+        known = None
+        if state:
+            known = state.get("tokenizer")
+        elif self.c.train.init:
+            from .start import tokenizer_text
+
+            known = tokenizer_text(self.c.train.init)
+        if not known and self.world > 1 and self.c.text.hidden_size:
+            known = [data.load_for(self.c, self.data_root).prompter.tokenizer.to_str() if self.rank == 0 else None]
+            dist.broadcast_object_list(known)
+            known = known[0]
+        return Tokenizer.from_str(known) if known else None
 
     def take(self, s):
         self.model.load_state_dict(s["model"])
@@ -95,11 +113,12 @@ class Trainer:
         return self.before + time.time() - self.start
 
     def checkpoint(self):
-        labels = [(l.name, l.prefix, l.values, l.mix, l.groups) for l in self.dataset.labels]
+        labels = [(l.name, l.prefix, l.values, l.mix, l.groups) for l in self.dataset.tables]
         save_atomic({
             "config": configs.to_dict(self.c), "model": self.model.state_dict(), "ema": self.ema.model.state_dict(),
             "ema_n": self.ema.n, "opt": self.opt.state_dict(), "step": self.step, "images": self.images,
             "seconds": self.seconds(), "labels": labels, "loss": self.log.recent,
+            "tokenizer": self.tokenizer and self.tokenizer.to_str(),
             "decay_began": self.decay.began, "earlier": self.earlier,
             "random": torch.get_rng_state(), "batches": self.batches.state(),
         }, self.last)
@@ -118,7 +137,7 @@ class Trainer:
         for g in self.opt.param_groups:
             g["lr"] = lr
         x, labels = self.batches.next(self.device)
-        labels = flow.drop_labels(labels, self.nulls, t.drop_all, t.drop_single)
+        labels = flow.drop_labels(labels, self.dataset.nulls, t.drop_all, t.drop_single)
         tt = flow.sample_t(len(x), t.t_dist, self.device)
         noise = torch.randn_like(x)
         with self.autocast:
@@ -137,7 +156,7 @@ class Trainer:
             self.log.add(losses, tt, bce, norm, capacity)
 
     def grid(self, name):
-        save_grid(self.ema.model, self.dataset.labels, self.c.sample, os.path.join(self.folder, name))
+        save_grid(self.ema.model, self.dataset, self.c.sample, os.path.join(self.folder, name))
 
     def train(self):
         t = self.c.train
