@@ -12,8 +12,8 @@ from .. import data
 from ..export import load_exported
 from . import generate, probe, retrieval, stats
 
-PROBE_STEPS = 700  # batches of 64
-FOLDS = 5
+PROBE_STEPS = 500  # batches of 64
+FOLDS = 4
 
 
 def load(meta, root, path="emoji/emoji64.npz", labels="emoji/labels.json"):
