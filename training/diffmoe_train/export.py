@@ -4,8 +4,8 @@
 
 The EMA weights are written under the official names (see ``moe.to_official``);
 composed label tables are folded into ordinary ones.  The header key ``diffmoe``
-holds a JSON description of the model, ``tokenizer`` the tokenizer of a model
-that reads prompts.  Before that the routing thresholds are
+holds a JSON description of the model, with the tokenizer of one that reads
+prompts.  Before that the routing thresholds are
 recalibrated on noised pictures with the EMA weights (``--no-recalibrate``: keep
 the training thresholds)."""
 
@@ -88,7 +88,7 @@ def describe_text(config, tokenizer, dataset):
     known = [g for g in config.sample.grid if "*" in g] or [f"{s}, *" for s in subjects[: len(styles)]]
     examples = [g.replace("*", phrases[i % len(phrases)]) for i, g in enumerate(known)]
     return {**prompts.encoder_arguments(config.text, tokenizer), "examples": examples, "subjects": subjects,
-            "styles": dict(zip(styles, phrases))}
+            "styles": dict(zip(styles, phrases)), "tokenizer": json.loads(tokenizer.to_str())}
 
 
 def describe(config, labels, card, text=None):
@@ -109,11 +109,13 @@ def describe(config, labels, card, text=None):
 
 
 def read_description(path):
-    """The header's description; with the tokenizer as text where there is one."""
     with safe_open(path, "pt") as f:
-        header = f.metadata()
-    meta = json.loads(header["diffmoe"])
-    return {**meta, "tokenizer": header["tokenizer"]} if "tokenizer" in header else meta
+        return json.loads(f.metadata()["diffmoe"])
+
+
+def described_tokenizer(meta):
+    """The tokenizer in a description; None where the model reads no text."""
+    return Tokenizer.from_str(json.dumps(meta["text"]["tokenizer"])) if "text" in meta else None
 
 
 def load_exported(path):
@@ -234,7 +236,7 @@ def reference(model, meta, seed=3):
         io[key] = torch.tensor([1, l["null"] // 2, l["null"]], dtype=torch.int32)
     if "text" in meta:
         asked = [*meta["text"]["examples"], "", ""][:2] + [""]
-        io["tokens"] = prompts.encode(Tokenizer.from_str(meta["tokenizer"]), asked).int()
+        io["tokens"] = prompts.encode(described_tokenizer(meta), asked).int()
     model.set_rule("pool")
     rec = model.record()
     io["out"], _ = model(io["x"], io["t"], [io[k].long() for k in ("y", "style", "tokens") if k in io])
@@ -244,11 +246,8 @@ def reference(model, meta, seed=3):
     return {k: v.contiguous() for k, v in io.items()}
 
 
-def write(state, meta, path, tokenizer=None):
-    header = {"diffmoe": json.dumps(meta, ensure_ascii=False)}
-    if tokenizer:
-        header["tokenizer"] = tokenizer.to_str()
-    save_file(state, path + ".tmp", metadata=header)
+def write(state, meta, path):
+    save_file(state, path + ".tmp", metadata={"diffmoe": json.dumps(meta, ensure_ascii=False)})
     os.chmod(path + ".tmp", 0o644)
     os.replace(path + ".tmp", path)
 
@@ -285,7 +284,7 @@ def main(argv=None):
     text = describe_text(config, tokenizer, dataset) if tokenizer else None
     meta = describe(config, labels, card, text)
     full = folded(model)
-    write(encode(full, a.dtype), meta, a.out, tokenizer)
+    write(encode(full, a.dtype), meta, a.out)
 
     stored, meta = load_exported(a.out)
     exact = DiT(**{k: getattr(config.model, k) for k in config.model.__dict__},

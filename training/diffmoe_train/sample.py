@@ -11,7 +11,6 @@ import math
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer
 
 from . import flow, prompts
 
@@ -73,7 +72,7 @@ def save_grid(model, dataset, c, path):
 
 
 def main(argv=None):
-    from .export import load_exported
+    from .export import described_tokenizer, load_exported
 
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model")
@@ -96,7 +95,7 @@ def main(argv=None):
     if bool(a.prompts) != bool(model.text_encoder):
         p.error(f"this model reads {'--prompts' if model.text_encoder else '--labels'}")
     if a.prompts:
-        tokenizer = Tokenizer.from_str(meta["tokenizer"])
+        tokenizer = described_tokenizer(meta)
         cols = [prompts.encode(tokenizer, prompts.expand(a.prompts, prompts.STYLE_PHRASES))]
         if a.negative:
             negative = [prompts.encode(tokenizer, [a.negative]).expand_as(cols[0])]

@@ -5,7 +5,7 @@ learning rate begin anew, and the thresholds count as set."""
 
 import torch
 
-from .export import load_exported, read_description
+from .export import described_tokenizer, load_exported, read_description
 from .model import ComposedEmbedder
 
 
@@ -26,10 +26,10 @@ def take_labels(embedder, file_table, values, file_values):
     return sum(v in row for v in values)
 
 
-def tokenizer_text(path):
+def tokenizer_of_file(path):
     """The tokenizer of the file, or None: its entries are rows of a table, so
     who takes the weights takes it too."""
-    return read_description(path).get("tokenizer")
+    return described_tokenizer(read_description(path))
 
 
 def initialise(model, labels, path):

@@ -93,9 +93,10 @@ class Trainer:
         if state:
             known = state.get("tokenizer")
         elif self.c.train.init:
-            from .start import tokenizer_text
+            from .start import tokenizer_of_file
 
-            known = tokenizer_text(self.c.train.init)
+            known = tokenizer_of_file(self.c.train.init)
+            known = known and known.to_str()
         if not known and self.world > 1 and self.c.text.hidden_size:
             known = [data.load_for(self.c, self.data_root).prompter.tokenizer.to_str() if self.rank == 0 else None]
             dist.broadcast_object_list(known)

@@ -85,7 +85,7 @@ def record(model, x, t, tokens):
 def main(folder):
     weights = os.path.join(folder, "model.safetensors")
     if os.path.exists(weights):  # the tokenizer is kept: training it again gives another one
-        tokenizer = prompts.Tokenizer.from_str(export.read_description(weights)["tokenizer"])
+        tokenizer = export.described_tokenizer(export.read_description(weights))
     else:
         tokenizer = prompts.train_tokenizer(CORPUS, 90, ENCODER["max_length"])
     text = {"vocab_size": tokenizer.get_vocab_size(), **ENCODER}
@@ -106,11 +106,11 @@ def main(folder):
     case = {"kind": "diffmoe", "t_kind": "flow", "time_scale": 1000.0, "space": "pixels", "steps": STEPS,
             "heun_steps": HEUN_STEPS, "cfg_scale": GUIDANCE, "prompts": PROMPTS, "negative": NEGATIVE,
             "params": {**SHAPE, "num_classes": 0, "use_swiglu": False, "learn_sigma": False, "MoE_config": MOE},
-            "labels": [], "text": {**text, "examples": PROMPTS[:1]}}
+            "labels": [], "text": {**text, "examples": PROMPTS[:1], "tokenizer": json.loads(tokenizer.to_str())}}
     with open(os.path.join(folder, "case.json"), "w", encoding="utf-8") as f:
-        json.dump(case, f, indent=1, ensure_ascii=False)
+        json.dump(case, f, ensure_ascii=False)
         f.write("\n")
-    export.write({k: v.contiguous() for k, v in to_official(model.state_dict()).items()}, case, weights, tokenizer)
+    export.write({k: v.contiguous() for k, v in to_official(model.state_dict()).items()}, case, weights)
     for name in os.listdir(folder):
         os.chmod(os.path.join(folder, name), 0o644)
     print(f"smallest margin {smallest[0]:.1e};", tokenizer.encode_batch(PROMPTS)[2].tokens, text["vocab_size"])
