@@ -26,4 +26,5 @@ pub mod kernels;
 pub mod model;
 pub mod platform;
 pub mod sampler;
+pub mod tokenizer;
 pub mod trace;

@@ -7,6 +7,7 @@ pub mod attention;
 pub mod combine_experts;
 pub mod combine_latents;
 pub mod embed_condition;
+pub mod embed_tokens;
 pub mod expert_linear;
 pub mod experts;
 pub mod linear;
@@ -22,6 +23,7 @@ pub use attention::Attention;
 pub use combine_experts::CombineExperts;
 pub use combine_latents::CombineLatents;
 pub use embed_condition::EmbedCondition;
+pub use embed_tokens::EmbedTokens;
 pub use expert_linear::{ExpertArgs, ExpertLinear, ExpertLinearSoftware, Form, Source};
 pub use experts::{ExpertBank, Experts, Routes, packed_rows};
 pub use linear::{Activation, Epilogue, Linear};
@@ -41,6 +43,7 @@ pub fn all_sources() -> Vec<KernelSource> {
         KernelSource::of::<CombineExperts>(),
         KernelSource::of::<CombineLatents>(),
         KernelSource::of::<EmbedCondition>(),
+        KernelSource::of::<EmbedTokens>(),
         KernelSource::of::<ExpertLinear>(),
         KernelSource::of::<ExpertLinearSoftware>(),
         KernelSource::of::<linear::LinearTile>(),

@@ -83,7 +83,7 @@ impl Network<'_> {
         self.modulate(t, &scope, columns.shift_attention, columns.scale_attention);
         Linear::new(&a.normal, &w.qkv, &a.qkv).record(gpu, t, &scope);
         let heads = config.num_heads;
-        Attention { qkv: &a.qkv, batch: a.batch, heads, y: &a.attended }.record(gpu, t, &scope);
+        Attention::to_itself(&a.qkv, a.batch, heads, &a.attended).record(gpu, t, &scope);
         let branch = self.gated(columns.gate_attention);
         Linear::new(&a.attended, &w.projection, &a.stream).ending(branch).record(gpu, t, &scope);
 
