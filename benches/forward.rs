@@ -54,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }];
     let mut once = || -> Result<f64, Box<dyn std::error::Error>> {
         let begin = Instant::now();
-        engine.begin_step(&forward);
+        engine.begin_step(&forward).expect("room for a pass");
         engine.advance(usize::MAX)?;
         let elapsed = begin.elapsed().as_secs_f64();
         engine.take_snapshot();

@@ -11,6 +11,7 @@ struct Params {
     size: u32,      // height = width of x
     patch_side: u32,    // p
     first: u32,     // element of `latents` where x begins
+    samples: u32,   // B; beyond the last sample the first comes again
 }
 
 const LANES = 64u;
@@ -37,7 +38,7 @@ fn main(
         y[at] = 0.0;
         return;
     }
-    let sample = s / params.tokens;
+    let sample = s / params.tokens % params.samples;
     let t = s % params.tokens;
     let across = params.size / p;
     let row = t / across * p + k / p % p;

@@ -6,7 +6,7 @@
 //! | module | in one sentence |
 //! |---|---|
 //! | [`platform`] | hides the operating system or the browser |
-//! | [`checkpoint`] | reads safetensors into named, checked tensors |
+//! | [`checkpoint`] | reads safetensors and PyTorch files into named, checked tensors, and writes model files |
 //! | [`gpu`] | makes buffers and runs recorded work |
 //! | [`kernels`] | says what one dispatch computes |
 //! | [`model`] | says in which order |

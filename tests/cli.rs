@@ -123,6 +123,26 @@ fn batches_do_not_change_pictures_under_the_token_rule() {
 }
 
 #[test]
+fn the_adaptive_solver_draws_a_picture_close_to_many_small_steps() {
+    let folder = Folder::new();
+    let draw = |more: &[&str]| {
+        let out = folder.text(&format!("{}.png", more[1]));
+        let common =
+            ["sample", "--model", "eurosat", "--backend", "cpu", "--count", "2", "--seed", "5"];
+        let (code, _, stderr) = diffmoe(
+            &[&common[..], &["--class", "River", "--cfg", "1", "--out", &out], more].concat(),
+        );
+        assert_eq!(code, 0, "{stderr}");
+        image::open(&out).expect("a PNG").to_rgb8()
+    };
+    let adaptive = draw(&["--solver", "dopri5", "--rtol", "1e-3", "--atol", "1e-3"]);
+    let many = draw(&["--solver", "heun", "--steps", "40"]);
+    let sum: u64 = adaptive.iter().zip(many.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
+    let mean = sum as f64 / adaptive.len() as f64;
+    assert!(mean < 2.0, "{mean} of 255");
+}
+
+#[test]
 fn a_lower_threshold_gives_every_token_more_experts() {
     let folder = Folder::new();
     let capacity = |gamma: &str| {
@@ -164,6 +184,10 @@ fn impossible_requests_are_refused_in_one_sentence() {
     sample(&["--batch", "0"], "batch of 0");
     sample(&["--scale", "0"], "scale of 0");
     sample(&["--solver", "rk4"], "euler or heun");
+    sample(&["--solver", "ddpm"], "choose euler, heun or dopri5");
+    sample(&["--solver", "dopri5", "--rtol", "0"], "tolerance of 0");
+    sample(&["--solver", "dopri5", "--count", "3", "--batch", "2"], "for a whole batch");
+    sample(&["--eta", "0.5"], "an option of ddim");
     sample(&["--model", "nosuch"], "there is no model");
     sample(&["--model", &folder.text("nosuch.safetensors")], "cannot read");
     sample(&["--model", &fixture("diffmoe_flow/model.safetensors")], "makes latents");
@@ -258,6 +282,7 @@ fn recorded_answers_are_met_by_both_backends() {
             let (code, stdout, stderr) = diffmoe(&["verify", case, "--backend", backend]);
             assert_eq!(code, 0, "{case} on {backend}:\n{stdout}{stderr}");
             assert!(stdout.trim_end().ends_with(" passed, 0 failed"), "{stdout}");
+            assert!(!stdout.contains("no answer yet"), "{stdout}");
         }
     }
 }

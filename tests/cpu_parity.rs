@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
 use diffmoe::cpu::{CpuEngine, CpuModel};
+use diffmoe::diffusion::{Ancestry, Next, Plan, Request, Solver};
 use diffmoe::model::{
-    Branch, Config, Engine, Op, Progress, Routing, RoutingRule, RunSpec, Slot, Snapshot, Taps,
+    Branch, Config, Denoise, Engine, Op, Progress, Routing, RoutingRule, RunSpec, Slot, Snapshot,
+    Taps,
 };
 
 /// Routing as in the official code.
@@ -225,7 +227,7 @@ fn sample(
 ) -> Vec<Snapshot> {
     engine.start(run);
     for i in 0..steps {
-        engine.begin_step(&flow_step(heun, i, steps, guidance));
+        engine.begin_step(&flow_step(heun, i, steps, guidance)).unwrap();
         while engine.advance(budget).unwrap() != Progress::Done {}
     }
     std::iter::from_fn(|| engine.take_snapshot()).collect()
@@ -271,6 +273,74 @@ fn tiny_samples_are_the_official_ones() {
     }
 }
 
+/// The official functions `p_mean_variance` and `ddim_sample`, called once in the middle of ten steps.
+#[test]
+fn one_step_of_ddpm_and_ddim_is_the_official_one() {
+    let checkpoint = tiny("dense");
+    let mut engine = cpu_engine(&checkpoint, 3);
+    let run = tiny_run([1, 7, 3], OFFICIAL);
+    // Step 5 counted from the data is the fifth from the noise.
+    let step = |solver| {
+        let request = Request { solver, steps: 10, guidance: 1.0, seed: 0, pictures: 0..3 };
+        let mut plan = Plan::new(checkpoint.config(), request);
+        let steps: Vec<_> = (0..5).map(|_| plan.next_step()).collect();
+        let Some(Next::Step(ops)) = steps.last() else { panic!("{steps:?}") };
+        let [Op::Forward { .. }, Op::Denoise(step)] = &ops[..] else { panic!("{ops:?}") };
+        (ops[0].clone(), step.clone())
+    };
+    let mut sample = |pass: &Op, step: Denoise| {
+        engine.start(&run);
+        engine.finish_step(&[pass.clone(), Op::Denoise(step)]).unwrap();
+        engine.take_snapshot().unwrap().latent
+    };
+    let sum = |values: &[f32]| values.iter().map(|&v| f64::from(v)).sum::<f64>();
+    let near = |got: f64, want: f64| assert!((got - want).abs() < 2e-4, "{got} for {want}");
+
+    let (pass, ancestral) = step(Solver::Ddpm(Ancestry::default()));
+    let mean = sample(&pass, Denoise { noise: None, ..ancestral.clone() });
+    near(sum(&mean), -23.275_618);
+    assert_near(&mean[..4], &[1.931_043, 3.181_796, 3.673_892, 1.785_262], 5e-6, "mean");
+    let start = sample(&pass, Denoise { noise: None, mean: [1.0, 0.0], ..ancestral.clone() });
+    near(sum(&start), -94.934_12);
+    // With noise 1, and twice the logarithm of what it adds, the variance shows.
+    let ones = Some(Arc::new(vec![1.0; 192]));
+    let noisy = sample(&pass, Denoise { noise: ones, mean: [0.0, 0.0], ..ancestral });
+    let logs: Vec<f32> = noisy.iter().map(|deviation| 2.0 * deviation.ln()).collect();
+    near(sum(&logs), -85.758_316);
+
+    let (pass, implicit) = step(Solver::Ddim(Ancestry::default()));
+    assert_eq!(implicit.noise, None, "without eta nothing is random");
+    let next = sample(&pass, implicit);
+    near(sum(&next), -13.747_724);
+    assert_near(&next[..4], &[1.312_941, 2.580_986, 2.964_545, 1.363_544], 5e-6, "DDIM");
+}
+
+/// `forward_with_cfg`: both branches in one pool, three of four channels guided.
+#[test]
+fn a_joint_pass_is_the_official_guidance() {
+    let mut engine = cpu_engine(&tiny("diffmoe"), 3);
+    engine.start(&tiny_run([1, 7, 3], OFFICIAL));
+    // With these factors the sample becomes the guided noise itself.
+    let step = Denoise {
+        guidance: 1.5,
+        guided_channels: 3,
+        predict: [0.0, -1.0],
+        clip: false,
+        mean: [1.0, 0.0],
+        deviation: diffmoe::model::Deviation::Fixed(0.0),
+        noise: None,
+    };
+    let pass = Op::JointForward { input: Slot::Latent, time: 0.45 };
+    engine.finish_step(&[pass, Op::Denoise(step)]).unwrap();
+    let snapshot = engine.take_snapshot().unwrap();
+    let row = |channel: usize| &snapshot.latent[channel * 16..][..4];
+    assert_near(row(2), &[1.690_657, 1.858_358, 1.909_182, 1.373_669], 5e-6, "guided");
+    assert_near(row(3), &[-1.417_064, 2.138_611, -0.886_676, 2.202_499], 5e-6, "not guided");
+    let branches: Vec<_> = snapshot.routing.iter().map(|pass| pass.branch).collect();
+    assert_eq!(branches, [Branch::Conditional, Branch::Unconditional]);
+    assert!(snapshot.routing.iter().all(|pass| pass.layers[0].masks.len() == 12));
+}
+
 #[test]
 fn slices_and_repetition_change_no_bit() {
     let mut engine = cpu_engine(&tiny("diffmoe"), 3);
@@ -292,7 +362,7 @@ fn a_unit_is_less_than_a_step() {
     let mut engine = cpu_engine(&tiny("diffmoe"), 3);
     engine.start(&tiny_run([1, 7, 3], OFFICIAL));
     assert_eq!(engine.advance(1).unwrap(), Progress::Done, "no step was begun");
-    engine.begin_step(&flow_step(false, 0, 4, 1.0));
+    engine.begin_step(&flow_step(false, 0, 4, 1.0)).unwrap();
     // Patches, two halves of two blocks, the head, and the combination.
     for unit in 0..6 {
         assert_eq!(engine.advance(1).unwrap(), Progress::Working, "unit {unit}");

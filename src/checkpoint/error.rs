@@ -21,6 +21,22 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
+    /// A PyTorch file that is damaged, or that wants more than to hold tensors.
+    #[error("{label} cannot be read as a PyTorch checkpoint: {reason}")]
+    Torch {
+        /// File name.
+        label: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file that cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Unwritable {
+        /// The file.
+        path: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
     /// Tensors without a description of the model.
     #[error(
         "{label} does not say what model it is: it needs a `diffmoe` entry in its header, or a config.json beside it"

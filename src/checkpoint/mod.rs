@@ -7,7 +7,12 @@
 mod dtype;
 pub mod embedded;
 mod error;
+mod infer;
 mod open;
+mod random;
+mod source;
+mod store;
+mod torch;
 mod write;
 
 use std::collections::BTreeMap;
@@ -16,6 +21,11 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 
 pub use error::CheckpointError;
+pub use infer::{Hints, infer_config};
+pub use random::random_tensor;
+pub use source::{SafetensorsFile, Source};
+pub use store::write_model;
+pub use torch::TorchFile;
 pub use write::{TensorOut, write_safetensors};
 
 use crate::model::Config;

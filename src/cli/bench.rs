@@ -8,17 +8,17 @@ use std::time::Instant;
 
 use diffmoe::checkpoint::{Checkpoint, embedded};
 use diffmoe::cpu::{CpuEngine, CpuModel};
-use diffmoe::diffusion::{Solver, gaussian, guided_step};
+use diffmoe::diffusion::{Ancestry, Next, Plan, Request, Solver, gaussian};
 use diffmoe::gpu::Gpu;
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{Engine, GpuEngine, GpuModel, Routing, RunSpec};
+use diffmoe::model::{Config, Engine, GpuEngine, GpuModel, Op, Routing, RunSpec, TimeKind};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::output::Output;
 use super::{BackendName, Outcome, model_file};
 
-/// Measure: milliseconds of a guided Euler step (two passes through the model), and of each kernel in it.
+/// Measure: milliseconds of a guided step (both branches through the model), and of each kernel in it.
 ///
 /// Times are of this machine as it is now, other programs included; the median of many steps is shown, with
 /// the fastest and the slowest. A software adapter such as lavapipe says nothing about the speed of a GPU.
@@ -141,7 +141,7 @@ fn graphics(
     let load_ms = milliseconds(begin);
     let step_ms = time_steps(&mut engine, checkpoint, arguments)?;
     let submissions = engine.submissions() as f64 / f64::from(arguments.steps + 1);
-    let ops = guided_step(Solver::Euler, 0, arguments.steps + 1, 2.0);
+    let ops = one_step(checkpoint.config(), arguments);
     let mut kernels: BTreeMap<String, Kernel> = BTreeMap::new();
     for timing in engine.time_step(&ops)?.unwrap_or_default() {
         let name = timing.label.rsplit('/').next().unwrap_or(&timing.label).to_owned();
@@ -156,11 +156,25 @@ fn graphics(
         name: engine.device(),
         load_ms,
         step_ms,
-        dispatches_per_step: Some(engine.dispatches(&ops).len()),
+        dispatches_per_step: Some(engine.dispatches(&ops)?.len()),
         submissions_per_step: Some(submissions),
         weight_bytes: Some(model.weight_bytes()),
         kernels,
     })
+}
+
+/// A guided step: Euler's for a flow, an ancestral one for DDPM.
+fn one_step(config: &Config, arguments: &Arguments) -> Vec<Op> {
+    let solver = match config.time_kind {
+        TimeKind::Flow => Solver::Euler,
+        TimeKind::Ddpm => Solver::Ddpm(Ancestry::default()),
+    };
+    let pictures = 0..arguments.batch as u64;
+    let request = Request { solver, steps: 2, guidance: 2.0, seed: 0, pictures };
+    match Plan::new(config, request).next_step() {
+        Next::Step(ops) => ops,
+        other => unreachable!("a plan of two steps begins with {other:?}"),
+    }
 }
 
 /// Times whole steps, each waited for.
@@ -170,6 +184,7 @@ fn time_steps(
     arguments: &Arguments,
 ) -> Result<Spread, Box<dyn std::error::Error>> {
     let config = checkpoint.config();
+    let ops = one_step(config, arguments);
     let pictures = 0..arguments.batch as u64;
     engine.start(&RunSpec {
         latent: pictures.flat_map(|i| gaussian(0, i, config.sample_len())).collect(),
@@ -185,7 +200,7 @@ fn time_steps(
     let mut times = Vec::new();
     for step in 0..=arguments.steps {
         let begin = Instant::now();
-        engine.finish_step(&guided_step(Solver::Euler, step, arguments.steps + 1, 2.0))?;
+        engine.finish_step(&ops)?;
         times.push(milliseconds(begin));
         bar.set_position(u64::from(step));
         while engine.take_snapshot().is_some() {}
@@ -204,7 +219,7 @@ fn milliseconds(begin: Instant) -> f64 {
 impl Report {
     fn print(&self) {
         let Self { model, batch, tokens, .. } = self;
-        println!("{model}, {batch} pictures of {tokens} tokens, guided Euler step (two passes)");
+        println!("{model}, {batch} pictures of {tokens} tokens, guided step (both branches)");
         for device in &self.devices {
             let Device { name, load_ms, step_ms, .. } = device;
             println!("\n{name}");

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use diffmoe::checkpoint::embedded;
-use diffmoe::model::{Config, FfnForm, Kind, TimeKind};
+use diffmoe::gpu::Gpu;
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::model::{Config, FfnForm, Footprint, Kind, Preset, Storage, TimeKind, file_bytes};
 
 use super::{Outcome, model_file};
 
@@ -14,12 +16,22 @@ pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.
     #[arg(value_name = "NAME|FILE", default_value = embedded::DEFAULT)]
     model: String,
+    /// One of the paper's shapes instead of a file, as in S-E16, L-E8, dense-XL-ddpm: what it needs, and whether
+    /// this machine has it.
+    #[arg(long, value_name = "PRESET", conflicts_with = "model")]
+    preset: Option<Preset>,
+    /// With --preset: pictures that share a pass.
+    #[arg(long, default_value_t = 1, requires = "preset")]
+    batch: usize,
     /// List every tensor.
     #[arg(long)]
     tensors: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
+    if let Some(preset) = arguments.preset {
+        return needs(&preset.config(), arguments);
+    }
     let checkpoint = model_file::open(&arguments.model)?;
     let config = checkpoint.config();
     let list = checkpoint.list();
@@ -71,6 +83,80 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a shape needs, before anything is allocated; an error where neither processor nor GPU has it.
+fn needs(config: &Config, arguments: &Arguments) -> Outcome {
+    let batch = arguments.batch;
+    if !(1..=256).contains(&batch) {
+        return Err("choose a batch of 1 to 256".into());
+    }
+    println!("{}", config.name);
+    println!("  architecture  {}", architecture(config));
+    println!("  parameters    {}", grouped(config.parameters()));
+    println!(
+        "  activated     {} at C = 1, router included",
+        grouped(config.activated_parameters(1.0))
+    );
+    for (name, storage) in [("f32", Storage::F32), ("f16", Storage::F16), ("int8", Storage::Int8)] {
+        println!("  file, {name:<5}   {}", megabytes(file_bytes(config, storage) as usize));
+    }
+    let cpu = Footprint::on_cpu(config, batch);
+    let free = free_memory();
+    let is_on_cpu = free.is_none_or(|free| cpu.total() <= free);
+    let verdict = match free {
+        Some(free) => format!(
+            "{}, {} free here",
+            if is_on_cpu { "fits" } else { "does not fit" },
+            megabytes(free as usize)
+        ),
+        None => "this system does not say how much is free".into(),
+    };
+    println!("  processor     {} with f32 weights: {verdict}", megabytes(cpu.total() as usize));
+    let gpu = Gpu::headless();
+    let is_on_gpu = match &gpu {
+        Ok(gpu) => {
+            let limit = gpu.binding_limit;
+            let need = Footprint::on_gpu(config, batch, WeightPrecision::F16, limit);
+            let fits = need.largest.1 <= limit && (!gpu.is_software() || is_on_cpu);
+            println!(
+                "  {:<13} {} with f16 weights, the largest piece {} ({}) of {} that it binds: {}",
+                "gpu",
+                megabytes(need.total() as usize),
+                megabytes(need.largest.1 as usize),
+                need.largest.0,
+                megabytes(limit as usize),
+                if fits { "fits as far as a device tells" } else { "does not fit" },
+            );
+            fits
+        }
+        Err(error) => {
+            println!("  gpu           {error}");
+            false
+        }
+    };
+    if arguments.tensors {
+        for tensor in config.tensors() {
+            println!("{:<52} {:?}", tensor.name, tensor.shape);
+        }
+    }
+    if is_on_cpu || is_on_gpu {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(format!(
+        "{} with a batch of {batch} fits neither the memory nor a graphics device of this machine; \
+         choose fewer experts or a smaller size",
+        config.name
+    )
+    .into())
+}
+
+/// Bytes that programs can still get, where the system says it (Linux).
+fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
 }
 
 fn architecture(config: &Config) -> String {

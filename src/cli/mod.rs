@@ -2,11 +2,14 @@
 //! 0 is success, 1 a verification that found differences, 2 a request that could not be carried out.
 
 mod bench;
+mod convert;
 mod info;
+mod make_random;
 mod model_file;
 mod output;
 mod picture;
 mod sample;
+mod solver_options;
 mod verify;
 
 use std::process::ExitCode;
@@ -34,6 +37,8 @@ enum Command {
     Verify(verify::Arguments),
     Info(info::Arguments),
     Bench(bench::Arguments),
+    Convert(convert::Arguments),
+    MakeRandom(make_random::Arguments),
 }
 
 /// Where to compute.
@@ -64,6 +69,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
+        Command::MakeRandom(arguments) => make_random::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}");

@@ -14,6 +14,7 @@ use diffmoe::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::output::Output;
+use super::solver_options::SolverOptions;
 use super::{BackendName, Outcome, model_file, picture};
 
 /// Draw pictures and write them as one PNG.
@@ -45,9 +46,9 @@ pub(super) struct Arguments {
     /// Guidance scale: 1 is none, more follows the class more closely. Default: the model's.
     #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
     cfg: Option<f32>,
-    /// euler: one evaluation a step; heun: two, more exact. Default: the model's.
-    #[arg(long, value_name = "euler|heun")]
-    solver: Option<Solver>,
+    /// How to get from noise to data. Default: the model's.
+    #[command(flatten)]
+    solver: SolverOptions,
     /// Number of pictures. Default: 16, or four of each class that was named.
     #[arg(long)]
     count: Option<usize>,
@@ -88,6 +89,9 @@ enum RuleName {
     Token,
     Pool,
 }
+
+/// Units of the progress bar in one picture.
+const PROGRESS: u64 = 1000;
 
 /// Most pictures in one call: a grid of them is still an image that programs can open.
 const MAX_COUNT: usize = 10_000;
@@ -131,8 +135,15 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let mut samples = Vec::new();
     let mut trace: Option<Trace> = None;
     let mut ready: Option<Box<dyn Engine>> = None;
-    let bar = ProgressBar::new(count.div_ceil(arguments.batch) as u64 * u64::from(settings.steps));
-    bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} step {pos}/{len}, {eta} left")?);
+    if matches!(settings.solver, Solver::Dopri5(_)) && count > arguments.batch {
+        return Err(format!(
+            "dopri5 chooses its steps for a whole batch: ask for at most {} pictures, or for a --batch of {count}",
+            arguments.batch
+        )
+        .into());
+    }
+    let bar = ProgressBar::new(count as u64 * PROGRESS);
+    bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {percent} %, {eta} left")?);
     let mut first = 0;
     while first < count {
         let size = arguments.batch.min(count - first);
@@ -151,7 +162,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         let batch = Settings { labels: labels.collect(), ..settings.clone() };
         let run = Run::start(engine, config, batch, first as u64);
         let done = bar.position();
-        let finished = run.finish(|steps| bar.set_position(done + u64::from(steps)))?;
+        let part = (size as u64 * PROGRESS) as f32;
+        let finished = run.finish(|fraction| bar.set_position(done + (fraction * part) as u64))?;
         ready = Some(finished.engine);
         samples.extend(finished.samples);
         match &mut trace {
@@ -212,10 +224,7 @@ fn settings(
         });
     }
     let defaults = &config.defaults;
-    let solver = match arguments.solver {
-        Some(solver) => solver,
-        None => defaults.solver.parse()?,
-    };
+    let solver = arguments.solver.resolve(config)?;
     let rule = match arguments.routing {
         RuleName::Pool => RoutingRule::Pool,
         RuleName::Token => RoutingRule::Token,
@@ -263,8 +272,12 @@ fn resolve(table: &LabelTable, text: &str) -> Result<u32, String> {
 fn headline(config: &Config, settings: &Settings, device: &str) -> String {
     let Settings { steps, guidance, solver, seed, .. } = settings;
     let pictures = settings.labels[0].len();
+    let steps = match solver {
+        Solver::Dopri5(tolerance) => format!("tolerance {}", tolerance.relative),
+        _ => format!("{steps} steps"),
+    };
     format!(
-        "{} · {device} · {pictures} pictures · {solver}, {steps} steps · guidance {guidance} · seed {seed}",
+        "{} · {device} · {pictures} pictures · {solver}, {steps} · guidance {guidance} · seed {seed}",
         config.name
     )
 }

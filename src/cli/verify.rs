@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use diffmoe::checkpoint::Checkpoint;
-use diffmoe::diffusion::{Solver, guided_step};
+use diffmoe::diffusion::{Next, Plan, Process, Request, Solver};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{Config, Engine, Routing, RoutingRule, RunSpec, TimeKind};
+use diffmoe::model::{Config, Engine, EngineError, Routing, RoutingRule, RunSpec};
 use diffmoe::sampler::{OpenModel, Settings};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
@@ -27,7 +28,7 @@ pub(super) struct Arguments {
     /// Where to compute.
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendName,
-    /// Largest absolute difference that passes.
+    /// Largest difference that passes; where recorded numbers exceed 1, relative to the largest of them.
     #[arg(long, default_value_t = 1e-4)]
     tolerance: f32,
 }
@@ -98,11 +99,14 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let taps = engine.forward_with_taps(&input.run, &input.times)?;
     let mut names: Vec<&str> = io.names();
     names.sort_unstable_by_key(|name| natural_order(name));
-    for name in names.into_iter().filter(|name| !["x", "t", "y", "style"].contains(name)) {
-        let wanted = record(&io, name)?;
+    for name in names.into_iter().filter(|name| !is_input(name)) {
+        let mut wanted = record(&io, name)?;
         if let Some((_, shape, values)) = taps.iter().find(|(tap, ..)| tap == name) {
             report.compare(name, &wanted, shape, values);
-        } else if let Some(values) = sample(name, engine.as_mut(), config, &case, &input)? {
+        } else if let Some(times) = respaced_times(name, &case)? {
+            report.compare(name, &wanted, &[times.len()], &times);
+        } else if let Some(values) = sample(name, engine.as_mut(), config, &case, &input, &io)? {
+            keep_first_half(&mut wanted, &input.shape);
             report.compare(name, &wanted, &input.shape, &values);
         } else {
             untested.push(name.to_owned());
@@ -147,19 +151,48 @@ impl Inputs {
     }
 }
 
-/// Samples as the recorded key says, or nothing where we cannot.
+/// Whether a recorded tensor is no answer: inputs of the pass, noise of a sampling run.
+fn is_input(name: &str) -> bool {
+    ["x", "t", "y", "style"].contains(&name) || name.ends_with("_noise")
+}
+
+/// Which steps of the trained process a recorded run took, as `*_timesteps` says.
+fn respaced_times(key: &str, case: &Case) -> Result<Option<Vec<f32>>, String> {
+    if !key.ends_with("_timesteps") {
+        return Ok(None);
+    }
+    if !(1..=diffmoe::diffusion::TRAINED_STEPS).contains(&case.steps) {
+        return Err(format!(
+            "case.json asks for {} steps of DDPM; 1 to 1000 are possible",
+            case.steps
+        ));
+    }
+    let times = Process::respaced(case.steps).times;
+    Ok(Some(times.into_iter().map(|time| time as f32).collect()))
+}
+
+/// The official guided loop of DDPM carries the sample twice and throws the second half away; so do we.
+fn keep_first_half(wanted: &mut Recorded, shape: &[usize]) {
+    let is_double = wanted.shape.len() == shape.len()
+        && wanted.shape[0] == 2 * shape[0]
+        && wanted.shape[1..] == shape[1..];
+    if is_double {
+        wanted.shape[0] /= 2;
+        wanted.values.truncate(wanted.values.len() / 2);
+    }
+}
+
+/// Samples as the recorded key says (`solver_cfg`, `solver_nocfg`), or nothing where we cannot.
 fn sample(
     key: &str,
     engine: &mut dyn Engine,
     config: &Config,
     case: &Case,
     input: &Inputs,
+    io: &SafeTensors<'_>,
 ) -> Result<Option<Vec<f32>>, Box<dyn std::error::Error>> {
     let Some((solver, guidance)) = key.split_once('_') else { return Ok(None) };
     let Ok(solver) = Solver::from_str(solver) else { return Ok(None) };
-    if config.time_kind != TimeKind::Flow {
-        return Ok(None);
-    }
     let settings = Settings {
         labels: input.run.labels.clone(),
         seed: 0,
@@ -169,16 +202,40 @@ fn sample(
         routing: input.run.routing,
     };
     settings.check(config)?;
+    let Settings { solver, steps, guidance, seed, .. } = settings;
+    let pictures = 0..input.times.len() as u64;
+    let mut plan = Plan::new(config, Request { solver, steps, guidance, seed, pictures });
+    if let Ok(noise) = record(io, &format!("{key}_noise")) {
+        plan = plan.with_noise(recorded_noise(key, &noise, &input.shape)?);
+    }
     engine.start(&input.run);
-    for step in 0..settings.steps {
-        let Settings { solver, steps, guidance, .. } = settings;
-        engine.finish_step(&guided_step(solver, step, steps, guidance))?;
-    }
     let mut last = None;
-    while let Some(snapshot) = engine.take_snapshot() {
-        last = Some(snapshot.latent);
+    loop {
+        match plan.next_step() {
+            Next::Step(ops) => engine.finish_step(&ops)?,
+            Next::Done => return Ok(last),
+            Next::Stalled(reason) => return Err(EngineError::Stalled(reason).into()),
+            Next::Wait => return Err("the device did not hand a step back".into()),
+        }
+        while let Some(snapshot) = engine.take_snapshot() {
+            plan.observe(&snapshot);
+            last = Some(snapshot.latent);
+        }
     }
-    Ok(last)
+}
+
+/// The noise of each step, `[B, …]`; of a guided run the first half of `[2B, …]`.
+fn recorded_noise(
+    key: &str,
+    noise: &Recorded,
+    shape: &[usize],
+) -> Result<Vec<Arc<Vec<f32>>>, String> {
+    let len: usize = shape.iter().product();
+    let step: usize = noise.shape.iter().skip(1).product();
+    if noise.shape.len() != shape.len() + 1 || (step != len && step != 2 * len) {
+        return Err(format!("{key}_noise {:?} does not fit x {shape:?}", noise.shape));
+    }
+    Ok(noise.values.chunks_exact(step).map(|step| Arc::new(step[..len].to_vec())).collect())
 }
 
 fn record(io: &SafeTensors<'_>, name: &str) -> Result<Recorded, String> {
@@ -216,8 +273,10 @@ impl Report {
             // NaN must not pass, so the test is written to fail on it.
             let errors = wanted.values.iter().zip(values).map(|(a, b)| (a - b).abs());
             let worst = errors.fold(0.0_f32, |m, e| if e > m || e.is_nan() { e } else { m });
-            let text = format!("max abs error {worst:.2e}");
-            if worst <= self.tolerance { Ok(text) } else { Err(text) }
+            let largest = wanted.values.iter().fold(1.0_f32, |m, v| m.max(v.abs()));
+            let size = if largest > 10.0 { format!(" of {largest:.0}") } else { String::new() };
+            let text = format!("max abs error {worst:.2e}{size}");
+            if worst <= self.tolerance * largest { Ok(text) } else { Err(text) }
         };
         match verdict {
             Ok(text) => {

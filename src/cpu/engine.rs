@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::forward::{Activations, Input, moe_block, run_stage, stages};
 use super::math::vector_width;
+use super::slots::Slots;
 use super::weights::Weights;
 use crate::checkpoint::Checkpoint;
 use crate::model::{
@@ -32,14 +33,9 @@ impl CpuModel {
 pub struct CpuEngine {
     model: Arc<CpuModel>,
     activations: Activations,
-    /// `[B, C, h, w]`
-    latent: Vec<f32>,
-    /// `[B, C, h, w]`
-    stage: Vec<f32>,
-    /// `[B, C_out, h, w]` each
-    outputs: Vec<Vec<f32>>,
-    /// A result on its way to its slot, which may be one of the operands
-    combined: Vec<f32>,
+    /// For passes over both branches at once; made when the first one comes
+    joint: Option<Box<Joint>>,
+    slots: Slots,
     /// For each label table, `[B]`
     labels: Vec<Vec<u32>>,
     /// The null rows, in the same form
@@ -57,11 +53,21 @@ pub struct CpuEngine {
     layers: Vec<LayerRouting>,
     /// Routing since the last snapshot
     passes: Vec<ForwardRouting>,
+    /// What to report at the end of the step
+    reports: Vec<Slot>,
     snapshots: VecDeque<Snapshot>,
 }
 
-/// `Output(0)` to `Output(3)`.
-const OUTPUTS: usize = 4;
+/// What a pass over `2B` samples needs.
+struct Joint {
+    activations: Activations,
+    /// The sample, twice: `[2B, C, h, w]`
+    sample: Vec<f32>,
+    /// Conditional, then null rows: for each label table `[2B]`
+    labels: Vec<Vec<u32>>,
+    /// `[2B, C_out, h, w]`
+    output: Vec<f32>,
+}
 
 impl CpuEngine {
     /// An engine for batches of `batch` samples.
@@ -73,10 +79,8 @@ impl CpuEngine {
         let config = &model.config;
         Self {
             activations: Activations::new(config, batch),
-            latent: vec![0.0; batch * config.sample_len()],
-            stage: vec![0.0; batch * config.sample_len()],
-            outputs: vec![vec![0.0; batch * config.output_len()]; OUTPUTS],
-            combined: vec![0.0; batch * config.sample_len()],
+            joint: None,
+            slots: Slots::new(config, batch),
             labels: Vec::new(),
             null_labels: config.labels.iter().map(|table| vec![table.null; batch]).collect(),
             routing: Routing::default(),
@@ -86,78 +90,99 @@ impl CpuEngine {
             in_step: false,
             layers: Vec::new(),
             passes: Vec::new(),
+            reports: Vec::new(),
             snapshots: VecDeque::new(),
             model,
         }
     }
 
-    /// Does the next unit of the current step: one stage of a pass, or one combination.
+    /// Does the next unit of the current step: one stage of a pass, or one operation between slots.
     fn advance_once(&mut self) {
-        match self.ops.front().cloned() {
-            None => {}
-            Some(Op::Combine { output, terms }) => {
-                self.combine(output, &terms);
-                self.ops.pop_front();
-            }
-            Some(Op::Forward { input, output, time, branch }) => {
+        let Some(op) = self.ops.front().cloned() else { return };
+        match &op {
+            Op::Combine { output, terms } => self.slots.combine(*output, terms),
+            Op::Denoise(step) => self.slots.denoise(step),
+            Op::Report(slot) => self.reports.push(*slot),
+            &Op::Forward { input, output, time, branch } => {
                 let times = vec![time; self.activations.batch];
                 self.stage(self.stages_done, input, output, &times, branch);
-                self.stages_done += 1;
-                if self.stages_done == stages(&self.model.config) {
-                    let layers = std::mem::take(&mut self.layers);
-                    self.passes.push(ForwardRouting { step: self.steps, time, branch, layers });
-                    self.stages_done = 0;
-                    self.ops.pop_front();
-                }
             }
+            &Op::JointForward { input, time } => self.joint_stage(self.stages_done, input, time),
+        }
+        let passes = op.passes();
+        if !passes.is_empty() {
+            self.stages_done += 1;
+            if self.stages_done < stages(&self.model.config) {
+                return;
+            }
+            self.stages_done = 0;
+            self.note_routing(&passes);
+        }
+        self.ops.pop_front();
+    }
+
+    /// Files the routing of the pass that has just ended, one part for each branch.
+    fn note_routing(&mut self, passes: &[(f32, Branch)]) {
+        let mut layers = std::mem::take(&mut self.layers);
+        for (i, &(time, branch)) in passes.iter().enumerate() {
+            let layers = layers.iter_mut().map(|layer| {
+                let rest = layer.masks.split_off(layer.masks.len() / (passes.len() - i));
+                let masks = std::mem::replace(&mut layer.masks, rest);
+                LayerRouting { block: layer.block, masks }
+            });
+            let layers = layers.collect();
+            self.passes.push(ForwardRouting { step: self.steps, time, branch, layers });
         }
     }
 
     /// Computes one stage of a pass and notes its routing.
     fn stage(&mut self, stage: usize, input: Slot, output: Slot, times: &[f32], branch: Branch) {
         let Slot::Output(to) = output else { panic!("a pass cannot write to {output:?}") };
-        let sample = match input {
-            Slot::Latent => &self.latent,
-            Slot::Stage => &self.stage,
-            Slot::Output(_) => panic!("a pass cannot read {input:?}"),
-        };
         let labels = match branch {
             Branch::Conditional => &self.labels,
             Branch::Unconditional => &self.null_labels,
         };
-        let input = Input { sample, times, labels, routing: self.routing };
-        let output = &mut self.outputs[usize::from(to)];
-        run_stage(
-            stage,
-            &self.model.config,
-            &self.model.weights,
-            &mut self.activations,
-            &input,
-            output,
-        );
+        // Taken out for the time of the pass, because the input is a slot too.
+        let mut output = std::mem::take(&mut self.slots.outputs[usize::from(to)]);
+        let input =
+            Input { sample: self.slots.sample(input), times, labels, routing: self.routing };
+        let CpuModel { config, weights } = &*self.model;
+        run_stage(stage, config, weights, &mut self.activations, &input, &mut output);
+        self.slots.outputs[usize::from(to)] = output;
         if let Some(block) = moe_block(&self.model.config, stage) {
             self.layers.push(LayerRouting { block, masks: self.activations.masks.clone() });
         }
     }
 
-    /// `output = Σ factor·slot`.
-    fn combine(&mut self, output: Slot, terms: &[(f32, Slot)]) {
-        let (len, out_len) = (self.model.config.sample_len(), self.model.config.output_len());
-        self.combined.fill(0.0);
-        for &(factor, slot) in terms {
-            let (from, stride) = match slot {
-                Slot::Latent => (&self.latent, len),
-                Slot::Stage => (&self.stage, len),
-                Slot::Output(n) => (&self.outputs[usize::from(n)], out_len),
-            };
-            for (sum, from) in self.combined.chunks_exact_mut(len).zip(from.chunks_exact(stride)) {
-                sum.iter_mut().zip(from).for_each(|(sum, x)| *sum += factor * x);
-            }
+    /// Computes one stage of a pass over both branches.
+    fn joint_stage(&mut self, stage: usize, input: Slot, time: f32) {
+        let CpuModel { config, weights } = &*self.model;
+        let batch = self.activations.batch;
+        let joint = self.joint.get_or_insert_with(|| {
+            Box::new(Joint {
+                activations: Activations::new(config, 2 * batch),
+                sample: Vec::new(),
+                labels: Vec::new(),
+                output: vec![0.0; 2 * batch * config.output_len()],
+            })
+        });
+        if stage == 0 {
+            joint.sample = self.slots.sample(input).repeat(2);
+            let tables = self.labels.iter().zip(&self.null_labels);
+            joint.labels = tables.map(|(asked, null)| [&asked[..], null].concat()).collect();
         }
-        match output {
-            Slot::Latent => std::mem::swap(&mut self.latent, &mut self.combined),
-            Slot::Stage => std::mem::swap(&mut self.stage, &mut self.combined),
-            Slot::Output(_) => panic!("a combination cannot write to {output:?}"),
+        let Joint { activations, sample, labels, output } = &mut **joint;
+        let times = vec![time; 2 * batch];
+        let input = Input { sample, times: &times, labels, routing: self.routing };
+        run_stage(stage, config, weights, activations, &input, output);
+        if let Some(block) = moe_block(config, stage) {
+            self.layers.push(LayerRouting { block, masks: activations.masks.clone() });
+        }
+        if stage + 1 == stages(config) {
+            let halves = output.chunks_exact(output.len() / 2);
+            for (slot, half) in self.slots.outputs.iter_mut().zip(halves) {
+                slot.copy_from_slice(half);
+            }
         }
     }
 
@@ -175,8 +200,9 @@ impl CpuEngine {
             self.steps += 1;
             self.snapshots.push_back(Snapshot {
                 steps: self.steps,
-                latent: self.latent.clone(),
+                latent: self.slots.latent.clone(),
                 routing: std::mem::take(&mut self.passes),
+                reports: self.reports.drain(..).map(|s| self.slots.sample(s).to_vec()).collect(),
             });
         }
         Progress::Done
@@ -220,13 +246,13 @@ impl Engine for CpuEngine {
     }
 
     fn start(&mut self, run: &RunSpec) {
-        assert_eq!(run.latent.len(), self.latent.len(), "numbers in the sample");
+        assert_eq!(run.latent.len(), self.slots.latent.len(), "numbers in the sample");
         assert_eq!(run.labels.len(), self.model.config.labels.len(), "label tables");
         for (table, labels) in self.model.config.labels.iter().zip(&run.labels) {
             assert_eq!(labels.len(), self.activations.batch, "labels for {}", table.name);
             assert!(labels.iter().all(|&l| l <= table.null), "a {} beyond the table", table.name);
         }
-        self.latent.clone_from(&run.latent);
+        self.slots.latent.clone_from(&run.latent);
         self.labels.clone_from(&run.labels);
         self.routing = run.routing;
         self.steps = 0;
@@ -235,13 +261,15 @@ impl Engine for CpuEngine {
         self.ops.clear();
         self.layers.clear();
         self.passes.clear();
+        self.reports.clear();
         self.snapshots.clear();
     }
 
-    fn begin_step(&mut self, ops: &[Op]) {
+    fn begin_step(&mut self, ops: &[Op]) -> Result<(), EngineError> {
         assert!(self.ops.is_empty(), "the step before is not finished");
         self.ops = ops.iter().cloned().collect();
         self.in_step = true;
+        Ok(())
     }
 
     fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
@@ -269,7 +297,7 @@ impl Engine for CpuEngine {
         self.layers.clear();
         let Config { out_channels, input_size, .. } = self.model.config;
         let shape = vec![self.activations.batch, out_channels, input_size, input_size];
-        taps.push(("out".into(), shape, self.outputs[0].clone()));
+        taps.push(("out".into(), shape, self.slots.outputs[0].clone()));
         Ok(taps)
     }
 }

@@ -16,7 +16,9 @@
 use rayon::prelude::*;
 
 use super::experts::moe;
-use super::math::{TIME_DIMS, add_gated, modulated_norm, silu, softmax_rows, time_embedding};
+use super::math::{
+    TIME_DIMS, add_gated, head_norm, modulated_norm, silu, softmax_rows, time_embedding,
+};
 use super::matmul::Matrix;
 use super::router::Assignments;
 use super::threads::{Scratch, ScratchPool, row_chunk};
@@ -245,6 +247,15 @@ fn attention(config: &Config, block: &Block, a: &mut Activations) {
     let rows = row_chunk(h.len() / d);
     qkv.par_chunks_mut(rows * 3 * attn).enumerate().for_each(|(chunk, qkv)| {
         block.qkv.apply(|r| row_of(h, d, chunk * rows + r), qkv);
+        let Some(norms) = &block.qk_norm else { return };
+        // A row holds the queries of all heads, then their keys.
+        for row in qkv.chunks_exact_mut(3 * attn) {
+            for (part, [weight, bias]) in row.chunks_exact_mut(attn).zip(norms) {
+                for head in part.chunks_exact_mut(width) {
+                    head_norm(head, weight, bias);
+                }
+            }
+        }
     });
 
     mixed.par_chunks_mut(t * width).enumerate().for_each(|(task, out)| {

@@ -9,8 +9,11 @@ use pulp::{Arch, Simd, WithSimd};
 /// Independent partial sums of a reduction; a plain `sum()` could not be vectorised.
 const LANES: usize = 16;
 
-/// Added to the variance by every layer norm of the model.
+/// Added to the variance by the layer norms that modulation follows.
 const EPS: f32 = 1e-6;
+
+/// Added to the variance by the layer norms of queries and keys.
+const HEAD_EPS: f32 = 1e-5;
 
 /// Width of the sinusoidal time embedding.
 pub(super) const TIME_DIMS: usize = 256;
@@ -148,6 +151,20 @@ impl WithSimd for ModulatedNorm<'_> {
         for ((out, shift), scale) in out.iter_mut().zip(shift).zip(scale) {
             *out = *out * norm * (1.0 + scale) + shift;
         }
+    }
+}
+
+/// `x = LN(x)·weight + bias` for one head's query or key, `[d]` each.
+pub(super) fn head_norm(x: &mut [f32], weight: &[f32], bias: &[f32]) {
+    let inverse = 1.0 / x.len() as f32;
+    let mean = x.iter().sum::<f32>() * inverse;
+    for x in x.iter_mut() {
+        *x -= mean;
+    }
+    let variance = x.iter().map(|x| x * x).sum::<f32>() * inverse;
+    let norm = 1.0 / (variance + HEAD_EPS).sqrt();
+    for ((x, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
+        *x = *x * norm * weight + bias;
     }
 }
 

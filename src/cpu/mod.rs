@@ -15,6 +15,7 @@ mod forward;
 mod math;
 mod matmul;
 mod router;
+mod slots;
 mod threads;
 mod weights;
 

@@ -22,9 +22,9 @@ pub(super) fn route(config: &Config, routing: Routing, scores: &Scores, masks: &
     masks.fill(0);
     match (config.kind, routing.rule) {
         (Kind::Dense, _) => {}
-        (Kind::Tc, _) => token_choice(config.capacity as usize, experts, scores.gate, masks),
+        (Kind::Tc, _) => token_choice(config.experts_of_token(), experts, scores.gate, masks),
         (Kind::Ec, _) => {
-            let take = (tokens as f64 / experts as f64 * f64::from(config.capacity)) as usize;
+            let take = config.tokens_of_expert();
             let gates = scores.gate.chunks_exact(tokens * experts);
             for (gate, masks) in gates.zip(masks.chunks_exact_mut(tokens)) {
                 for e in 0..experts {

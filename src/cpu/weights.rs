@@ -65,6 +65,8 @@ pub(super) enum Mlp {
 pub(super) struct Block {
     /// `attn.qkv`, `[3·H·d, D]`: q, k and v outermost, then the head
     pub(super) qkv: Linear,
+    /// `attn.q_norm` and `attn.k_norm`: weight and bias of each, `[d]`
+    pub(super) qk_norm: Option<[[Vec<f32>; 2]; 2]>,
     /// `attn.proj`, `[D, H·d]`
     pub(super) proj: Linear,
     /// `mlp`
@@ -194,11 +196,20 @@ impl Reader<'_> {
         })
     }
 
+    fn qk_norm(&self, i: usize) -> Result<[[Vec<f32>; 2]; 2], CheckpointError> {
+        let read = |name: &str| self.checkpoint.read(&format!("blocks.{i}.attn.{name}"));
+        Ok([
+            [read("q_norm.weight")?, read("q_norm.bias")?],
+            [read("k_norm.weight")?, read("k_norm.bias")?],
+        ])
+    }
+
     fn block(&self, i: usize) -> Result<Block, CheckpointError> {
         let c = self.config;
         let mlp = format!("blocks.{i}.mlp");
         Ok(Block {
             qkv: self.linear(&format!("blocks.{i}.attn.qkv"))?,
+            qk_norm: c.qk_norm.then(|| self.qk_norm(i)).transpose()?,
             proj: self.linear(&format!("blocks.{i}.attn.proj"))?,
             mlp: if c.is_moe(i) {
                 Mlp::Moe(Box::new(self.moe(&mlp)?))

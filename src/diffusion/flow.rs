@@ -1,67 +1,32 @@
-//! Rectified-flow solvers as lists of [`Op`]s (spec of the official sampler: `t = 0` is noise, `t = 1` data).
+//! Rectified-flow solvers with fixed steps as lists of [`Op`]s (spec of the official sampler: `t = 0` is noise, `t = 1` data).
 //!
 //! The model predicts the velocity `v = dz/dt`. Guidance runs two separate passes, each with a token pool
 //! of its own, and mixes them: `v = v_null + g·(v_label − v_null)`. Because the mixture is linear, guidance
 //! and the solver's update are one combination.
 
-use std::str::FromStr;
-
+use super::solver::Solver;
 use crate::model::{Branch, Op, Slot};
 
-/// A fixed-step solver of the flow's ordinary differential equation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Solver {
-    /// `z += v(z, t)·Δt`; one evaluation a step.
-    Euler,
-    /// The trapezoid rule; two evaluations a step, the last one at `t = 1`.
-    Heun,
-}
-
-/// A solver name that nobody knows.
-#[derive(Debug, thiserror::Error)]
-#[error("there is no solver {0:?}; choose euler or heun")]
-pub struct UnknownSolver(String);
-
-impl FromStr for Solver {
-    type Err = UnknownSolver;
-    fn from_str(text: &str) -> Result<Self, UnknownSolver> {
-        match text {
-            "euler" => Ok(Self::Euler),
-            "heun" => Ok(Self::Heun),
-            other => Err(UnknownSolver(other.to_owned())),
-        }
-    }
-}
-
-impl std::fmt::Display for Solver {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Euler => "euler",
-            Self::Heun => "heun",
-        })
-    }
-}
-
 /// Step `index` of `steps`, from `t = index/steps` to `(index+1)/steps`, with guidance scale `guidance`
-/// (1 means none: the unconditional pass is left out, as in the official code).
-pub fn guided_step(solver: Solver, index: u32, steps: u32, guidance: f32) -> Vec<Op> {
+/// (1 means none: the unconditional pass is left out, as in the official code). Heun's method where
+/// `solver` says so, else Euler's.
+pub(super) fn fixed_step(solver: Solver, index: u32, steps: u32, guidance: f32) -> Vec<Op> {
     let time = |i: u32| i as f32 / steps as f32;
     let dt = 1.0 / steps as f32;
     let mut ops = Vec::new();
-    let first = velocity(&mut ops, Slot::Latent, time(index), guidance, 0);
-    match solver {
-        Solver::Euler => ops.push(advance(Slot::Latent, &[(dt, &first)])),
-        Solver::Heun => {
-            ops.push(advance(Slot::Stage, &[(dt, &first)]));
-            let second = velocity(&mut ops, Slot::Stage, time(index + 1), guidance, 2);
-            ops.push(advance(Slot::Latent, &[(0.5 * dt, &first), (0.5 * dt, &second)]));
-        }
+    let first = guided_velocity(&mut ops, Slot::Latent, time(index), guidance, 0);
+    if solver == Solver::Heun {
+        ops.push(advance(Slot::Stage, &[(dt, &first)]));
+        let second = guided_velocity(&mut ops, Slot::Stage, time(index + 1), guidance, 2);
+        ops.push(advance(Slot::Latent, &[(0.5 * dt, &first), (0.5 * dt, &second)]));
+    } else {
+        ops.push(advance(Slot::Latent, &[(dt, &first)]));
     }
     ops
 }
 
 /// Adds the passes for one velocity and returns it as factors of output slots.
-fn velocity(
+pub(super) fn guided_velocity(
     ops: &mut Vec<Op>,
     input: Slot,
     time: f32,
@@ -93,7 +58,7 @@ fn advance(output: Slot, velocities: &[(f32, &Vec<(f32, Slot)>)]) -> Op {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
+    use crate::diffusion::testing::Machine;
 
     /// Runs the ops on one number with a model that is a known function.
     fn integrate(
@@ -102,21 +67,11 @@ mod tests {
         guidance: f32,
         model: impl Fn(f32, f32, Branch) -> f32,
     ) -> f32 {
-        let mut slots = HashMap::from([(Slot::Latent, 1.0_f32)]);
+        let mut machine = Machine::new(1.0, model);
         for i in 0..steps {
-            for op in guided_step(solver, i, steps, guidance) {
-                match op {
-                    Op::Forward { input, output, time, branch } => {
-                        slots.insert(output, model(slots[&input], time, branch));
-                    }
-                    Op::Combine { output, terms } => {
-                        assert!(terms.len() <= 8);
-                        slots.insert(output, terms.iter().map(|(f, s)| f * slots[s]).sum());
-                    }
-                }
-            }
+            machine.run(&fixed_step(solver, i, steps, guidance));
         }
-        slots[&Slot::Latent]
+        machine.latent()
     }
 
     #[test]
@@ -142,17 +97,17 @@ mod tests {
     fn no_guidance_means_no_unconditional_pass() {
         let passes = |g| {
             let is_pass = |op: &&Op| matches!(op, Op::Forward { .. });
-            guided_step(Solver::Heun, 0, 3, g).iter().filter(is_pass).count()
+            fixed_step(Solver::Heun, 0, 3, g).iter().filter(is_pass).count()
         };
         assert_eq!((passes(1.0), passes(1.5)), (2, 4));
     }
 
     #[test]
     fn heun_evaluates_the_end_of_the_last_step() {
-        let ops = guided_step(Solver::Heun, 2, 3, 1.0);
+        let ops = fixed_step(Solver::Heun, 2, 3, 1.0);
         let last = ops.iter().rev().find_map(|op| match op {
             Op::Forward { time, .. } => Some(*time),
-            Op::Combine { .. } => None,
+            _ => None,
         });
         assert_eq!(last, Some(1.0));
     }

@@ -10,8 +10,24 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 /// Gaussian noise for one sample, `len` numbers. Each picture of a run has a stream of its own, so picture 3
 /// of a seed is the same whether 4 or 40 are drawn.
 pub fn gaussian(seed: u64, picture: u64, len: usize) -> Vec<f32> {
+    stream(seed, picture, len)
+}
+
+/// Gaussian noise that step `step` (from 0) adds to a sample, `len` numbers: each step of each picture has
+/// a stream of its own.
+///
+/// # Panics
+/// When there are 2⁴⁰ pictures before this one.
+pub fn step_noise(seed: u64, picture: u64, step: u32, len: usize) -> Vec<f32> {
+    const PICTURE_BITS: u32 = 40;
+    assert!(picture >> PICTURE_BITS == 0, "picture {picture}");
+    // Streams below 2⁴⁰ are the samples' own.
+    stream(seed, (u64::from(step) + 1) << PICTURE_BITS | picture, len)
+}
+
+fn stream(seed: u64, number: u64, len: usize) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream(picture);
+    rng.set_stream(number);
     let mut noise = Vec::with_capacity(len + 1);
     while noise.len() < len {
         // The first is in (0, 1], so that its logarithm is finite.
@@ -78,6 +94,17 @@ mod tests {
         assert_ne!(all[0], all[2]);
         assert_eq!(gaussian(1, 1, 4), all[1][..4], "length must not matter");
     }
+
+    #[test]
+    fn steps_have_noise_of_their_own() {
+        let all = [gaussian(1, 3, 8), step_noise(1, 3, 0, 8), step_noise(1, 3, 1, 8)];
+        assert!(all[0] != all[1] && all[1] != all[2] && all[0] != all[2]);
+        assert_ne!(step_noise(1, 4, 0, 8), all[1]);
+        // Written down once, as the noise of the samples is.
+        let bits: Vec<u32> = all[1][..3].iter().map(|v| v.to_bits()).collect();
+        assert_eq!(bits, NOISE_OF_THE_FIRST_STEP, "{bits:?}");
+    }
+    const NOISE_OF_THE_FIRST_STEP: [u32; 3] = [3_190_475_097, 1_061_277_346, 3_192_609_829];
 
     #[test]
     fn rows_repeat_only_when_all_were_drawn() {

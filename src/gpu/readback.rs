@@ -21,25 +21,25 @@ pub struct Readback {
 impl Readback {
     /// Adds copies of `tensors` to `encoder`; they set out when its commands are submitted.
     pub fn schedule(gpu: &Gpu, encoder: &mut wgpu::CommandEncoder, tensors: &[&Tensor]) -> Self {
-        Self::schedule_prefixes(
+        Self::schedule_ranges(
             gpu,
             encoder,
-            &tensors.iter().map(|t| (*t, t.len())).collect::<Vec<_>>(),
+            &tensors.iter().map(|t| (*t, 0..t.len())).collect::<Vec<_>>(),
         )
     }
 
-    /// As [`Readback::schedule`], but only the first elements of each tensor.
-    pub fn schedule_prefixes(
+    /// As [`Readback::schedule`], but only some elements of each tensor.
+    pub fn schedule_ranges(
         gpu: &Gpu,
         encoder: &mut wgpu::CommandEncoder,
-        tensors: &[(&Tensor, usize)],
+        tensors: &[(&Tensor, std::ops::Range<usize>)],
     ) -> Self {
         let mut end = 0;
         let ranges: Vec<_> = tensors
             .iter()
-            .map(|&(_, len)| {
+            .map(|(_, elements)| {
                 let start = end;
-                end += len as u64 * 4;
+                end += elements.len() as u64 * 4;
                 start..end
             })
             .collect();
@@ -49,11 +49,11 @@ impl Readback {
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        for ((tensor, _), range) in
+        for ((tensor, elements), range) in
             tensors.iter().zip(&ranges).filter(|(_, range)| !range.is_empty())
         {
-            let bytes = range.end - range.start;
-            encoder.copy_buffer_to_buffer(&tensor.buffer, 0, &staging, range.start, bytes);
+            let (from, bytes) = (elements.start as u64 * 4, range.end - range.start);
+            encoder.copy_buffer_to_buffer(&tensor.buffer, from, &staging, range.start, bytes);
         }
         let state = Arc::new(AtomicU8::new(WAITING));
         let told = state.clone();

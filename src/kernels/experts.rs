@@ -175,8 +175,8 @@ const ROOM: u64 = 256 << 20;
 
 /// Rows that a buffer for packed rows should have: the worst case `E·S`, or what fits one binding and
 /// a moderate amount of memory.
-pub fn packed_rows(gpu: &Gpu, experts: usize, tokens: usize, columns: usize) -> usize {
-    let rows = gpu.binding_limit.min(ROOM) / (4 * columns as u64);
+pub fn packed_rows(binding_limit: u64, experts: usize, tokens: usize, columns: usize) -> usize {
+    let rows = binding_limit.min(ROOM) / (4 * columns as u64);
     (experts * tokens).min(rows as usize)
 }
 

@@ -6,10 +6,12 @@ use crate::gpu::KernelSource;
 pub mod attention;
 pub mod combine_experts;
 pub mod combine_latents;
+pub mod denoise;
 pub mod embed_condition;
 pub mod embed_tokens;
 pub mod expert_linear;
 pub mod experts;
+pub mod head_norm;
 pub mod linear;
 pub mod matrix;
 pub mod modulate;
@@ -22,10 +24,12 @@ pub mod unpatchify;
 pub use attention::Attention;
 pub use combine_experts::CombineExperts;
 pub use combine_latents::CombineLatents;
+pub use denoise::DenoiseLatents;
 pub use embed_condition::EmbedCondition;
 pub use embed_tokens::EmbedTokens;
 pub use expert_linear::{ExpertArgs, ExpertLinear, ExpertLinearSoftware, Form, Source};
 pub use experts::{ExpertBank, Experts, Routes, packed_rows};
+pub use head_norm::HeadNorm;
 pub use linear::{Activation, Epilogue, Linear};
 pub use matrix::{Matrix, WeightPrecision};
 pub use modulate::Modulate;
@@ -42,10 +46,12 @@ pub fn all_sources() -> Vec<KernelSource> {
         KernelSource::of::<attention::AttentionSoftware>(),
         KernelSource::of::<CombineExperts>(),
         KernelSource::of::<CombineLatents>(),
+        KernelSource::of::<DenoiseLatents>(),
         KernelSource::of::<EmbedCondition>(),
         KernelSource::of::<EmbedTokens>(),
         KernelSource::of::<ExpertLinear>(),
         KernelSource::of::<ExpertLinearSoftware>(),
+        KernelSource::of::<HeadNorm>(),
         KernelSource::of::<linear::LinearTile>(),
         KernelSource::of::<linear::LinearSoftware>(),
         KernelSource::of::<modulate::ModulateTree>(),

@@ -10,13 +10,15 @@ pub struct Patchify<'a> {
     pub latents: &'a Tensor,
     /// First element of the slot to read, `[B, C, size, size]`.
     pub first: usize,
+    /// `B`. Where `y` has rows for more samples, the same ones are read again.
+    pub samples: usize,
     /// `C`
     pub channels: usize,
     /// Height and width of a sample.
     pub size: usize,
     /// Side of a patch.
     pub patch: usize,
-    /// `[B·T, K]`, `K = C·patch²` rounded up to a multiple of four; the rounding becomes zeros.
+    /// `[n·B·T, K]`, `K = C·patch²` rounded up to a multiple of four; the rounding becomes zeros.
     pub y: &'a Tensor,
 }
 
@@ -31,6 +33,7 @@ pub struct Params {
     size: u32,
     patch_side: u32,
     first: u32,
+    samples: u32,
 }
 
 impl Kernel for Patchify<'_> {
@@ -40,8 +43,8 @@ impl Kernel for Patchify<'_> {
 
     fn params(&self) -> Params {
         let tokens = (self.size / self.patch).pow(2);
-        let samples = self.y.shape[0] / tokens;
-        assert!(self.first + samples * self.channels * self.size * self.size <= self.latents.len());
+        let sample_len = self.channels * self.size * self.size;
+        assert!(self.first + self.samples * sample_len <= self.latents.len());
         assert!(self.channels * self.patch * self.patch <= self.y.shape[1]);
         Params {
             count: self.y.len() as u32,
@@ -51,6 +54,7 @@ impl Kernel for Patchify<'_> {
             size: self.size as u32,
             patch_side: self.patch as u32,
             first: self.first as u32,
+            samples: self.samples as u32,
         }
     }
 
@@ -91,17 +95,23 @@ mod tests {
 
     #[test]
     fn copies_every_number_to_its_patch_and_pads_with_zeros() {
-        for (batch, channels, size, patch) in [(1, 1, 1, 1), (3, 4, 6, 2), (2, 3, 9, 3)] {
+        for (samples, copies, channels, size, patch) in
+            [(1, 1, 1, 1, 1), (3, 1, 4, 6, 2), (2, 2, 3, 9, 3)]
+        {
             let first = 5;
-            let len = batch * channels * size * size;
+            let batch = copies * samples;
+            let len = samples * channels * size * size;
             let latents = spiky(first + len + 3, 1, 1.0);
             let columns = (channels * patch * patch).next_multiple_of(4);
             let y = poisoned(&[batch * (size / patch).pow(2), columns]);
             let latents_tensor = tensor(&[latents.len()], &latents);
-            let call = Patchify { latents: &latents_tensor, first, channels, size, patch, y: &y };
+            let latents_in = &latents_tensor;
+            let call =
+                Patchify { latents: latents_in, first, samples, channels, size, patch, y: &y };
             run(&call);
             // Copies: exact.
-            assert_eq!(read(&y), reference(&latents[first..], batch, &call));
+            let x = latents[first..first + len].repeat(copies);
+            assert_eq!(read(&y), reference(&x, batch, &call));
         }
     }
 }

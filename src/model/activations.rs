@@ -1,18 +1,25 @@
 //! Every buffer that a forward pass writes, made once for a model and a batch size.
 
+use std::collections::BTreeMap;
+
 use super::{Config, EngineError, Slot};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::combine_latents::Region;
 use crate::kernels::packed_rows;
 
 /// Number of [`Slot::Output`]s.
-pub(super) const OUTPUTS: usize = 4;
+const OUTPUTS: usize = 4;
+
+/// Number of [`Slot::Rate`]s.
+const RATES: usize = 7;
 
 /// The working memory of an engine. `S = B·T`.
 pub(super) struct Activations {
-    /// `B`
+    /// Samples of a pass: `B`, or `2B` where a pass computes both branches.
     pub(super) batch: usize,
-    /// All slots: latent, stage, outputs (see [`Activations::region`]).
+    /// Samples of a slot: `B`.
+    pub(super) samples: usize,
+    /// All slots: latent, stage, rates, outputs (see [`Activations::region`]).
     pub(super) latents: Tensor,
     /// `[S, C·p²]`, columns rounded up to four: patches of the input.
     pub(super) patches: Tensor,
@@ -67,26 +74,39 @@ pub(super) struct MoeActivations {
 impl Activations {
     /// Allocates everything for a batch.
     pub(super) fn new(gpu: &Gpu, config: &Config, batch: usize) -> Result<Self, EngineError> {
-        let s = batch * config.tokens();
-        let (d, m) = (config.hidden_size, config.ffn_hidden);
-        let attention = config.num_heads * config.head_dim;
-        let patch = config.patch_size * config.patch_size;
-        let has_dense = (0..config.depth).any(|i| !config.is_moe(i));
-        let make = |label: &str, shape: &[usize]| allocate(gpu, batch, label, shape);
+        let latents = allocate(gpu, batch, "latents", &[latents_len(config, batch)])?;
+        Self::with_slots(gpu, config, batch, batch, latents)
+    }
+
+    /// Working memory for passes over both branches of these samples; the slots are shared.
+    pub(super) fn joint(&self, gpu: &Gpu, config: &Config) -> Result<Self, EngineError> {
+        Self::with_slots(gpu, config, 2 * self.samples, self.samples, self.latents.clone())
+    }
+
+    fn with_slots(
+        gpu: &Gpu,
+        config: &Config,
+        batch: usize,
+        samples: usize,
+        latents: Tensor,
+    ) -> Result<Self, EngineError> {
+        let sizes = sizes(config, batch, gpu.binding_limit);
+        let make = |label: &str| allocate(gpu, batch, label, &sizes[label]);
         Ok(Self {
             batch,
-            latents: make("latents", &[latents_len(config, batch)])?,
-            patches: make("patches", &[s, (config.in_channels * patch).next_multiple_of(4)])?,
-            time_hidden: make("time hidden", &[batch, d])?,
-            time: make("time", &[batch, d])?,
-            condition: make("condition", &[batch, d])?,
-            modulation: make("modulation", &[batch, 6 * d * config.depth + 2 * d])?,
-            stream: make("stream", &[s, d])?,
-            normal: make("normal", &[s, d])?,
-            qkv: make("qkv", &[s, 3 * attention])?,
-            attended: make("attended", &[s, attention])?,
-            hidden: make("hidden", &[if has_dense { s } else { 0 }, m])?,
-            out: make("out", &[s, patch * config.out_channels])?,
+            samples,
+            latents,
+            patches: make("patches")?,
+            time_hidden: make("time hidden")?,
+            time: make("time")?,
+            condition: make("condition")?,
+            modulation: make("modulation")?,
+            stream: make("stream")?,
+            normal: make("normal")?,
+            qkv: make("qkv")?,
+            attended: make("attended")?,
+            hidden: make("hidden")?,
+            out: make("out")?,
             moe: match config.num_experts {
                 0 => None,
                 _ => Some(MoeActivations::new(gpu, config, batch)?),
@@ -100,10 +120,15 @@ impl Activations {
         match slot {
             // First, so that a snapshot is a prefix.
             Slot::Latent => Region { first: 0, stride: sample },
-            Slot::Stage => Region { first: self.batch * sample, stride: sample },
+            Slot::Stage => Region { first: self.samples * sample, stride: sample },
+            Slot::Rate(n) => {
+                assert!(usize::from(n) < RATES, "there is no rate {n}");
+                Region { first: self.samples * (2 + usize::from(n)) * sample, stride: sample }
+            }
+            // One after the other, so that a pass over both branches fills the first two.
             Slot::Output(n) => {
                 assert!(usize::from(n) < OUTPUTS, "there is no output {n}");
-                let first = self.batch * (2 * sample + usize::from(n) * output);
+                let first = self.samples * ((2 + RATES) * sample + usize::from(n) * output);
                 Region { first, stride: output }
             }
         }
@@ -112,27 +137,68 @@ impl Activations {
 
 impl MoeActivations {
     fn new(gpu: &Gpu, config: &Config, batch: usize) -> Result<Self, EngineError> {
-        let s = batch * config.tokens();
-        let (d, e, m) = (config.hidden_size, config.num_experts, config.ffn_hidden);
-        let make = |label: &str, shape: &[usize]| allocate(gpu, batch, label, shape);
+        let sizes = sizes(config, batch, gpu.binding_limit);
+        let make = |label: &str| allocate(gpu, batch, label, &sizes[label]);
         let thresholds = config.moe_blocks().into_iter();
         Ok(Self {
-            predictor: make("predictor hidden", &[s, d])?,
-            gates: make("gates", &[s, e])?,
-            capacities: make("capacities", &[s, e])?,
-            thresholds: thresholds.map(|_| make("thresholds", &[e])).collect::<Result<_, _>>()?,
-            counts: make("counts", &[e])?,
-            slots: make("slots", &[s, e])?,
-            chosen: make("chosen", &[e, s])?,
-            hidden: make("expert hidden", &[packed_rows(gpu, e, s, m), m])?,
-            output: make("expert output", &[packed_rows(gpu, e, s, d), d])?,
-            shared: make("shared hidden", &[s, config.shared_hidden])?,
+            predictor: make("predictor hidden")?,
+            gates: make("gates")?,
+            capacities: make("capacities")?,
+            thresholds: thresholds.map(|_| make("thresholds")).collect::<Result<_, _>>()?,
+            counts: make("counts")?,
+            slots: make("slots")?,
+            chosen: make("chosen")?,
+            hidden: make("expert hidden")?,
+            output: make("expert output")?,
+            shared: make("shared hidden")?,
         })
     }
 }
 
+/// Shape of every buffer by name, for passes over `batch` samples on a device with this binding limit.
+pub(super) fn sizes(
+    config: &Config,
+    batch: usize,
+    binding_limit: u64,
+) -> BTreeMap<&'static str, Vec<usize>> {
+    let s = batch * config.tokens();
+    let (d, e, m) = (config.hidden_size, config.num_experts, config.ffn_hidden);
+    let attention = config.num_heads * config.head_dim;
+    let patch = config.patch_size * config.patch_size;
+    let has_dense = (0..config.depth).any(|i| !config.is_moe(i));
+    let mut sizes = BTreeMap::from([
+        ("latents", vec![latents_len(config, batch)]),
+        ("patches", vec![s, (config.in_channels * patch).next_multiple_of(4)]),
+        ("time hidden", vec![batch, d]),
+        ("time", vec![batch, d]),
+        ("condition", vec![batch, d]),
+        ("modulation", vec![batch, 6 * d * config.depth + 2 * d]),
+        ("stream", vec![s, d]),
+        ("normal", vec![s, d]),
+        ("qkv", vec![s, 3 * attention]),
+        ("attended", vec![s, attention]),
+        ("hidden", vec![if has_dense { s } else { 0 }, m]),
+        ("out", vec![s, patch * config.out_channels]),
+    ]);
+    if e > 0 {
+        sizes.extend([
+            ("predictor hidden", vec![s, d]),
+            ("gates", vec![s, e]),
+            ("capacities", vec![s, e]),
+            ("thresholds", vec![e]),
+            ("counts", vec![e]),
+            ("slots", vec![s, e]),
+            ("chosen", vec![e, s]),
+            ("expert hidden", vec![packed_rows(binding_limit, e, s, m), m]),
+            ("expert output", vec![packed_rows(binding_limit, e, s, d), d]),
+            ("shared hidden", vec![s, config.shared_hidden]),
+        ]);
+    }
+    sizes
+}
+
 fn latents_len(config: &Config, batch: usize) -> usize {
-    batch * (2 * config.sample_len() + OUTPUTS * config.output_len())
+    batch * ((2 + RATES) * config.sample_len() + OUTPUTS * config.output_len())
 }
 
 fn allocate(gpu: &Gpu, batch: usize, label: &str, shape: &[usize]) -> Result<Tensor, EngineError> {

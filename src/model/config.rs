@@ -101,14 +101,17 @@ pub struct Config {
     pub num_heads: usize,
     /// Width of one attention head.
     pub head_dim: usize,
+    /// Whether queries and keys go through a layer norm with weight and bias, head by head (eps 1e-5). No
+    /// official model does; re-trainings by others do.
+    pub qk_norm: bool,
     /// `M`, the hidden width of one feed-forward network or expert.
     pub ffn_hidden: usize,
     /// Shape of the feed-forward networks and experts.
     pub ffn_form: FfnForm,
     /// `E`; 0 for a dense model.
     pub num_experts: usize,
-    /// Mean number of experts per token in training (`C` in the paper).
-    pub capacity: f32,
+    /// Mean number of experts per token in training (`C` in the paper); for token choice the number itself.
+    pub capacity: f64,
     /// Whether only odd blocks are MoE (`true`), or all.
     pub interleave: bool,
     /// Hidden width of the shared expert that sees every token; 0 for none.
@@ -150,15 +153,6 @@ pub enum ConfigError {
     Invalid(String),
 }
 
-/// A tensor that a model needs: its official `state_dict` name and its shape.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorSpec {
-    /// Official name.
-    pub name: String,
-    /// Shape, row-major, `Linear.weight` as `[out, in]`.
-    pub shape: Vec<usize>,
-}
-
 #[derive(Deserialize)]
 struct Document {
     #[serde(default)]
@@ -179,6 +173,9 @@ struct Document {
 }
 
 fn one() -> f32 {
+    1.0
+}
+fn one_expert() -> f64 {
     1.0
 }
 fn four_channels() -> usize {
@@ -207,6 +204,8 @@ struct Params {
     mlp_ratio: f32,
     #[serde(default)]
     use_swiglu: bool,
+    #[serde(default)]
+    qk_norm: bool,
     #[serde(default = "yes")]
     learn_sigma: bool,
     #[serde(rename = "MoE_config", default)]
@@ -216,8 +215,8 @@ struct Params {
 #[derive(Deserialize)]
 struct MoeParams {
     num_experts: usize,
-    #[serde(default = "one")]
-    capacity: f32,
+    #[serde(default = "one_expert")]
+    capacity: f64,
     #[serde(default)]
     n_shared_experts: Option<usize>,
     #[serde(default = "yes")]
@@ -265,6 +264,7 @@ impl Config {
             hidden_size: d,
             num_heads: p.num_heads,
             head_dim: p.head_dim.unwrap_or(d / p.num_heads.max(1)),
+            qk_norm: p.qk_norm,
             ffn_hidden: (d as f32 * p.mlp_ratio) as usize,
             ffn_form: if p.use_swiglu { FfnForm::SwiGlu } else { FfnForm::Gelu },
             num_experts: moe.as_ref().map_or(0, |m| m.num_experts),
@@ -305,10 +305,39 @@ impl Config {
         if self.kind != Kind::Dense && !(1..=32).contains(&self.num_experts) {
             return wrong(format!("{} experts; 1 to 32 are supported", self.num_experts));
         }
+        self.check_capacity()?;
         if !self.time_scale.is_finite() || self.time_scale <= 0.0 {
             return wrong(format!("time_scale {}", self.time_scale));
         }
         Ok(())
+    }
+
+    /// The baselines take a number of tokens or experts that follows from the capacity.
+    fn check_capacity(&self) -> Result<(), ConfigError> {
+        let (capacity, experts) = (self.capacity, self.num_experts);
+        let reason = match self.kind {
+            Kind::Dense => return Ok(()),
+            _ if !(capacity > 0.0 && capacity.is_finite()) => "it has to be above 0".to_owned(),
+            Kind::Ec if capacity > experts as f64 => {
+                format!("an expert cannot take more than all tokens, which {experts} would be")
+            }
+            Kind::Tc if !(1.0..=experts as f64).contains(&capacity) => {
+                format!("a token can take 1 to {experts} experts")
+            }
+            _ => return Ok(()),
+        };
+        Err(ConfigError::Invalid(format!("a capacity of {capacity}: {reason}")))
+    }
+
+    /// Tokens of each sample that an expert takes with expert choice, `⌊T/E·C⌋`.
+    pub fn tokens_of_expert(&self) -> usize {
+        // The official code divides first, in f64, and truncates the product.
+        (self.tokens() as f64 / self.num_experts as f64 * self.capacity) as usize
+    }
+
+    /// Experts that a token takes with token choice.
+    pub fn experts_of_token(&self) -> usize {
+        self.capacity as usize
     }
 
     /// `T`, the tokens of one sample.
@@ -335,121 +364,11 @@ impl Config {
     pub fn moe_blocks(&self) -> Vec<usize> {
         (0..self.depth).filter(|&i| self.is_moe(i)).collect()
     }
-
-    /// Every tensor of the model, by official `state_dict` name, in `state_dict` order.
-    pub fn tensors(&self) -> Vec<TensorSpec> {
-        let (d, e, m) = (self.hidden_size, self.num_experts, self.ffn_hidden);
-        let attn = self.num_heads * self.head_dim;
-        let patch = self.patch_size;
-        let mut list = Vec::new();
-        let mut add = |name: String, shape: &[usize]| {
-            list.push(TensorSpec { name, shape: shape.to_vec() });
-        };
-        add("pos_embed".into(), &[1, self.tokens(), d]);
-        add("x_embedder.proj.weight".into(), &[d, self.in_channels, patch, patch]);
-        add("x_embedder.proj.bias".into(), &[d]);
-        add("t_embedder.mlp.0.weight".into(), &[d, 256]);
-        add("t_embedder.mlp.0.bias".into(), &[d]);
-        add("t_embedder.mlp.2.weight".into(), &[d, d]);
-        add("t_embedder.mlp.2.bias".into(), &[d]);
-        for table in &self.labels {
-            add(table.tensor.clone(), &[table.null as usize + 1, d]);
-        }
-        let ffn = |add: &mut dyn FnMut(String, &[usize]), prefix: &str, form: FfnForm, m: usize| {
-            match form {
-                FfnForm::Gelu => {
-                    add(format!("{prefix}.fc1.weight"), &[m, d]);
-                    add(format!("{prefix}.fc1.bias"), &[m]);
-                    add(format!("{prefix}.fc2.weight"), &[d, m]);
-                    add(format!("{prefix}.fc2.bias"), &[d]);
-                }
-                FfnForm::SwiGlu => {
-                    add(format!("{prefix}.gate_proj.weight"), &[m, d]);
-                    add(format!("{prefix}.up_proj.weight"), &[m, d]);
-                    add(format!("{prefix}.down_proj.weight"), &[d, m]);
-                }
-            }
-        };
-        for i in 0..self.depth {
-            let block = format!("blocks.{i}");
-            add(format!("{block}.attn.qkv.weight"), &[3 * attn, d]);
-            add(format!("{block}.attn.qkv.bias"), &[3 * attn]);
-            add(format!("{block}.attn.proj.weight"), &[d, attn]);
-            add(format!("{block}.attn.proj.bias"), &[d]);
-            let mlp = format!("{block}.mlp");
-            if self.is_moe(i) {
-                if self.kind == Kind::Tc {
-                    for j in 0..e {
-                        ffn(&mut add, &format!("{mlp}.experts.{j}"), self.ffn_form, m);
-                    }
-                    add(format!("{mlp}.gate.weight"), &[e, d]);
-                } else {
-                    add(format!("{mlp}.gate_weight"), &[e, d]);
-                    if self.kind == Kind::DiffMoe {
-                        add(format!("{mlp}.expert_threshold"), &[e]);
-                        add(format!("{mlp}.ema_decay"), &[1]);
-                    }
-                    for j in 0..e {
-                        ffn(&mut add, &format!("{mlp}.experts.{j}"), self.ffn_form, m);
-                    }
-                }
-                if self.kind == Kind::DiffMoe {
-                    add(format!("{mlp}.capacity_predictor.0.weight"), &[d, d]);
-                    add(format!("{mlp}.capacity_predictor.0.bias"), &[d]);
-                    add(format!("{mlp}.capacity_predictor.2.weight"), &[e, d]);
-                    add(format!("{mlp}.capacity_predictor.2.bias"), &[e]);
-                }
-                if self.shared_hidden > 0 {
-                    ffn(
-                        &mut add,
-                        &format!("{mlp}.shared_experts"),
-                        self.shared_form,
-                        self.shared_hidden,
-                    );
-                }
-            } else {
-                ffn(&mut add, &mlp, self.ffn_form, m);
-            }
-            add(format!("{block}.adaLN_modulation.1.weight"), &[6 * d, d]);
-            add(format!("{block}.adaLN_modulation.1.bias"), &[6 * d]);
-        }
-        let out = patch * patch * self.out_channels;
-        add("final_layer.linear.weight".into(), &[out, d]);
-        add("final_layer.linear.bias".into(), &[out]);
-        add("final_layer.adaLN_modulation.1.weight".into(), &[2 * d, d]);
-        add("final_layer.adaLN_modulation.1.bias".into(), &[2 * d]);
-        list
-    }
-
-    /// Number of parameters, buffers included, as the official code counts them.
-    pub fn parameters(&self) -> usize {
-        self.tensors()
-            .iter()
-            .filter(|t| !t.name.ends_with("expert_threshold") && !t.name.ends_with("ema_decay"))
-            .map(|t| t.shape.iter().product::<usize>())
-            .sum()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn small_e16(input_size: usize, heads: usize) -> Config {
-        Config::from_json(&format!(
-            r#"{{"kind":"diffmoe","t_kind":"flow","params":{{"input_size":{input_size},"num_classes":1000,
-            "patch_size":2,"depth":12,"hidden_size":384,"num_heads":{heads},
-            "MoE_config":{{"num_experts":16,"capacity":1,"n_shared_experts":0,"interleave":true}}}}}}"#
-        ))
-        .unwrap()
-    }
-
-    #[test]
-    fn parameter_counts_match_the_official_models() {
-        // The authors' own log printed the first; the second is the same model at 256 px (spec §1.4).
-        assert_eq!(small_e16(16, 16).parameters(), 140_191_616);
-        assert_eq!(small_e16(32, 6).parameters(), 140_265_344);
-    }
 
     #[test]
     fn impossible_shapes_are_refused_with_the_reason() {
@@ -457,6 +376,25 @@ mod tests {
             "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4}}"#;
         let error = Config::from_json(text).unwrap_err().to_string();
         assert!(error.contains("no multiple of patch_size"), "{error}");
+    }
+
+    #[test]
+    fn capacities_that_no_routing_can_have_are_refused() {
+        let read = |kind: &str, capacity: &str| {
+            Config::from_json(&format!(
+                r#"{{"kind":"{kind}","t_kind":"flow","params":{{"input_size":8,"num_classes":10,
+                "patch_size":2,"depth":2,"hidden_size":64,"num_heads":4,
+                "MoE_config":{{"num_experts":4,"capacity":{capacity}}}}}}}"#
+            ))
+            .map_err(|e| e.to_string())
+        };
+        assert!(read("ec", "4.5").unwrap_err().contains("more than all tokens"));
+        assert!(read("ec", "-1").unwrap_err().contains("above 0"));
+        assert!(read("tc", "5").unwrap_err().contains("1 to 4 experts"));
+        assert!(read("tc", "0.5").unwrap_err().contains("1 to 4 experts"));
+        // 16/4·0.7 is 2.8; 0.7 in f32 would do here, but not for 40 tokens.
+        assert_eq!(read("ec", "0.7").unwrap().tokens_of_expert(), 2);
+        assert_eq!(read("ec", "4").unwrap().tokens_of_expert(), 16);
     }
 
     #[test]

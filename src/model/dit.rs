@@ -7,7 +7,9 @@ use super::activations::Activations;
 use super::weights::{Ffn, Mlp, Weights};
 use super::{Config, RoutingRule, Slot};
 use crate::gpu::{Gpu, Tape, Tensor};
-use crate::kernels::{Attention, EmbedCondition, Epilogue, Linear, Modulate, Patchify, Unpatchify};
+use crate::kernels::{
+    Attention, EmbedCondition, Epilogue, HeadNorm, Linear, Modulate, Patchify, Unpatchify,
+};
 
 /// All that recording needs.
 pub(super) struct Network<'a> {
@@ -61,6 +63,7 @@ impl Network<'_> {
         let patchify = Patchify {
             latents: &a.latents,
             first: a.region(config, input).first,
+            samples: a.samples,
             channels: config.in_channels,
             size: config.input_size,
             patch: config.patch_size,
@@ -83,6 +86,9 @@ impl Network<'_> {
         self.modulate(t, &scope, columns.shift_attention, columns.scale_attention);
         Linear::new(&a.normal, &w.qkv, &a.qkv).record(gpu, t, &scope);
         let heads = config.num_heads;
+        if let Some(affine) = &w.qk_norm {
+            t.push(gpu, &scope, &HeadNorm { affine, heads, qkv: &a.qkv });
+        }
         Attention::to_itself(&a.qkv, a.batch, heads, &a.attended).record(gpu, t, &scope);
         let branch = self.gated(columns.gate_attention);
         Linear::new(&a.attended, &w.projection, &a.stream).ending(branch).record(gpu, t, &scope);
@@ -95,7 +101,7 @@ impl Network<'_> {
         tape
     }
 
-    /// From the residual stream to a slot.
+    /// From the residual stream to a slot, or from both branches to this slot and the next.
     pub(super) fn leave(&self, output: Slot) -> Tape {
         let Self { gpu, config, weights: w, acts: a, .. } = *self;
         let mut tape = Tape::default();

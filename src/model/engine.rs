@@ -1,9 +1,12 @@
 //! The contract between a sampler and whatever computes the model.
 //!
 //! A denoising step is a short list of [`Op`]s over a few latent-sized [`Slot`]s: run the model on a
-//! slot, or combine slots linearly. Every solver is such a list (see [`crate::diffusion`]), so an
-//! engine knows nothing about solvers, and a sampler knows nothing about devices. The list has the
-//! same shape at every step and only its numbers change, which lets the GPU engine record it once.
+//! slot, combine slots linearly, or take a step of the diffusion posterior. Every solver is such a list
+//! (see [`crate::diffusion`]), so an engine knows nothing about solvers, and a sampler knows nothing
+//! about devices. The lists of a run have few shapes and only their numbers change, which lets the GPU
+//! engine record each shape once.
+
+use std::sync::Arc;
 
 /// A latent-sized buffer of an engine, `[B, C, height, width]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,6 +15,8 @@ pub enum Slot {
     Latent,
     /// A trial point of a multi-stage solver.
     Stage,
+    /// A (guided) velocity that a multi-stage solver keeps. `0..7`.
+    Rate(u8),
     /// A result of a forward pass, `[B, out_channels, height, width]`; in a combination only its first
     /// `C` channels count. `0..4`.
     Output(u8),
@@ -40,12 +45,66 @@ pub enum Op {
         /// Which labels.
         branch: Branch,
     },
+    /// One pass over `2B` samples: the input with the labels that were asked for, and once more with the
+    /// null rows. Both halves share one token pool, as in the official DDPM guidance. Twice the working
+    /// memory of the other passes.
+    JointForward {
+        /// Where the noisy sample is: `Latent` or `Stage`.
+        input: Slot,
+        /// Model time for every sample, before the configuration's `time_scale`. The results go to
+        /// `Output(0)` (conditional) and `Output(1)` (unconditional).
+        time: f32,
+    },
     /// `output = Σ factor·slot`, at most eight terms; the output may be among the terms.
     Combine {
-        /// `Latent` or `Stage`.
+        /// `Latent`, `Stage` or a `Rate`.
         output: Slot,
         /// Factors and slots, added in order.
         terms: Vec<(f32, Slot)>,
+    },
+    /// `latent = mean + σ·noise`: one step back through the diffusion process, from predicted noise.
+    Denoise(Denoise),
+    /// What a `Latent`, `Stage` or `Rate` holds at the end of the step comes back with its snapshot, in the
+    /// order of these operations.
+    Report(Slot),
+}
+
+/// One step of the reverse diffusion process, number by number over the sample `x` in `Latent`:
+///
+/// ```text
+/// ε  = u + guidance·(c - u)     c = Output(0), u = Output(1); ε = c in channels that are not guided
+/// x₀ = x_factor·x - noise_factor·ε    clipped to [-1, 1] if asked for
+/// x  = mean_start·x₀ + mean_latent·x + σ·noise
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Denoise {
+    /// Guidance scale; needs `Output(1)` unless `guided_channels` is 0.
+    pub guidance: f32,
+    /// The first channels of the noise that are guided; the others are taken from the conditional pass.
+    pub guided_channels: usize,
+    /// `√(1/ᾱ)` and `√(1/ᾱ - 1)`.
+    pub predict: [f32; 2],
+    /// Whether the predicted sample is clipped.
+    pub clip: bool,
+    /// Factors of `x₀` and `x` in the mean.
+    pub mean: [f32; 2],
+    /// How large the noise is.
+    pub deviation: Deviation,
+    /// `[B, C, height, width]`; none at the last step.
+    pub noise: Option<Arc<Vec<f32>>>,
+}
+
+/// The standard deviation of a step of the reverse process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Deviation {
+    /// The same everywhere.
+    Fixed(f32),
+    /// `log σ² = f·high + (1 - f)·low` with `f = (v + 1)/2`, where `v` are the second `C` channels of `Output(0)`.
+    Learned {
+        /// `log β̃`, the smaller bound.
+        low: f32,
+        /// `log β`, the larger bound.
+        high: f32,
     },
 }
 
@@ -89,6 +148,19 @@ pub struct RunSpec {
     pub routing: Routing,
 }
 
+impl Op {
+    /// Time and labels of the forward passes that an operation stands for.
+    pub fn passes(&self) -> Vec<(f32, Branch)> {
+        match *self {
+            Self::Forward { time, branch, .. } => vec![(time, branch)],
+            Self::JointForward { time, .. } => {
+                vec![(time, Branch::Conditional), (time, Branch::Unconditional)]
+            }
+            Self::Combine { .. } | Self::Denoise(_) | Self::Report(_) => Vec::new(),
+        }
+    }
+}
+
 /// What [`Engine::advance`] achieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -129,8 +201,10 @@ pub struct Snapshot {
     pub steps: u32,
     /// The sample after them, `[B, C, height, width]`.
     pub latent: Vec<f32>,
-    /// Routing of every forward pass since the snapshot before, in order.
+    /// Routing of every forward pass since the snapshot before, in order. A joint pass counts as two.
     pub routing: Vec<ForwardRouting>,
+    /// What [`Op::Report`] asked for in this step, `[B, C, height, width]` each.
+    pub reports: Vec<Vec<f32>>,
 }
 
 /// Named intermediate values of a single forward pass, for parity checks: name, shape, values.
@@ -145,6 +219,9 @@ pub enum EngineError {
     /// The device failed while it was working; the sample of the last snapshot is still good.
     #[error("the device stopped working: {0}; start the run again, or use --backend cpu")]
     DeviceLost(String),
+    /// The solver found no way on; the sample of the last snapshot is still good.
+    #[error("{0}")]
+    Stalled(String),
     /// This engine does not know this kind of model.
     #[error("{0}")]
     Unsupported(String),
@@ -168,7 +245,10 @@ pub trait Engine {
     fn start(&mut self, run: &RunSpec);
 
     /// Hands over the next step. A snapshot is scheduled at its end.
-    fn begin_step(&mut self, ops: &[Op]);
+    ///
+    /// # Errors
+    /// When the device has no room for the first [`Op::JointForward`].
+    fn begin_step(&mut self, ops: &[Op]) -> Result<(), EngineError>;
 
     /// Computes or submits at most `budget` units of the current step (a unit is about one kernel).
     /// Never waits for the device.
@@ -190,9 +270,9 @@ pub trait Engine {
     /// Computes a whole step and waits for it; its snapshot is there afterwards. Not for user interfaces.
     ///
     /// # Errors
-    /// When the device is lost.
+    /// When the device is lost or has no room.
     fn finish_step(&mut self, ops: &[Op]) -> Result<(), EngineError> {
-        self.begin_step(ops);
+        self.begin_step(ops)?;
         while self.advance(usize::MAX)? != Progress::Done {}
         self.wait()
     }

@@ -7,16 +7,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::activations::Activations;
 use super::dit::Network;
-use super::step_tape::{Body, StepTape};
+use super::passes::Passes;
+use super::step_tape::{Recorder, StepTape};
 use super::weights::Weights;
 use super::{
     Branch, Config, Engine, EngineError, ForwardRouting, LayerRouting, Op, Progress, Routing,
-    RoutingRule, RunSpec, Slot, Snapshot, Taps,
+    RunSpec, Slot, Snapshot, Taps,
 };
 use crate::checkpoint::Checkpoint;
-use crate::gpu::{Gpu, GpuError, InFlight, Readback, Tensor, Timing};
+use crate::gpu::{Gpu, GpuError, InFlight, Readback, Timing};
 use crate::kernels::WeightPrecision;
 use crate::kernels::attention::MAX_HEAD_DIM;
 
@@ -63,11 +63,14 @@ impl GpuModel {
 /// A model on a device, for one batch size.
 pub struct GpuEngine {
     pub(super) model: Arc<GpuModel>,
-    pub(super) acts: Activations,
-    pub(super) body: Body,
-    /// The rule that `body` was recorded for.
-    rule: RoutingRule,
-    /// Every form of step that this run has seen: one, or two where the last step differs.
+    /// For passes over one branch.
+    pub(super) single: Passes,
+    /// For passes over both; made when the first one comes.
+    joint: Option<Passes>,
+    /// The run that is under way, for a `joint` that is made in the middle of it.
+    labels: Vec<Vec<u32>>,
+    routing: Routing,
+    /// Every form of step that this run has seen.
     tapes: Vec<Arc<StepTape>>,
     current: Option<Step>,
     in_flight: InFlight,
@@ -75,19 +78,23 @@ pub struct GpuEngine {
     snapshots: VecDeque<Pending>,
 }
 
+/// The branches of one forward pass with their times: one, or two in a joint pass.
+type PassBranches = Vec<(f32, Branch)>;
+
 /// A step that is being submitted.
 struct Step {
     tape: Arc<StepTape>,
     /// Dispatches that were submitted already.
     done: usize,
-    passes: Vec<(f32, Branch)>,
+    passes: Vec<PassBranches>,
+    reports: Vec<Slot>,
 }
 
 /// A snapshot on its way.
 struct Pending {
     readback: Readback,
     steps: u32,
-    passes: Vec<(f32, Branch)>,
+    passes: Vec<PassBranches>,
 }
 
 impl GpuEngine {
@@ -96,56 +103,41 @@ impl GpuEngine {
     /// # Errors
     /// When the working memory of the batch does not fit the device.
     pub fn new(model: Arc<GpuModel>, batch: usize) -> Result<Self, EngineError> {
-        let (gpu, config) = (&model.gpu, &model.config);
-        let acts = Activations::new(gpu, config, batch)?;
-        let rows = |label: &str| Tensor::empty(gpu, label, &[config.labels.len(), batch]);
-        let body =
-            Body { blocks: Vec::new(), label_rows: [rows("label rows"), rows("null label rows")] };
-        if let Some(error) = gpu.failure() {
-            return Err(EngineError::TooLarge(format!(
-                "a batch of {batch} does not fit: {error}; make the batch smaller"
-            )));
-        }
-        let mut engine = Self {
-            acts,
-            body,
-            rule: RoutingRule::default(),
+        Ok(Self {
+            single: Passes::new(&model, batch)?,
+            joint: None,
+            labels: Vec::new(),
+            routing: Routing::default(),
             tapes: Vec::new(),
             current: None,
             in_flight: InFlight::default(),
             steps: 0,
             snapshots: VecDeque::new(),
             model,
-        };
-        engine.record_blocks();
-        Ok(engine)
+        })
     }
 
-    /// What recording needs.
+    /// What recording passes over one branch needs.
     pub(super) fn network(&self) -> Network<'_> {
-        Network {
-            gpu: &self.model.gpu,
-            config: &self.model.config,
-            weights: &self.model.weights,
-            acts: &self.acts,
-            rule: self.rule,
-        }
-    }
-
-    fn record_blocks(&mut self) {
-        let blocks = (0..self.model.config.depth).map(|i| self.network().block(i)).collect();
-        self.body.blocks = blocks;
-        self.tapes.clear();
+        self.single.network(&self.model)
     }
 
     /// The recorded form of these operations.
-    fn tape_for(&mut self, ops: &[Op]) -> Arc<StepTape> {
+    fn tape_for(&mut self, ops: &[Op]) -> Result<Arc<StepTape>, EngineError> {
         if let Some(tape) = self.tapes.iter().find(|tape| tape.fits(ops)) {
-            return tape.clone();
+            return Ok(tape.clone());
         }
-        let tape = Arc::new(StepTape::record(&self.network(), &self.body, ops));
+        let needs_joint = ops.iter().any(|op| matches!(op, Op::JointForward { .. }));
+        if needs_joint && self.joint.is_none() {
+            let mut joint = self.single.joint(&self.model)?;
+            joint.prepare(&self.model, self.routing, &self.labels);
+            self.joint = Some(joint);
+        }
+        let Self { model, single, joint, .. } = self;
+        let tape = Recorder { model, single, joint: joint.as_ref() }.record(ops);
+        let tape = Arc::new(tape);
         self.tapes.push(tape.clone());
-        tape
+        Ok(tape)
     }
 
     /// Number of submissions so far, for tests of "one for each step".
@@ -154,8 +146,11 @@ impl GpuEngine {
     }
 
     /// Labels of all dispatches of a step of these operations, in order, such as `block 3/attention`.
-    pub fn dispatches(&mut self, ops: &[Op]) -> Vec<String> {
-        self.tape_for(ops).tape.labels().map(str::to_owned).collect()
+    ///
+    /// # Errors
+    /// When the device has no room for them.
+    pub fn dispatches(&mut self, ops: &[Op]) -> Result<Vec<String>, EngineError> {
+        Ok(self.tape_for(ops)?.tape.labels().map(str::to_owned).collect())
     }
 
     /// Computes a step of these operations with the device's clock read around each dispatch. Waits;
@@ -164,55 +159,41 @@ impl GpuEngine {
     /// # Errors
     /// When the device is lost.
     pub fn time_step(&mut self, ops: &[Op]) -> Result<Option<Vec<Timing>>, EngineError> {
-        let step = self.tape_for(ops);
+        let step = self.tape_for(ops)?;
         step.set_numbers(&self.model.gpu, ops, self.model.config.time_scale);
         Ok(step.tape.time(&self.model.gpu)?)
     }
 
-    /// Writes the thresholds that a run compares predicted capacities with.
-    fn write_thresholds(&self, routing: &Routing) {
-        let Some(moe) = &self.acts.moe else { return };
-        for (layer, &block) in self.model.config.moe_blocks().iter().enumerate() {
-            if let Some(thresholds) = self.model.weights.thresholds(block) {
-                let values: Vec<f32> = thresholds.iter().map(|&t| routing.threshold(t)).collect();
-                moe.thresholds[layer].write(&self.model.gpu, &values);
-            }
-        }
-    }
-
-    fn write_labels(&self, labels: &[Vec<u32>]) {
-        let GpuModel { gpu, config, weights, .. } = &*self.model;
-        assert_eq!(labels.len(), config.labels.len(), "one list of rows for each label table");
-        let (mut asked, mut null) = (Vec::new(), Vec::new());
-        for ((rows, table), &first) in labels.iter().zip(&config.labels).zip(&weights.label_rows) {
-            assert_eq!(rows.len(), self.acts.batch, "one row of {} for each sample", table.name);
-            assert!(rows.iter().all(|&row| row <= table.null), "{}: {rows:?}", table.name);
-            asked.extend(rows.iter().map(|row| first + row));
-            null.extend(rows.iter().map(|_| first + table.null));
-        }
-        self.body.rows(Branch::Conditional).write(gpu, &asked);
-        self.body.rows(Branch::Unconditional).write(gpu, &null);
-    }
-
     /// Turns what came back into a snapshot.
     fn unpack(&self, pending: Pending) -> Result<Snapshot, GpuError> {
-        let parts = pending.readback.take()?;
+        let Pending { readback, steps, passes } = pending;
+        let parts = readback.take()?;
         let latent = bytemuck::pod_collect_to_vec(&parts[0]);
         let trace: Vec<u32> = bytemuck::pod_collect_to_vec(&parts[1]);
+        let reports = parts[2..].iter().map(|part| bytemuck::pod_collect_to_vec(part)).collect();
         let blocks = self.model.config.moe_blocks();
-        let pool = self.acts.batch * self.model.config.tokens();
-        let mut masks = trace.chunks(pool);
-        let routing = pending.passes.iter().map(|&(time, branch)| ForwardRouting {
-            step: pending.steps - 1,
-            time,
-            branch,
-            layers: blocks
-                .iter()
-                .zip(&mut masks)
-                .map(|(&block, masks)| LayerRouting { block, masks: masks.to_vec() })
-                .collect(),
-        });
-        Ok(Snapshot { steps: pending.steps, latent, routing: routing.collect() })
+        let pool = self.batch() * self.model.config.tokens();
+        let mut routing = Vec::new();
+        let mut masks = trace.as_slice();
+        for branches in passes {
+            let first = routing.len();
+            let new = |&(time, branch)| ForwardRouting {
+                step: steps - 1,
+                time,
+                branch,
+                layers: Vec::new(),
+            };
+            routing.extend(branches.iter().map(new));
+            // In a layer of a joint pass, the tokens of one branch follow those of the other.
+            for &block in &blocks {
+                for pass in &mut routing[first..] {
+                    let (of_pass, rest) = masks.split_at(pool);
+                    masks = rest;
+                    pass.layers.push(LayerRouting { block, masks: of_pass.to_vec() });
+                }
+            }
+        }
+        Ok(Snapshot { steps, latent, routing, reports })
     }
 }
 
@@ -231,40 +212,41 @@ impl Engine for GpuEngine {
         format!("{}, {weights} weights", self.model.gpu.describe())
     }
 
+    #[expect(clippy::misnamed_getters, reason = "the batch of a pass may hold every sample twice")]
     fn batch(&self) -> usize {
-        self.acts.batch
+        self.single.acts.samples
     }
 
     fn start(&mut self, run: &RunSpec) {
-        let gpu = self.model.gpu.clone();
-        assert_eq!(
-            run.latent.len(),
-            self.acts.batch * self.model.config.sample_len(),
-            "numbers in the samples"
-        );
+        let GpuModel { gpu, config, .. } = &*self.model;
+        let sample_len = config.sample_len();
+        assert_eq!(run.latent.len(), self.batch() * sample_len, "numbers in the samples");
+        let acts = &self.single.acts;
+        acts.latents.write_at(gpu, acts.region(config, Slot::Latent).first, &run.latent);
         self.current = None;
         self.steps = 0;
         self.snapshots.clear();
-        if run.routing.rule != self.rule {
-            self.rule = run.routing.rule;
-            self.record_blocks();
+        self.labels.clone_from(&run.labels);
+        self.routing = run.routing;
+        for passes in std::iter::once(&mut self.single).chain(&mut self.joint) {
+            if passes.prepare(&self.model, run.routing, &run.labels) {
+                self.tapes.clear();
+            }
         }
-        let first = self.acts.region(&self.model.config, Slot::Latent).first;
-        self.acts.latents.write_at(&gpu, first, &run.latent);
-        self.write_labels(&run.labels);
-        self.write_thresholds(&run.routing);
     }
 
-    fn begin_step(&mut self, ops: &[Op]) {
+    fn begin_step(&mut self, ops: &[Op]) -> Result<(), EngineError> {
         assert!(self.current.is_none(), "the step before is not handed over yet");
-        let tape = self.tape_for(ops);
+        let tape = self.tape_for(ops)?;
         tape.set_numbers(&self.model.gpu, ops, self.model.config.time_scale);
-        let pass = |op: &Op| match op {
-            &Op::Forward { time, branch, .. } => Some((time, branch)),
-            Op::Combine { .. } => None,
+        let passes = ops.iter().map(Op::passes).filter(|passes| !passes.is_empty()).collect();
+        let report = |op: &Op| match *op {
+            Op::Report(slot) => Some(slot),
+            _ => None,
         };
-        let passes = ops.iter().filter_map(pass).collect();
-        self.current = Some(Step { tape, done: 0, passes });
+        let reports = ops.iter().filter_map(report).collect();
+        self.current = Some(Step { tape, done: 0, passes, reports });
+        Ok(())
     }
 
     fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
@@ -284,9 +266,15 @@ impl Engine for GpuEngine {
         step.done = end;
         let is_last = end == step.tape.tape.len();
         if is_last {
-            let sample = self.acts.batch * self.model.config.sample_len();
-            let wanted = [(&self.acts.latents, sample), (&step.tape.trace, step.tape.trace.len())];
-            let readback = Readback::schedule_prefixes(gpu, &mut encoder, &wanted);
+            let latents = &self.single.acts.latents;
+            let sample = self.batch() * self.model.config.sample_len();
+            let mut wanted =
+                vec![(latents, 0..sample), (&step.tape.trace, 0..step.tape.trace.len())];
+            for &slot in &step.reports {
+                let first = self.single.acts.region(&self.model.config, slot).first;
+                wanted.push((latents, first..first + sample));
+            }
+            let readback = Readback::schedule_ranges(gpu, &mut encoder, &wanted);
             self.steps += 1;
             self.snapshots.push_back(Pending {
                 readback,

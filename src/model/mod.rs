@@ -5,15 +5,22 @@ mod activations;
 mod config;
 mod dit;
 mod engine;
+mod footprint;
 mod gpu_engine;
 mod moe;
+mod passes;
+mod presets;
 mod step_tape;
 mod taps;
+mod tensors;
 mod weights;
 
-pub use config::{Config, ConfigError, FfnForm, Kind, LabelTable, TensorSpec, TimeKind};
+pub use config::{Config, ConfigError, FfnForm, Kind, LabelTable, TimeKind};
 pub use engine::{
-    Branch, Engine, EngineError, ForwardRouting, LayerRouting, Op, Progress, Routing, RoutingRule,
-    RunSpec, Slot, Snapshot, Taps,
+    Branch, Denoise, Deviation, Engine, EngineError, ForwardRouting, LayerRouting, Op, Progress,
+    Routing, RoutingRule, RunSpec, Slot, Snapshot, Taps,
 };
+pub use footprint::{Footprint, Storage, file_bytes, is_matrix};
 pub use gpu_engine::{GpuEngine, GpuModel};
+pub use presets::{Preset, SIZES, UnknownPreset};
+pub use tensors::TensorSpec;

@@ -71,14 +71,11 @@ impl Network<'_> {
     /// How experts and tokens find each other. The baselines do at inference what they did in training.
     fn selection(&self) -> Selection {
         let config = self.config;
-        let (tokens, experts) = (config.tokens(), config.num_experts as f32);
         match (config.kind, self.rule) {
-            (Kind::Tc, _) => Selection::Choice { k: config.capacity as usize },
-            (Kind::Ec, _) => Selection::Sample {
-                sample: tokens,
-                // The official code divides first and truncates the product.
-                k: (tokens as f32 / experts * config.capacity) as usize,
-            },
+            (Kind::Tc, _) => Selection::Choice { k: config.experts_of_token() },
+            (Kind::Ec, _) => {
+                Selection::Sample { sample: config.tokens(), k: config.tokens_of_expert() }
+            }
             (_, RoutingRule::Pool) => Selection::Pool,
             (_, RoutingRule::Token) => Selection::Token,
         }

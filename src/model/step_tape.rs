@@ -1,31 +1,50 @@
 //! A whole denoising step as one tape: the operations of a solver around the shared blocks.
 //!
-//! The tape depends on the *form* of the operations only (which slots, which labels); times and factors
-//! live in small buffers that are rewritten before each step.
+//! The tape depends on the *form* of the operations only (which slots, which labels); times, factors and
+//! noise live in small buffers that are rewritten before each step.
 
-use super::dit::Network;
-use super::{Branch, Op, Slot};
+use super::gpu_engine::GpuModel;
+use super::passes::Passes;
+use super::{Branch, Denoise, Deviation, Op, Slot};
 use crate::gpu::{Gpu, Tape, Tensor};
 use crate::kernels::combine_latents::{MAX_TERMS, Region};
+use crate::kernels::denoise::NUMBERS;
 use crate::kernels::embed_condition::{TIME_WIDTH, time_embedding};
-use crate::kernels::{CombineLatents, TraceStore};
+use crate::kernels::{CombineLatents, DenoiseLatents, TraceStore};
 
 /// An [`Op`] without its numbers.
 #[derive(Clone, Debug, PartialEq)]
 enum Form {
     Forward { input: Slot, output: Slot, branch: Branch },
+    JointForward { input: Slot },
     Combine { output: Slot, terms: Vec<Slot> },
+    Denoise { guided_channels: usize },
+    Report,
 }
 
 impl Form {
     fn of(op: &Op) -> Self {
         match op {
             &Op::Forward { input, output, branch, .. } => Self::Forward { input, output, branch },
+            &Op::JointForward { input, .. } => Self::JointForward { input },
             Op::Combine { output, terms } => {
                 Self::Combine { output: *output, terms: terms.iter().map(|term| term.1).collect() }
             }
+            Op::Denoise(step) => Self::Denoise { guided_channels: step.guided_channels },
+            Op::Report(_) => Self::Report,
         }
     }
+}
+
+/// What changes from step to step in one operation.
+enum Numbers {
+    /// Sinusoids `[samples, 256]` of a forward pass.
+    Time(Tensor),
+    /// Factors `[8]` of a combination.
+    Factors(Tensor),
+    /// Numbers `[10]` and noise `[B, C, h, w]`.
+    Denoise(Tensor, Tensor),
+    None,
 }
 
 /// A recorded step.
@@ -33,78 +52,115 @@ pub(super) struct StepTape {
     forms: Vec<Form>,
     /// All dispatches of the step.
     pub(super) tape: Tape,
-    /// For each operation the numbers that change: sinusoids `[B, 256]` of a forward pass, or the
-    /// factors `[8]` of a combination.
-    numbers: Vec<Tensor>,
-    /// `[forward passes, MoE layers, S]`, u32: which experts took each token, one bit for each.
+    numbers: Vec<Numbers>,
+    /// For each forward pass and MoE layer a word for each token of the pool: one bit per expert.
     pub(super) trace: Tensor,
 }
 
-/// What all steps of an engine have in common.
-pub(super) struct Body {
-    /// The blocks of a forward pass.
-    pub(super) blocks: Vec<Tape>,
-    /// Label rows `[tables, B]` of the conditional and of the unconditional branch.
-    pub(super) label_rows: [Tensor; 2],
+/// What recording needs: memory for ordinary passes, and for joint ones where the step has one.
+pub(super) struct Recorder<'a> {
+    pub(super) model: &'a GpuModel,
+    pub(super) single: &'a Passes,
+    pub(super) joint: Option<&'a Passes>,
 }
 
-impl Body {
-    /// Label rows of a branch.
-    pub(super) fn rows(&self, branch: Branch) -> &Tensor {
-        match branch {
-            Branch::Conditional => &self.label_rows[0],
-            Branch::Unconditional => &self.label_rows[1],
-        }
-    }
-}
-
-impl StepTape {
+impl Recorder<'_> {
     /// Records a step.
-    pub(super) fn record(net: &Network, body: &Body, ops: &[Op]) -> Self {
-        let (gpu, batch) = (net.gpu, net.acts.batch);
-        let moe_layers = net.config.moe_blocks().len();
-        let pool = batch * net.config.tokens();
-        let passes = ops.iter().filter(|op| matches!(op, Op::Forward { .. })).count();
-        let trace = Tensor::empty(gpu, "trace", &[passes, moe_layers, pool]);
+    ///
+    /// # Panics
+    /// When the step has a joint pass and there is no memory for it: a bug.
+    pub(super) fn record(&self, ops: &[Op]) -> StepTape {
+        let GpuModel { gpu, config, .. } = self.model;
+        let acts = &self.single.acts;
+        let passes: usize = ops.iter().map(|op| op.passes().len()).sum();
+        let words = passes * config.moe_blocks().len() * acts.samples * config.tokens();
+        let trace = Tensor::empty(gpu, "trace", &[words]);
         let mut tape = Tape::default();
         let mut numbers = Vec::new();
         let mut offset = 0;
         for op in ops {
-            match op {
-                Op::Forward { input, output, branch, .. } => {
-                    let sinusoids = Tensor::empty(gpu, "sinusoids", &[batch, TIME_WIDTH]);
-                    tape.append(&net.enter(*input, &sinusoids, body.rows(*branch)));
-                    for (i, block) in body.blocks.iter().enumerate() {
-                        tape.append(block);
-                        if let (true, Some(moe)) = (net.config.is_moe(i), &net.acts.moe) {
-                            let store = TraceStore { slots: &moe.slots, trace: &trace, offset };
-                            tape.push(gpu, &format!("block {i}"), &store);
-                            offset += pool;
-                        }
-                    }
-                    tape.append(&net.leave(*output));
-                    numbers.push(sinusoids);
+            numbers.push(match op {
+                &Op::Forward { input, output, branch, .. } => {
+                    let place = (input, output, branch);
+                    self.pass(self.single, place, &mut tape, &trace, &mut offset)
                 }
-                Op::Combine { output, terms } => {
-                    let factors = Tensor::empty(gpu, "factors", &[MAX_TERMS]);
-                    let regions: Vec<Region> =
-                        terms.iter().map(|term| net.acts.region(net.config, term.1)).collect();
-                    let combine = CombineLatents {
-                        factors: &factors,
-                        latents: &net.acts.latents,
-                        terms: &regions,
-                        output: net.acts.region(net.config, *output).first,
-                        batch,
-                        sample_len: net.config.sample_len(),
-                    };
-                    tape.push(gpu, "step", &combine);
-                    numbers.push(factors);
+                &Op::JointForward { input, .. } => {
+                    let joint = self.joint.expect("memory for a joint pass was made before");
+                    let place = (input, Slot::Output(0), Branch::Conditional);
+                    self.pass(joint, place, &mut tape, &trace, &mut offset)
                 }
-            }
+                Op::Combine { output, terms } => self.combine(*output, terms, &mut tape),
+                Op::Denoise(step) => self.denoise(step, &mut tape),
+                Op::Report(_) => Numbers::None,
+            });
         }
-        Self { forms: ops.iter().map(Form::of).collect(), tape, numbers, trace }
+        StepTape { forms: ops.iter().map(Form::of).collect(), tape, numbers, trace }
     }
 
+    /// One forward pass, and where its routing is kept.
+    fn pass(
+        &self,
+        passes: &Passes,
+        (input, output, branch): (Slot, Slot, Branch),
+        tape: &mut Tape,
+        trace: &Tensor,
+        offset: &mut usize,
+    ) -> Numbers {
+        let GpuModel { gpu, config, .. } = self.model;
+        let net = passes.network(self.model);
+        let sinusoids = Tensor::empty(gpu, "sinusoids", &[net.acts.batch, TIME_WIDTH]);
+        tape.append(&net.enter(input, &sinusoids, passes.rows(branch)));
+        for (i, block) in passes.blocks.iter().enumerate() {
+            tape.append(block);
+            if let (true, Some(moe)) = (config.is_moe(i), &net.acts.moe) {
+                let store = TraceStore { slots: &moe.slots, trace, offset: *offset };
+                tape.push(gpu, &format!("block {i}"), &store);
+                *offset += net.acts.batch * config.tokens();
+            }
+        }
+        tape.append(&net.leave(output));
+        Numbers::Time(sinusoids)
+    }
+
+    fn combine(&self, output: Slot, terms: &[(f32, Slot)], tape: &mut Tape) -> Numbers {
+        let GpuModel { gpu, config, .. } = self.model;
+        let acts = &self.single.acts;
+        let factors = Tensor::empty(gpu, "factors", &[MAX_TERMS]);
+        let regions: Vec<Region> = terms.iter().map(|term| acts.region(config, term.1)).collect();
+        let combine = CombineLatents {
+            factors: &factors,
+            latents: &acts.latents,
+            terms: &regions,
+            output: acts.region(config, output).first,
+            batch: acts.samples,
+            sample_len: config.sample_len(),
+        };
+        tape.push(gpu, "step", &combine);
+        Numbers::Factors(factors)
+    }
+
+    fn denoise(&self, step: &Denoise, tape: &mut Tape) -> Numbers {
+        let GpuModel { gpu, config, .. } = self.model;
+        let acts = &self.single.acts;
+        let numbers = Tensor::empty(gpu, "denoising numbers", &[NUMBERS]);
+        let noise = Tensor::empty(gpu, "noise", &[acts.samples * config.sample_len()]);
+        let denoise = DenoiseLatents {
+            numbers: &numbers,
+            noise: &noise,
+            latents: &acts.latents,
+            first: acts.region(config, Slot::Latent).first,
+            outputs: [0, 1].map(|n| acts.region(config, Slot::Output(n)).first),
+            batch: acts.samples,
+            sample_len: config.sample_len(),
+            output_len: config.output_len(),
+            guided: step.guided_channels * config.input_size * config.input_size,
+        };
+        tape.push(gpu, "step", &denoise);
+        Numbers::Denoise(numbers, noise)
+    }
+}
+
+impl StepTape {
     /// Whether this tape computes these operations, whatever their numbers.
     pub(super) fn fits(&self, ops: &[Op]) -> bool {
         self.forms.iter().cloned().eq(ops.iter().map(Form::of))
@@ -112,18 +168,40 @@ impl StepTape {
 
     /// Sets the numbers of the step that is submitted next.
     pub(super) fn set_numbers(&self, gpu: &Gpu, ops: &[Op], time_scale: f32) {
-        for (op, tensor) in ops.iter().zip(&self.numbers) {
-            match op {
-                Op::Forward { time, .. } => {
-                    let samples = tensor.shape[0];
-                    tensor.write(gpu, &time_embedding(time * time_scale).repeat(samples));
+        for (op, numbers) in ops.iter().zip(&self.numbers) {
+            match (op, numbers) {
+                (
+                    Op::Forward { time, .. } | Op::JointForward { time, .. },
+                    Numbers::Time(sinusoids),
+                ) => {
+                    let samples = sinusoids.shape[0];
+                    sinusoids.write(gpu, &time_embedding(time * time_scale).repeat(samples));
                 }
-                Op::Combine { terms, .. } => {
+                (Op::Combine { terms, .. }, Numbers::Factors(tensor)) => {
                     let mut factors = [0.0; MAX_TERMS];
                     factors.iter_mut().zip(terms).for_each(|(f, term)| *f = term.0);
                     tensor.write(gpu, &factors);
                 }
+                (Op::Denoise(step), Numbers::Denoise(tensor, noise)) => {
+                    tensor.write(gpu, &denoise_numbers(step));
+                    if let Some(values) = &step.noise {
+                        noise.write(gpu, values);
+                    }
+                }
+                _ => {}
             }
         }
     }
+}
+
+/// In the order that the shader states.
+fn denoise_numbers(step: &Denoise) -> [f32; NUMBERS] {
+    let (fixed, [low, high], kind) = match step.deviation {
+        Deviation::Fixed(deviation) => (deviation, [0.0; 2], 1.0),
+        Deviation::Learned { low, high } => (0.0, [low, high], 2.0),
+    };
+    let kind = if step.noise.is_some() { kind } else { 0.0 };
+    let clip = f32::from(u8::from(step.clip));
+    let [[start, noise], [of_start, of_latent]] = [step.predict, step.mean];
+    [step.guidance, start, noise, clip, of_start, of_latent, fixed, low, high, kind]
 }

@@ -17,8 +17,8 @@ pub(super) fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuErro
     let (tokens, d) = (config.tokens(), config.hidden_size);
     let mut taps = Taps::new();
 
-    net.enter(Slot::Latent, &sinusoids, engine.body.rows(Branch::Conditional)).run(gpu);
-    for (i, block) in engine.body.blocks.iter().enumerate() {
+    net.enter(Slot::Latent, &sinusoids, engine.single.rows(Branch::Conditional)).run(gpu);
+    for (i, block) in engine.single.blocks.iter().enumerate() {
         block.run(gpu);
         let name = |what: &str| format!("blocks.{i}.{what}");
         let stream = read_now(gpu, &acts.stream)?;

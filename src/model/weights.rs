@@ -37,6 +37,8 @@ pub(super) struct Weights {
 pub(super) struct Block {
     /// `[3·H·d, D]`
     pub(super) qkv: Matrix,
+    /// `[4, d]`, f32: weight and bias of the norms of queries and keys, where there are such norms.
+    pub(super) qk_norm: Option<Tensor>,
     /// `[D, H·d]`
     pub(super) projection: Matrix,
     /// What follows attention.
@@ -209,6 +211,7 @@ impl Loader<'_> {
         let mlp = format!("{name}.mlp");
         Ok(Block {
             qkv: self.linear(&format!("{name}.attn.qkv"), d, precision)?,
+            qk_norm: if config.qk_norm { Some(self.qk_norm(config, &name)?) } else { None },
             projection: self.linear(
                 &format!("{name}.attn.proj"),
                 config.num_heads * config.head_dim,
@@ -220,6 +223,15 @@ impl Loader<'_> {
                 Ffn::Dense(self.mlp(&mlp, config.ffn_form, d, config.ffn_hidden)?)
             },
         })
+    }
+
+    fn qk_norm(&mut self, config: &Config, block: &str) -> Loaded<Tensor> {
+        let mut values = Vec::new();
+        for part in ["q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias"] {
+            values.extend(self.read(&format!("{block}.attn.{part}"))?);
+        }
+        let label = format!("{block}.attn.qk_norm");
+        Ok(Tensor::upload(self.gpu, label, &[4, config.head_dim], &values))
     }
 
     fn moe(&mut self, config: &Config, name: &str) -> Loaded<Moe> {

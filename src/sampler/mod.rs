@@ -7,7 +7,7 @@ mod settings;
 pub use backend::{Backend, BackendError, OpenModel};
 pub use settings::{Settings, SettingsError};
 
-use crate::diffusion::{gaussian, guided_step};
+use crate::diffusion::{Next, Plan, Request, gaussian};
 use crate::model::{Config, Engine, EngineError, Progress, RunSpec};
 use crate::trace::Trace;
 
@@ -15,8 +15,11 @@ use crate::trace::Trace;
 pub struct Run {
     engine: Box<dyn Engine>,
     settings: Settings,
+    plan: Plan,
     /// Steps handed to the engine; the last one may still be at work.
     begun: u32,
+    /// Whether the plan has no more steps.
+    all_begun: bool,
     /// Whether the step that was handed over last still has work to hand out.
     step_open: bool,
     finished: u32,
@@ -52,19 +55,46 @@ impl Run {
             labels: settings.labels.clone(),
             routing: settings.routing,
         });
-        Self { engine, settings, begun: 0, step_open: false, finished: 0, latent, trace }
+        let plan = Plan::new(
+            config,
+            Request {
+                solver: settings.solver,
+                steps: settings.steps,
+                guidance: settings.guidance,
+                seed: settings.seed,
+                pictures: first..first + batch as u64,
+            },
+        );
+        Self {
+            engine,
+            settings,
+            plan,
+            begun: 0,
+            all_begun: false,
+            step_open: false,
+            finished: 0,
+            latent,
+            trace,
+        }
     }
 
     /// Does at most about `budget` kernels of work, and takes in what has arrived. Never waits.
     ///
     /// # Errors
-    /// When the device is lost; what was finished stays readable.
+    /// When the device is lost or has no room, or the solver finds no way on; what was finished stays readable.
     pub fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
-        if !self.step_open && self.begun < self.settings.steps {
-            let Settings { solver, steps, guidance, .. } = self.settings;
-            self.engine.begin_step(&guided_step(solver, self.begun, steps, guidance));
-            self.begun += 1;
-            self.step_open = true;
+        if !self.step_open && !self.all_begun {
+            match self.plan.next_step() {
+                Next::Step(ops) => {
+                    self.engine.begin_step(&ops)?;
+                    self.begun += 1;
+                    self.step_open = true;
+                }
+                // An adaptive solver judges a step before it takes the next.
+                Next::Wait => {}
+                Next::Done => self.all_begun = true,
+                Next::Stalled(reason) => return Err(EngineError::Stalled(reason)),
+            }
         }
         // Asked even when all is handed over: a device that is lost by then says so here.
         let mut progress = self.engine.advance(budget)?;
@@ -73,20 +103,30 @@ impl Run {
             self.step_open = false;
         }
         self.collect();
-        Ok(if self.finished == self.settings.steps { Progress::Done } else { progress })
+        Ok(if self.is_finished() { Progress::Done } else { progress })
     }
 
-    /// Runs to the end, waiting for the device after each step; `on_step` hears the number of finished steps.
+    /// Whether all steps are finished.
+    pub fn is_finished(&self) -> bool {
+        self.all_begun && self.finished == self.begun
+    }
+
+    /// How much of the way from noise to data is done, 0 to 1.
+    pub fn fraction(&self) -> f32 {
+        self.plan.fraction(self.finished)
+    }
+
+    /// Runs to the end, waiting for the device after each step; `on_step` hears [`Run::fraction`].
     ///
     /// # Errors
-    /// When the device is lost.
-    pub fn finish(mut self, mut on_step: impl FnMut(u32)) -> Result<Finished, EngineError> {
-        while self.finished < self.settings.steps {
+    /// As [`Run::advance`].
+    pub fn finish(mut self, mut on_step: impl FnMut(f32)) -> Result<Finished, EngineError> {
+        while !self.is_finished() {
             self.advance(usize::MAX)?;
             if !self.step_open {
                 self.engine.wait()?;
                 self.collect();
-                on_step(self.finished);
+                on_step(self.fraction());
             }
         }
         Ok(Finished { samples: self.latent, trace: self.trace, engine: self.engine })
@@ -94,6 +134,7 @@ impl Run {
 
     fn collect(&mut self) {
         while let Some(snapshot) = self.engine.take_snapshot() {
+            self.plan.observe(&snapshot);
             self.finished = snapshot.steps;
             self.latent = snapshot.latent;
             self.trace.extend(snapshot.routing);

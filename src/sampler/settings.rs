@@ -1,7 +1,7 @@
 //! What a user may choose, checked before anything is computed.
 
-use crate::diffusion::Solver;
-use crate::model::{Config, Kind, Routing};
+use crate::diffusion::{Solver, TRAINED_STEPS};
+use crate::model::{Config, Kind, Routing, TimeKind};
 
 /// The settings of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -10,7 +10,7 @@ pub struct Settings {
     pub labels: Vec<Vec<u32>>,
     /// Seed of the noise.
     pub seed: u64,
-    /// Denoising steps.
+    /// Denoising steps; of no meaning to a solver that chooses its steps by itself.
     pub steps: u32,
     /// Guidance scale; 1 is none.
     pub guidance: f32,
@@ -50,9 +50,27 @@ pub enum SettingsError {
     /// Label lists that do not belong together.
     #[error("every label table needs one label for each picture")]
     Count,
-    /// A model of the wrong kind.
-    #[error("this model was trained with DDPM noise, which the flow solvers cannot sample")]
-    NotFlow,
+    /// A flow solver for a diffusion model.
+    #[error(
+        "{0} is a solver for flow models, and this one was trained as DDPM; choose ddpm or ddim"
+    )]
+    NotFlow(Solver),
+    /// A diffusion solver for a flow model.
+    #[error(
+        "{0} is a solver for DDPM models, and this one was trained as a flow; choose euler, heun or dopri5"
+    )]
+    NotDdpm(Solver),
+    /// More steps than the process has.
+    #[error(
+        "{0} steps are not possible; a DDPM model was trained with {TRAINED_STEPS}, choose 1 to that"
+    )]
+    TooManySteps(u32),
+    /// A tolerance that cannot be met or means nothing.
+    #[error("a tolerance of {0} is not possible; choose a number from 1e-7 to 1")]
+    Tolerance(f32),
+    /// A share of noise that is none.
+    #[error("eta {0} is not possible; choose 0 (no fresh noise) to 1 (as much as DDPM)")]
+    Eta(f32),
 }
 
 impl Settings {
@@ -61,12 +79,7 @@ impl Settings {
     /// # Errors
     /// The first setting that cannot work.
     pub fn check(&self, config: &Config) -> Result<(), SettingsError> {
-        if config.time_kind != crate::model::TimeKind::Flow {
-            return Err(SettingsError::NotFlow);
-        }
-        if !(1..=10_000).contains(&self.steps) {
-            return Err(SettingsError::Steps(self.steps));
-        }
+        self.check_solver(config)?;
         if !(0.0..=100.0).contains(&self.guidance) {
             return Err(SettingsError::Guidance(self.guidance));
         }
@@ -92,6 +105,37 @@ impl Settings {
         Ok(())
     }
 
+    /// The solver, its options, and the steps.
+    fn check_solver(&self, config: &Config) -> Result<(), SettingsError> {
+        match (config.time_kind, self.solver.time_kind()) {
+            (TimeKind::Ddpm, TimeKind::Flow) => return Err(SettingsError::NotFlow(self.solver)),
+            (TimeKind::Flow, TimeKind::Ddpm) => return Err(SettingsError::NotDdpm(self.solver)),
+            _ => {}
+        }
+        if !(1..=10_000).contains(&self.steps) {
+            return Err(SettingsError::Steps(self.steps));
+        }
+        match self.solver {
+            Solver::Euler | Solver::Heun => {}
+            Solver::Dopri5(tolerance) => {
+                let range = 1e-7..=1.0;
+                let both = [tolerance.relative, tolerance.absolute];
+                if let Some(&wrong) = both.iter().find(|&t| !range.contains(t)) {
+                    return Err(SettingsError::Tolerance(wrong));
+                }
+            }
+            Solver::Ddpm(ancestry) | Solver::Ddim(ancestry) => {
+                if self.steps > TRAINED_STEPS {
+                    return Err(SettingsError::TooManySteps(self.steps));
+                }
+                if !(0.0..=1.0).contains(&ancestry.eta) {
+                    return Err(SettingsError::Eta(ancestry.eta));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the routing settings have any effect on a model.
     pub fn routing_applies(config: &Config) -> bool {
         config.kind == Kind::DiffMoe
@@ -101,13 +145,46 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::diffusion::{Ancestry, Tolerance};
 
     fn config() -> Config {
-        Config::from_json(
-            r#"{"kind":"dense","t_kind":"flow","params":{"input_size":8,"num_classes":10,
-            "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4}}"#,
-        )
+        model("flow")
+    }
+
+    fn model(time: &str) -> Config {
+        Config::from_json(&format!(
+            r#"{{"kind":"dense","t_kind":"{time}","params":{{"input_size":8,"num_classes":10,
+            "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4}}}}"#
+        ))
         .unwrap()
+    }
+
+    #[test]
+    fn solvers_and_models_of_different_kinds_do_not_go_together() {
+        let check = |time: &str, solver: &str, change: fn(&mut Settings)| {
+            let mut s = Settings { solver: solver.parse().unwrap(), ..settings() };
+            change(&mut s);
+            s.check(&model(time)).map_err(|e| e.to_string())
+        };
+        let unchanged: fn(&mut Settings) = |_| {};
+        for (time, solvers) in
+            [("flow", ["euler", "heun", "dopri5"]), ("ddpm", ["ddpm", "ddim", "ddim"])]
+        {
+            for solver in solvers {
+                assert_eq!(check(time, solver, unchanged), Ok(()));
+            }
+        }
+        assert!(check("ddpm", "heun", unchanged).unwrap_err().contains("choose ddpm or ddim"));
+        assert!(
+            check("flow", "ddpm", unchanged).unwrap_err().contains("choose euler, heun or dopri5")
+        );
+        assert!(check("ddpm", "ddpm", |s| s.steps = 1001).unwrap_err().contains("1001 steps"));
+        let eta = Ancestry { eta: 1.5, ..Ancestry::default() };
+        let settings = Settings { solver: Solver::Ddim(eta), ..settings() };
+        assert_eq!(settings.check(&model("ddpm")), Err(SettingsError::Eta(1.5)));
+        let loose = Tolerance { relative: f32::NAN, ..Tolerance::default() };
+        let settings = Settings { solver: Solver::Dopri5(loose), ..settings };
+        assert!(matches!(settings.check(&config()), Err(SettingsError::Tolerance(_))));
     }
 
     fn settings() -> Settings {

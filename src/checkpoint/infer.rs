@@ -1,0 +1,215 @@
+//! What model a bare state_dict is: from the names and shapes of its tensors, and from the YAML file of the
+//! training run where there is one. Shapes cannot tell the number of heads or the kind of training.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::model::{Config, TimeKind};
+
+/// What is known beside the tensors.
+#[derive(Clone, Debug, Default)]
+pub struct Hints {
+    /// The official configuration file of a run.
+    pub yaml: Option<String>,
+    /// Kind of training; overrides the file.
+    pub time: Option<TimeKind>,
+    /// Attention heads, where no file says it.
+    pub heads: Option<usize>,
+    /// Name for people.
+    pub name: Option<String>,
+}
+
+type Shapes = BTreeMap<String, Vec<usize>>;
+
+/// The configuration of a model with these tensors, as JSON in the form that checkpoints carry.
+///
+/// # Errors
+/// A sentence that says what is not known or does not fit, and what to add.
+pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<String, String> {
+    let has = |part: &str| shapes.keys().any(|name| name.contains(part));
+    let kind = if has(".mlp.capacity_predictor.") {
+        "diffmoe"
+    } else if has(".mlp.gate.weight") {
+        "tc"
+    } else if has(".mlp.gate_weight") {
+        "ec"
+    } else {
+        "dense"
+    };
+    let (params, rf, name) = match &hints.yaml {
+        Some(text) => from_yaml(text)?,
+        None => (from_shapes(shapes, hints)?, None, None),
+    };
+    let time = match (hints.time, rf) {
+        (Some(time), _) => time,
+        (None, Some(true)) => TimeKind::Flow,
+        (None, Some(false)) => TimeKind::Ddpm,
+        (None, None) => {
+            return Err(
+                "the tensors do not tell how the model was trained; add --time ddpm (DiT) or \
+                --time flow (SiT, DiffMoE flow)"
+                    .into(),
+            );
+        }
+    };
+    let table = shape(shapes, "y_embedder.embedding_table.weight", 2)?;
+    let solver = if time == TimeKind::Flow { "euler" } else { "ddpm" };
+    let name = hints.name.clone().or(name).unwrap_or_else(|| format!("imported {kind} model"));
+    let text = json!({
+        "name": name, "kind": kind, "t_kind": time, "null_class": table[0].saturating_sub(1),
+        "params": params, "defaults": { "steps": 250, "guidance": 1.5, "solver": solver }
+    })
+    .to_string();
+    let config = Config::from_json(&text).map_err(|e| e.to_string())?;
+    let problems = differences(&config, shapes);
+    if problems.is_empty() { Ok(text) } else { Err(problems) }
+}
+
+/// The first tensors that do not fit, in words; empty if all do.
+fn differences(config: &Config, shapes: &Shapes) -> String {
+    const SHOWN: usize = 8;
+    let needed: BTreeMap<_, _> = config.tensors().into_iter().map(|t| (t.name, t.shape)).collect();
+    let wrong = needed.iter().filter(|(name, _)| !name.ends_with(".ema_decay"));
+    let wrong = wrong.filter_map(|(name, shape)| match shapes.get(name) {
+        None => Some(format!("{name} {shape:?} is missing")),
+        Some(found) if found != shape => {
+            Some(format!("{name} has shape {found:?}, {shape:?} is needed"))
+        }
+        Some(_) => None,
+    });
+    let extra = shapes.keys().filter(|name| !needed.contains_key(*name));
+    let all: Vec<_> = wrong.chain(extra.map(|name| format!("{name} is not part of it"))).collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    let more = all.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+    format!(
+        "the tensors are not those of a {:?} model: {}{more}",
+        config.kind,
+        all[..all.len().min(SHOWN)].join("; ")
+    )
+}
+
+/// Constructor arguments, whether the run was a flow, and its name.
+fn from_yaml(text: &str) -> Result<(Value, Option<bool>, Option<String>), String> {
+    let file: Value =
+        serde_saphyr::from_str(text).map_err(|e| format!("its YAML is not readable: {e}"))?;
+    let params = file.pointer("/model/params").or(file.get("params"));
+    let params =
+        params.ok_or("its YAML has no model.params, as the official configurations have")?;
+    let rf = file.pointer("/basic/rf").and_then(Value::as_bool);
+    let name = file.pointer("/basic/exp_name").and_then(Value::as_str).map(str::to_owned);
+    Ok((params.clone(), rf, name))
+}
+
+/// Constructor arguments that give tensors of these shapes.
+fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, String> {
+    let patch = shape(shapes, "x_embedder.proj.weight", 4)?;
+    let &[d, channels, p, _] = patch else { return Err("x_embedder is no patch embedding".into()) };
+    let tokens = shape(shapes, "pos_embed", 3)?[1];
+    let out = shape(shapes, "final_layer.linear.weight", 2)?[0];
+    let block = |name: &str| {
+        let prefix = name.strip_prefix("blocks.")?;
+        prefix.split('.').next()?.parse::<usize>().ok()
+    };
+    let depth = shapes.keys().filter_map(|name| block(name)).max().map_or(0, |last| last + 1);
+    // The heads of the published sizes; shapes do not tell.
+    let known = [(384, 6), (768, 12), (1024, 16), (1152, 16)];
+    let heads = hints.heads.or(known.iter().find(|k| k.0 == d).map(|k| k.1));
+    let heads =
+        heads.ok_or("the tensors do not tell the number of attention heads; add --heads N")?;
+    let first = |suffix: &str| {
+        let fits = |name: &&String| name.ends_with(suffix) && !name.contains("shared");
+        shapes.iter().find(|(name, _)| fits(name)).map(|(_, shape)| shape[0])
+    };
+    let swiglu = first(".up_proj.weight");
+    let hidden = swiglu.or(first(".fc1.weight")).ok_or("there is no feed-forward network in it")?;
+    let mut params = json!({
+        "input_size": (tokens as f64).sqrt() as usize * p, "in_channels": channels, "patch_size": p,
+        "num_classes": shape(shapes, "y_embedder.embedding_table.weight", 2)?[0].saturating_sub(1),
+        "depth": depth, "hidden_size": d, "num_heads": heads, "mlp_ratio": hidden as f64 / d.max(1) as f64,
+        "use_swiglu": swiglu.is_some(), "learn_sigma": out == 2 * channels * p * p,
+        "qk_norm": shapes.contains_key("blocks.0.attn.q_norm.weight"),
+    });
+    let expert = |name: &str| {
+        let (_, rest) = name.split_once(".mlp.experts.")?;
+        rest.split('.').next()?.parse::<usize>().ok()
+    };
+    if let Some(last) = shapes.keys().filter_map(|name| expert(name)).max() {
+        let shared = shapes.iter().find(|(name, _)| name.contains(".shared_experts.gate_proj."));
+        let has_shared = shapes.keys().any(|name| name.contains(".shared_experts."));
+        let shared = shared.map_or(usize::from(has_shared), |(_, shape)| shape[0] / d.max(1));
+        params["MoE_config"] = json!({
+            "num_experts": last + 1, "capacity": 1, "n_shared_experts": shared,
+            "interleave": !shapes.keys().any(|name| name.starts_with("blocks.0.mlp.experts.")),
+        });
+    }
+    Ok(params)
+}
+
+fn shape<'a>(shapes: &'a Shapes, name: &str, dimensions: usize) -> Result<&'a [usize], String> {
+    let found = shapes.get(name).filter(|shape| shape.len() == dimensions);
+    found.map(Vec::as_slice).ok_or_else(|| {
+        format!("it has no tensor {name} of {dimensions} dimensions, which every DiT has")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Preset;
+
+    fn shapes_of(config: &Config) -> Shapes {
+        config.tensors().into_iter().map(|t| (t.name, t.shape)).collect()
+    }
+
+    /// Names and shapes of DiT-XL/2 at 256 and 512 pixels and of SiT-XL/2 are those of the dense preset.
+    #[test]
+    fn published_shapes_are_recognised() {
+        for (name, time) in [
+            ("dense-XL-ddpm", TimeKind::Ddpm),
+            ("dense-XL", TimeKind::Flow),
+            ("S-E8", TimeKind::Flow),
+            ("tc-S-E4", TimeKind::Flow),
+            ("ec-L-E16-ddpm", TimeKind::Ddpm),
+        ] {
+            let config = name.parse::<Preset>().unwrap().config();
+            let hints = Hints { time: Some(time), ..Hints::default() };
+            let text = infer_config(&shapes_of(&config), &hints).unwrap();
+            let found = Config::from_json(&text).unwrap();
+            assert_eq!(Config { name: config.name.clone(), ..found }, config);
+        }
+    }
+
+    #[test]
+    fn at_512_pixels_there_are_four_times_as_many_tokens() {
+        let config = "dense-XL-ddpm".parse::<Preset>().unwrap().config();
+        let mut shapes = shapes_of(&config);
+        shapes.insert("pos_embed".into(), vec![1, 1024, 1152]);
+        let hints = Hints { time: Some(TimeKind::Ddpm), ..Hints::default() };
+        let config = Config::from_json(&infer_config(&shapes, &hints).unwrap()).unwrap();
+        assert_eq!((config.input_size, config.tokens()), (64, 1024));
+    }
+
+    #[test]
+    fn what_the_tensors_do_not_tell_is_asked_for() {
+        let config = "S".parse::<Preset>().unwrap().config();
+        let shapes = shapes_of(&config);
+        let ask = |shapes: &Shapes, hints: &Hints| infer_config(shapes, hints).unwrap_err();
+        assert!(ask(&shapes, &Hints::default()).contains("--time"));
+        let time = Hints { time: Some(TimeKind::Flow), ..Hints::default() };
+        let mut odd = shapes.clone();
+        odd.insert("x_embedder.proj.weight".into(), vec![400, 4, 2, 2]);
+        assert!(ask(&odd, &time).contains("--heads"));
+        let mut less = shapes.clone();
+        less.remove("blocks.3.attn.qkv.bias");
+        less.insert("blocks.0.attn.rope".into(), vec![1]);
+        let text = ask(&less, &time);
+        assert!(text.contains("blocks.3.attn.qkv.bias") && text.contains("rope"), "{text}");
+        assert!(ask(&Shapes::new(), &time).contains("every DiT has"));
+        let yaml = Hints { yaml: Some("a: [1, 2".into()), ..time };
+        assert!(ask(&shapes, &yaml).contains("YAML"));
+    }
+}

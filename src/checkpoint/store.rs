@@ -1,0 +1,156 @@
+//! Writing a model tensor by tensor, in the precision that was asked for, so that no more than one tensor is
+//! in memory; in one file, or in parts with an index.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use safetensors::{Dtype, View};
+
+use super::{CONFIG_KEY, CheckpointError, SCALE_SUFFIX};
+use crate::model::{Storage, TensorSpec, is_matrix};
+
+/// Where numbers come from: the tensor of a name, as f32.
+type Reader<'a> = dyn Fn(&TensorSpec) -> Result<Vec<f32>, CheckpointError> + 'a;
+
+/// A tensor that is computed when the file has got to its place.
+struct Lazy<'a> {
+    spec: &'a TensorSpec,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    read: &'a Reader<'a>,
+    /// The writer cannot fail in the middle: the first error waits here.
+    error: &'a RefCell<Option<CheckpointError>>,
+}
+
+impl View for &Lazy<'_> {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        let len = self.data_len();
+        if self.error.borrow().is_none() {
+            match (self.read)(self.spec) {
+                Ok(values) => return self.encode(&values).into(),
+                Err(error) => *self.error.borrow_mut() = Some(error),
+            }
+        }
+        vec![0; len].into()
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}
+
+impl Lazy<'_> {
+    fn encode(&self, values: &[f32]) -> Vec<u8> {
+        let is_scale = self.shape != self.spec.shape;
+        let rows = || values.chunks_exact(self.spec.shape[1]);
+        match self.dtype {
+            Dtype::F16 => {
+                // What f16 cannot hold becomes its largest number rather than an infinity.
+                let bound = f16::MAX.to_f32();
+                let half = |v: &f32| f16::from_f32(v.clamp(-bound, bound)).to_le_bytes();
+                values.iter().flat_map(half).collect()
+            }
+            Dtype::I8 => rows().flat_map(int8_row).collect(),
+            _ if is_scale => rows().flat_map(|row| int8_scale(row).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+}
+
+/// The factor that turns a row's whole numbers back: its largest magnitude becomes 127.
+fn int8_scale(row: &[f32]) -> f32 {
+    let largest = row.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+    if largest == 0.0 { 1.0 } else { largest / 127.0 }
+}
+
+fn int8_row(row: &[f32]) -> impl Iterator<Item = u8> {
+    let scale = int8_scale(row);
+    row.iter().map(move |v| ((v / scale).round() as i8).cast_unsigned())
+}
+
+/// Writes tensors to a file, or to several of about `part_bytes` with an index, and returns the path to open.
+/// Large matrices are stored as `storage` says, all others as f32.
+///
+/// # Errors
+/// When a tensor cannot be read or a file cannot be written.
+pub fn write_model(
+    path: &Path,
+    config_text: &str,
+    tensors: &[TensorSpec],
+    storage: Storage,
+    part_bytes: Option<u64>,
+    read: &Reader<'_>,
+) -> Result<PathBuf, CheckpointError> {
+    let error = RefCell::new(None);
+    let lazy = |spec, dtype, shape: &[usize]| Lazy {
+        spec,
+        dtype,
+        shape: shape.to_vec(),
+        read,
+        error: &error,
+    };
+    let mut parts: Vec<Vec<(String, Lazy)>> = vec![Vec::new()];
+    let mut filled = 0;
+    for spec in tensors {
+        let mut stored = Vec::new();
+        match storage {
+            Storage::F16 if is_matrix(spec) => {
+                stored.push((spec.name.clone(), lazy(spec, Dtype::F16, &spec.shape)));
+            }
+            Storage::Int8 if is_matrix(spec) => {
+                stored.push((spec.name.clone(), lazy(spec, Dtype::I8, &spec.shape)));
+                let scale = format!("{}{SCALE_SUFFIX}", spec.name);
+                stored.push((scale, lazy(spec, Dtype::F32, &spec.shape[..1])));
+            }
+            _ => stored.push((spec.name.clone(), lazy(spec, Dtype::F32, &spec.shape))),
+        }
+        let bytes: u64 = stored.iter().map(|(_, t)| (&t).data_len() as u64).sum();
+        if part_bytes.is_some_and(|limit| filled > 0 && filled + bytes > limit) {
+            parts.push(Vec::new());
+            filled = 0;
+        }
+        filled += bytes;
+        if let Some(part) = parts.last_mut() {
+            part.extend(stored);
+        }
+    }
+    let metadata = HashMap::from([(CONFIG_KEY.to_owned(), config_text.to_owned())]);
+    let write = |path: &Path, part: &[(String, Lazy)]| {
+        let views = part.iter().map(|(name, tensor)| (name, tensor));
+        let written = safetensors::serialize_to_file(views, Some(metadata.clone()), path);
+        if let Some(error) = error.borrow_mut().take() {
+            return Err(error);
+        }
+        written.map_err(|e| unwritable(path, std::io::Error::other(e)))
+    };
+    if part_bytes.is_none() {
+        write(path, &parts[0])?;
+        return Ok(path.to_owned());
+    }
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let mut map = serde_json::Map::new();
+    for (i, part) in parts.iter().enumerate() {
+        let name = format!("{stem}-{:05}-of-{:05}.safetensors", i + 1, parts.len());
+        write(&path.with_file_name(&name), part)?;
+        map.extend(part.iter().map(|(tensor, _)| (tensor.clone(), name.clone().into())));
+    }
+    let index = path.with_file_name(format!("{stem}.safetensors.index.json"));
+    let text = serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
+    std::fs::write(&index, text).map_err(|e| unwritable(&index, e))?;
+    Ok(index)
+}
+
+fn unwritable(path: &Path, source: std::io::Error) -> CheckpointError {
+    CheckpointError::Unwritable { path: path.display().to_string(), source }
+}

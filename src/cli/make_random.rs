@@ -1,0 +1,56 @@
+//! `diffmoe make-random`: a model of the paper's shapes with random weights, to measure what it costs.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use diffmoe::checkpoint::{random_tensor, write_model};
+use diffmoe::model::{Preset, Storage, TensorSpec, file_bytes};
+use indicatif::ProgressBar;
+
+use super::Outcome;
+use super::convert::DtypeName;
+
+/// Write a model of one of the paper's sizes with random weights: for measurements, it draws noise.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Shape, as in S-E16, L-E8, dense-XL-ddpm, tc-B-E16.
+    #[arg(value_name = "PRESET")]
+    preset: Preset,
+    /// Model file to write, or the stem of its parts.
+    #[arg(short, long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+    /// How large matrices are stored.
+    #[arg(long, value_enum, default_value = "f16")]
+    dtype: DtypeName,
+    /// Write parts of about this size with an index, which is then the file to open.
+    #[arg(long, value_name = "MB")]
+    part_mb: Option<u64>,
+    /// Seed of the weights.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let storage: Storage = arguments.dtype.into();
+    let config = arguments.preset.config();
+    if arguments.part_mb == Some(0) {
+        return Err("parts of 0 MB are not possible; choose a larger number".into());
+    }
+    let tensors = config.tensors();
+    let bar = ProgressBar::new(tensors.len() as u64);
+    let read = |spec: &TensorSpec| {
+        bar.inc(1);
+        Ok(random_tensor(&config, spec, arguments.seed))
+    };
+    let part_bytes = arguments.part_mb.map(|mb| mb.saturating_mul(1_000_000));
+    let text = arguments.preset.to_json();
+    let path = write_model(&arguments.out, &text, &tensors, storage, part_bytes, &read)?;
+    bar.finish_and_clear();
+    println!(
+        "wrote {}: {} with random weights, {:.1} MB",
+        path.display(),
+        config.name,
+        file_bytes(&config, storage) as f64 / 1e6
+    );
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,94 @@
+//! Layer norm of queries and keys, head by head, before attention.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::gpu::{Kernel, Tensor, lanes};
+
+/// Where the queries and keys lie.
+pub struct HeadNorm<'a> {
+    /// `[4, d]`: weight and bias for queries, weight and bias for keys.
+    pub affine: &'a Tensor,
+    /// `H`
+    pub heads: usize,
+    /// `[S, 3·H·d]`: queries, keys and values; the first two are changed.
+    pub qkv: &'a Tensor,
+}
+
+/// The uniform.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub struct Params {
+    count: u32,
+    heads: u32,
+    quads: u32,
+}
+
+impl HeadNorm<'_> {
+    /// One lane for each query and key.
+    fn count(&self) -> usize {
+        self.qkv.shape[0] * 2 * self.heads
+    }
+}
+
+impl Kernel for HeadNorm<'_> {
+    const NAME: &'static str = "head_norm";
+    const SOURCE: &'static str = include_str!("../../shaders/head_norm.wgsl");
+    type Params = Params;
+
+    fn params(&self) -> Params {
+        let head_dim = self.affine.shape[1];
+        assert_eq!(self.affine.shape[0], 4, "two norms with weight and bias");
+        assert_eq!(self.qkv.shape[1], 3 * self.heads * head_dim, "heads of {head_dim}");
+        assert!(head_dim.is_multiple_of(4), "heads of {head_dim}");
+        Params {
+            count: self.count() as u32,
+            heads: self.heads as u32,
+            quads: (head_dim / 4) as u32,
+        }
+    }
+
+    fn tensors(&self) -> Vec<&Tensor> {
+        vec![self.affine, self.qkv]
+    }
+
+    fn groups(&self) -> [u32; 3] {
+        /// `LANES` in the shader.
+        const LANES: usize = 64;
+        lanes(self.count(), LANES)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::testing::{assert_close, read, run, spiky, tensor};
+
+    fn reference(x: &mut [f32], affine: &[f32], heads: usize, d: usize) {
+        for row in x.chunks_exact_mut(3 * heads * d) {
+            for (at, head) in row.chunks_exact_mut(d).take(2 * heads).enumerate() {
+                let [weight, bias] = [2 * (at / heads), 2 * (at / heads) + 1].map(|i| i * d);
+                let mean = head.iter().map(|&v| f64::from(v)).sum::<f64>() / d as f64;
+                let square = |v: &f32| (f64::from(*v) - mean).powi(2);
+                let variance = head.iter().map(square).sum::<f64>() / d as f64;
+                for (i, v) in head.iter_mut().enumerate() {
+                    let normal = (f64::from(*v) - mean) / (variance + 1e-5).sqrt();
+                    let scaled = normal * f64::from(affine[weight + i]);
+                    *v = (scaled + f64::from(affine[bias + i])) as f32;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn normalises_queries_and_keys_and_leaves_values() {
+        for (rows, heads, d) in [(1, 1, 4), (7, 3, 24), (33, 2, 96)] {
+            let affine = spiky(4 * d, 1, 1.0);
+            let mut x = spiky(rows * 3 * heads * d, 2, 3.0);
+            let qkv = tensor(&[rows, 3 * heads * d], &x);
+            run(&HeadNorm { affine: &tensor(&[4, d], &affine), heads, qkv: &qkv });
+            reference(&mut x, &affine, heads, d);
+            // A handful of roundings of numbers up to 100.
+            assert_close(&read(&qkv), &x, 1e-5, 1e-5);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The shapes of the paper's models by name: sizes S to XL as dense DiT, DiffMoE, token choice and expert
+//! choice, for both kinds of training (paper Tables 1, 5 and 9).
+
+use std::str::FromStr;
+
+use serde_json::json;
+
+use super::{Config, Kind, TimeKind};
+
+/// A shape of the paper. Its name is `[dense-|diffmoe-|tc-|ec-]SIZE[-En][-flow|-ddpm]`, as in `L-E8`,
+/// `dense-XL-ddpm` or `ec-S-E16`; case does not matter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preset {
+    /// Architecture.
+    pub kind: Kind,
+    /// One of [`SIZES`].
+    pub size: &'static str,
+    /// `E`; 0 for a dense model.
+    pub experts: usize,
+    /// Kind of training.
+    pub time_kind: TimeKind,
+    /// Height and width of the latent: 32 for pictures of 256 pixels.
+    pub input_size: usize,
+    /// `L`, `D` and `H`.
+    dimensions: [usize; 3],
+}
+
+/// Names of the sizes.
+pub const SIZES: [&str; 7] = ["S", "B", "L", "XL", "XXL", "XXXL", "S-128"];
+
+/// Blocks, hidden size and heads of a size. The paper does not state those of XL (DiT's are taken), XXL and
+/// XXXL (they follow from its numbers of parameters). `S-128` is the one configuration that the official code
+/// came with: 16 heads, and pictures of 128 pixels.
+fn dimensions(size: &str) -> [usize; 3] {
+    match size {
+        "B" => [12, 768, 12],
+        "L" => [24, 1024, 16],
+        "XL" => [28, 1152, 16],
+        "XXL" => [32, 1280, 16],
+        "XXXL" => [36, 1440, 15],
+        "S-128" => [12, 384, 16],
+        _ => [12, 384, 6],
+    }
+}
+
+/// A name that is no preset.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "there is no preset {0:?}; names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm: sizes S, B, L, XL, \
+     XXL, XXXL, S-128 (the official configuration), 1 to 32 experts"
+)]
+pub struct UnknownPreset(String);
+
+impl FromStr for Preset {
+    type Err = UnknownPreset;
+
+    fn from_str(text: &str) -> Result<Self, UnknownPreset> {
+        let unknown = || UnknownPreset(text.to_owned());
+        let name = text.to_lowercase();
+        let (name, time_kind) = match name.strip_suffix("-ddpm") {
+            Some(rest) => (rest, TimeKind::Ddpm),
+            None => (name.strip_suffix("-flow").unwrap_or(&name), TimeKind::Flow),
+        };
+        let prefixes = [
+            ("dense-", Kind::Dense),
+            ("diffmoe-", Kind::DiffMoe),
+            ("tc-", Kind::Tc),
+            ("ec-", Kind::Ec),
+        ];
+        let named = prefixes.iter().find_map(|(p, kind)| Some((name.strip_prefix(p)?, *kind)));
+        let (rest, kind) = named.map_or((name, None), |(rest, kind)| (rest, Some(kind)));
+        let (size, experts) = match rest.split_once("-e") {
+            Some((size, count)) => (size, count.parse().map_err(|_| unknown())?),
+            None => (rest, 0),
+        };
+        let size = SIZES.into_iter().find(|s| s.eq_ignore_ascii_case(size)).ok_or_else(unknown)?;
+        let kind = kind.unwrap_or(if experts == 0 { Kind::Dense } else { Kind::DiffMoe });
+        if (kind == Kind::Dense) != (experts == 0) || experts > 32 {
+            return Err(unknown());
+        }
+        let input_size = if size == "S-128" { 16 } else { 32 };
+        Ok(Self { kind, size, experts, time_kind, input_size, dimensions: dimensions(size) })
+    }
+}
+
+impl std::fmt::Display for Preset {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = match self.kind {
+            Kind::Dense => "Dense",
+            Kind::Tc => "TC",
+            Kind::Ec => "EC",
+            Kind::DiffMoe => "DiffMoE",
+        };
+        write!(f, "{kind}-{}", self.size)?;
+        if self.experts > 0 {
+            write!(f, "-E{}", self.experts)?;
+        }
+        f.write_str(match self.time_kind {
+            TimeKind::Flow => "-Flow",
+            TimeKind::Ddpm => "-DDPM",
+        })
+    }
+}
+
+impl Preset {
+    /// The configuration as JSON, in the form that checkpoints carry.
+    pub fn to_json(self) -> String {
+        let [depth, hidden_size, num_heads] = self.dimensions;
+        let (kind, t_kind) = (self.kind, self.time_kind);
+        let mut params = json!({
+            "input_size": self.input_size, "num_classes": 1000, "patch_size": 2, "depth": depth,
+            "hidden_size": hidden_size, "num_heads": num_heads, "mlp_ratio": 4, "use_swiglu": false
+        });
+        if self.experts > 0 {
+            params["MoE_config"] = json!({
+                "num_experts": self.experts, "capacity": 1, "n_shared_experts": 0, "interleave": true
+            });
+        }
+        let solver = match t_kind {
+            TimeKind::Flow => "euler",
+            TimeKind::Ddpm => "ddpm",
+        };
+        json!({
+            "name": self.to_string(), "kind": kind, "t_kind": t_kind, "null_class": 1000, "params": params,
+            "defaults": { "steps": 250, "guidance": 1.5, "solver": solver }
+        })
+        .to_string()
+    }
+
+    /// The configuration.
+    ///
+    /// # Panics
+    /// Never: every preset is a model that can exist.
+    pub fn config(self) -> Config {
+        Config::from_json(&self.to_json()).expect("a preset can exist")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(name: &str) -> Config {
+        name.parse::<Preset>().unwrap().config()
+    }
+
+    /// Numbers computed with the official modules.
+    #[test]
+    fn parameters_are_those_of_the_paper_s_models() {
+        for (name, parameters) in [
+            ("S", 32_963_360),
+            ("S-E8", 83_513_168),
+            ("S-E16", 140_265_344),
+            ("S-128-E16", 140_191_616),
+            ("B", 130_512_416),
+            ("B-E8", 332_471_888),
+            ("B-E16", 559_222_400),
+            ("L", 458_102_816),
+            ("L-E2", 571_471_928),
+            ("L-E4", 772_970_576),
+            ("L-E8", 1_175_967_872),
+            ("L-E16", 1_981_962_464),
+            ("dense-XL-ddpm", 675_129_632),
+            ("XL-E8", 1_734_997_392),
+            ("XL-E16", 2_924_985_856),
+            ("ec-S-E16", 139_341_344),
+            ("tc-B-E16", 555_605_024),
+            ("ec-L-E8", 1_163_274_272),
+            ("tc-L-E16", 1_969_170_464),
+        ] {
+            assert_eq!(config(name).parameters(), parameters, "{name}");
+        }
+        // Only rounded numbers are known of these (paper, Table 5).
+        for (name, millions) in [("XXL", 951), ("XXXL", 1353)] {
+            assert_eq!(
+                (config(name).parameters() as f64 / 1e6).round() as usize,
+                millions,
+                "{name}"
+            );
+        }
+    }
+
+    /// What a token really meets at C = 1, router and predictor included (spec §7.2).
+    #[test]
+    fn activated_parameters_count_one_expert_and_the_whole_router() {
+        for (name, tens_of_thousands) in
+            [("S", 3296), ("S-E8", 3389), ("S-E16", 3392), ("L-E8", 47_090), ("L-E16", 47_110)]
+        {
+            let activated = config(name).activated_parameters(1.0);
+            let got = (activated as f64 / 1e4).round() as usize;
+            assert!(got.abs_diff(tens_of_thousands) <= 5, "{name}: {activated}");
+        }
+    }
+
+    #[test]
+    fn names_lead_to_presets_and_back() {
+        for (name, full) in [
+            ("l-e8", "DiffMoE-L-E8-Flow"),
+            ("dense-XL-ddpm", "Dense-XL-DDPM"),
+            ("TC-B-E16", "TC-B-E16-Flow"),
+            ("DiffMoE-S-E16-Flow", "DiffMoE-S-E16-Flow"),
+            ("s-128-e16", "DiffMoE-S-128-E16-Flow"),
+        ] {
+            let preset: Preset = name.parse().unwrap();
+            assert_eq!(preset.to_string(), full);
+            assert_eq!(full.parse::<Preset>().unwrap(), preset);
+        }
+        for name in ["", "M-E8", "L-E", "dense-L-E8", "tc-L", "L-E33", "L-E8-vp"] {
+            let error = name.parse::<Preset>().unwrap_err().to_string();
+            assert!(error.contains("names are like"), "{error}");
+        }
+    }
+
+    #[test]
+    fn training_decides_on_the_solver() {
+        assert_eq!(config("L-E8").defaults.solver, "euler");
+        assert_eq!(config("L-E8-ddpm").defaults.solver, "ddpm");
+    }
+}

@@ -1,0 +1,161 @@
+//! Every form that a model can have, at odd shapes, on both backends and both families of kernels, against a
+//! reference in f64.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+mod reference;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
+use diffmoe::cpu::{CpuEngine, CpuModel};
+use diffmoe::diffusion::gaussian;
+use diffmoe::gpu::{Gpu, GpuOptions, Profile};
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::model::{Config, Engine, GpuEngine, GpuModel, Kind, Routing, RoutingRule, RunSpec};
+use reference::Reference;
+
+/// Numbers for a tensor: matrices that keep the size of what they multiply, and biases that matter.
+fn numbers(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
+    let len = shape.iter().product();
+    let inputs: usize = shape.iter().skip(1).product();
+    let stream = name.bytes().fold(7, |hash: u64, b| hash.wrapping_mul(31).wrapping_add(b.into()));
+    let scale = if shape.len() == 1 { 0.2 } else { (1.0 / inputs as f32).sqrt() };
+    let (scale, centre) = match name {
+        _ if name.ends_with("expert_threshold") => (0.03, 0.52),
+        _ if name.ends_with("_norm.weight") => (0.3, 1.0),
+        "pos_embed" => (1.0, 0.0),
+        _ => (scale, 0.0),
+    };
+    gaussian(seed, stream >> 1, len).into_iter().map(|v| centre + scale * v).collect()
+}
+
+/// Checks one configuration; `text` is the JSON without its last brace.
+fn check(text: &str, seed: u64) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let config = Config::from_json(text).unwrap();
+    let weights: HashMap<String, Vec<f32>> = config
+        .tensors()
+        .into_iter()
+        .map(|t| (t.name.clone(), numbers(&t.name, &t.shape, seed)))
+        .collect();
+    let tensors: Vec<_> = config
+        .tensors()
+        .into_iter()
+        .map(|t| TensorOut::f32(t.name.clone(), &t.shape, &weights[&t.name]))
+        .collect();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    write_safetensors(&path, &tensors, HashMap::from([("diffmoe".into(), text.into())])).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+
+    let times = [0.15, 0.8, 0.4];
+    let batch = times.len();
+    let latent = gaussian(seed, 1, batch * config.sample_len());
+    // A class, another one, and the null row.
+    let labels: Vec<Vec<u32>> =
+        config.labels.iter().map(|table| vec![0, table.null - 1, table.null]).collect();
+    let rules: &[RoutingRule] = match config.kind {
+        Kind::DiffMoe => &[RoutingRule::Pool, RoutingRule::Token],
+        _ => &[RoutingRule::Pool],
+    };
+    for &rule in rules {
+        let reference = Reference { config: &config, weights: &weights, rule };
+        let (want, routes) = reference.forward(&latent, &times, &labels);
+        let taken: u32 = routes.iter().flatten().map(|mask| mask.count_ones()).sum();
+        assert_eq!(taken > 0, !config.moe_blocks().is_empty(), "experts have something to do");
+        let routing = Routing { rule, ..Routing::default() };
+        let run = RunSpec { latent: latent.clone(), labels: labels.clone(), routing };
+        let on_cpu = Arc::new(CpuModel::load(&checkpoint).unwrap());
+        compare(&mut CpuEngine::new(on_cpu, batch), &run, &times, &want);
+        for profile in [Profile::Software, Profile::Gpu] {
+            let options = GpuOptions {
+                profile: Some(profile),
+                poison: true,
+                panic_on_error: true,
+                ..GpuOptions::default()
+            };
+            let gpu = Gpu::headless_with(options).expect("these tests need a GPU or lavapipe");
+            let model = GpuModel::load(Arc::new(gpu), &checkpoint, WeightPrecision::F32).unwrap();
+            compare(&mut GpuEngine::new(Arc::new(model), batch).unwrap(), &run, &times, &want);
+        }
+    }
+}
+
+/// The output of one pass; another token with an expert would show as a difference of 0.1 and more.
+fn compare(engine: &mut dyn Engine, run: &RunSpec, times: &[f32], want: &[f64]) {
+    let taps = engine.forward_with_taps(run, times).unwrap();
+    let (_, _, out) = taps.iter().find(|tap| tap.0 == "out").unwrap();
+    assert_eq!(out.len(), want.len());
+    let size = want.iter().fold(1.0_f64, |m, v| m.max(v.abs()));
+    let error = |(a, b): (&f32, &f64)| {
+        let error = (f64::from(*a) - b).abs();
+        if error.is_nan() { f64::INFINITY } else { error }
+    };
+    let worst = out.iter().zip(want).map(error).fold(0.0, f64::max);
+    println!("{}: off by {worst:.1e} of {size:.1}", engine.device());
+    assert!(worst <= 2e-5 * size, "{}: off by {worst} of {size}", engine.device());
+}
+
+#[test]
+fn dense_with_heads_of_24_and_three_channels_without_variance() {
+    check(
+        r#"{"kind":"dense","t_kind":"flow","time_scale":1000,"params":{"input_size":10,"in_channels":3,
+        "num_classes":5,"patch_size":2,"depth":2,"hidden_size":48,"num_heads":2,"mlp_ratio":2,
+        "learn_sigma":false}}"#,
+        1,
+    );
+}
+
+#[test]
+fn dense_swiglu_with_heads_of_72_and_normalised_queries() {
+    check(
+        r#"{"kind":"dense","t_kind":"ddpm","params":{"input_size":9,"num_classes":2,"patch_size":3,
+        "depth":1,"hidden_size":144,"num_heads":2,"mlp_ratio":1.5,"use_swiglu":true,"qk_norm":true}}"#,
+        2,
+    );
+}
+
+#[test]
+fn diffmoe_in_every_block_with_a_shared_expert_and_heads_of_80() {
+    check(
+        r#"{"kind":"diffmoe","t_kind":"flow","params":{"input_size":10,"num_classes":4,"patch_size":2,
+        "depth":2,"hidden_size":64,"num_heads":1,"head_dim":80,"qk_norm":true,"mlp_ratio":1,
+        "MoE_config":{"num_experts":5,"capacity":1,"n_shared_experts":2,"interleave":false}}}"#,
+        3,
+    );
+}
+
+#[test]
+fn diffmoe_interleaved_with_swiglu_and_two_label_tables() {
+    check(
+        r#"{"kind":"diffmoe","t_kind":"flow","params":{"input_size":6,"in_channels":1,"num_classes":4,
+        "patch_size":1,"depth":2,"hidden_size":32,"num_heads":2,"mlp_ratio":2,"use_swiglu":true,
+        "MoE_config":{"num_experts":3,"interleave":true}},
+        "labels":[{"name":"subject","tensor":"y_embedder.embedding_table.weight","null":4},
+        {"name":"style","tensor":"style_embedder.embedding_table.weight","null":2}]}"#,
+        4,
+    );
+}
+
+#[test]
+fn token_choice_of_two_experts_with_a_shared_one_and_heads_of_96() {
+    check(
+        r#"{"kind":"tc","t_kind":"flow","params":{"input_size":10,"num_classes":3,"patch_size":2,
+        "depth":2,"hidden_size":96,"num_heads":1,"mlp_ratio":1,"use_swiglu":true,
+        "MoE_config":{"num_experts":3,"capacity":2,"n_shared_experts":1,"interleave":true}}}"#,
+        5,
+    );
+}
+
+#[test]
+fn expert_choice_of_a_fraction_with_shared_experts_and_heads_of_64() {
+    check(
+        r#"{"kind":"ec","t_kind":"flow","params":{"input_size":10,"num_classes":3,"patch_size":2,
+        "depth":2,"hidden_size":64,"num_heads":1,"mlp_ratio":2,
+        "MoE_config":{"num_experts":4,"capacity":1.5,"n_shared_experts":2,"interleave":false}}}"#,
+        6,
+    );
+}

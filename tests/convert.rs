@@ -1,0 +1,173 @@
+//! `diffmoe convert` as a user meets it: PyTorch files in, model files out, hostile files refused.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use diffmoe::checkpoint::{Checkpoint, TorchFile};
+
+/// Exit code, stdout, stderr.
+fn diffmoe(arguments: &[&str]) -> (i32, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_diffmoe"))
+        .args(arguments)
+        .output()
+        .expect("the tool starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    let code = output.status.code().expect("an exit code, not a signal");
+    (code, text(output.stdout), text(output.stderr))
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// Every tensor of two checkpoints, with the largest difference relative to the largest number of each tensor.
+fn largest_difference(got: &Path, want: &Path) -> f32 {
+    let [got, want] = [got, want].map(|path| Checkpoint::open(path).expect("a checkpoint"));
+    assert_eq!(got.config().tensors(), want.config().tensors());
+    let mut worst = 0.0_f32;
+    for info in want.list() {
+        let [a, b] = [&got, &want].map(|c| c.read(&info.name).expect("numbers"));
+        let size = b.iter().fold(1e-6_f32, |m, v| m.max(v.abs()));
+        let difference = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        worst = worst.max(difference / size);
+    }
+    worst
+}
+
+/// The tiny checkpoint of `tests/fixtures/torch`: a dense model in the official form, whose `ema` weights are twice
+/// its `model` weights, with a transposed tensor, one in half precision and one that shares its storage.
+#[test]
+fn a_training_run_becomes_a_model_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = root().join("tests/fixtures/torch");
+    let mut sizes = Vec::new();
+    for (dtype, allowed) in [("f32", 0.0), ("f16", 1e-3), ("int8", 5e-3)] {
+        let out = folder.path().join(format!("{dtype}.safetensors"));
+        let (code, stdout, stderr) =
+            diffmoe(&["convert", &text(&run), "-o", &text(&out), "--dtype", dtype]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains("ema weights"), "{stdout}");
+        let difference = largest_difference(&out, &run.join("expected.safetensors"));
+        assert!(difference <= allowed, "{dtype}: {difference}");
+        sizes.push(std::fs::metadata(&out).expect("the file").len());
+        let (code, stdout, stderr) = diffmoe(&["info", &text(&out)]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains("dense DiT, 1 blocks, hidden size 16, 2 heads of 8"), "{stdout}");
+    }
+    assert!(sizes[0] > sizes[1] && sizes[1] > sizes[2], "{sizes:?}");
+    let model = TorchFile::open(&run.join("checkpoints/0000002.pt"), "model").expect("the file");
+    let ema = TorchFile::open(&run.join("checkpoints/0000002.pt"), "ema").expect("the file");
+    let name = "blocks.0.attn.qkv.weight";
+    let [model, ema] = [model, ema].map(|f| f.read(name).expect("numbers"));
+    assert!(model.iter().zip(&ema).all(|(m, e)| (2.0 * m - e).abs() < 1e-6));
+    let one = TorchFile::open(&run.join("checkpoints/0000002.pt"), "best").unwrap_err().to_string();
+    assert!(one.contains("no weights called \"best\"; there are: model, ema"), "{one}");
+}
+
+#[test]
+fn a_bare_state_dict_needs_to_be_told_what_shapes_do_not_tell() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bare = folder.path().join("bare.pt");
+    std::fs::copy(root().join("tests/fixtures/torch/bare.pt"), &bare).expect("a copy");
+    let out = text(&folder.path().join("out.safetensors"));
+    let convert = |more: &[&str]| diffmoe(&[&["convert", &text(&bare), "-o", &out], more].concat());
+    let (code, _, stderr) = convert(&[]);
+    assert!(code == 2 && stderr.contains("--heads"), "{stderr}");
+    let (code, _, stderr) = convert(&["--heads", "2"]);
+    assert!(code == 2 && stderr.contains("--time"), "{stderr}");
+    let (code, _, stderr) = convert(&["--heads", "3", "--time", "ddpm"]);
+    assert!(code == 2 && !Path::new(&out).exists(), "{stderr}");
+    let (code, _, stderr) = convert(&["--heads", "2", "--time", "ddpm"]);
+    assert_eq!(code, 0, "{stderr}");
+    let difference = largest_difference(
+        Path::new(&out),
+        &root().join("tests/fixtures/torch/expected.safetensors"),
+    );
+    assert!(difference <= 0.0, "{difference}");
+}
+
+/// The official checkpoint of the parity cases, which lie beside the repository.
+#[test]
+fn an_official_checkpoint_gives_the_official_tensors() {
+    let named = std::env::var_os("DIFFMOE_FIXTURES").map(PathBuf::from);
+    let case = named.unwrap_or_else(|| root().join("../shared/fixtures")).join("diffmoe_flow");
+    if !case.join("checkpoint.pt").exists() {
+        println!("skipped: {} is not here", case.join("checkpoint.pt").display());
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("model.safetensors");
+    let (code, _, stderr) = diffmoe(&["convert", &text(&case), "-o", &text(&out)]);
+    assert_eq!(code, 0, "{stderr}");
+    let difference = largest_difference(&out, &case.join("model.safetensors"));
+    assert!(difference <= 0.0, "{difference}");
+}
+
+#[test]
+fn files_that_are_no_checkpoints_are_refused_in_one_sentence() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = text(&folder.path().join("out.safetensors"));
+    let refused = |source: &Path, expected: &str| {
+        let (code, _, stderr) = diffmoe(&["convert", &text(source), "-o", &out, "--time", "flow"]);
+        assert_eq!(code, 2, "{stderr}");
+        assert!(stderr.contains(expected) && !stderr.contains("panicked"), "{stderr}");
+        assert!(!Path::new(&out).exists(), "nothing is written");
+    };
+    refused(&root().join("tests/fixtures/torch/hostile.pt"), "posix.system");
+    let whole = std::fs::read(root().join("tests/fixtures/torch/bare.pt")).expect("the file");
+    let file = folder.path().join("x.pt");
+    for cut in [0, 10, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&file, &whole[..cut]).expect("a file");
+        refused(&file, "no PyTorch archive");
+    }
+    // A byte flipped anywhere is a refusal or other numbers, never a crash.
+    for at in (0..whole.len()).step_by(97) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0xff;
+        std::fs::write(&file, &bytes).expect("a file");
+        if let Ok(file) = TorchFile::open(&file, "ema") {
+            for name in file.shapes().unwrap_or_default().keys() {
+                drop(file.read(name));
+            }
+        }
+    }
+    refused(folder.path().join("nosuch.pt").as_path(), "cannot read");
+    std::fs::create_dir(folder.path().join("empty")).expect("a folder");
+    refused(&folder.path().join("empty"), "holds no .pt file");
+    let (code, _, stderr) = diffmoe(&["convert", &text(&file), "-o", "x.bin"]);
+    assert!(code == 2 && stderr.contains("end in .safetensors"), "{stderr}");
+}
+
+#[test]
+fn random_models_of_the_paper_s_shapes_load_in_parts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let stem = folder.path().join("small.safetensors");
+    let make = ["make-random", "S-128", "-o", &text(&stem), "--dtype", "int8", "--part-mb", "10"];
+    let (code, stdout, stderr) = diffmoe(&make);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("small.safetensors.index.json"), "{stdout}");
+    let index = folder.path().join("small.safetensors.index.json");
+    let (code, stdout, stderr) = diffmoe(&["info", &text(&index)]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("Dense-S-128-Flow") && stdout.contains("I8"), "{stdout}");
+    let (code, _, stderr) = diffmoe(&["make-random", "M-E8", "-o", &text(&stem)]);
+    assert!(code == 2 && stderr.contains("names are like"), "{stderr}");
+}
+
+#[test]
+fn presets_say_what_they_need_and_whether_it_is_here() {
+    let (code, stdout, stderr) = diffmoe(&["info", "--preset", "S-E16"]);
+    assert_eq!(code, 0, "{stderr}");
+    for part in ["140,265,344", "activated", "int8", "processor", "gpu"] {
+        assert!(stdout.contains(part), "{stdout}");
+    }
+    // 2.9 thousand million parameters with 256 pictures at once: no working memory holds that.
+    let (code, stdout, stderr) = diffmoe(&["info", "--preset", "XL-E16", "--batch", "256"]);
+    if stdout.contains("processor") && !stdout.contains(": fits") {
+        assert!(code == 2 && stderr.contains("choose fewer experts"), "{stdout}{stderr}");
+    }
+}

@@ -1,0 +1,286 @@
+//! The whole model in f64 and plain loops, written from the formulas: an oracle that shares no code with either
+//! backend. `x[r][i]` is number i of row r.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
+
+use std::collections::HashMap;
+
+use diffmoe::model::{Config, FfnForm, Kind, RoutingRule};
+
+type Rows = Vec<Vec<f64>>;
+
+/// A model and its numbers by official name.
+pub(crate) struct Reference<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) weights: &'a HashMap<String, Vec<f32>>,
+    pub(crate) rule: RoutingRule,
+}
+
+impl Reference<'_> {
+    fn numbers(&self, name: &str) -> Vec<f64> {
+        self.weights[name].iter().map(|&v| f64::from(v)).collect()
+    }
+
+    /// `x·Wᵀ + b`, without `b` where there is none.
+    fn linear(&self, name: &str, x: &Rows) -> Rows {
+        let weight = self.numbers(&format!("{name}.weight"));
+        let bias = format!("{name}.bias");
+        let bias = self.weights.contains_key(&bias).then(|| self.numbers(&bias));
+        product(x, &weight, bias.as_deref())
+    }
+
+    /// Output `[B, C_out, h, w]`, and the experts of every token in every MoE layer as bits.
+    pub(crate) fn forward(
+        &self,
+        sample: &[f32],
+        times: &[f32],
+        labels: &[Vec<u32>],
+    ) -> (Vec<f64>, Vec<Vec<u32>>) {
+        let c = self.config;
+        let (t, p, side) = (c.tokens(), c.patch_size, c.input_size);
+        let across = side / p;
+        let positions = self.numbers("pos_embed");
+        let patches: Rows = (0..times.len() * t)
+            .map(|s| {
+                let (b, row, column) = (s / t, s % t / across * p, s % t % across * p);
+                let pixel = |k: usize| {
+                    let (channel, y, x) = (k / (p * p), row + k / p % p, column + k % p);
+                    f64::from(sample[((b * c.in_channels + channel) * side + y) * side + x])
+                };
+                (0..c.in_channels * p * p).map(pixel).collect()
+            })
+            .collect();
+        let mut x = self.linear("x_embedder.proj", &patches);
+        for (s, row) in x.iter_mut().enumerate() {
+            row.iter_mut().zip(&positions[s % t * c.hidden_size..]).for_each(|(x, p)| *x += p);
+        }
+        let condition = self.condition(times, labels);
+        let mut routes = Vec::new();
+        for i in 0..c.depth {
+            let block = format!("blocks.{i}");
+            let parts = self.linear(&format!("{block}.adaLN_modulation.1"), &condition);
+            let part = |s: usize, n: usize| &parts[s / t][n * c.hidden_size..][..c.hidden_size];
+            let h = modulated(&x, |s| [part(s, 0), part(s, 1)]);
+            add_gated(&mut x, &self.attention(&format!("{block}.attn"), &h), |s| part(s, 2));
+            let h = modulated(&x, |s| [part(s, 3), part(s, 4)]);
+            let mlp = format!("{block}.mlp");
+            let y = if c.is_moe(i) {
+                let (y, masks) = self.moe(&mlp, &h);
+                routes.push(masks);
+                y
+            } else {
+                self.ffn(&mlp, c.ffn_form, &h)
+            };
+            add_gated(&mut x, &y, |s| part(s, 5));
+        }
+        let parts = self.linear("final_layer.adaLN_modulation.1", &condition);
+        let part = |s: usize, n: usize| &parts[s / t][n * c.hidden_size..][..c.hidden_size];
+        let y = self.linear("final_layer.linear", &modulated(&x, |s| [part(s, 0), part(s, 1)]));
+        let mut out = vec![0.0; times.len() * c.output_len()];
+        for (s, row) in y.iter().enumerate() {
+            for (k, value) in row.iter().enumerate() {
+                let (cell, channel) = (k / c.out_channels, k % c.out_channels);
+                let y = s % t / across * p + cell / p;
+                let x = s % t % across * p + cell % p;
+                out[((s / t * c.out_channels + channel) * side + y) * side + x] = *value;
+            }
+        }
+        (out, routes)
+    }
+
+    fn condition(&self, times: &[f32], labels: &[Vec<u32>]) -> Rows {
+        let waves = |&time: &f32| {
+            let time = f64::from(time) * f64::from(self.config.time_scale);
+            let angle = move |k: usize| time * (-(10_000_f64.ln()) * k as f64 / 128.0).exp();
+            (0..128).map(|k| angle(k).cos()).chain((0..128).map(|k| angle(k).sin())).collect()
+        };
+        let hidden = self.linear("t_embedder.mlp.0", &times.iter().map(waves).collect());
+        let mut c = self.linear("t_embedder.mlp.2", &map(hidden, silu));
+        for (table, rows) in self.config.labels.iter().zip(labels) {
+            let values = self.numbers(&table.tensor);
+            for (c, &row) in c.iter_mut().zip(rows) {
+                c.iter_mut()
+                    .zip(&values[row as usize * self.config.hidden_size..])
+                    .for_each(|(c, v)| *c += v);
+            }
+        }
+        map(c, silu)
+    }
+
+    fn attention(&self, name: &str, h: &Rows) -> Rows {
+        let Config { num_heads: heads, head_dim: d, qk_norm, .. } = *self.config;
+        let t = self.config.tokens();
+        let qkv = self.linear(&format!("{name}.qkv"), h);
+        let part = |s: usize, which: usize, head: usize| -> Vec<f64> {
+            let raw = &qkv[s][(which * heads + head) * d..][..d];
+            let norm = ["q_norm", "k_norm"].get(which).filter(|_| qk_norm);
+            let Some(norm) = norm else { return raw.to_vec() };
+            let [weight, bias] =
+                ["weight", "bias"].map(|w| self.numbers(&format!("{name}.{norm}.{w}")));
+            let normal = normalised(raw, 1e-5);
+            (0..d).map(|i| normal[i] * weight[i] + bias[i]).collect()
+        };
+        let mut mixed = vec![vec![0.0; heads * d]; h.len()];
+        for head in 0..heads {
+            let all = |which| (0..h.len()).map(|s| part(s, which, head)).collect::<Rows>();
+            let [q, k, v] = [0, 1, 2].map(all);
+            for (s, out) in mixed.iter_mut().enumerate() {
+                let first = s / t * t;
+                let scores = (first..first + t).map(|key| dot(&q[s], &k[key]) / (d as f64).sqrt());
+                for (key, weight) in (first..).zip(softmax(&scores.collect::<Vec<_>>())) {
+                    let out = &mut out[head * d..][..d];
+                    out.iter_mut().zip(&v[key]).for_each(|(o, v)| *o += weight * v);
+                }
+            }
+        }
+        self.linear(&format!("{name}.proj"), &mixed)
+    }
+
+    fn ffn(&self, name: &str, form: FfnForm, x: &Rows) -> Rows {
+        match form {
+            FfnForm::Gelu => {
+                let hidden = self.linear(&format!("{name}.fc1"), x);
+                self.linear(&format!("{name}.fc2"), &map(hidden, gelu))
+            }
+            FfnForm::SwiGlu => {
+                let gate = map(self.linear(&format!("{name}.gate_proj"), x), silu);
+                let up = self.linear(&format!("{name}.up_proj"), x);
+                let times =
+                    |(g, u): (&Vec<f64>, &Vec<f64>)| g.iter().zip(u).map(|(g, u)| g * u).collect();
+                self.linear(
+                    &format!("{name}.down_proj"),
+                    &gate.iter().zip(&up).map(times).collect(),
+                )
+            }
+        }
+    }
+
+    fn moe(&self, name: &str, h: &Rows) -> (Rows, Vec<u32>) {
+        let c = self.config;
+        let gate = if c.kind == Kind::Tc { "gate.weight" } else { "gate_weight" };
+        let scores = product(h, &self.numbers(&format!("{name}.{gate}")), None);
+        let gate: Rows = scores.iter().map(|row| softmax(row)).collect();
+        let masks = self.route(name, h, &gate);
+        let mut y = if c.shared_hidden > 0 {
+            self.ffn(&format!("{name}.shared_experts"), c.shared_form, h)
+        } else {
+            vec![vec![0.0; c.hidden_size]; h.len()]
+        };
+        for e in 0..c.num_experts {
+            let out = self.ffn(&format!("{name}.experts.{e}"), c.ffn_form, h);
+            let rows = y.iter_mut().zip(&out).zip(gate.iter().zip(&masks));
+            for ((y, out), (gate, _)) in rows.filter(|(_, (_, mask))| **mask >> e & 1 == 1) {
+                y.iter_mut().zip(out).for_each(|(y, o)| *y += gate[e] * o);
+            }
+        }
+        (y, masks)
+    }
+
+    fn route(&self, name: &str, h: &Rows, gate: &Rows) -> Vec<u32> {
+        let c = self.config;
+        let mut masks = vec![0; h.len()];
+        let best = |range: std::ops::Range<usize>, count: usize, e: usize| {
+            let mut order: Vec<usize> = range.collect();
+            order.sort_by(|&a, &b| gate[b][e].total_cmp(&gate[a][e]));
+            order.truncate(count);
+            order
+        };
+        match c.kind {
+            Kind::Dense => {}
+            Kind::Tc => {
+                for (mask, row) in masks.iter_mut().zip(gate) {
+                    let mut order: Vec<usize> = (0..c.num_experts).collect();
+                    order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+                    *mask = order[..c.capacity as usize].iter().map(|e| 1 << e).sum();
+                }
+            }
+            Kind::Ec => {
+                let t = c.tokens();
+                let count = (t as f64 / c.num_experts as f64 * c.capacity) as usize;
+                for e in 0..c.num_experts {
+                    for first in (0..h.len()).step_by(t) {
+                        for s in best(first..first + t, count, e) {
+                            masks[s] |= 1 << e;
+                        }
+                    }
+                }
+            }
+            Kind::DiffMoe => {
+                let hidden = map(self.linear(&format!("{name}.capacity_predictor.0"), h), silu);
+                let logits = self.linear(&format!("{name}.capacity_predictor.2"), &hidden);
+                let thresholds = self.numbers(&format!("{name}.expert_threshold"));
+                let above =
+                    |s: usize, e: usize| 1.0 / (1.0 + (-logits[s][e]).exp()) > thresholds[e];
+                for e in 0..c.num_experts {
+                    let wanted: Vec<usize> = (0..h.len()).filter(|&s| above(s, e)).collect();
+                    let taken = match self.rule {
+                        RoutingRule::Pool => best(0..h.len(), wanted.len(), e),
+                        RoutingRule::Token => wanted,
+                    };
+                    for s in taken {
+                        masks[s] |= 1 << e;
+                    }
+                }
+            }
+        }
+        masks
+    }
+}
+
+fn product(x: &Rows, weight: &[f64], bias: Option<&[f64]>) -> Rows {
+    let row = |x: &Vec<f64>| {
+        let outputs = weight.chunks_exact(x.len()).map(|w| dot(x, w));
+        outputs.enumerate().map(|(o, sum)| sum + bias.map_or(0.0, |b| b[o])).collect()
+    };
+    x.iter().map(row).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+fn map(rows: Rows, f: fn(f64) -> f64) -> Rows {
+    rows.into_iter().map(|row| row.into_iter().map(f).collect()).collect()
+}
+
+fn silu(z: f64) -> f64 {
+    z / (1.0 + (-z).exp())
+}
+
+fn gelu(z: f64) -> f64 {
+    0.5 * z * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (z + 0.044_715 * z.powi(3))).tanh())
+}
+
+fn softmax(scores: &[f64]) -> Vec<f64> {
+    let top = scores.iter().copied().fold(f64::MIN, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.into_iter().map(|w| w / sum).collect()
+}
+
+fn normalised(x: &[f64], eps: f64) -> Vec<f64> {
+    let mean = x.iter().sum::<f64>() / x.len() as f64;
+    let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64;
+    x.iter().map(|v| (v - mean) / (variance + eps).sqrt()).collect()
+}
+
+/// `LN(x)·(1 + scale) + shift`, with (shift, scale) of each row.
+fn modulated<'a>(x: &Rows, parts: impl Fn(usize) -> [&'a [f64]; 2]) -> Rows {
+    let row = |(s, x): (usize, &Vec<f64>)| {
+        let [shift, scale] = parts(s);
+        let normal = normalised(x, 1e-6);
+        normal
+            .iter()
+            .zip(shift)
+            .zip(scale)
+            .map(|((n, shift), scale)| n * (1.0 + scale) + shift)
+            .collect()
+    };
+    x.iter().enumerate().map(row).collect()
+}
+
+fn add_gated<'a>(x: &mut Rows, y: &Rows, gate: impl Fn(usize) -> &'a [f64]) {
+    for (s, (x, y)) in x.iter_mut().zip(y).enumerate() {
+        x.iter_mut().zip(y).zip(gate(s)).for_each(|((x, y), g)| *x += g * y);
+    }
+}
