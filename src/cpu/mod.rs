@@ -16,6 +16,7 @@ mod math;
 mod matmul;
 mod router;
 mod slots;
+mod text;
 mod threads;
 mod weights;
 

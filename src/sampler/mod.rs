@@ -28,8 +28,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Starts a run of the pictures `first..first + B`, where `B` is the engine's batch; `settings.labels` has
-    /// a row for each of them.
+    /// Starts a run of the pictures `first..first + B`, where `B` is the engine's batch; `settings` has
+    /// labels and prompts for each of them.
     ///
     /// Picture numbers choose the noise, so a run may be cut into batches without changing it (with the token
     /// rule; the pool rule lets batch mates compete by design).
@@ -44,15 +44,22 @@ impl Run {
     ) -> Self {
         let batch = engine.batch();
         assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label a picture");
+        assert_eq!(settings.pictures(), batch, "labels or prompts for every picture");
         let latent: Vec<f32> = (first..first + batch as u64)
             .flat_map(|picture| gaussian(settings.seed, picture, config.sample_len()))
             .collect();
         let names = settings.labels.iter().zip(&config.labels);
         let names = names.map(|(rows, table)| rows.iter().map(|&r| table.label(r)).collect());
-        let trace = Trace::new(config, names.collect());
+        let mut names: Vec<Vec<String>> = names.collect();
+        if !settings.prompts.is_empty() {
+            names.push(settings.prompts.clone());
+        }
+        let trace = Trace::new(config, names);
         engine.start(&RunSpec {
             latent: latent.clone(),
             labels: settings.labels.clone(),
+            prompts: settings.prompts.clone(),
+            negative: settings.negative.clone(),
             routing: settings.routing,
         });
         let plan = Plan::new(
