@@ -3,8 +3,18 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the bottom up; each may import from those before it, and from itself.
-const ORDER: [&str; 10] =
-    ["platform", "tokenizer", "checkpoint", "gpu", "kernels", "model", "cpu", "diffusion", "trace", "sampler"];
+const ORDER: [&str; 10] = [
+    "platform",
+    "tokenizer",
+    "checkpoint",
+    "gpu",
+    "kernels",
+    "model",
+    "cpu",
+    "diffusion",
+    "trace",
+    "sampler",
+];
 
 /// A checkpoint carries its model's configuration, which is plain data; nothing else of `model` is used there.
 const EXCEPTIONS: [(&str, &str); 1] = [("checkpoint", "model")];

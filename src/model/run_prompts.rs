@@ -34,3 +34,21 @@ impl RunPrompts {
         ids.map(|&id| id as f32).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Config;
+
+    #[test]
+    fn samples_that_ask_for_the_same_share_it() {
+        let case = include_str!("../../tests/fixtures/t2i_tiny/case.json");
+        let text = Config::from_json(case).unwrap().text.unwrap();
+        let prompts = ["a robot", "", "A  ROBOT", "blob"].map(str::to_owned);
+        let run = RunPrompts::new(&text.tokenizer(), 11, &prompts, "blob");
+        assert_eq!(run.of_samples, [vec![0, 1, 0, 2], vec![2; 4]]);
+        assert_eq!(run.distinct.len(), 3);
+        assert_eq!(run.distinct[1].ids[..3], [2, 3, 0]);
+        assert_eq!(run.ids(0)[11..14], [2.0, 3.0, 0.0]);
+    }
+}
