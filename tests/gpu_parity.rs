@@ -12,8 +12,8 @@ use diffmoe::diffusion::{Ancestry, Next, Plan, Request, Solver, Tolerance};
 use diffmoe::gpu::{Gpu, GpuOptions, Profile};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{
-    Branch, Engine, EngineError, GpuEngine, GpuModel, Op, Progress, Routing, RoutingRule, RunSpec,
-    Slot, Snapshot,
+    Branch, Engine, EngineError, Footprint, GpuEngine, GpuModel, Op, Progress, Routing,
+    RoutingRule, RunSpec, Slot, Snapshot,
 };
 use safetensors::SafeTensors;
 
@@ -493,6 +493,20 @@ fn bindings_that_hold_a_fraction_of_a_layer_change_nothing_but_the_number_of_dis
     let difference = largest_difference(&got.latent, &want.latent);
     // Parts of the experts' rows are added one after the other.
     assert!(difference <= 1e-5, "{difference}");
+}
+
+#[test]
+fn the_footprint_foresees_what_the_weights_take() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let gpu = device(Profile::Software);
+    for precision in [WeightPrecision::F16, WeightPrecision::F32] {
+        let foreseen =
+            Footprint::on_gpu(case.checkpoint.config(), 1, precision, gpu.binding_limit).weights;
+        let model = GpuModel::load(gpu.clone(), &case.checkpoint, precision).unwrap();
+        let (foreseen, taken) = (foreseen as f64, model.weight_bytes() as f64);
+        assert!((foreseen / taken - 1.0).abs() < 0.02, "{foreseen} for {taken}");
+    }
 }
 
 #[test]

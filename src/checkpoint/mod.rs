@@ -7,11 +7,14 @@
 mod dtype;
 pub mod embedded;
 mod error;
+#[cfg(feature = "import")]
 mod infer;
 mod open;
 mod random;
+#[cfg(feature = "import")]
 mod source;
 mod store;
+#[cfg(feature = "import")]
 mod torch;
 mod write;
 
@@ -21,10 +24,13 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 
 pub use error::CheckpointError;
+#[cfg(feature = "import")]
 pub use infer::{Hints, infer_config};
 pub use random::random_tensor;
+#[cfg(feature = "import")]
 pub use source::{SafetensorsFile, Source};
 pub use store::write_model;
+#[cfg(feature = "import")]
 pub use torch::TorchFile;
 pub use write::{TensorOut, write_safetensors};
 

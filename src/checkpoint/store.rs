@@ -128,11 +128,15 @@ pub fn write_model(
     let metadata = HashMap::from([(CONFIG_KEY.to_owned(), config_text.to_owned())]);
     let write = |path: &Path, part: &[(String, Lazy)]| {
         let views = part.iter().map(|(name, tensor)| (name, tensor));
+        // The library's file is readable for its owner only; ours is as any other new file.
+        let usual = std::fs::File::create(path).and_then(|file| file.metadata());
+        let usual = usual.map_err(|e| unwritable(path, e))?.permissions();
         let written = safetensors::serialize_to_file(views, Some(metadata.clone()), path);
         if let Some(error) = error.borrow_mut().take() {
             return Err(error);
         }
-        written.map_err(|e| unwritable(path, std::io::Error::other(e)))
+        written.map_err(|e| unwritable(path, std::io::Error::other(e)))?;
+        std::fs::set_permissions(path, usual).map_err(|e| unwritable(path, e))
     };
     if part_bytes.is_none() {
         write(path, &parts[0])?;
