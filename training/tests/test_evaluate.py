@@ -104,6 +104,14 @@ def test_pictures_do_not_depend_on_the_batch_and_their_compute_is_counted(weight
     assert c.mean().item() == pytest.approx(mean, abs=1e-5)
 
 
+def test_pairs_can_be_drawn_at_random():
+    d = data.Dataset(torch.zeros(9, 3, 2, 2), [torch.arange(9) // 3, torch.arange(9) % 3], [])
+    a, b = emoji.pairs_of(d, 2)
+    assert len(a) == 18 and a[:4].tolist() == [0, 0, 0, 0] and b[:4].tolist() == [0, 0, 1, 1]
+    a, b = emoji.pairs_of(d, 1, 4)
+    assert len({(int(i), int(j)) for i, j in zip(a, b)}) == 4
+
+
 def test_the_judgement_is_right_about_right_and_wrong_pictures(emoji_root):
     parts = [data.load_emoji(emoji_root / "e/emoji.npz", emoji_root / "e/labels.json", 8,
                              ["red ball", "green ball", "blue ball", "red box"], 1, held_out=h) for h in (False, True)]

@@ -101,8 +101,13 @@ def judge(witness, x, asked, gallery, gallery_columns, gallery_held):
             "distance": {"median": float(distance.median()), "mean": float(distance.mean())}}
 
 
-def pairs_of(dataset, each):
-    pairs = torch.stack(dataset.columns, 1).unique(dim=0).repeat_interleave(each, 0)
+def pairs_of(dataset, each, at_most=0, seed=0):
+    """Columns that ask for every pair of the dataset ``each`` times (or for at_most pairs, drawn at random)."""
+    pairs = torch.stack(dataset.columns, 1).unique(dim=0)
+    if at_most and at_most < len(pairs):
+        pick = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:at_most]
+        pairs = pairs[pick.sort().values]
+    pairs = pairs.repeat_interleave(each, 0)
     return [pairs[:, 0], pairs[:, 1]]
 
 
@@ -132,13 +137,13 @@ def run(a):
            "chance": {"subject": 1 / heads[0], "style": 1 / heads[1], "both": 1 / (heads[0] * heads[1])},
            "spacing": retrieval.spacing(x)}
     for name, dataset, each in (("seen", own[0], a.per_pair), ("held_out", own[1], a.per_held_out)):
-        asked = pairs_of(dataset, each)
+        asked = pairs_of(dataset, each, a.seen_pairs if name == "seen" else 0, a.seed)
         made, compute, seconds = generate.kept(a.pictures, name, out["weights"]["sha256"], model, asked, s)
         if name == "held_out" and a.sheet:
             held_out_sheet(a.sheet, dataset, made, each)
         right = [(p == q).float() for p, q in zip(judges.name(made), asked)]
         subjects, styles = (l["values"] for l in meta["labels"])
-        out[name] = {"pairs": len(dataset), "per_pair": each, "cpu_seconds": round(seconds, 1),
+        out[name] = {"pairs": len(asked[0]) // each, "per_pair": each, "cpu_seconds": round(seconds, 1),
                      **judge(judges, made, asked, x, columns, held),
                      "by_style": {"subject_right": by_value(styles, asked[1], right[0]),
                                   "style_right": by_value(styles, asked[1], right[1]),

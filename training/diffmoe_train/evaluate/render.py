@@ -40,7 +40,8 @@ def emoji_agreement(runs, part):
     rows.append(["median distance to the nearest real picture (8-bit levels, RMS)",
                  *(f"{r[part]['distance']['median']:.1f}" for r in runs), ""])
     rows.append(["C while sampling", *(f"{r[part]['C']['mean']:.2f}" for r in runs), ""])
-    return table([f"{part.replace('_', '-')} pairs", *(r["title"] for r in runs), "chance"], rows)
+    n = runs[-1][part]
+    return table([f"{n['pairs']} {part.replace('_', '-')} pairs, {n['per_pair']} each", *(r["title"] for r in runs), "chance"], rows)
 
 
 def emoji_styles(runs):
