@@ -132,8 +132,8 @@ def load_emoji(path, labels_path, size, subjects, min_styles=6, augment="none", 
     pick = [i for i, r in enumerate(records) if r["name"] in row and r["held_out"] == held_out]
     out = sum(r["name"] in row and r["held_out"] != held_out for r in records)
     images = shrink(np.load(path)["images"][pick], size)
-    y = torch.tensor([row[records[i]["name"]] for i in pick])
-    s = torch.tensor([STYLES.index(records[i]["style"]) for i in pick])
+    y = torch.tensor([row[records[i]["name"]] for i in pick], dtype=torch.long)
+    s = torch.tensor([STYLES.index(records[i]["style"]) for i in pick], dtype=torch.long)
     labels = [Labels("subject", "y_embedder", chosen, mixing(chosen, groups), groups),
               Labels("style", "style_embedder", STYLES)]
     return Dataset(images, [y, s], labels, augment, out)

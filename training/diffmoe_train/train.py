@@ -72,7 +72,8 @@ class Trainer:
         self.opt = torch.optim.AdamW([q for q in self.model.parameters() if q.requires_grad], lr=t.lr,
                                      betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True)
         self.step, self.images, self.before = 0, 0, 0.0  # before: seconds of earlier sittings
-        self.decay = schedule.Decay(t, folder, state and state.get("decay_began"))
+        same_end = state and state["config"]["train"].get("deadline") == t.deadline
+        self.decay = schedule.Decay(t, folder, state["decay_began"] if same_end else None)
         if state:
             self.take(state)
         seed = t.seed + 1000 * self.rank + self.step

@@ -15,8 +15,9 @@ from diffmoe_train import data  # noqa: E402 - the path comes first
 
 @pytest.fixture
 def emoji_root(tmp_path):
-    """Four coloured 'subjects' in three 'styles' (flat, dark, framed)."""
-    colours = {"red ball": (255, 0, 0), "green ball": (0, 255, 0), "blue ball": (0, 0, 255), "red box": (255, 0, 128)}
+    """Four coloured 'subjects' in three 'styles' (flat, dark, framed), and two that are not trained on."""
+    colours = {"red ball": (255, 0, 0), "green ball": (0, 255, 0), "blue ball": (0, 0, 255), "red box": (255, 0, 128),
+               "grey ball": (128, 128, 128), "pink box": (255, 128, 128)}
     images, records = [], []
     for name, c in colours.items():
         for style in data.STYLES[:3]:
@@ -38,6 +39,7 @@ path = "e/emoji.npz"
 labels = "e/labels.json"
 image_size = 8
 min_styles = 3
+subjects = ["red ball", "green ball", "blue ball", "red box"]
 [model]
 input_size = 8
 patch_size = 2

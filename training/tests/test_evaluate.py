@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffmoe_train import config as configs
 from diffmoe_train import data, export, train
@@ -102,6 +104,14 @@ def test_pictures_do_not_depend_on_the_batch_and_their_compute_is_counted(weight
     assert c.mean().item() == pytest.approx(mean, abs=1e-5)
 
 
+def test_pairs_can_be_drawn_at_random():
+    d = data.Dataset(torch.zeros(9, 3, 2, 2), [torch.arange(9) // 3, torch.arange(9) % 3], [])
+    a, b = emoji.pairs_of(d, 2)
+    assert len(a) == 18 and a[:4].tolist() == [0, 0, 0, 0] and b[:4].tolist() == [0, 0, 1, 1]
+    a, b = emoji.pairs_of(d, 1, 4)
+    assert len({(int(i), int(j)) for i, j in zip(a, b)}) == 4
+
+
 def test_the_judgement_is_right_about_right_and_wrong_pictures(emoji_root):
     parts = [data.load_emoji(emoji_root / "e/emoji.npz", emoji_root / "e/labels.json", 8,
                              ["red ball", "green ball", "blue ball", "red box"], 1, held_out=h) for h in (False, True)]
@@ -111,9 +121,9 @@ def test_the_judgement_is_right_about_right_and_wrong_pictures(emoji_root):
     class Oracle:
         """Answers from the gallery, so that only the counting is tested."""
 
-        def __call__(self, pictures):
+        def name(self, pictures):
             i = retrieval.nearest(pictures, x)[0]
-            return [torch.nn.functional.one_hot(c[i], 9).float() for c in columns]
+            return [c[i] for c in columns]
 
     good = emoji.judge(Oracle(), x, columns, x, columns, held)
     assert good["probe"]["both"]["share"] == good["nearest"]["both"]["share"] == 1
@@ -124,15 +134,25 @@ def test_the_judgement_is_right_about_right_and_wrong_pictures(emoji_root):
 
 def test_one_command_from_weights_to_tables(weights, monkeypatch):
     root, path = weights
-    monkeypatch.setattr(emoji.make_probe, "__defaults__", (20, 2, 0))
+    for name, value in (("SUBJECT_STEPS", 20), ("FOLDS", 2), ("STYLE_STEPS", 20)):
+        monkeypatch.setattr(emoji, name, value)
     monkeypatch.setattr(emoji, "load", lambda meta, r, real=emoji.load: real(meta, r, "e/emoji.npz", "e/labels.json"))
     out = root / "results/emoji.json"
     command.main(["emoji", "--weights", path, "--out", str(out), "--data-root", str(root), "--steps", "2",
-                  "--per-held-out", "3", "--probe", str(root / "probe.pt")])
+                  "--per-held-out", "3", "--probes", str(root / "probes"), "--pictures", str(root / "pictures"),
+                  "--sheet", str(root / "sheet.png")])
+    sheet = np.asarray(Image.open(root / "sheet.png"))[::3, ::3]
+    truth = data.load_emoji(root / "e/emoji.npz", root / "e/labels.json", 8, ["red box"], 1, held_out=True).images[0]
+    assert sheet.shape == (8, 38, 3) and (sheet[:, :8] == truth.permute(1, 2, 0).numpy()).all()
     r = json.loads(out.read_text())
     assert r["seen"]["probe"]["both"]["n"] == 11 and r["held_out"]["probe"]["both"]["n"] == 3
     assert r["settings"]["steps"] == 2 and r["settings"]["guidance"] == 1.5
     assert str(root) not in out.read_text()
+    assert len(list((root / "probes").iterdir())) == len(list((root / "pictures").iterdir())) == 2
+    monkeypatch.setattr(generate, "generate", None)  # the kept pictures are used, and give the same answer
+    command.main(["emoji", "--weights", path, "--out", str(out), "--data-root", str(root), "--steps", "2",
+                  "--per-held-out", "3", "--probes", str(root / "probes"), "--pictures", str(root / "pictures")])
+    assert json.loads(out.read_text()) == r
     page = root / "results.md"
     page.write_text("By hand.\n<!-- emoji seen -->\n<!-- end emoji seen -->\n<!-- eurosat classes -->\nkept\n"
                     "<!-- end eurosat classes -->\n")

@@ -1,6 +1,7 @@
 """Starting from a file, decay on demand, the log, and resuming."""
 
 import csv
+import datetime
 
 import pytest
 import torch
@@ -118,6 +119,16 @@ def test_the_decay_file_ends_a_run(emoji_root):
     (emoji_root / "runs/tiny/decay").touch()
     ck, _ = run_tiny(emoji_root, "--set", "train.decay_minutes=0.02", "--set", "train.steps=1000000")
     assert 0 < torch.load(ck, weights_only=False)["step"] < 5000
+
+
+def test_a_new_deadline_prolongs_a_run_that_has_ended(emoji_root):
+    steps = lambda ck: torch.load(ck, weights_only=False)["step"]
+    more = ["--set", "train.steps=3", "--set"]
+    past = "train.deadline=2020-01-01T00:00+00:00"
+    assert steps(run_tiny(emoji_root, *more, past)[0]) == 0
+    assert steps(run_tiny(emoji_root, "--resume", *more, past)[0]) == 0
+    later = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1)
+    assert steps(run_tiny(emoji_root, "--resume", *more, f"train.deadline={later.isoformat()}")[0]) == 3
 
 
 def test_the_log_splits_the_loss_by_noise_level(emoji_root):

@@ -12,7 +12,7 @@ from .. import data
 from ..export import load_exported
 from . import generate, probe, stats
 
-PROBE_STEPS = 2400  # batches of 64
+PROBE_STEPS = 2000  # batches of 64
 PATH = "eurosat/eurosat.npz"
 
 
@@ -22,10 +22,10 @@ def load(root, size):
     return [(d.images.float() / 127.5 - 1, d.columns[0]) for d in parts], parts
 
 
-def make_probe(train, test, classes, steps=PROBE_STEPS, seed=0):
-    judge, seconds = probe.train(train[0], [train[1]], [classes], "dihedral", steps, seed=seed)
+def make_probe(train, test, classes, seed=0):
+    judge, seconds = probe.train(train[0], [train[1]], [classes], "dihedral", PROBE_STEPS, seed=seed)
     found = probe.predict(judge, test[0])[0]
-    return judge, {"pictures": len(train[0]), "steps": steps, "seed": seed, "cpu_seconds": round(seconds, 1),
+    return judge, {"pictures": len(train[0]), "steps": PROBE_STEPS, "seed": seed, "cpu_seconds": round(seconds, 1),
                    "unseen": stats.share(found == test[1]),
                    "unseen_by_class": [stats.share(found[test[1] == c] == c) for c in range(classes)]}
 
@@ -44,15 +44,12 @@ def run(a):
     model, meta = load_exported(a.weights)
     (train, test), parts = load(a.data_root, meta["params"]["input_size"])
     names = meta["labels"][0]["values"]
-    if a.probe and os.path.exists(a.probe):
-        witness, report = probe.load(a.probe)
-    else:
-        witness, report = make_probe(train, test, len(names), seed=a.seed)
-        if a.probe:
-            probe.save(witness, report, a.probe)
+    witness, report = probe.kept(a.probes, "eurosat.pt", lambda: make_probe(train, test, len(names), a.seed))
     s = generate.settings(meta, a)
+    model.set_rule(s["rule"])
     asked = torch.arange(len(names)).repeat(a.per_class)
-    made, compute, seconds = generate.generate(model, [asked], s)
+    who = generate.identity(a.weights, meta)
+    made, compute, seconds = generate.kept(a.pictures, "eurosat", who["sha256"], model, [asked], s)
     found = probe.predict(witness, made)[0]
     classes = {}
     for c, name in enumerate(names):
@@ -60,7 +57,7 @@ def run(a):
         classes[name] = {**stats.share(found[of] == c), "C": float(compute[of].mean()),
                          "taken_for": {names[i]: int(k) for i, k in enumerate(found[of].bincount(minlength=len(names)))
                                        if k and i != c}}
-    return {"kind": "eurosat", "weights": generate.identity(a.weights, meta), "settings": s, "probe": report,
+    return {"kind": "eurosat", "weights": who, "settings": s, "probe": report,
             "chance": 1 / len(names), "per_class": a.per_class, "cpu_seconds": round(seconds, 1),
             "class": stats.share(found == asked), "classes": classes,
             "frechet_on_probe_features": distances(witness, made, train, test, a.seed),

@@ -2,9 +2,13 @@
 loss on real pictures by noise level."""
 
 import hashlib
+import json
+import os
 import time
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from .. import flow
 from ..export import TIMES
@@ -57,6 +61,22 @@ def generate(model, columns, s):
     model.record(False)
     x = ((torch.cat(x).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     return x, torch.cat(compute), time.process_time() - start
+
+
+def kept(folder, name, sha256, model, columns, s):
+    """``generate``, unless the folder holds the very same pictures: same weights, labels and settings."""
+    if not folder:
+        return generate(model, columns, s)
+    wanted = json.dumps([name, sha256, s, [c.tolist() for c in map(torch.as_tensor, columns)]])
+    path = os.path.join(folder, f"{name}-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}.safetensors")
+    if not os.path.exists(path):
+        x, compute, seconds = generate(model, columns, s)
+        os.makedirs(folder, exist_ok=True)
+        bytes_ = ((x + 1) * 127.5).round().to(torch.uint8)
+        save_file({"pictures": bytes_, "compute": compute}, path, metadata={"seconds": f"{seconds:.1f}"})
+    with safe_open(path, "pt") as f:
+        x, compute = f.get_tensor("pictures").float() / 127.5 - 1, f.get_tensor("compute")
+        return x, compute, float(f.metadata()["seconds"])
 
 
 @torch.no_grad()

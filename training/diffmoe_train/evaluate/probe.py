@@ -2,6 +2,7 @@
 are judged.  One trunk, one linear head per label column."""
 
 import math
+import os
 import time
 
 import torch
@@ -41,7 +42,7 @@ def jitter(x, g):
     grid = F.affine_grid(theta, x.shape, align_corners=False)
     x = F.grid_sample(x - 1, grid, padding_mode="zeros", align_corners=False) + 1
     x = (x - 1) * u(0.9, 1.1, 3)[:, :, None, None] + 1
-    return (x + u(0, 0.12)[:, None, None, None] * torch.randn(x.shape, generator=g)).clamp(-1, 1)
+    return (x + u(0, 0.08)[:, None, None, None] * torch.randn(x.shape, generator=g)).clamp(-1, 1)
 
 
 def dihedral(x, g):
@@ -113,3 +114,15 @@ def load(path):
     probe = Probe(s["heads"], s["width"])
     probe.load_state_dict(s["state"])
     return probe.eval(), s["report"]
+
+
+def kept(folder, name, make):
+    """(probe, report) from the folder, or made now and kept there (no folder: not kept)."""
+    path = folder and os.path.join(folder, name)
+    if path and os.path.exists(path):
+        return load(path)
+    judge, report = make()
+    if path:
+        os.makedirs(folder, exist_ok=True)
+        save(judge, report, path)
+    return judge, report

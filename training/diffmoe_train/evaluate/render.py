@@ -40,22 +40,27 @@ def emoji_agreement(runs, part):
     rows.append(["median distance to the nearest real picture (8-bit levels, RMS)",
                  *(f"{r[part]['distance']['median']:.1f}" for r in runs), ""])
     rows.append(["C while sampling", *(f"{r[part]['C']['mean']:.2f}" for r in runs), ""])
-    return table([f"{part.replace('_', '-')} pairs", *(r["title"] for r in runs), "chance"], rows)
+    n = runs[-1][part]
+    return table([f"{n['pairs']} {part.replace('_', '-')} pairs, {n['per_pair']} each", *(r["title"] for r in runs), "chance"], rows)
 
 
 def emoji_styles(runs):
     keys = list(runs[-1]["seen"]["by_style"]["C"])
     parts = [("subject_right", percent), ("style_right", percent), ("C", lambda v: f"{v:.2f}")]
-    head = ["style", *(f"{name}, {r['title']}" for name in ("subject right", "style right", "C") for r in runs)]
-    return table(head, [[k, *(f(r["seen"]["by_style"][p][k]) for p, f in parts for r in runs)] for k in keys])
+    head = ["style", "style right, real", *(f"{name}, {r['title']}" for name in ("subject right", "style right", "C")
+                                            for r in runs)]
+    real = [percent(s["share"]) for s in runs[-1]["probe"]["style"]["unseen_by_style"]]
+    return table(head, [[k, real[i], *(f(r["seen"]["by_style"][p][k]) for p, f in parts for r in runs)]
+                        for i, k in enumerate(keys)])
 
 
 def emoji_probe(runs):
     p = runs[-1]["probe"]
     rows = [["pictures it never saw", "unseen"], ["the same, moved, turned, recoloured and noisy", "unseen_augmented"],
             ["its own pictures, moved, turned, recoloured and noisy", "own_augmented"]]
-    return table(["the probe on real pictures", "subject", "style", "both"],
-                 [[name, *(cell(p[k][w]) for w in ("subject", "style", "both"))] for name, k in rows])
+    of = lambda r, key: cell(r[key]) if key in r else "–"
+    return table(["right on real pictures", f"subject probe ({p['subject']['folds']}-fold)", "style probe"],
+                 [[name, of(p["subject"], k), of(p["style"], k)] for name, k in rows])
 
 
 def noise(columns):
