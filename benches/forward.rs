@@ -34,6 +34,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .iter()
             .map(|table| (0..batch as u32).map(|b| b % table.null.max(1)).collect())
             .collect(),
+        prompts: vec![String::new(); if config.text.is_some() { batch } else { 0 }],
+        negative: String::new(),
         routing: Routing { rule: RoutingRule::Pool, gamma: None, shift: 0.0 },
     };
     let time = 0.45;

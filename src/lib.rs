@@ -6,6 +6,7 @@
 //! | module | in one sentence |
 //! |---|---|
 //! | [`platform`] | hides the operating system or the browser |
+//! | [`tokenizer`] | splits prompts into numbers |
 //! | [`checkpoint`] | reads safetensors and PyTorch files into named, checked tensors, and writes model files |
 //! | [`gpu`] | makes buffers and runs recorded work |
 //! | [`kernels`] | says what one dispatch computes |
@@ -33,6 +34,7 @@ pub mod model;
 pub mod picture;
 pub mod platform;
 pub mod sampler;
+pub mod tokenizer;
 pub mod trace;
 pub mod vae;
 #[cfg(feature = "web")]

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 /// Modules from the bottom up; each may import from those before it, and from itself.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "platform",
+    "tokenizer",
     "checkpoint",
     "gpu",
     "kernels",

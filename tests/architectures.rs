@@ -67,7 +67,12 @@ fn check(text: &str, seed: u64) {
         let taken: u32 = routes.iter().flatten().map(|mask| mask.count_ones()).sum();
         assert_eq!(taken > 0, !config.moe_blocks().is_empty(), "experts have something to do");
         let routing = Routing { rule, ..Routing::default() };
-        let run = RunSpec { latent: latent.clone(), labels: labels.clone(), routing };
+        let run = RunSpec {
+            latent: latent.clone(),
+            labels: labels.clone(),
+            routing,
+            ..RunSpec::default()
+        };
         let on_cpu = Arc::new(CpuModel::load(&checkpoint).unwrap());
         compare(&mut CpuEngine::new(on_cpu, batch), &run, &times, &want);
         for profile in [Profile::Software, Profile::Gpu] {

@@ -76,7 +76,7 @@ fn tiny(kind: &str) -> Checkpoint {
 /// The tiny model's input, `[3, 4, 4, 4]`.
 fn tiny_run(labels: [u32; 3], routing: Routing) -> RunSpec {
     let latent = (0..192).map(|i| (0.9 * f64::from(i) + 0.1).sin() as f32).collect();
-    RunSpec { latent, labels: vec![labels.to_vec()], routing }
+    RunSpec { latent, labels: vec![labels.to_vec()], routing, ..RunSpec::default() }
 }
 
 fn tap<'a>(taps: &'a Taps, name: &str) -> &'a [f32] {
@@ -385,6 +385,7 @@ fn with_the_token_rule_a_sample_does_not_depend_on_its_batch_mates() {
         latent: run.latent[64..128].to_vec(),
         labels: vec![vec![7]],
         routing: run.routing,
+        ..RunSpec::default()
     };
     let one = sample(&mut cpu_engine(&checkpoint, 1), &alone, false, 2, 1.5, 9);
     assert_eq!(three[1].latent[64..128], one[1].latent[..]);
@@ -445,7 +446,12 @@ fn recorded_passes_and_samples_are_reproduced() {
         let checkpoint = Checkpoint::open(&folder.join("model.safetensors")).unwrap();
         let io = read_io(&folder.join("io.safetensors"));
         let labels: Vec<u32> = io["y"].iter().map(|&y| y as u32).collect();
-        let run = RunSpec { latent: io["x"].clone(), labels: vec![labels], routing: OFFICIAL };
+        let run = RunSpec {
+            latent: io["x"].clone(),
+            labels: vec![labels],
+            routing: OFFICIAL,
+            ..RunSpec::default()
+        };
         let mut engine = cpu_engine(&checkpoint, io["t"].len());
         let taps = engine.forward_with_taps(&run, &io["t"]).unwrap();
         let mut compared = 0;

@@ -82,6 +82,7 @@ impl Case {
             latent: self.tensor("x"),
             labels: self.labels(),
             routing: Routing { rule: RoutingRule::Pool, ..Routing::default() },
+            ..RunSpec::default()
         }
     }
 
@@ -485,6 +486,7 @@ fn the_token_rule_does_not_depend_on_batch_mates() {
         latent: all.latent[..all.latent.len() / batch].to_vec(),
         labels: vec![all.labels[0][..1].to_vec()],
         routing: all.routing,
+        ..RunSpec::default()
     };
     let steps: Vec<_> = (0..2).map(|i| euler(i, 2, 1.5)).collect();
     let mut together = GpuEngine::new(model.clone(), batch).unwrap();

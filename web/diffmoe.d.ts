@@ -51,13 +51,17 @@ export type Label = string | number;
 export interface SampleOptions {
   /** By label table; a table that is not named gets random rows from the seed. */
   labels?: Record<string, Label | Label[]>;
+  /** What to draw, in words, for a model that reads prompts. */
+  prompt?: string;
+  /** What not to draw, in words. */
+  negative?: string;
   /** Whole number; the same seed and settings give the same picture. Default: random. */
   seed?: number;
   steps?: number;
   /** 1 is none. */
   guidance?: number;
-  /** `heun` evaluates the model twice in a step. */
-  solver?: "euler" | "heun";
+  /** `heun` evaluates the model twice in a step, `dopri5` chooses its steps; `ddpm` and `ddim` are for DDPM models. */
+  solver?: "euler" | "heun" | "dopri5" | "ddpm" | "ddim";
   /** Pictures that are drawn together, 1 to 64. Default: 1. */
   count?: number;
   /** `token` (default): each token for itself; `pool`: the tokens of all pictures compete, as in the paper. */

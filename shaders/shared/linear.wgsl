@@ -24,9 +24,10 @@ const SILU = 1u;
 const GELU = 2u;
 const SWIGLU = 3u;
 
-// Where the result v goes: y = v, y += side ⊙ v (a gated residual), or y = v + side (a table).
+// Where the result v goes: y = v, y += side ⊙ v (a gated residual), y = v + side (a table), or y += v.
 const GATED = 1u;
 const TABLE = 2u;
+const ADD = 3u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;           // (S, K)
@@ -75,6 +76,8 @@ fn store(row: u32, n: u32, product: f32, up: f32) {
         y[at] += side[row / params.side_rows * params.side_stride + side_column] * v;
     } else if params.epilogue == TABLE {
         y[at] = v + side[row % params.side_rows * params.side_stride + side_column];
+    } else if params.epilogue == ADD {
+        y[at] += v;
     } else {
         y[at] = v;
     }

@@ -193,6 +193,8 @@ fn time_steps(
             .iter()
             .map(|table| (0..arguments.batch as u32).map(|i| i % table.null.max(1)).collect())
             .collect(),
+        prompts: vec![String::new(); if config.text.is_some() { arguments.batch } else { 0 }],
+        negative: String::new(),
         routing: Routing::default(),
     });
     let bar = ProgressBar::new(u64::from(arguments.steps));

@@ -61,6 +61,18 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     for table in &config.labels {
         println!("  {:<13} {}", table.name, labels(&table.values, table.null));
     }
+    if let Some(text) = &config.text {
+        println!(
+            "  text          prompts of up to {} tokens out of {}; encoder of {} layers, width {}",
+            text.max_length - 2,
+            text.vocab_size,
+            text.depth,
+            text.hidden_size
+        );
+        if !text.examples.is_empty() {
+            println!("  examples      {}", text.examples.join(" · "));
+        }
+    }
     let defaults = &config.defaults;
     println!(
         "  sampling      {} with {} steps, guidance {}",

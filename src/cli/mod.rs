@@ -40,7 +40,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    Sample(sample::Arguments),
+    Sample(Box<sample::Arguments>),
     Decode(decode::Arguments),
     Verify(verify::Arguments),
     Info(info::Arguments),

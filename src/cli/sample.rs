@@ -1,6 +1,6 @@
 //! `diffmoe sample`: from a model to a picture file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime};
@@ -26,6 +26,7 @@ use super::{BackendName, Outcome, decoder, model_file};
 #[command(after_help = "Examples:
   diffmoe sample
   diffmoe sample --class SeaLake,Industrial --count 8 --trace routing.json
+  diffmoe sample --model my-text-model.safetensors --prompt \"a robot, fluent 3d\" --negative \"blob\"
   diffmoe sample --gamma 0.3              # lower threshold: more experts for each token
   diffmoe sample --model my-model.safetensors --steps 50 --solver heun --seed 7 --out seven.png")]
 pub(super) struct Arguments {
@@ -38,6 +39,13 @@ pub(super) struct Arguments {
     /// Drawing style, for models that know styles; as `--class`.
     #[arg(long, value_name = "NAME|NUMBER", value_delimiter = ',')]
     style: Vec<String>,
+    /// What to draw, in words, for models that read text; give it several times to draw several in turn.
+    /// Default: the model's examples.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Vec<String>,
+    /// What to lead away from, in words, for models that read text. Needs a guidance above 1.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    negative: String,
     /// Seed of the noise and of random classes. Default: a new one each time.
     #[arg(long)]
     seed: Option<u64>,
@@ -50,7 +58,7 @@ pub(super) struct Arguments {
     /// How to get from noise to data. Default: the model's.
     #[command(flatten)]
     solver: SolverOptions,
-    /// Number of pictures. Default: 16, or four of each class that was named.
+    /// Number of pictures. Default: 16, or four of each class or prompt that was given.
     #[arg(long)]
     count: Option<usize>,
     /// Pictures that share one pass through the model.
@@ -111,7 +119,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let seed = arguments.seed.unwrap_or_else(new_seed);
     let settings = settings(arguments, config, seed)?;
     settings.check(config)?;
-    let count = settings.labels[0].len();
+    let count = settings.pictures();
+    note_cut_prompts(config, &settings);
     if !(1..=256).contains(&arguments.batch) {
         return Err(
             format!("a batch of {} is not possible; choose 1 to 256", arguments.batch).into()
@@ -160,8 +169,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
                 engine
             }
         };
-        let labels = settings.labels.iter().map(|rows| rows[first..first + size].to_vec());
-        let batch = Settings { labels: labels.collect(), ..settings.clone() };
+        let batch = settings.part(first..first + size);
         let run = Run::start(engine, config, batch, first as u64);
         let done = bar.position();
         let part = (size as u64 * PROGRESS) as f32;
@@ -259,7 +267,12 @@ fn settings(
     if !arguments.style.is_empty() && config.labels.iter().all(|t| t.name != "style") {
         return Err(format!("{} knows no styles; leave --style out", config.name).into());
     }
-    let classes = arguments.class.len().max(arguments.style.len());
+    if !arguments.class.is_empty() && config.labels.iter().all(|t| t.name == "style") {
+        return Err(
+            format!("{} knows no classes; say what to draw with --prompt", config.name).into()
+        );
+    }
+    let classes = arguments.class.len().max(arguments.style.len()).max(arguments.prompt.len());
     let count = arguments.count.unwrap_or(if classes == 0 { 16 } else { 4 * classes });
     if !(1..=MAX_COUNT).contains(&count) {
         return Err(format!("{count} pictures are not possible; choose 1 to {MAX_COUNT}").into());
@@ -281,12 +294,36 @@ fn settings(
     };
     Ok(Settings {
         labels,
+        prompts: prompts(arguments, config, count),
+        negative: arguments.negative.clone(),
         seed,
         steps: arguments.steps.unwrap_or(defaults.steps),
         guidance: arguments.cfg.unwrap_or(defaults.guidance),
         solver,
         routing: Routing { rule, gamma: arguments.gamma, shift: arguments.threshold_shift },
     })
+}
+
+/// A prompt for each picture: those that were given in turn, or the model's examples, or none.
+fn prompts(arguments: &Arguments, config: &Config, count: usize) -> Vec<String> {
+    let nothing = [String::new()];
+    let given = match &config.text {
+        _ if !arguments.prompt.is_empty() => &arguments.prompt[..],
+        Some(text) if !text.examples.is_empty() => &text.examples,
+        Some(_) => &nothing,
+        None => &[],
+    };
+    given.iter().cycle().take(count).cloned().collect()
+}
+
+/// Says which prompts are longer than the model reads.
+fn note_cut_prompts(config: &Config, settings: &Settings) {
+    let Some(text) = &config.text else { return };
+    let tokenizer = text.tokenizer();
+    let asked: BTreeSet<_> = settings.prompts.iter().chain([&settings.negative]).collect();
+    for prompt in asked.into_iter().filter(|p| tokenizer.encode(p, text.max_length).is_cut) {
+        eprintln!("note: the model reads only the beginning of {prompt:?}");
+    }
 }
 
 /// A row of a label table by name or number, or an error that shows what there is.
@@ -321,7 +358,7 @@ fn resolve(table: &LabelTable, text: &str) -> Result<u32, String> {
 
 fn headline(config: &Config, settings: &Settings, device: &str) -> String {
     let Settings { steps, guidance, solver, seed, .. } = settings;
-    let pictures = settings.labels[0].len();
+    let pictures = settings.pictures();
     let steps = match solver {
         Solver::Dopri5(tolerance) => format!("tolerance {}", tolerance.relative),
         _ => format!("{steps} steps"),
@@ -336,21 +373,22 @@ fn headline(config: &Config, settings: &Settings, device: &str) -> String {
 fn report_capacity(trace: &Trace, settings: &Settings, config: &Config) {
     let Some(capacity) = trace.capacity() else { return };
     println!("capacity C = {capacity:.2}: mean number of experts that worked on a token");
-    let mut by_label: BTreeMap<u32, (f32, u32)> = BTreeMap::new();
-    for (&row, c) in settings.labels[0].iter().zip(trace.capacity_by_picture()) {
-        let entry = by_label.entry(row).or_default();
+    let names: Vec<String> = match (settings.labels.first(), config.labels.first()) {
+        _ if !settings.prompts.is_empty() => settings.prompts.clone(),
+        (Some(rows), Some(table)) => rows.iter().map(|&row| table.label(row)).collect(),
+        _ => return,
+    };
+    let mut by_name: BTreeMap<&str, (f32, u32)> = BTreeMap::new();
+    for (name, c) in names.iter().zip(trace.capacity_by_picture()) {
+        let entry = by_name.entry(name).or_default();
         entry.0 += c;
         entry.1 += 1;
     }
-    let mut means: Vec<(f32, u32)> =
-        by_label.into_iter().map(|(row, (sum, n))| (sum / n as f32, row)).collect();
+    let mut means: Vec<(f32, &str)> =
+        by_name.into_iter().map(|(name, (sum, n))| (sum / n as f32, name)).collect();
     means.sort_by(|a, b| b.0.total_cmp(&a.0));
-    if let ([(most, dense), .., (least, plain)], table) = (means.as_slice(), &config.labels[0]) {
-        println!(
-            "  most for {} {most:.2}, least for {} {least:.2}",
-            table.label(*dense),
-            table.label(*plain)
-        );
+    if let [(most, dense), .., (least, plain)] = means.as_slice() {
+        println!("  most for {dense} {most:.2}, least for {plain} {least:.2}");
     }
 }
 
@@ -395,6 +433,8 @@ mod tests {
         });
         let controls = Controls {
             choices: choices.collect(),
+            prompt: String::new(),
+            negative: String::new(),
             seed: 9,
             steps: 11,
             guidance: 1.75,

@@ -44,6 +44,11 @@ struct Case {
     heun_steps: u32,
     #[serde(default = "no_guidance")]
     cfg_scale: f32,
+    /// One for each sample, where the model reads text.
+    #[serde(default)]
+    prompts: Vec<String>,
+    #[serde(default)]
+    negative: String,
 }
 
 fn no_guidance() -> f32 {
@@ -87,7 +92,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     }
     let checkpoint = Checkpoint::open(&folder.join("model.safetensors"))?;
     let config = checkpoint.config();
-    let input = Inputs::read(&io, config)?;
+    let input = Inputs::read(&io, config, &case)?;
     let model = OpenModel::open(&checkpoint, arguments.backend.into(), WeightPrecision::F32)?;
     if let Some(note) = model.note() {
         eprintln!("note: {note}");
@@ -127,7 +132,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn read(io: &SafeTensors<'_>, config: &Config) -> Result<Self, String> {
+    fn read(io: &SafeTensors<'_>, config: &Config, case: &Case) -> Result<Self, String> {
         let x = record(io, "x")?;
         let t = record(io, "t")?;
         let batch = t.values.len();
@@ -143,8 +148,14 @@ impl Inputs {
             }
             labels.push(rows);
         }
+        if config.text.is_some() && case.prompts.len() != batch {
+            return Err(format!(
+                "case.json needs a list \"prompts\" of {batch}: the model reads text"
+            ));
+        }
         let routing = Routing { rule: RoutingRule::Pool, ..Routing::default() };
-        let run = RunSpec { latent: x.values, labels, routing };
+        let (prompts, negative) = (case.prompts.clone(), case.negative.clone());
+        let run = RunSpec { latent: x.values, labels, prompts, negative, routing };
         Ok(Self { shape: x.shape, times: t.values, run })
     }
 }
@@ -193,6 +204,8 @@ fn sample(
     let Ok(solver) = Solver::from_str(solver) else { return Ok(None) };
     let settings = Settings {
         labels: input.run.labels.clone(),
+        prompts: input.run.prompts.clone(),
+        negative: input.run.negative.clone(),
         seed: 0,
         steps: if solver == Solver::Heun { case.heun_steps } else { case.steps },
         guidance: if guidance == "nocfg" { 1.0 } else { case.cfg_scale },

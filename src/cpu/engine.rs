@@ -8,17 +8,21 @@ use web_time::Instant;
 use super::forward::{Activations, Input, moe_block, run_stage, stage_kind, stages};
 use super::math::vector_width;
 use super::slots::Slots;
+use super::text::{Encoded, Reading, encode};
 use super::weights::Weights;
 use crate::checkpoint::Checkpoint;
 use crate::model::{
     Branch, Config, Engine, EngineError, ForwardRouting, LayerRouting, Op, Progress, Routing,
-    RunSpec, Slot, Snapshot, Stage, StageTimes, Taps,
+    RunPrompts, RunSpec, Slot, Snapshot, Stage, StageTimes, Taps, TextConfig,
 };
+use crate::tokenizer::Tokenizer;
 
 /// A model in memory, for engines of any batch size.
 pub struct CpuModel {
     config: Config,
     weights: Weights,
+    /// Only where the model reads text
+    tokenizer: Option<Tokenizer>,
 }
 
 impl CpuModel {
@@ -35,8 +39,9 @@ impl CpuModel {
     /// # Errors
     /// As [`CpuModel::load`].
     pub async fn request(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
-        let weights = Weights::load(checkpoint).await?;
-        Ok(Self { config: checkpoint.config().clone(), weights })
+        let config = checkpoint.config().clone();
+        let tokenizer = config.text.as_ref().map(TextConfig::tokenizer);
+        Ok(Self { config, weights: Weights::load(checkpoint).await?, tokenizer })
     }
 
     /// What computes, for people.
@@ -65,6 +70,8 @@ pub struct CpuEngine {
     labels: Vec<Vec<u32>>,
     /// The null rows, in the same form
     null_labels: Vec<Vec<u32>>,
+    /// The prompts of the run, where the model reads text
+    prompts: Option<Prompts>,
     routing: Routing,
     /// Finished steps
     steps: u32,
@@ -83,6 +90,27 @@ pub struct CpuEngine {
     /// What to report at the end of the step
     reports: Vec<Slot>,
     snapshots: VecDeque<Snapshot>,
+}
+
+/// The prompts of a run and what the encoder made of them.
+struct Prompts {
+    run: RunPrompts,
+    /// For each sample its prompt in the conditional passes, then in the unconditional ones: `[2B]`
+    of_samples: Vec<usize>,
+    encoded: Vec<Encoded>,
+}
+
+impl Prompts {
+    /// What the samples of a pass see; of both branches one after the other without a branch.
+    fn reading(&self, branch: Option<Branch>) -> Reading<'_> {
+        let (asked, avoided) = self.of_samples.split_at(self.of_samples.len() / 2);
+        let of_samples = match branch {
+            Some(Branch::Conditional) => asked,
+            Some(Branch::Unconditional) => avoided,
+            None => &self.of_samples,
+        };
+        Reading { prompts: &self.encoded, of_samples }
+    }
 }
 
 /// What a pass over `2B` samples needs.
@@ -110,6 +138,7 @@ impl CpuEngine {
             slots: Slots::new(config, batch),
             labels: Vec::new(),
             null_labels: config.labels.iter().map(|table| vec![table.null; batch]).collect(),
+            prompts: None,
             routing: Routing::default(),
             steps: 0,
             ops: VecDeque::new(),
@@ -191,9 +220,14 @@ impl CpuEngine {
         };
         // Taken out for the time of the pass, because the input is a slot too.
         let mut output = std::mem::take(&mut self.slots.outputs[usize::from(to)]);
-        let input =
-            Input { sample: self.slots.sample(input), times, labels, routing: self.routing };
-        let CpuModel { config, weights } = &*self.model;
+        let input = Input {
+            sample: self.slots.sample(input),
+            times,
+            labels,
+            text: self.prompts.as_ref().map(|prompts| prompts.reading(Some(branch))),
+            routing: self.routing,
+        };
+        let CpuModel { config, weights, .. } = &*self.model;
         run_stage(stage, config, weights, &mut self.activations, &input, &mut output);
         self.slots.outputs[usize::from(to)] = output;
         if let Some(block) = moe_block(&self.model.config, stage) {
@@ -203,7 +237,7 @@ impl CpuEngine {
 
     /// Computes one stage of a pass over both branches.
     fn joint_stage(&mut self, stage: usize, input: Slot, time: f32) {
-        let CpuModel { config, weights } = &*self.model;
+        let CpuModel { config, weights, .. } = &*self.model;
         let batch = self.activations.batch;
         let joint = self.joint.get_or_insert_with(|| {
             Box::new(Joint {
@@ -220,7 +254,8 @@ impl CpuEngine {
         }
         let Joint { activations, sample, labels, output } = &mut **joint;
         let times = vec![time; 2 * batch];
-        let input = Input { sample, times: &times, labels, routing: self.routing };
+        let text = self.prompts.as_ref().map(|prompts| prompts.reading(None));
+        let input = Input { sample, times: &times, labels, text, routing: self.routing };
         run_stage(stage, config, weights, activations, &input, output);
         if let Some(block) = moe_block(config, stage) {
             self.layers.push(LayerRouting { block, masks: activations.masks.clone() });
@@ -254,6 +289,38 @@ impl CpuEngine {
             });
         }
         Progress::Done
+    }
+
+    /// Splits the prompts of a run into tokens and encodes them.
+    fn encode(&self, run: &RunSpec) -> Option<Prompts> {
+        let CpuModel { config, weights, tokenizer } = &*self.model;
+        let length = config.text.as_ref()?.max_length;
+        assert_eq!(run.prompts.len(), self.activations.batch, "one prompt for each sample");
+        let run = RunPrompts::new(tokenizer.as_ref()?, length, &run.prompts, &run.negative);
+        let encoded = encode(config, weights, &run);
+        Some(Prompts { of_samples: run.of_samples.concat(), encoded, run })
+    }
+
+    /// What the prompts became, sample by sample as the conditional passes see them.
+    fn tap_text(&self, taps: &mut Taps) {
+        let (Some(prompts), Some(text)) = (&self.prompts, &self.model.config.text) else { return };
+        let (batch, length) = (self.activations.batch, text.max_length);
+        for (branch, name) in ["tokens", "negative_tokens"].into_iter().enumerate() {
+            taps.push((name.into(), vec![batch, length], prompts.run.ids(branch)));
+        }
+        let seen = |part: &dyn Fn(&Encoded) -> &[f32]| -> Vec<f32> {
+            let asked = prompts.reading(Some(Branch::Conditional)).of_samples.iter();
+            asked.flat_map(|&prompt| part(&prompts.encoded[prompt])).copied().collect()
+        };
+        let shape = |columns: usize| vec![batch, length, columns];
+        taps.push(("text.out".into(), shape(text.hidden_size), seen(&|p| &p.states)));
+        let pooled = vec![batch, self.model.config.hidden_size];
+        taps.push(("text.pooled".into(), pooled, seen(&|p| &p.pooled)));
+        for block in 0..self.model.config.depth {
+            let columns = 2 * self.model.config.num_heads * self.model.config.head_dim;
+            let name = format!("blocks.{block}.kv");
+            taps.push((name, shape(columns), seen(&|p| &p.memory[block])));
+        }
     }
 
     /// The taps that follow from the activations after a stage.
@@ -305,6 +372,7 @@ impl Engine for CpuEngine {
         }
         self.slots.latent.clone_from(&run.latent);
         self.labels.clone_from(&run.labels);
+        self.prompts = rayon::scope(|_| self.encode(run));
         self.routing = run.routing;
         self.steps = 0;
         self.stages_done = 0;
@@ -341,6 +409,7 @@ impl Engine for CpuEngine {
         assert_eq!(times.len(), self.activations.batch, "times");
         self.start(run);
         let mut taps = Taps::new();
+        self.tap_text(&mut taps);
         let output = Slot::Output(0);
         for stage in 0..stages(&self.model.config) {
             self.stage(stage, Slot::Latent, output, times, Branch::Conditional);

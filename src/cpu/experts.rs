@@ -54,7 +54,7 @@ pub(super) fn moe(config: &Config, layer: &Moe, a: &mut Activations, routing: Ro
 
     let (d, e) = (config.hidden_size, config.num_experts);
     let Activations { x, h, modulation, gate, masks, assignments, expert_rows, scratch, .. } = a;
-    add_rows(config, x, &modulation[5], scratch, |first, out, scratch| {
+    add_rows(config, x, Some(&modulation[5]), scratch, |first, out, scratch| {
         match &layer.shared_experts {
             Some(ffn) => ffn.apply(|r| row_of(h, d, first + r), scratch, out),
             None => out.fill(0.0),

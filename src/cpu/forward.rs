@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! x = patches(sample) + positions                                   [S, D]    stage 0
-//! c = mlp(sinusoid(t)) + Σ labels                                   [B, D]
+//! c = mlp(sinusoid(t)) + prompt + Σ labels                          [B, D]
 //! for each block, with (shift, scale, gate) ×2 = Linear(SiLU(c)):
 //!     x += gate ⊙ Attention(LN(x)·(1 + scale) + shift)                        stage 1 + 2i
+//!     x += Attention to the prompt, where the model reads text                    stage 1 + 2i
 //!     x += gate ⊙ FFN or MoE(LN(x)·(1 + scale) + shift)                       stage 2 + 2i
 //! output = unpatchify(Linear(LN(x)·(1 + scale) + shift))  [B, C_out, h, w]    last stage
 //! ```
@@ -17,10 +18,11 @@ use rayon::prelude::*;
 
 use super::experts::moe;
 use super::math::{
-    TIME_DIMS, add_gated, head_norm, modulated_norm, silu, softmax_rows, time_embedding,
+    TIME_DIMS, add_gated, add_scaled, head_norm, modulated_norm, silu, softmax_rows, time_embedding,
 };
 use super::matmul::Matrix;
 use super::router::Assignments;
+use super::text::{Reading, cross_attention};
 use super::threads::{Scratch, ScratchPool, row_chunk};
 use super::weights::{Block, Linear, Mlp, Weights};
 use crate::model::{Config, Routing, Stage};
@@ -38,9 +40,9 @@ pub(super) struct Activations {
     /// The modulation at hand: shift, scale and gate, twice, each `[B, D]`
     pub(super) modulation: Vec<Vec<f32>>,
     /// `[S, 3·H·d]`
-    qkv: Vec<f32>,
+    pub(super) qkv: Vec<f32>,
     /// Attention's weighted sums of values, `[B, H, T, d]`
-    mixed: Vec<f32>,
+    pub(super) mixed: Vec<f32>,
     /// Patches on their way in, `[S, C·p·p]`, and out, `[S, p·p·C_out]`
     patches: Vec<f32>,
     /// Softmax of the gate, `[S, E]`
@@ -93,6 +95,8 @@ pub(super) struct Input<'a> {
     pub(super) times: &'a [f32],
     /// For each label table, `[B]`
     pub(super) labels: &'a [Vec<u32>],
+    /// The prompts that the samples see, where the model reads text
+    pub(super) text: Option<Reading<'a>>,
     /// How experts pick
     pub(super) routing: Routing,
 }
@@ -138,12 +142,15 @@ pub(super) fn run_stage(
     if stage % 2 == 1 {
         modulate(&block.ada_ln, a);
         attention(config, block, a);
+        if let (Some(cross), Some(text)) = (&block.cross_attn, input.text) {
+            cross_attention(config, (stage / 2, cross), a, text);
+        }
     } else {
         normalise(a, config, 3);
         match &block.mlp {
             Mlp::Dense(ffn) => {
                 let Activations { x, h, modulation, scratch, .. } = a;
-                add_rows(config, x, &modulation[5], scratch, |first, out, scratch| {
+                add_rows(config, x, Some(&modulation[5]), scratch, |first, out, scratch| {
                     ffn.apply(|r| row_of(h, config.hidden_size, first + r), scratch, out);
                 });
             }
@@ -193,6 +200,9 @@ fn embed_conditions(config: &Config, w: &Weights, a: &mut Activations, input: &I
         w.t_embedder_0.apply(|_| &sinusoid, &mut hidden);
         silu(&mut hidden);
         w.t_embedder_2.apply(|_| &hidden, c);
+        if let Some(text) = &input.text {
+            c.iter_mut().zip(text.pooled(b)).for_each(|(c, p)| *c += p);
+        }
         for (table, rows) in w.label_tables.iter().zip(input.labels) {
             let label = row_of(table, d, rows[b] as usize);
             c.iter_mut().zip(label).for_each(|(c, l)| *c += l);
@@ -225,11 +235,11 @@ fn normalise(a: &mut Activations, config: &Config, which: usize) {
     });
 }
 
-/// `x += gate ⊙ y`, where `y(first row, out, scratch)` writes some rows of `y`.
+/// `x += gate ⊙ y`, or `x += y`, where `y(first row, out, scratch)` writes some rows of `y`.
 pub(super) fn add_rows(
     config: &Config,
     x: &mut [f32],
-    gate: &[f32],
+    gate: Option<&[f32]>,
     scratch: &ScratchPool,
     y: impl Fn(usize, &mut [f32], &mut Scratch) + Sync,
 ) {
@@ -242,7 +252,10 @@ pub(super) fn add_rows(
             out.resize(x.len(), 0.0);
             y(first, &mut out, scratch);
             for (r, (x, y)) in x.chunks_exact_mut(d).zip(out.chunks_exact(d)).enumerate() {
-                add_gated(x, row_of(gate, d, (first + r) / t), y);
+                match gate {
+                    Some(gate) => add_gated(x, row_of(gate, d, (first + r) / t), y),
+                    None => add_scaled(x, 1.0, y),
+                }
             }
             scratch.out = out;
         });
@@ -255,7 +268,7 @@ fn attention(config: &Config, block: &Block, a: &mut Activations) {
         (config.hidden_size, config.tokens(), config.num_heads, config.head_dim);
     let attn = heads * width;
     normalise(a, config, 0);
-    let Activations { x, h, qkv, mixed, modulation, scratch, .. } = a;
+    let Activations { h, qkv, mixed, scratch, .. } = a;
 
     let rows = row_chunk(h.len() / d);
     qkv.par_chunks_mut(rows * 3 * attn).enumerate().for_each(|(chunk, qkv)| {
@@ -280,7 +293,22 @@ fn attention(config: &Config, block: &Block, a: &mut Activations) {
         scratch.with(|scratch| one_head(t, width, part, scratch, out));
     });
 
-    add_rows(config, x, &modulation[2], scratch, |first, out, scratch| {
+    project_heads(config, &block.proj, a, Some(2));
+}
+
+/// `x += proj(what all heads gathered)`, gated by a part of the modulation where one is named.
+pub(super) fn project_heads(
+    config: &Config,
+    proj: &Linear,
+    a: &mut Activations,
+    gate: Option<usize>,
+) {
+    let (d, t, heads, width) =
+        (config.hidden_size, config.tokens(), config.num_heads, config.head_dim);
+    let attn = heads * width;
+    let Activations { x, mixed, modulation, scratch, .. } = a;
+    let gate = gate.map(|part| &*modulation[part]);
+    add_rows(config, x, gate, scratch, |first, out, scratch| {
         let rows = out.len() / d;
         let joined = &mut scratch.hidden;
         joined.resize(rows * attn, 0.0);
@@ -290,13 +318,14 @@ fn attention(config: &Config, block: &Block, a: &mut Activations) {
                 part.copy_from_slice(row_of(mixed, width, (b * heads + head) * t + token));
             }
         }
-        block.proj.apply(|r| row_of(joined, attn, r), out);
+        proj.apply(|r| row_of(joined, attn, r), out);
     });
 }
 
-/// `softmax(q·kᵀ/√d)·v` of one head of one sample, `[T, d]`; `part(0 | 1 | 2, token)` is a query, key or value.
-fn one_head<'a>(
-    t: usize,
+/// `softmax(q·kᵀ/√d)·v` of one head of one sample, `[T, d]`, over `count` keys; `part(0 | 1 | 2, token)` is a
+/// query, key or value.
+pub(super) fn one_head<'a>(
+    count: usize,
     width: usize,
     part: impl Fn(usize, usize) -> &'a [f32],
     scratch: &mut Scratch,
@@ -305,13 +334,13 @@ fn one_head<'a>(
     /// Queries at a time, so that their scores stay in the cache.
     const QUERIES: usize = 48;
     let Scratch { keys, values, hidden: scores, .. } = scratch;
-    Matrix::pack_rows(keys, t, width, |token| part(1, token));
-    Matrix::pack_columns(values, width, t, |token| part(2, token));
+    Matrix::pack_rows(keys, count, width, |token| part(1, token));
+    Matrix::pack_columns(values, width, count, |token| part(2, token));
     for (chunk, out) in out.chunks_mut(QUERIES * width).enumerate() {
-        scores.resize(out.len() / width * t, 0.0);
+        scores.resize(out.len() / width * count, 0.0);
         keys.apply(None, |r| part(0, chunk * QUERIES + r), scores);
-        softmax_rows(scores, t, 1.0 / (width as f32).sqrt());
-        values.apply(None, |r| row_of(scores, t, r), out);
+        softmax_rows(scores, count, 1.0 / (width as f32).sqrt());
+        values.apply(None, |r| row_of(scores, count, r), out);
     }
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod math;
 pub(crate) mod matmul;
 mod router;
 mod slots;
+mod text;
 mod threads;
 mod weights;
 

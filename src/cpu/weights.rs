@@ -1,8 +1,9 @@
 //! The weights, field by field as in the official `state_dict`.
 
 use super::matmul::Matrix;
+use super::text::{TextEncoder, TextLayer};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::model::{Config, FfnForm, Kind};
+use crate::model::{Config, FfnForm, Kind, TextConfig};
 use crate::platform::breathe;
 
 /// `Linear`: weight `[out, in]` and bias `[out]`.
@@ -70,11 +71,23 @@ pub(super) struct Block {
     pub(super) qk_norm: Option<[[Vec<f32>; 2]; 2]>,
     /// `attn.proj`, `[D, H·d]`
     pub(super) proj: Linear,
+    /// `cross_attn`, where the model reads text
+    pub(super) cross_attn: Option<CrossAttention>,
     /// `mlp`
     pub(super) mlp: Mlp,
     /// `adaLN_modulation.1`, `[6·D, D]`, cut in its six parts: shift, scale and gate of the attention,
     /// then of the feed-forward network
     pub(super) ada_ln: Vec<Linear>,
+}
+
+/// Attention of a block to a prompt.
+pub(super) struct CrossAttention {
+    /// `q_linear`, `[H·d, D]`
+    pub(super) q_linear: Linear,
+    /// `kv_linear`, `[2·H·d, D_t]`: keys of all heads, then values
+    pub(super) kv_linear: Linear,
+    /// `proj`, `[D, H·d]`
+    pub(super) proj: Linear,
 }
 
 /// The whole model.
@@ -89,6 +102,8 @@ pub(super) struct Weights {
     pub(super) t_embedder_2: Linear,
     /// For each label table `[rows, D]`
     pub(super) label_tables: Vec<Vec<f32>>,
+    /// `text_encoder` and `text_pool`, where the model reads text
+    pub(super) text: Option<TextEncoder>,
     /// `L` of them
     pub(super) blocks: Vec<Block>,
     /// `final_layer.linear`, `[p·p·C_out, D]`
@@ -115,6 +130,7 @@ impl Weights {
             t_embedder_0: from.linear("t_embedder.mlp.0")?,
             t_embedder_2: from.linear("t_embedder.mlp.2")?,
             label_tables: tables?,
+            text: config.text.as_ref().map(|text| from.text(text)).transpose()?,
             blocks,
             final_linear: from.linear("final_layer.linear")?,
             final_ada_ln: from.parts("final_layer.adaLN_modulation.1", 2)?,
@@ -209,6 +225,33 @@ impl Reader<'_> {
         ])
     }
 
+    fn cross_attention(&self, i: usize) -> Result<CrossAttention, CheckpointError> {
+        let linear = |name: &str| self.linear(&format!("blocks.{i}.cross_attn.{name}"));
+        Ok(CrossAttention {
+            q_linear: linear("q_linear")?,
+            kv_linear: linear("kv_linear")?,
+            proj: linear("proj")?,
+        })
+    }
+
+    fn text(&self, text: &TextConfig) -> Result<TextEncoder, CheckpointError> {
+        let layer = |i: usize| -> Result<_, CheckpointError> {
+            let name = format!("text_encoder.layers.{i}");
+            Ok(TextLayer {
+                qkv: self.linear(&format!("{name}.attn.qkv"))?,
+                proj: self.linear(&format!("{name}.attn.proj"))?,
+                mlp: self.ffn(&format!("{name}.mlp"), FfnForm::Gelu, text.ffn_hidden)?,
+            })
+        };
+        let read = |name: &str| self.checkpoint.read(&format!("text_encoder.{name}"));
+        Ok(TextEncoder {
+            tokens: read("token_embedding.weight")?,
+            positions: read("position_embedding")?,
+            layers: (0..text.depth).map(layer).collect::<Result<_, _>>()?,
+            pool: self.linear("text_pool")?,
+        })
+    }
+
     fn block(&self, i: usize) -> Result<Block, CheckpointError> {
         let c = self.config;
         let mlp = format!("blocks.{i}.mlp");
@@ -216,6 +259,7 @@ impl Reader<'_> {
             qkv: self.linear(&format!("blocks.{i}.attn.qkv"))?,
             qk_norm: c.qk_norm.then(|| self.qk_norm(i)).transpose()?,
             proj: self.linear(&format!("blocks.{i}.attn.proj"))?,
+            cross_attn: c.text.is_some().then(|| self.cross_attention(i)).transpose()?,
             mlp: if c.is_moe(i) {
                 Mlp::Moe(Box::new(self.moe(&mlp)?))
             } else {

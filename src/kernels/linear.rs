@@ -21,6 +21,8 @@ pub enum Activation {
 pub enum Epilogue<'a> {
     /// `y = v`
     Store,
+    /// `y += v`: the end of a residual branch without a gate.
+    Add,
     /// `y += gate ⊙ v`: the end of a residual branch.
     Gated {
         /// The modulation `[B, columns]` that holds the gate.
@@ -136,7 +138,7 @@ pub(super) struct Params {
 impl<'a> Call<'a> {
     fn params(self) -> Params {
         let (side_rows, side_stride, side_first) = match self.linear.epilogue {
-            Epilogue::Store => (1, 0, 0),
+            Epilogue::Store | Epilogue::Add => (1, 0, 0),
             Epilogue::Gated { modulation, first, tokens } => (tokens, modulation.shape[1], first),
             Epilogue::Table(table) => (table.shape[0], table.shape[1], 0),
         };
@@ -150,6 +152,7 @@ impl<'a> Call<'a> {
             Epilogue::Store => 0,
             Epilogue::Gated { .. } => 1,
             Epilogue::Table(_) => 2,
+            Epilogue::Add => 3,
         };
         Params {
             rows: self.rows() as u32,
@@ -173,7 +176,7 @@ impl<'a> Call<'a> {
         let bias = &self.linear.weights.bias;
         let side = match self.linear.epilogue {
             // Something must be bound.
-            Epilogue::Store => bias,
+            Epilogue::Store | Epilogue::Add => bias,
             Epilogue::Gated { modulation: side, .. } | Epilogue::Table(side) => side,
         };
         vec![self.linear.x, &self.part.weights, self.up, bias, side, self.linear.y]

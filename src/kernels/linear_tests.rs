@@ -118,7 +118,7 @@ fn swiglu_multiplies_two_products() {
 }
 
 #[test]
-fn epilogues_gate_a_residual_and_add_a_table() {
+fn epilogues_add_to_a_residual_with_and_without_gate_and_add_a_table() {
     let (samples, tokens, n, k, first, stride) = (3, 11, 37, 24, 5, 50);
     let rows = samples * tokens;
     let (x, w) = (spiky(rows * k, 7, 1.0), spiky(n * k, 8, 0.3));
@@ -134,7 +134,9 @@ fn epilogues_gate_a_residual_and_add_a_table() {
         f64::from(before[i]) + f64::from(gates[b * stride + first + c]) * v
     };
     let shifted = |(i, v): (usize, &f64)| v + f64::from(table[at(i).1 * n + at(i).2]);
-    let cases: [(Epilogue, Vec<f64>); 2] = [
+    let added = |(i, v): (usize, &f64)| f64::from(before[i]) + v;
+    let cases: [(Epilogue, Vec<f64>); 3] = [
+        (Epilogue::Add, v.iter().enumerate().map(added).collect()),
         (
             Epilogue::Gated { modulation: &modulation, first, tokens },
             v.iter().enumerate().map(gated).collect(),

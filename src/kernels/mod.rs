@@ -10,6 +10,7 @@ pub mod combine_latents;
 pub mod conv2d;
 pub mod denoise;
 pub mod embed_condition;
+pub mod embed_tokens;
 pub mod expert_linear;
 pub mod experts;
 pub mod group_fold;
@@ -35,6 +36,7 @@ pub use combine_latents::CombineLatents;
 pub use conv2d::{Conv2d, ConvWeights};
 pub use denoise::DenoiseLatents;
 pub use embed_condition::EmbedCondition;
+pub use embed_tokens::EmbedTokens;
 pub use expert_linear::{ExpertArgs, ExpertLinear, ExpertLinearSoftware, Form, Source};
 pub use experts::{ExpertBank, Experts, Routes, packed_rows};
 pub use group_fold::GroupFold;
@@ -64,6 +66,7 @@ pub fn all_sources() -> Vec<KernelSource> {
         KernelSource::of::<conv2d::Conv2dTile>(),
         KernelSource::of::<conv2d::Conv2dSoftware>(),
         KernelSource::of::<EmbedCondition>(),
+        KernelSource::of::<EmbedTokens>(),
         KernelSource::of::<ExpertLinear>(),
         KernelSource::of::<ExpertLinearSoftware>(),
         KernelSource::of::<HeadNorm>(),

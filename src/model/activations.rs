@@ -37,6 +37,8 @@ pub(super) struct Activations {
     pub(super) normal: Tensor,
     /// `[S, 3·H·d]`: queries, keys, values.
     pub(super) qkv: Tensor,
+    /// `[S, H·d]`: queries to a prompt; empty where the model reads no text.
+    pub(super) queries: Tensor,
     /// `[S, H·d]`: what attention gathered.
     pub(super) attended: Tensor,
     /// `[S, M]`: hidden layer of a dense FFN; empty where all blocks are MoE.
@@ -104,6 +106,7 @@ impl Activations {
             stream: make("stream")?,
             normal: make("normal")?,
             qkv: make("qkv")?,
+            queries: make("queries")?,
             attended: make("attended")?,
             hidden: make("hidden")?,
             out: make("out")?,
@@ -176,6 +179,7 @@ pub(super) fn sizes(
         ("stream", vec![s, d]),
         ("normal", vec![s, d]),
         ("qkv", vec![s, 3 * attention]),
+        ("queries", vec![if config.text.is_some() { s } else { 0 }, attention]),
         ("attended", vec![s, attention]),
         ("hidden", vec![if has_dense { s } else { 0 }, m]),
         ("out", vec![s, patch * config.out_channels]),

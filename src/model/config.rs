@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::text_config::{TextConfig, TextSection};
+
 /// Which of the paper's four architectures a model is (paper §4, Table 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -118,8 +120,10 @@ pub struct Config {
     pub shared_hidden: usize,
     /// Shape of the shared expert.
     pub shared_form: FfnForm,
-    /// The conditioning tables, at least one.
+    /// The conditioning tables; at least one, unless the model reads text.
     pub labels: Vec<LabelTable>,
+    /// The text encoder of a model that reads prompts.
+    pub text: Option<TextConfig>,
     /// Sampling settings that suit the model.
     pub defaults: SamplingDefaults,
 }
@@ -168,6 +172,8 @@ struct Document {
     params: Params,
     #[serde(default)]
     labels: Vec<LabelTable>,
+    #[serde(default)]
+    text: Option<TextSection>,
     #[serde(default)]
     defaults: SamplingDefaults,
 }
@@ -242,7 +248,8 @@ impl Config {
             (Kind::Tc | Kind::Ec, n) => (n * d, FfnForm::SwiGlu),
         };
         let mut labels = doc.labels;
-        if labels.is_empty() {
+        let text = doc.text.map(TextConfig::new).transpose()?;
+        if labels.is_empty() && text.is_none() {
             labels.push(LabelTable {
                 name: "class".into(),
                 tensor: "y_embedder.embedding_table.weight".into(),
@@ -273,6 +280,7 @@ impl Config {
             shared_hidden,
             shared_form,
             labels,
+            text,
             defaults: doc.defaults,
         };
         config.check()?;

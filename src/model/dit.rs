@@ -4,6 +4,8 @@
 //! [`Network::enter`], each [`Network::block`], [`Network::leave`].
 
 use super::activations::Activations;
+use super::prompts::Reading;
+use super::text_weights::CrossWeights;
 use super::weights::{Ffn, Mlp, Weights};
 use super::{Config, RoutingRule, Slot};
 use crate::gpu::{Gpu, Tape, Tensor};
@@ -47,16 +49,23 @@ impl Columns {
 }
 
 impl Network<'_> {
-    /// From a sample, its times and its labels to the residual stream and the modulation of all blocks.
+    /// From a sample, its times, labels and prompts to the residual stream and the modulation of all blocks.
     ///
     /// `sinusoids` is `[B, 256]` (see [`crate::kernels::embed_condition::time_embedding`]), `rows` the
     /// label rows `[tables, B]`.
-    pub(super) fn enter(&self, input: Slot, sinusoids: &Tensor, rows: &Tensor) -> Tape {
+    pub(super) fn enter(
+        &self,
+        input: Slot,
+        sinusoids: &Tensor,
+        rows: &Tensor,
+        text: Option<&Reading>,
+    ) -> Tape {
         let Self { gpu, config, weights: w, acts: a, .. } = *self;
         let mut tape = Tape::default();
         let t = &mut tape;
         Linear::new(sinusoids, &w.time[0], &a.time_hidden).silu().record(gpu, t, "time");
-        Linear::new(&a.time_hidden, &w.time[1], &a.time).record(gpu, t, "time");
+        let pooled = text.map_or(Epilogue::Store, |text| Epilogue::Table(&text.pooled));
+        Linear::new(&a.time_hidden, &w.time[1], &a.time).ending(pooled).record(gpu, t, "time");
         let condition = EmbedCondition { time: &a.time, labels: &w.labels, rows, y: &a.condition };
         t.push(gpu, "condition", &condition);
         Linear::new(&a.condition, &w.modulation, &a.modulation).record(gpu, t, "adaLN");
@@ -75,8 +84,9 @@ impl Network<'_> {
         tape
     }
 
-    /// Block `i`: attention, then a feed-forward network or experts, each as a gated residual branch.
-    pub(super) fn block(&self, i: usize) -> Tape {
+    /// Block `i`: attention, then a feed-forward network or experts, each as a gated residual branch; between
+    /// them attention to the keys and values of prompts, where the model reads text.
+    pub(super) fn block(&self, i: usize, text: Option<(&Reading, &Tensor)>) -> Tape {
         let Self { gpu, config, weights, acts: a, .. } = *self;
         let w = &weights.blocks[i];
         let columns = Columns::of(i, config.hidden_size);
@@ -89,9 +99,12 @@ impl Network<'_> {
         if let Some(affine) = &w.qk_norm {
             t.push(gpu, &scope, &HeadNorm { affine, heads, qkv: &a.qkv });
         }
-        Attention { qkv: &a.qkv, batch: a.batch, heads, y: &a.attended }.record(gpu, t, &scope);
+        Attention::to_itself(&a.qkv, a.batch, heads, &a.attended).record(gpu, t, &scope);
         let branch = self.gated(columns.gate_attention);
         Linear::new(&a.attended, &w.projection, &a.stream).ending(branch).record(gpu, t, &scope);
+        if let (Some(cross), Some((reading, memory))) = (&w.cross, text) {
+            self.cross_attention(t, &scope, cross, reading, memory);
+        }
 
         self.modulate(t, &scope, columns.shift_ffn, columns.scale_ffn);
         match &w.ffn {
@@ -99,6 +112,25 @@ impl Network<'_> {
             Ffn::Moe(moe) => self.moe(t, &scope, i, moe, columns.gate_ffn),
         }
         tape
+    }
+
+    /// `stream += proj(Attention(q_linear(stream), keys, values))`, without norm, modulation or gate.
+    fn cross_attention(
+        &self,
+        t: &mut Tape,
+        scope: &str,
+        w: &CrossWeights,
+        text: &Reading,
+        memory: &Tensor,
+    ) {
+        let (gpu, a) = (self.gpu, self.acts);
+        let scope = &format!("{scope} text");
+        Linear::new(&a.stream, &w.queries, &a.queries).record(gpu, t, scope);
+        let heads = self.config.num_heads;
+        Attention::to_memory(&a.queries, memory, &text.spans, heads, &a.attended)
+            .record(gpu, t, scope);
+        let back = Linear::new(&a.attended, &w.projection, &a.stream).ending(Epilogue::Add);
+        back.record(gpu, t, scope);
     }
 
     /// From the residual stream to a slot, or from both branches to this slot and the next.

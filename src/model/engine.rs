@@ -22,12 +22,12 @@ pub enum Slot {
     Output(u8),
 }
 
-/// Which labels a forward pass sees.
+/// Which labels and prompts a forward pass sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Branch {
-    /// The labels that were asked for.
+    /// The labels and prompts that were asked for.
     Conditional,
-    /// The null row of every label table.
+    /// The null row of every label table, and the negative prompt.
     Unconditional,
 }
 
@@ -138,12 +138,16 @@ impl Routing {
 }
 
 /// What an engine must know before the first step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RunSpec {
     /// Start of the sample, `[B, C, height, width]`.
     pub latent: Vec<f32>,
     /// For each label table of the configuration, one row number per sample.
     pub labels: Vec<Vec<u32>>,
+    /// One prompt per sample; empty where the model reads no text.
+    pub prompts: Vec<String>,
+    /// What guidance leads away from, in the place of the empty prompt.
+    pub negative: String,
     /// Routing rule and thresholds.
     pub routing: Routing,
 }
@@ -304,7 +308,8 @@ pub trait Engine: Send {
     /// `B`.
     fn batch(&self) -> usize;
 
-    /// Starts a run: uploads the sample and its labels, forgets the routing of the run before.
+    /// Starts a run: uploads the sample and its labels, encodes its prompts, forgets the routing of the run
+    /// before.
     ///
     /// # Panics
     /// When the lengths in `run` do not fit the configuration and batch: a bug of the caller.
@@ -313,7 +318,7 @@ pub trait Engine: Send {
     /// Hands over the next step. A snapshot is scheduled at its end.
     ///
     /// # Errors
-    /// When the device has no room for the first [`Op::JointForward`].
+    /// When the device has no room for the run's prompts, or for the first [`Op::JointForward`].
     fn begin_step(&mut self, ops: &[Op]) -> Result<(), EngineError>;
 
     /// Computes or submits at most `budget` units of the current step (a unit is about one kernel).
@@ -356,7 +361,8 @@ pub trait Engine: Send {
     }
 
     /// One forward pass with its own time for each sample, and every intermediate value that a parity
-    /// case knows: `out`, `blocks.{i}.out`, `blocks.{i}.{moe_in,capacity,gate,k,selected}`. Waits.
+    /// case knows: `out`, `blocks.{i}.out`, `blocks.{i}.{moe_in,capacity,gate,k,selected}`, and where the
+    /// model reads text `tokens`, `negative_tokens`, `text.out`, `text.pooled`, `blocks.{i}.kv`. Waits.
     ///
     /// # Errors
     /// When the device is lost.

@@ -90,7 +90,9 @@ pub fn file_bytes(config: &Config, storage: Storage) -> u64 {
 /// last bits, and what is small, stays f32.
 pub fn is_matrix(tensor: &TensorSpec) -> bool {
     let name = tensor.name.as_str();
-    let is_block = name.starts_with("blocks.") || name.starts_with("final_layer.adaLN");
+    let is_block = ["blocks.", "final_layer.adaLN", "text_encoder.layers."]
+        .iter()
+        .any(|start| name.starts_with(start));
     let routes = ["capacity_predictor", "gate_weight", ".gate.weight"];
     tensor.shape.len() == 2 && is_block && !routes.iter().any(|part| name.contains(part))
 }

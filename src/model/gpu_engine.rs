@@ -9,16 +9,18 @@ use std::sync::Arc;
 
 use super::dit::Network;
 use super::passes::Passes;
+use super::prompts::Prompts;
 use super::step_tape::{Recorder, StepTape};
 use super::weights::Weights;
 use super::{
-    Branch, Config, Engine, EngineError, ForwardRouting, LayerRouting, Op, Progress, Routing,
-    RunSpec, SliceTime, Slot, Snapshot, Stage, StageTimes, Taps,
+    Branch, Config, Engine, EngineError, ForwardRouting, LayerRouting, Op, Progress, RunPrompts,
+    RunSpec, SliceTime, Slot, Snapshot, Stage, StageTimes, Taps, TextConfig,
 };
 use crate::checkpoint::Checkpoint;
 use crate::gpu::{Clock, Gpu, GpuError, InFlight, Readback, Timing};
 use crate::kernels::WeightPrecision;
 use crate::kernels::attention::MAX_HEAD_DIM;
+use crate::tokenizer::Tokenizer;
 
 /// More submissions in the queue would make a window that shares the device wait for them.
 const MAX_IN_FLIGHT: usize = 2;
@@ -30,6 +32,8 @@ pub struct GpuModel {
     /// The model's shape.
     pub config: Config,
     pub(super) weights: Weights,
+    /// Only where the model reads text.
+    tokenizer: Option<Tokenizer>,
     precision: WeightPrecision,
 }
 
@@ -56,14 +60,16 @@ impl GpuModel {
         precision: WeightPrecision,
     ) -> Result<Self, EngineError> {
         let config = checkpoint.config().clone();
-        if config.head_dim > MAX_HEAD_DIM {
+        let text = config.text.as_ref();
+        let head_dim = config.head_dim.max(text.map_or(0, TextConfig::head_dim));
+        if head_dim > MAX_HEAD_DIM {
             return Err(EngineError::Unsupported(format!(
-                "attention heads of {} numbers are wider than the {MAX_HEAD_DIM} that the GPU kernels hold",
-                config.head_dim
+                "attention heads of {head_dim} numbers are wider than the {MAX_HEAD_DIM} that the GPU kernels hold"
             )));
         }
+        let tokenizer = text.map(TextConfig::tokenizer);
         let weights = Weights::load(&gpu, checkpoint, precision).await?;
-        Ok(Self { gpu, config, weights, precision })
+        Ok(Self { gpu, config, weights, tokenizer, precision })
     }
 
     /// The device and how it computes, for people.
@@ -88,9 +94,12 @@ pub struct GpuEngine {
     pub(super) single: Passes,
     /// For passes over both; made when the first one comes.
     joint: Option<Passes>,
+    /// Memory for the encoded prompts, and the prompts of the run.
+    pub(super) prompts: Option<(Prompts, RunPrompts)>,
     /// The run that is under way, for a `joint` that is made in the middle of it.
-    labels: Vec<Vec<u32>>,
-    routing: Routing,
+    run: RunSpec,
+    /// Why it could not be started; the first step reports it.
+    not_started: Option<EngineError>,
     /// Every form of step that this run has seen.
     tapes: Vec<Arc<StepTape>>,
     current: Option<Step>,
@@ -163,8 +172,9 @@ impl GpuEngine {
         Ok(Self {
             single: Passes::new(&model, batch)?,
             joint: None,
-            labels: Vec::new(),
-            routing: Routing::default(),
+            prompts: None,
+            run: RunSpec::default(),
+            not_started: None,
             tapes: Vec::new(),
             current: None,
             in_flight: InFlight::default(),
@@ -188,7 +198,11 @@ impl GpuEngine {
         let needs_joint = ops.iter().any(|op| matches!(op, Op::JointForward { .. }));
         if needs_joint && self.joint.is_none() {
             let mut joint = self.single.joint(&self.model)?;
-            joint.prepare(&self.model, self.routing, &self.labels);
+            if let Some((prompts, _)) = &self.prompts {
+                joint.read_from(&self.model, prompts);
+            }
+            let text = self.prompts.as_ref().map(|(prompts, run)| (prompts, run));
+            joint.prepare(&self.model, &self.run, text);
             self.joint = Some(joint);
         }
         let Self { model, single, joint, .. } = self;
@@ -220,6 +234,29 @@ impl GpuEngine {
         let step = self.tape_for(ops)?;
         step.set_numbers(&self.model.gpu, ops, self.model.config.time_scale);
         Ok(step.tape.time(&self.model.gpu)?)
+    }
+
+    /// Splits the prompts of a run and encodes them, in more memory if these are more than ever before.
+    fn encode(&mut self, run: &RunSpec) -> Result<(), EngineError> {
+        let GpuModel { gpu, config, weights, tokenizer, .. } = &*self.model;
+        let (Some(tokenizer), Some(text)) = (tokenizer, &config.text) else { return Ok(()) };
+        assert_eq!(run.prompts.len(), self.batch(), "one prompt for each sample");
+        let run = RunPrompts::new(tokenizer, text.max_length, &run.prompts, &run.negative);
+        let count = run.distinct.len();
+        let prompts = match self.prompts.take() {
+            Some((prompts, _)) if prompts.holds(count) => prompts,
+            _ => {
+                let prompts = Prompts::new(gpu, weights, text, count)?;
+                for passes in std::iter::once(&mut self.single).chain(&mut self.joint) {
+                    passes.read_from(&self.model, &prompts);
+                }
+                self.tapes.clear();
+                prompts
+            }
+        };
+        prompts.encode(gpu, &run);
+        self.prompts = Some((prompts, run));
+        Ok(())
     }
 
     /// Turns what came back into a snapshot.
@@ -286,10 +323,11 @@ impl Engine for GpuEngine {
         self.current = None;
         self.steps = 0;
         self.snapshots.clear();
-        self.labels.clone_from(&run.labels);
-        self.routing = run.routing;
+        self.run = RunSpec { latent: Vec::new(), ..run.clone() };
+        self.not_started = self.encode(run).err();
+        let text = self.prompts.as_ref().map(|(prompts, run)| (prompts, run));
         for passes in std::iter::once(&mut self.single).chain(&mut self.joint) {
-            if passes.prepare(&self.model, run.routing, &run.labels) {
+            if passes.prepare(&self.model, run, text) {
                 self.tapes.clear();
             }
         }
@@ -297,6 +335,9 @@ impl Engine for GpuEngine {
 
     fn begin_step(&mut self, ops: &[Op]) -> Result<(), EngineError> {
         assert!(self.current.is_none(), "the step before is not handed over yet");
+        if let Some(error) = self.not_started.take() {
+            return Err(error);
+        }
         let tape = self.tape_for(ops)?;
         tape.set_numbers(&self.model.gpu, ops, self.model.config.time_scale);
         let passes = ops.iter().map(Op::passes).filter(|passes| !passes.is_empty()).collect();
@@ -397,6 +438,9 @@ impl Engine for GpuEngine {
 
     fn forward_with_taps(&mut self, run: &RunSpec, times: &[f32]) -> Result<Taps, EngineError> {
         self.start(run);
+        if let Some(error) = self.not_started.take() {
+            return Err(error);
+        }
         Ok(super::taps::forward(self, times)?)
     }
 }

@@ -10,9 +10,13 @@ mod gpu_engine;
 mod moe;
 mod passes;
 mod presets;
+mod prompts;
+mod run_prompts;
 mod step_tape;
 mod taps;
 mod tensors;
+mod text_config;
+mod text_weights;
 mod weights;
 
 pub use config::{Config, ConfigError, FfnForm, Kind, LabelTable, TimeKind};
@@ -23,4 +27,6 @@ pub use engine::{
 pub use footprint::{Footprint, Storage, file_bytes, is_matrix};
 pub use gpu_engine::{GpuEngine, GpuModel};
 pub use presets::{Preset, SIZES, UnknownPreset};
+pub use run_prompts::RunPrompts;
 pub use tensors::TensorSpec;
+pub use text_config::TextConfig;

@@ -4,17 +4,26 @@
 use super::activations::Activations;
 use super::dit::Network;
 use super::gpu_engine::GpuModel;
-use super::{Branch, EngineError, Routing, RoutingRule};
+use super::prompts::{Prompts, Reading};
+use super::{Branch, EngineError, RoutingRule, RunPrompts, RunSpec};
 use crate::gpu::{Tape, Tensor};
+
+/// The labels and prompts of one kind of pass.
+pub(super) struct Condition {
+    /// Label rows `[tables, samples]`.
+    pub(super) rows: Tensor,
+    /// Which prompt each sample sees, where the model reads text.
+    pub(super) reading: Option<Reading>,
+    /// The blocks of a forward pass.
+    pub(super) blocks: Vec<Tape>,
+}
 
 /// What passes over one number of samples have in common.
 pub(super) struct Passes {
     pub(super) acts: Activations,
-    /// The blocks of a forward pass.
-    pub(super) blocks: Vec<Tape>,
-    /// Label rows `[tables, samples]` of the conditional and of the unconditional branch; a joint pass
-    /// has one list with the rows of both.
-    label_rows: Vec<Tensor>,
+    /// What the passes see of labels and prompts: in the conditional and in the unconditional branch; a
+    /// joint pass has one list with both.
+    conditions: Vec<Condition>,
     /// How experts get their tokens in the recorded blocks.
     rule: RoutingRule,
 }
@@ -35,17 +44,20 @@ impl Passes {
     fn recorded(model: &GpuModel, acts: Activations, lists: usize) -> Result<Self, EngineError> {
         let GpuModel { gpu, config, .. } = model;
         let shape = [config.labels.len(), acts.batch];
-        let rows = |_| Tensor::empty(gpu, "label rows", &shape);
-        let label_rows = (0..lists).map(rows).collect();
+        let condition = |_| Condition {
+            rows: Tensor::empty(gpu, "label rows", &shape),
+            reading: None,
+            blocks: Vec::new(),
+        };
+        let conditions = (0..lists).map(condition).collect();
         if let Some(error) = gpu.failure() {
             return Err(EngineError::TooLarge(format!(
                 "a batch of {} does not fit: {error}; make the batch smaller",
                 acts.batch
             )));
         }
-        let mut passes =
-            Self { acts, blocks: Vec::new(), label_rows, rule: RoutingRule::default() };
-        passes.record(model);
+        let mut passes = Self { acts, conditions, rule: RoutingRule::default() };
+        passes.record(model, None);
         Ok(passes)
     }
 
@@ -60,37 +72,71 @@ impl Passes {
         }
     }
 
-    fn record(&mut self, model: &GpuModel) {
-        self.blocks = (0..model.config.depth).map(|i| self.network(model).block(i)).collect();
+    /// Records the blocks; branches differ only in the prompts that they see.
+    fn record(&mut self, model: &GpuModel, prompts: Option<&Prompts>) {
+        let blocks = |reading: Option<&Reading>| -> Vec<Tape> {
+            let text = |i| Some((reading?, &prompts?.memory[i]));
+            (0..model.config.depth).map(|i| self.network(model).block(i, text(i))).collect()
+        };
+        let recorded: Vec<_> = self.conditions.iter().map(|c| blocks(c.reading.as_ref())).collect();
+        for (condition, blocks) in self.conditions.iter_mut().zip(recorded) {
+            condition.blocks = blocks;
+        }
     }
 
-    /// Label rows of a branch; of both in a joint pass.
-    pub(super) fn rows(&self, branch: Branch) -> &Tensor {
+    /// What passes of a branch see; of both in a joint pass.
+    pub(super) fn condition(&self, branch: Branch) -> &Condition {
         match branch {
-            Branch::Unconditional if self.label_rows.len() == 2 => &self.label_rows[1],
-            _ => &self.label_rows[0],
+            Branch::Unconditional if self.conditions.len() == 2 => &self.conditions[1],
+            _ => &self.conditions[0],
         }
+    }
+
+    /// Makes the passes read from this memory of prompts.
+    pub(super) fn read_from(&mut self, model: &GpuModel, prompts: &Prompts) {
+        let GpuModel { gpu, weights, .. } = model;
+        for condition in &mut self.conditions {
+            let text = weights.text.as_ref();
+            condition.reading = text.map(|w| Reading::new(gpu, w, prompts, self.acts.batch));
+        }
+        self.record(model, Some(prompts));
     }
 
     /// Takes over the settings of a run. True if the blocks had to be recorded anew.
     pub(super) fn prepare(
         &mut self,
         model: &GpuModel,
-        routing: Routing,
-        labels: &[Vec<u32>],
+        run: &RunSpec,
+        text: Option<(&Prompts, &RunPrompts)>,
     ) -> bool {
-        self.write_thresholds(model, routing);
-        self.write_labels(model, labels);
-        let is_new = routing.rule != self.rule;
+        self.write_thresholds(model, run.routing);
+        self.write_labels(model, &run.labels);
+        if let Some((prompts, run)) = text {
+            self.write_prompts(model, prompts, run);
+        }
+        let is_new = run.routing.rule != self.rule;
         if is_new {
-            self.rule = routing.rule;
-            self.record(model);
+            self.rule = run.routing.rule;
+            self.record(model, text.map(|text| text.0));
         }
         is_new
     }
 
+    fn write_prompts(&self, model: &GpuModel, prompts: &Prompts, run: &RunPrompts) {
+        let both = run.of_samples.concat();
+        let lists: Vec<&[usize]> = match self.conditions.len() {
+            1 => vec![&both],
+            _ => run.of_samples.iter().map(|list| &list[..]).collect(),
+        };
+        for (condition, list) in self.conditions.iter().zip(lists) {
+            if let Some(reading) = &condition.reading {
+                reading.prepare(&model.gpu, prompts, run, list);
+            }
+        }
+    }
+
     /// Writes the thresholds that a run compares predicted capacities with.
-    fn write_thresholds(&self, model: &GpuModel, routing: Routing) {
+    fn write_thresholds(&self, model: &GpuModel, routing: super::Routing) {
         let Some(moe) = &self.acts.moe else { return };
         for (layer, &block) in model.config.moe_blocks().iter().enumerate() {
             if let Some(thresholds) = model.weights.thresholds(block) {
@@ -113,12 +159,12 @@ impl Passes {
             both.extend_from_slice(&asked[start..]);
             both.extend_from_slice(&null[start..]);
         }
-        match &self.label_rows[..] {
+        match &self.conditions[..] {
             [conditional, unconditional] => {
-                conditional.write(gpu, &asked);
-                unconditional.write(gpu, &null);
+                conditional.rows.write(gpu, &asked);
+                unconditional.rows.write(gpu, &null);
             }
-            lists => lists[0].write(gpu, &both),
+            lists => lists[0].rows.write(gpu, &both),
         }
     }
 }

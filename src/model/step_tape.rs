@@ -112,8 +112,9 @@ impl Recorder<'_> {
         let GpuModel { gpu, config, .. } = self.model;
         let net = passes.network(self.model);
         let sinusoids = Tensor::empty(gpu, "sinusoids", &[net.acts.batch, TIME_WIDTH]);
-        tape.append(&net.enter(input, &sinusoids, passes.rows(branch)));
-        for (i, block) in passes.blocks.iter().enumerate() {
+        let condition = passes.condition(branch);
+        tape.append(&net.enter(input, &sinusoids, &condition.rows, condition.reading.as_ref()));
+        for (i, block) in condition.blocks.iter().enumerate() {
             tape.append(block);
             if let (true, Some(moe)) = (config.is_moe(i), &net.acts.moe) {
                 let store = TraceStore { slots: &moe.slots, trace, offset: *offset };

@@ -1,8 +1,9 @@
 //! One forward pass on the device, stopped after every block to read what it left: for parity checks.
 
 use super::gpu_engine::GpuEngine;
-use super::{Branch, Kind, Slot, Taps};
-use crate::gpu::{GpuError, Tensor, read_now};
+use super::prompts::Prompts;
+use super::{Branch, Kind, RunPrompts, Slot, Taps};
+use crate::gpu::{Gpu, GpuError, Tensor, read_now};
 use crate::kernels::NO_SLOT;
 use crate::kernels::embed_condition::{TIME_WIDTH, time_embedding};
 
@@ -16,9 +17,15 @@ pub(super) fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuErro
     let sinusoids = Tensor::upload(gpu, "sinusoids", &[acts.batch, TIME_WIDTH], &waves);
     let (tokens, d) = (config.tokens(), config.hidden_size);
     let mut taps = Taps::new();
-
-    net.enter(Slot::Latent, &sinusoids, engine.single.rows(Branch::Conditional)).run(gpu);
-    for (i, block) in engine.single.blocks.iter().enumerate() {
+    let condition = engine.single.condition(Branch::Conditional);
+    let reading = condition.reading.as_ref();
+    if let (Some(reading), Some((prompts, run))) = (reading, &engine.prompts) {
+        text(gpu, prompts, run, &mut taps)?;
+        let pooled = read_now(gpu, &reading.pooled)?;
+        taps.push(("text.pooled".into(), reading.pooled.shape.clone(), pooled));
+    }
+    net.enter(Slot::Latent, &sinusoids, &condition.rows, reading).run(gpu);
+    for (i, block) in condition.blocks.iter().enumerate() {
         block.run(gpu);
         let name = |what: &str| format!("blocks.{i}.{what}");
         let stream = read_now(gpu, &acts.stream)?;
@@ -43,4 +50,22 @@ pub(super) fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuErro
     let size = config.input_size;
     taps.push(("out".into(), vec![acts.batch, config.out_channels, size, size], out));
     Ok(taps)
+}
+
+/// What the prompts became, sample by sample as the conditional passes see them.
+fn text(gpu: &Gpu, prompts: &Prompts, run: &RunPrompts, taps: &mut Taps) -> Result<(), GpuError> {
+    let batch = run.of_samples[0].len();
+    let length = run.distinct[0].ids.len();
+    for (branch, name) in ["tokens", "negative_tokens"].into_iter().enumerate() {
+        taps.push((name.into(), vec![batch, length], run.ids(branch)));
+    }
+    let memory = prompts.memory.iter().enumerate().map(|(i, m)| (format!("blocks.{i}.kv"), m));
+    for (name, tensor) in std::iter::once(("text.out".to_owned(), &prompts.states)).chain(memory) {
+        let values: Vec<f32> = read_now(gpu, tensor)?;
+        let size = length * tensor.shape[1];
+        let of_sample = |&prompt: &usize| &values[prompt * size..][..size];
+        let seen = run.of_samples[0].iter().flat_map(of_sample).copied().collect();
+        taps.push((name, vec![batch, length, tensor.shape[1]], seen));
+    }
+    Ok(())
 }

@@ -31,6 +31,9 @@ impl Config {
         for table in &self.labels {
             add(table.tensor.clone(), &[table.null as usize + 1, d]);
         }
+        for tensor in self.text.iter().flat_map(|text| text.tensors(d)) {
+            add(tensor.name, &tensor.shape);
+        }
         let ffn = |add: &mut dyn FnMut(String, &[usize]), prefix: &str, form: FfnForm, m: usize| {
             match form {
                 FfnForm::Gelu => {
@@ -57,6 +60,9 @@ impl Config {
             }
             add(format!("{block}.attn.proj.weight"), &[d, attn]);
             add(format!("{block}.attn.proj.bias"), &[d]);
+            for tensor in self.text.iter().flat_map(|text| text.block_tensors(i, d, attn)) {
+                add(tensor.name, &tensor.shape);
+            }
             let mlp = format!("{block}.mlp");
             if self.is_moe(i) {
                 if self.kind == Kind::Tc {

@@ -4,6 +4,7 @@
 //! beyond the largest of them. Matrices are f16 by default. What is small, or decides on routing by its
 //! last bits (router, capacity predictor, thresholds), stays f32, and so do all biases.
 
+use super::text_weights::{CrossWeights, TextWeights};
 use super::{Config, EngineError, FfnForm, Kind};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::gpu::{Gpu, Tensor};
@@ -24,6 +25,8 @@ pub(super) struct Weights {
     pub(super) labels: Tensor,
     /// First row of each table in `labels`.
     pub(super) label_rows: Vec<u32>,
+    /// Only where the model reads text.
+    pub(super) text: Option<TextWeights>,
     /// adaLN of all blocks and of the final layer, `[6D·L + 2D, D]`: one product gives every shift, scale
     /// and gate of a forward pass.
     pub(super) modulation: Matrix,
@@ -42,6 +45,8 @@ pub(super) struct Block {
     pub(super) qk_norm: Option<Tensor>,
     /// `[D, H·d]`
     pub(super) projection: Matrix,
+    /// Attention to a prompt, where the model reads text.
+    pub(super) cross: Option<CrossWeights>,
     /// What follows attention.
     pub(super) ffn: Ffn,
 }
@@ -141,12 +146,14 @@ impl Weights {
                     moe.first.bytes() + up + moe.down.bytes() + predictor + shared
                 }
             };
-            b.qkv.bytes() + b.projection.bytes() + ffn
+            let cross = b.cross.as_ref().map_or(0, CrossWeights::bytes);
+            b.qkv.bytes() + b.projection.bytes() + cross + ffn
         };
         let embeddings = self.patch.bytes() + self.positions.bytes() + self.labels.bytes();
         let time = self.time.iter().map(Matrix::bytes).sum::<u64>();
         let blocks = self.blocks.iter().map(block).sum::<u64>();
-        embeddings + time + self.modulation.bytes() + blocks + self.last.bytes()
+        let text = self.text.as_ref().map_or(0, TextWeights::bytes);
+        embeddings + time + text + self.modulation.bytes() + blocks + self.last.bytes()
     }
 }
 
@@ -163,6 +170,7 @@ fn check_sizes(gpu: &Gpu, config: &Config, precision: WeightPrecision) -> Result
         ("one expert's matrix", expert),
         ("the label tables", 4 * label_rows * d),
         ("the position table", 4 * config.tokens() * d),
+        ("the vocabulary", config.text.as_ref().map_or(0, |t| 4 * t.vocab_size * t.hidden_size)),
         ("a row of weights", 4 * m.max(d).max(config.shared_hidden)),
     ];
     for (what, bytes) in pieces {
@@ -177,15 +185,15 @@ fn check_sizes(gpu: &Gpu, config: &Config, precision: WeightPrecision) -> Result
 }
 
 /// Reads tensors by name and puts them on the device.
-struct Loader<'a> {
-    gpu: &'a Gpu,
+pub(super) struct Loader<'a> {
+    pub(super) gpu: &'a Gpu,
     checkpoint: &'a Checkpoint,
-    precision: WeightPrecision,
+    pub(super) precision: WeightPrecision,
     /// Bytes that wait in host memory for the device to fetch them.
     unflushed: usize,
 }
 
-type Loaded<T> = Result<T, CheckpointError>;
+pub(super) type Loaded<T> = Result<T, CheckpointError>;
 
 impl Loader<'_> {
     async fn weights(&mut self, config: &Config) -> Loaded<Weights> {
@@ -205,6 +213,7 @@ impl Loader<'_> {
             ],
             labels,
             label_rows,
+            text: config.text.as_ref().map(|text| self.text(text)).transpose()?,
             modulation: self.modulation(config)?,
             blocks,
             last: self.linear("final_layer.linear", d, F32)?,
@@ -223,6 +232,10 @@ impl Loader<'_> {
                 config.num_heads * config.head_dim,
                 precision,
             )?,
+            cross: match &config.text {
+                None => None,
+                Some(text) => Some(self.cross(config, text, &name)?),
+            },
             ffn: if config.is_moe(i) {
                 Ffn::Moe(self.moe(config, &mlp)?)
             } else {
@@ -328,7 +341,12 @@ impl Loader<'_> {
     }
 
     /// A linear layer of `k` inputs, with its bias where it has one.
-    fn linear(&mut self, name: &str, k: usize, precision: WeightPrecision) -> Loaded<Matrix> {
+    pub(super) fn linear(
+        &mut self,
+        name: &str,
+        k: usize,
+        precision: WeightPrecision,
+    ) -> Loaded<Matrix> {
         let rows = self.checkpoint.shape(&format!("{name}.weight"))?[0];
         let matrix = Matrix::new(self.gpu, name, rows, k, precision);
         self.fill(&matrix, 0, name, k)?;
@@ -347,7 +365,7 @@ impl Loader<'_> {
     }
 
     /// A tensor in f32.
-    fn table(&mut self, name: &str, shape: &[usize]) -> Loaded<Tensor> {
+    pub(super) fn table(&mut self, name: &str, shape: &[usize]) -> Loaded<Tensor> {
         let values = self.read(name)?;
         Ok(Tensor::upload(self.gpu, name, shape, &values))
     }

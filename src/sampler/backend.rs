@@ -32,7 +32,7 @@ pub enum BackendError {
 }
 
 /// Where something is to run.
-#[expect(clippy::large_enum_variant, reason = "there is one, for a moment")]
+#[allow(clippy::large_enum_variant, reason = "there is one, for a moment")]
 pub(super) enum Choice {
     /// On this device.
     Gpu(Gpu),

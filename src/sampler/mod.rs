@@ -55,19 +55,23 @@ pub struct Unfinished {
 impl Unfinished {
     /// A run of the pictures `first..first + B` before its first step: noise from the seed, and an empty trace.
     pub fn noise(config: &Config, settings: &Settings, first: u64) -> Self {
-        let batch = settings.labels.first().map_or(0, Vec::len) as u64;
+        let batch = settings.pictures() as u64;
         let noise =
             (first..first + batch).flat_map(|i| gaussian(settings.seed, i, config.sample_len()));
         let names = settings.labels.iter().zip(&config.labels);
         let names = names.map(|(rows, table)| rows.iter().map(|&r| table.label(r)).collect());
-        let trace = Trace::new(config, names.collect());
+        let mut names: Vec<Vec<String>> = names.collect();
+        if !settings.prompts.is_empty() {
+            names.push(settings.prompts.clone());
+        }
+        let trace = Trace::new(config, names);
         Self { first, steps: 0, latent: noise.collect(), trace }
     }
 }
 
 impl Run {
-    /// Starts a run of the pictures `first..first + B`, where `B` is the engine's batch; `settings.labels` has
-    /// a row for each of them.
+    /// Starts a run of the pictures `first..first + B`, where `B` is the engine's batch; `settings` has
+    /// labels and prompts for each of them.
     ///
     /// Picture numbers choose the noise, so a run may be cut into batches without changing it (with the token
     /// rule; the pool rule lets batch mates compete by design).
@@ -93,10 +97,13 @@ impl Run {
     ) -> Self {
         let batch = engine.batch();
         assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label a picture");
+        assert_eq!(settings.pictures(), batch, "labels or prompts for every picture");
         let Unfinished { first, steps, latent, trace } = so_far;
         engine.start(&RunSpec {
             latent: latent.clone(),
             labels: settings.labels.clone(),
+            prompts: settings.prompts.clone(),
+            negative: settings.negative.clone(),
             routing: settings.routing,
         });
         let request = Request {

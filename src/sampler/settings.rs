@@ -8,6 +8,10 @@ use crate::model::{Config, Kind, Routing, TimeKind};
 pub struct Settings {
     /// For each label table of the model, one row for each picture. The null row means "anything".
     pub labels: Vec<Vec<u32>>,
+    /// One prompt for each picture; empty for a model that reads no text.
+    pub prompts: Vec<String>,
+    /// What guidance leads away from; empty for nothing in particular. Without effect at a guidance of 1.
+    pub negative: String,
     /// Seed of the noise.
     pub seed: u64,
     /// Denoising steps; of no meaning to a solver that chooses its steps by itself.
@@ -48,8 +52,11 @@ pub enum SettingsError {
         count: u32,
     },
     /// Label lists that do not belong together.
-    #[error("every label table needs one label for each picture")]
+    #[error("every picture needs a label of each table and, where the model reads text, a prompt")]
     Count,
+    /// Prompts for a model without a text encoder.
+    #[error("this model reads no prompts; choose what to draw by its classes")]
+    NoText,
     /// A flow solver for a diffusion model.
     #[error(
         "{0} is a solver for flow models, and this one was trained as DDPM; choose ddpm or ddim"
@@ -89,10 +96,14 @@ impl Settings {
         if !(-1.0..=1.0).contains(&self.routing.shift) {
             return Err(SettingsError::Shift(self.routing.shift));
         }
-        let pictures = self.labels.first().map_or(0, Vec::len);
+        if config.text.is_none() && !(self.prompts.is_empty() && self.negative.is_empty()) {
+            return Err(SettingsError::NoText);
+        }
+        let pictures = self.pictures();
         if self.labels.len() != config.labels.len()
             || pictures == 0
             || self.labels.iter().any(|rows| rows.len() != pictures)
+            || config.text.is_some() && self.prompts.len() != pictures
         {
             return Err(SettingsError::Count);
         }
@@ -103,6 +114,19 @@ impl Settings {
             }
         }
         Ok(())
+    }
+
+    /// How many pictures are asked for.
+    pub fn pictures(&self) -> usize {
+        self.labels.first().map_or(self.prompts.len(), Vec::len)
+    }
+
+    /// The same settings for some of the pictures.
+    #[must_use]
+    pub fn part(&self, pictures: std::ops::Range<usize>) -> Self {
+        let labels = self.labels.iter().map(|rows| rows[pictures.clone()].to_vec()).collect();
+        let prompts = self.prompts.get(pictures).unwrap_or_default().to_vec();
+        Self { labels, prompts, ..self.clone() }
     }
 
     /// The solver, its options, and the steps.
@@ -190,6 +214,8 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             labels: vec![vec![3, 10]],
+            prompts: Vec::new(),
+            negative: String::new(),
             seed: 0,
             steps: 10,
             guidance: 1.5,
@@ -212,6 +238,8 @@ mod tests {
         assert!(refused(|s| s.routing.gamma = Some(1.5)).contains("gamma 1.5"));
         assert!(refused(|s| s.routing.shift = f32::INFINITY).contains("shift"));
         assert!(refused(|s| s.labels = vec![vec![99_999]]).contains("class 99999 does not exist"));
-        assert!(refused(|s| s.labels = vec![vec![]]).contains("one label"));
+        assert!(refused(|s| s.labels = vec![vec![]]).contains("needs a label"));
+        assert!(refused(|s| s.prompts = vec!["a fox".into(); 2]).contains("reads no prompts"));
+        assert!(refused(|s| s.negative = "blob".into()).contains("reads no prompts"));
     }
 }

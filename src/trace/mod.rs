@@ -29,7 +29,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// An empty trace for a run; `labels` names each picture, one list per label table.
+    /// An empty trace for a run; `labels` names each picture, one list per label table; prompts are the last list.
     pub fn new(config: &Config, labels: Vec<Vec<String>>) -> Self {
         Self {
             model: config.name.clone(),

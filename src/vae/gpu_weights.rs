@@ -9,7 +9,7 @@ use crate::kernels::{ConvWeights, Matrix, WeightPrecision};
 use crate::model::EngineError;
 
 /// Weights of one layer.
-#[expect(clippy::large_enum_variant, reason = "there are some dozen, made once")]
+#[allow(clippy::large_enum_variant, reason = "there are some dozen, made once")]
 pub(super) enum LayerWeights {
     Conv(ConvWeights),
     /// Weight and bias, `[2, C]`.

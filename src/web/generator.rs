@@ -208,7 +208,7 @@ impl Inner {
         let result = Object::new();
         set(&result, "width", config.input_size as u32);
         set(&result, "height", config.input_size as u32);
-        set(&result, "count", run.settings().labels[0].len() as u32);
+        set(&result, "count", run.settings().pictures() as u32);
         set(&result, "seed", run.settings().seed as f64);
         set(&result, "rgba", rgba(run.latent(), config));
         set(&result, "device", self.model.borrow().device());
@@ -223,7 +223,7 @@ impl Inner {
     /// Samples to the end; goes on from the last finished step on a new device when one is lost.
     async fn run(&self, settings: Settings, listener: &Listener) -> Result<Run, JsValue> {
         let config = self.checkpoint.config();
-        let batch = settings.labels[0].len();
+        let batch = settings.pictures();
         let mut generation = self.generation.get();
         let model = self.model.borrow().clone();
         let engine = model.request_engine(batch).await.map_err(error)?;

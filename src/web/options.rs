@@ -80,9 +80,9 @@ impl Options {
 }
 
 /// Entries of the options of `sample`, beside those that name label tables.
-const SAMPLE: [&str; 12] = [
-    "labels", "seed", "steps", "guidance", "solver", "count", "routing", "gamma", "shift",
-    "signal", "onStep", "trace",
+const SAMPLE: [&str; 14] = [
+    "labels", "prompt", "negative", "seed", "steps", "guidance", "solver", "count", "routing",
+    "gamma", "shift", "signal", "onStep", "trace",
 ];
 
 /// Most pictures in one call: they share one pass through the model.
@@ -111,6 +111,11 @@ pub(super) fn settings(options: &Options, config: &Config, seed: u64) -> Result<
     };
     let settings = Settings {
         labels: labels(options, config, seed, count)?,
+        prompts: match options.text("prompt")? {
+            None if config.text.is_none() => Vec::new(),
+            prompt => vec![prompt.unwrap_or_default(); count],
+        },
+        negative: options.text("negative")?.unwrap_or_default(),
         seed,
         steps: options.whole("steps", f64::from(u32::MAX))?.map_or(defaults.steps, |n| n as u32),
         guidance: options.number("guidance")?.map_or(defaults.guidance, |g| g as f32),

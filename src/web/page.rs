@@ -167,7 +167,7 @@ fn describe(session: &Session, state: &Object) {
         set("step", (record.frames.len().saturating_sub(1) as u32).into());
         set("steps", record.steps().into());
         set("seed", (record.settings.seed as f64).into());
-        set("count", (record.settings.labels.first().map_or(0, Vec::len) as u32).into());
+        set("count", (record.settings.pictures() as u32).into());
         let times = record.step_ms.iter().map(|&ms| JsValue::from(ms));
         set("stepMs", times.collect::<Array>().into());
     }

@@ -16,6 +16,7 @@ class Data:
     augment: str = "none"  # "none", "flip" or "dihedral" (the 8 symmetries of the square)
     subjects: list = field(default_factory=list)  # emoji: CLDR names to train on
     min_styles: int = 6  # emoji: fewest styles a subject must exist in
+    without_groups: list = field(default_factory=list)  # emoji: Unicode groups to leave out
 
 
 @dataclass
@@ -36,6 +37,18 @@ class Model:
 
 
 @dataclass
+class Text:
+    """The text encoder; hidden_size 0: none, the model takes labels."""
+
+    vocab_size: int = 2048  # WordPiece entries at most; the training prompts may need fewer
+    max_length: int = 24  # tokens of a prompt, with the two that mark its ends
+    hidden_size: int = 0
+    depth: int = 3
+    num_heads: int = 3
+    mlp_ratio: float = 4
+
+
+@dataclass
 class Train:
     seed: int = 0
     device: str = "auto"
@@ -49,6 +62,9 @@ class Train:
     weight_decay: float = 0.0
     warmup: int = 200
     decay_fraction: float = 0.4  # the last part of the run, linear to zero
+    init: str = ""  # start from the weights of this exported file
+    deadline: str = ""  # clock time with zone (2030-01-31T18:00+00:00) at which the decay ends, with the run
+    decay_minutes: float = 20  # how long the decay lasts when begun by the deadline or by a file named "decay"
     grad_clip: float = 1.0
     ema: float = 0.9995
     t_dist: str = "logit_normal"  # or "uniform"
@@ -65,7 +81,7 @@ class Sample:
     steps: int = 30
     guidance: float = 2.0
     solver: str = "heun"
-    grid: list = field(default_factory=list)  # rows of labels by name, for the grids while training
+    grid: list = field(default_factory=list)  # rows of labels by name, or prompts, for the grids while training; * is every style
 
 
 @dataclass
@@ -73,13 +89,14 @@ class Config:
     name: str = "run"
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
+    text: Text = field(default_factory=Text)
     train: Train = field(default_factory=Train)
     sample: Sample = field(default_factory=Sample)
     card: dict = field(default_factory=dict)
 
 
 def from_dict(d):
-    kinds = {"data": Data, "model": Model, "train": Train, "sample": Sample}
+    kinds = {"data": Data, "model": Model, "text": Text, "train": Train, "sample": Sample}
     parts = {}
     for key, value in d.items():
         if key in kinds:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from . import prompts
+
 
 @dataclass
 class Labels:
@@ -34,13 +36,29 @@ class Dataset:
     labels: list  # Labels each
     augment: str = "none"
     held_out: int = 0  # pictures kept out of training
+    prompter: prompts.Prompter | None = None  # where prompts stand in for labels: draws them from the two columns
+
+    @property
+    def tables(self):
+        """The label columns that a model embeds."""
+        return [] if self.prompter else self.labels
+
+    @property
+    def nulls(self):
+        """What stands in for a dropped condition, in the order of ``batch``."""
+        return [self.prompter.null] if self.prompter else [len(l.values) for l in self.labels]
 
     def __len__(self):
         return len(self.images)
 
     def batch(self, index, device="cpu", generator=None):
-        x = self.images[index].to(device).float() / 127.5 - 1
-        return self._augment(x, generator), [c[index].to(device) for c in self.columns]
+        """(pictures, conditions): rows of the label tables, or the token ids of
+        a fresh prompt for each picture."""
+        x = self._augment(self.images[index].to(device).float() / 127.5 - 1, generator)
+        columns = [c[index] for c in self.columns]
+        if self.prompter:
+            columns = [self.prompter.draw(*columns, generator)]
+        return x, [c.to(device) for c in columns]
 
     def _augment(self, x, generator):
         if self.augment == "none":
@@ -99,7 +117,7 @@ def mixing(values, groups):
     return m
 
 
-def load_emoji(path, labels_path, size, subjects, min_styles=6, augment="none", held_out=False):
+def load_emoji(path, labels_path, size, subjects, min_styles=6, augment="none", held_out=False, without=()):
     """Subject x style.  Pairs marked held_out are left out (or, with
     ``held_out=True``, are all that is returned)."""
     records = json.load(open(labels_path, encoding="utf-8"))
@@ -108,17 +126,32 @@ def load_emoji(path, labels_path, size, subjects, min_styles=6, augment="none", 
         names.setdefault(r["name"], []).append(r)
     if missing := [s for s in subjects if s not in names]:
         raise ValueError(f"unknown subjects: {missing}")
-    chosen = [s for s in (subjects or names) if len(names[s]) >= min_styles]
+    chosen = [s for s in (subjects or names) if len(names[s]) >= min_styles and names[s][0]["group"] not in without]
     groups = [names[s][0]["group"] for s in chosen]
     row = {s: i for i, s in enumerate(chosen)}
     pick = [i for i, r in enumerate(records) if r["name"] in row and r["held_out"] == held_out]
     out = sum(r["name"] in row and r["held_out"] != held_out for r in records)
     images = shrink(np.load(path)["images"][pick], size)
-    y = torch.tensor([row[records[i]["name"]] for i in pick])
-    s = torch.tensor([STYLES.index(records[i]["style"]) for i in pick])
+    y = torch.tensor([row[records[i]["name"]] for i in pick], dtype=torch.long)
+    s = torch.tensor([STYLES.index(records[i]["style"]) for i in pick], dtype=torch.long)
     labels = [Labels("subject", "y_embedder", chosen, mixing(chosen, groups), groups),
               Labels("style", "style_embedder", STYLES)]
     return Dataset(images, [y, s], labels, augment, out)
+
+
+def load_for(config, root, split="train", tokenizer=None):
+    """The data of a run: pictures with labels or, with a [text] section, with
+    prompts; without a tokenizer one is made from the names and styles."""
+    dataset, t = load(config.data, root, split), config.text
+    if t.hidden_size:
+        if config.data.kind != "emoji":
+            raise ValueError("prompts are made of subjects and styles, which only emoji data have")
+        names, styles = (l.values for l in dataset.labels)
+        if tokenizer is None:
+            texts = prompts.vocabulary_texts(names, styles)
+            tokenizer = prompts.train_tokenizer(texts, t.vocab_size, t.max_length)
+        dataset.prompter = prompts.Prompter(names, styles, tokenizer)
+    return dataset
 
 
 def load(config, root, split="train"):
@@ -127,7 +160,8 @@ def load(config, root, split="train"):
         return load_jpeg(path, config.image_size, split, config.augment)
     if config.kind == "emoji":
         return load_emoji(path, os.path.join(root, config.labels), config.image_size, config.subjects,
-                          config.min_styles, config.augment, held_out=split != "train")
+                          config.min_styles, config.augment, held_out=split != "train",
+                          without=config.without_groups)
     raise ValueError(config.kind)
 
 
@@ -138,6 +172,13 @@ class Batches:
         self.dataset, self.batch = dataset, batch
         self.generator = torch.Generator().manual_seed(seed)
         self.order = torch.empty(0, dtype=torch.long)
+
+    def state(self):
+        return {"order": self.order, "generator": self.generator.get_state()}
+
+    def restore(self, state):
+        self.order = state["order"]
+        self.generator.set_state(state["generator"])
 
     def next(self, device):
         while len(self.order) < self.batch:

@@ -4,7 +4,8 @@
 
 The EMA weights are written under the official names (see ``moe.to_official``);
 composed label tables are folded into ordinary ones.  The header key ``diffmoe``
-holds a JSON description of the model.  Before that the routing thresholds are
+holds a JSON description of the model, with the tokenizer of one that reads
+prompts.  Before that the routing thresholds are
 recalibrated on noised pictures with the EMA weights (``--no-recalibrate``: keep
 the training thresholds)."""
 
@@ -15,9 +16,10 @@ import os
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 
 from . import config as configs
-from . import data, flow
+from . import data, flow, prompts
 from .model import ComposedEmbedder, DiT
 from .moe import from_official, to_official
 from .train import build
@@ -79,10 +81,20 @@ def params(config):
     return p
 
 
-def describe(config, labels, card):
+def describe_text(config, tokenizer, dataset):
+    """Shape of the text encoder, and what may be asked for."""
+    subjects, styles = (l.values for l in dataset.labels)
+    phrases = [prompts.STYLE_PHRASES[s][0] for s in styles]
+    known = [g for g in config.sample.grid if "*" in g] or [f"{s}, *" for s in subjects[: len(styles)]]
+    examples = [g.replace("*", phrases[i % len(phrases)]) for i, g in enumerate(known)]
+    return {**prompts.encoder_arguments(config.text, tokenizer), "examples": examples, "subjects": subjects,
+            "styles": dict(zip(styles, phrases)), "tokenizer": json.loads(tokenizer.to_str())}
+
+
+def describe(config, labels, card, text=None):
     m = config.model
     p = params(config)
-    p["num_classes"] = len(labels[0].values)
+    p["num_classes"] = len(labels[0].values) if labels else 0
     entries = []
     for l in labels:
         e = {"name": l.name, "tensor": l.tensor, "null": len(l.values), "values": list(l.values)}
@@ -90,23 +102,40 @@ def describe(config, labels, card):
             e["groups"] = list(l.groups)
         entries.append(e)
     s = config.sample
+    more = {"text": text} if text else {}
     return {"format": 1, "name": config.name, "kind": "diffmoe" if m.num_experts else "dense", "t_kind": "flow",
             "time_scale": m.time_scale, "space": "pixels", "params": p, "labels": entries,
-            "defaults": {"steps": s.steps, "guidance": s.guidance, "solver": s.solver}, "card": card}
+            "defaults": {"steps": s.steps, "guidance": s.guidance, "solver": s.solver}, "card": card, **more}
+
+
+def read_description(path):
+    with safe_open(path, "pt") as f:
+        return json.loads(f.metadata()["diffmoe"])
+
+
+def described_tokenizer(meta):
+    """The tokenizer in a description; None where the model reads no text."""
+    return Tokenizer.from_str(json.dumps(meta["text"]["tokenizer"])) if "text" in meta else None
 
 
 def load_exported(path):
     """(model in eval mode with the file's dequantised weights, description)."""
+    meta = read_description(path)
     with safe_open(path, "pt") as f:
-        meta = json.loads(f.metadata()["diffmoe"])
         stored = {k: f.get_tensor(k) for k in f.keys()}
     p = meta["params"]
     moe = p.get("MoE_config") or {"num_experts": 0, "capacity": 1, "interleave": True}
     model = DiT(p["input_size"], p["in_channels"], p["patch_size"], p["depth"], p["hidden_size"], p["num_heads"],
                 p["mlp_ratio"], moe["num_experts"], moe["capacity"], moe["interleave"], p["learn_sigma"],
-                meta["time_scale"], [(l["tensor"].split(".")[0], l["null"], None) for l in meta["labels"]])
+                meta["time_scale"], [(l["tensor"].split(".")[0], l["null"], None) for l in meta["labels"]],
+                text=encoder_of(meta))
     model.load_state_dict(from_official(decode(stored)))
     return model.eval().requires_grad_(False), meta
+
+
+def encoder_of(meta):
+    keys = ("vocab_size", "max_length", "hidden_size", "depth", "num_heads", "mlp_ratio")
+    return {k: meta["text"][k] for k in keys} if "text" in meta else None
 
 
 def load_checkpoint(path):
@@ -114,9 +143,13 @@ def load_checkpoint(path):
     ck = torch.load(path, map_location="cpu", weights_only=False)
     config = configs.from_dict(ck["config"])
     labels = [data.Labels(*l) for l in ck["labels"]]
-    model = build(config.model, labels)
+    model = build(config.model, labels, prompts.encoder_arguments(config.text, tokenizer_of(ck)))
     model.load_state_dict(ck["ema"])
     return model.eval().requires_grad_(False), config, labels, ck
+
+
+def tokenizer_of(checkpoint):
+    return Tokenizer.from_str(checkpoint["tokenizer"]) if checkpoint.get("tokenizer") else None
 
 
 @torch.no_grad()
@@ -201,9 +234,12 @@ def reference(model, meta, seed=3):
           "t": torch.tensor([0.15, 0.5, 0.85])}
     for key, l in zip(("y", "style"), meta["labels"]):
         io[key] = torch.tensor([1, l["null"] // 2, l["null"]], dtype=torch.int32)
+    if "text" in meta:
+        asked = [*meta["text"]["examples"], "", ""][:2] + [""]
+        io["tokens"] = prompts.encode(described_tokenizer(meta), asked).int()
     model.set_rule("pool")
     rec = model.record()
-    io["out"], _ = model(io["x"], io["t"], [io[k].long() for k in ("y", "style") if k in io])
+    io["out"], _ = model(io["x"], io["t"], [io[k].long() for k in ("y", "style", "tokens") if k in io])
     for i, r in rec.items():
         io[f"blocks.{i}.selected"] = r["selected"].to(torch.uint8)
     model.record(False)
@@ -230,23 +266,29 @@ def main(argv=None):
 
     model, config, labels, ck = load_checkpoint(a.checkpoint)
     capacity = config.model.capacity
-    report = {}
+    tokenizer = tokenizer_of(ck)
+    report, dataset = {}, None
+    if tokenizer or config.model.num_experts and not a.no_recalibrate:
+        dataset = data.load_for(config, a.data_root, tokenizer=tokenizer)
     if config.model.num_experts and not a.no_recalibrate:
-        dataset = data.load(config.data, a.data_root)
-        nulls = [len(l.values) for l in labels]
-        recalibrate(model, noised_batches(dataset, nulls, config.train, 16, 64), capacity)
-        check = [capacities(model, *b)[0] for b in noised_batches(dataset, nulls, config.train, 8, 64, seed=5)]
+        recalibrate(model, noised_batches(dataset, dataset.nulls, config.train, 16, 64), capacity)
+        fresh = noised_batches(dataset, dataset.nulls, config.train, 8, 64, seed=5)
+        check = [capacities(model, *b)[0] for b in fresh]
         report["mean"] = sum(check) / len(check)
         print(f"mean capacity on fresh noised batches: {report['mean']:.3f}")
-    card = dict(config.card, train_steps=ck["step"], train_images=ck["images"], train_hours=round(ck["seconds"] / 3600, 2),
+    before = ck.get("earlier", {})  # of the weights that the run started from
+    card = dict(config.card, train_steps=ck["step"] + before.get("steps", 0),
+                train_images=ck["images"] + before.get("images", 0),
+                train_hours=round(ck["seconds"] / 3600 + before.get("hours", 0), 2),
                 loss=round(ck["loss"], 4), capacity=round(report.get("mean", capacity), 3))
-    meta = describe(config, labels, card)
+    text = describe_text(config, tokenizer, dataset) if tokenizer else None
+    meta = describe(config, labels, card, text)
     full = folded(model)
     write(encode(full, a.dtype), meta, a.out)
 
     stored, meta = load_exported(a.out)
     exact = DiT(**{k: getattr(config.model, k) for k in config.model.__dict__},
-                labels=[(l.prefix, len(l.values), None) for l in labels]).eval()
+                labels=[(l.prefix, len(l.values), None) for l in labels], text=encoder_of(meta)).eval()
     exact.load_state_dict(from_official(full))
     io = reference(stored, meta)
     ref = reference(exact, meta)
@@ -260,9 +302,9 @@ def main(argv=None):
         save_file(io, a.reference)
     if a.report:
         for split in ("train", "test"):
-            ds = data.load(config.data, a.data_root, split)
+            ds = data.load_for(config, a.data_root, split, tokenizer)
             report[split] = {}
-            for i, l in enumerate(labels):
+            for i, l in enumerate(ds.labels):
                 rows, per_layer = capacity_report(stored, ds, i, a.report_images)
                 report[split][l.name] = rows
             report[split]["per_layer"] = per_layer

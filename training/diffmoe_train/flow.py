@@ -24,7 +24,8 @@ def flow_loss(out, x, noise):
 
 def drop_labels(labels, nulls, p_all, p_single, generator=None):
     """Replace labels by null: all of a sample's with p_all, and with more than
-    one table each on its own with p_single, so that every null row is trained."""
+    one table each on its own with p_single, so that every null row is trained.
+    A null may also be a row: the token ids of the empty prompt."""
     n, device = labels[0].shape[0], labels[0].device
     u = torch.rand(n, device=device, generator=generator)
     out = []
@@ -33,29 +34,32 @@ def drop_labels(labels, nulls, p_all, p_single, generator=None):
         if len(labels) > 1:
             lo = p_all + i * p_single
             drop |= (u >= lo) & (u < lo + p_single)
-        out.append(torch.where(drop, torch.full_like(y, null), y))
+        null = torch.as_tensor(null, device=device)
+        out.append(torch.where(drop.view(-1, *[1] * (y.dim() - 1)), null, y))
     return out
 
 
 @torch.no_grad()
-def velocity(model, z, t, labels, guidance):
-    """Two separate passes: conditional and null tokens never share a pool."""
+def velocity(model, z, t, labels, guidance, negative=None):
+    """Two separate passes: conditional and null tokens never share a pool.
+    ``negative``: conditions to lead away from, instead of null."""
     tt = torch.full((z.shape[0],), t, device=z.device)
     C = z.shape[1]
     v = model(z, tt, labels)[0][:, :C].float()
     if guidance != 1.0:
-        u = model(z, tt, model.null_labels(z.shape[0], z.device))[0][:, :C].float()
+        null = model.null_labels(z.shape[0], z.device) if negative is None else negative
+        u = model(z, tt, null)[0][:, :C].float()
         v = u + guidance * (v - u)
     return v
 
 
 @torch.no_grad()
-def sample(model, z, labels, steps=30, guidance=1.0, solver="euler"):
+def sample(model, z, labels, steps=30, guidance=1.0, solver="euler", negative=None):
     h = 1.0 / steps
     for i in range(steps):
-        v = velocity(model, z, i * h, labels, guidance)
+        v = velocity(model, z, i * h, labels, guidance, negative)
         if solver == "heun":
-            w = velocity(model, z + h * v, (i + 1) * h, labels, guidance)
+            w = velocity(model, z + h * v, (i + 1) * h, labels, guidance, negative)
             v = (v + w) / 2
         z = z + h * v
     return z

@@ -2,7 +2,8 @@
 
 Names, shapes and formulas follow the official implementation; differences are
 switches: ``time_scale`` (official flow models: 1), ``learn_sigma`` (official:
-true) and more than one label table (official: one).
+true), more than one label table (official: one), and ``text``: prompts instead
+of or beside labels, which cross-attention reads (see ``text``).
 """
 
 import math
@@ -11,6 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from . import text as texts
 from .moe import DiffMoE
 
 
@@ -49,16 +51,21 @@ def modulate(x, shift, scale):
 
 
 class Block(nn.Module):
-    def __init__(self, dim, heads, ffn):
+    def __init__(self, dim, heads, ffn, text_dim=0):
         super().__init__()
         self.attn = Attention(dim, heads)
+        if text_dim:
+            self.cross_attn = texts.CrossAttention(dim, heads, text_dim)
         self.mlp = ffn
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
 
-    def forward(self, x, c):
+    def forward(self, x, c, text=None):
+        """text: (states, padding bias) of the text encoder."""
         D = x.shape[-1:]
         s1, c1, g1, s2, c2, g2 = self.adaLN_modulation(c).chunk(6, dim=1)
         x = torch.addcmul(x, g1[:, None], self.attn(modulate(F.layer_norm(x, D, eps=1e-6), s1, c1)))
+        if text is not None:
+            x = x + self.cross_attn(x, *text)
         y, loss = self.mlp(modulate(F.layer_norm(x, D, eps=1e-6), s2, c2))
         return torch.addcmul(x, g2[:, None], y), loss
 
@@ -133,11 +140,13 @@ def sincos_pos_embed(dim, grid):
 
 
 class DiT(nn.Module):
-    """``labels``: list of (tensor prefix, number of labels, mix matrix or None)."""
+    """``labels``: list of (tensor prefix, number of labels, mix matrix or None).
+    ``text``: arguments of the text encoder, or None."""
 
     def __init__(self, input_size, in_channels, patch_size, depth, hidden_size, num_heads, mlp_ratio=4.0,
                  num_experts=8, capacity=1.0, interleave=True, learn_sigma=False, time_scale=1.0,
-                 labels=(("y_embedder", 10, None),), label_init_std=0.02, use_swiglu=False):
+                 labels=(("y_embedder", 10, None),), label_init_std=0.02, use_swiglu=False,
+                 text=None):
         super().__init__()
         if use_swiglu:
             raise NotImplementedError("only the GELU form is trained here")
@@ -154,10 +163,14 @@ class DiT(nn.Module):
         for name, num, mix in labels:
             emb = LabelEmbedder(num, D) if mix is None else ComposedEmbedder(num, D, mix)
             setattr(self, name, emb)
+        self.text_encoder = texts.TextEncoder(**text) if text else None
+        text_dim = text["hidden_size"] if text else 0
+        if text:
+            self.text_pool = nn.Linear(text_dim, D)
         self.blocks = nn.ModuleList(
             Block(D, num_heads,
                   DiffMoE(D, hidden, num_experts, capacity)
-                  if num_experts and (i % 2 == 1 or not interleave) else Mlp(D, hidden))
+                  if num_experts and (i % 2 == 1 or not interleave) else Mlp(D, hidden), text_dim)
             for i in range(depth))
         self.final_layer = FinalLayer(D, p * p * self.out_channels)
         self.reset_parameters(label_init_std)
@@ -178,8 +191,11 @@ class DiT(nn.Module):
             nn.init.normal_(e.embedding_table.weight, std=label_init_std)
             if isinstance(e, ComposedEmbedder):
                 nn.init.normal_(e.shared, std=label_init_std)
-        for m in [b.adaLN_modulation[1] for b in self.blocks] + [
-                self.final_layer.adaLN_modulation[1], self.final_layer.linear]:
+        zero = [b.adaLN_modulation[1] for b in self.blocks]
+        if self.text_encoder:
+            self.text_encoder.reset_parameters()
+            zero += [b.cross_attn.proj for b in self.blocks]
+        for m in zero + [self.final_layer.adaLN_modulation[1], self.final_layer.linear]:
             nn.init.zeros_(m.weight)
             nn.init.zeros_(m.bias)
 
@@ -214,19 +230,27 @@ class DiT(nn.Module):
         return x.view(B, g, g, p, p, c).permute(0, 5, 1, 3, 2, 4).reshape(B, c, g * p, g * p)
 
     def forward(self, x, t, labels):
-        """labels: one int64 tensor [B] per label table.
+        """labels: one int64 tensor [B] per label table, and at the end, where the
+        model reads text, the token ids [B, L].
 
         Returns (output, predictor loss summed over the MoE layers; 0 in eval)."""
-        c = self.t_embedder(t)
+        c, text = self.t_embedder(t), None
+        if self.text_encoder:
+            *labels, tokens = labels
+            text = self.text_encoder(tokens)
+            c = c + self.text_pool(text[0][:, 0])
         for e, y in zip(self.label_embedders(), labels, strict=True):
             c = c + e(y)
         h = self.patchify(x) + self.pos_embed
         aux = h.new_zeros((), dtype=torch.float32)
         for block in self.blocks:
-            h, loss = block(h, c)
+            h, loss = block(h, c, text)
             if loss is not None:
                 aux = aux + loss
         return self.unpatchify(self.final_layer(h, c)), aux
 
     def null_labels(self, n, device=None):
-        return [torch.full((n,), e.num, dtype=torch.long, device=device) for e in self.label_embedders()]
+        null = [torch.full((n,), e.num, dtype=torch.long, device=device) for e in self.label_embedders()]
+        if self.text_encoder:
+            null.append(texts.null_tokens(n, self.text_encoder.max_length, device))
+        return null

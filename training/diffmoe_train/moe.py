@@ -44,6 +44,7 @@ class DiffMoE(nn.Module):
         )
         self.rule = "pool"
         self.force_train_routing = False  # used when recalibrating thresholds
+        self.predicted_capacity = None  # what the thresholds would have chosen in the last training pass, pairs per token
         self.record = None  # a dict here receives the routing of a forward pass
 
     def reset_parameters(self):
@@ -82,6 +83,7 @@ class DiffMoE(nn.Module):
             loss = F.binary_cross_entropy_with_logits(logits, target)
             if self.training:
                 self.update_threshold(logits.detach(), k)
+                self.predicted_capacity = (logits.detach().sigmoid() > self.expert_threshold).sum() / S
             y = self.dispatch(x, gate, index, weight)
             counts, selected = None, target
         else:

@@ -1,7 +1,8 @@
 """Draw pictures:  python -m diffmoe_train.sample MODEL.safetensors OUT.png --labels "dog face,noto" "pizza,blob"
+or, with a model that reads text:  ... --prompts "a robot, fluent 3d" "pizza, *" [--negative "blob"]
 
 Give one argument per picture: the label values joined by commas; * stands for
-every value of a column and - for no label."""
+every value of a column and - for no label.  In a prompt * is every style."""
 
 import argparse
 import itertools
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import flow
+from . import flow, prompts
 
 
 def to_png(x, path, columns, scale=3, gap=2):
@@ -26,14 +27,16 @@ def to_png(x, path, columns, scale=3, gap=2):
     Image.fromarray(sheet).resize((sheet.shape[1] * scale, sheet.shape[0] * scale), Image.NEAREST).save(path)
 
 
-def draw(model, columns, steps, guidance, solver, seed=0, batch=64):
-    """columns: one list of label indices per table; returns [N, C, s, s]."""
+def draw(model, columns, steps, guidance, solver, seed=0, batch=64, negative=None):
+    """columns: one list of label indices per table, or [token ids]; negative:
+    the same for what to avoid.  Returns [N, C, s, s]."""
     n = len(columns[0])
     device = model.pos_embed.device
     s = model.grid * model.patch_size
     z = torch.randn(n, model.in_channels, s, s, generator=torch.Generator().manual_seed(seed)).to(device)
     columns = [torch.as_tensor(c, device=device) for c in columns]
-    out = [flow.sample(model, z[i : i + batch], [c[i : i + batch] for c in columns], steps, guidance, solver)
+    part = lambda columns, i: columns and [c[i : i + batch] for c in columns]
+    out = [flow.sample(model, z[i : i + batch], part(columns, i), steps, guidance, solver, part(negative, i))
            for i in range(0, n, batch)]
     return torch.cat(out)
 
@@ -49,9 +52,14 @@ def expand(requests, labels):
     return [list(c) for c in zip(*rows)]
 
 
-def save_grid(model, labels, c, path):
+def save_grid(model, dataset, c, path):
     """The grid drawn while training: Euler, the run's own steps and guidance."""
-    if c.grid:
+    labels = dataset.labels
+    if dataset.prompter:
+        requests = c.grid or [f"{name}, *" for name in labels[0].values[:8]]
+        cols = [prompts.encode(dataset.prompter.tokenizer, prompts.expand(requests, labels[1].values))]
+        width = len(labels[1].values)
+    elif c.grid:
         cols = expand(c.grid, labels)
         width = len(labels[-1].values) if len(labels) > 1 else 8
     else:  # six of every value of the first column, the others without a label
@@ -64,12 +72,15 @@ def save_grid(model, labels, c, path):
 
 
 def main(argv=None):
-    from .export import load_exported
+    from .export import described_tokenizer, load_exported
 
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model")
     p.add_argument("out")
-    p.add_argument("--labels", nargs="+", required=True)
+    what = p.add_mutually_exclusive_group(required=True)
+    what.add_argument("--labels", nargs="+")
+    what.add_argument("--prompts", nargs="+")
+    p.add_argument("--negative", help="with --prompts: what to lead away from")
     p.add_argument("--steps", type=int)
     p.add_argument("--guidance", type=float)
     p.add_argument("--solver", choices=["euler", "heun"])
@@ -80,9 +91,19 @@ def main(argv=None):
     model, meta = load_exported(a.model)
     model.set_rule(a.rule)
     d = meta["defaults"]
-    cols = expand(a.labels, [type("L", (), l) for l in meta["labels"]])
+    negative = None
+    if bool(a.prompts) != bool(model.text_encoder):
+        p.error(f"this model reads {'--prompts' if model.text_encoder else '--labels'}")
+    if a.prompts:
+        tokenizer = described_tokenizer(meta)
+        cols = [prompts.encode(tokenizer, prompts.expand(a.prompts, prompts.STYLE_PHRASES))]
+        if a.negative:
+            negative = [prompts.encode(tokenizer, [a.negative]).expand_as(cols[0])]
+    else:
+        cols = expand(a.labels, [type("L", (), l) for l in meta["labels"]])
     pick = lambda v, d: d if v is None else v
-    x = draw(model, cols, pick(a.steps, d["steps"]), pick(a.guidance, d["guidance"]), a.solver or d["solver"], a.seed)
+    x = draw(model, cols, pick(a.steps, d["steps"]), pick(a.guidance, d["guidance"]), a.solver or d["solver"], a.seed,
+             negative=negative)
     to_png(x, a.out, a.columns)
 
 

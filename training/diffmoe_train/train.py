@@ -4,30 +4,26 @@ Several GPUs:  torchrun --nproc_per_node=4 -m diffmoe_train.train configs/...
 """
 
 import argparse
-import csv
 import os
 import time
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
+from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from . import config as configs
-from . import data, flow
+from . import data, flow, prompts, schedule
 from .ema import Ema
 from .model import DiT
+from .runlog import RunLog
 from .sample import save_grid
 
 
-def build(model_config, labels):
+def build(model_config, labels, text=None):
     m = configs.dataclasses.asdict(model_config)
-    return DiT(labels=[(l.prefix, len(l.values), l.mix) for l in labels], **m)
-
-
-def learning_rate(c, step, progress):
-    warm = min(1.0, (step + 1) / max(1, c.warmup))
-    return c.lr * warm * min(1.0, (1 - progress) / c.decay_fraction)
+    return DiT(labels=[(l.prefix, len(l.values), l.mix) for l in labels], text=text, **m)
 
 
 def save_atomic(obj, path):
@@ -35,17 +31,8 @@ def save_atomic(obj, path):
     os.replace(path + ".tmp", path)
 
 
-def main(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("config")
-    p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
-    p.add_argument("--out", default="runs", help="checkpoints, log and grids go to OUT/NAME")
-    p.add_argument("--resume", action="store_true", help="continue from OUT/NAME/last.pt if there is one")
-    p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
-    a = p.parse_args(argv)
-    c = configs.load(a.config, a.set)
-    t = c.train
-
+def set_up_device(t):
+    """Returns (device, rank, world size)."""
     rank = int(os.environ.get("RANK", 0))
     world = int(os.environ.get("WORLD_SIZE", 1))
     device = t.device
@@ -59,111 +46,160 @@ def main(argv=None):
         torch.set_num_threads(t.threads)
     if world > 1:
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    return device, rank, world
 
-    dataset = data.load(c.data, a.data_root)
-    torch.manual_seed(t.seed)
-    model = build(c.model, dataset.labels).to(device).train()
-    ema = Ema(model, t.ema)
-    opt = torch.optim.AdamW([q for q in model.parameters() if q.requires_grad], lr=t.lr,
-                            betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True)
-    folder = os.path.join(a.out, c.name)
-    os.makedirs(folder, exist_ok=True)
-    last = os.path.join(folder, "last.pt")
-    step, images, before = 0, 0, 0.0  # before: seconds of earlier sittings
-    if a.resume and os.path.exists(last):
-        s = torch.load(last, map_location=device, weights_only=False)
-        model.load_state_dict(s["model"])
-        ema.model.load_state_dict(s["ema"])
-        ema.n, step, images, before = s["ema_n"], s["step"], s["images"], s["seconds"]
-        opt.load_state_dict(s["opt"])
-    run = DistributedDataParallel(model, broadcast_buffers=False) if world > 1 else model
-    seed = t.seed + 1000 * rank + step
-    torch.manual_seed(seed)
-    batches = data.Batches(dataset, t.batch, seed)
-    nulls = [len(l.values) for l in dataset.labels]
-    autocast = torch.autocast(device.split(":")[0], torch.bfloat16, enabled=t.amp == "bf16")
 
-    log_path = os.path.join(folder, "log.csv")
-    log = None
-    if rank == 0:
-        rows = []
-        if step and os.path.exists(log_path):  # keep what led to the checkpoint
-            with open(log_path, newline="") as f:
-                rows = [r for r in list(csv.reader(f))[1:] if int(r[0]) <= step]
-        log_file = open(log_path, "w", newline="")
-        log = csv.writer(log_file)
-        log.writerow(["step", "images", "seconds", "loss", "bce", "grad_norm", "lr", "images_per_s"])
-        log.writerows(rows)
+class Trainer:
+    def __init__(self, c, data_root, folder, resume):
+        t = c.train
+        self.c, self.folder, self.data_root = c, folder, data_root
+        self.device, self.rank, self.world = set_up_device(t)
+        os.makedirs(folder, exist_ok=True)
+        self.last = os.path.join(folder, "last.pt")
+        state, self.earlier = None, {}
+        if resume and os.path.exists(self.last):
+            state = torch.load(self.last, map_location=self.device, weights_only=False)
+        self.dataset = data.load_for(c, data_root, tokenizer=self.known_tokenizer(state))
+        self.tokenizer = self.dataset.prompter and self.dataset.prompter.tokenizer
+        torch.manual_seed(t.seed)
+        text = prompts.encoder_arguments(c.text, self.tokenizer)
+        self.model = build(c.model, self.dataset.tables, text).to(self.device).train()
+        if t.init and state is None:
+            from .start import initialise
 
-    start = time.time()
-    saved = sampled = start
-    sums, since, count = torch.zeros(3), start, 0
-    bar = tqdm(total=t.steps, initial=step, disable=rank > 0, mininterval=5)
+            self.earlier = initialise(self.model, self.dataset.tables, t.init)
+        self.ema = Ema(self.model, t.ema)
+        self.opt = torch.optim.AdamW([q for q in self.model.parameters() if q.requires_grad], lr=t.lr,
+                                     betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True)
+        self.step, self.images, self.before = 0, 0, 0.0  # before: seconds of earlier sittings
+        same_end = state and state["config"]["train"].get("deadline") == t.deadline
+        self.decay = schedule.Decay(t, folder, state["decay_began"] if same_end else None)
+        if state:
+            self.take(state)
+        seed = t.seed + 1000 * self.rank + self.step
+        torch.manual_seed(seed)
+        self.batches = data.Batches(self.dataset, t.batch, seed)
+        if state and "random" in state and self.rank == 0:  # the very same stream goes on
+            torch.set_rng_state(state["random"].cpu())
+            self.batches.restore({k: v.cpu() for k, v in state["batches"].items()})
+        self.run = DistributedDataParallel(self.model, broadcast_buffers=False) if self.world > 1 else self.model
+        self.autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=t.amp == "bf16")
+        self.log = RunLog(folder, self.step) if self.rank == 0 else None
+        self.start = time.time()
 
-    def checkpoint():
+    def known_tokenizer(self, state):
+        """The tokenizer that came with weights; or one that all processes share,
+        because training it twice gives two."""
+        known = None
+        if state:
+            known = state.get("tokenizer")
+        elif self.c.train.init:
+            from .start import tokenizer_of_file
+
+            known = tokenizer_of_file(self.c.train.init)
+            known = known and known.to_str()
+        if not known and self.world > 1 and self.c.text.hidden_size:
+            known = [data.load_for(self.c, self.data_root).prompter.tokenizer.to_str() if self.rank == 0 else None]
+            dist.broadcast_object_list(known)
+            known = known[0]
+        return Tokenizer.from_str(known) if known else None
+
+    def take(self, s):
+        self.model.load_state_dict(s["model"])
+        self.ema.model.load_state_dict(s["ema"])
+        self.ema.n, self.step, self.images, self.before = s["ema_n"], s["step"], s["images"], s["seconds"]
+        self.opt.load_state_dict(s["opt"])
+        self.earlier = s.get("earlier", {})
+
+    def seconds(self):
+        return self.before + time.time() - self.start
+
+    def checkpoint(self):
+        labels = [(l.name, l.prefix, l.values, l.mix, l.groups) for l in self.dataset.tables]
         save_atomic({
-            "config": configs.to_dict(c), "model": model.state_dict(), "ema": ema.model.state_dict(),
-            "ema_n": ema.n, "opt": opt.state_dict(), "step": step, "images": images,
-            "seconds": before + time.time() - start,
-            "labels": [(l.name, l.prefix, l.values, l.mix, l.groups) for l in dataset.labels],
-            "loss": recent,
-        }, last)
+            "config": configs.to_dict(self.c), "model": self.model.state_dict(), "ema": self.ema.model.state_dict(),
+            "ema_n": self.ema.n, "opt": self.opt.state_dict(), "step": self.step, "images": self.images,
+            "seconds": self.seconds(), "labels": labels, "loss": self.log.recent,
+            "tokenizer": self.tokenizer and self.tokenizer.to_str(),
+            "decay_began": self.decay.began, "earlier": self.earlier,
+            "random": torch.get_rng_state(), "batches": self.batches.state(),
+        }, self.last)
 
-    recent = float("nan")
-    while True:
-        seconds = before + time.time() - start
-        progress = step / t.steps
-        if t.max_hours:
-            progress = max(progress, seconds / 3600 / t.max_hours)
-        if world > 1:  # the clocks must agree on when to stop
-            q = torch.tensor(progress, device=device)
-            dist.all_reduce(q, dist.ReduceOp.MAX)
-            progress = q.item()
-        if progress >= 1:
-            break
-        lr = learning_rate(t, step, progress)
-        for g in opt.param_groups:
+    def left(self):
+        """Share of the learning rate that the decay leaves; 0 ends the run."""
+        left = min(schedule.planned(self.c.train, self.step, self.seconds()), self.decay.left(time.time()))
+        if self.world > 1:  # the clocks must agree on when to stop
+            q = torch.tensor(left, device=self.device)
+            dist.all_reduce(q, dist.ReduceOp.MIN)
+            left = q.item()
+        return left
+
+    def one_step(self, lr):
+        t = self.c.train
+        for g in self.opt.param_groups:
             g["lr"] = lr
-        x, labels = batches.next(device)
-        labels = flow.drop_labels(labels, nulls, t.drop_all, t.drop_single)
-        tt = flow.sample_t(len(x), t.t_dist, device)
+        x, labels = self.batches.next(self.device)
+        labels = flow.drop_labels(labels, self.dataset.nulls, t.drop_all, t.drop_single)
+        tt = flow.sample_t(len(x), t.t_dist, self.device)
         noise = torch.randn_like(x)
-        with autocast:
-            out, bce = run(flow.mix(x, noise, tt), tt, labels)
-        mse = flow.flow_loss(out, x, noise).mean()
-        (mse + t.bce_weight * bce).backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), t.grad_clip)
-        opt.step()
-        opt.zero_grad(set_to_none=True)
-        ema.update(model)
-        step += 1
-        images += t.batch * world
-        count += 1
-        sums += torch.stack([mse.detach(), bce.detach(), norm.detach()]).float().cpu()
-        bar.update(1)
-        now = time.time()
-        if step % t.log_every == 0 and log:
-            m = (sums / count).tolist()
-            rate = count * t.batch * world / (now - since)
-            recent = m[0] if recent != recent else 0.8 * recent + 0.2 * m[0]
-            log.writerow([step, images, round(seconds, 1), *(f"{v:.5f}" for v in m), f"{lr:.3g}", f"{rate:.1f}"])
-            log_file.flush()
-            bar.set_postfix_str(f"loss {m[0]:.4f} bce {m[1]:.3f} {rate:.0f} img/s, {progress:.0%}")
-            sums, since, count = torch.zeros(3), now, 0
-        if rank == 0 and now - saved > 60 * t.save_minutes:
-            checkpoint()
-            saved = time.time()
-        if rank == 0 and now - sampled > 60 * t.sample_minutes:
-            save_grid(ema.model, dataset.labels, c.sample, os.path.join(folder, f"grid_{step:06d}.png"))
-            sampled = since = time.time()
-            sums.zero_()
-            count = 0
-    bar.close()
-    if rank == 0:
-        checkpoint()
-        save_grid(ema.model, dataset.labels, c.sample, os.path.join(folder, "grid_final.png"))
-    if world > 1:
-        dist.destroy_process_group()
+        with self.autocast:
+            out, bce = self.run(flow.mix(x, noise, tt), tt, labels)
+        losses = flow.flow_loss(out, x, noise)
+        (losses.mean() + t.bce_weight * bce).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.grad_clip)
+        self.opt.step()
+        self.opt.zero_grad(set_to_none=True)
+        self.ema.update(self.model)
+        self.step += 1
+        self.images += t.batch * self.world
+        if self.log:
+            layers = [m.predicted_capacity for m in self.model.moe_layers().values()]
+            capacity = torch.stack(layers).mean().item() if layers else float("nan")
+            self.log.add(losses, tt, bce, norm, capacity)
+
+    def grid(self, name):
+        save_grid(self.ema.model, self.dataset, self.c.sample, os.path.join(self.folder, name))
+
+    def train(self):
+        t = self.c.train
+        bar = tqdm(total=t.steps, initial=self.step, disable=self.rank > 0, mininterval=5)
+        saved = sampled = time.time()
+        while (left := self.left()) > 0:
+            lr = schedule.learning_rate(t, self.step, left)
+            self.one_step(lr)
+            bar.update(1)
+            if self.rank > 0:
+                continue
+            if self.step % t.log_every == 0:
+                loss, rate = self.log.write(self.step, self.images, self.seconds(), lr, t.batch * self.world)
+                bar.set_postfix_str(f"loss {loss:.4f} lr {lr:.2g} {rate:.0f} img/s")
+            if time.time() - saved > 60 * t.save_minutes:
+                self.checkpoint()
+                saved = time.time()
+            if time.time() - sampled > 60 * t.sample_minutes:
+                self.grid(f"grid_{self.step:06d}.png")
+                sampled = time.time()
+                self.log.restart()
+        bar.close()
+        if self.rank == 0:
+            self.checkpoint()
+            self.grid("grid_final.png")
+        if self.world > 1:
+            dist.destroy_process_group()
+
+
+def main(argv=None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("config")
+    p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
+    p.add_argument("--out", default="runs", help="checkpoints, log and grids go to OUT/NAME")
+    p.add_argument("--resume", action="store_true", help="continue from OUT/NAME/last.pt if there is one")
+    p.add_argument("--init", help="start from the weights of this exported file (same as --set train.init=FILE)")
+    p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
+    a = p.parse_args(argv)
+    more = [f"train.init={a.init}"] if a.init else []
+    c = configs.load(a.config, a.set + more)
+    Trainer(c, a.data_root, os.path.join(a.out, c.name), a.resume).train()
 
 
 if __name__ == "__main__":

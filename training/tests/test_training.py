@@ -1,74 +1,17 @@
-import json
-
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from diffmoe_train import config as configs
-from diffmoe_train import data, export, flow, sample, train
+from diffmoe_train import data, export, flow, sample, schedule
 from diffmoe_train.ema import Ema
 from diffmoe_train.model import DiT
-
-
-@pytest.fixture
-def emoji_root(tmp_path):
-    """Four coloured 'subjects' in three 'styles' (flat, dark, framed)."""
-    colours = {"red ball": (255, 0, 0), "green ball": (0, 255, 0), "blue ball": (0, 0, 255), "red box": (255, 0, 128)}
-    images, records = [], []
-    for name, c in colours.items():
-        for style in data.STYLES[:3]:
-            im = np.full((16, 16, 3), 255, np.uint8)
-            im[4:12, 4:12] = np.array(c) // (2 if style == "blob" else 1)
-            if style == "twemoji":
-                im[:2] = 0
-            images.append(im)
-            records.append({"style": style, "codepoint": name, "group": name.split()[1], "name": name,
-                            "held_out": (name, style) == ("red box", "twemoji")})
-    (tmp_path / "e").mkdir()
-    np.savez(tmp_path / "e" / "emoji.npz", images=np.stack(images))
-    (tmp_path / "e" / "labels.json").write_text(json.dumps(records))
-    (tmp_path / "run.toml").write_text("""
-name = "tiny"
-[data]
-kind = "emoji"
-path = "e/emoji.npz"
-labels = "e/labels.json"
-image_size = 8
-min_styles = 3
-[model]
-input_size = 8
-patch_size = 2
-depth = 4
-hidden_size = 64
-num_heads = 1
-num_experts = 4
-label_init_std = 0.5
-[train]
-batch = 32
-steps = 250
-lr = 3e-3
-warmup = 10
-log_every = 10
-[sample]
-steps = 8
-guidance = 1.5
-[card]
-licence = "none"
-data = "made up"
-""")
-    return tmp_path
-
-
-def run(root, *more):
-    train.main([str(root / "run.toml"), "--data-root", str(root), "--out", str(root / "runs"), *more])
-    rows = [r.split(",") for r in (root / "runs/tiny/log.csv").read_text().splitlines()[1:]]
-    return root / "runs/tiny/last.pt", [float(r[3]) for r in rows]
+from helpers import run_tiny
 
 
 def test_overfit_resume_and_export(emoji_root, capsys):
-    run(emoji_root, "--set", "train.steps=100", "--set", "train.decay_fraction=1e-9")
-    ck, loss = run(emoji_root, "--resume")
+    run_tiny(emoji_root, "--set", "train.steps=100", "--set", "train.decay_fraction=1e-9")
+    ck, loss = run_tiny(emoji_root, "--resume")
     assert len(loss) == 25 and loss[-1] < 0.15 * loss[0], loss
     assert (emoji_root / "runs/tiny/grid_final.png").exists()
 
@@ -140,10 +83,14 @@ def test_ema_averages_parameters_and_copies_thresholds():
 
 
 def test_schedule():
-    c = configs.Train(lr=1.0, warmup=10, decay_fraction=0.4)
-    assert train.learning_rate(c, 0, 0) == pytest.approx(0.1)
-    assert train.learning_rate(c, 500, 0.5) == 1
-    assert train.learning_rate(c, 500, 0.8) == pytest.approx(0.5)
+    c = configs.Train(lr=1.0, warmup=10, steps=1000, decay_fraction=0.4)
+    rate = lambda step: schedule.learning_rate(c, step, schedule.planned(c, step, 0))
+    assert rate(0) == pytest.approx(0.1)
+    assert rate(500) == 1
+    assert rate(800) == pytest.approx(0.5)
+    c.max_hours = 1
+    assert schedule.planned(c, 500, 0.9 * 3600) == pytest.approx(0.25)
+    assert schedule.planned(c, 1001, 0) == 0
 
 
 def test_augmentation_is_a_symmetry():

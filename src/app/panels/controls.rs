@@ -1,13 +1,13 @@
 //! What to draw, and how.
 
-use egui::{DragValue, Ui};
+use egui::{DragValue, TextEdit, Ui};
 
 use crate::app::App;
 use crate::app::icons::Icon;
 use crate::app::picker;
-use crate::app::session::{Controls, MAX_COUNT, MAX_STEPS};
+use crate::app::session::{self, Controls, MAX_COUNT, MAX_STEPS};
 use crate::app::widgets::{caption, card, remark, sign_button, slider, switch};
-use crate::diffusion::{Solver, Tolerance};
+use crate::diffusion::Solver;
 use crate::model::{Config, Kind, RoutingRule};
 use crate::sampler::Settings;
 
@@ -29,6 +29,9 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
     let Some(config) = app.session.model().map(|model| model.config.clone()) else { return };
     let controls = &mut app.session.controls;
     let dice = card(ui, "What to draw", |ui| {
+        if config.text.is_some() {
+            words(ui, controls);
+        }
         labels(ui, controls, &config);
         seed(ui, controls)
     });
@@ -41,24 +44,39 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
             s.step_by(0.1).fixed_decimals(1).clamping(egui::SliderClamping::Edits)
         });
         caption(ui, "Solver");
-        let euler = "One evaluation a step.";
-        let heun = "Two evaluations a step: twice the work, more exact.";
-        let adaptive =
-            "Dormand and Prince's pair: chooses its steps by the error that it estimates.";
-        let dopri5 = Solver::Dopri5(Tolerance::default());
-        switch(
-            ui,
-            &mut controls.solver,
-            &[
-                (Solver::Euler, "Euler", euler),
-                (Solver::Heun, "Heun", heun),
-                (dopri5, "Adaptive", adaptive),
-            ],
-        );
+        let choices: Vec<_> = session::solvers(&config).into_iter().map(solver).collect();
+        switch(ui, &mut controls.solver, &choices);
     });
     card(ui, "Routing", |ui| routing(ui, controls, &config));
     if dice {
         controls.seed = crate::platform::new_seed();
+    }
+}
+
+/// A solver with its name and what it does.
+fn solver(solver: Solver) -> (Solver, &'static str, &'static str) {
+    let (name, hint) = match solver {
+        Solver::Euler => ("Euler", "One evaluation a step."),
+        Solver::Heun => ("Heun", "Two evaluations a step: twice the work, more exact."),
+        Solver::Dopri5(_) => (
+            "Adaptive",
+            "Dormand and Prince's pair chooses its steps by the error that it estimates.",
+        ),
+        Solver::Ddpm(_) => ("DDPM", "Ancestral sampling: fresh noise at every step."),
+        Solver::Ddim(_) => ("DDIM", "No fresh noise: fewer steps suffice."),
+    };
+    (solver, name, hint)
+}
+
+/// What to draw in words, for a model that reads them.
+fn words(ui: &mut Ui, controls: &mut Controls) {
+    for (title, text, example) in [
+        ("Prompt", &mut controls.prompt, "a robot, fluent 3d"),
+        ("Without", &mut controls.negative, "what the picture should not show"),
+    ] {
+        let caption = caption(ui, title);
+        let edit = TextEdit::singleline(text).hint_text(example).desired_width(f32::INFINITY);
+        ui.add(edit).labelled_by(caption.id);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a visitor may set before a run, and how that becomes [`Settings`].
 
-use crate::diffusion::Solver;
-use crate::model::{Config, LabelTable, Routing};
+use crate::diffusion::{Ancestry, Solver, Tolerance};
+use crate::model::{Config, LabelTable, Routing, TimeKind};
 use crate::sampler::{Settings, random_rows};
 
 /// Most pictures of one run in the app: more would take long and be small on the screen.
@@ -27,6 +27,10 @@ pub enum Choice {
 pub struct Controls {
     /// For each label table of the model, in its order.
     pub choices: Vec<Choice>,
+    /// What to draw, in words, for a model that reads them.
+    pub prompt: String,
+    /// What not to draw.
+    pub negative: String,
     /// Seed of the noise and of varied rows.
     pub seed: u64,
     /// Denoising steps, 1 to [`MAX_STEPS`].
@@ -46,6 +50,8 @@ impl Controls {
     pub(super) fn none() -> Self {
         Self {
             choices: Vec::new(),
+            prompt: String::new(),
+            negative: String::new(),
             seed: 0,
             steps: 1,
             guidance: 1.0,
@@ -60,6 +66,8 @@ impl Controls {
         let defaults = &config.defaults;
         Self {
             choices: vec![Choice::Varied; config.labels.len()],
+            prompt: String::new(),
+            negative: String::new(),
             seed: crate::platform::new_seed(),
             steps: defaults.steps.clamp(1, MAX_STEPS),
             guidance: if defaults.guidance.is_finite() {
@@ -67,7 +75,10 @@ impl Controls {
             } else {
                 1.0
             },
-            solver: defaults.solver.parse().unwrap_or(Solver::Euler),
+            solver: solvers(config)
+                .into_iter()
+                .find(|solver| solver.to_string() == defaults.solver)
+                .unwrap_or(solvers(config)[0]),
             count: FIRST_COUNT,
             routing: Routing::default(),
         }
@@ -84,8 +95,11 @@ impl Controls {
             Choice::Varied if table.null > 0 => random_rows(self.seed, i as u32, table.null, count),
             Choice::Any | Choice::Varied => vec![table.null; count],
         };
+        let reads = config.text.is_some();
         Settings {
             labels: config.labels.iter().enumerate().map(rows).collect(),
+            prompts: if reads { vec![self.prompt.clone(); count] } else { Vec::new() },
+            negative: if reads { self.negative.clone() } else { String::new() },
             seed: self.seed,
             steps: self.steps,
             guidance: self.guidance,
@@ -95,9 +109,21 @@ impl Controls {
     }
 }
 
+/// The solvers that suit a model, the plainest first.
+pub fn solvers(config: &Config) -> Vec<Solver> {
+    match config.time_kind {
+        TimeKind::Flow => {
+            vec![Solver::Euler, Solver::Heun, Solver::Dopri5(Tolerance::default())]
+        }
+        TimeKind::Ddpm => {
+            vec![Solver::Ddpm(Ancestry::default()), Solver::Ddim(Ancestry::default())]
+        }
+    }
+}
+
 /// A name for each picture of a run, for people: its labels, without those that are left open.
 pub(super) fn picture_labels(settings: &Settings, config: &Config) -> Vec<String> {
-    let pictures = settings.labels.first().map_or(0, Vec::len);
+    let pictures = settings.pictures();
     let name = |picture: usize| {
         let tables = settings.labels.iter().zip(&config.labels);
         let named = tables.filter_map(|(rows, table)| {
@@ -110,7 +136,8 @@ pub(super) fn picture_labels(settings: &Settings, config: &Config) -> Vec<String
                 }
             })
         });
-        let named: Vec<_> = named.collect();
+        let prompt = settings.prompts.get(picture).filter(|prompt| !prompt.is_empty()).cloned();
+        let named: Vec<_> = prompt.into_iter().chain(named).collect();
         if named.is_empty() { "anything".to_owned() } else { named.join(", ") }
     };
     (0..pictures).map(name).collect()

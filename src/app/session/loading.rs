@@ -8,7 +8,7 @@ use super::share::HASH_DIGITS;
 use super::{ModelInfo, Phase, Share};
 use crate::checkpoint::{Checkpoint, embedded};
 use crate::kernels::WeightPrecision;
-use crate::model::{Config, TimeKind};
+use crate::model::Config;
 use crate::platform::{self, Bytes, Task, Transfer, Waker};
 use crate::sampler::{Backend, OpenModel};
 
@@ -160,14 +160,8 @@ async fn read_checkpoint(source: &ModelSource, transfer: &Transfer) -> Result<Ch
 fn drawable(config: &Config) -> Result<(), String> {
     if !config.pixels || config.in_channels != 3 {
         return Err(format!(
-            "{} makes latents, and decoding them to pixels is not implemented yet; `diffmoe verify` can check \
-             such a model",
-            config.name
-        ));
-    }
-    if config.time_kind != TimeKind::Flow {
-        return Err(format!(
-            "{} was trained with DDPM noise, which the flow solvers cannot sample",
+            "{} makes latents, and this app has no decoder for them; on the command line, `diffmoe sample --vae` draws \
+             with such a model",
             config.name
         ));
     }

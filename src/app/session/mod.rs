@@ -19,7 +19,7 @@ mod types;
 
 use std::sync::Arc;
 
-pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
+pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS, solvers};
 pub use loading::ModelSource;
 pub use record::Record;
 pub use share::Share;
@@ -153,7 +153,7 @@ impl Session {
             return match &preparing.purpose {
                 Purpose::Recover => Phase::Recovering,
                 Purpose::Start(job) => Phase::Opening {
-                    what: match job.record.settings.labels.first().map_or(0, Vec::len) {
+                    what: match job.record.settings.pictures() {
                         1 => "kernels and memory for one picture".into(),
                         n => format!("kernels and memory for {n} pictures"),
                     },

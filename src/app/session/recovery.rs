@@ -40,7 +40,7 @@ impl Session {
     /// Begins a run as soon as there is an engine for it; the newest run wins.
     pub(super) fn start(&mut self, mut job: Job) {
         self.cancel();
-        let batch = job.record.settings.labels.first().map_or(1, Vec::len);
+        let batch = job.record.settings.pictures();
         if !self.lost
             && let Some(engine) = self.idle.take_if(|engine| engine.batch() == batch)
         {
@@ -129,7 +129,7 @@ impl Session {
         // An engine of a lost device is of no use.
         drop(job.detach());
         let steps = job.record.finished_steps();
-        let batch = job.record.settings.labels.first().map_or(1, Vec::len);
+        let batch = job.record.settings.pictures();
         (self.lost, self.idle) = (true, None);
         if steps > self.finished_at_loss {
             self.losses = 0;

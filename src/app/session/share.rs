@@ -33,6 +33,8 @@ impl Share {
             hash: None,
             controls: Controls {
                 choices: Vec::new(),
+                prompt: String::new(),
+                negative: String::new(),
                 seed: 0,
                 steps: 0,
                 guidance: f32::NAN,
@@ -66,7 +68,14 @@ impl Share {
             "count" => c.count = within(value, 1, MAX_COUNT).map_err(|s| wrong(&s))?,
             "steps" => c.steps = within(value, 1, MAX_STEPS).map_err(|s| wrong(&s))?,
             "guidance" => c.guidance = within(value, 0.0, 100.0).map_err(|s| wrong(&s))?,
-            "solver" => c.solver = value.parse().map_err(|_| wrong("euler, heun or dopri5"))?,
+            "solver" => {
+                let known = "euler, heun, dopri5, ddpm or ddim";
+                c.solver = value.parse().map_err(|_| wrong(known))?;
+            }
+            "prompt" => value.clone_into(&mut c.prompt),
+            "negative" => value.clone_into(&mut c.negative),
+            // A model that reads prompts has no other labels.
+            "labels" if value.is_empty() => c.choices.clear(),
             "labels" => {
                 let choices: Option<Vec<_>> = value.split(',').map(choice).collect();
                 c.choices = choices.ok_or_else(|| wrong("a list of numbers, any or varied"))?;
@@ -114,6 +123,11 @@ impl Share {
             })
             .collect();
         put("labels", choices.join(","));
+        for (key, text) in [("prompt", &c.prompt), ("negative", &c.negative)] {
+            if !text.is_empty() {
+                put(key, encode(text));
+            }
+        }
         if c.routing.rule == RoutingRule::Pool {
             put("rule", "pool".into());
         }
@@ -194,7 +208,8 @@ mod tests {
     prop_compose! {
         fn any_share()(
             model in proptest::option::of(".{1,20}"),
-            choices in proptest::collection::vec(choice_strategy(), 1..4),
+            choices in proptest::collection::vec(choice_strategy(), 0..4),
+            (prompt, negative) in (".{0,20}", ".{0,20}"),
             seed in any::<u64>(),
             steps in 1..=MAX_STEPS,
             guidance in 0.0_f32..=100.0,
@@ -207,7 +222,7 @@ mod tests {
             let rule = if pool { RoutingRule::Pool } else { RoutingRule::Token };
             let solver = if heun { Solver::Heun } else { Solver::Euler };
             let routing = Routing { rule, gamma, shift };
-            let controls = Controls { choices, seed, steps, guidance, solver, count, routing };
+            let controls = Controls { choices, prompt, negative, seed, steps, guidance, solver, count, routing };
             Share { model, hash: Some("0a1b2c3d".into()), controls, unknown: Vec::new() }
         }
     }
@@ -237,7 +252,9 @@ mod tests {
         assert!(refused(&format!("{good}&steps=0")).contains("steps is \"0\"; it should be"));
         assert!(refused(&format!("{good}&guidance=NaN")).contains("from 0 to 100"));
         assert!(refused(&format!("{good}&count=17")).contains("from 1 to 16"));
-        assert!(refused(&format!("{good}&solver=magic")).contains("euler, heun or dopri5"));
+        assert!(
+            refused(&format!("{good}&solver=magic")).contains("euler, heun, dopri5, ddpm or ddim")
+        );
         assert!(refused(&format!("{good}&rule=dice")).contains("token or pool"));
         assert!(refused(&format!("{good}&labels=3,cat")).contains("any or varied"));
         for damaged in ["model=%", "model=%4", "model=%zz", "model=%ff"] {

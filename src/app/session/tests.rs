@@ -28,6 +28,8 @@ fn start(path: PathBuf, share: Option<Share>) -> Start {
 fn controls() -> Controls {
     Controls {
         choices: vec![Choice::Varied, Choice::Row(1)],
+        prompt: String::new(),
+        negative: String::new(),
         seed: 11,
         steps: 6,
         guidance: 1.5,
@@ -290,4 +292,34 @@ fn without_a_model_everything_is_harmless() {
     session.show_live();
     assert!(session.record().is_none() && session.share().is_none());
     assert_eq!(session.tick(), Tick::Idle);
+}
+
+#[test]
+fn models_that_read_prompts_draw_what_they_are_told() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/t2i_tiny");
+    let path = folder.join("model.safetensors");
+    let mut session = Session::new(Start { draw_at_once: false, ..start(path.clone(), None) });
+    ready(&mut session);
+    let config = session.model().unwrap().config.clone();
+    let mut draw = |prompt: &str| {
+        session.controls = Controls {
+            prompt: prompt.into(),
+            negative: "blob".into(),
+            steps: 3,
+            seed: 4,
+            count: 2,
+            guidance: 1.5,
+            ..Controls::for_model(&config)
+        };
+        session.generate();
+        ready(&mut session);
+        session.record().unwrap().clone()
+    };
+    let robot = draw("a robot & a fox, 100% flat");
+    assert_eq!(robot.labels, ["a robot & a fox, 100% flat"; 2]);
+    assert_same(&robot, &path);
+    assert_ne!(robot.frames.last(), draw("a house").frames.last(), "the words matter");
+
+    let link = Share::parse(&robot.share.to_fragment()).unwrap();
+    assert_eq!(link.controls, robot.controls);
 }

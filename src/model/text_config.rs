@@ -1,0 +1,174 @@
+//! The shape of the text encoder of a model that reads prompts, and its tensors (see `docs/models-text.md`).
+
+use serde::Deserialize;
+
+use super::config::ConfigError;
+use super::tensors::TensorSpec;
+use crate::tokenizer::Tokenizer;
+
+/// A text encoder. Made only as a part of [`super::Config`], which has checked every number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextConfig {
+    /// `V`, rows of the token table.
+    pub vocab_size: usize,
+    /// `L`, tokens of a prompt with the two that mark its ends.
+    pub max_length: usize,
+    /// `D_t`.
+    pub hidden_size: usize,
+    /// Number of layers.
+    pub depth: usize,
+    /// Attention heads of a layer.
+    pub num_heads: usize,
+    /// Hidden width of a layer's feed-forward network.
+    pub ffn_hidden: usize,
+    /// The `tokenizer.json`, checked.
+    tokenizer: String,
+    /// Prompts to draw where a user gives none.
+    pub examples: Vec<String>,
+}
+
+/// The `text` section of a configuration.
+#[derive(Deserialize)]
+pub(super) struct TextSection {
+    vocab_size: usize,
+    max_length: usize,
+    hidden_size: usize,
+    depth: usize,
+    num_heads: usize,
+    #[serde(default = "four")]
+    mlp_ratio: f32,
+    tokenizer: serde_json::Value,
+    #[serde(default)]
+    examples: Vec<String>,
+}
+
+fn four() -> f32 {
+    4.0
+}
+
+impl TextConfig {
+    /// Checks that such an encoder can exist.
+    pub(super) fn new(section: TextSection) -> Result<Self, ConfigError> {
+        let TextSection { vocab_size, max_length, hidden_size, depth, num_heads, .. } = section;
+        let ffn_hidden = (hidden_size as f32 * section.mlp_ratio) as usize;
+        let sizes = [vocab_size, max_length, hidden_size, depth, num_heads, ffn_hidden];
+        let wrong = |text: &str| Err(ConfigError::Invalid(format!("text section: {text}")));
+        if sizes.iter().any(|&n| n == 0 || n > 1 << 20) {
+            return wrong("a size is 0 or above 1,048,576");
+        }
+        if !(3..=4096).contains(&max_length) {
+            return wrong("max_length must be from 3 to 4096");
+        }
+        // The kernels read four numbers at a time.
+        if !hidden_size.is_multiple_of(num_heads * 4) || !ffn_hidden.is_multiple_of(4) {
+            return wrong(
+                "the width of a head and of the feed-forward network must be multiples of 4",
+            );
+        }
+        let tokenizer = section.tokenizer.to_string();
+        if let Err(error) = Tokenizer::from_json(&tokenizer, vocab_size) {
+            return wrong(&error.to_string());
+        }
+        Ok(Self {
+            vocab_size,
+            max_length,
+            hidden_size,
+            depth,
+            num_heads,
+            ffn_hidden,
+            tokenizer,
+            examples: section.examples,
+        })
+    }
+
+    /// Width of one attention head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_heads
+    }
+
+    /// What splits prompts for this encoder.
+    ///
+    /// # Panics
+    /// Never: the text was read once already.
+    pub fn tokenizer(&self) -> Tokenizer {
+        Tokenizer::from_json(&self.tokenizer, self.vocab_size).expect("checked when it was read")
+    }
+
+    /// The encoder's tensors, and the layer that adds a prompt to the condition of a model of width `d`.
+    pub(super) fn tensors(&self, d: usize) -> Vec<TensorSpec> {
+        let (t, m) = (self.hidden_size, self.ffn_hidden);
+        let mut list = Vec::new();
+        let mut add = |name: String, shape: &[usize]| {
+            list.push(TensorSpec { name, shape: shape.to_vec() });
+        };
+        add("text_encoder.position_embedding".into(), &[self.max_length, t]);
+        add("text_encoder.token_embedding.weight".into(), &[self.vocab_size, t]);
+        for i in 0..self.depth {
+            let layers =
+                [("attn.qkv", 3 * t, t), ("attn.proj", t, t), ("mlp.fc1", m, t), ("mlp.fc2", t, m)];
+            for (layer, outputs, inputs) in layers {
+                add(format!("text_encoder.layers.{i}.{layer}.weight"), &[outputs, inputs]);
+                add(format!("text_encoder.layers.{i}.{layer}.bias"), &[outputs]);
+            }
+        }
+        add("text_pool.weight".into(), &[d, t]);
+        add("text_pool.bias".into(), &[d]);
+        list
+    }
+
+    /// The cross-attention of one block, whose heads are together `attention` wide.
+    pub(super) fn block_tensors(
+        &self,
+        block: usize,
+        d: usize,
+        attention: usize,
+    ) -> Vec<TensorSpec> {
+        let layers = [
+            ("q_linear", attention, d),
+            ("kv_linear", 2 * attention, self.hidden_size),
+            ("proj", d, attention),
+        ];
+        let tensors = |(layer, outputs, inputs): (&str, usize, usize)| {
+            let name = format!("blocks.{block}.cross_attn.{layer}");
+            [
+                TensorSpec { name: format!("{name}.weight"), shape: vec![outputs, inputs] },
+                TensorSpec { name: format!("{name}.bias"), shape: vec![outputs] },
+            ]
+        };
+        layers.into_iter().flat_map(tensors).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<TextConfig, ConfigError> {
+        TextConfig::new(serde_json::from_str(text)?)
+    }
+
+    const GOOD: &str = r#"{"vocab_size":85,"max_length":11,"hidden_size":12,"depth":2,"num_heads":3,
+        "tokenizer":{"normalizer":{"type":"BertNormalizer","clean_text":true,"lowercase":true,
+        "handle_chinese_chars":true,"strip_accents":null},"pre_tokenizer":{"type":"BertPreTokenizer"},
+        "model":{"type":"WordPiece","unk_token":"[UNK]","continuing_subword_prefix":"",
+        "max_input_chars_per_word":100,"vocab":{"[PAD]":0,"[UNK]":1,"[CLS]":2,"[SEP]":3,"fox":4}}}}"#;
+
+    #[test]
+    fn impossible_encoders_are_refused() {
+        let good = read(GOOD).unwrap();
+        assert_eq!((good.ffn_hidden, good.head_dim()), (48, 4));
+        assert_eq!(good.tokenizer().encode("a fox", 5).ids, [2, 1, 4, 3, 0]);
+        for (from, to, why) in [
+            ("\"depth\":2", "\"depth\":0", "a size is 0"),
+            ("\"max_length\":11", "\"max_length\":2", "max_length"),
+            ("\"num_heads\":3", "\"num_heads\":2", "multiples of 4"),
+            ("\"vocab_size\":85", "\"vocab_size\":99999999", "above 1,048,576"),
+            ("\"vocab_size\":85", "\"vocab_size\":4", "entry 4"),
+            ("\"depth\":2", "\"deep\":2", "depth"),
+            ("WordPiece", "BPE", "no WordPiece"),
+        ] {
+            let error = read(&GOOD.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Prompts on the command line.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn diffmoe(arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_diffmoe"))
+        .args(arguments)
+        .output()
+        .expect("the tool starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("an exit code, not a signal"), text(stdout), text(stderr))
+}
+
+fn refused(arguments: &[&str], expected: &str) {
+    let (code, _, stderr) = diffmoe(arguments);
+    assert_eq!(code, 2, "{arguments:?}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
+    assert!(stderr.contains(expected), "{arguments:?} should speak of {expected:?}: {stderr}");
+}
+
+fn fixture(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/t2i_tiny").join(file)
+}
+
+fn model() -> String {
+    fixture("model.safetensors").display().to_string()
+}
+
+/// Draws into a new folder; gives the picture's bytes, the labels of the trace, and what was said.
+fn draw(more: &[&str]) -> (Vec<u8>, serde_json::Value, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [out, trace] =
+        ["a.png", "a.json"].map(|name| folder.path().join(name).display().to_string());
+    let model = model();
+    let fixed = ["sample", "--model", &model, "--backend", "cpu", "--steps", "2", "--seed", "1"];
+    let files = ["--out", &out, "--trace", &trace];
+    let (code, _, stderr) = diffmoe(&[&fixed[..], &files, more].concat());
+    assert_eq!(code, 0, "{stderr}");
+    let trace: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(trace).expect("a trace")).expect("JSON");
+    (std::fs::read(out).expect("a picture"), trace["labels"].clone(), stderr)
+}
+
+#[test]
+fn prompts_are_drawn_in_turn_and_the_negative_prompt_counts() {
+    let ask =
+        ["--prompt", "a red fox", "--prompt", "robot, flat style", "--count", "3", "--cfg", "2"];
+    let (plain, labels, stderr) = draw(&ask);
+    let turn = ["a red fox", "robot, flat style", "a red fox"];
+    assert_eq!(labels, serde_json::json!([turn]));
+    assert!(!stderr.contains("note: the model reads only"), "{stderr}");
+    assert_eq!(plain, draw(&ask).0, "the same again");
+    let avoiding = draw(&[&ask[..], &["--negative", "blob"]].concat()).0;
+    assert_ne!(plain, avoiding);
+    // One picture at a time changes nothing but rounding.
+    let (_, labels, _) = draw(&[&ask[..], &["--batch", "2"]].concat());
+    assert_eq!(labels, serde_json::json!([turn]));
+}
+
+#[test]
+fn without_a_prompt_the_examples_are_drawn_and_long_prompts_are_noted() {
+    let (_, labels, _) = draw(&["--count", "2"]);
+    assert_eq!(labels, serde_json::json!([["A Robot, fluent 3D", "A Robot, fluent 3D"]]));
+    let long = "robot ".repeat(40);
+    let (_, _, stderr) = draw(&["--count", "1", "--prompt", &long]);
+    assert!(stderr.contains("reads only the beginning"), "{stderr}");
+}
+
+#[test]
+fn prompts_and_classes_go_to_the_models_that_know_them() {
+    let model = model();
+    refused(&["sample", "--model", "emoji", "--prompt", "a fox"], "reads no prompts");
+    refused(&["sample", "--model", "emoji", "--negative", "blob"], "reads no prompts");
+    refused(&["sample", "--model", &model, "--class", "fox"], "--prompt");
+    refused(&["sample", "--model", &model, "--style", "blob"], "knows no styles");
+    let (code, stdout, _) = diffmoe(&["info", &model]);
+    assert_eq!(code, 0);
+    assert!(stdout.contains("prompts of up to 9 tokens out of 85"), "{stdout}");
+}
+
+#[test]
+fn recorded_answers_are_met_by_both_backends_and_after_a_conversion() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let converted = folder.path().join("model.safetensors").display().to_string();
+    let (code, _, stderr) = diffmoe(&["convert", &model(), "-o", &converted, "--dtype", "f32"]);
+    assert_eq!(code, 0, "{stderr}");
+    for file in ["case.json", "io.safetensors"] {
+        std::fs::copy(fixture(file), folder.path().join(file)).expect("a copy");
+    }
+    let original = fixture("").display().to_string();
+    let copy = folder.path().display().to_string();
+    for (case, backend) in [(&original, "cpu"), (&original, "gpu"), (&copy, "cpu")] {
+        let (code, stdout, stderr) = diffmoe(&["verify", case, "--backend", backend]);
+        assert_eq!(code, 0, "{case} on {backend}:\n{stdout}{stderr}");
+        assert!(stdout.trim_end().ends_with("17 passed, 0 failed"), "{stdout}");
+        assert!(!stdout.contains("no answer yet"), "{stdout}");
+    }
+}

@@ -1,0 +1,1 @@
+"""How good are the pictures?  See ``python -m diffmoe_train.evaluate --help``."""

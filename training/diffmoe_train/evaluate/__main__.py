@@ -1,0 +1,65 @@
+"""Evaluate a weights file, or write the tables:
+
+    python -m diffmoe_train.evaluate emoji   --weights assets/emoji.safetensors   --data-root DATA --out docs/results/emoji.json
+    python -m diffmoe_train.evaluate eurosat --weights assets/eurosat.safetensors --data-root DATA --out docs/results/eurosat.json
+    python -m diffmoe_train.evaluate render  docs/results.md docs/results/*.json
+"""
+
+import argparse
+import json
+import os
+
+import torch
+
+from . import emoji, eurosat, render
+
+
+def sampling_arguments(p):
+    p.add_argument("--weights", required=True)
+    p.add_argument("--out", required=True, help="JSON file to write")
+    p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
+    p.add_argument("--probes", help="folder: keep the probes here, or use those that are there, so that one judges all")
+    p.add_argument("--pictures", help="folder: keep the generated pictures here, or use those that are there")
+    p.add_argument("--title", help="name of the column in the tables; default: the file's training pictures")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--steps", type=int, help="default: the file's")
+    p.add_argument("--guidance", type=float, help="default: the file's")
+    p.add_argument("--solver", choices=["euler", "heun"], help="default: the file's")
+    p.add_argument("--rule", choices=["token", "pool"], default="token",
+                   help="token: a picture does not depend on the others of its batch")
+    p.add_argument("--batch", type=int, default=64)
+    p.add_argument("--threads", type=int, default=1)
+
+
+def main(argv=None):
+    p = argparse.ArgumentParser(prog="python -m diffmoe_train.evaluate", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    sub = p.add_subparsers(dest="what", required=True)
+    e = sub.add_parser("emoji")
+    sampling_arguments(e)
+    e.add_argument("--per-pair", type=int, default=1, help="pictures of each seen (subject, style) pair")
+    e.add_argument("--seen-pairs", type=int, default=0, help="only this many seen pairs, drawn at random (0: all)")
+    e.add_argument("--per-held-out", type=int, default=8, help="pictures of each held-out pair")
+    e.add_argument("--sheet", help="PNG: a row for each held-out pair, the real picture first")
+    s = sub.add_parser("eurosat")
+    sampling_arguments(s)
+    s.add_argument("--per-class", type=int, default=32)
+    s.add_argument("--loss-tiles", type=int, default=300, help="real tiles of each split for the loss by noise level")
+    r = sub.add_parser("render")
+    r.add_argument("page", help="Markdown file; what lies between its markers is replaced")
+    r.add_argument("results", nargs="+", help="JSON files of the other commands")
+    a = p.parse_args(argv)
+    if a.what == "render":
+        render.run(a.page, a.results)
+        return
+    torch.set_num_threads(a.threads)
+    out = {"emoji": emoji, "eurosat": eurosat}[a.what].run(a)
+    out["title"] = a.title or f"{out['weights'].get('train_images', 0):,} pictures"
+    os.makedirs(os.path.dirname(os.path.abspath(a.out)), exist_ok=True)
+    with open(a.out, "w", encoding="utf-8") as f:
+        json.dump(out, f, indent=1, ensure_ascii=False)
+        f.write("\n")
+
+
+if __name__ == "__main__":
+    main()

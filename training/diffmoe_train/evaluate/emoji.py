@@ -1,0 +1,153 @@
+"""Does a picture show the subject and the style that were asked for?
+
+Judged by two witnesses: probes trained on real pictures, and the nearest real
+picture in pixel space.  Seen pairs were trained on; held-out pairs were not, so
+they ask for a subject in a style in which the model never saw it.
+
+The style probe is trained on other subjects only: it has to know the style, as
+it cannot know the picture.  The subject probe is trained on every real picture
+of the subjects; how good its kind is on pictures that it never saw, is measured
+by cross-validation."""
+
+import json
+import os
+
+import torch
+
+from .. import data
+from ..export import load_exported
+from ..sample import to_png
+from . import generate, probe, retrieval, stats
+
+SUBJECT_STEPS, FOLDS, STYLE_STEPS = 500, 4, 2000  # steps of 64 pictures
+
+
+def load(meta, root, path="emoji/emoji64.npz", labels="emoji/labels.json"):
+    """(training pictures, held-out pictures) of the file's subjects at its size, and all pictures of other subjects."""
+    subjects, size = meta["labels"][0]["values"], meta["params"]["input_size"]
+    files = os.path.join(root, path), os.path.join(root, labels)
+    with open(files[1], encoding="utf-8") as f:
+        others = sorted({r["name"] for r in json.load(f)} - set(subjects))
+    get = lambda names, held: data.load_emoji(*files, size, names, 1, held_out=held)
+    own = [get(subjects, held) for held in (False, True)]
+    if own[0].labels[0].values != subjects:
+        raise ValueError("the data set does not have every subject of the file")
+    return own, [get(others, held) for held in (False, True)]
+
+
+def real(parts):
+    """Both sets as one: (pictures [N, 3, s, s], columns, held-out flags)."""
+    x = torch.cat([d.images for d in parts]).float() / 127.5 - 1
+    columns = [torch.cat([d.columns[i] for d in parts]) for i in range(2)]
+    held = torch.cat([torch.full((len(d),), k == 1) for k, d in enumerate(parts)])
+    return x, columns, held
+
+
+def agreement(found, asked, groups=None):
+    """Shares of right subjects, right styles, and both right."""
+    s, t = (f == a for f, a in zip(found, asked))
+    return {"subject": stats.share(s, groups), "style": stats.share(t, groups), "both": stats.share(s & t, groups)}
+
+
+class Witness:
+    """Two probes as one: a subject and a style for every picture."""
+
+    def __init__(self, subject, style):
+        self.subject, self.style = subject, style
+
+    def name(self, x):
+        return [probe.predict(self.subject, x)[0], probe.predict(self.style, x)[0]]
+
+
+def make_subject_probe(x, columns, n, seed=0):
+    """The judge (trained on every picture), and shares right on pictures that its kind never saw."""
+    subject = [columns[0]]
+    clean, moved = probe.cross_validate(x, subject, [n], "jitter", SUBJECT_STEPS, FOLDS, seed)
+    judge, seconds = probe.train(x, subject, [n], "jitter", SUBJECT_STEPS, seed=seed)
+    fresh = probe.jitter(x, torch.Generator().manual_seed(seed + 99))
+    right = lambda found: stats.share(found == columns[0])
+    return judge, {"pictures": len(x), "steps": SUBJECT_STEPS, "folds": FOLDS, "seed": seed,
+                   "cpu_seconds": round(seconds, 1), "unseen": right(clean[0]), "unseen_augmented": right(moved[0]),
+                   "own_augmented": right(probe.predict(judge, fresh)[0])}
+
+
+def make_style_probe(others, x, columns, n, seed=0):
+    """The judge (trained on other subjects), and shares right on the real pictures of the file's subjects."""
+    ox, ocolumns, _ = real(others)
+    judge, seconds = probe.train(ox, [ocolumns[1]], [n], "jitter", STYLE_STEPS, seed=seed)
+    fresh = probe.jitter(x, torch.Generator().manual_seed(seed + 99))
+    found = probe.predict(judge, x)[0]
+    return judge, {"pictures": len(ox), "steps": STYLE_STEPS, "seed": seed, "cpu_seconds": round(seconds, 1),
+                   "unseen": stats.share(found == columns[1]),
+                   "unseen_augmented": stats.share(probe.predict(judge, fresh)[0] == columns[1]),
+                   "unseen_by_style": [stats.share(found[columns[1] == i] == i) for i in range(n)]}
+
+
+def witness(a, others, x, columns, heads):
+    """The probes and their reports, from --probes if they are there."""
+    subject, r = probe.kept(a.probes, "emoji-subject.pt", lambda: make_subject_probe(x, columns, heads[0], a.seed))
+    style, t = probe.kept(a.probes, "emoji-style.pt", lambda: make_style_probe(others, x, columns, heads[1], a.seed))
+    return Witness(subject, style), {"subject": r, "style": t}
+
+
+def judge(witness, x, asked, gallery, gallery_columns, gallery_held):
+    pairs = asked[0] * 1000 + asked[1]
+    index, distance = retrieval.nearest(x, gallery)
+    near = [c[index] for c in gallery_columns]
+    own = (near[0] == asked[0]) & (near[1] == asked[1])
+    return {"probe": agreement(witness.name(x), asked, pairs),
+            "nearest": agreement(near, asked, pairs),
+            "nearest_is_held_out": stats.share(gallery_held[index] & own, pairs),
+            "distance": {"median": float(distance.median()), "mean": float(distance.mean())}}
+
+
+def pairs_of(dataset, each, at_most=0, seed=0):
+    """Columns that ask for every pair of the dataset ``each`` times (or for at_most pairs, drawn at random)."""
+    pairs = torch.stack(dataset.columns, 1).unique(dim=0)
+    if at_most and at_most < len(pairs):
+        pick = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:at_most]
+        pairs = pairs[pick.sort().values]
+    pairs = pairs.repeat_interleave(each, 0)
+    return [pairs[:, 0], pairs[:, 1]]
+
+
+def held_out_sheet(path, dataset, made, each):
+    """One row for each held-out pair: the real picture, then what the model drew."""
+    order = {tuple(p): i for i, p in enumerate(torch.stack(dataset.columns, 1).tolist())}
+    truth = dataset.images.float() / 127.5 - 1
+    rows = []
+    for i, pair in enumerate(sorted(order)):
+        rows += [truth[order[pair]][None], made[i * each : (i + 1) * each]]
+    to_png(torch.cat(rows), path, each + 1)
+
+
+def by_value(values, column, numbers):
+    return {v: round(float(numbers[column == i].mean()), 4) for i, v in enumerate(values) if (column == i).any()}
+
+
+def run(a):
+    model, meta = load_exported(a.weights)
+    own, others = load(meta, a.data_root)
+    x, columns, held = real(own)
+    heads = [len(l["values"]) for l in meta["labels"]]
+    judges, report = witness(a, others, x, columns, heads)
+    s = generate.settings(meta, a)
+    model.set_rule(s["rule"])
+    out = {"kind": "emoji", "weights": generate.identity(a.weights, meta), "settings": s, "probe": report,
+           "chance": {"subject": 1 / heads[0], "style": 1 / heads[1], "both": 1 / (heads[0] * heads[1])},
+           "spacing": retrieval.spacing(x)}
+    for name, dataset, each in (("seen", own[0], a.per_pair), ("held_out", own[1], a.per_held_out)):
+        asked = pairs_of(dataset, each, a.seen_pairs if name == "seen" else 0, a.seed)
+        made, compute, seconds = generate.kept(a.pictures, name, out["weights"]["sha256"], model, asked, s)
+        if name == "held_out" and a.sheet:
+            held_out_sheet(a.sheet, dataset, made, each)
+        right = [(p == q).float() for p, q in zip(judges.name(made), asked)]
+        subjects, styles = (l["values"] for l in meta["labels"])
+        out[name] = {"pairs": len(asked[0]) // each, "per_pair": each, "cpu_seconds": round(seconds, 1),
+                     **judge(judges, made, asked, x, columns, held),
+                     "by_style": {"subject_right": by_value(styles, asked[1], right[0]),
+                                  "style_right": by_value(styles, asked[1], right[1]),
+                                  "C": by_value(styles, asked[1], compute)},
+                     "C": {"mean": float(compute.mean()), "subject": by_value(subjects, asked[0], compute)},
+                     "noise": generate.loss_by_noise(model, dataset, len(dataset), a.seed)}
+    return out

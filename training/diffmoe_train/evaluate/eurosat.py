@@ -1,0 +1,65 @@
+"""Do generated tiles look like their class to a classifier trained on real ones?
+
+Also the Fréchet distance on that classifier's features.  It is not FID: the
+features, the resolution and the sample counts are our own, and it compares only
+with figures made by this very code."""
+
+import os
+
+import torch
+
+from .. import data
+from ..export import load_exported
+from . import generate, probe, stats
+
+PROBE_STEPS = 2000  # batches of 64
+PATH = "eurosat/eurosat.npz"
+
+
+def load(root, size):
+    """[(pictures float [N, 3, s, s], classes [N])] of the two splits, and the training dataset."""
+    parts = [data.load_jpeg(os.path.join(root, PATH), size, s) for s in ("train", "test")]
+    return [(d.images.float() / 127.5 - 1, d.columns[0]) for d in parts], parts
+
+
+def make_probe(train, test, classes, seed=0):
+    judge, seconds = probe.train(train[0], [train[1]], [classes], "dihedral", PROBE_STEPS, seed=seed)
+    found = probe.predict(judge, test[0])[0]
+    return judge, {"pictures": len(train[0]), "steps": PROBE_STEPS, "seed": seed, "cpu_seconds": round(seconds, 1),
+                   "unseen": stats.share(found == test[1]),
+                   "unseen_by_class": [stats.share(found[test[1] == c] == c) for c in range(classes)]}
+
+
+def distances(judge, made, train, test, seed):
+    """Fréchet distance on probe features to the training tiles, of the made tiles
+    and, for scale, of equally many real test tiles."""
+    base = stats.moments(probe.features(judge, train[0]))
+    pick = torch.randperm(len(test[0]), generator=torch.Generator().manual_seed(seed))[: len(made)]
+    return {"features": judge.heads[0].in_features, "n": len(made), "n_real": len(pick),
+            "generated": stats.frechet(stats.moments(probe.features(judge, made)), base),
+            "real": stats.frechet(stats.moments(probe.features(judge, test[0][pick])), base)}
+
+
+def run(a):
+    model, meta = load_exported(a.weights)
+    (train, test), parts = load(a.data_root, meta["params"]["input_size"])
+    names = meta["labels"][0]["values"]
+    witness, report = probe.kept(a.probes, "eurosat.pt", lambda: make_probe(train, test, len(names), a.seed))
+    s = generate.settings(meta, a)
+    model.set_rule(s["rule"])
+    asked = torch.arange(len(names)).repeat(a.per_class)
+    who = generate.identity(a.weights, meta)
+    made, compute, seconds = generate.kept(a.pictures, "eurosat", who["sha256"], model, [asked], s)
+    found = probe.predict(witness, made)[0]
+    classes = {}
+    for c, name in enumerate(names):
+        of = asked == c
+        classes[name] = {**stats.share(found[of] == c), "C": float(compute[of].mean()),
+                         "taken_for": {names[i]: int(k) for i, k in enumerate(found[of].bincount(minlength=len(names)))
+                                       if k and i != c}}
+    return {"kind": "eurosat", "weights": who, "settings": s, "probe": report,
+            "chance": 1 / len(names), "per_class": a.per_class, "cpu_seconds": round(seconds, 1),
+            "class": stats.share(found == asked), "classes": classes,
+            "frechet_on_probe_features": distances(witness, made, train, test, a.seed),
+            "C": float(compute.mean()),
+            "noise": {k: generate.loss_by_noise(model, d, a.loss_tiles, a.seed) for k, d in zip(("train", "test"), parts)}}

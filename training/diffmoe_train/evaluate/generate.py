@@ -1,0 +1,102 @@
+"""Pictures from a weights file, with the compute that each one took; and the
+loss on real pictures by noise level."""
+
+import hashlib
+import json
+import os
+import time
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .. import flow
+from ..export import TIMES
+
+
+class Counting:
+    """A model that notes, per picture, the expert-token pairs per token of its
+    labelled passes (not of the null passes of guidance)."""
+
+    def __init__(self, model):
+        self.model, self.total, self.passes = model, 0, 0
+        self.records = model.record()
+
+    def null_labels(self, *a):
+        return self.model.null_labels(*a)
+
+    def __call__(self, z, t, labels):
+        out = self.model(z, t, labels)
+        null = all(torch.equal(y, n) for y, n in zip(labels, self.model.null_labels(len(z), z.device)))
+        if not null and self.records:
+            pairs = [r["selected"].reshape(len(z), -1).sum(1) / (r["selected"].shape[0] / len(z))
+                     for r in self.records.values()]
+            self.total = self.total + torch.stack(pairs).mean(0)
+            self.passes += 1
+        return out
+
+
+def settings(meta, a):
+    """Sampling settings: the file's defaults where the arguments say nothing."""
+    d = meta["defaults"]
+    pick = lambda v, key: d[key] if v is None else v
+    return {"steps": pick(a.steps, "steps"), "guidance": pick(a.guidance, "guidance"),
+            "solver": pick(a.solver, "solver"), "rule": a.rule, "batch": a.batch, "seed": a.seed}
+
+
+def generate(model, columns, s):
+    """columns: one list of label indices per table; s: see ``settings``.
+
+    Returns (pictures [N, 3, s, s] rounded to 8 bits and clamped, in [-1, 1]; C of each [N]; seconds)."""
+    model.set_rule(s["rule"])
+    columns = [torch.as_tensor(c) for c in columns]
+    n, size = len(columns[0]), model.grid * model.patch_size
+    z = torch.randn(n, model.in_channels, size, size, generator=torch.Generator().manual_seed(s["seed"]))
+    x, compute, start = [], [], time.process_time()
+    for i in range(0, n, s["batch"]):
+        counting = Counting(model)
+        labels = [c[i : i + s["batch"]] for c in columns]
+        x.append(flow.sample(counting, z[i : i + s["batch"]], labels, s["steps"], s["guidance"], s["solver"]))
+        compute.append(counting.total / counting.passes)
+    model.record(False)
+    x = ((torch.cat(x).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+    return x, torch.cat(compute), time.process_time() - start
+
+
+def kept(folder, name, sha256, model, columns, s):
+    """``generate``, unless the folder holds the very same pictures: same weights, labels and settings."""
+    if not folder:
+        return generate(model, columns, s)
+    wanted = json.dumps([name, sha256, s, [c.tolist() for c in map(torch.as_tensor, columns)]])
+    path = os.path.join(folder, f"{name}-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}.safetensors")
+    if not os.path.exists(path):
+        x, compute, seconds = generate(model, columns, s)
+        os.makedirs(folder, exist_ok=True)
+        bytes_ = ((x + 1) * 127.5).round().to(torch.uint8)
+        save_file({"pictures": bytes_, "compute": compute}, path, metadata={"seconds": f"{seconds:.1f}"})
+    with safe_open(path, "pt") as f:
+        x, compute = f.get_tensor("pictures").float() / 127.5 - 1, f.get_tensor("compute")
+        return x, compute, float(f.metadata()["seconds"])
+
+
+@torch.no_grad()
+def loss_by_noise(model, dataset, n, seed, batch=64):
+    """{t: mean velocity loss} on up to n real pictures with their labels, one noise for each."""
+    g = torch.Generator().manual_seed(seed)
+    pick = torch.randperm(len(dataset), generator=g)[:n]
+    sums = {t: 0.0 for t in TIMES}
+    for i in range(0, len(pick), batch):
+        x, labels = dataset.batch(pick[i : i + batch], generator=g)
+        noise = torch.randn(x.shape, generator=g)
+        for t in TIMES:
+            tt = torch.full((len(x),), t)
+            sums[t] += flow.flow_loss(model(flow.mix(x, noise, tt), tt, labels)[0], x, noise).sum().item()
+    return {"n": len(pick), "loss": {str(t): v / len(pick) for t, v in sums.items()}}
+
+
+def identity(path, meta):
+    """What was judged, without saying where it lay."""
+    with open(path, "rb") as f:
+        digest = hashlib.sha256(f.read()).hexdigest()
+    card = meta.get("card", {})
+    return {"model": meta["name"], "sha256": digest, **{k: card[k] for k in ("train_images", "train_steps") if k in card}}

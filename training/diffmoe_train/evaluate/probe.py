@@ -1,0 +1,128 @@
+"""A small convolutional classifier of real pictures, with which generated ones
+are judged.  One trunk, one linear head per label column."""
+
+import math
+import os
+import time
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+class Probe(nn.Module):
+    def __init__(self, heads, width=16):
+        super().__init__()
+        w = width
+
+        def conv(a, b, stride=1):
+            return nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
+
+        self.trunk = nn.Sequential(conv(3, w), conv(w, 2 * w, 2), conv(2 * w, 2 * w), conv(2 * w, 4 * w, 2),
+                                   conv(4 * w, 4 * w), conv(4 * w, 8 * w, 2))
+        self.heads = nn.ModuleList(nn.Linear(8 * w, n) for n in heads)
+
+    def features(self, x):
+        """x [N, 3, s, s] in [-1, 1] -> [N, 8 * width]."""
+        return self.trunk(x).mean((2, 3))
+
+    def forward(self, x):
+        f = self.features(x)
+        return [h(f) for h in self.heads]
+
+
+def jitter(x, g):
+    """Moved, turned, resized, recoloured and noisy copies, on white."""
+    n = len(x)
+    u = lambda lo, hi, *more: lo + (hi - lo) * torch.rand(n, *more, generator=g)
+    angle, size = u(-0.15, 0.15), u(0.9, 1.12)
+    dx, dy = u(-0.12, 0.12), u(-0.12, 0.12)
+    c, s = angle.cos() / size, angle.sin() / size
+    theta = torch.stack([torch.stack([c, -s, dx], 1), torch.stack([s, c, dy], 1)], 1)
+    grid = F.affine_grid(theta, x.shape, align_corners=False)
+    x = F.grid_sample(x - 1, grid, padding_mode="zeros", align_corners=False) + 1
+    x = (x - 1) * u(0.9, 1.1, 3)[:, :, None, None] + 1
+    return (x + u(0, 0.08)[:, None, None, None] * torch.randn(x.shape, generator=g)).clamp(-1, 1)
+
+
+def dihedral(x, g):
+    """The eight symmetries of the square, one for each picture."""
+    bits = torch.randint(0, 8, (len(x),), generator=g)[:, None, None, None]
+    x = torch.where((bits & 1).bool(), x.flip(3), x)
+    x = torch.where((bits & 2).bool(), x.flip(2), x)
+    return torch.where((bits & 4).bool(), x.transpose(2, 3), x)
+
+
+AUGMENTATIONS = {"jitter": jitter, "dihedral": dihedral}
+
+
+def train(images, columns, heads, augment, steps, batch=64, lr=3e-3, width=16, seed=0):
+    """images float [N, 3, s, s]; one label column per head.  Returns (probe in eval mode, seconds)."""
+    torch.manual_seed(seed)
+    g = torch.Generator().manual_seed(seed)
+    probe = Probe(heads, width).train()
+    opt = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=1e-2)
+    start, order = time.process_time(), torch.empty(0, dtype=torch.long)
+    for step in range(steps):
+        for group in opt.param_groups:
+            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        while len(order) < batch:
+            order = torch.cat([order, torch.randperm(len(images), generator=g)])
+        index, order = order[:batch], order[batch:]
+        outs = probe(AUGMENTATIONS[augment](images[index], g))
+        loss = sum(F.cross_entropy(o, c[index], label_smoothing=0.05) for o, c in zip(outs, columns))
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    return probe.eval(), time.process_time() - start
+
+
+@torch.no_grad()
+def predict(probe, x, batch=256):
+    """One tensor of predicted indices per head."""
+    outs = [[o.argmax(1) for o in probe(x[i : i + batch])] for i in range(0, len(x), batch)]
+    return [torch.cat(c) for c in zip(*outs)]
+
+
+@torch.no_grad()
+def features(probe, x, batch=256):
+    return torch.cat([probe.features(x[i : i + batch]) for i in range(0, len(x), batch)])
+
+
+def cross_validate(images, columns, heads, augment, steps, folds=5, seed=0, **more):
+    """Predictions for every picture by a probe that never saw it: [columns][N] clean, and augmented."""
+    g = torch.Generator().manual_seed(seed)
+    fold = torch.randperm(len(images), generator=g) % folds
+    clean = [torch.zeros_like(c) for c in columns]
+    moved = [torch.zeros_like(c) for c in columns]
+    for k in range(folds):
+        rest, test = (fold != k).nonzero()[:, 0], (fold == k).nonzero()[:, 0]
+        probe, _ = train(images[rest], [c[rest] for c in columns], heads, augment, steps, seed=seed + k, **more)
+        for out, x in ((clean, images[test]), (moved, AUGMENTATIONS[augment](images[test], g))):
+            for o, p in zip(out, predict(probe, x)):
+                o[test] = p
+    return clean, moved
+
+
+def save(probe, report, path):
+    torch.save({"heads": [h.out_features for h in probe.heads], "width": probe.heads[0].in_features // 8,
+                "state": probe.state_dict(), "report": report}, path)
+
+
+def load(path):
+    s = torch.load(path, map_location="cpu", weights_only=True)
+    probe = Probe(s["heads"], s["width"])
+    probe.load_state_dict(s["state"])
+    return probe.eval(), s["report"]
+
+
+def kept(folder, name, make):
+    """(probe, report) from the folder, or made now and kept there (no folder: not kept)."""
+    path = folder and os.path.join(folder, name)
+    if path and os.path.exists(path):
+        return load(path)
+    judge, report = make()
+    if path:
+        os.makedirs(folder, exist_ok=True)
+        save(judge, report, path)
+    return judge, report

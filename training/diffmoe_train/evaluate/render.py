@@ -1,0 +1,142 @@
+"""Tables of docs/results.md from the JSON files of the evaluations.
+
+A table stands between ``<!-- NAME -->`` and ``<!-- end NAME -->``; only that is
+replaced, and the text around it is written by hand."""
+
+import json
+import re
+
+
+def percent(v):
+    return f"{100 * v:.1f} %"
+
+
+def interval(s, key="wilson"):
+    lo, hi = s[key]
+    return f"{100 * lo:.1f}–{100 * hi:.1f}"
+
+
+def cell(s):
+    return f"{percent(s['share'])} ({interval(s)})"
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(map(str, r)) + " |" for r in [head, *rows]]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
+
+
+ASKED = [("probe", "subject"), ("probe", "style"), ("probe", "both"),
+         ("nearest", "subject"), ("nearest", "style"), ("nearest", "both")]
+
+
+def emoji_agreement(runs, part):
+    rows = [[f"{witness}: {what}", *(cell(r[part][witness][what]) for r in runs), percent(runs[0]["chance"][what])]
+            for witness, what in ASKED]
+    if part == "held_out":
+        rows.append(["nearest is the very picture that was held out",
+                     *(cell(r[part]["nearest_is_held_out"]) for r in runs), ""])
+        rows.append(["probe: both, interval over the choice of pairs",
+                     *(interval(r[part]["probe"]["both"], "over_groups") for r in runs), ""])
+    rows.append(["median distance to the nearest real picture (8-bit levels, RMS)",
+                 *(f"{r[part]['distance']['median']:.1f}" for r in runs), ""])
+    rows.append(["C while sampling", *(f"{r[part]['C']['mean']:.2f}" for r in runs), ""])
+    n = runs[-1][part]
+    return table([f"{n['pairs']} {part.replace('_', '-')} pairs, {n['per_pair']} each", *(r["title"] for r in runs), "chance"], rows)
+
+
+def emoji_styles(runs):
+    keys = list(runs[-1]["seen"]["by_style"]["C"])
+    parts = [("subject_right", percent), ("style_right", percent), ("C", lambda v: f"{v:.2f}")]
+    head = ["style", "style right, real", *(f"{name}, {r['title']}" for name in ("subject right", "style right", "C")
+                                            for r in runs)]
+    real = [percent(s["share"]) for s in runs[-1]["probe"]["style"]["unseen_by_style"]]
+    return table(head, [[k, real[i], *(f(r["seen"]["by_style"][p][k]) for p, f in parts for r in runs)]
+                        for i, k in enumerate(keys)])
+
+
+def emoji_probe(runs):
+    p = runs[-1]["probe"]
+    rows = [["pictures it never saw", "unseen"], ["the same, moved, turned, recoloured and noisy", "unseen_augmented"],
+            ["its own pictures, moved, turned, recoloured and noisy", "own_augmented"]]
+    of = lambda r, key: cell(r[key]) if key in r else "–"
+    return table(["right on real pictures", f"subject probe ({p['subject']['folds']}-fold)", "style probe"],
+                 [[name, of(p["subject"], k), of(p["style"], k)] for name, k in rows])
+
+
+def noise(columns):
+    """columns: [(title, {"n", "loss"})]."""
+    times = list(columns[0][1]["loss"])
+    return table(["real pictures", "n", *(f"t = {t}" for t in times)],
+                 [[title, c["n"], *(f"{c['loss'][t]:.4f}" for t in times)] for title, c in columns])
+
+
+def emoji_noise(runs):
+    return noise([(f"{part.replace('_', '-')} pairs, {r['title']}", r[part]["noise"])
+                  for part in ("seen", "held_out") for r in runs])
+
+
+def settings(runs):
+    s = runs[-1]["settings"]
+    return (f"Sampling: {s['solver'].capitalize()}, {s['steps']} steps, guidance {s['guidance']:g}, routing rule "
+            f"`{s['rule']}`, noise seed {s['seed']}, float32 on a CPU with the weights as the file holds them.")
+
+
+def eurosat_classes(runs):
+    r = runs[-1]
+    names = list(r["classes"])
+    rows = []
+    for i, n in enumerate(names):
+        c = r["classes"][n]
+        wrong = sorted(c["taken_for"].items(), key=lambda kv: -kv[1])[:2]
+        rows.append([n, cell(r["probe"]["unseen_by_class"][i]), cell(c),
+                     ", ".join(f"{k} {v}" for k, v in wrong) or "–", f"{c['C']:.2f}"])
+    rows.append(["**all**", cell(r["probe"]["unseen"]), cell(r["class"]), f"chance {percent(r['chance'])}", f"{r['C']:.2f}"])
+    return table(["class", f"real test tiles (n = {r['probe']['unseen']['n']})",
+                  f"generated ({r['per_class']} each)", "most often taken for", "C while sampling"], rows)
+
+
+def eurosat_frechet(runs):
+    rows = []
+    for r in runs:
+        f = r["frechet_on_probe_features"]
+        rows += [[f"generated, {r['title']}", f["n"], f"{f['generated']:.3f}"],
+                 ["real test tiles", f["n_real"], f"{f['real']:.3f}"]]
+    return table(["against all training tiles", "n", "Fréchet distance on probe features"], rows)
+
+
+def eurosat_noise(runs):
+    return noise([(f"{part} tiles", runs[-1]["noise"][part]) for part in ("train", "test")])
+
+
+TABLES = {
+    "emoji": {"emoji settings": settings, "emoji seen": lambda r: emoji_agreement(r, "seen"),
+              "emoji held-out": lambda r: emoji_agreement(r, "held_out"), "emoji styles": emoji_styles,
+              "emoji probe": emoji_probe, "emoji noise": emoji_noise},
+    "eurosat": {"eurosat settings": settings, "eurosat classes": eurosat_classes,
+                "eurosat frechet": eurosat_frechet, "eurosat noise": eurosat_noise},
+}
+
+
+def fill(page, results):
+    """The page with every table that the results can fill; a marker without an end is an error."""
+    for kind, tables in TABLES.items():
+        runs = sorted((r for r in results if r["kind"] == kind), key=lambda r: r["weights"].get("train_images", 0))
+        for name, make in tables.items():
+            start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
+            if (start in page) != (end in page):
+                raise ValueError(f"the page has only one of {start} and {end}")
+            if runs and start in page:
+                body = f"{start}\n{make(runs)}\n{end}"
+                page = re.sub(re.escape(start) + ".*?" + re.escape(end), lambda _: body, page, flags=re.S)
+    return page
+
+
+def run(path, result_paths):
+    results = []
+    for p in result_paths:
+        with open(p, encoding="utf-8") as f:
+            results.append(json.load(f))
+    with open(path, encoding="utf-8") as f:
+        page = f.read()
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(fill(page, results))

@@ -1,0 +1,56 @@
+"""Intervals for shares, and the Fréchet distance between two sets of features."""
+
+import math
+
+import torch
+
+Z95 = 1.959964
+
+
+def wilson(hits, n, z=Z95):
+    """95 % score interval of a share (Wilson 1927).  It takes the samples as
+    independent; see ``over_groups`` for samples that come in groups."""
+    if n == 0:
+        return [0.0, 1.0]
+    p, zz = hits / n, z * z / n
+    half = z * math.sqrt(p * (1 - p) / n + zz / (4 * n))
+    return [max(0.0, (p + zz / 2 - half) / (1 + zz)), min(1.0, (p + zz / 2 + half) / (1 + zz))]
+
+
+def over_groups(hits, groups, seed=0, rounds=2000):
+    """95 % percentile interval of the share when whole groups are redrawn
+    (cluster bootstrap): what another choice of groups would have given."""
+    hits, groups = torch.as_tensor(hits).double(), torch.as_tensor(groups)
+    _, at = groups.unique(return_inverse=True)
+    k = int(at.max()) + 1
+    sums = torch.zeros(k, dtype=torch.float64).index_add_(0, at, hits)
+    sizes = torch.zeros(k, dtype=torch.float64).index_add_(0, at, torch.ones_like(hits))
+    draw = torch.randint(0, k, (rounds, k), generator=torch.Generator().manual_seed(seed))
+    shares = sums[draw].sum(1) / sizes[draw].sum(1)
+    return torch.quantile(shares, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+
+
+def share(hits, groups=None):
+    """{"hits", "n", "share", "wilson", and with groups "over_groups"} of a list of booleans."""
+    hits = torch.as_tensor(hits).bool()
+    n, k = len(hits), int(hits.sum())
+    out = {"hits": k, "n": n, "share": k / max(n, 1), "wilson": wilson(k, n)}
+    if groups is not None and n:
+        out["over_groups"] = over_groups(hits, groups)
+    return out
+
+
+def moments(features):
+    """(mean [d], covariance [d, d]) of features [n, d], in float64."""
+    f = features.double()
+    return f.mean(0), torch.cov(f.T)
+
+
+def frechet(a, b):
+    """Squared Fréchet distance of two Gaussians (mean, covariance):
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1^1/2 S2 S1^1/2)^1/2)."""
+    (m1, s1), (m2, s2) = a, b
+    w, v = torch.linalg.eigh(s1)
+    root = v @ torch.diag(w.clamp_min(0).sqrt()) @ v.T
+    cross = torch.linalg.eigvalsh(root @ s2 @ root).clamp_min(0).sqrt().sum()
+    return float((m1 - m2).square().sum() + s1.trace() + s2.trace() - 2 * cross)

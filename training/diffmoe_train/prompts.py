@@ -1,0 +1,126 @@
+"""Prompts for pictures that have a name and a drawing style, and the tokenizer
+that turns them into numbers.
+
+Each time a picture is drawn into a batch it gets a fresh wording: a name or an
+everyday word for it (``synonyms.toml``), a phrase for the style, and a sentence
+around both.  Some prompts say only the subject, some only the style.  The
+``UNSEEN`` sentences are never trained on: they are for measuring whether
+the text was understood or learned by heart."""
+
+import os
+import re
+import tomllib
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+
+from . import text
+
+STYLE_PHRASES = {
+    "noto": ["noto", "noto emoji", "google noto"],
+    "blob": ["blob", "blob emoji", "blobmoji"],
+    "twemoji": ["twemoji", "twitter", "twitter emoji"],
+    "fluent3d": ["fluent 3d", "3d", "3d render"],
+    "fluentcolor": ["fluent color", "fluent colour", "microsoft color"],
+    "fluentflat": ["fluent flat", "flat fluent", "microsoft flat"],
+    "emojitwo": ["emojitwo", "emoji two"],
+    "fxemoji": ["fxemoji", "fx emoji", "firefox"],
+}
+
+# {s}: subject with its article, {n}: subject without, {t}: style.
+SENTENCES = ["{s}, {t}", "{n}, {t}", "{t} {n}", "{s} in {t} style", "{t}: {n}", "{n} in the style of {t}",
+             "a {t} picture of {s}", "an emoji of {s}, {t} style"]
+SUBJECT_ONLY = ["{s}", "{n}"]
+STYLE_ONLY = ["{t}", "{t} style"]
+UNSEEN = ["{t} version of {s}", "show {s} the {t} way", "{n} ({t})", "please draw {s} as {t} would"]
+RARE = 0.06  # share of prompts without a style, and again of prompts without a subject
+
+with open(os.path.join(os.path.dirname(__file__), "synonyms.toml"), "rb") as f:
+    SYNONYMS = tomllib.load(f)
+
+
+def with_article(name):
+    """ "a robot", "an alien"; plurals, proper names and sentences stay bare."""
+    head = name.split()[-1] if " of " not in name else name.split(" of ")[0].split()[-1]
+    is_plural = head.endswith("s") and not head.endswith("ss")
+    if not re.match(r"[a-z]", name) or is_plural or ":" in name:
+        return name
+    return f"{'an' if re.match(r'(?!one|uni|euro)[aeiou]', name) else 'a'} {name}"
+
+
+def wordings(name):
+    return [name, *SYNONYMS.get(name, [])]
+
+
+def fill(sentence, name, phrase):
+    return sentence.format(s=with_article(name), n=name, t=phrase)
+
+
+def vocabulary_texts(names, styles):
+    """Every name, synonym, style phrase and sentence, for training a tokenizer."""
+    phrases = [p for s in styles for p in STYLE_PHRASES[s]]
+    texts = [w for n in names for v in wordings(n) for w in (v, with_article(v))] + phrases
+    return texts + [fill(s, names[0], p) for s in SENTENCES + SUBJECT_ONLY + STYLE_ONLY for p in phrases]
+
+
+def train_tokenizer(texts, vocab_size, max_length):
+    """WordPiece as in BERT: lower case, no accents, words and punctuation apart,
+    unknown words in known pieces; [CLS] before and [SEP] after."""
+    t = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    t.normalizer = normalizers.BertNormalizer(lowercase=True)
+    t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=text.SPECIAL, show_progress=False,
+                                        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789"))
+    t.train_from_iterator(texts, trainer)
+    t.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", text.CLS), ("[SEP]", text.SEP)])
+    t.enable_truncation(max_length)
+    return t
+
+
+def encode(tokenizer, prompts):
+    """int64 [N, L], padded; L is the longest that the tokenizer lets through."""
+    length = tokenizer.truncation["max_length"]
+    ids = torch.full((len(prompts), length), text.PAD, dtype=torch.long)
+    for row, e in zip(ids, tokenizer.encode_batch(list(prompts))):
+        row[: len(e.ids)] = torch.tensor(e.ids)
+    return ids
+
+
+class Prompter:
+    """Draws prompts for (subject, style) pairs."""
+
+    def __init__(self, subjects, styles, tokenizer):
+        self.subjects, self.styles, self.tokenizer = subjects, styles, tokenizer
+
+    @property
+    def null(self):
+        return text.null_tokens(1, self.tokenizer.truncation["max_length"])[0]
+
+    def sentence(self, subject, style, generator=None):
+        def choose(options):
+            return options[int(torch.randint(0, len(options), (), generator=generator))]
+
+        u = float(torch.rand((), generator=generator))
+        kinds = SUBJECT_ONLY if u < RARE else STYLE_ONLY if u < 2 * RARE else SENTENCES
+        name = choose(wordings(self.subjects[subject]))
+        return fill(choose(kinds), name, choose(STYLE_PHRASES[self.styles[style]]))
+
+    def draw(self, subjects, styles, generator=None):
+        """Token ids [N, L] for index tensors [N]."""
+        pairs = zip(subjects.tolist(), styles.tolist())
+        return encode(self.tokenizer, [self.sentence(*p, generator) for p in pairs])
+
+
+def expand(requests, styles):
+    """Prompts; a * in a request stands for every style, in its first phrase."""
+    return [r.replace("*", p) for r in requests
+            for p in ([STYLE_PHRASES[s][0] for s in styles] if "*" in r else [""])]
+
+
+def encoder_arguments(config, tokenizer):
+    """What the model needs to know of its text encoder; None without a tokenizer."""
+    if tokenizer is None:
+        return None
+    return {"vocab_size": tokenizer.get_vocab_size(), "max_length": config.max_length, "hidden_size": config.hidden_size,
+            "depth": config.depth, "num_heads": config.num_heads, "mlp_ratio": config.mlp_ratio}

@@ -1,0 +1,167 @@
+"""The evaluation: its statistics, its witnesses, and one run from end to end."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffmoe_train import config as configs
+from diffmoe_train import data, export, train
+from diffmoe_train.evaluate import __main__ as command
+from diffmoe_train.evaluate import emoji, generate, probe, render, retrieval, stats
+
+
+def test_wilson_interval():
+    # Brown, Cai and DasGupta 2001: wide at the ends, never outside [0, 1].
+    lo, hi = stats.wilson(8, 10)
+    assert lo == pytest.approx(0.4902, abs=1e-4) and hi == pytest.approx(0.9433, abs=1e-4)
+    assert stats.wilson(0, 20)[0] == 0 and stats.wilson(20, 20)[1] == pytest.approx(1)
+
+
+def test_redrawing_groups_widens_the_interval_when_groups_agree():
+    hits = torch.tensor([1] * 80 + [0] * 80)
+    lo, hi = stats.over_groups(hits, torch.arange(160) // 20)  # eight groups, all right or all wrong
+    assert hi - lo > 2 * (stats.wilson(80, 160)[1] - stats.wilson(80, 160)[0])
+    lo, hi = stats.over_groups(hits, torch.arange(160) % 80)  # every group half right
+    assert lo == hi == 0.5
+
+
+def test_frechet_distance_of_known_gaussians():
+    a = (torch.zeros(2).double(), torch.diag(torch.tensor([1.0, 4.0])).double())
+    b = (torch.tensor([3.0, 0.0]).double(), torch.diag(torch.tensor([9.0, 1.0])).double())
+    assert stats.frechet(a, b) == pytest.approx(9 + (1 - 3) ** 2 + (2 - 1) ** 2)
+    assert stats.frechet(a, a) == pytest.approx(0, abs=1e-9)
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]]).double()
+    turned = [(turn @ m, turn @ s @ turn.T) for m, s in (a, b)]
+    assert stats.frechet(*turned) == pytest.approx(14)
+
+
+def test_nearest_picture():
+    gallery = torch.rand(20, 3, 8, 8) * 2 - 1
+    index, distance = retrieval.nearest(gallery[[3, 7]] + 0.1, gallery)
+    assert index.tolist() == [3, 7]
+    torch.testing.assert_close(distance, torch.full((2,), 12.75), rtol=1e-3, atol=1e-3)
+
+
+def coloured(n, g):
+    """Squares in four colours and two sizes: two label columns."""
+    colour, size = torch.randint(0, 4, (n,), generator=g), torch.randint(0, 2, (n,), generator=g)
+    x = torch.ones(n, 3, 16, 16)
+    for i in range(n):
+        r = 3 + 3 * int(size[i])
+        x[i, :, 8 - r : 8 + r, 8 - r : 8 + r] = torch.tensor([[1, -1, -1], [-1, 1, -1], [-1, -1, 1], [-1, -1, -1]])[
+            colour[i]].float()[:, None, None]
+    return x, [colour, size]
+
+
+def test_the_probe_learns_and_is_kept(tmp_path):
+    g = torch.Generator().manual_seed(0)
+    x, columns = coloured(96, g)
+    clean, moved = probe.cross_validate(x, columns, [4, 2], "jitter", 60, folds=2, batch=32, width=4)
+    assert (clean[0] == columns[0]).float().mean() > 0.9 and (moved[0] == columns[0]).float().mean() > 0.8
+    judge, _ = probe.train(x, columns, [4, 2], "jitter", 60, batch=32, width=4)
+    probe.save(judge, {"a": 1}, tmp_path / "p.pt")
+    again, report = probe.load(tmp_path / "p.pt")
+    assert report == {"a": 1} and torch.equal(again(x)[1], judge(x)[1])
+    # Labels that have nothing to do with the pictures are not learned.
+    noise = [torch.randint(0, 4, (96,), generator=g)]
+    clean, _ = probe.cross_validate(x, noise, [4], "jitter", 60, folds=2, batch=32, width=4)
+    assert (clean[0] == noise[0]).float().mean() < 0.5
+
+
+@pytest.fixture
+def weights(emoji_root):
+    """Random weights for the made-up set, exported."""
+    c = configs.load(emoji_root / "run.toml")
+    dataset = data.load(c.data, str(emoji_root))
+    torch.manual_seed(1)
+    model = train.build(c.model, dataset.labels).eval()
+    for w in model.parameters():
+        if w.requires_grad:
+            torch.nn.init.normal_(w, std=0.1)
+    batches = export.noised_batches(dataset, [4, 8], c.train, 4, 32)
+    export.recalibrate(model, batches, 1)
+    path = str(emoji_root / "w.safetensors")
+    export.write(export.encode(export.folded(model), "int8"), export.describe(c, dataset.labels, {"train_images": 5}), path)
+    return emoji_root, path
+
+
+def test_pictures_do_not_depend_on_the_batch_and_their_compute_is_counted(weights):
+    model, _ = export.load_exported(weights[1])
+    s = {"steps": 3, "guidance": 2.0, "solver": "heun", "rule": "token", "seed": 4}
+    columns = [[0, 1, 2, 3, 4, 0], [0, 1, 2, 0, 1, 8]]
+    x, c, _ = generate.generate(model, columns, {**s, "batch": 6})
+    y, d, _ = generate.generate(model, columns, {**s, "batch": 2})
+    assert (x - y).abs().max() <= 1.01 / 127.5 and (x != y).float().mean() < 0.01
+    torch.testing.assert_close(c, d, rtol=0, atol=0.02)
+    assert x.abs().max() <= 1 and len(c.unique()) > 1
+    # One Euler step without guidance is one forward pass: the same count by hand.
+    x, c, _ = generate.generate(model, columns, {**s, "steps": 1, "guidance": 1.0, "solver": "euler", "batch": 6})
+    z = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(4))
+    mean, _ = export.capacities(model, z, torch.zeros(6), [torch.tensor(v) for v in columns])
+    assert c.mean().item() == pytest.approx(mean, abs=1e-5)
+
+
+def test_pairs_can_be_drawn_at_random():
+    d = data.Dataset(torch.zeros(9, 3, 2, 2), [torch.arange(9) // 3, torch.arange(9) % 3], [])
+    a, b = emoji.pairs_of(d, 2)
+    assert len(a) == 18 and a[:4].tolist() == [0, 0, 0, 0] and b[:4].tolist() == [0, 0, 1, 1]
+    a, b = emoji.pairs_of(d, 1, 4)
+    assert len({(int(i), int(j)) for i, j in zip(a, b)}) == 4
+
+
+def test_the_judgement_is_right_about_right_and_wrong_pictures(emoji_root):
+    parts = [data.load_emoji(emoji_root / "e/emoji.npz", emoji_root / "e/labels.json", 8,
+                             ["red ball", "green ball", "blue ball", "red box"], 1, held_out=h) for h in (False, True)]
+    x, columns, held = emoji.real(parts)
+    assert len(x) == 12 and held.sum() == 1
+
+    class Oracle:
+        """Answers from the gallery, so that only the counting is tested."""
+
+        def name(self, pictures):
+            i = retrieval.nearest(pictures, x)[0]
+            return [c[i] for c in columns]
+
+    good = emoji.judge(Oracle(), x, columns, x, columns, held)
+    assert good["probe"]["both"]["share"] == good["nearest"]["both"]["share"] == 1
+    assert good["nearest_is_held_out"]["hits"] == 1
+    wrong = emoji.judge(Oracle(), x, [(columns[0] + 1) % 4, columns[1]], x, columns, held)
+    assert wrong["probe"]["subject"]["hits"] == 0 and wrong["probe"]["style"]["share"] == 1
+
+
+def test_one_command_from_weights_to_tables(weights, monkeypatch):
+    root, path = weights
+    for name, value in (("SUBJECT_STEPS", 20), ("FOLDS", 2), ("STYLE_STEPS", 20)):
+        monkeypatch.setattr(emoji, name, value)
+    monkeypatch.setattr(emoji, "load", lambda meta, r, real=emoji.load: real(meta, r, "e/emoji.npz", "e/labels.json"))
+    out = root / "results/emoji.json"
+    command.main(["emoji", "--weights", path, "--out", str(out), "--data-root", str(root), "--steps", "2",
+                  "--per-held-out", "3", "--probes", str(root / "probes"), "--pictures", str(root / "pictures"),
+                  "--sheet", str(root / "sheet.png")])
+    sheet = np.asarray(Image.open(root / "sheet.png"))[::3, ::3]
+    truth = data.load_emoji(root / "e/emoji.npz", root / "e/labels.json", 8, ["red box"], 1, held_out=True).images[0]
+    assert sheet.shape == (8, 38, 3) and (sheet[:, :8] == truth.permute(1, 2, 0).numpy()).all()
+    r = json.loads(out.read_text())
+    assert r["seen"]["probe"]["both"]["n"] == 11 and r["held_out"]["probe"]["both"]["n"] == 3
+    assert r["settings"]["steps"] == 2 and r["settings"]["guidance"] == 1.5
+    assert str(root) not in out.read_text()
+    assert len(list((root / "probes").iterdir())) == len(list((root / "pictures").iterdir())) == 2
+    monkeypatch.setattr(generate, "generate", None)  # the kept pictures are used, and give the same answer
+    command.main(["emoji", "--weights", path, "--out", str(out), "--data-root", str(root), "--steps", "2",
+                  "--per-held-out", "3", "--probes", str(root / "probes"), "--pictures", str(root / "pictures")])
+    assert json.loads(out.read_text()) == r
+    page = root / "results.md"
+    page.write_text("By hand.\n<!-- emoji seen -->\n<!-- end emoji seen -->\n<!-- eurosat classes -->\nkept\n"
+                    "<!-- end eurosat classes -->\n")
+    command.main(["render", str(page), str(out)])
+    text = page.read_text()
+    assert text.startswith("By hand.\n") and "| probe: subject |" in text and "\nkept\n" in text
+    assert "chance" in text and "25.0 %" in text
+    command.main(["render", str(page), str(out)])
+    assert page.read_text() == text
+    page.write_text("<!-- emoji seen -->")
+    with pytest.raises(ValueError, match="only one of"):
+        render.run(str(page), [str(out)])

@@ -1,0 +1,142 @@
+"""Starting from a file, decay on demand, the log, and resuming."""
+
+import csv
+import datetime
+
+import pytest
+import torch
+
+from diffmoe_train import config as configs
+from diffmoe_train import data, export, schedule, train
+from diffmoe_train.export import load_exported
+from diffmoe_train.start import initialise
+from helpers import run_tiny
+
+
+@pytest.fixture
+def exported(emoji_root):
+    """A short run and its exported weights."""
+    ck, _ = run_tiny(emoji_root, "--set", "train.steps=12")
+    path = str(emoji_root / "file.safetensors")
+    export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root)])
+    return emoji_root, path
+
+
+def tiny_model(root, *overrides):
+    c = configs.load(root / "run.toml", list(overrides))
+    dataset = data.load(c.data, str(root))
+    torch.manual_seed(5)
+    return train.build(c.model, dataset.labels), dataset.labels
+
+
+def test_a_run_started_from_a_file_computes_what_the_file_computes(exported):
+    root, path = exported
+    model, labels = tiny_model(root)
+    earlier = initialise(model, labels, path)
+    assert earlier["steps"] == 12 and earlier["images"] == 12 * 32
+    stored, _ = load_exported(path)
+    x, t, y = torch.randn(4, 3, 8, 8), torch.rand(4), [torch.tensor([0, 1, 3, 4]), torch.tensor([0, 1, 2, 8])]
+    torch.testing.assert_close(model.eval()(x, t, y)[0], stored(x, t, y)[0], rtol=0, atol=1e-6)
+    for i, m in model.moe_layers().items():
+        assert m.threshold_ready == 1 and (m.expert_threshold == stored.moe_layers()[i].expert_threshold).all()
+
+
+def test_label_rows_are_matched_by_name(exported):
+    root, path = exported
+    model, labels = tiny_model(root)
+    labels[0].values = ["blue ball", "a stranger", "red box", "red ball"]
+    fresh = model.y_embedder.table().detach().clone()
+    initialise(model, labels, path)
+    stored, meta = load_exported(path)
+    names, theirs = meta["labels"][0]["values"], stored.y_embedder.embedding_table.weight
+    mine = model.y_embedder.table().detach()
+    for row, name in ((0, "blue ball"), (2, "red box"), (3, "red ball")):
+        torch.testing.assert_close(mine[row], theirs[names.index(name)])
+    torch.testing.assert_close(mine[4], theirs[len(names)])  # null
+    torch.testing.assert_close(mine[1], fresh[1])
+
+
+def test_a_file_of_another_size_is_refused(exported):
+    root, path = exported
+    model, labels = tiny_model(root, "model.hidden_size=32")
+    with pytest.raises(ValueError, match=r"does not fit the \[model\] section"):
+        initialise(model, labels, path)
+
+
+def test_a_continued_run_adds_up_what_it_was_trained_on(exported):
+    root, path = exported
+    ck, loss = run_tiny(root, "--init", path, "--set", "train.steps=20", "--set", "train.warmup=1")
+    again = str(root / "again.safetensors")
+    export.main([str(ck), again, "--data-root", str(root)])
+    assert load_exported(again)[1]["card"]["train_images"] == (12 + 20) * 32
+
+
+def test_resuming_is_exact(emoji_root):
+    more = ["--set", "train.steps=30", "--set", "train.save_minutes=0", "--set", "train.sample_minutes=100"]
+    ck, _ = run_tiny(emoji_root, *more)
+    whole = torch.load(ck, weights_only=False)
+
+    class Stop(Exception):
+        pass
+
+    real = train.Trainer.one_step
+
+    def stop_at_13(self, lr):
+        if self.step == 13:
+            raise Stop
+        real(self, lr)
+
+    with pytest.MonkeyPatch.context() as m, pytest.raises(Stop):
+        m.setattr(train.Trainer, "one_step", stop_at_13)
+        run_tiny(emoji_root, *more)
+    assert torch.load(ck, weights_only=False)["step"] == 13
+    run_tiny(emoji_root, *more, "--resume")
+    parts = torch.load(ck, weights_only=False)
+    for which in ("model", "ema"):
+        for k, w in whole[which].items():
+            assert torch.equal(w, parts[which][k]), (which, k)
+    assert torch.equal(whole["random"], parts["random"])
+
+
+def test_decay_on_demand(tmp_path):
+    c = configs.Train(decay_minutes=10, deadline="2030-01-01T12:00+00:00")
+    noon = 1893499200.0
+    d = schedule.Decay(c, tmp_path)
+    assert d.left(noon - 3600) == 1 and d.left(noon - 601) == 1 and d.began is None
+    assert d.left(noon - 300) == pytest.approx(0.5) and d.left(noon) == 0
+    # Asked for earlier, it lasts its ten minutes and is remembered when resumed.
+    (tmp_path / "decay").touch()
+    d = schedule.Decay(c, tmp_path)
+    assert d.left(noon - 3600) == pytest.approx(1)
+    assert schedule.Decay(c, tmp_path, d.began).left(noon - 3600 + 150) == pytest.approx(0.75)
+    assert d.left(noon - 3600 + 600) == 0
+    with pytest.raises(ValueError, match="time zone"):
+        schedule.Decay(configs.Train(deadline="2030-01-01T12:00"), tmp_path)
+
+
+def test_the_decay_file_ends_a_run(emoji_root):
+    (emoji_root / "runs/tiny").mkdir(parents=True)
+    (emoji_root / "runs/tiny/decay").touch()
+    ck, _ = run_tiny(emoji_root, "--set", "train.decay_minutes=0.02", "--set", "train.steps=1000000")
+    assert 0 < torch.load(ck, weights_only=False)["step"] < 5000
+
+
+def test_a_new_deadline_prolongs_a_run_that_has_ended(emoji_root):
+    steps = lambda ck: torch.load(ck, weights_only=False)["step"]
+    more = ["--set", "train.steps=3", "--set"]
+    past = "train.deadline=2020-01-01T00:00+00:00"
+    assert steps(run_tiny(emoji_root, *more, past)[0]) == 0
+    assert steps(run_tiny(emoji_root, "--resume", *more, past)[0]) == 0
+    later = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1)
+    assert steps(run_tiny(emoji_root, "--resume", *more, f"train.deadline={later.isoformat()}")[0]) == 3
+
+
+def test_the_log_splits_the_loss_by_noise_level(emoji_root):
+    run_tiny(emoji_root, "--set", "train.steps=20")
+    with open(emoji_root / "runs/tiny/log.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert [r["step"] for r in rows] == ["10", "20"]
+    for r in rows:
+        parts = [float(r[f"loss_t{t}"]) for t in ("0.0", "0.2", "0.4", "0.6", "0.8")]
+        assert min(parts) < float(r["loss"]) < max(parts)
+        assert 0 < float(r["capacity"]) < 4

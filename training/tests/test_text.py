@@ -1,0 +1,230 @@
+"""Prompts, tokenizer, text encoder and cross-attention."""
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from helpers import run_tiny
+
+from diffmoe_train import config as configs
+from diffmoe_train import data, export, flow, prompts, sample, text, train
+from diffmoe_train.model import DiT
+
+TEXT = {"vocab_size": 40, "max_length": 7, "hidden_size": 12, "depth": 2, "num_heads": 3}
+
+
+def small(seed=0, **more):
+    """A small model whose every weight is random, the zero-initialised too."""
+    torch.manual_seed(seed)
+    model = DiT(6, 3, 2, 2, 16, 2, num_experts=4, labels=(), text=TEXT, **more).eval()
+    for w in model.parameters():
+        if w.requires_grad:
+            torch.nn.init.normal_(w, std=0.2)
+    return model
+
+
+def tokens(*rows):
+    return torch.tensor([[text.CLS, *r, text.SEP] + [text.PAD] * (5 - len(r)) for r in rows])
+
+
+def test_the_recorded_case_is_reproduced():
+    """tests/fixtures/t2i_tiny, which the Rust implementation is checked against too."""
+    folder = os.path.join(os.path.dirname(__file__), "../../tests/fixtures/t2i_tiny")
+    model, meta = export.load_exported(os.path.join(folder, "model.safetensors"))
+    io = load_file(os.path.join(folder, "io.safetensors"))
+    t = export.described_tokenizer(meta)
+    asked, negative = ([prompts.encode(t, p)] for p in (meta["prompts"], [meta["negative"]] * 3))
+    assert torch.equal(asked[0], io["tokens"].long()) and torch.equal(negative[0], io["negative_tokens"].long())
+    close = lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+    close(model.text_encoder(asked[0])[0], io["text.out"])
+    close(model(io["x"], io["t"], asked)[0], io["out"])
+    close(flow.sample(model, io["x"], asked, meta["steps"], meta["cfg_scale"], "euler", negative), io["euler_cfg"])
+    close(flow.sample(model, io["x"], asked, meta["heun_steps"], meta["cfg_scale"], "heun", negative), io["heun_cfg"])
+    close(flow.sample(model, io["x"], asked, meta["steps"], 1.0), io["euler_nocfg"])
+
+
+def test_names_and_wordings():
+    assert prompts.with_article("robot") == "a robot" and prompts.with_article("eagle") == "an eagle"
+    for bare in ("cherries", "T-Rex", "family: man, boy", "glasses"):
+        assert prompts.with_article(bare) == bare
+    assert prompts.with_article("unicorn") == "a unicorn" and prompts.with_article("pair of scissors") == "a pair of scissors"
+    assert prompts.wordings("automobile")[0] == "automobile" and "car" in prompts.wordings("automobile")
+    assert not set(prompts.UNSEEN) & set(prompts.SENTENCES)
+
+
+def test_prompter_mentions_what_it_was_given_and_repeats_itself():
+    t = prompts.train_tokenizer(prompts.vocabulary_texts(["robot", "automobile"], data.STYLES), 200, 16)
+    p = prompts.Prompter(["robot", "automobile"], data.STYLES, t)
+    said = [p.sentence(1, 3, torch.Generator().manual_seed(s)) for s in range(400)]
+    assert said == [p.sentence(1, 3, torch.Generator().manual_seed(s)) for s in range(400)]
+    subject = [any(w in s for w in prompts.wordings("automobile")) for s in said]
+    style = [any(w in s for w in prompts.STYLE_PHRASES["fluent3d"]) for s in said]
+    share = lambda flags: sum(flags) / len(flags)
+    assert share([a and b for a, b in zip(subject, style)]) == pytest.approx(1 - 2 * prompts.RARE, abs=0.05)
+    assert all(a or b for a, b in zip(subject, style))
+    assert len(set(said)) > 30
+    ids = p.draw(torch.tensor([0, 1]), torch.tensor([0, 3]), torch.Generator().manual_seed(1))
+    assert ids.shape == (2, 16) and (ids[:, 0] == text.CLS).all() and ((ids == text.SEP).sum(1) == 1).all()
+
+
+def test_tokenizer_folds_case_and_accents_and_cuts_long_prompts():
+    t = prompts.train_tokenizer(["a robot, fluent 3d", "piñata"], 200, 8)
+    assert [t.token_to_id(s) for s in text.SPECIAL] == [0, 1, 2, 3]
+    same = prompts.encode(t, ["A  Robot, FLUENT 3D", "a robot,fluent 3d"])
+    assert torch.equal(same[0], same[1]) and text.UNK not in same
+    assert torch.equal(prompts.encode(t, ["Pinata"]), prompts.encode(t, ["piñata"]))
+    long = prompts.encode(t, ["robot " * 50])
+    assert long.shape == (1, 8) and long[0, -1] == text.SEP
+    assert torch.equal(prompts.encode(t, [""]), text.null_tokens(1, 8))
+    assert prompts.encode(t, ["☃"])[0, 1] == text.UNK
+    assert Tokenizer.from_str(t.to_str()).encode("a robot").ids == t.encode("a robot").ids
+
+
+def test_attention_is_the_textbook_one_and_ignores_padding():
+    g = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(2, 5, 3, 4, generator=g), torch.randn(2, 7, 3, 4, generator=g), torch.randn(2, 7, 3, 4, generator=g)
+    ids = tokens([5, 6], [5, 6, 7, 8, 9])
+    got = text.attend(q, k, v, text.padding_bias(ids))
+    want = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)),
+                                          attn_mask=(ids != text.PAD)[:, None, None])
+    torch.testing.assert_close(got, want.transpose(1, 2).reshape(2, 5, 12))
+
+
+def test_padding_changes_nothing():
+    model = small()
+    ids = tokens([5, 6])
+    states, bias = model.text_encoder(ids)
+    shorter, _ = model.text_encoder(ids[:, :4])
+    torch.testing.assert_close(states[:, :4], shorter)
+    # What stands in the padding's rows is never read.
+    x = torch.randn(1, 9, 16)
+    cross = model.blocks[0].cross_attn
+    garbage = states.clone()
+    garbage[:, 4:] = 1e4
+    torch.testing.assert_close(cross(x, states, bias), cross(x, garbage, bias))
+
+
+def test_order_and_every_token_of_the_prompt_count():
+    model = small()
+    x, t = torch.randn(1, 3, 6, 6), torch.tensor([0.3])
+    out = lambda *ids: model(x, t, [tokens(list(ids))])[0]
+    base = out(5, 6, 7)
+    for other in [(7, 6, 5), (5, 6, 8), (5, 6), ()]:
+        assert (out(*other) - base).abs().max() > 1e-3, other
+
+
+def test_blocks_follow_the_formula():
+    """x += cross(x) stands between the halves of a block, without norm, shift or gate."""
+    model = small()
+    block = model.blocks[0]
+    x, c, ids = torch.randn(2, 9, 16), torch.randn(2, 16), tokens([5], [6, 7, 8])
+    states = model.text_encoder(ids)
+    seen = {}
+    block.cross_attn.register_forward_hook(lambda m, a, y: seen.update(x=a[0], y=y))
+    block.mlp.register_forward_hook(lambda m, a, y: seen.update(h=a[0], ffn=y[0]))
+    got, _ = block(x, c, states)
+    s1, c1, g1, s2, c2, g2 = block.adaLN_modulation(c)[:, None].chunk(6, dim=2)
+    norm = lambda x: F.layer_norm(x, (16,), eps=1e-6)
+    first = x + g1 * block.attn(norm(x) * (1 + c1) + s1)
+    torch.testing.assert_close(seen["x"], first)
+    torch.testing.assert_close(seen["h"], norm(first + seen["y"]) * (1 + c2) + s2)
+    torch.testing.assert_close(got, first + seen["y"] + g2 * seen["ffn"])
+
+
+def test_a_fresh_model_does_not_look_at_the_text():
+    """Zero-initialised output projections: the blocks start as if there were no text."""
+    model = DiT(6, 3, 2, 2, 16, 2, num_experts=4, labels=(), text=TEXT)
+    assert all(b.cross_attn.proj.weight.abs().max() == 0 for b in model.blocks)
+    x, c = torch.randn(1, 9, 16), torch.randn(1, 16)
+    a, b = (model.blocks[0](x, c, model.text_encoder(tokens(r)))[0] for r in ([5], [6, 7]))
+    assert torch.equal(a, b)
+
+
+def test_gradients_reach_the_whole_encoder():
+    model = small().train()
+    out, bce = model(torch.randn(2, 3, 6, 6), torch.tensor([0.2, 0.7]), [tokens([5, 6], [7])])
+    (out.square().mean() + bce).backward()
+    for name, w in model.named_parameters():
+        if w.requires_grad:
+            assert w.grad is not None and w.grad.abs().max() > 0, name
+
+
+def test_labels_and_text_together():
+    torch.manual_seed(0)
+    model = DiT(6, 3, 2, 2, 16, 2, num_experts=0, labels=[("style_embedder", 4, None)], text=TEXT)
+    nulls = model.null_labels(2)
+    assert nulls[0].tolist() == [4, 4] and torch.equal(nulls[1], text.null_tokens(2, 7))
+    out, _ = model(torch.randn(2, 3, 6, 6), torch.rand(2), [torch.tensor([0, 4]), tokens([5], [6])])
+    assert out.shape == (2, 3, 6, 6)
+
+
+def test_prompt_dropout_and_negative_prompts():
+    ids = tokens(*[[5, 6]] * 5000)
+    null = text.null_tokens(1, 7)[0]
+    dropped, = flow.drop_labels([ids], [null], 0.1, 0.05, torch.Generator().manual_seed(0))
+    gone = (dropped == null).all(1)
+    assert abs(gone.float().mean() - 0.1) < 0.02 and torch.equal(dropped[~gone], ids[~gone])
+    model, z = small(), torch.randn(1, 3, 6, 6)
+    asked, avoid = [tokens([5, 6])], [tokens([8])]
+    plain = flow.sample(model, z, asked, 2, 1.5)
+    assert torch.equal(plain, flow.sample(model, z, asked, 2, 1.5, negative=[text.null_tokens(1, 7)]))
+    assert (flow.sample(model, z, asked, 2, 1.5, negative=avoid) - plain).abs().max() > 1e-3
+    alone = flow.sample(model, z, asked, 2, 1.0)
+    torch.testing.assert_close(flow.sample(model, z, asked, 2, 1.5, negative=asked), alone)
+
+
+TEXT_SECTION = ["text.hidden_size=32", "text.depth=1", "text.num_heads=2", "text.vocab_size=120", "text.max_length=16",
+                "model.depth=2",
+                'sample.grid=["a red ball, *", "blue ball, noto"]']
+
+
+def test_training_learns_colours_from_prompts_and_survives_export(emoji_root):
+    more = [x for s in TEXT_SECTION for x in ("--set", s)]
+    run_tiny(emoji_root, *more, "--set", "train.steps=20", "--set", "train.decay_fraction=1e-9")
+    ck, loss = run_tiny(emoji_root, "--resume", *more, "--set", "train.steps=250")
+    assert loss[-1] < 0.35 * loss[0], loss
+    assert (emoji_root / "runs/tiny/grid_final.png").exists()
+    model, config, labels, state = export.load_checkpoint(str(ck))
+    assert labels == [] and state["step"] == 250
+    for dtype in ("f32", "int8"):
+        path = str(emoji_root / f"{dtype}.safetensors")
+        export.main([str(ck), path, "--dtype", dtype, "--data-root", str(emoji_root), "--reference", path + ".ref"])
+        loaded, meta = export.load_exported(path)
+        ref = load_file(path + ".ref")
+        out, _ = loaded(ref["x"], ref["t"], [ref["tokens"].long()])
+        torch.testing.assert_close(out, ref["out"], rtol=0, atol=1e-5)
+    meta = export.read_description(path)
+    t = export.described_tokenizer(meta)
+    assert meta["text"]["vocab_size"] == t.get_vocab_size() and meta["labels"] == [] and meta["params"]["num_classes"] == 0
+    assert meta["text"]["examples"] == ["a red ball, noto"]
+    assert meta["text"]["subjects"] == ["red ball", "green ball", "blue ball", "red box"]
+    # An unknown word is no error, and the words it was trained on steer the colour.
+    asked = prompts.encode(t, ["a red ball, noto", "a blue ball, noto", "zebra!"])
+    z = sample.draw(loaded, [asked], 10, 2.0, "heun")
+    centre = z[:, :, 3:5, 3:5].mean((2, 3))
+    assert centre[0, 0] > 0.2 > -0.2 > centre[0, 2] and centre[1, 2] > 0.2 > -0.2 > centre[1, 0], centre
+
+
+def test_a_run_takes_the_tokenizer_with_the_weights(emoji_root):
+    more = [x for s in TEXT_SECTION for x in ("--set", s)]
+    ck, _ = run_tiny(emoji_root, *more, "--set", "train.steps=2")
+    path = str(emoji_root / "m.safetensors")
+    export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root), "--no-recalibrate"])
+    first = torch.load(ck, weights_only=False)["tokenizer"]
+    ids = lambda t: t.get_vocab()
+    assert ids(export.described_tokenizer(export.read_description(path))) == ids(Tokenizer.from_str(first))
+    trainer = lambda *sets: train.Trainer(configs.load(emoji_root / "run.toml", sets), str(emoji_root),
+                                          str(emoji_root / "again"), False)
+    started = trainer(*TEXT_SECTION, f"train.init={path}")
+    assert ids(started.tokenizer) == ids(Tokenizer.from_str(first))
+    same = export.load_exported(path)[0].state_dict()
+    assert all(torch.equal(w, same[k]) for k, w in started.model.state_dict().items())
+    resumed = train.Trainer(configs.load(emoji_root / "run.toml", TEXT_SECTION), str(emoji_root),
+                            str(emoji_root / "runs/tiny"), True)
+    assert resumed.tokenizer.to_str() == first
+    with pytest.raises(ValueError, match="reads prompts"):
+        trainer(f"train.init={path}")
