@@ -162,6 +162,13 @@ def test_one_command_from_weights_to_tables(weights, monkeypatch):
     assert "chance" in text and "25.0 %" in text
     command.main(["render", str(page), str(out)])
     assert page.read_text() == text
+    fresh = root / "fresh.md"  # begins as the blank page, which has a place for every table
+    command.main(["render", str(fresh), str(out)])
+    for tables in render.TABLES.values():
+        for name in tables:
+            assert f"<!-- {name} -->" in fresh.read_text()
+    for name in render.TABLES["emoji"]:
+        assert f"<!-- {name} -->\n<!-- end" not in fresh.read_text(), name
     page.write_text("<!-- emoji seen -->")
     with pytest.raises(ValueError, match="only one of"):
         render.run(str(page), [str(out)])

@@ -1,10 +1,14 @@
 """Tables of docs/results.md from the JSON files of the evaluations.
 
 A table stands between ``<!-- NAME -->`` and ``<!-- end NAME -->``; only that is
-replaced, and the text around it is written by hand."""
+replaced, and the text around it is written by hand.  A page that does not exist
+yet begins as page.md beside this file."""
 
 import json
+import os
 import re
+
+BLANK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.md")
 
 
 def percent(v):
@@ -136,7 +140,7 @@ def run(path, result_paths):
     for p in result_paths:
         with open(p, encoding="utf-8") as f:
             results.append(json.load(f))
-    with open(path, encoding="utf-8") as f:
+    with open(path if os.path.exists(path) else BLANK, encoding="utf-8") as f:
         page = f.read()
     with open(path, "w", encoding="utf-8") as f:
         f.write(fill(page, results))
