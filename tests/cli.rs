@@ -1,31 +1,11 @@
 //! The command line tool as a user meets it: what it writes, and what it says when something is wrong.
 
+mod command;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-/// Runs the tool on the CPU backend's two-thread setting; returns exit code, stdout, stderr.
-fn diffmoe(arguments: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_diffmoe"))
-        .args(arguments)
-        .output()
-        .expect("the tool starts");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (status.code().expect("an exit code, not a signal"), text(stdout), text(stderr))
-}
-
-/// Asserts that a request is refused with exit code 2, one sentence and no panic.
-fn refused(arguments: &[&str], expected: &str) {
-    let (code, _, stderr) = diffmoe(arguments);
-    assert_eq!(code, 2, "{arguments:?}: {stderr}");
-    assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
-    assert!(stderr.contains(expected), "{arguments:?} should speak of {expected:?}: {stderr}");
-    let errors = stderr.lines().filter(|line| line.starts_with("error:")).count();
-    assert_eq!(errors, 1, "{arguments:?}: {stderr}");
-}
-
-fn fixture(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name).display().to_string()
-}
+use command::{diffmoe, fixture, refused};
 
 struct Folder(tempfile::TempDir);
 

@@ -1,32 +1,9 @@
 //! The commands that know image decoders, as a user meets them.
 
-use std::path::Path;
-use std::process::{Command, Output};
+mod command;
 
+use command::{diffmoe, fixture, refused};
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
-
-/// Runs the tool; returns exit code, stdout, stderr.
-fn diffmoe(arguments: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_diffmoe"))
-        .args(arguments)
-        .output()
-        .expect("the tool starts");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (status.code().expect("an exit code, not a signal"), text(stdout), text(stderr))
-}
-
-/// Asserts that a request is refused with exit code 2, one sentence and no panic.
-fn refused(arguments: &[&str], expected: &str) {
-    let (code, _, stderr) = diffmoe(arguments);
-    assert_eq!(code, 2, "{arguments:?}: {stderr}");
-    assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
-    assert!(stderr.contains(expected), "{arguments:?} should speak of {expected:?}: {stderr}");
-    assert_eq!(stderr.lines().filter(|line| line.starts_with("error:")).count(), 1, "{stderr}");
-}
-
-fn fixture(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name).display().to_string()
-}
 
 /// A latent model's fixture, few steps.
 fn sample<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {

@@ -1,30 +1,11 @@
 //! Prompts on the command line.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod command;
 
-fn diffmoe(arguments: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_diffmoe"))
-        .args(arguments)
-        .output()
-        .expect("the tool starts");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    (status.code().expect("an exit code, not a signal"), text(stdout), text(stderr))
-}
-
-fn refused(arguments: &[&str], expected: &str) {
-    let (code, _, stderr) = diffmoe(arguments);
-    assert_eq!(code, 2, "{arguments:?}: {stderr}");
-    assert!(!stderr.contains("panicked"), "{arguments:?}: {stderr}");
-    assert!(stderr.contains(expected), "{arguments:?} should speak of {expected:?}: {stderr}");
-}
-
-fn fixture(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/t2i_tiny").join(file)
-}
+use command::{diffmoe, fixture, refused};
 
 fn model() -> String {
-    fixture("model.safetensors").display().to_string()
+    fixture("t2i_tiny/model.safetensors")
 }
 
 /// Draws into a new folder; gives the picture's bytes, the labels of the trace, and what was said.
@@ -86,9 +67,10 @@ fn recorded_answers_are_met_by_both_backends_and_after_a_conversion() {
     let (code, _, stderr) = diffmoe(&["convert", &model(), "-o", &converted, "--dtype", "f32"]);
     assert_eq!(code, 0, "{stderr}");
     for file in ["case.json", "io.safetensors"] {
-        std::fs::copy(fixture(file), folder.path().join(file)).expect("a copy");
+        std::fs::copy(fixture(&format!("t2i_tiny/{file}")), folder.path().join(file))
+            .expect("a copy");
     }
-    let original = fixture("").display().to_string();
+    let original = fixture("t2i_tiny");
     let copy = folder.path().display().to_string();
     for (case, backend) in [(&original, "cpu"), (&original, "gpu"), (&copy, "cpu")] {
         let (code, stdout, stderr) = diffmoe(&["verify", case, "--backend", backend]);

@@ -27,7 +27,7 @@ pub use error::CheckpointError;
 pub use infer::{Hints, infer_config};
 pub use random::random_tensor;
 #[cfg(feature = "import")]
-pub use source::{SafetensorsFile, Source};
+pub use source::Source;
 pub use store::write_model;
 pub use tensor_file::{TensorFile, TensorInfo};
 #[cfg(feature = "import")]

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors};
-
-use super::{CONFIG_KEY, CheckpointError, TorchFile, dtype, open};
-use crate::platform::{self, Bytes};
+use super::{CheckpointError, TensorFile, TorchFile};
+use crate::platform;
 
 /// Tensors by name, decoded one at a time.
 #[derive(Debug)]
@@ -14,14 +12,7 @@ pub enum Source {
     /// `.pt`
     Torch(TorchFile),
     /// `.safetensors`
-    Safetensors(SafetensorsFile),
-}
-
-/// A safetensors file whose tensors have not been compared with any configuration.
-#[derive(Debug)]
-pub struct SafetensorsFile {
-    label: String,
-    bytes: Bytes,
+    Safetensors(TensorFile),
 }
 
 impl Source {
@@ -36,12 +27,8 @@ impl Source {
         let label = path.display().to_string();
         let bytes = platform::map_file(path)
             .map_err(|source| CheckpointError::Unreadable { path: label.clone(), source })?;
-        let malformed = |error: safetensors::SafeTensorError| CheckpointError::Malformed {
-            label: label.clone(),
-            reason: open::explain(&error),
-        };
-        SafeTensors::deserialize(&bytes).map_err(malformed)?;
-        Ok(Self::Safetensors(SafetensorsFile { label, bytes }))
+        // Not what lies beside the file: that may describe it in the words of another program.
+        Ok(Self::Safetensors(TensorFile::from_bytes(&label, bytes)?))
     }
 
     /// Names and shapes of all tensors.
@@ -52,10 +39,8 @@ impl Source {
         match self {
             Self::Torch(file) => file.shapes(),
             Self::Safetensors(file) => {
-                let tensors = file.tensors()?;
-                let shapes =
-                    tensors.iter().map(|(name, view)| (name.to_owned(), view.shape().to_vec()));
-                Ok(shapes.collect())
+                let listed = file.list().into_iter();
+                Ok(listed.map(|tensor| (tensor.name, tensor.shape)).collect())
             }
         }
     }
@@ -63,8 +48,7 @@ impl Source {
     /// The configuration in the header of one of our own files.
     pub fn config_text(&self) -> Option<String> {
         let Self::Safetensors(file) = self else { return None };
-        let (_, metadata) = SafeTensors::read_metadata(&file.bytes).ok()?;
-        metadata.metadata().as_ref()?.get(CONFIG_KEY).cloned()
+        file.config_text().map(str::to_owned)
     }
 
     /// Which state_dict of a training checkpoint was taken.
@@ -83,39 +67,6 @@ impl Source {
         match self {
             Self::Torch(file) => file.read(name),
             Self::Safetensors(file) => file.read(name),
-        }
-    }
-}
-
-impl SafetensorsFile {
-    fn tensors(&self) -> Result<SafeTensors<'_>, CheckpointError> {
-        SafeTensors::deserialize(&self.bytes).map_err(|error| self.malformed(open::explain(&error)))
-    }
-
-    fn malformed(&self, reason: String) -> CheckpointError {
-        CheckpointError::Malformed { label: self.label.clone(), reason }
-    }
-
-    fn read(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
-        let missing = |_| CheckpointError::Missing { name: name.to_owned() };
-        let file = self.tensors()?;
-        let view = file.tensor(name).map_err(missing)?;
-        let values = match view.dtype() {
-            Dtype::I8 => {
-                let scales = file.tensor(&format!("{name}.scale")).map_err(missing)?;
-                dtype::decode_int8_rows(view.data(), &dtype::decode(scales.dtype(), scales.data()))
-            }
-            Dtype::F32 | Dtype::F16 | Dtype::BF16 => dtype::decode(view.dtype(), view.data()),
-            other => return Err(self.malformed(format!("{name} is stored as {other:?}"))),
-        };
-        match values.iter().position(|v| !v.is_finite()) {
-            None => Ok(values),
-            Some(at) => Err(CheckpointError::NotFinite {
-                label: self.label.clone(),
-                name: name.to_owned(),
-                at,
-                value: values[at],
-            }),
         }
     }
 }

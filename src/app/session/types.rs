@@ -46,7 +46,7 @@ pub enum Phase {
     Ready,
     /// Sampling.
     Running,
-    /// In the middle of a run, waiting for [`Session::go_on`] or [`Session::step`].
+    /// In the middle of a run, waiting for [`Session::go_on`](super::Session::go_on) or [`Session::step`](super::Session::step).
     Paused,
     /// The device was lost; the run goes on with another one soon.
     Recovering,
@@ -72,7 +72,7 @@ pub struct Note {
     pub text: String,
 }
 
-/// When the next [`Session::tick`] is worth it.
+/// When the next [`Session::tick`](super::Session::tick) is worth it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tick {
     /// At once: there is work to do here.
