@@ -7,6 +7,7 @@ mod dit;
 mod engine;
 mod footprint;
 mod gpu_engine;
+mod gpu_model;
 mod moe;
 mod passes;
 mod presets;
@@ -25,7 +26,8 @@ pub use engine::{
     Routing, RoutingRule, RunSpec, SliceTime, Slot, Snapshot, Stage, StageTimes, Taps,
 };
 pub use footprint::{Footprint, Storage, file_bytes, is_matrix};
-pub use gpu_engine::{GpuEngine, GpuModel};
+pub use gpu_engine::GpuEngine;
+pub use gpu_model::GpuModel;
 pub use presets::{Preset, SIZES, UnknownPreset};
 pub use run_prompts::RunPrompts;
 pub use tensors::TensorSpec;

@@ -3,7 +3,7 @@
 
 use super::activations::Activations;
 use super::dit::Network;
-use super::gpu_engine::GpuModel;
+use super::gpu_model::GpuModel;
 use super::prompts::{Prompts, Reading};
 use super::{Branch, EngineError, RoutingRule, RunPrompts, RunSpec};
 use crate::gpu::{Tape, Tensor};

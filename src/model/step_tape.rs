@@ -3,7 +3,7 @@
 //! The tape depends on the *form* of the operations only (which slots, which labels); times, factors and
 //! noise live in small buffers that are rewritten before each step.
 
-use super::gpu_engine::GpuModel;
+use super::gpu_model::GpuModel;
 use super::passes::Passes;
 use super::{Branch, Denoise, Deviation, Op, Slot, Stage};
 use crate::gpu::{Gpu, Tape, Tensor};
