@@ -41,6 +41,32 @@ fn latents_that_were_kept_decode_to_the_same_pictures() {
 }
 
 #[test]
+fn a_converted_decoder_carries_its_configuration_and_decodes_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let latents = path("z.safetensors");
+    let numbers: Vec<f32> = (0..2 * 4 * 3 * 3).map(|i| (i as f32 * 0.7).sin()).collect();
+    let tensor = TensorOut::f32("latents", &[2, 4, 3, 3], &numbers);
+    write_safetensors(std::path::Path::new(&latents), &[tensor], []).expect("a file");
+    for case in ["vae_kl_mini", "vae_tiny_mini"] {
+        let vae = fixture(&format!("{case}/model.safetensors"));
+        // No configuration lies beside the new file.
+        let converted = path(&format!("{case}.safetensors"));
+        let (code, _, stderr) = diffmoe(&["convert", &vae, "--out", &converted]);
+        assert_eq!(code, 0, "{stderr}");
+        let [before, after] =
+            [(&vae, "before.png"), (&converted, "after.png")].map(|(vae, out)| {
+                let out = path(out);
+                let decode = ["decode", &latents, "--vae", vae, "--out", &out, "--backend", "cpu"];
+                let (code, _, stderr) = diffmoe(&decode);
+                assert_eq!(code, 0, "{stderr}");
+                std::fs::read(out).expect("a picture")
+            });
+        assert!(before == after, "{case}");
+    }
+}
+
+#[test]
 fn requests_that_cannot_be_met_say_what_to_do() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("a.png").display().to_string();
