@@ -43,8 +43,6 @@ fn clippy(arguments: &[&str]) -> Result<(), String> {
 /// Builds the page, checks its size, and visits it.
 fn in_a_browser(browser: &str) -> Result<(), String> {
     run("cargo", &["xtask", "web", "--offline"], &[])?;
-    // The command line tool draws the pictures that the page's are compared with.
-    run("cargo", &["build", "--bin", "diffmoe"], &[])?;
     let packages = Path::new(BROWSER_TESTS).join("node_modules/playwright-core/package.json");
     if !packages.exists() {
         let install =
@@ -53,6 +51,7 @@ fn in_a_browser(browser: &str) -> Result<(), String> {
     }
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    // The tests of the command line tool have built it; it draws the pictures that the page's are compared with.
     let tool = target.join("debug").join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX));
     let tool = tool.to_str().ok_or("the target directory has a name that cannot be handed on")?;
     let tests = format!("{BROWSER_TESTS}/all.mjs");
