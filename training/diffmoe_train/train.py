@@ -83,6 +83,8 @@ class Trainer:
             torch.set_rng_state(state["random"].cpu())
             self.batches.restore({k: v.cpu() for k, v in state["batches"].items()})
         self.run = DistributedDataParallel(self.model, broadcast_buffers=False) if self.world > 1 else self.model
+        if t.compile:
+            self.run = torch.compile(self.run)
         self.autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=t.amp == "bf16")
         self.log = RunLog(folder, self.step) if self.rank == 0 else None
         self.start = time.time()
