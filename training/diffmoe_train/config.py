@@ -1,8 +1,10 @@
 """A run is one TOML file; every key has a default here and may be overridden
-on the command line with ``--set section.key=value``."""
+on the command line with ``--set section.key=value``.  A file that says
+``extends = "other.toml"`` holds only what differs from that file."""
 
 import dataclasses
 import json
+import os
 import tomllib
 from dataclasses import dataclass, field
 
@@ -21,6 +23,7 @@ class Data:
 
 @dataclass
 class Model:
+    kind: str = "diffmoe"  # or a baseline: "tc" (token choice), "ec" (expert choice in each sample), "dense"
     input_size: int = 32
     in_channels: int = 3
     patch_size: int = 4
@@ -30,6 +33,9 @@ class Model:
     mlp_ratio: float = 4
     num_experts: int = 8  # 0: a dense model
     capacity: float = 1
+    n_shared_experts: int = 0
+    use_swiglu: bool = False
+    qk_norm: bool = False
     interleave: bool = True
     learn_sigma: bool = False
     time_scale: float = 1000.0
@@ -64,6 +70,7 @@ class Train:
     warmup: int = 200
     decay_fraction: float = 0.4  # the last part of the run, linear to zero
     init: str = ""  # start from the weights of this exported file
+    teach_steps: int = 1000  # prompts from labels: batches with which the text encoder first learns the file's label tables
     deadline: str = ""  # clock time with zone (2030-01-31T18:00+00:00) at which the decay ends, with the run
     decay_minutes: float = 20  # how long the decay lasts when begun by the deadline or by a file named "decay"
     grad_clip: float = 1.0
@@ -112,9 +119,19 @@ def from_dict(d):
     return Config(**parts)
 
 
-def load(path, overrides=()):
+def read(path):
     with open(path, "rb") as f:
         d = tomllib.load(f)
+    if "extends" not in d:
+        return d
+    base = read(os.path.join(os.path.dirname(path), d.pop("extends")))
+    for key, value in d.items():
+        base[key] = {**base.get(key, {}), **value} if isinstance(value, dict) else value
+    return base
+
+
+def load(path, overrides=()):
+    d = read(path)
     for item in overrides:
         key, _, value = item.partition("=")
         try:

@@ -25,7 +25,7 @@ from .moe import from_official, to_official
 from .train import build
 
 # Routing decides by comparison: these always stay in float32.
-EXACT = ("gate_weight", "expert_threshold", "capacity_predictor.")
+EXACT = ("gate_weight", "mlp.gate.weight", "expert_threshold", "capacity_predictor.")
 
 
 def folded(model):
@@ -74,11 +74,17 @@ def params(config):
     m = config.model
     p = {k: getattr(m, k) for k in ("input_size", "in_channels", "patch_size", "depth", "hidden_size",
                                     "num_heads", "mlp_ratio", "learn_sigma")}
-    p["use_swiglu"] = False
-    if m.num_experts:
-        p["MoE_config"] = {"num_experts": m.num_experts, "capacity": m.capacity, "n_shared_experts": 0,
+    p["use_swiglu"] = m.use_swiglu
+    if m.qk_norm:
+        p["qk_norm"] = True
+    if kind(config) != "dense":
+        p["MoE_config"] = {"num_experts": m.num_experts, "capacity": m.capacity, "n_shared_experts": m.n_shared_experts,
                            "init_MoeMLP": False, "interleave": m.interleave}
     return p
+
+
+def kind(config):
+    return config.model.kind if config.model.num_experts else "dense"
 
 
 def describe_text(config, tokenizer, dataset):
@@ -103,7 +109,7 @@ def describe(config, labels, card, text=None):
         entries.append(e)
     s = config.sample
     more = {"text": text} if text else {}
-    return {"format": 1, "name": config.name, "kind": "diffmoe" if m.num_experts else "dense", "t_kind": "flow",
+    return {"format": 1, "name": config.name, "kind": kind(config), "t_kind": "flow",
             "time_scale": m.time_scale, "space": "pixels", "params": p, "labels": entries,
             "defaults": {"steps": s.steps, "guidance": s.guidance, "solver": s.solver}, "card": card, **more}
 
@@ -128,7 +134,8 @@ def load_exported(path):
     model = DiT(p["input_size"], p["in_channels"], p["patch_size"], p["depth"], p["hidden_size"], p["num_heads"],
                 p["mlp_ratio"], moe["num_experts"], moe["capacity"], moe["interleave"], p["learn_sigma"],
                 meta["time_scale"], [(l["tensor"].split(".")[0], l["null"], None) for l in meta["labels"]],
-                text=encoder_of(meta))
+                use_swiglu=p["use_swiglu"], kind=meta["kind"], n_shared_experts=moe.get("n_shared_experts", 0),
+                qk_norm=p.get("qk_norm", False), text=encoder_of(meta))
     model.load_state_dict(from_official(decode(stored)))
     return model.eval().requires_grad_(False), meta
 
@@ -169,7 +176,7 @@ def recalibrate(model, batches, capacity, rounds=2):
     capacity / E of the tokens, over all batches; first with training routing,
     then with the resulting thresholds in effect."""
     batches = list(batches)
-    layers = model.moe_layers()
+    layers = model.dynamic_layers()
     for r in range(1 + rounds):
         probs = {i: [] for i in layers}
         for m in layers.values():
@@ -268,9 +275,10 @@ def main(argv=None):
     capacity = config.model.capacity
     tokenizer = tokenizer_of(ck)
     report, dataset = {}, None
-    if tokenizer or config.model.num_experts and not a.no_recalibrate:
+    dynamic = bool(model.dynamic_layers())
+    if tokenizer or dynamic and not a.no_recalibrate:
         dataset = data.load_for(config, a.data_root, tokenizer=tokenizer)
-    if config.model.num_experts and not a.no_recalibrate:
+    if dynamic and not a.no_recalibrate:
         recalibrate(model, noised_batches(dataset, dataset.nulls, config.train, 16, 64), capacity)
         fresh = noised_batches(dataset, dataset.nulls, config.train, 8, 64, seed=5)
         check = [capacities(model, *b)[0] for b in fresh]

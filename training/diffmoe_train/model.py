@@ -1,9 +1,10 @@
-"""A class-conditional DiT (adaLN-Zero) whose odd blocks hold a DiffMoE layer.
+"""A class-conditional DiT (adaLN-Zero) whose odd blocks hold a layer of experts:
+DiffMoE or one of the baselines (``moe``), or none in a dense model.
 
 Names, shapes and formulas follow the official implementation; differences are
 switches: ``time_scale`` (official flow models: 1), ``learn_sigma`` (official:
-true), more than one label table (official: one), and ``text``: prompts instead
-of or beside labels, which cross-attention reads (see ``text``).
+true), ``qk_norm``, more than one label table (official: one), and ``text``: prompts
+instead of or beside labels, which cross-attention reads (see ``text``).
 """
 
 import math
@@ -13,24 +14,16 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import text as texts
-from .moe import DiffMoE
-
-
-class Mlp(nn.Module):
-    def __init__(self, dim, hidden):
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x):
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh")), None
+from .moe import KINDS, DiffMoE, Experts, Mlp, SwiGlu
 
 
 class Attention(nn.Module):
-    def __init__(self, dim, heads):
+    def __init__(self, dim, heads, qk_norm=False):
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
+        self.q_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x):
@@ -39,6 +32,7 @@ class Attention(nn.Module):
         dh = D // H
         qkv = self.qkv(x).view(B, T, 3, H, dh).permute(2, 0, 3, 1, 4).reshape(3, B * H, T, dh)
         q, k, v = qkv.unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
         # Two plain batched products: on CPUs much faster (backward too) than
         # the fused attention kernel at 64 tokens.
         a = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=dh**-0.5)
@@ -51,9 +45,9 @@ def modulate(x, shift, scale):
 
 
 class Block(nn.Module):
-    def __init__(self, dim, heads, ffn, text_dim=0):
+    def __init__(self, dim, heads, ffn, text_dim=0, qk_norm=False):
         super().__init__()
-        self.attn = Attention(dim, heads)
+        self.attn = Attention(dim, heads, qk_norm)
         if text_dim:
             self.cross_attn = texts.CrossAttention(dim, heads, text_dim)
         self.mlp = ffn
@@ -145,11 +139,11 @@ class DiT(nn.Module):
 
     def __init__(self, input_size, in_channels, patch_size, depth, hidden_size, num_heads, mlp_ratio=4.0,
                  num_experts=8, capacity=1.0, interleave=True, learn_sigma=False, time_scale=1.0,
-                 labels=(("y_embedder", 10, None),), label_init_std=0.02, use_swiglu=False,
-                 text=None):
+                 labels=(("y_embedder", 10, None),), label_init_std=0.02, use_swiglu=False, kind="diffmoe",
+                 n_shared_experts=0, qk_norm=False, text=None):
         super().__init__()
-        if use_swiglu:
-            raise NotImplementedError("only the GELU form is trained here")
+        if kind not in (*KINDS, "dense"):
+            raise ValueError(f"model.kind = {kind!r}; it is one of {', '.join(KINDS)} or dense")
         D, p = hidden_size, patch_size
         self.in_channels, self.patch_size = in_channels, p
         self.out_channels = in_channels * (2 if learn_sigma else 1)
@@ -167,11 +161,13 @@ class DiT(nn.Module):
         text_dim = text["hidden_size"] if text else 0
         if text:
             self.text_pool = nn.Linear(text_dim, D)
-        self.blocks = nn.ModuleList(
-            Block(D, num_heads,
-                  DiffMoE(D, hidden, num_experts, capacity)
-                  if num_experts and (i % 2 == 1 or not interleave) else Mlp(D, hidden), text_dim)
-            for i in range(depth))
+
+        def feed_forward(i):
+            if kind != "dense" and num_experts and (i % 2 == 1 or not interleave):
+                return KINDS[kind](D, hidden, num_experts, capacity, use_swiglu, n_shared_experts)
+            return (SwiGlu if use_swiglu else Mlp)(D, hidden)
+
+        self.blocks = nn.ModuleList(Block(D, num_heads, feed_forward(i), text_dim, qk_norm) for i in range(depth))
         self.final_layer = FinalLayer(D, p * p * self.out_channels)
         self.reset_parameters(label_init_std)
 
@@ -179,9 +175,13 @@ class DiT(nn.Module):
         for m in self.modules():
             if isinstance(m, nn.Linear):
                 nn.init.xavier_uniform_(m.weight)
-                nn.init.zeros_(m.bias)
-            elif isinstance(m, DiffMoE):
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
+            elif isinstance(m, Experts):
                 m.reset_parameters()
+        for m in self.moe_layers().values():
+            if hasattr(m, "gate"):  # token choice keeps PyTorch's own start for its gate
+                m.gate.reset_parameters()
         w = self.x_embedder.proj.weight
         nn.init.xavier_uniform_(w.view(w.shape[0], -1))
         nn.init.zeros_(self.x_embedder.proj.bias)
@@ -203,11 +203,16 @@ class DiT(nn.Module):
         return [getattr(self, name) for name in self.label_names]
 
     def moe_layers(self):
-        return {i: b.mlp for i, b in enumerate(self.blocks) if isinstance(b.mlp, DiffMoE)}
+        """{block: its layer of experts}"""
+        return {i: b.mlp for i, b in enumerate(self.blocks) if isinstance(b.mlp, Experts)}
 
-    def set_rule(self, rule):
-        for m in self.moe_layers().values():
-            m.rule = rule
+    def dynamic_layers(self):
+        """Those among them that have a capacity predictor."""
+        return {i: m for i, m in self.moe_layers().items() if isinstance(m, DiffMoE)}
+
+    def set_rule(self, rule, gamma=None):
+        for m in self.dynamic_layers().values():
+            m.rule, m.gamma = rule, gamma
 
     def record(self, on=True):
         """Keep the routing of the next forward pass; returns {block: record}."""
@@ -233,7 +238,7 @@ class DiT(nn.Module):
         """labels: one int64 tensor [B] per label table, and at the end, where the
         model reads text, the token ids [B, L].
 
-        Returns (output, predictor loss summed over the MoE layers; 0 in eval)."""
+        Returns (output, auxiliary losses summed over the expert layers; 0 in eval)."""
         c, text = self.t_embedder(t), None
         if self.text_encoder:
             *labels, tokens = labels

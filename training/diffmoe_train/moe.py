@@ -1,5 +1,6 @@
-"""The DiffMoE feed-forward layer: expert choice over the whole token pool.
+"""The expert layers that replace the feed-forward network of a block.
 
+``DiffMoE`` - expert choice over the whole token pool.
 Training: every expert takes its k = int(S / E * capacity) highest-gate tokens
 out of *all* S = batch * tokens of the local batch.  A small predictor learns
 (binary cross entropy, input detached) which tokens each expert took, and a
@@ -8,13 +9,19 @@ per-expert threshold tracks the k-th largest predicted probability.
 Inference: the predictor and its thresholds say *how many* tokens an expert
 processes; which ones, depends on the rule:
 
-* ``pool``  - the n_e tokens of the pool with the largest gate (official rule);
-* ``token`` - exactly the tokens above the threshold (independent of the rest
-  of the batch).
+* ``pool``   - the n_e tokens of the pool with the largest gate (official rule);
+* ``token``  - exactly the tokens above the threshold (independent of the rest
+  of the batch);
+* ``static`` - k tokens for every expert, as in training (paper, Table 8).
 
-Experts are kept as stacked parameters so that one layer is two batched matrix
-products.  ``to_official`` / ``from_official`` translate to and from the names
-of the official state_dict (``experts.{j}.fc1.weight`` and so on).
+The baselines: ``ExpertChoice`` (EC-DiT) - every expert takes the same number of
+tokens of each sample; ``TokenChoice`` (TC-DiT) - every token takes the
+``capacity`` experts with the largest gate, with a loss that balances them.
+
+Experts are kept as stacked parameters so that one layer is a few batched matrix
+products, without a loop over experts.  ``to_official`` / ``from_official``
+translate to and from the names of the official state_dict
+(``experts.{j}.fc1.weight`` and so on).
 """
 
 import re
@@ -25,41 +32,74 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 
-class DiffMoE(nn.Module):
-    def __init__(self, dim, hidden, num_experts, capacity=1.0, threshold_decay=0.95):
+class Mlp(nn.Module):
+    """GELU feed-forward network; returns (y, no loss) as expert layers do."""
+
+    def __init__(self, dim, hidden):
         super().__init__()
-        E = num_experts
-        self.dim, self.hidden, self.num_experts, self.capacity = dim, hidden, E, capacity
-        self.gate_weight = nn.Parameter(torch.empty(E, dim))
-        self.register_buffer("expert_threshold", torch.zeros(E))
-        self.register_buffer("ema_decay", torch.tensor([threshold_decay]))
-        # 0 until the thresholds were set from a first batch (not exported).
-        self.register_buffer("threshold_ready", torch.zeros(()))
-        self.experts_fc1_weight = nn.Parameter(torch.empty(E, hidden, dim))
-        self.experts_fc1_bias = nn.Parameter(torch.zeros(E, hidden))
-        self.experts_fc2_weight = nn.Parameter(torch.empty(E, dim, hidden))
-        self.experts_fc2_bias = nn.Parameter(torch.zeros(E, dim))
-        self.capacity_predictor = nn.Sequential(
-            nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, E)
-        )
-        self.rule = "pool"
-        self.force_train_routing = False  # used when recalibrating thresholds
-        self.predicted_capacity = None  # what the thresholds would have chosen in the last training pass, pairs per token
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x), approximate="tanh")), None
+
+
+class SwiGlu(nn.Module):
+    """down(SiLU(gate x) * up x), without biases."""
+
+    def __init__(self, dim, hidden):
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, hidden, bias=False)
+        self.up_proj = nn.Linear(dim, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x)), None
+
+
+class Experts(nn.Module):
+    """A bank of E stacked experts; subclasses decide who takes which token."""
+
+    def __init__(self, dim, hidden, num_experts, capacity=1.0, use_swiglu=False):
+        super().__init__()
+        self.dim, self.hidden, self.num_experts, self.capacity = dim, hidden, num_experts, capacity
+        self.use_swiglu = use_swiglu
+        self.shared_experts = None
         self.record = None  # a dict here receives the routing of a forward pass
+        self.predicted_capacity = None  # DiffMoE: what the thresholds would have chosen, pairs per token
+
+    def add_experts(self):
+        """Called by subclasses where the official order of tensors has the experts."""
+        E, D, M = self.num_experts, self.dim, self.hidden
+        if self.use_swiglu:
+            self.experts_gate_proj_weight = nn.Parameter(torch.empty(E, M, D))
+            self.experts_up_proj_weight = nn.Parameter(torch.empty(E, M, D))
+            self.experts_down_proj_weight = nn.Parameter(torch.empty(E, D, M))
+        else:
+            self.experts_fc1_weight = nn.Parameter(torch.empty(E, M, D))
+            self.experts_fc1_bias = nn.Parameter(torch.zeros(E, M))
+            self.experts_fc2_weight = nn.Parameter(torch.empty(E, D, M))
+            self.experts_fc2_bias = nn.Parameter(torch.zeros(E, D))
 
     def reset_parameters(self):
-        nn.init.normal_(self.gate_weight, std=0.006)
-        for w in (self.experts_fc1_weight, self.experts_fc2_weight):
-            bound = (6.0 / (w.shape[1] + w.shape[2])) ** 0.5
-            nn.init.uniform_(w, -bound, bound)
+        for name, w in self.named_parameters(recurse=False):
+            if name.startswith("experts_") and name.endswith("_weight"):
+                bound = (6.0 / (w.shape[1] + w.shape[2])) ** 0.5
+                nn.init.uniform_(w, -bound, bound)
+        if hasattr(self, "gate_weight"):
+            nn.init.normal_(self.gate_weight, std=0.006)
 
     def experts(self, xe):
         """xe [E, n, D] -> [E, n, D], expert e on its own n rows."""
+        if self.use_swiglu:
+            h = F.silu(torch.bmm(xe, self.experts_gate_proj_weight.transpose(1, 2)))
+            h = h * torch.bmm(xe, self.experts_up_proj_weight.transpose(1, 2))
+            return torch.bmm(h, self.experts_down_proj_weight.transpose(1, 2))
         h = torch.baddbmm(self.experts_fc1_bias[:, None], xe, self.experts_fc1_weight.transpose(1, 2))
         h = F.gelu(h, approximate="tanh")
         return torch.baddbmm(self.experts_fc2_bias[:, None], h, self.experts_fc2_weight.transpose(1, 2))
 
-    def dispatch(self, x, gate, index, weight):
+    def dispatch(self, x, index, weight):
         """Run expert e on tokens index[e] and add the results, times weight."""
         E, n = index.shape
         flat = index.reshape(-1)
@@ -67,40 +107,77 @@ class DiffMoE(nn.Module):
         out = (out * weight[..., None]).view(E * n, -1)
         return torch.zeros_like(x, dtype=out.dtype).index_add(0, flat, out)
 
+    def route(self, x, tokens):
+        """x [S, D], ``tokens`` of them in each sample -> (y [S, D], loss or None)."""
+        raise NotImplementedError
+
     def forward(self, x):
-        """x [B, T, D] -> (y [B, T, D], predictor loss or None)."""
+        """x [B, T, D] -> (y [B, T, D], auxiliary loss or None)."""
         shape = x.shape
-        x = x.reshape(-1, shape[-1])
+        flat = x.reshape(-1, shape[-1])
+        y, loss = self.route(flat, shape[1])
+        if self.shared_experts is not None:
+            y = y + self.shared_experts(flat)[0]
+        return y.view(shape).to(x.dtype), loss
+
+    def note(self, selected, gate, **more):
+        if self.record is not None:
+            self.record.update(selected=selected, counts=selected.sum(0).long(), gate=gate, **more)
+
+
+def chosen(index, size, keep=None):
+    """[size, E] with 1 where index [E, n] names the token (and keep is true)."""
+    ones = torch.ones_like(index, dtype=torch.float32) if keep is None else keep.float()
+    out = torch.zeros(index.shape[0], size, device=index.device)
+    return out.scatter_reduce_(1, index, ones, "amax").t()
+
+
+class DiffMoE(Experts):
+    def __init__(self, dim, hidden, num_experts, capacity=1.0, use_swiglu=False, n_shared=0, threshold_decay=0.95):
+        super().__init__(dim, hidden, num_experts, capacity, use_swiglu)
+        E = num_experts
+        self.gate_weight = nn.Parameter(torch.empty(E, dim))
+        self.register_buffer("expert_threshold", torch.zeros(E))
+        self.register_buffer("ema_decay", torch.tensor([threshold_decay]))
+        # 0 until the thresholds were set from a first batch (not exported).
+        self.register_buffer("threshold_ready", torch.zeros(()))
+        self.add_experts()
+        self.capacity_predictor = nn.Sequential(
+            nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, E)
+        )
+        if n_shared:  # as the official code: one network of this width, however many are asked for
+            self.shared_experts = Mlp(dim, 8 * dim)
+        self.rule = "pool"
+        self.gamma = None  # one fixed threshold for all experts instead of their own (paper, Table 10)
+        self.force_train_routing = False  # used when recalibrating thresholds
+
+    def route(self, x, tokens):
         S, E = x.shape[0], self.num_experts
         with torch.autocast(x.device.type, enabled=False):  # routing stays in float32
             xf = x.float()
             gate = F.linear(xf, self.gate_weight).softmax(-1)
             logits = self.capacity_predictor(xf.detach())
         k = int(S / E * self.capacity)
-        if self.training or self.force_train_routing:
+        if self.training or self.force_train_routing or self.rule == "static":
             weight, index = gate.t().topk(k, dim=-1, sorted=False)
             target = torch.zeros(E, S, device=x.device).scatter_(1, index, 1.0).t()
             loss = F.binary_cross_entropy_with_logits(logits, target)
             if self.training:
                 self.update_threshold(logits.detach(), k)
                 self.predicted_capacity = (logits.detach().sigmoid() > self.expert_threshold).sum() / S
-            y = self.dispatch(x, gate, index, weight)
-            counts, selected = None, target
-        else:
-            loss = None
-            over = logits.sigmoid() > self.expert_threshold  # [S, E]
-            counts = over.sum(0)
-            score = gate if self.rule == "pool" else gate.masked_fill(~over, -1.0)
-            n = int(counts.max())
-            weight, index = score.t().topk(n, dim=-1)
-            keep = torch.arange(n, device=x.device) < counts[:, None]
-            y = self.dispatch(x, gate, index, weight * keep) if n else torch.zeros_like(x)
-            selected = None
-            if self.record is not None:
-                selected = torch.zeros(E, S, device=x.device).scatter_(1, index, keep.float()).t()
+            y = self.dispatch(x, index, weight)
+            self.note(target, gate, logits=logits)
+            return y, loss
+        over = logits.sigmoid() > (self.expert_threshold if self.gamma is None else self.gamma)  # [S, E]
+        counts = over.sum(0)
+        score = gate if self.rule == "pool" else gate.masked_fill(~over, -1.0)
+        n = int(counts.max())
+        weight, index = score.t().topk(n, dim=-1)
+        keep = torch.arange(n, device=x.device) < counts[:, None]
+        y = self.dispatch(x, index, weight * keep) if n else torch.zeros_like(x)
         if self.record is not None:
-            self.record.update(selected=selected, counts=counts, gate=gate, logits=logits)
-        return y.view(shape).to(x.dtype), loss
+            self.note(chosen(index, S, keep), gate, logits=logits)
+        return y, None
 
     @torch.no_grad()
     def update_threshold(self, logits, k):
@@ -120,8 +197,67 @@ class DiffMoE(nn.Module):
             self.expert_threshold /= dist.get_world_size()
 
 
-_STACKED = re.compile(r"(.*\.)experts_(fc[12])_(weight|bias)$")
-_SINGLE = re.compile(r"(.*\.)experts\.(\d+)\.(fc[12])\.(weight|bias)$")
+class ExpertChoice(Experts):
+    def __init__(self, dim, hidden, num_experts, capacity=1.0, use_swiglu=False, n_shared=0):
+        super().__init__(dim, hidden, num_experts, capacity, use_swiglu)
+        self.gate_weight = nn.Parameter(torch.empty(num_experts, dim))
+        self.add_experts()
+        if n_shared:
+            self.shared_experts = SwiGlu(dim, dim * n_shared)
+
+    def route(self, x, tokens):
+        S, E = x.shape[0], self.num_experts
+        with torch.autocast(x.device.type, enabled=False):
+            gate = F.linear(x.float(), self.gate_weight).softmax(-1)
+        k = int(tokens / E * self.capacity)
+        weight, index = gate.view(-1, tokens, E).transpose(1, 2).topk(k, dim=-1)  # [B, E, k]
+        index = index + torch.arange(0, S, tokens, device=x.device)[:, None, None]
+        gather = lambda v: v.transpose(0, 1).reshape(E, -1)
+        index, weight = gather(index), gather(weight)
+        if self.record is not None:
+            self.note(chosen(index, S), gate)
+        return self.dispatch(x, index, weight), None
+
+
+class TokenChoice(Experts):
+    BALANCE = 0.01
+
+    def __init__(self, dim, hidden, num_experts, capacity=1, use_swiglu=False, n_shared=0):
+        super().__init__(dim, hidden, num_experts, int(capacity), use_swiglu)
+        self.add_experts()
+        self.gate = nn.Linear(dim, num_experts, bias=False)
+        if n_shared:
+            self.shared_experts = SwiGlu(dim, dim * n_shared)
+
+    def route(self, x, tokens):
+        S, E, K = x.shape[0], self.num_experts, self.capacity
+        with torch.autocast(x.device.type, enabled=False):
+            gate = F.linear(x.float(), self.gate.weight).softmax(-1)
+        value, expert = gate.topk(K, dim=-1)
+        # Sort the pairs by expert and lay them out as [E, n], n the fullest expert's tokens.
+        expert, order = expert.reshape(-1).sort(stable=True)
+        counts = expert.bincount(minlength=E)
+        place = torch.arange(S * K, device=x.device) - (counts.cumsum(0) - counts)[expert]
+        n = int(counts.max())
+        index = torch.zeros(E, n, dtype=torch.long, device=x.device)
+        index[expert, place] = order // K
+        weight = torch.zeros(E, n, device=x.device).index_put((expert, place), value.reshape(-1)[order])
+        loss = None
+        if self.training:
+            share = E * counts / (S * K)
+            loss = self.BALANCE * (gate.mean(0) * share).sum()
+        if self.record is not None:
+            self.note(torch.zeros(S, E, device=x.device).index_put((order // K, expert), torch.ones(())), gate)
+        return self.dispatch(x, index, weight), loss
+
+
+KINDS = {"diffmoe": DiffMoE, "ec": ExpertChoice, "tc": TokenChoice}
+
+
+_STACKED = re.compile(r"(.*\.)experts_(fc1|fc2|gate_proj|up_proj|down_proj)_(weight|bias)$")
+_SINGLE = re.compile(r"(.*\.)experts\.(\d+)\.(fc1|fc2|gate_proj|up_proj|down_proj)\.(weight|bias)$")
+_FORMS = ([("fc1", "weight"), ("fc1", "bias"), ("fc2", "weight"), ("fc2", "bias")],
+          [("gate_proj", "weight"), ("up_proj", "weight"), ("down_proj", "weight")])
 
 
 def to_official(state):
@@ -132,12 +268,12 @@ def to_official(state):
         if key.endswith(".threshold_ready"):
             continue
         if m:
-            banks.setdefault(m[1], {})[(m[2], m[3])] = value
-            if len(banks[m[1]]) == 4:
-                for j in range(value.shape[0]):
-                    for fc in ("fc1", "fc2"):
-                        for kind in ("weight", "bias"):
-                            out[f"{m[1]}experts.{j}.{fc}.{kind}"] = banks[m[1]][(fc, kind)][j]
+            bank = banks.setdefault(m[1], {})
+            bank[(m[2], m[3])] = value
+            form = next((f for f in _FORMS if set(f) == set(bank)), None)
+            for j in range(value.shape[0] if form else 0):
+                for part in form:
+                    out[f"{m[1]}experts.{j}.{'.'.join(part)}"] = bank[part][j]
         else:
             out[key] = value
     # Parameters come before buffers inside a module: put the experts after them.
@@ -146,7 +282,7 @@ def to_official(state):
         if key.endswith(".gate_weight"):
             prefix = key[: -len("gate_weight")]
             mine = [k for k in out if k.startswith(prefix)]
-            first = [prefix + n for n in ("gate_weight", "expert_threshold", "ema_decay")]
+            first = [k for k in (prefix + n for n in ("gate_weight", "expert_threshold", "ema_decay")) if k in out]
             experts = [k for k in mine if k.startswith(prefix + "experts.")]
             rest = [k for k in mine if k not in first and k not in experts]
             order += first + experts + rest

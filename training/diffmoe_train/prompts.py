@@ -98,18 +98,26 @@ class Prompter:
         return text.null_tokens(1, self.tokenizer.truncation["max_length"])[0]
 
     def sentence(self, subject, style, generator=None):
+        return self.said(subject, style, generator)[0]
+
+    def said(self, subject, style, generator=None):
+        """(sentence, the subject or None, the style or None): what it tells of the two."""
         def choose(options):
             return options[int(torch.randint(0, len(options), (), generator=generator))]
 
         u = float(torch.rand((), generator=generator))
         kinds = SUBJECT_ONLY if u < RARE else STYLE_ONLY if u < 2 * RARE else SENTENCES
         name = choose(wordings(self.subjects[subject]))
-        return fill(choose(kinds), name, choose(STYLE_PHRASES[self.styles[style]]))
+        prompt = fill(choose(kinds), name, choose(STYLE_PHRASES[self.styles[style]]))
+        return prompt, None if kinds is STYLE_ONLY else subject, None if kinds is SUBJECT_ONLY else style
+
+    def encode(self, prompts):
+        return encode(self.tokenizer, prompts)
 
     def draw(self, subjects, styles, generator=None):
         """Token ids [N, L] for index tensors [N]."""
         pairs = zip(subjects.tolist(), styles.tolist())
-        return encode(self.tokenizer, [self.sentence(*p, generator) for p in pairs])
+        return self.encode([self.sentence(*p, generator) for p in pairs])
 
 
 def expand(requests, styles):

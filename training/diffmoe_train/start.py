@@ -1,7 +1,15 @@
 """Start a run from the weights of an exported file (``train.init``).
 
 Only the weights are taken over: optimiser, moving average, step count and
-learning rate begin anew, and the thresholds count as set."""
+learning rate begin anew, and the thresholds count as set.
+
+A model that reads prompts can start from one that reads labels: before the
+run its text encoder learns to say, for a prompt, the vector that the label
+tables of the file say for that subject and style (``teach``).  The rest of the
+network then means the same as before, and cross-attention begins as nothing."""
+
+import contextlib
+import time
 
 import torch
 
@@ -32,26 +40,84 @@ def tokenizer_of_file(path):
     return described_tokenizer(read_description(path))
 
 
-def initialise(model, labels, path):
+def take_all_but(model, source, apart, path):
+    """Copy the tensors that are not in ``apart`` (the first part of their names, or
+    a part such as cross_attn); otherwise names and sizes must agree."""
+    theirs, mine = ({k: v for k, v in m.state_dict().items() if not apart & set(k.split("."))} for m in (source, model))
+    shape = lambda state, k: tuple(state[k].shape) if k in state else "missing"
+    if wrong := [k for k in sorted({*mine, *theirs}) if shape(mine, k) != shape(theirs, k)]:
+        raise ValueError(f"{path} does not fit the [model] section, for example {wrong[0]}: "
+                         f"{shape(theirs, wrong[0])} in the file, {shape(mine, wrong[0])} in the run")
+    model.load_state_dict(theirs, strict=False)
+
+
+def label_vectors(source, meta, dataset):
+    """Rows of the file's subject and style tables in the data's order, the null row last."""
+    out = []
+    for l in dataset.labels:
+        entry = next((e for e in meta["labels"] if e["tensor"] == l.tensor), None)
+        if entry is None:
+            raise ValueError(f"the file has no label table {l.tensor}, which says what prompts are about")
+        if unknown := [v for v in l.values if v not in entry["values"]]:
+            raise ValueError(f"the file does not know the {l.name} {unknown[0]!r}; leave it out of the data")
+        rows = [entry["values"].index(v) for v in l.values] + [entry["null"]]
+        out.append(source.state_dict()[l.tensor][rows])
+    return out
+
+
+def teach(model, dataset, source, meta, steps, autocast=contextlib.nullcontext(), batch=128, lr=1e-3):
+    """Teach the text encoder the label vectors; returns the mean squared error at the end,
+    relative to the variance of the vectors."""
+    subjects, styles = label_vectors(source, meta, dataset)
+    prompter, g = dataset.prompter, torch.Generator().manual_seed(0)
+    learned = [*model.text_encoder.parameters(), *model.text_pool.parameters()]
+    opt = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
+    variance = (subjects[:-1].var(0).mean() + styles[:-1].var(0).mean()).item()
+    error, start = float("nan"), time.time()
+    for step in range(steps):
+        for group in opt.param_groups:
+            group["lr"] = lr * min((step + 1) / 50, 2 * (1 - step / steps), 1)
+        count = batch - batch // 8
+        pairs = zip(*(torch.randint(len(v) - 1, (count,), generator=g).tolist() for v in (subjects, styles)))
+        said = [prompter.said(*p, g) for p in pairs] + [("", None, None)] * (batch // 8)
+        tokens = prompter.encode([q[0] for q in said])
+        target = (subjects[[-1 if q[1] is None else q[1] for q in said]]
+                  + styles[[-1 if q[2] is None else q[2] for q in said]])
+        with autocast:
+            states, _ = model.text_encoder(tokens)
+            said_by_text = model.text_pool(states[:, 0])
+        loss = (said_by_text.float() - target).square().mean() / variance
+        opt.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        opt.step()
+        error = loss.item() if step == 0 else 0.98 * error + 0.02 * loss.item()
+        if step % 50 == 0:
+            print(f"teaching the text encoder: step {step} of {steps}, error {error:.3f}, {time.time() - start:.0f} s", flush=True)
+    return error
+
+
+def initialise(model, dataset, path, teach_steps=1000, autocast=contextlib.nullcontext()):
     """Copy the weights of the file into the model; the sizes must agree.
 
     Returns the training that the file has behind it: steps, images, hours."""
     source, meta = load_exported(path)
-    if ("text" in meta) != bool(model.text_encoder):
-        raise ValueError(f"{path} reads {'prompts' if 'text' in meta else 'labels'}, the run does not; see its [text] section")
-    files = {l["tensor"]: l["values"] for l in meta["labels"]}
-    if set(files) != {l.tensor for l in labels}:
-        raise ValueError(f"{path} has the label tables {sorted(files)}, the run {sorted(l.tensor for l in labels)}")
-    theirs, mine = source.state_dict(), model.state_dict()
-    tables = {l.prefix for l in labels}
-    rest = {k for k in mine if k.split(".")[0] not in tables}
-    if wrong := [k for k in sorted(rest) if k not in theirs or theirs[k].shape != mine[k].shape]:
-        raise ValueError(f"{path} does not fit the [model] section, for example {wrong[0]}: "
-                         f"{tuple(theirs[wrong[0]].shape) if wrong[0] in theirs else 'missing'} in the file, "
-                         f"{tuple(mine[wrong[0]].shape)} in the run")
-    model.load_state_dict({k: theirs[k] for k in rest}, strict=False)
-    for l in labels:
-        known = take_labels(getattr(model, l.prefix), theirs[l.tensor], l.values, files[l.tensor])
-        print(f"started from {path}: it knows {known} of {len(l.values)} {l.name} labels")
+    labels = dataset.tables
+    if model.text_encoder and "text" not in meta:
+        tables = {l["tensor"].split(".")[0] for l in meta["labels"]}
+        take_all_but(model, source, {"text_encoder", "text_pool", "cross_attn", *tables}, path)
+        error = teach(model, dataset, source, meta, teach_steps, autocast)
+        print(f"started from {path}, which reads labels: the text encoder says its vectors "
+              f"with an error of {error:.3f} of their variance")
+    elif not model.text_encoder and "text" in meta:
+        raise ValueError(f"{path} reads prompts, the run does not; give it a [text] section")
+    else:
+        files = {l["tensor"]: l["values"] for l in meta["labels"]}
+        if set(files) != {l.tensor for l in labels}:
+            raise ValueError(f"{path} has the label tables {sorted(files)}, the run {sorted(l.tensor for l in labels)}")
+        take_all_but(model, source, {l.prefix for l in labels}, path)
+        for l in labels:
+            known = take_labels(getattr(model, l.prefix), source.state_dict()[l.tensor], l.values, files[l.tensor])
+            print(f"started from {path}: it knows {known} of {len(l.values)} {l.name} labels")
     card = meta.get("card", {})
     return {k: card.get(f"train_{k}", 0) for k in ("steps", "images", "hours")}

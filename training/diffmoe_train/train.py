@@ -64,10 +64,11 @@ class Trainer:
         torch.manual_seed(t.seed)
         text = prompts.encoder_arguments(c.text, self.tokenizer)
         self.model = build(c.model, self.dataset.tables, text).to(self.device).train()
+        self.autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=t.amp == "bf16")
         if t.init and state is None:
             from .start import initialise
 
-            self.earlier = initialise(self.model, self.dataset.tables, t.init)
+            self.earlier = initialise(self.model, self.dataset, t.init, t.teach_steps, self.autocast)
         self.ema = Ema(self.model, t.ema)
         self.opt = torch.optim.AdamW([q for q in self.model.parameters() if q.requires_grad], lr=t.lr,
                                      betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True)
@@ -85,7 +86,6 @@ class Trainer:
         self.run = DistributedDataParallel(self.model, broadcast_buffers=False) if self.world > 1 else self.model
         if t.compile:
             self.run = torch.compile(self.run)
-        self.autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=t.amp == "bf16")
         self.log = RunLog(folder, self.step) if self.rank == 0 else None
         self.start = time.time()
 
@@ -155,7 +155,7 @@ class Trainer:
         self.step += 1
         self.images += t.batch * self.world
         if self.log:
-            layers = [m.predicted_capacity for m in self.model.moe_layers().values()]
+            layers = [m.predicted_capacity for m in self.model.dynamic_layers().values()]
             capacity = torch.stack(layers).mean().item() if layers else float("nan")
             self.log.add(losses, tt, bce, norm, capacity)
 

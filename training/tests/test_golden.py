@@ -1,6 +1,7 @@
 """Golden numbers of the official modules on a tiny model whose weights are a
 formula: value[i] = 0.2 sin(0.7 i + 1.3 n), n = position in the state_dict."""
 
+import json
 import math
 import os
 
@@ -17,8 +18,8 @@ def wave(shape, f, a, b):
     return f(a * torch.arange(n, dtype=torch.float64) + b).float().view(shape)
 
 
-def tiny():
-    model = DiT(4, 4, 2, 2, 16, 2, num_experts=4, learn_sigma=True)
+def tiny(kind="diffmoe"):
+    model = DiT(4, 4, 2, 2, 16, 2, num_experts=4, learn_sigma=True, kind=kind)
     state = to_official(model.state_dict())
     for n, (key, w) in enumerate(state.items(), 1):
         if key.endswith("expert_threshold"):
@@ -73,6 +74,62 @@ def test_eval_forward():
     assert r["selected"][:, 2].nonzero()[:, 0].tolist() == [i for i in range(12) if i != 8]
     close(r["logits"][0].sigmoid(), [0.5126197, 0.5369439, 0.5288271, 0.4630753])
     close(r["gate"][0], [0.5790009, 0.3737158, 0.0303315, 0.0169518])
+
+
+@pytest.mark.parametrize("kind,entries,sums,first,last", [
+    ("dense", 32, (8.148972, 552.50537), [-1.4380122, -1.4112619, -1.6489484, -0.9831910], [-2.2801971, -1.3350240, -2.2062159, -1.1649493]),
+    ("ec", 45, (3.859753, 506.94537), [1.8135891, -0.9832129, 1.4310995, -1.3427358], [2.0143647, -0.9987634, 1.8266828, -0.9830818]),
+    ("tc", 45, (3.734157, 513.62012), [1.9409008, -0.8247893, 1.5101529, -1.3655946], [2.0436947, -0.9819102, 1.8367782, -0.9508338]),
+])
+def test_baselines(kind, entries, sums, first, last):
+    model, x, t = tiny(kind)
+    assert len(to_official(model.state_dict())) == entries
+    rec = model.eval().record()
+    out, _ = model(x, t, LABELS)
+    close(out.sum(), [sums[0]], 1e-4)
+    close(out.abs().sum(), [sums[1]])
+    close(out[0, 0, 0], first)
+    close(out[2, 7, 3], last)
+    if kind == "ec":  # one of the four tokens of each sample
+        assert rec[1]["selected"].view(3, 4, 4).sum(1).eq(1).all()
+    if kind == "tc":
+        assert rec[1]["selected"].sum(1).eq(1).all() and rec[1]["counts"].sum() == 12
+        assert rec[1]["gate"].argmax(1).equal(rec[1]["selected"].argmax(1))
+    trained, loss = model.train()(x, t, LABELS)
+    torch.testing.assert_close(trained, out, rtol=1e-5, atol=1e-5)
+    if kind == "tc":  # 0.01 times sum over experts of mean probability and E times the share of tokens
+        gate, share = rec[1]["gate"], rec[1]["counts"] / 12
+        close(loss, [0.01 * (gate.mean(0) * share * 4).sum().item()])
+    else:
+        assert loss == 0
+
+
+def test_token_choice_with_two_experts_each():
+    model, x, _ = tiny("tc")
+    moe = model.eval().blocks[1].mlp
+    moe.capacity = 2
+    x = wave((12, 16), torch.sin, 0.9, 0.1)
+    y, _ = moe.route(x, 4)
+    gate = torch.nn.functional.linear(x, moe.gate.weight).softmax(-1)
+    every = moe.experts(x.expand(4, 12, 16))
+    for s in range(12):
+        best = gate[s].argsort(descending=True)[:2]
+        expected = sum(gate[s, e] * every[e, s] for e in best)
+        torch.testing.assert_close(y[s], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_static_rule_and_fixed_threshold():
+    model, x, t = tiny()
+    rec = model.eval().record()
+    model.set_rule("static")
+    model(x, t, LABELS)
+    assert rec[1]["counts"].tolist() == [3, 3, 3, 3]
+    model.set_rule("token", gamma=0.0)
+    model(x, t, LABELS)
+    assert rec[1]["counts"].tolist() == [12] * 4
+    model.set_rule("pool", gamma=1.0)
+    model(x, t, LABELS)
+    assert rec[1]["counts"].tolist() == [0] * 4
 
 
 def test_eval_per_token():
@@ -152,25 +209,46 @@ def test_sampling(solver, guidance, sums, first, last):
 FIXTURES = os.environ.get("DIFFMOE_FIXTURES", "")
 
 
-@pytest.mark.skipif(not os.path.exists(os.path.join(FIXTURES, "diffmoe_flow")) or not FIXTURES,
-                    reason="set DIFFMOE_FIXTURES to the parity fixtures")
-def test_parity_with_official_outputs():
+def fixture_model(name):
     from safetensors.torch import load_file
 
-    folder = os.path.join(FIXTURES, "diffmoe_flow")
-    io = load_file(os.path.join(folder, "io.safetensors"))
-    model = DiT(8, 4, 2, 4, 64, 4, num_experts=4, learn_sigma=True).eval()
-    model.load_state_dict(from_official(load_file(os.path.join(folder, "model.safetensors"))))
+    folder = os.path.join(FIXTURES, name)
+    case = json.load(open(os.path.join(folder, "case.json")))
+    p = case["params"]
+    moe = p.get("MoE_config") or {}
+    model = DiT(p["input_size"], 4, p["patch_size"], p["depth"], p["hidden_size"], p["num_heads"], p["mlp_ratio"],
+                moe.get("num_experts", 0), moe.get("capacity", 1), moe.get("interleave", True), learn_sigma=True,
+                use_swiglu=p["use_swiglu"], kind=case["kind"], n_shared_experts=moe.get("n_shared_experts") or 0).eval()
+    state = load_file(os.path.join(folder, "model.safetensors"))
+    model.load_state_dict(from_official(state))
+    assert set(to_official(model.state_dict())) == set(state)
+    return model, load_file(os.path.join(folder, "io.safetensors"))
+
+
+@pytest.mark.skipif(not os.path.exists(os.path.join(FIXTURES, "diffmoe_flow")) or not FIXTURES,
+                    reason="set DIFFMOE_FIXTURES to the parity fixtures")
+@pytest.mark.parametrize("name", ["diffmoe_flow", "diffmoe_swiglu_shared", "diffmoe_ddpm", "dense_flow", "ec_flow", "tc_flow"])
+def test_parity_with_official_outputs(name):
+    model, io = fixture_model(name)
     labels = [io["y"].long()]
     rec = model.record()
     out, _ = model(io["x"], io["t"], labels)
     torch.testing.assert_close(out, io["out"], rtol=0, atol=1e-4)
-    for i, r in rec.items():
-        assert torch.equal(r["selected"].to(torch.uint8), io[f"blocks.{i}.selected"])
-        assert r["counts"].tolist() == io[f"blocks.{i}.k"].tolist()
+    if model.dynamic_layers():
+        for i, r in rec.items():
+            assert torch.equal(r["selected"].to(torch.uint8), io[f"blocks.{i}.selected"])
+            assert r["counts"].tolist() == io[f"blocks.{i}.k"].tolist()
     model.record(False)
+    if "euler_cfg" not in io:
+        return
     for key, steps, g, solver in [("euler_nocfg", 4, 1.0, "euler"), ("euler_cfg", 4, 1.5, "euler"), ("heun_cfg", 3, 1.5, "heun")]:
         z = flow.sample(model, io["x"], labels, steps, g, solver)
         torch.testing.assert_close(z, io[key], rtol=0, atol=1e-4)
-    official = torch.load(os.path.join(folder, "checkpoint.pt"), weights_only=False, map_location="cpu")["ema"]
-    assert list(to_official(model.state_dict())) == list(official)
+
+
+@pytest.mark.skipif(not os.path.exists(os.path.join(FIXTURES, "diffmoe_flow")) or not FIXTURES,
+                    reason="set DIFFMOE_FIXTURES to the parity fixtures")
+def test_official_order_of_names():
+    path = os.path.join(FIXTURES, "diffmoe_flow", "checkpoint.pt")
+    official = torch.load(path, weights_only=False, map_location="cpu")["ema"]
+    assert list(to_official(fixture_model("diffmoe_flow")[0].state_dict())) == list(official)

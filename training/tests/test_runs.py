@@ -26,13 +26,13 @@ def tiny_model(root, *overrides):
     c = configs.load(root / "run.toml", list(overrides))
     dataset = data.load(c.data, str(root))
     torch.manual_seed(5)
-    return train.build(c.model, dataset.labels), dataset.labels
+    return train.build(c.model, dataset.labels), dataset
 
 
 def test_a_run_started_from_a_file_computes_what_the_file_computes(exported):
     root, path = exported
-    model, labels = tiny_model(root)
-    earlier = initialise(model, labels, path)
+    model, dataset = tiny_model(root)
+    earlier = initialise(model, dataset, path)
     assert earlier["steps"] == 12 and earlier["images"] == 12 * 32
     stored, _ = load_exported(path)
     x, t, y = torch.randn(4, 3, 8, 8), torch.rand(4), [torch.tensor([0, 1, 3, 4]), torch.tensor([0, 1, 2, 8])]
@@ -43,10 +43,10 @@ def test_a_run_started_from_a_file_computes_what_the_file_computes(exported):
 
 def test_label_rows_are_matched_by_name(exported):
     root, path = exported
-    model, labels = tiny_model(root)
-    labels[0].values = ["blue ball", "a stranger", "red box", "red ball"]
+    model, dataset = tiny_model(root)
+    dataset.labels[0].values = ["blue ball", "a stranger", "red box", "red ball"]
     fresh = model.y_embedder.table().detach().clone()
-    initialise(model, labels, path)
+    initialise(model, dataset, path)
     stored, meta = load_exported(path)
     names, theirs = meta["labels"][0]["values"], stored.y_embedder.embedding_table.weight
     mine = model.y_embedder.table().detach()
@@ -56,11 +56,19 @@ def test_label_rows_are_matched_by_name(exported):
     torch.testing.assert_close(mine[1], fresh[1])
 
 
-def test_a_file_of_another_size_is_refused(exported):
+@pytest.mark.parametrize("other", ["model.hidden_size=32", "model.depth=2", "model.depth=6"])
+def test_a_file_of_another_size_is_refused(exported, other):
     root, path = exported
-    model, labels = tiny_model(root, "model.hidden_size=32")
+    model, dataset = tiny_model(root, other)
     with pytest.raises(ValueError, match=r"does not fit the \[model\] section"):
-        initialise(model, labels, path)
+        initialise(model, dataset, path)
+
+
+def test_a_file_may_extend_another(tmp_path):
+    (tmp_path / "base.toml").write_text('name = "base"\n[model]\ndepth = 3\nnum_heads = 1\n[train]\nlr = 1.0\n')
+    (tmp_path / "more.toml").write_text('extends = "base.toml"\nname = "more"\n[model]\ndepth = 5\n')
+    c = configs.load(tmp_path / "more.toml", ["train.batch=2"])
+    assert (c.name, c.model.depth, c.model.num_heads, c.train.lr, c.train.batch) == ("more", 5, 1, 1.0, 2)
 
 
 def test_a_continued_run_adds_up_what_it_was_trained_on(exported):

@@ -228,3 +228,27 @@ def test_a_run_takes_the_tokenizer_with_the_weights(emoji_root):
     assert resumed.tokenizer.to_str() == first
     with pytest.raises(ValueError, match="reads prompts"):
         trainer(f"train.init={path}")
+
+
+def test_prompts_start_from_labels(emoji_root):
+    """The text encoder learns to say what the label tables said."""
+    ck, _ = run_tiny(emoji_root, "--set", "train.steps=60", "--set", "model.depth=2")
+    path = str(emoji_root / "labels.safetensors")
+    export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root)])
+    labelled, meta = export.load_exported(path)
+    start = lambda *sets: train.Trainer(configs.load(emoji_root / "run.toml", [*TEXT_SECTION, f"train.init={path}", *sets]),
+                                        str(emoji_root), str(emoji_root / "text"), False)
+    t = start("train.teach_steps=500")
+    assert t.earlier["images"] == 60 * 32
+    subjects, styles = (labelled.state_dict()[l["tensor"]] for l in meta["labels"])
+    asked = t.dataset.prompter.encode(["a blue ball, noto", "red box", ""])
+    model = t.model.eval()
+    said = model.text_pool(model.text_encoder(asked)[0][:, 0])
+    for row, (i, j) in zip(said, [(2, 0), (3, len(styles) - 1), (len(subjects) - 1, len(styles) - 1)]):
+        every = (subjects[:, None] + styles[None]).flatten(0, 1)
+        assert (every - row).square().sum(1).argmin() == i * len(styles) + j
+    x, time = torch.randn(1, 3, 8, 8), torch.tensor([0.4])
+    out = [model(x, time, [asked[:1]])[0], labelled(x, time, [torch.tensor([2]), torch.tensor([0])])[0]]
+    assert (out[0] - out[1]).abs().mean() < 0.1 * out[1].abs().mean()
+    with pytest.raises(ValueError, match="does not know the subject"):
+        start("train.teach_steps=1", 'data.subjects=["red ball", "grey ball"]')

@@ -16,14 +16,14 @@ PROBE_STEPS = 2000  # batches of 64
 PATH = "eurosat/eurosat.npz"
 
 
-def load(root, size):
-    """[(pictures float [N, 3, s, s], classes [N])] of the two splits, and the training dataset."""
-    parts = [data.load_jpeg(os.path.join(root, PATH), size, s) for s in ("train", "test")]
+def load(root, size, path=PATH):
+    """[(pictures float [N, 3, s, s], classes [N])] of the two splits, and both as datasets."""
+    parts = [data.load_jpeg(os.path.join(root, path), size, s) for s in ("train", "test")]
     return [(d.images.float() / 127.5 - 1, d.columns[0]) for d in parts], parts
 
 
-def make_probe(train, test, classes, seed=0):
-    judge, seconds = probe.train(train[0], [train[1]], [classes], "dihedral", PROBE_STEPS, seed=seed)
+def make_probe(train, test, classes, seed=0, augment="dihedral"):
+    judge, seconds = probe.train(train[0], [train[1]], [classes], augment, PROBE_STEPS, seed=seed)
     found = probe.predict(judge, test[0])[0]
     return judge, {"pictures": len(train[0]), "steps": PROBE_STEPS, "seed": seed, "cpu_seconds": round(seconds, 1),
                    "unseen": stats.share(found == test[1]),

@@ -47,8 +47,9 @@ def settings(meta, a):
 def generate(model, columns, s):
     """columns: one list of label indices per table; s: see ``settings``.
 
-    Returns (pictures [N, 3, s, s] rounded to 8 bits and clamped, in [-1, 1]; C of each [N]; seconds)."""
-    model.set_rule(s["rule"])
+    Returns (pictures [N, 3, s, s] rounded to 8 bits and clamped, in [-1, 1]; C of each [N], nan for a dense model;
+    seconds)."""
+    model.set_rule(s["rule"], s.get("gamma"))
     columns = [torch.as_tensor(c) for c in columns]
     n, size = len(columns[0]), model.grid * model.patch_size
     z = torch.randn(n, model.in_channels, size, size, generator=torch.Generator().manual_seed(s["seed"]))
@@ -57,7 +58,7 @@ def generate(model, columns, s):
         counting = Counting(model)
         labels = [c[i : i + s["batch"]] for c in columns]
         x.append(flow.sample(counting, z[i : i + s["batch"]], labels, s["steps"], s["guidance"], s["solver"]))
-        compute.append(counting.total / counting.passes)
+        compute.append(counting.total / counting.passes if counting.passes else torch.full((len(labels[0]),), float("nan")))
     model.record(False)
     x = ((torch.cat(x).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     return x, torch.cat(compute), time.process_time() - start

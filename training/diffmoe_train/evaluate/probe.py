@@ -53,7 +53,12 @@ def dihedral(x, g):
     return torch.where((bits & 4).bool(), x.transpose(2, 3), x)
 
 
-AUGMENTATIONS = {"jitter": jitter, "dihedral": dihedral}
+def flip(x, g):
+    """Mirrored left to right, half of them."""
+    return torch.where(torch.randint(0, 2, (len(x), 1, 1, 1), generator=g).bool(), x.flip(3), x)
+
+
+AUGMENTATIONS = {"jitter": jitter, "dihedral": dihedral, "flip": flip}
 
 
 def train(images, columns, heads, augment, steps, batch=64, lr=3e-3, width=16, seed=0):

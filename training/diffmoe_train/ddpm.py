@@ -1,0 +1,120 @@
+"""DDPM with learned variances, as the official code uses it (from DiT and ADM).
+
+1000 steps, beta linear from 1e-4 to 0.02; the network gets the integer time and
+predicts the noise, and with its second half of channels where the logarithm of
+the variance lies between that of the posterior and that of beta.  All tables are
+float64.  Here time 0 is data; ``flow`` counts the other way."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+STEPS = 1000
+
+
+class Schedule:
+    """Tables of the 1000 steps, or of the ``kept`` ones among them."""
+
+    def __init__(self, kept=None):
+        beta = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
+        self.times = torch.arange(STEPS) if kept is None else torch.tensor(sorted(set(kept)))
+        self.alpha_bar = (1 - beta).cumprod(0)[self.times]
+        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
+        self.before = before
+        self.beta = 1 - self.alpha_bar / before
+        variance = self.beta * (1 - before) / (1 - self.alpha_bar)  # of q(x_{t-1} | x_t, x_0); 0 at the first
+        self.log_variance = torch.cat([variance[1:2], variance[1:]]).log()
+        self.mean_of_x0 = self.beta * before.sqrt() / (1 - self.alpha_bar)
+        self.mean_of_xt = (1 - before) * (1 - self.beta).sqrt() / (1 - self.alpha_bar)
+
+    def at(self, table, i, x):
+        """Values of a table at steps i, as a column that multiplies x [N, C, h, w]."""
+        return table.to(x.device)[i].float()[:, None, None, None]
+
+    def noised(self, x, i, noise):
+        return self.at(self.alpha_bar.sqrt(), i, x) * x + self.at((1 - self.alpha_bar).sqrt(), i, x) * noise
+
+    def x0(self, x, i, eps):
+        a = self.alpha_bar
+        return self.at(a.rsqrt(), i, x) * x - self.at((1 / a - 1).sqrt(), i, x) * eps
+
+    def posterior_mean(self, x0, x, i):
+        return self.at(self.mean_of_x0, i, x) * x0 + self.at(self.mean_of_xt, i, x) * x
+
+    def model_log_variance(self, v, i):
+        share = (v + 1) / 2
+        return share * self.at(self.beta.log(), i, v) + (1 - share) * self.at(self.log_variance, i, v)
+
+
+def respaced(count):
+    """The kept times for ``count`` steps, spread evenly with both ends."""
+    stride = (STEPS - 1) / (count - 1) if count > 1 else 1
+    kept, at = [], 0.0
+    for _ in range(count):
+        kept.append(round(at))
+        at += stride
+    return kept
+
+
+def kl(mean1, logvar1, mean2, logvar2):
+    return 0.5 * (-1 + logvar2 - logvar1 + (logvar1 - logvar2).exp() + (mean1 - mean2).square() * (-logvar2).exp())
+
+
+def discretised_log_likelihood(x, mean, log_scale):
+    """Of x in bins of 1/255 under a Gaussian, with the tanh approximation of its distribution function."""
+    cdf = lambda z: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+    centred, inverse = x - mean, (-log_scale).exp()
+    upper, lower = cdf(inverse * (centred + 1 / 255)), cdf(inverse * (centred - 1 / 255))
+    middle = (upper - lower).clamp_min(1e-12).log()
+    return torch.where(x < -0.999, upper.clamp_min(1e-12).log(),
+                       torch.where(x > 0.999, (1 - lower).clamp_min(1e-12).log(), middle))
+
+
+def loss(out, x, noise, i, schedule):
+    """(squared error of the noise, variational bound in bits per dimension), one
+    value each per sample.  The bound trains the variances only."""
+    C = x.shape[1]
+    eps, v = out.float().split([C, out.shape[1] - C], dim=1)
+    z = schedule.noised(x, i, noise)
+    mean = schedule.posterior_mean(schedule.x0(z, i, eps.detach()), z, i)
+    logvar = schedule.model_log_variance(v, i)
+    true = schedule.posterior_mean(x, z, i)
+    true_logvar = schedule.at(schedule.log_variance, i, x).expand_as(logvar)
+    flat = lambda q: q.flatten(1).mean(1) / math.log(2)
+    bound = torch.where(i == 0, flat(-discretised_log_likelihood(x, mean, 0.5 * logvar)),
+                        flat(kl(true, true_logvar, mean, logvar)))
+    return F.mse_loss(eps, noise, reduction="none").flatten(1).mean(1), bound
+
+
+@torch.no_grad()
+def predict(model, z, time, labels, guidance, guided_channels):
+    """(eps, variance channels).  With guidance one joint pass over conditional and
+    null halves, which share a token pool; the null half's channels are dropped."""
+    n, C = z.shape[:2]
+    if guidance == 1.0:
+        return model(z, torch.full((n,), time, device=z.device), labels)[0].float().split([C, C], dim=1)
+    both = [torch.cat([y, null]) for y, null in zip(labels, model.null_labels(n, z.device))]
+    out = model(torch.cat([z, z]), torch.full((2 * n,), time, device=z.device), both)[0].float()
+    (cond, null), g = out.chunk(2), guided_channels
+    cond = torch.cat([null[:, :g] + guidance * (cond[:, :g] - null[:, :g]), cond[:, g:]], dim=1)
+    return cond.split([C, C], dim=1)
+
+
+@torch.no_grad()
+def sample(model, z, labels, steps=50, guidance=1.0, guided_channels=None, ddim=False, noises=None, generator=None):
+    """Ancestral sampling, or DDIM with eta 0.  ``noises`` [steps, N, C, h, w]
+    instead of fresh ones.  ``guided_channels``: all, or 3 as in the official code."""
+    s = Schedule(respaced(steps))
+    g = z.shape[1] if guided_channels is None else guided_channels
+    for k, i in enumerate(reversed(range(len(s.times)))):
+        ii = torch.full((len(z),), i, device=z.device)
+        eps, v = predict(model, z, int(s.times[i]), labels, guidance, g)
+        x0 = s.x0(z, ii, eps)
+        if ddim:
+            before = s.at(s.before, ii, z)
+            z = before.sqrt() * x0 + (1 - before).sqrt() * eps
+            continue
+        noise = noises[k] if noises is not None else torch.randn(z.shape, generator=generator).to(z.device)
+        z = s.posterior_mean(x0, z, ii) + (i > 0) * (0.5 * s.model_log_variance(v, ii)).exp() * noise
+    return z
