@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Data:
-    kind: str = "jpeg"  # "jpeg" (labelled JPEG archive) or "emoji" (subject x style)
+    kind: str = "jpeg"  # labelled "jpeg" archive, "emoji" (subject x style), "folder" of pictures, "latents" of a VAE
     path: str = "eurosat/eurosat.npz"  # below --data-root
     labels: str = ""  # emoji: the records beside the images
     image_size: int = 32  # pictures are box-averaged down to this
+    scaling_factor: float = 0.18215  # latents: what samples of the encoder are multiplied with
     augment: str = "none"  # "none", "flip" or "dihedral" (the 8 symmetries of the square)
     subjects: list = field(default_factory=list)  # emoji: CLDR names to train on
     min_styles: int = 6  # emoji: fewest styles a subject must exist in
@@ -75,6 +76,10 @@ class Train:
     decay_minutes: float = 20  # how long the decay lasts when begun by the deadline or by a file named "decay"
     grad_clip: float = 1.0
     ema: float = 0.9995
+    ema_warmup: bool = True  # begin with a short average: min(ema, (1 + n) / (10 + n)); false in the paper
+    paper_thresholds: bool = False  # as the official code: thresholds begin at 0, and EMA weights hold an average of them
+    capacity_schedule: list = field(default_factory=list)  # [a, b]: all experts take all tokens until step a, then fewer until b
+    objective: str = "flow"  # or "ddpm", which needs model.learn_sigma and model.time_scale = 1
     t_dist: str = "logit_normal"  # or "uniform"
     bce_weight: float = 1.0
     drop_all: float = 0.1
@@ -103,6 +108,21 @@ class Config:
     card: dict = field(default_factory=dict)
 
 
+def check(c):
+    """Settings that contradict each other, before anything is loaded."""
+    m, t = c.model, c.train
+    if t.objective == "ddpm" and not (m.learn_sigma and m.time_scale == 1):
+        raise ValueError("train.objective = \"ddpm\" needs model.learn_sigma = true and model.time_scale = 1")
+    if (t.objective == "ddpm") != (c.sample.solver in ("ddpm", "ddim")):
+        raise ValueError(f"sample.solver = {c.sample.solver!r} does not go with train.objective = {t.objective!r}: "
+                         "euler and heun are for flow, ddpm and ddim for ddpm")
+    if t.capacity_schedule and (len(t.capacity_schedule) != 2 or not 0 <= t.capacity_schedule[0] < t.capacity_schedule[1]):
+        raise ValueError(f"train.capacity_schedule = {t.capacity_schedule}; it is two steps, the earlier first")
+    if m.kind == "tc" and m.capacity != int(m.capacity):
+        raise ValueError(f"model.capacity = {m.capacity}: token choice gives every token a whole number of experts")
+    return c
+
+
 def from_dict(d):
     kinds = {"data": Data, "model": Model, "text": Text, "train": Train, "sample": Sample}
     parts = {}
@@ -116,7 +136,7 @@ def from_dict(d):
             parts[key] = value
         else:
             raise ValueError(f"unknown section {key}")
-    return Config(**parts)
+    return check(Config(**parts))
 
 
 def read(path):

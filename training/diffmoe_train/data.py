@@ -1,9 +1,11 @@
-"""The two data sets as tensors in memory: uint8 pictures and label columns."""
+"""Pictures (or latents) with their label columns: small sets as tensors in memory,
+folders read as they are needed."""
 
 import io
 import json
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -139,6 +141,95 @@ def load_emoji(path, labels_path, size, subjects, min_styles=6, augment="none", 
     return Dataset(images, [y, s], labels, augment, out)
 
 
+def classes_below(folder, endings):
+    """([class names], [(path, class)]) of a folder with one folder per class, in order of names."""
+    names = sorted(d for d in os.listdir(folder) if os.path.isdir(os.path.join(folder, d)))
+    files = [(os.path.join(folder, name, f), i) for i, name in enumerate(names)
+             for f in sorted(os.listdir(os.path.join(folder, name))) if f.lower().endswith(endings)]
+    if not files:
+        raise ValueError(f"{folder} has no {' or '.join(endings)} files in folders named after their classes")
+    return names, files
+
+
+def adm_crop(image, size):
+    """Halved by boxes while both sides allow it, then bicubic to the shorter side, and the centre of that (as in ADM)."""
+    while min(image.size) >= 2 * size:
+        image = image.resize(tuple(x // 2 for x in image.size), Image.BOX)
+    scale = size / min(image.size)
+    image = image.resize(tuple(round(x * scale) for x in image.size), Image.BICUBIC)
+    a = np.asarray(image.convert("RGB"))
+    y, x = (a.shape[0] - size) // 2, (a.shape[1] - size) // 2
+    return a[y : y + size, x : x + size]
+
+
+@dataclass
+class Files(Dataset):
+    """Read when they are needed: pictures, or cached moments of a VAE encoder."""
+
+    paths: list = field(default_factory=list)
+    size: int = 0
+    read_one: object = None
+
+    def __len__(self):
+        return len(self.paths)
+
+    def batch(self, index, device="cpu", generator=None):
+        chosen = [self.paths[i] for i in index.tolist()]
+        with ThreadPoolExecutor(8) as pool:
+            parts = list(pool.map(self.read_one, chosen))
+        x = self.finish(torch.stack(parts), generator).to(device)
+        return x, [c[index].to(device) for c in self.columns]
+
+
+class PictureFiles(Files):
+    def finish(self, x, generator):
+        return self._augment(x.float() / 127.5 - 1, generator)
+
+
+class LatentFiles(Files):
+    scaling_factor = 0.18215
+
+    def finish(self, moments, generator):
+        """moments [N, 2, 2 C, h, w]: of the picture and of its mirror image.  One of
+        the two, sampled: mean + std * noise, times the scaling factor."""
+        n = len(moments)
+        mirrored = torch.randint(0, 2, (n,), generator=generator)
+        mean, logvar = moments[torch.arange(n), mirrored].chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=generator)
+        return (mean + (0.5 * logvar.clamp(-30, 20)).exp() * noise) * self.scaling_factor
+
+
+def load_folder(path, size, augment):
+    names, files = classes_below(path, (".png", ".jpg", ".jpeg", ".webp"))
+
+    def read(file):
+        with Image.open(file) as image:
+            return torch.from_numpy(adm_crop(image, size).copy()).permute(2, 0, 1)
+
+    column = torch.tensor([c for _, c in files])
+    labels = [Labels("class", "y_embedder", names)]
+    return PictureFiles(torch.empty(0), [column], labels, augment, paths=[f for f, _ in files], size=size, read_one=read)
+
+
+def load_latents(path, size, scaling_factor):
+    """Files .npz with ``moments`` [2 C, h, w] (mean and log variance of the encoder, not scaled), and
+    ``moments_flip`` of the mirrored picture (may be missing)."""
+    names, files = classes_below(path, (".npz",))
+
+    def read(file):
+        with np.load(file) as z:
+            both = np.stack([z["moments"], z["moments_flip"] if "moments_flip" in z else z["moments"]])
+        if both.shape[-1] != size:
+            raise ValueError(f"{file} has latents of {both.shape[-1]} cells a side, data.image_size says {size}")
+        return torch.from_numpy(both.astype(np.float32))
+
+    column = torch.tensor([c for _, c in files])
+    labels = [Labels("class", "y_embedder", names)]
+    out = LatentFiles(torch.empty(0), [column], labels, paths=[f for f, _ in files], size=size, read_one=read)
+    out.scaling_factor = scaling_factor
+    return out
+
+
 def load_for(config, root, split="train", tokenizer=None):
     """The data of a run: pictures with labels or, with a [text] section, with
     prompts; without a tokenizer one is made from the names and styles."""
@@ -162,7 +253,13 @@ def load(config, root, split="train"):
         return load_emoji(path, os.path.join(root, config.labels), config.image_size, config.subjects,
                           config.min_styles, config.augment, held_out=split != "train",
                           without=config.without_groups)
-    raise ValueError(config.kind)
+    if config.kind in ("folder", "latents"):
+        inside = os.path.join(path, split)  # a folder for each split, or one for all
+        path = inside if os.path.isdir(inside) else path
+        if config.kind == "folder":
+            return load_folder(path, config.image_size, config.augment)
+        return load_latents(path, config.image_size, config.scaling_factor)
+    raise ValueError(f"data.kind = {config.kind!r}; it is jpeg, emoji, folder or latents")
 
 
 class Batches:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from . import config as configs
-from . import data, flow, prompts
+from . import data, flow, objective, prompts
 from .model import ComposedEmbedder, DiT
 from .moe import from_official, to_official
 from .train import build
@@ -109,8 +109,8 @@ def describe(config, labels, card, text=None):
         entries.append(e)
     s = config.sample
     more = {"text": text} if text else {}
-    return {"format": 1, "name": config.name, "kind": kind(config), "t_kind": "flow",
-            "time_scale": m.time_scale, "space": "pixels", "params": p, "labels": entries,
+    return {"format": 1, "name": config.name, "kind": kind(config), "t_kind": config.train.objective,
+            "time_scale": m.time_scale, "space": "latents" if config.data.kind == "latents" else "pixels", "params": p, "labels": entries,
             "defaults": {"steps": s.steps, "guidance": s.guidance, "solver": s.solver}, "card": card, **more}
 
 
@@ -163,11 +163,11 @@ def tokenizer_of(checkpoint):
 def noised_batches(dataset, nulls, train, n, batch, seed=1):
     """Noised pictures as in training (label dropout included)."""
     torch.manual_seed(seed)
-    batches = data.Batches(dataset, batch, seed)
+    batches, undo = data.Batches(dataset, batch, seed), objective.make(train)
     for _ in range(n):
         x, labels = batches.next("cpu")
-        t = flow.sample_t(len(x), train.t_dist, "cpu")
-        yield flow.mix(x, torch.randn_like(x), t), t, flow.drop_labels(labels, nulls, train.drop_all, train.drop_single)
+        t = undo.draw_time(len(x), "cpu")
+        yield undo.noised(x, torch.randn_like(x), t), t, flow.drop_labels(labels, nulls, train.drop_all, train.drop_single)
 
 
 @torch.no_grad()
@@ -210,8 +210,8 @@ TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 @torch.no_grad()
-def capacity_report(model, dataset, column, n=64, seed=2):
-    """{value: [C at each of TIMES]} on noised pictures of that label value,
+def capacity_report(model, dataset, column, undo, n=64, seed=2):
+    """{value: [C at each of TIMES, the share of data]} on noised pictures of that label value,
     plus the mean per MoE layer."""
     g = torch.Generator().manual_seed(seed)
     out, per_layer = {}, []
@@ -224,8 +224,8 @@ def capacity_report(model, dataset, column, n=64, seed=2):
         noise = torch.randn(x.shape, generator=g)
         row = []
         for time in TIMES:
-            t = torch.full((len(x),), time)
-            c, layers = capacities(model, flow.mix(x, noise, t), t, labels)
+            t = undo.at(torch.full((len(x),), time))
+            c, layers = capacities(model, undo.noised(x, noise, t), t, labels)
             row.append(c)
             per_layer.append(layers)
         out[name] = row
@@ -237,8 +237,9 @@ def reference(model, meta, seed=3):
     """Inputs and outputs of one forward pass (pool rule, a pool of three)."""
     g = torch.Generator().manual_seed(seed)
     p = meta["params"]
+    share = torch.tensor([0.15, 0.5, 0.85])
     io = {"x": torch.randn(3, p["in_channels"], p["input_size"], p["input_size"], generator=g),
-          "t": torch.tensor([0.15, 0.5, 0.85])}
+          "t": objective.Ddpm().at(share).float() if meta["t_kind"] == "ddpm" else share}
     for key, l in zip(("y", "style"), meta["labels"]):
         io[key] = torch.tensor([1, l["null"] // 2, l["null"]], dtype=torch.int32)
     if "text" in meta:
@@ -275,6 +276,7 @@ def main(argv=None):
     capacity = config.model.capacity
     tokenizer = tokenizer_of(ck)
     report, dataset = {}, None
+    a.no_recalibrate |= config.train.paper_thresholds
     dynamic = bool(model.dynamic_layers())
     if tokenizer or dynamic and not a.no_recalibrate:
         dataset = data.load_for(config, a.data_root, tokenizer=tokenizer)
@@ -313,7 +315,7 @@ def main(argv=None):
             ds = data.load_for(config, a.data_root, split, tokenizer)
             report[split] = {}
             for i, l in enumerate(ds.labels):
-                rows, per_layer = capacity_report(stored, ds, i, a.report_images)
+                rows, per_layer = capacity_report(stored, ds, i, objective.make(config.train), a.report_images)
                 report[split][l.name] = rows
             report[split]["per_layer"] = per_layer
         report["times"] = TIMES

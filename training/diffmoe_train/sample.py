@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import flow, prompts
+from . import objective, prompts
 
 
 def to_png(x, path, columns, scale=3, gap=2):
@@ -27,16 +27,17 @@ def to_png(x, path, columns, scale=3, gap=2):
     Image.fromarray(sheet).resize((sheet.shape[1] * scale, sheet.shape[0] * scale), Image.NEAREST).save(path)
 
 
-def draw(model, columns, steps, guidance, solver, seed=0, batch=64, negative=None):
+def draw(model, columns, steps, guidance, solver, seed=0, batch=64, negative=None, undo=None):
     """columns: one list of label indices per table, or [token ids]; negative:
-    the same for what to avoid.  Returns [N, C, s, s]."""
+    the same for what to avoid; undo: the objective, flow by default.  Returns [N, C, s, s]."""
     n = len(columns[0])
     device = model.pos_embed.device
     s = model.grid * model.patch_size
     z = torch.randn(n, model.in_channels, s, s, generator=torch.Generator().manual_seed(seed)).to(device)
     columns = [torch.as_tensor(c, device=device) for c in columns]
     part = lambda columns, i: columns and [c[i : i + batch] for c in columns]
-    out = [flow.sample(model, z[i : i + batch], part(columns, i), steps, guidance, solver, part(negative, i))
+    undo = undo or objective.Flow()
+    out = [undo.sample(model, z[i : i + batch], part(columns, i), steps, guidance, solver, part(negative, i))
            for i in range(0, n, batch)]
     return torch.cat(out)
 
@@ -52,8 +53,9 @@ def expand(requests, labels):
     return [list(c) for c in zip(*rows)]
 
 
-def save_grid(model, dataset, c, path):
-    """The grid drawn while training: Euler, the run's own steps and guidance."""
+def save_grid(model, dataset, c, path, undo=None):
+    """The grid drawn while training: Euler or ancestral, the run's own steps and guidance.
+    Of latents the first three channels are shown."""
     labels = dataset.labels
     if dataset.prompter:
         requests = c.grid or [f"{name}, *" for name in labels[0].values[:8]]
@@ -67,7 +69,7 @@ def save_grid(model, dataset, c, path):
         cols = [list(range(width)) * 6] + [[len(l.values)] * (6 * width) for l in labels[1:]]
     was = model.training
     model.eval()
-    to_png(draw(model, cols, c.steps, c.guidance, "euler"), path, width)
+    to_png(draw(model, cols, c.steps, c.guidance, "euler", undo=undo)[:, :3], path, width)
     model.train(was)
 
 
@@ -83,7 +85,7 @@ def main(argv=None):
     p.add_argument("--negative", help="with --prompts: what to lead away from")
     p.add_argument("--steps", type=int)
     p.add_argument("--guidance", type=float)
-    p.add_argument("--solver", choices=["euler", "heun"])
+    p.add_argument("--solver", choices=["euler", "heun", "ddpm", "ddim"])
     p.add_argument("--rule", choices=["pool", "token"], default="pool")
     p.add_argument("--columns", type=int, default=8)
     p.add_argument("--seed", type=int, default=0)
@@ -102,8 +104,10 @@ def main(argv=None):
     else:
         cols = expand(a.labels, [type("L", (), l) for l in meta["labels"]])
     pick = lambda v, d: d if v is None else v
+    if meta["space"] != "pixels":
+        p.error("this model makes latents: draw with `diffmoe sample --vae`")
     x = draw(model, cols, pick(a.steps, d["steps"]), pick(a.guidance, d["guidance"]), a.solver or d["solver"], a.seed,
-             negative=negative)
+             negative=negative, undo=objective.Ddpm() if meta["t_kind"] == "ddpm" else None)
     to_png(x, a.out, a.columns)
 
 

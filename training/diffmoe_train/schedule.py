@@ -26,6 +26,15 @@ def planned(c, step, seconds):
     return max(0.0, min(1.0, (1 - progress) / c.decay_fraction))
 
 
+def capacity(marks, step, experts, final):
+    """Capacity at a step: every expert takes every token until the first mark,
+    then linearly fewer until the second (official ``capacity_schedule``)."""
+    if not marks:
+        return final
+    a, b = marks
+    return experts - (experts - final) * max(0.0, min(1.0, (step - a) / (b - a)))
+
+
 class Decay:
     """Decay on demand: lasts ``decay_minutes`` from when the file appears, or
     ends at the deadline, whichever is first.  Times are seconds since 1970, so

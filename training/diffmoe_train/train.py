@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from . import config as configs
-from . import data, flow, prompts, schedule
+from . import data, flow, objective, prompts, schedule
 from .ema import Ema
 from .model import DiT
 from .runlog import RunLog
@@ -69,7 +69,11 @@ class Trainer:
             from .start import initialise
 
             self.earlier = initialise(self.model, self.dataset, t.init, t.teach_steps, self.autocast)
-        self.ema = Ema(self.model, t.ema)
+        if t.paper_thresholds:
+            for m in self.model.dynamic_layers().values():
+                m.threshold_ready.fill_(1)
+        self.objective = objective.make(t)
+        self.ema = Ema(self.model, t.ema, t.ema_warmup, t.paper_thresholds)
         self.opt = torch.optim.AdamW([q for q in self.model.parameters() if q.requires_grad], lr=t.lr,
                                      betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True)
         self.step, self.images, self.before = 0, 0, 0.0  # before: seconds of earlier sittings
@@ -142,11 +146,13 @@ class Trainer:
             g["lr"] = lr
         x, labels = self.batches.next(self.device)
         labels = flow.drop_labels(labels, self.dataset.nulls, t.drop_all, t.drop_single)
-        tt = flow.sample_t(len(x), t.t_dist, self.device)
+        tt = self.objective.draw_time(len(x), self.device)
         noise = torch.randn_like(x)
+        for m in self.model.dynamic_layers().values() if t.capacity_schedule else ():
+            m.capacity = schedule.capacity(t.capacity_schedule, self.step, m.num_experts, self.c.model.capacity)
         with self.autocast:
-            out, bce = self.run(flow.mix(x, noise, tt), tt, labels)
-        losses = flow.flow_loss(out, x, noise)
+            out, bce = self.run(self.objective.noised(x, noise, tt), tt, labels)
+        losses = self.objective.loss(out, x, noise, tt)
         (losses.mean() + t.bce_weight * bce).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.grad_clip)
         self.opt.step()
@@ -157,10 +163,10 @@ class Trainer:
         if self.log:
             layers = [m.predicted_capacity for m in self.model.dynamic_layers().values()]
             capacity = torch.stack(layers).mean().item() if layers else float("nan")
-            self.log.add(losses, tt, bce, norm, capacity)
+            self.log.add(losses, self.objective.share(tt), bce, norm, capacity)
 
     def grid(self, name):
-        save_grid(self.ema.model, self.dataset, self.c.sample, os.path.join(self.folder, name))
+        save_grid(self.ema.model, self.dataset, self.c.sample, os.path.join(self.folder, name), self.objective)
 
     def train(self):
         t = self.c.train

@@ -1,0 +1,72 @@
+"""What a run learns to undo: rectified flow or DDPM noise, behind one face.
+
+``share`` is how much of a noised picture is data, from 0 (noise) to 1; logs and
+reports use it for both, so that their noise levels mean the same thing."""
+
+import torch
+
+from . import ddpm, flow
+
+
+class Flow:
+    name = "flow"
+
+    def __init__(self, t_dist="logit_normal"):
+        self.t_dist = t_dist
+
+    def draw_time(self, n, device):
+        return flow.sample_t(n, self.t_dist, device)
+
+    def at(self, share):
+        return share
+
+    def share(self, t):
+        return t
+
+    def noised(self, x, noise, t):
+        return flow.mix(x, noise, t)
+
+    def loss(self, out, x, noise, t):
+        """One value per sample."""
+        return flow.flow_loss(out, x, noise)
+
+    def sample(self, model, z, labels, steps, guidance, solver, negative=None):
+        return flow.sample(model, z, labels, steps, guidance, solver, negative)
+
+
+class Ddpm:
+    name = "ddpm"
+
+    def __init__(self):
+        self.schedule = ddpm.Schedule()
+
+    def draw_time(self, n, device):
+        return torch.randint(0, ddpm.STEPS, (n,), device=device)
+
+    def at(self, share):
+        return ((1 - share) * (ddpm.STEPS - 1)).round().long()
+
+    def share(self, t):
+        return 1 - t / (ddpm.STEPS - 1)
+
+    def noised(self, x, noise, t):
+        return self.schedule.noised(x, t, noise)
+
+    def loss(self, out, x, noise, t):
+        error, bound = ddpm.loss(out, x, noise, t, self.schedule)
+        return error + bound
+
+    def sample(self, model, z, labels, steps, guidance, solver, negative=None):
+        if negative is not None:
+            raise ValueError("negative prompts are for flow models")
+        g = torch.Generator().manual_seed(0)
+        return ddpm.sample(model, z, labels, steps, guidance, ddim=solver == "ddim", generator=g)
+
+
+def make(train):
+    """The objective of a [train] section."""
+    if train.objective == "flow":
+        return Flow(train.t_dist)
+    if train.objective == "ddpm":
+        return Ddpm()
+    raise ValueError(f"train.objective = {train.objective!r}; it is flow or ddpm")
