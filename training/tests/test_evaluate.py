@@ -12,6 +12,8 @@ from diffmoe_train import data, export, train
 from diffmoe_train.evaluate import __main__ as command
 from diffmoe_train.evaluate import emoji, generate, probe, render, retrieval, stats
 
+from helpers import run_tiny
+
 
 def test_wilson_interval():
     # Brown, Cai and DasGupta 2001: wide at the ends, never outside [0, 1].
@@ -172,3 +174,27 @@ def test_one_command_from_weights_to_tables(weights, monkeypatch):
     page.write_text("<!-- emoji seen -->")
     with pytest.raises(ValueError, match="only one of"):
         render.run(str(page), [str(out)])
+
+
+def test_prompts_are_judged_in_known_and_unseen_sentences(emoji_root, monkeypatch):
+    for name, value in (("SUBJECT_STEPS", 10), ("FOLDS", 2), ("STYLE_STEPS", 10)):
+        monkeypatch.setattr(emoji, name, value)
+    monkeypatch.setattr(emoji, "load", lambda meta, r, real=emoji.load: real(meta, r, "e/emoji.npz", "e/labels.json"))
+    text = ["text.hidden_size=32", "text.depth=1", "text.num_heads=2", "text.vocab_size=120", "text.max_length=16"]
+    ck, _ = run_tiny(emoji_root, *(x for s in ["train.steps=2", *text] for x in ("--set", s)))
+    path, out = str(emoji_root / "t.safetensors"), emoji_root / "text.json"
+    export.main([str(ck), path, "--data-root", str(emoji_root)])
+    command.main(["emoji", "--weights", path, "--out", str(out), "--data-root", str(emoji_root), "--steps", "2",
+                  "--per-held-out", "2", "--seen-pairs", "5"])
+    r = json.loads(out.read_text())
+    assert r["kind"] == "emoji_text" and r["seen"]["pairs"] == r["seen_reworded"]["pairs"] == 5
+    assert r["held_out_reworded"]["probe"]["both"]["n"] == 2 and "noise" not in r["held_out_reworded"]
+    page = emoji_root / "page.md"
+    command.main(["render", str(page), str(out)])
+    assert "held-out pairs in unseen sentences, 2 each" in page.read_text()
+
+
+def test_sentences_go_through_forms_and_phrases():
+    asked = [torch.tensor([0, 0, 1, 1, 0]), torch.tensor([0, 0, 1, 1, 1])]
+    got = emoji.sentences(asked, ["fox", "ant"], ["noto", "blob"], ["{s}, {t}", "{n} ({t})"])
+    assert got == ["a fox, noto", "fox (noto)", "an ant, blob emoji", "ant (blob emoji)", "a fox, blobmoji"]

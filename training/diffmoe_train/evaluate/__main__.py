@@ -2,7 +2,9 @@
 
     python -m diffmoe_train.evaluate emoji   --weights assets/emoji.safetensors   --data-root DATA --out docs/results/emoji.json
     python -m diffmoe_train.evaluate eurosat --weights assets/eurosat.safetensors --data-root DATA --out docs/results/eurosat.json
-    python -m diffmoe_train.evaluate render  docs/results.md docs/results/*.json
+    python -m diffmoe_train.evaluate render  docs/results.md docs/results/*.json docs/results/miniature/*.json
+
+emoji also judges the model that reads prompts; the files of the last folder are those of ``diffmoe_train.compare``.
 """
 
 import argparse

@@ -7,24 +7,34 @@ they ask for a subject in a style in which the model never saw it.
 The style probe is trained on other subjects only: it has to know the style, as
 it cannot know the picture.  The subject probe is trained on every real picture
 of the subjects; how good its kind is on pictures that it never saw, is measured
-by cross-validation."""
+by cross-validation.
+
+A model that reads prompts is asked in sentences like those of its training, and
+apart from that in sentences that it never read (``prompts.UNSEEN``)."""
 
 import json
 import os
 
 import torch
 
-from .. import data
-from ..export import load_exported
+from .. import data, prompts
+from ..export import described_tokenizer, load_exported
 from ..sample import to_png
 from . import generate, probe, retrieval, stats
 
-SUBJECT_STEPS, FOLDS, STYLE_STEPS = 500, 4, 2000  # steps of 64 pictures
+SUBJECT_STEPS, FOLDS, STYLE_STEPS = 1500, 4, 2000  # steps of 64 pictures
+
+
+def vocabulary(meta):
+    """(subjects, styles) that the file knows."""
+    if "text" in meta:
+        return meta["text"]["subjects"], list(meta["text"]["styles"])
+    return tuple(l["values"] for l in meta["labels"])
 
 
 def load(meta, root, path="emoji/emoji64.npz", labels="emoji/labels.json"):
     """(training pictures, held-out pictures) of the file's subjects at its size, and all pictures of other subjects."""
-    subjects, size = meta["labels"][0]["values"], meta["params"]["input_size"]
+    subjects, size = vocabulary(meta)[0], meta["params"]["input_size"]
     files = os.path.join(root, path), os.path.join(root, labels)
     with open(files[1], encoding="utf-8") as f:
         others = sorted({r["name"] for r in json.load(f)} - set(subjects))
@@ -125,29 +135,54 @@ def by_value(values, column, numbers):
     return {v: round(float(numbers[column == i].mean()), 4) for i, v in enumerate(values) if (column == i).any()}
 
 
+def sentences(asked, subjects, styles, forms):
+    """A prompt for each asked pair, going through the forms and the phrases of the style."""
+    out = []
+    for i, (s, t) in enumerate(zip(*(c.tolist() for c in asked))):
+        phrases = prompts.STYLE_PHRASES[styles[t]]
+        out.append(prompts.fill(forms[i % len(forms)], subjects[s], phrases[(i // len(forms)) % len(phrases)]))
+    return out
+
+
+def questions(meta, own, a):
+    """[(name, dataset, asked pairs, pictures of each, the conditions the model gets)]"""
+    seen, held_out = (pairs_of(own[0], a.per_pair, a.seen_pairs, a.seed), pairs_of(own[1], a.per_held_out))
+    parts = [("seen", own[0], seen, a.per_pair), ("held_out", own[1], held_out, a.per_held_out)]
+    tokenizer = described_tokenizer(meta)
+    if not tokenizer:
+        return [(*p, p[2]) for p in parts]
+    subjects, styles = vocabulary(meta)
+    for d in own:
+        d.prompter = prompts.Prompter(subjects, styles, tokenizer)
+    say = lambda asked, forms: [prompts.encode(tokenizer, sentences(asked, subjects, styles, forms))]
+    known = [(*p, say(p[2], prompts.SENTENCES)) for p in parts]
+    return known + [(f"{name}_reworded", d, asked, each, say(asked, prompts.UNSEEN)) for name, d, asked, each in parts]
+
+
 def run(a):
     model, meta = load_exported(a.weights)
     own, others = load(meta, a.data_root)
     x, columns, held = real(own)
-    heads = [len(l["values"]) for l in meta["labels"]]
+    subjects, styles = vocabulary(meta)
+    heads = len(subjects), len(styles)
     judges, report = witness(a, others, x, columns, heads)
     s = generate.settings(meta, a)
     model.set_rule(s["rule"])
-    out = {"kind": "emoji", "weights": generate.identity(a.weights, meta), "settings": s, "probe": report,
+    out = {"kind": "emoji_text" if "text" in meta else "emoji",
+           "weights": generate.identity(a.weights, meta), "settings": s, "probe": report,
            "chance": {"subject": 1 / heads[0], "style": 1 / heads[1], "both": 1 / (heads[0] * heads[1])},
            "spacing": retrieval.spacing(x)}
-    for name, dataset, each in (("seen", own[0], a.per_pair), ("held_out", own[1], a.per_held_out)):
-        asked = pairs_of(dataset, each, a.seen_pairs if name == "seen" else 0, a.seed)
-        made, compute, seconds = generate.kept(a.pictures, name, out["weights"]["sha256"], model, asked, s)
+    for name, dataset, asked, each, conditions in questions(meta, own, a):
+        made, compute, seconds = generate.kept(a.pictures, name, out["weights"]["sha256"], model, conditions, s)
         if name == "held_out" and a.sheet:
             held_out_sheet(a.sheet, dataset, made, each)
         right = [(p == q).float() for p, q in zip(judges.name(made), asked)]
-        subjects, styles = (l["values"] for l in meta["labels"])
         out[name] = {"pairs": len(asked[0]) // each, "per_pair": each, "cpu_seconds": round(seconds, 1),
                      **judge(judges, made, asked, x, columns, held),
                      "by_style": {"subject_right": by_value(styles, asked[1], right[0]),
                                   "style_right": by_value(styles, asked[1], right[1]),
                                   "C": by_value(styles, asked[1], compute)},
-                     "C": {"mean": float(compute.mean()), "subject": by_value(subjects, asked[0], compute)},
-                     "noise": generate.loss_by_noise(model, dataset, len(dataset), a.seed)}
+                     "C": {"mean": float(compute.mean()), "subject": by_value(subjects, asked[0], compute)}}
+        if not name.endswith("reworded"):
+            out[name]["noise"] = generate.loss_by_noise(model, dataset, min(len(dataset), 500), a.seed)
     return out

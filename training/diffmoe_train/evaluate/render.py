@@ -8,6 +8,8 @@ import json
 import os
 import re
 
+from . import miniature
+
 BLANK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.md")
 
 
@@ -33,10 +35,14 @@ ASKED = [("probe", "subject"), ("probe", "style"), ("probe", "both"),
          ("nearest", "subject"), ("nearest", "style"), ("nearest", "both")]
 
 
-def emoji_agreement(runs, part):
+PARTS = {"seen": "seen pairs", "held_out": "held-out pairs", "seen_reworded": "seen pairs in unseen sentences",
+         "held_out_reworded": "held-out pairs in unseen sentences"}
+
+
+def agreement(runs, part):
     rows = [[f"{witness}: {what}", *(cell(r[part][witness][what]) for r in runs), percent(runs[0]["chance"][what])]
             for witness, what in ASKED]
-    if part == "held_out":
+    if part.startswith("held_out"):
         rows.append(["nearest is the very picture that was held out",
                      *(cell(r[part]["nearest_is_held_out"]) for r in runs), ""])
         rows.append(["probe: both, interval over the choice of pairs",
@@ -45,7 +51,7 @@ def emoji_agreement(runs, part):
                  *(f"{r[part]['distance']['median']:.1f}" for r in runs), ""])
     rows.append(["C while sampling", *(f"{r[part]['C']['mean']:.2f}" for r in runs), ""])
     n = runs[-1][part]
-    return table([f"{n['pairs']} {part.replace('_', '-')} pairs, {n['per_pair']} each", *(r["title"] for r in runs), "chance"], rows)
+    return table([f"{n['pairs']} {PARTS[part]}, {n['per_pair']} each", *(r["title"] for r in runs), "chance"], rows)
 
 
 def emoji_styles(runs):
@@ -113,18 +119,23 @@ def eurosat_noise(runs):
 
 
 TABLES = {
-    "emoji": {"emoji settings": settings, "emoji seen": lambda r: emoji_agreement(r, "seen"),
-              "emoji held-out": lambda r: emoji_agreement(r, "held_out"), "emoji styles": emoji_styles,
+    "emoji": {"emoji settings": settings, "emoji seen": lambda r: agreement(r, "seen"),
+              "emoji held-out": lambda r: agreement(r, "held_out"), "emoji styles": emoji_styles,
               "emoji probe": emoji_probe, "emoji noise": emoji_noise},
+    "emoji_text": {"text settings": settings,
+                   **{f"text {part.replace('_', ' ')}": lambda r, part=part: agreement(r, part) for part in PARTS}},
     "eurosat": {"eurosat settings": settings, "eurosat classes": eurosat_classes,
                 "eurosat frechet": eurosat_frechet, "eurosat noise": eurosat_noise},
+    "miniature": miniature.tables(table),
 }
 
 
 def fill(page, results):
     """The page with every table that the results can fill; a marker without an end is an error."""
     for kind, tables in TABLES.items():
-        runs = sorted((r for r in results if r["kind"] == kind), key=lambda r: r["weights"].get("train_images", 0))
+        runs = [r for r in results if r["kind"] == kind]
+        if kind != "miniature":
+            runs.sort(key=lambda r: r["weights"].get("train_images", 0))
         for name, make in tables.items():
             start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
             if (start in page) != (end in page):
@@ -144,3 +155,7 @@ def run(path, result_paths):
         page = f.read()
     with open(path, "w", encoding="utf-8") as f:
         f.write(fill(page, results))
+    if runs := [r for r in results if r["kind"] == "miniature"]:
+        folder = os.path.join(os.path.dirname(os.path.abspath(path)), "results")
+        os.makedirs(folder, exist_ok=True)
+        miniature.curves(runs, folder)
