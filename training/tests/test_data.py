@@ -1,5 +1,7 @@
 """Folders of pictures and cached latents, and the official settings, from files to a checkpoint."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -147,3 +149,10 @@ def test_average_without_warm_up():
     torch.nn.init.ones_(model.weight)
     ema.update(model)
     assert ema.model.weight.item() == pytest.approx(0.1)
+
+
+def test_the_published_configuration_has_the_published_size():
+    c = configs.load(os.path.join(os.path.dirname(__file__), "../configs/paper_s_e16.toml"))
+    with torch.device("meta"):
+        model = train.build(c.model, [data.Labels("class", "y_embedder", ["x"] * 1000)])
+    assert sum(p.numel() for p in model.parameters()) == 140_191_616
