@@ -22,7 +22,8 @@ use std::ops::Deref;
 pub use dropped::read_dropped;
 pub use imp::{
     adapter_name, breathe, built_in, built_in_names, cached, delete_cached, fetch, fragment,
-    map_file, new_seed, page_address, query, quiet_vulkan, set_fragment, sha256, spawn,
+    free_memory, map_file, new_seed, page_address, query, quiet_vulkan, set_fragment, sha256,
+    spawn,
 };
 #[cfg(feature = "app")]
 pub use imp::{pick_file, save_file};

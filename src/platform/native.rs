@@ -69,6 +69,14 @@ pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchEr
     Ok(bytes)
 }
 
+/// Bytes that programs can still get, where the system says it (Linux).
+pub fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
 /// Nothing waits for this thread.
 pub async fn breathe() {}
 

@@ -10,6 +10,7 @@ use super::plan::{Layer, Plan, ValueId};
 use super::{Decoder, DecoderFile};
 use crate::cpu::math::vector_width;
 use crate::model::{EngineError, Progress, Taps};
+use crate::platform::breathe;
 
 /// A decoder in memory, for pictures of any size.
 pub struct CpuDecoderModel {
@@ -31,6 +32,14 @@ impl CpuDecoderModel {
     /// # Errors
     /// When a tensor cannot be read.
     pub fn load(file: &DecoderFile) -> Result<Self, EngineError> {
+        pollster::block_on(Self::request(file))
+    }
+
+    /// As [`CpuDecoderModel::load`], for callers that must not be held up.
+    ///
+    /// # Errors
+    /// As [`CpuDecoderModel::load`].
+    pub async fn request(file: &DecoderFile) -> Result<Self, EngineError> {
         let load = |layer: &Layer| -> Result<_, EngineError> {
             Ok(match layer {
                 Layer::Conv(conv) => LayerWeights::Conv(ConvWeights::load(&file.tensors, conv)?),
@@ -40,8 +49,25 @@ impl CpuDecoderModel {
                 }
             })
         };
-        let weights: Result<_, _> = file.plan.steps.iter().map(|step| load(&step.layer)).collect();
-        Ok(Self { plan: file.plan.clone(), numbers: file.numbers, weights: weights? })
+        let mut weights = Vec::new();
+        file.begin_loading();
+        for step in &file.plan.steps {
+            weights.push(load(&step.layer)?);
+            file.loaded_layer();
+            breathe().await;
+        }
+        Ok(Self { plan: file.plan.clone(), numbers: file.numbers, weights })
+    }
+
+    /// The processor and how it computes, for people.
+    pub fn device(&self) -> String {
+        let threads = rayon::current_num_threads();
+        format!("processor, {threads} threads, vectors of {}", vector_width())
+    }
+
+    /// Bytes of feature maps that exist at once while a latent of `[height, width]` is decoded.
+    pub fn activation_bytes(&self, size: [usize; 2]) -> u64 {
+        self.plan.most_alive(size)
     }
 }
 
@@ -62,8 +88,8 @@ pub struct CpuDecoder {
     pictures: VecDeque<Vec<f32>>,
 }
 
-/// Multiply-adds of a unit of work: some hundredths of a second.
-const UNIT: u64 = 1 << 30;
+/// Multiply-adds of a unit of work: a millisecond or two on a processor, about a frame in a browser.
+const UNIT: u64 = 1 << 26;
 
 impl CpuDecoder {
     /// A decoder for latents of `size` (height and width).
@@ -190,8 +216,7 @@ fn planes(values: &[f32], channels: usize) -> Vec<f32> {
 
 impl Decoder for CpuDecoder {
     fn device(&self) -> String {
-        let threads = rayon::current_num_threads();
-        format!("processor, {threads} threads, vectors of {}", vector_width())
+        self.model.device()
     }
 
     fn latent_shape(&self) -> [usize; 3] {
@@ -224,6 +249,11 @@ impl Decoder for CpuDecoder {
             }
         });
         Ok(if self.is_idle() { Progress::Done } else { Progress::Working })
+    }
+
+    fn fraction(&self) -> f32 {
+        let steps = self.model.plan.steps.len().max(1);
+        self.place.map_or(0.0, |(step, _)| step as f32 / steps as f32)
     }
 
     fn take(&mut self) -> Option<Vec<f32>> {
