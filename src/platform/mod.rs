@@ -17,6 +17,7 @@ mod web;
 use web as imp;
 
 use std::ops::Deref;
+use std::path::PathBuf;
 
 #[cfg(feature = "app")]
 pub use dropped::read_dropped;
@@ -48,6 +49,8 @@ pub struct PickedFile {
     pub name: String,
     /// What is in it.
     pub bytes: Bytes,
+    /// Where it lies, where a program may look at what lies beside it.
+    pub path: Option<PathBuf>,
 }
 
 /// Bytes of a file, wherever they live.

@@ -121,11 +121,11 @@ pub async fn pick_file() -> Option<Result<PickedFile, String>> {
     let file = dialog.set_title("Open a model").pick_file().await?;
     let name = file.file_name();
     let bytes = map_file(file.path());
-    Some(
-        bytes
-            .map_err(|error| format!("cannot read {name}: {error}"))
-            .map(|bytes| PickedFile { name, bytes }),
-    )
+    Some(bytes.map_err(|error| format!("cannot read {name}: {error}")).map(|bytes| PickedFile {
+        name,
+        bytes,
+        path: Some(file.path().to_owned()),
+    }))
 }
 
 /// Asks the user where a file should go and writes it there; the path, or `None` when the user changed their mind.
