@@ -118,16 +118,22 @@ impl OpenDecoder {
     /// As [`OpenDecoder::decoder`], for callers that must not wait. A refusal leaves the device as it was.
     ///
     /// # Errors
-    /// As [`OpenDecoder::decoder`].
+    /// As [`OpenDecoder::decoder`]; and when the device was lost meanwhile.
     pub async fn request_decoder(&self, size: [usize; 2]) -> Result<Box<dyn Decoder>, EngineError> {
         self.check_size(size)?;
         match &self.place {
             Place::Cpu(model) => Ok(Box::new(CpuDecoder::new(model.clone(), size))),
             Place::Gpu(model) => {
+                let lost = || {
+                    model.gpu.poll();
+                    model.gpu.failure().map_or(Ok(()), |error| Err(EngineError::from(error)))
+                };
+                lost()?;
                 let make = async { GpuDecoder::new(model.clone(), size) };
                 match model.gpu.attempt(make).await {
                     Ok(decoder) => Ok(Box::new(decoder?)),
                     Err(error) => {
+                        lost()?;
                         let needed = megabytes(self.activation_bytes(size).unwrap_or(0));
                         Err(EngineError::TooLarge(format!(
                             "decoding pictures of {} takes {needed} on {}, which do not fit: {error}; use a smaller \

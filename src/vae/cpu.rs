@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::attention::{Attended, AttentionWeights};
 use super::config::Numbers;
-use super::cpu_layers::{ConvWeights, NormWeights, Source, conv_rows, normalise};
+use super::cpu_layers::{ConvWeights, NormWeights, Normalising, Source, conv_rows};
 use super::plan::{Layer, Plan, ValueId};
 use super::{Decoder, DecoderFile};
 use crate::cpu::math::vector_width;
@@ -85,6 +85,7 @@ pub struct CpuDecoder {
     /// Step and row of the picture at work.
     place: Option<(usize, usize)>,
     attended: Attended,
+    normalising: Normalising,
     pictures: VecDeque<Vec<f32>>,
 }
 
@@ -105,6 +106,7 @@ impl CpuDecoder {
             waiting: VecDeque::new(),
             place: None,
             attended: Attended::default(),
+            normalising: Normalising::default(),
             pictures: VecDeque::new(),
             model,
         }
@@ -116,6 +118,9 @@ impl CpuDecoder {
         let first = self.model.numbers.enter(latent);
         self.values.iter_mut().for_each(Vec::clear);
         self.values[0] = interleave(&first, pixels);
+        // The picture before may have been given up in the middle of a layer.
+        self.attended = Attended::default();
+        self.normalising = Normalising::default();
         self.place = Some((0, 0));
     }
 
@@ -157,13 +162,27 @@ impl CpuDecoder {
         let ([height, width], c) = (value.size(self.size), value.channels);
         // What is written is taken out, so that what is read can be borrowed beside it.
         let mut out = std::mem::take(&mut self.values[to]);
-        let mut rows = height;
+        let rows;
         match (layer, &model.weights[step]) {
             (Layer::Norm(norm), LayerWeights::Norm(weights)) => {
-                if from != to {
-                    out.clone_from(&self.values[from]);
+                // Sums and rows cost some additions a number.
+                let each = (16 * width * c) as u64;
+                let at_once = ((UNIT / each) as usize).max(rayon::current_num_threads());
+                let source = if from == to { &out } else { &self.values[from] };
+                if !self.normalising.sum(weights, norm.group, width, source, at_once) {
+                    rows = 0;
+                } else {
+                    rows = at_once.min(height - row);
+                    let part = row * width * c..(row + rows) * width * c;
+                    if from != to {
+                        out.resize(height * width * c, 0.0);
+                        out[part.clone()].copy_from_slice(&self.values[from][part.clone()]);
+                    }
+                    self.normalising.apply(weights, norm, width, &mut out[part]);
+                    if row + rows == height {
+                        self.normalising = Normalising::default();
+                    }
                 }
-                normalise(weights, norm, width, &mut out);
             }
             (Layer::Conv(conv), LayerWeights::Conv(weights)) => {
                 let source = model.plan.values[from];
@@ -180,23 +199,25 @@ impl CpuDecoder {
                 conv_rows(weights, conv, &source, row, part);
             }
             (Layer::Attention(_), LayerWeights::Attention(weights)) => {
-                if row == 0 {
-                    self.attended = weights.prepare(&self.values[from]);
-                }
-                let at_once = (UNIT / (2 * height * width * c) as u64) as usize;
-                rows = at_once.max(AttentionWeights::rows_at_once()).div_ceil(width);
-                rows = rows.min(height - row);
-                let part = &mut out[row * width * c..][..rows * width * c];
-                weights.add_rows(&self.attended, row * width, part);
-                if row + rows == height {
-                    self.attended = Attended::default();
+                let least = AttentionWeights::rows_at_once();
+                let at_once = |each: usize| ((UNIT / each as u64) as usize).max(least);
+                let x = &self.values[from];
+                if !weights.prepare(&mut self.attended, x, at_once(3 * c * c)) {
+                    rows = 0;
+                } else {
+                    rows = at_once(2 * height * width * c).div_ceil(width).min(height - row);
+                    let part = &mut out[row * width * c..][..rows * width * c];
+                    weights.add_rows(&self.attended, row * width, part);
+                    if row + rows == height {
+                        self.attended = Attended::default();
+                    }
                 }
             }
             _ => unreachable!("weights were loaded for the layers of the same plan"),
         }
         self.values[to] = out;
         self.place = Some((step, row + rows));
-        row + rows == height
+        rows > 0 && row + rows == height
     }
 
     fn is_idle(&self) -> bool {

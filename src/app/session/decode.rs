@@ -159,9 +159,6 @@ impl Session {
     ) -> Option<Task<Result<Prepared, EngineError>>> {
         let Decoder { file, open, .. } = self.decoder.as_ref()?;
         let (file, open, wrap) = (file.clone(), open.clone(), self.wrap_decoder.clone());
-        // A device may have been lost while nobody looked.
-        let is_lost = open.gpu().is_some_and(|gpu| gpu.failure().is_some());
-        let reopen = reopen.or(is_lost.then_some(self.backend));
         Some(platform::spawn(self.waker.clone(), move || async move {
             let reopened = match reopen {
                 None => None,

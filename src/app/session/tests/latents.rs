@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::model::{file, latent_file};
-use super::{assert_same, controls, finished, opened, ready, reference, start, until};
+use super::{assert_same, finished, opened, ready, reference, start, until};
 use crate::app::session::{
     ModelSource, NoteKind, Phase, Pictures, Record, Rendering, Session, Share, Start, Tick, export,
 };
@@ -265,7 +265,7 @@ fn files_that_come_together_find_each_other_in_any_order() {
         if !decoder_first {
             files.reverse();
         }
-        files.map(|file| session.load(ModelSource::Path(file)));
+        files.into_iter().for_each(|file| session.load(ModelSource::Path(file)));
         until(&mut session, "both", |s| s.loading().is_none());
         assert!(session.notes().is_empty(), "{:?}", session.notes());
         assert!(session.decoder().is_some());
