@@ -276,6 +276,9 @@ impl Session {
             }
             losses if losses == MOST_LOSSES + 1 => {
                 let text = format!("{reason}, {MOST_LOSSES} times in a row: the processor decodes");
+                if let Some(decoder) = &mut self.decoder {
+                    decoder.info.note = Some(text.clone());
+                }
                 self.note(NoteKind::Info, text);
                 Backend::Cpu
             }

@@ -92,7 +92,9 @@ impl Decoder {
     /// Takes note of a device that replaces a lost one.
     pub(super) fn place(&mut self, open: OpenDecoder) {
         self.info.device = open.device();
-        self.info.note = open.note().map(str::to_owned);
+        if let Some(note) = open.note() {
+            self.info.note = Some(note.to_owned());
+        }
         self.open = open;
     }
 }
