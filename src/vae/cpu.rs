@@ -169,9 +169,7 @@ impl CpuDecoder {
                 let each = (16 * width * c) as u64;
                 let at_once = ((UNIT / each) as usize).max(rayon::current_num_threads());
                 let source = if from == to { &out } else { &self.values[from] };
-                if !self.normalising.sum(weights, norm.group, width, source, at_once) {
-                    rows = 0;
-                } else {
+                if self.normalising.sum(weights, norm.group, width, source, at_once) {
                     rows = at_once.min(height - row);
                     let part = row * width * c..(row + rows) * width * c;
                     if from != to {
@@ -182,6 +180,8 @@ impl CpuDecoder {
                     if row + rows == height {
                         self.normalising = Normalising::default();
                     }
+                } else {
+                    rows = 0;
                 }
             }
             (Layer::Conv(conv), LayerWeights::Conv(weights)) => {
@@ -202,15 +202,15 @@ impl CpuDecoder {
                 let least = AttentionWeights::rows_at_once();
                 let at_once = |each: usize| ((UNIT / each as u64) as usize).max(least);
                 let x = &self.values[from];
-                if !weights.prepare(&mut self.attended, x, at_once(3 * c * c)) {
-                    rows = 0;
-                } else {
+                if weights.prepare(&mut self.attended, x, at_once(3 * c * c)) {
                     rows = at_once(2 * height * width * c).div_ceil(width).min(height - row);
                     let part = &mut out[row * width * c..][..rows * width * c];
                     weights.add_rows(&self.attended, row * width, part);
                     if row + rows == height {
                         self.attended = Attended::default();
                     }
+                } else {
+                    rows = 0;
                 }
             }
             _ => unreachable!("weights were loaded for the layers of the same plan"),

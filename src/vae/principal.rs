@@ -48,10 +48,10 @@ fn moments(latents: &[f32], channels: usize, cells: usize) -> (Vec<f64>, Vec<Vec
     for latent in latents.chunks_exact(channels * cells) {
         for cell in 0..cells {
             let at = |c: usize| finite(latent[c * cells + cell]);
-            for a in 0..channels {
-                mean[a] += at(a);
-                for b in 0..=a {
-                    products[a][b] += at(a) * at(b);
+            for (a, (sum, row)) in mean.iter_mut().zip(&mut products).enumerate() {
+                *sum += at(a);
+                for (b, product) in row.iter_mut().enumerate().take(a + 1) {
+                    *product += at(a) * at(b);
                 }
             }
         }
