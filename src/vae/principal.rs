@@ -56,7 +56,9 @@ fn moments(latents: &[f32], channels: usize, cells: usize) -> (Vec<f64>, Vec<Vec
             }
         }
     }
-    mean.iter_mut().for_each(|m| *m /= count);
+    for m in &mut mean {
+        *m /= count;
+    }
     for a in 0..channels {
         for b in 0..=a {
             let value = products[a][b] / count - mean[a] * mean[b];
@@ -86,7 +88,9 @@ fn eigen(mut m: Vec<Vec<f64>>) -> Vec<(f64, Vec<f64>)> {
         let largest =
             axis.iter().copied().fold(0.0, |a: f64, b| if b.abs() > a.abs() { b } else { a });
         if largest < 0.0 {
-            axis.iter_mut().for_each(|v| *v = -*v);
+            for v in axis {
+                *v = -*v;
+            }
         }
     }
     pairs

@@ -265,7 +265,9 @@ fn files_that_come_together_find_each_other_in_any_order() {
         if !decoder_first {
             files.reverse();
         }
-        files.into_iter().for_each(|file| session.load(ModelSource::Path(file)));
+        for file in files {
+            session.load(ModelSource::Path(file));
+        }
         until(&mut session, "both", |s| s.loading().is_none());
         assert!(session.notes().is_empty(), "{:?}", session.notes());
         assert!(session.decoder().is_some());
