@@ -7,11 +7,17 @@ const GAP: u32 = 4;
 /// A picture in a grid is at least this wide, so that 32 pixels can be looked at.
 const MIN_WIDTH: u32 = 128;
 
+/// How much a grid of `count` pictures is enlarged where nobody says it: to at least 128 pixels each; one picture
+/// alone not at all.
+pub fn default_scale(count: usize, size: u32) -> u32 {
+    if count > 1 { MIN_WIDTH.div_ceil(size) } else { 1 }
+}
+
 /// Arranges samples `[B, 3, size, size]` in [-1, 1] as a grid, each enlarged by a whole factor without smoothing.
 pub fn grid(samples: &[f32], size: u32, scale: Option<u32>) -> RgbImage {
     let plane = (size * size) as usize;
     let count = (samples.len() / (3 * plane)) as u32;
-    let scale = scale.unwrap_or_else(|| if count > 1 { MIN_WIDTH.div_ceil(size) } else { 1 });
+    let scale = scale.unwrap_or_else(|| default_scale(count as usize, size));
     let columns = f64::from(count).sqrt().ceil() as u32;
     let rows = count.div_ceil(columns);
     let tile = size * scale;

@@ -1,9 +1,13 @@
 //! The entry points of a web page: the app on a canvas, and a generator without a user interface for other pages.
 
+mod decoder;
 mod events;
+mod fetching;
 mod generator;
+mod objects;
 mod options;
 mod page;
+mod slices;
 
 pub use generator::{Generator, shaders};
 pub use page::{Page, start};

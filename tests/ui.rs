@@ -1,10 +1,11 @@
 //! The app as a visitor meets it: what has a name, what happens when it is pressed, what is said when something
 //! is wrong. Everything is found by the name that a screen reader would say.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use diffmoe::app::session::{Controls, ModelSource, Phase, Record, Share};
+use diffmoe::app::session::{Controls, ModelSource, Phase, Record, Rendering, Share};
 use diffmoe::app::{App, Launch};
 use diffmoe::checkpoint::{CONFIG_KEY, TensorOut, write_safetensors};
 use diffmoe::diffusion::gaussian;
@@ -33,6 +34,11 @@ const DENSE: &str = r#"{"name": "dense", "kind": "dense", "t_kind": "flow", "spa
         "hidden_size": 16, "num_heads": 2, "learn_sigma": false},
     "defaults": {"steps": 2, "guidance": 1.0, "solver": "heun"}}"#;
 
+const LATENTS: &str = r#"{"name": "latents", "kind": "dense", "t_kind": "flow",
+    "params": {"input_size": 16, "in_channels": 4, "num_classes": 7, "patch_size": 4, "depth": 1,
+        "hidden_size": 16, "num_heads": 2, "learn_sigma": false},
+    "defaults": {"steps": 3, "guidance": 1.0, "solver": "euler"}}"#;
+
 /// A model file with random weights that samples in milliseconds.
 fn file(name: &str, config: &str) -> ModelSource {
     let parsed = Config::from_json(config).expect("a configuration");
@@ -58,12 +64,18 @@ fn file(name: &str, config: &str) -> ModelSource {
     bytes(name, std::fs::read(path).expect("the file"))
 }
 
+/// An image decoder of the fixtures; its configuration lies beside it.
+fn decoder() -> ModelSource {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    ModelSource::Path(root.join("vae_kl_mini/model.safetensors"))
+}
+
 fn bytes(name: &str, content: Vec<u8>) -> ModelSource {
     ModelSource::File { name: name.to_owned(), bytes: Arc::new(Bytes::new(content)) }
 }
 
 fn launch(model: ModelSource, draw_at_once: bool) -> Launch {
-    Launch { model, share: None, backend: Backend::Cpu, draw_at_once, problem: None }
+    Launch { model, decoder: None, share: None, backend: Backend::Cpu, draw_at_once, problem: None }
 }
 
 /// The app, which begins with the first frame.
@@ -330,6 +342,60 @@ fn models_without_experts_are_shown_too() {
     }
     let many = finished(PHONE, file("dense.safetensors", DENSE), |controls| controls.count = 16);
     assert!(has(&many, "Picture 16:"));
+}
+
+#[test]
+fn latents_are_previewed_and_with_a_decoder_decoded() {
+    let mut harness = finished(DESKTOP, file("latents.safetensors", LATENTS), |_| ());
+    assert!(has(&harness, "Latent preview"), "what is on the stage");
+    assert!(has(&harness, "It makes latents of 4 channels"), "what to do");
+    assert!(!has(&harness, "Decode this step"));
+    harness.state_mut().app_mut().session_mut().load(decoder());
+    until(&mut harness, "decoding", |app| matches!(app.session().phase(), Phase::Decoding { .. }));
+    harness.step();
+    complete(&mut harness);
+    assert!(has(&harness, "Decoded") && !has(&harness, "Latent preview"));
+    for text in ["Decoder model.safetensors", "AutoencoderKL", "2×2 pixels for each cell"] {
+        assert!(has(&harness, text), "nothing says {text:?}");
+    }
+    // Earlier steps are decoded when somebody asks.
+    harness.key_press(Key::ArrowLeft);
+    harness.run_steps(3);
+    assert!(has(&harness, "Decoder preview"));
+    harness.get_by_label("Decode this step").click();
+    complete(&mut harness);
+    let rendering = |harness: &Shown, frame| {
+        harness.state().app().session().record().map(|record| record.rendering(frame))
+    };
+    assert_eq!(rendering(&harness, 2), Some(Rendering::Decoded));
+    assert_eq!(rendering(&harness, 1), Some(Rendering::Preview));
+    assert!(has(&harness, "Decoded"));
+    harness.check_accessibility();
+    // It is below the edge of the window.
+    harness.get_by_label("Remove the decoder").click_accesskit();
+    harness.run_steps(3);
+    assert!(!has(&harness, "Decoder model.safetensors"));
+    assert!(has(&harness, "Decoded"), "what is drawn stays");
+}
+
+#[test]
+fn decoding_shows_how_far_it_is_and_can_be_paused() {
+    let mut harness = opened(PHONE, file("latents.safetensors", LATENTS));
+    harness.state_mut().app_mut().session_mut().load(decoder());
+    until(&mut harness, "a decoder", |app| app.session().decoder().is_some());
+    harness.state_mut().app_mut().session_mut().controls.count = 16;
+    harness.get_by_label("Generate").click();
+    until(&mut harness, "decoding", |app| matches!(app.session().phase(), Phase::Decoding { .. }));
+    // As the space key does, before the frame that would go on.
+    harness.state_mut().app_mut().session_mut().pause();
+    harness.run_steps(3);
+    assert_eq!(harness.state().app().session().phase(), Phase::Paused);
+    assert!(has(&harness, "Go on") && has(&harness, "Decoder preview"));
+    harness.key_press(Key::Space);
+    harness.step();
+    complete(&mut harness);
+    assert!(has(&harness, "Decoded"));
+    harness.check_accessibility();
 }
 
 #[test]

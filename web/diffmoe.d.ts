@@ -6,8 +6,10 @@ export default function init(options?: {
 }): Promise<unknown>;
 
 export interface Progress {
-  /** `download` while the model arrives, then `open` while it is put on the device. */
+  /** `download` while a file arrives, then `open` while it is put on the device. */
   stage: "download" | "open";
+  /** Which file: the name of its option. */
+  file: "model" | "vae";
   /** Bytes that are here. */
   done: number;
   /** Bytes in all, where the server said so. */
@@ -17,6 +19,8 @@ export interface Progress {
 export interface CreateOptions {
   /** Address of a safetensors file, or its bytes. */
   model: string | ArrayBuffer | Uint8Array;
+  /** Image decoder, for a model that makes latents: a safetensors file of diffusers with an AutoencoderKL or an AutoencoderTiny. */
+  vae?: string | ArrayBuffer | Uint8Array;
   /** `auto` (default): a real GPU if WebGPU offers one, else the processor. */
   backend?: "auto" | "gpu" | "cpu";
   /** Hears how far it is, some times a second. */
@@ -30,9 +34,13 @@ export interface Info {
   device: string;
   /** Why it is not a GPU, where you did not ask for that. */
   note: string | null;
-  /** Pixels. */
+  /** Pixels of a finished picture; of a model that makes latents without a decoder, their cells. */
   width: number;
   height: number;
+  /** What the model samples before it is decoded: `size` × `size` cells; `null` where it makes pixels itself. */
+  latent: { size: number; channels: number } | null;
+  /** Kind of the decoder. */
+  decoder: "AutoencoderKL" | "AutoencoderTiny" | null;
   /** Experts in a layer. */
   experts: number;
   /** Tokens of a picture. */
@@ -72,8 +80,13 @@ export interface SampleOptions {
   shift?: number;
   /** Stops the work; `sample` then rejects with the signal's reason. */
   signal?: AbortSignal;
-  /** After each step, with the pictures as they are. */
-  onStep?: (step: number, steps: number, rgba: Uint8ClampedArray) => void;
+  /**
+   * After each step, with the pictures as they are, `width` pixels along a side. Of latents it is a preview that was
+   * fitted to the decoder, one pixel for each cell, so `width` is `info.latent.size`.
+   */
+  onStep?: (step: number, steps: number, rgba: Uint8ClampedArray, width: number) => void;
+  /** While latents are decoded after the last step: how much is done, 0 to 1. */
+  onDecode?: (fraction: number) => void;
   /** `false` leaves the trace out, which is the larger part of a result. */
   trace?: boolean;
 }
@@ -110,8 +123,9 @@ export function shaders(): { name: string; source: string }[];
 export class Page {
   /** What it is doing. */
   state(): {
-    phase: "fetching" | "opening" | "ready" | "running" | "paused" | "recovering" | "no model";
+    phase: "fetching" | "opening" | "ready" | "running" | "decoding" | "paused" | "recovering" | "no model";
     model: string | null;
+    decoder: string | null;
     device: string | null;
     backendNote: string | null;
     share: string | null;
@@ -121,6 +135,10 @@ export class Page {
     seed?: number;
     count?: number;
     stepMs?: number[];
+    /** Of the last finished step: pixels along a side of what `rgba()` gives. */
+    width?: number;
+    /** What they are: the model's own pixels, latents as colours, a preview fitted to the decoder, or decoded. */
+    rendering?: "pixels" | "latents" | "preview" | "decoded";
   };
   /** The pictures after a step, or after the last one. */
   rgba(step?: number): Uint8ClampedArray | undefined;

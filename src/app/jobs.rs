@@ -77,7 +77,10 @@ impl Jobs {
         self.tasks.retain_mut(|task| task.take().map(|end| ended.push(end)).is_none());
         for end in ended {
             match end {
-                Ended::Opened(Ok(PickedFile { name, bytes })) => {
+                Ended::Opened(Ok(PickedFile { path: Some(path), .. })) => {
+                    session.load(ModelSource::Path(path));
+                }
+                Ended::Opened(Ok(PickedFile { name, bytes, path: None })) => {
                     session.load(ModelSource::File { name, bytes: Arc::new(bytes) });
                 }
                 Ended::Opened(Err(reason)) | Ended::Saved(Err(reason)) => {

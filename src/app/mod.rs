@@ -36,6 +36,8 @@ use crate::sampler::Backend;
 pub struct Launch {
     /// The first model.
     pub model: ModelSource,
+    /// An image decoder, for a model that makes latents.
+    pub decoder: Option<ModelSource>,
     /// A run that somebody shared, to be shown first.
     pub share: Option<Share>,
     /// What computes.
@@ -65,8 +67,8 @@ impl App {
             let ctx = ctx.clone();
             Arc::new(move || ctx.request_repaint())
         };
-        let Launch { model, share, backend, draw_at_once, problem } = launch;
-        let start = Start { model, share, backend, draw_at_once, waker: waker.clone() };
+        let Launch { model, decoder, share, backend, draw_at_once, problem } = launch;
+        let start = Start { model, decoder, share, backend, draw_at_once, waker: waker.clone() };
         let mut session = Session::new(start);
         if let Some(problem) = problem {
             session.note(NoteKind::Error, problem);
@@ -155,7 +157,7 @@ impl App {
         let frame = self.session.record().map_or(0, |record| self.view.frame_of(record));
         match action {
             Action::GenerateOrPause => match self.session.phase() {
-                Phase::Running | Phase::Recovering => self.session.pause(),
+                Phase::Running | Phase::Recovering | Phase::Decoding { .. } => self.session.pause(),
                 Phase::Paused => self.session.go_on(),
                 Phase::Ready => self.generate(),
                 Phase::Fetching { .. } | Phase::Opening { .. } | Phase::NoModel => {}
@@ -194,7 +196,8 @@ impl App {
         let only = (record.labels.len() == 1).then_some(0);
         let picture = picture.or(only);
         // A picture of a few pixels is of little use elsewhere.
-        let scale = picture.map(|_| (512 / record.config.input_size).max(1) as u32);
+        let side = record.pictures(frame).map_or(1, |pictures| pictures.side);
+        let scale = picture.map(|_| (512 / side).max(1) as u32);
         let which = picture.map_or_else(String::new, |picture| format!("-{}", picture + 1));
         let name = format!("{}{which}.png", file_stem(record));
         self.save(name, "image/png", export::png(record, picture, frame, scale));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use egui::{Context, TextureHandle, TextureOptions};
 
-use super::session::{Controls, Record};
+use super::session::{Controls, Record, Version};
 use super::views::capacity::{self, Curve};
 use super::views::experts::{self, Load};
 use super::views::picture::{self, Grid};
@@ -84,6 +84,8 @@ impl View {
 struct RunKey {
     config: Arc<Config>,
     controls: Controls,
+    /// As a link names it.
+    decoder: Option<String>,
 }
 
 /// What was made of a record for showing it.
@@ -92,7 +94,7 @@ pub(super) struct Shown {
     run: Option<RunKey>,
     /// Pictures of the frame on screen in one texture.
     pub(super) pictures: Option<TextureHandle>,
-    pictures_of: Option<usize>,
+    pictures_of: Option<Version>,
     pub(super) grid: Option<Grid>,
     /// Blocks that route.
     pub(super) blocks: Vec<usize>,
@@ -106,18 +108,30 @@ pub(super) struct Shown {
     overlay_of: Option<Overlay>,
 }
 
+/// The decoder of a run, as a link names it.
+fn decoder_of(record: &Record) -> Option<String> {
+    let decoder = record.latents.as_ref()?.decoder.as_ref()?;
+    Some(decoder.link.clone())
+}
+
 impl Shown {
     /// Brings everything up to date with the record and the view; does nothing where nothing changed.
     /// Returns whether another run is on screen than before.
     pub(super) fn update(&mut self, ctx: &Context, record: &Record, view: &mut View) -> bool {
         let same = self.run.as_ref().is_some_and(|run| {
-            Arc::ptr_eq(&run.config, &record.config) && run.controls == record.controls
+            Arc::ptr_eq(&run.config, &record.config)
+                && run.controls == record.controls
+                && run.decoder == decoder_of(record)
         });
         // A run that starts over with the same settings has less to show than we have.
-        let shorter = self.pictures_of.is_some_and(|frame| frame >= record.frames.len());
+        let shorter = self.pictures_of.is_some_and(|shown| shown.frame >= record.frames.len());
         let another = !same || shorter;
         if another {
-            let run = RunKey { config: record.config.clone(), controls: record.controls.clone() };
+            let run = RunKey {
+                config: record.config.clone(),
+                controls: record.controls.clone(),
+                decoder: decoder_of(record),
+            };
             let pictures = self.pictures.take();
             *self = Self { run: Some(run), pictures, ..Self::default() };
         }
@@ -132,19 +146,21 @@ impl Shown {
 
     fn update_pictures(&mut self, ctx: &Context, record: &Record, view: &View, grid: Grid) {
         let frame = view.frame_of(record);
-        if self.pictures_of == Some(frame) {
+        let version = record.version(frame);
+        if self.pictures_of == Some(version) {
             return;
         }
-        let Some(samples) = record.frames.get(frame) else { return };
-        let image = picture::image(&record.config, samples, grid);
+        let Some(pictures) = record.pictures(frame) else { return };
+        let most = ctx.input(|input| input.max_texture_side);
+        let image = picture::image(&pictures.samples, pictures.side, grid, most);
         // Few pixels are shown as they are, because patches are squares of them.
-        let small = record.config.input_size <= 64;
+        let small = pictures.side <= 64;
         let options = if small { TextureOptions::NEAREST } else { TextureOptions::LINEAR };
         match &mut self.pictures {
             Some(texture) => texture.set(image, options),
             None => self.pictures = Some(ctx.load_texture("pictures", image, options)),
         }
-        self.pictures_of = Some(frame);
+        self.pictures_of = Some(version);
     }
 
     fn update_routing(&mut self, record: &Record, view: &mut View) {

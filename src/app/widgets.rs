@@ -41,6 +41,14 @@ pub(super) fn remark(ui: &mut Ui, text: impl Into<String>) -> Response {
     ui.add(egui::Label::new(RichText::new(text).color(colour)).wrap())
 }
 
+/// A word on a surface of its own, over pictures.
+pub(super) fn badge(ui: &mut Ui, text: &str) -> Response {
+    let look = Look::of(ui);
+    let frame = Frame::new().fill(look.card).stroke(Stroke::new(1.0, look.line));
+    let frame = frame.corner_radius(CornerRadius::same(6)).inner_margin(Margin::symmetric(8, 3));
+    frame.show(ui, |ui| ui.label(RichText::new(text).size(CAPTION).color(look.text))).inner
+}
+
 /// A button with a sign and a word.
 pub(super) fn icon_button(ui: &mut Ui, icon: Icon, text: &str) -> Response {
     ui.add(Button::new((icon.atom(), text)))

@@ -117,7 +117,7 @@ impl TensorFile {
     }
 
     /// Its files, in order.
-    pub(super) fn files(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn files(&self) -> impl Iterator<Item = &[u8]> {
         self.parts.iter().map(|part| &*part.bytes)
     }
 

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use diffmoe::checkpoint::{CheckpointError, TensorFile};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::Progress;
-use diffmoe::sampler::{Backend, OpenDecoder};
-use diffmoe::vae::{Decoder, DecoderFile, DecoderKind};
+use diffmoe::sampler::{Backend, Decoding, OpenDecoder};
+use diffmoe::vae::DecoderFile;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Outcome;
@@ -24,9 +23,6 @@ pub(super) fn open(path: &Path) -> Result<DecoderFile, Box<dyn std::error::Error
     Ok(DecoderFile::from_tensors(file)?)
 }
 
-/// Pixels along a side of a picture: a decoder of full size takes 8 GiB for this.
-const MOST_SIDE: usize = 2048;
-
 /// Pictures `[B, 3, height, width]` of latents `[B, C, height, width]`, and their size.
 pub(super) fn decode(
     file: &DecoderFile,
@@ -34,56 +30,26 @@ pub(super) fn decode(
     size: [usize; 2],
     backend: Backend,
 ) -> Result<(Vec<f32>, [usize; 2]), Box<dyn std::error::Error>> {
-    let [height, width] = size.map(|n| n.saturating_mul(file.factor()));
-    if height.max(width) > MOST_SIDE {
-        return Err(format!(
-            "these latents make pictures of {width} × {height}, which take gigabytes to decode; \
-             {MOST_SIDE} pixels along a side are the most"
-        )
-        .into());
-    }
     let place = OpenDecoder::open(file, backend, WeightPrecision::F16)?;
     if let Some(note) = place.note() {
         eprintln!("note: {note}");
     }
-    let mut decoder = place.decoder(size)?;
-    let count = latents.len() / decoder.latent_shape().iter().product::<usize>();
-    eprintln!("decoding {count} pictures of {width}×{height} on {}", decoder.device());
-    let pictures = finish(decoder.as_mut(), latents, count)?;
-    if pictures.iter().any(|v| !v.is_finite()) {
-        return Err(
-            "the decoder produced numbers that are not finite; check that the latents belong \
-            to this decoder"
-                .into(),
-        );
-    }
-    Ok((pictures, [height, width]))
-}
-
-/// Decodes with a bar that moves once a picture.
-fn finish(
-    decoder: &mut dyn Decoder,
-    latents: &[f32],
-    count: usize,
-) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
-    let bar = ProgressBar::new(count as u64);
-    bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} picture {pos}/{len}, {elapsed}")?);
+    let decoder = place.decoder(size)?;
+    let [_, height, width] = decoder.picture_shape();
+    let device = decoder.device();
+    let decoding = Decoding::begin(decoder, latents.to_vec());
+    let count = decoding.count();
+    eprintln!("decoding {count} pictures of {width}×{height} on {device}");
+    let bar = ProgressBar::new(1000 * count as u64);
+    bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {percent} %, {elapsed}")?);
     bar.enable_steady_tick(Duration::from_millis(200));
-    decoder.begin(latents);
-    let mut pictures = Vec::new();
-    while bar.position() < count as u64 {
-        /// Units between two looks at the bar.
-        const BUDGET: usize = 32;
-        if decoder.advance(BUDGET)? != Progress::Working {
-            decoder.wait()?;
-        }
-        while let Some(picture) = decoder.take() {
-            pictures.extend(picture);
-            bar.inc(1);
-        }
-    }
+    let heard = |fraction: f32, done: usize| {
+        bar.set_position((fraction * 1000.0 * count as f32) as u64);
+        bar.set_message(format!("picture {} of {count}", count.min(done + 1)));
+    };
+    let pictures = pollster::block_on(decoding.finish(heard))?;
     bar.finish_and_clear();
-    Ok(pictures)
+    Ok((pictures, [height, width]))
 }
 
 /// `diffmoe info` for a decoder; nothing where the file is something else.
@@ -97,10 +63,7 @@ fn print(tensors: TensorFile, list_tensors: bool) -> Outcome {
     let list = tensors.list();
     let file = DecoderFile::from_tensors(tensors)?;
     println!("{}", file.label());
-    let kind = match file.kind() {
-        DecoderKind::Kl => "AutoencoderKL",
-        DecoderKind::Tiny => "AutoencoderTiny",
-    };
+    let kind = file.kind().name();
     let widths: Vec<_> = file.widths().iter().map(ToString::to_string).collect();
     println!("  architecture  {kind}, decoder; channels {}", widths.join(" → "));
     println!(

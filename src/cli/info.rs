@@ -7,6 +7,7 @@ use diffmoe::checkpoint::embedded;
 use diffmoe::gpu::Gpu;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, FfnForm, Footprint, Kind, Preset, Storage, TimeKind, file_bytes};
+use diffmoe::platform;
 
 use super::{Outcome, decoder, model_file};
 
@@ -119,7 +120,7 @@ fn needs(config: &Config, arguments: &Arguments) -> Outcome {
         println!("  file, {name:<5}   {}", megabytes(file_bytes(config, storage) as usize));
     }
     let cpu = Footprint::on_cpu(config, batch);
-    let free = free_memory();
+    let free = platform::free_memory();
     let is_on_cpu = free.is_none_or(|free| cpu.total() <= free);
     let verdict = match free {
         Some(free) => format!(
@@ -166,14 +167,6 @@ fn needs(config: &Config, arguments: &Arguments) -> Outcome {
         config.name
     )
     .into())
-}
-
-/// Bytes that programs can still get, where the system says it (Linux).
-fn free_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }
 
 fn architecture(config: &Config) -> String {

@@ -9,7 +9,7 @@ use diffmoe::checkpoint::{TensorOut, embedded, write_safetensors};
 use diffmoe::diffusion::Solver;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Engine, LabelTable, Routing, RoutingRule};
-use diffmoe::sampler::{OpenModel, Run, Settings, random_rows};
+use diffmoe::sampler::{OpenModel, Run, Settings, check_decoder, random_rows};
 use diffmoe::trace::Trace;
 use diffmoe::vae::DecoderFile;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -221,7 +221,7 @@ fn vae(
     arguments: &Arguments,
     config: &Config,
 ) -> Result<Option<DecoderFile>, Box<dyn std::error::Error>> {
-    let makes_pixels = config.pixels && config.in_channels == 3;
+    let makes_pixels = config.makes_pixels();
     match &arguments.vae {
         None if makes_pixels => Ok(None),
         None => Err(format!(
@@ -235,16 +235,7 @@ fn vae(
         }
         Some(path) => {
             let file = decoder::open(path)?;
-            if file.latent_channels() != config.in_channels {
-                return Err(format!(
-                    "{} makes latents of {} channels, and {} takes {}; give the decoder that belongs to the model",
-                    arguments.model,
-                    config.in_channels,
-                    file.label(),
-                    file.latent_channels()
-                )
-                .into());
-            }
+            check_decoder(&file, config)?;
             Ok(Some(file))
         }
     }

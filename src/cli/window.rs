@@ -1,6 +1,6 @@
 //! `diffmoe window`, and `diffmoe` alone: the app in a window of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use diffmoe::app::session::{ModelSource, Share};
@@ -16,11 +16,15 @@ use super::{BackendName, Outcome};
 #[command(after_help = "Examples:
   diffmoe window
   diffmoe window --model my-model.safetensors
+  diffmoe window --model latent-model.safetensors --vae taesd.safetensors
   diffmoe window --share '#model=emoji&seed=7&…'     # as copied by \"Copy link\"")]
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.
     #[arg(long, value_name = "NAME|FILE", default_value = embedded::DEFAULT)]
     model: String,
+    /// Image decoder for a model that makes latents: a safetensors file of diffusers, as for `sample --vae`.
+    #[arg(long, value_name = "FILE")]
+    vae: Option<PathBuf>,
     /// Draw a run that somebody shared: the part of the link from # on, or the whole link.
     #[arg(long, value_name = "LINK")]
     share: Option<String>,
@@ -31,7 +35,12 @@ pub(super) struct Arguments {
 
 impl Default for Arguments {
     fn default() -> Self {
-        Self { model: embedded::DEFAULT.to_owned(), share: None, backend: BackendName::Auto }
+        Self {
+            model: embedded::DEFAULT.to_owned(),
+            vae: None,
+            share: None,
+            backend: BackendName::Auto,
+        }
     }
 }
 
@@ -74,8 +83,13 @@ fn launch(arguments: &Arguments) -> Result<Launch, Box<dyn std::error::Error>> {
         }
         ModelSource::Path(path.to_owned())
     };
+    if let Some(path) = arguments.vae.as_deref().filter(|path| !path.exists()) {
+        // The same sentence as the other commands have.
+        super::decoder::open(path)?;
+    }
     Ok(Launch {
         model,
+        decoder: arguments.vae.clone().map(ModelSource::Path),
         share,
         backend: arguments.backend.into(),
         draw_at_once: true,
@@ -128,6 +142,11 @@ mod tests {
             matches!(named("Cargo.toml").unwrap().model, ModelSource::Path(_)),
             "the session reports its content"
         );
+        let decoder =
+            |path: &str| launch(&Arguments { vae: Some(path.into()), ..Arguments::default() });
+        assert!(matches!(decoder("Cargo.toml").unwrap().decoder, Some(ModelSource::Path(_))));
+        let Err(error) = decoder("nowhere.safetensors") else { panic!("it was opened") };
+        assert!(error.to_string().contains("`--vae` takes a safetensors file"), "{error}");
         let Err(error) = named("nowhere.safetensors") else { panic!("it was opened") };
         assert!(error.to_string().contains("nowhere.safetensors"), "{error}");
     }

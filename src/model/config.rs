@@ -348,6 +348,12 @@ impl Config {
         self.capacity as usize
     }
 
+    /// Whether a sample is a picture as it is: pixels in red, green and blue. Anything else is shown through a
+    /// decoder or a preview.
+    pub fn makes_pixels(&self) -> bool {
+        self.pixels && self.in_channels == 3
+    }
+
     /// `T`, the tokens of one sample.
     pub fn tokens(&self) -> usize {
         (self.input_size / self.patch_size).pow(2)

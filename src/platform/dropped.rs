@@ -1,5 +1,7 @@
 //! Files that were dropped on the window or the page.
 
+use std::path::{Path, PathBuf};
+
 use super::PickedFile;
 
 /// Reads a dropped file: natively it is mapped into memory, a page reads it whole.
@@ -10,7 +12,19 @@ pub async fn read_dropped(file: egui::DroppedFileHandle) -> Result<PickedFile, S
     let path = file.path().to_owned();
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let bytes = read(&*file).await.map_err(|reason| format!("cannot read {name}: {reason}"))?;
-    Ok(PickedFile { name, bytes })
+    Ok(PickedFile { name, bytes, path: on_disk(&path) })
+}
+
+/// Where it lies, where that may be opened again.
+#[cfg(not(target_arch = "wasm32"))]
+#[allow(clippy::unnecessary_wraps, reason = "a page has no paths")]
+fn on_disk(path: &Path) -> Option<PathBuf> {
+    Some(path.to_owned())
+}
+
+#[cfg(target_arch = "wasm32")]
+fn on_disk(_path: &Path) -> Option<PathBuf> {
+    None
 }
 
 #[cfg(not(target_arch = "wasm32"))]

@@ -17,12 +17,14 @@ mod web;
 use web as imp;
 
 use std::ops::Deref;
+use std::path::PathBuf;
 
 #[cfg(feature = "app")]
 pub use dropped::read_dropped;
 pub use imp::{
     adapter_name, breathe, built_in, built_in_names, cached, delete_cached, fetch, fragment,
-    map_file, new_seed, page_address, query, quiet_vulkan, set_fragment, sha256, spawn,
+    free_memory, map_file, new_seed, page_address, query, quiet_vulkan, set_fragment, sha256,
+    spawn,
 };
 #[cfg(feature = "app")]
 pub use imp::{pick_file, save_file};
@@ -47,6 +49,8 @@ pub struct PickedFile {
     pub name: String,
     /// What is in it.
     pub bytes: Bytes,
+    /// Where it lies, where a program may look at what lies beside it.
+    pub path: Option<PathBuf>,
 }
 
 /// Bytes of a file, wherever they live.

@@ -69,6 +69,14 @@ pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchEr
     Ok(bytes)
 }
 
+/// Bytes that programs can still get, where the system says it (Linux).
+pub fn free_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
 /// Nothing waits for this thread.
 pub async fn breathe() {}
 
@@ -113,11 +121,11 @@ pub async fn pick_file() -> Option<Result<PickedFile, String>> {
     let file = dialog.set_title("Open a model").pick_file().await?;
     let name = file.file_name();
     let bytes = map_file(file.path());
-    Some(
-        bytes
-            .map_err(|error| format!("cannot read {name}: {error}"))
-            .map(|bytes| PickedFile { name, bytes }),
-    )
+    Some(bytes.map_err(|error| format!("cannot read {name}: {error}")).map(|bytes| PickedFile {
+        name,
+        bytes,
+        path: Some(file.path().to_owned()),
+    }))
 }
 
 /// Asks the user where a file should go and writes it there; the path, or `None` when the user changed their mind.

@@ -64,6 +64,14 @@ async fn pause(milliseconds: i32) {
     let _ = JsFuture::from(promise).await;
 }
 
+/// Bytes that the program can still get: a page has four gigabytes. What it had before and has freed is not counted.
+pub fn free_memory() -> Option<u64> {
+    /// What WebAssembly with addresses of 32 bits can hold.
+    const MOST: u64 = 1 << 32;
+    const PAGE: u64 = 1 << 16;
+    Some(MOST.saturating_sub(core::arch::wasm32::memory_size(0) as u64 * PAGE))
+}
+
 /// Lets the page paint and listen between two pieces of long work.
 pub async fn breathe() {
     pause(0).await;

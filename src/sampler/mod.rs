@@ -3,10 +3,12 @@
 
 mod backend;
 mod decoder;
+mod decoding;
 mod settings;
 
 pub use backend::{Backend, BackendError, OpenModel};
-pub use decoder::OpenDecoder;
+pub use decoder::{DecoderMismatch, OpenDecoder, check_decoder};
+pub use decoding::{Decoding, Undecoded};
 pub use settings::{Settings, SettingsError};
 
 pub use crate::diffusion::random_rows;

@@ -16,10 +16,11 @@ pub(super) struct AttentionWeights {
 /// Queries, keys and values of a picture, as the products take them.
 #[derive(Default)]
 pub(super) struct Attended {
-    /// `[T, C]`
-    queries: Vec<f32>,
+    /// Of the tokens so far, `[T, C]` each; keys and values until they are packed.
+    rows: [Vec<f32>; 3],
     keys: Matrix,
     values: Matrix,
+    is_packed: bool,
 }
 
 /// Rows that a task computes at a time, so that their scores stay in the cache.
@@ -53,21 +54,33 @@ impl AttentionWeights {
         out
     }
 
-    /// Everything that all rows need of the normalised picture `x`, `[T, C]`.
-    pub(super) fn prepare(&self, x: &[f32]) -> Attended {
+    /// Projects the next `count` tokens of the normalised picture `x`, `[T, C]`; says whether everything that all
+    /// rows need is there.
+    pub(super) fn prepare(&self, attended: &mut Attended, x: &[f32], count: usize) -> bool {
+        if attended.is_packed {
+            return true;
+        }
         let (c, tokens) = (self.channels, x.len() / self.channels);
-        let mut attended = Attended { queries: self.project(0, x), ..Attended::default() };
-        let keys = self.project(1, x);
-        attended.keys.pack_rows(tokens, c, |t| &keys[t * c..][..c]);
-        let values = self.project(2, x);
-        attended.values.pack_columns(c, tokens, |t| &values[t * c..][..c]);
-        attended
+        let first = attended.rows[0].len() / c;
+        let end = tokens.min(first + count);
+        for (which, rows) in attended.rows.iter_mut().enumerate() {
+            rows.extend(self.project(which, &x[first * c..end * c]));
+        }
+        if end == tokens {
+            let keys = std::mem::take(&mut attended.rows[1]);
+            let values = std::mem::take(&mut attended.rows[2]);
+            attended.keys.pack_rows(tokens, c, |t| &keys[t * c..][..c]);
+            attended.values.pack_columns(c, tokens, |t| &values[t * c..][..c]);
+            attended.is_packed = true;
+        }
+        end == tokens
     }
 
     /// Adds the output for tokens from `first` on to `to`, `[rows, C]`.
     pub(super) fn add_rows(&self, from: &Attended, first: usize, to: &mut [f32]) {
         let c = self.channels;
-        let tokens = from.queries.len() / c;
+        let queries = &from.rows[0];
+        let tokens = queries.len() / c;
         let scale = 1.0 / (c as f32).sqrt();
         let (matrix, bias) = &self.layers[3];
         to.par_chunks_mut(ROWS * c).enumerate().for_each_init(
@@ -75,7 +88,7 @@ impl AttentionWeights {
             |[scores, mixed, out]: &mut [Vec<f32>; 3], (task, to)| {
                 let start = first + task * ROWS;
                 scores.resize(to.len() / c * tokens, 0.0);
-                from.keys.apply(None, |r| &from.queries[(start + r) * c..][..c], scores);
+                from.keys.apply(None, |r| &queries[(start + r) * c..][..c], scores);
                 softmax_rows(scores, tokens, scale);
                 mixed.resize(to.len(), 0.0);
                 from.values.apply(None, |r| &scores[r * tokens..][..tokens], mixed);

@@ -1,6 +1,7 @@
 //! A decoder's file: which of the two kinds it is, its settings, and the plan that follows from its tensors.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Deserialize;
 
@@ -28,6 +29,8 @@ pub struct DecoderFile {
     pub(super) plan: Plan,
     pub(super) numbers: Numbers,
     kind: DecoderKind,
+    /// Layers whose weights were loaded, for a progress bar.
+    loaded: AtomicUsize,
 }
 
 /// What happens to numbers on their way in and out.
@@ -81,6 +84,16 @@ const GROUPS: usize = 32;
 
 /// The scaling factor of `AutoencoderKL`, where a file does not say; DiffMoE was trained with it.
 const SCALING: f32 = 0.18215;
+
+impl DecoderKind {
+    /// Its name in diffusers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kl => "AutoencoderKL",
+            Self::Tiny => "AutoencoderTiny",
+        }
+    }
+}
 
 impl DecoderFile {
     /// Opens a decoder. Its settings are looked for in the file's header and in `config.json` beside it;
@@ -143,7 +156,22 @@ impl DecoderFile {
             shift: document.shift_factor.unwrap_or(0.0),
             is_tiny,
         };
-        Ok(Self { tensors, plan, numbers, kind })
+        Ok(Self { tensors, plan, numbers, kind, loaded: AtomicUsize::new(0) })
+    }
+
+    /// Layers whose weights were put on a device, and layers in all: how far loading is.
+    pub fn progress(&self) -> (usize, usize) {
+        (self.loaded.load(Ordering::Relaxed), self.plan.steps.len())
+    }
+
+    /// Starts [`DecoderFile::progress`] again.
+    pub(super) fn begin_loading(&self) {
+        self.loaded.store(0, Ordering::Relaxed);
+    }
+
+    /// Counts a layer in [`DecoderFile::progress`].
+    pub(super) fn loaded_layer(&self) {
+        self.loaded.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Which decoder it is.
@@ -176,6 +204,11 @@ impl DecoderFile {
     /// Numbers in the decoder's tensors.
     pub fn parameters(&self) -> usize {
         self.plan.tensors.iter().filter_map(|name| self.tensors.shape(name).ok()).map(len).sum()
+    }
+
+    /// Bytes of its file or files, with everything in them.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.files().map(|file| file.len() as u64).sum()
     }
 
     /// Where the file came from.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::attention::{Attended, AttentionWeights};
 use super::config::Numbers;
-use super::cpu_layers::{ConvWeights, NormWeights, Source, conv_rows, normalise};
+use super::cpu_layers::{ConvWeights, NormWeights, Normalising, Source, conv_rows};
 use super::plan::{Layer, Plan, ValueId};
 use super::{Decoder, DecoderFile};
 use crate::cpu::math::vector_width;
 use crate::model::{EngineError, Progress, Taps};
+use crate::platform::breathe;
 
 /// A decoder in memory, for pictures of any size.
 pub struct CpuDecoderModel {
@@ -31,6 +32,14 @@ impl CpuDecoderModel {
     /// # Errors
     /// When a tensor cannot be read.
     pub fn load(file: &DecoderFile) -> Result<Self, EngineError> {
+        pollster::block_on(Self::request(file))
+    }
+
+    /// As [`CpuDecoderModel::load`], for callers that must not be held up.
+    ///
+    /// # Errors
+    /// As [`CpuDecoderModel::load`].
+    pub async fn request(file: &DecoderFile) -> Result<Self, EngineError> {
         let load = |layer: &Layer| -> Result<_, EngineError> {
             Ok(match layer {
                 Layer::Conv(conv) => LayerWeights::Conv(ConvWeights::load(&file.tensors, conv)?),
@@ -40,8 +49,25 @@ impl CpuDecoderModel {
                 }
             })
         };
-        let weights: Result<_, _> = file.plan.steps.iter().map(|step| load(&step.layer)).collect();
-        Ok(Self { plan: file.plan.clone(), numbers: file.numbers, weights: weights? })
+        let mut weights = Vec::new();
+        file.begin_loading();
+        for step in &file.plan.steps {
+            weights.push(load(&step.layer)?);
+            file.loaded_layer();
+            breathe().await;
+        }
+        Ok(Self { plan: file.plan.clone(), numbers: file.numbers, weights })
+    }
+
+    /// The processor and how it computes, for people.
+    pub fn device(&self) -> String {
+        let threads = rayon::current_num_threads();
+        format!("processor, {threads} threads, vectors of {}", vector_width())
+    }
+
+    /// Bytes of feature maps that exist at once while a latent of `[height, width]` is decoded.
+    pub fn activation_bytes(&self, size: [usize; 2]) -> u64 {
+        self.plan.most_alive(size)
     }
 }
 
@@ -59,11 +85,12 @@ pub struct CpuDecoder {
     /// Step and row of the picture at work.
     place: Option<(usize, usize)>,
     attended: Attended,
+    normalising: Normalising,
     pictures: VecDeque<Vec<f32>>,
 }
 
-/// Multiply-adds of a unit of work: some hundredths of a second.
-const UNIT: u64 = 1 << 30;
+/// Multiply-adds of a unit of work: a millisecond or two on a processor, about a frame in a browser.
+const UNIT: u64 = 1 << 26;
 
 impl CpuDecoder {
     /// A decoder for latents of `size` (height and width).
@@ -79,6 +106,7 @@ impl CpuDecoder {
             waiting: VecDeque::new(),
             place: None,
             attended: Attended::default(),
+            normalising: Normalising::default(),
             pictures: VecDeque::new(),
             model,
         }
@@ -90,6 +118,9 @@ impl CpuDecoder {
         let first = self.model.numbers.enter(latent);
         self.values.iter_mut().for_each(Vec::clear);
         self.values[0] = interleave(&first, pixels);
+        // The picture before may have been given up in the middle of a layer.
+        self.attended = Attended::default();
+        self.normalising = Normalising::default();
         self.place = Some((0, 0));
     }
 
@@ -131,13 +162,27 @@ impl CpuDecoder {
         let ([height, width], c) = (value.size(self.size), value.channels);
         // What is written is taken out, so that what is read can be borrowed beside it.
         let mut out = std::mem::take(&mut self.values[to]);
-        let mut rows = height;
+        let rows;
         match (layer, &model.weights[step]) {
             (Layer::Norm(norm), LayerWeights::Norm(weights)) => {
-                if from != to {
-                    out.clone_from(&self.values[from]);
+                // Sums and rows cost some additions a number.
+                let each = (16 * width * c) as u64;
+                let at_once = ((UNIT / each) as usize).max(rayon::current_num_threads());
+                let source = if from == to { &out } else { &self.values[from] };
+                if self.normalising.sum(weights, norm.group, width, source, at_once) {
+                    rows = at_once.min(height - row);
+                    let part = row * width * c..(row + rows) * width * c;
+                    if from != to {
+                        out.resize(height * width * c, 0.0);
+                        out[part.clone()].copy_from_slice(&self.values[from][part.clone()]);
+                    }
+                    self.normalising.apply(weights, norm, width, &mut out[part]);
+                    if row + rows == height {
+                        self.normalising = Normalising::default();
+                    }
+                } else {
+                    rows = 0;
                 }
-                normalise(weights, norm, width, &mut out);
             }
             (Layer::Conv(conv), LayerWeights::Conv(weights)) => {
                 let source = model.plan.values[from];
@@ -154,23 +199,25 @@ impl CpuDecoder {
                 conv_rows(weights, conv, &source, row, part);
             }
             (Layer::Attention(_), LayerWeights::Attention(weights)) => {
-                if row == 0 {
-                    self.attended = weights.prepare(&self.values[from]);
-                }
-                let at_once = (UNIT / (2 * height * width * c) as u64) as usize;
-                rows = at_once.max(AttentionWeights::rows_at_once()).div_ceil(width);
-                rows = rows.min(height - row);
-                let part = &mut out[row * width * c..][..rows * width * c];
-                weights.add_rows(&self.attended, row * width, part);
-                if row + rows == height {
-                    self.attended = Attended::default();
+                let least = AttentionWeights::rows_at_once();
+                let at_once = |each: usize| ((UNIT / each as u64) as usize).max(least);
+                let x = &self.values[from];
+                if weights.prepare(&mut self.attended, x, at_once(3 * c * c)) {
+                    rows = at_once(2 * height * width * c).div_ceil(width).min(height - row);
+                    let part = &mut out[row * width * c..][..rows * width * c];
+                    weights.add_rows(&self.attended, row * width, part);
+                    if row + rows == height {
+                        self.attended = Attended::default();
+                    }
+                } else {
+                    rows = 0;
                 }
             }
             _ => unreachable!("weights were loaded for the layers of the same plan"),
         }
         self.values[to] = out;
         self.place = Some((step, row + rows));
-        row + rows == height
+        rows > 0 && row + rows == height
     }
 
     fn is_idle(&self) -> bool {
@@ -190,8 +237,7 @@ fn planes(values: &[f32], channels: usize) -> Vec<f32> {
 
 impl Decoder for CpuDecoder {
     fn device(&self) -> String {
-        let threads = rayon::current_num_threads();
-        format!("processor, {threads} threads, vectors of {}", vector_width())
+        self.model.device()
     }
 
     fn latent_shape(&self) -> [usize; 3] {
@@ -224,6 +270,11 @@ impl Decoder for CpuDecoder {
             }
         });
         Ok(if self.is_idle() { Progress::Done } else { Progress::Working })
+    }
+
+    fn fraction(&self) -> f32 {
+        let steps = self.model.plan.steps.len().max(1);
+        self.place.map_or(0.0, |(step, _)| step as f32 / steps as f32)
     }
 
     fn take(&mut self) -> Option<Vec<f32>> {

@@ -140,31 +140,33 @@ impl NormWeights {
     }
 }
 
-/// Normalises `[height, width, C]` in place, with SiLU where the layer has it.
-pub(super) fn normalise(w: &NormWeights, norm: &Norm, width: usize, x: &mut [f32]) {
-    let channels = w.weight.len();
-    let (mean, scale) = statistics(w, norm.group, width, x);
-    x.par_chunks_mut(width * channels).for_each(|row| {
-        for pixel in row.chunks_exact_mut(channels) {
-            let table = mean.iter().zip(&scale).zip(&w.bias);
-            vectorised(|| {
-                for (x, ((mean, scale), bias)) in pixel.iter_mut().zip(table) {
-                    *x = (*x - mean) * scale + bias;
-                }
-            });
-        }
-        if norm.silu {
-            silu(row);
-        }
-    });
+/// A group norm on its way: first the sums of all rows, then the rows themselves.
+#[derive(Default)]
+pub(super) struct Normalising {
+    /// For each row, sum and squares of each channel, in f64.
+    sums: Vec<Vec<[f64; 2]>>,
+    /// Mean and scale of each channel, once all rows are summed.
+    table: Option<(Vec<f32>, Vec<f32>)>,
 }
 
-/// Mean and scale of each channel. Sums are in f64 and join in the order of the rows.
-fn statistics(w: &NormWeights, group: usize, width: usize, x: &[f32]) -> (Vec<f32>, Vec<f32>) {
-    let channels = w.weight.len();
-    let rows: Vec<Vec<[f64; 2]>> = x
-        .par_chunks(width * channels)
-        .map(|row| {
+impl Normalising {
+    /// Adds the next `rows` rows of `x`, `[height, width, C]`, to the sums; says whether those are complete.
+    pub(super) fn sum(
+        &mut self,
+        w: &NormWeights,
+        group: usize,
+        width: usize,
+        x: &[f32],
+        rows: usize,
+    ) -> bool {
+        if self.table.is_some() {
+            return true;
+        }
+        let channels = w.weight.len();
+        let height = x.len() / (width * channels);
+        let end = height.min(self.sums.len() + rows);
+        let part = &x[self.sums.len() * width * channels..end * width * channels];
+        let of_row = |row: &[f32]| {
             let mut sums = vec![[0.0; 2]; channels];
             for pixel in row.chunks_exact(channels) {
                 for (sum, &x) in sums.iter_mut().zip(pixel) {
@@ -174,9 +176,45 @@ fn statistics(w: &NormWeights, group: usize, width: usize, x: &[f32]) -> (Vec<f3
                 }
             }
             sums
-        })
-        .collect();
-    let size = (x.len() / channels * group) as f64;
+        };
+        self.sums.par_extend(part.par_chunks(width * channels).map(of_row));
+        if end == height {
+            self.table = Some(statistics(w, group, (height * width * group) as f64, &self.sums));
+        }
+        end == height
+    }
+
+    /// Normalises rows `[rows, width, C]` in place, with SiLU where the layer has it.
+    ///
+    /// # Panics
+    /// When the sums are not complete.
+    pub(super) fn apply(&self, w: &NormWeights, norm: &Norm, width: usize, x: &mut [f32]) {
+        let (mean, scale) = self.table.as_ref().expect("all rows are summed before one is changed");
+        let channels = w.weight.len();
+        x.par_chunks_mut(width * channels).for_each(|row| {
+            for pixel in row.chunks_exact_mut(channels) {
+                let table = mean.iter().zip(scale).zip(&w.bias);
+                vectorised(|| {
+                    for (x, ((mean, scale), bias)) in pixel.iter_mut().zip(table) {
+                        *x = (*x - mean) * scale + bias;
+                    }
+                });
+            }
+            if norm.silu {
+                silu(row);
+            }
+        });
+    }
+}
+
+/// Mean and scale of each channel from the sums of rows, which join in their order; groups have `size` numbers.
+fn statistics(
+    w: &NormWeights,
+    group: usize,
+    size: f64,
+    rows: &[Vec<[f64; 2]>],
+) -> (Vec<f32>, Vec<f32>) {
+    let channels = w.weight.len();
     let (mut means, mut scales) = (vec![0.0; channels], vec![0.0; channels]);
     for first in (0..channels).step_by(group) {
         let members = first..first + group;

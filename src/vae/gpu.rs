@@ -13,7 +13,7 @@ use super::{Decoder, DecoderFile};
 use crate::gpu::{Gpu, GpuError, InFlight, Readback, Tape, Tensor, Timing};
 use crate::kernels::WeightPrecision;
 use crate::kernels::planes::{from_quads, to_quads};
-use crate::model::{EngineError, Progress, Taps};
+use crate::model::{EngineError, Progress, SliceTime, Taps};
 
 /// More submissions in the queue would make a window that shares the device wait for them.
 const MAX_IN_FLIGHT: usize = 2;
@@ -41,8 +41,36 @@ impl GpuDecoderModel {
         file: &DecoderFile,
         precision: WeightPrecision,
     ) -> Result<Self, EngineError> {
-        let weights = gpu_weights::load(&gpu, file, precision)?;
+        pollster::block_on(Self::request(gpu, file, precision))
+    }
+
+    /// As [`GpuDecoderModel::load`], for callers that must not be held up.
+    ///
+    /// # Errors
+    /// As [`GpuDecoderModel::load`].
+    pub async fn request(
+        gpu: Arc<Gpu>,
+        file: &DecoderFile,
+        precision: WeightPrecision,
+    ) -> Result<Self, EngineError> {
+        let weights = gpu_weights::load(&gpu, file, precision).await?;
         Ok(Self { gpu, plan: file.plan.clone(), numbers: file.numbers, weights, precision })
+    }
+
+    /// The device and how it computes, for people.
+    pub fn device(&self) -> String {
+        let weights = match self.precision {
+            WeightPrecision::F16 => "f16",
+            WeightPrecision::F32 => "f32",
+        };
+        format!("{}, {weights} weights", self.gpu.describe())
+    }
+
+    /// Bytes of the feature maps for a latent of `[height, width]`; nothing where not even four of their channels
+    /// fit a binding of this device.
+    pub fn activation_bytes(&self, size: [usize; 2]) -> Option<u64> {
+        let limit = (self.gpu.binding_limit / 4) as usize;
+        Slabs::plan(&self.plan, size, limit).map(|slabs| slabs.bytes())
     }
 
     /// Bytes of the weights on the device.
@@ -194,11 +222,7 @@ impl GpuDecoder {
 
 impl Decoder for GpuDecoder {
     fn device(&self) -> String {
-        let weights = match self.model.precision {
-            WeightPrecision::F16 => "f16",
-            WeightPrecision::F32 => "f32",
-        };
-        format!("{}, {weights} weights", self.model.gpu.describe())
+        self.model.device()
     }
 
     fn latent_shape(&self) -> [usize; 3] {
@@ -239,6 +263,15 @@ impl Decoder for GpuDecoder {
         self.submit(self.done.unwrap_or(0), budget);
         let is_last = self.done.is_none() && self.waiting.is_empty();
         Ok(if is_last { Progress::Done } else { Progress::Working })
+    }
+
+    fn fraction(&self) -> f32 {
+        self.done.map_or(0.0, |done| done as f32 / self.tape.len().max(1) as f32)
+    }
+
+    fn slice_time(&self) -> Option<SliceTime> {
+        let last = self.in_flight.last()?;
+        Some(SliceTime { slice: last.number, ms: last.ms, exact: last.prompt })
     }
 
     fn take(&mut self) -> Option<Vec<f32>> {

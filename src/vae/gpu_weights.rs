@@ -7,6 +7,7 @@ use crate::checkpoint::{CheckpointError, TensorFile};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{ConvWeights, Matrix, WeightPrecision};
 use crate::model::EngineError;
+use crate::platform::breathe;
 
 /// Weights of one layer.
 #[allow(clippy::large_enum_variant, reason = "there are some dozen, made once")]
@@ -40,7 +41,7 @@ impl LayerWeights {
 }
 
 /// Uploads the weights of every layer.
-pub(super) fn load(
+pub(super) async fn load(
     gpu: &Gpu,
     file: &DecoderFile,
     precision: WeightPrecision,
@@ -49,6 +50,7 @@ pub(super) fn load(
     const AT_ONCE: u64 = 64 << 20;
     let mut weights = Vec::new();
     let mut unflushed = 0;
+    file.begin_loading();
     for step in &file.plan.steps {
         let layer = match &step.layer {
             Layer::Conv(layer) => LayerWeights::Conv(conv(gpu, &file.tensors, layer, precision)?),
@@ -59,6 +61,8 @@ pub(super) fn load(
         };
         unflushed += layer.bytes();
         weights.push(layer);
+        file.loaded_layer();
+        breathe().await;
         if unflushed > AT_ONCE {
             // A failure is kept by the device and looked at below.
             let _ = gpu.flush();

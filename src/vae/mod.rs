@@ -17,16 +17,17 @@ mod gpu_weights;
 mod memory;
 mod plan;
 mod preview;
+mod principal;
 
 pub use config::{DecoderFile, DecoderKind};
 pub use cpu::{CpuDecoder, CpuDecoderModel};
 pub use gpu::{GpuDecoder, GpuDecoderModel};
 pub use preview::LatentPreview;
 
-use crate::model::{EngineError, Progress, Taps};
+use crate::model::{EngineError, Progress, SliceTime, Taps};
 
-/// A decoder on a device, for latents of one size.
-pub trait Decoder {
+/// A decoder on a device, for latents of one size. It may be made on one thread and used on another.
+pub trait Decoder: Send {
     /// The device, for people.
     fn device(&self) -> String;
 
@@ -48,6 +49,16 @@ pub trait Decoder {
     /// # Errors
     /// When the device is lost.
     fn advance(&mut self, budget: usize) -> Result<Progress, EngineError>;
+
+    /// How much of the picture at work is computed or handed out, 0 to 1 by the number of its layers; 0 between
+    /// two pictures.
+    fn fraction(&self) -> f32;
+
+    /// How long the last finished slice took on a device of its own; `None` where [`Decoder::advance`] itself
+    /// computes, or nothing has finished yet.
+    fn slice_time(&self) -> Option<SliceTime> {
+        None
+    }
 
     /// The next finished picture, `[3, height, width]` in about [-1, 1], in the order of the latents.
     /// Never waits.

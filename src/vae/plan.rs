@@ -128,6 +128,24 @@ impl Plan {
         ends
     }
 
+    /// Bytes of the feature maps that are needed at the same time for a latent of `[height, width]`, at most.
+    pub(super) fn most_alive(&self, latent: [usize; 2]) -> u64 {
+        let bytes =
+            |v: ValueId| 4 * (self.values[v].channels * self.values[v].pixels(latent)) as u64;
+        let mut is_alive = vec![false; self.values.len()];
+        let (mut now, mut most) = (bytes(0), bytes(0));
+        is_alive[0] = true;
+        for (step, ends) in self.steps.iter().zip(self.last_uses()) {
+            let to = step.layer.ends().1;
+            if !std::mem::replace(&mut is_alive[to], true) {
+                now += bytes(to);
+            }
+            most = most.max(now);
+            now -= ends.iter().map(|&value| bytes(value)).sum::<u64>();
+        }
+        most
+    }
+
     /// Multiply-adds of the products.
     pub(super) fn multiply_adds(&self, latent: [usize; 2]) -> u64 {
         let of = |step: &Step| {

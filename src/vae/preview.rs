@@ -1,4 +1,5 @@
-//! A small picture of a latent almost for free: linear combinations of its channels.
+//! A small picture of a latent almost for free: linear combinations of its channels. (Without a decoder, see
+//! `principal`.)
 //!
 //! The factors come from the decoder at hand and from nowhere else: it decodes a latent of waves once, the
 //! picture is averaged over the pixels of each latent cell, and the linear map from a cell to its mean
@@ -109,9 +110,30 @@ impl LatentPreview {
         Self { rows, explained }
     }
 
-    /// Share of the colours' variance that the map explained where it was fitted; 1 is all.
+    /// For red, green and blue a factor for each channel, then a constant.
+    pub(super) fn from_rows(rows: [Vec<f64>; 3], explained: f32) -> Self {
+        Self { rows, explained }
+    }
+
+    /// Channels of the latents that it takes.
+    pub fn channels(&self) -> usize {
+        self.rows[0].len() - 1
+    }
+
+    /// Share of the variance that the map explained where it was fitted, of colours or, without a decoder, of
+    /// latents; 1 is all.
     pub fn explained(&self) -> f32 {
         self.explained
+    }
+
+    /// Latents `[B, C, cells]` as pictures `[B, 3, cells]` in about [-1, 1].
+    ///
+    /// # Panics
+    /// When they are no whole latents.
+    pub fn pictures(&self, latents: &[f32], cells: usize) -> Vec<f32> {
+        let len = self.channels() * cells;
+        assert!(latents.len().is_multiple_of(len), "whole latents");
+        latents.chunks_exact(len).flat_map(|latent| self.rgb(latent)).collect()
     }
 
     /// One latent `[C, cells]` as a picture `[3, cells]` in about [-1, 1].
@@ -119,7 +141,7 @@ impl LatentPreview {
     /// # Panics
     /// When the latent is not a whole number of channels.
     pub fn rgb(&self, latent: &[f32]) -> Vec<f32> {
-        let channels = self.rows[0].len() - 1;
+        let channels = self.channels();
         let cells = latent.len() / channels;
         assert_eq!(latent.len(), channels * cells, "whole channels");
         let colour = |row: &Vec<f64>, cell: usize| {

@@ -4,24 +4,22 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use js_sys::{Array, ArrayBuffer, Function, JSON, Object, Reflect, Uint8Array, Uint8ClampedArray};
+use js_sys::{Array, JSON, Object, Uint8ClampedArray};
 use wasm_bindgen::prelude::*;
-use web_sys::AbortSignal;
-use web_time::Instant;
 
-use super::events::{Turns, pause};
+use super::decoder::{Decoder, lost_again};
+use super::events::pause;
+use super::fetching::{Progress, file_bytes};
+use super::objects::{error, set};
 use super::options::{self, Options};
+use super::slices::{Listener, slices};
 use crate::checkpoint::Checkpoint;
 use crate::kernels::WeightPrecision;
-use crate::model::{Config, EngineError, Progress};
+use crate::model::Config;
 use crate::picture;
-use crate::platform::{self, Bytes, Transfer};
-use crate::sampler::{Backend, OpenModel, Run, Settings};
-
-/// A slice of work aims at this many milliseconds, half of a frame.
-const SLICE: f64 = 8.0;
-/// How often a run is taken up again on a new device before we believe that the devices are not at fault.
-const RECOVERIES: u32 = 3;
+use crate::platform::{self, Bytes};
+use crate::sampler::{Backend, OpenModel, Run, Settings, check_decoder};
+use crate::vae::DecoderFile;
 
 /// A model that draws.
 #[wasm_bindgen]
@@ -35,15 +33,8 @@ struct Inner {
     model: RefCell<OpenModel>,
     /// Counts the devices that the model has been on.
     generation: Cell<u32>,
-}
-
-fn error(message: impl std::fmt::Display) -> JsValue {
-    js_sys::Error::new(&message.to_string()).into()
-}
-
-fn set(object: &Object, key: &str, value: impl Into<JsValue>) {
-    // A plain object takes every entry.
-    let _ = Reflect::set(object, &key.into(), &value.into());
+    /// Where the model makes latents and a script brought one.
+    decoder: Option<Decoder>,
 }
 
 #[wasm_bindgen]
@@ -53,17 +44,30 @@ impl Generator {
     /// # Errors
     /// What a script or its user can do something about, as an `Error` with a sentence.
     pub async fn create(options: JsValue) -> Result<Generator, JsValue> {
-        let options = Options::new(options, &["model", "backend", "onProgress"]).map_err(error)?;
+        let known = ["model", "vae", "backend", "onProgress"];
+        let options = Options::new(options, &known).map_err(error)?;
         let backend = options.backend().map_err(error)?;
-        let progress = options.function("onProgress").map_err(error)?;
-        let (label, bytes) = model_bytes(&options, progress.as_ref()).await?;
-        report(progress.as_ref(), "open", 0, None);
+        let listener = options.function("onProgress").map_err(error)?;
+        let progress = |file| Progress { listener: listener.as_ref(), file };
+        let (label, bytes) = file_bytes(&options, progress("model")).await?.ok_or_else(|| {
+            error("create needs a model: the address of a safetensors file, or its bytes")
+        })?;
+        let vae = file_bytes(&options, progress("vae")).await?;
+        progress("model").report("open", 0, None);
         // Let the page show that before the device keeps it busy.
         pause(0).await;
         let checkpoint = Checkpoint::from_bytes(&label, bytes).map_err(error)?;
         let model = OpenModel::request(&checkpoint, backend, WeightPrecision::F16).await;
         let model = RefCell::new(model.map_err(error)?);
-        let inner = Inner { checkpoint, backend, model, generation: Cell::new(0) };
+        let decoder = match vae {
+            None => None,
+            Some((label, bytes)) => {
+                progress("vae").report("open", 0, None);
+                pause(0).await;
+                Some(open_decoder(checkpoint.config(), &label, bytes, backend).await?)
+            }
+        };
+        let inner = Inner { checkpoint, backend, model, generation: Cell::new(0), decoder };
         Ok(Self { inner: Rc::new(inner) })
     }
 
@@ -76,8 +80,11 @@ impl Generator {
         set(&info, "name", config.name.as_str());
         set(&info, "device", model.device());
         set(&info, "note", model.note().map_or(JsValue::NULL, JsValue::from));
-        set(&info, "width", config.input_size as u32);
-        set(&info, "height", config.input_size as u32);
+        set(&info, "width", self.inner.side() as u32);
+        set(&info, "height", self.inner.side() as u32);
+        set(&info, "latent", latent(config));
+        let decoder = self.inner.decoder.as_ref().map(|decoder| decoder.file.kind().name());
+        set(&info, "decoder", decoder.map_or(JsValue::NULL, JsValue::from));
         set(&info, "experts", config.num_experts as u32);
         set(&info, "tokens", config.tokens() as u32);
         let blocks = config.moe_blocks().into_iter().map(|block| JsValue::from(block as u32));
@@ -119,76 +126,19 @@ pub fn shaders() -> Array {
     crate::kernels::all_sources().into_iter().map(entry).collect()
 }
 
-/// The file's name and content.
-async fn model_bytes(
-    options: &Options,
-    progress: Option<&Function>,
-) -> Result<(String, Bytes), JsValue> {
-    let wanted = options.get("model").ok_or_else(|| {
-        error("create needs a model: the address of a safetensors file, or its bytes")
-    })?;
-    if let Some(address) = wanted.as_string() {
-        return Ok((address.clone(), fetch(&address, progress).await?));
+/// Size and channels of the latents of a model; null where it makes pixels.
+fn latent(config: &Config) -> JsValue {
+    if config.makes_pixels() {
+        return JsValue::NULL;
     }
-    let bytes = match wanted.dyn_into::<ArrayBuffer>() {
-        Ok(buffer) => Uint8Array::new(&buffer),
-        Err(other) => other
-            .dyn_into::<Uint8Array>()
-            .map_err(|_| error("model has to be an address, an ArrayBuffer or a Uint8Array"))?,
-    };
-    Ok(("the model".into(), Bytes::new(bytes.to_vec())))
+    let latent = Object::new();
+    set(&latent, "size", config.input_size as u32);
+    set(&latent, "channels", config.in_channels as u32);
+    latent.into()
 }
 
-/// Downloads a file and reports how far it is, some times a second.
-async fn fetch(address: &str, progress: Option<&Function>) -> Result<Bytes, JsValue> {
-    let transfer = Transfer::default();
-    let (wanted, shared) = (address.to_owned(), transfer.clone());
-    let job = move || async move { platform::fetch(&wanted, &shared).await };
-    let mut task = platform::spawn(std::sync::Arc::new(|| {}), job);
-    loop {
-        let result = task.take();
-        report(progress, "download", transfer.done(), transfer.total());
-        match result {
-            Some(result) => return result.map_err(error),
-            None => pause(50).await,
-        }
-    }
-}
-
-fn report(progress: Option<&Function>, stage: &str, done: u64, total: Option<u64>) {
-    let Some(progress) = progress else { return };
-    let event = Object::new();
-    set(&event, "stage", stage);
-    set(&event, "done", done as f64);
-    set(&event, "total", total.map_or(JsValue::NULL, |total| (total as f64).into()));
-    // An error in a listener is the listener's own; it must not end the download.
-    let _ = progress.call1(&JsValue::NULL, &event);
-}
-
-/// What a run reports to.
-struct Listener {
-    on_step: Option<Function>,
-    signal: Option<AbortSignal>,
-}
-
-impl Listener {
-    fn check(&self) -> Result<(), JsValue> {
-        match &self.signal {
-            Some(signal) if signal.aborted() => Err(signal.reason()),
-            _ => Ok(()),
-        }
-    }
-
-    fn step(&self, run: &Run, config: &Config) -> Result<(), JsValue> {
-        let Some(on_step) = &self.on_step else { return Ok(()) };
-        let rgba = rgba(run.latent(), config);
-        let (step, steps) = (run.finished_steps(), run.settings().steps);
-        on_step.call3(&JsValue::NULL, &step.into(), &steps.into(), &rgba).map(drop)
-    }
-}
-
-fn rgba(samples: &[f32], config: &Config) -> Uint8ClampedArray {
-    Uint8ClampedArray::from(picture::rgba(samples, config.input_size as u32).as_slice())
+fn rgba(samples: &[f32], side: usize) -> Uint8ClampedArray {
+    Uint8ClampedArray::from(picture::rgba(samples, side as u32).as_slice())
 }
 
 impl Inner {
@@ -196,21 +146,30 @@ impl Inner {
         let config = self.checkpoint.config();
         let options = options::sample(value).map_err(error)?;
         let settings = options::settings(&options, config, platform::new_seed()).map_err(error)?;
-        if !config.pixels || config.in_channels != 3 {
-            return Err(error("this model makes latents, which cannot be decoded to pixels yet"));
+        if !config.makes_pixels() && self.decoder.is_none() {
+            return Err(error(format!(
+                "{} makes latents of {} channels: give `create` their image decoder as `vae`, the address or the \
+                 bytes of a safetensors file of diffusers with an AutoencoderKL or an AutoencoderTiny",
+                config.name, config.in_channels
+            )));
         }
-        let listener = Listener {
-            on_step: options.function("onStep").map_err(error)?,
-            signal: options.signal().map_err(error)?,
-        };
+        let listener = Listener::new(&options)?;
         listener.check()?;
         let run = self.run(settings, &listener).await?;
+        let pixels = match &self.decoder {
+            None => rgba(run.latent(), config.input_size),
+            Some(decoder) => {
+                let latents = run.latent().to_vec();
+                let pictures = decoder.decode(latents, config.input_size, &listener).await?;
+                rgba(&pictures, self.side())
+            }
+        };
         let result = Object::new();
-        set(&result, "width", config.input_size as u32);
-        set(&result, "height", config.input_size as u32);
+        set(&result, "width", self.side() as u32);
+        set(&result, "height", self.side() as u32);
         set(&result, "count", run.settings().pictures() as u32);
         set(&result, "seed", run.settings().seed as f64);
-        set(&result, "rgba", rgba(run.latent(), config));
+        set(&result, "rgba", pixels);
         set(&result, "device", self.model.borrow().device());
         set(&result, "capacity", run.trace().capacity().map_or(JsValue::NULL, JsValue::from));
         if options.get("trace").is_none_or(|wanted| wanted.is_truthy()) {
@@ -218,6 +177,12 @@ impl Inner {
             set(&result, "trace", JSON::parse(&text)?);
         }
         Ok(result.into())
+    }
+
+    /// Pixels along a side of a finished picture.
+    fn side(&self) -> usize {
+        let factor = self.decoder.as_ref().map_or(1, |decoder| decoder.file.factor());
+        self.checkpoint.config().input_size * factor
     }
 
     /// Samples to the end; goes on from the last finished step on a new device when one is lost.
@@ -228,23 +193,37 @@ impl Inner {
         let model = self.model.borrow().clone();
         let engine = model.request_engine(batch).await.map_err(error)?;
         let mut run = Run::start(engine, config, settings, 0);
-        let mut recoveries = 0;
+        let mut losses = 0;
         loop {
-            match self.drive(&mut run, listener).await? {
+            let advance = |budget: usize| {
+                let before = run.finished_steps();
+                let progress = run.advance(budget);
+                if run.finished_steps() > before {
+                    self.tell(&run, listener)?;
+                }
+                Ok(progress)
+            };
+            match slices(listener, advance).await? {
                 Ok(()) => return Ok(run),
-                Err(lost @ EngineError::DeviceLost(_)) => {
-                    recoveries += 1;
-                    if recoveries > RECOVERIES {
-                        return Err(error(lost));
-                    }
+                Err(failure) => {
+                    losses = lost_again(losses, failure)?;
                     let model = self.reopened(generation).await?;
                     let engine = model.request_engine(batch).await.map_err(error)?;
                     generation = self.generation.get();
                     run = Run::resume(engine, config, run.settings().clone(), run.unfinished());
                 }
-                Err(other) => return Err(error(other)),
             }
         }
+    }
+
+    /// Shows a finished step: the pictures as they are, or a preview of the latents.
+    fn tell(&self, run: &Run, listener: &Listener) -> Result<(), JsValue> {
+        let side = self.checkpoint.config().input_size;
+        let pictures = || match &self.decoder {
+            None => rgba(run.latent(), side),
+            Some(decoder) => rgba(&decoder.preview(run.latent(), side), side),
+        };
+        listener.step(run.finished_steps(), run.settings().steps, side, pictures)
     }
 
     /// The model on a device younger than `generation`.
@@ -257,38 +236,19 @@ impl Inner {
         }
         Ok(self.model.borrow().clone())
     }
+}
 
-    /// Advances a run in slices until it is finished. The outer error is for the script.
-    async fn drive(
-        &self,
-        run: &mut Run,
-        listener: &Listener,
-    ) -> Result<Result<(), EngineError>, JsValue> {
-        let config = self.checkpoint.config();
-        let turns = Turns::new()?;
-        let mut budget = 1;
-        loop {
-            let (begin, before) = (Instant::now(), run.finished_steps());
-            let progress = match run.advance(budget) {
-                Ok(progress) => progress,
-                Err(failure) => return Ok(Err(failure)),
-            };
-            let elapsed = begin.elapsed().as_secs_f64() * 1e3;
-            if run.finished_steps() > before {
-                listener.step(run, config)?;
-            }
-            match progress {
-                Progress::Done => return Ok(Ok(())),
-                Progress::Working if elapsed > SLICE => budget = (budget / 2).max(1),
-                Progress::Working if elapsed < SLICE / 2.0 => budget = (budget * 2).min(1 << 10),
-                Progress::Working | Progress::Busy => {}
-            }
-            if progress == Progress::Busy {
-                pause(1).await;
-            } else {
-                turns.next().await?;
-            }
-            listener.check()?;
-        }
+/// Checks that a decoder is needed and fits before it is put on a device.
+async fn open_decoder(
+    config: &Config,
+    label: &str,
+    bytes: Bytes,
+    backend: Backend,
+) -> Result<Decoder, JsValue> {
+    if config.makes_pixels() {
+        return Err(error(format!("{} makes pixels; leave vae out", config.name)));
     }
+    let file = DecoderFile::from_bytes(label, bytes).map_err(error)?;
+    check_decoder(&file, config).map_err(error)?;
+    Decoder::open(file, backend).await
 }

@@ -80,9 +80,9 @@ impl Options {
 }
 
 /// Entries of the options of `sample`, beside those that name label tables.
-const SAMPLE: [&str; 14] = [
+const SAMPLE: [&str; 15] = [
     "labels", "prompt", "negative", "seed", "steps", "guidance", "solver", "count", "routing",
-    "gamma", "shift", "signal", "onStep", "trace",
+    "gamma", "shift", "signal", "onStep", "onDecode", "trace",
 ];
 
 /// Most pictures in one call: they share one pass through the model.

@@ -7,7 +7,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::HtmlCanvasElement;
 
 use super::events::{Turns, pause};
-use crate::app::session::{ModelSource, Phase, Session, Share, Tick};
+use crate::app::session::{ModelSource, Phase, Rendering, Session, Share, Tick};
 use crate::app::{App, Launch};
 use crate::picture;
 use crate::platform;
@@ -85,7 +85,7 @@ async fn work_between_frames(runner: eframe::WebRunner) {
     }
 }
 
-/// What the page's address asks for: `?model=`, `?backend=`, and a shared run behind the `#`.
+/// What the page's address asks for: `?model=`, `?vae=`, `?backend=`, and a shared run behind the `#`.
 fn launch() -> Launch {
     let mut problem = None;
     let share = platform::fragment()
@@ -106,7 +106,8 @@ fn launch() -> Launch {
         Some(name) if platform::built_in_names().contains(&name) => ModelSource::Named(name),
         Some(address) => ModelSource::Url(address),
     };
-    Launch { model, share, backend, draw_at_once: true, problem }
+    let decoder = platform::query("vae").map(ModelSource::Url);
+    Launch { model, decoder, share, backend, draw_at_once: true, problem }
 }
 
 /// A running app, to be looked at from a script: for tests and for the curious. Nothing here changes anything.
@@ -117,7 +118,8 @@ pub struct Page {
 
 #[wasm_bindgen]
 impl Page {
-    /// What the app is doing: `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `share`, `notes`.
+    /// What the app is doing: `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `decoder`, `width`,
+    /// `rendering`, `share`, `notes`.
     pub fn state(&self) -> Object {
         let state = Object::new();
         if let Some(app) = self.runner.app_mut::<Shell>() {
@@ -131,12 +133,19 @@ impl Page {
     pub fn rgba(&self, step: Option<usize>) -> Option<Uint8ClampedArray> {
         let app = self.runner.app_mut::<Shell>()?;
         let record = app.0.session().record()?;
-        let frame = match step {
-            Some(step) => record.frames.get(step)?,
-            None => record.frames.last()?,
-        };
-        let bytes = picture::rgba(frame, record.config.input_size as u32);
+        let pictures = record.pictures(step.or(record.frames.len().checked_sub(1))?)?;
+        let bytes = picture::rgba(&pictures.samples, pictures.side as u32);
         Some(Uint8ClampedArray::from(bytes.as_slice()))
+    }
+}
+
+/// What pictures are, in one word.
+fn name(rendering: Rendering) -> &'static str {
+    match rendering {
+        Rendering::Pixels => "pixels",
+        Rendering::Latents => "latents",
+        Rendering::Preview => "preview",
+        Rendering::Decoded => "decoded",
     }
 }
 
@@ -151,6 +160,7 @@ fn describe(session: &Session, state: &Object) {
         Phase::Opening { .. } => "opening",
         Phase::Ready => "ready",
         Phase::Running => "running",
+        Phase::Decoding { .. } => "decoding",
         Phase::Paused => "paused",
         Phase::Recovering => "recovering",
         Phase::NoModel => "no model",
@@ -160,12 +170,18 @@ fn describe(session: &Session, state: &Object) {
     set("model", text(model.map(|model| model.name.clone())));
     set("device", text(model.map(|model| model.device.clone())));
     set("backendNote", text(model.and_then(|model| model.backend_note.clone())));
+    set("decoder", text(session.decoder().map(|decoder| decoder.name.clone())));
     set("share", text(session.share()));
     let notes = session.notes().iter().map(|note| JsValue::from(note.text.as_str()));
     set("notes", notes.collect::<Array>().into());
     if let Some(record) = session.record() {
         set("step", (record.frames.len().saturating_sub(1) as u32).into());
         set("steps", record.steps().into());
+        if let Some(pictures) = record.frames.len().checked_sub(1).and_then(|f| record.pictures(f))
+        {
+            set("width", (pictures.side as u32).into());
+            set("rendering", name(pictures.rendering).into());
+        }
         set("seed", (record.settings.seed as f64).into());
         set("count", (record.settings.pictures() as u32).into());
         let times = record.step_ms.iter().map(|&ms| JsValue::from(ms));

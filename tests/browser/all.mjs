@@ -3,6 +3,7 @@
 import { after } from "node:test";
 import { close } from "./lab.mjs";
 import "./generator.mjs";
+import "./latents.mjs";
 import "./page.mjs";
 
 after(close);

@@ -25,7 +25,7 @@ async function withGenerator(options, create, body) {
 const sample = (page, options) =>
   page.evaluate(async (options) => {
     const steps = [];
-    const onStep = (step, total, rgba) => steps.push([step, total, rgba.length]);
+    const onStep = (step, total, rgba, width) => steps.push([step, total, rgba.length, width]);
     const { rgba, trace, ...rest } = await window.generator.sample({ ...options, onStep });
     return { ...rest, rgba: Array.from(rgba), trace, steps, kind: rgba.constructor.name };
   }, options);
@@ -34,7 +34,7 @@ test("the processor draws what the command line draws", async () => {
   await withGenerator({}, { backend: "cpu" }, async (page) => {
     const made = await sample(page, OPTIONS);
     assert.ok(distance(made.rgba, await native(page, NATIVE)) <= 2);
-    assert.deepEqual(made.steps, [1, 2, 3].map((step) => [step, 3, 32 * 32 * 4]));
+    assert.deepEqual(made.steps, [1, 2, 3].map((step) => [step, 3, 32 * 32 * 4, 32]));
     assert.equal(made.kind, "Uint8ClampedArray");
     assert.equal(made.width * made.height * 4, made.rgba.length);
     assert.ok(made.capacity > 0 && made.capacity < 8, `capacity ${made.capacity}`);

@@ -9,10 +9,10 @@ import { promisify } from "node:util";
 import { chromium } from "playwright-core";
 import { serve } from "./server.mjs";
 
-const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
-export const DIST = process.env.DIFFMOE_DIST ?? join(root, "dist");
-export const DOCS = join(root, "docs");
-const TOOL = process.env.DIFFMOE ?? join(root, "target/debug/diffmoe");
+export const ROOT = join(dirname(fileURLToPath(import.meta.url)), "../..");
+export const DIST = process.env.DIFFMOE_DIST ?? join(ROOT, "dist");
+export const DOCS = join(ROOT, "docs");
+const TOOL = process.env.DIFFMOE ?? join(ROOT, "target/debug/diffmoe");
 
 /** WebGPU and WebGL on SwiftShader, and a browser that talks to no one. */
 const FLAGS = [
@@ -119,13 +119,16 @@ export async function finished(page, timeout = 120_000) {
 
 export const pixels = (page) => page.evaluate(() => Array.from(window.diffmoe.rgba() ?? []));
 
+/** Runs the command line tool. */
+export const tool = (...given) => promisify(execFile)(TOOL, given.map(String));
+
 /** What the command line tool draws on the CPU, four bytes a pixel. */
 export async function native(page, options) {
   const folder = await mkdtemp(join(tmpdir(), "diffmoe-"));
   try {
     const file = join(folder, "picture.png");
     const given = Object.entries(options).flatMap(([key, value]) => [`--${key}`, String(value)]);
-    await promisify(execFile)(TOOL, ["sample", "--backend", "cpu", "--count", "1", "--out", file, ...given]);
+    await tool("sample", "--backend", "cpu", "--count", "1", "--out", file, ...given);
     const png = (await readFile(file)).toString("base64");
     return await page.evaluate(async (png) => {
       const blob = await (await fetch(`data:image/png;base64,${png}`)).blob();

@@ -7,7 +7,7 @@ use crate::app::keys::SHORTCUTS;
 use crate::app::theme::Look;
 use crate::app::widgets::remark;
 
-const MEANINGS: [(&str, &str); 5] = [
+const MEANINGS: [(&str, &str); 6] = [
     (
         "Experts",
         "Some blocks of the model hold several small networks, the experts. For each patch of the noisy picture the \
@@ -31,6 +31,11 @@ const MEANINGS: [(&str, &str); 5] = [
     (
         "With and without labels",
         "Guidance runs the model twice: once with what you asked for, once without. Each pass routes for itself.",
+    ),
+    (
+        "Latents",
+        "Some models draw in a smaller space with channels of their own, and an image decoder makes pictures of that. \
+         While such a model draws, you see a preview. Without a decoder its colours mean nothing.",
     ),
 ];
 

@@ -11,6 +11,8 @@ use crate::app::widgets::caption;
 
 /// Side of a small picture.
 const SIDE: f32 = 52.0;
+/// Pixels along a side that are kept of it.
+const MOST_PIXELS: usize = 512;
 
 /// Textures of the earlier runs, in their order.
 #[derive(Default)]
@@ -22,9 +24,11 @@ impl Thumbs {
         self.0.retain(|(record, _)| history.iter().any(|kept| Arc::ptr_eq(kept, record)));
         for record in history {
             if self.of(record).is_none()
-                && let Some(frame) = record.frames.last()
+                && let Some(last) = record.frames.len().checked_sub(1)
+                && let Some(pictures) = record.pictures(last)
             {
-                let image = picture::image(&record.config, frame, Grid::new(record.labels.len()));
+                let grid = Grid::new(record.labels.len());
+                let image = picture::image(&pictures.samples, pictures.side, grid, MOST_PIXELS);
                 let texture = ctx.load_texture("earlier run", image, TextureOptions::LINEAR);
                 self.0.push((record.clone(), texture));
             }

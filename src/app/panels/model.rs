@@ -1,4 +1,4 @@
-//! Which model draws, and how to open another one.
+//! Which model draws, which decoder makes pictures of its latents, and how to open others.
 
 use egui::{TextEdit, Ui};
 
@@ -13,6 +13,7 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui) {
         if let Some(model) = app.session.model() {
             describe(ui, model);
         }
+        decoder(app, ui);
         built_in(app, ui);
         if icon_button(ui, Icon::Open, "Open a file").on_hover_text("Or drop it anywhere").clicked()
         {
@@ -43,19 +44,60 @@ fn describe(ui: &mut Ui, model: &ModelInfo) {
             "{kind}; {} blocks, width {}; {millions:.1} million parameters; {size}×{size} {}",
             config.depth,
             config.hidden_size,
-            if config.pixels { "pixels" } else { "latents" },
+            if config.makes_pixels() { "pixels" } else { "latents" },
             size = config.input_size,
         ),
     );
     caption(ui, format!("{} file, SHA-256 {}…", widgets::bytes(model.file_bytes), model.hash));
-    if !config.pixels {
-        remark(
-            ui,
-            "This model draws latents. They are shown as they are: the first three channels as red, green, blue.",
-        );
-    }
     if let Some(note) = &model.backend_note {
         remark(ui, note.clone());
+    }
+}
+
+/// The image decoder; or that one is needed.
+fn decoder(app: &mut App, ui: &mut Ui) {
+    let Some(decoder) = app.session.decoder() else {
+        let model = app.session.model().map(|model| &model.config);
+        if let Some(config) = model.filter(|config| !config.makes_pixels()) {
+            remark(
+                ui,
+                format!(
+                    "It makes latents of {} channels, shown as a latent preview: their three strongest directions as \
+                     colours. Open its image decoder (an AutoencoderKL or AutoencoderTiny of diffusers, safetensors) \
+                     as you open a model, and pictures follow.",
+                    config.in_channels
+                ),
+            );
+        }
+        return;
+    };
+    let mut remove = false;
+    ui.horizontal(|ui| {
+        remove = sign_button(ui, Icon::Trash, "Remove the decoder").clicked();
+        ui.label(egui::RichText::new(format!("Decoder {}", decoder.name)).strong());
+    });
+    remark(
+        ui,
+        format!(
+            "{}; {:.1} million parameters, {} file; latents of {} channels, {f}×{f} pixels for each cell; its preview \
+             explains {:.0} % of the colours",
+            decoder.kind,
+            decoder.parameters as f64 / 1e6,
+            widgets::bytes(decoder.file_bytes),
+            decoder.channels,
+            100.0 * decoder.explained,
+            f = decoder.factor,
+        ),
+    );
+    caption(ui, format!("Decodes on {}", decoder.device));
+    if let Some(note) = &decoder.note {
+        remark(ui, note.clone());
+    }
+    if app.session.model().is_some_and(|model| model.config.makes_pixels()) {
+        remark(ui, "This model makes pixels and needs no decoder.");
+    }
+    if remove {
+        app.session.remove_decoder();
     }
 }
 

@@ -1,4 +1,5 @@
-//! The pictures, with the token map over them; before there is one, how far the model is.
+//! The pictures, with the token map over them, and what they are where they come from latents; before there is
+//! one, how far the model is.
 
 use egui::{
     Align2, Color32, FontId, Pos2, ProgressBar, Rect, Role, Sense, Stroke, StrokeKind, Ui, Vec2,
@@ -6,7 +7,7 @@ use egui::{
 };
 
 use crate::app::App;
-use crate::app::session::Phase;
+use crate::app::session::{Phase, Rendering};
 use crate::app::theme::Look;
 use crate::app::views::picture::Grid;
 use crate::app::views::token_map::{self, Overlay};
@@ -33,6 +34,50 @@ pub(in crate::app) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
     } else if app.session.phase() == Phase::Recovering {
         let text = "The device was lost. Going on with another one.";
         label_on(ui, area.center_top() + vec2(0.0, 16.0), text);
+    } else if let Phase::Decoding { .. } = app.session.phase() {
+        let strip = Rect::from_min_size(area.min, vec2(area.width(), 22.0));
+        let phase = app.session.phase();
+        ui.scope_builder(egui::UiBuilder::new().max_rect(strip), |ui| progress(ui, &phase));
+    } else {
+        latents(app, ui, area);
+    }
+}
+
+/// Says what the pictures of a model that makes latents are, and offers to decode them.
+fn latents(app: &mut App, ui: &mut Ui, area: Rect) {
+    let Some(record) = app.session.record() else { return };
+    let frame = app.view.frame_of(record);
+    let (name, hint) = match record.rendering(frame) {
+        Rendering::Pixels => return,
+        Rendering::Latents => (
+            "Latent preview",
+            "This model makes latents, and there is no decoder for them. Shown are their three strongest directions \
+             as red, green and blue. Open a decoder under Model.",
+        ),
+        Rendering::Preview => (
+            "Decoder preview",
+            "A linear guess of what the decoder makes of each latent cell. It shows what is where, without detail.",
+        ),
+        Rendering::Decoded => {
+            ("Decoded", "What the image decoder made of the latents of this step.")
+        }
+    };
+    let offers = app.session.can_decode(frame);
+    let strip = Rect::from_min_size(area.min, vec2(area.width(), ui.spacing().interact_size.y));
+    let mut wanted = false;
+    ui.scope_builder(egui::UiBuilder::new().max_rect(strip), |ui| {
+        ui.horizontal(|ui| {
+            widgets::badge(ui, name).on_hover_text(hint);
+            let button = offers.then(|| ui.button("Decode this step"));
+            wanted = button.is_some_and(|button| {
+                button
+                    .on_hover_text("The decoder makes the pictures of the step on screen")
+                    .clicked()
+            });
+        });
+    });
+    if wanted {
+        app.session.decode(frame);
     }
 }
 
@@ -152,7 +197,7 @@ fn empty(app: &App, ui: &mut Ui, area: Rect) {
         Phase::Ready => {
             widgets::remark(ui, "Press Generate.");
         }
-        Phase::Running | Phase::Paused | Phase::Recovering => {
+        Phase::Running | Phase::Paused | Phase::Recovering | Phase::Decoding { .. } => {
             widgets::remark(ui, "Preparing the first step.");
         }
     });
@@ -180,6 +225,10 @@ fn progress_of(phase: &Phase) -> (f32, String) {
         Phase::Opening { what, done, total } => {
             (*done as f32 / (*total).max(1) as f32, format!("Opening: {what}"))
         }
+        Phase::Decoding { percent, pictures } => {
+            let pictures = if *pictures == 1 { "picture" } else { "pictures" };
+            (f32::from(*percent) / 100.0, format!("Decoding the {pictures}: {percent} %"))
+        }
         _ => (0.0, String::new()),
     }
 }
@@ -198,6 +247,9 @@ mod tests {
         assert_eq!(progress_of(&fetching(None)), (0.0, "Fetching emoji: 2.8 MB".into()));
         let opening = Phase::Opening { what: "weights".into(), done: 3, total: 4 };
         assert_eq!(progress_of(&opening), (0.75, "Opening: weights".into()));
+        let decoding = |pictures| progress_of(&Phase::Decoding { percent: 25, pictures });
+        assert_eq!(decoding(1), (0.25, "Decoding the picture: 25 %".into()));
+        assert_eq!(decoding(4), (0.25, "Decoding the pictures: 25 %".into()));
         let unknown = Phase::Opening { what: "device".into(), done: 0, total: 0 };
         assert!(progress_of(&unknown).0 < 1e-6, "an unknown length is no progress");
     }

@@ -12,10 +12,11 @@ use crate::app::widgets::{caption, icon_button, milliseconds, primary_button, si
 /// The big button and those beside it.
 pub(in crate::app) fn run_buttons(app: &mut App, ui: &mut Ui, height: f32) {
     let phase = app.session.phase();
-    let at_work = matches!(phase, Phase::Running | Phase::Recovering);
+    let decoding = matches!(phase, Phase::Decoding { .. });
+    let at_work = decoding || matches!(phase, Phase::Running | Phase::Recovering);
     let paused = phase == Phase::Paused;
     let (icon, text, enabled) = match phase {
-        Phase::Running | Phase::Recovering => (Icon::Pause, "Pause", true),
+        Phase::Running | Phase::Recovering | Phase::Decoding { .. } => (Icon::Pause, "Pause", true),
         Phase::Paused => (Icon::Play, "Go on", true),
         Phase::Ready if app.would_repeat() => (Icon::Play, "Generate another", true),
         Phase::Ready => (Icon::Play, "Generate", true),
@@ -23,8 +24,8 @@ pub(in crate::app) fn run_buttons(app: &mut App, ui: &mut Ui, height: f32) {
         Phase::Opening { .. } => (Icon::Play, "Preparing", false),
         Phase::NoModel => (Icon::Play, "No model", false),
     };
-    let changed =
-        paused && app.session.record().is_some_and(|r| r.controls != app.session.controls);
+    let changed = (paused || decoding)
+        && app.session.record().is_some_and(|r| r.controls != app.session.controls);
     ui.horizontal(|ui| {
         ui.spacing_mut().interact_size.y = height;
         let others = if at_work || paused { 2.0 } else { 1.0 };

@@ -23,17 +23,20 @@ pub fn png(
     step: usize,
     scale: Option<u32>,
 ) -> Result<Vec<u8>, String> {
-    let frame = record.frames.get(step).or(record.frames.last());
-    let frame = frame.ok_or("there is no picture yet; draw one first")?;
-    let frame = match picture {
-        None => frame.as_slice(),
-        Some(picture) => frame
-            .chunks_exact(record.config.sample_len())
+    let all =
+        record.pictures(step).or_else(|| record.pictures(record.frames.len().checked_sub(1)?));
+    let all = all.ok_or("there is no picture yet; draw one first")?;
+    let side = all.side;
+    let shown = match picture {
+        None => &*all.samples,
+        Some(picture) => all
+            .samples
+            .chunks_exact(3 * side * side)
             .nth(picture)
             .ok_or_else(|| format!("there is no picture {} in this run", picture + 1))?,
     };
     let mut file = Cursor::new(Vec::new());
-    picture::grid(frame, record.config.input_size as u32, checked(scale)?)
+    picture::grid(shown, side as u32, checked(scale)?)
         .write_to(&mut file, ImageFormat::Png)
         .map_err(|error| format!("the picture cannot be written: {error}"))?;
     Ok(file.into_inner())
@@ -46,35 +49,44 @@ pub fn png(
 /// When there is no picture, or the grid would be larger than a PNG can be.
 pub fn apng(record: &Record, scale: Option<u32>) -> Result<Vec<u8>, String> {
     let scale = checked(scale)?;
-    let last = record.frames.last().ok_or("there is no picture yet; draw one first")?;
-    let still = picture::grid(last, record.config.input_size as u32, scale);
-    write_frames(record, &still, scale)
+    let frames = record.frames.len();
+    let sides = (0..frames).filter_map(|frame| record.pictures(frame)).map(|p| p.side);
+    let side = sides.max().ok_or("there is no picture yet; draw one first")?;
+    // Previews are smaller than what is decoded: they are enlarged by as much.
+    let scale = scale.unwrap_or_else(|| picture::default_scale(record.labels.len(), side as u32));
+    let grid = |frame: usize| {
+        let pictures = record.pictures(frame);
+        pictures
+            .map(|p| picture::grid(&p.samples, p.side as u32, Some(scale * (side / p.side) as u32)))
+    };
+    let still = grid(frames - 1).ok_or("there is no picture yet; draw one first")?;
+    let all = (0..frames).filter_map(grid);
+    write_frames(frames, &still, all)
         .map_err(|error| format!("the moving picture cannot be written: {error}"))
 }
 
 fn write_frames(
-    record: &Record,
+    count: usize,
     still: &RgbImage,
-    scale: Option<u32>,
+    frames: impl Iterator<Item = RgbImage>,
 ) -> Result<Vec<u8>, png::EncodingError> {
     let mut file = Vec::new();
-    let delay = (SHOWN_MS / record.frames.len() as u32).clamp(20, 200) as u16;
+    let delay = (SHOWN_MS / count as u32).clamp(20, 200) as u16;
     let mut encoder = png::Encoder::new(&mut file, still.width(), still.height());
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Fast);
     // Enlarged pixels are rows and columns that repeat; this finds both.
     encoder.set_filter(png::Filter::Adaptive);
-    encoder.set_animated(record.frames.len() as u32, 0)?;
+    encoder.set_animated(count as u32, 0)?;
     encoder.set_sep_def_img(true)?;
     encoder.set_frame_delay(delay, 1000)?;
     let mut writer = encoder.write_header()?;
     writer.write_image_data(still)?;
-    for (i, frame) in record.frames.iter().enumerate() {
-        if i + 1 == record.frames.len() {
+    for (i, grid) in frames.enumerate() {
+        if i + 1 == count {
             writer.set_frame_delay(HELD_MS, 1000)?;
         }
-        let grid = picture::grid(frame, record.config.input_size as u32, scale);
         writer.write_image_data(&grid)?;
     }
     writer.finish()?;

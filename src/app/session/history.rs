@@ -30,6 +30,20 @@ impl History {
         self.records.get(self.shown?)
     }
 
+    /// Changes one of them; whoever holds the old one keeps it.
+    pub(super) fn change(&mut self, id: u64, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = self.records.iter_mut().find(|record| record.id == id) {
+            change(Arc::make_mut(record));
+        }
+    }
+
+    /// Changes those whose samples are latents.
+    pub(super) fn change_latents(&mut self, mut change: impl FnMut(&mut Record)) {
+        for record in self.records.iter_mut().filter(|record| record.latents.is_some()) {
+            change(Arc::make_mut(record));
+        }
+    }
+
     /// Shows one of them, or none.
     pub(super) fn show(&mut self, index: Option<usize>) {
         self.shown = index.filter(|&index| index < self.records.len());

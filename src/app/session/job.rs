@@ -124,11 +124,8 @@ impl Job {
             let now = Instant::now();
             self.clock.worked(now);
             let took = milliseconds(before, now);
-            match run.engine().slice_time() {
-                Some(slice) => self.pacer.finished(slice),
-                None if !matches!(progress, Ok(Progress::Busy)) => self.pacer.computed(took),
-                None => {}
-            }
+            let slice = run.engine().slice_time();
+            self.pacer.judge(slice, *progress.as_ref().unwrap_or(&Progress::Working), took);
             self.keep(arrived);
             self.record.complete = matches!(progress, Ok(Progress::Done));
             match progress {

@@ -1,18 +1,20 @@
-//! From a name, a file or an address to a model on a device, in the background.
+//! From a name, a file or an address to a model or an image decoder on a device, in the background. Which of the two
+//! a file is, its content says.
 
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use super::decoder::OpenedDecoder;
 use super::share::HASH_DIGITS;
 use super::{ModelInfo, Phase, Share};
-use crate::checkpoint::{Checkpoint, embedded};
+use crate::checkpoint::{Checkpoint, CheckpointError, TensorFile, embedded};
 use crate::kernels::WeightPrecision;
-use crate::model::Config;
 use crate::platform::{self, Bytes, Task, Transfer, Waker};
 use crate::sampler::{Backend, OpenModel};
+use crate::vae::DecoderFile;
 
-/// Where a model comes from.
+/// Where a model or a decoder comes from.
 #[derive(Clone, Debug)]
 pub enum ModelSource {
     /// Built into the program, or lying beside the page.
@@ -43,7 +45,7 @@ impl ModelSource {
     }
 
     /// The same, short enough for a progress bar.
-    fn short_name(&self) -> String {
+    pub(super) fn short_name(&self) -> String {
         let name = self.name();
         let file = name.rsplit('/').next().filter(|file| !file.is_empty());
         file.unwrap_or(&name).to_owned()
@@ -68,15 +70,32 @@ pub(super) struct Opened {
     pub(super) model: OpenModel,
 }
 
-/// A model on its way to a device.
+/// What was in a file, on a device.
+pub(super) enum Loaded {
+    Model(Box<Opened>),
+    Decoder(Box<OpenedDecoder>),
+}
+
+/// What is in a file.
+#[derive(Clone)]
+enum Content {
+    Model(Arc<Checkpoint>),
+    Decoder(Arc<DecoderFile>),
+}
+
+/// A model or a decoder on its way to a device.
 pub(super) struct Loading {
     source: ModelSource,
     /// The run to show with it.
     pub(super) share: Option<Share>,
+    /// Whether another model was asked for since: then it is taken only if it is a decoder.
+    pub(super) is_superseded: bool,
     transfer: Transfer,
-    /// There once the file is here and is a model.
-    checkpoint: Arc<OnceLock<Arc<Checkpoint>>>,
-    task: Task<Result<Opened, String>>,
+    /// There once the file is here and is one of both.
+    content: Arc<OnceLock<Content>>,
+    task: Task<Result<Loaded, String>>,
+    /// What it came to, while it waits for others.
+    result: Option<Result<Loaded, String>>,
 }
 
 impl Loading {
@@ -87,38 +106,74 @@ impl Loading {
         backend: Backend,
         waker: &Waker,
     ) -> Self {
-        let (transfer, checkpoint) = (Transfer::default(), Arc::new(OnceLock::new()));
-        let (from, counted, read) = (source.clone(), transfer.clone(), checkpoint.clone());
+        let (transfer, content) = (Transfer::default(), Arc::new(OnceLock::new()));
+        let (from, counted, read) = (source.clone(), transfer.clone(), content.clone());
         let task = platform::spawn(waker.clone(), move || async move {
-            let checkpoint = Arc::new(read_checkpoint(&from, &counted).await?);
-            drawable(checkpoint.config())?;
-            let hash = hash(&checkpoint).await;
-            checkpoint.reset_progress();
+            let found = read_content(&from, &counted).await?;
+            let hash = match &found {
+                Content::Model(checkpoint) => hash(checkpoint).await,
+                Content::Decoder(_) => String::new(),
+            };
+            if let Content::Model(checkpoint) = &found {
+                checkpoint.reset_progress();
+            }
             // Nobody else fills it.
-            let _ = read.set(checkpoint.clone());
-            open(from, checkpoint, hash, backend).await
+            let _ = read.set(found.clone());
+            match found {
+                Content::Model(checkpoint) => {
+                    open(from, checkpoint, hash, backend).await.map(|m| Loaded::Model(Box::new(m)))
+                }
+                Content::Decoder(file) => {
+                    let name = from.short_name();
+                    let opened = OpenedDecoder::open(from, name, file, backend).await;
+                    opened.map(|decoder| Loaded::Decoder(Box::new(decoder)))
+                }
+            }
         });
-        Self { source, share, transfer, checkpoint, task }
+        let (is_superseded, result) = (false, None);
+        Self { source, share, is_superseded, transfer, content, task, result }
     }
 
     /// How far it is.
     pub(super) fn phase(&self) -> Phase {
         let name = self.source.short_name();
-        match self.checkpoint.get() {
+        let opening = |what: String, (done, total): (usize, usize)| Phase::Opening {
+            what,
+            done: done.min(total),
+            total,
+        };
+        match self.content.get() {
             None => {
                 let (done, total) = (self.transfer.done(), self.transfer.total());
                 Phase::Fetching { name, done, total }
             }
-            Some(checkpoint) => {
-                let (done, total) = checkpoint.progress();
-                Phase::Opening { what: format!("weights of {name}"), done: done.min(total), total }
+            Some(Content::Model(checkpoint)) => {
+                opening(format!("weights of {name}"), checkpoint.progress())
             }
+            Some(Content::Decoder(file)) => opening(format!("decoder {name}"), file.progress()),
         }
     }
 
-    /// The model, or a sentence why there is none; once.
-    pub(super) fn take(&mut self) -> Option<Result<Opened, String>> {
-        self.task.take()
+    /// Looks whether it has come to an end.
+    pub(super) fn look(&mut self) {
+        if self.result.is_none() {
+            self.result = self.task.take();
+        }
+    }
+
+    /// Whether it is known to be a decoder.
+    pub(super) fn is_decoder(&self) -> bool {
+        matches!(self.content.get(), Some(Content::Decoder(_)))
+    }
+
+    /// Whether there is a result.
+    pub(super) fn has_ended(&self) -> bool {
+        self.result.is_some()
+    }
+
+    /// The result.
+    pub(super) fn into_result(self) -> Option<Result<Loaded, String>> {
+        self.result
     }
 }
 
@@ -132,12 +187,13 @@ impl Deref for Shared {
     }
 }
 
-async fn read_checkpoint(source: &ModelSource, transfer: &Transfer) -> Result<Checkpoint, String> {
+async fn read_content(source: &ModelSource, transfer: &Transfer) -> Result<Content, String> {
     let label = source.short_name();
+    let told = |error: CheckpointError| error.to_string();
     let bytes = match source {
         ModelSource::Named(name) => {
             if let Some(checkpoint) = embedded::open(name) {
-                return checkpoint.map_err(|error| error.to_string());
+                return checkpoint.map(|c| Content::Model(Arc::new(c))).map_err(told);
             }
             let Some(bytes) = platform::built_in(name, transfer).await else {
                 let names = available().join(", ");
@@ -146,26 +202,22 @@ async fn read_checkpoint(source: &ModelSource, transfer: &Transfer) -> Result<Ch
             bytes.map_err(|error| error.to_string())?
         }
         ModelSource::File { bytes, .. } => Bytes::new(Shared(bytes.clone())),
-        ModelSource::Path(path) => {
-            return Checkpoint::open(path).map_err(|error| error.to_string());
-        }
+        ModelSource::Path(path) => return content(TensorFile::open(path).map_err(told)?),
         ModelSource::Url(address) => {
             platform::fetch(address, transfer).await.map_err(|error| error.to_string())?
         }
     };
-    Checkpoint::from_bytes(&label, bytes).map_err(|error| error.to_string())
+    content(TensorFile::from_bytes(&label, bytes).map_err(told)?)
 }
 
-/// Refuses models whose samples this app cannot show.
-fn drawable(config: &Config) -> Result<(), String> {
-    if !config.pixels || config.in_channels != 3 {
-        return Err(format!(
-            "{} makes latents, and this app has no decoder for them; on the command line, `diffmoe sample --vae` draws \
-             with such a model",
-            config.name
-        ));
+/// A decoder by the names of its tensors, else a model.
+fn content(tensors: TensorFile) -> Result<Content, String> {
+    if DecoderFile::kind_of(&tensors).is_some() {
+        let file = DecoderFile::from_tensors(tensors).map_err(|error| error.to_string())?;
+        return Ok(Content::Decoder(Arc::new(file)));
     }
-    Ok(())
+    let checkpoint = Checkpoint::from_file(tensors).map_err(|error| error.to_string())?;
+    Ok(Content::Model(Arc::new(checkpoint)))
 }
 
 /// First digits of the SHA-256 of a model's file, or of the sums of its files one after the other.

@@ -4,12 +4,16 @@
 //! A user interface calls [`Session::tick`] once a frame. It does a few milliseconds of work and never waits.
 
 mod controls;
+mod decode;
+mod decoder;
+mod drive;
 pub mod export;
 mod history;
 mod job;
 mod loading;
 mod opening;
 mod pacing;
+mod pictures;
 mod record;
 mod recovery;
 mod share;
@@ -20,7 +24,9 @@ mod types;
 use std::sync::Arc;
 
 pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS, solvers};
+pub use decoder::DecoderInfo;
 pub use loading::ModelSource;
+pub use pictures::{LatentPictures, Pictures, Rendering, UsedDecoder, Version};
 pub use record::Record;
 pub use share::Share;
 pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
@@ -28,7 +34,9 @@ pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
 use crate::checkpoint::Checkpoint;
 use crate::model::{Engine, EngineError};
 use crate::platform::Waker;
-use crate::sampler::{Backend, OpenModel, Unfinished};
+use crate::sampler::{Backend, OpenModel};
+use decode::DecodeJob;
+use decoder::Decoder;
 use history::History;
 use job::{Drive, Frame, Job};
 use loading::Loading;
@@ -50,10 +58,19 @@ pub struct Session {
     waker: Waker,
     notes: Vec<Note>,
     available: Vec<String>,
-    loading: Option<Loading>,
+    /// In the order in which they were asked for.
+    loading: Vec<Loading>,
     /// A shared run whose model the visitor has to bring.
     awaited: Option<Share>,
     model: Option<Model>,
+    /// What turns latents into pictures.
+    decoder: Option<Decoder>,
+    /// Decoders so far.
+    decoders: u64,
+    /// Latents that are being decoded.
+    decode: Option<DecodeJob>,
+    /// Runs so far.
+    runs: u64,
     /// The run at work, or what is left of it when it was given up.
     job: Option<Job>,
     /// An engine without a run.
@@ -69,12 +86,14 @@ pub struct Session {
     history: History,
     /// What tests put around each engine.
     wrap: Option<recovery::Wrap>,
+    /// What tests put around each decoder.
+    wrap_decoder: Option<decode::WrapDecoder>,
 }
 
 impl Session {
     /// Begins, and loads the first model in the background.
     pub fn new(start: Start) -> Self {
-        let Start { model, share, backend, draw_at_once, waker } = start;
+        let Start { model, decoder, share, backend, draw_at_once, waker } = start;
         let mut session = Self {
             controls: Controls::none(),
             backend,
@@ -82,9 +101,13 @@ impl Session {
             waker,
             notes: Vec::new(),
             available: loading::available(),
-            loading: None,
+            loading: Vec::new(),
             awaited: None,
             model: None,
+            decoder: None,
+            decoders: 0,
+            decode: None,
+            runs: 0,
             job: None,
             idle: None,
             preparing: None,
@@ -94,19 +117,23 @@ impl Session {
             profiling: false,
             history: History::default(),
             wrap: None,
+            wrap_decoder: None,
         };
         if let Some(share) = share {
             session.open_share(share);
         }
-        if session.loading.is_none() {
+        if session.loading.is_empty() {
             session.load(model);
+        }
+        if let Some(decoder) = decoder {
+            session.load(decoder);
         }
         session
     }
 
     /// Does a few milliseconds of work and never waits. To be called once a frame.
     pub fn tick(&mut self) -> Tick {
-        self.take_model();
+        self.take_loaded();
         self.take_engine();
         let tick = match self.job.as_mut().filter(|job| job.is_attached()).map(Job::frame) {
             None => Tick::Idle,
@@ -122,11 +149,12 @@ impl Session {
             // Another device would end the same way.
             Some(Frame::Failed(error)) => {
                 self.note(NoteKind::Error, error.to_string());
-                self.cancel();
+                self.give_up_run();
                 Tick::Idle
             }
         };
-        let in_background = self.loading.is_some() || self.preparing.is_some();
+        let tick = tick.sooner(self.tick_decoding());
+        let in_background = !self.loading.is_empty() || self.preparing.is_some();
         if tick == Tick::Idle && in_background { Tick::Later } else { tick }
     }
 
@@ -141,10 +169,12 @@ impl Session {
             );
         }
         let looks_elsewhere = self.history.shown().is_some();
+        let id = job.record.id;
         self.history.push(job.record);
         if !looks_elsewhere {
             self.history.show(Some(self.history.records().len() - 1));
         }
+        self.decode_end_of(id);
     }
 
     /// What is being done. A run goes before a model that is loaded beside it; see [`Session::loading`].
@@ -162,6 +192,9 @@ impl Session {
                 },
             };
         }
+        if let Some(decode) = &self.decode {
+            return decode.phase();
+        }
         match self.job.as_ref().filter(|job| job.is_attached()) {
             Some(job) if job.drive == Drive::Paused => return Phase::Paused,
             Some(_) => return Phase::Running,
@@ -171,9 +204,9 @@ impl Session {
         self.loading().unwrap_or(otherwise)
     }
 
-    /// The model that is being loaded: `Fetching` or `Opening`.
+    /// The model or decoder that is being loaded, the newest of several: `Fetching` or `Opening`.
     pub fn loading(&self) -> Option<Phase> {
-        self.loading.as_ref().map(Loading::phase)
+        self.loading.last().map(Loading::phase)
     }
 
     /// What there is to tell, oldest first.
@@ -211,109 +244,14 @@ impl Session {
         if let Some(model) = &self.model {
             self.load(model.info.source.clone());
         }
+        if let Some(decoder) = &self.decoder {
+            self.load(decoder.info.source.clone());
+        }
     }
 
     /// Names of the models that need no file.
     pub fn available(&self) -> &[String] {
         &self.available
-    }
-
-    /// Draws with the controls as they are; a run at work is given up.
-    pub fn generate(&mut self) {
-        self.begin(Drive::On);
-    }
-
-    /// Begins a run with the controls as they are.
-    fn begin(&mut self, drive: Drive) {
-        let Some(model) = &self.model else {
-            if self.loading.is_none() {
-                self.note(NoteKind::Error, "there is no model to draw with; open one first");
-            }
-            return;
-        };
-        let (info, config) = (&model.info, model.info.config.clone());
-        let settings = self.controls.settings(&config);
-        if let Err(error) = settings.check(&config) {
-            return self.note(NoteKind::Error, error.to_string());
-        }
-        let Unfinished { latent, trace, .. } = Unfinished::noise(&config, &settings, 0);
-        let controls = self.controls.clone();
-        let record = Record {
-            labels: controls::picture_labels(&settings, &config),
-            share: Share {
-                model: Some(info.source.name()),
-                hash: Some(info.hash.clone()),
-                controls: controls.clone(),
-                unknown: Vec::new(),
-            },
-            frames: vec![latent],
-            trace,
-            step_ms: Vec::new(),
-            stage_ms: Vec::new(),
-            complete: false,
-            device: info.device.clone(),
-            config,
-            controls,
-            settings,
-        };
-        (self.losses, self.finished_at_loss) = (0, 0);
-        self.start(Job::new(record, drive));
-    }
-
-    /// Stops in the middle of the run; what is on the device comes to its end.
-    pub fn pause(&mut self) {
-        if let Some(job) = self.current() {
-            job.pause();
-        }
-    }
-
-    /// Goes on after [`Session::pause`].
-    pub fn go_on(&mut self) {
-        if let Some(job) = self.current() {
-            job.drive = Drive::On;
-            self.history.show(None);
-        }
-    }
-
-    /// One more step, then a pause; begins a run where there is none.
-    pub fn step(&mut self) {
-        match self.current() {
-            Some(job) => {
-                job.step();
-                self.history.show(None);
-            }
-            None => self.begin(Drive::Until(1)),
-        }
-    }
-
-    /// The run that is at work, or will be as soon as its engine is there.
-    fn current(&mut self) -> Option<&mut Job> {
-        match &mut self.preparing {
-            Some(Preparing { purpose: Purpose::Start(job), .. }) => Some(job),
-            Some(_) => self.job.as_mut(),
-            None => self.job.as_mut().filter(|job| job.is_attached()),
-        }
-    }
-
-    /// Gives the run up; what was finished stays on the screen.
-    pub fn cancel(&mut self) {
-        self.preparing = None;
-        if let Some(engine) = self.job.as_mut().and_then(Job::detach) {
-            self.idle = Some(engine);
-        }
-        if self.job.as_ref().is_some_and(|job| job.record.finished_steps() == 0) {
-            // Nobody misses the noise.
-            let last = self.history.records().len().checked_sub(1);
-            self.history.show(self.history.shown().or(last));
-        }
-    }
-
-    /// Asks the device how long each stage of a step takes, which costs it a little.
-    pub fn set_profiling(&mut self, on: bool) {
-        self.profiling = on;
-        if let Some(job) = &mut self.job {
-            job.set_profiling(on);
-        }
     }
 
     /// The run on the screen, growing while it samples.
@@ -340,6 +278,7 @@ impl Session {
         if self.model.as_ref().is_some_and(|model| Some(&model.info.hash) == hash) {
             self.controls = record.controls.clone();
         }
+        self.decode_what_is_shown();
     }
 
     /// Shows the run at work again, after [`Session::show`].
@@ -351,6 +290,9 @@ impl Session {
 
     /// The fragment of a link to the run on the screen.
     pub fn share(&self) -> Option<String> {
-        self.record().map(|record| record.share.to_fragment())
+        let record = self.record()?;
+        let decoder = record.latents.as_ref().and_then(|latents| latents.decoder.as_ref());
+        let decoder = decoder.map(|decoder| decoder.link.clone());
+        Some(Share { decoder, ..record.share.clone() }.to_fragment())
     }
 }

@@ -1,12 +1,21 @@
 //! A model takes its place, alone or with a run that somebody shared.
 
-use super::loading::{Loading, Opened};
+use super::loading::{Loaded, Loading, Opened};
 use super::{Controls, Model, ModelSource, NoteKind, Session, Share};
 
 impl Session {
-    /// Loads a model; the present one stays until the new one is good.
+    /// Loads a model or a decoder, whichever the file is; the present one stays until the new one is good. Of
+    /// several models the one that was asked for last stays.
     pub fn load(&mut self, source: ModelSource) {
-        self.loading = Some(Loading::begin(source, None, self.backend, &self.waker));
+        self.load_with(source, None);
+    }
+
+    fn load_with(&mut self, source: ModelSource, share: Option<Share>) {
+        if share.is_some() || matches!(source, ModelSource::Named(_)) {
+            // A model for sure.
+            self.loading.iter_mut().for_each(|loading| loading.is_superseded = true);
+        }
+        self.loading.push(Loading::begin(source, share, self.backend, &self.waker));
     }
 
     /// Shows a run that somebody shared: loads its model where it is another one, and draws.
@@ -17,6 +26,7 @@ impl Session {
                     && share.hash.as_ref().is_none_or(|hash| *hash == model.info.hash)
             })
         };
+        let decoder = share.decoder.clone();
         let source = match share.model.as_deref() {
             None => None,
             Some(name) if open(name) => None,
@@ -36,33 +46,58 @@ impl Session {
             }
         };
         match source {
-            Some(source) => {
-                self.loading = Some(Loading::begin(source, Some(share), self.backend, &self.waker));
-            }
+            Some(source) => self.load_with(source, Some(share)),
             None if self.model.is_some() => self.show_share(share),
             None => {
                 let name = self.available.first().cloned().unwrap_or_default();
-                let first = ModelSource::Named(name);
-                self.loading = Some(Loading::begin(first, Some(share), self.backend, &self.waker));
+                self.load_with(ModelSource::Named(name), Some(share));
             }
+        }
+        if let Some(decoder) = decoder {
+            self.open_shared_decoder(decoder);
         }
     }
 
-    /// Takes in a model that was loaded.
-    pub(super) fn take_model(&mut self) {
-        let Some(loading) = &mut self.loading else { return };
-        let Some(result) = loading.take() else { return };
-        let share = self.loading.take().and_then(|loading| loading.share);
-        match result {
-            Ok(opened) => self.adopt(opened, share),
-            Err(text) => self.note(NoteKind::Error, text),
+    /// Gets the decoder that a link names, unless it is the one that is open.
+    fn open_shared_decoder(&mut self, name: String) {
+        if self.decoder().is_some_and(|decoder| decoder.source.name() == name) {
+            return;
+        }
+        if name.starts_with("https://") || name.starts_with("http://") {
+            return self.load(ModelSource::Url(name));
+        }
+        let text = format!(
+            "the link was made with the decoder file {name}: open that file here, and the pictures are decoded"
+        );
+        self.note(NoteKind::Info, text);
+    }
+
+    /// Takes in what was loaded: decoders after models.
+    pub(super) fn take_loaded(&mut self) {
+        self.loading.iter_mut().for_each(Loading::look);
+        // A decoder has to fit the model that comes with it.
+        let others = self.loading.iter().any(|loading| !loading.is_decoder());
+        let is_due = |loading: &Loading| loading.has_ended() && !(loading.is_decoder() && others);
+        let Some(at) = self.loading.iter().position(is_due) else { return };
+        let mut loading = self.loading.remove(at);
+        let (share, is_superseded) = (loading.share.take(), loading.is_superseded);
+        match loading.into_result() {
+            Some(Ok(Loaded::Model(_))) if is_superseded => {}
+            Some(Ok(Loaded::Model(opened))) => {
+                self.loading[..at].iter_mut().for_each(|older| older.is_superseded = true);
+                self.adopt(*opened, share);
+            }
+            Some(Ok(Loaded::Decoder(opened))) => self.adopt_decoder(*opened),
+            Some(Err(text)) => self.note(NoteKind::Error, text),
+            None => {}
         }
     }
 
     /// Puts a model in the place of the one before.
     fn adopt(&mut self, opened: Opened, share: Option<Share>) {
         let Opened { info, checkpoint, model } = opened;
-        self.cancel();
+        self.decode = None;
+        self.give_up_run();
         // Engines of the model before hold its weights.
         (self.idle, self.preparing) = (None, None);
         (self.lost, self.losses) = (false, 0);
@@ -71,6 +106,7 @@ impl Session {
         let share = share.or_else(|| self.awaited.take_if(fits));
         let config = info.config.clone();
         self.model = Some(Model { info, checkpoint, open: model });
+        self.check_decoder();
         if let Some(share) = share {
             self.controls = Controls::for_model(&config);
             self.show_share(share);

@@ -2,7 +2,7 @@
 
 use web_time::Instant;
 
-use crate::model::SliceTime;
+use crate::model::{Progress, SliceTime};
 
 /// Time that a slice should take, so that a window still paints at 60 frames a second.
 pub(super) const SLICE_MS: f32 = 8.0;
@@ -21,22 +21,39 @@ pub(super) struct Pacer {
     units: usize,
     /// Number of the slice that was judged last.
     judged: usize,
+    /// No fewer are handed out because of late news alone.
+    fewest: usize,
 }
 
 impl Default for Pacer {
     fn default() -> Self {
-        Self { units: 1, judged: 0 }
+        Self { units: 1, judged: 0, fewest: FEWEST_BY_LATE_NEWS }
     }
 }
 
 impl Pacer {
+    /// For units so large that one alone may fill a slice.
+    pub(super) fn from_one() -> Self {
+        Self { fewest: 1, ..Self::default() }
+    }
+
+    /// Learns from what was handed out last: `slice` is what the device says of the slices that it finished, `took`
+    /// the milliseconds that handing out took.
+    pub(super) fn judge(&mut self, slice: Option<SliceTime>, progress: Progress, took: f32) {
+        match slice {
+            Some(slice) => self.finished(slice),
+            None if progress != Progress::Busy => self.computed(took),
+            None => {}
+        }
+    }
+
     /// Units to hand out next.
     pub(super) fn units(self) -> usize {
         self.units
     }
 
     /// The units that were handed out were computed at once, in `ms`.
-    pub(super) fn computed(&mut self, ms: f32) {
+    fn computed(&mut self, ms: f32) {
         // A quarter of a slice: several fit, and the last does not make it much longer.
         if ms < SLICE_MS / 8.0 {
             self.more();
@@ -46,7 +63,7 @@ impl Pacer {
     }
 
     /// The device finished a slice.
-    pub(super) fn finished(&mut self, slice: SliceTime) {
+    fn finished(&mut self, slice: SliceTime) {
         if slice.slice == self.judged {
             return;
         }
@@ -59,7 +76,7 @@ impl Pacer {
             self.fewer();
         }
         if !slice.exact {
-            self.units = self.units.max(FEWEST_BY_LATE_NEWS);
+            self.units = self.units.max(self.fewest);
         }
     }
 

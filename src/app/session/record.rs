@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::controls::Controls;
+use super::pictures::LatentPictures;
 use super::share::Share;
 use crate::model::{Config, Stage};
 use crate::sampler::Settings;
@@ -11,6 +12,8 @@ use crate::trace::Trace;
 /// A run, growing while it samples.
 #[derive(Clone, Debug)]
 pub struct Record {
+    /// Counts the runs of a session.
+    pub id: u64,
     /// The model's shape.
     pub config: Arc<Config>,
     /// What the visitor had set.
@@ -21,6 +24,8 @@ pub struct Record {
     pub labels: Vec<String>,
     /// The noise, then the sample after each finished step, `[B, C, height, width]` each.
     pub frames: Vec<Vec<f32>>,
+    /// What is shown of them where they are latents; nothing where they are pixels.
+    pub latents: Option<LatentPictures>,
     /// Routing of the finished steps.
     pub trace: Trace,
     /// Time that each finished step took, pauses left out.
@@ -55,6 +60,9 @@ impl Record {
     /// Forgets all steps.
     pub(super) fn begin_anew(&mut self) {
         self.frames.truncate(1);
+        if let Some(latents) = &mut self.latents {
+            latents.clear();
+        }
         self.trace.clear();
         self.step_ms.clear();
     }
@@ -62,6 +70,7 @@ impl Record {
     /// Bytes that the run occupies, roughly.
     pub fn bytes(&self) -> usize {
         let frames: usize = self.frames.iter().map(|frame| 4 * frame.len()).sum();
-        frames + self.trace.bytes()
+        let decoded = self.latents.as_ref().map_or(0, LatentPictures::bytes);
+        frames + decoded + self.trace.bytes()
     }
 }

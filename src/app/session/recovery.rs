@@ -39,7 +39,9 @@ pub(super) struct Preparing {
 impl Session {
     /// Begins a run as soon as there is an engine for it; the newest run wins.
     pub(super) fn start(&mut self, mut job: Job) {
-        self.cancel();
+        // Who looks at the run before again gets its end decoded then.
+        self.decode = None;
+        self.give_up_run();
         let batch = job.record.settings.pictures();
         if !self.lost
             && let Some(engine) = self.idle.take_if(|engine| engine.batch() == batch)

@@ -16,6 +16,8 @@ pub struct Share {
     pub model: Option<String>,
     /// First digits of the SHA-256 of the model that drew the pictures, lower-case.
     pub hash: Option<String>,
+    /// Address of the image decoder on the web, or the name of somebody's own file.
+    pub decoder: Option<String>,
     /// What was set.
     pub controls: Controls,
     /// Parts of the link that this version does not know.
@@ -31,6 +33,7 @@ impl Share {
         let mut share = Self {
             model: None,
             hash: None,
+            decoder: None,
             controls: Controls {
                 choices: Vec::new(),
                 prompt: String::new(),
@@ -64,6 +67,7 @@ impl Share {
         match key {
             "model" => self.model = Some(value.to_owned()),
             "hash" => self.hash = Some(value.to_ascii_lowercase()),
+            "vae" => self.decoder = Some(value.to_owned()),
             "seed" => c.seed = value.parse().map_err(|_| wrong("a whole number"))?,
             "count" => c.count = within(value, 1, MAX_COUNT).map_err(|s| wrong(&s))?,
             "steps" => c.steps = within(value, 1, MAX_STEPS).map_err(|s| wrong(&s))?,
@@ -106,6 +110,9 @@ impl Share {
         }
         if let Some(hash) = &self.hash {
             put("hash", encode(hash));
+        }
+        if let Some(decoder) = &self.decoder {
+            put("vae", encode(decoder));
         }
         put("seed", c.seed.to_string());
         put("count", c.count.to_string());
@@ -207,7 +214,7 @@ mod tests {
 
     prop_compose! {
         fn any_share()(
-            model in proptest::option::of(".{1,20}"),
+            (model, decoder) in (proptest::option::of(".{1,20}"), proptest::option::of(".{1,20}")),
             choices in proptest::collection::vec(choice_strategy(), 0..4),
             (prompt, negative) in (".{0,20}", ".{0,20}"),
             seed in any::<u64>(),
@@ -223,7 +230,7 @@ mod tests {
             let solver = if heun { Solver::Heun } else { Solver::Euler };
             let routing = Routing { rule, gamma, shift };
             let controls = Controls { choices, prompt, negative, seed, steps, guidance, solver, count, routing };
-            Share { model, hash: Some("0a1b2c3d".into()), controls, unknown: Vec::new() }
+            Share { model, hash: Some("0a1b2c3d".into()), decoder, controls, unknown: Vec::new() }
         }
     }
 

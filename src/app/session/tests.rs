@@ -1,5 +1,7 @@
 //! Whole sessions on the processor, with a small random model.
 
+mod decode_losses;
+mod latents;
 mod losses;
 mod model;
 
@@ -18,6 +20,7 @@ use model::{LABELS, file};
 fn start(path: PathBuf, share: Option<Share>) -> Start {
     Start {
         model: ModelSource::Path(path),
+        decoder: None,
         share,
         backend: Backend::Cpu,
         draw_at_once: true,
@@ -226,8 +229,13 @@ fn links_of_other_models_are_told_apart() {
     let (_folder, path) = file();
     let mut session = opened(path.clone());
     let name = path.file_name().unwrap().to_string_lossy().into_owned();
-    let mut share =
-        Share { model: None, hash: Some("00000000".into()), controls: controls(), unknown: vec![] };
+    let mut share = Share {
+        model: None,
+        hash: Some("00000000".into()),
+        decoder: None,
+        controls: controls(),
+        unknown: vec![],
+    };
     session.open_share(share.clone());
     assert!(session.notes().last().unwrap().text.contains("another version"));
     ready(&mut session);

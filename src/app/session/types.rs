@@ -11,6 +11,8 @@ use crate::sampler::Backend;
 pub struct Start {
     /// The first model.
     pub model: ModelSource,
+    /// An image decoder, for a model that makes latents.
+    pub decoder: Option<ModelSource>,
     /// A run that somebody shared; its model goes first.
     pub share: Option<Share>,
     /// What computes.
@@ -46,7 +48,14 @@ pub enum Phase {
     Ready,
     /// Sampling.
     Running,
-    /// In the middle of a run, waiting for [`Session::go_on`](super::Session::go_on) or [`Session::step`](super::Session::step).
+    /// Turning the latents of a finished run into pictures.
+    Decoding {
+        /// How much is done.
+        percent: u8,
+        /// Pictures in all.
+        pictures: usize,
+    },
+    /// In the middle of a run or of decoding, waiting for [`Session::go_on`](super::Session::go_on) or [`Session::step`](super::Session::step).
     Paused,
     /// The device was lost; the run goes on with another one soon.
     Recovering,
@@ -81,6 +90,17 @@ pub enum Tick {
     Later,
     /// When something happens; the waker says so.
     Idle,
+}
+
+impl Tick {
+    /// The more urgent of two.
+    pub(super) fn sooner(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Again, _) | (_, Self::Again) => Self::Again,
+            (Self::Later, _) | (_, Self::Later) => Self::Later,
+            _ => Self::Idle,
+        }
+    }
 }
 
 /// The model that is open.

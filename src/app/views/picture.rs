@@ -2,11 +2,6 @@
 
 use egui::{Color32, ColorImage, Rect, Vec2, pos2, vec2};
 
-use crate::model::Config;
-
-/// Latents of a variational autoencoder have about unit variance: three deviations fill the range.
-const LATENT_RANGE: f32 = 3.0;
-
 /// A grid of square pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
@@ -49,23 +44,23 @@ impl Grid {
     }
 }
 
-/// All pictures of a frame `[B, C, size, size]` in one image, arranged as `grid` without gaps. Pixels are in
-/// [-1, 1]; of latents the first three channels are shown as red, green and blue.
-pub fn image(config: &Config, frame: &[f32], grid: Grid) -> ColorImage {
-    let (size, channels) = (config.input_size, config.in_channels);
+/// Pictures `[B, 3, size, size]` in [-1, 1] in one image, arranged as `grid` without gaps; of so many pixels that
+/// it would have more than `most` along a side, every second, third, … is left out.
+pub fn image(samples: &[f32], size: usize, grid: Grid, most: usize) -> ColorImage {
     let plane = size * size;
-    let (width, height) = (grid.columns * size, grid.rows() * size);
+    let every = (grid.columns.max(grid.rows()) * size).div_ceil(most.max(1)).max(1);
+    let side = size.div_ceil(every);
+    let (width, height) = (grid.columns * side, grid.rows() * side);
     let mut image = ColorImage::filled([width, height], Color32::TRANSPARENT);
-    let factor = if config.pixels { 1.0 } else { 1.0 / LATENT_RANGE };
     // The cast saturates, and turns NaN into 0.
-    let byte = |value: f32| (value * factor * 127.5 + 127.5).round() as u8;
-    for (i, sample) in frame.chunks_exact(channels * plane).take(grid.count).enumerate() {
-        let channel =
-            |c: usize, at: usize| byte(sample[if channels >= 3 { c * plane } else { 0 } + at]);
-        let (left, top) = (i % grid.columns * size, i / grid.columns * size);
-        for at in 0..plane {
-            let pixel = Color32::from_rgb(channel(0, at), channel(1, at), channel(2, at));
-            image.pixels[(top + at / size) * width + left + at % size] = pixel;
+    let byte = |value: f32| (value * 127.5 + 127.5).round() as u8;
+    for (i, sample) in samples.chunks_exact(3 * plane).take(grid.count).enumerate() {
+        let (left, top) = (i % grid.columns * side, i / grid.columns * side);
+        for (y, x) in (0..side).flat_map(|y| (0..side).map(move |x| (y, x))) {
+            let at = y * every * size + x * every;
+            let channel = |c: usize| byte(sample[c * plane + at]);
+            let pixel = Color32::from_rgb(channel(0), channel(1), channel(2));
+            image.pixels[(top + y) * width + left + x] = pixel;
         }
     }
     image
@@ -74,15 +69,6 @@ pub fn image(config: &Config, frame: &[f32], grid: Grid) -> ColorImage {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn config(pixels: bool, channels: usize) -> Config {
-        let space = if pixels { "pixels" } else { "latents" };
-        Config::from_json(&format!(
-            r#"{{"kind":"dense","t_kind":"flow","space":"{space}","params":{{"input_size":2,"in_channels":{channels},
-            "num_classes":10,"patch_size":2,"depth":1,"hidden_size":64,"num_heads":4}}}}"#
-        ))
-        .unwrap()
-    }
 
     #[test]
     fn grids_are_as_square_as_possible() {
@@ -116,7 +102,7 @@ mod tests {
         let mut frame = vec![1.0_f32; 24];
         frame[3] = -1.0;
         frame[4..12].fill(-1.0);
-        let image = image(&config(true, 3), &frame, Grid::new(2));
+        let image = image(&frame, 2, Grid::new(2), 1000);
         assert_eq!(image.size, [4, 2]);
         assert_eq!(image.pixels[0], Color32::RED);
         assert_eq!(image.pixels[4 + 1], Color32::BLACK);
@@ -124,15 +110,16 @@ mod tests {
     }
 
     #[test]
-    fn models_that_draw_no_rgb_pixels_are_shown_too() {
-        let latents = image(&config(false, 4), &[0.0; 16], Grid::new(1));
-        assert_eq!(latents.pixels, vec![Color32::from_gray(128); 4]);
-        let grey = image(&config(true, 1), &[-1.0, 1.0, 0.0, f32::NAN], Grid::new(1));
-        assert_eq!(grey.pixels[..3], [Color32::BLACK, Color32::WHITE, Color32::from_gray(128)]);
-        // A frame with fewer pictures than the grid leaves the rest empty.
-        assert_eq!(
-            image(&config(true, 3), &[], Grid::new(1)).pixels,
-            vec![Color32::TRANSPARENT; 4]
-        );
+    fn what_is_missing_stays_empty_and_what_is_too_large_is_thinned() {
+        let nothing = image(&[], 2, Grid::new(1), 1000);
+        assert_eq!(nothing.pixels, vec![Color32::TRANSPARENT; 4]);
+        // Each picture is a ramp of 5 × 5; two beside each other have room for 3 × 3.
+        let ramp: Vec<f32> = (0..25).map(|i| i as f32 / 12.0 - 1.0).collect();
+        let both = [&ramp, &ramp, &ramp, &ramp, &ramp, &ramp].map(|r| r.clone()).concat();
+        let thin = image(&both, 5, Grid::new(2), 9);
+        assert_eq!(thin.size, [6, 3]);
+        let grey = |i: usize| Color32::from_gray((i as f32 / 12.0 * 127.5).round() as u8);
+        assert_eq!(thin.pixels[..3], [grey(0), grey(2), grey(4)]);
+        assert_eq!(thin.pixels[6 + 4], grey(12));
     }
 }

@@ -28,7 +28,10 @@ pub async fn pick_file() -> Option<Result<PickedFile, String>> {
     let name = file.name();
     let bytes = JsFuture::from(file.array_buffer()).await;
     Some(match bytes {
-        Ok(buffer) => Ok(PickedFile { name, bytes: Bytes::new(Uint8Array::new(&buffer).to_vec()) }),
+        Ok(buffer) => {
+            let bytes = Bytes::new(Uint8Array::new(&buffer).to_vec());
+            Ok(PickedFile { name, bytes, path: None })
+        }
         Err(error) => Err(format!("cannot read {name}: {}", reason(&error))),
     })
 }

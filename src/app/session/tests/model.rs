@@ -19,9 +19,26 @@ const CONFIG: &str = r#"{"name": "tiny", "kind": "diffmoe", "t_kind": "flow", "s
         {"name": "style", "tensor": "y_embedder.1.weight", "null": 3}],
     "defaults": {"steps": 5, "guidance": 2.0, "solver": "euler"}}"#;
 
+/// The same for latents of `channels`, and steps enough to stop in between.
+fn latents(channels: usize) -> String {
+    CONFIG.replace("pixels", "latents").replace(
+        r#""input_size": 8, "in_channels": 3"#,
+        &format!(r#""input_size": 4, "in_channels": {channels}"#),
+    )
+}
+
 /// A folder that is deleted when it is dropped, and the model in it.
 pub(crate) fn file() -> (tempfile::TempDir, PathBuf) {
-    let config = Config::from_json(CONFIG).unwrap();
+    write(CONFIG)
+}
+
+/// As [`file`], for a model that makes latents of 4 × 4 cells.
+pub(crate) fn latent_file(channels: usize) -> (tempfile::TempDir, PathBuf) {
+    write(&latents(channels))
+}
+
+fn write(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let config = Config::from_json(text).unwrap();
     let tensors: Vec<_> = (0..)
         .zip(config.tensors())
         .map(|(i, spec)| {
@@ -41,6 +58,6 @@ pub(crate) fn file() -> (tempfile::TempDir, PathBuf) {
         .collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.safetensors");
-    write_safetensors(&path, &tensors, [(CONFIG_KEY.to_owned(), CONFIG.to_owned())]).unwrap();
+    write_safetensors(&path, &tensors, [(CONFIG_KEY.to_owned(), text.to_owned())]).unwrap();
     (folder, path)
 }

@@ -1,0 +1,132 @@
+// A model that makes latents and its decoder, as another page would use them and as a visitor of the app does.
+// Both are small and random; the command line tool puts their configurations into their headers.
+
+import assert from "node:assert/strict";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { ROOT, distance, finished, native, pixels, site, tool, withPage } from "./lab.mjs";
+import { send } from "./server.mjs";
+
+const FIXTURES = join(ROOT, "tests/fixtures");
+const CASES = { model: "diffmoe_flow", kl: "vae_kl_mini", tiny: "vae_tiny_mini" };
+/** Pixels along a cell of the latents, which are 8 × 8. */
+const FACTOR = { kl: 2, tiny: 4 };
+let folder;
+const file = (name) => join(folder, `${name}.safetensors`);
+
+before(async () => {
+  folder = await mkdtemp(join(tmpdir(), "diffmoe-"));
+  for (const [name, source] of Object.entries(CASES)) {
+    await tool("convert", join(FIXTURES, source, "model.safetensors"), "--out", file(name));
+    const bytes = await readFile(file(name));
+    site.special.set(`/${name}.safetensors`, (request, response) => send(request, response, bytes));
+  }
+  site.special.set("/latents.html", (_, response) =>
+    response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>latents</title><link rel=icon href=data:,>"));
+});
+after(() => rm(folder, { recursive: true }));
+
+const drawn = (page, vae) =>
+  native(page, { model: file("model"), vae: file(vae), class: 3, seed: 7, steps: 3, cfg: 2, solver: "euler" });
+
+/** Draws in an empty page; `bytes` brings the decoder as bytes, `destroy` loses its device while it decodes. */
+const generate = (page, vae, { backend = "cpu", bytes = false, destroy = false } = {}) =>
+  page.evaluate(async ({ vae, backend, bytes, destroy }) => {
+    const { default: init, Generator } = await import("/diffmoe.js");
+    await init();
+    const address = `/${vae}.safetensors`;
+    const files = new Set();
+    const generator = await Generator.create({
+      model: "/model.safetensors",
+      vae: bytes ? await (await fetch(address)).arrayBuffer() : address,
+      backend,
+      onProgress: ({ file, stage }) => files.add(`${file} ${stage}`),
+    });
+    const [steps, fractions] = [[], []];
+    const { rgba, width } = await generator.sample({
+      labels: { class: 3 }, seed: 7, steps: 3, guidance: 2, solver: "euler",
+      onStep: (step, total, rgba, width) => steps.push([step, total, rgba.length, width, new Set(rgba).size > 8]),
+      onDecode: (fraction) => {
+        if (destroy && fractions.length === 0) window.devices.at(-1).destroy();
+        fractions.push(fraction);
+      },
+    });
+    const { latent, decoder, width: wide } = generator.info;
+    const devices = window.devices.length;
+    return { rgba: Array.from(rgba), width, steps, fractions, files: [...files], latent, decoder, wide, devices };
+  }, { vae, backend, bytes, destroy });
+
+for (const [vae, bytes] of [["kl", false], ["tiny", true]]) {
+  test(`latents are decoded by a page as by the command line: ${CASES[vae]}`, async () => {
+    await withPage(`${site.origin}/latents.html`, {}, async (page) => {
+      const made = await generate(page, vae, { bytes });
+      const side = 8 * FACTOR[vae];
+      assert.deepEqual([made.width, made.wide, made.rgba.length], [side, side, 4 * side * side]);
+      const worst = distance(made.rgba, await drawn(page, vae));
+      assert.ok(worst <= 2, `${worst}`);
+      assert.deepEqual(made.steps, [1, 2, 3].map((step) => [step, 3, 8 * 8 * 4, 8, true]), "a preview of each step");
+      assert.deepEqual(made.latent, { size: 8, channels: 4 });
+      assert.equal(made.decoder, vae === "kl" ? "AutoencoderKL" : "AutoencoderTiny");
+      assert.ok(made.files.includes("vae open") && made.files.includes("vae download") === !bytes, String(made.files));
+      assert.equal(made.fractions.at(-1), 1);
+      assert.deepEqual(made.fractions, [...made.fractions].sort((a, b) => a - b));
+    });
+  });
+}
+
+test("WebGPU decodes the same, and goes on when the device is lost", async () => {
+  await withPage(`${site.origin}/latents.html`, {}, async (page) => {
+    const wanted = await drawn(page, "kl");
+    const made = await generate(page, "kl", { backend: "gpu" });
+    assert.ok(distance(made.rgba, wanted) <= 2, `${distance(made.rgba, wanted)}`);
+    const again = await generate(page, "kl", { backend: "gpu", destroy: true });
+    assert.equal(again.devices - made.devices, 3, "one for the model, one for the decoder, and one in its place");
+    assert.deepEqual(again.rgba, made.rgba);
+  });
+});
+
+test("a script hears which decoder is missing, and which does not belong to the model", async () => {
+  await withPage(`${site.origin}/latents.html`, {}, async (page) => {
+    const told = await page.evaluate(async () => {
+      const { default: init, Generator } = await import("/diffmoe.js");
+      await init();
+      const told = (promise) => promise.then(() => "nothing", (error) => error.message);
+      const without = await Generator.create({ model: "/model.safetensors", backend: "cpu" });
+      return {
+        missing: await told(without.sample({ seed: 1 })),
+        needless: await told(Generator.create({ model: "models/emoji.safetensors", vae: "/kl.safetensors", backend: "cpu" })),
+        another: await told(Generator.create({ model: "/model.safetensors", vae: "/model.safetensors", backend: "cpu" })),
+        form: await told(Generator.create({ model: "/model.safetensors", vae: 7, backend: "cpu" })),
+      };
+    });
+    assert.match(told.missing, /makes latents of 4 channels: give `create` their image decoder as `vae`/);
+    assert.match(told.needless, /leave vae out/);
+    assert.match(told.another, /is no image decoder/);
+    assert.match(told.form, /vae has to be an address, an ArrayBuffer or a Uint8Array/);
+  });
+});
+
+test("the app decodes what a link names, and its own link names it again", async () => {
+  const address = (name) => `${site.origin}/${name}.safetensors`;
+  const query = new URLSearchParams({ backend: "cpu", model: address("model"), vae: address("kl") });
+  const share = new URLSearchParams({ model: address("model"), seed: 7, count: 1, steps: 3, guidance: 2, solver: "euler", labels: 3 });
+  const draw = (link) => withPage(link, {}, async (page) => {
+    // The first run may end before the decoder is there.
+    await page.waitForFunction(() => window.diffmoe?.state().rendering === "decoded", null, { timeout: 60_000, polling: 50 });
+    const state = await finished(page);
+    assert.equal(state.width, 16);
+    assert.equal(state.decoder, "kl.safetensors");
+    const worst = distance(await pixels(page), await drawn(page, "kl"));
+    assert.ok(worst <= 2, `${worst}`);
+    return state.share;
+  });
+  let shared;
+  await withPage(`${site.origin}/?${query}#${share}`, {}, async (page) => {
+    await page.waitForFunction(() => window.diffmoe?.state().rendering === "decoded", null, { timeout: 60_000, polling: 50 });
+    shared = (await finished(page)).share;
+  });
+  assert.equal(new URLSearchParams(shared).get("vae"), address("kl"));
+  await draw(`${site.origin}/?backend=cpu#${shared}`);
+});
