@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(nothing.pixels, vec![Color32::TRANSPARENT; 4]);
         // Each picture is a ramp of 5 × 5; two beside each other have room for 3 × 3.
         let ramp: Vec<f32> = (0..25).map(|i| i as f32 / 12.0 - 1.0).collect();
-        let both = [&ramp, &ramp, &ramp, &ramp, &ramp, &ramp].map(|r| r.clone()).concat();
+        let both = ramp.repeat(6);
         let thin = image(&both, 5, Grid::new(2), 9);
         assert_eq!(thin.size, [6, 3]);
         let grey = |i: usize| Color32::from_gray((i as f32 / 12.0 * 127.5).round() as u8);
