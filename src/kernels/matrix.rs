@@ -15,6 +15,15 @@ pub enum WeightPrecision {
     F32,
 }
 
+impl std::fmt::Display for WeightPrecision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        })
+    }
+}
+
 /// Weights `[N, K]` and bias `[N]` of one linear layer.
 #[derive(Debug)]
 pub struct Matrix {

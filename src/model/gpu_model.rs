@@ -59,11 +59,7 @@ impl GpuModel {
 
     /// The device and how it computes, for people.
     pub fn device(&self) -> String {
-        let weights = match self.precision {
-            WeightPrecision::F16 => "f16",
-            WeightPrecision::F32 => "f32",
-        };
-        format!("{}, {weights} weights", self.gpu.describe())
+        format!("{}, {} weights", self.gpu.describe(), self.precision)
     }
 
     /// Bytes of the weights on the device.

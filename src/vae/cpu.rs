@@ -8,7 +8,7 @@ use super::config::Numbers;
 use super::cpu_layers::{ConvWeights, NormWeights, Source, conv_rows, normalise};
 use super::plan::{Layer, Plan, ValueId};
 use super::{Decoder, DecoderFile};
-use crate::cpu::math::vector_width;
+use crate::cpu::describe;
 use crate::model::{EngineError, Progress, Taps};
 
 /// A decoder in memory, for pictures of any size.
@@ -190,18 +190,15 @@ fn planes(values: &[f32], channels: usize) -> Vec<f32> {
 
 impl Decoder for CpuDecoder {
     fn device(&self) -> String {
-        let threads = rayon::current_num_threads();
-        format!("processor, {threads} threads, vectors of {}", vector_width())
+        describe()
     }
 
     fn latent_shape(&self) -> [usize; 3] {
-        [self.model.plan.values[0].channels, self.size[0], self.size[1]]
+        self.model.plan.latent_shape(self.size)
     }
 
     fn picture_shape(&self) -> [usize; 3] {
-        let output = self.model.plan.output();
-        let [height, width] = output.size(self.size);
-        [output.channels, height, width]
+        self.model.plan.picture_shape(self.size)
     }
 
     fn begin(&mut self, latents: &[f32]) {

@@ -194,21 +194,15 @@ impl GpuDecoder {
 
 impl Decoder for GpuDecoder {
     fn device(&self) -> String {
-        let weights = match self.model.precision {
-            WeightPrecision::F16 => "f16",
-            WeightPrecision::F32 => "f32",
-        };
-        format!("{}, {weights} weights", self.model.gpu.describe())
+        format!("{}, {} weights", self.model.gpu.describe(), self.model.precision)
     }
 
     fn latent_shape(&self) -> [usize; 3] {
-        [self.model.plan.values[0].channels, self.size[0], self.size[1]]
+        self.model.plan.latent_shape(self.size)
     }
 
     fn picture_shape(&self) -> [usize; 3] {
-        let output = self.model.plan.output();
-        let [height, width] = output.size(self.size);
-        [output.channels, height, width]
+        self.model.plan.picture_shape(self.size)
     }
 
     fn begin(&mut self, latents: &[f32]) {
