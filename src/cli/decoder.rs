@@ -27,63 +27,99 @@ pub(super) fn open(path: &Path) -> Result<DecoderFile, Box<dyn std::error::Error
 /// Pixels along a side of a picture: a decoder of full size takes 8 GiB for this.
 const MOST_SIDE: usize = 2048;
 
-/// Pictures `[B, 3, height, width]` of latents `[B, C, height, width]`, and their size.
+/// A decoder on its device, for latents of one size.
+pub(super) struct Ready {
+    decoder: Box<dyn Decoder>,
+}
+
+impl Ready {
+    /// For latents of `size` (height and width).
+    pub(super) fn open(
+        file: &DecoderFile,
+        size: [usize; 2],
+        backend: Backend,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let [height, width] = size.map(|n| n.saturating_mul(file.factor()));
+        if height.max(width) > MOST_SIDE {
+            return Err(format!(
+                "these latents make pictures of {width} × {height}, which take gigabytes to decode; \
+                 {MOST_SIDE} pixels along a side are the most"
+            )
+            .into());
+        }
+        let place = OpenDecoder::open(file, backend, WeightPrecision::F16)?;
+        if let Some(note) = place.note() {
+            eprintln!("note: {note}");
+        }
+        Ok(Self { decoder: place.decoder(size)? })
+    }
+
+    /// What computes, for people.
+    pub(super) fn device(&self) -> String {
+        self.decoder.device()
+    }
+
+    /// Height and width of its pictures.
+    pub(super) fn size(&self) -> [usize; 2] {
+        let [_, height, width] = self.decoder.picture_shape();
+        [height, width]
+    }
+
+    /// Number of pictures in these latents.
+    fn count(&self, latents: &[f32]) -> usize {
+        latents.len() / self.decoder.latent_shape().iter().product::<usize>()
+    }
+
+    /// Pictures `[B, 3, height, width]` of latents `[B, C, height, width]`; `on_picture` is called after each.
+    pub(super) fn pictures(
+        &mut self,
+        latents: &[f32],
+        mut on_picture: impl FnMut(),
+    ) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+        /// Units between two looks at what is finished.
+        const BUDGET: usize = 32;
+        let mut left = self.count(latents);
+        self.decoder.begin(latents);
+        let mut pictures = Vec::new();
+        while left > 0 {
+            if self.decoder.advance(BUDGET)? != Progress::Working {
+                self.decoder.wait()?;
+            }
+            while let Some(picture) = self.decoder.take() {
+                pictures.extend(picture);
+                on_picture();
+                left -= 1;
+            }
+        }
+        if pictures.iter().any(|v| !v.is_finite()) {
+            return Err(
+                "the decoder produced numbers that are not finite; check that the latents \
+                belong to this decoder"
+                    .into(),
+            );
+        }
+        Ok(pictures)
+    }
+}
+
+/// Pictures `[B, 3, height, width]` of latents `[B, C, height, width]`, and their size, with a bar that moves once
+/// a picture.
 pub(super) fn decode(
     file: &DecoderFile,
     latents: &[f32],
     size: [usize; 2],
     backend: Backend,
 ) -> Result<(Vec<f32>, [usize; 2]), Box<dyn std::error::Error>> {
-    let [height, width] = size.map(|n| n.saturating_mul(file.factor()));
-    if height.max(width) > MOST_SIDE {
-        return Err(format!(
-            "these latents make pictures of {width} × {height}, which take gigabytes to decode; \
-             {MOST_SIDE} pixels along a side are the most"
-        )
-        .into());
-    }
-    let place = OpenDecoder::open(file, backend, WeightPrecision::F16)?;
-    if let Some(note) = place.note() {
-        eprintln!("note: {note}");
-    }
-    let mut decoder = place.decoder(size)?;
-    let count = latents.len() / decoder.latent_shape().iter().product::<usize>();
-    eprintln!("decoding {count} pictures of {width}×{height} on {}", decoder.device());
-    let pictures = finish(decoder.as_mut(), latents, count)?;
-    if pictures.iter().any(|v| !v.is_finite()) {
-        return Err(
-            "the decoder produced numbers that are not finite; check that the latents belong \
-            to this decoder"
-                .into(),
-        );
-    }
-    Ok((pictures, [height, width]))
-}
-
-/// Decodes with a bar that moves once a picture.
-fn finish(
-    decoder: &mut dyn Decoder,
-    latents: &[f32],
-    count: usize,
-) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+    let mut ready = Ready::open(file, size, backend)?;
+    let (count, size) = (ready.count(latents), ready.size());
+    let [height, width] = size;
+    eprintln!("decoding {count} pictures of {width}×{height} on {}", ready.device());
     let bar = ProgressBar::new(count as u64);
     bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} picture {pos}/{len}, {elapsed}")?);
     bar.enable_steady_tick(Duration::from_millis(200));
-    decoder.begin(latents);
-    let mut pictures = Vec::new();
-    while bar.position() < count as u64 {
-        /// Units between two looks at the bar.
-        const BUDGET: usize = 32;
-        if decoder.advance(BUDGET)? != Progress::Working {
-            decoder.wait()?;
-        }
-        while let Some(picture) = decoder.take() {
-            pictures.extend(picture);
-            bar.inc(1);
-        }
-    }
+    let pictures = ready.pictures(latents, || bar.inc(1))?;
     bar.finish_and_clear();
-    Ok(pictures)
+    Ok((pictures, size))
 }
 
 /// `diffmoe info` for a decoder; nothing where the file is something else.

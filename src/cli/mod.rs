@@ -6,9 +6,11 @@ mod convert;
 mod decode;
 mod decoder;
 mod info;
+mod join;
 mod make_random;
 mod model_file;
 mod output;
+mod picture_set;
 mod sample;
 mod solver_options;
 mod verify;
@@ -41,6 +43,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Sample(Box<sample::Arguments>),
+    Join(join::Arguments),
     Decode(decode::Arguments),
     Verify(verify::Arguments),
     Info(info::Arguments),
@@ -88,6 +91,7 @@ impl From<BackendName> for Backend {
 pub(crate) fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Some(Command::Sample(arguments)) => sample::run(&arguments),
+        Some(Command::Join(arguments)) => join::run(&arguments),
         Some(Command::Decode(arguments)) => decode::run(&arguments),
         Some(Command::Verify(arguments)) => verify::run(&arguments),
         Some(Command::Info(arguments)) => info::run(&arguments),
