@@ -89,7 +89,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         storage.iter().map(|(dtype, bytes)| format!("{dtype} {}", megabytes(*bytes))).collect();
     println!("  parameters    {}", grouped(config.parameters()));
     println!("  storage       {} ({})", megabytes(bytes), parts.join(", "));
-    let precision = WeightPrecision::F16;
+    let precision = WeightChoice::Auto.resolve(&checkpoint);
     println!(
         "  memory        {} on the processor, {} on a GPU with {precision} weights, for one picture at a time",
         megabytes(Footprint::on_cpu(config, 1).total() as usize),

@@ -22,7 +22,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use diffmoe::gpu::GpuError;
-use diffmoe::model::EngineError;
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::model::{EngineError, WeightChoice};
 use diffmoe::sampler::{Backend, BackendError};
 
 /// What a command returns: an exit code, or an error that becomes one sentence on stderr.
@@ -83,6 +84,30 @@ impl From<BackendName> for Backend {
             BackendName::Auto => Self::Auto,
             BackendName::Gpu => Self::Gpu,
             BackendName::Cpu => Self::Cpu,
+        }
+    }
+}
+
+/// What large matrices are on a graphics device; the processor computes with f32 in any case.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum WeightsName {
+    /// int8 where all large matrices of the file are int8, else f16.
+    Auto,
+    /// A byte a number, and a scale for each row.
+    Int8,
+    /// Two bytes.
+    F16,
+    /// Four bytes.
+    F32,
+}
+
+impl From<WeightsName> for WeightChoice {
+    fn from(name: WeightsName) -> Self {
+        match name {
+            WeightsName::Auto => Self::Auto,
+            WeightsName::Int8 => WeightPrecision::Int8.into(),
+            WeightsName::F16 => WeightPrecision::F16.into(),
+            WeightsName::F32 => WeightPrecision::F32.into(),
         }
     }
 }

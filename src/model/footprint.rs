@@ -36,9 +36,11 @@ impl Footprint {
         binding_limit: u64,
     ) -> Self {
         let tensors = config.tensors();
-        let bytes = |t: &TensorSpec| match precision {
-            WeightPrecision::F16 if is_matrix(t) => 2 * len(t),
-            _ => 4 * len(t),
+        let bytes = |t: &TensorSpec| {
+            if !is_matrix(t) {
+                return 4 * len(t);
+            }
+            4 * (t.shape[0] * precision.row_words(t.shape[1].next_multiple_of(4))) as u64
         };
         let buffers = buffers(config, batch, binding_limit);
         // Linear layers and banks of experts are split by rows and experts; these are not.
@@ -124,6 +126,8 @@ mod tests {
         assert_eq!(tenths(file_bytes(&l, Storage::Int8)), 12);
         let gpu = Footprint::on_gpu(&l, 1, WeightPrecision::F16, 128 << 20);
         assert_eq!(tenths(gpu.weights), 24);
+        let int8 = Footprint::on_gpu(&l, 1, WeightPrecision::Int8, 128 << 20);
+        assert_eq!((tenths(int8.weights), int8.working), (12, gpu.working));
         assert!(gpu.largest.1 <= 128 << 20, "{:?}: one picture fits WebGPU's limits", gpu.largest);
         assert_eq!(tenths(Footprint::on_cpu(&l, 1).weights), 47);
     }

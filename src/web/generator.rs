@@ -12,8 +12,7 @@ use web_time::Instant;
 use super::events::{Turns, pause};
 use super::options::{self, Options};
 use crate::checkpoint::Checkpoint;
-use crate::kernels::WeightPrecision;
-use crate::model::{Config, EngineError, Progress};
+use crate::model::{Config, EngineError, Progress, WeightChoice};
 use crate::picture;
 use crate::platform::{self, Bytes, Transfer};
 use crate::sampler::{Backend, OpenModel, Run, Settings};
@@ -61,7 +60,7 @@ impl Generator {
         // Let the page show that before the device keeps it busy.
         pause(0).await;
         let checkpoint = Checkpoint::from_bytes(&label, bytes).map_err(error)?;
-        let model = OpenModel::request(&checkpoint, backend, WeightPrecision::F16).await;
+        let model = OpenModel::request(&checkpoint, backend, WeightChoice::Auto).await;
         let model = RefCell::new(model.map_err(error)?);
         let inner = Inner { checkpoint, backend, model, generation: Cell::new(0) };
         Ok(Self { inner: Rc::new(inner) })
@@ -250,7 +249,7 @@ impl Inner {
     /// The model on a device younger than `generation`.
     async fn reopened(&self, generation: u32) -> Result<OpenModel, JsValue> {
         if self.generation.get() == generation {
-            let request = OpenModel::request(&self.checkpoint, self.backend, WeightPrecision::F16);
+            let request = OpenModel::request(&self.checkpoint, self.backend, WeightChoice::Auto);
             let model = request.await.map_err(error)?;
             *self.model.borrow_mut() = model;
             self.generation.set(generation + 1);

@@ -7,8 +7,7 @@ use std::sync::{Arc, OnceLock};
 use super::share::HASH_DIGITS;
 use super::{ModelInfo, Phase, Share};
 use crate::checkpoint::{Checkpoint, embedded};
-use crate::kernels::WeightPrecision;
-use crate::model::Config;
+use crate::model::{Config, WeightChoice};
 use crate::platform::{self, Bytes, Task, Transfer, Waker};
 use crate::sampler::{Backend, OpenModel};
 
@@ -188,7 +187,7 @@ async fn open(
     hash: String,
     backend: Backend,
 ) -> Result<Opened, String> {
-    let model = OpenModel::request(&checkpoint, backend, WeightPrecision::F16)
+    let model = OpenModel::request(&checkpoint, backend, WeightChoice::Auto)
         .await
         .map_err(|error| error.to_string())?;
     let config = Arc::new(checkpoint.config().clone());

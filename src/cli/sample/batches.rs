@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use diffmoe::diffusion::Solver;
-use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Engine};
 use diffmoe::sampler::{OpenModel, Run, Settings};
 use diffmoe::trace::Trace;
@@ -37,7 +36,7 @@ impl<'a> Batches<'a> {
         pictures: usize,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let checkpoint = &request.checkpoint;
-        let model = OpenModel::open(checkpoint, arguments.backend.into(), WeightPrecision::F16)?;
+        let model = OpenModel::open(checkpoint, arguments.backend.into(), arguments.weights)?;
         if let Some(note) = model.note() {
             eprintln!("note: {note}");
         }

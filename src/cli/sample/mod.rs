@@ -17,7 +17,7 @@ use diffmoe::trace::Trace;
 
 use super::output::Output;
 use super::solver_options::SolverOptions;
-use super::{BackendName, Outcome, decoder};
+use super::{BackendName, Outcome, WeightsName, decoder};
 use batches::Batches;
 use request::Request;
 use shard::Shard;
@@ -72,6 +72,9 @@ pub(super) struct Arguments {
     /// Where to compute.
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendName,
+    /// What large matrices are on a graphics device; sums are f32 in any case.
+    #[arg(long, value_enum, default_value = "auto")]
+    weights: WeightsName,
     /// token: a token's experts depend on the token alone; pool: the paper's rule, all tokens of a batch compete.
     #[arg(long, value_enum, default_value = "token")]
     routing: RuleName,
