@@ -118,7 +118,8 @@ fn the_error_of_int8_is_small_and_moves_few_tokens() {
             let error: f64 = out.iter().zip(wanted).map(|(a, b)| square(a - b)).sum();
             let error = (error / wanted.iter().map(|&v| square(v)).sum::<f64>()).sqrt();
             let pairs = || sets.iter().zip(&wanted_sets).flat_map(|(a, b)| a.2.iter().zip(&b.2));
-            let moved = pairs().filter(|(a, b)| a != b).count() as f64 / pairs().count() as f64;
+            let moved = pairs().filter(|(a, b)| a.to_bits() != b.to_bits()).count() as f64
+                / pairs().count() as f64;
             println!("t = {time}, {precision}: output {error:.2e} (RMS), decisions {moved:.2e}");
             // The file is f16: its own numbers lose nothing.
             let (most, most_moved) =

@@ -174,7 +174,7 @@ fn banks_and_rows_may_be_split_anywhere() {
     for (banks, chunks, precision) in splits {
         let lists = [9, 0, 41, 33, 12].iter().map(|&n| some(41, n)).collect();
         let form = ReferenceForm::Gelu;
-        Case { form, banks, chunks, precision, ..Case::new(41, 10, 8, lists) }.check_both();
+        Case { form, precision, banks, chunks, ..Case::new(41, 10, 8, lists) }.check_both();
     }
 }
 

@@ -143,7 +143,9 @@ fn tables(config: &Config) -> Vec<String> {
 fn fingerprint<'a>(files: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hash = Sha256::new();
     files.into_iter().for_each(|file| hash.update(file));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits =
+        |byte: &u8| [byte >> 4, byte & 15].map(|d| char::from(b"0123456789abcdef"[d as usize]));
+    hash.finalize().iter().flat_map(digits).collect()
 }
 
 /// Refuses a folder with pictures of another set, whoever drew them.
