@@ -17,7 +17,6 @@
 
 override LANES_X: u32 = 16;
 override LANES_Y: u32 = 8;
-override HALF_WEIGHTS: bool = true;
 override GATHERS: bool = true;
 
 const QUADS = 4u;           // quads of K that are staged at a time

@@ -8,7 +8,6 @@
 // to memory.
 
 override LANES_X: u32 = 16;
-override HALF_WEIGHTS: bool = true;
 override GATHERS: bool = true;
 
 const TILE_ROWS = 8u;

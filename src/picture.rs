@@ -36,15 +36,21 @@ pub fn grid(samples: &[f32], size: u32, scale: Option<u32>) -> RgbImage {
     grid
 }
 
+/// Samples `[B, 3, size, size]` in [-1, 1] as pixels `[B, size, size, 3]`.
+pub fn rgb(samples: &[f32], size: u32) -> Vec<u8> {
+    pixels(samples, size).flatten().collect()
+}
+
 /// Samples `[B, 3, size, size]` in [-1, 1] as opaque pixels, four bytes each, one picture after the other.
 pub fn rgba(samples: &[f32], size: u32) -> Vec<u8> {
+    pixels(samples, size).flat_map(|[r, g, b]| [r, g, b, 255]).collect()
+}
+
+fn pixels(samples: &[f32], size: u32) -> impl Iterator<Item = [u8; 3]> {
     let plane = (size * size) as usize;
-    let pixel = |sample: &[f32], at: usize| {
-        let channel = |c: usize| to_byte(sample[c * plane + at]);
-        [channel(0), channel(1), channel(2), 255]
-    };
-    let pictures = samples.chunks_exact(3 * plane);
-    pictures.flat_map(|sample| (0..plane).flat_map(move |at| pixel(sample, at))).collect()
+    samples.chunks_exact(3 * plane).flat_map(move |sample| {
+        (0..plane).map(move |at| [0, 1, 2].map(|c| to_byte(sample[c * plane + at])))
+    })
 }
 
 /// [-1, 1] to 0..=255, to the nearest.
@@ -83,6 +89,9 @@ mod tests {
         assert_eq!(rgba[..16], [255, 0, 0, 255].repeat(4));
         assert_eq!(rgba[16..28], [0, 0, 255, 255].repeat(3));
         assert_eq!(rgba[28..], [255; 4]);
+        let rgb = rgb(&samples, 2);
+        assert_eq!(rgb[9..15], [255, 0, 0, 0, 0, 255]);
+        assert_eq!((rgb.len(), &rgb[21..]), (24, &[255; 3][..]));
     }
 
     #[test]

@@ -549,7 +549,7 @@ fn the_footprint_foresees_what_the_weights_take() {
     let _turn = turn();
     let Some(case) = Case::open("diffmoe_flow") else { return };
     let gpu = device(Profile::Software);
-    for precision in [WeightPrecision::F16, WeightPrecision::F32] {
+    for precision in [WeightPrecision::F16, WeightPrecision::F32, WeightPrecision::Int8] {
         let foreseen =
             Footprint::on_gpu(case.checkpoint.config(), 1, precision, gpu.binding_limit).weights;
         let model = GpuModel::load(gpu.clone(), &case.checkpoint, precision).unwrap();

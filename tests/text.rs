@@ -7,14 +7,16 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use diffmoe::checkpoint::Checkpoint;
+use diffmoe::checkpoint::{Checkpoint, write_model};
 use diffmoe::cpu::{CpuEngine, CpuModel};
 use diffmoe::diffusion::{Next, Plan, Request, Solver};
 use diffmoe::gpu::{Gpu, GpuOptions, Profile};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{
-    Branch, Engine, GpuEngine, GpuModel, Op, Routing, RoutingRule, RunSpec, Slot,
+    Branch, Config, Engine, Footprint, GpuEngine, GpuModel, Op, Routing, RoutingRule, RunSpec,
+    Slot, Storage, TensorSpec,
 };
+use diffmoe::platform::Bytes;
 use safetensors::{Dtype, SafeTensors};
 
 fn folder() -> PathBuf {
@@ -35,24 +37,30 @@ fn turn() -> MutexGuard<'static, ()> {
 const DEVICES: [&str; 3] = ["cpu", "software kernels", "gpu kernels"];
 
 fn engine(device: &str, batch: usize) -> Box<dyn Engine> {
-    let checkpoint = checkpoint();
+    engine_of(&checkpoint(), device, batch)
+}
+
+fn engine_of(checkpoint: &Checkpoint, device: &str, batch: usize) -> Box<dyn Engine> {
     let profile = match device {
         "cpu" => {
-            let model = Arc::new(CpuModel::load(&checkpoint).unwrap());
+            let model = Arc::new(CpuModel::load(checkpoint).unwrap());
             return Box::new(CpuEngine::new(model, batch));
         }
         "software kernels" => Profile::Software,
         _ => Profile::Gpu,
     };
+    let model = GpuModel::load(gpu(profile), checkpoint, WeightPrecision::F32).unwrap();
+    Box::new(GpuEngine::new(Arc::new(model), batch).unwrap())
+}
+
+fn gpu(profile: Profile) -> Arc<Gpu> {
     let options = GpuOptions {
         profile: Some(profile),
         poison: true,
         panic_on_error: true,
         ..GpuOptions::default()
     };
-    let gpu = Gpu::headless_with(options).expect("these tests need a GPU or Mesa's lavapipe");
-    let model = GpuModel::load(Arc::new(gpu), &checkpoint, WeightPrecision::F32).unwrap();
-    Box::new(GpuEngine::new(Arc::new(model), batch).unwrap())
+    Arc::new(Gpu::headless_with(options).expect("these tests need a GPU or Mesa's lavapipe"))
 }
 
 /// Shape and values of every recorded tensor.
@@ -231,5 +239,137 @@ fn a_pass_over_both_branches_sees_both_prompts() {
         let got = compute(&second, &both);
         assert!(largest_difference(&got, &compute(&second, &one)) <= 1e-5, "{device}");
         assert!(largest_difference(&got, &want) > 1e-3, "{device}");
+    }
+}
+
+/// The recorded model with these label tables, and with something added to the bias of its pooled text.
+fn with_labels(tables: &[(&str, u32)], more: &[f32]) -> Checkpoint {
+    let plain = checkpoint();
+    let mut text: serde_json::Value = serde_json::from_str(plain.config_text()).unwrap();
+    let entry = |(name, null): &(&str, u32)| {
+        let tensor = format!("{name}_embedder.weight");
+        serde_json::json!({"name": name, "null": (null), "tensor": tensor})
+    };
+    text["labels"] = tables.iter().map(entry).collect();
+    let text = text.to_string();
+    let config = Config::from_json(&text).unwrap();
+    let read = |spec: &TensorSpec| {
+        if let Some(i) = tables.iter().position(|(name, _)| spec.name.starts_with(name)) {
+            return Ok(table(i as u32 + 1, spec.shape[0] * spec.shape[1]));
+        }
+        let mut values = plain.read(&spec.name)?;
+        if spec.name == "text_pool.bias" {
+            values.iter_mut().zip(more).for_each(|(v, m)| *v += m);
+        }
+        Ok(values)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("labelled.safetensors");
+    write_model(&path, &text, &config.tensors(), Storage::F32, None, &read).unwrap();
+    Checkpoint::from_bytes("labelled", Bytes::new(std::fs::read(path).unwrap())).unwrap()
+}
+
+/// Numbers between -0.4 and 0.4 in no order.
+fn table(seed: u32, count: usize) -> Vec<f32> {
+    let scramble = |i: u32| (i + 1000 * seed).wrapping_mul(2_654_435_761) >> 8;
+    (0..count as u32).map(|i| 0.8 * scramble(i) as f32 / (1 << 24) as f32 - 0.4).collect()
+}
+
+/// One pass over a branch of a run.
+fn pass(engine: &mut dyn Engine, run: &RunSpec, branch: Branch) -> Vec<f32> {
+    let (input, output) = (Slot::Latent, Slot::Output(0));
+    let terms = vec![(1.0, output)];
+    let ops =
+        [Op::Forward { input, output, time: 0.4, branch }, Op::Combine { output: input, terms }];
+    engine.start(run);
+    engine.finish_step(&ops).unwrap();
+    engine.take_snapshot().unwrap().latent
+}
+
+#[test]
+fn a_label_adds_its_row_to_what_the_prompt_adds() {
+    let _turn = turn();
+    let x = recorded().remove("x").unwrap().1;
+    let labelled = with_labels(&[("class", 4), ("style", 2)], &[]);
+    let d = labelled.config().hidden_size;
+    let (classes, styles) = (table(1, 5 * d), table(2, 3 * d));
+    let rows = |class: usize, style: usize| -> Vec<f32> {
+        (0..d).map(|i| classes[class * d + i] + styles[style * d + i]).collect()
+    };
+    let prompts = ["robot", "a red fox", "flat style"];
+    for device in DEVICES {
+        let mut got = engine_of(&labelled, device, 3);
+        let asked =
+            RunSpec { labels: vec![vec![3; 3], vec![1; 3]], ..asking(&x, &prompts, "blob") };
+        // The other branch sees the null rows and the negative prompt.
+        for (branch, class, style) in [(Branch::Conditional, 3, 1), (Branch::Unconditional, 4, 2)] {
+            let mut want = engine_of(&with_labels(&[], &rows(class, style)), device, 3);
+            let want = pass(want.as_mut(), &asking(&x, &prompts, "blob"), branch);
+            let error = largest_difference(&pass(got.as_mut(), &asked, branch), &want);
+            assert!(error <= 1e-5, "{device} {branch:?}: {error} off");
+        }
+        let other = RunSpec { labels: vec![vec![0; 3], vec![1; 3]], ..asked.clone() };
+        let first = pass(got.as_mut(), &asked, Branch::Conditional);
+        let other = pass(got.as_mut(), &other, Branch::Conditional);
+        assert!(largest_difference(&first, &other) > 1e-3, "{device}: the label counts");
+    }
+}
+
+#[test]
+fn prompts_and_labels_together_give_the_same_samples_everywhere() {
+    let _turn = turn();
+    let x = recorded().remove("x").unwrap().1;
+    let labelled = with_labels(&[("class", 4), ("style", 2)], &[]);
+    // Mixed, with the null row among them.
+    let labels = vec![vec![0, 4, 2], vec![1, 0, 2]];
+    let run = RunSpec { labels, ..asking(&x, &["robot", "", "a red fox"], "blob") };
+    let mut samples = DEVICES.map(|device| {
+        let mut engine = engine_of(&labelled, device, 3);
+        sample(engine.as_mut(), &run, Solver::Heun, 3, 1.8)
+    });
+    let cpu = std::mem::take(&mut samples[0]);
+    assert!(largest_difference(&cpu, &x) > 0.1, "something was drawn");
+    for (device, got) in DEVICES.iter().zip(&samples).skip(1) {
+        let error = largest_difference(got, &cpu);
+        println!("{device}: {error:.2e}");
+        assert!(error <= 1e-4, "{device}: {error} off");
+    }
+}
+
+#[test]
+fn the_footprint_foresees_the_memory_for_prompts() {
+    let _turn = turn();
+    let checkpoint = checkpoint();
+    let config = checkpoint.config();
+    let without = Config { text: None, ..config.clone() };
+    let prompts = ["robot", "a red fox", "flat style", "blob", "a robot", "red", "fox", "style"];
+    for profile in [Profile::Gpu, Profile::Software] {
+        for batch in [1, 3, 8] {
+            let model = GpuModel::load(gpu(profile), &checkpoint, WeightPrecision::F32).unwrap();
+            let device = model.gpu.clone();
+            let before = device.allocated_bytes();
+            let mut engine = GpuEngine::new(Arc::new(model), batch).unwrap();
+            let passes = device.allocated_bytes() - before;
+            engine.start(&asking(
+                &vec![0.0; batch * config.sample_len()],
+                &prompts[..batch],
+                "flat",
+            ));
+            let text = device.allocated_bytes() - before - passes;
+            let of = |config: &Config| {
+                Footprint::on_gpu(config, batch, WeightPrecision::F32, device.binding_limit).working
+            };
+            // Queries to a prompt are made with the other buffers of a pass.
+            let queries = 4 * (batch * config.tokens() * config.num_heads * config.head_dim) as u64;
+            let foreseen = of(config) - of(&without) - queries;
+            println!(
+                "{batch}: text {foreseen} for {text}, all {} for {}",
+                of(config),
+                passes + text
+            );
+            assert!((foreseen as f64 / text as f64 - 1.0).abs() < 0.02, "{foreseen} for {text}");
+            let ratio = of(config) as f64 / (passes + text) as f64;
+            assert!((ratio - 1.0).abs() < 0.03, "{ratio} of all working memory");
+        }
     }
 }

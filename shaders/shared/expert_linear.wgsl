@@ -1,6 +1,5 @@
 // What `expert_linear` and `expert_linear_software` have in common: bindings, the search for a
-// workgroup's tile, weights and the end of a row. Appended after either; it uses their overrides
-// HALF_WEIGHTS and GATHERS.
+// workgroup's tile and the end of a row. Appended after either; it uses their override GATHERS.
 
 struct Params {
     tokens: u32,        // S
@@ -22,7 +21,7 @@ override HAS_BIAS: bool = true;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;        // (S, K) tokens, or (rows, K) packed
 @group(0) @binding(2) var<storage, read> counts: array<u32>;         // (E)
 @group(0) @binding(3) var<storage, read> chosen: array<u32>;         // (E, S): tokens of each expert
-@group(0) @binding(4) var<storage, read> weights: array<vec2<u32>>;  // (experts, N, K): f16, or f32 bits
+@group(0) @binding(4) var<storage, read> weights: array<vec2<u32>>;  // (experts, N, K): see `weights`
 @group(0) @binding(5) var<storage, read> up_weights: array<vec2<u32>>; // (experts, N, K): SwiGLU's U
 @group(0) @binding(6) var<storage, read> bias: array<f32>;           // (E, N): all experts
 @group(0) @binding(7) var<storage, read_write> y: array<f32>;        // (rows, N)
@@ -83,20 +82,14 @@ fn place_of(group: u32, v: u32, lanes: u32) -> Place {
     return Place(group * lanes * 4u + v, false);
 }
 
+// Row of `weights` for a column of an expert's output.
+fn weight_row(expert: u32, column: u32) -> u32 {
+    return (expert - params.expert_first) * params.columns + column;
+}
+
 // Quad k of a row of an expert's matrix.
 fn weight(expert: u32, place: Place, k: u32) -> vec4<f32> {
-    let i = ((expert - params.expert_first) * params.columns + place.column) * params.quads + k;
-    if HALF_WEIGHTS {
-        var halves = weights[i];
-        if place.is_up {
-            halves = up_weights[i];
-        }
-        return vec4(unpack2x16float(halves.x), unpack2x16float(halves.y));
-    }
-    if place.is_up {
-        return bitcast<vec4<f32>>(vec4(up_weights[2u * i], up_weights[2u * i + 1u]));
-    }
-    return bitcast<vec4<f32>>(vec4(weights[2u * i], weights[2u * i + 1u]));
+    return weight_quad(place.is_up, weight_row(expert, place.column), k);
 }
 
 // Four rows of x · W at once: adds a quad of x times a 4 × 4 block, number by number.
@@ -111,14 +104,14 @@ fn store(tile: Tile, row: u32, group: u32, lane: u32, lanes: u32, sums: vec4<f32
     }
     let line = (tile.first + row - params.y_first) * params.columns;
     if ACTIVATION == 2u {
-        store_one(line, place_of(group, lane, lanes).column, silu(sums.x) * sums.z);
-        store_one(line, place_of(group, lane + lanes, lanes).column, silu(sums.y) * sums.w);
+        store_swiglu(tile, line, place_of(group, lane, lanes).column, sums.x, sums.z);
+        store_swiglu(tile, line, place_of(group, lane + lanes, lanes).column, sums.y, sums.w);
         return;
     }
     for (var i = 0u; i < 4u; i++) {
         let column = place_of(group, lane + i * lanes, lanes).column;
         if column < params.columns {
-            var z = sums[i];
+            var z = sums[i] * weight_scale(false, weight_row(tile.expert, column));
             if HAS_BIAS {
                 z += bias[tile.expert * params.columns + column];
             }
@@ -130,8 +123,9 @@ fn store(tile: Tile, row: u32, group: u32, lane: u32, lanes: u32, sums: vec4<f32
     }
 }
 
-fn store_one(line: u32, column: u32, value: f32) {
+fn store_swiglu(tile: Tile, line: u32, column: u32, gate: f32, up: f32) {
     if column < params.columns {
-        y[line + column] = value;
+        let row = weight_row(tile.expert, column);
+        y[line + column] = silu(gate * weight_scale(false, row)) * up * weight_scale(true, row);
     }
 }

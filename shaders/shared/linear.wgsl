@@ -1,5 +1,4 @@
-// What `linear` and `linear_software` have in common: bindings, weights and what happens to a sum.
-// Appended after either.
+// What `linear` and `linear_software` have in common: bindings and what happens to a sum. Appended after either.
 
 struct Params {
     rows: u32,         // S
@@ -14,8 +13,6 @@ struct Params {
     epilogue: u32,
 }
 
-// Weights are pairs of f16 in a u32, or f32.
-override HALF_WEIGHTS: bool = true;
 // Activation and epilogue are uniforms and no overrides: the branches cost nothing beside the sums, and
 // each pipeline costs a driver up to seconds.
 
@@ -31,30 +28,11 @@ const ADD = 3u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;           // (S, K)
-@group(0) @binding(2) var<storage, read> weights: array<vec2<u32>>;     // (N, K)
+@group(0) @binding(2) var<storage, read> weights: array<vec2<u32>>;     // (N, K): see `weights`
 @group(0) @binding(3) var<storage, read> up_weights: array<vec2<u32>>;  // (N, K), SWIGLU only
 @group(0) @binding(4) var<storage, read> bias: array<f32>;              // all columns of the matrix
 @group(0) @binding(5) var<storage, read> side: array<f32>;              // gates (B, …) or table (T, …)
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;           // (S, stride)
-
-// Four weights of row n, from column 4k on.
-fn weight_quad(is_up: bool, n: u32, k: u32) -> vec4<f32> {
-    let at = n * params.quads + k;
-    if HALF_WEIGHTS {
-        var pair = weights[at];
-        if is_up {
-            pair = up_weights[at];
-        }
-        return vec4(unpack2x16float(pair.x), unpack2x16float(pair.y));
-    }
-    var low = weights[2u * at];
-    var high = weights[2u * at + 1u];
-    if is_up {
-        low = up_weights[2u * at];
-        high = up_weights[2u * at + 1u];
-    }
-    return vec4(bitcast<vec2<f32>>(low), bitcast<vec2<f32>>(high));
-}
 
 // Finishes one element; `up` counts for SWIGLU only.
 fn store(row: u32, n: u32, product: f32, up: f32) {
@@ -62,13 +40,13 @@ fn store(row: u32, n: u32, product: f32, up: f32) {
         return;
     }
     let column = params.first + n;
-    var v = product + bias[column];
+    var v = product * weight_scale(false, n) + bias[column];
     if params.activation == SILU {
         v = silu(v);
     } else if params.activation == GELU {
         v = gelu_tanh(v);
     } else if params.activation == SWIGLU {
-        v = silu(v) * up;
+        v = silu(v) * up * weight_scale(true, n);
     }
     let at = row * params.stride + column;
     let side_column = params.side_first + column;

@@ -10,6 +10,7 @@ mod error;
 #[cfg(feature = "import")]
 mod infer;
 mod open;
+mod quantise;
 mod random;
 #[cfg(feature = "import")]
 mod source;
@@ -25,6 +26,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub use error::CheckpointError;
 #[cfg(feature = "import")]
 pub use infer::{Hints, infer_config};
+pub(crate) use quantise::int8_row;
 pub use random::random_tensor;
 #[cfg(feature = "import")]
 pub use source::Source;
@@ -34,7 +36,7 @@ pub use tensor_file::{TensorFile, TensorInfo};
 pub use torch::TorchFile;
 pub use write::{TensorOut, write_safetensors};
 
-use crate::model::Config;
+use crate::model::{Config, is_matrix};
 use crate::platform::Bytes;
 use tensor_file::Storage;
 
@@ -132,6 +134,14 @@ impl Checkpoint {
     /// All tensors with their storage, by name; row scales are counted with their matrix.
     pub fn list(&self) -> Vec<TensorInfo> {
         self.file.list()
+    }
+
+    /// Whether all large matrices are stored as int8 rows.
+    pub fn is_int8(&self) -> bool {
+        let tensors = self.config.tensors();
+        let mut matrices = tensors.iter().filter(|spec| is_matrix(spec)).peekable();
+        let is_scaled = |name: &str| matches!(self.file.storage(name), Storage::Scaled { .. });
+        matrices.peek().is_some() && matrices.all(|spec| is_scaled(&spec.name))
     }
 
     /// Calls of [`Checkpoint::read`] so far, and tensors in all: how far loading is.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use safetensors::{Dtype, View};
 
+use super::quantise::int8_row;
 use super::tensor_file::SCALE_SUFFIX;
 use super::{CONFIG_KEY, CheckpointError};
 use crate::model::{Storage, TensorSpec, is_matrix};
@@ -62,22 +63,11 @@ impl Lazy<'_> {
                 let half = |v: &f32| f16::from_f32(v.clamp(-bound, bound)).to_le_bytes();
                 values.iter().flat_map(half).collect()
             }
-            Dtype::I8 => rows().flat_map(int8_row).collect(),
-            _ if is_scale => rows().flat_map(|row| int8_scale(row).to_le_bytes()).collect(),
+            Dtype::I8 => rows().flat_map(|row| int8_row(row).1.map(i8::cast_unsigned)).collect(),
+            _ if is_scale => rows().flat_map(|row| int8_row(row).0.to_le_bytes()).collect(),
             _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         }
     }
-}
-
-/// The factor that turns a row's whole numbers back: its largest magnitude becomes 127.
-fn int8_scale(row: &[f32]) -> f32 {
-    let largest = row.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-    if largest == 0.0 { 1.0 } else { largest / 127.0 }
-}
-
-fn int8_row(row: &[f32]) -> impl Iterator<Item = u8> {
-    let scale = int8_scale(row);
-    row.iter().map(move |v| ((v / scale).round() as i8).cast_unsigned())
 }
 
 /// Writes tensors to a file, or to several of about `part_bytes` with an index, and returns the path to open.

@@ -22,6 +22,11 @@ impl TensorOut {
         Self { name: name.into(), shape: shape.to_vec(), dtype: Dtype::F32, bytes }
     }
 
+    /// A tensor of u8.
+    pub fn u8(name: impl Into<String>, shape: &[usize], values: &[u8]) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), dtype: Dtype::U8, bytes: values.to_vec() }
+    }
+
     /// A tensor of u32.
     pub fn u32(name: impl Into<String>, shape: &[usize], values: &[u32]) -> Self {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();

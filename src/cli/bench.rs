@@ -10,13 +10,12 @@ use diffmoe::checkpoint::{Checkpoint, embedded};
 use diffmoe::cpu::{CpuEngine, CpuModel};
 use diffmoe::diffusion::{Ancestry, Next, Plan, Request, Solver, gaussian};
 use diffmoe::gpu::Gpu;
-use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Engine, GpuEngine, GpuModel, Op, Routing, RunSpec, TimeKind};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::output::Output;
-use super::{BackendName, Outcome, model_file};
+use super::{BackendName, Outcome, WeightsName, model_file};
 
 /// Measure: milliseconds of a guided step (both branches through the model), and of each kernel in it.
 ///
@@ -30,6 +29,9 @@ pub(super) struct Arguments {
     /// What to measure; auto measures the CPU, and the GPU if there is an adapter of any kind.
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendName,
+    /// What large matrices are on a graphics device; sums are f32 in any case.
+    #[arg(long, value_enum, default_value = "auto")]
+    weights: WeightsName,
     /// Pictures that share a pass.
     #[arg(long, default_value_t = 4)]
     batch: usize,
@@ -136,7 +138,7 @@ fn graphics(
     arguments: &Arguments,
 ) -> Result<Device, Box<dyn std::error::Error>> {
     let begin = Instant::now();
-    let model = Arc::new(GpuModel::load(Arc::new(gpu), checkpoint, WeightPrecision::F16)?);
+    let model = Arc::new(GpuModel::load(Arc::new(gpu), checkpoint, arguments.weights)?);
     let mut engine = GpuEngine::new(model.clone(), arguments.batch)?;
     let load_ms = milliseconds(begin);
     let step_ms = time_steps(&mut engine, checkpoint, arguments)?;

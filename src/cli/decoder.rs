@@ -23,33 +23,74 @@ pub(super) fn open(path: &Path) -> Result<DecoderFile, Box<dyn std::error::Error
     Ok(DecoderFile::from_tensors(file)?)
 }
 
-/// Pictures `[B, 3, height, width]` of latents `[B, C, height, width]`, and their size.
+/// A decoder on its device, for latents of one size; decodes any number of them, one batch after the other.
+pub(super) struct Ready {
+    place: OpenDecoder,
+    size: [usize; 2],
+}
+
+impl Ready {
+    /// For latents of `size` (height and width).
+    pub(super) fn open(
+        file: &DecoderFile,
+        size: [usize; 2],
+        backend: Backend,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let place = OpenDecoder::open(file, backend, WeightPrecision::F16)?;
+        if let Some(note) = place.note() {
+            eprintln!("note: {note}");
+        }
+        Ok(Self { place, size })
+    }
+
+    /// Begins with latents `[B, C, height, width]`.
+    pub(super) fn begin(&self, latents: Vec<f32>) -> Result<Begun, Box<dyn std::error::Error>> {
+        let decoder = self.place.decoder(self.size)?;
+        let [_, height, width] = decoder.picture_shape();
+        let device = decoder.device();
+        Ok(Begun { size: [height, width], device, decoding: Decoding::begin(decoder, latents) })
+    }
+}
+
+/// Latents that are being decoded.
+pub(super) struct Begun {
+    /// Height and width of the pictures.
+    pub(super) size: [usize; 2],
+    /// What computes, for people.
+    pub(super) device: String,
+    decoding: Decoding,
+}
+
+impl Begun {
+    /// Pictures `[B, 3, height, width]`; `heard` is told the share that is done and the number of finished pictures.
+    pub(super) fn finish(
+        self,
+        heard: impl FnMut(f32, usize),
+    ) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+        Ok(pollster::block_on(self.decoding.finish(heard))?)
+    }
+}
+
+/// Pictures `[B, 3, height, width]` of latents `[B, C, height, width]`, and their size, with a progress bar.
 pub(super) fn decode(
     file: &DecoderFile,
     latents: &[f32],
     size: [usize; 2],
     backend: Backend,
 ) -> Result<(Vec<f32>, [usize; 2]), Box<dyn std::error::Error>> {
-    let place = OpenDecoder::open(file, backend, WeightPrecision::F16)?;
-    if let Some(note) = place.note() {
-        eprintln!("note: {note}");
-    }
-    let decoder = place.decoder(size)?;
-    let [_, height, width] = decoder.picture_shape();
-    let device = decoder.device();
-    let decoding = Decoding::begin(decoder, latents.to_vec());
-    let count = decoding.count();
-    eprintln!("decoding {count} pictures of {width}×{height} on {device}");
+    let begun = Ready::open(file, size, backend)?.begin(latents.to_vec())?;
+    let (count, size) = (begun.decoding.count(), begun.size);
+    let [height, width] = size;
+    eprintln!("decoding {count} pictures of {width}×{height} on {}", begun.device);
     let bar = ProgressBar::new(1000 * count as u64);
     bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {percent} %, {elapsed}")?);
     bar.enable_steady_tick(Duration::from_millis(200));
-    let heard = |fraction: f32, done: usize| {
+    let pictures = begun.finish(|fraction, done| {
         bar.set_position((fraction * 1000.0 * count as f32) as u64);
         bar.set_message(format!("picture {} of {count}", count.min(done + 1)));
-    };
-    let pictures = pollster::block_on(decoding.finish(heard))?;
+    })?;
     bar.finish_and_clear();
-    Ok((pictures, [height, width]))
+    Ok((pictures, size))
 }
 
 /// `diffmoe info` for a decoder; nothing where the file is something else.

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use diffmoe::checkpoint::embedded;
 use diffmoe::gpu::Gpu;
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{Config, FfnForm, Footprint, Kind, Preset, Storage, TimeKind, file_bytes};
+use diffmoe::model::{
+    Config, FfnForm, Footprint, Kind, Preset, Storage, TimeKind, WeightChoice, file_bytes,
+};
 use diffmoe::platform;
 
 use super::{Outcome, decoder, model_file};
@@ -88,6 +90,12 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         storage.iter().map(|(dtype, bytes)| format!("{dtype} {}", megabytes(*bytes))).collect();
     println!("  parameters    {}", grouped(config.parameters()));
     println!("  storage       {} ({})", megabytes(bytes), parts.join(", "));
+    let precision = WeightChoice::Auto.resolve(&checkpoint);
+    println!(
+        "  memory        {} on the processor, {} on a GPU with {precision} weights, for one picture at a time",
+        megabytes(Footprint::on_cpu(config, 1).total() as usize),
+        megabytes(Footprint::on_gpu(config, 1, precision, WEBGPU_BINDING).total() as usize)
+    );
     let card: Option<serde_json::Value> = serde_json::from_str(checkpoint.config_text()).ok();
     if let Some(card) = card.as_ref().and_then(|c| c.get("card")).and_then(|c| c.as_object()) {
         for (key, value) in card {
@@ -102,6 +110,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+/// Bytes that every WebGPU device binds at once.
+const WEBGPU_BINDING: u64 = 128 << 20;
 
 /// What a shape needs, before anything is allocated; an error where neither processor nor GPU has it.
 fn needs(config: &Config, arguments: &Arguments) -> Outcome {

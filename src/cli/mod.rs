@@ -6,9 +6,11 @@ mod convert;
 mod decode;
 mod decoder;
 mod info;
+mod join;
 mod make_random;
 mod model_file;
 mod output;
+mod picture_set;
 mod sample;
 mod solver_options;
 mod verify;
@@ -20,7 +22,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use diffmoe::gpu::GpuError;
-use diffmoe::model::EngineError;
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::model::{EngineError, WeightChoice};
 use diffmoe::sampler::{Backend, BackendError};
 
 /// What a command returns: an exit code, or an error that becomes one sentence on stderr.
@@ -41,6 +44,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Sample(Box<sample::Arguments>),
+    Join(join::Arguments),
     Decode(decode::Arguments),
     Verify(verify::Arguments),
     Info(info::Arguments),
@@ -84,10 +88,35 @@ impl From<BackendName> for Backend {
     }
 }
 
+/// What large matrices are on a graphics device; the processor computes with f32 in any case.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum WeightsName {
+    /// int8 where all large matrices of the file are int8, else f16.
+    Auto,
+    /// A byte a number, and a scale for each row.
+    Int8,
+    /// Two bytes.
+    F16,
+    /// Four bytes.
+    F32,
+}
+
+impl From<WeightsName> for WeightChoice {
+    fn from(name: WeightsName) -> Self {
+        match name {
+            WeightsName::Auto => Self::Auto,
+            WeightsName::Int8 => WeightPrecision::Int8.into(),
+            WeightsName::F16 => WeightPrecision::F16.into(),
+            WeightsName::F32 => WeightPrecision::F32.into(),
+        }
+    }
+}
+
 /// Runs the tool and returns its exit code.
 pub(crate) fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Some(Command::Sample(arguments)) => sample::run(&arguments),
+        Some(Command::Join(arguments)) => join::run(&arguments),
         Some(Command::Decode(arguments)) => decode::run(&arguments),
         Some(Command::Verify(arguments)) => verify::run(&arguments),
         Some(Command::Info(arguments)) => info::run(&arguments),

@@ -34,6 +34,10 @@ impl Output {
     ) -> Result<(), String> {
         let fail = |error: String| format!("cannot write {}: {error}", self.path.display());
         write(&self.part).map_err(|error| fail(error.to_string()))?;
+        // On the disk before it has its name: also a machine that loses power leaves no part of it there.
+        let part = std::fs::OpenOptions::new().append(true).open(&self.part);
+        let synced = part.and_then(|file| file.sync_all());
+        synced.map_err(|error| fail(error.to_string()))?;
         std::fs::rename(&self.part, &self.path).map_err(|error| fail(error.to_string()))
     }
 }

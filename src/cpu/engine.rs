@@ -6,9 +6,9 @@ use std::sync::Arc;
 use web_time::Instant;
 
 use super::forward::{Activations, Input, moe_block, run_stage, stage_kind, stages};
-use super::math::vector_width;
 use super::slots::Slots;
 use super::text::{Encoded, Reading, encode};
+use super::threads::describe;
 use super::weights::Weights;
 use crate::checkpoint::Checkpoint;
 use crate::model::{
@@ -46,11 +46,7 @@ impl CpuModel {
 
     /// What computes, for people.
     pub fn device(&self) -> String {
-        let threads = match rayon::current_num_threads() {
-            1 => "1 thread".to_owned(),
-            n => format!("{n} threads"),
-        };
-        format!("processor, {threads}, vectors of {}", vector_width())
+        describe()
     }
 
     /// Bytes of the weights in memory, where all are f32.

@@ -21,3 +21,4 @@ mod threads;
 mod weights;
 
 pub use engine::{CpuEngine, CpuModel};
+pub(crate) use threads::describe;

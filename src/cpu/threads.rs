@@ -2,7 +2,17 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::math::vector_width;
 use super::matmul::Matrix;
+
+/// The processor and how it computes, for people.
+pub(crate) fn describe() -> String {
+    let threads = match rayon::current_num_threads() {
+        1 => "1 thread".to_owned(),
+        n => format!("{n} threads"),
+    };
+    format!("processor, {threads}, vectors of {}", vector_width())
+}
 
 /// Rows that one task should have at most: their inputs and outputs then stay in a core's own cache.
 const MOST_ROWS: usize = 96;

@@ -4,7 +4,7 @@
 //! buffer may be, so that what runs natively also runs in a browser.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{GpuError, Kernel};
@@ -70,6 +70,8 @@ pub struct Gpu {
     troubles: Arc<Troubles>,
     /// Whether news of the device is being collected right now: it may be old then.
     polling: Arc<AtomicBool>,
+    /// Bytes of all tensors that were ever made.
+    pub(super) allocated: AtomicU64,
 }
 
 impl Gpu {
@@ -169,11 +171,18 @@ impl Gpu {
             poison: options.poison,
             pipelines: Mutex::default(),
             polling: Arc::default(),
+            allocated: AtomicU64::new(0),
             device,
             queue,
             info,
             troubles,
         }
+    }
+
+    /// Bytes of all tensors that were made so far, those that are gone by now included: a measure of what something
+    /// takes is the difference between before and after.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.allocated.load(Ordering::Relaxed)
     }
 
     /// Does something that may ask for more than the device has, and keeps a refusal from spoiling the device

@@ -84,6 +84,7 @@ impl Tensor {
                 | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
+        gpu.allocated.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
         Self { buffer, shape: shape.to_vec(), label }
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::matrix::{WeightPrecision, pack};
+use super::weights::{WeightPrecision, pack_rows};
 use crate::gpu::{Gpu, Kernel, Profile, Tape, Tensor};
 
 /// Weights and bias of one convolution on the device.
@@ -52,7 +52,12 @@ impl ConvWeights {
         if let Some(bias) = bias {
             padded[..outputs].copy_from_slice(bias);
         }
-        let words = pack(&packed, precision);
+        // int8 is for rows of large matrices.
+        let precision = match precision {
+            WeightPrecision::F32 => precision,
+            WeightPrecision::F16 | WeightPrecision::Int8 => WeightPrecision::F16,
+        };
+        let words = pack_rows(&packed, 4, precision);
         Self {
             weights: Tensor::upload(gpu, label, &[words.len()], &words),
             bias: Tensor::upload(gpu, format!("{label} bias"), &[padded.len()], &padded),

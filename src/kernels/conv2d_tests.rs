@@ -1,7 +1,7 @@
 //! Tests of [`super`]: both variants against sums in f64.
 
-use super::super::matrix::stored;
 use super::super::planes::{from_quads, to_quads};
+use super::super::weights::stored;
 use super::*;
 use crate::gpu::testing::{assert_close, gpu, poisoned, read, run, spiky, tensor};
 
@@ -34,10 +34,8 @@ impl Case {
     ) -> Self {
         let [inputs, outputs] = channels;
         let x = spiky(inputs * from[0] * from[1], 1, 1.0);
-        let w: Vec<_> = spiky(outputs * inputs * size * size, 2, 0.2)
-            .into_iter()
-            .map(|v| stored(v, precision))
-            .collect();
+        let w = spiky(outputs * inputs * size * size, 2, 0.2);
+        let w = stored(&w, inputs * size * size, precision);
         let bias = spiky(outputs, 3, 1.0);
         let sizes = [outputs, inputs, size];
         let weights = ConvWeights::upload(gpu(), "test", sizes, &w, Some(&bias), precision);

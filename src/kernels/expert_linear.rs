@@ -12,6 +12,7 @@
 
 use std::ops::Range;
 
+use super::weights::WeightPrecision;
 use crate::gpu::{Kernel, MAX_GROUPS, Tensor};
 
 /// The uniform.
@@ -59,9 +60,10 @@ pub struct ExpertArgs<'a> {
     pub counts: &'a Tensor,
     /// Tokens of each expert, `[E, S]`.
     pub chosen: &'a Tensor,
-    /// Matrices of the experts in `experts`, `[experts, N, K]` f32, or `[experts, N, K / 2]` with two
-    /// f16 in a word, the first in the low half.
+    /// Matrices of the experts in `experts`, `[experts, N, words]`: see [`WeightPrecision::row_words`].
     pub weights: &'a Tensor,
+    /// What those words are.
+    pub precision: WeightPrecision,
     /// Which experts `weights` holds: all, or a part where one binding cannot hold all.
     pub experts: Range<usize>,
     /// What is computed.
@@ -89,11 +91,6 @@ impl ExpertArgs<'_> {
         self.x.shape[self.x.shape.len() - 1]
     }
 
-    /// Whether weights are f16: they are then half as many words.
-    fn has_half_weights(&self) -> bool {
-        2 * self.weights.len() == self.experts.len() * self.columns() * self.inputs()
-    }
-
     fn params(&self) -> Params {
         let &[experts, tokens] = &*self.chosen.shape else {
             panic!("chosen {:?}", self.chosen.shape)
@@ -103,8 +100,9 @@ impl ExpertArgs<'_> {
         assert_eq!(self.counts.len(), experts);
         assert!(held > 0 && self.experts.end <= experts, "{:?} of {experts}", self.experts);
         assert!(
-            self.has_half_weights() || self.weights.len() == held * n * k,
-            "weights {:?} for {held} experts, N = {n}, K = {k}",
+            self.weights.len() == held * n * self.precision.row_words(k),
+            "{} weights {:?} for {held} experts, N = {n}, K = {k}",
+            self.precision,
             self.weights.shape
         );
         match self.form {
@@ -165,7 +163,7 @@ impl ExpertArgs<'_> {
         };
         let flag = |on: bool| f64::from(u8::from(on));
         vec![
-            ("HALF_WEIGHTS", flag(self.has_half_weights())),
+            self.precision.constant(),
             ("GATHERS", flag(self.source == Source::Tokens)),
             ("ACTIVATION", activation),
             ("HAS_BIAS", flag(has_bias)),
@@ -201,6 +199,7 @@ macro_rules! expert_kernel {
             const SOURCE: &'static str = concat!(
                 include_str!(concat!("../../shaders/", $name, ".wgsl")),
                 include_str!("../../shaders/shared/expert_linear.wgsl"),
+                include_str!("../../shaders/shared/weights.wgsl"),
                 include_str!("../../shaders/shared/activation.wgsl"),
             );
             type Params = Params;

@@ -1,9 +1,8 @@
 //! Tests of the experts' layers, both variants: every routing shape, every way to split the work.
 
-use half::f16;
-
 use super::*;
 use crate::gpu::testing::{assert_close, poisoned, read, run, spiky, tensor};
+use crate::kernels::weights::{pack_rows, stored};
 
 /// A routed pool and a bank of experts.
 struct Case {
@@ -12,7 +11,7 @@ struct Case {
     k: usize,
     lists: Vec<Vec<u32>>,
     form: ReferenceForm,
-    half: bool,
+    precision: WeightPrecision,
     /// Size of the inputs.
     scale: f32,
     /// Number of parts of the bank and of the rows.
@@ -23,22 +22,15 @@ struct Case {
 impl Case {
     fn new(s: usize, n: usize, k: usize, lists: Vec<Vec<u32>>) -> Self {
         let form = ReferenceForm::Linear;
-        Self { s, n, k, lists, form, half: true, scale: 1.0, banks: 1, chunks: 1 }
+        let precision = WeightPrecision::F16;
+        Self { s, n, k, lists, form, precision, scale: 1.0, banks: 1, chunks: 1 }
     }
 
     /// Weights as the kernel will see them, and as the tensor's words.
     fn bank(&self, seed: u32) -> (Vec<f32>, Vec<u32>) {
         let exact = spiky(self.lists.len() * self.n * self.k, seed, 0.2);
-        if !self.half {
-            let words = exact.iter().map(|w| w.to_bits()).collect();
-            return (exact, words);
-        }
-        let halves: Vec<f16> = exact.iter().map(|&w| f16::from_f32(w)).collect();
-        let words = halves
-            .chunks(2)
-            .map(|pair| u32::from(pair[0].to_bits()) | u32::from(pair[1].to_bits()) << 16)
-            .collect();
-        (halves.iter().map(|h| h.to_f32()).collect(), words)
+        let words = pack_rows(&exact, self.k, self.precision);
+        (stored(&exact, self.k, self.precision), words)
     }
 
     fn rows(&self) -> usize {
@@ -83,6 +75,7 @@ impl Case {
                     counts: &counts,
                     chosen: &chosen,
                     weights: &weights,
+                    precision: self.precision,
                     experts: experts.clone(),
                     form: match self.form {
                         ReferenceForm::Linear => Form::Linear(Some(&bias_tensor)),
@@ -161,14 +154,14 @@ fn experts_may_take_no_token_or_every_token() {
 }
 
 #[test]
-fn gelu_and_swiglu_in_f16_and_f32() {
+fn gelu_and_swiglu_in_every_precision() {
     for form in [ReferenceForm::Linear, ReferenceForm::Gelu, ReferenceForm::SwiGlu] {
-        for half in [false, true] {
+        for precision in [WeightPrecision::F16, WeightPrecision::F32, WeightPrecision::Int8] {
             // SwiGLU packs 32 columns of two matrices into one tile: sizes around it.
             for n in [31, 33, 76] {
                 let lists = vec![some(45, 3), some(45, 40)];
                 // Small sums: a large one goes through GELU unchanged.
-                Case { form, half, scale: 0.3, ..Case::new(45, n, 24, lists) }.check_both();
+                Case { form, precision, scale: 0.3, ..Case::new(45, n, 24, lists) }.check_both();
             }
         }
     }
@@ -176,10 +169,12 @@ fn gelu_and_swiglu_in_f16_and_f32() {
 
 #[test]
 fn banks_and_rows_may_be_split_anywhere() {
-    for (banks, chunks) in [(2, 1), (1, 2), (3, 3), (5, 7), (2, 41)] {
+    use WeightPrecision::{F16, Int8};
+    let splits = [(2, 1, F16), (1, 2, F16), (3, 3, Int8), (5, 7, F16), (2, 41, Int8)];
+    for (banks, chunks, precision) in splits {
         let lists = [9, 0, 41, 33, 12].iter().map(|&n| some(41, n)).collect();
         let form = ReferenceForm::Gelu;
-        Case { form, banks, chunks, ..Case::new(41, 10, 8, lists) }.check_both();
+        Case { form, precision, banks, chunks, ..Case::new(41, 10, 8, lists) }.check_both();
     }
 }
 
@@ -231,6 +226,7 @@ fn layers_chain_through_a_chunk_that_begins_anywhere() {
             counts: &counts,
             chosen: &chosen,
             weights: &w1_tensor,
+            precision: WeightPrecision::F32,
             experts: 0..3,
             form: Form::Gelu(None),
             rows: rows.clone(),
@@ -243,6 +239,7 @@ fn layers_chain_through_a_chunk_that_begins_anywhere() {
             counts: &counts,
             chosen: &chosen,
             weights: &w2_tensor,
+            precision: WeightPrecision::F32,
             experts: 0..3,
             form: Form::Linear(None),
             rows: rows.clone(),
@@ -288,6 +285,7 @@ fn rows_outside_the_range_are_not_written() {
             counts: &counts,
             chosen: &chosen,
             weights: &w,
+            precision: WeightPrecision::F32,
             experts: 0..2,
             form: Form::Linear(None),
             rows: 3..25,

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::matrix::{WeightPrecision, pack};
+use super::weights::{WeightPrecision, pack_rows};
 use super::{CombineExperts, ExpertArgs, ExpertLinear, ExpertLinearSoftware, Form, Source};
 use crate::gpu::{Gpu, Profile, Tape, Tensor};
 
@@ -32,10 +32,7 @@ impl ExpertBank {
         precision: WeightPrecision,
     ) -> Self {
         assert!(columns.is_multiple_of(4), "{label}: K = {columns} is no multiple of 4");
-        let words = match precision {
-            WeightPrecision::F16 => columns / 2,
-            WeightPrecision::F32 => columns,
-        };
+        let words = precision.row_words(columns);
         let at_once = (gpu.binding_limit / (4 * rows * words) as u64).min(experts as u64) as usize;
         assert!(at_once > 0, "{label}: {rows} x {columns} weights do not fit a binding");
         let parts = (0..experts)
@@ -56,7 +53,7 @@ impl ExpertBank {
     /// When there is no such expert, or the number of values is another.
     pub fn write(&self, gpu: &Gpu, expert: usize, values: &[f32]) {
         assert_eq!(values.len(), self.rows * self.columns, "expert {expert}");
-        let words = pack(values, self.precision);
+        let words = pack_rows(values, self.columns, self.precision);
         let part = self.parts.iter().find(|(held, _)| held.contains(&expert));
         let (held, tensor) = part.unwrap_or_else(|| panic!("no expert {expert}"));
         tensor.write_at(gpu, (expert - held.start) * words.len(), &words);
@@ -98,6 +95,7 @@ impl ExpertBank {
                 counts: call.routes.counts,
                 chosen: call.routes.chosen,
                 weights,
+                precision: self.precision,
                 experts: held.clone(),
                 form,
                 rows: call.rows.clone(),

@@ -4,7 +4,7 @@ use super::*;
 use crate::gpu::testing::{assert_close, spiky};
 use crate::gpu::{GpuOptions, read_now};
 use crate::kernels::expert_linear::{ReferenceForm, reference};
-use crate::kernels::matrix::stored;
+use crate::kernels::weights::stored;
 use crate::kernels::{NO_SLOT, Predictor, RouteScore, RouteSelect, Selection};
 
 const B: usize = 3;
@@ -33,9 +33,8 @@ struct Block {
 impl Block {
     fn new(is_swiglu: bool, has_shared: bool, selection: Selection) -> Self {
         // Weights that both precisions hold exactly.
-        let weights = |seed| -> Vec<f32> {
-            spiky(E * M * D, seed, 0.3).iter().map(|&w| stored(w, WeightPrecision::F16)).collect()
-        };
+        let weights =
+            |seed| -> Vec<f32> { stored(&spiky(E * M * D, seed, 0.3), D, WeightPrecision::F16) };
         Self {
             is_swiglu,
             has_shared,
@@ -54,6 +53,9 @@ impl Block {
 
     /// Every expert on every token in f64, masked by who took what: slow and plainly right.
     fn oracle(&self, gates: &[f32], slots: &[u32]) -> Vec<f32> {
+        let first = stored(&self.first, D, self.precision);
+        let second = stored(&self.second, D, self.precision);
+        let down = stored(&self.down, M, self.precision);
         let form = if self.is_swiglu { ReferenceForm::SwiGlu } else { ReferenceForm::Gelu };
         let bias = |range: Range<usize>| if self.is_swiglu { &[] } else { &self.bias[range] };
         let mut want = Vec::new();
@@ -61,11 +63,11 @@ impl Block {
             let mut sum = [0.0; D];
             for e in (0..E).filter(|e| slots[s * E + e] != NO_SLOT) {
                 let matrix = e * M * D..(e + 1) * M * D;
-                let (w, u) = (&self.first[matrix.clone()], &self.second[matrix.clone()]);
+                let (w, u) = (&first[matrix.clone()], &second[matrix.clone()]);
                 let h = reference(form, x, w, u, bias(e * M..(e + 1) * M));
                 let h: Vec<f32> = h.iter().map(|&v| v as f32).collect();
                 let b = bias(E * M + e * D..E * M + (e + 1) * D);
-                let y = reference(ReferenceForm::Linear, &h, &self.down[matrix], &[], b);
+                let y = reference(ReferenceForm::Linear, &h, &down[matrix], &[], b);
                 for (sum, y) in sum.iter_mut().zip(y) {
                     *sum += f64::from(gates[s * E + e]) * y;
                 }
@@ -174,7 +176,7 @@ fn a_routed_block_equals_all_experts_on_all_tokens_masked() {
         for selection in [Selection::Pool, Selection::Token] {
             assert_eq!(Block::new(false, false, selection).check(&gpu), 3, "dispatches");
         }
-        for precision in [WeightPrecision::F16, WeightPrecision::F32] {
+        for precision in [WeightPrecision::F16, WeightPrecision::F32, WeightPrecision::Int8] {
             Block { precision, ..Block::new(true, true, Selection::Token) }.check(&gpu);
             Block { precision, ..Block::new(false, true, Selection::Pool) }.check(&gpu);
         }

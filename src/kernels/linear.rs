@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::matrix::{Matrix, Part, WeightPrecision};
+use super::matrix::{Matrix, Part};
 use crate::gpu::{Gpu, Kernel, Profile, Tape, Tensor};
 
 /// The nonlinearity between the sum and the epilogue.
@@ -183,8 +183,7 @@ impl<'a> Call<'a> {
     }
 
     fn constants(self) -> Vec<(&'static str, f64)> {
-        let half = self.linear.weights.precision() == WeightPrecision::F16;
-        vec![("HALF_WEIGHTS", f64::from(u8::from(half)))]
+        vec![self.linear.weights.precision().constant()]
     }
 
     /// Workgroups for tiles of `rows` rows and `columns` sums, of which `SwiGLU` pairs two.
@@ -215,6 +214,7 @@ impl Kernel for LinearTile<'_> {
     const SOURCE: &'static str = concat!(
         include_str!("../../shaders/linear.wgsl"),
         include_str!("../../shaders/shared/linear.wgsl"),
+        include_str!("../../shaders/shared/weights.wgsl"),
         include_str!("../../shaders/shared/activation.wgsl"),
     );
     type Params = Params;
@@ -247,6 +247,7 @@ impl Kernel for LinearSoftware<'_> {
     const SOURCE: &'static str = concat!(
         include_str!("../../shaders/linear_software.wgsl"),
         include_str!("../../shaders/shared/linear.wgsl"),
+        include_str!("../../shaders/shared/weights.wgsl"),
         include_str!("../../shaders/shared/activation.wgsl"),
     );
     type Params = Params;

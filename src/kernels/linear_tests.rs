@@ -1,6 +1,6 @@
 //! Tests of [`super`]: every variant against sums in f64.
 
-use super::super::matrix::stored;
+use super::super::weights::{WeightPrecision, stored};
 use super::*;
 use crate::gpu::testing::{assert_close, gpu, poisoned, read, run, spiky, tensor};
 
@@ -61,12 +61,12 @@ const SIZES: [(usize, usize, usize); 4] = [(1, 1, 4), (33, 65, 20), (64, 64, 16)
 #[test]
 fn matches_the_reference_in_every_variant_and_precision() {
     use Activation::{Gelu, None, Silu};
-    use WeightPrecision::{F16, F32};
-    for (precision, activation) in [(F32, None), (F16, None), (F16, Silu), (F16, Gelu)] {
+    use WeightPrecision::{F16, F32, Int8};
+    let cases = [(F32, None), (F16, None), (F16, Silu), (F16, Gelu), (Int8, None), (Int8, Gelu)];
+    for (precision, activation) in cases {
         for (rows, n, k) in SIZES {
             let (x, bias) = (spiky(rows * k, 1, 1.0), spiky(n, 3, 1.0));
-            let w: Vec<_> =
-                spiky(n * k, 2, 0.2).into_iter().map(|v| stored(v, precision)).collect();
+            let w = stored(&spiky(n * k, 2, 0.2), k, precision);
             let weights = matrix(gpu(), &w, &bias, k, precision);
             let x_tensor = tensor(&[rows, k], &x);
             let want = reference(&x, &w, Option::None, &bias, k, activation);
@@ -91,13 +91,14 @@ fn matches_the_reference_in_every_variant_and_precision() {
 
 #[test]
 fn swiglu_multiplies_two_products() {
-    for (rows, n, k) in SIZES {
+    let precisions = [WeightPrecision::F32, WeightPrecision::Int8].into_iter();
+    for (precision, (rows, n, k)) in precisions.flat_map(|p| SIZES.map(|size| (p, size))) {
         let x = spiky(rows * k, 4, 1.0);
-        let w: Vec<_> = spiky(n * k, 5, 0.2);
-        let u: Vec<_> = spiky(n * k, 6, 0.2);
+        let w = stored(&spiky(n * k, 5, 0.2), k, precision);
+        let u = stored(&spiky(n * k, 6, 0.2), k, precision);
         let zeros = vec![0.0; n];
-        let weights = matrix(gpu(), &w, &zeros, k, WeightPrecision::F32);
-        let up = matrix(gpu(), &u, &zeros, k, WeightPrecision::F32);
+        let weights = matrix(gpu(), &w, &zeros, k, precision);
+        let up = matrix(gpu(), &u, &zeros, k, precision);
         let want = reference(&x, &w, Some(&u), &zeros, k, Activation::None);
         for variant in 0..3 {
             let y = poisoned(&[rows, n]);
@@ -169,9 +170,16 @@ fn weights_above_the_binding_limit_are_split_without_a_trace() {
     let padded: Vec<f32> =
         x.chunks(k).flat_map(|row| row.iter().copied().chain([0.0; 2])).collect();
     let x_tensor = tensor(&[rows, 20], &padded);
-    // Rows of 40 bytes: 13 of them in each part, and 11 in the last.
-    let limit = 13 * 40 + 39;
-    let weights = Matrix::split(gpu(), "split", n, k, WeightPrecision::F16, limit);
+    for precision in [WeightPrecision::F16, WeightPrecision::Int8] {
+        check_split(&x, &x_tensor, &w, &bias, precision);
+    }
+}
+
+fn check_split(x: &[f32], x_tensor: &Tensor, w: &[f32], bias: &[f32], precision: WeightPrecision) {
+    let (rows, n, k) = (x_tensor.shape[0], bias.len(), w.len() / bias.len());
+    // 13 rows in each part, and 11 in the last.
+    let row = 4 * precision.row_words(20) as u64;
+    let weights = Matrix::split(gpu(), "split", n, k, precision, 13 * row + row - 1);
     assert_eq!(weights.parts.iter().map(|p| p.rows.len()).collect::<Vec<_>>(), [13, 13, 13, 11]);
     // Filled in pieces that do not end where the parts do.
     for start in (0..n).step_by(7) {
@@ -179,14 +187,14 @@ fn weights_above_the_binding_limit_are_split_without_a_trace() {
         weights.write_rows(gpu(), start, k, &w[start * k..end * k]);
         weights.write_bias(gpu(), start, &bias[start..end]);
     }
-    let w: Vec<_> = w.into_iter().map(|v| stored(v, WeightPrecision::F16)).collect();
-    let want = reference(&x, &w, None, &bias, k, Activation::Gelu);
+    let w = stored(w, k, precision);
+    let want = reference(x, &w, None, bias, k, Activation::Gelu);
     for variant in 0..3 {
         let y = poisoned(&[rows, n]);
         run_variant(
             variant,
             &Linear {
-                x: &x_tensor,
+                x: x_tensor,
                 weights: &weights,
                 up: None,
                 activation: Activation::Gelu,

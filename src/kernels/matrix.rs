@@ -1,19 +1,8 @@
-//! A weight matrix on the device: f16 or f32, padded to a multiple of four columns, and split by rows
-//! where it would not fit one storage binding.
+//! A weight matrix on the device, padded to a multiple of four columns, and split by rows where it would not fit
+//! one storage binding.
 
-use half::f16;
-
+use super::weights::{WeightPrecision, pack_rows};
 use crate::gpu::{Gpu, Tensor};
-
-/// How weights lie in device memory. Sums are f32 either way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum WeightPrecision {
-    /// Half the memory and half the traffic; unpacked in the shader, so that no device feature is needed.
-    #[default]
-    F16,
-    /// As in the checkpoint.
-    F32,
-}
 
 /// Weights `[N, K]` and bias `[N]` of one linear layer.
 #[derive(Debug)]
@@ -32,7 +21,7 @@ pub struct Matrix {
 pub(super) struct Part {
     /// First row, and one past the last.
     pub(super) rows: std::ops::Range<usize>,
-    /// `[rows, K]`, in words of one f32 or two f16.
+    /// `[rows, words]`: see [`WeightPrecision::row_words`].
     pub(super) weights: Tensor,
 }
 
@@ -61,10 +50,7 @@ impl Matrix {
         limit: u64,
     ) -> Self {
         let columns = columns.next_multiple_of(4);
-        let words = match precision {
-            WeightPrecision::F16 => columns / 2,
-            WeightPrecision::F32 => columns,
-        };
+        let words = precision.row_words(columns);
         let at_once = (limit / (4 * words as u64)).min(rows as u64) as usize;
         assert!(at_once > 0, "{label}: a row of {columns} weights does not fit a binding");
         let parts = (0..rows)
@@ -125,7 +111,8 @@ impl Matrix {
             let end = part.rows.end.min(first + rows);
             if start < end {
                 let some = &values[(start - first) * width..(end - first) * width];
-                let words = pack(&pad_rows(some, width, self.columns), self.precision);
+                let some = pad_rows(some, width, self.columns);
+                let words = pack_rows(&some, self.columns, self.precision);
                 let row_words = part.weights.shape[1];
                 part.weights.write_at(gpu, (start - part.rows.start) * row_words, &words);
             }
@@ -146,45 +133,9 @@ fn pad_rows(values: &[f32], width: usize, columns: usize) -> Vec<f32> {
     values.chunks_exact(width).flat_map(|row| row.iter().copied().chain(padding.clone())).collect()
 }
 
-/// Numbers as words of the device: f32 bits, or pairs of f16 (first in the low half). What f16 cannot
-/// hold becomes its largest number rather than an infinity.
-///
-/// # Panics
-/// When f16 is asked for and the number of values is odd.
-pub fn pack(values: &[f32], precision: WeightPrecision) -> Vec<u32> {
-    let half = |v: f32| {
-        let bound = f16::MAX.to_f32();
-        u32::from(f16::from_f32(v.clamp(-bound, bound)).to_bits())
-    };
-    match precision {
-        WeightPrecision::F32 => values.iter().map(|v| v.to_bits()).collect(),
-        WeightPrecision::F16 => {
-            let (pairs, rest) = values.as_chunks::<2>();
-            assert!(rest.is_empty(), "f16 weights come in pairs");
-            pairs.iter().map(|&[low, high]| half(high) << 16 | half(low)).collect()
-        }
-    }
-}
-
-/// What a number becomes when it is stored.
-#[cfg(test)]
-pub(super) fn stored(value: f32, precision: WeightPrecision) -> f32 {
-    match precision {
-        WeightPrecision::F16 => f16::from_f32(value).to_f32(),
-        WeightPrecision::F32 => value,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn f16_pairs_put_the_first_number_in_the_low_half() {
-        assert_eq!(pack(&[1.0, -2.0], WeightPrecision::F16), [0xc000_3c00]);
-        assert_eq!(pack(&[1e9, -1e9], WeightPrecision::F16), [0xfbff_7bff], "no infinities");
-        assert_eq!(pack(&[1.0], WeightPrecision::F32), [0x3f80_0000]);
-    }
 
     #[test]
     fn rows_are_padded_to_four_columns() {

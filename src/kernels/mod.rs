@@ -28,6 +28,7 @@ pub mod softmax;
 pub mod tokens_from_planes;
 pub mod trace_store;
 pub mod unpatchify;
+pub mod weights;
 
 pub use add_tokens::AddTokens;
 pub use attention::Attention;
@@ -44,7 +45,7 @@ pub use group_norm::GroupNorm;
 pub use group_stats::GroupStats;
 pub use head_norm::HeadNorm;
 pub use linear::{Activation, Epilogue, Linear};
-pub use matrix::{Matrix, WeightPrecision};
+pub use matrix::Matrix;
 pub use modulate::Modulate;
 pub use patchify::Patchify;
 pub use route_score::{Predictor, RouteScore};
@@ -53,6 +54,7 @@ pub use softmax::Softmax;
 pub use tokens_from_planes::TokensFromPlanes;
 pub use trace_store::TraceStore;
 pub use unpatchify::Unpatchify;
+pub use weights::WeightPrecision;
 
 /// Every shader of this crate, for tests that check them all.
 pub fn all_sources() -> Vec<KernelSource> {

@@ -1,7 +1,7 @@
 //! How much memory a model needs, from its configuration alone: before a file is read or a byte allocated.
 
 use super::activations::sizes;
-use super::{Config, TensorSpec};
+use super::{Config, TensorSpec, prompts};
 use crate::kernels::WeightPrecision;
 
 /// Bytes that a model takes.
@@ -9,7 +9,8 @@ use crate::kernels::WeightPrecision;
 pub struct Footprint {
     /// Weights.
     pub weights: u64,
-    /// Working memory of a batch; of both its branches where a joint pass is asked for.
+    /// Working memory of a batch, and of its prompts where the model reads text: as many different ones as there are
+    /// pictures, and one that guidance leads away from. A joint pass over both branches takes that of twice the batch.
     pub working: u64,
     /// The largest buffer that cannot be split, and what it holds.
     pub largest: (String, u64),
@@ -35,19 +36,17 @@ impl Footprint {
         binding_limit: u64,
     ) -> Self {
         let tensors = config.tensors();
-        let bytes = |t: &TensorSpec| match precision {
-            WeightPrecision::F16 if is_matrix(t) => 2 * len(t),
-            _ => 4 * len(t),
+        let bytes = |t: &TensorSpec| {
+            if !is_matrix(t) {
+                return 4 * len(t);
+            }
+            4 * (t.shape[0] * precision.row_words(t.shape[1].next_multiple_of(4))) as u64
         };
-        let buffers = sizes(config, batch, binding_limit);
-        let buffers = buffers.into_iter().map(|(label, shape)| {
-            (label.to_owned(), 4 * shape.iter().map(|&n| n as u64).product::<u64>())
-        });
-        let buffers: Vec<_> = buffers.collect();
+        let buffers = buffers(config, batch, binding_limit);
         // Linear layers and banks of experts are split by rows and experts; these are not.
         let whole = |t: &&TensorSpec| {
             t.name.contains(".mlp.experts.")
-                || t.name == "pos_embed"
+                || ["pos_embed", "text_encoder.token_embedding.weight"].contains(&t.name.as_str())
                 || config.labels.iter().any(|table| table.tensor == t.name)
         };
         let pieces = tensors.iter().filter(whole).map(|t| (t.name.clone(), bytes(t)));
@@ -61,11 +60,10 @@ impl Footprint {
 
     /// On the processor, where all numbers are f32.
     pub fn on_cpu(config: &Config, batch: usize) -> Self {
-        let buffers = sizes(config, batch, u64::MAX);
-        let working = buffers.values().map(|shape| 4 * shape.iter().product::<usize>() as u64);
+        let buffers = buffers(config, batch, u64::MAX);
         Self {
             weights: config.tensors().iter().map(|t| 4 * len(t)).sum(),
-            working: working.sum(),
+            working: buffers.iter().map(|b| b.1).sum(),
             largest: Default::default(),
         }
     }
@@ -74,6 +72,15 @@ impl Footprint {
     pub fn total(&self) -> u64 {
         self.weights + self.working
     }
+}
+
+/// Every buffer of a batch with its bytes.
+fn buffers(config: &Config, batch: usize, binding_limit: u64) -> Vec<(String, u64)> {
+    let bytes = |shape: &[usize]| 4 * shape.iter().map(|&n| n as u64).product::<u64>();
+    let pass = sizes(config, batch, binding_limit);
+    let pass = pass.into_iter().map(|(label, shape)| (label.to_owned(), bytes(&shape)));
+    let text = prompts::sizes(config, batch).into_iter();
+    pass.chain(text.map(|(label, shape)| (label.to_owned(), bytes(&shape)))).collect()
 }
 
 /// Bytes of the tensors in a file.
@@ -119,6 +126,8 @@ mod tests {
         assert_eq!(tenths(file_bytes(&l, Storage::Int8)), 12);
         let gpu = Footprint::on_gpu(&l, 1, WeightPrecision::F16, 128 << 20);
         assert_eq!(tenths(gpu.weights), 24);
+        let int8 = Footprint::on_gpu(&l, 1, WeightPrecision::Int8, 128 << 20);
+        assert_eq!((tenths(int8.weights), int8.working), (12, gpu.working));
         assert!(gpu.largest.1 <= 128 << 20, "{:?}: one picture fits WebGPU's limits", gpu.largest);
         assert_eq!(tenths(Footprint::on_cpu(&l, 1).weights), 47);
     }

@@ -180,7 +180,7 @@ impl GpuEngine {
         let prompts = match self.prompts.take() {
             Some((prompts, _)) if prompts.holds(count) => prompts,
             _ => {
-                let prompts = Prompts::new(gpu, weights, text, count)?;
+                let prompts = Prompts::new(gpu, weights, config, count)?;
                 for passes in std::iter::once(&mut self.single).chain(&mut self.joint) {
                     passes.read_from(&self.model, &prompts);
                 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::weights::Weights;
-use super::{Config, EngineError, TextConfig};
+use super::{Config, EngineError, TextConfig, WeightChoice};
 use crate::checkpoint::Checkpoint;
 use crate::gpu::Gpu;
 use crate::kernels::WeightPrecision;
@@ -30,9 +30,9 @@ impl GpuModel {
     pub fn load(
         gpu: Arc<Gpu>,
         checkpoint: &Checkpoint,
-        precision: WeightPrecision,
+        weights: impl Into<WeightChoice>,
     ) -> Result<Self, EngineError> {
-        pollster::block_on(Self::request(gpu, checkpoint, precision))
+        pollster::block_on(Self::request(gpu, checkpoint, weights))
     }
 
     /// As [`GpuModel::load`], for callers that must not be held up.
@@ -42,8 +42,9 @@ impl GpuModel {
     pub async fn request(
         gpu: Arc<Gpu>,
         checkpoint: &Checkpoint,
-        precision: WeightPrecision,
+        weights: impl Into<WeightChoice>,
     ) -> Result<Self, EngineError> {
+        let precision = weights.into().resolve(checkpoint);
         let config = checkpoint.config().clone();
         let text = config.text.as_ref();
         let head_dim = config.head_dim.max(text.map_or(0, TextConfig::head_dim));
@@ -59,11 +60,7 @@ impl GpuModel {
 
     /// The device and how it computes, for people.
     pub fn device(&self) -> String {
-        let weights = match self.precision {
-            WeightPrecision::F16 => "f16",
-            WeightPrecision::F32 => "f32",
-        };
-        format!("{}, {weights} weights", self.gpu.describe())
+        format!("{}, {} weights", self.gpu.describe(), self.precision)
     }
 
     /// Bytes of the weights on the device.

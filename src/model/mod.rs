@@ -18,6 +18,7 @@ mod taps;
 mod tensors;
 mod text_config;
 mod text_weights;
+mod weight_choice;
 mod weights;
 
 pub use config::{Config, ConfigError, FfnForm, Kind, LabelTable, TimeKind};
@@ -32,3 +33,4 @@ pub use presets::{Preset, SIZES, UnknownPreset};
 pub use run_prompts::RunPrompts;
 pub use tensors::TensorSpec;
 pub use text_config::TextConfig;
+pub use weight_choice::WeightChoice;

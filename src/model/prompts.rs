@@ -13,7 +13,7 @@
 
 use super::text_weights::{TextLayer, TextWeights};
 use super::weights::Weights;
-use super::{EngineError, RunPrompts, TextConfig};
+use super::{Config, EngineError, RunPrompts, TextConfig};
 use crate::gpu::{Gpu, Tape, Tensor};
 use crate::kernels::{Attention, EmbedTokens, Epilogue, Linear, Modulate};
 
@@ -59,29 +59,31 @@ impl Prompts {
     pub(super) fn new(
         gpu: &Gpu,
         weights: &Weights,
-        text: &TextConfig,
+        config: &Config,
         capacity: usize,
     ) -> Result<Self, EngineError> {
+        let text = config.text.as_ref().expect("only a model with a text section reads prompts");
         let w = weights.text.as_ref().expect("a model with a text section has an encoder");
-        let rows = capacity * text.max_length;
-        let (width, hidden) = (text.hidden_size, text.ffn_hidden);
-        let make = |label: &str, columns: usize| allocate(gpu, capacity, label, rows, columns);
+        let attention = config.num_heads * config.head_dim;
+        let make = |label: &str| {
+            let [rows, columns] = shape(text, attention, capacity, label);
+            allocate(gpu, capacity, label, rows, columns)
+        };
         let cross = weights.blocks.iter().filter_map(|block| block.cross.as_ref());
-        let memory: Result<Vec<_>, _> =
-            cross.clone().map(|c| make("keys and values", c.memory.rows())).collect();
+        let memory: Result<Vec<_>, _> = cross.clone().map(|_| make("keys and values")).collect();
         let working = Working {
-            stream: make("text", width)?,
-            normal: make("text normal", width)?,
-            qkv: make("text qkv", 3 * width)?,
-            attended: make("text attended", width)?,
-            hidden: make("text hidden", hidden)?,
+            stream: make("text")?,
+            normal: make("text normal")?,
+            qkv: make("text qkv")?,
+            attended: make("text attended")?,
+            hidden: make("text hidden")?,
         };
         let mut prompts = Self {
             capacity,
             length: text.max_length,
-            ids: Tensor::empty(gpu, "token ids", &[rows]),
+            ids: Tensor::empty(gpu, "token ids", &[capacity * text.max_length]),
             spans: Tensor::empty(gpu, "text spans", &[capacity, 2]),
-            states: make("text states", width)?,
+            states: make("text states")?,
             memory: memory?,
             encoder: Tape::default(),
         };
@@ -182,6 +184,42 @@ impl Reading {
 /// A layer norm without shift and scale.
 fn norm<'a>(w: &'a TextWeights, x: &'a Tensor, y: &'a Tensor) -> Modulate<'a> {
     Modulate { x, modulation: &w.plain, shift: 0, scale: x.shape[1], y }
+}
+
+/// Shape of a buffer of the encoder for `capacity` prompts, by its label; `attention` is `H·d`.
+fn shape(text: &TextConfig, attention: usize, capacity: usize, label: &str) -> [usize; 2] {
+    let width = text.hidden_size;
+    let columns = match label {
+        "keys and values" => 2 * attention,
+        "text qkv" => 3 * width,
+        "text hidden" => text.ffn_hidden,
+        _ => width,
+    };
+    [capacity * text.max_length, columns]
+}
+
+/// Every buffer that prompts take for passes over `batch` samples, with its shape: the worst case, in which all
+/// samples ask for something else. Nothing where the model reads no text.
+pub(super) fn sizes(config: &Config, batch: usize) -> Vec<(&'static str, [usize; 2])> {
+    let Some(text) = &config.text else { return Vec::new() };
+    // The prompt that guidance leads away from is one more.
+    let capacity = batch + 1;
+    let attention = config.num_heads * config.head_dim;
+    let encoder =
+        ["text", "text normal", "text qkv", "text attended", "text hidden", "text states"];
+    let of_blocks = std::iter::repeat_n("keys and values", config.depth);
+    let large = encoder.into_iter().chain(of_blocks);
+    let large = large.map(|label| (label, shape(text, attention, capacity, label)));
+    let ids = [("token ids", [capacity, text.max_length]), ("text spans", [capacity, 2])];
+    let reading = [
+        ("prompt spans", [batch, 2]),
+        ("prompts", [batch, 1]),
+        ("first tokens", [batch, text.hidden_size]),
+        ("pooled text", [batch, config.hidden_size]),
+        ("no positions", [1, text.hidden_size]),
+    ];
+    // The two branches read different prompts.
+    large.chain(ids).chain(reading).chain(reading).collect()
 }
 
 fn allocate(

@@ -1,7 +1,7 @@
 //! A checkpoint's tensors on the device, in the order in which the forward pass meets them.
 //!
 //! Tensors are decoded, packed and uploaded one at a time, so that loading needs little host memory
-//! beyond the largest of them. Matrices are f16 by default. What is small, or decides on routing by its
+//! beyond the largest of them. Matrices are f16 or int8 by default. What is small, or decides on routing by its
 //! last bits (router, capacity predictor, thresholds), stays f32, and so do all biases.
 
 use super::text_weights::{CrossWeights, TextWeights};
@@ -160,12 +160,9 @@ impl Weights {
 /// Refuses what no splitting can make fit: the smallest pieces that a binding must hold whole.
 fn check_sizes(gpu: &Gpu, config: &Config, precision: WeightPrecision) -> Result<(), EngineError> {
     let (d, m) = (config.hidden_size, config.ffn_hidden);
-    let weight_bytes = match precision {
-        WeightPrecision::F16 => 2,
-        WeightPrecision::F32 => 4,
-    };
+    let bytes = |rows: usize, columns: usize| 4 * rows * precision.row_words(columns);
     let label_rows: usize = config.labels.iter().map(|t| t.null as usize + 1).sum();
-    let expert = if config.num_experts > 0 { weight_bytes * m * d } else { 0 };
+    let expert = if config.num_experts > 0 { bytes(m, d).max(bytes(d, m)) } else { 0 };
     let pieces = [
         ("one expert's matrix", expert),
         ("the label tables", 4 * label_rows * d),

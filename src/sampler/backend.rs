@@ -5,8 +5,7 @@ use std::sync::Arc;
 use crate::checkpoint::Checkpoint;
 use crate::cpu::{CpuEngine, CpuModel};
 use crate::gpu::{Gpu, GpuError, GpuOptions};
-use crate::kernels::WeightPrecision;
-use crate::model::{Engine, EngineError, GpuEngine, GpuModel};
+use crate::model::{Engine, EngineError, GpuEngine, GpuModel, WeightChoice};
 
 /// Which processor a user wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -92,9 +91,9 @@ impl OpenModel {
     pub fn open(
         checkpoint: &Checkpoint,
         backend: Backend,
-        precision: WeightPrecision,
+        weights: impl Into<WeightChoice>,
     ) -> Result<Self, BackendError> {
-        pollster::block_on(Self::request(checkpoint, backend, precision))
+        pollster::block_on(Self::request(checkpoint, backend, weights))
     }
 
     /// As [`OpenModel::open`], for callers that must not wait.
@@ -104,7 +103,7 @@ impl OpenModel {
     pub async fn request(
         checkpoint: &Checkpoint,
         backend: Backend,
-        precision: WeightPrecision,
+        weights: impl Into<WeightChoice>,
     ) -> Result<Self, BackendError> {
         let on_cpu = async |note: Option<String>| -> Result<Self, BackendError> {
             Ok(Self { place: Place::Cpu(Arc::new(CpuModel::request(checkpoint).await?)), note })
@@ -113,7 +112,7 @@ impl OpenModel {
             Choice::Cpu { note } => return on_cpu(note).await,
             Choice::Gpu(gpu) => Arc::new(gpu),
         };
-        let load = GpuModel::request(gpu.clone(), checkpoint, precision);
+        let load = GpuModel::request(gpu.clone(), checkpoint, weights);
         let loaded = match gpu.attempt(load).await {
             Ok(loaded) => loaded,
             Err(error) => Err(EngineError::TooLarge(format!(

@@ -8,7 +8,7 @@ use super::config::Numbers;
 use super::cpu_layers::{ConvWeights, NormWeights, Normalising, Source, conv_rows};
 use super::plan::{Layer, Plan, ValueId};
 use super::{Decoder, DecoderFile};
-use crate::cpu::math::vector_width;
+use crate::cpu::describe;
 use crate::model::{EngineError, Progress, Taps};
 use crate::platform::breathe;
 
@@ -61,8 +61,7 @@ impl CpuDecoderModel {
 
     /// The processor and how it computes, for people.
     pub fn device(&self) -> String {
-        let threads = rayon::current_num_threads();
-        format!("processor, {threads} threads, vectors of {}", vector_width())
+        describe()
     }
 
     /// Bytes of feature maps that exist at once while a latent of `[height, width]` is decoded.
@@ -241,13 +240,11 @@ impl Decoder for CpuDecoder {
     }
 
     fn latent_shape(&self) -> [usize; 3] {
-        [self.model.plan.values[0].channels, self.size[0], self.size[1]]
+        self.model.plan.latent_shape(self.size)
     }
 
     fn picture_shape(&self) -> [usize; 3] {
-        let output = self.model.plan.output();
-        let [height, width] = output.size(self.size);
-        [output.channels, height, width]
+        self.model.plan.picture_shape(self.size)
     }
 
     fn begin(&mut self, latents: &[f32]) {

@@ -59,11 +59,7 @@ impl GpuDecoderModel {
 
     /// The device and how it computes, for people.
     pub fn device(&self) -> String {
-        let weights = match self.precision {
-            WeightPrecision::F16 => "f16",
-            WeightPrecision::F32 => "f32",
-        };
-        format!("{}, {weights} weights", self.gpu.describe())
+        format!("{}, {} weights", self.gpu.describe(), self.precision)
     }
 
     /// Bytes of the feature maps for a latent of `[height, width]`; nothing where not even four of their channels
@@ -226,13 +222,11 @@ impl Decoder for GpuDecoder {
     }
 
     fn latent_shape(&self) -> [usize; 3] {
-        [self.model.plan.values[0].channels, self.size[0], self.size[1]]
+        self.model.plan.latent_shape(self.size)
     }
 
     fn picture_shape(&self) -> [usize; 3] {
-        let output = self.model.plan.output();
-        let [height, width] = output.size(self.size);
-        [output.channels, height, width]
+        self.model.plan.picture_shape(self.size)
     }
 
     fn begin(&mut self, latents: &[f32]) {

@@ -113,6 +113,18 @@ impl Plan {
         self.values[self.output_id()]
     }
 
+    /// `[C, height, width]` of the picture of a latent with `size` cells.
+    pub(super) fn picture_shape(&self, size: [usize; 2]) -> [usize; 3] {
+        let output = self.output();
+        let [height, width] = output.size(size);
+        [output.channels, height, width]
+    }
+
+    /// `[C, height, width]` of a latent with `size` cells.
+    pub(super) fn latent_shape(&self, size: [usize; 2]) -> [usize; 3] {
+        [self.values[0].channels, size[0], size[1]]
+    }
+
     /// For each step, the feature maps that nobody reads after it.
     pub(super) fn last_uses(&self) -> Vec<Vec<ValueId>> {
         let mut last = vec![0; self.values.len()];

@@ -14,8 +14,7 @@ use super::objects::{error, set};
 use super::options::{self, Options};
 use super::slices::{Listener, slices};
 use crate::checkpoint::Checkpoint;
-use crate::kernels::WeightPrecision;
-use crate::model::Config;
+use crate::model::{Config, WeightChoice};
 use crate::picture;
 use crate::platform::{self, Bytes};
 use crate::sampler::{Backend, OpenModel, Run, Settings, check_decoder};
@@ -57,7 +56,7 @@ impl Generator {
         // Let the page show that before the device keeps it busy.
         pause(0).await;
         let checkpoint = Checkpoint::from_bytes(&label, bytes).map_err(error)?;
-        let model = OpenModel::request(&checkpoint, backend, WeightPrecision::F16).await;
+        let model = OpenModel::request(&checkpoint, backend, WeightChoice::Auto).await;
         let model = RefCell::new(model.map_err(error)?);
         let decoder = match vae {
             None => None,
@@ -229,7 +228,7 @@ impl Inner {
     /// The model on a device younger than `generation`.
     async fn reopened(&self, generation: u32) -> Result<OpenModel, JsValue> {
         if self.generation.get() == generation {
-            let request = OpenModel::request(&self.checkpoint, self.backend, WeightPrecision::F16);
+            let request = OpenModel::request(&self.checkpoint, self.backend, WeightChoice::Auto);
             let model = request.await.map_err(error)?;
             *self.model.borrow_mut() = model;
             self.generation.set(generation + 1);

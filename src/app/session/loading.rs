@@ -9,7 +9,7 @@ use super::decoder::OpenedDecoder;
 use super::share::HASH_DIGITS;
 use super::{ModelInfo, Phase, Share};
 use crate::checkpoint::{Checkpoint, CheckpointError, TensorFile, embedded};
-use crate::kernels::WeightPrecision;
+use crate::model::WeightChoice;
 use crate::platform::{self, Bytes, Task, Transfer, Waker};
 use crate::sampler::{Backend, OpenModel};
 use crate::vae::DecoderFile;
@@ -240,7 +240,7 @@ async fn open(
     hash: String,
     backend: Backend,
 ) -> Result<Opened, String> {
-    let model = OpenModel::request(&checkpoint, backend, WeightPrecision::F16)
+    let model = OpenModel::request(&checkpoint, backend, WeightChoice::Auto)
         .await
         .map_err(|error| error.to_string())?;
     let config = Arc::new(checkpoint.config().clone());

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use super::job::Job;
 use super::{NoteKind, Session};
-use crate::kernels::WeightPrecision;
-use crate::model::Engine;
+use crate::model::{Engine, WeightChoice};
 use crate::platform::{self, Task};
 use crate::sampler::{Backend, OpenModel};
 
@@ -69,7 +68,7 @@ impl Session {
             let reopened = match reopen {
                 None => None,
                 Some(backend) => Some(
-                    OpenModel::request(&checkpoint, backend, WeightPrecision::F16)
+                    OpenModel::request(&checkpoint, backend, WeightChoice::Auto)
                         .await
                         .map_err(|error| error.to_string())?,
                 ),

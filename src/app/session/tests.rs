@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::diffusion::Solver;
-use crate::kernels::WeightPrecision;
-use crate::model::{Branch, Routing};
+use crate::model::{Branch, Routing, WeightChoice};
 use crate::sampler::Run;
 use crate::trace::At;
 use model::{LABELS, file};
@@ -86,7 +85,7 @@ pub(super) fn finished_record() -> Record {
 /// The same run without a session: samples after each step.
 fn reference(path: &std::path::Path, controls: &Controls) -> (Vec<f32>, crate::trace::Trace) {
     let checkpoint = crate::checkpoint::Checkpoint::open(path).unwrap();
-    let open = OpenModel::open(&checkpoint, Backend::Cpu, WeightPrecision::F16).unwrap();
+    let open = OpenModel::open(&checkpoint, Backend::Cpu, WeightChoice::Auto).unwrap();
     let config = checkpoint.config();
     let settings = controls.settings(config);
     let run = Run::start(open.engine(controls.count).unwrap(), config, settings, 0);

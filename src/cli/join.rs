@@ -1,0 +1,151 @@
+//! `diffmoe join`: the batches of a set of pictures as one file, or as a folder of PNGs.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use image::RgbImage;
+use indicatif::ProgressBar;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
+
+use super::Outcome;
+use super::output::Output;
+use super::picture_set::{self, BatchFile};
+
+/// Put the batches of `sample --set` together: as an .npz file, or as numbered PNGs.
+///
+/// The .npz has `arr_0`, the pictures [n, height, width, 3] as uint8, which evaluation programs expect, and
+/// `labels` [n, tables] where the model has labels. Missing batches and batches of different sets are refused.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  diffmoe join pictures --out pictures.npz
+  diffmoe join pictures --out png-folder")]
+pub(super) struct Arguments {
+    /// Folder with the batches.
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+    /// File that ends in .npz, or a folder for numbered PNGs.
+    #[arg(short, long, value_name = "FILE.npz|FOLDER")]
+    out: PathBuf,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let batches = open_all(&arguments.folder)?;
+    let count = batches.iter().map(|batch| batch.header.pictures).sum::<usize>();
+    let is_npz = arguments.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
+    let bar = ProgressBar::new(count as u64);
+    if is_npz {
+        let out = Output::reserve(&arguments.out)?;
+        out.write(|part| write_npz(part, &batches, &bar).map_err(|e| e.to_string()))?;
+    } else {
+        write_pngs(&arguments.out, &batches, &bar)?;
+    }
+    bar.finish_and_clear();
+    println!("wrote {count} pictures to {}", arguments.out.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All batches of a set in order, or what is wrong with it.
+fn open_all(folder: &Path) -> Result<Vec<BatchFile>, String> {
+    let mut batches: Vec<BatchFile> = Vec::new();
+    let mut next = 0;
+    for path in picture_set::list(folder)? {
+        let again = "draw it again by the command that drew the set";
+        let batch = BatchFile::open(&path)
+            .map_err(|reason| format!("{}: {reason}; {again}", path.display()))?;
+        if let Some(before) = batches.first() {
+            let difference = before.header.difference(&batch.header);
+            if difference.is_some() || before.size != batch.size {
+                let difference = difference.unwrap_or_else(|| "size".into());
+                return Err(format!("{} is of another set ({difference})", path.display()));
+            }
+            if before.header.device != batch.header.device {
+                eprintln!(
+                    "note: drawn on different devices ({}; {}): last bits may differ from those of one device",
+                    before.header.device, batch.header.device
+                );
+            }
+        }
+        missing(next, batch.header.first)?;
+        next += batch.header.pictures;
+        batches.push(batch);
+    }
+    let count = batches.iter().map(|batch| batch.header.count).max();
+    let count =
+        count.ok_or_else(|| format!("{} holds no batches of pictures", folder.display()))?;
+    missing(next, count)?;
+    Ok(batches)
+}
+
+fn missing(from: usize, to: usize) -> Result<(), String> {
+    if from == to {
+        return Ok(());
+    }
+    Err(format!(
+        "the set is not complete: pictures {from} to {} are missing; run the shards again, what is there is kept",
+        to.saturating_sub(1).max(from)
+    ))
+}
+
+fn write_npz(path: &Path, batches: &[BatchFile], bar: &ProgressBar) -> zip::result::ZipResult<()> {
+    let count = batches.iter().map(|batch| batch.header.pictures).sum::<usize>();
+    let tables = batches[0].header.tables.len();
+    let [height, width] = batches[0].size;
+    let mut zip = ZipWriter::new(BufWriter::new(File::create(path)?));
+    let options =
+        SimpleFileOptions::default().compression_method(CompressionMethod::Stored).large_file(true);
+    zip.start_file("arr_0.npy", options)?;
+    zip.write_all(&npy_header("|u1", &[count, height, width, 3]))?;
+    for batch in batches {
+        zip.write_all(batch.pictures())?;
+        bar.inc(batch.header.pictures as u64);
+    }
+    if tables > 0 {
+        zip.start_file("labels.npy", options)?;
+        zip.write_all(&npy_header("<u4", &[count, tables]))?;
+        for header in batches.iter().map(|batch| &batch.header) {
+            for i in 0..header.pictures {
+                for table in &header.labels {
+                    zip.write_all(&table[i].to_le_bytes())?;
+                }
+            }
+        }
+    }
+    zip.finish()?.flush()?;
+    Ok(())
+}
+
+/// The head of a file of NumPy's format 1.0: magic, length, and a dictionary that ends on a multiple of 64 bytes.
+fn npy_header(kind: &str, shape: &[usize]) -> Vec<u8> {
+    let shape: Vec<_> = shape.iter().map(|n| format!("{n},")).collect();
+    let mut text =
+        format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': ({})}}", shape.join(" "));
+    while (10 + text.len() + 1) % 64 != 0 {
+        text.push(' ');
+    }
+    text.push('\n');
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((text.len() as u16).to_le_bytes());
+    header.extend(text.into_bytes());
+    header
+}
+
+fn write_pngs(folder: &Path, batches: &[BatchFile], bar: &ProgressBar) -> Result<(), String> {
+    let fail = |e: &dyn std::fmt::Display| format!("cannot write to {}: {e}", folder.display());
+    std::fs::create_dir_all(folder).map_err(|e| fail(&e))?;
+    for batch in batches {
+        let [height, width] = batch.size;
+        for (i, pixels) in batch.pictures().chunks_exact(height * width * 3).enumerate() {
+            let picture = RgbImage::from_raw(width as u32, height as u32, pixels.to_vec());
+            let path = folder.join(format!("{:08}.png", batch.header.first + i));
+            picture
+                .ok_or_else(|| fail(&"a picture has no pixels"))?
+                .save(path)
+                .map_err(|e| fail(&e))?;
+            bar.inc(1);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! The files of a set of pictures, one for each batch: safetensors with `pictures` [n, h, w, 3] u8, `labels`
+//! [n, tables] u32 and, for models with experts, `capacity` [n] f32. What the pictures were drawn with stands in the
+//! header, so that files of different sets are never taken for one (docs/evaluation.md).
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use diffmoe::checkpoint::{TensorOut, write_safetensors};
+use diffmoe::platform::{Bytes, map_file};
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+
+use super::output::Output;
+
+/// The header entry.
+const KEY: &str = "diffmoe_set";
+
+/// What stands in the header of a batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Header {
+    /// 1.
+    pub(super) format: u32,
+    /// Number of the first picture.
+    pub(super) first: usize,
+    /// Pictures in this file.
+    pub(super) pictures: usize,
+    /// Pictures of the whole set.
+    pub(super) count: usize,
+    /// What decides how a picture looks, for all pictures of the set.
+    pub(super) settings: serde_json::Map<String, serde_json::Value>,
+    /// Names of the label tables.
+    pub(super) tables: Vec<String>,
+    /// For each table the row of each picture, as in the tensor `labels`.
+    pub(super) labels: Vec<Vec<u32>>,
+    /// What each picture was asked to show, for models that read text.
+    pub(super) prompts: Vec<String>,
+    /// What computed.
+    pub(super) device: String,
+}
+
+impl Header {
+    /// The settings that differ, in words.
+    pub(super) fn difference(&self, other: &Self) -> Option<String> {
+        let missing = serde_json::Value::Null;
+        let keys = self.settings.keys().chain(other.settings.keys());
+        let value = |of: &Self, key: &str| of.settings.get(key).unwrap_or(&missing).to_string();
+        let mut differences: Vec<String> = keys
+            .filter(|key| value(self, key) != value(other, key))
+            .map(|key| format!("{key} {} instead of {}", value(self, key), value(other, key)))
+            .collect();
+        differences.dedup();
+        (!differences.is_empty()).then(|| differences.join(", "))
+    }
+}
+
+/// The file of the batch that begins with this picture.
+pub(super) fn path(folder: &Path, first: usize) -> PathBuf {
+    folder.join(format!("batch-{first:08}.safetensors"))
+}
+
+/// All files of batches in a folder, by name.
+pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, String> {
+    let unreadable = |e: std::io::Error| format!("cannot read {}: {e}", folder.display());
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("batch-") && name.ends_with(".safetensors") {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Writes a batch: `pictures` is [n, `size`, `size`, 3].
+pub(super) fn write(
+    folder: &Path,
+    header: &Header,
+    size: usize,
+    pictures: &[u8],
+    capacity: Option<&[f32]>,
+) -> Result<(), String> {
+    let n = header.pictures;
+    let rows = (0..n).flat_map(|i| header.labels.iter().map(move |table| table[i]));
+    let labels: Vec<u32> = rows.collect();
+    let mut tensors = vec![TensorOut::u8("pictures", &[n, size, size, 3], pictures)];
+    if !header.tables.is_empty() {
+        tensors.push(TensorOut::u32("labels", &[n, header.tables.len()], &labels));
+    }
+    tensors.extend(capacity.map(|c| TensorOut::f32("capacity", &[n], c)));
+    let text = serde_json::to_string(header).map_err(|e| e.to_string())?;
+    let out = Output::reserve(&path(folder, header.first))?;
+    out.write(|part| write_safetensors(part, &tensors, [(KEY.to_owned(), text)]))
+}
+
+/// A batch that is whole.
+pub(super) struct BatchFile {
+    pub(super) header: Header,
+    /// [height, width]
+    pub(super) size: [usize; 2],
+    bytes: Bytes,
+    pictures: Range<usize>,
+}
+
+impl BatchFile {
+    /// Opens a batch, or says in words why it is none. Reads the header only.
+    pub(super) fn open(path: &Path) -> Result<Self, String> {
+        let bytes = map_file(path).map_err(|e| e.to_string())?;
+        // Also compares the length of the file with what the header promises.
+        let (header, metadata) =
+            SafeTensors::read_metadata(&bytes).map_err(|e| format!("it is not whole ({e})"))?;
+        let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
+        let text = text.ok_or("it is no batch of a set of pictures")?;
+        let known: Header = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        let tensor = metadata.info("pictures").ok_or("it holds no pictures")?;
+        let (begin, end) = tensor.data_offsets;
+        match *tensor.shape.as_slice() {
+            [n, height, width, 3]
+                if n == known.pictures && end - begin == n * height * width * 3 =>
+            {
+                let pictures = 8 + header + begin..8 + header + end;
+                Ok(Self { header: known, size: [height, width], bytes, pictures })
+            }
+            _ => Err(format!("its pictures have shape {:?}", tensor.shape)),
+        }
+    }
+
+    /// [n, height, width, 3]
+    pub(super) fn pictures(&self) -> &[u8] {
+        &self.bytes[self.pictures.clone()]
+    }
+}
