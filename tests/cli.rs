@@ -270,14 +270,16 @@ fn recorded_answers_are_met_by_both_backends() {
 /// The shipped weights, int8 and f16, mean the same to the trainer and to both backends.
 #[test]
 fn the_shipped_models_compute_what_the_trainer_computed() {
-    for model in ["emoji", "eurosat"] {
+    let prompts = r#"{"kind":"diffmoe","prompts":["a robot, noto","a fox, blob",""]}"#;
+    let plain = r#"{"kind":"diffmoe"}"#;
+    for (model, case) in [("emoji", plain), ("emoji_text", prompts), ("eurosat", plain)] {
         let folder = Folder::new();
         let weights =
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("assets/{model}.safetensors"));
         std::fs::copy(weights, folder.path("model.safetensors")).expect("a copy");
         let answers = fixture(&format!("trained/{model}.safetensors"));
         std::fs::copy(answers, folder.path("io.safetensors")).expect("a copy");
-        std::fs::write(folder.path("case.json"), r#"{"kind":"diffmoe"}"#).expect("a file");
+        std::fs::write(folder.path("case.json"), case).expect("a file");
         for backend in ["cpu", "gpu"] {
             let (code, stdout, stderr) =
                 diffmoe(&["verify", &folder.text(""), "--backend", backend]);

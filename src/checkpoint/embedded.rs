@@ -12,6 +12,7 @@ const MODELS: &[(&str, &[u8])] = &[];
 #[cfg(feature = "embedded")]
 const MODELS: &[(&str, &[u8])] = &[
     ("emoji", include_bytes!("../../assets/emoji.safetensors")),
+    ("emoji_text", include_bytes!("../../assets/emoji_text.safetensors")),
     ("eurosat", include_bytes!("../../assets/eurosat.safetensors")),
 ];
 

@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest, Sha256};
 
 /// The models that lie beside the page; the first one draws the first picture.
-const MODELS: [&str; 2] = ["emoji", "eurosat"];
+const MODELS: [&str; 3] = ["emoji", "emoji_text", "eurosat"];
 /// Files that go out as they are: where they are, and their names in `dist/`.
-const COPIES: [(&str, &str); 8] = [
+const COPIES: [(&str, &str); 9] = [
     ("web/start.js", "start.js"),
     ("web/diffmoe.d.ts", "diffmoe.d.ts"),
     ("web/README.md", "README.md"),
@@ -18,6 +18,7 @@ const COPIES: [(&str, &str); 8] = [
     ("LICENSE-APACHE", "LICENSE-APACHE"),
     ("LICENSE-MIT", "LICENSE-MIT"),
     ("assets/emoji.md", "models/emoji.md"),
+    ("assets/emoji_text.md", "models/emoji_text.md"),
     ("assets/eurosat.md", "models/eurosat.md"),
 ];
 /// The line of `index.html` that the build replaces: it loads the page when there is one.
