@@ -3,15 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod device;
 mod reference;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use device::{device, turn};
 use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
 use diffmoe::cpu::{CpuEngine, CpuModel};
 use diffmoe::diffusion::gaussian;
-use diffmoe::gpu::{Gpu, GpuOptions, Profile};
+use diffmoe::gpu::Profile;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Engine, GpuEngine, GpuModel, Kind, Routing, RoutingRule, RunSpec};
 use reference::Reference;
@@ -33,8 +35,7 @@ fn numbers(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
 
 /// Checks one configuration; `text` is the JSON without its last brace.
 fn check(text: &str, seed: u64) {
-    static TURN: Mutex<()> = Mutex::new(());
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     let config = Config::from_json(text).unwrap();
     let weights: HashMap<String, Vec<f32>> = config
         .tensors()
@@ -76,14 +77,7 @@ fn check(text: &str, seed: u64) {
         let on_cpu = Arc::new(CpuModel::load(&checkpoint).unwrap());
         compare(&mut CpuEngine::new(on_cpu, batch), &run, &times, &want);
         for profile in [Profile::Software, Profile::Gpu] {
-            let options = GpuOptions {
-                profile: Some(profile),
-                poison: true,
-                panic_on_error: true,
-                ..GpuOptions::default()
-            };
-            let gpu = Gpu::headless_with(options).expect("these tests need a GPU or lavapipe");
-            let model = GpuModel::load(Arc::new(gpu), &checkpoint, WeightPrecision::F32).unwrap();
+            let model = GpuModel::load(device(profile), &checkpoint, WeightPrecision::F32).unwrap();
             compare(&mut GpuEngine::new(Arc::new(model), batch).unwrap(), &run, &times, &want);
         }
     }

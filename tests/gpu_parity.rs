@@ -3,9 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod device;
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use device::{device, turn};
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::cpu::{CpuEngine, CpuModel};
 use diffmoe::diffusion::{Ancestry, Next, Plan, Request, Solver, Tolerance};
@@ -94,23 +97,6 @@ impl Case {
     fn engine(&self, gpu: &Arc<Gpu>) -> GpuEngine {
         GpuEngine::new(self.model(gpu), self.labels()[0].len()).unwrap()
     }
-}
-
-/// A device whose untouched memory is NaN and that panics where it refuses work.
-fn device(profile: Profile) -> Arc<Gpu> {
-    let options = GpuOptions {
-        profile: Some(profile),
-        poison: true,
-        panic_on_error: true,
-        ..GpuOptions::default()
-    };
-    Arc::new(Gpu::headless_with(options).expect("these tests need a GPU or Mesa's lavapipe"))
-}
-
-/// One device at a time: a software adapter has no cores to spare for two.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn largest_difference(got: &[f32], want: &[f32]) -> f32 {

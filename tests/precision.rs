@@ -2,34 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod device;
 
+use std::sync::Arc;
+
+use device::{device, turn};
 use diffmoe::checkpoint::{Checkpoint, embedded, write_model};
 use diffmoe::cpu::{CpuEngine, CpuModel};
 use diffmoe::diffusion::{gaussian, random_rows};
-use diffmoe::gpu::{Gpu, GpuOptions, Profile};
+use diffmoe::gpu::Profile;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{
     Config, Engine, GpuEngine, GpuModel, Routing, RoutingRule, RunSpec, Storage, TensorSpec,
     WeightChoice,
 };
 use diffmoe::platform::Bytes;
-
-/// Software drivers do not like several devices at work at once.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn device(profile: Profile) -> Arc<Gpu> {
-    let options = GpuOptions {
-        profile: Some(profile),
-        poison: true,
-        panic_on_error: true,
-        ..GpuOptions::default()
-    };
-    Arc::new(Gpu::headless_with(options).expect("these tests need a GPU or Mesa's lavapipe"))
-}
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());

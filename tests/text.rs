@@ -3,14 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 
+mod device;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use device::{device, turn};
 use diffmoe::checkpoint::{Checkpoint, write_model};
 use diffmoe::cpu::{CpuEngine, CpuModel};
 use diffmoe::diffusion::{Next, Plan, Request, Solver};
-use diffmoe::gpu::{Gpu, GpuOptions, Profile};
+use diffmoe::gpu::Profile;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{
     Branch, Config, Engine, Footprint, GpuEngine, GpuModel, Op, Routing, RoutingRule, RunSpec,
@@ -27,12 +30,6 @@ fn checkpoint() -> Checkpoint {
     Checkpoint::open(&folder().join("model.safetensors")).unwrap()
 }
 
-/// Software drivers do not like several devices at work at once.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The three ways to compute a model.
 const DEVICES: [&str; 3] = ["cpu", "software kernels", "gpu kernels"];
 
@@ -40,8 +37,8 @@ fn engine(device: &str, batch: usize) -> Box<dyn Engine> {
     engine_of(&checkpoint(), device, batch)
 }
 
-fn engine_of(checkpoint: &Checkpoint, device: &str, batch: usize) -> Box<dyn Engine> {
-    let profile = match device {
+fn engine_of(checkpoint: &Checkpoint, place: &str, batch: usize) -> Box<dyn Engine> {
+    let profile = match place {
         "cpu" => {
             let model = Arc::new(CpuModel::load(checkpoint).unwrap());
             return Box::new(CpuEngine::new(model, batch));
@@ -49,18 +46,8 @@ fn engine_of(checkpoint: &Checkpoint, device: &str, batch: usize) -> Box<dyn Eng
         "software kernels" => Profile::Software,
         _ => Profile::Gpu,
     };
-    let model = GpuModel::load(gpu(profile), checkpoint, WeightPrecision::F32).unwrap();
+    let model = GpuModel::load(device(profile), checkpoint, WeightPrecision::F32).unwrap();
     Box::new(GpuEngine::new(Arc::new(model), batch).unwrap())
-}
-
-fn gpu(profile: Profile) -> Arc<Gpu> {
-    let options = GpuOptions {
-        profile: Some(profile),
-        poison: true,
-        panic_on_error: true,
-        ..GpuOptions::default()
-    };
-    Arc::new(Gpu::headless_with(options).expect("these tests need a GPU or Mesa's lavapipe"))
 }
 
 /// Shape and values of every recorded tensor.
@@ -345,7 +332,7 @@ fn the_footprint_foresees_the_memory_for_prompts() {
     let prompts = ["robot", "a red fox", "flat style", "blob", "a robot", "red", "fox", "style"];
     for profile in [Profile::Gpu, Profile::Software] {
         for batch in [1, 3, 8] {
-            let model = GpuModel::load(gpu(profile), &checkpoint, WeightPrecision::F32).unwrap();
+            let model = GpuModel::load(device(profile), &checkpoint, WeightPrecision::F32).unwrap();
             let device = model.gpu.clone();
             let before = device.allocated_bytes();
             let mut engine = GpuEngine::new(Arc::new(model), batch).unwrap();

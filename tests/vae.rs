@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod device;
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use device::{device, limited, turn};
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
-use diffmoe::gpu::{Gpu, GpuOptions, Profile};
+use diffmoe::gpu::{Gpu, Profile};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{EngineError, Progress};
 use diffmoe::vae::{
@@ -46,19 +49,6 @@ fn recorded(case: &Path, name: &str) -> Option<(Vec<usize>, Vec<f32>)> {
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let view = file.tensor(name).ok()?;
     Some((view.shape().to_vec(), bytemuck::pod_collect_to_vec(view.data())))
-}
-
-/// A device whose untouched memory is NaN and that panics where it refuses work.
-fn device(profile: Profile, binding_limit: Option<u64>) -> Arc<Gpu> {
-    let options =
-        GpuOptions { profile: Some(profile), poison: true, panic_on_error: true, binding_limit };
-    Arc::new(Gpu::headless_with(options).expect("these tests need a GPU or Mesa's lavapipe"))
-}
-
-/// One device at a time: a software adapter has no cores to spare for two.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn on_cpu(file: &DecoderFile, size: [usize; 2]) -> CpuDecoder {
@@ -124,7 +114,7 @@ fn every_layer_agrees_with_pytorch_on_the_processor() {
 fn every_layer_agrees_with_pytorch_on_the_gpu_in_both_variants() {
     let _turn = turn();
     for profile in [Profile::Software, Profile::Gpu] {
-        let gpu = device(profile, None);
+        let gpu = device(profile);
         for case in cases() {
             check_layers(&case, &mut on_gpu(&open(&case), size(&case), gpu.clone()));
         }
@@ -146,7 +136,7 @@ fn feature_maps_over_many_buffers_decode_to_the_same_picture() {
         let latents = LatentPreview::calibration([4, 6, 8]);
         let want = on_cpu.decode_now(&latents).unwrap();
         for profile in [Profile::Software, Profile::Gpu] {
-            let gpu = device(profile, Some(limit));
+            let gpu = limited(profile, Some(limit));
             let model = GpuDecoderModel::load(gpu, &file, WeightPrecision::F32).unwrap();
             let model = Arc::new(model);
             let mut cut = GpuDecoder::new(model.clone(), size).unwrap();
@@ -168,7 +158,7 @@ fn attention_in_blocks_of_queries_is_the_same() {
     let size = [47, 47];
     let latents = LatentPreview::calibration([4, 47, 47]);
     let want = on_cpu(&file, size).decode_now(&latents).unwrap();
-    let mut decoder = on_gpu(&file, size, device(Profile::Software, None));
+    let mut decoder = on_gpu(&file, size, device(Profile::Software));
     let got = decoder.decode_now(&latents).unwrap();
     let difference = largest_difference(&got, &want);
     assert!(difference < 2.0 * TOLERANCE, "{difference}");
@@ -181,7 +171,7 @@ fn slices_and_batches_change_no_bit() {
     for name in ["vae_kl_mini", "vae_tiny_mini"] {
         let case = mini(name);
         let file = open(&case);
-        let gpu = device(Profile::Software, None);
+        let gpu = device(Profile::Software);
         let decoders: [Box<dyn Decoder>; 2] =
             [Box::new(on_cpu(&file, [3, 5])), Box::new(on_gpu(&file, [3, 5], gpu))];
         for mut decoder in decoders {
@@ -215,7 +205,7 @@ fn f16_weights_stay_near_f32_weights() {
     let _turn = turn();
     let case = mini("vae_kl_mini");
     let file = open(&case);
-    let gpu = device(Profile::Software, None);
+    let gpu = device(Profile::Software);
     let latents = LatentPreview::calibration([4, 3, 5]);
     let full = on_gpu(&file, [3, 5], gpu.clone()).decode_now(&latents).unwrap();
     let model = GpuDecoderModel::load(gpu, &file, WeightPrecision::F16).unwrap();
