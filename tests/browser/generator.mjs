@@ -40,8 +40,20 @@ test("the processor draws what the command line draws", async () => {
     assert.ok(made.capacity > 0 && made.capacity < 8, `capacity ${made.capacity}`);
     assert.equal(typeof made.trace, "object");
     const info = await page.evaluate(() => window.generator.info);
-    assert.equal(info.labels.subject.length, 64);
+    assert.equal(info.labels.subject.length, 385);
     assert.equal(info.labels.style.length, 8);
+  });
+});
+
+test("words become the picture that the command line makes of them", async () => {
+  const words = { seed: 3, steps: 2, solver: "euler" };
+  const [prompt, negative] = ["a fox, twemoji", "blob"];
+  await withGenerator({}, { backend: "cpu", model: "models/emoji_text.safetensors" }, async (page) => {
+    const wanted = await native(page, { ...words, prompt, negative, model: "emoji_text" });
+    const made = await sample(page, { ...words, prompt, negative });
+    assert.ok(distance(made.rgba, wanted) <= 2, `${distance(made.rgba, wanted)}`);
+    const other = await sample(page, { ...words, prompt: "a rocket, twemoji", negative });
+    assert.ok(distance(other.rgba, wanted) > 50);
   });
 });
 
