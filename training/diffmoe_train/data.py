@@ -142,13 +142,14 @@ def load_emoji(path, labels_path, size, subjects, min_styles=6, augment="none", 
 
 
 def classes_below(folder, endings):
-    """([class names], [(path, class)]) of a folder with one folder per class, in order of names."""
+    """(paths, label column, [Labels]) of a folder with one folder per class, in order of names."""
     names = sorted(d for d in os.listdir(folder) if os.path.isdir(os.path.join(folder, d)))
     files = [(os.path.join(folder, name, f), i) for i, name in enumerate(names)
              for f in sorted(os.listdir(os.path.join(folder, name))) if f.lower().endswith(endings)]
     if not files:
         raise ValueError(f"{folder} has no {' or '.join(endings)} files in folders named after their classes")
-    return names, files
+    paths, column = zip(*files)
+    return list(paths), torch.tensor(column), [Labels("class", "y_embedder", names)]
 
 
 def adm_crop(image, size):
@@ -167,7 +168,6 @@ class Files(Dataset):
     """Read when they are needed: pictures, or cached moments of a VAE encoder."""
 
     paths: list = field(default_factory=list)
-    size: int = 0
     read_one: object = None
 
     def __len__(self):
@@ -200,21 +200,19 @@ class LatentFiles(Files):
 
 
 def load_folder(path, size, augment):
-    names, files = classes_below(path, (".png", ".jpg", ".jpeg", ".webp"))
+    paths, column, labels = classes_below(path, (".png", ".jpg", ".jpeg", ".webp"))
 
     def read(file):
         with Image.open(file) as image:
             return torch.from_numpy(adm_crop(image, size).copy()).permute(2, 0, 1)
 
-    column = torch.tensor([c for _, c in files])
-    labels = [Labels("class", "y_embedder", names)]
-    return PictureFiles(torch.empty(0), [column], labels, augment, paths=[f for f, _ in files], size=size, read_one=read)
+    return PictureFiles(torch.empty(0), [column], labels, augment, paths=paths, read_one=read)
 
 
 def load_latents(path, size, scaling_factor):
     """Files .npz with ``moments`` [2 C, h, w] (mean and log variance of the encoder, not scaled), and
     ``moments_flip`` of the mirrored picture (may be missing)."""
-    names, files = classes_below(path, (".npz",))
+    paths, column, labels = classes_below(path, (".npz",))
 
     def read(file):
         with np.load(file) as z:
@@ -223,9 +221,7 @@ def load_latents(path, size, scaling_factor):
             raise ValueError(f"{file} has latents of {both.shape[-1]} cells a side, data.image_size says {size}")
         return torch.from_numpy(both.astype(np.float32))
 
-    column = torch.tensor([c for _, c in files])
-    labels = [Labels("class", "y_embedder", names)]
-    out = LatentFiles(torch.empty(0), [column], labels, paths=[f for f, _ in files], size=size, read_one=read)
+    out = LatentFiles(torch.empty(0), [column], labels, paths=paths, read_one=read)
     out.scaling_factor = scaling_factor
     return out
 

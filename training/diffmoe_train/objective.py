@@ -9,8 +9,6 @@ from . import ddpm, flow
 
 
 class Flow:
-    name = "flow"
-
     def __init__(self, t_dist="logit_normal"):
         self.t_dist = t_dist
 
@@ -35,8 +33,6 @@ class Flow:
 
 
 class Ddpm:
-    name = "ddpm"
-
     def __init__(self):
         self.schedule = ddpm.Schedule()
 

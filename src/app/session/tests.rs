@@ -6,15 +6,43 @@ mod losses;
 mod model;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::*;
 use crate::diffusion::Solver;
-use crate::model::{Branch, Routing, WeightChoice};
+use crate::model::{Branch, EngineError, Routing, WeightChoice};
 use crate::sampler::Run;
 use crate::trace::At;
 use model::{LABELS, file};
+
+/// When devices are lost: each that is made does so after the next number of units, and the later ones never.
+struct Losses {
+    made: Arc<AtomicUsize>,
+    units: Mutex<std::vec::IntoIter<usize>>,
+}
+
+impl Losses {
+    /// Also returns the counter of what is made.
+    fn after(units: Vec<usize>) -> (Self, Arc<AtomicUsize>) {
+        let made = Arc::new(AtomicUsize::new(0));
+        (Self { made: made.clone(), units: Mutex::new(units.into_iter()) }, made)
+    }
+
+    /// Units that the one that is made now has left.
+    fn next(&self) -> usize {
+        self.made.fetch_add(1, Ordering::Relaxed);
+        self.units.lock().unwrap().next().unwrap_or(usize::MAX)
+    }
+}
+
+/// One unit less, or the device is lost.
+fn spend(units_left: &mut usize) -> Result<(), EngineError> {
+    let lost = || EngineError::DeviceLost("somebody pulled the plug".into());
+    *units_left = units_left.checked_sub(1).ok_or_else(lost)?;
+    Ok(())
+}
 
 fn start(path: PathBuf, share: Option<Share>) -> Start {
     Start {

@@ -1,11 +1,11 @@
 //! Devices that are lost while latents are decoded, and decoders that do not fit.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use super::latents::{assert_decoded, decoder, with_decoder};
 use super::model::latent_file;
-use super::{controls, ready, start, until};
+use super::{Losses, controls, ready, spend, start, until};
 use crate::app::session::{ModelSource, NoteKind, Phase, Rendering, Session, Start};
 use crate::model::{EngineError, Progress, Taps};
 use crate::sampler::Backend;
@@ -31,8 +31,7 @@ impl Decoder for Failing {
         self.inner.begin(latents);
     }
     fn advance(&mut self, _budget: usize) -> Result<Progress, EngineError> {
-        let lost = || EngineError::DeviceLost("somebody pulled the plug".into());
-        self.units_left = self.units_left.checked_sub(1).ok_or_else(lost)?;
+        spend(&mut self.units_left)?;
         self.inner.advance(1)
     }
     fn fraction(&self) -> f32 {
@@ -51,13 +50,9 @@ impl Decoder for Failing {
 
 /// Lets each decoder fail after the next number of units, and the later ones never; counts the decoders.
 fn failing(session: &mut Session, units: Vec<usize>) -> Arc<AtomicUsize> {
-    let made = Arc::new(AtomicUsize::new(0));
-    let (counter, units) = (made.clone(), Mutex::new(units.into_iter()));
-    session.wrap_decoder = Some(Arc::new(move |inner| {
-        counter.fetch_add(1, Ordering::Relaxed);
-        let units_left = units.lock().unwrap().next().unwrap_or(usize::MAX);
-        Ok(Box::new(Failing { inner, units_left }))
-    }));
+    let (losses, made) = Losses::after(units);
+    session.wrap_decoder =
+        Some(Arc::new(move |inner| Ok(Box::new(Failing { inner, units_left: losses.next() }))));
     made
 }
 

@@ -1,10 +1,10 @@
 //! Devices that are lost, and engines that do not fit.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 
 use super::model::file;
-use super::{assert_same, controls, finished, opened, ready, start, until};
+use super::{Losses, assert_same, controls, finished, opened, ready, spend, start, until};
 use crate::app::session::{NoteKind, Phase, Session, Start};
 use crate::diffusion::{Solver, Tolerance};
 use crate::model::{Engine, EngineError, Op, Progress, RunSpec, Snapshot, Taps};
@@ -30,8 +30,7 @@ impl Engine for Failing {
         self.inner.begin_step(ops)
     }
     fn advance(&mut self, _budget: usize) -> Result<Progress, EngineError> {
-        let lost = || EngineError::DeviceLost("somebody pulled the plug".into());
-        self.units_left = self.units_left.checked_sub(1).ok_or_else(lost)?;
+        spend(&mut self.units_left)?;
         self.inner.advance(1)
     }
     fn take_snapshot(&mut self) -> Option<Snapshot> {
@@ -47,13 +46,9 @@ impl Engine for Failing {
 
 /// Lets each engine fail after the next number of units, and the later ones never; counts the engines.
 fn failing(session: &mut Session, units: Vec<usize>) -> Arc<AtomicUsize> {
-    let made = Arc::new(AtomicUsize::new(0));
-    let (counter, units) = (made.clone(), Mutex::new(units.into_iter()));
-    session.wrap = Some(Arc::new(move |inner| {
-        counter.fetch_add(1, Ordering::Relaxed);
-        let units_left = units.lock().unwrap().next().unwrap_or(usize::MAX);
-        Ok(Box::new(Failing { inner, units_left }))
-    }));
+    let (losses, made) = Losses::after(units);
+    session.wrap =
+        Some(Arc::new(move |inner| Ok(Box::new(Failing { inner, units_left: losses.next() }))));
     made
 }
 
