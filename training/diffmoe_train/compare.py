@@ -16,7 +16,7 @@ import time
 import torch
 
 from . import config as configs
-from . import data, export
+from . import data, export, objective
 from .evaluate import eurosat, generate, probe, stats
 from .moe import Experts
 from .train import Trainer
@@ -47,20 +47,20 @@ class Judge:
     """What is the same for all runs of a data set."""
 
     def __init__(self, c, a):
-        self.a = a
+        self.a, self.undo, self.solver = a, objective.make(c.train), c.sample.solver
         augment = {"none": "flip"}.get(c.data.augment, c.data.augment)
         (self.train, self.test), (_, self.test_set) = eurosat.load(a.data_root, c.data.image_size, c.data.path)
         classes = len(self.test_set.labels[0].values)
         self.witness, self.report = probe.kept(
-            a.probes, f"{c.name}.pt", lambda: eurosat.make_probe(self.train, self.test, classes, augment=augment))
+            a.probes, f"{os.path.splitext(os.path.basename(c.data.path))[0]}.pt", lambda: eurosat.make_probe(self.train, self.test, classes, augment=augment))
         self.real = stats.moments(probe.features(self.witness, self.train[0]))
         pick = torch.randperm(len(self.test[0]), generator=torch.Generator().manual_seed(0))[: a.pictures]
         self.scale = stats.frechet(stats.moments(probe.features(self.witness, self.test[0][pick])), self.real)
         self.asked = torch.arange(a.pictures) % classes
 
     def pictures(self, model, rule, gamma=None):
-        s = {"steps": self.a.steps, "guidance": 1.0, "solver": "euler", "rule": rule, "gamma": gamma, "batch": 64, "seed": 0}
-        made, compute, _ = generate.generate(model, [self.asked], s)
+        s = {"steps": self.a.steps, "guidance": 1.0, "solver": self.solver, "rule": rule, "gamma": gamma, "batch": 64, "seed": 0}
+        made, compute, _ = generate.generate(model, [self.asked], s, self.undo)
         found = probe.predict(self.witness, made)[0]
         return {"n": len(made), "C": None if compute.isnan().any() else float(compute.mean()),  # None: no experts
                 "frechet": stats.frechet(stats.moments(probe.features(self.witness, made)), self.real),
@@ -68,7 +68,7 @@ class Judge:
 
     def loss(self, model, rule):
         model.set_rule(rule)
-        return generate.loss_by_noise(model, self.test_set, self.a.validation, 0)["loss"]
+        return generate.loss_by_noise(model, self.test_set, self.a.validation, 0, undo=self.undo)["loss"]
 
 
 def one_run(c, a, judge, architecture, seed):
@@ -84,11 +84,11 @@ def one_run(c, a, judge, architecture, seed):
         batches = export.noised_batches(trainer.dataset, trainer.dataset.nulls, c.train, 16, 64)
         export.recalibrate(model, batches, c.model.capacity)
     rules = RULES.get(architecture, ["pool"])
-    out = {"kind": "miniature", "data": c.name, "architecture": architecture, "seed": seed,
+    out = {"kind": "miniature" if c.train.objective == "flow" else f"miniature_{c.train.objective}", "data": c.name, "architecture": architecture, "seed": seed,
            "parameters": stored, "activated": activated, "images": trainer.images, "steps": trainer.step,
            "batch": c.train.batch, "lr": c.train.lr, "depth": c.model.depth, "hidden_size": c.model.hidden_size,
            "num_experts": c.model.num_experts, "cpu_seconds": round(seconds, 1), "curve": curve(folder),
-           "sampling": {"solver": "euler", "steps": a.steps, "guidance": 1.0},
+           "sampling": {"solver": c.sample.solver, "steps": a.steps, "guidance": 1.0},
            "probe": judge.report["unseen"], "frechet_of_real": judge.scale,
            "validation": {r: judge.loss(model, r) for r in rules}, "validation_n": a.validation,
            "pictures": {r: judge.pictures(model, r) for r in rules}}
@@ -107,7 +107,7 @@ def main(argv=None):
     p.add_argument("--architectures", nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     p.add_argument("--pictures", type=int, default=1000, help="generated for each distance")
-    p.add_argument("--steps", type=int, default=20, help="Euler steps")
+    p.add_argument("--steps", type=int, default=20, help="sampling steps, by the solver of the config")
     p.add_argument("--validation", type=int, default=1000, help="test pictures for the loss by noise level")
     p.add_argument("--gammas", action="store_true", help="DiffMoE: also with one fixed threshold for all experts")
     p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")

@@ -28,7 +28,7 @@ class Flow:
         """One value per sample."""
         return flow.flow_loss(out, x, noise)
 
-    def sample(self, model, z, labels, steps, guidance, solver, negative=None):
+    def sample(self, model, z, labels, steps, guidance, solver, negative=None, part=0):
         return flow.sample(model, z, labels, steps, guidance, solver, negative)
 
 
@@ -52,10 +52,11 @@ class Ddpm:
         error, bound = ddpm.loss(out, x, noise, t, self.schedule)
         return error + bound
 
-    def sample(self, model, z, labels, steps, guidance, solver, negative=None):
+    def sample(self, model, z, labels, steps, guidance, solver, negative=None, part=0):
+        """``part`` numbers the batches of one drawing, so that each has noise of its own."""
         if negative is not None:
             raise ValueError("negative prompts are for flow models")
-        g = torch.Generator().manual_seed(0)
+        g = torch.Generator().manual_seed(part)
         return ddpm.sample(model, z, labels, steps, guidance, ddim=solver == "ddim", generator=g)
 
 

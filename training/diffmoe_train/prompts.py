@@ -30,6 +30,19 @@ STYLE_PHRASES = {
 # {s}: subject with its article, {n}: subject without, {t}: style.
 SENTENCES = ["{s}, {t}", "{n}, {t}", "{t} {n}", "{s} in {t} style", "{t}: {n}", "{n} in the style of {t}",
              "a {t} picture of {s}", "an emoji of {s}, {t} style"]
+# Free sentences are put together from these; words of nobody's interest come on top (FREE, FILLER).
+OPENERS = ["", "", "draw", "make", "show me", "i want", "give me", "create", "paint", "i would love", "could i have",
+           "let us see", "try", "now", "think of", "a picture of", "an image of", "an icon of", "a small drawing of"]
+JOINED = ["{s} in {t}", "{s} in {t} style", "{s} drawn in {t}", "{s} with the {t} look", "{s} like {t}", "{s} like {t} does it",
+          "{s} from {t}", "{s} by {t}", "{s} using {t}", "{s} as in {t}", "{s} made with {t}", "{s}, the {t} one",
+          "the {t} {n}", "one {t} {n}", "a {t} style {n}", "{t} emoji of {s}", "{t} drawing of {s}", "{t} icon: {n}",
+          "{n} / {t}", "{n} - {t}", "{n} [{t}]", "{t}, {n}", "{t} - {n}", "{n} {t}", "{t} of {s}", "{n} emoji {t}",
+          "{t} style: {s}", "{n}; style {t}", "{n} = {t}", "{t} for {s}", "how {t} draws {s}", "what {t} makes of {s}"]
+CLOSERS = ["", "", "", "", ".", "!", "?", "thanks", "for me", "now", "on white", "if you can", "as an icon", "and nothing else"]
+FILLER = ("very nice small little big good great best new old clean simple pretty cute lovely bright plain tiny real whole "
+          "just only really quite maybe also again today soon here there some any this that these my your our kind sort "
+          "type form look page card sign shape thing print sticker logo sketch poster design art work of to at with on").split()
+FREE = 0.5  # share of free sentences among those that name both
 SUBJECT_ONLY = ["{s}", "{n}"]
 STYLE_ONLY = ["{t}", "{t} style"]
 UNSEEN = ["{t} version of {s}", "show {s} the {t} way", "{n} ({t})", "please draw {s} as {t} would"]
@@ -56,11 +69,21 @@ def fill(sentence, name, phrase):
     return sentence.format(s=with_article(name), n=name, t=phrase)
 
 
+def free_sentence(choose):
+    """A sentence like nobody wrote down; ``choose`` picks one of a list.  Every other one has a filler
+    word or two in it, so that words which say nothing are learned to say nothing."""
+    words = [w for w in (choose(OPENERS), choose(JOINED), choose(CLOSERS)) if w]
+    for _ in range(choose([0, 0, 1, 2])):
+        words.insert(choose(range(len(words) + 1)), choose(FILLER))
+    return " ".join(words).replace(" .", ".").replace(" !", "!").replace(" ?", "?")
+
+
 def vocabulary_texts(names, styles):
     """Every name, synonym, style phrase and sentence, for training a tokenizer."""
     phrases = [p for s in styles for p in STYLE_PHRASES[s]]
     texts = [w for n in names for v in wordings(n) for w in (v, with_article(v))] + phrases
-    return texts + [fill(s, names[0], p) for s in SENTENCES + SUBJECT_ONLY + STYLE_ONLY for p in phrases]
+    free = [" ".join(OPENERS + CLOSERS + FILLER)] + [fill(s, names[0], phrases[0]) for s in JOINED]
+    return texts + free + [fill(s, names[0], p) for s in SENTENCES + SUBJECT_ONLY + STYLE_ONLY for p in phrases]
 
 
 def train_tokenizer(texts, vocab_size, max_length):
@@ -107,8 +130,10 @@ class Prompter:
 
         u = float(torch.rand((), generator=generator))
         kinds = SUBJECT_ONLY if u < RARE else STYLE_ONLY if u < 2 * RARE else SENTENCES
+        free = kinds is SENTENCES and float(torch.rand((), generator=generator)) < FREE
         name = choose(wordings(self.subjects[subject]))
-        prompt = fill(choose(kinds), name, choose(STYLE_PHRASES[self.styles[style]]))
+        sentence = free_sentence(choose) if free else choose(kinds)
+        prompt = fill(sentence, name, choose(STYLE_PHRASES[self.styles[style]]))
         return prompt, None if kinds is STYLE_ONLY else subject, None if kinds is SUBJECT_ONLY else style
 
     def encode(self, prompts):

@@ -37,7 +37,8 @@ def draw(model, columns, steps, guidance, solver, seed=0, batch=64, negative=Non
     columns = [torch.as_tensor(c, device=device) for c in columns]
     part = lambda columns, i: columns and [c[i : i + batch] for c in columns]
     undo = undo or objective.Flow()
-    out = [undo.sample(model, z[i : i + batch], part(columns, i), steps, guidance, solver, part(negative, i))
+    out = [undo.sample(model, z[i : i + batch], part(columns, i), steps, guidance, solver, part(negative, i),
+                       part=i // batch)
            for i in range(0, n, batch)]
     return torch.cat(out)
 

@@ -6,13 +6,16 @@ learning rate begin anew, and the thresholds count as set.
 A model that reads prompts can start from one that reads labels: before the
 run its text encoder learns to say, for a prompt, the vector that the label
 tables of the file say for that subject and style (``teach``).  The rest of the
-network then means the same as before, and cross-attention begins as nothing."""
+network then means the same as before, and cross-attention begins as nothing.
+A model that reads prompts already can first learn more sentences in the same
+way: what it is to answer is its own answer to the plainest sentence."""
 
 import contextlib
 import time
 
 import torch
 
+from . import prompts
 from .export import described_tokenizer, load_exported, read_description
 from .model import ComposedEmbedder
 
@@ -42,7 +45,11 @@ def tokenizer_of_file(path):
 
 def take_all_but(model, source, apart, path):
     """Copy the tensors that are not in ``apart`` (the first part of their names, or
-    a part such as cross_attn); otherwise names and sizes must agree."""
+    a part such as cross_attn); otherwise names and sizes must agree.  Positions are not learned, so a
+    run may draw larger or smaller pictures than the file, with patches of the same size."""
+    if source.grid != model.grid:
+        apart = apart | {"pos_embed"}
+        print(f"{path} has {source.grid}x{source.grid} tokens, the run {model.grid}x{model.grid}: it keeps its own positions")
     theirs, mine = ({k: v for k, v in m.state_dict().items() if not apart & set(k.split("."))} for m in (source, model))
     shape = lambda state, k: tuple(state[k].shape) if k in state else "missing"
     if wrong := [k for k in sorted({*mine, *theirs}) if shape(mine, k) != shape(theirs, k)]:
@@ -65,24 +72,50 @@ def label_vectors(source, meta, dataset):
     return out
 
 
-def teach(model, dataset, source, meta, steps, autocast=contextlib.nullcontext(), batch=128, lr=1e-3):
-    """Teach the text encoder the label vectors; returns the mean squared error at the end,
-    relative to the variance of the vectors."""
+def answers_of_labels(source, meta, dataset):
+    """What to answer to a subject and a style: the sum of their rows; and how much that varies."""
     subjects, styles = label_vectors(source, meta, dataset)
-    prompter, g = dataset.prompter, torch.Generator().manual_seed(0)
+    return (lambda asked: torch.stack([subjects[s] + styles[t] for s, t in asked]),
+            (subjects[:-1].var(0).mean() + styles[:-1].var(0).mean()).item())
+
+
+@torch.no_grad()
+def answers_of_prompts(source, dataset, batch=256):
+    """The same for a model that reads prompts: what it answers to the plainest sentence."""
+    prompter = dataset.prompter
+    nobody = len(prompter.subjects), len(prompter.styles)
+    rows = [(s, t) for s in range(nobody[0] + 1) for t in range(nobody[1] + 1)]
+    said = [plainest(prompter, *(None if i == n else i for i, n in zip(row, nobody))) for row in rows]
+    vectors = torch.cat([source.text_pool(source.text_encoder(prompter.encode(said[i : i + batch]))[0][:, 0])
+                         for i in range(0, len(said), batch)])
+    table = vectors.reshape(nobody[0] + 1, nobody[1] + 1, -1)
+    return lambda asked: torch.stack([table[s, t] for s, t in asked]), vectors.var(0).mean().item()
+
+
+def plainest(prompter, subject, style):
+    """The first of the sentences that name the subject, the style, both or (empty) neither."""
+    if subject is None and style is None:
+        return ""
+    kind = prompts.STYLE_ONLY if subject is None else prompts.SUBJECT_ONLY if style is None else prompts.SENTENCES
+    name = prompter.subjects[subject or 0]
+    return prompts.fill(kind[0], name, "" if style is None else prompts.STYLE_PHRASES[prompter.styles[style]][0])
+
+
+def teach(model, prompter, answers, variance, steps, autocast=contextlib.nullcontext(), batch=128, lr=1e-3):
+    """Teach the text encoder to answer all sentences alike; answers: of a list of (subject, style),
+    -1 where a sentence names none.  Returns the mean squared error at the end, relative to ``variance``."""
+    g = torch.Generator().manual_seed(0)
     learned = [*model.text_encoder.parameters(), *model.text_pool.parameters()]
     opt = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
-    variance = (subjects[:-1].var(0).mean() + styles[:-1].var(0).mean()).item()
     error, start = float("nan"), time.time()
     for step in range(steps):
         for group in opt.param_groups:
             group["lr"] = lr * min((step + 1) / 50, 2 * (1 - step / steps), 1)
         count = batch - batch // 8
-        pairs = zip(*(torch.randint(len(v) - 1, (count,), generator=g).tolist() for v in (subjects, styles)))
+        pairs = zip(*(torch.randint(len(v), (count,), generator=g).tolist() for v in (prompter.subjects, prompter.styles)))
         said = [prompter.said(*p, g) for p in pairs] + [("", None, None)] * (batch // 8)
         tokens = prompter.encode([q[0] for q in said])
-        target = (subjects[[-1 if q[1] is None else q[1] for q in said]]
-                  + styles[[-1 if q[2] is None else q[2] for q in said]])
+        target = answers([tuple(-1 if i is None else i for i in q[1:]) for q in said])
         with autocast:
             states, _ = model.text_encoder(tokens)
             said_by_text = model.text_pool(states[:, 0])
@@ -106,7 +139,7 @@ def initialise(model, dataset, path, teach_steps=1000, autocast=contextlib.nullc
     if model.text_encoder and "text" not in meta:
         tables = {l["tensor"].split(".")[0] for l in meta["labels"]}
         take_all_but(model, source, {"text_encoder", "text_pool", "cross_attn", *tables}, path)
-        error = teach(model, dataset, source, meta, teach_steps, autocast)
+        error = teach(model, dataset.prompter, *answers_of_labels(source, meta, dataset), teach_steps, autocast)
         print(f"started from {path}, which reads labels: the text encoder says its vectors "
               f"with an error of {error:.3f} of their variance")
     elif not model.text_encoder and "text" in meta:
@@ -119,5 +152,7 @@ def initialise(model, dataset, path, teach_steps=1000, autocast=contextlib.nullc
         for l in labels:
             known = take_labels(getattr(model, l.prefix), source.state_dict()[l.tensor], l.values, files[l.tensor])
             print(f"started from {path}: it knows {known} of {len(l.values)} {l.name} labels")
+        if model.text_encoder and teach_steps:
+            teach(model, dataset.prompter, *answers_of_prompts(source, dataset), teach_steps, autocast, lr=3e-4)
     card = meta.get("card", {})
     return {k: card.get(f"train_{k}", 0) for k in ("steps", "images", "hours")}

@@ -84,5 +84,22 @@ def test_from_pictures_to_tables(squares, monkeypatch):
     assert svg.read_bytes() == first
 
 
+def test_ddpm(squares, monkeypatch):
+    monkeypatch.setattr(eurosat, "PROBE_STEPS", 10)
+    compare.main([str(squares / "c.toml"), "--data-root", str(squares), "--out", str(squares / "runs"), "--results", str(squares / "r"),
+                  "--probes", str(squares / "p"), "--seeds", "0", "--pictures", "66", "--steps", "3", "--validation", "16",
+                  "--architectures", "dense", "diffmoe", "--set", "name=squares_ddpm", "--set", "train.objective=ddpm", "--set",
+                  "model.learn_sigma=true", "--set", "model.time_scale=1", "--set", "sample.solver=ddpm"])
+    files = sorted((squares / "r").iterdir())
+    r = json.loads(files[1].read_text())
+    assert r["kind"] == "miniature_ddpm" and r["sampling"] == {"solver": "ddpm", "steps": 3, "guidance": 1.0}
+    assert (squares / "p/squares.pt").exists()  # the judge belongs to the data, not to the run
+    page = squares / "page.md"
+    page.write_text("<!-- miniature ddpm settings --><!-- end miniature ddpm settings -->"
+                    "<!-- miniature ddpm table --><!-- end miniature ddpm table -->")
+    command.main(["render", str(page), *map(str, files)])
+    assert "3 ancestral steps" in page.read_text() and "| Dense | 1 |" in page.read_text()
+
+
 def test_spread():
     assert miniature.spread([1.0, 3.0], 1) == "2.0 ± 1.4" and miniature.spread([2.0], 1) == "2.0"

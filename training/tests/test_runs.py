@@ -64,6 +64,16 @@ def test_a_file_of_another_size_is_refused(exported, other):
         initialise(model, dataset, path)
 
 
+def test_larger_pictures_start_from_smaller_ones(exported):
+    root, path = exported
+    model, dataset = tiny_model(root, "model.input_size=16", "data.image_size=16")
+    own = model.pos_embed.clone()
+    initialise(model, dataset, path)
+    source = load_exported(path)[0]
+    assert torch.equal(model.pos_embed, own) and own.shape[1] == 4 * source.pos_embed.shape[1]
+    assert torch.equal(model.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
+
+
 def test_a_file_may_extend_another(tmp_path):
     (tmp_path / "base.toml").write_text('name = "base"\n[model]\ndepth = 3\nnum_heads = 1\n[train]\nlr = 1.0\n')
     (tmp_path / "more.toml").write_text('extends = "base.toml"\nname = "more"\n[model]\ndepth = 5\n')

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from helpers import run_tiny
 
 from diffmoe_train import config as configs
-from diffmoe_train import data, export, flow, prompts, sample, text, train
+from diffmoe_train import data, export, flow, prompts, sample, start, text, train
 from diffmoe_train.model import DiT
 
 TEXT = {"vocab_size": 40, "max_length": 7, "hidden_size": 12, "depth": 2, "num_heads": 3}
@@ -219,7 +219,7 @@ def test_a_run_takes_the_tokenizer_with_the_weights(emoji_root):
     assert ids(export.described_tokenizer(export.read_description(path))) == ids(Tokenizer.from_str(first))
     trainer = lambda *sets: train.Trainer(configs.load(emoji_root / "run.toml", sets), str(emoji_root),
                                           str(emoji_root / "again"), False)
-    started = trainer(*TEXT_SECTION, f"train.init={path}")
+    started = trainer(*TEXT_SECTION, f"train.init={path}", "train.teach_steps=0")
     assert ids(started.tokenizer) == ids(Tokenizer.from_str(first))
     same = export.load_exported(path)[0].state_dict()
     assert all(torch.equal(w, same[k]) for k, w in started.model.state_dict().items())
@@ -230,15 +230,47 @@ def test_a_run_takes_the_tokenizer_with_the_weights(emoji_root):
         trainer(f"train.init={path}")
 
 
+def test_more_sentences_are_learned_from_the_plainest(emoji_root):
+    ck, _ = run_tiny(emoji_root, *(f"--set={s}" for s in [*TEXT_SECTION, "train.steps=30"]))
+    path = str(emoji_root / "m.safetensors")
+    export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root), "--no-recalibrate"])
+    source, _ = export.load_exported(path)
+    t = train.Trainer(configs.load(emoji_root / "run.toml", [*TEXT_SECTION, f"train.init={path}", "train.teach_steps=200"]),
+                      str(emoji_root), str(emoji_root / "more"), False)
+    p, g = t.dataset.prompter, torch.Generator().manual_seed(7)
+    answers, variance = start.answers_of_prompts(source, t.dataset)
+    said = [p.said(i % 4, i % 2, g) for i in range(200)]
+    target = answers([tuple(-1 if i is None else i for i in q[1:]) for q in said])
+    error = lambda m: (m.text_pool(m.text_encoder(p.encode([q[0] for q in said]))[0][:, 0]) - target).square().mean() / variance
+    with torch.no_grad():
+        assert error(t.model) < 0.3 * error(source)
+    plain = start.plainest(p, 1, 0), start.plainest(p, None, 0), start.plainest(p, 1, None), start.plainest(p, None, None)
+    torch.testing.assert_close(answers([(1, 0), (-1, 0), (1, -1), (-1, -1)]),
+                               source.text_pool(source.text_encoder(p.encode(plain))[0][:, 0]).detach())
+
+
+def test_free_sentences():
+    """Every one names both and reads like none of the unseen ones."""
+    g = torch.Generator().manual_seed(0)
+    choose = lambda options: options[int(torch.randint(0, len(options), (), generator=g))]
+    free = {prompts.free_sentence(choose) for _ in range(2000)}
+    assert len(free) > 1000
+    assert all(("{s}" in f) + ("{n}" in f) == 1 and f.count("{t}") == 1 for f in free)
+    words = lambda forms: set(" ".join(forms).replace("(", "( ").replace(")", " )").split())
+    new = words(prompts.UNSEEN) - words(free) - words(prompts.SENTENCES)
+    assert new == {"version", "show", "way", "(", ")", "please", "would"} - words(free)
+    assert {"version", "way", "please", "("} <= new
+
+
 def test_prompts_start_from_labels(emoji_root):
     """The text encoder learns to say what the label tables said."""
     ck, _ = run_tiny(emoji_root, "--set", "train.steps=60", "--set", "model.depth=2")
     path = str(emoji_root / "labels.safetensors")
     export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root)])
     labelled, meta = export.load_exported(path)
-    start = lambda *sets: train.Trainer(configs.load(emoji_root / "run.toml", [*TEXT_SECTION, f"train.init={path}", *sets]),
+    begin = lambda *sets: train.Trainer(configs.load(emoji_root / "run.toml", [*TEXT_SECTION, f"train.init={path}", *sets]),
                                         str(emoji_root), str(emoji_root / "text"), False)
-    t = start("train.teach_steps=500")
+    t = begin("train.teach_steps=500")
     assert t.earlier["images"] == 60 * 32
     subjects, styles = (labelled.state_dict()[l["tensor"]] for l in meta["labels"])
     asked = t.dataset.prompter.encode(["a blue ball, noto", "red box", ""])
@@ -251,4 +283,4 @@ def test_prompts_start_from_labels(emoji_root):
     out = [model(x, time, [asked[:1]])[0], labelled(x, time, [torch.tensor([2]), torch.tensor([0])])[0]]
     assert (out[0] - out[1]).abs().mean() < 0.1 * out[1].abs().mean()
     with pytest.raises(ValueError, match="does not know the subject"):
-        start("train.teach_steps=1", 'data.subjects=["red ball", "grey ball"]')
+        begin("train.teach_steps=1", 'data.subjects=["red ball", "grey ball"]')

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .. import flow
+from .. import objective
 from ..export import TIMES
 
 
@@ -44,12 +44,13 @@ def settings(meta, a):
             "solver": pick(a.solver, "solver"), "rule": a.rule, "batch": a.batch, "seed": a.seed}
 
 
-def generate(model, columns, s):
-    """columns: one list of label indices per table; s: see ``settings``.
+def generate(model, columns, s, undo=None):
+    """columns: one list of label indices per table; s: see ``settings``; undo: the objective, flow by default.
 
     Returns (pictures [N, 3, s, s] rounded to 8 bits and clamped, in [-1, 1]; C of each [N], nan for a dense model;
     seconds)."""
     model.set_rule(s["rule"], s.get("gamma"))
+    undo = undo or objective.Flow()
     columns = [torch.as_tensor(c) for c in columns]
     n, size = len(columns[0]), model.grid * model.patch_size
     z = torch.randn(n, model.in_channels, size, size, generator=torch.Generator().manual_seed(s["seed"]))
@@ -57,7 +58,7 @@ def generate(model, columns, s):
     for i in range(0, n, s["batch"]):
         counting = Counting(model)
         labels = [c[i : i + s["batch"]] for c in columns]
-        x.append(flow.sample(counting, z[i : i + s["batch"]], labels, s["steps"], s["guidance"], s["solver"]))
+        x.append(undo.sample(counting, z[i : i + s["batch"]], labels, s["steps"], s["guidance"], s["solver"], part=i // s["batch"]))
         compute.append(counting.total / counting.passes if counting.passes else torch.full((len(labels[0]),), float("nan")))
     model.record(False)
     x = ((torch.cat(x).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
@@ -81,8 +82,10 @@ def kept(folder, name, sha256, model, columns, s):
 
 
 @torch.no_grad()
-def loss_by_noise(model, dataset, n, seed, batch=64):
-    """{t: mean velocity loss} on up to n real pictures with their labels, one noise for each."""
+def loss_by_noise(model, dataset, n, seed, batch=64, undo=None):
+    """{t: mean training loss} on up to n real pictures with their labels, one noise for each; t is the
+    share of data, as ``objective`` has it.  undo: the objective, flow by default (loss of the velocity)."""
+    undo = undo or objective.Flow()
     g = torch.Generator().manual_seed(seed)
     pick = torch.randperm(len(dataset), generator=g)[:n]
     sums = {t: 0.0 for t in TIMES}
@@ -90,8 +93,8 @@ def loss_by_noise(model, dataset, n, seed, batch=64):
         x, labels = dataset.batch(pick[i : i + batch], generator=g)
         noise = torch.randn(x.shape, generator=g)
         for t in TIMES:
-            tt = torch.full((len(x),), t)
-            sums[t] += flow.flow_loss(model(flow.mix(x, noise, tt), tt, labels)[0], x, noise).sum().item()
+            tt = undo.at(torch.full((len(x),), t))
+            sums[t] += undo.loss(model(undo.noised(x, noise, tt), tt, labels)[0], x, noise, tt).sum().item()
     return {"n": len(pick), "loss": {str(t): v / len(pick) for t, v in sums.items()}}
 
 

@@ -5,6 +5,9 @@ import os
 import statistics
 
 NAMES = {"dense": "Dense", "tc": "TC (token choice)", "ec": "EC (expert choice)", "diffmoe": "DiffMoE"}
+OBJECTIVES = {"miniature": "rectified flow", "miniature_ddpm": "DDPM with learned variances"}
+SOLVERS = {"euler": "Euler", "heun": "Heun", "ddpm": "ancestral", "ddim": "DDIM"}
+LOSSES = {"miniature": "velocity", "miniature_ddpm": "noise and variance"}
 RULES = {"pool": "", "token": ", rule `token`", "static": ", static top-k"}
 
 
@@ -27,8 +30,8 @@ def budget(runs):
     seeds = sorted({q["seed"] for q in runs})
     return (f"Every model: {r['depth']} blocks, width {r['hidden_size']}, 64 tokens (32×32 pictures, patch 4), "
             f"{r['num_experts']} experts in every second block; {r['steps']} steps of {r['batch']} = {r['images']:,} pictures, "
-            f"AdamW {r['lr']:g} with linear decay, rectified flow, bfloat16; seeds {', '.join(map(str, seeds))} "
-            f"(weights, batches and noise). Drawn by {r['sampling']['steps']} Euler steps without guidance, "
+            f"AdamW {r['lr']:g} with linear decay, {OBJECTIVES[r['kind']]}, bfloat16; seeds {', '.join(map(str, seeds))} "
+            f"(weights, batches and noise). Drawn by {r['sampling']['steps']} {SOLVERS[r['sampling']['solver']]} steps without guidance, "
             f"{r['pictures']['pool']['n']:,} pictures; validation on {r['validation_n']:,} test pictures. ± is the standard deviation over seeds.")
 
 
@@ -95,7 +98,7 @@ def curves(runs, folder):
                     mean = 0.7 * mean + 0.3 * v
                     smooth.append(mean)
                 axes.plot(images, smooth, color=colour, linewidth=1, label=NAMES[a] if r is rs[0] else None)
-        axes.set(xlabel="pictures", ylabel="training loss (velocity), smoothed", title=data, yscale="log")
+        axes.set(xlabel="pictures", ylabel=f"training loss ({LOSSES[rs[0]['kind']]}), smoothed", title=data, yscale="log")
         axes.legend(frameon=False)
         axes.grid(alpha=0.3, which="both")
         figure.tight_layout()
@@ -105,6 +108,9 @@ def curves(runs, folder):
     return paths
 
 
-def tables(table):
-    return {"miniature settings": budget, "miniature table": lambda r: main_table(r, table),
-            "miniature noise": lambda r: noise_table(r, table), "miniature gamma": lambda r: gamma_table(r, table)}
+def tables(kind, table):
+    """The tables of one kind of run; their markers begin with the kind."""
+    mark = kind.replace("_", " ")
+    out = {f"{mark} settings": budget, f"{mark} table": lambda r: main_table(r, table),
+           f"{mark} noise": lambda r: noise_table(r, table)}
+    return out if mark != "miniature" else {**out, f"{mark} gamma": lambda r: gamma_table(r, table)}

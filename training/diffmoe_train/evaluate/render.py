@@ -126,7 +126,7 @@ TABLES = {
                    **{f"text {part.replace('_', ' ')}": lambda r, part=part: agreement(r, part) for part in PARTS}},
     "eurosat": {"eurosat settings": settings, "eurosat classes": eurosat_classes,
                 "eurosat frechet": eurosat_frechet, "eurosat noise": eurosat_noise},
-    "miniature": miniature.tables(table),
+    **{kind: miniature.tables(kind, table) for kind in miniature.OBJECTIVES},
 }
 
 
@@ -134,7 +134,7 @@ def fill(page, results):
     """The page with every table that the results can fill; a marker without an end is an error."""
     for kind, tables in TABLES.items():
         runs = [r for r in results if r["kind"] == kind]
-        if kind != "miniature":
+        if kind not in miniature.OBJECTIVES:
             runs.sort(key=lambda r: r["weights"].get("train_images", 0))
         for name, make in tables.items():
             start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
@@ -155,7 +155,7 @@ def run(path, result_paths):
         page = f.read()
     with open(path, "w", encoding="utf-8") as f:
         f.write(fill(page, results))
-    if runs := [r for r in results if r["kind"] == "miniature"]:
+    if runs := [r for r in results if r["kind"] in miniature.OBJECTIVES]:
         folder = os.path.join(os.path.dirname(os.path.abspath(path)), "results")
         os.makedirs(folder, exist_ok=True)
         miniature.curves(runs, folder)
