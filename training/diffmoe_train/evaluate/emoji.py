@@ -22,7 +22,7 @@ from ..export import described_tokenizer, load_exported
 from ..sample import to_png
 from . import generate, probe, retrieval, stats
 
-SUBJECT_STEPS, FOLDS, STYLE_STEPS = 1500, 4, 2000  # steps of 64 pictures
+SUBJECT_STEPS, FOLDS, STYLE_STEPS = 1500, 4, 5000  # steps of 64 pictures
 
 
 def vocabulary(meta):
@@ -81,22 +81,23 @@ def make_subject_probe(x, columns, n, seed=0):
                    "own_augmented": right(probe.predict(judge, fresh)[0])}
 
 
-def make_style_probe(others, x, columns, n, seed=0):
+def make_style_probe(others, x, columns, held, n, seed=0):
     """The judge (trained on other subjects), and shares right on the real pictures of the file's subjects."""
     ox, ocolumns, _ = real(others)
-    judge, seconds = probe.train(ox, [ocolumns[1]], [n], "jitter", STYLE_STEPS, seed=seed)
-    fresh = probe.jitter(x, torch.Generator().manual_seed(seed + 99))
+    judge, seconds = probe.train(ox, [ocolumns[1]], [n], "shift", STYLE_STEPS, lr=2e-3, kind="residual", amp=True, seed=seed)
+    fresh = probe.shift(x, torch.Generator().manual_seed(seed + 99))
     found = probe.predict(judge, x)[0]
     return judge, {"pictures": len(ox), "steps": STYLE_STEPS, "seed": seed, "cpu_seconds": round(seconds, 1),
                    "unseen": stats.share(found == columns[1]),
+                   "unseen_held_out": stats.share((found == columns[1])[held]),
                    "unseen_augmented": stats.share(probe.predict(judge, fresh)[0] == columns[1]),
                    "unseen_by_style": [stats.share(found[columns[1] == i] == i) for i in range(n)]}
 
 
-def witness(a, others, x, columns, heads):
+def witness(a, others, x, columns, held, heads):
     """The probes and their reports, from --probes if they are there."""
     subject, r = probe.kept(a.probes, "emoji-subject.pt", lambda: make_subject_probe(x, columns, heads[0], a.seed))
-    style, t = probe.kept(a.probes, "emoji-style.pt", lambda: make_style_probe(others, x, columns, heads[1], a.seed))
+    style, t = probe.kept(a.probes, "emoji-style.pt", lambda: make_style_probe(others, x, columns, held, heads[1], a.seed))
     return Witness(subject, style), {"subject": r, "style": t}
 
 
@@ -165,7 +166,7 @@ def run(a):
     x, columns, held = real(own)
     subjects, styles = vocabulary(meta)
     heads = len(subjects), len(styles)
-    judges, report = witness(a, others, x, columns, heads)
+    judges, report = witness(a, others, x, columns, held, heads)
     s = generate.settings(meta, a)
     model.set_rule(s["rule"])
     out = {"kind": "emoji_text" if "text" in meta else "emoji",

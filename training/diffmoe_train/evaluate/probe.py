@@ -10,16 +10,17 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 
+def conv(a, b, stride=1, size=3):
+    return nn.Sequential(nn.Conv2d(a, b, size, stride, size // 2, bias=False), nn.BatchNorm2d(b))
+
+
 class Probe(nn.Module):
     def __init__(self, heads, width=16):
         super().__init__()
-        w = width
-
-        def conv(a, b, stride=1):
-            return nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())
-
-        self.trunk = nn.Sequential(conv(3, w), conv(w, 2 * w, 2), conv(2 * w, 2 * w), conv(2 * w, 4 * w, 2),
-                                   conv(4 * w, 4 * w), conv(4 * w, 8 * w, 2))
+        w, self.width = width, width
+        layer = lambda *a: nn.Sequential(*conv(*a), nn.ReLU())
+        self.trunk = nn.Sequential(layer(3, w), layer(w, 2 * w, 2), layer(2 * w, 2 * w), layer(2 * w, 4 * w, 2),
+                                   layer(4 * w, 4 * w), layer(4 * w, 8 * w, 2))
         self.heads = nn.ModuleList(nn.Linear(8 * w, n) for n in heads)
 
     def features(self, x):
@@ -29,6 +30,35 @@ class Probe(nn.Module):
     def forward(self, x):
         f = self.features(x)
         return [h(f) for h in self.heads]
+
+
+class Residual(nn.Module):
+    """Two convolutions around each of which the input goes past."""
+
+    def __init__(self, a, b, stride):
+        super().__init__()
+        self.inner = nn.Sequential(*conv(a, b, stride), nn.ReLU(), *conv(b, b))
+        self.past = nn.Identity() if a == b and stride == 1 else nn.Conv2d(a, b, 1, stride, bias=False)
+
+    def forward(self, x):
+        return F.relu(self.inner(x) + self.past(x))
+
+
+class ResidualProbe(Probe):
+    """Four times as deep and, for what is found in one place only, with maxima beside the means."""
+
+    def __init__(self, heads, width=24):
+        super().__init__(heads, width)
+        w = width
+        self.trunk = nn.Sequential(*conv(3, w), nn.ReLU(), Residual(w, w, 1), Residual(w, 2 * w, 2),
+                                   Residual(2 * w, 4 * w, 2), Residual(4 * w, 4 * w, 2))
+
+    def features(self, x):
+        f = self.trunk(x)
+        return torch.cat([f.mean((2, 3)), f.amax((2, 3))], 1)
+
+
+KINDS = {"plain": Probe, "residual": ResidualProbe}
 
 
 def jitter(x, g):
@@ -58,24 +88,34 @@ def flip(x, g):
     return torch.where(torch.randint(0, 2, (len(x), 1, 1, 1), generator=g).bool(), x.flip(3), x)
 
 
-AUGMENTATIONS = {"jitter": jitter, "dihedral": dihedral, "flip": flip}
+def shift(x, g, most=3):
+    """Moved by whole pixels on white, mirrored, a little noisy: nothing that blurs lines or changes colours."""
+    s = x.shape[-1]
+    dy, dx = torch.randint(0, 2 * most + 1, (2,), generator=g).tolist()
+    x = flip(F.pad(x, (most,) * 4, value=1.0)[:, :, dy : dy + s, dx : dx + s], g)
+    noise = 0.05 * torch.rand(len(x), 1, 1, 1, generator=g)
+    return (x + noise * torch.randn(x.shape, generator=g)).clamp(-1, 1)
 
 
-def train(images, columns, heads, augment, steps, batch=64, lr=3e-3, width=16, seed=0):
+AUGMENTATIONS = {"shift": shift, "jitter": jitter, "dihedral": dihedral, "flip": flip}
+
+
+def train(images, columns, heads, augment, steps, batch=64, lr=3e-3, kind="plain", width=None, amp=False, seed=0):
     """images float [N, 3, s, s]; one label column per head.  Returns (probe in eval mode, seconds)."""
     torch.manual_seed(seed)
     g = torch.Generator().manual_seed(seed)
-    probe = Probe(heads, width).train()
+    probe = KINDS[kind](heads, *([width] if width else [])).to(memory_format=torch.channels_last).train()
     opt = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=1e-2)
     start, order = time.process_time(), torch.empty(0, dtype=torch.long)
     for step in range(steps):
         for group in opt.param_groups:
-            group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = lr * min(20 * (step + 1) / steps, 1) * 0.5 * (1 + math.cos(math.pi * step / steps))
         while len(order) < batch:
             order = torch.cat([order, torch.randperm(len(images), generator=g)])
         index, order = order[:batch], order[batch:]
-        outs = probe(AUGMENTATIONS[augment](images[index], g))
-        loss = sum(F.cross_entropy(o, c[index], label_smoothing=0.05) for o, c in zip(outs, columns))
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            outs = probe(AUGMENTATIONS[augment](images[index], g))
+        loss = sum(F.cross_entropy(o.float(), c[index], label_smoothing=0.05) for o, c in zip(outs, columns))
         opt.zero_grad()
         loss.backward()
         opt.step()
@@ -110,13 +150,14 @@ def cross_validate(images, columns, heads, augment, steps, folds=5, seed=0, **mo
 
 
 def save(probe, report, path):
-    torch.save({"heads": [h.out_features for h in probe.heads], "width": probe.heads[0].in_features // 8,
+    kind = next(k for k, v in KINDS.items() if type(probe) is v)
+    torch.save({"heads": [h.out_features for h in probe.heads], "width": probe.width, "kind": kind,
                 "state": probe.state_dict(), "report": report}, path)
 
 
 def load(path):
     s = torch.load(path, map_location="cpu", weights_only=True)
-    probe = Probe(s["heads"], s["width"])
+    probe = KINDS[s.get("kind", "plain")](s["heads"], s["width"])
     probe.load_state_dict(s["state"])
     return probe.eval(), s["report"]
 

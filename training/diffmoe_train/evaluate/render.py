@@ -66,8 +66,9 @@ def emoji_styles(runs):
 
 def emoji_probe(runs):
     p = runs[-1]["probe"]
-    rows = [["pictures it never saw", "unseen"], ["the same, moved, turned, recoloured and noisy", "unseen_augmented"],
-            ["its own pictures, moved, turned, recoloured and noisy", "own_augmented"]]
+    rows = [["pictures it never saw", "unseen"], ["those of the held-out pairs alone", "unseen_held_out"],
+            ["those it never saw, changed as in its training", "unseen_augmented"],
+            ["its own pictures, changed as in its training", "own_augmented"]]
     of = lambda r, key: cell(r[key]) if key in r else "–"
     return table(["right on real pictures", f"subject probe ({p['subject']['folds']}-fold)", "style probe"],
                  [[name, of(p["subject"], k), of(p["style"], k)] for name, k in rows])
