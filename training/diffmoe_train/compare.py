@@ -83,7 +83,7 @@ def one_run(c, a, judge, architecture, seed):
     if model.dynamic_layers():
         batches = export.noised_batches(trainer.dataset, trainer.dataset.nulls, c.train, 16, 64)
         export.recalibrate(model, batches, c.model.capacity)
-    rules = RULES.get(architecture, ["pool"])
+    rules = [r for r in RULES.get(architecture, ["pool"]) if r in a.rules]
     out = {"kind": "miniature" if c.train.objective == "flow" else f"miniature_{c.train.objective}", "data": c.name, "architecture": architecture, "seed": seed,
            "parameters": stored, "activated": activated, "images": trainer.images, "steps": trainer.step,
            "batch": c.train.batch, "lr": c.train.lr, "depth": c.model.depth, "hidden_size": c.model.hidden_size,
@@ -109,6 +109,8 @@ def main(argv=None):
     p.add_argument("--pictures", type=int, default=1000, help="generated for each distance")
     p.add_argument("--steps", type=int, default=20, help="sampling steps, by the solver of the config")
     p.add_argument("--validation", type=int, default=1000, help="test pictures for the loss by noise level")
+    p.add_argument("--rules", nargs="+", default=RULES["diffmoe"], choices=RULES["diffmoe"],
+                   help="how DiffMoE routes when it is judged")
     p.add_argument("--gammas", action="store_true", help="DiffMoE: also with one fixed threshold for all experts")
     p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     a = p.parse_args(argv)

@@ -40,8 +40,9 @@ def main_table(runs, table):
     for data, architectures in grouped(runs).items():
         first = next(iter(architectures.values()))[0]
         rows = []
-        for a, rs in architectures.items():
-            for rule in rs[0]["pictures"]:
+        for a, every in architectures.items():
+            for rule in [r for r in RULES if any(r in q["pictures"] for q in every)]:
+                rs = [r for r in every if rule in r["pictures"]]
                 mean = [statistics.mean(r["validation"][rule].values()) for r in rs]
                 of = lambda key: [r["pictures"][rule][key] for r in rs]
                 rows.append([NAMES[a] + RULES[rule], len(rs), f"{rs[0]['activated'] / 1e6:.2f} M", f"{rs[0]['parameters'] / 1e6:.2f} M",
