@@ -176,7 +176,7 @@ fn presets_say_what_they_need_and_whether_it_is_here() {
     for part in ["140,265,344", "activated", "file, int4", "processor", "gpu"] {
         assert!(stdout.contains(part), "{stdout}");
     }
-    if !stdout.contains("no graphics device") {
+    if !stdout.contains("no graphics adapter") {
         let lines = ["f32", "f16", "int8", "int4"].map(|name| {
             let line =
                 stdout.lines().find(|line| line.trim().starts_with(&format!("gpu, {name} ")));

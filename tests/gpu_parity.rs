@@ -532,8 +532,8 @@ fn bindings_that_hold_a_fraction_of_a_layer_change_nothing_but_the_number_of_dis
 
 #[test]
 fn the_footprint_foresees_what_the_weights_take() {
-    let _turn = turn();
     use WeightPrecision::{F16, F32, Int4, Int8};
+    let _turn = turn();
     let gpu = device(Profile::Software);
     for name in ["diffmoe_flow", "diffmoe_swiglu_shared", "dense_flow", "tc_flow", "ec_flow"] {
         let Some(case) = Case::open(name) else { continue };

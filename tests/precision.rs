@@ -145,7 +145,7 @@ fn the_error_of_int8_and_int4_is_small_and_moves_few_tokens() {
                     GpuModel::load(device(Profile::Software), &checkpoint, precision).unwrap();
                 let mut engine = GpuEngine::new(Arc::new(model), batch).unwrap();
                 let taps = engine.forward_with_taps(&run, &times).unwrap();
-                let (error, moved) = deviation(choices(&taps), choices(&exact));
+                let (error, moved) = deviation(&choices(&taps), &choices(&exact));
                 println!(
                     "{name}, t = {time}, {precision}: output {error:.2e} (RMS), decisions {moved:.2e}"
                 );
@@ -157,7 +157,7 @@ fn the_error_of_int8_and_int4_is_small_and_moves_few_tokens() {
 }
 
 /// Root mean square of the difference of outputs, relative; and the share of routing decisions that differ.
-fn deviation(got: (Vec<&Tap>, &[f32]), want: (Vec<&Tap>, &[f32])) -> (f64, f64) {
+fn deviation(got: &(Vec<&Tap>, &[f32]), want: &(Vec<&Tap>, &[f32])) -> (f64, f64) {
     let square = |v: f32| f64::from(v) * f64::from(v);
     let error: f64 = got.1.iter().zip(want.1).map(|(a, b)| square(a - b)).sum();
     let error = (error / want.1.iter().map(|&v| square(v)).sum::<f64>()).sqrt();

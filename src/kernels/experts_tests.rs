@@ -172,12 +172,12 @@ fn device(profile: Profile, binding_limit: Option<u64>) -> Gpu {
 
 #[test]
 fn a_routed_block_equals_all_experts_on_all_tokens_masked() {
+    use WeightPrecision::{F16, F32, Int4, Int8};
     for profile in [Profile::Gpu, Profile::Software] {
         let gpu = device(profile, None);
         for selection in [Selection::Pool, Selection::Token] {
             assert_eq!(Block::new(false, false, selection).check(&gpu), 3, "dispatches");
         }
-        use WeightPrecision::{F16, F32, Int4, Int8};
         for precision in [F16, F32, Int8, Int4] {
             Block { precision, ..Block::new(true, true, Selection::Token) }.check(&gpu);
             Block { precision, ..Block::new(false, true, Selection::Pool) }.check(&gpu);

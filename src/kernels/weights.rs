@@ -83,18 +83,19 @@ pub fn pack_rows(values: &[f32], columns: usize, precision: WeightPrecision) -> 
             .map(|&[low, high]| half(high) << 16 | half(low))
             .collect(),
         WeightPrecision::Int8 => {
-            let row = |row: &[f32]| {
+            let row = |packed: &mut Vec<u32>, row: &[f32]| {
                 let (scale, numbers) = int8_row(row);
-                pack_int8(&numbers.map(i8::cast_unsigned).collect::<Vec<_>>(), scale, columns)
+                let numbers: Vec<u8> = numbers.map(i8::cast_unsigned).collect();
+                pack_int8(packed, &numbers, scale, columns);
             };
-            rows.flat_map(row).collect()
+            gather(rows, row)
         }
         WeightPrecision::Int4 => {
-            let row = |row: &[f32]| {
+            let row = |packed: &mut Vec<u32>, row: &[f32]| {
                 let (numbers, scales) = int4_row(row);
-                pack_int4(&numbers, &scales, columns)
+                pack_int4(packed, &numbers, &scales, columns);
             };
-            rows.flat_map(row).collect()
+            gather(rows, row)
         }
     }
 }
@@ -109,12 +110,12 @@ pub fn pack_stored(rows: &StoredRows<'_>, columns: usize, precision: WeightPreci
     match (rows.values(), precision) {
         (StoredValues::Int8 { numbers, scales }, WeightPrecision::Int8) => {
             let rows = numbers.chunks_exact(width).zip(&**scales);
-            rows.flat_map(|(row, &scale)| pack_int8(row, scale, columns)).collect()
+            gather(rows, |packed, (row, &scale)| pack_int8(packed, row, scale, columns))
         }
         (StoredValues::Int4 { numbers, scales }, WeightPrecision::Int4) => {
             let scales = scales.chunks_exact(width.div_ceil(INT4_GROUP));
             let rows = numbers.chunks_exact(width.div_ceil(2)).zip(scales);
-            rows.flat_map(|(row, scales)| pack_int4(row, scales, columns)).collect()
+            gather(rows, |packed, (row, scales)| pack_int4(packed, row, scales, columns))
         }
         (StoredValues::Floats(values), _) if width == columns => {
             pack_rows(values, columns, precision)
@@ -129,31 +130,36 @@ pub fn pack_stored(rows: &StoredRows<'_>, columns: usize, precision: WeightPreci
     }
 }
 
-fn pack_int8(numbers: &[u8], scale: f32, columns: usize) -> Vec<u32> {
-    let words = WeightPrecision::Int8.row_words(columns);
-    let mut packed = words_of(numbers, words - 1);
-    packed.push(scale.to_bits());
+/// The words that `pack` appends for each row.
+fn gather<T>(rows: impl Iterator<Item = T>, pack: impl Fn(&mut Vec<u32>, T)) -> Vec<u32> {
+    let mut packed = Vec::new();
+    rows.for_each(|row| pack(&mut packed, row));
     packed
 }
 
-fn pack_int4(numbers: &[u8], scales: &[f16], columns: usize) -> Vec<u32> {
+fn pack_int8(packed: &mut Vec<u32>, numbers: &[u8], scale: f32, columns: usize) {
+    push_words(packed, numbers, WeightPrecision::Int8.row_words(columns) - 1);
+    packed.push(scale.to_bits());
+}
+
+fn pack_int4(packed: &mut Vec<u32>, numbers: &[u8], scales: &[f16], columns: usize) {
     let [number_words, scale_words] = int4_words(columns);
     let scales: Vec<u8> = scales.iter().flat_map(|s| s.to_le_bytes()).collect();
-    let mut packed = words_of(numbers, number_words);
-    packed.extend(words_of(&scales, scale_words));
-    packed
+    push_words(packed, numbers, number_words);
+    push_words(packed, &scales, scale_words);
 }
 
-/// `count` words of bytes, the first in the low bits; the last are filled up with zeros.
-fn words_of(bytes: &[u8], count: usize) -> Vec<u32> {
-    let word = |bytes: &[u8]| {
+/// Appends `count` words of bytes, the first in the low bits; the last are filled up with zeros.
+fn push_words(packed: &mut Vec<u32>, bytes: &[u8], count: usize) {
+    let end = packed.len() + count;
+    let (whole, rest) = bytes.as_chunks::<4>();
+    packed.extend(whole.iter().map(|&four| u32::from_le_bytes(four)));
+    if !rest.is_empty() {
         let mut four = [0; 4];
-        four[..bytes.len()].copy_from_slice(bytes);
-        u32::from_le_bytes(four)
-    };
-    let mut words: Vec<_> = bytes.chunks(4).map(word).collect();
-    words.resize(count, 0);
-    words
+        four[..rest.len()].copy_from_slice(rest);
+        packed.push(u32::from_le_bytes(four));
+    }
+    packed.resize(end, 0);
 }
 
 fn half(v: f32) -> u32 {
@@ -221,7 +227,7 @@ mod tests {
             assert_eq!(row.last(), Some(&scales[i].to_bits()));
         }
 
-        let bytes: Vec<u8> = (0..3 * 19).map(|i| (i % 5) << 4 | i % 7).collect();
+        let bytes: Vec<u8> = (0..3 * 19).map(|i| ((i % 5) << 4) | (i % 7)).collect();
         let scales = [0.5, -2.0, 1e-3, 7.0, 9.0, 0.0].map(f16::from_f32);
         let values = StoredValues::Int4 { numbers: &bytes, scales: scales[..].into() };
         let rows = StoredRows::new(38, values);

@@ -31,6 +31,7 @@ pub enum Storage {
 
 impl Storage {
     /// How one tensor is stored in a file whose large matrices are stored this way.
+    #[must_use]
     pub fn of(self, tensor: &TensorSpec) -> Self {
         if !is_matrix(tensor) {
             return Self::F32;

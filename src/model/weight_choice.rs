@@ -10,7 +10,8 @@ use crate::kernels::WeightPrecision;
 /// What a user wants large matrices to be on a graphics device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum WeightChoice {
-    /// What the file has of each, which is exact and takes the least memory: int4, int8 or f16; f16 for those in f32.
+    /// What the file has of each, which loses nothing and takes the least memory: int4, int8 or f16. f16 for those in
+    /// f32 or bf16.
     #[default]
     Auto,
     /// This, whatever the file has.
