@@ -45,7 +45,8 @@ fn a_training_run_becomes_a_model_file() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = root().join("tests/fixtures/torch");
     let mut sizes = Vec::new();
-    for (dtype, allowed) in [("f32", 0.0), ("f16", 1e-3), ("int8", 5e-3)] {
+    // int4 loses up to a step of 1/8 of the largest number, opposite that number.
+    for (dtype, allowed) in [("f32", 0.0), ("f16", 1e-3), ("int8", 5e-3), ("int4", 0.126)] {
         let out = folder.path().join(format!("{dtype}.safetensors"));
         let (code, stdout, stderr) =
             diffmoe(&["convert", &text(&run), "-o", &text(&out), "--dtype", dtype]);
@@ -57,8 +58,15 @@ fn a_training_run_becomes_a_model_file() {
         let (code, stdout, stderr) = diffmoe(&["info", &text(&out)]);
         assert_eq!(code, 0, "{stderr}");
         assert!(stdout.contains("dense DiT, 1 blocks, hidden size 16, 2 heads of 8"), "{stdout}");
+        // What is stored this way already stays what it is.
+        let again = folder.path().join("again.safetensors");
+        let (code, _, stderr) =
+            diffmoe(&["convert", &text(&out), "-o", &text(&again), "--dtype", dtype]);
+        assert_eq!(code, 0, "{stderr}");
+        let twice = largest_difference(&again, &out);
+        assert!(twice <= if dtype == "int8" { 1e-6 } else { 0.0 }, "{dtype}: {twice}");
     }
-    assert!(sizes[0] > sizes[1] && sizes[1] > sizes[2], "{sizes:?}");
+    assert!(sizes.is_sorted_by(|a, b| a > b), "{sizes:?}");
     let model = TorchFile::open(&run.join("checkpoints/0000002.pt"), "model").expect("the file");
     let ema = TorchFile::open(&run.join("checkpoints/0000002.pt"), "ema").expect("the file");
     let name = "blocks.0.attn.qkv.weight";
@@ -146,14 +154,17 @@ fn files_that_are_no_checkpoints_are_refused_in_one_sentence() {
 fn random_models_of_the_paper_s_shapes_load_in_parts() {
     let folder = tempfile::tempdir().expect("a folder");
     let stem = folder.path().join("small.safetensors");
-    let make = ["make-random", "S-128", "-o", &text(&stem), "--dtype", "int8", "--part-mb", "10"];
-    let (code, stdout, stderr) = diffmoe(&make);
-    assert_eq!(code, 0, "{stderr}");
-    assert!(stdout.contains("small.safetensors.index.json"), "{stdout}");
-    let index = folder.path().join("small.safetensors.index.json");
-    let (code, stdout, stderr) = diffmoe(&["info", &text(&index)]);
-    assert_eq!(code, 0, "{stderr}");
-    assert!(stdout.contains("Dense-S-128-Flow") && stdout.contains("I8"), "{stdout}");
+    for (dtype, stored, kinds) in [("int8", "I8", "int8"), ("int4", "I4", "int4")] {
+        let make = ["make-random", "S-128", "-o", &text(&stem), "--dtype", dtype];
+        let (code, stdout, stderr) = diffmoe(&[&make[..], &["--part-mb", "10"]].concat());
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains("small.safetensors.index.json"), "{stdout}");
+        let index = folder.path().join("small.safetensors.index.json");
+        let (code, stdout, stderr) = diffmoe(&["info", &text(&index)]);
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.contains("Dense-S-128-Flow") && stdout.contains(stored), "{stdout}");
+        assert!(stdout.contains(&format!("on a GPU with {kinds} weights")), "{stdout}");
+    }
     let (code, _, stderr) = diffmoe(&["make-random", "M-E8", "-o", &text(&stem)]);
     assert!(code == 2 && stderr.contains("names are like"), "{stderr}");
 }
@@ -162,8 +173,17 @@ fn random_models_of_the_paper_s_shapes_load_in_parts() {
 fn presets_say_what_they_need_and_whether_it_is_here() {
     let (code, stdout, stderr) = diffmoe(&["info", "--preset", "S-E16"]);
     assert_eq!(code, 0, "{stderr}");
-    for part in ["140,265,344", "activated", "int8", "processor", "gpu"] {
+    for part in ["140,265,344", "activated", "file, int4", "processor", "gpu"] {
         assert!(stdout.contains(part), "{stdout}");
+    }
+    if !stdout.contains("no graphics adapter") {
+        let lines = ["f32", "f16", "int8", "int4"].map(|name| {
+            let line =
+                stdout.lines().find(|line| line.trim().starts_with(&format!("gpu, {name} ")));
+            let words: Vec<_> = line.expect(&stdout).split_whitespace().collect();
+            words[2].parse::<f64>().expect("megabytes")
+        });
+        assert!(lines.is_sorted_by(|a, b| a > b), "{stdout}");
     }
     // 2.9 thousand million parameters with 256 pictures at once: no working memory holds that.
     let (code, stdout, stderr) = diffmoe(&["info", "--preset", "XL-E16", "--batch", "256"]);

@@ -532,15 +532,19 @@ fn bindings_that_hold_a_fraction_of_a_layer_change_nothing_but_the_number_of_dis
 
 #[test]
 fn the_footprint_foresees_what_the_weights_take() {
+    use WeightPrecision::{F16, F32, Int4, Int8};
     let _turn = turn();
-    let Some(case) = Case::open("diffmoe_flow") else { return };
     let gpu = device(Profile::Software);
-    for precision in [WeightPrecision::F16, WeightPrecision::F32, WeightPrecision::Int8] {
-        let foreseen =
-            Footprint::on_gpu(case.checkpoint.config(), 1, precision, gpu.binding_limit).weights;
-        let model = GpuModel::load(gpu.clone(), &case.checkpoint, precision).unwrap();
-        let (foreseen, taken) = (foreseen as f64, model.weight_bytes() as f64);
-        assert!((foreseen / taken - 1.0).abs() < 0.02, "{foreseen} for {taken}");
+    for name in ["diffmoe_flow", "diffmoe_swiglu_shared", "dense_flow", "tc_flow", "ec_flow"] {
+        let Some(case) = Case::open(name) else { continue };
+        let config = case.checkpoint.config();
+        for precision in [F16, F32, Int8, Int4] {
+            let foreseen = Footprint::on_gpu(config, 1, precision, gpu.binding_limit).weights;
+            let before = gpu.allocated_bytes();
+            let model = GpuModel::load(gpu.clone(), &case.checkpoint, precision).unwrap();
+            let taken = gpu.allocated_bytes() - before;
+            assert_eq!((foreseen, model.weight_bytes()), (taken, taken), "{name}, {precision}");
+        }
     }
 }
 

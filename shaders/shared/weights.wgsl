@@ -3,18 +3,24 @@
 //   f32     K words
 //   f16     K / 2 words, two numbers each
 //   int8    K / 4 words, four whole numbers each; one of padding where that makes the number even; the row's scale, f32
-// The first number lies in the low bits. A row's scale multiplies its sum, not its numbers: once instead of K times.
+//   int4    K / 8 words, eight whole numbers each, and K / 64 words, two f16 scales each; zeros make both numbers even
+// The first number lies in the low bits. A scale of int8 multiplies the sum over its row, once instead of K times; one
+// of int4 multiplies the 32 numbers that it belongs to.
 
 override WEIGHTS: u32 = 1;
 const WEIGHTS_F32 = 0u;
 const WEIGHTS_F16 = 1u;
 const WEIGHTS_INT8 = 2u;
+const WEIGHTS_INT4 = 3u;
 
 // Four weights of a row, from column 4k on; int8 without the scale.
 fn weight_quad(is_up: bool, row: u32, k: u32) -> vec4<f32> {
     if WEIGHTS == WEIGHTS_INT8 {
         let pair = weight_pair(is_up, row * int8_pairs() + k / 2u);
         return signed_bytes(select(pair.x, pair.y, (k & 1u) == 1u));
+    }
+    if WEIGHTS == WEIGHTS_INT4 {
+        return int4_quad(is_up, row, k);
     }
     let at = row * params.quads + k;
     if WEIGHTS == WEIGHTS_F16 {
@@ -49,4 +55,20 @@ fn weight_pair(is_up: bool, at: u32) -> vec2<u32> {
 // To the top of the word, and down again with the sign.
 fn signed_bytes(word: u32) -> vec4<f32> {
     return vec4<f32>((vec4(bitcast<i32>(word)) << vec4(24u, 16u, 8u, 0u)) >> vec4(24u));
+}
+
+// A pair of words has four quads, or the scales of four groups of eight quads.
+fn int4_quad(is_up: bool, row: u32, k: u32) -> vec4<f32> {
+    let number_pairs = (params.quads + 3u) / 4u;
+    let first = row * (number_pairs + (params.quads + 31u) / 32u);
+    let numbers = weight_pair(is_up, first + k / 4u);
+    let scales = weight_pair(is_up, first + number_pairs + k / 32u);
+    let word = select(numbers.x, numbers.y, (k & 2u) != 0u) >> ((k & 1u) * 16u);
+    let two = unpack2x16float(select(scales.x, scales.y, (k & 16u) != 0u));
+    return signed_halves(word) * select(two.x, two.y, (k & 8u) != 0u);
+}
+
+// The lower four numbers of four bits, as `signed_bytes`.
+fn signed_halves(word: u32) -> vec4<f32> {
+    return vec4<f32>((vec4(bitcast<i32>(word)) << vec4(28u, 24u, 20u, 16u)) >> vec4(28u));
 }

@@ -3,9 +3,9 @@
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-/// Whether [`decode`] (or [`decode_int8_rows`]) knows the type.
-pub(super) fn is_supported(dtype: Dtype) -> bool {
-    matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I8)
+/// Whether [`decode`] knows the type.
+pub(super) fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
 }
 
 /// Decodes little-endian floats. The bytes may lie at any address, so they are copied, not cast.
@@ -19,13 +19,4 @@ pub(super) fn decode(dtype: Dtype, raw: &[u8]) -> Vec<f32> {
         Dtype::F32 => raw.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
         other => unreachable!("{other:?} was refused when the checkpoint was opened"),
     }
-}
-
-/// Decodes an int8 matrix with one scale for each row.
-pub(super) fn decode_int8_rows(raw: &[u8], scales: &[f32]) -> Vec<f32> {
-    let width = raw.len() / scales.len().max(1);
-    raw.chunks_exact(width.max(1))
-        .zip(scales)
-        .flat_map(|(row, &scale)| row.iter().map(move |&b| f32::from(b.cast_signed()) * scale))
-        .collect()
 }

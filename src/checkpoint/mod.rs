@@ -12,6 +12,7 @@ mod infer;
 mod open;
 mod quantise;
 mod random;
+mod rows;
 #[cfg(feature = "import")]
 mod source;
 mod store;
@@ -26,8 +27,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub use error::CheckpointError;
 #[cfg(feature = "import")]
 pub use infer::{Hints, infer_config};
-pub(crate) use quantise::int8_row;
+#[cfg(test)]
+pub(crate) use quantise::from_int4_row;
+pub(crate) use quantise::{INT4_GROUP, int4_row, int8_row};
 pub use random::random_tensor;
+pub use rows::StoredRows;
+pub(crate) use rows::StoredValues;
 #[cfg(feature = "import")]
 pub use source::Source;
 pub use store::write_model;
@@ -36,9 +41,9 @@ pub use tensor_file::{TensorFile, TensorInfo};
 pub use torch::TorchFile;
 pub use write::{TensorOut, write_safetensors};
 
-use crate::model::{Config, is_matrix};
+use crate::model::{Config, Storage};
 use crate::platform::Bytes;
-use tensor_file::Storage;
+use tensor_file::Found;
 
 /// The header entry that holds the configuration as JSON.
 pub const CONFIG_KEY: &str = "diffmoe";
@@ -94,17 +99,17 @@ impl Checkpoint {
         let mut problems = Vec::new();
         let mut needed = std::collections::BTreeSet::new();
         for spec in self.config.tensors() {
-            match (self.file.storage(&spec.name), self.file.shape(&spec.name)) {
+            match (self.file.find(&spec.name), self.file.shape(&spec.name)) {
                 // A buffer of the trainer that inference never reads.
-                (Storage::Missing, _) if spec.name.ends_with(".ema_decay") => {}
-                (Storage::Missing, _) | (_, Err(_)) => {
+                (Found::Missing, _) if spec.name.ends_with(".ema_decay") => {}
+                (Found::Missing, _) | (_, Err(_)) => {
                     problems.push(format!("{} {:?} is missing", spec.name, spec.shape));
                 }
                 (_, Ok(found)) if found != spec.shape => problems
                     .push(format!("{} has shape {found:?}, {:?} is needed", spec.name, spec.shape)),
-                (Storage::Unsupported(problem), _) => problems.push(problem),
-                (Storage::Plain, _) => {}
-                (Storage::Scaled { scale, problem }, _) => {
+                (Found::Unsupported(problem), _) => problems.push(problem),
+                (Found::Plain, _) => {}
+                (Found::Scaled { scale, problem }, _) => {
                     problems.extend(problem);
                     needed.insert(scale);
                 }
@@ -136,12 +141,12 @@ impl Checkpoint {
         self.file.list()
     }
 
-    /// Whether all large matrices are stored as int8 rows.
-    pub fn is_int8(&self) -> bool {
-        let tensors = self.config.tensors();
-        let mut matrices = tensors.iter().filter(|spec| is_matrix(spec)).peekable();
-        let is_scaled = |name: &str| matches!(self.file.storage(name), Storage::Scaled { .. });
-        matrices.peek().is_some() && matrices.all(|spec| is_scaled(&spec.name))
+    /// How a tensor is stored; bf16 counts as f16, which has as many bytes.
+    ///
+    /// # Errors
+    /// When there is no tensor of that name.
+    pub fn storage(&self, name: &str) -> Result<Storage, CheckpointError> {
+        self.file.storage(name)
     }
 
     /// Calls of [`Checkpoint::read`] so far, and tensors in all: how far loading is.
@@ -179,5 +184,14 @@ impl Checkpoint {
     pub fn read(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.file.read(name)
+    }
+
+    /// The rows of a tensor as they are stored: `shape[0]` of them, each with all that follows the first dimension.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::read`].
+    pub fn rows(&self, name: &str) -> Result<StoredRows<'_>, CheckpointError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.file.rows(name)
     }
 }

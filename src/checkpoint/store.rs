@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use safetensors::{Dtype, View};
 
-use super::quantise::int8_row;
+use super::quantise::{INT4_GROUP, int4_row, int8_row};
 use super::tensor_file::SCALE_SUFFIX;
 use super::{CONFIG_KEY, CheckpointError};
-use crate::model::{Storage, TensorSpec, is_matrix};
+use crate::model::{Storage, TensorSpec};
 
 /// Where numbers come from: the tensor of a name, as f32.
 type Reader<'a> = dyn Fn(&TensorSpec) -> Result<Vec<f32>, CheckpointError> + 'a;
@@ -20,16 +20,53 @@ type Reader<'a> = dyn Fn(&TensorSpec) -> Result<Vec<f32>, CheckpointError> + 'a;
 /// A tensor that is computed when the file has got to its place.
 struct Lazy<'a> {
     spec: &'a TensorSpec,
-    dtype: Dtype,
+    form: Form,
     shape: Vec<usize>,
     read: &'a Reader<'a>,
     /// The writer cannot fail in the middle: the first error waits here.
     error: &'a RefCell<Option<CheckpointError>>,
 }
 
+/// What a tensor of the file has of a tensor of the model.
+#[derive(Clone, Copy)]
+enum Form {
+    F32,
+    F16,
+    Int8,
+    Int8Scales,
+    Int4,
+    Int4Scales,
+}
+
+impl Form {
+    /// What the tensors of a file have of one of the model, with what is put behind its name.
+    fn all(storage: Storage) -> &'static [(&'static str, Self)] {
+        match storage {
+            Storage::F32 => &[("", Self::F32)],
+            Storage::F16 => &[("", Self::F16)],
+            Storage::Int8 => &[("", Self::Int8), (SCALE_SUFFIX, Self::Int8Scales)],
+            Storage::Int4 => &[("", Self::Int4), (SCALE_SUFFIX, Self::Int4Scales)],
+        }
+    }
+
+    fn shape(self, spec: &TensorSpec) -> Vec<usize> {
+        match (self, &spec.shape[..]) {
+            (Self::Int8Scales, &[rows, _]) => vec![rows],
+            (Self::Int4, &[rows, columns]) => vec![rows, columns.div_ceil(2)],
+            (Self::Int4Scales, &[rows, columns]) => vec![rows, columns.div_ceil(INT4_GROUP)],
+            (_, shape) => shape.to_vec(),
+        }
+    }
+}
+
 impl View for &Lazy<'_> {
     fn dtype(&self) -> Dtype {
-        self.dtype
+        match self.form {
+            Form::F32 | Form::Int8Scales => Dtype::F32,
+            Form::F16 | Form::Int4Scales => Dtype::F16,
+            Form::Int8 => Dtype::I8,
+            Form::Int4 => Dtype::U8,
+        }
     }
 
     fn shape(&self) -> &[usize] {
@@ -48,24 +85,27 @@ impl View for &Lazy<'_> {
     }
 
     fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+        self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
     }
 }
 
 impl Lazy<'_> {
     fn encode(&self, values: &[f32]) -> Vec<u8> {
-        let is_scale = self.shape != self.spec.shape;
         let rows = || values.chunks_exact(self.spec.shape[1]);
-        match self.dtype {
-            Dtype::F16 => {
+        match self.form {
+            Form::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Form::F16 => {
                 // What f16 cannot hold becomes its largest number rather than an infinity.
                 let bound = f16::MAX.to_f32();
                 let half = |v: &f32| f16::from_f32(v.clamp(-bound, bound)).to_le_bytes();
                 values.iter().flat_map(half).collect()
             }
-            Dtype::I8 => rows().flat_map(|row| int8_row(row).1.map(i8::cast_unsigned)).collect(),
-            _ if is_scale => rows().flat_map(|row| int8_row(row).0.to_le_bytes()).collect(),
-            _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Form::Int8 => rows().flat_map(|row| int8_row(row).1.map(i8::cast_unsigned)).collect(),
+            Form::Int8Scales => rows().flat_map(|row| int8_row(row).0.to_le_bytes()).collect(),
+            Form::Int4 => rows().flat_map(|row| int4_row(row).0).collect(),
+            Form::Int4Scales => {
+                rows().flat_map(|row| int4_row(row).1).flat_map(f16::to_le_bytes).collect()
+            }
         }
     }
 }
@@ -84,28 +124,14 @@ pub fn write_model(
     read: &Reader<'_>,
 ) -> Result<PathBuf, CheckpointError> {
     let error = RefCell::new(None);
-    let lazy = |spec, dtype, shape: &[usize]| Lazy {
-        spec,
-        dtype,
-        shape: shape.to_vec(),
-        read,
-        error: &error,
-    };
+    let lazy = |spec, form: Form| Lazy { spec, form, shape: form.shape(spec), read, error: &error };
     let mut parts: Vec<Vec<(String, Lazy)>> = vec![Vec::new()];
     let mut filled = 0;
     for spec in tensors {
-        let mut stored = Vec::new();
-        match storage {
-            Storage::F16 if is_matrix(spec) => {
-                stored.push((spec.name.clone(), lazy(spec, Dtype::F16, &spec.shape)));
-            }
-            Storage::Int8 if is_matrix(spec) => {
-                stored.push((spec.name.clone(), lazy(spec, Dtype::I8, &spec.shape)));
-                let scale = format!("{}{SCALE_SUFFIX}", spec.name);
-                stored.push((scale, lazy(spec, Dtype::F32, &spec.shape[..1])));
-            }
-            _ => stored.push((spec.name.clone(), lazy(spec, Dtype::F32, &spec.shape))),
-        }
+        let forms = Form::all(storage.of(spec)).iter();
+        let stored: Vec<_> = forms
+            .map(|&(suffix, form)| (format!("{}{suffix}", spec.name), lazy(spec, form)))
+            .collect();
         let bytes: u64 = stored.iter().map(|(_, t)| (&t).data_len() as u64).sum();
         if part_bytes.is_some_and(|limit| filled > 0 && filled + bytes > limit) {
             parts.push(Vec::new());

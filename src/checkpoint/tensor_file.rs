@@ -1,15 +1,18 @@
 //! The tensors of one or several safetensors files, without a view on what they are for: transformers
 //! ([`super::Checkpoint`]) and image decoders read them the same way.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{CONFIG_KEY, CheckpointError, dtype, open};
+use super::{CONFIG_KEY, CheckpointError, INT4_GROUP, StoredRows, StoredValues, dtype, open};
+use crate::model::Storage;
 use crate::platform::Bytes;
 
-/// Suffix of the tensor that holds the row scales of an int8 matrix.
+/// Suffix of the tensor that holds the scales of an int8 or int4 matrix.
 pub(super) const SCALE_SUFFIX: &str = ".scale";
 
 /// Named tensors, decoded one at a time.
@@ -35,6 +38,8 @@ struct Location {
     part: usize,
     range: (usize, usize),
     dtype: Dtype,
+    /// Two numbers of the tensor's in each of its bytes; `shape` counts numbers.
+    is_int4: bool,
     shape: Vec<usize>,
 }
 
@@ -43,11 +48,11 @@ struct Location {
 pub struct TensorInfo {
     /// Official name.
     pub name: String,
-    /// Storage type: `F32`, `F16`, `BF16`, `I8`.
+    /// Storage type: `F32`, `F16`, `BF16`, `I8`, `I4`.
     pub dtype: String,
     /// Shape.
     pub shape: Vec<usize>,
-    /// Bytes in the file, row scales included.
+    /// Bytes in the file, scales included.
     pub bytes: usize,
 }
 
@@ -97,12 +102,14 @@ impl TensorFile {
                     part,
                     range: (begin, end),
                     dtype: info.dtype,
+                    is_int4: false,
                     shape: info.shape.clone(),
                 };
                 tensors.insert(name, location);
             }
             parts.push(Part { label, bytes, data });
         }
+        mark_int4(&mut tensors);
         Ok(Self { label, parts, tensors, config_text: config_text.or(beside) })
     }
 
@@ -126,7 +133,7 @@ impl TensorFile {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// All tensors with their storage, by name; row scales are counted with their matrix.
+    /// All tensors with their storage, by name; scales are counted with their matrix.
     pub fn list(&self) -> Vec<TensorInfo> {
         let size = |l: &Location| l.range.1 - l.range.0;
         self.tensors
@@ -134,7 +141,7 @@ impl TensorFile {
             .filter(|(name, _)| !self.is_scale(name))
             .map(|(name, location)| TensorInfo {
                 name: name.clone(),
-                dtype: format!("{:?}", location.dtype),
+                dtype: location.type_name(),
                 shape: location.shape.clone(),
                 bytes: size(location)
                     + self.tensors.get(&format!("{name}{SCALE_SUFFIX}")).map_or(0, size),
@@ -145,25 +152,51 @@ impl TensorFile {
     fn is_scale(&self, name: &str) -> bool {
         name.strip_suffix(SCALE_SUFFIX)
             .and_then(|matrix| self.tensors.get(matrix))
-            .is_some_and(|matrix| matrix.dtype == Dtype::I8)
+            .is_some_and(Location::is_scaled)
     }
 
-    /// What is wrong with how a tensor is stored, if anything is, and the row scales that belong to it.
-    pub(super) fn storage(&self, name: &str) -> Storage {
-        let Some(found) = self.tensors.get(name) else { return Storage::Missing };
-        if !dtype::is_supported(found.dtype) {
-            return Storage::Unsupported(format!("{name} is stored as {:?}", found.dtype));
+    /// What is wrong with how a tensor is stored, if anything is, and the scales that belong to it.
+    pub(super) fn find(&self, name: &str) -> Found {
+        let Some(found) = self.tensors.get(name) else { return Found::Missing };
+        if dtype::is_float(found.dtype) {
+            return Found::Plain;
         }
-        if found.dtype != Dtype::I8 {
-            return Storage::Plain;
+        if !found.is_scaled() {
+            return Found::Unsupported(format!("{name} is stored as {:?}", found.dtype));
         }
         let scale = format!("{name}{SCALE_SUFFIX}");
-        let rows = found.shape.first().copied().unwrap_or(0);
-        let is_there = self.tensors.get(&scale).is_some_and(|s| s.shape == [rows]);
-        Storage::Scaled {
-            problem: (!is_there).then(|| format!("{scale} [{rows}] is missing")),
+        let Some(&rows) = found.shape.first() else {
+            return Found::Unsupported(format!("{name} is a single whole number"));
+        };
+        let (needed, of) = if found.is_int4 {
+            (vec![rows, found.shape[1].div_ceil(INT4_GROUP)], " of F16")
+        } else {
+            (vec![rows], "")
+        };
+        let fits = |s: &Location| {
+            let is_type =
+                if found.is_int4 { s.dtype == Dtype::F16 } else { dtype::is_float(s.dtype) };
+            is_type && s.shape == needed
+        };
+        let is_there = self.tensors.get(&scale).is_some_and(fits);
+        Found::Scaled {
+            problem: (!is_there).then(|| format!("{scale} {needed:?}{of} is missing")),
             scale,
         }
+    }
+
+    /// How a tensor is stored; bf16 counts as f16, which has as many bytes.
+    ///
+    /// # Errors
+    /// When there is no tensor of that name.
+    pub fn storage(&self, name: &str) -> Result<Storage, CheckpointError> {
+        let location = self.location(name)?;
+        Ok(match location.dtype {
+            _ if location.is_int4 => Storage::Int4,
+            Dtype::I8 => Storage::Int8,
+            Dtype::F16 | Dtype::BF16 => Storage::F16,
+            _ => Storage::F32,
+        })
     }
 
     /// Whether there is a tensor of that name.
@@ -194,40 +227,88 @@ impl TensorFile {
     /// When there is no such tensor, it is stored as something that is no floating-point number, or it
     /// holds NaN or an infinity.
     pub fn read(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
+        self.rows(name).map(StoredRows::decode)
+    }
+
+    /// The rows of a tensor as they are stored: `shape[0]` of them, each with all that follows the first dimension.
+    ///
+    /// # Errors
+    /// As [`TensorFile::read`].
+    pub fn rows(&self, name: &str) -> Result<StoredRows<'_>, CheckpointError> {
         let location = self.location(name)?;
-        if let Storage::Unsupported(problem) = self.storage(name) {
+        if let Found::Unsupported(problem) | Found::Scaled { problem: Some(problem), .. } =
+            self.find(name)
+        {
             let problems = vec![problem];
             return Err(CheckpointError::Mismatch { label: self.label.clone(), problems });
         }
-        let raw = self.raw(location);
-        let values = if location.dtype == Dtype::I8 {
-            let scales = self.location(&format!("{name}{SCALE_SUFFIX}"))?;
+        let numbers = self.raw(location);
+        let scales = || self.location(&format!("{name}{SCALE_SUFFIX}"));
+        let values = if location.is_int4 {
+            let halves = self.raw(scales()?).as_chunks::<2>().0;
+            let scales = halves.iter().map(|&b| f16::from_le_bytes(b)).collect();
+            StoredValues::Int4 { numbers, scales: Cow::Owned(scales) }
+        } else if location.dtype == Dtype::I8 {
+            let scales = scales()?;
             let scales = dtype::decode(scales.dtype, self.raw(scales));
-            dtype::decode_int8_rows(raw, &scales)
+            StoredValues::Int8 { numbers, scales: Cow::Owned(scales) }
         } else {
-            dtype::decode(location.dtype, raw)
+            StoredValues::Floats(Cow::Owned(dtype::decode(location.dtype, numbers)))
         };
-        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-            return Err(CheckpointError::NotFinite {
+        let rows = StoredRows::new(location.shape.iter().skip(1).product(), values);
+        if rows.are_finite() {
+            return Ok(rows);
+        }
+        let width = rows.width();
+        let values = rows.decode();
+        match values.iter().position(|v| !v.is_finite()) {
+            // Factors that are too large, of numbers that are zero.
+            None => Ok(StoredRows::floats(width, values)),
+            Some(at) => Err(CheckpointError::NotFinite {
                 label: self.parts[location.part].label.clone(),
                 name: name.to_owned(),
                 at,
                 value: values[at],
-            });
+            }),
         }
-        Ok(values)
+    }
+}
+
+impl Location {
+    fn is_scaled(&self) -> bool {
+        self.is_int4 || self.dtype == Dtype::I8
+    }
+
+    fn type_name(&self) -> String {
+        if self.is_int4 { "I4".into() } else { format!("{:?}", self.dtype) }
+    }
+}
+
+/// safetensors has no type for four bits: a matrix of bytes beside which there are scales is one of int4.
+fn mark_int4(tensors: &mut BTreeMap<String, Location>) {
+    let is_int4 = |(name, location): (&String, &Location)| {
+        let has_bytes = location.dtype == Dtype::U8 && location.shape.len() == 2;
+        let is_int4 = has_bytes && tensors.contains_key(&format!("{name}{SCALE_SUFFIX}"));
+        is_int4.then(|| name.clone())
+    };
+    let names: Vec<_> = tensors.iter().filter_map(is_int4).collect();
+    for name in names {
+        if let Some(location) = tensors.get_mut(&name) {
+            location.is_int4 = true;
+            location.shape[1] *= 2;
+        }
     }
 }
 
 /// How a tensor is stored.
-pub(super) enum Storage {
+pub(super) enum Found {
     /// It is not there.
     Missing,
     /// As something that cannot be read, in a sentence.
     Unsupported(String),
     /// As floating-point numbers.
     Plain,
-    /// As int8 rows with scales in another tensor, which may be missing.
+    /// As whole numbers with scales in another tensor, which may be missing.
     Scaled {
         /// Name of the tensor with the scales.
         scale: String,

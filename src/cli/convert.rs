@@ -48,6 +48,7 @@ pub(super) enum DtypeName {
     F32,
     F16,
     Int8,
+    Int4,
 }
 
 impl From<DtypeName> for Storage {
@@ -56,6 +57,7 @@ impl From<DtypeName> for Storage {
             DtypeName::F32 => Self::F32,
             DtypeName::F16 => Self::F16,
             DtypeName::Int8 => Self::Int8,
+            DtypeName::Int4 => Self::Int4,
         }
     }
 }

@@ -90,11 +90,12 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         storage.iter().map(|(dtype, bytes)| format!("{dtype} {}", megabytes(*bytes))).collect();
     println!("  parameters    {}", grouped(config.parameters()));
     println!("  storage       {} ({})", megabytes(bytes), parts.join(", "));
-    let precision = WeightChoice::Auto.resolve(&checkpoint);
+    let precisions = WeightChoice::Auto.resolve(&checkpoint);
+    let kinds = precisions.to_string();
     println!(
-        "  memory        {} on the processor, {} on a GPU with {precision} weights, for one picture at a time",
+        "  memory        {} on the processor, {} on a GPU with {kinds} weights, for one picture at a time",
         megabytes(Footprint::on_cpu(config, 1).total() as usize),
-        megabytes(Footprint::on_gpu(config, 1, precision, WEBGPU_BINDING).total() as usize)
+        megabytes(Footprint::on_gpu(config, 1, precisions, WEBGPU_BINDING).total() as usize)
     );
     let card: Option<serde_json::Value> = serde_json::from_str(checkpoint.config_text()).ok();
     if let Some(card) = card.as_ref().and_then(|c| c.get("card")).and_then(|c| c.as_object()) {
@@ -127,7 +128,13 @@ fn needs(config: &Config, arguments: &Arguments) -> Outcome {
         "  activated     {} at C = 1, router included",
         grouped(config.activated_parameters(1.0))
     );
-    for (name, storage) in [("f32", Storage::F32), ("f16", Storage::F16), ("int8", Storage::Int8)] {
+    let files = [
+        ("f32", Storage::F32),
+        ("f16", Storage::F16),
+        ("int8", Storage::Int8),
+        ("int4", Storage::Int4),
+    ];
+    for (name, storage) in files {
         println!("  file, {name:<5}   {}", megabytes(file_bytes(config, storage) as usize));
     }
     let cpu = Footprint::on_cpu(config, batch);
@@ -145,19 +152,10 @@ fn needs(config: &Config, arguments: &Arguments) -> Outcome {
     let gpu = Gpu::headless();
     let is_on_gpu = match &gpu {
         Ok(gpu) => {
-            let limit = gpu.binding_limit;
-            let need = Footprint::on_gpu(config, batch, WeightPrecision::F16, limit);
-            let fits = need.largest.1 <= limit && (!gpu.is_software() || is_on_cpu);
-            println!(
-                "  {:<13} {} with f16 weights, the largest piece {} ({}) of {} that it binds: {}",
-                "gpu",
-                megabytes(need.total() as usize),
-                megabytes(need.largest.1 as usize),
-                need.largest.0,
-                megabytes(limit as usize),
-                if fits { "fits as far as a device tells" } else { "does not fit" },
-            );
-            fits
+            use WeightPrecision::{F16, F32, Int4, Int8};
+            let fits = |precision| fits_gpu(config, batch, gpu, free, precision);
+            // Each has its line, whatever the others say.
+            [F32, F16, Int8, Int4].map(fits).contains(&true)
         }
         Err(error) => {
             println!("  gpu           {error}");
@@ -178,6 +176,30 @@ fn needs(config: &Config, arguments: &Arguments) -> Outcome {
         config.name
     )
     .into())
+}
+
+/// What a shape needs on a device with weights of one precision, and whether it has it as far as it tells: a software
+/// adapter has the memory of the processor.
+fn fits_gpu(
+    config: &Config,
+    batch: usize,
+    gpu: &Gpu,
+    free: Option<u64>,
+    precision: WeightPrecision,
+) -> bool {
+    let limit = gpu.binding_limit;
+    let need = Footprint::on_gpu(config, batch, precision, limit);
+    let is_there = !gpu.is_software() || free.is_none_or(|free| need.total() <= free);
+    let fits = need.largest.1 <= limit && is_there;
+    println!(
+        "  gpu, {precision:<8} {}, the largest piece {} ({}) of {} that it binds: {}",
+        megabytes(need.total() as usize),
+        megabytes(need.largest.1 as usize),
+        need.largest.0,
+        megabytes(limit as usize),
+        if fits { "fits as far as a device tells" } else { "does not fit" },
+    );
+    fits
 }
 
 fn architecture(config: &Config) -> String {

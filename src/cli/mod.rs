@@ -91,8 +91,10 @@ impl From<BackendName> for Backend {
 /// What large matrices are on a graphics device; the processor computes with f32 in any case.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum WeightsName {
-    /// int8 where all large matrices of the file are int8, else f16.
+    /// What the file has: int4, int8 or f16; f16 for what is f32.
     Auto,
+    /// Half a byte a number, and a scale for 32 of them.
+    Int4,
     /// A byte a number, and a scale for each row.
     Int8,
     /// Two bytes.
@@ -105,6 +107,7 @@ impl From<WeightsName> for WeightChoice {
     fn from(name: WeightsName) -> Self {
         match name {
             WeightsName::Auto => Self::Auto,
+            WeightsName::Int4 => WeightPrecision::Int4.into(),
             WeightsName::Int8 => WeightPrecision::Int8.into(),
             WeightsName::F16 => WeightPrecision::F16.into(),
             WeightsName::F32 => WeightPrecision::F32.into(),

@@ -52,11 +52,8 @@ impl ConvWeights {
         if let Some(bias) = bias {
             padded[..outputs].copy_from_slice(bias);
         }
-        // int8 is for rows of large matrices.
-        let precision = match precision {
-            WeightPrecision::F32 => precision,
-            WeightPrecision::F16 | WeightPrecision::Int8 => WeightPrecision::F16,
-        };
+        // Whole numbers are for rows of large matrices.
+        let precision = precision.max(WeightPrecision::F16);
         let words = pack_rows(&packed, 4, precision);
         Self {
             weights: Tensor::upload(gpu, label, &[words.len()], &words),

@@ -156,12 +156,13 @@ fn experts_may_take_no_token_or_every_token() {
 #[test]
 fn gelu_and_swiglu_in_every_precision() {
     for form in [ReferenceForm::Linear, ReferenceForm::Gelu, ReferenceForm::SwiGlu] {
-        for precision in [WeightPrecision::F16, WeightPrecision::F32, WeightPrecision::Int8] {
+        use WeightPrecision::{F16, F32, Int4, Int8};
+        for (precision, k) in [(F16, 24), (F32, 24), (Int8, 24), (Int4, 24), (Int4, 140)] {
             // SwiGLU packs 32 columns of two matrices into one tile: sizes around it.
             for n in [31, 33, 76] {
                 let lists = vec![some(45, 3), some(45, 40)];
                 // Small sums: a large one goes through GELU unchanged.
-                Case { form, precision, scale: 0.3, ..Case::new(45, n, 24, lists) }.check_both();
+                Case { form, precision, scale: 0.3, ..Case::new(45, n, k, lists) }.check_both();
             }
         }
     }
@@ -169,8 +170,8 @@ fn gelu_and_swiglu_in_every_precision() {
 
 #[test]
 fn banks_and_rows_may_be_split_anywhere() {
-    use WeightPrecision::{F16, Int8};
-    let splits = [(2, 1, F16), (1, 2, F16), (3, 3, Int8), (5, 7, F16), (2, 41, Int8)];
+    use WeightPrecision::{F16, Int4, Int8};
+    let splits = [(2, 1, F16), (1, 2, Int4), (3, 3, Int8), (5, 7, Int4), (2, 41, Int8)];
     for (banks, chunks, precision) in splits {
         let lists = [9, 0, 41, 33, 12].iter().map(|&n| some(41, n)).collect();
         let form = ReferenceForm::Gelu;

@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 
-use super::weights::{WeightPrecision, pack_rows};
+use super::weights::{WeightPrecision, pack_stored};
 use super::{CombineExperts, ExpertArgs, ExpertLinear, ExpertLinearSoftware, Form, Source};
+use crate::checkpoint::StoredRows;
 use crate::gpu::{Gpu, Profile, Tape, Tensor};
 
 /// The same layer of all experts: `[E, N, K]`, and biases `[E, N]`.
@@ -47,13 +48,13 @@ impl ExpertBank {
         Self { parts, bias, experts, rows, columns, precision }
     }
 
-    /// Fills one expert's matrix from `[N, K]` numbers.
+    /// Fills one expert's matrix, `[N, K]`. Whole numbers of the bank's precision stay what they are.
     ///
     /// # Panics
-    /// When there is no such expert, or the number of values is another.
-    pub fn write(&self, gpu: &Gpu, expert: usize, values: &[f32]) {
-        assert_eq!(values.len(), self.rows * self.columns, "expert {expert}");
-        let words = pack_rows(values, self.columns, self.precision);
+    /// When there is no such expert, or the shape is another.
+    pub fn write(&self, gpu: &Gpu, expert: usize, matrix: &StoredRows<'_>) {
+        assert_eq!([matrix.len(), matrix.width()], [self.rows, self.columns], "expert {expert}");
+        let words = pack_stored(matrix, self.columns, self.precision);
         let part = self.parts.iter().find(|(held, _)| held.contains(&expert));
         let (held, tensor) = part.unwrap_or_else(|| panic!("no expert {expert}"));
         tensor.write_at(gpu, (expert - held.start) * words.len(), &words);

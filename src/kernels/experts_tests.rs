@@ -89,7 +89,8 @@ impl Block {
             let shape = [E, rows, columns];
             let bank = ExpertBank::new(gpu, label, shape, has_bias, self.precision);
             for e in 0..E {
-                bank.write(gpu, e, &values[e * rows * columns..(e + 1) * rows * columns]);
+                let matrix = &values[e * rows * columns..(e + 1) * rows * columns];
+                bank.write(gpu, e, &StoredRows::floats(columns, matrix));
                 if has_bias {
                     bank.write_bias(gpu, e, &bias[e * rows..(e + 1) * rows]);
                 }
@@ -171,12 +172,13 @@ fn device(profile: Profile, binding_limit: Option<u64>) -> Gpu {
 
 #[test]
 fn a_routed_block_equals_all_experts_on_all_tokens_masked() {
+    use WeightPrecision::{F16, F32, Int4, Int8};
     for profile in [Profile::Gpu, Profile::Software] {
         let gpu = device(profile, None);
         for selection in [Selection::Pool, Selection::Token] {
             assert_eq!(Block::new(false, false, selection).check(&gpu), 3, "dispatches");
         }
-        for precision in [WeightPrecision::F16, WeightPrecision::F32, WeightPrecision::Int8] {
+        for precision in [F16, F32, Int8, Int4] {
             Block { precision, ..Block::new(true, true, Selection::Token) }.check(&gpu);
             Block { precision, ..Block::new(false, true, Selection::Pool) }.check(&gpu);
         }

@@ -97,7 +97,7 @@ impl<'a> Linear<'a> {
         assert_eq!(*y.shape, [x.shape[0], weights.rows()], "{}: outputs", weights.bias.label);
         if let Some(up) = self.up {
             assert_eq!((up.rows(), up.columns()), (weights.rows(), weights.columns()), "SwiGLU");
-            assert_eq!(up.precision(), weights.precision(), "SwiGLU");
+            assert!(up.layout().eq(weights.layout()), "SwiGLU");
         }
     }
 
@@ -183,7 +183,7 @@ impl<'a> Call<'a> {
     }
 
     fn constants(self) -> Vec<(&'static str, f64)> {
-        vec![self.linear.weights.precision().constant()]
+        vec![self.part.precision.constant()]
     }
 
     /// Workgroups for tiles of `rows` rows and `columns` sums, of which `SwiGLU` pairs two.

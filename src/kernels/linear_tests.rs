@@ -2,6 +2,7 @@
 
 use super::super::weights::{WeightPrecision, stored};
 use super::*;
+use crate::checkpoint::StoredRows;
 use crate::gpu::testing::{assert_close, gpu, poisoned, read, run, spiky, tensor};
 
 /// `act(x·Wᵀ + b)`, or `silu(x·Wᵀ + b) ⊙ (x·Uᵀ)`, before the epilogue.
@@ -38,7 +39,7 @@ fn reference(
 
 fn matrix(gpu: &Gpu, w: &[f32], b: &[f32], k: usize, precision: WeightPrecision) -> Matrix {
     let matrix = Matrix::new(gpu, "test weights", b.len(), k, precision);
-    matrix.write_rows(gpu, 0, k, w);
+    matrix.write_rows(gpu, 0, &StoredRows::floats(k, w));
     matrix.write_bias(gpu, 0, b);
     matrix
 }
@@ -56,13 +57,22 @@ fn run_variant(variant: usize, linear: &Linear) {
 }
 
 /// Sizes below, at and above the tiles of all variants.
-const SIZES: [(usize, usize, usize); 4] = [(1, 1, 4), (33, 65, 20), (64, 64, 16), (70, 131, 132)];
+const SIZES: [(usize, usize, usize); 4] = [(1, 1, 4), (33, 65, 20), (64, 64, 16), (70, 131, 172)];
 
 #[test]
 fn matches_the_reference_in_every_variant_and_precision() {
     use Activation::{Gelu, None, Silu};
-    use WeightPrecision::{F16, F32, Int8};
-    let cases = [(F32, None), (F16, None), (F16, Silu), (F16, Gelu), (Int8, None), (Int8, Gelu)];
+    use WeightPrecision::{F16, F32, Int4, Int8};
+    let cases = [
+        (F32, None),
+        (F16, None),
+        (F16, Silu),
+        (F16, Gelu),
+        (Int8, None),
+        (Int8, Gelu),
+        (Int4, None),
+        (Int4, Silu),
+    ];
     for (precision, activation) in cases {
         for (rows, n, k) in SIZES {
             let (x, bias) = (spiky(rows * k, 1, 1.0), spiky(n, 3, 1.0));
@@ -91,7 +101,8 @@ fn matches_the_reference_in_every_variant_and_precision() {
 
 #[test]
 fn swiglu_multiplies_two_products() {
-    let precisions = [WeightPrecision::F32, WeightPrecision::Int8].into_iter();
+    let precisions = [WeightPrecision::F32, WeightPrecision::Int8, WeightPrecision::Int4];
+    let precisions = precisions.into_iter();
     for (precision, (rows, n, k)) in precisions.flat_map(|p| SIZES.map(|size| (p, size))) {
         let x = spiky(rows * k, 4, 1.0);
         let w = stored(&spiky(n * k, 5, 0.2), k, precision);
@@ -170,7 +181,7 @@ fn weights_above_the_binding_limit_are_split_without_a_trace() {
     let padded: Vec<f32> =
         x.chunks(k).flat_map(|row| row.iter().copied().chain([0.0; 2])).collect();
     let x_tensor = tensor(&[rows, 20], &padded);
-    for precision in [WeightPrecision::F16, WeightPrecision::Int8] {
+    for precision in [WeightPrecision::F16, WeightPrecision::Int8, WeightPrecision::Int4] {
         check_split(&x, &x_tensor, &w, &bias, precision);
     }
 }
@@ -179,12 +190,12 @@ fn check_split(x: &[f32], x_tensor: &Tensor, w: &[f32], bias: &[f32], precision:
     let (rows, n, k) = (x_tensor.shape[0], bias.len(), w.len() / bias.len());
     // 13 rows in each part, and 11 in the last.
     let row = 4 * precision.row_words(20) as u64;
-    let weights = Matrix::split(gpu(), "split", n, k, precision, 13 * row + row - 1);
+    let weights = Matrix::split(gpu(), "split", &[(n, precision)], k, 13 * row + row - 1);
     assert_eq!(weights.parts.iter().map(|p| p.rows.len()).collect::<Vec<_>>(), [13, 13, 13, 11]);
     // Filled in pieces that do not end where the parts do.
     for start in (0..n).step_by(7) {
         let end = n.min(start + 7);
-        weights.write_rows(gpu(), start, k, &w[start * k..end * k]);
+        weights.write_rows(gpu(), start, &StoredRows::floats(k, &w[start * k..end * k]));
         weights.write_bias(gpu(), start, &bias[start..end]);
     }
     let w = stored(w, k, precision);
@@ -206,7 +217,35 @@ fn check_split(x: &[f32], x_tensor: &Tensor, w: &[f32], bias: &[f32], precision:
     }
 }
 
-/// f32 sums of up to 132 terms of size 10·2 beside each other: rounding stays below 132·20·2⁻²⁴ ≈ 2e-4.
+#[test]
+fn layers_one_below_the_other_keep_their_precision() {
+    use WeightPrecision::{F16, F32, Int4, Int8};
+    let (rows, k) = (21, 44);
+    // The second and third are one part; a layer of the last precision again is another one.
+    let layers = [(30, Int8), (7, F16), (12, F16), (33, Int4), (5, Int8), (2, F32)];
+    let n = layers.iter().map(|layer| layer.0).sum();
+    let (x, bias) = (spiky(rows * k, 16, 1.0), spiky(n, 17, 1.0));
+    let weights = Matrix::stacked(gpu(), "stack", &layers, k);
+    assert_eq!(weights.parts.len(), 5);
+    weights.write_bias(gpu(), 0, &bias);
+    let (mut w, mut bytes) = (Vec::new(), 4 * n);
+    for (seed, &(count, precision)) in (18..).zip(&layers) {
+        let layer = spiky(count * k, seed, 0.3);
+        weights.write_rows(gpu(), w.len() / k, &StoredRows::floats(k, &layer));
+        w.extend(stored(&layer, k, precision));
+        bytes += 4 * count * precision.row_words(k);
+    }
+    assert_eq!(weights.bytes(), bytes as u64);
+    let want = reference(&x, &w, None, &bias, k, Activation::Silu);
+    for variant in 0..3 {
+        let y = poisoned(&[rows, n]);
+        let x = tensor(&[rows, k], &x);
+        run_variant(variant, &Linear::new(&x, &weights, &y).silu());
+        close(&read(&y), &want);
+    }
+}
+
+/// f32 sums of up to 172 terms of size 10·2 beside each other: rounding stays below 172·20·2⁻²⁴ ≈ 2e-4.
 fn close(got: &[f32], want: &[f64]) {
     let want: Vec<_> = want.iter().map(|&v| v as f32).collect();
     assert_close(got, &want, 5e-4, 1e-5);

@@ -1,7 +1,10 @@
 //! A weight matrix on the device, padded to a multiple of four columns, and split by rows where it would not fit
-//! one storage binding.
+//! one storage binding or the precision changes.
 
-use super::weights::{WeightPrecision, pack_rows};
+use std::ops::Range;
+
+use super::weights::{WeightPrecision, pack_stored};
+use crate::checkpoint::StoredRows;
 use crate::gpu::{Gpu, Tensor};
 
 /// Weights `[N, K]` and bias `[N]` of one linear layer.
@@ -13,16 +16,17 @@ pub struct Matrix {
     pub(super) bias: Tensor,
     rows: usize,
     columns: usize,
-    precision: WeightPrecision,
 }
 
 /// Some rows of a matrix.
 #[derive(Debug)]
 pub(super) struct Part {
     /// First row, and one past the last.
-    pub(super) rows: std::ops::Range<usize>,
+    pub(super) rows: Range<usize>,
     /// `[rows, words]`: see [`WeightPrecision::row_words`].
     pub(super) weights: Tensor,
+    /// What the words are.
+    pub(super) precision: WeightPrecision,
 }
 
 impl Matrix {
@@ -37,32 +41,46 @@ impl Matrix {
         columns: usize,
         precision: WeightPrecision,
     ) -> Self {
-        Self::split(gpu, label, rows, columns, precision, gpu.binding_limit)
+        Self::split(gpu, label, &[(rows, precision)], columns, gpu.binding_limit)
     }
 
-    /// As [`Matrix::new`], with parts of at most `limit` bytes.
+    /// As [`Matrix::new`], of several layers one below the other: the rows of each, and what they are stored as.
+    ///
+    /// # Panics
+    /// As [`Matrix::new`].
+    pub fn stacked(
+        gpu: &Gpu,
+        label: &str,
+        layers: &[(usize, WeightPrecision)],
+        columns: usize,
+    ) -> Self {
+        Self::split(gpu, label, layers, columns, gpu.binding_limit)
+    }
+
+    /// As [`Matrix::stacked`], with parts of at most `limit` bytes.
     pub(super) fn split(
         gpu: &Gpu,
         label: &str,
-        rows: usize,
+        layers: &[(usize, WeightPrecision)],
         columns: usize,
-        precision: WeightPrecision,
         limit: u64,
     ) -> Self {
         let columns = columns.next_multiple_of(4);
-        let words = precision.row_words(columns);
-        let at_once = (limit / (4 * words as u64)).min(rows as u64) as usize;
-        assert!(at_once > 0, "{label}: a row of {columns} weights does not fit a binding");
-        let parts = (0..rows)
-            .step_by(at_once)
-            .map(|start| {
+        let (mut parts, mut rows) = (Vec::new(), 0);
+        for run in layers.chunk_by(|a, b| a.1 == b.1) {
+            let (first, precision) = (rows, run[0].1);
+            rows += run.iter().map(|layer| layer.0).sum::<usize>();
+            let words = precision.row_words(columns);
+            let at_once = (limit / (4 * words as u64)).min(rows as u64) as usize;
+            assert!(at_once > 0, "{label}: a row of {columns} weights does not fit a binding");
+            parts.extend((first..rows).step_by(at_once).map(|start| {
                 let end = rows.min(start + at_once);
                 let weights = Tensor::empty(gpu, label, &[end - start, words]);
-                Part { rows: start..end, weights }
-            })
-            .collect();
+                Part { rows: start..end, weights, precision }
+            }));
+        }
         let bias = Tensor::upload(gpu, format!("{label} bias"), &[rows], &vec![0.0_f32; rows]);
-        Self { parts, bias, rows, columns, precision }
+        Self { parts, bias, rows, columns }
     }
 
     /// The numbers of a tensor `[N, K]` that a kernel writes, as a factor in a product: f32, no bias.
@@ -73,8 +91,9 @@ impl Matrix {
         let &[rows, columns] = &*tensor.shape else { panic!("{:?}", tensor.shape) };
         assert!(columns.is_multiple_of(4), "{}: {columns} columns", tensor.label);
         let bias = Tensor::upload(gpu, "no bias", &[rows], &vec![0.0_f32; rows]);
-        let parts = vec![Part { rows: 0..rows, weights: tensor.clone() }];
-        Self { parts, bias, rows, columns, precision: WeightPrecision::F32 }
+        let (weights, precision) = (tensor.clone(), WeightPrecision::F32);
+        let parts = vec![Part { rows: 0..rows, weights, precision }];
+        Self { parts, bias, rows, columns }
     }
 
     /// `N`, the outputs of the layer.
@@ -87,9 +106,9 @@ impl Matrix {
         self.columns
     }
 
-    /// How the weights are stored.
-    pub fn precision(&self) -> WeightPrecision {
-        self.precision
+    /// How the rows are stored, part by part.
+    pub(super) fn layout(&self) -> impl Iterator<Item = (&Range<usize>, WeightPrecision)> {
+        self.parts.iter().map(|part| (&part.rows, part.precision))
     }
 
     /// Bytes on the device.
@@ -97,22 +116,19 @@ impl Matrix {
         self.bias.bytes() + self.parts.iter().map(|part| part.weights.bytes()).sum::<u64>()
     }
 
-    /// Fills rows from `first` on with `values`, whole rows of `width` numbers; the padding becomes zero.
+    /// Fills rows from `first` on; the padding becomes zero. Whole numbers of the matrix's precision stay what they are.
     ///
     /// # Panics
     /// When the rows do not fit the matrix.
-    pub fn write_rows(&self, gpu: &Gpu, first: usize, width: usize, values: &[f32]) {
-        let rows = values.len() / width;
-        assert_eq!(rows * width, values.len(), "whole rows");
-        assert_eq!(width.next_multiple_of(4), self.columns, "row width");
-        assert!(first + rows <= self.rows, "rows {first}.. of {}", self.rows);
+    pub fn write_rows(&self, gpu: &Gpu, first: usize, rows: &StoredRows<'_>) {
+        assert_eq!(rows.width().next_multiple_of(4), self.columns, "row width");
+        assert!(first + rows.len() <= self.rows, "rows {first}.. of {}", self.rows);
         for part in &self.parts {
             let start = part.rows.start.max(first);
-            let end = part.rows.end.min(first + rows);
+            let end = part.rows.end.min(first + rows.len());
             if start < end {
-                let some = &values[(start - first) * width..(end - first) * width];
-                let some = pad_rows(some, width, self.columns);
-                let words = pack_rows(&some, self.columns, self.precision);
+                let some = rows.slice(start - first..end - first);
+                let words = pack_stored(&some, self.columns, part.precision);
                 let row_words = part.weights.shape[1];
                 part.weights.write_at(gpu, (start - part.rows.start) * row_words, &words);
             }
@@ -125,20 +141,5 @@ impl Matrix {
     /// When it does not fit the matrix.
     pub fn write_bias(&self, gpu: &Gpu, first: usize, values: &[f32]) {
         self.bias.write_at(gpu, first, values);
-    }
-}
-
-fn pad_rows(values: &[f32], width: usize, columns: usize) -> Vec<f32> {
-    let padding = std::iter::repeat_n(0.0, columns - width);
-    values.chunks_exact(width).flat_map(|row| row.iter().copied().chain(padding.clone())).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_padded_to_four_columns() {
-        assert_eq!(pad_rows(&[1.0, 2.0, 3.0, 4.0], 2, 4), [1.0, 2.0, 0.0, 0.0, 3.0, 4.0, 0.0, 0.0]);
     }
 }

@@ -1,8 +1,8 @@
 //! How much memory a model needs, from its configuration alone: before a file is read or a byte allocated.
 
 use super::activations::sizes;
-use super::{Config, TensorSpec, prompts};
-use crate::kernels::WeightPrecision;
+use super::{Config, Precisions, TensorSpec, prompts};
+use crate::checkpoint::INT4_GROUP;
 
 /// Bytes that a model takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +23,25 @@ pub enum Storage {
     F32,
     /// Two.
     F16,
-    /// One, and a scale of four for each row of a matrix; what is no large matrix stays as it is.
+    /// One, and a scale of four for each row of a matrix; what is no large matrix stays f32.
     Int8,
+    /// A half, and a scale of two for 32 neighbours in a row; what is no large matrix stays f32.
+    Int4,
+}
+
+impl Storage {
+    /// How one tensor is stored in a file whose large matrices are stored this way.
+    #[must_use]
+    pub fn of(self, tensor: &TensorSpec) -> Self {
+        if !is_matrix(tensor) {
+            return Self::F32;
+        }
+        match self {
+            // The file tells a row's length by its bytes, two numbers in each.
+            Self::Int4 if !tensor.shape[1].is_multiple_of(2) => Self::Int8,
+            storage => storage,
+        }
+    }
 }
 
 impl Footprint {
@@ -32,16 +49,11 @@ impl Footprint {
     pub fn on_gpu(
         config: &Config,
         batch: usize,
-        precision: WeightPrecision,
+        weights: impl Into<Precisions>,
         binding_limit: u64,
     ) -> Self {
-        let tensors = config.tensors();
-        let bytes = |t: &TensorSpec| {
-            if !is_matrix(t) {
-                return 4 * len(t);
-            }
-            4 * (t.shape[0] * precision.row_words(t.shape[1].next_multiple_of(4))) as u64
-        };
+        let (tensors, precisions) = (config.tensors(), weights.into());
+        let bytes = |t: &TensorSpec| device_bytes(t, &precisions);
         let buffers = buffers(config, batch, binding_limit);
         // Linear layers and banks of experts are split by rows and experts; these are not.
         let whole = |t: &&TensorSpec| {
@@ -52,7 +64,7 @@ impl Footprint {
         let pieces = tensors.iter().filter(whole).map(|t| (t.name.clone(), bytes(t)));
         let largest = pieces.chain(buffers.iter().cloned()).max_by_key(|piece| piece.1);
         Self {
-            weights: tensors.iter().map(bytes).sum(),
+            weights: tensors.iter().map(bytes).sum::<u64>() + additions(config, &tensors),
             working: buffers.iter().map(|b| b.1).sum(),
             largest: largest.unwrap_or_default(),
         }
@@ -83,12 +95,42 @@ fn buffers(config: &Config, batch: usize, binding_limit: u64) -> Vec<(String, u6
     pass.chain(text.map(|(label, shape)| (label.to_owned(), bytes(&shape)))).collect()
 }
 
+/// Bytes of a tensor on a graphics device.
+pub(super) fn device_bytes(tensor: &TensorSpec, precisions: &Precisions) -> u64 {
+    let name = tensor.name.as_str();
+    // Thresholds come with a pass, and the trainer's own number stays in the file.
+    if name.ends_with(".expert_threshold") || name.ends_with(".ema_decay") {
+        return 0;
+    }
+    let is_layer = name.ends_with(".weight") && tensor.shape.len() > 1;
+    if !is_layer {
+        return 4 * len(tensor);
+    }
+    let columns: usize = tensor.shape.iter().skip(1).product();
+    4 * (tensor.shape[0] * precisions.of(tensor).row_words(columns.next_multiple_of(4))) as u64
+}
+
+/// Bytes on a graphics device that no tensor stands for: biases of linear layers that have none (experts do without),
+/// the modulation of a text encoder's norms, which changes nothing, and what is bound instead of labels.
+fn additions(config: &Config, tensors: &[TensorSpec]) -> u64 {
+    let lacks_bias = |t: &&TensorSpec| {
+        let layers = [".gate_proj.weight", ".up_proj.weight", ".down_proj.weight"];
+        layers.iter().any(|end| t.name.ends_with(end)) && !t.name.contains(".mlp.experts.")
+    };
+    let biases: u64 = tensors.iter().filter(lacks_bias).map(|t| 4 * t.shape[0] as u64).sum();
+    let plain = config.text.as_ref().map_or(0, |text| 8 * text.hidden_size as u64);
+    biases + plain + if config.labels.is_empty() { 4 } else { 0 }
+}
+
 /// Bytes of the tensors in a file.
 pub fn file_bytes(config: &Config, storage: Storage) -> u64 {
-    let bytes = |t: &TensorSpec| match storage {
-        Storage::F16 if is_matrix(t) => 2 * len(t),
-        Storage::Int8 if is_matrix(t) => len(t) + 4 * t.shape[0] as u64,
-        Storage::F32 | Storage::F16 | Storage::Int8 => 4 * len(t),
+    let bytes = |t: &TensorSpec| match (storage.of(t), &t.shape[..]) {
+        (Storage::F16, _) => 2 * len(t),
+        (Storage::Int8, &[rows, _]) => len(t) + 4 * rows as u64,
+        (Storage::Int4, &[rows, columns]) => {
+            (rows * (columns.div_ceil(2) + 2 * columns.div_ceil(INT4_GROUP))) as u64
+        }
+        _ => 4 * len(t),
     };
     config.tensors().iter().map(bytes).sum()
 }
@@ -111,6 +153,7 @@ fn len(tensor: &TensorSpec) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::WeightPrecision;
     use crate::model::Preset;
 
     fn config(name: &str) -> Config {
@@ -128,6 +171,9 @@ mod tests {
         assert_eq!(tenths(gpu.weights), 24);
         let int8 = Footprint::on_gpu(&l, 1, WeightPrecision::Int8, 128 << 20);
         assert_eq!((tenths(int8.weights), int8.working), (12, gpu.working));
+        let int4 = Footprint::on_gpu(&l, 1, WeightPrecision::Int4, 128 << 20);
+        assert_eq!((tenths(int4.weights), int4.working), (7, gpu.working));
+        assert_eq!(tenths(file_bytes(&l, Storage::Int4)), 7);
         assert!(gpu.largest.1 <= 128 << 20, "{:?}: one picture fits WebGPU's limits", gpu.largest);
         assert_eq!(tenths(Footprint::on_cpu(&l, 1).weights), 47);
     }

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use super::weights::Weights;
-use super::{Config, EngineError, TextConfig, WeightChoice};
+use super::{Config, EngineError, Precisions, TextConfig, WeightChoice};
 use crate::checkpoint::Checkpoint;
 use crate::gpu::Gpu;
-use crate::kernels::WeightPrecision;
 use crate::kernels::attention::MAX_HEAD_DIM;
 use crate::tokenizer::Tokenizer;
 
@@ -19,7 +18,7 @@ pub struct GpuModel {
     pub(super) weights: Weights,
     /// Only where the model reads text.
     pub(super) tokenizer: Option<Tokenizer>,
-    precision: WeightPrecision,
+    precisions: Precisions,
 }
 
 impl GpuModel {
@@ -44,7 +43,7 @@ impl GpuModel {
         checkpoint: &Checkpoint,
         weights: impl Into<WeightChoice>,
     ) -> Result<Self, EngineError> {
-        let precision = weights.into().resolve(checkpoint);
+        let precisions = weights.into().resolve(checkpoint);
         let config = checkpoint.config().clone();
         let text = config.text.as_ref();
         let head_dim = config.head_dim.max(text.map_or(0, TextConfig::head_dim));
@@ -54,13 +53,13 @@ impl GpuModel {
             )));
         }
         let tokenizer = text.map(TextConfig::tokenizer);
-        let weights = Weights::load(&gpu, checkpoint, precision).await?;
-        Ok(Self { gpu, config, weights, tokenizer, precision })
+        let weights = Weights::load(&gpu, checkpoint, &precisions).await?;
+        Ok(Self { gpu, config, weights, tokenizer, precisions })
     }
 
     /// The device and how it computes, for people.
     pub fn device(&self) -> String {
-        format!("{}, {} weights", self.gpu.describe(), self.precision)
+        format!("{}, {} weights", self.gpu.describe(), self.precisions)
     }
 
     /// Bytes of the weights on the device.

@@ -33,4 +33,4 @@ pub use presets::{Preset, SIZES, UnknownPreset};
 pub use run_prompts::RunPrompts;
 pub use tensors::TensorSpec;
 pub use text_config::TextConfig;
-pub use weight_choice::WeightChoice;
+pub use weight_choice::{Precisions, WeightChoice};

@@ -4,7 +4,6 @@ use super::weights::{Loaded, Loader};
 use super::{Config, TextConfig};
 use crate::gpu::Tensor;
 use crate::kernels::Matrix;
-use crate::kernels::WeightPrecision::F32;
 
 /// The text encoder, and how a prompt enters the condition.
 #[derive(Debug)]
@@ -51,8 +50,8 @@ impl TextWeights {
         let layer = |l: &TextLayer| {
             [&l.qkv, &l.projection, &l.first, &l.down].map(Matrix::bytes).iter().sum::<u64>()
         };
-        let tables = self.tokens.bytes() + self.positions.bytes() + self.pool.bytes();
-        tables + self.layers.iter().map(layer).sum::<u64>()
+        let tables = self.tokens.bytes() + self.positions.bytes() + self.plain.bytes();
+        tables + self.pool.bytes() + self.layers.iter().map(layer).sum::<u64>()
     }
 }
 
@@ -66,11 +65,11 @@ impl CrossWeights {
 impl Loader<'_> {
     /// The text encoder. Its tables are read by row and stay f32.
     pub(super) fn text(&mut self, text: &TextConfig) -> Loaded<TextWeights> {
-        let (width, precision) = (text.hidden_size, self.precision);
+        let width = text.hidden_size;
         let mut layers = Vec::new();
         for i in 0..text.depth {
             let mut linear = |layer: &str, inputs| {
-                self.linear(&format!("text_encoder.layers.{i}.{layer}"), inputs, precision)
+                self.linear(&format!("text_encoder.layers.{i}.{layer}"), inputs)
             };
             layers.push(TextLayer {
                 qkv: linear("attn.qkv", width)?,
@@ -84,7 +83,7 @@ impl Loader<'_> {
             tokens: self.table(table, &[text.vocab_size, width])?,
             positions: self.table("text_encoder.position_embedding", &[text.max_length, width])?,
             layers,
-            pool: self.linear("text_pool", width, F32)?,
+            pool: self.linear("text_pool", width)?,
             plain: Tensor::upload(
                 self.gpu,
                 "no modulation",
@@ -101,10 +100,9 @@ impl Loader<'_> {
         text: &TextConfig,
         block: &str,
     ) -> Loaded<CrossWeights> {
-        let (precision, attention) = (self.precision, config.num_heads * config.head_dim);
-        let mut linear = |layer: &str, inputs| {
-            self.linear(&format!("{block}.cross_attn.{layer}"), inputs, precision)
-        };
+        let attention = config.num_heads * config.head_dim;
+        let mut linear =
+            |layer: &str, inputs| self.linear(&format!("{block}.cross_attn.{layer}"), inputs);
         Ok(CrossWeights {
             queries: linear("q_linear", config.hidden_size)?,
             memory: linear("kv_linear", text.hidden_size)?,

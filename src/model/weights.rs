@@ -1,15 +1,16 @@
 //! A checkpoint's tensors on the device, in the order in which the forward pass meets them.
 //!
 //! Tensors are decoded, packed and uploaded one at a time, so that loading needs little host memory
-//! beyond the largest of them. Matrices are f16 or int8 by default. What is small, or decides on routing by its
-//! last bits (router, capacity predictor, thresholds), stays f32, and so do all biases.
+//! beyond the largest of them. Large matrices have the precision that [`Precisions`] says, by default that of the file.
+//! What is small, or decides on routing by its last bits (router, capacity predictor, thresholds), stays f32, and so do
+//! all biases.
 
+use super::footprint::device_bytes;
 use super::text_weights::{CrossWeights, TextWeights};
-use super::{Config, EngineError, FfnForm, Kind};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use super::{Config, EngineError, FfnForm, Kind, Precisions, TensorSpec};
+use crate::checkpoint::{Checkpoint, CheckpointError, StoredRows};
 use crate::gpu::{Gpu, Tensor};
-use crate::kernels::WeightPrecision::{self, F32};
-use crate::kernels::{ExpertBank, Matrix};
+use crate::kernels::{ExpertBank, Matrix, WeightPrecision};
 use crate::platform::breathe;
 
 /// All weights of a model.
@@ -107,11 +108,11 @@ impl Weights {
     pub(super) async fn load(
         gpu: &Gpu,
         checkpoint: &Checkpoint,
-        precision: WeightPrecision,
+        precisions: &Precisions,
     ) -> Result<Self, EngineError> {
         let config = checkpoint.config();
-        check_sizes(gpu, config, precision)?;
-        let mut loader = Loader { gpu, checkpoint, precision, unflushed: 0 };
+        check_sizes(gpu, config, precisions)?;
+        let mut loader = Loader { gpu, checkpoint, precisions, unflushed: 0 };
         let weights = loader.weights(config).await?;
         loader.flush();
         // Memory that ran out is reported behind our back.
@@ -132,7 +133,7 @@ impl Weights {
         }
     }
 
-    /// Bytes of the large matrices on the device.
+    /// Bytes on the device.
     pub(super) fn bytes(&self) -> u64 {
         let mlp =
             |m: &Mlp| m.first.bytes() + m.up.as_ref().map_or(0, Matrix::bytes) + m.down.bytes();
@@ -141,13 +142,16 @@ impl Weights {
                 Ffn::Dense(m) => mlp(m),
                 Ffn::Moe(moe) => {
                     let up = moe.up.as_ref().map_or(0, ExpertBank::bytes);
-                    let predictor = moe.predictor.as_ref().map_or(0, |p| p.hidden.bytes());
+                    let predictor =
+                        |p: &Predictor| p.hidden.bytes() + p.weight.bytes() + p.bias.bytes();
+                    let router = moe.gate.bytes() + moe.predictor.as_ref().map_or(0, predictor);
                     let shared = moe.shared.as_ref().map_or(0, mlp);
-                    moe.first.bytes() + up + moe.down.bytes() + predictor + shared
+                    moe.first.bytes() + up + moe.down.bytes() + router + shared
                 }
             };
             let cross = b.cross.as_ref().map_or(0, CrossWeights::bytes);
-            b.qkv.bytes() + b.projection.bytes() + cross + ffn
+            let norms = b.qk_norm.as_ref().map_or(0, Tensor::bytes);
+            b.qkv.bytes() + norms + b.projection.bytes() + cross + ffn
         };
         let embeddings = self.patch.bytes() + self.positions.bytes() + self.labels.bytes();
         let time = self.time.iter().map(Matrix::bytes).sum::<u64>();
@@ -158,11 +162,12 @@ impl Weights {
 }
 
 /// Refuses what no splitting can make fit: the smallest pieces that a binding must hold whole.
-fn check_sizes(gpu: &Gpu, config: &Config, precision: WeightPrecision) -> Result<(), EngineError> {
+fn check_sizes(gpu: &Gpu, config: &Config, precisions: &Precisions) -> Result<(), EngineError> {
     let (d, m) = (config.hidden_size, config.ffn_hidden);
-    let bytes = |rows: usize, columns: usize| 4 * rows * precision.row_words(columns);
     let label_rows: usize = config.labels.iter().map(|t| t.null as usize + 1).sum();
-    let expert = if config.num_experts > 0 { bytes(m, d).max(bytes(d, m)) } else { 0 };
+    let tensors = config.tensors();
+    let experts = tensors.iter().filter(|t| t.name.contains(".mlp.experts."));
+    let expert = experts.map(|t| device_bytes(t, precisions) as usize).max().unwrap_or(0);
     let pieces = [
         ("one expert's matrix", expert),
         ("the label tables", 4 * label_rows * d),
@@ -185,14 +190,14 @@ fn check_sizes(gpu: &Gpu, config: &Config, precision: WeightPrecision) -> Result
 pub(super) struct Loader<'a> {
     pub(super) gpu: &'a Gpu,
     checkpoint: &'a Checkpoint,
-    pub(super) precision: WeightPrecision,
+    precisions: &'a Precisions,
     /// Bytes that wait in host memory for the device to fetch them.
     unflushed: usize,
 }
 
 pub(super) type Loaded<T> = Result<T, CheckpointError>;
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
     async fn weights(&mut self, config: &Config) -> Loaded<Weights> {
         let (d, patch) = (config.hidden_size, config.patch_size);
         let mut blocks = Vec::with_capacity(config.depth);
@@ -202,33 +207,27 @@ impl Loader<'_> {
         }
         let (labels, label_rows) = self.labels(config)?;
         Ok(Weights {
-            patch: self.linear("x_embedder.proj", config.in_channels * patch * patch, F32)?,
+            patch: self.linear("x_embedder.proj", config.in_channels * patch * patch)?,
             positions: self.table("pos_embed", &[config.tokens(), d])?,
-            time: [
-                self.linear("t_embedder.mlp.0", 256, F32)?,
-                self.linear("t_embedder.mlp.2", d, F32)?,
-            ],
+            time: [self.linear("t_embedder.mlp.0", 256)?, self.linear("t_embedder.mlp.2", d)?],
             labels,
             label_rows,
             text: config.text.as_ref().map(|text| self.text(text)).transpose()?,
             modulation: self.modulation(config)?,
             blocks,
-            last: self.linear("final_layer.linear", d, F32)?,
+            last: self.linear("final_layer.linear", d)?,
         })
     }
 
     fn block(&mut self, config: &Config, i: usize) -> Loaded<Block> {
-        let (d, precision) = (config.hidden_size, self.precision);
+        let d = config.hidden_size;
         let name = format!("blocks.{i}");
         let mlp = format!("{name}.mlp");
         Ok(Block {
-            qkv: self.linear(&format!("{name}.attn.qkv"), d, precision)?,
+            qkv: self.linear(&format!("{name}.attn.qkv"), d)?,
             qk_norm: if config.qk_norm { Some(self.qk_norm(config, &name)?) } else { None },
-            projection: self.linear(
-                &format!("{name}.attn.proj"),
-                config.num_heads * config.head_dim,
-                precision,
-            )?,
+            projection: self
+                .linear(&format!("{name}.attn.proj"), config.num_heads * config.head_dim)?,
             cross: match &config.text {
                 None => None,
                 Some(text) => Some(self.cross(config, text, &name)?),
@@ -263,7 +262,7 @@ impl Loader<'_> {
         let predictor = if config.kind == Kind::DiffMoe {
             let capacity = format!("{name}.capacity_predictor");
             Some(Predictor {
-                hidden: self.linear(&format!("{capacity}.0"), d, F32)?,
+                hidden: self.linear(&format!("{capacity}.0"), d)?,
                 weight: self.table(&format!("{capacity}.2.weight"), &[e, d])?,
                 bias: self.table(&format!("{capacity}.2.bias"), &[e])?,
                 thresholds: self.checkpoint.read(&format!("{name}.expert_threshold"))?,
@@ -291,8 +290,7 @@ impl Loader<'_> {
     }
 
     fn mlp(&mut self, name: &str, form: FfnForm, d: usize, m: usize) -> Loaded<Mlp> {
-        let precision = self.precision;
-        let mut linear = |layer, k| self.linear(&format!("{name}.{layer}"), k, precision);
+        let mut linear = |layer, k| self.linear(&format!("{name}.{layer}"), k);
         Ok(match form {
             FfnForm::Gelu => Mlp { first: linear("fc1", d)?, up: None, down: linear("fc2", m)? },
             FfnForm::SwiGlu => Mlp {
@@ -313,11 +311,12 @@ impl Loader<'_> {
     ) -> Loaded<ExpertBank> {
         let has_bias = form == FfnForm::Gelu;
         let label = format!("{name}.experts.{layer}");
-        let bank = ExpertBank::new(self.gpu, &label, shape, has_bias, self.precision);
+        let precision = self.precision(&format!("{name}.experts.0.{layer}.weight"))?;
+        let bank = ExpertBank::new(self.gpu, &label, shape, has_bias, precision);
         for e in 0..shape[0] {
             let expert = format!("{name}.experts.{e}.{layer}");
-            let values = self.read(&format!("{expert}.weight"))?;
-            bank.write(self.gpu, e, &values);
+            let rows = self.rows(&format!("{expert}.weight"))?;
+            bank.write(self.gpu, e, &rows);
             if has_bias {
                 bank.write_bias(self.gpu, e, &self.checkpoint.read(&format!("{expert}.bias"))?);
             }
@@ -325,35 +324,44 @@ impl Loader<'_> {
         Ok(bank)
     }
 
-    /// The adaLN layers of all blocks and of the final layer, one below the other.
+    /// The adaLN layers of all blocks and of the final layer, one below the other, each in its own precision.
     fn modulation(&mut self, config: &Config) -> Loaded<Matrix> {
         let (d, depth) = (config.hidden_size, config.depth);
-        let rows = 6 * d * depth + 2 * d;
-        let matrix = Matrix::new(self.gpu, "adaLN_modulation", rows, d, self.precision);
-        let layers = (0..depth).map(|i| format!("blocks.{i}")).chain(["final_layer".into()]);
-        for (i, layer) in layers.enumerate() {
-            self.fill(&matrix, 6 * d * i, &format!("{layer}.adaLN_modulation.1"), d)?;
+        let layers = (0..depth).map(|i| (format!("blocks.{i}"), 6 * d));
+        let layers: Vec<_> = layers
+            .chain([("final_layer".to_owned(), 2 * d)])
+            .map(|(layer, rows)| (format!("{layer}.adaLN_modulation.1"), rows))
+            .collect();
+        let kind = |(name, rows): &(String, usize)| -> Loaded<_> {
+            Ok((*rows, self.precision(&format!("{name}.weight"))?))
+        };
+        let kinds = layers.iter().map(kind).collect::<Loaded<Vec<_>>>()?;
+        let matrix = Matrix::stacked(self.gpu, "adaLN_modulation", &kinds, d);
+        for (i, (name, _)) in layers.iter().enumerate() {
+            self.fill(&matrix, 6 * d * i, name)?;
         }
         Ok(matrix)
     }
 
     /// A linear layer of `k` inputs, with its bias where it has one.
-    pub(super) fn linear(
-        &mut self,
-        name: &str,
-        k: usize,
-        precision: WeightPrecision,
-    ) -> Loaded<Matrix> {
-        let rows = self.checkpoint.shape(&format!("{name}.weight"))?[0];
-        let matrix = Matrix::new(self.gpu, name, rows, k, precision);
-        self.fill(&matrix, 0, name, k)?;
+    pub(super) fn linear(&mut self, name: &str, k: usize) -> Loaded<Matrix> {
+        let weight = format!("{name}.weight");
+        let rows = self.checkpoint.shape(&weight)?[0];
+        let matrix = Matrix::new(self.gpu, name, rows, k, self.precision(&weight)?);
+        self.fill(&matrix, 0, name)?;
         Ok(matrix)
     }
 
+    /// The precision of a tensor on the device.
+    fn precision(&self, name: &str) -> Loaded<WeightPrecision> {
+        let shape = self.checkpoint.shape(name)?.to_vec();
+        Ok(self.precisions.of(&TensorSpec { name: name.to_owned(), shape }))
+    }
+
     /// Writes a layer's weight and bias into a matrix, from row `first` on.
-    fn fill(&mut self, matrix: &Matrix, first: usize, name: &str, k: usize) -> Loaded<()> {
-        let values = self.read(&format!("{name}.weight"))?;
-        matrix.write_rows(self.gpu, first, k, &values);
+    fn fill(&mut self, matrix: &Matrix, first: usize, name: &str) -> Loaded<()> {
+        let rows = self.rows(&format!("{name}.weight"))?;
+        matrix.write_rows(self.gpu, first, &rows);
         let bias = format!("{name}.bias");
         if self.checkpoint.shape(&bias).is_ok() {
             matrix.write_bias(self.gpu, first, &self.checkpoint.read(&bias)?);
@@ -383,16 +391,21 @@ impl Loader<'_> {
         Ok((labels, first_rows))
     }
 
-    /// Decodes a tensor that is about to be uploaded; sends what was read before on its way.
+    /// Decodes a tensor that is about to be uploaded.
     fn read(&mut self, name: &str) -> Loaded<Vec<f32>> {
+        self.rows(name).map(StoredRows::decode)
+    }
+
+    /// The rows of a tensor that is about to be uploaded; sends what was read before on its way.
+    fn rows(&mut self, name: &str) -> Loaded<StoredRows<'a>> {
         // More than this would double the memory of a model while it loads.
         const AT_ONCE: usize = 64 << 20;
         if self.unflushed > AT_ONCE {
             self.flush();
         }
-        let values = self.checkpoint.read(name)?;
-        self.unflushed += 4 * values.len();
-        Ok(values)
+        let rows = self.checkpoint.rows(name)?;
+        self.unflushed += rows.bytes();
+        Ok(rows)
     }
 
     /// Lets the device fetch what was uploaded and frees it here.

@@ -3,7 +3,7 @@
 
 use super::DecoderFile;
 use super::plan::{Attention, Conv, Layer, Norm};
-use crate::checkpoint::{CheckpointError, TensorFile};
+use crate::checkpoint::{CheckpointError, StoredRows, TensorFile};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{ConvWeights, Matrix, WeightPrecision};
 use crate::model::EngineError;
@@ -121,7 +121,7 @@ fn attention(
     let matrix = |name: &str| -> Result<_, CheckpointError> {
         let (weight, bias) = (part(name, "weight")?, part(name, "bias")?);
         let matrix = Matrix::new(gpu, name, bias.len(), bias.len(), precision);
-        matrix.write_rows(gpu, 0, bias.len(), &weight);
+        matrix.write_rows(gpu, 0, &StoredRows::floats(bias.len(), weight));
         matrix.write_bias(gpu, 0, &bias);
         Ok(matrix)
     };
