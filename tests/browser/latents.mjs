@@ -67,7 +67,7 @@ for (const [vae, bytes] of [["kl", false], ["tiny", true]]) {
       const worst = distance(made.rgba, await drawn(page, vae));
       assert.ok(worst <= 2, `${worst}`);
       assert.deepEqual(made.steps, [1, 2, 3].map((step) => [step, 3, 8 * 8 * 4, 8, true]), "a preview of each step");
-      assert.deepEqual(made.latent, { size: 8, channels: 4 });
+      assert.deepEqual(made.latent, { width: 8, height: 8, channels: 4 });
       assert.equal(made.decoder, vae === "kl" ? "AutoencoderKL" : "AutoencoderTiny");
       assert.ok(made.files.includes("vae open") && made.files.includes("vae download") === !bytes, String(made.files));
       assert.equal(made.fractions.at(-1), 1);
