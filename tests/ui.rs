@@ -335,7 +335,8 @@ fn a_bad_file_is_told_and_the_model_stays() {
 #[test]
 fn wide_pictures_are_shown_wide_with_their_own_patches() {
     let wide = TINY.replace(r#""input_size": 8"#, r#""input_size": [4, 12]"#);
-    let harness = finished(DESKTOP, file("wide.safetensors", &wide), |controls| controls.count = 2);
+    let mut harness =
+        finished(DESKTOP, file("wide.safetensors", &wide), |controls| controls.count = 2);
     let record = harness.state().app().session().record().expect("a run");
     assert_eq!(record.pictures(1).expect("a step").size, [4, 12]);
     assert_eq!(record.trace.grid(), [2, 6]);
@@ -349,9 +350,10 @@ fn wide_pictures_are_shown_wide_with_their_own_patches() {
     assert!(has(&harness, "12×4 pixels"));
     // The patch under the pointer: second row, fifth of six columns.
     let at = first.min + vec2(first.width() * 4.5 / 6.0, first.height() * 0.75);
-    let mut harness = harness;
+    harness.get_by_label("How many").click();
+    harness.run_steps(4);
     harness.hover_at(at);
-    harness.run_steps(30);
+    harness.run_steps(8);
     assert!(has(&harness, "row 2, column 5"));
 }
 

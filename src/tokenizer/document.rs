@@ -227,7 +227,7 @@ impl AddedToken {
         if self.special {
             return Ok(());
         }
-        let found = format!("{:?}, which is not special", self.content);
-        Err(unsupported("list of added tokens has", found, "special ones are"))
+        let found = format!("{:?} (not special)", self.content);
+        Err(unsupported("added token", found, "special ones are"))
     }
 }
