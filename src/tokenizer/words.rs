@@ -84,7 +84,7 @@ pub(super) fn clip(text: &str) -> Vec<&str> {
 }
 
 /// Cuts `text` into pieces; `length` says how many bytes the piece takes that begins with its second argument.
-fn cut<'t>(mut text: &'t str, length: impl Fn(&str, char) -> usize) -> Vec<&'t str> {
+fn cut(mut text: &str, length: impl Fn(&str, char) -> usize) -> Vec<&str> {
     let mut words = Vec::new();
     while let Some(first) = text.chars().next() {
         let (word, rest) = text.split_at(length(text, first));
