@@ -8,7 +8,8 @@ struct Params {
     columns: u32,   // K
     tokens: u32,    // T
     channels: u32,  // C
-    size: u32,      // height = width of x
+    height: u32,    // of x
+    width: u32,
     patch_side: u32,    // p
     first: u32,     // element of `latents` where x begins
     samples: u32,   // B; beyond the last sample the first comes again
@@ -17,7 +18,7 @@ struct Params {
 const LANES = 64u;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> latents: array<f32>;      // all slots; x is (B, C, size, size)
+@group(0) @binding(1) var<storage, read> latents: array<f32>;      // all slots; x is (B, C, h, w)
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;      // (S, K)
 
 @compute @workgroup_size(LANES)
@@ -40,9 +41,9 @@ fn main(
     }
     let sample = s / params.tokens % params.samples;
     let t = s % params.tokens;
-    let across = params.size / p;
+    let across = params.width / p;
     let row = t / across * p + k / p % p;
     let column = t % across * p + k % p;
     let plane = sample * params.channels + channel;
-    y[at] = latents[params.first + (plane * params.size + row) * params.size + column];
+    y[at] = latents[params.first + (plane * params.height + row) * params.width + column];
 }

@@ -3,10 +3,11 @@
 // with the channel fastest in a token's vector. One lane per element of y.
 
 struct Params {
-    count: u32,     // B · C · size²
+    count: u32,     // B · C · h · w
     tokens: u32,    // T
     channels: u32,  // C, of the output
-    size: u32,      // height = width of y
+    height: u32,    // of y
+    width: u32,
     patch_side: u32,    // p
     first: u32,     // element of `latents` where y begins
 }
@@ -15,7 +16,7 @@ const LANES = 64u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;              // (S, p·p·C)
-@group(0) @binding(2) var<storage, read_write> latents: array<f32>;  // all slots; y is (B, C, size, size)
+@group(0) @binding(2) var<storage, read_write> latents: array<f32>;  // all slots; y is (B, C, h, w)
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -28,11 +29,11 @@ fn main(
         return;
     }
     let p = params.patch_side;
-    let column = at % params.size;
-    let row = at / params.size % params.size;
-    let channel = at / (params.size * params.size) % params.channels;
-    let sample = at / (params.size * params.size * params.channels);
-    let t = row / p * (params.size / p) + column / p;
+    let column = at % params.width;
+    let row = at / params.width % params.height;
+    let channel = at / (params.width * params.height) % params.channels;
+    let sample = at / (params.width * params.height * params.channels);
+    let t = row / p * (params.width / p) + column / p;
     let k = (row % p * p + column % p) * params.channels + channel;
     latents[params.first + at] = x[(sample * params.tokens + t) * p * p * params.channels + k];
 }

@@ -4,30 +4,31 @@ use image::{Rgb, RgbImage};
 
 /// Pixels between the pictures of a grid.
 const GAP: u32 = 4;
-/// A picture in a grid is at least this wide, so that 32 pixels can be looked at.
-const MIN_WIDTH: u32 = 128;
+/// The longer side of a picture in a grid is at least this long, so that 32 pixels can be looked at.
+const MIN_SIDE: usize = 128;
 
-/// How much a grid of `count` pictures is enlarged where nobody says it: to at least 128 pixels each; one picture
-/// alone not at all.
-pub fn default_scale(count: usize, size: u32) -> u32 {
-    if count > 1 { MIN_WIDTH.div_ceil(size) } else { 1 }
+/// How much a grid of `count` pictures of `size` (height and width) is enlarged where nobody says it: to at least
+/// 128 pixels along the longer side; one picture alone not at all.
+pub fn default_scale(count: usize, [height, width]: [usize; 2]) -> u32 {
+    if count > 1 { MIN_SIDE.div_ceil(height.max(width)) as u32 } else { 1 }
 }
 
-/// Arranges samples `[B, 3, size, size]` in [-1, 1] as a grid, each enlarged by a whole factor without smoothing.
-pub fn grid(samples: &[f32], size: u32, scale: Option<u32>) -> RgbImage {
-    let plane = (size * size) as usize;
+/// Arranges samples `[B, 3, h, w]` in [-1, 1], `size` being (h, w), as a grid, each enlarged by a whole factor
+/// without smoothing.
+pub fn grid(samples: &[f32], size: [usize; 2], scale: Option<u32>) -> RgbImage {
+    let plane = size[0] * size[1];
     let count = (samples.len() / (3 * plane)) as u32;
     let scale = scale.unwrap_or_else(|| default_scale(count as usize, size));
     let columns = f64::from(count).sqrt().ceil() as u32;
     let rows = count.div_ceil(columns);
-    let tile = size * scale;
-    let extent = |n: u32| n * tile + (n - 1) * GAP;
-    let mut grid = RgbImage::from_pixel(extent(columns), extent(rows), Rgb([255; 3]));
+    let [high, wide] = size.map(|side| side as u32 * scale);
+    let extent = |n: u32, tile: u32| n * tile + (n - 1) * GAP;
+    let mut grid = RgbImage::from_pixel(extent(columns, wide), extent(rows, high), Rgb([255; 3]));
     for (i, sample) in samples.chunks_exact(3 * plane).enumerate() {
-        let (left, top) = (i as u32 % columns * (tile + GAP), i as u32 / columns * (tile + GAP));
-        for y in 0..tile {
-            for x in 0..tile {
-                let at = (y / scale * size + x / scale) as usize;
+        let (left, top) = (i as u32 % columns * (wide + GAP), i as u32 / columns * (high + GAP));
+        for y in 0..high {
+            for x in 0..wide {
+                let at = (y / scale) as usize * size[1] + (x / scale) as usize;
                 let channel = |c: usize| to_byte(sample[c * plane + at]);
                 grid.put_pixel(left + x, top + y, Rgb([channel(0), channel(1), channel(2)]));
             }
@@ -36,18 +37,19 @@ pub fn grid(samples: &[f32], size: u32, scale: Option<u32>) -> RgbImage {
     grid
 }
 
-/// Samples `[B, 3, size, size]` in [-1, 1] as pixels `[B, size, size, 3]`.
-pub fn rgb(samples: &[f32], size: u32) -> Vec<u8> {
+/// Samples `[B, 3, h, w]` in [-1, 1], `size` being (h, w), as pixels `[B, h, w, 3]`.
+pub fn rgb(samples: &[f32], size: [usize; 2]) -> Vec<u8> {
     pixels(samples, size).flatten().collect()
 }
 
-/// Samples `[B, 3, size, size]` in [-1, 1] as opaque pixels, four bytes each, one picture after the other.
-pub fn rgba(samples: &[f32], size: u32) -> Vec<u8> {
+/// Samples `[B, 3, h, w]` in [-1, 1], `size` being (h, w), as opaque pixels, four bytes each, one picture after the
+/// other.
+pub fn rgba(samples: &[f32], size: [usize; 2]) -> Vec<u8> {
     pixels(samples, size).flat_map(|[r, g, b]| [r, g, b, 255]).collect()
 }
 
-fn pixels(samples: &[f32], size: u32) -> impl Iterator<Item = [u8; 3]> {
-    let plane = (size * size) as usize;
+fn pixels(samples: &[f32], [height, width]: [usize; 2]) -> impl Iterator<Item = [u8; 3]> {
+    let plane = height * width;
     samples.chunks_exact(3 * plane).flat_map(move |sample| {
         (0..plane).map(move |at| [0, 1, 2].map(|c| to_byte(sample[c * plane + at])))
     })
@@ -69,12 +71,29 @@ mod tests {
         let mut samples = vec![1.0_f32; 24];
         samples[4..12].fill(-1.0);
         samples[3] = -1.0;
-        let grid = grid(&samples, 2, Some(3));
+        let grid = grid(&samples, [2, 2], Some(3));
         assert_eq!(grid.dimensions(), (2 * 6 + GAP, 6));
         assert_eq!(grid.get_pixel(0, 0).0, [255, 0, 0]);
         assert_eq!(grid.get_pixel(5, 5).0, [0, 0, 0]);
         assert_eq!(grid.get_pixel(2, 5).0, [255, 0, 0], "the corner is three pixels wide");
         assert_eq!(grid.get_pixel(6 + GAP, 0).0, [255; 3]);
+    }
+
+    #[test]
+    fn pictures_need_not_be_square() {
+        // Three pictures of one row and two columns: red and black, twice, then white.
+        let one = [1.0, -1.0, -1.0, -1.0, -1.0, -1.0];
+        let samples = [one, one, [1.0; 6]].concat();
+        let grid = grid(&samples, [1, 2], Some(3));
+        assert_eq!(grid.dimensions(), (2 * 6 + GAP, 2 * 3 + GAP));
+        for (left, top) in [(0, 0), (6 + GAP, 0)] {
+            assert_eq!(grid.get_pixel(left + 2, top + 2).0, [255, 0, 0]);
+            assert_eq!(grid.get_pixel(left + 3, top).0, [0, 0, 0]);
+        }
+        assert_eq!(grid.get_pixel(5, 3 + GAP).0, [255; 3]);
+        assert_eq!(default_scale(2, [16, 32]), 4);
+        assert_eq!(default_scale(1, [16, 32]), 1);
+        assert_eq!(rgb(&samples, [1, 2])[..6], [255, 0, 0, 0, 0, 0]);
     }
 
     #[test]
@@ -85,11 +104,11 @@ mod tests {
         samples[20..24].fill(1.0);
         samples[12 + 3] = 1.0;
         samples[16 + 3] = 1.0;
-        let rgba = rgba(&samples, 2);
+        let rgba = rgba(&samples, [2, 2]);
         assert_eq!(rgba[..16], [255, 0, 0, 255].repeat(4));
         assert_eq!(rgba[16..28], [0, 0, 255, 255].repeat(3));
         assert_eq!(rgba[28..], [255; 4]);
-        let rgb = rgb(&samples, 2);
+        let rgb = rgb(&samples, [2, 2]);
         assert_eq!(rgb[9..15], [255, 0, 0, 0, 0, 255]);
         assert_eq!((rgb.len(), &rgb[21..]), (24, &[255; 3][..]));
     }

@@ -140,6 +140,16 @@ fn diffmoe_interleaved_with_swiglu_and_two_label_tables() {
 }
 
 #[test]
+fn diffmoe_on_pictures_of_two_to_three() {
+    for (size, seed) in [("[8, 12]", 7), ("[12, 8]", 8)] {
+        let text = r#"{"kind":"diffmoe","t_kind":"flow","params":{"input_size":SIZE,"in_channels":3,
+            "num_classes":4,"patch_size":2,"depth":2,"hidden_size":32,"num_heads":2,"mlp_ratio":2,
+            "MoE_config":{"num_experts":4,"interleave":true}}}"#;
+        check(&text.replace("SIZE", size), seed);
+    }
+}
+
+#[test]
 fn token_choice_of_two_experts_with_a_shared_one_and_heads_of_96() {
     check(
         r#"{"kind":"tc","t_kind":"flow","params":{"input_size":10,"num_classes":3,"patch_size":2,

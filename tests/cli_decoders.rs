@@ -78,13 +78,17 @@ fn requests_that_cannot_be_met_say_what_to_do() {
     refused(&sample(&model, &["--vae", "nowhere.safetensors", "--out", &out]), "cannot read");
     refused(&sample(&model, &["--vae", &model, "--out", &out]), "is no image decoder");
     refused(&["decode", &vae, "--vae", &vae, "--out", &out], "no tensor named latents");
-    refused(&["decode", &io, "--vae", &vae, "--out", &out], "takes latents of [B, 4, size, size]");
     let elsewhere = tempfile::tempdir().expect("a folder");
-    let vast = elsewhere.path().join("z.safetensors");
-    let tensor = TensorOut::f32("z", &[1, 4, 600, 600], &vec![0.0; 4 * 600 * 600]);
-    write_safetensors(&vast, &[tensor], []).expect("a file");
-    let vast = vast.display().to_string();
-    refused(&["decode", &vast, "--vae", &vae, "--out", &out], "2048 pixels along a side");
+    let latents = elsewhere.path().join("z.safetensors");
+    for (shape, why) in [
+        ([1, 3, 4, 4], "takes latents of [B, 4, height, width]"),
+        ([1, 4, 600, 2], "2048 pixels along a side"),
+    ] {
+        let tensor = TensorOut::f32("z", &shape, &vec![0.0; shape.iter().product()]);
+        write_safetensors(&latents, &[tensor], []).expect("a file");
+        let latents = latents.display().to_string();
+        refused(&["decode", &latents, "--vae", &vae, "--out", &out], why);
+    }
     refused(&["decode", &io, "--vae", &vae, "--out", "a.jpg"], "end it in .png");
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left");
 }

@@ -22,12 +22,19 @@ use diffmoe::model::{
 use diffmoe::platform::Bytes;
 use safetensors::{Dtype, SafeTensors};
 
-fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/t2i_tiny")
+/// The recorded models: one whose tokenizer is a WordPiece, one with byte-pair encoding.
+const CASES: [&str; 2] = ["t2i_tiny", "t2i_bpe"];
+
+fn folder(case: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case)
+}
+
+fn checkpoint_of(case: &str) -> Checkpoint {
+    Checkpoint::open(&folder(case).join("model.safetensors")).unwrap()
 }
 
 fn checkpoint() -> Checkpoint {
-    Checkpoint::open(&folder().join("model.safetensors")).unwrap()
+    checkpoint_of(CASES[0])
 }
 
 /// The three ways to compute a model.
@@ -50,9 +57,15 @@ fn engine_of(checkpoint: &Checkpoint, place: &str, batch: usize) -> Box<dyn Engi
     Box::new(GpuEngine::new(Arc::new(model), batch).unwrap())
 }
 
+type Recorded = HashMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// Shape and values of every recorded tensor.
-fn recorded() -> HashMap<String, (Vec<usize>, Vec<f32>)> {
-    let bytes = std::fs::read(folder().join("io.safetensors")).unwrap();
+fn recorded() -> Recorded {
+    recorded_of(CASES[0])
+}
+
+fn recorded_of(case: &str) -> Recorded {
+    let bytes = std::fs::read(folder(case).join("io.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let read = |view: &safetensors::tensor::TensorView| -> Vec<f32> {
         let words = view.data().as_chunks::<4>().0.iter();
@@ -65,13 +78,17 @@ fn recorded() -> HashMap<String, (Vec<usize>, Vec<f32>)> {
     file.iter().map(|(name, v)| (name.to_owned(), (v.shape().to_vec(), read(&v)))).collect()
 }
 
-fn case() -> serde_json::Value {
-    serde_json::from_slice(&std::fs::read(folder().join("case.json")).unwrap()).unwrap()
+fn description(case: &str) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(folder(case).join("case.json")).unwrap()).unwrap()
 }
 
 /// The recorded run, with the official pool rule.
 fn run(x: &[f32]) -> RunSpec {
-    let case = case();
+    run_of(CASES[0], x)
+}
+
+fn run_of(case: &str, x: &[f32]) -> RunSpec {
+    let case = description(case);
     let prompts = case["prompts"].as_array().unwrap().iter();
     RunSpec {
         latent: x.to_vec(),
@@ -113,38 +130,44 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn recorded_passes_and_samples_are_reproduced() {
     let _turn = turn();
-    let (io, case) = (recorded(), case());
-    let number = |key: &str| case[key].as_f64().unwrap();
-    for device in DEVICES {
-        let mut engine = engine(device, 3);
-        let run = run(&io["x"].1);
-        let taps = engine.forward_with_taps(&run, &io["t"].1).unwrap();
-        let mut compared = Vec::new();
-        // Taps come in the order of computation: the first that is wrong is where to look.
-        for (name, shape, got) in &taps {
-            let Some((wanted_shape, want)) = io.get(name) else { continue };
-            assert_eq!(shape, wanted_shape, "{device} {name}");
-            let error = largest_difference(got, want);
-            let last = name.rsplit('.').next().unwrap();
-            let is_exact = ["k", "selected"].contains(&last) || last.ends_with("tokens");
-            println!("{device} {name}: {error:.2e}");
-            assert!(error <= if is_exact { 0.0 } else { 2e-5 }, "{device} {name}: {error} off");
-            compared.push(name.as_str());
+    for case in CASES {
+        for device in DEVICES {
+            reproduce(case, device);
         }
-        for tap in ["tokens", "negative_tokens", "text.out", "text.pooled", "blocks.1.kv", "out"] {
-            assert!(compared.contains(&tap), "{device}: {tap} was not compared");
-        }
-        let guidance = number("cfg_scale") as f32;
-        for (key, solver, steps, guidance) in [
-            ("euler_nocfg", Solver::Euler, number("steps"), 1.0),
-            ("euler_cfg", Solver::Euler, number("steps"), guidance),
-            ("heun_cfg", Solver::Heun, number("heun_steps"), guidance),
-        ] {
-            let got = sample(engine.as_mut(), &run, solver, steps as u32, guidance);
-            let error = largest_difference(&got, &io[key].1);
-            println!("{device} {key}: {error:.2e}");
-            assert!(error <= 1e-4, "{device} {key}: {error} off");
-        }
+    }
+}
+
+fn reproduce(case: &str, device: &str) {
+    let (io, description) = (recorded_of(case), description(case));
+    let number = |key: &str| description[key].as_f64().unwrap();
+    let mut engine = engine_of(&checkpoint_of(case), device, 3);
+    let run = run_of(case, &io["x"].1);
+    let taps = engine.forward_with_taps(&run, &io["t"].1).unwrap();
+    let mut compared = Vec::new();
+    // Taps come in the order of computation: the first that is wrong is where to look.
+    for (name, shape, got) in &taps {
+        let Some((wanted_shape, want)) = io.get(name) else { continue };
+        assert_eq!(shape, wanted_shape, "{case} {device} {name}");
+        let error = largest_difference(got, want);
+        let last = name.rsplit('.').next().unwrap();
+        let is_exact = ["k", "selected"].contains(&last) || last.ends_with("tokens");
+        println!("{case} {device} {name}: {error:.2e}");
+        assert!(error <= if is_exact { 0.0 } else { 2e-5 }, "{case} {device} {name}: {error} off");
+        compared.push(name.as_str());
+    }
+    for tap in ["tokens", "negative_tokens", "text.out", "text.pooled", "blocks.1.kv", "out"] {
+        assert!(compared.contains(&tap), "{case} {device}: {tap} was not compared");
+    }
+    let guidance = number("cfg_scale") as f32;
+    for (key, solver, steps, guidance) in [
+        ("euler_nocfg", Solver::Euler, number("steps"), 1.0),
+        ("euler_cfg", Solver::Euler, number("steps"), guidance),
+        ("heun_cfg", Solver::Heun, number("heun_steps"), guidance),
+    ] {
+        let got = sample(engine.as_mut(), &run, solver, steps as u32, guidance);
+        let error = largest_difference(&got, &io[key].1);
+        println!("{case} {device} {key}: {error:.2e}");
+        assert!(error <= 1e-4, "{case} {device} {key}: {error} off");
     }
 }
 

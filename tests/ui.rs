@@ -333,6 +333,31 @@ fn a_bad_file_is_told_and_the_model_stays() {
 }
 
 #[test]
+fn wide_pictures_are_shown_wide_with_their_own_patches() {
+    let wide = TINY.replace(r#""input_size": 8"#, r#""input_size": [4, 12]"#);
+    let mut harness =
+        finished(DESKTOP, file("wide.safetensors", &wide), |controls| controls.count = 2);
+    let record = harness.state().app().session().record().expect("a run");
+    assert_eq!(record.pictures(1).expect("a step").size, [4, 12]);
+    assert_eq!(record.trace.grid(), [2, 6]);
+    let cells: Vec<_> =
+        harness.query_all_by_label_contains("Picture ").map(|node| node.rect()).collect();
+    let [first, second] = cells[..] else { panic!("two pictures: {cells:?}") };
+    for cell in [first, second] {
+        assert!((cell.width() / cell.height() - 3.0).abs() < 0.02, "{cell:?}");
+    }
+    assert!(!first.intersects(second));
+    assert!(has(&harness, "12×4 pixels"));
+    // The patch under the pointer: second row, fifth of six columns.
+    let at = first.min + vec2(first.width() * 4.5 / 6.0, first.height() * 0.75);
+    harness.get_by_label("How many").click();
+    harness.run_steps(4);
+    harness.hover_at(at);
+    harness.run_steps(8);
+    assert!(has(&harness, "row 2, column 5"));
+}
+
+#[test]
 fn models_without_experts_are_shown_too() {
     let one = finished(DESKTOP, file("dense.safetensors", DENSE), |controls| controls.count = 1);
     for text in

@@ -37,8 +37,8 @@ export interface Info {
   /** Pixels of a finished picture; of a model that makes latents without a decoder, their cells. */
   width: number;
   height: number;
-  /** What the model samples before it is decoded: `size` × `size` cells; `null` where it makes pixels itself. */
-  latent: { size: number; channels: number } | null;
+  /** What the model samples before it is decoded, in cells; `null` where it makes pixels itself. */
+  latent: { width: number; height: number; channels: number } | null;
   /** Kind of the decoder. */
   decoder: "AutoencoderKL" | "AutoencoderTiny" | null;
   /** Experts in a layer. */
@@ -81,10 +81,10 @@ export interface SampleOptions {
   /** Stops the work; `sample` then rejects with the signal's reason. */
   signal?: AbortSignal;
   /**
-   * After each step, with the pictures as they are, `width` pixels along a side. Of latents it is a preview that was
-   * fitted to the decoder, one pixel for each cell, so `width` is `info.latent.size`.
+   * After each step, with the pictures as they are, `width` × `height` pixels each. Of latents it is a preview that was
+   * fitted to the decoder, one pixel for each cell, so these are `info.latent.width` and `.height`.
    */
-  onStep?: (step: number, steps: number, rgba: Uint8ClampedArray, width: number) => void;
+  onStep?: (step: number, steps: number, rgba: Uint8ClampedArray, width: number, height: number) => void;
   /** While latents are decoded after the last step: how much is done, 0 to 1. */
   onDecode?: (fraction: number) => void;
   /** `false` leaves the trace out, which is the larger part of a result. */
@@ -135,8 +135,9 @@ export class Page {
     seed?: number;
     count?: number;
     stepMs?: number[];
-    /** Of the last finished step: pixels along a side of what `rgba()` gives. */
+    /** Of the last finished step: pixels of each picture that `rgba()` gives. */
     width?: number;
+    height?: number;
     /** What they are: the model's own pixels, latents as colours, a preview fitted to the decoder, or decoded. */
     rendering?: "pixels" | "latents" | "preview" | "decoded";
   };

@@ -196,8 +196,8 @@ impl App {
         let only = (record.labels.len() == 1).then_some(0);
         let picture = picture.or(only);
         // A picture of a few pixels is of little use elsewhere.
-        let side = record.pictures(frame).map_or(1, |pictures| pictures.side);
-        let scale = picture.map(|_| (512 / side).max(1) as u32);
+        let size = record.pictures(frame).map_or([1; 2], |pictures| pictures.size);
+        let scale = picture.map(|_| (512 / size[0].max(size[1])).clamp(1, 64) as u32);
         let which = picture.map_or_else(String::new, |picture| format!("-{}", picture + 1));
         let name = format!("{}{which}.png", file_stem(record));
         self.save(name, "image/png", export::png(record, picture, frame, scale));

@@ -152,9 +152,9 @@ impl Shown {
         }
         let Some(pictures) = record.pictures(frame) else { return };
         let most = ctx.input(|input| input.max_texture_side);
-        let image = picture::image(&pictures.samples, pictures.side, grid, most);
+        let image = picture::image(&pictures.samples, pictures.size, grid, most);
         // Few pixels are shown as they are, because patches are squares of them.
-        let small = pictures.side <= 64;
+        let small = pictures.size.iter().all(|&side| side <= 64);
         let options = if small { TextureOptions::NEAREST } else { TextureOptions::LINEAR };
         match &mut self.pictures {
             Some(texture) => texture.set(image, options),

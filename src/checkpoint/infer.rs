@@ -16,6 +16,8 @@ pub struct Hints {
     pub time: Option<TimeKind>,
     /// Attention heads, where no file says it.
     pub heads: Option<usize>,
+    /// Height and width of a sample, where tensors and file do not say it; overrides them.
+    pub size: Option<[usize; 2]>,
     /// Name for people.
     pub name: Option<String>,
 }
@@ -37,10 +39,13 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<String, String> {
     } else {
         "dense"
     };
-    let (params, rf, name) = match &hints.yaml {
+    let (mut params, rf, name) = match &hints.yaml {
         Some(text) => from_yaml(text)?,
         None => (from_shapes(shapes, hints)?, None, None),
     };
+    if let Some(size) = hints.size {
+        params["input_size"] = json!(size);
+    }
     let time = match (hints.time, rf) {
         (Some(time), _) => time,
         (None, Some(true)) => TimeKind::Flow,
@@ -109,6 +114,13 @@ fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, String> {
     let patch = shape(shapes, "x_embedder.proj.weight", 4)?;
     let &[d, channels, p, _] = patch else { return Err("x_embedder is no patch embedding".into()) };
     let tokens = shape(shapes, "pos_embed", 3)?[1];
+    let across = tokens.isqrt();
+    if across * across != tokens && hints.size.is_none() {
+        return Err(format!(
+            "the tensors tell that a sample has {tokens} tokens, not how they lie; add --size HEIGHTxWIDTH, in \
+             pixels or latent cells"
+        ));
+    }
     let out = shape(shapes, "final_layer.linear.weight", 2)?[0];
     let block = |name: &str| {
         let prefix = name.strip_prefix("blocks.")?;
@@ -127,7 +139,7 @@ fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, String> {
     let swiglu = first(".up_proj.weight");
     let hidden = swiglu.or(first(".fc1.weight")).ok_or("there is no feed-forward network in it")?;
     let mut params = json!({
-        "input_size": (tokens as f64).sqrt() as usize * p, "in_channels": channels, "patch_size": p,
+        "input_size": across * p, "in_channels": channels, "patch_size": p,
         "num_classes": shape(shapes, "y_embedder.embedding_table.weight", 2)?[0].saturating_sub(1),
         "depth": depth, "hidden_size": d, "num_heads": heads, "mlp_ratio": hidden as f64 / d.max(1) as f64,
         "use_swiglu": swiglu.is_some(), "learn_sigma": out == 2 * channels * p * p,
@@ -190,7 +202,20 @@ mod tests {
         shapes.insert("pos_embed".into(), vec![1, 1024, 1152]);
         let hints = Hints { time: Some(TimeKind::Ddpm), ..Hints::default() };
         let config = Config::from_json(&infer_config(&shapes, &hints).unwrap()).unwrap();
-        assert_eq!((config.input_size, config.tokens()), (64, 1024));
+        assert_eq!((config.input_size, config.tokens()), ([64, 64], 1024));
+    }
+
+    #[test]
+    fn tokens_that_make_no_square_need_a_shape() {
+        let config = "S".parse::<Preset>().unwrap().of_size([16, 24]).unwrap().config();
+        let shapes = shapes_of(&config);
+        let hints = Hints { time: Some(TimeKind::Flow), ..Hints::default() };
+        assert!(infer_config(&shapes, &hints).unwrap_err().contains("--size"));
+        let hints = Hints { size: Some([16, 24]), ..hints };
+        let found = Config::from_json(&infer_config(&shapes, &hints).unwrap()).unwrap();
+        assert_eq!(Config { name: config.name.clone(), ..found }, config);
+        let hints = Hints { size: Some([16, 16]), ..hints };
+        assert!(infer_config(&shapes, &hints).unwrap_err().contains("pos_embed"));
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn uniform(state: &mut u64) -> f32 {
 
 /// The fixed table of sines and cosines: column first, then row (spec of the official code).
 fn positions(config: &Config) -> Vec<f32> {
-    let (d, across) = (config.hidden_size, config.input_size / config.patch_size);
+    let (d, across) = (config.hidden_size, config.grid()[1]);
     let quarter = d / 4;
     let wave = |v: usize, i: usize| {
         let angle = v as f64 * libm::pow(10_000.0, -((i % quarter) as f64) / quarter as f64);
@@ -55,7 +55,7 @@ fn positions(config: &Config) -> Vec<f32> {
         let column = (0..2 * quarter).map(move |i| wave(t % across, i));
         column.chain((0..2 * quarter).map(move |i| wave(t / across, i)))
     };
-    (0..across * across).flat_map(token).collect()
+    (0..config.tokens()).flat_map(token).collect()
 }
 
 /// With these weights a predictor's output is about normal with deviation 0.6; the threshold lets C/E of it pass.
@@ -88,14 +88,22 @@ mod tests {
 
     #[test]
     fn positions_are_the_official_ones() {
-        let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":4,"num_classes":1,
-            "patch_size":2,"depth":1,"hidden_size":8,"num_heads":1}}"#;
-        let table = positions(&Config::from_json(text).unwrap());
         let near = [0.841_471, 0.009_999_8, 0.540_302_3, 0.999_95];
+        let far = [0.909_297_4, 0.019_998_7, -0.416_146_8, 0.999_8];
         let zero = [0.0, 0.0, 1.0, 1.0];
-        let golden = [[zero, zero], [near, zero], [zero, near], [near, near]];
-        for (got, want) in table.iter().zip(golden.as_flattened().as_flattened()) {
-            assert!((got - want).abs() < 1e-6, "{got} for {want}");
+        let square = [[zero, zero], [near, zero], [zero, near], [near, near]];
+        // Two rows of three: columns vary fastest, and come first in a token's row.
+        let upper = [[zero, zero], [near, zero], [far, zero]];
+        let wide = [upper, upper.map(|[column, _]| [column, near])].concat();
+        for (size, golden) in [("4", &square[..]), ("[4, 6]", &wide[..])] {
+            let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":SIZE,"num_classes":1,
+                "patch_size":2,"depth":1,"hidden_size":8,"num_heads":1}}"#;
+            let text = text.replace("SIZE", size);
+            let table = positions(&Config::from_json(&text).unwrap());
+            assert_eq!(table.len(), 8 * golden.len());
+            for (got, want) in table.iter().zip(golden.as_flattened().as_flattened()) {
+                assert!((got - want).abs() < 1e-6, "{got} for {want}");
+            }
         }
     }
 }

@@ -38,6 +38,9 @@ pub(super) struct Arguments {
     /// Attention heads, where no YAML says it and the size is none of the published ones.
     #[arg(long)]
     heads: Option<usize>,
+    /// Height and width of a sample in pixels or latent cells, where no YAML says it and it is not square.
+    #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = super::size)]
+    size: Option<[usize; 2]>,
     /// Name of the model, for people.
     #[arg(long)]
     name: Option<String>,
@@ -143,6 +146,7 @@ fn describe(
                 TimeName::Ddpm => TimeKind::Ddpm,
             }),
             heads: arguments.heads,
+            size: arguments.size,
             name: arguments.name.clone(),
         };
         infer_config(shapes, &hints).map_err(|e| format!("{}: {e}", file.display()))?

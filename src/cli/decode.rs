@@ -12,8 +12,7 @@ use super::{BackendName, Outcome, decoder};
 
 /// Decode latents to pictures and write them as one PNG.
 ///
-/// The file holds latents of square pictures as a model samples them, [B, C, size, size], in a tensor named
-/// `latents` or `z`, or in its only tensor.
+/// The file holds latents as a model samples them, [B, C, height, width], in a tensor named `latents` or `z`, or in its only tensor.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe sample --model latent-model.safetensors --latents z.safetensors --vae vae.safetensors
@@ -46,22 +45,22 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         return Err(format!("{path} is no PNG file name; end it in .png").into());
     }
     let file = decoder::open(&arguments.vae)?;
-    let (latents, side) = read(&TensorFile::open(&arguments.latents)?, file.latent_channels())?;
+    let (latents, size) = read(&TensorFile::open(&arguments.latents)?, file.latent_channels())?;
     let out = Output::reserve(&arguments.out)?;
     let started = Instant::now();
     let backend = arguments.backend.into();
-    let (pictures, [_, width]) = decoder::decode(&file, &latents, [side, side], backend)?;
-    let grid = picture::grid(&pictures, width as u32, Some(arguments.scale));
+    let (pictures, size) = decoder::decode(&file, &latents, size, backend)?;
+    let grid = picture::grid(&pictures, size, Some(arguments.scale));
     out.write(|part| grid.save(part))?;
     println!("wrote {} in {:.1} s", arguments.out.display(), started.elapsed().as_secs_f32());
     Ok(ExitCode::SUCCESS)
 }
 
-/// The latents in a file, and their side.
+/// The latents in a file, and their height and width.
 fn read(
     file: &TensorFile,
     channels: usize,
-) -> Result<(Vec<f32>, usize), Box<dyn std::error::Error>> {
+) -> Result<(Vec<f32>, [usize; 2]), Box<dyn std::error::Error>> {
     let names: Vec<&str> = file.names().collect();
     let name = match names.as_slice() {
         [only] => *only,
@@ -74,12 +73,12 @@ fn read(
     let shape = file.shape(name)?;
     match *shape {
         [batch, c, height, width]
-            if c == channels && height == width && batch > 0 && width > 0 =>
+            if c == channels && batch > 0 && height > 0 && width > 0 =>
         {
-            Ok((file.read(name)?, width))
+            Ok((file.read(name)?, [height, width]))
         }
         _ => Err(format!(
-            "{name} in {} has shape {shape:?}; this decoder takes latents of [B, {channels}, size, size]",
+            "{name} in {} has shape {shape:?}; this decoder takes latents of [B, {channels}, height, width]",
             file.label()
         )
         .into()),

@@ -23,6 +23,9 @@ pub(super) struct Arguments {
     /// this machine has it.
     #[arg(long, value_name = "PRESET", conflicts_with = "model")]
     preset: Option<Preset>,
+    /// With --preset: height and width of a sample in latent cells, where it is not the paper's.
+    #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = super::size, requires = "preset")]
+    size: Option<[usize; 2]>,
     /// With --preset: pictures that share a pass.
     #[arg(long, default_value_t = 1, requires = "preset")]
     batch: usize,
@@ -33,6 +36,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     if let Some(preset) = arguments.preset {
+        let preset = arguments.size.map_or(Ok(preset), |size| preset.of_size(size))?;
         return needs(&preset.config(), arguments);
     }
     if let Some(outcome) =
@@ -46,8 +50,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     println!("{}", config.name);
     println!("  architecture  {}", architecture(config));
     println!(
-        "  samples       {0}×{0}, {1} channels of {2}; {3} tokens of {4}×{4}",
-        config.input_size,
+        "  samples       {0}, {1} channels of {2}; {3} tokens of {4}×{4}",
+        config.extent(),
         config.in_channels,
         if config.pixels { "pixels in [-1, 1]" } else { "latents" },
         config.tokens(),

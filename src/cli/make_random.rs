@@ -16,6 +16,9 @@ pub(super) struct Arguments {
     /// Shape, as in S-E16, L-E8, dense-XL-ddpm, tc-B-E16.
     #[arg(value_name = "PRESET")]
     preset: Preset,
+    /// Height and width of a sample in latent cells, where it is not the paper's.
+    #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = super::size)]
+    size: Option<[usize; 2]>,
     /// Model file to write, or the stem of its parts.
     #[arg(short, long, value_name = "FILE.safetensors")]
     out: PathBuf,
@@ -32,7 +35,11 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     let storage: Storage = arguments.dtype.into();
-    let config = arguments.preset.config();
+    let preset = match arguments.size {
+        Some(size) => arguments.preset.of_size(size)?,
+        None => arguments.preset,
+    };
+    let config = preset.config();
     if arguments.part_mb == Some(0) {
         return Err("parts of 0 MB are not possible; choose a larger number".into());
     }
@@ -43,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         Ok(random_tensor(&config, spec, arguments.seed))
     };
     let part_bytes = arguments.part_mb.map(|mb| mb.saturating_mul(1_000_000));
-    let text = arguments.preset.to_json();
+    let text = preset.to_json();
     let path = write_model(&arguments.out, &text, &tensors, storage, part_bytes, &read)?;
     bar.finish_and_clear();
     println!(

@@ -115,6 +115,15 @@ impl From<WeightsName> for WeightChoice {
     }
 }
 
+/// A height and a width, as in `16x24`.
+fn size(text: &str) -> Result<[usize; 2], String> {
+    let sides = text.split_once(['x', '×']).map(|(height, width)| [height, width]);
+    let sides = sides.and_then(|[h, w]| Some([h.trim().parse().ok()?, w.trim().parse().ok()?]));
+    sides.ok_or_else(|| {
+        "it has to be HEIGHTxWIDTH in pixels or latent cells, as in 16x24".to_owned()
+    })
+}
+
 /// Runs the tool and returns its exit code.
 pub(crate) fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {

@@ -73,18 +73,18 @@ pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(found)
 }
 
-/// Writes a batch: `pictures` is [n, `size`, `size`, 3].
+/// Writes a batch: `pictures` is [n, height, width, 3].
 pub(super) fn write(
     folder: &Path,
     header: &Header,
-    size: usize,
+    [height, width]: [usize; 2],
     pictures: &[u8],
     capacity: Option<&[f32]>,
 ) -> Result<(), String> {
     let n = header.pictures;
     let rows = (0..n).flat_map(|i| header.labels.iter().map(move |table| table[i]));
     let labels: Vec<u32> = rows.collect();
-    let mut tensors = vec![TensorOut::u8("pictures", &[n, size, size, 3], pictures)];
+    let mut tensors = vec![TensorOut::u8("pictures", &[n, height, width, 3], pictures)];
     if !header.tables.is_empty() {
         tensors.push(TensorOut::u32("labels", &[n, header.tables.len()], &labels));
     }

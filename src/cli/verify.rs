@@ -136,8 +136,8 @@ impl Inputs {
         let x = record(io, "x")?;
         let t = record(io, "t")?;
         let batch = t.values.len();
-        let size = config.input_size;
-        if batch == 0 || x.shape != [batch, config.in_channels, size, size] {
+        let [height, width] = config.input_size;
+        if batch == 0 || x.shape != [batch, config.in_channels, height, width] {
             return Err(format!("x {:?} and t {:?} do not fit the model", x.shape, t.shape));
         }
         let mut labels = Vec::new();

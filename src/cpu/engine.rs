@@ -412,8 +412,8 @@ impl Engine for CpuEngine {
             self.tap(stage, &mut taps);
         }
         self.layers.clear();
-        let Config { out_channels, input_size, .. } = self.model.config;
-        let shape = vec![self.activations.batch, out_channels, input_size, input_size];
+        let Config { out_channels, input_size: [height, width], .. } = self.model.config;
+        let shape = vec![self.activations.batch, out_channels, height, width];
         taps.push(("out".into(), shape, self.slots.outputs[0].clone()));
         Ok(taps)
     }

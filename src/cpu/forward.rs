@@ -166,16 +166,15 @@ pub(super) fn row_of(matrix: &[f32], width: usize, r: usize) -> &[f32] {
 
 /// `x = patches·Wᵀ + b + positions`. A patch is read channel by channel, row by row, as a convolution does.
 fn embed_patches(config: &Config, w: &Weights, a: &mut Activations, sample: &[f32]) {
-    let (d, t, p, side) =
-        (config.hidden_size, config.tokens(), config.patch_size, config.input_size);
+    let (d, t, p) = (config.hidden_size, config.tokens(), config.patch_size);
+    let ([height, columns], [_, across]) = (config.input_size, config.grid());
     let width = config.in_channels * p * p;
-    let across = side / p;
     let patches = &mut a.patches[..a.batch * t * width];
     for (s, patch) in patches.chunks_exact_mut(width).enumerate() {
         let (b, row, column) = (s / t, s % t / across, s % across);
         for (line, part) in patch.chunks_exact_mut(p).enumerate() {
             let (channel, y) = (line / p, row * p + line % p);
-            let from = ((b * config.in_channels + channel) * side + y) * side + column * p;
+            let from = ((b * config.in_channels + channel) * height + y) * columns + column * p;
             part.copy_from_slice(&sample[from..from + p]);
         }
     }
@@ -347,8 +346,8 @@ pub(super) fn one_head<'a>(
 /// The final layer, and patches back in their places: `[B, C_out, h, w]`. In a patch the channel varies
 /// fastest.
 fn head(config: &Config, w: &Weights, a: &mut Activations, output: &mut [f32]) {
-    let (d, t, p, side) =
-        (config.hidden_size, config.tokens(), config.patch_size, config.input_size);
+    let (d, t, p) = (config.hidden_size, config.tokens(), config.patch_size);
+    let ([height, columns], [_, across]) = (config.input_size, config.grid());
     let channels = config.out_channels;
     let width = p * p * channels;
     modulate(&w.final_ada_ln, a);
@@ -359,13 +358,12 @@ fn head(config: &Config, w: &Weights, a: &mut Activations, output: &mut [f32]) {
     patches.par_chunks_mut(rows * width).enumerate().for_each(|(chunk, out)| {
         w.final_linear.apply(|r| row_of(h, d, chunk * rows + r), out);
     });
-    let across = side / p;
     for (s, patch) in patches.chunks_exact(width).enumerate() {
         let (b, row, column) = (s / t, s % t / across, s % across);
         for (cell, values) in patch.chunks_exact(channels).enumerate() {
             let (y, x) = (row * p + cell / p, column * p + cell % p);
             for (channel, &value) in values.iter().enumerate() {
-                output[((b * channels + channel) * side + y) * side + x] = value;
+                output[((b * channels + channel) * height + y) * columns + x] = value;
             }
         }
     }

@@ -34,7 +34,7 @@ impl Slots {
         Self {
             sample_len,
             output_len,
-            plane: config.input_size * config.input_size,
+            plane: config.plane(),
             latent: vec![0.0; batch * sample_len],
             stage: vec![0.0; batch * sample_len],
             rates: vec![Vec::new(); RATES],

@@ -8,14 +8,14 @@ use crate::gpu::{Kernel, Tensor, lanes};
 pub struct Patchify<'a> {
     /// All latent slots in one buffer.
     pub latents: &'a Tensor,
-    /// First element of the slot to read, `[B, C, size, size]`.
+    /// First element of the slot to read, `[B, C, h, w]`.
     pub first: usize,
     /// `B`. Where `y` has rows for more samples, the same ones are read again.
     pub samples: usize,
     /// `C`
     pub channels: usize,
     /// Height and width of a sample.
-    pub size: usize,
+    pub size: [usize; 2],
     /// Side of a patch.
     pub patch: usize,
     /// `[n·B·T, K]`, `K = C·patch²` rounded up to a multiple of four; the rounding becomes zeros.
@@ -30,7 +30,8 @@ pub struct Params {
     columns: u32,
     tokens: u32,
     channels: u32,
-    size: u32,
+    height: u32,
+    width: u32,
     patch_side: u32,
     first: u32,
     samples: u32,
@@ -42,8 +43,9 @@ impl Kernel for Patchify<'_> {
     type Params = Params;
 
     fn params(&self) -> Params {
-        let tokens = (self.size / self.patch).pow(2);
-        let sample_len = self.channels * self.size * self.size;
+        let [height, width] = self.size.map(|side| side as u32);
+        let tokens = self.size.iter().map(|side| side / self.patch).product::<usize>();
+        let sample_len = self.channels * self.size.iter().product::<usize>();
         assert!(self.first + self.samples * sample_len <= self.latents.len());
         assert!(self.channels * self.patch * self.patch <= self.y.shape[1]);
         Params {
@@ -51,7 +53,8 @@ impl Kernel for Patchify<'_> {
             columns: self.y.shape[1] as u32,
             tokens: tokens as u32,
             channels: self.channels as u32,
-            size: self.size as u32,
+            height,
+            width,
             patch_side: self.patch as u32,
             first: self.first as u32,
             samples: self.samples as u32,
@@ -76,16 +79,18 @@ mod tests {
 
     fn reference(x: &[f32], batch: usize, call: &Patchify) -> Vec<f32> {
         let Patchify { channels, size, patch: p, .. } = *call;
-        let across = size / p;
+        let [height, width] = size;
+        let across = width / p;
+        let tokens = height / p * across;
         let mut y = vec![0.0; call.y.len()];
         for b in 0..batch {
             for c in 0..channels {
-                for row in 0..size {
-                    for column in 0..size {
+                for row in 0..height {
+                    for column in 0..width {
                         let t = row / p * across + column / p;
                         let k = (c * p + row % p) * p + column % p;
-                        let from = ((b * channels + c) * size + row) * size + column;
-                        y[(b * across * across + t) * call.y.shape[1] + k] = x[from];
+                        let from = ((b * channels + c) * height + row) * width + column;
+                        y[(b * tokens + t) * call.y.shape[1] + k] = x[from];
                     }
                 }
             }
@@ -96,14 +101,14 @@ mod tests {
     #[test]
     fn copies_every_number_to_its_patch_and_pads_with_zeros() {
         for (samples, copies, channels, size, patch) in
-            [(1, 1, 1, 1, 1), (3, 1, 4, 6, 2), (2, 2, 3, 9, 3)]
+            [(1, 1, 1, [1, 1], 1), (3, 1, 4, [6, 6], 2), (2, 2, 3, [3, 9], 3), (2, 1, 1, [8, 2], 2)]
         {
             let first = 5;
             let batch = copies * samples;
-            let len = samples * channels * size * size;
+            let len = samples * channels * size[0] * size[1];
             let latents = spiky(first + len + 3, 1, 1.0);
             let columns = (channels * patch * patch).next_multiple_of(4);
-            let y = poisoned(&[batch * (size / patch).pow(2), columns]);
+            let y = poisoned(&[batch * (size[0] / patch) * (size[1] / patch), columns]);
             let latents_tensor = tensor(&[latents.len()], &latents);
             let latents_in = &latents_tensor;
             let call =

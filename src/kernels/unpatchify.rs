@@ -10,12 +10,12 @@ pub struct Unpatchify<'a> {
     pub x: &'a Tensor,
     /// All latent slots in one buffer.
     pub latents: &'a Tensor,
-    /// First element of the slot to write, `[B, C, size, size]`.
+    /// First element of the slot to write, `[B, C, h, w]`.
     pub first: usize,
     /// `C`, channels of the model's output.
     pub channels: usize,
     /// Height and width of a sample.
-    pub size: usize,
+    pub size: [usize; 2],
     /// Side of a patch.
     pub patch: usize,
 }
@@ -27,7 +27,8 @@ pub struct Params {
     count: u32,
     tokens: u32,
     channels: u32,
-    size: u32,
+    height: u32,
+    width: u32,
     patch_side: u32,
     first: u32,
 }
@@ -38,7 +39,8 @@ impl Kernel for Unpatchify<'_> {
     type Params = Params;
 
     fn params(&self) -> Params {
-        let tokens = (self.size / self.patch).pow(2);
+        let [height, width] = self.size.map(|side| side as u32);
+        let tokens = self.size.iter().map(|side| side / self.patch).product::<usize>();
         assert_eq!(self.x.shape[1], self.patch * self.patch * self.channels);
         assert_eq!(self.x.shape[0] % tokens, 0, "whole samples");
         assert!(self.first + self.x.len() <= self.latents.len());
@@ -46,7 +48,8 @@ impl Kernel for Unpatchify<'_> {
             count: self.x.len() as u32,
             tokens: tokens as u32,
             channels: self.channels as u32,
-            size: self.size as u32,
+            height,
+            width,
             patch_side: self.patch as u32,
             first: self.first as u32,
         }
@@ -70,15 +73,17 @@ mod tests {
 
     fn reference(x: &[f32], batch: usize, call: &Unpatchify) -> Vec<f32> {
         let Unpatchify { channels, size, patch: p, .. } = *call;
-        let across = size / p;
+        let [height, width] = size;
+        let across = width / p;
+        let tokens = height / p * across;
         let mut y = Vec::new();
         for b in 0..batch {
             for c in 0..channels {
-                for row in 0..size {
-                    for column in 0..size {
+                for row in 0..height {
+                    for column in 0..width {
                         let t = row / p * across + column / p;
                         let k = (row % p * p + column % p) * channels + c;
-                        y.push(x[(b * across * across + t) * p * p * channels + k]);
+                        y.push(x[(b * tokens + t) * p * p * channels + k]);
                     }
                 }
             }
@@ -88,12 +93,15 @@ mod tests {
 
     #[test]
     fn copies_every_number_to_its_pixel_and_touches_nothing_else() {
-        for (batch, channels, size, patch) in [(1, 1, 1, 1), (3, 8, 6, 2), (2, 3, 9, 3)] {
-            let (first, len) = (5, batch * channels * size * size);
+        for (batch, channels, size, patch) in
+            [(1, 1, [1, 1], 1), (3, 8, [6, 6], 2), (2, 3, [3, 9], 3), (2, 1, [8, 2], 2)]
+        {
+            let (first, len) = (5, batch * channels * size[0] * size[1]);
             let x = spiky(len, 1, 1.0);
             let before = spiky(first + len + 3, 2, 1.0);
             let latents = tensor(&[before.len()], &before);
-            let x_tensor = tensor(&[batch * (size / patch).pow(2), patch * patch * channels], &x);
+            let x_tensor =
+                tensor(&[len / (patch * patch * channels), patch * patch * channels], &x);
             let call = Unpatchify { x: &x_tensor, latents: &latents, first, channels, size, patch };
             run(&call);
             let mut want = before;

@@ -88,7 +88,7 @@ pub struct Config {
     /// Whether samples are pixels in [-1, 1] (`true`) or latents of a variational autoencoder.
     pub pixels: bool,
     /// Height and width of a sample, in pixels or latent cells.
-    pub input_size: usize,
+    pub input_size: [usize; 2],
     /// Channels of a sample.
     pub in_channels: usize,
     /// Channels of the model's output: twice `in_channels` where a variance is predicted too.
@@ -194,9 +194,17 @@ fn four() -> f32 {
     4.0
 }
 
+/// Height and width of a sample: one number for a square.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "input_size has to be a number or [height, width]")]
+enum InputSize {
+    Square(usize),
+    Sides([usize; 2]),
+}
+
 #[derive(Deserialize)]
 struct Params {
-    input_size: usize,
+    input_size: InputSize,
     #[serde(default = "four_channels")]
     in_channels: usize,
     num_classes: usize,
@@ -263,7 +271,10 @@ impl Config {
             time_kind: doc.t_kind,
             time_scale: doc.time_scale,
             pixels: doc.space.as_deref() == Some("pixels"),
-            input_size: p.input_size,
+            input_size: match p.input_size {
+                InputSize::Square(side) => [side; 2],
+                InputSize::Sides(sides) => sides,
+            },
             in_channels: p.in_channels,
             out_channels: if p.learn_sigma { 2 * p.in_channels } else { p.in_channels },
             patch_size: p.patch_size,
@@ -289,22 +300,17 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |text: String| Err(ConfigError::Invalid(text));
-        let Self { input_size, patch_size, hidden_size, num_heads, head_dim, .. } = *self;
-        if [input_size, patch_size, hidden_size, num_heads, head_dim, self.depth, self.in_channels]
-            .contains(&0)
-        {
+        let Self { input_size: [height, width], patch_size, .. } = *self;
+        let Self { hidden_size, num_heads, head_dim, .. } = *self;
+        let sizes = [height, width, patch_size, hidden_size, self.depth];
+        if [num_heads, head_dim, self.in_channels].iter().chain(&sizes).any(|&n| n == 0) {
             return wrong("a size is 0".into());
         }
-        if [input_size, patch_size, hidden_size, self.depth, self.ffn_hidden, self.num_experts]
-            .iter()
-            .any(|&n| n > 1 << 16)
-        {
+        if [self.ffn_hidden, self.num_experts].iter().chain(&sizes).any(|&n| n > 1 << 16) {
             return wrong("a size is above 65,536".into());
         }
-        if !input_size.is_multiple_of(patch_size) {
-            return wrong(format!(
-                "input_size {input_size} is no multiple of patch_size {patch_size}"
-            ));
+        if let Some(side) = [height, width].iter().find(|side| !side.is_multiple_of(patch_size)) {
+            return wrong(format!("input_size {side} is no multiple of patch_size {patch_size}"));
         }
         // The position embedding splits D in four, and the kernels read weights four at a time.
         if [hidden_size, head_dim, self.ffn_hidden].iter().any(|n| !n.is_multiple_of(4)) {
@@ -354,19 +360,35 @@ impl Config {
         self.pixels && self.in_channels == 3
     }
 
+    /// Rows and columns of patches in one sample.
+    pub fn grid(&self) -> [usize; 2] {
+        self.input_size.map(|side| side / self.patch_size)
+    }
+
     /// `T`, the tokens of one sample.
     pub fn tokens(&self) -> usize {
-        (self.input_size / self.patch_size).pow(2)
+        self.grid().iter().product()
+    }
+
+    /// Cells of one channel of a sample, `H·W`.
+    pub fn plane(&self) -> usize {
+        self.input_size.iter().product()
     }
 
     /// Numbers in one sample, `C·H·W`.
     pub fn sample_len(&self) -> usize {
-        self.in_channels * self.input_size * self.input_size
+        self.in_channels * self.plane()
     }
 
     /// Numbers in the model's output for one sample.
     pub fn output_len(&self) -> usize {
-        self.out_channels * self.input_size * self.input_size
+        self.out_channels * self.plane()
+    }
+
+    /// Width and height of a sample, for people.
+    pub fn extent(&self) -> String {
+        let [height, width] = self.input_size;
+        format!("{width}×{height}")
     }
 
     /// Whether block `i` (from 0) routes tokens to experts.
@@ -390,6 +412,27 @@ mod tests {
             "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4}}"#;
         let error = Config::from_json(text).unwrap_err().to_string();
         assert!(error.contains("no multiple of patch_size"), "{error}");
+    }
+
+    #[test]
+    fn samples_may_be_wider_than_high() {
+        let read = |size: &str| {
+            let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":SIZE,"num_classes":10,
+                "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4,"learn_sigma":false}}"#;
+            Config::from_json(&text.replace("SIZE", size)).map_err(|error| error.to_string())
+        };
+        let wide = read("[4, 10]").unwrap();
+        assert_eq!((wide.input_size, wide.grid(), wide.tokens()), ([4, 10], [2, 5], 10));
+        assert_eq!((wide.plane(), wide.sample_len(), wide.output_len()), (40, 160, 160));
+        assert_eq!(wide.extent(), "10×4");
+        assert_eq!(read("6"), read("[6, 6]"), "one number is a square");
+        assert!(read("[4, 9]").unwrap_err().contains("input_size 9 is no multiple"));
+        assert!(read("[0, 4]").unwrap_err().contains("a size is 0"));
+        assert!(read("[4, 99999998]").unwrap_err().contains("above 65,536"));
+        for other in ["[4]", "[4, 4, 4]", "\"4x4\"", "-4"] {
+            let error = read(other).unwrap_err();
+            assert!(error.contains("a number or [height, width]"), "{other}: {error}");
+        }
     }
 
     #[test]

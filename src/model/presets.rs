@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde_json::json;
 
-use super::{Config, Kind, TimeKind};
+use super::{Config, ConfigError, Kind, TimeKind};
 
 /// A shape of the paper. Its name is `[dense-|diffmoe-|tc-|ec-]SIZE[-En][-flow|-ddpm]`, as in `L-E8`,
 /// `dense-XL-ddpm` or `ec-S-E16`; case does not matter.
@@ -20,7 +20,7 @@ pub struct Preset {
     /// Kind of training.
     pub time_kind: TimeKind,
     /// Height and width of the latent: 32 for pictures of 256 pixels.
-    pub input_size: usize,
+    pub input_size: [usize; 2],
     /// `L`, `D` and `H`.
     dimensions: [usize; 3],
 }
@@ -78,7 +78,7 @@ impl FromStr for Preset {
         if (kind == Kind::Dense) != (experts == 0) || experts > 32 {
             return Err(unknown());
         }
-        let input_size = if size == "S-128" { 16 } else { 32 };
+        let input_size = if size == "S-128" { [16; 2] } else { [32; 2] };
         Ok(Self { kind, size, experts, time_kind, input_size, dimensions: dimensions(size) })
     }
 }
@@ -107,8 +107,13 @@ impl Preset {
     pub fn to_json(self) -> String {
         let [depth, hidden_size, num_heads] = self.dimensions;
         let (kind, t_kind) = (self.kind, self.time_kind);
+        // A square is one number, as in the official files.
+        let input_size = match self.input_size {
+            [height, width] if height == width => json!(width),
+            sides => json!(sides),
+        };
         let mut params = json!({
-            "input_size": self.input_size, "num_classes": 1000, "patch_size": 2, "depth": depth,
+            "input_size": input_size, "num_classes": 1000, "patch_size": 2, "depth": depth,
             "hidden_size": hidden_size, "num_heads": num_heads, "mlp_ratio": 4, "use_swiglu": false
         });
         if self.experts > 0 {
@@ -125,6 +130,15 @@ impl Preset {
             "defaults": { "steps": 250, "guidance": 1.5, "solver": solver }
         })
         .to_string()
+    }
+
+    /// The same for samples of another height and width.
+    ///
+    /// # Errors
+    /// When patches do not fill such samples, or there would be too many.
+    pub fn of_size(self, input_size: [usize; 2]) -> Result<Self, ConfigError> {
+        let preset = Self { input_size, ..self };
+        Config::from_json(&preset.to_json()).map(|_| preset)
     }
 
     /// The configuration.
@@ -209,6 +223,16 @@ mod tests {
             let error = name.parse::<Preset>().unwrap_err().to_string();
             assert!(error.contains("names are like"), "{error}");
         }
+    }
+
+    #[test]
+    fn samples_may_have_another_shape() {
+        let preset: Preset = "S-E8".parse().unwrap();
+        let config = preset.of_size([16, 24]).unwrap().config();
+        assert_eq!((config.input_size, config.grid(), config.tokens()), ([16, 24], [8, 12], 96));
+        assert_eq!(preset.of_size([32, 32]).unwrap(), preset);
+        assert!(preset.of_size([16, 7]).unwrap_err().to_string().contains("multiple"));
+        assert!(preset.of_size([0, 16]).is_err());
     }
 
     #[test]

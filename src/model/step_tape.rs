@@ -157,7 +157,7 @@ impl Recorder<'_> {
             batch: acts.samples,
             sample_len: config.sample_len(),
             output_len: config.output_len(),
-            guided: step.guided_channels * config.input_size * config.input_size,
+            guided: step.guided_channels * config.plane(),
         };
         tape.push(gpu, "step", &denoise);
         Numbers::Denoise(numbers, noise)

@@ -47,8 +47,8 @@ pub(super) fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuErro
     let latents: Vec<f32> = read_now(gpu, &acts.latents)?;
     let first = acts.region(config, Slot::Output(0)).first;
     let out = latents[first..first + acts.batch * config.output_len()].to_vec();
-    let size = config.input_size;
-    taps.push(("out".into(), vec![acts.batch, config.out_channels, size, size], out));
+    let [height, width] = config.input_size;
+    taps.push(("out".into(), vec![acts.batch, config.out_channels, height, width], out));
     Ok(taps)
 }
 

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::config::ConfigError;
 use super::tensors::TensorSpec;
-use crate::tokenizer::Tokenizer;
+use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 /// A text encoder. Made only as a part of [`super::Config`], which has checked every number.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,8 @@ pub struct TextConfig {
     pub ffn_hidden: usize,
     /// The `tokenizer.json`, checked.
     tokenizer: String,
+    /// Names of the entries at a prompt's ends, where the file says them apart from the tokenizer.
+    special_tokens: SpecialTokens,
     /// Prompts to draw where a user gives none.
     pub examples: Vec<String>,
 }
@@ -38,6 +40,8 @@ pub(super) struct TextSection {
     #[serde(default = "four")]
     mlp_ratio: f32,
     tokenizer: serde_json::Value,
+    #[serde(default)]
+    special_tokens: SpecialTokens,
     #[serde(default)]
     examples: Vec<String>,
 }
@@ -66,7 +70,8 @@ impl TextConfig {
             );
         }
         let tokenizer = section.tokenizer.to_string();
-        if let Err(error) = Tokenizer::from_json(&tokenizer, vocab_size) {
+        let special_tokens = section.special_tokens;
+        if let Err(error) = Tokenizer::from_json(&tokenizer, vocab_size, &special_tokens) {
             return wrong(&error.to_string());
         }
         Ok(Self {
@@ -77,6 +82,7 @@ impl TextConfig {
             num_heads,
             ffn_hidden,
             tokenizer,
+            special_tokens,
             examples: section.examples,
         })
     }
@@ -91,7 +97,8 @@ impl TextConfig {
     /// # Panics
     /// Never: the text was read once already.
     pub fn tokenizer(&self) -> Tokenizer {
-        Tokenizer::from_json(&self.tokenizer, self.vocab_size).expect("checked when it was read")
+        Tokenizer::from_json(&self.tokenizer, self.vocab_size, &self.special_tokens)
+            .expect("checked when it was read")
     }
 
     /// The encoder's tensors, and the layer that adds a prompt to the condition of a model of width `d`.
@@ -165,10 +172,15 @@ mod tests {
             ("\"vocab_size\":85", "\"vocab_size\":99999999", "above 1,048,576"),
             ("\"vocab_size\":85", "\"vocab_size\":4", "entry 4"),
             ("\"depth\":2", "\"deep\":2", "depth"),
-            ("WordPiece", "BPE", "no WordPiece"),
+            ("WordPiece", "Unigram", "model is Unigram, which is not supported"),
+            ("\"[SEP]\":3", "\"[END]\":3", "how a prompt begins and ends"),
         ] {
             let error = read(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");
         }
+        let named = GOOD
+            .replace("\"[SEP]\":3", "\"[END]\":3")
+            .replace("\"depth\"", "\"special_tokens\":{\"end\":\"[END]\"},\"depth\"");
+        assert_eq!(read(&named).unwrap().tokenizer().encode("fox", 4).ids, [2, 4, 3, 0]);
     }
 }

@@ -23,7 +23,7 @@ const FORMAT: u32 = 1;
 pub struct Trace {
     model: String,
     experts: usize,
-    tokens: usize,
+    grid: [usize; 2],
     labels: Vec<Vec<String>>,
     forwards: Vec<ForwardRouting>,
 }
@@ -34,7 +34,7 @@ impl Trace {
         Self {
             model: config.name.clone(),
             experts: config.num_experts,
-            tokens: config.tokens(),
+            grid: config.grid(),
             labels,
             forwards: Vec::new(),
         }
@@ -79,7 +79,12 @@ impl Trace {
 
     /// `T`, the tokens of one picture.
     pub fn tokens(&self) -> usize {
-        self.tokens
+        self.grid.iter().product()
+    }
+
+    /// Rows and columns of tokens in one picture.
+    pub fn grid(&self) -> [usize; 2] {
+        self.grid
     }
 
     /// `C` of every step: mean over its passes and MoE layers of (tokens taken by all experts) / (tokens in
@@ -106,18 +111,18 @@ impl Trace {
     /// `C` of each picture over its conditional passes: how much compute its content asked for.
     pub fn capacity_by_picture(&self) -> Vec<f32> {
         let pictures = self.forwards.iter().flat_map(|f| &f.layers).next();
-        let pictures = pictures.map_or(0, |l| l.masks.len() / self.tokens);
+        let pictures = pictures.map_or(0, |l| l.masks.len() / self.tokens());
         let mut sums = vec![0_u64; pictures];
         let mut layers = 0_u64;
         for layer in
             self.forwards.iter().filter(|f| f.branch == Branch::Conditional).flat_map(|f| &f.layers)
         {
             layers += 1;
-            for (sum, masks) in sums.iter_mut().zip(layer.masks.chunks(self.tokens)) {
+            for (sum, masks) in sums.iter_mut().zip(layer.masks.chunks(self.tokens())) {
                 *sum += masks.iter().map(|m| u64::from(m.count_ones())).sum::<u64>();
             }
         }
-        let tokens = (layers * self.tokens as u64).max(1);
+        let tokens = (layers * self.tokens() as u64).max(1);
         sums.into_iter().map(|sum| sum as f32 / tokens as f32).collect()
     }
 
@@ -157,7 +162,8 @@ impl Trace {
             format: FORMAT,
             model: &self.model,
             experts: self.experts,
-            tokens_per_picture: self.tokens,
+            tokens_per_picture: self.tokens(),
+            grid: self.grid,
             labels: &self.labels,
             capacity: self.capacity(),
             capacity_by_step: self.capacity_by_step(),
@@ -197,6 +203,7 @@ impl Trace {
         let metadata = HashMap::from([
             ("format".to_owned(), FORMAT.to_string()),
             ("model".to_owned(), self.model.clone()),
+            ("grid".to_owned(), serde_json::to_string(&self.grid)?),
             ("labels".to_owned(), serde_json::to_string(&self.labels)?),
         ]);
         write_safetensors(path, &tensors, metadata)
@@ -222,6 +229,7 @@ struct Document<'a> {
     model: &'a str,
     experts: usize,
     tokens_per_picture: usize,
+    grid: [usize; 2],
     labels: &'a [Vec<String>],
     capacity: Option<f32>,
     capacity_by_step: Vec<f32>,
@@ -263,7 +271,7 @@ mod tests {
         Trace {
             model: "test".into(),
             experts: 3,
-            tokens: 2,
+            grid: [1, 2],
             labels: vec![vec!["a".into(), "b".into()]],
             forwards: vec![
                 forward(0, Branch::Conditional, [0b111, 0b001, 0, 0], [0b001, 0, 0b110, 0b001]),

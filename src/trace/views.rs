@@ -32,7 +32,7 @@ impl Trace {
     /// `B`, or 0 before the first step.
     pub fn pictures(&self) -> usize {
         let layer = self.forwards.first().and_then(|f| f.layers.first());
-        layer.map_or(0, |layer| layer.masks.len() / self.tokens.max(1))
+        layer.map_or(0, |layer| layer.masks.len() / self.tokens().max(1))
     }
 
     /// Whether there are passes of this branch: without guidance there is none without labels.
@@ -76,7 +76,7 @@ impl Trace {
 
     /// One bit per expert for each token of one picture, `[T]`.
     fn masks(&self, at: At, picture: usize) -> Option<&[u32]> {
-        self.layer(at)?.masks.chunks_exact(self.tokens.max(1)).nth(picture)
+        self.layer(at)?.masks.chunks_exact(self.tokens().max(1)).nth(picture)
     }
 
     /// `C` of each MoE layer at each step, `[layers][steps]`: the mean over the step's passes of one branch, or of

@@ -30,16 +30,16 @@ impl Decoder {
         Ok(Self { file, backend, open: RefCell::new(open), preview, generation: Cell::new(0) })
     }
 
-    /// A preview of latents `[B, C, side, side]`: `[B, 3, side, side]`.
-    pub(super) fn preview(&self, latents: &[f32], side: usize) -> Vec<f32> {
-        self.preview.pictures(latents, side * side)
+    /// A preview of latents `[B, C, h, w]`, `size` being (h, w): `[B, 3, h, w]`.
+    pub(super) fn preview(&self, latents: &[f32], size: [usize; 2]) -> Vec<f32> {
+        self.preview.pictures(latents, size[0] * size[1])
     }
 
-    /// Pictures of latents `[B, C, side, side]`; goes on on a new device when one is lost.
+    /// Pictures of latents `[B, C, h, w]`, `size` being (h, w); goes on on a new device when one is lost.
     pub(super) async fn decode(
         &self,
         latents: Vec<f32>,
-        side: usize,
+        size: [usize; 2],
         listener: &Listener,
     ) -> Result<Vec<f32>, JsValue> {
         let mut so_far = Undecoded { latents, pictures: Vec::new() };
@@ -47,7 +47,7 @@ impl Decoder {
         loop {
             let generation = self.generation.get();
             let open = self.open.borrow().clone();
-            let lost = match open.request_decoder([side, side]).await {
+            let lost = match open.request_decoder(size).await {
                 Ok(decoder) => {
                     let mut decoding = Decoding::resume(decoder, so_far);
                     let advance = |budget: usize| {

@@ -79,8 +79,7 @@ impl Generator {
         set(&info, "name", config.name.as_str());
         set(&info, "device", model.device());
         set(&info, "note", model.note().map_or(JsValue::NULL, JsValue::from));
-        set(&info, "width", self.inner.side() as u32);
-        set(&info, "height", self.inner.side() as u32);
+        set_size(&info, self.inner.size());
         set(&info, "latent", latent(config));
         let decoder = self.inner.decoder.as_ref().map(|decoder| decoder.file.kind().name());
         set(&info, "decoder", decoder.map_or(JsValue::NULL, JsValue::from));
@@ -131,13 +130,18 @@ fn latent(config: &Config) -> JsValue {
         return JsValue::NULL;
     }
     let latent = Object::new();
-    set(&latent, "size", config.input_size as u32);
+    set_size(&latent, config.input_size);
     set(&latent, "channels", config.in_channels as u32);
     latent.into()
 }
 
-fn rgba(samples: &[f32], side: usize) -> Uint8ClampedArray {
-    Uint8ClampedArray::from(picture::rgba(samples, side as u32).as_slice())
+fn set_size(object: &Object, [height, width]: [usize; 2]) {
+    set(object, "width", width as u32);
+    set(object, "height", height as u32);
+}
+
+fn rgba(samples: &[f32], size: [usize; 2]) -> Uint8ClampedArray {
+    Uint8ClampedArray::from(picture::rgba(samples, size).as_slice())
 }
 
 impl Inner {
@@ -160,12 +164,11 @@ impl Inner {
             Some(decoder) => {
                 let latents = run.latent().to_vec();
                 let pictures = decoder.decode(latents, config.input_size, &listener).await?;
-                rgba(&pictures, self.side())
+                rgba(&pictures, self.size())
             }
         };
         let result = Object::new();
-        set(&result, "width", self.side() as u32);
-        set(&result, "height", self.side() as u32);
+        set_size(&result, self.size());
         set(&result, "count", run.settings().pictures() as u32);
         set(&result, "seed", run.settings().seed as f64);
         set(&result, "rgba", pixels);
@@ -178,10 +181,10 @@ impl Inner {
         Ok(result.into())
     }
 
-    /// Pixels along a side of a finished picture.
-    fn side(&self) -> usize {
+    /// Height and width of a finished picture, in pixels.
+    fn size(&self) -> [usize; 2] {
         let factor = self.decoder.as_ref().map_or(1, |decoder| decoder.file.factor());
-        self.checkpoint.config().input_size * factor
+        self.checkpoint.config().input_size.map(|side| side * factor)
     }
 
     /// Samples to the end; goes on from the last finished step on a new device when one is lost.
@@ -217,12 +220,12 @@ impl Inner {
 
     /// Shows a finished step: the pictures as they are, or a preview of the latents.
     fn tell(&self, run: &Run, listener: &Listener) -> Result<(), JsValue> {
-        let side = self.checkpoint.config().input_size;
+        let size = self.checkpoint.config().input_size;
         let pictures = || match &self.decoder {
-            None => rgba(run.latent(), side),
-            Some(decoder) => rgba(&decoder.preview(run.latent(), side), side),
+            None => rgba(run.latent(), size),
+            Some(decoder) => rgba(&decoder.preview(run.latent(), size), size),
         };
-        listener.step(run.finished_steps(), run.settings().steps, side, pictures)
+        listener.step(run.finished_steps(), run.settings().steps, size, pictures)
     }
 
     /// The model on a device younger than `generation`.

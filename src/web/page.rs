@@ -119,7 +119,7 @@ pub struct Page {
 #[wasm_bindgen]
 impl Page {
     /// What the app is doing: `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `decoder`, `width`,
-    /// `rendering`, `share`, `notes`.
+    /// `height`, `rendering`, `share`, `notes`.
     pub fn state(&self) -> Object {
         let state = Object::new();
         if let Some(app) = self.runner.app_mut::<Shell>() {
@@ -134,7 +134,7 @@ impl Page {
         let app = self.runner.app_mut::<Shell>()?;
         let record = app.0.session().record()?;
         let pictures = record.pictures(step.or(record.frames.len().checked_sub(1))?)?;
-        let bytes = picture::rgba(&pictures.samples, pictures.side as u32);
+        let bytes = picture::rgba(&pictures.samples, pictures.size);
         Some(Uint8ClampedArray::from(bytes.as_slice()))
     }
 }
@@ -179,7 +179,9 @@ fn describe(session: &Session, state: &Object) {
         set("steps", record.steps().into());
         if let Some(pictures) = record.frames.len().checked_sub(1).and_then(|f| record.pictures(f))
         {
-            set("width", (pictures.side as u32).into());
+            let [height, width] = pictures.size;
+            set("width", (width as u32).into());
+            set("height", (height as u32).into());
             set("rendering", name(pictures.rendering).into());
         }
         set("seed", (record.settings.seed as f64).into());

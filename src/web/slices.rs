@@ -1,6 +1,6 @@
 //! Work in slices of about 8 ms between which the page lives, and what a script hears of it.
 
-use js_sys::{Function, Uint8ClampedArray};
+use js_sys::{Array, Function, Uint8ClampedArray};
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 use web_time::Instant;
@@ -67,17 +67,19 @@ impl Listener {
         }
     }
 
-    /// A step is finished; its pictures, `width` pixels wide, are made only where somebody listens.
+    /// A step is finished; its pictures, of `size` (height and width), are made only where somebody listens.
     pub(super) fn step(
         &self,
         step: u32,
         steps: u32,
-        width: usize,
+        [height, width]: [usize; 2],
         rgba: impl FnOnce() -> Uint8ClampedArray,
     ) -> Result<(), JsValue> {
         let Some(on_step) = &self.on_step else { return Ok(()) };
-        let width = JsValue::from(width as u32);
-        on_step.call4(&JsValue::NULL, &step.into(), &steps.into(), &rgba(), &width).map(drop)
+        let number = |n: usize| JsValue::from(n as u32);
+        let (step, steps) = (JsValue::from(step), JsValue::from(steps));
+        let told = Array::of5(&step, &steps, &rgba(), &number(width), &number(height));
+        on_step.apply(&JsValue::NULL, &told).map(drop)
     }
 
     /// Some of the latents are decoded, from 0 to 1.

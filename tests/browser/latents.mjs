@@ -2,7 +2,7 @@
 // Both are small and random; the command line tool puts their configurations into their headers.
 
 import assert from "node:assert/strict";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
@@ -16,58 +16,76 @@ const FACTOR = { kl: 2, tiny: 4 };
 let folder;
 const file = (name) => join(folder, `${name}.safetensors`);
 
+/** The model for latents of 4 × 16 cells instead of 8 × 8, which are as many tokens. */
+function widened(bytes) {
+  const length = Number(bytes.readBigUInt64LE(0));
+  const header = JSON.parse(bytes.toString("utf8", 8, 8 + length));
+  const config = JSON.parse(header.__metadata__.diffmoe);
+  config.params.input_size = [4, 16];
+  header.__metadata__.diffmoe = JSON.stringify(config);
+  const text = Buffer.from(JSON.stringify(header));
+  const padded = Buffer.concat([text, Buffer.alloc((8 - (text.length % 8)) % 8, " ")]);
+  const start = Buffer.alloc(8);
+  start.writeBigUInt64LE(BigInt(padded.length));
+  return Buffer.concat([start, padded, bytes.subarray(8 + length)]);
+}
+
 before(async () => {
   folder = await mkdtemp(join(tmpdir(), "diffmoe-"));
+  const serve = (name, bytes) =>
+    site.special.set(`/${name}.safetensors`, (request, response) => send(request, response, bytes));
   for (const [name, source] of Object.entries(CASES)) {
     await tool("convert", join(FIXTURES, source, "model.safetensors"), "--out", file(name));
-    const bytes = await readFile(file(name));
-    site.special.set(`/${name}.safetensors`, (request, response) => send(request, response, bytes));
+    serve(name, await readFile(file(name)));
   }
+  await writeFile(file("wide"), widened(await readFile(file("model"))));
+  serve("wide", await readFile(file("wide")));
   site.special.set("/latents.html", (_, response) =>
     response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>latents</title><link rel=icon href=data:,>"));
 });
 after(() => rm(folder, { recursive: true }));
 
-const drawn = (page, vae) =>
-  native(page, { model: file("model"), vae: file(vae), class: 3, seed: 7, steps: 3, cfg: 2, solver: "euler" });
+const drawn = (page, vae, model = "model") =>
+  native(page, { model: file(model), vae: file(vae), class: 3, seed: 7, steps: 3, cfg: 2, solver: "euler" });
 
 /** Draws in an empty page; `bytes` brings the decoder as bytes, `destroy` loses its device while it decodes. */
-const generate = (page, vae, { backend = "cpu", bytes = false, destroy = false } = {}) =>
-  page.evaluate(async ({ vae, backend, bytes, destroy }) => {
+const generate = (page, vae, { model = "model", backend = "cpu", bytes = false, destroy = false } = {}) =>
+  page.evaluate(async ({ vae, model, backend, bytes, destroy }) => {
     const { default: init, Generator } = await import("/diffmoe.js");
     await init();
     const address = `/${vae}.safetensors`;
     const files = new Set();
     const generator = await Generator.create({
-      model: "/model.safetensors",
+      model: `/${model}.safetensors`,
       vae: bytes ? await (await fetch(address)).arrayBuffer() : address,
       backend,
       onProgress: ({ file, stage }) => files.add(`${file} ${stage}`),
     });
     const [steps, fractions] = [[], []];
-    const { rgba, width } = await generator.sample({
+    const { rgba, width, height } = await generator.sample({
       labels: { class: 3 }, seed: 7, steps: 3, guidance: 2, solver: "euler",
-      onStep: (step, total, rgba, width) => steps.push([step, total, rgba.length, width, new Set(rgba).size > 8]),
+      onStep: (step, total, rgba, ...size) => steps.push([step, total, rgba.length, ...size, new Set(rgba).size > 8]),
       onDecode: (fraction) => {
         if (destroy && fractions.length === 0) window.devices.at(-1).destroy();
         fractions.push(fraction);
       },
     });
-    const { latent, decoder, width: wide } = generator.info;
+    const { latent, decoder, ...info } = generator.info;
     const devices = window.devices.length;
-    return { rgba: Array.from(rgba), width, steps, fractions, files: [...files], latent, decoder, wide, devices };
-  }, { vae, backend, bytes, destroy });
+    const sizes = [width, height, info.width, info.height];
+    return { rgba: Array.from(rgba), sizes, steps, fractions, files: [...files], latent, decoder, devices };
+  }, { vae, model, backend, bytes, destroy });
 
 for (const [vae, bytes] of [["kl", false], ["tiny", true]]) {
   test(`latents are decoded by a page as by the command line: ${CASES[vae]}`, async () => {
     await withPage(`${site.origin}/latents.html`, {}, async (page) => {
       const made = await generate(page, vae, { bytes });
       const side = 8 * FACTOR[vae];
-      assert.deepEqual([made.width, made.wide, made.rgba.length], [side, side, 4 * side * side]);
+      assert.deepEqual([made.sizes, made.rgba.length], [Array(4).fill(side), 4 * side * side]);
       const worst = distance(made.rgba, await drawn(page, vae));
       assert.ok(worst <= 2, `${worst}`);
-      assert.deepEqual(made.steps, [1, 2, 3].map((step) => [step, 3, 8 * 8 * 4, 8, true]), "a preview of each step");
-      assert.deepEqual(made.latent, { size: 8, channels: 4 });
+      assert.deepEqual(made.steps, [1, 2, 3].map((step) => [step, 3, 8 * 8 * 4, 8, 8, true]), "a preview of each step");
+      assert.deepEqual(made.latent, { width: 8, height: 8, channels: 4 });
       assert.equal(made.decoder, vae === "kl" ? "AutoencoderKL" : "AutoencoderTiny");
       assert.ok(made.files.includes("vae open") && made.files.includes("vae download") === !bytes, String(made.files));
       assert.equal(made.fractions.at(-1), 1);
@@ -75,6 +93,24 @@ for (const [vae, bytes] of [["kl", false], ["tiny", true]]) {
     });
   });
 }
+
+test("pictures that are wider than high keep their shape, on both backends and in the app", async () => {
+  await withPage(`${site.origin}/latents.html`, {}, async (page) => {
+    const wanted = await drawn(page, "kl", "wide");
+    for (const backend of ["cpu", "gpu"]) {
+      const made = await generate(page, "kl", { model: "wide", backend });
+      assert.deepEqual(made.sizes, [32, 8, 32, 8]);
+      assert.deepEqual(made.latent, { width: 16, height: 4, channels: 4 });
+      assert.deepEqual(made.steps, [1, 2, 3].map((step) => [step, 3, 4 * 16 * 4, 16, 4, true]));
+      assert.ok(distance(made.rgba, wanted) <= 2, `${backend}: ${distance(made.rgba, wanted)}`);
+    }
+  });
+  const query = new URLSearchParams({ backend: "cpu", model: `${site.origin}/wide.safetensors` });
+  await withPage(`${site.origin}/?${query}`, {}, async (page) => {
+    const state = await finished(page);
+    assert.deepEqual([state.width, state.height], [16, 4]);
+  });
+});
 
 test("WebGPU decodes the same, and goes on when the device is lost", async () => {
   await withPage(`${site.origin}/latents.html`, {}, async (page) => {

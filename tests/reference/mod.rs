@@ -37,15 +37,15 @@ impl Reference<'_> {
         labels: &[Vec<u32>],
     ) -> (Vec<f64>, Vec<Vec<u32>>) {
         let c = self.config;
-        let (t, p, side) = (c.tokens(), c.patch_size, c.input_size);
-        let across = side / p;
+        let (t, p, [height, width]) = (c.tokens(), c.patch_size, c.input_size);
+        let across = width / p;
         let positions = self.numbers("pos_embed");
         let patches: Rows = (0..times.len() * t)
             .map(|s| {
                 let (b, row, column) = (s / t, s % t / across * p, s % t % across * p);
                 let pixel = |k: usize| {
                     let (channel, y, x) = (k / (p * p), row + k / p % p, column + k % p);
-                    f64::from(sample[((b * c.in_channels + channel) * side + y) * side + x])
+                    f64::from(sample[((b * c.in_channels + channel) * height + y) * width + x])
                 };
                 (0..c.in_channels * p * p).map(pixel).collect()
             })
@@ -82,7 +82,7 @@ impl Reference<'_> {
                 let (cell, channel) = (k / c.out_channels, k % c.out_channels);
                 let y = s % t / across * p + cell / p;
                 let x = s % t % across * p + cell % p;
-                out[((s / t * c.out_channels + channel) * side + y) * side + x] = *value;
+                out[((s / t * c.out_channels + channel) * height + y) * width + x] = *value;
             }
         }
         (out, routes)

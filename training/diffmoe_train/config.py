@@ -47,7 +47,8 @@ class Model:
 class Text:
     """The text encoder; hidden_size 0: none, the model takes labels."""
 
-    vocab_size: int = 2048  # WordPiece entries at most; the training prompts may need fewer
+    tokenizer: str = "wordpiece"  # or "bpe": bytes and their pairs, in the form of CLIP
+    vocab_size: int = 2048  # entries at most; the training prompts may need fewer, and "bpe" has 260 at least
     max_length: int = 24  # tokens of a prompt, with the two that mark its ends
     hidden_size: int = 0
     depth: int = 3
@@ -118,6 +119,8 @@ def check(c):
                          "euler and heun are for flow, ddpm and ddim for ddpm")
     if t.capacity_schedule and (len(t.capacity_schedule) != 2 or not 0 <= t.capacity_schedule[0] < t.capacity_schedule[1]):
         raise ValueError(f"train.capacity_schedule = {t.capacity_schedule}; it is two steps, the earlier first")
+    if c.text.tokenizer not in ("wordpiece", "bpe"):
+        raise ValueError(f"text.tokenizer = {c.text.tokenizer!r}; there are \"wordpiece\" and \"bpe\"")
     if m.kind == "tc" and m.capacity != int(m.capacity):
         raise ValueError(f"model.capacity = {m.capacity}: token choice gives every token a whole number of experts")
     return c

@@ -236,7 +236,8 @@ def load_for(config, root, split="train", tokenizer=None):
         names, styles = (l.values for l in dataset.labels)
         if tokenizer is None:
             texts = prompts.vocabulary_texts(names, styles)
-            tokenizer = prompts.train_tokenizer(texts, t.vocab_size, t.max_length)
+            tokenizer = prompts.train_tokenizer(texts, t.vocab_size, t.max_length, t.tokenizer)
+        prompts.check_kind(tokenizer, t.tokenizer)
         dataset.prompter = prompts.Prompter(names, styles, tokenizer)
     return dataset
 

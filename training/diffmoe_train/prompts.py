@@ -12,7 +12,7 @@ import re
 import tomllib
 
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 from . import text
 
@@ -86,23 +86,55 @@ def vocabulary_texts(names, styles):
     return texts + free + [fill(s, names[0], p) for s in SENTENCES + SUBJECT_ONLY + STYLE_ONLY for p in phrases]
 
 
-def train_tokenizer(texts, vocab_size, max_length):
-    """WordPiece as in BERT: lower case, no accents, words and punctuation apart,
-    unknown words in known pieces; [CLS] before and [SEP] after."""
+# How CLIP cuts text: English endings, words, every digit alone, the rest.
+CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def word_piece():
+    """As in BERT: lower case, no accents, words and punctuation apart, unknown
+    words in known pieces."""
     t = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     t.normalizer = normalizers.BertNormalizer(lowercase=True)
     t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=text.SPECIAL, show_progress=False,
-                                        initial_alphabet=list("abcdefghijklmnopqrstuvwxyz0123456789"))
-    t.train_from_iterator(texts, trainer)
+    return t, trainers.WordPieceTrainer, {"initial_alphabet": list("abcdefghijklmnopqrstuvwxyz0123456789")}
+
+
+def byte_pairs():
+    """As in CLIP: lower case, bytes as letters, the last letter of a word marked;
+    only a byte that was never at the end of a word is unknown there."""
+    t = Tokenizer(models.BPE(unk_token="[UNK]", end_of_word_suffix="</w>"))
+    t.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+    t.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True),
+        pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    return t, trainers.BpeTrainer, {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "end_of_word_suffix": "</w>"}
+
+
+KINDS = {"wordpiece": ("WordPiece", word_piece), "bpe": ("BPE", byte_pairs)}
+
+
+def train_tokenizer(texts, vocab_size, max_length, kind="wordpiece"):
+    """A vocabulary for ``texts``; [CLS] before and [SEP] after a prompt.  With
+    "bpe" it has all 256 bytes, however small ``vocab_size`` is."""
+    t, trainer, more = KINDS[kind][1]()
+    t.train_from_iterator(texts, trainer(vocab_size=vocab_size, special_tokens=text.SPECIAL, show_progress=False, **more))
     t.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", text.CLS), ("[SEP]", text.SEP)])
     t.enable_truncation(max_length)
     return t
 
 
+def check_kind(tokenizer, kind):
+    """A run that goes on from weights takes the tokenizer with them."""
+    if type(tokenizer.model).__name__ != KINDS[kind][0]:
+        raise ValueError(f'[text] tokenizer = "{kind}", but the weights come with a {type(tokenizer.model).__name__}')
+
+
 def encode(tokenizer, prompts):
-    """int64 [N, L], padded; L is the longest that the tokenizer lets through."""
+    """int64 [N, L], padded; L is the longest that the tokenizer lets through.
+    Names of special entries, such as [SEP], are text like any other."""
+    tokenizer.encode_special_tokens = True
     length = tokenizer.truncation["max_length"]
     ids = torch.full((len(prompts), length), text.PAD, dtype=torch.long)
     for row, e in zip(ids, tokenizer.encode_batch(list(prompts))):

@@ -1,6 +1,7 @@
 """Record a tiny random text-to-image case for the other implementation:
 
     python tests/make_t2i.py ../tests/fixtures/t2i_tiny
+    python tests/make_t2i.py ../tests/fixtures/t2i_bpe bpe     # with another kind of tokenizer
 
 Odd numbers of image and text tokens, an empty prompt, an unknown word, a prompt
 that is cut, and a negative prompt.  Nothing in it hangs by a thread: every
@@ -82,12 +83,12 @@ def record(model, x, t, tokens):
     return io
 
 
-def main(folder):
+def main(folder, kind="wordpiece"):
     weights = os.path.join(folder, "model.safetensors")
     if os.path.exists(weights):  # the tokenizer is kept: training it again gives another one
         tokenizer = export.described_tokenizer(export.read_description(weights))
     else:
-        tokenizer = prompts.train_tokenizer(CORPUS, 90, ENCODER["max_length"])
+        tokenizer = prompts.train_tokenizer(CORPUS, {"wordpiece": 90, "bpe": 320}[kind], ENCODER["max_length"], kind)
     text = {"vocab_size": tokenizer.get_vocab_size(), **ENCODER}
     model = random_model(text)
     smallest = watch_margins(model)
@@ -117,4 +118,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

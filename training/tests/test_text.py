@@ -31,9 +31,10 @@ def tokens(*rows):
     return torch.tensor([[text.CLS, *r, text.SEP] + [text.PAD] * (5 - len(r)) for r in rows])
 
 
-def test_the_recorded_case_is_reproduced():
-    """tests/fixtures/t2i_tiny, which the Rust implementation is checked against too."""
-    folder = os.path.join(os.path.dirname(__file__), "../../tests/fixtures/t2i_tiny")
+@pytest.mark.parametrize("case", ["t2i_tiny", "t2i_bpe"])
+def test_the_recorded_case_is_reproduced(case):
+    """The fixtures that the Rust implementation is checked against too."""
+    folder = os.path.join(os.path.dirname(__file__), "../../tests/fixtures", case)
     model, meta = export.load_exported(os.path.join(folder, "model.safetensors"))
     io = load_file(os.path.join(folder, "io.safetensors"))
     t = export.described_tokenizer(meta)
@@ -82,6 +83,31 @@ def test_tokenizer_folds_case_and_accents_and_cuts_long_prompts():
     assert torch.equal(prompts.encode(t, [""]), text.null_tokens(1, 8))
     assert prompts.encode(t, ["☃"])[0, 1] == text.UNK
     assert Tokenizer.from_str(t.to_str()).encode("a robot").ids == t.encode("a robot").ids
+
+
+def test_byte_pairs_know_every_letter_and_take_special_names_for_text():
+    t = prompts.train_tokenizer(["a robot, fluent 3d", "piñata", "the robot's"], 300, 12, "bpe")
+    assert [t.token_to_id(s) for s in text.SPECIAL] == [0, 1, 2, 3] and t.get_vocab_size() <= 300
+    same = prompts.encode(t, ["A  Robot, FLUENT 3D", "a robot,fluent 3d", "a robot,\n\tfluent 3d"])
+    assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2]) and text.UNK not in same
+    long = prompts.encode(t, ["robot " * 50])
+    assert long.shape == (1, 12) and long[0, -1] == text.SEP
+    assert torch.equal(prompts.encode(t, [""]), text.null_tokens(1, 12))
+    # A letter that was never seen is known by its bytes, all but the last, which ends the word.
+    snow = prompts.encode(t, ["☃"])[0].tolist()
+    assert snow[3] == text.UNK and text.UNK not in snow[1:3] and snow[4] == text.SEP
+    for kind in prompts.KINDS:
+        t = prompts.train_tokenizer(["a robot"], 300, 12, kind)
+        assert (prompts.encode(t, ["[SEP] [PAD]"])[0] == text.SEP).sum() == 1
+
+
+def test_a_tokenizer_of_another_kind_than_asked_for_is_refused():
+    with pytest.raises(ValueError, match="wordpiece"):
+        configs.from_dict({"text": {"tokenizer": "unigram"}})
+    t = prompts.train_tokenizer(["a robot"], 100, 12)
+    prompts.check_kind(t, "wordpiece")
+    with pytest.raises(ValueError, match="come with a WordPiece"):
+        prompts.check_kind(t, "bpe")
 
 
 def test_attention_is_the_textbook_one_and_ignores_padding():
@@ -182,8 +208,9 @@ TEXT_SECTION = ["text.hidden_size=32", "text.depth=1", "text.num_heads=2", "text
                 'sample.grid=["a red ball, *", "blue ball, noto"]']
 
 
-def test_training_learns_colours_from_prompts_and_survives_export(emoji_root):
-    more = [x for s in TEXT_SECTION for x in ("--set", s)]
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_training_learns_colours_from_prompts_and_survives_export(emoji_root, kind):
+    more = [x for s in [*TEXT_SECTION, f"text.tokenizer={kind}"] for x in ("--set", s)]
     run_tiny(emoji_root, *more, "--set", "train.steps=20", "--set", "train.decay_fraction=1e-9")
     ck, loss = run_tiny(emoji_root, "--resume", *more, "--set", "train.steps=250")
     assert loss[-1] < 0.35 * loss[0], loss
@@ -199,6 +226,7 @@ def test_training_learns_colours_from_prompts_and_survives_export(emoji_root):
         torch.testing.assert_close(out, ref["out"], rtol=0, atol=1e-5)
     meta = export.read_description(path)
     t = export.described_tokenizer(meta)
+    assert type(t.model).__name__ == prompts.KINDS[kind][0]
     assert meta["text"]["vocab_size"] == t.get_vocab_size() and meta["labels"] == [] and meta["params"]["num_classes"] == 0
     assert meta["text"]["examples"] == ["a red ball, noto"]
     assert meta["text"]["subjects"] == ["red ball", "green ball", "blue ball", "red box"]

@@ -9,7 +9,7 @@ use crate::app::session::Record;
 use crate::app::views::picture::{self, Grid};
 use crate::app::widgets::caption;
 
-/// Side of a small picture.
+/// Longer side of a small picture.
 const SIDE: f32 = 52.0;
 /// Pixels along a side that are kept of it.
 const MOST_PIXELS: usize = 512;
@@ -28,7 +28,7 @@ impl Thumbs {
                 && let Some(pictures) = record.pictures(last)
             {
                 let grid = Grid::new(record.labels.len());
-                let image = picture::image(&pictures.samples, pictures.side, grid, MOST_PIXELS);
+                let image = picture::image(&pictures.samples, pictures.size, grid, MOST_PIXELS);
                 let texture = ctx.load_texture("earlier run", image, TextureOptions::LINEAR);
                 self.0.push((record.clone(), texture));
             }

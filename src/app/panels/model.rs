@@ -41,11 +41,11 @@ fn describe(ui: &mut Ui, model: &ModelInfo) {
     remark(
         ui,
         format!(
-            "{kind}; {} blocks, width {}; {millions:.1} million parameters; {size}×{size} {}",
+            "{kind}; {} blocks, width {}; {millions:.1} million parameters; {} {}",
             config.depth,
             config.hidden_size,
+            config.extent(),
             if config.makes_pixels() { "pixels" } else { "latents" },
-            size = config.input_size,
         ),
     );
     caption(ui, format!("{} file, SHA-256 {}…", widgets::bytes(model.file_bytes), model.hash));

@@ -87,12 +87,12 @@ fn pictures(app: &mut App, ui: &mut Ui, area: Rect) {
     let shown: Vec<usize> =
         app.view.picture.map_or_else(|| (0..grid.count).collect(), |picture| vec![picture]);
     let arrangement = Grid::new(shown.len());
-    let plain = vec2(8.0, 8.0);
-    let named = arrangement.cell(area, 0, plain).width() >= NAMED_WIDTH;
+    let (plain, size) = (vec2(8.0, 8.0), record.config.input_size);
+    let named = arrangement.cell(area, 0, plain, size).width() >= NAMED_WIDTH;
     let gap = if named { vec2(8.0, NAME_HEIGHT) } else { plain };
     let mut clicked = None;
     for (place, &picture) in shown.iter().enumerate() {
-        let cell = arrangement.cell(area, place, gap);
+        let cell = arrangement.cell(area, place, gap, size);
         let response =
             ui.interact(cell, ui.make_persistent_id(("picture", picture)), Sense::click());
         let name = format!("Picture {}: {}", picture + 1, record.labels[picture]);
@@ -145,15 +145,16 @@ fn paint_name(ui: &Ui, cell: Rect, name: &str) {
 
 /// Column and row of the patch at a position, where there is a map.
 fn patch_at(app: &App, cell: Rect, pos: Pos2) -> Option<(usize, usize)> {
-    let side = app.shown.map.as_ref()?.side;
+    let map = app.shown.map.as_ref()?;
     let share = (pos - cell.min) / cell.size();
-    let index = |share: f32| ((share * side as f32).max(0.0) as usize).min(side - 1);
-    (app.view.overlay != Overlay::Off).then(|| (index(share.x), index(share.y)))
+    let index = |share: f32, of: usize| ((share * of as f32).max(0.0) as usize).min(of - 1);
+    let patch = || (index(share.x, map.columns), index(share.y, map.rows));
+    (app.view.overlay != Overlay::Off).then(patch)
 }
 
 fn mark_patch(app: &App, ui: &Ui, cell: Rect, (x, y): (usize, usize)) {
     let Some(map) = &app.shown.map else { return };
-    let size = cell.size() / map.side as f32;
+    let size = cell.size() / vec2(map.columns as f32, map.rows as f32);
     let patch = Rect::from_min_size(cell.min + vec2(x as f32, y as f32) * size, size);
     ui.painter().rect_stroke(patch, 0.0, Stroke::new(3.0, Color32::BLACK), StrokeKind::Inside);
     ui.painter().rect_stroke(patch, 0.0, Stroke::new(1.5, Color32::WHITE), StrokeKind::Inside);

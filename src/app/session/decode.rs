@@ -134,9 +134,8 @@ impl Session {
     fn begin_decoding(&mut self, id: u64, frame: usize) {
         let Some(record) = self.find_record(id) else { return };
         let Some(latents) = record.frames.get(frame).cloned() else { return };
-        let (side, count) = (record.config.input_size, record.labels.len());
+        let (size, count) = (record.config.input_size, record.labels.len());
         let so_far = Undecoded { latents, pictures: Vec::new() };
-        let size = [side, side];
         let Some(task) = self.prepare_decoder(size, None) else { return };
         self.decode = Some(DecodeJob {
             record: id,

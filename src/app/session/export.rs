@@ -26,17 +26,16 @@ pub fn png(
     let all =
         record.pictures(step).or_else(|| record.pictures(record.frames.len().checked_sub(1)?));
     let all = all.ok_or("there is no picture yet; draw one first")?;
-    let side = all.side;
     let shown = match picture {
         None => &*all.samples,
         Some(picture) => all
             .samples
-            .chunks_exact(3 * side * side)
+            .chunks_exact(3 * all.size[0] * all.size[1])
             .nth(picture)
             .ok_or_else(|| format!("there is no picture {} in this run", picture + 1))?,
     };
     let mut file = Cursor::new(Vec::new());
-    picture::grid(shown, side as u32, checked(scale)?)
+    picture::grid(shown, all.size, checked(scale)?)
         .write_to(&mut file, ImageFormat::Png)
         .map_err(|error| format!("the picture cannot be written: {error}"))?;
     Ok(file.into_inner())
@@ -50,14 +49,14 @@ pub fn png(
 pub fn apng(record: &Record, scale: Option<u32>) -> Result<Vec<u8>, String> {
     let scale = checked(scale)?;
     let frames = record.frames.len();
-    let sides = (0..frames).filter_map(|frame| record.pictures(frame)).map(|p| p.side);
-    let side = sides.max().ok_or("there is no picture yet; draw one first")?;
+    let sizes = (0..frames).filter_map(|frame| record.pictures(frame)).map(|p| p.size);
+    let size = sizes.max().ok_or("there is no picture yet; draw one first")?;
     // Previews are smaller than what is decoded: they are enlarged by as much.
-    let scale = scale.unwrap_or_else(|| picture::default_scale(record.labels.len(), side as u32));
+    let scale = scale.unwrap_or_else(|| picture::default_scale(record.labels.len(), size));
     let grid = |frame: usize| {
         let pictures = record.pictures(frame);
         pictures
-            .map(|p| picture::grid(&p.samples, p.side as u32, Some(scale * (side / p.side) as u32)))
+            .map(|p| picture::grid(&p.samples, p.size, Some(scale * (size[0] / p.size[0]) as u32)))
     };
     let still = grid(frames - 1).ok_or("there is no picture yet; draw one first")?;
     let all = (0..frames).filter_map(grid);
@@ -130,7 +129,7 @@ mod tests {
     #[test]
     fn png_files_hold_the_pixels_of_their_step() {
         let record = finished_record();
-        let grid = |step: usize, scale| picture::grid(&record.frames[step], 8, scale);
+        let grid = |step: usize, scale| picture::grid(&record.frames[step], [8, 8], scale);
         assert_eq!(pixels(&png(&record, None, 2, Some(3)).unwrap()), grid(2, Some(3)));
         assert_eq!(
             pixels(&png(&record, None, 99, None).unwrap()),
@@ -155,12 +154,12 @@ mod tests {
         let control = *reader.info().animation_control().unwrap();
         assert_eq!((control.num_frames as usize, control.num_plays), (record.frames.len(), 0));
         let mut buffer = vec![0; reader.output_buffer_size().unwrap()];
-        let last = picture::grid(record.frames.last().unwrap(), 8, Some(2));
+        let last = picture::grid(record.frames.last().unwrap(), [8, 8], Some(2));
         reader.next_frame(&mut buffer).unwrap();
         assert_eq!(buffer, *last, "programs without animation show the last step");
         for (i, frame) in record.frames.iter().enumerate() {
             reader.next_frame(&mut buffer).unwrap();
-            assert_eq!(buffer, *picture::grid(frame, 8, Some(2)), "frame {i}");
+            assert_eq!(buffer, *picture::grid(frame, [8, 8], Some(2)), "frame {i}");
             let held = i + 1 == record.frames.len();
             let delay = reader.info().frame_control().unwrap().delay_num;
             assert_eq!(delay == HELD_MS, held, "frame {i} is held for {delay} ms");

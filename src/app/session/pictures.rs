@@ -22,13 +22,13 @@ pub enum Rendering {
     Decoded,
 }
 
-/// Pictures to be shown or written, `[B, 3, side, side]` in about [-1, 1].
+/// Pictures to be shown or written, `[B, 3, h, w]` in about [-1, 1].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pictures<'r> {
     /// All of them, one after the other.
     pub samples: Cow<'r, [f32]>,
     /// Height and width.
-    pub side: usize,
+    pub size: [usize; 2],
     /// What they are.
     pub rendering: Rendering,
 }
@@ -62,7 +62,7 @@ pub struct LatentPictures {
     pub decoder: Option<UsedDecoder>,
     /// Whether nobody wants the last frame decoded by itself: it was cancelled, or did not work.
     pub(super) declined: bool,
-    /// By frame, `[B, 3, side, side]`.
+    /// By frame, `[B, 3, h, w]`.
     decoded: BTreeMap<usize, Vec<f32>>,
 }
 
@@ -105,23 +105,23 @@ impl Record {
     /// The pictures after `frame` steps; none where there is no such frame.
     pub fn pictures(&self, frame: usize) -> Option<Pictures<'_>> {
         let samples = self.frames.get(frame)?;
-        let cells = self.config.input_size;
+        let (size, cells) = (self.config.input_size, self.config.plane());
         let rendering = self.rendering(frame);
         let Some(latents) = &self.latents else {
-            return Some(Pictures { samples: samples.into(), side: cells, rendering });
+            return Some(Pictures { samples: samples.into(), size, rendering });
         };
         if let (Some(decoder), Some(pictures)) = (&latents.decoder, latents.decoded.get(&frame)) {
             return Some(Pictures {
                 samples: pictures.into(),
-                side: cells * decoder.factor,
+                size: size.map(|side| side * decoder.factor),
                 rendering,
             });
         }
         let pictures = match &latents.decoder {
-            Some(decoder) => decoder.preview.pictures(samples, cells * cells),
-            None => self.axes().pictures(samples, cells * cells),
+            Some(decoder) => decoder.preview.pictures(samples, cells),
+            None => self.axes().pictures(samples, cells),
         };
-        Some(Pictures { samples: pictures.into(), side: cells, rendering })
+        Some(Pictures { samples: pictures.into(), size, rendering })
     }
 
     /// What the pictures of a frame are.
@@ -148,8 +148,7 @@ impl Record {
 
     /// The principal components of the newest frame, which has the least noise: one set of axes for all frames.
     fn axes(&self) -> LatentPreview {
-        let cells = self.config.input_size * self.config.input_size;
         let newest = self.frames.last().map_or(&[][..], Vec::as_slice);
-        LatentPreview::principal(newest, self.config.in_channels, cells)
+        LatentPreview::principal(newest, self.config.in_channels, self.config.plane())
     }
 }

@@ -28,8 +28,10 @@ fn tint(expert: usize) -> Color32 {
 /// Which expert took which token at one place of the trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenMap {
-    /// Patches in a row of a picture.
-    pub side: usize,
+    /// Rows of patches in a picture.
+    pub rows: usize,
+    /// Patches in a row.
+    pub columns: usize,
     /// Pictures in the pool.
     pub pictures: usize,
     /// For each token one bit per expert, `[B·T]`.
@@ -39,17 +41,18 @@ pub struct TokenMap {
 /// The map at one place of the trace; `None` where the run has not been yet.
 pub fn token_map(trace: &Trace, at: At) -> Option<TokenMap> {
     let masks = &trace.layer(at)?.masks;
-    let side = trace.tokens().isqrt();
-    if side == 0 || masks.is_empty() {
+    let [rows, columns] = trace.grid();
+    if masks.is_empty() {
         return None;
     }
-    Some(TokenMap { side, pictures: masks.len() / (side * side), masks: masks.clone() })
+    let pictures = masks.len() / (rows * columns);
+    Some(TokenMap { rows, columns, pictures, masks: masks.clone() })
 }
 
 impl TokenMap {
     /// The experts of the patch of `picture` at column `x` and row `y`, one bit each.
     pub fn mask(&self, picture: usize, x: usize, y: usize) -> u32 {
-        self.masks.get((picture * self.side + y) * self.side + x).copied().unwrap_or(0)
+        self.masks.get((picture * self.rows + y) * self.columns + x).copied().unwrap_or(0)
     }
 
     /// The most experts that any patch has, at least 1: the end of the colour scale.
@@ -57,16 +60,16 @@ impl TokenMap {
         self.masks.iter().map(|mask| mask.count_ones()).max().unwrap_or(0).max(1)
     }
 
-    /// The map as an image, one pixel a patch, pictures arranged as `columns`.
-    pub(in crate::app) fn image(&self, overlay: Overlay, columns: usize) -> ColorImage {
-        let columns = columns.max(1);
-        let rows = self.pictures.div_ceil(columns).max(1);
-        let mut image =
-            ColorImage::filled([columns * self.side, rows * self.side], Color32::TRANSPARENT);
+    /// The map as an image, one pixel a patch, `across` pictures in a row.
+    pub(in crate::app) fn image(&self, overlay: Overlay, across: usize) -> ColorImage {
+        let across = across.max(1);
+        let down = self.pictures.div_ceil(across).max(1);
+        let size = [across * self.columns, down * self.rows];
+        let mut image = ColorImage::filled(size, Color32::TRANSPARENT);
         let (most, width) = (self.most() as f32, image.size[0]);
         for picture in 0..self.pictures {
-            for y in 0..self.side {
-                for x in 0..self.side {
+            for y in 0..self.rows {
+                for x in 0..self.columns {
                     let mask = self.mask(picture, x, y);
                     let bit = |expert: usize| mask.checked_shr(expert as u32).unwrap_or(0) & 1;
                     let colour = match overlay {
@@ -75,8 +78,8 @@ impl TokenMap {
                         Overlay::Expert(expert) if bit(expert) == 1 => tint(expert),
                         Overlay::Expert(_) => VEIL,
                     };
-                    let left = picture % columns * self.side + x;
-                    image.pixels[(picture / columns * self.side + y) * width + left] = colour;
+                    let left = picture % across * self.columns + x;
+                    image.pixels[(picture / across * self.rows + y) * width + left] = colour;
                 }
             }
         }
@@ -98,15 +101,15 @@ pub fn sentence(mask: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::views::tests::{exported_passes, trace};
-    use crate::model::Branch;
+    use crate::app::views::tests::{config, exported_passes, trace};
+    use crate::model::{Branch, Config, ForwardRouting, LayerRouting};
 
     const AT: At = At { step: 1, layer: 1, branch: Branch::Unconditional };
 
     #[test]
     fn the_map_agrees_with_the_exported_masks() {
         let map = token_map(&trace(), AT).unwrap();
-        assert_eq!((map.side, map.pictures), (2, 2));
+        assert_eq!((map.rows, map.columns, map.pictures), (2, 2, 2));
         let exported = &exported_passes(1, Branch::Unconditional)[0]["layers"][1]["masks"];
         let mut most = 1;
         for token in 0..8 {
@@ -132,6 +135,24 @@ mod tests {
         assert_eq!(counts.size, [2, 4]);
         assert_eq!(counts.pixels[3 * 2], palette::ramp(1.0));
         assert_eq!(map.image(Overlay::Expert(40), 1).pixels, vec![VEIL; 8], "no such expert");
+    }
+
+    #[test]
+    fn patches_of_a_wide_picture_land_where_they_belong() {
+        let config = Config { input_size: [2, 8], ..config() };
+        let mut trace = Trace::new(&config, vec![vec!["a".into(), "b".into()]]);
+        let masks: Vec<u32> = (0..8).map(|token| u32::from(token == 6)).collect();
+        let layers = vec![LayerRouting { block: 1, masks }];
+        let at = At { step: 0, layer: 0, branch: Branch::Conditional };
+        trace.extend(vec![ForwardRouting { step: 0, time: 0.0, branch: at.branch, layers }]);
+        let map = token_map(&trace, at).unwrap();
+        // One row of four patches, two pictures; the third patch of the second has an expert.
+        assert_eq!((map.rows, map.columns, map.pictures), (1, 4, 2));
+        assert_eq!((map.mask(1, 2, 0), map.mask(0, 2, 0)), (1, 0));
+        let image = map.image(Overlay::Expert(0), 1);
+        assert_eq!(image.size, [4, 2]);
+        assert_eq!(image.pixels[4 + 2], tint(0));
+        assert_eq!(map.image(Overlay::Expert(0), 2).size, [8, 1]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Batches<'a> {
 
 /// What one batch leaves behind.
 pub(super) struct Drawn {
-    /// `[B, C, size, size]`; pixels in [-1, 1] or latents, all finite.
+    /// `[B, C, h, w]`; pixels in [-1, 1] or latents, all finite.
     pub(super) samples: Vec<f32>,
     pub(super) trace: Trace,
 }

@@ -166,18 +166,16 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     // The model's memory is free for the decoder.
     drop(batches);
     if let Some(out) = latents_out {
-        let side = config.input_size;
-        let shape = [count, config.in_channels, side, side];
+        let [height, width] = config.input_size;
+        let shape = [count, config.in_channels, height, width];
         let tensors = [TensorOut::f32("latents", &shape, &samples)];
         out.write(|part| write_safetensors(part, &tensors, []))?;
     }
-    let mut side = config.input_size;
+    let mut size = config.input_size;
     if let Some(vae) = vae {
-        let (pictures, size) =
-            decoder::decode(vae, &samples, [side, side], arguments.backend.into())?;
-        (samples, side) = (pictures, size[1]);
+        (samples, size) = decoder::decode(vae, &samples, size, arguments.backend.into())?;
     }
-    let grid = diffmoe::picture::grid(&samples, side as u32, arguments.scale);
+    let grid = diffmoe::picture::grid(&samples, size, arguments.scale);
     out.write(|part| grid.save(part))?;
     let trace = trace.ok_or("no picture was asked for")?;
     if let Some(out) = trace_out {

@@ -47,27 +47,27 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
     let drawn: usize = left.iter().map(ExactSizeIterator::len).sum();
     let mut painter = Batches::open(arguments, request, drawn)?;
     header.device = painter.device();
-    let side = config.input_size;
     let backend = arguments.backend.into();
-    let ready = vae.as_ref().map(|file| Ready::open(file, [side, side], backend)).transpose()?;
+    let ready =
+        vae.as_ref().map(|file| Ready::open(file, config.input_size, backend)).transpose()?;
     let computes = header.device.clone();
     let mut sum = 0.0;
     for pictures in left {
         let batch = painter.draw(pictures.clone())?;
-        let (pixels, side) = match &ready {
+        let (pixels, size) = match &ready {
             Some(decoder) => {
                 let begun = decoder.begin(batch.samples)?;
                 header.device = format!("{computes}; decoder: {}", begun.device);
-                let side = begun.size[1];
-                (begun.finish(|_, _| {})?, side)
+                let size = begun.size;
+                (begun.finish(|_, _| {})?, size)
             }
-            None => (batch.samples, side),
+            None => (batch.samples, config.input_size),
         };
         let capacity = batch.trace.capacity().map(|_| batch.trace.capacity_by_picture());
         sum += capacity.iter().flatten().map(|&c| f64::from(c)).sum::<f64>();
         header = header.part(request, &pictures);
-        let bytes = picture::rgb(&pixels, side as u32);
-        picture_set::write(folder, &header, side, &bytes, capacity.as_deref())?;
+        let bytes = picture::rgb(&pixels, size);
+        picture_set::write(folder, &header, size, &bytes, capacity.as_deref())?;
     }
     drop(painter);
     println!(

@@ -101,7 +101,7 @@ fn without_a_decoder_latents_are_shown_and_with_one_they_are_decoded() {
     let record = session.record().unwrap();
     assert_same(record, &path);
     let shown = last(record);
-    assert_eq!((shown.rendering, shown.side), (Rendering::Latents, 4));
+    assert_eq!((shown.rendering, shown.size), (Rendering::Latents, [4, 4]));
     assert_eq!(shown.samples.len(), 2 * 3 * 4 * 4, "three colours of two pictures");
     assert!(!session.can_decode(3) && session.share().unwrap().contains("seed=11"));
 
@@ -111,9 +111,9 @@ fn without_a_decoder_latents_are_shown_and_with_one_they_are_decoded() {
         ready(&mut session);
         assert_decoded(&session, &path, case);
         let record = session.record().unwrap();
-        assert_eq!(last(record).side, 4 * factor);
+        assert_eq!(last(record).size, [4 * factor; 2]);
         let earlier = record.pictures(3).unwrap();
-        assert_eq!((earlier.rendering, earlier.side), (Rendering::Preview, 4));
+        assert_eq!((earlier.rendering, earlier.size), (Rendering::Preview, [4, 4]));
         assert_ne!(earlier.samples, record.pictures(2).unwrap().samples);
         assert!(record.bytes() > 4 * last(record).samples.len());
     }
@@ -315,9 +315,9 @@ fn exports_have_the_decoded_pictures() {
     let pictures = decoded("vae_kl_mini", &samples);
     let pixels = |png: &[u8]| image::load_from_memory(png).unwrap().to_rgb8();
     let end = record.frames.len() - 1;
-    let grid = picture::grid(&pictures, 8, Some(3));
+    let grid = picture::grid(&pictures, [8, 8], Some(3));
     assert_eq!(pixels(&export::png(record, None, end, Some(3)).unwrap()), grid);
-    let second = picture::grid(&pictures[3 * 64..], 8, Some(1));
+    let second = picture::grid(&pictures[3 * 64..], [8, 8], Some(1));
     assert_eq!(pixels(&export::png(record, Some(1), end, Some(1)).unwrap()), second);
     let preview = pixels(&export::png(record, Some(0), 2, Some(1)).unwrap());
     assert_eq!(preview.dimensions(), (4, 4), "a step that is not decoded");
@@ -331,7 +331,11 @@ fn exports_have_the_decoded_pictures() {
         reader.next_frame(&mut buffer).unwrap();
         if frame == 2 {
             let preview = record.pictures(2).unwrap();
-            assert_eq!(buffer, *picture::grid(&preview.samples, 4, Some(6)), "enlarged as much");
+            assert_eq!(
+                buffer,
+                *picture::grid(&preview.samples, [4, 4], Some(6)),
+                "enlarged as much"
+            );
         }
     }
     assert_eq!(buffer, *grid);
