@@ -174,10 +174,10 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
         assert!(text.contains(head), "{text}");
         bytes[end..].to_vec()
     };
-    let pictures = array("arr_0.npy", "'|u1', 'fortran_order': False, 'shape': (7, 32, 32, 3,)");
+    let pictures = array("arr_0.npy", "'|u1', 'fortran_order': False, 'shape': (7, 64, 64, 3,)");
     for i in 0..7 {
         let png = image::open(pngs.join(format!("{i:08}.png"))).expect("a PNG").to_rgb8();
-        assert!(png.as_raw()[..] == pictures[i * 3072..(i + 1) * 3072], "{i}");
+        assert!(png.as_raw()[..] == pictures[i * 12_288..(i + 1) * 12_288], "{i}");
     }
     let labels = array("labels.npy", "'<u4', 'fortran_order': False, 'shape': (7, 1,)");
     let labels: Vec<u8> = labels.chunks(4).map(|row| row[0]).collect();
