@@ -17,7 +17,8 @@ class Data:
     image_size: int = 32  # pictures are box-averaged down to this
     scaling_factor: float = 0.18215  # latents: what samples of the encoder are multiplied with
     augment: str = "none"  # "none", "flip" or "dihedral" (the 8 symmetries of the square)
-    subjects: list = field(default_factory=list)  # emoji: CLDR names to train on
+    subjects: list = field(default_factory=list)  # emoji: CLDR names to train on, in the order in which they are shown
+    and_groups: list = field(default_factory=list)  # emoji: after them, the other subjects of these Unicode groups
     min_styles: int = 6  # emoji: fewest styles a subject must exist in
     without_groups: list = field(default_factory=list)  # emoji: Unicode groups to leave out
 
@@ -82,6 +83,7 @@ class Train:
     capacity_schedule: list = field(default_factory=list)  # [a, b]: all experts take all tokens until step a, then fewer until b
     objective: str = "flow"  # or "ddpm", which needs model.learn_sigma and model.time_scale = 1
     t_dist: str = "logit_normal"  # or "uniform"
+    t_shift: float = 1.0  # above 1: times nearer to noise, for pictures of many pixels
     bce_weight: float = 1.0
     drop_all: float = 0.1
     drop_single: float = 0.05

@@ -9,11 +9,11 @@ from . import ddpm, flow
 
 
 class Flow:
-    def __init__(self, t_dist="logit_normal"):
-        self.t_dist = t_dist
+    def __init__(self, t_dist="logit_normal", t_shift=1.0):
+        self.t_dist, self.t_shift = t_dist, t_shift
 
     def draw_time(self, n, device):
-        return flow.sample_t(n, self.t_dist, device)
+        return flow.sample_t(n, self.t_dist, device, shift=self.t_shift)
 
     def at(self, share):
         return share
@@ -63,7 +63,7 @@ class Ddpm:
 def make(train):
     """The objective of a [train] section."""
     if train.objective == "flow":
-        return Flow(train.t_dist)
+        return Flow(train.t_dist, train.t_shift)
     if train.objective == "ddpm":
         return Ddpm()
     raise ValueError(f"train.objective = {train.objective!r}; it is flow or ddpm")

@@ -127,6 +127,13 @@ def test_a_ddpm_run(pictures):
             run(pictures, **wrong)
 
 
+def test_subjects_by_name_then_by_group(emoji_root):
+    get = lambda *a, **k: data.load_emoji(emoji_root / "e/emoji.npz", emoji_root / "e/labels.json", 8, *a, **k).labels[0].values
+    assert get(["blue ball", "red box"], 3, and_groups=["box"]) == ["blue ball", "red box", "pink box"]
+    assert get([], 3, and_groups=["box"]) == ["red box", "pink box"]
+    assert get(["blue ball"], 3) == ["blue ball"] and len(get([], 3)) == 6
+
+
 def test_capacity_schedule():
     # The official values for E = 4, marks 10 and 20.
     got = [schedule.capacity([10, 20], i, 4, 1) for i in (0, 10, 11, 15, 20, 30)]

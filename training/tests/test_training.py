@@ -47,6 +47,18 @@ def test_overfit_resume_and_export(emoji_root, capsys):
     assert centre[0, 0] > 0.3 > -0.3 > centre[0, 2] and centre[1, 2] > 0.3 > -0.3 > centre[1, 0]
 
 
+def test_times_are_shifted_toward_noise():
+    g = torch.Generator().manual_seed(0)
+    for kind in ("uniform", "logit_normal"):
+        plain = flow.sample_t(20_000, kind, "cpu", g).sort().values
+        moved = flow.sample_t(20_000, kind, "cpu", g, shift=2.0).sort().values
+        torch.testing.assert_close(moved, plain / (2 - plain), atol=0.02, rtol=0)
+    early = (flow.sample_t(20_000, "uniform", "cpu", g, shift=2.0) < 0.05).float().mean()
+    assert 0.09 < early < 0.105  # 2 * 0.05 / (1 + 0.05); unshifted it is 0.05
+    with pytest.raises(ValueError, match="t_dist"):
+        flow.sample_t(1, "normal", "cpu")
+
+
 def test_recalibration_reaches_the_capacity():
     torch.manual_seed(0)
     model = DiT(8, 3, 2, 4, 32, 2, num_experts=4).eval()
