@@ -271,8 +271,8 @@ fn recorded_answers_are_met_by_both_backends() {
 /// The shipped weights, int8 and f16, mean the same to the trainer and to both backends.
 #[test]
 fn the_shipped_models_compute_what_the_trainer_computed() {
-    let prompts = r#"{"kind":"diffmoe","prompts":["a robot, noto","a fox, blob",""]}"#;
-    let plain = r#"{"kind":"diffmoe"}"#;
+    let prompts = r#"{"kind":"diffmoe","heun_steps":2,"cfg_scale":2,"prompts":["a robot, noto","a fox, blob",""]}"#;
+    let plain = r#"{"kind":"diffmoe","heun_steps":2,"cfg_scale":2}"#;
     for (model, case) in [("emoji", plain), ("emoji_text", prompts), ("eurosat", plain)] {
         let folder = Folder::new();
         let weights =

@@ -7,7 +7,8 @@ use diffmoe::checkpoint::embedded;
 use diffmoe::gpu::Gpu;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{
-    Config, FfnForm, Footprint, Kind, Preset, Storage, TimeKind, WeightChoice, file_bytes,
+    Config, FfnForm, Footprint, Kind, Prediction, Preset, Storage, TimeKind, WeightChoice,
+    file_bytes,
 };
 use diffmoe::platform;
 
@@ -60,8 +61,16 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     println!(
         "  time          {}",
         match config.time_kind {
-            TimeKind::Flow =>
-                format!("flow, t from 0 (noise) to 1 (data), scaled by {}", config.time_scale),
+            TimeKind::Flow => {
+                let output = match config.prediction {
+                    Prediction::Velocity => "velocity",
+                    Prediction::Data => "data",
+                };
+                let scale = config.time_scale;
+                format!(
+                    "flow, t from 0 (noise) to 1 (data), scaled by {scale}; predicts the {output}"
+                )
+            }
             TimeKind::Ddpm => "DDPM, 1000 steps".to_owned(),
         }
     );

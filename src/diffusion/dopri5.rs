@@ -5,7 +5,7 @@
 //! As there, the last step may end beyond `t = 1`, and the sample at 1 is interpolated. A step is tried on
 //! the device and judged here when its end and its error have come back; nothing waits for them.
 
-use super::flow::guided_velocity;
+use super::flow::Rule;
 use super::plan::Next;
 use super::solver::Tolerance;
 use crate::model::{Op, Slot, Snapshot};
@@ -78,7 +78,7 @@ enum Phase {
 #[derive(Clone, Debug)]
 pub(super) struct Dopri5 {
     tolerance: Tolerance,
-    guidance: f32,
+    rule: Rule,
     phase: Phase,
     /// Start of the step at hand.
     time: f64,
@@ -87,8 +87,8 @@ pub(super) struct Dopri5 {
 }
 
 impl Dopri5 {
-    pub(super) fn new(tolerance: Tolerance, guidance: f32) -> Self {
-        Self { tolerance, guidance, phase: Phase::Start, time: 0.0, step: 0.0 }
+    pub(super) fn new(tolerance: Tolerance, rule: Rule) -> Self {
+        Self { tolerance, rule, phase: Phase::Start, time: 0.0, step: 0.0 }
     }
 
     /// How far the accepted steps have come, 0 to 1.
@@ -138,7 +138,7 @@ impl Dopri5 {
 
     /// `Rate(to) = v(input, time)`.
     fn rate(&self, ops: &mut Vec<Op>, input: Slot, time: f64, to: u8) {
-        let terms = guided_velocity(ops, input, time as f32, self.guidance, 0);
+        let terms = self.rule.velocity(ops, input, time as f32, 0);
         ops.push(Op::Combine { output: Slot::Rate(to), terms });
     }
 
@@ -240,11 +240,16 @@ impl Dopri5 {
 mod tests {
     use super::*;
     use crate::diffusion::testing::Machine;
+    use crate::model::Prediction;
+
+    fn plain(guidance: f32) -> Rule {
+        Rule { guidance, prediction: Prediction::Velocity }
+    }
 
     /// Solves dz/dt = f(z, t) from 1 and gives the end and the times of the evaluations.
     fn solve(relative: f32, f: impl Fn(f32, f32) -> f32 + Copy) -> (f32, Vec<f32>) {
         let tolerance = Tolerance { relative, absolute: 1e-6 };
-        let mut solver = Dopri5::new(tolerance, 1.0);
+        let mut solver = Dopri5::new(tolerance, plain(1.0));
         let mut machine = Machine::new(1.0, move |z, t, _| f(z, t));
         let mut times = Vec::new();
         loop {
@@ -311,7 +316,7 @@ mod tests {
 
     #[test]
     fn velocities_that_are_no_numbers_end_the_run() {
-        let mut solver = Dopri5::new(Tolerance::default(), 1.0);
+        let mut solver = Dopri5::new(Tolerance::default(), plain(1.0));
         let mut machine = Machine::new(1.0, |_, t, _| if t > 0.3 { f32::NAN } else { 1.0 });
         for _ in 0..1000 {
             match solver.next_step() {
@@ -328,7 +333,7 @@ mod tests {
 
     #[test]
     fn a_step_that_is_out_is_waited_for() {
-        let mut solver = Dopri5::new(Tolerance::default(), 1.5);
+        let mut solver = Dopri5::new(Tolerance::default(), plain(1.5));
         assert!(matches!(solver.next_step(), Next::Step(_)));
         assert!(matches!(solver.next_step(), Next::Wait));
         assert!(matches!(solver.next_step(), Next::Wait));

@@ -1,23 +1,34 @@
 //! Rectified-flow solvers with fixed steps as lists of [`Op`]s (spec of the official sampler: `t = 0` is noise, `t = 1` data).
 //!
-//! The model predicts the velocity `v = dz/dt`. Guidance runs two separate passes, each with a token pool
-//! of its own, and mixes them: `v = v_null + g·(v_label − v_null)`. Because the mixture is linear, guidance
-//! and the solver's update are one combination.
+//! The model predicts the velocity `v = dz/dt`, or the data, from which it follows. Guidance runs two
+//! separate passes, each with a token pool of its own, and mixes them: `v = v_null + g·(v_label − v_null)`.
+//! Because all of this is linear, prediction, guidance and the solver's update are one combination.
 
 use super::solver::Solver;
-use crate::model::{Branch, Op, Slot};
+use crate::model::{Branch, Op, Prediction, Slot};
 
-/// Step `index` of `steps`, from `t = index/steps` to `(index+1)/steps`, with guidance scale `guidance`
-/// (1 means none: the unconditional pass is left out, as in the official code). Heun's method where
-/// `solver` says so, else Euler's.
-pub(super) fn fixed_step(solver: Solver, index: u32, steps: u32, guidance: f32) -> Vec<Op> {
+/// What `1 − t` counts as at least where a prediction of data is divided by it: as in training, and because
+/// Heun's method asks for a velocity at `t = 1`.
+const LEAST_NOISE: f32 = 0.05;
+
+/// How a velocity follows from passes of the model.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule {
+    /// Guidance scale; 1 means none: the unconditional pass is left out, as in the official code.
+    pub guidance: f32,
+    pub prediction: Prediction,
+}
+
+/// Step `index` of `steps`, from `t = index/steps` to `(index+1)/steps`. Heun's method where `solver` says
+/// so, else Euler's.
+pub(super) fn fixed_step(solver: Solver, index: u32, steps: u32, rule: Rule) -> Vec<Op> {
     let time = |i: u32| i as f32 / steps as f32;
     let dt = 1.0 / steps as f32;
     let mut ops = Vec::new();
-    let first = guided_velocity(&mut ops, Slot::Latent, time(index), guidance, 0);
+    let first = rule.velocity(&mut ops, Slot::Latent, time(index), 0);
     if solver == Solver::Heun {
         ops.push(advance(Slot::Stage, &[(dt, &first)]));
-        let second = guided_velocity(&mut ops, Slot::Stage, time(index + 1), guidance, 2);
+        let second = rule.velocity(&mut ops, Slot::Stage, time(index + 1), 2);
         ops.push(advance(Slot::Latent, &[(0.5 * dt, &first), (0.5 * dt, &second)]));
     } else {
         ops.push(advance(Slot::Latent, &[(dt, &first)]));
@@ -25,32 +36,61 @@ pub(super) fn fixed_step(solver: Solver, index: u32, steps: u32, guidance: f32) 
     ops
 }
 
-/// Adds the passes for one velocity and returns it as factors of output slots.
-pub(super) fn guided_velocity(
-    ops: &mut Vec<Op>,
-    input: Slot,
-    time: f32,
-    guidance: f32,
-    first_output: u8,
-) -> Vec<(f32, Slot)> {
-    let mut pass = |branch, output| {
-        ops.push(Op::Forward { input, output, time, branch });
-        output
-    };
-    let label = pass(Branch::Conditional, Slot::Output(first_output));
-    #[expect(clippy::float_cmp, reason = "exactly 1 is the documented way to switch guidance off")]
-    if guidance == 1.0 {
-        return vec![(1.0, label)];
+impl Rule {
+    /// Adds the passes for one velocity and returns it as factors of slots.
+    pub(super) fn velocity(
+        self,
+        ops: &mut Vec<Op>,
+        input: Slot,
+        time: f32,
+        first_output: u8,
+    ) -> Vec<(f32, Slot)> {
+        let said = self.guided(ops, input, time, first_output);
+        match self.prediction {
+            Prediction::Velocity => said,
+            Prediction::Data => {
+                let rate = 1.0 / (1.0 - time).max(LEAST_NOISE);
+                let data = said.into_iter().map(|(weight, slot)| (rate * weight, slot));
+                data.chain([(-rate, input)]).collect()
+            }
+        }
     }
-    let null = pass(Branch::Unconditional, Slot::Output(first_output + 1));
-    vec![(1.0 - guidance, null), (guidance, label)]
+
+    /// Adds the passes for one guided prediction and returns it as factors of output slots.
+    fn guided(
+        self,
+        ops: &mut Vec<Op>,
+        input: Slot,
+        time: f32,
+        first_output: u8,
+    ) -> Vec<(f32, Slot)> {
+        let mut pass = |branch, output| {
+            ops.push(Op::Forward { input, output, time, branch });
+            output
+        };
+        let label = pass(Branch::Conditional, Slot::Output(first_output));
+        #[expect(
+            clippy::float_cmp,
+            reason = "exactly 1 is the documented way to switch guidance off"
+        )]
+        if self.guidance == 1.0 {
+            return vec![(1.0, label)];
+        }
+        let null = pass(Branch::Unconditional, Slot::Output(first_output + 1));
+        vec![(1.0 - self.guidance, null), (self.guidance, label)]
+    }
 }
 
-/// `output = latent + Σ factor·velocity`.
+/// `output = latent + Σ factor·velocity`, with one term for every slot.
 fn advance(output: Slot, velocities: &[(f32, &Vec<(f32, Slot)>)]) -> Op {
     let mut terms = vec![(1.0, Slot::Latent)];
     for (factor, velocity) in velocities {
-        terms.extend(velocity.iter().map(|(weight, slot)| (factor * weight, *slot)));
+        for (weight, slot) in velocity.iter() {
+            match terms.iter_mut().find(|term| term.1 == *slot) {
+                Some(term) => term.0 += factor * weight,
+                None => terms.push((factor * weight, *slot)),
+            }
+        }
     }
     Op::Combine { output, terms }
 }
@@ -60,6 +100,10 @@ mod tests {
     use super::*;
     use crate::diffusion::testing::Machine;
 
+    fn plain(guidance: f32) -> Rule {
+        Rule { guidance, prediction: Prediction::Velocity }
+    }
+
     /// Runs the ops on one number with a model that is a known function.
     fn integrate(
         solver: Solver,
@@ -67,11 +111,51 @@ mod tests {
         guidance: f32,
         model: impl Fn(f32, f32, Branch) -> f32,
     ) -> f32 {
+        integrate_by(plain(guidance), solver, steps, model)
+    }
+
+    fn integrate_by(
+        rule: Rule,
+        solver: Solver,
+        steps: u32,
+        model: impl Fn(f32, f32, Branch) -> f32,
+    ) -> f32 {
         let mut machine = Machine::new(1.0, model);
         for i in 0..steps {
-            machine.run(&fixed_step(solver, i, steps, guidance));
+            machine.run(&fixed_step(solver, i, steps, rule));
         }
         machine.latent()
+    }
+
+    #[test]
+    fn a_prediction_of_data_leads_where_its_velocity_does() {
+        // One model in both forms: it says x = z + (1 − t)·v, guided and not, with any number of steps for
+        // which no time but the end comes nearer to 1 than the limit.
+        let velocity = |z: f32, t: f32, branch| {
+            let bend = if branch == Branch::Conditional { 2.0 } else { 0.5 };
+            (bend * t).cos() - 0.3 * z
+        };
+        let data = |z: f32, t: f32, branch| z + (1.0 - t).max(LEAST_NOISE) * velocity(z, t, branch);
+        for solver in [Solver::Euler, Solver::Heun] {
+            for (guidance, steps) in [(1.0, 1), (1.0, 7), (2.5, 4), (2.5, 20)] {
+                let by = |prediction| Rule { guidance, prediction };
+                let want = integrate_by(by(Prediction::Velocity), solver, steps, velocity);
+                let got = integrate_by(by(Prediction::Data), solver, steps, data);
+                assert!((want - got).abs() < 1e-5, "{solver} {guidance} {steps}: {got} for {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_step_of_euler_ends_at_the_predicted_data() {
+        let rule = Rule { guidance: 1.0, prediction: Prediction::Data };
+        let end = integrate_by(rule, Solver::Euler, 5, |z, t, _| 0.2 * z + t);
+        let mut before = 1.0;
+        for i in 0..4_u8 {
+            let t = f32::from(i) / 5.0;
+            before += 0.2 * (0.2 * before + t - before) / (1.0 - t);
+        }
+        assert!((end - (0.2 * before + 0.8)).abs() < 1e-6, "{end}");
     }
 
     #[test]
@@ -97,14 +181,14 @@ mod tests {
     fn no_guidance_means_no_unconditional_pass() {
         let passes = |g| {
             let is_pass = |op: &&Op| matches!(op, Op::Forward { .. });
-            fixed_step(Solver::Heun, 0, 3, g).iter().filter(is_pass).count()
+            fixed_step(Solver::Heun, 0, 3, plain(g)).iter().filter(is_pass).count()
         };
         assert_eq!((passes(1.0), passes(1.5)), (2, 4));
     }
 
     #[test]
     fn heun_evaluates_the_end_of_the_last_step() {
-        let ops = fixed_step(Solver::Heun, 2, 3, 1.0);
+        let ops = fixed_step(Solver::Heun, 2, 3, plain(1.0));
         let last = ops.iter().rev().find_map(|op| match op {
             Op::Forward { time, .. } => Some(*time),
             _ => None,

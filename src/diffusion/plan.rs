@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::ddpm::{Descent, Process};
 use super::dopri5::Dopri5;
-use super::flow::fixed_step;
+use super::flow::{Rule, fixed_step};
 use super::noise::step_noise;
 use super::solver::Solver;
 use crate::model::{Config, Op, Snapshot};
@@ -53,7 +53,7 @@ pub struct Plan {
 #[derive(Clone, Debug)]
 enum Route {
     /// Euler or Heun.
-    Fixed,
+    Fixed(Rule),
     Adaptive(Dopri5),
     Descent(Descent),
 }
@@ -74,9 +74,10 @@ impl Plan {
                 learned: config.out_channels > config.in_channels,
             })
         };
+        let rule = Rule { guidance: request.guidance, prediction: config.prediction };
         let route = match request.solver {
-            Solver::Euler | Solver::Heun => Route::Fixed,
-            Solver::Dopri5(tolerance) => Route::Adaptive(Dopri5::new(tolerance, request.guidance)),
+            Solver::Euler | Solver::Heun => Route::Fixed(rule),
+            Solver::Dopri5(tolerance) => Route::Adaptive(Dopri5::new(tolerance, rule)),
             Solver::Ddpm(ancestry) => descent(false, ancestry),
             Solver::Ddim(ancestry) => descent(true, ancestry),
         };
@@ -103,11 +104,11 @@ impl Plan {
 
     /// The next list of operations, or why there is none.
     pub fn next_step(&mut self) -> Next {
-        let Request { solver, steps, guidance, .. } = self.request;
+        let Request { solver, steps, .. } = self.request;
         let next = match &mut self.route {
             Route::Adaptive(solver) => solver.next_step(),
             _ if self.given == steps => Next::Done,
-            Route::Fixed => Next::Step(fixed_step(solver, self.given, steps, guidance)),
+            Route::Fixed(rule) => Next::Step(fixed_step(solver, self.given, steps, *rule)),
             Route::Descent(descent) => {
                 let index = self.given as usize;
                 let wants_noise = descent.wants_noise(index);

@@ -32,6 +32,18 @@ pub enum TimeKind {
     Ddpm,
 }
 
+/// What the output of a flow model means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Prediction {
+    /// The velocity `v = dz/dt`, as in the paper.
+    #[default]
+    Velocity,
+    /// The data `x`, from which the velocity follows as `(x − z) / (1 − t)`: for patches of more numbers than
+    /// half the hidden size, whose noise a token has no room for (Li and He 2025, arXiv 2511.13720).
+    Data,
+}
+
 /// The two shapes a feed-forward network comes in (spec §1.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FfnForm {
@@ -83,6 +95,8 @@ pub struct Config {
     pub kind: Kind,
     /// Meaning of the time input.
     pub time_kind: TimeKind,
+    /// Meaning of the output of a flow model.
+    pub prediction: Prediction,
     /// Factor applied to `t` before the sinusoidal embedding (1 in the official code, 1000 in our own models).
     pub time_scale: f32,
     /// Whether samples are pixels in [-1, 1] (`true`) or latents of a variational autoencoder.
@@ -220,6 +234,8 @@ struct Params {
     use_swiglu: bool,
     #[serde(default)]
     qk_norm: bool,
+    #[serde(default)]
+    prediction: Prediction,
     #[serde(default = "yes")]
     learn_sigma: bool,
     #[serde(rename = "MoE_config", default)]
@@ -269,6 +285,7 @@ impl Config {
             name: doc.name.unwrap_or_else(|| "unnamed".into()),
             kind: doc.kind,
             time_kind: doc.t_kind,
+            prediction: p.prediction,
             time_scale: doc.time_scale,
             pixels: doc.space.as_deref() == Some("pixels"),
             input_size: match p.input_size {
@@ -318,6 +335,11 @@ impl Config {
         }
         if self.kind != Kind::Dense && !(1..=32).contains(&self.num_experts) {
             return wrong(format!("{} experts; 1 to 32 are supported", self.num_experts));
+        }
+        if self.time_kind == TimeKind::Ddpm && self.prediction != Prediction::Velocity {
+            return wrong(
+                "prediction \"data\" is for flow models; DDPM models predict the noise".into(),
+            );
         }
         self.check_capacity()?;
         if !self.time_scale.is_finite() || self.time_scale <= 0.0 {

@@ -21,7 +21,7 @@ mod text_weights;
 mod weight_choice;
 mod weights;
 
-pub use config::{Config, ConfigError, FfnForm, Kind, LabelTable, TimeKind};
+pub use config::{Config, ConfigError, FfnForm, Kind, LabelTable, Prediction, TimeKind};
 pub use engine::{
     Branch, Denoise, Deviation, Engine, EngineError, ForwardRouting, LayerRouting, Op, Progress,
     Routing, RoutingRule, RunSpec, SliceTime, Slot, Snapshot, Stage, StageTimes, Taps,

@@ -47,7 +47,7 @@ class Judge:
     """What is the same for all runs of a data set."""
 
     def __init__(self, c, a):
-        self.a, self.undo, self.solver = a, objective.make(c.train), c.sample.solver
+        self.a, self.undo, self.solver = a, objective.make(c), c.sample.solver
         augment = {"none": "flip"}.get(c.data.augment, c.data.augment)
         (self.train, self.test), (_, self.test_set) = eurosat.load(a.data_root, c.data.image_size, c.data.path)
         classes = len(self.test_set.labels[0].values)
@@ -81,13 +81,14 @@ def one_run(c, a, judge, architecture, seed):
     model = trainer.ema.model.eval()
     stored, activated = parameters(model)
     if model.dynamic_layers():
-        batches = export.noised_batches(trainer.dataset, trainer.dataset.nulls, c.train, 16, 64)
+        batches = export.noised_batches(trainer.dataset, trainer.dataset.nulls, c, 16, 64)
         export.recalibrate(model, batches, c.model.capacity)
     rules = [r for r in RULES.get(architecture, ["pool"]) if r in a.rules]
     out = {"kind": "miniature" if c.train.objective == "flow" else f"miniature_{c.train.objective}", "data": c.name, "architecture": architecture, "seed": seed,
            "parameters": stored, "activated": activated, "images": trainer.images, "steps": trainer.step,
            "batch": c.train.batch, "lr": c.train.lr, "depth": c.model.depth, "hidden_size": c.model.hidden_size,
-           "num_experts": c.model.num_experts, "cpu_seconds": round(seconds, 1), "curve": curve(folder),
+           "num_experts": c.model.num_experts,
+           **({"t_dist": c.train.t_dist} if c.train.objective == "flow" else {}), "cpu_seconds": round(seconds, 1), "curve": curve(folder),
            "sampling": {"solver": c.sample.solver, "steps": a.steps, "guidance": 1.0},
            "probe": judge.report["unseen"], "frechet_of_real": judge.scale,
            "validation": {r: judge.loss(model, r) for r in rules}, "validation_n": a.validation,

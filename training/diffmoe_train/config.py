@@ -8,6 +8,8 @@ import os
 import tomllib
 from dataclasses import dataclass, field
 
+from . import flow
+
 
 @dataclass
 class Data:
@@ -21,6 +23,7 @@ class Data:
     and_groups: list = field(default_factory=list)  # emoji: after them, the other subjects of these Unicode groups
     min_styles: int = 6  # emoji: fewest styles a subject must exist in
     without_groups: list = field(default_factory=list)  # emoji: Unicode groups to leave out
+    without: list = field(default_factory=list)  # emoji: subjects to leave out
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Model:
     qk_norm: bool = False
     interleave: bool = True
     learn_sigma: bool = False
+    prediction: str = "velocity"  # what a flow model says; or "data", for patches of more numbers than hidden_size / 2
     time_scale: float = 1000.0
     label_init_std: float = 0.02
 
@@ -82,7 +86,7 @@ class Train:
     paper_thresholds: bool = False  # as the official code: thresholds begin at 0, and EMA weights hold an average of them
     capacity_schedule: list = field(default_factory=list)  # [a, b]: all experts take all tokens until step a, then fewer until b
     objective: str = "flow"  # or "ddpm", which needs model.learn_sigma and model.time_scale = 1
-    t_dist: str = "logit_normal"  # or "uniform"
+    t_dist: str = "uniform"  # as in the paper; or "logit_normal", which trains hardly any t below 0.05
     t_shift: float = 1.0  # above 1: times nearer to noise, for pictures of many pixels
     bce_weight: float = 1.0
     drop_all: float = 0.1
@@ -119,6 +123,8 @@ def check(c):
     if (t.objective == "ddpm") != (c.sample.solver in ("ddpm", "ddim")):
         raise ValueError(f"sample.solver = {c.sample.solver!r} does not go with train.objective = {t.objective!r}: "
                          "euler and heun are for flow, ddpm and ddim for ddpm")
+    if m.prediction not in flow.PREDICTIONS or m.prediction == "data" and t.objective != "flow":
+        raise ValueError(f"model.prediction = {m.prediction!r}: it is velocity or, for flow models, data")
     if t.capacity_schedule and (len(t.capacity_schedule) != 2 or not 0 <= t.capacity_schedule[0] < t.capacity_schedule[1]):
         raise ValueError(f"train.capacity_schedule = {t.capacity_schedule}; it is two steps, the earlier first")
     if c.text.tokenizer not in ("wordpiece", "bpe"):

@@ -119,8 +119,8 @@ def mixing(values, groups):
     return m
 
 
-def load_emoji(path, labels_path, size, subjects, min_styles=6, augment="none", held_out=False, without=(),
-               and_groups=()):
+def load_emoji(path, labels_path, size, subjects, min_styles=6, augment="none", held_out=False, without_groups=(),
+               and_groups=(), without=()):
     """Subject x style.  Pairs marked held_out are left out (or, with
     ``held_out=True``, are all that is returned)."""
     records = json.load(open(labels_path, encoding="utf-8"))
@@ -130,7 +130,8 @@ def load_emoji(path, labels_path, size, subjects, min_styles=6, augment="none", 
     if missing := [s for s in subjects if s not in names]:
         raise ValueError(f"unknown subjects: {missing}")
     more = [s for s in names if s not in set(subjects) and names[s][0]["group"] in and_groups]
-    chosen = [s for s in ([*subjects, *more] or names) if len(names[s]) >= min_styles and names[s][0]["group"] not in without]
+    chosen = [s for s in ([*subjects, *more] or names) if len(names[s]) >= min_styles
+              and names[s][0]["group"] not in without_groups and s not in without]
     groups = [names[s][0]["group"] for s in chosen]
     row = {s: i for i, s in enumerate(chosen)}
     pick = [i for i, r in enumerate(records) if r["name"] in row and r["held_out"] == held_out]
@@ -251,7 +252,7 @@ def load(config, root, split="train"):
     if config.kind == "emoji":
         return load_emoji(path, os.path.join(root, config.labels), config.image_size, config.subjects,
                           config.min_styles, config.augment, held_out=split != "train",
-                          without=config.without_groups, and_groups=config.and_groups)
+                          without_groups=config.without_groups, and_groups=config.and_groups, without=config.without)
     if config.kind in ("folder", "latents"):
         inside = os.path.join(path, split)  # a folder for each split, or one for all
         path = inside if os.path.isdir(inside) else path

@@ -77,6 +77,8 @@ def params(config):
     p["use_swiglu"] = m.use_swiglu
     if m.qk_norm:
         p["qk_norm"] = True
+    if m.prediction != "velocity":
+        p["prediction"] = m.prediction
     if kind(config) != "dense":
         p["MoE_config"] = {"num_experts": m.num_experts, "capacity": m.capacity, "n_shared_experts": m.n_shared_experts,
                            "init_MoeMLP": False, "interleave": m.interleave}
@@ -135,7 +137,7 @@ def load_exported(path):
                 p["mlp_ratio"], moe["num_experts"], moe["capacity"], moe["interleave"], p["learn_sigma"],
                 meta["time_scale"], [(l["tensor"].split(".")[0], l["null"], None) for l in meta["labels"]],
                 use_swiglu=p["use_swiglu"], kind=meta["kind"], n_shared_experts=moe.get("n_shared_experts", 0),
-                qk_norm=p.get("qk_norm", False), text=encoder_of(meta))
+                qk_norm=p.get("qk_norm", False), prediction=p.get("prediction", "velocity"), text=encoder_of(meta))
     model.load_state_dict(from_official(decode(stored)))
     return model.eval().requires_grad_(False), meta
 
@@ -160,10 +162,10 @@ def tokenizer_of(checkpoint):
 
 
 @torch.no_grad()
-def noised_batches(dataset, nulls, train, n, batch, seed=1):
+def noised_batches(dataset, nulls, config, n, batch, seed=1):
     """Noised pictures as in training (label dropout included)."""
     torch.manual_seed(seed)
-    batches, undo = data.Batches(dataset, batch, seed), objective.make(train)
+    batches, undo, train = data.Batches(dataset, batch, seed), objective.make(config), config.train
     for _ in range(n):
         x, labels = batches.next("cpu")
         t = undo.draw_time(len(x), "cpu")
@@ -234,7 +236,7 @@ def capacity_report(model, dataset, column, undo, n=64, seed=2):
 
 @torch.no_grad()
 def reference(model, meta, seed=3):
-    """Inputs and outputs of one forward pass (pool rule, a pool of three)."""
+    """Inputs and outputs of one forward pass and, of a flow model, of two guided steps by Heun (pool rule, a pool of three)."""
     g = torch.Generator().manual_seed(seed)
     p = meta["params"]
     share = torch.tensor([0.15, 0.5, 0.85])
@@ -247,10 +249,13 @@ def reference(model, meta, seed=3):
         io["tokens"] = prompts.encode(described_tokenizer(meta), asked).int()
     model.set_rule("pool")
     rec = model.record()
-    io["out"], _ = model(io["x"], io["t"], [io[k].long() for k in ("y", "style", "tokens") if k in io])
+    conditions = [io[k].long() for k in ("y", "style", "tokens") if k in io]
+    io["out"], _ = model(io["x"], io["t"], conditions)
     for i, r in rec.items():
         io[f"blocks.{i}.selected"] = r["selected"].to(torch.uint8)
     model.record(False)
+    if meta["t_kind"] == "flow":
+        io["heun_cfg"] = flow.sample(model, io["x"], conditions, 2, 2.0, "heun")
     return {k: v.contiguous() for k, v in io.items()}
 
 
@@ -281,8 +286,8 @@ def main(argv=None):
     if tokenizer or dynamic and not a.no_recalibrate:
         dataset = data.load_for(config, a.data_root, tokenizer=tokenizer)
     if dynamic and not a.no_recalibrate:
-        recalibrate(model, noised_batches(dataset, dataset.nulls, config.train, 16, 64), capacity)
-        fresh = noised_batches(dataset, dataset.nulls, config.train, 8, 64, seed=5)
+        recalibrate(model, noised_batches(dataset, dataset.nulls, config, 16, 64), capacity)
+        fresh = noised_batches(dataset, dataset.nulls, config, 8, 64, seed=5)
         check = [capacities(model, *b)[0] for b in fresh]
         report["mean"] = sum(check) / len(check)
         print(f"mean capacity on fresh noised batches: {report['mean']:.3f}")
@@ -315,7 +320,7 @@ def main(argv=None):
             ds = data.load_for(config, a.data_root, split, tokenizer)
             report[split] = {}
             for i, l in enumerate(ds.labels):
-                rows, per_layer = capacity_report(stored, ds, i, objective.make(config.train), a.report_images)
+                rows, per_layer = capacity_report(stored, ds, i, objective.make(config), a.report_images)
                 report[split][l.name] = rows
             report[split]["per_layer"] = per_layer
         report["times"] = TIMES

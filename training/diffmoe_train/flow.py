@@ -1,4 +1,9 @@
-"""Rectified flow.  t = 0 is noise, t = 1 is data: z_t = t x + (1 - t) noise."""
+"""Rectified flow.  t = 0 is noise, t = 1 is data: z_t = t x + (1 - t) noise.
+
+A model says the velocity x - noise, as in the paper, or the data x, from which
+the velocity follows: (x - z_t) / (1 - t).  A patch of many numbers says its
+noise through as many channels, its picture through fewer, so wide patches want
+the data (Li and He 2025, "Back to Basics").  Trained is the velocity either way."""
 
 import torch
 
@@ -16,15 +21,21 @@ def sample_t(n, kind, device, generator=None, shift=1.0):
     return t / (t + shift * (1 - t))
 
 
+PREDICTIONS = ("velocity", "data")
+LEAST_NOISE = 0.05  # what 1 - t counts as at least, where it divides
+
+
 def mix(x, noise, t):
     t = t[:, None, None, None]
     return t * x + (1 - t) * noise
 
 
-def flow_loss(out, x, noise):
-    """Mean squared error of the velocity x - noise, one value per sample."""
-    v = out[:, : x.shape[1]].float()
-    return (v - (x - noise)).square().flatten(1).mean(1)
+def flow_loss(out, x, noise, t=None, prediction="velocity"):
+    """Mean squared error of the velocity x - noise, one value per sample; t is needed for a prediction of data."""
+    out = out[:, : x.shape[1]].float()
+    if prediction == "velocity":
+        return (out - (x - noise)).square().flatten(1).mean(1)
+    return (out - x).square().flatten(1).mean(1) / (1 - t).clamp_min(LEAST_NOISE).square()
 
 
 def drop_labels(labels, nulls, p_all, p_single, generator=None):
@@ -55,7 +66,7 @@ def velocity(model, z, t, labels, guidance, negative=None):
         null = model.null_labels(z.shape[0], z.device) if negative is None else negative
         u = model(z, tt, null)[0][:, :C].float()
         v = u + guidance * (v - u)
-    return v
+    return v if model.prediction == "velocity" else (v - z) / max(1 - t, LEAST_NOISE)
 
 
 @torch.no_grad()

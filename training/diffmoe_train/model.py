@@ -3,7 +3,7 @@ DiffMoE or one of the baselines (``moe``), or none in a dense model.
 
 Names, shapes and formulas follow the official implementation; differences are
 switches: ``time_scale`` (official flow models: 1), ``learn_sigma`` (official:
-true), ``qk_norm``, more than one label table (official: one), and ``text``: prompts
+true), ``qk_norm``, ``prediction`` (see ``flow``), more than one label table (official: one), and ``text``: prompts
 instead of or beside labels, which cross-attention reads (see ``text``).
 """
 
@@ -140,12 +140,12 @@ class DiT(nn.Module):
     def __init__(self, input_size, in_channels, patch_size, depth, hidden_size, num_heads, mlp_ratio=4.0,
                  num_experts=8, capacity=1.0, interleave=True, learn_sigma=False, time_scale=1.0,
                  labels=(("y_embedder", 10, None),), label_init_std=0.02, use_swiglu=False, kind="diffmoe",
-                 n_shared_experts=0, qk_norm=False, text=None):
+                 n_shared_experts=0, qk_norm=False, prediction="velocity", text=None):
         super().__init__()
         if kind not in (*KINDS, "dense"):
             raise ValueError(f"model.kind = {kind!r}; it is one of {', '.join(KINDS)} or dense")
         D, p = hidden_size, patch_size
-        self.in_channels, self.patch_size = in_channels, p
+        self.in_channels, self.patch_size, self.prediction = in_channels, p, prediction
         self.out_channels = in_channels * (2 if learn_sigma else 1)
         self.grid = input_size // p
         hidden = int(D * mlp_ratio)

@@ -9,8 +9,8 @@ from . import ddpm, flow
 
 
 class Flow:
-    def __init__(self, t_dist="logit_normal", t_shift=1.0):
-        self.t_dist, self.t_shift = t_dist, t_shift
+    def __init__(self, t_dist="uniform", t_shift=1.0, prediction="velocity"):
+        self.t_dist, self.t_shift, self.prediction = t_dist, t_shift, prediction
 
     def draw_time(self, n, device):
         return flow.sample_t(n, self.t_dist, device, shift=self.t_shift)
@@ -26,7 +26,7 @@ class Flow:
 
     def loss(self, out, x, noise, t):
         """One value per sample."""
-        return flow.flow_loss(out, x, noise)
+        return flow.flow_loss(out, x, noise, t, self.prediction)
 
     def sample(self, model, z, labels, steps, guidance, solver, negative=None, part=0):
         return flow.sample(model, z, labels, steps, guidance, solver, negative)
@@ -60,10 +60,11 @@ class Ddpm:
         return ddpm.sample(model, z, labels, steps, guidance, ddim=solver == "ddim", generator=g)
 
 
-def make(train):
-    """The objective of a [train] section."""
+def make(config):
+    """The objective of a run."""
+    train = config.train
     if train.objective == "flow":
-        return Flow(train.t_dist, train.t_shift)
+        return Flow(train.t_dist, train.t_shift, config.model.prediction)
     if train.objective == "ddpm":
         return Ddpm()
     raise ValueError(f"train.objective = {train.objective!r}; it is flow or ddpm")

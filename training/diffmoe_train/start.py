@@ -43,10 +43,29 @@ def tokenizer_of_file(path):
     return described_tokenizer(read_description(path))
 
 
+@torch.no_grad()
+def look_coarsely(model, source):
+    """Patches of the run are embedded as the file embeds them at its resolution."""
+    times = model.patch_size // source.patch_size
+    if times * source.patch_size != model.patch_size:
+        raise ValueError(f"patches of {model.patch_size} pixels are no multiple of the file's {source.patch_size}")
+    w = source.x_embedder.proj.weight.repeat_interleave(times, 2).repeat_interleave(times, 3) / times**2
+    model.x_embedder.proj.weight.copy_(w)
+    model.x_embedder.proj.bias.copy_(source.x_embedder.proj.bias)
+
+
 def take_all_but(model, source, apart, path):
     """Copy the tensors that are not in ``apart`` (the first part of their names, or
     a part such as cross_attn); otherwise names and sizes must agree.  Positions are not learned, so a
-    run may draw larger or smaller pictures than the file, with patches of the same size."""
+    run may draw larger or smaller pictures than the file, with patches of the same size; with larger patches
+    as many of them."""
+    if source.patch_size != model.patch_size and source.grid == model.grid:
+        apart = apart | {"x_embedder", "final_layer"}
+        look_coarsely(model, source)
+        print(f"{path} has patches of {source.patch_size} pixels, the run of {model.patch_size}: it reads their averages, and its answer begins anew")
+    elif source.prediction != model.prediction:
+        apart = apart | {"final_layer"}
+        print(f"{path} says the {source.prediction}, the run the {model.prediction}: its answer begins anew")
     if source.grid != model.grid:
         apart = apart | {"pos_embed"}
         print(f"{path} has {source.grid}x{source.grid} tokens, the run {model.grid}x{model.grid}: it keeps its own positions")

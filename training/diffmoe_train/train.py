@@ -72,7 +72,7 @@ class Trainer:
         if t.paper_thresholds:
             for m in self.model.dynamic_layers().values():
                 m.threshold_ready.fill_(1)
-        self.objective = objective.make(t)
+        self.objective = objective.make(self.c)
         self.ema = Ema(self.model, t.ema, t.ema_warmup, t.paper_thresholds)
         self.opt = torch.optim.AdamW([q for q in self.model.parameters() if q.requires_grad], lr=t.lr,
                                      betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True)

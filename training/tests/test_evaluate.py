@@ -1,6 +1,8 @@
 """The evaluation: its statistics, its witnesses, and one run from end to end."""
 
+import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from diffmoe_train import config as configs
 from diffmoe_train import data, export, train
 from diffmoe_train.evaluate import __main__ as command
-from diffmoe_train.evaluate import emoji, generate, probe, render, retrieval, stats
+from diffmoe_train.evaluate import emoji, eurosat, generate, probe, render, retrieval, stats
 
 from helpers import run_tiny
 
@@ -83,7 +85,7 @@ def weights(emoji_root):
     for w in model.parameters():
         if w.requires_grad:
             torch.nn.init.normal_(w, std=0.1)
-    batches = export.noised_batches(dataset, [4, 8], c.train, 4, 32)
+    batches = export.noised_batches(dataset, [4, 8], c, 4, 32)
     export.recalibrate(model, batches, 1)
     path = str(emoji_root / "w.safetensors")
     export.write(export.encode(export.folded(model), "int8"), export.describe(c, dataset.labels, {"train_images": 5}), path)
@@ -123,7 +125,7 @@ def test_the_judgement_is_right_about_right_and_wrong_pictures(emoji_root):
     class Oracle:
         """Answers from the gallery, so that only the counting is tested."""
 
-        def name(self, pictures):
+        def name(self, pictures, asked):
             i = retrieval.nearest(pictures, x)[0]
             return [c[i] for c in columns]
 
@@ -136,7 +138,7 @@ def test_the_judgement_is_right_about_right_and_wrong_pictures(emoji_root):
 
 def test_one_command_from_weights_to_tables(weights, monkeypatch):
     root, path = weights
-    for name, value in (("SUBJECT_STEPS", 20), ("FOLDS", 2), ("STYLE_STEPS", 20)):
+    for name, value in (("SUBJECT_PASSES", 20), ("FOLDS", 2), ("STYLE_STEPS", 20), ("STYLE_FOLDS", 2)):
         monkeypatch.setattr(emoji, name, value)
     monkeypatch.setattr(emoji, "load", lambda meta, r, real=emoji.load: real(meta, r, "e/emoji.npz", "e/labels.json"))
     out = root / "results/emoji.json"
@@ -150,7 +152,7 @@ def test_one_command_from_weights_to_tables(weights, monkeypatch):
     assert r["seen"]["probe"]["both"]["n"] == 11 and r["held_out"]["probe"]["both"]["n"] == 3
     assert r["settings"]["steps"] == 2 and r["settings"]["guidance"] == 1.5
     assert str(root) not in out.read_text()
-    assert len(list((root / "probes").iterdir())) == len(list((root / "pictures").iterdir())) == 2
+    assert len(list((root / "probes").iterdir())) == len(list((root / "pictures").iterdir())) + 1 == 3
     monkeypatch.setattr(generate, "generate", None)  # the kept pictures are used, and give the same answer
     command.main(["emoji", "--weights", path, "--out", str(out), "--data-root", str(root), "--steps", "2",
                   "--per-held-out", "3", "--probes", str(root / "probes"), "--pictures", str(root / "pictures")])
@@ -177,7 +179,7 @@ def test_one_command_from_weights_to_tables(weights, monkeypatch):
 
 
 def test_prompts_are_judged_in_known_and_unseen_sentences(emoji_root, monkeypatch):
-    for name, value in (("SUBJECT_STEPS", 10), ("FOLDS", 2), ("STYLE_STEPS", 10)):
+    for name, value in (("SUBJECT_PASSES", 10), ("FOLDS", 2), ("STYLE_STEPS", 10), ("STYLE_FOLDS", 2)):
         monkeypatch.setattr(emoji, name, value)
     monkeypatch.setattr(emoji, "load", lambda meta, r, real=emoji.load: real(meta, r, "e/emoji.npz", "e/labels.json"))
     text = ["text.hidden_size=32", "text.depth=1", "text.num_heads=2", "text.vocab_size=120", "text.max_length=16"]
@@ -192,6 +194,78 @@ def test_prompts_are_judged_in_known_and_unseen_sentences(emoji_root, monkeypatc
     page = emoji_root / "page.md"
     command.main(["render", str(page), str(out)])
     assert "held-out pairs in unseen sentences, 2 each" in page.read_text()
+
+
+def test_larger_pictures_are_judged_by_their_averages():
+    x = torch.randint(0, 256, (2, 3, 64, 64)).float() / 127.5 - 1
+    images = ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    got = emoji.as_judged(x)
+    assert torch.equal(((got + 1) * 127.5).round().to(torch.uint8), data.shrink(images, emoji.JUDGED))
+    small = torch.randint(0, 256, (1, 3, 8, 8)).float() / 127.5 - 1
+    torch.testing.assert_close(emoji.as_judged(small), small, rtol=0, atol=1e-6)
+
+
+def test_rank_correlation():
+    assert stats.spearman([1, 2, 3, 10], [5, 6, 8, 9]) == pytest.approx(1)
+    assert stats.spearman([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
+    assert stats.spearman([1, 1, 2], [1, 2, 3]) == pytest.approx(math.sqrt(3) / 2)
+
+
+def jpegs(split, n, g):
+    """Flat (red), striped (green) and noisy (grey) tiles of 8x8 in the layout of the archives."""
+    files, labels = [], []
+    for i in range(n):
+        im = np.full((8, 8, 3), 128, np.uint8)
+        if i % 3 == 0:
+            im[..., 0] = 240
+        if i % 3 == 1:
+            im[::2, :, 1] = 250
+        if i % 3 == 2:
+            im[:] = g.integers(0, 255, (8, 8, 1))
+        b = io.BytesIO()
+        Image.fromarray(im).save(b, "JPEG", quality=95)
+        files.append(b.getvalue())
+        labels.append(i % 3)
+    return {f"{split}_jpeg": np.frombuffer(b"".join(files), np.uint8), f"{split}_label": np.array(labels),
+            f"{split}_offset": np.cumsum([0, *map(len, files)])}
+
+
+def test_tiles_by_class_with_their_difficulty(tmp_path, monkeypatch):
+    g = np.random.default_rng(0)
+    (tmp_path / "eurosat").mkdir()
+    np.savez(tmp_path / "eurosat/eurosat.npz", classes=np.array(["flat", "striped", "noisy"]), **jpegs("train", 60, g), **jpegs("test", 30, g))
+    (tmp_path / "run.toml").write_text("""
+name = "tiles"
+[data]
+image_size = 8
+[model]
+input_size = 8
+patch_size = 2
+depth = 2
+hidden_size = 32
+num_heads = 1
+num_experts = 4
+[train]
+batch = 16
+steps = 200
+warmup = 5
+lr = 3e-3
+[sample]
+steps = 3
+""")
+    monkeypatch.setattr(eurosat, "PROBE_STEPS", 60)
+    train.main([str(tmp_path / "run.toml"), "--data-root", str(tmp_path), "--out", str(tmp_path / "runs")])
+    weights, out, page = (str(tmp_path / n) for n in ("w.safetensors", "r.json", "r.md"))
+    export.main([str(tmp_path / "runs/tiles/last.pt"), weights, "--data-root", str(tmp_path)])
+    command.main(["eurosat", "--weights", weights, "--out", out, "--data-root", str(tmp_path), "--per-class", "4", "--loss-tiles", "30"])
+    r = json.loads((tmp_path / "r.json").read_text())
+    assert r["class"]["n"] == 12 and r["probe"]["unseen"]["share"] > 0.9
+    loss = {k: c["loss"] for k, c in r["classes"].items()}
+    assert loss["noisy"] > 1.5 * max(loss["flat"], loss["striped"]), loss
+    assert r["loss_and_C"] == pytest.approx(stats.spearman(list(loss.values()), [c["C"] for c in r["classes"].values()]))
+    command.main(["render", page, out])
+    text = (tmp_path / "r.md").read_text()
+    assert "| noisy |" in text and "Rank correlation" in text
 
 
 def test_sentences_go_through_forms_and_phrases():

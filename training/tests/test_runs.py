@@ -74,6 +74,29 @@ def test_larger_pictures_start_from_smaller_ones(exported):
     assert torch.equal(model.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
 
 
+LARGER_PATCHES = ["model.input_size=16", "data.image_size=16", "model.patch_size=4"]
+
+
+def test_larger_patches_are_seen_as_their_averages(exported):
+    root, path = exported
+    model, dataset = tiny_model(root, *LARGER_PATCHES, "model.prediction=data")
+    initialise(model, dataset, path)
+    source = load_exported(path)[0]
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(model.patchify(x), source.patchify(torch.nn.functional.avg_pool2d(x, 2)), rtol=0, atol=1e-5)
+    assert torch.equal(model.blocks[1].mlp.gate_weight, source.blocks[1].mlp.gate_weight)
+    assert not model.final_layer.linear.weight.any()
+    with pytest.raises(ValueError, match="no multiple"):
+        initialise(tiny_model(root, "model.input_size=12", "data.image_size=16", "model.patch_size=3")[0], dataset, path)
+
+
+def test_another_prediction_has_an_answer_of_its_own(exported):
+    root, path = exported
+    model, dataset = tiny_model(root, "model.prediction=data")
+    initialise(model, dataset, path)
+    assert not model.final_layer.linear.weight.any() and model.blocks[1].mlp.gate_weight.any()
+
+
 def test_a_file_may_extend_another(tmp_path):
     (tmp_path / "base.toml").write_text('name = "base"\n[model]\ndepth = 3\nnum_heads = 1\n[train]\nlr = 1.0\n')
     (tmp_path / "more.toml").write_text('extends = "base.toml"\nname = "more"\n[model]\ndepth = 5\n')

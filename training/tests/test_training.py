@@ -47,6 +47,32 @@ def test_overfit_resume_and_export(emoji_root, capsys):
     assert centre[0, 0] > 0.3 > -0.3 > centre[0, 2] and centre[1, 2] > 0.3 > -0.3 > centre[1, 0]
 
 
+def test_a_model_that_says_the_data(emoji_root):
+    """It learns, its file says so, and its samples follow from the velocity (x - z) / (1 - t)."""
+    ck, loss = run_tiny(emoji_root, "--set", "model.prediction=data", "--set", "train.t_shift=2")
+    assert loss[-1] < 0.1 * loss[0], loss
+    path = str(emoji_root / "data.safetensors")
+    export.main([str(ck), path, "--data-root", str(emoji_root), "--dtype", "f32"])
+    model, meta = export.load_exported(path)
+    assert meta["params"]["prediction"] == "data"
+    columns = sample.expand(["red ball,noto", "blue ball,noto"], export.load_checkpoint(str(ck))[2])
+    z = sample.draw(model, columns, 10, 1.5, "heun")
+    centre = z[:, :, 3:5, 3:5].mean((2, 3))
+    assert centre[0, 0] > 0.3 > -0.3 > centre[0, 2] and centre[1, 2] > 0.3 > -0.3 > centre[1, 0]
+    # One step of Euler from noise is the prediction itself.
+    z, asked = torch.randn(2, 3, 8, 8), [torch.as_tensor(c) for c in columns]
+    torch.testing.assert_close(flow.sample(model, z, asked, steps=1), model(z, torch.zeros(2), asked)[0], rtol=0, atol=1e-5)
+
+
+def test_the_loss_of_data_is_that_of_the_velocity_which_follows():
+    x, noise = torch.randn(2, 3, 3, 4, 4).unbind(0)
+    t, said = torch.tensor([0.0, 0.4, 0.9]), torch.randn(3, 3, 4, 4)
+    velocity = (said - flow.mix(x, noise, t)) / (1 - t)[:, None, None, None]
+    torch.testing.assert_close(flow.flow_loss(said, x, noise, t, "data"), flow.flow_loss(velocity, x, noise))
+    with pytest.raises(ValueError, match="prediction"):
+        configs.from_dict({"model": {"prediction": "noise"}})
+
+
 def test_times_are_shifted_toward_noise():
     g = torch.Generator().manual_seed(0)
     for kind in ("uniform", "logit_normal"):

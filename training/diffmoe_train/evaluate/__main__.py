@@ -46,7 +46,7 @@ def main(argv=None):
     s = sub.add_parser("eurosat")
     sampling_arguments(s)
     s.add_argument("--per-class", type=int, default=32)
-    s.add_argument("--loss-tiles", type=int, default=300, help="real tiles of each split for the loss by noise level")
+    s.add_argument("--loss-tiles", type=int, default=300, help="real tiles of each split for the loss by noise level; a fifth as many for that of each class")
     r = sub.add_parser("render")
     r.add_argument("page", help="Markdown file: what lies between its markers is replaced; made if it is not there")
     r.add_argument("results", nargs="+", help="JSON files of the other commands")

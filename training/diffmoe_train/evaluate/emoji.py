@@ -4,25 +4,33 @@ Judged by two witnesses: probes trained on real pictures, and the nearest real
 picture in pixel space.  Seen pairs were trained on; held-out pairs were not, so
 they ask for a subject in a style in which the model never saw it.
 
-The style probe is trained on other subjects only: it has to know the style, as
-it cannot know the picture.  The subject probe is trained on every real picture
-of the subjects; how good its kind is on pictures that it never saw, is measured
-by cross-validation.
+Style is judged by several probes, each trained without one share of all
+subjects, which it then judges: it has to know the style, as it cannot know the
+picture.  They are the same for every file.  The subject probe is trained on
+every real picture of the file's subjects; how good its kind is on pictures that
+it never saw, is measured by cross-validation.
+
+Larger pictures than 32x32 are judged by their box averages of that size, so that
+files of all sizes have the same witnesses.
 
 A model that reads prompts is asked in sentences like those of its training, and
 apart from that in sentences that it never read (``prompts.UNSEEN``)."""
 
 import json
 import os
+import zlib
 
 import torch
+import torch.nn.functional as F
 
 from .. import data, prompts
 from ..export import described_tokenizer, load_exported
 from ..sample import to_png
 from . import generate, probe, retrieval, stats
 
-SUBJECT_STEPS, FOLDS, STYLE_STEPS = 1500, 4, 5000  # steps of 64 pictures
+JUDGED = 32  # pixels
+SUBJECT_PASSES, FOLDS = 32, 3
+STYLE_STEPS, STYLE_FOLDS = 5000, 3  # steps of 64 pictures
 
 
 def vocabulary(meta):
@@ -33,21 +41,27 @@ def vocabulary(meta):
 
 
 def load(meta, root, path="emoji/emoji64.npz", labels="emoji/labels.json"):
-    """(training pictures, held-out pictures) of the file's subjects at its size, and all pictures of other subjects."""
+    """(training pictures, held-out pictures) of the file's subjects at its size, and the same of all subjects as they are judged."""
     subjects, size = vocabulary(meta)[0], meta["params"]["input_size"]
     files = os.path.join(root, path), os.path.join(root, labels)
     with open(files[1], encoding="utf-8") as f:
-        others = sorted({r["name"] for r in json.load(f)} - set(subjects))
-    get = lambda names, held: data.load_emoji(*files, size, names, 1, held_out=held)
-    own = [get(subjects, held) for held in (False, True)]
+        every = sorted({r["name"] for r in json.load(f)})
+    get = lambda names, held, size: data.load_emoji(*files, size, names, 1, held_out=held)
+    own = [get(subjects, held, size) for held in (False, True)]
     if own[0].labels[0].values != subjects:
         raise ValueError("the data set does not have every subject of the file")
-    return own, [get(others, held) for held in (False, True)]
+    return own, [get(every, held, min(size, JUDGED)) for held in (False, True)]
+
+
+def as_judged(x):
+    """Pictures [N, 3, s, s] in [-1, 1] at the size at which they are judged, in whole 8-bit levels."""
+    times = x.shape[-1] // min(x.shape[-1], JUDGED)
+    return (F.avg_pool2d(((x + 1) * 127.5).round(), times) + 0.5).floor() / 127.5 - 1
 
 
 def real(parts):
-    """Both sets as one: (pictures [N, 3, s, s], columns, held-out flags)."""
-    x = torch.cat([d.images for d in parts]).float() / 127.5 - 1
+    """Both sets as one: (pictures [N, 3, s, s] as they are judged, columns, held-out flags)."""
+    x = as_judged(torch.cat([d.images for d in parts]).float() / 127.5 - 1)
     columns = [torch.cat([d.columns[i] for d in parts]) for i in range(2)]
     held = torch.cat([torch.full((len(d),), k == 1) for k, d in enumerate(parts)])
     return x, columns, held
@@ -59,46 +73,74 @@ def agreement(found, asked, groups=None):
     return {"subject": stats.share(s, groups), "style": stats.share(t, groups), "both": stats.share(s & t, groups)}
 
 
+def share_of(subjects):
+    """The share of the subjects that each is in, the same for every file that knows it."""
+    return torch.tensor([zlib.crc32(s.encode()) % STYLE_FOLDS for s in subjects])
+
+
 class Witness:
-    """Two probes as one: a subject and a style for every picture."""
+    """Probes as one: a subject and a style for every picture.  The style is said
+    by the probe that never saw the subject that was asked for."""
 
-    def __init__(self, subject, style):
-        self.subject, self.style = subject, style
+    def __init__(self, subject, styles, subjects):
+        self.subject, self.styles, self.share = subject, styles, share_of(subjects)
 
-    def name(self, x):
-        return [probe.predict(self.subject, x)[0], probe.predict(self.style, x)[0]]
+    def name(self, x, asked):
+        return [probe.predict(self.subject, x)[0], name_style(self.styles, x, self.share[asked[0]])]
+
+
+def name_style(probes, x, share):
+    """x [N, 3, s, s], share [N]: which of the probes is asked about each picture."""
+    out = torch.zeros_like(share)
+    for k, judge in enumerate(probes):
+        if (of := share == k).any():
+            out[of] = probe.predict(judge, x[of])[0]
+    return out
 
 
 def make_subject_probe(x, columns, n, seed=0):
     """The judge (trained on every picture), and shares right on pictures that its kind never saw."""
     subject = [columns[0]]
-    clean, moved = probe.cross_validate(x, subject, [n], "jitter", SUBJECT_STEPS, FOLDS, seed)
-    judge, seconds = probe.train(x, subject, [n], "jitter", SUBJECT_STEPS, seed=seed)
+    steps = max(1, round(SUBJECT_PASSES * len(x) / 64))
+    clean, moved = probe.cross_validate(x, subject, [n], "jitter", steps, FOLDS, seed)
+    judge, seconds = probe.train(x, subject, [n], "jitter", steps, seed=seed)
     fresh = probe.jitter(x, torch.Generator().manual_seed(seed + 99))
     right = lambda found: stats.share(found == columns[0])
-    return judge, {"pictures": len(x), "steps": SUBJECT_STEPS, "folds": FOLDS, "seed": seed,
+    return judge, {"pictures": len(x), "steps": steps, "folds": FOLDS, "seed": seed,
                    "cpu_seconds": round(seconds, 1), "unseen": right(clean[0]), "unseen_augmented": right(moved[0]),
                    "own_augmented": right(probe.predict(judge, fresh)[0])}
 
 
-def make_style_probe(others, x, columns, held, n, seed=0):
-    """The judge (trained on other subjects), and shares right on the real pictures of the file's subjects."""
-    ox, ocolumns, _ = real(others)
-    judge, seconds = probe.train(ox, [ocolumns[1]], [n], "shift", STYLE_STEPS, lr=2e-3, kind="residual", amp=True, seed=seed)
+def make_style_probe(every, k, n, seed=0):
+    """Of all subjects but the k-th share."""
+    x, columns, _ = real(every)
+    rest = share_of(every[0].labels[0].values)[columns[0]] != k
+    judge, seconds = probe.train(x[rest], [columns[1][rest]], [n], "shift", STYLE_STEPS, lr=2e-3, kind="residual",
+                                 amp=True, seed=seed + k)
+    return judge, {"pictures": int(rest.sum()), "steps": STYLE_STEPS, "cpu_seconds": round(seconds, 1)}
+
+
+def style_report(judges, reports, x, columns, held, subjects, n, seed):
+    """Shares right on the real pictures of the file's subjects, each said by the probe that never saw the subject."""
+    share = share_of(subjects)[columns[0]]
+    found = name_style(judges, x, share)
     fresh = probe.shift(x, torch.Generator().manual_seed(seed + 99))
-    found = probe.predict(judge, x)[0]
-    return judge, {"pictures": len(ox), "steps": STYLE_STEPS, "seed": seed, "cpu_seconds": round(seconds, 1),
-                   "unseen": stats.share(found == columns[1]),
-                   "unseen_held_out": stats.share((found == columns[1])[held]),
-                   "unseen_augmented": stats.share(probe.predict(judge, fresh)[0] == columns[1]),
-                   "unseen_by_style": [stats.share(found[columns[1] == i] == i) for i in range(n)]}
+    right = found == columns[1]
+    return {"pictures": [r["pictures"] for r in reports], "steps": STYLE_STEPS, "folds": STYLE_FOLDS, "seed": seed,
+            "cpu_seconds": sum(r["cpu_seconds"] for r in reports), "unseen": stats.share(right),
+            "unseen_held_out": stats.share(right[held]),
+            "unseen_augmented": stats.share(name_style(judges, fresh, share) == columns[1]),
+            "unseen_by_style": [stats.share(right[columns[1] == i]) for i in range(n)]}
 
 
-def witness(a, others, x, columns, held, heads):
+def witness(a, every, x, columns, held, subjects, styles):
     """The probes and their reports, from --probes if they are there."""
-    subject, r = probe.kept(a.probes, "emoji-subject.pt", lambda: make_subject_probe(x, columns, heads[0], a.seed))
-    style, t = probe.kept(a.probes, "emoji-style.pt", lambda: make_style_probe(others, x, columns, held, heads[1], a.seed))
-    return Witness(subject, style), {"subject": r, "style": t}
+    n = len(subjects), len(styles)
+    subject, r = probe.kept(a.probes, f"emoji-subject-{n[0]}.pt", lambda: make_subject_probe(x, columns, n[0], a.seed))
+    judges, reports = zip(*(probe.kept(a.probes, f"emoji-style-{k}.pt", lambda: make_style_probe(every, k, n[1], a.seed))
+                            for k in range(STYLE_FOLDS)))
+    t = style_report(judges, reports, x, columns, held, subjects, n[1], a.seed)
+    return Witness(subject, judges, subjects), {"subject": r, "style": t}
 
 
 def judge(witness, x, asked, gallery, gallery_columns, gallery_held):
@@ -106,7 +148,7 @@ def judge(witness, x, asked, gallery, gallery_columns, gallery_held):
     index, distance = retrieval.nearest(x, gallery)
     near = [c[index] for c in gallery_columns]
     own = (near[0] == asked[0]) & (near[1] == asked[1])
-    return {"probe": agreement(witness.name(x), asked, pairs),
+    return {"probe": agreement(witness.name(x, asked), asked, pairs),
             "nearest": agreement(near, asked, pairs),
             "nearest_is_held_out": stats.share(gallery_held[index] & own, pairs),
             "distance": {"median": float(distance.median()), "mean": float(distance.mean())}}
@@ -162,11 +204,11 @@ def questions(meta, own, a):
 
 def run(a):
     model, meta = load_exported(a.weights)
-    own, others = load(meta, a.data_root)
+    own, every = load(meta, a.data_root)
     x, columns, held = real(own)
     subjects, styles = vocabulary(meta)
     heads = len(subjects), len(styles)
-    judges, report = witness(a, others, x, columns, held, heads)
+    judges, report = witness(a, every, x, columns, held, subjects, styles)
     s = generate.settings(meta, a)
     model.set_rule(s["rule"])
     out = {"kind": "emoji_text" if "text" in meta else "emoji",
@@ -177,7 +219,8 @@ def run(a):
         made, compute, seconds = generate.kept(a.pictures, name, out["weights"]["sha256"], model, conditions, s)
         if name == "held_out" and a.sheet:
             held_out_sheet(a.sheet, dataset, made, each)
-        right = [(p == q).float() for p, q in zip(judges.name(made), asked)]
+        made = as_judged(made)
+        right = [(p == q).float() for p, q in zip(judges.name(made, asked), asked)]
         out[name] = {"pairs": len(asked[0]) // each, "per_pair": each, "cpu_seconds": round(seconds, 1),
                      **judge(judges, made, asked, x, columns, held),
                      "by_style": {"subject_right": by_value(styles, asked[1], right[0]),

@@ -4,6 +4,7 @@ Also the Fréchet distance on that classifier's features.  It is not FID: the
 features, the resolution and the sample counts are our own, and it compares only
 with figures made by this very code."""
 
+import dataclasses
 import os
 
 import torch
@@ -40,6 +41,18 @@ def distances(judge, made, train, test, seed):
             "real": stats.frechet(stats.moments(probe.features(judge, test[0][pick])), base)}
 
 
+def difficulty(model, tiles, classes, n, seed):
+    """What is left of the loss for a model that knows the class: for each class the mean over the noise levels, on
+    up to n of its tiles."""
+    out = []
+    for c in range(classes):
+        of = tiles.columns[0] == c
+        mine = dataclasses.replace(tiles, images=tiles.images[of], columns=[tiles.columns[0][of]], augment="none")
+        loss = generate.loss_by_noise(model, mine, n, seed)["loss"].values()
+        out.append(sum(loss) / len(loss))
+    return out
+
+
 def run(a):
     model, meta = load_exported(a.weights)
     (train, test), parts = load(a.data_root, meta["params"]["input_size"])
@@ -51,10 +64,11 @@ def run(a):
     who = generate.identity(a.weights, meta)
     made, compute, seconds = generate.kept(a.pictures, "eurosat", who["sha256"], model, [asked], s)
     found = probe.predict(witness, made)[0]
+    hard = difficulty(model, parts[1], len(names), max(1, a.loss_tiles // 5), a.seed)
     classes = {}
     for c, name in enumerate(names):
         of = asked == c
-        classes[name] = {**stats.share(found[of] == c), "C": float(compute[of].mean()),
+        classes[name] = {**stats.share(found[of] == c), "C": float(compute[of].mean()), "loss": hard[c],
                          "taken_for": {names[i]: int(k) for i, k in enumerate(found[of].bincount(minlength=len(names)))
                                        if k and i != c}}
     return {"kind": "eurosat", "weights": who, "settings": s, "probe": report,
@@ -62,4 +76,5 @@ def run(a):
             "class": stats.share(found == asked), "classes": classes,
             "frechet_on_probe_features": distances(witness, made, train, test, a.seed),
             "C": float(compute.mean()),
+            "loss_and_C": stats.spearman(hard, [classes[n]["C"] for n in names]),
             "noise": {k: generate.loss_by_noise(model, d, a.loss_tiles, a.seed) for k, d in zip(("train", "test"), parts)}}

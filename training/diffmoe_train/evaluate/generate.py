@@ -22,6 +22,10 @@ class Counting:
         self.model, self.total, self.passes = model, 0, 0
         self.records = model.record()
 
+    @property
+    def prediction(self):
+        return self.model.prediction
+
     def null_labels(self, *a):
         return self.model.null_labels(*a)
 
@@ -85,7 +89,7 @@ def kept(folder, name, sha256, model, columns, s):
 def loss_by_noise(model, dataset, n, seed, batch=64, undo=None):
     """{t: mean training loss} on up to n real pictures with their labels, one noise for each; t is the
     share of data, as ``objective`` has it.  undo: the objective, flow by default (loss of the velocity)."""
-    undo = undo or objective.Flow()
+    undo = undo or objective.Flow(prediction=model.prediction)
     g = torch.Generator().manual_seed(seed)
     pick = torch.randperm(len(dataset), generator=g)[:n]
     sums = {t: 0.0 for t in TIMES}

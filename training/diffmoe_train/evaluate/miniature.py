@@ -30,7 +30,7 @@ def budget(runs):
     seeds = sorted({q["seed"] for q in runs})
     return (f"Every model: {r['depth']} blocks, width {r['hidden_size']}, 64 tokens (32×32 pictures, patch 4), "
             f"{r['num_experts']} experts in every second block; {r['steps']} steps of {r['batch']} = {r['images']:,} pictures, "
-            f"AdamW {r['lr']:g} with linear decay, {OBJECTIVES[r['kind']]}, bfloat16; seeds {', '.join(map(str, seeds))} "
+            f"AdamW {r['lr']:g} with linear decay, {OBJECTIVES[r['kind']]}{', ' + r['t_dist'].replace('_', '-') + ' t' if 't_dist' in r else ''}, bfloat16; seeds {', '.join(map(str, seeds))} "
             f"(weights, batches and noise). Drawn by {r['sampling']['steps']} {SOLVERS[r['sampling']['solver']]} steps without guidance, "
             f"{r['pictures']['pool']['n']:,} pictures; validation on {r['validation_n']:,} test pictures. ± is the standard deviation over seeds.")
 

@@ -70,7 +70,7 @@ def emoji_probe(runs):
             ["those it never saw, changed as in its training", "unseen_augmented"],
             ["its own pictures, changed as in its training", "own_augmented"]]
     of = lambda r, key: cell(r[key]) if key in r else "–"
-    return table(["right on real pictures", f"subject probe ({p['subject']['folds']}-fold)", "style probe"],
+    return table(["right on real pictures", f"subject probe ({p['subject']['folds']}-fold)", f"style probe ({p['style']['folds']}-fold)"],
                  [[name, of(p["subject"], k), of(p["style"], k)] for name, k in rows])
 
 
@@ -100,10 +100,17 @@ def eurosat_classes(runs):
         c = r["classes"][n]
         wrong = sorted(c["taken_for"].items(), key=lambda kv: -kv[1])[:2]
         rows.append([n, cell(r["probe"]["unseen_by_class"][i]), cell(c),
-                     ", ".join(f"{k} {v}" for k, v in wrong) or "–", f"{c['C']:.2f}"])
-    rows.append(["**all**", cell(r["probe"]["unseen"]), cell(r["class"]), f"chance {percent(r['chance'])}", f"{r['C']:.2f}"])
+                     ", ".join(f"{k} {v}" for k, v in wrong) or "–", f"{c['loss']:.4f}", f"{c['C']:.2f}"])
+    mean = sum(c["loss"] for c in r["classes"].values()) / len(names)
+    rows.append(["**all**", cell(r["probe"]["unseen"]), cell(r["class"]), f"chance {percent(r['chance'])}", f"{mean:.4f}", f"{r['C']:.2f}"])
     return table(["class", f"real test tiles (n = {r['probe']['unseen']['n']})",
-                  f"generated ({r['per_class']} each)", "most often taken for", "C while sampling"], rows)
+                  f"generated ({r['per_class']} each)", "most often taken for", "loss on real test tiles", "C while sampling"], rows)
+
+
+def eurosat_difficulty(runs):
+    r = runs[-1]
+    return (f"Rank correlation (Spearman) of a class's loss and its C, over {len(r['classes'])} classes: "
+            f"{r['loss_and_C']:.2f}.")
 
 
 def eurosat_frechet(runs):
@@ -126,6 +133,7 @@ TABLES = {
     "emoji_text": {"text settings": settings,
                    **{f"text {part.replace('_', ' ')}": lambda r, part=part: agreement(r, part) for part in PARTS}},
     "eurosat": {"eurosat settings": settings, "eurosat classes": eurosat_classes,
+                "eurosat difficulty": eurosat_difficulty,
                 "eurosat frechet": eurosat_frechet, "eurosat noise": eurosat_noise},
     **{kind: miniature.tables(kind, table) for kind in miniature.OBJECTIVES},
 }

@@ -1,4 +1,4 @@
-"""Intervals for shares, and the Fréchet distance between two sets of features."""
+"""Intervals for shares, rank correlation, and the Fréchet distance between two sets of features."""
 
 import math
 
@@ -38,6 +38,15 @@ def share(hits, groups=None):
     if groups is not None and n:
         out["over_groups"] = over_groups(hits, groups)
     return out
+
+
+def spearman(a, b):
+    """Rank correlation of two lists; equal values share their mean rank."""
+    def ranks(v):
+        v = torch.as_tensor(v, dtype=torch.float64)
+        return (v[:, None] > v).double().sum(1) + ((v[:, None] == v).double().sum(1) - 1) / 2
+    x, y = (r - r.mean() for r in (ranks(a), ranks(b)))
+    return float((x * y).sum() / (x.square().sum() * y.square().sum()).sqrt())
 
 
 def moments(features):
