@@ -85,7 +85,7 @@ impl Rule {
 fn advance(output: Slot, velocities: &[(f32, &Vec<(f32, Slot)>)]) -> Op {
     let mut terms = vec![(1.0, Slot::Latent)];
     for (factor, velocity) in velocities {
-        for (weight, slot) in velocity.iter() {
+        for (weight, slot) in *velocity {
             match terms.iter_mut().find(|term| term.1 == *slot) {
                 Some(term) => term.0 += factor * weight,
                 None => terms.push((factor * weight, *slot)),
