@@ -34,13 +34,13 @@ test("the processor draws what the command line draws", async () => {
   await withGenerator({}, { backend: "cpu" }, async (page) => {
     const made = await sample(page, OPTIONS);
     assert.ok(distance(made.rgba, await native(page, NATIVE)) <= 2);
-    assert.deepEqual(made.steps, [1, 2, 3].map((step) => [step, 3, 32 * 32 * 4, 32]));
+    assert.deepEqual(made.steps, [1, 2, 3].map((step) => [step, 3, 64 * 64 * 4, 64]));
     assert.equal(made.kind, "Uint8ClampedArray");
     assert.equal(made.width * made.height * 4, made.rgba.length);
     assert.ok(made.capacity > 0 && made.capacity < 8, `capacity ${made.capacity}`);
     assert.equal(typeof made.trace, "object");
     const info = await page.evaluate(() => window.generator.info);
-    assert.equal(info.labels.subject.length, 385);
+    assert.equal(info.labels.subject.length, 876);
     assert.equal(info.labels.style.length, 8);
   });
 });
@@ -160,7 +160,7 @@ test("the example page draws", async () => {
   await withPage(`${site.origin}/example.html`, {}, async (page) => {
     await page.waitForFunction(() => document.getElementById("status").textContent.startsWith("Drawn by"), null, { timeout: 60_000 });
     const colours = await page.evaluate(() => {
-      const { data } = document.querySelector("canvas").getContext("2d").getImageData(0, 0, 32, 32);
+      const { data } = document.querySelector("canvas").getContext("2d").getImageData(0, 0, 64, 64);
       return new Set(new Uint32Array(data.buffer)).size;
     });
     assert.ok(colours > 50, `${colours} colours`);

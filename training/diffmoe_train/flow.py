@@ -22,7 +22,8 @@ def sample_t(n, kind, device, generator=None, shift=1.0):
 
 
 PREDICTIONS = ("velocity", "data")
-LEAST_NOISE = 0.05  # what 1 - t counts as at least, where it divides
+LEAST_NOISE = 0.05  # what 1 - t counts as at least in the loss
+LEAST_LEFT = 0.01  # and in sampling, where an adaptive solver asks for velocities at t = 1
 
 
 def mix(x, noise, t):
@@ -66,15 +67,17 @@ def velocity(model, z, t, labels, guidance, negative=None):
         null = model.null_labels(z.shape[0], z.device) if negative is None else negative
         u = model(z, tt, null)[0][:, :C].float()
         v = u + guidance * (v - u)
-    return v if model.prediction == "velocity" else (v - z) / max(1 - t, LEAST_NOISE)
+    return v if model.prediction == "velocity" else (v - z) / max(1 - t, LEAST_LEFT)
 
 
 @torch.no_grad()
 def sample(model, z, labels, steps=30, guidance=1.0, solver="euler", negative=None):
+    """Heun's method looks at the end of each step; at t = 1 no noise is left from which a prediction of data
+    could tell a velocity, so there the last step is Euler's and ends at the data that is predicted."""
     h = 1.0 / steps
     for i in range(steps):
         v = velocity(model, z, i * h, labels, guidance, negative)
-        if solver == "heun":
+        if solver == "heun" and (model.prediction == "velocity" or i + 1 < steps):
             w = velocity(model, z + h * v, (i + 1) * h, labels, guidance, negative)
             v = (v + w) / 2
         z = z + h * v

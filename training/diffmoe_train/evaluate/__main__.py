@@ -42,7 +42,7 @@ def main(argv=None):
     e.add_argument("--per-pair", type=int, default=1, help="pictures of each seen (subject, style) pair")
     e.add_argument("--seen-pairs", type=int, default=0, help="only this many seen pairs, drawn at random (0: all)")
     e.add_argument("--per-held-out", type=int, default=8, help="pictures of each held-out pair")
-    e.add_argument("--sheet", help="PNG: a row for each held-out pair, the real picture first")
+    e.add_argument("--sheet", help="PNG of the held-out pairs, the real picture first")
     s = sub.add_parser("eurosat")
     sampling_arguments(s)
     s.add_argument("--per-class", type=int, default=32)

@@ -29,8 +29,8 @@ from ..sample import to_png
 from . import generate, probe, retrieval, stats
 
 JUDGED = 32  # pixels
-SUBJECT_PASSES, FOLDS = 32, 3
-STYLE_STEPS, STYLE_FOLDS = 5000, 3  # steps of 64 pictures
+SUBJECT_PASSES, FOLDS = 24, 2
+STYLE_STEPS, STYLE_FOLDS = 4000, 3  # steps of 64 pictures
 
 
 def vocabulary(meta):
@@ -165,13 +165,13 @@ def pairs_of(dataset, each, at_most=0, seed=0):
 
 
 def held_out_sheet(path, dataset, made, each):
-    """One row for each held-out pair: the real picture, then what the model drew."""
+    """For each held-out pair the real picture, then what the model drew; six pairs in a row."""
     order = {tuple(p): i for i, p in enumerate(torch.stack(dataset.columns, 1).tolist())}
     truth = dataset.images.float() / 127.5 - 1
     rows = []
     for i, pair in enumerate(sorted(order)):
         rows += [truth[order[pair]][None], made[i * each : (i + 1) * each]]
-    to_png(torch.cat(rows), path, each + 1)
+    to_png(torch.cat(rows), path, 6 * (each + 1), scale=max(1, 64 // made.shape[-1]))
 
 
 def by_value(values, column, numbers):
