@@ -115,11 +115,12 @@ fn the_adaptive_solver_draws_a_picture_close_to_many_small_steps() {
         assert_eq!(code, 0, "{stderr}");
         image::open(&out).expect("a PNG").to_rgb8()
     };
-    let adaptive = draw(&["--solver", "dopri5", "--rtol", "1e-3", "--atol", "1e-3"]);
-    let many = draw(&["--solver", "heun", "--steps", "40"]);
+    let adaptive = draw(&["--solver", "dopri5", "--rtol", "1e-4", "--atol", "1e-4"]);
+    let many = draw(&["--solver", "heun", "--steps", "80"]);
     let sum: u64 = adaptive.iter().zip(many.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
     let mean = sum as f64 / adaptive.len() as f64;
-    // Routing jumps, so neither is exact: 80 steps differ from 40 by 1, other noise by 31.
+    // Routing jumps, so neither is exact: they differ by 3, 200 steps of Euler from 80 of Heun by 0.5, and
+    // other noise by 23.
     assert!(mean < 6.0, "{mean} of 255");
 }
 

@@ -129,7 +129,7 @@ fn the_error_of_int8_and_int4_is_small_and_moves_few_tokens() {
     use WeightPrecision::{F16, Int4, Int8};
     let _turn = turn();
     // Output and decisions. The file of eurosat is f16: its own numbers lose nothing.
-    let of_eurosat = [(F16, 1e-5, 1e-4), (Int8, 0.005, 0.002), (Int4, 0.03, 0.01)];
+    let of_eurosat = [(F16, 1e-5, 1e-4), (Int8, 0.012, 0.002), (Int4, 0.06, 0.01)];
     // That of emoji is int8, so this is what int4 loses further.
     let of_emoji = [(Int4, 0.2, 0.03)];
     for (name, allowed) in [("eurosat", &of_eurosat[..]), ("emoji", &of_emoji[..])] {
