@@ -171,7 +171,7 @@ def held_out_sheet(path, dataset, made, each):
     rows = []
     for i, pair in enumerate(sorted(order)):
         rows += [truth[order[pair]][None], made[i * each : (i + 1) * each]]
-    to_png(torch.cat(rows), path, 6 * (each + 1), scale=max(1, 64 // made.shape[-1]))
+    to_png(torch.cat(rows), path, min(6, len(order)) * (each + 1), scale=max(1, 64 // made.shape[-1]))
 
 
 def by_value(values, column, numbers):
