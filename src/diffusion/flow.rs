@@ -49,25 +49,6 @@ impl Rule {
         time: f32,
         first_output: u8,
     ) -> Vec<(f32, Slot)> {
-        let said = self.guided(ops, input, time, first_output);
-        match self.prediction {
-            Prediction::Velocity => said,
-            Prediction::Data => {
-                let rate = 1.0 / (1.0 - time).max(LEAST_LEFT);
-                let data = said.into_iter().map(|(weight, slot)| (rate * weight, slot));
-                data.chain([(-rate, input)]).collect()
-            }
-        }
-    }
-
-    /// Adds the passes for one guided prediction and returns it as factors of output slots.
-    fn guided(
-        self,
-        ops: &mut Vec<Op>,
-        input: Slot,
-        time: f32,
-        first_output: u8,
-    ) -> Vec<(f32, Slot)> {
         let mut pass = |branch, output| {
             ops.push(Op::Forward { input, output, time, branch });
             output
@@ -77,11 +58,20 @@ impl Rule {
             clippy::float_cmp,
             reason = "exactly 1 is the documented way to switch guidance off"
         )]
-        if self.guidance == 1.0 {
-            return vec![(1.0, label)];
+        let mut terms = if self.guidance == 1.0 {
+            vec![(1.0, label)]
+        } else {
+            let null = pass(Branch::Unconditional, Slot::Output(first_output + 1));
+            vec![(1.0 - self.guidance, null), (self.guidance, label)]
+        };
+        if self.prediction == Prediction::Data {
+            let rate = 1.0 / (1.0 - time).max(LEAST_LEFT);
+            for term in &mut terms {
+                term.0 *= rate;
+            }
+            terms.push((-rate, input));
         }
-        let null = pass(Branch::Unconditional, Slot::Output(first_output + 1));
-        vec![(1.0 - self.guidance, null), (self.guidance, label)]
+        terms
     }
 }
 

@@ -23,7 +23,7 @@ def sample_t(n, kind, device, generator=None, shift=1.0):
 
 PREDICTIONS = ("velocity", "data")
 LEAST_NOISE = 0.05  # what 1 - t counts as at least in the loss
-LEAST_LEFT = 0.01  # and in sampling, where an adaptive solver asks for velocities at t = 1
+LEAST_LEFT = 0.01  # and in sampling, as in the program, whose adaptive solver asks for velocities at t = 1
 
 
 def mix(x, noise, t):

@@ -131,6 +131,7 @@ def test_subjects_by_name_then_by_group(emoji_root):
     get = lambda *a, **k: data.load_emoji(emoji_root / "e/emoji.npz", emoji_root / "e/labels.json", 8, *a, **k).labels[0].values
     assert get(["blue ball", "red box"], 3, and_groups=["box"]) == ["blue ball", "red box", "pink box"]
     assert get([], 3, and_groups=["box"]) == ["red box", "pink box"]
+    assert get(["blue ball"], 3, and_groups=["box"], without=["red box"]) == ["blue ball", "pink box"]
     assert get(["blue ball"], 3) == ["blue ball"] and len(get([], 3)) == 6
 
 

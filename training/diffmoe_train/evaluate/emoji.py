@@ -21,7 +21,6 @@ import os
 import zlib
 
 import torch
-import torch.nn.functional as F
 
 from .. import data, prompts
 from ..export import described_tokenizer, load_exported
@@ -55,8 +54,8 @@ def load(meta, root, path="emoji/emoji64.npz", labels="emoji/labels.json"):
 
 def as_judged(x):
     """Pictures [N, 3, s, s] in [-1, 1] at the size at which they are judged, in whole 8-bit levels."""
-    times = x.shape[-1] // min(x.shape[-1], JUDGED)
-    return (F.avg_pool2d(((x + 1) * 127.5).round(), times) + 0.5).floor() / 127.5 - 1
+    levels = ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return data.shrink(levels, min(x.shape[-1], JUDGED)).float() / 127.5 - 1
 
 
 def real(parts):
