@@ -9,8 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
-use diffmoe::cpu::{CpuEngine, CpuModel};
-use diffmoe::model::{Branch, Engine, Op, Routing, RoutingRule, RunSpec, Slot};
+use diffmoe::engine::{CpuEngine, CpuModel};
+use diffmoe::engine::{Engine, RunConfig};
+use diffmoe::model::{Routing, RoutingRule};
+use diffmoe::scheduler::{Branch, Instruction, Latent};
 use web_time::Instant;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -27,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut engine = CpuEngine::new(Arc::new(CpuModel::load(&checkpoint)?), batch);
 
     let len = batch * config.sample_len();
-    let run = RunSpec {
+    let run = RunConfig {
         latent: (0..len).map(|i| (0.9 * i as f64 + 0.1).sin() as f32).collect(),
         labels: config
             .labels
@@ -48,9 +50,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         write_safetensors(Path::new(path), &tensors, HashMap::new())?;
     }
     engine.start(&run);
-    let forward = [Op::Forward {
-        input: Slot::Latent,
-        output: Slot::Output(0),
+    let forward = [Instruction::Forward {
+        input: Latent::Sample,
+        output: Latent::Output(0),
         time,
         branch: Branch::Conditional,
     }];

@@ -3,39 +3,34 @@
 //!
 //! The data flow is the module list; a module may import only from those above it:
 //!
-//! | module | in one sentence |
+//! | module | what it holds |
 //! |---|---|
-//! | [`platform`] | hides the operating system or the browser |
-//! | [`tokenizer`] | splits prompts into numbers |
-//! | [`checkpoint`] | reads safetensors and PyTorch files into named, checked tensors, and writes model files |
-//! | [`gpu`] | makes buffers and runs recorded work |
-//! | [`kernels`] | says what one dispatch computes |
-//! | [`model`] | says in which order |
-//! | [`cpu`] | the same model, readable, on the processor |
-//! | [`vae`] | latents to pictures |
-//! | [`diffusion`] | says with which numbers |
-//! | [`trace`] | remembers which expert took which token |
-//! | [`sampler`] | says when |
-//! | [`picture`] | samples as pixels and PNG files |
-//! | `app` | the user interface, for a window and for a page (feature `app`) |
-//! | `web` | the entry points of a web page (feature `web`) |
+//! | [`platform`] | the operating system or the browser behind one interface |
+//! | [`tokenizer`] | prompts to token numbers |
+//! | [`model`] | the model as plain data: configuration, tensors, presets, routing rules |
+//! | [`checkpoint`] | safetensors and PyTorch files: named, checked tensors in, model files out |
+//! | [`scheduler`] | noise, times and solver steps, as lists of instructions |
+//! | [`gpu`] | buffers, pipelines, recorded dispatches |
+//! | [`kernels`] | one file per WGSL kernel, with its f64 reference |
+//! | [`engine`] | the forward pass on a GPU and on the CPU, behind one contract |
+//! | [`vae`] | image decoders: latents to images |
+//! | [`trace`] | which expert took which token, for every pass |
+//! | [`pipeline`] | settings, runs and decoding jobs on a chosen backend |
+//! | [`pixels`] | samples as pixels and PNG files |
 //!
 //! Dimension letters used everywhere: `B` samples in a batch, `T` tokens per sample, `S = B·T` tokens
 //! in the pool, `D` hidden size, `H` attention heads, `E` experts, `M` hidden size of an expert.
 
-#[cfg(feature = "app")]
-pub mod app;
 pub mod checkpoint;
-pub mod cpu;
-pub mod diffusion;
+pub mod engine;
 pub mod gpu;
 pub mod kernels;
 pub mod model;
-pub mod picture;
+pub mod pipeline;
+pub mod pixels;
 pub mod platform;
-pub mod sampler;
+pub mod scheduler;
+mod simd;
 pub mod tokenizer;
 pub mod trace;
 pub mod vae;
-#[cfg(feature = "web")]
-pub mod web;

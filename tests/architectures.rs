@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use device::{device, turn};
 use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
-use diffmoe::cpu::{CpuEngine, CpuModel};
-use diffmoe::diffusion::gaussian;
+use diffmoe::engine::{CpuEngine, CpuModel};
+use diffmoe::engine::{Engine, GpuEngine, GpuModel, RunConfig};
 use diffmoe::gpu::Profile;
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{Config, Engine, GpuEngine, GpuModel, Kind, Routing, RoutingRule, RunSpec};
+use diffmoe::model::{Config, Kind, Routing, RoutingRule};
+use diffmoe::scheduler::gaussian;
 use reference::Reference;
 
 /// Numbers for a tensor: matrices that keep the size of what they multiply, and biases that matter.
@@ -68,11 +69,11 @@ fn check(text: &str, seed: u64) {
         let taken: u32 = routes.iter().flatten().map(|mask| mask.count_ones()).sum();
         assert_eq!(taken > 0, !config.moe_blocks().is_empty(), "experts have something to do");
         let routing = Routing { rule, ..Routing::default() };
-        let run = RunSpec {
+        let run = RunConfig {
             latent: latent.clone(),
             labels: labels.clone(),
             routing,
-            ..RunSpec::default()
+            ..RunConfig::default()
         };
         let on_cpu = Arc::new(CpuModel::load(&checkpoint).unwrap());
         compare(&mut CpuEngine::new(on_cpu, batch), &run, &times, &want);
@@ -84,7 +85,7 @@ fn check(text: &str, seed: u64) {
 }
 
 /// The output of one pass; another token with an expert would show as a difference of 0.1 and more.
-fn compare(engine: &mut dyn Engine, run: &RunSpec, times: &[f32], want: &[f64]) {
+fn compare(engine: &mut dyn Engine, run: &RunConfig, times: &[f32], want: &[f64]) {
     let taps = engine.forward_with_taps(run, times).unwrap();
     let (_, _, out) = taps.iter().find(|tap| tap.0 == "out").unwrap();
     assert_eq!(out.len(), want.len());

@@ -8,12 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
-use diffmoe::cpu::{CpuEngine, CpuModel};
-use diffmoe::diffusion::{Ancestry, Next, Plan, Request, Solver};
-use diffmoe::model::{
-    Branch, Config, Denoise, Engine, Op, Progress, Routing, RoutingRule, RunSpec, Slot, Snapshot,
-    Taps,
-};
+use diffmoe::engine::{CpuEngine, CpuModel};
+use diffmoe::engine::{Engine, Progress, RunConfig, Snapshot, Taps};
+use diffmoe::model::{Config, Routing, RoutingRule};
+use diffmoe::scheduler::{Ancestry, Next, Plan, Request, Solver};
+use diffmoe::scheduler::{Branch, Denoise, Instruction, Latent};
 
 /// Routing as in the official code.
 const OFFICIAL: Routing = Routing { rule: RoutingRule::Pool, gamma: None, shift: 0.0 };
@@ -74,9 +73,9 @@ fn tiny(kind: &str) -> Checkpoint {
 }
 
 /// The tiny model's input, `[3, 4, 4, 4]`.
-fn tiny_run(labels: [u32; 3], routing: Routing) -> RunSpec {
+fn tiny_run(labels: [u32; 3], routing: Routing) -> RunConfig {
     let latent = (0..192).map(|i| (0.9 * f64::from(i) + 0.1).sin() as f32).collect();
-    RunSpec { latent, labels: vec![labels.to_vec()], routing, ..RunSpec::default() }
+    RunConfig { latent, labels: vec![labels.to_vec()], routing, ..RunConfig::default() }
 }
 
 fn tap<'a>(taps: &'a Taps, name: &str) -> &'a [f32] {
@@ -181,10 +180,16 @@ fn tiny_routing_is_the_official_one() {
 }
 
 /// `v` in `Output(0)`: one pass, or `v_u + guidance·(v_c - v_u)` as two passes. Gives the terms of `v`.
-fn velocity(ops: &mut Vec<Op>, input: Slot, time: f32, guidance: f32, to: u8) -> Vec<(f32, Slot)> {
+fn velocity(
+    ops: &mut Vec<Instruction>,
+    input: Latent,
+    time: f32,
+    guidance: f32,
+    to: u8,
+) -> Vec<(f32, Latent)> {
     let mut pass = |branch, to| {
-        ops.push(Op::Forward { input, output: Slot::Output(to), time, branch });
-        Slot::Output(to)
+        ops.push(Instruction::Forward { input, output: Latent::Output(to), time, branch });
+        Latent::Output(to)
     };
     let conditional = pass(Branch::Conditional, to);
     #[expect(clippy::float_cmp, reason = "exactly 1 switches guidance off")]
@@ -196,30 +201,31 @@ fn velocity(ops: &mut Vec<Op>, input: Slot, time: f32, guidance: f32, to: u8) ->
 }
 
 /// Step `i` of `n` of Euler's or Heun's method.
-fn flow_step(heun: bool, i: u32, n: u32, guidance: f32) -> Vec<Op> {
+fn flow_step(heun: bool, i: u32, n: u32, guidance: f32) -> Vec<Instruction> {
     let step = 1.0 / n as f32;
     let time = |i: u32| i as f32 / n as f32;
-    let scaled = |by: f32, v: &[(f32, Slot)]| v.iter().map(|t| (by * t.0, t.1)).collect::<Vec<_>>();
-    let latent = (1.0, Slot::Latent);
+    let scaled =
+        |by: f32, v: &[(f32, Latent)]| v.iter().map(|t| (by * t.0, t.1)).collect::<Vec<_>>();
+    let latent = (1.0, Latent::Sample);
     let mut ops = Vec::new();
-    let v1 = velocity(&mut ops, Slot::Latent, time(i), guidance, 0);
+    let v1 = velocity(&mut ops, Latent::Sample, time(i), guidance, 0);
     if !heun {
         let terms = [vec![latent], scaled(step, &v1)].concat();
-        ops.push(Op::Combine { output: Slot::Latent, terms });
+        ops.push(Instruction::Combine { output: Latent::Sample, terms });
         return ops;
     }
     let terms = [vec![latent], scaled(step, &v1)].concat();
-    ops.push(Op::Combine { output: Slot::Stage, terms });
-    let v2 = velocity(&mut ops, Slot::Stage, time(i + 1), guidance, 2);
+    ops.push(Instruction::Combine { output: Latent::Trial, terms });
+    let v2 = velocity(&mut ops, Latent::Trial, time(i + 1), guidance, 2);
     let terms = [vec![latent], scaled(step / 2.0, &v1), scaled(step / 2.0, &v2)].concat();
-    ops.push(Op::Combine { output: Slot::Latent, terms });
+    ops.push(Instruction::Combine { output: Latent::Sample, terms });
     ops
 }
 
 /// Runs a whole sampling, `budget` units at a time, and gives all snapshots.
 fn sample(
     engine: &mut CpuEngine,
-    run: &RunSpec,
+    run: &RunConfig,
     heun: bool,
     steps: u32,
     guidance: f32,
@@ -287,12 +293,14 @@ fn one_step_of_ddpm_and_ddim_is_the_official_one() {
         let mut plan = Plan::new(checkpoint.config(), request);
         let steps: Vec<_> = (0..5).map(|_| plan.next_step()).collect();
         let Some(Next::Step(ops)) = steps.last() else { panic!("{steps:?}") };
-        let [Op::Forward { .. }, Op::Denoise(step)] = &ops[..] else { panic!("{ops:?}") };
+        let [Instruction::Forward { .. }, Instruction::Denoise(step)] = &ops[..] else {
+            panic!("{ops:?}")
+        };
         (ops[0].clone(), step.clone())
     };
-    let mut sample = |pass: &Op, step: Denoise| {
+    let mut sample = |pass: &Instruction, step: Denoise| {
         engine.start(&run);
-        engine.finish_step(&[pass.clone(), Op::Denoise(step)]).unwrap();
+        engine.finish_step(&[pass.clone(), Instruction::Denoise(step)]).unwrap();
         engine.take_snapshot().unwrap().latent
     };
     let sum = |values: &[f32]| values.iter().map(|&v| f64::from(v)).sum::<f64>();
@@ -329,11 +337,11 @@ fn a_joint_pass_is_the_official_guidance() {
         predict: [0.0, -1.0],
         clip: false,
         mean: [1.0, 0.0],
-        deviation: diffmoe::model::Deviation::Fixed(0.0),
+        deviation: diffmoe::scheduler::Deviation::Fixed(0.0),
         noise: None,
     };
-    let pass = Op::JointForward { input: Slot::Latent, time: 0.45 };
-    engine.finish_step(&[pass, Op::Denoise(step)]).unwrap();
+    let pass = Instruction::JointForward { input: Latent::Sample, time: 0.45 };
+    engine.finish_step(&[pass, Instruction::Denoise(step)]).unwrap();
     let snapshot = engine.take_snapshot().unwrap();
     let row = |channel: usize| &snapshot.latent[channel * 16..][..4];
     assert_near(row(2), &[1.690_657, 1.858_358, 1.909_182, 1.373_669], 5e-6, "guided");
@@ -381,11 +389,11 @@ fn with_the_token_rule_a_sample_does_not_depend_on_its_batch_mates() {
     let checkpoint = tiny("diffmoe");
     let run = tiny_run([1, 7, 3], Routing::default());
     let three = sample(&mut cpu_engine(&checkpoint, 3), &run, false, 2, 1.5, 9);
-    let alone = RunSpec {
+    let alone = RunConfig {
         latent: run.latent[64..128].to_vec(),
         labels: vec![vec![7]],
         routing: run.routing,
-        ..RunSpec::default()
+        ..RunConfig::default()
     };
     let one = sample(&mut cpu_engine(&checkpoint, 1), &alone, false, 2, 1.5, 9);
     assert_eq!(three[1].latent[64..128], one[1].latent[..]);
@@ -446,11 +454,11 @@ fn recorded_passes_and_samples_are_reproduced() {
         let checkpoint = Checkpoint::open(&folder.join("model.safetensors")).unwrap();
         let io = read_io(&folder.join("io.safetensors"));
         let labels: Vec<u32> = io["y"].iter().map(|&y| y as u32).collect();
-        let run = RunSpec {
+        let run = RunConfig {
             latent: io["x"].clone(),
             labels: vec![labels],
             routing: OFFICIAL,
-            ..RunSpec::default()
+            ..RunConfig::default()
         };
         let mut engine = cpu_engine(&checkpoint, io["t"].len());
         let taps = engine.forward_with_taps(&run, &io["t"]).unwrap();

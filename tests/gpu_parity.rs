@@ -10,14 +10,15 @@ use std::sync::Arc;
 
 use device::{device, turn};
 use diffmoe::checkpoint::Checkpoint;
-use diffmoe::cpu::{CpuEngine, CpuModel};
-use diffmoe::diffusion::{Ancestry, Next, Plan, Request, Solver, Tolerance};
+use diffmoe::engine::{CpuEngine, CpuModel};
+use diffmoe::engine::{
+    Engine, EngineError, Footprint, GpuEngine, GpuModel, Progress, RunConfig, Snapshot, Stage,
+};
 use diffmoe::gpu::{Gpu, GpuOptions, Profile};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{
-    Branch, Engine, EngineError, Footprint, GpuEngine, GpuModel, Op, Progress, Routing,
-    RoutingRule, RunSpec, Slot, Snapshot, Stage,
-};
+use diffmoe::model::{Routing, RoutingRule};
+use diffmoe::scheduler::{Ancestry, Next, Plan, Request, Solver, Tolerance};
+use diffmoe::scheduler::{Branch, Instruction, Latent};
 use safetensors::SafeTensors;
 
 /// Float32 with another order of summation, as the parity cases state.
@@ -80,12 +81,12 @@ impl Case {
     }
 
     /// The case's sample as the start of a run, with the official pool rule.
-    fn run(&self) -> RunSpec {
-        RunSpec {
+    fn run(&self) -> RunConfig {
+        RunConfig {
             latent: self.tensor("x"),
             labels: self.labels(),
             routing: Routing { rule: RoutingRule::Pool, ..Routing::default() },
-            ..RunSpec::default()
+            ..RunConfig::default()
         }
     }
 
@@ -165,62 +166,62 @@ fn expert_choice_forward_matches() {
 const COND: Branch = Branch::Conditional;
 const NULL: Branch = Branch::Unconditional;
 
-fn forward(input: Slot, output: u8, time: f32, branch: Branch) -> Op {
-    Op::Forward { input, output: Slot::Output(output), time, branch }
+fn forward(input: Latent, output: u8, time: f32, branch: Branch) -> Instruction {
+    Instruction::Forward { input, output: Latent::Output(output), time, branch }
 }
 
 /// Euler's method, guided where `scale` is not 1: `z += (v_u + s·(v_c − v_u)) / N`.
-fn euler(step: u32, steps: u32, scale: f32) -> Vec<Op> {
+fn euler(step: u32, steps: u32, scale: f32) -> Vec<Instruction> {
     let (time, dt) = (step as f32 / steps as f32, 1.0 / steps as f32);
     let is_guided = (scale - 1.0).abs() > f32::EPSILON;
     if !is_guided {
-        let terms = vec![(1.0, Slot::Latent), (dt, Slot::Output(0))];
+        let terms = vec![(1.0, Latent::Sample), (dt, Latent::Output(0))];
         return vec![
-            forward(Slot::Latent, 0, time, COND),
-            Op::Combine { output: Slot::Latent, terms },
+            forward(Latent::Sample, 0, time, COND),
+            Instruction::Combine { output: Latent::Sample, terms },
         ];
     }
     vec![
-        forward(Slot::Latent, 0, time, COND),
-        forward(Slot::Latent, 1, time, NULL),
-        Op::Combine {
-            output: Slot::Latent,
+        forward(Latent::Sample, 0, time, COND),
+        forward(Latent::Sample, 1, time, NULL),
+        Instruction::Combine {
+            output: Latent::Sample,
             terms: vec![
-                (1.0, Slot::Latent),
-                (scale * dt, Slot::Output(0)),
-                ((1.0 - scale) * dt, Slot::Output(1)),
+                (1.0, Latent::Sample),
+                (scale * dt, Latent::Output(0)),
+                ((1.0 - scale) * dt, Latent::Output(1)),
             ],
         },
     ]
 }
 
 /// Heun's method, guided.
-fn heun(step: u32, steps: u32, scale: f32) -> Vec<Op> {
+fn heun(step: u32, steps: u32, scale: f32) -> Vec<Instruction> {
     let (time, dt) = (step as f32 / steps as f32, 1.0 / steps as f32);
     let next = (step + 1) as f32 / steps as f32;
     let sum = |output, first: u8, factor: f32, count: u8| {
-        let mut terms = vec![(1.0, Slot::Latent)];
+        let mut terms = vec![(1.0, Latent::Sample)];
         for stage in 0..count {
-            terms.push((scale * factor, Slot::Output(first + 2 * stage)));
-            terms.push(((1.0 - scale) * factor, Slot::Output(first + 2 * stage + 1)));
+            terms.push((scale * factor, Latent::Output(first + 2 * stage)));
+            terms.push(((1.0 - scale) * factor, Latent::Output(first + 2 * stage + 1)));
         }
-        Op::Combine { output, terms }
+        Instruction::Combine { output, terms }
     };
     vec![
-        forward(Slot::Latent, 0, time, COND),
-        forward(Slot::Latent, 1, time, NULL),
-        sum(Slot::Stage, 0, dt, 1),
-        forward(Slot::Stage, 2, next, COND),
-        forward(Slot::Stage, 3, next, NULL),
-        sum(Slot::Latent, 0, dt / 2.0, 2),
+        forward(Latent::Sample, 0, time, COND),
+        forward(Latent::Sample, 1, time, NULL),
+        sum(Latent::Trial, 0, dt, 1),
+        forward(Latent::Trial, 2, next, COND),
+        forward(Latent::Trial, 3, next, NULL),
+        sum(Latent::Sample, 0, dt / 2.0, 2),
     ]
 }
 
 /// Runs all steps in slices of `budget` dispatches and returns the snapshots.
 fn sample(
     engine: &mut GpuEngine,
-    run: &RunSpec,
-    steps: &[Vec<Op>],
+    run: &RunConfig,
+    steps: &[Vec<Instruction>],
     budget: usize,
 ) -> Vec<Snapshot> {
     engine.start(run);
@@ -247,7 +248,7 @@ fn check_solvers(name: &str) {
     let Some(case) = Case::open(name) else { return };
     let scale = case.number("cfg_scale") as f32;
     let (n, heun_n) = (case.number("steps") as u32, case.number("heun_steps") as u32);
-    let runs: [(&str, Vec<Vec<Op>>); 3] = [
+    let runs: [(&str, Vec<Vec<Instruction>>); 3] = [
         ("euler_nocfg", (0..n).map(|i| euler(i, n, 1.0)).collect()),
         ("euler_cfg", (0..n).map(|i| euler(i, n, scale)).collect()),
         ("heun_cfg", (0..heun_n).map(|i| heun(i, heun_n, scale)).collect()),
@@ -333,7 +334,7 @@ fn dopri5_takes_the_same_steps_on_both_backends() {
         let mut latent = Vec::new();
         let mut times = Vec::new();
         while let Next::Step(ops) = plan.next_step() {
-            times.extend(ops.iter().flat_map(Op::passes).map(|pass| pass.0));
+            times.extend(ops.iter().flat_map(Instruction::passes).map(|pass| pass.0));
             engine.finish_step(&ops).unwrap();
             let snapshot = engine.take_snapshot().unwrap();
             plan.observe(&snapshot);
@@ -399,7 +400,7 @@ fn what_does_not_fit_is_refused_and_spoils_nothing() {
     let gpu = Arc::new(Gpu::headless().unwrap());
     let mut engine = case.engine(&gpu);
     let size = gpu.device.limits().max_buffer_size + 4;
-    let refused = pollster::block_on(gpu.attempt(async {
+    let refused = pollster::block_on(gpu.error_scope(async {
         let usage = wgpu::BufferUsages::STORAGE;
         let label = Some("too large");
         gpu.device.create_buffer(&wgpu::BufferDescriptor {
@@ -412,7 +413,7 @@ fn what_does_not_fit_is_refused_and_spoils_nothing() {
     assert!(refused.is_err());
     assert_eq!(gpu.failure(), None);
     sample(&mut engine, &case.run(), &[euler(0, 1, 1.0)], 10);
-    assert_eq!(pollster::block_on(gpu.attempt(async { 7 })), Ok(7));
+    assert_eq!(pollster::block_on(gpu.error_scope(async { 7 })), Ok(7));
 }
 
 #[test]
@@ -422,7 +423,7 @@ fn the_trace_holds_what_the_taps_show() {
     let mut engine = case.engine(&device(Profile::Software));
     let batch = engine.batch();
     let taps = engine.forward_with_taps(&case.run(), &vec![0.25; batch]).unwrap();
-    let ops = [forward(Slot::Latent, 0, 0.25, COND)];
+    let ops = [forward(Latent::Sample, 0, 0.25, COND)];
     let snapshot = sample(&mut engine, &case.run(), &[ops.to_vec()], usize::MAX).remove(0);
     let [pass] = &snapshot.routing[..] else { panic!("one forward pass") };
     assert_eq!((pass.step, pass.time, pass.branch), (0, 0.25, COND));
@@ -466,13 +467,13 @@ fn the_token_rule_does_not_depend_on_batch_mates() {
     let Some(case) = Case::open("diffmoe_flow") else { return };
     let gpu = device(Profile::Software);
     let model = case.model(&gpu);
-    let all = RunSpec { routing: Routing::default(), ..case.run() };
+    let all = RunConfig { routing: Routing::default(), ..case.run() };
     let batch = all.labels[0].len();
-    let alone = RunSpec {
+    let alone = RunConfig {
         latent: all.latent[..all.latent.len() / batch].to_vec(),
         labels: vec![all.labels[0][..1].to_vec()],
         routing: all.routing,
-        ..RunSpec::default()
+        ..RunConfig::default()
     };
     let steps: Vec<_> = (0..2).map(|i| euler(i, 2, 1.5)).collect();
     let mut together = GpuEngine::new(model.clone(), batch).unwrap();
@@ -491,7 +492,7 @@ fn raising_thresholds_sends_fewer_tokens_to_experts() {
     let mut engine = case.engine(&device(Profile::Software));
     let steps = [euler(0, 1, 1.0)];
     let mut taken = |routing: Routing| -> u32 {
-        let run = RunSpec { routing, ..case.run() };
+        let run = RunConfig { routing, ..case.run() };
         let snapshot = sample(&mut engine, &run, &steps, usize::MAX).remove(0);
         let layers = snapshot.routing.iter().flat_map(|pass| &pass.layers);
         layers.flat_map(|layer| &layer.masks).map(|mask| mask.count_ones()).sum()

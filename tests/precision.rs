@@ -7,16 +7,14 @@ mod device;
 use std::sync::Arc;
 
 use device::{device, turn};
-use diffmoe::checkpoint::{Checkpoint, embedded, write_model};
-use diffmoe::cpu::{CpuEngine, CpuModel};
-use diffmoe::diffusion::{gaussian, random_rows};
+use diffmoe::checkpoint::{Checkpoint, write_model};
+use diffmoe::engine::{CpuEngine, CpuModel};
+use diffmoe::engine::{Engine, Footprint, GpuEngine, GpuModel, RunConfig, WeightChoice};
 use diffmoe::gpu::Profile;
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{
-    Config, Engine, Footprint, GpuEngine, GpuModel, Routing, RoutingRule, RunSpec, Storage,
-    TensorSpec, WeightChoice,
-};
+use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};
 use diffmoe::platform::Bytes;
+use diffmoe::scheduler::{gaussian, random_rows};
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
@@ -25,7 +23,7 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
 }
 
 fn shipped(name: &str) -> Checkpoint {
-    embedded::open(name).unwrap().unwrap()
+    diffmoe_models::open(name).unwrap().unwrap()
 }
 
 /// The shipped model as `convert` writes it: its own file has one large matrix in f16, the others in int8.
@@ -42,15 +40,15 @@ fn emoji_in(storage: Storage) -> Checkpoint {
 }
 
 /// Noise and labels for a pass of a shipped model.
-fn noise_run(config: &Config, batch: usize, rule: RoutingRule) -> RunSpec {
+fn noise_run(config: &Config, batch: usize, rule: RoutingRule) -> RunConfig {
     let labels = config.labels.iter().enumerate();
     let labels = labels.map(|(i, table)| random_rows(3, i as u32, table.null, batch)).collect();
     let latent = (0..batch as u64).flat_map(|i| gaussian(11, i, config.sample_len())).collect();
-    RunSpec {
+    RunConfig {
         latent,
         labels,
         routing: Routing { rule, ..Routing::default() },
-        ..RunSpec::default()
+        ..RunConfig::default()
     }
 }
 

@@ -11,15 +11,14 @@ use std::sync::Arc;
 
 use device::{device, turn};
 use diffmoe::checkpoint::{Checkpoint, write_model};
-use diffmoe::cpu::{CpuEngine, CpuModel};
-use diffmoe::diffusion::{Next, Plan, Request, Solver};
+use diffmoe::engine::{CpuEngine, CpuModel};
+use diffmoe::engine::{Engine, Footprint, GpuEngine, GpuModel, RunConfig};
 use diffmoe::gpu::Profile;
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{
-    Branch, Config, Engine, Footprint, GpuEngine, GpuModel, Op, Routing, RoutingRule, RunSpec,
-    Slot, Storage, TensorSpec,
-};
+use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};
 use diffmoe::platform::Bytes;
+use diffmoe::scheduler::{Branch, Instruction, Latent};
+use diffmoe::scheduler::{Next, Plan, Request, Solver};
 use safetensors::{Dtype, SafeTensors};
 
 /// The recorded models: one whose tokenizer is a WordPiece, one with byte-pair encoding.
@@ -83,25 +82,25 @@ fn description(case: &str) -> serde_json::Value {
 }
 
 /// The recorded run, with the official pool rule.
-fn run(x: &[f32]) -> RunSpec {
+fn run(x: &[f32]) -> RunConfig {
     run_of(CASES[0], x)
 }
 
-fn run_of(case: &str, x: &[f32]) -> RunSpec {
+fn run_of(case: &str, x: &[f32]) -> RunConfig {
     let case = description(case);
     let prompts = case["prompts"].as_array().unwrap().iter();
-    RunSpec {
+    RunConfig {
         latent: x.to_vec(),
         prompts: prompts.map(|p| p.as_str().unwrap().to_owned()).collect(),
         negative: case["negative"].as_str().unwrap().to_owned(),
         routing: Routing { rule: RoutingRule::Pool, ..Routing::default() },
-        ..RunSpec::default()
+        ..RunConfig::default()
     }
 }
 
 fn sample(
     engine: &mut dyn Engine,
-    run: &RunSpec,
+    run: &RunConfig,
     solver: Solver,
     steps: u32,
     guidance: f32,
@@ -172,8 +171,8 @@ fn reproduce(case: &str, device: &str) {
 }
 
 /// The recorded run with other prompts, and each token for itself.
-fn asking(x: &[f32], prompts: &[&str], negative: &str) -> RunSpec {
-    RunSpec {
+fn asking(x: &[f32], prompts: &[&str], negative: &str) -> RunConfig {
+    RunConfig {
         prompts: prompts.iter().map(|&p| p.to_owned()).collect(),
         negative: negative.to_owned(),
         routing: Routing::default(),
@@ -226,17 +225,21 @@ fn guidance_away_from_the_prompt_itself_is_no_guidance() {
 fn a_pass_over_both_branches_sees_both_prompts() {
     let _turn = turn();
     let x = recorded().remove("x").unwrap().1;
-    let sum = |ops: Vec<Op>| {
-        let terms = vec![(1.0, Slot::Output(0)), (2.0, Slot::Output(1))];
-        [ops, vec![Op::Combine { output: Slot::Latent, terms }]].concat()
+    let sum = |ops: Vec<Instruction>| {
+        let terms = vec![(1.0, Latent::Output(0)), (2.0, Latent::Output(1))];
+        [ops, vec![Instruction::Combine { output: Latent::Sample, terms }]].concat()
     };
-    let pass =
-        |branch, n| Op::Forward { input: Slot::Latent, output: Slot::Output(n), time: 0.3, branch };
+    let pass = |branch, n| Instruction::Forward {
+        input: Latent::Sample,
+        output: Latent::Output(n),
+        time: 0.3,
+        branch,
+    };
     let one = sum(vec![pass(Branch::Conditional, 0), pass(Branch::Unconditional, 1)]);
-    let both = sum(vec![Op::JointForward { input: Slot::Latent, time: 0.3 }]);
+    let both = sum(vec![Instruction::JointForward { input: Latent::Sample, time: 0.3 }]);
     for device in DEVICES {
         let mut engine = engine(device, 3);
-        let mut compute = |run: &RunSpec, ops: &[Op]| {
+        let mut compute = |run: &RunConfig, ops: &[Instruction]| {
             engine.start(run);
             engine.finish_step(ops).unwrap();
             engine.take_snapshot().unwrap().latent
@@ -286,11 +289,13 @@ fn table(seed: u32, count: usize) -> Vec<f32> {
 }
 
 /// One pass over a branch of a run.
-fn pass(engine: &mut dyn Engine, run: &RunSpec, branch: Branch) -> Vec<f32> {
-    let (input, output) = (Slot::Latent, Slot::Output(0));
+fn pass(engine: &mut dyn Engine, run: &RunConfig, branch: Branch) -> Vec<f32> {
+    let (input, output) = (Latent::Sample, Latent::Output(0));
     let terms = vec![(1.0, output)];
-    let ops =
-        [Op::Forward { input, output, time: 0.4, branch }, Op::Combine { output: input, terms }];
+    let ops = [
+        Instruction::Forward { input, output, time: 0.4, branch },
+        Instruction::Combine { output: input, terms },
+    ];
     engine.start(run);
     engine.finish_step(&ops).unwrap();
     engine.take_snapshot().unwrap().latent
@@ -310,7 +315,7 @@ fn a_label_adds_its_row_to_what_the_prompt_adds() {
     for device in DEVICES {
         let mut got = engine_of(&labelled, device, 3);
         let asked =
-            RunSpec { labels: vec![vec![3; 3], vec![1; 3]], ..asking(&x, &prompts, "blob") };
+            RunConfig { labels: vec![vec![3; 3], vec![1; 3]], ..asking(&x, &prompts, "blob") };
         // The other branch sees the null rows and the negative prompt.
         for (branch, class, style) in [(Branch::Conditional, 3, 1), (Branch::Unconditional, 4, 2)] {
             let mut want = engine_of(&with_labels(&[], &rows(class, style)), device, 3);
@@ -318,7 +323,7 @@ fn a_label_adds_its_row_to_what_the_prompt_adds() {
             let error = largest_difference(&pass(got.as_mut(), &asked, branch), &want);
             assert!(error <= 1e-5, "{device} {branch:?}: {error} off");
         }
-        let other = RunSpec { labels: vec![vec![0; 3], vec![1; 3]], ..asked.clone() };
+        let other = RunConfig { labels: vec![vec![0; 3], vec![1; 3]], ..asked.clone() };
         let first = pass(got.as_mut(), &asked, Branch::Conditional);
         let other = pass(got.as_mut(), &other, Branch::Conditional);
         assert!(largest_difference(&first, &other) > 1e-3, "{device}: the label counts");
@@ -332,7 +337,7 @@ fn prompts_and_labels_together_give_the_same_samples_everywhere() {
     let labelled = with_labels(&[("class", 4), ("style", 2)], &[]);
     // Mixed, with the null row among them.
     let labels = vec![vec![0, 4, 2], vec![1, 0, 2]];
-    let run = RunSpec { labels, ..asking(&x, &["robot", "", "a red fox"], "blob") };
+    let run = RunConfig { labels, ..asking(&x, &["robot", "", "a red fox"], "blob") };
     let mut samples = DEVICES.map(|device| {
         let mut engine = engine_of(&labelled, device, 3);
         sample(engine.as_mut(), &run, Solver::Heun, 3, 1.8)

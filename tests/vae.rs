@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use device::{device, limited, turn};
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
+use diffmoe::engine::{EngineError, Progress};
 use diffmoe::gpu::{Gpu, Profile};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{EngineError, Progress};
 use diffmoe::vae::{
     CpuDecoder, CpuDecoderModel, Decoder, DecoderFile, DecoderKind, GpuDecoder, GpuDecoderModel,
     LatentPreview,

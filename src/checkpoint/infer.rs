@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::model::{Config, TimeKind};
+use crate::model::{Config, Objective};
 
 /// What is known beside the tensors.
 #[derive(Clone, Debug, Default)]
@@ -13,7 +13,7 @@ pub struct Hints {
     /// The official configuration file of a run.
     pub yaml: Option<String>,
     /// Kind of training; overrides the file.
-    pub time: Option<TimeKind>,
+    pub time: Option<Objective>,
     /// Attention heads, where no file says it.
     pub heads: Option<usize>,
     /// Height and width of a sample, where tensors and file do not say it; overrides them.
@@ -48,8 +48,8 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<String, String> {
     }
     let time = match (hints.time, rf) {
         (Some(time), _) => time,
-        (None, Some(true)) => TimeKind::Flow,
-        (None, Some(false)) => TimeKind::Ddpm,
+        (None, Some(true)) => Objective::Flow,
+        (None, Some(false)) => Objective::Ddpm,
         (None, None) => {
             return Err(
                 "the tensors do not tell how the model was trained; add --time ddpm (DiT) or \
@@ -59,7 +59,7 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<String, String> {
         }
     };
     let table = shape(shapes, "y_embedder.embedding_table.weight", 2)?;
-    let solver = if time == TimeKind::Flow { "euler" } else { "ddpm" };
+    let solver = if time == Objective::Flow { "euler" } else { "ddpm" };
     let name = hints.name.clone().or(name).unwrap_or_else(|| format!("imported {kind} model"));
     let text = json!({
         "name": name, "kind": kind, "t_kind": time, "null_class": table[0].saturating_sub(1),
@@ -181,11 +181,11 @@ mod tests {
     #[test]
     fn published_shapes_are_recognised() {
         for (name, time) in [
-            ("dense-XL-ddpm", TimeKind::Ddpm),
-            ("dense-XL", TimeKind::Flow),
-            ("S-E8", TimeKind::Flow),
-            ("tc-S-E4", TimeKind::Flow),
-            ("ec-L-E16-ddpm", TimeKind::Ddpm),
+            ("dense-XL-ddpm", Objective::Ddpm),
+            ("dense-XL", Objective::Flow),
+            ("S-E8", Objective::Flow),
+            ("tc-S-E4", Objective::Flow),
+            ("ec-L-E16-ddpm", Objective::Ddpm),
         ] {
             let config = name.parse::<Preset>().unwrap().config();
             let hints = Hints { time: Some(time), ..Hints::default() };
@@ -200,7 +200,7 @@ mod tests {
         let config = "dense-XL-ddpm".parse::<Preset>().unwrap().config();
         let mut shapes = shapes_of(&config);
         shapes.insert("pos_embed".into(), vec![1, 1024, 1152]);
-        let hints = Hints { time: Some(TimeKind::Ddpm), ..Hints::default() };
+        let hints = Hints { time: Some(Objective::Ddpm), ..Hints::default() };
         let config = Config::from_json(&infer_config(&shapes, &hints).unwrap()).unwrap();
         assert_eq!((config.input_size, config.tokens()), ([64, 64], 1024));
     }
@@ -209,7 +209,7 @@ mod tests {
     fn tokens_that_make_no_square_need_a_shape() {
         let config = "S".parse::<Preset>().unwrap().of_size([16, 24]).unwrap().config();
         let shapes = shapes_of(&config);
-        let hints = Hints { time: Some(TimeKind::Flow), ..Hints::default() };
+        let hints = Hints { time: Some(Objective::Flow), ..Hints::default() };
         assert!(infer_config(&shapes, &hints).unwrap_err().contains("--size"));
         let hints = Hints { size: Some([16, 24]), ..hints };
         let found = Config::from_json(&infer_config(&shapes, &hints).unwrap()).unwrap();
@@ -224,7 +224,7 @@ mod tests {
         let shapes = shapes_of(&config);
         let ask = |shapes: &Shapes, hints: &Hints| infer_config(shapes, hints).unwrap_err();
         assert!(ask(&shapes, &Hints::default()).contains("--time"));
-        let time = Hints { time: Some(TimeKind::Flow), ..Hints::default() };
+        let time = Hints { time: Some(Objective::Flow), ..Hints::default() };
         let mut odd = shapes.clone();
         odd.insert("x_embedder.proj.weight".into(), vec![400, 4, 2, 2]);
         assert!(ask(&odd, &time).contains("--heads"));

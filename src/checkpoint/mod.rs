@@ -5,7 +5,6 @@
 //! tensor. Every missing, extra and mis-shaped tensor is reported at once.
 
 mod dtype;
-pub mod embedded;
 mod error;
 #[cfg(feature = "import")]
 mod infer;
@@ -29,7 +28,7 @@ pub use error::CheckpointError;
 pub use infer::{Hints, infer_config};
 #[cfg(test)]
 pub(crate) use quantise::from_int4_row;
-pub(crate) use quantise::{INT4_GROUP, int4_row, int8_row};
+pub(crate) use quantise::{int4_row, int8_row};
 pub use random::random_tensor;
 pub use rows::StoredRows;
 pub(crate) use rows::StoredValues;

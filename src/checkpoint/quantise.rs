@@ -10,8 +10,7 @@ pub(crate) fn int8_row(row: &[f32]) -> (f32, impl Iterator<Item = i8>) {
     (scale, row.iter().map(move |v| (v / scale).round() as i8))
 }
 
-/// Neighbours in a row of int4 that share a scale.
-pub(crate) const INT4_GROUP: usize = 32;
+use crate::model::INT4_GROUP;
 
 /// A row as whole numbers from -8 to 7, two in a byte, the first in the low half, and a factor for each group.
 ///

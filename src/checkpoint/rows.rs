@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use half::f16;
 
-use super::quantise::{INT4_GROUP, from_int4_row};
+use super::quantise::from_int4_row;
+use crate::model::INT4_GROUP;
 
 /// Whole rows of numbers.
 #[derive(Clone, Debug)]

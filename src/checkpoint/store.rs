@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use safetensors::{Dtype, View};
 
-use super::quantise::{INT4_GROUP, int4_row, int8_row};
+use super::quantise::{int4_row, int8_row};
 use super::tensor_file::SCALE_SUFFIX;
 use super::{CONFIG_KEY, CheckpointError};
+use crate::model::INT4_GROUP;
 use crate::model::{Storage, TensorSpec};
 
 /// Where numbers come from: the tensor of a name, as f32.

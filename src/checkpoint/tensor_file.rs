@@ -8,7 +8,8 @@ use std::path::Path;
 use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{CONFIG_KEY, CheckpointError, INT4_GROUP, StoredRows, StoredValues, dtype, open};
+use super::{CONFIG_KEY, CheckpointError, StoredRows, StoredValues, dtype, open};
+use crate::model::INT4_GROUP;
 use crate::model::Storage;
 use crate::platform::Bytes;
 

@@ -190,7 +190,7 @@ impl Gpu {
     ///
     /// # Errors
     /// The refusal. What was made is not to be used then.
-    pub async fn attempt<T>(&self, work: impl Future<Output = T>) -> Result<T, GpuError> {
+    pub async fn error_scope<T>(&self, work: impl Future<Output = T>) -> Result<T, GpuError> {
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let made = work.await;

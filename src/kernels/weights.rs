@@ -4,7 +4,8 @@ use half::f16;
 
 #[cfg(test)]
 use crate::checkpoint::from_int4_row;
-use crate::checkpoint::{INT4_GROUP, StoredRows, StoredValues, int4_row, int8_row};
+use crate::checkpoint::{StoredRows, StoredValues, int4_row, int8_row};
+use crate::model::INT4_GROUP;
 
 /// What the weights of large matrices are on the device, from coarse to fine. Sums are f32 in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]

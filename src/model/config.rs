@@ -25,7 +25,7 @@ pub enum Kind {
 /// What the time input of the model means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum TimeKind {
+pub enum Objective {
     /// Rectified flow: `t` in [0, 1], 0 is noise and 1 is data (the official code's direction).
     Flow,
     /// DDPM: `t` is an integer step in 0..1000, 0 is data.
@@ -39,9 +39,10 @@ pub enum Prediction {
     /// The velocity `v = dz/dt`, as in the paper.
     #[default]
     Velocity,
-    /// The data `x`, from which the velocity follows as `(x − z) / (1 − t)`: for patches of more numbers than
+    /// The sample `x₀` (diffusers' name), from which the velocity follows as `(x − z) / (1 − t)`: for patches of more numbers than
     /// half the hidden size, whose noise a token has no room for (Li and He 2025, arXiv 2511.13720).
-    Data,
+    #[serde(rename = "data", alias = "sample")]
+    Sample,
 }
 
 /// The two shapes a feed-forward network comes in (spec §1.2).
@@ -94,7 +95,7 @@ pub struct Config {
     /// Architecture.
     pub kind: Kind,
     /// Meaning of the time input.
-    pub time_kind: TimeKind,
+    pub objective: Objective,
     /// Meaning of the output of a flow model.
     pub prediction: Prediction,
     /// Factor applied to `t` before the sinusoidal embedding (1 in the official code, 1000 in our own models).
@@ -176,7 +177,7 @@ struct Document {
     #[serde(default)]
     name: Option<String>,
     kind: Kind,
-    t_kind: TimeKind,
+    t_kind: Objective,
     #[serde(default = "one")]
     time_scale: f32,
     #[serde(default)]
@@ -284,7 +285,7 @@ impl Config {
         let config = Self {
             name: doc.name.unwrap_or_else(|| "unnamed".into()),
             kind: doc.kind,
-            time_kind: doc.t_kind,
+            objective: doc.t_kind,
             prediction: p.prediction,
             time_scale: doc.time_scale,
             pixels: doc.space.as_deref() == Some("pixels"),
@@ -336,7 +337,7 @@ impl Config {
         if self.kind != Kind::Dense && !(1..=32).contains(&self.num_experts) {
             return wrong(format!("{} experts; 1 to 32 are supported", self.num_experts));
         }
-        if self.time_kind == TimeKind::Ddpm && self.prediction != Prediction::Velocity {
+        if self.objective == Objective::Ddpm && self.prediction != Prediction::Velocity {
             return wrong(
                 "prediction \"data\" is for flow models; DDPM models predict the noise".into(),
             );

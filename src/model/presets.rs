@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde_json::json;
 
-use super::{Config, ConfigError, Kind, TimeKind};
+use super::{Config, ConfigError, Kind, Objective};
 
 /// A shape of the paper. Its name is `[dense-|diffmoe-|tc-|ec-]SIZE[-En][-flow|-ddpm]`, as in `L-E8`,
 /// `dense-XL-ddpm` or `ec-S-E16`; case does not matter.
@@ -18,7 +18,7 @@ pub struct Preset {
     /// `E`; 0 for a dense model.
     pub experts: usize,
     /// Kind of training.
-    pub time_kind: TimeKind,
+    pub objective: Objective,
     /// Height and width of the latent: 32 for pictures of 256 pixels.
     pub input_size: [usize; 2],
     /// `L`, `D` and `H`.
@@ -57,9 +57,9 @@ impl FromStr for Preset {
     fn from_str(text: &str) -> Result<Self, UnknownPreset> {
         let unknown = || UnknownPreset(text.to_owned());
         let name = text.to_lowercase();
-        let (name, time_kind) = match name.strip_suffix("-ddpm") {
-            Some(rest) => (rest, TimeKind::Ddpm),
-            None => (name.strip_suffix("-flow").unwrap_or(&name), TimeKind::Flow),
+        let (name, objective) = match name.strip_suffix("-ddpm") {
+            Some(rest) => (rest, Objective::Ddpm),
+            None => (name.strip_suffix("-flow").unwrap_or(&name), Objective::Flow),
         };
         let prefixes = [
             ("dense-", Kind::Dense),
@@ -79,7 +79,7 @@ impl FromStr for Preset {
             return Err(unknown());
         }
         let input_size = if size == "S-128" { [16; 2] } else { [32; 2] };
-        Ok(Self { kind, size, experts, time_kind, input_size, dimensions: dimensions(size) })
+        Ok(Self { kind, size, experts, objective, input_size, dimensions: dimensions(size) })
     }
 }
 
@@ -95,9 +95,9 @@ impl std::fmt::Display for Preset {
         if self.experts > 0 {
             write!(f, "-E{}", self.experts)?;
         }
-        f.write_str(match self.time_kind {
-            TimeKind::Flow => "-Flow",
-            TimeKind::Ddpm => "-DDPM",
+        f.write_str(match self.objective {
+            Objective::Flow => "-Flow",
+            Objective::Ddpm => "-DDPM",
         })
     }
 }
@@ -106,7 +106,7 @@ impl Preset {
     /// The configuration as JSON, in the form that checkpoints carry.
     pub fn to_json(self) -> String {
         let [depth, hidden_size, num_heads] = self.dimensions;
-        let (kind, t_kind) = (self.kind, self.time_kind);
+        let (kind, t_kind) = (self.kind, self.objective);
         // A square is one number, as in the official files.
         let input_size = match self.input_size {
             [height, width] if height == width => json!(width),
@@ -122,8 +122,8 @@ impl Preset {
             });
         }
         let solver = match t_kind {
-            TimeKind::Flow => "euler",
-            TimeKind::Ddpm => "ddpm",
+            Objective::Flow => "euler",
+            Objective::Ddpm => "ddpm",
         };
         json!({
             "name": self.to_string(), "kind": kind, "t_kind": t_kind, "null_class": 1000, "params": params,

@@ -11,6 +11,13 @@ pub struct TensorSpec {
     pub shape: Vec<usize>,
 }
 
+impl TensorSpec {
+    /// How many numbers it holds.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().map(|&n| n as u64).product()
+    }
+}
+
 impl Config {
     /// Every tensor of the model, by official `state_dict` name, in `state_dict` order.
     pub fn tensors(&self) -> Vec<TensorSpec> {

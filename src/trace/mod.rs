@@ -13,7 +13,9 @@ use serde::Serialize;
 pub use views::At;
 
 use crate::checkpoint::{TensorOut, write_safetensors};
-use crate::model::{Branch, Config, ForwardRouting, LayerRouting};
+use crate::engine::{ForwardRouting, LayerRouting};
+use crate::model::Config;
+use crate::scheduler::Branch;
 
 /// Version of the exported formats.
 const FORMAT: u32 = 1;

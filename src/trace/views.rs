@@ -4,7 +4,8 @@
 //! the step's own time; `C` is the mean of all.
 
 use super::Trace;
-use crate::model::{Branch, ForwardRouting, LayerRouting};
+use crate::engine::{ForwardRouting, LayerRouting};
+use crate::scheduler::Branch;
 
 /// One MoE layer in one pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use rayon::prelude::*;
 
 use super::plan::Attention;
 use crate::checkpoint::{CheckpointError, TensorFile};
-use crate::cpu::math::{softmax_rows, vectorised};
-use crate::cpu::matmul::Matrix;
+use crate::simd::math::{softmax_rows, vectorised};
+use crate::simd::matmul::Matrix;
 
 /// Query, key, value and output projection, `[C, C]` each with a bias.
 pub(super) struct AttentionWeights {

@@ -9,7 +9,7 @@ use super::build;
 use super::memory::Slabs;
 use super::plan::Plan;
 use crate::checkpoint::{CheckpointError, TensorFile};
-use crate::model::EngineError;
+use crate::engine::EngineError;
 use crate::platform::Bytes;
 
 /// Which decoder.

@@ -8,9 +8,9 @@ use super::config::Numbers;
 use super::cpu_layers::{ConvWeights, NormWeights, Normalising, Source, conv_rows};
 use super::plan::{Layer, Plan, ValueId};
 use super::{Decoder, DecoderFile};
-use crate::cpu::describe;
-use crate::model::{EngineError, Progress, Taps};
-use crate::platform::breathe;
+use crate::engine::{EngineError, Progress, Taps};
+use crate::platform::yield_now;
+use crate::simd::describe;
 
 /// A decoder in memory, for pictures of any size.
 pub struct CpuDecoderModel {
@@ -54,7 +54,7 @@ impl CpuDecoderModel {
         for step in &file.plan.steps {
             weights.push(load(&step.layer)?);
             file.loaded_layer();
-            breathe().await;
+            yield_now().await;
         }
         Ok(Self { plan: file.plan.clone(), numbers: file.numbers, weights })
     }

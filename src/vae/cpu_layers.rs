@@ -8,8 +8,8 @@ use rayon::prelude::*;
 
 use super::plan::{Conv, Norm};
 use crate::checkpoint::{CheckpointError, TensorFile};
-use crate::cpu::math::{silu, vectorised};
-use crate::cpu::matmul::Matrix;
+use crate::simd::math::{silu, vectorised};
+use crate::simd::matmul::Matrix;
 
 /// Added to the variance by every group norm of the decoders.
 pub(super) const EPS: f32 = 1e-6;

@@ -10,10 +10,10 @@ use super::gpu_weights::{self, LayerWeights};
 use super::memory::{Piece, Slabs};
 use super::plan::{Plan, ValueId};
 use super::{Decoder, DecoderFile};
+use crate::engine::{EngineError, Progress, SliceTime, Taps};
 use crate::gpu::{Gpu, GpuError, InFlight, Readback, Tape, Tensor, Timing};
 use crate::kernels::WeightPrecision;
 use crate::kernels::planes::{from_quads, to_quads};
-use crate::model::{EngineError, Progress, SliceTime, Taps};
 
 /// More submissions in the queue would make a window that shares the device wait for them.
 const MAX_IN_FLIGHT: usize = 2;

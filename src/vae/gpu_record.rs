@@ -3,6 +3,7 @@
 use super::gpu_weights::{AttentionWeights, LayerWeights};
 use super::memory::{Piece, Slabs};
 use super::plan::{Attention, Conv, Layer, Norm, Plan, ValueId};
+use crate::engine::EngineError;
 use crate::gpu::{Gpu, Tape, Tensor};
 use crate::kernels::conv2d::output_chunks;
 use crate::kernels::group_stats::CHUNK;
@@ -10,7 +11,6 @@ use crate::kernels::{
     AddTokens, Conv2d, ConvWeights, GroupFold, GroupNorm, GroupStats, Linear, Matrix, Softmax,
     TokensFromPlanes,
 };
-use crate::model::EngineError;
 
 /// Multiply-adds of one dispatch, about: some hundredths of a second on a small GPU.
 const DISPATCH: u64 = 1 << 31;

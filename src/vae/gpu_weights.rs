@@ -4,10 +4,10 @@
 use super::DecoderFile;
 use super::plan::{Attention, Conv, Layer, Norm};
 use crate::checkpoint::{CheckpointError, StoredRows, TensorFile};
+use crate::engine::EngineError;
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{ConvWeights, Matrix, WeightPrecision};
-use crate::model::EngineError;
-use crate::platform::breathe;
+use crate::platform::yield_now;
 
 /// Weights of one layer.
 #[allow(clippy::large_enum_variant, reason = "there are some dozen, made once")]
@@ -62,7 +62,7 @@ pub(super) async fn load(
         unflushed += layer.bytes();
         weights.push(layer);
         file.loaded_layer();
-        breathe().await;
+        yield_now().await;
         if unflushed > AT_ONCE {
             // A failure is kept by the device and looked at below.
             let _ = gpu.flush();

@@ -24,7 +24,7 @@ pub use cpu::{CpuDecoder, CpuDecoderModel};
 pub use gpu::{GpuDecoder, GpuDecoderModel};
 pub use preview::LatentPreview;
 
-use crate::model::{EngineError, Progress, SliceTime, Taps};
+use crate::engine::{EngineError, Progress, SliceTime, Taps};
 
 /// A decoder on a device, for latents of one size. It may be made on one thread and used on another.
 pub trait Decoder: Send {

@@ -7,7 +7,7 @@
 //! what it will look like in the end.
 
 use super::Decoder;
-use crate::model::EngineError;
+use crate::engine::EngineError;
 
 /// A linear map from latent cells to colours.
 #[derive(Clone, Debug, PartialEq)]

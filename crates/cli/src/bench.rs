@@ -1,0 +1,258 @@
+//! `diffmoe bench`: how long a denoising step takes, and on a GPU with a clock, each kernel's share.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+use diffmoe::checkpoint::Checkpoint;
+use diffmoe::engine::{CpuEngine, CpuModel};
+use diffmoe::engine::{Engine, GpuEngine, GpuModel, RunConfig};
+use diffmoe::gpu::Gpu;
+use diffmoe::model::{Config, Objective, Routing};
+use diffmoe::scheduler::Instruction;
+use diffmoe::scheduler::{Ancestry, Next, Plan, Request, Solver, gaussian};
+use indicatif::ProgressBar;
+use serde::Serialize;
+
+use super::output::Output;
+use super::{BackendName, Outcome, WeightsName};
+
+/// Measure: milliseconds of a guided step (both branches through the model), and of each kernel in it.
+///
+/// Times are of this machine as it is now, other programs included; the median of many steps is shown, with
+/// the fastest and the slowest. A software adapter such as lavapipe says nothing about the speed of a GPU.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Embedded model, or a safetensors file.
+    #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
+    model: String,
+    /// What to measure; auto measures the CPU, and the GPU if there is an adapter of any kind.
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendName,
+    /// What large matrices are on a graphics device; sums are f32 in any case.
+    #[arg(long, value_enum, default_value = "auto")]
+    weights: WeightsName,
+    /// Pictures that share a pass.
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    /// Steps to measure, after one that is not counted.
+    #[arg(long, default_value_t = 10)]
+    steps: u32,
+    /// Also write the figures as JSON.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    version: &'static str,
+    model: String,
+    batch: usize,
+    tokens: usize,
+    devices: Vec<Device>,
+}
+
+#[derive(Serialize)]
+struct Device {
+    name: String,
+    load_ms: f64,
+    step_ms: Spread,
+    /// Of the GPU; a CPU has neither.
+    dispatches_per_step: Option<usize>,
+    submissions_per_step: Option<f64>,
+    weight_bytes: Option<u64>,
+    kernels: Vec<Kernel>,
+}
+
+#[derive(Serialize)]
+struct Spread {
+    min: f64,
+    median: f64,
+    max: f64,
+}
+
+#[derive(Serialize)]
+struct Kernel {
+    name: String,
+    dispatches: usize,
+    ms: f64,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let checkpoint = diffmoe_models::open_any(&arguments.model)?;
+    if !(1..=256).contains(&arguments.batch) || !(1..=10_000).contains(&arguments.steps) {
+        return Err("choose a batch of 1 to 256 and 1 to 10000 steps".into());
+    }
+    let json = arguments.json.as_deref().map(Output::reserve).transpose()?;
+    let mut devices = Vec::new();
+    if !matches!(arguments.backend, BackendName::Gpu) {
+        devices.push(cpu(&checkpoint, arguments)?);
+    }
+    if !matches!(arguments.backend, BackendName::Cpu) {
+        match Gpu::headless() {
+            Ok(gpu) => devices.push(graphics(gpu, &checkpoint, arguments)?),
+            Err(error) if matches!(arguments.backend, BackendName::Auto) => {
+                eprintln!("note: {error}: only the CPU was measured");
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let config = checkpoint.config();
+    let report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        model: config.name.clone(),
+        batch: arguments.batch,
+        tokens: config.tokens(),
+        devices,
+    };
+    report.print();
+    if let Some(json) = json {
+        let text = serde_json::to_string_pretty(&report)?;
+        json.write(|part| std::fs::write(part, &text))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn cpu(
+    checkpoint: &Checkpoint,
+    arguments: &Arguments,
+) -> Result<Device, Box<dyn std::error::Error>> {
+    let begin = Instant::now();
+    let mut engine = CpuEngine::new(Arc::new(CpuModel::load(checkpoint)?), arguments.batch);
+    let load_ms = milliseconds(begin);
+    let step_ms = time_steps(&mut engine, checkpoint, arguments)?;
+    Ok(Device {
+        name: engine.device(),
+        load_ms,
+        step_ms,
+        dispatches_per_step: None,
+        submissions_per_step: None,
+        weight_bytes: None,
+        kernels: Vec::new(),
+    })
+}
+
+fn graphics(
+    gpu: Gpu,
+    checkpoint: &Checkpoint,
+    arguments: &Arguments,
+) -> Result<Device, Box<dyn std::error::Error>> {
+    let begin = Instant::now();
+    let model = Arc::new(GpuModel::load(Arc::new(gpu), checkpoint, arguments.weights)?);
+    let mut engine = GpuEngine::new(model.clone(), arguments.batch)?;
+    let load_ms = milliseconds(begin);
+    let step_ms = time_steps(&mut engine, checkpoint, arguments)?;
+    let submissions = engine.submissions() as f64 / f64::from(arguments.steps + 1);
+    let ops = one_step(checkpoint.config(), arguments);
+    let mut kernels: BTreeMap<String, Kernel> = BTreeMap::new();
+    for timing in engine.time_step(&ops)?.unwrap_or_default() {
+        let name = timing.label.rsplit('/').next().unwrap_or(&timing.label).to_owned();
+        let new = || Kernel { name: name.clone(), dispatches: 0, ms: 0.0 };
+        let kernel = kernels.entry(name.clone()).or_insert_with(new);
+        kernel.dispatches += 1;
+        kernel.ms += timing.nanoseconds / 1e6;
+    }
+    let mut kernels: Vec<_> = kernels.into_values().collect();
+    kernels.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    Ok(Device {
+        name: engine.device(),
+        load_ms,
+        step_ms,
+        dispatches_per_step: Some(engine.dispatches(&ops)?.len()),
+        submissions_per_step: Some(submissions),
+        weight_bytes: Some(model.weight_bytes()),
+        kernels,
+    })
+}
+
+/// A guided step: Euler's for a flow, an ancestral one for DDPM.
+fn one_step(config: &Config, arguments: &Arguments) -> Vec<Instruction> {
+    let solver = match config.objective {
+        Objective::Flow => Solver::Euler,
+        Objective::Ddpm => Solver::Ddpm(Ancestry::default()),
+    };
+    let pictures = 0..arguments.batch as u64;
+    let request = Request { solver, steps: 2, guidance: 2.0, seed: 0, pictures };
+    match Plan::new(config, request).next_step() {
+        Next::Step(ops) => ops,
+        other => unreachable!("a plan of two steps begins with {other:?}"),
+    }
+}
+
+/// Times whole steps, each waited for.
+fn time_steps(
+    engine: &mut dyn Engine,
+    checkpoint: &Checkpoint,
+    arguments: &Arguments,
+) -> Result<Spread, Box<dyn std::error::Error>> {
+    let config = checkpoint.config();
+    let ops = one_step(config, arguments);
+    let pictures = 0..arguments.batch as u64;
+    engine.start(&RunConfig {
+        latent: pictures.flat_map(|i| gaussian(0, i, config.sample_len())).collect(),
+        labels: config
+            .labels
+            .iter()
+            .map(|table| (0..arguments.batch as u32).map(|i| i % table.null.max(1)).collect())
+            .collect(),
+        prompts: vec![String::new(); if config.text.is_some() { arguments.batch } else { 0 }],
+        negative: String::new(),
+        routing: Routing::default(),
+    });
+    let bar = ProgressBar::new(u64::from(arguments.steps));
+    bar.set_message(engine.device());
+    let mut times = Vec::new();
+    for step in 0..=arguments.steps {
+        let begin = Instant::now();
+        engine.finish_step(&ops)?;
+        times.push(milliseconds(begin));
+        bar.set_position(u64::from(step));
+        while engine.take_snapshot().is_some() {}
+    }
+    bar.finish_and_clear();
+    // The first step compiles and records.
+    times.remove(0);
+    times.sort_by(f64::total_cmp);
+    Ok(Spread { min: times[0], median: times[times.len() / 2], max: times[times.len() - 1] })
+}
+
+fn milliseconds(begin: Instant) -> f64 {
+    begin.elapsed().as_secs_f64() * 1e3
+}
+
+impl Report {
+    fn print(&self) {
+        let Self { model, batch, tokens, .. } = self;
+        println!("{model}, {batch} pictures of {tokens} tokens, guided step (both branches)");
+        for device in &self.devices {
+            let Device { name, load_ms, step_ms, .. } = device;
+            println!("\n{name}");
+            println!("  load   {load_ms:9.1} ms");
+            println!(
+                "  step   {:9.2} ms median, {:.2} to {:.2}",
+                step_ms.median, step_ms.min, step_ms.max
+            );
+            if let (Some(dispatches), Some(submissions)) =
+                (device.dispatches_per_step, device.submissions_per_step)
+            {
+                println!("  {dispatches} dispatches and {submissions:.0} submission in a step");
+            }
+            if let Some(bytes) = device.weight_bytes {
+                println!("  {:.1} MB of weights on the device", bytes as f64 / 1e6);
+            }
+            let total: f64 = device.kernels.iter().map(|k| k.ms).sum();
+            for Kernel { name, dispatches, ms } in &device.kernels {
+                let share = 100.0 * ms / total;
+                println!(
+                    "  {name:<24} {dispatches:4} × {:9.3} ms {share:5.1} %",
+                    ms / *dispatches as f64
+                );
+            }
+            if device.dispatches_per_step.is_some() && device.kernels.is_empty() {
+                println!("  the adapter has no clock for single kernels");
+            }
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! `diffmoe info`: what a model file holds, without loading it onto a device.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use diffmoe::engine::{Footprint, WeightChoice};
+use diffmoe::gpu::Gpu;
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::model::{Config, FfnForm, Kind, Objective, Prediction, Preset, Storage, file_bytes};
+use diffmoe::platform;
+
+use super::{Outcome, decoder};
+
+/// Describe a model or an image decoder: architecture, size, labels, recommended settings, model card.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Embedded model, or a safetensors file.
+    #[arg(value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
+    model: String,
+    /// One of the paper's shapes instead of a file, as in S-E16, L-E8, dense-XL-ddpm: what it needs, and whether
+    /// this machine has it.
+    #[arg(long, value_name = "PRESET", conflicts_with = "model")]
+    preset: Option<Preset>,
+    /// With --preset: height and width of a sample in latent cells, where it is not the paper's.
+    #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = super::size, requires = "preset")]
+    size: Option<[usize; 2]>,
+    /// With --preset: pictures that share a pass.
+    #[arg(long, default_value_t = 1, requires = "preset")]
+    batch: usize,
+    /// List every tensor.
+    #[arg(long)]
+    tensors: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    if let Some(preset) = arguments.preset {
+        let preset = arguments.size.map_or(Ok(preset), |size| preset.of_size(size))?;
+        return needs(&preset.config(), arguments);
+    }
+    if let Some(outcome) =
+        decoder::describe(std::path::Path::new(&arguments.model), arguments.tensors)
+    {
+        return outcome;
+    }
+    let checkpoint = diffmoe_models::open_any(&arguments.model)?;
+    let config = checkpoint.config();
+    let list = checkpoint.list();
+    println!("{}", config.name);
+    println!("  architecture  {}", architecture(config));
+    println!(
+        "  samples       {0}, {1} channels of {2}; {3} tokens of {4}×{4}",
+        config.extent(),
+        config.in_channels,
+        if config.pixels { "pixels in [-1, 1]" } else { "latents" },
+        config.tokens(),
+        config.patch_size
+    );
+    println!(
+        "  time          {}",
+        match config.objective {
+            Objective::Flow => {
+                let output = match config.prediction {
+                    Prediction::Velocity => "velocity",
+                    Prediction::Sample => "data",
+                };
+                let scale = config.time_scale;
+                format!(
+                    "flow, t from 0 (noise) to 1 (data), scaled by {scale}; predicts the {output}"
+                )
+            }
+            Objective::Ddpm => "DDPM, 1000 steps".to_owned(),
+        }
+    );
+    for table in &config.labels {
+        println!("  {:<13} {}", table.name, labels(&table.values, table.null));
+    }
+    if let Some(text) = &config.text {
+        println!(
+            "  text          prompts of up to {} tokens out of {}; encoder of {} layers, width {}",
+            text.max_length - 2,
+            text.vocab_size,
+            text.depth,
+            text.hidden_size
+        );
+        if !text.examples.is_empty() {
+            println!("  examples      {}", text.examples.join(" · "));
+        }
+    }
+    let defaults = &config.defaults;
+    println!(
+        "  sampling      {} with {} steps, guidance {}",
+        defaults.solver, defaults.steps, defaults.guidance
+    );
+    let mut storage: BTreeMap<&str, usize> = BTreeMap::new();
+    for tensor in &list {
+        *storage.entry(&tensor.dtype).or_default() += tensor.bytes;
+    }
+    let bytes: usize = storage.values().sum();
+    let parts: Vec<_> =
+        storage.iter().map(|(dtype, bytes)| format!("{dtype} {}", megabytes(*bytes))).collect();
+    println!("  parameters    {}", grouped(config.parameters()));
+    println!("  storage       {} ({})", megabytes(bytes), parts.join(", "));
+    let precisions = WeightChoice::Auto.resolve(&checkpoint);
+    let kinds = precisions.to_string();
+    println!(
+        "  memory        {} on the processor, {} on a GPU with {kinds} weights, for one picture at a time",
+        megabytes(Footprint::on_cpu(config, 1).total() as usize),
+        megabytes(Footprint::on_gpu(config, 1, precisions, WEBGPU_BINDING).total() as usize)
+    );
+    let card: Option<serde_json::Value> = serde_json::from_str(checkpoint.config_text()).ok();
+    if let Some(card) = card.as_ref().and_then(|c| c.get("card")).and_then(|c| c.as_object()) {
+        for (key, value) in card {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            println!("  {key:<13} {text}");
+        }
+    }
+    if arguments.tensors {
+        for tensor in &list {
+            println!("{:<52} {:<5} {:?}", tensor.name, tensor.dtype, tensor.shape);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Bytes that every WebGPU device binds at once.
+const WEBGPU_BINDING: u64 = 128 << 20;
+
+/// What a shape needs, before anything is allocated; an error where neither processor nor GPU has it.
+fn needs(config: &Config, arguments: &Arguments) -> Outcome {
+    let batch = arguments.batch;
+    if !(1..=256).contains(&batch) {
+        return Err("choose a batch of 1 to 256".into());
+    }
+    println!("{}", config.name);
+    println!("  architecture  {}", architecture(config));
+    println!("  parameters    {}", grouped(config.parameters()));
+    println!(
+        "  activated     {} at C = 1, router included",
+        grouped(config.activated_parameters(1.0))
+    );
+    let files = [
+        ("f32", Storage::F32),
+        ("f16", Storage::F16),
+        ("int8", Storage::Int8),
+        ("int4", Storage::Int4),
+    ];
+    for (name, storage) in files {
+        println!("  file, {name:<5}   {}", megabytes(file_bytes(config, storage) as usize));
+    }
+    let cpu = Footprint::on_cpu(config, batch);
+    let free = platform::free_memory();
+    let is_on_cpu = free.is_none_or(|free| cpu.total() <= free);
+    let verdict = match free {
+        Some(free) => format!(
+            "{}, {} free here",
+            if is_on_cpu { "fits" } else { "does not fit" },
+            megabytes(free as usize)
+        ),
+        None => "this system does not say how much is free".into(),
+    };
+    println!("  processor     {} with f32 weights: {verdict}", megabytes(cpu.total() as usize));
+    let gpu = Gpu::headless();
+    let is_on_gpu = match &gpu {
+        Ok(gpu) => {
+            use WeightPrecision::{F16, F32, Int4, Int8};
+            let fits = |precision| fits_gpu(config, batch, gpu, free, precision);
+            // Each has its line, whatever the others say.
+            [F32, F16, Int8, Int4].map(fits).contains(&true)
+        }
+        Err(error) => {
+            println!("  gpu           {error}");
+            false
+        }
+    };
+    if arguments.tensors {
+        for tensor in config.tensors() {
+            println!("{:<52} {:?}", tensor.name, tensor.shape);
+        }
+    }
+    if is_on_cpu || is_on_gpu {
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(format!(
+        "{} with a batch of {batch} fits neither the memory nor a graphics device of this machine; \
+         choose fewer experts or a smaller size",
+        config.name
+    )
+    .into())
+}
+
+/// What a shape needs on a device with weights of one precision, and whether it has it as far as it tells: a software
+/// adapter has the memory of the processor.
+fn fits_gpu(
+    config: &Config,
+    batch: usize,
+    gpu: &Gpu,
+    free: Option<u64>,
+    precision: WeightPrecision,
+) -> bool {
+    let limit = gpu.binding_limit;
+    let need = Footprint::on_gpu(config, batch, precision, limit);
+    let is_there = !gpu.is_software() || free.is_none_or(|free| need.total() <= free);
+    let fits = need.largest.1 <= limit && is_there;
+    println!(
+        "  gpu, {precision:<8} {}, the largest piece {} ({}) of {} that it binds: {}",
+        megabytes(need.total() as usize),
+        megabytes(need.largest.1 as usize),
+        need.largest.0,
+        megabytes(limit as usize),
+        if fits { "fits as far as a device tells" } else { "does not fit" },
+    );
+    fits
+}
+
+fn architecture(config: &Config) -> String {
+    let kind = match config.kind {
+        Kind::Dense => "dense DiT",
+        Kind::Tc => "token-choice MoE DiT",
+        Kind::Ec => "expert-choice MoE DiT",
+        Kind::DiffMoe => "DiffMoE",
+    };
+    let form = match config.ffn_form {
+        FfnForm::Gelu => "GELU",
+        FfnForm::SwiGlu => "SwiGLU",
+    };
+    let experts = match config.moe_blocks().len() {
+        0 => String::new(),
+        layers => format!(", {} experts in {layers} layers", config.num_experts),
+    };
+    format!(
+        "{kind}, {} blocks, hidden size {}, {} heads of {}, {form}{experts}",
+        config.depth, config.hidden_size, config.num_heads, config.head_dim
+    )
+}
+
+fn labels(names: &[String], null: u32) -> String {
+    const SHOWN: usize = 12;
+    if names.is_empty() {
+        return format!("{null} numbered from 0");
+    }
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    let shown: Vec<_> = names.iter().take(SHOWN).map(String::as_str).collect();
+    format!("{null}: {}{more}", shown.join(", "))
+}
+
+fn megabytes(bytes: usize) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}
+
+/// 140191616 as 140,191,616.
+pub(super) fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        assert_eq!(
+            [0, 999, 1000, 140_191_616].map(super::grouped),
+            ["0", "999", "1,000", "140,191,616"]
+        );
+    }
+}

@@ -1,0 +1,152 @@
+//! Commands, their help, and the one place where errors become exit codes:
+//! 0 is success, 1 a verification that found differences, 2 a request that could not be carried out.
+
+mod bench;
+mod convert;
+mod decode;
+mod decoder;
+mod info;
+mod join;
+mod make_random;
+mod output;
+mod picture_set;
+mod sample;
+mod solver_options;
+mod verify;
+mod verify_decoder;
+mod window;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use diffmoe::engine::{EngineError, WeightChoice};
+use diffmoe::gpu::GpuError;
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::pipeline::{Backend, BackendError};
+
+/// What a command returns: an exit code, or an error that becomes one sentence on stderr.
+type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+/// Generate images with DiffMoE diffusion transformers, and see which expert works on which token.
+///
+/// `diffmoe sample` draws sixteen images with the embedded model, on the GPU if there is one, and writes one PNG.
+#[derive(Parser)]
+#[command(name = "diffmoe", version, max_term_width = 100, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Sample(Box<sample::Arguments>),
+    Join(join::Arguments),
+    Decode(decode::Arguments),
+    Verify(verify::Arguments),
+    Info(info::Arguments),
+    Bench(bench::Arguments),
+    Convert(convert::Arguments),
+    MakeRandom(make_random::Arguments),
+    Window(window::Arguments),
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum BackendName {
+    /// A real GPU if there is one, else the CPU.
+    Auto,
+    /// Any wgpu adapter, software adapters such as lavapipe included.
+    Gpu,
+    /// The processor.
+    Cpu,
+}
+
+impl From<BackendName> for Backend {
+    fn from(name: BackendName) -> Self {
+        match name {
+            BackendName::Auto => Self::Auto,
+            BackendName::Gpu => Self::Gpu,
+            BackendName::Cpu => Self::Cpu,
+        }
+    }
+}
+
+/// What large matrices are on a graphics device; the processor computes with f32 in any case.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum WeightsName {
+    /// What the file has: int4, int8 or f16; f16 for what is f32.
+    Auto,
+    /// Half a byte a number, and a scale for 32 of them.
+    Int4,
+    /// A byte a number, and a scale for each row.
+    Int8,
+    /// Two bytes.
+    F16,
+    /// Four bytes.
+    F32,
+}
+
+impl From<WeightsName> for WeightChoice {
+    fn from(name: WeightsName) -> Self {
+        match name {
+            WeightsName::Auto => Self::Auto,
+            WeightsName::Int4 => WeightPrecision::Int4.into(),
+            WeightsName::Int8 => WeightPrecision::Int8.into(),
+            WeightsName::F16 => WeightPrecision::F16.into(),
+            WeightsName::F32 => WeightPrecision::F32.into(),
+        }
+    }
+}
+
+/// A height and a width, as in `16x24`.
+fn size(text: &str) -> Result<[usize; 2], String> {
+    let sides = text.split_once(['x', '×']).map(|(height, width)| [height, width]);
+    let sides = sides.and_then(|[h, w]| Some([h.trim().parse().ok()?, w.trim().parse().ok()?]));
+    sides.ok_or_else(|| {
+        "it has to be HEIGHTxWIDTH in pixels or latent cells, as in 16x24".to_owned()
+    })
+}
+
+fn main() -> ExitCode {
+    diffmoe::platform::quiet_vulkan();
+    let outcome = match Arguments::parse().command {
+        Command::Sample(arguments) => sample::run(&arguments),
+        Command::Join(arguments) => join::run(&arguments),
+        Command::Decode(arguments) => decode::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Info(arguments) => info::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Convert(arguments) => convert::run(&arguments),
+        Command::MakeRandom(arguments) => make_random::run(&arguments),
+        Command::Window(arguments) => window::run(arguments),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error}{}", advice(&*error));
+        ExitCode::from(2)
+    })
+}
+
+/// What to try next where a device is the trouble; the library does not know our options.
+fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    let of_gpu = |error: &GpuError| match error {
+        GpuError::NoAdapter(_) => {
+            "; install a GPU driver (or Mesa's lavapipe), or use --backend cpu"
+        }
+        _ => "; use --backend cpu",
+    };
+    let of_engine = |error: &EngineError| match error {
+        EngineError::Checkpoint(_) | EngineError::Stalled(_) => "",
+        EngineError::DeviceLost(_) => "; start the run again, or use --backend cpu",
+        EngineError::TooLarge(_) | EngineError::Unsupported(_) => "; use --backend cpu",
+    };
+    if let Some(error) = error.downcast_ref::<BackendError>() {
+        return match error {
+            BackendError::Gpu(error) => of_gpu(error),
+            BackendError::Engine(error) => of_engine(error),
+        };
+    }
+    if let Some(error) = error.downcast_ref::<EngineError>() {
+        return of_engine(error);
+    }
+    error.downcast_ref::<GpuError>().map_or("", of_gpu)
+}

@@ -1,0 +1,104 @@
+//! Drawing one batch after the other, with one bar for all of them.
+
+use std::ops::Range;
+
+use diffmoe::engine::Engine;
+use diffmoe::model::Config;
+use diffmoe::pipeline::{OpenModel, Run, Settings};
+use diffmoe::scheduler::Solver;
+use diffmoe::trace::Trace;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Arguments, Request};
+
+/// Units of the progress bar in one picture.
+const PROGRESS: u64 = 1000;
+
+/// A model on its device, and the engine of the last batch.
+pub(super) struct Batches<'a> {
+    request: &'a Request,
+    model: OpenModel,
+    ready: Option<Box<dyn Engine>>,
+    bar: ProgressBar,
+}
+
+/// What one batch leaves behind.
+pub(super) struct Drawn {
+    /// `[B, C, h, w]`; pixels in [-1, 1] or latents, all finite.
+    pub(super) samples: Vec<f32>,
+    pub(super) trace: Trace,
+}
+
+impl<'a> Batches<'a> {
+    /// Opens the model, and a bar for this many pictures.
+    pub(super) fn open(
+        arguments: &Arguments,
+        request: &'a Request,
+        pictures: usize,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let checkpoint = &request.checkpoint;
+        let model = OpenModel::open(checkpoint, arguments.backend.into(), arguments.weights)?;
+        if let Some(note) = model.note() {
+            eprintln!("note: {note}");
+        }
+        eprintln!(
+            "{}",
+            headline(checkpoint.config(), &request.settings, pictures, &model.device())
+        );
+        let bar = ProgressBar::new(pictures as u64 * PROGRESS);
+        bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {percent} %, {eta} left")?);
+        Ok(Self { request, model, ready: None, bar })
+    }
+
+    /// What computes, for people.
+    pub(super) fn device(&self) -> String {
+        self.model.device()
+    }
+
+    /// Draws these pictures of the whole as one batch, whose tokens are one pool.
+    pub(super) fn draw(
+        &mut self,
+        pictures: Range<usize>,
+    ) -> Result<Drawn, Box<dyn std::error::Error>> {
+        let size = pictures.len();
+        // The last batch may be smaller than the others.
+        let engine = match self.ready.take() {
+            Some(engine) if engine.batch() == size => engine,
+            _ => self.model.engine(size)?,
+        };
+        let Request { checkpoint, settings, .. } = self.request;
+        let first = pictures.start as u64;
+        let run = Run::start(engine, checkpoint.config(), settings.part(pictures), first);
+        let done = self.bar.position();
+        let part = (size as u64 * PROGRESS) as f32;
+        let bar = &self.bar;
+        let finished = run.finish(|fraction| bar.set_position(done + (fraction * part) as u64))?;
+        self.ready = Some(finished.engine);
+        if finished.samples.iter().any(|v| !v.is_finite()) {
+            return Err(
+                "the model produced numbers that are not finite; the weights or the guidance \
+                scale are beyond what f32 can hold: try a smaller --cfg"
+                    .into(),
+            );
+        }
+        Ok(Drawn { samples: finished.samples, trace: finished.trace })
+    }
+}
+
+impl Drop for Batches<'_> {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn headline(config: &Config, settings: &Settings, pictures: usize, device: &str) -> String {
+    let Settings { steps, guidance, solver, seed, .. } = settings;
+    let steps = match solver {
+        Solver::Dopri5(tolerance) => format!("tolerance {}", tolerance.relative),
+        _ => format!("{steps} steps"),
+    };
+    format!(
+        "{} · {device} · {pictures} pictures · {solver}, {steps} · guidance {guidance} · seed {seed}",
+        config.name
+    )
+}

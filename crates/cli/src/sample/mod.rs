@@ -1,0 +1,213 @@
+//! `diffmoe sample`: from a model to a picture file, or to a set of pictures in many files.
+
+mod batches;
+mod request;
+mod set;
+mod shard;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use diffmoe::checkpoint::{TensorOut, write_safetensors};
+use diffmoe::model::Config;
+use diffmoe::pipeline::Settings;
+use diffmoe::trace::Trace;
+
+use super::output::Output;
+use super::solver_options::SolverOptions;
+use super::{BackendName, Outcome, WeightsName, decoder};
+use batches::Batches;
+use request::Request;
+use shard::Shard;
+
+/// Draw pictures and write them as one PNG.
+///
+/// Without options: sixteen pictures of random classes from the embedded model. The seed is printed, and the
+/// same seed and settings give the same picture again, bit for bit on one machine.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  diffmoe sample
+  diffmoe sample --class SeaLake,Industrial --count 8 --trace routing.json
+  diffmoe sample --model my-text-model.safetensors --prompt \"a robot, fluent 3d\" --negative \"blob\"
+  diffmoe sample --gamma 0.3              # lower threshold: more experts for each token
+  diffmoe sample --model my-model.safetensors --steps 50 --solver heun --seed 7 --out seven.png
+  diffmoe sample --set pictures --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
+pub(super) struct Arguments {
+    /// Embedded model, or a safetensors file.
+    #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
+    model: String,
+    /// What to draw, by name or number; several are drawn in turn. `any` leaves it to the model. Default: random.
+    #[arg(long, value_name = "NAME|NUMBER", value_delimiter = ',')]
+    class: Vec<String>,
+    /// Drawing style, for models that know styles; as `--class`.
+    #[arg(long, value_name = "NAME|NUMBER", value_delimiter = ',')]
+    style: Vec<String>,
+    /// What to draw, in words, for models that read text; give it several times to draw several in turn.
+    /// Default: the model's examples.
+    #[arg(long, value_name = "TEXT")]
+    prompt: Vec<String>,
+    /// What to lead away from, in words, for models that read text. Needs a guidance above 1.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    negative: String,
+    /// Seed of the noise and of random classes. Default: a new one each time.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Denoising steps. Default: the model's.
+    #[arg(long)]
+    steps: Option<u32>,
+    /// Guidance scale: 1 is none, more follows the class more closely. Default: the model's.
+    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
+    cfg: Option<f32>,
+    /// How to get from noise to data. Default: the model's.
+    #[command(flatten)]
+    solver: SolverOptions,
+    /// Number of pictures. Default: 16, or four of each class or prompt that was given.
+    #[arg(long)]
+    count: Option<usize>,
+    /// Pictures that share one pass through the model.
+    #[arg(long, default_value_t = 16)]
+    batch: usize,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendName,
+    /// What large matrices are on a graphics device; sums are f32 in any case.
+    #[arg(long, value_enum, default_value = "auto")]
+    weights: WeightsName,
+    /// token: a token's experts depend on the token alone; pool: the paper's rule, all tokens of a batch compete.
+    #[arg(long, value_enum, default_value = "token")]
+    routing: RuleName,
+    /// One threshold for every expert instead of the trained ones, 0 to 1; lower means more compute.
+    #[arg(long, value_name = "THRESHOLD", allow_negative_numbers = true)]
+    gamma: Option<f32>,
+    /// Shift of the trained thresholds, -1 to 1; positive saves compute.
+    #[arg(
+        long,
+        value_name = "SHIFT",
+        allow_negative_numbers = true,
+        default_value_t = 0.0,
+        conflicts_with = "gamma"
+    )]
+    threshold_shift: f32,
+    /// Instead of one PNG, write a set of pictures for evaluation: a file for each batch into this folder, those that
+    /// are there already left out (docs/evaluation.md).
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        requires_all = ["seed", "count"],
+        conflicts_with_all = ["out", "scale", "latents", "trace"]
+    )]
+    set: Option<PathBuf>,
+    /// With --set: draw the Ith of N parts of the set, so that N processes draw it together.
+    #[arg(long, value_name = "I/N", default_value = "1/1", requires = "set")]
+    shard: Shard,
+    /// Picture file. Default: diffmoe-MODEL-SEED.png.
+    #[arg(long, value_name = "FILE.png")]
+    out: Option<PathBuf>,
+    /// Whole factor by which pictures are enlarged. Default: to at least 128 pixels in a grid.
+    #[arg(long)]
+    scale: Option<u32>,
+    /// Image decoder for a model that makes latents: a safetensors file of diffusers with an AutoencoderKL
+    /// (such as sd-vae-ft-mse) or an AutoencoderTiny (TAESD).
+    #[arg(long, value_name = "FILE")]
+    vae: Option<PathBuf>,
+    /// Also write the latents, for `diffmoe decode`.
+    #[arg(long, value_name = "FILE.safetensors")]
+    latents: Option<PathBuf>,
+    /// Also write which expert took which token at every step: .json or .safetensors (docs/trace-format.md).
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum RuleName {
+    Token,
+    Pool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let request = Request::read(arguments)?;
+    match &arguments.set {
+        Some(folder) => set::draw(arguments, &request, folder),
+        None => draw_grid(arguments, &request),
+    }
+}
+
+/// All pictures in one PNG.
+fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
+    let Request { checkpoint, vae, settings } = request;
+    let config = checkpoint.config();
+    let count = settings.pictures();
+    if let Some(scale) = arguments.scale.filter(|s| !(1..=64).contains(s)) {
+        return Err(format!("a scale of {scale} is not possible; choose 1 to 64").into());
+    }
+    let default_name = || PathBuf::from(format!("diffmoe-{}-{}.png", config.name, settings.seed));
+    let path = arguments.out.clone().unwrap_or_else(default_name);
+    if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
+        return Err(format!("{} is no PNG file name; end it in .png", path.display()).into());
+    }
+    let out = Output::reserve(&path)?;
+    let trace_out = arguments.trace.as_deref().map(Output::reserve).transpose()?;
+    let latents_out = arguments.latents.as_deref().map(Output::reserve).transpose()?;
+
+    let started = Instant::now();
+    let mut batches = Batches::open(arguments, request, count)?;
+    let mut samples = Vec::new();
+    let mut trace: Option<Trace> = None;
+    for first in (0..count).step_by(arguments.batch) {
+        let drawn = batches.draw(first..count.min(first + arguments.batch))?;
+        samples.extend(drawn.samples);
+        match &mut trace {
+            None => trace = Some(drawn.trace),
+            Some(trace) => trace.append_batch(drawn.trace),
+        }
+    }
+    // The model's memory is free for the decoder.
+    drop(batches);
+    if let Some(out) = latents_out {
+        let [height, width] = config.input_size;
+        let shape = [count, config.in_channels, height, width];
+        let tensors = [TensorOut::f32("latents", &shape, &samples)];
+        out.write(|part| write_safetensors(part, &tensors, []))?;
+    }
+    let mut size = config.input_size;
+    if let Some(vae) = vae {
+        (samples, size) = decoder::decode(vae, &samples, size, arguments.backend.into())?;
+    }
+    let grid = diffmoe::pixels::grid(&samples, size, arguments.scale);
+    out.write(|part| grid.save(part))?;
+    let trace = trace.ok_or("no picture was asked for")?;
+    if let Some(out) = trace_out {
+        out.write(|part| trace.save(part))?;
+    }
+    println!("wrote {} in {:.1} s", path.display(), started.elapsed().as_secs_f32());
+    for path in [&arguments.trace, &arguments.latents].into_iter().flatten() {
+        println!("wrote {}", path.display());
+    }
+    report_capacity(&trace, settings, config);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says how much compute the pictures asked for, by what they show.
+fn report_capacity(trace: &Trace, settings: &Settings, config: &Config) {
+    let Some(capacity) = trace.capacity() else { return };
+    println!("capacity C = {capacity:.2}: mean number of experts that worked on a token");
+    let names: Vec<String> = match (settings.labels.first(), config.labels.first()) {
+        _ if !settings.prompts.is_empty() => settings.prompts.clone(),
+        (Some(rows), Some(table)) => rows.iter().map(|&row| table.label(row)).collect(),
+        _ => return,
+    };
+    let mut by_name: BTreeMap<&str, (f32, u32)> = BTreeMap::new();
+    for (name, c) in names.iter().zip(trace.capacity_by_picture()) {
+        let entry = by_name.entry(name).or_default();
+        entry.0 += c;
+        entry.1 += 1;
+    }
+    let mut means: Vec<(f32, &str)> =
+        by_name.into_iter().map(|(name, (sum, n))| (sum / n as f32, name)).collect();
+    means.sort_by(|a, b| b.0.total_cmp(&a.0));
+    if let [(most, dense), .., (least, plain)] = means.as_slice() {
+        println!("  most for {dense} {most:.2}, least for {plain} {least:.2}");
+    }
+}

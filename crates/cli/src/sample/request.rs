@@ -1,0 +1,240 @@
+//! What a command line asks `diffmoe sample` for: model, decoder and settings, checked before anything is computed.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use diffmoe::checkpoint::Checkpoint;
+use diffmoe::model::{Config, LabelTable, Routing, RoutingRule};
+use diffmoe::pipeline::{Settings, check_decoder, random_rows};
+use diffmoe::scheduler::Solver;
+use diffmoe::vae::DecoderFile;
+
+use super::super::decoder;
+use super::{Arguments, RuleName};
+
+/// What to draw, with what.
+pub(super) struct Request {
+    pub(super) checkpoint: Checkpoint,
+    /// The decoder, where the model's samples are no pixels.
+    pub(super) vae: Option<DecoderFile>,
+    pub(super) settings: Settings,
+}
+
+/// Most pictures in one call: a grid of them is still an image that programs can open.
+const MOST_IN_A_GRID: usize = 10_000;
+/// Most pictures in a set.
+const MOST_IN_A_SET: usize = 10_000_000;
+
+impl Request {
+    /// Reads and checks all that can be checked without a device.
+    pub(super) fn read(arguments: &Arguments) -> Result<Self, Box<dyn std::error::Error>> {
+        let checkpoint = diffmoe_models::open_any(&arguments.model)?;
+        let config = checkpoint.config();
+        let vae = vae(arguments, config)?;
+        let seed = arguments.seed.unwrap_or_else(new_seed);
+        let settings = settings(arguments, config, seed)?;
+        settings.check(config)?;
+        note_cut_prompts(config, &settings);
+        if !(1..=256).contains(&arguments.batch) {
+            return Err(
+                format!("a batch of {} is not possible; choose 1 to 256", arguments.batch).into()
+            );
+        }
+        let is_one_grid = arguments.set.is_none();
+        let is_adaptive = matches!(settings.solver, Solver::Dopri5(_));
+        if is_adaptive && is_one_grid && settings.pictures() > arguments.batch {
+            return Err(format!(
+                "dopri5 chooses its steps for a whole batch: ask for at most {} pictures, or for a --batch of {}",
+                arguments.batch,
+                settings.pictures()
+            )
+            .into());
+        }
+        Ok(Self { checkpoint, vae, settings })
+    }
+}
+
+/// The decoder that turns the model's samples into pixels, where they are none.
+fn vae(
+    arguments: &Arguments,
+    config: &Config,
+) -> Result<Option<DecoderFile>, Box<dyn std::error::Error>> {
+    let makes_pixels = config.makes_pixels();
+    match &arguments.vae {
+        None if makes_pixels => Ok(None),
+        None => Err(format!(
+            "{} makes latents; give the decoder that turns them into pixels with --vae FILE (a safetensors \
+             file of diffusers, such as sd-vae-ft-mse)",
+            arguments.model
+        )
+        .into()),
+        Some(_) if makes_pixels => {
+            Err(format!("{} makes pixels; leave --vae out", arguments.model).into())
+        }
+        Some(path) => {
+            let file = decoder::open(path)?;
+            check_decoder(&file, config)?;
+            Ok(Some(file))
+        }
+    }
+}
+
+fn new_seed() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    // Short enough to be read out and typed again.
+    u64::from(now.subsec_nanos()) % 1_000_000
+}
+
+fn settings(
+    arguments: &Arguments,
+    config: &Config,
+    seed: u64,
+) -> Result<Settings, Box<dyn std::error::Error>> {
+    let named = |table: &LabelTable| {
+        if table.name == "style" { &arguments.style } else { &arguments.class }
+    };
+    if !arguments.style.is_empty() && config.labels.iter().all(|t| t.name != "style") {
+        return Err(format!("{} knows no styles; leave --style out", config.name).into());
+    }
+    if !arguments.class.is_empty() && config.labels.iter().all(|t| t.name == "style") {
+        return Err(
+            format!("{} knows no classes; say what to draw with --prompt", config.name).into()
+        );
+    }
+    let classes = arguments.class.len().max(arguments.style.len()).max(arguments.prompt.len());
+    let count = arguments.count.unwrap_or(if classes == 0 { 16 } else { 4 * classes });
+    let most = if arguments.set.is_some() { MOST_IN_A_SET } else { MOST_IN_A_GRID };
+    if !(1..=most).contains(&count) {
+        return Err(format!("{count} pictures are not possible; choose 1 to {most}").into());
+    }
+    let mut labels = Vec::new();
+    for (i, table) in config.labels.iter().enumerate() {
+        let rows =
+            named(table).iter().map(|text| resolve(table, text)).collect::<Result<Vec<_>, _>>()?;
+        labels.push(match rows.as_slice() {
+            [] => random_rows(seed, i as u32, table.null, count),
+            rows => rows.iter().copied().cycle().take(count).collect(),
+        });
+    }
+    let defaults = &config.defaults;
+    let solver = arguments.solver.resolve(config)?;
+    let rule = match arguments.routing {
+        RuleName::Pool => RoutingRule::Pool,
+        RuleName::Token => RoutingRule::Token,
+    };
+    Ok(Settings {
+        labels,
+        prompts: prompts(arguments, config, count),
+        negative: arguments.negative.clone(),
+        seed,
+        steps: arguments.steps.unwrap_or(defaults.steps),
+        guidance: arguments.cfg.unwrap_or(defaults.guidance),
+        solver,
+        routing: Routing { rule, gamma: arguments.gamma, shift: arguments.threshold_shift },
+    })
+}
+
+/// A prompt for each picture: those that were given in turn, or the model's examples, or none.
+fn prompts(arguments: &Arguments, config: &Config, count: usize) -> Vec<String> {
+    let nothing = [String::new()];
+    let given = match &config.text {
+        _ if !arguments.prompt.is_empty() => &arguments.prompt[..],
+        Some(text) if !text.examples.is_empty() => &text.examples,
+        Some(_) => &nothing,
+        None => &[],
+    };
+    given.iter().cycle().take(count).cloned().collect()
+}
+
+/// Says which prompts are longer than the model reads.
+fn note_cut_prompts(config: &Config, settings: &Settings) {
+    let Some(text) = &config.text else { return };
+    let tokenizer = text.tokenizer();
+    let asked: BTreeSet<_> = settings.prompts.iter().chain([&settings.negative]).collect();
+    for prompt in asked.into_iter().filter(|p| tokenizer.encode(p, text.max_length).is_cut) {
+        eprintln!("note: the model reads only the beginning of {prompt:?}");
+    }
+}
+
+/// A row of a label table by name or number, or an error that shows what there is.
+fn resolve(table: &LabelTable, text: &str) -> Result<u32, String> {
+    if text.eq_ignore_ascii_case("any") {
+        return Ok(table.null);
+    }
+    table.find(text).ok_or_else(|| {
+        const SHOWN: usize = 12;
+        let wanted = text.to_lowercase();
+        let near = |v: &&String| {
+            let v = v.to_lowercase();
+            v.contains(&wanted) || wanted.contains(&v)
+        };
+        let mut shown: Vec<_> = table.values.iter().filter(near).take(SHOWN).cloned().collect();
+        if shown.is_empty() {
+            shown = table.values.iter().take(SHOWN).cloned().collect();
+        }
+        let more = if shown.len() < table.values.len() { ", …" } else { "" };
+        let numbers = table.null.saturating_sub(1);
+        if shown.is_empty() {
+            format!("there is no {} {text:?}; give a number from 0 to {numbers}", table.name)
+        } else {
+            format!(
+                "there is no {} {text:?}; give a number from 0 to {numbers} or a name: {}{more}",
+                table.name,
+                shown.join(", ")
+            )
+        }
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
+mod tests {
+    use clap::Parser;
+    use diffmoe_viewer::session::{Choice, Controls};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    /// The settings of a command line, with the model's configuration.
+    fn line(text: &str) -> (Config, Settings) {
+        let line = Line::try_parse_from(["sample"].into_iter().chain(text.split_whitespace()));
+        let arguments = line.map_err(|error| error.to_string()).unwrap().arguments;
+        let checkpoint = diffmoe_models::open_any(&arguments.model).unwrap();
+        let config = checkpoint.config().clone();
+        let settings = settings(&arguments, &config, arguments.seed.unwrap()).unwrap();
+        (config, settings)
+    }
+
+    #[test]
+    fn the_app_means_the_same_by_the_same_settings() {
+        let (config, expected) = line("--seed 7 --count 4");
+        let defaults = Controls { seed: 7, ..Controls::for_model(&config) };
+        assert_eq!(defaults.settings(&config), expected, "nothing chosen: random rows");
+
+        let (config, expected) = line(
+            "--class 3 --style any --seed 9 --count 5 --steps 11 --cfg 1.75 --solver heun \
+             --routing pool --gamma 0.3",
+        );
+        let choices = config.labels.iter().map(|table| match table.name.as_str() {
+            "style" => Choice::Any,
+            _ => Choice::Row(3),
+        });
+        let controls = Controls {
+            choices: choices.collect(),
+            prompt: String::new(),
+            negative: String::new(),
+            seed: 9,
+            steps: 11,
+            guidance: 1.75,
+            solver: Solver::Heun,
+            count: 5,
+            routing: Routing { rule: RoutingRule::Pool, gamma: Some(0.3), shift: 0.0 },
+        };
+        assert_eq!(controls.settings(&config), expected);
+    }
+}

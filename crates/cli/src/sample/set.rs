@@ -1,0 +1,192 @@
+//! `diffmoe sample --set`: many pictures for evaluation, drawn by any number of processes.
+//!
+//! Batches are cut from the whole set and dealt out to shards, so picture k has the same batch mates, and the same
+//! bits on the same kind of device, whatever the number of shards. A batch is in its place only when it is whole;
+//! a second call draws what is missing.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use diffmoe::model::{Config, Kind};
+use diffmoe::pixels;
+use diffmoe::scheduler::Solver;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::super::Outcome;
+use super::super::decoder::Ready;
+use super::super::picture_set::{self, BatchFile, Header};
+use super::{Arguments, Batches, Request, RuleName};
+
+pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> Outcome {
+    let Request { checkpoint, vae, settings } = request;
+    let (config, count) = (checkpoint.config(), settings.pictures());
+    std::fs::create_dir_all(folder)
+        .map_err(|e| format!("cannot make the folder {}: {e}", folder.display()))?;
+    let mut header = whole(arguments, request)?;
+    let batches: Vec<_> = arguments.shard.batches(count, arguments.batch).collect();
+    let all = batches.len();
+    let mut left = Vec::new();
+    check_others(folder, &header)?;
+    for pictures in batches {
+        header = header.part(request, &pictures);
+        if !is_finished(folder, &header)? {
+            left.push(pictures);
+        }
+    }
+    if left.len() < all {
+        eprintln!("{} of {all} batches are there already", all - left.len());
+    }
+    if left.is_empty() {
+        println!("shard {} of {} is complete", arguments.shard, folder.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let started = Instant::now();
+    let drawn: usize = left.iter().map(ExactSizeIterator::len).sum();
+    let mut painter = Batches::open(arguments, request, drawn)?;
+    header.device = painter.device();
+    let backend = arguments.backend.into();
+    let ready =
+        vae.as_ref().map(|file| Ready::open(file, config.input_size, backend)).transpose()?;
+    let computes = header.device.clone();
+    let mut sum = 0.0;
+    for pictures in left {
+        let batch = painter.draw(pictures.clone())?;
+        let (pixels, size) = match &ready {
+            Some(decoder) => {
+                let begun = decoder.begin(batch.samples)?;
+                header.device = format!("{computes}; decoder: {}", begun.device);
+                let size = begun.size;
+                (begun.finish(|_, _| {})?, size)
+            }
+            None => (batch.samples, config.input_size),
+        };
+        let capacity = batch.trace.capacity().map(|_| batch.trace.capacity_by_picture());
+        sum += capacity.iter().flatten().map(|&c| f64::from(c)).sum::<f64>();
+        header = header.part(request, &pictures);
+        let bytes = pixels::rgb(&pixels, size);
+        picture_set::write(folder, &header, size, &bytes, capacity.as_deref())?;
+    }
+    drop(painter);
+    println!(
+        "drew {drawn} pictures of shard {} into {} in {:.1} s",
+        arguments.shard,
+        folder.display(),
+        started.elapsed().as_secs_f32()
+    );
+    if config.kind == Kind::DiffMoe {
+        println!("capacity C = {:.3} over their labelled passes", sum / drawn as f64);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Header {
+    /// The same for some of the pictures.
+    fn part(self, request: &Request, pictures: &std::ops::Range<usize>) -> Self {
+        let part = request.settings.part(pictures.clone());
+        let (first, pictures) = (pictures.start, pictures.len());
+        Self { first, pictures, labels: part.labels, prompts: part.prompts, ..self }
+    }
+}
+
+/// The header that all batches of a set share.
+fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std::error::Error>> {
+    let Request { checkpoint, vae, settings } = request;
+    let config = checkpoint.config();
+    let (solver, mut options) = (settings.solver, serde_json::Map::new());
+    if let Solver::Dopri5(tolerance) = solver {
+        options.insert("rtol".into(), json!(tolerance.relative));
+        options.insert("atol".into(), json!(tolerance.absolute));
+    }
+    if let Solver::Ddpm(ancestry) | Solver::Ddim(ancestry) = solver {
+        options.insert("cfg_channels".into(), json!(format!("{:?}", ancestry.guided)));
+        options.insert("clip".into(), json!(ancestry.clip));
+        options.insert("eta".into(), json!(ancestry.eta));
+    }
+    let mut all = json!({
+        "model": config.name,
+        "weights_sha256": fingerprint(checkpoint.files()),
+        "seed": settings.seed,
+        "batch": arguments.batch,
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+        "solver": solver.to_string(),
+        "solver_options": options,
+        "routing": match arguments.routing { RuleName::Token => "token", RuleName::Pool => "pool" },
+        "gamma": settings.routing.gamma,
+        "threshold_shift": settings.routing.shift,
+        "negative": settings.negative,
+    });
+    if let (Some(_), Some(path)) = (vae, &arguments.vae) {
+        let bytes =
+            std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        all["decoder_sha256"] = json!(fingerprint([bytes.as_slice()]));
+    }
+    let serde_json::Value::Object(known) = all else { return Err("settings are an object".into()) };
+    Ok(Header {
+        format: 1,
+        first: 0,
+        pictures: 0,
+        count: settings.pictures(),
+        settings: known,
+        tables: tables(config),
+        labels: Vec::new(),
+        prompts: Vec::new(),
+        device: String::new(),
+    })
+}
+
+fn tables(config: &Config) -> Vec<String> {
+    config.labels.iter().map(|table| table.name.clone()).collect()
+}
+
+fn fingerprint<'a>(files: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    files.into_iter().for_each(|file| hash.update(file));
+    let digits =
+        |byte: &u8| [byte >> 4, byte & 15].map(|d| char::from(b"0123456789abcdef"[d as usize]));
+    hash.finalize().iter().flat_map(digits).collect()
+}
+
+/// Refuses a folder with pictures of another set, whoever drew them.
+fn check_others(folder: &Path, expected: &Header) -> Result<(), String> {
+    for path in picture_set::list(folder)? {
+        // What is damaged is drawn again by the shard it belongs to.
+        let Ok(found) = BatchFile::open(&path) else { continue };
+        if let Some(difference) = expected.difference(&found.header) {
+            return Err(format!(
+                "{} holds pictures of another set ({difference}); choose another folder, or the settings of that set",
+                folder.display()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a batch is there and whole.
+fn is_finished(folder: &Path, expected: &Header) -> Result<bool, String> {
+    let path = picture_set::path(folder, expected.first);
+    if !path.exists() {
+        return Ok(false);
+    }
+    let found = match BatchFile::open(&path) {
+        Ok(found) => found.header,
+        Err(reason) => {
+            eprintln!("note: {} is drawn again: {reason}", path.display());
+            return Ok(false);
+        }
+    };
+    // A set that grows: its last batch has more pictures now.
+    if found.pictures != expected.pictures {
+        return Ok(false);
+    }
+    if (&found.labels, &found.prompts) != (&expected.labels, &expected.prompts) {
+        return Err(format!(
+            "{} shows other classes or prompts; choose another folder, or the settings of that set",
+            path.display()
+        ));
+    }
+    Ok(true)
+}

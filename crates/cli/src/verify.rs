@@ -1,0 +1,329 @@
+//! `diffmoe verify`: compares this implementation with recorded answers, tensor by tensor.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use diffmoe::checkpoint::Checkpoint;
+use diffmoe::engine::{Engine, EngineError, RunConfig};
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::model::{Config, Routing, RoutingRule};
+use diffmoe::pipeline::{OpenModel, Settings};
+use diffmoe::scheduler::{Next, Observation, Plan, Process, Request, Solver};
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use super::{BackendName, Outcome};
+
+/// Check the implementation against recorded answers of another one.
+///
+/// A case is a folder with `model.safetensors`, `case.json` (configuration and sampling settings) and
+/// `io.safetensors` (inputs, outputs and intermediate values). Every recorded tensor is compared; routing is
+/// compared as sets, exactly. Exit code 1 when something differs.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Folder of the case.
+    #[arg(value_name = "CASE_DIR")]
+    case: PathBuf,
+    /// Where to compute.
+    #[arg(long, value_enum, default_value = "auto")]
+    backend: BackendName,
+    /// Largest difference that passes; where recorded numbers exceed 1, relative to the largest of them.
+    #[arg(long, default_value_t = 1e-4)]
+    tolerance: f32,
+}
+
+/// The settings in `case.json` that are not the model's.
+#[derive(Deserialize)]
+struct Case {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    steps: u32,
+    #[serde(default)]
+    heun_steps: u32,
+    #[serde(default = "no_guidance")]
+    cfg_scale: f32,
+    /// One for each sample, where the model reads text.
+    #[serde(default)]
+    prompts: Vec<String>,
+    #[serde(default)]
+    negative: String,
+}
+
+fn no_guidance() -> f32 {
+    1.0
+}
+
+/// A recorded tensor as numbers.
+pub(super) struct Recorded {
+    pub(super) shape: Vec<usize>,
+    pub(super) values: Vec<f32>,
+    /// Counts and sets have to be equal; floats may differ within the tolerance.
+    exact: bool,
+}
+
+/// Counts verdicts and prints one line for each.
+pub(super) struct Report {
+    tolerance: f32,
+    passed: u32,
+    failed: u32,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    if !(arguments.tolerance >= 0.0 && arguments.tolerance.is_finite()) {
+        return Err(format!("a tolerance of {} is not possible", arguments.tolerance).into());
+    }
+    let folder = &arguments.case;
+    let read = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read(&path).map_err(|error| {
+            format!("cannot read {}: {error}; a case needs model.safetensors, case.json and io.safetensors", path.display())
+        })
+    };
+    let case: Case = serde_json::from_slice(&read("case.json")?)
+        .map_err(|e| format!("{}: {e}", folder.join("case.json").display()))?;
+    let io_bytes = read("io.safetensors")?;
+    let io = SafeTensors::deserialize(&io_bytes)
+        .map_err(|e| format!("{}: {e}", folder.join("io.safetensors").display()))?;
+    if case.kind.starts_with("vae") {
+        let backend = arguments.backend.into();
+        return super::verify_decoder::run(folder, &io, backend, arguments.tolerance);
+    }
+    let checkpoint = Checkpoint::open(&folder.join("model.safetensors"))?;
+    let config = checkpoint.config();
+    let input = Inputs::read(&io, config, &case)?;
+    let model = OpenModel::open(&checkpoint, arguments.backend.into(), WeightPrecision::F32)?;
+    if let Some(note) = model.note() {
+        eprintln!("note: {note}");
+    }
+    let mut engine = model.engine(input.times.len())?;
+    println!("{} on {}", folder.display(), engine.device());
+
+    let mut report = Report::new(arguments.tolerance);
+    let mut untested = Vec::new();
+    let taps = engine.forward_with_taps(&input.run, &input.times)?;
+    let mut names: Vec<&str> = io.names();
+    names.sort_unstable_by_key(|name| natural_order(name));
+    for name in names.into_iter().filter(|name| !is_input(name)) {
+        let mut wanted = record(&io, name)?;
+        if let Some((_, shape, values)) = taps.iter().find(|(tap, ..)| tap == name) {
+            report.compare(name, &wanted, shape, values);
+        } else if let Some(times) = respaced_times(name, &case)? {
+            report.compare(name, &wanted, &[times.len()], &times);
+        } else if let Some(values) = sample(name, engine.as_mut(), config, &case, &input, &io)? {
+            keep_first_half(&mut wanted, &input.shape);
+            report.compare(name, &wanted, &input.shape, &values);
+        } else {
+            untested.push(name.to_owned());
+        }
+    }
+    if !untested.is_empty() {
+        println!("no answer yet for: {}", untested.join(", "));
+    }
+    let failed = report.finish()?;
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+struct Inputs {
+    shape: Vec<usize>,
+    times: Vec<f32>,
+    run: RunConfig,
+}
+
+impl Inputs {
+    fn read(io: &SafeTensors<'_>, config: &Config, case: &Case) -> Result<Self, String> {
+        let x = record(io, "x")?;
+        let t = record(io, "t")?;
+        let batch = t.values.len();
+        let [height, width] = config.input_size;
+        if batch == 0 || x.shape != [batch, config.in_channels, height, width] {
+            return Err(format!("x {:?} and t {:?} do not fit the model", x.shape, t.shape));
+        }
+        let mut labels = Vec::new();
+        for (key, table) in ["y", "style"].iter().zip(&config.labels) {
+            let rows: Vec<u32> = record(io, key)?.values.iter().map(|&v| v as u32).collect();
+            if rows.len() != batch || rows.iter().any(|&row| row > table.null) {
+                return Err(format!("{key} has to name a {} for each sample", table.name));
+            }
+            labels.push(rows);
+        }
+        if config.text.is_some() && case.prompts.len() != batch {
+            return Err(format!(
+                "case.json needs a list \"prompts\" of {batch}: the model reads text"
+            ));
+        }
+        let routing = Routing { rule: RoutingRule::Pool, ..Routing::default() };
+        let (prompts, negative) = (case.prompts.clone(), case.negative.clone());
+        let run = RunConfig { latent: x.values, labels, prompts, negative, routing };
+        Ok(Self { shape: x.shape, times: t.values, run })
+    }
+}
+
+/// Whether a recorded tensor is no answer: inputs of the pass, noise of a sampling run.
+fn is_input(name: &str) -> bool {
+    ["x", "t", "y", "style"].contains(&name) || name.ends_with("_noise")
+}
+
+/// Which steps of the trained process a recorded run took, as `*_timesteps` says.
+fn respaced_times(key: &str, case: &Case) -> Result<Option<Vec<f32>>, String> {
+    if !key.ends_with("_timesteps") {
+        return Ok(None);
+    }
+    if !(1..=diffmoe::scheduler::TRAINED_STEPS).contains(&case.steps) {
+        return Err(format!(
+            "case.json asks for {} steps of DDPM; 1 to 1000 are possible",
+            case.steps
+        ));
+    }
+    let times = Process::respaced(case.steps).times;
+    Ok(Some(times.into_iter().map(|time| time as f32).collect()))
+}
+
+/// The official guided loop of DDPM carries the sample twice and throws the second half away; so do we.
+fn keep_first_half(wanted: &mut Recorded, shape: &[usize]) {
+    let is_double = wanted.shape.len() == shape.len()
+        && wanted.shape[0] == 2 * shape[0]
+        && wanted.shape[1..] == shape[1..];
+    if is_double {
+        wanted.shape[0] /= 2;
+        wanted.values.truncate(wanted.values.len() / 2);
+    }
+}
+
+/// Samples as the recorded key says (`solver_cfg`, `solver_nocfg`), or nothing where we cannot.
+fn sample(
+    key: &str,
+    engine: &mut dyn Engine,
+    config: &Config,
+    case: &Case,
+    input: &Inputs,
+    io: &SafeTensors<'_>,
+) -> Result<Option<Vec<f32>>, Box<dyn std::error::Error>> {
+    let Some((solver, guidance)) = key.split_once('_') else { return Ok(None) };
+    let Ok(solver) = Solver::from_str(solver) else { return Ok(None) };
+    let settings = Settings {
+        labels: input.run.labels.clone(),
+        prompts: input.run.prompts.clone(),
+        negative: input.run.negative.clone(),
+        seed: 0,
+        steps: if solver == Solver::Heun { case.heun_steps } else { case.steps },
+        guidance: if guidance == "nocfg" { 1.0 } else { case.cfg_scale },
+        solver,
+        routing: input.run.routing,
+    };
+    settings.check(config)?;
+    let Settings { solver, steps, guidance, seed, .. } = settings;
+    let pictures = 0..input.times.len() as u64;
+    let mut plan = Plan::new(config, Request { solver, steps, guidance, seed, pictures });
+    if let Ok(noise) = record(io, &format!("{key}_noise")) {
+        plan = plan.with_noise(recorded_noise(key, &noise, &input.shape)?);
+    }
+    engine.start(&input.run);
+    let mut last = None;
+    loop {
+        match plan.next_step() {
+            Next::Step(ops) => engine.finish_step(&ops)?,
+            Next::Done => return Ok(last),
+            Next::Stalled(reason) => return Err(EngineError::Stalled(reason).into()),
+            Next::Wait => return Err("the device did not hand a step back".into()),
+        }
+        while let Some(snapshot) = engine.take_snapshot() {
+            plan.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
+            last = Some(snapshot.latent);
+        }
+    }
+}
+
+/// The noise of each step, `[B, …]`; of a guided run the first half of `[2B, …]`.
+fn recorded_noise(
+    key: &str,
+    noise: &Recorded,
+    shape: &[usize],
+) -> Result<Vec<Arc<Vec<f32>>>, String> {
+    let len: usize = shape.iter().product();
+    let step: usize = noise.shape.iter().skip(1).product();
+    if noise.shape.len() != shape.len() + 1 || (step != len && step != 2 * len) {
+        return Err(format!("{key}_noise {:?} does not fit x {shape:?}", noise.shape));
+    }
+    Ok(noise.values.chunks_exact(step).map(|step| Arc::new(step[..len].to_vec())).collect())
+}
+
+pub(super) fn record(io: &SafeTensors<'_>, name: &str) -> Result<Recorded, String> {
+    let view = io.tensor(name).map_err(|_| format!("io.safetensors has no tensor {name:?}"))?;
+    let raw = view.data();
+    let words = || raw.as_chunks::<4>().0.iter().copied();
+    let (values, exact): (Vec<f32>, bool) = match view.dtype() {
+        Dtype::F32 => (words().map(f32::from_le_bytes).collect(), false),
+        Dtype::I32 => (words().map(|b| i32::from_le_bytes(b) as f32).collect(), true),
+        Dtype::U8 => (raw.iter().map(|&b| f32::from(b)).collect(), true),
+        Dtype::I64 => {
+            let words = raw.as_chunks::<8>().0.iter();
+            (words.map(|&b| i64::from_le_bytes(b) as f32).collect(), true)
+        }
+        other => return Err(format!("{name} is stored as {other:?}, which verify cannot read")),
+    };
+    Ok(Recorded { shape: view.shape().to_vec(), values, exact })
+}
+
+impl Report {
+    pub(super) fn new(tolerance: f32) -> Self {
+        Self { tolerance, passed: 0, failed: 0 }
+    }
+
+    /// Prints the count and says whether something differs.
+    pub(super) fn finish(self) -> Result<bool, &'static str> {
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.passed + self.failed == 0 {
+            return Err("the case has nothing that could be compared");
+        }
+        Ok(self.failed > 0)
+    }
+
+    pub(super) fn compare(
+        &mut self,
+        name: &str,
+        wanted: &Recorded,
+        shape: &[usize],
+        values: &[f32],
+    ) {
+        let verdict = if wanted.shape != shape {
+            Err(format!("shape {shape:?}, recorded {:?}", wanted.shape))
+        } else if wanted.exact {
+            // Counts and bits are whole numbers, which f32 holds exactly.
+            let differ = wanted.values.iter().zip(values);
+            let differ = differ.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+            let all = values.len();
+            if differ == 0 {
+                Ok(format!("all {all} equal"))
+            } else {
+                Err(format!("{differ} of {all} differ"))
+            }
+        } else {
+            // NaN must not pass, so the test is written to fail on it.
+            let errors = wanted.values.iter().zip(values).map(|(a, b)| (a - b).abs());
+            let worst = errors.fold(0.0_f32, |m, e| if e > m || e.is_nan() { e } else { m });
+            let largest = wanted.values.iter().fold(1.0_f32, |m, v| m.max(v.abs()));
+            let size = if largest > 10.0 { format!(" of {largest:.0}") } else { String::new() };
+            let text = format!("max abs error {worst:.2e}{size}");
+            if worst <= self.tolerance * largest { Ok(text) } else { Err(text) }
+        };
+        match verdict {
+            Ok(text) => {
+                self.passed += 1;
+                println!("ok    {name:<24} {text}");
+            }
+            Err(text) => {
+                self.failed += 1;
+                println!("FAIL  {name:<24} {text}");
+            }
+        }
+    }
+}
+
+/// Sorts `blocks.10` after `blocks.9`, so that the first failure is where the error begins.
+fn natural_order(name: &str) -> (usize, String) {
+    let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok());
+    (block.unwrap_or(usize::MAX), name.to_owned())
+}

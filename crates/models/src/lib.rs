@@ -1,0 +1,56 @@
+//! The trained models of this project, embedded in the program, so that a first image needs no download.
+//! A web page fetches them instead and does without this package.
+
+use std::path::Path;
+
+use diffmoe::checkpoint::{Checkpoint, CheckpointError};
+use diffmoe::platform::Bytes;
+
+/// The model that is used when none is named.
+pub const DEFAULT: &str = "emoji";
+
+const MODELS: &[(&str, &[u8])] = &[
+    ("emoji", include_bytes!("../../../assets/emoji.safetensors")),
+    ("emoji_text", include_bytes!("../../../assets/emoji_text.safetensors")),
+    ("eurosat", include_bytes!("../../../assets/eurosat.safetensors")),
+];
+
+/// Names of the embedded models.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    MODELS.iter().map(|(name, _)| *name)
+}
+
+/// Opens an embedded model; `None` where there is none of that name.
+///
+/// # Errors
+/// When the embedded file is damaged, which the tests rule out.
+pub fn open(name: &str) -> Option<Result<Checkpoint, CheckpointError>> {
+    let (name, bytes) = MODELS.iter().find(|(n, _)| *n == name)?;
+    Some(Checkpoint::from_bytes(name, Bytes::new(*bytes)))
+}
+
+/// Opens an embedded model by its name, or a safetensors file by its path: what `--model` takes.
+///
+/// # Errors
+/// A sentence that says what was expected.
+pub fn open_any(model: &str) -> Result<Checkpoint, Box<dyn std::error::Error>> {
+    if let Some(checkpoint) = open(model) {
+        return Ok(checkpoint?);
+    }
+    let path = Path::new(model);
+    let looks_like_a_file = path.extension().is_some() || path.components().count() > 1;
+    if !looks_like_a_file && !path.exists() {
+        let names: Vec<_> = names().collect();
+        return Err(format!(
+            "there is no model {model:?}: give {} or the path of a safetensors file",
+            names.join(", ")
+        )
+        .into());
+    }
+    Checkpoint::open(path).map_err(|error| match error {
+        CheckpointError::Unreadable { .. } | CheckpointError::Malformed { .. } => {
+            format!("{error}; `--model` takes {DEFAULT} or a safetensors file").into()
+        }
+        other => other.into(),
+    })
+}

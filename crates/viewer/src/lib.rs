@@ -1,0 +1,265 @@
+//! The app: one user interface for a window and for a web page. It shows what [`session`] does.
+//!
+//! A frame goes like this: the session does a few milliseconds of work, the view-models of what changed are
+//! made anew (`view`), and the panels are laid out (`layout`). Nothing here waits.
+
+mod icons;
+mod jobs;
+mod keys;
+mod layout;
+pub mod palette;
+mod panels;
+pub mod picker;
+pub mod platform;
+pub mod session;
+mod theme;
+mod view;
+pub mod views;
+mod widgets;
+#[cfg(feature = "window")]
+pub mod window;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use egui::{Context, Ui};
+use web_time::Instant;
+
+pub use icons::window_icon;
+
+use self::jobs::Jobs;
+use self::keys::Action;
+use self::platform::Waker;
+use self::session::{ModelSource, NoteKind, Phase, Session, Share, Start, Tick, export};
+use self::view::{Shown, View};
+use self::views::token_map::Overlay;
+use diffmoe::pipeline::Backend;
+
+/// What the app begins with.
+pub struct Launch {
+    /// The first model.
+    pub model: ModelSource,
+    /// An image decoder, for a model that makes latents.
+    pub decoder: Option<ModelSource>,
+    /// A run that somebody shared, to be shown first.
+    pub share: Option<Share>,
+    /// What computes.
+    pub backend: Backend,
+    /// Whether to draw without being asked.
+    pub draw_at_once: bool,
+    /// Something that went wrong before, for instance a link that cannot be read.
+    pub problem: Option<String>,
+}
+
+/// The app, for a window and for a page.
+pub struct App {
+    session: Session,
+    view: View,
+    shown: Shown,
+    thumbs: panels::history::Thumbs,
+    jobs: Jobs,
+    /// When the work of the last frame ended.
+    worked_until: Option<Instant>,
+}
+
+impl App {
+    /// Sets up the look and starts loading the first model.
+    pub fn new(ctx: &Context, launch: Launch) -> Self {
+        theme::install(ctx);
+        let waker: Waker = {
+            let ctx = ctx.clone();
+            Arc::new(move || ctx.request_repaint())
+        };
+        let Launch { model, decoder, share, backend, draw_at_once, problem } = launch;
+        let start = Start { model, decoder, share, backend, draw_at_once, waker: waker.clone() };
+        let mut session = Session::new(start);
+        if let Some(problem) = problem {
+            session.note(NoteKind::Error, problem);
+        }
+        Self {
+            session,
+            view: View::default(),
+            shown: Shown::default(),
+            thumbs: panels::history::Thumbs::default(),
+            jobs: Jobs::new(waker),
+            worked_until: None,
+        }
+    }
+
+    /// What the app does, for tests and for the page around it.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The same, to act on it.
+    pub fn session_mut(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Does the background work of a frame and asks for the next frame where there is more to do.
+    pub fn tick(&mut self, ctx: &Context) {
+        self.jobs.tick(&mut self.session);
+        let began = Instant::now();
+        let budget = work_budget(self.worked_until.map(|end| began.saturating_duration_since(end)));
+        let mut tick = self.session.tick();
+        while tick == Tick::Again && began.elapsed() < budget {
+            tick = self.session.tick();
+        }
+        self.worked_until = (tick == Tick::Again).then(Instant::now);
+        match tick {
+            Tick::Again => ctx.request_repaint(),
+            Tick::Later => ctx.request_repaint_after(Duration::from_millis(16)),
+            Tick::Idle => {}
+        }
+        let Some(record) = self.session.record() else { return };
+        if self.shown.update(ctx, record, &mut self.view) {
+            self.view.frame = None;
+            if let Some(fragment) = self.session.share() {
+                platform::set_fragment(&fragment);
+            }
+        }
+    }
+
+    /// Paints a frame and acts on what was pressed.
+    pub fn show(&mut self, ui: &mut Ui) {
+        let ctx = ui.ctx().clone();
+        self.take_dropped_files(&ctx);
+        for action in keys::pressed(&ctx) {
+            self.act(&ctx, action);
+        }
+        layout::show(self, ui);
+    }
+
+    fn take_dropped_files(&mut self, ctx: &Context) {
+        for file in ctx.input(|input| input.raw.dropped_files.clone()) {
+            self.jobs.dropped(file);
+        }
+    }
+
+    /// Draws with the controls as they are. What is on screen already is not drawn again: then the seed changes.
+    fn generate(&mut self) {
+        if self.would_repeat() {
+            self.session.controls.seed = platform::new_seed();
+        }
+        self.session.generate();
+        self.view.frame = None;
+    }
+
+    /// Whether the run on screen is finished and has just these settings.
+    fn would_repeat(&self) -> bool {
+        let same_model = |record: &session::Record| {
+            self.session.model().is_some_and(|model| Arc::ptr_eq(&model.config, &record.config))
+        };
+        self.session.record().is_some_and(|record| {
+            record.is_complete() && record.controls == self.session.controls && same_model(record)
+        })
+    }
+
+    fn act(&mut self, ctx: &Context, action: Action) {
+        let frames = self.session.record().map_or(0, |record| record.frames.len());
+        let frame = self.session.record().map_or(0, |record| self.view.frame_of(record));
+        match action {
+            Action::GenerateOrPause => match self.session.phase() {
+                Phase::Running | Phase::Recovering | Phase::Decoding { .. } => self.session.pause(),
+                Phase::Paused => self.session.go_on(),
+                Phase::Ready => self.generate(),
+                Phase::Fetching { .. } | Phase::Opening { .. } | Phase::NoModel => {}
+            },
+            Action::Step => {
+                self.view.frame = None;
+                self.session.step();
+            }
+            Action::Cancel if self.view.help => self.view.help = false,
+            Action::Cancel => self.session.cancel(),
+            Action::Back => self.look_at(frame.saturating_sub(1)),
+            Action::Forward => self.look_at(frame + 1),
+            Action::First => self.look_at(0),
+            Action::Last => self.look_at(frames),
+            Action::Dice => self.session.controls.seed = platform::new_seed(),
+            Action::Overlay => {
+                let off = self.view.overlay == Overlay::Off;
+                self.view.overlay = if off { Overlay::Count } else { Overlay::Off };
+            }
+            Action::Save => self.save_png(self.view.picture),
+            Action::Link => self.copy_link(ctx),
+            Action::Help => self.view.help = !self.view.help,
+        }
+    }
+
+    /// Shows a frame; the last one follows the run.
+    fn look_at(&mut self, frame: usize) {
+        let frames = self.session.record().map_or(0, |record| record.frames.len());
+        self.view.frame = (frame + 1 < frames).then_some(frame);
+    }
+
+    /// Saves one picture, or the grid of all, as on screen.
+    fn save_png(&mut self, picture: Option<usize>) {
+        let Some(record) = self.session.record() else { return };
+        let frame = self.view.frame_of(record);
+        let only = (record.labels.len() == 1).then_some(0);
+        let picture = picture.or(only);
+        // A picture of a few pixels is of little use elsewhere.
+        let size = record.pictures(frame).map_or([1; 2], |pictures| pictures.size);
+        let scale = picture.map(|_| (512 / size[0].max(size[1])).clamp(1, 64) as u32);
+        let which = picture.map_or_else(String::new, |picture| format!("-{}", picture + 1));
+        let name = format!("{}{which}.png", file_stem(record));
+        self.save(name, "image/png", export::png(record, picture, frame, scale));
+    }
+
+    fn save_animation(&mut self) {
+        let Some(record) = self.session.record() else { return };
+        let name = format!("{}-steps.png", file_stem(record));
+        self.save(name, "image/apng", export::apng(record, None));
+    }
+
+    fn save_trace(&mut self) {
+        let Some(record) = self.session.record() else { return };
+        let name = format!("{}-routing.json", file_stem(record));
+        self.save(name, "application/json", export::trace_json(record).map(String::into_bytes));
+    }
+
+    fn save(&mut self, name: String, mime: &'static str, bytes: Result<Vec<u8>, String>) {
+        match bytes {
+            Ok(bytes) => self.jobs.save(name, mime, bytes),
+            Err(reason) => self.session.note(NoteKind::Error, reason),
+        }
+    }
+
+    fn copy_link(&mut self, ctx: &Context) {
+        let Some(fragment) = self.session.share() else { return };
+        let (link, note) = match platform::page_address() {
+            Some(address) => {
+                (format!("{address}#{fragment}"), "Copied a link that draws the same pictures.")
+            }
+            None => (
+                format!("#{fragment}"),
+                "Copied. Append it to the address of the page, or run: diffmoe window --share '…'",
+            ),
+        };
+        ctx.copy_text(link);
+        self.session.note(NoteKind::Info, note);
+    }
+}
+
+/// How long a frame may compute, given what passed since the frame before had computed: as long, so that slow
+/// painting does not starve the run. A page has to answer its browser sooner than a window its system.
+fn work_budget(painting: Option<Duration>) -> Duration {
+    let most = if platform::page_address().is_some() { 16 } else { 80 };
+    painting.unwrap_or_default().min(Duration::from_millis(most))
+}
+
+fn file_stem(record: &session::Record) -> String {
+    let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    let model: String = record.config.name.chars().map(safe).collect();
+    format!("diffmoe-{model}-{}", record.settings.seed)
+}
+
+impl eframe::App for App {
+    fn logic(&mut self, ctx: &Context, _frame: &mut eframe::Frame) {
+        self.tick(ctx);
+    }
+
+    fn ui(&mut self, ui: &mut Ui, _frame: &mut eframe::Frame) {
+        self.show(ui);
+    }
+}

@@ -1,0 +1,84 @@
+//! Shortcuts, and what the plots mean.
+
+use egui::{Grid, Id, Modal, RichText, ScrollArea, Ui};
+
+use crate::App;
+use crate::keys::SHORTCUTS;
+use crate::theme::Look;
+use crate::widgets::remark;
+
+const MEANINGS: [(&str, &str); 6] = [
+    (
+        "Experts",
+        "Some blocks of the model hold several small networks, the experts. For each patch of the noisy picture the \
+         router decides which of them work on it; none, one or many.",
+    ),
+    (
+        "Capacity C",
+        "How many experts work on a patch on average. 1 is the work of a model without experts. It changes with the \
+         noise and with what is drawn: that is the point of DiffMoE.",
+    ),
+    (
+        "Tokens per expert",
+        "A token is a patch of one picture. The bars say how many of them each expert took in one block at the step on \
+         screen. Bars of equal height mean that the work is shared evenly.",
+    ),
+    (
+        "Token map",
+        "The same, in place: how many experts took each patch, or the patches of one expert. Point at a patch to see \
+         which experts took it.",
+    ),
+    (
+        "With and without labels",
+        "Guidance runs the model twice: once with what you asked for, once without. Each pass routes for itself.",
+    ),
+    (
+        "Latents",
+        "Some models draw in a smaller space with channels of their own, and an image decoder makes pictures of that. \
+         While such a model draws, you see a preview. Without a decoder its colours mean nothing.",
+    ),
+];
+
+pub(crate) fn show(app: &mut App, ui: &mut Ui) {
+    if !app.view.help {
+        return;
+    }
+    let screen = ui.ctx().content_rect().size();
+    let frame = egui::Frame::popup(ui.style()).inner_margin(egui::Margin::same(18));
+    let modal = Modal::new(Id::unique("help")).frame(frame).show(ui.ctx(), |ui| {
+        ui.set_width((screen.x - 48.0).min(520.0));
+        ui.label(RichText::new("Help").size(18.0).strong());
+        ScrollArea::vertical().max_height(screen.y - 150.0).show(ui, contents);
+        ui.button("Close").clicked()
+    });
+    if modal.inner || modal.should_close() {
+        app.view.help = false;
+    }
+}
+
+fn contents(ui: &mut Ui) {
+    let look = Look::of(ui);
+    ui.heading("Keys");
+    Grid::new("shortcuts").num_columns(2).spacing([24.0, 3.0]).min_row_height(18.0).show(
+        ui,
+        |ui| {
+            for (_, key, what, _) in SHORTCUTS {
+                ui.label(RichText::new(key).monospace().color(look.accent));
+                ui.label(what);
+                ui.end_row();
+            }
+        },
+    );
+    ui.add_space(8.0);
+    ui.heading("What you see");
+    for (title, text) in MEANINGS {
+        ui.label(RichText::new(title).strong());
+        remark(ui, text);
+        ui.add_space(4.0);
+    }
+    let paper = "https://arxiv.org/abs/2503.14487";
+    ui.hyperlink_to(
+        "The paper: DiffMoE, Dynamic Token Selection for Scalable Diffusion Transformers",
+        paper,
+    );
+}

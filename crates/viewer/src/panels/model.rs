@@ -1,0 +1,164 @@
+//! Which model draws, which decoder makes pictures of its latents, and how to open others.
+
+use egui::{TextEdit, Ui};
+
+use crate::App;
+use crate::icons::Icon;
+use crate::session::{ModelInfo, ModelSource};
+use crate::widgets::{self, caption, card, icon_button, remark, sign_button};
+use diffmoe::model::Kind;
+
+pub(crate) fn show(app: &mut App, ui: &mut Ui) {
+    card(ui, "Model", |ui| {
+        if let Some(model) = app.session.model() {
+            describe(ui, model);
+        }
+        decoder(app, ui);
+        built_in(app, ui);
+        if icon_button(ui, Icon::Open, "Open a file").on_hover_text("Or drop it anywhere").clicked()
+        {
+            app.jobs.pick();
+        }
+        address(app, ui);
+        kept(app, ui);
+    });
+}
+
+fn describe(ui: &mut Ui, model: &ModelInfo) {
+    let config = &model.config;
+    let kind = match config.kind {
+        Kind::Dense => "dense".to_owned(),
+        Kind::Tc => format!("token choice, {} experts", config.num_experts),
+        Kind::Ec => format!("expert choice, {} experts", config.num_experts),
+        Kind::DiffMoe => format!(
+            "DiffMoE, {} experts in {} blocks",
+            config.num_experts,
+            config.moe_blocks().len()
+        ),
+    };
+    let millions = config.parameters() as f64 / 1e6;
+    ui.label(egui::RichText::new(&model.name).strong());
+    remark(
+        ui,
+        format!(
+            "{kind}; {} blocks, width {}; {millions:.1} million parameters; {} {}",
+            config.depth,
+            config.hidden_size,
+            config.extent(),
+            if config.makes_pixels() { "pixels" } else { "latents" },
+        ),
+    );
+    caption(ui, format!("{} file, SHA-256 {}…", widgets::bytes(model.file_bytes), model.hash));
+    if let Some(note) = &model.backend_note {
+        remark(ui, note.clone());
+    }
+}
+
+/// The image decoder; or that one is needed.
+fn decoder(app: &mut App, ui: &mut Ui) {
+    let Some(decoder) = app.session.decoder() else {
+        let model = app.session.model().map(|model| &model.config);
+        if let Some(config) = model.filter(|config| !config.makes_pixels()) {
+            remark(
+                ui,
+                format!(
+                    "It makes latents of {} channels, shown as a latent preview: their three strongest directions as \
+                     colours. Open its image decoder (an AutoencoderKL or AutoencoderTiny of diffusers, safetensors) \
+                     as you open a model, and pictures follow.",
+                    config.in_channels
+                ),
+            );
+        }
+        return;
+    };
+    let mut remove = false;
+    ui.horizontal(|ui| {
+        remove = sign_button(ui, Icon::Trash, "Remove the decoder").clicked();
+        ui.label(egui::RichText::new(format!("Decoder {}", decoder.name)).strong());
+    });
+    remark(
+        ui,
+        format!(
+            "{}; {:.1} million parameters, {} file; latents of {} channels, {f}×{f} pixels for each cell; its preview \
+             explains {:.0} % of the colours",
+            decoder.kind,
+            decoder.parameters as f64 / 1e6,
+            widgets::bytes(decoder.file_bytes),
+            decoder.channels,
+            100.0 * decoder.explained,
+            f = decoder.factor,
+        ),
+    );
+    caption(ui, format!("Decodes on {}", decoder.device));
+    if let Some(note) = &decoder.note {
+        remark(ui, note.clone());
+    }
+    if app.session.model().is_some_and(|model| model.config.makes_pixels()) {
+        remark(ui, "This model makes pixels and needs no decoder.");
+    }
+    if remove {
+        app.session.remove_decoder();
+    }
+}
+
+fn built_in(app: &mut App, ui: &mut Ui) {
+    let names = app.session.available().to_vec();
+    let current = match app.session.model().map(|model| &model.source) {
+        Some(ModelSource::Named(name)) => Some(name.clone()),
+        _ => None,
+    };
+    ui.horizontal_wrapped(|ui| {
+        for name in names {
+            let chosen = current.as_ref() == Some(&name);
+            let button = egui::Button::selectable(chosen, name.as_str()).frame_when_inactive(true);
+            if ui.add(button).accessible_name(format!("Model {name}")).clicked() && !chosen {
+                app.session.load(ModelSource::Named(name));
+            }
+        }
+    });
+}
+
+fn address(app: &mut App, ui: &mut Ui) {
+    ui.horizontal(|ui| {
+        let room = 64.0 + ui.spacing().item_spacing.x;
+        let edit = TextEdit::singleline(&mut app.view.address).hint_text("Address of a model file");
+        let response = ui.add(edit.desired_width((ui.available_width() - room).max(80.0)));
+        let response = response.accessible_name("Address of a model file");
+        let entered = response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter));
+        let filled = !app.view.address.trim().is_empty();
+        let clicked = ui.add_enabled(filled, egui::Button::new("Load")).clicked();
+        if filled && (entered || clicked) {
+            app.session.load(ModelSource::Url(app.view.address.trim().to_owned()));
+        }
+    });
+}
+
+/// Downloads that the browser keeps.
+fn kept(app: &mut App, ui: &mut Ui) {
+    if app.jobs.cached.is_empty() {
+        return;
+    }
+    caption(ui, "Kept for the next visit");
+    let mut delete = None;
+    let mut load = None;
+    for file in &app.jobs.cached {
+        let name = file.location.rsplit('/').next().unwrap_or(&file.location);
+        ui.horizontal(|ui| {
+            if sign_button(ui, Icon::Trash, &format!("Delete {name}")).clicked() {
+                delete = Some(file.location.clone());
+            }
+            let partly = if file.complete { "" } else { ", incomplete" };
+            let text = format!("{name} ({}{partly})", widgets::bytes(file.bytes));
+            let button = egui::Button::new(text).truncate().frame(false);
+            if ui.add(button).on_hover_text(format!("Load {}", file.location)).clicked() {
+                load = Some(file.location.clone());
+            }
+        });
+    }
+    if let Some(location) = delete {
+        app.jobs.delete_cached(location);
+    }
+    if let Some(location) = load {
+        app.session.load(ModelSource::Url(location));
+    }
+}

@@ -1,0 +1,146 @@
+//! Generate, pause, step, cancel; and the way through the steps of a run.
+
+use egui::{Slider, Ui, vec2};
+
+use crate::App;
+use crate::icons::Icon;
+use crate::keys::Action;
+use crate::session::Phase;
+use crate::theme::Look;
+use crate::widgets::{caption, icon_button, milliseconds, primary_button, sign_button};
+
+/// The big button and those beside it.
+pub(crate) fn run_buttons(app: &mut App, ui: &mut Ui, height: f32) {
+    let phase = app.session.phase();
+    let decoding = matches!(phase, Phase::Decoding { .. });
+    let at_work = decoding || matches!(phase, Phase::Running | Phase::Recovering);
+    let paused = phase == Phase::Paused;
+    let (icon, text, enabled) = match phase {
+        Phase::Running | Phase::Recovering | Phase::Decoding { .. } => (Icon::Pause, "Pause", true),
+        Phase::Paused => (Icon::Play, "Go on", true),
+        Phase::Ready if app.would_repeat() => (Icon::Play, "Generate another", true),
+        Phase::Ready => (Icon::Play, "Generate", true),
+        Phase::Fetching { .. } => (Icon::Play, "Loading the model", false),
+        Phase::Opening { .. } => (Icon::Play, "Preparing", false),
+        Phase::NoModel => (Icon::Play, "No model", false),
+    };
+    let changed = (paused || decoding)
+        && app.session.record().is_some_and(|r| r.controls != app.session.controls);
+    ui.horizontal(|ui| {
+        ui.spacing_mut().interact_size.y = height;
+        let others = if at_work || paused { 2.0 } else { 1.0 };
+        let gap = ui.spacing().item_spacing.x;
+        let width = ui.available_width() - others * (height + gap);
+        let ctx = ui.ctx().clone();
+        let hint = if text == "Generate another" {
+            "The same settings with another seed (Space)"
+        } else {
+            "Space"
+        };
+        if primary_button(ui, (icon.atom(), text), vec2(width, height), enabled)
+            .on_hover_text(hint)
+            .clicked()
+        {
+            app.act(&ctx, Action::GenerateOrPause);
+        }
+        ui.add_enabled_ui(matches!(phase, Phase::Ready | Phase::Paused | Phase::Running), |ui| {
+            if sign_button(ui, Icon::Step, "One step").clicked() {
+                app.act(&ctx, Action::Step);
+            }
+        });
+        if (at_work || paused) && sign_button(ui, Icon::Stop, "Cancel").clicked() {
+            app.act(&ctx, Action::Cancel);
+        }
+    });
+    if changed {
+        let wide = vec2(ui.available_width(), 0.0);
+        let button = egui::Button::new("Start over with the new settings").min_size(wide);
+        if ui.add(button).clicked() {
+            app.generate();
+        }
+    }
+}
+
+/// The way through the steps.
+pub(crate) fn scrub(app: &mut App, ui: &mut Ui) {
+    let Some(record) = app.session.record() else { return };
+    let (steps, frames) = (record.steps() as usize, record.frames.len());
+    let mut frame = app.view.frame_of(record);
+    let noise = 1.0 - frame as f32 / steps.max(1) as f32;
+    let text = match frame {
+        0 => "Noise, before the first step".to_owned(),
+        _ if record.settings.solver.is_adaptive() => format!("After step {frame}"),
+        _ => format!("After step {frame} of {steps}, noise level {noise:.2}"),
+    };
+    let ctx = ui.ctx().clone();
+    let title = caption(ui, text);
+    ui.horizontal(|ui| {
+        if sign_button(ui, Icon::Back, "One step back").clicked() {
+            app.act(&ctx, Action::Back);
+        }
+        let side = ui.spacing().interact_size.y + ui.spacing().item_spacing.x;
+        ui.spacing_mut().slider_width = (ui.available_width() - side).max(60.0);
+        let slider = Slider::new(&mut frame, 0..=steps).show_value(false);
+        let response = ui.add(slider).labelled_by(title.id).accessible_name("Step on screen");
+        if response.changed() {
+            app.look_at(frame.min(frames.saturating_sub(1)));
+        }
+        if sign_button(ui, Icon::Forward, "One step forward").clicked() {
+            app.act(&ctx, Action::Forward);
+        }
+    });
+}
+
+/// Save, link, trace.
+pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
+    let Some(record) = app.session.record() else { return };
+    let (many, routes) = (record.labels.len() > 1, !app.shown.blocks.is_empty());
+    let complete = record.is_complete();
+    let picture = app.view.picture;
+    let ctx = ui.ctx().clone();
+    ui.horizontal_wrapped(|ui| {
+        ui.menu_button((Icon::Save.atom(), "Save"), |ui| {
+            let single = picture.map(|picture| format!("Picture {} as PNG", picture + 1));
+            if let Some(text) = single
+                && ui.button(text).clicked()
+            {
+                app.save_png(picture);
+            }
+            let all = if many { "All pictures as PNG" } else { "Picture as PNG" };
+            if ui.button(all).clicked() {
+                app.save_png(None);
+            }
+            let animation = ui.add_enabled(complete, egui::Button::new("All steps as moving PNG"));
+            if animation.on_disabled_hover_text("When the run is finished").clicked() {
+                app.save_animation();
+            }
+            if routes && ui.button("Routing trace as JSON").clicked() {
+                app.save_trace();
+            }
+        });
+        let link = icon_button(ui, Icon::Link, "Copy link");
+        if link.on_hover_text("A link that draws the same pictures (L)").clicked() {
+            app.act(&ctx, Action::Link);
+        }
+        if picture.is_some() && many && icon_button(ui, Icon::Grid, "All pictures").clicked() {
+            app.view.picture = None;
+        }
+        summary(app, ui);
+    });
+}
+
+/// C and the time of a step, in a few words.
+fn summary(app: &App, ui: &mut Ui) {
+    let Some(record) = app.session.record() else { return };
+    let colour = Look::of(ui).weak;
+    if let Some(c) = record.trace.capacity() {
+        let text = egui::RichText::new(format!("C {c:.2}")).color(colour);
+        let hint = "Mean number of experts that worked on a token, over all steps so far";
+        ui.label(text).on_hover_text(hint);
+    }
+    if !record.step_ms.is_empty() {
+        let mean = record.step_ms.iter().sum::<f32>() / record.step_ms.len() as f32;
+        let text = format!("{} a step", milliseconds(mean));
+        ui.label(egui::RichText::new(text).color(colour)).on_hover_text(&record.device);
+    }
+}

@@ -1,0 +1,150 @@
+//! Linux, macOS, Windows.
+
+use std::future::Future;
+use std::path::Path;
+
+use super::{Bytes, CachedFile, FetchError, PickedFile, Task, Transfer, Waker, map_file};
+
+/// Runs a job on a thread of its own; `on_done` is called when its result can be taken.
+pub fn spawn<T, F>(on_done: Waker, make: impl FnOnce() -> F + Send + 'static) -> Task<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T> + 'static,
+{
+    let (task, promise) = Task::new(on_done);
+    std::thread::spawn(move || promise.keep(pollster::block_on(make())));
+    task
+}
+
+/// Maps the file at a path.
+///
+/// # Errors
+/// When it cannot be read, or `location` is an address.
+pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchError> {
+    if ["http://", "https://"].iter().any(|scheme| location.starts_with(scheme)) {
+        return Err(FetchError::Address(location.to_owned()));
+    }
+    let bytes = map_file(Path::new(location)).map_err(|error| FetchError::Unreadable {
+        location: location.to_owned(),
+        reason: error.to_string(),
+    })?;
+    transfer.set_total(bytes.len() as u64);
+    transfer.add(bytes.len() as u64);
+    Ok(bytes)
+}
+
+/// The models that lie beside a page: none.
+pub fn built_in_names() -> Vec<String> {
+    Vec::new()
+}
+
+/// A model that lies beside the page: none.
+pub async fn built_in(_name: &str, _transfer: &Transfer) -> Option<Result<Bytes, FetchError>> {
+    None
+}
+
+/// Downloads that were kept: none.
+pub async fn cached() -> Vec<CachedFile> {
+    Vec::new()
+}
+
+/// Deletes a download that was kept.
+///
+/// # Errors
+/// None: there are no such downloads.
+pub async fn delete_cached(_location: &str) -> Result<(), String> {
+    Ok(())
+}
+
+/// SHA-256 of some bytes.
+pub async fn sha256(bytes: &[u8]) -> [u8; 32] {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).into()
+}
+
+/// Asks the user for a model file; `None` when the user changed their mind.
+pub async fn pick_file() -> Option<Result<PickedFile, String>> {
+    let dialog = rfd::AsyncFileDialog::new().add_filter("models", &["safetensors"]);
+    let file = dialog.set_title("Open a model").pick_file().await?;
+    let name = file.file_name();
+    let bytes = map_file(file.path());
+    Some(bytes.map_err(|error| format!("cannot read {name}: {error}")).map(|bytes| PickedFile {
+        name,
+        bytes,
+        path: Some(file.path().to_owned()),
+    }))
+}
+
+/// Asks the user where a file should go and writes it there; the path, or `None` when the user changed their mind.
+///
+/// # Errors
+/// The system's reason why it could not be written.
+pub async fn save_file(
+    name: String,
+    _mime: &'static str,
+    bytes: Vec<u8>,
+) -> Result<Option<String>, String> {
+    let dialog = rfd::AsyncFileDialog::new().set_file_name(name);
+    let Some(file) = dialog.save_file().await else { return Ok(None) };
+    let path = file.path();
+    std::fs::write(path, bytes)
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    Ok(Some(path.display().to_string()))
+}
+
+/// The address of the page, without its fragment: there is no page.
+pub fn page_address() -> Option<String> {
+    None
+}
+
+/// What follows `#` in the page's address: there is no page.
+pub fn fragment() -> Option<String> {
+    None
+}
+
+/// Puts text behind the `#` of the page's address: there is no page.
+pub fn set_fragment(_text: &str) {}
+
+/// A parameter of the page's address: there is no page.
+pub fn query(_name: &str) -> Option<String> {
+    None
+}
+
+/// A seed that no one chose, from 0 to 999,999: short enough to be read out and typed again.
+pub fn new_seed() -> u64 {
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::from(now.subsec_nanos()) % 1_000_000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_fetched_and_counted() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"weights").unwrap();
+        let transfer = Transfer::default();
+        let bytes =
+            pollster::block_on(fetch(&file.path().display().to_string(), &transfer)).unwrap();
+        assert_eq!((&*bytes, transfer.done(), transfer.total()), (&b"weights"[..], 7, Some(7)));
+    }
+
+    #[test]
+    fn what_cannot_be_fetched_says_what_to_do() {
+        let refused = |location| {
+            pollster::block_on(fetch(location, &Transfer::default())).unwrap_err().to_string()
+        };
+        assert!(refused("https://example.org/a.safetensors").contains("download the file first"));
+        assert!(
+            refused("/nowhere/a.safetensors").starts_with("cannot read /nowhere/a.safetensors")
+        );
+    }
+
+    #[test]
+    fn a_checksum_is_the_standard_one() {
+        let digest = pollster::block_on(sha256(b"abc"));
+        assert_eq!(digest[..4], [0xba, 0x78, 0x16, 0xbf], "FIPS 180-2, B.1");
+    }
+}

@@ -1,0 +1,189 @@
+//! What a visitor may set before a run, and how that becomes [`Settings`].
+
+use diffmoe::model::{Config, LabelTable, Objective, Routing};
+use diffmoe::pipeline::{Settings, random_rows};
+use diffmoe::scheduler::{Ancestry, Solver, Tolerance};
+
+/// Most pictures of one run in the app: more would take long and be small on the screen.
+pub const MAX_COUNT: usize = 16;
+/// Most steps of one run in the app: every step is kept, so that it can be looked at again.
+pub const MAX_STEPS: u32 = 250;
+/// Pictures of a first run: enough to compare, and soon there.
+const FIRST_COUNT: usize = 4;
+
+/// What a label table contributes to a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The null row: the model draws what it likes.
+    Any,
+    /// Another row for each picture, drawn from the seed.
+    Varied,
+    /// One row for all pictures.
+    Row(u32),
+}
+
+/// The settings as a visitor sees them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Controls {
+    /// For each label table of the model, in its order.
+    pub choices: Vec<Choice>,
+    /// What to draw, in words, for a model that reads them.
+    pub prompt: String,
+    /// What not to draw.
+    pub negative: String,
+    /// Seed of the noise and of varied rows.
+    pub seed: u64,
+    /// Denoising steps, 1 to [`MAX_STEPS`].
+    pub steps: u32,
+    /// Guidance scale; 1 is none.
+    pub guidance: f32,
+    /// Solver.
+    pub solver: Solver,
+    /// Pictures, 1 to [`MAX_COUNT`].
+    pub count: usize,
+    /// Routing rule and thresholds.
+    pub routing: Routing,
+}
+
+impl Controls {
+    /// Before there is a model.
+    pub(super) fn none() -> Self {
+        Self {
+            choices: Vec::new(),
+            prompt: String::new(),
+            negative: String::new(),
+            seed: 0,
+            steps: 1,
+            guidance: 1.0,
+            solver: Solver::Euler,
+            count: 1,
+            routing: Routing::default(),
+        }
+    }
+
+    /// What a model recommends: its own sampling settings, and another subject for each picture.
+    pub fn for_model(config: &Config) -> Self {
+        let defaults = &config.defaults;
+        Self {
+            choices: vec![Choice::Varied; config.labels.len()],
+            prompt: String::new(),
+            negative: String::new(),
+            seed: crate::platform::new_seed(),
+            steps: defaults.steps.clamp(1, MAX_STEPS),
+            guidance: if defaults.guidance.is_finite() {
+                defaults.guidance.clamp(0.0, 100.0)
+            } else {
+                1.0
+            },
+            solver: solvers(config)
+                .into_iter()
+                .find(|solver| solver.to_string() == defaults.solver)
+                .unwrap_or(solvers(config)[0]),
+            count: FIRST_COUNT,
+            routing: Routing::default(),
+        }
+    }
+
+    /// The settings of a run. Rows are drawn as the command line draws them, so the same seed shows the same
+    /// pictures there.
+    pub fn settings(&self, config: &Config) -> Settings {
+        let count = self.count.clamp(1, MAX_COUNT);
+        let choice = |i: usize| self.choices.get(i).copied().unwrap_or(Choice::Varied);
+        let rows = |(i, table): (usize, &LabelTable)| match choice(i) {
+            Choice::Row(row) => vec![row; count],
+            // A table of the null row alone has nothing to vary.
+            Choice::Varied if table.null > 0 => random_rows(self.seed, i as u32, table.null, count),
+            Choice::Any | Choice::Varied => vec![table.null; count],
+        };
+        let reads = config.text.is_some();
+        Settings {
+            labels: config.labels.iter().enumerate().map(rows).collect(),
+            prompts: if reads { vec![self.prompt.clone(); count] } else { Vec::new() },
+            negative: if reads { self.negative.clone() } else { String::new() },
+            seed: self.seed,
+            steps: self.steps,
+            guidance: self.guidance,
+            solver: self.solver,
+            routing: self.routing,
+        }
+    }
+}
+
+/// The solvers that suit a model, the plainest first.
+pub fn solvers(config: &Config) -> Vec<Solver> {
+    match config.objective {
+        Objective::Flow => {
+            vec![Solver::Euler, Solver::Heun, Solver::Dopri5(Tolerance::default())]
+        }
+        Objective::Ddpm => {
+            vec![Solver::Ddpm(Ancestry::default()), Solver::Ddim(Ancestry::default())]
+        }
+    }
+}
+
+/// A name for each picture of a run, for people: its labels, without those that are left open.
+pub(super) fn picture_labels(settings: &Settings, config: &Config) -> Vec<String> {
+    let pictures = settings.pictures();
+    let name = |picture: usize| {
+        let tables = settings.labels.iter().zip(&config.labels);
+        let named = tables.filter_map(|(rows, table)| {
+            let row = rows[picture];
+            (row != table.null).then(|| {
+                if table.values.is_empty() {
+                    format!("{} {row}", table.name)
+                } else {
+                    table.label(row)
+                }
+            })
+        });
+        let prompt = settings.prompts.get(picture).filter(|prompt| !prompt.is_empty()).cloned();
+        let named: Vec<_> = prompt.into_iter().chain(named).collect();
+        if named.is_empty() { "anything".to_owned() } else { named.join(", ") }
+    };
+    (0..pictures).map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::from_json(
+            r#"{"kind":"dense","t_kind":"flow","params":{"input_size":8,"num_classes":3,"patch_size":2,
+            "depth":1,"hidden_size":64,"num_heads":4},
+            "labels":[{"name":"subject","tensor":"a","null":3,"values":["ant","bee","cat"]},
+                      {"name":"style","tensor":"b","null":2}],
+            "defaults":{"steps":1000,"guidance":2.5,"solver":"heun"}}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_model_recommends_its_settings() {
+        let controls = Controls::for_model(&config());
+        assert_eq!(controls.choices, [Choice::Varied; 2]);
+        assert_eq!((controls.steps, controls.guidance), (MAX_STEPS, 2.5), "every step is kept");
+        assert_eq!(controls.solver, Solver::Heun);
+        assert_eq!(controls.settings(&config()).check(&config()), Ok(()));
+    }
+
+    #[test]
+    fn choices_become_rows() {
+        let config = config();
+        let mut controls = Controls { seed: 3, count: 4, ..Controls::for_model(&config) };
+        controls.choices = vec![Choice::Row(2), Choice::Any];
+        let settings = controls.settings(&config);
+        assert_eq!(settings.labels, [vec![2; 4], vec![2; 4]]);
+        assert_eq!(picture_labels(&settings, &config), ["cat"; 4], "the null row has no name");
+        controls.choices = vec![Choice::Any, Choice::Row(1)];
+        assert_eq!(picture_labels(&controls.settings(&config), &config), ["style 1"; 4]);
+        controls.choices = vec![Choice::Any, Choice::Any];
+        assert_eq!(picture_labels(&controls.settings(&config), &config), ["anything"; 4]);
+        controls.choices = vec![Choice::Varied; 2];
+        let varied = controls.settings(&config).labels;
+        assert_eq!(varied[0], random_rows(3, 0, 3, 4));
+        assert_eq!(varied[1], random_rows(3, 1, 2, 4));
+        controls.count = 1000;
+        assert_eq!(controls.settings(&config).labels[0].len(), MAX_COUNT);
+    }
+}

@@ -1,0 +1,324 @@
+//! Decoding the latents of a frame: begun by itself at the end of a run, or on demand; in slices between two
+//! frames, to be paused and given up like a run. When the device is lost, another one goes on with the latents
+//! that were kept.
+
+use std::sync::Arc;
+
+use web_time::Instant;
+
+use super::decoder::Decoder;
+use super::job::Frame;
+use super::pacing::{Pacer, SLICE_MS};
+use super::{NoteKind, Phase, Record, Session, Tick};
+use crate::platform::{self, Task};
+use diffmoe::engine::{EngineError, Progress};
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::pipeline::{Backend, Decoding, OpenDecoder, Undecoded};
+use diffmoe::vae;
+
+/// Losses in a row, without a picture between them, after which the processor takes over.
+const MOST_LOSSES: u32 = 2;
+
+/// Something around a decoder, or instead of it: for tests.
+pub(super) type WrapDecoder =
+    Arc<dyn Fn(Box<dyn vae::Decoder>) -> Result<Box<dyn vae::Decoder>, EngineError> + Send + Sync>;
+
+/// A decoder for latents of one size, and the decoder on the device that was opened for it.
+struct Prepared {
+    decoder: Box<dyn vae::Decoder>,
+    reopened: Option<OpenDecoder>,
+}
+
+enum State {
+    /// Memory is being made; then it goes on from here.
+    Preparing(Task<Result<Prepared, EngineError>>, Undecoded),
+    Working(Box<Decoding>),
+}
+
+/// A frame on its way to pictures.
+pub(super) struct DecodeJob {
+    /// Number of the record.
+    record: u64,
+    frame: usize,
+    size: [usize; 2],
+    count: usize,
+    state: State,
+    pacer: Pacer,
+    pub(super) is_paused: bool,
+    losses: u32,
+    done_at_loss: usize,
+}
+
+impl DecodeJob {
+    /// What a visitor sees of it.
+    pub(super) fn phase(&self) -> Phase {
+        if self.is_paused {
+            return Phase::Paused;
+        }
+        let fraction = match &self.state {
+            State::Preparing(_, so_far) if so_far.pictures.is_empty() => 0.0,
+            State::Preparing(..) => self.done_at_loss as f32 / self.count as f32,
+            State::Working(decoding) => decoding.fraction(),
+        };
+        Phase::Decoding { percent: (100.0 * fraction) as u8, pictures: self.count }
+    }
+
+    /// Does a few milliseconds of work.
+    fn advance(&mut self) -> Frame {
+        let State::Working(decoding) = &mut self.state else { return Frame::Went(Tick::Later) };
+        if self.is_paused {
+            return Frame::Went(Tick::Idle);
+        }
+        let begin = Instant::now();
+        loop {
+            let before = Instant::now();
+            let progress = match decoding.advance(self.pacer.units()) {
+                Ok(progress) => progress,
+                Err(error) => return Frame::Failed(error),
+            };
+            let took = before.elapsed().as_secs_f32() * 1e3;
+            self.pacer.judge(decoding.slice_time(), progress, took);
+            match progress {
+                Progress::Done => return Frame::Complete,
+                Progress::Busy => return Frame::Went(Tick::Later),
+                Progress::Working if begin.elapsed().as_secs_f32() * 1e3 + took > SLICE_MS => {
+                    return Frame::Went(Tick::Again);
+                }
+                Progress::Working => {}
+            }
+        }
+    }
+}
+
+impl Session {
+    /// Decodes a frame of the run on the screen, when there is a decoder for it and nothing samples.
+    pub fn decode(&mut self, frame: usize) {
+        if !self.can_decode(frame) {
+            return;
+        }
+        let Some(id) = self.record().map(|record| record.id) else { return };
+        self.begin_decoding(id, frame);
+    }
+
+    /// Whether [`Session::decode`] would do something.
+    pub fn can_decode(&self, frame: usize) -> bool {
+        let samples = self.preparing.is_some() || self.samples();
+        !samples
+            && self.decode.is_none()
+            && self.record().is_some_and(|record| {
+                let latents = record.latents.as_ref();
+                frame < record.frames.len()
+                    && latents.is_some_and(|latents| !latents.is_decoded(frame))
+                    && self.decoder_for(&record.config).is_some()
+            })
+    }
+
+    /// Decodes the end of the run on the screen, unless it is there already or was given up.
+    pub(super) fn decode_what_is_shown(&mut self) {
+        let Some(record) = self.record().filter(|record| record.is_complete()) else { return };
+        let last = record.frames.len() - 1;
+        if record.latents.as_ref().is_some_and(|latents| !latents.declined) {
+            self.decode(last);
+        }
+    }
+
+    /// Decodes the end of a run that is finished.
+    pub(super) fn decode_end_of(&mut self, id: u64) {
+        let Some(record) = self.find_record(id) else { return };
+        let (config, last) = (record.config.clone(), record.frames.len() - 1);
+        if record.latents.is_some() && self.decoder_for(&config).is_some() {
+            self.begin_decoding(id, last);
+        }
+    }
+
+    fn begin_decoding(&mut self, id: u64, frame: usize) {
+        let Some(record) = self.find_record(id) else { return };
+        let Some(latents) = record.frames.get(frame).cloned() else { return };
+        let (size, count) = (record.config.input_size, record.labels.len());
+        let so_far = Undecoded { latents, pictures: Vec::new() };
+        let Some(task) = self.prepare_decoder(size, None) else { return };
+        self.decode = Some(DecodeJob {
+            record: id,
+            frame,
+            size,
+            count,
+            state: State::Preparing(task, so_far),
+            pacer: Pacer::from_one(),
+            is_paused: false,
+            losses: 0,
+            done_at_loss: 0,
+        });
+    }
+
+    /// Makes a decoder in the background; with `reopen`, on a device that is asked for anew.
+    fn prepare_decoder(
+        &self,
+        size: [usize; 2],
+        reopen: Option<Backend>,
+    ) -> Option<Task<Result<Prepared, EngineError>>> {
+        let Decoder { file, open, .. } = self.decoder.as_ref()?;
+        let (file, open, wrap) = (file.clone(), open.clone(), self.wrap_decoder.clone());
+        Some(platform::spawn(self.waker.clone(), move || async move {
+            let reopened = match reopen {
+                None => None,
+                Some(backend) => {
+                    let opened = OpenDecoder::request(&file, backend, WeightPrecision::F16).await;
+                    Some(opened.map_err(|error| EngineError::DeviceLost(error.to_string()))?)
+                }
+            };
+            let decoder = reopened.as_ref().unwrap_or(&open).request_decoder(size).await?;
+            let decoder = match wrap {
+                Some(wrap) => wrap(decoder)?,
+                None => decoder,
+            };
+            Ok(Prepared { decoder, reopened })
+        }))
+    }
+
+    /// Does a few milliseconds of decoding.
+    pub(super) fn tick_decoding(&mut self) -> Tick {
+        self.take_decoder();
+        let Some(job) = &mut self.decode else { return Tick::Idle };
+        match job.advance() {
+            Frame::Went(tick) => tick,
+            Frame::Complete => {
+                self.keep_decoded();
+                Tick::Idle
+            }
+            Frame::Failed(error @ EngineError::DeviceLost(_)) => {
+                self.recover_decoding(&error.to_string());
+                Tick::Later
+            }
+            Frame::Failed(error) => {
+                self.note(NoteKind::Error, error.to_string());
+                self.give_up_decoding();
+                Tick::Idle
+            }
+        }
+    }
+
+    /// Takes in a decoder that was made.
+    fn take_decoder(&mut self) {
+        let Some(job) = &mut self.decode else { return };
+        let State::Preparing(task, so_far) = &mut job.state else { return };
+        let Some(result) = task.take() else { return };
+        match result {
+            Ok(Prepared { decoder, reopened }) => {
+                let decoding = Decoding::resume(decoder, std::mem::take(so_far));
+                job.state = State::Working(Box::new(decoding));
+                job.pacer = Pacer::from_one();
+                if let (Some(decoder), Some(open)) = (&mut self.decoder, reopened) {
+                    decoder.place(open);
+                }
+            }
+            // The engine of the model may hold what is missing; another is made when it is needed.
+            Err(EngineError::TooLarge(_)) if self.idle.take().is_some() => {
+                let (size, so_far) = (job.size, std::mem::take(so_far));
+                if let (Some(task), Some(job)) =
+                    (self.prepare_decoder(size, None), &mut self.decode)
+                {
+                    job.state = State::Preparing(task, so_far);
+                }
+            }
+            Err(error @ EngineError::DeviceLost(_)) => self.recover_decoding(&error.to_string()),
+            Err(error) => {
+                self.note(NoteKind::Error, error.to_string());
+                self.give_up_decoding();
+            }
+        }
+    }
+
+    /// Puts finished pictures into their record.
+    fn keep_decoded(&mut self) {
+        let Some(DecodeJob { record, frame, state: State::Working(decoding), .. }) =
+            self.decode.take()
+        else {
+            return;
+        };
+        let used = self.decoder.as_ref().map(|decoder| decoder.used.clone());
+        match (decoding.pictures(), used) {
+            (Ok(pictures), Some(used)) => self.change_record(record, |record| {
+                if let Some(latents) = &mut record.latents {
+                    latents.keep(&used, frame, pictures);
+                }
+            }),
+            (Err(error), _) => {
+                self.note(NoteKind::Error, error.to_string());
+                self.decline(record);
+            }
+            (_, None) => {}
+        }
+        // Somebody may have turned to another run meanwhile.
+        self.decode_what_is_shown();
+    }
+
+    /// The device failed: asks for another one and goes on with the latents that were kept. After too many losses
+    /// in a row the processor goes on.
+    fn recover_decoding(&mut self, reason: &str) {
+        let Some(mut job) = self.decode.take() else { return };
+        let so_far = match job.state {
+            State::Preparing(_, so_far) => so_far,
+            State::Working(decoding) => {
+                let done = decoding.done();
+                if done > job.done_at_loss {
+                    job.losses = 0;
+                }
+                job.done_at_loss = done;
+                decoding.unfinished()
+            }
+        };
+        job.losses += 1;
+        let backend = match job.losses {
+            losses if losses <= MOST_LOSSES => {
+                self.note(NoteKind::Info, format!("{reason}: decoding again on a new device"));
+                self.backend
+            }
+            losses if losses == MOST_LOSSES + 1 => {
+                let text = format!("{reason}, {MOST_LOSSES} times in a row: the processor decodes");
+                if let Some(decoder) = &mut self.decoder {
+                    decoder.info.note = Some(text.clone());
+                }
+                self.note(NoteKind::Info, text);
+                Backend::Cpu
+            }
+            _ => {
+                let text = format!("{reason}; decoding was given up: press Decode to try again");
+                self.note(NoteKind::Error, text);
+                return self.decline(job.record);
+            }
+        };
+        let Some(task) = self.prepare_decoder(job.size, Some(backend)) else { return };
+        self.decode = Some(DecodeJob { state: State::Preparing(task, so_far), ..job });
+    }
+
+    /// Gives up, and does not begin again by itself.
+    pub(super) fn give_up_decoding(&mut self) {
+        if let Some(job) = self.decode.take() {
+            self.decline(job.record);
+        }
+    }
+
+    fn decline(&mut self, record: u64) {
+        self.change_record(record, |record| {
+            if let Some(latents) = &mut record.latents {
+                latents.declined = true;
+            }
+        });
+    }
+
+    /// The record of a number, at work or finished.
+    fn find_record(&self, id: u64) -> Option<&Record> {
+        let live = self.job.as_ref().map(|job| &job.record).filter(|record| record.id == id);
+        live.or_else(|| {
+            self.history.records().iter().find(|record| record.id == id).map(|record| &**record)
+        })
+    }
+
+    /// Changes the record of a number, where it is still there.
+    fn change_record(&mut self, id: u64, change: impl FnOnce(&mut Record)) {
+        match &mut self.job {
+            Some(job) if job.record.id == id => change(&mut job.record),
+            _ => self.history.change(id, change),
+        }
+    }
+}

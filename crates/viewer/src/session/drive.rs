@@ -1,0 +1,133 @@
+//! What a visitor asks of a run: begin, pause, go on, one step, give up.
+
+use super::controls;
+use super::job::{Drive, Job};
+use super::recovery::{Preparing, Purpose};
+use super::{LatentPictures, NoteKind, Record, Session, Share};
+use diffmoe::pipeline::Unfinished;
+
+impl Session {
+    /// Draws with the controls as they are; a run at work is given up.
+    pub fn generate(&mut self) {
+        self.begin(Drive::On);
+    }
+
+    /// Begins a run with the controls as they are.
+    fn begin(&mut self, drive: Drive) {
+        let Some(model) = &self.model else {
+            if self.loading.is_empty() {
+                self.note(NoteKind::Error, "there is no model to draw with; open one first");
+            }
+            return;
+        };
+        let (info, config) = (&model.info, model.info.config.clone());
+        let settings = self.controls.settings(&config);
+        if let Err(error) = settings.check(&config) {
+            return self.note(NoteKind::Error, error.to_string());
+        }
+        let Unfinished { latent, trace, .. } = Unfinished::noise(&config, &settings, 0);
+        let controls = self.controls.clone();
+        self.runs += 1;
+        let used = self.decoder_for(&config).map(|decoder| decoder.used.clone());
+        let latents = LatentPictures::new(used);
+        let record = Record {
+            id: self.runs,
+            latents: (!config.makes_pixels()).then_some(latents),
+            labels: controls::picture_labels(&settings, &config),
+            share: Share {
+                model: Some(info.source.name()),
+                hash: Some(info.hash.clone()),
+                decoder: None,
+                controls: controls.clone(),
+                unknown: Vec::new(),
+            },
+            frames: vec![latent],
+            trace,
+            step_ms: Vec::new(),
+            stage_ms: Vec::new(),
+            complete: false,
+            device: info.device.clone(),
+            config,
+            controls,
+            settings,
+        };
+        (self.losses, self.finished_at_loss) = (0, 0);
+        self.start(Job::new(record, drive));
+    }
+
+    /// Stops in the middle of decoding or of the run; what is on the device comes to its end.
+    pub fn pause(&mut self) {
+        if let Some(decode) = &mut self.decode {
+            decode.is_paused = true;
+        } else if let Some(job) = self.current() {
+            job.pause();
+        }
+    }
+
+    /// Goes on after [`Session::pause`].
+    pub fn go_on(&mut self) {
+        if let Some(decode) = &mut self.decode {
+            decode.is_paused = false;
+        } else if let Some(job) = self.current() {
+            job.drive = Drive::On;
+            self.history.show(None);
+        }
+    }
+
+    /// One more step, then a pause; begins a run where there is none.
+    pub fn step(&mut self) {
+        self.decode = None;
+        match self.current() {
+            Some(job) => {
+                job.step();
+                self.history.show(None);
+            }
+            None => self.begin(Drive::Until(1)),
+        }
+    }
+
+    /// The run that is at work, or will be as soon as its engine is there.
+    fn current(&mut self) -> Option<&mut Job> {
+        match &mut self.preparing {
+            Some(Preparing { purpose: Purpose::Start(job), .. }) => Some(job),
+            Some(_) => self.job.as_mut(),
+            None => self.job.as_mut().filter(|job| job.is_attached()),
+        }
+    }
+
+    /// Gives up what is at work: the decoding, else the run. What was finished stays on the screen.
+    pub fn cancel(&mut self) {
+        if self.decode.is_some() {
+            self.give_up_decoding();
+        } else {
+            self.give_up_run();
+        }
+    }
+
+    /// Gives the run up, whatever is decoded.
+    pub(super) fn give_up_run(&mut self) {
+        self.preparing = None;
+        if let Some(engine) = self.job.as_mut().and_then(Job::detach) {
+            self.idle = Some(engine);
+        }
+        if self.job.as_ref().is_some_and(|job| job.record.finished_steps() == 0) {
+            // Nobody misses the noise.
+            let last = self.history.records().len().checked_sub(1);
+            self.history.show(self.history.shown().or(last));
+        }
+    }
+
+    /// Asks the device how long each stage of a step takes, which costs it a little.
+    pub fn set_profiling(&mut self, on: bool) {
+        self.profiling = on;
+        if let Some(job) = &mut self.job {
+            job.set_profiling(on);
+        }
+    }
+
+    /// Whether a run is being computed right now, neither paused nor given up.
+    pub(super) fn samples(&self) -> bool {
+        let attached = self.job.as_ref().filter(|job| job.is_attached());
+        attached.is_some_and(|job| job.drive != Drive::Paused)
+    }
+}

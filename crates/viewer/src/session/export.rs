@@ -1,0 +1,176 @@
+//! Files of a run: pictures as PNG, all its steps as one moving PNG, its routing as JSON.
+
+use std::io::Cursor;
+
+use image::{ImageFormat, RgbImage};
+
+use super::Record;
+use diffmoe::pixels;
+
+/// The moving picture lasts about this long,
+const SHOWN_MS: u32 = 3000;
+/// and its end is held for this long.
+const HELD_MS: u16 = 2000;
+
+/// One picture, or the grid of all, after `step` steps (0 is the noise, beyond the end the last), each pixel
+/// enlarged `scale` times; `None` enlarges a grid to at least 128 pixels a picture, as the command line does.
+///
+/// # Errors
+/// When there is no such picture.
+pub fn png(
+    record: &Record,
+    picture: Option<usize>,
+    step: usize,
+    scale: Option<u32>,
+) -> Result<Vec<u8>, String> {
+    let all =
+        record.pictures(step).or_else(|| record.pictures(record.frames.len().checked_sub(1)?));
+    let all = all.ok_or("there is no picture yet; draw one first")?;
+    let shown = match picture {
+        None => &*all.samples,
+        Some(picture) => all
+            .samples
+            .chunks_exact(3 * all.size[0] * all.size[1])
+            .nth(picture)
+            .ok_or_else(|| format!("there is no picture {} in this run", picture + 1))?,
+    };
+    let mut file = Cursor::new(Vec::new());
+    pixels::grid(shown, all.size, checked(scale)?)
+        .write_to(&mut file, ImageFormat::Png)
+        .map_err(|error| format!("the picture cannot be written: {error}"))?;
+    Ok(file.into_inner())
+}
+
+/// The grid at every step from noise to the end, as a moving PNG that repeats; the last is held for two seconds.
+/// A program that shows no moving pictures shows the last.
+///
+/// # Errors
+/// When there is no picture, or the grid would be larger than a PNG can be.
+pub fn apng(record: &Record, scale: Option<u32>) -> Result<Vec<u8>, String> {
+    let scale = checked(scale)?;
+    let frames = record.frames.len();
+    let sizes = (0..frames).filter_map(|frame| record.pictures(frame)).map(|p| p.size);
+    let size = sizes.max().ok_or("there is no picture yet; draw one first")?;
+    // Previews are smaller than what is decoded: they are enlarged by as much.
+    let scale = scale.unwrap_or_else(|| pixels::default_scale(record.labels.len(), size));
+    let grid = |frame: usize| {
+        let pictures = record.pictures(frame);
+        pictures
+            .map(|p| pixels::grid(&p.samples, p.size, Some(scale * (size[0] / p.size[0]) as u32)))
+    };
+    let still = grid(frames - 1).ok_or("there is no picture yet; draw one first")?;
+    let all = (0..frames).filter_map(grid);
+    write_frames(frames, &still, all)
+        .map_err(|error| format!("the moving picture cannot be written: {error}"))
+}
+
+fn write_frames(
+    count: usize,
+    still: &RgbImage,
+    frames: impl Iterator<Item = RgbImage>,
+) -> Result<Vec<u8>, png::EncodingError> {
+    let mut file = Vec::new();
+    let delay = (SHOWN_MS / count as u32).clamp(20, 200) as u16;
+    let mut encoder = png::Encoder::new(&mut file, still.width(), still.height());
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Fast);
+    // Enlarged pixels are rows and columns that repeat; this finds both.
+    encoder.set_filter(png::Filter::Adaptive);
+    encoder.set_animated(count as u32, 0)?;
+    encoder.set_sep_def_img(true)?;
+    encoder.set_frame_delay(delay, 1000)?;
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(still)?;
+    for (i, grid) in frames.enumerate() {
+        if i + 1 == count {
+            writer.set_frame_delay(HELD_MS, 1000)?;
+        }
+        writer.write_image_data(&grid)?;
+    }
+    writer.finish()?;
+    Ok(file)
+}
+
+/// The routing, in the form of the command line's `--trace` (docs/trace-format.md).
+///
+/// # Errors
+/// Never in practice.
+pub fn trace_json(record: &Record) -> Result<String, String> {
+    record.trace.to_json().map_err(|error| error.to_string())
+}
+
+/// A name for a file of the run, without its ending.
+pub fn file_name(record: &Record) -> String {
+    let safe = |c: char| if c.is_alphanumeric() || c == '-' { c } else { '-' };
+    let model: String = record.config.name.chars().map(safe).collect();
+    format!("diffmoe-{model}-{}", record.settings.seed)
+}
+
+/// An enlargement as the command line allows it.
+fn checked(scale: Option<u32>) -> Result<Option<u32>, String> {
+    match scale {
+        Some(scale) if !(1..=64).contains(&scale) => {
+            Err(format!("an enlargement of {scale} is not possible; choose 1 to 64"))
+        }
+        scale => Ok(scale),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::finished_record;
+    use super::*;
+
+    fn pixels(png: &[u8]) -> image::RgbImage {
+        image::load_from_memory_with_format(png, ImageFormat::Png).unwrap().to_rgb8()
+    }
+
+    #[test]
+    fn png_files_hold_the_pixels_of_their_step() {
+        let record = finished_record();
+        let grid = |step: usize, scale| pixels::grid(&record.frames[step], [8, 8], scale);
+        assert_eq!(pixels(&png(&record, None, 2, Some(3)).unwrap()), grid(2, Some(3)));
+        assert_eq!(
+            pixels(&png(&record, None, 99, None).unwrap()),
+            grid(record.frames.len() - 1, None)
+        );
+        let second = pixels(&png(&record, Some(1), 2, Some(1)).unwrap());
+        let left = 8 + 4;
+        assert_eq!(
+            *image::imageops::crop_imm(&grid(2, Some(1)), left, 0, 8, 8).to_image(),
+            *second
+        );
+        assert!(png(&record, Some(2), 2, None).unwrap_err().contains("no picture 3"));
+        assert!(png(&record, None, 2, Some(0)).unwrap_err().contains("1 to 64"));
+        assert_eq!(file_name(&record), "diffmoe-tiny-11");
+    }
+
+    #[test]
+    fn a_moving_picture_shows_every_step_and_holds_the_last() {
+        let record = finished_record();
+        let file = apng(&record, Some(2)).unwrap();
+        let mut reader = png::Decoder::new(Cursor::new(&file)).read_info().unwrap();
+        let control = *reader.info().animation_control().unwrap();
+        assert_eq!((control.num_frames as usize, control.num_plays), (record.frames.len(), 0));
+        let mut buffer = vec![0; reader.output_buffer_size().unwrap()];
+        let last = pixels::grid(record.frames.last().unwrap(), [8, 8], Some(2));
+        reader.next_frame(&mut buffer).unwrap();
+        assert_eq!(buffer, *last, "programs without animation show the last step");
+        for (i, frame) in record.frames.iter().enumerate() {
+            reader.next_frame(&mut buffer).unwrap();
+            assert_eq!(buffer, *pixels::grid(frame, [8, 8], Some(2)), "frame {i}");
+            let held = i + 1 == record.frames.len();
+            let delay = reader.info().frame_control().unwrap().delay_num;
+            assert_eq!(delay == HELD_MS, held, "frame {i} is held for {delay} ms");
+        }
+    }
+
+    #[test]
+    fn the_trace_is_the_command_lines() {
+        let record = finished_record();
+        let json: serde_json::Value = serde_json::from_str(&trace_json(&record).unwrap()).unwrap();
+        assert_eq!(json["forwards"].as_array().unwrap().len(), 2 * record.settings.steps as usize);
+        assert_eq!(json["model"], "tiny");
+    }
+}

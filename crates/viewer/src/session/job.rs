@@ -1,0 +1,186 @@
+//! One run from its first to its last step: what is handed out in a frame, and what comes back.
+
+use web_time::Instant;
+
+use super::pacing::{Pacer, SLICE_MS, StepClock};
+use super::{Record, Tick};
+use diffmoe::engine::{Engine, EngineError, Progress, Snapshot};
+use diffmoe::pipeline::{Run, Unfinished};
+
+/// After a pause, results of what was handed out before are awaited for as long as this.
+const AFTERMATH_MS: f32 = 2000.0;
+
+/// Whether a run goes on by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Drive {
+    /// To its end.
+    On,
+    /// Until this many steps are finished, then it pauses.
+    Until(u32),
+    /// Not now.
+    Paused,
+}
+
+/// A run and its record.
+pub(super) struct Job {
+    pub(super) record: Record,
+    pub(super) drive: Drive,
+    /// `None` when it was given up, or waits for a device.
+    run: Option<Run>,
+    pacer: Pacer,
+    clock: StepClock,
+    paused_at: Option<Instant>,
+}
+
+/// What a frame brought.
+pub(super) enum Frame {
+    /// Nothing more to say than when to come again.
+    Went(Tick),
+    /// All steps are finished.
+    Complete,
+    /// The device failed.
+    Failed(EngineError),
+}
+
+impl Job {
+    /// A run whose record may hold finished steps already, on an engine of its batch size.
+    pub(super) fn new(record: Record, drive: Drive) -> Self {
+        Self {
+            record,
+            drive,
+            run: None,
+            pacer: Pacer::default(),
+            clock: StepClock::default(),
+            paused_at: None,
+        }
+    }
+
+    /// Lets an engine go on after the last finished step.
+    pub(super) fn attach(&mut self, mut engine: Box<dyn Engine>, profiling: bool) {
+        engine.set_profiling(profiling);
+        let record = &mut self.record;
+        record.device = engine.device();
+        if record.settings.solver.is_adaptive() {
+            record.begin_anew();
+        }
+        let so_far = Unfinished {
+            first: 0,
+            steps: record.finished_steps(),
+            latent: record.frames.last().cloned().unwrap_or_default(),
+            trace: record.trace.clone(),
+        };
+        self.run = Some(Run::resume(engine, &record.config, record.settings.clone(), so_far));
+        self.pacer = Pacer::default();
+        self.clock = StepClock::default();
+    }
+
+    /// Takes the engine away; the record stays.
+    pub(super) fn detach(&mut self) -> Option<Box<dyn Engine>> {
+        self.run.take().map(Run::into_engine)
+    }
+
+    /// Whether an engine works for it.
+    pub(super) fn is_attached(&self) -> bool {
+        self.run.is_some()
+    }
+
+    pub(super) fn set_profiling(&mut self, on: bool) {
+        if let Some(run) = &mut self.run {
+            run.engine().set_profiling(on);
+        }
+    }
+
+    pub(super) fn pause(&mut self) {
+        if self.drive != Drive::Paused {
+            self.drive = Drive::Paused;
+            self.paused_at = Some(Instant::now());
+        }
+    }
+
+    /// Finishes the step that was begun, or one more.
+    pub(super) fn step(&mut self) {
+        let finished = self.record.finished_steps();
+        let begun = self.run.as_ref().map_or(finished, Run::begun_steps);
+        self.drive = Drive::Until(begun.max(finished + 1));
+    }
+
+    /// Does a few milliseconds of work.
+    pub(super) fn frame(&mut self) -> Frame {
+        let begin = Instant::now();
+        if self.drive == Drive::Paused {
+            return self.settle(begin);
+        }
+        self.clock.frame(begin);
+        loop {
+            let Some(run) = &mut self.run else { return Frame::Went(Tick::Idle) };
+            run.set_limit(match self.drive {
+                Drive::Until(limit) => limit,
+                Drive::On | Drive::Paused => u32::MAX,
+            });
+            let mut arrived = Vec::new();
+            let before = Instant::now();
+            let progress =
+                run.advance_with(self.pacer.units(), |snapshot| arrived.push(snapshot.clone()));
+            let now = Instant::now();
+            self.clock.worked(now);
+            let took = milliseconds(before, now);
+            let slice = run.engine().slice_time();
+            self.pacer.judge(slice, *progress.as_ref().unwrap_or(&Progress::Working), took);
+            self.keep(arrived);
+            self.record.complete = matches!(progress, Ok(Progress::Done));
+            match progress {
+                Err(error) => return Frame::Failed(error),
+                Ok(Progress::Done) => return Frame::Complete,
+                Ok(Progress::Busy | Progress::Working) if self.is_far_enough() => {
+                    self.pause();
+                    return Frame::Went(Tick::Later);
+                }
+                Ok(Progress::Busy) => return Frame::Went(Tick::Later),
+                Ok(Progress::Working) if milliseconds(begin, now) + took > SLICE_MS => {
+                    return Frame::Went(Tick::Again);
+                }
+                Ok(Progress::Working) => {}
+            }
+        }
+    }
+
+    /// Takes in what was handed out before a pause.
+    fn settle(&mut self, now: Instant) -> Frame {
+        self.clock.pause();
+        let Some(run) = &mut self.run else { return Frame::Went(Tick::Idle) };
+        let mut arrived = Vec::new();
+        run.collect(|snapshot| arrived.push(snapshot.clone()));
+        let open = run.begun_steps() > run.finished_steps() && run.engine().slice_time().is_some();
+        let finished = run.is_finished();
+        self.keep(arrived);
+        if finished {
+            self.record.complete = true;
+            return Frame::Complete;
+        }
+        let recent = self.paused_at.is_some_and(|at| milliseconds(at, now) < AFTERMATH_MS);
+        Frame::Went(if open && recent { Tick::Later } else { Tick::Idle })
+    }
+
+    fn is_far_enough(&self) -> bool {
+        matches!(self.drive, Drive::Until(limit) if self.record.finished_steps() >= limit)
+    }
+
+    /// Adds finished steps to the record.
+    fn keep(&mut self, arrived: Vec<Snapshot>) {
+        if arrived.is_empty() {
+            return;
+        }
+        let each = self.clock.take(arrived.len());
+        for snapshot in arrived {
+            let record = &mut self.record;
+            record.frames.push(snapshot.latent);
+            record.trace.extend(snapshot.routing);
+            record.step_ms.push(each);
+            record.stage_ms = snapshot.stage_ms;
+        }
+    }
+}
+
+fn milliseconds(from: Instant, to: Instant) -> f32 {
+    to.duration_since(from).as_secs_f32() * 1e3
+}

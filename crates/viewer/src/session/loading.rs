@@ -1,0 +1,261 @@
+//! From a name, a file or an address to a model or an image decoder on a device, in the background. Which of the two
+//! a file is, its content says.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use super::decoder::OpenedDecoder;
+use super::share::HASH_DIGITS;
+use super::{ModelInfo, Phase, Share};
+use crate::platform::{self, Bytes, Task, Transfer, Waker};
+use diffmoe::checkpoint::{Checkpoint, CheckpointError, TensorFile};
+use diffmoe::engine::WeightChoice;
+use diffmoe::pipeline::{Backend, OpenModel};
+use diffmoe::vae::DecoderFile;
+
+/// Where a model or a decoder comes from.
+#[derive(Clone, Debug)]
+pub enum ModelSource {
+    /// Built into the program, or lying beside the page.
+    Named(String),
+    /// A file that was dropped or picked, by its content.
+    File {
+        /// Its name, without folders.
+        name: String,
+        /// What is in it.
+        bytes: Arc<Bytes>,
+    },
+    /// A file on disk: one safetensors file, or the index of a sharded one.
+    Path(PathBuf),
+    /// A file on the web.
+    Url(String),
+}
+
+impl ModelSource {
+    /// What a link calls it: enough to find a built-in model or a file on the web again.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Named(name) | Self::File { name, .. } => name.clone(),
+            Self::Url(address) => address.clone(),
+            Self::Path(path) => {
+                path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+            }
+        }
+    }
+
+    /// The same, short enough for a progress bar.
+    pub(super) fn short_name(&self) -> String {
+        let name = self.name();
+        let file = name.rsplit('/').next().filter(|file| !file.is_empty());
+        file.unwrap_or(&name).to_owned()
+    }
+}
+
+/// Models that need no file.
+pub(super) fn available() -> Vec<String> {
+    let mut names: Vec<String> = diffmoe_models::names().map(str::to_owned).collect();
+    for name in platform::built_in_names() {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// A model on a device.
+pub(super) struct Opened {
+    pub(super) info: ModelInfo,
+    pub(super) checkpoint: Arc<Checkpoint>,
+    pub(super) model: OpenModel,
+}
+
+/// What was in a file, on a device.
+pub(super) enum Loaded {
+    Model(Box<Opened>),
+    Decoder(Box<OpenedDecoder>),
+}
+
+/// What is in a file.
+#[derive(Clone)]
+enum Content {
+    Model(Arc<Checkpoint>),
+    Decoder(Arc<DecoderFile>),
+}
+
+/// A model or a decoder on its way to a device.
+pub(super) struct Loading {
+    source: ModelSource,
+    /// The run to show with it.
+    pub(super) share: Option<Share>,
+    /// Whether another model was asked for since: then it is taken only if it is a decoder.
+    pub(super) is_superseded: bool,
+    transfer: Transfer,
+    /// There once the file is here and is one of both.
+    content: Arc<OnceLock<Content>>,
+    task: Task<Result<Loaded, String>>,
+    /// What it came to, while it waits for others.
+    result: Option<Result<Loaded, String>>,
+}
+
+impl Loading {
+    /// Begins to load.
+    pub(super) fn begin(
+        source: ModelSource,
+        share: Option<Share>,
+        backend: Backend,
+        waker: &Waker,
+    ) -> Self {
+        let (transfer, content) = (Transfer::default(), Arc::new(OnceLock::new()));
+        let (from, counted, read) = (source.clone(), transfer.clone(), content.clone());
+        let task = platform::spawn(waker.clone(), move || async move {
+            let found = read_content(&from, &counted).await?;
+            let hash = match &found {
+                Content::Model(checkpoint) => hash(checkpoint).await,
+                Content::Decoder(_) => String::new(),
+            };
+            if let Content::Model(checkpoint) = &found {
+                checkpoint.reset_progress();
+            }
+            // Nobody else fills it.
+            let _ = read.set(found.clone());
+            match found {
+                Content::Model(checkpoint) => {
+                    open(from, checkpoint, hash, backend).await.map(|m| Loaded::Model(Box::new(m)))
+                }
+                Content::Decoder(file) => {
+                    let name = from.short_name();
+                    let opened = OpenedDecoder::open(from, name, file, backend).await;
+                    opened.map(|decoder| Loaded::Decoder(Box::new(decoder)))
+                }
+            }
+        });
+        let (is_superseded, result) = (false, None);
+        Self { source, share, is_superseded, transfer, content, task, result }
+    }
+
+    /// How far it is.
+    pub(super) fn phase(&self) -> Phase {
+        let name = self.source.short_name();
+        let opening = |what: String, (done, total): (usize, usize)| Phase::Opening {
+            what,
+            done: done.min(total),
+            total,
+        };
+        match self.content.get() {
+            None => {
+                let (done, total) = (self.transfer.done(), self.transfer.total());
+                Phase::Fetching { name, done, total }
+            }
+            Some(Content::Model(checkpoint)) => {
+                opening(format!("weights of {name}"), checkpoint.progress())
+            }
+            Some(Content::Decoder(file)) => opening(format!("decoder {name}"), file.progress()),
+        }
+    }
+
+    /// Looks whether it has come to an end.
+    pub(super) fn look(&mut self) {
+        if self.result.is_none() {
+            self.result = self.task.take();
+        }
+    }
+
+    /// Whether it is known to be a decoder.
+    pub(super) fn is_decoder(&self) -> bool {
+        matches!(self.content.get(), Some(Content::Decoder(_)))
+    }
+
+    /// Whether there is a result.
+    pub(super) fn has_ended(&self) -> bool {
+        self.result.is_some()
+    }
+
+    /// The result.
+    pub(super) fn into_result(self) -> Option<Result<Loaded, String>> {
+        self.result
+    }
+}
+
+/// Bytes that are held in several places.
+struct Shared(Arc<Bytes>);
+
+impl Deref for Shared {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+async fn read_content(source: &ModelSource, transfer: &Transfer) -> Result<Content, String> {
+    let label = source.short_name();
+    let told = |error: CheckpointError| error.to_string();
+    let bytes = match source {
+        ModelSource::Named(name) => {
+            if let Some(checkpoint) = diffmoe_models::open(name) {
+                return checkpoint.map(|c| Content::Model(Arc::new(c))).map_err(told);
+            }
+            let Some(bytes) = platform::built_in(name, transfer).await else {
+                let names = available().join(", ");
+                return Err(format!("there is no model {name:?}; choose one of {names}"));
+            };
+            bytes.map_err(|error| error.to_string())?
+        }
+        ModelSource::File { bytes, .. } => Bytes::new(Shared(bytes.clone())),
+        ModelSource::Path(path) => return content(TensorFile::open(path).map_err(told)?),
+        ModelSource::Url(address) => {
+            platform::fetch(address, transfer).await.map_err(|error| error.to_string())?
+        }
+    };
+    content(TensorFile::from_bytes(&label, bytes).map_err(told)?)
+}
+
+/// A decoder by the names of its tensors, else a model.
+fn content(tensors: TensorFile) -> Result<Content, String> {
+    if DecoderFile::kind_of(&tensors).is_some() {
+        let file = DecoderFile::from_tensors(tensors).map_err(|error| error.to_string())?;
+        return Ok(Content::Decoder(Arc::new(file)));
+    }
+    let checkpoint = Checkpoint::from_file(tensors).map_err(|error| error.to_string())?;
+    Ok(Content::Model(Arc::new(checkpoint)))
+}
+
+/// First digits of the SHA-256 of a model's file, or of the sums of its files one after the other.
+async fn hash(checkpoint: &Checkpoint) -> String {
+    let mut sums = Vec::new();
+    for file in checkpoint.files() {
+        sums.push(platform::sha256(file).await);
+    }
+    let sum = match sums.as_slice() {
+        [sum] => *sum,
+        sums => platform::sha256(sums.as_flattened()).await,
+    };
+    let first = u32::from_be_bytes([sum[0], sum[1], sum[2], sum[3]]);
+    format!("{first:0HASH_DIGITS$x}")
+}
+
+async fn open(
+    source: ModelSource,
+    checkpoint: Arc<Checkpoint>,
+    hash: String,
+    backend: Backend,
+) -> Result<Opened, String> {
+    let model = OpenModel::request(&checkpoint, backend, WeightChoice::Auto)
+        .await
+        .map_err(|error| error.to_string())?;
+    let config = Arc::new(checkpoint.config().clone());
+    let info = ModelInfo {
+        name: match &source {
+            ModelSource::Named(name) => name.clone(),
+            _ => config.name.clone(),
+        },
+        source,
+        config,
+        device: model.device(),
+        backend_note: model.note().map(str::to_owned),
+        memory_bytes: model.memory_bytes(),
+        file_bytes: checkpoint.bytes(),
+        hash,
+    };
+    Ok(Opened { info, checkpoint, model })
+}

@@ -1,0 +1,298 @@
+//! Everything that the app does, without anything that it shows: loading models, running and pausing,
+//! recovering a lost device, keeping what was drawn.
+//!
+//! A user interface calls [`Session::tick`] once a frame. It does a few milliseconds of work and never waits.
+
+mod controls;
+mod decode;
+mod decoder;
+mod drive;
+pub mod export;
+mod history;
+mod job;
+mod loading;
+mod opening;
+mod pacing;
+mod pictures;
+mod record;
+mod recovery;
+mod share;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::sync::Arc;
+
+pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS, solvers};
+pub use decoder::DecoderInfo;
+pub use loading::ModelSource;
+pub use pictures::{LatentPictures, Pictures, Rendering, UsedDecoder, Version};
+pub use record::Record;
+pub use share::Share;
+pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
+
+use crate::platform::Waker;
+use decode::DecodeJob;
+use decoder::Decoder;
+use diffmoe::checkpoint::Checkpoint;
+use diffmoe::engine::{Engine, EngineError};
+use diffmoe::pipeline::{Backend, OpenModel};
+use history::History;
+use job::{Drive, Frame, Job};
+use loading::Loading;
+use recovery::{Preparing, Purpose};
+
+/// A model that is open.
+struct Model {
+    info: ModelInfo,
+    checkpoint: Arc<Checkpoint>,
+    open: OpenModel,
+}
+
+/// Everything that the app does.
+pub struct Session {
+    /// What the visitor has set; a run takes a copy when it begins.
+    pub controls: Controls,
+    backend: Backend,
+    draw_at_once: bool,
+    waker: Waker,
+    notes: Vec<Note>,
+    available: Vec<String>,
+    /// In the order in which they were asked for.
+    loading: Vec<Loading>,
+    /// A shared run whose model the visitor has to bring.
+    awaited: Option<Share>,
+    model: Option<Model>,
+    /// What turns latents into pictures.
+    decoder: Option<Decoder>,
+    /// Decoders so far.
+    decoders: u64,
+    /// Latents that are being decoded.
+    decode: Option<DecodeJob>,
+    /// Runs so far.
+    runs: u64,
+    /// The run at work, or what is left of it when it was given up.
+    job: Option<Job>,
+    /// An engine without a run.
+    idle: Option<Box<dyn Engine>>,
+    /// An engine that is being made.
+    preparing: Option<Preparing>,
+    /// Losses of a device in a row, without a finished step between them, and the steps that were finished then.
+    losses: u32,
+    finished_at_loss: u32,
+    /// Whether the model's device is gone and nobody has replaced it.
+    lost: bool,
+    profiling: bool,
+    history: History,
+    /// What tests put around each engine.
+    wrap: Option<recovery::Wrap>,
+    /// What tests put around each decoder.
+    wrap_decoder: Option<decode::WrapDecoder>,
+}
+
+impl Session {
+    /// Begins, and loads the first model in the background.
+    pub fn new(start: Start) -> Self {
+        let Start { model, decoder, share, backend, draw_at_once, waker } = start;
+        let mut session = Self {
+            controls: Controls::none(),
+            backend,
+            draw_at_once,
+            waker,
+            notes: Vec::new(),
+            available: loading::available(),
+            loading: Vec::new(),
+            awaited: None,
+            model: None,
+            decoder: None,
+            decoders: 0,
+            decode: None,
+            runs: 0,
+            job: None,
+            idle: None,
+            preparing: None,
+            losses: 0,
+            finished_at_loss: 0,
+            lost: false,
+            profiling: false,
+            history: History::default(),
+            wrap: None,
+            wrap_decoder: None,
+        };
+        if let Some(share) = share {
+            session.open_share(share);
+        }
+        if session.loading.is_empty() {
+            session.load(model);
+        }
+        if let Some(decoder) = decoder {
+            session.load(decoder);
+        }
+        session
+    }
+
+    /// Does a few milliseconds of work and never waits. To be called once a frame.
+    pub fn tick(&mut self) -> Tick {
+        self.take_loaded();
+        self.take_engine();
+        let tick = match self.job.as_mut().filter(|job| job.is_attached()).map(Job::frame) {
+            None => Tick::Idle,
+            Some(Frame::Went(tick)) => tick,
+            Some(Frame::Complete) => {
+                self.complete();
+                Tick::Idle
+            }
+            Some(Frame::Failed(error @ EngineError::DeviceLost(_))) => {
+                self.recover(&error.to_string());
+                Tick::Later
+            }
+            // Another device would end the same way.
+            Some(Frame::Failed(error)) => {
+                self.note(NoteKind::Error, error.to_string());
+                self.give_up_run();
+                Tick::Idle
+            }
+        };
+        let tick = tick.sooner(self.tick_decoding());
+        let in_background = !self.loading.is_empty() || self.preparing.is_some();
+        if tick == Tick::Idle && in_background { Tick::Later } else { tick }
+    }
+
+    /// Puts a finished run away.
+    fn complete(&mut self) {
+        let Some(mut job) = self.job.take() else { return };
+        self.idle = job.detach();
+        if job.record.frames.last().is_some_and(|frame| frame.iter().any(|v| !v.is_finite())) {
+            self.note(
+                NoteKind::Error,
+                "the model produced numbers that are not finite: try less guidance",
+            );
+        }
+        let looks_elsewhere = self.history.shown().is_some();
+        let id = job.record.id;
+        self.history.push(job.record);
+        if !looks_elsewhere {
+            self.history.show(Some(self.history.records().len() - 1));
+        }
+        self.decode_end_of(id);
+    }
+
+    /// What is being done. A run goes before a model that is loaded beside it; see [`Session::loading`].
+    pub fn phase(&self) -> Phase {
+        if let Some(preparing) = &self.preparing {
+            return match &preparing.purpose {
+                Purpose::Recover => Phase::Recovering,
+                Purpose::Start(job) => Phase::Opening {
+                    what: match job.record.settings.pictures() {
+                        1 => "kernels and memory for one picture".into(),
+                        n => format!("kernels and memory for {n} pictures"),
+                    },
+                    done: 0,
+                    total: 0,
+                },
+            };
+        }
+        if let Some(decode) = &self.decode {
+            return decode.phase();
+        }
+        match self.job.as_ref().filter(|job| job.is_attached()) {
+            Some(job) if job.drive == Drive::Paused => return Phase::Paused,
+            Some(_) => return Phase::Running,
+            None => {}
+        }
+        let otherwise = if self.model.is_some() { Phase::Ready } else { Phase::NoModel };
+        self.loading().unwrap_or(otherwise)
+    }
+
+    /// The model or decoder that is being loaded, the newest of several: `Fetching` or `Opening`.
+    pub fn loading(&self) -> Option<Phase> {
+        self.loading.last().map(Loading::phase)
+    }
+
+    /// What there is to tell, oldest first.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// Takes a note away.
+    pub fn dismiss(&mut self, index: usize) {
+        if index < self.notes.len() {
+            self.notes.remove(index);
+        }
+    }
+
+    /// Adds a note; one that is there already comes to the end.
+    pub fn note(&mut self, kind: NoteKind, text: impl Into<String>) {
+        let note = Note { kind, text: text.into() };
+        self.notes.retain(|other| *other != note);
+        self.notes.push(note);
+    }
+
+    /// The model that is open.
+    pub fn model(&self) -> Option<&ModelInfo> {
+        self.model.as_ref().map(|model| &model.info)
+    }
+
+    /// What was asked to compute.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Asks for something else to compute: loads the model again, there.
+    pub fn set_backend(&mut self, backend: Backend) {
+        self.backend = backend;
+        if let Some(model) = &self.model {
+            self.load(model.info.source.clone());
+        }
+        if let Some(decoder) = &self.decoder {
+            self.load(decoder.info.source.clone());
+        }
+    }
+
+    /// Names of the models that need no file.
+    pub fn available(&self) -> &[String] {
+        &self.available
+    }
+
+    /// The run on the screen, growing while it samples.
+    pub fn record(&self) -> Option<&Record> {
+        let live = self.job.as_ref().map(|job| &job.record);
+        self.history.shown_record().map(|record| &**record).or(live)
+    }
+
+    /// Earlier finished runs of this visit, oldest first.
+    pub fn history(&self) -> &[Arc<Record>] {
+        self.history.records()
+    }
+
+    /// Which of the earlier runs is on the screen.
+    pub fn shown(&self) -> Option<usize> {
+        self.history.shown()
+    }
+
+    /// Shows an earlier run, and takes its settings into the controls where its model is open.
+    pub fn show(&mut self, index: usize) {
+        self.history.show(Some(index));
+        let Some(record) = self.history.shown_record() else { return };
+        let hash = record.share.hash.as_ref();
+        if self.model.as_ref().is_some_and(|model| Some(&model.info.hash) == hash) {
+            self.controls = record.controls.clone();
+        }
+        self.decode_what_is_shown();
+    }
+
+    /// Shows the run at work again, after [`Session::show`].
+    pub fn show_live(&mut self) {
+        if self.job.is_some() {
+            self.history.show(None);
+        }
+    }
+
+    /// The fragment of a link to the run on the screen.
+    pub fn share(&self) -> Option<String> {
+        let record = self.record()?;
+        let decoder = record.latents.as_ref().and_then(|latents| latents.decoder.as_ref());
+        let decoder = decoder.map(|decoder| decoder.link.clone());
+        Some(Share { decoder, ..record.share.clone() }.to_fragment())
+    }
+}

@@ -1,0 +1,193 @@
+//! How much work to hand out at once: slices of about eight milliseconds, and the time that a step really took.
+
+use web_time::Instant;
+
+use diffmoe::engine::{Progress, SliceTime};
+
+/// Time that a slice should take, so that a window still paints at 60 frames a second.
+pub(super) const SLICE_MS: f32 = 8.0;
+/// A frame at 60 hertz, and a half: what news of the device may be late by without meaning anything.
+const LATE_MS: f32 = 24.0;
+/// Fewer units than this are not handed out because of late news alone: a slow window is no slow device.
+const FEWEST_BY_LATE_NEWS: usize = 16;
+/// More than the kernels of a step of any model that fits a device.
+const MOST_UNITS: usize = 1 << 14;
+/// A longer pause between two frames was a window in the background.
+const LONGEST_GAP_MS: f32 = 100.0;
+
+/// Finds the number of units that fill a slice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pacer {
+    units: usize,
+    /// Number of the slice that was judged last.
+    judged: usize,
+    /// No fewer are handed out because of late news alone.
+    fewest: usize,
+}
+
+impl Default for Pacer {
+    fn default() -> Self {
+        Self { units: 1, judged: 0, fewest: FEWEST_BY_LATE_NEWS }
+    }
+}
+
+impl Pacer {
+    /// For units so large that one alone may fill a slice.
+    pub(super) fn from_one() -> Self {
+        Self { fewest: 1, ..Self::default() }
+    }
+
+    /// Learns from what was handed out last: `slice` is what the device says of the slices that it finished, `took`
+    /// the milliseconds that handing out took.
+    pub(super) fn judge(&mut self, slice: Option<SliceTime>, progress: Progress, took: f32) {
+        match slice {
+            Some(slice) => self.finished(slice),
+            None if progress != Progress::Busy => self.computed(took),
+            None => {}
+        }
+    }
+
+    /// Units to hand out next.
+    pub(super) fn units(self) -> usize {
+        self.units
+    }
+
+    /// The units that were handed out were computed at once, in `ms`.
+    fn computed(&mut self, ms: f32) {
+        // A quarter of a slice: several fit, and the last does not make it much longer.
+        if ms < SLICE_MS / 8.0 {
+            self.more();
+        } else if ms > SLICE_MS / 2.0 {
+            self.fewer();
+        }
+    }
+
+    /// The device finished a slice.
+    fn finished(&mut self, slice: SliceTime) {
+        if slice.slice == self.judged {
+            return;
+        }
+        self.judged = slice.slice;
+        let (short, long) =
+            if slice.exact { (SLICE_MS / 2.0, 1.5 * SLICE_MS) } else { (LATE_MS, 2.0 * LATE_MS) };
+        if slice.ms < short {
+            self.more();
+        } else if slice.ms > long {
+            self.fewer();
+        }
+        if !slice.exact {
+            self.units = self.units.max(self.fewest);
+        }
+    }
+
+    fn more(&mut self) {
+        self.units = (2 * self.units).min(MOST_UNITS);
+    }
+
+    fn fewer(&mut self) {
+        self.units = (self.units / 2).max(1);
+    }
+}
+
+/// Time spent on steps, without pauses.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StepClock {
+    ms: f32,
+    last: Option<Instant>,
+}
+
+impl StepClock {
+    /// A frame begins; the time since the one before counts, unless the window was in the background.
+    pub(super) fn frame(&mut self, now: Instant) {
+        self.ms += self.since(now).min(LONGEST_GAP_MS);
+        self.last = Some(now);
+    }
+
+    /// Work was done in this frame.
+    pub(super) fn worked(&mut self, now: Instant) {
+        self.ms += self.since(now);
+        self.last = Some(now);
+    }
+
+    /// Nothing counts until the next frame.
+    pub(super) fn pause(&mut self) {
+        self.last = None;
+    }
+
+    /// The time of each of `steps` steps that are finished now.
+    pub(super) fn take(&mut self, steps: usize) -> f32 {
+        std::mem::take(&mut self.ms) / steps.max(1) as f32
+    }
+
+    fn since(&self, now: Instant) -> f32 {
+        self.last.map_or(0.0, |last| now.duration_since(last).as_secs_f32() * 1e3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The size of slices after some time on a device that needs `ms` for a unit and tells at once, or once a frame.
+    fn settled(ms: f32, frame: Option<f32>) -> (f32, usize) {
+        let mut pacer = Pacer::default();
+        for slice in 1..60 {
+            let took = pacer.units() as f32 * ms;
+            // Two slices are in flight; the news of the second comes when both are done.
+            let seen = frame.map_or(took, |frame| (2.0 * took / frame).ceil() * frame);
+            pacer.finished(SliceTime { slice, ms: seen, exact: frame.is_none() });
+        }
+        (pacer.units() as f32 * ms, pacer.units())
+    }
+
+    #[test]
+    fn slices_on_a_device_approach_eight_milliseconds() {
+        for ms in [0.01, 0.1, 1.0, 3.0] {
+            let (slice, _) = settled(ms, None);
+            assert!((4.0..=12.0).contains(&slice), "{ms} ms a unit: slices of {slice} ms");
+        }
+        assert_eq!(settled(50.0, None).1, 1, "less than a unit cannot be");
+    }
+
+    #[test]
+    fn late_news_is_not_taken_for_slow_work() {
+        let (fast, _) = settled(0.01, Some(16.7));
+        assert!((4.0..=24.0).contains(&fast), "slices of {fast} ms");
+        let (slow, _) = settled(3.0, Some(16.7));
+        assert!(slow <= 48.0, "slices of {slow} ms");
+        let (_, units) = settled(0.01, Some(200.0));
+        assert_eq!(units, FEWEST_BY_LATE_NEWS, "a slow window makes no longer slices");
+    }
+
+    #[test]
+    fn computing_here_takes_small_bites() {
+        let mut pacer = Pacer::default();
+        for _ in 0..40 {
+            pacer.computed(pacer.units() as f32 * 0.05);
+        }
+        let bite = pacer.units() as f32 * 0.05;
+        assert!((0.5..=4.0).contains(&bite), "{bite} ms");
+        for _ in 0..20 {
+            pacer.computed(pacer.units() as f32 * 30.0);
+        }
+        assert_eq!(pacer.units(), 1);
+    }
+
+    #[test]
+    fn pauses_do_not_count() {
+        let begin = Instant::now();
+        let at = |ms| begin + Duration::from_millis(ms);
+        let mut clock = StepClock::default();
+        clock.frame(at(0));
+        clock.worked(at(10));
+        clock.frame(at(20));
+        clock.pause();
+        clock.frame(at(5000));
+        clock.worked(at(5030));
+        assert!((clock.take(2) - 25.0).abs() < 0.01);
+        clock.frame(at(60_000));
+        assert!((clock.take(1) - LONGEST_GAP_MS).abs() < 0.01, "a tab in the background");
+    }
+}

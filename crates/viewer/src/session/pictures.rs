@@ -1,0 +1,154 @@
+//! From the samples of a run to what can be looked at. Pixels are pictures already; latents are decoded, or shown
+//! through a preview: the one that was fitted to the decoder at hand or, without a decoder, their principal
+//! components.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Record;
+use diffmoe::vae::LatentPreview;
+
+/// What a picture on the screen is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rendering {
+    /// The model's own pixels.
+    Pixels,
+    /// Latents without a decoder: their first three principal components as red, green and blue.
+    Latents,
+    /// Latents through the linear map that was fitted to the decoder.
+    Preview,
+    /// What the decoder made of the latents.
+    Decoded,
+}
+
+/// Pictures to be shown or written, `[B, 3, h, w]` in about [-1, 1].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pictures<'r> {
+    /// All of them, one after the other.
+    pub samples: Cow<'r, [f32]>,
+    /// Height and width.
+    pub size: [usize; 2],
+    /// What they are.
+    pub rendering: Rendering,
+}
+
+/// Changes whenever the pictures of a frame do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The frame.
+    pub frame: usize,
+    rendering: Rendering,
+    /// The decoder, or without one the frame whose components are the axes.
+    by: u64,
+}
+
+/// The decoder that belongs to the pictures of a run.
+#[derive(Clone, Debug)]
+pub struct UsedDecoder {
+    /// What a link calls it.
+    pub link: String,
+    /// Pixels along a latent cell.
+    pub factor: usize,
+    pub(super) preview: Arc<LatentPreview>,
+    /// Counts the decoders of a session.
+    pub(super) serial: u64,
+}
+
+/// What a run whose samples are latents has beside them.
+#[derive(Clone, Debug, Default)]
+pub struct LatentPictures {
+    /// Nothing as long as there was none.
+    pub decoder: Option<UsedDecoder>,
+    /// Whether nobody wants the last frame decoded by itself: it was cancelled, or did not work.
+    pub(super) declined: bool,
+    /// By frame, `[B, 3, h, w]`.
+    decoded: BTreeMap<usize, Vec<f32>>,
+}
+
+impl LatentPictures {
+    /// Before anything is decoded.
+    pub(super) fn new(decoder: Option<UsedDecoder>) -> Self {
+        Self { decoder, ..Self::default() }
+    }
+
+    /// Takes a decoder in the place of the one before, whose pictures are forgotten.
+    pub(super) fn use_decoder(&mut self, decoder: UsedDecoder) {
+        *self = Self::new(Some(decoder));
+    }
+
+    /// Keeps what a decoder made of a frame.
+    pub(super) fn keep(&mut self, decoder: &UsedDecoder, frame: usize, pictures: Vec<f32>) {
+        if self.decoder.as_ref().is_none_or(|before| before.serial != decoder.serial) {
+            self.use_decoder(decoder.clone());
+        }
+        self.decoded.insert(frame, pictures);
+    }
+
+    /// Forgets what was decoded.
+    pub(super) fn clear(&mut self) {
+        self.decoded.clear();
+    }
+
+    /// Whether a frame is decoded.
+    pub fn is_decoded(&self, frame: usize) -> bool {
+        self.decoded.contains_key(&frame)
+    }
+
+    /// Bytes of the decoded pictures.
+    pub(super) fn bytes(&self) -> usize {
+        self.decoded.values().map(|pictures| 4 * pictures.len()).sum()
+    }
+}
+
+impl Record {
+    /// The pictures after `frame` steps; none where there is no such frame.
+    pub fn pictures(&self, frame: usize) -> Option<Pictures<'_>> {
+        let samples = self.frames.get(frame)?;
+        let (size, cells) = (self.config.input_size, self.config.plane());
+        let rendering = self.rendering(frame);
+        let Some(latents) = &self.latents else {
+            return Some(Pictures { samples: samples.into(), size, rendering });
+        };
+        if let (Some(decoder), Some(pictures)) = (&latents.decoder, latents.decoded.get(&frame)) {
+            return Some(Pictures {
+                samples: pictures.into(),
+                size: size.map(|side| side * decoder.factor),
+                rendering,
+            });
+        }
+        let pictures = match &latents.decoder {
+            Some(decoder) => decoder.preview.pictures(samples, cells),
+            None => self.axes().pictures(samples, cells),
+        };
+        Some(Pictures { samples: pictures.into(), size, rendering })
+    }
+
+    /// What the pictures of a frame are.
+    pub fn rendering(&self, frame: usize) -> Rendering {
+        match &self.latents {
+            None => Rendering::Pixels,
+            Some(latents) if latents.is_decoded(frame) => Rendering::Decoded,
+            Some(LatentPictures { decoder: Some(_), .. }) => Rendering::Preview,
+            Some(_) => Rendering::Latents,
+        }
+    }
+
+    /// What the pictures of a frame depend on.
+    pub fn version(&self, frame: usize) -> Version {
+        let rendering = self.rendering(frame);
+        let decoder = self.latents.as_ref().and_then(|latents| latents.decoder.as_ref());
+        let by = match rendering {
+            Rendering::Pixels => 0,
+            Rendering::Latents => self.frames.len() as u64,
+            Rendering::Preview | Rendering::Decoded => decoder.map_or(0, |decoder| decoder.serial),
+        };
+        Version { frame, rendering, by }
+    }
+
+    /// The principal components of the newest frame, which has the least noise: one set of axes for all frames.
+    fn axes(&self) -> LatentPreview {
+        let newest = self.frames.last().map_or(&[][..], Vec::as_slice);
+        LatentPreview::principal(newest, self.config.in_channels, self.config.plane())
+    }
+}

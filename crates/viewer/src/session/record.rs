@@ -1,0 +1,77 @@
+//! A run as it is kept for looking at: every step's pictures, its routing, its timings.
+
+use std::sync::Arc;
+
+use super::controls::Controls;
+use super::pictures::LatentPictures;
+use super::share::Share;
+use diffmoe::engine::Stage;
+use diffmoe::model::Config;
+use diffmoe::pipeline::Settings;
+use diffmoe::trace::Trace;
+
+/// A run, growing while it samples.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Counts the runs of a session.
+    pub id: u64,
+    /// The model's shape.
+    pub config: Arc<Config>,
+    /// What the visitor had set.
+    pub controls: Controls,
+    /// What that meant.
+    pub settings: Settings,
+    /// A name for each picture.
+    pub labels: Vec<String>,
+    /// The noise, then the sample after each finished step, `[B, C, height, width]` each.
+    pub frames: Vec<Vec<f32>>,
+    /// What is shown of them where they are latents; nothing where they are pixels.
+    pub latents: Option<LatentPictures>,
+    /// Routing of the finished steps.
+    pub trace: Trace,
+    /// Time that each finished step took, pauses left out.
+    pub step_ms: Vec<f32>,
+    /// Where the time of the last finished step went; empty where the device does not say.
+    pub stage_ms: Vec<(Stage, f32)>,
+    /// Whether all steps are finished.
+    pub complete: bool,
+    /// What computed it, for people.
+    pub device: String,
+    /// The same run in a link.
+    pub share: Share,
+}
+
+impl Record {
+    /// Number of finished steps.
+    pub fn finished_steps(&self) -> u32 {
+        self.frames.len().saturating_sub(1) as u32
+    }
+
+    /// Whether all steps are finished.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Steps of the whole run; those so far, where the solver chooses them on the way.
+    pub fn steps(&self) -> u32 {
+        let so_far = self.finished_steps();
+        if self.settings.solver.is_adaptive() { so_far } else { self.settings.steps }
+    }
+
+    /// Forgets all steps.
+    pub(super) fn begin_anew(&mut self) {
+        self.frames.truncate(1);
+        if let Some(latents) = &mut self.latents {
+            latents.clear();
+        }
+        self.trace.clear();
+        self.step_ms.clear();
+    }
+
+    /// Bytes that the run occupies, roughly.
+    pub fn bytes(&self) -> usize {
+        let frames: usize = self.frames.iter().map(|frame| 4 * frame.len()).sum();
+        let decoded = self.latents.as_ref().map_or(0, LatentPictures::bytes);
+        frames + decoded + self.trace.bytes()
+    }
+}

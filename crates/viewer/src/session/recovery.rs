@@ -1,0 +1,163 @@
+//! Engines are made in the background, and made again when a device is lost.
+
+use std::sync::Arc;
+
+use super::job::Job;
+use super::{NoteKind, Session};
+use crate::platform::{self, Task};
+use diffmoe::engine::{Engine, WeightChoice};
+use diffmoe::pipeline::{Backend, OpenModel};
+
+/// Losses in a row, without a step between them, after which the processor takes over.
+const MOST_LOSSES: u32 = 2;
+
+/// Something around an engine, or instead of it.
+pub(super) type Wrap =
+    Arc<dyn Fn(Box<dyn Engine>) -> Result<Box<dyn Engine>, String> + Send + Sync>;
+
+/// What an engine is made for.
+pub(super) enum Purpose {
+    /// To begin this run; the one before stays on the screen until then.
+    Start(Box<Job>),
+    /// To go on with the run whose device was lost.
+    Recover,
+}
+
+/// An engine, and the model on the device that was opened for it.
+pub(super) struct Prepared {
+    engine: Box<dyn Engine>,
+    model: Option<OpenModel>,
+}
+
+/// An engine that is being made.
+pub(super) struct Preparing {
+    pub(super) purpose: Purpose,
+    task: Task<Result<Prepared, String>>,
+}
+
+impl Session {
+    /// Begins a run as soon as there is an engine for it; the newest run wins.
+    pub(super) fn start(&mut self, mut job: Job) {
+        // Who looks at the run before again gets its end decoded then.
+        self.decode = None;
+        self.give_up_run();
+        let batch = job.record.settings.pictures();
+        if !self.lost
+            && let Some(engine) = self.idle.take_if(|engine| engine.batch() == batch)
+        {
+            job.attach(engine, self.profiling);
+            self.put(job);
+            return;
+        }
+        let reopen = self.lost.then_some(self.backend);
+        self.prepare(Purpose::Start(Box::new(job)), batch, reopen);
+    }
+
+    /// Puts a run on the screen.
+    fn put(&mut self, job: Job) {
+        self.history.show(None);
+        self.job = Some(job);
+    }
+
+    /// Makes an engine in the background; with `reopen`, on a device that is asked for anew.
+    fn prepare(&mut self, purpose: Purpose, batch: usize, reopen: Option<Backend>) {
+        let Some(model) = &self.model else { return };
+        let (checkpoint, open, wrap) =
+            (model.checkpoint.clone(), model.open.clone(), self.wrap.clone());
+        let task = platform::spawn(self.waker.clone(), move || async move {
+            let reopened = match reopen {
+                None => None,
+                Some(backend) => Some(
+                    OpenModel::request(&checkpoint, backend, WeightChoice::Auto)
+                        .await
+                        .map_err(|error| error.to_string())?,
+                ),
+            };
+            let model = reopened.as_ref().unwrap_or(&open);
+            let engine = model.request_engine(batch).await.map_err(|error| error.to_string())?;
+            let engine = match wrap {
+                Some(wrap) => wrap(engine)?,
+                None => engine,
+            };
+            Ok(Prepared { engine, model: reopened })
+        });
+        self.preparing = Some(Preparing { purpose, task });
+    }
+
+    /// Takes in an engine that was made.
+    pub(super) fn take_engine(&mut self) {
+        let Some(result) = self.preparing.as_mut().and_then(|p| p.task.take()) else { return };
+        let Some(Preparing { purpose, .. }) = self.preparing.take() else { return };
+        match (result, purpose) {
+            (Ok(prepared), Purpose::Start(mut job)) => {
+                let engine = self.place(prepared);
+                job.attach(engine, self.profiling);
+                self.put(*job);
+            }
+            (Ok(prepared), Purpose::Recover) => {
+                let engine = self.place(prepared);
+                let profiling = self.profiling;
+                if let Some(job) = &mut self.job {
+                    job.attach(engine, profiling);
+                }
+            }
+            // What was there before stays: the old engine, the old pictures.
+            (Err(text), Purpose::Start(_)) => self.note(NoteKind::Error, text),
+            (Err(text), Purpose::Recover) => self.recover(&text),
+        }
+    }
+
+    /// Notes where an engine was made, and lets go of the one that it replaces.
+    fn place(&mut self, prepared: Prepared) -> Box<dyn Engine> {
+        let Prepared { engine, model: reopened } = prepared;
+        self.idle = None;
+        if let (Some(model), Some(open)) = (&mut self.model, reopened) {
+            model.info.device = open.device();
+            model.info.memory_bytes = open.memory_bytes();
+            if let Some(note) = open.note() {
+                model.info.backend_note = Some(note.to_owned());
+            }
+            model.open = open;
+            self.lost = false;
+        }
+        engine
+    }
+
+    /// The device failed: asks for another one and goes on from the last finished step. After too many losses in
+    /// a row the processor goes on.
+    pub(super) fn recover(&mut self, reason: &str) {
+        let Some(job) = &mut self.job else { return };
+        // An engine of a lost device is of no use.
+        drop(job.detach());
+        let steps = job.record.finished_steps();
+        let batch = job.record.settings.pictures();
+        (self.lost, self.idle) = (true, None);
+        if steps > self.finished_at_loss {
+            self.losses = 0;
+        }
+        self.finished_at_loss = steps;
+        self.losses += 1;
+        let place = match self.losses {
+            losses if losses <= MOST_LOSSES => {
+                let text = format!("{reason}: going on from step {steps} on a new device");
+                self.note(NoteKind::Info, text);
+                self.backend
+            }
+            losses if losses == MOST_LOSSES + 1 => {
+                let note = format!(
+                    "{reason}, {MOST_LOSSES} times in a row: going on from step {steps} on the processor"
+                );
+                if let Some(model) = &mut self.model {
+                    model.info.backend_note = Some(note.clone());
+                }
+                self.note(NoteKind::Info, note);
+                Backend::Cpu
+            }
+            _ => {
+                let text = format!("{reason}; the run was given up after step {steps}: draw again");
+                return self.note(NoteKind::Error, text);
+            }
+        };
+        self.prepare(Purpose::Recover, batch, Some(place));
+    }
+}

@@ -1,0 +1,279 @@
+//! A run in one line of text: the fragment of a link that shows the same pictures somewhere else.
+//!
+//! `#model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&solver=euler&labels=12,varied&rule=token`
+
+use super::controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
+use diffmoe::model::{Routing, RoutingRule};
+use diffmoe::scheduler::Solver;
+
+/// Hexadecimal digits of a model's SHA-256 that a link carries.
+pub(super) const HASH_DIGITS: usize = 8;
+
+/// A run that somebody shared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Share {
+    /// Name of a built-in model, address of a file on the web, or the name of somebody's own file.
+    pub model: Option<String>,
+    /// First digits of the SHA-256 of the model that drew the pictures, lower-case.
+    pub hash: Option<String>,
+    /// Address of the image decoder on the web, or the name of somebody's own file.
+    pub decoder: Option<String>,
+    /// What was set.
+    pub controls: Controls,
+    /// Parts of the link that this version does not know.
+    pub unknown: Vec<String>,
+}
+
+impl Share {
+    /// Reads a fragment, with or without its `#`.
+    ///
+    /// # Errors
+    /// A sentence that says which part is wrong and what it should be.
+    pub fn parse(fragment: &str) -> Result<Self, String> {
+        let mut share = Self {
+            model: None,
+            hash: None,
+            decoder: None,
+            controls: Controls {
+                choices: Vec::new(),
+                prompt: String::new(),
+                negative: String::new(),
+                seed: 0,
+                steps: 0,
+                guidance: f32::NAN,
+                solver: Solver::Euler,
+                count: 1,
+                routing: Routing::default(),
+            },
+            unknown: Vec::new(),
+        };
+        let mut missing = vec!["seed", "steps", "guidance", "labels"];
+        for part in fragment.trim_start_matches('#').split('&').filter(|part| !part.is_empty()) {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let value = decode(value)?;
+            missing.retain(|name| *name != key);
+            share.set(key, &value)?;
+        }
+        if missing.is_empty() {
+            Ok(share)
+        } else {
+            Err(format!("the link is incomplete: {} is missing; copy it whole", missing.join(", ")))
+        }
+    }
+
+    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+        let wrong = |should: &str| format!("the link's {key} is {value:?}; it should be {should}");
+        let c = &mut self.controls;
+        match key {
+            "model" => self.model = Some(value.to_owned()),
+            "hash" => self.hash = Some(value.to_ascii_lowercase()),
+            "vae" => self.decoder = Some(value.to_owned()),
+            "seed" => c.seed = value.parse().map_err(|_| wrong("a whole number"))?,
+            "count" => c.count = within(value, 1, MAX_COUNT).map_err(|s| wrong(&s))?,
+            "steps" => c.steps = within(value, 1, MAX_STEPS).map_err(|s| wrong(&s))?,
+            "guidance" => c.guidance = within(value, 0.0, 100.0).map_err(|s| wrong(&s))?,
+            "solver" => {
+                let known = "euler, heun, dopri5, ddpm or ddim";
+                c.solver = value.parse().map_err(|_| wrong(known))?;
+            }
+            "prompt" => value.clone_into(&mut c.prompt),
+            "negative" => value.clone_into(&mut c.negative),
+            // A model that reads prompts has no other labels.
+            "labels" if value.is_empty() => c.choices.clear(),
+            "labels" => {
+                let choices: Option<Vec<_>> = value.split(',').map(choice).collect();
+                c.choices = choices.ok_or_else(|| wrong("a list of numbers, any or varied"))?;
+            }
+            "rule" => {
+                c.routing.rule = match value {
+                    "token" => RoutingRule::Token,
+                    "pool" => RoutingRule::Pool,
+                    _ => return Err(wrong("token or pool")),
+                }
+            }
+            "gamma" => {
+                c.routing.gamma = Some(within(value, 0.0, 1.0).map_err(|s| wrong(&s))?);
+            }
+            "shift" => c.routing.shift = within(value, -1.0, 1.0).map_err(|s| wrong(&s))?,
+            _ => self.unknown.push(key.to_owned()),
+        }
+        Ok(())
+    }
+
+    /// The text that [`Share::parse`] reads, without `#`.
+    pub fn to_fragment(&self) -> String {
+        let c = &self.controls;
+        let mut parts = Vec::new();
+        let mut put = |key: &str, value: String| parts.push(format!("{key}={value}"));
+        if let Some(model) = &self.model {
+            put("model", encode(model));
+        }
+        if let Some(hash) = &self.hash {
+            put("hash", encode(hash));
+        }
+        if let Some(decoder) = &self.decoder {
+            put("vae", encode(decoder));
+        }
+        put("seed", c.seed.to_string());
+        put("count", c.count.to_string());
+        put("steps", c.steps.to_string());
+        // Rust writes the shortest digits that read back as the same number.
+        put("guidance", c.guidance.to_string());
+        put("solver", c.solver.to_string());
+        let choices: Vec<_> = c
+            .choices
+            .iter()
+            .map(|choice| match choice {
+                Choice::Any => "any".to_owned(),
+                Choice::Varied => "varied".to_owned(),
+                Choice::Row(row) => row.to_string(),
+            })
+            .collect();
+        put("labels", choices.join(","));
+        for (key, text) in [("prompt", &c.prompt), ("negative", &c.negative)] {
+            if !text.is_empty() {
+                put(key, encode(text));
+            }
+        }
+        if c.routing.rule == RoutingRule::Pool {
+            put("rule", "pool".into());
+        }
+        if let Some(gamma) = c.routing.gamma {
+            put("gamma", gamma.to_string());
+        }
+        if c.routing.shift != 0.0 {
+            put("shift", c.routing.shift.to_string());
+        }
+        parts.join("&")
+    }
+
+    /// Whether a fragment looks like a shared run at all, and not like an anchor of some page.
+    pub fn is_share(fragment: &str) -> bool {
+        fragment.trim_start_matches('#').split('&').any(|part| part.starts_with("seed="))
+    }
+}
+
+fn choice(text: &str) -> Option<Choice> {
+    match text {
+        "any" => Some(Choice::Any),
+        "varied" => Some(Choice::Varied),
+        row => row.parse().ok().map(Choice::Row),
+    }
+}
+
+/// A number in a range, or what it should be.
+fn within<T>(text: &str, least: T, most: T) -> Result<T, String>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
+{
+    let number = text.parse().ok().filter(|n| *n >= least && *n <= most);
+    number.ok_or_else(|| format!("a number from {least} to {most}"))
+}
+
+/// Percent-encodes what has a meaning in a fragment.
+fn encode(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~/:,".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let digit = |value: u8| char::from(b"0123456789ABCDEF"[usize::from(value)]);
+            out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+        }
+    }
+    out
+}
+
+fn decode(text: &str) -> Result<String, String> {
+    let damaged = || "the link is damaged: copy it again, whole".to_owned();
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, tail) = rest.split_at_checked(2).ok_or_else(damaged)?;
+        let digits = std::str::from_utf8(digits).map_err(|_| damaged())?;
+        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| damaged())?);
+        rest = tail;
+    }
+    String::from_utf8(bytes).map_err(|_| damaged())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn choice_strategy() -> impl Strategy<Value = Choice> {
+        prop_oneof![Just(Choice::Any), Just(Choice::Varied), any::<u32>().prop_map(Choice::Row),]
+    }
+
+    prop_compose! {
+        fn any_share()(
+            (model, decoder) in (proptest::option::of(".{1,20}"), proptest::option::of(".{1,20}")),
+            choices in proptest::collection::vec(choice_strategy(), 0..4),
+            (prompt, negative) in (".{0,20}", ".{0,20}"),
+            seed in any::<u64>(),
+            steps in 1..=MAX_STEPS,
+            guidance in 0.0_f32..=100.0,
+            heun in any::<bool>(),
+            count in 1..=MAX_COUNT,
+            pool in any::<bool>(),
+            gamma in proptest::option::of(0.0_f32..=1.0),
+            shift in -1.0_f32..=1.0,
+        ) -> Share {
+            let rule = if pool { RoutingRule::Pool } else { RoutingRule::Token };
+            let solver = if heun { Solver::Heun } else { Solver::Euler };
+            let routing = Routing { rule, gamma, shift };
+            let controls = Controls { choices, prompt, negative, seed, steps, guidance, solver, count, routing };
+            Share { model, hash: Some("0a1b2c3d".into()), decoder, controls, unknown: Vec::new() }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_link_restores_every_bit(share in any_share()) {
+            let fragment = share.to_fragment();
+            prop_assert!(fragment.is_ascii() && !fragment.contains([' ', '#', '"']), "{fragment}");
+            prop_assert!(Share::is_share(&fragment));
+            prop_assert_eq!(Share::parse(&fragment), Ok(share.clone()));
+            prop_assert_eq!(Share::parse(&format!("#{fragment}")), Ok(share));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".*") {
+            let _ = Share::parse(&text);
+        }
+    }
+
+    #[test]
+    fn broken_links_say_what_is_wrong() {
+        let good = "seed=1&steps=5&guidance=2&labels=any";
+        assert!(Share::parse(good).is_ok());
+        let refused = |text: &str| Share::parse(text).unwrap_err();
+        assert!(refused("").contains("seed, steps, guidance, labels is missing"));
+        assert!(refused(&format!("{good}&steps=0")).contains("steps is \"0\"; it should be"));
+        assert!(refused(&format!("{good}&guidance=NaN")).contains("from 0 to 100"));
+        assert!(refused(&format!("{good}&count=17")).contains("from 1 to 16"));
+        assert!(
+            refused(&format!("{good}&solver=magic")).contains("euler, heun, dopri5, ddpm or ddim")
+        );
+        assert!(refused(&format!("{good}&rule=dice")).contains("token or pool"));
+        assert!(refused(&format!("{good}&labels=3,cat")).contains("any or varied"));
+        for damaged in ["model=%", "model=%4", "model=%zz", "model=%ff"] {
+            assert!(refused(&format!("{good}&{damaged}")).contains("damaged"));
+        }
+        assert!(!Share::is_share("#routing"), "an anchor is no run");
+    }
+
+    #[test]
+    fn what_is_not_known_is_kept_for_a_note() {
+        let share = Share::parse("seed=1&zoom=3&steps=5&guidance=2&labels=any,4&colour").unwrap();
+        assert_eq!(share.unknown, ["zoom", "colour"]);
+        assert_eq!(share.controls.choices, [Choice::Any, Choice::Row(4)]);
+    }
+}

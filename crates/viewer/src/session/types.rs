@@ -1,0 +1,125 @@
+//! The words in which a session and a user interface talk.
+
+use std::sync::Arc;
+
+use super::{ModelSource, Share};
+use crate::platform::Waker;
+use diffmoe::model::Config;
+use diffmoe::pipeline::Backend;
+
+/// What a session begins with.
+pub struct Start {
+    /// The first model.
+    pub model: ModelSource,
+    /// An image decoder, for a model that makes latents.
+    pub decoder: Option<ModelSource>,
+    /// A run that somebody shared; its model goes first.
+    pub share: Option<Share>,
+    /// What computes.
+    pub backend: Backend,
+    /// Whether to draw as soon as there is a model.
+    pub draw_at_once: bool,
+    /// Called when a frame is worth painting although nobody touched anything.
+    pub waker: Waker,
+}
+
+/// What the session is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A model is on its way here.
+    Fetching {
+        /// The model.
+        name: String,
+        /// Bytes that are here.
+        done: u64,
+        /// Bytes in all, where the other side said so.
+        total: Option<u64>,
+    },
+    /// A model is being put on the device, or its working memory and kernels are made.
+    Opening {
+        /// What is being done, for people.
+        what: String,
+        /// Parts done.
+        done: usize,
+        /// Parts in all; 0 where that is unknown.
+        total: usize,
+    },
+    /// A model is there and nothing runs.
+    Ready,
+    /// Sampling.
+    Running,
+    /// Turning the latents of a finished run into pictures.
+    Decoding {
+        /// How much is done.
+        percent: u8,
+        /// Pictures in all.
+        pictures: usize,
+    },
+    /// In the middle of a run or of decoding, waiting for [`Session::go_on`](super::Session::go_on) or [`Session::step`](super::Session::step).
+    Paused,
+    /// The device was lost; the run goes on with another one soon.
+    Recovering,
+    /// There is no model; see the notes.
+    NoModel,
+}
+
+/// Whether a note is bad news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoteKind {
+    /// Something did not work.
+    Error,
+    /// Something worth knowing.
+    Info,
+}
+
+/// A sentence for the visitor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// How bad it is.
+    pub kind: NoteKind,
+    /// The sentence.
+    pub text: String,
+}
+
+/// When the next [`Session::tick`](super::Session::tick) is worth it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tick {
+    /// At once: there is work to do here.
+    Again,
+    /// In about 16 ms: the device is at work.
+    Later,
+    /// When something happens; the waker says so.
+    Idle,
+}
+
+impl Tick {
+    /// The more urgent of two.
+    pub(super) fn sooner(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Again, _) | (_, Self::Again) => Self::Again,
+            (Self::Later, _) | (_, Self::Later) => Self::Later,
+            _ => Self::Idle,
+        }
+    }
+}
+
+/// The model that is open.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    /// Its name, for people.
+    pub name: String,
+    /// Where it came from.
+    pub source: ModelSource,
+    /// Its shape, labels and recommended settings.
+    pub config: Arc<Config>,
+    /// What computes, for people.
+    pub device: String,
+    /// Why that, where the visitor did not choose it.
+    pub backend_note: Option<String>,
+    /// Bytes of weights on the device.
+    pub memory_bytes: u64,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// First digits of the file's SHA-256.
+    pub hash: String,
+}

@@ -1,0 +1,233 @@
+//! C over the steps of a run: how many experts work on a token at which level of noise.
+
+use egui::{Role, Ui, WidgetInfo};
+use egui_plot::{GridMark, HoverPosition, Line, LineStyle, PlotPoints, VLine};
+
+use super::still_plot;
+use crate::palette;
+use crate::theme::Look;
+use diffmoe::scheduler::Branch;
+use diffmoe::trace::Trace;
+
+/// C over noise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Curve {
+    /// What it counts.
+    pub of: Of,
+    /// For each step: the level of noise that it starts from (1 is noise alone), and C.
+    pub points: Vec<[f64; 2]>,
+}
+
+/// What a curve counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// All layers and passes: the paper's C.
+    All,
+    /// All layers in the passes of one kind.
+    Pass(Branch),
+    /// One block, in the passes of one kind.
+    Block(usize),
+}
+
+impl Of {
+    fn name(self) -> String {
+        match self {
+            Self::All => "C, all passes".to_owned(),
+            Self::Pass(Branch::Conditional) => "with labels".to_owned(),
+            Self::Pass(Branch::Unconditional) => "without labels".to_owned(),
+            Self::Block(block) => format!("block {block}"),
+        }
+    }
+}
+
+/// First the curve of everything; after it one for each layer in the passes of `branch` where `each_layer` is
+/// set, else one for each kind of pass where there are two. Empty for a model without experts.
+pub fn curves(trace: &Trace, branch: Branch, each_layer: bool) -> Vec<Curve> {
+    let all = trace.capacity_by_step();
+    if all.is_empty() {
+        return Vec::new();
+    }
+    let mut curves = vec![curve(trace, Of::All, &all)];
+    if each_layer {
+        let rows = trace.capacity_by_layer(Some(branch));
+        curves.extend(
+            trace.blocks().iter().zip(&rows).map(|(b, row)| curve(trace, Of::Block(*b), row)),
+        );
+    } else if trace.has(Branch::Unconditional) {
+        for branch in [Branch::Conditional, Branch::Unconditional] {
+            let rows = trace.capacity_by_layer(Some(branch));
+            let mean =
+                |step: usize| rows.iter().map(|row| row[step]).sum::<f32>() / rows.len() as f32;
+            let means: Vec<f32> = (0..all.len()).map(mean).collect();
+            curves.push(curve(trace, Of::Pass(branch), &means));
+        }
+    }
+    curves
+}
+
+fn curve(trace: &Trace, of: Of, values: &[f32]) -> Curve {
+    // The first pass of a step is at the time that the step starts from.
+    let mut noise = vec![f64::NAN; values.len()];
+    for forward in trace.forwards().iter().rev() {
+        if let Some(noise) = noise.get_mut(forward.step as usize) {
+            *noise = 1.0 - f64::from(forward.time);
+        }
+    }
+    let points = noise.into_iter().zip(values).map(|(noise, c)| [noise, f64::from(*c)]);
+    Curve { of, points: points.collect() }
+}
+
+/// Shows the curves with a mark at `step`; returns the step that was pointed at with the button down.
+pub(crate) fn show(
+    ui: &mut Ui,
+    curves: &[Curve],
+    step: u32,
+    steps: u32,
+    height: f32,
+) -> Option<u32> {
+    let look = Look::of(ui);
+    let mean = curves.first()?;
+    let top = curves.iter().flat_map(|c| &c.points).map(|p| p[1]).fold(0.0, f64::max);
+    let quarters =
+        |_| (0..=4).map(|i| GridMark { value: f64::from(i) / 4.0, step_size: 0.25 }).collect();
+    let plot = still_plot(look, "capacity over noise", "noise level", (top * 1.15).max(0.5))
+        .height(height)
+        .invert_x(true)
+        .include_x(-0.02)
+        .include_x(1.02)
+        .x_grid_spacer(quarters)
+        .label_formatter(|pos| match pos {
+            HoverPosition::NearDataPoint { plot_name, position, .. } if !plot_name.is_empty() => {
+                Some(format!("{plot_name}\nnoise {:.2}, C {:.2}", position.x, position.y))
+            }
+            _ => None,
+        });
+    let mark = mean.points.get(step as usize).map(|p| p[0]);
+    let response = ui.scope(|ui| {
+        ui.visuals_mut().extreme_bg_color = look.well;
+        plot.show(ui, |plot| {
+            if let Some(x) = mark {
+                plot.vline(
+                    VLine::new("", x)
+                        .color(look.weak)
+                        .width(1.0)
+                        .style(LineStyle::dashed_loose())
+                        .allow_hover(false),
+                );
+            }
+            // The first one last, so that it lies on top.
+            for (i, curve) in curves.iter().enumerate().rev() {
+                let points: PlotPoints<'_> = curve.points.clone().into();
+                let line = Line::new(curve.of.name(), points);
+                plot.line(match curve.of {
+                    Of::All => line.color(look.accent).width(2.4),
+                    Of::Pass(Branch::Conditional) => line.color(look.weak).width(1.2),
+                    Of::Pass(Branch::Unconditional) => {
+                        line.color(look.weak).width(1.2).style(LineStyle::dotted_dense())
+                    }
+                    Of::Block(_) => line.color(palette::expert(i - 1)).width(1.4),
+                });
+            }
+            if let Some(point) = mean.points.get(step as usize) {
+                let dot = egui_plot::Points::new("", vec![*point])
+                    .radius(4.0)
+                    .color(look.accent)
+                    .allow_hover(false);
+                plot.points(dot);
+            }
+        })
+    });
+    let response = response.inner;
+    response.response.widget_info(|| WidgetInfo::labeled(Role::Image, true, sentence(mean, step)));
+    let pointer = response.response.interact_pointer_pos()?;
+    let noise = response.transform.value_from_position(pointer).x;
+    let pointed = ((1.0 - noise).clamp(0.0, 1.0) * f64::from(steps)).round() as u32;
+    Some(pointed.min(mean.points.len().saturating_sub(1) as u32))
+}
+
+/// What the plot shows, for those who cannot see it.
+fn sentence(mean: &Curve, step: u32) -> String {
+    let range = |f: fn(f64, f64) -> f64, start| mean.points.iter().map(|p| p[1]).fold(start, f);
+    let at = mean
+        .points
+        .get(step as usize)
+        .map_or_else(String::new, |p| format!(", {:.2} at this step", p[1]));
+    format!(
+        "Plot of C over noise levels: {:.2} to {:.2}{at}",
+        range(f64::min, f64::MAX).min(f64::from(u16::MAX)),
+        range(f64::max, 0.0)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::views::tests::{exported, exported_passes, trace};
+
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() < 1e-6
+    }
+
+    #[test]
+    fn the_first_curve_is_what_the_command_line_exports() {
+        let curve = &curves(&trace(), Branch::Conditional, false)[0];
+        let exported = exported();
+        let by_step = exported["capacity_by_step"].as_array().unwrap();
+        assert_eq!(curve.points.len(), by_step.len());
+        for (point, c) in curve.points.iter().zip(by_step) {
+            assert!(close(point[1], c.as_f64().unwrap()), "{point:?} {c}");
+        }
+        assert_eq!(
+            curve.points.iter().map(|p| p[0]).collect::<Vec<_>>(),
+            [1.0, 0.5],
+            "noise at the steps' start"
+        );
+    }
+
+    #[test]
+    fn each_layer_and_each_pass_agree_with_the_export() {
+        for (i, branch) in [Branch::Conditional, Branch::Unconditional].into_iter().enumerate() {
+            let layers = curves(&trace(), branch, true);
+            assert_eq!(
+                layers.iter().map(|c| c.of).collect::<Vec<_>>(),
+                [Of::All, Of::Block(1), Of::Block(3)]
+            );
+            let passes = curves(&trace(), branch, false);
+            assert_eq!(passes[i + 1].of, Of::Pass(branch));
+            for step in 0..2 {
+                let forwards = exported_passes(step as u32, branch);
+                let of_layer = |layer: usize| {
+                    let c =
+                        forwards.iter().map(|f| f["layers"][layer]["capacity"].as_f64().unwrap());
+                    c.sum::<f64>() / forwards.len() as f64
+                };
+                for layer in 0..2 {
+                    assert!(
+                        close(layers[layer + 1].points[step][1], of_layer(layer)),
+                        "{branch:?} {step} {layer}"
+                    );
+                }
+                let mean = f64::midpoint(of_layer(0), of_layer(1));
+                assert!(close(passes[i + 1].points[step][1], mean), "{branch:?} {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_dense_model_has_no_curve() {
+        let config = diffmoe::model::Config::from_json(
+            r#"{"kind":"dense","t_kind":"flow","params":{"input_size":8,"num_classes":10,"patch_size":2,"depth":1,
+            "hidden_size":64,"num_heads":4}}"#,
+        );
+        let mut trace = Trace::new(&config.unwrap(), Vec::new());
+        assert_eq!(curves(&trace, Branch::Conditional, true), []);
+        let branch = Branch::Conditional;
+        trace.extend(vec![diffmoe::engine::ForwardRouting {
+            step: 0,
+            time: 0.0,
+            branch,
+            layers: Vec::new(),
+        }]);
+        assert_eq!(curves(&trace, Branch::Conditional, true), []);
+    }
+}

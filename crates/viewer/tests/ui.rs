@@ -1,0 +1,481 @@
+//! The app as a visitor meets it: what has a name, what happens when it is pressed, what is said when something
+//! is wrong. Everything is found by the name that a screen reader would say.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use diffmoe::app::session::{Controls, ModelSource, Phase, Record, Rendering, Share};
+use diffmoe::app::{App, Launch};
+use diffmoe::checkpoint::{CONFIG_KEY, TensorOut, write_safetensors};
+use diffmoe::model::Config;
+use diffmoe::pipeline::Backend;
+use diffmoe::platform::Bytes;
+use diffmoe::scheduler::gaussian;
+use egui::{Key, Role, vec2};
+use egui_kittest::Harness;
+use egui_kittest::kittest::{NodeT, Queryable};
+
+const DESKTOP: egui::Vec2 = vec2(1280.0, 800.0);
+const PHONE: egui::Vec2 = vec2(390.0, 844.0);
+
+const TINY: &str = r#"{"name": "tiny", "kind": "diffmoe", "t_kind": "flow", "space": "pixels",
+    "params": {"input_size": 8, "in_channels": 3, "num_classes": 5, "patch_size": 2, "depth": 4,
+        "hidden_size": 16, "num_heads": 2, "learn_sigma": false,
+        "MoE_config": {"num_experts": 4, "interleave": true}},
+    "labels": [
+        {"name": "subject", "tensor": "y_embedder.0.weight", "null": 5,
+         "values": ["ant", "bee", "red cat", "dog", "elk"]},
+        {"name": "style", "tensor": "y_embedder.1.weight", "null": 2, "values": ["ink", "oil"]}],
+    "defaults": {"steps": 3, "guidance": 2.0, "solver": "euler"}}"#;
+
+const DENSE: &str = r#"{"name": "dense", "kind": "dense", "t_kind": "flow", "space": "pixels",
+    "params": {"input_size": 8, "in_channels": 3, "num_classes": 7, "patch_size": 2, "depth": 1,
+        "hidden_size": 16, "num_heads": 2, "learn_sigma": false},
+    "defaults": {"steps": 2, "guidance": 1.0, "solver": "heun"}}"#;
+
+const LATENTS: &str = r#"{"name": "latents", "kind": "dense", "t_kind": "flow",
+    "params": {"input_size": 16, "in_channels": 4, "num_classes": 7, "patch_size": 4, "depth": 1,
+        "hidden_size": 16, "num_heads": 2, "learn_sigma": false},
+    "defaults": {"steps": 3, "guidance": 1.0, "solver": "euler"}}"#;
+
+/// A model file with random weights that samples in milliseconds.
+fn file(name: &str, config: &str) -> ModelSource {
+    let parsed = Config::from_json(config).expect("a configuration");
+    let tensors: Vec<_> = (0..)
+        .zip(parsed.tensors())
+        .map(|(i, spec)| {
+            let mut values = gaussian(1, i, spec.shape.iter().product());
+            if spec.name.ends_with("expert_threshold") {
+                // Predicted capacities are probabilities: a threshold in their middle takes some tokens.
+                values.fill(0.5);
+            } else {
+                for value in &mut values {
+                    *value *= 0.3;
+                }
+            }
+            TensorOut::f32(spec.name, &spec.shape, &values)
+        })
+        .collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(name);
+    write_safetensors(&path, &tensors, [(CONFIG_KEY.to_owned(), config.to_owned())])
+        .expect("a file");
+    bytes(name, std::fs::read(path).expect("the file"))
+}
+
+/// An image decoder of the fixtures; its configuration lies beside it.
+fn decoder() -> ModelSource {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    ModelSource::Path(root.join("vae_kl_mini/model.safetensors"))
+}
+
+fn bytes(name: &str, content: Vec<u8>) -> ModelSource {
+    ModelSource::File { name: name.to_owned(), bytes: Arc::new(Bytes::new(content)) }
+}
+
+fn launch(model: ModelSource, draw_at_once: bool) -> Launch {
+    Launch { model, decoder: None, share: None, backend: Backend::Cpu, draw_at_once, problem: None }
+}
+
+/// The app, which begins with the first frame.
+struct Window {
+    launch: Option<Launch>,
+    app: Option<App>,
+}
+
+impl Window {
+    fn app(&self) -> &App {
+        self.app.as_ref().expect("a frame was shown")
+    }
+
+    fn app_mut(&mut self) -> &mut App {
+        self.app.as_mut().expect("a frame was shown")
+    }
+
+    fn frame(&mut self, ui: &mut egui::Ui) {
+        if let Some(launch) = self.launch.take() {
+            self.app = Some(App::new(ui.ctx(), launch));
+        }
+        let app = self.app_mut();
+        app.tick(ui.ctx());
+        app.show(ui);
+    }
+}
+
+type Shown = Harness<'static, Window>;
+
+fn window(size: egui::Vec2, launch: Launch) -> Shown {
+    let window = Window { launch: Some(launch), app: None };
+    Harness::builder()
+        .with_size(size)
+        .with_theme(egui::Theme::Dark)
+        .build_ui_state(|ui, w| w.frame(ui), window)
+}
+
+/// The app in a window of some size, with a model and nothing drawn yet.
+fn opened(size: egui::Vec2, model: ModelSource) -> Shown {
+    let mut harness = window(size, launch(model, false));
+    until(&mut harness, "a model", |app| app.session().model().is_some());
+    harness.run_steps(3);
+    harness
+}
+
+/// The same, after a run.
+fn finished(size: egui::Vec2, model: ModelSource, change: fn(&mut Controls)) -> Shown {
+    let mut harness = opened(size, model);
+    let controls = &mut harness.state_mut().app_mut().session_mut().controls;
+    controls.seed = 5;
+    change(controls);
+    harness.run_steps(2);
+    harness.get_by_label("Generate").click();
+    complete(&mut harness);
+    harness
+}
+
+/// Shows frames until something is so.
+fn until(harness: &mut Shown, what: &str, so: impl Fn(&App) -> bool) {
+    let end = Instant::now() + Duration::from_mins(1);
+    while !so(harness.state().app()) {
+        let session = harness.state().app().session();
+        assert!(
+            Instant::now() < end,
+            "{what} never came: {:?} {:?}",
+            session.phase(),
+            session.notes()
+        );
+        harness.step();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn complete(harness: &mut Shown) {
+    // A click acts in the frame after it.
+    harness.run_steps(3);
+    until(harness, "the end of the run", |app| {
+        app.session().phase() == Phase::Ready
+            && app.session().record().is_some_and(Record::is_complete)
+    });
+    harness.run_steps(3);
+}
+
+fn has(harness: &Shown, label: &str) -> bool {
+    harness.query_all_by_label_contains(label).next().is_some()
+}
+
+#[test]
+fn every_control_has_a_name() {
+    let harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    harness.check_accessibility();
+    for name in [
+        "Generate",
+        "One step",
+        "Another seed",
+        "Seed",
+        "Pictures",
+        "Steps",
+        "Guidance",
+        "Euler",
+        "Heun",
+        "Each token",
+        "Whole pool",
+        "Own threshold",
+        "Threshold shift",
+        "Open a file",
+        "Address of a model file",
+        "Help",
+        "Subject: varied",
+        "Style: varied",
+        "Theme: Dark",
+        "Model emoji",
+    ] {
+        assert!(has(&harness, name), "nothing is called {name:?}");
+    }
+}
+
+#[test]
+fn typing_in_the_picker_filters_and_enter_takes_the_best() {
+    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    harness.get_by_label("Subject: varied").click();
+    harness.run_steps(4);
+    assert!(has(&harness, "red cat") && has(&harness, "elk"));
+    harness.get_by_label("Search subjects").type_text("ca");
+    harness.run_steps(4);
+    assert!(has(&harness, "red cat") && !has(&harness, "elk"), "only what fits is left");
+    harness.key_press(Key::Enter);
+    harness.run_steps(4);
+    assert!(has(&harness, "Subject: red cat"));
+    assert!(!has(&harness, "Search subjects"), "the list is closed");
+}
+
+#[test]
+fn a_run_can_be_paused_walked_on_and_cancelled() {
+    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    harness.state_mut().app_mut().session_mut().controls.steps = 200;
+    harness.get_by_label("Generate").click();
+    until(&mut harness, "a first step", |app| {
+        app.session().record().is_some_and(|r| r.finished_steps() > 0)
+    });
+    harness.step();
+    harness.get_by_label("Pause").click();
+    until(&mut harness, "the pause", |app| app.session().phase() == Phase::Paused);
+    harness.run_steps(20);
+    let steps = |app: &App| app.session().record().map_or(0, Record::finished_steps);
+    let before = steps(harness.state().app());
+    assert!(before < 200);
+    harness.get_by_label("One step").click();
+    until(&mut harness, "one more step", |app| {
+        steps(app) > before && app.session().phase() == Phase::Paused
+    });
+    harness.run_steps(20);
+    assert_eq!(steps(harness.state().app()), before + 1);
+    // The space key goes on, and Esc gives up what was not finished.
+    harness.key_press(Key::Space);
+    until(&mut harness, "going on", |app| steps(app) > before + 1);
+    harness.key_press(Key::Escape);
+    harness.run_steps(3);
+    assert_eq!(harness.state().app().session().phase(), Phase::Ready);
+    assert!(has(&harness, "Generate"), "another run may begin");
+}
+
+#[test]
+fn a_finished_run_shows_where_its_tokens_went() {
+    let mut harness = finished(DESKTOP, file("tiny.safetensors", TINY), |_| ());
+    for text in [
+        "Capacity over noise",
+        "Plot of C over noise levels",
+        "Tokens per expert in block 1",
+        "even share",
+        "Token map",
+        "After step 3 of 3, noise level 0.00",
+        "Timings",
+        "a step",
+        "Picture 4:",
+        "C = ",
+    ] {
+        assert!(has(&harness, text), "nothing says {text:?}");
+    }
+    harness.get_by_label("Block 3").click();
+    harness.get_by_label("How many").click();
+    harness.run_steps(4);
+    assert!(has(&harness, "Tokens per expert in block 3"));
+    assert!(has(&harness, "Scale: 0 to"), "the colours of the map are explained");
+    harness.get_by_label("One expert").click();
+    harness.run_steps(4);
+    harness.get_by_label("Expert 2").click();
+    harness.key_press(Key::ArrowLeft);
+    harness.run_steps(4);
+    assert!(has(&harness, "After step 2 of 3"));
+    harness.key_press(Key::Home);
+    harness.run_steps(4);
+    assert!(has(&harness, "Noise, before the first step"));
+    harness.check_accessibility();
+}
+
+#[test]
+fn pressing_again_draws_something_else_and_a_changed_setting_keeps_the_seed() {
+    let mut harness = finished(DESKTOP, file("tiny.safetensors", TINY), |_| ());
+    assert_eq!(harness.state().app().session().controls.seed, 5);
+    harness.state_mut().app_mut().session_mut().controls.guidance = 3.0;
+    harness.run_steps(2);
+    harness.get_by_label("Generate").click();
+    complete(&mut harness);
+    assert_eq!(
+        harness.state().app().session().controls.seed,
+        5,
+        "to compare, only one thing changes"
+    );
+    harness.get_by_label("Generate another").click();
+    harness.run_steps(3);
+    complete(&mut harness);
+    assert_ne!(harness.state().app().session().controls.seed, 5);
+    assert!(has(&harness, "Earlier runs"));
+    let ends = |name: Option<String>| name.is_some_and(|name| name.ends_with(", seed 5"));
+    harness
+        .query_all_by_label_contains("seed 5")
+        .find(|run| ends(run.accesskit_node().label()))
+        .expect("the first run")
+        .click();
+    harness.run_steps(4);
+    assert_eq!(harness.state().app().session().record().map(|r| r.settings.seed), Some(5));
+}
+
+#[test]
+fn a_phone_shows_the_picture_first_and_generate_always() {
+    let mut harness = finished(PHONE, file("tiny.safetensors", TINY), |_| ());
+    let screen = egui::Rect::from_min_size(egui::Pos2::ZERO, PHONE);
+    let button = harness.get_by_label("Generate another").rect();
+    assert!(screen.contains_rect(button), "{button:?}");
+    assert!(button.height() >= 44.0, "big enough for a thumb: {button:?}");
+    let picture = harness.get_by_label_contains("Picture 1:").rect();
+    assert!(screen.contains_rect(picture) && picture.width() > 100.0, "{picture:?}");
+    harness.get_by_role_and_label(Role::Button, "Routing").click();
+    harness.run_steps(4);
+    assert!(has(&harness, "Capacity over noise"));
+    harness.get_by_role_and_label(Role::Button, "Model").click();
+    harness.run_steps(4);
+    assert!(has(&harness, "Timings"));
+    harness.check_accessibility();
+}
+
+#[test]
+fn a_bad_file_is_told_and_the_model_stays() {
+    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    harness.state_mut().app_mut().session_mut().load(bytes("broken.safetensors", vec![7; 100]));
+    until(&mut harness, "a note", |app| !app.session().notes().is_empty());
+    harness.run_steps(3);
+    assert!(has(&harness, "broken.safetensors"), "{:?}", harness.state().app().session().notes());
+    harness.get_by_label("Dismiss").click();
+    harness.run_steps(3);
+    assert!(!has(&harness, "broken.safetensors"));
+    harness.get_by_label("Generate").click();
+    complete(&mut harness);
+}
+
+#[test]
+fn wide_pictures_are_shown_wide_with_their_own_patches() {
+    let wide = TINY.replace(r#""input_size": 8"#, r#""input_size": [4, 12]"#);
+    let mut harness =
+        finished(DESKTOP, file("wide.safetensors", &wide), |controls| controls.count = 2);
+    let record = harness.state().app().session().record().expect("a run");
+    assert_eq!(record.pictures(1).expect("a step").size, [4, 12]);
+    assert_eq!(record.trace.grid(), [2, 6]);
+    let cells: Vec<_> =
+        harness.query_all_by_label_contains("Picture ").map(|node| node.rect()).collect();
+    let [first, second] = cells[..] else { panic!("two pictures: {cells:?}") };
+    for cell in [first, second] {
+        assert!((cell.width() / cell.height() - 3.0).abs() < 0.02, "{cell:?}");
+    }
+    assert!(!first.intersects(second));
+    assert!(has(&harness, "12×4 pixels"));
+    // The patch under the pointer: second row, fifth of six columns.
+    let at = first.min + vec2(first.width() * 4.5 / 6.0, first.height() * 0.75);
+    harness.get_by_label("How many").click();
+    harness.run_steps(4);
+    harness.hover_at(at);
+    harness.run_steps(8);
+    assert!(has(&harness, "row 2, column 5"));
+}
+
+#[test]
+fn models_without_experts_are_shown_too() {
+    let one = finished(DESKTOP, file("dense.safetensors", DENSE), |controls| controls.count = 1);
+    for text in
+        ["This model has no experts", "there is nothing to route", "Picture 1:", "Class: varied"]
+    {
+        assert!(has(&one, text), "nothing says {text:?}");
+    }
+    let many = finished(PHONE, file("dense.safetensors", DENSE), |controls| controls.count = 16);
+    assert!(has(&many, "Picture 16:"));
+}
+
+#[test]
+fn latents_are_previewed_and_with_a_decoder_decoded() {
+    let mut harness = finished(DESKTOP, file("latents.safetensors", LATENTS), |_| ());
+    assert!(has(&harness, "Latent preview"), "what is on the stage");
+    assert!(has(&harness, "It makes latents of 4 channels"), "what to do");
+    assert!(!has(&harness, "Decode this step"));
+    harness.state_mut().app_mut().session_mut().load(decoder());
+    until(&mut harness, "decoding", |app| matches!(app.session().phase(), Phase::Decoding { .. }));
+    harness.step();
+    complete(&mut harness);
+    assert!(has(&harness, "Decoded") && !has(&harness, "Latent preview"));
+    for text in ["Decoder model.safetensors", "AutoencoderKL", "2×2 pixels for each cell"] {
+        assert!(has(&harness, text), "nothing says {text:?}");
+    }
+    // Earlier steps are decoded when somebody asks.
+    harness.key_press(Key::ArrowLeft);
+    harness.run_steps(3);
+    assert!(has(&harness, "Decoder preview"));
+    harness.get_by_label("Decode this step").click();
+    complete(&mut harness);
+    let rendering = |harness: &Shown, frame| {
+        harness.state().app().session().record().map(|record| record.rendering(frame))
+    };
+    assert_eq!(rendering(&harness, 2), Some(Rendering::Decoded));
+    assert_eq!(rendering(&harness, 1), Some(Rendering::Preview));
+    assert!(has(&harness, "Decoded"));
+    harness.check_accessibility();
+    // It is below the edge of the window.
+    harness.get_by_label("Remove the decoder").click_accesskit();
+    harness.run_steps(3);
+    assert!(!has(&harness, "Decoder model.safetensors"));
+    assert!(has(&harness, "Decoded"), "what is drawn stays");
+}
+
+#[test]
+fn decoding_shows_how_far_it_is_and_can_be_paused() {
+    let mut harness = opened(PHONE, file("latents.safetensors", LATENTS));
+    harness.state_mut().app_mut().session_mut().load(decoder());
+    until(&mut harness, "a decoder", |app| app.session().decoder().is_some());
+    harness.state_mut().app_mut().session_mut().controls.count = 16;
+    harness.get_by_label("Generate").click();
+    until(&mut harness, "decoding", |app| matches!(app.session().phase(), Phase::Decoding { .. }));
+    // As the space key does, before the frame that would go on.
+    harness.state_mut().app_mut().session_mut().pause();
+    harness.run_steps(3);
+    assert_eq!(harness.state().app().session().phase(), Phase::Paused);
+    assert!(has(&harness, "Go on") && has(&harness, "Decoder preview"));
+    harness.key_press(Key::Space);
+    harness.step();
+    complete(&mut harness);
+    assert!(has(&harness, "Decoded"));
+    harness.check_accessibility();
+}
+
+#[test]
+fn without_a_model_there_is_a_sentence_and_a_way_on() {
+    let mut harness = window(DESKTOP, launch(bytes("broken.safetensors", vec![7; 100]), true));
+    until(&mut harness, "a note", |app| !app.session().notes().is_empty());
+    harness.run_steps(3);
+    assert!(has(&harness, "There is no model"));
+    assert!(has(&harness, "No model") && has(&harness, "Open a file"));
+    harness.check_accessibility();
+}
+
+#[test]
+fn the_first_picture_comes_without_being_asked_and_a_shared_one_is_the_same() {
+    let first = launch(file("tiny.safetensors", TINY), true);
+    let mut harness = window(DESKTOP, first);
+    complete(&mut harness);
+    let session = harness.state().app().session();
+    let share = Share::parse(&session.share().expect("a link")).expect("a good link");
+    let frames = session.record().map(|record| record.frames.clone());
+    let again = Launch { share: Some(share), ..launch(file("tiny.safetensors", TINY), true) };
+    let mut shared = window(DESKTOP, again);
+    complete(&mut shared);
+    assert_eq!(shared.state().app().session().record().map(|record| record.frames.clone()), frames);
+}
+
+#[test]
+fn help_lists_the_keys() {
+    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    harness.key_press(Key::Questionmark);
+    harness.run_steps(4);
+    assert!(has(&harness, "generate, pause, go on") && has(&harness, "Capacity C"));
+    harness.key_press(Key::Escape);
+    harness.run_steps(4);
+    assert!(!has(&harness, "generate, pause, go on"));
+}
+
+#[test]
+fn the_phone_looks_as_it_did() {
+    let instance = wgpu::Instance::default();
+    if pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()))
+        .is_err()
+    {
+        println!(
+            "skipped: there is no graphics driver to paint with; `cargo xtask test` installs one"
+        );
+        return;
+    }
+    let mut harness = finished(PHONE, file("tiny.safetensors", TINY), |_| ());
+    harness.key_press(Key::M);
+    harness.run_steps(4);
+    // How long a step takes is never twice the same.
+    let time = harness.get_by_label_contains(" a step").rect();
+    harness.mask(egui::Rect::from_min_max(time.min, egui::pos2(PHONE.x, time.max.y)));
+    // Letters and edges differ by a shade from one driver to the next.
+    let options = egui_kittest::SnapshotOptions::new().threshold(1.5).max_failed_pixels(150_usize);
+    harness.snapshot_options("phone", &options);
+}

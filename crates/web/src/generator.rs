@@ -1,0 +1,257 @@
+//! The JavaScript API: pictures and routing for pages of other people, without a user interface.
+//! `web/diffmoe.d.ts` has the types, `web/README.md` the manual.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use js_sys::{Array, JSON, Object, Uint8ClampedArray};
+use wasm_bindgen::prelude::*;
+
+use super::decoder::{Decoder, lost_again};
+use super::events::pause;
+use super::fetching::{Progress, file_bytes};
+use super::objects::{error, set};
+use super::options::{self, Options};
+use super::slices::{Listener, slices};
+use diffmoe::checkpoint::Checkpoint;
+use diffmoe::engine::WeightChoice;
+use diffmoe::model::Config;
+use diffmoe::pipeline::{Backend, OpenModel, Run, Settings, check_decoder};
+use diffmoe::pixels;
+use diffmoe::vae::DecoderFile;
+use diffmoe_viewer::platform::{self, Bytes};
+
+/// A model that draws.
+#[wasm_bindgen]
+pub struct Generator {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    checkpoint: Checkpoint,
+    backend: Backend,
+    model: RefCell<OpenModel>,
+    /// Counts the devices that the model has been on.
+    generation: Cell<u32>,
+    /// Where the model makes latents and a script brought one.
+    decoder: Option<Decoder>,
+}
+
+#[wasm_bindgen]
+impl Generator {
+    /// Fetches a model where it has to be fetched, and puts it on a device.
+    ///
+    /// # Errors
+    /// What a script or its user can do something about, as an `Error` with a sentence.
+    pub async fn create(options: JsValue) -> Result<Generator, JsValue> {
+        let known = ["model", "vae", "backend", "onProgress"];
+        let options = Options::new(options, &known).map_err(error)?;
+        let backend = options.backend().map_err(error)?;
+        let listener = options.function("onProgress").map_err(error)?;
+        let progress = |file| Progress { listener: listener.as_ref(), file };
+        let (label, bytes) = file_bytes(&options, progress("model")).await?.ok_or_else(|| {
+            error("create needs a model: the address of a safetensors file, or its bytes")
+        })?;
+        let vae = file_bytes(&options, progress("vae")).await?;
+        progress("model").report("open", 0, None);
+        // Let the page show that before the device keeps it busy.
+        pause(0).await;
+        let checkpoint = Checkpoint::from_bytes(&label, bytes).map_err(error)?;
+        let model = OpenModel::request(&checkpoint, backend, WeightChoice::Auto).await;
+        let model = RefCell::new(model.map_err(error)?);
+        let decoder = match vae {
+            None => None,
+            Some((label, bytes)) => {
+                progress("vae").report("open", 0, None);
+                pause(0).await;
+                Some(open_decoder(checkpoint.config(), &label, bytes, backend).await?)
+            }
+        };
+        let inner = Inner { checkpoint, backend, model, generation: Cell::new(0), decoder };
+        Ok(Self { inner: Rc::new(inner) })
+    }
+
+    /// What the model is and where it computes.
+    #[wasm_bindgen(getter)]
+    pub fn info(&self) -> Object {
+        let config = self.inner.checkpoint.config();
+        let model = self.inner.model.borrow();
+        let info = Object::new();
+        set(&info, "name", config.name.as_str());
+        set(&info, "device", model.device());
+        set(&info, "note", model.note().map_or(JsValue::NULL, JsValue::from));
+        set_size(&info, self.inner.size());
+        set(&info, "latent", latent(config));
+        let decoder = self.inner.decoder.as_ref().map(|decoder| decoder.file.kind().name());
+        set(&info, "decoder", decoder.map_or(JsValue::NULL, JsValue::from));
+        set(&info, "experts", config.num_experts as u32);
+        set(&info, "tokens", config.tokens() as u32);
+        let blocks = config.moe_blocks().into_iter().map(|block| JsValue::from(block as u32));
+        set(&info, "moeBlocks", blocks.collect::<Array>());
+        let labels = Object::new();
+        for table in &config.labels {
+            let names = (0..table.null).map(|row| JsValue::from(table.label(row)));
+            set(&labels, &table.name, names.collect::<Array>());
+        }
+        set(&info, "labels", labels);
+        let defaults = Object::new();
+        set(&defaults, "steps", config.defaults.steps);
+        set(&defaults, "guidance", config.defaults.guidance);
+        set(&defaults, "solver", config.defaults.solver.as_str());
+        set(&info, "defaults", defaults);
+        info
+    }
+
+    /// Draws pictures; see `web/README.md` for the options.
+    ///
+    /// # Errors
+    /// As [`Generator::create`]; the reason of the signal when it was aborted.
+    pub fn sample(&self, options: JsValue) -> js_sys::Promise {
+        // The promise holds the model, so a script may free the generator at any time.
+        let inner = self.inner.clone();
+        wasm_bindgen_futures::future_to_promise(async move { inner.sample(options).await })
+    }
+}
+
+/// Every shader that this program may run, as `{ name, source }`, for checks of a browser's compiler.
+#[wasm_bindgen]
+pub fn shaders() -> Array {
+    let entry = |kernel: diffmoe::gpu::KernelSource| {
+        let entry = Object::new();
+        set(&entry, "name", kernel.name);
+        set(&entry, "source", kernel.source);
+        JsValue::from(entry)
+    };
+    diffmoe::kernels::all_sources().into_iter().map(entry).collect()
+}
+
+/// Size and channels of the latents of a model; null where it makes pixels.
+fn latent(config: &Config) -> JsValue {
+    if config.makes_pixels() {
+        return JsValue::NULL;
+    }
+    let latent = Object::new();
+    set_size(&latent, config.input_size);
+    set(&latent, "channels", config.in_channels as u32);
+    latent.into()
+}
+
+fn set_size(object: &Object, [height, width]: [usize; 2]) {
+    set(object, "width", width as u32);
+    set(object, "height", height as u32);
+}
+
+fn rgba(samples: &[f32], size: [usize; 2]) -> Uint8ClampedArray {
+    Uint8ClampedArray::from(pixels::rgba(samples, size).as_slice())
+}
+
+impl Inner {
+    async fn sample(&self, value: JsValue) -> Result<JsValue, JsValue> {
+        let config = self.checkpoint.config();
+        let options = options::sample(value).map_err(error)?;
+        let settings = options::settings(&options, config, platform::new_seed()).map_err(error)?;
+        if !config.makes_pixels() && self.decoder.is_none() {
+            return Err(error(format!(
+                "{} makes latents of {} channels: give `create` their image decoder as `vae`, the address or the \
+                 bytes of a safetensors file of diffusers with an AutoencoderKL or an AutoencoderTiny",
+                config.name, config.in_channels
+            )));
+        }
+        let listener = Listener::new(&options)?;
+        listener.check()?;
+        let run = self.run(settings, &listener).await?;
+        let pixels = match &self.decoder {
+            None => rgba(run.latent(), config.input_size),
+            Some(decoder) => {
+                let latents = run.latent().to_vec();
+                let pictures = decoder.decode(latents, config.input_size, &listener).await?;
+                rgba(&pictures, self.size())
+            }
+        };
+        let result = Object::new();
+        set_size(&result, self.size());
+        set(&result, "count", run.settings().pictures() as u32);
+        set(&result, "seed", run.settings().seed as f64);
+        set(&result, "rgba", pixels);
+        set(&result, "device", self.model.borrow().device());
+        set(&result, "capacity", run.trace().capacity().map_or(JsValue::NULL, JsValue::from));
+        if options.get("trace").is_none_or(|wanted| wanted.is_truthy()) {
+            let text = run.trace().to_json().map_err(error)?;
+            set(&result, "trace", JSON::parse(&text)?);
+        }
+        Ok(result.into())
+    }
+
+    /// Height and width of a finished picture, in pixels.
+    fn size(&self) -> [usize; 2] {
+        let factor = self.decoder.as_ref().map_or(1, |decoder| decoder.file.factor());
+        self.checkpoint.config().input_size.map(|side| side * factor)
+    }
+
+    /// Samples to the end; goes on from the last finished step on a new device when one is lost.
+    async fn run(&self, settings: Settings, listener: &Listener) -> Result<Run, JsValue> {
+        let config = self.checkpoint.config();
+        let batch = settings.pictures();
+        let mut generation = self.generation.get();
+        let model = self.model.borrow().clone();
+        let engine = model.request_engine(batch).await.map_err(error)?;
+        let mut run = Run::start(engine, config, settings, 0);
+        let mut losses = 0;
+        loop {
+            let advance = |budget: usize| {
+                let before = run.finished_steps();
+                let progress = run.advance(budget);
+                if run.finished_steps() > before {
+                    self.tell(&run, listener)?;
+                }
+                Ok(progress)
+            };
+            match slices(listener, advance).await? {
+                Ok(()) => return Ok(run),
+                Err(failure) => {
+                    losses = lost_again(losses, failure)?;
+                    let model = self.reopened(generation).await?;
+                    let engine = model.request_engine(batch).await.map_err(error)?;
+                    generation = self.generation.get();
+                    run = Run::resume(engine, config, run.settings().clone(), run.unfinished());
+                }
+            }
+        }
+    }
+
+    /// Shows a finished step: the pictures as they are, or a preview of the latents.
+    fn tell(&self, run: &Run, listener: &Listener) -> Result<(), JsValue> {
+        let size = self.checkpoint.config().input_size;
+        let pictures = || match &self.decoder {
+            None => rgba(run.latent(), size),
+            Some(decoder) => rgba(&decoder.preview(run.latent(), size), size),
+        };
+        listener.step(run.finished_steps(), run.settings().steps, size, pictures)
+    }
+
+    /// The model on a device younger than `generation`.
+    async fn reopened(&self, generation: u32) -> Result<OpenModel, JsValue> {
+        if self.generation.get() == generation {
+            let request = OpenModel::request(&self.checkpoint, self.backend, WeightChoice::Auto);
+            let model = request.await.map_err(error)?;
+            *self.model.borrow_mut() = model;
+            self.generation.set(generation + 1);
+        }
+        Ok(self.model.borrow().clone())
+    }
+}
+
+/// Checks that a decoder is needed and fits before it is put on a device.
+async fn open_decoder(
+    config: &Config,
+    label: &str,
+    bytes: Bytes,
+    backend: Backend,
+) -> Result<Decoder, JsValue> {
+    if config.makes_pixels() {
+        return Err(error(format!("{} makes pixels; leave vae out", config.name)));
+    }
+    let file = DecoderFile::from_bytes(label, bytes).map_err(error)?;
+    check_decoder(&file, config).map_err(error)?;
+    Decoder::open(file, backend).await
+}

@@ -1,0 +1,192 @@
+//! The app on a canvas of a page.
+
+use std::cell::RefCell;
+
+use js_sys::{Array, Function, Object, Reflect, Uint8ClampedArray};
+use wasm_bindgen::prelude::*;
+use web_sys::HtmlCanvasElement;
+
+use super::events::{Turns, pause};
+use diffmoe::pipeline::Backend;
+use diffmoe::pixels;
+use diffmoe_viewer::platform;
+use diffmoe_viewer::session::{ModelSource, Phase, Rendering, Session, Share, Tick};
+use diffmoe_viewer::{App, Launch};
+
+/// The model that draws the first picture.
+const FIRST_MODEL: &str = "emoji";
+
+thread_local! {
+    /// Who is told that the program has crashed.
+    static ON_CRASH: RefCell<Option<Function>> = const { RefCell::new(None) };
+}
+
+/// The app, in a form in which it can be asked how it is; only web pages have that.
+struct Shell(App);
+
+impl eframe::App for Shell {
+    fn logic(&mut self, ctx: &egui::Context, frame: &mut eframe::Frame) {
+        self.0.logic(ctx, frame);
+    }
+
+    fn ui(&mut self, ui: &mut egui::Ui, frame: &mut eframe::Frame) {
+        self.0.ui(ui, frame);
+    }
+
+    fn as_any_mut(&mut self) -> Option<&mut dyn std::any::Any> {
+        Some(self)
+    }
+}
+
+/// Draws the app on a canvas from now on. `on_crash` is called with a message if the program ends by a bug.
+///
+/// # Errors
+/// When the browser cannot draw: it offers no WebGL.
+#[wasm_bindgen]
+pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page, JsValue> {
+    ON_CRASH.set(Some(on_crash));
+    std::panic::set_hook(Box::new(|panic| {
+        console_error_panic_hook::hook(panic);
+        let message = panic.to_string();
+        // A crash while crashing is told once.
+        if let Some(on_crash) = ON_CRASH.take() {
+            let _ = on_crash.call1(&JsValue::NULL, &message.into());
+        }
+    }));
+    let runner = eframe::WebRunner::new();
+    let launch = launch();
+    let create: eframe::AppCreator<'static> =
+        Box::new(move |context| Ok(Box::new(Shell(App::new(&context.egui_ctx, launch)))));
+    runner.start(canvas, eframe::WebOptions::default(), create).await?;
+    wasm_bindgen_futures::spawn_local(work_between_frames(runner.clone()));
+    Ok(Page { runner })
+}
+
+/// Frames come 60 times a second at most, and each may compute for a few milliseconds only: what is left between
+/// them is used here, in slices of the same length. A page in the background rests.
+async fn work_between_frames(runner: eframe::WebRunner) {
+    let Ok(turns) = Turns::new() else { return };
+    let is_hidden = || web_sys::window().and_then(|w| w.document()).is_some_and(|d| d.hidden());
+    while !runner.has_panicked() {
+        let tick = match runner.app_mut::<Shell>() {
+            Some(mut app) if !is_hidden() => app.0.session_mut().tick(),
+            _ => Tick::Idle,
+        };
+        match tick {
+            Tick::Again => {
+                if turns.next().await.is_err() {
+                    return;
+                }
+            }
+            Tick::Later => pause(2).await,
+            // The frame that follows a click begins the work; this only has to join it.
+            Tick::Idle => pause(50).await,
+        }
+    }
+}
+
+/// What the page's address asks for: `?model=`, `?vae=`, `?backend=`, and a shared run behind the `#`.
+fn launch() -> Launch {
+    let mut problem = None;
+    let share = platform::fragment()
+        .and_then(|text| Share::parse(&text).map_err(|error| problem = Some(error)).ok());
+    let backend = match platform::query("backend").as_deref() {
+        None | Some("auto") => Backend::Auto,
+        Some("gpu") => Backend::Gpu,
+        Some("cpu") => Backend::Cpu,
+        Some(other) => {
+            problem = Some(format!(
+                "?backend={other} in the address is unknown; it may be auto, gpu or cpu"
+            ));
+            Backend::Auto
+        }
+    };
+    let model = match platform::query("model") {
+        None => ModelSource::Named(FIRST_MODEL.into()),
+        Some(name) if platform::built_in_names().contains(&name) => ModelSource::Named(name),
+        Some(address) => ModelSource::Url(address),
+    };
+    let decoder = platform::query("vae").map(ModelSource::Url);
+    Launch { model, decoder, share, backend, draw_at_once: true, problem }
+}
+
+/// A running app, to be looked at from a script: for tests and for the curious. Nothing here changes anything.
+#[wasm_bindgen]
+pub struct Page {
+    runner: eframe::WebRunner,
+}
+
+#[wasm_bindgen]
+impl Page {
+    /// What the app is doing: `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `decoder`, `width`,
+    /// `height`, `rendering`, `share`, `notes`.
+    pub fn state(&self) -> Object {
+        let state = Object::new();
+        if let Some(app) = self.runner.app_mut::<Shell>() {
+            describe(app.0.session(), &state);
+        }
+        state
+    }
+
+    /// The pictures after a step of the run on screen, one after the other, four bytes a pixel; of the last
+    /// finished step where none is given.
+    pub fn rgba(&self, step: Option<usize>) -> Option<Uint8ClampedArray> {
+        let app = self.runner.app_mut::<Shell>()?;
+        let record = app.0.session().record()?;
+        let pictures = record.pictures(step.or(record.frames.len().checked_sub(1))?)?;
+        let bytes = pixels::rgba(&pictures.samples, pictures.size);
+        Some(Uint8ClampedArray::from(bytes.as_slice()))
+    }
+}
+
+/// What pictures are, in one word.
+fn name(rendering: Rendering) -> &'static str {
+    match rendering {
+        Rendering::Pixels => "pixels",
+        Rendering::Latents => "latents",
+        Rendering::Preview => "preview",
+        Rendering::Decoded => "decoded",
+    }
+}
+
+fn describe(session: &Session, state: &Object) {
+    let set = |key: &str, value: JsValue| {
+        // A plain object takes every entry.
+        let _ = Reflect::set(state, &key.into(), &value);
+    };
+    let text = |text: Option<String>| text.map_or(JsValue::NULL, JsValue::from);
+    let phase = match session.phase() {
+        Phase::Fetching { .. } => "fetching",
+        Phase::Opening { .. } => "opening",
+        Phase::Ready => "ready",
+        Phase::Running => "running",
+        Phase::Decoding { .. } => "decoding",
+        Phase::Paused => "paused",
+        Phase::Recovering => "recovering",
+        Phase::NoModel => "no model",
+    };
+    set("phase", phase.into());
+    let model = session.model();
+    set("model", text(model.map(|model| model.name.clone())));
+    set("device", text(model.map(|model| model.device.clone())));
+    set("backendNote", text(model.and_then(|model| model.backend_note.clone())));
+    set("decoder", text(session.decoder().map(|decoder| decoder.name.clone())));
+    set("share", text(session.share()));
+    let notes = session.notes().iter().map(|note| JsValue::from(note.text.as_str()));
+    set("notes", notes.collect::<Array>().into());
+    if let Some(record) = session.record() {
+        set("step", (record.frames.len().saturating_sub(1) as u32).into());
+        set("steps", record.steps().into());
+        if let Some(pictures) = record.frames.len().checked_sub(1).and_then(|f| record.pictures(f))
+        {
+            let [height, width] = pictures.size;
+            set("width", (width as u32).into());
+            set("height", (height as u32).into());
+            set("rendering", name(pictures.rendering).into());
+        }
+        set("seed", (record.settings.seed as f64).into());
+        set("count", (record.settings.pictures() as u32).into());
+        let times = record.step_ms.iter().map(|&ms| JsValue::from(ms));
+        set("stepMs", times.collect::<Array>().into());
+    }
+}

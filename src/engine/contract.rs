@@ -1,0 +1,227 @@
+//! The contract between a sampling run and whatever computes the model.
+//!
+//! An engine carries out the instructions of a scheduler ([`crate::scheduler::program`]) for one batch size and hands
+//! back snapshots. It knows no scheduler, and a run knows no device.
+
+use crate::checkpoint::CheckpointError;
+use crate::model::Routing;
+use crate::scheduler::{Branch, Instruction};
+
+/// What an engine must know before the first step.
+#[derive(Clone, Debug, Default)]
+pub struct RunConfig {
+    /// Start of the sample, `[B, C, height, width]`.
+    pub latent: Vec<f32>,
+    /// For each label table of the configuration, one row number per sample.
+    pub labels: Vec<Vec<u32>>,
+    /// One prompt per sample; empty where the model reads no text.
+    pub prompts: Vec<String>,
+    /// What guidance leads away from, in the place of the empty prompt.
+    pub negative: String,
+    /// Routing rule and thresholds.
+    pub routing: Routing,
+}
+
+/// What [`Engine::advance`] achieved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Work was done or handed out, and some is left.
+    Working,
+    /// Nothing was done because enough work is in flight already; ask again later.
+    Busy,
+    /// The step is computed or fully handed to the device.
+    Done,
+}
+
+/// The routing of one MoE layer in one forward pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerRouting {
+    /// Index of the transformer block.
+    pub block: usize,
+    /// For each token of the pool, `[B·T]`, one bit per expert.
+    pub masks: Vec<u32>,
+}
+
+/// The routing of one forward pass, as the trace keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForwardRouting {
+    /// Denoising step, from 0.
+    pub step: u32,
+    /// Model time of the pass.
+    pub time: f32,
+    /// Labels of the pass.
+    pub branch: Branch,
+    /// MoE layers in block order.
+    pub layers: Vec<LayerRouting>,
+}
+
+/// A part of a denoising step, for timings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Stage {
+    /// Patches, time, labels, and the shifts, scales and gates that follow from them.
+    Condition,
+    /// Attention with its projections.
+    Attention,
+    /// Scores, capacity prediction, and the choice of tokens.
+    Router,
+    /// Feed-forward networks: experts, the shared expert, and those of dense blocks.
+    Experts,
+    /// From tokens back to a sample.
+    Final,
+    /// The solver's arithmetic.
+    Solver,
+}
+
+impl Stage {
+    /// All of them, in the order of computation.
+    pub const ALL: [Self; 6] =
+        [Self::Condition, Self::Attention, Self::Router, Self::Experts, Self::Final, Self::Solver];
+
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Condition => "condition",
+            Self::Attention => "attention",
+            Self::Router => "router",
+            Self::Experts => "experts",
+            Self::Final => "final layer",
+            Self::Solver => "solver",
+        }
+    }
+}
+
+/// Milliseconds by stage, for a table of stages that occurred.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StageTimes([Option<f32>; Stage::ALL.len()]);
+
+impl StageTimes {
+    /// Adds time to a stage.
+    pub fn add(&mut self, stage: Stage, ms: f32) {
+        *self.0[stage as usize].get_or_insert(0.0) += ms;
+    }
+
+    /// The stages that occurred, in the order of computation.
+    pub fn list(&self) -> Vec<(Stage, f32)> {
+        let pairs = Stage::ALL.into_iter().zip(self.0);
+        pairs.filter_map(|(stage, ms)| Some((stage, ms?))).collect()
+    }
+}
+
+/// How long the device took for a slice of work.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SliceTime {
+    /// Number of the slice since the engine was made.
+    pub slice: usize,
+    /// From its submission, or from the end of the slice before, to the news of its end.
+    pub ms: f32,
+    /// Whether the news came when it happened, and not when somebody asked.
+    pub exact: bool,
+}
+
+/// What an engine hands back without holding anything up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    /// Number of finished steps.
+    pub steps: u32,
+    /// The sample after them, `[B, C, height, width]`.
+    pub latent: Vec<f32>,
+    /// Routing of every forward pass since the snapshot before, in order. A joint pass counts as two.
+    pub routing: Vec<ForwardRouting>,
+    /// Where the time of the step went; empty where the device has no clock, or nobody asked
+    /// ([`Engine::set_profiling`]).
+    pub stage_ms: Vec<(Stage, f32)>,
+    /// What [`Instruction::Report`] asked for in this step, `[B, C, height, width]` each.
+    pub reports: Vec<Vec<f32>>,
+}
+
+/// Named intermediate values of a single forward pass, for parity checks: name, shape, values.
+pub type Taps = Vec<(String, Vec<usize>, Vec<f32>)>;
+
+/// Why an engine could not be made or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The device cannot hold the model.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The device failed while it was working; the sample of the last snapshot is still good.
+    #[error("{0}")]
+    DeviceLost(String),
+    /// The solver found no way on; the sample of the last snapshot is still good.
+    #[error("{0}")]
+    Stalled(String),
+    /// This engine does not know this kind of model.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Reading a tensor failed.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+/// A model on a device, for a fixed batch size. An engine may be made on one thread and used on another.
+pub trait Engine: Send {
+    /// The device, for people: adapter or processor, and how it computes.
+    fn device(&self) -> String;
+
+    /// `B`.
+    fn batch(&self) -> usize;
+
+    /// Starts a run: uploads the sample and its labels, encodes its prompts, forgets the routing of the run
+    /// before.
+    ///
+    /// # Panics
+    /// When the lengths in `run` do not fit the configuration and batch: a bug of the caller.
+    fn start(&mut self, run: &RunConfig);
+
+    /// Hands over the next step. A snapshot is scheduled at its end.
+    ///
+    /// # Errors
+    /// When the device has no room for the run's prompts, or for the first [`Instruction::JointForward`].
+    fn begin_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError>;
+
+    /// Computes or submits at most `budget` units of the current step (a unit is about one kernel).
+    /// Never waits for the device.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn advance(&mut self, budget: usize) -> Result<Progress, EngineError>;
+
+    /// Whether the device is asked how long each stage of a step takes. Where asking is free, the answer is in
+    /// every snapshot anyway. To be called between runs or steps; the step at work may come without an answer.
+    fn set_profiling(&mut self, on: bool) {
+        let _ = on;
+    }
+
+    /// How long the last finished slice took on a device of its own; `None` where [`Engine::advance`] itself
+    /// computes, or nothing has finished yet.
+    fn slice_time(&self) -> Option<SliceTime> {
+        None
+    }
+
+    /// The oldest snapshot that has arrived and was not taken yet. Never waits.
+    fn take_snapshot(&mut self) -> Option<Snapshot>;
+
+    /// Waits until everything that was handed to the device is finished and its snapshots have arrived.
+    /// For the command line and tests only: a user interface must not call it.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn wait(&mut self) -> Result<(), EngineError>;
+
+    /// Computes a whole step and waits for it; its snapshot is there afterwards. Not for user interfaces.
+    ///
+    /// # Errors
+    /// When the device is lost or has no room.
+    fn finish_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError> {
+        self.begin_step(ops)?;
+        while self.advance(usize::MAX)? != Progress::Done {}
+        self.wait()
+    }
+
+    /// One forward pass with its own time for each sample, and every intermediate value that a parity
+    /// case knows: `out`, `blocks.{i}.out`, `blocks.{i}.{moe_in,capacity,gate,k,selected}`, and where the
+    /// model reads text `tokens`, `negative_tokens`, `text.out`, `text.pooled`, `blocks.{i}.kv`. Waits.
+    ///
+    /// # Errors
+    /// When the device is lost.
+    fn forward_with_taps(&mut self, run: &RunConfig, times: &[f32]) -> Result<Taps, EngineError>;
+}

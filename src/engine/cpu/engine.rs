@@ -1,0 +1,431 @@
+//! The CPU as an [`Engine`]: holds the samples, and computes the steps stage by stage.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use web_time::Instant;
+
+use super::dit::{Activations, Input, moe_block, run_stage, stage_kind, stages};
+use super::latents::Slots;
+use super::text::{Encoded, Reading, encode};
+use super::weights::Weights;
+use crate::checkpoint::Checkpoint;
+use crate::engine::{
+    Engine, EngineError, ForwardRouting, LayerRouting, Progress, RunConfig, RunPrompts, Snapshot,
+    Stage, StageTimes, Taps,
+};
+use crate::model::{Config, Routing, TextConfig};
+use crate::scheduler::{Branch, Instruction, Latent};
+use crate::simd::describe;
+use crate::tokenizer::Tokenizer;
+
+/// A model in memory, for engines of any batch size.
+pub struct CpuModel {
+    config: Config,
+    weights: Weights,
+    /// Only where the model reads text
+    tokenizer: Option<Tokenizer>,
+}
+
+impl CpuModel {
+    /// Decodes a checkpoint's tensors.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
+        pollster::block_on(Self::request(checkpoint))
+    }
+
+    /// As [`CpuModel::load`], for callers that must not be held up.
+    ///
+    /// # Errors
+    /// As [`CpuModel::load`].
+    pub async fn request(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
+        let config = checkpoint.config().clone();
+        let tokenizer = config.text.as_ref().map(TextConfig::tokenizer);
+        Ok(Self { config, weights: Weights::load(checkpoint).await?, tokenizer })
+    }
+
+    /// What computes, for people.
+    pub fn device(&self) -> String {
+        describe()
+    }
+
+    /// Bytes of the weights in memory, where all are f32.
+    pub fn weight_bytes(&self) -> u64 {
+        4 * self.config.parameters() as u64
+    }
+}
+
+/// A model on the processor, for a fixed batch size.
+pub struct CpuEngine {
+    model: Arc<CpuModel>,
+    activations: Activations,
+    /// For passes over both branches at once; made when the first one comes
+    joint: Option<Box<Joint>>,
+    slots: Slots,
+    /// For each label table, `[B]`
+    labels: Vec<Vec<u32>>,
+    /// The null rows, in the same form
+    null_labels: Vec<Vec<u32>>,
+    /// The prompts of the run, where the model reads text
+    prompts: Option<Prompts>,
+    routing: Routing,
+    /// Finished steps
+    steps: u32,
+    /// What is left of the current step
+    ops: VecDeque<Instruction>,
+    /// Stages done of the pass at the front of `ops`
+    stages_done: usize,
+    /// Whether a step was begun and its snapshot not taken yet
+    in_step: bool,
+    /// Routing of the pass at the front of `ops`
+    layers: Vec<LayerRouting>,
+    /// Routing since the last snapshot
+    passes: Vec<ForwardRouting>,
+    /// Time since the last snapshot
+    times: StageTimes,
+    /// What to report at the end of the step
+    reports: Vec<Latent>,
+    snapshots: VecDeque<Snapshot>,
+}
+
+/// The prompts of a run and what the encoder made of them.
+struct Prompts {
+    run: RunPrompts,
+    /// For each sample its prompt in the conditional passes, then in the unconditional ones: `[2B]`
+    of_samples: Vec<usize>,
+    encoded: Vec<Encoded>,
+}
+
+impl Prompts {
+    /// What the samples of a pass see; of both branches one after the other without a branch.
+    fn reading(&self, branch: Option<Branch>) -> Reading<'_> {
+        let (asked, avoided) = self.of_samples.split_at(self.of_samples.len() / 2);
+        let of_samples = match branch {
+            Some(Branch::Conditional) => asked,
+            Some(Branch::Unconditional) => avoided,
+            None => &self.of_samples,
+        };
+        Reading { prompts: &self.encoded, of_samples }
+    }
+}
+
+/// What a pass over `2B` samples needs.
+struct Joint {
+    activations: Activations,
+    /// The sample, twice: `[2B, C, h, w]`
+    sample: Vec<f32>,
+    /// Conditional, then null rows: for each label table `[2B]`
+    labels: Vec<Vec<u32>>,
+    /// `[2B, C_out, h, w]`
+    output: Vec<f32>,
+}
+
+impl CpuEngine {
+    /// An engine for batches of `batch` samples.
+    ///
+    /// # Panics
+    /// When the batch is empty.
+    pub fn new(model: Arc<CpuModel>, batch: usize) -> Self {
+        assert!(batch > 0, "a batch needs at least one sample");
+        let config = &model.config;
+        Self {
+            activations: Activations::new(config, batch),
+            joint: None,
+            slots: Slots::new(config, batch),
+            labels: Vec::new(),
+            null_labels: config.labels.iter().map(|table| vec![table.null; batch]).collect(),
+            prompts: None,
+            routing: Routing::default(),
+            steps: 0,
+            ops: VecDeque::new(),
+            stages_done: 0,
+            in_step: false,
+            layers: Vec::new(),
+            passes: Vec::new(),
+            times: StageTimes::default(),
+            reports: Vec::new(),
+            snapshots: VecDeque::new(),
+            model,
+        }
+    }
+
+    /// Does the next unit of the current step: one stage of a pass, or one operation between slots.
+    fn advance_once(&mut self) {
+        let Some(op) = self.ops.front().cloned() else { return };
+        let begin = Instant::now();
+        match &op {
+            Instruction::Combine { output, terms } => self.slots.combine(*output, terms),
+            Instruction::Denoise(step) => self.slots.denoise(step),
+            Instruction::Report(slot) => self.reports.push(*slot),
+            &Instruction::Forward { input, output, time, branch } => {
+                let times = vec![time; self.activations.batch];
+                self.stage(self.stages_done, input, output, &times, branch);
+            }
+            &Instruction::JointForward { input, time } => {
+                self.joint_stage(self.stages_done, input, time)
+            }
+        }
+        let passes = op.passes();
+        if passes.is_empty() {
+            self.times.add(Stage::Solver, milliseconds(begin));
+        } else {
+            self.note_time(&op, milliseconds(begin));
+            self.stages_done += 1;
+            if self.stages_done < stages(&self.model.config) {
+                return;
+            }
+            self.stages_done = 0;
+            self.note_routing(&passes);
+        }
+        self.ops.pop_front();
+    }
+
+    /// Files the routing of the pass that has just ended, one part for each branch.
+    fn note_routing(&mut self, passes: &[(f32, Branch)]) {
+        let mut layers = std::mem::take(&mut self.layers);
+        for (i, &(time, branch)) in passes.iter().enumerate() {
+            let layers = layers.iter_mut().map(|layer| {
+                let rest = layer.masks.split_off(layer.masks.len() / (passes.len() - i));
+                let masks = std::mem::replace(&mut layer.masks, rest);
+                LayerRouting { block: layer.block, masks }
+            });
+            let layers = layers.collect();
+            self.passes.push(ForwardRouting { step: self.steps, time, branch, layers });
+        }
+    }
+
+    /// Adds a stage's time to what it was spent on.
+    fn note_time(&mut self, op: &Instruction, ms: f32) {
+        let stage = self.stages_done;
+        let activations = match (op, &self.joint) {
+            (Instruction::JointForward { .. }, Some(joint)) => &joint.activations,
+            _ => &self.activations,
+        };
+        let in_router = moe_block(&self.model.config, stage).map(|_| activations.router_ms);
+        let router = in_router.unwrap_or_default();
+        if in_router.is_some() {
+            self.times.add(Stage::Router, router);
+        }
+        self.times.add(stage_kind(&self.model.config, stage), ms - router);
+    }
+
+    /// Computes one stage of a pass and notes its routing.
+    fn stage(
+        &mut self,
+        stage: usize,
+        input: Latent,
+        output: Latent,
+        times: &[f32],
+        branch: Branch,
+    ) {
+        let Latent::Output(to) = output else { panic!("a pass cannot write to {output:?}") };
+        let labels = match branch {
+            Branch::Conditional => &self.labels,
+            Branch::Unconditional => &self.null_labels,
+        };
+        // Taken out for the time of the pass, because the input is a slot too.
+        let mut output = std::mem::take(&mut self.slots.outputs[usize::from(to)]);
+        let input = Input {
+            sample: self.slots.sample(input),
+            times,
+            labels,
+            text: self.prompts.as_ref().map(|prompts| prompts.reading(Some(branch))),
+            routing: self.routing,
+        };
+        let CpuModel { config, weights, .. } = &*self.model;
+        run_stage(stage, config, weights, &mut self.activations, &input, &mut output);
+        self.slots.outputs[usize::from(to)] = output;
+        if let Some(block) = moe_block(&self.model.config, stage) {
+            self.layers.push(LayerRouting { block, masks: self.activations.masks.clone() });
+        }
+    }
+
+    /// Computes one stage of a pass over both branches.
+    fn joint_stage(&mut self, stage: usize, input: Latent, time: f32) {
+        let CpuModel { config, weights, .. } = &*self.model;
+        let batch = self.activations.batch;
+        let joint = self.joint.get_or_insert_with(|| {
+            Box::new(Joint {
+                activations: Activations::new(config, 2 * batch),
+                sample: Vec::new(),
+                labels: Vec::new(),
+                output: vec![0.0; 2 * batch * config.output_len()],
+            })
+        });
+        if stage == 0 {
+            joint.sample = self.slots.sample(input).repeat(2);
+            let tables = self.labels.iter().zip(&self.null_labels);
+            joint.labels = tables.map(|(asked, null)| [&asked[..], null].concat()).collect();
+        }
+        let Joint { activations, sample, labels, output } = &mut **joint;
+        let times = vec![time; 2 * batch];
+        let text = self.prompts.as_ref().map(|prompts| prompts.reading(None));
+        let input = Input { sample, times: &times, labels, text, routing: self.routing };
+        run_stage(stage, config, weights, activations, &input, output);
+        if let Some(block) = moe_block(config, stage) {
+            self.layers.push(LayerRouting { block, masks: activations.masks.clone() });
+        }
+        if stage + 1 == stages(config) {
+            let halves = output.chunks_exact(output.len() / 2);
+            for (slot, half) in self.slots.outputs.iter_mut().zip(halves) {
+                slot.copy_from_slice(half);
+            }
+        }
+    }
+
+    fn advance_by(&mut self, budget: usize) -> Progress {
+        for _ in 0..budget {
+            self.advance_once();
+            if self.ops.is_empty() {
+                break;
+            }
+        }
+        if !self.ops.is_empty() {
+            return Progress::Working;
+        }
+        if std::mem::take(&mut self.in_step) {
+            self.steps += 1;
+            self.snapshots.push_back(Snapshot {
+                steps: self.steps,
+                latent: self.slots.latent.clone(),
+                routing: std::mem::take(&mut self.passes),
+                stage_ms: std::mem::take(&mut self.times).list(),
+                reports: self.reports.drain(..).map(|s| self.slots.sample(s).to_vec()).collect(),
+            });
+        }
+        Progress::Done
+    }
+
+    /// Splits the prompts of a run into tokens and encodes them.
+    fn encode(&self, run: &RunConfig) -> Option<Prompts> {
+        let CpuModel { config, weights, tokenizer } = &*self.model;
+        let length = config.text.as_ref()?.max_length;
+        assert_eq!(run.prompts.len(), self.activations.batch, "one prompt for each sample");
+        let run = RunPrompts::new(tokenizer.as_ref()?, length, &run.prompts, &run.negative);
+        let encoded = encode(config, weights, &run);
+        Some(Prompts { of_samples: run.of_samples.concat(), encoded, run })
+    }
+
+    /// What the prompts became, sample by sample as the conditional passes see them.
+    fn tap_text(&self, taps: &mut Taps) {
+        let (Some(prompts), Some(text)) = (&self.prompts, &self.model.config.text) else { return };
+        let (batch, length) = (self.activations.batch, text.max_length);
+        for (branch, name) in ["tokens", "negative_tokens"].into_iter().enumerate() {
+            taps.push((name.into(), vec![batch, length], prompts.run.ids(branch)));
+        }
+        let seen = |part: &dyn Fn(&Encoded) -> &[f32]| -> Vec<f32> {
+            let asked = prompts.reading(Some(Branch::Conditional)).of_samples.iter();
+            asked.flat_map(|&prompt| part(&prompts.encoded[prompt])).copied().collect()
+        };
+        let shape = |columns: usize| vec![batch, length, columns];
+        taps.push(("text.out".into(), shape(text.hidden_size), seen(&|p| &p.states)));
+        let pooled = vec![batch, self.model.config.hidden_size];
+        taps.push(("text.pooled".into(), pooled, seen(&|p| &p.pooled)));
+        for block in 0..self.model.config.depth {
+            let columns = 2 * self.model.config.num_heads * self.model.config.head_dim;
+            let name = format!("blocks.{block}.kv");
+            taps.push((name, shape(columns), seen(&|p| &p.memory[block])));
+        }
+    }
+
+    /// The taps that follow from the activations after a stage.
+    fn tap(&self, stage: usize, taps: &mut Taps) {
+        let Config { hidden_size: d, num_experts: e, .. } = self.model.config;
+        let a = &self.activations;
+        let s = a.masks.len();
+        if let Some(block) = moe_block(&self.model.config, stage) {
+            let bit = |mask: u32, e: usize| (mask >> e & 1) as f32;
+            let mut add = |name: &str, shape: &[usize], values: Vec<f32>| {
+                taps.push((format!("blocks.{block}.{name}"), shape.to_vec(), values));
+            };
+            add("moe_in", &[s, d], a.h.clone());
+            if !a.capacity.is_empty() {
+                add("capacity", &[s, e], a.capacity.clone());
+            }
+            add("gate", &[s, e], a.gate.clone());
+            let count = |e| a.masks.iter().map(|&mask| bit(mask, e)).sum();
+            add("k", &[e], (0..e).map(count).collect());
+            let selected = a.masks.iter().flat_map(|&mask| (0..e).map(move |e| bit(mask, e)));
+            add("selected", &[s, e], selected.collect());
+        }
+        if stage > 0 && stage.is_multiple_of(2) {
+            let shape = vec![a.batch, s / a.batch, d];
+            taps.push((format!("blocks.{}.out", stage / 2 - 1), shape, a.x.clone()));
+        }
+    }
+}
+
+fn milliseconds(since: Instant) -> f32 {
+    since.elapsed().as_secs_f32() * 1e3
+}
+
+impl Engine for CpuEngine {
+    fn device(&self) -> String {
+        self.model.device()
+    }
+
+    fn batch(&self) -> usize {
+        self.activations.batch
+    }
+
+    fn start(&mut self, run: &RunConfig) {
+        assert_eq!(run.latent.len(), self.slots.latent.len(), "numbers in the sample");
+        assert_eq!(run.labels.len(), self.model.config.labels.len(), "label tables");
+        for (table, labels) in self.model.config.labels.iter().zip(&run.labels) {
+            assert_eq!(labels.len(), self.activations.batch, "labels for {}", table.name);
+            assert!(labels.iter().all(|&l| l <= table.null), "a {} beyond the table", table.name);
+        }
+        self.slots.latent.clone_from(&run.latent);
+        self.labels.clone_from(&run.labels);
+        self.prompts = rayon::scope(|_| self.encode(run));
+        self.routing = run.routing;
+        self.steps = 0;
+        self.stages_done = 0;
+        self.in_step = false;
+        self.ops.clear();
+        self.layers.clear();
+        self.passes.clear();
+        self.times = StageTimes::default();
+        self.reports.clear();
+        self.snapshots.clear();
+    }
+
+    fn begin_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError> {
+        assert!(self.ops.is_empty(), "the step before is not finished");
+        self.ops = ops.iter().cloned().collect();
+        self.in_step = true;
+        Ok(())
+    }
+
+    fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
+        // Inside the pool, handing work to the other threads is much cheaper than from outside.
+        Ok(rayon::scope(|_| self.advance_by(budget)))
+    }
+
+    fn take_snapshot(&mut self) -> Option<Snapshot> {
+        self.snapshots.pop_front()
+    }
+
+    fn wait(&mut self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    fn forward_with_taps(&mut self, run: &RunConfig, times: &[f32]) -> Result<Taps, EngineError> {
+        assert_eq!(times.len(), self.activations.batch, "times");
+        self.start(run);
+        let mut taps = Taps::new();
+        self.tap_text(&mut taps);
+        let output = Latent::Output(0);
+        for stage in 0..stages(&self.model.config) {
+            self.stage(stage, Latent::Sample, output, times, Branch::Conditional);
+            self.tap(stage, &mut taps);
+        }
+        self.layers.clear();
+        let Config { out_channels, input_size: [height, width], .. } = self.model.config;
+        let shape = vec![self.activations.batch, out_channels, height, width];
+        taps.push(("out".into(), shape, self.slots.outputs[0].clone()));
+        Ok(taps)
+    }
+}

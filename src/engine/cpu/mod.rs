@@ -1,0 +1,20 @@
+//! The same model on the processor: the version to read, the oracle for the GPU kernels, and what
+//! runs where there is no GPU.
+//!
+//! Read `dit` first: three structs (the configuration, `weights`, activations) and one function. Then `router` (which
+//! expert takes which token), `moe`, and `simd::matmul` for how it gets fast.
+
+#![allow(
+    clippy::inline_always,
+    reason = "vector code is only made of what is inlined into the function that the processor's features switch on"
+)]
+
+mod dit;
+mod engine;
+mod latents;
+mod moe;
+mod router;
+mod text;
+mod weights;
+
+pub use engine::{CpuEngine, CpuModel};

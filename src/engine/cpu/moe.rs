@@ -1,0 +1,113 @@
+//! Feed-forward networks, and the MoE layer that chooses among them.
+
+use rayon::prelude::*;
+use web_time::Instant;
+
+use super::dit::{Activations, add_rows, row_of};
+use super::router::{Scores, route};
+use super::weights::{Ffn, Moe};
+use crate::model::{Config, Routing};
+use crate::simd::math::{add_scaled, gelu, sigmoid, silu, silu_times, softmax_rows};
+use crate::simd::threads::{Scratch, row_chunk};
+
+impl Ffn {
+    /// `out[r] = network(x(r))` for every row of `out`, `[rows, D]`.
+    pub(super) fn apply<'a>(
+        &self,
+        x: impl Fn(usize) -> &'a [f32] + Copy,
+        scratch: &mut Scratch,
+        out: &mut [f32],
+    ) {
+        let Scratch { hidden, up, .. } = scratch;
+        match self {
+            Self::Gelu { fc1, fc2 } => {
+                let m = fc1.bias.len();
+                hidden.resize(out.len() / fc2.bias.len() * m, 0.0);
+                fc1.apply(x, hidden);
+                gelu(hidden);
+                fc2.apply(|r| row_of(hidden, m, r), out);
+            }
+            Self::SwiGlu { gate_proj, up_proj, down_proj, hidden: m } => {
+                let rows = out.len() / down_proj.outputs();
+                hidden.resize(rows * m, 0.0);
+                up.resize(rows * m, 0.0);
+                gate_proj.apply(None, x, hidden);
+                up_proj.apply(None, x, up);
+                silu_times(hidden, up);
+                down_proj.apply(None, |r| row_of(hidden, *m, r), out);
+            }
+        }
+    }
+}
+
+/// `x += gate_mlp ⊙ Σ_e gate[e]·FFN_e(h)` over the experts that take a token, in ascending order, plus the
+/// shared expert.
+pub(super) fn moe(config: &Config, layer: &Moe, a: &mut Activations, routing: Routing) {
+    let begin = Instant::now();
+    score(config, layer, a);
+    let scores =
+        Scores { gate: &a.gate, capacity: &a.capacity, thresholds: &layer.expert_threshold };
+    route(config, routing, &scores, &mut a.masks);
+    a.assignments.collect(&a.masks, config.num_experts);
+    a.router_ms = begin.elapsed().as_secs_f32() * 1e3;
+    compute_experts(config, layer, a);
+
+    let (d, e) = (config.hidden_size, config.num_experts);
+    let Activations { x, h, modulation, gate, masks, assignments, expert_rows, scratch, .. } = a;
+    add_rows(config, x, Some(&modulation[5]), scratch, |first, out, scratch| {
+        match &layer.shared_experts {
+            Some(ffn) => ffn.apply(|r| row_of(h, d, first + r), scratch, out),
+            None => out.fill(0.0),
+        }
+        for (token, y) in (first..).zip(out.chunks_exact_mut(d)) {
+            let chosen = (0..e).filter(|e| masks[token] >> e & 1 == 1);
+            let rows = &assignments.rows[assignments.firsts[token]..];
+            for (expert, &row) in chosen.zip(rows) {
+                add_scaled(y, gate[token * e + expert], row_of(expert_rows, d, row));
+            }
+        }
+    });
+}
+
+/// Gate and capacity predictor, for every token and expert.
+fn score(config: &Config, layer: &Moe, a: &mut Activations) {
+    let (d, e) = (config.hidden_size, config.num_experts);
+    let Activations { h, gate, capacity, scratch, .. } = a;
+    let rows = row_chunk(h.len() / d);
+    gate.par_chunks_mut(rows * e).enumerate().for_each(|(chunk, gate)| {
+        layer.gate.apply(None, |r| row_of(h, d, chunk * rows + r), gate);
+        softmax_rows(gate, e, 1.0);
+    });
+    let Some((first, second)) = &layer.capacity_predictor else { return };
+    capacity.par_chunks_mut(rows * e).enumerate().for_each(|(chunk, capacity)| {
+        scratch.with(|Scratch { hidden, .. }| {
+            hidden.resize(capacity.len() / e * d, 0.0);
+            first.apply(|r| row_of(h, d, chunk * rows + r), hidden);
+            silu(hidden);
+            second.apply(|r| row_of(hidden, d, r), capacity);
+            sigmoid(capacity);
+        });
+    });
+}
+
+/// `expert_rows = FFN_e(h)` for every token that an expert takes.
+fn compute_experts(config: &Config, layer: &Moe, a: &mut Activations) {
+    /// Tokens that one task should have at most.
+    const MOST_TOKENS: usize = 96;
+    let d = config.hidden_size;
+    let Activations { h, assignments, expert_rows, scratch, .. } = a;
+    expert_rows.resize(assignments.tokens.len() * d, 0.0);
+    // The tasks' outputs lie one after the other, as do their tokens.
+    let mut rest = expert_rows.as_mut_slice();
+    let mut tasks = Vec::new();
+    for (expert, bounds) in layer.experts.iter().zip(assignments.starts.windows(2)) {
+        for tokens in assignments.tokens[bounds[0]..bounds[1]].chunks(MOST_TOKENS) {
+            let (out, after) = rest.split_at_mut(tokens.len() * d);
+            rest = after;
+            tasks.push((expert, tokens, out));
+        }
+    }
+    tasks.into_par_iter().with_max_len(1).for_each(|(expert, tokens, out)| {
+        scratch.with(|scratch| expert.apply(|r| row_of(h, d, tokens[r]), scratch, out));
+    });
+}

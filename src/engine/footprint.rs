@@ -1,0 +1,119 @@
+//! How much memory a model needs, from its configuration alone: before a file is read or a byte allocated.
+
+use super::Precisions;
+use super::gpu::{device_bytes, prompt_sizes, sizes};
+use crate::model::{Config, TensorSpec};
+
+/// Bytes that a model takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Weights.
+    pub weights: u64,
+    /// Working memory of a batch, and of its prompts where the model reads text: as many different ones as there are
+    /// pictures, and one that guidance leads away from. A joint pass over both branches takes that of twice the batch.
+    pub working: u64,
+    /// The largest buffer that cannot be split, and what it holds.
+    pub largest: (String, u64),
+}
+
+impl Footprint {
+    /// On a graphics device that binds `binding_limit` bytes at once.
+    pub fn on_gpu(
+        config: &Config,
+        batch: usize,
+        weights: impl Into<Precisions>,
+        binding_limit: u64,
+    ) -> Self {
+        let (tensors, precisions) = (config.tensors(), weights.into());
+        let bytes = |t: &TensorSpec| device_bytes(t, &precisions);
+        let buffers = buffers(config, batch, binding_limit);
+        // Linear layers and banks of experts are split by rows and experts; these are not.
+        let whole = |t: &&TensorSpec| {
+            t.name.contains(".mlp.experts.")
+                || ["pos_embed", "text_encoder.token_embedding.weight"].contains(&t.name.as_str())
+                || config.labels.iter().any(|table| table.tensor == t.name)
+        };
+        let pieces = tensors.iter().filter(whole).map(|t| (t.name.clone(), bytes(t)));
+        let largest = pieces.chain(buffers.iter().cloned()).max_by_key(|piece| piece.1);
+        Self {
+            weights: tensors.iter().map(bytes).sum::<u64>() + additions(config, &tensors),
+            working: buffers.iter().map(|b| b.1).sum(),
+            largest: largest.unwrap_or_default(),
+        }
+    }
+
+    /// On the processor, where all numbers are f32.
+    pub fn on_cpu(config: &Config, batch: usize) -> Self {
+        let buffers = buffers(config, batch, u64::MAX);
+        Self {
+            weights: config.tensors().iter().map(|t| 4 * t.elements()).sum(),
+            working: buffers.iter().map(|b| b.1).sum(),
+            largest: Default::default(),
+        }
+    }
+
+    /// Everything together.
+    pub fn total(&self) -> u64 {
+        self.weights + self.working
+    }
+}
+
+/// Every buffer of a batch with its bytes.
+fn buffers(config: &Config, batch: usize, binding_limit: u64) -> Vec<(String, u64)> {
+    let bytes = |shape: &[usize]| 4 * shape.iter().map(|&n| n as u64).product::<u64>();
+    let pass = sizes(config, batch, binding_limit);
+    let pass = pass.into_iter().map(|(label, shape)| (label.to_owned(), bytes(&shape)));
+    let text = prompt_sizes(config, batch).into_iter();
+    pass.chain(text.map(|(label, shape)| (label.to_owned(), bytes(&shape)))).collect()
+}
+
+/// Bytes on a graphics device that no tensor stands for: biases of linear layers that have none (experts do without),
+/// the modulation of a text encoder's norms, which changes nothing, and what is bound instead of labels.
+fn additions(config: &Config, tensors: &[TensorSpec]) -> u64 {
+    let lacks_bias = |t: &&TensorSpec| {
+        let layers = [".gate_proj.weight", ".up_proj.weight", ".down_proj.weight"];
+        layers.iter().any(|end| t.name.ends_with(end)) && !t.name.contains(".mlp.experts.")
+    };
+    let biases: u64 = tensors.iter().filter(lacks_bias).map(|t| 4 * t.shape[0] as u64).sum();
+    let plain = config.text.as_ref().map_or(0, |text| 8 * text.hidden_size as u64);
+    biases + plain + if config.labels.is_empty() { 4 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::WeightPrecision;
+    use crate::model::Preset;
+
+    fn config(name: &str) -> Config {
+        name.parse::<Preset>().unwrap().config()
+    }
+
+    #[test]
+    fn large_models_take_what_the_paper_s_sizes_make_one_expect() {
+        let l = config("L-E8");
+        let tenths = |bytes: u64| (bytes as f64 / 1e8).round() as u64;
+        assert_eq!(tenths(file_bytes(&l, Storage::F32)), 47);
+        assert_eq!(tenths(file_bytes(&l, Storage::F16)), 24);
+        assert_eq!(tenths(file_bytes(&l, Storage::Int8)), 12);
+        let gpu = Footprint::on_gpu(&l, 1, WeightPrecision::F16, 128 << 20);
+        assert_eq!(tenths(gpu.weights), 24);
+        let int8 = Footprint::on_gpu(&l, 1, WeightPrecision::Int8, 128 << 20);
+        assert_eq!((tenths(int8.weights), int8.working), (12, gpu.working));
+        let int4 = Footprint::on_gpu(&l, 1, WeightPrecision::Int4, 128 << 20);
+        assert_eq!((tenths(int4.weights), int4.working), (7, gpu.working));
+        assert_eq!(tenths(file_bytes(&l, Storage::Int4)), 7);
+        assert!(gpu.largest.1 <= 128 << 20, "{:?}: one picture fits WebGPU's limits", gpu.largest);
+        assert_eq!(tenths(Footprint::on_cpu(&l, 1).weights), 47);
+    }
+
+    #[test]
+    fn the_working_memory_grows_with_the_batch() {
+        let s = config("S-E16");
+        let of = |batch| Footprint::on_gpu(&s, batch, WeightPrecision::F16, u64::MAX);
+        assert_eq!(of(4).weights, of(1).weights);
+        assert!(of(4).working > 3 * of(1).working);
+        // 64 pictures of 256 tokens: 16384 rows of 1536 hidden numbers in one binding.
+        assert!(of(64).largest.1 >= 4 * 16_384 * 1536, "{:?}", of(64).largest);
+    }
+}

@@ -1,0 +1,177 @@
+//! The diffusion transformer's forward pass, as a list of kernels (paper §3.1; `DiT` with adaLN-Zero).
+//!
+//! It comes in pieces, because a denoising step wraps the same blocks in different inputs and outputs:
+//! [`Network::enter`], each [`Network::block`], [`Network::leave`].
+
+use super::activations::Activations;
+use super::prompts::Reading;
+use super::text_weights::CrossWeights;
+use super::weights::{Ffn, Mlp, Weights};
+use crate::gpu::{Gpu, Tape, Tensor};
+use crate::kernels::{
+    Attention, EmbedCondition, Epilogue, HeadNorm, Linear, Modulate, Patchify, Unpatchify,
+};
+use crate::model::{Config, RoutingRule};
+use crate::scheduler::Latent;
+
+/// All that recording needs.
+pub(super) struct Network<'a> {
+    pub(super) gpu: &'a Gpu,
+    pub(super) config: &'a Config,
+    pub(super) weights: &'a Weights,
+    pub(super) acts: &'a Activations,
+    /// How experts get their tokens in this run.
+    pub(super) rule: RoutingRule,
+}
+
+/// Columns of one block's vectors in the modulation, each `D` wide.
+#[derive(Clone, Copy)]
+pub(super) struct Columns {
+    pub(super) shift_attention: usize,
+    pub(super) scale_attention: usize,
+    pub(super) gate_attention: usize,
+    pub(super) shift_ffn: usize,
+    pub(super) scale_ffn: usize,
+    pub(super) gate_ffn: usize,
+}
+
+impl Columns {
+    fn of(block: usize, d: usize) -> Self {
+        let at = |n: usize| (6 * block + n) * d;
+        Self {
+            shift_attention: at(0),
+            scale_attention: at(1),
+            gate_attention: at(2),
+            shift_ffn: at(3),
+            scale_ffn: at(4),
+            gate_ffn: at(5),
+        }
+    }
+}
+
+impl Network<'_> {
+    /// From a sample, its times, labels and prompts to the residual stream and the modulation of all blocks.
+    ///
+    /// `sinusoids` is `[B, 256]` (see [`crate::kernels::embed_condition::time_embedding`]), `rows` the
+    /// label rows `[tables, B]`.
+    pub(super) fn enter(
+        &self,
+        input: Latent,
+        sinusoids: &Tensor,
+        rows: &Tensor,
+        text: Option<&Reading>,
+    ) -> Tape {
+        let Self { gpu, config, weights: w, acts: a, .. } = *self;
+        let mut tape = Tape::default();
+        let t = &mut tape;
+        Linear::new(sinusoids, &w.time[0], &a.time_hidden).silu().record(gpu, t, "time");
+        let pooled = text.map_or(Epilogue::Store, |text| Epilogue::Table(&text.pooled));
+        Linear::new(&a.time_hidden, &w.time[1], &a.time).ending(pooled).record(gpu, t, "time");
+        let condition = EmbedCondition { time: &a.time, labels: &w.labels, rows, y: &a.condition };
+        t.push(gpu, "condition", &condition);
+        Linear::new(&a.condition, &w.modulation, &a.modulation).record(gpu, t, "adaLN");
+        let patchify = Patchify {
+            latents: &a.latents,
+            first: a.region(config, input).first,
+            samples: a.samples,
+            channels: config.in_channels,
+            size: config.input_size,
+            patch: config.patch_size,
+            y: &a.patches,
+        };
+        t.push(gpu, "patches", &patchify);
+        let positions = Epilogue::Table(&w.positions);
+        Linear::new(&a.patches, &w.patch, &a.stream).ending(positions).record(gpu, t, "patches");
+        tape
+    }
+
+    /// Block `i`: attention, then a feed-forward network or experts, each as a gated residual branch; between
+    /// them attention to the keys and values of prompts, where the model reads text.
+    pub(super) fn block(&self, i: usize, text: Option<(&Reading, &Tensor)>) -> Tape {
+        let Self { gpu, config, weights, acts: a, .. } = *self;
+        let w = &weights.blocks[i];
+        let columns = Columns::of(i, config.hidden_size);
+        let scope = format!("block {i}");
+        let mut tape = Tape::default();
+        let t = &mut tape;
+        self.modulate(t, &scope, columns.shift_attention, columns.scale_attention);
+        Linear::new(&a.normal, &w.qkv, &a.qkv).record(gpu, t, &scope);
+        let heads = config.num_heads;
+        if let Some(affine) = &w.qk_norm {
+            t.push(gpu, &scope, &HeadNorm { affine, heads, qkv: &a.qkv });
+        }
+        Attention::to_itself(&a.qkv, a.batch, heads, &a.attended).record(gpu, t, &scope);
+        let branch = self.gated(columns.gate_attention);
+        Linear::new(&a.attended, &w.projection, &a.stream).ending(branch).record(gpu, t, &scope);
+        if let (Some(cross), Some((reading, memory))) = (&w.cross, text) {
+            self.cross_attention(t, &scope, cross, reading, memory);
+        }
+
+        self.modulate(t, &scope, columns.shift_ffn, columns.scale_ffn);
+        match &w.ffn {
+            Ffn::Dense(mlp) => self.mlp(t, &scope, mlp, &a.hidden, columns.gate_ffn),
+            Ffn::Moe(moe) => self.moe(t, &scope, i, moe, columns.gate_ffn),
+        }
+        tape
+    }
+
+    /// `stream += proj(Attention(q_linear(stream), keys, values))`, without norm, modulation or gate.
+    fn cross_attention(
+        &self,
+        t: &mut Tape,
+        scope: &str,
+        w: &CrossWeights,
+        text: &Reading,
+        memory: &Tensor,
+    ) {
+        let (gpu, a) = (self.gpu, self.acts);
+        let scope = &format!("{scope} text");
+        Linear::new(&a.stream, &w.queries, &a.queries).record(gpu, t, scope);
+        let heads = self.config.num_heads;
+        Attention::to_memory(&a.queries, memory, &text.spans, heads, &a.attended)
+            .record(gpu, t, scope);
+        let back = Linear::new(&a.attended, &w.projection, &a.stream).ending(Epilogue::Add);
+        back.record(gpu, t, scope);
+    }
+
+    /// From the residual stream to a slot, or from both branches to this slot and the next.
+    pub(super) fn leave(&self, output: Latent) -> Tape {
+        let Self { gpu, config, weights: w, acts: a, .. } = *self;
+        let mut tape = Tape::default();
+        let t = &mut tape;
+        let d = config.hidden_size;
+        let shift = 6 * d * config.depth;
+        self.modulate(t, "final", shift, shift + d);
+        Linear::new(&a.normal, &w.last, &a.out).record(gpu, t, "final");
+        let unpatchify = Unpatchify {
+            x: &a.out,
+            latents: &a.latents,
+            first: a.region(config, output).first,
+            channels: config.out_channels,
+            size: config.input_size,
+            patch: config.patch_size,
+        };
+        t.push(gpu, "final", &unpatchify);
+        tape
+    }
+
+    /// A feed-forward network on all tokens: `stream += gate ⊙ FFN(normal)`.
+    pub(super) fn mlp(&self, t: &mut Tape, scope: &str, w: &Mlp, hidden: &Tensor, gate: usize) {
+        let (gpu, a) = (self.gpu, self.acts);
+        let first = Linear::new(&a.normal, &w.first, hidden).gelu_or_swiglu(w.up.as_ref());
+        first.record(gpu, t, scope);
+        Linear::new(hidden, &w.down, &a.stream).ending(self.gated(gate)).record(gpu, t, scope);
+    }
+
+    /// `normal = LN(stream)·(1 + scale) + shift`
+    fn modulate(&self, t: &mut Tape, scope: &str, shift: usize, scale: usize) {
+        let a = self.acts;
+        let call = Modulate { x: &a.stream, modulation: &a.modulation, shift, scale, y: &a.normal };
+        call.record(self.gpu, t, scope);
+    }
+
+    /// The end of a residual branch.
+    fn gated(&self, first: usize) -> Epilogue<'_> {
+        Epilogue::Gated { modulation: &self.acts.modulation, first, tokens: self.config.tokens() }
+    }
+}

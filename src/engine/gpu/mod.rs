@@ -1,0 +1,22 @@
+//! The forward pass on wgpu: recorded once, replayed at every step, nothing read back inside it.
+
+mod activations;
+mod dit;
+mod engine;
+mod model;
+mod moe;
+mod passes;
+mod precision;
+mod prompts;
+mod step_tape;
+mod taps;
+mod text_weights;
+mod weights;
+
+pub use engine::GpuEngine;
+pub use model::GpuModel;
+pub use precision::{Precisions, WeightChoice};
+
+pub(super) use activations::sizes;
+pub(super) use prompts::sizes as prompt_sizes;
+pub(super) use weights::device_bytes;

@@ -1,0 +1,83 @@
+//! The MoE half of a block, as a list of kernels: route, run the experts, combine (paper §3.2–3.3).
+//!
+//! Nothing is read back: how many tokens an expert takes is known on the device only.
+
+use super::dit::Network;
+use super::weights::Moe;
+use crate::gpu::Tape;
+use crate::kernels::{Experts, Linear, Predictor, RouteScore, RouteSelect, Routes, Selection};
+use crate::model::{Kind, RoutingRule};
+
+impl Network<'_> {
+    /// `stream += gate ⊙ (Σ_e G[s,e]·FFN_e(normal[s]) + shared(normal[s]))` over the experts that took token s.
+    ///
+    /// # Panics
+    /// When the model has no experts: a bug.
+    pub(super) fn moe(&self, t: &mut Tape, scope: &str, block: usize, w: &Moe, gate: usize) {
+        let Self { gpu, config, acts: a, .. } = *self;
+        let m = a.moe.as_ref().expect("a model with experts has room for them");
+        let layer = config.moe_blocks().iter().position(|&i| i == block).expect("an MoE block");
+
+        if let Some(predictor) = &w.predictor {
+            Linear::new(&a.normal, &predictor.hidden, &m.predictor).silu().record(gpu, t, scope);
+        }
+        let score = RouteScore {
+            x: &a.normal,
+            gate_weight: &w.gate,
+            predictor: w.predictor.as_ref().map(|p| Predictor {
+                hidden: &m.predictor,
+                weight: &p.weight,
+                bias: &p.bias,
+            }),
+            gates: &m.gates,
+            capacities: &m.capacities,
+        };
+        t.push(gpu, scope, &score);
+        let select = RouteSelect {
+            gates: &m.gates,
+            capacities: &m.capacities,
+            thresholds: &m.thresholds[layer],
+            selection: self.selection(),
+            counts: &m.counts,
+            slots: &m.slots,
+            chosen: &m.chosen,
+        };
+        t.push(gpu, scope, &select);
+        // The shared expert is a residual branch of its own with the same gate.
+        if let Some(shared) = &w.shared {
+            self.mlp(t, scope, shared, &m.shared, gate);
+        }
+        Experts {
+            x: &a.normal,
+            routes: Routes {
+                gates: &m.gates,
+                counts: &m.counts,
+                slots: &m.slots,
+                chosen: &m.chosen,
+            },
+            first: &w.first,
+            second: w.up.as_ref(),
+            down: &w.down,
+            hidden: &m.hidden,
+            output: &m.output,
+            modulation: &a.modulation,
+            gate_column: gate,
+            shared: None,
+            stream: &a.stream,
+        }
+        .record(gpu, t, scope);
+    }
+
+    /// How experts and tokens find each other. The baselines do at inference what they did in training.
+    fn selection(&self) -> Selection {
+        let config = self.config;
+        match (config.kind, self.rule) {
+            (Kind::Tc, _) => Selection::Choice { k: config.experts_of_token() },
+            (Kind::Ec, _) => {
+                Selection::Sample { sample: config.tokens(), k: config.tokens_of_expert() }
+            }
+            (_, RoutingRule::Pool) => Selection::Pool,
+            (_, RoutingRule::Token) => Selection::Token,
+        }
+    }
+}

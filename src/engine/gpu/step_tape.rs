@@ -1,0 +1,282 @@
+//! A whole denoising step as one tape: the operations of a solver around the shared blocks.
+//!
+//! The tape depends on the *form* of the operations only (which slots, which labels); times, factors and
+//! noise live in small buffers that are rewritten before each step.
+
+use super::model::GpuModel;
+use super::passes::Passes;
+use crate::engine::Stage;
+use crate::gpu::{Gpu, Tape, Tensor};
+use crate::kernels::combine_latents::{MAX_TERMS, Region};
+use crate::kernels::denoise::NUMBERS;
+use crate::kernels::embed_condition::{TIME_WIDTH, time_embedding};
+use crate::kernels::{CombineLatents, DenoiseLatents, TraceStore};
+use crate::scheduler::{Branch, Denoise, Deviation, Instruction, Latent};
+
+/// An [`Instruction`] without its numbers.
+#[derive(Clone, Debug, PartialEq)]
+enum Form {
+    Forward { input: Latent, output: Latent, branch: Branch },
+    JointForward { input: Latent },
+    Combine { output: Latent, terms: Vec<Latent> },
+    Denoise { guided_channels: usize },
+    Report,
+}
+
+impl Form {
+    fn of(op: &Instruction) -> Self {
+        match op {
+            &Instruction::Forward { input, output, branch, .. } => {
+                Self::Forward { input, output, branch }
+            }
+            &Instruction::JointForward { input, .. } => Self::JointForward { input },
+            Instruction::Combine { output, terms } => {
+                Self::Combine { output: *output, terms: terms.iter().map(|term| term.1).collect() }
+            }
+            Instruction::Denoise(step) => Self::Denoise { guided_channels: step.guided_channels },
+            Instruction::Report(_) => Self::Report,
+        }
+    }
+}
+
+/// What changes from step to step in one operation.
+enum Numbers {
+    /// Sinusoids `[samples, 256]` of a forward pass.
+    Time(Tensor),
+    /// Factors `[8]` of a combination.
+    Factors(Tensor),
+    /// Numbers `[10]` and noise `[B, C, h, w]`.
+    Denoise(Tensor, Tensor),
+    None,
+}
+
+/// A recorded step.
+pub(super) struct StepTape {
+    forms: Vec<Form>,
+    /// All dispatches of the step.
+    pub(super) tape: Tape,
+    /// The stage of each dispatch.
+    pub(super) stages: Vec<Stage>,
+    numbers: Vec<Numbers>,
+    /// For each forward pass and MoE layer a word for each token of the pool: one bit per expert.
+    pub(super) trace: Tensor,
+}
+
+/// What recording needs: memory for ordinary passes, and for joint ones where the step has one.
+pub(super) struct Recorder<'a> {
+    pub(super) model: &'a GpuModel,
+    pub(super) single: &'a Passes,
+    pub(super) joint: Option<&'a Passes>,
+}
+
+impl Recorder<'_> {
+    /// Records a step.
+    ///
+    /// # Panics
+    /// When the step has a joint pass and there is no memory for it: a bug.
+    pub(super) fn record(&self, ops: &[Instruction]) -> StepTape {
+        let GpuModel { gpu, config, .. } = self.model;
+        let acts = &self.single.acts;
+        let passes: usize = ops.iter().map(|op| op.passes().len()).sum();
+        let words = passes * config.moe_blocks().len() * acts.samples * config.tokens();
+        let trace = Tensor::empty(gpu, "trace", &[words]);
+        let mut tape = Tape::default();
+        let mut numbers = Vec::new();
+        let mut offset = 0;
+        for op in ops {
+            numbers.push(match op {
+                &Instruction::Forward { input, output, branch, .. } => {
+                    let place = (input, output, branch);
+                    self.pass(self.single, place, &mut tape, &trace, &mut offset)
+                }
+                &Instruction::JointForward { input, .. } => {
+                    let joint = self.joint.expect("memory for a joint pass was made before");
+                    let place = (input, Latent::Output(0), Branch::Conditional);
+                    self.pass(joint, place, &mut tape, &trace, &mut offset)
+                }
+                Instruction::Combine { output, terms } => self.combine(*output, terms, &mut tape),
+                Instruction::Denoise(step) => self.denoise(step, &mut tape),
+                Instruction::Report(_) => Numbers::None,
+            });
+        }
+        let stages = stages(tape.labels());
+        StepTape { forms: ops.iter().map(Form::of).collect(), tape, stages, numbers, trace }
+    }
+
+    /// One forward pass, and where its routing is kept.
+    fn pass(
+        &self,
+        passes: &Passes,
+        (input, output, branch): (Latent, Latent, Branch),
+        tape: &mut Tape,
+        trace: &Tensor,
+        offset: &mut usize,
+    ) -> Numbers {
+        let GpuModel { gpu, config, .. } = self.model;
+        let net = passes.network(self.model);
+        let sinusoids = Tensor::empty(gpu, "sinusoids", &[net.acts.batch, TIME_WIDTH]);
+        let condition = passes.condition(branch);
+        tape.append(&net.enter(input, &sinusoids, &condition.rows, condition.reading.as_ref()));
+        for (i, block) in condition.blocks.iter().enumerate() {
+            tape.append(block);
+            if let (true, Some(moe)) = (config.is_moe(i), &net.acts.moe) {
+                let store = TraceStore { slots: &moe.slots, trace, offset: *offset };
+                tape.push(gpu, &format!("block {i}"), &store);
+                *offset += net.acts.batch * config.tokens();
+            }
+        }
+        tape.append(&net.leave(output));
+        Numbers::Time(sinusoids)
+    }
+
+    fn combine(&self, output: Latent, terms: &[(f32, Latent)], tape: &mut Tape) -> Numbers {
+        let GpuModel { gpu, config, .. } = self.model;
+        let acts = &self.single.acts;
+        let factors = Tensor::empty(gpu, "factors", &[MAX_TERMS]);
+        let regions: Vec<Region> = terms.iter().map(|term| acts.region(config, term.1)).collect();
+        let combine = CombineLatents {
+            factors: &factors,
+            latents: &acts.latents,
+            terms: &regions,
+            output: acts.region(config, output).first,
+            batch: acts.samples,
+            sample_len: config.sample_len(),
+        };
+        tape.push(gpu, "step", &combine);
+        Numbers::Factors(factors)
+    }
+
+    fn denoise(&self, step: &Denoise, tape: &mut Tape) -> Numbers {
+        let GpuModel { gpu, config, .. } = self.model;
+        let acts = &self.single.acts;
+        let numbers = Tensor::empty(gpu, "denoising numbers", &[NUMBERS]);
+        let noise = Tensor::empty(gpu, "noise", &[acts.samples * config.sample_len()]);
+        let denoise = DenoiseLatents {
+            numbers: &numbers,
+            noise: &noise,
+            latents: &acts.latents,
+            first: acts.region(config, Latent::Sample).first,
+            outputs: [0, 1].map(|n| acts.region(config, Latent::Output(n)).first),
+            batch: acts.samples,
+            sample_len: config.sample_len(),
+            output_len: config.output_len(),
+            guided: step.guided_channels * config.plane(),
+        };
+        tape.push(gpu, "step", &denoise);
+        Numbers::Denoise(numbers, noise)
+    }
+}
+
+impl StepTape {
+    /// Whether this tape computes these operations, whatever their numbers.
+    pub(super) fn fits(&self, ops: &[Instruction]) -> bool {
+        self.forms.iter().cloned().eq(ops.iter().map(Form::of))
+    }
+
+    /// Sets the numbers of the step that is submitted next.
+    pub(super) fn set_numbers(&self, gpu: &Gpu, ops: &[Instruction], time_scale: f32) {
+        for (op, numbers) in ops.iter().zip(&self.numbers) {
+            match (op, numbers) {
+                (
+                    Instruction::Forward { time, .. } | Instruction::JointForward { time, .. },
+                    Numbers::Time(sinusoids),
+                ) => {
+                    let samples = sinusoids.shape[0];
+                    sinusoids.write(gpu, &time_embedding(time * time_scale).repeat(samples));
+                }
+                (Instruction::Combine { terms, .. }, Numbers::Factors(tensor)) => {
+                    let mut factors = [0.0; MAX_TERMS];
+                    factors.iter_mut().zip(terms).for_each(|(f, term)| *f = term.0);
+                    tensor.write(gpu, &factors);
+                }
+                (Instruction::Denoise(step), Numbers::Denoise(tensor, noise)) => {
+                    tensor.write(gpu, &denoise_numbers(step));
+                    if let Some(values) = &step.noise {
+                        noise.write(gpu, values);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// In the order that the shader states.
+fn denoise_numbers(step: &Denoise) -> [f32; NUMBERS] {
+    let (fixed, [low, high], kind) = match step.deviation {
+        Deviation::Fixed(deviation) => (deviation, [0.0; 2], 1.0),
+        Deviation::Learned { low, high } => (0.0, [low, high], 2.0),
+    };
+    let kind = if step.noise.is_some() { kind } else { 0.0 };
+    let clip = f32::from(u8::from(step.clip));
+    let [[start, noise], [of_start, of_latent]] = [step.predict, step.mean];
+    [step.guidance, start, noise, clip, of_start, of_latent, fixed, low, high, kind]
+}
+
+/// The stage of each dispatch of a step, from labels such as `block 3/route_select` in the order of computation.
+fn stages<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<Stage> {
+    // Each half of a block begins with its modulation; nothing else tells the linear layers apart.
+    let mut half = Stage::Experts;
+    let mut block = "";
+    let mut stages = Vec::new();
+    for label in labels {
+        let (scope, kernel) = label.split_once('/').unwrap_or(("", label));
+        let stage = match scope {
+            "final" => Stage::Final,
+            "step" => Stage::Solver,
+            scope if scope.starts_with("block ") => {
+                if kernel.starts_with("modulate") {
+                    half = if block == scope { Stage::Experts } else { Stage::Attention };
+                    block = scope;
+                }
+                if kernel == "trace_store" { Stage::Router } else { half }
+            }
+            _ => {
+                block = "";
+                Stage::Condition
+            }
+        };
+        stages.push(stage);
+        // What leads to the choice of tokens turns out to be the router's only now.
+        if kernel == "route_select" {
+            let scores = stages.iter_mut().rev().take_while(|stage| **stage == Stage::Experts);
+            scores.for_each(|stage| *stage = Stage::Router);
+        }
+    }
+    stages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_dispatch_has_its_stage() {
+        let step = [
+            ("time/linear", Stage::Condition),
+            ("patches/patchify", Stage::Condition),
+            ("block 0/modulate_software", Stage::Attention),
+            ("block 0/linear", Stage::Attention),
+            ("block 0/attention", Stage::Attention),
+            ("block 0/modulate_software", Stage::Experts),
+            ("block 0/linear", Stage::Experts),
+            ("block 1/modulate", Stage::Attention),
+            ("block 1/linear", Stage::Attention),
+            ("block 1/modulate", Stage::Router),
+            ("block 1/linear", Stage::Router),
+            ("block 1/route_score", Stage::Router),
+            ("block 1/route_select", Stage::Router),
+            ("block 1/expert_up", Stage::Experts),
+            ("block 1/combine_experts", Stage::Experts),
+            ("block 1/trace_store", Stage::Router),
+            ("final/modulate", Stage::Final),
+            ("final/unpatchify", Stage::Final),
+            ("time/linear", Stage::Condition),
+            ("block 1/modulate", Stage::Attention),
+            ("step/combine_latents", Stage::Solver),
+            ("step/denoise", Stage::Solver),
+        ];
+        let found = stages(step.iter().map(|(label, _)| *label));
+        assert_eq!(found, step.map(|(_, stage)| stage));
+    }
+}

@@ -1,0 +1,73 @@
+//! One forward pass on the device, stopped after every block to read what it left: for parity checks.
+
+use super::engine::GpuEngine;
+use super::prompts::Prompts;
+use crate::engine::{RunPrompts, Taps};
+use crate::gpu::{Gpu, GpuError, Tensor, read_now};
+use crate::kernels::NO_SLOT;
+use crate::kernels::embed_condition::{TIME_WIDTH, time_embedding};
+use crate::model::Kind;
+use crate::scheduler::{Branch, Latent};
+
+/// Runs the pass on the sample that the engine was started with; `times` has one for each sample.
+pub(super) fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
+    let net = engine.network();
+    let (gpu, config, acts) = (net.gpu, net.config, net.acts);
+    assert_eq!(times.len(), acts.batch, "one time for each sample");
+    let waves: Vec<f32> =
+        times.iter().flat_map(|&time| time_embedding(time * config.time_scale)).collect();
+    let sinusoids = Tensor::upload(gpu, "sinusoids", &[acts.batch, TIME_WIDTH], &waves);
+    let (tokens, d) = (config.tokens(), config.hidden_size);
+    let mut taps = Taps::new();
+    let condition = engine.single.condition(Branch::Conditional);
+    let reading = condition.reading.as_ref();
+    if let (Some(reading), Some((prompts, run))) = (reading, &engine.prompts) {
+        text(gpu, prompts, run, &mut taps)?;
+        let pooled = read_now(gpu, &reading.pooled)?;
+        taps.push(("text.pooled".into(), reading.pooled.shape.clone(), pooled));
+    }
+    net.enter(Latent::Sample, &sinusoids, &condition.rows, reading).run(gpu);
+    for (i, block) in condition.blocks.iter().enumerate() {
+        block.run(gpu);
+        let name = |what: &str| format!("blocks.{i}.{what}");
+        let stream = read_now(gpu, &acts.stream)?;
+        taps.push((name("out"), vec![acts.batch, tokens, d], stream));
+        if let (true, Kind::DiffMoe, Some(moe)) = (config.is_moe(i), config.kind, &acts.moe) {
+            let shape = moe.gates.shape.clone();
+            taps.push((name("moe_in"), vec![shape[0], d], read_now(gpu, &acts.normal)?));
+            taps.push((name("capacity"), shape.clone(), read_now(gpu, &moe.capacities)?));
+            taps.push((name("gate"), shape.clone(), read_now(gpu, &moe.gates)?));
+            let counts: Vec<u32> = read_now(gpu, &moe.counts)?;
+            let counts = counts.into_iter().map(|n| n as f32).collect();
+            taps.push((name("k"), vec![shape[1]], counts));
+            let slots: Vec<u32> = read_now(gpu, &moe.slots)?;
+            let taken = |slot| if slot == NO_SLOT { 0.0 } else { 1.0 };
+            taps.push((name("selected"), shape, slots.into_iter().map(taken).collect()));
+        }
+    }
+    net.leave(Latent::Output(0)).run(gpu);
+    let latents: Vec<f32> = read_now(gpu, &acts.latents)?;
+    let first = acts.region(config, Latent::Output(0)).first;
+    let out = latents[first..first + acts.batch * config.output_len()].to_vec();
+    let [height, width] = config.input_size;
+    taps.push(("out".into(), vec![acts.batch, config.out_channels, height, width], out));
+    Ok(taps)
+}
+
+/// What the prompts became, sample by sample as the conditional passes see them.
+fn text(gpu: &Gpu, prompts: &Prompts, run: &RunPrompts, taps: &mut Taps) -> Result<(), GpuError> {
+    let batch = run.of_samples[0].len();
+    let length = run.distinct[0].ids.len();
+    for (branch, name) in ["tokens", "negative_tokens"].into_iter().enumerate() {
+        taps.push((name.into(), vec![batch, length], run.ids(branch)));
+    }
+    let memory = prompts.memory.iter().enumerate().map(|(i, m)| (format!("blocks.{i}.kv"), m));
+    for (name, tensor) in std::iter::once(("text.out".to_owned(), &prompts.states)).chain(memory) {
+        let values: Vec<f32> = read_now(gpu, tensor)?;
+        let size = length * tensor.shape[1];
+        let of_sample = |&prompt: &usize| &values[prompt * size..][..size];
+        let seen = run.of_samples[0].iter().flat_map(of_sample).copied().collect();
+        taps.push((name, vec![batch, length, tensor.shape[1]], seen));
+    }
+    Ok(())
+}

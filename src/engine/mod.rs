@@ -1,0 +1,17 @@
+//! The forward pass: one [`Engine`] contract, carried out by wgpu ([`GpuEngine`]) and by the processor
+//! ([`CpuEngine`]). Both folders have the same files.
+
+mod contract;
+mod cpu;
+mod footprint;
+mod gpu;
+mod run_prompts;
+
+pub use contract::{
+    Engine, EngineError, ForwardRouting, LayerRouting, Progress, RunConfig, SliceTime, Snapshot,
+    Stage, StageTimes, Taps,
+};
+pub use cpu::{CpuEngine, CpuModel};
+pub use footprint::Footprint;
+pub use gpu::{GpuEngine, GpuModel, Precisions, WeightChoice};
+pub use run_prompts::RunPrompts;

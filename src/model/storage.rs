@@ -1,0 +1,58 @@
+//! How tensors are stored in a file, and which of them may lose precision.
+
+use super::{Config, TensorSpec};
+
+/// Numbers of a row that share a scale in int4.
+pub const INT4_GROUP: usize = 32;
+
+/// How a checkpoint's numbers are stored in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Four bytes a number.
+    F32,
+    /// Two.
+    F16,
+    /// One, and a scale of four for each row of a matrix; what is no large matrix stays f32.
+    Int8,
+    /// A half, and a scale of two for 32 neighbours in a row; what is no large matrix stays f32.
+    Int4,
+}
+
+impl Storage {
+    /// How one tensor is stored in a file whose large matrices are stored this way.
+    #[must_use]
+    pub fn of(self, tensor: &TensorSpec) -> Self {
+        if !is_matrix(tensor) {
+            return Self::F32;
+        }
+        match self {
+            // The file tells a row's length by its bytes, two numbers in each.
+            Self::Int4 if !tensor.shape[1].is_multiple_of(2) => Self::Int8,
+            storage => storage,
+        }
+    }
+}
+
+/// Bytes of the tensors in a file.
+pub fn file_bytes(config: &Config, storage: Storage) -> u64 {
+    let bytes = |t: &TensorSpec| match (storage.of(t), &t.shape[..]) {
+        (Storage::F16, _) => 2 * t.elements(),
+        (Storage::Int8, &[rows, _]) => t.elements() + 4 * rows as u64,
+        (Storage::Int4, &[rows, columns]) => {
+            (rows * (columns.div_ceil(2) + 2 * columns.div_ceil(INT4_GROUP))) as u64
+        }
+        _ => 4 * t.elements(),
+    };
+    config.tensors().iter().map(bytes).sum()
+}
+
+/// Whether a tensor is one of the large matrices: those may lose precision. What decides on routing by its
+/// last bits, and what is small, stays f32.
+pub fn is_matrix(tensor: &TensorSpec) -> bool {
+    let name = tensor.name.as_str();
+    let is_block = ["blocks.", "final_layer.adaLN", "text_encoder.layers."]
+        .iter()
+        .any(|start| name.starts_with(start));
+    let routes = ["capacity_predictor", "gate_weight", ".gate.weight"];
+    tensor.shape.len() == 2 && is_block && !routes.iter().any(|part| name.contains(part))
+}

@@ -1,0 +1,306 @@
+//! Choosing what decodes latents to pictures: the same choice as for models.
+
+use std::sync::Arc;
+
+use super::backend::{Choice, choose, instead};
+use super::{Backend, BackendError, Decoding};
+use crate::engine::EngineError;
+use crate::gpu::Gpu;
+use crate::kernels::WeightPrecision;
+use crate::model::Config;
+use crate::platform;
+use crate::vae::{
+    CpuDecoder, CpuDecoderModel, Decoder, DecoderFile, GpuDecoder, GpuDecoderModel, LatentPreview,
+};
+
+/// Pixels along a side of a picture: a decoder of full size takes 8 GiB for this.
+const MOST_SIDE: usize = 2048;
+
+/// Cells along a side of the latent that a preview is fitted to.
+const PREVIEW_SIDE: usize = 6;
+
+/// A decoder and a model that do not belong together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{model} makes latents of {makes} channels, and {decoder} takes {takes}; give the decoder that belongs to the model"
+)]
+pub struct DecoderMismatch {
+    model: String,
+    makes: usize,
+    decoder: String,
+    takes: usize,
+}
+
+/// Whether a decoder takes what a model makes.
+///
+/// # Errors
+/// When their numbers of channels differ.
+pub fn check_decoder(file: &DecoderFile, config: &Config) -> Result<(), DecoderMismatch> {
+    let (makes, takes) = (config.in_channels, file.latent_channels());
+    if makes == takes {
+        return Ok(());
+    }
+    let (model, decoder) = (config.name.clone(), file.label().to_owned());
+    Err(DecoderMismatch { model, makes, decoder, takes })
+}
+
+/// A decoder on the device that was chosen for it; makes decoders for any size of latents. Copies share the weights.
+#[derive(Clone)]
+pub struct OpenDecoder {
+    place: Place,
+    note: Option<String>,
+    channels: usize,
+    /// Pixels along a latent cell.
+    factor: usize,
+}
+
+#[derive(Clone)]
+enum Place {
+    Cpu(Arc<CpuDecoderModel>),
+    Gpu(Arc<GpuDecoderModel>),
+}
+
+impl OpenDecoder {
+    /// Opens a decoder, waiting for the device. Not for user interfaces.
+    ///
+    /// # Errors
+    /// When it does not fit, or a GPU was asked for and there is none.
+    pub fn open(
+        file: &DecoderFile,
+        backend: Backend,
+        precision: WeightPrecision,
+    ) -> Result<Self, BackendError> {
+        pollster::block_on(Self::request(file, backend, precision))
+    }
+
+    /// As [`OpenDecoder::open`], for callers that must not wait.
+    ///
+    /// # Errors
+    /// As [`OpenDecoder::open`].
+    pub async fn request(
+        file: &DecoderFile,
+        backend: Backend,
+        precision: WeightPrecision,
+    ) -> Result<Self, BackendError> {
+        let (channels, factor) = (file.latent_channels(), file.factor());
+        let on_cpu = async |note: Option<String>| -> Result<Self, BackendError> {
+            let place = Place::Cpu(Arc::new(CpuDecoderModel::request(file).await?));
+            Ok(Self { place, note, channels, factor })
+        };
+        let gpu = match choose(backend).await? {
+            Choice::Cpu { note } => return on_cpu(note).await,
+            Choice::Gpu(gpu) => Arc::new(gpu),
+        };
+        let load = GpuDecoderModel::request(gpu.clone(), file, precision);
+        let loaded = match gpu.error_scope(load).await {
+            Ok(loaded) => loaded,
+            Err(error) => Err(EngineError::TooLarge(format!(
+                "{} cannot hold this decoder: {error}",
+                gpu.info.name
+            ))),
+        };
+        match loaded {
+            Ok(model) => {
+                Ok(Self { place: Place::Gpu(Arc::new(model)), note: None, channels, factor })
+            }
+            Err(error) if backend == Backend::Auto => on_cpu(Some(instead(&error))).await,
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A decoder for latents of `size` (height and width); decoders share the weights. Waits for the device.
+    ///
+    /// # Errors
+    /// When the device has no room for such pictures.
+    pub fn decoder(&self, size: [usize; 2]) -> Result<Box<dyn Decoder>, EngineError> {
+        pollster::block_on(self.request_decoder(size))
+    }
+
+    /// As [`OpenDecoder::decoder`], for callers that must not wait. A refusal leaves the device as it was.
+    ///
+    /// # Errors
+    /// As [`OpenDecoder::decoder`]; and when the device was lost meanwhile.
+    pub async fn request_decoder(&self, size: [usize; 2]) -> Result<Box<dyn Decoder>, EngineError> {
+        self.check_size(size)?;
+        match &self.place {
+            Place::Cpu(model) => Ok(Box::new(CpuDecoder::new(model.clone(), size))),
+            Place::Gpu(model) => {
+                let lost = || {
+                    model.gpu.poll();
+                    model.gpu.failure().map_or(Ok(()), |error| Err(EngineError::from(error)))
+                };
+                lost()?;
+                let make = async { GpuDecoder::new(model.clone(), size) };
+                match model.gpu.error_scope(make).await {
+                    Ok(decoder) => Ok(Box::new(decoder?)),
+                    Err(error) => {
+                        lost()?;
+                        let needed = megabytes(self.activation_bytes(size).unwrap_or(0));
+                        Err(EngineError::TooLarge(format!(
+                            "decoding pictures of {} takes {needed} on {}, which do not fit: {error}; use a smaller \
+                             decoder, or the processor",
+                            self.extent(size),
+                            model.gpu.info.name
+                        )))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Refuses pictures that are too large, before anything is allocated.
+    fn check_size(&self, size: [usize; 2]) -> Result<(), EngineError> {
+        let extent = self.extent(size);
+        if size.iter().any(|n| n.saturating_mul(self.factor) > MOST_SIDE) {
+            return Err(EngineError::TooLarge(format!(
+                "these latents make pictures of {extent}, which take gigabytes to decode; {MOST_SIDE} pixels along a \
+                 side are the most"
+            )));
+        }
+        // Devices do not say how much they have left; the processor, and what computes on it, does.
+        let on_processor = self.gpu().is_none_or(|gpu| gpu.is_software());
+        let free = platform::free_memory().filter(|_| on_processor);
+        match (self.activation_bytes(size), free) {
+            (Some(needed), Some(free)) => fits(needed, free, &extent),
+            _ => Ok(()),
+        }
+    }
+
+    /// Pixels of a picture, for people.
+    fn extent(&self, [height, width]: [usize; 2]) -> String {
+        let factor = self.factor;
+        format!("{} × {}", width.saturating_mul(factor), height.saturating_mul(factor))
+    }
+
+    /// Bytes of feature maps for latents of `size` on its device; nothing where a device cannot hold them in
+    /// buffers of any number.
+    pub fn activation_bytes(&self, size: [usize; 2]) -> Option<u64> {
+        match &self.place {
+            Place::Cpu(model) => Some(model.activation_bytes(size)),
+            Place::Gpu(model) => model.activation_bytes(size),
+        }
+    }
+
+    /// Fits a preview to the decoder, with one small latent that it decodes.
+    ///
+    /// # Errors
+    /// When the device is lost or has no room even for that.
+    pub async fn request_preview(&self) -> Result<LatentPreview, EngineError> {
+        let shape = [self.channels, PREVIEW_SIDE, PREVIEW_SIDE];
+        let decoder = self.request_decoder([PREVIEW_SIDE; 2]).await?;
+        let latent = LatentPreview::calibration(shape);
+        let picture = Decoding::begin(decoder, latent.clone()).finish(|_, _| {}).await?;
+        Ok(LatentPreview::fit(&latent, shape, &picture, self.factor))
+    }
+
+    /// What computes, for people.
+    pub fn device(&self) -> String {
+        match &self.place {
+            Place::Cpu(model) => model.device(),
+            Place::Gpu(model) => model.device(),
+        }
+    }
+
+    /// The device, where it is not the processor.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.place {
+            Place::Cpu(_) => None,
+            Place::Gpu(model) => Some(&model.gpu),
+        }
+    }
+
+    /// Why the decoder is where it is, in a sentence, when the user did not choose the place.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+}
+
+/// Refuses what is larger than the memory that is free.
+fn fits(needed: u64, free: u64, extent: &str) -> Result<(), EngineError> {
+    if needed <= free {
+        return Ok(());
+    }
+    Err(EngineError::TooLarge(format!(
+        "decoding pictures of {extent} takes {} of memory, and {} are free; close other programs, or use a smaller \
+         decoder",
+        megabytes(needed),
+        megabytes(free)
+    )))
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.0} MB", bytes as f64 / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(case: &str) -> DecoderFile {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        DecoderFile::open(&root.join(case).join("model.safetensors")).unwrap()
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_before_it_is_allocated() {
+        let told = fits(3_000_000_000, 2_000_000_000, "512 × 512").unwrap_err().to_string();
+        assert!(told.contains("3000 MB of memory, and 2000 MB are free"), "{told}");
+        assert!(fits(5, 5, "").is_ok());
+        let open =
+            OpenDecoder::open(&file("vae_tiny_mini"), Backend::Cpu, WeightPrecision::F16).unwrap();
+        let told = open.decoder([4096, 8]).err().unwrap().to_string();
+        assert!(told.contains("2048 pixels along a side are the most"), "{told}");
+        assert!(open.decoder([usize::MAX, 1]).is_err());
+    }
+
+    #[test]
+    fn memory_on_the_processor_is_that_of_the_maps_that_live_together() {
+        let open =
+            OpenDecoder::open(&file("vae_kl_mini"), Backend::Cpu, WeightPrecision::F16).unwrap();
+        let (small, large) =
+            (open.activation_bytes([4, 4]).unwrap(), open.activation_bytes([8, 8]).unwrap());
+        assert_eq!(large, 4 * small, "it grows with the area");
+        // At least the picture and what it is made of: 3 and 8 channels of 8 × 8 pixels.
+        assert!(small >= 4 * (3 + 8) * 64, "{small}");
+    }
+
+    #[test]
+    fn a_preview_fitted_in_the_background_is_the_one_fitted_at_once() {
+        let file = file("vae_tiny_mini");
+        let open = OpenDecoder::open(&file, Backend::Cpu, WeightPrecision::F16).unwrap();
+        let mut decoder = open.decoder([PREVIEW_SIDE; 2]).unwrap();
+        let at_once = LatentPreview::of(decoder.as_mut()).unwrap();
+        assert_eq!(pollster::block_on(open.request_preview()).unwrap(), at_once);
+    }
+
+    #[test]
+    fn a_decoding_goes_on_elsewhere_with_the_same_pictures() {
+        let file = file("vae_kl_mini");
+        let open = OpenDecoder::open(&file, Backend::Cpu, WeightPrecision::F16).unwrap();
+        let latents = LatentPreview::calibration([3 * 4, 4, 4]);
+        let begin = || Decoding::begin(open.decoder([4, 4]).unwrap(), latents.clone());
+        let mut heard = Vec::new();
+        let whole = begin().finish(|fraction, done| heard.push((fraction, done)));
+        let whole = pollster::block_on(whole).unwrap();
+        assert_eq!(whole.len(), 3 * 3 * 8 * 8);
+        assert!(heard.is_sorted() && heard.last() == Some(&(1.0, 3)), "{heard:?}");
+        let mut first = begin();
+        while first.done() < 2 {
+            first.advance(1).unwrap();
+        }
+        let half = first.unfinished();
+        assert_eq!(half.pictures.len(), 2 * 3 * 8 * 8);
+        let rest = Decoding::resume(open.decoder([4, 4]).unwrap(), half);
+        assert_eq!((rest.done(), rest.count()), (2, 3));
+        assert_eq!(pollster::block_on(rest.finish(|_, _| {})).unwrap(), whole);
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_are_no_pictures() {
+        let open =
+            OpenDecoder::open(&file("vae_kl_mini"), Backend::Cpu, WeightPrecision::F16).unwrap();
+        let broken = Decoding::begin(open.decoder([2, 2]).unwrap(), vec![f32::NAN; 16]);
+        let told = pollster::block_on(broken.finish(|_, _| {})).unwrap_err().to_string();
+        assert!(told.contains("not finite"), "{told}");
+    }
+}

@@ -1,0 +1,278 @@
+//! When things happen in a run: settings become a [`Run`], which feeds an engine step by step and collects
+//! pictures and routing. It holds no thread, waits for nothing, and never knows what computes.
+
+mod backend;
+mod decoder;
+mod decoding;
+mod settings;
+
+pub use backend::{Backend, BackendError, OpenModel};
+pub use decoder::{DecoderMismatch, OpenDecoder, check_decoder};
+pub use decoding::{Decoding, Undecoded};
+pub use settings::{Settings, SettingsError};
+
+pub use crate::scheduler::random_rows;
+
+use crate::engine::{Engine, EngineError, Progress, RunConfig, Snapshot};
+use crate::model::Config;
+use crate::scheduler::{Next, Observation, Plan, Request, gaussian};
+use crate::trace::Trace;
+
+/// One batch of pictures on its way from noise to data.
+pub struct Run {
+    engine: Box<dyn Engine>,
+    settings: Settings,
+    plan: Plan,
+    /// Steps handed to the engine; the last one may still be at work.
+    begun: u32,
+    /// Whether the plan has no more steps.
+    all_begun: bool,
+    /// Whether the step that was handed over last still has work to hand out.
+    step_open: bool,
+    finished: u32,
+    /// Steps that another engine had finished before this one went on.
+    taken_over: u32,
+    /// No step from this number on is begun.
+    limit: u32,
+    latent: Vec<f32>,
+    trace: Trace,
+    /// What the run began with, where it cannot go on from its last step elsewhere.
+    origin: Option<Vec<f32>>,
+    /// Number of the first picture.
+    first: u64,
+}
+
+/// What was finished of a run when its device was lost.
+#[derive(Clone, Debug)]
+pub struct Unfinished {
+    /// Number of the first picture: it chooses the noise.
+    pub first: u64,
+    /// Number of finished steps.
+    pub steps: u32,
+    /// The sample after them, `[B, C, height, width]`; the noise, when there were none.
+    pub latent: Vec<f32>,
+    /// Routing of those steps.
+    pub trace: Trace,
+}
+
+impl Unfinished {
+    /// A run of the pictures `first..first + B` before its first step: noise from the seed, and an empty trace.
+    pub fn noise(config: &Config, settings: &Settings, first: u64) -> Self {
+        let batch = settings.pictures() as u64;
+        let noise =
+            (first..first + batch).flat_map(|i| gaussian(settings.seed, i, config.sample_len()));
+        let names = settings.labels.iter().zip(&config.labels);
+        let names = names.map(|(rows, table)| rows.iter().map(|&r| table.label(r)).collect());
+        let mut names: Vec<Vec<String>> = names.collect();
+        if !settings.prompts.is_empty() {
+            names.push(settings.prompts.clone());
+        }
+        let trace = Trace::new(config, names);
+        Self { first, steps: 0, latent: noise.collect(), trace }
+    }
+}
+
+impl Run {
+    /// Starts a run of the pictures `first..first + B`, where `B` is the engine's batch; `settings` has
+    /// labels and prompts for each of them.
+    ///
+    /// Picture numbers choose the noise, so a run may be cut into batches without changing it (with the token
+    /// rule; the pool rule lets batch mates compete by design).
+    ///
+    /// # Panics
+    /// When the number of labels is not the engine's batch size.
+    pub fn start(engine: Box<dyn Engine>, config: &Config, settings: Settings, first: u64) -> Self {
+        let noise = Unfinished::noise(config, &settings, first);
+        Self::resume(engine, config, settings, noise)
+    }
+
+    /// Goes on with a run after its last finished step, on another engine. On the same kind of device the result
+    /// is the same, bit for bit.
+    ///
+    /// # Panics
+    /// When the number of labels is not the engine's batch size, or steps were finished by an adaptive solver:
+    /// what it knows is not in a sample, so such a run has to begin anew.
+    pub fn resume(
+        mut engine: Box<dyn Engine>,
+        config: &Config,
+        settings: Settings,
+        so_far: Unfinished,
+    ) -> Self {
+        let batch = engine.batch();
+        assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label a picture");
+        assert_eq!(settings.pictures(), batch, "labels or prompts for every picture");
+        let Unfinished { first, steps, latent, trace } = so_far;
+        engine.start(&RunConfig {
+            latent: latent.clone(),
+            labels: settings.labels.clone(),
+            prompts: settings.prompts.clone(),
+            negative: settings.negative.clone(),
+            routing: settings.routing,
+        });
+        let request = Request {
+            solver: settings.solver,
+            steps: settings.steps,
+            guidance: settings.guidance,
+            seed: settings.seed,
+            pictures: first..first + batch as u64,
+        };
+        Self {
+            engine,
+            plan: Plan::new(config, request).after(steps),
+            begun: steps,
+            all_begun: false,
+            step_open: false,
+            finished: steps,
+            taken_over: steps,
+            limit: u32::MAX,
+            origin: settings.solver.is_adaptive().then(|| latent.clone()),
+            first,
+            latent,
+            trace,
+            settings,
+        }
+    }
+
+    /// Does at most about `budget` kernels of work, and takes in what has arrived. Never waits.
+    ///
+    /// # Errors
+    /// When the device is lost or has no room, or the solver finds no way on; what was finished stays readable.
+    pub fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
+        self.advance_with(budget, |_| {})
+    }
+
+    /// As [`Run::advance`]; `on_step` sees each step that was finished by then, with steps counted from the
+    /// beginning of the run.
+    ///
+    /// # Errors
+    /// As [`Run::advance`].
+    pub fn advance_with(
+        &mut self,
+        budget: usize,
+        on_step: impl FnMut(&Snapshot),
+    ) -> Result<Progress, EngineError> {
+        if !self.step_open && !self.all_begun && self.begun < self.limit {
+            match self.plan.next_step() {
+                Next::Step(ops) => {
+                    self.engine.begin_step(&ops)?;
+                    self.begun += 1;
+                    self.step_open = true;
+                }
+                // An adaptive solver judges a step before it takes the next.
+                Next::Wait => {}
+                Next::Done => self.all_begun = true,
+                Next::Stalled(reason) => return Err(EngineError::Stalled(reason)),
+            }
+        }
+        // Asked even when all is handed over: a device that is lost by then says so here.
+        let mut progress = self.engine.advance(budget)?;
+        if progress == Progress::Done {
+            progress = if self.step_open { Progress::Working } else { Progress::Busy };
+            self.step_open = false;
+        }
+        self.collect(on_step);
+        Ok(if self.is_finished() { Progress::Done } else { progress })
+    }
+
+    /// Whether all steps are finished.
+    pub fn is_finished(&self) -> bool {
+        let all_begun = self.all_begun || self.plan.step_count() == Some(self.begun);
+        all_begun && self.finished == self.begun
+    }
+
+    /// How much of the way from noise to data is done, 0 to 1.
+    pub fn fraction(&self) -> f32 {
+        self.plan.fraction(self.finished)
+    }
+
+    /// Runs to the end, waiting for the device after each step; `on_step` hears [`Run::fraction`].
+    ///
+    /// # Errors
+    /// As [`Run::advance`].
+    pub fn finish(mut self, mut on_step: impl FnMut(f32)) -> Result<Finished, EngineError> {
+        while !self.is_finished() {
+            self.advance(usize::MAX)?;
+            if !self.step_open {
+                self.engine.wait()?;
+                self.collect(|_| {});
+                on_step(self.fraction());
+            }
+        }
+        Ok(Finished { samples: self.latent, trace: self.trace, engine: self.engine })
+    }
+
+    /// Takes in what has arrived, and hands out no work. Never waits.
+    pub fn collect(&mut self, mut on_step: impl FnMut(&Snapshot)) {
+        while let Some(mut snapshot) = self.engine.take_snapshot() {
+            snapshot.steps += self.taken_over;
+            snapshot.routing.iter_mut().for_each(|forward| forward.step += self.taken_over);
+            self.plan.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
+            on_step(&snapshot);
+            self.finished = snapshot.steps;
+            self.latent = snapshot.latent;
+            self.trace.extend(snapshot.routing);
+        }
+    }
+
+    /// Begins no step from this number on; by default none beyond the last.
+    pub fn set_limit(&mut self, limit: u32) {
+        self.limit = limit;
+    }
+
+    /// Number of steps that were begun; those that are not finished are at work.
+    pub fn begun_steps(&self) -> u32 {
+        self.begun
+    }
+
+    /// The engine, for its clock and its device.
+    pub fn engine(&mut self) -> &mut dyn Engine {
+        &mut *self.engine
+    }
+
+    /// From where another engine can go on: the last finished step, or the beginning where the solver is adaptive.
+    pub fn unfinished(&self) -> Unfinished {
+        let (first, mut trace) = (self.first, self.trace.clone());
+        match &self.origin {
+            None => Unfinished { first, steps: self.finished, latent: self.latent.clone(), trace },
+            Some(origin) => {
+                trace.clear();
+                Unfinished { first, steps: 0, latent: origin.clone(), trace }
+            }
+        }
+    }
+
+    /// Gives the engine back, whether the run is finished or not.
+    pub fn into_engine(self) -> Box<dyn Engine> {
+        self.engine
+    }
+
+    /// What the run was started with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Number of finished steps.
+    pub fn finished_steps(&self) -> u32 {
+        self.finished
+    }
+
+    /// The sample after the last finished step, `[B, C, height, width]`.
+    pub fn latent(&self) -> &[f32] {
+        &self.latent
+    }
+
+    /// Routing of the finished steps.
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+}
+
+/// What a run leaves behind.
+pub struct Finished {
+    /// Final samples, `[B, C, height, width]`; pixels in [-1, 1] or latents.
+    pub samples: Vec<f32>,
+    /// Routing of every step.
+    pub trace: Trace,
+    /// The engine, free for the next run.
+    pub engine: Box<dyn Engine>,
+}

@@ -1,0 +1,131 @@
+//! The language of schedulers: a denoising step as a short list of [`Instruction`]s over a few sample-sized
+//! buffers ([`Latent`]).
+//!
+//! Run the model on a buffer, combine buffers linearly, or take a step of the diffusion posterior: every scheduler
+//! is a sequence of such lists, so an engine knows nothing about schedulers, and a scheduler knows nothing about
+//! devices. The lists of a run have few shapes and only their numbers change, which lets the GPU engine record each
+//! shape once.
+
+use std::sync::Arc;
+
+/// A latent-sized buffer of an engine, `[B, C, height, width]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Latent {
+    /// The sample that is being denoised.
+    Sample,
+    /// A trial point of a multi-stage solver.
+    Trial,
+    /// A (guided) velocity that a multi-stage solver keeps. `0..7`.
+    Velocity(u8),
+    /// A result of a forward pass, `[B, out_channels, height, width]`; in a combination only its first
+    /// `C` channels count. `0..4`.
+    Output(u8),
+}
+
+/// Which labels and prompts a forward pass sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Branch {
+    /// The labels and prompts that were asked for.
+    Conditional,
+    /// The null row of every label table, and the negative prompt.
+    Unconditional,
+}
+
+/// One instruction of a denoising step.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Instruction {
+    /// `output = model(input, time, labels of branch)`; all samples form one token pool.
+    Forward {
+        /// Where the noisy sample is: `Sample` or `Trial`.
+        input: Latent,
+        /// Where the result goes: an `Output`.
+        output: Latent,
+        /// Model time for every sample, before the configuration's `time_scale`.
+        time: f32,
+        /// Which labels.
+        branch: Branch,
+    },
+    /// One pass over `2B` samples: the input with the labels that were asked for, and once more with the
+    /// null rows. Both halves share one token pool, as in the official DDPM guidance. Twice the working
+    /// memory of the other passes.
+    JointForward {
+        /// Where the noisy sample is: `Sample` or `Trial`.
+        input: Latent,
+        /// Model time for every sample, before the configuration's `time_scale`. The results go to
+        /// `Output(0)` (conditional) and `Output(1)` (unconditional).
+        time: f32,
+    },
+    /// `output = Σ factor·slot`, at most eight terms; the output may be among the terms.
+    Combine {
+        /// `Sample`, `Trial` or a `Velocity`.
+        output: Latent,
+        /// Factors and slots, added in order.
+        terms: Vec<(f32, Latent)>,
+    },
+    /// `latent = mean + σ·noise`: one step back through the diffusion process, from predicted noise.
+    Denoise(Denoise),
+    /// What a `Sample`, `Trial` or `Velocity` holds at the end of the step comes back with its snapshot, in the
+    /// order of these operations.
+    Report(Latent),
+}
+
+/// One step of the reverse diffusion process, number by number over the sample `x`:
+///
+/// ```text
+/// ε  = u + guidance·(c - u)     c = Output(0), u = Output(1); ε = c in channels that are not guided
+/// x₀ = x_factor·x - noise_factor·ε    clipped to [-1, 1] if asked for
+/// x  = mean_start·x₀ + mean_latent·x + σ·noise
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Denoise {
+    /// Guidance scale; needs `Output(1)` unless `guided_channels` is 0.
+    pub guidance: f32,
+    /// The first channels of the noise that are guided; the others are taken from the conditional pass.
+    pub guided_channels: usize,
+    /// `√(1/ᾱ)` and `√(1/ᾱ - 1)`.
+    pub predict: [f32; 2],
+    /// Whether the predicted sample is clipped.
+    pub clip: bool,
+    /// Factors of `x₀` and `x` in the mean.
+    pub mean: [f32; 2],
+    /// How large the noise is.
+    pub deviation: Deviation,
+    /// `[B, C, height, width]`; none at the last step.
+    pub noise: Option<Arc<Vec<f32>>>,
+}
+
+/// The standard deviation of a step of the reverse process.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Deviation {
+    /// The same everywhere.
+    Fixed(f32),
+    /// `log σ² = f·high + (1 - f)·low` with `f = (v + 1)/2`, where `v` are the second `C` channels of `Output(0)`.
+    Learned {
+        /// `log β̃`, the smaller bound.
+        low: f32,
+        /// `log β`, the larger bound.
+        high: f32,
+    },
+}
+
+impl Instruction {
+    /// Time and labels of the forward passes that an operation stands for.
+    pub fn passes(&self) -> Vec<(f32, Branch)> {
+        match *self {
+            Self::Forward { time, branch, .. } => vec![(time, branch)],
+            Self::JointForward { time, .. } => {
+                vec![(time, Branch::Conditional), (time, Branch::Unconditional)]
+            }
+            Self::Combine { .. } | Self::Denoise(_) | Self::Report(_) => Vec::new(),
+        }
+    }
+}
+
+/// What an engine reports after a step, for schedulers that adapt to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Observation<'a> {
+    /// The sample, `[B, C, height, width]`.
+    pub sample: &'a [f32],
+    /// The buffers that [`Instruction::Report`] named, in order, `[B, C, height, width]` each.
+    pub reports: &'a [Vec<f32>],
+}

@@ -1,0 +1,316 @@
+//! The functions of one number or one row: activations, softmax, layer norm, time embedding.
+//!
+//! Every loop is written so that the compiler can turn it into vector code, and [`vectorised`] compiles
+//! it for the widest vectors that the processor has; `f32::exp` and `f32::tanh` would be calls for each
+//! number instead.
+
+use pulp::{Arch, Simd, WithSimd};
+
+/// Independent partial sums of a reduction; a plain `sum()` could not be vectorised.
+const LANES: usize = 16;
+
+/// Added to the variance by the layer norms that modulation follows.
+const EPS: f32 = 1e-6;
+
+/// Added to the variance by the layer norms of queries and keys.
+const HEAD_EPS: f32 = 1e-5;
+
+/// Width of the sinusoidal time embedding.
+pub(crate) const TIME_DIMS: usize = 256;
+
+/// Runs `body`, compiled for the vectors of the processor at hand.
+pub(crate) fn vectorised<R>(body: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(body)
+}
+
+/// Numbers in one vector of the processor at hand.
+pub(crate) fn vector_width() -> usize {
+    struct Width;
+    impl WithSimd for Width {
+        type Output = usize;
+        fn with_simd<S: Simd>(self, _: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    Arch::new().dispatch(Width)
+}
+
+/// eˣ, within 2 units in the last place between -87 and 88 and constant outside.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    /// 1.5·2²³: adding it leaves the nearest integer in the low bits of the sum.
+    const ROUND: f32 = 12_582_912.0;
+    /// ln 2 in two parts; the first has few enough bits for `n·LN2_HIGH` to be exact.
+    const LN2_HIGH: f32 = 355.0 / 512.0;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    // The Taylor series is good to 5e-9 on |r| ≤ ln(2)/2.
+    let p = 1.0 / 720.0 + r * (1.0 / 5040.0);
+    let p = 1.0 / 120.0 + r * p;
+    let p = 1.0 / 24.0 + r * p;
+    let p = 1.0 / 6.0 + r * p;
+    let p = 0.5 + r * p;
+    let p = 1.0 + r * (1.0 + r * p);
+    // 2ⁿ: the exponent field is n + 127, and the bits of ROUND fall off at the left.
+    p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
+}
+
+#[inline(always)]
+fn sigmoid_of(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// ½z(1 + tanh u) with u = √(2/π)(z + 0.044715z³), which equals z·sigmoid(2u).
+#[inline(always)]
+fn gelu_of(z: f32) -> f32 {
+    const TWO_SQRT_2_OVER_PI: f32 = 1.595_769_2;
+    z * sigmoid_of(TWO_SQRT_2_OVER_PI * (z + 0.044_715 * z * z * z))
+}
+
+/// GELU in its tanh form, in place.
+pub(crate) fn gelu(xs: &mut [f32]) {
+    vectorised(|| xs.iter_mut().for_each(|x| *x = gelu_of(*x)));
+}
+
+/// x·sigmoid(x), in place.
+pub(crate) fn silu(xs: &mut [f32]) {
+    vectorised(|| xs.iter_mut().for_each(|x| *x *= sigmoid_of(*x)));
+}
+
+/// `gate = silu(gate) ⊙ up`.
+pub(crate) fn silu_times(gate: &mut [f32], up: &[f32]) {
+    vectorised(|| gate.iter_mut().zip(up).for_each(|(g, u)| *g = *g * sigmoid_of(*g) * u));
+}
+
+/// 1/(1 + e⁻ˣ), in place.
+pub(crate) fn sigmoid(xs: &mut [f32]) {
+    vectorised(|| xs.iter_mut().for_each(|x| *x = sigmoid_of(*x)));
+}
+
+/// `softmax(scale·row)` of each row of `width` numbers, in place.
+pub(crate) fn softmax_rows(rows: &mut [f32], width: usize, scale: f32) {
+    Arch::new().dispatch(SoftmaxRows { rows, width, scale });
+}
+
+/// The arguments of [`softmax_rows`]. A closure of this size would not be inlined into the code that
+/// [`vectorised`] makes for the processor at hand, and would lose its vectors; this is, by force.
+struct SoftmaxRows<'a> {
+    rows: &'a mut [f32],
+    width: usize,
+    scale: f32,
+}
+
+impl WithSimd for SoftmaxRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { rows, width, scale } = self;
+        for row in rows.chunks_exact_mut(width) {
+            let top = largest(row);
+            for x in row.iter_mut() {
+                *x = exp(scale * (*x - top));
+            }
+            let norm = 1.0 / sum_of(row, |x| x);
+            for x in row.iter_mut() {
+                *x *= norm;
+            }
+        }
+    }
+}
+
+/// `out = LN(x)·(1 + scale) + shift` for one token, `[D]` each; the norm has no parameters of its own.
+pub(crate) fn modulated_norm(x: &[f32], shift: &[f32], scale: &[f32], out: &mut [f32]) {
+    Arch::new().dispatch(ModulatedNorm { x, shift, scale, out });
+}
+
+/// The arguments of [`modulated_norm`], for the same reason.
+struct ModulatedNorm<'a> {
+    x: &'a [f32],
+    shift: &'a [f32],
+    scale: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for ModulatedNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { x, shift, scale, out } = self;
+        let inverse = 1.0 / x.len() as f32;
+        let mean = sum_of(x, |x| x) * inverse;
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x - mean;
+        }
+        let variance = sum_of(out, |x| x * x) * inverse;
+        let norm = 1.0 / (variance + EPS).sqrt();
+        for ((out, shift), scale) in out.iter_mut().zip(shift).zip(scale) {
+            *out = *out * norm * (1.0 + scale) + shift;
+        }
+    }
+}
+
+/// `x = LN(x)·weight + bias` for one head's query or key, `[d]` each.
+pub(crate) fn head_norm(x: &mut [f32], weight: &[f32], bias: &[f32]) {
+    let inverse = 1.0 / x.len() as f32;
+    let mean = x.iter().sum::<f32>() * inverse;
+    for x in x.iter_mut() {
+        *x -= mean;
+    }
+    let variance = x.iter().map(|x| x * x).sum::<f32>() * inverse;
+    let norm = 1.0 / (variance + HEAD_EPS).sqrt();
+    for ((x, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
+        *x = *x * norm * weight + bias;
+    }
+}
+
+/// `x += gate ⊙ y`.
+pub(crate) fn add_gated(x: &mut [f32], gate: &[f32], y: &[f32]) {
+    vectorised(|| x.iter_mut().zip(gate).zip(y).for_each(|((x, g), y)| *x += g * y));
+}
+
+/// `x += factor·y`.
+pub(crate) fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
+    vectorised(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y));
+}
+
+/// Σ f(x), in sixteen partial sums.
+#[inline(always)]
+fn sum_of(xs: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let (chunks, rest) = xs.as_chunks::<LANES>();
+    let mut sums = [0.0; LANES];
+    for chunk in chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += f(*x);
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().map(|&x| f(x)).sum::<f32>()
+}
+
+#[inline(always)]
+fn largest(xs: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let (chunks, rest) = xs.as_chunks::<LANES>();
+    let mut tops = [f32::NEG_INFINITY; LANES];
+    for chunk in chunks {
+        for (top, x) in tops.iter_mut().zip(chunk) {
+            *top = larger(*top, *x);
+        }
+    }
+    tops.iter().chain(rest).fold(f32::NEG_INFINITY, |a, &b| larger(a, b))
+}
+
+/// The sinusoidal embedding of a time, `[256]`: cos(t·f), then sin(t·f), with 128 frequencies f from 1
+/// down to nearly 1/10,000 (spec §2.3).
+pub(crate) fn time_embedding(t: f32, out: &mut [f32]) {
+    let half = TIME_DIMS / 2;
+    let (cos, sin) = out.split_at_mut(half);
+    for (k, (cos, sin)) in cos.iter_mut().zip(sin).enumerate() {
+        let frequency = (-(10_000_f32.ln()) * k as f32 / half as f32).exp();
+        (*sin, *cos) = (t * frequency).sin_cos();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers from -20 to 20, closely spaced.
+    fn sweep() -> Vec<f32> {
+        (-200_000..=200_000).map(|i| i as f32 * 1e-4).collect()
+    }
+
+    /// Name, function, and the same in f64.
+    type Case<'a> = (&'a str, fn(&mut [f32]), &'a dyn Fn(f64) -> f64);
+
+    #[test]
+    fn gelu_silu_and_sigmoid_agree_with_f64() {
+        let sigmoid_64 = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let gelu_64 = |z: f64| {
+            z * sigmoid_64(2.0 * (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044_715 * z.powi(3)))
+        };
+        let cases: [Case; 3] = [
+            ("gelu", gelu, &gelu_64),
+            ("silu", silu, &|x| x * sigmoid_64(x)),
+            ("sigmoid", sigmoid, &sigmoid_64),
+        ];
+        for (name, function, exact) in cases {
+            let mut got = sweep();
+            function(&mut got);
+            for (x, got) in sweep().into_iter().zip(got) {
+                let want = exact(f64::from(x));
+                // Far out on the left the argument's own rounding is magnified by its size; those
+                // values never matter beside the others of a sum.
+                let allowed = 1e-6 * want.abs().max(1e-2);
+                let error = (f64::from(got) - want).abs();
+                assert!(error <= allowed, "{name}({x}) = {got}, {want} is right");
+            }
+        }
+    }
+
+    #[test]
+    fn gelu_of_large_numbers_is_the_number_or_nothing() {
+        let mut xs = [1e4, -1e4, 1e30, -1e30, 0.0];
+        gelu(&mut xs);
+        for (got, want) in xs.into_iter().zip([1e4, 0.0, 1e30, 0.0, 0.0]) {
+            assert!((got - want).abs() < 1e-6, "{got} for {want}");
+        }
+    }
+
+    #[test]
+    fn softmax_sums_to_one_even_for_hostile_rows() {
+        for width in [1, 7, 16, 50] {
+            let mut row: Vec<f32> = (0..width).map(|i| if i == 3 { 3e4 } else { -1e4 }).collect();
+            softmax_rows(&mut row, width, 0.5);
+            let sum: f32 = row.iter().sum();
+            assert!((sum - 1.0).abs() < 1e-6, "{width}: {row:?}");
+        }
+        let mut row: Vec<f32> = (0..37).map(|i| (i as f32 * 0.9).sin() * 4.0).collect();
+        let exact: Vec<f64> = row.iter().map(|&x| (f64::from(x) * 0.25).exp()).collect();
+        softmax_rows(&mut row, 37, 0.25);
+        for (got, want) in row.iter().zip(&exact) {
+            assert!((f64::from(*got) - want / exact.iter().sum::<f64>()).abs() < 1e-7);
+        }
+    }
+
+    #[test]
+    fn layer_norm_has_mean_shift_and_deviation_one_plus_scale() {
+        let x: Vec<f32> = (0..100).map(|i| 1000.0 + (i as f32 * 1.7).sin()).collect();
+        let mut out = vec![f32::NAN; 100];
+        modulated_norm(&x, &[0.5; 100], &[2.0; 100], &mut out);
+        let mean = out.iter().sum::<f32>() / 100.0;
+        let deviation = (out.iter().map(|y| (y - mean).powi(2)).sum::<f32>() / 100.0).sqrt();
+        assert!((mean - 0.5).abs() < 1e-3 && (deviation - 3.0).abs() < 1e-3, "{mean} {deviation}");
+    }
+
+    /// Numbers printed by the official module.
+    #[test]
+    fn time_embedding_is_the_official_one() {
+        let mut emb = [0.0; TIME_DIMS];
+        let golden = [
+            (
+                0.5,
+                [0.877_582_55, 0.893_693_27, 0.999_987_5, 1.0],
+                [0.479_425_55, 0.448_678_43, 0.004_999_98, 5.3730e-5],
+            ),
+            (
+                999.0,
+                [0.999_649_8, 0.963_785_3, -0.844_469_8, 0.994_243_14],
+                [-0.026_460_75, -0.266_679_38, -0.535_603_17, 0.107_147_22],
+            ),
+        ];
+        for (t, cos, sin) in golden {
+            time_embedding(t, &mut emb);
+            for (at, (cos, sin)) in [0, 1, 64, 127].into_iter().zip(cos.into_iter().zip(sin)) {
+                // The golden numbers have eight decimals; a unit in the last place of t·f is 6e-8·t.
+                let allowed = 1e-7 + 6e-8 * t;
+                assert!((emb[at] - cos).abs() < allowed, "cos {at} of {t}: {}", emb[at]);
+                assert!((emb[128 + at] - sin).abs() < allowed, "sin {at} of {t}");
+            }
+        }
+    }
+}
