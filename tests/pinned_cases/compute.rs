@@ -1,0 +1,114 @@
+//! Turns a case into calls of the library. No other file of this test names the library, so a change of its API
+//! is a change here alone.
+
+use std::path::{Path, PathBuf};
+
+use diffmoe::checkpoint::{Checkpoint, Hints, Source, infer_config, random_tensor, write_model};
+use diffmoe::diffusion::{Ancestry, GuidedChannels, Solver, Tolerance};
+use diffmoe::kernels::WeightPrecision;
+use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};
+use diffmoe::platform::Bytes;
+use diffmoe::sampler::{Backend, OpenDecoder, OpenModel, Run, Settings};
+use diffmoe::vae::DecoderFile;
+
+use super::{Case, Model};
+
+/// What a case gives.
+pub(crate) struct Answer {
+    /// Final latents `[B, C, h, w]`, or the images that a decoder made of them, `[B, 3, H, W]`.
+    pub(crate) samples: Vec<f32>,
+    /// The trace as JSON.
+    pub(crate) trace: String,
+    /// The model's file.
+    pub(crate) file: Vec<u8>,
+}
+
+/// Samples a case on the CPU.
+pub(crate) fn compute(case: &Case) -> Answer {
+    let checkpoint = open(case.model);
+    let config = checkpoint.config();
+    let pictures = 0..case.batch;
+    let label =
+        |table: usize, picture: usize, null: u32| (3 + 7 * picture + table) as u32 % (null + 1);
+    let labels = config.labels.iter().enumerate();
+    let labels =
+        labels.map(|(i, table)| pictures.clone().map(|p| label(i, p, table.null)).collect());
+    let prompts =
+        case.prompts.iter().cycle().take(if config.text.is_some() { case.batch } else { 0 });
+    let guided = if case.all_channels { GuidedChannels::All } else { GuidedChannels::Three };
+    let ancestry = Ancestry { guided, clip: case.clip, eta: case.eta };
+    let settings = Settings {
+        labels: labels.collect(),
+        prompts: prompts.map(|&prompt| prompt.to_owned()).collect(),
+        negative: case.negative.to_owned(),
+        seed: 7,
+        steps: case.steps,
+        guidance: case.guidance,
+        solver: match case.solver {
+            "dopri5" => {
+                Solver::Dopri5(Tolerance { relative: case.tolerance, ..Tolerance::default() })
+            }
+            "ddpm" => Solver::Ddpm(ancestry),
+            "ddim" => Solver::Ddim(ancestry),
+            name => name.parse().unwrap(),
+        },
+        routing: Routing {
+            rule: if case.pool { RoutingRule::Pool } else { RoutingRule::Token },
+            gamma: case.gamma,
+            shift: case.shift,
+        },
+    };
+    settings.check(config).unwrap();
+    let engine = OpenModel::open(&checkpoint, Backend::Cpu, WeightPrecision::F32).unwrap();
+    let engine = engine.engine(case.batch).unwrap();
+    let done = Run::start(engine, config, settings, case.first).finish(|_| {}).unwrap();
+    let mut samples = done.samples;
+    if let Some(folder) = case.decoder {
+        let file = DecoderFile::open(&path(folder).join("model.safetensors")).unwrap();
+        let decoder = OpenDecoder::open(&file, Backend::Cpu, WeightPrecision::F32).unwrap();
+        samples = decoder.decoder(config.input_size).unwrap().decode_now(&samples).unwrap();
+    }
+    let file = checkpoint.files().collect::<Vec<_>>().concat();
+    Answer { samples, trace: done.trace.to_json().unwrap(), file }
+}
+
+fn open(model: Model) -> Checkpoint {
+    let (text, storage, read): (_, _, Box<Read>) = match model {
+        Model::Fixture(file) | Model::Shipped(file) => {
+            return Checkpoint::open(&path(file)).unwrap();
+        }
+        Model::Random(text, storage) => {
+            let config = Config::from_json(text).unwrap();
+            (text.to_owned(), storage, Box::new(move |spec| random_tensor(&config, spec, 1)))
+        }
+        Model::Converted(file, storage) => {
+            let file = path(file);
+            let source = Source::open(&file, "ema").unwrap();
+            // The configuration lies beside the fixture, as `case.json` or as the YAML of a training run.
+            let text = std::fs::read_to_string(file.with_file_name("case.json"));
+            let yaml = || std::fs::read_to_string(file.with_file_name("../config.yaml")).ok();
+            let hints = || Hints { yaml: yaml(), ..Hints::default() };
+            let text =
+                text.unwrap_or_else(|_| infer_config(&source.shapes().unwrap(), &hints()).unwrap());
+            (text, storage, Box::new(move |spec| source.read(&spec.name).unwrap()))
+        }
+    };
+    let storage = match storage {
+        "f32" => Storage::F32,
+        "f16" => Storage::F16,
+        "int8" => Storage::Int8,
+        "int4" => Storage::Int4,
+        other => panic!("no dtype is called {other}"),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let tensors = Config::from_json(&text).unwrap().tensors();
+    write_model(&path, &text, &tensors, storage, None, &|spec| Ok(read(spec))).unwrap();
+    Checkpoint::from_bytes("model", Bytes::new(std::fs::read(&path).unwrap())).unwrap()
+}
+
+type Read = dyn Fn(&TensorSpec) -> Vec<f32>;
+
+fn path(relative: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
+}
