@@ -34,3 +34,6 @@ mod simd;
 pub mod tokenizer;
 pub mod trace;
 pub mod vae;
+
+/// The version of wgpu whose devices the library computes on.
+pub use wgpu;

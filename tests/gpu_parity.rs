@@ -17,7 +17,7 @@ use diffmoe::engine::{
 use diffmoe::gpu::{Gpu, GpuOptions, Profile};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Routing, RoutingRule};
-use diffmoe::scheduler::{Ancestry, Next, Plan, Request, Solver, Tolerance};
+use diffmoe::scheduler::{Ancestry, Next, Observation, Plan, Request, Solver, Tolerance};
 use diffmoe::scheduler::{Branch, Instruction, Latent};
 use safetensors::SafeTensors;
 
@@ -337,7 +337,7 @@ fn dopri5_takes_the_same_steps_on_both_backends() {
             times.extend(ops.iter().flat_map(Instruction::passes).map(|pass| pass.0));
             engine.finish_step(&ops).unwrap();
             let snapshot = engine.take_snapshot().unwrap();
-            plan.observe(&snapshot);
+            plan.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
             latent = snapshot.latent;
         }
         assert!((plan.fraction(0) - 1.0).abs() < f32::EPSILON, "it came to the end");

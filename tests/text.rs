@@ -18,7 +18,7 @@ use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};
 use diffmoe::platform::Bytes;
 use diffmoe::scheduler::{Branch, Instruction, Latent};
-use diffmoe::scheduler::{Next, Plan, Request, Solver};
+use diffmoe::scheduler::{Next, Observation, Plan, Request, Solver};
 use safetensors::{Dtype, SafeTensors};
 
 /// The recorded models: one whose tokenizer is a WordPiece, one with byte-pair encoding.
@@ -113,7 +113,7 @@ fn sample(
     while let Next::Step(ops) = plan.next_step() {
         engine.finish_step(&ops).unwrap();
         while let Some(snapshot) = engine.take_snapshot() {
-            plan.observe(&snapshot);
+            plan.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
             latent = snapshot.latent;
         }
     }

@@ -83,7 +83,7 @@ fn additions(config: &Config, tensors: &[TensorSpec]) -> u64 {
 mod tests {
     use super::*;
     use crate::kernels::WeightPrecision;
-    use crate::model::Preset;
+    use crate::model::{Preset, Storage, file_bytes};
 
     fn config(name: &str) -> Config {
         name.parse::<Preset>().unwrap().config()

@@ -332,7 +332,7 @@ mod tests {
         let mut machine = Machine::new(1.0, |_, t, _| if t > 0.3 { f32::NAN } else { 1.0 });
         for _ in 0..1000 {
             match solver.next_step() {
-                Next::Step(ops) => solver.observe(&machine.run(&ops)),
+                Next::Step(ops) => solver.observe(machine.run(&ops).as_seen()),
                 Next::Stalled(reason) => {
                     assert!(reason.contains("tolerance"), "{reason}");
                     return;

@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use diffmoe::checkpoint::{Checkpoint, Hints, Source, infer_config, random_tensor, write_model};
-use diffmoe::diffusion::{Ancestry, GuidedChannels, Solver, Tolerance};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};
+use diffmoe::pipeline::{Backend, OpenDecoder, OpenModel, Run, Settings};
 use diffmoe::platform::Bytes;
-use diffmoe::sampler::{Backend, OpenDecoder, OpenModel, Run, Settings};
+use diffmoe::scheduler::{Ancestry, GuidedChannels, Solver, Tolerance};
 use diffmoe::vae::DecoderFile;
 
 use super::{Case, Model};

@@ -22,12 +22,13 @@ pub(crate) fn all() -> Result<(), String> {
     run("cargo", &["fmt", "--all", "--check"], &[])?;
     clippy(&["--workspace", "--all-targets"])?;
     clippy(&["--package", "xtask", "--all-targets", "--features", "web"])?;
-    // The library has to build without the command line tool and the app, and for the browser with the page.
-    clippy(&["--lib", "--no-default-features"])?;
+    // The library without its features, and the tool with the window.
+    clippy(&["--package", "diffmoe", "--lib"])?;
+    clippy(&["--package", "diffmoe-cli", "--features", "window"])?;
     if !succeeds("rustup", &["target", "add", WASM]) {
         println!("\n`rustup target add {WASM}` failed; hoping that the target is there already");
     }
-    clippy(&["--lib", "--no-default-features", "--features", "web", "--target", WASM])?;
+    clippy(&["--package", "diffmoe-web", "--target", WASM])?;
     run("cargo", &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
     run("cargo", &["test", "--workspace", "--no-fail-fast"], &[])?;
     run("cargo", &["test", "--package", "xtask", "--features", "web"], &[])?;

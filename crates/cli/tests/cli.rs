@@ -251,7 +251,7 @@ fn a_sharded_checkpoint_is_the_same_model() {
 fn recorded_answers_are_met_by_both_backends() {
     let mut cases = vec![fixture("diffmoe_flow"), fixture("diffmoe_swiglu_shared")];
     let full = std::env::var("DIFFMOE_FIXTURES").map_or_else(
-        |_| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/fixtures"),
+        |_| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
         PathBuf::from,
     );
     for more in ["dense_flow", "diffmoe_ddpm", "tc_flow", "ec_flow"] {
@@ -277,7 +277,7 @@ fn the_shipped_models_compute_what_the_trainer_computed() {
     for (model, case) in [("emoji", plain), ("emoji_text", prompts), ("eurosat", plain)] {
         let folder = Folder::new();
         let weights =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("assets/{model}.safetensors"));
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../assets/{model}.safetensors"));
         std::fs::copy(weights, folder.path("model.safetensors")).expect("a copy");
         let answers = fixture(&format!("trained/{model}.safetensors"));
         std::fs::copy(answers, folder.path("io.safetensors")).expect("a copy");

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use diffmoe::app::session::{Controls, ModelSource, Phase, Record, Rendering, Share};
-use diffmoe::app::{App, Launch};
 use diffmoe::checkpoint::{CONFIG_KEY, TensorOut, write_safetensors};
 use diffmoe::model::Config;
 use diffmoe::pipeline::Backend;
 use diffmoe::platform::Bytes;
 use diffmoe::scheduler::gaussian;
+use diffmoe_viewer::session::{Controls, ModelSource, Phase, Record, Rendering, Share};
+use diffmoe_viewer::{App, Launch};
 use egui::{Key, Role, vec2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT, Queryable};
@@ -66,7 +66,7 @@ fn file(name: &str, config: &str) -> ModelSource {
 
 /// An image decoder of the fixtures; its configuration lies beside it.
 fn decoder() -> ModelSource {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
     ModelSource::Path(root.join("vae_kl_mini/model.safetensors"))
 }
 
@@ -460,9 +460,11 @@ fn help_lists_the_keys() {
 
 #[test]
 fn the_phone_looks_as_it_did() {
-    let instance = wgpu::Instance::default();
-    if pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()))
-        .is_err()
+    let instance = diffmoe::wgpu::Instance::default();
+    if pollster::block_on(
+        instance.request_adapter(&diffmoe::wgpu::RequestAdapterOptions::default()),
+    )
+    .is_err()
     {
         println!(
             "skipped: there is no graphics driver to paint with; `cargo xtask test` installs one"

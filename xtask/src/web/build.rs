@@ -20,26 +20,18 @@ pub(super) fn wasm(dev: bool) -> Result<Built, String> {
     ensure_target()?;
     let target_folder = target_folder()?;
     let profile = if dev { "web-dev" } else { "web" };
-    let arguments = [
-        "build",
-        "--package",
-        "diffmoe",
-        "--lib",
-        "--target",
-        WASM,
-        "--profile",
-        profile,
-        "--no-default-features",
-        "--features",
-        "web",
-    ];
+    let arguments = ["build", "--package", "diffmoe-web", "--target", WASM, "--profile", profile];
     // Vectors of four: every browser with WebGPU has them, and all others since 2023.
     let flags = [("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "-C target-feature=+simd128")];
     run("cargo", &arguments, &flags)?;
-    let compiled = target_folder.join(WASM).join(profile).join("diffmoe.wasm");
+    let compiled = target_folder.join(WASM).join(profile).join("diffmoe_web.wasm");
     let failed = |error: &dyn std::fmt::Display| format!("wasm-bindgen failed: {error}");
     let mut bindgen = Bindgen::new();
-    bindgen.input_path(&compiled).typescript(false).remove_producers_section(true);
+    bindgen
+        .input_path(&compiled)
+        .out_name("diffmoe")
+        .typescript(false)
+        .remove_producers_section(true);
     // So that `init()` alone finds the WebAssembly beside the script.
     bindgen.omit_default_module_path(false);
     bindgen.remove_name_section(!dev);

@@ -14,16 +14,8 @@ const FILES: [&str; 7] = ["licen", "copying", "copyright", "notice", "unlicense"
 
 /// One text: the packages with their licences, then each licence file once.
 pub(super) fn collect() -> Result<String, String> {
-    let arguments = [
-        "metadata",
-        "--format-version",
-        "1",
-        "--filter-platform",
-        WASM,
-        "--no-default-features",
-        "--features",
-        "diffmoe/web",
-    ];
+    let arguments =
+        ["metadata", "--format-version", "1", "--filter-platform", WASM, "--no-default-features"];
     let output = Command::new("cargo").args(arguments).output();
     let output = output.map_err(|e| format!("cannot run cargo: {e}"))?;
     let metadata: Value = serde_json::from_slice(&output.stdout)
@@ -34,7 +26,7 @@ pub(super) fn collect() -> Result<String, String> {
     let mut texts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for package in metadata["packages"].as_array().unwrap_or(&none) {
         let text = |key: &str| package[key].as_str().unwrap_or_default();
-        if !used.contains(text("id")) || text("name") == "diffmoe" {
+        if !used.contains(text("id")) || text("name").starts_with("diffmoe") {
             continue;
         }
         let _ = writeln!(
@@ -57,13 +49,13 @@ pub(super) fn collect() -> Result<String, String> {
     Ok(list)
 }
 
-/// The packages that our library needs to run; what is needed only to build or to test is no part of the page.
+/// The packages that the page needs to run; what is needed only to build or to test is no part of the page.
 fn reachable(nodes: &Value) -> BTreeSet<String> {
     let none = Vec::new();
     let nodes = nodes.as_array().unwrap_or(&none);
     let id = |node: &Value| node["id"].as_str().unwrap_or_default().to_owned();
     // Cargo names a package of a workspace by its folder, which may have any name.
-    let is_ours = |id: &String| id.starts_with("path+") && !id.contains("/xtask#");
+    let is_ours = |id: &String| id.starts_with("path+") && id.contains("/web#");
     let mut open: Vec<_> = nodes.iter().map(id).filter(is_ours).collect();
     let mut found = BTreeSet::new();
     while let Some(package) = open.pop() {
@@ -112,7 +104,7 @@ mod tests {
     #[test]
     fn only_what_runs_is_listed() {
         let nodes = serde_json::json!([
-            { "id": "path+file:///x/diffmoe#0.1.0", "deps": [
+            { "id": "path+file:///x/crates/web#diffmoe-web@0.1.0", "deps": [
                 { "pkg": "a", "dep_kinds": [{ "kind": null }] },
                 { "pkg": "b", "dep_kinds": [{ "kind": "dev" }, { "kind": "build" }] }] },
             { "id": "a", "deps": [{ "pkg": "c", "dep_kinds": [{ "kind": "dev" }, { "kind": null }] }] },

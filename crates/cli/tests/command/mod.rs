@@ -26,5 +26,9 @@ pub fn refused(arguments: &[&str], expected: &str) {
 
 /// A file or folder of the fixtures.
 pub fn fixture(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name).display().to_string()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/fixtures")
+        .join(name)
+        .display()
+        .to_string()
 }

@@ -333,7 +333,8 @@ fn without_a_model_everything_is_harmless() {
 
 #[test]
 fn models_that_read_prompts_draw_what_they_are_told() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/t2i_tiny");
+    let folder =
+        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/t2i_tiny");
     let path = folder.join("model.safetensors");
     let mut session = Session::new(Start { draw_at_once: false, ..start(path.clone(), None) });
     ready(&mut session);

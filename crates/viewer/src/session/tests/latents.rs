@@ -17,7 +17,7 @@ use diffmoe::vae::{Decoder, DecoderFile};
 
 /// A decoder of the fixtures; its configuration lies beside it.
 pub(super) fn decoder(case: &str) -> PathBuf {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
     root.join(case).join("model.safetensors")
 }
 

@@ -17,7 +17,7 @@ fn diffmoe(arguments: &[&str]) -> (i32, String, String) {
 }
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 fn text(path: &Path) -> String {
