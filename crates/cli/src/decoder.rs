@@ -11,6 +11,7 @@ use diffmoe::vae::DecoderFile;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Outcome;
+use super::numbers::grouped;
 
 /// Opens a decoder for `--vae`.
 pub(super) fn open(path: &Path) -> Result<DecoderFile, Box<dyn std::error::Error>> {
@@ -114,7 +115,7 @@ fn print(tensors: TensorFile, list_tensors: bool) -> Outcome {
         file.factor(),
         file.scaling()
     );
-    println!("  parameters    {} in the decoder", super::info::grouped(file.parameters()));
+    println!("  parameters    {} in the decoder", grouped(file.parameters()));
     for side in [16, 32, 64] {
         let giga = file.multiply_adds([side, side]) as f64 / 1e9;
         let pixels = side * file.factor();

@@ -11,10 +11,11 @@ use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule};
 use diffmoe::pipeline::{OpenModel, Settings};
 use diffmoe::scheduler::{Next, Observation, Plan, Process, Request, Solver};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use serde::Deserialize;
 
-use super::{BackendName, Outcome};
+use super::report::{Recorded, Report, record};
+use super::{BackendName, Outcome, verify_decoder};
 
 /// Check the implementation against recorded answers of another one.
 ///
@@ -56,21 +57,6 @@ fn no_guidance() -> f32 {
     1.0
 }
 
-/// A recorded tensor as numbers.
-pub(super) struct Recorded {
-    pub(super) shape: Vec<usize>,
-    pub(super) values: Vec<f32>,
-    /// Counts and sets have to be equal; floats may differ within the tolerance.
-    exact: bool,
-}
-
-/// Counts verdicts and prints one line for each.
-pub(super) struct Report {
-    tolerance: f32,
-    passed: u32,
-    failed: u32,
-}
-
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     if !(arguments.tolerance >= 0.0 && arguments.tolerance.is_finite()) {
         return Err(format!("a tolerance of {} is not possible", arguments.tolerance).into());
@@ -89,7 +75,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         .map_err(|e| format!("{}: {e}", folder.join("io.safetensors").display()))?;
     if case.kind.starts_with("vae") {
         let backend = arguments.backend.into();
-        return super::verify_decoder::run(folder, &io, backend, arguments.tolerance);
+        return verify_decoder::run(folder, &io, backend, arguments.tolerance);
     }
     let checkpoint = Checkpoint::open(&folder.join("model.safetensors"))?;
     let config = checkpoint.config();
@@ -248,78 +234,6 @@ fn recorded_noise(
         return Err(format!("{key}_noise {:?} does not fit x {shape:?}", noise.shape));
     }
     Ok(noise.values.chunks_exact(step).map(|step| Arc::new(step[..len].to_vec())).collect())
-}
-
-pub(super) fn record(io: &SafeTensors<'_>, name: &str) -> Result<Recorded, String> {
-    let view = io.tensor(name).map_err(|_| format!("io.safetensors has no tensor {name:?}"))?;
-    let raw = view.data();
-    let words = || raw.as_chunks::<4>().0.iter().copied();
-    let (values, exact): (Vec<f32>, bool) = match view.dtype() {
-        Dtype::F32 => (words().map(f32::from_le_bytes).collect(), false),
-        Dtype::I32 => (words().map(|b| i32::from_le_bytes(b) as f32).collect(), true),
-        Dtype::U8 => (raw.iter().map(|&b| f32::from(b)).collect(), true),
-        Dtype::I64 => {
-            let words = raw.as_chunks::<8>().0.iter();
-            (words.map(|&b| i64::from_le_bytes(b) as f32).collect(), true)
-        }
-        other => return Err(format!("{name} is stored as {other:?}, which verify cannot read")),
-    };
-    Ok(Recorded { shape: view.shape().to_vec(), values, exact })
-}
-
-impl Report {
-    pub(super) fn new(tolerance: f32) -> Self {
-        Self { tolerance, passed: 0, failed: 0 }
-    }
-
-    /// Prints the count and says whether something differs.
-    pub(super) fn finish(self) -> Result<bool, &'static str> {
-        println!("{} passed, {} failed", self.passed, self.failed);
-        if self.passed + self.failed == 0 {
-            return Err("the case has nothing that could be compared");
-        }
-        Ok(self.failed > 0)
-    }
-
-    pub(super) fn compare(
-        &mut self,
-        name: &str,
-        wanted: &Recorded,
-        shape: &[usize],
-        values: &[f32],
-    ) {
-        let verdict = if wanted.shape != shape {
-            Err(format!("shape {shape:?}, recorded {:?}", wanted.shape))
-        } else if wanted.exact {
-            // Counts and bits are whole numbers, which f32 holds exactly.
-            let differ = wanted.values.iter().zip(values);
-            let differ = differ.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
-            let all = values.len();
-            if differ == 0 {
-                Ok(format!("all {all} equal"))
-            } else {
-                Err(format!("{differ} of {all} differ"))
-            }
-        } else {
-            // NaN must not pass, so the test is written to fail on it.
-            let errors = wanted.values.iter().zip(values).map(|(a, b)| (a - b).abs());
-            let worst = errors.fold(0.0_f32, |m, e| if e > m || e.is_nan() { e } else { m });
-            let largest = wanted.values.iter().fold(1.0_f32, |m, v| m.max(v.abs()));
-            let size = if largest > 10.0 { format!(" of {largest:.0}") } else { String::new() };
-            let text = format!("max abs error {worst:.2e}{size}");
-            if worst <= self.tolerance * largest { Ok(text) } else { Err(text) }
-        };
-        match verdict {
-            Ok(text) => {
-                self.passed += 1;
-                println!("ok    {name:<24} {text}");
-            }
-            Err(text) => {
-                self.failed += 1;
-                println!("FAIL  {name:<24} {text}");
-            }
-        }
-    }
 }
 
 /// Sorts `blocks.10` after `blocks.9`, so that the first failure is where the error begins.

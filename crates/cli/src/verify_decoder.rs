@@ -11,7 +11,7 @@ use diffmoe::vae::DecoderFile;
 use safetensors::SafeTensors;
 
 use super::Outcome;
-use super::verify::{Report, record};
+use super::report::{Report, record};
 
 /// Compares a decoder's layers and pictures with the recorded ones, from the latents `z` `[B, C, h, w]`.
 pub(super) fn run(
