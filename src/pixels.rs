@@ -1,6 +1,93 @@
-//! From samples to one PNG.
+//! Samples as pixels: grids of images, PNG files, and the settings inside them.
 
-use image::{Rgb, RgbImage};
+use std::path::Path;
+
+/// Pixels of eight bits per channel, red, green and blue, row by row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RgbImage {
+    width: u32,
+    height: u32,
+    pixels: Vec<u8>,
+}
+
+/// Why a PNG could not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PngError {
+    /// The encoder refused it.
+    #[error("the image cannot be encoded as PNG: {0}")]
+    Encoding(#[from] png::EncodingError),
+    /// The file could not be written.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl RgbImage {
+    /// An image from `[height, width, 3]` bytes; `None` where the length does not fit or a side is 0.
+    pub fn from_raw(width: u32, height: u32, pixels: Vec<u8>) -> Option<Self> {
+        let len = 3 * width as usize * height as usize;
+        (len > 0 && pixels.len() == len).then_some(Self { width, height, pixels })
+    }
+
+    /// Pixels per row.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Rows.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// The bytes `[height, width, 3]`.
+    pub fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
+    /// Red, green and blue of a pixel.
+    ///
+    /// # Panics
+    /// When `x` or `y` lies outside.
+    pub fn pixel(&self, x: u32, y: u32) -> [u8; 3] {
+        assert!(x < self.width && y < self.height, "({x}, {y}) lies outside the image");
+        let at = 3 * (y as usize * self.width as usize + x as usize);
+        [self.pixels[at], self.pixels[at + 1], self.pixels[at + 2]]
+    }
+
+    /// The image as a PNG file, with text chunks `(keyword, text)` that image tools show.
+    ///
+    /// # Errors
+    /// When a keyword is empty or longer than 79 bytes.
+    pub fn to_png(&self, texts: &[(&str, &str)]) -> Result<Vec<u8>, PngError> {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, self.width, self.height);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.set_compression(png::Compression::Fast);
+        // Enlarged pixels are rows and columns that repeat; this finds both.
+        encoder.set_filter(png::Filter::Adaptive);
+        for (keyword, text) in texts {
+            encoder.add_itxt_chunk((*keyword).to_owned(), (*text).to_owned())?;
+        }
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(&self.pixels)?;
+        writer.finish()?;
+        Ok(file)
+    }
+
+    /// Writes the image as a PNG file.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PngError> {
+        Ok(std::fs::write(path, self.to_png(&[])?)?)
+    }
+
+    fn put(&mut self, x: u32, y: u32, rgb: [u8; 3]) {
+        let at = 3 * (y as usize * self.width as usize + x as usize);
+        self.pixels[at..at + 3].copy_from_slice(&rgb);
+    }
+}
 
 /// Pixels between the pictures of a grid.
 const GAP: u32 = 4;
@@ -23,14 +110,16 @@ pub fn grid(samples: &[f32], size: [usize; 2], scale: Option<u32>) -> RgbImage {
     let rows = count.div_ceil(columns);
     let [high, wide] = size.map(|side| side as u32 * scale);
     let extent = |n: u32, tile: u32| n * tile + (n - 1) * GAP;
-    let mut grid = RgbImage::from_pixel(extent(columns, wide), extent(rows, high), Rgb([255; 3]));
+    let (width, height) = (extent(columns, wide), extent(rows, high));
+    let white = vec![255; 3 * width as usize * height as usize];
+    let mut grid = RgbImage { width, height, pixels: white };
     for (i, sample) in samples.chunks_exact(3 * plane).enumerate() {
         let (left, top) = (i as u32 % columns * (wide + GAP), i as u32 / columns * (high + GAP));
         for y in 0..high {
             for x in 0..wide {
                 let at = (y / scale) as usize * size[1] + (x / scale) as usize;
                 let channel = |c: usize| to_byte(sample[c * plane + at]);
-                grid.put_pixel(left + x, top + y, Rgb([channel(0), channel(1), channel(2)]));
+                grid.put(left + x, top + y, [channel(0), channel(1), channel(2)]);
             }
         }
     }
@@ -72,11 +161,11 @@ mod tests {
         samples[4..12].fill(-1.0);
         samples[3] = -1.0;
         let grid = grid(&samples, [2, 2], Some(3));
-        assert_eq!(grid.dimensions(), (2 * 6 + GAP, 6));
-        assert_eq!(grid.get_pixel(0, 0).0, [255, 0, 0]);
-        assert_eq!(grid.get_pixel(5, 5).0, [0, 0, 0]);
-        assert_eq!(grid.get_pixel(2, 5).0, [255, 0, 0], "the corner is three pixels wide");
-        assert_eq!(grid.get_pixel(6 + GAP, 0).0, [255; 3]);
+        assert_eq!((grid.width(), grid.height()), (2 * 6 + GAP, 6));
+        assert_eq!(grid.pixel(0, 0), [255, 0, 0]);
+        assert_eq!(grid.pixel(5, 5), [0, 0, 0]);
+        assert_eq!(grid.pixel(2, 5), [255, 0, 0], "the corner is three pixels wide");
+        assert_eq!(grid.pixel(6 + GAP, 0), [255; 3]);
     }
 
     #[test]
@@ -85,12 +174,12 @@ mod tests {
         let one = [1.0, -1.0, -1.0, -1.0, -1.0, -1.0];
         let samples = [one, one, [1.0; 6]].concat();
         let grid = grid(&samples, [1, 2], Some(3));
-        assert_eq!(grid.dimensions(), (2 * 6 + GAP, 2 * 3 + GAP));
+        assert_eq!((grid.width(), grid.height()), (2 * 6 + GAP, 2 * 3 + GAP));
         for (left, top) in [(0, 0), (6 + GAP, 0)] {
-            assert_eq!(grid.get_pixel(left + 2, top + 2).0, [255, 0, 0]);
-            assert_eq!(grid.get_pixel(left + 3, top).0, [0, 0, 0]);
+            assert_eq!(grid.pixel(left + 2, top + 2), [255, 0, 0]);
+            assert_eq!(grid.pixel(left + 3, top), [0, 0, 0]);
         }
-        assert_eq!(grid.get_pixel(5, 3 + GAP).0, [255; 3]);
+        assert_eq!(grid.pixel(5, 3 + GAP), [255; 3]);
         assert_eq!(default_scale(2, [16, 32]), 4);
         assert_eq!(default_scale(1, [16, 32]), 1);
         assert_eq!(rgb(&samples, [1, 2])[..6], [255, 0, 0, 0, 0, 0]);
@@ -111,6 +200,24 @@ mod tests {
         let rgb = rgb(&samples, [2, 2]);
         assert_eq!(rgb[9..15], [255, 0, 0, 0, 0, 255]);
         assert_eq!((rgb.len(), &rgb[21..]), (24, &[255; 3][..]));
+    }
+
+    #[test]
+    fn a_png_holds_pixels_and_texts() {
+        let image = RgbImage::from_raw(2, 1, vec![255, 0, 10, 20, 30, 40]).unwrap();
+        let file = image.to_png(&[("parameters", "Steps: 10, größer")]).unwrap();
+        let mut reader = png::Decoder::new(std::io::Cursor::new(&file)).read_info().unwrap();
+        let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut bytes).unwrap();
+        assert_eq!(bytes, image.pixels());
+        let text = &reader.info().utf8_text[0];
+        assert_eq!(
+            (text.keyword.as_str(), text.get_text().unwrap()),
+            ("parameters", "Steps: 10, größer".into())
+        );
+        assert!(image.to_png(&[("", "x")]).is_err());
+        assert_eq!(RgbImage::from_raw(2, 1, vec![0; 5]), None);
+        assert_eq!(RgbImage::from_raw(0, 1, Vec::new()), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use image::RgbImage;
+use diffmoe::pixels::RgbImage;
 use indicatif::ProgressBar;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};

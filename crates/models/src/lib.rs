@@ -25,8 +25,12 @@ pub fn names() -> impl Iterator<Item = &'static str> {
 /// # Errors
 /// When the embedded file is damaged, which the tests rule out.
 pub fn open(name: &str) -> Option<Result<Checkpoint, CheckpointError>> {
-    let (name, bytes) = MODELS.iter().find(|(n, _)| *n == name)?;
-    Some(Checkpoint::from_bytes(name, Bytes::new(*bytes)))
+    Some(Checkpoint::from_bytes(name, Bytes::new(bytes(name)?)))
+}
+
+/// The file of an embedded model; `None` where there is none of that name.
+pub fn bytes(name: &str) -> Option<&'static [u8]> {
+    MODELS.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes)
 }
 
 /// Opens an embedded model by its name, or a safetensors file by its path: what `--model` takes.

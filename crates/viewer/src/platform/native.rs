@@ -33,12 +33,26 @@ pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchEr
     Ok(bytes)
 }
 
-/// The models that lie beside a page: none.
+/// The models that come with the program: those that are embedded in it.
+#[cfg(feature = "window")]
+pub fn built_in_names() -> Vec<String> {
+    diffmoe_models::names().map(str::to_owned).collect()
+}
+
+/// Without the feature `window` none are embedded.
+#[cfg(not(feature = "window"))]
 pub fn built_in_names() -> Vec<String> {
     Vec::new()
 }
 
-/// A model that lies beside the page: none.
+/// The bytes of an embedded model; `None` where there is none of that name.
+#[cfg(feature = "window")]
+pub async fn built_in(name: &str, _transfer: &Transfer) -> Option<Result<Bytes, FetchError>> {
+    diffmoe_models::bytes(name).map(|bytes| Ok(Bytes::new(bytes)))
+}
+
+/// Without the feature `window` none are embedded.
+#[cfg(not(feature = "window"))]
 pub async fn built_in(_name: &str, _transfer: &Transfer) -> Option<Result<Bytes, FetchError>> {
     None
 }

@@ -54,13 +54,7 @@ impl ModelSource {
 
 /// Models that need no file.
 pub(super) fn available() -> Vec<String> {
-    let mut names: Vec<String> = diffmoe_models::names().map(str::to_owned).collect();
-    for name in platform::built_in_names() {
-        if !names.contains(&name) {
-            names.push(name);
-        }
-    }
-    names
+    platform::built_in_names()
 }
 
 /// A model on a device.
@@ -192,9 +186,6 @@ async fn read_content(source: &ModelSource, transfer: &Transfer) -> Result<Conte
     let told = |error: CheckpointError| error.to_string();
     let bytes = match source {
         ModelSource::Named(name) => {
-            if let Some(checkpoint) = diffmoe_models::open(name) {
-                return checkpoint.map(|c| Content::Model(Arc::new(c))).map_err(told);
-            }
             let Some(bytes) = platform::built_in(name, transfer).await else {
                 let names = available().join(", ");
                 return Err(format!("there is no model {name:?}; choose one of {names}"));
