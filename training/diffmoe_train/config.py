@@ -44,6 +44,7 @@ class Model:
     interleave: bool = True
     learn_sigma: bool = False
     prediction: str = "velocity"  # what a flow model says; or "data", for patches of more numbers than hidden_size / 2
+    detail_head: int = 0  # channels of the convolutions that finish a predicted picture; 0: none; needs prediction = "data"
     time_scale: float = 1000.0
     label_init_std: float = 0.02
 
@@ -88,6 +89,9 @@ class Train:
     objective: str = "flow"  # or "ddpm", which needs model.learn_sigma and model.time_scale = 1
     t_dist: str = "uniform"  # as in the paper; or "logit_normal", which trains hardly any t below 0.05
     t_shift: float = 1.0  # above 1: times nearer to noise, for pictures of many pixels
+    t_late: float = 0.0  # share of the times that are drawn from U(t_late_from, 1) instead: trains the end of the path
+    t_late_from: float = 0.6
+    least_noise: float = 0.05  # prediction "data": what 1 - t counts as at least in the loss
     bce_weight: float = 1.0
     drop_all: float = 0.1
     drop_single: float = 0.05
@@ -125,6 +129,14 @@ def check(c):
                          "euler and heun are for flow, ddpm and ddim for ddpm")
     if m.prediction not in flow.PREDICTIONS or m.prediction == "data" and t.objective != "flow":
         raise ValueError(f"model.prediction = {m.prediction!r}: it is velocity or, for flow models, data")
+    if not (0 <= t.t_late <= 1 and 0 <= t.t_late_from < 1):
+        raise ValueError(f"train.t_late = {t.t_late}, train.t_late_from = {t.t_late_from}: "
+                         "a share in [0, 1], and a time in [0, 1)")
+    if not 0 < t.least_noise <= 1:
+        raise ValueError(f"train.least_noise = {t.least_noise}; it is above 0 and at most 1")
+    if m.detail_head < 0 or m.detail_head and (m.prediction != "data" or m.learn_sigma):
+        raise ValueError(f"model.detail_head = {m.detail_head}: a number of channels, and only with "
+                         "model.prediction = \"data\" and model.learn_sigma = false; 0 is none")
     if t.capacity_schedule and (len(t.capacity_schedule) != 2 or not 0 <= t.capacity_schedule[0] < t.capacity_schedule[1]):
         raise ValueError(f"train.capacity_schedule = {t.capacity_schedule}; it is two steps, the earlier first")
     if c.text.tokenizer not in ("wordpiece", "bpe"):

@@ -8,21 +8,27 @@ the data (Li and He 2025, "Back to Basics").  Trained is the velocity either way
 import torch
 
 
-def sample_t(n, kind, device, generator=None, shift=1.0):
+def sample_t(n, kind, device, generator=None, shift=1.0, late=0.0, late_from=0.6):
     """Times to train on.  ``shift`` above 1 moves them toward noise: the more pixels a picture has, the
     earlier its mean colour shows through the noise, and what is decided there must be trained there
-    (Esser et al. 2024, section 5.3.2; a logit-normal t hardly ever comes below 0.05)."""
+    (Esser et al. 2024, section 5.3.2; a logit-normal t hardly ever comes below 0.05).
+    ``late``: this share of the times is uniform on [late_from, 1) instead.  A solver ends at the prediction
+    near t = 0.9, where a shifted logit-normal puts less than 1 % of its samples."""
     if kind == "uniform":
         t = torch.rand(n, device=device, generator=generator)
     elif kind == "logit_normal":
         t = torch.randn(n, device=device, generator=generator).sigmoid()
     else:
         raise ValueError(f"train.t_dist = {kind!r}; it is uniform or logit_normal")
-    return t / (t + shift * (1 - t))
+    t = t / (t + shift * (1 - t))
+    if late:
+        uniform = late_from + (1 - late_from) * torch.rand(n, device=device, generator=generator)
+        t = torch.where(torch.rand(n, device=device, generator=generator) < late, uniform, t)
+    return t
 
 
 PREDICTIONS = ("velocity", "data")
-LEAST_NOISE = 0.05  # what 1 - t counts as at least in the loss
+LEAST_NOISE = 0.05  # what 1 - t counts as at least in the loss, unless a run sets train.least_noise
 LEAST_LEFT = 0.01  # and in sampling, as in the program, whose adaptive solver asks for velocities at t = 1
 
 
@@ -31,12 +37,12 @@ def mix(x, noise, t):
     return t * x + (1 - t) * noise
 
 
-def flow_loss(out, x, noise, t=None, prediction="velocity"):
+def flow_loss(out, x, noise, t=None, prediction="velocity", least_noise=LEAST_NOISE):
     """Mean squared error of the velocity x - noise, one value per sample; t is needed for a prediction of data."""
     out = out[:, : x.shape[1]].float()
     if prediction == "velocity":
         return (out - (x - noise)).square().flatten(1).mean(1)
-    return (out - x).square().flatten(1).mean(1) / (1 - t).clamp_min(LEAST_NOISE).square()
+    return (out - x).square().flatten(1).mean(1) / (1 - t).clamp_min(least_noise).square()
 
 
 def drop_labels(labels, nulls, p_all, p_single, generator=None):

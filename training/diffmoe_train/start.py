@@ -69,6 +69,9 @@ def take_all_but(model, source, apart, path):
     if source.grid != model.grid:
         apart = apart | {"pos_embed"}
         print(f"{path} has {source.grid}x{source.grid} tokens, the run {model.grid}x{model.grid}: it keeps its own positions")
+    if model.detail_head and not source.detail_head:
+        apart = apart | {"detail_head"}
+        print(f"{path} has no detail head: it begins as nothing")
     theirs, mine = ({k: v for k, v in m.state_dict().items() if not apart & set(k.split("."))} for m in (source, model))
     shape = lambda state, k: tuple(state[k].shape) if k in state else "missing"
     if wrong := [k for k in sorted({*mine, *theirs}) if shape(mine, k) != shape(theirs, k)]:

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffmoe_train import config as configs
-from diffmoe_train import data, export, flow, sample, schedule
+from diffmoe_train import data, export, flow, objective, sample, schedule
 from diffmoe_train.ema import Ema
 from diffmoe_train.model import DiT
 from helpers import run_tiny
@@ -137,3 +137,27 @@ def test_augmentation_is_a_symmetry():
     y, _ = d.batch(torch.arange(64), generator=torch.Generator().manual_seed(0))
     assert len(torch.unique(y, dim=0)) == 8
     assert (y.flatten(1).sort(1).values - y.flatten(1).sort(1).values[0]).abs().max() == 0
+
+
+def test_a_share_of_the_times_is_late():
+    g = torch.Generator().manual_seed(0)
+    early = flow.sample_t(40_000, "logit_normal", "cpu", g, shift=2.5)
+    mixed = flow.sample_t(40_000, "logit_normal", "cpu", g, shift=2.5, late=0.2, late_from=0.6)
+    share = lambda t, lo, hi: ((t >= lo) & (t < hi)).float().mean().item()
+    assert share(early, 0.9, 1) < 0.002
+    assert share(mixed, 0.9, 1) == pytest.approx(0.2 * 0.25, abs=0.005)
+    assert share(mixed, 0, 0.6) == pytest.approx(0.8 * share(early, 0, 0.6), abs=0.01)
+    assert mixed.max() < 1 and mixed.min() >= 0
+    with pytest.raises(ValueError, match="t_late"):
+        configs.from_dict({"train": {"t_late": 1.5}})
+
+
+def test_the_least_noise_bounds_the_weight_of_late_times():
+    x, noise = torch.randn(2, 1, 3, 4, 4).unbind(0)
+    t, said = torch.tensor([0.99]), torch.zeros(1, 3, 4, 4)
+    square = x.square().mean()
+    for least in (0.05, 0.03, 0.02):
+        c = configs.from_dict({"model": {"prediction": "data"}, "train": {"least_noise": least}})
+        torch.testing.assert_close(objective.make(c).loss(said, x, noise, t)[0], square / least**2)
+    with pytest.raises(ValueError, match="least_noise"):
+        configs.from_dict({"train": {"least_noise": 0}})
