@@ -83,6 +83,7 @@ class Train:
     decay_minutes: float = 20  # how long the decay lasts when begun by the deadline or by a file named "decay"
     grad_clip: float = 1.0
     ema: float = 0.9995
+    ema_long: float = 0.0  # a second, longer average beside it, from which may be chosen afterwards; 0: none
     ema_warmup: bool = True  # begin with a short average: min(ema, (1 + n) / (10 + n)); false in the paper
     paper_thresholds: bool = False  # as the official code: thresholds begin at 0, and EMA weights hold an average of them
     capacity_schedule: list = field(default_factory=list)  # [a, b]: all experts take all tokens until step a, then fewer until b
@@ -98,6 +99,8 @@ class Train:
     log_every: int = 20
     save_minutes: float = 5
     sample_minutes: float = 10
+    judge_minutes: float = 0  # how often the error on held-out and seen pictures is measured (heldout.csv); 0: never
+    judge_images: int = 500  # of each set at most
 
 
 @dataclass
@@ -134,6 +137,8 @@ def check(c):
                          "a share in [0, 1], and a time in [0, 1)")
     if not 0 < t.least_noise <= 1:
         raise ValueError(f"train.least_noise = {t.least_noise}; it is above 0 and at most 1")
+    if t.judge_minutes and t.objective != "flow":
+        raise ValueError("train.judge_minutes is for flow models: it measures the picture that their answer implies")
     if m.detail_head < 0 or m.detail_head and (m.prediction != "data" or m.learn_sigma):
         raise ValueError(f"model.detail_head = {m.detail_head}: a number of channels, and only with "
                          "model.prediction = \"data\" and model.learn_sigma = false; 0 is none")

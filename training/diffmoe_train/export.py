@@ -150,13 +150,16 @@ def encoder_of(meta):
     return {k: meta["text"][k] for k in keys} if "text" in meta else None
 
 
-def load_checkpoint(path):
-    """(EMA model, config, labels, checkpoint) of a training checkpoint."""
+def load_checkpoint(path, weights="ema"):
+    """(EMA model, config, labels, checkpoint) of a training checkpoint; weights: "ema" or, of a run that keeps one,
+    the longer average "ema_long"."""
     ck = torch.load(path, map_location="cpu", weights_only=False)
     config = configs.from_dict(ck["config"])
     labels = [data.Labels(*l) for l in ck["labels"]]
     model = build(config.model, labels, prompts.encoder_arguments(config.text, tokenizer_of(ck)))
-    model.load_state_dict(ck["ema"])
+    if weights not in ck:
+        raise ValueError(f"{path} has no weights {weights!r}: the run kept no second average (train.ema_long)")
+    model.load_state_dict(ck[weights])
     return model.eval().requires_grad_(False), config, labels, ck
 
 
@@ -273,6 +276,7 @@ def main(argv=None):
     p.add_argument("checkpoint")
     p.add_argument("out")
     p.add_argument("--dtype", choices=["f32", "f16", "int8"], default="f16")
+    p.add_argument("--weights", choices=["ema", "ema_long"], default="ema", help="which moving average")
     p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
     p.add_argument("--no-recalibrate", action="store_true")
     p.add_argument("--reference", help="also write inputs and outputs of a forward pass here")
@@ -280,7 +284,7 @@ def main(argv=None):
     p.add_argument("--report-images", type=int, default=64, help="pictures per label value and noise level")
     a = p.parse_args(argv)
 
-    model, config, labels, ck = load_checkpoint(a.checkpoint)
+    model, config, labels, ck = load_checkpoint(a.checkpoint, a.weights)
     capacity = config.model.capacity
     tokenizer = tokenizer_of(ck)
     report, dataset = {}, None

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from . import config as configs
-from . import data, flow, objective, prompts, schedule
+from . import data, flow, heldout, objective, prompts, schedule
 from .ema import Ema
 from .model import DiT
 from .runlog import RunLog
@@ -74,6 +74,7 @@ class Trainer:
                 m.threshold_ready.fill_(1)
         self.objective = objective.make(self.c)
         self.ema = Ema(self.model, t.ema, t.ema_warmup, t.paper_thresholds)
+        self.ema_long = Ema(self.model, t.ema_long, t.ema_warmup, t.paper_thresholds) if t.ema_long else None
         self.opt = torch.optim.AdamW([q for q in self.model.parameters() if q.requires_grad], lr=t.lr,
                                      betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True)
         self.step, self.images, self.before = 0, 0, 0.0  # before: seconds of earlier sittings
@@ -91,7 +92,12 @@ class Trainer:
         if t.compile:
             self.run = torch.compile(self.run)
         self.log = RunLog(folder, self.step) if self.rank == 0 else None
+        self.held_out = self.judge_sets() if t.judge_minutes and self.rank == 0 else None
         self.start = time.time()
+
+    def judge_sets(self):
+        unseen = data.load_for(self.c, self.data_root, "test", self.tokenizer)
+        return heldout.HeldOut({"held_out": unseen, "seen": self.dataset}, self.c.train.judge_images)
 
     def known_tokenizer(self, state):
         """The tokenizer that came with weights; or one that all processes share,
@@ -113,6 +119,9 @@ class Trainer:
     def take(self, s):
         self.model.load_state_dict(s["model"])
         self.ema.model.load_state_dict(s["ema"])
+        if self.ema_long:  # a run that had none begins it with the shorter one
+            self.ema_long.model.load_state_dict(s.get("ema_long") or s["ema"])
+            self.ema_long.n = s.get("ema_long_n", s["ema_n"])
         self.ema.n, self.step, self.images, self.before = s["ema_n"], s["step"], s["images"], s["seconds"]
         self.opt.load_state_dict(s["opt"])
         self.earlier = s.get("earlier", {})
@@ -129,6 +138,7 @@ class Trainer:
             "tokenizer": self.tokenizer and self.tokenizer.to_str(),
             "decay_began": self.decay.began, "earlier": self.earlier,
             "random": torch.get_rng_state(), "batches": self.batches.state(),
+            **({"ema_long": self.ema_long.model.state_dict(), "ema_long_n": self.ema_long.n} if self.ema_long else {}),
         }, self.last)
 
     def left(self):
@@ -158,6 +168,8 @@ class Trainer:
         self.opt.step()
         self.opt.zero_grad(set_to_none=True)
         self.ema.update(self.model)
+        if self.ema_long:
+            self.ema_long.update(self.model)
         self.step += 1
         self.images += t.batch * self.world
         if self.log:
@@ -168,10 +180,18 @@ class Trainer:
     def grid(self, name):
         save_grid(self.ema.model, self.dataset, self.c.sample, os.path.join(self.folder, name), self.objective)
 
+    def judge(self):
+        """Measure the error on held-out and seen pictures, of every average."""
+        for name, average in (("ema", self.ema), ("ema_long", self.ema_long)):
+            if average:
+                errors = self.held_out.measure(average.model, self.device)
+                heldout.append(os.path.join(self.folder, "heldout.csv"), self.step, self.images, name, errors,
+                               self.held_out.sizes())
+
     def train(self):
         t = self.c.train
         bar = tqdm(total=t.steps, initial=self.step, disable=self.rank > 0, mininterval=5)
-        saved = sampled = time.time()
+        saved = sampled = judged = time.time()
         while (left := self.left()) > 0:
             lr = schedule.learning_rate(t, self.step, left)
             self.one_step(lr)
@@ -188,9 +208,15 @@ class Trainer:
                 self.grid(f"grid_{self.step:06d}.png")
                 sampled = time.time()
                 self.log.restart()
+            if self.held_out and time.time() - judged > 60 * t.judge_minutes:
+                self.judge()
+                judged = time.time()
+                self.log.restart()
         bar.close()
         if self.rank == 0:
             self.checkpoint()
+            if self.held_out:
+                self.judge()
             self.grid("grid_final.png")
         if self.world > 1:
             dist.destroy_process_group()
