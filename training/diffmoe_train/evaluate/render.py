@@ -8,7 +8,7 @@ import json
 import os
 import re
 
-from . import miniature
+from . import judges, miniature
 
 BLANK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.md")
 
@@ -135,6 +135,7 @@ TABLES = {
     "eurosat": {"eurosat settings": settings, "eurosat classes": eurosat_classes,
                 "eurosat difficulty": eurosat_difficulty,
                 "eurosat frechet": eurosat_frechet, "eurosat noise": eurosat_noise},
+    "emoji_judges": {"emoji judges": judges.table},
     **{kind: miniature.tables(kind, table) for kind in miniature.OBJECTIVES},
 }
 
@@ -143,7 +144,7 @@ def fill(page, results):
     """The page with every table that the results can fill; a marker without an end is an error."""
     for kind, tables in TABLES.items():
         runs = [r for r in results if r["kind"] == kind]
-        if kind not in miniature.OBJECTIVES:
+        if kind not in (*miniature.OBJECTIVES, "emoji_judges"):
             runs.sort(key=lambda r: r["weights"].get("train_images", 0))
         for name, make in tables.items():
             start, end = f"<!-- {name} -->", f"<!-- end {name} -->"
