@@ -101,6 +101,7 @@ class Train:
     sample_minutes: float = 10
     judge_minutes: float = 0  # how often the error on held-out and seen pictures is measured (heldout.csv); 0: never
     judge_images: int = 500  # of each set at most
+    keep_best: bool = False  # best.pt: the average that was best on held-out pictures (heldout.figure); needs judge_minutes
 
 
 @dataclass
@@ -139,6 +140,8 @@ def check(c):
         raise ValueError(f"train.least_noise = {t.least_noise}; it is above 0 and at most 1")
     if t.judge_minutes and t.objective != "flow":
         raise ValueError("train.judge_minutes is for flow models: it measures the picture that their answer implies")
+    if t.keep_best and not t.judge_minutes:
+        raise ValueError("train.keep_best needs train.judge_minutes: it keeps what is best on held-out pictures")
     if m.detail_head < 0 or m.detail_head and (m.prediction != "data" or m.learn_sigma):
         raise ValueError(f"model.detail_head = {m.detail_head}: a number of channels, and only with "
                          "model.prediction = \"data\" and model.learn_sigma = false; 0 is none")

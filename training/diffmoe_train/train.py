@@ -4,6 +4,7 @@ Several GPUs:  torchrun --nproc_per_node=4 -m diffmoe_train.train configs/...
 """
 
 import argparse
+import json
 import os
 import time
 
@@ -92,6 +93,7 @@ class Trainer:
         if t.compile:
             self.run = torch.compile(self.run)
         self.log = RunLog(folder, self.step) if self.rank == 0 else None
+        self.best = self.known_best(state is not None)
         self.held_out = self.judge_sets() if t.judge_minutes and self.rank == 0 else None
         self.start = time.time()
 
@@ -129,9 +131,9 @@ class Trainer:
     def seconds(self):
         return self.before + time.time() - self.start
 
-    def checkpoint(self):
+    def state(self):
         labels = [(l.name, l.prefix, l.values, l.mix, l.groups) for l in self.dataset.tables]
-        save_atomic({
+        return {
             "config": configs.to_dict(self.c), "model": self.model.state_dict(), "ema": self.ema.model.state_dict(),
             "ema_n": self.ema.n, "opt": self.opt.state_dict(), "step": self.step, "images": self.images,
             "seconds": self.seconds(), "labels": labels, "loss": self.log.recent,
@@ -139,7 +141,10 @@ class Trainer:
             "decay_began": self.decay.began, "earlier": self.earlier,
             "random": torch.get_rng_state(), "batches": self.batches.state(),
             **({"ema_long": self.ema_long.model.state_dict(), "ema_long_n": self.ema_long.n} if self.ema_long else {}),
-        }, self.last)
+        }
+
+    def checkpoint(self):
+        save_atomic(self.state(), self.last)
 
     def left(self):
         """Share of the learning rate that the decay leaves; 0 ends the run."""
@@ -187,6 +192,24 @@ class Trainer:
                 errors = self.held_out.measure(average.model, self.device)
                 heldout.append(os.path.join(self.folder, "heldout.csv"), self.step, self.images, name, errors,
                                self.held_out.sizes())
+                self.keep(average, name, heldout.figure(errors["held_out"]))
+
+    def keep(self, average, name, figure):
+        """best.pt holds the best average as its "ema", best.json says how good it is."""
+        if self.c.train.keep_best and (self.best is None or figure < self.best):
+            self.best = figure
+            save_atomic({**self.state(), "ema": average.model.state_dict()}, os.path.join(self.folder, "best.pt"))
+            note = {"figure": figure, "step": self.step, "images": self.images, "weights": name}
+            with open(os.path.join(self.folder, "best.json.tmp"), "w") as f:
+                json.dump(note, f)
+            os.replace(os.path.join(self.folder, "best.json.tmp"), os.path.join(self.folder, "best.json"))
+
+    def known_best(self, resumed):
+        path = os.path.join(self.folder, "best.json")
+        if not resumed or not os.path.exists(path):
+            return None
+        with open(path) as f:
+            return json.load(f)["figure"]
 
     def train(self):
         t = self.c.train
