@@ -78,6 +78,7 @@ class Train:
     warmup: int = 200
     decay_fraction: float = 0.4  # the last part of the run, linear to zero
     init: str = ""  # start from the weights of this exported file
+    only: list = field(default_factory=list)  # train only parameters whose names begin so, such as "detail_head"; the rest stays
     teach_steps: int = 1000  # init of a model with prompts: batches with which its text encoder first learns the file's label tables, or to hear in all sentences what it hears in the plainest
     deadline: str = ""  # clock time with zone (2030-01-31T18:00+00:00) at which the decay ends, with the run
     decay_minutes: float = 20  # how long the decay lasts when begun by the deadline or by a file named "decay"

@@ -70,6 +70,7 @@ class Trainer:
             from .start import initialise
 
             self.earlier = initialise(self.model, self.dataset, t.init, t.teach_steps, self.autocast)
+        self.freeze(t.only)
         if t.paper_thresholds:
             for m in self.model.dynamic_layers().values():
                 m.threshold_ready.fill_(1)
@@ -96,6 +97,16 @@ class Trainer:
         self.best = self.known_best(state is not None)
         self.held_out = self.judge_sets() if t.judge_minutes and self.rank == 0 else None
         self.start = time.time()
+
+    def freeze(self, only):
+        """Leave all parameters as they are but those whose names begin with one of ``only`` (empty: train all)."""
+        for name, w in self.model.named_parameters():
+            w.requires_grad_(w.requires_grad and (not only or name.startswith(tuple(only))))
+        if not any(w.requires_grad for w in self.model.parameters()):
+            raise ValueError(f"train.only = {only}: no parameter of the model has such a name")
+        if only:  # thresholds belong to weights that do not change
+            for m in self.model.dynamic_layers().values():
+                m.track_thresholds = False
 
     def judge_sets(self):
         unseen = data.load_for(self.c, self.data_root, "test", self.tokenizer)

@@ -83,3 +83,18 @@ def test_a_head_is_added_to_a_file_without_one_and_exported(emoji_root):
     loaded.detail_head = None
     torch.testing.assert_close(with_head, by_hand({k: v.float() for k, v in stored.items() if "detail" in k},
                                                   loaded(x, t, y)[0], x, t), rtol=0, atol=1e-5)
+
+
+def test_the_head_alone_can_be_trained(emoji_root):
+    ck, _ = run_tiny(emoji_root, "--set", "model.prediction=data", "--set", "train.steps=30")
+    bare = str(emoji_root / "bare.safetensors")
+    export.main([str(ck), bare, "--dtype", "f32", "--data-root", str(emoji_root)])
+    only = [*HEAD, "--set", 'train.only=["detail_head"]', "--set", "train.warmup=1"]
+    ck, _ = run_tiny(emoji_root, "--init", bare, *only, "--set", "train.steps=40")
+    path = str(emoji_root / "head.safetensors")
+    export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root), "--no-recalibrate"])
+    old, new = load_file(bare), load_file(path)
+    assert all(torch.equal(old[k], new[k]) for k in old)
+    assert new["detail_head.conv_out.weight"].any()
+    with pytest.raises(ValueError, match="no parameter"):
+        run_tiny(emoji_root, *HEAD, "--set", 'train.only=["nothing"]')
