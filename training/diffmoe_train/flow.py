@@ -62,29 +62,43 @@ def drop_labels(labels, nulls, p_all, p_single, generator=None):
     return out
 
 
-@torch.no_grad()
-def velocity(model, z, t, labels, guidance, negative=None):
-    """Two separate passes: conditional and null tokens never share a pool.
-    ``negative``: conditions to lead away from, instead of null."""
-    tt = torch.full((z.shape[0],), t, device=z.device)
+def answer(model, z, tt, labels, shifts):
+    """The model's answer; with shifts, the mean over circular shifts of its input, each shifted back (cycle spinning): what
+    depends on where the patch borders lie averages out."""
     C = z.shape[1]
-    v = model(z, tt, labels)[0][:, :C].float()
-    if guidance != 1.0:
+    turned = [torch.roll(model(torch.roll(z, s, (2, 3)), tt, labels)[0][:, :C].float(), (-s[0], -s[1]), (2, 3)) for s in shifts]
+    return turned[0] if len(turned) == 1 else torch.stack(turned).mean(0)
+
+
+STILL = ((0, 0),)
+ALWAYS = (0.0, 1.0)
+
+
+@torch.no_grad()
+def velocity(model, z, t, labels, guidance, negative=None, interval=ALWAYS, shifts=STILL, shifts_from=0.0):
+    """Two separate passes: conditional and null tokens never share a pool.
+    ``negative``: conditions to lead away from, instead of null.  ``interval``: guidance applies at lo <= t < hi; elsewhere
+    there is one pass (Kynkäänniemi et al. 2024).  ``shifts``: pixels (down, right), see ``answer``; from time shifts_from on."""
+    tt = torch.full((z.shape[0],), t, device=z.device)
+    shifts = shifts if t >= shifts_from - 1e-9 else STILL
+    v = answer(model, z, tt, labels, shifts)
+    if guidance != 1.0 and interval[0] - 1e-9 <= t < interval[1] - 1e-9:
         null = model.null_labels(z.shape[0], z.device) if negative is None else negative
-        u = model(z, tt, null)[0][:, :C].float()
+        u = answer(model, z, tt, null, shifts)
         v = u + guidance * (v - u)
     return v if model.prediction == "velocity" else (v - z) / max(1 - t, LEAST_LEFT)
 
 
 @torch.no_grad()
-def sample(model, z, labels, steps=30, guidance=1.0, solver="euler", negative=None):
+def sample(model, z, labels, steps=30, guidance=1.0, solver="euler", negative=None, **more):
     """Heun's method looks at the end of each step; at t = 1 no noise is left from which a prediction of data
-    could tell a velocity, so there the last step is Euler's and ends at the data that is predicted."""
+    could tell a velocity, so there the last step is Euler's and ends at the data that is predicted.
+    more: ``interval``, ``shifts``, ``shifts_from`` as for ``velocity``."""
     h = 1.0 / steps
     for i in range(steps):
-        v = velocity(model, z, i * h, labels, guidance, negative)
+        v = velocity(model, z, i * h, labels, guidance, negative, **more)
         if solver == "heun" and (model.prediction == "velocity" or i + 1 < steps):
-            w = velocity(model, z + h * v, (i + 1) * h, labels, guidance, negative)
+            w = velocity(model, z + h * v, (i + 1) * h, labels, guidance, negative, **more)
             v = (v + w) / 2
         z = z + h * v
     return z

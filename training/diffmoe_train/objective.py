@@ -30,8 +30,8 @@ class Flow:
         """One value per sample."""
         return flow.flow_loss(out, x, noise, t, self.prediction, self.least_noise)
 
-    def sample(self, model, z, labels, steps, guidance, solver, negative=None, part=0):
-        return flow.sample(model, z, labels, steps, guidance, solver, negative)
+    def sample(self, model, z, labels, steps, guidance, solver, negative=None, part=0, **more):
+        return flow.sample(model, z, labels, steps, guidance, solver, negative, **more)
 
 
 class Ddpm:

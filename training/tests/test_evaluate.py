@@ -272,3 +272,7 @@ def test_sentences_go_through_forms_and_phrases():
     asked = [torch.tensor([0, 0, 1, 1, 0]), torch.tensor([0, 0, 1, 1, 1])]
     got = emoji.sentences(asked, ["fox", "ant"], ["noto", "blob"], ["{s}, {t}", "{n} ({t})"])
     assert got == ["a fox, noto", "fox (noto)", "an ant, blob emoji", "ant (blob emoji)", "a fox, blobmoji"]
+
+
+def test_shifts_spread_over_a_patch():
+    assert generate.cycle(1, 8) == [[0, 0]] and generate.cycle(2, 8) == [[0, 0], [4, 4]] and generate.cycle(4, 4)[3] == [3, 3]
