@@ -49,6 +49,7 @@ def main(argv=None):
     sampling_arguments(s)
     s.add_argument("--per-class", type=int, default=32)
     s.add_argument("--loss-tiles", type=int, default=300, help="real tiles of each split for the loss by noise level; a fifth as many for that of each class")
+    s.add_argument("--public", action="store_true", help="also distances on the features of a public network")
     judges.arguments(sub.add_parser("judges"))
     r = sub.add_parser("render")
     r.add_argument("page", help="Markdown file: what lies between its markers is replaced; made if it is not there")

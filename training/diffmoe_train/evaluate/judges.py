@@ -93,14 +93,19 @@ class Judges:
 
     def of_set(self, x, features, others):
         """What is said of a set of pictures as a whole; others: rows of the training set to compare with."""
-        real, made = self.features[0]["deep"][others], features["deep"]
-        scale = self.features[0]["deep"]
-        real, made = (distribution.standardised(f, scale) for f in (real, made))
-        out = {f"grid, {p} pixels": borders.grid(x, p, self.seed) for p in PERIODS if p < x.shape[-1]}
-        out["gradient"] = borders.gradient(x, self.seed)
-        out["KID x 1000"] = scaled(distribution.kid_with_interval(made, real, self.seed), 1000)
-        out["Fréchet, 128 components"] = distribution.frechet_with_interval(made, real, self.seed)
-        return {**out, **distribution.precision_recall(made, real, self.seed)}
+        deep = self.features[0]["deep"]
+        return of_set(x, features["deep"], deep[others], deep, self.seed)
+
+
+def of_set(x, made, real, scale, seed):
+    """Borders and distances of pictures x with features ``made``, against features ``real``; scale: features of real
+    pictures, the same for all that is to be compared."""
+    real, made = (distribution.standardised(f, scale) for f in (real, made))
+    out = {f"grid, {p} pixels": borders.grid(x, p, seed) for p in PERIODS if p < x.shape[-1]}
+    out["gradient"] = borders.gradient(x, seed)
+    out["KID x 1000"] = scaled(distribution.kid_with_interval(made, real, seed), 1000)
+    out["Fréchet, 128 components"] = distribution.frechet_with_interval(made, real, seed)
+    return {**out, **distribution.precision_recall(made, real, seed)}
 
 
 def scaled(s, by):
