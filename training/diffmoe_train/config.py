@@ -44,6 +44,7 @@ class Model:
     interleave: bool = True
     learn_sigma: bool = False
     prediction: str = "velocity"  # what a flow model says; or "data", for patches of more numbers than hidden_size / 2
+    detail_head: int = 0  # channels of the convolutions that finish a predicted picture; 0: none; needs prediction = "data"
     time_scale: float = 1000.0
     label_init_std: float = 0.02
 
@@ -77,23 +78,31 @@ class Train:
     warmup: int = 200
     decay_fraction: float = 0.4  # the last part of the run, linear to zero
     init: str = ""  # start from the weights of this exported file
+    only: list = field(default_factory=list)  # train only parameters whose names begin so, such as "detail_head"; the rest stays
     teach_steps: int = 1000  # init of a model with prompts: batches with which its text encoder first learns the file's label tables, or to hear in all sentences what it hears in the plainest
     deadline: str = ""  # clock time with zone (2030-01-31T18:00+00:00) at which the decay ends, with the run
     decay_minutes: float = 20  # how long the decay lasts when begun by the deadline or by a file named "decay"
     grad_clip: float = 1.0
     ema: float = 0.9995
+    ema_long: float = 0.0  # a second, longer average beside it, from which may be chosen afterwards; 0: none
     ema_warmup: bool = True  # begin with a short average: min(ema, (1 + n) / (10 + n)); false in the paper
     paper_thresholds: bool = False  # as the official code: thresholds begin at 0, and EMA weights hold an average of them
     capacity_schedule: list = field(default_factory=list)  # [a, b]: all experts take all tokens until step a, then fewer until b
     objective: str = "flow"  # or "ddpm", which needs model.learn_sigma and model.time_scale = 1
     t_dist: str = "uniform"  # as in the paper; or "logit_normal", which trains hardly any t below 0.05
     t_shift: float = 1.0  # above 1: times nearer to noise, for pictures of many pixels
+    t_late: float = 0.0  # share of the times that are drawn from U(t_late_from, 1) instead: trains the end of the path
+    t_late_from: float = 0.6
+    least_noise: float = 0.05  # prediction "data": what 1 - t counts as at least in the loss
     bce_weight: float = 1.0
     drop_all: float = 0.1
     drop_single: float = 0.05
     log_every: int = 20
     save_minutes: float = 5
     sample_minutes: float = 10
+    judge_minutes: float = 0  # how often the error on held-out and seen pictures is measured (heldout.csv); 0: never
+    judge_images: int = 500  # of each set at most
+    keep_best: bool = False  # best.pt: the average that was best on held-out pictures (heldout.figure); needs judge_minutes
 
 
 @dataclass
@@ -125,6 +134,18 @@ def check(c):
                          "euler and heun are for flow, ddpm and ddim for ddpm")
     if m.prediction not in flow.PREDICTIONS or m.prediction == "data" and t.objective != "flow":
         raise ValueError(f"model.prediction = {m.prediction!r}: it is velocity or, for flow models, data")
+    if not (0 <= t.t_late <= 1 and 0 <= t.t_late_from < 1):
+        raise ValueError(f"train.t_late = {t.t_late}, train.t_late_from = {t.t_late_from}: "
+                         "a share in [0, 1], and a time in [0, 1)")
+    if not 0 < t.least_noise <= 1:
+        raise ValueError(f"train.least_noise = {t.least_noise}; it is above 0 and at most 1")
+    if t.judge_minutes and t.objective != "flow":
+        raise ValueError("train.judge_minutes is for flow models: it measures the picture that their answer implies")
+    if t.keep_best and not t.judge_minutes:
+        raise ValueError("train.keep_best needs train.judge_minutes: it keeps what is best on held-out pictures")
+    if m.detail_head < 0 or m.detail_head and (m.prediction != "data" or m.learn_sigma):
+        raise ValueError(f"model.detail_head = {m.detail_head}: a number of channels, and only with "
+                         "model.prediction = \"data\" and model.learn_sigma = false; 0 is none")
     if t.capacity_schedule and (len(t.capacity_schedule) != 2 or not 0 <= t.capacity_schedule[0] < t.capacity_schedule[1]):
         raise ValueError(f"train.capacity_schedule = {t.capacity_schedule}; it is two steps, the earlier first")
     if c.text.tokenizer not in ("wordpiece", "bpe"):

@@ -38,11 +38,11 @@ def folded(model):
     return to_official(state)
 
 
-def is_quantised(key, w):
-    """int8 files: which tensors are stored as I8 with one scale per row."""
-    return (key.endswith(".weight") and w.dim() == 2 and w.numel() >= 4096
-            and not any(s in key for s in EXACT)
-            and not key.startswith("final_layer.") and "embedding_table" not in key)
+def is_matrix(key, shape):
+    """Whether a tensor is one of the large matrices, which int8 files store as I8 with one scale per row.
+    The same rule as ``is_matrix`` of the Rust program, so that both convert a file alike."""
+    return (len(shape) == 2 and key.startswith(("blocks.", "final_layer.adaLN", "text_encoder.layers."))
+            and not any(s in key for s in ("capacity_predictor", "gate_weight", ".gate.weight")))
 
 
 def encode(state, dtype):
@@ -52,7 +52,7 @@ def encode(state, dtype):
         w = w.detach().float().cpu()
         if dtype == "f32" or any(s in key for s in EXACT) or key.endswith("ema_decay"):
             out[key] = w
-        elif dtype == "int8" and is_quantised(key, w):
+        elif dtype == "int8" and is_matrix(key, w.shape):
             scale = (w.abs().amax(1) / 127).clamp_min(1e-12)
             out[key] = (w / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
             out[key + ".scale"] = scale
@@ -79,6 +79,8 @@ def params(config):
         p["qk_norm"] = True
     if m.prediction != "velocity":
         p["prediction"] = m.prediction
+    if m.detail_head:
+        p["detail_head"] = {"channels": m.detail_head}
     if kind(config) != "dense":
         p["MoE_config"] = {"num_experts": m.num_experts, "capacity": m.capacity, "n_shared_experts": m.n_shared_experts,
                            "init_MoeMLP": False, "interleave": m.interleave}
@@ -137,7 +139,8 @@ def load_exported(path):
                 p["mlp_ratio"], moe["num_experts"], moe["capacity"], moe["interleave"], p["learn_sigma"],
                 meta["time_scale"], [(l["tensor"].split(".")[0], l["null"], None) for l in meta["labels"]],
                 use_swiglu=p["use_swiglu"], kind=meta["kind"], n_shared_experts=moe.get("n_shared_experts", 0),
-                qk_norm=p.get("qk_norm", False), prediction=p.get("prediction", "velocity"), text=encoder_of(meta))
+                qk_norm=p.get("qk_norm", False), prediction=p.get("prediction", "velocity"), text=encoder_of(meta),
+                detail_head=p.get("detail_head", {}).get("channels", 0))
     model.load_state_dict(from_official(decode(stored)))
     return model.eval().requires_grad_(False), meta
 
@@ -147,13 +150,16 @@ def encoder_of(meta):
     return {k: meta["text"][k] for k in keys} if "text" in meta else None
 
 
-def load_checkpoint(path):
-    """(EMA model, config, labels, checkpoint) of a training checkpoint."""
+def load_checkpoint(path, weights="ema"):
+    """(EMA model, config, labels, checkpoint) of a training checkpoint; weights: "ema" or, of a run that keeps one,
+    the longer average "ema_long"."""
     ck = torch.load(path, map_location="cpu", weights_only=False)
     config = configs.from_dict(ck["config"])
     labels = [data.Labels(*l) for l in ck["labels"]]
     model = build(config.model, labels, prompts.encoder_arguments(config.text, tokenizer_of(ck)))
-    model.load_state_dict(ck["ema"])
+    if weights not in ck:
+        raise ValueError(f"{path} has no weights {weights!r}: the run kept no second average (train.ema_long)")
+    model.load_state_dict(ck[weights])
     return model.eval().requires_grad_(False), config, labels, ck
 
 
@@ -270,6 +276,7 @@ def main(argv=None):
     p.add_argument("checkpoint")
     p.add_argument("out")
     p.add_argument("--dtype", choices=["f32", "f16", "int8"], default="f16")
+    p.add_argument("--weights", choices=["ema", "ema_long"], default="ema", help="which moving average")
     p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
     p.add_argument("--no-recalibrate", action="store_true")
     p.add_argument("--reference", help="also write inputs and outputs of a forward pass here")
@@ -277,7 +284,7 @@ def main(argv=None):
     p.add_argument("--report-images", type=int, default=64, help="pictures per label value and noise level")
     a = p.parse_args(argv)
 
-    model, config, labels, ck = load_checkpoint(a.checkpoint)
+    model, config, labels, ck = load_checkpoint(a.checkpoint, a.weights)
     capacity = config.model.capacity
     tokenizer = tokenizer_of(ck)
     report, dataset = {}, None

@@ -8,21 +8,27 @@ the data (Li and He 2025, "Back to Basics").  Trained is the velocity either way
 import torch
 
 
-def sample_t(n, kind, device, generator=None, shift=1.0):
+def sample_t(n, kind, device, generator=None, shift=1.0, late=0.0, late_from=0.6):
     """Times to train on.  ``shift`` above 1 moves them toward noise: the more pixels a picture has, the
     earlier its mean colour shows through the noise, and what is decided there must be trained there
-    (Esser et al. 2024, section 5.3.2; a logit-normal t hardly ever comes below 0.05)."""
+    (Esser et al. 2024, section 5.3.2; a logit-normal t hardly ever comes below 0.05).
+    ``late``: this share of the times is uniform on [late_from, 1) instead.  A solver ends at the prediction
+    near t = 0.9, where a shifted logit-normal puts less than 1 % of its samples."""
     if kind == "uniform":
         t = torch.rand(n, device=device, generator=generator)
     elif kind == "logit_normal":
         t = torch.randn(n, device=device, generator=generator).sigmoid()
     else:
         raise ValueError(f"train.t_dist = {kind!r}; it is uniform or logit_normal")
-    return t / (t + shift * (1 - t))
+    t = t / (t + shift * (1 - t))
+    if late:
+        uniform = late_from + (1 - late_from) * torch.rand(n, device=device, generator=generator)
+        t = torch.where(torch.rand(n, device=device, generator=generator) < late, uniform, t)
+    return t
 
 
 PREDICTIONS = ("velocity", "data")
-LEAST_NOISE = 0.05  # what 1 - t counts as at least in the loss
+LEAST_NOISE = 0.05  # what 1 - t counts as at least in the loss, unless a run sets train.least_noise
 LEAST_LEFT = 0.01  # and in sampling, as in the program, whose adaptive solver asks for velocities at t = 1
 
 
@@ -31,12 +37,12 @@ def mix(x, noise, t):
     return t * x + (1 - t) * noise
 
 
-def flow_loss(out, x, noise, t=None, prediction="velocity"):
+def flow_loss(out, x, noise, t=None, prediction="velocity", least_noise=LEAST_NOISE):
     """Mean squared error of the velocity x - noise, one value per sample; t is needed for a prediction of data."""
     out = out[:, : x.shape[1]].float()
     if prediction == "velocity":
         return (out - (x - noise)).square().flatten(1).mean(1)
-    return (out - x).square().flatten(1).mean(1) / (1 - t).clamp_min(LEAST_NOISE).square()
+    return (out - x).square().flatten(1).mean(1) / (1 - t).clamp_min(least_noise).square()
 
 
 def drop_labels(labels, nulls, p_all, p_single, generator=None):
@@ -56,29 +62,43 @@ def drop_labels(labels, nulls, p_all, p_single, generator=None):
     return out
 
 
-@torch.no_grad()
-def velocity(model, z, t, labels, guidance, negative=None):
-    """Two separate passes: conditional and null tokens never share a pool.
-    ``negative``: conditions to lead away from, instead of null."""
-    tt = torch.full((z.shape[0],), t, device=z.device)
+def answer(model, z, tt, labels, shifts):
+    """The model's answer; with shifts, the mean over circular shifts of its input, each shifted back (cycle spinning): what
+    depends on where the patch borders lie averages out."""
     C = z.shape[1]
-    v = model(z, tt, labels)[0][:, :C].float()
-    if guidance != 1.0:
+    turned = [torch.roll(model(torch.roll(z, s, (2, 3)), tt, labels)[0][:, :C].float(), (-s[0], -s[1]), (2, 3)) for s in shifts]
+    return turned[0] if len(turned) == 1 else torch.stack(turned).mean(0)
+
+
+STILL = ((0, 0),)
+ALWAYS = (0.0, 1.0)
+
+
+@torch.no_grad()
+def velocity(model, z, t, labels, guidance, negative=None, interval=ALWAYS, shifts=STILL, shifts_from=0.0):
+    """Two separate passes: conditional and null tokens never share a pool.
+    ``negative``: conditions to lead away from, instead of null.  ``interval``: guidance applies at lo <= t < hi; elsewhere
+    there is one pass (Kynkäänniemi et al. 2024).  ``shifts``: pixels (down, right), see ``answer``; from time shifts_from on."""
+    tt = torch.full((z.shape[0],), t, device=z.device)
+    shifts = shifts if t >= shifts_from - 1e-9 else STILL
+    v = answer(model, z, tt, labels, shifts)
+    if guidance != 1.0 and interval[0] - 1e-9 <= t < interval[1] - 1e-9:
         null = model.null_labels(z.shape[0], z.device) if negative is None else negative
-        u = model(z, tt, null)[0][:, :C].float()
+        u = answer(model, z, tt, null, shifts)
         v = u + guidance * (v - u)
     return v if model.prediction == "velocity" else (v - z) / max(1 - t, LEAST_LEFT)
 
 
 @torch.no_grad()
-def sample(model, z, labels, steps=30, guidance=1.0, solver="euler", negative=None):
+def sample(model, z, labels, steps=30, guidance=1.0, solver="euler", negative=None, **more):
     """Heun's method looks at the end of each step; at t = 1 no noise is left from which a prediction of data
-    could tell a velocity, so there the last step is Euler's and ends at the data that is predicted."""
+    could tell a velocity, so there the last step is Euler's and ends at the data that is predicted.
+    more: ``interval``, ``shifts``, ``shifts_from`` as for ``velocity``."""
     h = 1.0 / steps
     for i in range(steps):
-        v = velocity(model, z, i * h, labels, guidance, negative)
+        v = velocity(model, z, i * h, labels, guidance, negative, **more)
         if solver == "heun" and (model.prediction == "velocity" or i + 1 < steps):
-            w = velocity(model, z + h * v, (i + 1) * h, labels, guidance, negative)
+            w = velocity(model, z + h * v, (i + 1) * h, labels, guidance, negative, **more)
             v = (v + w) / 2
         z = z + h * v
     return z

@@ -3,8 +3,9 @@ DiffMoE or one of the baselines (``moe``), or none in a dense model.
 
 Names, shapes and formulas follow the official implementation; differences are
 switches: ``time_scale`` (official flow models: 1), ``learn_sigma`` (official:
-true), ``qk_norm``, ``prediction`` (see ``flow``), more than one label table (official: one), and ``text``: prompts
-instead of or beside labels, which cross-attention reads (see ``text``).
+true), ``qk_norm``, ``prediction`` (see ``flow``), more than one label table (official: one), ``text``: prompts
+instead of or beside labels, which cross-attention reads (see ``text``), and ``detail_head``: channels of the
+convolutions that finish a predicted picture, 0 for none (see ``detail``).
 """
 
 import math
@@ -14,6 +15,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from . import text as texts
+from .detail import DetailHead
 from .moe import KINDS, DiffMoE, Experts, Mlp, SwiGlu
 
 
@@ -140,10 +142,12 @@ class DiT(nn.Module):
     def __init__(self, input_size, in_channels, patch_size, depth, hidden_size, num_heads, mlp_ratio=4.0,
                  num_experts=8, capacity=1.0, interleave=True, learn_sigma=False, time_scale=1.0,
                  labels=(("y_embedder", 10, None),), label_init_std=0.02, use_swiglu=False, kind="diffmoe",
-                 n_shared_experts=0, qk_norm=False, prediction="velocity", text=None):
+                 n_shared_experts=0, qk_norm=False, prediction="velocity", text=None, detail_head=0):
         super().__init__()
         if kind not in (*KINDS, "dense"):
             raise ValueError(f"model.kind = {kind!r}; it is one of {', '.join(KINDS)} or dense")
+        if detail_head and (prediction != "data" or learn_sigma):
+            raise ValueError('model.detail_head needs model.prediction = "data" and model.learn_sigma = false')
         D, p = hidden_size, patch_size
         self.in_channels, self.patch_size, self.prediction = in_channels, p, prediction
         self.out_channels = in_channels * (2 if learn_sigma else 1)
@@ -169,6 +173,7 @@ class DiT(nn.Module):
 
         self.blocks = nn.ModuleList(Block(D, num_heads, feed_forward(i), text_dim, qk_norm) for i in range(depth))
         self.final_layer = FinalLayer(D, p * p * self.out_channels)
+        self.detail_head = DetailHead(in_channels, detail_head) if detail_head else None
         self.reset_parameters(label_init_std)
 
     def reset_parameters(self, label_init_std):
@@ -198,6 +203,8 @@ class DiT(nn.Module):
         for m in zero + [self.final_layer.adaLN_modulation[1], self.final_layer.linear]:
             nn.init.zeros_(m.weight)
             nn.init.zeros_(m.bias)
+        if self.detail_head:
+            self.detail_head.reset_parameters()
 
     def label_embedders(self):
         return [getattr(self, name) for name in self.label_names]
@@ -252,7 +259,8 @@ class DiT(nn.Module):
             h, loss = block(h, c, text)
             if loss is not None:
                 aux = aux + loss
-        return self.unpatchify(self.final_layer(h, c)), aux
+        out = self.unpatchify(self.final_layer(h, c))
+        return out if self.detail_head is None else self.detail_head(out, x, t), aux
 
     def null_labels(self, n, device=None):
         null = [torch.full((n,), e.num, dtype=torch.long, device=device) for e in self.label_embedders()]

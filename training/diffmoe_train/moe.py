@@ -149,6 +149,7 @@ class DiffMoE(Experts):
             self.shared_experts = Mlp(dim, 8 * dim)
         self.rule = "pool"
         self.gamma = None  # one fixed threshold for all experts instead of their own (paper, Table 10)
+        self.track_thresholds = True  # in training
         self.force_train_routing = False  # used when recalibrating thresholds
 
     def route(self, x, tokens):
@@ -163,7 +164,8 @@ class DiffMoE(Experts):
             target = torch.zeros(E, S, device=x.device).scatter_(1, index, 1.0).t()
             loss = F.binary_cross_entropy_with_logits(logits, target)
             if self.training:
-                self.update_threshold(logits.detach(), k)
+                if self.track_thresholds:
+                    self.update_threshold(logits.detach(), k)
                 self.predicted_capacity = (logits.detach().sigmoid() > self.expert_threshold).sum() / S
             y = self.dispatch(x, index, weight)
             self.note(target, gate, logits=logits)

@@ -9,11 +9,13 @@ from . import ddpm, flow
 
 
 class Flow:
-    def __init__(self, t_dist="uniform", t_shift=1.0, prediction="velocity"):
+    def __init__(self, t_dist="uniform", t_shift=1.0, prediction="velocity", t_late=0.0, t_late_from=0.6,
+                 least_noise=flow.LEAST_NOISE):
         self.t_dist, self.t_shift, self.prediction = t_dist, t_shift, prediction
+        self.t_late, self.t_late_from, self.least_noise = t_late, t_late_from, least_noise
 
     def draw_time(self, n, device):
-        return flow.sample_t(n, self.t_dist, device, shift=self.t_shift)
+        return flow.sample_t(n, self.t_dist, device, shift=self.t_shift, late=self.t_late, late_from=self.t_late_from)
 
     def at(self, share):
         return share
@@ -26,10 +28,10 @@ class Flow:
 
     def loss(self, out, x, noise, t):
         """One value per sample."""
-        return flow.flow_loss(out, x, noise, t, self.prediction)
+        return flow.flow_loss(out, x, noise, t, self.prediction, self.least_noise)
 
-    def sample(self, model, z, labels, steps, guidance, solver, negative=None, part=0):
-        return flow.sample(model, z, labels, steps, guidance, solver, negative)
+    def sample(self, model, z, labels, steps, guidance, solver, negative=None, part=0, **more):
+        return flow.sample(model, z, labels, steps, guidance, solver, negative, **more)
 
 
 class Ddpm:
@@ -64,7 +66,7 @@ def make(config):
     """The objective of a run."""
     train = config.train
     if train.objective == "flow":
-        return Flow(train.t_dist, train.t_shift, config.model.prediction)
+        return Flow(train.t_dist, train.t_shift, config.model.prediction, train.t_late, train.t_late_from, train.least_noise)
     if train.objective == "ddpm":
         return Ddpm()
     raise ValueError(f"train.objective = {train.objective!r}; it is flow or ddpm")

@@ -54,21 +54,46 @@ def look_coarsely(model, source):
     model.x_embedder.proj.bias.copy_(source.x_embedder.proj.bias)
 
 
+@torch.no_grad()
+def look_finely(model, source):
+    """Patches of the run, smaller than the file's in pictures of the same size, are read as the file reads the same patch
+    enlarged, and answered by the averages of its answer."""
+    times, p, c = source.patch_size // model.patch_size, model.patch_size, model.out_channels
+    if times * model.patch_size != source.patch_size:
+        raise ValueError(f"the file's patches of {source.patch_size} pixels are no multiple of {model.patch_size}")
+    w = source.x_embedder.proj.weight
+    model.x_embedder.proj.weight.copy_(w.view(len(w), -1, p, times, p, times).sum((3, 5)))
+    model.x_embedder.proj.bias.copy_(source.x_embedder.proj.bias)
+    for name in ("weight", "bias"):
+        w = getattr(source.final_layer.linear, name)
+        small = w.view(p, times, p, times, c, -1).mean((1, 3)).reshape(p * p * c, -1)
+        getattr(model.final_layer.linear, name).copy_(small if name == "weight" else small[:, 0])
+    model.final_layer.adaLN_modulation.load_state_dict(source.final_layer.adaLN_modulation.state_dict())
+
+
 def take_all_but(model, source, apart, path):
     """Copy the tensors that are not in ``apart`` (the first part of their names, or
     a part such as cross_attn); otherwise names and sizes must agree.  Positions are not learned, so a
     run may draw larger or smaller pictures than the file, with patches of the same size; with larger patches
-    as many of them."""
+    as many of them; or the same pictures in smaller patches."""
     if source.patch_size != model.patch_size and source.grid == model.grid:
         apart = apart | {"x_embedder", "final_layer"}
         look_coarsely(model, source)
         print(f"{path} has patches of {source.patch_size} pixels, the run of {model.patch_size}: it reads their averages, and its answer begins anew")
+    elif (source.patch_size > model.patch_size and source.grid * source.patch_size == model.grid * model.patch_size
+          and source.prediction == model.prediction):
+        apart = apart | {"x_embedder", "final_layer"}
+        look_finely(model, source)
+        print(f"{path} has patches of {source.patch_size} pixels, the run of {model.patch_size}: it begins with their averages")
     elif source.prediction != model.prediction:
         apart = apart | {"final_layer"}
         print(f"{path} says the {source.prediction}, the run the {model.prediction}: its answer begins anew")
     if source.grid != model.grid:
         apart = apart | {"pos_embed"}
         print(f"{path} has {source.grid}x{source.grid} tokens, the run {model.grid}x{model.grid}: it keeps its own positions")
+    if model.detail_head and not source.detail_head:
+        apart = apart | {"detail_head"}
+        print(f"{path} has no detail head: it begins as nothing")
     theirs, mine = ({k: v for k, v in m.state_dict().items() if not apart & set(k.split("."))} for m in (source, model))
     shape = lambda state, k: tuple(state[k].shape) if k in state else "missing"
     if wrong := [k for k in sorted({*mine, *theirs}) if shape(mine, k) != shape(theirs, k)]:

@@ -4,6 +4,7 @@ Several GPUs:  torchrun --nproc_per_node=4 -m diffmoe_train.train configs/...
 """
 
 import argparse
+import json
 import os
 import time
 
@@ -14,7 +15,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from . import config as configs
-from . import data, flow, objective, prompts, schedule
+from . import data, flow, heldout, objective, prompts, schedule
 from .ema import Ema
 from .model import DiT
 from .runlog import RunLog
@@ -69,11 +70,13 @@ class Trainer:
             from .start import initialise
 
             self.earlier = initialise(self.model, self.dataset, t.init, t.teach_steps, self.autocast)
+        self.freeze(t.only)
         if t.paper_thresholds:
             for m in self.model.dynamic_layers().values():
                 m.threshold_ready.fill_(1)
         self.objective = objective.make(self.c)
         self.ema = Ema(self.model, t.ema, t.ema_warmup, t.paper_thresholds)
+        self.ema_long = Ema(self.model, t.ema_long, t.ema_warmup, t.paper_thresholds) if t.ema_long else None
         self.opt = torch.optim.AdamW([q for q in self.model.parameters() if q.requires_grad], lr=t.lr,
                                      betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True)
         self.step, self.images, self.before = 0, 0, 0.0  # before: seconds of earlier sittings
@@ -91,7 +94,23 @@ class Trainer:
         if t.compile:
             self.run = torch.compile(self.run)
         self.log = RunLog(folder, self.step) if self.rank == 0 else None
+        self.best = self.known_best(state is not None)
+        self.held_out = self.judge_sets() if t.judge_minutes and self.rank == 0 else None
         self.start = time.time()
+
+    def freeze(self, only):
+        """Leave all parameters as they are but those whose names begin with one of ``only`` (empty: train all)."""
+        for name, w in self.model.named_parameters():
+            w.requires_grad_(w.requires_grad and (not only or name.startswith(tuple(only))))
+        if not any(w.requires_grad for w in self.model.parameters()):
+            raise ValueError(f"train.only = {only}: no parameter of the model has such a name")
+        if only:  # thresholds belong to weights that do not change
+            for m in self.model.dynamic_layers().values():
+                m.track_thresholds = False
+
+    def judge_sets(self):
+        unseen = data.load_for(self.c, self.data_root, "test", self.tokenizer)
+        return heldout.HeldOut({"held_out": unseen, "seen": self.dataset}, self.c.train.judge_images)
 
     def known_tokenizer(self, state):
         """The tokenizer that came with weights; or one that all processes share,
@@ -113,6 +132,9 @@ class Trainer:
     def take(self, s):
         self.model.load_state_dict(s["model"])
         self.ema.model.load_state_dict(s["ema"])
+        if self.ema_long:  # a run that had none begins it with the shorter one
+            self.ema_long.model.load_state_dict(s.get("ema_long") or s["ema"])
+            self.ema_long.n = s.get("ema_long_n", s["ema_n"])
         self.ema.n, self.step, self.images, self.before = s["ema_n"], s["step"], s["images"], s["seconds"]
         self.opt.load_state_dict(s["opt"])
         self.earlier = s.get("earlier", {})
@@ -120,16 +142,20 @@ class Trainer:
     def seconds(self):
         return self.before + time.time() - self.start
 
-    def checkpoint(self):
+    def state(self):
         labels = [(l.name, l.prefix, l.values, l.mix, l.groups) for l in self.dataset.tables]
-        save_atomic({
+        return {
             "config": configs.to_dict(self.c), "model": self.model.state_dict(), "ema": self.ema.model.state_dict(),
             "ema_n": self.ema.n, "opt": self.opt.state_dict(), "step": self.step, "images": self.images,
             "seconds": self.seconds(), "labels": labels, "loss": self.log.recent,
             "tokenizer": self.tokenizer and self.tokenizer.to_str(),
             "decay_began": self.decay.began, "earlier": self.earlier,
             "random": torch.get_rng_state(), "batches": self.batches.state(),
-        }, self.last)
+            **({"ema_long": self.ema_long.model.state_dict(), "ema_long_n": self.ema_long.n} if self.ema_long else {}),
+        }
+
+    def checkpoint(self):
+        save_atomic(self.state(), self.last)
 
     def left(self):
         """Share of the learning rate that the decay leaves; 0 ends the run."""
@@ -158,6 +184,8 @@ class Trainer:
         self.opt.step()
         self.opt.zero_grad(set_to_none=True)
         self.ema.update(self.model)
+        if self.ema_long:
+            self.ema_long.update(self.model)
         self.step += 1
         self.images += t.batch * self.world
         if self.log:
@@ -168,10 +196,36 @@ class Trainer:
     def grid(self, name):
         save_grid(self.ema.model, self.dataset, self.c.sample, os.path.join(self.folder, name), self.objective)
 
+    def judge(self):
+        """Measure the error on held-out and seen pictures, of every average."""
+        for name, average in (("ema", self.ema), ("ema_long", self.ema_long)):
+            if average:
+                errors = self.held_out.measure(average.model, self.device)
+                heldout.append(os.path.join(self.folder, "heldout.csv"), self.step, self.images, name, errors,
+                               self.held_out.sizes())
+                self.keep(average, name, heldout.figure(errors["held_out"]))
+
+    def keep(self, average, name, figure):
+        """best.pt holds the best average as its "ema", best.json says how good it is."""
+        if self.c.train.keep_best and (self.best is None or figure < self.best):
+            self.best = figure
+            save_atomic({**self.state(), "ema": average.model.state_dict()}, os.path.join(self.folder, "best.pt"))
+            note = {"figure": figure, "step": self.step, "images": self.images, "weights": name}
+            with open(os.path.join(self.folder, "best.json.tmp"), "w") as f:
+                json.dump(note, f)
+            os.replace(os.path.join(self.folder, "best.json.tmp"), os.path.join(self.folder, "best.json"))
+
+    def known_best(self, resumed):
+        path = os.path.join(self.folder, "best.json")
+        if not resumed or not os.path.exists(path):
+            return None
+        with open(path) as f:
+            return json.load(f)["figure"]
+
     def train(self):
         t = self.c.train
         bar = tqdm(total=t.steps, initial=self.step, disable=self.rank > 0, mininterval=5)
-        saved = sampled = time.time()
+        saved = sampled = judged = time.time()
         while (left := self.left()) > 0:
             lr = schedule.learning_rate(t, self.step, left)
             self.one_step(lr)
@@ -188,9 +242,15 @@ class Trainer:
                 self.grid(f"grid_{self.step:06d}.png")
                 sampled = time.time()
                 self.log.restart()
+            if self.held_out and time.time() - judged > 60 * t.judge_minutes:
+                self.judge()
+                judged = time.time()
+                self.log.restart()
         bar.close()
         if self.rank == 0:
             self.checkpoint()
+            if self.held_out:
+                self.judge()
             self.grid("grid_final.png")
         if self.world > 1:
             dist.destroy_process_group()

@@ -12,7 +12,7 @@ from PIL import Image
 from diffmoe_train import config as configs
 from diffmoe_train import data, export, train
 from diffmoe_train.evaluate import __main__ as command
-from diffmoe_train.evaluate import emoji, eurosat, generate, probe, render, retrieval, stats
+from diffmoe_train.evaluate import emoji, eurosat, generate, probe, public, render, retrieval, stats
 
 from helpers import run_tiny
 
@@ -254,17 +254,21 @@ lr = 3e-3
 steps = 3
 """)
     monkeypatch.setattr(eurosat, "PROBE_STEPS", 60)
+    monkeypatch.setattr(public, "PublicNet", lambda: lambda x: {"deep": x.flatten(1)[:, ::16], "low": x.mean((2, 3))})
     train.main([str(tmp_path / "run.toml"), "--data-root", str(tmp_path), "--out", str(tmp_path / "runs")])
     weights, out, page = (str(tmp_path / n) for n in ("w.safetensors", "r.json", "r.md"))
     export.main([str(tmp_path / "runs/tiles/last.pt"), weights, "--data-root", str(tmp_path)])
-    command.main(["eurosat", "--weights", weights, "--out", out, "--data-root", str(tmp_path), "--per-class", "4", "--loss-tiles", "30"])
+    command.main(["eurosat", "--weights", weights, "--out", out, "--data-root", str(tmp_path), "--per-class", "4", "--loss-tiles", "30", "--public"])
     r = json.loads((tmp_path / "r.json").read_text())
+    assert r["classes"]["noisy"]["gradient_real"]["value"] > 5 * r["classes"]["flat"]["gradient_real"]["value"]
+    assert r["sets"]["generated"]["KID x 1000"]["value"] > r["sets"]["real"]["KID x 1000"]["value"]
     assert r["class"]["n"] == 12 and r["probe"]["unseen"]["share"] > 0.9
     loss = {k: c["loss"] for k, c in r["classes"].items()}
     assert loss["noisy"] > 1.5 * max(loss["flat"], loss["striped"]), loss
     assert r["loss_and_C"] == pytest.approx(stats.spearman(list(loss.values()), [c["C"] for c in r["classes"].values()]))
     command.main(["render", page, out])
     text = (tmp_path / "r.md").read_text()
+    assert "all tiles as a set" in text and "mean step between" in text
     assert "| noisy |" in text and "Rank correlation" in text
 
 
@@ -272,3 +276,7 @@ def test_sentences_go_through_forms_and_phrases():
     asked = [torch.tensor([0, 0, 1, 1, 0]), torch.tensor([0, 0, 1, 1, 1])]
     got = emoji.sentences(asked, ["fox", "ant"], ["noto", "blob"], ["{s}, {t}", "{n} ({t})"])
     assert got == ["a fox, noto", "fox (noto)", "an ant, blob emoji", "ant (blob emoji)", "a fox, blobmoji"]
+
+
+def test_shifts_spread_over_a_patch():
+    assert generate.cycle(1, 8) == [[0, 0]] and generate.cycle(2, 8) == [[0, 0], [4, 4]] and generate.cycle(4, 4)[3] == [3, 3]

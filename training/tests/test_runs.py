@@ -90,6 +90,23 @@ def test_larger_patches_are_seen_as_their_averages(exported):
         initialise(tiny_model(root, "model.input_size=12", "data.image_size=16", "model.patch_size=3")[0], dataset, path)
 
 
+def test_smaller_patches_begin_as_the_larger_ones_enlarged(emoji_root):
+    more = ["model.prediction=data", "model.patch_size=4"]
+    ck, _ = run_tiny(emoji_root, "--set", "train.steps=30", *(x for s in more for x in ("--set", s)))
+    path = str(emoji_root / "large.safetensors")
+    export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root)])
+    model, dataset = tiny_model(emoji_root, "model.prediction=data")  # patches of 2
+    initialise(model, dataset, path)
+    source = load_exported(path)[0]
+    x = torch.randn(3, 3, 8, 8)
+    large = x.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :8, :8]  # its first patch is the first of x, enlarged
+    torch.testing.assert_close(model.patchify(x)[:, 0], source.patchify(large)[:, 0], rtol=0, atol=1e-5)
+    h, c = torch.randn(3, 16, 64), torch.randn(3, 64)
+    mine = model.unpatchify(model.final_layer(h, c))[:, :, :2, :2]
+    theirs = source.unpatchify(source.final_layer(h[:, :4], c))[:, :, :4, :4]
+    torch.testing.assert_close(mine, torch.nn.functional.avg_pool2d(theirs, 2), rtol=0, atol=1e-5)
+
+
 def test_another_prediction_has_an_answer_of_its_own(exported):
     root, path = exported
     model, dataset = tiny_model(root, "model.prediction=data")

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffmoe_train import config as configs
-from diffmoe_train import data, export, flow, sample, schedule
+from diffmoe_train import data, export, flow, objective, sample, schedule
 from diffmoe_train.ema import Ema
 from diffmoe_train.model import DiT
 from helpers import run_tiny
@@ -137,3 +137,71 @@ def test_augmentation_is_a_symmetry():
     y, _ = d.batch(torch.arange(64), generator=torch.Generator().manual_seed(0))
     assert len(torch.unique(y, dim=0)) == 8
     assert (y.flatten(1).sort(1).values - y.flatten(1).sort(1).values[0]).abs().max() == 0
+
+
+def test_a_share_of_the_times_is_late():
+    g = torch.Generator().manual_seed(0)
+    early = flow.sample_t(40_000, "logit_normal", "cpu", g, shift=2.5)
+    mixed = flow.sample_t(40_000, "logit_normal", "cpu", g, shift=2.5, late=0.2, late_from=0.6)
+    share = lambda t, lo, hi: ((t >= lo) & (t < hi)).float().mean().item()
+    assert share(early, 0.9, 1) < 0.002
+    assert share(mixed, 0.9, 1) == pytest.approx(0.2 * 0.25, abs=0.005)
+    assert share(mixed, 0, 0.6) == pytest.approx(0.8 * share(early, 0, 0.6), abs=0.01)
+    assert mixed.max() < 1 and mixed.min() >= 0
+    with pytest.raises(ValueError, match="t_late"):
+        configs.from_dict({"train": {"t_late": 1.5}})
+
+
+def test_the_least_noise_bounds_the_weight_of_late_times():
+    x, noise = torch.randn(2, 1, 3, 4, 4).unbind(0)
+    t, said = torch.tensor([0.99]), torch.zeros(1, 3, 4, 4)
+    square = x.square().mean()
+    for least in (0.05, 0.03, 0.02):
+        c = configs.from_dict({"model": {"prediction": "data"}, "train": {"least_noise": least}})
+        torch.testing.assert_close(objective.make(c).loss(said, x, noise, t)[0], square / least**2)
+    with pytest.raises(ValueError, match="least_noise"):
+        configs.from_dict({"train": {"least_noise": 0}})
+
+
+class Counted(torch.nn.Module):
+    """Answers z plus one where a label is given, and counts its passes; optionally with a pattern that depends on the place."""
+
+    prediction = "velocity"
+
+    def __init__(self, pattern=None):
+        super().__init__()
+        self.pattern, self.times = pattern, []
+
+    def null_labels(self, n, device=None):
+        return [torch.full((n,), -1)]
+
+    def forward(self, z, t, labels):
+        self.times.append(float(t[0]))
+        given = (labels[0] >= 0).float()[:, None, None, None]
+        return z * 0 + given + (0 if self.pattern is None else self.pattern), None
+
+
+def test_guidance_in_an_interval_takes_one_pass_elsewhere():
+    z, asked = torch.zeros(1, 3, 4, 4), [torch.tensor([0])]
+    model = Counted()
+    out = flow.sample(model, z, asked, steps=10, guidance=3.0, interval=(0.1, 0.7))
+    # Velocity 3 at the six times 0.1 ... 0.6, else 1.
+    torch.testing.assert_close(out, torch.full_like(z, (6 * 3 + 4) / 10))
+    assert len(model.times) == 16
+    full = Counted()
+    torch.testing.assert_close(flow.sample(full, z, asked, steps=10, guidance=3.0), torch.full_like(z, 3.0))
+    assert len(full.times) == 20
+
+
+def test_averaging_over_shifts_removes_what_depends_on_the_place():
+    pattern = torch.zeros(1, 1, 8, 8)
+    pattern[..., ::4, :] = 1.0  # a line at every border of patches of 4
+    z, asked = torch.zeros(1, 3, 8, 8), [torch.tensor([0])]
+    still = flow.sample(Counted(pattern), z, asked, steps=4)
+    assert still.std() > 0.4
+    spun = flow.sample(Counted(pattern), z, asked, steps=4, shifts=tuple((i, i) for i in range(4)))
+    torch.testing.assert_close(spun, torch.full_like(z, 1.25))
+    late = Counted(pattern)
+    half = flow.sample(late, z, asked, steps=4, shifts=tuple((i, i) for i in range(4)), shifts_from=0.5)
+    torch.testing.assert_close(half, (still + spun) / 2)
+    assert len(late.times) == 2 + 2 * 4

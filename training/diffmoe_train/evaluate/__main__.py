@@ -2,9 +2,11 @@
 
     python -m diffmoe_train.evaluate emoji   --weights assets/emoji.safetensors   --data-root DATA --out docs/results/emoji.json
     python -m diffmoe_train.evaluate eurosat --weights assets/eurosat.safetensors --data-root DATA --out docs/results/eurosat.json
+    python -m diffmoe_train.evaluate judges  --weights assets/emoji.safetensors OTHER.safetensors --data-root DATA --out docs/results/judges.json
     python -m diffmoe_train.evaluate render  docs/results.md docs/results/*.json docs/results/miniature/*.json
 
-emoji also judges the model that reads prompts; the files of the last folder are those of ``diffmoe_train.compare``.
+emoji also judges the model that reads prompts; judges sets files of one kind beside real pictures (it needs the packages
+of the public features, see ``public``); the files of the last folder are those of ``diffmoe_train.compare``.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import os
 
 import torch
 
-from . import emoji, eurosat, render
+from . import emoji, eurosat, judges, render
 
 
 def sampling_arguments(p):
@@ -47,12 +49,17 @@ def main(argv=None):
     sampling_arguments(s)
     s.add_argument("--per-class", type=int, default=32)
     s.add_argument("--loss-tiles", type=int, default=300, help="real tiles of each split for the loss by noise level; a fifth as many for that of each class")
+    s.add_argument("--public", action="store_true", help="also distances on the features of a public network")
+    judges.arguments(sub.add_parser("judges"))
     r = sub.add_parser("render")
     r.add_argument("page", help="Markdown file: what lies between its markers is replaced; made if it is not there")
     r.add_argument("results", nargs="+", help="JSON files of the other commands")
     a = p.parse_args(argv)
     if a.what == "render":
         render.run(a.page, a.results)
+        return
+    if a.what == "judges":
+        judges.main(a)
         return
     torch.set_num_threads(a.threads)
     out = {"emoji": emoji, "eurosat": eurosat}[a.what].run(a)

@@ -11,7 +11,7 @@ import torch
 
 from .. import data
 from ..export import load_exported
-from . import generate, probe, stats
+from . import borders, generate, judges, probe, public, stats
 
 PROBE_STEPS = 2000  # batches of 64
 PATH = "eurosat/eurosat.npz"
@@ -53,6 +53,15 @@ def difficulty(model, tiles, classes, n, seed):
     return out
 
 
+def as_sets(made, train, test, a, net=None):
+    """Borders and distances on public features (``judges``), against the test tiles: of the made tiles and of as many
+    real training tiles."""
+    pick = torch.randperm(len(train), generator=torch.Generator().manual_seed(a.seed))[: len(made)]
+    get = lambda x: public.features(x, a.pictures, net=net)["deep"]
+    base = get(test)
+    return {name: judges.of_set(x, get(x), base, base, a.seed) for name, x in (("real", train[pick]), ("generated", made))}
+
+
 def run(a):
     model, meta = load_exported(a.weights)
     (train, test), parts = load(a.data_root, meta["params"]["input_size"])
@@ -69,12 +78,15 @@ def run(a):
     for c, name in enumerate(names):
         of = asked == c
         classes[name] = {**stats.share(found[of] == c), "C": float(compute[of].mean()), "loss": hard[c],
+                         "gradient": borders.gradient(made[of], a.seed),
+                         "gradient_real": borders.gradient(test[0][test[1] == c], a.seed),
                          "taken_for": {names[i]: int(k) for i, k in enumerate(found[of].bincount(minlength=len(names)))
                                        if k and i != c}}
     return {"kind": "eurosat", "weights": who, "settings": s, "probe": report,
             "chance": 1 / len(names), "per_class": a.per_class, "cpu_seconds": round(seconds, 1),
             "class": stats.share(found == asked), "classes": classes,
             "frechet_on_probe_features": distances(witness, made, train, test, a.seed),
+            **({"sets": as_sets(made, train[0], test[0], a)} if a.public else {}),
             "C": float(compute.mean()),
             "loss_and_C": stats.spearman(hard, [classes[n]["C"] for n in names]),
             "noise": {k: generate.loss_by_noise(model, d, a.loss_tiles, a.seed) for k, d in zip(("train", "test"), parts)}}

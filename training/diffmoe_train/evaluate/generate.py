@@ -44,8 +44,18 @@ def settings(meta, a):
     """Sampling settings: the file's defaults where the arguments say nothing."""
     d = meta["defaults"]
     pick = lambda v, key: d[key] if v is None else v
-    return {"steps": pick(a.steps, "steps"), "guidance": pick(a.guidance, "guidance"),
-            "solver": pick(a.solver, "solver"), "rule": a.rule, "batch": a.batch, "seed": a.seed}
+    out = {"steps": pick(a.steps, "steps"), "guidance": pick(a.guidance, "guidance"),
+           "solver": pick(a.solver, "solver"), "rule": a.rule, "batch": a.batch, "seed": a.seed}
+    if getattr(a, "interval", None):
+        out["interval"] = list(a.interval)
+    if getattr(a, "shifts", 1) > 1:
+        out.update(shifts=cycle(a.shifts, meta["params"]["patch_size"]), shifts_from=a.shifts_from)
+    return out
+
+
+def cycle(n, patch):
+    """n shifts (down, right) in pixels that spread over a patch along its diagonal; the first is none."""
+    return [[i * patch // n, i * patch // n] for i in range(n)]
 
 
 def generate(model, columns, s, undo=None):
@@ -58,11 +68,12 @@ def generate(model, columns, s, undo=None):
     columns = [torch.as_tensor(c) for c in columns]
     n, size = len(columns[0]), model.grid * model.patch_size
     z = torch.randn(n, model.in_channels, size, size, generator=torch.Generator().manual_seed(s["seed"]))
+    more = {k: tuple(map(tuple, s[k])) if k == "shifts" else s[k] for k in ("interval", "shifts", "shifts_from") if k in s}
     x, compute, start = [], [], time.process_time()
     for i in range(0, n, s["batch"]):
         counting = Counting(model)
         labels = [c[i : i + s["batch"]] for c in columns]
-        x.append(undo.sample(counting, z[i : i + s["batch"]], labels, s["steps"], s["guidance"], s["solver"], part=i // s["batch"]))
+        x.append(undo.sample(counting, z[i : i + s["batch"]], labels, s["steps"], s["guidance"], s["solver"], part=i // s["batch"], **more))
         compute.append(counting.total / counting.passes if counting.passes else torch.full((len(labels[0]),), float("nan")))
     model.record(False)
     x = ((torch.cat(x).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1

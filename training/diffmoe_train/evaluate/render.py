@@ -8,7 +8,7 @@ import json
 import os
 import re
 
-from . import miniature
+from . import judges, miniature
 
 BLANK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.md")
 
@@ -122,6 +122,24 @@ def eurosat_frechet(runs):
     return table(["against all training tiles", "n", "Fréchet distance on probe features"], rows)
 
 
+def eurosat_gradient(runs):
+    r = runs[-1]
+    if not all("gradient" in c for c in r["classes"].values()):
+        return "Not measured for this file."
+    rows = [[name, judges.number(c["gradient_real"]), judges.number(c["gradient"]),
+             f"{c['gradient']['value'] / real:.2f}" if (real := c["gradient_real"]["value"]) else "–"]
+            for name, c in r["classes"].items()]
+    return table(["mean step between neighbouring pixels, 8-bit levels", "real test tiles", "generated", "ratio"], rows)
+
+
+def eurosat_sets(runs):
+    r = runs[-1]
+    if "sets" not in r:
+        return "Not measured for this file (`--public`)."
+    columns = [{"title": name, "set": s} for name, s in r["sets"].items()]
+    return table(["all tiles as a set, against the test tiles", *(c["title"] for c in columns)], judges.rows_for(columns, "set"))
+
+
 def eurosat_noise(runs):
     return noise([(f"{part} tiles", runs[-1]["noise"][part]) for part in ("train", "test")])
 
@@ -134,7 +152,8 @@ TABLES = {
                    **{f"text {part.replace('_', ' ')}": lambda r, part=part: agreement(r, part) for part in PARTS}},
     "eurosat": {"eurosat settings": settings, "eurosat classes": eurosat_classes,
                 "eurosat difficulty": eurosat_difficulty,
-                "eurosat frechet": eurosat_frechet, "eurosat noise": eurosat_noise},
+                "eurosat gradient": eurosat_gradient, "eurosat frechet": eurosat_frechet, "eurosat sets": eurosat_sets, "eurosat noise": eurosat_noise},
+    "emoji_judges": {"emoji judges": judges.table},
     **{kind: miniature.tables(kind, table) for kind in miniature.OBJECTIVES},
 }
 
@@ -143,7 +162,7 @@ def fill(page, results):
     """The page with every table that the results can fill; a marker without an end is an error."""
     for kind, tables in TABLES.items():
         runs = [r for r in results if r["kind"] == kind]
-        if kind not in miniature.OBJECTIVES:
+        if kind not in (*miniature.OBJECTIVES, "emoji_judges"):
             runs.sort(key=lambda r: r["weights"].get("train_images", 0))
         for name, make in tables.items():
             start, end = f"<!-- {name} -->", f"<!-- end {name} -->"

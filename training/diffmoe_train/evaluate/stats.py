@@ -1,4 +1,5 @@
-"""Intervals for shares, rank correlation, and the Fréchet distance between two sets of features."""
+"""Intervals for shares, means, ratios and statistics of sets, rank correlation, and the Fréchet distance between two
+sets of features."""
 
 import math
 
@@ -38,6 +39,36 @@ def share(hits, groups=None):
     if groups is not None and n:
         out["over_groups"] = over_groups(hits, groups)
     return out
+
+
+LEVELS = torch.tensor([0.025, 0.975], dtype=torch.float64)
+
+
+def redrawn(n, rounds, seed):
+    return torch.randint(0, n, (rounds, n), generator=torch.Generator().manual_seed(seed))
+
+
+def mean(values, seed=0, rounds=2000):
+    """{"value", "interval"}: mean of one number per picture, 95 % bootstrap interval over the pictures."""
+    v = torch.as_tensor(values).double()
+    return {"value": float(v.mean()), "interval": torch.quantile(v[redrawn(len(v), rounds, seed)].mean(1), LEVELS).tolist()}
+
+
+def ratio(a, b, seed=0, rounds=2000):
+    """The same for the ratio of two means over the same pictures."""
+    a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
+    draw = redrawn(len(a), rounds, seed)
+    return {"value": float(a.mean() / b.mean()),
+            "interval": torch.quantile(a[draw].mean(1) / b[draw].mean(1), LEVELS).tolist()}
+
+
+def half_samples(statistic, n, seed=0, rounds=100):
+    """{"value", "interval"} of a statistic of a set, a function of indices into it.  Redrawing with replacement would
+    put equal pictures into pairs; halves drawn without spread as much around their mean as whole sets do."""
+    g = torch.Generator().manual_seed(seed)
+    halves = torch.tensor([statistic(torch.randperm(n, generator=g)[: max(2, n // 2)]) for _ in range(rounds)]).double()
+    value = statistic(torch.arange(n))
+    return {"value": value, "interval": (value + torch.quantile(halves - halves.mean(), LEVELS)).tolist()}
 
 
 def spearman(a, b):

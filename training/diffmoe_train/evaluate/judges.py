@@ -1,0 +1,236 @@
+"""Weights files of the emoji kind side by side, with what *real* pictures reach under every judge.
+
+All files draw the same pairs from the same noise.  ``real`` is the column of the true pictures of those pairs: of the
+held-out ones no judge and no model has seen them, so what they reach is what a perfect model would.
+
+- subject, style by the **nearest** training picture (32x32 pixels, root mean square); it says "right style" only where
+  that very drawing is nearest, so few real unseen pictures pass;
+- style by a **classifier** on low features of a public network, trained without the subject that it judges;
+- subject by the nearest training picture in **public features**;
+- distance to the true picture at 16x16 pixels;
+- the patch grid and the gradient of pictures;
+- kernel and Fréchet distance, precision and recall on public features against training pictures of other pairs;
+- copies: pictures that lie nearer than ``COPY`` levels to a training picture;
+- the error of the predicted picture by noise level (``heldout``)."""
+
+import argparse
+import json
+import os
+
+import torch
+
+from .. import heldout
+from ..export import load_exported
+from . import borders, distribution, emoji, generate, public, retrieval, stats
+
+COPY = 10  # 8-bit levels, root mean square at 32x32; two drawings of a subject lie 53 to 68 apart, near twins 11
+PERIODS = (8, 4)
+
+
+def arguments(p):
+    p.add_argument("--weights", nargs="+", required=True)
+    p.add_argument("--titles", nargs="+", help="one for each file; default: the names in the files")
+    p.add_argument("--out", required=True, help="JSON file to write")
+    p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
+    p.add_argument("--cache", help="folder: keep pictures and features here, or use those that are there")
+    p.add_argument("--seen-pairs", type=int, default=200, help="drawn at random")
+    p.add_argument("--held-out-pairs", type=int, default=0, help="only this many (0: all)")
+    p.add_argument("--error-images", type=int, default=500, help="of each set, for the error by noise level; 0: not measured")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--steps", type=int, help="default: each file's")
+    p.add_argument("--guidance", type=float, help="default: each file's")
+    p.add_argument("--solver", choices=["euler", "heun"], help="default: each file's")
+    p.add_argument("--interval", nargs=2, type=float, metavar=("FROM", "TO"), help="guide only at these times")
+    p.add_argument("--shifts", type=int, default=1, help="average over so many shifts of the picture along a patch's diagonal")
+    p.add_argument("--shifts-from", type=float, default=0.7, help="from this time on")
+    p.add_argument("--rule", choices=["token", "pool"], default="token")
+    p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--threads", type=int, default=1)
+
+
+class Judges:
+    """Everything that is trained on or looked up in real pictures.  ``own``: (training, held-out) datasets."""
+
+    def __init__(self, own, seed, cache=None, net=None):
+        self.seed = seed
+        x = [d.images.float() / 127.5 - 1 for d in own]
+        self.train, self.columns = x[0], own[0].columns
+        self.gallery = emoji.as_judged(self.train)
+        self.features = [public.features(v, cache, net=net) for v in x]
+        self.cache, self.net = cache, net
+        both = [torch.cat([d.columns[i] for d in own]) for i in range(2)]
+        share, low = emoji.share_of(own[0].labels[0].values), torch.cat([f["low"] for f in self.features])
+        self.share = share
+        self.styles = [public.ridge_classifier(low[(r := share[both[0]] != k)], both[1][r], len(own[0].labels[1].values))
+                       for k in range(emoji.STYLE_FOLDS)]
+
+    def style(self, low, subjects):
+        """Style of each picture by the classifier that saw no picture of its subject."""
+        out, share = torch.zeros_like(subjects), self.share[subjects]
+        for k, classify in enumerate(self.styles):
+            if (of := share == k).any():
+                out[of] = classify(low[of])
+        return out
+
+    def of_pairs(self, x, truth, asked, without=None):
+        """Per picture: what each judge says.  ``without``: rows of the training set that do not count as neighbours, one
+        for each picture (a real training picture must not find itself)."""
+        f = public.features(x, self.cache, net=self.net)
+        distance = torch.cdist(emoji.as_judged(x).flatten(1), self.gallery.flatten(1))
+        deep = torch.cdist(f["deep"], self.features[0]["deep"])
+        if without is not None:
+            for d in (distance, deep):
+                d[torch.arange(len(d)), without] = float("inf")
+        near, like = distance.argmin(1), deep.argmin(1)
+        levels = distance.min(1).values * 127.5 / self.gallery[0].numel() ** 0.5
+        small = [torch.nn.functional.avg_pool2d(v, v.shape[-1] // 16) if v.shape[-1] > 16 else v for v in (x, truth)]
+        return {"subject, nearest": self.columns[0][near] == asked[0],
+                "style, nearest": self.columns[1][near] == asked[1],
+                "subject, public features": self.columns[0][like] == asked[0],
+                "style, classifier": self.style(f["low"], asked[0]) == asked[1],
+                "copies": levels < COPY,
+                "RMS to the true picture, 16x16": (small[0] - small[1]).square().flatten(1).mean(1).sqrt() * 127.5}, f
+
+    def of_set(self, x, features, others):
+        """What is said of a set of pictures as a whole; others: rows of the training set to compare with."""
+        deep = self.features[0]["deep"]
+        return of_set(x, features["deep"], deep[others], deep, self.seed)
+
+
+def of_set(x, made, real, scale, seed):
+    """Borders and distances of pictures x with features ``made``, against features ``real``; scale: features of real
+    pictures, the same for all that is to be compared."""
+    real, made = (distribution.standardised(f, scale) for f in (real, made))
+    out = {f"grid, {p} pixels": borders.grid(x, p, seed) for p in PERIODS if p < x.shape[-1]}
+    out["gradient"] = borders.gradient(x, seed)
+    out["KID x 1000"] = scaled(distribution.kid_with_interval(made, real, seed), 1000)
+    out["Fréchet, 128 components"] = distribution.frechet_with_interval(made, real, seed)
+    return {**out, **distribution.precision_recall(made, real, seed)}
+
+
+def scaled(s, by):
+    return {"value": by * s["value"], "interval": [by * v for v in s["interval"]]}
+
+
+def rows_of(dataset, asked):
+    """Row of the dataset that holds each asked pair."""
+    place = {pair: i for i, pair in enumerate(zip(*(c.tolist() for c in dataset.columns)))}
+    return torch.tensor([place[pair] for pair in zip(*(c.tolist() for c in asked))])
+
+
+def compare(first, second, seed, rounds=2000):
+    """Mean difference second - first of what a judge says about the same pairs, with its paired interval."""
+    return stats.mean(second.double() - first.double(), seed, rounds)
+
+
+def errors(model, own, count):
+    """Error of the predicted picture on held-out and seen pictures, with what returning the input would give."""
+    h = heldout.HeldOut({"held_out": own[1], "seen": own[0]}, count)
+    return {"times": list(heldout.TIMES), "pictures": h.sizes(),
+            "input": [((1 - t) / t) ** 2 for t in heldout.TIMES], **h.measure(model)}
+
+
+def question(own, a):
+    seen = emoji.pairs_of(own[0], 1, a.seen_pairs, a.seed)
+    held = emoji.pairs_of(own[1], 1, a.held_out_pairs, a.seed)
+    return {"seen": seen, "held_out": held}
+
+
+def run(a, net=None):
+    files = [(path, *load_exported(path)) for path in a.weights]
+    vocabulary = {tuple(map(tuple, emoji.vocabulary(meta))) for _, _, meta in files}
+    sizes = {meta["params"]["input_size"] for _, _, meta in files}
+    if len(vocabulary) > 1 or len(sizes) > 1:
+        raise SystemExit("the files know different subjects, styles or sizes: judge them apart, or compare files of one kind")
+    own, _ = emoji.load(files[0][2], a.data_root)
+    judges, asked = Judges(own, a.seed, a.cache, net), question(own, a)
+    rows = {part: rows_of(d, asked[part]) for part, d in zip(("seen", "held_out"), own)}
+    truth = {part: d.images[rows[part]].float() / 127.5 - 1 for part, d in zip(("seen", "held_out"), own)}
+    others = torch.ones(len(own[0]), dtype=torch.bool)
+    others[rows["seen"]] = False
+    titles = a.titles or [meta["name"] for _, _, meta in files]
+    out = {"kind": "emoji_judges", "pairs": {k: len(v[0]) for k, v in asked.items()}, "seed": a.seed,
+           "training_pictures": len(own[0]), "columns": []}
+    said = []
+    for title, pictures, more in sources(a, files, titles, asked, truth, own):
+        column, answers, features = {"title": title, **more}, {}, []
+        for part in asked:
+            # A real seen picture must not find itself; a drawn one is allowed to.
+            without = rows[part] if title == "real" and part == "seen" else None
+            answers[part], f = judges.of_pairs(pictures[part], truth[part], asked[part], without)
+            column[part] = {k: stats.mean(v, a.seed) for k, v in answers[part].items()}
+            features.append(f)
+        both = {k: torch.cat([f[k] for f in features]) for k in features[0]}
+        column["set"] = judges.of_set(torch.cat(list(pictures.values())), both, others)
+        out["columns"].append(column)
+        said.append(answers)
+    for i in range(2, len(said)):  # against the first file
+        out["columns"][i]["against_first"] = {part: {k: compare(said[1][part][k], v, a.seed) for k, v in said[i][part].items()}
+                                              for part in asked}
+    return out
+
+
+def sources(a, files, titles, asked, truth, own):
+    """(title, {part: pictures}, more to note) of the real pictures, then of every file."""
+    yield "real", truth, {}
+    for (path, model, meta), title in zip(files, titles, strict=True):
+        s = generate.settings(meta, a)
+        who = generate.identity(path, meta)
+        pictures, compute, seconds = {}, [], 0.0
+        for part, columns in asked.items():
+            pictures[part], c, used = generate.kept(a.cache, f"judges-{part}", who["sha256"], model, columns, s)
+            compute.append(c)
+            seconds += used
+        more = {"weights": who, "settings": s, "C": float(torch.cat(compute).mean()),
+                "cpu_seconds_a_picture": round(seconds / sum(len(c) for c in compute), 3)}
+        if a.error_images:
+            model.set_rule(s["rule"])
+            more["error"] = errors(model, own, a.error_images)
+        yield title, pictures, more
+
+
+def number(s, percent=False):
+    v, (lo, hi) = s["value"], s["interval"]
+    if percent:
+        return f"{100 * v:.1f} % ({100 * lo:.1f}–{100 * hi:.1f})"
+    digits = 3 if abs(v) < 10 else 1
+    return f"{v:.{digits}f} ({lo:.{digits}f}–{hi:.{digits}f})"
+
+
+SHARES = ("subject", "style", "copies", "precision", "recall")
+
+
+def rows_for(columns, part):
+    keys = list(columns[0][part])
+    return [[k, *(number(c[part][k], k.startswith(SHARES)) for c in columns)] for k in keys]
+
+
+def table(runs):
+    """Markdown tables of the last result."""
+    from .render import table as markdown
+
+    r = runs[-1]
+    columns = r["columns"]
+    titles = [c["title"] for c in columns]
+    parts = {"held_out": f"{r['pairs']['held_out']} pairs that no model was trained on", "seen": f"{r['pairs']['seen']} pairs of training",
+             "set": "all of them as a set"}
+    out = [markdown([name, *titles], rows_for(columns, part)) for part, name in parts.items()]
+    measured = [c for c in columns if "error" in c]
+    if measured:
+        e = measured[0]["error"]
+        head = ["error of the predicted picture", *(f"t = {t:g}" for t in e["times"])]
+        line = lambda v: [f"{x:.4f}" for x in v]
+        rows = [["the input itself (at most)", *line(e["input"])]]
+        rows += [[f"{c['title']}, {name}", *line(c["error"][part])] for part, name in (("held_out", "held-out"), ("seen", "seen")) for c in measured]
+        out.append(markdown(head, rows))
+    return "\n\n".join(out)
+
+
+def main(a: argparse.Namespace):
+    torch.set_num_threads(a.threads)
+    out = run(a)
+    os.makedirs(os.path.dirname(os.path.abspath(a.out)), exist_ok=True)
+    with open(a.out, "w", encoding="utf-8") as f:
+        json.dump(out, f, indent=1, ensure_ascii=False)
+        f.write("\n")
+    print(table([out]))
