@@ -102,18 +102,17 @@ fn main(
             tile[key_row][key_piece + STAGERS / LANES_X * STAGED] = b1;
             workgroupBarrier();
             for (var k = 0u; k < STAGED; k++) {
-                let k0 = tile[LANES_Y + local.x][k];
-                let k1 = tile[LANES_Y + local.x][k + STAGED];
-                let k2 = tile[LANES_Y + local.x][k + STAGED * 2u];
-                let k3 = tile[LANES_Y + local.x][k + STAGED * 3u];
-                let q0 = tile[local.y][k];
-                let q1 = tile[local.y][k + STAGED];
-                let q2 = tile[local.y][k + STAGED * 2u];
-                let q3 = tile[local.y][k + STAGED * 3u];
-                s0 += vec4(dot(q0, k0), dot(q0, k1), dot(q0, k2), dot(q0, k3));
-                s1 += vec4(dot(q1, k0), dot(q1, k1), dot(q1, k2), dot(q1, k3));
-                s2 += vec4(dot(q2, k0), dot(q2, k1), dot(q2, k2), dot(q2, k3));
-                s3 += vec4(dot(q3, k0), dot(q3, k1), dot(q3, k2), dot(q3, k3));
+                // Four keys, turned so that `keys[i]` holds number i of each.
+                let keys = transpose(mat4x4<f32>(
+                    tile[LANES_Y + local.x][k],
+                    tile[LANES_Y + local.x][k + STAGED],
+                    tile[LANES_Y + local.x][k + STAGED * 2u],
+                    tile[LANES_Y + local.x][k + STAGED * 3u],
+                ));
+                s0 = add_products(s0, tile[local.y][k], keys);
+                s1 = add_products(s1, tile[local.y][k + STAGED], keys);
+                s2 = add_products(s2, tile[local.y][k + STAGED * 2u], keys);
+                s3 = add_products(s3, tile[local.y][k + STAGED * 3u], keys);
             }
         }
         let seen = vec4(start + local.x) + vec4(0u, 1u, 2u, 3u) * LANES_X < vec4(span.y);
@@ -228,6 +227,11 @@ fn store(first: u32, t: u32, head: u32, quad: u32, denominator: f32, v0: vec4<f3
             y[at + LANES_X] = v1 / denominator;
         }
     }
+}
+
+// Adds a quad of a query times four keys, number by number: a chain of multiply-adds, which `dot` is not everywhere.
+fn add_products(sum: vec4<f32>, a: vec4<f32>, keys: mat4x4<f32>) -> vec4<f32> {
+    return sum + a.x * keys[0] + a.y * keys[1] + a.z * keys[2] + a.w * keys[3];
 }
 
 fn largest(v: vec4<f32>) -> f32 {

@@ -62,39 +62,37 @@ fn main(
         }
         workgroupBarrier();
         for (var k = 0u; k < QUADS; k++) {
-            let w0 = weight_tile[local.x][k];
-            let w1 = weight_tile[local.x][k + QUADS];
-            let w2 = weight_tile[local.x][k + QUADS * 2u];
-            let w3 = weight_tile[local.x][k + QUADS * 3u];
-            let x0 = x_tile[local.y][k];
-            let x1 = x_tile[local.y][k + QUADS];
-            let x2 = x_tile[local.y][k + QUADS * 2u];
-            let x3 = x_tile[local.y][k + QUADS * 3u];
-            sum0 += vec4(dot(x0, w0), dot(x0, w1), dot(x0, w2), dot(x0, w3));
-            sum1 += vec4(dot(x1, w0), dot(x1, w1), dot(x1, w2), dot(x1, w3));
-            sum2 += vec4(dot(x2, w0), dot(x2, w1), dot(x2, w2), dot(x2, w3));
-            sum3 += vec4(dot(x3, w0), dot(x3, w1), dot(x3, w2), dot(x3, w3));
+            // Four columns of weights, turned so that `w[i]` holds number i of each.
+            let w = transpose(mat4x4<f32>(
+                weight_tile[local.x][k],
+                weight_tile[local.x][k + QUADS],
+                weight_tile[local.x][k + QUADS * 2u],
+                weight_tile[local.x][k + QUADS * 3u],
+            ));
+            sum0 = add_products(sum0, x_tile[local.y][k], w);
+            sum1 = add_products(sum1, x_tile[local.y][k + QUADS], w);
+            sum2 = add_products(sum2, x_tile[local.y][k + QUADS * 2u], w);
+            sum3 = add_products(sum3, x_tile[local.y][k + QUADS * 3u], w);
         }
     }
 
     // The end of the lane's block. What an element needs is loaded for many at once, so that lanes do not wait for
     // memory at each. Loads outside of y repeat its last row or column.
-    var offsets = vec4(0u, 1u, 2u, 3u);
-    if params.activation == SWIGLU {
-        offsets = vec4(0u, 1u, 0u, 1u);
-    }
-    let columns_of_sums = vec4(first_column + local.x) + offsets * LANES_X;
-    var is_inside = columns_of_sums < vec4(params.columns);
-    let n = min(columns_of_sums, vec4(params.columns - 1u));
+    let has_up = params.activation == SWIGLU;
+    let offsets = select(vec4(0u, 1u, 2u, 3u), vec4(0u, 1u, 0u, 1u), has_up);
+    let column = vec4(first_column + local.x) + offsets * LANES_X;
+    let is_inside = (column < vec4(params.columns)) & vec4(true, true, !has_up, !has_up);
+    let n = min(column, vec4(params.columns - 1u));
     let out = params.first + n;
+    let scale = vec4(
+        weight_scale(false, n.x),
+        weight_scale(false, n.y),
+        weight_scale(has_up, n.z),
+        weight_scale(has_up, n.w),
+    );
     var shift = vec4(bias[out.x], bias[out.y], bias[out.z], bias[out.w]);
-    var scale = vec4(weight_scale(false, n.x), weight_scale(false, n.y), 1.0, 1.0);
-    if params.activation == SWIGLU {
-        is_inside = is_inside & vec4(true, true, false, false);
+    if has_up {
         shift = vec4(shift.xy, 0.0, 0.0);
-        scale = vec4(scale.xy, weight_scale(true, n.z), weight_scale(true, n.w));
-    } else {
-        scale = vec4(scale.xy, weight_scale(false, n.z), weight_scale(false, n.w));
     }
     // Two rows at a time: four would take more registers than the loop above.
     var z0 = sum0;
@@ -138,6 +136,11 @@ fn main(
         store_row(rows.x, at.x + out, is_inside, v0);
         store_row(rows.y, at.y + out, is_inside, v1);
     }
+}
+
+// Adds a quad of x times a 4 × 4 block, number by number: a chain of multiply-adds in every compiler, which `dot` is not.
+fn add_products(sum: vec4<f32>, a: vec4<f32>, w: mat4x4<f32>) -> vec4<f32> {
+    return sum + a.x * w[0] + a.y * w[1] + a.z * w[2] + a.w * w[3];
 }
 
 // SwiGLU leaves two results, in the first two components.

@@ -5,9 +5,10 @@ fn gated(z: vec4<f32>, gate: vec4<f32>) -> vec4<f32> {
     return z / (1.0 + exp(min(-gate, vec4(80.0))));
 }
 
-// GELU in the tanh form that DiT uses, ½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): ½ (1 + tanh u) is σ(2u).
+// GELU in the tanh form that DiT uses, ½ z (1 + tanh(√(2/π) (z + 0.044715 z³))): ½ (1 + tanh u) is σ(2u),
+// and 2 · √(2/π) is the first number below.
 fn gelu_gate(z: vec4<f32>) -> vec4<f32> {
-    return 1.5957691216057308 * (z + 0.044715 * z * z * z);
+    return z * (1.5957691216057308 + 0.07135481627159 * z * z);
 }
 
 fn silu(z: f32) -> f32 {
