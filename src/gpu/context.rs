@@ -298,7 +298,9 @@ impl Gpu {
                 entry_point: None,
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &constants,
-                    ..Default::default()
+                    // Kernels write workgroup memory before they use it. Drivers would fill up to 16 KiB with zeros,
+                    // some with one lane; browsers do it in any case.
+                    zero_initialize_workgroup_memory: false,
                 },
                 cache: None,
             });

@@ -130,9 +130,8 @@ impl Device {
             let mut statistics =
                 vk::PhysicalDevicePipelineExecutablePropertiesFeaturesKHR::default()
                     .pipeline_executable_info(true);
-            let mut vulkan13 = vk::PhysicalDeviceVulkan13Features::default()
-                .shader_zero_initialize_workgroup_memory(true)
-                .shader_integer_dot_product(true);
+            let mut vulkan13 =
+                vk::PhysicalDeviceVulkan13Features::default().shader_integer_dot_product(true);
             let mut vulkan12 = vk::PhysicalDeviceVulkan12Features::default().shader_int8(true);
             let features = vk::PhysicalDeviceFeatures::default().robust_buffer_access(true);
             let create = vk::DeviceCreateInfo::default()

@@ -15,8 +15,8 @@ pub(crate) struct Binary {
     pub(crate) storage: u32,
 }
 
-/// Options as `wgpu-hal` 30 sets them for a Vulkan 1.3 device with `robustBufferAccess2` and native
-/// zero-initialisation of workgroup memory, which AMD's, Intel's and NVIDIA's drivers all have.
+/// Options as `wgpu-hal` 30 sets them for a Vulkan 1.3 device with `robustBufferAccess2`, which AMD's, Intel's and
+/// NVIDIA's drivers all have, and for pipelines that do without zeros in workgroup memory, as `Gpu` makes them.
 fn options() -> spv::Options<'static> {
     let capabilities = [
         spv::Capability::Shader,
@@ -42,7 +42,7 @@ fn options() -> spv::Options<'static> {
             image_load: BoundsCheckPolicy::Unchecked,
             binding_array: BoundsCheckPolicy::Unchecked,
         },
-        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::Native,
+        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
         force_loop_bounding: true,
         emit_int_div_checks: true,
         ..spv::Options::default()
