@@ -15,7 +15,7 @@ pub(crate) struct Table {
     pub(crate) driver: String,
     pub(crate) rows: Vec<Row>,
     /// Milliseconds of compiling each; of this run, not of a file.
-    times: Vec<f64>,
+    pub(crate) times: Vec<f64>,
 }
 
 /// One pipeline.
