@@ -3,7 +3,7 @@
 //! We ask for the limits that WebGPU guarantees everywhere and raise only the two that say how large a
 //! buffer may be, so that what runs natively also runs in a browser.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -312,8 +312,7 @@ impl Gpu {
     /// Every pipeline that the work recorded so far has asked for, by name and constants.
     pub fn specialisations(&self) -> Vec<Specialisation> {
         let pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all: Vec<_> = pipelines.iter().collect();
-        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let all: BTreeMap<_, _> = pipelines.iter().collect();
         let value = |&(name, bits): &(_, u64)| (name, f64::from_bits(bits));
         all.into_iter()
             .map(|((name, bits), compiled)| Specialisation {

@@ -1,5 +1,7 @@
 //! The compiling process: pipelines from files, through the one Vulkan driver that it sees, to statistics in files.
 
+#![expect(unsafe_code, reason = "Vulkan without wgpu, which shows no statistics of a pipeline")]
+
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -24,8 +26,11 @@ pub(crate) struct Found {
 
 impl Found {
     /// A statistic that the driver must have.
-    pub(crate) fn statistic(&self, name: &str) -> Option<f64> {
-        self.statistics.iter().find(|(n, _)| n == name).map(|&(_, value)| value)
+    pub(crate) fn statistic(&self, name: &str) -> Outcome<f64> {
+        let found = self.statistics.iter().find(|(n, _)| n == name);
+        found.map(|&(_, value)| value).ok_or_else(|| {
+            format!("{} does not say {name:?} of a pipeline; the gate needs it", self.driver)
+        })
     }
 }
 
@@ -42,7 +47,7 @@ pub(crate) fn read(folder: &Path, index: usize) -> Outcome<Found> {
     let driver = lines.next().unwrap_or_default().to_owned();
     let mut statistics = pairs(lines)?;
     if statistics.is_empty() {
-        return Err("the driver has no statistics".into());
+        return Err("the time is missing".into());
     }
     let milliseconds = statistics.remove(0).1;
     let assembly =
@@ -73,9 +78,9 @@ pub(crate) fn compile_all(folder: &Path) -> Outcome<()> {
         std::fs::write(assembly_path(folder, index), &found.assembly).map_err(|e| e.to_string())?;
         let times = ("milliseconds".to_owned(), found.milliseconds);
         let lines = std::iter::once(&times).chain(&found.statistics);
-        let lines: String = lines.map(|(name, value)| format!("{name}\t{value}\n")).collect();
-        let text = format!("{}\n{lines}", found.driver);
-        std::fs::write(folder.join(format!("{index}.statistics")), text)
+        let lines = lines.map(|(name, value)| format!("{name}\t{value}"));
+        let text: Vec<_> = std::iter::once(found.driver).chain(lines).collect();
+        std::fs::write(folder.join(format!("{index}.statistics")), text.join("\n"))
             .map_err(|e| e.to_string())?;
     }
     // A device without hardware is not made to be taken down in order; the system does it.
@@ -86,7 +91,7 @@ pub(crate) fn compile_all(folder: &Path) -> Outcome<()> {
 struct Device {
     /// Keeps the library loaded.
     _entry: ash::Entry,
-    device: ash::Device,
+    raw: ash::Device,
     executable: executable::Device,
     driver: String,
 }
@@ -145,7 +150,7 @@ impl Device {
             let device =
                 instance.create_device(physical, &create, None).map_err(problem("no device"))?;
             let executable = executable::Device::new(&instance, &device);
-            Ok(Self { _entry: entry, device, executable, driver })
+            Ok(Self { _entry: entry, raw: device, executable, driver })
         }
     }
 
@@ -153,7 +158,7 @@ impl Device {
         // SAFETY: as in `open`. Every object stays until the process ends.
         unsafe {
             let create = vk::ShaderModuleCreateInfo::default().code(&binary.words);
-            let module = self.device.create_shader_module(&create, None)?;
+            let module = self.raw.create_shader_module(&create, None)?;
             let bindings: Vec<_> = (0..=binary.storage)
                 .map(|binding| {
                     let kind = match binding {
@@ -168,9 +173,9 @@ impl Device {
                 })
                 .collect();
             let create = vk::DescriptorSetLayoutCreateInfo::default().bindings(&bindings);
-            let sets = [self.device.create_descriptor_set_layout(&create, None)?];
+            let sets = [self.raw.create_descriptor_set_layout(&create, None)?];
             let create = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
-            let layout = self.device.create_pipeline_layout(&create, None)?;
+            let layout = self.raw.create_pipeline_layout(&create, None)?;
             let stage = vk::PipelineShaderStageCreateInfo::default()
                 .stage(vk::ShaderStageFlags::COMPUTE)
                 .module(module)
@@ -181,7 +186,7 @@ impl Device {
                 vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout).flags(kept);
             let cache = vk::PipelineCache::null();
             let begin = Instant::now();
-            let made = self.device.create_compute_pipelines(cache, &[create], None);
+            let made = self.raw.create_compute_pipelines(cache, &[create], None);
             let milliseconds = begin.elapsed().as_secs_f64() * 1e3;
             let pipeline = made.map_err(|(_, error)| error)?[0];
 
@@ -218,7 +223,7 @@ impl Device {
             }
             let mut count = u32::try_from(kept.len()).unwrap_or(u32::MAX);
             let read = self.executable.fp().get_pipeline_executable_internal_representations_khr;
-            read(self.device.handle(), which, &raw mut count, kept.as_mut_ptr()).result()?;
+            read(self.raw.handle(), which, &raw mut count, kept.as_mut_ptr()).result()?;
             let decode = |buffer: &[u8]| {
                 let end = buffer.iter().position(|&b| b == 0).unwrap_or(buffer.len());
                 String::from_utf8_lossy(&buffer[..end]).into_owned()
@@ -234,7 +239,6 @@ fn text(characters: &[std::ffi::c_char]) -> String {
     String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts of instructions and bytes")]
 fn number(statistic: &vk::PipelineExecutableStatisticKHR<'_>) -> f64 {
     // SAFETY: the format says which member of the union the driver wrote.
     unsafe {

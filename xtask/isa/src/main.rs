@@ -165,7 +165,7 @@ fn compile(pipelines: &[Pipeline], family: &str, driver: &Path, folder: &Path) -
         let found = driver::read(folder, i).map_err(|e| {
             format!("{}: {e} (the compiling process ended with {status})", pipeline.name())
         })?;
-        table.add(pipeline, found);
+        table.add(pipeline, found).map_err(|e| format!("{}: {e}", pipeline.name()))?;
     }
     Ok(table)
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use crate::Outcome;
 use crate::assembly::main_loop;
 use crate::driver::Found;
 use crate::pipelines::Pipeline;
@@ -49,7 +50,8 @@ missing here, or where a limit is passed (`xtask/isa/src/gate.rs`); `cargo xtask
 
 - **VGPRs**: vector registers of a lane; **spills**: registers that went to memory; **scratch**: bytes of private
   memory of a lane. Both should be 0.
-- **LDS**: bytes of workgroup memory; **waves**: those that fit a SIMD at once, of 16; more of them hide latency better.
+- **LDS**: bytes of workgroup memory; **waves**: those that fit a SIMD at once, as the driver counts them, 32 at most; many hide
+  the wait for memory.
 - **instructions**: of the whole kernel; **in loop**: of its loop with the most arithmetic, over K or over keys.
 - **FMA %**: multiply-adds among that loop's vector arithmetic, counted in its text; **after loop %**: the share of all
   instructions that follow it.
@@ -67,27 +69,28 @@ impl Table {
         Self { family: family.to_owned(), ..Self::default() }
     }
 
-    pub(crate) fn add(&mut self, pipeline: &Pipeline, found: Found) {
+    /// Adds a pipeline.
+    pub(crate) fn add(&mut self, pipeline: &Pipeline, found: Found) -> Outcome<()> {
         let main = main_loop(&found.assembly);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "counts below 2³²"
-        )]
-        let statistic = |name: &str| found.statistic(name).unwrap_or(0.0) as u32;
-        let instructions = statistic("Instructions");
-        let percent =
-            |part: usize, whole: usize| (100 * part).checked_div(whole).unwrap_or(0) as u32;
-        let figures = COLUMNS.map(|(name, of_driver)| match (name, of_driver) {
-            (_, Some(name)) => statistic(name),
-            ("spills", _) => statistic("Spilled VGPRs") + statistic("Spilled SGPRs"),
-            ("in loop", _) => main.instructions as u32,
-            ("FMA %", _) => percent(main.fused, main.vector),
-            _ => percent(main.after, instructions as usize),
-        });
+        let statistic = |name| found.statistic(name).map(|value| value as u32);
+        let instructions = statistic("Instructions")?;
+        let percent = |part: usize, whole: usize| {
+            (100 * part + whole / 2).checked_div(whole).unwrap_or(0) as u32
+        };
+        let mut figures = [0; COLUMNS.len()];
+        for (figure, (name, of_driver)) in figures.iter_mut().zip(COLUMNS) {
+            *figure = match (name, of_driver) {
+                (_, Some(name)) => statistic(name)?,
+                ("spills", _) => statistic("Spilled VGPRs")? + statistic("Spilled SGPRs")?,
+                ("in loop", _) => main.instructions as u32,
+                ("FMA %", _) => percent(main.fused, main.vector),
+                _ => percent(main.after, instructions as usize),
+            };
+        }
         self.driver = found.driver;
         self.times.push(found.milliseconds);
         self.rows.push(Row { name: pipeline.name(), figures });
+        Ok(())
     }
 
     /// For a terminal, with the times of this run.
@@ -114,12 +117,16 @@ impl Table {
     pub(crate) fn to_markdown(&self) -> String {
         let mut text =
             format!("{HEADER}\nCompiler: {}\nChip: {}\n\n| pipeline |", self.driver, self.family);
-        COLUMNS.iter().for_each(|(name, _)| text.push_str(&format!(" {name} |")));
+        for (name, _) in COLUMNS {
+            let _ = write!(text, " {name} |");
+        }
         text.push_str("\n|---|");
         text.push_str(&"---:|".repeat(COLUMNS.len()));
         for row in &self.rows {
             let _ = write!(text, "\n| `{}` |", row.name);
-            row.figures.iter().for_each(|figure| text.push_str(&format!(" {figure} |")));
+            for figure in row.figures {
+                let _ = write!(text, " {figure} |");
+            }
         }
         text.push('\n');
         text
