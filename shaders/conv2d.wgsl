@@ -69,14 +69,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 let w = (quad * TAPS + tap) * 4u * OUT_QUADS + out;
                 let a = staged_weights(w);
                 let b = staged_weights(w + OUT_QUADS / 2u);
-                a0 += a * x0;
-                a1 += a * x1;
-                a2 += a * x2;
-                a3 += a * x3;
-                b0 += b * x0;
-                b1 += b * x1;
-                b2 += b * x2;
-                b3 += b * x3;
+                a0 = add_products(a0, x0, a);
+                a1 = add_products(a1, x1, a);
+                a2 = add_products(a2, x2, a);
+                a3 = add_products(a3, x3, a);
+                b0 = add_products(b0, x0, b);
+                b1 = add_products(b1, x1, b);
+                b2 = add_products(b2, x2, b);
+                b3 = add_products(b3, x3, b);
             }
         }
     }
@@ -92,6 +92,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     store(second, px, py + 1u, b1);
     store(second, px, py + 2u, b2);
     store(second, px, py + 3u, b3);
+}
+
+// Adds four channels of a pixel times a 4 × 4 block, number by number: a chain of multiply-adds in every compiler, which
+// the product of a matrix and a vector is not.
+fn add_products(sum: vec4<f32>, pixel: vec4<f32>, w: mat4x4<f32>) -> vec4<f32> {
+    return sum + pixel.x * w[0] + pixel.y * w[1] + pixel.z * w[2] + pixel.w * w[3];
 }
 
 // Four outputs by four channels; a column for each channel.

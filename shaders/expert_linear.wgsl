@@ -12,23 +12,21 @@
 //
 // A lane sums a 4 × 4 block in registers: eight 16-byte reads of workgroup memory feed 64
 // multiply-adds. Its rows and columns are LANES_Y and LANES_X apart, so that neighbours write
-// neighbours. Rows of the tiles in workgroup memory are padded by one quad: 80-byte steps spread
-// eight lanes over all banks.
+// neighbours. All that a lane reads of a tile lies in one row of the array, at places that are constants
+// once the loop is unrolled: one index needs a bounds check.
 
 override LANES_X: u32 = 16;
 override LANES_Y: u32 = 8;
 override GATHERS: bool = true;
 
 const QUADS = 4u;           // quads of K that are staged at a time
-const STRIDE = QUADS + 1u;
+const ROW = QUADS * 4u + 1u;  // four rows or columns, and padding: 272 bytes spread eight lanes over all banks
 override LANES: u32 = LANES_X * LANES_Y;
 override TILE_ROWS: u32 = LANES_Y * 4u;
 override TILE_COLUMNS: u32 = LANES_X * 4u;
-override X_TILE: u32 = LANES_Y * 4u * STRIDE;
-override WEIGHT_TILE: u32 = LANES_X * 4u * STRIDE;
 
-var<workgroup> x_tile: array<vec4<f32>, X_TILE>;
-var<workgroup> weight_tile: array<vec4<f32>, WEIGHT_TILE>;
+var<workgroup> x_tile: array<array<vec4<f32>, ROW>, LANES_Y>;
+var<workgroup> weight_tile: array<array<vec4<f32>, ROW>, LANES_X>;
 // Row of `x` for each row of the tile.
 var<workgroup> sources: array<u32, TILE_ROWS>;
 
@@ -61,7 +59,7 @@ fn main(
             if k < params.quads && i / QUADS < tile.rows {
                 value = x[sources[i / QUADS] * params.quads + k];
             }
-            x_tile[i / QUADS * STRIDE + i % QUADS] = value;
+            x_tile[i / QUADS % LANES_Y][i / QUADS / LANES_Y * QUADS + i % QUADS] = value;
         }
         for (var i = lane; i < TILE_COLUMNS * QUADS; i += LANES) {
             let k = start + i % QUADS;
@@ -70,26 +68,27 @@ fn main(
             if k < params.quads && place.column < params.columns {
                 value = weight(tile.expert, place, k);
             }
-            weight_tile[i / QUADS * STRIDE + i % QUADS] = value;
+            weight_tile[i / QUADS % LANES_X][i / QUADS / LANES_X * QUADS + i % QUADS] = value;
         }
         workgroupBarrier();
 
         for (var k = 0u; k < QUADS; k++) {
             // Four columns of weights, turned so that `w[i]` holds number i of each.
             let w = transpose(mat4x4<f32>(
-                weight_tile[(local.x) * STRIDE + k],
-                weight_tile[(local.x + LANES_X) * STRIDE + k],
-                weight_tile[(local.x + LANES_X * 2u) * STRIDE + k],
-                weight_tile[(local.x + LANES_X * 3u) * STRIDE + k],
+                weight_tile[local.x][k],
+                weight_tile[local.x][k + QUADS],
+                weight_tile[local.x][k + QUADS * 2u],
+                weight_tile[local.x][k + QUADS * 3u],
             ));
-            sum0 = add_products(sum0, x_tile[(local.y) * STRIDE + k], w);
-            sum1 = add_products(sum1, x_tile[(local.y + LANES_Y) * STRIDE + k], w);
-            sum2 = add_products(sum2, x_tile[(local.y + LANES_Y * 2u) * STRIDE + k], w);
-            sum3 = add_products(sum3, x_tile[(local.y + LANES_Y * 3u) * STRIDE + k], w);
+            sum0 = add_products(sum0, x_tile[local.y][k], w);
+            sum1 = add_products(sum1, x_tile[local.y][k + QUADS], w);
+            sum2 = add_products(sum2, x_tile[local.y][k + QUADS * 2u], w);
+            sum3 = add_products(sum3, x_tile[local.y][k + QUADS * 3u], w);
         }
     }
-    store(tile, local.y, group.x, local.x, LANES_X, sum0);
-    store(tile, local.y + LANES_Y, group.x, local.x, LANES_X, sum1);
-    store(tile, local.y + LANES_Y * 2u, group.x, local.x, LANES_X, sum2);
-    store(tile, local.y + LANES_Y * 3u, group.x, local.x, LANES_X, sum3);
+    let ending = ending_of(tile, group.x, local.x, LANES_X);
+    store(tile, local.y, ending, sum0);
+    store(tile, local.y + LANES_Y, ending, sum1);
+    store(tile, local.y + LANES_Y * 2u, ending, sum2);
+    store(tile, local.y + LANES_Y * 3u, ending, sum3);
 }

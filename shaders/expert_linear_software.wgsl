@@ -65,14 +65,15 @@ fn main(
         s6 = add_products(s6, x[r6 + k], w);
         s7 = add_products(s7, x[r7 + k], w);
     }
-    store(tile, 0u, group.x, lane, LANES_X, s0);
-    store(tile, 1u, group.x, lane, LANES_X, s1);
-    store(tile, 2u, group.x, lane, LANES_X, s2);
-    store(tile, 3u, group.x, lane, LANES_X, s3);
-    store(tile, 4u, group.x, lane, LANES_X, s4);
-    store(tile, 5u, group.x, lane, LANES_X, s5);
-    store(tile, 6u, group.x, lane, LANES_X, s6);
-    store(tile, 7u, group.x, lane, LANES_X, s7);
+    let ending = ending_of(tile, group.x, lane, LANES_X);
+    store(tile, 0u, ending, s0);
+    store(tile, 1u, ending, s1);
+    store(tile, 2u, ending, s2);
+    store(tile, 3u, ending, s3);
+    store(tile, 4u, ending, s4);
+    store(tile, 5u, ending, s5);
+    store(tile, 6u, ending, s6);
+    store(tile, 7u, ending, s7);
 }
 
 // Where a row begins in `x`. Beyond the edge it is the last row again: computed and not stored.

@@ -5,23 +5,21 @@
 // the same ones from U). It stages 16 columns of K at a time in workgroup memory, as quads along K, the
 // order in which both factors lie in memory. A lane sums a 4 × 4 block in registers: eight 16-byte
 // reads feed 64 multiply-adds. Its rows and columns are LANES_Y and LANES_X apart, so that neighbours
-// store neighbours; tile rows are padded by one quad, whose 80-byte step spreads eight lanes over all
-// banks. The loop over K is uniform (its bound is a uniform), and edges are handled by zeros, not by
-// leaving early.
+// store neighbours. All that a lane reads of a tile lies in one row of the array, at places that are
+// constants once the loop is unrolled: one index needs a bounds check. The loop over K is uniform (its
+// bound is a uniform), and edges are handled by zeros, not by leaving early.
 
 override LANES_X: u32 = 16;
 override LANES_Y: u32 = 16;
 
 const QUADS = 4u;  // quads of K that are staged at a time
-const STRIDE = QUADS + 1u;
+const ROW = QUADS * 4u + 1u;  // four rows or columns, and padding: 272 bytes spread eight lanes over all banks
 override LANES: u32 = LANES_X * LANES_Y;
 override TILE_ROWS: u32 = LANES_Y * 4u;
 override TILE_COLUMNS: u32 = LANES_X * 4u;
-override X_TILE: u32 = LANES_Y * 4u * STRIDE;
-override WEIGHT_TILE: u32 = LANES_X * 4u * STRIDE;
 
-var<workgroup> x_tile: array<vec4<f32>, X_TILE>;
-var<workgroup> weight_tile: array<vec4<f32>, WEIGHT_TILE>;
+var<workgroup> x_tile: array<array<vec4<f32>, ROW>, LANES_Y>;
+var<workgroup> weight_tile: array<array<vec4<f32>, ROW>, LANES_X>;
 
 @compute @workgroup_size(LANES_X, LANES_Y)
 fn main(
@@ -51,7 +49,7 @@ fn main(
             if row < params.rows && k < params.quads {
                 value = x[row * params.quads + k];
             }
-            x_tile[i / QUADS * STRIDE + i % QUADS] = value;
+            x_tile[i / QUADS % LANES_Y][i / QUADS / LANES_Y * QUADS + i % QUADS] = value;
         }
         for (var i = lane; i < TILE_COLUMNS * QUADS; i += LANES) {
             let column = first_column + i / QUADS % columns;
@@ -60,40 +58,128 @@ fn main(
             if column < params.columns && k < params.quads {
                 value = weight_quad(i / QUADS >= columns, column, k);
             }
-            weight_tile[i / QUADS * STRIDE + i % QUADS] = value;
+            weight_tile[i / QUADS % LANES_X][i / QUADS / LANES_X * QUADS + i % QUADS] = value;
         }
         workgroupBarrier();
         for (var k = 0u; k < QUADS; k++) {
-            let w0 = weight_tile[local.x * STRIDE + k];
-            let w1 = weight_tile[(local.x + LANES_X) * STRIDE + k];
-            let w2 = weight_tile[(local.x + LANES_X * 2u) * STRIDE + k];
-            let w3 = weight_tile[(local.x + LANES_X * 3u) * STRIDE + k];
-            let x0 = x_tile[local.y * STRIDE + k];
-            let x1 = x_tile[(local.y + LANES_Y) * STRIDE + k];
-            let x2 = x_tile[(local.y + LANES_Y * 2u) * STRIDE + k];
-            let x3 = x_tile[(local.y + LANES_Y * 3u) * STRIDE + k];
-            sum0 += vec4(dot(x0, w0), dot(x0, w1), dot(x0, w2), dot(x0, w3));
-            sum1 += vec4(dot(x1, w0), dot(x1, w1), dot(x1, w2), dot(x1, w3));
-            sum2 += vec4(dot(x2, w0), dot(x2, w1), dot(x2, w2), dot(x2, w3));
-            sum3 += vec4(dot(x3, w0), dot(x3, w1), dot(x3, w2), dot(x3, w3));
+            // Four columns of weights, turned so that `w[i]` holds number i of each.
+            let w = transpose(mat4x4<f32>(
+                weight_tile[local.x][k],
+                weight_tile[local.x][k + QUADS],
+                weight_tile[local.x][k + QUADS * 2u],
+                weight_tile[local.x][k + QUADS * 3u],
+            ));
+            sum0 = add_products(sum0, x_tile[local.y][k], w);
+            sum1 = add_products(sum1, x_tile[local.y][k + QUADS], w);
+            sum2 = add_products(sum2, x_tile[local.y][k + QUADS * 2u], w);
+            sum3 = add_products(sum3, x_tile[local.y][k + QUADS * 3u], w);
         }
     }
-    let row = first_row + local.y;
-    let column = first_column + local.x;
-    store_row(row, column, sum0);
-    store_row(row + LANES_Y, column, sum1);
-    store_row(row + LANES_Y * 2u, column, sum2);
-    store_row(row + LANES_Y * 3u, column, sum3);
+
+    // The end of the lane's block. What an element needs is loaded for many at once, so that lanes do not wait for
+    // memory at each. Loads outside of y repeat its last row or column.
+    let has_up = params.activation == SWIGLU;
+    let offsets = select(vec4(0u, 1u, 2u, 3u), vec4(0u, 1u, 0u, 1u), has_up);
+    let column = vec4(first_column + local.x) + offsets * LANES_X;
+    let is_inside = (column < vec4(params.columns)) & vec4(true, true, !has_up, !has_up);
+    let n = min(column, vec4(params.columns - 1u));
+    let out = params.first + n;
+    let scale = vec4(
+        weight_scale(false, n.x),
+        weight_scale(false, n.y),
+        weight_scale(has_up, n.z),
+        weight_scale(has_up, n.w),
+    );
+    var shift = vec4(bias[out.x], bias[out.y], bias[out.z], bias[out.w]);
+    if has_up {
+        shift = vec4(shift.xy, 0.0, 0.0);
+    }
+    // Two rows at a time: four would take more registers than the loop above.
+    var z0 = sum0;
+    var z1 = sum1;
+    let end = min(first_row + TILE_ROWS, params.rows);
+    for (var top = first_row; top < end; top += LANES_Y * 2u) {
+        if top > first_row {
+            z0 = sum2;
+            z1 = sum3;
+        }
+        let rows = vec2(top + local.y) + vec2(0u, LANES_Y);
+        let row = min(rows, vec2(params.rows - 1u));
+        let at = row * params.stride;
+        var base0 = vec4(0.0);
+        var base1 = vec4(0.0);
+        if params.epilogue == GATED || params.epilogue == ADD {
+            base0 = y_quad(at.x + out);
+            base1 = y_quad(at.y + out);
+        }
+        var side0 = vec4(0.0);
+        var side1 = vec4(0.0);
+        if params.epilogue == GATED || params.epilogue == TABLE {
+            var line = row / params.side_rows;
+            if params.epilogue == TABLE {
+                line = row - line * params.side_rows;
+            }
+            let from_column = line * params.side_stride + params.side_first;
+            side0 = side_quad(from_column.x + out);
+            side1 = side_quad(from_column.y + out);
+        }
+        var v0 = activate(z0 * scale + shift);
+        var v1 = activate(z1 * scale + shift);
+        if params.epilogue == GATED {
+            v0 = base0 + side0 * v0;
+            v1 = base1 + side1 * v1;
+        } else if params.epilogue != 0u {
+            // The one that was not loaded is zero.
+            v0 += base0 + side0;
+            v1 += base1 + side1;
+        }
+        store_row(rows.x, at.x + out, is_inside, v0);
+        store_row(rows.y, at.y + out, is_inside, v1);
+    }
 }
 
-fn store_row(row: u32, column: u32, sum: vec4<f32>) {
+// Adds a quad of x times a 4 × 4 block, number by number: a chain of multiply-adds in every compiler, which `dot` is not.
+fn add_products(sum: vec4<f32>, a: vec4<f32>, w: mat4x4<f32>) -> vec4<f32> {
+    return sum + a.x * w[0] + a.y * w[1] + a.z * w[2] + a.w * w[3];
+}
+
+// SwiGLU leaves two results, in the first two components.
+fn activate(z: vec4<f32>) -> vec4<f32> {
+    if params.activation == 0u {
+        return z;
+    }
+    var gate = z;
+    if params.activation == GELU {
+        gate = gelu_gate(z);
+    }
+    let v = gated(z, gate);
     if params.activation == SWIGLU {
-        store(row, column, sum.x, sum.z);
-        store(row, column + LANES_X, sum.y, sum.w);
-    } else {
-        store(row, column, sum.x, 0.0);
-        store(row, column + LANES_X, sum.y, 0.0);
-        store(row, column + LANES_X * 2u, sum.z, 0.0);
-        store(row, column + LANES_X * 3u, sum.w, 0.0);
+        return v * vec4(z.zw, 0.0, 0.0);
+    }
+    return v;
+}
+
+fn y_quad(at: vec4<u32>) -> vec4<f32> {
+    return vec4(y[at.x], y[at.y], y[at.z], y[at.w]);
+}
+
+fn side_quad(at: vec4<u32>) -> vec4<f32> {
+    return vec4(side[at.x], side[at.y], side[at.z], side[at.w]);
+}
+
+fn store_row(row: u32, at: vec4<u32>, is_inside: vec4<bool>, v: vec4<f32>) {
+    if row < params.rows {
+        if is_inside.x {
+            y[at.x] = v.x;
+        }
+        if is_inside.y {
+            y[at.y] = v.y;
+        }
+        if is_inside.z {
+            y[at.z] = v.z;
+        }
+        if is_inside.w {
+            y[at.w] = v.w;
+        }
     }
 }

@@ -4,9 +4,10 @@
 // where `hidden` is the capacity predictor's SiLU layer. Both in f32, because a threshold or a
 // top-k decides on their last bits.
 //
-// A workgroup owns 256 / EXPERT_LANES tokens; lane (t, e) computes the two scalars of one
-// (token, expert) pair. A token's row is read by neighbouring lanes at once (a broadcast), and the
-// two weight matrices are small enough (E ≤ 32 rows) to stay in cache. The barrier is passed by all.
+// A workgroup owns 32 / EXPERT_LANES tokens. Eight lanes share a (token, expert) pair, each with every eighth quad of
+// the columns, for both products in one loop: what a lane waits for is memory, and so eight rows are read at a time
+// and not one number after the other. The parts of a sum are added in order, and so are those of a token's softmax.
+// The two weight matrices are small enough (E ≤ 32 rows) to stay in cache. Barriers are passed by all.
 
 struct Params {
     tokens: u32,   // S
@@ -28,7 +29,12 @@ override PREDICTS: bool = true;
 @group(0) @binding(6) var<storage, read_write> gates: array<f32>;             // (S, E)
 @group(0) @binding(7) var<storage, read_write> capacities: array<f32>;        // (S, E)
 
-var<workgroup> logits: array<f32, 256>;
+const PARTS = 8u;
+const LANES = 256u;
+
+// Logit and predictor's sum of each part; then the logits of each pair.
+var<workgroup> parts: array<vec2<f32>, LANES>;
+var<workgroup> logits: array<f32, LANES / PARTS>;
 
 fn sigmoid(z: f32) -> f32 {
     // WGSL leaves overflow undefined. The clamp also keeps the result above 0, so that a threshold
@@ -36,35 +42,45 @@ fn sigmoid(z: f32) -> f32 {
     return 1.0 / (1.0 + exp(-clamp(z, -80.0, 80.0)));
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let e = lane % EXPERT_LANES;
+    let pair = lane / PARTS;
+    let e = pair % EXPERT_LANES;
     let block = group.y * groups.x + group.x;
-    let s = block * (256u / EXPERT_LANES) + lane / EXPERT_LANES;
+    let s = block * (LANES / PARTS / EXPERT_LANES) + pair / EXPERT_LANES;
     let in_range = s < params.tokens && e < params.experts;
 
+    var sums = vec2(0.0);
     if in_range {
-        var logit = 0.0;
-        for (var d = 0u; d < params.quads; d++) {
-            logit += dot(x[s * params.quads + d], gate_weight[e * params.quads + d]);
-        }
-        logits[lane] = logit;
-        if PREDICTS {
-            var z = predictor_bias[e];
-            for (var d = 0u; d < params.quads; d++) {
-                z += dot(hidden[s * params.quads + d], predictor_weight[e * params.quads + d]);
+        for (var d = lane % PARTS; d < params.quads; d += PARTS) {
+            sums.x += dot(x[s * params.quads + d], gate_weight[e * params.quads + d]);
+            if PREDICTS {
+                sums.y += dot(hidden[s * params.quads + d], predictor_weight[e * params.quads + d]);
             }
-            capacities[s * params.experts + e] = sigmoid(z);
+        }
+    }
+    parts[lane] = sums;
+    workgroupBarrier();
+
+    // One lane of each pair goes on.
+    let is_first = in_range && lane % PARTS == 0u;
+    if is_first {
+        for (var i = 1u; i < PARTS; i++) {
+            sums += parts[lane + i];
+        }
+        logits[pair] = sums.x;
+        if PREDICTS {
+            capacities[s * params.experts + e] = sigmoid(sums.y + predictor_bias[e]);
         }
     }
     workgroupBarrier();
 
-    if in_range {
-        let row = lane - e;
+    if is_first {
+        let row = pair - e;
         var highest = logits[row];
         for (var i = 1u; i < params.experts; i++) {
             highest = max(highest, logits[row + i]);
@@ -74,6 +90,6 @@ fn main(
         for (var i = 0u; i < params.experts; i++) {
             sum += exp(logits[row + i] - highest);
         }
-        gates[s * params.experts + e] = exp(logits[lane] - highest) / sum;
+        gates[s * params.experts + e] = exp(logits[pair] - highest) / sum;
     }
 }

@@ -97,35 +97,59 @@ fn add_products(sum: vec4<f32>, a: vec4<f32>, w: mat4x4<f32>) -> vec4<f32> {
     return sum + a.x * w[0] + a.y * w[1] + a.z * w[2] + a.w * w[3];
 }
 
+// What a lane's four columns need at the end, for all of its rows.
+struct Ending {
+    column: vec4<u32>,
+    is_inside: vec4<bool>,
+    scale: vec4<f32>,
+    shift: vec4<f32>,
+}
+
+fn ending_of(tile: Tile, group: u32, lane: u32, lanes: u32) -> Ending {
+    let p0 = place_of(group, lane, lanes);
+    let p1 = place_of(group, lane + lanes, lanes);
+    let p2 = place_of(group, lane + lanes * 2u, lanes);
+    let p3 = place_of(group, lane + lanes * 3u, lanes);
+    let place = vec4(p0.column, p1.column, p2.column, p3.column);
+    // Columns beyond the edge repeat the last one and are not stored. SwiGLU leaves two results.
+    let column = min(place, vec4(params.columns - 1u));
+    let is_inside = (place < vec4(params.columns)) & (vec4(true, true, ACTIVATION != 2u, ACTIVATION != 2u));
+    let scale = vec4(
+        weight_scale(p0.is_up, weight_row(tile.expert, column.x)),
+        weight_scale(p1.is_up, weight_row(tile.expert, column.y)),
+        weight_scale(p2.is_up, weight_row(tile.expert, column.z)),
+        weight_scale(p3.is_up, weight_row(tile.expert, column.w)),
+    );
+    var shift = vec4(0.0);
+    if HAS_BIAS && ACTIVATION != 2u {
+        let at = tile.expert * params.columns + column;
+        shift = vec4(bias[at.x], bias[at.y], bias[at.z], bias[at.w]);
+    }
+    return Ending(column, is_inside, scale, shift);
+}
+
 // Finishes and writes what a lane holds of one row of the tile.
-fn store(tile: Tile, row: u32, group: u32, lane: u32, lanes: u32, sums: vec4<f32>) {
+fn store(tile: Tile, row: u32, ending: Ending, sums: vec4<f32>) {
     if row >= tile.rows {
         return;
     }
-    let line = (tile.first + row - params.y_first) * params.columns;
-    if ACTIVATION == 2u {
-        store_swiglu(tile, line, place_of(group, lane, lanes).column, sums.x, sums.z);
-        store_swiglu(tile, line, place_of(group, lane + lanes, lanes).column, sums.y, sums.w);
-        return;
+    var z = sums * ending.scale + ending.shift;
+    if ACTIVATION == 1u {
+        z = gated(z, gelu_gate(z));
+    } else if ACTIVATION == 2u {
+        z = gated(z, z) * vec4(z.zw, 0.0, 0.0);
     }
-    for (var i = 0u; i < 4u; i++) {
-        let column = place_of(group, lane + i * lanes, lanes).column;
-        if column < params.columns {
-            var z = sums[i] * weight_scale(false, weight_row(tile.expert, column));
-            if HAS_BIAS {
-                z += bias[tile.expert * params.columns + column];
-            }
-            if ACTIVATION == 1u {
-                z = gelu_tanh(z);
-            }
-            y[line + column] = z;
-        }
+    let at = (tile.first + row - params.y_first) * params.columns + ending.column;
+    if ending.is_inside.x {
+        y[at.x] = z.x;
     }
-}
-
-fn store_swiglu(tile: Tile, line: u32, column: u32, gate: f32, up: f32) {
-    if column < params.columns {
-        let row = weight_row(tile.expert, column);
-        y[line + column] = silu(gate * weight_scale(false, row)) * up * weight_scale(true, row);
+    if ending.is_inside.y {
+        y[at.y] = z.y;
+    }
+    if ending.is_inside.z {
+        y[at.z] = z.z;
+    }
+    if ending.is_inside.w {
+        y[at.w] = z.w;
     }
 }

@@ -1,4 +1,4 @@
-// What `linear` and `linear_software` have in common: bindings and what happens to a sum. Appended after either.
+// What `linear` and `linear_software` have in common: bindings, and what happens to a sum. Appended after either.
 
 struct Params {
     rows: u32,         // S
@@ -34,7 +34,7 @@ const ADD = 3u;
 @group(0) @binding(5) var<storage, read> side: array<f32>;              // gates (B, …) or table (T, …)
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;           // (S, stride)
 
-// Finishes one element; `up` counts for SWIGLU only.
+// Finishes one element; `up` counts for SWIGLU only. `linear` does the same four elements at a time.
 fn store(row: u32, n: u32, product: f32, up: f32) {
     if row >= params.rows || n >= params.columns {
         return;
@@ -46,7 +46,7 @@ fn store(row: u32, n: u32, product: f32, up: f32) {
     } else if params.activation == GELU {
         v = gelu_tanh(v);
     } else if params.activation == SWIGLU {
-        v = silu(v) * up * weight_scale(true, n);
+        v = silu(v) * (up * weight_scale(true, n));
     }
     let at = row * params.stride + column;
     let side_column = params.side_first + column;

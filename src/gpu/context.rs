@@ -3,11 +3,11 @@
 //! We ask for the limits that WebGPU guarantees everywhere and raise only the two that say how large a
 //! buffer may be, so that what runs natively also runs in a browser.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{GpuError, Kernel};
+use super::{GpuError, Kernel, Specialisation};
 use crate::platform::adapter_name;
 
 /// Which family of kernels a device gets.
@@ -52,6 +52,12 @@ impl Troubles {
 /// The values of a shader's overrides, as bits so that they can be part of a key.
 type ConstantBits = Vec<(&'static str, u64)>;
 
+/// A compiled kernel and the text it was compiled from.
+struct Compiled {
+    source: &'static str,
+    pipeline: wgpu::ComputePipeline,
+}
+
 /// A device, ready to compute.
 pub struct Gpu {
     /// The device.
@@ -66,7 +72,7 @@ pub struct Gpu {
     pub binding_limit: u64,
     /// Whether new tensors are filled with NaN.
     pub(super) poison: bool,
-    pipelines: Mutex<HashMap<(&'static str, ConstantBits), wgpu::ComputePipeline>>,
+    pipelines: Mutex<HashMap<(&'static str, ConstantBits), Compiled>>,
     troubles: Arc<Troubles>,
     /// Whether news of the device is being collected right now: it may be old then.
     polling: Arc<AtomicBool>,
@@ -284,7 +290,7 @@ impl Gpu {
                 label: Some(K::NAME),
                 source: wgpu::ShaderSource::Wgsl(K::SOURCE.into()),
             });
-            self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(K::NAME),
                 // Deduced from the shader: bindings are stated once, in WGSL.
                 layout: None,
@@ -292,12 +298,29 @@ impl Gpu {
                 entry_point: None,
                 compilation_options: wgpu::PipelineCompilationOptions {
                     constants: &constants,
-                    ..Default::default()
+                    // Kernels write workgroup memory before they use it. Drivers would fill up to 16 KiB with zeros,
+                    // some with one lane; browsers do it in any case.
+                    zero_initialize_workgroup_memory: false,
                 },
                 cache: None,
-            })
+            });
+            Compiled { source: K::SOURCE, pipeline }
         };
-        pipelines.entry((K::NAME, bits)).or_insert_with(compile).clone()
+        pipelines.entry((K::NAME, bits)).or_insert_with(compile).pipeline.clone()
+    }
+
+    /// Every pipeline that the work recorded so far has asked for, by name and constants.
+    pub fn specialisations(&self) -> Vec<Specialisation> {
+        let pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: BTreeMap<_, _> = pipelines.iter().collect();
+        let value = |&(name, bits): &(_, u64)| (name, f64::from_bits(bits));
+        all.into_iter()
+            .map(|((name, bits), compiled)| Specialisation {
+                name,
+                source: compiled.source,
+                constants: bits.iter().map(value).collect(),
+            })
+            .collect()
     }
 }
 

@@ -62,6 +62,17 @@ impl KernelSource {
     }
 }
 
+/// A kernel with the values of its `override` constants: what a driver compiles.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Specialisation {
+    /// Stem of the WGSL file.
+    pub name: &'static str,
+    /// The whole WGSL text.
+    pub source: &'static str,
+    /// Names and values of the constants.
+    pub constants: Vec<(&'static str, f64)>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

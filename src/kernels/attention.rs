@@ -24,7 +24,7 @@ pub struct Attention<'a> {
     y: &'a Tensor,
 }
 
-/// The widest head that the kernels' private arrays hold; `MAX_QUADS` in the shaders, times four.
+/// The widest head that the kernels take: what the lanes of a workgroup hold in registers.
 pub const MAX_HEAD_DIM: usize = 128;
 
 /// The uniform.
@@ -146,15 +146,15 @@ impl Kernel for AttentionTile<'_> {
 
     fn constants(&self) -> Vec<(&'static str, f64)> {
         let quads = self.0.quads();
-        // Keys and values of 16 bytes per quad in 16 KiB, and no more than pay off.
-        let keys = (16_384 / (2 * 16 * quads)).min(64);
-        vec![("QUADS", quads as f64), ("KEYS", keys as f64)]
+        // Two quads of the result for each lane of a row.
+        let lanes = if quads <= 16 { 8 } else { 16 };
+        vec![("QUADS", quads as f64), ("LANES_X", f64::from(lanes))]
     }
 
     fn groups(&self) -> [u32; 3] {
-        /// `LANES` in the shader.
-        const LANES: usize = 64;
-        self.0.groups(LANES)
+        /// As in the shader.
+        const QUERIES: usize = 32;
+        self.0.groups(QUERIES)
     }
 }
 

@@ -3,8 +3,8 @@
 
 use crate::gpu::{Kernel, Tensor, spread};
 
-/// Lanes of a workgroup.
-const LANES: usize = 256;
+/// Pairs of a token and an expert in a workgroup: `LANES / PARTS` in the shader.
+const PAIRS: usize = 32;
 
 /// The uniform.
 #[repr(C)]
@@ -41,7 +41,7 @@ pub struct RouteScore<'a> {
 }
 
 impl RouteScore<'_> {
-    /// Lanes per token: E rounded up to a power of two, so that a token never spans two workgroups.
+    /// Pairs per token: E rounded up to a power of two, so that a token never spans two workgroups.
     fn expert_lanes(&self) -> usize {
         self.gates.shape[1].next_power_of_two()
     }
@@ -84,7 +84,7 @@ impl Kernel for RouteScore<'_> {
     }
 
     fn groups(&self) -> [u32; 3] {
-        spread(self.gates.shape[0].div_ceil(LANES / self.expert_lanes()))
+        spread(self.gates.shape[0].div_ceil(PAIRS / self.expert_lanes()))
     }
 }
 

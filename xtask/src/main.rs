@@ -12,6 +12,8 @@ usage: cargo xtask TASK
 tasks:
   test   install what the tests need, then check formatting, lints and documentation,
          and run every test: on a software adapter where there is no GPU, and in a browser
+  isa    compile every shader for a GPU that is not there and compare the machine code with
+         docs/isa.md; `cargo xtask isa --help` lists its options
   web    build the web page into dist/; `cargo xtask web --help` lists its options";
 
 /// The target that browsers run.
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
         Some("test") => test::all(),
+        Some("isa") => isa(&arguments[1..]),
         Some("web") => web(&arguments[1..]),
         None | Some("help" | "--help" | "-h") => {
             println!("{HELP}");
@@ -33,6 +36,19 @@ fn main() -> ExitCode {
         Err(message) => {
             eprintln!("error: {message}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// A program of its own, because it contains the library, which other tasks do not have to build.
+fn isa(arguments: &[String]) -> Result<(), String> {
+    let mut all = vec!["run", "--quiet", "--package", "isa", "--"];
+    all.extend(arguments.iter().map(String::as_str));
+    let status = Command::new("cargo").args(&all).status();
+    match status.map_err(|error| format!("cannot run cargo: {error}"))?.success() {
+        true => Ok(()),
+        false => {
+            Err("the machine code was not as good as it must be; the reason stands above".into())
         }
     }
 }
