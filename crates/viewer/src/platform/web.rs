@@ -5,14 +5,13 @@ mod files;
 mod store;
 
 use std::future::Future;
-use std::path::Path;
 
 use js_sys::{Function, Promise, Reflect};
 use sha2::Digest;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
-use super::{Bytes, CachedFile, Task, Waker};
+use super::{CachedFile, Task, Waker};
 
 pub use fetch::{built_in, built_in_names, fetch};
 pub use files::{pick_file, save_file};
