@@ -4,7 +4,7 @@
 // for each packed row r. Expert e's rows follow those of the experts before it: r = Σ_{i<e} counts[i]
 // + place. The first layer gathers, r' = chosen[e, place]; the second reads packed rows, r' = r.
 //
-// A workgroup owns TILE_ROWS rows of one expert by TILE_COLUMNS columns (SwiGLU: half of them from
+// A workgroup owns TILE_ROWS rows of one expert by 4 · LANES_X columns (SwiGLU: half of them from
 // W, the same ones from U). The number of tiles is known on the device only, so the host starts
 // enough groups for the worst case; each finds its tile from the counts, or leaves as a whole. Counts
 // are read-only here and indexed by loop counters alone, which lets a validator prove that every
@@ -21,14 +21,12 @@ override GATHERS: bool = true;
 
 const QUADS = 4u;           // quads of K that are staged at a time
 const ROW = QUADS * 4u + 1u;  // four rows or columns, and padding: 272 bytes spread eight lanes over all banks
-override LANES: u32 = LANES_X * LANES_Y;
 override TILE_ROWS: u32 = LANES_Y * 4u;
-override TILE_COLUMNS: u32 = LANES_X * 4u;
+// Rows that the lanes stage at once: all rows of a tile, and half of its columns.
+override STAGERS: u32 = LANES_X * LANES_Y / QUADS;
 
 var<workgroup> x_tile: array<array<vec4<f32>, ROW>, LANES_Y>;
 var<workgroup> weight_tile: array<array<vec4<f32>, ROW>, LANES_X>;
-// Row of `x` for each row of the tile.
-var<workgroup> sources: array<u32, TILE_ROWS>;
 
 @compute @workgroup_size(LANES_X, LANES_Y)
 fn main(
@@ -41,37 +39,37 @@ fn main(
     if tile.rows == 0u {
         return;
     }
-    for (var r = lane; r < TILE_ROWS; r += LANES) {
-        // Beyond the tile's rows this is anything, and not used.
-        sources[r] = source_row(tile, r);
+
+    // What this lane stages of a round: a quad of one row and of two columns. They are read a round ahead, so that they
+    // travel while the lane multiplies.
+    let staged_row = lane / QUADS;
+    let piece = lane % QUADS;
+    let is_row = staged_row < tile.rows;
+    var first_quad = 0u;
+    if is_row {
+        first_quad = source_row(tile, staged_row) * params.quads;
     }
+    let p0 = place_of(group.x, staged_row, LANES_X);
+    let p1 = place_of(group.x, staged_row + STAGERS, LANES_X);
+    var x0 = x_quad(is_row, first_quad, piece);
+    var w0 = staged_words(tile.expert, p0, piece);
+    var w1 = staged_words(tile.expert, p1, piece);
 
     var sum0 = vec4(0.0);
     var sum1 = vec4(0.0);
     var sum2 = vec4(0.0);
     var sum3 = vec4(0.0);
     for (var start = 0u; start < params.quads; start += QUADS) {
-        // The tiles of the round before are used up, and `sources` is written.
+        let k = start + piece;
+        // The tiles of the round before are used up.
         workgroupBarrier();
-        for (var i = lane; i < TILE_ROWS * QUADS; i += LANES) {
-            let k = start + i % QUADS;
-            var value = vec4(0.0);
-            if k < params.quads && i / QUADS < tile.rows {
-                value = x[sources[i / QUADS] * params.quads + k];
-            }
-            x_tile[i / QUADS % LANES_Y][i / QUADS / LANES_Y * QUADS + i % QUADS] = value;
-        }
-        for (var i = lane; i < TILE_COLUMNS * QUADS; i += LANES) {
-            let k = start + i % QUADS;
-            let place = place_of(group.x, i / QUADS, LANES_X);
-            var value = vec4(0.0);
-            if k < params.quads && place.column < params.columns {
-                value = weight(tile.expert, place, k);
-            }
-            weight_tile[i / QUADS % LANES_X][i / QUADS / LANES_X * QUADS + i % QUADS] = value;
-        }
+        x_tile[staged_row % LANES_Y][staged_row / LANES_Y * QUADS + piece] = x0;
+        weight_tile[staged_row % LANES_X][staged_row / LANES_X * QUADS + piece] = weight_numbers(w0, k);
+        weight_tile[staged_row % LANES_X][(staged_row + STAGERS) / LANES_X * QUADS + piece] = weight_numbers(w1, k);
         workgroupBarrier();
-
+        x0 = x_quad(is_row, first_quad, k + QUADS);
+        w0 = staged_words(tile.expert, p0, k + QUADS);
+        w1 = staged_words(tile.expert, p1, k + QUADS);
         for (var k = 0u; k < QUADS; k++) {
             // Four columns of weights, turned so that `w[i]` holds number i of each.
             let w = transpose(mat4x4<f32>(
@@ -91,4 +89,22 @@ fn main(
     store(tile, local.y + LANES_Y, ending, sum1);
     store(tile, local.y + LANES_Y * 2u, ending, sum2);
     store(tile, local.y + LANES_Y * 3u, ending, sum3);
+}
+
+// A quad of x; zeros beyond the tile and beyond K.
+fn x_quad(is_row: bool, first_quad: u32, k: u32) -> vec4<f32> {
+    var value = vec4(0.0);
+    if is_row && k < params.quads {
+        value = x[first_quad + k];
+    }
+    return value;
+}
+
+// The words of a quad of a column. Zeros outside are the number zero in every precision.
+fn staged_words(expert: u32, place: Place, k: u32) -> vec4<u32> {
+    var words = vec4(0u);
+    if place.column < params.columns && k < params.quads {
+        words = weight_words(place.is_up, weight_row(expert, place.column), k);
+    }
+    return words;
 }

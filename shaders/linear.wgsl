@@ -14,9 +14,9 @@ override LANES_Y: u32 = 16;
 
 const QUADS = 4u;  // quads of K that are staged at a time
 const ROW = QUADS * 4u + 1u;  // four rows or columns, and padding: 272 bytes spread eight lanes over all banks
-override LANES: u32 = LANES_X * LANES_Y;
 override TILE_ROWS: u32 = LANES_Y * 4u;
 override TILE_COLUMNS: u32 = LANES_X * 4u;
+override STAGERS: u32 = LANES_X * LANES_Y / QUADS;  // rows or columns that the lanes stage at once, at least half
 
 var<workgroup> x_tile: array<array<vec4<f32>, ROW>, LANES_Y>;
 var<workgroup> weight_tile: array<array<vec4<f32>, ROW>, LANES_X>;
@@ -35,32 +35,49 @@ fn main(
     let first_row = group.y * TILE_ROWS;
     let first_column = group.x * columns;
 
+    // What this lane stages of a round: one or two quads of x and of the weights. They are read a round ahead, so that
+    // they travel while the lane multiplies.
+    let place = lane / QUADS;
+    let piece = lane % QUADS;
+    let row = first_row + place;
+    let next_row = row + STAGERS;
+    var x0 = x_quad(row, piece);
+    var x1 = vec4(0.0);
+    if STAGERS < TILE_ROWS {
+        x1 = x_quad(next_row, piece);
+    }
+    var w0 = staged_words(place, columns, first_column, piece);
+    var w1 = vec4(0u);
+    if STAGERS < TILE_COLUMNS {
+        w1 = staged_words(place + STAGERS, columns, first_column, piece);
+    }
+
     var sum0 = vec4(0.0);  // one vector per row of the lane's block
     var sum1 = vec4(0.0);
     var sum2 = vec4(0.0);
     var sum3 = vec4(0.0);
     for (var start = 0u; start < params.quads; start += QUADS) {
+        let k = start + piece;
+        let next = k + QUADS;
         // The tiles of the round before are used up.
         workgroupBarrier();
-        for (var i = lane; i < TILE_ROWS * QUADS; i += LANES) {
-            let row = first_row + i / QUADS;
-            let k = start + i % QUADS;
-            var value = vec4(0.0);
-            if row < params.rows && k < params.quads {
-                value = x[row * params.quads + k];
-            }
-            x_tile[i / QUADS % LANES_Y][i / QUADS / LANES_Y * QUADS + i % QUADS] = value;
+        x_tile[place % LANES_Y][place / LANES_Y * QUADS + piece] = x0;
+        weight_tile[place % LANES_X][place / LANES_X * QUADS + piece] = weight_numbers(w0, k);
+        if STAGERS < TILE_ROWS {
+            x_tile[place % LANES_Y][(place + STAGERS) / LANES_Y * QUADS + piece] = x1;
         }
-        for (var i = lane; i < TILE_COLUMNS * QUADS; i += LANES) {
-            let column = first_column + i / QUADS % columns;
-            let k = start + i % QUADS;
-            var value = vec4(0.0);
-            if column < params.columns && k < params.quads {
-                value = weight_quad(i / QUADS >= columns, column, k);
-            }
-            weight_tile[i / QUADS % LANES_X][i / QUADS / LANES_X * QUADS + i % QUADS] = value;
+        if STAGERS < TILE_COLUMNS {
+            weight_tile[place % LANES_X][(place + STAGERS) / LANES_X * QUADS + piece] = weight_numbers(w1, k);
         }
         workgroupBarrier();
+        x0 = x_quad(row, next);
+        w0 = staged_words(place, columns, first_column, next);
+        if STAGERS < TILE_ROWS {
+            x1 = x_quad(next_row, next);
+        }
+        if STAGERS < TILE_COLUMNS {
+            w1 = staged_words(place + STAGERS, columns, first_column, next);
+        }
         for (var k = 0u; k < QUADS; k++) {
             // Four columns of weights, turned so that `w[i]` holds number i of each.
             let w = transpose(mat4x4<f32>(
@@ -136,6 +153,26 @@ fn main(
         store_row(rows.x, at.x + out, is_inside, v0);
         store_row(rows.y, at.y + out, is_inside, v1);
     }
+}
+
+// A quad of x; zeros outside.
+fn x_quad(row: u32, k: u32) -> vec4<f32> {
+    var value = vec4(0.0);
+    if row < params.rows && k < params.quads {
+        value = x[row * params.quads + k];
+    }
+    return value;
+}
+
+// The words of a quad of the tile's columns, of which SwiGLU takes the second half from U. Zeros outside are the number
+// zero in every precision.
+fn staged_words(v: u32, columns: u32, first_column: u32, k: u32) -> vec4<u32> {
+    let column = first_column + v % columns;
+    var words = vec4(0u);
+    if column < params.columns && k < params.quads {
+        words = weight_words(v >= columns, column, k);
+    }
+    return words;
 }
 
 // Adds a quad of x times a 4 × 4 block, number by number: a chain of multiply-adds in every compiler, which `dot` is not.

@@ -1,28 +1,36 @@
 // Layer normalisation without affine parameters, then adaLN's scale and shift:
 //   y[s, :] = (x[s, :] - mean) / √(variance + 10⁻⁶) · (1 + scale[b, :]) + shift[b, :],  b = s / T
 //
-// A workgroup owns one token; its 64 lanes share the columns and add up by a tree in workgroup
-// memory. Mean first, then the mean of squared deviations: a single pass over squares would cancel.
+// A workgroup owns one token; its 64 lanes share the columns and add up in workgroup memory: eight of
+// them eight values each, then all of them the same eight sums, with two barriers where a tree has eight.
+// Mean first, then the mean of squared deviations: a single pass over squares would cancel.
 // All loop bounds are uniform.
 
 const LANES = 64u;
+const BLOCK = 8u;  // lanes whose values one lane adds up
 
-var<workgroup> partial: array<f32, LANES>;
+// One place of padding spreads blocks over all banks.
+var<workgroup> parts: array<array<f32, BLOCK + 1u>, LANES / BLOCK>;
+var<workgroup> sums: array<f32, LANES / BLOCK>;
 
 // Sum over all lanes, the same for each.
 fn total(lane: u32, value: f32) -> f32 {
-    partial[lane] = value;
+    parts[lane / BLOCK][lane % BLOCK] = value;
     workgroupBarrier();
-    for (var reach = LANES / 2u; reach > 0u; reach /= 2u) {
-        if lane < reach {
-            partial[lane] += partial[lane + reach];
+    if lane < LANES / BLOCK {
+        var sum = 0.0;
+        for (var i = 0u; i < BLOCK; i++) {
+            sum += parts[lane][i];
         }
-        workgroupBarrier();
+        sums[lane] = sum;
     }
-    let sum = partial[0];
-    // The next call overwrites `partial`.
+    // The next call may overwrite `parts` from here on, and `sums` after its first barrier.
     workgroupBarrier();
-    return sum;
+    var all = 0.0;
+    for (var i = 0u; i < LANES / BLOCK; i++) {
+        all += sums[i];
+    }
+    return all;
 }
 
 @compute @workgroup_size(LANES)

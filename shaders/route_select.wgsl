@@ -10,8 +10,8 @@
 // of consecutive tokens, so that prefix sums over lanes are prefix sums over tokens and each
 // expert's list comes out in ascending order. The n-th largest gate is found without sorting, by four
 // radix passes over 256-bin histograms of its bits. The only atomics are integer counts, whose order
-// does not matter. Every barrier is in control flow that depends on constants alone: data only ever
-// changes loops without barriers.
+// does not matter. Every barrier is in control flow that depends on constants and the rule alone: data
+// only ever changes loops without barriers.
 
 struct Params {
     tokens: u32,   // S
@@ -38,25 +38,43 @@ const NONE = 0xffffffffu;
 
 // A histogram while the cut is searched.
 var<workgroup> bins: array<atomic<u32>, LANES>;
-var<workgroup> sums: array<vec2<u32>, LANES>;
+// Values and prefix sums of the lanes, in blocks; one place of padding spreads blocks over all banks.
+const BLOCK = 16u;
+const BLOCKS = LANES / BLOCK;
+var<workgroup> sums: array<array<vec2<u32>, BLOCK + 1u>, BLOCKS>;
+var<workgroup> totals: array<vec2<u32>, BLOCKS>;
 // The bin that holds the wanted rank, and the number of keys above it.
 var<workgroup> found: vec2<u32>;
 
-// Inclusive prefix sum over the lanes; afterwards `sums[LANES - 1]` is the total.
-fn scan(lane: u32, value: vec2<u32>) -> vec2<u32> {
+struct Prefix {
+    here: vec2<u32>,  // sum over the lanes up to this one
+    all: vec2<u32>,   // over all lanes
+}
+
+// Three barriers, where a tree has two for each of its eight levels: one lane adds up a block.
+fn scan(lane: u32, value: vec2<u32>) -> Prefix {
+    let block = lane / BLOCK;
     workgroupBarrier();
-    sums[lane] = value;
+    sums[block][lane % BLOCK] = value;
     workgroupBarrier();
-    for (var reach = 1u; reach < LANES; reach *= 2u) {
-        var before = vec2(0u);
-        if lane >= reach {
-            before = sums[lane - reach];
+    if lane < BLOCKS {
+        var sum = vec2(0u);
+        for (var i = 0u; i < BLOCK; i++) {
+            sum += sums[lane][i];
+            sums[lane][i] = sum;
         }
-        workgroupBarrier();
-        sums[lane] += before;
-        workgroupBarrier();
+        totals[lane] = sum;
     }
-    return sums[lane];
+    workgroupBarrier();
+    var before = vec2(0u);
+    var all = vec2(0u);
+    for (var i = 0u; i < BLOCKS; i++) {
+        if i == block {
+            before = all;
+        }
+        all += totals[i];
+    }
+    return Prefix(before + sums[block][lane % BLOCK], all);
 }
 
 // Bits of the gate. A softmax is never negative, so they sort like the number itself.
@@ -100,54 +118,59 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let last = min(first + run, end);
 
     // How many tokens the cut must let through.
-    var over = 0u;
+    var wanted = params.k;
     if params.rule == POOL {
+        var over = 0u;
         for (var s = first; s < last; s++) {
             over += u32(passes(s, e));
         }
+        wanted = scan(lane, vec2(over, 0u)).all.x;
     }
-    scan(lane, vec2(over, 0u));
-    let wanted = select(params.k, sums[LANES - 1u].x, params.rule == POOL);
 
-    // The wanted-th largest key, eight bits at a time: `cut` grows from the top.
-    var cut = 0u;
-    var known = 0u;
-    var places = wanted;
-    for (var digit = 0u; digit < 4u; digit++) {
-        let shift = 24u - 8u * digit;
-        atomicStore(&bins[lane], 0u);
-        workgroupBarrier();
-        for (var s = first; s < last; s++) {
-            let own = key(s, e);
-            if (own & known) == cut {
-                atomicAdd(&bins[(own >> shift) & 255u], 1u);
+    // The wanted-th largest key, eight bits at a time: `cut` grows from the top. Other rules have none.
+    var cut = NONE;
+    var places = 0u;
+    if params.rule == POOL || params.rule == SAMPLE {
+        cut = 0u;
+        places = wanted;
+        var known = 0u;
+        for (var digit = 0u; digit < 4u; digit++) {
+            let shift = 24u - 8u * digit;
+            atomicStore(&bins[lane], 0u);
+            workgroupBarrier();
+            for (var s = first; s < last; s++) {
+                let own = key(s, e);
+                if (own & known) == cut {
+                    atomicAdd(&bins[(own >> shift) & 255u], 1u);
+                }
             }
+            workgroupBarrier();
+            // Lane 0 looks at the highest bin, so the scan counts from the largest keys down.
+            let bin = LANES - 1u - lane;
+            let here = atomicLoad(&bins[bin]);
+            let reached = scan(lane, vec2(here, 0u)).here.x;
+            if reached >= places && reached - here < places {
+                found = vec2(bin, reached - here);
+            }
+            workgroupBarrier();
+            cut |= found.x << shift;
+            known |= 255u << shift;
+            places -= found.y;
         }
-        workgroupBarrier();
-        // Lane 0 looks at the highest bin, so the scan counts from the largest keys down.
-        let bin = LANES - 1u - lane;
-        let here = atomicLoad(&bins[bin]);
-        let reached = scan(lane, vec2(here, 0u)).x;
-        if reached >= places && reached - here < places {
-            found = vec2(bin, reached - here);
+        // Of the tokens at the cut, `places` are taken. Where none is wanted no bin was found.
+        if wanted == 0u {
+            cut = NONE;
+            places = 0u;
         }
-        workgroupBarrier();
-        cut |= found.x << shift;
-        known |= 255u << shift;
-        places -= found.y;
-    }
-    // Of the tokens at the cut, `places` are taken. Where none is wanted no bin was found.
-    if wanted == 0u {
-        cut = NONE;
-        places = 0u;
     }
 
     var own = vec2(0u);
     for (var s = first; s < last; s++) {
         own += verdict(s, e, cut);
     }
-    var before = scan(lane, own) - own;
-    let total = sums[LANES - 1u];
+    let prefix = scan(lane, own);
+    var before = prefix.here - own;
+    let total = prefix.all;
     let base = group.y * params.k * u32(params.rule == SAMPLE);
     for (var s = first; s < last; s++) {
         let v = verdict(s, e, cut);

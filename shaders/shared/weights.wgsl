@@ -15,21 +15,41 @@ const WEIGHTS_INT4 = 3u;
 
 // Four weights of a row, from column 4k on; int8 without the scale.
 fn weight_quad(is_up: bool, row: u32, k: u32) -> vec4<f32> {
+    return weight_numbers(weight_words(is_up, row, k), k);
+}
+
+// The words that they are made of. Apart, so that a lane can wait for them later.
+fn weight_words(is_up: bool, row: u32, k: u32) -> vec4<u32> {
     if WEIGHTS == WEIGHTS_INT8 {
-        let pair = weight_pair(is_up, row * int8_pairs() + k / 2u);
-        return signed_bytes(select(pair.x, pair.y, (k & 1u) == 1u));
+        return vec4(weight_pair(is_up, row * int8_pairs() + k / 2u), 0u, 0u);
     }
     if WEIGHTS == WEIGHTS_INT4 {
-        return int4_quad(is_up, row, k);
+        // A pair of words has four quads, or the scales of four groups of eight quads.
+        let number_pairs = (params.quads + 3u) / 4u;
+        let first = row * (number_pairs + (params.quads + 31u) / 32u);
+        let scales = weight_pair(is_up, first + number_pairs + k / 32u);
+        return vec4(weight_pair(is_up, first + k / 4u), scales);
     }
     let at = row * params.quads + k;
     if WEIGHTS == WEIGHTS_F16 {
-        let pair = weight_pair(is_up, at);
-        return vec4(unpack2x16float(pair.x), unpack2x16float(pair.y));
+        return vec4(weight_pair(is_up, at), 0u, 0u);
     }
-    let low = weight_pair(is_up, 2u * at);
-    let high = weight_pair(is_up, 2u * at + 1u);
-    return vec4(bitcast<vec2<f32>>(low), bitcast<vec2<f32>>(high));
+    return vec4(weight_pair(is_up, 2u * at), weight_pair(is_up, 2u * at + 1u));
+}
+
+fn weight_numbers(words: vec4<u32>, k: u32) -> vec4<f32> {
+    if WEIGHTS == WEIGHTS_INT8 {
+        return signed_bytes(select(words.x, words.y, (k & 1u) == 1u));
+    }
+    if WEIGHTS == WEIGHTS_INT4 {
+        let word = select(words.x, words.y, (k & 2u) != 0u) >> ((k & 1u) * 16u);
+        let two = unpack2x16float(select(words.z, words.w, (k & 16u) != 0u));
+        return signed_halves(word) * select(two.x, two.y, (k & 8u) != 0u);
+    }
+    if WEIGHTS == WEIGHTS_F16 {
+        return vec4(unpack2x16float(words.x), unpack2x16float(words.y));
+    }
+    return bitcast<vec4<f32>>(words);
 }
 
 // What a sum over a row's weights is multiplied with.
@@ -55,17 +75,6 @@ fn weight_pair(is_up: bool, at: u32) -> vec2<u32> {
 // To the top of the word, and down again with the sign.
 fn signed_bytes(word: u32) -> vec4<f32> {
     return vec4<f32>((vec4(bitcast<i32>(word)) << vec4(24u, 16u, 8u, 0u)) >> vec4(24u));
-}
-
-// A pair of words has four quads, or the scales of four groups of eight quads.
-fn int4_quad(is_up: bool, row: u32, k: u32) -> vec4<f32> {
-    let number_pairs = (params.quads + 3u) / 4u;
-    let first = row * (number_pairs + (params.quads + 31u) / 32u);
-    let numbers = weight_pair(is_up, first + k / 4u);
-    let scales = weight_pair(is_up, first + number_pairs + k / 32u);
-    let word = select(numbers.x, numbers.y, (k & 2u) != 0u) >> ((k & 1u) * 16u);
-    let two = unpack2x16float(select(scales.x, scales.y, (k & 16u) != 0u));
-    return signed_halves(word) * select(two.x, two.y, (k & 8u) != 0u);
 }
 
 // The lower four numbers of four bits, as `signed_bytes`.

@@ -34,6 +34,14 @@ impl Found {
     }
 }
 
+/// The file that says that there was a device.
+const OPENED: &str = "opened";
+
+/// Whether [`compile_all`] got as far as having a device.
+pub(crate) fn has_opened(folder: &Path) -> bool {
+    folder.join(OPENED).exists()
+}
+
 /// Where the machine code of a pipeline is left.
 pub(crate) fn assembly_path(folder: &Path, index: usize) -> PathBuf {
     folder.join(format!("{index}.s"))
@@ -69,6 +77,7 @@ fn pairs<'a>(lines: impl Iterator<Item = &'a str>) -> Outcome<Vec<(String, f64)>
 /// Compiles all that lies in the folder: `0.wgsl` with `0.constants`, and so on.
 pub(crate) fn compile_all(folder: &Path) -> Outcome<()> {
     let device = Device::open()?;
+    std::fs::write(folder.join(OPENED), &device.driver).map_err(|e| e.to_string())?;
     for index in 0.. {
         let Ok(wgsl) = std::fs::read_to_string(folder.join(format!("{index}.wgsl"))) else { break };
         let constants = std::fs::read_to_string(folder.join(format!("{index}.constants")));
@@ -235,7 +244,8 @@ impl Device {
 
 /// A text of fixed size that ends with a zero.
 fn text(characters: &[std::ffi::c_char]) -> String {
-    let bytes = characters.iter().map(|&c| c.cast_unsigned()).take_while(|&b| b != 0);
+    // Signed or not, as the system has it.
+    let bytes = characters.iter().map(|c| c.to_ne_bytes()[0]).take_while(|&b| b != 0);
     String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
 }
 

@@ -18,8 +18,8 @@ use std::process::{Command, ExitCode};
 use pipelines::Pipeline;
 use table::Table;
 
-/// What the table was made for. RDNA 3: the oldest driver of a current distribution knows it.
-const FAMILY: &str = "gfx1100";
+/// What the table is made for, RDNA 3, as drivers of different age call it.
+const FAMILIES: [&str; 2] = ["gfx1100", "navi31"];
 
 /// Where Vulkan drivers announce themselves on Linux.
 const DRIVER_FOLDERS: [&str; 3] =
@@ -99,9 +99,12 @@ fn run(options: &Options) -> Outcome<()> {
     if pipelines.is_empty() {
         return Err(format!("no pipeline has {:?} in its name", options.only));
     }
-    let family = options.family.as_deref().unwrap_or(FAMILY);
+    let families = options.family.as_deref().map_or(FAMILIES.to_vec(), |family| vec![family]);
     let folder = tempfile::tempdir().map_err(|e| format!("no temporary folder: {e}"))?;
-    let table = compile(&pipelines, family, &driver, folder.path())?;
+    let Some(table) = compile(&pipelines, &families, &driver, folder.path())? else {
+        println!("skipped: Mesa's driver for AMD GPUs knows none of {}", families.join(", "));
+        return Ok(());
+    };
     println!("{}", table.print());
     if let Some(kept) = &options.assembly {
         keep_assembly(&pipelines, folder.path(), kept)?;
@@ -141,33 +144,44 @@ fn radv() -> Option<PathBuf> {
     DRIVER_FOLDERS.into_iter().flat_map(files).map(|entry| entry.path()).find(is_radv)
 }
 
-/// Hands the pipelines to a process that has the driver for AMD and no other, and reads what it found.
-fn compile(pipelines: &[Pipeline], family: &str, driver: &Path, folder: &Path) -> Outcome<Table> {
+/// Hands the pipelines to a process that has the driver for AMD and no other, and reads what it found. Nothing where
+/// the driver knows none of the chips.
+fn compile(
+    pipelines: &[Pipeline],
+    families: &[&str],
+    driver: &Path,
+    folder: &Path,
+) -> Outcome<Option<Table>> {
     for (i, pipeline) in pipelines.iter().enumerate() {
         pipeline.write(folder, i).map_err(|e| format!("{}: {e}", folder.display()))?;
     }
     let program = std::env::current_exe().map_err(|e| format!("no path of this program: {e}"))?;
-    let status = Command::new(program)
-        .arg("--compile")
-        .arg(folder)
-        .env("RADV_FORCE_FAMILY", family)
-        .env("VK_ICD_FILENAMES", driver)
-        .env("VK_DRIVER_FILES", driver)
-        // A layer that sorts devices by what a screen is connected to.
-        .env("NODEVICE_SELECT", "1")
-        // Times of compilation are to be true.
-        .env("MESA_SHADER_CACHE_DISABLE", "true")
-        .env("RADV_DEBUG", "nocache")
-        .status()
-        .map_err(|e| format!("the compiling process did not start: {e}"))?;
-    let mut table = Table::new(family);
-    for (i, pipeline) in pipelines.iter().enumerate() {
-        let found = driver::read(folder, i).map_err(|e| {
-            format!("{}: {e} (the compiling process ended with {status})", pipeline.name())
-        })?;
-        table.add(pipeline, found).map_err(|e| format!("{}: {e}", pipeline.name()))?;
+    for &family in families {
+        let status = Command::new(&program)
+            .arg("--compile")
+            .arg(folder)
+            .env("RADV_FORCE_FAMILY", family)
+            .env("VK_ICD_FILENAMES", driver)
+            .env("VK_DRIVER_FILES", driver)
+            // A layer that sorts devices by what a screen is connected to.
+            .env("NODEVICE_SELECT", "1")
+            // Times of compilation are to be true.
+            .env("MESA_SHADER_CACHE_DISABLE", "true")
+            .status()
+            .map_err(|e| format!("the compiling process did not start: {e}"))?;
+        if !driver::has_opened(folder) {
+            continue;
+        }
+        let mut table = Table::new(family);
+        for (i, pipeline) in pipelines.iter().enumerate() {
+            let found = driver::read(folder, i).map_err(|e| {
+                format!("{}: {e} (the compiling process ended with {status})", pipeline.name())
+            })?;
+            table.add(pipeline, found).map_err(|e| format!("{}: {e}", pipeline.name()))?;
+        }
+        return Ok(Some(table));
     }
-    Ok(table)
+    Ok(None)
 }
 
 fn keep_assembly(pipelines: &[Pipeline], from: &Path, to: &Path) -> Outcome<()> {
