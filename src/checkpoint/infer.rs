@@ -1,11 +1,11 @@
 //! What model a bare state_dict is: from the names and shapes of its tensors, and from the YAML file of the
 //! training run where there is one. Shapes cannot tell the number of heads or the kind of training.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::model::{Config, Objective};
+use crate::model::{Config, Objective, TensorSpec};
 
 /// What is known beside the tensors.
 #[derive(Clone, Debug, Default)]
@@ -74,16 +74,17 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<String, String> {
 /// The first tensors that do not fit, in words; empty if all do.
 fn differences(config: &Config, shapes: &Shapes) -> String {
     const SHOWN: usize = 8;
-    let needed: BTreeMap<_, _> = config.tensors().into_iter().map(|t| (t.name, t.shape)).collect();
-    let wrong = needed.iter().filter(|(name, _)| !name.ends_with(".ema_decay"));
-    let wrong = wrong.filter_map(|(name, shape)| match shapes.get(name) {
+    let needed = config.tensors();
+    let wrong = needed.iter().filter(|t| !t.is_optional());
+    let wrong = wrong.filter_map(|TensorSpec { name, shape, .. }| match shapes.get(name) {
         None => Some(format!("{name} {shape:?} is missing")),
         Some(found) if found != shape => {
             Some(format!("{name} has shape {found:?}, {shape:?} is needed"))
         }
         Some(_) => None,
     });
-    let extra = shapes.keys().filter(|name| !needed.contains_key(*name));
+    let needed: BTreeSet<_> = needed.iter().map(|t| &t.name).collect();
+    let extra = shapes.keys().filter(|name| !needed.contains(name));
     let all: Vec<_> = wrong.chain(extra.map(|name| format!("{name} is not part of it"))).collect();
     if all.is_empty() {
         return String::new();

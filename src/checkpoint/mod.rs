@@ -35,7 +35,7 @@ pub(crate) use rows::StoredValues;
 #[cfg(feature = "import")]
 pub use source::Source;
 pub use store::write_model;
-pub use tensor_file::{TensorFile, TensorInfo};
+pub use tensor_file::{CONFIG_KEY, TensorFile, TensorInfo};
 #[cfg(feature = "import")]
 pub use torch::TorchFile;
 pub use write::{TensorOut, write_safetensors};
@@ -43,9 +43,6 @@ pub use write::{TensorOut, write_safetensors};
 use crate::model::{Config, Storage};
 use crate::platform::Bytes;
 use tensor_file::Found;
-
-/// The header entry that holds the configuration as JSON.
-pub const CONFIG_KEY: &str = "diffmoe";
 
 /// An opened checkpoint whose tensors have been checked against its configuration.
 #[derive(Debug)]
@@ -99,8 +96,7 @@ impl Checkpoint {
         let mut needed = std::collections::BTreeSet::new();
         for spec in self.config.tensors() {
             match (self.file.find(&spec.name), self.file.shape(&spec.name)) {
-                // A buffer of the trainer that inference never reads.
-                (Found::Missing, _) if spec.name.ends_with(".ema_decay") => {}
+                (Found::Missing, _) if spec.is_optional() => {}
                 (Found::Missing, _) | (_, Err(_)) => {
                     problems.push(format!("{} {:?} is missing", spec.name, spec.shape));
                 }

@@ -3,32 +3,24 @@
 //! They keep activations near 1 through all blocks, and thresholds let each expert take about its share of the
 //! tokens, so that routing, and with it the time of a step, is like a trained model's.
 
-use crate::model::{Config, TensorSpec};
+use crate::model::{Config, Role, TensorSpec};
 
 /// Numbers for a tensor; the same seed gives the same ones.
 pub fn random_tensor(config: &Config, spec: &TensorSpec, seed: u64) -> Vec<f32> {
     let len = spec.shape.iter().product();
-    let name = spec.name.as_str();
-    if name == "pos_embed" {
-        return positions(config);
-    }
-    if name.ends_with(".ema_decay") {
-        return vec![0.95; len];
-    }
-    if name.ends_with(".expert_threshold") {
-        return vec![threshold(config); len];
-    }
-    if name.ends_with("_norm.weight") {
-        return vec![1.0; len];
-    }
-    // Uniform with the variance 1/inputs; modulation and biases smaller.
     let inputs: usize = spec.shape.iter().skip(1).product();
-    let bound = match spec.shape.len() {
-        1 => 0.02,
-        _ if name.contains("adaLN") => 0.5 * (3.0 / inputs as f32).sqrt(),
-        _ => (3.0 / inputs as f32).sqrt(),
+    // Uniform with the variance 1/inputs; modulation and biases smaller.
+    let bound = (3.0 / inputs as f32).sqrt();
+    let bound = match spec.role {
+        Role::Position => return positions(config),
+        Role::Buffer => return vec![0.95; len],
+        Role::Threshold => return vec![threshold(config); len],
+        Role::Norm => return vec![1.0; len],
+        Role::Bias => 0.02,
+        Role::Modulation => 0.5 * bound,
+        Role::Matrix | Role::Projection | Role::Router | Role::Table => bound,
     };
-    let mut state = name.bytes().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |hash, byte| {
+    let mut state = spec.name.bytes().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     (0..len).map(|_| bound * (2.0 * uniform(&mut state) - 1.0)).collect()
@@ -43,7 +35,7 @@ fn uniform(state: &mut u64) -> f32 {
     ((z ^ (z >> 31)) >> 40) as f32 / (1_u32 << 24) as f32
 }
 
-/// The fixed table of sines and cosines: column first, then row (spec of the official code).
+/// The fixed table of sines and cosines: column first, then row (as the official code makes it).
 fn positions(config: &Config) -> Vec<f32> {
     let (d, across) = (config.hidden_size, config.grid()[1]);
     let quarter = d / 4;

@@ -136,7 +136,8 @@ mod tests {
     use safetensors::Dtype;
     use safetensors::tensor::TensorView;
 
-    use super::super::{TensorFile, int4_row};
+    use super::super::quantise::int4_row;
+    use super::super::tensor_file::TensorFile;
     use super::*;
     use crate::model::Storage;
     use crate::platform::Bytes;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::{CheckpointError, TensorFile, TorchFile};
+use super::error::CheckpointError;
+use super::tensor_file::TensorFile;
+use super::torch::TorchFile;
 use crate::platform;
 
 /// Tensors by name, decoded one at a time.

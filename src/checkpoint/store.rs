@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use safetensors::{Dtype, View};
 
+use super::error::CheckpointError;
 use super::quantise::{int4_row, int8_row};
-use super::tensor_file::SCALE_SUFFIX;
-use super::{CONFIG_KEY, CheckpointError};
-use crate::model::INT4_GROUP;
-use crate::model::{Storage, TensorSpec};
+use super::tensor_file::{CONFIG_KEY, SCALE_SUFFIX};
+use crate::model::{INT4_GROUP, Storage, TensorSpec};
 
 /// Where numbers come from: the tensor of a name, as f32.
 type Reader<'a> = dyn Fn(&TensorSpec) -> Result<Vec<f32>, CheckpointError> + 'a;

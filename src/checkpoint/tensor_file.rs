@@ -3,15 +3,18 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use half::f16;
 use safetensors::{Dtype, SafeTensors};
 
-use super::{CONFIG_KEY, CheckpointError, StoredRows, StoredValues, dtype, open};
-use crate::model::INT4_GROUP;
-use crate::model::Storage;
+use super::dtype;
+use super::error::CheckpointError;
+use super::rows::{StoredRows, StoredValues};
+use crate::model::{INT4_GROUP, Storage};
 use crate::platform::Bytes;
+
+/// The header entry that holds the configuration as JSON.
+pub const CONFIG_KEY: &str = "diffmoe";
 
 /// Suffix of the tensor that holds the scales of an int8 or int4 matrix.
 pub(super) const SCALE_SUFFIX: &str = ".scale";
@@ -58,16 +61,6 @@ pub struct TensorInfo {
 }
 
 impl TensorFile {
-    /// Opens a safetensors file, or the `.json` index of a sharded one.
-    ///
-    /// A configuration is looked for in the file's header, then in `config.json` and `case.json` beside it.
-    ///
-    /// # Errors
-    /// When a file cannot be read or is no safetensors file.
-    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        open::open(path)
-    }
-
     /// A file that is in memory already.
     ///
     /// # Errors
@@ -89,7 +82,7 @@ impl TensorFile {
             let malformed =
                 |reason: String| CheckpointError::Malformed { label: label.clone(), reason };
             let (header, metadata) =
-                SafeTensors::read_metadata(&bytes).map_err(|e| malformed(open::explain(&e)))?;
+                SafeTensors::read_metadata(&bytes).map_err(|e| malformed(explain(&e)))?;
             let data = header + 8;
             if config_text.is_none() {
                 config_text = metadata.metadata().as_ref().and_then(|m| m.get(CONFIG_KEY)).cloned();
@@ -282,6 +275,21 @@ impl Location {
 
     fn type_name(&self) -> String {
         if self.is_int4 { "I4".into() } else { format!("{:?}", self.dtype) }
+    }
+}
+
+/// Puts the reader's terse error into words.
+fn explain(error: &safetensors::SafeTensorError) -> String {
+    use safetensors::SafeTensorError as E;
+    match error {
+        E::HeaderTooSmall
+        | E::HeaderTooLarge
+        | E::InvalidHeader(_)
+        | E::InvalidHeaderDeserialization(_) => "its header is not readable".into(),
+        E::InvalidHeaderLength | E::MetadataIncompleteBuffer => {
+            "it ends too early; download or copy it again".into()
+        }
+        other => other.to_string(),
     }
 }
 

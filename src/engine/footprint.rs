@@ -1,8 +1,7 @@
 //! How much memory a model needs, from its configuration alone: before a file is read or a byte allocated.
 
-use super::Precisions;
-use super::gpu::{device_bytes, prompt_sizes, sizes};
-use crate::model::{Config, TensorSpec};
+use super::gpu::{Precisions, WeightBytes, prompt_sizes, sizes};
+use crate::model::Config;
 
 /// Bytes that a model takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,21 +23,15 @@ impl Footprint {
         weights: impl Into<Precisions>,
         binding_limit: u64,
     ) -> Self {
-        let (tensors, precisions) = (config.tensors(), weights.into());
-        let bytes = |t: &TensorSpec| device_bytes(t, &precisions);
+        let precisions = weights.into();
+        let weights = WeightBytes::of(config, &precisions);
         let buffers = buffers(config, batch, binding_limit);
-        // Linear layers and banks of experts are split by rows and experts; these are not.
-        let whole = |t: &&TensorSpec| {
-            t.name.contains(".mlp.experts.")
-                || ["pos_embed", "text_encoder.token_embedding.weight"].contains(&t.name.as_str())
-                || config.labels.iter().any(|table| table.tensor == t.name)
-        };
-        let pieces = tensors.iter().filter(whole).map(|t| (t.name.clone(), bytes(t)));
-        let largest = pieces.chain(buffers.iter().cloned()).max_by_key(|piece| piece.1);
+        let working = buffers.iter().map(|b| b.1).sum();
+        let pieces = buffers.into_iter().chain([weights.largest]);
         Self {
-            weights: tensors.iter().map(bytes).sum::<u64>() + additions(config, &tensors),
-            working: buffers.iter().map(|b| b.1).sum(),
-            largest: largest.unwrap_or_default(),
+            weights: weights.total,
+            working,
+            largest: pieces.max_by_key(|piece| piece.1).unwrap_or_default(),
         }
     }
 
@@ -65,18 +58,6 @@ fn buffers(config: &Config, batch: usize, binding_limit: u64) -> Vec<(String, u6
     let pass = pass.into_iter().map(|(label, shape)| (label.to_owned(), bytes(&shape)));
     let text = prompt_sizes(config, batch).into_iter();
     pass.chain(text.map(|(label, shape)| (label.to_owned(), bytes(&shape)))).collect()
-}
-
-/// Bytes on a graphics device that no tensor stands for: biases of linear layers that have none (experts do without),
-/// the modulation of a text encoder's norms, which changes nothing, and what is bound instead of labels.
-fn additions(config: &Config, tensors: &[TensorSpec]) -> u64 {
-    let lacks_bias = |t: &&TensorSpec| {
-        let layers = [".gate_proj.weight", ".up_proj.weight", ".down_proj.weight"];
-        layers.iter().any(|end| t.name.ends_with(end)) && !t.name.contains(".mlp.experts.")
-    };
-    let biases: u64 = tensors.iter().filter(lacks_bias).map(|t| 4 * t.shape[0] as u64).sum();
-    let plain = config.text.as_ref().map_or(0, |text| 8 * text.hidden_size as u64);
-    biases + plain + if config.labels.is_empty() { 4 } else { 0 }
 }
 
 #[cfg(test)]

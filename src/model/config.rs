@@ -1,4 +1,4 @@
-//! The configuration of a model and the list of tensors that follows from it.
+//! The configuration of a model: its shape, and how it was trained.
 //!
 //! One JSON document describes a model wherever it comes from: the `diffmoe` entry in the header of
 //! our safetensors files and the `case.json` of a parity case use the same keys, and the constructor
@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::error::ConfigError;
 use super::text_config::{TextConfig, TextSection};
 
 /// Which of the paper's four architectures a model is (paper §4, Table 3).
@@ -159,17 +160,6 @@ impl Default for SamplingDefaults {
     fn default() -> Self {
         Self { steps: 50, guidance: 1.5, solver: "euler".into() }
     }
-}
-
-/// Why a configuration was refused.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// Not the JSON that we expect.
-    #[error("the model configuration is not readable: {0}")]
-    Json(#[from] serde_json::Error),
-    /// A number that no model can have.
-    #[error("the model configuration is impossible: {0}")]
-    Invalid(String),
 }
 
 #[derive(Deserialize)]

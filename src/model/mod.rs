@@ -2,15 +2,24 @@
 //! and the routing rules.
 
 mod config;
+mod error;
 mod presets;
 mod routing;
+mod spec;
 mod storage;
 mod tensors;
 mod text_config;
+mod weights;
 
-pub use config::{Config, ConfigError, FfnForm, Kind, LabelTable, Objective, Prediction};
+pub use config::{Config, FfnForm, Kind, LabelTable, Objective, Prediction};
+pub use error::ConfigError;
 pub use presets::{Preset, SIZES, UnknownPreset};
 pub use routing::{Routing, RoutingRule};
-pub use storage::{INT4_GROUP, Storage, file_bytes, is_matrix};
-pub use tensors::TensorSpec;
+pub(crate) use spec::LinearSpec;
+pub use spec::{Group, Role, TensorSpec};
+pub use storage::{INT4_GROUP, Storage, file_bytes};
+pub(crate) use tensors::look;
 pub use text_config::TextConfig;
+pub(crate) use weights::{
+    CrossAttention, Ffn, Leaf, Mlp, Moe, SelfAttention, Source, TextEncoder, TextLayer, Weights,
+};

@@ -1,6 +1,7 @@
-//! How tensors are stored in a file, and which of them may lose precision.
+//! How tensors are stored in a file.
 
-use super::{Config, TensorSpec};
+use super::config::Config;
+use super::spec::TensorSpec;
 
 /// Numbers of a row that share a scale in int4.
 pub const INT4_GROUP: usize = 32;
@@ -22,7 +23,7 @@ impl Storage {
     /// How one tensor is stored in a file whose large matrices are stored this way.
     #[must_use]
     pub fn of(self, tensor: &TensorSpec) -> Self {
-        if !is_matrix(tensor) {
+        if !tensor.is_matrix() {
             return Self::F32;
         }
         match self {
@@ -44,15 +45,4 @@ pub fn file_bytes(config: &Config, storage: Storage) -> u64 {
         _ => 4 * t.elements(),
     };
     config.tensors().iter().map(bytes).sum()
-}
-
-/// Whether a tensor is one of the large matrices: those may lose precision. What decides on routing by its
-/// last bits, and what is small, stays f32.
-pub fn is_matrix(tensor: &TensorSpec) -> bool {
-    let name = tensor.name.as_str();
-    let is_block = ["blocks.", "final_layer.adaLN", "text_encoder.layers."]
-        .iter()
-        .any(|start| name.starts_with(start));
-    let routes = ["capacity_predictor", "gate_weight", ".gate.weight"];
-    tensor.shape.len() == 2 && is_block && !routes.iter().any(|part| name.contains(part))
 }

@@ -1,142 +1,105 @@
-//! Which tensors follow from a configuration, and how many numbers they hold.
+//! The list of a model's tensors, and how many numbers they hold.
 
-use super::config::{Config, FfnForm, Kind};
+use std::convert::Infallible;
+use std::future::Future as _;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
-/// A tensor that a model needs: its official `state_dict` name and its shape.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TensorSpec {
-    /// Official name.
-    pub name: String,
-    /// Shape, row-major, `Linear.weight` as `[out, in]`.
-    pub shape: Vec<usize>,
+use super::config::Config;
+use super::spec::{LinearSpec, Role, TensorSpec};
+use super::weights::{Ffn, Source, Weights};
+
+/// A source that notes every tensor.
+impl Source<()> for Vec<TensorSpec> {
+    type Error = Infallible;
+
+    fn linear(&mut self, spec: &LinearSpec) -> Result<(), Infallible> {
+        self.push(spec.weight.clone());
+        self.extend(spec.bias.clone());
+        Ok(())
+    }
+
+    fn table(&mut self, spec: &TensorSpec) -> Result<(), Infallible> {
+        self.push(spec.clone());
+        Ok(())
+    }
+
+    fn label_tables(&mut self, specs: &[TensorSpec]) -> Result<(), Infallible> {
+        self.extend_from_slice(specs);
+        Ok(())
+    }
+
+    fn norms(&mut self, specs: &[TensorSpec; 4]) -> Result<(), Infallible> {
+        self.extend_from_slice(specs);
+        Ok(())
+    }
+
+    fn modulation(&mut self, spec: &LinearSpec) -> Result<(), Infallible> {
+        self.linear(spec)
+    }
+
+    fn gate(&mut self, spec: &TensorSpec) -> Result<(), Infallible> {
+        self.table(spec)
+    }
+
+    fn predictor(&mut self, specs: &[LinearSpec; 2]) -> Result<(), Infallible> {
+        specs.iter().try_for_each(|spec| self.linear(spec))
+    }
+
+    fn thresholds(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, Infallible> {
+        self.push(spec.clone());
+        Ok(Vec::new())
+    }
+
+    fn experts(&mut self, specs: &[Ffn<LinearSpec>]) -> Result<(), Infallible> {
+        specs.iter().flat_map(Ffn::iter).try_for_each(|spec| self.linear(spec))
+    }
+
+    fn buffer(&mut self, spec: &TensorSpec) {
+        self.push(spec.clone());
+    }
 }
 
-impl TensorSpec {
-    /// How many numbers it holds.
-    pub fn elements(&self) -> u64 {
-        self.shape.iter().map(|&n| n as u64).product()
+/// Walks through a model with a source that keeps nothing, cannot fail and never pauses.
+pub(crate) fn look(config: &Config, source: &mut impl Source<(), Error = Infallible>) {
+    let walk = pin!(Weights::visit(config, source));
+    match walk.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(_)) => {}
+        Poll::Pending => unreachable!("only a source that pauses keeps a walk waiting"),
     }
 }
 
 impl Config {
-    /// Every tensor of the model, by official `state_dict` name, in `state_dict` order.
+    /// Every tensor of the model, in the order in which the forward pass meets them.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        let (d, e, m) = (self.hidden_size, self.num_experts, self.ffn_hidden);
-        let attn = self.num_heads * self.head_dim;
-        let patch = self.patch_size;
         let mut list = Vec::new();
-        let mut add = |name: String, shape: &[usize]| {
-            list.push(TensorSpec { name, shape: shape.to_vec() });
-        };
-        add("pos_embed".into(), &[1, self.tokens(), d]);
-        add("x_embedder.proj.weight".into(), &[d, self.in_channels, patch, patch]);
-        add("x_embedder.proj.bias".into(), &[d]);
-        add("t_embedder.mlp.0.weight".into(), &[d, 256]);
-        add("t_embedder.mlp.0.bias".into(), &[d]);
-        add("t_embedder.mlp.2.weight".into(), &[d, d]);
-        add("t_embedder.mlp.2.bias".into(), &[d]);
-        for table in &self.labels {
-            add(table.tensor.clone(), &[table.null as usize + 1, d]);
-        }
-        for tensor in self.text.iter().flat_map(|text| text.tensors(d)) {
-            add(tensor.name, &tensor.shape);
-        }
-        let ffn = |add: &mut dyn FnMut(String, &[usize]), prefix: &str, form: FfnForm, m: usize| {
-            match form {
-                FfnForm::Gelu => {
-                    add(format!("{prefix}.fc1.weight"), &[m, d]);
-                    add(format!("{prefix}.fc1.bias"), &[m]);
-                    add(format!("{prefix}.fc2.weight"), &[d, m]);
-                    add(format!("{prefix}.fc2.bias"), &[d]);
-                }
-                FfnForm::SwiGlu => {
-                    add(format!("{prefix}.gate_proj.weight"), &[m, d]);
-                    add(format!("{prefix}.up_proj.weight"), &[m, d]);
-                    add(format!("{prefix}.down_proj.weight"), &[d, m]);
-                }
-            }
-        };
-        for i in 0..self.depth {
-            let block = format!("blocks.{i}");
-            add(format!("{block}.attn.qkv.weight"), &[3 * attn, d]);
-            add(format!("{block}.attn.qkv.bias"), &[3 * attn]);
-            if self.qk_norm {
-                for part in ["q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias"] {
-                    add(format!("{block}.attn.{part}"), &[self.head_dim]);
-                }
-            }
-            add(format!("{block}.attn.proj.weight"), &[d, attn]);
-            add(format!("{block}.attn.proj.bias"), &[d]);
-            for tensor in self.text.iter().flat_map(|text| text.block_tensors(i, d, attn)) {
-                add(tensor.name, &tensor.shape);
-            }
-            let mlp = format!("{block}.mlp");
-            if self.is_moe(i) {
-                if self.kind == Kind::Tc {
-                    for j in 0..e {
-                        ffn(&mut add, &format!("{mlp}.experts.{j}"), self.ffn_form, m);
-                    }
-                    add(format!("{mlp}.gate.weight"), &[e, d]);
-                } else {
-                    add(format!("{mlp}.gate_weight"), &[e, d]);
-                    if self.kind == Kind::DiffMoe {
-                        add(format!("{mlp}.expert_threshold"), &[e]);
-                        add(format!("{mlp}.ema_decay"), &[1]);
-                    }
-                    for j in 0..e {
-                        ffn(&mut add, &format!("{mlp}.experts.{j}"), self.ffn_form, m);
-                    }
-                }
-                if self.kind == Kind::DiffMoe {
-                    add(format!("{mlp}.capacity_predictor.0.weight"), &[d, d]);
-                    add(format!("{mlp}.capacity_predictor.0.bias"), &[d]);
-                    add(format!("{mlp}.capacity_predictor.2.weight"), &[e, d]);
-                    add(format!("{mlp}.capacity_predictor.2.bias"), &[e]);
-                }
-                if self.shared_hidden > 0 {
-                    ffn(
-                        &mut add,
-                        &format!("{mlp}.shared_experts"),
-                        self.shared_form,
-                        self.shared_hidden,
-                    );
-                }
-            } else {
-                ffn(&mut add, &mlp, self.ffn_form, m);
-            }
-            add(format!("{block}.adaLN_modulation.1.weight"), &[6 * d, d]);
-            add(format!("{block}.adaLN_modulation.1.bias"), &[6 * d]);
-        }
-        let out = patch * patch * self.out_channels;
-        add("final_layer.linear.weight".into(), &[out, d]);
-        add("final_layer.linear.bias".into(), &[out]);
-        add("final_layer.adaLN_modulation.1.weight".into(), &[2 * d, d]);
-        add("final_layer.adaLN_modulation.1.bias".into(), &[2 * d]);
+        look(self, &mut list);
         list
     }
 
-    /// Number of parameters, buffers included, as the official code counts them.
+    /// Number of parameters as the official code counts them: the position embedding is one, thresholds are not.
     pub fn parameters(&self) -> usize {
-        self.tensors()
-            .iter()
-            .filter(|t| !t.name.ends_with("expert_threshold") && !t.name.ends_with("ema_decay"))
-            .map(|t| t.shape.iter().product::<usize>())
-            .sum()
+        let is_parameter = |t: &&TensorSpec| !matches!(t.role, Role::Threshold | Role::Buffer);
+        elements(self.tensors().iter().filter(is_parameter))
     }
 
     /// Parameters that a token meets when `capacity` experts work on it in every MoE layer; router and
     /// capacity predictor count in full.
     pub fn activated_parameters(&self, capacity: f64) -> usize {
-        let is_expert = |t: &&TensorSpec| t.name.contains(".mlp.experts.");
-        let len = |t: &TensorSpec| t.shape.iter().product::<usize>();
-        let experts: usize = self.tensors().iter().filter(is_expert).map(len).sum();
+        let experts = elements(self.tensors().iter().filter(|t| t.is_expert));
         let share = capacity / self.num_experts.max(1) as f64;
         self.parameters() - experts + (experts as f64 * share).round() as usize
     }
 }
 
+fn elements<'a>(tensors: impl Iterator<Item = &'a TensorSpec>) -> usize {
+    tensors.map(|t| t.elements() as usize).sum()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn small_e16(input_size: usize, heads: usize) -> Config {
@@ -150,8 +113,55 @@ mod tests {
 
     #[test]
     fn parameter_counts_match_the_official_models() {
-        // The authors' own log printed the first; the second is the same model at 256 px (spec §1.4).
+        // The authors' own log printed the first; the second is the same model at 256 px.
         assert_eq!(small_e16(16, 16).parameters(), 140_191_616);
         assert_eq!(small_e16(32, 6).parameters(), 140_265_344);
+    }
+
+    /// The trainer's exporter is tested with the same file.
+    #[test]
+    fn the_large_matrices_are_those_that_the_trainer_quantises() {
+        let fixture = include_str!("../../tests/fixtures/matrix_names.txt");
+        let lines = fixture.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let mut cases: Vec<(&str, Vec<&str>)> = Vec::new();
+        for line in lines {
+            match cases.last_mut() {
+                Some((_, names)) if !line.starts_with('{') => names.push(line),
+                _ => cases.push((line, Vec::new())),
+            }
+        }
+        assert_eq!(cases.len(), 3);
+        for (config, names) in cases {
+            let tensors = Config::from_json(config).unwrap().tensors();
+            let matrices = tensors.iter().filter(|t| t.is_matrix());
+            assert_eq!(matrices.map(|t| t.name.as_str()).collect::<Vec<_>>(), names, "{config}");
+        }
+    }
+
+    #[test]
+    fn matrices_that_are_read_together_are_of_one_group() {
+        let config = Config::from_json(
+            r#"{"kind":"tc","t_kind":"flow","params":{"input_size":4,"num_classes":1,"patch_size":2,
+            "depth":2,"hidden_size":16,"num_heads":2,"use_swiglu":true,
+            "MoE_config":{"num_experts":2,"capacity":1,"n_shared_experts":1,"interleave":false}}}"#,
+        );
+        let tensors = config.unwrap().tensors();
+        let group = |name: &str| {
+            let name = format!("blocks.{name}.weight");
+            &tensors.iter().find(|t| t.name == name).unwrap().group
+        };
+        let gates = group("1.mlp.experts.0.gate_proj");
+        assert_eq!(gates.name(), "blocks.1.mlp.experts.gate_proj");
+        for same in ["1.mlp.experts.1.gate_proj", "1.mlp.experts.0.up_proj"] {
+            assert_eq!(group(same), gates);
+        }
+        let apart = [
+            "1.mlp.experts.0.down_proj",
+            "0.mlp.experts.0.gate_proj",
+            "1.mlp.shared_experts.up_proj",
+            "1.attn.qkv",
+        ];
+        let groups: BTreeSet<_> = apart.into_iter().map(group).chain([gates]).collect();
+        assert_eq!(groups.len(), 5);
     }
 }

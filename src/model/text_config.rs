@@ -1,9 +1,8 @@
-//! The shape of the text encoder of a model that reads prompts, and its tensors (see `docs/models-text.md`).
+//! The shape of the text encoder of a model that reads prompts (see `docs/models-text.md`).
 
 use serde::Deserialize;
 
-use super::config::ConfigError;
-use super::tensors::TensorSpec;
+use super::error::ConfigError;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 /// A text encoder. Made only as a part of [`super::Config`], which has checked every number.
@@ -99,50 +98,6 @@ impl TextConfig {
     pub fn tokenizer(&self) -> Tokenizer {
         Tokenizer::from_json(&self.tokenizer, self.vocab_size, &self.special_tokens)
             .expect("checked when it was read")
-    }
-
-    /// The encoder's tensors, and the layer that adds a prompt to the condition of a model of width `d`.
-    pub(super) fn tensors(&self, d: usize) -> Vec<TensorSpec> {
-        let (t, m) = (self.hidden_size, self.ffn_hidden);
-        let mut list = Vec::new();
-        let mut add = |name: String, shape: &[usize]| {
-            list.push(TensorSpec { name, shape: shape.to_vec() });
-        };
-        add("text_encoder.position_embedding".into(), &[self.max_length, t]);
-        add("text_encoder.token_embedding.weight".into(), &[self.vocab_size, t]);
-        for i in 0..self.depth {
-            let layers =
-                [("attn.qkv", 3 * t, t), ("attn.proj", t, t), ("mlp.fc1", m, t), ("mlp.fc2", t, m)];
-            for (layer, outputs, inputs) in layers {
-                add(format!("text_encoder.layers.{i}.{layer}.weight"), &[outputs, inputs]);
-                add(format!("text_encoder.layers.{i}.{layer}.bias"), &[outputs]);
-            }
-        }
-        add("text_pool.weight".into(), &[d, t]);
-        add("text_pool.bias".into(), &[d]);
-        list
-    }
-
-    /// The cross-attention of one block, whose heads are together `attention` wide.
-    pub(super) fn block_tensors(
-        &self,
-        block: usize,
-        d: usize,
-        attention: usize,
-    ) -> Vec<TensorSpec> {
-        let layers = [
-            ("q_linear", attention, d),
-            ("kv_linear", 2 * attention, self.hidden_size),
-            ("proj", d, attention),
-        ];
-        let tensors = |(layer, outputs, inputs): (&str, usize, usize)| {
-            let name = format!("blocks.{block}.cross_attn.{layer}");
-            [
-                TensorSpec { name: format!("{name}.weight"), shape: vec![outputs, inputs] },
-                TensorSpec { name: format!("{name}.bias"), shape: vec![outputs] },
-            ]
-        };
-        layers.into_iter().flat_map(tensors).collect()
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use diffmoe::checkpoint::{Hints, Source, infer_config, write_model};
-use diffmoe::model::{Config, Objective, Storage, TensorSpec};
+use diffmoe::model::{Config, Objective, Role, Storage, TensorSpec};
 
 use super::Outcome;
 use super::output::Output;
@@ -115,10 +115,8 @@ fn describe(
     shapes: &BTreeMap<String, Vec<usize>>,
 ) -> Result<(String, Vec<TensorSpec>), Box<dyn std::error::Error>> {
     let all = || {
-        let spec = |(name, shape): (&String, &Vec<usize>)| TensorSpec {
-            name: name.clone(),
-            shape: shape.clone(),
-        };
+        let spec =
+            |(name, shape): (&String, &Vec<usize>)| TensorSpec::new(name, shape, Role::Projection);
         shapes.iter().map(spec).collect::<Vec<_>>()
     };
     if shapes.keys().any(|name| name.starts_with("decoder.")) {
@@ -152,7 +150,7 @@ fn describe(
         infer_config(shapes, &hints).map_err(|e| format!("{}: {e}", file.display()))?
     };
     let config = Config::from_json(&text)?;
-    let is_there = |t: &TensorSpec| shapes.contains_key(&t.name) || !t.name.ends_with(".ema_decay");
+    let is_there = |t: &TensorSpec| shapes.contains_key(&t.name) || !t.is_optional();
     let tensors = config.tensors().into_iter().filter(is_there).collect();
     Ok((text, tensors))
 }

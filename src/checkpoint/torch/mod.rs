@@ -10,7 +10,7 @@ use std::path::Path;
 
 use half::{bf16, f16};
 
-use super::CheckpointError;
+use super::error::CheckpointError;
 use crate::platform::{self, Bytes};
 use pickle::{Pickle, Tensor, Value};
 

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use web_time::Instant;
 
-use super::dit::{Activations, Input, moe_block, run_stage, stage_kind, stages};
+use super::activations::Activations;
+use super::dit::{Input, moe_block, run_stage, stage_kind, stages};
 use super::latents::Slots;
-use super::text::{Encoded, Reading, encode};
-use super::weights::Weights;
+use super::prompts::{Encoded, Reading, encode};
+use super::weights::{self, Weights};
 use crate::checkpoint::Checkpoint;
 use crate::engine::{
     Engine, EngineError, ForwardRouting, LayerRouting, Progress, RunConfig, RunPrompts, Snapshot,
@@ -43,7 +44,7 @@ impl CpuModel {
     pub async fn request(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
         let config = checkpoint.config().clone();
         let tokenizer = config.text.as_ref().map(TextConfig::tokenizer);
-        Ok(Self { config, weights: Weights::load(checkpoint).await?, tokenizer })
+        Ok(Self { config, weights: weights::load(checkpoint).await?, tokenizer })
     }
 
     /// What computes, for people.

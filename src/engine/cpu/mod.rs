@@ -1,7 +1,7 @@
 //! The same model on the processor: the version to read, the oracle for the GPU kernels, and what
 //! runs where there is no GPU.
 //!
-//! Read `dit` first: three structs (the configuration, `weights`, activations) and one function. Then `router` (which
+//! Read `dit` first: three structs (the configuration, `model::Weights`, `activations`) and one function. Then `router` (which
 //! expert takes which token), `moe`, and `simd::matmul` for how it gets fast.
 
 #![allow(
@@ -9,12 +9,14 @@
     reason = "vector code is only made of what is inlined into the function that the processor's features switch on"
 )]
 
+mod activations;
+mod attention;
 mod dit;
 mod engine;
 mod latents;
 mod moe;
+mod prompts;
 mod router;
-mod text;
 mod weights;
 
 pub use engine::{CpuEngine, CpuModel};

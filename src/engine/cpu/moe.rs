@@ -3,14 +3,14 @@
 use rayon::prelude::*;
 use web_time::Instant;
 
-use super::dit::{Activations, add_rows, row_of};
+use super::activations::{Activations, add_rows, row_of};
 use super::router::{Scores, route};
-use super::weights::{Ffn, Moe};
-use crate::model::{Config, Routing};
+use super::weights::{Linear, OnCpu};
+use crate::model::{Config, Ffn, Moe, Routing};
 use crate::simd::math::{add_scaled, gelu, sigmoid, silu, silu_times, softmax_rows};
 use crate::simd::threads::{Scratch, row_chunk};
 
-impl Ffn {
+impl Ffn<Linear> {
     /// `out[r] = network(x(r))` for every row of `out`, `[rows, D]`.
     pub(super) fn apply<'a>(
         &self,
@@ -21,20 +21,21 @@ impl Ffn {
         let Scratch { hidden, up, .. } = scratch;
         match self {
             Self::Gelu { fc1, fc2 } => {
-                let m = fc1.bias.len();
-                hidden.resize(out.len() / fc2.bias.len() * m, 0.0);
+                let m = fc1.outputs();
+                hidden.resize(out.len() / fc2.outputs() * m, 0.0);
                 fc1.apply(x, hidden);
                 gelu(hidden);
                 fc2.apply(|r| row_of(hidden, m, r), out);
             }
-            Self::SwiGlu { gate_proj, up_proj, down_proj, hidden: m } => {
+            Self::SwiGlu { gate_proj, up_proj, down_proj } => {
+                let m = gate_proj.outputs();
                 let rows = out.len() / down_proj.outputs();
                 hidden.resize(rows * m, 0.0);
                 up.resize(rows * m, 0.0);
-                gate_proj.apply(None, x, hidden);
-                up_proj.apply(None, x, up);
+                gate_proj.apply(x, hidden);
+                up_proj.apply(x, up);
                 silu_times(hidden, up);
-                down_proj.apply(None, |r| row_of(hidden, *m, r), out);
+                down_proj.apply(|r| row_of(hidden, m, r), out);
             }
         }
     }
@@ -42,7 +43,7 @@ impl Ffn {
 
 /// `x += gate_mlp ⊙ Σ_e gate[e]·FFN_e(h)` over the experts that take a token, in ascending order, plus the
 /// shared expert.
-pub(super) fn moe(config: &Config, layer: &Moe, a: &mut Activations, routing: Routing) {
+pub(super) fn moe(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations, routing: Routing) {
     let begin = Instant::now();
     score(config, layer, a);
     let scores =
@@ -70,15 +71,15 @@ pub(super) fn moe(config: &Config, layer: &Moe, a: &mut Activations, routing: Ro
 }
 
 /// Gate and capacity predictor, for every token and expert.
-fn score(config: &Config, layer: &Moe, a: &mut Activations) {
+fn score(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
     let (d, e) = (config.hidden_size, config.num_experts);
     let Activations { h, gate, capacity, scratch, .. } = a;
     let rows = row_chunk(h.len() / d);
     gate.par_chunks_mut(rows * e).enumerate().for_each(|(chunk, gate)| {
-        layer.gate.apply(None, |r| row_of(h, d, chunk * rows + r), gate);
+        layer.gate_weight.apply(|r| row_of(h, d, chunk * rows + r), gate);
         softmax_rows(gate, e, 1.0);
     });
-    let Some((first, second)) = &layer.capacity_predictor else { return };
+    let Some([first, second]) = &layer.capacity_predictor else { return };
     capacity.par_chunks_mut(rows * e).enumerate().for_each(|(chunk, capacity)| {
         scratch.with(|Scratch { hidden, .. }| {
             hidden.resize(capacity.len() / e * d, 0.0);
@@ -91,7 +92,7 @@ fn score(config: &Config, layer: &Moe, a: &mut Activations) {
 }
 
 /// `expert_rows = FFN_e(h)` for every token that an expert takes.
-fn compute_experts(config: &Config, layer: &Moe, a: &mut Activations) {
+fn compute_experts(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
     /// Tokens that one task should have at most.
     const MOST_TOKENS: usize = 96;
     let d = config.hidden_size;

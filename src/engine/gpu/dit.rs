@@ -5,13 +5,12 @@
 
 use super::activations::Activations;
 use super::prompts::Reading;
-use super::text_weights::CrossWeights;
-use super::weights::{Ffn, Mlp, Weights};
+use super::weights::{OnGpu, Weights};
 use crate::gpu::{Gpu, Tape, Tensor};
 use crate::kernels::{
-    Attention, EmbedCondition, Epilogue, HeadNorm, Linear, Modulate, Patchify, Unpatchify,
+    Attention, EmbedCondition, Epilogue, HeadNorm, Linear, Matrix, Modulate, Patchify, Unpatchify,
 };
-use crate::model::{Config, RoutingRule};
+use crate::model::{Config, CrossAttention, Ffn, Mlp, RoutingRule};
 use crate::scheduler::Latent;
 
 /// All that recording needs.
@@ -36,8 +35,9 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    fn of(block: usize, d: usize) -> Self {
-        let at = |n: usize| (6 * block + n) * d;
+    /// Of a block whose adaLN layer begins at row `first` of all of them.
+    fn of(first: usize, d: usize) -> Self {
+        let at = |n: usize| first + n * d;
         Self {
             shift_attention: at(0),
             scale_attention: at(1),
@@ -61,15 +61,19 @@ impl Network<'_> {
         rows: &Tensor,
         text: Option<&Reading>,
     ) -> Tape {
-        let Self { gpu, config, weights: w, acts: a, .. } = *self;
+        let Self { gpu, config, weights, acts: a, .. } = *self;
+        let w = &weights.tree;
         let mut tape = Tape::default();
         let t = &mut tape;
-        Linear::new(sinusoids, &w.time[0], &a.time_hidden).silu().record(gpu, t, "time");
+        Linear::new(sinusoids, &w.t_embedder[0], &a.time_hidden).silu().record(gpu, t, "time");
         let pooled = text.map_or(Epilogue::Store, |text| Epilogue::Table(&text.pooled));
-        Linear::new(&a.time_hidden, &w.time[1], &a.time).ending(pooled).record(gpu, t, "time");
-        let condition = EmbedCondition { time: &a.time, labels: &w.labels, rows, y: &a.condition };
+        Linear::new(&a.time_hidden, &w.t_embedder[1], &a.time)
+            .ending(pooled)
+            .record(gpu, t, "time");
+        let labels = &w.label_tables.rows;
+        let condition = EmbedCondition { time: &a.time, labels, rows, y: &a.condition };
         t.push(gpu, "condition", &condition);
-        Linear::new(&a.condition, &w.modulation, &a.modulation).record(gpu, t, "adaLN");
+        Linear::new(&a.condition, &weights.adaln_modulation, &a.modulation).record(gpu, t, "adaLN");
         let patchify = Patchify {
             latents: &a.latents,
             first: a.region(config, input).first,
@@ -80,8 +84,10 @@ impl Network<'_> {
             y: &a.patches,
         };
         t.push(gpu, "patches", &patchify);
-        let positions = Epilogue::Table(&w.positions);
-        Linear::new(&a.patches, &w.patch, &a.stream).ending(positions).record(gpu, t, "patches");
+        let positions = Epilogue::Table(&w.pos_embed);
+        Linear::new(&a.patches, &w.x_embedder, &a.stream)
+            .ending(positions)
+            .record(gpu, t, "patches");
         tape
     }
 
@@ -89,28 +95,28 @@ impl Network<'_> {
     /// them attention to the keys and values of prompts, where the model reads text.
     pub(super) fn block(&self, i: usize, text: Option<(&Reading, &Tensor)>) -> Tape {
         let Self { gpu, config, weights, acts: a, .. } = *self;
-        let w = &weights.blocks[i];
-        let columns = Columns::of(i, config.hidden_size);
+        let w = &weights.tree.blocks[i];
+        let columns = Columns::of(w.adaln_modulation, config.hidden_size);
         let scope = format!("block {i}");
         let mut tape = Tape::default();
         let t = &mut tape;
         self.modulate(t, &scope, columns.shift_attention, columns.scale_attention);
-        Linear::new(&a.normal, &w.qkv, &a.qkv).record(gpu, t, &scope);
+        Linear::new(&a.normal, &w.attn.qkv, &a.qkv).record(gpu, t, &scope);
         let heads = config.num_heads;
-        if let Some(affine) = &w.qk_norm {
+        if let Some(affine) = &w.attn.qk_norm {
             t.push(gpu, &scope, &HeadNorm { affine, heads, qkv: &a.qkv });
         }
         Attention::to_itself(&a.qkv, a.batch, heads, &a.attended).record(gpu, t, &scope);
         let branch = self.gated(columns.gate_attention);
-        Linear::new(&a.attended, &w.projection, &a.stream).ending(branch).record(gpu, t, &scope);
-        if let (Some(cross), Some((reading, memory))) = (&w.cross, text) {
+        Linear::new(&a.attended, &w.attn.proj, &a.stream).ending(branch).record(gpu, t, &scope);
+        if let (Some(cross), Some((reading, memory))) = (&w.cross_attn, text) {
             self.cross_attention(t, &scope, cross, reading, memory);
         }
 
         self.modulate(t, &scope, columns.shift_ffn, columns.scale_ffn);
-        match &w.ffn {
-            Ffn::Dense(mlp) => self.mlp(t, &scope, mlp, &a.hidden, columns.gate_ffn),
-            Ffn::Moe(moe) => self.moe(t, &scope, i, moe, columns.gate_ffn),
+        match &w.mlp {
+            Mlp::Dense(mlp) => self.mlp(t, &scope, mlp, &a.hidden, columns.gate_ffn),
+            Mlp::Moe(moe) => self.moe(t, &scope, i, moe, columns.gate_ffn),
         }
         tape
     }
@@ -120,29 +126,29 @@ impl Network<'_> {
         &self,
         t: &mut Tape,
         scope: &str,
-        w: &CrossWeights,
+        w: &CrossAttention<OnGpu>,
         text: &Reading,
         memory: &Tensor,
     ) {
         let (gpu, a) = (self.gpu, self.acts);
         let scope = &format!("{scope} text");
-        Linear::new(&a.stream, &w.queries, &a.queries).record(gpu, t, scope);
+        Linear::new(&a.stream, &w.q_linear, &a.queries).record(gpu, t, scope);
         let heads = self.config.num_heads;
         Attention::to_memory(&a.queries, memory, &text.spans, heads, &a.attended)
             .record(gpu, t, scope);
-        let back = Linear::new(&a.attended, &w.projection, &a.stream).ending(Epilogue::Add);
+        let back = Linear::new(&a.attended, &w.proj, &a.stream).ending(Epilogue::Add);
         back.record(gpu, t, scope);
     }
 
     /// From the residual stream to a slot, or from both branches to this slot and the next.
     pub(super) fn leave(&self, output: Latent) -> Tape {
-        let Self { gpu, config, weights: w, acts: a, .. } = *self;
+        let Self { gpu, config, weights, acts: a, .. } = *self;
+        let w = &weights.tree.final_layer;
         let mut tape = Tape::default();
         let t = &mut tape;
-        let d = config.hidden_size;
-        let shift = 6 * d * config.depth;
-        self.modulate(t, "final", shift, shift + d);
-        Linear::new(&a.normal, &w.last, &a.out).record(gpu, t, "final");
+        let shift = w.adaln_modulation;
+        self.modulate(t, "final", shift, shift + config.hidden_size);
+        Linear::new(&a.normal, &w.linear, &a.out).record(gpu, t, "final");
         let unpatchify = Unpatchify {
             x: &a.out,
             latents: &a.latents,
@@ -156,11 +162,18 @@ impl Network<'_> {
     }
 
     /// A feed-forward network on all tokens: `stream += gate ⊙ FFN(normal)`.
-    pub(super) fn mlp(&self, t: &mut Tape, scope: &str, w: &Mlp, hidden: &Tensor, gate: usize) {
+    pub(super) fn mlp(
+        &self,
+        t: &mut Tape,
+        scope: &str,
+        w: &Ffn<Matrix>,
+        hidden: &Tensor,
+        gate: usize,
+    ) {
         let (gpu, a) = (self.gpu, self.acts);
-        let first = Linear::new(&a.normal, &w.first, hidden).gelu_or_swiglu(w.up.as_ref());
-        first.record(gpu, t, scope);
-        Linear::new(hidden, &w.down, &a.stream).ending(self.gated(gate)).record(gpu, t, scope);
+        let (first, up, down) = w.layers();
+        Linear::new(&a.normal, first, hidden).gelu_or_swiglu(up).record(gpu, t, scope);
+        Linear::new(hidden, down, &a.stream).ending(self.gated(gate)).record(gpu, t, scope);
     }
 
     /// `normal = LN(stream)·(1 + scale) + shift`

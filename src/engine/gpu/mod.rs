@@ -10,7 +10,7 @@ mod precision;
 mod prompts;
 mod step_tape;
 mod taps;
-mod text_weights;
+mod weight_bytes;
 mod weights;
 
 pub use engine::GpuEngine;
@@ -19,4 +19,4 @@ pub use precision::{Precisions, WeightChoice};
 
 pub(super) use activations::sizes;
 pub(super) use prompts::sizes as prompt_sizes;
-pub(super) use weights::device_bytes;
+pub(super) use weight_bytes::WeightBytes;

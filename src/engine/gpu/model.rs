@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::precision::{Precisions, WeightChoice};
 use super::weights::Weights;
-use super::{Precisions, WeightChoice};
 use crate::checkpoint::Checkpoint;
 use crate::engine::EngineError;
 use crate::gpu::Gpu;
@@ -66,6 +66,6 @@ impl GpuModel {
 
     /// Bytes of the weights on the device.
     pub fn weight_bytes(&self) -> u64 {
-        self.weights.bytes()
+        self.weights.bytes
     }
 }

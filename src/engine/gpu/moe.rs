@@ -3,28 +3,28 @@
 //! Nothing is read back: how many tokens an expert takes is known on the device only.
 
 use super::dit::Network;
-use super::weights::Moe;
+use super::weights::OnGpu;
 use crate::gpu::Tape;
 use crate::kernels::{Experts, Linear, Predictor, RouteScore, RouteSelect, Routes, Selection};
-use crate::model::{Kind, RoutingRule};
+use crate::model::{Kind, Moe, RoutingRule};
 
 impl Network<'_> {
     /// `stream += gate ⊙ (Σ_e G[s,e]·FFN_e(normal[s]) + shared(normal[s]))` over the experts that took token s.
     ///
     /// # Panics
     /// When the model has no experts: a bug.
-    pub(super) fn moe(&self, t: &mut Tape, scope: &str, block: usize, w: &Moe, gate: usize) {
+    pub(super) fn moe(&self, t: &mut Tape, scope: &str, block: usize, w: &Moe<OnGpu>, gate: usize) {
         let Self { gpu, config, acts: a, .. } = *self;
         let m = a.moe.as_ref().expect("a model with experts has room for them");
         let layer = config.moe_blocks().iter().position(|&i| i == block).expect("an MoE block");
 
-        if let Some(predictor) = &w.predictor {
+        if let Some(predictor) = &w.capacity_predictor {
             Linear::new(&a.normal, &predictor.hidden, &m.predictor).silu().record(gpu, t, scope);
         }
         let score = RouteScore {
             x: &a.normal,
-            gate_weight: &w.gate,
-            predictor: w.predictor.as_ref().map(|p| Predictor {
+            gate_weight: &w.gate_weight,
+            predictor: w.capacity_predictor.as_ref().map(|p| Predictor {
                 hidden: &m.predictor,
                 weight: &p.weight,
                 bias: &p.bias,
@@ -44,9 +44,10 @@ impl Network<'_> {
         };
         t.push(gpu, scope, &select);
         // The shared expert is a residual branch of its own with the same gate.
-        if let Some(shared) = &w.shared {
+        if let Some(shared) = &w.shared_experts {
             self.mlp(t, scope, shared, &m.shared, gate);
         }
+        let (first, second, down) = w.experts.layers();
         Experts {
             x: &a.normal,
             routes: Routes {
@@ -55,9 +56,9 @@ impl Network<'_> {
                 slots: &m.slots,
                 chosen: &m.chosen,
             },
-            first: &w.first,
-            second: w.up.as_ref(),
-            down: &w.down,
+            first,
+            second,
+            down,
             hidden: &m.hidden,
             output: &m.output,
             modulation: &a.modulation,

@@ -98,7 +98,7 @@ impl Passes {
     pub(super) fn read_from(&mut self, model: &GpuModel, prompts: &Prompts) {
         let GpuModel { gpu, weights, .. } = model;
         for condition in &mut self.conditions {
-            let text = weights.text.as_ref();
+            let text = weights.tree.text_encoder.as_ref();
             condition.reading = text.map(|w| Reading::new(gpu, w, prompts, self.acts.batch));
         }
         self.record(model, Some(prompts));
@@ -152,7 +152,8 @@ impl Passes {
         let GpuModel { gpu, config, weights, .. } = model;
         assert_eq!(labels.len(), config.labels.len(), "one list of rows for each label table");
         let (mut asked, mut null, mut both) = (Vec::new(), Vec::new(), Vec::new());
-        for ((rows, table), &first) in labels.iter().zip(&config.labels).zip(&weights.label_rows) {
+        let first_rows = &weights.tree.label_tables.first_rows;
+        for ((rows, table), &first) in labels.iter().zip(&config.labels).zip(first_rows) {
             assert_eq!(rows.len(), self.acts.samples, "one row of {} for each sample", table.name);
             assert!(rows.iter().all(|&row| row <= table.null), "{}: {rows:?}", table.name);
             let start = asked.len();

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::checkpoint::Checkpoint;
 use crate::kernels::WeightPrecision;
-use crate::model::{Storage, TensorSpec, is_matrix};
+use crate::model::{Group, Storage, TensorSpec};
 
 /// What a user wants large matrices to be on a graphics device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -39,8 +39,8 @@ pub struct Precisions(Kind);
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
     All(WeightPrecision),
-    /// By the name of a [`stack`].
-    Each(BTreeMap<String, WeightPrecision>),
+    /// By group.
+    Each(BTreeMap<Group, WeightPrecision>),
 }
 
 impl From<WeightPrecision> for Precisions {
@@ -50,28 +50,28 @@ impl From<WeightPrecision> for Precisions {
 }
 
 impl Precisions {
-    /// What a file has. Matrices that need the same precision get the finest of theirs.
+    /// What a file has. Every group of matrices gets the finest of theirs.
     fn of_file(checkpoint: &Checkpoint) -> Self {
-        let mut stacks = BTreeMap::new();
-        for tensor in checkpoint.config().tensors().iter().filter(|t| is_matrix(t)) {
+        let mut groups = BTreeMap::new();
+        for tensor in checkpoint.config().tensors().into_iter().filter(TensorSpec::is_matrix) {
             let precision = match checkpoint.storage(&tensor.name) {
                 Ok(Storage::Int4) => WeightPrecision::Int4,
                 Ok(Storage::Int8) => WeightPrecision::Int8,
                 Ok(Storage::F16 | Storage::F32) | Err(_) => WeightPrecision::F16,
             };
-            let of_stack = stacks.entry(stack(&tensor.name)).or_insert(precision);
-            *of_stack = precision.max(*of_stack);
+            let of_group = groups.entry(tensor.group).or_insert(precision);
+            *of_group = precision.max(*of_group);
         }
-        Self(Kind::Each(stacks))
+        Self(Kind::Each(groups))
     }
 
     /// The precision of a tensor; f32 where it is no large matrix.
     pub fn of(&self, tensor: &TensorSpec) -> WeightPrecision {
         match &self.0 {
-            _ if !is_matrix(tensor) => WeightPrecision::F32,
+            _ if !tensor.is_matrix() => WeightPrecision::F32,
             Kind::All(precision) => *precision,
-            Kind::Each(stacks) => {
-                stacks.get(&stack(&tensor.name)).copied().unwrap_or(WeightPrecision::F16)
+            Kind::Each(groups) => {
+                groups.get(&tensor.group).copied().unwrap_or(WeightPrecision::F16)
             }
         }
     }
@@ -82,42 +82,9 @@ impl fmt::Display for Precisions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds: BTreeSet<_> = match &self.0 {
             Kind::All(precision) => BTreeSet::from([*precision]),
-            Kind::Each(stacks) => stacks.values().copied().collect(),
+            Kind::Each(groups) => groups.values().copied().collect(),
         };
         let names: Vec<_> = kinds.iter().map(WeightPrecision::to_string).collect();
         f.write_str(&names.join(" and "))
-    }
-}
-
-/// Matrices that lie in one buffer, or that a kernel reads side by side, have one name here: all experts of a layer,
-/// and both first factors of `SwiGLU`.
-fn stack(tensor: &str) -> String {
-    let tensor = tensor.replace(".up_proj.", ".gate_proj.");
-    match tensor.split_once(".experts.") {
-        None => tensor,
-        Some((layer, rest)) => {
-            let layer_of_expert = rest.trim_start_matches(|c: char| c.is_ascii_digit());
-            format!("{layer}.experts{layer_of_expert}")
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_read_together_has_one_precision() {
-        let experts =
-            ["0.gate_proj", "11.up_proj"].map(|e| format!("blocks.3.mlp.experts.{e}.weight"));
-        assert_eq!(stack(&experts[0]), stack(&experts[1]));
-        let apart = [
-            experts[0].as_str(),
-            "blocks.13.mlp.experts.0.gate_proj.weight",
-            "blocks.3.mlp.experts.0.down_proj.weight",
-            "blocks.3.mlp.shared_experts.up_proj.weight",
-            "blocks.3.attn.qkv.weight",
-        ];
-        assert_eq!(apart.map(stack).into_iter().collect::<BTreeSet<_>>().len(), apart.len());
     }
 }

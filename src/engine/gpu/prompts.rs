@@ -11,12 +11,11 @@
 //! pooled of a sample = text_pool(states of its first token)     [B, D]
 //! ```
 
-use super::text_weights::{TextLayer, TextWeights};
-use super::weights::Weights;
+use super::weights::{OnGpu, Weights};
 use crate::engine::{EngineError, RunPrompts};
 use crate::gpu::{Gpu, Tape, Tensor};
 use crate::kernels::{Attention, EmbedTokens, Epilogue, Linear, Modulate};
-use crate::model::{Config, TextConfig};
+use crate::model::{Config, TextConfig, TextEncoder, TextLayer};
 
 /// Memory for some prompts, and the recorded work that fills it.
 pub(super) struct Prompts {
@@ -64,13 +63,14 @@ impl Prompts {
         capacity: usize,
     ) -> Result<Self, EngineError> {
         let text = config.text.as_ref().expect("only a model with a text section reads prompts");
-        let w = weights.text.as_ref().expect("a model with a text section has an encoder");
+        let encoder = weights.tree.text_encoder.as_ref().zip(weights.no_modulation.as_ref());
+        let w = encoder.expect("a model with a text section has an encoder");
         let attention = config.num_heads * config.head_dim;
         let make = |label: &str| {
             let [rows, columns] = shape(text, attention, capacity, label);
             allocate(gpu, capacity, label, rows, columns)
         };
-        let cross = weights.blocks.iter().filter_map(|block| block.cross.as_ref());
+        let cross = weights.tree.blocks.iter().filter_map(|block| block.cross_attn.as_ref());
         let memory: Result<Vec<_>, _> = cross.clone().map(|_| make("keys and values")).collect();
         let working = Working {
             stream: make("text")?,
@@ -91,43 +91,55 @@ impl Prompts {
         let mut tape = Tape::default();
         prompts.record(gpu, w, text, &working, &mut tape);
         for (i, (cross, memory)) in cross.zip(&prompts.memory).enumerate() {
-            let linear = Linear::new(&prompts.states, &cross.memory, memory);
+            let linear = Linear::new(&prompts.states, &cross.kv_linear, memory);
             linear.record(gpu, &mut tape, &format!("text for block {i}"));
         }
         prompts.encoder = tape;
         Ok(prompts)
     }
 
-    /// The encoder, from ids to states.
-    fn record(&self, gpu: &Gpu, w: &TextWeights, text: &TextConfig, a: &Working, t: &mut Tape) {
-        let embed =
-            EmbedTokens { ids: &self.ids, table: &w.tokens, positions: &w.positions, y: &a.stream };
+    /// The encoder, from ids to states; its norms take the modulation `plain`, which changes nothing.
+    fn record(
+        &self,
+        gpu: &Gpu,
+        (w, plain): (&TextEncoder<OnGpu>, &Tensor),
+        text: &TextConfig,
+        a: &Working,
+        t: &mut Tape,
+    ) {
+        let embed = EmbedTokens {
+            ids: &self.ids,
+            table: &w.token_embedding,
+            positions: &w.position_embedding,
+            y: &a.stream,
+        };
         t.push(gpu, "text", &embed);
         for (i, layer) in w.layers.iter().enumerate() {
-            self.layer(gpu, (w, layer), text.num_heads, a, (t, &format!("text {i}")));
+            self.layer(gpu, (plain, layer), text.num_heads, a, (t, &format!("text {i}")));
         }
-        norm(w, &a.stream, &self.states).record(gpu, t, "text");
+        norm(plain, &a.stream, &self.states).record(gpu, t, "text");
     }
 
     fn layer(
         &self,
         gpu: &Gpu,
-        (w, layer): (&TextWeights, &TextLayer),
+        (plain, layer): (&Tensor, &TextLayer<OnGpu>),
         heads: usize,
         a: &Working,
         (t, scope): (&mut Tape, &str),
     ) {
-        norm(w, &a.stream, &a.normal).record(gpu, t, scope);
-        Linear::new(&a.normal, &layer.qkv, &a.qkv).record(gpu, t, scope);
+        norm(plain, &a.stream, &a.normal).record(gpu, t, scope);
+        Linear::new(&a.normal, &layer.attn.qkv, &a.qkv).record(gpu, t, scope);
         Attention::to_itself(&a.qkv, self.capacity, heads, &a.attended)
             .within(&self.spans)
             .record(gpu, t, scope);
         let back = |x, weights| Linear::new(x, weights, &a.stream).ending(Epilogue::Add);
-        back(&a.attended, &layer.projection).record(gpu, t, scope);
+        back(&a.attended, &layer.attn.proj).record(gpu, t, scope);
 
-        norm(w, &a.stream, &a.normal).record(gpu, t, scope);
-        Linear::new(&a.normal, &layer.first, &a.hidden).gelu_or_swiglu(None).record(gpu, t, scope);
-        back(&a.hidden, &layer.down).record(gpu, t, scope);
+        norm(plain, &a.stream, &a.normal).record(gpu, t, scope);
+        let (first, up, down) = layer.mlp.layers();
+        Linear::new(&a.normal, first, &a.hidden).gelu_or_swiglu(up).record(gpu, t, scope);
+        back(&a.hidden, down).record(gpu, t, scope);
     }
 
     /// Whether this many prompts fit.
@@ -152,8 +164,8 @@ impl Prompts {
 
 impl Reading {
     /// For passes over `batch` samples of a model of width `d`.
-    pub(super) fn new(gpu: &Gpu, w: &TextWeights, prompts: &Prompts, batch: usize) -> Self {
-        let [width, d] = [prompts.states.shape[1], w.pool.rows()];
+    pub(super) fn new(gpu: &Gpu, w: &TextEncoder<OnGpu>, prompts: &Prompts, batch: usize) -> Self {
+        let [width, d] = [prompts.states.shape[1], w.text_pool.rows()];
         let make = |label: &str, shape: &[usize]| Tensor::empty(gpu, label, shape);
         let (starts, first) = (make("prompts", &[batch]), make("first tokens", &[batch, width]));
         let pooled = make("pooled text", &[batch, d]);
@@ -162,7 +174,7 @@ impl Reading {
         let pick =
             EmbedTokens { ids: &starts, table: &prompts.states, positions: &nothing, y: &first };
         pool.push(gpu, "text pool", &pick);
-        Linear::new(&first, &w.pool, &pooled).record(gpu, &mut pool, "text pool");
+        Linear::new(&first, &w.text_pool, &pooled).record(gpu, &mut pool, "text pool");
         Self { spans: make("prompt spans", &[batch, 2]), starts, pooled, pool }
     }
 
@@ -183,8 +195,8 @@ impl Reading {
 }
 
 /// A layer norm without shift and scale.
-fn norm<'a>(w: &'a TextWeights, x: &'a Tensor, y: &'a Tensor) -> Modulate<'a> {
-    Modulate { x, modulation: &w.plain, shift: 0, scale: x.shape[1], y }
+fn norm<'a>(plain: &'a Tensor, x: &'a Tensor, y: &'a Tensor) -> Modulate<'a> {
+    Modulate { x, modulation: plain, shift: 0, scale: x.shape[1], y }
 }
 
 /// Shape of a buffer of the encoder for `capacity` prompts, by its label; `attention` is `H·d`.

@@ -2,35 +2,14 @@
 
 use rayon::prelude::*;
 
-use super::dit::{Activations, one_head, project_heads, row_of};
-use super::weights::{CrossAttention, Ffn, Linear, Weights};
-use crate::engine::RunPrompts;
-use crate::model::{Config, TextConfig};
+use super::activations::{Activations, row_of};
+use super::attention::{one_head, project_heads};
+use super::weights::{OnCpu, Weights};
+use crate::engine::run_prompts::RunPrompts;
+use crate::model::{Config, CrossAttention, TextConfig, TextEncoder};
 use crate::simd::math::modulated_norm;
 use crate::simd::threads::{Scratch, ScratchPool, row_chunk};
 use crate::tokenizer::Tokens;
-
-/// The text encoder.
-pub(super) struct TextEncoder {
-    /// `token_embedding`, `[V, D_t]`
-    pub(super) tokens: Vec<f32>,
-    /// `position_embedding`, `[L, D_t]`
-    pub(super) positions: Vec<f32>,
-    /// `layers`
-    pub(super) layers: Vec<TextLayer>,
-    /// `text_pool`, `[D, D_t]`
-    pub(super) pool: Linear,
-}
-
-/// One layer of the encoder.
-pub(super) struct TextLayer {
-    /// `attn.qkv`, `[3·D_t, D_t]`
-    pub(super) qkv: Linear,
-    /// `attn.proj`, `[D_t, D_t]`
-    pub(super) proj: Linear,
-    /// `mlp`
-    pub(super) mlp: Ffn,
-}
 
 /// What a run knows of one prompt.
 pub(super) struct Encoded {
@@ -46,16 +25,16 @@ pub(super) struct Encoded {
 
 /// Encodes every prompt of a run.
 pub(super) fn encode(config: &Config, w: &Weights, prompts: &RunPrompts) -> Vec<Encoded> {
-    let (Some(text), Some(encoder)) = (&config.text, &w.text) else { return Vec::new() };
+    let (Some(text), Some(encoder)) = (&config.text, &w.text_encoder) else { return Vec::new() };
     let pool = ScratchPool::default();
     let one = |tokens: &Tokens| {
         pool.with(|scratch| {
             let states = encoder.states(text, tokens, scratch);
             let mut pooled = vec![0.0; config.hidden_size];
-            encoder.pool.apply(|_| &states[..text.hidden_size], &mut pooled);
+            encoder.text_pool.apply(|_| &states[..text.hidden_size], &mut pooled);
             let memory =
                 w.blocks.iter().filter_map(|block| block.cross_attn.as_ref()).map(|cross| {
-                    let mut rows = vec![0.0; text.max_length * cross.kv_linear.bias.len()];
+                    let mut rows = vec![0.0; text.max_length * cross.kv_linear.outputs()];
                     cross.kv_linear.apply(|r| row_of(&states, text.hidden_size, r), &mut rows);
                     rows
                 });
@@ -66,23 +45,28 @@ pub(super) fn encode(config: &Config, w: &Weights, prompts: &RunPrompts) -> Vec<
     prompts.distinct.par_iter().map(one).collect()
 }
 
-impl TextEncoder {
+impl TextEncoder<OnCpu> {
     /// `[L, D_t]`
     fn states(&self, text: &TextConfig, tokens: &Tokens, scratch: &mut Scratch) -> Vec<f32> {
         let d = text.hidden_size;
         let mut x: Vec<f32> = Vec::with_capacity(tokens.ids.len() * d);
         for (at, &id) in tokens.ids.iter().enumerate() {
-            let places = row_of(&self.positions, d, at);
-            x.extend(row_of(&self.tokens, d, id as usize).iter().zip(places).map(|(x, p)| x + p));
+            let places = row_of(&self.position_embedding, d, at);
+            x.extend(
+                row_of(&self.token_embedding, d, id as usize)
+                    .iter()
+                    .zip(places)
+                    .map(|(x, p)| x + p),
+            );
         }
         let mut h = vec![0.0; x.len()];
         let mut y = vec![0.0; x.len()];
         let mut qkv = vec![0.0; 3 * x.len()];
         for layer in &self.layers {
             normalise(d, &x, &mut h);
-            layer.qkv.apply(|r| row_of(&h, d, r), &mut qkv);
+            layer.attn.qkv.apply(|r| row_of(&h, d, r), &mut qkv);
             attend(text.num_heads, d, tokens.count, &qkv, scratch, &mut h);
-            layer.proj.apply(|r| row_of(&h, d, r), &mut y);
+            layer.attn.proj.apply(|r| row_of(&h, d, r), &mut y);
             x.iter_mut().zip(&y).for_each(|(x, y)| *x += y);
 
             normalise(d, &x, &mut h);
@@ -143,7 +127,7 @@ impl<'a> Reading<'a> {
 /// `x += proj(Attention(q_linear(x), keys, values))` of block `block`.
 pub(super) fn cross_attention(
     config: &Config,
-    (block, w): (usize, &CrossAttention),
+    (block, w): (usize, &CrossAttention<OnCpu>),
     a: &mut Activations,
     text: Reading,
 ) {

@@ -1,0 +1,115 @@
+//! The working memory of a forward pass, and how the pieces of a block read and update it.
+
+use rayon::prelude::*;
+
+use super::router::Assignments;
+use crate::model::{Config, Kind};
+use crate::simd::math::{add_gated, add_scaled, modulated_norm};
+use crate::simd::threads::{Scratch, ScratchPool, row_chunk};
+
+/// Every intermediate value of a pass; allocated once.
+pub(super) struct Activations {
+    /// `B`
+    pub(super) batch: usize,
+    /// Residual stream, `[S, D]`
+    pub(super) x: Vec<f32>,
+    /// Modulated layer norm of `x`, the input of whatever comes next, `[S, D]`
+    pub(super) h: Vec<f32>,
+    /// `SiLU(c)` of each sample, `[B, D]`
+    pub(super) conditioning: Vec<f32>,
+    /// The modulation at hand: shift, scale and gate, twice, each `[B, D]`
+    pub(super) modulation: Vec<Vec<f32>>,
+    /// `[S, 3·H·d]`
+    pub(super) qkv: Vec<f32>,
+    /// Attention's weighted sums of values, `[B, H, T, d]`
+    pub(super) mixed: Vec<f32>,
+    /// Patches on their way in, `[S, C·p·p]`, and out, `[S, p·p·C_out]`
+    pub(super) patches: Vec<f32>,
+    /// Softmax of the gate, `[S, E]`
+    pub(super) gate: Vec<f32>,
+    /// Sigmoid of the capacity predictor, `[S, E]`; empty unless the model is a `DiffMoE`
+    pub(super) capacity: Vec<f32>,
+    /// Which experts take a token, `[S]`, one bit each
+    pub(super) masks: Vec<u32>,
+    /// The same, as lists
+    pub(super) assignments: Assignments,
+    /// What experts made of their tokens, grouped by expert, `[Σ tokens, D]`; grows to what was needed
+    pub(super) expert_rows: Vec<f32>,
+    /// Time that the router of the last MoE layer took, in milliseconds
+    pub(super) router_ms: f32,
+    /// Room for what only one thread sees
+    pub(super) scratch: ScratchPool,
+}
+
+impl Activations {
+    pub(super) fn new(config: &Config, batch: usize) -> Self {
+        let (s, d, e) = (batch * config.tokens(), config.hidden_size, config.num_experts);
+        let attn = config.num_heads * config.head_dim;
+        let patch = config.patch_size.pow(2) * config.in_channels.max(config.out_channels);
+        let diff = config.kind == Kind::DiffMoe;
+        Self {
+            batch,
+            x: vec![0.0; s * d],
+            h: vec![0.0; s * d],
+            conditioning: vec![0.0; batch * d],
+            modulation: vec![vec![0.0; batch * d]; 6],
+            qkv: vec![0.0; s * 3 * attn],
+            mixed: vec![0.0; s * attn],
+            patches: vec![0.0; s * patch],
+            gate: vec![0.0; s * e],
+            capacity: vec![0.0; if diff { s * e } else { 0 }],
+            masks: vec![0; s],
+            assignments: Assignments::default(),
+            expert_rows: Vec::new(),
+            router_ms: 0.0,
+            scratch: ScratchPool::default(),
+        }
+    }
+}
+
+/// Row `r` of a matrix of `width` columns.
+pub(super) fn row_of(matrix: &[f32], width: usize, r: usize) -> &[f32] {
+    &matrix[r * width..][..width]
+}
+
+/// `h = LN(x)·(1 + scale) + shift`, with parts `which` and `which + 1` of the modulation.
+pub(super) fn normalise(a: &mut Activations, config: &Config, which: usize) {
+    let (d, t) = (config.hidden_size, config.tokens());
+    let [shift, scale] = [which, which + 1].map(|i| &a.modulation[i]);
+    let rows = row_chunk(a.batch * t);
+    let x = a.x.par_chunks(rows * d);
+    a.h.par_chunks_mut(rows * d).zip(x).enumerate().for_each(|(chunk, (h, x))| {
+        let tokens = x.chunks_exact(d).zip(h.chunks_exact_mut(d));
+        for (r, (x, h)) in tokens.enumerate() {
+            let sample = (chunk * rows + r) / t;
+            modulated_norm(x, row_of(shift, d, sample), row_of(scale, d, sample), h);
+        }
+    });
+}
+
+/// `x += gate ⊙ y`, or `x += y`, where `y(first row, out, scratch)` writes some rows of `y`.
+pub(super) fn add_rows(
+    config: &Config,
+    x: &mut [f32],
+    gate: Option<&[f32]>,
+    scratch: &ScratchPool,
+    y: impl Fn(usize, &mut [f32], &mut Scratch) + Sync,
+) {
+    let (d, t) = (config.hidden_size, config.tokens());
+    let rows = row_chunk(x.len() / d);
+    x.par_chunks_mut(rows * d).enumerate().for_each(|(chunk, x)| {
+        scratch.with(|scratch| {
+            let first = chunk * rows;
+            let mut out = std::mem::take(&mut scratch.out);
+            out.resize(x.len(), 0.0);
+            y(first, &mut out, scratch);
+            for (r, (x, y)) in x.chunks_exact_mut(d).zip(out.chunks_exact(d)).enumerate() {
+                match gate {
+                    Some(gate) => add_gated(x, row_of(gate, d, (first + r) / t), y),
+                    None => add_scaled(x, 1.0, y),
+                }
+            }
+            scratch.out = out;
+        });
+    });
+}

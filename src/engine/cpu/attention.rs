@@ -1,0 +1,92 @@
+//! Attention of the tokens of a sample to each other, and the one head that every attention is made of.
+
+use rayon::prelude::*;
+
+use super::activations::{Activations, add_rows, normalise, row_of};
+use super::weights::{Linear, OnCpu};
+use crate::model::{Config, SelfAttention};
+use crate::simd::math::{head_norm, softmax_rows};
+use crate::simd::matmul::Matrix;
+use crate::simd::threads::{Scratch, row_chunk};
+
+/// `x += gate ⊙ proj(softmax(q·kᵀ/√d)·v)`, head by head.
+pub(super) fn attention(config: &Config, w: &SelfAttention<OnCpu>, a: &mut Activations) {
+    let (d, t, heads, width) =
+        (config.hidden_size, config.tokens(), config.num_heads, config.head_dim);
+    let attn = heads * width;
+    normalise(a, config, 0);
+    let Activations { h, qkv, mixed, scratch, .. } = a;
+
+    let rows = row_chunk(h.len() / d);
+    qkv.par_chunks_mut(rows * 3 * attn).enumerate().for_each(|(chunk, qkv)| {
+        w.qkv.apply(|r| row_of(h, d, chunk * rows + r), qkv);
+        let Some(norms) = &w.qk_norm else { return };
+        // A row holds the queries of all heads, then their keys.
+        for row in qkv.chunks_exact_mut(3 * attn) {
+            for (part, [weight, bias]) in row.chunks_exact_mut(attn).zip(norms) {
+                for head in part.chunks_exact_mut(width) {
+                    head_norm(head, weight, bias);
+                }
+            }
+        }
+    });
+
+    mixed.par_chunks_mut(t * width).enumerate().for_each(|(task, out)| {
+        let (b, head) = (task / heads, task % heads);
+        // Part 0 of a token's row holds its queries, 1 its keys, 2 its values.
+        let part = |which: usize, token: usize| {
+            &row_of(qkv, 3 * attn, b * t + token)[(which * heads + head) * width..][..width]
+        };
+        scratch.with(|scratch| one_head(t, width, part, scratch, out));
+    });
+
+    project_heads(config, &w.proj, a, Some(2));
+}
+
+/// `x += proj(what all heads gathered)`, gated by a part of the modulation where one is named.
+pub(super) fn project_heads(
+    config: &Config,
+    proj: &Linear,
+    a: &mut Activations,
+    gate: Option<usize>,
+) {
+    let (d, t, heads, width) =
+        (config.hidden_size, config.tokens(), config.num_heads, config.head_dim);
+    let attn = heads * width;
+    let Activations { x, mixed, modulation, scratch, .. } = a;
+    let gate = gate.map(|part| &*modulation[part]);
+    add_rows(config, x, gate, scratch, |first, out, scratch| {
+        let rows = out.len() / d;
+        let joined = &mut scratch.hidden;
+        joined.resize(rows * attn, 0.0);
+        for (r, row) in joined.chunks_exact_mut(attn).enumerate() {
+            let (b, token) = ((first + r) / t, (first + r) % t);
+            for (head, part) in row.chunks_exact_mut(width).enumerate() {
+                part.copy_from_slice(row_of(mixed, width, (b * heads + head) * t + token));
+            }
+        }
+        proj.apply(|r| row_of(joined, attn, r), out);
+    });
+}
+
+/// `softmax(q·kᵀ/√d)·v` of one head of one sample, `[T, d]`, over `count` keys; `part(0 | 1 | 2, token)` is a
+/// query, key or value.
+pub(super) fn one_head<'a>(
+    count: usize,
+    width: usize,
+    part: impl Fn(usize, usize) -> &'a [f32],
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
+    /// Queries at a time, so that their scores stay in the cache.
+    const QUERIES: usize = 48;
+    let Scratch { keys, values, hidden: scores, .. } = scratch;
+    Matrix::pack_rows(keys, count, width, |token| part(1, token));
+    Matrix::pack_columns(values, width, count, |token| part(2, token));
+    for (chunk, out) in out.chunks_mut(QUERIES * width).enumerate() {
+        scores.resize(out.len() / width * count, 0.0);
+        keys.apply(None, |r| part(0, chunk * QUERIES + r), scores);
+        softmax_rows(scores, count, 1.0 / (width as f32).sqrt());
+        values.apply(None, |r| row_of(scores, count, r), out);
+    }
+}
