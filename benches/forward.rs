@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
 use diffmoe::engine::{CpuEngine, CpuModel};
-use diffmoe::engine::{Engine, RunConfig};
+use diffmoe::engine::{Engine, Inspect, RunConfig};
 use diffmoe::model::{Routing, RoutingRule};
 use diffmoe::scheduler::{Branch, Instruction, Latent};
 use web_time::Instant;
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .collect();
         write_safetensors(Path::new(path), &tensors, HashMap::new())?;
     }
-    engine.start(&run);
+    engine.start(&run)?;
     let forward = [Instruction::Forward {
         input: Latent::Sample,
         output: Latent::Output(0),

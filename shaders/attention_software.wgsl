@@ -6,8 +6,8 @@
 // where they lie. Components of `highest`, `weight` and so on belong to the lane's four queries.
 
 override QUADS: u32 = 16;  // d / 4
+override LANES: u32;
 
-const LANES = 8u;  // one SIMD vector
 const MAX_QUADS = 32u;
 
 @compute @workgroup_size(LANES)

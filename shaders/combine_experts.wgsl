@@ -23,6 +23,9 @@ struct Params {
 
 override HAS_SHARED: bool = false;
 
+override LANES: u32;
+const NONE = 0xffffffffu;
+
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> gates: array<f32>;             // (S, E)
 @group(0) @binding(2) var<storage, read> slots: array<u32>;             // (S, E)
@@ -32,13 +35,13 @@ override HAS_SHARED: bool = false;
 @group(0) @binding(6) var<storage, read> shared_y: array<vec4<f32>>;    // (S, D)
 @group(0) @binding(7) var<storage, read_write> x: array<vec4<f32>>;     // (S, D)
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(LANES)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.y * groups.x + group.x) * 64u + lane;
+    let i = (group.y * groups.x + group.x) * LANES + lane;
     let s = i / params.quads;
     if s >= params.tokens {
         return;
@@ -49,7 +52,7 @@ fn main(
     for (var e = 0u; e < params.experts; e++) {
         let slot = slots[s * params.experts + e];
         let row = offset + slot;
-        if slot != 0xffffffffu && row >= params.row_first && row < params.row_end {
+        if slot != NONE && row >= params.row_first && row < params.row_end {
             sum += gates[s * params.experts + e] * y[(row - params.row_first) * params.quads + column];
         }
         offset += counts[e];

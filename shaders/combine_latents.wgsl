@@ -12,7 +12,7 @@ struct Params {
     strides: array<vec4<u32>, 2>,   // numbers per sample of each x_i
 }
 
-const LANES = 64u;
+override LANES: u32;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> factors: array<f32>;        // (8)

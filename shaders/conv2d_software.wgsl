@@ -8,7 +8,8 @@
 
 override SIZE: u32 = 3;
 
-const LANES = 8u;  // one SIMD vector
+override LANES: u32;  // one SIMD vector
+
 const ROWS = 8u;
 const OUT_QUADS = 4u;
 

@@ -1,7 +1,7 @@
 // One step back through the diffusion process, in place, from predicted noise (DDPM and DDIM):
 //   ε  = u + guidance · (c - u)            in the first `guided` numbers of a sample; elsewhere ε = c
-//   x₀ = predict.x · x - predict.y · ε     clipped to [-1, 1] if asked for
-//   x  = mean.x · x₀ + mean.y · x + σ · noise
+//   x₀ = predict_latent · x - predict_noise · ε       clipped to [-1, 1] if asked for
+//   x  = mean_start · x₀ + mean_latent · x + σ · noise
 // c and u are the conditional and the unconditional output. σ is given, or learned: the output's second
 // half v interpolates log σ² between `low` and `high` by (v + 1) / 2. One lane per element of x.
 
@@ -15,20 +15,24 @@ struct Params {
     unconditional: u32,  // the same for u; read where guided > 0
 }
 
-const LANES = 64u;
+override LANES: u32;
 
-// What changes from step to step, at these places of `numbers`.
-const GUIDANCE = 0u;
-const PREDICT = 1u;   // two
-const CLIP = 3u;      // 1: yes
-const MEAN = 4u;      // two
-const DEVIATION = 6u;
-const LOW = 7u;
-const HIGH = 8u;
-const NOISE = 9u;     // 0: none, 1: σ = DEVIATION, 2: σ is learned
+// What changes from step to step.
+struct Numbers {
+    guidance: f32,
+    predict_latent: f32,  // factor of x in x₀
+    predict_noise: f32,   // factor of ε in x₀
+    mean_start: f32,      // factor of x₀ in the mean
+    mean_latent: f32,     // factor of x in the mean
+    deviation: f32,       // σ where it is given
+    low: f32,             // log σ² at v = -1, where σ is learned
+    high: f32,            // log σ² at v = 1
+    clip: u32,            // 1: yes
+    noise: u32,           // 0: none, 1: σ is given, 2: σ is learned
+}
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> numbers: array<f32>;        // (10)
+@group(0) @binding(1) var<storage, read> numbers: Numbers;
 @group(0) @binding(2) var<storage, read> noise: array<f32>;          // (B, C, height, width)
 @group(0) @binding(3) var<storage, read_write> latents: array<f32>;  // all slots
 
@@ -49,18 +53,18 @@ fn main(
     var predicted = latents[params.conditional + place];
     if offset < params.guided {
         let plain = latents[params.unconditional + place];
-        predicted = plain + numbers[GUIDANCE] * (predicted - plain);
+        predicted = plain + numbers.guidance * (predicted - plain);
     }
-    var start = numbers[PREDICT] * x - numbers[PREDICT + 1u] * predicted;
-    if numbers[CLIP] > 0.0 {
+    var start = numbers.predict_latent * x - numbers.predict_noise * predicted;
+    if numbers.clip == 1u {
         start = clamp(start, -1.0, 1.0);
     }
-    var result = numbers[MEAN] * start + numbers[MEAN + 1u] * x;
-    if numbers[NOISE] > 0.0 {
-        var deviation = numbers[DEVIATION];
-        if numbers[NOISE] > 1.0 {
+    var result = numbers.mean_start * start + numbers.mean_latent * x;
+    if numbers.noise > 0u {
+        var deviation = numbers.deviation;
+        if numbers.noise == 2u {
             let share = (latents[params.conditional + place + params.sample_len] + 1.0) / 2.0;
-            let log_deviation = 0.5 * (share * numbers[HIGH] + (1.0 - share) * numbers[LOW]);
+            let log_deviation = 0.5 * (share * numbers.high + (1.0 - share) * numbers.low);
             // Overflow of `exp` is undefined; beyond this nothing is a picture any more.
             deviation = exp(clamp(log_deviation, -80.0, 80.0));
         }

@@ -8,7 +8,7 @@ struct Params {
     tables: u32,
 }
 
-const LANES = 64u;
+override LANES: u32;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> time: array<f32>;     // (B, D)

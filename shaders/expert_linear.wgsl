@@ -15,8 +15,8 @@
 // neighbours. All that a lane reads of a tile lies in one row of the array, at places that are constants
 // once the loop is unrolled: one index needs a bounds check.
 
-override LANES_X: u32 = 16;
-override LANES_Y: u32 = 8;
+override LANES_X: u32;
+override LANES_Y: u32;
 override GATHERS: bool = true;
 
 const QUADS = 4u;           // quads of K that are staged at a time

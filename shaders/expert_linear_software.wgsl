@@ -7,7 +7,7 @@
 // serves 8 rows. Everything is written out by hand, because an array that is indexed in a loop would go
 // to memory.
 
-override LANES_X: u32 = 16;
+override LANES_X: u32;
 override GATHERS: bool = true;
 
 const TILE_ROWS = 8u;

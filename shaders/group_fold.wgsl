@@ -19,7 +19,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> weights: array<f32>;       // (2, channels): weight, bias
 @group(0) @binding(3) var<storage, read_write> table: array<f32>;
 
-const LANES = 64u;
+override LANES: u32;
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {

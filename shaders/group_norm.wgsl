@@ -19,7 +19,7 @@ override SILU: bool = true;
 @group(0) @binding(2) var<storage, read> table: array<vec4<f32>>;    // (3, C): mean, scale, bias
 @group(0) @binding(3) var<storage, read_write> y: array<vec4<f32>>;
 
-const LANES = 64u;
+override LANES: u32;
 
 @compute @workgroup_size(LANES)
 fn main(

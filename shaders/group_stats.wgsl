@@ -15,7 +15,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> partial: array<vec4<f32>>;
 
-override CHUNK: u32 = 4096;
+override CHUNK: u32;
 const LANES = 64u;
 
 var<workgroup> sums: array<vec4<f32>, LANES>;

@@ -8,7 +8,7 @@ struct Params {
     quads: u32,  // d / 4
 }
 
-const LANES = 64u;
+override LANES: u32;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> affine: array<vec4<f32>>;     // (4, d): w, b of q; w, b of k

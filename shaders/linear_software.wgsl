@@ -9,8 +9,10 @@
 // array that is indexed in a loop goes to memory. Rows and columns beyond the edge repeat the last one
 // and are not stored.
 
+override LANES: u32;  // one SIMD vector
+
 const ROWS = 8u;
-const LANES = 8u;  // one SIMD vector
+const COLUMNS = 16u;
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -18,9 +20,9 @@ fn main(
     @builtin(local_invocation_index) lane: u32,
 ) {
     let row = group.y * ROWS;
-    var columns = 16u * LANES;
+    var columns = COLUMNS * LANES;
     if params.activation == SWIGLU {
-        columns = 8u * LANES;
+        columns = COLUMNS / 2u * LANES;
     }
     let column = group.x * columns + lane;
 

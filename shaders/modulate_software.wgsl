@@ -1,8 +1,7 @@
 // Layer normalisation and adaLN as in `modulate`, with the same bindings, for adapters that run
 // shaders on the processor: one lane per token, no workgroup memory.
 
-// One SIMD vector of the software adapters: more would leave cores idle on small pools.
-const LANES = 8u;
+override LANES: u32;
 
 @compute @workgroup_size(LANES)
 fn main(

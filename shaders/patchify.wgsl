@@ -15,7 +15,7 @@ struct Params {
     samples: u32,   // B; beyond the last sample the first comes again
 }
 
-const LANES = 64u;
+override LANES: u32;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> latents: array<f32>;      // all slots; x is (B, C, h, w)

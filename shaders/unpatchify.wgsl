@@ -12,7 +12,7 @@ struct Params {
     first: u32,     // element of `latents` where y begins
 }
 
-const LANES = 64u;
+override LANES: u32;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;              // (S, p·p·C)

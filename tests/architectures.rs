@@ -12,7 +12,7 @@ use std::sync::Arc;
 use device::{device, turn};
 use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
 use diffmoe::engine::{CpuEngine, CpuModel};
-use diffmoe::engine::{Engine, GpuEngine, GpuModel, RunConfig};
+use diffmoe::engine::{GpuEngine, GpuModel, Inspect, RunConfig};
 use diffmoe::gpu::Profile;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Kind, Routing, RoutingRule};
@@ -85,7 +85,7 @@ fn check(text: &str, seed: u64) {
 }
 
 /// The output of one pass; another token with an expert would show as a difference of 0.1 and more.
-fn compare(engine: &mut dyn Engine, run: &RunConfig, times: &[f32], want: &[f64]) {
+fn compare(engine: &mut dyn Inspect, run: &RunConfig, times: &[f32], want: &[f64]) {
     let taps = engine.forward_with_taps(run, times).unwrap();
     let (_, _, out) = taps.iter().find(|tap| tap.0 == "out").unwrap();
     assert_eq!(out.len(), want.len());

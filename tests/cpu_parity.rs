@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
 use diffmoe::engine::{CpuEngine, CpuModel};
-use diffmoe::engine::{Engine, Progress, RunConfig, Snapshot, Taps};
+use diffmoe::engine::{Engine, Inspect, Progress, RunConfig, Snapshot, Taps};
 use diffmoe::model::{Config, Routing, RoutingRule};
 use diffmoe::scheduler::{Ancestry, Next, Plan, Request, Solver};
 use diffmoe::scheduler::{Branch, Denoise, Instruction, Latent};
@@ -231,7 +231,7 @@ fn sample(
     guidance: f32,
     budget: usize,
 ) -> Vec<Snapshot> {
-    engine.start(run);
+    engine.start(run).unwrap();
     for i in 0..steps {
         engine.begin_step(&flow_step(heun, i, steps, guidance)).unwrap();
         while engine.advance(budget).unwrap() != Progress::Done {}
@@ -299,7 +299,7 @@ fn one_step_of_ddpm_and_ddim_is_the_official_one() {
         (ops[0].clone(), step.clone())
     };
     let mut sample = |pass: &Instruction, step: Denoise| {
-        engine.start(&run);
+        engine.start(&run).unwrap();
         engine.finish_step(&[pass.clone(), Instruction::Denoise(step)]).unwrap();
         engine.take_snapshot().unwrap().latent
     };
@@ -329,7 +329,7 @@ fn one_step_of_ddpm_and_ddim_is_the_official_one() {
 #[test]
 fn a_joint_pass_is_the_official_guidance() {
     let mut engine = cpu_engine(&tiny("diffmoe"), 3);
-    engine.start(&tiny_run([1, 7, 3], OFFICIAL));
+    engine.start(&tiny_run([1, 7, 3], OFFICIAL)).unwrap();
     // With these factors the sample becomes the guided noise itself.
     let step = Denoise {
         guidance: 1.5,
@@ -370,7 +370,7 @@ fn slices_and_repetition_change_no_bit() {
 #[test]
 fn a_unit_is_less_than_a_step() {
     let mut engine = cpu_engine(&tiny("diffmoe"), 3);
-    engine.start(&tiny_run([1, 7, 3], OFFICIAL));
+    engine.start(&tiny_run([1, 7, 3], OFFICIAL)).unwrap();
     assert_eq!(engine.advance(1).unwrap(), Progress::Done, "no step was begun");
     engine.begin_step(&flow_step(false, 0, 4, 1.0)).unwrap();
     // Patches, two halves of two blocks, the head, and the combination.

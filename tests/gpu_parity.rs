@@ -12,7 +12,8 @@ use device::{device, turn};
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::{CpuEngine, CpuModel};
 use diffmoe::engine::{
-    Engine, EngineError, Footprint, GpuEngine, GpuModel, Progress, RunConfig, Snapshot, Stage,
+    Engine, EngineError, Footprint, GpuEngine, GpuModel, Inspect, Progress, RunConfig, Scope,
+    Snapshot, Stage,
 };
 use diffmoe::gpu::{Gpu, GpuOptions, Profile};
 use diffmoe::kernels::WeightPrecision;
@@ -224,7 +225,7 @@ fn sample(
     steps: &[Vec<Instruction>],
     budget: usize,
 ) -> Vec<Snapshot> {
-    engine.start(run);
+    engine.start(run).unwrap();
     let mut snapshots = Vec::new();
     for ops in steps {
         engine.begin_step(ops).unwrap();
@@ -330,7 +331,7 @@ fn dopri5_takes_the_same_steps_on_both_backends() {
         let solver = Solver::Dopri5(Tolerance::default());
         let request = Request { solver, steps: 1, guidance: 1.5, seed: 0, pictures: 0..1 };
         let mut plan = Plan::new(case.checkpoint.config(), request);
-        engine.start(&case.run());
+        engine.start(&case.run()).unwrap();
         let mut latent = Vec::new();
         let mut times = Vec::new();
         while let Next::Step(ops) = plan.next_step() {
@@ -445,16 +446,16 @@ fn a_step_is_one_submission_and_blocks_are_few_dispatches() {
         let Some(case) = Case::open(name) else { continue };
         let config = case.checkpoint.config().clone();
         let mut engine = case.engine(&device(Profile::Gpu));
-        let labels = engine.dispatches(&heun(0, 2, 1.5)).unwrap();
+        let dispatches = engine.dispatches(&heun(0, 2, 1.5)).unwrap();
         for block in 0..config.depth {
             // Four forward passes in a guided Heun step.
-            let scope = format!("block {block}/");
-            let count = labels.iter().filter(|label| label.starts_with(&scope)).count() / 4;
+            let is_here = |(scope, _): &&(Scope, &str)| scope.block == Some(block);
+            let count = dispatches.iter().filter(is_here).count() / 4;
             let limit = if config.is_moe(block) { 14 } else { 10 };
             println!("{name}, block {block}: {count} dispatches");
             assert!((1..=limit).contains(&count), "{name}, block {block}: {count} dispatches");
         }
-        println!("{name}: {} dispatches in a guided Heun step", labels.len());
+        println!("{name}: {} dispatches in a guided Heun step", dispatches.len());
         let steps: Vec<_> = (0..3).map(|i| heun(i, 3, 1.5)).collect();
         sample(&mut engine, &case.run(), &steps, usize::MAX);
         assert_eq!(engine.submissions(), 3, "one submission for each step");
@@ -573,7 +574,7 @@ fn a_lost_device_is_an_error_and_not_a_panic() {
     let Some(case) = Case::open("dense_flow") else { return };
     let gpu = Arc::new(Gpu::headless().unwrap());
     let mut engine = case.engine(&gpu);
-    engine.start(&case.run());
+    engine.start(&case.run()).unwrap();
     engine.begin_step(&euler(0, 2, 1.0)).unwrap();
     engine.advance(3).unwrap();
     gpu.device.destroy();
@@ -598,5 +599,5 @@ fn what_a_binding_cannot_hold_is_refused_with_a_way_out() {
     let load = |limit| GpuModel::load(limited(limit), &case.checkpoint, WeightPrecision::F16);
     refused(load(10_000).map(drop), "binds 10000 at once");
     let model = Arc::new(load(80_000).unwrap());
-    refused(GpuEngine::new(model, 64).map(drop), "fewer pictures");
+    refused(GpuEngine::new(model, 64).map(drop), "reduce the batch");
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use device::{device, turn};
 use diffmoe::checkpoint::{Checkpoint, write_model};
 use diffmoe::engine::{CpuEngine, CpuModel};
-use diffmoe::engine::{Engine, Footprint, GpuEngine, GpuModel, RunConfig, WeightChoice};
+use diffmoe::engine::{Footprint, GpuEngine, GpuModel, Inspect, RunConfig, WeightChoice};
 use diffmoe::gpu::Profile;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};

@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use diffmoe::gpu::KernelSource;
 use diffmoe::kernels::all_sources;
+use naga::back::pipeline_constants::process_overrides;
+use naga::proc::IndexableLength;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use naga::{AddressSpace, ArraySize, Binding, BuiltIn, Module, Override, TypeInner};
+use naga::{AddressSpace, Binding, BuiltIn, Expression, Literal, Module, Scalar, TypeInner};
 
 /// WebGPU's guaranteed limits (and our own habit for the lanes, a round number on all hardware).
 const STORAGE_BINDINGS: usize = 8;
@@ -41,7 +43,7 @@ fn every_shader_is_portable() {
     assert!(!sources.is_empty());
     for kernel in &sources {
         for failure in check(kernel) {
-            failures.push(format!("{}: {failure}", kernel.name));
+            failures.push(format!("{}: {failure}", kernel.shader.name));
         }
     }
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
@@ -49,7 +51,7 @@ fn every_shader_is_portable() {
 
 #[test]
 fn every_file_is_a_kernel_and_every_kernel_a_file() {
-    let listed: Vec<_> = all_sources().iter().map(|k| k.name.to_string()).collect();
+    let listed: Vec<_> = all_sources().iter().map(|k| k.shader.name.to_string()).collect();
     let names: BTreeSet<_> = listed.iter().cloned().collect();
     assert_eq!(names.len(), listed.len(), "a kernel is listed twice");
     assert_eq!(
@@ -61,7 +63,7 @@ fn every_file_is_a_kernel_and_every_kernel_a_file() {
     for stem in wgsl_stems(&root().join("shaders/shared")) {
         let text =
             std::fs::read_to_string(root().join(format!("shaders/shared/{stem}.wgsl"))).unwrap();
-        let is_used = all_sources().iter().any(|k| k.source.contains(&text));
+        let is_used = all_sources().iter().any(|k| k.shader.source.contains(&text));
         assert!(is_used, "shaders/shared/{stem}.wgsl is part of no kernel");
     }
 }
@@ -81,18 +83,20 @@ fn without_comments(text: &str) -> String {
 
 /// What is wrong with a kernel.
 fn check(kernel: &KernelSource) -> Vec<String> {
-    let module = match naga::front::wgsl::parse_str(kernel.source) {
+    let source = kernel.shader.source;
+    let module = match naga::front::wgsl::parse_str(source) {
         Ok(module) => module,
-        Err(error) => return vec![error.emit_to_string(kernel.source)],
+        Err(error) => return vec![error.emit_to_string(source)],
     };
     let mut failures = Vec::new();
     // No capability beyond what every WebGPU device has: subgroups, f16, f64, immediates all fail.
     // Reading two f16 out of a word is part of WGSL itself.
     let capabilities = Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-    if let Err(error) = Validator::new(ValidationFlags::all(), capabilities).validate(&module) {
-        failures.push(error.emit_to_string(kernel.source));
-    }
-    let code = without_comments(kernel.source);
+    let info = match Validator::new(ValidationFlags::all(), capabilities).validate(&module) {
+        Ok(info) => info,
+        Err(error) => return vec![error.emit_to_string(source)],
+    };
+    let code = without_comments(source);
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     for word in code.split(|c| !is_name(c)).collect::<BTreeSet<_>>() {
         if RESERVED.split_whitespace().any(|reserved| reserved == word) {
@@ -105,10 +109,43 @@ fn check(kernel: &KernelSource) -> Vec<String> {
             failures.push(format!("uses `{word}`"));
         }
     }
-    check_entry_point(&module, &mut failures);
+    check_sizes(kernel, &module, &mut failures);
     check_bindings(&module, &mut failures);
-    check_params(kernel, &module, &mut failures);
+    check_structs(kernel, &module, &mut failures);
+    // As a pipeline sees it: with the sizes that Rust gives and the defaults of what depends on a call.
+    let sizes = kernel.shader.sizes.iter();
+    let sizes = sizes.map(|&(name, value)| (name.to_owned(), f64::from(value))).collect();
+    let main = Some((naga::ShaderStage::Compute, "main"));
+    match process_overrides(&module, &info, main, &sizes) {
+        Ok((module, _)) => check_entry_point(&module, &mut failures),
+        Err(error) => failures.push(error.to_string()),
+    }
     failures
+}
+
+/// What Rust and WGSL both name has one value: overrides that depend on no call have none in WGSL, and a `const` has
+/// Rust's.
+fn check_sizes(kernel: &KernelSource, module: &Module, failures: &mut Vec<String>) {
+    let without_default: BTreeSet<_> = module
+        .overrides
+        .iter()
+        .filter_map(|(_, o)| if o.init.is_none() { o.name.as_deref() } else { None })
+        .collect();
+    let given: BTreeSet<_> = kernel.shader.sizes.iter().map(|size| size.0).collect();
+    if without_default != given {
+        failures.push(format!(
+            "overrides without a default are {without_default:?}, Rust gives {given:?}"
+        ));
+    }
+    for &(name, value) in kernel.shader.consts {
+        let named = |(_, c): &(_, &naga::Constant)| c.name.as_deref() == Some(name);
+        let found = module.constants.iter().find(named);
+        let found = found.map(|(_, constant)| module.global_expressions[constant.init].clone());
+        match found {
+            Some(Expression::Literal(Literal::U32(found))) if found == value => {}
+            found => failures.push(format!("const {name} is {found:?}, in Rust {value}")),
+        }
+    }
 }
 
 fn check_entry_point(module: &Module, failures: &mut Vec<String>) {
@@ -119,13 +156,9 @@ fn check_entry_point(module: &Module, failures: &mut Vec<String>) {
     if entry.name != "main" || entry.stage != naga::ShaderStage::Compute {
         failures.push(format!("entry point `{}` in {:?}", entry.name, entry.stage));
     }
-    let size = |axis: usize| match entry.workgroup_size_overrides.and_then(|o| o[axis]) {
-        Some(expression) => evaluate(module, expression),
-        None => Some(entry.workgroup_size[axis]),
-    };
-    match (0..3).map(size).product::<Option<u32>>() {
-        Some(lanes) if (1..=LANES).contains(&lanes) => {}
-        lanes => failures.push(format!("{lanes:?} lanes")),
+    let lanes = entry.workgroup_size.iter().product::<u32>();
+    if !(1..=LANES).contains(&lanes) {
+        failures.push(format!("{lanes} lanes"));
     }
     let mut bytes = 0;
     for (_, variable) in module.global_variables.iter() {
@@ -178,80 +211,63 @@ fn check_bindings(module: &Module, failures: &mut Vec<String>) {
     }
 }
 
-/// The uniform has the fields of the Rust struct, in order, with nothing between them.
-fn check_params(kernel: &KernelSource, module: &Module, failures: &mut Vec<String>) {
-    let find = |(_, ty): &(_, &naga::Type)| ty.name.as_deref() == Some("Params");
-    let Some((_, ty)) = module.types.iter().find(find) else {
-        failures.push("no struct Params".into());
-        return;
-    };
-    let TypeInner::Struct { members, span } = &ty.inner else {
-        failures.push("Params is no struct".into());
-        return;
-    };
-    if *span as usize != kernel.params_size {
-        failures.push(format!("Params: {span} bytes in WGSL, {} in Rust", kernel.params_size));
-    }
-    let mut names = Vec::new();
-    let mut end = 0;
-    for member in members {
-        // Rust's struct has no gaps, because it is `Pod`.
-        if member.offset != end {
-            failures.push(format!("Params.{:?} leaves a gap before it", member.name));
+/// Bound structs, the uniform above all, have the fields of the Rust struct of their name, in order, with nothing
+/// between them.
+fn check_structs(kernel: &KernelSource, module: &Module, failures: &mut Vec<String>) {
+    let bound = module.global_variables.iter().filter(|(_, v)| v.binding.is_some());
+    for (_, variable) in bound {
+        let ty = &module.types[variable.ty];
+        let TypeInner::Struct { members, span } = &ty.inner else { continue };
+        let name = ty.name.as_deref().unwrap_or_default();
+        if name == "Params" && *span as usize != kernel.params_size {
+            failures.push(format!("Params: {span} bytes in WGSL, {} in Rust", kernel.params_size));
         }
-        end = member.offset + module.types[member.ty].inner.size(module.to_ctx());
-        names.push(member.name.clone().unwrap_or_default());
-    }
-    match rust_params(kernel.name) {
-        Some(fields) if fields == names => {}
-        fields => failures.push(format!("Params: {names:?} in WGSL, {fields:?} in Rust")),
+        let mut fields = Vec::new();
+        let mut end = 0;
+        for member in members {
+            // Rust's struct has no gaps, because it is `Pod`.
+            if member.offset != end {
+                failures.push(format!("{name}.{:?} leaves a gap before it", member.name));
+            }
+            let inner = &module.types[member.ty].inner;
+            end = member.offset + inner.size(module.to_ctx());
+            let scalar = match inner {
+                TypeInner::Scalar(Scalar::U32) => Some("u32"),
+                TypeInner::Scalar(Scalar::F32) => Some("f32"),
+                _ => None,
+            };
+            fields.push((member.name.clone().unwrap_or_default(), scalar.map(str::to_owned)));
+        }
+        match rust_struct(kernel.shader.name, name) {
+            Some(found) if found == fields => {}
+            found => failures.push(format!("{name}: {fields:?} in WGSL, {found:?} in Rust")),
+        }
     }
 }
 
-/// Field names of the struct `Params` that the kernel's Rust file declares. A `_software` twin lies in
-/// the file of its GPU variant.
-fn rust_params(kernel: &str) -> Option<Vec<String>> {
+/// Fields of a struct that the kernel's Rust file declares, with the types of scalars. A `_software` twin lies in the
+/// file of its GPU variant.
+fn rust_struct(kernel: &str, name: &str) -> Option<Vec<(String, Option<String>)>> {
     let stem = kernel.strip_suffix("_software").unwrap_or(kernel);
     let path = root().join(format!("src/kernels/{stem}.rs"));
     let text = std::fs::read_to_string(path).ok()?;
-    let body = text.split("struct Params {").nth(1)?.split('}').next()?;
+    let body = text.split(&format!("struct {name} {{")).nth(1)?.split('}').next()?;
     let code = without_comments(body);
-    let name = |field: &str| Some(field.split(':').next()?.split_whitespace().last()?.to_string());
-    Some(code.split(',').filter(|f| f.contains(':')).filter_map(name).collect())
+    let field = |field: &str| {
+        let (name, ty) = field.split_once(':')?;
+        let scalar = ["u32", "f32"].contains(&ty.trim()).then(|| ty.trim().to_owned());
+        Some((name.split_whitespace().last()?.to_owned(), scalar))
+    };
+    Some(code.split(',').filter_map(field).collect())
 }
 
 /// Bytes of a type in workgroup memory.
 fn type_bytes(module: &Module, ty: naga::Handle<naga::Type>) -> Option<u32> {
     match module.types[ty].inner {
-        TypeInner::Array { size: ArraySize::Pending(length), stride, .. } => {
-            Some(stride * override_value(module, &module.overrides[length])?)
-        }
+        TypeInner::Array { size, stride, .. } => match size.resolve(module.to_ctx()) {
+            Ok(IndexableLength::Known(length)) => Some(stride * length),
+            _ => None,
+        },
         ref inner => Some(inner.size(module.to_ctx())),
-    }
-}
-
-fn override_value(module: &Module, value: &Override) -> Option<u32> {
-    evaluate(module, value.init?)
-}
-
-/// A constant expression of integers, with the defaults of its overrides.
-fn evaluate(module: &Module, handle: naga::Handle<naga::Expression>) -> Option<u32> {
-    use naga::{BinaryOperator, Expression, Literal};
-    match module.global_expressions[handle] {
-        Expression::Literal(Literal::U32(n)) => Some(n),
-        Expression::Literal(Literal::I32(n)) => u32::try_from(n).ok(),
-        Expression::Constant(c) => evaluate(module, module.constants[c].init),
-        Expression::Override(o) => override_value(module, &module.overrides[o]),
-        Expression::Binary { op, left, right } => {
-            let (left, right) = (evaluate(module, left)?, evaluate(module, right)?);
-            match op {
-                BinaryOperator::Add => left.checked_add(right),
-                BinaryOperator::Subtract => left.checked_sub(right),
-                BinaryOperator::Multiply => left.checked_mul(right),
-                BinaryOperator::Divide => left.checked_div(right),
-                _ => None,
-            }
-        }
-        _ => None,
     }
 }

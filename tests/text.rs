@@ -12,7 +12,7 @@ use std::sync::Arc;
 use device::{device, turn};
 use diffmoe::checkpoint::{Checkpoint, write_model};
 use diffmoe::engine::{CpuEngine, CpuModel};
-use diffmoe::engine::{Engine, Footprint, GpuEngine, GpuModel, RunConfig};
+use diffmoe::engine::{Engine, Footprint, GpuEngine, GpuModel, Inspect, RunConfig};
 use diffmoe::gpu::Profile;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};
@@ -39,11 +39,11 @@ fn checkpoint() -> Checkpoint {
 /// The three ways to compute a model.
 const DEVICES: [&str; 3] = ["cpu", "software kernels", "gpu kernels"];
 
-fn engine(device: &str, batch: usize) -> Box<dyn Engine> {
+fn engine(device: &str, batch: usize) -> Box<dyn Inspect> {
     engine_of(&checkpoint(), device, batch)
 }
 
-fn engine_of(checkpoint: &Checkpoint, place: &str, batch: usize) -> Box<dyn Engine> {
+fn engine_of(checkpoint: &Checkpoint, place: &str, batch: usize) -> Box<dyn Inspect> {
     let profile = match place {
         "cpu" => {
             let model = Arc::new(CpuModel::load(checkpoint).unwrap());
@@ -108,7 +108,7 @@ fn sample(
     let pictures = 0..engine.batch() as u64;
     let request = Request { solver, steps, guidance, seed: 0, pictures };
     let mut plan = Plan::new(checkpoint().config(), request);
-    engine.start(run);
+    engine.start(run).unwrap();
     let mut latent = Vec::new();
     while let Next::Step(ops) = plan.next_step() {
         engine.finish_step(&ops).unwrap();
@@ -240,7 +240,7 @@ fn a_pass_over_both_branches_sees_both_prompts() {
     for device in DEVICES {
         let mut engine = engine(device, 3);
         let mut compute = |run: &RunConfig, ops: &[Instruction]| {
-            engine.start(run);
+            engine.start(run).unwrap();
             engine.finish_step(ops).unwrap();
             engine.take_snapshot().unwrap().latent
         };
@@ -296,7 +296,7 @@ fn pass(engine: &mut dyn Engine, run: &RunConfig, branch: Branch) -> Vec<f32> {
         Instruction::Forward { input, output, time: 0.4, branch },
         Instruction::Combine { output: input, terms },
     ];
-    engine.start(run);
+    engine.start(run).unwrap();
     engine.finish_step(&ops).unwrap();
     engine.take_snapshot().unwrap().latent
 }
@@ -365,11 +365,8 @@ fn the_footprint_foresees_the_memory_for_prompts() {
             let before = device.allocated_bytes();
             let mut engine = GpuEngine::new(Arc::new(model), batch).unwrap();
             let passes = device.allocated_bytes() - before;
-            engine.start(&asking(
-                &vec![0.0; batch * config.sample_len()],
-                &prompts[..batch],
-                "flat",
-            ));
+            let sample = vec![0.0; batch * config.sample_len()];
+            engine.start(&asking(&sample, &prompts[..batch], "flat")).unwrap();
             let text = device.allocated_bytes() - before - passes;
             let of = |config: &Config| {
                 Footprint::on_gpu(config, batch, WeightPrecision::F32, device.binding_limit).working

@@ -145,7 +145,7 @@ fn feature_maps_over_many_buffers_decode_to_the_same_picture() {
             assert!(difference < TOLERANCE, "{name} on {}: {difference}", cut.device());
             let refused = GpuDecoder::new(model, size.map(|n| 4 * n)).err().unwrap();
             assert!(matches!(refused, EngineError::TooLarge(_)), "{refused}");
-            assert!(refused.to_string().contains("--backend cpu"), "{refused}");
+            assert!(refused.to_string().ends_with("decode smaller images"), "{refused}");
         }
     }
 }

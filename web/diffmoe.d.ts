@@ -116,8 +116,8 @@ export class Generator {
   free(): void;
 }
 
-/** Every shader that this program may run. */
-export function shaders(): { name: string; source: string }[];
+/** Every shader that this program may run, and the values of the constants that have no default. */
+export function shaders(): { name: string; source: string; constants: Record<string, number> }[];
 
 /** The app of the page, running on a canvas. */
 export class Page {

@@ -3,7 +3,10 @@
 //! An engine carries out the instructions of a scheduler ([`crate::scheduler::program`]) for one batch size and hands
 //! back snapshots. It knows no scheduler, and a run knows no device.
 
+use std::fmt;
+
 use crate::checkpoint::CheckpointError;
+use crate::gpu::GpuError;
 use crate::model::Routing;
 use crate::scheduler::{Branch, Instruction};
 
@@ -90,6 +93,39 @@ impl Stage {
     }
 }
 
+/// Where in a denoising step a dispatch belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Scope {
+    /// What it is part of.
+    pub stage: Stage,
+    /// The transformer block, where it is in one.
+    pub block: Option<usize>,
+}
+
+impl Scope {
+    /// A stage of a transformer block.
+    pub fn of_block(block: usize, stage: Stage) -> Self {
+        Self { stage, block: Some(block) }
+    }
+}
+
+/// A stage outside of the blocks.
+impl From<Stage> for Scope {
+    fn from(stage: Stage) -> Self {
+        Self { stage, block: None }
+    }
+}
+
+/// Such as `block 3 router`.
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(block) = self.block {
+            write!(f, "block {block} ")?;
+        }
+        f.write_str(self.stage.name())
+    }
+}
+
 /// Milliseconds by stage, for a table of stages that occurred.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StageTimes([Option<f32>; Stage::ALL.len()]);
@@ -143,9 +179,13 @@ pub enum EngineError {
     /// The device cannot hold the model.
     #[error("{0}")]
     TooLarge(String),
-    /// The device failed while it was working; the sample of the last snapshot is still good.
+    /// The device was lost while it was working; the sample of the last snapshot is still good.
     #[error("{0}")]
     DeviceLost(String),
+    /// The device refused work: its memory ran out, or a bug. It computes nothing more; the sample of the last
+    /// snapshot is still good.
+    #[error("{0}")]
+    Refused(String),
     /// The solver found no way on; the sample of the last snapshot is still good.
     #[error("{0}")]
     Stalled(String),
@@ -155,6 +195,25 @@ pub enum EngineError {
     /// Reading a tensor failed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+}
+
+impl EngineError {
+    /// Whether this device is of no more use, and a new one may go on from the last snapshot.
+    pub fn needs_new_device(&self) -> bool {
+        matches!(self, Self::DeviceLost(_) | Self::Refused(_))
+    }
+}
+
+impl From<GpuError> for EngineError {
+    fn from(error: GpuError) -> Self {
+        match error {
+            GpuError::Lost(_) => Self::DeviceLost(error.to_string()),
+            GpuError::Refused(_) => Self::Refused(error.to_string()),
+            GpuError::NoAdapter(_) | GpuError::NoDevice { .. } => {
+                Self::Unsupported(error.to_string())
+            }
+        }
+    }
 }
 
 /// A model on a device, for a fixed batch size. An engine may be made on one thread and used on another.
@@ -168,14 +227,17 @@ pub trait Engine: Send {
     /// Starts a run: uploads the sample and its labels, encodes its prompts, forgets the routing of the run
     /// before.
     ///
+    /// # Errors
+    /// When the device has no room for the run's prompts. Another run may be started then.
+    ///
     /// # Panics
     /// When the lengths in `run` do not fit the configuration and batch: a bug of the caller.
-    fn start(&mut self, run: &RunConfig);
+    fn start(&mut self, run: &RunConfig) -> Result<(), EngineError>;
 
     /// Hands over the next step. A snapshot is scheduled at its end.
     ///
     /// # Errors
-    /// When the device has no room for the run's prompts, or for the first [`Instruction::JointForward`].
+    /// When the device has no room for the first [`Instruction::JointForward`].
     fn begin_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError>;
 
     /// Computes or submits at most `budget` units of the current step (a unit is about one kernel).
@@ -216,12 +278,15 @@ pub trait Engine: Send {
         while self.advance(usize::MAX)? != Progress::Done {}
         self.wait()
     }
+}
 
+/// An engine that shows the intermediate values of a forward pass, for verification.
+pub trait Inspect: Engine {
     /// One forward pass with its own time for each sample, and every intermediate value that a parity
     /// case knows: `out`, `blocks.{i}.out`, `blocks.{i}.{moe_in,capacity,gate,k,selected}`, and where the
     /// model reads text `tokens`, `negative_tokens`, `text.out`, `text.pooled`, `blocks.{i}.kv`. Waits.
     ///
     /// # Errors
-    /// When the device is lost.
+    /// When the device is lost, or has no room for the prompts.
     fn forward_with_taps(&mut self, run: &RunConfig, times: &[f32]) -> Result<Taps, EngineError>;
 }

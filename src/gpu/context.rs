@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{GpuError, Kernel, Specialisation};
+use super::{GpuError, Shader, Specialisation};
 use crate::platform::adapter_name;
 
 /// Which family of kernels a device gets.
@@ -280,18 +280,23 @@ impl Gpu {
         format!("{} ({:?}, {kernels})", self.info.name, self.info.backend)
     }
 
-    /// The compiled form of a kernel with its constants; compiled once.
-    pub(super) fn pipeline<K: Kernel>(&self, kernel: &K) -> wgpu::ComputePipeline {
-        let constants = kernel.constants();
+    /// The compiled form of a shader with its constants; compiled once.
+    pub(super) fn pipeline(
+        &self,
+        shader: Shader,
+        constants: &[(&'static str, f64)],
+    ) -> wgpu::ComputePipeline {
+        let sizes = shader.sizes.iter().map(|&(name, value)| (name, f64::from(value)));
+        let constants: Vec<_> = sizes.chain(constants.iter().copied()).collect();
         let bits = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let compile = || {
             let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(K::NAME),
-                source: wgpu::ShaderSource::Wgsl(K::SOURCE.into()),
+                label: Some(shader.name),
+                source: wgpu::ShaderSource::Wgsl(shader.source.into()),
             });
             let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(K::NAME),
+                label: Some(shader.name),
                 // Deduced from the shader: bindings are stated once, in WGSL.
                 layout: None,
                 module: &module,
@@ -304,9 +309,9 @@ impl Gpu {
                 },
                 cache: None,
             });
-            Compiled { source: K::SOURCE, pipeline }
+            Compiled { source: shader.source, pipeline }
         };
-        pipelines.entry((K::NAME, bits)).or_insert_with(compile).pipeline.clone()
+        pipelines.entry((shader.name, bits)).or_insert_with(compile).pipeline.clone()
     }
 
     /// Every pipeline that the work recorded so far has asked for, by name and constants.

@@ -1,16 +1,30 @@
-//! The contract of a kernel: one WGSL file and one Rust struct that says how to call it.
+//! The contract of a kernel: a WGSL file, and a Rust struct whose fields are the arguments of a call.
 //!
-//! To add one: write `shaders/foo.wgsl`, write `src/kernels/foo.rs` with the struct, a `reference()` in
-//! f64 and tests, and add its two lines to `src/kernels/mod.rs`.
+//! ARCHITECTURE.md lists the steps to add one.
 
-use super::Tensor;
+use super::{Profile, Tensor};
 
-/// A call of one compute shader. The struct's fields are the call's arguments.
-pub trait Kernel {
+/// A WGSL file with the shared files that are appended to it. The macro `shader!` of [`crate::kernels`] makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct Shader {
     /// Stem of the WGSL file; also the label in captures and timings.
-    const NAME: &'static str;
-    /// The whole WGSL text. Shared functions are appended, so that line numbers in errors stay true.
-    const SOURCE: &'static str;
+    pub name: &'static str,
+    /// The whole WGSL text. Shared files come last, so that line numbers in errors stay true.
+    pub source: &'static str,
+    /// Values of `override` constants that depend on no call, such as the lanes of a workgroup. They have no default
+    /// in WGSL: Rust alone states them.
+    pub sizes: &'static [(&'static str, u32)],
+    /// `const`s of the WGSL text that Rust states too, because they size arrays of functions, where WGSL allows no
+    /// `override`. `tests/shaders.rs` compares them.
+    pub consts: &'static [(&'static str, u32)],
+}
+
+/// A call of a compute shader. The struct's fields are the call's arguments.
+pub trait Kernel {
+    /// The shader for GPUs; for software adapters too, unless there is another.
+    const SHADER: Shader;
+    /// The shader for software adapters, where a variant of its own pays. It has the same bindings.
+    const SOFTWARE: Option<Shader> = None;
     /// What `@group(0) @binding(0) var<uniform> params: Params` holds.
     type Params: bytemuck::Pod;
 
@@ -20,20 +34,29 @@ pub trait Kernel {
     /// The tensors at bindings 1, 2, … in this order. Whether one is written is said in WGSL only.
     fn tensors(&self) -> Vec<&Tensor>;
 
-    /// Values of the shader's `override` constants.
-    fn constants(&self) -> Vec<(&'static str, f64)> {
+    /// Values of the `override` constants that depend on the call, beside [`Shader::sizes`].
+    fn constants(&self, profile: Profile) -> Vec<(&'static str, f64)> {
+        let _ = profile;
         Vec::new()
     }
 
     /// Workgroups to start, each extent at most [`MAX_GROUPS`].
-    fn groups(&self) -> [u32; 3];
+    fn groups(&self, profile: Profile) -> [u32; 3];
+}
+
+/// The shader of a kernel on devices of a profile.
+pub(super) const fn shader<K: Kernel>(profile: Profile) -> Shader {
+    match (profile, K::SOFTWARE) {
+        (Profile::Software, Some(shader)) => shader,
+        _ => K::SHADER,
+    }
 }
 
 /// Most workgroups that WebGPU starts in one dimension.
 pub const MAX_GROUPS: u32 = 65_535;
 
 /// Workgroups for one lane per element. The shader computes the element as
-/// `(group.y * num_groups.x + group.x) * WG + lane` and checks it against the length.
+/// `(group.y * num_groups.x + group.x) * LANES + lane` and checks it against the length.
 pub fn lanes(count: usize, workgroup: usize) -> [u32; 3] {
     spread(count.div_ceil(workgroup))
 }
@@ -47,18 +70,17 @@ pub fn spread(groups: usize) -> [u32; 3] {
 /// A kernel without its types: what tests need to check every shader.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelSource {
-    /// Stem of the WGSL file.
-    pub name: &'static str,
-    /// The whole WGSL text.
-    pub source: &'static str,
+    /// The shader.
+    pub shader: Shader,
     /// Size of the Rust side of the uniform, in bytes.
     pub params_size: usize,
 }
 
 impl KernelSource {
-    /// Forgets a kernel's type.
-    pub const fn of<K: Kernel>() -> Self {
-        Self { name: K::NAME, source: K::SOURCE, params_size: size_of::<K::Params>() }
+    /// Forgets a kernel's type: one entry for each of its shaders.
+    pub fn of<K: Kernel>() -> impl Iterator<Item = Self> {
+        let entry = |shader| Self { shader, params_size: size_of::<K::Params>() };
+        std::iter::once(K::SHADER).chain(K::SOFTWARE).map(entry)
     }
 }
 

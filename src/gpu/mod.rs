@@ -14,7 +14,7 @@ pub(crate) mod testing;
 pub use clock::Clock;
 pub use context::{Gpu, GpuOptions, Profile};
 pub use error::GpuError;
-pub use kernel::{Kernel, KernelSource, MAX_GROUPS, Specialisation, lanes, spread};
+pub use kernel::{Kernel, KernelSource, MAX_GROUPS, Shader, Specialisation, lanes, spread};
 pub use readback::{Readback, read_now};
 pub use tape::{Completion, InFlight, Tape, Timing};
 pub use tensor::{Pod, Tensor};

@@ -1,26 +1,37 @@
 //! Work as data: record it once, then replay it whole, in slices, or timed.
 
+use std::fmt::Display;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use web_time::Instant;
 
-use super::{Clock, Gpu, GpuError, Kernel, MAX_GROUPS, Tensor, read_now};
+use super::kernel::shader;
+use super::{Clock, Gpu, GpuError, Kernel, MAX_GROUPS, Profile, Tensor, read_now};
 
 /// One recorded dispatch.
 #[derive(Clone)]
-struct Entry {
-    label: Arc<str>,
+struct Entry<S> {
+    scope: S,
+    kernel: &'static str,
     pipeline: wgpu::ComputePipeline,
     bindings: wgpu::BindGroup,
     groups: [u32; 3],
 }
 
 /// A list of recorded dispatches. Cloning or appending one costs reference counts only.
-#[derive(Clone, Default)]
-pub struct Tape {
-    entries: Vec<Entry>,
+///
+/// `S` says where in a program a dispatch belongs: plain data for whoever records, such as a layer's name.
+#[derive(Clone)]
+pub struct Tape<S = &'static str> {
+    entries: Vec<Entry<S>>,
+}
+
+impl<S> Default for Tape<S> {
+    fn default() -> Self {
+        Self { entries: Vec::new() }
+    }
 }
 
 /// A query set holds at most 4096 stamps in WebGPU.
@@ -28,24 +39,38 @@ const TIMED_AT_ONCE: usize = 2048;
 
 /// Time that one dispatch took on the device.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Timing {
-    /// The dispatch, as `scope/kernel`.
-    pub label: String,
+pub struct Timing<S = &'static str> {
+    /// Where the dispatch belongs.
+    pub scope: S,
+    /// The kernel's shader.
+    pub kernel: &'static str,
     /// Device time.
     pub nanoseconds: f64,
 }
 
-impl Tape {
-    /// Records a dispatch. `scope` says where in the model it is, as in `block 3`.
+impl<S: Clone + Display> Tape<S> {
+    /// Records a dispatch of the kernel's variant for the device.
     ///
     /// # Panics
     /// When the kernel asks for more workgroups than WebGPU has: a bug.
-    pub fn push<K: Kernel>(&mut self, gpu: &Gpu, scope: &str, kernel: &K) {
-        let groups = kernel.groups();
-        assert!(groups.iter().all(|&n| n <= MAX_GROUPS), "{}: {groups:?} workgroups", K::NAME);
-        let pipeline = gpu.pipeline(kernel);
+    pub fn push<K: Kernel>(&mut self, gpu: &Gpu, scope: S, kernel: &K) {
+        self.push_variant(gpu, scope, kernel, gpu.profile);
+    }
+
+    /// As [`Tape::push`], with the variant for a profile.
+    pub(super) fn push_variant<K: Kernel>(
+        &mut self,
+        gpu: &Gpu,
+        scope: S,
+        kernel: &K,
+        profile: Profile,
+    ) {
+        let shader = shader::<K>(profile);
+        let groups = kernel.groups(profile);
+        assert!(groups.iter().all(|&n| n <= MAX_GROUPS), "{}: {groups:?} workgroups", shader.name);
+        let pipeline = gpu.pipeline(shader, &kernel.constants(profile));
         let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(K::NAME),
+            label: Some(shader.name),
             size: size_of::<K::Params>() as u64,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
@@ -61,12 +86,11 @@ impl Tape {
             })
             .collect();
         let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(K::NAME),
+            label: Some(shader.name),
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        let label = if scope.is_empty() { K::NAME.into() } else { format!("{scope}/{}", K::NAME) };
-        self.entries.push(Entry { label: label.into(), pipeline, bindings, groups });
+        self.entries.push(Entry { scope, kernel: shader.name, pipeline, bindings, groups });
     }
 
     /// Appends another tape's work.
@@ -84,9 +108,29 @@ impl Tape {
         self.entries.is_empty()
     }
 
-    /// Labels of the dispatches, in order.
-    pub fn labels(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|entry| &*entry.label)
+    /// Where each dispatch belongs, and its shader, in order.
+    pub fn dispatches(&self) -> impl Iterator<Item = (&S, &'static str)> {
+        self.entries.iter().map(|entry| (&entry.scope, entry.kernel))
+    }
+
+    /// Cuts a range of dispatches where something about their scope changes.
+    ///
+    /// # Panics
+    /// When the range goes beyond the tape.
+    pub fn parts<P: PartialEq>(
+        &self,
+        range: Range<usize>,
+        part_of: impl Fn(&S) -> P,
+    ) -> Vec<(P, Range<usize>)> {
+        let mut start = range.start;
+        let same = |a: &Entry<S>, b: &Entry<S>| part_of(&a.scope) == part_of(&b.scope);
+        self.entries[range]
+            .chunk_by(same)
+            .map(|part| {
+                start += part.len();
+                (part_of(&part[0].scope), start - part.len()..start)
+            })
+            .collect()
     }
 
     /// Replays some of the dispatches as one compute pass.
@@ -133,7 +177,7 @@ impl Tape {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn time(&self, gpu: &Gpu) -> Result<Option<Vec<Timing>>, GpuError> {
+    pub fn time(&self, gpu: &Gpu) -> Result<Option<Vec<Timing<S>>>, GpuError> {
         if !gpu.has_timestamps() {
             return Ok(None);
         }
@@ -143,7 +187,8 @@ impl Tape {
             let period = f64::from(gpu.queue.get_timestamp_period());
             timings.extend(entries.iter().zip(stamps.as_chunks::<2>().0).map(
                 |(entry, [from, to])| Timing {
-                    label: entry.label.to_string(),
+                    scope: entry.scope.clone(),
+                    kernel: entry.kernel,
                     nanoseconds: to.saturating_sub(*from) as f64 * period,
                 },
             ));
@@ -152,7 +197,7 @@ impl Tape {
     }
 }
 
-impl Entry {
+impl<S> Entry<S> {
     fn dispatch(&self, pass: &mut wgpu::ComputePass) {
         let [x, y, z] = self.groups;
         pass.set_pipeline(&self.pipeline);
@@ -162,7 +207,7 @@ impl Entry {
 }
 
 /// Begin and end stamp of each dispatch, in ticks.
-fn time_entries(gpu: &Gpu, entries: &[Entry]) -> Result<Vec<u64>, GpuError> {
+fn time_entries<S: Display>(gpu: &Gpu, entries: &[Entry<S>]) -> Result<Vec<u64>, GpuError> {
     let stamps = 2 * entries.len();
     let queries = gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
         label: Some("timing"),
@@ -177,8 +222,9 @@ fn time_entries(gpu: &Gpu, entries: &[Entry]) -> Result<Vec<u64>, GpuError> {
     });
     let mut encoder = gpu.encoder();
     for (i, entry) in (0..).zip(entries) {
+        let label = format!("{}/{}", entry.scope, entry.kernel);
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-            label: Some(&entry.label),
+            label: Some(&label),
             timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
                 query_set: &queries,
                 beginning_of_pass_write_index: Some(2 * i),

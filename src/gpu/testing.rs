@@ -6,7 +6,7 @@ use super::{Gpu, GpuOptions, Kernel, Profile, Tape, Tensor, read_now};
 
 /// The device all kernel tests share; new tensors are full of NaN and refused work panics.
 ///
-/// Kernel tests name their variant themselves, so the profile of this device does not matter to them.
+/// Kernel tests name a variant where there are two, so the profile of this device does not matter to them.
 pub(crate) fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
     GPU.get_or_init(|| {
@@ -20,10 +20,19 @@ pub(crate) fn gpu() -> &'static Gpu {
     })
 }
 
-/// Runs one kernel and waits for it.
+/// Both families of kernels.
+pub(crate) const PROFILES: [Profile; 2] = [Profile::Gpu, Profile::Software];
+
+/// Runs a kernel of which there is one variant, and waits for it.
 pub(crate) fn run<K: Kernel>(kernel: &K) {
+    assert!(K::SOFTWARE.is_none(), "{} has two variants: name one", K::SHADER.name);
+    run_variant(kernel, Profile::Gpu);
+}
+
+/// Runs a kernel's variant for a profile and waits for it.
+pub(crate) fn run_variant<K: Kernel>(kernel: &K, profile: Profile) {
     let mut tape = Tape::default();
-    tape.push(gpu(), "test", kernel);
+    tape.push_variant(gpu(), "test", kernel, profile);
     tape.run(gpu());
     gpu().wait().unwrap();
 }

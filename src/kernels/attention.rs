@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Gpu, Kernel, Profile, Tape, Tensor};
+use crate::gpu::{Kernel, Profile, Shader, Tensor};
 
 /// Attention over all heads of all samples.
 #[derive(Clone, Copy)]
@@ -25,12 +25,21 @@ pub struct Attention<'a> {
 }
 
 /// The widest head that the kernels take: what the lanes of a workgroup hold in registers.
-pub const MAX_HEAD_DIM: usize = 128;
+pub const MAX_HEAD_DIM: usize = 4 * MAX_QUADS;
+
+/// The same in quads.
+const MAX_QUADS: usize = 32;
+
+/// Queries of a workgroup on GPUs.
+const QUERIES: usize = 32;
+
+/// Lanes of a workgroup on software adapters, one SIMD vector; each has four queries.
+const SOFTWARE_LANES: usize = 8;
 
 /// The uniform.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct Params {
+pub struct Params {
     tokens: u32,
     keys: u32,
     heads: u32,
@@ -80,14 +89,6 @@ impl<'a> Attention<'a> {
         Self { spans: Some(spans), ..self }
     }
 
-    /// Records the kernel that suits the device.
-    pub fn record(&self, gpu: &Gpu, tape: &mut Tape, scope: &str) {
-        match gpu.profile {
-            Profile::Gpu => tape.push(gpu, scope, &AttentionTile(*self)),
-            Profile::Software => tape.push(gpu, scope, &AttentionSoftware(*self)),
-        }
-    }
-
     /// `T`
     fn tokens(&self) -> usize {
         self.y.shape[0] / self.batch
@@ -97,6 +98,19 @@ impl<'a> Attention<'a> {
     fn quads(&self) -> usize {
         self.y.shape[1] / self.heads / 4
     }
+}
+
+impl Kernel for Attention<'_> {
+    /// Tiles of keys and values in workgroup memory.
+    const SHADER: Shader = shader!("attention", shared: ["attention"], consts: [QUERIES]);
+    /// Registers only.
+    const SOFTWARE: Option<Shader> = Some(shader!(
+        "attention_software",
+        shared: ["attention"],
+        sizes: [LANES = SOFTWARE_LANES],
+        consts: [MAX_QUADS]
+    ));
+    type Params = Params;
 
     fn params(&self) -> Params {
         let [rows, width] = [self.y.shape[0], self.y.shape[1]];
@@ -115,83 +129,34 @@ impl<'a> Attention<'a> {
         }
     }
 
-    fn tensors(&self) -> Vec<&'a Tensor> {
+    fn tensors(&self) -> Vec<&Tensor> {
         // Something must be bound.
         vec![self.queries, self.memory, self.spans.unwrap_or(self.memory), self.y]
     }
 
-    fn groups(&self, queries: usize) -> [u32; 3] {
-        [self.tokens().div_ceil(queries) as u32, self.heads as u32, self.batch as u32]
-    }
-}
-
-/// For GPUs: tiles of keys and values in workgroup memory.
-pub(super) struct AttentionTile<'a>(Attention<'a>);
-
-impl Kernel for AttentionTile<'_> {
-    const NAME: &'static str = "attention";
-    const SOURCE: &'static str = concat!(
-        include_str!("../../shaders/attention.wgsl"),
-        include_str!("../../shaders/shared/attention.wgsl"),
-    );
-    type Params = Params;
-
-    fn params(&self) -> Params {
-        self.0.params()
-    }
-
-    fn tensors(&self) -> Vec<&Tensor> {
-        self.0.tensors()
-    }
-
-    fn constants(&self) -> Vec<(&'static str, f64)> {
-        let quads = self.0.quads();
+    fn constants(&self, profile: Profile) -> Vec<(&'static str, f64)> {
+        let quads = self.quads();
         // Two quads of the result for each lane of a row.
         let lanes = if quads <= 16 { 8 } else { 16 };
-        vec![("QUADS", quads as f64), ("LANES_X", f64::from(lanes))]
+        match profile {
+            Profile::Gpu => vec![("QUADS", quads as f64), ("LANES_X", f64::from(lanes))],
+            Profile::Software => vec![("QUADS", quads as f64)],
+        }
     }
 
-    fn groups(&self) -> [u32; 3] {
-        /// As in the shader.
-        const QUERIES: usize = 32;
-        self.0.groups(QUERIES)
-    }
-}
-
-/// For software adapters: registers only.
-pub(super) struct AttentionSoftware<'a>(Attention<'a>);
-
-impl Kernel for AttentionSoftware<'_> {
-    const NAME: &'static str = "attention_software";
-    const SOURCE: &'static str = concat!(
-        include_str!("../../shaders/attention_software.wgsl"),
-        include_str!("../../shaders/shared/attention.wgsl"),
-    );
-    type Params = Params;
-
-    fn params(&self) -> Params {
-        self.0.params()
-    }
-
-    fn tensors(&self) -> Vec<&Tensor> {
-        self.0.tensors()
-    }
-
-    fn constants(&self) -> Vec<(&'static str, f64)> {
-        vec![("QUADS", self.0.quads() as f64)]
-    }
-
-    fn groups(&self) -> [u32; 3] {
-        /// Four for each of 8 lanes.
-        const QUERIES: usize = 32;
-        self.0.groups(QUERIES)
+    fn groups(&self, profile: Profile) -> [u32; 3] {
+        let queries = match profile {
+            Profile::Gpu => QUERIES,
+            Profile::Software => 4 * SOFTWARE_LANES,
+        };
+        [self.tokens().div_ceil(queries) as u32, self.heads as u32, self.batch as u32]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::testing::{assert_close, poisoned, read, run, spiky, tensor};
+    use crate::gpu::testing::{PROFILES, assert_close, poisoned, read, run_variant, spiky, tensor};
 
     /// Numbers with `columns` in a row, of which a head's begin at some column.
     struct Rows<'a> {
@@ -243,14 +208,9 @@ mod tests {
     }
 
     fn check(call: &Attention, want: &[f32]) {
-        for variant in 0..2 {
+        for profile in PROFILES {
             let y = poisoned(&call.y.shape);
-            let call = Attention { y: &y, ..*call };
-            if variant == 0 {
-                run(&AttentionTile(call));
-            } else {
-                run(&AttentionSoftware(call));
-            }
+            run_variant(&Attention { y: &y, ..*call }, profile);
             // Scores up to a few hundred round at 3e-5, which exp turns into a relative error of the
             // weights; values are up to 20.
             assert_close(&read(&y), want, 1e-3, 1e-4);

@@ -2,7 +2,11 @@
 
 use std::ops::Range;
 
-use crate::gpu::{Kernel, Tensor, lanes};
+use super::NO_SLOT;
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
 
 /// The uniform.
 #[repr(C)]
@@ -50,8 +54,7 @@ impl CombineExperts<'_> {
 }
 
 impl Kernel for CombineExperts<'_> {
-    const NAME: &'static str = "combine_experts";
-    const SOURCE: &'static str = include_str!("../../shaders/combine_experts.wgsl");
+    const SHADER: Shader = shader!("combine_experts", sizes: [LANES], consts: [NONE = NO_SLOT]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -88,18 +91,19 @@ impl Kernel for CombineExperts<'_> {
         vec![self.gates, self.slots, self.counts, self.y, self.modulation, shared, self.x]
     }
 
-    fn constants(&self) -> Vec<(&'static str, f64)> {
+    fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
         vec![("HAS_SHARED", f64::from(u8::from(self.shared.is_some())))]
     }
 
-    fn groups(&self) -> [u32; 3] {
-        lanes(self.x.len() / 4, 64)
+    fn groups(&self, _: Profile) -> [u32; 3] {
+        lanes(self.x.len() / 4, LANES)
     }
 }
 
 /// Inputs of [`reference()`], all row-major.
+#[cfg(test)]
 #[derive(Clone, Copy)]
-pub struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     /// `[S, E]`.
     pub gates: &'a [f32],
     /// Tokens of each expert.
@@ -115,7 +119,8 @@ pub struct Inputs<'a> {
 }
 
 /// The same on the processor, in f64: `x` afterwards, `[S, D]`.
-pub fn reference(i: Inputs<'_>, samples: usize) -> Vec<f64> {
+#[cfg(test)]
+pub(crate) fn reference(i: Inputs<'_>, samples: usize) -> Vec<f64> {
     let d = i.gate.len() / samples;
     let experts = i.lists.len();
     let tokens = i.x.len() / d;

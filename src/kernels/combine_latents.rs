@@ -2,7 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Kernel, Tensor, lanes};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
 
 /// Most terms of one sum.
 pub const MAX_TERMS: usize = 8;
@@ -45,8 +48,7 @@ pub struct Params {
 }
 
 impl Kernel for CombineLatents<'_> {
-    const NAME: &'static str = "combine_latents";
-    const SOURCE: &'static str = include_str!("../../shaders/combine_latents.wgsl");
+    const SHADER: Shader = shader!("combine_latents", sizes: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -70,9 +72,7 @@ impl Kernel for CombineLatents<'_> {
         vec![self.factors, self.latents]
     }
 
-    fn groups(&self) -> [u32; 3] {
-        /// `LANES` in the shader.
-        const LANES: usize = 64;
+    fn groups(&self, _: Profile) -> [u32; 3] {
         lanes(self.batch * self.sample_len, LANES)
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 
 use super::weights::{WeightPrecision, pack_rows};
-use crate::gpu::{Gpu, Kernel, Profile, Tape, Tensor};
+use crate::gpu::{Gpu, Kernel, Profile, Shader, Tensor};
 
 /// Weights and bias of one convolution on the device.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ pub struct Conv2d<'a> {
 /// The uniform of `shaders/shared/conv2d.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct Params {
+pub struct Params {
     width: u32,
     height: u32,
     in_width: u32,
@@ -117,17 +117,21 @@ pub(super) struct Params {
     mode: u32,
 }
 
-impl Conv2d<'_> {
-    /// Records the kernel that suits the device.
-    ///
-    /// # Panics
-    /// When sizes do not fit: a bug.
-    pub fn record(&self, gpu: &Gpu, tape: &mut Tape, scope: &str) {
-        match gpu.profile {
-            Profile::Gpu => tape.push(gpu, scope, &Conv2dTile(*self)),
-            Profile::Software => tape.push(gpu, scope, &Conv2dSoftware(*self)),
-        }
-    }
+impl Kernel for Conv2d<'_> {
+    /// Tiles in workgroup memory.
+    const SHADER: Shader = shader!(
+        "conv2d",
+        shared: ["conv2d"],
+        consts: [COLUMNS = TILE.columns, ROWS = TILE.rows, OUT_QUADS = TILE.quads]
+    );
+    /// Registers only.
+    const SOFTWARE: Option<Shader> = Some(shader!(
+        "conv2d_software",
+        shared: ["conv2d"],
+        sizes: [LANES = SOFTWARE_TILE.columns],
+        consts: [ROWS = SOFTWARE_TILE.rows, OUT_QUADS = SOFTWARE_TILE.quads]
+    ));
+    type Params = Params;
 
     fn params(&self) -> Params {
         let Self { weights: w, size: [height, width], inputs, outputs, .. } = *self;
@@ -161,18 +165,38 @@ impl Conv2d<'_> {
         vec![self.x, &self.weights.weights, &self.weights.bias, self.y]
     }
 
-    fn constants(&self) -> Vec<(&'static str, f64)> {
+    fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
         let half = self.weights.precision == WeightPrecision::F16;
         vec![("SIZE", self.weights.size as f64), ("HALF_WEIGHTS", f64::from(u8::from(half)))]
     }
 
-    /// Workgroups of `columns` by `rows` pixels and `quads` quads of outputs.
-    fn groups(&self, columns: usize, rows: usize, quads: usize) -> [u32; 3] {
+    fn groups(&self, profile: Profile) -> [u32; 3] {
+        let tile = match profile {
+            Profile::Gpu => TILE,
+            Profile::Software => SOFTWARE_TILE,
+        };
         let [height, width] = self.size;
         let outputs = self.outputs.1 - self.outputs.0;
-        [width.div_ceil(columns), height.div_ceil(rows), outputs.div_ceil(quads)].map(|n| n as u32)
+        let groups = [
+            width.div_ceil(tile.columns),
+            height.div_ceil(tile.rows),
+            outputs.div_ceil(tile.quads),
+        ];
+        groups.map(|n| n as u32)
     }
 }
+
+/// What a workgroup owns: pixels, by quads of outputs.
+struct Tile {
+    columns: usize,
+    rows: usize,
+    quads: usize,
+}
+
+const TILE: Tile = Tile { columns: 16, rows: 8, quads: 8 };
+
+/// On software adapters a lane has a column of pixels.
+const SOFTWARE_TILE: Tile = Tile { columns: 8, rows: 8, quads: 4 };
 
 /// Cuts quads of outputs so that a dispatch stays below about `most` multiply-adds: a frame of a user
 /// interface, or a driver's patience, should not depend on how large a layer is.
@@ -183,8 +207,8 @@ pub fn output_chunks(
     outputs: Range<usize>,
     most: u64,
 ) -> impl Iterator<Item = (usize, usize)> {
-    /// What a workgroup of the GPU variant owns.
-    const WHOLE: usize = 8;
+    /// What a workgroup owns.
+    const WHOLE: usize = TILE.quads;
     // More than 32 bits hold, which is what a browser has.
     let each = (16 * weights.size * weights.size * inputs) as u64 * pixels as u64;
     let affordable =
@@ -194,67 +218,10 @@ pub fn output_chunks(
     outputs.step_by(quads).map(move |first| (first, end.min(first + quads)))
 }
 
-/// For GPUs: tiles in workgroup memory.
-pub(super) struct Conv2dTile<'a>(Conv2d<'a>);
-
-impl Kernel for Conv2dTile<'_> {
-    const NAME: &'static str = "conv2d";
-    const SOURCE: &'static str = concat!(
-        include_str!("../../shaders/conv2d.wgsl"),
-        include_str!("../../shaders/shared/conv2d.wgsl"),
-    );
-    type Params = Params;
-
-    fn params(&self) -> Params {
-        self.0.params()
-    }
-
-    fn tensors(&self) -> Vec<&Tensor> {
-        self.0.tensors()
-    }
-
-    fn constants(&self) -> Vec<(&'static str, f64)> {
-        self.0.constants()
-    }
-
-    fn groups(&self) -> [u32; 3] {
-        // `COLUMNS`, `ROWS` and `OUT_QUADS` in the shader.
-        self.0.groups(16, 8, 8)
-    }
-}
-
-/// For software adapters: registers only.
-pub(super) struct Conv2dSoftware<'a>(Conv2d<'a>);
-
-impl Kernel for Conv2dSoftware<'_> {
-    const NAME: &'static str = "conv2d_software";
-    const SOURCE: &'static str = concat!(
-        include_str!("../../shaders/conv2d_software.wgsl"),
-        include_str!("../../shaders/shared/conv2d.wgsl"),
-    );
-    type Params = Params;
-
-    fn params(&self) -> Params {
-        self.0.params()
-    }
-
-    fn tensors(&self) -> Vec<&Tensor> {
-        self.0.tensors()
-    }
-
-    fn constants(&self) -> Vec<(&'static str, f64)> {
-        self.0.constants()
-    }
-
-    fn groups(&self) -> [u32; 3] {
-        // `LANES`, `ROWS` and `OUT_QUADS` in the shader.
-        self.0.groups(8, 8, 4)
-    }
-}
-
 /// Inputs of [`reference()`], as PyTorch lays them out.
+#[cfg(test)]
 #[derive(Clone, Copy)]
-pub struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     /// `[C_in, height, width]`
     pub x: &'a [f32],
     /// `[C_out, C_in, k, k]`
@@ -270,7 +237,8 @@ pub struct Inputs<'a> {
 }
 
 /// The convolution on the processor, in f64: `[C_out, height, width]` of the (enlarged) picture.
-pub fn reference(i: Inputs<'_>) -> Vec<f64> {
+#[cfg(test)]
+pub(crate) fn reference(i: Inputs<'_>) -> Vec<f64> {
     let Inputs { size: k, from: [from_height, from_width], .. } = i;
     let shift = usize::from(i.enlarge);
     let (height, width) = (from_height << shift, from_width << shift);

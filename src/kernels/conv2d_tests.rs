@@ -3,15 +3,9 @@
 use super::super::planes::{from_quads, to_quads};
 use super::super::weights::stored;
 use super::*;
-use crate::gpu::testing::{assert_close, gpu, poisoned, read, run, spiky, tensor};
-
-fn run_variant(is_tile: bool, call: Conv2d) {
-    if is_tile {
-        run(&Conv2dTile(call));
-    } else {
-        run(&Conv2dSoftware(call));
-    }
-}
+use crate::gpu::testing::{
+    PROFILES, assert_close, gpu, poisoned, read, run_variant, spiky, tensor,
+};
 
 /// A layer and a picture for it.
 struct Case {
@@ -98,9 +92,9 @@ fn matches_the_reference_in_both_variants_and_precisions() {
         let case = Case::new(channels, size, from, enlarge, precision);
         let x = tensor(&[case.picture().len()], &case.picture());
         let quads = case.weights.out_quads;
-        for is_tile in [true, false] {
+        for profile in PROFILES {
             let y = poisoned(&[4 * quads * case.pixels()]);
-            run_variant(is_tile, case.call(&x, &y));
+            run_variant(&case.call(&x, &y), profile);
             let got = read(&y);
             close(&from_quads(&got, channels[1], case.pixels()), &case.reference());
             let padding =
@@ -121,23 +115,21 @@ fn inputs_and_outputs_may_lie_in_several_buffers() {
         (from, to, tensor(&[part.len()], part))
     });
     let want: Vec<f64> = case.reference().iter().map(|v| v.max(0.0)).collect();
-    for is_tile in [true, false] {
+    for profile in PROFILES {
         let ys = [poisoned(&[4 * 3 * pixels]), poisoned(&[4 * 8 * pixels])];
         for (y, outputs, y_first) in [(0, (0, 3), 0), (1, (3, 9), 0), (1, (9, 11), 6)] {
             for (from, to, x) in &parts {
                 let is_last = *to == 7;
-                run_variant(
-                    is_tile,
-                    Conv2d {
-                        inputs: (*from, *to),
-                        outputs,
-                        y_first,
-                        bias: *from == 0,
-                        add: *from > 0,
-                        relu: is_last,
-                        ..case.call(x, &ys[y])
-                    },
-                );
+                let call = Conv2d {
+                    inputs: (*from, *to),
+                    outputs,
+                    y_first,
+                    bias: *from == 0,
+                    add: *from > 0,
+                    relu: is_last,
+                    ..case.call(x, &ys[y])
+                };
+                run_variant(&call, profile);
             }
         }
         let got: Vec<f32> = ys.iter().flat_map(read).collect();
@@ -157,10 +149,10 @@ fn a_residual_is_added_before_the_clamp() {
         .zip((0..8).flat_map(|o| vec![f64::from(case.bias[o]); case.pixels()]))
         .map(|((sum, before), bias)| (sum - bias + f64::from(*before)).max(0.0))
         .collect();
-    for is_tile in [true, false] {
+    for profile in PROFILES {
         let y = tensor(&[before.len()], &to_quads(&before, case.pixels()));
         let call = Conv2d { bias: false, add: true, relu: true, ..case.call(&x, &y) };
-        run_variant(is_tile, call);
+        run_variant(&call, profile);
         close(&from_quads(&read(&y), 8, case.pixels()), &want);
     }
 }

@@ -2,7 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Kernel, Tensor, lanes};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
 
 /// Width of the sinusoidal time embedding.
 pub const TIME_WIDTH: usize = 256;
@@ -45,11 +48,7 @@ pub struct Params {
 }
 
 impl Kernel for EmbedCondition<'_> {
-    const NAME: &'static str = "embed_condition";
-    const SOURCE: &'static str = concat!(
-        include_str!("../../shaders/embed_condition.wgsl"),
-        include_str!("../../shaders/shared/activation.wgsl"),
-    );
+    const SHADER: Shader = shader!("embed_condition", shared: ["activation"], sizes: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -63,9 +62,7 @@ impl Kernel for EmbedCondition<'_> {
         vec![self.time, self.labels, self.rows, self.y]
     }
 
-    fn groups(&self) -> [u32; 3] {
-        /// `LANES` in the shader.
-        const LANES: usize = 64;
+    fn groups(&self, _: Profile) -> [u32; 3] {
         lanes(self.y.len(), LANES)
     }
 }

@@ -2,7 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Kernel, Tensor, lanes};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
 
 /// Rows of a table, by number.
 pub struct EmbedTokens<'a> {
@@ -26,8 +29,7 @@ pub struct Params {
 }
 
 impl Kernel for EmbedTokens<'_> {
-    const NAME: &'static str = "embed_tokens";
-    const SOURCE: &'static str = include_str!("../../shaders/embed_tokens.wgsl");
+    const SHADER: Shader = shader!("embed_tokens", sizes: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -46,9 +48,7 @@ impl Kernel for EmbedTokens<'_> {
         vec![self.ids, self.table, self.positions, self.y]
     }
 
-    fn groups(&self) -> [u32; 3] {
-        /// `LANES` in the shader.
-        const LANES: usize = 64;
+    fn groups(&self, _: Profile) -> [u32; 3] {
         lanes(self.y.len() / 4, LANES)
     }
 }

@@ -13,7 +13,7 @@
 use std::ops::Range;
 
 use super::weights::WeightPrecision;
-use crate::gpu::{Kernel, MAX_GROUPS, Tensor};
+use crate::gpu::{Kernel, MAX_GROUPS, Profile, Shader, Tensor};
 
 /// The uniform.
 #[repr(C)]
@@ -50,8 +50,9 @@ pub enum Form<'a> {
     SwiGlu(&'a Tensor),
 }
 
-/// Arguments of [`ExpertLinear`] and [`ExpertLinearSoftware`].
-pub struct ExpertArgs<'a> {
+/// One layer of some experts.
+#[derive(Clone)]
+pub struct ExpertLinear<'a> {
     /// Input, `[S, K]` or `[rows, K]`; the last extent is K, a multiple of 4.
     pub x: &'a Tensor,
     /// How to read it.
@@ -76,13 +77,19 @@ pub struct ExpertArgs<'a> {
     pub y_first: usize,
 }
 
-/// The layer on a GPU: tiles in workgroup memory.
-pub struct ExpertLinear<'a>(pub ExpertArgs<'a>);
+/// What a workgroup owns on GPUs, in lanes; each sums a block of [`BLOCK`] by [`BLOCK`].
+const LANES: (usize, usize) = (16, 8);
 
-/// The layer on a software adapter: registers only, no barriers.
-pub struct ExpertLinearSoftware<'a>(pub ExpertArgs<'a>);
+/// Rows and columns of a lane's sums on GPUs, and its columns on software adapters.
+const BLOCK: usize = 4;
 
-impl ExpertArgs<'_> {
+/// Lanes of a workgroup on software adapters.
+const SOFTWARE_LANES: usize = 16;
+
+/// Rows of a workgroup on software adapters.
+const SOFTWARE_ROWS: usize = 8;
+
+impl ExpertLinear<'_> {
     fn columns(&self) -> usize {
         self.y.shape[self.y.shape.len() - 1]
     }
@@ -90,6 +97,23 @@ impl ExpertArgs<'_> {
     fn inputs(&self) -> usize {
         self.x.shape[self.x.shape.len() - 1]
     }
+}
+
+impl Kernel for ExpertLinear<'_> {
+    /// Tiles in workgroup memory.
+    const SHADER: Shader = shader!(
+        "expert_linear",
+        shared: ["expert_linear", "weights", "activation"],
+        sizes: [LANES_X = LANES.0, LANES_Y = LANES.1]
+    );
+    /// Registers only, no barriers.
+    const SOFTWARE: Option<Shader> = Some(shader!(
+        "expert_linear_software",
+        shared: ["expert_linear", "weights", "activation"],
+        sizes: [LANES_X = SOFTWARE_LANES],
+        consts: [TILE_ROWS = SOFTWARE_ROWS]
+    ));
+    type Params = Params;
 
     fn params(&self) -> Params {
         let &[experts, tokens] = &*self.chosen.shape else {
@@ -155,7 +179,7 @@ impl ExpertArgs<'_> {
         vec![self.x, self.counts, self.chosen, self.weights, up, bias, self.y]
     }
 
-    fn constants(&self) -> Vec<(&'static str, f64)> {
+    fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
         let (activation, has_bias) = match self.form {
             Form::Linear(bias) => (0.0, bias.is_some()),
             Form::Gelu(bias) => (1.0, bias.is_some()),
@@ -170,9 +194,12 @@ impl ExpertArgs<'_> {
         ]
     }
 
-    /// Workgroups for tiles of `tile_rows` by `tile_columns`: all columns in x, and in y and z as many
-    /// row tiles as any routing can need.
-    fn groups(&self, tile_rows: usize, tile_columns: usize) -> [u32; 3] {
+    /// All columns in x, and in y and z as many row tiles as any routing can need.
+    fn groups(&self, profile: Profile) -> [u32; 3] {
+        let (tile_columns, tile_rows) = match profile {
+            Profile::Gpu => (BLOCK * LANES.0, BLOCK * LANES.1),
+            Profile::Software => (BLOCK * SOFTWARE_LANES, SOFTWARE_ROWS),
+        };
         let columns = match self.form {
             // Half of a workgroup's columns are the second factor.
             Form::SwiGlu(_) => 2 * self.columns(),
@@ -192,40 +219,10 @@ fn worst_tiles(rows: usize, experts: usize, tokens: usize, size: usize) -> usize
     ((rows + experts * (size - 1)) / size).min(experts * tokens.div_ceil(size)).max(1)
 }
 
-macro_rules! expert_kernel {
-    ($kernel:ident, $name:literal, $tile_rows:literal, $tile_columns:literal) => {
-        impl Kernel for $kernel<'_> {
-            const NAME: &'static str = $name;
-            const SOURCE: &'static str = concat!(
-                include_str!(concat!("../../shaders/", $name, ".wgsl")),
-                include_str!("../../shaders/shared/expert_linear.wgsl"),
-                include_str!("../../shaders/shared/weights.wgsl"),
-                include_str!("../../shaders/shared/activation.wgsl"),
-            );
-            type Params = Params;
-
-            fn params(&self) -> Params {
-                self.0.params()
-            }
-            fn tensors(&self) -> Vec<&Tensor> {
-                self.0.tensors()
-            }
-            fn constants(&self) -> Vec<(&'static str, f64)> {
-                self.0.constants()
-            }
-            fn groups(&self) -> [u32; 3] {
-                self.0.groups($tile_rows, $tile_columns)
-            }
-        }
-    };
-}
-
-expert_kernel!(ExpertLinear, "expert_linear", 32, 64);
-expert_kernel!(ExpertLinearSoftware, "expert_linear_software", 8, 64);
-
 /// How [`reference()`] finishes a row.
+#[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ReferenceForm {
+pub(crate) enum ReferenceForm {
     /// `W x + b`.
     Linear,
     /// `gelu_tanh(W x + b)`.
@@ -235,7 +232,14 @@ pub enum ReferenceForm {
 }
 
 /// One expert's layer for one row, in f64. `w` and `up` are `[N, K]`; `bias` is `[N]` or empty.
-pub fn reference(form: ReferenceForm, x: &[f32], w: &[f32], up: &[f32], bias: &[f32]) -> Vec<f64> {
+#[cfg(test)]
+pub(crate) fn reference(
+    form: ReferenceForm,
+    x: &[f32],
+    w: &[f32],
+    up: &[f32],
+    bias: &[f32],
+) -> Vec<f64> {
     let dot =
         |w: &[f32]| -> f64 { w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum() };
     let row = |n: usize| n * x.len()..(n + 1) * x.len();

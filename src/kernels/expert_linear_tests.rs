@@ -1,7 +1,7 @@
 //! Tests of the experts' layers, both variants: every routing shape, every way to split the work.
 
 use super::*;
-use crate::gpu::testing::{assert_close, poisoned, read, run, spiky, tensor};
+use crate::gpu::testing::{PROFILES, assert_close, poisoned, read, run_variant, spiky, tensor};
 use crate::kernels::weights::{pack_rows, stored};
 
 /// A routed pool and a bank of experts.
@@ -38,7 +38,7 @@ impl Case {
     }
 
     /// Runs the layer in one variant and compares every row, and that nothing else was written.
-    fn check(&self, gathers: bool, software: bool) {
+    fn check(&self, gathers: bool, profile: Profile) {
         let (e, n, k) = (self.lists.len(), self.n, self.k);
         let rows = self.rows();
         let worst = e * self.s;
@@ -69,7 +69,7 @@ impl Case {
             };
             let (weights, up_weights) = (part(&w_words), part(&up_words));
             for row in (0..worst).step_by(per_chunk) {
-                let args = ExpertArgs {
+                let args = ExpertLinear {
                     x: &x_tensor,
                     source: if gathers { Source::Tokens } else { Source::Rows(0) },
                     counts: &counts,
@@ -86,11 +86,7 @@ impl Case {
                     y: &y,
                     y_first: 0,
                 };
-                if software {
-                    run(&ExpertLinearSoftware(args));
-                } else {
-                    run(&ExpertLinear(args));
-                }
+                run_variant(&args, profile);
             }
         }
 
@@ -114,9 +110,9 @@ impl Case {
     }
 
     fn check_both(&self) {
-        for software in [false, true] {
-            self.check(true, software);
-            self.check(false, software);
+        for profile in PROFILES {
+            self.check(true, profile);
+            self.check(false, profile);
         }
     }
 }
@@ -219,9 +215,9 @@ fn layers_chain_through_a_chunk_that_begins_anywhere() {
         (tensor(&[s, d], &x), tensor(&[3], &counts), tensor(&[3, s], &chosen));
     let (w1_tensor, w2_tensor) = (tensor(&[3, m, d], &w1), tensor(&[3, d, m], &w2));
     let rows = 23..62;
-    for software in [false, true] {
+    for profile in PROFILES {
         let (h, y) = (poisoned(&[39, m]), poisoned(&[39, d]));
-        let up = ExpertArgs {
+        let up = ExpertLinear {
             x: &x_tensor,
             source: Source::Tokens,
             counts: &counts,
@@ -234,7 +230,7 @@ fn layers_chain_through_a_chunk_that_begins_anywhere() {
             y: &h,
             y_first: 23,
         };
-        let down = ExpertArgs {
+        let down = ExpertLinear {
             x: &h,
             source: Source::Rows(23),
             counts: &counts,
@@ -247,13 +243,8 @@ fn layers_chain_through_a_chunk_that_begins_anywhere() {
             y: &y,
             y_first: 23,
         };
-        if software {
-            run(&ExpertLinearSoftware(up));
-            run(&ExpertLinearSoftware(down));
-        } else {
-            run(&ExpertLinear(up));
-            run(&ExpertLinear(down));
-        }
+        run_variant(&up, profile);
+        run_variant(&down, profile);
         let mut want = Vec::new();
         for (i, list) in lists.iter().enumerate() {
             let matrix = i * m * d..(i + 1) * m * d;
@@ -278,9 +269,9 @@ fn rows_outside_the_range_are_not_written() {
     let (x, w) = (spiky(s * k, 1, 1.0), spiky(2 * n * k, 2, 0.3));
     let (x, w) = (tensor(&[s, k], &x), tensor(&[2, n, k], &w));
     let (counts, chosen) = (tensor(&[2], &[s as u32; 2]), tensor(&[2, s], &chosen));
-    for software in [false, true] {
+    for profile in PROFILES {
         let y = poisoned(&[2 * s, n]);
-        let args = ExpertArgs {
+        let args = ExpertLinear {
             x: &x,
             source: Source::Tokens,
             counts: &counts,
@@ -293,11 +284,7 @@ fn rows_outside_the_range_are_not_written() {
             y: &y,
             y_first: 0,
         };
-        if software {
-            run(&ExpertLinearSoftware(args));
-        } else {
-            run(&ExpertLinear(args));
-        }
+        run_variant(&args, profile);
         for (row, values) in read(&y).chunks(n).enumerate() {
             let is_written = values.iter().all(|v| v.is_finite());
             let is_untouched = values.iter().all(|v| v.is_nan());

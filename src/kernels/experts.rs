@@ -1,12 +1,13 @@
 //! The experts of one block: their weights on the device, and the recording of all that happens
 //! between routing and the residual stream, whatever has to be split to fit a binding.
 
+use std::fmt::Display;
 use std::ops::Range;
 
 use super::weights::{WeightPrecision, pack_stored};
-use super::{CombineExperts, ExpertArgs, ExpertLinear, ExpertLinearSoftware, Form, Source};
+use super::{CombineExperts, ExpertLinear, Form, Source};
 use crate::checkpoint::StoredRows;
-use crate::gpu::{Gpu, Profile, Tape, Tensor};
+use crate::gpu::{Gpu, Tape, Tensor};
 
 /// The same layer of all experts: `[E, N, K]`, and biases `[E, N]`.
 #[derive(Debug)]
@@ -82,7 +83,13 @@ impl ExpertBank {
     }
 
     /// Records this layer for some packed rows, one dispatch for each part of the bank.
-    fn record(&self, gpu: &Gpu, tape: &mut Tape, scope: &str, call: &Call<'_>) {
+    fn record<S: Clone + Display>(
+        &self,
+        gpu: &Gpu,
+        tape: &mut Tape<S>,
+        scope: &S,
+        call: &Call<'_>,
+    ) {
         for (i, (held, weights)) in self.parts.iter().enumerate() {
             let bias = self.bias.as_ref();
             let form = match call.layer {
@@ -90,7 +97,7 @@ impl ExpertBank {
                 Layer::SwiGlu(up) => Form::SwiGlu(&up.parts[i].1),
                 Layer::Down => Form::Linear(bias),
             };
-            let args = ExpertArgs {
+            let layer = ExpertLinear {
                 x: call.x,
                 source: call.source,
                 counts: call.routes.counts,
@@ -103,10 +110,7 @@ impl ExpertBank {
                 y: call.y,
                 y_first: call.y_first,
             };
-            match gpu.profile {
-                Profile::Gpu => tape.push(gpu, scope, &ExpertLinear(args)),
-                Profile::Software => tape.push(gpu, scope, &ExpertLinearSoftware(args)),
-            }
+            tape.push(gpu, scope.clone(), &layer);
         }
     }
 }
@@ -184,7 +188,7 @@ impl Experts<'_> {
     ///
     /// # Panics
     /// When shapes do not fit: a bug.
-    pub fn record(&self, gpu: &Gpu, tape: &mut Tape, scope: &str) {
+    pub fn record<S: Clone + Display>(&self, gpu: &Gpu, tape: &mut Tape<S>, scope: S) {
         let [experts, m, d] = self.first.shape();
         assert_eq!(self.down.shape(), [experts, d, m], "down projection");
         if let Some(second) = self.second {
@@ -195,7 +199,7 @@ impl Experts<'_> {
         let mut shared = self.shared;
         for rows in split(0..worst, self.output.shape[0]) {
             for part in split(rows.clone(), self.hidden.shape[0]) {
-                self.layers(gpu, tape, scope, &part, rows.start);
+                self.layers(gpu, tape, &scope, &part, rows.start);
             }
             let combine = CombineExperts {
                 gates: self.routes.gates,
@@ -209,12 +213,19 @@ impl Experts<'_> {
                 shared: shared.take(),
                 x: self.stream,
             };
-            tape.push(gpu, scope, &combine);
+            tape.push(gpu, scope.clone(), &combine);
         }
     }
 
     /// Both layers for the packed rows `rows`; `output` begins with packed row `first`.
-    fn layers(&self, gpu: &Gpu, tape: &mut Tape, scope: &str, rows: &Range<usize>, first: usize) {
+    fn layers<S: Clone + Display>(
+        &self,
+        gpu: &Gpu,
+        tape: &mut Tape<S>,
+        scope: &S,
+        rows: &Range<usize>,
+        first: usize,
+    ) {
         let up = Call {
             layer: self.second.map_or(Layer::Gelu, Layer::SwiGlu),
             routes: self.routes,

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::gpu::testing::{assert_close, spiky};
-use crate::gpu::{GpuOptions, read_now};
+use crate::gpu::{GpuOptions, Profile, read_now};
 use crate::kernels::expert_linear::{ReferenceForm, reference};
 use crate::kernels::weights::stored;
 use crate::kernels::{NO_SLOT, Predictor, RouteScore, RouteSelect, Selection};

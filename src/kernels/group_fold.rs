@@ -3,7 +3,10 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::group_stats::CHUNK;
-use crate::gpu::{Kernel, Tensor, lanes};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
 
 /// Joins what [`super::GroupStats`] gathered.
 pub struct GroupFold<'a> {
@@ -34,8 +37,7 @@ pub struct Params {
 }
 
 impl Kernel for GroupFold<'_> {
-    const NAME: &'static str = "group_fold";
-    const SOURCE: &'static str = include_str!("../../shaders/group_fold.wgsl");
+    const SHADER: Shader = shader!("group_fold", sizes: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -57,7 +59,7 @@ impl Kernel for GroupFold<'_> {
         vec![self.partial, self.weights, self.table]
     }
 
-    fn groups(&self) -> [u32; 3] {
-        lanes(self.table.shape[1], 64)
+    fn groups(&self, _: Profile) -> [u32; 3] {
+        lanes(self.table.shape[1], LANES)
     }
 }

@@ -3,7 +3,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Kernel, Tensor, lanes};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
 
 /// Normalises the channels of one buffer.
 pub struct GroupNorm<'a> {
@@ -34,11 +37,7 @@ pub struct Params {
 }
 
 impl Kernel for GroupNorm<'_> {
-    const NAME: &'static str = "group_norm";
-    const SOURCE: &'static str = concat!(
-        include_str!("../../shaders/group_norm.wgsl"),
-        include_str!("../../shaders/shared/activation.wgsl"),
-    );
+    const SHADER: Shader = shader!("group_norm", shared: ["activation"], sizes: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -61,18 +60,25 @@ impl Kernel for GroupNorm<'_> {
         vec![self.x.unwrap_or(self.table), self.table, self.y]
     }
 
-    fn constants(&self) -> Vec<(&'static str, f64)> {
+    fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
         let flag = |is_set: bool| f64::from(u8::from(is_set));
         vec![("IN_PLACE", flag(self.x.is_none())), ("SILU", flag(self.silu))]
     }
 
-    fn groups(&self) -> [u32; 3] {
-        lanes(self.quads * self.pixels, 64)
+    fn groups(&self, _: Profile) -> [u32; 3] {
+        lanes(self.quads * self.pixels, LANES)
     }
 }
 
 /// The whole norm on the processor, in f64: `x` and the result are `[C, pixels]`, `weights` is `[2, C]`.
-pub fn reference(x: &[f32], weights: &[f32], group: usize, eps: f64, silu: bool) -> Vec<f64> {
+#[cfg(test)]
+pub(crate) fn reference(
+    x: &[f32],
+    weights: &[f32],
+    group: usize,
+    eps: f64,
+    silu: bool,
+) -> Vec<f64> {
     let channels = weights.len() / 2;
     let pixels = x.len() / channels;
     let mut y = Vec::with_capacity(x.len());

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Kernel, Tensor};
+use crate::gpu::{Kernel, Profile, Shader, Tensor};
 
 /// Pixels in a piece. Pieces are joined by [`super::GroupFold`]; sums inside them go through a tree, so
 /// no sum is longer than some hundred terms, and none depends on how work is spread.
@@ -32,8 +32,7 @@ pub struct Params {
 }
 
 impl Kernel for GroupStats<'_> {
-    const NAME: &'static str = "group_stats";
-    const SOURCE: &'static str = include_str!("../../shaders/group_stats.wgsl");
+    const SHADER: Shader = shader!("group_stats", sizes: [CHUNK]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -52,11 +51,7 @@ impl Kernel for GroupStats<'_> {
         vec![self.x, self.partial]
     }
 
-    fn constants(&self) -> Vec<(&'static str, f64)> {
-        vec![("CHUNK", CHUNK as f64)]
-    }
-
-    fn groups(&self) -> [u32; 3] {
+    fn groups(&self, _: Profile) -> [u32; 3] {
         [self.pixels.div_ceil(CHUNK) as u32, self.quads as u32, 1]
     }
 }

@@ -2,7 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Kernel, Tensor, lanes};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
 
 /// Where the queries and keys lie.
 pub struct HeadNorm<'a> {
@@ -31,8 +34,7 @@ impl HeadNorm<'_> {
 }
 
 impl Kernel for HeadNorm<'_> {
-    const NAME: &'static str = "head_norm";
-    const SOURCE: &'static str = include_str!("../../shaders/head_norm.wgsl");
+    const SHADER: Shader = shader!("head_norm", sizes: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -51,9 +53,7 @@ impl Kernel for HeadNorm<'_> {
         vec![self.affine, self.qkv]
     }
 
-    fn groups(&self) -> [u32; 3] {
-        /// `LANES` in the shader.
-        const LANES: usize = 64;
+    fn groups(&self, _: Profile) -> [u32; 3] {
         lanes(self.count(), LANES)
     }
 }

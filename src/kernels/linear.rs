@@ -1,9 +1,11 @@
 //! Linear layers with activation and residual fused: `y = epilogue(act(x·Wᵀ + b))`.
 
+use std::fmt::Display;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::matrix::{Matrix, Part};
-use crate::gpu::{Gpu, Kernel, Profile, Tape, Tensor};
+use crate::gpu::{Gpu, Kernel, Profile, Shader, Tape, Tensor};
 
 /// The nonlinearity between the sum and the epilogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,7 @@ pub enum Epilogue<'a> {
 }
 
 /// One linear layer.
+#[derive(Clone, Copy)]
 pub struct Linear<'a> {
     /// `[S, K]`
     pub x: &'a Tensor,
@@ -77,17 +80,14 @@ impl<'a> Linear<'a> {
         Self { epilogue, ..self }
     }
 
-    /// Records the layer with the kernel that suits the device, one dispatch for each part of the weights.
+    /// Records the layer, one dispatch for each part of the weights.
     ///
     /// # Panics
     /// When shapes do not fit: a bug.
-    pub fn record(&self, gpu: &Gpu, tape: &mut Tape, scope: &str) {
+    pub fn record<S: Clone + Display>(&self, gpu: &Gpu, tape: &mut Tape<S>, scope: S) {
         self.check();
         for call in self.calls() {
-            match gpu.profile {
-                Profile::Gpu => tape.push(gpu, scope, &call.tiled()),
-                Profile::Software => tape.push(gpu, scope, &LinearSoftware(call)),
-            }
+            tape.push(gpu, scope.clone(), &call);
         }
     }
 
@@ -103,21 +103,46 @@ impl<'a> Linear<'a> {
 
     /// One call for each part.
     fn calls(&self) -> impl Iterator<Item = Call<'_>> {
-        self.weights.parts.iter().enumerate().map(|(i, part)| Call {
-            linear: self,
-            part,
-            up: &self.up.unwrap_or(self.weights).parts[i].weights,
+        self.weights.parts.iter().enumerate().map(|(i, part)| {
+            let up = &self.up.unwrap_or(self.weights).parts[i].weights;
+            Call { linear: self, part, up, tile: Tile::LARGE }.with_suitable_tile()
         })
     }
 }
 
 /// A [`Linear`] over one part of its weights.
 #[derive(Clone, Copy)]
-struct Call<'a> {
+pub(super) struct Call<'a> {
     linear: &'a Linear<'a>,
     part: &'a Part,
     up: &'a Tensor,
+    /// On GPUs.
+    tile: Tile,
 }
+
+/// Lanes of a workgroup on GPUs; each sums a block of [`BLOCK`] by [`BLOCK`].
+#[derive(Clone, Copy)]
+struct Tile {
+    across: usize,
+    down: usize,
+}
+
+impl Tile {
+    const LARGE: Self = Self { across: 16, down: 16 };
+    const SMALL: Self = Self { across: 8, down: 8 };
+}
+
+/// Rows and columns of a lane's sums on GPUs.
+const BLOCK: usize = 4;
+
+/// Lanes of a workgroup on software adapters: one SIMD vector.
+const LANES: usize = 8;
+
+/// Rows of a lane's sums on software adapters.
+const ROWS: usize = 8;
+
+/// Columns of a lane's sums on software adapters.
+const COLUMNS: usize = 16;
 
 /// The uniform of `shaders/shared/linear.wgsl`.
 #[repr(C)]
@@ -135,31 +160,54 @@ pub(super) struct Params {
     epilogue: u32,
 }
 
-impl<'a> Call<'a> {
-    fn params(self) -> Params {
-        let (side_rows, side_stride, side_first) = match self.linear.epilogue {
+impl Call<'_> {
+    /// Large tiles read less, small ones keep more of a GPU busy.
+    fn with_suitable_tile(self) -> Self {
+        // Below about this many workgroups, a GPU with some dozens of cores has nothing to switch to.
+        const ENOUGH_GROUPS: u32 = 128;
+        let large = Self { tile: Tile::LARGE, ..self };
+        let [x, y, _] = large.groups(Profile::Gpu);
+        if x * y >= ENOUGH_GROUPS { large } else { Self { tile: Tile::SMALL, ..self } }
+    }
+}
+
+impl Kernel for Call<'_> {
+    /// Tiles in workgroup memory.
+    const SHADER: Shader = shader!("linear", shared: ["linear", "weights", "activation"]);
+    /// Registers only.
+    const SOFTWARE: Option<Shader> = Some(shader!(
+        "linear_software",
+        shared: ["linear", "weights", "activation"],
+        sizes: [LANES],
+        consts: [ROWS, COLUMNS]
+    ));
+    type Params = Params;
+
+    fn params(&self) -> Params {
+        let Linear { x, weights, up, activation, epilogue, .. } = *self.linear;
+        let (side_rows, side_stride, side_first) = match epilogue {
             Epilogue::Store | Epilogue::Add => (1, 0, 0),
             Epilogue::Gated { modulation, first, tokens } => (tokens, modulation.shape[1], first),
             Epilogue::Table(table) => (table.shape[0], table.shape[1], 0),
         };
-        let activation = match (self.linear.up, self.linear.activation) {
+        let activation = match (up, activation) {
             (Some(_), _) => 3,
             (None, Activation::None) => 0,
             (None, Activation::Silu) => 1,
             (None, Activation::Gelu) => 2,
         };
-        let epilogue = match self.linear.epilogue {
+        let epilogue = match epilogue {
             Epilogue::Store => 0,
             Epilogue::Gated { .. } => 1,
             Epilogue::Table(_) => 2,
             Epilogue::Add => 3,
         };
         Params {
-            rows: self.rows() as u32,
+            rows: x.shape[0] as u32,
             columns: self.part.rows.len() as u32,
-            quads: (self.linear.weights.columns() / 4) as u32,
+            quads: (weights.columns() / 4) as u32,
             first: self.part.rows.start as u32,
-            stride: self.linear.weights.rows() as u32,
+            stride: weights.rows() as u32,
             side_rows: side_rows as u32,
             side_stride: side_stride as u32,
             side_first: side_first as u32,
@@ -168,108 +216,35 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn rows(self) -> usize {
-        self.linear.x.shape[0]
-    }
-
-    fn tensors(self) -> Vec<&'a Tensor> {
-        let bias = &self.linear.weights.bias;
-        let side = match self.linear.epilogue {
+    fn tensors(&self) -> Vec<&Tensor> {
+        let Linear { x, weights, epilogue, y, .. } = *self.linear;
+        let bias = &weights.bias;
+        let side = match epilogue {
             // Something must be bound.
             Epilogue::Store | Epilogue::Add => bias,
             Epilogue::Gated { modulation: side, .. } | Epilogue::Table(side) => side,
         };
-        vec![self.linear.x, &self.part.weights, self.up, bias, side, self.linear.y]
+        vec![x, &self.part.weights, self.up, bias, side, y]
     }
 
-    fn constants(self) -> Vec<(&'static str, f64)> {
-        vec![self.part.precision.constant()]
-    }
-
-    /// Workgroups for tiles of `rows` rows and `columns` sums, of which `SwiGLU` pairs two.
-    fn groups(self, rows: usize, columns: usize) -> [u32; 3] {
-        let columns = if self.linear.up.is_some() { columns / 2 } else { columns };
-        [self.part.rows.len().div_ceil(columns) as u32, self.rows().div_ceil(rows) as u32, 1]
-    }
-
-    /// Picks the tile: large ones read less, small ones keep more of a GPU busy.
-    fn tiled(self) -> LinearTile<'a> {
-        // Below about this many workgroups, a GPU with some dozens of cores has nothing to switch to.
-        const ENOUGH_GROUPS: u32 = 128;
-        let [x, y, _] = self.groups(64, 64);
-        let lanes = if x * y >= ENOUGH_GROUPS { (16, 16) } else { (8, 8) };
-        LinearTile { call: self, lanes }
-    }
-}
-
-/// For GPUs: tiles in workgroup memory.
-pub(super) struct LinearTile<'a> {
-    call: Call<'a>,
-    /// Lanes across columns and rows; each sums four by four.
-    lanes: (usize, usize),
-}
-
-impl Kernel for LinearTile<'_> {
-    const NAME: &'static str = "linear";
-    const SOURCE: &'static str = concat!(
-        include_str!("../../shaders/linear.wgsl"),
-        include_str!("../../shaders/shared/linear.wgsl"),
-        include_str!("../../shaders/shared/weights.wgsl"),
-        include_str!("../../shaders/shared/activation.wgsl"),
-    );
-    type Params = Params;
-
-    fn params(&self) -> Params {
-        self.call.params()
-    }
-
-    fn tensors(&self) -> Vec<&Tensor> {
-        self.call.tensors()
-    }
-
-    fn constants(&self) -> Vec<(&'static str, f64)> {
-        let (x, y) = self.lanes;
-        let mut constants = self.call.constants();
-        constants.extend([("LANES_X", x as f64), ("LANES_Y", y as f64)]);
+    fn constants(&self, profile: Profile) -> Vec<(&'static str, f64)> {
+        let mut constants = vec![self.part.precision.constant()];
+        if profile == Profile::Gpu {
+            let Tile { across, down } = self.tile;
+            constants.extend([("LANES_X", across as f64), ("LANES_Y", down as f64)]);
+        }
         constants
     }
 
-    fn groups(&self) -> [u32; 3] {
-        self.call.groups(4 * self.lanes.1, 4 * self.lanes.0)
-    }
-}
-
-/// For software adapters: registers only.
-pub(super) struct LinearSoftware<'a>(Call<'a>);
-
-impl Kernel for LinearSoftware<'_> {
-    const NAME: &'static str = "linear_software";
-    const SOURCE: &'static str = concat!(
-        include_str!("../../shaders/linear_software.wgsl"),
-        include_str!("../../shaders/shared/linear.wgsl"),
-        include_str!("../../shaders/shared/weights.wgsl"),
-        include_str!("../../shaders/shared/activation.wgsl"),
-    );
-    type Params = Params;
-
-    fn params(&self) -> Params {
-        self.0.params()
-    }
-
-    fn tensors(&self) -> Vec<&Tensor> {
-        self.0.tensors()
-    }
-
-    fn constants(&self) -> Vec<(&'static str, f64)> {
-        self.0.constants()
-    }
-
-    fn groups(&self) -> [u32; 3] {
-        /// `ROWS` in the shader.
-        const ROWS: usize = 8;
-        /// 16 for each of 8 lanes.
-        const COLUMNS: usize = 128;
-        self.0.groups(ROWS, COLUMNS)
+    fn groups(&self, profile: Profile) -> [u32; 3] {
+        let (rows, sums) = match profile {
+            Profile::Gpu => (BLOCK * self.tile.down, BLOCK * self.tile.across),
+            Profile::Software => (ROWS, COLUMNS * LANES),
+        };
+        // `SwiGLU` pairs two sums.
+        let columns = if self.linear.up.is_some() { sums / 2 } else { sums };
+        let all_rows = self.linear.x.shape[0];
+        [self.part.rows.len().div_ceil(columns) as u32, all_rows.div_ceil(rows) as u32, 1]
     }
 }
 

@@ -3,7 +3,7 @@
 use super::super::weights::{WeightPrecision, stored};
 use super::*;
 use crate::checkpoint::StoredRows;
-use crate::gpu::testing::{assert_close, gpu, poisoned, read, run, spiky, tensor};
+use crate::gpu::testing::{assert_close, gpu, poisoned, read, run_variant, spiky, tensor};
 
 /// `act(x·Wᵀ + b)`, or `silu(x·Wᵀ + b) ⊙ (x·Uᵀ)`, before the epilogue.
 fn reference(
@@ -45,14 +45,13 @@ fn matrix(gpu: &Gpu, w: &[f32], b: &[f32], k: usize, precision: WeightPrecision)
 }
 
 /// The three ways to run a layer.
-fn run_variant(variant: usize, linear: &Linear) {
+const VARIANTS: [(Profile, Tile); 3] =
+    [(Profile::Gpu, Tile::SMALL), (Profile::Gpu, Tile::LARGE), (Profile::Software, Tile::LARGE)];
+
+fn run_as((profile, tile): (Profile, Tile), linear: &Linear) {
     linear.check();
     for call in linear.calls() {
-        match variant {
-            0 => run(&LinearTile { call, lanes: (8, 8) }),
-            1 => run(&LinearTile { call, lanes: (16, 16) }),
-            _ => run(&LinearSoftware(call)),
-        }
+        run_variant(&Call { tile, ..call }, profile);
     }
 }
 
@@ -80,9 +79,9 @@ fn matches_the_reference_in_every_variant_and_precision() {
             let weights = matrix(gpu(), &w, &bias, k, precision);
             let x_tensor = tensor(&[rows, k], &x);
             let want = reference(&x, &w, Option::None, &bias, k, activation);
-            for variant in 0..3 {
+            for variant in VARIANTS {
                 let y = poisoned(&[rows, n]);
-                run_variant(
+                run_as(
                     variant,
                     &Linear {
                         x: &x_tensor,
@@ -111,9 +110,9 @@ fn swiglu_multiplies_two_products() {
         let weights = matrix(gpu(), &w, &zeros, k, precision);
         let up = matrix(gpu(), &u, &zeros, k, precision);
         let want = reference(&x, &w, Some(&u), &zeros, k, Activation::None);
-        for variant in 0..3 {
+        for variant in VARIANTS {
             let y = poisoned(&[rows, n]);
-            run_variant(
+            run_as(
                 variant,
                 &Linear {
                     x: &tensor(&[rows, k], &x),
@@ -156,9 +155,9 @@ fn epilogues_add_to_a_residual_with_and_without_gate_and_add_a_table() {
         (Epilogue::Table(&positions), v.iter().enumerate().map(shifted).collect()),
     ];
     for (epilogue, want) in cases {
-        for variant in 0..3 {
+        for variant in VARIANTS {
             let y = tensor(&[rows, n], &before);
-            run_variant(
+            run_as(
                 variant,
                 &Linear {
                     x: &tensor(&[rows, k], &x),
@@ -200,9 +199,9 @@ fn check_split(x: &[f32], x_tensor: &Tensor, w: &[f32], bias: &[f32], precision:
     }
     let w = stored(w, k, precision);
     let want = reference(x, &w, None, bias, k, Activation::Gelu);
-    for variant in 0..3 {
+    for variant in VARIANTS {
         let y = poisoned(&[rows, n]);
-        run_variant(
+        run_as(
             variant,
             &Linear {
                 x: x_tensor,
@@ -237,10 +236,10 @@ fn layers_one_below_the_other_keep_their_precision() {
     }
     assert_eq!(weights.bytes(), bytes as u64);
     let want = reference(&x, &w, None, &bias, k, Activation::Silu);
-    for variant in 0..3 {
+    for variant in VARIANTS {
         let y = poisoned(&[rows, n]);
         let x = tensor(&[rows, k], &x);
-        run_variant(variant, &Linear::new(&x, &weights, &y).silu());
+        run_as(variant, &Linear::new(&x, &weights, &y).silu());
         close(&read(&y), &want);
     }
 }

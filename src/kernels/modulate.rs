@@ -2,7 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Gpu, Kernel, Profile, Tape, Tensor, lanes, spread};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes, spread};
+
+/// Lanes of a workgroup on software adapters: one SIMD vector. More would leave cores idle on small pools.
+const LANES: usize = 8;
 
 /// One modulated normalisation.
 #[derive(Clone, Copy)]
@@ -22,7 +25,7 @@ pub struct Modulate<'a> {
 /// The uniform.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-pub(super) struct Params {
+pub struct Params {
     rows: u32,
     quads: u32,
     sample_tokens: u32,
@@ -31,18 +34,13 @@ pub(super) struct Params {
     scale_quad: u32,
 }
 
-impl Modulate<'_> {
-    /// Records the kernel that suits the device.
-    pub fn record(&self, gpu: &Gpu, tape: &mut Tape, scope: &str) {
-        match gpu.profile {
-            Profile::Gpu => tape.push(gpu, scope, &ModulateTree(*self)),
-            Profile::Software => tape.push(gpu, scope, &ModulateSoftware(*self)),
-        }
-    }
-
-    fn rows(&self) -> usize {
-        self.x.shape[0]
-    }
+impl Kernel for Modulate<'_> {
+    /// A workgroup per token.
+    const SHADER: Shader = shader!("modulate", shared: ["modulate"]);
+    /// A lane per token.
+    const SOFTWARE: Option<Shader> =
+        Some(shader!("modulate_software", shared: ["modulate"], sizes: [LANES]));
+    type Params = Params;
 
     fn params(&self) -> Params {
         let [d, columns] = [self.x.shape[1], self.modulation.shape[1]];
@@ -52,70 +50,32 @@ impl Modulate<'_> {
             "columns are read four at a time"
         );
         Params {
-            rows: self.rows() as u32,
+            rows: self.x.shape[0] as u32,
             quads: (d / 4) as u32,
-            sample_tokens: (self.rows() / self.modulation.shape[0]) as u32,
+            sample_tokens: (self.x.shape[0] / self.modulation.shape[0]) as u32,
             modulation_quads: (columns / 4) as u32,
             shift_quad: (self.shift / 4) as u32,
             scale_quad: (self.scale / 4) as u32,
         }
     }
-}
-
-/// For GPUs: a workgroup per token.
-pub(super) struct ModulateTree<'a>(Modulate<'a>);
-
-impl Kernel for ModulateTree<'_> {
-    const NAME: &'static str = "modulate";
-    const SOURCE: &'static str = concat!(
-        include_str!("../../shaders/modulate.wgsl"),
-        include_str!("../../shaders/shared/modulate.wgsl"),
-    );
-    type Params = Params;
-
-    fn params(&self) -> Params {
-        self.0.params()
-    }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        vec![self.0.x, self.0.modulation, self.0.y]
+        vec![self.x, self.modulation, self.y]
     }
 
-    fn groups(&self) -> [u32; 3] {
-        spread(self.0.rows())
-    }
-}
-
-/// For software adapters: a lane per token.
-pub(super) struct ModulateSoftware<'a>(Modulate<'a>);
-
-impl Kernel for ModulateSoftware<'_> {
-    const NAME: &'static str = "modulate_software";
-    const SOURCE: &'static str = concat!(
-        include_str!("../../shaders/modulate_software.wgsl"),
-        include_str!("../../shaders/shared/modulate.wgsl"),
-    );
-    type Params = Params;
-
-    fn params(&self) -> Params {
-        self.0.params()
-    }
-
-    fn tensors(&self) -> Vec<&Tensor> {
-        vec![self.0.x, self.0.modulation, self.0.y]
-    }
-
-    fn groups(&self) -> [u32; 3] {
-        /// `LANES` in the shader.
-        const LANES: usize = 8;
-        lanes(self.0.rows(), LANES)
+    fn groups(&self, profile: Profile) -> [u32; 3] {
+        let rows = self.x.shape[0];
+        match profile {
+            Profile::Gpu => spread(rows),
+            Profile::Software => lanes(rows, LANES),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::testing::{assert_close, poisoned, read, run, spiky, tensor};
+    use crate::gpu::testing::{PROFILES, assert_close, poisoned, read, run_variant, spiky, tensor};
 
     fn reference(x: &[f32], modulation: &[f32], shape: [usize; 5]) -> Vec<f32> {
         let [samples, tokens, d, shift, scale] = shape;
@@ -146,14 +106,10 @@ mod tests {
             let x_tensor = tensor(&[samples * tokens, d], &x);
             let m_tensor = tensor(&[samples, columns], &modulation);
             let want = reference(&x, &modulation, [samples, tokens, d, shift, scale]);
-            for variant in 0..2 {
+            for profile in PROFILES {
                 let y = poisoned(&[samples * tokens, d]);
                 let call = Modulate { x: &x_tensor, modulation: &m_tensor, shift, scale, y: &y };
-                if variant == 0 {
-                    run(&ModulateTree(call));
-                } else {
-                    run(&ModulateSoftware(call));
-                }
+                run_variant(&call, profile);
                 // Normalised values of size 10, from inputs of size 100 rounded at 2⁻²⁴: 1e-5 relative.
                 assert_close(&read(&y), &want, 2e-4, 1e-5);
             }

@@ -2,7 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Kernel, Tensor, lanes};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
 
 /// Where the samples lie and how they are cut.
 pub struct Patchify<'a> {
@@ -38,8 +41,7 @@ pub struct Params {
 }
 
 impl Kernel for Patchify<'_> {
-    const NAME: &'static str = "patchify";
-    const SOURCE: &'static str = include_str!("../../shaders/patchify.wgsl");
+    const SHADER: Shader = shader!("patchify", sizes: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -65,9 +67,7 @@ impl Kernel for Patchify<'_> {
         vec![self.latents, self.y]
     }
 
-    fn groups(&self) -> [u32; 3] {
-        /// `LANES` in the shader.
-        const LANES: usize = 64;
+    fn groups(&self, _: Profile) -> [u32; 3] {
         lanes(self.y.len(), LANES)
     }
 }

@@ -1,10 +1,16 @@
 //! Gates and capacity probabilities of every token for every expert, in one dispatch.
 //! `gates = softmax(x · Wᵍᵀ)`, `capacities = σ(hidden · W₂ᵀ + b₂)` (paper §3.2, §3.3).
 
-use crate::gpu::{Kernel, Tensor, spread};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, spread};
 
-/// Pairs of a token and an expert in a workgroup: `LANES / PARTS` in the shader.
-const PAIRS: usize = 32;
+/// Lanes of a workgroup.
+const LANES: usize = 256;
+
+/// Lanes that share a pair of a token and an expert.
+const PARTS: usize = 8;
+
+/// Pairs in a workgroup.
+const PAIRS: usize = LANES / PARTS;
 
 /// The uniform.
 #[repr(C)]
@@ -48,8 +54,7 @@ impl RouteScore<'_> {
 }
 
 impl Kernel for RouteScore<'_> {
-    const NAME: &'static str = "route_score";
-    const SOURCE: &'static str = include_str!("../../shaders/route_score.wgsl");
+    const SHADER: Shader = shader!("route_score", consts: [LANES, PARTS]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -76,21 +81,22 @@ impl Kernel for RouteScore<'_> {
         vec![self.x, self.gate_weight, hidden, weight, bias, self.gates, self.capacities]
     }
 
-    fn constants(&self) -> Vec<(&'static str, f64)> {
+    fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
         vec![
             ("EXPERT_LANES", self.expert_lanes() as f64),
             ("PREDICTS", f64::from(u8::from(self.predictor.is_some()))),
         ]
     }
 
-    fn groups(&self) -> [u32; 3] {
+    fn groups(&self, _: Profile) -> [u32; 3] {
         spread(self.gates.shape[0].div_ceil(PAIRS / self.expert_lanes()))
     }
 }
 
 /// Inputs of [`reference()`], all row-major.
+#[cfg(test)]
 #[derive(Clone, Copy)]
-pub struct Inputs<'a> {
+pub(crate) struct Inputs<'a> {
     /// `[S, D]`.
     pub x: &'a [f32],
     /// `[E, D]`.
@@ -104,7 +110,8 @@ pub struct Inputs<'a> {
 }
 
 /// The same on the processor, in f64: gates and capacities, `[S, E]` each.
-pub fn reference(i: Inputs<'_>, d: usize) -> (Vec<f64>, Vec<f64>) {
+#[cfg(test)]
+pub(crate) fn reference(i: Inputs<'_>, d: usize) -> (Vec<f64>, Vec<f64>) {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
     };

@@ -1,7 +1,7 @@
 //! Which tokens each expert takes: counts, lists and slots, without a read-back.
 //! The result is a function of the inputs alone, bit by bit (see the shader for how).
 
-use crate::gpu::{Kernel, Tensor};
+use crate::gpu::{Kernel, Profile, Shader, Tensor};
 
 /// What the slot map holds where an expert does not take a token.
 pub const NO_SLOT: u32 = u32::MAX;
@@ -58,8 +58,7 @@ pub struct RouteSelect<'a> {
 }
 
 impl Kernel for RouteSelect<'_> {
-    const NAME: &'static str = "route_select";
-    const SOURCE: &'static str = include_str!("../../shaders/route_select.wgsl");
+    const SHADER: Shader = shader!("route_select", consts: [NONE = NO_SLOT]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -96,7 +95,7 @@ impl Kernel for RouteSelect<'_> {
         vec![self.gates, self.capacities, self.thresholds, self.counts, self.slots, self.chosen]
     }
 
-    fn groups(&self) -> [u32; 3] {
+    fn groups(&self, _: Profile) -> [u32; 3] {
         let segments = match self.selection {
             Selection::Sample { sample, .. } => self.gates.shape[0] / sample,
             _ => 1,
@@ -106,7 +105,8 @@ impl Kernel for RouteSelect<'_> {
 }
 
 /// The tokens of each expert, ascending: the same on the processor, by sorting.
-pub fn reference(
+#[cfg(test)]
+pub(crate) fn reference(
     gates: &[f32],
     capacities: &[f32],
     thresholds: &[f32],
@@ -148,7 +148,8 @@ pub fn reference(
 }
 
 /// The slot map `[S, E]` of these lists.
-pub fn reference_slots(lists: &[Vec<u32>], tokens: usize) -> Vec<u32> {
+#[cfg(test)]
+pub(crate) fn reference_slots(lists: &[Vec<u32>], tokens: usize) -> Vec<u32> {
     let mut slots = vec![NO_SLOT; tokens * lists.len()];
     for (e, list) in lists.iter().enumerate() {
         for (slot, &s) in list.iter().enumerate() {

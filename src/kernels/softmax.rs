@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Kernel, Tensor, spread};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, spread};
 
 /// Arguments.
 pub struct Softmax<'a> {
@@ -25,8 +25,7 @@ pub struct Params {
 }
 
 impl Kernel for Softmax<'_> {
-    const NAME: &'static str = "softmax";
-    const SOURCE: &'static str = include_str!("../../shaders/softmax.wgsl");
+    const SHADER: Shader = shader!("softmax");
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -44,7 +43,7 @@ impl Kernel for Softmax<'_> {
         vec![self.x]
     }
 
-    fn groups(&self) -> [u32; 3] {
+    fn groups(&self, _: Profile) -> [u32; 3] {
         spread(self.x.shape[0])
     }
 }

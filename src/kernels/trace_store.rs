@@ -1,6 +1,10 @@
 //! Keeps which experts took a token, one bit per expert, until somebody reads the trace.
 
-use crate::gpu::{Kernel, Tensor, lanes};
+use super::NO_SLOT;
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
 
 /// The uniform.
 #[repr(C)]
@@ -22,8 +26,7 @@ pub struct TraceStore<'a> {
 }
 
 impl Kernel for TraceStore<'_> {
-    const NAME: &'static str = "trace_store";
-    const SOURCE: &'static str = include_str!("../../shaders/trace_store.wgsl");
+    const SHADER: Shader = shader!("trace_store", sizes: [LANES], consts: [NONE = NO_SLOT]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -37,14 +40,15 @@ impl Kernel for TraceStore<'_> {
         vec![self.slots, self.trace]
     }
 
-    fn groups(&self) -> [u32; 3] {
-        lanes(self.slots.shape[0], 64)
+    fn groups(&self, _: Profile) -> [u32; 3] {
+        lanes(self.slots.shape[0], LANES)
     }
 }
 
 /// The same on the processor: one word per token.
-pub fn reference(slots: &[u32], experts: usize) -> Vec<u32> {
-    let bit = |(e, &slot): (usize, &u32)| u32::from(slot != super::NO_SLOT) << e;
+#[cfg(test)]
+pub(crate) fn reference(slots: &[u32], experts: usize) -> Vec<u32> {
+    let bit = |(e, &slot): (usize, &u32)| u32::from(slot != NO_SLOT) << e;
     slots.chunks(experts).map(|row| row.iter().enumerate().map(bit).sum()).collect()
 }
 
@@ -52,7 +56,6 @@ pub fn reference(slots: &[u32], experts: usize) -> Vec<u32> {
 mod tests {
     use super::*;
     use crate::gpu::testing::{read_u32, run, tensor};
-    use crate::kernels::NO_SLOT;
 
     #[test]
     fn masks_go_where_they_belong_and_nowhere_else() {

@@ -2,7 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Kernel, Tensor, lanes};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
 
 /// Where the token vectors lie and where the pictures go.
 pub struct Unpatchify<'a> {
@@ -34,8 +37,7 @@ pub struct Params {
 }
 
 impl Kernel for Unpatchify<'_> {
-    const NAME: &'static str = "unpatchify";
-    const SOURCE: &'static str = include_str!("../../shaders/unpatchify.wgsl");
+    const SHADER: Shader = shader!("unpatchify", sizes: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -59,9 +61,7 @@ impl Kernel for Unpatchify<'_> {
         vec![self.x, self.latents]
     }
 
-    fn groups(&self) -> [u32; 3] {
-        /// `LANES` in the shader.
-        const LANES: usize = 64;
+    fn groups(&self, _: Profile) -> [u32; 3] {
         lanes(self.x.len(), LANES)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
 use crate::engine::{CpuEngine, CpuModel};
-use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, WeightChoice};
+use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, Inspect, WeightChoice};
 use crate::gpu::{Gpu, GpuError, GpuOptions};
 
 /// Which processor a user wants.
@@ -141,6 +141,18 @@ impl OpenModel {
     /// # Errors
     /// As [`OpenModel::engine`].
     pub async fn request_engine(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
+        Ok(self.make_engine(batch).await?)
+    }
+
+    /// As [`OpenModel::engine`], for verification.
+    ///
+    /// # Errors
+    /// As [`OpenModel::engine`].
+    pub fn engine_to_inspect(&self, batch: usize) -> Result<Box<dyn Inspect>, EngineError> {
+        pollster::block_on(self.make_engine(batch))
+    }
+
+    async fn make_engine(&self, batch: usize) -> Result<Box<dyn Inspect>, EngineError> {
         match &self.place {
             Place::Cpu(model) => Ok(Box::new(CpuEngine::new(model.clone(), batch))),
             Place::Gpu(model) => {

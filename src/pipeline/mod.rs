@@ -79,15 +79,26 @@ impl Run {
     /// Picture numbers choose the noise, so a run may be cut into batches without changing it (with the token
     /// rule; the pool rule lets batch mates compete by design).
     ///
+    /// # Errors
+    /// When the device has no room for the prompts.
+    ///
     /// # Panics
     /// When the number of labels is not the engine's batch size.
-    pub fn start(engine: Box<dyn Engine>, config: &Config, settings: Settings, first: u64) -> Self {
+    pub fn start(
+        engine: Box<dyn Engine>,
+        config: &Config,
+        settings: Settings,
+        first: u64,
+    ) -> Result<Self, EngineError> {
         let noise = Unfinished::noise(config, &settings, first);
         Self::resume(engine, config, settings, noise)
     }
 
     /// Goes on with a run after its last finished step, on another engine. On the same kind of device the result
     /// is the same, bit for bit.
+    ///
+    /// # Errors
+    /// When the device has no room for the prompts.
     ///
     /// # Panics
     /// When the number of labels is not the engine's batch size, or steps were finished by an adaptive solver:
@@ -97,7 +108,7 @@ impl Run {
         config: &Config,
         settings: Settings,
         so_far: Unfinished,
-    ) -> Self {
+    ) -> Result<Self, EngineError> {
         let batch = engine.batch();
         assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label a picture");
         assert_eq!(settings.pictures(), batch, "labels or prompts for every picture");
@@ -108,7 +119,7 @@ impl Run {
             prompts: settings.prompts.clone(),
             negative: settings.negative.clone(),
             routing: settings.routing,
-        });
+        })?;
         let request = Request {
             solver: settings.solver,
             steps: settings.steps,
@@ -116,7 +127,7 @@ impl Run {
             seed: settings.seed,
             pictures: first..first + batch as u64,
         };
-        Self {
+        Ok(Self {
             engine,
             plan: Plan::new(config, request).after(steps),
             begun: steps,
@@ -130,7 +141,7 @@ impl Run {
             latent,
             trace,
             settings,
-        }
+        })
     }
 
     /// Does at most about `budget` kernels of work, and takes in what has arrived. Never waits.

@@ -82,7 +82,8 @@ pub struct GpuDecoder {
     size: [usize; 2],
     layout: Slabs,
     slabs: Vec<Tensor>,
-    tape: Tape,
+    /// Scopes are the names of layers.
+    tape: Tape<Arc<str>>,
     /// Dispatches of the steps up to each.
     ends: Vec<usize>,
     /// Latents that wait, `[C, height, width]` each.
@@ -107,8 +108,7 @@ impl GpuDecoder {
         let [height, width] = plan.output().size(size);
         let too_large = |reason: String| {
             EngineError::TooLarge(format!(
-                "a picture of {width} × {height} cannot be decoded on {}: {reason}; decode smaller pictures, \
-                 or use --backend cpu",
+                "an image of {width} × {height} cannot be decoded on {}: {reason}; decode smaller images",
                 gpu.info.name
             ))
         };
@@ -156,7 +156,7 @@ impl GpuDecoder {
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn time(&self) -> Result<Option<Vec<Timing>>, EngineError> {
+    pub fn time(&self) -> Result<Option<Vec<Timing<Arc<str>>>>, EngineError> {
         Ok(self.tape.time(&self.model.gpu)?)
     }
 

@@ -1,5 +1,7 @@
 //! A decoder's plan as a tape: which kernels a layer becomes, over the slabs that its feature maps lie in.
 
+use std::sync::Arc;
+
 use super::gpu_weights::{AttentionWeights, LayerWeights};
 use super::memory::{Piece, Slabs};
 use super::plan::{Attention, Conv, Layer, Norm, Plan, ValueId};
@@ -7,9 +9,9 @@ use crate::engine::EngineError;
 use crate::gpu::{Gpu, Tape, Tensor};
 use crate::kernels::conv2d::output_chunks;
 use crate::kernels::group_stats::CHUNK;
+use crate::kernels::pixel_rows::Way;
 use crate::kernels::{
-    AddTokens, Conv2d, ConvWeights, GroupFold, GroupNorm, GroupStats, Linear, Matrix, Softmax,
-    TokensFromPlanes,
+    Conv2d, ConvWeights, GroupFold, GroupNorm, GroupStats, Linear, Matrix, PixelRows, Softmax,
 };
 
 /// Multiply-adds of one dispatch, about: some hundredths of a second on a small GPU.
@@ -31,7 +33,7 @@ pub(super) struct Recorder<'a> {
 
 impl Recorder<'_> {
     /// The tape, and how many of its dispatches belong to the steps up to each.
-    pub(super) fn record(&self) -> Result<(Tape, Vec<usize>), EngineError> {
+    pub(super) fn record(&self) -> Result<(Tape<Arc<str>>, Vec<usize>), EngineError> {
         let mut tape = Tape::default();
         let mut ends = Vec::new();
         for (step, weights) in self.plan.steps.iter().zip(self.weights) {
@@ -61,7 +63,8 @@ impl Recorder<'_> {
     }
 
     /// Every piece of the output gathers from every piece of the input.
-    fn conv(&self, tape: &mut Tape, layer: &Conv, weights: &ConvWeights) {
+    fn conv(&self, tape: &mut Tape<Arc<str>>, layer: &Conv, weights: &ConvWeights) {
+        let scope: Arc<str> = layer.name.as_str().into();
         let inputs = self.pieces(layer.from);
         let widest = inputs.iter().map(|p| p.quads.1 - p.quads.0).max().unwrap_or(1);
         let pixels = self.pixels(layer.to);
@@ -82,14 +85,15 @@ impl Recorder<'_> {
                         add: layer.add || i > 0,
                         relu: layer.relu && i + 1 == inputs.len(),
                     };
-                    call.record(self.gpu, tape, &layer.name);
+                    tape.push(self.gpu, scope.clone(), &call);
                 }
             }
         }
     }
 
-    fn norm(&self, tape: &mut Tape, layer: &Norm, weights: &Tensor) {
+    fn norm(&self, tape: &mut Tape<Arc<str>>, layer: &Norm, weights: &Tensor) {
         let (gpu, pixels) = (self.gpu, self.pixels(layer.from));
+        let scope = || Arc::from(layer.name.as_str());
         let total = weights.shape[1].div_ceil(4);
         let partial =
             Tensor::empty(gpu, "group statistics", &[pixels.div_ceil(CHUNK), total, 2, 4]);
@@ -99,17 +103,17 @@ impl Recorder<'_> {
         for piece in &from {
             let (first_quad, quads) = (piece.quads.0, piece.quads.1 - piece.quads.0);
             let x = &self.slabs[piece.slab];
-            tape.push(gpu, &layer.name, &GroupStats { x, pixels, quads, first_quad, partial });
+            tape.push(gpu, scope(), &GroupStats { x, pixels, quads, first_quad, partial });
         }
         let (group, eps) = (layer.group, super::cpu_layers::EPS);
         let fold = GroupFold { partial, weights, pixels, group, eps, table };
-        tape.push(gpu, &layer.name, &fold);
+        tape.push(gpu, scope(), &fold);
         for (from, to) in from.iter().zip(&to) {
             let (first_quad, quads) = (to.quads.0, to.quads.1 - to.quads.0);
             let x = (layer.from != layer.to).then(|| &self.slabs[from.slab]);
             let (silu, y) = (layer.silu, &self.slabs[to.slab]);
             let call = GroupNorm { x, table, pixels, quads, first_quad, silu, y };
-            tape.push(gpu, &layer.name, &call);
+            tape.push(gpu, scope(), &call);
         }
     }
 
@@ -118,12 +122,13 @@ impl Recorder<'_> {
     /// weights the softmax makes zero.
     fn attention(
         &self,
-        tape: &mut Tape,
+        tape: &mut Tape<Arc<str>>,
         layer: &Attention,
         w: &AttentionWeights,
     ) -> Result<(), EngineError> {
         let gpu = self.gpu;
-        let scope = layer.names[0].rsplit_once('.').map_or("attention", |(module, _)| module);
+        let module = layer.names[0].rsplit_once('.').map_or("attention", |(module, _)| module);
+        let scope = &Arc::from(module);
         let (c, tokens) = (w.key.rows(), self.pixels(layer.from));
         let padded = tokens.next_multiple_of(4);
         let at_once = SCORES.min((gpu.binding_limit / 4) as usize);
@@ -132,7 +137,7 @@ impl Recorder<'_> {
         if largest > gpu.binding_limit {
             return Err(EngineError::TooLarge(format!(
                 "attention over {tokens} pixels needs a buffer of {largest} bytes and {} binds {} at once; \
-                 decode smaller pictures, or use --backend cpu",
+                 decode smaller images",
                 gpu.info.name, gpu.binding_limit
             )));
         }
@@ -140,8 +145,12 @@ impl Recorder<'_> {
         let (x, keys) = (make("tokens", [padded, c]), make("keys", [padded, c]));
         let values = make("values, transposed", [c, padded]);
         self.tokens(tape, scope, layer.from, 0, &x);
-        Linear::new(&x, &w.key, &keys).record(gpu, tape, scope);
-        Linear::new(&w.value, &Matrix::of_tensor(gpu, &x), &values).record(gpu, tape, scope);
+        Linear::new(&x, &w.key, &keys).record(gpu, tape, scope.clone());
+        Linear::new(&w.value, &Matrix::of_tensor(gpu, &x), &values).record(
+            gpu,
+            tape,
+            scope.clone(),
+        );
         let keys = Matrix::of_tensor(gpu, &keys);
         let values = Matrix::of_tensor(gpu, &values);
         let block = make("tokens of a block", [queries, c]);
@@ -149,30 +158,44 @@ impl Recorder<'_> {
         let scores = make("scores", [queries, padded]);
         for first_pixel in (0..tokens).step_by(queries) {
             self.tokens(tape, scope, layer.from, first_pixel, &block);
-            Linear::new(&block, &w.query, &q).record(gpu, tape, scope);
-            Linear::new(&q, &keys, &scores).record(gpu, tape, scope);
+            Linear::new(&block, &w.query, &q).record(gpu, tape, scope.clone());
+            Linear::new(&q, &keys, &scores).record(gpu, tape, scope.clone());
             let scale = 1.0 / (c as f32).sqrt();
-            tape.push(gpu, scope, &Softmax { x: &scores, columns: tokens, scale });
-            Linear::new(&scores, &values, &mixed).record(gpu, tape, scope);
-            Linear::new(&mixed, &w.out, &q).record(gpu, tape, scope);
+            tape.push(gpu, scope.clone(), &Softmax { x: &scores, columns: tokens, scale });
+            Linear::new(&scores, &values, &mixed).record(gpu, tape, scope.clone());
+            Linear::new(&mixed, &w.out, &q).record(gpu, tape, scope.clone());
             for piece in self.pieces(layer.to) {
                 let (first_quad, quads) = (piece.quads.0, piece.quads.1 - piece.quads.0);
-                let (x, y, pixels) = (&q, &self.slabs[piece.slab], tokens);
-                let call = AddTokens { x, quads, first_quad, pixels, first_pixel, y };
-                tape.push(gpu, scope, &call);
+                let call = PixelRows {
+                    rows: &q,
+                    picture: &self.slabs[piece.slab],
+                    way: Way::AddToPixels,
+                    quads,
+                    first_quad,
+                    pixels: tokens,
+                    first_pixel,
+                };
+                tape.push(gpu, scope.clone(), &call);
             }
         }
         Ok(())
     }
 
     /// Pixels of a feature map from `first_pixel` on as the rows of `y`.
-    fn tokens(&self, tape: &mut Tape, scope: &str, from: ValueId, first_pixel: usize, y: &Tensor) {
+    fn tokens(
+        &self,
+        tape: &mut Tape<Arc<str>>,
+        scope: &Arc<str>,
+        from: ValueId,
+        first_pixel: usize,
+        y: &Tensor,
+    ) {
         let pixels = self.pixels(from);
         for piece in self.pieces(from) {
             let (first_quad, quads) = (piece.quads.0, piece.quads.1 - piece.quads.0);
-            let x = &self.slabs[piece.slab];
-            let call = TokensFromPlanes { x, quads, first_quad, pixels, first_pixel, y };
-            tape.push(self.gpu, scope, &call);
+            let (rows, picture, way) = (y, &self.slabs[piece.slab], Way::ToRows);
+            let call = PixelRows { rows, picture, way, quads, first_quad, pixels, first_pixel };
+            tape.push(self.gpu, scope.clone(), &call);
         }
     }
 }

@@ -73,7 +73,7 @@ pub(super) async fn load(
     match gpu.failure() {
         None => Ok(weights),
         Some(error) => Err(EngineError::TooLarge(format!(
-            "{} cannot hold this decoder: {error}; use --backend cpu",
+            "{} cannot hold this decoder: {error}",
             gpu.info.name
         ))),
     }
@@ -92,7 +92,7 @@ fn conv(
     let words = outputs.next_multiple_of(4) * inputs.next_multiple_of(4) * layer.kernel.pow(2);
     if 4 * words as u64 > gpu.binding_limit {
         return Err(EngineError::TooLarge(format!(
-            "the weights of {name} take {} bytes and {} binds {} at once; use --backend cpu",
+            "the weights of {name} take {} bytes and {} binds {} at once",
             4 * words,
             gpu.info.name,
             gpu.binding_limit
@@ -130,7 +130,7 @@ fn attention(
     let channels = value_bias.len();
     if !channels.is_multiple_of(4) {
         return Err(EngineError::Unsupported(format!(
-            "{value} has {channels} channels, and the GPU kernels need a multiple of 4; use --backend cpu"
+            "{value} has {channels} channels, and the GPU kernels need a multiple of 4"
         )));
     }
     let (weight, bias) = (part(out, "weight")?, part(out, "bias")?);

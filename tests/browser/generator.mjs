@@ -108,13 +108,13 @@ test("every shader compiles without a message", async () => {
       const device = await (await navigator.gpu.requestAdapter()).requestDevice();
       const messages = [];
       const sources = window.shaders();
-      for (const { name, source } of sources) {
+      for (const { name, source, constants } of sources) {
         const module = device.createShaderModule({ code: source });
         for (const { type, lineNum, message } of (await module.getCompilationInfo()).messages) {
           messages.push(`${name}:${lineNum} ${type}: ${message}`);
         }
         await device
-          .createComputePipelineAsync({ layout: "auto", compute: { module } })
+          .createComputePipelineAsync({ layout: "auto", compute: { module, constants } })
           .catch((error) => messages.push(`${name}: ${error.message}`));
       }
       return { messages, count: sources.length };

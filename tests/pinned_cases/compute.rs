@@ -61,7 +61,7 @@ pub(crate) fn compute(case: &Case) -> Answer {
     settings.check(config).unwrap();
     let engine = OpenModel::open(&checkpoint, Backend::Cpu, WeightPrecision::F32).unwrap();
     let engine = engine.engine(case.batch).unwrap();
-    let done = Run::start(engine, config, settings, case.first).finish(|_| {}).unwrap();
+    let done = Run::start(engine, config, settings, case.first).unwrap().finish(|_| {}).unwrap();
     let mut samples = done.samples;
     if let Some(folder) = case.decoder {
         let file = DecoderFile::open(&path(folder).join("model.safetensors")).unwrap();

@@ -20,6 +20,7 @@ pub(crate) fn all() -> Result<(), String> {
     let browser = ensure_browser()?;
     ensure_npm()?;
     run("cargo", &["fmt", "--all", "--check"], &[])?;
+    kernels_are_formatted()?;
     clippy(&["--workspace", "--all-targets"])?;
     clippy(&["--package", "xtask", "--all-targets", "--features", "web"])?;
     // The library without its features, and the tool with the window.
@@ -39,6 +40,17 @@ pub(crate) fn all() -> Result<(), String> {
 
 fn clippy(arguments: &[&str]) -> Result<(), String> {
     run("cargo", &[&["clippy"], arguments, &["--", "-D", "warnings"]].concat(), &[])
+}
+
+/// rustfmt does not find the modules that the macro `kernels!` declares.
+fn kernels_are_formatted() -> Result<(), String> {
+    let folder =
+        std::fs::read_dir("src/kernels").map_err(|error| format!("src/kernels: {error}"))?;
+    let paths = folder.filter_map(|entry| Some(entry.ok()?.path().to_str()?.to_owned()));
+    let files: Vec<_> = paths.filter(|path| path.ends_with(".rs")).collect();
+    let mut arguments = vec!["--check", "--edition", "2024"];
+    arguments.extend(files.iter().map(String::as_str));
+    run("rustfmt", &arguments, &[])
 }
 
 /// Builds the page, checks its size, and visits it.

@@ -146,11 +146,10 @@ fn graphics(
     let step_ms = time_steps(&mut engine, checkpoint, arguments)?;
     let submissions = engine.submissions() as f64 / f64::from(arguments.steps + 1);
     let ops = one_step(checkpoint.config(), arguments);
-    let mut kernels: BTreeMap<String, Kernel> = BTreeMap::new();
+    let mut kernels: BTreeMap<&str, Kernel> = BTreeMap::new();
     for timing in engine.time_step(&ops)?.unwrap_or_default() {
-        let name = timing.label.rsplit('/').next().unwrap_or(&timing.label).to_owned();
-        let new = || Kernel { name: name.clone(), dispatches: 0, ms: 0.0 };
-        let kernel = kernels.entry(name.clone()).or_insert_with(new);
+        let new = || Kernel { name: timing.kernel.to_owned(), dispatches: 0, ms: 0.0 };
+        let kernel = kernels.entry(timing.kernel).or_insert_with(new);
         kernel.dispatches += 1;
         kernel.ms += timing.nanoseconds / 1e6;
     }
@@ -200,7 +199,7 @@ fn time_steps(
         prompts: vec![String::new(); if config.text.is_some() { arguments.batch } else { 0 }],
         negative: String::new(),
         routing: Routing::default(),
-    });
+    })?;
     let bar = ProgressBar::new(u64::from(arguments.steps));
     bar.set_message(engine.device());
     let mut times = Vec::new();

@@ -138,7 +138,9 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
     };
     let of_engine = |error: &EngineError| match error {
         EngineError::Checkpoint(_) | EngineError::Stalled(_) => "",
-        EngineError::DeviceLost(_) => "; start the run again, or use --backend cpu",
+        EngineError::DeviceLost(_) | EngineError::Refused(_) => {
+            "; start the run again, or use --backend cpu"
+        }
         EngineError::TooLarge(_) | EngineError::Unsupported(_) => "; use --backend cpu",
     };
     if let Some(error) = error.downcast_ref::<BackendError>() {

@@ -84,7 +84,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     if let Some(note) = model.note() {
         eprintln!("note: {note}");
     }
-    let mut engine = model.engine(input.times.len())?;
+    let mut engine = model.engine_to_inspect(input.times.len())?;
     println!("{} on {}", folder.display(), engine.device());
 
     let mut report = Report::new(arguments.tolerance);
@@ -206,7 +206,7 @@ fn sample(
     if let Ok(noise) = record(io, &format!("{key}_noise")) {
         plan = plan.with_noise(recorded_noise(key, &noise, &input.shape)?);
     }
-    engine.start(&input.run);
+    engine.start(&input.run)?;
     let mut last = None;
     loop {
         match plan.next_step() {

@@ -90,7 +90,7 @@ const RECOVERIES: u32 = 3;
 /// When there were too many, or the failure is of another kind.
 pub(super) fn lost_again(losses: u32, failure: EngineError) -> Result<u32, JsValue> {
     match failure {
-        EngineError::DeviceLost(_) if losses < RECOVERIES => Ok(losses + 1),
+        failure if failure.needs_new_device() && losses < RECOVERIES => Ok(losses + 1),
         other => Err(error(other)),
     }
 }

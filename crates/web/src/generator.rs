@@ -113,13 +113,18 @@ impl Generator {
     }
 }
 
-/// Every shader that this program may run, as `{ name, source }`, for checks of a browser's compiler.
+/// Every shader that this program may run, as `{ name, source, constants }`, for checks of a browser's compiler.
 #[wasm_bindgen]
 pub fn shaders() -> Array {
     let entry = |kernel: diffmoe::gpu::KernelSource| {
         let entry = Object::new();
-        set(&entry, "name", kernel.name);
-        set(&entry, "source", kernel.source);
+        set(&entry, "name", kernel.shader.name);
+        set(&entry, "source", kernel.shader.source);
+        let constants = Object::new();
+        for (name, value) in kernel.shader.sizes {
+            set(&constants, name, *value);
+        }
+        set(&entry, "constants", constants);
         JsValue::from(entry)
     };
     diffmoe::kernels::all_sources().into_iter().map(entry).collect()
@@ -195,7 +200,7 @@ impl Inner {
         let mut generation = self.generation.get();
         let model = self.model.borrow().clone();
         let engine = model.request_engine(batch).await.map_err(error)?;
-        let mut run = Run::start(engine, config, settings, 0);
+        let mut run = Run::start(engine, config, settings, 0).map_err(error)?;
         let mut losses = 0;
         loop {
             let advance = |budget: usize| {
@@ -213,7 +218,8 @@ impl Inner {
                     let model = self.reopened(generation).await?;
                     let engine = model.request_engine(batch).await.map_err(error)?;
                     generation = self.generation.get();
-                    run = Run::resume(engine, config, run.settings().clone(), run.unfinished());
+                    let settings = run.settings().clone();
+                    run = Run::resume(engine, config, settings, run.unfinished()).map_err(error)?;
                 }
             }
         }

@@ -12,8 +12,8 @@ use super::prompts::{Encoded, Reading, encode};
 use super::weights::{self, Weights};
 use crate::checkpoint::Checkpoint;
 use crate::engine::{
-    Engine, EngineError, ForwardRouting, LayerRouting, Progress, RunConfig, RunPrompts, Snapshot,
-    Stage, StageTimes, Taps,
+    Engine, EngineError, ForwardRouting, Inspect, LayerRouting, Progress, RunConfig, RunPrompts,
+    Snapshot, Stage, StageTimes, Taps,
 };
 use crate::model::{Config, Routing, TextConfig};
 use crate::scheduler::{Branch, Instruction, Latent};
@@ -371,7 +371,7 @@ impl Engine for CpuEngine {
         self.activations.batch
     }
 
-    fn start(&mut self, run: &RunConfig) {
+    fn start(&mut self, run: &RunConfig) -> Result<(), EngineError> {
         assert_eq!(run.latent.len(), self.slots.latent.len(), "numbers in the sample");
         assert_eq!(run.labels.len(), self.model.config.labels.len(), "label tables");
         for (table, labels) in self.model.config.labels.iter().zip(&run.labels) {
@@ -391,6 +391,7 @@ impl Engine for CpuEngine {
         self.times = StageTimes::default();
         self.reports.clear();
         self.snapshots.clear();
+        Ok(())
     }
 
     fn begin_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError> {
@@ -412,10 +413,12 @@ impl Engine for CpuEngine {
     fn wait(&mut self) -> Result<(), EngineError> {
         Ok(())
     }
+}
 
+impl Inspect for CpuEngine {
     fn forward_with_taps(&mut self, run: &RunConfig, times: &[f32]) -> Result<Taps, EngineError> {
         assert_eq!(times.len(), self.activations.batch, "times");
-        self.start(run);
+        self.start(run)?;
         let mut taps = Taps::new();
         self.tap_text(&mut taps);
         let output = Latent::Output(0);

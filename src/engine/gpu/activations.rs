@@ -1,7 +1,5 @@
 //! Every buffer that a forward pass writes, made once for a model and a batch size.
 
-use std::collections::BTreeMap;
-
 use crate::engine::EngineError;
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::combine_latents::Region;
@@ -15,70 +13,147 @@ const OUTPUTS: usize = 4;
 /// Number of [`Latent::Velocity`]s.
 const RATES: usize = 7;
 
-/// The working memory of an engine. `S = B·T`.
-pub(super) struct Activations {
+/// What the shapes of buffers depend on.
+struct Extents<'a> {
+    config: &'a Config,
     /// Samples of a pass: `B`, or `2B` where a pass computes both branches.
-    pub(super) batch: usize,
-    /// Samples of a slot: `B`.
-    pub(super) samples: usize,
-    /// All slots: latent, stage, rates, outputs (see [`Activations::region`]).
-    pub(super) latents: Tensor,
-    /// `[S, C·p²]`, columns rounded up to four: patches of the input.
-    pub(super) patches: Tensor,
-    /// `[B, D]`: hidden layer of the time MLP.
-    pub(super) time_hidden: Tensor,
-    /// `[B, D]`: embedded time.
-    pub(super) time: Tensor,
-    /// `[B, D]`: SiLU of time plus labels.
-    pub(super) condition: Tensor,
-    /// `[B, 6D·L + 2D]`: shift, scale, gate of attention and of the FFN for each block; final shift, scale.
-    pub(super) modulation: Tensor,
-    /// `[S, D]`: the residual stream.
-    pub(super) stream: Tensor,
-    /// `[S, D]`: the stream normalised and modulated, input of attention, FFN and router.
-    pub(super) normal: Tensor,
-    /// `[S, 3·H·d]`: queries, keys, values.
-    pub(super) qkv: Tensor,
-    /// `[S, H·d]`: queries to a prompt; empty where the model reads no text.
-    pub(super) queries: Tensor,
-    /// `[S, H·d]`: what attention gathered.
-    pub(super) attended: Tensor,
-    /// `[S, M]`: hidden layer of a dense FFN; empty where all blocks are MoE.
-    pub(super) hidden: Tensor,
-    /// `[S, p²·C_out]`: the output before it is a picture.
-    pub(super) out: Tensor,
-    /// Only where there are experts.
-    pub(super) moe: Option<MoeActivations>,
+    batch: usize,
+    binding_limit: u64,
 }
 
-/// Working memory of MoE blocks; all of them use the same, one after the other.
-pub(super) struct MoeActivations {
-    /// `[S, D]`: hidden layer of the capacity predictor.
-    pub(super) predictor: Tensor,
-    /// `[S, E]`: softmax over experts.
-    pub(super) gates: Tensor,
-    /// `[S, E]`: predicted probability that an expert takes a token.
-    pub(super) capacities: Tensor,
-    /// `[L_moe]` of `[E]`: thresholds of this run.
-    pub(super) thresholds: Vec<Tensor>,
-    /// `[E]`, u32: tokens that each expert takes.
-    pub(super) counts: Tensor,
-    /// `[S, E]`, u32: place of a token in an expert's list.
-    pub(super) slots: Tensor,
-    /// `[E, S]`, u32: tokens of each expert.
-    pub(super) chosen: Tensor,
-    /// `[n, M]`, n ≤ E·S: hidden rows of the experts.
-    pub(super) hidden: Tensor,
-    /// `[n, D]`, n ≤ E·S: output rows of the experts.
-    pub(super) output: Tensor,
-    /// `[S, 8D]` or `[S, n·D]`: hidden layer of the shared expert; empty where there is none.
-    pub(super) shared: Tensor,
+impl Extents<'_> {
+    /// `S`
+    fn tokens(&self) -> usize {
+        self.batch * self.config.tokens()
+    }
+
+    /// `H·d`
+    fn attention(&self) -> usize {
+        self.config.num_heads * self.config.head_dim
+    }
+
+    /// Numbers in a patch of this many channels.
+    fn patch(&self, channels: usize) -> usize {
+        channels * self.config.patch_size * self.config.patch_size
+    }
+
+    /// Packed rows of the experts, of this many columns.
+    fn packed(&self, columns: usize) -> usize {
+        packed_rows(self.binding_limit, self.config.num_experts, self.tokens(), columns)
+    }
+}
+
+/// A struct of buffers from a table of their labels and shapes: what is allocated, and how large it is.
+macro_rules! buffers {
+    (
+        $(#[$doc:meta])*
+        struct $name:ident {
+            $($(#[$given_doc:meta])* $given:ident: $given_type:ty,)*
+        }
+        |$extents:ident| {
+            $($(#[$field_doc:meta])* $field:ident: $label:literal, $shape:expr;)+
+        }
+    ) => {
+        $(#[$doc])*
+        pub(super) struct $name {
+            $($(#[$given_doc])* pub(super) $given: $given_type,)*
+            $($(#[$field_doc])* pub(super) $field: Tensor,)+
+        }
+
+        impl $name {
+            fn allocate(
+                gpu: &Gpu,
+                $extents: &Extents,
+                $($given: $given_type,)*
+            ) -> Result<Self, EngineError> {
+                let make = |label: &str, shape: &[usize]| {
+                    allocate(gpu, $extents.batch, label, shape)
+                };
+                Ok(Self { $($given,)* $($field: make($label, &$shape)?,)+ })
+            }
+
+            fn shapes($extents: &Extents) -> Vec<(&'static str, Vec<usize>)> {
+                vec![$(($label, $shape.to_vec())),+]
+            }
+        }
+    };
+}
+
+buffers! {
+    /// The working memory of an engine. `S = B·T`.
+    struct Activations {
+        /// Samples of a pass: `B`, or `2B` where a pass computes both branches.
+        batch: usize,
+        /// Samples of a slot: `B`.
+        samples: usize,
+        /// All slots: latent, stage, rates, outputs (see [`Activations::region`]).
+        latents: Tensor,
+        /// Only where there are experts.
+        moe: Option<MoeActivations>,
+    }
+    |of| {
+        /// `[S, C·p²]`, columns rounded up to four: patches of the input.
+        patches: "patches", [of.tokens(), of.patch(of.config.in_channels).next_multiple_of(4)];
+        /// `[B, D]`: hidden layer of the time MLP.
+        time_hidden: "time hidden", [of.batch, of.config.hidden_size];
+        /// `[B, D]`: embedded time.
+        time: "time", [of.batch, of.config.hidden_size];
+        /// `[B, D]`: SiLU of time plus labels.
+        condition: "condition", [of.batch, of.config.hidden_size];
+        /// `[B, 6D·L + 2D]`: shift, scale, gate of attention and of the FFN for each block; final shift, scale.
+        modulation: "modulation", [of.batch, (6 * of.config.depth + 2) * of.config.hidden_size];
+        /// `[S, D]`: the residual stream.
+        stream: "stream", [of.tokens(), of.config.hidden_size];
+        /// `[S, D]`: the stream normalised and modulated, input of attention, FFN and router.
+        normal: "normal", [of.tokens(), of.config.hidden_size];
+        /// `[S, 3·H·d]`: queries, keys, values.
+        qkv: "qkv", [of.tokens(), 3 * of.attention()];
+        /// `[S, H·d]`: queries to a prompt; empty where the model reads no text.
+        queries: "queries", [of.config.text.as_ref().map_or(0, |_| of.tokens()), of.attention()];
+        /// `[S, H·d]`: what attention gathered.
+        attended: "attended", [of.tokens(), of.attention()];
+        /// `[S, M]`: hidden layer of a dense FFN; empty where all blocks are MoE.
+        hidden: "hidden", [
+            if (0..of.config.depth).all(|i| of.config.is_moe(i)) { 0 } else { of.tokens() },
+            of.config.ffn_hidden,
+        ];
+        /// `[S, p²·C_out]`: the output before it is a picture.
+        out: "out", [of.tokens(), of.patch(of.config.out_channels)];
+    }
+}
+
+buffers! {
+    /// Working memory of MoE blocks; all of them use the same, one after the other.
+    struct MoeActivations {
+        /// `[L_moe]` of `[E]`: thresholds of this run.
+        thresholds: Vec<Tensor>,
+    }
+    |of| {
+        /// `[S, D]`: hidden layer of the capacity predictor.
+        predictor: "predictor hidden", [of.tokens(), of.config.hidden_size];
+        /// `[S, E]`: softmax over experts.
+        gates: "gates", [of.tokens(), of.config.num_experts];
+        /// `[S, E]`: predicted probability that an expert takes a token.
+        capacities: "capacities", [of.tokens(), of.config.num_experts];
+        /// `[E]`, u32: tokens that each expert takes.
+        counts: "counts", [of.config.num_experts];
+        /// `[S, E]`, u32: place of a token in an expert's list.
+        slots: "slots", [of.tokens(), of.config.num_experts];
+        /// `[E, S]`, u32: tokens of each expert.
+        chosen: "chosen", [of.config.num_experts, of.tokens()];
+        /// `[n, M]`, n ≤ E·S: hidden rows of the experts.
+        hidden: "expert hidden", [of.packed(of.config.ffn_hidden), of.config.ffn_hidden];
+        /// `[n, D]`, n ≤ E·S: output rows of the experts.
+        output: "expert output", [of.packed(of.config.hidden_size), of.config.hidden_size];
+        /// `[S, 8D]` or `[S, n·D]`: hidden layer of the shared expert; empty where there is none.
+        shared: "shared hidden", [of.tokens(), of.config.shared_hidden];
+    }
 }
 
 impl Activations {
     /// Allocates everything for a batch.
     pub(super) fn new(gpu: &Gpu, config: &Config, batch: usize) -> Result<Self, EngineError> {
-        let latents = allocate(gpu, batch, "latents", &[latents_len(config, batch)])?;
+        let latents = allocate(gpu, batch, LATENTS, &[latents_len(config, batch)])?;
         Self::with_slots(gpu, config, batch, batch, latents)
     }
 
@@ -94,29 +169,16 @@ impl Activations {
         samples: usize,
         latents: Tensor,
     ) -> Result<Self, EngineError> {
-        let sizes = sizes(config, batch, gpu.binding_limit);
-        let make = |label: &str| allocate(gpu, batch, label, &sizes[label]);
-        Ok(Self {
-            batch,
-            samples,
-            latents,
-            patches: make("patches")?,
-            time_hidden: make("time hidden")?,
-            time: make("time")?,
-            condition: make("condition")?,
-            modulation: make("modulation")?,
-            stream: make("stream")?,
-            normal: make("normal")?,
-            qkv: make("qkv")?,
-            queries: make("queries")?,
-            attended: make("attended")?,
-            hidden: make("hidden")?,
-            out: make("out")?,
-            moe: match config.num_experts {
-                0 => None,
-                _ => Some(MoeActivations::new(gpu, config, batch)?),
-            },
-        })
+        let of = Extents { config, batch, binding_limit: gpu.binding_limit };
+        let moe = if config.num_experts == 0 {
+            None
+        } else {
+            let blocks = config.moe_blocks().into_iter();
+            let thresholds = |_| allocate(gpu, batch, THRESHOLDS, &[config.num_experts]);
+            let thresholds = blocks.map(thresholds).collect::<Result<_, _>>()?;
+            Some(MoeActivations::allocate(gpu, &of, thresholds)?)
+        };
+        Self::allocate(gpu, &of, batch, samples, latents, moe)
     }
 
     /// Where a slot lies in `latents`.
@@ -140,68 +202,24 @@ impl Activations {
     }
 }
 
-impl MoeActivations {
-    fn new(gpu: &Gpu, config: &Config, batch: usize) -> Result<Self, EngineError> {
-        let sizes = sizes(config, batch, gpu.binding_limit);
-        let make = |label: &str| allocate(gpu, batch, label, &sizes[label]);
-        let thresholds = config.moe_blocks().into_iter();
-        Ok(Self {
-            predictor: make("predictor hidden")?,
-            gates: make("gates")?,
-            capacities: make("capacities")?,
-            thresholds: thresholds.map(|_| make("thresholds")).collect::<Result<_, _>>()?,
-            counts: make("counts")?,
-            slots: make("slots")?,
-            chosen: make("chosen")?,
-            hidden: make("expert hidden")?,
-            output: make("expert output")?,
-            shared: make("shared hidden")?,
-        })
-    }
-}
-
-/// Shape of every buffer by name, for passes over `batch` samples on a device with this binding limit.
+/// Every buffer with its label and shape, for passes over `batch` samples on a device with this binding limit.
 pub(in crate::engine) fn sizes(
     config: &Config,
     batch: usize,
     binding_limit: u64,
-) -> BTreeMap<&'static str, Vec<usize>> {
-    let s = batch * config.tokens();
-    let (d, e, m) = (config.hidden_size, config.num_experts, config.ffn_hidden);
-    let attention = config.num_heads * config.head_dim;
-    let patch = config.patch_size * config.patch_size;
-    let has_dense = (0..config.depth).any(|i| !config.is_moe(i));
-    let mut sizes = BTreeMap::from([
-        ("latents", vec![latents_len(config, batch)]),
-        ("patches", vec![s, (config.in_channels * patch).next_multiple_of(4)]),
-        ("time hidden", vec![batch, d]),
-        ("time", vec![batch, d]),
-        ("condition", vec![batch, d]),
-        ("modulation", vec![batch, 6 * d * config.depth + 2 * d]),
-        ("stream", vec![s, d]),
-        ("normal", vec![s, d]),
-        ("qkv", vec![s, 3 * attention]),
-        ("queries", vec![if config.text.is_some() { s } else { 0 }, attention]),
-        ("attended", vec![s, attention]),
-        ("hidden", vec![if has_dense { s } else { 0 }, m]),
-        ("out", vec![s, patch * config.out_channels]),
-    ]);
-    if e > 0 {
-        sizes.extend([
-            ("predictor hidden", vec![s, d]),
-            ("gates", vec![s, e]),
-            ("capacities", vec![s, e]),
-            ("thresholds", vec![e]),
-            ("counts", vec![e]),
-            ("slots", vec![s, e]),
-            ("chosen", vec![e, s]),
-            ("expert hidden", vec![packed_rows(binding_limit, e, s, m), m]),
-            ("expert output", vec![packed_rows(binding_limit, e, s, d), d]),
-            ("shared hidden", vec![s, config.shared_hidden]),
-        ]);
+) -> Vec<(&'static str, Vec<usize>)> {
+    let of = Extents { config, batch, binding_limit };
+    let mut sizes = vec![(LATENTS, vec![latents_len(config, batch)])];
+    sizes.extend(Activations::shapes(&of));
+    if config.num_experts > 0 {
+        sizes.extend(config.moe_blocks().iter().map(|_| (THRESHOLDS, vec![config.num_experts])));
+        sizes.extend(MoeActivations::shapes(&of));
     }
     sizes
 }
+
+const LATENTS: &str = "latents";
+const THRESHOLDS: &str = "thresholds";
 
 fn latents_len(config: &Config, batch: usize) -> usize {
     batch * ((2 + RATES) * config.sample_len() + OUTPUTS * config.output_len())
@@ -211,7 +229,7 @@ fn allocate(gpu: &Gpu, batch: usize, label: &str, shape: &[usize]) -> Result<Ten
     let bytes = 4 * shape.iter().map(|&n| n as u64).product::<u64>();
     if bytes > gpu.binding_limit {
         return Err(EngineError::TooLarge(format!(
-            "a batch of {batch} needs {bytes} bytes for \"{label}\" and {} binds {} at once; draw fewer pictures at once",
+            "a batch of {batch} needs a buffer of {bytes} bytes for {label}, and {} allows {} per binding; reduce the batch",
             gpu.info.name, gpu.binding_limit
         )));
     }

@@ -6,6 +6,7 @@
 use super::activations::Activations;
 use super::prompts::Reading;
 use super::weights::{OnGpu, Weights};
+use crate::engine::{Scope, Stage};
 use crate::gpu::{Gpu, Tape, Tensor};
 use crate::kernels::{
     Attention, EmbedCondition, Epilogue, HeadNorm, Linear, Matrix, Modulate, Patchify, Unpatchify,
@@ -60,20 +61,19 @@ impl Network<'_> {
         sinusoids: &Tensor,
         rows: &Tensor,
         text: Option<&Reading>,
-    ) -> Tape {
+    ) -> Tape<Scope> {
         let Self { gpu, config, weights, acts: a, .. } = *self;
         let w = &weights.tree;
+        let scope = Scope::from(Stage::Condition);
         let mut tape = Tape::default();
         let t = &mut tape;
-        Linear::new(sinusoids, &w.t_embedder[0], &a.time_hidden).silu().record(gpu, t, "time");
+        Linear::new(sinusoids, &w.t_embedder[0], &a.time_hidden).silu().record(gpu, t, scope);
         let pooled = text.map_or(Epilogue::Store, |text| Epilogue::Table(&text.pooled));
-        Linear::new(&a.time_hidden, &w.t_embedder[1], &a.time)
-            .ending(pooled)
-            .record(gpu, t, "time");
+        Linear::new(&a.time_hidden, &w.t_embedder[1], &a.time).ending(pooled).record(gpu, t, scope);
         let labels = &w.label_tables.rows;
         let condition = EmbedCondition { time: &a.time, labels, rows, y: &a.condition };
-        t.push(gpu, "condition", &condition);
-        Linear::new(&a.condition, &weights.adaln_modulation, &a.modulation).record(gpu, t, "adaLN");
+        t.push(gpu, scope, &condition);
+        Linear::new(&a.condition, &weights.adaln_modulation, &a.modulation).record(gpu, t, scope);
         let patchify = Patchify {
             latents: &a.latents,
             first: a.region(config, input).first,
@@ -83,40 +83,44 @@ impl Network<'_> {
             patch: config.patch_size,
             y: &a.patches,
         };
-        t.push(gpu, "patches", &patchify);
+        t.push(gpu, scope, &patchify);
         let positions = Epilogue::Table(&w.pos_embed);
-        Linear::new(&a.patches, &w.x_embedder, &a.stream)
-            .ending(positions)
-            .record(gpu, t, "patches");
+        Linear::new(&a.patches, &w.x_embedder, &a.stream).ending(positions).record(gpu, t, scope);
         tape
     }
 
     /// Block `i`: attention, then a feed-forward network or experts, each as a gated residual branch; between
     /// them attention to the keys and values of prompts, where the model reads text.
-    pub(super) fn block(&self, i: usize, text: Option<(&Reading, &Tensor)>) -> Tape {
+    pub(super) fn block(&self, i: usize, text: Option<(&Reading, &Tensor)>) -> Tape<Scope> {
         let Self { gpu, config, weights, acts: a, .. } = *self;
         let w = &weights.tree.blocks[i];
         let columns = Columns::of(w.adaln_modulation, config.hidden_size);
-        let scope = format!("block {i}");
+        let scope = Scope::of_block(i, Stage::Attention);
         let mut tape = Tape::default();
         let t = &mut tape;
-        self.modulate(t, &scope, columns.shift_attention, columns.scale_attention);
-        Linear::new(&a.normal, &w.attn.qkv, &a.qkv).record(gpu, t, &scope);
+        self.modulate(t, scope, columns.shift_attention, columns.scale_attention);
+        Linear::new(&a.normal, &w.attn.qkv, &a.qkv).record(gpu, t, scope);
         let heads = config.num_heads;
         if let Some(affine) = &w.attn.qk_norm {
-            t.push(gpu, &scope, &HeadNorm { affine, heads, qkv: &a.qkv });
+            t.push(gpu, scope, &HeadNorm { affine, heads, qkv: &a.qkv });
         }
-        Attention::to_itself(&a.qkv, a.batch, heads, &a.attended).record(gpu, t, &scope);
+        t.push(gpu, scope, &Attention::to_itself(&a.qkv, a.batch, heads, &a.attended));
         let branch = self.gated(columns.gate_attention);
-        Linear::new(&a.attended, &w.attn.proj, &a.stream).ending(branch).record(gpu, t, &scope);
+        Linear::new(&a.attended, &w.attn.proj, &a.stream).ending(branch).record(gpu, t, scope);
         if let (Some(cross), Some((reading, memory))) = (&w.cross_attn, text) {
-            self.cross_attention(t, &scope, cross, reading, memory);
+            self.cross_attention(t, scope, cross, reading, memory);
         }
 
-        self.modulate(t, &scope, columns.shift_ffn, columns.scale_ffn);
+        let [router, experts] = [Stage::Router, Stage::Experts].map(|s| Scope::of_block(i, s));
         match &w.mlp {
-            Mlp::Dense(mlp) => self.mlp(t, &scope, mlp, &a.hidden, columns.gate_ffn),
-            Mlp::Moe(moe) => self.moe(t, &scope, i, moe, columns.gate_ffn),
+            Mlp::Dense(mlp) => {
+                self.modulate(t, experts, columns.shift_ffn, columns.scale_ffn);
+                self.mlp(t, experts, mlp, &a.hidden, columns.gate_ffn);
+            }
+            Mlp::Moe(moe) => {
+                self.modulate(t, router, columns.shift_ffn, columns.scale_ffn);
+                self.moe(t, i, moe, columns.gate_ffn);
+            }
         }
         tape
     }
@@ -124,31 +128,31 @@ impl Network<'_> {
     /// `stream += proj(Attention(q_linear(stream), keys, values))`, without norm, modulation or gate.
     fn cross_attention(
         &self,
-        t: &mut Tape,
-        scope: &str,
+        t: &mut Tape<Scope>,
+        scope: Scope,
         w: &CrossAttention<OnGpu>,
         text: &Reading,
         memory: &Tensor,
     ) {
         let (gpu, a) = (self.gpu, self.acts);
-        let scope = &format!("{scope} text");
         Linear::new(&a.stream, &w.q_linear, &a.queries).record(gpu, t, scope);
         let heads = self.config.num_heads;
-        Attention::to_memory(&a.queries, memory, &text.spans, heads, &a.attended)
-            .record(gpu, t, scope);
+        let attention = Attention::to_memory(&a.queries, memory, &text.spans, heads, &a.attended);
+        t.push(gpu, scope, &attention);
         let back = Linear::new(&a.attended, &w.proj, &a.stream).ending(Epilogue::Add);
         back.record(gpu, t, scope);
     }
 
     /// From the residual stream to a slot, or from both branches to this slot and the next.
-    pub(super) fn leave(&self, output: Latent) -> Tape {
+    pub(super) fn leave(&self, output: Latent) -> Tape<Scope> {
         let Self { gpu, config, weights, acts: a, .. } = *self;
         let w = &weights.tree.final_layer;
         let mut tape = Tape::default();
         let t = &mut tape;
         let shift = w.adaln_modulation;
-        self.modulate(t, "final", shift, shift + config.hidden_size);
-        Linear::new(&a.normal, &w.linear, &a.out).record(gpu, t, "final");
+        let scope = Scope::from(Stage::Final);
+        self.modulate(t, scope, shift, shift + config.hidden_size);
+        Linear::new(&a.normal, &w.linear, &a.out).record(gpu, t, scope);
         let unpatchify = Unpatchify {
             x: &a.out,
             latents: &a.latents,
@@ -157,15 +161,15 @@ impl Network<'_> {
             size: config.input_size,
             patch: config.patch_size,
         };
-        t.push(gpu, "final", &unpatchify);
+        t.push(gpu, scope, &unpatchify);
         tape
     }
 
     /// A feed-forward network on all tokens: `stream += gate ⊙ FFN(normal)`.
     pub(super) fn mlp(
         &self,
-        t: &mut Tape,
-        scope: &str,
+        t: &mut Tape<Scope>,
+        scope: Scope,
         w: &Ffn<Matrix>,
         hidden: &Tensor,
         gate: usize,
@@ -177,10 +181,10 @@ impl Network<'_> {
     }
 
     /// `normal = LN(stream)·(1 + scale) + shift`
-    fn modulate(&self, t: &mut Tape, scope: &str, shift: usize, scale: usize) {
+    fn modulate(&self, t: &mut Tape<Scope>, scope: Scope, shift: usize, scale: usize) {
         let a = self.acts;
         let call = Modulate { x: &a.stream, modulation: &a.modulation, shift, scale, y: &a.normal };
-        call.record(self.gpu, t, scope);
+        t.push(self.gpu, scope, &call);
     }
 
     /// The end of a residual branch.

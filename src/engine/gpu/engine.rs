@@ -13,8 +13,8 @@ use super::passes::Passes;
 use super::prompts::Prompts;
 use super::step_tape::{Recorder, StepTape};
 use crate::engine::{
-    Engine, EngineError, ForwardRouting, LayerRouting, Progress, RunConfig, RunPrompts, SliceTime,
-    Snapshot, Stage, StageTimes, Taps,
+    Engine, EngineError, ForwardRouting, Inspect, LayerRouting, Progress, RunConfig, RunPrompts,
+    Scope, SliceTime, Snapshot, Stage, StageTimes, Taps,
 };
 use crate::gpu::{Clock, GpuError, InFlight, Readback, Timing};
 use crate::scheduler::{Branch, Instruction, Latent};
@@ -33,8 +33,6 @@ pub struct GpuEngine {
     pub(super) prompts: Option<(Prompts, RunPrompts)>,
     /// The run that is under way, for a `joint` that is made in the middle of it.
     run: RunConfig,
-    /// Why it could not be started; the first step reports it.
-    not_started: Option<EngineError>,
     /// Every form of step that this run has seen.
     tapes: Vec<Arc<StepTape>>,
     current: Option<Step>,
@@ -67,19 +65,13 @@ impl Step {
         end: usize,
         clock: Option<&mut Clock>,
     ) {
-        let StepTape { tape, stages, .. } = &*self.tape;
+        let tape = &self.tape.tape;
         match (&mut self.timed, clock) {
             (Some(timed), Some(clock)) => {
-                let mut from = self.done;
-                let parts: Vec<_> = stages[from..end]
-                    .chunk_by(|a, b| a == b)
-                    .map(|part| {
-                        timed.push(part[0]);
-                        from += part.len();
-                        from - part.len()..from
-                    })
-                    .collect();
-                tape.encode_timed(encoder, parts, clock);
+                let parts = tape.parts(self.done..end, |scope| scope.stage);
+                let (stages, ranges): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+                timed.extend(stages);
+                tape.encode_timed(encoder, ranges, clock);
             }
             _ => tape.encode(encoder, self.done..end),
         }
@@ -109,7 +101,6 @@ impl GpuEngine {
             joint: None,
             prompts: None,
             run: RunConfig::default(),
-            not_started: None,
             tapes: Vec::new(),
             current: None,
             in_flight: InFlight::default(),
@@ -152,12 +143,16 @@ impl GpuEngine {
         self.in_flight.total()
     }
 
-    /// Labels of all dispatches of a step of these operations, in order, such as `block 3/attention`.
+    /// All dispatches of a step of these operations, in order: where each belongs, and its shader.
     ///
     /// # Errors
     /// When the device has no room for them.
-    pub fn dispatches(&mut self, ops: &[Instruction]) -> Result<Vec<String>, EngineError> {
-        Ok(self.tape_for(ops)?.tape.labels().map(str::to_owned).collect())
+    pub fn dispatches(
+        &mut self,
+        ops: &[Instruction],
+    ) -> Result<Vec<(Scope, &'static str)>, EngineError> {
+        let step = self.tape_for(ops)?;
+        Ok(step.tape.dispatches().map(|(scope, shader)| (*scope, shader)).collect())
     }
 
     /// Computes a step of these operations with the device's clock read around each dispatch. Waits;
@@ -165,7 +160,10 @@ impl GpuEngine {
     ///
     /// # Errors
     /// When the device is lost.
-    pub fn time_step(&mut self, ops: &[Instruction]) -> Result<Option<Vec<Timing>>, EngineError> {
+    pub fn time_step(
+        &mut self,
+        ops: &[Instruction],
+    ) -> Result<Option<Vec<Timing<Scope>>>, EngineError> {
         let step = self.tape_for(ops)?;
         step.set_numbers(&self.model.gpu, ops, self.model.config.time_scale);
         Ok(step.tape.time(&self.model.gpu)?)
@@ -233,12 +231,6 @@ impl GpuEngine {
     }
 }
 
-impl From<GpuError> for EngineError {
-    fn from(error: GpuError) -> Self {
-        Self::DeviceLost(error.to_string())
-    }
-}
-
 impl Engine for GpuEngine {
     fn device(&self) -> String {
         self.model.device()
@@ -249,7 +241,7 @@ impl Engine for GpuEngine {
         self.single.acts.samples
     }
 
-    fn start(&mut self, run: &RunConfig) {
+    fn start(&mut self, run: &RunConfig) -> Result<(), EngineError> {
         let GpuModel { gpu, config, .. } = &*self.model;
         let sample_len = config.sample_len();
         assert_eq!(run.latent.len(), self.batch() * sample_len, "numbers in the samples");
@@ -259,20 +251,18 @@ impl Engine for GpuEngine {
         self.steps = 0;
         self.snapshots.clear();
         self.run = RunConfig { latent: Vec::new(), ..run.clone() };
-        self.not_started = self.encode(run).err();
+        self.encode(run)?;
         let text = self.prompts.as_ref().map(|(prompts, run)| (prompts, run));
         for passes in std::iter::once(&mut self.single).chain(&mut self.joint) {
             if passes.prepare(&self.model, run, text) {
                 self.tapes.clear();
             }
         }
+        Ok(())
     }
 
     fn begin_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError> {
         assert!(self.current.is_none(), "the step before is not handed over yet");
-        if let Some(error) = self.not_started.take() {
-            return Err(error);
-        }
         let tape = self.tape_for(ops)?;
         tape.set_numbers(&self.model.gpu, ops, self.model.config.time_scale);
         let passes =
@@ -371,12 +361,11 @@ impl Engine for GpuEngine {
     fn wait(&mut self) -> Result<(), EngineError> {
         Ok(self.model.gpu.wait()?)
     }
+}
 
+impl Inspect for GpuEngine {
     fn forward_with_taps(&mut self, run: &RunConfig, times: &[f32]) -> Result<Taps, EngineError> {
-        self.start(run);
-        if let Some(error) = self.not_started.take() {
-            return Err(error);
-        }
+        self.start(run)?;
         Ok(super::taps::forward(self, times)?)
     }
 }

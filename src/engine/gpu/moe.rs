@@ -4,6 +4,7 @@
 
 use super::dit::Network;
 use super::weights::OnGpu;
+use crate::engine::{Scope, Stage};
 use crate::gpu::Tape;
 use crate::kernels::{Experts, Linear, Predictor, RouteScore, RouteSelect, Routes, Selection};
 use crate::model::{Kind, Moe, RoutingRule};
@@ -13,11 +14,12 @@ impl Network<'_> {
     ///
     /// # Panics
     /// When the model has no experts: a bug.
-    pub(super) fn moe(&self, t: &mut Tape, scope: &str, block: usize, w: &Moe<OnGpu>, gate: usize) {
+    pub(super) fn moe(&self, t: &mut Tape<Scope>, block: usize, w: &Moe<OnGpu>, gate: usize) {
         let Self { gpu, config, acts: a, .. } = *self;
         let m = a.moe.as_ref().expect("a model with experts has room for them");
         let layer = config.moe_blocks().iter().position(|&i| i == block).expect("an MoE block");
 
+        let scope = Scope::of_block(block, Stage::Router);
         if let Some(predictor) = &w.capacity_predictor {
             Linear::new(&a.normal, &predictor.hidden, &m.predictor).silu().record(gpu, t, scope);
         }
@@ -43,6 +45,7 @@ impl Network<'_> {
             chosen: &m.chosen,
         };
         t.push(gpu, scope, &select);
+        let scope = Scope::of_block(block, Stage::Experts);
         // The shared expert is a residual branch of its own with the same gate.
         if let Some(shared) = &w.shared_experts {
             self.mlp(t, scope, shared, &m.shared, gate);

@@ -5,7 +5,7 @@ use super::activations::Activations;
 use super::dit::Network;
 use super::model::GpuModel;
 use super::prompts::{Prompts, Reading};
-use crate::engine::{EngineError, RunConfig, RunPrompts};
+use crate::engine::{EngineError, RunConfig, RunPrompts, Scope};
 use crate::gpu::{Tape, Tensor};
 use crate::model::{Routing, RoutingRule};
 use crate::scheduler::Branch;
@@ -17,15 +17,55 @@ pub(super) struct Condition {
     /// Which prompt each sample sees, where the model reads text.
     pub(super) reading: Option<Reading>,
     /// The blocks of a forward pass.
-    pub(super) blocks: Vec<Tape>,
+    pub(super) blocks: Vec<Tape<Scope>>,
+}
+
+impl Condition {
+    /// For passes over `batch` samples, without prompts and blocks.
+    fn new(model: &GpuModel, batch: usize) -> Self {
+        let shape = [model.config.labels.len(), batch];
+        let rows = Tensor::empty(&model.gpu, "label rows", &shape);
+        Self { rows, reading: None, blocks: Vec::new() }
+    }
+}
+
+/// What passes see of labels and prompts.
+enum Conditions {
+    /// Passes over one branch each: the conditional, then the unconditional one.
+    Separate([Condition; 2]),
+    /// Passes over both branches, one after the other in the same pool.
+    Joint(Condition),
+}
+
+impl Conditions {
+    fn all(&self) -> &[Condition] {
+        match self {
+            Self::Separate(both) => both,
+            Self::Joint(joint) => std::slice::from_ref(joint),
+        }
+    }
+
+    fn all_mut(&mut self) -> &mut [Condition] {
+        match self {
+            Self::Separate(both) => both,
+            Self::Joint(joint) => std::slice::from_mut(joint),
+        }
+    }
+
+    /// What a pass over a branch sees; or over both.
+    fn of(&self, branch: Branch) -> &Condition {
+        match (self, branch) {
+            (Self::Separate([conditional, _]), Branch::Conditional) => conditional,
+            (Self::Separate([_, unconditional]), Branch::Unconditional) => unconditional,
+            (Self::Joint(joint), _) => joint,
+        }
+    }
 }
 
 /// What passes over one number of samples have in common.
 pub(super) struct Passes {
     pub(super) acts: Activations,
-    /// What the passes see of labels and prompts: in the conditional and in the unconditional branch; a
-    /// joint pass has one list with both.
-    conditions: Vec<Condition>,
+    conditions: Conditions,
     /// How experts get their tokens in the recorded blocks.
     rule: RoutingRule,
 }
@@ -34,27 +74,25 @@ impl Passes {
     /// Memory for passes over `batch` samples.
     pub(super) fn new(model: &GpuModel, batch: usize) -> Result<Self, EngineError> {
         let acts = Activations::new(&model.gpu, &model.config, batch)?;
-        Self::recorded(model, acts, 2)
+        let both = [(); 2].map(|()| Condition::new(model, acts.batch));
+        Self::recorded(model, acts, Conditions::Separate(both))
     }
 
     /// Memory for passes over both branches of the same samples.
     pub(super) fn joint(&self, model: &GpuModel) -> Result<Self, EngineError> {
         let acts = self.acts.joint(&model.gpu, &model.config)?;
-        Self::recorded(model, acts, 1)
+        let both = Condition::new(model, acts.batch);
+        Self::recorded(model, acts, Conditions::Joint(both))
     }
 
-    fn recorded(model: &GpuModel, acts: Activations, lists: usize) -> Result<Self, EngineError> {
-        let GpuModel { gpu, config, .. } = model;
-        let shape = [config.labels.len(), acts.batch];
-        let condition = |_| Condition {
-            rows: Tensor::empty(gpu, "label rows", &shape),
-            reading: None,
-            blocks: Vec::new(),
-        };
-        let conditions = (0..lists).map(condition).collect();
-        if let Some(error) = gpu.failure() {
+    fn recorded(
+        model: &GpuModel,
+        acts: Activations,
+        conditions: Conditions,
+    ) -> Result<Self, EngineError> {
+        if let Some(error) = model.gpu.failure() {
             return Err(EngineError::TooLarge(format!(
-                "a batch of {} does not fit: {error}; make the batch smaller",
+                "a batch of {} does not fit: {error}; reduce the batch",
                 acts.batch
             )));
         }
@@ -76,28 +114,26 @@ impl Passes {
 
     /// Records the blocks; branches differ only in the prompts that they see.
     fn record(&mut self, model: &GpuModel, prompts: Option<&Prompts>) {
-        let blocks = |reading: Option<&Reading>| -> Vec<Tape> {
+        let blocks = |reading: Option<&Reading>| -> Vec<Tape<Scope>> {
             let text = |i| Some((reading?, &prompts?.memory[i]));
             (0..model.config.depth).map(|i| self.network(model).block(i, text(i))).collect()
         };
-        let recorded: Vec<_> = self.conditions.iter().map(|c| blocks(c.reading.as_ref())).collect();
-        for (condition, blocks) in self.conditions.iter_mut().zip(recorded) {
+        let conditions = self.conditions.all().iter();
+        let recorded: Vec<_> = conditions.map(|c| blocks(c.reading.as_ref())).collect();
+        for (condition, blocks) in self.conditions.all_mut().iter_mut().zip(recorded) {
             condition.blocks = blocks;
         }
     }
 
     /// What passes of a branch see; of both in a joint pass.
     pub(super) fn condition(&self, branch: Branch) -> &Condition {
-        match branch {
-            Branch::Unconditional if self.conditions.len() == 2 => &self.conditions[1],
-            _ => &self.conditions[0],
-        }
+        self.conditions.of(branch)
     }
 
     /// Makes the passes read from this memory of prompts.
     pub(super) fn read_from(&mut self, model: &GpuModel, prompts: &Prompts) {
         let GpuModel { gpu, weights, .. } = model;
-        for condition in &mut self.conditions {
+        for condition in self.conditions.all_mut() {
             let text = weights.tree.text_encoder.as_ref();
             condition.reading = text.map(|w| Reading::new(gpu, w, prompts, self.acts.batch));
         }
@@ -125,15 +161,18 @@ impl Passes {
     }
 
     fn write_prompts(&self, model: &GpuModel, prompts: &Prompts, run: &RunPrompts) {
-        let both = run.of_samples.concat();
-        let lists: Vec<&[usize]> = match self.conditions.len() {
-            1 => vec![&both],
-            _ => run.of_samples.iter().map(|list| &list[..]).collect(),
-        };
-        for (condition, list) in self.conditions.iter().zip(lists) {
+        let prepare = |condition: &Condition, of_samples: &[usize]| {
             if let Some(reading) = &condition.reading {
-                reading.prepare(&model.gpu, prompts, run, list);
+                reading.prepare(&model.gpu, prompts, run, of_samples);
             }
+        };
+        match &self.conditions {
+            Conditions::Separate(both) => {
+                for (condition, of_samples) in both.iter().zip(&run.of_samples) {
+                    prepare(condition, of_samples);
+                }
+            }
+            Conditions::Joint(joint) => prepare(joint, &run.of_samples.concat()),
         }
     }
 
@@ -151,23 +190,24 @@ impl Passes {
     fn write_labels(&self, model: &GpuModel, labels: &[Vec<u32>]) {
         let GpuModel { gpu, config, weights, .. } = model;
         assert_eq!(labels.len(), config.labels.len(), "one list of rows for each label table");
-        let (mut asked, mut null, mut both) = (Vec::new(), Vec::new(), Vec::new());
+        // For each table the rows of the conditional and of the unconditional branch.
+        let mut tables = Vec::new();
         let first_rows = &weights.tree.label_tables.first_rows;
         for ((rows, table), &first) in labels.iter().zip(&config.labels).zip(first_rows) {
             assert_eq!(rows.len(), self.acts.samples, "one row of {} for each sample", table.name);
             assert!(rows.iter().all(|&row| row <= table.null), "{}: {rows:?}", table.name);
-            let start = asked.len();
-            asked.extend(rows.iter().map(|row| first + row));
-            null.extend(rows.iter().map(|_| first + table.null));
-            both.extend_from_slice(&asked[start..]);
-            both.extend_from_slice(&null[start..]);
+            let asked: Vec<u32> = rows.iter().map(|row| first + row).collect();
+            let null = vec![first + table.null; rows.len()];
+            tables.push([asked, null]);
         }
-        match &self.conditions[..] {
-            [conditional, unconditional] => {
-                conditional.rows.write(gpu, &asked);
-                unconditional.rows.write(gpu, &null);
+        match &self.conditions {
+            Conditions::Separate(both) => {
+                for (i, condition) in both.iter().enumerate() {
+                    let of_branch = tables.iter().flat_map(|table| table[i].iter().copied());
+                    condition.rows.write(gpu, &of_branch.collect::<Vec<_>>());
+                }
             }
-            lists => lists[0].rows.write(gpu, &both),
+            Conditions::Joint(joint) => joint.rows.write(gpu, &tables.concat().concat()),
         }
     }
 }

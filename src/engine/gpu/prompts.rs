@@ -90,9 +90,9 @@ impl Prompts {
         };
         let mut tape = Tape::default();
         prompts.record(gpu, w, text, &working, &mut tape);
-        for (i, (cross, memory)) in cross.zip(&prompts.memory).enumerate() {
+        for (cross, memory) in cross.zip(&prompts.memory) {
             let linear = Linear::new(&prompts.states, &cross.kv_linear, memory);
-            linear.record(gpu, &mut tape, &format!("text for block {i}"));
+            linear.record(gpu, &mut tape, "keys and values");
         }
         prompts.encoder = tape;
         Ok(prompts)
@@ -113,11 +113,11 @@ impl Prompts {
             positions: &w.position_embedding,
             y: &a.stream,
         };
-        t.push(gpu, "text", &embed);
-        for (i, layer) in w.layers.iter().enumerate() {
-            self.layer(gpu, (plain, layer), text.num_heads, a, (t, &format!("text {i}")));
+        t.push(gpu, "text encoder", &embed);
+        for layer in &w.layers {
+            self.layer(gpu, (plain, layer), text.num_heads, a, t);
         }
-        norm(plain, &a.stream, &self.states).record(gpu, t, "text");
+        t.push(gpu, "text encoder", &norm(plain, &a.stream, &self.states));
     }
 
     fn layer(
@@ -126,17 +126,17 @@ impl Prompts {
         (plain, layer): (&Tensor, &TextLayer<OnGpu>),
         heads: usize,
         a: &Working,
-        (t, scope): (&mut Tape, &str),
+        t: &mut Tape,
     ) {
-        norm(plain, &a.stream, &a.normal).record(gpu, t, scope);
+        let scope = "text encoder";
+        t.push(gpu, scope, &norm(plain, &a.stream, &a.normal));
         Linear::new(&a.normal, &layer.attn.qkv, &a.qkv).record(gpu, t, scope);
-        Attention::to_itself(&a.qkv, self.capacity, heads, &a.attended)
-            .within(&self.spans)
-            .record(gpu, t, scope);
+        let attention = Attention::to_itself(&a.qkv, self.capacity, heads, &a.attended);
+        t.push(gpu, scope, &attention.within(&self.spans));
         let back = |x, weights| Linear::new(x, weights, &a.stream).ending(Epilogue::Add);
         back(&a.attended, &layer.attn.proj).record(gpu, t, scope);
 
-        norm(plain, &a.stream, &a.normal).record(gpu, t, scope);
+        t.push(gpu, scope, &norm(plain, &a.stream, &a.normal));
         let (first, up, down) = layer.mlp.layers();
         Linear::new(&a.normal, first, &a.hidden).gelu_or_swiglu(up).record(gpu, t, scope);
         back(&a.hidden, down).record(gpu, t, scope);

@@ -5,10 +5,10 @@
 
 use super::model::GpuModel;
 use super::passes::Passes;
-use crate::engine::Stage;
+use crate::engine::{Scope, Stage};
 use crate::gpu::{Gpu, Tape, Tensor};
 use crate::kernels::combine_latents::{MAX_TERMS, Region};
-use crate::kernels::denoise::NUMBERS;
+use crate::kernels::denoise::Numbers as DenoiseNumbers;
 use crate::kernels::embed_condition::{TIME_WIDTH, time_embedding};
 use crate::kernels::{CombineLatents, DenoiseLatents, TraceStore};
 use crate::scheduler::{Branch, Denoise, Deviation, Instruction, Latent};
@@ -45,7 +45,7 @@ enum Numbers {
     Time(Tensor),
     /// Factors `[8]` of a combination.
     Factors(Tensor),
-    /// Numbers `[10]` and noise `[B, C, h, w]`.
+    /// [`DenoiseNumbers`] and noise `[B, C, h, w]`.
     Denoise(Tensor, Tensor),
     None,
 }
@@ -54,9 +54,7 @@ enum Numbers {
 pub(super) struct StepTape {
     forms: Vec<Form>,
     /// All dispatches of the step.
-    pub(super) tape: Tape,
-    /// The stage of each dispatch.
-    pub(super) stages: Vec<Stage>,
+    pub(super) tape: Tape<Scope>,
     numbers: Vec<Numbers>,
     /// For each forward pass and MoE layer a word for each token of the pool: one bit per expert.
     pub(super) trace: Tensor,
@@ -99,8 +97,7 @@ impl Recorder<'_> {
                 Instruction::Report(_) => Numbers::None,
             });
         }
-        let stages = stages(tape.labels());
-        StepTape { forms: ops.iter().map(Form::of).collect(), tape, stages, numbers, trace }
+        StepTape { forms: ops.iter().map(Form::of).collect(), tape, numbers, trace }
     }
 
     /// One forward pass, and where its routing is kept.
@@ -108,7 +105,7 @@ impl Recorder<'_> {
         &self,
         passes: &Passes,
         (input, output, branch): (Latent, Latent, Branch),
-        tape: &mut Tape,
+        tape: &mut Tape<Scope>,
         trace: &Tensor,
         offset: &mut usize,
     ) -> Numbers {
@@ -121,7 +118,7 @@ impl Recorder<'_> {
             tape.append(block);
             if let (true, Some(moe)) = (config.is_moe(i), &net.acts.moe) {
                 let store = TraceStore { slots: &moe.slots, trace, offset: *offset };
-                tape.push(gpu, &format!("block {i}"), &store);
+                tape.push(gpu, Scope::of_block(i, Stage::Router), &store);
                 *offset += net.acts.batch * config.tokens();
             }
         }
@@ -129,7 +126,7 @@ impl Recorder<'_> {
         Numbers::Time(sinusoids)
     }
 
-    fn combine(&self, output: Latent, terms: &[(f32, Latent)], tape: &mut Tape) -> Numbers {
+    fn combine(&self, output: Latent, terms: &[(f32, Latent)], tape: &mut Tape<Scope>) -> Numbers {
         let GpuModel { gpu, config, .. } = self.model;
         let acts = &self.single.acts;
         let factors = Tensor::empty(gpu, "factors", &[MAX_TERMS]);
@@ -142,14 +139,14 @@ impl Recorder<'_> {
             batch: acts.samples,
             sample_len: config.sample_len(),
         };
-        tape.push(gpu, "step", &combine);
+        tape.push(gpu, Stage::Solver.into(), &combine);
         Numbers::Factors(factors)
     }
 
-    fn denoise(&self, step: &Denoise, tape: &mut Tape) -> Numbers {
+    fn denoise(&self, step: &Denoise, tape: &mut Tape<Scope>) -> Numbers {
         let GpuModel { gpu, config, .. } = self.model;
         let acts = &self.single.acts;
-        let numbers = Tensor::empty(gpu, "denoising numbers", &[NUMBERS]);
+        let numbers = Tensor::empty(gpu, "denoising numbers", &[DenoiseNumbers::LEN]);
         let noise = Tensor::empty(gpu, "noise", &[acts.samples * config.sample_len()]);
         let denoise = DenoiseLatents {
             numbers: &numbers,
@@ -162,7 +159,7 @@ impl Recorder<'_> {
             output_len: config.output_len(),
             guided: step.guided_channels * config.plane(),
         };
-        tape.push(gpu, "step", &denoise);
+        tape.push(gpu, Stage::Solver.into(), &denoise);
         Numbers::Denoise(numbers, noise)
     }
 }
@@ -190,7 +187,7 @@ impl StepTape {
                     tensor.write(gpu, &factors);
                 }
                 (Instruction::Denoise(step), Numbers::Denoise(tensor, noise)) => {
-                    tensor.write(gpu, &denoise_numbers(step));
+                    denoise_numbers(step).write(gpu, tensor);
                     if let Some(values) = &step.noise {
                         noise.write(gpu, values);
                     }
@@ -201,82 +198,21 @@ impl StepTape {
     }
 }
 
-/// In the order that the shader states.
-fn denoise_numbers(step: &Denoise) -> [f32; NUMBERS] {
-    let (fixed, [low, high], kind) = match step.deviation {
-        Deviation::Fixed(deviation) => (deviation, [0.0; 2], 1.0),
-        Deviation::Learned { low, high } => (0.0, [low, high], 2.0),
+fn denoise_numbers(step: &Denoise) -> DenoiseNumbers {
+    let (deviation, [low, high], kind) = match step.deviation {
+        Deviation::Fixed(deviation) => (deviation, [0.0; 2], 1),
+        Deviation::Learned { low, high } => (0.0, [low, high], 2),
     };
-    let kind = if step.noise.is_some() { kind } else { 0.0 };
-    let clip = f32::from(u8::from(step.clip));
-    let [[start, noise], [of_start, of_latent]] = [step.predict, step.mean];
-    [step.guidance, start, noise, clip, of_start, of_latent, fixed, low, high, kind]
-}
-
-/// The stage of each dispatch of a step, from labels such as `block 3/route_select` in the order of computation.
-fn stages<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<Stage> {
-    // Each half of a block begins with its modulation; nothing else tells the linear layers apart.
-    let mut half = Stage::Experts;
-    let mut block = "";
-    let mut stages = Vec::new();
-    for label in labels {
-        let (scope, kernel) = label.split_once('/').unwrap_or(("", label));
-        let stage = match scope {
-            "final" => Stage::Final,
-            "step" => Stage::Solver,
-            scope if scope.starts_with("block ") => {
-                if kernel.starts_with("modulate") {
-                    half = if block == scope { Stage::Experts } else { Stage::Attention };
-                    block = scope;
-                }
-                if kernel == "trace_store" { Stage::Router } else { half }
-            }
-            _ => {
-                block = "";
-                Stage::Condition
-            }
-        };
-        stages.push(stage);
-        // What leads to the choice of tokens turns out to be the router's only now.
-        if kernel == "route_select" {
-            let scores = stages.iter_mut().rev().take_while(|stage| **stage == Stage::Experts);
-            scores.for_each(|stage| *stage = Stage::Router);
-        }
-    }
-    stages
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_dispatch_has_its_stage() {
-        let step = [
-            ("time/linear", Stage::Condition),
-            ("patches/patchify", Stage::Condition),
-            ("block 0/modulate_software", Stage::Attention),
-            ("block 0/linear", Stage::Attention),
-            ("block 0/attention", Stage::Attention),
-            ("block 0/modulate_software", Stage::Experts),
-            ("block 0/linear", Stage::Experts),
-            ("block 1/modulate", Stage::Attention),
-            ("block 1/linear", Stage::Attention),
-            ("block 1/modulate", Stage::Router),
-            ("block 1/linear", Stage::Router),
-            ("block 1/route_score", Stage::Router),
-            ("block 1/route_select", Stage::Router),
-            ("block 1/expert_up", Stage::Experts),
-            ("block 1/combine_experts", Stage::Experts),
-            ("block 1/trace_store", Stage::Router),
-            ("final/modulate", Stage::Final),
-            ("final/unpatchify", Stage::Final),
-            ("time/linear", Stage::Condition),
-            ("block 1/modulate", Stage::Attention),
-            ("step/combine_latents", Stage::Solver),
-            ("step/denoise", Stage::Solver),
-        ];
-        let found = stages(step.iter().map(|(label, _)| *label));
-        assert_eq!(found, step.map(|(_, stage)| stage));
+    DenoiseNumbers {
+        guidance: step.guidance,
+        predict_latent: step.predict[0],
+        predict_noise: step.predict[1],
+        mean_start: step.mean[0],
+        mean_latent: step.mean[1],
+        deviation,
+        low,
+        high,
+        clip: u32::from(step.clip),
+        noise: if step.noise.is_some() { kind } else { 0 },
     }
 }

@@ -107,7 +107,7 @@ fn record(
             labels: config.labels.iter().map(|_| vec![0; batch]).collect(),
             prompts: vec![String::new(); prompts],
             ..RunConfig::default()
-        });
+        })?;
         engine.dispatches(&guided_step(config, batch))?;
     }
     // What the device holds of this model is given back when it has heard that nobody needs it.

@@ -68,7 +68,7 @@ impl<'a> Batches<'a> {
         };
         let Request { checkpoint, settings, .. } = self.request;
         let first = pictures.start as u64;
-        let run = Run::start(engine, checkpoint.config(), settings.part(pictures), first);
+        let run = Run::start(engine, checkpoint.config(), settings.part(pictures), first)?;
         let done = self.bar.position();
         let part = (size as u64 * PROGRESS) as f32;
         let bar = &self.bar;

@@ -185,7 +185,7 @@ impl Session {
                 self.keep_decoded();
                 Tick::Idle
             }
-            Frame::Failed(error @ EngineError::DeviceLost(_)) => {
+            Frame::Failed(error) if error.needs_new_device() => {
                 self.recover_decoding(&error.to_string());
                 Tick::Later
             }
@@ -220,7 +220,7 @@ impl Session {
                     job.state = State::Preparing(task, so_far);
                 }
             }
-            Err(error @ EngineError::DeviceLost(_)) => self.recover_decoding(&error.to_string()),
+            Err(error) if error.needs_new_device() => self.recover_decoding(&error.to_string()),
             Err(error) => {
                 self.note(NoteKind::Error, error.to_string());
                 self.give_up_decoding();

@@ -56,7 +56,14 @@ impl Job {
     }
 
     /// Lets an engine go on after the last finished step.
-    pub(super) fn attach(&mut self, mut engine: Box<dyn Engine>, profiling: bool) {
+    ///
+    /// # Errors
+    /// As [`Run::resume`].
+    pub(super) fn attach(
+        &mut self,
+        mut engine: Box<dyn Engine>,
+        profiling: bool,
+    ) -> Result<(), EngineError> {
         engine.set_profiling(profiling);
         let record = &mut self.record;
         record.device = engine.device();
@@ -69,9 +76,10 @@ impl Job {
             latent: record.frames.last().cloned().unwrap_or_default(),
             trace: record.trace.clone(),
         };
-        self.run = Some(Run::resume(engine, &record.config, record.settings.clone(), so_far));
+        self.run = Some(Run::resume(engine, &record.config, record.settings.clone(), so_far)?);
         self.pacer = Pacer::default();
         self.clock = StepClock::default();
+        Ok(())
     }
 
     /// Takes the engine away; the record stays.

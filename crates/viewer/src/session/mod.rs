@@ -35,7 +35,7 @@ use crate::platform::Waker;
 use decode::DecodeJob;
 use decoder::Decoder;
 use diffmoe::checkpoint::Checkpoint;
-use diffmoe::engine::{Engine, EngineError};
+use diffmoe::engine::Engine;
 use diffmoe::pipeline::{Backend, OpenModel};
 use history::History;
 use job::{Drive, Frame, Job};
@@ -142,7 +142,7 @@ impl Session {
                 self.complete();
                 Tick::Idle
             }
-            Some(Frame::Failed(error @ EngineError::DeviceLost(_))) => {
+            Some(Frame::Failed(error)) if error.needs_new_device() => {
                 self.recover(&error.to_string());
                 Tick::Later
             }

@@ -37,7 +37,7 @@ pub(super) struct Preparing {
 
 impl Session {
     /// Begins a run as soon as there is an engine for it; the newest run wins.
-    pub(super) fn start(&mut self, mut job: Job) {
+    pub(super) fn start(&mut self, job: Job) {
         // Who looks at the run before again gets its end decoded then.
         self.decode = None;
         self.give_up_run();
@@ -45,18 +45,21 @@ impl Session {
         if !self.lost
             && let Some(engine) = self.idle.take_if(|engine| engine.batch() == batch)
         {
-            job.attach(engine, self.profiling);
-            self.put(job);
-            return;
+            return self.begin_on(job, engine);
         }
         let reopen = self.lost.then_some(self.backend);
         self.prepare(Purpose::Start(Box::new(job)), batch, reopen);
     }
 
-    /// Puts a run on the screen.
-    fn put(&mut self, job: Job) {
-        self.history.show(None);
-        self.job = Some(job);
+    /// Puts a run with its engine on the screen. Where it cannot start, the pictures before stay.
+    fn begin_on(&mut self, mut job: Job, engine: Box<dyn Engine>) {
+        match job.attach(engine, self.profiling) {
+            Ok(()) => {
+                self.history.show(None);
+                self.job = Some(job);
+            }
+            Err(error) => self.note(NoteKind::Error, error.to_string()),
+        }
     }
 
     /// Makes an engine in the background; with `reopen`, on a device that is asked for anew.
@@ -89,16 +92,16 @@ impl Session {
         let Some(result) = self.preparing.as_mut().and_then(|p| p.task.take()) else { return };
         let Some(Preparing { purpose, .. }) = self.preparing.take() else { return };
         match (result, purpose) {
-            (Ok(prepared), Purpose::Start(mut job)) => {
+            (Ok(prepared), Purpose::Start(job)) => {
                 let engine = self.place(prepared);
-                job.attach(engine, self.profiling);
-                self.put(*job);
+                self.begin_on(*job, engine);
             }
             (Ok(prepared), Purpose::Recover) => {
                 let engine = self.place(prepared);
                 let profiling = self.profiling;
-                if let Some(job) = &mut self.job {
-                    job.attach(engine, profiling);
+                let attached = self.job.as_mut().map(|job| job.attach(engine, profiling));
+                if let Some(Err(error)) = attached {
+                    self.recover(&error.to_string());
                 }
             }
             // What was there before stays: the old engine, the old pictures.

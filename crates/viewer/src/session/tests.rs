@@ -118,7 +118,8 @@ fn reference(path: &std::path::Path, controls: &Controls) -> (Vec<f32>, diffmoe:
     let open = OpenModel::open(&checkpoint, Backend::Cpu, WeightChoice::Auto).unwrap();
     let config = checkpoint.config();
     let settings = controls.settings(config);
-    let run = Run::start(open.engine(controls.count).unwrap(), config, settings, 0);
+    let engine = open.engine(controls.count).unwrap();
+    let run = Run::start(engine, config, settings, 0).unwrap();
     let done = run.finish(|_| {}).unwrap();
     (done.samples, done.trace)
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::model::file;
 use super::{Losses, assert_same, controls, finished, opened, ready, spend, start, until};
 use crate::session::{NoteKind, Phase, Session, Start};
-use diffmoe::engine::{Engine, EngineError, Progress, RunConfig, Snapshot, Taps};
+use diffmoe::engine::{Engine, EngineError, Progress, RunConfig, Snapshot};
 use diffmoe::pipeline::Backend;
 use diffmoe::scheduler::Instruction;
 use diffmoe::scheduler::{Solver, Tolerance};
@@ -24,8 +24,8 @@ impl Engine for Failing {
     fn batch(&self) -> usize {
         self.inner.batch()
     }
-    fn start(&mut self, run: &RunConfig) {
-        self.inner.start(run);
+    fn start(&mut self, run: &RunConfig) -> Result<(), EngineError> {
+        self.inner.start(run)
     }
     fn begin_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError> {
         self.inner.begin_step(ops)
@@ -39,9 +39,6 @@ impl Engine for Failing {
     }
     fn wait(&mut self) -> Result<(), EngineError> {
         self.inner.wait()
-    }
-    fn forward_with_taps(&mut self, run: &RunConfig, times: &[f32]) -> Result<Taps, EngineError> {
-        self.inner.forward_with_taps(run, times)
     }
 }
 

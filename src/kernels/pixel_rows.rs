@@ -1,14 +1,31 @@
-//! Adds rows to the pixels that they came from: the end of an attention layer.
+//! Pixels of a picture as rows, and rows back to their pixels: the two ends of attention over a picture.
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Kernel, Tensor, lanes};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+
+/// Lanes of a workgroup.
+const LANES: usize = 64;
+
+/// Which way numbers go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Rows become pixels of the picture; rows beyond the last pixel become zeros.
+    ToRows,
+    /// Rows are added to the picture; those beyond the last pixel are left out.
+    AddToPixels,
+}
 
 /// Arguments.
-pub struct AddTokens<'a> {
-    /// `[rows, C]`; rows beyond the last pixel are left out.
-    pub x: &'a Tensor,
-    /// Quads of channels that the picture's buffer holds.
+#[derive(Clone, Copy)]
+pub struct PixelRows<'a> {
+    /// `[rows, C]`
+    pub rows: &'a Tensor,
+    /// Some channels of the picture, `[quads, pixels, 4]` at the front of the tensor.
+    pub picture: &'a Tensor,
+    /// Which of the two is written.
+    pub way: Way,
+    /// Quads of channels in `picture`.
     pub quads: usize,
     /// First of them among the columns of a row.
     pub first_quad: usize,
@@ -16,8 +33,6 @@ pub struct AddTokens<'a> {
     pub pixels: usize,
     /// Pixel of the first row.
     pub first_pixel: usize,
-    /// In and out: the picture, `[quads, pixels, 4]` at the front of the tensor.
-    pub y: &'a Tensor,
 }
 
 /// The uniform.
@@ -32,23 +47,15 @@ pub struct Params {
     first_pixel: u32,
 }
 
-impl AddTokens<'_> {
-    /// The tensor of rows.
-    fn tokens(&self) -> &Tensor {
-        self.x
-    }
-}
-
-impl Kernel for AddTokens<'_> {
-    const NAME: &'static str = "add_tokens";
-    const SOURCE: &'static str = include_str!("../../shaders/add_tokens.wgsl");
+impl Kernel for PixelRows<'_> {
+    const SHADER: Shader = shader!("pixel_rows", sizes: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {
-        let &[rows, width] = &*self.tokens().shape else { panic!("{:?}", self.tokens().shape) };
+        let &[rows, width] = &*self.rows.shape else { panic!("{:?}", self.rows.shape) };
         assert!(width.is_multiple_of(4), "{width} columns");
         assert!(4 * (self.first_quad + self.quads) <= width, "{} quads", self.quads);
-        assert!(self.y.len() >= 4 * self.quads * self.pixels, "{:?}", self.y.shape);
+        assert!(self.picture.len() >= 4 * self.quads * self.pixels, "{:?}", self.picture.shape);
         Params {
             rows: rows as u32,
             quads: self.quads as u32,
@@ -60,11 +67,18 @@ impl Kernel for AddTokens<'_> {
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        vec![self.x, self.y]
+        match self.way {
+            Way::ToRows => vec![self.picture, self.rows],
+            Way::AddToPixels => vec![self.rows, self.picture],
+        }
     }
 
-    fn groups(&self) -> [u32; 3] {
-        lanes(self.tokens().shape[0] * self.quads, 64)
+    fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
+        vec![("ADD", f64::from(u8::from(self.way == Way::AddToPixels)))]
+    }
+
+    fn groups(&self, _: Profile) -> [u32; 3] {
+        lanes(self.rows.shape[0] * self.quads, LANES)
     }
 }
 
@@ -72,7 +86,6 @@ impl Kernel for AddTokens<'_> {
 mod tests {
     use super::*;
     use crate::gpu::testing::{poisoned, read, run, spiky, tensor};
-    use crate::kernels::TokensFromPlanes;
     use crate::kernels::planes::{from_quads, to_quads};
 
     #[test]
@@ -91,10 +104,10 @@ mod tests {
                 let quads = end - first_quad;
                 let part = &lain[4 * first_quad * pixels..4 * end * pixels];
                 let x = tensor(&[part.len()], part);
-                let (y, x_planes) = (&tokens, &x);
-                run(&TokensFromPlanes { x: x_planes, quads, first_quad, pixels, first_pixel, y });
-                let (x_rows, y) = (&added_tensor, &x);
-                run(&AddTokens { x: x_rows, quads, first_quad, pixels, first_pixel, y });
+                let (rows, picture, way) = (&tokens, &x, Way::ToRows);
+                let call = PixelRows { rows, picture, way, quads, first_quad, pixels, first_pixel };
+                run(&call);
+                run(&PixelRows { rows: &added_tensor, way: Way::AddToPixels, ..call });
                 summed.extend(read(&x));
             }
             let mut want = picture.clone();
