@@ -106,6 +106,17 @@ impl Matrix {
         self.columns
     }
 
+    /// Weights `[N, K]` and bias `[N]` in f32, for kernels that bind them whole.
+    ///
+    /// # Panics
+    /// When the weights are split, or not f32.
+    pub fn whole(&self) -> [&Tensor; 2] {
+        match &self.parts[..] {
+            [Part { weights, precision: WeightPrecision::F32, .. }] => [weights, &self.bias],
+            parts => panic!("{} in {} parts", self.bias.label, parts.len()),
+        }
+    }
+
     /// How the rows are stored, part by part.
     pub(super) fn layout(&self) -> impl Iterator<Item = (&Range<usize>, WeightPrecision)> {
         self.parts.iter().map(|part| (&part.rows, part.precision))

@@ -3,6 +3,7 @@
 
 mod config;
 mod error;
+mod ffn;
 mod presets;
 mod routing;
 mod spec;
@@ -13,6 +14,7 @@ mod weights;
 
 pub use config::{Config, FfnForm, Kind, LabelTable, Objective, Prediction};
 pub use error::ConfigError;
+pub(crate) use ffn::Ffn;
 pub use presets::{Preset, SIZES, UnknownPreset};
 pub use routing::{Routing, RoutingRule};
 pub(crate) use spec::LinearSpec;
@@ -21,5 +23,5 @@ pub use storage::{INT4_GROUP, Storage, file_bytes};
 pub(crate) use tensors::look;
 pub use text_config::TextConfig;
 pub(crate) use weights::{
-    CrossAttention, Ffn, Leaf, Mlp, Moe, SelfAttention, Source, TextEncoder, TextLayer, Weights,
+    CrossAttention, Leaf, Mlp, Moe, SelfAttention, Source, TextEncoder, TextLayer, Weights,
 };

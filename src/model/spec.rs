@@ -27,16 +27,9 @@ pub enum Role {
 }
 
 /// Matrices of one group get one precision on a graphics device, because they lie in one buffer or a kernel reads them
-/// side by side: one layer of all experts of a block, and `gate_proj` with `up_proj`. Every other matrix is a group.
+/// side by side: one layer of all experts of a block, and `gate_proj` with `up_proj`. Any other tensor is a group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Group(String);
-
-impl Group {
-    /// What the group is called, for people and for graphics debuggers.
-    pub fn name(&self) -> &str {
-        &self.0
-    }
-}
+pub struct Group(pub String);
 
 /// A tensor that a model needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,8 +74,6 @@ impl TensorSpec {
 /// A linear layer: `y = x·Wᵀ + b`.
 #[derive(Clone, Debug)]
 pub(crate) struct LinearSpec {
-    /// Official name, without `.weight`.
-    pub(crate) name: String,
     /// `[out, in]`; a patch embedding has `[out, channels, height, width]`.
     pub(crate) weight: TensorSpec,
     /// `[out]`
@@ -90,30 +81,10 @@ pub(crate) struct LinearSpec {
 }
 
 impl LinearSpec {
-    /// A layer with a bias and a weight of this shape.
-    pub(super) fn new(name: impl Into<String>, shape: &[usize], role: Role) -> Self {
-        let name = name.into();
-        let weight = TensorSpec::new(format!("{name}.weight"), shape, role);
+    /// A layer with a bias; `name` is the official one without `.weight`.
+    pub(super) fn new(name: &str, shape: &[usize], role: Role) -> Self {
         let bias = TensorSpec::new(format!("{name}.bias"), &shape[..1], Role::Bias);
-        Self { name, weight, bias: Some(bias) }.in_group(None)
-    }
-
-    pub(super) fn without_bias(mut self) -> Self {
-        self.bias = None;
-        self
-    }
-
-    /// Puts the weight in a group with others; with none, in one of its own.
-    pub(super) fn in_group(mut self, group: Option<String>) -> Self {
-        self.weight.group = Group(group.unwrap_or_else(|| self.name.clone()));
-        self
-    }
-
-    pub(super) fn of_expert(mut self) -> Self {
-        for tensor in std::iter::once(&mut self.weight).chain(&mut self.bias) {
-            tensor.is_expert = true;
-        }
-        self
+        Self { weight: TensorSpec::new(format!("{name}.weight"), shape, role), bias: Some(bias) }
     }
 
     /// Width of the result.

@@ -6,8 +6,9 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::config::Config;
+use super::ffn::Ffn;
 use super::spec::{LinearSpec, Role, TensorSpec};
-use super::weights::{Ffn, Source, Weights};
+use super::weights::{Source, Weights};
 
 /// A source that notes every tensor.
 impl Source<()> for Vec<TensorSpec> {
@@ -24,12 +25,7 @@ impl Source<()> for Vec<TensorSpec> {
         Ok(())
     }
 
-    fn label_tables(&mut self, specs: &[TensorSpec]) -> Result<(), Infallible> {
-        self.extend_from_slice(specs);
-        Ok(())
-    }
-
-    fn norms(&mut self, specs: &[TensorSpec; 4]) -> Result<(), Infallible> {
+    fn stack(&mut self, specs: &[TensorSpec]) -> Result<(), Infallible> {
         self.extend_from_slice(specs);
         Ok(())
     }
@@ -38,15 +34,7 @@ impl Source<()> for Vec<TensorSpec> {
         self.linear(spec)
     }
 
-    fn gate(&mut self, spec: &TensorSpec) -> Result<(), Infallible> {
-        self.table(spec)
-    }
-
-    fn predictor(&mut self, specs: &[LinearSpec; 2]) -> Result<(), Infallible> {
-        specs.iter().try_for_each(|spec| self.linear(spec))
-    }
-
-    fn thresholds(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, Infallible> {
+    fn values(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, Infallible> {
         self.push(spec.clone());
         Ok(Vec::new())
     }
@@ -70,7 +58,7 @@ pub(crate) fn look(config: &Config, source: &mut impl Source<(), Error = Infalli
 }
 
 impl Config {
-    /// Every tensor of the model, in the order in which the forward pass meets them.
+    /// Every tensor of the model, in the order of the official `state_dict`.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let mut list = Vec::new();
         look(self, &mut list);
@@ -151,7 +139,7 @@ mod tests {
             &tensors.iter().find(|t| t.name == name).unwrap().group
         };
         let gates = group("1.mlp.experts.0.gate_proj");
-        assert_eq!(gates.name(), "blocks.1.mlp.experts.gate_proj");
+        assert_eq!(gates.0, "blocks.1.mlp.experts.gate_proj");
         for same in ["1.mlp.experts.1.gate_proj", "1.mlp.experts.0.up_proj"] {
             assert_eq!(group(same), gates);
         }

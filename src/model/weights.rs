@@ -14,6 +14,7 @@ use std::fmt::Debug;
 use std::future::Future;
 
 use super::config::{Config, FfnForm, Kind};
+use super::ffn::Ffn;
 use super::spec::{LinearSpec, Role, TensorSpec};
 use super::text_config::TextConfig;
 
@@ -23,16 +24,10 @@ pub(crate) trait Leaf: Debug {
     type Linear: Debug;
     /// A table in f32.
     type Table: Debug;
-    /// All label tables.
-    type LabelTables: Debug;
-    /// The norms of queries and keys.
-    type Norms: Debug;
+    /// Tables of one width, one below the other.
+    type Stack: Debug;
     /// An adaLN layer.
     type Modulation: Debug;
-    /// The gate of an MoE layer.
-    type Gate: Debug;
-    /// The capacity predictor of an MoE layer.
-    type Predictor: Debug;
     /// All experts of an MoE layer.
     type Experts: Debug;
 }
@@ -41,15 +36,12 @@ pub(crate) trait Leaf: Debug {
 impl Leaf for () {
     type Linear = ();
     type Table = ();
-    type LabelTables = ();
-    type Norms = ();
+    type Stack = ();
     type Modulation = ();
-    type Gate = ();
-    type Predictor = ();
     type Experts = ();
 }
 
-/// Makes leaves from their descriptions. The walk calls it in the order of the tree.
+/// Makes leaves from their descriptions. The walk asks for them in the order of the official `state_dict`.
 pub(crate) trait Source<L: Leaf> {
     /// Why a leaf cannot be made.
     type Error;
@@ -57,20 +49,14 @@ pub(crate) trait Source<L: Leaf> {
     fn linear(&mut self, spec: &LinearSpec) -> Result<L::Linear, Self::Error>;
     /// A table of rows.
     fn table(&mut self, spec: &TensorSpec) -> Result<L::Table, Self::Error>;
-    /// The label tables, each `[rows, D]`; there may be none.
-    fn label_tables(&mut self, specs: &[TensorSpec]) -> Result<L::LabelTables, Self::Error>;
-    /// Weight and bias of the norm of queries, then of keys, each `[d]`.
-    fn norms(&mut self, specs: &[TensorSpec; 4]) -> Result<L::Norms, Self::Error>;
+    /// The label tables, or the scales and shifts of norms: there may be none.
+    fn stack(&mut self, specs: &[TensorSpec]) -> Result<L::Stack, Self::Error>;
     /// An adaLN layer `[n·D, D]`.
     fn modulation(&mut self, spec: &LinearSpec) -> Result<L::Modulation, Self::Error>;
-    /// A gate `[E, D]`.
-    fn gate(&mut self, spec: &TensorSpec) -> Result<L::Gate, Self::Error>;
-    /// The layers `[D, D]` and `[E, D]` of a capacity predictor, with SiLU between them.
-    fn predictor(&mut self, specs: &[LinearSpec; 2]) -> Result<L::Predictor, Self::Error>;
-    /// The thresholds `[E]` that predicted capacities are compared with.
-    fn thresholds(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, Self::Error>;
     /// All experts of a layer, at least one; all have the same form and shapes.
     fn experts(&mut self, specs: &[Ffn<LinearSpec>]) -> Result<L::Experts, Self::Error>;
+    /// Numbers that stay with the processor.
+    fn values(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, Self::Error>;
     /// State of the trainer.
     fn buffer(&mut self, _spec: &TensorSpec) {}
     /// Called after every block: the place to let a page draw while a model loads.
@@ -89,7 +75,7 @@ pub(crate) struct Weights<L: Leaf> {
     /// `t_embedder.mlp.0` and `.2`, `[D, 256]` and `[D, D]`
     pub(crate) t_embedder: [L::Linear; 2],
     /// The tables of [`Config::labels`](super::Config), each `[rows, D]`
-    pub(crate) label_tables: L::LabelTables,
+    pub(crate) label_tables: L::Stack,
     /// Where the model reads text
     pub(crate) text_encoder: Option<TextEncoder<L>>,
     /// `L` of them
@@ -138,8 +124,8 @@ pub(crate) struct Block<L: Leaf> {
 pub(crate) struct SelfAttention<L: Leaf> {
     /// `[3·H·d, D]`: q, k and v outermost, then the head
     pub(crate) qkv: L::Linear,
-    /// `q_norm` and `k_norm`, where there are such norms
-    pub(crate) qk_norm: Option<L::Norms>,
+    /// Weight and bias of `q_norm`, then of `k_norm`, each `[d]`, where there are such norms
+    pub(crate) qk_norm: Option<L::Stack>,
     /// `[D, H·d]`
     pub(crate) proj: L::Linear,
 }
@@ -168,36 +154,15 @@ pub(crate) enum Mlp<L: Leaf> {
 #[derive(Debug)]
 pub(crate) struct Moe<L: Leaf> {
     /// `gate_weight` (`gate.weight` with token choice), `[E, D]`
-    pub(crate) gate_weight: L::Gate,
+    pub(crate) gate_weight: L::Linear,
     /// `[E]`; empty unless the model is a `DiffMoE`
     pub(crate) expert_threshold: Vec<f32>,
     /// `E` of them
     pub(crate) experts: L::Experts,
-    /// `[D, D]` and `[E, D]`; `DiffMoE` only
-    pub(crate) capacity_predictor: Option<L::Predictor>,
+    /// `[D, D]` and `[E, D]`, with SiLU between them; `DiffMoE` only
+    pub(crate) capacity_predictor: Option<[L::Linear; 2]>,
     /// Sees every token
     pub(crate) shared_experts: Option<Ffn<L::Linear>>,
-}
-
-/// A feed-forward network of hidden width `M`.
-#[derive(Debug)]
-pub(crate) enum Ffn<T> {
-    /// `fc2(gelu(fc1 x))`
-    Gelu {
-        /// `[M, D]`
-        fc1: T,
-        /// `[D, M]`
-        fc2: T,
-    },
-    /// `down(silu(gate x) ⊙ up x)`, without biases
-    SwiGlu {
-        /// `[M, D]`
-        gate_proj: T,
-        /// `[M, D]`
-        up_proj: T,
-        /// `[D, M]`
-        down_proj: T,
-    },
 }
 
 /// The final layer.
@@ -210,7 +175,7 @@ pub(crate) struct FinalLayer<L: Leaf> {
 }
 
 impl<L: Leaf> Weights<L> {
-    /// The walk: every tensor of a model, in the order of the tree.
+    /// The walk: every tensor of a model, in the order of the official `state_dict`.
     pub(crate) async fn visit<S: Source<L>>(
         config: &Config,
         source: &mut S,
@@ -228,11 +193,9 @@ impl<L: Leaf> Weights<L> {
             source.linear(&outer("t_embedder.mlp.0", &[d, 256]))?,
             source.linear(&outer("t_embedder.mlp.2", &[d, d]))?,
         ];
-        let label_tables = source.label_tables(&labels.collect::<Vec<_>>())?;
-        let text_encoder = match &config.text {
-            None => None,
-            Some(text) => Some(TextEncoder::visit(text, d, source)?),
-        };
+        let label_tables = source.stack(&labels.collect::<Vec<_>>())?;
+        let text = config.text.as_ref();
+        let text_encoder = text.map(|text| TextEncoder::visit(text, d, source)).transpose()?;
         let mut blocks = Vec::with_capacity(config.depth);
         for i in 0..config.depth {
             blocks.push(Block::visit(config, i, source)?);
@@ -262,43 +225,39 @@ impl<L: Leaf> TextEncoder<L> {
         let table = |name: &str, rows: usize| {
             TensorSpec::new(format!("text_encoder.{name}"), &[rows, width], Role::Table)
         };
-        let layer = |i: usize, source: &mut S| -> Result<_, S::Error> {
+        let position_embedding = source.table(&table("position_embedding", text.max_length))?;
+        let token_embedding = source.table(&table("token_embedding.weight", text.vocab_size))?;
+        let mut layers = Vec::with_capacity(text.depth);
+        for i in 0..text.depth {
             let name = format!("text_encoder.layers.{i}");
-            let mlp = format!("{name}.mlp");
-            let mlp = Ffn::specs(&mlp, FfnForm::Gelu, [width, text.ffn_hidden], None);
-            Ok(TextLayer {
-                attn: SelfAttention::visit(&name, [width, width], None, source)?,
-                mlp: mlp.try_map(|layer| source.linear(layer))?,
-            })
-        };
-        Ok(Self {
-            position_embedding: source.table(&table("position_embedding", text.max_length))?,
-            token_embedding: source.table(&table("token_embedding.weight", text.vocab_size))?,
-            layers: (0..text.depth).map(|i| layer(i, source)).collect::<Result<_, _>>()?,
-            text_pool: source.linear(&LinearSpec::new(
-                "text_pool",
-                &[d, width],
-                Role::Projection,
-            ))?,
-        })
+            let attn = SelfAttention::visit(&name, [width, width], None, source)?;
+            let widths = [width, text.ffn_hidden];
+            let mlp = Ffn::new(&format!("{name}.mlp"), None, FfnForm::Gelu, widths);
+            layers.push(TextLayer { attn, mlp: mlp.try_map(|layer| source.linear(layer))? });
+        }
+        let text_pool = LinearSpec::new("text_pool", &[d, width], Role::Projection);
+        let text_pool = source.linear(&text_pool)?;
+        Ok(Self { position_embedding, token_embedding, layers, text_pool })
     }
 }
 
 impl<L: Leaf> Block<L> {
     fn visit<S: Source<L>>(config: &Config, i: usize, source: &mut S) -> Result<Self, S::Error> {
         let name = format!("blocks.{i}");
-        let d = config.hidden_size;
-        let attention = config.num_heads * config.head_dim;
+        let mlp = format!("{name}.mlp");
+        let (d, attention) = (config.hidden_size, config.num_heads * config.head_dim);
         let head = config.qk_norm.then_some(config.head_dim);
+        let text = config.text.as_ref();
+        let text = text.map(|text| [d, attention, text.hidden_size]);
         Ok(Self {
             attn: SelfAttention::visit(&name, [d, attention], head, source)?,
-            cross_attn: match &config.text {
-                None => None,
-                Some(text) => {
-                    Some(CrossAttention::visit(&name, [d, attention, text.hidden_size], source)?)
-                }
+            cross_attn: text.map(|w| CrossAttention::visit(&name, w, source)).transpose()?,
+            mlp: if config.is_moe(i) {
+                Mlp::Moe(Box::new(Moe::visit(config, &mlp, source)?))
+            } else {
+                let specs = Ffn::new(&mlp, None, config.ffn_form, [d, config.ffn_hidden]);
+                Mlp::Dense(specs.try_map(|layer| source.linear(layer))?)
             },
-            mlp: Mlp::visit(config, &format!("{name}.mlp"), config.is_moe(i), source)?,
             adaln_modulation: source.modulation(&modulation(&name, 6, d))?,
         })
     }
@@ -314,22 +273,18 @@ impl<L: Leaf> SelfAttention<L> {
         source: &mut S,
     ) -> Result<Self, S::Error> {
         let linear = |layer: &str, shape: [usize; 2]| {
-            LinearSpec::new(format!("{block}.attn.{layer}"), &shape, Role::Matrix)
-        };
-        let norm = |width: usize, part: &str, role: Role| {
-            TensorSpec::new(format!("{block}.attn.{part}"), &[width], role)
+            LinearSpec::new(&format!("{block}.attn.{layer}"), &shape, Role::Matrix)
         };
         let norms = head.map(|width| {
-            [
-                norm(width, "q_norm.weight", Role::Norm),
-                norm(width, "q_norm.bias", Role::Bias),
-                norm(width, "k_norm.weight", Role::Norm),
-                norm(width, "k_norm.bias", Role::Bias),
-            ]
+            ["q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias"]
+                .into_iter()
+                .zip([Role::Norm, Role::Bias].into_iter().cycle())
+                .map(|(part, role)| TensorSpec::new(format!("{block}.attn.{part}"), &[width], role))
+                .collect::<Vec<_>>()
         });
         Ok(Self {
             qkv: source.linear(&linear("qkv", [3 * attention, d]))?,
-            qk_norm: norms.map(|norms| source.norms(&norms)).transpose()?,
+            qk_norm: norms.map(|norms| source.stack(&norms)).transpose()?,
             proj: source.linear(&linear("proj", [d, attention]))?,
         })
     }
@@ -344,7 +299,7 @@ impl<L: Leaf> CrossAttention<L> {
     ) -> Result<Self, S::Error> {
         let mut linear = |layer: &str, shape: [usize; 2]| {
             let name = format!("{block}.cross_attn.{layer}");
-            source.linear(&LinearSpec::new(name, &shape, Role::Matrix))
+            source.linear(&LinearSpec::new(&name, &shape, Role::Matrix))
         };
         Ok(Self {
             q_linear: linear("q_linear", [attention, d])?,
@@ -354,121 +309,47 @@ impl<L: Leaf> CrossAttention<L> {
     }
 }
 
-impl<L: Leaf> Mlp<L> {
-    fn visit<S: Source<L>>(
-        config: &Config,
-        name: &str,
-        is_moe: bool,
-        source: &mut S,
-    ) -> Result<Self, S::Error> {
-        if is_moe {
-            return Ok(Self::Moe(Box::new(Moe::visit(config, name, source)?)));
-        }
-        let specs =
-            Ffn::specs(name, config.ffn_form, [config.hidden_size, config.ffn_hidden], None);
-        Ok(Self::Dense(specs.try_map(|layer| source.linear(layer))?))
-    }
-}
-
 impl<L: Leaf> Moe<L> {
     fn visit<S: Source<L>>(config: &Config, name: &str, source: &mut S) -> Result<Self, S::Error> {
         let (d, e) = (config.hidden_size, config.num_experts);
-        let is_diffmoe = config.kind == Kind::DiffMoe;
-        let gate = if config.kind == Kind::Tc { "gate.weight" } else { "gate_weight" };
+        let [is_diffmoe, is_tc] = [Kind::DiffMoe, Kind::Tc].map(|kind| config.kind == kind);
+        let gate = if is_tc { "gate.weight" } else { "gate_weight" };
         let gate = TensorSpec::new(format!("{name}.{gate}"), &[e, d], Role::Router);
-        let expert_threshold =
-            TensorSpec::new(format!("{name}.expert_threshold"), &[e], Role::Threshold);
+        let gate = LinearSpec { weight: gate, bias: None };
+        let thresholds = TensorSpec::new(format!("{name}.expert_threshold"), &[e], Role::Threshold);
         let ema_decay = TensorSpec::new(format!("{name}.ema_decay"), &[1], Role::Buffer);
         let predictor = |layer: usize, outputs: usize| {
             let name = format!("{name}.capacity_predictor.{layer}");
-            LinearSpec::new(name, &[outputs, d], Role::Router)
+            LinearSpec::new(&name, &[outputs, d], Role::Router)
         };
         let all = format!("{name}.experts");
         let expert = |j: usize| {
             let widths = [d, config.ffn_hidden];
-            Ffn::specs(&format!("{all}.{j}"), config.ffn_form, widths, Some(&all))
+            Ffn::new(&format!("{all}.{j}"), Some(&all), config.ffn_form, widths)
         };
-        Ok(Self {
-            gate_weight: source.gate(&gate)?,
-            expert_threshold: if is_diffmoe {
-                let thresholds = source.thresholds(&expert_threshold)?;
-                source.buffer(&ema_decay);
-                thresholds
-            } else {
-                Vec::new()
-            },
-            experts: source.experts(&(0..e).map(expert).collect::<Vec<_>>())?,
-            capacity_predictor: if is_diffmoe {
-                Some(source.predictor(&[predictor(0, d), predictor(2, e)])?)
-            } else {
-                None
-            },
-            shared_experts: match config.shared_hidden {
-                0 => None,
-                width => {
-                    let name = format!("{name}.shared_experts");
-                    let specs = Ffn::specs(&name, config.shared_form, [d, width], None);
-                    Some(specs.try_map(|layer| source.linear(layer))?)
-                }
-            },
-        })
+        // With token choice, the gate comes after the experts.
+        let first = if is_tc { None } else { Some(source.linear(&gate)?) };
+        let expert_threshold = if is_diffmoe { source.values(&thresholds)? } else { Vec::new() };
+        if is_diffmoe {
+            source.buffer(&ema_decay);
+        }
+        let experts = source.experts(&(0..e).map(expert).collect::<Vec<_>>())?;
+        let gate_weight = first.map_or_else(|| source.linear(&gate), Ok)?;
+        let capacity_predictor = if is_diffmoe {
+            Some([source.linear(&predictor(0, d))?, source.linear(&predictor(2, e))?])
+        } else {
+            None
+        };
+        let shared = format!("{name}.shared_experts");
+        let shared = Ffn::new(&shared, None, config.shared_form, [d, config.shared_hidden]);
+        let has_shared = config.shared_hidden > 0;
+        let shared = has_shared.then(|| shared.try_map(|layer| source.linear(layer)));
+        let shared_experts = shared.transpose()?;
+        Ok(Self { gate_weight, expert_threshold, experts, capacity_predictor, shared_experts })
     }
 }
 
 /// An adaLN layer that makes `parts` vectors.
 fn modulation(name: &str, parts: usize, d: usize) -> LinearSpec {
-    LinearSpec::new(format!("{name}.adaLN_modulation.1"), &[parts * d, d], Role::Modulation)
-}
-
-impl Ffn<LinearSpec> {
-    /// The layers of a network of width `d` and hidden width `m`; of an expert where `experts` names all of them.
-    fn specs(name: &str, form: FfnForm, [d, m]: [usize; 2], experts: Option<&str>) -> Self {
-        let group = experts.unwrap_or(name);
-        let linear = |layer: &str, beside: &str, shape: [usize; 2]| {
-            let linear = LinearSpec::new(format!("{name}.{layer}"), &shape, Role::Matrix)
-                .in_group(Some(format!("{group}.{beside}")));
-            if experts.is_some() { linear.of_expert() } else { linear }
-        };
-        match form {
-            FfnForm::Gelu => {
-                Self::Gelu { fc1: linear("fc1", "fc1", [m, d]), fc2: linear("fc2", "fc2", [d, m]) }
-            }
-            FfnForm::SwiGlu => Self::SwiGlu {
-                gate_proj: linear("gate_proj", "gate_proj", [m, d]).without_bias(),
-                up_proj: linear("up_proj", "gate_proj", [m, d]).without_bias(),
-                down_proj: linear("down_proj", "down_proj", [d, m]).without_bias(),
-            },
-        }
-    }
-}
-
-impl<T> Ffn<T> {
-    /// The same network with other leaves.
-    pub(crate) fn try_map<U, E>(
-        &self,
-        mut leaf: impl FnMut(&T) -> Result<U, E>,
-    ) -> Result<Ffn<U>, E> {
-        Ok(match self {
-            Self::Gelu { fc1, fc2 } => Ffn::Gelu { fc1: leaf(fc1)?, fc2: leaf(fc2)? },
-            Self::SwiGlu { gate_proj, up_proj, down_proj } => Ffn::SwiGlu {
-                gate_proj: leaf(gate_proj)?,
-                up_proj: leaf(up_proj)?,
-                down_proj: leaf(down_proj)?,
-            },
-        })
-    }
-
-    /// `fc1` or `gate_proj`; `up_proj` where there is one; `fc2` or `down_proj`.
-    pub(crate) fn layers(&self) -> (&T, Option<&T>, &T) {
-        match self {
-            Self::Gelu { fc1, fc2 } => (fc1, None, fc2),
-            Self::SwiGlu { gate_proj, up_proj, down_proj } => (gate_proj, Some(up_proj), down_proj),
-        }
-    }
-
-    /// Its layers in order.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
-        let (first, second, last) = self.layers();
-        std::iter::once(first).chain(second).chain([last])
-    }
+    LinearSpec::new(&format!("{name}.adaLN_modulation.1"), &[parts * d, d], Role::Modulation)
 }

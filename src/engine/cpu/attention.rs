@@ -23,7 +23,7 @@ pub(super) fn attention(config: &Config, w: &SelfAttention<OnCpu>, a: &mut Activ
         let Some(norms) = &w.qk_norm else { return };
         // A row holds the queries of all heads, then their keys.
         for row in qkv.chunks_exact_mut(3 * attn) {
-            for (part, [weight, bias]) in row.chunks_exact_mut(attn).zip(norms) {
+            for (part, [weight, bias]) in row.chunks_exact_mut(attn).zip(norms.as_chunks().0) {
                 for head in part.chunks_exact_mut(width) {
                     head_norm(head, weight, bias);
                 }

@@ -13,13 +13,9 @@ pub(super) struct OnCpu;
 impl Leaf for OnCpu {
     type Linear = Linear;
     type Table = Vec<f32>;
-    type LabelTables = Vec<Vec<f32>>;
-    /// Weight and bias for queries, then for keys.
-    type Norms = [[Vec<f32>; 2]; 2];
+    type Stack = Vec<Vec<f32>>;
     /// Cut along its outputs, a part for each vector, so that threads can share it when there are few rows.
     type Modulation = Vec<Linear>;
-    type Gate = Linear;
-    type Predictor = [Linear; 2];
     type Experts = Vec<Ffn<Linear>>;
 }
 
@@ -74,15 +70,8 @@ impl Source<OnCpu> for Reader<'_> {
         self.read(spec)
     }
 
-    fn label_tables(&mut self, specs: &[TensorSpec]) -> Result<Vec<Vec<f32>>, CheckpointError> {
+    fn stack(&mut self, specs: &[TensorSpec]) -> Result<Vec<Vec<f32>>, CheckpointError> {
         specs.iter().map(|spec| self.read(spec)).collect()
-    }
-
-    fn norms(
-        &mut self,
-        [q_weight, q_bias, k_weight, k_bias]: &[TensorSpec; 4],
-    ) -> Result<[[Vec<f32>; 2]; 2], CheckpointError> {
-        Ok([[self.read(q_weight)?, self.read(q_bias)?], [self.read(k_weight)?, self.read(k_bias)?]])
     }
 
     fn modulation(&mut self, spec: &LinearSpec) -> Result<Vec<Linear>, CheckpointError> {
@@ -96,19 +85,7 @@ impl Source<OnCpu> for Reader<'_> {
         Ok(weight.chunks_exact(width * width).enumerate().map(part).collect())
     }
 
-    fn gate(&mut self, spec: &TensorSpec) -> Result<Linear, CheckpointError> {
-        let weight = Matrix::new(spec.shape[0], spec.shape[1], &self.read(spec)?);
-        Ok(Linear { weight, bias: None })
-    }
-
-    fn predictor(
-        &mut self,
-        [hidden, output]: &[LinearSpec; 2],
-    ) -> Result<[Linear; 2], CheckpointError> {
-        Ok([self.linear(hidden)?, self.linear(output)?])
-    }
-
-    fn thresholds(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {
+    fn values(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {
         self.read(spec)
     }
 

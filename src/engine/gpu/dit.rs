@@ -101,7 +101,8 @@ impl Network<'_> {
         self.modulate(t, scope, columns.shift_attention, columns.scale_attention);
         Linear::new(&a.normal, &w.attn.qkv, &a.qkv).record(gpu, t, scope);
         let heads = config.num_heads;
-        if let Some(affine) = &w.attn.qk_norm {
+        if let Some(norms) = &w.attn.qk_norm {
+            let affine = &norms.rows;
             t.push(gpu, scope, &HeadNorm { affine, heads, qkv: &a.qkv });
         }
         t.push(gpu, scope, &Attention::to_itself(&a.qkv, a.batch, heads, &a.attended));

@@ -20,16 +20,16 @@ impl Network<'_> {
         let layer = config.moe_blocks().iter().position(|&i| i == block).expect("an MoE block");
 
         let scope = Scope::of_block(block, Stage::Router);
-        if let Some(predictor) = &w.capacity_predictor {
-            Linear::new(&a.normal, &predictor.hidden, &m.predictor).silu().record(gpu, t, scope);
+        if let Some([first, _]) = &w.capacity_predictor {
+            Linear::new(&a.normal, first, &m.predictor).silu().record(gpu, t, scope);
         }
+        let [gate_weight, _] = w.gate_weight.whole();
         let score = RouteScore {
             x: &a.normal,
-            gate_weight: &w.gate_weight,
-            predictor: w.capacity_predictor.as_ref().map(|p| Predictor {
-                hidden: &m.predictor,
-                weight: &p.weight,
-                bias: &p.bias,
+            gate_weight,
+            predictor: w.capacity_predictor.as_ref().map(|[_, second]| {
+                let [weight, bias] = second.whole();
+                Predictor { hidden: &m.predictor, weight, bias }
             }),
             gates: &m.gates,
             capacities: &m.capacities,

@@ -57,34 +57,19 @@ impl Source<()> for WeightBytes<'_> {
         Ok(())
     }
 
-    fn label_tables(&mut self, specs: &[TensorSpec]) -> Result<(), Infallible> {
+    fn stack(&mut self, specs: &[TensorSpec]) -> Result<(), Infallible> {
+        let label = specs.first().map_or_else(String::new, |spec| spec.name.clone());
         // No buffer is empty.
-        let bytes = specs.iter().map(|spec| 4 * spec.elements()).sum::<u64>().max(4);
-        self.add("the label tables", bytes);
+        self.add(&label, specs.iter().map(|spec| 4 * spec.elements()).sum::<u64>().max(4));
         Ok(())
-    }
-
-    fn norms(&mut self, specs: &[TensorSpec; 4]) -> Result<(), Infallible> {
-        specs.iter().try_for_each(|spec| self.table(spec))
     }
 
     fn modulation(&mut self, spec: &LinearSpec) -> Result<(), Infallible> {
         self.linear(spec)
     }
 
-    fn gate(&mut self, spec: &TensorSpec) -> Result<(), Infallible> {
-        self.table(spec)
-    }
-
-    fn predictor(&mut self, [hidden, output]: &[LinearSpec; 2]) -> Result<(), Infallible> {
-        self.linear(hidden)?;
-        self.table(&output.weight)?;
-        self.total += 4 * output.outputs() as u64;
-        Ok(())
-    }
-
-    /// They come with a run.
-    fn thresholds(&mut self, _: &TensorSpec) -> Result<Vec<f32>, Infallible> {
+    /// Thresholds come with a run.
+    fn values(&mut self, _: &TensorSpec) -> Result<Vec<f32>, Infallible> {
         Ok(Vec::new())
     }
 

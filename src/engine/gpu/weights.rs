@@ -21,35 +21,20 @@ pub(super) struct OnGpu;
 impl Leaf for OnGpu {
     type Linear = Matrix;
     type Table = Tensor;
-    type LabelTables = LabelTables;
-    /// `[4, d]`, f32: weight and bias for queries, then for keys.
-    type Norms = Tensor;
+    type Stack = Stack;
     /// First row of the layer in [`Weights::adaln_modulation`].
     type Modulation = usize;
-    type Gate = Tensor;
-    type Predictor = Predictor;
     /// Each layer of all experts in one bank.
     type Experts = Ffn<ExpertBank>;
 }
 
-/// All label tables one below the other.
+/// Tables one below the other.
 #[derive(Debug)]
-pub(super) struct LabelTables {
-    /// `[rows, D]`, f32.
+pub(super) struct Stack {
+    /// `[rows, width]`, f32.
     pub(super) rows: Tensor,
     /// First row of each table.
     pub(super) first_rows: Vec<u32>,
-}
-
-/// The capacity predictor.
-#[derive(Debug)]
-pub(super) struct Predictor {
-    /// `[D, D]`, f32.
-    pub(super) hidden: Matrix,
-    /// `[E, D]`, f32.
-    pub(super) weight: Tensor,
-    /// `[E]`
-    pub(super) bias: Tensor,
 }
 
 /// All weights of a model.
@@ -150,7 +135,8 @@ impl Source<OnGpu> for Loader<'_> {
 
     fn linear(&mut self, spec: &LinearSpec) -> Loaded<Matrix> {
         let precision = self.precisions.of(&spec.weight);
-        let matrix = Matrix::new(self.gpu, &spec.name, spec.outputs(), spec.inputs(), precision);
+        let (label, rows, columns) = (&spec.weight.name, spec.outputs(), spec.inputs());
+        let matrix = Matrix::new(self.gpu, label, rows, columns, precision);
         self.bytes += matrix.bytes();
         self.fill(&matrix, 0, spec)?;
         Ok(matrix)
@@ -162,24 +148,18 @@ impl Source<OnGpu> for Loader<'_> {
         Ok(self.upload(&spec.name, &[values.len() / width, width], &values))
     }
 
-    fn label_tables(&mut self, specs: &[TensorSpec]) -> Loaded<LabelTables> {
-        let (mut first_rows, mut values, mut rows) = (Vec::new(), Vec::new(), 0);
+    fn stack(&mut self, specs: &[TensorSpec]) -> Loaded<Stack> {
+        // Without a label table there is a binding all the same.
+        let label = specs.first().map_or("no labels", |spec| &spec.name);
+        let width = specs.first().and_then(|spec| spec.shape.last().copied());
+        let width = width.unwrap_or(self.checkpoint.config().hidden_size);
+        let (mut first_rows, mut values) = (Vec::new(), Vec::new());
         for spec in specs {
-            first_rows.push(rows);
-            rows += spec.shape[0] as u32;
+            first_rows.push((values.len() / width) as u32);
             values.extend(self.read(spec)?);
         }
-        let width = self.checkpoint.config().hidden_size;
-        let rows = self.upload("label tables", &[rows as usize, width], &values);
-        Ok(LabelTables { rows, first_rows })
-    }
-
-    fn norms(&mut self, specs: &[TensorSpec; 4]) -> Loaded<Tensor> {
-        let mut values = Vec::new();
-        for spec in specs {
-            values.extend(self.read(spec)?);
-        }
-        Ok(self.upload(&specs[0].name, &[4, values.len() / 4], &values))
+        let rows = self.upload(label, &[values.len() / width, width], &values);
+        Ok(Stack { rows, first_rows })
     }
 
     fn modulation(&mut self, spec: &LinearSpec) -> Loaded<usize> {
@@ -189,29 +169,14 @@ impl Source<OnGpu> for Loader<'_> {
         Ok(first)
     }
 
-    fn gate(&mut self, spec: &TensorSpec) -> Loaded<Tensor> {
-        self.table(spec)
-    }
-
-    fn predictor(&mut self, [hidden, output]: &[LinearSpec; 2]) -> Loaded<Predictor> {
-        let hidden = self.linear(hidden)?;
-        let weight = self.table(&output.weight)?;
-        let bias = match &output.bias {
-            Some(bias) => self.read(bias)?,
-            None => vec![0.0; output.outputs()],
-        };
-        let bias = self.upload(&format!("{} bias", output.name), &[bias.len()], &bias);
-        Ok(Predictor { hidden, weight, bias })
-    }
-
-    fn thresholds(&mut self, spec: &TensorSpec) -> Loaded<Vec<f32>> {
+    fn values(&mut self, spec: &TensorSpec) -> Loaded<Vec<f32>> {
         self.checkpoint.read(&spec.name)
     }
 
     fn experts(&mut self, experts: &[Ffn<LinearSpec>]) -> Loaded<Ffn<ExpertBank>> {
         let bank = |layer: &LinearSpec| -> Loaded<_> {
             let shape = [experts.len(), layer.outputs(), layer.inputs()];
-            let (label, has_bias) = (layer.weight.group.name(), layer.bias.is_some());
+            let (label, has_bias) = (&layer.weight.group.0, layer.bias.is_some());
             let precision = self.precisions.of(&layer.weight);
             Ok(ExpertBank::new(self.gpu, label, shape, has_bias, precision))
         };
