@@ -20,7 +20,7 @@ pub use routing::{Routing, RoutingRule};
 pub(crate) use spec::LinearSpec;
 pub use spec::{Group, Role, TensorSpec};
 pub use storage::{INT4_GROUP, Storage, file_bytes};
-pub(crate) use tensors::look;
+pub(crate) use tensors::{Seen, look};
 pub use text_config::TextConfig;
 pub(crate) use weights::{
     CrossAttention, Leaf, Mlp, Moe, SelfAttention, Source, TextEncoder, TextLayer, Weights,

@@ -10,23 +10,35 @@ use super::ffn::Ffn;
 use super::spec::{LinearSpec, Role, TensorSpec};
 use super::weights::{Source, Weights};
 
-/// A source that notes every tensor.
-impl Source<()> for Vec<TensorSpec> {
+/// The description of a leaf, for those who only look at a model.
+pub(crate) enum Seen<'a> {
+    /// A linear layer of any kind.
+    Linear(&'a LinearSpec),
+    /// All experts of an MoE layer.
+    Experts(&'a [Ffn<LinearSpec>]),
+    /// Tables one below the other; there may be none.
+    Stack(&'a [TensorSpec]),
+    /// Numbers that stay with the processor, and those that only the trainer reads.
+    Aside(&'a TensorSpec),
+}
+
+/// A source that keeps nothing and cannot fail.
+struct Look<F>(F);
+
+impl<F: FnMut(Seen<'_>)> Source<()> for Look<F> {
     type Error = Infallible;
 
     fn linear(&mut self, spec: &LinearSpec) -> Result<(), Infallible> {
-        self.push(spec.weight.clone());
-        self.extend(spec.bias.clone());
+        (self.0)(Seen::Linear(spec));
         Ok(())
     }
 
     fn table(&mut self, spec: &TensorSpec) -> Result<(), Infallible> {
-        self.push(spec.clone());
-        Ok(())
+        self.stack(std::slice::from_ref(spec))
     }
 
     fn stack(&mut self, specs: &[TensorSpec]) -> Result<(), Infallible> {
-        self.extend_from_slice(specs);
+        (self.0)(Seen::Stack(specs));
         Ok(())
     }
 
@@ -34,23 +46,25 @@ impl Source<()> for Vec<TensorSpec> {
         self.linear(spec)
     }
 
+    fn experts(&mut self, specs: &[Ffn<LinearSpec>]) -> Result<(), Infallible> {
+        (self.0)(Seen::Experts(specs));
+        Ok(())
+    }
+
     fn values(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, Infallible> {
-        self.push(spec.clone());
+        self.buffer(spec);
         Ok(Vec::new())
     }
 
-    fn experts(&mut self, specs: &[Ffn<LinearSpec>]) -> Result<(), Infallible> {
-        specs.iter().flat_map(Ffn::iter).try_for_each(|spec| self.linear(spec))
-    }
-
     fn buffer(&mut self, spec: &TensorSpec) {
-        self.push(spec.clone());
+        (self.0)(Seen::Aside(spec));
     }
 }
 
-/// Walks through a model with a source that keeps nothing, cannot fail and never pauses.
-pub(crate) fn look(config: &Config, source: &mut impl Source<(), Error = Infallible>) {
-    let walk = pin!(Weights::visit(config, source));
+/// Shows every leaf of a model, in the order of the official `state_dict`.
+pub(crate) fn look(config: &Config, see: impl FnMut(Seen<'_>)) {
+    let mut source = Look(see);
+    let walk = pin!(Weights::visit(config, &mut source));
     match walk.poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(Ok(_)) => {}
         Poll::Pending => unreachable!("only a source that pauses keeps a walk waiting"),
@@ -61,7 +75,15 @@ impl Config {
     /// Every tensor of the model, in the order of the official `state_dict`.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let mut list = Vec::new();
-        look(self, &mut list);
+        let linear = |spec: &LinearSpec| [Some(spec.weight.clone()), spec.bias.clone()];
+        look(self, |seen| match seen {
+            Seen::Linear(spec) => list.extend(linear(spec).into_iter().flatten()),
+            Seen::Experts(all) => {
+                list.extend(all.iter().flat_map(Ffn::iter).flat_map(linear).flatten());
+            }
+            Seen::Stack(specs) => list.extend_from_slice(specs),
+            Seen::Aside(spec) => list.push(spec.clone()),
+        });
         list
     }
 
