@@ -21,7 +21,7 @@ text_encoder.layers.0.mlp.fc1.weight text_encoder.layers.0.mlp.fc2.weight
 
 
 def test_int8_is_for_the_matrices_that_the_program_calls_so():
-    """The names are those of ``is_matrix`` in the Rust program (src/model/storage.rs)."""
+    """The names are those of ``TensorSpec::is_matrix`` in the Rust program (src/model/spec.rs)."""
     text = {"vocab_size": 40, "max_length": 5, "hidden_size": 12, "depth": 1, "num_heads": 3, "mlp_ratio": 2}
     model = DiT(8, 3, 2, 2, 16, 2, num_experts=2, prediction="data", detail_head=4, text=text,
                 labels=(("y_embedder", 200, None), ("style_embedder", 3, None)))

@@ -123,11 +123,28 @@ def compare(first, second, seed, rounds=2000):
     return stats.mean(second.double() - first.double(), seed, rounds)
 
 
-def errors(model, own, count):
-    """Error of the predicted picture on held-out and seen pictures, with what returning the input would give."""
+def errors(model, own, count, cache=None, key=""):
+    """Error of the predicted picture on held-out and seen pictures, with what returning the input would give; kept in the
+    cache under a key, if there is one."""
+    path = cache and os.path.join(cache, f"error-{key[:24]}-{count}.json")
+    if path and os.path.exists(path):
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
     h = heldout.HeldOut({"held_out": own[1], "seen": own[0]}, count)
-    return {"times": list(heldout.TIMES), "pictures": h.sizes(),
-            "input": [((1 - t) / t) ** 2 for t in heldout.TIMES], **h.measure(model)}
+    out = {"times": list(heldout.TIMES), "pictures": h.sizes(),
+           "input": [((1 - t) / t) ** 2 for t in heldout.TIMES], **h.measure(model)}
+    if path:
+        os.makedirs(cache, exist_ok=True)
+        write(path, out)
+    return out
+
+
+def write(path, out):
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path + ".tmp", "w", encoding="utf-8") as f:
+        json.dump(out, f, indent=1, ensure_ascii=False)
+        f.write("\n")
+    os.replace(path + ".tmp", path)
 
 
 def question(own, a):
@@ -162,11 +179,12 @@ def run(a, net=None):
             features.append(f)
         both = {k: torch.cat([f[k] for f in features]) for k in features[0]}
         column["set"] = judges.of_set(torch.cat(list(pictures.values())), both, others)
-        out["columns"].append(column)
         said.append(answers)
-    for i in range(2, len(said)):  # against the first file
-        out["columns"][i]["against_first"] = {part: {k: compare(said[1][part][k], v, a.seed) for k, v in said[i][part].items()}
-                                              for part in asked}
+        if len(said) > 2:  # against the first file
+            column["against_first"] = {part: {k: compare(said[1][part][k], v, a.seed) for k, v in answers[part].items()}
+                                       for part in asked}
+        out["columns"].append(column)
+        write(a.out, out)  # what is there is there, should the rest be interrupted
     return out
 
 
@@ -185,7 +203,7 @@ def sources(a, files, titles, asked, truth, own):
                 "cpu_seconds_a_picture": round(seconds / sum(len(c) for c in compute), 3)}
         if a.error_images:
             model.set_rule(s["rule"])
-            more["error"] = errors(model, own, a.error_images)
+            more["error"] = errors(model, own, a.error_images, a.cache, f"{s['rule']}-{who['sha256']}")
         yield title, pictures, more
 
 
@@ -228,9 +246,4 @@ def table(runs):
 
 def main(a: argparse.Namespace):
     torch.set_num_threads(a.threads)
-    out = run(a)
-    os.makedirs(os.path.dirname(os.path.abspath(a.out)), exist_ok=True)
-    with open(a.out, "w", encoding="utf-8") as f:
-        json.dump(out, f, indent=1, ensure_ascii=False)
-        f.write("\n")
-    print(table([out]))
+    print(table([run(a)]))
