@@ -75,8 +75,8 @@
 //!
 //! # Examples
 //!
-//! In `examples/` of the repository: `headless` (images to a PNG), `own_device` (a window that paints what its own
-//! device computes), `custom_scheduler`, `routing_trace`, and `bring_your_weights`.
+//! In `examples/` of the repository: `headless` (images to a PNG), `custom_scheduler`, `routing_trace`,
+//! `bring_your_weights`, and as a package of its own `own_device` (a window that paints what its own device computes).
 //!
 //! # Features
 //!

@@ -1,4 +1,4 @@
-//! The examples that need no window, run as tests. `cargo check --all-targets` compiles the one with a window.
+//! The examples that need no window, run as tests. The one with a window, `own_device`, is a package of its own.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 #![allow(dead_code, reason = "the `main` of an example")]

@@ -69,7 +69,8 @@ impl Pacer {
     }
 
     /// Units to hand out next.
-    pub(super) fn units(self) -> usize {
+    #[cfg(test)]
+    fn units(self) -> usize {
         self.units
     }
 

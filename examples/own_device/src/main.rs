@@ -1,7 +1,7 @@
 //! A window of winit whose own device draws and computes: the image is written to a texture on the device and painted
 //! while it is being sampled; nothing is read back for the screen.
 //!
-//! `cargo run --release --example own_device -- [MODEL.safetensors]`
+//! `cargo run --release -p own_device -- [MODEL.safetensors]`
 
 use std::error::Error;
 use std::path::Path;
@@ -19,7 +19,7 @@ use winit::event_loop::{ActiveEventLoop, ControlFlow, EventLoop, OwnedDisplayHan
 use winit::window::{Window, WindowId};
 
 /// A model of this repository that draws emoji of 64 × 64 pixels.
-const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/emoji.safetensors");
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../assets/emoji.safetensors");
 
 /// Kernels that are submitted between two frames: few enough for the window to stay smooth.
 const BUDGET: usize = 16;
