@@ -26,6 +26,7 @@ pub struct Settings {
 
 /// A setting that cannot work, with what to do instead.
 #[derive(Debug, thiserror::Error, PartialEq)]
+#[non_exhaustive]
 pub enum SettingsError {
     /// No or too many steps.
     #[error("{0} steps are not possible; choose 1 to 10000")]
