@@ -60,7 +60,7 @@ pub fn draw(
 fn step(config: &Config, index: u32, steps: u32) -> Vec<Instruction> {
     let (time, dt) = (index as f32 / steps as f32, 1.0 / steps as f32);
     let (now, before) =
-        (Latent::Velocity(index as u8 % 2), Latent::Velocity((index as u8 + 1) % 2));
+        (Latent::Velocity((index % 2) as u8), Latent::Velocity(((index + 1) % 2) as u8));
     let output = Latent::Output(0);
     let velocity = match config.prediction {
         Prediction::Velocity => vec![(1.0, output)],

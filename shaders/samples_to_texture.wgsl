@@ -19,8 +19,8 @@ const LANES_Y = 8u;
 
 fn channel(c: u32, pixel: u32) -> f32 {
     let plane = params.width * params.height;
-    let from = select(c, 0u, params.channels < 3u);
-    return samples[params.first + from * plane + pixel] * 0.5 + 0.5;
+    let source = select(c, 0u, params.channels < 3u);
+    return samples[params.first + source * plane + pixel] * 0.5 + 0.5;
 }
 
 @compute @workgroup_size(LANES_X, LANES_Y)
