@@ -188,19 +188,32 @@ fn check_entry_point(module: &Module, failures: &mut Vec<String>) {
     }
 }
 
-/// Bindings are 0, 1, 2, … of group 0; the first is the uniform and all others are storage.
+/// Bindings are 0, 1, 2, … of group 0; the first is the uniform and all others are storage: buffers, or textures of a
+/// format that every WebGPU device stores.
 fn check_bindings(module: &Module, failures: &mut Vec<String>) {
     let mut bindings: Vec<_> = module
         .global_variables
         .iter()
-        .filter_map(|(_, v)| v.binding.map(|b| (b.group, b.binding, v.space, v.name.clone())))
+        .filter_map(|(_, v)| {
+            let texture = matches!(
+                module.types[v.ty].inner,
+                TypeInner::Image {
+                    class: naga::ImageClass::Storage {
+                        format: naga::StorageFormat::Rgba8Unorm,
+                        access,
+                    },
+                    ..
+                } if access == naga::StorageAccess::STORE
+            );
+            v.binding.map(|b| (b.group, b.binding, v.space, v.name.clone(), texture))
+        })
         .collect();
     bindings.sort_by_key(|b| (b.0, b.1));
-    for (i, (group, binding, space, name)) in (0..).zip(&bindings) {
+    for (i, (group, binding, space, name, texture)) in (0..).zip(&bindings) {
         let fits = if i == 0 {
             *space == AddressSpace::Uniform && name.as_deref() == Some("params")
         } else {
-            matches!(space, AddressSpace::Storage { .. })
+            *texture || matches!(space, AddressSpace::Storage { .. })
         };
         if (*group, *binding) != (0, i) || !fits {
             failures.push(format!("binding {binding} of group {group}: {name:?} in {space:?}"));

@@ -4,6 +4,7 @@ use crate::model::ConfigError;
 
 /// Why a checkpoint was refused.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CheckpointError {
     /// The operating system would not hand out the file.
     #[error("cannot read {path}: {source}")]

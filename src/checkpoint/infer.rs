@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
-use crate::model::{Config, Objective, TensorSpec};
+use crate::model::{Config, ConfigError, Objective, TensorSpec};
 
 /// What is known beside the tensors.
 #[derive(Clone, Debug, Default)]
@@ -22,13 +22,47 @@ pub struct Hints {
     pub name: Option<String>,
 }
 
+/// Why the configuration of a bare state_dict is not known.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InferError {
+    /// Nothing says whether the model is a flow or a DDPM: give [`Hints::time`] or [`Hints::yaml`].
+    #[error("the tensors do not show whether the model was trained as a flow or as DDPM")]
+    UnknownObjective,
+    /// Nothing says how tokens are arranged: give [`Hints::size`] or [`Hints::yaml`].
+    #[error(
+        "a sample has {tokens} tokens, which form no square, and nothing says its height and width"
+    )]
+    UnknownSize {
+        /// Tokens of a sample.
+        tokens: usize,
+    },
+    /// Nothing says the number of attention heads: give [`Hints::heads`] or [`Hints::yaml`].
+    #[error(
+        "the tensors do not show the number of attention heads of a model of width {hidden_size}"
+    )]
+    UnknownHeads {
+        /// `D`.
+        hidden_size: usize,
+    },
+    /// The YAML file is damaged, or is not that of an official training run.
+    #[error("the YAML file of the training run cannot be used: {0}")]
+    Yaml(String),
+    /// These are not the tensors of a DiT.
+    #[error("{0}")]
+    Tensors(String),
+    /// The configuration that follows is impossible.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
 type Shapes = BTreeMap<String, Vec<usize>>;
 
 /// The configuration of a model with these tensors, as JSON in the form that checkpoints carry.
 ///
 /// # Errors
-/// A sentence that says what is not known or does not fit, and what to add.
-pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<String, String> {
+/// When something is not known, or the tensors are not those of such a model.
+pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<String, InferError> {
     let has = |part: &str| shapes.keys().any(|name| name.contains(part));
     let kind = if has(".mlp.capacity_predictor.") {
         "diffmoe"
@@ -50,13 +84,7 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<String, String> {
         (Some(time), _) => time,
         (None, Some(true)) => Objective::Flow,
         (None, Some(false)) => Objective::Ddpm,
-        (None, None) => {
-            return Err(
-                "the tensors do not tell how the model was trained; add --time ddpm (DiT) or \
-                --time flow (SiT, DiffMoE flow)"
-                    .into(),
-            );
-        }
+        (None, None) => return Err(InferError::UnknownObjective),
     };
     let table = shape(shapes, "y_embedder.embedding_table.weight", 2)?;
     let solver = if time == Objective::Flow { "euler" } else { "ddpm" };
@@ -66,9 +94,8 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<String, String> {
         "params": params, "defaults": { "steps": 250, "guidance": 1.5, "solver": solver }
     })
     .to_string();
-    let config = Config::from_json(&text).map_err(|e| e.to_string())?;
-    let problems = differences(&config, shapes);
-    if problems.is_empty() { Ok(text) } else { Err(problems) }
+    let problems = differences(&Config::from_json(&text)?, shapes);
+    if problems.is_empty() { Ok(text) } else { Err(InferError::Tensors(problems)) }
 }
 
 /// The first tensors that do not fit, in words; empty if all do.
@@ -99,28 +126,26 @@ fn differences(config: &Config, shapes: &Shapes) -> String {
 }
 
 /// Constructor arguments, whether the run was a flow, and its name.
-fn from_yaml(text: &str) -> Result<(Value, Option<bool>, Option<String>), String> {
-    let file: Value =
-        serde_saphyr::from_str(text).map_err(|e| format!("its YAML is not readable: {e}"))?;
+fn from_yaml(text: &str) -> Result<(Value, Option<bool>, Option<String>), InferError> {
+    let file: Value = serde_saphyr::from_str(text).map_err(|e| InferError::Yaml(e.to_string()))?;
     let params = file.pointer("/model/params").or(file.get("params"));
-    let params =
-        params.ok_or("its YAML has no model.params, as the official configurations have")?;
+    let missing = "it has no model.params, which the official configurations have";
+    let params = params.ok_or_else(|| InferError::Yaml(missing.into()))?;
     let rf = file.pointer("/basic/rf").and_then(Value::as_bool);
     let name = file.pointer("/basic/exp_name").and_then(Value::as_str).map(str::to_owned);
     Ok((params.clone(), rf, name))
 }
 
 /// Constructor arguments that give tensors of these shapes.
-fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, String> {
+fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, InferError> {
     let patch = shape(shapes, "x_embedder.proj.weight", 4)?;
-    let &[d, channels, p, _] = patch else { return Err("x_embedder is no patch embedding".into()) };
+    let &[d, channels, p, _] = patch else {
+        return Err(InferError::Tensors("x_embedder is no patch embedding".into()));
+    };
     let tokens = shape(shapes, "pos_embed", 3)?[1];
     let across = tokens.isqrt();
     if across * across != tokens && hints.size.is_none() {
-        return Err(format!(
-            "the tensors tell that a sample has {tokens} tokens, not how they lie; add --size HEIGHTxWIDTH, in \
-             pixels or latent cells"
-        ));
+        return Err(InferError::UnknownSize { tokens });
     }
     let out = shape(shapes, "final_layer.linear.weight", 2)?[0];
     let block = |name: &str| {
@@ -131,14 +156,15 @@ fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, String> {
     // The heads of the published sizes; shapes do not tell.
     let known = [(384, 6), (768, 12), (1024, 16), (1152, 16)];
     let heads = hints.heads.or(known.iter().find(|k| k.0 == d).map(|k| k.1));
-    let heads =
-        heads.ok_or("the tensors do not tell the number of attention heads; add --heads N")?;
+    let heads = heads.ok_or(InferError::UnknownHeads { hidden_size: d })?;
     let first = |suffix: &str| {
         let fits = |name: &&String| name.ends_with(suffix) && !name.contains("shared");
         shapes.iter().find(|(name, _)| fits(name)).map(|(_, shape)| shape[0])
     };
     let swiglu = first(".up_proj.weight");
-    let hidden = swiglu.or(first(".fc1.weight")).ok_or("there is no feed-forward network in it")?;
+    let hidden = swiglu.or(first(".fc1.weight"));
+    let no_ffn = || InferError::Tensors("no tensor belongs to a feed-forward network".into());
+    let hidden = hidden.ok_or_else(no_ffn)?;
     let mut params = json!({
         "input_size": across * p, "in_channels": channels, "patch_size": p,
         "num_classes": shape(shapes, "y_embedder.embedding_table.weight", 2)?[0].saturating_sub(1),
@@ -162,10 +188,12 @@ fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, String> {
     Ok(params)
 }
 
-fn shape<'a>(shapes: &'a Shapes, name: &str, dimensions: usize) -> Result<&'a [usize], String> {
+fn shape<'a>(shapes: &'a Shapes, name: &str, dimensions: usize) -> Result<&'a [usize], InferError> {
     let found = shapes.get(name).filter(|shape| shape.len() == dimensions);
     found.map(Vec::as_slice).ok_or_else(|| {
-        format!("it has no tensor {name} of {dimensions} dimensions, which every DiT has")
+        InferError::Tensors(format!(
+            "there is no tensor {name} of {dimensions} dimensions, which every DiT has"
+        ))
     })
 }
 
@@ -211,12 +239,14 @@ mod tests {
         let config = "S".parse::<Preset>().unwrap().of_size([16, 24]).unwrap().config();
         let shapes = shapes_of(&config);
         let hints = Hints { time: Some(Objective::Flow), ..Hints::default() };
-        assert!(infer_config(&shapes, &hints).unwrap_err().contains("--size"));
+        let unknown = infer_config(&shapes, &hints).unwrap_err();
+        assert!(matches!(unknown, InferError::UnknownSize { tokens: 96 }), "{unknown}");
         let hints = Hints { size: Some([16, 24]), ..hints };
         let found = Config::from_json(&infer_config(&shapes, &hints).unwrap()).unwrap();
         assert_eq!(Config { name: config.name.clone(), ..found }, config);
         let hints = Hints { size: Some([16, 16]), ..hints };
-        assert!(infer_config(&shapes, &hints).unwrap_err().contains("pos_embed"));
+        let text = infer_config(&shapes, &hints).unwrap_err().to_string();
+        assert!(text.contains("pos_embed"), "{text}");
     }
 
     #[test]
@@ -224,18 +254,18 @@ mod tests {
         let config = "S".parse::<Preset>().unwrap().config();
         let shapes = shapes_of(&config);
         let ask = |shapes: &Shapes, hints: &Hints| infer_config(shapes, hints).unwrap_err();
-        assert!(ask(&shapes, &Hints::default()).contains("--time"));
+        assert!(matches!(ask(&shapes, &Hints::default()), InferError::UnknownObjective));
         let time = Hints { time: Some(Objective::Flow), ..Hints::default() };
         let mut odd = shapes.clone();
         odd.insert("x_embedder.proj.weight".into(), vec![400, 4, 2, 2]);
-        assert!(ask(&odd, &time).contains("--heads"));
+        assert!(matches!(ask(&odd, &time), InferError::UnknownHeads { hidden_size: 400 }));
         let mut less = shapes.clone();
         less.remove("blocks.3.attn.qkv.bias");
         less.insert("blocks.0.attn.rope".into(), vec![1]);
-        let text = ask(&less, &time);
+        let text = ask(&less, &time).to_string();
         assert!(text.contains("blocks.3.attn.qkv.bias") && text.contains("rope"), "{text}");
-        assert!(ask(&Shapes::new(), &time).contains("every DiT has"));
+        assert!(ask(&Shapes::new(), &time).to_string().contains("every DiT has"));
         let yaml = Hints { yaml: Some("a: [1, 2".into()), ..time };
-        assert!(ask(&shapes, &yaml).contains("YAML"));
+        assert!(matches!(ask(&shapes, &yaml), InferError::Yaml(_)));
     }
 }

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use error::CheckpointError;
 #[cfg(feature = "import")]
-pub use infer::{Hints, infer_config};
+pub use infer::{Hints, InferError, infer_config};
 #[cfg(test)]
 pub(crate) use quantise::from_int4_row;
 pub(crate) use quantise::{int4_row, int8_row};
@@ -34,13 +34,13 @@ pub use rows::StoredRows;
 pub(crate) use rows::StoredValues;
 #[cfg(feature = "import")]
 pub use source::Source;
-pub use store::write_model;
+pub use store::{model_bytes, write_model};
 pub use tensor_file::{CONFIG_KEY, TensorFile, TensorInfo};
 #[cfg(feature = "import")]
 pub use torch::TorchFile;
 pub use write::{TensorOut, write_safetensors};
 
-use crate::model::{Config, Storage};
+use crate::model::{Config, Storage, TensorSpec};
 use crate::platform::Bytes;
 use tensor_file::Found;
 
@@ -71,6 +71,20 @@ impl Checkpoint {
     /// As [`Checkpoint::open`].
     pub fn from_bytes(label: &str, bytes: Bytes) -> Result<Self, CheckpointError> {
         Self::from_file(TensorFile::from_bytes(label, bytes)?)
+    }
+
+    /// An untrained model of a configuration, given as JSON: to measure time and memory, and for tests. The same seed
+    /// gives the same weights.
+    ///
+    /// # Errors
+    /// When the configuration is not readable.
+    pub fn random(config_text: &str, seed: u64) -> Result<Self, CheckpointError> {
+        let label = "random model";
+        let config = Config::from_json(config_text)
+            .map_err(|source| CheckpointError::Config { label: label.into(), source })?;
+        let read = |spec: &TensorSpec| Ok(random_tensor(&config, spec, seed));
+        let bytes = model_bytes(config_text, Storage::F32, &read)?;
+        Self::from_bytes(label, Bytes::new(bytes))
     }
 
     /// Reads the configuration that came with the tensors and checks them against it.

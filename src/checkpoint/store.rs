@@ -11,8 +11,9 @@ use safetensors::{Dtype, View};
 
 use super::error::CheckpointError;
 use super::quantise::{int4_row, int8_row};
+use super::CheckpointError;
 use super::tensor_file::{CONFIG_KEY, SCALE_SUFFIX};
-use crate::model::{INT4_GROUP, Storage, TensorSpec};
+use crate::model::{Config, INT4_GROUP, Storage, TensorSpec};
 
 /// Where numbers come from: the tensor of a name, as f32.
 type Reader<'a> = dyn Fn(&TensorSpec) -> Result<Vec<f32>, CheckpointError> + 'a;
@@ -76,8 +77,10 @@ impl View for &Lazy<'_> {
     fn data(&self) -> Cow<'_, [u8]> {
         let len = self.data_len();
         if self.error.borrow().is_none() {
+            let needed = self.spec.shape.iter().product::<usize>();
             match (self.read)(self.spec) {
-                Ok(values) => return self.encode(&values).into(),
+                Ok(values) if values.len() == needed => return self.encode(&values).into(),
+                Ok(values) => *self.error.borrow_mut() = Some(miscounted(self.spec, values.len())),
                 Err(error) => *self.error.borrow_mut() = Some(error),
             }
         }
@@ -124,14 +127,10 @@ pub fn write_model(
     read: &Reader<'_>,
 ) -> Result<PathBuf, CheckpointError> {
     let error = RefCell::new(None);
-    let lazy = |spec, form: Form| Lazy { spec, form, shape: form.shape(spec), read, error: &error };
     let mut parts: Vec<Vec<(String, Lazy)>> = vec![Vec::new()];
     let mut filled = 0;
     for spec in tensors {
-        let forms = Form::all(storage.of(spec)).iter();
-        let stored: Vec<_> = forms
-            .map(|&(suffix, form)| (format!("{}{suffix}", spec.name), lazy(spec, form)))
-            .collect();
+        let stored = stored(spec, storage, read, &error);
         let bytes: u64 = stored.iter().map(|(_, t)| (&t).data_len() as u64).sum();
         if part_bytes.is_some_and(|limit| filled > 0 && filled + bytes > limit) {
             parts.push(Vec::new());
@@ -170,6 +169,50 @@ pub fn write_model(
     let text = serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
     std::fs::write(&index, text).map_err(|e| unwritable(&index, e))?;
     Ok(index)
+}
+
+/// The bytes of a model file in memory, for [`Checkpoint::from_bytes`](super::Checkpoint::from_bytes): the
+/// configuration as JSON, and for each tensor of the model its numbers from `read`, row-major. Large matrices are
+/// stored as `storage` says, all others as f32.
+///
+/// # Errors
+/// When the configuration is not readable, or `read` fails or returns another number of values than the tensor has.
+pub fn model_bytes(
+    config_text: &str,
+    storage: Storage,
+    read: &Reader<'_>,
+) -> Result<Vec<u8>, CheckpointError> {
+    let label = "the model in memory";
+    let config = Config::from_json(config_text)
+        .map_err(|source| CheckpointError::Config { label: label.into(), source })?;
+    let error = RefCell::new(None);
+    let specs = config.tensors();
+    let tensors: Vec<_> =
+        specs.iter().flat_map(|spec| stored(spec, storage, read, &error)).collect();
+    let metadata = HashMap::from([(CONFIG_KEY.to_owned(), config_text.to_owned())]);
+    let views = tensors.iter().map(|(name, tensor)| (name, tensor));
+    let bytes = safetensors::serialize(views, Some(metadata));
+    if let Some(error) = error.borrow_mut().take() {
+        return Err(error);
+    }
+    bytes.map_err(|e| CheckpointError::Malformed { label: label.into(), reason: e.to_string() })
+}
+
+fn miscounted(spec: &TensorSpec, count: usize) -> CheckpointError {
+    let problems = vec![format!("{} {:?} was given {count} values", spec.name, spec.shape)];
+    CheckpointError::Mismatch { label: "the model".into(), problems }
+}
+
+/// What a file has of one tensor of the model, with the names there.
+fn stored<'a>(
+    spec: &'a TensorSpec,
+    storage: Storage,
+    read: &'a Reader<'a>,
+    error: &'a RefCell<Option<CheckpointError>>,
+) -> Vec<(String, Lazy<'a>)> {
+    let forms = Form::all(storage.of(spec)).iter();
+    let lazy = |form: Form| Lazy { spec, form, shape: form.shape(spec), read, error };
+    forms.map(|&(suffix, form)| (format!("{}{suffix}", spec.name), lazy(form))).collect()
 }
 
 fn unwritable(path: &Path, source: std::io::Error) -> CheckpointError {

@@ -4,9 +4,11 @@
 //! back snapshots. It knows no scheduler, and a run knows no device.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::checkpoint::CheckpointError;
-use crate::gpu::GpuError;
+use crate::gpu::{Gpu, GpuError};
+use crate::kernels::Image;
 use crate::model::Routing;
 use crate::scheduler::{Branch, Instruction};
 
@@ -173,8 +175,28 @@ pub struct Snapshot {
 /// Named intermediate values of a single forward pass, for parity checks: name, shape, values.
 pub type Taps = Vec<(String, Vec<usize>, Vec<f32>)>;
 
+/// The samples of a run where they are computed, for a host that draws with the same device.
+#[derive(Clone, Copy)]
+pub struct GpuSamples<'a> {
+    /// The device.
+    pub gpu: &'a Arc<Gpu>,
+    /// Begins with the samples, f32, row-major; other numbers of the engine follow. Usages: `STORAGE`, `COPY_SRC`,
+    /// `COPY_DST`.
+    pub buffer: &'a wgpu::Buffer,
+    /// `[B, C, height, width]`
+    pub shape: [usize; 4],
+}
+
+impl<'a> GpuSamples<'a> {
+    /// One of the samples, for [`crate::kernels::TextureWriter`].
+    pub fn image(&self, index: usize) -> Image<'a> {
+        Image { buffer: self.buffer, shape: self.shape, index }
+    }
+}
+
 /// Why an engine could not be made or could not go on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
     /// The device cannot hold the model.
     #[error("{0}")]
@@ -256,6 +278,12 @@ pub trait Engine: Send {
     /// How long the last finished slice took on a device of its own; `None` where [`Engine::advance`] itself
     /// computes, or nothing has finished yet.
     fn slice_time(&self) -> Option<SliceTime> {
+        None
+    }
+
+    /// The samples on the device that computes them, as the work that was submitted so far leaves them; `None` where
+    /// the processor computes. They stay there until the next [`Engine::start`].
+    fn gpu_samples(&self) -> Option<GpuSamples<'_>> {
         None
     }
 

@@ -8,8 +8,8 @@ mod gpu;
 mod run_prompts;
 
 pub use contract::{
-    Engine, EngineError, ForwardRouting, Inspect, LayerRouting, Progress, RunConfig, Scope,
-    SliceTime, Snapshot, Stage, StageTimes, Taps,
+    Engine, EngineError, ForwardRouting, GpuSamples, Inspect, LayerRouting, Progress, RunConfig,
+    Scope, SliceTime, Snapshot, Stage, StageTimes, Taps,
 };
 pub use cpu::{CpuEngine, CpuModel};
 pub use footprint::Footprint;

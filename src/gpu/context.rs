@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::faults::Faults;
 use super::{GpuError, Shader, Specialisation};
 use crate::platform::adapter_name;
 
@@ -36,19 +37,6 @@ pub struct GpuOptions {
     pub panic_on_error: bool,
 }
 
-/// What the device told us behind our back.
-#[derive(Default)]
-struct Troubles {
-    first: Mutex<Option<GpuError>>,
-}
-
-impl Troubles {
-    /// Keeps the first trouble: later ones tend to follow from it.
-    fn record(&self, error: GpuError) {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-    }
-}
-
 /// The values of a shader's overrides, as bits so that they can be part of a key.
 type ConstantBits = Vec<(&'static str, u64)>;
 
@@ -73,7 +61,9 @@ pub struct Gpu {
     /// Whether new tensors are filled with NaN.
     pub(super) poison: bool,
     pipelines: Mutex<HashMap<(&'static str, ConstantBits), Compiled>>,
-    troubles: Arc<Troubles>,
+    pub(super) faults: Arc<Faults>,
+    /// Whether somebody else made the device and uses it too.
+    pub(super) is_hosted: bool,
     /// Whether news of the device is being collected right now: it may be old then.
     polling: Arc<AtomicBool>,
     /// Bytes of all tensors that were ever made.
@@ -86,6 +76,7 @@ impl Gpu {
     ///
     /// # Errors
     /// When there is no adapter, or it lacks what WebGPU guarantees.
+    #[cfg(feature = "blocking")]
     pub fn headless() -> Result<Self, GpuError> {
         Self::headless_with(GpuOptions::default())
     }
@@ -94,15 +85,16 @@ impl Gpu {
     ///
     /// # Errors
     /// As [`Gpu::headless`].
+    #[cfg(feature = "blocking")]
     pub fn headless_with(options: GpuOptions) -> Result<Self, GpuError> {
-        pollster::block_on(Self::request(options))
+        pollster::block_on(Self::headless_async(options))
     }
 
     /// As [`Gpu::headless_with`], for callers that must not block (the browser).
     ///
     /// # Errors
-    /// As [`Gpu::headless`].
-    pub async fn request(options: GpuOptions) -> Result<Self, GpuError> {
+    /// When there is no adapter, or it lacks what WebGPU guarantees.
+    pub async fn headless_async(options: GpuOptions) -> Result<Self, GpuError> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapter = instance
             .request_adapter(&wgpu::RequestAdapterOptions {
@@ -128,7 +120,7 @@ impl Gpu {
             .request_device(&Self::device_descriptor(&adapter))
             .await
             .map_err(|e| GpuError::NoDevice { adapter: info.name, reason: e.to_string() })?;
-        let mut gpu = Self::from_device(device, queue, &options);
+        let mut gpu = Self::owned(device, queue, &options);
         if gpu.info.name.is_empty() {
             // Browsers keep the name to themselves.
             gpu.info.name = adapter_name().await.unwrap_or_else(|| "WebGPU adapter".into());
@@ -136,7 +128,7 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// What to ask of an adapter; also for a window system that makes the device itself.
+    /// What to ask of an adapter; also for a host that makes the device itself and hands it to [`Gpu::on`].
     pub fn device_descriptor(adapter: &wgpu::Adapter) -> wgpu::DeviceDescriptor<'static> {
         let offered = adapter.limits();
         wgpu::DeviceDescriptor {
@@ -151,25 +143,88 @@ impl Gpu {
         }
     }
 
-    /// Wraps a device that exists already, such as the one that draws the user interface.
+    /// The limits that the kernels rely on: those of every WebGPU device where shaders compute, and the lowest that
+    /// wgpu knows where they do not. No feature is required; `TIMESTAMP_QUERY` is used where it is there.
+    pub fn required_limits() -> wgpu::Limits {
+        let guaranteed = wgpu::Limits::default();
+        wgpu::Limits {
+            max_storage_buffers_per_shader_stage: guaranteed.max_storage_buffers_per_shader_stage,
+            max_storage_textures_per_shader_stage: 1,
+            max_storage_buffer_binding_size: guaranteed.max_storage_buffer_binding_size,
+            max_compute_workgroup_storage_size: guaranteed.max_compute_workgroup_storage_size,
+            max_compute_invocations_per_workgroup: guaranteed.max_compute_invocations_per_workgroup,
+            max_compute_workgroup_size_x: guaranteed.max_compute_workgroup_size_x,
+            max_compute_workgroup_size_y: guaranteed.max_compute_workgroup_size_y,
+            max_compute_workgroup_size_z: 1,
+            max_compute_workgroups_per_dimension: guaranteed.max_compute_workgroups_per_dimension,
+            ..wgpu::Limits::downlevel_webgl2_defaults()
+        }
+    }
+
+    /// Computes on a device of the host, beside the host's own work.
     ///
-    /// # Panics
-    /// Later, where [`GpuOptions::panic_on_error`] asks for it.
-    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Self {
-        let info = device.adapter_info();
-        let limits = device.limits();
-        let troubles = Arc::new(Troubles::default());
-        let seen = troubles.clone();
+    /// The host's handlers for uncaptured errors and for the loss of the device stay as they are: everything that the
+    /// library asks of the device happens inside error scopes, and what they catch comes back as an error of the call
+    /// that ran into it. The loss of the device shows when the results of a step do not come back; a host that hears
+    /// of it earlier can say so with [`Gpu::report`].
+    ///
+    /// Work is submitted to `queue` in small pieces, in order with the host's. [`Gpu::poll`], which each
+    /// `advance` calls, polls the device and with it runs the host's callbacks that are due.
+    ///
+    /// # Errors
+    /// When the device's limits are below [`Gpu::required_limits`], or it computes nothing (wgpu's noop backend).
+    pub fn on(device: &wgpu::Device, queue: &wgpu::Queue) -> Result<Arc<Self>, GpuError> {
+        Self::on_with(device, queue, &GpuOptions::default())
+    }
+
+    /// As [`Gpu::on`], with choices; [`GpuOptions::panic_on_error`] has no effect on a host's device.
+    ///
+    /// # Errors
+    /// As [`Gpu::on`].
+    pub fn on_with(
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        options: &GpuOptions,
+    ) -> Result<Arc<Self>, GpuError> {
+        let gpu = Self::wrap(device.clone(), queue.clone(), true, options);
+        if gpu.info.backend == wgpu::Backend::Noop {
+            return Err(GpuError::NoAdapter("the device is one that computes nothing".into()));
+        }
+        let mut missing = Vec::new();
+        let note = |name: &str, needed, offered| {
+            missing.push(format!("{name} is {offered}, and the kernels need {needed}"));
+        };
+        Self::required_limits().check_limits_with_fail_fn(&device.limits(), false, note);
+        if missing.is_empty() {
+            return Ok(Arc::new(gpu));
+        }
+        Err(GpuError::NoDevice { adapter: gpu.info.name, reason: missing.join("; ") })
+    }
+
+    /// A device of our own: whatever it reports without being asked is about our work.
+    fn owned(device: wgpu::Device, queue: wgpu::Queue, options: &GpuOptions) -> Self {
+        let gpu = Self::wrap(device, queue, false, options);
+        let seen = gpu.faults.clone();
         let panic_on_error = options.panic_on_error;
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+        gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
             assert!(!panic_on_error, "the device refused work: {error}");
             seen.record(GpuError::Refused(error.to_string()));
         }));
-        let seen = troubles.clone();
+        let seen = gpu.faults.clone();
         // Calls on a lost device fail in silence: this is the only word that we get.
-        device.set_device_lost_callback(move |reason, message| {
+        gpu.device.set_device_lost_callback(move |reason, message| {
             seen.record(GpuError::Lost(format!("{message} ({reason:?})")));
         });
+        gpu
+    }
+
+    fn wrap(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        is_hosted: bool,
+        options: &GpuOptions,
+    ) -> Self {
+        let (info, limits) = (device.adapter_info(), device.limits());
         let offered = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Self {
             profile: options.profile.unwrap_or_else(|| suitable_profile(&info)),
@@ -178,10 +233,11 @@ impl Gpu {
             pipelines: Mutex::default(),
             polling: Arc::default(),
             allocated: AtomicU64::new(0),
+            faults: Arc::default(),
+            is_hosted,
             device,
             queue,
             info,
-            troubles,
         }
     }
 
@@ -191,34 +247,14 @@ impl Gpu {
         self.allocated.load(Ordering::Relaxed)
     }
 
-    /// Does something that may ask for more than the device has, and keeps a refusal from spoiling the device
-    /// for what it holds already.
-    ///
-    /// # Errors
-    /// The refusal. What was made is not to be used then.
-    pub async fn error_scope<T>(&self, work: impl Future<Output = T>) -> Result<T, GpuError> {
-        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let made = work.await;
-        // Scopes end here; only the news of what they caught takes time.
-        let (validation, memory) = (validation.pop(), memory.pop());
-        match validation.await.or(memory.await) {
-            None => Ok(made),
-            Some(wgpu::Error::OutOfMemory { .. }) => {
-                Err(GpuError::Refused("its memory is full".into()))
-            }
-            Some(error) => Err(GpuError::Refused(error.to_string())),
-        }
-    }
-
     /// The first thing that went wrong on the device since it was made, if anything did.
     pub fn failure(&self) -> Option<GpuError> {
-        self.troubles.first.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.faults.first()
     }
 
     /// Keeps a failure that was noticed elsewhere, unless there was one before.
     pub fn report(&self, error: GpuError) {
-        self.troubles.record(error);
+        self.faults.record(error);
     }
 
     /// Lets finished work report itself. Never waits; does nothing in a browser, where the event loop does it.
@@ -227,7 +263,7 @@ impl Gpu {
         let polled = self.device.poll(wgpu::PollType::Poll);
         self.polling.store(false, Ordering::Relaxed);
         if let Err(error) = polled {
-            self.troubles.record(GpuError::Lost(error.to_string()));
+            self.faults.record(GpuError::Lost(error.to_string()));
         }
     }
 
@@ -242,7 +278,7 @@ impl Gpu {
     /// When the device failed at any time before.
     pub fn wait(&self) -> Result<(), GpuError> {
         if let Err(error) = self.device.poll(wgpu::PollType::wait_indefinitely()) {
-            self.troubles.record(GpuError::Lost(error.to_string()));
+            self.faults.record(GpuError::Lost(error.to_string()));
         }
         self.failure().map_or(Ok(()), Err)
     }

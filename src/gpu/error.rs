@@ -2,6 +2,7 @@
 
 /// Why there is no device, or why it no longer works.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum GpuError {
     /// Neither a GPU nor a software implementation of Vulkan, Metal or Direct3D 12 was found.
     #[error("no graphics adapter was found: {0}")]

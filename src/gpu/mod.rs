@@ -4,6 +4,7 @@
 mod clock;
 mod context;
 mod error;
+mod faults;
 mod kernel;
 mod readback;
 mod tape;
@@ -14,6 +15,7 @@ pub(crate) mod testing;
 pub use clock::Clock;
 pub use context::{Gpu, GpuOptions, Profile};
 pub use error::GpuError;
+pub use faults::Watch;
 pub use kernel::{Kernel, KernelSource, MAX_GROUPS, Shader, Specialisation, lanes, spread};
 pub use readback::{Readback, read_now};
 pub use tape::{Completion, InFlight, Tape, Timing};

@@ -257,6 +257,9 @@ pub struct Completion {
     pub prompt: bool,
 }
 
+/// Submissions that a user interface that shares the device hardly notices.
+const MAX_IN_FLIGHT: usize = 2;
+
 /// Counts submissions that the device has not finished, so that a user interface can keep the queue short.
 #[derive(Clone, Debug, Default)]
 pub struct InFlight {
@@ -269,6 +272,11 @@ impl InFlight {
     /// Submissions that are not finished.
     pub fn count(&self) -> usize {
         self.unfinished.load(Ordering::Acquire)
+    }
+
+    /// Whether enough is submitted: more would make a window that shares the device wait for it.
+    pub fn is_full(&self) -> bool {
+        self.count() >= MAX_IN_FLIGHT
     }
 
     /// Submissions so far.

@@ -40,6 +40,7 @@ macro_rules! kernels {
         pub fn all_sources() -> Vec<KernelSource> {
             let mut all = Vec::new();
             $(all.extend(KernelSource::of::<$file::$kernel>());)+
+            all.push(samples_to_texture::KERNEL);
             all
         }
     };
@@ -68,6 +69,11 @@ kernels! {
     trace_store::TraceStore => TraceStore;
     unpatchify::Unpatchify => Unpatchify;
 }
+
+// Writes a texture, which no `Kernel` does: it is called by hosts, not by tapes.
+pub mod samples_to_texture;
+
+pub use samples_to_texture::{Image, TextureWriter};
 
 // What kernels share: weights on the device, layouts, and sequences of several dispatches.
 pub mod experts;

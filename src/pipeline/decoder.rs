@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::backend::{Choice, choose, instead};
-use super::{Backend, BackendError, Decoding};
+use super::place::{self, Place};
+use super::{Backend, Decoding, LoadError};
 use crate::engine::EngineError;
 use crate::gpu::Gpu;
 use crate::kernels::WeightPrecision;
@@ -15,6 +15,9 @@ use crate::vae::{
 
 /// Pixels along a side of a picture: a decoder of full size takes 8 GiB for this.
 const MOST_SIDE: usize = 2048;
+
+/// A decoder in errors.
+const WHAT: &str = "this decoder";
 
 /// Cells along a side of the latent that a preview is fitted to.
 const PREVIEW_SIDE: usize = 6;
@@ -46,81 +49,72 @@ pub fn check_decoder(file: &DecoderFile, config: &Config) -> Result<(), DecoderM
 
 /// A decoder on the device that was chosen for it; makes decoders for any size of latents. Copies share the weights.
 #[derive(Clone)]
-pub struct OpenDecoder {
-    place: Place,
+pub struct LoadedDecoder {
+    place: Place<CpuDecoderModel, GpuDecoderModel>,
     note: Option<String>,
     channels: usize,
     /// Pixels along a latent cell.
     factor: usize,
 }
 
-#[derive(Clone)]
-enum Place {
-    Cpu(Arc<CpuDecoderModel>),
-    Gpu(Arc<GpuDecoderModel>),
-}
-
-impl OpenDecoder {
-    /// Opens a decoder, waiting for the device. Not for user interfaces.
+impl LoadedDecoder {
+    /// Loads a decoder where `backend` says, on a device of its own.
     ///
     /// # Errors
     /// When it does not fit, or a GPU was asked for and there is none.
+    pub async fn open_async(
+        file: &DecoderFile,
+        backend: Backend,
+        precision: WeightPrecision,
+    ) -> Result<Self, LoadError> {
+        let on_cpu = async || CpuDecoderModel::load_async(file).await;
+        let on_gpu = async |gpu| GpuDecoderModel::load_async(gpu, file, precision).await;
+        let (place, note) = place::load(backend, WHAT, on_cpu, on_gpu).await?;
+        Ok(Self { place, note, channels: file.latent_channels(), factor: file.factor() })
+    }
+
+    /// Loads a decoder on a device that is there, such as the host's or that of a [`Pipeline`](super::Pipeline).
+    ///
+    /// # Errors
+    /// When a tensor cannot be read, or the device cannot hold the decoder.
+    pub async fn load_async(
+        gpu: &Arc<Gpu>,
+        file: &DecoderFile,
+        precision: WeightPrecision,
+    ) -> Result<Self, LoadError> {
+        let load = async |gpu| GpuDecoderModel::load_async(gpu, file, precision).await;
+        let place = place::load_on(gpu.clone(), WHAT, load).await?;
+        Ok(Self { place, note: None, channels: file.latent_channels(), factor: file.factor() })
+    }
+
+    /// As [`LoadedDecoder::open_async`], on this thread.
+    ///
+    /// # Errors
+    /// As [`LoadedDecoder::open_async`].
+    #[cfg(feature = "blocking")]
     pub fn open(
         file: &DecoderFile,
         backend: Backend,
         precision: WeightPrecision,
-    ) -> Result<Self, BackendError> {
-        pollster::block_on(Self::request(file, backend, precision))
+    ) -> Result<Self, LoadError> {
+        pollster::block_on(Self::open_async(file, backend, precision))
     }
 
-    /// As [`OpenDecoder::open`], for callers that must not wait.
+    /// As [`LoadedDecoder::decoder_async`], on this thread.
     ///
     /// # Errors
-    /// As [`OpenDecoder::open`].
-    pub async fn request(
-        file: &DecoderFile,
-        backend: Backend,
-        precision: WeightPrecision,
-    ) -> Result<Self, BackendError> {
-        let (channels, factor) = (file.latent_channels(), file.factor());
-        let on_cpu = async |note: Option<String>| -> Result<Self, BackendError> {
-            let place = Place::Cpu(Arc::new(CpuDecoderModel::request(file).await?));
-            Ok(Self { place, note, channels, factor })
-        };
-        let gpu = match choose(backend).await? {
-            Choice::Cpu { note } => return on_cpu(note).await,
-            Choice::Gpu(gpu) => Arc::new(gpu),
-        };
-        let load = GpuDecoderModel::request(gpu.clone(), file, precision);
-        let loaded = match gpu.error_scope(load).await {
-            Ok(loaded) => loaded,
-            Err(error) => Err(EngineError::TooLarge(format!(
-                "{} cannot hold this decoder: {error}",
-                gpu.info.name
-            ))),
-        };
-        match loaded {
-            Ok(model) => {
-                Ok(Self { place: Place::Gpu(Arc::new(model)), note: None, channels, factor })
-            }
-            Err(error) if backend == Backend::Auto => on_cpu(Some(instead(&error))).await,
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// A decoder for latents of `size` (height and width); decoders share the weights. Waits for the device.
-    ///
-    /// # Errors
-    /// When the device has no room for such pictures.
+    /// As [`LoadedDecoder::decoder_async`].
+    #[cfg(feature = "blocking")]
     pub fn decoder(&self, size: [usize; 2]) -> Result<Box<dyn Decoder>, EngineError> {
-        pollster::block_on(self.request_decoder(size))
+        pollster::block_on(self.decoder_async(size))
     }
 
-    /// As [`OpenDecoder::decoder`], for callers that must not wait. A refusal leaves the device as it was.
+    /// A decoder for latents of `size` (height and width); decoders share the weights. A refusal leaves the device as
+    /// it was.
     ///
     /// # Errors
-    /// As [`OpenDecoder::decoder`]; and when the device was lost meanwhile.
-    pub async fn request_decoder(&self, size: [usize; 2]) -> Result<Box<dyn Decoder>, EngineError> {
+    /// When the device has no room for such pictures, or was lost meanwhile.
+    pub async fn decoder_async(&self, size: [usize; 2]) -> Result<Box<dyn Decoder>, EngineError> {
         self.check_size(size)?;
         match &self.place {
             Place::Cpu(model) => Ok(Box::new(CpuDecoder::new(model.clone(), size))),
@@ -185,11 +179,11 @@ impl OpenDecoder {
     ///
     /// # Errors
     /// When the device is lost or has no room even for that.
-    pub async fn request_preview(&self) -> Result<LatentPreview, EngineError> {
+    pub async fn fit_preview(&self) -> Result<LatentPreview, EngineError> {
         let shape = [self.channels, PREVIEW_SIDE, PREVIEW_SIDE];
-        let decoder = self.request_decoder([PREVIEW_SIDE; 2]).await?;
+        let decoder = self.decoder_async([PREVIEW_SIDE; 2]).await?;
         let latent = LatentPreview::calibration(shape);
-        let picture = Decoding::begin(decoder, latent.clone()).finish(|_, _| {}).await?;
+        let picture = Decoding::begin(decoder, latent.clone()).finish_async(|_, _| {}).await?;
         Ok(LatentPreview::fit(&latent, shape, &picture, self.factor))
     }
 
@@ -246,8 +240,8 @@ mod tests {
         let told = fits(3_000_000_000, 2_000_000_000, "512 × 512").unwrap_err().to_string();
         assert!(told.contains("3000 MB of memory, and 2000 MB are free"), "{told}");
         assert!(fits(5, 5, "").is_ok());
-        let open =
-            OpenDecoder::open(&file("vae_tiny_mini"), Backend::Cpu, WeightPrecision::F16).unwrap();
+        let open = LoadedDecoder::open(&file("vae_tiny_mini"), Backend::Cpu, WeightPrecision::F16)
+            .unwrap();
         let told = open.decoder([4096, 8]).err().unwrap().to_string();
         assert!(told.contains("2048 pixels along a side are the most"), "{told}");
         assert!(open.decoder([usize::MAX, 1]).is_err());
@@ -256,7 +250,7 @@ mod tests {
     #[test]
     fn memory_on_the_processor_is_that_of_the_maps_that_live_together() {
         let open =
-            OpenDecoder::open(&file("vae_kl_mini"), Backend::Cpu, WeightPrecision::F16).unwrap();
+            LoadedDecoder::open(&file("vae_kl_mini"), Backend::Cpu, WeightPrecision::F16).unwrap();
         let (small, large) =
             (open.activation_bytes([4, 4]).unwrap(), open.activation_bytes([8, 8]).unwrap());
         assert_eq!(large, 4 * small, "it grows with the area");
@@ -267,40 +261,39 @@ mod tests {
     #[test]
     fn a_preview_fitted_in_the_background_is_the_one_fitted_at_once() {
         let file = file("vae_tiny_mini");
-        let open = OpenDecoder::open(&file, Backend::Cpu, WeightPrecision::F16).unwrap();
+        let open = LoadedDecoder::open(&file, Backend::Cpu, WeightPrecision::F16).unwrap();
         let mut decoder = open.decoder([PREVIEW_SIDE; 2]).unwrap();
         let at_once = LatentPreview::of(decoder.as_mut()).unwrap();
-        assert_eq!(pollster::block_on(open.request_preview()).unwrap(), at_once);
+        assert_eq!(pollster::block_on(open.fit_preview()).unwrap(), at_once);
     }
 
     #[test]
     fn a_decoding_goes_on_elsewhere_with_the_same_pictures() {
         let file = file("vae_kl_mini");
-        let open = OpenDecoder::open(&file, Backend::Cpu, WeightPrecision::F16).unwrap();
+        let open = LoadedDecoder::open(&file, Backend::Cpu, WeightPrecision::F16).unwrap();
         let latents = LatentPreview::calibration([3 * 4, 4, 4]);
         let begin = || Decoding::begin(open.decoder([4, 4]).unwrap(), latents.clone());
         let mut heard = Vec::new();
-        let whole = begin().finish(|fraction, done| heard.push((fraction, done)));
-        let whole = pollster::block_on(whole).unwrap();
+        let whole = begin().finish(|fraction, done| heard.push((fraction, done))).unwrap();
         assert_eq!(whole.len(), 3 * 3 * 8 * 8);
         assert!(heard.is_sorted() && heard.last() == Some(&(1.0, 3)), "{heard:?}");
         let mut first = begin();
         while first.done() < 2 {
             first.advance(1).unwrap();
         }
-        let half = first.unfinished();
+        let half = first.into_state();
         assert_eq!(half.pictures.len(), 2 * 3 * 8 * 8);
         let rest = Decoding::resume(open.decoder([4, 4]).unwrap(), half);
         assert_eq!((rest.done(), rest.count()), (2, 3));
-        assert_eq!(pollster::block_on(rest.finish(|_, _| {})).unwrap(), whole);
+        assert_eq!(rest.finish(|_, _| {}).unwrap(), whole);
     }
 
     #[test]
     fn numbers_that_are_not_finite_are_no_pictures() {
         let open =
-            OpenDecoder::open(&file("vae_kl_mini"), Backend::Cpu, WeightPrecision::F16).unwrap();
+            LoadedDecoder::open(&file("vae_kl_mini"), Backend::Cpu, WeightPrecision::F16).unwrap();
         let broken = Decoding::begin(open.decoder([2, 2]).unwrap(), vec![f32::NAN; 16]);
-        let told = pollster::block_on(broken.finish(|_, _| {})).unwrap_err().to_string();
+        let told = broken.finish(|_, _| {}).unwrap_err().to_string();
         assert!(told.contains("not finite"), "{told}");
     }
 }

@@ -1,8 +1,8 @@
 //! Latents on their way to pictures: the one loop that every caller of a decoder goes through, in slices between
 //! two frames or to the end. Nothing that is finished is lost with a device.
 
+use super::sliced::{self, Sliced};
 use crate::engine::{EngineError, Progress, SliceTime};
-use crate::platform::yield_now;
 use crate::vae::Decoder;
 
 /// Units that are handed out before a caller that waits hears how far it is.
@@ -19,9 +19,9 @@ pub struct Decoding {
     done: usize,
 }
 
-/// What was finished when a device was lost.
+/// Where a decoding is: enough for another decoder to go on from there.
 #[derive(Clone, Debug, Default)]
-pub struct Undecoded {
+pub struct DecodingState {
     /// All latents, `[B, C, h, w]`.
     pub latents: Vec<f32>,
     /// Pictures of the first of them, `[n, 3, height, width]`.
@@ -34,15 +34,15 @@ impl Decoding {
     /// # Panics
     /// When they are no whole number of latents.
     pub fn begin(decoder: Box<dyn Decoder>, latents: Vec<f32>) -> Self {
-        Self::resume(decoder, Undecoded { latents, pictures: Vec::new() })
+        Self::resume(decoder, DecodingState { latents, pictures: Vec::new() })
     }
 
     /// Goes on after the pictures that another decoder has finished.
     ///
     /// # Panics
     /// When latents or pictures are no whole number, or there are more pictures than latents.
-    pub fn resume(mut decoder: Box<dyn Decoder>, so_far: Undecoded) -> Self {
-        let Undecoded { latents, pictures } = so_far;
+    pub fn resume(mut decoder: Box<dyn Decoder>, so_far: DecodingState) -> Self {
+        let DecodingState { latents, pictures } = so_far;
         let len = decoder.latent_shape().iter().product::<usize>();
         let picture = decoder.picture_shape().iter().product::<usize>();
         assert!(pictures.len().is_multiple_of(picture), "whole pictures");
@@ -54,7 +54,7 @@ impl Decoding {
     /// Does at most about `budget` units of work, and takes in what is finished. Never waits.
     ///
     /// # Errors
-    /// When the device is lost; [`Decoding::unfinished`] has what was finished.
+    /// When the device is lost; [`Decoding::into_state`] has what was finished.
     pub fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
         let progress = self.decoder.advance(budget)?;
         while let Some(picture) = self.decoder.take() {
@@ -74,21 +74,22 @@ impl Decoding {
     ///
     /// # Errors
     /// As [`Decoding::advance`] and [`Decoding::pictures`].
-    pub async fn finish(
+    pub async fn finish_async(
         mut self,
         mut on_progress: impl FnMut(f32, usize),
     ) -> Result<Vec<f32>, EngineError> {
-        loop {
-            match self.advance(BUDGET)? {
-                Progress::Done => break,
-                Progress::Working => {}
-                Progress::Busy => self.decoder.wait()?,
-            }
-            on_progress(self.fraction(), self.done);
-            yield_now().await;
-        }
+        sliced::finish(&mut self, BUDGET, |work| on_progress(work.fraction(), work.done)).await?;
         on_progress(1.0, self.done);
         self.pictures()
+    }
+
+    /// As [`Decoding::finish_async`], on this thread.
+    ///
+    /// # Errors
+    /// As [`Decoding::advance`] and [`Decoding::pictures`].
+    #[cfg(feature = "blocking")]
+    pub fn finish(self, on_progress: impl FnMut(f32, usize)) -> Result<Vec<f32>, EngineError> {
+        pollster::block_on(self.finish_async(on_progress))
     }
 
     /// How much is done, 0 to 1.
@@ -109,14 +110,9 @@ impl Decoding {
         self.count
     }
 
-    /// As [`Decoder::slice_time`].
-    pub fn slice_time(&self) -> Option<SliceTime> {
-        self.decoder.slice_time()
-    }
-
     /// What another decoder needs to go on.
-    pub fn unfinished(self) -> Undecoded {
-        Undecoded { latents: self.latents, pictures: self.pictures }
+    pub fn into_state(self) -> DecodingState {
+        DecodingState { latents: self.latents, pictures: self.pictures }
     }
 
     /// The finished pictures, `[n, 3, height, width]` in about [-1, 1].
@@ -131,5 +127,23 @@ impl Decoding {
             ));
         }
         Ok(self.pictures)
+    }
+}
+
+impl Sliced for Decoding {
+    fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
+        Decoding::advance(self, budget)
+    }
+
+    fn fraction(&self) -> f32 {
+        Decoding::fraction(self)
+    }
+
+    fn slice_time(&self) -> Option<SliceTime> {
+        self.decoder.slice_time()
+    }
+
+    fn wait(&mut self) -> Result<(), EngineError> {
+        self.decoder.wait()
     }
 }

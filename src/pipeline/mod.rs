@@ -1,19 +1,23 @@
 //! When things happen in a run: settings become a [`Run`], which feeds an engine step by step and collects
 //! pictures and routing. It holds no thread, waits for nothing, and never knows what computes.
 
-mod backend;
 mod decoder;
 mod decoding;
+mod loaded;
+mod place;
 mod settings;
+mod sliced;
 
-pub use backend::{Backend, BackendError, OpenModel};
-pub use decoder::{DecoderMismatch, OpenDecoder, check_decoder};
-pub use decoding::{Decoding, Undecoded};
+pub use decoder::{DecoderMismatch, LoadedDecoder, check_decoder};
+pub use decoding::{Decoding, DecodingState};
+pub use loaded::{Pipeline, StartError};
+pub use place::{Backend, LoadError};
 pub use settings::{Settings, SettingsError};
+pub use sliced::Sliced;
 
 pub use crate::scheduler::random_rows;
 
-use crate::engine::{Engine, EngineError, Progress, RunConfig, Snapshot};
+use crate::engine::{Engine, EngineError, GpuSamples, Progress, RunConfig, SliceTime, Snapshot};
 use crate::model::Config;
 use crate::scheduler::{Next, Observation, Plan, Request, gaussian};
 use crate::trace::Trace;
@@ -42,9 +46,9 @@ pub struct Run {
     first: u64,
 }
 
-/// What was finished of a run when its device was lost.
+/// Where a run is: enough for another engine to go on from there, on the same device or another one.
 #[derive(Clone, Debug)]
-pub struct Unfinished {
+pub struct RunState {
     /// Number of the first picture: it chooses the noise.
     pub first: u64,
     /// Number of finished steps.
@@ -55,7 +59,7 @@ pub struct Unfinished {
     pub trace: Trace,
 }
 
-impl Unfinished {
+impl RunState {
     /// A run of the pictures `first..first + B` before its first step: noise from the seed, and an empty trace.
     pub fn noise(config: &Config, settings: &Settings, first: u64) -> Self {
         let batch = settings.pictures() as u64;
@@ -90,7 +94,7 @@ impl Run {
         settings: Settings,
         first: u64,
     ) -> Result<Self, EngineError> {
-        let noise = Unfinished::noise(config, &settings, first);
+        let noise = RunState::noise(config, &settings, first);
         Self::resume(engine, config, settings, noise)
     }
 
@@ -107,12 +111,12 @@ impl Run {
         mut engine: Box<dyn Engine>,
         config: &Config,
         settings: Settings,
-        so_far: Unfinished,
+        so_far: RunState,
     ) -> Result<Self, EngineError> {
         let batch = engine.batch();
         assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label a picture");
         assert_eq!(settings.pictures(), batch, "labels or prompts for every picture");
-        let Unfinished { first, steps, latent, trace } = so_far;
+        let RunState { first, steps, latent, trace } = so_far;
         engine.start(&RunConfig {
             latent: latent.clone(),
             labels: settings.labels.clone(),
@@ -196,20 +200,26 @@ impl Run {
         self.plan.fraction(self.finished)
     }
 
-    /// Runs to the end, waiting for the device after each step; `on_step` hears [`Run::fraction`].
+    /// Runs to the end: a thread waits for the device, a page lives on meanwhile; `on_step` hears [`Run::fraction`].
     ///
     /// # Errors
     /// As [`Run::advance`].
-    pub fn finish(mut self, mut on_step: impl FnMut(f32)) -> Result<Finished, EngineError> {
-        while !self.is_finished() {
-            self.advance(usize::MAX)?;
-            if !self.step_open {
-                self.engine.wait()?;
-                self.collect(|_| {});
-                on_step(self.fraction());
-            }
-        }
+    pub async fn finish_async(
+        mut self,
+        mut on_step: impl FnMut(f32),
+    ) -> Result<Finished, EngineError> {
+        sliced::finish(&mut self, usize::MAX, |run| on_step(run.fraction())).await?;
+        on_step(1.0);
         Ok(Finished { samples: self.latent, trace: self.trace, engine: self.engine })
+    }
+
+    /// As [`Run::finish_async`], on this thread.
+    ///
+    /// # Errors
+    /// As [`Run::advance`].
+    #[cfg(feature = "blocking")]
+    pub fn finish(self, on_step: impl FnMut(f32)) -> Result<Finished, EngineError> {
+        pollster::block_on(self.finish_async(on_step))
     }
 
     /// Takes in what has arrived, and hands out no work. Never waits.
@@ -240,14 +250,14 @@ impl Run {
         &mut *self.engine
     }
 
-    /// From where another engine can go on: the last finished step, or the beginning where the solver is adaptive.
-    pub fn unfinished(&self) -> Unfinished {
+    /// Where another engine can go on: the last finished step, or the beginning where the solver is adaptive.
+    pub fn state(&self) -> RunState {
         let (first, mut trace) = (self.first, self.trace.clone());
         match &self.origin {
-            None => Unfinished { first, steps: self.finished, latent: self.latent.clone(), trace },
+            None => RunState { first, steps: self.finished, latent: self.latent.clone(), trace },
             Some(origin) => {
                 trace.clear();
-                Unfinished { first, steps: 0, latent: origin.clone(), trace }
+                RunState { first, steps: 0, latent: origin.clone(), trace }
             }
         }
     }
@@ -272,9 +282,34 @@ impl Run {
         &self.latent
     }
 
+    /// The samples on the device that computes them, without a read-back: for a host that draws with the same device.
+    /// `None` where the processor computes. Between two steps they are [`Run::latent`]; while a step is at work, they
+    /// are what its submitted part has made of them.
+    pub fn gpu_samples(&self) -> Option<GpuSamples<'_>> {
+        self.engine.gpu_samples()
+    }
+
     /// Routing of the finished steps.
     pub fn trace(&self) -> &Trace {
         &self.trace
+    }
+}
+
+impl Sliced for Run {
+    fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
+        Run::advance(self, budget)
+    }
+
+    fn fraction(&self) -> f32 {
+        Run::fraction(self)
+    }
+
+    fn slice_time(&self) -> Option<SliceTime> {
+        self.engine.slice_time()
+    }
+
+    fn wait(&mut self) -> Result<(), EngineError> {
+        self.engine.wait()
     }
 }
 

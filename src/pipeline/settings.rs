@@ -26,6 +26,7 @@ pub struct Settings {
 
 /// A setting that cannot work, with what to do instead.
 #[derive(Debug, thiserror::Error, PartialEq)]
+#[non_exhaustive]
 pub enum SettingsError {
     /// No or too many steps.
     #[error("{0} steps are not possible; choose 1 to 10000")]
@@ -81,6 +82,24 @@ pub enum SettingsError {
 }
 
 impl Settings {
+    /// What a model recommends, for one image without labels.
+    pub fn of(config: &Config) -> Self {
+        let defaults = &config.defaults;
+        Self {
+            labels: config.labels.iter().map(|table| vec![table.null]).collect(),
+            prompts: config.text.iter().map(|_| String::new()).collect(),
+            negative: String::new(),
+            seed: 0,
+            steps: defaults.steps,
+            guidance: defaults.guidance,
+            solver: defaults.solver.parse().unwrap_or(match config.objective {
+                Objective::Flow => Solver::Euler,
+                Objective::Ddpm => Solver::Ddpm(crate::scheduler::Ancestry::default()),
+            }),
+            routing: Routing::default(),
+        }
+    }
+
     /// Checks the settings against a model.
     ///
     /// # Errors

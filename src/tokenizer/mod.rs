@@ -74,6 +74,7 @@ pub struct Tokens {
 
 /// Why a tokenizer was refused.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TokenizerError {
     /// No `tokenizer.json`, or a part of it is not as it has to be.
     #[error("the tokenizer cannot be read ({0}); it has to be what a tokenizer.json holds")]

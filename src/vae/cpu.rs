@@ -31,15 +31,16 @@ impl CpuDecoderModel {
     ///
     /// # Errors
     /// When a tensor cannot be read.
+    #[cfg(feature = "blocking")]
     pub fn load(file: &DecoderFile) -> Result<Self, EngineError> {
-        pollster::block_on(Self::request(file))
+        pollster::block_on(Self::load_async(file))
     }
 
     /// As [`CpuDecoderModel::load`], for callers that must not be held up.
     ///
     /// # Errors
     /// As [`CpuDecoderModel::load`].
-    pub async fn request(file: &DecoderFile) -> Result<Self, EngineError> {
+    pub async fn load_async(file: &DecoderFile) -> Result<Self, EngineError> {
         let load = |layer: &Layer| -> Result<_, EngineError> {
             Ok(match layer {
                 Layer::Conv(conv) => LayerWeights::Conv(ConvWeights::load(&file.tensors, conv)?),

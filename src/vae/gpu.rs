@@ -15,9 +15,6 @@ use crate::gpu::{Gpu, GpuError, InFlight, Readback, Tape, Tensor, Timing};
 use crate::kernels::WeightPrecision;
 use crate::kernels::planes::{from_quads, to_quads};
 
-/// More submissions in the queue would make a window that shares the device wait for them.
-const MAX_IN_FLIGHT: usize = 2;
-
 /// Dispatches of one submission: drivers give up on work that takes seconds.
 const MAX_DISPATCHES: usize = 32;
 
@@ -36,19 +33,20 @@ impl GpuDecoderModel {
     ///
     /// # Errors
     /// When a tensor cannot be read, or the device cannot hold the decoder.
+    #[cfg(feature = "blocking")]
     pub fn load(
         gpu: Arc<Gpu>,
         file: &DecoderFile,
         precision: WeightPrecision,
     ) -> Result<Self, EngineError> {
-        pollster::block_on(Self::request(gpu, file, precision))
+        pollster::block_on(Self::load_async(gpu, file, precision))
     }
 
     /// As [`GpuDecoderModel::load`], for callers that must not be held up.
     ///
     /// # Errors
     /// As [`GpuDecoderModel::load`].
-    pub async fn request(
+    pub async fn load_async(
         gpu: Arc<Gpu>,
         file: &DecoderFile,
         precision: WeightPrecision,
@@ -243,10 +241,11 @@ impl Decoder for GpuDecoder {
         if let Some(error) = self.model.gpu.failure() {
             return Err(error.into());
         }
+        let _watch = self.model.gpu.watch();
         if self.done.is_none() && self.waiting.is_empty() {
             return Ok(Progress::Done);
         }
-        if self.in_flight.count() >= MAX_IN_FLIGHT {
+        if self.in_flight.is_full() {
             return Ok(Progress::Busy);
         }
         if self.done.is_none()

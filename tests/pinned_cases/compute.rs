@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use diffmoe::checkpoint::{Checkpoint, Hints, Source, infer_config, random_tensor, write_model};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};
-use diffmoe::pipeline::{Backend, OpenDecoder, OpenModel, Run, Settings};
+use diffmoe::pipeline::{Backend, LoadedDecoder, Pipeline, Run, Settings};
 use diffmoe::platform::Bytes;
 use diffmoe::scheduler::{Ancestry, GuidedChannels, Solver, Tolerance};
 use diffmoe::vae::DecoderFile;
@@ -59,13 +59,13 @@ pub(crate) fn compute(case: &Case) -> Answer {
         },
     };
     settings.check(config).unwrap();
-    let engine = OpenModel::open(&checkpoint, Backend::Cpu, WeightPrecision::F32).unwrap();
+    let engine = Pipeline::open(&checkpoint, Backend::Cpu, WeightPrecision::F32).unwrap();
     let engine = engine.engine(case.batch).unwrap();
     let done = Run::start(engine, config, settings, case.first).unwrap().finish(|_| {}).unwrap();
     let mut samples = done.samples;
     if let Some(folder) = case.decoder {
         let file = DecoderFile::open(&path(folder).join("model.safetensors")).unwrap();
-        let decoder = OpenDecoder::open(&file, Backend::Cpu, WeightPrecision::F32).unwrap();
+        let decoder = LoadedDecoder::open(&file, Backend::Cpu, WeightPrecision::F32).unwrap();
         samples = decoder.decoder(config.input_size).unwrap().decode_now(&samples).unwrap();
     }
     let file = checkpoint.files().collect::<Vec<_>>().concat();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use diffmoe::checkpoint::{Hints, Source, infer_config, write_model};
+use diffmoe::checkpoint::{Hints, InferError, Source, infer_config, write_model};
 use diffmoe::model::{Config, Objective, Role, Storage, TensorSpec};
 
 use super::Outcome;
@@ -147,12 +147,25 @@ fn describe(
             size: arguments.size,
             name: arguments.name.clone(),
         };
-        infer_config(shapes, &hints).map_err(|e| format!("{}: {e}", file.display()))?
+        infer_config(shapes, &hints)
+            .map_err(|e| format!("{}: {e}{}", file.display(), advice(&e)))?
     };
     let config = Config::from_json(&text)?;
     let is_there = |t: &TensorSpec| shapes.contains_key(&t.name) || !t.is_optional();
     let tensors = config.tensors().into_iter().filter(is_there).collect();
     Ok((text, tensors))
+}
+
+/// The option that says what the tensors do not.
+fn advice(error: &InferError) -> &'static str {
+    match error {
+        InferError::UnknownObjective => {
+            "; add --time ddpm (DiT) or --time flow (SiT, DiffMoE flow)"
+        }
+        InferError::UnknownSize { .. } => "; add --size HEIGHTxWIDTH, in pixels or latent cells",
+        InferError::UnknownHeads { .. } => "; add --heads N",
+        _ => "",
+    }
 }
 
 /// The file itself, or the last checkpoint of a run's folder.

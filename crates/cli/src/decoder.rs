@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use diffmoe::checkpoint::{CheckpointError, TensorFile};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::pipeline::{Backend, Decoding, OpenDecoder};
+use diffmoe::pipeline::{Backend, Decoding, LoadedDecoder};
 use diffmoe::vae::DecoderFile;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -26,7 +26,7 @@ pub(super) fn open(path: &Path) -> Result<DecoderFile, Box<dyn std::error::Error
 
 /// A decoder on its device, for latents of one size; decodes any number of them, one batch after the other.
 pub(super) struct Ready {
-    place: OpenDecoder,
+    place: LoadedDecoder,
     size: [usize; 2],
 }
 
@@ -37,7 +37,7 @@ impl Ready {
         size: [usize; 2],
         backend: Backend,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let place = OpenDecoder::open(file, backend, WeightPrecision::F16)?;
+        let place = LoadedDecoder::open(file, backend, WeightPrecision::F16)?;
         if let Some(note) = place.note() {
             eprintln!("note: {note}");
         }
@@ -68,7 +68,7 @@ impl Begun {
         self,
         heard: impl FnMut(f32, usize),
     ) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
-        Ok(pollster::block_on(self.decoding.finish(heard))?)
+        Ok(self.decoding.finish(heard)?)
     }
 }
 

@@ -24,7 +24,7 @@ use clap::{Parser, Subcommand};
 use diffmoe::engine::{EngineError, WeightChoice};
 use diffmoe::gpu::GpuError;
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::pipeline::{Backend, BackendError};
+use diffmoe::pipeline::{Backend, LoadError};
 
 /// What a command returns: an exit code, or an error that becomes one sentence on stderr.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
@@ -142,11 +142,13 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
             "; start the run again, or use --backend cpu"
         }
         EngineError::TooLarge(_) | EngineError::Unsupported(_) => "; use --backend cpu",
+        _ => "",
     };
-    if let Some(error) = error.downcast_ref::<BackendError>() {
+    if let Some(error) = error.downcast_ref::<LoadError>() {
         return match error {
-            BackendError::Gpu(error) => of_gpu(error),
-            BackendError::Engine(error) => of_engine(error),
+            LoadError::Gpu(error) => of_gpu(error),
+            LoadError::Engine(error) => of_engine(error),
+            _ => "",
         };
     }
     if let Some(error) = error.downcast_ref::<EngineError>() {

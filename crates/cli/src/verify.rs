@@ -9,7 +9,7 @@ use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::{Engine, EngineError, RunConfig};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule};
-use diffmoe::pipeline::{OpenModel, Settings};
+use diffmoe::pipeline::{Pipeline, Settings};
 use diffmoe::scheduler::{Next, Observation, Plan, Process, Request, Solver};
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -80,7 +80,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let checkpoint = Checkpoint::open(&folder.join("model.safetensors"))?;
     let config = checkpoint.config();
     let input = Inputs::read(&io, config, &case)?;
-    let model = OpenModel::open(&checkpoint, arguments.backend.into(), WeightPrecision::F32)?;
+    let model = Pipeline::open(&checkpoint, arguments.backend.into(), WeightPrecision::F32)?;
     if let Some(note) = model.note() {
         eprintln!("note: {note}");
     }

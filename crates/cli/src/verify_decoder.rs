@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use diffmoe::engine::Taps;
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::pipeline::{Backend, OpenDecoder};
+use diffmoe::pipeline::{Backend, LoadedDecoder};
 use diffmoe::vae::DecoderFile;
 use safetensors::SafeTensors;
 
@@ -29,7 +29,7 @@ pub(super) fn run(
             return Err(format!("z has shape {:?}, [B, {c}, h, w] is needed", z.shape).into());
         }
     };
-    let place = OpenDecoder::open(&file, backend, WeightPrecision::F32)?;
+    let place = LoadedDecoder::open(&file, backend, WeightPrecision::F32)?;
     if let Some(note) = place.note() {
         eprintln!("note: {note}");
     }

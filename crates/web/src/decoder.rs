@@ -8,14 +8,14 @@ use super::objects::error;
 use super::slices::{Listener, slices};
 use diffmoe::engine::EngineError;
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::pipeline::{Backend, Decoding, OpenDecoder, Undecoded};
+use diffmoe::pipeline::{Backend, Decoding, DecodingState, LoadedDecoder};
 use diffmoe::vae::{DecoderFile, LatentPreview};
 
 /// A decoder on a device.
 pub(super) struct Decoder {
     pub(super) file: DecoderFile,
     backend: Backend,
-    open: RefCell<OpenDecoder>,
+    open: RefCell<LoadedDecoder>,
     preview: LatentPreview,
     /// Counts the devices that it has been on.
     generation: Cell<u32>,
@@ -24,9 +24,9 @@ pub(super) struct Decoder {
 impl Decoder {
     /// Puts a decoder on a device and fits its preview.
     pub(super) async fn open(file: DecoderFile, backend: Backend) -> Result<Self, JsValue> {
-        let open = OpenDecoder::request(&file, backend, WeightPrecision::F16).await;
+        let open = LoadedDecoder::open_async(&file, backend, WeightPrecision::F16).await;
         let open = open.map_err(error)?;
-        let preview = open.request_preview().await.map_err(error)?;
+        let preview = open.fit_preview().await.map_err(error)?;
         Ok(Self { file, backend, open: RefCell::new(open), preview, generation: Cell::new(0) })
     }
 
@@ -42,12 +42,12 @@ impl Decoder {
         size: [usize; 2],
         listener: &Listener,
     ) -> Result<Vec<f32>, JsValue> {
-        let mut so_far = Undecoded { latents, pictures: Vec::new() };
+        let mut so_far = DecodingState { latents, pictures: Vec::new() };
         let mut losses = 0;
         loop {
             let generation = self.generation.get();
             let open = self.open.borrow().clone();
-            let lost = match open.request_decoder(size).await {
+            let lost = match open.decoder_async(size).await {
                 Ok(decoder) => {
                     let mut decoding = Decoding::resume(decoder, so_far);
                     let advance = |budget: usize| {
@@ -58,7 +58,7 @@ impl Decoder {
                     match slices(listener, advance).await? {
                         Ok(()) => return decoding.pictures().map_err(error),
                         Err(failure) => {
-                            so_far = decoding.unfinished();
+                            so_far = decoding.into_state();
                             failure
                         }
                     }
@@ -73,7 +73,8 @@ impl Decoder {
     /// Opens the decoder on a device younger than `generation`.
     async fn reopen(&self, generation: u32) -> Result<(), JsValue> {
         if self.generation.get() == generation {
-            let open = OpenDecoder::request(&self.file, self.backend, WeightPrecision::F16).await;
+            let open =
+                LoadedDecoder::open_async(&self.file, self.backend, WeightPrecision::F16).await;
             *self.open.borrow_mut() = open.map_err(error)?;
             self.generation.set(generation + 1);
         }

@@ -16,7 +16,7 @@ use super::slices::{Listener, slices};
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::WeightChoice;
 use diffmoe::model::Config;
-use diffmoe::pipeline::{Backend, OpenModel, Run, Settings, check_decoder};
+use diffmoe::pipeline::{Backend, Pipeline, Run, Settings, check_decoder};
 use diffmoe::pixels;
 use diffmoe::vae::DecoderFile;
 use diffmoe_viewer::platform::{self, Bytes};
@@ -30,7 +30,7 @@ pub struct Generator {
 struct Inner {
     checkpoint: Checkpoint,
     backend: Backend,
-    model: RefCell<OpenModel>,
+    model: RefCell<Pipeline>,
     /// Counts the devices that the model has been on.
     generation: Cell<u32>,
     /// Where the model makes latents and a script brought one.
@@ -57,7 +57,7 @@ impl Generator {
         // Let the page show that before the device keeps it busy.
         pause(0).await;
         let checkpoint = Checkpoint::from_bytes(&label, bytes).map_err(error)?;
-        let model = OpenModel::request(&checkpoint, backend, WeightChoice::Auto).await;
+        let model = Pipeline::open_async(&checkpoint, backend, WeightChoice::Auto).await;
         let model = RefCell::new(model.map_err(error)?);
         let decoder = match vae {
             None => None,
@@ -199,7 +199,7 @@ impl Inner {
         let batch = settings.pictures();
         let mut generation = self.generation.get();
         let model = self.model.borrow().clone();
-        let engine = model.request_engine(batch).await.map_err(error)?;
+        let engine = model.engine_async(batch).await.map_err(error)?;
         let mut run = Run::start(engine, config, settings, 0).map_err(error)?;
         let mut losses = 0;
         loop {
@@ -216,10 +216,10 @@ impl Inner {
                 Err(failure) => {
                     losses = lost_again(losses, failure)?;
                     let model = self.reopened(generation).await?;
-                    let engine = model.request_engine(batch).await.map_err(error)?;
+                    let engine = model.engine_async(batch).await.map_err(error)?;
                     generation = self.generation.get();
                     let settings = run.settings().clone();
-                    run = Run::resume(engine, config, settings, run.unfinished()).map_err(error)?;
+                    run = Run::resume(engine, config, settings, run.state()).map_err(error)?;
                 }
             }
         }
@@ -236,9 +236,9 @@ impl Inner {
     }
 
     /// The model on a device younger than `generation`.
-    async fn reopened(&self, generation: u32) -> Result<OpenModel, JsValue> {
+    async fn reopened(&self, generation: u32) -> Result<Pipeline, JsValue> {
         if self.generation.get() == generation {
-            let request = OpenModel::request(&self.checkpoint, self.backend, WeightChoice::Auto);
+            let request = Pipeline::open_async(&self.checkpoint, self.backend, WeightChoice::Auto);
             let model = request.await.map_err(error)?;
             *self.model.borrow_mut() = model;
             self.generation.set(generation + 1);

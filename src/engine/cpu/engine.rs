@@ -33,15 +33,16 @@ impl CpuModel {
     ///
     /// # Errors
     /// When a tensor cannot be read.
+    #[cfg(feature = "blocking")]
     pub fn load(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
-        pollster::block_on(Self::request(checkpoint))
+        pollster::block_on(Self::load_async(checkpoint))
     }
 
     /// As [`CpuModel::load`], for callers that must not be held up.
     ///
     /// # Errors
     /// As [`CpuModel::load`].
-    pub async fn request(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
+    pub async fn load_async(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
         let config = checkpoint.config().clone();
         let tokenizer = config.text.as_ref().map(TextConfig::tokenizer);
         Ok(Self { config, weights: weights::load(checkpoint).await?, tokenizer })

@@ -1,7 +1,7 @@
 //! The engine on wgpu: a forward pass is recorded once and replayed; nothing is read back inside it.
 //!
 //! A step is one submission when nobody watches, or many small ones when a user interface drives it.
-//! Either way at most [`MAX_IN_FLIGHT`] submissions are unfinished, and the sample and the routing of
+//! Either way only a few submissions are unfinished ([`InFlight::is_full`]), and the sample and the routing of
 //! a step come back by themselves after it.
 
 use std::collections::VecDeque;
@@ -13,14 +13,11 @@ use super::passes::Passes;
 use super::prompts::Prompts;
 use super::step_tape::{Recorder, StepTape};
 use crate::engine::{
-    Engine, EngineError, ForwardRouting, Inspect, LayerRouting, Progress, RunConfig, RunPrompts,
-    Scope, SliceTime, Snapshot, Stage, StageTimes, Taps,
+    Engine, EngineError, ForwardRouting, GpuSamples, Inspect, LayerRouting, Progress, RunConfig,
+    RunPrompts, Scope, SliceTime, Snapshot, Stage, StageTimes, Taps,
 };
 use crate::gpu::{Clock, GpuError, InFlight, Readback, Timing};
 use crate::scheduler::{Branch, Instruction, Latent};
-
-/// More submissions in the queue would make a window that shares the device wait for them.
-const MAX_IN_FLIGHT: usize = 2;
 
 /// A model on a device, for one batch size.
 pub struct GpuEngine {
@@ -242,6 +239,7 @@ impl Engine for GpuEngine {
     }
 
     fn start(&mut self, run: &RunConfig) -> Result<(), EngineError> {
+        let _watch = self.model.gpu.watch();
         let GpuModel { gpu, config, .. } = &*self.model;
         let sample_len = config.sample_len();
         assert_eq!(run.latent.len(), self.batch() * sample_len, "numbers in the samples");
@@ -263,6 +261,7 @@ impl Engine for GpuEngine {
 
     fn begin_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError> {
         assert!(self.current.is_none(), "the step before is not handed over yet");
+        let _watch = self.model.gpu.watch();
         let tape = self.tape_for(ops)?;
         tape.set_numbers(&self.model.gpu, ops, self.model.config.time_scale);
         let passes =
@@ -286,8 +285,9 @@ impl Engine for GpuEngine {
         if let Some(error) = gpu.failure() {
             return Err(error.into());
         }
+        let _watch = gpu.watch();
         let Some(mut step) = self.current.take() else { return Ok(Progress::Done) };
-        if self.in_flight.count() >= MAX_IN_FLIGHT {
+        if self.in_flight.is_full() {
             self.current = Some(step);
             return Ok(Progress::Busy);
         }
@@ -330,6 +330,7 @@ impl Engine for GpuEngine {
         if on == self.clock.is_some() {
             return;
         }
+        let _watch = self.model.gpu.watch();
         self.clock = if on { Clock::new(&self.model.gpu) } else { None };
         // A step at work would otherwise mix two clocks.
         if let Some(step) = &mut self.current {
@@ -340,6 +341,13 @@ impl Engine for GpuEngine {
     fn slice_time(&self) -> Option<SliceTime> {
         let last = self.in_flight.last()?;
         Some(SliceTime { slice: last.number, ms: last.ms, exact: last.prompt })
+    }
+
+    fn gpu_samples(&self) -> Option<GpuSamples<'_>> {
+        let [height, width] = self.model.config.input_size;
+        let shape = [self.batch(), self.model.config.in_channels, height, width];
+        // The sample is the first of the latents that share the buffer.
+        Some(GpuSamples { gpu: &self.model.gpu, buffer: &self.single.acts.latents.buffer, shape })
     }
 
     fn take_snapshot(&mut self) -> Option<Snapshot> {

@@ -28,19 +28,20 @@ impl GpuModel {
     ///
     /// # Errors
     /// When a tensor cannot be read, or the device cannot hold the model.
+    #[cfg(feature = "blocking")]
     pub fn load(
         gpu: Arc<Gpu>,
         checkpoint: &Checkpoint,
         weights: impl Into<WeightChoice>,
     ) -> Result<Self, EngineError> {
-        pollster::block_on(Self::request(gpu, checkpoint, weights))
+        pollster::block_on(Self::load_async(gpu, checkpoint, weights))
     }
 
     /// As [`GpuModel::load`], for callers that must not be held up.
     ///
     /// # Errors
     /// As [`GpuModel::load`].
-    pub async fn request(
+    pub async fn load_async(
         gpu: Arc<Gpu>,
         checkpoint: &Checkpoint,
         weights: impl Into<WeightChoice>,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use diffmoe::engine::Engine;
 use diffmoe::model::Config;
-use diffmoe::pipeline::{OpenModel, Run, Settings};
+use diffmoe::pipeline::{Pipeline, Run, Settings};
 use diffmoe::scheduler::Solver;
 use diffmoe::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,7 +17,7 @@ const PROGRESS: u64 = 1000;
 /// A model on its device, and the engine of the last batch.
 pub(super) struct Batches<'a> {
     request: &'a Request,
-    model: OpenModel,
+    model: Pipeline,
     ready: Option<Box<dyn Engine>>,
     bar: ProgressBar,
 }
@@ -37,7 +37,7 @@ impl<'a> Batches<'a> {
         pictures: usize,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let checkpoint = &request.checkpoint;
-        let model = OpenModel::open(checkpoint, arguments.backend.into(), arguments.weights)?;
+        let model = Pipeline::open(checkpoint, arguments.backend.into(), arguments.weights)?;
         if let Some(note) = model.note() {
             eprintln!("note: {note}");
         }

@@ -4,20 +4,16 @@
 
 use std::sync::Arc;
 
-use web_time::Instant;
-
 use super::decoder::Decoder;
 use super::job::Frame;
-use super::pacing::{Pacer, SLICE_MS};
+use super::losses::{Losses, MOST_LOSSES, Next};
+use super::pacing::Pacer;
 use super::{NoteKind, Phase, Record, Session, Tick};
 use crate::platform::{self, Task};
-use diffmoe::engine::{EngineError, Progress};
+use diffmoe::engine::EngineError;
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::pipeline::{Backend, Decoding, OpenDecoder, Undecoded};
+use diffmoe::pipeline::{Backend, Decoding, DecodingState, LoadedDecoder};
 use diffmoe::vae;
-
-/// Losses in a row, without a picture between them, after which the processor takes over.
-const MOST_LOSSES: u32 = 2;
 
 /// Something around a decoder, or instead of it: for tests.
 pub(super) type WrapDecoder =
@@ -26,12 +22,12 @@ pub(super) type WrapDecoder =
 /// A decoder for latents of one size, and the decoder on the device that was opened for it.
 struct Prepared {
     decoder: Box<dyn vae::Decoder>,
-    reopened: Option<OpenDecoder>,
+    reopened: Option<LoadedDecoder>,
 }
 
 enum State {
     /// Memory is being made; then it goes on from here.
-    Preparing(Task<Result<Prepared, EngineError>>, Undecoded),
+    Preparing(Task<Result<Prepared, EngineError>>, DecodingState),
     Working(Box<Decoding>),
 }
 
@@ -45,8 +41,7 @@ pub(super) struct DecodeJob {
     state: State,
     pacer: Pacer,
     pub(super) is_paused: bool,
-    losses: u32,
-    done_at_loss: usize,
+    losses: Losses,
 }
 
 impl DecodeJob {
@@ -57,7 +52,7 @@ impl DecodeJob {
         }
         let fraction = match &self.state {
             State::Preparing(_, so_far) if so_far.pictures.is_empty() => 0.0,
-            State::Preparing(..) => self.done_at_loss as f32 / self.count as f32,
+            State::Preparing(..) => self.losses.finished() as f32 / self.count as f32,
             State::Working(decoding) => decoding.fraction(),
         };
         Phase::Decoding { percent: (100.0 * fraction) as u8, pictures: self.count }
@@ -69,24 +64,7 @@ impl DecodeJob {
         if self.is_paused {
             return Frame::Went(Tick::Idle);
         }
-        let begin = Instant::now();
-        loop {
-            let before = Instant::now();
-            let progress = match decoding.advance(self.pacer.units()) {
-                Ok(progress) => progress,
-                Err(error) => return Frame::Failed(error),
-            };
-            let took = before.elapsed().as_secs_f32() * 1e3;
-            self.pacer.judge(decoding.slice_time(), progress, took);
-            match progress {
-                Progress::Done => return Frame::Complete,
-                Progress::Busy => return Frame::Went(Tick::Later),
-                Progress::Working if begin.elapsed().as_secs_f32() * 1e3 + took > SLICE_MS => {
-                    return Frame::Went(Tick::Again);
-                }
-                Progress::Working => {}
-            }
-        }
+        Frame::of(self.pacer.frame(&mut **decoding, Decoding::advance))
     }
 }
 
@@ -135,7 +113,7 @@ impl Session {
         let Some(record) = self.find_record(id) else { return };
         let Some(latents) = record.frames.get(frame).cloned() else { return };
         let (size, count) = (record.config.input_size, record.labels.len());
-        let so_far = Undecoded { latents, pictures: Vec::new() };
+        let so_far = DecodingState { latents, pictures: Vec::new() };
         let Some(task) = self.prepare_decoder(size, None) else { return };
         self.decode = Some(DecodeJob {
             record: id,
@@ -145,8 +123,7 @@ impl Session {
             state: State::Preparing(task, so_far),
             pacer: Pacer::from_one(),
             is_paused: false,
-            losses: 0,
-            done_at_loss: 0,
+            losses: Losses::default(),
         });
     }
 
@@ -162,11 +139,12 @@ impl Session {
             let reopened = match reopen {
                 None => None,
                 Some(backend) => {
-                    let opened = OpenDecoder::request(&file, backend, WeightPrecision::F16).await;
+                    let opened =
+                        LoadedDecoder::open_async(&file, backend, WeightPrecision::F16).await;
                     Some(opened.map_err(|error| EngineError::DeviceLost(error.to_string()))?)
                 }
             };
-            let decoder = reopened.as_ref().unwrap_or(&open).request_decoder(size).await?;
+            let decoder = reopened.as_ref().unwrap_or(&open).decoder_async(size).await?;
             let decoder = match wrap {
                 Some(wrap) => wrap(decoder)?,
                 None => decoder,
@@ -256,24 +234,19 @@ impl Session {
     /// in a row the processor goes on.
     fn recover_decoding(&mut self, reason: &str) {
         let Some(mut job) = self.decode.take() else { return };
-        let so_far = match job.state {
-            State::Preparing(_, so_far) => so_far,
+        let (so_far, done) = match job.state {
+            State::Preparing(_, so_far) => (so_far, job.losses.finished()),
             State::Working(decoding) => {
-                let done = decoding.done();
-                if done > job.done_at_loss {
-                    job.losses = 0;
-                }
-                job.done_at_loss = done;
-                decoding.unfinished()
+                let done = decoding.done() as u64;
+                (decoding.into_state(), done)
             }
         };
-        job.losses += 1;
-        let backend = match job.losses {
-            losses if losses <= MOST_LOSSES => {
+        let backend = match job.losses.count(done, self.backend) {
+            Next::Device(backend) => {
                 self.note(NoteKind::Info, format!("{reason}: decoding again on a new device"));
-                self.backend
+                backend
             }
-            losses if losses == MOST_LOSSES + 1 => {
+            Next::Processor => {
                 let text = format!("{reason}, {MOST_LOSSES} times in a row: the processor decodes");
                 if let Some(decoder) = &mut self.decoder {
                     decoder.info.note = Some(text.clone());
@@ -281,7 +254,7 @@ impl Session {
                 self.note(NoteKind::Info, text);
                 Backend::Cpu
             }
-            _ => {
+            Next::GiveUp => {
                 let text = format!("{reason}; decoding was given up: press Decode to try again");
                 self.note(NoteKind::Error, text);
                 return self.decline(job.record);

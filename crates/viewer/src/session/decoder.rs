@@ -7,7 +7,7 @@ use super::recovery::Purpose;
 use super::{ModelSource, NoteKind, Record, Session};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::Config;
-use diffmoe::pipeline::{Backend, OpenDecoder, check_decoder};
+use diffmoe::pipeline::{Backend, LoadedDecoder, check_decoder};
 use diffmoe::vae::{DecoderFile, LatentPreview};
 
 /// The decoder that is open, for people.
@@ -40,7 +40,7 @@ pub(super) struct OpenedDecoder {
     source: ModelSource,
     name: String,
     file: Arc<DecoderFile>,
-    open: OpenDecoder,
+    open: LoadedDecoder,
     preview: LatentPreview,
 }
 
@@ -52,10 +52,10 @@ impl OpenedDecoder {
         file: Arc<DecoderFile>,
         backend: Backend,
     ) -> Result<Self, String> {
-        let open = OpenDecoder::request(&file, backend, WeightPrecision::F16)
+        let open = LoadedDecoder::open_async(&file, backend, WeightPrecision::F16)
             .await
             .map_err(|error| error.to_string())?;
-        let preview = open.request_preview().await.map_err(|error| error.to_string())?;
+        let preview = open.fit_preview().await.map_err(|error| error.to_string())?;
         Ok(Self { source, name, file, open, preview })
     }
 }
@@ -64,7 +64,7 @@ impl OpenedDecoder {
 pub(super) struct Decoder {
     pub(super) info: DecoderInfo,
     pub(super) file: Arc<DecoderFile>,
-    pub(super) open: OpenDecoder,
+    pub(super) open: LoadedDecoder,
     /// What records keep of it.
     pub(super) used: UsedDecoder,
 }
@@ -90,7 +90,7 @@ impl Decoder {
     }
 
     /// Takes note of a device that replaces a lost one.
-    pub(super) fn place(&mut self, open: OpenDecoder) {
+    pub(super) fn place(&mut self, open: LoadedDecoder) {
         self.info.device = open.device();
         if let Some(note) = open.note() {
             self.info.note = Some(note.to_owned());

@@ -2,9 +2,10 @@
 
 use super::controls;
 use super::job::{Drive, Job};
+use super::losses::Losses;
 use super::recovery::{Preparing, Purpose};
 use super::{LatentPictures, NoteKind, Record, Session, Share};
-use diffmoe::pipeline::Unfinished;
+use diffmoe::pipeline::RunState;
 
 impl Session {
     /// Draws with the controls as they are; a run at work is given up.
@@ -25,7 +26,7 @@ impl Session {
         if let Err(error) = settings.check(&config) {
             return self.note(NoteKind::Error, error.to_string());
         }
-        let Unfinished { latent, trace, .. } = Unfinished::noise(&config, &settings, 0);
+        let RunState { latent, trace, .. } = RunState::noise(&config, &settings, 0);
         let controls = self.controls.clone();
         self.runs += 1;
         let used = self.decoder_for(&config).map(|decoder| decoder.used.clone());
@@ -51,7 +52,7 @@ impl Session {
             controls,
             settings,
         };
-        (self.losses, self.finished_at_loss) = (0, 0);
+        self.losses = Losses::default();
         self.start(Job::new(record, drive));
     }
 

@@ -2,10 +2,10 @@
 
 use web_time::Instant;
 
-use super::pacing::{Pacer, SLICE_MS, StepClock};
+use super::pacing::{Pacer, StepClock, milliseconds};
 use super::{Record, Tick};
 use diffmoe::engine::{Engine, EngineError, Progress, Snapshot};
-use diffmoe::pipeline::{Run, Unfinished};
+use diffmoe::pipeline::{Run, RunState};
 
 /// After a pause, results of what was handed out before are awaited for as long as this.
 const AFTERMATH_MS: f32 = 2000.0;
@@ -42,6 +42,18 @@ pub(super) enum Frame {
     Failed(EngineError),
 }
 
+impl Frame {
+    /// What the slices of a frame came to.
+    pub(super) fn of(outcome: Result<Progress, EngineError>) -> Self {
+        match outcome {
+            Err(error) => Self::Failed(error),
+            Ok(Progress::Done) => Self::Complete,
+            Ok(Progress::Busy) => Self::Went(Tick::Later),
+            Ok(Progress::Working) => Self::Went(Tick::Again),
+        }
+    }
+}
+
 impl Job {
     /// A run whose record may hold finished steps already, on an engine of its batch size.
     pub(super) fn new(record: Record, drive: Drive) -> Self {
@@ -70,7 +82,7 @@ impl Job {
         if record.settings.solver.is_adaptive() {
             record.begin_anew();
         }
-        let so_far = Unfinished {
+        let so_far = RunState {
             first: 0,
             steps: record.finished_steps(),
             latent: record.frames.last().cloned().unwrap_or_default(),
@@ -118,38 +130,27 @@ impl Job {
         if self.drive == Drive::Paused {
             return self.settle(begin);
         }
-        self.clock.frame(begin);
-        loop {
-            let Some(run) = &mut self.run else { return Frame::Went(Tick::Idle) };
-            run.set_limit(match self.drive {
-                Drive::Until(limit) => limit,
-                Drive::On | Drive::Paused => u32::MAX,
-            });
+        let Self { record, run: Some(run), pacer, clock, .. } = self else {
+            return Frame::Went(Tick::Idle);
+        };
+        clock.frame(begin);
+        run.set_limit(match self.drive {
+            Drive::Until(limit) => limit,
+            Drive::On | Drive::Paused => u32::MAX,
+        });
+        let outcome = pacer.frame(run, |run, units| {
             let mut arrived = Vec::new();
-            let before = Instant::now();
-            let progress =
-                run.advance_with(self.pacer.units(), |snapshot| arrived.push(snapshot.clone()));
-            let now = Instant::now();
-            self.clock.worked(now);
-            let took = milliseconds(before, now);
-            let slice = run.engine().slice_time();
-            self.pacer.judge(slice, *progress.as_ref().unwrap_or(&Progress::Working), took);
-            self.keep(arrived);
-            self.record.complete = matches!(progress, Ok(Progress::Done));
-            match progress {
-                Err(error) => return Frame::Failed(error),
-                Ok(Progress::Done) => return Frame::Complete,
-                Ok(Progress::Busy | Progress::Working) if self.is_far_enough() => {
-                    self.pause();
-                    return Frame::Went(Tick::Later);
-                }
-                Ok(Progress::Busy) => return Frame::Went(Tick::Later),
-                Ok(Progress::Working) if milliseconds(begin, now) + took > SLICE_MS => {
-                    return Frame::Went(Tick::Again);
-                }
-                Ok(Progress::Working) => {}
-            }
+            let progress = run.advance_with(units, |snapshot| arrived.push(snapshot.clone()));
+            clock.worked(Instant::now());
+            keep(record, clock, arrived);
+            progress
+        });
+        record.complete = matches!(outcome, Ok(Progress::Done));
+        if matches!(outcome, Ok(Progress::Busy | Progress::Working)) && self.is_far_enough() {
+            self.pause();
+            return Frame::Went(Tick::Later);
         }
+        Frame::of(outcome)
     }
 
     /// Takes in what was handed out before a pause.
@@ -160,7 +161,7 @@ impl Job {
         run.collect(|snapshot| arrived.push(snapshot.clone()));
         let open = run.begun_steps() > run.finished_steps() && run.engine().slice_time().is_some();
         let finished = run.is_finished();
-        self.keep(arrived);
+        keep(&mut self.record, &mut self.clock, arrived);
         if finished {
             self.record.complete = true;
             return Frame::Complete;
@@ -172,23 +173,18 @@ impl Job {
     fn is_far_enough(&self) -> bool {
         matches!(self.drive, Drive::Until(limit) if self.record.finished_steps() >= limit)
     }
-
-    /// Adds finished steps to the record.
-    fn keep(&mut self, arrived: Vec<Snapshot>) {
-        if arrived.is_empty() {
-            return;
-        }
-        let each = self.clock.take(arrived.len());
-        for snapshot in arrived {
-            let record = &mut self.record;
-            record.frames.push(snapshot.latent);
-            record.trace.extend(snapshot.routing);
-            record.step_ms.push(each);
-            record.stage_ms = snapshot.stage_ms;
-        }
-    }
 }
 
-fn milliseconds(from: Instant, to: Instant) -> f32 {
-    to.duration_since(from).as_secs_f32() * 1e3
+/// Adds finished steps to the record.
+fn keep(record: &mut Record, clock: &mut StepClock, arrived: Vec<Snapshot>) {
+    if arrived.is_empty() {
+        return;
+    }
+    let each = clock.take(arrived.len());
+    for snapshot in arrived {
+        record.frames.push(snapshot.latent);
+        record.trace.extend(snapshot.routing);
+        record.step_ms.push(each);
+        record.stage_ms = snapshot.stage_ms;
+    }
 }

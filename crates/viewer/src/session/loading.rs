@@ -11,7 +11,7 @@ use super::{ModelInfo, Phase, Share};
 use crate::platform::{self, Bytes, Task, Transfer, Waker};
 use diffmoe::checkpoint::{Checkpoint, CheckpointError, TensorFile};
 use diffmoe::engine::WeightChoice;
-use diffmoe::pipeline::{Backend, OpenModel};
+use diffmoe::pipeline::{Backend, Pipeline};
 use diffmoe::vae::DecoderFile;
 
 /// Where a model or a decoder comes from.
@@ -61,7 +61,7 @@ pub(super) fn available() -> Vec<String> {
 pub(super) struct Opened {
     pub(super) info: ModelInfo,
     pub(super) checkpoint: Arc<Checkpoint>,
-    pub(super) model: OpenModel,
+    pub(super) model: Pipeline,
 }
 
 /// What was in a file, on a device.
@@ -231,7 +231,7 @@ async fn open(
     hash: String,
     backend: Backend,
 ) -> Result<Opened, String> {
-    let model = OpenModel::request(&checkpoint, backend, WeightChoice::Auto)
+    let model = Pipeline::open_async(&checkpoint, backend, WeightChoice::Auto)
         .await
         .map_err(|error| error.to_string())?;
     let config = Arc::new(checkpoint.config().clone());

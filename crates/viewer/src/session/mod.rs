@@ -11,6 +11,7 @@ pub mod export;
 mod history;
 mod job;
 mod loading;
+mod losses;
 mod opening;
 mod pacing;
 mod pictures;
@@ -36,17 +37,18 @@ use decode::DecodeJob;
 use decoder::Decoder;
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::Engine;
-use diffmoe::pipeline::{Backend, OpenModel};
+use diffmoe::pipeline::{Backend, Pipeline};
 use history::History;
 use job::{Drive, Frame, Job};
 use loading::Loading;
+use losses::Losses;
 use recovery::{Preparing, Purpose};
 
 /// A model that is open.
 struct Model {
     info: ModelInfo,
     checkpoint: Arc<Checkpoint>,
-    open: OpenModel,
+    open: Pipeline,
 }
 
 /// Everything that the app does.
@@ -78,8 +80,7 @@ pub struct Session {
     /// An engine that is being made.
     preparing: Option<Preparing>,
     /// Losses of a device in a row, without a finished step between them, and the steps that were finished then.
-    losses: u32,
-    finished_at_loss: u32,
+    losses: Losses,
     /// Whether the model's device is gone and nobody has replaced it.
     lost: bool,
     profiling: bool,
@@ -111,8 +112,7 @@ impl Session {
             job: None,
             idle: None,
             preparing: None,
-            losses: 0,
-            finished_at_loss: 0,
+            losses: Losses::default(),
             lost: false,
             profiling: false,
             history: History::default(),

@@ -1,6 +1,7 @@
 //! A model takes its place, alone or with a run that somebody shared.
 
 use super::loading::{Loaded, Loading, Opened};
+use super::losses::Losses;
 use super::{Controls, Model, ModelSource, NoteKind, Session, Share};
 
 impl Session {
@@ -100,7 +101,7 @@ impl Session {
         self.give_up_run();
         // Engines of the model before hold its weights.
         (self.idle, self.preparing) = (None, None);
-        (self.lost, self.losses) = (false, 0);
+        (self.lost, self.losses) = (false, Losses::default());
         let same = self.model.as_ref().is_some_and(|before| before.info.hash == info.hash);
         let fits = |share: &mut Share| share.hash.as_ref() == Some(&info.hash);
         let share = share.or_else(|| self.awaited.take_if(fits));

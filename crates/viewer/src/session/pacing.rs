@@ -2,7 +2,8 @@
 
 use web_time::Instant;
 
-use diffmoe::engine::{Progress, SliceTime};
+use diffmoe::engine::{EngineError, Progress, SliceTime};
+use diffmoe::pipeline::Sliced;
 
 /// Time that a slice should take, so that a window still paints at 60 frames a second.
 pub(super) const SLICE_MS: f32 = 8.0;
@@ -37,6 +38,26 @@ impl Pacer {
         Self { fewest: 1, ..Self::default() }
     }
 
+    /// Hands out slices of work with `advance` until the time of a frame is used up (`Working`), the device has enough
+    /// to do (`Busy`), or all is done.
+    pub(super) fn frame<S: Sliced>(
+        &mut self,
+        work: &mut S,
+        mut advance: impl FnMut(&mut S, usize) -> Result<Progress, EngineError>,
+    ) -> Result<Progress, EngineError> {
+        let begin = Instant::now();
+        loop {
+            let before = Instant::now();
+            let progress = advance(work, self.units)?;
+            let now = Instant::now();
+            let took = milliseconds(before, now);
+            self.judge(work.slice_time(), progress, took);
+            if progress != Progress::Working || milliseconds(begin, now) + took > SLICE_MS {
+                return Ok(progress);
+            }
+        }
+    }
+
     /// Learns from what was handed out last: `slice` is what the device says of the slices that it finished, `took`
     /// the milliseconds that handing out took.
     pub(super) fn judge(&mut self, slice: Option<SliceTime>, progress: Progress, took: f32) {
@@ -48,7 +69,8 @@ impl Pacer {
     }
 
     /// Units to hand out next.
-    pub(super) fn units(self) -> usize {
+    #[cfg(test)]
+    fn units(self) -> usize {
         self.units
     }
 
@@ -87,6 +109,11 @@ impl Pacer {
     fn fewer(&mut self) {
         self.units = (self.units / 2).max(1);
     }
+}
+
+/// Milliseconds between two moments.
+pub(super) fn milliseconds(from: Instant, to: Instant) -> f32 {
+    to.duration_since(from).as_secs_f32() * 1e3
 }
 
 /// Time spent on steps, without pauses.

@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use super::job::Job;
+use super::losses::{MOST_LOSSES, Next};
 use super::{NoteKind, Session};
 use crate::platform::{self, Task};
 use diffmoe::engine::{Engine, WeightChoice};
-use diffmoe::pipeline::{Backend, OpenModel};
-
-/// Losses in a row, without a step between them, after which the processor takes over.
-const MOST_LOSSES: u32 = 2;
+use diffmoe::pipeline::{Backend, Pipeline};
 
 /// Something around an engine, or instead of it.
 pub(super) type Wrap =
@@ -26,7 +24,7 @@ pub(super) enum Purpose {
 /// An engine, and the model on the device that was opened for it.
 pub(super) struct Prepared {
     engine: Box<dyn Engine>,
-    model: Option<OpenModel>,
+    model: Option<Pipeline>,
 }
 
 /// An engine that is being made.
@@ -71,13 +69,13 @@ impl Session {
             let reopened = match reopen {
                 None => None,
                 Some(backend) => Some(
-                    OpenModel::request(&checkpoint, backend, WeightChoice::Auto)
+                    Pipeline::open_async(&checkpoint, backend, WeightChoice::Auto)
                         .await
                         .map_err(|error| error.to_string())?,
                 ),
             };
             let model = reopened.as_ref().unwrap_or(&open);
-            let engine = model.request_engine(batch).await.map_err(|error| error.to_string())?;
+            let engine = model.engine_async(batch).await.map_err(|error| error.to_string())?;
             let engine = match wrap {
                 Some(wrap) => wrap(engine)?,
                 None => engine,
@@ -135,18 +133,13 @@ impl Session {
         let steps = job.record.finished_steps();
         let batch = job.record.settings.pictures();
         (self.lost, self.idle) = (true, None);
-        if steps > self.finished_at_loss {
-            self.losses = 0;
-        }
-        self.finished_at_loss = steps;
-        self.losses += 1;
-        let place = match self.losses {
-            losses if losses <= MOST_LOSSES => {
+        let place = match self.losses.count(steps.into(), self.backend) {
+            Next::Device(backend) => {
                 let text = format!("{reason}: going on from step {steps} on a new device");
                 self.note(NoteKind::Info, text);
-                self.backend
+                backend
             }
-            losses if losses == MOST_LOSSES + 1 => {
+            Next::Processor => {
                 let note = format!(
                     "{reason}, {MOST_LOSSES} times in a row: going on from step {steps} on the processor"
                 );
@@ -156,7 +149,7 @@ impl Session {
                 self.note(NoteKind::Info, note);
                 Backend::Cpu
             }
-            _ => {
+            Next::GiveUp => {
                 let text = format!("{reason}; the run was given up after step {steps}: draw again");
                 return self.note(NoteKind::Error, text);
             }

@@ -115,7 +115,7 @@ pub(super) fn finished_record() -> Record {
 /// The same run without a session: samples after each step.
 fn reference(path: &std::path::Path, controls: &Controls) -> (Vec<f32>, diffmoe::trace::Trace) {
     let checkpoint = diffmoe::checkpoint::Checkpoint::open(path).unwrap();
-    let open = OpenModel::open(&checkpoint, Backend::Cpu, WeightChoice::Auto).unwrap();
+    let open = Pipeline::open(&checkpoint, Backend::Cpu, WeightChoice::Auto).unwrap();
     let config = checkpoint.config();
     let settings = controls.settings(config);
     let engine = open.engine(controls.count).unwrap();

@@ -11,7 +11,7 @@ use crate::session::{
 };
 use diffmoe::engine::{EngineError, Progress, Taps};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::pipeline::{Backend, OpenDecoder};
+use diffmoe::pipeline::{Backend, LoadedDecoder};
 use diffmoe::pixels;
 use diffmoe::vae::{Decoder, DecoderFile};
 
@@ -24,7 +24,7 @@ pub(super) fn decoder(case: &str) -> PathBuf {
 /// What a decoder makes of latents of 4 × 4, without a session.
 pub(super) fn decoded(case: &str, latents: &[f32]) -> Vec<f32> {
     let file = DecoderFile::open(&decoder(case)).unwrap();
-    let open = OpenDecoder::open(&file, Backend::Cpu, WeightPrecision::F16).unwrap();
+    let open = LoadedDecoder::open(&file, Backend::Cpu, WeightPrecision::F16).unwrap();
     open.decoder([4, 4]).unwrap().decode_now(latents).unwrap()
 }
 

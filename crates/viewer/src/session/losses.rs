@@ -1,0 +1,64 @@
+//! What to do when a device is lost: the same for runs and for decoding.
+
+use diffmoe::pipeline::Backend;
+
+/// Losses in a row, without progress between them, after which the processor takes over.
+pub(super) const MOST_LOSSES: u32 = 2;
+
+/// Counts the losses of a job.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Losses {
+    in_a_row: u32,
+    /// What was finished when the device was lost last.
+    finished: u64,
+}
+
+/// Where a job goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// On another device of the kind that the visitor wants.
+    Device(Backend),
+    /// On the processor.
+    Processor,
+    /// Nowhere: the devices are not at fault.
+    GiveUp,
+}
+
+impl Losses {
+    /// Counts a loss after so many finished steps or images.
+    pub(super) fn count(&mut self, finished: u64, wanted: Backend) -> Next {
+        if finished > self.finished {
+            self.in_a_row = 0;
+        }
+        self.finished = finished;
+        self.in_a_row += 1;
+        match self.in_a_row {
+            losses if losses <= MOST_LOSSES => Next::Device(wanted),
+            losses if losses == MOST_LOSSES + 1 => Next::Processor,
+            _ => Next::GiveUp,
+        }
+    }
+
+    /// What was finished when the device was lost last.
+    pub(super) fn finished(self) -> u64 {
+        self.finished
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_between_two_losses_starts_the_count_again() {
+        let mut losses = Losses::default();
+        let device = Next::Device(Backend::Auto);
+        let count = |losses: &mut Losses, finished| losses.count(finished, Backend::Auto);
+        assert_eq!(count(&mut losses, 0), device);
+        assert_eq!(count(&mut losses, 0), device);
+        assert_eq!(count(&mut losses, 1), device, "a step was finished in between");
+        assert_eq!(count(&mut losses, 1), device);
+        assert_eq!(count(&mut losses, 1), Next::Processor);
+        assert_eq!(count(&mut losses, 1), Next::GiveUp);
+    }
+}

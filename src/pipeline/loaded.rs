@@ -1,0 +1,205 @@
+//! A model on the device that was chosen for it.
+
+use std::sync::Arc;
+
+use super::place::{self, Place};
+use super::{Backend, LoadError, Run, Settings, SettingsError};
+use crate::checkpoint::Checkpoint;
+use crate::engine::{CpuEngine, CpuModel};
+use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, WeightChoice};
+use crate::gpu::Gpu;
+use crate::model::Config;
+
+/// Why a run could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting cannot work with this model.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The device has no room for the batch.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A model on a device: starts runs, and makes engines for batches of any size. Copies share the weights.
+#[derive(Clone)]
+pub struct Pipeline {
+    place: Place<CpuModel, GpuModel>,
+    note: Option<String>,
+    config: Arc<Config>,
+}
+
+impl Pipeline {
+    /// Loads a model on a device, with the weights in the precision that the file has them in; matrices that the file
+    /// has in f32 become f16. The device may be the host's ([`Gpu::on`]).
+    ///
+    /// # Errors
+    /// When a tensor cannot be read, or the device cannot hold the model.
+    pub async fn load_async(gpu: &Arc<Gpu>, checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+        Self::load_with_async(gpu, checkpoint, WeightChoice::Auto).await
+    }
+
+    /// As [`Pipeline::load_async`], with a choice of the weights' precision.
+    ///
+    /// # Errors
+    /// As [`Pipeline::load_async`].
+    pub async fn load_with_async(
+        gpu: &Arc<Gpu>,
+        checkpoint: &Checkpoint,
+        weights: impl Into<WeightChoice>,
+    ) -> Result<Self, LoadError> {
+        let load = async |gpu| GpuModel::load_async(gpu, checkpoint, weights).await;
+        let place = place::load_on(gpu.clone(), "this model", load).await?;
+        Ok(Self::new(place, None, checkpoint))
+    }
+
+    /// Loads a model for the processor, where all weights are f32.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read.
+    pub async fn cpu_async(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+        let model = CpuModel::load_async(checkpoint).await?;
+        Ok(Self::new(Place::Cpu(Arc::new(model)), None, checkpoint))
+    }
+
+    /// Loads a model where `backend` says, on a device of its own.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read, the device cannot hold the model, or a GPU was asked for and there is none.
+    pub async fn open_async(
+        checkpoint: &Checkpoint,
+        backend: Backend,
+        weights: impl Into<WeightChoice>,
+    ) -> Result<Self, LoadError> {
+        let on_cpu = async || CpuModel::load_async(checkpoint).await;
+        let on_gpu = async |gpu| GpuModel::load_async(gpu, checkpoint, weights).await;
+        let (place, note) = place::load(backend, "this model", on_cpu, on_gpu).await?;
+        Ok(Self::new(place, note, checkpoint))
+    }
+
+    fn new(
+        place: Place<CpuModel, GpuModel>,
+        note: Option<String>,
+        checkpoint: &Checkpoint,
+    ) -> Self {
+        Self { place, note, config: Arc::new(checkpoint.config().clone()) }
+    }
+
+    /// Checks settings and starts a run with an engine of its own. Nothing is computed until [`Run::advance`].
+    ///
+    /// # Errors
+    /// When a setting cannot work, or the device has no room for so many images at once.
+    pub async fn start_async(&self, settings: Settings) -> Result<Run, StartError> {
+        settings.check(&self.config)?;
+        let engine = self.engine_async(settings.pictures()).await?;
+        Ok(Run::start(engine, &self.config, settings, 0))
+    }
+
+    /// An engine for batches of `batch` images, to be used for one run after the other; engines share the weights.
+    /// A refusal leaves the other engines of the model as they were.
+    ///
+    /// # Errors
+    /// When the device has no room for such a batch.
+    pub async fn engine_async(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
+        match &self.place {
+            Place::Cpu(model) => Ok(Box::new(CpuEngine::new(model.clone(), batch))),
+            Place::Gpu(model) => {
+                let make = async { GpuEngine::new(model.clone(), batch) };
+                match model.gpu.error_scope(make).await {
+                    Ok(engine) => Ok(Box::new(engine?)),
+                    Err(error) => Err(EngineError::TooLarge(format!(
+                        "{batch} pictures at once do not fit: {error}; draw fewer pictures at once"
+                    ))),
+                }
+            }
+        }
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What computes, for people.
+    pub fn device(&self) -> String {
+        match &self.place {
+            Place::Cpu(model) => model.device(),
+            Place::Gpu(model) => model.device(),
+        }
+    }
+
+    /// Bytes of the weights there.
+    pub fn memory_bytes(&self) -> u64 {
+        match &self.place {
+            Place::Cpu(model) => model.weight_bytes(),
+            Place::Gpu(model) => model.weight_bytes(),
+        }
+    }
+
+    /// The device, where it is not the processor.
+    pub fn gpu(&self) -> Option<&Arc<Gpu>> {
+        match &self.place {
+            Place::Cpu(_) => None,
+            Place::Gpu(model) => Some(&model.gpu),
+        }
+    }
+
+    /// Whether the processor computes.
+    pub fn is_cpu(&self) -> bool {
+        matches!(self.place, Place::Cpu(_))
+    }
+
+    /// Why the model is where it is, in a sentence, when the user did not choose the place.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+}
+
+/// The same, waiting for the device: for command line tools and tests, not for user interfaces or browsers.
+#[cfg(feature = "blocking")]
+impl Pipeline {
+    /// As [`Pipeline::load_async`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::load_async`].
+    pub fn load(gpu: &Arc<Gpu>, checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+        pollster::block_on(Self::load_async(gpu, checkpoint))
+    }
+
+    /// As [`Pipeline::cpu_async`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::cpu_async`].
+    pub fn cpu(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
+        pollster::block_on(Self::cpu_async(checkpoint))
+    }
+
+    /// As [`Pipeline::open_async`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::open_async`].
+    pub fn open(
+        checkpoint: &Checkpoint,
+        backend: Backend,
+        weights: impl Into<WeightChoice>,
+    ) -> Result<Self, LoadError> {
+        pollster::block_on(Self::open_async(checkpoint, backend, weights))
+    }
+
+    /// As [`Pipeline::start_async`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::start_async`].
+    pub fn start(&self, settings: Settings) -> Result<Run, StartError> {
+        pollster::block_on(self.start_async(settings))
+    }
+
+    /// As [`Pipeline::engine_async`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::engine_async`].
+    pub fn engine(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
+        pollster::block_on(self.engine_async(batch))
+    }
+}
