@@ -45,7 +45,7 @@ pub fn draw(
         labels: settings.labels,
         prompts: settings.prompts,
         ..RunConfig::default()
-    });
+    })?;
     let mut sample = Vec::new();
     for index in 0..steps {
         engine.finish_step(&step(config, index, steps))?;

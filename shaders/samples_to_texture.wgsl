@@ -14,8 +14,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> samples: array<f32>;
 @group(0) @binding(2) var image: texture_storage_2d<rgba8unorm, write>;
 
-const LANES_X = 8u;
-const LANES_Y = 8u;
+override LANES: u32;
 
 fn channel(c: u32, pixel: u32) -> f32 {
     let plane = params.width * params.height;
@@ -23,7 +22,7 @@ fn channel(c: u32, pixel: u32) -> f32 {
     return samples[params.first + source * plane + pixel] * 0.5 + 0.5;
 }
 
-@compute @workgroup_size(LANES_X, LANES_Y)
+@compute @workgroup_size(LANES, LANES)
 fn main(@builtin(global_invocation_id) at: vec3<u32>) {
     if at.x >= params.width || at.y >= params.height {
         return;

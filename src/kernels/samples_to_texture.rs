@@ -2,13 +2,12 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Gpu, KernelSource};
+use crate::gpu::{Gpu, KernelSource, Shader};
 
-const NAME: &str = "samples_to_texture";
-const SOURCE: &str = include_str!("../../shaders/samples_to_texture.wgsl");
-
-/// Lanes of a workgroup along each side, as in the shader.
+/// Lanes of a workgroup along each side.
 const LANES: u32 = 8;
+
+const SHADER: Shader = shader!("samples_to_texture", sizes: [LANES]);
 
 /// The uniform.
 #[repr(C)]
@@ -22,7 +21,7 @@ struct Params {
 
 /// The shader, for tests that check them all.
 pub(super) const KERNEL: KernelSource =
-    KernelSource { name: NAME, source: SOURCE, params_size: size_of::<Params>() };
+    KernelSource { shader: SHADER, params_size: size_of::<Params>() };
 
 /// Where a [`TextureWriter`] finds an image.
 #[derive(Clone, Copy, Debug)]
@@ -47,16 +46,21 @@ impl TextureWriter {
     /// Compiles the shader.
     pub fn new(gpu: &Gpu) -> Self {
         let _watch = gpu.watch();
+        let label = Some(SHADER.name);
         let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(NAME),
-            source: wgpu::ShaderSource::Wgsl(SOURCE.into()),
+            label,
+            source: wgpu::ShaderSource::Wgsl(SHADER.source.into()),
         });
+        let sizes: Vec<_> = SHADER.sizes.iter().map(|&(name, n)| (name, f64::from(n))).collect();
         let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(NAME),
+            label,
             layout: None,
             module: &module,
             entry_point: None,
-            compilation_options: wgpu::PipelineCompilationOptions::default(),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &sizes,
+                ..Default::default()
+            },
             cache: None,
         });
         Self { pipeline }
@@ -105,7 +109,7 @@ impl TextureWriter {
         let [width, height, channels, first] = [width, height, channels, first].map(|n| n as u32);
         let params = Params { width, height, channels, first };
         let uniform = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(NAME),
+            label: Some(SHADER.name),
             size: size_of::<Params>() as u64,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
@@ -119,7 +123,7 @@ impl TextureWriter {
             size: std::num::NonZeroU64::new(4 * elements),
         };
         let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(NAME),
+            label: Some(SHADER.name),
             layout: &self.pipeline.get_bind_group_layout(0),
             entries: &[
                 wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() },

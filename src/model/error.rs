@@ -2,6 +2,7 @@
 
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// Not the JSON that we expect.
     #[error("the model configuration is not readable: {0}")]

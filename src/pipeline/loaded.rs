@@ -6,7 +6,7 @@ use super::place::{self, Place};
 use super::{Backend, LoadError, Run, Settings, SettingsError};
 use crate::checkpoint::Checkpoint;
 use crate::engine::{CpuEngine, CpuModel};
-use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, WeightChoice};
+use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, Inspect, WeightChoice};
 use crate::gpu::Gpu;
 use crate::model::Config;
 
@@ -93,7 +93,7 @@ impl Pipeline {
     pub async fn start_async(&self, settings: Settings) -> Result<Run, StartError> {
         settings.check(&self.config)?;
         let engine = self.engine_async(settings.pictures()).await?;
-        Ok(Run::start(engine, &self.config, settings, 0))
+        Ok(Run::start(engine, &self.config, settings, 0)?)
     }
 
     /// An engine for batches of `batch` images, to be used for one run after the other; engines share the weights.
@@ -102,6 +102,10 @@ impl Pipeline {
     /// # Errors
     /// When the device has no room for such a batch.
     pub async fn engine_async(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
+        Ok(self.make_engine(batch).await?)
+    }
+
+    async fn make_engine(&self, batch: usize) -> Result<Box<dyn Inspect>, EngineError> {
         match &self.place {
             Place::Cpu(model) => Ok(Box::new(CpuEngine::new(model.clone(), batch))),
             Place::Gpu(model) => {
@@ -201,5 +205,13 @@ impl Pipeline {
     /// As [`Pipeline::engine_async`].
     pub fn engine(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
         pollster::block_on(self.engine_async(batch))
+    }
+
+    /// As [`Pipeline::engine_async`], for verification.
+    ///
+    /// # Errors
+    /// As [`Pipeline::engine_async`].
+    pub fn engine_to_inspect(&self, batch: usize) -> Result<Box<dyn Inspect>, EngineError> {
+        pollster::block_on(self.make_engine(batch))
     }
 }
