@@ -104,6 +104,8 @@ impl Settings {
                 Objective::Ddpm => Solver::Ddpm(crate::scheduler::Ancestry::default()),
             }),
             routing: Routing::default(),
+            muted: Muted::default(),
+            record_scores: false,
         }
     }
 
