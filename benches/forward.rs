@@ -37,8 +37,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .map(|table| (0..batch as u32).map(|b| b % table.null.max(1)).collect())
             .collect(),
         prompts: vec![String::new(); if config.text.is_some() { batch } else { 0 }],
-        negative: String::new(),
         routing: Routing { rule: RoutingRule::Pool, gamma: None, shift: 0.0 },
+        ..RunConfig::default()
     };
     let time = 0.45;
     if let Some(path) = args.get(3) {

@@ -2,7 +2,8 @@
 //   gates[s, :]      = softmax over experts of x[s, :] · gate_weightᵀ
 //   capacities[s, e] = σ(hidden[s, :] · predictor_weight[e, :] + predictor_bias[e])
 // where `hidden` is the capacity predictor's SiLU layer. Both in f32, because a threshold or a
-// top-k decides on their last bits.
+// top-k decides on their last bits. Where somebody watches, both are kept as logits, too:
+//   recorded[s, e]   = gate before softmax, predictor before σ, as two f16
 //
 // A workgroup owns 32 / EXPERT_LANES tokens. Eight lanes share a (token, expert) pair, each with every eighth quad of
 // the columns, for both products in one loop: what a lane waits for is memory, and so eight rows are read at a time
@@ -19,6 +20,8 @@ struct Params {
 override EXPERT_LANES: u32 = 32;
 // Baselines have no capacity predictor: `capacities` is left alone.
 override PREDICTS: bool = true;
+// Whether the logits are recorded; `recorded` is left alone otherwise.
+override RECORDS: bool = false;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;                 // (S, D)
@@ -28,6 +31,7 @@ override PREDICTS: bool = true;
 @group(0) @binding(5) var<storage, read> predictor_bias: array<f32>;          // (E)
 @group(0) @binding(6) var<storage, read_write> gates: array<f32>;             // (S, E)
 @group(0) @binding(7) var<storage, read_write> capacities: array<f32>;        // (S, E)
+@group(0) @binding(8) var<storage, read_write> recorded: array<u32>;          // (S, E): gate, need
 
 const PARTS = 8u;
 const LANES = 256u;
@@ -74,7 +78,13 @@ fn main(
         }
         logits[pair] = sums.x;
         if PREDICTS {
-            capacities[s * params.experts + e] = sigmoid(sums.y + predictor_bias[e]);
+            sums.y += predictor_bias[e];
+            capacities[s * params.experts + e] = sigmoid(sums.y);
+        }
+        if RECORDS {
+            // WGSL leaves it open what becomes of numbers beyond the largest f16.
+            let both = clamp(sums, vec2(-65504.0), vec2(65504.0));
+            recorded[s * params.experts + e] = pack2x16float(both);
         }
     }
     workgroupBarrier();

@@ -4,7 +4,8 @@
 //   TOKEN   the tokens with capacities[s, e] > thresholds[e] themselves
 //   SAMPLE  the `k` largest gates of each segment of tokens (expert-choice baseline)
 //   CHOICE  the tokens that have this expert among their `k` largest gates (token-choice baseline)
-// Equal gates at the cut go to the lowest token index (CHOICE: lowest expert index).
+// Equal gates at the cut go to the lowest token index (CHOICE: lowest expert index). An expert whose threshold
+// is above 1 takes no token under any rule.
 //
 // A workgroup owns one expert and one segment (the whole pool, but for SAMPLE); a lane owns a run
 // of consecutive tokens, so that prefix sums over lanes are prefix sums over tokens and each
@@ -99,6 +100,10 @@ fn is_choice(s: u32, e: u32) -> bool {
 
 // (1, 0): taken for certain. (0, 1): a tie at the cut, taken while places are left. (0, 0): not taken.
 fn verdict(s: u32, e: u32, cut: u32) -> vec2<u32> {
+    // POOL and TOKEN find that no probability exceeds it.
+    if params.rule >= SAMPLE && thresholds[e] > 1.0 {
+        return vec2(0u);
+    }
     switch params.rule {
         case TOKEN: { return vec2(u32(passes(s, e)), 0u); }
         case CHOICE: { return vec2(u32(is_choice(s, e)), 0u); }

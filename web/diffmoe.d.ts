@@ -78,6 +78,8 @@ export interface SampleOptions {
   gamma?: number;
   /** Shift of the trained thresholds, -1 to 1; positive saves compute. */
   shift?: number;
+  /** Experts that take no tokens, as `[block, expert]`, both from 0; `info.moeBlocks` lists the blocks. Default: none. */
+  mute?: [block: number, expert: number][];
   /** Stops the work; `sample` then rejects with the signal's reason. */
   signal?: AbortSignal;
   /**
@@ -89,6 +91,8 @@ export interface SampleOptions {
   onDecode?: (fraction: number) => void;
   /** `false` leaves the trace out, which is the larger part of a result. */
   trace?: boolean;
+  /** `true` puts the router's scores into the trace, which then is some tens of times as large. */
+  traceScores?: boolean;
 }
 
 export interface Sample {

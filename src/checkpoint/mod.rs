@@ -38,7 +38,7 @@ pub use store::{model_bytes, write_model};
 pub use tensor_file::{CONFIG_KEY, TensorFile, TensorInfo};
 #[cfg(feature = "import")]
 pub use torch::TorchFile;
-pub use write::{TensorOut, write_safetensors};
+pub use write::{TensorOut, safetensors_bytes, write_safetensors};
 
 use crate::model::{Config, Storage, TensorSpec};
 use crate::platform::Bytes;

@@ -1,8 +1,9 @@
 //! Writing safetensors: traces, intermediate values, small test models.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use half::f16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -22,6 +23,12 @@ impl TensorOut {
         Self { name: name.into(), shape: shape.to_vec(), dtype: Dtype::F32, bytes }
     }
 
+    /// A tensor of f16.
+    pub fn f16(name: impl Into<String>, shape: &[usize], values: &[f16]) -> Self {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self { name: name.into(), shape: shape.to_vec(), dtype: Dtype::F16, bytes }
+    }
+
     /// A tensor of u8.
     pub fn u8(name: impl Into<String>, shape: &[usize], values: &[u8]) -> Self {
         Self { name: name.into(), shape: shape.to_vec(), dtype: Dtype::U8, bytes: values.to_vec() }
@@ -34,7 +41,7 @@ impl TensorOut {
     }
 }
 
-/// Writes tensors and header entries to a file.
+/// Writes tensors and header entries to a file; the same ones give the same bytes.
 ///
 /// # Errors
 /// When the file cannot be written.
@@ -43,13 +50,83 @@ pub fn write_safetensors(
     tensors: &[TensorOut],
     metadata: impl IntoIterator<Item = (String, String)>,
 ) -> std::io::Result<()> {
+    std::fs::write(path, safetensors_bytes(tensors, metadata)?)
+}
+
+/// A safetensors file of these tensors and header entries; the same ones give the same bytes.
+///
+/// # Errors
+/// When values do not fit a tensor's shape.
+pub fn safetensors_bytes(
+    tensors: &[TensorOut],
+    metadata: impl IntoIterator<Item = (String, String)>,
+) -> std::io::Result<Vec<u8>> {
     let views: Result<Vec<_>, _> = tensors
         .iter()
         .map(|t| TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map(|v| (t.name.as_str(), v)))
         .collect();
     let views = views.map_err(std::io::Error::other)?;
-    let bytes =
-        safetensors::serialize(views, Some(metadata.into_iter().collect::<HashMap<_, _>>()))
-            .map_err(std::io::Error::other)?;
-    std::fs::write(path, bytes)
+    let bytes = safetensors::serialize(views, None).map_err(std::io::Error::other)?;
+    let metadata: BTreeMap<_, _> = metadata.into_iter().collect();
+    if metadata.is_empty() { Ok(bytes) } else { with_metadata(&bytes, &metadata) }
+}
+
+/// Adds header entries in alphabetical order. The crate would write them in the order of a hash map, which changes from
+/// run to run.
+fn with_metadata(file: &[u8], metadata: &BTreeMap<String, String>) -> std::io::Result<Vec<u8>> {
+    let short = || std::io::Error::other("a safetensors file without a header");
+    let (length, rest) = file.split_first_chunk::<8>().ok_or_else(short)?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| short())?;
+    let (header, data) = rest.split_at_checked(length).ok_or_else(short)?;
+    let tensors = header.trim_ascii().strip_prefix(b"{").ok_or_else(short)?;
+    let comma = if tensors == b"}" { "" } else { "," };
+    let entries = serde_json::to_string(metadata)?;
+    let mut header = format!("{{\"__metadata__\":{entries}{comma}").into_bytes();
+    header.extend_from_slice(tensors);
+    // Tensors begin at a multiple of eight bytes.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let length = (header.len() as u64).to_le_bytes();
+    Ok([&length[..], &header, data].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_tensors_give_the_same_bytes() {
+        let tensors = [
+            TensorOut::f32("b", &[2], &[1.0, 2.0]),
+            TensorOut::u8("c", &[3], &[1, 2, 3]),
+            TensorOut::f16("a", &[1, 2], &[f16::ONE, f16::MAX]),
+        ];
+        let entries = ["one", "two", "three", "four", "five"];
+        let file = |order: &mut dyn Iterator<Item = &&str>| {
+            let metadata = order.map(|key| ((*key).to_owned(), format!("\"{key}\" is a value")));
+            safetensors_bytes(&tensors, metadata.collect::<Vec<_>>()).unwrap()
+        };
+        let bytes = file(&mut entries.iter());
+        assert_eq!(bytes, file(&mut entries.iter().rev()));
+
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().as_ref().unwrap();
+        assert_eq!(metadata.len(), 5);
+        assert_eq!(metadata["three"], "\"three\" is a value");
+        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let halves = read.tensor("a").unwrap();
+        assert_eq!((halves.dtype(), halves.shape()), (Dtype::F16, &[1, 2][..]));
+        assert_eq!(halves.data(), [0, 0x3c, 0xff, 0x7b]);
+        assert_eq!(read.tensor("c").unwrap().data(), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_file_may_have_no_tensors_or_no_entries() {
+        let entry = [("key".to_owned(), "value".to_owned())];
+        let bytes = safetensors_bytes(&[], entry).unwrap();
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(header.metadata().as_ref().unwrap()["key"], "value");
+        let bytes = safetensors_bytes(&[TensorOut::u32("n", &[1], &[7])], []).unwrap();
+        let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(read.tensor("n").unwrap().data(), [7, 0, 0, 0]);
+    }
 }

@@ -6,10 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use half::f16;
+
 use crate::checkpoint::CheckpointError;
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::Image;
-use crate::model::Routing;
+use crate::model::{Muted, Routing};
 use crate::scheduler::{Branch, Instruction};
 
 /// What an engine must know before the first step.
@@ -25,6 +27,10 @@ pub struct RunConfig {
     pub negative: String,
     /// Routing rule and thresholds.
     pub routing: Routing,
+    /// Experts that take no tokens.
+    pub muted: Muted,
+    /// Whether the routing of each pass comes with the scores behind it ([`LayerRouting::scores`]).
+    pub record_scores: bool,
 }
 
 /// What [`Engine::advance`] achieved.
@@ -39,12 +45,43 @@ pub enum Progress {
 }
 
 /// The routing of one MoE layer in one forward pass.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct LayerRouting {
     /// Index of the transformer block.
     pub block: usize,
     /// For each token of the pool, `[B·T]`, one bit per expert.
     pub masks: Vec<u32>,
+    /// What the choice was made from; `None` unless [`RunConfig::record_scores`] was set.
+    pub scores: Option<Scores>,
+}
+
+/// The router's scores of every token of the pool for every expert of a layer. The masks were chosen from unrounded
+/// scores, so at a threshold they are right and these may be off by the rounding of f16.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// Gate before its softmax over experts, `[S, E]`.
+    pub gate: Vec<f16>,
+    /// Capacity predictor before its sigmoid, `[S, E]`; empty in a model without one. Logits, because most
+    /// probabilities are so close to 0 or 1 that f16 cannot tell them apart.
+    pub need: Vec<f16>,
+    /// The thresholds in force, as probabilities, `[E]`: the checkpoint's after [`Routing`], and infinity for a muted
+    /// expert. Empty in a model without a capacity predictor.
+    pub thresholds: Vec<f32>,
+}
+
+impl Scores {
+    /// Splits off the scores of the first of `parts` equal parts of the pool: one branch of a joint pass.
+    pub(crate) fn take_part(&mut self, parts: usize) -> Self {
+        let take = |values: &mut Vec<f16>| {
+            let rest = values.split_off(values.len() / parts);
+            std::mem::replace(values, rest)
+        };
+        Self {
+            gate: take(&mut self.gate),
+            need: take(&mut self.need),
+            thresholds: self.thresholds.clone(),
+        }
+    }
 }
 
 /// The routing of one forward pass, as the trace keeps it.

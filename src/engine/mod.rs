@@ -9,7 +9,7 @@ mod run_prompts;
 
 pub use contract::{
     Engine, EngineError, ForwardRouting, GpuSamples, Inspect, LayerRouting, Progress, RunConfig,
-    Scope, SliceTime, Snapshot, Stage, StageTimes, Taps,
+    Scope, Scores, SliceTime, Snapshot, Stage, StageTimes, Taps,
 };
 pub use cpu::{CpuEngine, CpuModel};
 pub use footprint::Footprint;

@@ -125,6 +125,7 @@ impl Block {
             }),
             gates: &gates,
             capacities: &capacities,
+            logits: &room(&[0]),
         };
         tape.push(gpu, "", &score);
         let select = RouteSelect {

@@ -64,7 +64,8 @@ kernels! {
     patchify::Patchify => Patchify;
     pixel_rows::PixelRows => PixelRows;
     route_score::RouteScore => RouteScore, Predictor;
-    route_select::RouteSelect => RouteSelect, Selection, NO_SLOT;
+    route_select::RouteSelect => RouteSelect, Selection, MUTED, NO_SLOT;
+    score_store::ScoreStore => ScoreStore;
     softmax::Softmax => Softmax;
     trace_store::TraceStore => TraceStore;
     unpatchify::Unpatchify => Unpatchify;

@@ -1,6 +1,8 @@
 //! Gates and capacity probabilities of every token for every expert, in one dispatch.
 //! `gates = softmax(x · Wᵍᵀ)`, `capacities = σ(hidden · W₂ᵀ + b₂)` (paper §3.2, §3.3).
 
+use half::f16;
+
 use crate::gpu::{Kernel, Profile, Shader, Tensor, spread};
 
 /// Lanes of a workgroup.
@@ -44,6 +46,9 @@ pub struct RouteScore<'a> {
     pub gates: &'a Tensor,
     /// Out: probability that the expert should take the token, `[S, E]`.
     pub capacities: &'a Tensor,
+    /// Out: both before softmax and sigmoid, as a pair of f16 in a word, the gate in the low half, `[S, E]`. Empty
+    /// where nobody wants them. Without a predictor the high half is 0.
+    pub logits: &'a Tensor,
 }
 
 impl RouteScore<'_> {
@@ -64,6 +69,7 @@ impl Kernel for RouteScore<'_> {
         assert_eq!(self.x.len(), tokens * d, "x {:?}", self.x.shape);
         assert_eq!(self.gate_weight.shape, [experts, d]);
         assert_eq!(self.capacities.shape, self.gates.shape);
+        assert!(self.logits.is_empty() || self.logits.shape == self.gates.shape);
         if let Some(p) = self.predictor {
             assert_eq!(p.hidden.len(), tokens * d, "hidden {:?}", p.hidden.shape);
             assert_eq!(p.weight.shape, [experts, d]);
@@ -78,13 +84,15 @@ impl Kernel for RouteScore<'_> {
             // Bound because a binding cannot be empty; not read.
             None => (self.x, self.gate_weight, self.gate_weight),
         };
-        vec![self.x, self.gate_weight, hidden, weight, bias, self.gates, self.capacities]
+        let out = [self.gates, self.capacities, self.logits];
+        [self.x, self.gate_weight, hidden, weight, bias].into_iter().chain(out).collect()
     }
 
     fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
         vec![
             ("EXPERT_LANES", self.expert_lanes() as f64),
             ("PREDICTS", f64::from(u8::from(self.predictor.is_some()))),
+            ("RECORDS", f64::from(u8::from(!self.logits.is_empty()))),
         ]
     }
 
@@ -109,6 +117,11 @@ pub(crate) struct Inputs<'a> {
     pub bias: &'a [f32],
 }
 
+/// A pair of f16 from a word of [`RouteScore::logits`]: gate and need.
+pub fn unpack(word: u32) -> [f16; 2] {
+    [word & 0xffff, word >> 16].map(|half| f16::from_bits(half as u16))
+}
+
 /// The same on the processor, in f64: gates and capacities, `[S, E]` each.
 #[cfg(test)]
 pub(crate) fn reference(i: Inputs<'_>, d: usize) -> (Vec<f64>, Vec<f64>) {
@@ -130,13 +143,13 @@ pub(crate) fn reference(i: Inputs<'_>, d: usize) -> (Vec<f64>, Vec<f64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::testing::{assert_close, poisoned, read, run, spiky, tensor};
+    use crate::gpu::testing::{assert_close, poisoned, read, read_u32, run, spiky, tensor};
 
     fn check(s: usize, e: usize, d: usize, scale: f32) {
         let (x, hidden) = (spiky(s * d, 1, scale), spiky(s * d, 2, scale));
         let (gate_weight, weight) = (spiky(e * d, 3, 0.3), spiky(e * d, 4, 0.3));
         let bias = spiky(e, 5, 1.0);
-        let (gates, capacities) = (poisoned(&[s, e]), poisoned(&[s, e]));
+        let [gates, capacities, logits] = [(); 3].map(|()| poisoned(&[s, e]));
         run(&RouteScore {
             x: &tensor(&[s, d], &x),
             gate_weight: &tensor(&[e, d], &gate_weight),
@@ -147,6 +160,7 @@ mod tests {
             }),
             gates: &gates,
             capacities: &capacities,
+            logits: &logits,
         });
         let inputs = Inputs {
             x: &x,
@@ -162,6 +176,41 @@ mod tests {
         let got = read(&capacities);
         assert_close(&got, &narrow(want_capacities), 1e-4 * scale.max(1.0), 1e-4);
         assert!(got.iter().all(|&p| p > 0.0), "a threshold of 0 must let every token pass");
+
+        // The recorded logits are the exact ones in f16: half a unit in the last place, and what summing in f32 costs.
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+        };
+        let pairs = read_u32(&logits).into_iter().map(unpack).collect::<Vec<_>>();
+        for (i, pair) in pairs.into_iter().enumerate() {
+            let (t, expert) = (i / e, i % e);
+            let row = |matrix: &[f32], r: usize| matrix[r * d..][..d].to_vec();
+            let gate = dot(&row(&x, t), &row(&gate_weight, expert));
+            let need = dot(&row(&hidden, t), &row(&weight, expert)) + f64::from(bias[expert]);
+            for (got, want) in pair.into_iter().zip([gate, need]) {
+                let want = want.clamp(-65_504.0, 65_504.0);
+                let error = (got.to_f64() - want).abs();
+                assert!(error <= want.abs() / 2000.0 + 1e-4 * f64::from(scale), "{got}, {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn logits_beyond_f16_become_its_largest_number() {
+        let (gates, capacities, logits) = (poisoned(&[1, 2]), poisoned(&[1, 2]), poisoned(&[1, 2]));
+        let x = tensor(&[1, 4], &[1e3f32, 0.0, 0.0, 0.0]);
+        let weight = tensor(&[2, 4], &[1e3f32, 0.0, 0.0, 0.0, -1e3, 0.0, 0.0, 0.0]);
+        let bias = tensor(&[2], &[0.0f32; 2]);
+        run(&RouteScore {
+            x: &x,
+            gate_weight: &weight,
+            predictor: Some(Predictor { hidden: &x, weight: &weight, bias: &bias }),
+            gates: &gates,
+            capacities: &capacities,
+            logits: &logits,
+        });
+        let got = read_u32(&logits).into_iter().map(unpack).collect::<Vec<_>>();
+        assert_eq!(got, [[f16::MAX; 2], [f16::MIN; 2]]);
     }
 
     #[test]
@@ -189,14 +238,17 @@ mod tests {
         let (x, w) = (spiky(5 * 8, 1, 1.0), spiky(3 * 8, 2, 1.0));
         let (gates, capacities) = (poisoned(&[5, 3]), tensor(&[5, 3], &[7.0f32; 15]));
         let (x_tensor, w_tensor) = (tensor(&[5, 8], &x), tensor(&[3, 8], &w));
+        let logits = poisoned(&[5, 3]);
         run(&RouteScore {
             x: &x_tensor,
             gate_weight: &w_tensor,
             predictor: None,
             gates: &gates,
             capacities: &capacities,
+            logits: &logits,
         });
         assert_eq!(read(&capacities), [7.0; 15]);
+        assert!(read_u32(&logits).into_iter().all(|word| unpack(word)[1] == f16::ZERO));
         for row in read(&gates).chunks(3) {
             assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{row:?}");
         }

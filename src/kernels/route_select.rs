@@ -6,6 +6,10 @@ use crate::gpu::{Kernel, Profile, Shader, Tensor};
 /// What the slot map holds where an expert does not take a token.
 pub const NO_SLOT: u32 = u32::MAX;
 
+/// The threshold of an expert that takes no tokens. Not infinity, because WGSL does not promise what comparing with
+/// that gives.
+pub const MUTED: f32 = 2.0;
+
 /// The uniform.
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -44,8 +48,8 @@ pub struct RouteSelect<'a> {
     pub gates: &'a Tensor,
     /// Capacity probabilities, `[S, E]`; read by `Pool` and `Token` only.
     pub capacities: &'a Tensor,
-    /// Thresholds to compare with, `[E]`, strictly: the checkpoint's, a fixed γ, or shifted. Read by
-    /// `Pool` and `Token` only.
+    /// Thresholds to compare with, `[E]`, strictly: the checkpoint's, a fixed γ, or shifted. An expert with a
+    /// threshold above 1 ([`MUTED`]) takes no token under any rule; `Sample` and `Choice` read nothing else of it.
     pub thresholds: &'a Tensor,
     /// The rule.
     pub selection: Selection,
@@ -80,8 +84,8 @@ impl Kernel for RouteSelect<'_> {
         };
         if rule < 2 {
             assert_eq!(self.capacities.shape, self.gates.shape);
-            assert_eq!(self.thresholds.len(), experts);
         }
+        assert_eq!(self.thresholds.len(), experts);
         Params {
             tokens: tokens as u32,
             experts: experts as u32,
@@ -130,6 +134,7 @@ pub(crate) fn reference(
     };
     let of = |e: usize| -> Vec<u32> {
         match selection {
+            _ if thresholds[e] > 1.0 => Vec::new(),
             Selection::Pool => {
                 let n = (0..tokens).filter(|&s| passes(s, e)).count();
                 largest(0..tokens, n, e)
@@ -286,12 +291,30 @@ mod tests {
         for (samples, t, e, k) in [(1, 7, 2, 3), (3, 64, 4, 16), (5, 257, 3, 85), (2, 300, 8, 300)]
         {
             let gates = softmax_rows(samples * t, e, 41, 20.0);
-            // Their capacities and thresholds are not read: NaN must not matter.
+            // Their capacities are not read: NaN must not matter.
             let nothing = vec![f32::NAN; gates.len()];
-            let none = vec![f32::NAN; e];
+            let none = vec![0.0; e];
             check(&gates, &nothing, &none, Selection::Sample { sample: t, k });
             for k in 0..=e.min(3) {
                 check(&gates, &nothing, &none, Selection::Choice { k });
+            }
+        }
+    }
+
+    #[test]
+    fn a_muted_expert_takes_no_token_under_any_rule() {
+        let (samples, t, e) = (3, 100, 4);
+        let gates = softmax_rows(samples * t, e, 51, 20.0);
+        let capacities = sigmoids(samples * t * e, 52);
+        let selections = [
+            Selection::Pool,
+            Selection::Token,
+            Selection::Sample { sample: t, k: 30 },
+            Selection::Choice { k: 2 },
+        ];
+        for selection in selections {
+            for muted in [vec![0.5, MUTED, 0.5, 0.5], vec![MUTED; 4]] {
+                check(&gates, &capacities, &muted, selection);
             }
         }
     }

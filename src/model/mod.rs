@@ -16,7 +16,7 @@ pub use config::{Config, FfnForm, Kind, LabelTable, Objective, Prediction};
 pub use error::ConfigError;
 pub(crate) use ffn::Ffn;
 pub use presets::{Preset, SIZES, UnknownPreset};
-pub use routing::{Routing, RoutingRule};
+pub use routing::{Muted, MutedError, Routing, RoutingRule};
 pub(crate) use spec::LinearSpec;
 pub use spec::{Group, Role, TensorSpec};
 pub use storage::{INT4_GROUP, Storage, file_bytes};

@@ -1,5 +1,10 @@
 //! How experts get their tokens at inference: the table of routing rules and the settings of a run.
 
+use std::fmt;
+use std::str::FromStr;
+
+use super::Config;
+
 /// How experts get their tokens at inference (spec §4.1, §8 quirk 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum RoutingRule {
@@ -26,5 +31,173 @@ impl Routing {
     /// The threshold to compare with, given the checkpoint's.
     pub fn threshold(&self, checkpoint: f32) -> f32 {
         self.gamma.unwrap_or(checkpoint + self.shift)
+    }
+
+    /// The thresholds in force in a layer, `[E]`: infinity where the bit of an expert in `muted` is 1, because no
+    /// probability exceeds it.
+    pub fn thresholds(&self, checkpoint: &[f32], muted: u32) -> Vec<f32> {
+        let of = |(e, &threshold): (usize, &f32)| match muted >> e & 1 {
+            0 => self.threshold(threshold),
+            _ => f32::INFINITY,
+        };
+        checkpoint.iter().enumerate().map(of).collect()
+    }
+}
+
+/// Experts that are switched off for a run: they take no tokens, whatever the rule.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Muted {
+    /// `(block, expert)`, ascending, each once.
+    list: Vec<(usize, usize)>,
+}
+
+/// A muted expert that the model does not have, or text that does not name one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MutedError {
+    /// Text in another form.
+    #[error("\"{0}\" does not name an expert; write BLOCK:EXPERT, as in 3:7")]
+    Form(String),
+    /// A block that does not exist or has no experts.
+    #[error("block {block} has no experts to mute; {}", blocks_with_experts(.blocks))]
+    Block {
+        /// The block.
+        block: usize,
+        /// The blocks of the model that have experts.
+        blocks: Vec<usize>,
+    },
+    /// An expert beyond the last.
+    #[error("block {block} has no expert {expert}; it has {experts}, numbered from 0")]
+    Expert {
+        /// The block.
+        block: usize,
+        /// The expert.
+        expert: usize,
+        /// `E`.
+        experts: usize,
+    },
+}
+
+fn blocks_with_experts(blocks: &[usize]) -> String {
+    if blocks.is_empty() {
+        return "this model has none".into();
+    }
+    let blocks: Vec<_> = blocks.iter().map(ToString::to_string).collect();
+    format!("the blocks with experts are {}", blocks.join(", "))
+}
+
+impl Muted {
+    /// Whether every expert works.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The muted experts as `(block, expert)`, in ascending order.
+    pub fn list(&self) -> &[(usize, usize)] {
+        &self.list
+    }
+
+    /// Whether an expert of a block is muted.
+    pub fn contains(&self, block: usize, expert: usize) -> bool {
+        self.list.binary_search(&(block, expert)).is_ok()
+    }
+
+    /// Mutes an expert, or lets it work again.
+    pub fn toggle(&mut self, block: usize, expert: usize) {
+        match self.list.binary_search(&(block, expert)) {
+            Ok(place) => drop(self.list.remove(place)),
+            Err(place) => self.list.insert(place, (block, expert)),
+        }
+    }
+
+    /// Mutes all experts of a block but one.
+    pub fn solo(&mut self, block: usize, expert: usize, experts: usize) {
+        self.list.retain(|&(other, _)| other != block);
+        self.list.extend((0..experts).filter(|&e| e != expert).map(|e| (block, e)));
+        self.list.sort_unstable();
+    }
+
+    /// The muted experts of a block, one bit each.
+    pub fn mask(&self, block: usize) -> u32 {
+        let of_block = self.list.iter().filter(|muted| muted.0 == block);
+        of_block.fold(0, |mask, &(_, expert)| mask | 1_u32.checked_shl(expert as u32).unwrap_or(0))
+    }
+
+    /// Checks that the model has these experts.
+    ///
+    /// # Errors
+    /// The first that it does not have.
+    pub fn check(&self, config: &Config) -> Result<(), MutedError> {
+        for &(block, expert) in &self.list {
+            if block >= config.depth || !config.is_moe(block) {
+                return Err(MutedError::Block { block, blocks: config.moe_blocks() });
+            }
+            if expert >= config.num_experts {
+                return Err(MutedError::Expert { block, expert, experts: config.num_experts });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FromIterator<(usize, usize)> for Muted {
+    fn from_iter<I: IntoIterator<Item = (usize, usize)>>(experts: I) -> Self {
+        let mut list: Vec<_> = experts.into_iter().collect();
+        list.sort_unstable();
+        list.dedup();
+        Self { list }
+    }
+}
+
+/// One expert as `BLOCK:EXPERT`, several separated by commas; nothing for none.
+impl fmt::Display for Muted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (block, expert)) in self.list.iter().enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            write!(f, "{comma}{block}:{expert}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Muted {
+    type Err = MutedError;
+
+    fn from_str(text: &str) -> Result<Self, MutedError> {
+        let expert = |part: &str| {
+            let (block, expert) = part.split_once(':')?;
+            Some((block.trim().parse().ok()?, expert.trim().parse().ok()?))
+        };
+        let parts = text.split(',').filter(|part| !part.trim().is_empty());
+        parts.map(|part| expert(part).ok_or_else(|| MutedError::Form(part.into()))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn muted_experts_are_written_as_they_are_read() {
+        let muted: Muted = "5:2, 1:7,5:2,1:0".parse().unwrap();
+        assert_eq!(muted.list(), [(1, 0), (1, 7), (5, 2)]);
+        assert_eq!(muted.to_string(), "1:0,1:7,5:2");
+        assert_eq!([0, 1, 5].map(|block| muted.mask(block)), [0, 0b1000_0001, 0b100]);
+        assert_eq!("".parse(), Ok(Muted::default()));
+        for wrong in ["3", "3:", ":1", "3:x", "3:-1", "1:0,7"] {
+            let error = wrong.parse::<Muted>().unwrap_err().to_string();
+            assert!(error.contains("BLOCK:EXPERT"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_expert_is_muted_and_unmuted_and_alone() {
+        let mut muted = Muted::from_iter([(1, 3)]);
+        muted.toggle(1, 0);
+        assert!(muted.contains(1, 0) && muted.contains(1, 3) && !muted.contains(3, 0));
+        muted.toggle(1, 3);
+        assert_eq!(muted.list(), [(1, 0)]);
+        muted.toggle(3, 1);
+        muted.solo(1, 2, 4);
+        assert_eq!(muted.to_string(), "1:0,1:1,1:3,3:1");
     }
 }

@@ -123,6 +123,8 @@ impl Run {
             prompts: settings.prompts.clone(),
             negative: settings.negative.clone(),
             routing: settings.routing,
+            muted: settings.muted.clone(),
+            record_scores: settings.record_scores,
         })?;
         let request = Request {
             solver: settings.solver,

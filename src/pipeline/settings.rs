@@ -1,6 +1,6 @@
 //! What a user may choose, checked before anything is computed.
 
-use crate::model::{Config, Kind, Objective, Routing};
+use crate::model::{Config, Kind, Muted, MutedError, Objective, Routing};
 use crate::scheduler::{Solver, TRAINED_STEPS};
 
 /// The settings of a run.
@@ -22,6 +22,10 @@ pub struct Settings {
     pub solver: Solver,
     /// Routing rule and thresholds.
     pub routing: Routing,
+    /// Experts that take no tokens.
+    pub muted: Muted,
+    /// Whether the trace keeps the router's scores; the pictures are the same.
+    pub record_scores: bool,
 }
 
 /// A setting that cannot work, with what to do instead.
@@ -79,6 +83,9 @@ pub enum SettingsError {
     /// A share of noise that is none.
     #[error("eta {0} is not possible; choose 0 (no fresh noise) to 1 (as much as DDPM)")]
     Eta(f32),
+    /// A muted expert that the model does not have.
+    #[error(transparent)]
+    Muted(#[from] MutedError),
 }
 
 impl Settings {
@@ -97,6 +104,8 @@ impl Settings {
                 Objective::Ddpm => Solver::Ddpm(crate::scheduler::Ancestry::default()),
             }),
             routing: Routing::default(),
+            muted: Muted::default(),
+            record_scores: false,
         }
     }
 
@@ -115,6 +124,7 @@ impl Settings {
         if !(-1.0..=1.0).contains(&self.routing.shift) {
             return Err(SettingsError::Shift(self.routing.shift));
         }
+        self.muted.check(config)?;
         if config.text.is_none() && !(self.prompts.is_empty() && self.negative.is_empty()) {
             return Err(SettingsError::NoText);
         }
@@ -240,6 +250,8 @@ mod tests {
             guidance: 1.5,
             solver: Solver::Euler,
             routing: Routing::default(),
+            muted: Muted::default(),
+            record_scores: false,
         }
     }
 

@@ -3,25 +3,23 @@
 //! The engine hands over one bit per (token, expert); everything else — counts, capacity, maps — is derived
 //! here. The file formats are described in `docs/trace-format.md`.
 
+mod read;
+mod scores;
+mod summary;
 mod views;
+mod write;
 
-use std::collections::HashMap;
-use std::path::Path;
-
-use serde::Serialize;
-
+pub use read::TraceError;
+pub use scores::{Margins, logit};
+pub use summary::Load;
 pub use views::At;
 
-use crate::checkpoint::{TensorOut, write_safetensors};
 use crate::engine::{ForwardRouting, LayerRouting};
 use crate::model::Config;
 use crate::scheduler::Branch;
 
-/// Version of the exported formats.
-const FORMAT: u32 = 1;
-
 /// The routing of a whole run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Trace {
     model: String,
     experts: usize,
@@ -40,6 +38,16 @@ impl Trace {
             labels,
             forwards: Vec::new(),
         }
+    }
+
+    /// The model's name.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// The name of each picture's label, one list for each label table; prompts are the last list.
+    pub fn labels(&self) -> &[Vec<String>] {
+        &self.labels
     }
 
     /// Forgets the routing of all steps.
@@ -62,6 +70,14 @@ impl Trace {
             assert_eq!(ours.layers.len(), theirs.layers.len(), "batches of one model");
             for (ours, theirs) in ours.layers.iter_mut().zip(theirs.layers) {
                 ours.masks.extend(theirs.masks);
+                // Thresholds belong to the run, so the batches share them.
+                match (&mut ours.scores, theirs.scores) {
+                    (Some(ours), Some(theirs)) => {
+                        ours.gate.extend(theirs.gate);
+                        ours.need.extend(theirs.need);
+                    }
+                    (scores, _) => *scores = None,
+                }
             }
         }
         for (ours, theirs) in self.labels.iter_mut().zip(other.labels) {
@@ -127,89 +143,6 @@ impl Trace {
         let tokens = (layers * self.tokens() as u64).max(1);
         sums.into_iter().map(|sum| sum as f32 / tokens as f32).collect()
     }
-
-    /// Writes the trace: counts as JSON, or with every token as safetensors, by the file's extension.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn save(&self, path: &Path) -> std::io::Result<()> {
-        if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
-            self.save_safetensors(path)
-        } else {
-            std::fs::write(path, self.to_json()?)
-        }
-    }
-
-    /// The JSON form.
-    ///
-    /// # Errors
-    /// Never in practice: the document holds only numbers and strings.
-    pub fn to_json(&self) -> std::io::Result<String> {
-        let forwards = self.forwards.iter().map(|forward| ForwardDocument {
-            step: forward.step,
-            time: forward.time,
-            guided: forward.branch == Branch::Conditional,
-            layers: forward
-                .layers
-                .iter()
-                .map(|layer| LayerDocument {
-                    block: layer.block,
-                    capacity: layer.capacity(),
-                    counts: layer.counts(self.experts),
-                    masks: &layer.masks,
-                })
-                .collect(),
-        });
-        let document = Document {
-            format: FORMAT,
-            model: &self.model,
-            experts: self.experts,
-            tokens_per_picture: self.tokens(),
-            grid: self.grid,
-            labels: &self.labels,
-            capacity: self.capacity(),
-            capacity_by_step: self.capacity_by_step(),
-            capacity_by_picture: self.capacity_by_picture(),
-            forwards: forwards.collect(),
-        };
-        Ok(serde_json::to_string(&document)?)
-    }
-
-    fn save_safetensors(&self, path: &Path) -> std::io::Result<()> {
-        let blocks: Vec<u32> = self
-            .forwards
-            .first()
-            .map(|f| f.layers.iter().map(|l| l.block as u32).collect())
-            .unwrap_or_default();
-        let pool = self
-            .forwards
-            .first()
-            .and_then(|f| f.layers.first())
-            .map_or(0, |layer| layer.masks.len());
-        let layers = || self.forwards.iter().flat_map(|f| &f.layers);
-        let masks: Vec<u32> = layers().flat_map(|l| l.masks.iter().copied()).collect();
-        let counts: Vec<u32> = layers().flat_map(|l| l.counts(self.experts)).collect();
-        let column = |value: fn(&ForwardRouting) -> u32| -> Vec<u32> {
-            self.forwards.iter().map(value).collect()
-        };
-        let times: Vec<f32> = self.forwards.iter().map(|f| f.time).collect();
-        let n = self.forwards.len();
-        let tensors = [
-            TensorOut::u32("masks", &[n, blocks.len(), pool], &masks),
-            TensorOut::u32("counts", &[n, blocks.len(), self.experts], &counts),
-            TensorOut::u32("blocks", &[blocks.len()], &blocks),
-            TensorOut::u32("step", &[n], &column(|f| f.step)),
-            TensorOut::u32("guided", &[n], &column(|f| u32::from(f.branch == Branch::Conditional))),
-            TensorOut::f32("time", &[n], &times),
-        ];
-        let metadata = HashMap::from([
-            ("format".to_owned(), FORMAT.to_string()),
-            ("model".to_owned(), self.model.clone()),
-            ("grid".to_owned(), serde_json::to_string(&self.grid)?),
-            ("labels".to_owned(), serde_json::to_string(&self.labels)?),
-        ]);
-        write_safetensors(path, &tensors, metadata)
-    }
 }
 
 impl LayerRouting {
@@ -225,39 +158,12 @@ impl LayerRouting {
     }
 }
 
-#[derive(Serialize)]
-struct Document<'a> {
-    format: u32,
-    model: &'a str,
-    experts: usize,
-    tokens_per_picture: usize,
-    grid: [usize; 2],
-    labels: &'a [Vec<String>],
-    capacity: Option<f32>,
-    capacity_by_step: Vec<f32>,
-    capacity_by_picture: Vec<f32>,
-    forwards: Vec<ForwardDocument<'a>>,
-}
-
-#[derive(Serialize)]
-struct ForwardDocument<'a> {
-    step: u32,
-    time: f32,
-    guided: bool,
-    layers: Vec<LayerDocument<'a>>,
-}
-
-#[derive(Serialize)]
-struct LayerDocument<'a> {
-    block: usize,
-    capacity: f32,
-    counts: Vec<u32>,
-    masks: &'a [u32],
-}
-
 #[cfg(test)]
 mod tests {
+    use half::f16;
+
     use super::*;
+    use crate::engine::Scores;
 
     /// Two pictures of two tokens, three experts, two layers, two steps; the second without guidance.
     pub(super) fn trace() -> Trace {
@@ -266,8 +172,8 @@ mod tests {
             time: 0.5,
             branch,
             layers: vec![
-                LayerRouting { block: 1, masks: masks.to_vec() },
-                LayerRouting { block: 3, masks: others.to_vec() },
+                LayerRouting { block: 1, masks: masks.to_vec(), scores: None },
+                LayerRouting { block: 3, masks: others.to_vec(), scores: None },
             ],
         };
         Trace {
@@ -283,6 +189,29 @@ mod tests {
         }
     }
 
+    /// The same with scores that lead to these masks.
+    pub(super) fn trace_with_scores() -> Trace {
+        let mut trace = trace();
+        let mut seed = 0_u32;
+        let mut spread = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 16) as f32 / 65_536.0
+        };
+        let thresholds = [0.25, 0.5, 0.75];
+        for layer in trace.forwards.iter_mut().flat_map(|forward| &mut forward.layers) {
+            let pairs = layer.masks.iter().flat_map(|mask| (0..3).map(move |e| mask >> e & 1 == 1));
+            let pairs: Vec<bool> = pairs.collect();
+            let need = pairs.iter().zip(thresholds.iter().cycle()).map(|(&taken, &threshold)| {
+                let distance = 0.1 + 9.0 * spread();
+                f16::from_f32(logit(threshold) + if taken { distance } else { -distance })
+            });
+            let need = need.collect();
+            let gate = pairs.iter().map(|_| f16::from_f32(4.0 * spread() - 2.0)).collect();
+            layer.scores = Some(Scores { gate, need, thresholds: thresholds.to_vec() });
+        }
+        trace
+    }
+
     #[test]
     fn counts_and_capacity_follow_the_masks() {
         let trace = trace();
@@ -291,22 +220,5 @@ mod tests {
         assert_eq!(trace.capacity(), Some(0.8125));
         // Picture 0 took 4 + 1 + 2 + 2 of 8 token visits, picture 1 took 0 + 3 + 3 + 2.
         assert_eq!(trace.capacity_by_picture(), [1.125, 1.0]);
-    }
-
-    #[test]
-    fn both_exports_hold_the_same_numbers() {
-        let folder = tempfile::tempdir().unwrap();
-        let (json, tensors) = (folder.path().join("t.json"), folder.path().join("t.safetensors"));
-        trace().save(&json).unwrap();
-        trace().save(&tensors).unwrap();
-        let json: serde_json::Value =
-            serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
-        assert_eq!(json["forwards"][2]["layers"][0]["counts"], serde_json::json!([1, 3, 1]));
-        let bytes = std::fs::read(tensors).unwrap();
-        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-        let counts = file.tensor("counts").unwrap();
-        assert_eq!(counts.shape(), [3, 2, 3]);
-        let last_pass = [1, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(counts.data()[4 * 12..], last_pass);
     }
 }

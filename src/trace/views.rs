@@ -4,7 +4,7 @@
 //! the step's own time; `C` is the mean of all.
 
 use super::Trace;
-use crate::engine::{ForwardRouting, LayerRouting};
+use crate::engine::{ForwardRouting, LayerRouting, Scores};
 use crate::scheduler::Branch;
 
 /// One MoE layer in one pass.
@@ -42,7 +42,7 @@ impl Trace {
     }
 
     /// Passes of a step, in the order of computation.
-    fn passes(&self, step: u32) -> impl Iterator<Item = &ForwardRouting> {
+    pub(super) fn passes(&self, step: u32) -> impl Iterator<Item = &ForwardRouting> {
         // Steps arrive in order, so a step is a stretch of the list.
         let first = self.forwards.partition_point(|forward| forward.step < step);
         self.forwards[first..].iter().take_while(move |forward| forward.step == step)
@@ -97,10 +97,11 @@ impl Trace {
         table
     }
 
-    /// Bytes of the masks in memory.
+    /// Bytes of the masks and scores in memory.
     pub fn bytes(&self) -> usize {
         let layers = self.forwards.iter().flat_map(|forward| &forward.layers);
-        layers.map(|layer| 4 * layer.masks.len()).sum()
+        let scores = |layer: &LayerRouting| layer.scores.as_ref().map_or(0, Scores::bytes);
+        layers.map(|layer| 4 * layer.masks.len() + scores(layer)).sum()
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use diffmoe::checkpoint::{Checkpoint, Hints, Source, infer_config, random_tensor, write_model};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};
+use diffmoe::model::{Config, Muted, Routing, RoutingRule, Storage, TensorSpec};
 use diffmoe::pipeline::{Backend, LoadedDecoder, Pipeline, Run, Settings};
 use diffmoe::platform::Bytes;
 use diffmoe::scheduler::{Ancestry, GuidedChannels, Solver, Tolerance};
@@ -57,6 +57,8 @@ pub(crate) fn compute(case: &Case) -> Answer {
             gamma: case.gamma,
             shift: case.shift,
         },
+        muted: Muted::default(),
+        record_scores: false,
     };
     settings.check(config).unwrap();
     let engine = Pipeline::open(&checkpoint, Backend::Cpu, WeightPrecision::F32).unwrap();

@@ -10,7 +10,7 @@ use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::{CpuEngine, CpuModel};
 use diffmoe::engine::{Engine, GpuEngine, GpuModel, RunConfig};
 use diffmoe::gpu::Gpu;
-use diffmoe::model::{Config, Objective, Routing};
+use diffmoe::model::{Config, Objective};
 use diffmoe::scheduler::Instruction;
 use diffmoe::scheduler::{Ancestry, Next, Plan, Request, Solver, gaussian};
 use indicatif::ProgressBar;
@@ -197,8 +197,7 @@ fn time_steps(
             .map(|table| (0..arguments.batch as u32).map(|i| i % table.null.max(1)).collect())
             .collect(),
         prompts: vec![String::new(); if config.text.is_some() { arguments.batch } else { 0 }],
-        negative: String::new(),
-        routing: Routing::default(),
+        ..RunConfig::default()
     })?;
     let bar = ProgressBar::new(u64::from(arguments.steps));
     bar.set_message(engine.device());

@@ -226,7 +226,11 @@ fn architecture(config: &Config) -> String {
     };
     let experts = match config.moe_blocks().len() {
         0 => String::new(),
-        layers => format!(", {} experts in {layers} layers", config.num_experts),
+        layers => {
+            let blocks: Vec<_> = config.moe_blocks().iter().map(ToString::to_string).collect();
+            let blocks = blocks.join(", ");
+            format!(", {} experts in {layers} layers (blocks {blocks})", config.num_experts)
+        }
     };
     format!(
         "{kind}, {} blocks, hidden size {}, {} heads of {}, {form}{experts}",

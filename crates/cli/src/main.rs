@@ -14,6 +14,7 @@ mod picture_set;
 mod report;
 mod sample;
 mod solver_options;
+mod trace;
 mod verify;
 mod verify_decoder;
 mod window;
@@ -46,6 +47,7 @@ enum Command {
     Decode(decode::Arguments),
     Verify(verify::Arguments),
     Info(info::Arguments),
+    Trace(trace::Arguments),
     Bench(bench::Arguments),
     Convert(convert::Arguments),
     MakeRandom(make_random::Arguments),
@@ -117,6 +119,7 @@ fn main() -> ExitCode {
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::MakeRandom(arguments) => make_random::run(&arguments),

@@ -142,7 +142,14 @@ impl Inputs {
         }
         let routing = Routing { rule: RoutingRule::Pool, ..Routing::default() };
         let (prompts, negative) = (case.prompts.clone(), case.negative.clone());
-        let run = RunConfig { latent: x.values, labels, prompts, negative, routing };
+        let run = RunConfig {
+            latent: x.values,
+            labels,
+            prompts,
+            negative,
+            routing,
+            ..RunConfig::default()
+        };
         Ok(Self { shape: x.shape, times: t.values, run })
     }
 }
@@ -198,6 +205,8 @@ fn sample(
         guidance: if guidance == "nocfg" { 1.0 } else { case.cfg_scale },
         solver,
         routing: input.run.routing,
+        muted: input.run.muted.clone(),
+        record_scores: false,
     };
     settings.check(config)?;
     let Settings { solver, steps, guidance, seed, .. } = settings;

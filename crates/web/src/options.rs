@@ -4,7 +4,7 @@ use js_sys::{Array, Function, Reflect};
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
-use diffmoe::model::{Config, LabelTable, Routing, RoutingRule};
+use diffmoe::model::{Config, LabelTable, Muted, Routing, RoutingRule};
 use diffmoe::pipeline::{Backend, Settings};
 use diffmoe::scheduler::random_rows;
 
@@ -80,9 +80,24 @@ impl Options {
 }
 
 /// Entries of the options of `sample`, beside those that name label tables.
-const SAMPLE: [&str; 15] = [
-    "labels", "prompt", "negative", "seed", "steps", "guidance", "solver", "count", "routing",
-    "gamma", "shift", "signal", "onStep", "onDecode", "trace",
+const SAMPLE: [&str; 17] = [
+    "labels",
+    "prompt",
+    "negative",
+    "seed",
+    "steps",
+    "guidance",
+    "solver",
+    "count",
+    "routing",
+    "gamma",
+    "shift",
+    "signal",
+    "onStep",
+    "onDecode",
+    "trace",
+    "traceScores",
+    "mute",
 ];
 
 /// Most pictures in one call: they share one pass through the model.
@@ -125,9 +140,30 @@ pub(super) fn settings(options: &Options, config: &Config, seed: u64) -> Result<
             gamma: options.number("gamma")?.map(|gamma| gamma as f32),
             shift: options.number("shift")?.unwrap_or(0.0) as f32,
         },
+        muted: muted(options)?,
+        record_scores: options.get("traceScores").is_some_and(|wanted| wanted.is_truthy()),
     };
     settings.check(config).map_err(|error| error.to_string())?;
     Ok(settings)
+}
+
+/// The experts of `mute`, a list of pairs.
+fn muted(options: &Options) -> Result<Muted, String> {
+    let wrong = || "mute has to be a list of [block, expert], such as [[1, 3], [5, 0]]".to_owned();
+    let Some(value) = options.get("mute") else { return Ok(Muted::default()) };
+    let list = value.dyn_into::<Array>().map_err(|_| wrong())?;
+    let number = |value: JsValue| {
+        let number = value.as_f64().filter(|n| n.fract() == 0.0 && (0.0..=65_535.0).contains(n));
+        number.map(|n| n as usize).ok_or_else(wrong)
+    };
+    let pair = |value: JsValue| {
+        let pair = value.dyn_into::<Array>().map_err(|_| wrong())?;
+        match pair.length() {
+            2 => Ok((number(pair.get(0))?, number(pair.get(1))?)),
+            _ => Err(wrong()),
+        }
+    };
+    list.iter().map(pair).collect()
 }
 
 /// For each table one row for each picture.

@@ -1,8 +1,10 @@
 //! The working memory of a forward pass, and how the pieces of a block read and update it.
 
+use half::f16;
 use rayon::prelude::*;
 
 use super::router::Assignments;
+use crate::engine::contract::{LayerRouting, Scores};
 use crate::model::{Config, Kind};
 use crate::simd::math::{add_gated, add_scaled, modulated_norm};
 use crate::simd::threads::{Scratch, ScratchPool, row_chunk};
@@ -29,6 +31,8 @@ pub(super) struct Activations {
     pub(super) gate: Vec<f32>,
     /// Sigmoid of the capacity predictor, `[S, E]`; empty unless the model is a `DiffMoE`
     pub(super) capacity: Vec<f32>,
+    /// What both were before softmax and sigmoid; `None` unless they are recorded
+    pub(super) scores: Option<Scores>,
     /// Which experts take a token, `[S]`, one bit each
     pub(super) masks: Vec<u32>,
     /// The same, as lists
@@ -58,12 +62,31 @@ impl Activations {
             patches: vec![0.0; s * patch],
             gate: vec![0.0; s * e],
             capacity: vec![0.0; if diff { s * e } else { 0 }],
+            scores: None,
             masks: vec![0; s],
             assignments: Assignments::default(),
             expert_rows: Vec::new(),
             router_ms: 0.0,
             scratch: ScratchPool::default(),
         }
+    }
+
+    /// The routing of the MoE layer that was computed last.
+    pub(super) fn routing(&self, block: usize) -> LayerRouting {
+        LayerRouting { block, masks: self.masks.clone(), scores: self.scores.clone() }
+    }
+
+    /// Makes room for the scores of a layer, or gives it back.
+    pub(super) fn record(&mut self, is_wanted: bool) {
+        if is_wanted == self.scores.is_some() {
+            return;
+        }
+        let room = |len| vec![f16::ZERO; len];
+        self.scores = is_wanted.then(|| Scores {
+            gate: room(self.gate.len()),
+            need: room(self.capacity.len()),
+            thresholds: Vec::new(),
+        });
     }
 }
 

@@ -22,9 +22,18 @@ use super::moe::moe;
 use super::prompts::{Reading, cross_attention};
 use super::weights::{Linear, Weights};
 use crate::engine::contract::Stage;
-use crate::model::{Config, Mlp, Routing};
+use crate::model::{Config, Mlp, Muted, Routing};
 use crate::simd::math::{TIME_DIMS, silu, time_embedding};
 use crate::simd::threads::row_chunk;
+
+/// How the experts of a layer get their tokens, and what is kept of it.
+#[derive(Clone, Copy)]
+pub(super) struct Choice {
+    pub(super) routing: Routing,
+    /// Experts that take none, one bit each
+    pub(super) muted: u32,
+    pub(super) record_scores: bool,
+}
 
 /// What a pass is computed from.
 pub(super) struct Input<'a> {
@@ -38,6 +47,18 @@ pub(super) struct Input<'a> {
     pub(super) text: Option<Reading<'a>>,
     /// How experts pick
     pub(super) routing: Routing,
+    /// Experts that take no tokens
+    pub(super) muted: &'a Muted,
+    /// Whether [`Activations::scores`] are kept
+    pub(super) record_scores: bool,
+}
+
+impl Input<'_> {
+    /// How experts pick in one block.
+    fn choice(&self, block: usize) -> Choice {
+        let Self { routing, muted, record_scores, .. } = *self;
+        Choice { routing, muted: muted.mask(block), record_scores }
+    }
 }
 
 /// Number of stages of a pass.
@@ -93,7 +114,7 @@ pub(super) fn run_stage(
                     ffn.apply(|r| row_of(h, config.hidden_size, first + r), scratch, out);
                 });
             }
-            Mlp::Moe(layer) => moe(config, layer, a, input.routing),
+            Mlp::Moe(layer) => moe(config, layer, a, input.choice((stage - 1) / 2)),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::engine::{
     Engine, EngineError, ForwardRouting, Inspect, LayerRouting, Progress, RunConfig, RunPrompts,
     Snapshot, Stage, StageTimes, Taps,
 };
-use crate::model::{Config, Routing, TextConfig};
+use crate::model::{Config, Muted, Routing, TextConfig};
 use crate::scheduler::{Branch, Instruction, Latent};
 use crate::simd::describe;
 use crate::tokenizer::Tokenizer;
@@ -73,6 +73,10 @@ pub struct CpuEngine {
     /// The prompts of the run, where the model reads text
     prompts: Option<Prompts>,
     routing: Routing,
+    /// Experts that take no tokens in this run
+    muted: Muted,
+    /// Whether the scores of the router are kept
+    record_scores: bool,
     /// Finished steps
     steps: u32,
     /// What is left of the current step
@@ -140,6 +144,8 @@ impl CpuEngine {
             null_labels: config.labels.iter().map(|table| vec![table.null; batch]).collect(),
             prompts: None,
             routing: Routing::default(),
+            muted: Muted::default(),
+            record_scores: false,
             steps: 0,
             ops: VecDeque::new(),
             stages_done: 0,
@@ -191,7 +197,8 @@ impl CpuEngine {
             let layers = layers.iter_mut().map(|layer| {
                 let rest = layer.masks.split_off(layer.masks.len() / (passes.len() - i));
                 let masks = std::mem::replace(&mut layer.masks, rest);
-                LayerRouting { block: layer.block, masks }
+                let scores = layer.scores.as_mut().map(|scores| scores.take_part(passes.len() - i));
+                LayerRouting { block: layer.block, masks, scores }
             });
             let layers = layers.collect();
             self.passes.push(ForwardRouting { step: self.steps, time, branch, layers });
@@ -235,12 +242,14 @@ impl CpuEngine {
             labels,
             text: self.prompts.as_ref().map(|prompts| prompts.reading(Some(branch))),
             routing: self.routing,
+            muted: &self.muted,
+            record_scores: self.record_scores,
         };
         let CpuModel { config, weights, .. } = &*self.model;
         run_stage(stage, config, weights, &mut self.activations, &input, &mut output);
         self.slots.outputs[usize::from(to)] = output;
         if let Some(block) = moe_block(&self.model.config, stage) {
-            self.layers.push(LayerRouting { block, masks: self.activations.masks.clone() });
+            self.layers.push(self.activations.routing(block));
         }
     }
 
@@ -264,10 +273,18 @@ impl CpuEngine {
         let Joint { activations, sample, labels, output } = &mut **joint;
         let times = vec![time; 2 * batch];
         let text = self.prompts.as_ref().map(|prompts| prompts.reading(None));
-        let input = Input { sample, times: &times, labels, text, routing: self.routing };
+        let input = Input {
+            sample,
+            times: &times,
+            labels,
+            text,
+            routing: self.routing,
+            muted: &self.muted,
+            record_scores: self.record_scores,
+        };
         run_stage(stage, config, weights, activations, &input, output);
         if let Some(block) = moe_block(config, stage) {
-            self.layers.push(LayerRouting { block, masks: activations.masks.clone() });
+            self.layers.push(activations.routing(block));
         }
         if stage + 1 == stages(config) {
             let halves = output.chunks_exact(output.len() / 2);
@@ -383,6 +400,8 @@ impl Engine for CpuEngine {
         self.labels.clone_from(&run.labels);
         self.prompts = rayon::scope(|_| self.encode(run));
         self.routing = run.routing;
+        self.muted.clone_from(&run.muted);
+        self.record_scores = run.record_scores;
         self.steps = 0;
         self.stages_done = 0;
         self.in_step = false;

@@ -1,12 +1,16 @@
 //! Feed-forward networks, and the MoE layer that chooses among them.
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use web_time::Instant;
 
 use super::activations::{Activations, add_rows, row_of};
+use super::dit::Choice;
 use super::router::{Scores, route};
 use super::weights::{Linear, OnCpu};
-use crate::model::{Config, Ffn, Moe, Routing};
+use crate::engine::contract;
+use crate::model::{Config, Ffn, Moe};
 use crate::simd::math::{add_scaled, gelu, sigmoid, silu, silu_times, softmax_rows};
 use crate::simd::threads::{Scratch, row_chunk};
 
@@ -43,12 +47,16 @@ impl Ffn<Linear> {
 
 /// `x += gate_mlp ⊙ Σ_e gate[e]·FFN_e(h)` over the experts that take a token, in ascending order, plus the
 /// shared expert.
-pub(super) fn moe(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations, routing: Routing) {
+pub(super) fn moe(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations, choice: Choice) {
     let begin = Instant::now();
+    let thresholds = &choice.routing.thresholds(&layer.expert_threshold, choice.muted);
+    a.record(choice.record_scores);
     score(config, layer, a);
-    let scores =
-        Scores { gate: &a.gate, capacity: &a.capacity, thresholds: &layer.expert_threshold };
-    route(config, routing, &scores, &mut a.masks);
+    if let Some(scores) = &mut a.scores {
+        scores.thresholds.clone_from(thresholds);
+    }
+    let scores = Scores { gate: &a.gate, capacity: &a.capacity, thresholds, muted: choice.muted };
+    route(config, choice.routing.rule, &scores, &mut a.masks);
     a.assignments.collect(&a.masks, config.num_experts);
     a.router_ms = begin.elapsed().as_secs_f32() * 1e3;
     compute_experts(config, layer, a);
@@ -73,22 +81,48 @@ pub(super) fn moe(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations, rout
 /// Gate and capacity predictor, for every token and expert.
 fn score(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
     let (d, e) = (config.hidden_size, config.num_experts);
-    let Activations { h, gate, capacity, scratch, .. } = a;
+    let Activations { h, gate, capacity, scores, scratch, .. } = a;
     let rows = row_chunk(h.len() / d);
-    gate.par_chunks_mut(rows * e).enumerate().for_each(|(chunk, gate)| {
+    let (gates, needs) = match scores {
+        Some(contract::Scores { gate, need, .. }) => (&mut gate[..], &mut need[..]),
+        None => Default::default(),
+    };
+    let chunks = gate.par_chunks_mut(rows * e).zip(recorded(gates, rows * e, h.len() / d * e));
+    chunks.enumerate().for_each(|(chunk, (gate, record))| {
         layer.gate_weight.apply(|r| row_of(h, d, chunk * rows + r), gate);
+        keep(record, gate);
         softmax_rows(gate, e, 1.0);
     });
     let Some([first, second]) = &layer.capacity_predictor else { return };
-    capacity.par_chunks_mut(rows * e).enumerate().for_each(|(chunk, capacity)| {
+    let chunks = capacity.par_chunks_mut(rows * e).zip(recorded(needs, rows * e, h.len() / d * e));
+    chunks.enumerate().for_each(|(chunk, (capacity, record))| {
         scratch.with(|Scratch { hidden, .. }| {
             hidden.resize(capacity.len() / e * d, 0.0);
             first.apply(|r| row_of(h, d, chunk * rows + r), hidden);
             silu(hidden);
             second.apply(|r| row_of(hidden, d, r), capacity);
+            keep(record, capacity);
             sigmoid(capacity);
         });
     });
+}
+
+/// For each chunk of `len` scores the place where they are recorded: empty where they are not.
+fn recorded(scores: &mut [f16], chunk: usize, len: usize) -> Vec<&mut [f16]> {
+    let mut parts: Vec<&mut [f16]> = scores.chunks_mut(chunk).collect();
+    parts.resize_with(len.div_ceil(chunk), Default::default);
+    parts
+}
+
+/// Rounds logits for the record. What f16 cannot hold becomes its largest number rather than an infinity.
+fn keep(record: &mut [f16], logits: &[f32]) {
+    if record.is_empty() {
+        return;
+    }
+    record.convert_from_f32_slice(logits);
+    for value in record.iter_mut().filter(|value| value.is_infinite()) {
+        *value = f16::MAX.copysign(*value);
+    }
 }
 
 /// `expert_rows = FFN_e(h)` for every token that an expert takes.

@@ -3,7 +3,7 @@
 //! A routing is one bit mask per token of the pool, bit `e` for expert `e`. Where two scores are equal
 //! the lower token (or, with token choice, the lower expert) wins, so every device agrees.
 
-use crate::model::{Config, Kind, Routing, RoutingRule};
+use crate::model::{Config, Kind, RoutingRule};
 
 /// What the rules look at. `S` tokens in the pool, `T` of them in each sample.
 pub(super) struct Scores<'a> {
@@ -11,16 +11,18 @@ pub(super) struct Scores<'a> {
     pub(super) gate: &'a [f32],
     /// Sigmoid of the capacity predictor, `[S, E]`; empty unless the model is a `DiffMoE`.
     pub(super) capacity: &'a [f32],
-    /// The checkpoint's thresholds, `[E]`; empty likewise.
+    /// The thresholds in force, `[E]`; empty likewise.
     pub(super) thresholds: &'a [f32],
+    /// Experts that take no tokens, one bit each.
+    pub(super) muted: u32,
 }
 
 /// Fills `masks`, `[S]`, by the rule of the model.
-pub(super) fn route(config: &Config, routing: Routing, scores: &Scores, masks: &mut [u32]) {
+pub(super) fn route(config: &Config, rule: RoutingRule, scores: &Scores, masks: &mut [u32]) {
     let experts = config.num_experts;
     let tokens = config.tokens();
     masks.fill(0);
-    match (config.kind, routing.rule) {
+    match (config.kind, rule) {
         (Kind::Dense, _) => {}
         (Kind::Tc, _) => token_choice(config.experts_of_token(), experts, scores.gate, masks),
         (Kind::Ec, _) => {
@@ -34,25 +36,29 @@ pub(super) fn route(config: &Config, routing: Routing, scores: &Scores, masks: &
         }
         (Kind::DiffMoe, RoutingRule::Pool) => {
             for e in 0..experts {
-                let above = predicted(e, routing, scores).filter(|&above| above).count();
+                let above = predicted(e, scores).filter(|&above| above).count();
                 take_best(above, e, experts, scores.gate, masks);
             }
         }
         (Kind::DiffMoe, RoutingRule::Token) => {
             for e in 0..experts {
-                for (mask, above) in masks.iter_mut().zip(predicted(e, routing, scores)) {
+                for (mask, above) in masks.iter_mut().zip(predicted(e, scores)) {
                     *mask |= u32::from(above) << e;
                 }
             }
         }
     }
+    // An infinite threshold has kept them out already where there are thresholds.
+    if scores.muted != 0 {
+        masks.iter_mut().for_each(|mask| *mask &= !scores.muted);
+    }
 }
 
 /// For each token of the pool, whether the capacity predictor wants it for expert `e`: strictly above
 /// the threshold.
-fn predicted(e: usize, routing: Routing, scores: &Scores) -> impl Iterator<Item = bool> {
+fn predicted(e: usize, scores: &Scores) -> impl Iterator<Item = bool> {
     let experts = scores.thresholds.len();
-    let threshold = routing.threshold(scores.thresholds[e]);
+    let threshold = scores.thresholds[e];
     scores.capacity.iter().skip(e).step_by(experts).map(move |&p| p > threshold)
 }
 
@@ -126,6 +132,7 @@ impl Assignments {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Routing;
 
     fn config(kind: &str, capacity: f32) -> Config {
         Config::from_json(&format!(
@@ -140,9 +147,20 @@ mod tests {
 
     fn routed(config: &Config, routing: Routing, capacity: &[f32]) -> Vec<u32> {
         let mut masks = vec![u32::MAX; 8];
-        let thresholds = if capacity.is_empty() { &[][..] } else { &[0.5, 0.25] };
-        route(config, routing, &Scores { gate: &GATE, capacity, thresholds }, &mut masks);
+        route_muted(config, routing, capacity, 0, &mut masks);
         masks
+    }
+
+    fn route_muted(
+        config: &Config,
+        routing: Routing,
+        capacity: &[f32],
+        muted: u32,
+        masks: &mut [u32],
+    ) {
+        let checkpoint = if capacity.is_empty() { &[][..] } else { &[0.5, 0.25] };
+        let thresholds = &routing.thresholds(checkpoint, muted);
+        route(config, routing.rule, &Scores { gate: &GATE, capacity, thresholds, muted }, masks);
     }
 
     #[test]
@@ -176,6 +194,27 @@ mod tests {
         assert_eq!(fewer, [1, 0, 1, 0, 0, 0, 0, 0]);
         let all = Routing { rule: RoutingRule::Pool, gamma: Some(-1.0), shift: 9.0 };
         assert_eq!(routed(&config, all, &capacity), [3; 8]);
+    }
+
+    #[test]
+    fn a_muted_expert_takes_nothing_and_the_others_what_they_took() {
+        let mut capacity = [0.0; 16];
+        for (i, value) in capacity.iter_mut().enumerate() {
+            *value = (i * 7 % 16) as f32 / 16.0;
+        }
+        for (kind, capacity) in [("diffmoe", &capacity[..]), ("ec", &[]), ("tc", &[])] {
+            let config = config(kind, 1.0);
+            for rule in [RoutingRule::Token, RoutingRule::Pool] {
+                let routing = Routing { rule, ..Routing::default() };
+                let all = routed(&config, routing, capacity);
+                for muted in 0..4 {
+                    let mut masks = vec![u32::MAX; 8];
+                    route_muted(&config, routing, capacity, muted, &mut masks);
+                    let want: Vec<u32> = all.iter().map(|mask| mask & !muted).collect();
+                    assert_eq!(masks, want, "{kind}, {rule:?}, {muted:b}");
+                }
+            }
+        }
     }
 
     #[test]

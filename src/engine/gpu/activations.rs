@@ -127,6 +127,8 @@ buffers! {
     struct MoeActivations {
         /// `[L_moe]` of `[E]`: thresholds of this run.
         thresholds: Vec<Tensor>,
+        /// `[S, E]`, two f16 each: gates and predictor before softmax and sigmoid; empty where they are not recorded.
+        logits: Tensor,
     }
     |of| {
         /// `[S, D]`: hidden layer of the capacity predictor.
@@ -176,7 +178,8 @@ impl Activations {
             let blocks = config.moe_blocks().into_iter();
             let thresholds = |_| allocate(gpu, batch, THRESHOLDS, &[config.num_experts]);
             let thresholds = blocks.map(thresholds).collect::<Result<_, _>>()?;
-            Some(MoeActivations::allocate(gpu, &of, thresholds)?)
+            let logits = Tensor::empty(gpu, "logits", &[0]);
+            Some(MoeActivations::allocate(gpu, &of, thresholds, logits)?)
         };
         Self::allocate(gpu, &of, batch, samples, latents, moe)
     }
@@ -199,6 +202,14 @@ impl Activations {
                 Region { first, stride: output }
             }
         }
+    }
+}
+
+impl MoeActivations {
+    /// Makes room for the logits of a layer, or gives it back. They are as large as the gates, which fit.
+    pub(super) fn record(&mut self, gpu: &Gpu, is_wanted: bool) {
+        let shape = if is_wanted { &self.gates.shape[..] } else { &[0] };
+        self.logits = Tensor::empty(gpu, "logits", shape);
     }
 }
 

@@ -14,9 +14,10 @@ use super::prompts::Prompts;
 use super::step_tape::{Recorder, StepTape};
 use crate::engine::{
     Engine, EngineError, ForwardRouting, GpuSamples, Inspect, LayerRouting, Progress, RunConfig,
-    RunPrompts, Scope, SliceTime, Snapshot, Stage, StageTimes, Taps,
+    RunPrompts, Scope, Scores, SliceTime, Snapshot, Stage, StageTimes, Taps,
 };
 use crate::gpu::{Clock, GpuError, InFlight, Readback, Timing};
+use crate::kernels::route_score::unpack;
 use crate::scheduler::{Branch, Instruction, Latent};
 
 /// A model on a device, for one batch size.
@@ -128,9 +129,10 @@ impl GpuEngine {
             joint.prepare(&self.model, &self.run, text);
             self.joint = Some(joint);
         }
-        let Self { model, single, joint, .. } = self;
-        let tape = Recorder { model, single, joint: joint.as_ref() }.record(ops);
-        let tape = Arc::new(tape);
+        let Self { model, single, joint, run, .. } = self;
+        let recorder =
+            Recorder { model, single, joint: joint.as_ref(), records: run.record_scores };
+        let tape = Arc::new(recorder.record(ops)?);
         self.tapes.push(tape.clone());
         Ok(tape)
     }
@@ -189,18 +191,35 @@ impl GpuEngine {
         Ok(())
     }
 
+    /// Takes the scores of a layer of one branch from the front of what came back; `None` where nothing did.
+    fn scores(&self, block: usize, words: &mut &[u32]) -> Option<Scores> {
+        let GpuModel { config, weights, .. } = &*self.model;
+        let of_layer = words.split_off(..self.batch() * config.tokens() * config.num_experts)?;
+        let half = |which: usize| of_layer.iter().map(move |&word| unpack(word)[which]).collect();
+        let gate = half(0);
+        Some(match weights.thresholds(block) {
+            None => Scores { gate, need: Vec::new(), thresholds: Vec::new() },
+            Some(checkpoint) => {
+                let muted = self.run.muted.mask(block);
+                let thresholds = self.run.routing.thresholds(checkpoint, muted);
+                Scores { gate, need: half(1), thresholds }
+            }
+        })
+    }
+
     /// Turns what came back into a snapshot.
     fn unpack(&self, pending: Pending) -> Result<Snapshot, GpuError> {
         let Pending { readback, steps, passes, reports, timed } = pending;
         let parts = readback.take()?;
         let latent = bytemuck::pod_collect_to_vec(&parts[0]);
         let trace: Vec<u32> = bytemuck::pod_collect_to_vec(&parts[1]);
-        let (reported, stamps) = parts[2..].split_at(reports);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&parts[2]);
+        let (reported, stamps) = parts[3..].split_at(reports);
         let reports = reported.iter().map(|part| bytemuck::pod_collect_to_vec(part)).collect();
         let blocks = self.model.config.moe_blocks();
         let pool = self.batch() * self.model.config.tokens();
         let mut routing = Vec::new();
-        let mut masks = trace.as_slice();
+        let (mut masks, mut words) = (&trace[..], &words[..]);
         for branches in passes {
             let first = routing.len();
             let new = |&(time, branch)| ForwardRouting {
@@ -215,7 +234,8 @@ impl GpuEngine {
                 for pass in &mut routing[first..] {
                     let (of_pass, rest) = masks.split_at(pool);
                     masks = rest;
-                    pass.layers.push(LayerRouting { block, masks: of_pass.to_vec() });
+                    let scores = self.scores(block, &mut words);
+                    pass.layers.push(LayerRouting { block, masks: of_pass.to_vec(), scores });
                 }
             }
         }
@@ -298,8 +318,9 @@ impl Engine for GpuEngine {
         if is_last {
             let latents = &self.single.acts.latents;
             let sample = self.batch() * self.model.config.sample_len();
+            let StepTape { trace, scores, .. } = &*step.tape;
             let mut wanted =
-                vec![(latents, 0..sample), (&step.tape.trace, 0..step.tape.trace.len())];
+                vec![(latents, 0..sample), (trace, 0..trace.len()), (scores, 0..scores.len())];
             for &slot in &step.reports {
                 let first = self.single.acts.region(&self.model.config, slot).first;
                 wanted.push((latents, first..first + sample));

@@ -33,6 +33,7 @@ impl Network<'_> {
             }),
             gates: &m.gates,
             capacities: &m.capacities,
+            logits: &m.logits,
         };
         t.push(gpu, scope, &score);
         let select = RouteSelect {

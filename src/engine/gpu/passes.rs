@@ -7,6 +7,7 @@ use super::model::GpuModel;
 use super::prompts::{Prompts, Reading};
 use crate::engine::{EngineError, RunConfig, RunPrompts, Scope};
 use crate::gpu::{Tape, Tensor};
+use crate::kernels::MUTED;
 use crate::model::{Routing, RoutingRule};
 use crate::scheduler::Branch;
 
@@ -68,6 +69,8 @@ pub(super) struct Passes {
     conditions: Conditions,
     /// How experts get their tokens in the recorded blocks.
     rule: RoutingRule,
+    /// Whether the recorded blocks keep the router's logits.
+    records: bool,
 }
 
 impl Passes {
@@ -96,7 +99,7 @@ impl Passes {
                 acts.batch
             )));
         }
-        let mut passes = Self { acts, conditions, rule: RoutingRule::default() };
+        let mut passes = Self { acts, conditions, rule: RoutingRule::default(), records: false };
         passes.record(model, None);
         Ok(passes)
     }
@@ -147,14 +150,18 @@ impl Passes {
         run: &RunConfig,
         text: Option<(&Prompts, &RunPrompts)>,
     ) -> bool {
-        self.write_thresholds(model, run.routing);
+        self.write_thresholds(model, run);
         self.write_labels(model, &run.labels);
         if let Some((prompts, run)) = text {
             self.write_prompts(model, prompts, run);
         }
-        let is_new = run.routing.rule != self.rule;
+        let is_new = run.routing.rule != self.rule || run.record_scores != self.records;
         if is_new {
             self.rule = run.routing.rule;
+            self.records = run.record_scores;
+            if let Some(moe) = &mut self.acts.moe {
+                moe.record(&model.gpu, self.records);
+            }
             self.record(model, text.map(|text| text.0));
         }
         is_new
@@ -177,13 +184,17 @@ impl Passes {
     }
 
     /// Writes the thresholds that a run compares predicted capacities with.
-    fn write_thresholds(&self, model: &GpuModel, routing: Routing) {
+    fn write_thresholds(&self, model: &GpuModel, run: &RunConfig) {
         let Some(moe) = &self.acts.moe else { return };
         for (layer, &block) in model.config.moe_blocks().iter().enumerate() {
-            if let Some(thresholds) = model.weights.thresholds(block) {
-                let values: Vec<f32> = thresholds.iter().map(|&t| routing.threshold(t)).collect();
-                moe.thresholds[layer].write(&model.gpu, &values);
-            }
+            let muted = run.muted.mask(block);
+            let mut values = match model.weights.thresholds(block) {
+                Some(checkpoint) => run.routing.thresholds(checkpoint, muted),
+                // Without thresholds only who is muted is read of them.
+                None => Routing::default().thresholds(&vec![0.0; model.config.num_experts], muted),
+            };
+            values.iter_mut().filter(|value| value.is_infinite()).for_each(|value| *value = MUTED);
+            moe.thresholds[layer].write(&model.gpu, &values);
         }
     }
 

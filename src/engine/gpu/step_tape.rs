@@ -5,12 +5,12 @@
 
 use super::model::GpuModel;
 use super::passes::Passes;
-use crate::engine::{Scope, Stage};
+use crate::engine::{EngineError, Scope, Stage};
 use crate::gpu::{Gpu, Tape, Tensor};
 use crate::kernels::combine_latents::{MAX_TERMS, Region};
 use crate::kernels::denoise::Numbers as DenoiseNumbers;
 use crate::kernels::embed_condition::{TIME_WIDTH, time_embedding};
-use crate::kernels::{CombineLatents, DenoiseLatents, TraceStore};
+use crate::kernels::{CombineLatents, DenoiseLatents, ScoreStore, TraceStore};
 use crate::scheduler::{Branch, Denoise, Deviation, Instruction, Latent};
 
 /// An [`Instruction`] without its numbers.
@@ -58,6 +58,16 @@ pub(super) struct StepTape {
     numbers: Vec<Numbers>,
     /// For each forward pass and MoE layer a word for each token of the pool: one bit per expert.
     pub(super) trace: Tensor,
+    /// For each of these words E pairs of f16, the router's logits; empty where they are not recorded.
+    pub(super) scores: Tensor,
+}
+
+/// Where the routing of the next layer is kept.
+struct Records<'a> {
+    trace: &'a Tensor,
+    scores: &'a Tensor,
+    /// Words of `trace` that are taken.
+    offset: usize,
 }
 
 /// What recording needs: memory for ordinary passes, and for joint ones where the step has one.
@@ -65,39 +75,61 @@ pub(super) struct Recorder<'a> {
     pub(super) model: &'a GpuModel,
     pub(super) single: &'a Passes,
     pub(super) joint: Option<&'a Passes>,
+    /// Whether the router's logits are kept.
+    pub(super) records: bool,
 }
 
 impl Recorder<'_> {
     /// Records a step.
     ///
+    /// # Errors
+    /// When the device has no room for the scores of the step.
+    ///
     /// # Panics
     /// When the step has a joint pass and there is no memory for it: a bug.
-    pub(super) fn record(&self, ops: &[Instruction]) -> StepTape {
+    pub(super) fn record(&self, ops: &[Instruction]) -> Result<StepTape, EngineError> {
         let GpuModel { gpu, config, .. } = self.model;
         let acts = &self.single.acts;
         let passes: usize = ops.iter().map(|op| op.passes().len()).sum();
         let words = passes * config.moe_blocks().len() * acts.samples * config.tokens();
         let trace = Tensor::empty(gpu, "trace", &[words]);
+        let scores = self.scores(words)?;
         let mut tape = Tape::default();
         let mut numbers = Vec::new();
-        let mut offset = 0;
+        let mut records = Records { trace: &trace, scores: &scores, offset: 0 };
         for op in ops {
             numbers.push(match op {
                 &Instruction::Forward { input, output, branch, .. } => {
                     let place = (input, output, branch);
-                    self.pass(self.single, place, &mut tape, &trace, &mut offset)
+                    self.pass(self.single, place, &mut tape, &mut records)
                 }
                 &Instruction::JointForward { input, .. } => {
                     let joint = self.joint.expect("memory for a joint pass was made before");
                     let place = (input, Latent::Output(0), Branch::Conditional);
-                    self.pass(joint, place, &mut tape, &trace, &mut offset)
+                    self.pass(joint, place, &mut tape, &mut records)
                 }
                 Instruction::Combine { output, terms } => self.combine(*output, terms, &mut tape),
                 Instruction::Denoise(step) => self.denoise(step, &mut tape),
                 Instruction::Report(_) => Numbers::None,
             });
         }
-        StepTape { forms: ops.iter().map(Form::of).collect(), tape, numbers, trace }
+        let forms = ops.iter().map(Form::of).collect();
+        Ok(StepTape { forms, tape, numbers, trace, scores })
+    }
+
+    /// Room for the scores that belong to so many words of the trace.
+    fn scores(&self, words: usize) -> Result<Tensor, EngineError> {
+        let GpuModel { gpu, config, .. } = self.model;
+        let count = if self.records { words * config.num_experts } else { 0 };
+        let bytes = 4 * count as u64;
+        if bytes > gpu.binding_limit {
+            return Err(EngineError::TooLarge(format!(
+                "the scores of a step take {bytes} bytes and {} allows {} per binding; reduce the batch, or record no \
+                 scores",
+                gpu.info.name, gpu.binding_limit
+            )));
+        }
+        Ok(Tensor::empty(gpu, "scores", &[count]))
     }
 
     /// One forward pass, and where its routing is kept.
@@ -106,8 +138,7 @@ impl Recorder<'_> {
         passes: &Passes,
         (input, output, branch): (Latent, Latent, Branch),
         tape: &mut Tape<Scope>,
-        trace: &Tensor,
-        offset: &mut usize,
+        records: &mut Records,
     ) -> Numbers {
         let GpuModel { gpu, config, .. } = self.model;
         let net = passes.network(self.model);
@@ -117,9 +148,14 @@ impl Recorder<'_> {
         for (i, block) in condition.blocks.iter().enumerate() {
             tape.append(block);
             if let (true, Some(moe)) = (config.is_moe(i), &net.acts.moe) {
-                let store = TraceStore { slots: &moe.slots, trace, offset: *offset };
-                tape.push(gpu, Scope::of_block(i, Stage::Router), &store);
-                *offset += net.acts.batch * config.tokens();
+                let scope = Scope::of_block(i, Stage::Router);
+                let Records { trace, scores, offset } = *records;
+                tape.push(gpu, scope, &TraceStore { slots: &moe.slots, trace, offset });
+                if self.records {
+                    let offset = offset * config.num_experts;
+                    tape.push(gpu, scope, &ScoreStore { logits: &moe.logits, scores, offset });
+                }
+                records.offset += net.acts.batch * config.tokens();
             }
         }
         tape.append(&net.leave(output));

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
-use diffmoe::model::Config;
+use diffmoe::model::{Config, Muted, MutedError};
 use diffmoe::pipeline::Settings;
 use diffmoe::trace::Trace;
 
@@ -32,6 +32,7 @@ use shard::Shard;
   diffmoe sample --class SeaLake,Industrial --count 8 --trace routing.json
   diffmoe sample --model my-text-model.safetensors --prompt \"a robot, fluent 3d\" --negative \"blob\"
   diffmoe sample --gamma 0.3              # lower threshold: more experts for each token
+  diffmoe sample --seed 7 --mute 1:3 --trace routing.json --trace-scores
   diffmoe sample --model my-model.safetensors --steps 50 --solver heun --seed 7 --out seven.png
   diffmoe sample --set pictures --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
 pub(super) struct Arguments {
@@ -90,6 +91,10 @@ pub(super) struct Arguments {
         conflicts_with = "gamma"
     )]
     threshold_shift: f32,
+    /// An expert that takes no tokens, by the number of its block (`diffmoe info` lists those with experts) and its
+    /// own, both from 0; several are separated by commas or given one by one.
+    #[arg(long, value_name = "BLOCK:EXPERT", value_delimiter = ',', value_parser = muted)]
+    mute: Vec<(usize, usize)>,
     /// Instead of one PNG, write a set of pictures for evaluation: a file for each batch into this folder, those that
     /// are there already left out (docs/evaluation.md).
     #[arg(
@@ -118,6 +123,15 @@ pub(super) struct Arguments {
     /// Also write which expert took which token at every step: .json or .safetensors (docs/trace-format.md).
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// With --trace: also keep the router's scores, by which experts were chosen; the file grows some tens of times.
+    #[arg(long, requires = "trace")]
+    trace_scores: bool,
+}
+
+/// An expert of a block, as in `3:7`.
+fn muted(text: &str) -> Result<(usize, usize), MutedError> {
+    let muted: Muted = text.parse()?;
+    muted.list().first().copied().ok_or_else(|| MutedError::Form(text.to_owned()))
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]

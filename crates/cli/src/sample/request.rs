@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use diffmoe::checkpoint::Checkpoint;
-use diffmoe::model::{Config, LabelTable, Routing, RoutingRule};
+use diffmoe::model::{Config, LabelTable, Muted, Routing, RoutingRule};
 use diffmoe::pipeline::{Settings, check_decoder, random_rows};
 use diffmoe::scheduler::Solver;
 use diffmoe::vae::DecoderFile;
@@ -131,6 +131,8 @@ fn settings(
         guidance: arguments.cfg.unwrap_or(defaults.guidance),
         solver,
         routing: Routing { rule, gamma: arguments.gamma, shift: arguments.threshold_shift },
+        muted: arguments.mute.iter().copied().collect::<Muted>(),
+        record_scores: arguments.trace_scores,
     })
 }
 

@@ -1,6 +1,6 @@
 //! What a visitor may set before a run, and how that becomes [`Settings`].
 
-use diffmoe::model::{Config, LabelTable, Objective, Routing};
+use diffmoe::model::{Config, LabelTable, Muted, Objective, Routing};
 use diffmoe::pipeline::{Settings, random_rows};
 use diffmoe::scheduler::{Ancestry, Solver, Tolerance};
 
@@ -105,6 +105,8 @@ impl Controls {
             guidance: self.guidance,
             solver: self.solver,
             routing: self.routing,
+            muted: Muted::default(),
+            record_scores: false,
         }
     }
 }

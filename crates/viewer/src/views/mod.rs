@@ -104,8 +104,11 @@ pub(super) mod tests {
         for step in 0..2 {
             for stage in 0..2 {
                 for branch in [Branch::Conditional, Branch::Unconditional] {
-                    let mut layer =
-                        |block| LayerRouting { block, masks: (0..8).map(|_| mask()).collect() };
+                    let mut layer = |block| LayerRouting {
+                        block,
+                        masks: (0..8).map(|_| mask()).collect(),
+                        scores: None,
+                    };
                     let layers = vec![layer(1), layer(3)];
                     let time = (step + stage) as f32 / 2.0;
                     trace.extend(vec![ForwardRouting { step, time, branch, layers }]);

@@ -144,7 +144,7 @@ mod tests {
         let config = Config { input_size: [2, 8], ..config() };
         let mut trace = Trace::new(&config, vec![vec!["a".into(), "b".into()]]);
         let masks: Vec<u32> = (0..8).map(|token| u32::from(token == 6)).collect();
-        let layers = vec![LayerRouting { block: 1, masks }];
+        let layers = vec![LayerRouting { block: 1, masks, scores: None }];
         let at = At { step: 0, layer: 0, branch: Branch::Conditional };
         trace.extend(vec![ForwardRouting { step: 0, time: 0.0, branch: at.branch, layers }]);
         let map = token_map(&trace, at).unwrap();

@@ -1,0 +1,129 @@
+//! `diffmoe trace`: what a routing trace amounts to, as a table or as CSV.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use diffmoe::trace::{Load, Trace};
+
+use super::Outcome;
+
+/// Summarise a routing trace: how much the experts of each layer work at each step, and how evenly.
+#[derive(clap::Args)]
+#[command(after_help = "Columns:
+  C          experts that worked on a token, on average
+  effective  exp(entropy of the experts' loads) / experts: 1 where all do as much, 1/experts where one does all
+  largest    load of the busiest expert over the fair share
+  dead       share of experts that took no token
+  skipped    share of tokens that no expert took
+A step's row is the mean over layers, because experts of different layers have nothing in common, and that of the whole
+run the mean over steps. A block's row counts the tokens of all steps together.
+
+Examples:
+  diffmoe sample --trace routing.json
+  diffmoe trace routing.json
+  diffmoe trace routing.json --csv > routing.csv")]
+pub(super) struct Arguments {
+    /// Trace that `diffmoe sample --trace` wrote, JSON or safetensors.
+    file: PathBuf,
+    /// Print a line for every step and layer, separated by commas.
+    #[arg(long)]
+    csv: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Outcome {
+    let path = arguments.file.display();
+    let bytes =
+        std::fs::read(&arguments.file).map_err(|error| format!("cannot read {path}: {error}"))?;
+    let trace = Trace::from_bytes(&bytes).map_err(|error| format!("{path}: {error}"))?;
+    let text = if arguments.csv { csv(&trace) } else { table(&trace) };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads has seen enough, as `head` does.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        result => Ok(result.map(|()| ExitCode::SUCCESS)?),
+    }
+}
+
+/// The five numbers of a row: C, effective, largest, dead, skipped.
+type Row = [Option<f64>; 5];
+
+fn row(load: &Load) -> Row {
+    let [capacity, dead, skipped] = [load.capacity(), load.dead(), load.skipped()].map(Some);
+    [capacity, load.effective(), load.largest(), dead, skipped]
+}
+
+/// Mean of each number over the rows that have it.
+fn mean(rows: &[Row]) -> Row {
+    std::array::from_fn(|i| {
+        let known: Vec<f64> = rows.iter().filter_map(|row| row[i]).collect();
+        (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+    })
+}
+
+/// A row for each layer at a step.
+fn rows_of_step(trace: &Trace, step: u32) -> Vec<Row> {
+    let loads = (0..trace.blocks().len()).filter_map(|layer| trace.load(step, layer));
+    loads.map(|load| row(&load)).collect()
+}
+
+fn csv(trace: &Trace) -> String {
+    let mut text =
+        "step,time,block,capacity,effective_experts,largest_load,dead,skipped\n".to_owned();
+    for step in 0..trace.steps() {
+        for (layer, block) in trace.blocks().into_iter().enumerate() {
+            let Some(load) = trace.load(step, layer) else { continue };
+            let time = trace.time(step).map_or_else(String::new, |time| time.to_string());
+            let cells =
+                row(&load).map(|cell| cell.map_or_else(String::new, |cell| cell.to_string()));
+            text += &format!("{step},{time},{block},{}\n", cells.join(","));
+        }
+    }
+    text
+}
+
+fn table(trace: &Trace) -> String {
+    let blocks = trace.blocks();
+    let pictures = match trace.pictures() {
+        1 => "1 picture".to_owned(),
+        n => format!("{n} pictures"),
+    };
+    if blocks.is_empty() {
+        return format!("{}: {} steps without experts\n", trace.model(), trace.steps());
+    }
+    let scores = if trace.has_scores() { "with" } else { "without" };
+    let [rows, columns] = trace.grid();
+    let mut text = format!(
+        "{}: {pictures} of {rows}×{columns} tokens, {} steps, {} layers of {} experts, {scores} scores\n\n",
+        trace.model(),
+        trace.steps(),
+        blocks.len(),
+        trace.experts(),
+    );
+    text += "                  C  effective  largest   dead  skipped\n";
+    let mut line = |name: &str, row: Row| {
+        let [capacity, effective, largest, dead, skipped] = row;
+        let number = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{v:.2}"));
+        let percent =
+            |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{:.0}%", 100.0 * v));
+        text += &format!(
+            "{name:<12} {:>6}  {:>9}  {:>7}  {:>5}  {:>7}\n",
+            number(capacity),
+            number(effective),
+            number(largest),
+            percent(dead),
+            percent(skipped)
+        );
+    };
+    let by_step: Vec<Row> =
+        (0..trace.steps()).map(|step| mean(&rows_of_step(trace, step))).collect();
+    line("whole run", mean(&by_step));
+    for (layer, block) in blocks.iter().enumerate() {
+        if let Some(load) = trace.load_of_layer(layer) {
+            line(&format!("block {block}"), row(&load));
+        }
+    }
+    for (step, row) in by_step.into_iter().enumerate() {
+        line(&format!("step {step}"), row);
+    }
+    text
+}
