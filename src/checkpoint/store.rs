@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use safetensors::{Dtype, View};
 
+use super::CheckpointError;
 use super::error::CheckpointError;
 use super::quantise::{int4_row, int8_row};
-use super::CheckpointError;
 use super::tensor_file::{CONFIG_KEY, SCALE_SUFFIX};
 use crate::model::{Config, INT4_GROUP, Storage, TensorSpec};
 

@@ -2,12 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::gpu::{Gpu, KernelSource};
+use crate::gpu::{Gpu, KernelSource, Shader};
 
-const NAME: &str = "samples_to_texture";
-const SOURCE: &str = include_str!("../../shaders/samples_to_texture.wgsl");
+const SHADER: Shader = shader!("samples_to_texture", consts: [LANES_X = LANES, LANES_Y = LANES]);
 
-/// Lanes of a workgroup along each side, as in the shader.
+/// Lanes of a workgroup along each side.
 const LANES: u32 = 8;
 
 /// The uniform.
@@ -22,7 +21,7 @@ struct Params {
 
 /// The shader, for tests that check them all.
 pub(super) const KERNEL: KernelSource =
-    KernelSource { name: NAME, source: SOURCE, params_size: size_of::<Params>() };
+    KernelSource { shader: SHADER, params_size: size_of::<Params>() };
 
 /// Where a [`TextureWriter`] finds an image.
 #[derive(Clone, Copy, Debug)]
@@ -48,11 +47,11 @@ impl TextureWriter {
     pub fn new(gpu: &Gpu) -> Self {
         let _watch = gpu.watch();
         let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(NAME),
-            source: wgpu::ShaderSource::Wgsl(SOURCE.into()),
+            label: Some(SHADER.name),
+            source: wgpu::ShaderSource::Wgsl(SHADER.source.into()),
         });
         let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(NAME),
+            label: Some(SHADER.name),
             layout: None,
             module: &module,
             entry_point: None,
@@ -105,7 +104,7 @@ impl TextureWriter {
         let [width, height, channels, first] = [width, height, channels, first].map(|n| n as u32);
         let params = Params { width, height, channels, first };
         let uniform = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(NAME),
+            label: Some(SHADER.name),
             size: size_of::<Params>() as u64,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
@@ -119,7 +118,7 @@ impl TextureWriter {
             size: std::num::NonZeroU64::new(4 * elements),
         };
         let bindings = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(NAME),
+            label: Some(SHADER.name),
             layout: &self.pipeline.get_bind_group_layout(0),
             entries: &[
                 wgpu::BindGroupEntry { binding: 0, resource: uniform.as_entire_binding() },
