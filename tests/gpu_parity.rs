@@ -462,6 +462,54 @@ fn a_step_is_one_submission_and_blocks_are_few_dispatches() {
     }
 }
 
+/// Timings by stage rest on it.
+#[test]
+fn every_dispatch_knows_its_block_and_stage() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let config = case.checkpoint.config().clone();
+    let mut engine = case.engine(&device(Profile::Software));
+    let dispatches = engine.dispatches(&euler(0, 2, 1.5)).unwrap();
+    let stage_of = |shader: &str| match shader {
+        "embed_condition" | "patchify" => Some(Stage::Condition),
+        "attention_software" => Some(Stage::Attention),
+        "route_score" | "route_select" | "trace_store" => Some(Stage::Router),
+        "expert_linear_software" | "combine_experts" => Some(Stage::Experts),
+        "unpatchify" => Some(Stage::Final),
+        "combine_latents" => Some(Stage::Solver),
+        // Linear layers and norms belong to several stages.
+        _ => None,
+    };
+    for (scope, shader) in &dispatches {
+        if let Some(stage) = stage_of(shader) {
+            assert_eq!(scope.stage, stage, "{scope}: {shader}");
+        }
+        let is_block = [Stage::Attention, Stage::Router, Stage::Experts].contains(&scope.stage);
+        assert_eq!(scope.block.is_some(), is_block, "{scope}: {shader}");
+    }
+    // Two passes, and the step.
+    let mut want = Vec::new();
+    for _ in 0..2 {
+        want.push(Scope::from(Stage::Condition));
+        for block in 0..config.depth {
+            want.push(Scope::of_block(block, Stage::Attention));
+            if config.is_moe(block) {
+                want.push(Scope::of_block(block, Stage::Router));
+                want.push(Scope::of_block(block, Stage::Experts));
+                // The routing is stored at the end of the block.
+                want.push(Scope::of_block(block, Stage::Router));
+            } else {
+                want.push(Scope::of_block(block, Stage::Experts));
+            }
+        }
+        want.push(Scope::from(Stage::Final));
+    }
+    want.push(Scope::from(Stage::Solver));
+    let mut found: Vec<_> = dispatches.into_iter().map(|(scope, _)| scope).collect();
+    found.dedup();
+    assert_eq!(found, want);
+}
+
 #[test]
 fn the_token_rule_does_not_depend_on_batch_mates() {
     let _turn = turn();

@@ -8,21 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::faults::Faults;
-use super::{GpuError, Shader, Specialisation};
+use super::{GpuError, Profile, Shader, Specialisation};
 use crate::platform::adapter_name;
-
-/// Which family of kernels a device gets.
-///
-/// On a GPU, a tile that a workgroup shares saves memory traffic. On a software adapter (lavapipe,
-/// `SwiftShader`) the same kernel is 2.5 to 15 times slower than one that uses registers only, because a
-/// barrier makes the driver save and restore every lane. So both exist and this is the one switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// Workgroup tiles and barriers.
-    Gpu,
-    /// Registers only.
-    Software,
-}
 
 /// Choices that differ between the product, its tests and its benchmarks.
 #[derive(Clone, Debug, Default)]
@@ -37,12 +24,12 @@ pub struct GpuOptions {
     pub panic_on_error: bool,
 }
 
-/// The values of a shader's overrides, as bits so that they can be part of a key.
+/// The values of the overrides that depend on a call, as bits so that they can be part of a key.
 type ConstantBits = Vec<(&'static str, u64)>;
 
-/// A compiled kernel and the text it was compiled from.
+/// A compiled shader.
 struct Compiled {
-    source: &'static str,
+    shader: Shader,
     pipeline: wgpu::ComputePipeline,
 }
 
@@ -227,7 +214,7 @@ impl Gpu {
         let (info, limits) = (device.adapter_info(), device.limits());
         let offered = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Self {
-            profile: options.profile.unwrap_or_else(|| suitable_profile(&info)),
+            profile: options.profile.unwrap_or_else(|| Profile::suitable(&info)),
             binding_limit: options.binding_limit.map_or(offered, |limit| limit.min(offered)),
             poison: options.poison,
             pipelines: Mutex::default(),
@@ -323,7 +310,7 @@ impl Gpu {
         constants: &[(&'static str, f64)],
     ) -> wgpu::ComputePipeline {
         let sizes = shader.sizes.iter().map(|&(name, value)| (name, f64::from(value)));
-        let constants: Vec<_> = sizes.chain(constants.iter().copied()).collect();
+        let all: Vec<_> = sizes.chain(constants.iter().copied()).collect();
         let bits = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let compile = || {
@@ -338,14 +325,14 @@ impl Gpu {
                 module: &module,
                 entry_point: None,
                 compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &constants,
+                    constants: &all,
                     // Kernels write workgroup memory before they use it. Drivers would fill up to 16 KiB with zeros,
                     // some with one lane; browsers do it in any case.
                     zero_initialize_workgroup_memory: false,
                 },
                 cache: None,
             });
-            Compiled { source: shader.source, pipeline }
+            Compiled { shader, pipeline }
         };
         pipelines.entry((shader.name, bits)).or_insert_with(compile).pipeline.clone()
     }
@@ -356,20 +343,10 @@ impl Gpu {
         let all: BTreeMap<_, _> = pipelines.iter().collect();
         let value = |&(name, bits): &(_, u64)| (name, f64::from_bits(bits));
         all.into_iter()
-            .map(|((name, bits), compiled)| Specialisation {
-                name,
-                source: compiled.source,
+            .map(|((_, bits), compiled)| Specialisation {
+                shader: compiled.shader,
                 constants: bits.iter().map(value).collect(),
             })
             .collect()
-    }
-}
-
-fn suitable_profile(info: &wgpu::AdapterInfo) -> Profile {
-    match std::env::var("DIFFMOE_KERNELS").as_deref() {
-        Ok("gpu") => Profile::Gpu,
-        Ok("software") => Profile::Software,
-        _ if info.device_type == wgpu::DeviceType::Cpu => Profile::Software,
-        _ => Profile::Gpu,
     }
 }

@@ -2,22 +2,7 @@
 //!
 //! ARCHITECTURE.md lists the steps to add one.
 
-use super::{Profile, Tensor};
-
-/// A WGSL file with the shared files that are appended to it. The macro `shader!` of [`crate::kernels`] makes one.
-#[derive(Clone, Copy, Debug)]
-pub struct Shader {
-    /// Stem of the WGSL file; also the label in captures and timings.
-    pub name: &'static str,
-    /// The whole WGSL text. Shared files come last, so that line numbers in errors stay true.
-    pub source: &'static str,
-    /// Values of `override` constants that depend on no call, such as the lanes of a workgroup. They have no default
-    /// in WGSL: Rust alone states them.
-    pub sizes: &'static [(&'static str, u32)],
-    /// `const`s of the WGSL text that Rust states too, because they size arrays of functions, where WGSL allows no
-    /// `override`. `tests/shaders.rs` compares them.
-    pub consts: &'static [(&'static str, u32)],
-}
+use super::{Profile, Shader, Tensor};
 
 /// A call of a compute shader. The struct's fields are the call's arguments.
 pub trait Kernel {
@@ -82,17 +67,6 @@ impl KernelSource {
         let entry = |shader| Self { shader, params_size: size_of::<K::Params>() };
         std::iter::once(K::SHADER).chain(K::SOFTWARE).map(entry)
     }
-}
-
-/// A kernel with the values of its `override` constants: what a driver compiles.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Specialisation {
-    /// Stem of the WGSL file.
-    pub name: &'static str,
-    /// The whole WGSL text.
-    pub source: &'static str,
-    /// Names and values of the constants.
-    pub constants: Vec<(&'static str, f64)>,
 }
 
 #[cfg(test)]

@@ -6,17 +6,21 @@ mod context;
 mod error;
 mod faults;
 mod kernel;
+mod profile;
 mod readback;
+mod shader;
 mod tape;
 mod tensor;
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use clock::Clock;
-pub use context::{Gpu, GpuOptions, Profile};
+pub use context::{Gpu, GpuOptions};
 pub use error::GpuError;
 pub use faults::Watch;
-pub use kernel::{Kernel, KernelSource, MAX_GROUPS, Shader, Specialisation, lanes, spread};
+pub use kernel::{Kernel, KernelSource, MAX_GROUPS, lanes, spread};
+pub use profile::Profile;
 pub use readback::{Readback, read_now};
+pub use shader::{Shader, Specialisation};
 pub use tape::{Completion, InFlight, Tape, Timing};
 pub use tensor::{Pod, Tensor};

@@ -47,13 +47,16 @@ impl Pipeline {
     /// Kernel and constants, as in `attention QUADS=16 KEYS=32`.
     pub(crate) fn name(&self) -> String {
         let constants = self.0.constants.iter().map(|(name, value)| format!(" {name}={value}"));
-        std::iter::once(self.0.name.to_owned()).chain(constants).collect()
+        std::iter::once(self.0.shader.name.to_owned()).chain(constants).collect()
     }
 
     /// Leaves text and constants where the compiling process finds them.
     pub(crate) fn write(&self, folder: &Path, index: usize) -> std::io::Result<()> {
-        std::fs::write(folder.join(format!("{index}.wgsl")), self.0.source)?;
-        let lines = self.0.constants.iter().map(|(name, value)| format!("{name}\t{value}\n"));
+        let Specialisation { shader, constants } = &self.0;
+        std::fs::write(folder.join(format!("{index}.wgsl")), shader.source)?;
+        let sizes = shader.sizes.iter().map(|&(name, value)| (name, f64::from(value)));
+        let all = sizes.chain(constants.iter().copied());
+        let lines = all.map(|(name, value)| format!("{name}\t{value}\n"));
         std::fs::write(folder.join(format!("{index}.constants")), lines.collect::<String>())
     }
 }
