@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .map(|table| (0..batch as u32).map(|b| b % table.null.max(1)).collect())
             .collect(),
         prompts: vec![String::new(); if config.text.is_some() { batch } else { 0 }],
-        routing: Routing { rule: RoutingRule::Pool, gamma: None, shift: 0.0 },
+        routing: Routing { rule: RoutingRule::Pool, ..Routing::default() },
         ..RunConfig::default()
     };
     let time = 0.45;

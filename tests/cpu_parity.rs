@@ -15,7 +15,8 @@ use diffmoe::scheduler::{Ancestry, Next, Plan, Request, Solver};
 use diffmoe::scheduler::{Branch, Denoise, Instruction, Latent};
 
 /// Routing as in the official code.
-const OFFICIAL: Routing = Routing { rule: RoutingRule::Pool, gamma: None, shift: 0.0 };
+const OFFICIAL: Routing =
+    Routing { rule: RoutingRule::Pool, gamma: None, shift: 0.0, log_odds: 0.0 };
 
 /// The fixed sine and cosine table of the positions, `[T, D]`: column first, then row (spec §2.2).
 fn pos_embed(d: usize, grid: usize) -> Vec<f32> {

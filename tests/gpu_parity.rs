@@ -547,10 +547,10 @@ fn raising_thresholds_sends_fewer_tokens_to_experts() {
         layers.flat_map(|layer| &layer.masks).map(|mask| mask.count_ones()).sum()
     };
     for rule in [RoutingRule::Pool, RoutingRule::Token] {
-        let all = taken(Routing { rule, gamma: Some(0.0), shift: 0.0 });
+        let all = taken(Routing { rule, gamma: Some(0.0), ..Routing::default() });
         let own = taken(Routing { rule, ..Routing::default() });
-        let fewer = taken(Routing { rule, gamma: None, shift: 0.05 });
-        let none = taken(Routing { rule, gamma: Some(1.0), shift: 0.0 });
+        let fewer = taken(Routing { rule, shift: 0.05, ..Routing::default() });
+        let none = taken(Routing { rule, gamma: Some(1.0), ..Routing::default() });
         assert!(all > own && own > fewer && fewer > 0 && none == 0, "{all} {own} {fewer} {none}");
     }
 }

@@ -25,12 +25,20 @@ pub struct Routing {
     pub gamma: Option<f32>,
     /// Added to the checkpoint's thresholds; positive saves compute. Ignored where `gamma` is set.
     pub shift: f32,
+    /// Moves every threshold, γ included, by this many log-odds: thresholds near 0 and 1 move as far as others there.
+    pub log_odds: f32,
 }
 
 impl Routing {
     /// The threshold to compare with, given the checkpoint's.
     pub fn threshold(&self, checkpoint: f32) -> f32 {
-        self.gamma.unwrap_or(checkpoint + self.shift)
+        let threshold = self.gamma.unwrap_or(checkpoint + self.shift);
+        if self.log_odds == 0.0 {
+            return threshold;
+        }
+        let probability = f64::from(threshold).clamp(0.0, 1.0);
+        let odds = probability / (1.0 - probability) * f64::from(self.log_odds).exp();
+        if odds.is_finite() { (odds / (1.0 + odds)) as f32 } else { 1.0 }
     }
 
     /// The thresholds in force in a layer, `[E]`: infinity where the bit of an expert in `muted` is 1, because no
@@ -175,6 +183,20 @@ impl FromStr for Muted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thresholds_move_by_differences_or_by_log_odds() {
+        let routing = Routing { shift: 0.25, ..Routing::default() };
+        assert_eq!(routing.threshold(0.5), 0.75);
+        assert_eq!(Routing { gamma: Some(0.3), ..routing }.threshold(0.5), 0.3);
+        let by = |log_odds| Routing { log_odds, ..Routing::default() };
+        assert!((by(3.0_f32.ln()).threshold(0.5) - 0.75).abs() < 1e-6);
+        assert!((by(-2.0).threshold(by(2.0).threshold(0.9)) - 0.9).abs() < 1e-6);
+        assert!(
+            (Routing { gamma: Some(0.5), ..by(1.0) }.threshold(0.1) - 0.731_058_6).abs() < 1e-6
+        );
+        assert_eq!([0.0, 1.0, 7.0].map(|t| by(2.0).threshold(t)), [0.0, 1.0, 1.0]);
+    }
 
     #[test]
     fn muted_experts_are_written_as_they_are_read() {

@@ -3,6 +3,9 @@
 use crate::model::{Config, Kind, Muted, MutedError, Objective, Routing};
 use crate::scheduler::{Solver, TRAINED_STEPS};
 
+/// Thresholds move by no more log-odds than this: beyond it a threshold is 0 or 1.
+const MOST_LOG_ODDS: f32 = 24.0;
+
 /// The settings of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -80,6 +83,9 @@ pub enum SettingsError {
     /// A tolerance that cannot be met or means nothing.
     #[error("a tolerance of {0} is not possible; choose a number from 1e-7 to 1")]
     Tolerance(f32),
+    /// Thresholds moved too far.
+    #[error("thresholds cannot move by {0} log-odds; choose -24 to 24")]
+    LogOdds(f32),
     /// A share of noise that is none.
     #[error("eta {0} is not possible; choose 0 (no fresh noise) to 1 (as much as DDPM)")]
     Eta(f32),
@@ -123,6 +129,9 @@ impl Settings {
         }
         if !(-1.0..=1.0).contains(&self.routing.shift) {
             return Err(SettingsError::Shift(self.routing.shift));
+        }
+        if !(-MOST_LOG_ODDS..=MOST_LOG_ODDS).contains(&self.routing.log_odds) {
+            return Err(SettingsError::LogOdds(self.routing.log_odds));
         }
         self.muted.check(config)?;
         if config.text.is_none() && !(self.prompts.is_empty() && self.negative.is_empty()) {
@@ -268,6 +277,7 @@ mod tests {
         assert!(refused(|s| s.guidance = -1.0).contains("guidance -1"));
         assert!(refused(|s| s.routing.gamma = Some(1.5)).contains("gamma 1.5"));
         assert!(refused(|s| s.routing.shift = f32::INFINITY).contains("shift"));
+        assert!(refused(|s| s.routing.log_odds = f32::NAN).contains("log-odds"));
         assert!(refused(|s| s.labels = vec![vec![99_999]]).contains("class 99999 does not exist"));
         assert!(refused(|s| s.labels = vec![vec![]]).contains("needs a label"));
         assert!(refused(|s| s.prompts = vec!["a fox".into(); 2]).contains("reads no prompts"));

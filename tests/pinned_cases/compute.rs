@@ -56,6 +56,7 @@ pub(crate) fn compute(case: &Case) -> Answer {
             rule: if case.pool { RoutingRule::Pool } else { RoutingRule::Token },
             gamma: case.gamma,
             shift: case.shift,
+            log_odds: 0.0,
         },
         muted: Muted::default(),
         record_scores: false,

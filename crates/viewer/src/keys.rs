@@ -17,10 +17,11 @@ pub(super) enum Action {
     Link,
     Overlay,
     Help,
+    Mode,
 }
 
 /// Each shortcut: the key, its name and what it does, in the order of the help panel.
-pub(super) const SHORTCUTS: [(Key, &str, &str, Action); 12] = [
+pub(super) const SHORTCUTS: [(Key, &str, &str, Action); 13] = [
     (Key::Space, "Space", "generate, pause, go on", Action::GenerateOrPause),
     (Key::S, "S", "one step, then pause", Action::Step),
     (Key::Escape, "Esc", "cancel the run, or close what is open", Action::Cancel),
@@ -32,6 +33,7 @@ pub(super) const SHORTCUTS: [(Key, &str, &str, Action); 12] = [
     (Key::M, "M", "token map on or off", Action::Overlay),
     (Key::D, "D", "save the picture", Action::Save),
     (Key::L, "L", "copy a link to the picture", Action::Link),
+    (Key::E, "E", "Explore what the experts do, or draw", Action::Mode),
     (Key::Questionmark, "?", "this help", Action::Help),
 ];
 

@@ -2,13 +2,13 @@
 
 use egui::{Align2, CentralPanel, Color32, FontId, Frame, Margin, Panel, ScrollArea, Ui, vec2};
 
-use super::App;
 use super::panels::{
     controls, header, help, history, model, notes, routing, stage, timings, transport,
 };
 use super::theme::{self, Look, THUMB};
-use super::view::Tab;
+use super::view::{Mode, Tab};
 use super::widgets::switch;
+use super::{App, explore};
 
 /// From this width on there are three columns.
 const WIDE: f32 = 900.0;
@@ -20,7 +20,9 @@ const COLUMN: f32 = 640.0;
 
 pub(super) fn show(app: &mut App, ui: &mut Ui) {
     let width = ui.ctx().content_rect().width();
-    if width >= WIDE {
+    if app.view.mode == Mode::Explore {
+        explore::show(app, ui, width >= WIDE);
+    } else if width >= WIDE {
         wide(app, ui);
     } else {
         narrow(app, ui);

@@ -3,6 +3,7 @@
 //! A frame goes like this: the session does a few milliseconds of work, the view-models of what changed are
 //! made anew (`view`), and the panels are laid out (`layout`). Nothing here waits.
 
+mod explore;
 mod icons;
 mod jobs;
 mod keys;
@@ -31,9 +32,12 @@ use self::jobs::Jobs;
 use self::keys::Action;
 use self::platform::Waker;
 use self::session::{ModelSource, NoteKind, Phase, Session, Share, Start, Tick, export};
-use self::view::{Shown, View};
+use self::view::{Mode, Shown, View};
 use self::views::token_map::Overlay;
 use diffmoe::pipeline::Backend;
+
+/// A run that took no longer is drawn again without asking.
+const SOON_MS: f32 = 8000.0;
 
 /// What the app begins with.
 pub struct Launch {
@@ -55,6 +59,7 @@ pub struct Launch {
 pub struct App {
     session: Session,
     view: View,
+    explore: explore::Explore,
     shown: Shown,
     thumbs: panels::history::Thumbs,
     jobs: Jobs,
@@ -79,6 +84,7 @@ impl App {
         Self {
             session,
             view: View::default(),
+            explore: explore::Explore::default(),
             shown: Shown::default(),
             thumbs: panels::history::Thumbs::default(),
             jobs: Jobs::new(waker),
@@ -111,10 +117,14 @@ impl App {
             Tick::Later => ctx.request_repaint_after(Duration::from_millis(16)),
             Tick::Idle => {}
         }
+        if let Some(selection) = self.session.take_selection() {
+            self.explore.selection = selection;
+            self.set_mode(Mode::Explore);
+        }
         let Some(record) = self.session.record() else { return };
         if self.shown.update(ctx, record, &mut self.view) {
             self.view.frame = None;
-            if let Some(fragment) = self.session.share() {
+            if let Some(fragment) = self.session.share_with(self.explored()) {
                 platform::set_fragment(&fragment);
             }
         }
@@ -125,7 +135,9 @@ impl App {
         let ctx = ui.ctx().clone();
         self.take_dropped_files(&ctx);
         for action in keys::pressed(&ctx) {
-            self.act(&ctx, action);
+            if self.view.mode == Mode::Draw || self.acts_in_explore(action) {
+                self.act(&ctx, action);
+            }
         }
         layout::show(self, ui);
     }
@@ -183,7 +195,75 @@ impl App {
             Action::Save => self.save_png(self.view.picture),
             Action::Link => self.copy_link(ctx),
             Action::Help => self.view.help = !self.view.help,
+            Action::Mode => self.set_mode(match self.view.mode {
+                Mode::Draw => Mode::Explore,
+                Mode::Explore => Mode::Draw,
+            }),
         }
+    }
+
+    /// Whether a shortcut of Draw means the same in Explore, which has its own keys for what is looked at.
+    fn acts_in_explore(&self, action: Action) -> bool {
+        match action {
+            // First Esc lets go of what is chosen there.
+            Action::Cancel => self.view.help || !self.explore.holds_something(),
+            Action::Link | Action::Help | Action::Mode => true,
+            _ => false,
+        }
+    }
+
+    /// Changes the mode; the step, image, layer and pass that are looked at go along.
+    fn set_mode(&mut self, mode: Mode) {
+        if self.view.mode == mode {
+            return;
+        }
+        self.view.mode = mode;
+        self.session.set_recording(mode == Mode::Explore);
+        if mode == Mode::Explore && self.lacks_scores() {
+            // The same pictures again, now with what the router had in mind.
+            self.session.generate();
+        }
+        let selection = &mut self.explore.selection;
+        if mode == Mode::Explore {
+            selection.step =
+                self.view.frame.map(|frame| frame.saturating_sub(1)).or(selection.step);
+            selection.image = self.view.picture.unwrap_or(selection.image);
+        } else {
+            self.view.frame = selection.step.map(|step| step + 1);
+            self.view.layer = selection.layer;
+            self.view.branch = selection.pass;
+        }
+    }
+
+    /// Whether the run on screen could be drawn again in a moment, with the scores that it lacks.
+    fn lacks_scores(&self) -> bool {
+        let quick = |record: &session::Record| record.step_ms.iter().sum::<f32>() < SOON_MS;
+        self.session.phase() == Phase::Ready
+            && self.would_repeat()
+            && self.session.record().is_some_and(|record| {
+                !record.trace.blocks().is_empty() && !record.trace.has_scores() && quick(record)
+            })
+    }
+
+    /// What Explore looks at, while it is open.
+    fn explored(&self) -> Option<session::Selection> {
+        (self.view.mode == Mode::Explore).then_some(self.explore.selection)
+    }
+
+    /// The fragment of a link to what is on screen.
+    pub fn share(&self) -> Option<String> {
+        self.session.share_with(self.explored())
+    }
+
+    /// Opens Explore with a selection.
+    pub fn explore(&mut self, selection: session::Selection) {
+        self.set_mode(Mode::Explore);
+        self.explore.selection = selection;
+    }
+
+    /// How often Explore made something anew for its views, for tests: nothing changes while nobody touches it.
+    pub fn explore_makings(&self) -> u64 {
+        self.explore.makings()
     }
 
     /// Shows a frame; the last one follows the run.
@@ -226,7 +306,7 @@ impl App {
     }
 
     fn copy_link(&mut self, ctx: &Context) {
-        let Some(fragment) = self.session.share() else { return };
+        let Some(fragment) = self.session.share_with(self.explored()) else { return };
         let (link, note) = match platform::page_address() {
             Some(address) => {
                 (format!("{address}#{fragment}"), "Copied a link that draws the same pictures.")

@@ -23,9 +23,20 @@ pub(super) enum Tab {
     Model,
 }
 
+/// The two modes of the app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(super) enum Mode {
+    /// Settings, pictures, and a few plots.
+    #[default]
+    Draw,
+    /// What every expert does.
+    Explore,
+}
+
 /// What the visitor looks at.
 #[derive(Debug)]
 pub(super) struct View {
+    pub(super) mode: Mode,
     /// Number of finished steps behind the frame on screen; `None` follows the run.
     pub(super) frame: Option<usize>,
     /// The picture that is shown alone.
@@ -47,6 +58,7 @@ pub(super) struct View {
 impl Default for View {
     fn default() -> Self {
         Self {
+            mode: Mode::Draw,
             frame: None,
             picture: None,
             layer: 0,

@@ -139,6 +139,7 @@ pub(super) fn settings(options: &Options, config: &Config, seed: u64) -> Result<
             rule,
             gamma: options.number("gamma")?.map(|gamma| gamma as f32),
             shift: options.number("shift")?.unwrap_or(0.0) as f32,
+            log_odds: 0.0,
         },
         muted: muted(options)?,
         record_scores: options.get("traceScores").is_some_and(|wanted| wanted.is_truthy()),

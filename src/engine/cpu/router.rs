@@ -185,14 +185,19 @@ mod tests {
             capacity[token * 2] = value;
         }
         capacity[6 * 2 + 1] = 0.3;
-        let with = |rule, shift| Routing { rule, gamma: None, shift };
+        let with = |rule, shift| Routing { rule, shift, ..Routing::default() };
         let token = routed(&config, with(RoutingRule::Token, 0.0), &capacity);
         assert_eq!(token, [1, 0, 1, 0, 0, 0, 2, 1]);
         let pool = routed(&config, with(RoutingRule::Pool, 0.0), &capacity);
         assert_eq!(pool, [0, 1, 0, 0, 0, 1, 1, 2]);
         let fewer = routed(&config, with(RoutingRule::Token, 0.06), &capacity);
         assert_eq!(fewer, [1, 0, 1, 0, 0, 0, 0, 0]);
-        let all = Routing { rule: RoutingRule::Pool, gamma: Some(-1.0), shift: 9.0 };
+        let all = Routing {
+            rule: RoutingRule::Pool,
+            gamma: Some(-1.0),
+            shift: 9.0,
+            ..Routing::default()
+        };
         assert_eq!(routed(&config, all, &capacity), [3; 8]);
     }
 

@@ -130,7 +130,12 @@ fn settings(
         steps: arguments.steps.unwrap_or(defaults.steps),
         guidance: arguments.cfg.unwrap_or(defaults.guidance),
         solver,
-        routing: Routing { rule, gamma: arguments.gamma, shift: arguments.threshold_shift },
+        routing: Routing {
+            rule,
+            gamma: arguments.gamma,
+            shift: arguments.threshold_shift,
+            ..Routing::default()
+        },
         muted: arguments.mute.iter().copied().collect::<Muted>(),
         record_scores: arguments.trace_scores,
     })
@@ -235,7 +240,7 @@ mod tests {
             guidance: 1.75,
             solver: Solver::Heun,
             count: 5,
-            routing: Routing { rule: RoutingRule::Pool, gamma: Some(0.3), shift: 0.0 },
+            routing: Routing { rule: RoutingRule::Pool, gamma: Some(0.3), ..Routing::default() },
         };
         assert_eq!(controls.settings(&config), expected);
     }

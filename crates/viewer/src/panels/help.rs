@@ -3,6 +3,7 @@
 use egui::{Grid, Id, Modal, RichText, ScrollArea, Ui};
 
 use crate::App;
+use crate::explore::keys::KEYS;
 use crate::keys::SHORTCUTS;
 use crate::theme::Look;
 use crate::widgets::remark;
@@ -63,6 +64,18 @@ fn contents(ui: &mut Ui) {
         ui,
         |ui| {
             for (_, key, what, _) in SHORTCUTS {
+                ui.label(RichText::new(key).monospace().color(look.accent));
+                ui.label(what);
+                ui.end_row();
+            }
+        },
+    );
+    ui.add_space(8.0);
+    ui.heading("Keys in Explore");
+    Grid::new("explore shortcuts").num_columns(2).spacing([24.0, 3.0]).min_row_height(18.0).show(
+        ui,
+        |ui| {
+            for (key, what) in KEYS {
                 ui.label(RichText::new(key).monospace().color(look.accent));
                 ui.label(what);
                 ui.end_row();

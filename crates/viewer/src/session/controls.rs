@@ -43,6 +43,8 @@ pub struct Controls {
     pub count: usize,
     /// Routing rule and thresholds.
     pub routing: Routing,
+    /// Experts that take no tokens.
+    pub muted: Muted,
 }
 
 impl Controls {
@@ -58,6 +60,7 @@ impl Controls {
             solver: Solver::Euler,
             count: 1,
             routing: Routing::default(),
+            muted: Muted::default(),
         }
     }
 
@@ -81,6 +84,7 @@ impl Controls {
                 .unwrap_or(solvers(config)[0]),
             count: FIRST_COUNT,
             routing: Routing::default(),
+            muted: Muted::default(),
         }
     }
 
@@ -105,7 +109,7 @@ impl Controls {
             guidance: self.guidance,
             solver: self.solver,
             routing: self.routing,
-            muted: Muted::default(),
+            muted: self.muted.clone(),
             record_scores: false,
         }
     }

@@ -22,7 +22,8 @@ impl Session {
             return;
         };
         let (info, config) = (&model.info, model.info.config.clone());
-        let settings = self.controls.settings(&config);
+        let mut settings = self.controls.settings(&config);
+        settings.record_scores = self.recording;
         if let Err(error) = settings.check(&config) {
             return self.note(NoteKind::Error, error.to_string());
         }
@@ -40,6 +41,7 @@ impl Session {
                 hash: Some(info.hash.clone()),
                 decoder: None,
                 controls: controls.clone(),
+                explore: None,
                 unknown: Vec::new(),
             },
             frames: vec![latent],
@@ -124,6 +126,11 @@ impl Session {
         if let Some(job) = &mut self.job {
             job.set_profiling(on);
         }
+    }
+
+    /// Asks runs that begin from now on to keep the router's scores, which Explore draws from.
+    pub fn set_recording(&mut self, on: bool) {
+        self.recording = on;
     }
 
     /// Whether a run is being computed right now, neither paused nor given up.

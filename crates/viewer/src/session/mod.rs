@@ -17,9 +17,10 @@ mod pacing;
 mod pictures;
 mod record;
 mod recovery;
+mod selection;
 mod share;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use decoder::DecoderInfo;
 pub use loading::ModelSource;
 pub use pictures::{LatentPictures, Pictures, Rendering, UsedDecoder, Version};
 pub use record::Record;
+pub use selection::{Card, MOST_SHIFT, Overlay, Selection};
 pub use share::Share;
 pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
 
@@ -64,6 +66,8 @@ pub struct Session {
     loading: Vec<Loading>,
     /// A shared run whose model the visitor has to bring.
     awaited: Option<Share>,
+    /// What a shared run asks Explore to show, until somebody takes it.
+    selection: Option<Selection>,
     model: Option<Model>,
     /// What turns latents into pictures.
     decoder: Option<Decoder>,
@@ -84,6 +88,8 @@ pub struct Session {
     /// Whether the model's device is gone and nobody has replaced it.
     lost: bool,
     profiling: bool,
+    /// Whether runs that begin keep the router's scores.
+    recording: bool,
     history: History,
     /// What tests put around each engine.
     wrap: Option<recovery::Wrap>,
@@ -104,6 +110,7 @@ impl Session {
             available: loading::available(),
             loading: Vec::new(),
             awaited: None,
+            selection: None,
             model: None,
             decoder: None,
             decoders: 0,
@@ -115,6 +122,7 @@ impl Session {
             losses: Losses::default(),
             lost: false,
             profiling: false,
+            recording: false,
             history: History::default(),
             wrap: None,
             wrap_decoder: None,
@@ -290,9 +298,19 @@ impl Session {
 
     /// The fragment of a link to the run on the screen.
     pub fn share(&self) -> Option<String> {
+        self.share_with(None)
+    }
+
+    /// The same, with what Explore looks at.
+    pub fn share_with(&self, explore: Option<Selection>) -> Option<String> {
         let record = self.record()?;
         let decoder = record.latents.as_ref().and_then(|latents| latents.decoder.as_ref());
         let decoder = decoder.map(|decoder| decoder.link.clone());
-        Some(Share { decoder, ..record.share.clone() }.to_fragment())
+        Some(Share { decoder, explore, ..record.share.clone() }.to_fragment())
+    }
+
+    /// What a shared run asks Explore to show, once.
+    pub fn take_selection(&mut self) -> Option<Selection> {
+        self.selection.take()
     }
 }

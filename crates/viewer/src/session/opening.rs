@@ -28,6 +28,7 @@ impl Session {
             })
         };
         let decoder = share.decoder.clone();
+        self.selection = share.explore.or(self.selection);
         let source = match share.model.as_deref() {
             None => None,
             Some(name) if open(name) => None,

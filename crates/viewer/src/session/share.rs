@@ -3,7 +3,8 @@
 //! `#model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&solver=euler&labels=12,varied&rule=token`
 
 use super::controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
-use diffmoe::model::{Routing, RoutingRule};
+use super::selection::Selection;
+use diffmoe::model::{Muted, Routing, RoutingRule};
 use diffmoe::scheduler::Solver;
 
 /// Hexadecimal digits of a model's SHA-256 that a link carries.
@@ -20,6 +21,8 @@ pub struct Share {
     pub decoder: Option<String>,
     /// What was set.
     pub controls: Controls,
+    /// What Explore looked at, where it was open.
+    pub explore: Option<Selection>,
     /// Parts of the link that this version does not know.
     pub unknown: Vec<String>,
 }
@@ -44,7 +47,9 @@ impl Share {
                 solver: Solver::Euler,
                 count: 1,
                 routing: Routing::default(),
+                muted: Muted::default(),
             },
+            explore: None,
             unknown: Vec::new(),
         };
         let mut missing = vec!["seed", "steps", "guidance", "labels"];
@@ -95,6 +100,9 @@ impl Share {
                 c.routing.gamma = Some(within(value, 0.0, 1.0).map_err(|s| wrong(&s))?);
             }
             "shift" => c.routing.shift = within(value, -1.0, 1.0).map_err(|s| wrong(&s))?,
+            "odds" => c.routing.log_odds = within(value, -24.0, 24.0).map_err(|s| wrong(&s))?,
+            "mute" => c.muted = value.parse().map_err(|_| wrong("experts as BLOCK:EXPERT"))?,
+            "explore" => self.explore = Some(value.parse()?),
             _ => self.unknown.push(key.to_owned()),
         }
         Ok(())
@@ -143,6 +151,15 @@ impl Share {
         }
         if c.routing.shift != 0.0 {
             put("shift", c.routing.shift.to_string());
+        }
+        if c.routing.log_odds != 0.0 {
+            put("odds", c.routing.log_odds.to_string());
+        }
+        if !c.muted.is_empty() {
+            put("mute", c.muted.to_string());
+        }
+        if let Some(selection) = &self.explore {
+            put("explore", selection.to_text());
         }
         parts.join("&")
     }
@@ -224,13 +241,15 @@ mod tests {
             count in 1..=MAX_COUNT,
             pool in any::<bool>(),
             gamma in proptest::option::of(0.0_f32..=1.0),
-            shift in -1.0_f32..=1.0,
+            (shift, log_odds) in (-1.0_f32..=1.0, -24.0_f32..=24.0),
+            muted in proptest::collection::vec((0_usize..9, 0_usize..32), 0..4),
         ) -> Share {
             let rule = if pool { RoutingRule::Pool } else { RoutingRule::Token };
             let solver = if heun { Solver::Heun } else { Solver::Euler };
-            let routing = Routing { rule, gamma, shift };
-            let controls = Controls { choices, prompt, negative, seed, steps, guidance, solver, count, routing };
-            Share { model, hash: Some("0a1b2c3d".into()), decoder, controls, unknown: Vec::new() }
+            let routing = Routing { rule, gamma, shift, log_odds };
+            let muted = muted.into_iter().collect();
+            let controls = Controls { choices, prompt, negative, seed, steps, guidance, solver, count, routing, muted };
+            Share { model, hash: Some("0a1b2c3d".into()), decoder, controls, explore: None, unknown: Vec::new() }
         }
     }
 
@@ -263,11 +282,24 @@ mod tests {
             refused(&format!("{good}&solver=magic")).contains("euler, heun, dopri5, ddpm or ddim")
         );
         assert!(refused(&format!("{good}&rule=dice")).contains("token or pool"));
+        assert!(refused(&format!("{good}&mute=3")).contains("BLOCK:EXPERT"));
         assert!(refused(&format!("{good}&labels=3,cat")).contains("any or varied"));
         for damaged in ["model=%", "model=%4", "model=%zz", "model=%ff"] {
             assert!(refused(&format!("{good}&{damaged}")).contains("damaged"));
         }
+        assert!(refused(&format!("{good}&explore=step:x")).contains("a whole number"));
         assert!(!Share::is_share("#routing"), "an anchor is no run");
+    }
+
+    #[test]
+    fn a_link_carries_what_explore_looked_at() {
+        let plain = Share::parse("seed=1&steps=5&guidance=2&labels=any").unwrap();
+        assert_eq!(plain.explore, None);
+        let explore = Some(Selection { step: Some(3), expert: Some(2), ..Selection::default() });
+        let share = Share { explore, ..plain };
+        let fragment = share.to_fragment();
+        assert!(fragment.ends_with("explore=image:0,step:3,expert:2,view:who,tab:experts"));
+        assert_eq!(Share::parse(&fragment), Ok(share));
     }
 
     #[test]

@@ -68,6 +68,7 @@ fn controls() -> Controls {
         solver: Solver::Euler,
         count: 2,
         routing: Routing::default(),
+        muted: diffmoe::model::Muted::default(),
     }
 }
 
@@ -104,7 +105,7 @@ fn opened(path: PathBuf) -> Session {
 }
 
 /// A run of two pictures, for tests of what is made from it.
-pub(super) fn finished_record() -> Record {
+pub(crate) fn finished_record() -> Record {
     let (_folder, path) = file();
     let mut session = opened(path);
     session.generate();
@@ -264,6 +265,7 @@ fn links_of_other_models_are_told_apart() {
         hash: Some("00000000".into()),
         decoder: None,
         controls: controls(),
+        explore: None,
         unknown: vec![],
     };
     session.open_share(share.clone());

@@ -1,6 +1,8 @@
 //! The app as a visitor meets it: what has a name, what happens when it is pressed, what is said when something
 //! is wrong. Everything is found by the name that a screen reader would say.
 
+mod explore;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

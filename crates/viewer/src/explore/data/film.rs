@@ -1,0 +1,94 @@
+//! What the model expects the picture to be at each step, and the noise level of each step.
+//!
+//! A sample of rectified flow at time t is `x = (1 − t)·noise + t·picture` and moves with velocity `picture − noise`,
+//! so the expected picture is `x + (1 − t)·v`. The velocity is read from two samples that follow each other; with a
+//! solver of second order it is the mean over the step. Samples of DDPM do not show it: there the sample after each
+//! step is shown.
+
+use crate::session::Record;
+use diffmoe::model::Objective;
+use diffmoe::trace::Trace;
+
+/// Steps of the process that DDPM models were trained on.
+const TRAINED_STEPS: f32 = 1000.0;
+
+/// The noise level from which each step starts, 1 for noise alone. A step is a place in the list.
+pub(crate) fn noise_levels(trace: &Trace, objective: Objective) -> Vec<f32> {
+    let mut levels = vec![f32::NAN; trace.steps() as usize];
+    // The first pass of a step is at the time that the step starts from.
+    for forward in trace.forwards().iter().rev() {
+        if let Some(level) = levels.get_mut(forward.step as usize) {
+            *level = match objective {
+                Objective::Flow => 1.0 - forward.time,
+                Objective::Ddpm => (forward.time + 1.0) / TRAINED_STEPS,
+            };
+        }
+    }
+    levels
+}
+
+/// Whether the film of a run shows expected pictures; else it shows samples.
+pub(crate) fn is_expected(record: &Record) -> bool {
+    record.config.objective == Objective::Flow
+}
+
+/// The expected picture of one image at `step`, `[C, h, w]`, or the sample after it where that is not known.
+pub(crate) fn frame(record: &Record, step: usize, image: usize) -> Option<Vec<f32>> {
+    let sample = |frame: usize| {
+        record.frames.get(frame)?.chunks_exact(record.config.sample_len()).nth(image)
+    };
+    let (before, after) = (sample(step)?, sample(step + 1)?);
+    if !is_expected(record) {
+        return Some(after.to_vec());
+    }
+    let levels = noise_levels(&record.trace, Objective::Flow);
+    let from = levels.get(step).copied().unwrap_or(f32::NAN);
+    let to = match levels.get(step + 1) {
+        Some(&next) => next,
+        None if record.is_complete() => 0.0,
+        // The next pass has not been yet; steps of a fixed solver are equal.
+        None => from - 1.0 / record.steps().max(1) as f32,
+    };
+    let factor = from / (from - to);
+    if !factor.is_finite() || factor < 0.0 {
+        return Some(after.to_vec());
+    }
+    Some(before.iter().zip(after).map(|(x, y)| x + (y - x) * factor).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tests::finished_record;
+
+    #[test]
+    fn the_expected_picture_lies_on_the_line_through_two_samples() {
+        let mut record = finished_record();
+        let steps = record.finished_steps() as usize;
+        assert!(steps >= 2);
+        // Samples on the straight way from noise to a picture: every step expects that picture.
+        let (noise, picture) = (record.frames[0].clone(), vec![0.25; record.frames[0].len()]);
+        for (i, frame) in record.frames.iter_mut().enumerate() {
+            let t = i as f32 / steps as f32;
+            let mixed = noise.iter().zip(&picture).map(|(n, p)| (1.0 - t) * n + t * p);
+            *frame = mixed.collect();
+        }
+        for step in 0..steps {
+            let expected = frame(&record, step, 1).unwrap();
+            assert_eq!(expected.len(), record.config.sample_len());
+            assert!(expected.iter().all(|v| (v - 0.25).abs() < 1e-4), "step {step}");
+        }
+        assert!(frame(&record, steps, 0).is_none() && frame(&record, 0, 2).is_none());
+    }
+
+    #[test]
+    fn noise_falls_from_one() {
+        let record = finished_record();
+        let levels = noise_levels(&record.trace, record.config.objective);
+        assert_eq!(levels.len(), record.finished_steps() as usize);
+        assert!((levels[0] - 1.0).abs() < 1e-6);
+        assert!(levels.windows(2).all(|pair| pair[0] > pair[1]));
+        let ddpm = noise_levels(&record.trace, Objective::Ddpm);
+        assert!(ddpm[0] < 0.01, "times of DDPM count to a thousand");
+    }
+}

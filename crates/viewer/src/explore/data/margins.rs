@@ -1,0 +1,80 @@
+//! How far all decisions of a layer lie from their thresholds.
+
+use super::lens::Layer;
+
+/// Half the width of the axis, in log-odds.
+pub(crate) const REACH: f32 = 12.0;
+/// Width of a bar, in log-odds.
+pub(crate) const BAR: f32 = 0.25;
+/// Bars from one end to the other.
+pub(crate) const BARS: usize = 97;
+
+/// A histogram of the margins of a layer, in log-odds. The shift is left out: it is a place on the axis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Histogram {
+    /// Decisions whose margin is nearest to the bar's middle.
+    pub(crate) bars: Vec<u32>,
+    /// Decisions in all: tokens × experts.
+    pub(crate) decisions: usize,
+}
+
+/// The middle of a bar, in log-odds.
+pub(crate) fn middle(bar: usize) -> f32 {
+    bar as f32 * BAR - REACH
+}
+
+/// Counts the margins of all tokens and experts; `None` without scores. What lies beyond the ends of the axis counts
+/// among the decisions alone.
+pub(crate) fn histogram(layer: &Layer<'_>) -> Option<Histogram> {
+    if !layer.has_needs() {
+        return None;
+    }
+    let mut bars = vec![0; BARS];
+    for token in 0..layer.pool() {
+        for expert in 0..layer.experts() {
+            let margin = layer.margin(token, expert)?;
+            let bar = ((margin + REACH) / BAR).round();
+            if (0.0..BARS as f32).contains(&bar) {
+                bars[bar as usize] += 1;
+            }
+        }
+    }
+    Some(Histogram { bars, decisions: layer.pool() * layer.experts() })
+}
+
+#[cfg(test)]
+mod tests {
+    use diffmoe::scheduler::Branch;
+    use diffmoe::trace::At;
+
+    use super::super::lens::Lens;
+    use super::super::tests::{scored, trace};
+    use super::*;
+
+    #[test]
+    fn every_margin_falls_into_the_bar_next_to_it() {
+        let trace = scored();
+        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 3.0 };
+        let found = histogram(&lens.layer(0, 1).unwrap()).unwrap();
+        let at = At { step: 0, layer: 1, branch: Branch::Conditional };
+        let mut bars = vec![0; BARS];
+        for token in 0..8 {
+            for e in 0..3 {
+                let margin = trace.margin(at, token, e).unwrap();
+                let nearest = (0..BARS).min_by(|a, b| {
+                    (middle(*a) - margin).abs().total_cmp(&(middle(*b) - margin).abs())
+                });
+                bars[nearest.unwrap()] += 1;
+            }
+        }
+        assert_eq!(found, Histogram { bars, decisions: 24 }, "the shift changes nothing");
+        assert_eq!((middle(0), middle(48), middle(96)), (-12.0, 0.0, 12.0));
+    }
+
+    #[test]
+    fn masks_alone_have_no_margins() {
+        let trace = trace();
+        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
+        assert_eq!(histogram(&lens.layer(0, 0).unwrap()), None);
+    }
+}

@@ -1,0 +1,124 @@
+//! One sentence or two about what compute does in this run, from the counts alone.
+
+use super::tally::Tally;
+
+/// A piece of a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// Words.
+    Words(String),
+    /// The number of an expert, shown as its chip.
+    Expert(usize),
+}
+
+/// Says how C and the skipped patches change from the first step to the last, and who hands over to whom in a layer.
+/// Empty without experts.
+pub(crate) fn sentence(tally: &Tally, layer: usize) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let Some(last) = tally.steps.len().checked_sub(1) else { return pieces };
+    let mut say = |words: String| pieces.push(Piece::Words(words));
+    let (Some(first_c), Some(last_c)) = (tally.capacity(0), tally.capacity(last)) else {
+        return pieces;
+    };
+    let (skipped, skipped_last) = (tally.skipped(0), tally.skipped(last));
+    let percent = |share: Option<f32>| format!("{:.0} %", share.unwrap_or(0.0) * 100.0);
+    if last == 0 {
+        say(format!(
+            "In the first step C is {first_c:.2}; no expert takes {} of the patches.",
+            percent(skipped)
+        ));
+        return pieces;
+    }
+    let (from, to) = (format!("{first_c:.2}"), format!("{last_c:.2}"));
+    let course = if from == to {
+        format!("C is {from} at the first step and at the last")
+    } else {
+        let verb = if last_c < first_c { "falls" } else { "rises" };
+        format!("C {verb} from {from} to {to}")
+    };
+    say(format!(
+        "From noise to picture {course}; patches that no expert takes go from {} to {}. ",
+        percent(skipped),
+        percent(skipped_last)
+    ));
+    hand_over(tally, layer, last, &mut pieces);
+    pieces
+}
+
+/// Who loses most in a layer, and whether somebody gains at least half of it.
+fn hand_over(tally: &Tally, layer: usize, last: usize, pieces: &mut Vec<Piece>) -> Option<()> {
+    let (before, after) = (&tally.share(0, layer)?.tokens, &tally.share(last, layer)?.tokens);
+    let block = tally.blocks.get(layer)?;
+    let change = |e: usize| i64::from(after[e]) - i64::from(before[e]);
+    let experts = 0..tally.experts;
+    let loser = experts.clone().min_by_key(|&e| change(e))?;
+    let winner = experts.max_by_key(|&e| change(e))?;
+    let course = |e: usize| format!("({} → {} tokens)", before[e], after[e]);
+    let mut say = |words: String| pieces.push(Piece::Words(words));
+    if change(loser) >= 0 {
+        say(format!("In block {block} no expert loses tokens."));
+        return Some(());
+    }
+    say(format!("In block {block} expert "));
+    pieces.push(Piece::Expert(loser));
+    let verb = if 2 * after[loser] < before[loser] { "fades" } else { "loses most" };
+    if 2 * change(winner) >= -change(loser) && change(winner) > 0 {
+        pieces.push(Piece::Words(format!(" {verb} {} and ", course(loser))));
+        pieces.push(Piece::Expert(winner));
+        let course = format!(" takes over ({} → {}).", before[winner], after[winner]);
+        pieces.push(Piece::Words(course));
+    } else {
+        let rest = format!(" {verb} {}, and no other expert takes over.", course(loser));
+        pieces.push(Piece::Words(rest));
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use diffmoe::scheduler::Branch;
+
+    use super::super::lens::Lens;
+    use super::super::tests::run;
+    use super::*;
+
+    fn said(steps: &[&[&[u32]]]) -> String {
+        let trace = run(steps, 3);
+        let tally = Tally::of(&Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 });
+        let pieces = sentence(&tally, 0);
+        let text = |piece: Piece| match piece {
+            Piece::Words(words) => words,
+            Piece::Expert(e) => format!("#{e}"),
+        };
+        pieces.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn a_hand_over_is_told() {
+        assert_eq!(
+            said(&[&[&[0b001, 0b001, 0b001, 0b010]], &[&[0b010, 0b010, 0b100, 0]]]),
+            "From noise to picture C falls from 1.00 to 0.75; patches that no expert takes go from 0 % to 25 %. \
+             In block 1 expert #0 fades (3 → 0 tokens), and no other expert takes over."
+        );
+        assert_eq!(
+            said(&[&[&[0b001, 0b001, 0b001, 0b001]], &[&[0b001, 0b011, 0b010, 0b110]]]),
+            "From noise to picture C rises from 1.00 to 1.50; patches that no expert takes go from 0 % to 0 %. \
+             In block 1 expert #0 loses most (4 → 2 tokens) and #1 takes over (0 → 3)."
+        );
+    }
+
+    #[test]
+    fn nothing_is_claimed_that_is_not_there() {
+        let same: &[u32] = &[0b001, 0b010, 0, 0];
+        assert_eq!(
+            said(&[&[same], &[same]]),
+            "From noise to picture C is 0.50 at the first step and at the last; patches that no expert takes go from \
+             50 % to 50 %. In block 1 no expert loses tokens."
+        );
+        assert_eq!(
+            said(&[&[same]]),
+            "In the first step C is 0.50; no expert takes 50 % of the patches."
+        );
+        assert_eq!(said(&[]), "");
+    }
+}

@@ -1,0 +1,61 @@
+//! Small traces for the tests of the views.
+
+use diffmoe::engine::{ForwardRouting, LayerRouting, Scores};
+use diffmoe::model::Config;
+use diffmoe::scheduler::Branch;
+use diffmoe::trace::{Trace, logit};
+
+pub(crate) use crate::views::tests::trace;
+
+/// The same trace with scores that lead to its masks.
+pub(crate) fn scored() -> Trace {
+    let mut state = 99_u32;
+    let mut spread = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 16) as f32 / 65_536.0
+    };
+    let thresholds = vec![0.25, 0.5, 0.75];
+    let mut scored = Trace::new(&crate::views::tests::config(), vec![vec!["a".into(), "b".into()]]);
+    for forward in trace().forwards() {
+        let mut forward = forward.clone();
+        for layer in &mut forward.layers {
+            let (mut gate, mut need) = (Vec::new(), Vec::new());
+            for mask in &layer.masks {
+                for (e, &threshold) in thresholds.iter().enumerate() {
+                    let distance = 0.1 + 9.0 * spread();
+                    let sign = if mask >> e & 1 == 1 { 1.0 } else { -1.0 };
+                    need.push(half::f16::from_f32(logit(threshold) + sign * distance));
+                    gate.push(half::f16::from_f32(4.0 * spread() - 2.0));
+                }
+            }
+            layer.scores = Some(Scores { gate, need, thresholds: thresholds.clone() });
+        }
+        scored.extend(vec![forward]);
+    }
+    scored
+}
+
+/// One step of one layer: an image of 2×2 tokens with these masks.
+pub(crate) fn masks(masks: &[u32], experts: usize) -> Trace {
+    run(&[&[masks]], experts)
+}
+
+/// Steps of layers of masks, over images of 2×2 tokens, conditional passes alone.
+pub(crate) fn run(steps: &[&[&[u32]]], experts: usize) -> Trace {
+    let config = Config { num_experts: experts, ..crate::views::tests::config() };
+    let mut trace = Trace::new(&config, vec![vec!["a".into()]]);
+    for (step, layers) in steps.iter().enumerate() {
+        let layers = layers.iter().enumerate().map(|(l, masks)| LayerRouting {
+            block: 2 * l + 1,
+            masks: masks.to_vec(),
+            scores: None,
+        });
+        trace.extend(vec![ForwardRouting {
+            step: step as u32,
+            time: step as f32 / steps.len() as f32,
+            branch: Branch::Conditional,
+            layers: layers.collect(),
+        }]);
+    }
+    trace
+}

@@ -1,0 +1,219 @@
+//! Two columns: where in the picture on the left, when on the right.
+
+use egui::{Align2, Rect, ScrollArea, Ui, pos2, vec2};
+
+use super::paint::{card, chip, text, text_within};
+use super::scene::{Scene, Touch, Wish};
+use super::{
+    experts, film, gallery, gamma, inside, mute, numbers, place, stage, switch_in, time, why,
+};
+use crate::session::{Card, Selection};
+
+const GAP: f32 = 8.0;
+/// Heights of the line of numbers and of the γ card.
+const NUMBERS: f32 = 44.0;
+const WHAT_IF: f32 = 92.0;
+/// Below this height the page scrolls.
+const LEAST: f32 = 640.0;
+
+/// Shows all cards in an area.
+pub(super) fn show(
+    ui: &mut Ui,
+    area: Rect,
+    scene: &Scene<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+) {
+    if area.height() >= LEAST {
+        return cards(ui, area, scene, selection, touch);
+    }
+    ScrollArea::vertical().id_salt("explore").show(ui, |ui| {
+        let (_, rect) = ui.allocate_space(vec2(ui.available_width(), LEAST));
+        cards(ui, rect, scene, selection, touch);
+    });
+}
+
+fn cards(ui: &mut Ui, area: Rect, scene: &Scene<'_>, selection: &mut Selection, touch: &mut Touch) {
+    if scene.record.trace.blocks().is_empty() {
+        return without_experts(ui, area, scene, selection, touch);
+    }
+    numbers::show(ui, area.with_max_y(area.top() + NUMBERS), scene, true);
+    let below = area.with_min_y(area.top() + NUMBERS + GAP);
+    let left = below.with_max_x(below.left() + (area.width() * 0.391).clamp(400.0, 820.0));
+    let right = below.with_min_x(left.right() + GAP);
+    let side = ((left.width() - 24.0) * 0.547).min(below.height() * 0.42);
+    let stage_card = left.with_max_y(left.top() + side * scene.aspect().min(1.0) + 47.0);
+    let what = left.with_min_y(left.bottom() - WHAT_IF);
+    let tabs = Rect::from_min_max(
+        pos2(left.left(), stage_card.bottom() + GAP),
+        pos2(left.right(), what.top() - GAP),
+    );
+    stage_and_why(ui, stage_card, side, scene, selection, touch);
+    tab_card(ui, tabs, scene, selection, touch);
+    card(ui.painter(), what, scene.ink);
+    gamma::show(ui, what.shrink2(vec2(12.0, 7.0)), scene, selection, touch);
+    time_card(ui, right, scene, selection, touch);
+}
+
+/// The picture, and beside it why its chosen patch goes where it goes.
+fn stage_and_why(
+    ui: &mut Ui,
+    rect: Rect,
+    side: f32,
+    scene: &Scene<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+) {
+    card(ui.painter(), rect, scene.ink);
+    let inner = rect.shrink2(vec2(12.0, 10.0));
+    let choices = stage::overlays(scene);
+    let width = [0.0, 90.0, 150.0, 205.0, 250.0][choices.len().min(4)];
+    let switch =
+        Rect::from_min_size(pos2(inner.right() - width, inner.top() - 3.0), vec2(width, 26.0));
+    let title = format!("Noise {} · {}", scene.noise(scene.now.step), scene.name());
+    let at = pos2(inner.left(), inner.top());
+    let room = switch.left() - inner.left() - 8.0;
+    text_within(ui.painter(), at, &title, 15.5, scene.ink.look.text, room);
+    switch_in(ui, switch, "overlay", &mut selection.overlay, &choices);
+    let body = inner.with_min_y(inner.top() + 27.0);
+    let picture = Rect::from_min_size(body.min, vec2(side, body.height()));
+    let picture = stage::fit(picture, scene.aspect());
+    stage::show(ui, picture, scene, selection, touch, false);
+    let beside = Rect::from_min_max(pos2(body.left() + side + 14.0, body.top()), body.max);
+    why::show(ui, beside.with_max_y(beside.bottom() - 18.0), scene, selection, touch);
+    let legend = stage::legend(scene);
+    let at = pos2(beside.left(), beside.bottom());
+    text(ui.painter(), at, Align2::LEFT_BOTTOM, legend, 12.0, scene.ink.look.weak);
+}
+
+/// The tabs of the card below the stage.
+pub(super) const TABS: [(Card, &str, &str); 4] = [
+    (Card::Experts, "Experts", "Where each expert works in this picture"),
+    (Card::Mute, "Mute", "What changes without the chosen expert"),
+    (Card::Gallery, "Gallery", "Patches that the chosen expert works on"),
+    (Card::Place, "Place", "Where each expert works in all pictures of the run"),
+];
+
+fn tab_card(
+    ui: &mut Ui,
+    rect: Rect,
+    scene: &Scene<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+) {
+    card(ui.painter(), rect, scene.ink);
+    let inner = rect.shrink2(vec2(12.0, 8.0));
+    // What has a card of its own in one column is beside this one here.
+    let mut shown = match selection.card {
+        Card::Noise | Card::Patch => Card::Experts,
+        card => card,
+    };
+    let before = shown;
+    let switch = Rect::from_min_size(inner.min - vec2(3.0, 2.0), vec2(250.0, 26.0));
+    switch_in(ui, switch, "card", &mut shown, &TABS);
+    if shown != before {
+        selection.card = shown;
+    }
+    let remark = inner.right_top() + vec2(0.0, 11.0);
+    let look = scene.ink.look;
+    let words = match shown {
+        Card::Gallery | Card::Mute => {
+            let at = remark - vec2(18.0, 0.0);
+            chip(ui.painter(), at, scene.now.some_expert());
+            let words = format!("block {}, expert", scene.block());
+            text(ui.painter(), at - vec2(5.0, 0.0), Align2::RIGHT_CENTER, words, 12.0, look.weak);
+            String::new()
+        }
+        Card::Place => place::remark(scene),
+        _ => format!("block {}", scene.block()),
+    };
+    text(ui.painter(), remark, Align2::RIGHT_CENTER, words, 12.0, look.weak);
+    let body = inner.with_min_y(inner.top() + 28.0);
+    show_card(ui, body, shown, scene, selection, touch);
+}
+
+/// The contents of a card.
+pub(super) fn show_card(
+    ui: &mut Ui,
+    area: Rect,
+    shown: Card,
+    scene: &Scene<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+) {
+    match shown {
+        Card::Experts | Card::Noise | Card::Patch => {
+            experts::show(ui, area, scene, selection, touch);
+        }
+        Card::Mute => mute::show(ui, area, scene, touch),
+        Card::Gallery => gallery::show(ui, area, scene, selection),
+        Card::Place => place::show(ui, area, scene, selection, touch),
+    }
+}
+
+fn time_card(
+    ui: &mut Ui,
+    rect: Rect,
+    scene: &Scene<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+) {
+    card(ui.painter(), rect, scene.ink);
+    let inner = rect.shrink2(vec2(12.0, 10.0));
+    let look = scene.ink.look;
+    let title =
+        text(ui.painter(), inner.min, Align2::LEFT_TOP, "From noise to picture", 15.5, look.text);
+    let button =
+        Rect::from_min_size(pos2(title.right() + 8.0, inner.top() - 2.0), vec2(52.0, 24.0));
+    let words = if scene.playing { "Pause" } else { "Play" };
+    let response = gamma::put(ui, button, egui::Button::new(words).min_size(button.size()));
+    if response.accessible_name(format!("{words} the steps")).clicked() {
+        touch.wish = Some(Wish::Play);
+    }
+    let words = if selection.shift == 0.0 {
+        "every row shares this axis; drag to scrub".to_owned()
+    } else {
+        format!("what if, first order: threshold {:+} log-odds", selection.shift)
+    };
+    let at = pos2(inner.right(), inner.top() + 10.0);
+    text(ui.painter(), at, Align2::RIGHT_CENTER, words, 12.0, look.weak);
+    let body = inner.with_min_y(inner.top() + 28.0);
+    inside(ui, body, "time", |ui| time::show(ui, body, scene, selection, touch, true));
+}
+
+/// A model that routes nothing: the film alone, and a sentence.
+fn without_experts(
+    ui: &mut Ui,
+    area: Rect,
+    scene: &Scene<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+) {
+    card(ui.painter(), area, scene.ink);
+    let inner = area.shrink(14.0);
+    let look = scene.ink.look;
+    let words = "This model has no experts: every patch gets the same work, so there is no routing to explore.";
+    text_within(ui.painter(), inner.min, words, 15.5, look.text, inner.width());
+    let picture = Rect::from_min_size(
+        inner.min + vec2(0.0, 34.0),
+        vec2(inner.width().min(320.0), (inner.height() * 0.5).min(320.0)),
+    );
+    let picture = stage::fit(picture, scene.aspect());
+    stage::show(ui, picture, scene, selection, touch, false);
+    let below = Rect::from_min_max(pos2(inner.left(), picture.bottom() + 14.0), inner.max);
+    let height =
+        film::height(super::axis::Axis::new(0.0, inner.width(), scene.steps()), scene.aspect());
+    let wide = inner.width() > 500.0;
+    time::show(ui, below.with_max_y(below.top() + height + 30.0), scene, selection, touch, wide);
+}
+
+/// The same sentence where there is one column.
+pub(super) fn say_without_experts(
+    ui: &mut Ui,
+    area: Rect,
+    scene: &Scene<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+) {
+    without_experts(ui, area, scene, selection, touch);
+}

@@ -1,0 +1,80 @@
+//! What the model expects the picture to be, step by step, and the noise level of each step.
+
+use egui::{Align2, Color32, Painter, Rect, pos2, vec2};
+
+use super::axis::Axis;
+use super::data::film::is_expected;
+use super::images::place_on_sheet;
+use super::made::frames_of_film;
+use super::paint::{picture, text};
+use super::scene::Scene;
+use super::time::title;
+
+/// Height of a picture at most, and how little of a column is left beside it.
+const MOST: f32 = 54.0;
+const BESIDE: f32 = 3.0;
+
+/// Height of the pictures: as wide as the columns, or as those that share one picture.
+pub(super) fn height(axis: Axis, aspect: f32) -> f32 {
+    let frames = frames_of_film(axis.steps).len().max(1);
+    let room = (axis.right - axis.left) / frames as f32 - BESIDE;
+    (room.max(14.0) * aspect).min(MOST)
+}
+
+/// Shows the pictures and the levels below them.
+pub(super) fn show(
+    painter: &Painter,
+    rect: Rect,
+    noise: Rect,
+    axis: Axis,
+    scene: &Scene<'_>,
+    wide: bool,
+) {
+    let look = scene.ink.look;
+    let high = rect.height() - BESIDE;
+    let size = vec2(high / scene.aspect().max(1e-3), high);
+    let frames = frames_of_film(scene.record.steps() as usize);
+    let arrived = scene.made.noise.len();
+    let cells = frames.len() + 1;
+    if let Some(texture) = scene.made.film.as_ref() {
+        let mut free = f32::NEG_INFINITY;
+        for (i, &step) in frames.iter().enumerate() {
+            let cell =
+                Rect::from_center_size(pos2(axis.middle(step), rect.top() + high / 2.0), size);
+            if cell.left() < free - 0.5 {
+                continue;
+            }
+            free = cell.right();
+            if step < arrived {
+                picture(painter, cell, texture, place_on_sheet(i, cells, cells));
+            } else {
+                painter.rect_filled(cell, 2.0, look.well);
+            }
+        }
+        if wide {
+            let at = pos2(axis.right + 14.0, rect.top());
+            let uv = place_on_sheet(cells - 1, cells, cells);
+            let width = size.x.min(74.0);
+            let cell = Rect::from_min_size(at, vec2(width, width * scene.aspect()));
+            picture(painter, cell, texture, uv);
+            let at = pos2(at.x, noise.center().y);
+            text(painter, at, Align2::LEFT_CENTER, "result", 12.0, look.weak);
+        }
+    }
+    for step in axis.spread(if scene.steps() <= 10 { 20.0 } else { 32.0 }) {
+        let colour = if step == scene.now.step { look.text } else { look.weak };
+        let at = pos2(axis.middle(step), noise.center().y);
+        text(painter, at, Align2::CENTER_CENTER, scene.noise(step), 12.0, colour);
+    }
+    if wide {
+        let left = axis.left - 86.0;
+        let words: [&str; 2] = if is_expected(scene.record) && scene.record.latents.is_none() {
+            ["Prediction", "of the picture"]
+        } else {
+            ["Sample", "after the step"]
+        };
+        title(painter, pos2(left, rect.top() + 8.0), scene, words[0], &[words[1]], true);
+        let at = pos2(left, noise.center().y);
+        text(painter, at, Align2::LEFT_CENTER, "noise level", 12.0, Color32::from(look.weak));
+    }
+}

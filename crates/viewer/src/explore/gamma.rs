@@ -1,0 +1,141 @@
+//! What if the thresholds were other ones: a histogram of the margins of this layer, and a slider that moves all
+//! thresholds of the run. What it shows is of first order; drawing again makes it real.
+
+use egui::{Align2, Rect, Slider, Ui, UiBuilder, pos2, vec2};
+
+use super::colours::OVER;
+use super::data::margins::{BAR, REACH, middle};
+use super::paint::{signed, text};
+use super::scene::{Scene, Touch, Wish};
+use crate::session::{MOST_SHIFT, Selection};
+
+/// Shifts closer to zero than this are none.
+const SNAP: f32 = 0.2;
+
+/// Shows it in an area.
+pub(super) fn show(
+    ui: &mut Ui,
+    area: Rect,
+    scene: &Scene<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+) {
+    let look = scene.ink.look;
+    let painter = ui.painter_at(area.expand(2.0));
+    let title = text(&painter, area.min, Align2::LEFT_TOP, "What if γ", 14.0, look.text);
+    let remark = pos2(title.right() + 8.0, area.top() + 2.0);
+    let Some(histogram) = scene.made.histogram.as_ref() else {
+        let words = "needs the router's scores: draw again while Explore is open";
+        text(&painter, remark, Align2::LEFT_TOP, words, 12.0, look.weak);
+        let button = Rect::from_min_size(area.min + vec2(0.0, 26.0), vec2(190.0, 26.0));
+        if put(ui, button, egui::Button::new("Draw again with scores")).clicked() {
+            touch.wish = Some(Wish::Redraw);
+        }
+        return;
+    };
+    let words = if selection.shift == 0.0 {
+        format!("bars: how far {} decisions lie from the threshold", grouped(histogram.decisions))
+    } else {
+        let c = |tally: &super::data::tally::Tally| tally.mean_capacity().unwrap_or(0.0);
+        format!(
+            "first order: C of the run {:.2} → {:.2}, threshold {} log-odds",
+            c(&scene.made.plain),
+            c(&scene.made.tally),
+            signed(selection.shift)
+        )
+    };
+    text(&painter, remark, Align2::LEFT_TOP, words, 12.0, look.weak);
+    if selection.shift != 0.0 {
+        let button = Rect::from_min_max(
+            pos2(area.right() - 62.0, area.top() - 2.0),
+            pos2(area.right(), area.top() + 18.0),
+        );
+        let response = put(ui, button, egui::Button::new("Redraw"));
+        let hint = "Draws again with these thresholds: later layers then answer to what changed";
+        if response.on_hover_text(hint).clicked() {
+            touch.wish = Some(Wish::Redraw);
+        }
+    }
+    let rail = area.bottom() - 26.0;
+    let plot = Rect::from_min_max(
+        pos2(area.left() + 8.0, area.top() + 20.0),
+        pos2(area.right() - 8.0, rail),
+    );
+    let x = |odds: f32| plot.left() + (odds + REACH) / (2.0 * REACH) * plot.width();
+    let most = histogram.bars.iter().copied().max().unwrap_or(0).max(1) as f32;
+    for (bar, &count) in histogram.bars.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let odds = middle(bar);
+        let half = BAR / 2.0 / (2.0 * REACH) * plot.width();
+        let high = (count as f32 / most).sqrt() * plot.height();
+        let rect = Rect::from_min_max(
+            pos2((x(odds) - half + 0.5).max(plot.left() - 4.0), plot.bottom() - high),
+            pos2(x(odds) + half - 0.5, plot.bottom()),
+        );
+        let taken = odds > selection.shift;
+        painter.rect_filled(rect, 0.0, if taken { OVER } else { scene.ink.not_taken() });
+    }
+    let track = Rect::from_min_max(pos2(area.left(), rail - 9.0), pos2(area.right(), rail + 11.0));
+    slider(ui, track, selection);
+    let foot = area.bottom() - 7.0;
+    let label = |at: f32, align, words| {
+        text(&painter, pos2(at, foot), align, words, 12.0, look.weak);
+    };
+    label(area.left(), Align2::LEFT_CENTER, "−12, more compute");
+    if area.width() > 400.0 {
+        label(area.center().x, Align2::CENTER_CENTER, "shift of the threshold, log-odds");
+    }
+    label(area.right(), Align2::RIGHT_CENTER, "less compute, +12");
+}
+
+fn slider(ui: &mut Ui, track: Rect, selection: &mut Selection) {
+    let builder = UiBuilder::new().max_rect(track).id_salt("gamma");
+    ui.scope_builder(builder, |ui| {
+        ui.spacing_mut().slider_width = track.width();
+        ui.spacing_mut().interact_size.y = track.height();
+        ui.spacing_mut().slider_rail_height = 4.0;
+        ui.visuals_mut().slider_trailing_fill = false;
+        let slider = Slider::new(&mut selection.shift, -MOST_SHIFT..=MOST_SHIFT);
+        let response = ui.add(slider.show_value(false).step_by(0.125));
+        let response = response.accessible_name("Shift of all thresholds in log-odds");
+        if response.double_clicked() || selection.shift.abs() < SNAP {
+            selection.shift = 0.0;
+        }
+    });
+}
+
+/// A widget in a rectangle.
+pub(super) fn put(ui: &mut Ui, rect: Rect, widget: impl egui::Widget) -> egui::Response {
+    let builder = UiBuilder::new().max_rect(rect);
+    ui.scope_builder(builder, |ui| {
+        ui.spacing_mut().interact_size.y = rect.height();
+        ui.spacing_mut().button_padding = vec2(6.0, 0.0);
+        ui.add(widget)
+    })
+    .inner
+}
+
+/// A number with commas between thousands.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!(
+            [7, 999, 1000, 2048, 1_234_567].map(grouped),
+            ["7", "999", "1,000", "2,048", "1,234,567"]
+        );
+    }
+}

@@ -1,0 +1,345 @@
+//! What was made of a run for the views: counts, maps and textures, each kept until what it depends on changes.
+
+use diffmoe::scheduler::Branch;
+use diffmoe::trace::At;
+use egui::{Context, TextureHandle, TextureOptions};
+
+use super::colours::Ink;
+use super::data::film;
+use super::data::gallery::{Pick, gallery};
+use super::data::lens::Lens;
+use super::data::margins::{Histogram, histogram};
+use super::data::place::{Place, place};
+use super::data::story::{Story, story};
+use super::data::tally::Tally;
+use super::data::tokens::{self, Taken};
+use super::images::{Cover, Image, sheet};
+use super::mute::{self, Pair};
+use super::now::Now;
+use super::paint;
+use crate::palette;
+use crate::session::{Card, Overlay, Record, Selection, Version};
+
+/// Pixels along a side of a small picture, at most.
+const SMALL: usize = 128;
+/// Pixels along a side of the picture on the stage, at most.
+const LARGE: usize = 1024;
+/// Pictures of the film, at most.
+pub(super) const MOST_FRAMES: usize = 24;
+/// Pictures of a row on a sheet of experts.
+pub(super) const ACROSS: usize = 8;
+/// Patches of the gallery, at most.
+pub(super) const MOST_PICKS: usize = 12;
+
+/// A value and what it was made from.
+pub(super) struct Kept<K, V> {
+    key: Option<K>,
+    value: V,
+}
+
+impl<K, V: Default> Default for Kept<K, V> {
+    fn default() -> Self {
+        Self { key: None, value: V::default() }
+    }
+}
+
+impl<K: PartialEq, V> Kept<K, V> {
+    /// Makes the value anew where the key changed; returns whether it did.
+    fn update(&mut self, key: K, make: impl FnOnce() -> V) -> bool {
+        if self.key.as_ref() == Some(&key) {
+            return false;
+        }
+        self.value = make();
+        self.key = Some(key);
+        true
+    }
+}
+
+impl<K, V> std::ops::Deref for Kept<K, V> {
+    type Target = V;
+
+    fn deref(&self) -> &V {
+        &self.value
+    }
+}
+
+/// A run as far as it is: another run, another step or another rendering changes it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct RunKey {
+    id: u64,
+    forwards: usize,
+    pictures: Version,
+}
+
+/// A pass of a run with a shift of its thresholds.
+type PassKey = (RunKey, Branch, f32);
+/// A step, layer and image of it.
+type PlaceKey = (PassKey, usize, usize, usize);
+type Texture = Option<TextureHandle>;
+
+/// Everything that the views paint from.
+#[derive(Default)]
+pub(super) struct Made {
+    pub(super) hatch: Texture,
+    /// Noise level of each step.
+    pub(super) noise: Kept<RunKey, Vec<f32>>,
+    /// Counts of the pass that is shown, with the shift.
+    pub(super) tally: Kept<PassKey, Tally>,
+    /// Counts of the other pass, with the shift; empty without guidance.
+    pub(super) other: Kept<PassKey, Tally>,
+    /// Counts of the pass that is shown, as it was in the run.
+    pub(super) plain: Kept<PassKey, Tally>,
+    pub(super) who: Kept<PlaceKey, Vec<Taken>>,
+    pub(super) many: Kept<(PassKey, usize, usize), Vec<u32>>,
+    /// Margins of the chosen expert.
+    pub(super) margins: Kept<(PlaceKey, usize), Option<Vec<f32>>>,
+    /// For each expert which patches it takes.
+    pub(super) taken: Kept<PlaceKey, Vec<Vec<bool>>>,
+    pub(super) histogram: Kept<(RunKey, Branch, usize, usize), Option<Histogram>>,
+    pub(super) story: Kept<(PassKey, usize, Option<usize>), Story>,
+    pub(super) place: Kept<(PassKey, usize, usize), Option<Place>>,
+    pub(super) gallery: Kept<(PassKey, usize, usize, usize), Vec<Pick>>,
+    pub(super) stage: Kept<(PlaceKey, Overlay, usize, bool), Texture>,
+    /// The picture at the step without anything over it.
+    pub(super) plain_picture: Kept<(RunKey, usize, usize), Texture>,
+    pub(super) thumbs: Kept<(PlaceKey, bool), Texture>,
+    /// Pictures of the film, the result last, beside each other.
+    pub(super) film: Kept<(RunKey, usize, Vec<usize>), Texture>,
+    /// The last picture of each image, beside each other.
+    pub(super) results: Kept<RunKey, Texture>,
+    /// A, B and where they differ, for the image on screen.
+    pub(super) muted: Kept<(u64, u64, usize), Vec<Texture>>,
+    /// Change of each image from A to B, of 255.
+    pub(super) changes: Kept<(u64, u64), Vec<f32>>,
+    /// C of B by step, in the pass that is shown.
+    pub(super) without: Kept<(u64, Branch), Vec<f32>>,
+    /// How often something was made: what does not change is not made again.
+    pub(super) makings: u64,
+}
+
+/// One image at a step: what the model expects, or the sample after the step.
+pub(super) fn picture_at(record: &Record, step: usize, image: usize) -> Option<Image> {
+    if record.latents.is_none() {
+        let values = film::frame(record, step, image)?;
+        return Some(Image { values, size: record.config.input_size });
+    }
+    image_of(record, step + 1, image)
+}
+
+/// One image after some steps.
+pub(super) fn image_of(record: &Record, frame: usize, image: usize) -> Option<Image> {
+    let pictures = record.pictures(frame)?;
+    let len = 3 * pictures.size[0] * pictures.size[1];
+    let values = pictures.samples.chunks_exact(len).nth(image)?.to_vec();
+    Some(Image { values, size: pictures.size })
+}
+
+fn upload(ctx: &Context, name: &str, image: egui::ColorImage) -> Texture {
+    Some(ctx.load_texture(name, image, TextureOptions::NEAREST))
+}
+
+impl Made {
+    /// Brings everything that is on screen up to date.
+    pub(super) fn update(
+        &mut self,
+        ctx: &Context,
+        record: &Record,
+        now: &Now,
+        selection: &Selection,
+        ink: Ink,
+    ) {
+        if self.hatch.is_none() {
+            self.hatch = Some(paint::hatch_texture(ctx));
+        }
+        let last = record.frames.len().saturating_sub(1);
+        let trace = &record.trace;
+        let run = RunKey {
+            id: record.id,
+            forwards: trace.forwards().len(),
+            pictures: record.version(last),
+        };
+        let lens = Lens { trace, branch: now.pass, shift: now.shift };
+        let pass = (run, now.pass, now.shift);
+        let mut makings = 0;
+        let mut count = |made: bool| makings += u64::from(made);
+        count(self.noise.update(run, || film::noise_levels(trace, record.config.objective)));
+        count(self.results.update(run, || {
+            let images = (0..record.labels.len()).filter_map(|i| image_of(record, last, i));
+            let images: Vec<_> = images.map(|image| image.thinned(SMALL).plain()).collect();
+            upload(ctx, "results", sheet(&images, images.len()))
+        }));
+        count(self.plain_picture.update((run, now.step, now.image), || {
+            upload(ctx, "picture", picture_at(record, now.step, now.image)?.thinned(LARGE).plain())
+        }));
+        let frames = frames_of_film(record.steps() as usize);
+        count(self.film.update((run, now.image, frames.clone()), || {
+            let pictures = frames.iter().map(|&step| picture_at(record, step, now.image));
+            let result = image_of(record, last, now.image);
+            let size = result.as_ref()?.size;
+            let of_size = |image: Option<Image>| {
+                let nothing = Image { values: vec![-1.0; 3 * size[0] * size[1]], size };
+                // Decoded pictures are larger than previews; all cells of the sheet have one size.
+                image.map_or(nothing, |image| image.scaled_to(size)).thinned(SMALL).plain()
+            };
+            let cells: Vec<_> = pictures.map(of_size).chain([of_size(result.clone())]).collect();
+            upload(ctx, "film", sheet(&cells, cells.len()))
+        }));
+        if !trace.blocks().is_empty() {
+            count(self.tally.update(pass, || Tally::of(&lens)));
+            count(
+                self.plain.update((run, now.pass, 0.0), || Tally::of(&Lens { shift: 0.0, ..lens })),
+            );
+            let other = lens.other();
+            count(self.other.update((run, other.branch, now.shift), || Tally::of(&other)));
+            self.update_place(ctx, record, now, selection, ink, pass, &mut count);
+        }
+        self.makings += makings;
+    }
+
+    /// What compares a run with the one without an expert.
+    pub(super) fn update_pair(&mut self, ctx: &Context, pair: Option<Pair<'_>>, now: &Now) {
+        let Some((a, b)) = pair.and_then(|pair| Some((pair.a, pair.b?))) else {
+            self.without.update((0, now.pass), Vec::new);
+            return;
+        };
+        let made = [
+            self.muted.update((a.id, b.id, now.image), || mute::textures(ctx, a, b, now.image)),
+            self.changes.update((a.id, b.id), || mute::changes(a, b)),
+            self.without.update((b.id, now.pass), || {
+                let lens = Lens { trace: &b.trace, branch: now.pass, shift: 0.0 };
+                let tally = Tally::of(&lens);
+                (0..tally.steps.len()).filter_map(|step| tally.capacity(step)).collect()
+            }),
+        ];
+        self.makings += made.into_iter().filter(|made| *made).count() as u64;
+    }
+
+    /// What depends on the step, layer and image.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one list of keys and sources, split in two for its length"
+    )]
+    fn update_place(
+        &mut self,
+        ctx: &Context,
+        record: &Record,
+        now: &Now,
+        selection: &Selection,
+        ink: Ink,
+        pass: PassKey,
+        count: &mut impl FnMut(bool),
+    ) {
+        let trace = &record.trace;
+        let lens = Lens { trace, branch: now.pass, shift: now.shift };
+        let Some(layer) = lens.layer(now.step, now.layer) else { return };
+        let (tokens, grid, expert) = (trace.tokens(), trace.grid(), now.some_expert());
+        let place_key = (pass, now.step, now.layer, now.image);
+        count(self.who.update(place_key, || tokens::who(&layer, now.image, tokens)));
+        if now.overlay == Overlay::HowMany {
+            let key = (pass, now.step, now.image);
+            count(self.many.update(key, || tokens::how_many(&lens, now.step, now.image)));
+        }
+        if now.overlay == Overlay::Margin {
+            count(self.margins.update((place_key, expert), || {
+                tokens::margins(&layer, now.image, tokens, expert)
+            }));
+        }
+        let experts = trace.experts();
+        count(self.taken.update(place_key, || {
+            (0..experts).map(|e| tokens::taken_by(&layer, now.image, tokens, e)).collect()
+        }));
+        count(self.histogram.update((pass.0, now.pass, now.step, now.layer), || histogram(&layer)));
+        count(self.story.update((pass, now.image, now.patch), || {
+            now.patch.map_or_else(Vec::new, |patch| story(&lens, now.image, patch))
+        }));
+        let of_margin = if now.overlay == Overlay::Margin { expert } else { 0 };
+        let key = (place_key, now.overlay, of_margin, ink.is_dark());
+        let (who, many, margins) = (&self.who, &self.many, &self.margins);
+        let layers = trace.blocks().len().max(1) as f32;
+        count(self.stage.update(key, || {
+            let picture = picture_at(record, now.step, now.image)?.thinned(LARGE);
+            let image = match now.overlay {
+                Overlay::Picture => picture.plain(),
+                Overlay::Who => picture.covered(grid, |patch| {
+                    let first = who.get(patch).and_then(|taken| taken.first);
+                    first.map_or(Cover::Solid(ink.look.well), |e| {
+                        Cover::Tint(palette::expert(usize::from(e)))
+                    })
+                }),
+                Overlay::HowMany => picture.covered(grid, |patch| {
+                    let experts = many.get(patch).copied().unwrap_or(0) as f32;
+                    Cover::Tint(palette::ramp(experts / layers / 2.0))
+                }),
+                Overlay::Margin => match margins.as_ref() {
+                    None => picture.plain(),
+                    Some(margins) => picture.covered(grid, |p| {
+                        Cover::Tint(ink.margin(margins.get(p).copied().unwrap_or(0.0)))
+                    }),
+                },
+            };
+            upload(ctx, "stage", image)
+        }));
+        let taken = &self.taken;
+        count(self.thumbs.update((place_key, ink.is_dark()), || {
+            let picture = picture_at(record, now.step, now.image)?.thinned(SMALL);
+            let lit = |(e, taken): (usize, &Vec<bool>)| picture.lit(grid, taken, e, ink);
+            let images: Vec<_> = taken.iter().enumerate().map(lit).collect();
+            upload(ctx, "experts", sheet(&images, ACROSS))
+        }));
+        match selection.card {
+            Card::Place => {
+                let steps = steps_around(now.step, trace.steps() as usize);
+                count(
+                    self.place
+                        .update((pass, now.step, now.layer), || place(&lens, now.layer, steps)),
+                );
+            }
+            Card::Gallery => {
+                let each = MOST_PICKS.div_ceil(trace.pictures().max(1)).max(2);
+                count(self.gallery.update((pass, now.step, now.layer, expert), || {
+                    gallery(&lens, now.step, now.layer, expert, MOST_PICKS, each)
+                }));
+            }
+            _ => {}
+        }
+        debug_assert!(
+            trace.layer(At { step: now.step as u32, layer: now.layer, branch: now.pass }).is_some()
+        );
+    }
+}
+
+/// The steps that the film shows, evenly spread.
+pub(super) fn frames_of_film(steps: usize) -> Vec<usize> {
+    let every = steps.div_ceil(MOST_FRAMES).max(1);
+    (0..steps).step_by(every).collect()
+}
+
+/// The steps whose places are counted together: a third of the run around a step.
+pub(super) fn steps_around(step: usize, steps: usize) -> std::ops::Range<usize> {
+    let reach = steps / 6;
+    step.saturating_sub(reach)..(step + reach + 1).min(steps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn films_are_short_and_bands_stay_in_the_run() {
+        assert_eq!(frames_of_film(10), (0..10).collect::<Vec<_>>());
+        let long = frames_of_film(250);
+        assert!(long.len() <= MOST_FRAMES && long[0] == 0 && *long.last().unwrap() < 250);
+        assert_eq!((steps_around(0, 10), steps_around(9, 10)), (0..2, 8..10));
+        assert_eq!(steps_around(0, 1), 0..1);
+    }
+
+    #[test]
+    fn what_is_kept_is_made_once() {
+        let mut kept: Kept<u32, u32> = Kept::default();
+        assert!(kept.update(1, || 10));
+        assert!(!kept.update(1, || 20));
+        assert_eq!(*kept, 10);
+        assert!(kept.update(2, || 30));
+        assert_eq!(*kept, 30);
+    }
+}

@@ -1,0 +1,235 @@
+//! Explore, the second mode of the app: which expert works on which patch at which noise level.
+//!
+//! One selection is shared by all views. What is under the pointer previews, a click keeps it, Esc lets go. Each view
+//! has a file; what it paints is made in `data` and kept in `made` until something of it changes.
+
+mod axis;
+mod colours;
+mod curve;
+mod data;
+mod desktop;
+mod experts;
+mod film;
+mod gallery;
+mod gamma;
+mod header;
+mod images;
+pub(super) mod keys;
+mod made;
+mod mute;
+mod now;
+mod numbers;
+mod paint;
+mod phone;
+mod place;
+mod river;
+mod run_map;
+mod scene;
+mod stage;
+mod story;
+mod time;
+mod why;
+
+use std::time::Duration;
+
+use egui::{CentralPanel, Frame, Margin, Panel, Rect, Ui};
+use web_time::Instant;
+
+use self::colours::Ink;
+use self::keys::Stroke;
+use self::made::Made;
+use self::now::{Hover, Now};
+use self::scene::{Scene, Touch, Wish};
+use crate::App;
+use crate::panels::{notes, stage as draw_stage};
+use crate::session::{Phase, Record, Selection, Session};
+use crate::theme::{self, Look};
+
+/// Time that playing stays on a step.
+const FRAME: Duration = Duration::from_millis(450);
+
+/// What Explore keeps between frames.
+#[derive(Default)]
+pub(super) struct Explore {
+    pub(super) selection: Selection,
+    hover: Hover,
+    made: Made,
+    /// When playing went to the step on screen.
+    played: Option<Instant>,
+    /// The selection that the address shows.
+    written: Option<Selection>,
+}
+
+impl Explore {
+    /// How often something was made anew for the views: nothing is while nothing changes.
+    pub(super) fn makings(&self) -> u64 {
+        self.made.makings
+    }
+
+    /// Goes on with playing.
+    fn play(&mut self, ctx: &egui::Context, steps: usize) {
+        let Some(since) = self.played else { return };
+        let left = FRAME.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            let step = self.selection.step.map_or(0, |step| step + 1);
+            self.selection.step = Some(if step < steps { step } else { 0 });
+            self.played = Some(Instant::now());
+        }
+        ctx.request_repaint_after(if left.is_zero() { FRAME } else { left });
+    }
+
+    fn toggle_play(&mut self) {
+        self.played = if self.played.is_some() { None } else { Some(Instant::now()) };
+    }
+
+    /// Does what a key asks for; returns what only the app can do.
+    fn press(&mut self, stroke: Stroke, record: &Record) -> Option<Wish> {
+        let now = Now::of(&record.trace, record.labels.len(), &self.selection, Hover::default());
+        let steps = record.trace.steps() as usize;
+        let selection = &mut self.selection;
+        match stroke {
+            Stroke::Step(by) => {
+                let step = now.step.saturating_add_signed(by).min(steps.saturating_sub(1));
+                selection.step = Some(step);
+            }
+            Stroke::End(last) => {
+                selection.step = Some(if last { steps.saturating_sub(1) } else { 0 })
+            }
+            Stroke::Layer(by) => selection.layer = now.layer.saturating_add_signed(by),
+            Stroke::Expert(digit) => {
+                let experts = record.trace.experts();
+                let chosen = keys::digit(digit, selection.expert, experts);
+                selection.expert = chosen.or(selection.expert);
+            }
+            Stroke::Release => {
+                (selection.patch, selection.expert, selection.shift) = (None, None, 0.0);
+            }
+            Stroke::Play => self.toggle_play(),
+            Stroke::Mute => return Some(Wish::Mute),
+        }
+        None
+    }
+
+    /// Whether Esc has something to let go of here.
+    pub(super) fn holds_something(&self) -> bool {
+        let selection = &self.selection;
+        selection.patch.is_some() || selection.expert.is_some() || selection.shift != 0.0
+    }
+}
+
+/// A run that can be explored: it has finished a step.
+fn explorable(session: &Session) -> Option<&Record> {
+    session.record().filter(|record| record.finished_steps() > 0 && record.trace.steps() > 0)
+}
+
+/// Shows Explore instead of the panels of Draw.
+pub(super) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
+    let look = Look::of(ui);
+    if !wide {
+        theme::for_thumbs(ui);
+    }
+    let height = if wide { 46.0 } else { 54.0 };
+    let bar = Frame::new().fill(look.card).inner_margin(Margin::symmetric(12, 6));
+    Panel::top("explore header")
+        .frame(bar)
+        .exact_size(height)
+        .show(ui, |ui| header::show(app, ui, wide));
+    let page = Frame::new().fill(look.page).inner_margin(Margin { top: 6, ..Margin::same(10) });
+    CentralPanel::default().frame(page).show(ui, |ui| {
+        notes::show(app, ui);
+        body(app, ui, wide);
+    });
+    app.write_address();
+}
+
+fn body(app: &mut App, ui: &mut Ui, wide: bool) {
+    let ctx = ui.ctx().clone();
+    let Some(record) = explorable(&app.session) else {
+        let size = ui.available_size();
+        return draw_stage::show(app, ui, size);
+    };
+    let explore = &mut app.explore;
+    let mut wish = None;
+    for stroke in keys::pressed(&ctx) {
+        wish = wish.or(explore.press(stroke, record));
+    }
+    explore.play(&ctx, record.trace.steps() as usize);
+    let ink = Ink::of(ui);
+    let now = Now::of(&record.trace, record.labels.len(), &explore.selection, explore.hover);
+    let pair = mute::pair(&app.session, record, &now);
+    explore.made.update(&ctx, record, &now, &explore.selection, ink);
+    explore.made.update_pair(&ctx, pair, &now);
+    let mut selection = explore.selection;
+    let mut touch = Touch { wish, ..Touch::default() };
+    let scene = Scene {
+        record,
+        pair,
+        busy: app.session.phase() != Phase::Ready,
+        made: &explore.made,
+        now,
+        hover: explore.hover,
+        ink,
+        playing: explore.played.is_some(),
+    };
+    let area = ui.available_rect_before_wrap();
+    if wide {
+        desktop::show(ui, area, &scene, &mut selection, &mut touch);
+    } else {
+        phone::show(ui, area, &scene, &mut selection, &mut touch);
+    }
+    // What previews is shown in the next frame, at once.
+    if touch.hover != explore.hover || selection != explore.selection {
+        ctx.request_repaint();
+    }
+    explore.hover = touch.hover;
+    explore.selection = selection;
+    match touch.wish {
+        Some(Wish::Play) => app.explore.toggle_play(),
+        Some(Wish::Redraw) => app.redraw(now.shift),
+        Some(Wish::Mute) => app.mute(now.layer, now.some_expert()),
+        None => {}
+    }
+}
+
+impl App {
+    /// Draws the run on screen again, with its scores, and with thresholds that are higher by some log-odds.
+    fn redraw(&mut self, shift: f32) {
+        let Some(record) = self.session.record() else { return };
+        self.session.controls = record.controls.clone();
+        self.session.controls.routing.log_odds += shift;
+        self.explore.selection.shift = 0.0;
+        self.session.generate();
+    }
+
+    /// Puts what Explore looks at into the address, where there is one.
+    fn write_address(&mut self) {
+        if self.explore.written == Some(self.explore.selection) {
+            return;
+        }
+        self.explore.written = Some(self.explore.selection);
+        if let Some(fragment) = self.session.share_with(self.explored()) {
+            crate::platform::set_fragment(&fragment);
+        }
+    }
+}
+
+/// A child of a `Ui` in a rectangle, which leaves the layout of its parent alone.
+fn inside<R>(ui: &mut Ui, rect: Rect, id: &str, contents: impl FnOnce(&mut Ui) -> R) -> R {
+    let builder = egui::UiBuilder::new().max_rect(rect).id_salt(id);
+    let mut child = ui.new_child(builder);
+    contents(&mut child)
+}
+
+/// A switch in a rectangle.
+fn switch_in<T: Copy + PartialEq>(
+    ui: &mut Ui,
+    rect: Rect,
+    id: &str,
+    value: &mut T,
+    choices: &[(T, &str, &str)],
+) {
+    inside(ui, rect, id, |ui| {
+        ui.spacing_mut().interact_size.y = rect.height();
+        crate::widgets::switch(ui, value, choices);
+    });
+}

@@ -1,0 +1,101 @@
+//! The line of numbers of the step, and one sentence about the run.
+
+use egui::{Align2, Rect, Role, Sense, Ui, UiBuilder, WidgetInfo, pos2, vec2};
+
+use super::data::sentence::{Piece, sentence};
+use super::paint::{CHIP, chip, chip_in, percent, text, times};
+use super::scene::Scene;
+
+/// Shows them in an area; a narrow one has no sentence.
+pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, wide: bool) {
+    let Some(numbers) = scene.made.tally.numbers(scene.now.step) else { return };
+    let look = scene.ink.look;
+    let names = if wide {
+        [
+            "C, experts per patch",
+            "patches skipped by all",
+            "evenness (1 = all equal)",
+            "largest ÷ fair share",
+        ]
+    } else {
+        ["experts a patch", "skipped", "evenness", "largest share"]
+    };
+    let largest = numbers.largest.map(|(load, ..)| times(load)).unwrap_or_default();
+    let values = [
+        format!("{:.2}", numbers.capacity),
+        percent(numbers.skipped),
+        format!("{:.2}", numbers.evenness),
+        largest,
+    ];
+    let spoken: Vec<String> =
+        names.iter().zip(&values).map(|(name, value)| format!("{name}: {value}")).collect();
+    let response = ui.interact(area, ui.scope_id().with("numbers"), Sense::hover());
+    response.widget_info(|| WidgetInfo::labeled(Role::Label, true, spoken.join("; ")));
+    let painter = ui.painter_at(area);
+    let gap = if wide { 22.0 } else { 0.0 };
+    let mut x = area.left() + 4.0;
+    let column = (area.width() - 8.0) / 4.0;
+    for (i, (name, value)) in names.iter().zip(&values).enumerate() {
+        let top =
+            text(&painter, pos2(x, area.top() + 1.0), Align2::LEFT_TOP, value, 21.0, look.text);
+        let below =
+            text(&painter, pos2(x, area.top() + 27.0), Align2::LEFT_TOP, name, 12.0, look.weak);
+        let mut end = top.right().max(below.right());
+        if let Some((_, layer, expert)) = numbers.largest.filter(|_| wide && i == 3) {
+            let rect = chip(&painter, pos2(top.right() + 7.0, top.center().y + 1.0), expert);
+            let block = scene.made.tally.blocks.get(layer).copied().unwrap_or(0);
+            let at = rect.right_center() + vec2(5.0, 0.0);
+            end = end.max(
+                text(&painter, at, Align2::LEFT_CENTER, format!("b{block}"), 13.0, look.weak)
+                    .right(),
+            );
+        }
+        x = if wide { end + gap } else { area.left() + 4.0 + column * (i + 1) as f32 };
+    }
+    if !wide {
+        return;
+    }
+    let idle = numbers.idle.to_string();
+    let top = text(&painter, pos2(x, area.top() + 1.0), Align2::LEFT_TOP, idle, 21.0, look.text);
+    let of = format!("of {}", numbers.of);
+    text(
+        &painter,
+        pos2(top.right() + 8.0, top.center().y + 1.0),
+        Align2::LEFT_CENTER,
+        of,
+        13.0,
+        look.weak,
+    );
+    let at = pos2(x, area.top() + 27.0);
+    let below = text(&painter, at, Align2::LEFT_TOP, "idle experts", 12.0, look.weak);
+    let left = below.right().max(top.right() + 50.0) + 22.0;
+    let bar = Rect::from_min_max(pos2(left, area.top()), pos2(left + 3.0, area.bottom()));
+    painter.rect_filled(bar, 0.0, look.accent);
+    let room = Rect::from_min_max(pos2(left + 15.0, area.top()), area.max);
+    say(ui, room, scene);
+}
+
+/// The sentence, with chips among its words.
+fn say(ui: &mut Ui, room: Rect, scene: &Scene<'_>) {
+    if room.width() < 160.0 {
+        return;
+    }
+    ui.scope_builder(UiBuilder::new().max_rect(room).id_salt("sentence"), |ui| {
+        ui.shrink_clip_rect(room.expand2(vec2(0.0, 4.0)));
+        ui.spacing_mut().item_spacing = vec2(0.0, 1.0);
+        ui.spacing_mut().interact_size.y = 18.0;
+        ui.horizontal_wrapped(|ui| {
+            for piece in sentence(&scene.made.tally, scene.now.layer) {
+                match piece {
+                    Piece::Words(words) => {
+                        ui.label(egui::RichText::new(words).size(14.0));
+                    }
+                    Piece::Expert(expert) => {
+                        let (rect, _) = ui.allocate_exact_size(CHIP, Sense::hover());
+                        chip_in(ui.painter(), rect, expert, 4.0);
+                    }
+                }
+            }
+        });
+    });
+}

@@ -1,0 +1,284 @@
+//! The picture of one step with the routing of one layer over it, patch by patch.
+
+use egui::{Align2, Color32, Painter, Pos2, Rect, Sense, Shape, Stroke, StrokeKind, Ui, vec2};
+use egui::{Role, WidgetInfo};
+
+use super::paint::{self, WHOLE, chip_in, hatch, ring, text, text_over};
+use super::scene::{Scene, Touch};
+use crate::palette;
+use crate::session::{Overlay, Selection};
+use crate::views::token_map;
+
+/// Patches narrower than this have no digit, and than that no second corner.
+const DIGIT: f32 = 22.0;
+const CORNER: f32 = 14.0;
+
+/// The choices of what lies over the picture, for this run.
+pub(super) fn overlays(scene: &Scene<'_>) -> Vec<(Overlay, &'static str, &'static str)> {
+    let mut choices =
+        vec![(Overlay::Picture, "Picture", "What the model expects the picture to be")];
+    if scene.made.tally.is_empty() {
+        return choices;
+    }
+    choices.push((Overlay::Who, "Who", "The strongest expert of each patch in this block"));
+    choices.push((Overlay::HowMany, "How many", "Experts of all blocks together"));
+    if scene.made.histogram.is_some() {
+        let hint = "How far each patch is from the threshold of the chosen expert, in log-odds";
+        choices.push((Overlay::Margin, "Margin", hint));
+    }
+    choices
+}
+
+/// Where patch `patch` lies on a picture in `rect`.
+pub(super) fn patch_rect(rect: Rect, grid: [usize; 2], patch: usize) -> Rect {
+    let [rows, columns] = grid.map(|n| n.max(1));
+    let size = rect.size() / vec2(columns as f32, rows as f32);
+    let at = vec2((patch % columns) as f32, (patch / columns) as f32);
+    Rect::from_min_size(rect.min + at * size, size)
+}
+
+/// The patch at a place on a picture in `rect`.
+pub(super) fn patch_at(rect: Rect, grid: [usize; 2], pos: Pos2) -> Option<usize> {
+    if !rect.contains(pos) {
+        return None;
+    }
+    let share = (pos - rect.min) / rect.size();
+    let place = |share: f32, of: usize| ((share * of as f32) as usize).min(of.saturating_sub(1));
+    Some(place(share.y, grid[0]) * grid[1] + place(share.x, grid[1]))
+}
+
+/// As large as it can be with the picture's proportions, at the top left of an area.
+pub(super) fn fit(area: Rect, aspect: f32) -> Rect {
+    let width = area.width().min(area.height() / aspect.max(1e-3));
+    Rect::from_min_size(area.min, vec2(width, width * aspect))
+}
+
+/// Shows the picture in `rect`. Pointing previews a patch, a click keeps it or lets it go.
+pub(super) fn show(
+    ui: &mut Ui,
+    rect: Rect,
+    scene: &Scene<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+    held: bool,
+) -> Option<Pos2> {
+    let sense = if held { Sense::click_and_drag() } else { Sense::click() };
+    let response = ui.interact(rect, ui.scope_id().with("explore stage"), sense);
+    let name = described(scene);
+    response.widget_info(|| WidgetInfo::labeled(Role::Button, true, &name));
+    paint(ui.painter(), rect, scene);
+    let grid = scene.grid();
+    let at = |pos: Option<Pos2>| pos.and_then(|pos| patch_at(rect, grid, pos));
+    if held {
+        // A finger previews while it is down and keeps the patch when it goes.
+        let down = response.is_pointer_button_down_on();
+        let pos = response.interact_pointer_pos();
+        if let Some(patch) = at(pos).filter(|_| down) {
+            touch.hover.patch = Some(patch);
+            selection.patch = Some(patch);
+            return pos;
+        }
+        return None;
+    }
+    if let Some(patch) = at(response.hover_pos()) {
+        touch.hover.patch = Some(patch);
+        if response.clicked() {
+            let locked = selection.patch == Some(patch);
+            selection.patch = if locked { None } else { Some(patch) };
+            if locked {
+                touch.hover.patch = None;
+            }
+        }
+    }
+    None
+}
+
+/// The picture and what is chosen on it, in words.
+fn described(scene: &Scene<'_>) -> String {
+    let noise = scene.noise(scene.now.step);
+    let mut name = format!("Picture at noise {noise}: {}", scene.name());
+    if let (Some((row, column)), Some(patch)) = (scene.patch_place(), scene.now.patch)
+        && let Some(layer) = scene.lens().layer(scene.now.step, scene.now.layer)
+    {
+        let token = scene.now.image * scene.record.trace.tokens() + patch;
+        let who = token_map::sentence(layer.mask(token));
+        name += &format!(". Row {row}, column {column}: {who} in block {}", scene.block());
+    }
+    name
+}
+
+fn paint(painter: &Painter, rect: Rect, scene: &Scene<'_>) {
+    let overlay = if scene.made.tally.is_empty() { Overlay::Picture } else { scene.now.overlay };
+    let texture = match overlay {
+        Overlay::Picture => scene.made.plain_picture.as_ref(),
+        _ => scene.made.stage.as_ref(),
+    };
+    match texture {
+        Some(texture) => paint::picture(painter, rect, texture, WHOLE),
+        None => {
+            painter.rect_filled(rect, 4.0, scene.ink.look.well);
+        }
+    }
+    let grid = scene.grid();
+    match overlay {
+        Overlay::Picture => {}
+        Overlay::Who => who(painter, rect, scene, grid),
+        Overlay::HowMany => how_many(painter, rect, scene, grid),
+        Overlay::Margin => margins(painter, rect, scene, grid),
+    }
+    if overlay != Overlay::Picture {
+        lattice(painter, rect, grid);
+    }
+    if let Some(patch) = scene.now.patch {
+        ring(painter, patch_rect(rect, grid, patch), 2.0);
+    }
+}
+
+/// Lines between patches, where patches are wide enough.
+fn lattice(painter: &Painter, rect: Rect, [rows, columns]: [usize; 2]) {
+    let size = rect.size() / vec2(columns as f32, rows as f32);
+    if size.min_elem() < 8.0 {
+        return;
+    }
+    let pen = Stroke::new(1.0, Color32::from_rgba_unmultiplied(11, 13, 17, 110));
+    for column in 0..=columns {
+        painter.vline(rect.left() + column as f32 * size.x, rect.y_range(), pen);
+    }
+    for row in 0..=rows {
+        painter.hline(rect.x_range(), rect.top() + row as f32 * size.y, pen);
+    }
+}
+
+fn who(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
+    let (ink, now) = (scene.ink, &scene.now);
+    let dimmed = now.expert.filter(|_| now.points_at_expert);
+    for (patch, taken) in scene.made.who.iter().enumerate() {
+        let cell = patch_rect(rect, grid, patch);
+        let Some(first) = taken.first else {
+            if let Some(texture) = &scene.made.hatch {
+                hatch(painter, cell, texture.id(), ink);
+            }
+            continue;
+        };
+        if let Some(second) = taken.second.filter(|_| cell.width() >= CORNER) {
+            let side = cell.size().min_elem() / 2.0;
+            let end = cell.max;
+            let points = vec![end, end - vec2(0.0, side), end - vec2(side, 0.0)];
+            let colour = palette::expert(usize::from(second));
+            painter.add(Shape::convex_polygon(points, colour, Stroke::NONE));
+        }
+        if cell.width() >= DIGIT {
+            let side = if cell.width() > 33.0 { 15.0 } else { 13.0 };
+            let chip = Rect::from_min_size(cell.min, vec2(side, side));
+            chip_in(painter, chip, usize::from(first), 0.0);
+        }
+        let takes = |e: usize| {
+            scene.made.taken.get(e).and_then(|map| map.get(patch)).copied().unwrap_or(false)
+        };
+        if dimmed.is_some_and(|expert| !takes(expert)) {
+            painter.rect_filled(cell, 0.0, ink.look.well.gamma_multiply(0.7));
+        }
+    }
+}
+
+fn how_many(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
+    for (patch, count) in scene.made.many.iter().enumerate() {
+        let cell = patch_rect(rect, grid, patch);
+        if *count == 0
+            && let Some(texture) = &scene.made.hatch
+        {
+            hatch(painter, cell, texture.id(), scene.ink);
+        }
+        if cell.width() >= DIGIT {
+            let chip = Rect::from_min_size(cell.min, vec2(14.0, 13.0));
+            painter.rect_filled(chip, 0.0, Color32::from_black_alpha(176));
+            let colour = Color32::from_gray(0xEA);
+            text(painter, chip.center(), Align2::CENTER_CENTER, count, 12.0, colour);
+        }
+    }
+}
+
+fn margins(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
+    let Some(margins) = scene.made.margins.as_ref() else { return };
+    for (patch, &margin) in margins.iter().enumerate() {
+        let cell = patch_rect(rect, grid, patch);
+        if cell.width() < DIGIT || margin.abs() >= 5.0 {
+            continue;
+        }
+        let colour =
+            if margin > 0.0 { super::colours::OVER } else { Color32::from_rgb(0xB9, 0xCB, 0xFF) };
+        let veil = Color32::from_rgba_unmultiplied(11, 13, 17, 200);
+        text_over(painter, cell.center(), paint::signed(margin), 12.0, colour, veil);
+    }
+}
+
+/// The picture without routing, enlarged around the chosen patch.
+pub(super) fn loupe(painter: &Painter, rect: Rect, scene: &Scene<'_>) {
+    let (Some(texture), Some(patch)) = (scene.made.plain_picture.as_ref(), scene.now.patch) else {
+        return;
+    };
+    let grid = scene.grid();
+    let window = crop(grid, patch, 1);
+    paint::picture(painter, rect, texture, window);
+    let cell = patch_rect(WHOLE, grid, patch);
+    let at = |p: Pos2| rect.min + (p - window.min) / window.size() * rect.size();
+    let shown = Rect::from_min_max(at(cell.min), at(cell.max));
+    painter.rect_stroke(shown, 0.0, Stroke::new(2.0, Color32::WHITE), StrokeKind::Middle);
+}
+
+/// The part of a picture around a patch, `reach` patches to each side, shifted to stay inside.
+pub(super) fn crop(grid: [usize; 2], patch: usize, reach: usize) -> Rect {
+    let [rows, columns] = grid.map(|n| n.max(1));
+    let across = (2 * reach + 1).min(columns);
+    let down = (2 * reach + 1).min(rows);
+    let left = (patch % columns).saturating_sub(reach).min(columns - across);
+    let top = (patch / columns).saturating_sub(reach).min(rows - down);
+    let unit = vec2(1.0 / columns as f32, 1.0 / rows as f32);
+    let corner = vec2(left as f32, top as f32) * unit;
+    Rect::from_min_size(corner.to_pos2(), vec2(across as f32, down as f32) * unit)
+}
+
+/// What the stage shows, in a few words.
+pub(super) fn legend(scene: &Scene<'_>) -> String {
+    match scene.now.overlay {
+        Overlay::Who => "corner: second; hatched: nobody".to_owned(),
+        Overlay::HowMany => "number: experts in all blocks".to_owned(),
+        Overlay::Margin => {
+            format!("expert {}: distance to its threshold", scene.now.some_expert())
+        }
+        Overlay::Picture if super::data::film::is_expected(scene.record) => {
+            "what the model expects the picture to be".to_owned()
+        }
+        Overlay::Picture => "the sample after this step".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use egui::pos2;
+
+    use super::*;
+
+    #[test]
+    fn patches_are_found_where_they_are_painted() {
+        let rect = Rect::from_min_size(pos2(10.0, 20.0), vec2(300.0, 100.0));
+        let grid = [2, 6];
+        for patch in 0..12 {
+            let cell = patch_rect(rect, grid, patch);
+            assert_eq!(patch_at(rect, grid, cell.center()), Some(patch));
+        }
+        assert_eq!(patch_at(rect, grid, pos2(9.0, 30.0)), None);
+        assert_eq!(fit(rect, 0.5).size(), vec2(200.0, 100.0));
+        assert_eq!(fit(rect, 0.1).size(), vec2(300.0, 30.0));
+    }
+
+    #[test]
+    fn crops_stay_inside_the_picture() {
+        let window = crop([4, 8], 0, 1);
+        assert_eq!((window.min, window.size()), (pos2(0.0, 0.0), vec2(0.375, 0.75)));
+        let window = crop([4, 8], 4 * 8 - 1, 1);
+        assert!((window.max - pos2(1.0, 1.0)).length() < 1e-6);
+        let window = crop([1, 2], 1, 1);
+        assert_eq!((window.min, window.max), (pos2(0.0, 0.0), pos2(1.0, 1.0)));
+    }
+}

@@ -1,0 +1,117 @@
+//! The story of the chosen patch: who took it in each layer at each step, strongest first, sized by its gate.
+
+use egui::{Align2, Painter, Pos2, Rect, pos2, vec2};
+
+use super::axis::Axis;
+use super::now::Hover;
+use super::paint::{hatch, text};
+use super::scene::Scene;
+use super::time::{Hit, title};
+use crate::palette;
+
+/// Experts of one cell that have room.
+fn room(axis: Axis) -> usize {
+    ((axis.column() / 17.0) as usize).clamp(1, 3)
+}
+
+/// Where the dot of expert `place` of `count` lies.
+fn dot(cell: Rect, place: usize, count: usize) -> Pos2 {
+    let apart = (cell.width() / count.max(1) as f32).min(17.0);
+    cell.center() + vec2((place as f32 - (count as f32 - 1.0) / 2.0) * apart, 0.0)
+}
+
+/// Radius of a dot; without gates all are equal.
+fn radius(gate: Option<f32>, row: f32) -> f32 {
+    gate.map_or(6.0, |gate| 3.2 + 4.3 * gate).min(row / 2.0 - 0.5)
+}
+
+/// Shows it, `row` points a layer.
+pub(super) fn show(
+    painter: &Painter,
+    rect: Rect,
+    axis: Axis,
+    scene: &Scene<'_>,
+    row: f32,
+    wide: bool,
+) {
+    let look = scene.ink.look;
+    let left = axis.left - 86.0;
+    let Some((patch_row, column)) = scene.patch_place() else {
+        if wide {
+            title(painter, pos2(left, rect.top()), scene, "Patch story", &[], true);
+            let words = "point at a patch of the picture to follow it; click keeps it";
+            text(painter, pos2(axis.left, rect.top()), Align2::LEFT_TOP, words, 12.0, look.weak);
+        }
+        return;
+    };
+    if wide {
+        title(painter, pos2(left, rect.top()), scene, "Patch story", &[], true);
+        if rect.height() >= 30.0 {
+            let words = format!("r{patch_row}, c{column}");
+            text(painter, pos2(left, rect.top() + 15.0), Align2::LEFT_TOP, words, 12.0, look.weak);
+        }
+    }
+    for (layer, steps) in scene.made.story.iter().enumerate() {
+        let y = rect.top() + layer as f32 * row;
+        if let Some(block) = scene.made.tally.blocks.get(layer).filter(|_| row >= 10.0) {
+            let at = pos2(axis.left - 5.0, y + row / 2.0);
+            text(painter, at, Align2::RIGHT_CENTER, format!("b{block}"), 12.0, look.weak);
+        }
+        for (step, experts) in steps.iter().enumerate() {
+            let cell = Rect::from_x_y_ranges(axis.span(step), y..=y + row).shrink(0.5);
+            if experts.is_empty() {
+                if let Some(texture) = &scene.made.hatch {
+                    hatch(painter, cell, texture.id(), scene.ink);
+                }
+                continue;
+            }
+            painter.rect_filled(cell, 0.0, look.well);
+            if axis.column() < 9.0 {
+                painter.rect_filled(cell, 0.0, palette::expert(experts[0].0));
+                continue;
+            }
+            let shown = experts.len().min(room(axis));
+            for (place, &(expert, gate)) in experts.iter().take(shown).enumerate() {
+                let (at, radius) = (dot(cell, place, shown), radius(gate, row));
+                let colour = palette::expert(expert);
+                painter.circle_filled(at, radius, colour);
+                if radius > 5.4 {
+                    let ink = palette::text_on(colour);
+                    text(painter, at, Align2::CENTER_CENTER, expert, 11.0, ink);
+                }
+            }
+        }
+    }
+}
+
+/// The dot at a place.
+pub(super) fn hit(rect: Rect, axis: Axis, scene: &Scene<'_>, row: f32, pos: Pos2) -> Option<Hit> {
+    scene.now.patch?;
+    if !rect.y_range().contains(pos.y) {
+        return None;
+    }
+    let layer = ((pos.y - rect.top()) / row) as usize;
+    let step = axis.step_at(pos.x)?;
+    let experts = scene.made.story.get(layer)?.get(step)?;
+    let y = rect.top() + layer as f32 * row;
+    let cell = Rect::from_x_y_ranges(axis.span(step), y..=y + row);
+    let shown = experts.len().min(room(axis));
+    let nearest = (0..shown).min_by(|a, b| {
+        let away = |place: usize| (dot(cell, place, shown) - pos).length();
+        away(*a).total_cmp(&away(*b))
+    });
+    let hover = Hover {
+        step: Some(step),
+        layer: Some(layer),
+        expert: nearest.map(|place| experts[place].0),
+        ..Hover::default()
+    };
+    let block = scene.made.tally.blocks.get(layer)?;
+    let one = |&(expert, gate): &(usize, Option<f32>)| match gate {
+        Some(gate) => format!("{expert} (gate {gate:.2})"),
+        None => expert.to_string(),
+    };
+    let list: Vec<String> = experts.iter().map(one).collect();
+    let words = if list.is_empty() { "no expert".to_owned() } else { list.join(", ") };
+    Some(Hit { hover, words: format!("block {block}, noise {}: {words}", scene.noise(step)) })
+}

@@ -1,0 +1,213 @@
+//! What Explore looks at, and how that is written in a link.
+//!
+//! `explore=image:1,step:6,layer:2,pass:label,expert:6,patch:35,view:who,tab:experts,shift:-1.5`
+
+use std::str::FromStr;
+
+use diffmoe::scheduler::Branch;
+
+/// What lies over the picture on the stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Overlay {
+    /// The picture alone.
+    Picture,
+    /// The strongest expert of each patch.
+    #[default]
+    Who,
+    /// How many experts take each patch.
+    HowMany,
+    /// How far each patch is from the threshold of the chosen expert.
+    Margin,
+}
+
+/// The card below the stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Card {
+    /// Where each expert works in this picture.
+    #[default]
+    Experts,
+    /// What changes without an expert.
+    Mute,
+    /// Patches that an expert works on.
+    Gallery,
+    /// Where an expert works in all pictures.
+    Place,
+    /// Everything over noise; a card of its own only where there is one column.
+    Noise,
+    /// Why the chosen patch goes where it goes; a card of its own only where there is one column.
+    Patch,
+}
+
+const OVERLAYS: [(Overlay, &str); 4] = [
+    (Overlay::Picture, "picture"),
+    (Overlay::Who, "who"),
+    (Overlay::HowMany, "many"),
+    (Overlay::Margin, "margin"),
+];
+const CARDS: [(Card, &str); 6] = [
+    (Card::Experts, "experts"),
+    (Card::Mute, "mute"),
+    (Card::Gallery, "gallery"),
+    (Card::Place, "place"),
+    (Card::Noise, "noise"),
+    (Card::Patch, "patch"),
+];
+
+/// One selection for all views of Explore.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Selection {
+    /// The image.
+    pub image: usize,
+    /// The denoising step; `None` follows the run.
+    pub step: Option<usize>,
+    /// Place among the layers that route.
+    pub layer: usize,
+    /// Passes with labels, or without.
+    pub pass: Branch,
+    /// The expert.
+    pub expert: Option<usize>,
+    /// The patch, counted row by row.
+    pub patch: Option<usize>,
+    /// What lies over the picture.
+    pub overlay: Overlay,
+    /// The card below the stage.
+    pub card: Card,
+    /// What if the thresholds were higher by this many log-odds.
+    pub shift: f32,
+}
+
+impl Default for Selection {
+    fn default() -> Self {
+        Self {
+            image: 0,
+            step: None,
+            layer: usize::MAX,
+            pass: Branch::Conditional,
+            expert: None,
+            patch: None,
+            overlay: Overlay::default(),
+            card: Card::default(),
+            shift: 0.0,
+        }
+    }
+}
+
+/// Largest shift, in log-odds.
+pub const MOST_SHIFT: f32 = 12.0;
+
+impl Selection {
+    /// The text that [`Selection::from_str`] reads; what is not chosen is left out.
+    pub fn to_text(&self) -> String {
+        let mut parts = vec![format!("image:{}", self.image)];
+        let mut put = |key: &str, value: Option<usize>| {
+            parts.extend(value.map(|value| format!("{key}:{value}")));
+        };
+        put("step", self.step);
+        put("layer", (self.layer != usize::MAX).then_some(self.layer));
+        put("expert", self.expert);
+        put("patch", self.patch);
+        if self.pass == Branch::Unconditional {
+            parts.push("pass:null".to_owned());
+        }
+        let overlay = OVERLAYS.iter().find(|(overlay, _)| *overlay == self.overlay);
+        parts.extend(overlay.map(|(_, name)| format!("view:{name}")));
+        let card = CARDS.iter().find(|(card, _)| *card == self.card);
+        parts.extend(card.map(|(_, name)| format!("tab:{name}")));
+        if self.shift != 0.0 {
+            parts.push(format!("shift:{}", self.shift));
+        }
+        parts.join(",")
+    }
+}
+
+impl FromStr for Selection {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut selection = Self::default();
+        for part in text.split(',').filter(|part| !part.is_empty()) {
+            let (key, value) = part.split_once(':').unwrap_or((part, ""));
+            let wrong = |should: &str| {
+                format!("the link's explore part has {key} {value:?}; it should be {should}")
+            };
+            let number = || value.parse::<usize>().map_err(|_| wrong("a whole number"));
+            let named = "one of the names that Explore writes";
+            match key {
+                "image" => selection.image = number()?,
+                "step" => selection.step = Some(number()?),
+                "layer" => selection.layer = number()?,
+                "expert" => selection.expert = Some(number()?),
+                "patch" => selection.patch = Some(number()?),
+                "pass" => {
+                    selection.pass = match value {
+                        "label" => Branch::Conditional,
+                        "null" => Branch::Unconditional,
+                        _ => return Err(wrong("label or null")),
+                    }
+                }
+                "view" => {
+                    let found = OVERLAYS.iter().find(|(_, name)| *name == value);
+                    selection.overlay = found.ok_or_else(|| wrong(named))?.0;
+                }
+                "tab" => {
+                    let found = CARDS.iter().find(|(_, name)| *name == value);
+                    selection.card = found.ok_or_else(|| wrong(named))?.0;
+                }
+                "shift" => {
+                    let shift = value.parse::<f32>().ok();
+                    let shift = shift.filter(|shift| shift.abs() <= MOST_SHIFT);
+                    selection.shift = shift.ok_or_else(|| wrong("a number from -12 to 12"))?;
+                }
+                // A later version may choose more.
+                _ => {}
+            }
+        }
+        Ok(selection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_selection_is_read_as_it_was_written(
+            image in 0_usize..16,
+            (step, expert, patch) in (
+                proptest::option::of(0_usize..250),
+                proptest::option::of(0_usize..32),
+                proptest::option::of(0_usize..4096),
+            ),
+            layer in prop_oneof![0_usize..40, Just(usize::MAX)],
+            null in any::<bool>(),
+            overlay in 0_usize..OVERLAYS.len(),
+            card in 0_usize..CARDS.len(),
+            shift in -MOST_SHIFT..=MOST_SHIFT,
+        ) {
+            let pass = if null { Branch::Unconditional } else { Branch::Conditional };
+            let (overlay, card) = (OVERLAYS[overlay].0, CARDS[card].0);
+            let selection =
+                Selection { image, step, layer, pass, expert, patch, overlay, card, shift };
+            prop_assert_eq!(selection.to_text().parse(), Ok(selection));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".*") {
+            let _ = text.parse::<Selection>();
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let refused = |text: &str| text.parse::<Selection>().unwrap_err();
+        assert!(refused("step:x").contains("step \"x\"; it should be a whole number"));
+        assert!(refused("pass:both").contains("label or null"));
+        assert!(refused("shift:40").contains("from -12 to 12"));
+        assert!(refused("shift:NaN").contains("from -12 to 12"));
+        assert!(refused("view:x").contains("it should be"));
+        assert_eq!("zoom:4".parse(), Ok(Selection::default()), "from a later version");
+    }
+}

@@ -1,0 +1,265 @@
+//! Explore as a visitor meets it: one selection in all views, keys, links, muting, phones, models without experts.
+
+use diffmoe_viewer::session::{Card, Overlay, Selection};
+
+use super::*;
+
+const TEN: &str = "tiny.safetensors";
+
+/// Explore after a run that kept its scores.
+fn explored(size: egui::Vec2, model: ModelSource) -> Shown {
+    let mut harness = finished(size, model, |controls| controls.steps = 5);
+    harness.key_press(Key::E);
+    harness.run_steps(3);
+    complete(&mut harness);
+    harness
+}
+
+fn selection(harness: &Shown) -> Selection {
+    let share = harness.state().app().share().expect("a link");
+    Share::parse(&share).expect("a good link").explore.expect("Explore is open")
+}
+
+#[test]
+fn opening_explore_draws_again_with_scores_and_shows_what_they_say() {
+    let harness = explored(DESKTOP, file(TEN, TINY));
+    let record = harness.state().app().session().record().expect("a run");
+    assert!(record.trace.has_scores() && record.is_complete());
+    assert_eq!(record.settings.seed, 5, "the same pictures");
+    for name in [
+        "C, experts per patch: ",
+        "patches skipped by all: ",
+        "From noise to picture C ",
+        "Picture at noise 0.2",
+        "Expert 3: ",
+        "Over noise: step 5 of 5",
+        "Shift of all thresholds in log-odds",
+        "Margin",
+        "Play the steps",
+        "With label",
+        "Copy link",
+    ] {
+        assert!(has(&harness, name), "nothing is called {name:?}");
+    }
+    harness.check_accessibility();
+}
+
+#[test]
+fn keys_and_clicks_change_one_selection_and_the_link_carries_it() {
+    let mut harness = explored(DESKTOP, file(TEN, TINY));
+    for key in [Key::ArrowLeft, Key::ArrowLeft, Key::ArrowUp, Key::Num2] {
+        harness.key_press(key);
+        harness.run_steps(3);
+    }
+    let chosen = selection(&harness);
+    assert_eq!((chosen.step, chosen.layer, chosen.expert), (Some(2), 0, Some(2)));
+    assert!(has(&harness, "Over noise: step 3 of 5"));
+    // A click on the picture keeps the patch: the second row, the third column of four.
+    let stage = harness.get_by_label_contains("Picture at noise").rect();
+    let at = stage.min + stage.size() * vec2(0.6, 0.4);
+    harness.hover_at(at);
+    harness.run_steps(3);
+    assert_eq!(selection(&harness).patch, None, "pointing previews");
+    assert!(has(&harness, "Row 2, column 3: "));
+    harness.event(egui::Event::PointerButton {
+        pos: at,
+        button: egui::PointerButton::Primary,
+        pressed: true,
+        modifiers: egui::Modifiers::NONE,
+    });
+    harness.step();
+    harness.event(egui::Event::PointerButton {
+        pos: at,
+        button: egui::PointerButton::Primary,
+        pressed: false,
+        modifiers: egui::Modifiers::NONE,
+    });
+    harness.run_steps(3);
+    assert_eq!(selection(&harness).patch, Some(6));
+    harness.event(egui::Event::PointerGone);
+    harness.run_steps(3);
+    assert!(has(&harness, "takes the patch") || has(&harness, "does not take it"));
+    harness.get_by_role_and_label(Role::Button, "Margin").click();
+    harness.get_by_role_and_label(Role::Button, "Gallery").click();
+    harness.run_steps(3);
+    let before = selection(&harness);
+    assert_eq!((before.overlay, before.card), (Overlay::Margin, Card::Gallery));
+    // The same link shows the same view of the same run.
+    let fragment = harness.state().app().share().expect("a link");
+    let share = Share::parse(&fragment).expect("a good link");
+    let again = Launch { share: Some(share), ..launch(file(TEN, TINY), true) };
+    let mut shared = window(DESKTOP, again);
+    complete(&mut shared);
+    assert_eq!(selection(&shared), before);
+    let traces = [&harness, &shared].map(|harness| {
+        harness.state().app().session().record().map(|record| record.trace.to_json().ok())
+    });
+    assert_eq!(traces[0], traces[1]);
+    // Esc lets go.
+    harness.key_press(Key::Escape);
+    harness.run_steps(3);
+    let released = selection(&harness);
+    assert_eq!((released.patch, released.expert), (None, None));
+}
+
+#[test]
+fn nothing_is_made_anew_while_nothing_changes() {
+    let mut harness = explored(DESKTOP, file(TEN, TINY));
+    harness.run_steps(5);
+    let before = harness.state().app().explore_makings();
+    harness.run_steps(20);
+    assert_eq!(harness.state().app().explore_makings(), before);
+    harness.key_press(Key::ArrowLeft);
+    harness.run_steps(3);
+    assert!(harness.state().app().explore_makings() > before);
+}
+
+#[test]
+fn an_expert_is_muted_and_compared_with_the_run_before() {
+    let mut harness = explored(DESKTOP, file(TEN, TINY));
+    harness.key_press(Key::Num1);
+    harness.run_steps(3);
+    let runs = harness.state().app().session().history().len();
+    harness.key_press(Key::X);
+    harness.run_steps(3);
+    until(&mut harness, "the other run", |app| app.session().history().len() > runs);
+    harness.run_steps(5);
+    let session = harness.state().app().session();
+    let shown = session.record().expect("a run");
+    assert!(shown.controls.muted.is_empty(), "the run before stays on screen");
+    let without = session.history().last().expect("a run");
+    assert_eq!(without.controls.muted.to_string(), "3:1");
+    assert_eq!(without.settings.seed, shown.settings.seed);
+    for forward in without.trace.forwards() {
+        assert!(forward.layers[1].masks.iter().all(|mask| mask >> 1 & 1 == 0));
+    }
+    assert!(has(&harness, "Mute"));
+    harness.check_accessibility();
+}
+
+#[test]
+fn shifted_thresholds_are_shown_at_once_and_drawn_when_asked() {
+    let mut harness = explored(DESKTOP, file(TEN, TINY));
+    let c = |harness: &Shown| {
+        harness.state().app().session().record().and_then(|record| record.trace.capacity())
+    };
+    let before = c(&harness).expect("experts");
+    let slider = harness.get_by_label("Shift of all thresholds in log-odds");
+    slider.set_value(egui::accesskit::ActionData::NumericValue(3.0));
+    harness.run_steps(4);
+    assert!((selection(&harness).shift - 3.0).abs() < 0.01, "{:?}", selection(&harness));
+    assert_eq!(c(&harness), Some(before), "nothing was drawn");
+    harness.get_by_role_and_label(Role::Button, "Redraw").click();
+    harness.run_steps(3);
+    complete(&mut harness);
+    assert!(c(&harness).expect("experts") < before, "higher thresholds take fewer tokens");
+    assert_eq!(selection(&harness).shift, 0.0);
+}
+
+#[test]
+fn a_phone_has_everything_within_reach_of_a_thumb() {
+    let mut harness = explored(PHONE, file(TEN, TINY));
+    let screen = egui::Rect::from_min_size(egui::Pos2::ZERO, PHONE);
+    for name in ["Picture at noise", "Step 5 of 5", "Play the steps"] {
+        let rect = harness.get_by_label_contains(name).rect();
+        assert!(screen.contains_rect(rect) && rect.height() >= 38.0, "{name}: {rect:?}");
+    }
+    for card in ["Noise", "Patch", "Mute", "Gallery", "Experts"] {
+        harness.get_by_role_and_label(Role::Button, card).click();
+        harness.run_steps(4);
+        harness.check_accessibility();
+    }
+    // A held finger chooses the patch under it.
+    let at = harness.get_by_label_contains("Picture at noise").rect().center() + vec2(5.0, 5.0);
+    harness.event(egui::Event::PointerMoved(at));
+    harness.event(egui::Event::PointerButton {
+        pos: at,
+        button: egui::PointerButton::Primary,
+        pressed: true,
+        modifiers: egui::Modifiers::NONE,
+    });
+    harness.run_steps(3);
+    assert_eq!(selection(&harness).patch, Some(10));
+}
+
+#[test]
+fn models_without_experts_say_so() {
+    for size in [DESKTOP, PHONE] {
+        let mut harness = finished(size, file("dense.safetensors", DENSE), |_| ());
+        harness.key_press(Key::E);
+        harness.run_steps(4);
+        assert!(has(&harness, "Picture at noise"));
+        assert!(!has(&harness, "Gallery") && !has(&harness, "What if"));
+        harness.check_accessibility();
+    }
+}
+
+#[test]
+fn wide_pictures_and_latents_are_explored_too() {
+    let wide = TINY.replace(r#""input_size": 8"#, r#""input_size": [4, 12]"#);
+    let mut harness = explored(DESKTOP, file("wide.safetensors", &wide));
+    let stage = harness.get_by_label_contains("Picture at noise").rect();
+    assert!((stage.width() / stage.height() - 3.0).abs() < 0.05, "{stage:?}");
+    harness.get_by_role_and_label(Role::Button, "Place").click();
+    harness.run_steps(3);
+    assert!(has(&harness, "Expert 3 takes a patch in up to"));
+    let mut latents = finished(PHONE, file("latents.safetensors", LATENTS), |_| ());
+    latents.key_press(Key::E);
+    latents.run_steps(4);
+    assert!(has(&latents, "Picture at noise"));
+}
+
+/// Pictures of the real app for the documentation, and for looking at: `--run-ignored all` with `EXPLORE_PICTURES`
+/// set to a folder.
+#[test]
+#[ignore = "draws with a shipped model, which takes a minute"]
+fn pictures_for_the_documentation() {
+    let Ok(folder) = std::env::var("EXPLORE_PICTURES") else {
+        println!("skipped: EXPLORE_PICTURES names no folder");
+        return;
+    };
+    let model = std::env::var("EXPLORE_MODEL").unwrap_or("emoji".to_owned());
+    let mut harness = opened(DESKTOP, ModelSource::Named(model));
+    harness.key_press(Key::E);
+    harness.run_steps(2);
+    let controls = &mut harness.state_mut().app_mut().session_mut().controls;
+    (controls.seed, controls.steps, controls.count) = (7, 10, 4);
+    harness.state_mut().app_mut().session_mut().generate();
+    complete(&mut harness);
+    let mut shoot = |harness: &mut Shown, name: &str, selection: Selection| {
+        harness.state_mut().app_mut().explore(selection);
+        for (theme, dark) in [("dark", egui::Theme::Dark), ("light", egui::Theme::Light)] {
+            harness.ctx.set_theme(dark);
+            for (form, size) in [("desktop", DESKTOP), ("phone", PHONE)] {
+                harness.set_size(size);
+                harness.run_steps(6);
+                let image = harness.render().expect("a picture");
+                let path = Path::new(&folder).join(format!("{name}-{form}-{theme}.png"));
+                image.save(&path).expect("a file");
+                assert!(image.width() as f32 >= size.x);
+            }
+        }
+    };
+    let base =
+        Selection { step: Some(6), expert: Some(6), patch: Some(35), ..Selection::default() };
+    shoot(&mut harness, "who", base);
+    shoot(&mut harness, "many", Selection { overlay: Overlay::HowMany, card: Card::Place, ..base });
+    shoot(
+        &mut harness,
+        "margin",
+        Selection { overlay: Overlay::Margin, card: Card::Gallery, patch: None, ..base },
+    );
+    shoot(&mut harness, "patch", Selection { card: Card::Patch, shift: 1.5, layer: 0, ..base });
+    shoot(
+        &mut harness,
+        "noise",
+        Selection { card: Card::Noise, overlay: Overlay::Picture, ..base },
+    );
+    harness.set_size(DESKTOP);
+    harness.state_mut().app_mut().explore(Selection { expert: Some(1), ..base });
+    let runs = harness.state().app().session().history().len();
+    harness.key_press(Key::X);
+    harness.run_steps(3);
+    until(&mut harness, "the other run", |app| app.session().history().len() > runs);
+    shoot(&mut harness, "mute", Selection { expert: Some(1), card: Card::Mute, ..base });
+}
