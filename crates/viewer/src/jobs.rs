@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::session::{ModelSource, NoteKind, Session};
+use super::session::{self, ModelSource, NoteKind, Session};
 use crate::platform::{self, CachedFile, PickedFile, Task, Waker};
 
 /// How a job ended.
@@ -77,6 +77,9 @@ impl Jobs {
         self.tasks.retain_mut(|task| task.take().map(|end| ended.push(end)).is_none());
         for end in ended {
             match end {
+                Ended::Opened(Ok(file)) if session::is_trace(&file.bytes) => {
+                    session.open_trace(&file.name, &file.bytes);
+                }
                 Ended::Opened(Ok(PickedFile { path: Some(path), .. })) => {
                     session.load(ModelSource::Path(path));
                 }

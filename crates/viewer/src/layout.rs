@@ -142,7 +142,7 @@ fn drop_hint(ui: &Ui) {
     painter.text(
         screen.center(),
         Align2::CENTER_CENTER,
-        "Drop a model or decoder file to open it",
+        "Drop a model, decoder or trace file to open it",
         font,
         Color32::WHITE,
     );

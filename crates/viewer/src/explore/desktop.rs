@@ -87,12 +87,21 @@ fn stage_and_why(
 }
 
 /// The tabs of the card below the stage.
-pub(super) const TABS: [(Card, &str, &str); 4] = [
+const TABS: [(Card, &str, &str); 4] = [
     (Card::Experts, "Experts", "Where each expert works in this picture"),
     (Card::Mute, "Mute", "What changes without the chosen expert"),
     (Card::Gallery, "Gallery", "Patches that the chosen expert works on"),
     (Card::Place, "Place", "Where each expert works in all pictures of the run"),
 ];
+
+/// A tab with its name and what it shows.
+pub(super) type Tab = (Card, &'static str, &'static str);
+
+/// The tabs that have something to show: without the model nothing can be muted.
+pub(super) fn tabs(all: &[Tab], scene: &Scene<'_>) -> Vec<Tab> {
+    let shown = |tab: &&Tab| tab.0 != Card::Mute || scene.can_draw;
+    all.iter().filter(shown).copied().collect()
+}
 
 fn tab_card(
     ui: &mut Ui,
@@ -106,11 +115,13 @@ fn tab_card(
     // What has a card of its own in one column is beside this one here.
     let mut shown = match selection.card {
         Card::Noise | Card::Patch => Card::Experts,
+        Card::Mute if !scene.can_draw => Card::Experts,
         card => card,
     };
     let before = shown;
-    let switch = Rect::from_min_size(inner.min - vec2(3.0, 2.0), vec2(250.0, 26.0));
-    switch_in(ui, switch, "card", &mut shown, &TABS);
+    let width = 63.0 * tabs(&TABS, scene).len() as f32;
+    let switch = Rect::from_min_size(inner.min - vec2(3.0, 2.0), vec2(width, 26.0));
+    switch_in(ui, switch, "card", &mut shown, &tabs(&TABS, scene));
     if shown != before {
         selection.card = shown;
     }
@@ -182,7 +193,7 @@ fn time_card(
 }
 
 /// A model that routes nothing: the film alone, and a sentence.
-fn without_experts(
+pub(super) fn without_experts(
     ui: &mut Ui,
     area: Rect,
     scene: &Scene<'_>,
@@ -205,15 +216,4 @@ fn without_experts(
         film::height(super::axis::Axis::new(0.0, inner.width(), scene.steps()), scene.aspect());
     let wide = inner.width() > 500.0;
     time::show(ui, below.with_max_y(below.top() + height + 30.0), scene, selection, touch, wide);
-}
-
-/// The same sentence where there is one column.
-pub(super) fn say_without_experts(
-    ui: &mut Ui,
-    area: Rect,
-    scene: &Scene<'_>,
-    selection: &mut Selection,
-    touch: &mut Touch,
-) {
-    without_experts(ui, area, scene, selection, touch);
 }

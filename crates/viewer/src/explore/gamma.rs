@@ -25,10 +25,15 @@ pub(super) fn show(
     let title = text(&painter, area.min, Align2::LEFT_TOP, "What if γ", 14.0, look.text);
     let remark = pos2(title.right() + 8.0, area.top() + 2.0);
     let Some(histogram) = scene.made.histogram.as_ref() else {
-        let words = "needs the router's scores: draw again while Explore is open";
+        let words = if scene.can_draw {
+            "needs the router's scores: draw again while Explore is open"
+        } else {
+            "needs the router's scores, and this run did not keep them"
+        };
         text(&painter, remark, Align2::LEFT_TOP, words, 12.0, look.weak);
         let button = Rect::from_min_size(area.min + vec2(0.0, 26.0), vec2(190.0, 26.0));
-        if put(ui, button, egui::Button::new("Draw again with scores")).clicked() {
+        if scene.can_draw
+            && put(ui, button, egui::Button::new("Draw again with scores")).clicked() {
             touch.wish = Some(Wish::Redraw);
         }
         return;
@@ -45,7 +50,7 @@ pub(super) fn show(
         )
     };
     text(&painter, remark, Align2::LEFT_TOP, words, 12.0, look.weak);
-    if selection.shift != 0.0 {
+    if selection.shift != 0.0 && scene.can_draw {
         let button = Rect::from_min_max(
             pos2(area.right() - 62.0, area.top() - 2.0),
             pos2(area.right(), area.top() + 18.0),

@@ -42,8 +42,12 @@ use self::now::{Hover, Now};
 use self::scene::{Scene, Touch, Wish};
 use crate::App;
 use crate::panels::{notes, stage as draw_stage};
-use crate::session::{Phase, Record, Selection, Session};
+use crate::session::{NoteKind, Phase, Record, Selection, Session};
 use crate::theme::{self, Look};
+
+/// Why a run of another model, or a trace file, is not drawn again.
+const NOT_OPEN: &str =
+    "the model of this run is not open, so it cannot be drawn again; open its file first";
 
 /// Time that playing stays on a step.
 const FRAME: Duration = Duration::from_millis(450);
@@ -122,6 +126,11 @@ fn explorable(session: &Session) -> Option<&Record> {
     session.record().filter(|record| record.finished_steps() > 0 && record.trace.steps() > 0)
 }
 
+/// Whether the model of a run is the one that is open.
+fn is_open(session: &Session, record: &Record) -> bool {
+    session.model().is_some_and(|model| std::sync::Arc::ptr_eq(&model.config, &record.config))
+}
+
 /// Shows Explore instead of the panels of Draw.
 pub(super) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
     let look = Look::of(ui);
@@ -164,6 +173,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
     let scene = Scene {
         record,
         pair,
+        can_draw: is_open(&app.session, record),
         busy: app.session.phase() != Phase::Ready,
         made: &explore.made,
         now,
@@ -195,6 +205,9 @@ impl App {
     /// Draws the run on screen again, with its scores, and with thresholds that are higher by some log-odds.
     fn redraw(&mut self, shift: f32) {
         let Some(record) = self.session.record() else { return };
+        if !is_open(&self.session, record) {
+            return self.session.note(NoteKind::Error, NOT_OPEN);
+        }
         self.session.controls = record.controls.clone();
         self.session.controls.routing.log_odds += shift;
         self.explore.selection.shift = 0.0;

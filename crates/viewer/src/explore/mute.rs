@@ -58,6 +58,9 @@ impl App {
         if drawn || !record.is_complete() {
             return;
         }
+        if !super::is_open(&self.session, record) {
+            return self.session.note(crate::session::NoteKind::Error, super::NOT_OPEN);
+        }
         self.session.controls = controls;
         self.session.generate();
         let index = self.session.history().iter().position(|record| record.id == id);

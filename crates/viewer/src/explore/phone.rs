@@ -5,7 +5,7 @@ use egui::{
 };
 
 use super::axis::Axis;
-use super::desktop::{say_without_experts, show_card};
+use super::desktop::{without_experts, show_card, tabs};
 use super::paint::{card, chip, text};
 use super::scene::{Scene, Touch, Wish};
 use super::{gamma, inside, numbers, river, stage, switch_in, time, why};
@@ -34,7 +34,7 @@ pub(super) fn show(
     let side = ((area.width() - WIDEST) / 2.0).max(0.0);
     let area = area.shrink2(vec2(side, 0.0));
     if scene.record.trace.blocks().is_empty() {
-        return say_without_experts(ui, area, scene, selection, touch);
+        return without_experts(ui, area, scene, selection, touch);
     }
     let mut y = area.top();
     let mut next = |height: f32| {
@@ -56,10 +56,11 @@ pub(super) fn show(
     rail(ui, next(80.0), scene, selection, touch);
     let mut shown = match selection.card {
         Card::Place => Card::Experts,
+        Card::Mute if !scene.can_draw => Card::Experts,
         card => card,
     };
     let before = shown;
-    switch_in(ui, next(42.0), "card", &mut shown, &TABS);
+    switch_in(ui, next(42.0), "card", &mut shown, &tabs(&TABS, scene));
     if shown != before {
         selection.card = shown;
     }

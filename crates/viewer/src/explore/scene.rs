@@ -15,6 +15,8 @@ pub(super) struct Scene<'a> {
     pub(super) record: &'a Record,
     /// The run with all experts and the one without the chosen one, where there is the first.
     pub(super) pair: Option<Pair<'a>>,
+    /// Whether the model of the run is open.
+    pub(super) can_draw: bool,
     /// Whether something is being drawn.
     pub(super) busy: bool,
     pub(super) made: &'a Made,

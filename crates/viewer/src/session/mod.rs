@@ -21,6 +21,7 @@ mod selection;
 mod share;
 #[cfg(test)]
 pub(crate) mod tests;
+mod traced;
 mod types;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub use pictures::{LatentPictures, Pictures, Rendering, UsedDecoder, Version};
 pub use record::Record;
 pub use selection::{Card, MOST_SHIFT, Overlay, Selection};
 pub use share::Share;
+pub use traced::is_trace;
 pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
 
 use crate::platform::Waker;
@@ -303,7 +305,7 @@ impl Session {
 
     /// The same, with what Explore looks at.
     pub fn share_with(&self, explore: Option<Selection>) -> Option<String> {
-        let record = self.record()?;
+        let record = self.record().filter(|record| !record.is_traced())?;
         let decoder = record.latents.as_ref().and_then(|latents| latents.decoder.as_ref());
         let decoder = decoder.map(|decoder| decoder.link.clone());
         Some(Share { decoder, explore, ..record.share.clone() }.to_fragment())

@@ -104,7 +104,7 @@ impl LatentPictures {
 impl Record {
     /// The pictures after `frame` steps; none where there is no such frame.
     pub fn pictures(&self, frame: usize) -> Option<Pictures<'_>> {
-        let samples = self.frames.get(frame)?;
+        let samples = self.frames.get(frame).filter(|samples| !samples.is_empty())?;
         let (size, cells) = (self.config.input_size, self.config.plane());
         let rendering = self.rendering(frame);
         let Some(latents) = &self.latents else {

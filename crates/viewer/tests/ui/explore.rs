@@ -209,6 +209,33 @@ fn wide_pictures_and_latents_are_explored_too() {
     assert!(has(&latents, "Picture at noise"));
 }
 
+#[test]
+fn a_trace_file_is_explored_without_a_model() {
+    let drawn = explored(DESKTOP, file(TEN, TINY));
+    let trace = drawn.state().app().session().record().expect("a run").trace.clone();
+    let files = [
+        ("routing.json", trace.to_json().expect("text").into_bytes()),
+        ("routing.safetensors", trace.to_safetensors().expect("bytes")),
+    ];
+    for (name, bytes) in files {
+        let mut harness = window(DESKTOP, launch(super::bytes("none.safetensors", vec![7; 100]), false));
+        until(&mut harness, "a note", |app| !app.session().notes().is_empty());
+        harness.state_mut().app_mut().session_mut().open_trace(name, &bytes);
+        harness.run_steps(6);
+        let record = harness.state().app().session().record().expect("a run");
+        assert_eq!(record.trace.capacity(), trace.capacity(), "{name}");
+        for text in ["Picture at noise 0.2", "Expert 3: ", "Shift of all thresholds"] {
+            assert!(has(&harness, text), "{name}: nothing is called {text:?}");
+        }
+        assert!(!has(&harness, "Redraw") && !has(&harness, "Mute"), "there is no model");
+        harness.check_accessibility();
+    }
+    let mut harness = opened(DESKTOP, file(TEN, TINY));
+    harness.state_mut().app_mut().session_mut().open_trace("broken.json", b"{\"format\": 1}");
+    harness.run_steps(3);
+    assert!(has(&harness, "broken.json: "));
+}
+
 /// Pictures of the real app for the documentation, and for looking at: `--run-ignored all` with `EXPLORE_PICTURES`
 /// set to a folder.
 #[test]

@@ -69,6 +69,12 @@ impl Layer<'_> {
         (0..self.experts).fold(0, |mask, e| mask | u32::from(taken(e)) << e)
     }
 
+    /// Whether an expert took a token in the run, whatever the shift.
+    pub(crate) fn chose(&self, token: usize, expert: usize) -> bool {
+        let mask = self.routing.masks.get(token).copied().unwrap_or(0);
+        mask.checked_shr(expert as u32).unwrap_or(0) & 1 == 1
+    }
+
     /// Whether an expert takes a token.
     pub(crate) fn takes(&self, token: usize, expert: usize) -> bool {
         self.mask(token).checked_shr(expert as u32).unwrap_or(0) & 1 == 1

@@ -23,23 +23,29 @@ pub(crate) fn middle(bar: usize) -> f32 {
     bar as f32 * BAR - REACH
 }
 
-/// Counts the margins of all tokens and experts; `None` without scores. What lies beyond the ends of the axis counts
-/// among the decisions alone.
+/// One decision of so many may disagree with its margin: scores are rounded to f16.
+const ROUNDED: usize = 50;
+
+/// Counts the margins of all tokens and experts; `None` without scores, and where the experts did not choose by their
+/// thresholds (the rule `pool`). What lies beyond the ends of the axis counts among the decisions alone.
 pub(crate) fn histogram(layer: &Layer<'_>) -> Option<Histogram> {
     if !layer.has_needs() {
         return None;
     }
     let mut bars = vec![0; BARS];
+    let mut otherwise = 0;
     for token in 0..layer.pool() {
         for expert in 0..layer.experts() {
             let margin = layer.margin(token, expert)?;
+            otherwise += usize::from((margin > 0.0) != layer.chose(token, expert));
             let bar = ((margin + REACH) / BAR).round();
             if (0.0..BARS as f32).contains(&bar) {
                 bars[bar as usize] += 1;
             }
         }
     }
-    Some(Histogram { bars, decisions: layer.pool() * layer.experts() })
+    let decisions = layer.pool() * layer.experts();
+    (otherwise <= decisions / ROUNDED).then_some(Histogram { bars, decisions })
 }
 
 #[cfg(test)]
@@ -69,6 +75,19 @@ mod tests {
         }
         assert_eq!(found, Histogram { bars, decisions: 24 }, "the shift changes nothing");
         assert_eq!((middle(0), middle(48), middle(96)), (-12.0, 0.0, 12.0));
+    }
+
+    #[test]
+    fn experts_that_do_not_choose_by_thresholds_have_no_histogram() {
+        let mut forward = scored().forwards()[0].clone();
+        for mask in &mut forward.layers[0].masks {
+            *mask = !*mask & 0b111;
+        }
+        let mut other = diffmoe::trace::Trace::new(&crate::views::tests::config(), Vec::new());
+        other.extend(vec![forward]);
+        let lens = Lens { trace: &other, branch: Branch::Conditional, shift: 0.0 };
+        assert_eq!(histogram(&lens.layer(0, 0).unwrap()), None);
+        assert!(histogram(&lens.layer(0, 1).unwrap()).is_some(), "the other layer is as it was");
     }
 
     #[test]
