@@ -181,8 +181,17 @@ fn time_card(
     if response.accessible_name(format!("{words} the steps")).clicked() {
         touch.wish = Some(Wish::Play);
     }
+    let offer = scene.measures.offer(scene.record);
+    if let Some(offer) = offer.filter(|_| scene.can_draw && scene.record.is_complete()) {
+        let place = Rect::from_min_size(button.right_top() + vec2(8.0, 0.0), vec2(150.0, 24.0));
+        let button = egui::Button::new(offer).min_size(place.size());
+        let hint = "Draws the run again without each expert, one after the other, and compares";
+        if gamma::put(ui, place, button).on_hover_text(hint).clicked() {
+            touch.wish = Some(Wish::Measure);
+        }
+    }
     let words = if selection.shift == 0.0 {
-        "every row shares this axis; drag to scrub".to_owned()
+        "one axis; drag to scrub".to_owned()
     } else {
         format!("what if, first order: threshold {:+} log-odds", selection.shift)
     };

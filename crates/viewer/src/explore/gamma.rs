@@ -32,8 +32,8 @@ pub(super) fn show(
         };
         text(&painter, remark, Align2::LEFT_TOP, words, 12.0, look.weak);
         let button = Rect::from_min_size(area.min + vec2(0.0, 26.0), vec2(190.0, 26.0));
-        if scene.can_draw
-            && put(ui, button, egui::Button::new("Draw again with scores")).clicked() {
+        if scene.can_draw && put(ui, button, egui::Button::new("Draw again with scores")).clicked()
+        {
             touch.wish = Some(Wish::Redraw);
         }
         return;

@@ -16,6 +16,7 @@ mod header;
 mod images;
 pub(super) mod keys;
 mod made;
+mod measure;
 mod mute;
 mod now;
 mod numbers;
@@ -58,6 +59,7 @@ pub(super) struct Explore {
     pub(super) selection: Selection,
     hover: Hover,
     made: Made,
+    measures: measure::Measures,
     /// When playing went to the step on screen.
     played: Option<Instant>,
     /// The selection that the address shows.
@@ -168,6 +170,10 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
     let pair = mute::pair(&app.session, record, &now);
     explore.made.update(&ctx, record, &now, &explore.selection, ink);
     explore.made.update_pair(&ctx, pair, &now);
+    if let Some(a) = pair.filter(|pair| pair.b.is_some()).map(|pair| pair.a) {
+        let change = measure::mean(&explore.made.changes);
+        explore.measures.keep(a.id, now.layer, now.some_expert(), change);
+    }
     let mut selection = explore.selection;
     let mut touch = Touch { wish, ..Touch::default() };
     let scene = Scene {
@@ -176,6 +182,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         can_draw: is_open(&app.session, record),
         busy: app.session.phase() != Phase::Ready,
         made: &explore.made,
+        measures: &explore.measures,
         now,
         hover: explore.hover,
         ink,
@@ -196,8 +203,12 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
     match touch.wish {
         Some(Wish::Play) => app.explore.toggle_play(),
         Some(Wish::Redraw) => app.redraw(now.shift),
+        Some(Wish::Measure) => app.toggle_measuring(),
         Some(Wish::Mute) => app.mute(now.layer, now.some_expert()),
         None => {}
+    }
+    if app.go_on_measuring() {
+        ctx.request_repaint_after(Duration::from_millis(16));
     }
 }
 

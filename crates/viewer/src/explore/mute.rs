@@ -25,7 +25,7 @@ pub(super) struct Pair<'a> {
 }
 
 /// The same settings with all experts at work.
-fn unmuted(controls: &Controls) -> Controls {
+pub(super) fn unmuted(controls: &Controls) -> Controls {
     Controls { muted: diffmoe::model::Muted::default(), ..controls.clone() }
 }
 
@@ -50,7 +50,7 @@ impl App {
     pub(super) fn mute(&mut self, layer: usize, expert: usize) {
         let Some(record) = self.session.record() else { return };
         let Some(&block) = record.trace.blocks().get(layer) else { return };
-        let (id, mut controls) = (record.id, unmuted(&record.controls));
+        let mut controls = unmuted(&record.controls);
         controls.muted.toggle(block, expert);
         self.explore.selection.card = crate::session::Card::Mute;
         self.explore.selection.expert = Some(expert);
@@ -61,12 +61,7 @@ impl App {
         if !super::is_open(&self.session, record) {
             return self.session.note(crate::session::NoteKind::Error, super::NOT_OPEN);
         }
-        self.session.controls = controls;
-        self.session.generate();
-        let index = self.session.history().iter().position(|record| record.id == id);
-        if let Some(index) = index {
-            self.session.show(index);
-        }
+        self.draw_beside(controls);
     }
 }
 

@@ -5,7 +5,7 @@ use egui::{
 };
 
 use super::axis::Axis;
-use super::desktop::{without_experts, show_card, tabs};
+use super::desktop::{show_card, tabs, without_experts};
 use super::paint::{card, chip, text};
 use super::scene::{Scene, Touch, Wish};
 use super::{gamma, inside, numbers, river, stage, switch_in, time, why};

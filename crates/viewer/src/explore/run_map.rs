@@ -4,6 +4,7 @@
 use egui::{Align2, Color32, Painter, Pos2, Rect, Stroke, StrokeKind, pos2, vec2};
 
 use super::axis::Axis;
+use super::measure;
 use super::now::Hover;
 use super::paint::{chip_in, hatch, text, times};
 use super::scene::Scene;
@@ -67,6 +68,10 @@ pub(super) fn show(
                 chip_in(painter, key, e, 3.0);
             } else {
                 painter.rect_filled(key, 1.0, palette::expert(e));
+            }
+            if wide {
+                let row = Rect::from_x_y_ranges(axis.left..=axis.right, y..=y + row);
+                measure::bar(painter, axis, scene, row, (layer, e));
             }
             for step in 0..tally.steps.len() {
                 let cell = Rect::from_x_y_ranges(axis.span(step), y..=y + row);
@@ -144,6 +149,15 @@ fn show_legend(painter: &Painter, rect: Rect, axis: Axis, scene: &Scene<'_>, wid
         hatch(painter, sample, texture.id(), scene.ink);
     }
     text(painter, pos2(axis.left + 153.0, y), Align2::LEFT_CENTER, "idle", 12.0, look.weak);
+    if wide && scene.measures.any(scene.record.id) {
+        let words = "change of the pictures, of 255,";
+        let at = pos2(axis.right - 4.0, y);
+        if axis.right - axis.left > 380.0 {
+            text(painter, at, Align2::RIGHT_CENTER, words, 12.0, look.weak);
+        }
+        let at = pos2(axis.right + 6.0, y);
+        text(painter, at, Align2::LEFT_CENTER, "when muted", 12.0, look.text);
+    }
 }
 
 /// The cell at a place.
@@ -162,6 +176,9 @@ pub(super) fn hit(
     })?;
     let expert = ((pos.y - top) / row.max(0.1)) as usize;
     let expert = (expert < tally.experts).then_some(expert);
+    if let Some(bar) = expert.and_then(|e| measure::hit(axis, scene, pos, layer, e)) {
+        return Some(bar);
+    }
     let step = axis.step_at(pos.x).filter(|step| *step < tally.steps.len());
     let hover = Hover { step, layer: Some(layer), expert, ..Hover::default() };
     let (block, Some(expert)) = (tally.blocks.get(layer)?, expert) else {

@@ -5,6 +5,7 @@ use diffmoe::scheduler::Branch;
 use super::colours::Ink;
 use super::data::lens::Lens;
 use super::made::Made;
+use super::measure::Measures;
 use super::mute::Pair;
 use super::now::{Hover, Now};
 use crate::session::{Record, Selection};
@@ -20,6 +21,7 @@ pub(super) struct Scene<'a> {
     /// Whether something is being drawn.
     pub(super) busy: bool,
     pub(super) made: &'a Made,
+    pub(super) measures: &'a Measures,
     pub(super) now: Now,
     /// What is under the pointer since the last frame.
     pub(super) hover: Hover,
@@ -46,6 +48,8 @@ pub(super) enum Wish {
     Redraw,
     /// Draw again without the chosen expert.
     Mute,
+    /// Measure the change without each expert, or stop.
+    Measure,
 }
 
 impl<'a> Scene<'a> {

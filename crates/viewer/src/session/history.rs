@@ -44,6 +44,17 @@ impl History {
         }
     }
 
+    /// Forgets one of them; what is shown stays.
+    pub(super) fn forget(&mut self, id: u64) {
+        let Some(at) = self.records.iter().position(|record| record.id == id) else { return };
+        self.records.remove(at);
+        self.shown = match self.shown {
+            Some(shown) if shown == at => None,
+            Some(shown) if shown > at => Some(shown - 1),
+            shown => shown,
+        };
+    }
+
     /// Shows one of them, or none.
     pub(super) fn show(&mut self, index: Option<usize>) {
         self.shown = index.filter(|&index| index < self.records.len());
@@ -83,6 +94,16 @@ mod tests {
         assert_eq!((history.shown(), history.shown_record().unwrap().settings.seed), (Some(4), 5));
         history.show(Some(99));
         assert_eq!(history.shown(), None);
+
+        history.show(Some(4));
+        let (first, third) = (history.records()[0].id, history.records()[2].settings.seed);
+        let count = history.records().len();
+        // All have one number here: the first of them goes.
+        history.forget(first);
+        assert_eq!((history.records().len(), history.shown()), (count - 1, Some(3)));
+        assert_eq!(history.records()[1].settings.seed, third);
+        history.forget(first + 99);
+        assert_eq!(history.records().len(), count - 1);
 
         let mut large = record;
         large.frames.push(vec![0.0; MOST_BYTES / 4]);

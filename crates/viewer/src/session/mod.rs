@@ -280,6 +280,11 @@ impl Session {
         self.history.shown()
     }
 
+    /// Forgets an earlier run.
+    pub fn forget(&mut self, id: u64) {
+        self.history.forget(id);
+    }
+
     /// Shows an earlier run, and takes its settings into the controls where its model is open.
     pub fn show(&mut self, index: usize) {
         self.history.show(Some(index));

@@ -138,15 +138,34 @@ fn an_expert_is_muted_and_compared_with_the_run_before() {
 }
 
 #[test]
+fn muting_is_measured_for_every_expert_and_leaves_no_runs_behind() {
+    let mut harness = explored(DESKTOP, file(TEN, TINY));
+    let runs = harness.state().app().session().history().len();
+    harness.get_by_label("Measure muting").click();
+    harness.run_steps(3);
+    assert!(has(&harness, "Stop measuring"));
+    let end = Instant::now() + Duration::from_mins(1);
+    while has(&harness, "Stop measuring") {
+        assert!(Instant::now() < end, "eight short runs");
+        harness.run_steps(4);
+    }
+    let session = harness.state().app().session();
+    assert_eq!(session.history().len(), runs);
+    assert!(session.controls.muted.is_empty());
+    assert!(!has(&harness, "Measure muting"), "everything is measured");
+}
+
+#[test]
 fn shifted_thresholds_are_shown_at_once_and_drawn_when_asked() {
     let mut harness = explored(DESKTOP, file(TEN, TINY));
     let c = |harness: &Shown| {
         harness.state().app().session().record().and_then(|record| record.trace.capacity())
     };
     let before = c(&harness).expect("experts");
-    let slider = harness.get_by_label("Shift of all thresholds in log-odds");
-    slider.set_value(egui::accesskit::ActionData::NumericValue(3.0));
+    let chosen = selection(&harness);
+    harness.state_mut().app_mut().explore(Selection { shift: 3.0, ..chosen });
     harness.run_steps(4);
+    assert!(has(&harness, "first order"));
     assert!((selection(&harness).shift - 3.0).abs() < 0.01, "{:?}", selection(&harness));
     assert_eq!(c(&harness), Some(before), "nothing was drawn");
     harness.get_by_role_and_label(Role::Button, "Redraw").click();
@@ -218,7 +237,8 @@ fn a_trace_file_is_explored_without_a_model() {
         ("routing.safetensors", trace.to_safetensors().expect("bytes")),
     ];
     for (name, bytes) in files {
-        let mut harness = window(DESKTOP, launch(super::bytes("none.safetensors", vec![7; 100]), false));
+        let mut harness =
+            window(DESKTOP, launch(super::bytes("none.safetensors", vec![7; 100]), false));
         until(&mut harness, "a note", |app| !app.session().notes().is_empty());
         harness.state_mut().app_mut().session_mut().open_trace(name, &bytes);
         harness.run_steps(6);
@@ -253,7 +273,7 @@ fn pictures_for_the_documentation() {
     (controls.seed, controls.steps, controls.count) = (7, 10, 4);
     harness.state_mut().app_mut().session_mut().generate();
     complete(&mut harness);
-    let mut shoot = |harness: &mut Shown, name: &str, selection: Selection| {
+    let shoot = |harness: &mut Shown, name: &str, selection: Selection| {
         harness.state_mut().app_mut().explore(selection);
         for (theme, dark) in [("dark", egui::Theme::Dark), ("light", egui::Theme::Light)] {
             harness.ctx.set_theme(dark);

@@ -42,7 +42,12 @@ pub(crate) fn taken_by(layer: &Layer<'_>, image: usize, tokens: usize, expert: u
 
 /// Distance of each patch's need to the threshold of an expert in log-odds, the shift included: positive where it is
 /// taken. `None` without scores.
-pub(crate) fn margins(layer: &Layer<'_>, image: usize, tokens: usize, expert: usize) -> Option<Vec<f32>> {
+pub(crate) fn margins(
+    layer: &Layer<'_>,
+    image: usize,
+    tokens: usize,
+    expert: usize,
+) -> Option<Vec<f32>> {
     let margin = |patch| {
         let token = image * tokens + patch;
         Some(layer.need(token, expert)? - layer.threshold(expert)?)
