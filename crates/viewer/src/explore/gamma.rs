@@ -43,7 +43,7 @@ pub(super) fn show(
     } else {
         let c = |tally: &super::data::tally::Tally| tally.mean_capacity().unwrap_or(0.0);
         format!(
-            "first order: C of the run {:.2} → {:.2}, threshold {} log-odds",
+            "first order: C of the run {:.2} to {:.2}, threshold {} log-odds",
             c(&scene.made.plain),
             c(&scene.made.tally),
             signed(selection.shift)

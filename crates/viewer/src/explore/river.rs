@@ -73,7 +73,7 @@ pub(super) fn show(
     let c = |step: usize| tally.share(step, layer).map(|share| share.capacity());
     if let (Some(first), Some(last)) = (c(0), c(tally.steps.len().saturating_sub(1))) {
         let colour = if chosen { look.text } else { look.weak };
-        let words = format!("{first:.2} → {last:.2}");
+        let words = format!("{first:.2} to {last:.2}");
         text(painter, pos2(axis.right + 6.0, top), Align2::LEFT_TOP, words, 12.0, colour);
     }
 }

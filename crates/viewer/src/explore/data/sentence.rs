@@ -53,7 +53,7 @@ fn hand_over(tally: &Tally, layer: usize, last: usize, pieces: &mut Vec<Piece>) 
     let experts = 0..tally.experts;
     let loser = experts.clone().min_by_key(|&e| change(e))?;
     let winner = experts.max_by_key(|&e| change(e))?;
-    let course = |e: usize| format!("({} → {} tokens)", before[e], after[e]);
+    let course = |e: usize| format!("({} to {} tokens)", before[e], after[e]);
     let mut say = |words: String| pieces.push(Piece::Words(words));
     if change(loser) >= 0 {
         say(format!("In block {block} no expert loses tokens."));
@@ -65,7 +65,7 @@ fn hand_over(tally: &Tally, layer: usize, last: usize, pieces: &mut Vec<Piece>) 
     if 2 * change(winner) >= -change(loser) && change(winner) > 0 {
         pieces.push(Piece::Words(format!(" {verb} {} and ", course(loser))));
         pieces.push(Piece::Expert(winner));
-        let course = format!(" takes over ({} → {}).", before[winner], after[winner]);
+        let course = format!(" takes over ({} to {}).", before[winner], after[winner]);
         pieces.push(Piece::Words(course));
     } else {
         let rest = format!(" {verb} {}, and no other expert takes over.", course(loser));
@@ -98,12 +98,12 @@ mod tests {
         assert_eq!(
             said(&[&[&[0b001, 0b001, 0b001, 0b010]], &[&[0b010, 0b010, 0b100, 0]]]),
             "From noise to picture C falls from 1.00 to 0.75; patches that no expert takes go from 0 % to 25 %. \
-             In block 1 expert #0 fades (3 → 0 tokens), and no other expert takes over."
+             In block 1 expert #0 fades (3 to 0 tokens), and no other expert takes over."
         );
         assert_eq!(
             said(&[&[&[0b001, 0b001, 0b001, 0b001]], &[&[0b001, 0b011, 0b010, 0b110]]]),
             "From noise to picture C rises from 1.00 to 1.50; patches that no expert takes go from 0 % to 0 %. \
-             In block 1 expert #0 loses most (4 → 2 tokens) and #1 takes over (0 → 3)."
+             In block 1 expert #0 loses most (4 to 2 tokens) and #1 takes over (0 to 3)."
         );
     }
 
