@@ -197,6 +197,7 @@ fn resolve(table: &LabelTable, text: &str) -> Result<u32, String> {
 #[allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 mod tests {
     use clap::Parser;
+    use diffmoe::model::Muted;
     use diffmoe_viewer::session::{Choice, Controls};
 
     use super::*;
@@ -241,6 +242,7 @@ mod tests {
             solver: Solver::Heun,
             count: 5,
             routing: Routing { rule: RoutingRule::Pool, gamma: Some(0.3), ..Routing::default() },
+            muted: Muted::default(),
         };
         assert_eq!(controls.settings(&config), expected);
     }
