@@ -9,8 +9,9 @@ use std::sync::Arc;
 
 use device::{device, turn};
 use diffmoe::checkpoint::{Checkpoint, TensorOut, random_tensor, write_safetensors};
-use diffmoe::engine::{Engine, 
-    CpuEngine, CpuModel, GpuEngine, GpuModel, Inspect, LayerRouting, RunConfig, Scores, Snapshot,
+use diffmoe::engine::{
+    CpuEngine, CpuModel, Engine, GpuEngine, GpuModel, Inspect, LayerRouting, RunConfig, Scores,
+    Snapshot,
 };
 use diffmoe::gpu::Profile;
 use diffmoe::kernels::WeightPrecision;

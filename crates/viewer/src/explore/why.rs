@@ -172,7 +172,8 @@ fn foot(painter: &Painter, body: Rect, rows: &[Rect], scene: &Scene<'_>, layer: 
     let Some(bottom) = rows.iter().map(|row| row.bottom()).reduce(f32::max) else { return };
     let y = bottom + 3.0;
     if scene.now.patch.is_some() {
-        let left = if layer.has_needs() { "need; tick: threshold" } else { "full: takes the patch" };
+        let left =
+            if layer.has_needs() { "need; tick: threshold" } else { "full: takes the patch" };
         text(painter, pos2(body.left() + 24.0, y), Align2::LEFT_TOP, left, 12.0, look.weak);
         if layer.gates(0).is_some() && rows[0].width() > 110.0 {
             text(painter, pos2(body.right() - 4.0, y), Align2::RIGHT_TOP, "gate", 12.0, look.weak);
