@@ -18,8 +18,8 @@ use diffmoe::engine::{
 use diffmoe::gpu::{Gpu, GpuOptions, Profile};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Routing, RoutingRule};
-use diffmoe::scheduler::{Ancestry, Next, Observation, Plan, Request, Solver, Tolerance};
 use diffmoe::scheduler::{Branch, Instruction, Latent};
+use diffmoe::scheduler::{Next, Observation, ScheduleConfig, SchedulerKind, StepNoise};
 use safetensors::SafeTensors;
 
 /// Float32 with another order of summation, as the parity cases state.
@@ -290,15 +290,14 @@ fn ddpm_samples_match_in_any_slices() {
     let noise = case.tensor("ddpm_cfg_noise");
     let len = case.tensor("x").len();
     let noise = noise.chunks(2 * len).map(|step| Arc::new(step[..len].to_vec())).collect();
-    let request = Request {
-        solver: Solver::Ddpm(Ancestry::default()),
+    let run = ScheduleConfig {
         steps: case.number("steps") as u32,
         guidance: case.number("cfg_scale") as f32,
-        seed: 0,
-        pictures: 0..1,
+        noise: StepNoise::Recorded(noise),
     };
-    let mut plan = Plan::new(config, request).with_noise(noise);
-    let next = || match plan.next_step() {
+    let kind: SchedulerKind = "ddpm".parse().unwrap();
+    let mut scheduler = kind.schedule(config, run);
+    let next = || match scheduler.next() {
         Next::Step(ops) => Some(ops),
         _ => None,
     };
@@ -328,20 +327,21 @@ fn dopri5_takes_the_same_steps_on_both_backends() {
     let _turn = turn();
     let Some(case) = Case::open("diffmoe_flow") else { return };
     let run = |engine: &mut dyn Engine| {
-        let solver = Solver::Dopri5(Tolerance::default());
-        let request = Request { solver, steps: 1, guidance: 1.5, seed: 0, pictures: 0..1 };
-        let mut plan = Plan::new(case.checkpoint.config(), request);
+        let kind: SchedulerKind = "dopri5".parse().unwrap();
+        let noise = StepNoise::Seeded { seed: 0, images: 0..1 };
+        let run = ScheduleConfig { steps: 1, guidance: 1.5, noise };
+        let mut scheduler = kind.schedule(case.checkpoint.config(), run);
         engine.start(&case.run()).unwrap();
         let mut latent = Vec::new();
         let mut times = Vec::new();
-        while let Next::Step(ops) = plan.next_step() {
+        while let Next::Step(ops) = scheduler.next() {
             times.extend(ops.iter().flat_map(Instruction::passes).map(|pass| pass.0));
             engine.finish_step(&ops).unwrap();
             let snapshot = engine.take_snapshot().unwrap();
-            plan.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
+            scheduler.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
             latent = snapshot.latent;
         }
-        assert!((plan.fraction(0) - 1.0).abs() < f32::EPSILON, "it came to the end");
+        assert!((scheduler.fraction(0) - 1.0).abs() < f32::EPSILON, "it came to the end");
         (times, latent)
     };
     let batch = case.labels()[0].len();

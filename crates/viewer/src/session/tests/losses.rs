@@ -9,7 +9,6 @@ use crate::session::{NoteKind, Phase, Session, Start};
 use diffmoe::engine::{Engine, EngineError, Progress, RunConfig, Snapshot};
 use diffmoe::pipeline::Backend;
 use diffmoe::scheduler::Instruction;
-use diffmoe::scheduler::{Solver, Tolerance};
 
 /// An engine whose device is lost after some units of work.
 struct Failing {
@@ -75,7 +74,7 @@ fn an_adaptive_run_begins_anew_after_a_loss() {
     let (_folder, path) = file();
     let draw = |units: Vec<usize>| {
         let mut session = opened(path.clone());
-        session.controls.solver = Solver::Dopri5(Tolerance::default());
+        session.controls.scheduler = "dopri5".parse().unwrap();
         failing(&mut session, units);
         session.generate();
         ready(&mut session);
