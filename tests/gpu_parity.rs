@@ -18,6 +18,7 @@ use diffmoe::engine::{
 use diffmoe::gpu::{Gpu, GpuOptions, Profile};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Routing, RoutingRule};
+use diffmoe::pipeline::{Label, Run, Settings};
 use diffmoe::scheduler::{Branch, Instruction, Latent};
 use diffmoe::scheduler::{Next, Observation, ScheduleConfig, SchedulerKind, StepNoise};
 use safetensors::SafeTensors;
@@ -353,6 +354,48 @@ fn dopri5_takes_the_same_steps_on_both_backends() {
     let difference = largest_difference(&gpu_latent, &latent);
     println!("{} passes, off by {difference:.2e}", times.len());
     assert!(difference <= TOLERANCE, "{difference}");
+}
+
+/// A run with a multistep scheduler: CPU and GPU agree, and a run that changes to another engine after two steps is the
+/// same, bit for bit, because its earlier predictions come with it.
+#[test]
+fn multistep_runs_match_on_both_backends_and_resume_exactly() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let (config, labels) = (case.checkpoint.config(), case.labels());
+    let gpu = device(Profile::Software);
+    let on_cpu = Arc::new(CpuModel::load(&case.checkpoint).unwrap());
+    for name in ["dpmpp_2m"] {
+        let table = &config.labels[0].name;
+        let settings = Settings::of(config)
+            .images(labels[0].len())
+            .labels(table, labels[0].iter().map(|&row| Label::Row(row)))
+            .scheduler(name.parse().unwrap())
+            .steps(5)
+            .guidance(1.5)
+            .rule(RoutingRule::Pool)
+            .build()
+            .unwrap();
+        let start = |engine: Box<dyn Engine>| Run::start(engine, config, settings.clone(), 0);
+        let cpu = start(Box::new(CpuEngine::new(on_cpu.clone(), labels[0].len())));
+        let cpu = cpu.finish(|_| {}).unwrap().samples;
+        let whole = start(Box::new(case.engine(&gpu))).finish(|_| {}).unwrap().samples;
+        let difference = largest_difference(&whole, &cpu);
+        println!("{name}: off by {difference:.2e}");
+        assert!(difference <= TOLERANCE, "{name}: {difference}");
+
+        let mut run = start(Box::new(case.engine(&gpu)));
+        run.set_limit(2);
+        while run.finished_steps() < 2 {
+            run.advance(usize::MAX).unwrap();
+            run.engine().wait().unwrap();
+        }
+        let so_far = run.unfinished();
+        assert_eq!(so_far.steps, 2);
+        assert!(!so_far.buffers.is_empty(), "a multistep scheduler has a history");
+        let resumed = Run::resume(Box::new(case.engine(&gpu)), config, settings.clone(), so_far);
+        assert_eq!(resumed.finish(|_| {}).unwrap().samples, whole, "{name}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod contract;
 mod ddim;
 mod ddpm;
 mod dopri5;
+mod dpm_solver;
 mod epsilon;
 mod euler;
 mod flow;
@@ -15,6 +16,7 @@ mod info;
 mod kind;
 mod noise;
 mod options;
+mod path;
 mod process;
 mod program;
 #[cfg(test)]
@@ -36,4 +38,5 @@ pub static ALL: &[&SchedulerInfo] = &[
     &dopri5::DOPRI5,
     &ddpm::DDPM,
     &ddim::DDIM,
+    &dpm_solver::DPM_SOLVER,
 ];

@@ -6,6 +6,7 @@ use super::contract::{Buffer, Next, Scheduler};
 use super::info::ScheduleConfig;
 use super::kind::SchedulerKind;
 use super::noise::StepNoise;
+use super::process::{Process, TRAINED_STEPS};
 use super::program::{Branch, Deviation, Instruction, Latent, Observation};
 use crate::model::{Config, Prediction};
 
@@ -145,4 +146,63 @@ pub(super) fn sample_steps(
         scheduler.observe(machine.run(&step).as_seen());
     }
     machine.latent()
+}
+
+/// The sample after each step, from 1.
+pub(super) fn samples(
+    name: &str,
+    config: &Config,
+    steps: u32,
+    guidance: f32,
+    model: impl Fn(f32, f32, Branch) -> f32 + Copy,
+) -> Vec<f32> {
+    let taken = 1..=steps;
+    taken.map(|taken| sample_steps(name, config, steps, taken, guidance, model)).collect()
+}
+
+/// The order of a scheduler for flow models, from the errors of `steps` and twice as many steps on
+/// `dz/dt = z·cos 3t`, which `exp(sin 3t / 3)` solves.
+pub(super) fn flow_order(name: &str, steps: u32) -> f32 {
+    let exact = (3.0_f32.sin() / 3.0).exp();
+    let error = |steps| {
+        let config = flow_model(Prediction::Velocity);
+        (sample(name, &config, steps, 1.0, |z, t, _| z * (3.0 * t).cos()) - exact).abs()
+    };
+    (error(steps) / error(2 * steps)).log2()
+}
+
+/// The noise in a sample of normally distributed data with deviation 2, as a perfect model of it predicts: for this
+/// one the way from noise to data is known (see [`ddpm_order`]).
+pub(super) fn noise_of_normal_data(x: f32, time: f32) -> f32 {
+    let (alpha, sigma) = levels(time);
+    (f64::from(x) * sigma / (4.0 * alpha * alpha + sigma * sigma)) as f32
+}
+
+fn levels(time: f32) -> (f64, f64) {
+    let bar = Process::respaced(TRAINED_STEPS).alphas_bar[time as usize];
+    (bar.sqrt(), (1.0 - bar).sqrt())
+}
+
+/// The order of a scheduler for DDPM models, from the errors of 27 and 111 steps at time 333. A sample of normal data
+/// keeps its quantile, so it grows with the deviation `√(4ᾱ + 1 − ᾱ)`.
+pub(super) fn ddpm_order(name: &str) -> f32 {
+    let deviation = |time| {
+        let (alpha, sigma) = levels(time);
+        (4.0 * alpha * alpha + sigma * sigma).sqrt()
+    };
+    let exact = (deviation(333.0) / deviation(999.0)) as f32;
+    let error = |steps: u32| {
+        let taken = steps * 2 / 3;
+        let model = |x, time, _: Branch| noise_of_normal_data(x, time);
+        (sample_steps(name, &ddpm_model(), steps, taken, 1.0, model) - exact).abs()
+    };
+    (error(27) / error(111)).ln() / (111.0_f32 / 27.0).ln()
+}
+
+/// Compares lists of numbers.
+pub(super) fn assert_near(got: &[f32], want: &[f32], tolerance: f32) {
+    assert_eq!(got.len(), want.len());
+    for (a, b) in got.iter().zip(want) {
+        assert!((a - b).abs() <= tolerance, "{got:?} for {want:?}");
+    }
 }

@@ -69,6 +69,23 @@ fn a_lost_device_changes_nothing_in_the_pictures() {
     }
 }
 
+/// Multistep schedulers need earlier predictions, which no frame holds.
+#[test]
+fn a_lost_device_changes_nothing_in_multistep_runs() {
+    let (_folder, path) = file();
+    for scheduler in ["dpmpp_2m"] {
+        for units in [10, 3 * 13 + 20, 70] {
+            let mut session = opened(path.clone());
+            session.controls.scheduler = scheduler.parse().unwrap();
+            failing(&mut session, vec![units]);
+            session.generate();
+            until(&mut session, "recovery", |s| s.phase() == Phase::Recovering);
+            ready(&mut session);
+            assert_same(session.record().unwrap(), &path);
+        }
+    }
+}
+
 #[test]
 fn an_adaptive_run_begins_anew_after_a_loss() {
     let (_folder, path) = file();
