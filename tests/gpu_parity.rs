@@ -365,7 +365,7 @@ fn multistep_runs_match_on_both_backends_and_resume_exactly() {
     let (config, labels) = (case.checkpoint.config(), case.labels());
     let gpu = device(Profile::Software);
     let on_cpu = Arc::new(CpuModel::load(&case.checkpoint).unwrap());
-    for name in ["dpmpp_2m"] {
+    for name in ["dpmpp_2m", "unipc"] {
         let table = &config.labels[0].name;
         let settings = Settings::of(config)
             .images(labels[0].len())

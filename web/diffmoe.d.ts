@@ -69,14 +69,14 @@ export interface SampleOptions {
   /** 1 is none. */
   guidance?: number;
   /** Default: the model's. `euler`, `heun` and `dopri5` are for flow models, `ddpm` and `ddim` for DDPM models, the others for both. */
-  scheduler?: "euler" | "heun" | "dopri5" | "ddpm" | "ddim" | "dpmpp_2m";
+  scheduler?: "euler" | "heun" | "dopri5" | "ddpm" | "ddim" | "dpmpp_2m" | "unipc";
   /** `dopri5`: accepted error of a step relative to the sample's numbers. Default: 0.001. */
   rtol?: number;
   /** `dopri5`: accepted error of a step near zero. Default: 0.000001. */
   atol?: number;
-  /** `ddpm`, `ddim`, `dpmpp_2m`, for DDPM models: channels that guidance changes; the official code guides three of four. Default: "3". */
+  /** `ddpm`, `ddim`, `dpmpp_2m`, `unipc`, for DDPM models: channels that guidance changes; the official code guides three of four. Default: "3". */
   guidedChannels?: "3" | "all";
-  /** `ddpm`, `ddim`, `dpmpp_2m`, for DDPM models: clip the predicted data to [-1, 1] at every step; for models of pixels. */
+  /** `ddpm`, `ddim`, `dpmpp_2m`, `unipc`, for DDPM models: clip the predicted data to [-1, 1] at every step; for models of pixels. */
   clip?: boolean;
   /** `ddim`: share of DDPM's fresh noise at each step, 0 to 1. Default: 0. */
   eta?: number;

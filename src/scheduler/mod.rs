@@ -21,6 +21,7 @@ mod process;
 mod program;
 #[cfg(test)]
 mod testing;
+mod unipc;
 
 pub use contract::{Buffer, Fixed, FixedSteps, Next, Scheduler, SchedulerState};
 pub use epsilon::{DdpmOptions, GuidedChannels};
@@ -39,4 +40,5 @@ pub static ALL: &[&SchedulerInfo] = &[
     &ddpm::DDPM,
     &ddim::DDIM,
     &dpm_solver::DPM_SOLVER,
+    &unipc::UNIPC,
 ];

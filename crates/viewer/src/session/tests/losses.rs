@@ -73,7 +73,7 @@ fn a_lost_device_changes_nothing_in_the_pictures() {
 #[test]
 fn a_lost_device_changes_nothing_in_multistep_runs() {
     let (_folder, path) = file();
-    for scheduler in ["dpmpp_2m"] {
+    for scheduler in ["dpmpp_2m", "unipc"] {
         for units in [10, 3 * 13 + 20, 70] {
             let mut session = opened(path.clone());
             session.controls.scheduler = scheduler.parse().unwrap();
