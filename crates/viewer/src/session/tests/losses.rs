@@ -7,8 +7,9 @@ use super::model::file;
 use super::{Losses, assert_same, controls, finished, opened, ready, spend, start, until};
 use crate::session::{NoteKind, Phase, Session, Start};
 use diffmoe::engine::{Engine, EngineError, Progress, RunConfig, Snapshot};
+use diffmoe::model::Objective;
 use diffmoe::pipeline::Backend;
-use diffmoe::scheduler::Instruction;
+use diffmoe::scheduler::{Instruction, SchedulerKind};
 
 /// An engine whose device is lost after some units of work.
 struct Failing {
@@ -71,12 +72,13 @@ fn a_lost_device_changes_nothing_in_the_pictures() {
 
 /// Multistep schedulers need earlier predictions, which no frame holds.
 #[test]
-fn a_lost_device_changes_nothing_in_multistep_runs() {
+fn a_lost_device_changes_nothing_whatever_the_scheduler() {
     let (_folder, path) = file();
-    for scheduler in ["dpmpp_2m", "unipc"] {
+    let all = SchedulerKind::for_objective(Objective::Flow);
+    for scheduler in all.into_iter().filter(|scheduler| scheduler.resumes()) {
         for units in [10, 3 * 13 + 20, 70] {
             let mut session = opened(path.clone());
-            session.controls.scheduler = scheduler.parse().unwrap();
+            session.controls.scheduler = scheduler;
             failing(&mut session, vec![units]);
             session.generate();
             until(&mut session, "recovery", |s| s.phase() == Phase::Recovering);
