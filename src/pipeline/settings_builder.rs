@@ -241,7 +241,7 @@ mod tests {
     fn config() -> Config {
         Config::from_json(
             r#"{"kind":"dense","t_kind":"flow",
-            "params":{"input_size":2,"patch_size":1,"depth":1,"hidden_size":4,"num_heads":1},
+            "params":{"input_size":2,"num_classes":3,"patch_size":1,"depth":1,"hidden_size":4,"num_heads":1},
             "labels":[{"name":"subject","tensor":"a","null":3,"values":["cat","dog","fox"]},
                       {"name":"style","tensor":"b","null":2}],
             "defaults":{"steps":17,"guidance":2.5,"solver":"heun"}}"#,
