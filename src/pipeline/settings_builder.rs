@@ -98,22 +98,19 @@ impl SettingsBuilder<'_> {
 
     /// Rows of a label table, which the images take in turn. No rows at all leave the choice to the seed.
     pub fn labels(mut self, table: &str, labels: impl IntoIterator<Item = Label>) -> Self {
-        match self.config.labels.iter().position(|known| known.name == table) {
-            Some(i) => {
-                let rows = labels.into_iter().map(|label| row(&self.config.labels[i], label));
-                match rows.collect() {
-                    Ok(rows) => self.labels[i] = rows,
-                    Err(mistake) => _ = self.mistake.get_or_insert(mistake),
-                }
-            }
-            None => {
-                let expected = match &self.config.labels[..] {
-                    [] => "no label tables".to_owned(),
-                    tables => one_of(tables.iter().map(|table| table.name.as_str())),
-                };
-                let table = table.to_owned();
-                self.mistake.get_or_insert(SettingsError::Table { table, expected });
-            }
+        let Some(i) = self.config.labels.iter().position(|known| known.name == table) else {
+            let expected = match &self.config.labels[..] {
+                [] => "no label tables".to_owned(),
+                tables => one_of(tables.iter().map(|table| table.name.as_str())),
+            };
+            let table = table.to_owned();
+            self.mistake.get_or_insert(SettingsError::Table { table, expected });
+            return self;
+        };
+        let rows = labels.into_iter().map(|label| row(&self.config.labels[i], label));
+        match rows.collect() {
+            Ok(rows) => self.labels[i] = rows,
+            Err(mistake) => _ = self.mistake.get_or_insert(mistake),
         }
         self
     }

@@ -233,7 +233,7 @@ impl Dopri5 {
     /// Takes in what came back.
     fn take_in(&mut self, seen: Observation<'_>) {
         let reports = seen.reports;
-        self.phase = match (std::mem::replace(&mut self.phase, Phase::Done), &reports[..]) {
+        self.phase = match (std::mem::replace(&mut self.phase, Phase::Done), reports) {
             (Phase::StartIsOut, [rate]) => {
                 let start = seen.sample.to_vec();
                 let [size, speed] = [&start, rate].map(|of| self.norm(of, &start, &start));

@@ -45,7 +45,7 @@ pub enum GuidedChannels {
 impl DdpmOptions {
     /// The options of a scheduler that has them; else the defaults.
     pub fn of(kind: SchedulerKind) -> Self {
-        let is_set = |option: &OptionInfo| kind.number(option.name) == 1.0;
+        let is_set = |option: &OptionInfo| kind.number(option.name) > 0.5;
         let guided =
             if is_set(&GUIDED_CHANNELS) { GuidedChannels::All } else { GuidedChannels::Three };
         Self { guided, clip: is_set(&CLIP) }

@@ -99,7 +99,7 @@ impl SchedulerKind {
 
     /// The options that differ from their defaults.
     pub fn changed_options(self) -> impl Iterator<Item = (&'static OptionInfo, f32)> {
-        self.options().filter(|(option, value)| *value != option.default_value())
+        self.options().filter(|(option, value)| value.to_bits() != option.default_value().to_bits())
     }
 
     /// Makes a scheduler for a run.

@@ -98,8 +98,10 @@ impl OptionInfo {
     pub fn check(&self, value: f32) -> Result<f32, OptionError> {
         let is_allowed = match self.values {
             OptionValues::Number { min, max, .. } => (min..=max).contains(&value),
-            OptionValues::Flag => value == 0.0 || value == 1.0,
-            OptionValues::Names(names) => (0..names.len()).any(|i| value == i as f32),
+            OptionValues::Flag => value.fract() == 0.0 && (0.0..=1.0).contains(&value),
+            OptionValues::Names(names) => {
+                value.fract() == 0.0 && (0.0..names.len() as f32).contains(&value)
+            }
         };
         if is_allowed { Ok(value) } else { Err(self.refused(&value.to_string())) }
     }
@@ -121,7 +123,7 @@ impl OptionInfo {
     pub fn format(&self, value: f32) -> String {
         match self.values {
             OptionValues::Number { .. } => value.to_string(),
-            OptionValues::Flag => (value == 1.0).to_string(),
+            OptionValues::Flag => (value > 0.5).to_string(),
             OptionValues::Names(names) => {
                 names.get(value as usize).copied().unwrap_or_default().to_owned()
             }

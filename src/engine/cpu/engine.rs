@@ -172,7 +172,7 @@ impl CpuEngine {
                 self.stage(self.stages_done, input, output, &times, branch);
             }
             &Instruction::JointForward { input, time } => {
-                self.joint_stage(self.stages_done, input, time)
+                self.joint_stage(self.stages_done, input, time);
             }
         }
         let passes = op.passes();

@@ -92,15 +92,15 @@ impl Drop for Batches<'_> {
 
 fn headline(config: &Config, settings: &Settings, pictures: usize, device: &str) -> String {
     let Settings { steps, guidance, scheduler, seed, .. } = settings;
-    let mut scheduler_text = scheduler.to_string();
-    if !scheduler.is_adaptive() {
-        scheduler_text += &format!(", {steps} steps");
-    }
-    for (option, value) in scheduler.changed_options() {
-        scheduler_text += &format!(", {} {}", option.name, option.format(value));
-    }
+    let steps = (!scheduler.is_adaptive()).then(|| format!("{steps} steps"));
+    let options = scheduler.changed_options();
+    let options =
+        options.map(|(option, value)| format!("{} {}", option.name, option.format(value)));
+    let parts: Vec<_> =
+        std::iter::once(scheduler.to_string()).chain(steps).chain(options).collect();
+    let scheduler = parts.join(", ");
     format!(
-        "{} · {device} · {pictures} pictures · {scheduler_text} · guidance {guidance} · seed {seed}",
+        "{} · {device} · {pictures} pictures · {scheduler} · guidance {guidance} · seed {seed}",
         config.name
     )
 }
