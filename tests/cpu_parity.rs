@@ -11,8 +11,8 @@ use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
 use diffmoe::engine::{CpuEngine, CpuModel};
 use diffmoe::engine::{Engine, Inspect, Progress, RunConfig, Snapshot, Taps};
 use diffmoe::model::{Config, Routing, RoutingRule};
-use diffmoe::scheduler::{Ancestry, Next, Plan, Request, Solver};
 use diffmoe::scheduler::{Branch, Denoise, Instruction, Latent};
+use diffmoe::scheduler::{Next, ScheduleConfig, SchedulerKind, StepNoise};
 
 /// Routing as in the official code.
 const OFFICIAL: Routing =
@@ -289,10 +289,12 @@ fn one_step_of_ddpm_and_ddim_is_the_official_one() {
     let mut engine = cpu_engine(&checkpoint, 3);
     let run = tiny_run([1, 7, 3], OFFICIAL);
     // Step 5 counted from the data is the fifth from the noise.
-    let step = |solver| {
-        let request = Request { solver, steps: 10, guidance: 1.0, seed: 0, pictures: 0..3 };
-        let mut plan = Plan::new(checkpoint.config(), request);
-        let steps: Vec<_> = (0..5).map(|_| plan.next_step()).collect();
+    let step = |name: &str| {
+        let kind: SchedulerKind = name.parse().unwrap();
+        let noise = StepNoise::Seeded { seed: 0, images: 0..3 };
+        let run = ScheduleConfig { steps: 10, guidance: 1.0, noise };
+        let mut scheduler = kind.schedule(checkpoint.config(), run);
+        let steps: Vec<_> = (0..5).map(|_| scheduler.next()).collect();
         let Some(Next::Step(ops)) = steps.last() else { panic!("{steps:?}") };
         let [Instruction::Forward { .. }, Instruction::Denoise(step)] = &ops[..] else {
             panic!("{ops:?}")
@@ -307,7 +309,7 @@ fn one_step_of_ddpm_and_ddim_is_the_official_one() {
     let sum = |values: &[f32]| values.iter().map(|&v| f64::from(v)).sum::<f64>();
     let near = |got: f64, want: f64| assert!((got - want).abs() < 2e-4, "{got} for {want}");
 
-    let (pass, ancestral) = step(Solver::Ddpm(Ancestry::default()));
+    let (pass, ancestral) = step("ddpm");
     let mean = sample(&pass, Denoise { noise: None, ..ancestral.clone() });
     near(sum(&mean), -23.275_618);
     assert_near(&mean[..4], &[1.931_043, 3.181_796, 3.673_892, 1.785_262], 5e-6, "mean");
@@ -319,7 +321,7 @@ fn one_step_of_ddpm_and_ddim_is_the_official_one() {
     let logs: Vec<f32> = noisy.iter().map(|deviation| 2.0 * deviation.ln()).collect();
     near(sum(&logs), -85.758_316);
 
-    let (pass, implicit) = step(Solver::Ddim(Ancestry::default()));
+    let (pass, implicit) = step("ddim");
     assert_eq!(implicit.noise, None, "without eta nothing is random");
     let next = sample(&pass, implicit);
     near(sum(&next), -13.747_724);

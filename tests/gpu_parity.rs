@@ -18,8 +18,9 @@ use diffmoe::engine::{
 use diffmoe::gpu::{Gpu, GpuOptions, Profile};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Routing, RoutingRule};
-use diffmoe::scheduler::{Ancestry, Next, Observation, Plan, Request, Solver, Tolerance};
+use diffmoe::pipeline::{Label, Run, Settings};
 use diffmoe::scheduler::{Branch, Instruction, Latent};
+use diffmoe::scheduler::{Next, Observation, ScheduleConfig, SchedulerKind, StepNoise};
 use safetensors::SafeTensors;
 
 /// Float32 with another order of summation, as the parity cases state.
@@ -290,15 +291,14 @@ fn ddpm_samples_match_in_any_slices() {
     let noise = case.tensor("ddpm_cfg_noise");
     let len = case.tensor("x").len();
     let noise = noise.chunks(2 * len).map(|step| Arc::new(step[..len].to_vec())).collect();
-    let request = Request {
-        solver: Solver::Ddpm(Ancestry::default()),
+    let run = ScheduleConfig {
         steps: case.number("steps") as u32,
         guidance: case.number("cfg_scale") as f32,
-        seed: 0,
-        pictures: 0..1,
+        noise: StepNoise::Recorded(noise),
     };
-    let mut plan = Plan::new(config, request).with_noise(noise);
-    let next = || match plan.next_step() {
+    let kind: SchedulerKind = "ddpm".parse().unwrap();
+    let mut scheduler = kind.schedule(config, run);
+    let next = || match scheduler.next() {
         Next::Step(ops) => Some(ops),
         _ => None,
     };
@@ -328,20 +328,21 @@ fn dopri5_takes_the_same_steps_on_both_backends() {
     let _turn = turn();
     let Some(case) = Case::open("diffmoe_flow") else { return };
     let run = |engine: &mut dyn Engine| {
-        let solver = Solver::Dopri5(Tolerance::default());
-        let request = Request { solver, steps: 1, guidance: 1.5, seed: 0, pictures: 0..1 };
-        let mut plan = Plan::new(case.checkpoint.config(), request);
+        let kind: SchedulerKind = "dopri5".parse().unwrap();
+        let noise = StepNoise::Seeded { seed: 0, images: 0..1 };
+        let run = ScheduleConfig { steps: 1, guidance: 1.5, noise };
+        let mut scheduler = kind.schedule(case.checkpoint.config(), run);
         engine.start(&case.run()).unwrap();
         let mut latent = Vec::new();
         let mut times = Vec::new();
-        while let Next::Step(ops) = plan.next_step() {
+        while let Next::Step(ops) = scheduler.next() {
             times.extend(ops.iter().flat_map(Instruction::passes).map(|pass| pass.0));
             engine.finish_step(&ops).unwrap();
             let snapshot = engine.take_snapshot().unwrap();
-            plan.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
+            scheduler.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
             latent = snapshot.latent;
         }
-        assert!((plan.fraction(0) - 1.0).abs() < f32::EPSILON, "it came to the end");
+        assert!((scheduler.fraction(0) - 1.0).abs() < f32::EPSILON, "it came to the end");
         (times, latent)
     };
     let batch = case.labels()[0].len();
@@ -353,6 +354,52 @@ fn dopri5_takes_the_same_steps_on_both_backends() {
     let difference = largest_difference(&gpu_latent, &latent);
     println!("{} passes, off by {difference:.2e}", times.len());
     assert!(difference <= TOLERANCE, "{difference}");
+}
+
+/// Every fixed scheduler of flow models: CPU and GPU agree, and a run that changes to another engine after two steps is
+/// the same, bit for bit, because the earlier predictions of a multistep method come with it.
+#[test]
+fn multistep_runs_match_on_both_backends_and_resume_exactly() {
+    let _turn = turn();
+    let Some(case) = Case::open("diffmoe_flow") else { return };
+    let (config, labels) = (case.checkpoint.config(), case.labels());
+    let gpu = device(Profile::Software);
+    let on_cpu = Arc::new(CpuModel::load(&case.checkpoint).unwrap());
+    let mut histories = 0;
+    let all = SchedulerKind::for_objective(config.objective);
+    for scheduler in all.into_iter().filter(|scheduler| scheduler.resumes()) {
+        let name = scheduler.name();
+        let table = &config.labels[0].name;
+        let settings = Settings::of(config)
+            .images(labels[0].len())
+            .labels(table, labels[0].iter().map(|&row| Label::Row(row)))
+            .scheduler(scheduler)
+            .steps(5)
+            .guidance(1.5)
+            .rule(RoutingRule::Pool)
+            .build()
+            .unwrap();
+        let start = |engine: Box<dyn Engine>| Run::start(engine, config, settings.clone(), 0);
+        let cpu = start(Box::new(CpuEngine::new(on_cpu.clone(), labels[0].len())));
+        let cpu = cpu.finish(|_| {}).unwrap().samples;
+        let whole = start(Box::new(case.engine(&gpu))).finish(|_| {}).unwrap().samples;
+        let difference = largest_difference(&whole, &cpu);
+        println!("{name}: off by {difference:.2e}");
+        assert!(difference <= TOLERANCE, "{name}: {difference}");
+
+        let mut run = start(Box::new(case.engine(&gpu)));
+        run.set_limit(2);
+        while run.finished_steps() < 2 {
+            run.advance(usize::MAX).unwrap();
+            run.engine().wait().unwrap();
+        }
+        let so_far = run.unfinished();
+        assert_eq!(so_far.steps, 2);
+        histories += usize::from(!so_far.buffers.is_empty());
+        let resumed = Run::resume(Box::new(case.engine(&gpu)), config, settings.clone(), so_far);
+        assert_eq!(resumed.finish(|_| {}).unwrap().samples, whole, "{name}");
+    }
+    assert!(histories > 0, "a multistep scheduler has a history");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};
 use diffmoe::platform::Bytes;
 use diffmoe::scheduler::{Branch, Instruction, Latent};
-use diffmoe::scheduler::{Next, Observation, Plan, Request, Solver};
+use diffmoe::scheduler::{Next, Observation, ScheduleConfig, SchedulerKind, StepNoise};
 use safetensors::{Dtype, SafeTensors};
 
 /// The recorded models: one whose tokenizer is a WordPiece, one with byte-pair encoding.
@@ -101,19 +101,20 @@ fn run_of(case: &str, x: &[f32]) -> RunConfig {
 fn sample(
     engine: &mut dyn Engine,
     run: &RunConfig,
-    solver: Solver,
+    scheduler: &str,
     steps: u32,
     guidance: f32,
 ) -> Vec<f32> {
-    let pictures = 0..engine.batch() as u64;
-    let request = Request { solver, steps, guidance, seed: 0, pictures };
-    let mut plan = Plan::new(checkpoint().config(), request);
+    let noise = StepNoise::Seeded { seed: 0, images: 0..engine.batch() as u64 };
+    let kind: SchedulerKind = scheduler.parse().unwrap();
+    let run_config = ScheduleConfig { steps, guidance, noise };
+    let mut scheduler = kind.schedule(checkpoint().config(), run_config);
     engine.start(run).unwrap();
     let mut latent = Vec::new();
-    while let Next::Step(ops) = plan.next_step() {
+    while let Next::Step(ops) = scheduler.next() {
         engine.finish_step(&ops).unwrap();
         while let Some(snapshot) = engine.take_snapshot() {
-            plan.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
+            scheduler.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
             latent = snapshot.latent;
         }
     }
@@ -159,9 +160,9 @@ fn reproduce(case: &str, device: &str) {
     }
     let guidance = number("cfg_scale") as f32;
     for (key, solver, steps, guidance) in [
-        ("euler_nocfg", Solver::Euler, number("steps"), 1.0),
-        ("euler_cfg", Solver::Euler, number("steps"), guidance),
-        ("heun_cfg", Solver::Heun, number("heun_steps"), guidance),
+        ("euler_nocfg", "euler", number("steps"), 1.0),
+        ("euler_cfg", "euler", number("steps"), guidance),
+        ("heun_cfg", "heun", number("heun_steps"), guidance),
     ] {
         let got = sample(engine.as_mut(), &run, solver, steps as u32, guidance);
         let error = largest_difference(&got, &io[key].1);
@@ -189,7 +190,7 @@ fn prompts_are_independent_of_batch_mates_and_of_earlier_runs() {
         let mut three = engine(device, 3);
         let mut one = engine(device, 1);
         let draw = |engine: &mut dyn Engine, x: &[f32], prompts: &[&str], negative: &str| {
-            sample(engine, &asking(x, prompts, negative), Solver::Euler, 2, 1.7)
+            sample(engine, &asking(x, prompts, negative), "euler", 2, 1.7)
         };
         // Few different prompts first, then more than there is memory for, then few again.
         let same = draw(three.as_mut(), &x, &["robot"; 3], "blob");
@@ -215,8 +216,8 @@ fn guidance_away_from_the_prompt_itself_is_no_guidance() {
     for device in DEVICES {
         let mut engine = engine(device, 3);
         let run = asking(&x, &["a red fox"; 3], "a red fox");
-        let guided = sample(engine.as_mut(), &run, Solver::Euler, 2, 3.0);
-        let plain = sample(engine.as_mut(), &run, Solver::Euler, 2, 1.0);
+        let guided = sample(engine.as_mut(), &run, "euler", 2, 3.0);
+        let plain = sample(engine.as_mut(), &run, "euler", 2, 1.0);
         assert!(largest_difference(&guided, &plain) <= 1e-5, "{device}");
     }
 }
@@ -340,7 +341,7 @@ fn prompts_and_labels_together_give_the_same_samples_everywhere() {
     let run = RunConfig { labels, ..asking(&x, &["robot", "", "a red fox"], "blob") };
     let mut samples = DEVICES.map(|device| {
         let mut engine = engine_of(&labelled, device, 3);
-        sample(engine.as_mut(), &run, Solver::Heun, 3, 1.8)
+        sample(engine.as_mut(), &run, "heun", 3, 1.8)
     });
     let cpu = std::mem::take(&mut samples[0]);
     assert!(largest_difference(&cpu, &x) > 0.1, "something was drawn");

@@ -50,7 +50,7 @@ export interface Info {
   /** For each label table the names of its rows. */
   labels: Record<string, string[]>;
   /** What the model was tuned for. */
-  defaults: { steps: number; guidance: number; solver: string };
+  defaults: { steps: number; guidance: number; scheduler: string };
 }
 
 /** A row by name or number, or `"any"` to leave it to the model; in a list, one for each picture in turn. */
@@ -68,8 +68,18 @@ export interface SampleOptions {
   steps?: number;
   /** 1 is none. */
   guidance?: number;
-  /** `heun` evaluates the model twice in a step, `dopri5` chooses its steps; `ddpm` and `ddim` are for DDPM models. */
-  solver?: "euler" | "heun" | "dopri5" | "ddpm" | "ddim";
+  /** Default: the model's. `euler`, `heun` and `dopri5` are for flow models, `ddpm` and `ddim` for DDPM models, the others for both. */
+  scheduler?: "euler" | "heun" | "dopri5" | "ddpm" | "ddim" | "dpmpp_2m" | "unipc";
+  /** `dopri5`: accepted error of a step relative to the sample's numbers. Default: 0.001. */
+  rtol?: number;
+  /** `dopri5`: accepted error of a step near zero. Default: 0.000001. */
+  atol?: number;
+  /** `ddpm`, `ddim`, `dpmpp_2m`, `unipc`, for DDPM models: channels that guidance changes; the official code guides three of four. Default: "3". */
+  guidedChannels?: "3" | "all";
+  /** `ddpm`, `ddim`, `dpmpp_2m`, `unipc`, for DDPM models: clip the predicted data to [-1, 1] at every step; for models of pixels. */
+  clip?: boolean;
+  /** `ddim`: share of DDPM's fresh noise at each step, 0 to 1. Default: 0. */
+  eta?: number;
   /** Pictures that are drawn together, 1 to 64. Default: 1. */
   count?: number;
   /** `token` (default): each token for itself; `pool`: the tokens of all pictures compete, as in the paper. */

@@ -12,13 +12,15 @@ use crate::checkpoint::CheckpointError;
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::Image;
 use crate::model::{Muted, Routing};
-use crate::scheduler::{Branch, Instruction};
+use crate::scheduler::{Branch, Buffer, Instruction};
 
 /// What an engine must know before the first step.
 #[derive(Clone, Debug, Default)]
 pub struct RunConfig {
     /// Start of the sample, `[B, C, height, width]`.
     pub latent: Vec<f32>,
+    /// What other buffers hold, `[B, C, height, width]` each, where a multistep scheduler resumes a run.
+    pub buffers: Vec<Buffer>,
     /// For each label table of the configuration, one row number per sample.
     pub labels: Vec<Vec<u32>>,
     /// One prompt per sample; empty where the model reads no text.

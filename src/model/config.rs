@@ -152,13 +152,14 @@ pub struct SamplingDefaults {
     pub steps: u32,
     /// Guidance scale.
     pub guidance: f32,
-    /// Solver name.
-    pub solver: String,
+    /// Name of the scheduler. Model files call it `solver`.
+    #[serde(rename = "solver", alias = "scheduler")]
+    pub scheduler: String,
 }
 
 impl Default for SamplingDefaults {
     fn default() -> Self {
-        Self { steps: 50, guidance: 1.5, solver: "euler".into() }
+        Self { steps: 50, guidance: 1.5, scheduler: "euler".into() }
     }
 }
 

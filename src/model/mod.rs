@@ -4,6 +4,7 @@
 mod config;
 mod error;
 mod ffn;
+mod names;
 mod presets;
 mod routing;
 mod spec;
@@ -15,6 +16,8 @@ mod weights;
 pub use config::{Config, FfnForm, Kind, LabelTable, Objective, Prediction};
 pub use error::ConfigError;
 pub(crate) use ffn::Ffn;
+pub(crate) use names::choices;
+pub use names::{UnknownName, one_of};
 pub use presets::{Preset, SIZES, UnknownPreset};
 pub use routing::{Muted, MutedError, Routing, RoutingRule};
 pub(crate) use spec::LinearSpec;

@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn training_decides_on_the_solver() {
-        assert_eq!(config("L-E8").defaults.solver, "euler");
-        assert_eq!(config("L-E8-ddpm").defaults.solver, "ddpm");
+        assert_eq!(config("L-E8").defaults.scheduler, "euler");
+        assert_eq!(config("L-E8-ddpm").defaults.scheduler, "ddpm");
     }
 }

@@ -4,16 +4,21 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Config;
+use super::names::choices;
 
-/// How experts get their tokens at inference (spec §4.1, §8 quirk 1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum RoutingRule {
-    /// Official: the capacity predictor says *how many* tokens of the pool an expert takes, the gate says *which*.
-    Pool,
-    /// Each token for itself: an expert takes the tokens whose predicted capacity exceeds its threshold.
-    /// A sample's picture then does not depend on its batch mates.
-    #[default]
-    Token,
+choices! {
+    /// How the experts of a `DiffMoE` model get their tokens at inference.
+    ///
+    /// The official code follows `Pool`; `Token` is the rule that the capacity predictor is trained for, and the one
+    /// that keeps an image independent of its batch mates.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub enum RoutingRule: "routing rule" {
+        #[default]
+        Token = ("token", "Each token", "Each token for itself: an expert takes the tokens whose predicted capacity \
+            exceeds its threshold. An image does not depend on the others of its batch."),
+        Pool = ("pool", "Whole pool", "The paper's rule: the capacity predictor says how many tokens of the whole \
+            batch an expert takes, the gate says which. Images of a batch compete."),
+    }
 }
 
 /// Routing settings of a run.

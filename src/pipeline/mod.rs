@@ -6,6 +6,7 @@ mod decoding;
 mod loaded;
 mod place;
 mod settings;
+mod settings_builder;
 mod sliced;
 
 pub use decoder::{DecoderMismatch, LoadedDecoder, check_decoder};
@@ -13,23 +14,26 @@ pub use decoding::{Decoding, DecodingState};
 pub use loaded::{Pipeline, StartError};
 pub use place::{Backend, LoadError};
 pub use settings::{Settings, SettingsError};
+pub use settings_builder::{Label, SettingsBuilder};
 pub use sliced::Sliced;
 
 pub use crate::scheduler::random_rows;
 
 use crate::engine::{Engine, EngineError, GpuSamples, Progress, RunConfig, SliceTime, Snapshot};
 use crate::model::Config;
-use crate::scheduler::{Next, Observation, Plan, Request, gaussian};
+use crate::scheduler::{
+    Buffer, Next, Observation, ScheduleConfig, Scheduler, SchedulerState, StepNoise, gaussian,
+};
 use crate::trace::Trace;
 
 /// One batch of pictures on its way from noise to data.
 pub struct Run {
     engine: Box<dyn Engine>,
     settings: Settings,
-    plan: Plan,
+    scheduler: Box<dyn Scheduler>,
     /// Steps handed to the engine; the last one may still be at work.
     begun: u32,
-    /// Whether the plan has no more steps.
+    /// Whether the scheduler has no more steps.
     all_begun: bool,
     /// Whether the step that was handed over last still has work to hand out.
     step_open: bool,
@@ -40,7 +44,7 @@ pub struct Run {
     limit: u32,
     latent: Vec<f32>,
     trace: Trace,
-    /// What the run began with, where it cannot go on from its last step elsewhere.
+    /// What the run began with, where the scheduler cannot resume from its last step.
     origin: Option<Vec<f32>>,
     /// Number of the first picture.
     first: u64,
@@ -55,6 +59,8 @@ pub struct RunState {
     pub steps: u32,
     /// The sample after them, `[B, C, height, width]`; the noise, when there were none.
     pub latent: Vec<f32>,
+    /// What the scheduler carries beside the sample: earlier predictions of a multistep method.
+    pub buffers: Vec<Buffer>,
     /// Routing of those steps.
     pub trace: Trace,
 }
@@ -72,7 +78,7 @@ impl RunState {
             names.push(settings.prompts.clone());
         }
         let trace = Trace::new(config, names);
-        Self { first, steps: 0, latent: noise.collect(), trace }
+        Self { first, steps: 0, latent: noise.collect(), buffers: Vec::new(), trace }
     }
 }
 
@@ -98,27 +104,50 @@ impl Run {
         Self::resume(engine, config, settings, noise)
     }
 
-    /// Goes on with a run after its last finished step, on another engine. On the same kind of device the result
+    /// Resumes a run after its last finished step, on another engine. On the same kind of device the result
     /// is the same, bit for bit.
     ///
     /// # Errors
     /// When the device has no room for the prompts.
     ///
     /// # Panics
-    /// When the number of labels is not the engine's batch size, or steps were finished by an adaptive solver:
-    /// what it knows is not in a sample, so such a run has to begin anew.
+    /// When the number of labels is not the engine's batch size.
     pub fn resume(
-        mut engine: Box<dyn Engine>,
+        engine: Box<dyn Engine>,
         config: &Config,
+        settings: Settings,
+        so_far: RunState,
+    ) -> Result<Self, EngineError> {
+        let images = so_far.first..so_far.first + engine.batch() as u64;
+        let run = ScheduleConfig {
+            steps: settings.steps,
+            guidance: settings.guidance,
+            noise: StepNoise::Seeded { seed: settings.seed, images },
+        };
+        let scheduler = settings.scheduler.schedule(config, run);
+        Self::resume_with(engine, scheduler, settings, so_far)
+    }
+
+    /// As [`Run::resume`], with a scheduler of the caller's own in place of the one that `settings` names.
+    ///
+    /// # Errors
+    /// As [`Run::resume`].
+    ///
+    /// # Panics
+    /// As [`Run::resume`].
+    pub fn resume_with(
+        mut engine: Box<dyn Engine>,
+        mut scheduler: Box<dyn Scheduler>,
         settings: Settings,
         so_far: RunState,
     ) -> Result<Self, EngineError> {
         let batch = engine.batch();
         assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label a picture");
         assert_eq!(settings.pictures(), batch, "labels or prompts for every picture");
-        let RunState { first, steps, latent, trace } = so_far;
+        let RunState { first, steps, latent, buffers, trace } = so_far;
         engine.start(&RunConfig {
             latent: latent.clone(),
+            buffers: buffers.clone(),
             labels: settings.labels.clone(),
             prompts: settings.prompts.clone(),
             negative: settings.negative.clone(),
@@ -126,23 +155,17 @@ impl Run {
             muted: settings.muted.clone(),
             record_scores: settings.record_scores,
         })?;
-        let request = Request {
-            solver: settings.solver,
-            steps: settings.steps,
-            guidance: settings.guidance,
-            seed: settings.seed,
-            pictures: first..first + batch as u64,
-        };
+        scheduler.restore(SchedulerState { steps, buffers });
         Ok(Self {
             engine,
-            plan: Plan::new(config, request).after(steps),
             begun: steps,
             all_begun: false,
             step_open: false,
             finished: steps,
             taken_over: steps,
             limit: u32::MAX,
-            origin: settings.solver.is_adaptive().then(|| latent.clone()),
+            origin: scheduler.state().is_none().then(|| latent.clone()),
+            scheduler,
             first,
             latent,
             trace,
@@ -153,7 +176,7 @@ impl Run {
     /// Does at most about `budget` kernels of work, and takes in what has arrived. Never waits.
     ///
     /// # Errors
-    /// When the device is lost or has no room, or the solver finds no way on; what was finished stays readable.
+    /// When the device is lost or has no room, or the scheduler cannot continue; what was finished stays readable.
     pub fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
         self.advance_with(budget, |_| {})
     }
@@ -169,13 +192,13 @@ impl Run {
         on_step: impl FnMut(&Snapshot),
     ) -> Result<Progress, EngineError> {
         if !self.step_open && !self.all_begun && self.begun < self.limit {
-            match self.plan.next_step() {
+            match self.scheduler.next() {
                 Next::Step(ops) => {
                     self.engine.begin_step(&ops)?;
                     self.begun += 1;
                     self.step_open = true;
                 }
-                // An adaptive solver judges a step before it takes the next.
+                // An adaptive scheduler judges a step before it takes the next.
                 Next::Wait => {}
                 Next::Done => self.all_begun = true,
                 Next::Stalled(reason) => return Err(EngineError::Stalled(reason)),
@@ -193,13 +216,13 @@ impl Run {
 
     /// Whether all steps are finished.
     pub fn is_finished(&self) -> bool {
-        let all_begun = self.all_begun || self.plan.step_count() == Some(self.begun);
+        let all_begun = self.all_begun || self.scheduler.step_count() == Some(self.begun);
         all_begun && self.finished == self.begun
     }
 
     /// How much of the way from noise to data is done, 0 to 1.
     pub fn fraction(&self) -> f32 {
-        self.plan.fraction(self.finished)
+        self.scheduler.fraction(self.finished)
     }
 
     /// Runs to the end: a thread waits for the device, a page lives on meanwhile; `on_step` hears [`Run::fraction`].
@@ -229,7 +252,8 @@ impl Run {
         while let Some(mut snapshot) = self.engine.take_snapshot() {
             snapshot.steps += self.taken_over;
             snapshot.routing.iter_mut().for_each(|forward| forward.step += self.taken_over);
-            self.plan.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
+            self.scheduler
+                .observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
             on_step(&snapshot);
             self.finished = snapshot.steps;
             self.latent = snapshot.latent;
@@ -252,16 +276,26 @@ impl Run {
         &mut *self.engine
     }
 
-    /// Where another engine can go on: the last finished step, or the beginning where the solver is adaptive.
+    /// From where another engine can continue: the last finished step, or the beginning where the scheduler cannot
+    /// resume.
     pub fn state(&self) -> RunState {
-        let (first, mut trace) = (self.first, self.trace.clone());
-        match &self.origin {
-            None => RunState { first, steps: self.finished, latent: self.latent.clone(), trace },
-            Some(origin) => {
+        let (first, trace) = (self.first, self.trace.clone());
+        match (self.scheduler.state(), &self.origin) {
+            (Some(SchedulerState { steps, buffers }), _) => {
+                RunState { first, steps, latent: self.latent.clone(), buffers, trace }
+            }
+            (None, origin) => {
+                let mut trace = trace;
                 trace.clear();
-                RunState { first, steps: 0, latent: origin.clone(), trace }
+                let latent = origin.clone().unwrap_or_default();
+                RunState { first, steps: 0, latent, buffers: Vec::new(), trace }
             }
         }
+    }
+
+    /// What the scheduler carries beside the sample after the last finished step.
+    pub fn carried(&self) -> Vec<Buffer> {
+        self.scheduler.state().map(|state| state.buffers).unwrap_or_default()
     }
 
     /// Gives the engine back, whether the run is finished or not.

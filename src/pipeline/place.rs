@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use crate::engine::EngineError;
 use crate::gpu::{Gpu, GpuError, GpuOptions};
+use crate::model::choices;
 
-/// Which processor a user wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Backend {
-    /// A graphics processor if there is a real one, else the processor.
-    #[default]
-    Auto,
-    /// Any wgpu adapter, software adapters included.
-    Gpu,
-    /// The processor.
-    Cpu,
+choices! {
+    /// What computes.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub enum Backend: "backend" {
+        #[default]
+        Auto = ("auto", "Automatic", "A real GPU if there is one, else the CPU."),
+        Gpu = ("gpu", "GPU", "Any wgpu adapter, software adapters such as lavapipe included."),
+        Cpu = ("cpu", "CPU", "The CPU."),
+    }
 }
 
 /// Why a model or an image decoder could not be loaded.

@@ -1,7 +1,7 @@
 //! What a user may choose, checked before anything is computed.
 
-use crate::model::{Config, Kind, Muted, MutedError, Objective, Routing};
-use crate::scheduler::{Solver, TRAINED_STEPS};
+use crate::model::{Config, Kind, Muted, MutedError, Objective, Routing, one_of};
+use crate::scheduler::{OptionError, SchedulerKind};
 
 /// Thresholds move by no more log-odds than this: beyond it a threshold is 0 or 1.
 const MOST_LOG_ODDS: f32 = 24.0;
@@ -17,12 +17,12 @@ pub struct Settings {
     pub negative: String,
     /// Seed of the noise.
     pub seed: u64,
-    /// Denoising steps; of no meaning to a solver that chooses its steps by itself.
+    /// Denoising steps; without effect on schedulers that choose their own.
     pub steps: u32,
     /// Guidance scale; 1 is none.
     pub guidance: f32,
-    /// Solver.
-    pub solver: Solver,
+    /// Scheduler and its options.
+    pub scheduler: SchedulerKind,
     /// Routing rule and thresholds.
     pub routing: Routing,
     /// Experts that take no tokens.
@@ -31,26 +31,32 @@ pub struct Settings {
     pub record_scores: bool,
 }
 
-/// A setting that cannot work, with what to do instead.
-#[derive(Debug, thiserror::Error, PartialEq)]
+/// A setting that cannot work, with what it should be.
+#[derive(Clone, Debug, thiserror::Error, PartialEq)]
 #[non_exhaustive]
 pub enum SettingsError {
     /// No or too many steps.
-    #[error("{0} steps are not possible; choose 1 to 10000")]
-    Steps(u32),
+    #[error("steps must be 1–{most}, got {given}")]
+    Steps {
+        /// What was given.
+        given: u32,
+        /// Most steps of this scheduler for this model.
+        most: u32,
+    },
     /// Not a number, or far out of range.
-    #[error(
-        "guidance {0} is not possible; choose a number from 0 to 100 (1 switches guidance off)"
-    )]
+    #[error("guidance must be 0–100 (1 switches it off), got {0}")]
     Guidance(f32),
     /// A threshold that is no probability.
-    #[error("gamma {0} is not possible; it is a threshold for a probability, choose 0 to 1")]
+    #[error("gamma must be 0–1, a threshold for a probability, got {0}")]
     Gamma(f32),
     /// A shift that is no number.
-    #[error("a threshold shift of {0} is not possible; choose a number from -1 to 1")]
+    #[error("threshold shift must be -1–1, got {0}")]
     Shift(f32),
+    /// No images.
+    #[error("the number of images must be 1 or more, got 0")]
+    Images,
     /// A row that the table does not have.
-    #[error("{table} {row} does not exist; the model has {count} of them, numbered from 0")]
+    #[error("{table} {row} does not exist: the model has {count}, numbered from 0")]
     Label {
         /// Which table.
         table: String,
@@ -59,68 +65,59 @@ pub enum SettingsError {
         /// Rows without the null row.
         count: u32,
     },
+    /// A name that the table does not have.
+    #[error("there is no {table} {name:?}")]
+    LabelName {
+        /// Which table.
+        table: String,
+        /// What was given.
+        name: String,
+    },
+    /// A label for a table that the model does not have.
+    #[error("the model has no labels for {table:?}; it has {expected}")]
+    Table {
+        /// What was given.
+        table: String,
+        /// The tables of the model.
+        expected: String,
+    },
     /// Label lists that do not belong together.
-    #[error("every picture needs a label of each table and, where the model reads text, a prompt")]
+    #[error("each image needs one label per table and, for models that read text, a prompt")]
     Count,
     /// Prompts for a model without a text encoder.
-    #[error("this model reads no prompts; choose what to draw by its classes")]
+    #[error("this model reads no prompts: choose its classes instead")]
     NoText,
-    /// A flow solver for a diffusion model.
-    #[error(
-        "{0} is a solver for flow models, and this one was trained as DDPM; choose ddpm or ddim"
-    )]
-    NotFlow(Solver),
-    /// A diffusion solver for a flow model.
-    #[error(
-        "{0} is a solver for DDPM models, and this one was trained as a flow; choose euler, heun or dopri5"
-    )]
-    NotDdpm(Solver),
-    /// More steps than the process has.
-    #[error(
-        "{0} steps are not possible; a DDPM model was trained with {TRAINED_STEPS}, choose 1 to that"
-    )]
-    TooManySteps(u32),
-    /// A tolerance that cannot be met or means nothing.
-    #[error("a tolerance of {0} is not possible; choose a number from 1e-7 to 1")]
-    Tolerance(f32),
+    /// A scheduler for the other kind of model.
+    #[error("{scheduler} does not sample {models} models: choose {suitable}")]
+    Scheduler {
+        /// What was chosen.
+        scheduler: &'static str,
+        /// Kind of the model.
+        models: &'static str,
+        /// What can be chosen.
+        suitable: String,
+    },
+    /// An option that has no effect on this kind of model.
+    #[error("{0} has no effect on this model: leave it out")]
+    UnusedOption(&'static str),
+    /// A value that an option of the scheduler cannot have.
+    #[error(transparent)]
+    Option(#[from] OptionError),
     /// Thresholds moved too far.
-    #[error("thresholds cannot move by {0} log-odds; choose -24 to 24")]
+    #[error("thresholds must move by -24–24 log-odds, got {0}")]
     LogOdds(f32),
-    /// A share of noise that is none.
-    #[error("eta {0} is not possible; choose 0 (no fresh noise) to 1 (as much as DDPM)")]
-    Eta(f32),
     /// A muted expert that the model does not have.
     #[error(transparent)]
     Muted(#[from] MutedError),
 }
 
 impl Settings {
-    /// What a model recommends, for one image without labels.
-    pub fn of(config: &Config) -> Self {
-        let defaults = &config.defaults;
-        Self {
-            labels: config.labels.iter().map(|table| vec![table.null]).collect(),
-            prompts: config.text.iter().map(|_| String::new()).collect(),
-            negative: String::new(),
-            seed: 0,
-            steps: defaults.steps,
-            guidance: defaults.guidance,
-            solver: defaults.solver.parse().unwrap_or(match config.objective {
-                Objective::Flow => Solver::Euler,
-                Objective::Ddpm => Solver::Ddpm(crate::scheduler::Ancestry::default()),
-            }),
-            routing: Routing::default(),
-            muted: Muted::default(),
-            record_scores: false,
-        }
-    }
-
     /// Checks the settings against a model.
     ///
     /// # Errors
     /// The first setting that cannot work.
     pub fn check(&self, config: &Config) -> Result<(), SettingsError> {
-        self.check_solver(config)?;
+        self.check_scheduler(config)?;
         if !(0.0..=100.0).contains(&self.guidance) {
             return Err(SettingsError::Guidance(self.guidance));
         }
@@ -138,8 +135,10 @@ impl Settings {
             return Err(SettingsError::NoText);
         }
         let pictures = self.pictures();
+        if pictures == 0 {
+            return Err(SettingsError::Images);
+        }
         if self.labels.len() != config.labels.len()
-            || pictures == 0
             || self.labels.iter().any(|rows| rows.len() != pictures)
             || config.text.is_some() && self.prompts.len() != pictures
         {
@@ -167,33 +166,26 @@ impl Settings {
         Self { labels, prompts, ..self.clone() }
     }
 
-    /// The solver, its options, and the steps.
-    fn check_solver(&self, config: &Config) -> Result<(), SettingsError> {
-        match (config.objective, self.solver.objective()) {
-            (Objective::Ddpm, Objective::Flow) => return Err(SettingsError::NotFlow(self.solver)),
-            (Objective::Flow, Objective::Ddpm) => return Err(SettingsError::NotDdpm(self.solver)),
-            _ => {}
+    /// The scheduler, its options, and the steps. Ranges of options were checked when they were set.
+    fn check_scheduler(&self, config: &Config) -> Result<(), SettingsError> {
+        let (kind, objective) = (self.scheduler, config.objective);
+        if !kind.suits(objective) {
+            let suitable = SchedulerKind::for_objective(objective);
+            return Err(SettingsError::Scheduler {
+                scheduler: kind.name(),
+                models: match objective {
+                    Objective::Flow => "flow",
+                    Objective::Ddpm => "DDPM",
+                },
+                suitable: one_of(suitable.iter().map(|kind| kind.name())),
+            });
         }
-        if !(1..=10_000).contains(&self.steps) {
-            return Err(SettingsError::Steps(self.steps));
+        if let Some((option, _)) = kind.changed_options().find(|(o, _)| !o.applies(objective)) {
+            return Err(SettingsError::UnusedOption(option.name));
         }
-        match self.solver {
-            Solver::Euler | Solver::Heun => {}
-            Solver::Dopri5(tolerance) => {
-                let range = 1e-7..=1.0;
-                let both = [tolerance.relative, tolerance.absolute];
-                if let Some(&wrong) = both.iter().find(|&t| !range.contains(t)) {
-                    return Err(SettingsError::Tolerance(wrong));
-                }
-            }
-            Solver::Ddpm(ancestry) | Solver::Ddim(ancestry) => {
-                if self.steps > TRAINED_STEPS {
-                    return Err(SettingsError::TooManySteps(self.steps));
-                }
-                if !(0.0..=1.0).contains(&ancestry.eta) {
-                    return Err(SettingsError::Eta(ancestry.eta));
-                }
-            }
+        let most = kind.info().max_steps(objective);
+        if !(1..=most).contains(&self.steps) {
+            return Err(SettingsError::Steps { given: self.steps, most });
         }
         Ok(())
     }
@@ -207,46 +199,43 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::{Ancestry, Tolerance};
 
     fn config() -> Config {
         model("flow")
     }
 
-    fn model(time: &str) -> Config {
+    fn model(objective: &str) -> Config {
         Config::from_json(&format!(
-            r#"{{"kind":"dense","t_kind":"{time}","params":{{"input_size":8,"num_classes":10,
+            r#"{{"kind":"dense","t_kind":"{objective}","params":{{"input_size":8,"num_classes":10,
             "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4}}}}"#
         ))
         .unwrap()
     }
 
     #[test]
-    fn solvers_and_models_of_different_kinds_do_not_go_together() {
-        let check = |time: &str, solver: &str, change: fn(&mut Settings)| {
-            let mut s = Settings { solver: solver.parse().unwrap(), ..settings() };
-            change(&mut s);
-            s.check(&model(time)).map_err(|e| e.to_string())
-        };
-        let unchanged: fn(&mut Settings) = |_| {};
-        for (time, solvers) in
-            [("flow", ["euler", "heun", "dopri5"]), ("ddpm", ["ddpm", "ddim", "ddim"])]
-        {
-            for solver in solvers {
-                assert_eq!(check(time, solver, unchanged), Ok(()));
+    fn schedulers_and_models_of_different_kinds_do_not_go_together() {
+        for (objective, other) in [("flow", Objective::Ddpm), ("ddpm", Objective::Flow)] {
+            let config = model(objective);
+            for scheduler in SchedulerKind::for_objective(config.objective) {
+                assert_eq!(Settings { scheduler, ..settings() }.check(&config), Ok(()));
+                let most = scheduler.info().max_steps(config.objective);
+                let many = Settings { scheduler, steps: most + 1, ..settings() };
+                let given = most + 1;
+                assert_eq!(many.check(&config), Err(SettingsError::Steps { given, most }));
+            }
+            for scheduler in SchedulerKind::for_objective(other) {
+                let result = Settings { scheduler, ..settings() }.check(&config);
+                if scheduler.suits(config.objective) {
+                    assert_eq!(result, Ok(()));
+                    continue;
+                }
+                let error = result.unwrap_err().to_string();
+                let want = format!("{scheduler} does not sample");
+                assert!(error.starts_with(&want), "{error}");
+                let first = SchedulerKind::for_objective(config.objective)[0].name();
+                assert!(error.contains(&format!("choose {first}")), "{error}");
             }
         }
-        assert!(check("ddpm", "heun", unchanged).unwrap_err().contains("choose ddpm or ddim"));
-        assert!(
-            check("flow", "ddpm", unchanged).unwrap_err().contains("choose euler, heun or dopri5")
-        );
-        assert!(check("ddpm", "ddpm", |s| s.steps = 1001).unwrap_err().contains("1001 steps"));
-        let eta = Ancestry { eta: 1.5, ..Ancestry::default() };
-        let settings = Settings { solver: Solver::Ddim(eta), ..settings() };
-        assert_eq!(settings.check(&model("ddpm")), Err(SettingsError::Eta(1.5)));
-        let loose = Tolerance { relative: f32::NAN, ..Tolerance::default() };
-        let settings = Settings { solver: Solver::Dopri5(loose), ..settings };
-        assert!(matches!(settings.check(&config()), Err(SettingsError::Tolerance(_))));
     }
 
     fn settings() -> Settings {
@@ -257,7 +246,7 @@ mod tests {
             seed: 0,
             steps: 10,
             guidance: 1.5,
-            solver: Solver::Euler,
+            scheduler: "euler".parse().unwrap(),
             routing: Routing::default(),
             muted: Muted::default(),
             record_scores: false,
@@ -272,14 +261,15 @@ mod tests {
             change(&mut s);
             s.check(&config()).unwrap_err().to_string()
         };
-        assert!(refused(|s| s.steps = 0).contains("0 steps"));
-        assert!(refused(|s| s.guidance = f32::NAN).contains("guidance NaN"));
-        assert!(refused(|s| s.guidance = -1.0).contains("guidance -1"));
-        assert!(refused(|s| s.routing.gamma = Some(1.5)).contains("gamma 1.5"));
-        assert!(refused(|s| s.routing.shift = f32::INFINITY).contains("shift"));
+        assert!(refused(|s| s.steps = 0).contains("steps must be 1–10000, got 0"));
+        assert!(refused(|s| s.guidance = f32::NAN).contains("off), got NaN"));
+        assert!(refused(|s| s.guidance = -1.0).contains("off), got -1"));
+        assert!(refused(|s| s.routing.gamma = Some(1.5)).contains("probability, got 1.5"));
+        assert!(refused(|s| s.routing.shift = f32::INFINITY).contains("shift must be"));
         assert!(refused(|s| s.routing.log_odds = f32::NAN).contains("log-odds"));
         assert!(refused(|s| s.labels = vec![vec![99_999]]).contains("class 99999 does not exist"));
-        assert!(refused(|s| s.labels = vec![vec![]]).contains("needs a label"));
+        assert!(refused(|s| s.labels = vec![vec![]]).contains("must be 1 or more, got 0"));
+        assert!(refused(|s| s.labels.push(vec![1, 2])).contains("needs one label"));
         assert!(refused(|s| s.prompts = vec!["a fox".into(); 2]).contains("reads no prompts"));
         assert!(refused(|s| s.negative = "blob".into()).contains("reads no prompts"));
     }

@@ -1,14 +1,58 @@
-//! The adaptive solver of Dormand and Prince (1980), orders 5 and 4, with the controller, first step and
+//! The adaptive scheduler of Dormand and Prince (1980), orders 5 and 4, with the controller, first step and
 //! interpolation of `torchdiffeq`, the library that the official sampler calls: same tableau (Shampine's),
 //! same error norm (root mean square over the whole batch), same reaction to it.
 //!
 //! As there, the last step may end beyond `t = 1`, and the sample at 1 is interpolated. A step is tried on
 //! the device and judged here when its end and its error have come back; nothing waits for them.
 
-use super::flow::Rule;
-use super::plan::Next;
+use super::contract::{Next, Scheduler, SchedulerState};
+use super::flow::FlowModel;
+use super::info::{Resume, SchedulerInfo};
+use super::options::{OptionInfo, OptionValues};
 use super::program::{Instruction, Latent, Observation};
-use super::solver::Tolerance;
+use crate::model::Objective;
+
+/// It keeps velocities on the device and the shape of the last steps here, so a run restarts after a lost device.
+pub(super) static DOPRI5: SchedulerInfo = SchedulerInfo {
+    name: "dopri5",
+    title: "Adaptive",
+    hint: "Dormand and Prince's pair of orders 5 and 4: chooses its steps by the error that it estimates.",
+    objectives: &[Objective::Flow],
+    options: &[RTOL, ATOL],
+    is_adaptive: true,
+    max_ddpm_steps: 0,
+    resume: Resume::Restart,
+    start: |kind, config, run| {
+        let model = FlowModel { guidance: run.guidance, prediction: config.prediction };
+        let [relative, absolute] = [RTOL, ATOL].map(|option| kind.number(option.name));
+        Box::new(Dopri5::new(AdaptiveOptions { relative, absolute }, model))
+    },
+};
+
+/// `rtol`, with torchdiffeq's default in the official sampler.
+const RTOL: OptionInfo = OptionInfo {
+    name: "rtol",
+    hint: "Accepted error of a step relative to the sample's numbers.",
+    values: OptionValues::Number { min: 1e-7, max: 1.0, default: 1e-3 },
+    only: None,
+};
+
+/// `atol`, with torchdiffeq's default in the official sampler.
+const ATOL: OptionInfo = OptionInfo {
+    name: "atol",
+    hint: "Accepted error of a step near zero.",
+    values: OptionValues::Number { min: 1e-7, max: 1.0, default: 1e-6 },
+    only: None,
+};
+
+/// The error that is accepted in one step: `absolute + relative·|z|`, as a root mean square.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct AdaptiveOptions {
+    /// Relative to the sample's numbers.
+    relative: f32,
+    /// Where they are near zero.
+    absolute: f32,
+}
 
 /// Where in a step the velocity is evaluated, from the second evaluation on.
 const NODES: [f64; 6] = [1.0 / 5.0, 3.0 / 10.0, 4.0 / 5.0, 8.0 / 9.0, 1.0, 1.0];
@@ -76,9 +120,9 @@ enum Phase {
 
 /// The state between two steps.
 #[derive(Clone, Debug)]
-pub(super) struct Dopri5 {
-    tolerance: Tolerance,
-    rule: Rule,
+struct Dopri5 {
+    tolerance: AdaptiveOptions,
+    model: FlowModel,
     phase: Phase,
     /// Start of the step at hand.
     time: f64,
@@ -87,17 +131,12 @@ pub(super) struct Dopri5 {
 }
 
 impl Dopri5 {
-    pub(super) fn new(tolerance: Tolerance, rule: Rule) -> Self {
-        Self { tolerance, rule, phase: Phase::Start, time: 0.0, step: 0.0 }
+    fn new(tolerance: AdaptiveOptions, model: FlowModel) -> Self {
+        Self { tolerance, model, phase: Phase::Start, time: 0.0, step: 0.0 }
     }
 
-    /// How far the accepted steps have come, 0 to 1.
-    pub(super) fn time(&self) -> f32 {
-        if self.phase == Phase::Done { 1.0 } else { self.time as f32 }
-    }
-
-    /// The next list of operations.
-    pub(super) fn next_step(&mut self) -> Next {
+    /// The next list of instructions.
+    fn next_step(&mut self) -> Next {
         let mut ops = Vec::new();
         self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Start => {
@@ -136,9 +175,9 @@ impl Dopri5 {
         Next::Step(ops)
     }
 
-    /// `Rate(to) = v(input, time)`.
+    /// `Velocity(to) = v(input, time)`.
     fn rate(&self, ops: &mut Vec<Instruction>, input: Latent, time: f64, to: u8) {
-        let terms = self.rule.velocity(ops, input, time as f32, 0);
+        let terms = self.model.velocity(ops, input, time as f32, 0);
         ops.push(Instruction::Combine { output: Latent::Velocity(to), terms });
     }
 
@@ -192,9 +231,9 @@ impl Dopri5 {
     }
 
     /// Takes in what came back.
-    pub(super) fn observe(&mut self, seen: Observation<'_>) {
+    fn take_in(&mut self, seen: Observation<'_>) {
         let reports = seen.reports;
-        self.phase = match (std::mem::replace(&mut self.phase, Phase::Done), &reports[..]) {
+        self.phase = match (std::mem::replace(&mut self.phase, Phase::Done), reports) {
             (Phase::StartIsOut, [rate]) => {
                 let start = seen.sample.to_vec();
                 let [size, speed] = [&start, rate].map(|of| self.norm(of, &start, &start));
@@ -248,19 +287,48 @@ impl Dopri5 {
     }
 }
 
+impl Scheduler for Dopri5 {
+    fn next(&mut self) -> Next {
+        self.next_step()
+    }
+
+    fn observe(&mut self, seen: Observation<'_>) {
+        self.take_in(seen);
+    }
+
+    fn state(&self) -> Option<SchedulerState> {
+        None
+    }
+
+    fn restore(&mut self, _: SchedulerState) {
+        *self = Self::new(self.tolerance, self.model);
+    }
+
+    fn step_count(&self) -> Option<u32> {
+        None
+    }
+
+    /// How far the accepted steps have come.
+    fn fraction(&self, _: u32) -> f32 {
+        if self.phase == Phase::Done { 1.0 } else { self.time as f32 }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::Prediction;
     use crate::scheduler::testing::Machine;
 
-    fn plain(guidance: f32) -> Rule {
-        Rule { guidance, prediction: Prediction::Velocity }
+    const DEFAULT: AdaptiveOptions = AdaptiveOptions { relative: 1e-3, absolute: 1e-6 };
+
+    fn plain(guidance: f32) -> FlowModel {
+        FlowModel { guidance, prediction: Prediction::Velocity }
     }
 
     /// Solves dz/dt = f(z, t) from 1 and gives the end and the times of the evaluations.
     fn solve(relative: f32, f: impl Fn(f32, f32) -> f32 + Copy) -> (f32, Vec<f32>) {
-        let tolerance = Tolerance { relative, absolute: 1e-6 };
+        let tolerance = AdaptiveOptions { relative, absolute: 1e-6 };
         let mut solver = Dopri5::new(tolerance, plain(1.0));
         let mut machine = Machine::new(1.0, move |z, t, _| f(z, t));
         let mut times = Vec::new();
@@ -269,7 +337,7 @@ mod tests {
                 Next::Step(ops) => {
                     times.extend(ops.iter().flat_map(Instruction::passes).map(|pass| pass.0));
                     let snapshot = machine.run(&ops);
-                    solver.observe(snapshot.as_seen());
+                    solver.take_in(snapshot.as_seen());
                 }
                 Next::Wait => panic!("everything has come back"),
                 Next::Stalled(reason) => panic!("{reason}"),
@@ -328,11 +396,11 @@ mod tests {
 
     #[test]
     fn velocities_that_are_no_numbers_end_the_run() {
-        let mut solver = Dopri5::new(Tolerance::default(), plain(1.0));
+        let mut solver = Dopri5::new(DEFAULT, plain(1.0));
         let mut machine = Machine::new(1.0, |_, t, _| if t > 0.3 { f32::NAN } else { 1.0 });
         for _ in 0..1000 {
             match solver.next_step() {
-                Next::Step(ops) => solver.observe(machine.run(&ops).as_seen()),
+                Next::Step(ops) => solver.take_in(machine.run(&ops).as_seen()),
                 Next::Stalled(reason) => {
                     assert!(reason.contains("tolerance"), "{reason}");
                     return;
@@ -345,7 +413,7 @@ mod tests {
 
     #[test]
     fn a_step_that_is_out_is_waited_for() {
-        let mut solver = Dopri5::new(Tolerance::default(), plain(1.5));
+        let mut solver = Dopri5::new(DEFAULT, plain(1.5));
         assert!(matches!(solver.next_step(), Next::Step(_)));
         assert!(matches!(solver.next_step(), Next::Wait));
         assert!(matches!(solver.next_step(), Next::Wait));

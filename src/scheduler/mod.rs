@@ -1,17 +1,44 @@
-//! Schedulers: noise, times, solver steps and guidance as lists of instructions. Plain maths, no device.
+//! Schedulers: the way from noise to data as lists of instructions. Plain maths, no device.
+//!
+//! A scheduler is one file and one row of [`ALL`]. Help texts, option checks, links, the JavaScript API and the
+//! controls of the viewer are made from the table.
 
+mod contract;
+mod ddim;
 mod ddpm;
 mod dopri5;
+mod dpm_solver;
+mod epsilon;
+mod euler;
 mod flow;
+mod heun;
+mod info;
+mod kind;
 mod noise;
-mod plan;
+mod options;
+mod path;
+mod process;
 mod program;
-mod solver;
 #[cfg(test)]
 mod testing;
+mod unipc;
 
-pub use ddpm::{Process, TRAINED_STEPS};
-pub use noise::{gaussian, random_rows, step_noise};
-pub use plan::{Next, Plan, Request};
+pub use contract::{Buffer, Fixed, FixedSteps, Next, Scheduler, SchedulerState};
+pub use epsilon::{DdpmOptions, GuidedChannels};
+pub use info::{Resume, ScheduleConfig, SchedulerInfo};
+pub use kind::SchedulerKind;
+pub use noise::{StepNoise, gaussian, random_rows, step_noise};
+pub use options::{OptionError, OptionInfo, OptionValues};
+pub use process::{Process, TRAINED_STEPS};
 pub use program::{Branch, Denoise, Deviation, Instruction, Latent, Observation};
-pub use solver::{Ancestry, GuidedChannels, Solver, Tolerance, UnknownSolver};
+
+/// All schedulers. The first of an objective is the default of models that recommend none.
+pub static ALL: &[&SchedulerInfo] = &[
+    &euler::EULER,
+    &heun::HEUN,
+    &dopri5::DOPRI5,
+    &ddpm::DDPM,
+    &ddim::DDIM,
+    &dpm_solver::DPM_SOLVER,
+    &unipc::UNIPC,
+];

@@ -4,6 +4,9 @@
 //! crate: the standard library's `ln` and `cos` differ from platform to platform, and a shared seed would
 //! then show another picture in the browser.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
@@ -23,6 +26,36 @@ pub fn step_noise(seed: u64, picture: u64, step: u32, len: usize) -> Vec<f32> {
     assert!(picture >> PICTURE_BITS == 0, "picture {picture}");
     // Streams below 2⁴⁰ are the samples' own.
     stream(seed, (u64::from(step) + 1) << PICTURE_BITS | picture, len)
+}
+
+/// The noise that a scheduler adds on the way.
+#[derive(Clone, Debug)]
+pub enum StepNoise {
+    /// From a seed. Each image of the run has noise of its own, whatever the batch.
+    Seeded {
+        /// The seed.
+        seed: u64,
+        /// Which images of the run the batch holds.
+        images: Range<u64>,
+    },
+    /// Recorded numbers, `[B, C, h, w]` for each step: to repeat a run of another program.
+    Recorded(Vec<Arc<Vec<f32>>>),
+}
+
+impl StepNoise {
+    /// Noise for one step of the whole batch, `sample_len` numbers for each image.
+    ///
+    /// # Panics
+    /// When fewer steps were recorded.
+    pub fn of(&self, step: u32, sample_len: usize) -> Arc<Vec<f32>> {
+        match self {
+            Self::Seeded { seed, images } => {
+                let of = |image| step_noise(*seed, image, step, sample_len);
+                Arc::new(images.clone().flat_map(of).collect())
+            }
+            Self::Recorded(steps) => steps[step as usize].clone(),
+        }
+    }
 }
 
 fn stream(seed: u64, number: u64, len: usize) -> Vec<f32> {
@@ -105,6 +138,14 @@ mod tests {
         assert_eq!(bits, NOISE_OF_THE_FIRST_STEP, "{bits:?}");
     }
     const NOISE_OF_THE_FIRST_STEP: [u32; 3] = [3_190_475_097, 1_061_277_346, 3_192_609_829];
+
+    #[test]
+    fn every_image_has_noise_of_its_own_whatever_the_batch() {
+        let noise = |images| StepNoise::Seeded { seed: 4, images }.of(1, 16);
+        let both = noise(6..8);
+        assert_ne!(both[..16], both[16..]);
+        assert_eq!(noise(7..8)[..], both[16..]);
+    }
 
     #[test]
     fn rows_repeat_only_when_all_were_drawn() {

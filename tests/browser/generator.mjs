@@ -4,8 +4,8 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { distance, native, site, withPage } from "./lab.mjs";
 
-const OPTIONS = { labels: { subject: 3, style: 2 }, seed: 7, steps: 3, guidance: 2, solver: "euler" };
-const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, cfg: 2, solver: "euler", model: "emoji" };
+const OPTIONS = { labels: { subject: 3, style: 2 }, seed: 7, steps: 3, guidance: 2, scheduler: "euler" };
+const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, guidance: 2, scheduler: "euler", model: "emoji" };
 
 /** An empty page of the site, with a generator in `window.generator`. */
 async function withGenerator(options, create, body) {
@@ -46,7 +46,7 @@ test("the processor draws what the command line draws", async () => {
 });
 
 test("words become the picture that the command line makes of them", async () => {
-  const words = { seed: 3, steps: 2, solver: "euler" };
+  const words = { seed: 3, steps: 2, scheduler: "euler" };
   const [prompt, negative] = ["a fox, twemoji", "blob"];
   await withGenerator({}, { backend: "cpu", model: "models/emoji_text.safetensors" }, async (page) => {
     const wanted = await native(page, { ...words, prompt, negative, model: "emoji_text" });
@@ -79,7 +79,7 @@ for (const asRealGpu of [false, true]) {
       const report = await page.evaluate(async () => {
         // Pipelines are made before the first step is computed; its pixels are checked elsewhere.
         const abort = new AbortController();
-        const run = window.generator.sample({ seed: 1, steps: 2, solver: "heun", signal: abort.signal });
+        const run = window.generator.sample({ seed: 1, steps: 2, scheduler: "heun", signal: abort.signal });
         await new Promise((resolve) => setTimeout(resolve, 500));
         while (window.pipelines.length === 0) await new Promise((resolve) => setTimeout(resolve, 100));
         abort.abort();

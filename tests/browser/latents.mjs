@@ -46,7 +46,7 @@ before(async () => {
 after(() => rm(folder, { recursive: true }));
 
 const drawn = (page, vae, model = "model") =>
-  native(page, { model: file(model), vae: file(vae), class: 3, seed: 7, steps: 3, cfg: 2, solver: "euler" });
+  native(page, { model: file(model), vae: file(vae), class: 3, seed: 7, steps: 3, guidance: 2, scheduler: "euler" });
 
 /** Draws in an empty page; `bytes` brings the decoder as bytes, `destroy` loses its device while it decodes. */
 const generate = (page, vae, { model = "model", backend = "cpu", bytes = false, destroy = false } = {}) =>
@@ -63,7 +63,7 @@ const generate = (page, vae, { model = "model", backend = "cpu", bytes = false, 
     });
     const [steps, fractions] = [[], []];
     const { rgba, width, height } = await generator.sample({
-      labels: { class: 3 }, seed: 7, steps: 3, guidance: 2, solver: "euler",
+      labels: { class: 3 }, seed: 7, steps: 3, guidance: 2, scheduler: "euler",
       onStep: (step, total, rgba, ...size) => steps.push([step, total, rgba.length, ...size, new Set(rgba).size > 8]),
       onDecode: (fraction) => {
         if (destroy && fractions.length === 0) window.devices.at(-1).destroy();
@@ -147,7 +147,7 @@ test("a script hears which decoder is missing, and which does not belong to the 
 test("the app decodes what a link names, and its own link names it again", async () => {
   const address = (name) => `${site.origin}/${name}.safetensors`;
   const query = new URLSearchParams({ backend: "cpu", model: address("model"), vae: address("kl") });
-  const share = new URLSearchParams({ model: address("model"), seed: 7, count: 1, steps: 3, guidance: 2, solver: "euler", labels: 3 });
+  const share = new URLSearchParams({ model: address("model"), seed: 7, count: 1, steps: 3, guidance: 2, scheduler: "euler", labels: 3 });
   const draw = (link) => withPage(link, {}, async (page) => {
     // The first run may end before the decoder is there.
     await page.waitForFunction(() => window.diffmoe?.state().rendering === "decoded", null, { timeout: 60_000, polling: 50 });

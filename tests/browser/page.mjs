@@ -8,8 +8,8 @@ import { pathToFileURL } from "node:url";
 import { DIST, distance, finished, native, pixels, site, withPage } from "./lab.mjs";
 import { send, sendAndBreak } from "./server.mjs";
 
-const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&solver=euler&labels=3,2";
-const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, cfg: 2, solver: "euler", model: "emoji" };
+const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=3,2";
+const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, guidance: 2, scheduler: "euler", model: "emoji" };
 
 const page_ = (query = "", fragment = SHARE) => `${site.origin}/${query}#${fragment}`;
 

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { finished, site, withPage } from "./lab.mjs";
 
-const SHARE = "model=emoji&seed=11&count=4&steps=12&guidance=2&solver=euler&labels=varied,3";
+const SHARE = "model=emoji&seed=11&count=4&steps=12&guidance=2&scheduler=euler&labels=varied,3";
 // One pixel a point: the browser's emulation of finer screens tells the canvas another size than it has.
 const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
 

@@ -8,7 +8,7 @@ use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Muted, Routing, RoutingRule, Storage, TensorSpec};
 use diffmoe::pipeline::{Backend, LoadedDecoder, Pipeline, Run, Settings};
 use diffmoe::platform::Bytes;
-use diffmoe::scheduler::{Ancestry, GuidedChannels, Solver, Tolerance};
+use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
 
 use super::{Case, Model};
@@ -35,8 +35,17 @@ pub(crate) fn compute(case: &Case) -> Answer {
         labels.map(|(i, table)| pictures.clone().map(|p| label(i, p, table.null)).collect());
     let prompts =
         case.prompts.iter().cycle().take(if config.text.is_some() { case.batch } else { 0 });
-    let guided = if case.all_channels { GuidedChannels::All } else { GuidedChannels::Three };
-    let ancestry = Ancestry { guided, clip: case.clip, eta: case.eta };
+    let guided_channels = if case.all_channels { "all" } else { "3" };
+    let options = [
+        ("rtol", case.tolerance.to_string()),
+        ("guided-channels", guided_channels.to_owned()),
+        ("clip", case.clip.to_string()),
+        ("eta", case.eta.to_string()),
+    ];
+    let scheduler: SchedulerKind = case.solver.parse().unwrap();
+    let options = options.iter().filter(|(name, _)| scheduler.get(name).is_some());
+    let scheduler =
+        options.fold(scheduler, |kind, (name, value)| kind.with_text(name, value).unwrap());
     let settings = Settings {
         labels: labels.collect(),
         prompts: prompts.map(|&prompt| prompt.to_owned()).collect(),
@@ -44,14 +53,7 @@ pub(crate) fn compute(case: &Case) -> Answer {
         seed: 7,
         steps: case.steps,
         guidance: case.guidance,
-        solver: match case.solver {
-            "dopri5" => {
-                Solver::Dopri5(Tolerance { relative: case.tolerance, ..Tolerance::default() })
-            }
-            "ddpm" => Solver::Ddpm(ancestry),
-            "ddim" => Solver::Ddim(ancestry),
-            name => name.parse().unwrap(),
-        },
+        scheduler,
         routing: Routing {
             rule: if case.pool { RoutingRule::Pool } else { RoutingRule::Token },
             gamma: case.gamma,

@@ -192,6 +192,15 @@ pub(crate) const CASES: &[Case] = &[
     // Fixed variances.
     Case { name: "fixed_ddpm_8_joint", model: random(FIXED), solver: "ddpm", guidance: 1.5, ..EIGHT },
     Case { name: "fixed_ddim_eta", model: random(FIXED), solver: "ddim", eta: 0.5, ..PLAIN },
+    // Multistep schedulers.
+    Case { name: "dpmpp_2m", solver: "dpmpp_2m", steps: 5, ..PLAIN },
+    Case { name: "dpmpp_2m_8_pool_guided", solver: "dpmpp_2m", steps: 5, pool: true, guidance: 1.7, ..EIGHT },
+    Case { name: "dpmpp_2m_ddpm_8_joint", model: random(DDPM), solver: "dpmpp_2m", steps: 5, guidance: 2.0, ..EIGHT },
+    Case { name: "dpmpp_2m_data", model: random(DATA), solver: "dpmpp_2m", steps: 5, guidance: 2.0, ..PLAIN },
+    Case { name: "unipc", solver: "unipc", steps: 5, ..PLAIN },
+    Case { name: "unipc_8_pool_guided", solver: "unipc", steps: 5, pool: true, guidance: 1.7, ..EIGHT },
+    Case { name: "unipc_ddpm_clip_all_joint", model: random(DDPM), solver: "unipc", steps: 5, clip: true, all_channels: true, guidance: 2.0, batch: 3, ..PLAIN },
+    Case { name: "unipc_fixed", model: random(FIXED), solver: "unipc", steps: 5, ..PLAIN },
     // The other architectures.
     Case { name: "tc_8", model: random(TC), ..EIGHT },
     Case { name: "tc_heun_guided", model: random(TC), solver: "heun", guidance: 2.0, ..PLAIN },

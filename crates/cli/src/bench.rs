@@ -10,14 +10,15 @@ use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::{CpuEngine, CpuModel};
 use diffmoe::engine::{Engine, GpuEngine, GpuModel, RunConfig};
 use diffmoe::gpu::Gpu;
-use diffmoe::model::{Config, Objective};
+use diffmoe::model::Config;
+use diffmoe::pipeline::Backend;
 use diffmoe::scheduler::Instruction;
-use diffmoe::scheduler::{Ancestry, Next, Plan, Request, Solver, gaussian};
+use diffmoe::scheduler::{Next, ScheduleConfig, SchedulerKind, StepNoise, gaussian};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::output::Output;
-use super::{BackendName, Outcome, WeightsName};
+use super::{Outcome, WeightsName, backend_parser};
 
 /// Measure: milliseconds of a guided step (both branches through the model), and of each kernel in it.
 ///
@@ -29,8 +30,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
     model: String,
     /// What to measure; auto measures the CPU, and the GPU if there is an adapter of any kind.
-    #[arg(long, value_enum, default_value = "auto")]
-    backend: BackendName,
+    #[arg(long, value_parser = backend_parser(), default_value = "auto")]
+    backend: Backend,
     /// What large matrices are on a graphics device; sums are f32 in any case.
     #[arg(long, value_enum, default_value = "auto")]
     weights: WeightsName,
@@ -87,13 +88,13 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     }
     let json = arguments.json.as_deref().map(Output::reserve).transpose()?;
     let mut devices = Vec::new();
-    if !matches!(arguments.backend, BackendName::Gpu) {
+    if !matches!(arguments.backend, Backend::Gpu) {
         devices.push(cpu(&checkpoint, arguments)?);
     }
-    if !matches!(arguments.backend, BackendName::Cpu) {
+    if !matches!(arguments.backend, Backend::Cpu) {
         match Gpu::headless() {
             Ok(gpu) => devices.push(graphics(gpu, &checkpoint, arguments)?),
-            Err(error) if matches!(arguments.backend, BackendName::Auto) => {
+            Err(error) if matches!(arguments.backend, Backend::Auto) => {
                 eprintln!("note: {error}: only the CPU was measured");
             }
             Err(error) => return Err(error.into()),
@@ -168,15 +169,12 @@ fn graphics(
 
 /// A guided step: Euler's for a flow, an ancestral one for DDPM.
 fn one_step(config: &Config, arguments: &Arguments) -> Vec<Instruction> {
-    let solver = match config.objective {
-        Objective::Flow => Solver::Euler,
-        Objective::Ddpm => Solver::Ddpm(Ancestry::default()),
-    };
-    let pictures = 0..arguments.batch as u64;
-    let request = Request { solver, steps: 2, guidance: 2.0, seed: 0, pictures };
-    match Plan::new(config, request).next_step() {
+    let scheduler = SchedulerKind::for_objective(config.objective)[0];
+    let noise = StepNoise::Seeded { seed: 0, images: 0..arguments.batch as u64 };
+    let run = ScheduleConfig { steps: 2, guidance: 2.0, noise };
+    match scheduler.schedule(config, run).next() {
         Next::Step(ops) => ops,
-        other => unreachable!("a plan of two steps begins with {other:?}"),
+        other => unreachable!("a run of two steps begins with {other:?}"),
     }
 }
 

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use diffmoe::checkpoint::TensorFile;
+use diffmoe::pipeline::Backend;
 use diffmoe::pixels;
 
 use super::output::Output;
-use super::{BackendName, Outcome, decoder};
+use super::{Outcome, backend_parser, decoder};
 
 /// Decode latents to pictures and write them as one PNG.
 ///
@@ -28,8 +29,8 @@ pub(super) struct Arguments {
     #[arg(long, short, value_name = "FILE.png", default_value = "decoded.png")]
     out: PathBuf,
     /// Where to compute.
-    #[arg(long, value_enum, default_value = "auto")]
-    backend: BackendName,
+    #[arg(long, value_parser = backend_parser(), default_value = "auto")]
+    backend: Backend,
     /// Whole factor by which pictures are enlarged.
     #[arg(long, default_value_t = 1)]
     scale: u32,
@@ -48,7 +49,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let (latents, size) = read(&TensorFile::open(&arguments.latents)?, file.latent_channels())?;
     let out = Output::reserve(&arguments.out)?;
     let started = Instant::now();
-    let backend = arguments.backend.into();
+    let backend = arguments.backend;
     let (pictures, size) = decoder::decode(&file, &latents, size, backend)?;
     let grid = pixels::grid(&pictures, size, Some(arguments.scale));
     out.write(|part| grid.save(part))?;

@@ -90,7 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let defaults = &config.defaults;
     println!(
         "  sampling      {} with {} steps, guidance {}",
-        defaults.solver, defaults.steps, defaults.guidance
+        defaults.scheduler, defaults.steps, defaults.guidance
     );
     let mut storage: BTreeMap<&str, usize> = BTreeMap::new();
     for tensor in &list {

@@ -13,7 +13,7 @@ mod output;
 mod picture_set;
 mod report;
 mod sample;
-mod solver_options;
+mod scheduler_options;
 mod trace;
 mod verify;
 mod verify_decoder;
@@ -26,6 +26,7 @@ use diffmoe::engine::{EngineError, WeightChoice};
 use diffmoe::gpu::GpuError;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::pipeline::{Backend, LoadError};
+use scheduler_options::by_name;
 
 /// What a command returns: an exit code, or an error that becomes one sentence on stderr.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
@@ -54,25 +55,9 @@ enum Command {
     Window(window::Arguments),
 }
 
-/// Where to compute.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum BackendName {
-    /// A real GPU if there is one, else the CPU.
-    Auto,
-    /// Any wgpu adapter, software adapters such as lavapipe included.
-    Gpu,
-    /// The processor.
-    Cpu,
-}
-
-impl From<BackendName> for Backend {
-    fn from(name: BackendName) -> Self {
-        match name {
-            BackendName::Auto => Self::Auto,
-            BackendName::Gpu => Self::Gpu,
-            BackendName::Cpu => Self::Cpu,
-        }
-    }
+/// `--backend`, from the library's table.
+fn backend_parser() -> impl clap::builder::TypedValueParser<Value = Backend> {
+    by_name(Backend::ALL.iter().map(|backend| (backend.name(), backend.hint())))
 }
 
 /// What large matrices are on a graphics device; the processor computes with f32 in any case.

@@ -9,13 +9,13 @@ use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::{Engine, EngineError, RunConfig};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule};
-use diffmoe::pipeline::{Pipeline, Settings};
-use diffmoe::scheduler::{Next, Observation, Plan, Process, Request, Solver};
+use diffmoe::pipeline::{Backend, Pipeline, Settings};
+use diffmoe::scheduler::{Next, Observation, Process, ScheduleConfig, SchedulerKind, StepNoise};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::report::{Recorded, Report, record};
-use super::{BackendName, Outcome, verify_decoder};
+use super::{Outcome, backend_parser, verify_decoder};
 
 /// Check the implementation against recorded answers of another one.
 ///
@@ -28,8 +28,8 @@ pub(super) struct Arguments {
     #[arg(value_name = "CASE_DIR")]
     case: PathBuf,
     /// Where to compute.
-    #[arg(long, value_enum, default_value = "auto")]
-    backend: BackendName,
+    #[arg(long, value_parser = backend_parser(), default_value = "auto")]
+    backend: Backend,
     /// Largest difference that passes; where recorded numbers exceed 1, relative to the largest of them.
     #[arg(long, default_value_t = 1e-4)]
     tolerance: f32,
@@ -74,13 +74,13 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let io = SafeTensors::deserialize(&io_bytes)
         .map_err(|e| format!("{}: {e}", folder.join("io.safetensors").display()))?;
     if case.kind.starts_with("vae") {
-        let backend = arguments.backend.into();
+        let backend = arguments.backend;
         return verify_decoder::run(folder, &io, backend, arguments.tolerance);
     }
     let checkpoint = Checkpoint::open(&folder.join("model.safetensors"))?;
     let config = checkpoint.config();
     let input = Inputs::read(&io, config, &case)?;
-    let model = Pipeline::open(&checkpoint, arguments.backend.into(), WeightPrecision::F32)?;
+    let model = Pipeline::open(&checkpoint, arguments.backend, WeightPrecision::F32)?;
     if let Some(note) = model.note() {
         eprintln!("note: {note}");
     }
@@ -185,7 +185,7 @@ fn keep_first_half(wanted: &mut Recorded, shape: &[usize]) {
     }
 }
 
-/// Samples as the recorded key says (`solver_cfg`, `solver_nocfg`), or nothing where we cannot.
+/// Samples as the recorded key says (`NAME_cfg`, `NAME_nocfg`), or nothing where we cannot.
 fn sample(
     key: &str,
     engine: &mut dyn Engine,
@@ -194,38 +194,38 @@ fn sample(
     input: &Inputs,
     io: &SafeTensors<'_>,
 ) -> Result<Option<Vec<f32>>, Box<dyn std::error::Error>> {
-    let Some((solver, guidance)) = key.split_once('_') else { return Ok(None) };
-    let Ok(solver) = Solver::from_str(solver) else { return Ok(None) };
+    let Some((name, guidance)) = key.rsplit_once('_') else { return Ok(None) };
+    let Ok(scheduler) = SchedulerKind::from_str(name) else { return Ok(None) };
     let settings = Settings {
         labels: input.run.labels.clone(),
         prompts: input.run.prompts.clone(),
         negative: input.run.negative.clone(),
         seed: 0,
-        steps: if solver == Solver::Heun { case.heun_steps } else { case.steps },
+        steps: if name == "heun" { case.heun_steps } else { case.steps },
         guidance: if guidance == "nocfg" { 1.0 } else { case.cfg_scale },
-        solver,
+        scheduler,
         routing: input.run.routing,
         muted: input.run.muted.clone(),
         record_scores: false,
     };
     settings.check(config)?;
-    let Settings { solver, steps, guidance, seed, .. } = settings;
-    let pictures = 0..input.times.len() as u64;
-    let mut plan = Plan::new(config, Request { solver, steps, guidance, seed, pictures });
-    if let Ok(noise) = record(io, &format!("{key}_noise")) {
-        plan = plan.with_noise(recorded_noise(key, &noise, &input.shape)?);
-    }
+    let Settings { steps, guidance, seed, .. } = settings;
+    let noise = match record(io, &format!("{key}_noise")) {
+        Ok(noise) => recorded_noise(key, &noise, &input.shape, steps)?,
+        Err(_) => StepNoise::Seeded { seed, images: 0..input.times.len() as u64 },
+    };
+    let mut scheduler = scheduler.schedule(config, ScheduleConfig { steps, guidance, noise });
     engine.start(&input.run)?;
     let mut last = None;
     loop {
-        match plan.next_step() {
+        match scheduler.next() {
             Next::Step(ops) => engine.finish_step(&ops)?,
             Next::Done => return Ok(last),
             Next::Stalled(reason) => return Err(EngineError::Stalled(reason).into()),
             Next::Wait => return Err("the device did not hand a step back".into()),
         }
         while let Some(snapshot) = engine.take_snapshot() {
-            plan.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
+            scheduler.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
             last = Some(snapshot.latent);
         }
     }
@@ -236,13 +236,19 @@ fn recorded_noise(
     key: &str,
     noise: &Recorded,
     shape: &[usize],
-) -> Result<Vec<Arc<Vec<f32>>>, String> {
+    steps: u32,
+) -> Result<StepNoise, String> {
     let len: usize = shape.iter().product();
     let step: usize = noise.shape.iter().skip(1).product();
     if noise.shape.len() != shape.len() + 1 || (step != len && step != 2 * len) {
         return Err(format!("{key}_noise {:?} does not fit x {shape:?}", noise.shape));
     }
-    Ok(noise.values.chunks_exact(step).map(|step| Arc::new(step[..len].to_vec())).collect())
+    // The last step adds none.
+    if noise.shape[0] + 1 < steps as usize {
+        return Err(format!("{key}_noise has {} of {steps} steps", noise.shape[0]));
+    }
+    let steps = noise.values.chunks_exact(step).map(|step| Arc::new(step[..len].to_vec()));
+    Ok(StepNoise::Recorded(steps.collect()))
 }
 
 /// Sorts `blocks.10` after `blocks.9`, so that the first failure is where the error begins.

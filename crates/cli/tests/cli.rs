@@ -114,8 +114,8 @@ fn the_adaptive_solver_draws_a_picture_close_to_many_small_steps() {
         assert_eq!(code, 0, "{stderr}");
         image::open(&out).expect("a PNG").to_rgb8()
     };
-    let adaptive = draw(&["--solver", "dopri5", "--rtol", "1e-4", "--atol", "1e-4"]);
-    let many = draw(&["--solver", "heun", "--steps", "80"]);
+    let adaptive = draw(&["--scheduler", "dopri5", "--rtol", "1e-4", "--atol", "1e-4"]);
+    let many = draw(&["--scheduler", "heun", "--steps", "80"]);
     let sum: u64 = adaptive.iter().zip(many.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
     let mean = sum as f64 / adaptive.len() as f64;
     // Routing jumps, so neither is exact: they differ by 3, 200 steps of Euler from 80 of Heun by 0.5, and
@@ -156,19 +156,19 @@ fn impossible_requests_are_refused_in_one_sentence() {
     sample(&["--class", "99999"], "there is no class \"99999\"");
     sample(&["--class", "Volcano"], "Forest");
     sample(&["--style", "noto"], "knows no styles");
-    sample(&["--steps", "0"], "0 steps");
-    sample(&["--cfg", "NaN"], "guidance NaN");
-    sample(&["--cfg", "-3"], "guidance -3");
-    sample(&["--gamma", "7"], "gamma 7");
+    sample(&["--steps", "0"], "steps must be 1–10000, got 0");
+    sample(&["--guidance", "NaN"], "guidance must be 0–100 (1 switches it off), got NaN");
+    sample(&["--cfg", "-3"], "off), got -3");
+    sample(&["--gamma", "7"], "gamma must be 0–1");
     sample(&["--count", "0"], "0 pictures");
     sample(&["--count", "9999999"], "pictures are not possible");
     sample(&["--batch", "0"], "batch of 0");
     sample(&["--scale", "0"], "scale of 0");
-    sample(&["--solver", "rk4"], "euler or heun");
-    sample(&["--solver", "ddpm"], "choose euler, heun or dopri5");
-    sample(&["--solver", "dopri5", "--rtol", "0"], "tolerance of 0");
+    sample(&["--scheduler", "rk4"], "possible values: euler, heun");
+    sample(&["--solver", "ddpm"], "ddpm does not sample flow models: choose euler, heun,");
+    sample(&["--solver", "dopri5", "--rtol", "0"], "rtol must be");
     sample(&["--solver", "dopri5", "--count", "3", "--batch", "2"], "for a whole batch");
-    sample(&["--eta", "0.5"], "an option of ddim");
+    sample(&["--eta", "0.5"], "eta is not an option of euler");
     sample(&["--model", "nosuch"], "there is no model");
     sample(&["--model", &folder.text("nosuch.safetensors")], "cannot read");
     sample(&["--model", &fixture("diffmoe_flow/model.safetensors")], "makes latents");

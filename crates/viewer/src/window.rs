@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use diffmoe::pipeline::Backend;
 use diffmoe::vae::DecoderFile;
 
@@ -26,8 +27,8 @@ pub struct Arguments {
     #[arg(long, value_name = "LINK")]
     share: Option<String>,
     /// Where to compute. The window itself is painted by the GPU in any case.
-    #[arg(long, value_enum, default_value = "auto")]
-    backend: BackendName,
+    #[arg(long, value_parser = backend_parser(), default_value = "auto")]
+    backend: Backend,
 }
 
 impl Default for Arguments {
@@ -36,30 +37,15 @@ impl Default for Arguments {
             model: diffmoe_models::DEFAULT.to_owned(),
             vae: None,
             share: None,
-            backend: BackendName::Auto,
+            backend: Backend::Auto,
         }
     }
 }
 
-/// Where to compute.
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum BackendName {
-    /// A real GPU if there is one, else the CPU.
-    Auto,
-    /// Any wgpu adapter, software adapters such as lavapipe included.
-    Gpu,
-    /// The processor.
-    Cpu,
-}
-
-impl From<BackendName> for Backend {
-    fn from(name: BackendName) -> Self {
-        match name {
-            BackendName::Auto => Self::Auto,
-            BackendName::Gpu => Self::Gpu,
-            BackendName::Cpu => Self::Cpu,
-        }
-    }
+/// `--backend`, from the library's table.
+fn backend_parser() -> impl TypedValueParser<Value = Backend> {
+    let rows = Backend::ALL.iter().map(|b| PossibleValue::new(b.name()).help(b.hint()));
+    PossibleValuesParser::new(rows).try_map(|name| name.parse::<Backend>())
 }
 
 /// Size of the window at first, and the least that is of use.
@@ -113,7 +99,7 @@ fn launch(arguments: &Arguments) -> Result<Launch, Box<dyn std::error::Error>> {
         model,
         decoder: arguments.vae.clone().map(ModelSource::Path),
         share,
-        backend: arguments.backend.into(),
+        backend: arguments.backend,
         draw_at_once: true,
         problem: None,
     })

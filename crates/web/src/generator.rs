@@ -18,6 +18,7 @@ use diffmoe::engine::WeightChoice;
 use diffmoe::model::Config;
 use diffmoe::pipeline::{Backend, Pipeline, Run, Settings, check_decoder};
 use diffmoe::pixels;
+use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
 use diffmoe_viewer::platform::{self, Bytes};
 
@@ -97,7 +98,10 @@ impl Generator {
         let defaults = Object::new();
         set(&defaults, "steps", config.defaults.steps);
         set(&defaults, "guidance", config.defaults.guidance);
-        set(&defaults, "solver", config.defaults.solver.as_str());
+        let scheduler = SchedulerKind::default_of(config).name();
+        set(&defaults, "scheduler", scheduler);
+        // The name of earlier versions.
+        set(&defaults, "solver", scheduler);
         set(&info, "defaults", defaults);
         info
     }

@@ -5,8 +5,8 @@ use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
 use diffmoe::model::{Config, LabelTable, Muted, Routing, RoutingRule};
-use diffmoe::pipeline::{Backend, Settings};
-use diffmoe::scheduler::random_rows;
+use diffmoe::pipeline::{Backend, Label, Settings};
+use diffmoe::scheduler::{ALL, OptionInfo, SchedulerKind};
 
 /// A plain object with optional entries.
 pub(super) struct Options(JsValue);
@@ -70,23 +70,29 @@ impl Options {
     }
 
     pub(super) fn backend(&self) -> Result<Backend, String> {
-        match self.text("backend")?.as_deref() {
-            None | Some("auto") => Ok(Backend::Auto),
-            Some("gpu") => Ok(Backend::Gpu),
-            Some("cpu") => Ok(Backend::Cpu),
-            Some(other) => Err(format!("there is no backend {other:?}; choose auto, gpu or cpu")),
-        }
+        let name = self.text("backend")?;
+        name.map_or(Ok(Backend::default()), |name| name.parse().map_err(|e| format!("{e}")))
+    }
+
+    /// The value of a scheduler's option as text, if it is given.
+    fn scheduler_option(&self, option: &OptionInfo) -> Option<String> {
+        let value = self.get(&option.camel_case())?;
+        let number = value.as_f64().map(|number| number.to_string());
+        let flag = value.as_bool().map(|flag| flag.to_string());
+        Some(value.as_string().or(number).or(flag).unwrap_or_default())
     }
 }
 
-/// Entries of the options of `sample`, beside those that name label tables.
-const SAMPLE: [&str; 17] = [
+/// Entries of the options of `sample`, beside those that name label tables and the options of schedulers.
+/// Earlier versions said `solver`.
+const SAMPLE: [&str; 18] = [
     "labels",
     "prompt",
     "negative",
     "seed",
     "steps",
     "guidance",
+    "scheduler",
     "solver",
     "count",
     "routing",
@@ -100,12 +106,24 @@ const SAMPLE: [&str; 17] = [
     "mute",
 ];
 
+/// The options of all schedulers.
+fn scheduler_options() -> impl Iterator<Item = &'static OptionInfo> {
+    ALL.iter().flat_map(|info| info.options)
+}
+
 /// Most pictures in one call: they share one pass through the model.
 const MAX_COUNT: f64 = 64.0;
 
 /// Reads the options of `sample`.
 pub(super) fn sample(value: JsValue) -> Result<Options, String> {
-    Options::new(value, &SAMPLE)
+    let mut known: Vec<String> = SAMPLE.map(str::to_owned).to_vec();
+    for option in scheduler_options().map(OptionInfo::camel_case) {
+        if !known.contains(&option) {
+            known.push(option);
+        }
+    }
+    let known: Vec<_> = known.iter().map(String::as_str).collect();
+    Options::new(value, &known)
 }
 
 /// The settings of a run; what is not given is the model's default, and random labels from the seed.
@@ -113,39 +131,59 @@ pub(super) fn settings(options: &Options, config: &Config, seed: u64) -> Result<
     let seed = options.whole("seed", 9_007_199_254_740_991.0)?.map_or(seed, |seed| seed as u64);
     let count = options.whole("count", MAX_COUNT)?.unwrap_or(1.0) as usize;
     if count == 0 {
-        return Err(format!("0 pictures are not possible; choose 1 to {MAX_COUNT}"));
+        return Err(format!("count must be 1–{MAX_COUNT}, got 0"));
     }
-    let defaults = &config.defaults;
-    let solver = options.text("solver")?.unwrap_or_else(|| defaults.solver.clone());
-    let rule = match options.text("routing")?.as_deref() {
-        None | Some("token") => RoutingRule::Token,
-        Some("pool") => RoutingRule::Pool,
-        Some(other) => {
-            return Err(format!("there is no routing rule {other:?}; choose token or pool"));
+    let mut settings = Settings::builder(config).images(count).seed(seed);
+    for (table, labels) in labels(options, config)? {
+        settings = settings.labels(table, labels);
+    }
+    if let Some(prompt) = options.text("prompt")? {
+        settings = settings.prompt(prompt);
+    }
+    if let Some(negative) = options.text("negative")? {
+        settings = settings.negative(negative);
+    }
+    if let Some(steps) = options.whole("steps", f64::from(u32::MAX))? {
+        settings = settings.steps(steps as u32);
+    }
+    if let Some(guidance) = options.number("guidance")? {
+        settings = settings.guidance(guidance as f32);
+    }
+    let rule = options.text("routing")?;
+    let rule = rule.map_or(Ok(RoutingRule::default()), |rule| rule.parse());
+    let routing = Routing {
+        rule: rule.map_err(|error| error.to_string())?,
+        gamma: options.number("gamma")?.map(|gamma| gamma as f32),
+        shift: options.number("shift")?.unwrap_or(0.0) as f32,
+        log_odds: 0.0,
+    };
+    let scheduler = scheduler(options, config)?;
+    let scores = options.get("traceScores").is_some_and(|wanted| wanted.is_truthy());
+    settings
+        .routing(routing)
+        .scheduler(scheduler)
+        .muted(muted(options)?)
+        .record_scores(scores)
+        .build()
+        .map_err(|error| error.to_string())
+}
+
+/// The scheduler that is asked for or that the model recommends, with its options.
+fn scheduler(options: &Options, config: &Config) -> Result<SchedulerKind, String> {
+    let name = match options.text("scheduler")? {
+        None => options.text("solver")?,
+        name => name,
+    };
+    let mut kind = match name {
+        None => SchedulerKind::default_of(config),
+        Some(name) => name.parse().map_err(|error| format!("{error}"))?,
+    };
+    for option in scheduler_options() {
+        if let Some(value) = options.scheduler_option(option) {
+            kind = kind.with_text(option.name, &value).map_err(|error| error.to_string())?;
         }
-    };
-    let settings = Settings {
-        labels: labels(options, config, seed, count)?,
-        prompts: match options.text("prompt")? {
-            None if config.text.is_none() => Vec::new(),
-            prompt => vec![prompt.unwrap_or_default(); count],
-        },
-        negative: options.text("negative")?.unwrap_or_default(),
-        seed,
-        steps: options.whole("steps", f64::from(u32::MAX))?.map_or(defaults.steps, |n| n as u32),
-        guidance: options.number("guidance")?.map_or(defaults.guidance, |g| g as f32),
-        solver: solver.parse().map_err(|error| format!("{error}"))?,
-        routing: Routing {
-            rule,
-            gamma: options.number("gamma")?.map(|gamma| gamma as f32),
-            shift: options.number("shift")?.unwrap_or(0.0) as f32,
-            log_odds: 0.0,
-        },
-        muted: muted(options)?,
-        record_scores: options.get("traceScores").is_some_and(|wanted| wanted.is_truthy()),
-    };
-    settings.check(config).map_err(|error| error.to_string())?;
-    Ok(settings)
+    }
+    Ok(kind)
 }
 
 /// The experts of `mute`, a list of pairs.
@@ -167,30 +205,23 @@ fn muted(options: &Options) -> Result<Muted, String> {
     list.iter().map(pair).collect()
 }
 
-/// For each table one row for each picture.
-fn labels(
-    options: &Options,
-    config: &Config,
-    seed: u64,
-    count: usize,
-) -> Result<Vec<Vec<u32>>, String> {
+/// The rows that are given, by table.
+fn labels<'a>(options: &Options, config: &'a Config) -> Result<Vec<(&'a str, Vec<Label>)>, String> {
     let names: Vec<_> = config.labels.iter().map(|table| table.name.as_str()).collect();
     let given = options.get("labels").unwrap_or(JsValue::UNDEFINED);
     let given = Options::new(given, &names)?;
-    let rows = |(i, table): (usize, &LabelTable)| match given.get(&table.name) {
-        None => Ok(random_rows(seed, i as u32, table.null, count)),
-        Some(value) => {
-            let list =
-                if Array::is_array(&value) { Array::from(&value) } else { Array::of1(&value) };
-            let rows =
-                list.iter().map(|value| row(table, &value)).collect::<Result<Vec<_>, _>>()?;
-            if rows.is_empty() {
-                return Err(format!("the list of labels for {} is empty", table.name));
-            }
-            Ok(rows.into_iter().cycle().take(count).collect())
+    let mut all = Vec::new();
+    for table in &config.labels {
+        let Some(value) = given.get(&table.name) else { continue };
+        let list = if Array::is_array(&value) { Array::from(&value) } else { Array::of1(&value) };
+        let labels = list.iter().map(|value| Ok(Label::Row(row(table, &value)?)));
+        let labels = labels.collect::<Result<Vec<_>, String>>()?;
+        if labels.is_empty() {
+            return Err(format!("the list of labels for {} is empty", table.name));
         }
-    };
-    config.labels.iter().enumerate().map(rows).collect()
+        all.push((table.name.as_str(), labels));
+    }
+    Ok(all)
 }
 
 /// A row by its name or its number; `any` is the null row.

@@ -7,6 +7,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::HtmlCanvasElement;
 
 use super::events::{Turns, pause};
+use diffmoe::model::UnknownName;
 use diffmoe::pipeline::Backend;
 use diffmoe::pixels;
 use diffmoe_viewer::platform;
@@ -90,17 +91,11 @@ fn launch() -> Launch {
     let mut problem = None;
     let share = platform::fragment()
         .and_then(|text| Share::parse(&text).map_err(|error| problem = Some(error)).ok());
-    let backend = match platform::query("backend").as_deref() {
-        None | Some("auto") => Backend::Auto,
-        Some("gpu") => Backend::Gpu,
-        Some("cpu") => Backend::Cpu,
-        Some(other) => {
-            problem = Some(format!(
-                "?backend={other} in the address is unknown; it may be auto, gpu or cpu"
-            ));
-            Backend::Auto
-        }
-    };
+    let backend = platform::query("backend").map_or(Ok(Backend::default()), |name| name.parse());
+    let backend = backend.unwrap_or_else(|error: UnknownName| {
+        problem = Some(format!("?backend= in the address: {error}"));
+        Backend::default()
+    });
     let model = match platform::query("model") {
         None => ModelSource::Named(FIRST_MODEL.into()),
         Some(name) if platform::built_in_names().contains(&name) => ModelSource::Named(name),

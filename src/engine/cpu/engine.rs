@@ -172,7 +172,7 @@ impl CpuEngine {
                 self.stage(self.stages_done, input, output, &times, branch);
             }
             &Instruction::JointForward { input, time } => {
-                self.joint_stage(self.stages_done, input, time)
+                self.joint_stage(self.stages_done, input, time);
             }
         }
         let passes = op.passes();
@@ -397,6 +397,10 @@ impl Engine for CpuEngine {
             assert!(labels.iter().all(|&l| l <= table.null), "a {} beyond the table", table.name);
         }
         self.slots.latent.clone_from(&run.latent);
+        for (latent, values) in &run.buffers {
+            assert_eq!(values.len(), run.latent.len(), "numbers in {latent:?}");
+            self.slots.replace(*latent, values.clone());
+        }
         self.labels.clone_from(&run.labels);
         self.prompts = rayon::scope(|_| self.encode(run));
         self.routing = run.routing;

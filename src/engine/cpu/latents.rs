@@ -73,13 +73,18 @@ impl Slots {
                 sum.iter_mut().zip(from).for_each(|(sum, x)| *sum += factor * x);
             }
         }
-        let slot = match output {
+        self.combined = self.replace(output, combined);
+    }
+
+    /// Gives a slot of the sample's size other numbers, and returns those that it had.
+    pub(super) fn replace(&mut self, slot: Latent, values: Vec<f32>) -> Vec<f32> {
+        let slot = match slot {
             Latent::Sample => &mut self.latent,
             Latent::Trial => &mut self.stage,
             Latent::Velocity(n) => &mut self.rates[usize::from(n)],
-            Latent::Output(_) => panic!("a combination cannot write to {output:?}"),
+            Latent::Output(_) => panic!("{slot:?} is written by passes only"),
         };
-        self.combined = std::mem::replace(slot, combined);
+        std::mem::replace(slot, values)
     }
 
     /// One step back through the diffusion process.

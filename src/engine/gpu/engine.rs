@@ -265,10 +265,14 @@ impl Engine for GpuEngine {
         assert_eq!(run.latent.len(), self.batch() * sample_len, "numbers in the samples");
         let acts = &self.single.acts;
         acts.latents.write_at(gpu, acts.region(config, Latent::Sample).first, &run.latent);
+        for (latent, values) in &run.buffers {
+            assert_eq!(values.len(), run.latent.len(), "numbers in {latent:?}");
+            acts.latents.write_at(gpu, acts.region(config, *latent).first, values);
+        }
         self.current = None;
         self.steps = 0;
         self.snapshots.clear();
-        self.run = RunConfig { latent: Vec::new(), ..run.clone() };
+        self.run = RunConfig { latent: Vec::new(), buffers: Vec::new(), ..run.clone() };
         self.encode(run)?;
         let text = self.prompts.as_ref().map(|(prompts, run)| (prompts, run));
         for passes in std::iter::once(&mut self.single).chain(&mut self.joint) {

@@ -8,8 +8,8 @@ use diffmoe::checkpoint::{Checkpoint, random_tensor, write_model};
 use diffmoe::engine::{Engine, GpuEngine, GpuModel, RunConfig, WeightChoice};
 use diffmoe::gpu::{Gpu, GpuOptions, Profile, Specialisation};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{Config, Objective, Preset, Storage};
-use diffmoe::scheduler::{Ancestry, Instruction, Next, Plan, Request, Solver};
+use diffmoe::model::{Config, Preset, Storage};
+use diffmoe::scheduler::{Instruction, Next, ScheduleConfig, SchedulerKind, StepNoise};
 use diffmoe::vae::{DecoderFile, GpuDecoder, GpuDecoderModel};
 
 /// What a driver compiles.
@@ -120,13 +120,10 @@ fn record(
 }
 
 fn guided_step(config: &Config, batch: usize) -> Vec<Instruction> {
-    let solver = match config.objective {
-        Objective::Flow => Solver::Euler,
-        Objective::Ddpm => Solver::Ddpm(Ancestry::default()),
-    };
-    let pictures = 0..batch as u64;
-    let request = Request { solver, steps: 2, guidance: 2.0, seed: 0, pictures };
-    match Plan::new(config, request).next_step() {
+    let scheduler = SchedulerKind::for_objective(config.objective)[0];
+    let noise = StepNoise::Seeded { seed: 0, images: 0..batch as u64 };
+    let run = ScheduleConfig { steps: 2, guidance: 2.0, noise };
+    match scheduler.schedule(config, run).next() {
         Next::Step(ops) => ops,
         _ => Vec::new(),
     }

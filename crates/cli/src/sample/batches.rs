@@ -5,7 +5,6 @@ use std::ops::Range;
 use diffmoe::engine::Engine;
 use diffmoe::model::Config;
 use diffmoe::pipeline::{Pipeline, Run, Settings};
-use diffmoe::scheduler::Solver;
 use diffmoe::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -37,7 +36,7 @@ impl<'a> Batches<'a> {
         pictures: usize,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let checkpoint = &request.checkpoint;
-        let model = Pipeline::open(checkpoint, arguments.backend.into(), arguments.weights)?;
+        let model = Pipeline::open(checkpoint, arguments.backend, arguments.weights)?;
         if let Some(note) = model.note() {
             eprintln!("note: {note}");
         }
@@ -77,7 +76,7 @@ impl<'a> Batches<'a> {
         if finished.samples.iter().any(|v| !v.is_finite()) {
             return Err(
                 "the model produced numbers that are not finite; the weights or the guidance \
-                scale are beyond what f32 can hold: try a smaller --cfg"
+                scale are beyond what f32 can hold: try a smaller --guidance"
                     .into(),
             );
         }
@@ -92,13 +91,16 @@ impl Drop for Batches<'_> {
 }
 
 fn headline(config: &Config, settings: &Settings, pictures: usize, device: &str) -> String {
-    let Settings { steps, guidance, solver, seed, .. } = settings;
-    let steps = match solver {
-        Solver::Dopri5(tolerance) => format!("tolerance {}", tolerance.relative),
-        _ => format!("{steps} steps"),
-    };
+    let Settings { steps, guidance, scheduler, seed, .. } = settings;
+    let steps = (!scheduler.is_adaptive()).then(|| format!("{steps} steps"));
+    let options = scheduler.changed_options();
+    let options =
+        options.map(|(option, value)| format!("{} {}", option.name, option.format(value)));
+    let parts: Vec<_> =
+        std::iter::once(scheduler.to_string()).chain(steps).chain(options).collect();
+    let scheduler = parts.join(", ");
     format!(
-        "{} · {device} · {pictures} pictures · {solver}, {steps} · guidance {guidance} · seed {seed}",
+        "{} · {device} · {pictures} pictures · {scheduler} · guidance {guidance} · seed {seed}",
         config.name
     )
 }

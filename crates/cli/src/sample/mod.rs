@@ -11,13 +11,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
-use diffmoe::model::{Config, Muted, MutedError};
-use diffmoe::pipeline::Settings;
+use diffmoe::model::{Config, Muted, MutedError, RoutingRule};
+use diffmoe::pipeline::{Backend, Settings};
 use diffmoe::trace::Trace;
 
 use super::output::Output;
-use super::solver_options::SolverOptions;
-use super::{BackendName, Outcome, WeightsName, decoder};
+use super::scheduler_options::{SchedulerOptions, by_name};
+use super::{Outcome, WeightsName, backend_parser, decoder};
 use batches::Batches;
 use request::Request;
 use shard::Shard;
@@ -33,7 +33,7 @@ use shard::Shard;
   diffmoe sample --model my-text-model.safetensors --prompt \"a robot, fluent 3d\" --negative \"blob\"
   diffmoe sample --gamma 0.3              # lower threshold: more experts for each token
   diffmoe sample --seed 7 --mute 1:3 --trace routing.json --trace-scores
-  diffmoe sample --model my-model.safetensors --steps 50 --solver heun --seed 7 --out seven.png
+  diffmoe sample --model my-model.safetensors --steps 12 --scheduler dpmpp_2m --seed 7 --out seven.png
   diffmoe sample --set pictures --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.
@@ -59,11 +59,10 @@ pub(super) struct Arguments {
     #[arg(long)]
     steps: Option<u32>,
     /// Guidance scale: 1 is none, more follows the class more closely. Default: the model's.
-    #[arg(long, value_name = "SCALE", allow_negative_numbers = true)]
-    cfg: Option<f32>,
-    /// How to get from noise to data. Default: the model's.
+    #[arg(long, visible_alias = "cfg", value_name = "SCALE", allow_negative_numbers = true)]
+    guidance: Option<f32>,
     #[command(flatten)]
-    solver: SolverOptions,
+    scheduler: SchedulerOptions,
     /// Number of pictures. Default: 16, or four of each class or prompt that was given.
     #[arg(long)]
     count: Option<usize>,
@@ -71,14 +70,14 @@ pub(super) struct Arguments {
     #[arg(long, default_value_t = 16)]
     batch: usize,
     /// Where to compute.
-    #[arg(long, value_enum, default_value = "auto")]
-    backend: BackendName,
+    #[arg(long, value_parser = backend_parser(), default_value = "auto")]
+    backend: Backend,
     /// What large matrices are on a graphics device; sums are f32 in any case.
     #[arg(long, value_enum, default_value = "auto")]
     weights: WeightsName,
-    /// token: a token's experts depend on the token alone; pool: the paper's rule, all tokens of a batch compete.
-    #[arg(long, value_enum, default_value = "token")]
-    routing: RuleName,
+    /// How experts get their tokens.
+    #[arg(long, value_parser = rule_parser(), default_value = "token")]
+    routing: RoutingRule,
     /// One threshold for every expert instead of the trained ones, 0 to 1; lower means more compute.
     #[arg(long, value_name = "THRESHOLD", allow_negative_numbers = true)]
     gamma: Option<f32>,
@@ -134,10 +133,9 @@ fn muted(text: &str) -> Result<(usize, usize), MutedError> {
     muted.list().first().copied().ok_or_else(|| MutedError::Form(text.to_owned()))
 }
 
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum RuleName {
-    Token,
-    Pool,
+/// `--routing`, from the library's table.
+fn rule_parser() -> impl clap::builder::TypedValueParser<Value = RoutingRule> {
+    by_name(RoutingRule::ALL.iter().map(|rule| (rule.name(), rule.hint())))
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
@@ -187,7 +185,7 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     }
     let mut size = config.input_size;
     if let Some(vae) = vae {
-        (samples, size) = decoder::decode(vae, &samples, size, arguments.backend.into())?;
+        (samples, size) = decoder::decode(vae, &samples, size, arguments.backend)?;
     }
     let grid = diffmoe::pixels::grid(&samples, size, arguments.scale);
     out.write(|part| grid.save(part))?;

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use diffmoe::checkpoint::Checkpoint;
-use diffmoe::model::{Config, LabelTable, Muted, Routing, RoutingRule};
-use diffmoe::pipeline::{Settings, check_decoder, random_rows};
-use diffmoe::scheduler::Solver;
+use diffmoe::model::{Config, LabelTable, Muted, Routing};
+use diffmoe::pipeline::{Label, Settings, check_decoder};
 use diffmoe::vae::DecoderFile;
 
 use super::super::decoder;
-use super::{Arguments, RuleName};
+use super::Arguments;
 
 /// What to draw, with what.
 pub(super) struct Request {
@@ -33,7 +32,6 @@ impl Request {
         let vae = vae(arguments, config)?;
         let seed = arguments.seed.unwrap_or_else(new_seed);
         let settings = settings(arguments, config, seed)?;
-        settings.check(config)?;
         note_cut_prompts(config, &settings);
         if !(1..=256).contains(&arguments.batch) {
             return Err(
@@ -41,10 +39,11 @@ impl Request {
             );
         }
         let is_one_grid = arguments.set.is_none();
-        let is_adaptive = matches!(settings.solver, Solver::Dopri5(_));
-        if is_adaptive && is_one_grid && settings.pictures() > arguments.batch {
+        if settings.scheduler.is_adaptive() && is_one_grid && settings.pictures() > arguments.batch
+        {
             return Err(format!(
-                "dopri5 chooses its steps for a whole batch: ask for at most {} pictures, or for a --batch of {}",
+                "{} chooses its steps for a whole batch: ask for at most {} images, or for a --batch of {}",
+                settings.scheduler,
                 arguments.batch,
                 settings.pictures()
             )
@@ -107,50 +106,36 @@ fn settings(
     if !(1..=most).contains(&count) {
         return Err(format!("{count} pictures are not possible; choose 1 to {most}").into());
     }
-    let mut labels = Vec::new();
-    for (i, table) in config.labels.iter().enumerate() {
-        let rows =
-            named(table).iter().map(|text| resolve(table, text)).collect::<Result<Vec<_>, _>>()?;
-        labels.push(match rows.as_slice() {
-            [] => random_rows(seed, i as u32, table.null, count),
-            rows => rows.iter().copied().cycle().take(count).collect(),
-        });
+    let mut settings = Settings::builder(config).images(count).seed(seed);
+    for table in &config.labels {
+        let rows = named(table).iter().map(|text| Ok(Label::Row(resolve(table, text)?)));
+        settings = settings.labels(&table.name, rows.collect::<Result<Vec<_>, String>>()?);
     }
-    let defaults = &config.defaults;
-    let solver = arguments.solver.resolve(config)?;
-    let rule = match arguments.routing {
-        RuleName::Pool => RoutingRule::Pool,
-        RuleName::Token => RoutingRule::Token,
-    };
-    Ok(Settings {
-        labels,
-        prompts: prompts(arguments, config, count),
-        negative: arguments.negative.clone(),
-        seed,
-        steps: arguments.steps.unwrap_or(defaults.steps),
-        guidance: arguments.cfg.unwrap_or(defaults.guidance),
-        solver,
-        routing: Routing {
-            rule,
-            gamma: arguments.gamma,
-            shift: arguments.threshold_shift,
-            ..Routing::default()
-        },
-        muted: arguments.mute.iter().copied().collect::<Muted>(),
-        record_scores: arguments.trace_scores,
-    })
+    if let Some(steps) = arguments.steps {
+        settings = settings.steps(steps);
+    }
+    if let Some(guidance) = arguments.guidance {
+        settings = settings.guidance(guidance);
+    }
+    let Arguments { routing: rule, gamma, threshold_shift: shift, .. } = *arguments;
+    let settings = settings
+        .prompts(prompts(arguments, config))
+        .negative(&arguments.negative)
+        .scheduler(arguments.scheduler.resolve(config)?)
+        .routing(Routing { rule, gamma, shift, ..Routing::default() })
+        .muted(arguments.mute.iter().copied().collect::<Muted>())
+        .record_scores(arguments.trace_scores);
+    Ok(settings.build()?)
 }
 
-/// A prompt for each picture: those that were given in turn, or the model's examples, or none.
-fn prompts(arguments: &Arguments, config: &Config, count: usize) -> Vec<String> {
-    let nothing = [String::new()];
-    let given = match &config.text {
-        _ if !arguments.prompt.is_empty() => &arguments.prompt[..],
-        Some(text) if !text.examples.is_empty() => &text.examples,
-        Some(_) => &nothing,
-        None => &[],
-    };
-    given.iter().cycle().take(count).cloned().collect()
+/// The prompts that were given, or the model's examples, or none.
+fn prompts(arguments: &Arguments, config: &Config) -> Vec<String> {
+    let examples = config.text.as_ref().map(|text| text.examples.clone());
+    if arguments.prompt.is_empty() {
+        examples.unwrap_or_default()
+    } else {
+        arguments.prompt.clone()
+    }
 }
 
 /// Says which prompts are longer than the model reads.
@@ -197,7 +182,7 @@ fn resolve(table: &LabelTable, text: &str) -> Result<u32, String> {
 #[allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 mod tests {
     use clap::Parser;
-    use diffmoe::model::Muted;
+    use diffmoe::model::RoutingRule;
     use diffmoe_viewer::session::{Choice, Controls};
 
     use super::*;
@@ -239,7 +224,7 @@ mod tests {
             seed: 9,
             steps: 11,
             guidance: 1.75,
-            solver: Solver::Heun,
+            scheduler: "heun".parse().unwrap(),
             count: 5,
             routing: Routing { rule: RoutingRule::Pool, gamma: Some(0.3), ..Routing::default() },
             muted: Muted::default(),

@@ -10,14 +10,13 @@ use std::time::Instant;
 
 use diffmoe::model::{Config, Kind};
 use diffmoe::pixels;
-use diffmoe::scheduler::Solver;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::super::Outcome;
 use super::super::decoder::Ready;
 use super::super::picture_set::{self, BatchFile, Header};
-use super::{Arguments, Batches, Request, RuleName};
+use super::{Arguments, Batches, Request};
 
 pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> Outcome {
     let Request { checkpoint, vae, settings } = request;
@@ -47,7 +46,7 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
     let drawn: usize = left.iter().map(ExactSizeIterator::len).sum();
     let mut painter = Batches::open(arguments, request, drawn)?;
     header.device = painter.device();
-    let backend = arguments.backend.into();
+    let backend = arguments.backend;
     let ready =
         vae.as_ref().map(|file| Ready::open(file, config.input_size, backend)).transpose()?;
     let computes = header.device.clone();
@@ -95,16 +94,12 @@ impl Header {
 fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std::error::Error>> {
     let Request { checkpoint, vae, settings } = request;
     let config = checkpoint.config();
-    let (solver, mut options) = (settings.solver, serde_json::Map::new());
-    if let Solver::Dopri5(tolerance) = solver {
-        options.insert("rtol".into(), json!(tolerance.relative));
-        options.insert("atol".into(), json!(tolerance.absolute));
-    }
-    if let Solver::Ddpm(ancestry) | Solver::Ddim(ancestry) = solver {
-        options.insert("cfg_channels".into(), json!(format!("{:?}", ancestry.guided)));
-        options.insert("clip".into(), json!(ancestry.clip));
-        options.insert("eta".into(), json!(ancestry.eta));
-    }
+    let scheduler = settings.scheduler;
+    let options: serde_json::Map<_, _> = scheduler
+        .options()
+        .filter(|(option, _)| option.applies(config.objective))
+        .map(|(option, value)| (option.name.to_owned(), json!(option.format(value))))
+        .collect();
     let mut all = json!({
         "model": config.name,
         "weights_sha256": fingerprint(checkpoint.files()),
@@ -112,9 +107,9 @@ fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std
         "batch": arguments.batch,
         "steps": settings.steps,
         "guidance": settings.guidance,
-        "solver": solver.to_string(),
+        "solver": scheduler.name(),
         "solver_options": options,
-        "routing": match arguments.routing { RuleName::Token => "token", RuleName::Pool => "pool" },
+        "routing": settings.routing.rule.name(),
         "gamma": settings.routing.gamma,
         "threshold_shift": settings.routing.shift,
         "negative": settings.negative,

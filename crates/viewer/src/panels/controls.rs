@@ -5,16 +5,12 @@ use egui::{DragValue, TextEdit, Ui};
 use crate::App;
 use crate::icons::Icon;
 use crate::picker;
-use crate::session::{self, Controls, MAX_COUNT, MAX_STEPS};
+use crate::session::{Controls, MAX_COUNT, MAX_STEPS};
 use crate::widgets::{caption, card, remark, sign_button, slider, switch};
 use diffmoe::model::{Config, Kind, RoutingRule};
 use diffmoe::pipeline::Settings;
-use diffmoe::scheduler::Solver;
+use diffmoe::scheduler::SchedulerKind;
 
-const TOKEN_HINT: &str = "Each token for itself: an expert takes the tokens for which its predicted need exceeds the \
-    threshold. A picture does not depend on the others of its batch.";
-const POOL_HINT: &str = "The paper's rule: the predictor says how many tokens of the whole batch an expert takes, the \
-    gate says which. Pictures of a batch compete.";
 const OWN_HINT: &str = "Use one threshold for every expert instead of those learned in training.";
 const GAMMA_HINT: &str = "A token goes to an expert when its predicted need exceeds this. Lower: more experts a token, \
     more compute. Higher: less compute, and at some point worse pictures.";
@@ -43,9 +39,8 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
         slider(ui, "Guidance", GUIDANCE_HINT, &mut controls.guidance, 1.0..=8.0, |s| {
             s.step_by(0.1).fixed_decimals(1).clamping(egui::SliderClamping::Edits)
         });
-        caption(ui, "Solver");
-        let choices: Vec<_> = session::solvers(&config).into_iter().map(solver).collect();
-        switch(ui, &mut controls.solver, &choices);
+        caption(ui, "Scheduler");
+        scheduler(ui, &mut controls.scheduler, &config);
     });
     card(ui, "Routing", |ui| routing(ui, controls, &config));
     if dice {
@@ -53,19 +48,19 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     }
 }
 
-/// A solver with its name and what it does.
-fn solver(solver: Solver) -> (Solver, &'static str, &'static str) {
-    let (name, hint) = match solver {
-        Solver::Euler => ("Euler", "One evaluation a step."),
-        Solver::Heun => ("Heun", "Two evaluations a step: twice the work, more exact."),
-        Solver::Dopri5(_) => (
-            "Adaptive",
-            "Dormand and Prince's pair chooses its steps by the error that it estimates.",
-        ),
-        Solver::Ddpm(_) => ("DDPM", "Ancestral sampling: fresh noise at every step."),
-        Solver::Ddim(_) => ("DDIM", "No fresh noise: fewer steps suffice."),
-    };
-    (solver, name, hint)
+/// The schedulers that suit the model, in rows of at most four.
+fn scheduler(ui: &mut Ui, chosen: &mut SchedulerKind, config: &Config) {
+    let now = *chosen;
+    let choices: Vec<_> = SchedulerKind::for_objective(config.objective)
+        .into_iter()
+        // The chosen one may have other options than the default ones.
+        .map(|kind| if kind.name() == now.name() { now } else { kind })
+        .map(|kind| (kind, kind.info().title, kind.info().hint))
+        .collect();
+    let rows = choices.len().div_ceil(4).max(1);
+    for row in choices.chunks(choices.len().div_ceil(rows).max(1)) {
+        switch(ui, chosen, row);
+    }
 }
 
 /// What to draw in words, for a model that reads them.
@@ -125,10 +120,8 @@ fn routing(ui: &mut Ui, controls: &mut Controls, config: &Config) {
         return;
     }
     let routing = &mut controls.routing;
-    let rules = [
-        (RoutingRule::Token, "Each token", TOKEN_HINT),
-        (RoutingRule::Pool, "Whole pool", POOL_HINT),
-    ];
+    let rules: Vec<_> =
+        RoutingRule::ALL.iter().map(|rule| (*rule, rule.title(), rule.hint())).collect();
     switch(ui, &mut routing.rule, &rules);
     let mut own = routing.gamma.is_some();
     if ui.checkbox(&mut own, "Own threshold").on_hover_text(OWN_HINT).changed() {

@@ -69,7 +69,7 @@ pub(crate) fn scrub(app: &mut App, ui: &mut Ui) {
     let noise = 1.0 - frame as f32 / steps.max(1) as f32;
     let text = match frame {
         0 => "Noise, before the first step".to_owned(),
-        _ if record.settings.solver.is_adaptive() => format!("After step {frame}"),
+        _ if record.settings.scheduler.is_adaptive() => format!("After step {frame}"),
         _ => format!("After step {frame} of {steps}, noise level {noise:.2}"),
     };
     let ctx = ui.ctx().clone();

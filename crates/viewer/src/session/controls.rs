@@ -1,8 +1,8 @@
 //! What a visitor may set before a run, and how that becomes [`Settings`].
 
-use diffmoe::model::{Config, LabelTable, Muted, Objective, Routing};
-use diffmoe::pipeline::{Settings, random_rows};
-use diffmoe::scheduler::{Ancestry, Solver, Tolerance};
+use diffmoe::model::{Config, Muted, Routing};
+use diffmoe::pipeline::{Label, Settings};
+use diffmoe::scheduler::{ALL, SchedulerKind};
 
 /// Most pictures of one run in the app: more would take long and be small on the screen.
 pub const MAX_COUNT: usize = 16;
@@ -37,8 +37,8 @@ pub struct Controls {
     pub steps: u32,
     /// Guidance scale; 1 is none.
     pub guidance: f32,
-    /// Solver.
-    pub solver: Solver,
+    /// Scheduler and its options.
+    pub scheduler: SchedulerKind,
     /// Pictures, 1 to [`MAX_COUNT`].
     pub count: usize,
     /// Routing rule and thresholds.
@@ -57,33 +57,26 @@ impl Controls {
             seed: 0,
             steps: 1,
             guidance: 1.0,
-            solver: Solver::Euler,
+            scheduler: SchedulerKind::new(ALL[0]),
             count: 1,
             routing: Routing::default(),
             muted: Muted::default(),
         }
     }
 
-    /// What a model recommends: its own sampling settings, and another subject for each picture.
+    /// What a model recommends ([`Settings::of`]), and another subject for each picture.
     pub fn for_model(config: &Config) -> Self {
-        let defaults = &config.defaults;
+        let settings = Settings::of(config);
         Self {
             choices: vec![Choice::Varied; config.labels.len()],
             prompt: String::new(),
             negative: String::new(),
             seed: crate::platform::new_seed(),
-            steps: defaults.steps.clamp(1, MAX_STEPS),
-            guidance: if defaults.guidance.is_finite() {
-                defaults.guidance.clamp(0.0, 100.0)
-            } else {
-                1.0
-            },
-            solver: solvers(config)
-                .into_iter()
-                .find(|solver| solver.to_string() == defaults.solver)
-                .unwrap_or(solvers(config)[0]),
+            steps: settings.steps.min(MAX_STEPS),
+            guidance: settings.guidance,
+            scheduler: settings.scheduler,
             count: FIRST_COUNT,
-            routing: Routing::default(),
+            routing: settings.routing,
             muted: Muted::default(),
         }
     }
@@ -91,39 +84,26 @@ impl Controls {
     /// The settings of a run. Rows are drawn as the command line draws them, so the same seed shows the same
     /// pictures there.
     pub fn settings(&self, config: &Config) -> Settings {
-        let count = self.count.clamp(1, MAX_COUNT);
-        let choice = |i: usize| self.choices.get(i).copied().unwrap_or(Choice::Varied);
-        let rows = |(i, table): (usize, &LabelTable)| match choice(i) {
-            Choice::Row(row) => vec![row; count],
-            // A table of the null row alone has nothing to vary.
-            Choice::Varied if table.null > 0 => random_rows(self.seed, i as u32, table.null, count),
-            Choice::Any | Choice::Varied => vec![table.null; count],
-        };
-        let reads = config.text.is_some();
-        Settings {
-            labels: config.labels.iter().enumerate().map(rows).collect(),
-            prompts: if reads { vec![self.prompt.clone(); count] } else { Vec::new() },
-            negative: if reads { self.negative.clone() } else { String::new() },
-            seed: self.seed,
-            steps: self.steps,
-            guidance: self.guidance,
-            solver: self.solver,
-            routing: self.routing,
-            muted: self.muted.clone(),
-            record_scores: false,
+        let mut settings = Settings::builder(config)
+            .images(self.count.clamp(1, MAX_COUNT))
+            .seed(self.seed)
+            .steps(self.steps)
+            .guidance(self.guidance)
+            .scheduler(self.scheduler)
+            .routing(self.routing)
+            .muted(self.muted.clone());
+        for (table, choice) in config.labels.iter().zip(&self.choices) {
+            settings = match *choice {
+                Choice::Any => settings.label(&table.name, Label::Any),
+                Choice::Row(row) => settings.label(&table.name, row),
+                // Random rows are the default.
+                Choice::Varied => settings,
+            };
         }
-    }
-}
-
-/// The solvers that suit a model, the plainest first.
-pub fn solvers(config: &Config) -> Vec<Solver> {
-    match config.objective {
-        Objective::Flow => {
-            vec![Solver::Euler, Solver::Heun, Solver::Dopri5(Tolerance::default())]
+        if config.text.is_some() {
+            settings = settings.prompt(&self.prompt).negative(&self.negative);
         }
-        Objective::Ddpm => {
-            vec![Solver::Ddpm(Ancestry::default()), Solver::Ddim(Ancestry::default())]
-        }
+        settings.unchecked()
     }
 }
 
@@ -152,6 +132,7 @@ pub(super) fn picture_labels(settings: &Settings, config: &Config) -> Vec<String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use diffmoe::pipeline::random_rows;
 
     fn config() -> Config {
         Config::from_json(
@@ -169,7 +150,7 @@ mod tests {
         let controls = Controls::for_model(&config());
         assert_eq!(controls.choices, [Choice::Varied; 2]);
         assert_eq!((controls.steps, controls.guidance), (MAX_STEPS, 2.5), "every step is kept");
-        assert_eq!(controls.solver, Solver::Heun);
+        assert_eq!(controls.scheduler.name(), "heun");
         assert_eq!(controls.settings(&config()).check(&config()), Ok(()));
     }
 

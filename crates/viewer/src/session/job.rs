@@ -6,6 +6,7 @@ use super::pacing::{Pacer, StepClock, milliseconds};
 use super::{Record, Tick};
 use diffmoe::engine::{Engine, EngineError, Progress, Snapshot};
 use diffmoe::pipeline::{Run, RunState};
+use diffmoe::scheduler::Buffer;
 
 /// After a pause, results of what was handed out before are awaited for as long as this.
 const AFTERMATH_MS: f32 = 2000.0;
@@ -27,6 +28,8 @@ pub(super) struct Job {
     pub(super) drive: Drive,
     /// `None` when it was given up, or waits for a device.
     run: Option<Run>,
+    /// What the scheduler carries beside the last frame of the record.
+    carried: Vec<Buffer>,
     pacer: Pacer,
     clock: StepClock,
     paused_at: Option<Instant>,
@@ -61,6 +64,7 @@ impl Job {
             record,
             drive,
             run: None,
+            carried: Vec::new(),
             pacer: Pacer::default(),
             clock: StepClock::default(),
             paused_at: None,
@@ -79,13 +83,14 @@ impl Job {
         engine.set_profiling(profiling);
         let record = &mut self.record;
         record.device = engine.device();
-        if record.settings.solver.is_adaptive() {
+        if !record.settings.scheduler.resumes() {
             record.begin_anew();
         }
         let so_far = RunState {
             first: 0,
             steps: record.finished_steps(),
             latent: record.frames.last().cloned().unwrap_or_default(),
+            buffers: self.carried.clone(),
             trace: record.trace.clone(),
         };
         self.run = Some(Run::resume(engine, &record.config, record.settings.clone(), so_far)?);
@@ -130,7 +135,7 @@ impl Job {
         if self.drive == Drive::Paused {
             return self.settle(begin);
         }
-        let Self { record, run: Some(run), pacer, clock, .. } = self else {
+        let Self { record, run: Some(run), carried, pacer, clock, .. } = self else {
             return Frame::Went(Tick::Idle);
         };
         clock.frame(begin);
@@ -142,6 +147,9 @@ impl Job {
             let mut arrived = Vec::new();
             let progress = run.advance_with(units, |snapshot| arrived.push(snapshot.clone()));
             clock.worked(Instant::now());
+            if !arrived.is_empty() {
+                *carried = run.carried();
+            }
             keep(record, clock, arrived);
             progress
         });
@@ -161,6 +169,7 @@ impl Job {
         run.collect(|snapshot| arrived.push(snapshot.clone()));
         let open = run.begun_steps() > run.finished_steps() && run.engine().slice_time().is_some();
         let finished = run.is_finished();
+        self.carried = run.carried();
         keep(&mut self.record, &mut self.clock, arrived);
         if finished {
             self.record.complete = true;

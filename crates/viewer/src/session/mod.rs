@@ -26,7 +26,7 @@ mod types;
 
 use std::sync::Arc;
 
-pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS, solvers};
+pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 pub use decoder::DecoderInfo;
 pub use loading::ModelSource;
 pub use pictures::{LatentPictures, Pictures, Rendering, UsedDecoder, Version};

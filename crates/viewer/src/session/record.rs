@@ -52,10 +52,10 @@ impl Record {
         self.complete
     }
 
-    /// Steps of the whole run; those so far, where the solver chooses them on the way.
+    /// Steps of the whole run; those so far, where the scheduler chooses them on the way.
     pub fn steps(&self) -> u32 {
         let so_far = self.finished_steps();
-        if self.settings.solver.is_adaptive() { so_far } else { self.settings.steps }
+        if self.settings.scheduler.is_adaptive() { so_far } else { self.settings.steps }
     }
 
     /// Forgets all steps.

@@ -1,11 +1,11 @@
 //! A run in one line of text: the fragment of a link that shows the same pictures somewhere else.
 //!
-//! `#model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&solver=euler&labels=12,varied&rule=token`
+//! `#model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&scheduler=euler&labels=12,varied&rule=token`
 
 use super::controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 use super::selection::Selection;
-use diffmoe::model::{Muted, Routing, RoutingRule};
-use diffmoe::scheduler::Solver;
+use diffmoe::model::{Muted, Routing, RoutingRule, UnknownName};
+use diffmoe::scheduler::{ALL, SchedulerKind};
 
 /// Hexadecimal digits of a model's SHA-256 that a link carries.
 pub(super) const HASH_DIGITS: usize = 8;
@@ -44,7 +44,7 @@ impl Share {
                 seed: 0,
                 steps: 0,
                 guidance: f32::NAN,
-                solver: Solver::Euler,
+                scheduler: SchedulerKind::new(ALL[0]),
                 count: 1,
                 routing: Routing::default(),
                 muted: Muted::default(),
@@ -52,12 +52,23 @@ impl Share {
             explore: None,
             unknown: Vec::new(),
         };
+        let mut options = Vec::new();
         let mut missing = vec!["seed", "steps", "guidance", "labels"];
         for part in fragment.trim_start_matches('#').split('&').filter(|part| !part.is_empty()) {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             let value = decode(value)?;
             missing.retain(|name| *name != key);
-            share.set(key, &value)?;
+            if ALL.iter().flat_map(|info| info.options).any(|option| option.name == key) {
+                options.push((key, value));
+            } else {
+                share.set(key, &value)?;
+            }
+        }
+        // The scheduler may stand behind its options.
+        for (option, value) in options {
+            let kind = share.controls.scheduler.with_text(option, &value);
+            share.controls.scheduler =
+                kind.map_err(|error| format!("the link does not work: {error}"))?;
         }
         if missing.is_empty() {
             Ok(share)
@@ -68,6 +79,7 @@ impl Share {
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         let wrong = |should: &str| format!("the link's {key} is {value:?}; it should be {should}");
+        let unknown = |error: &UnknownName| format!("the link does not work: {error}");
         let c = &mut self.controls;
         match key {
             "model" => self.model = Some(value.to_owned()),
@@ -77,10 +89,8 @@ impl Share {
             "count" => c.count = within(value, 1, MAX_COUNT).map_err(|s| wrong(&s))?,
             "steps" => c.steps = within(value, 1, MAX_STEPS).map_err(|s| wrong(&s))?,
             "guidance" => c.guidance = within(value, 0.0, 100.0).map_err(|s| wrong(&s))?,
-            "solver" => {
-                let known = "euler, heun, dopri5, ddpm or ddim";
-                c.solver = value.parse().map_err(|_| wrong(known))?;
-            }
+            // Links of earlier versions say "solver".
+            "scheduler" | "solver" => c.scheduler = value.parse().map_err(|e| unknown(&e))?,
             "prompt" => value.clone_into(&mut c.prompt),
             "negative" => value.clone_into(&mut c.negative),
             // A model that reads prompts has no other labels.
@@ -89,13 +99,7 @@ impl Share {
                 let choices: Option<Vec<_>> = value.split(',').map(choice).collect();
                 c.choices = choices.ok_or_else(|| wrong("a list of numbers, any or varied"))?;
             }
-            "rule" => {
-                c.routing.rule = match value {
-                    "token" => RoutingRule::Token,
-                    "pool" => RoutingRule::Pool,
-                    _ => return Err(wrong("token or pool")),
-                }
-            }
+            "rule" => c.routing.rule = value.parse().map_err(|e| unknown(&e))?,
             "gamma" => {
                 c.routing.gamma = Some(within(value, 0.0, 1.0).map_err(|s| wrong(&s))?);
             }
@@ -127,7 +131,10 @@ impl Share {
         put("steps", c.steps.to_string());
         // Rust writes the shortest digits that read back as the same number.
         put("guidance", c.guidance.to_string());
-        put("solver", c.solver.to_string());
+        put("scheduler", c.scheduler.to_string());
+        for (option, value) in c.scheduler.changed_options() {
+            put(option.name, option.format(value));
+        }
         let choices: Vec<_> = c
             .choices
             .iter()
@@ -143,8 +150,8 @@ impl Share {
                 put(key, encode(text));
             }
         }
-        if c.routing.rule == RoutingRule::Pool {
-            put("rule", "pool".into());
+        if c.routing.rule != RoutingRule::default() {
+            put("rule", c.routing.rule.to_string());
         }
         if let Some(gamma) = c.routing.gamma {
             put("gamma", gamma.to_string());
@@ -237,18 +244,17 @@ mod tests {
             seed in any::<u64>(),
             steps in 1..=MAX_STEPS,
             guidance in 0.0_f32..=100.0,
-            heun in any::<bool>(),
+            scheduler in 0..ALL.len(),
             count in 1..=MAX_COUNT,
-            pool in any::<bool>(),
+            rule in 0..RoutingRule::ALL.len(),
             gamma in proptest::option::of(0.0_f32..=1.0),
             (shift, log_odds) in (-1.0_f32..=1.0, -24.0_f32..=24.0),
             muted in proptest::collection::vec((0_usize..9, 0_usize..32), 0..4),
         ) -> Share {
-            let rule = if pool { RoutingRule::Pool } else { RoutingRule::Token };
-            let solver = if heun { Solver::Heun } else { Solver::Euler };
+            let (rule, scheduler) = (RoutingRule::ALL[rule], SchedulerKind::new(ALL[scheduler]));
             let routing = Routing { rule, gamma, shift, log_odds };
             let muted = muted.into_iter().collect();
-            let controls = Controls { choices, prompt, negative, seed, steps, guidance, solver, count, routing, muted };
+            let controls = Controls { choices, prompt, negative, seed, steps, guidance, scheduler, count, routing, muted };
             Share { model, hash: Some("0a1b2c3d".into()), decoder, controls, explore: None, unknown: Vec::new() }
         }
     }
@@ -279,7 +285,7 @@ mod tests {
         assert!(refused(&format!("{good}&guidance=NaN")).contains("from 0 to 100"));
         assert!(refused(&format!("{good}&count=17")).contains("from 1 to 16"));
         assert!(
-            refused(&format!("{good}&solver=magic")).contains("euler, heun, dopri5, ddpm or ddim")
+            refused(&format!("{good}&scheduler=magic")).contains("unknown scheduler \"magic\"")
         );
         assert!(refused(&format!("{good}&rule=dice")).contains("token or pool"));
         assert!(refused(&format!("{good}&mute=3")).contains("BLOCK:EXPERT"));
@@ -300,6 +306,32 @@ mod tests {
         let fragment = share.to_fragment();
         assert!(fragment.ends_with("explore=image:0,step:3,expert:2,view:who,tab:experts"));
         assert_eq!(Share::parse(&fragment), Ok(share));
+    }
+
+    #[test]
+    fn links_of_earlier_versions_open() {
+        let share = Share::parse("seed=1&steps=5&guidance=2&labels=any&solver=heun&rule=pool");
+        let controls = share.unwrap().controls;
+        assert_eq!(controls.scheduler.name(), "heun");
+        assert_eq!(controls.routing.rule, RoutingRule::Pool);
+    }
+
+    #[test]
+    fn links_carry_every_option_of_a_scheduler() {
+        for info in ALL {
+            for option in info.options {
+                let mut share = Share::parse("seed=1&steps=5&guidance=2&labels=any").unwrap();
+                let values = [0.5, 1.0].into_iter().filter(|&v| option.check(v).is_ok());
+                let value = values.last().expect("a value that is no default");
+                let kind = SchedulerKind::new(info).with(option.name, value).unwrap();
+                share.controls.scheduler = kind;
+                let fragment = share.to_fragment();
+                assert!(fragment.contains(option.name), "{fragment}");
+                assert_eq!(Share::parse(&fragment), Ok(share));
+            }
+        }
+        let wrong = "rtol=0.1&seed=1&steps=5&guidance=2&labels=any&scheduler=heun";
+        assert!(Share::parse(wrong).unwrap_err().contains("rtol is not an option of heun"));
     }
 
     #[test]

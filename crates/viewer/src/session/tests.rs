@@ -15,7 +15,6 @@ use diffmoe::engine::{EngineError, WeightChoice};
 use diffmoe::model::Routing;
 use diffmoe::pipeline::Run;
 use diffmoe::scheduler::Branch;
-use diffmoe::scheduler::Solver;
 use diffmoe::trace::At;
 use model::{LABELS, file};
 
@@ -65,7 +64,7 @@ fn controls() -> Controls {
         seed: 11,
         steps: 6,
         guidance: 1.5,
-        solver: Solver::Euler,
+        scheduler: "euler".parse().unwrap(),
         count: 2,
         routing: Routing::default(),
         muted: diffmoe::model::Muted::default(),
@@ -229,7 +228,7 @@ fn impossible_settings_are_told_and_the_run_goes_on() {
     session.controls.guidance = f32::NAN;
     session.generate();
     assert_eq!(session.phase(), Phase::Paused);
-    assert!(session.notes()[0].text.contains("guidance NaN"), "{:?}", session.notes());
+    assert!(session.notes()[0].text.contains("off), got NaN"), "{:?}", session.notes());
     session.dismiss(0);
     assert!(session.notes().is_empty());
 }
@@ -238,7 +237,7 @@ fn impossible_settings_are_told_and_the_run_goes_on() {
 fn a_shared_link_shows_the_same_pictures() {
     let (_folder, path) = file();
     let mut session = opened(path.clone());
-    session.controls.solver = Solver::Heun;
+    session.controls.scheduler = "heun".parse().unwrap();
     session.controls.guidance = 1.1;
     session.controls.routing.gamma = Some(0.45);
     session.generate();

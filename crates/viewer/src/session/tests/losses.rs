@@ -7,9 +7,9 @@ use super::model::file;
 use super::{Losses, assert_same, controls, finished, opened, ready, spend, start, until};
 use crate::session::{NoteKind, Phase, Session, Start};
 use diffmoe::engine::{Engine, EngineError, Progress, RunConfig, Snapshot};
+use diffmoe::model::Objective;
 use diffmoe::pipeline::Backend;
-use diffmoe::scheduler::Instruction;
-use diffmoe::scheduler::{Solver, Tolerance};
+use diffmoe::scheduler::{Instruction, SchedulerKind};
 
 /// An engine whose device is lost after some units of work.
 struct Failing {
@@ -70,12 +70,30 @@ fn a_lost_device_changes_nothing_in_the_pictures() {
     }
 }
 
+/// Multistep schedulers need earlier predictions, which no frame holds.
+#[test]
+fn a_lost_device_changes_nothing_whatever_the_scheduler() {
+    let (_folder, path) = file();
+    let all = SchedulerKind::for_objective(Objective::Flow);
+    for scheduler in all.into_iter().filter(|scheduler| scheduler.resumes()) {
+        for units in [10, 3 * 13 + 20, 70] {
+            let mut session = opened(path.clone());
+            session.controls.scheduler = scheduler;
+            failing(&mut session, vec![units]);
+            session.generate();
+            until(&mut session, "recovery", |s| s.phase() == Phase::Recovering);
+            ready(&mut session);
+            assert_same(session.record().unwrap(), &path);
+        }
+    }
+}
+
 #[test]
 fn an_adaptive_run_begins_anew_after_a_loss() {
     let (_folder, path) = file();
     let draw = |units: Vec<usize>| {
         let mut session = opened(path.clone());
-        session.controls.solver = Solver::Dopri5(Tolerance::default());
+        session.controls.scheduler = "dopri5".parse().unwrap();
         failing(&mut session, units);
         session.generate();
         ready(&mut session);

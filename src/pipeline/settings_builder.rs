@@ -1,0 +1,289 @@
+//! The defaults of a model, and how a caller departs from them: the one place where settings are made.
+
+use super::{Settings, SettingsError};
+use crate::model::{Config, LabelTable, Muted, Routing, RoutingRule, one_of};
+use crate::scheduler::{SchedulerKind, random_rows};
+
+/// A row of a label table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Label {
+    /// The null row: the model draws what it likes.
+    Any,
+    /// By number.
+    Row(u32),
+    /// By name or number as a user writes it; `any` is the null row.
+    Name(String),
+}
+
+impl From<u32> for Label {
+    fn from(row: u32) -> Self {
+        Self::Row(row)
+    }
+}
+
+impl From<&str> for Label {
+    fn from(name: &str) -> Self {
+        Self::Name(name.to_owned())
+    }
+}
+
+/// Settings on their way: what a model recommends, until a method says otherwise.
+///
+/// ```
+/// # use diffmoe::model::Config;
+/// use diffmoe::pipeline::Settings;
+///
+/// # fn example(config: &Config) -> Result<(), diffmoe::pipeline::SettingsError> {
+/// let settings = Settings::builder(config).label("class", 3).seed(7).images(4).build()?;
+/// assert_eq!(settings.labels[0], [3; 4]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "`build` makes settings of it"]
+pub struct SettingsBuilder<'a> {
+    config: &'a Config,
+    /// For each table the rows that the images take in turn; none for random ones.
+    labels: Vec<Vec<u32>>,
+    prompts: Vec<String>,
+    negative: String,
+    images: usize,
+    seed: u64,
+    steps: u32,
+    guidance: f32,
+    scheduler: SchedulerKind,
+    routing: Routing,
+    muted: Muted,
+    record_scores: bool,
+    /// The first mistake.
+    mistake: Option<SettingsError>,
+}
+
+impl Settings {
+    /// What a model recommends, for one image without labels: of each label table the null row, and no prompt.
+    pub fn of(config: &Config) -> Self {
+        let plain = Self::builder(config).unchecked();
+        Self { labels: config.labels.iter().map(|table| vec![table.null]).collect(), ..plain }
+    }
+
+    /// What a model recommends, until a method says otherwise: its scheduler, steps and guidance, one image of a
+    /// random row of each label table, no prompt, seed 0, and routing by tokens with the checkpoint's thresholds.
+    pub fn builder(config: &Config) -> SettingsBuilder<'_> {
+        let scheduler = SchedulerKind::default_of(config);
+        let defaults = &config.defaults;
+        let guidance = defaults.guidance;
+        SettingsBuilder {
+            config,
+            labels: vec![Vec::new(); config.labels.len()],
+            prompts: Vec::new(),
+            negative: String::new(),
+            images: 1,
+            seed: 0,
+            steps: defaults.steps.clamp(1, scheduler.info().max_steps(config.objective)),
+            guidance: if guidance.is_finite() { guidance.clamp(0.0, 100.0) } else { 1.0 },
+            scheduler,
+            routing: Routing::default(),
+            muted: Muted::default(),
+            record_scores: false,
+            mistake: None,
+        }
+    }
+}
+
+impl SettingsBuilder<'_> {
+    /// One row of a label table for all images.
+    pub fn label(self, table: &str, label: impl Into<Label>) -> Self {
+        self.labels(table, [label.into()])
+    }
+
+    /// Rows of a label table, which the images take in turn. No rows at all leave the choice to the seed.
+    pub fn labels(mut self, table: &str, labels: impl IntoIterator<Item = Label>) -> Self {
+        let Some(i) = self.config.labels.iter().position(|known| known.name == table) else {
+            let expected = match &self.config.labels[..] {
+                [] => "no label tables".to_owned(),
+                tables => one_of(tables.iter().map(|table| table.name.as_str())),
+            };
+            let table = table.to_owned();
+            self.mistake.get_or_insert(SettingsError::Table { table, expected });
+            return self;
+        };
+        let rows = labels.into_iter().map(|label| row(&self.config.labels[i], label));
+        match rows.collect() {
+            Ok(rows) => self.labels[i] = rows,
+            Err(mistake) => _ = self.mistake.get_or_insert(mistake),
+        }
+        self
+    }
+
+    /// One prompt for all images.
+    pub fn prompt(self, prompt: impl Into<String>) -> Self {
+        self.prompts([prompt.into()])
+    }
+
+    /// Prompts, which the images take in turn.
+    pub fn prompts(self, prompts: impl IntoIterator<Item = String>) -> Self {
+        Self { prompts: prompts.into_iter().collect(), ..self }
+    }
+
+    /// What guidance leads away from, in words.
+    pub fn negative(self, negative: impl Into<String>) -> Self {
+        Self { negative: negative.into(), ..self }
+    }
+
+    /// Number of images.
+    pub fn images(self, images: usize) -> Self {
+        Self { images, ..self }
+    }
+
+    /// Seed of the noise and of random rows.
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
+    /// Denoising steps.
+    pub fn steps(self, steps: u32) -> Self {
+        Self { steps, ..self }
+    }
+
+    /// Guidance scale; 1 is none.
+    pub fn guidance(self, guidance: f32) -> Self {
+        Self { guidance, ..self }
+    }
+
+    /// Scheduler and its options.
+    pub fn scheduler(self, scheduler: SchedulerKind) -> Self {
+        Self { scheduler, ..self }
+    }
+
+    /// Routing rule.
+    pub fn rule(mut self, rule: RoutingRule) -> Self {
+        self.routing.rule = rule;
+        self
+    }
+
+    /// Routing rule and thresholds.
+    pub fn routing(self, routing: Routing) -> Self {
+        Self { routing, ..self }
+    }
+
+    /// Experts that take no tokens.
+    pub fn muted(self, muted: Muted) -> Self {
+        Self { muted, ..self }
+    }
+
+    /// Whether the trace keeps the router's scores.
+    pub fn record_scores(self, record_scores: bool) -> Self {
+        Self { record_scores, ..self }
+    }
+
+    /// The settings, checked.
+    ///
+    /// # Errors
+    /// The first setting that cannot work.
+    pub fn build(mut self) -> Result<Settings, SettingsError> {
+        if let Some(mistake) = self.mistake.take() {
+            return Err(mistake);
+        }
+        let config = self.config;
+        let settings = self.unchecked();
+        settings.check(config)?;
+        Ok(settings)
+    }
+
+    /// The settings as they are, for user interfaces that [check](Settings::check) them when a run begins. A table or
+    /// a name that the model does not have was ignored.
+    pub fn unchecked(self) -> Settings {
+        let nothing = [String::new()];
+        let prompts = match &self.config.text {
+            Some(_) if self.prompts.is_empty() => &nothing[..],
+            _ => &self.prompts,
+        };
+        let tables = self.config.labels.iter().zip(&self.labels).enumerate();
+        let rows = |(i, (table, rows)): (usize, (&LabelTable, &Vec<u32>))| match &rows[..] {
+            // A table of the null row alone has nothing to choose from.
+            [] if table.null == 0 => vec![0; self.images],
+            [] => random_rows(self.seed, i as u32, table.null, self.images),
+            rows => rows.iter().copied().cycle().take(self.images).collect(),
+        };
+        Settings {
+            labels: tables.map(rows).collect(),
+            prompts: prompts.iter().cycle().take(self.images).cloned().collect(),
+            negative: self.negative,
+            seed: self.seed,
+            steps: self.steps,
+            guidance: self.guidance,
+            scheduler: self.scheduler,
+            routing: self.routing,
+            muted: self.muted,
+            record_scores: self.record_scores,
+        }
+    }
+}
+
+fn row(table: &LabelTable, label: Label) -> Result<u32, SettingsError> {
+    match label {
+        Label::Any => Ok(table.null),
+        Label::Row(row) => Ok(row),
+        Label::Name(name) if name.eq_ignore_ascii_case("any") => Ok(table.null),
+        Label::Name(name) => table
+            .find(&name)
+            .ok_or_else(|| SettingsError::LabelName { table: table.name.clone(), name }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config::from_json(
+            r#"{"kind":"dense","t_kind":"flow",
+            "params":{"input_size":2,"num_classes":3,"patch_size":1,"depth":1,"hidden_size":4,"num_heads":1},
+            "labels":[{"name":"subject","tensor":"a","null":3,"values":["cat","dog","fox"]},
+                      {"name":"style","tensor":"b","null":2}],
+            "defaults":{"steps":17,"guidance":2.5,"solver":"heun"}}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_model_recommends_its_settings() {
+        let config = config();
+        let settings = Settings::builder(&config).seed(3).images(4).build().unwrap();
+        assert_eq!((settings.steps, settings.guidance), (17, 2.5));
+        assert_eq!(settings.scheduler.name(), "heun");
+        assert_eq!(settings.labels[0], random_rows(3, 0, 3, 4));
+        assert_eq!(settings.labels[1], random_rows(3, 1, 2, 4));
+        assert!(settings.prompts.is_empty());
+    }
+
+    #[test]
+    fn a_scheduler_that_does_not_suit_the_model_is_not_recommended() {
+        let mut config = config();
+        config.defaults.scheduler = "ddpm".into();
+        assert_eq!(Settings::builder(&config).build().unwrap().scheduler.name(), "euler");
+        config.defaults.steps = 0;
+        config.defaults.guidance = f32::NAN;
+        let settings = Settings::builder(&config).build().unwrap();
+        assert_eq!((settings.steps, settings.guidance), (1, 1.0));
+    }
+
+    #[test]
+    fn labels_are_found_by_name_and_taken_in_turn() {
+        let config = config();
+        let of = |labels: &[&str]| {
+            let labels: Vec<Label> = labels.iter().map(|&name| name.into()).collect();
+            Settings::builder(&config).labels("subject", labels).label("style", 1).images(3).build()
+        };
+        assert_eq!(of(&["fox", "any"]).unwrap().labels, [vec![2, 3, 2], vec![1; 3]]);
+        let error = of(&["cow"]).unwrap_err().to_string();
+        assert_eq!(error, "there is no subject \"cow\"");
+        let error = Settings::builder(&config).label("colour", 1).build().unwrap_err().to_string();
+        assert_eq!(error, "the model has no labels for \"colour\"; it has subject or style");
+        let error = Settings::builder(&config).label("style", 9).build().unwrap_err().to_string();
+        assert!(error.starts_with("style 9 does not exist"), "{error}");
+        let error = Settings::builder(&config).prompt("a fox").build().unwrap_err();
+        assert_eq!(error, SettingsError::NoText);
+        assert_eq!(Settings::builder(&config).images(0).build(), Err(SettingsError::Images));
+    }
+}

@@ -1,0 +1,126 @@
+//! DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): a two-step method on the path of log signal-to-noise ratios, which
+//! extrapolates the predicted data. One evaluation per step, order 2, for flow and DDPM models.
+//!
+//! ```text
+//! D   = D_i + h_i/(2·h_{i−1})·(D_i − D_{i−1})
+//! z_t = σ_t/σ_s·z_s + α_t·(1 − e^−h)·D
+//! ```
+//!
+//! The first step has no history and the last one ends at data without noise, where `λ` is infinite: both are of
+//! order 1. A flow begins at `λ = −∞`, which makes its second step one of order 1, too.
+
+use super::contract::{Fixed, FixedSteps};
+use super::epsilon::{CLIP, GUIDED_CHANNELS};
+use super::info::{Resume, SchedulerInfo};
+use super::path::{MAX_DDPM_STEPS, Path, copy, sum};
+use super::program::{Instruction, Latent};
+use crate::model::Objective;
+
+pub(super) static DPM_SOLVER: SchedulerInfo = SchedulerInfo {
+    name: "dpmpp_2m",
+    title: "DPM++ 2M",
+    hint: "DPM-Solver++(2M): one evaluation per step and the step before; accurate in few steps.",
+    objectives: &[Objective::Flow, Objective::Ddpm],
+    options: &[GUIDED_CHANNELS, CLIP],
+    is_adaptive: false,
+    max_ddpm_steps: MAX_DDPM_STEPS,
+    resume: Resume::Exact,
+    start: |kind, config, run| {
+        Box::new(Fixed::new(DpmSolver(Path::new(kind, config, &run)), run.steps))
+    },
+};
+
+/// Data predicted in this step, and in the step before.
+const NOW: Latent = Latent::Velocity(0);
+const BEFORE: Latent = Latent::Velocity(1);
+
+#[derive(Clone, Debug)]
+struct DpmSolver(Path);
+
+impl FixedSteps for DpmSolver {
+    fn step(&self, index: u32) -> Vec<Instruction> {
+        let Self(path) = self;
+        let i = index as usize;
+        let mut step = if i > 0 { vec![copy(NOW, BEFORE)] } else { Vec::new() };
+        step.extend(path.predict(i, NOW));
+        let [of_sample, of_data] = path.transfer(i);
+        let beyond = if i == 0 || i + 1 == path.steps() {
+            0.0
+        } else {
+            0.5 * path.log_step(i) / path.log_step(i - 1)
+        };
+        let mut terms = vec![(of_sample, Latent::Sample), (of_data * (1.0 + beyond), NOW)];
+        // Also where its factor is 0: all steps but the first then have one shape, which an engine records once.
+        if i > 0 {
+            terms.push((-of_data * beyond, BEFORE));
+        }
+        step.push(sum(Latent::Sample, &terms));
+        step
+    }
+
+    fn carries(&self, _: u32) -> Vec<Latent> {
+        vec![NOW]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Prediction;
+    use crate::scheduler::Branch;
+    use crate::scheduler::testing::{
+        assert_near, ddpm_model, ddpm_order, flow_model, flow_order, sample, samples,
+    };
+
+    /// Samples printed by `DPMSolverMultistepScheduler` of diffusers 0.42 (`algorithm_type="dpmsolver++"`, linear
+    /// betas from 1e-4 to 0.02, `final_sigmas_type="zero"`) for this model.
+    #[test]
+    fn samples_are_those_of_diffusers() {
+        let model = |x: f32, t: f32, _: Branch| (1.3 * x).sin() + 0.2 * x * t / 1000.0 - 0.1;
+        let of = |steps| samples(DPM_SOLVER.name, &ddpm_model(), steps, 1.0, model);
+        assert_near(&of(3), &[0.012_603_82, 2.166_581_2, 3.306_498_3], 2e-5);
+        let ten = [
+            0.897_818_39,
+            0.834_281_62,
+            0.795_509_22,
+            0.762_896_12,
+            0.728_482_72,
+            0.685_545_44,
+            0.627_563_06,
+            0.551_556_11,
+            0.465_571_88,
+            0.328_391_85,
+        ];
+        assert_near(&of(10), &ten, 5e-6);
+    }
+
+    #[test]
+    fn it_is_of_order_2() {
+        let orders = [flow_order(DPM_SOLVER.name, 20), flow_order(DPM_SOLVER.name, 40)];
+        assert!(orders.iter().all(|order| (1.7..2.4).contains(order)), "{orders:?}");
+        let order = ddpm_order(DPM_SOLVER.name);
+        assert!((1.7..2.4).contains(&order), "{order}");
+    }
+
+    #[test]
+    fn guided_samples_are_those_of_many_small_steps() {
+        let model = |z: f32, t: f32, branch| {
+            let pull = if branch == Branch::Conditional { 1.0 } else { 0.4 };
+            (pull - z) * (1.0 + t)
+        };
+        let config = flow_model(Prediction::Velocity);
+        let want = sample("euler", &config, 4000, 2.0, model);
+        let got = sample(DPM_SOLVER.name, &config, 40, 2.0, model);
+        assert!((got - want).abs() < 2e-3, "{got} for {want}");
+    }
+
+    #[test]
+    fn a_prediction_of_data_leads_where_its_velocity_does() {
+        let velocity = |z: f32, t: f32, _: Branch| (2.0 * t).cos() - 0.3 * z;
+        let data = move |z: f32, t: f32, branch| z + (1.0 - t) * velocity(z, t, branch);
+        let [a, b] = [Prediction::Velocity, Prediction::Sample].map(flow_model);
+        let want = sample(DPM_SOLVER.name, &a, 9, 1.0, velocity);
+        let got = sample(DPM_SOLVER.name, &b, 9, 1.0, data);
+        assert!((got - want).abs() < 1e-6, "{got} for {want}");
+    }
+}
