@@ -370,7 +370,7 @@ fn multistep_runs_match_on_both_backends_and_resume_exactly() {
     for scheduler in all.into_iter().filter(|scheduler| scheduler.resumes()) {
         let name = scheduler.name();
         let table = &config.labels[0].name;
-        let settings = Settings::of(config)
+        let settings = Settings::builder(config)
             .images(labels[0].len())
             .labels(table, labels[0].iter().map(|&row| Label::Row(row)))
             .scheduler(scheduler)
@@ -379,7 +379,8 @@ fn multistep_runs_match_on_both_backends_and_resume_exactly() {
             .rule(RoutingRule::Pool)
             .build()
             .unwrap();
-        let start = |engine: Box<dyn Engine>| Run::start(engine, config, settings.clone(), 0);
+        let start =
+            |engine: Box<dyn Engine>| Run::start(engine, config, settings.clone(), 0).unwrap();
         let cpu = start(Box::new(CpuEngine::new(on_cpu.clone(), labels[0].len())));
         let cpu = cpu.finish(|_| {}).unwrap().samples;
         let whole = start(Box::new(case.engine(&gpu))).finish(|_| {}).unwrap().samples;
@@ -393,10 +394,11 @@ fn multistep_runs_match_on_both_backends_and_resume_exactly() {
             run.advance(usize::MAX).unwrap();
             run.engine().wait().unwrap();
         }
-        let so_far = run.unfinished();
+        let so_far = run.state();
         assert_eq!(so_far.steps, 2);
         histories += usize::from(!so_far.buffers.is_empty());
         let resumed = Run::resume(Box::new(case.engine(&gpu)), config, settings.clone(), so_far);
+        let resumed = resumed.unwrap();
         assert_eq!(resumed.finish(|_| {}).unwrap().samples, whole, "{name}");
     }
     assert!(histories > 0, "a multistep scheduler has a history");
