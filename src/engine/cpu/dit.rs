@@ -18,22 +18,13 @@ use rayon::prelude::*;
 
 use super::activations::{Activations, add_rows, normalise, row_of};
 use super::attention::attention;
-use super::moe::moe;
+use super::moe::{Choice, moe};
 use super::prompts::{Reading, cross_attention};
 use super::weights::{Linear, Weights};
 use crate::engine::contract::Stage;
 use crate::model::{Config, Mlp, Muted, Routing};
 use crate::simd::math::{TIME_DIMS, silu, time_embedding};
 use crate::simd::threads::row_chunk;
-
-/// How the experts of a layer get their tokens, and what is kept of it.
-#[derive(Clone, Copy)]
-pub(super) struct Choice {
-    pub(super) routing: Routing,
-    /// Experts that take none, one bit each
-    pub(super) muted: u32,
-    pub(super) record_scores: bool,
-}
 
 /// What a pass is computed from.
 pub(super) struct Input<'a> {

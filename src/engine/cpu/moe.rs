@@ -6,11 +6,10 @@ use rayon::prelude::*;
 use web_time::Instant;
 
 use super::activations::{Activations, add_rows, row_of};
-use super::dit::Choice;
 use super::router::{Scores, route};
 use super::weights::{Linear, OnCpu};
 use crate::engine::contract;
-use crate::model::{Config, Ffn, Moe};
+use crate::model::{Config, Ffn, Moe, Routing};
 use crate::simd::math::{add_scaled, gelu, sigmoid, silu, silu_times, softmax_rows};
 use crate::simd::threads::{Scratch, row_chunk};
 
@@ -43,6 +42,15 @@ impl Ffn<Linear> {
             }
         }
     }
+}
+
+/// How the experts of a layer get their tokens, and what is kept of it.
+#[derive(Clone, Copy)]
+pub(super) struct Choice {
+    pub(super) routing: Routing,
+    /// Experts that take none, one bit each
+    pub(super) muted: u32,
+    pub(super) record_scores: bool,
 }
 
 /// `x += gate_mlp ⊙ Σ_e gate[e]·FFN_e(h)` over the experts that take a token, in ascending order, plus the
