@@ -44,19 +44,23 @@ const PRECISIONS: [WeightPrecision; 4] =
     [WeightPrecision::F32, WeightPrecision::F16, WeightPrecision::Int8, WeightPrecision::Int4];
 
 impl Pipeline {
-    /// Kernel and constants, as in `attention QUADS=16 KEYS=32`.
+    /// All constants: those of the shader, then those of the call.
+    fn constants(&self) -> impl Iterator<Item = (&'static str, f64)> {
+        let Specialisation { shader, constants } = &self.0;
+        let sizes = shader.sizes.iter().map(|&(name, value)| (name, f64::from(value)));
+        sizes.chain(constants.iter().copied())
+    }
+
+    /// Kernel and constants, as in `attention QUADS=16 LANES_X=8`.
     pub(crate) fn name(&self) -> String {
-        let constants = self.0.constants.iter().map(|(name, value)| format!(" {name}={value}"));
+        let constants = self.constants().map(|(name, value)| format!(" {name}={value}"));
         std::iter::once(self.0.shader.name.to_owned()).chain(constants).collect()
     }
 
     /// Leaves text and constants where the compiling process finds them.
     pub(crate) fn write(&self, folder: &Path, index: usize) -> std::io::Result<()> {
-        let Specialisation { shader, constants } = &self.0;
-        std::fs::write(folder.join(format!("{index}.wgsl")), shader.source)?;
-        let sizes = shader.sizes.iter().map(|&(name, value)| (name, f64::from(value)));
-        let all = sizes.chain(constants.iter().copied());
-        let lines = all.map(|(name, value)| format!("{name}\t{value}\n"));
+        std::fs::write(folder.join(format!("{index}.wgsl")), self.0.shader.source)?;
+        let lines = self.constants().map(|(name, value)| format!("{name}\t{value}\n"));
         std::fs::write(folder.join(format!("{index}.constants")), lines.collect::<String>())
     }
 }
