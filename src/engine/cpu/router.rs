@@ -50,7 +50,9 @@ pub(super) fn route(config: &Config, rule: RoutingRule, scores: &Scores, masks: 
     }
     // An infinite threshold has kept them out already where there are thresholds.
     if scores.muted != 0 {
-        masks.iter_mut().for_each(|mask| *mask &= !scores.muted);
+        for mask in masks {
+            *mask &= !scores.muted;
+        }
     }
 }
 
