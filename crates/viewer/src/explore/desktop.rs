@@ -67,7 +67,7 @@ fn stage_and_why(
     card(ui.painter(), rect, scene.ink);
     let inner = rect.shrink2(vec2(12.0, 10.0));
     let choices = stage::overlays(scene);
-    let width = [0.0, 90.0, 150.0, 205.0, 250.0][choices.len().min(4)];
+    let width = [0.0, 80.0, 150.0, 210.0, 278.0][choices.len().min(4)];
     let switch =
         Rect::from_min_size(pos2(inner.right() - width, inner.top() - 3.0), vec2(width, 26.0));
     let title = format!("Noise {} · {}", scene.noise(scene.now.step), scene.name());
@@ -175,16 +175,16 @@ fn time_card(
     let title =
         text(ui.painter(), inner.min, Align2::LEFT_TOP, "From noise to picture", 15.5, look.text);
     let button =
-        Rect::from_min_size(pos2(title.right() + 8.0, inner.top() - 2.0), vec2(52.0, 24.0));
+        Rect::from_min_size(pos2(title.right() + 8.0, inner.top() - 2.0), vec2(54.0, 24.0));
     let words = if scene.playing { "Pause" } else { "Play" };
-    let response = gamma::put(ui, button, egui::Button::new(words).min_size(button.size()));
+    let response = gamma::put(ui, button, super::centred(words).min_size(button.size()));
     if response.accessible_name(format!("{words} the steps")).clicked() {
         touch.wish = Some(Wish::Play);
     }
     let offer = scene.measures.offer(scene.record);
     if let Some(offer) = offer.filter(|_| scene.can_draw && scene.record.is_complete()) {
         let place = Rect::from_min_size(button.right_top() + vec2(8.0, 0.0), vec2(150.0, 24.0));
-        let button = egui::Button::new(offer).min_size(place.size());
+        let button = super::centred(&offer).min_size(place.size());
         let hint = "Draws the run again without each expert, one after the other, and compares";
         if gamma::put(ui, place, button).on_hover_text(hint).clicked() {
             touch.wish = Some(Wish::Measure);

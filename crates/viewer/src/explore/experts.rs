@@ -22,7 +22,11 @@ pub(super) fn cells(area: Rect, count: usize, aspect: f32) -> Vec<Rect> {
         let high = (area.height() - (LINE + GAP) * rows + GAP) / rows;
         (columns, wide.min(high / aspect.max(1e-3)).floor())
     });
-    let (columns, width) = best.max_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((1, 8.0));
+    // Full rows look better than slightly larger pictures.
+    let merit = |(columns, width): &(usize, f32)| {
+        if count.is_multiple_of(*columns) { *width } else { width * 0.88 }
+    };
+    let (columns, width) = best.max_by(|a, b| merit(a).total_cmp(&merit(b))).unwrap_or((1, 8.0));
     let size = vec2(width.max(4.0), (width * aspect).max(4.0));
     let between = if columns > 1 {
         ((area.width() - columns as f32 * size.x) / (columns as f32 - 1.0)).min(size.x * 0.35)

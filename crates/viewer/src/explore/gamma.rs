@@ -1,7 +1,7 @@
 //! What if the thresholds were other ones: a histogram of the margins of this layer, and a slider that moves all
 //! thresholds of the run. What it shows is of first order; drawing again makes it real.
 
-use egui::{Align2, Rect, Slider, Ui, UiBuilder, pos2, vec2};
+use egui::{Align2, Rect, Role, Sense, Slider, Ui, UiBuilder, WidgetInfo, pos2, vec2};
 
 use super::colours::OVER;
 use super::data::margins::{BAR, REACH, middle};
@@ -32,7 +32,9 @@ pub(super) fn show(
         };
         text(&painter, remark, Align2::LEFT_TOP, words, 12.0, look.weak);
         let button = Rect::from_min_size(area.min + vec2(0.0, 26.0), vec2(190.0, 26.0));
-        if scene.can_draw && put(ui, button, egui::Button::new("Draw again with scores")).clicked()
+        if scene.can_draw
+            && put(ui, button, super::centred("Draw again with scores").min_size(button.size()))
+                .clicked()
         {
             touch.wish = Some(Wish::Redraw);
         }
@@ -49,13 +51,15 @@ pub(super) fn show(
             signed(selection.shift)
         )
     };
-    text(&painter, remark, Align2::LEFT_TOP, words, 12.0, look.weak);
+    let place = text(&painter, remark, Align2::LEFT_TOP, &words, 12.0, look.weak);
+    let label = ui.interact(place, ui.scope_id().with("first order"), Sense::hover());
+    label.widget_info(|| WidgetInfo::labeled(Role::Label, true, format!("What if γ: {words}")));
     if selection.shift != 0.0 && scene.can_draw {
         let button = Rect::from_min_max(
             pos2(area.right() - 62.0, area.top() - 2.0),
             pos2(area.right(), area.top() + 18.0),
         );
-        let response = put(ui, button, egui::Button::new("Redraw"));
+        let response = put(ui, button, super::centred("Redraw").min_size(button.size()));
         let hint = "Draws again with these thresholds: later layers then answer to what changed";
         if response.on_hover_text(hint).clicked() {
             touch.wish = Some(Wish::Redraw);

@@ -244,6 +244,11 @@ fn inside<R>(ui: &mut Ui, rect: Rect, id: &str, contents: impl FnOnce(&mut Ui) -
     contents(&mut child)
 }
 
+/// A button whose words are in its middle, however wide it is.
+fn centred(words: &str) -> egui::Button<'_> {
+    egui::Button::new((egui::Atom::grow(), words, egui::Atom::grow()))
+}
+
 /// A switch in a rectangle.
 fn switch_in<T: Copy + PartialEq>(
     ui: &mut Ui,

@@ -107,7 +107,7 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
             format!("Mute expert {expert} of block {block} (X)")
         };
         let response =
-            super::gamma::put(ui, button, egui::Button::new(words).min_size(button.size()));
+            super::gamma::put(ui, button, super::centred(&words).min_size(button.size()));
         if response.clicked() && !busy {
             touch.wish = Some(Wish::Mute);
         }

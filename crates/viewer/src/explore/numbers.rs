@@ -34,7 +34,8 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, wide: bool) {
     let painter = ui.painter_at(area);
     let gap = if wide { 22.0 } else { 0.0 };
     let mut x = area.left() + 4.0;
-    let column = (area.width() - 8.0) / 4.0;
+    let columns =
+        [0.0, 0.28, 0.51, 0.75].map(|share| area.left() + 4.0 + share * (area.width() - 8.0));
     for (i, (name, value)) in names.iter().zip(&values).enumerate() {
         let top =
             text(&painter, pos2(x, area.top() + 1.0), Align2::LEFT_TOP, value, 21.0, look.text);
@@ -50,7 +51,7 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, wide: bool) {
                     .right(),
             );
         }
-        x = if wide { end + gap } else { area.left() + 4.0 + column * (i + 1) as f32 };
+        x = if wide { end + gap } else { columns[(i + 1).min(3)] };
     }
     if !wide {
         return;

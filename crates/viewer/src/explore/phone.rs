@@ -92,6 +92,8 @@ fn contents(
         Card::Patch => 40.0 + 20.0 * experts.min(16) as f32 + 20.0 + 108.0,
         Card::Mute => 230.0,
         Card::Gallery => 300.0,
+        // Two rows fit what is there.
+        Card::Experts | Card::Place if experts <= 8 => (body.height() - 46.0).max(160.0),
         Card::Experts | Card::Place => 100.0 * experts.div_ceil(4) as f32,
     };
     let tall = (height + 46.0).max(body.height());

@@ -39,7 +39,7 @@ pub(crate) fn mode_switch(app: &mut App, ui: &mut Ui) {
         (Mode::Explore, "Explore", "What every expert does at every noise level (E)"),
     ];
     let height = ui.spacing().interact_size.y;
-    ui.allocate_ui(vec2(124.0, height), |ui| switch(ui, &mut mode, &modes));
+    ui.allocate_ui(vec2(150.0, height), |ui| switch(ui, &mut mode, &modes));
     app.set_mode(mode);
 }
 

@@ -278,9 +278,12 @@ fn pictures_for_the_documentation() {
         for (theme, dark) in [("dark", egui::Theme::Dark), ("light", egui::Theme::Light)] {
             harness.ctx.set_theme(dark);
             for (form, size) in [("desktop", DESKTOP), ("phone", PHONE)] {
-                harness.set_size(size);
+                // Around the app the harness leaves a margin.
+                harness.set_size(size + vec2(16.0, 16.0));
                 harness.run_steps(6);
                 let image = harness.render().expect("a picture");
+                let [wide, high] = [size.x, size.y].map(|side| side as u32);
+                let image = image::imageops::crop_imm(&image, 8, 8, wide, high).to_image();
                 let path = Path::new(&folder).join(format!("{name}-{form}-{theme}.png"));
                 image.save(&path).expect("a file");
                 assert!(image.width() as f32 >= size.x);
@@ -303,10 +306,10 @@ fn pictures_for_the_documentation() {
         Selection { card: Card::Noise, overlay: Overlay::Picture, ..base },
     );
     harness.set_size(DESKTOP);
-    harness.state_mut().app_mut().explore(Selection { expert: Some(1), ..base });
+    harness.state_mut().app_mut().explore(Selection { expert: Some(5), layer: 0, ..base });
     let runs = harness.state().app().session().history().len();
     harness.key_press(Key::X);
     harness.run_steps(3);
     until(&mut harness, "the other run", |app| app.session().history().len() > runs);
-    shoot(&mut harness, "mute", Selection { expert: Some(1), card: Card::Mute, ..base });
+    shoot(&mut harness, "mute", Selection { expert: Some(5), layer: 0, card: Card::Mute, ..base });
 }
