@@ -2,7 +2,7 @@
 
 For fixed pictures, fixed noise and fixed times: the mean squared error of the predicted picture, in the units of the
 data ([-1, 1]), on held-out and on seen pictures.  ``heldout.csv`` of a run has a row per measurement and set.  A model
-that returned its input would have ((1 - t) / t)^2 times the variance of the noise."""
+that returned its input divided by t would have ((1 - t) / t)^2, the variance of the noise left in it."""
 
 import csv
 import math

@@ -124,7 +124,7 @@ def compare(first, second, seed, rounds=2000):
 
 
 def errors(model, own, count, cache=None, key=""):
-    """Error of the predicted picture on held-out and seen pictures, with what returning the input would give; kept in the
+    """Error of the predicted picture on held-out and seen pictures, with what the input divided by t would give; kept in the
     cache under a key, if there is one."""
     path = cache and os.path.join(cache, f"error-{key[:24]}-{count}.json")
     if path and os.path.exists(path):
@@ -238,7 +238,7 @@ def table(runs):
         e = measured[0]["error"]
         head = ["error of the predicted picture", *(f"t = {t:g}" for t in e["times"])]
         line = lambda v: [f"{x:.4f}" for x in v]
-        rows = [["the input itself (at most)", *line(e["input"])]]
+        rows = [["the input over t, which knows nothing", *line(e["input"])]]
         rows += [[f"{c['title']}, {name}", *line(c["error"][part])] for part, name in (("held_out", "held-out"), ("seen", "seen")) for c in measured]
         out.append(markdown(head, rows))
     return "\n\n".join(out)
