@@ -168,7 +168,7 @@ fn impossible_requests_are_refused_in_one_sentence() {
     sample(&["--solver", "ddpm"], "ddpm does not sample flow models: choose euler, heun,");
     sample(&["--solver", "dopri5", "--rtol", "0"], "rtol must be");
     sample(&["--solver", "dopri5", "--count", "3", "--batch", "2"], "for a whole batch");
-    sample(&["--eta", "0.5"], "eta is not an option of euler");
+    sample(&["--eta", "0.5"], "eta is not an option of heun");
     sample(&["--model", "nosuch"], "there is no model");
     sample(&["--model", &folder.text("nosuch.safetensors")], "cannot read");
     sample(&["--model", &fixture("diffmoe_flow/model.safetensors")], "makes latents");
