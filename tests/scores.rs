@@ -289,3 +289,53 @@ fn a_layer_of_muted_experts_adds_nothing() {
         assert!(worst < 1e-4, "{worst}");
     }
 }
+
+/// Milliseconds of a step.
+fn time_step(engine: &mut dyn Engine) -> f64 {
+    let begin = std::time::Instant::now();
+    engine.finish_step(&step()).unwrap();
+    let ms = begin.elapsed().as_secs_f64() * 1e3;
+    engine.take_snapshot().unwrap();
+    ms
+}
+
+/// `cargo nextest run --features import --test scores --run-ignored only --no-capture`
+#[test]
+#[ignore = "measures time"]
+fn recording_costs_less_than_a_tenth_of_a_step() {
+    const PAIRS: usize = 25;
+    let _turn = turn();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/assets/emoji.safetensors");
+    let checkpoint = Checkpoint::open(std::path::Path::new(path)).unwrap();
+    let config = checkpoint.config();
+    let [off, on] = [false, true].map(|record| RunConfig {
+        labels: config.labels.iter().map(|_| vec![1, 7]).collect(),
+        ..run(config, RoutingRule::Token, record, "")
+    });
+    // Two engines of each kind that take turns, so that whatever else the machine does meets both.
+    let pairs = engines(&checkpoint).into_iter().zip(engines(&checkpoint));
+    // A software adapter has its own family of kernels; the other says nothing there.
+    for (mut plain, mut recording) in pairs.take(2) {
+        plain.start(&off).unwrap();
+        recording.start(&on).unwrap();
+        let mut times = Vec::new();
+        for _ in 0..PAIRS {
+            times.push((time_step(&mut *plain), time_step(&mut *recording)));
+        }
+        // The first step also records its dispatches.
+        let times = &times[1..];
+        let median = |of: &dyn Fn(&(f64, f64)) -> f64| {
+            let mut values: Vec<f64> = times.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let ratio = median(&|(off, on)| on / off);
+        println!(
+            "{}: {:.1} ms without, {:.1} ms with scores, median of ratios {ratio:.3}",
+            plain.device(),
+            median(&|times| times.0),
+            median(&|times| times.1)
+        );
+        assert!(ratio < 1.1, "{}: {ratio}", plain.device());
+    }
+}
