@@ -67,7 +67,7 @@ fn stage_and_why(
     card(ui.painter(), rect, scene.ink);
     let inner = rect.shrink2(vec2(12.0, 10.0));
     let choices = stage::overlays(scene);
-    let width = [0.0, 80.0, 150.0, 210.0, 278.0][choices.len().min(4)];
+    let width = [0.0, 80.0, 150.0, 220.0, 292.0][choices.len().min(4)];
     let switch =
         Rect::from_min_size(pos2(inner.right() - width, inner.top() - 3.0), vec2(width, 26.0));
     let title = format!("Noise {} · {}", scene.noise(scene.now.step), scene.name());

@@ -159,8 +159,16 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
     let c = |record: &Record| record.trace.capacity().unwrap_or(0.0);
     let difference = c(b) - c(a);
     let sign = if difference < 0.0 { "−" } else { "+" };
-    let rest = format!(" of 255; C {sign}{:.2}.", difference.abs());
-    text(&painter, value.right_center(), Align2::LEFT_CENTER, rest, 14.0, look.text);
+    let c = format!("C {sign}{:.2}.", difference.abs());
+    let at_end = value.right_center();
+    if area.width() > 400.0 {
+        let rest = format!(" of 255; {c}");
+        text(&painter, at_end, Align2::LEFT_CENTER, rest, 14.0, look.text);
+    } else {
+        text(&painter, at_end, Align2::LEFT_CENTER, " of 255.", 14.0, look.text);
+        at.y += 20.0;
+        text(&painter, at, Align2::LEFT_CENTER, c, 14.0, look.text);
+    }
     at.y += 20.0;
     let list: Vec<String> = a
         .labels

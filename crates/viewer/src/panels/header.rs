@@ -13,7 +13,9 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
     ui.horizontal_centered(|ui| {
         let (rect, _) = ui.allocate_exact_size(vec2(22.0, 22.0), Sense::hover());
         paint_sign(ui.painter(), rect);
-        ui.label(RichText::new("DiffMoE").size(17.0).strong());
+        if wide {
+            ui.label(RichText::new("DiffMoE").size(17.0).strong());
+        }
         mode_switch(app, ui);
         let right_to_left = Layout::right_to_left(Align::Center);
         ui.with_layout(right_to_left, |ui| {

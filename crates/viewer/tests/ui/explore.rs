@@ -290,8 +290,18 @@ fn pictures_for_the_documentation() {
             }
         }
     };
-    let base =
-        Selection { step: Some(6), expert: Some(6), patch: Some(35), ..Selection::default() };
+    // What a frame costs while nothing changes: layout and shapes, without the GPU.
+    harness.run_steps(20);
+    let began = Instant::now();
+    harness.run_steps(100);
+    println!("a frame without changes: {:.2} ms", began.elapsed().as_secs_f64() * 10.0);
+    let base = Selection {
+        image: 1,
+        step: Some(6),
+        expert: Some(6),
+        patch: Some(28),
+        ..Selection::default()
+    };
     shoot(&mut harness, "who", base);
     shoot(&mut harness, "many", Selection { overlay: Overlay::HowMany, card: Card::Place, ..base });
     shoot(
