@@ -71,18 +71,24 @@ def answer(model, z, tt, labels, shifts):
 
 
 STILL = ((0, 0),)
-ALWAYS = (0.0, 1.0)
+
+
+def guided(t, interval):
+    """Whether guidance applies at time t: lo <= t < hi, and at t = 1 if the interval reaches it; None is always."""
+    if interval is None:
+        return True
+    return interval[0] - 1e-9 <= t < interval[1] - 1e-9 or (t > 1 - 1e-9 and interval[1] >= 1)
 
 
 @torch.no_grad()
-def velocity(model, z, t, labels, guidance, negative=None, interval=ALWAYS, shifts=STILL, shifts_from=0.0):
+def velocity(model, z, t, labels, guidance, negative=None, interval=None, shifts=STILL, shifts_from=0.0):
     """Two separate passes: conditional and null tokens never share a pool.
-    ``negative``: conditions to lead away from, instead of null.  ``interval``: guidance applies at lo <= t < hi; elsewhere
+    ``negative``: conditions to lead away from, instead of null.  ``interval``: guidance applies there (``guided``); elsewhere
     there is one pass (Kynkäänniemi et al. 2024).  ``shifts``: pixels (down, right), see ``answer``; from time shifts_from on."""
     tt = torch.full((z.shape[0],), t, device=z.device)
     shifts = shifts if t >= shifts_from - 1e-9 else STILL
     v = answer(model, z, tt, labels, shifts)
-    if guidance != 1.0 and interval[0] - 1e-9 <= t < interval[1] - 1e-9:
+    if guidance != 1.0 and guided(t, interval):
         null = model.null_labels(z.shape[0], z.device) if negative is None else negative
         u = answer(model, z, tt, null, shifts)
         v = u + guidance * (v - u)

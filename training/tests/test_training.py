@@ -188,6 +188,8 @@ def test_guidance_in_an_interval_takes_one_pass_elsewhere():
     # Velocity 3 at the six times 0.1 ... 0.6, else 1.
     torch.testing.assert_close(out, torch.full_like(z, (6 * 3 + 4) / 10))
     assert len(model.times) == 16
+    assert [flow.guided(t, (0.5, 1.0)) for t in (0.4, 0.5, 1.0)] == [False, True, True]
+    assert [flow.guided(t, (0.1, 0.7)) for t in (0.0, 0.1, 0.69, 0.7, 1.0)] == [False, True, True, False, False]
     full = Counted()
     torch.testing.assert_close(flow.sample(full, z, asked, steps=10, guidance=3.0), torch.full_like(z, 3.0))
     assert len(full.times) == 20
