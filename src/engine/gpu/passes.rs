@@ -31,6 +31,7 @@ impl Condition {
 }
 
 /// What passes see of labels and prompts.
+#[expect(clippy::large_enum_variant, reason = "an engine has at most two, and most are `Separate`")]
 enum Conditions {
     /// Passes over one branch each: the conditional, then the unconditional one.
     Separate([Condition; 2]),
