@@ -1,6 +1,6 @@
 //! What the model expects the picture to be, step by step, and the noise level of each step.
 
-use egui::{Align2, Color32, Painter, Rect, pos2, vec2};
+use egui::{Align2, Painter, Rect, pos2, vec2};
 
 use super::axis::Axis;
 use super::data::film::is_expected;
@@ -75,6 +75,6 @@ pub(super) fn show(
         };
         title(painter, pos2(left, rect.top() + 8.0), scene, words[0], &[words[1]], true);
         let at = pos2(left, noise.center().y);
-        text(painter, at, Align2::LEFT_CENTER, "noise level", 12.0, Color32::from(look.weak));
+        text(painter, at, Align2::LEFT_CENTER, "noise level", 12.0, look.weak);
     }
 }

@@ -137,6 +137,7 @@ pub(super) fn image_of(record: &Record, frame: usize, image: usize) -> Option<Im
     Some(Image { values, size: pictures.size })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what is kept may be missing")]
 fn upload(ctx: &Context, name: &str, image: egui::ColorImage) -> Texture {
     Some(ctx.load_texture(name, image, TextureOptions::NEAREST))
 }

@@ -99,7 +99,7 @@ impl Explore {
                 selection.step = Some(step);
             }
             Stroke::End(last) => {
-                selection.step = Some(if last { steps.saturating_sub(1) } else { 0 })
+                selection.step = Some(if last { steps.saturating_sub(1) } else { 0 });
             }
             Stroke::Layer(by) => selection.layer = now.layer.saturating_add_signed(by),
             Stroke::Expert(digit) => {

@@ -44,6 +44,7 @@ pub(super) fn text_within(
     painter.galley(at, galley, colour);
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "a number or a word, as it comes")]
 /// Text over something: a veil behind it keeps it readable.
 pub(super) fn text_over(
     painter: &Painter,

@@ -18,6 +18,7 @@ const GAP: f32 = 4.0;
 /// token.
 pub(super) fn edges(tally: &Tally, layer: usize) -> Vec<Vec<f32>> {
     let mut edges = vec![vec![0.0; tally.steps.len()]; tally.experts + 1];
+    #[expect(clippy::needless_range_loop, reason = "a step is a column of all rows")]
     for step in 0..tally.steps.len() {
         let Some(share) = tally.share(step, layer) else { continue };
         let mut sum = 0;
@@ -70,7 +71,7 @@ pub(super) fn show(
     };
     title(painter, pos2(axis.left - 86.0, top), scene, &format!("Block {block}"), rest, chosen);
     let tally = &scene.made.tally;
-    let c = |step: usize| tally.share(step, layer).map(|share| share.capacity());
+    let c = |step: usize| tally.share(step, layer).map(super::data::tally::Share::capacity);
     if let (Some(first), Some(last)) = (c(0), c(tally.steps.len().saturating_sub(1))) {
         let colour = if chosen { look.text } else { look.weak };
         let words = format!("{first:.2} to {last:.2}");
@@ -130,7 +131,7 @@ fn digits(painter: &Painter, bed: Rect, axis: Axis, edges: &[Vec<f32>], scale: f
         let height = |step: usize| edges[e + 1][step] - edges[e][step];
         let widest = (0..edges[e].len()).max_by(|a, b| height(*a).total_cmp(&height(*b)));
         let Some(step) = widest.filter(|step| height(*step) * scale >= 10.5) else { continue };
-        let middle = (edges[e + 1][step] + edges[e][step]) / 2.0;
+        let middle = f32::midpoint(edges[e + 1][step], edges[e][step]);
         let at = pos2(
             axis.middle(step).clamp(axis.left + 7.0, axis.right - 7.0),
             bed.bottom() - middle * scale,
@@ -187,8 +188,9 @@ mod tests {
         let tally = Tally::of(&Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 });
         let edges = edges(&tally, 0);
         assert_eq!(edges, [vec![0.0, 0.0], vec![0.5, 0.0], vec![0.75, 0.25], vec![0.75, 1.0]]);
-        for step in 0..2 {
-            assert_eq!(edges[3][step], tally.share(step, 0).unwrap().capacity());
+        for (step, top) in edges[3].iter().enumerate() {
+            let c = tally.share(step, 0).unwrap().capacity();
+            assert!((top - c).abs() < 1e-6);
         }
     }
 }

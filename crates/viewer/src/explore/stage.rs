@@ -102,7 +102,8 @@ fn described(scene: &Scene<'_>) -> String {
     {
         let token = scene.now.image * scene.record.trace.tokens() + patch;
         let who = token_map::sentence(layer.mask(token));
-        name += &format!(". Row {row}, column {column}: {who} in block {}", scene.block());
+        let block = scene.block();
+        name = format!("{name}. Row {row}, column {column}: {who} in block {block}");
     }
     name
 }

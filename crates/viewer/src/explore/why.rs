@@ -169,7 +169,7 @@ fn scale(most: Option<u32>, layer: &Layer<'_>, row: Rect) -> f32 {
 
 fn foot(painter: &Painter, body: Rect, rows: &[Rect], scene: &Scene<'_>, layer: &Layer<'_>) {
     let Ink { look, .. } = scene.ink;
-    let Some(bottom) = rows.iter().map(|row| row.bottom()).reduce(f32::max) else { return };
+    let Some(bottom) = rows.iter().map(Rect::bottom).reduce(f32::max) else { return };
     let y = bottom + 3.0;
     if scene.now.patch.is_some() {
         let left =

@@ -56,6 +56,10 @@ struct Model {
 }
 
 /// Everything that the app does.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "settings that have nothing to do with each other"
+)]
 pub struct Session {
     /// What the visitor has set; a run takes a copy when it begins.
     pub controls: Controls,
