@@ -27,6 +27,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// One image `[1, 3, 8, 8]` of a model whose tensors are computed here.
+///
+/// # Errors
+/// When the model, a setting or the device is at fault.
 pub fn draw() -> Result<Vec<f32>, Box<dyn Error>> {
     // A file of trained weights is made in the same way: the library asks for each tensor by its official name.
     let bytes = model_bytes(CONFIG, Storage::F16, &|spec| Ok(weights(spec)))?;

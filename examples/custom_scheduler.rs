@@ -28,6 +28,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// One sample `[1, C, height, width]`, without guidance.
+///
+/// # Errors
+/// When the model, a setting or the device is at fault.
 pub fn draw(
     checkpoint: &Checkpoint,
     backend: Backend,

@@ -21,6 +21,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Draws four images of different classes into one PNG; `steps` replaces what the model recommends.
+///
+/// # Errors
+/// When the model, a setting or the device is at fault.
 pub fn draw(
     model: &Path,
     out: &Path,

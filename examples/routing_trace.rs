@@ -27,6 +27,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Draws one image on the CPU and returns the routing of all its passes.
+///
+/// # Errors
+/// When the model, a setting or the device is at fault.
 pub fn trace(model: &Path, steps: u32) -> Result<Trace, Box<dyn Error>> {
     let pipeline = Pipeline::cpu(&Checkpoint::open(model)?)?;
     let settings = Settings { steps, ..Settings::of(pipeline.config()) };
@@ -43,6 +46,6 @@ pub fn map(trace: &Trace) -> Option<String> {
     };
     let counts = trace.token_map(at, 0)?;
     let rows = counts.chunks(trace.grid()[1]);
-    let row = |row: &[u32]| row.iter().map(|n| format!("{n:2}")).collect::<String>();
+    let row = |row: &[u32]| row.iter().map(|n| format!("{n:2}")).collect::<Vec<_>>().concat();
     Some(rows.map(row).collect::<Vec<_>>().join("\n"))
 }

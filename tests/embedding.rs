@@ -26,7 +26,8 @@ struct Host {
 impl Host {
     fn new(limits: wgpu::Limits) -> Self {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        let adapter = pollster::block_on(instance.request_adapter(&Default::default()));
+        let adapter =
+            pollster::block_on(instance.request_adapter(&wgpu::RequestAdapterOptions::default()));
         let adapter = adapter.expect("these tests need a GPU or Mesa's lavapipe");
         let descriptor = wgpu::DeviceDescriptor { required_limits: limits, ..Default::default() };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).unwrap();
@@ -108,7 +109,8 @@ fn samples_become_a_texture_of_the_host_between_two_slices() {
     let size = pipeline.config().input_size;
     let (writer, texture) = (TextureWriter::new(&gpu), TextureWriter::texture(&gpu, size));
     let paint = |run: &diffmoe::pipeline::Run| {
-        let mut encoder = host.device.create_command_encoder(&Default::default());
+        let mut encoder =
+            host.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let samples = run.gpu_samples().unwrap();
         assert_eq!(samples.shape, [2, 3, 8, 16]);
         writer.write(&gpu, &mut encoder, samples.image(1), &texture);
@@ -143,7 +145,8 @@ fn bytes(host: &Host, texture: &wgpu::Texture) -> Vec<u8> {
         usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
         mapped_at_creation: false,
     });
-    let mut encoder = host.device.create_command_encoder(&Default::default());
+    let mut encoder =
+        host.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
     let layout = wgpu::TexelCopyBufferLayout {
         offset: 0,
         bytes_per_row: Some(padded),

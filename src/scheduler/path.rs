@@ -147,6 +147,7 @@ pub(super) fn sum(output: Latent, terms: &[(f64, Latent)]) -> Instruction {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "these numbers are exact")]
 mod tests {
     use super::*;
     use crate::scheduler::testing::ddpm_model;

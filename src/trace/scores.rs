@@ -137,6 +137,7 @@ impl Trace {
 }
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "these numbers are exact")]
 mod tests {
     use half::f16;
 

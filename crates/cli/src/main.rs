@@ -108,7 +108,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::MakeRandom(arguments) => make_random::run(&arguments),
-        Command::Window(arguments) => window::run(arguments),
+        Command::Window(arguments) => window::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error}{}", advice(&*error));
@@ -125,7 +125,6 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
         _ => "; use --backend cpu",
     };
     let of_engine = |error: &EngineError| match error {
-        EngineError::Checkpoint(_) | EngineError::Stalled(_) => "",
         EngineError::DeviceLost(_) | EngineError::Refused(_) => {
             "; start the run again, or use --backend cpu"
         }

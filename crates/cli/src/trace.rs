@@ -1,5 +1,6 @@
 //! `diffmoe trace`: what a routing trace amounts to, as a table or as CSV.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -75,7 +76,7 @@ fn csv(trace: &Trace) -> String {
             let time = trace.time(step).map_or_else(String::new, |time| time.to_string());
             let cells =
                 row(&load).map(|cell| cell.map_or_else(String::new, |cell| cell.to_string()));
-            text += &format!("{step},{time},{block},{}\n", cells.join(","));
+            let _ = writeln!(text, "{step},{time},{block},{}", cells.join(","));
         }
     }
     text
@@ -105,8 +106,9 @@ fn table(trace: &Trace) -> String {
         let number = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{v:.2}"));
         let percent =
             |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{:.0}%", 100.0 * v));
-        text += &format!(
-            "{name:<12} {:>6}  {:>9}  {:>7}  {:>5}  {:>7}\n",
+        let _ = writeln!(
+            text,
+            "{name:<12} {:>6}  {:>9}  {:>7}  {:>5}  {:>7}",
             number(capacity),
             number(effective),
             number(largest),

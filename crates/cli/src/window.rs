@@ -6,7 +6,7 @@ use super::Outcome;
 pub(super) use diffmoe_viewer::window::Arguments;
 
 #[cfg(feature = "window")]
-pub(super) fn run(arguments: Arguments) -> Outcome {
+pub(super) fn run(arguments: &Arguments) -> Outcome {
     diffmoe_viewer::window::run(arguments)
 }
 
@@ -20,7 +20,7 @@ pub(super) struct Arguments {
 }
 
 #[cfg(not(feature = "window"))]
-pub(super) fn run(_arguments: Arguments) -> Outcome {
+pub(super) fn run(_arguments: &Arguments) -> Outcome {
     Err("this build has no window; run `cargo run --release -p diffmoe-viewer`, or build the tool with \
          `--features window`"
         .into())

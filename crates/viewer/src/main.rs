@@ -14,7 +14,7 @@ struct Line {
 
 fn main() -> ExitCode {
     diffmoe::platform::quiet_vulkan();
-    window::run(Line::parse().arguments).unwrap_or_else(|error| {
+    window::run(&Line::parse().arguments).unwrap_or_else(|error| {
         eprintln!("error: {error}");
         ExitCode::from(2)
     })

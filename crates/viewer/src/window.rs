@@ -56,8 +56,8 @@ const LEAST: [f32; 2] = [340.0, 480.0];
 ///
 /// # Errors
 /// A sentence where the model, the link or the display is at fault.
-pub fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let launch = launch(&arguments)?;
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let launch = launch(arguments)?;
     let viewport = egui::ViewportBuilder::default()
         .with_title("DiffMoE")
         .with_app_id("diffmoe")

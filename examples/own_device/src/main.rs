@@ -156,13 +156,11 @@ impl View {
     /// Submits a little of the run, then paints what there is of the image.
     fn frame(&mut self) -> Result<(), Box<dyn Error>> {
         let progress = self.run.advance(BUDGET)?;
-        let frame = match self.surface.get_current_texture() {
-            wgpu::CurrentSurfaceTexture::Success(frame)
-            | wgpu::CurrentSurfaceTexture::Suboptimal(frame) => frame,
-            _ => {
-                self.configure();
-                return Ok(());
-            }
+        let (wgpu::CurrentSurfaceTexture::Success(frame)
+        | wgpu::CurrentSurfaceTexture::Suboptimal(frame)) = self.surface.get_current_texture()
+        else {
+            self.configure();
+            return Ok(());
         };
         let mut encoder = self.gpu.encoder();
         if let Some(samples) = self.run.gpu_samples() {

@@ -321,8 +321,8 @@ mod tests {
         for info in ALL {
             for option in info.options {
                 let mut share = Share::parse("seed=1&steps=5&guidance=2&labels=any").unwrap();
-                let values = [0.5, 1.0].into_iter().filter(|&v| option.check(v).is_ok());
-                let value = values.last().expect("a value that is no default");
+                let mut values = [1.0, 0.5].into_iter().filter(|&v| option.check(v).is_ok());
+                let value = values.next().expect("a value that is no default");
                 let kind = SchedulerKind::new(info).with(option.name, value).unwrap();
                 share.controls.scheduler = kind;
                 let fragment = share.to_fragment();
