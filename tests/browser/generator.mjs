@@ -147,7 +147,7 @@ test("a script hears what is wrong with its options, and a signal stops the work
     assert.match(outcomes.label, /no subject "unicorns"/);
     assert.match(outcomes.table, /no option "mood"; known are subject, style/);
     assert.match(outcomes.option, /no option "step"/);
-    assert.match(outcomes.number, /0 steps are not possible/);
+    assert.match(outcomes.number, /steps must be 1–10000, got 0/);
     assert.match(outcomes.broken, /not a whole safetensors file/);
     assert.match(outcomes.missing, /status 404/);
     assert.match(outcomes.aborted, /^AbortError/);

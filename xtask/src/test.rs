@@ -21,18 +21,19 @@ pub(crate) fn all() -> Result<(), String> {
     ensure_npm()?;
     run("cargo", &["fmt", "--all", "--check"], &[])?;
     kernels_are_formatted()?;
-    clippy(&["--workspace", "--all-targets"])?;
-    clippy(&["--package", "xtask", "--all-targets", "--features", "web"])?;
-    // The library without its features, and the tool with the window.
-    clippy(&["--package", "diffmoe", "--lib"])?;
-    clippy(&["--package", "diffmoe-cli", "--features", "window"])?;
+    // One selection of packages for lints, documentation and tests: another selection unifies features differently, and
+    // then Cargo compiles most dependencies again.
+    clippy(&["--workspace", "--all-targets", "--features", "xtask/web,diffmoe-cli/window"])?;
+    run("cargo", &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    run("cargo", &["test", "--workspace", "--no-fail-fast", "--features", "xtask/web"], &[])?;
+    // Every combination of the library's features; those of the other packages are in the selection above.
+    for features in ["", "import", "blocking", "import,blocking"] {
+        clippy(&["--package", "diffmoe", "--lib", "--no-default-features", "--features", features])?;
+    }
     if !succeeds("rustup", &["target", "add", WASM]) {
         println!("\n`rustup target add {WASM}` failed; hoping that the target is there already");
     }
     clippy(&["--package", "diffmoe-web", "--target", WASM])?;
-    run("cargo", &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
-    run("cargo", &["test", "--workspace", "--no-fail-fast"], &[])?;
-    run("cargo", &["test", "--package", "xtask", "--features", "web"], &[])?;
     in_a_browser(&browser)?;
     println!("\nall checks passed");
     Ok(())
