@@ -28,7 +28,14 @@ pub(crate) fn all() -> Result<(), String> {
     run("cargo", &["test", "--workspace", "--no-fail-fast", "--features", "xtask/web"], &[])?;
     // Every combination of the library's features; those of the other packages are in the selection above.
     for features in ["", "import", "blocking", "import,blocking"] {
-        clippy(&["--package", "diffmoe", "--lib", "--no-default-features", "--features", features])?;
+        clippy(&[
+            "--package",
+            "diffmoe",
+            "--lib",
+            "--no-default-features",
+            "--features",
+            features,
+        ])?;
     }
     if !succeeds("rustup", &["target", "add", WASM]) {
         println!("\n`rustup target add {WASM}` failed; hoping that the target is there already");
