@@ -31,7 +31,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
         labels(ui, controls, &config);
         seed(ui, controls)
     });
-    card(ui, "How", |ui| {
+    card(ui, "Sampling", |ui| {
         slider(ui, "Pictures", COUNT_HINT, &mut controls.count, 1..=MAX_COUNT, |s| s);
         slider(ui, "Steps", STEPS_HINT, &mut controls.steps, 1..=MAX_STEPS, |s| {
             s.logarithmic(true)
@@ -67,7 +67,7 @@ fn scheduler(ui: &mut Ui, chosen: &mut SchedulerKind, config: &Config) {
 fn words(ui: &mut Ui, controls: &mut Controls) {
     for (title, text, example) in [
         ("Prompt", &mut controls.prompt, "a robot, fluent 3d"),
-        ("Without", &mut controls.negative, "what the picture should not show"),
+        ("Negative prompt", &mut controls.negative, "what the image should not show"),
     ] {
         let caption = caption(ui, title);
         let edit = TextEdit::singleline(text).hint_text(example).desired_width(f32::INFINITY);
@@ -124,7 +124,7 @@ fn routing(ui: &mut Ui, controls: &mut Controls, config: &Config) {
         RoutingRule::ALL.iter().map(|rule| (*rule, rule.title(), rule.hint())).collect();
     switch(ui, &mut routing.rule, &rules);
     let mut own = routing.gamma.is_some();
-    if ui.checkbox(&mut own, "Own threshold").on_hover_text(OWN_HINT).changed() {
+    if ui.checkbox(&mut own, "Override threshold").on_hover_text(OWN_HINT).changed() {
         routing.gamma = own.then_some(0.5);
     }
     match &mut routing.gamma {

@@ -17,7 +17,7 @@ pub(crate) fn run_buttons(app: &mut App, ui: &mut Ui, height: f32) {
     let paused = phase == Phase::Paused;
     let (icon, text, enabled) = match phase {
         Phase::Running | Phase::Recovering | Phase::Decoding { .. } => (Icon::Pause, "Pause", true),
-        Phase::Paused => (Icon::Play, "Go on", true),
+        Phase::Paused => (Icon::Play, "Resume", true),
         Phase::Ready if app.would_repeat() => (Icon::Play, "Generate another", true),
         Phase::Ready => (Icon::Play, "Generate", true),
         Phase::Fetching { .. } => (Icon::Play, "Loading the model", false),
@@ -110,7 +110,7 @@ pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
             if ui.button(all).clicked() {
                 app.save_png(None);
             }
-            let animation = ui.add_enabled(complete, egui::Button::new("All steps as moving PNG"));
+            let animation = ui.add_enabled(complete, egui::Button::new("All steps as animated PNG"));
             if animation.on_disabled_hover_text("When the run is finished").clicked() {
                 app.save_animation();
             }

@@ -181,7 +181,7 @@ fn every_control_has_a_name() {
         "Heun",
         "Each token",
         "Whole pool",
-        "Own threshold",
+        "Override threshold",
         "Threshold shift",
         "Open a file",
         "Address of a model file",
@@ -417,7 +417,7 @@ fn decoding_shows_how_far_it_is_and_can_be_paused() {
     harness.state_mut().app_mut().session_mut().pause();
     harness.run_steps(3);
     assert_eq!(harness.state().app().session().phase(), Phase::Paused);
-    assert!(has(&harness, "Go on") && has(&harness, "Decoder preview"));
+    assert!(has(&harness, "Resume") && has(&harness, "Decoder preview"));
     harness.key_press(Key::Space);
     harness.step();
     complete(&mut harness);
