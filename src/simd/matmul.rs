@@ -2,8 +2,9 @@
 //!
 //! A weight matrix is stored once, when it is loaded, in *panels* of sixteen output features: all
 //! sixteen weights of input 0, then of input 1, and so on. A tile of the product, six rows by one
-//! panel, then stays in registers while it walks down the panel in one straight line, so nothing is
-//! rearranged at run time and an expert with few tokens streams its weights at the speed of memory.
+//! panel (two with AVX-512), then stays in registers while it walks down the panel in one straight line,
+//! so nothing is rearranged at run time and an expert with few tokens streams its weights at the speed of
+//! memory.
 //!
 //! Every sum runs over the inputs in their order, whatever the tile, so a row of the result does
 //! not depend on which rows are computed beside it.
@@ -13,7 +14,8 @@ use pulp::{Arch, Simd, WithSimd};
 
 /// Output features per panel.
 pub(crate) const PANEL: usize = 16;
-/// Rows of a tile: 6 rows × 2 vectors of eight are 12 of the 16 registers that AVX2 has.
+/// Rows of a tile. By one panel, 6 rows × 2 vectors of eight are 12 of the 16 registers that AVX2 has; by two panels,
+/// 6 × 2 vectors of sixteen are 12 of the 32 that AVX-512 has: enough sums to hide the latency of a multiply-add.
 const TILE: usize = 6;
 
 /// One input's weights in one panel; aligned so that no vector straddles two cache lines.
@@ -122,40 +124,62 @@ impl<'a, X: Fn(usize, usize) -> &'a [f32]> WithSimd for Product<'_, X> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match S::F32_LANES {
-            16 => self.run::<S, 1>(simd),
-            8 => self.run::<S, 2>(simd),
-            4 => self.run::<S, 4>(simd),
-            _ => self.run::<S, 16>(simd),
+            16 => self.run::<S, 1, 2>(simd),
+            8 => self.run::<S, 2, 1>(simd),
+            4 => self.run::<S, 4, 1>(simd),
+            _ => self.run::<S, 16, 1>(simd),
         }
     }
 }
 
 impl<'a, X: Fn(usize, usize) -> &'a [f32]> Product<'_, X> {
-    /// `V` vectors make a panel.
+    /// `V` vectors make a panel, `P` panels a tile; panels that are left over make tiles of their own.
     #[inline(always)]
-    fn run<S: Simd, const V: usize>(self, simd: S) {
+    fn run<S: Simd, const V: usize, const P: usize>(mut self, simd: S) {
+        let panels = self.matrix.outputs.div_ceil(PANEL);
+        let whole = panels - panels % P;
+        for first in (0..whole).step_by(P) {
+            self.columns::<S, V, P>(simd, first);
+        }
+        for first in whole..panels {
+            self.columns::<S, V, 1>(simd, first);
+        }
+    }
+
+    /// The columns of `P` panels, from panel `first` on.
+    #[inline(always)]
+    fn columns<S: Simd, const V: usize, const P: usize>(&mut self, simd: S, first: usize) {
         let Matrix { outputs, inputs, ref lines } = *self.matrix;
-        for (p, panel) in lines.chunks_exact(inputs).enumerate() {
-            let columns = p * PANEL..outputs.min((p + 1) * PANEL);
-            let panel = S::as_simd_f32s(bytemuck::cast_slice(panel)).0.as_chunks::<V>().0;
-            let mut bias = Line::zeroed();
-            if let Some(values) = self.bias {
-                bias.0[..columns.len()].copy_from_slice(&values[columns.clone()]);
+        let columns = |p: usize| {
+            let start = (first + p) * PANEL;
+            start..outputs.min(start + PANEL)
+        };
+        let panels: [&[[S::f32s; V]]; P] = std::array::from_fn(|p| {
+            let panel = &lines[(first + p) * inputs..][..inputs];
+            S::as_simd_f32s(bytemuck::cast_slice(panel)).0.as_chunks::<V>().0
+        });
+        let mut bias = [Line::zeroed(); P];
+        if let Some(values) = self.bias {
+            for (p, line) in bias.iter_mut().enumerate() {
+                let part = &values[columns(p)];
+                line.0[..part.len()].copy_from_slice(part);
             }
-            for (t, rows) in self.out.chunks_mut(TILE * outputs).enumerate() {
-                let x = |r: usize, s: usize| (self.x)(t * TILE + r, s);
-                let n = inputs / self.segments;
-                let mut sums = [Line::zeroed(); TILE];
-                match rows.len() / outputs {
-                    1 => tile::<S, V, 1>(simd, n, x, panel, &bias, &mut sums),
-                    2 => tile::<S, V, 2>(simd, n, x, panel, &bias, &mut sums),
-                    3 => tile::<S, V, 3>(simd, n, x, panel, &bias, &mut sums),
-                    4 => tile::<S, V, 4>(simd, n, x, panel, &bias, &mut sums),
-                    5 => tile::<S, V, 5>(simd, n, x, panel, &bias, &mut sums),
-                    _ => tile::<S, V, 6>(simd, n, x, panel, &bias, &mut sums),
-                }
-                for (row, sum) in rows.chunks_exact_mut(outputs).zip(&sums) {
-                    let row = &mut row[columns.clone()];
+        }
+        for (t, rows) in self.out.chunks_mut(TILE * outputs).enumerate() {
+            let x = |r: usize, s: usize| (self.x)(t * TILE + r, s);
+            let n = inputs / self.segments;
+            let mut sums = [[Line::zeroed(); P]; TILE];
+            match rows.len() / outputs {
+                1 => tile::<S, V, P, 1>(simd, n, x, panels, &bias, &mut sums),
+                2 => tile::<S, V, P, 2>(simd, n, x, panels, &bias, &mut sums),
+                3 => tile::<S, V, P, 3>(simd, n, x, panels, &bias, &mut sums),
+                4 => tile::<S, V, P, 4>(simd, n, x, panels, &bias, &mut sums),
+                5 => tile::<S, V, P, 5>(simd, n, x, panels, &bias, &mut sums),
+                _ => tile::<S, V, P, 6>(simd, n, x, panels, &bias, &mut sums),
+            }
+            for (row, sum) in rows.chunks_exact_mut(outputs).zip(&sums) {
+                for (p, sum) in sum.iter().enumerate() {
+                    let row = &mut row[columns(p)];
                     // A length that the compiler knows makes this two moves instead of a call.
                     match row.first_chunk_mut::<PANEL>() {
                         Some(whole) => *whole = sum.0,
@@ -167,31 +191,37 @@ impl<'a, X: Fn(usize, usize) -> &'a [f32]> Product<'_, X> {
     }
 }
 
-/// The innermost loop: `R` rows, in segments of `n` inputs, by one panel, all sums in registers.
+/// The innermost loop: `R` rows, in segments of `n` inputs, by `P` panels, all sums in registers.
 #[inline(always)]
-fn tile<'a, S: Simd, const V: usize, const R: usize>(
+fn tile<'a, S: Simd, const V: usize, const P: usize, const R: usize>(
     simd: S,
     n: usize,
     x: impl Fn(usize, usize) -> &'a [f32],
-    panel: &[[S::f32s; V]],
-    bias: &Line,
-    sums: &mut [Line; TILE],
+    panels: [&[[S::f32s; V]]; P],
+    bias: &[Line; P],
+    sums: &mut [[Line; P]; TILE],
 ) {
-    let bias: [S::f32s; V] = std::array::from_fn(|v| S::as_simd_f32s(&bias.0).0[v]);
+    let bias: [[S::f32s; V]; P] =
+        std::array::from_fn(|p| std::array::from_fn(|v| S::as_simd_f32s(&bias[p].0).0[v]));
     let mut acc = [bias; R];
-    for (s, part) in panel.chunks_exact(n).enumerate() {
+    for s in 0..panels[0].len() / n {
         let rows: [&[f32]; R] = std::array::from_fn(|r| &x(r, s)[..n]);
-        for (i, w) in part.iter().enumerate() {
+        let parts: [&[[S::f32s; V]]; P] = std::array::from_fn(|p| &panels[p][s * n..][..n]);
+        for i in 0..n {
             for r in 0..R {
                 let x = simd.splat_f32s(rows[r][i]);
-                for v in 0..V {
-                    acc[r][v] = simd.mul_add_e_f32s(x, w[v], acc[r][v]);
+                for p in 0..P {
+                    for v in 0..V {
+                        acc[r][p][v] = simd.mul_add_e_f32s(x, parts[p][i][v], acc[r][p][v]);
+                    }
                 }
             }
         }
     }
-    for (sum, acc) in sums.iter_mut().zip(acc) {
-        S::as_mut_simd_f32s(&mut sum.0).0.copy_from_slice(&acc);
+    for (sums, acc) in sums.iter_mut().zip(acc) {
+        for (sum, acc) in sums.iter_mut().zip(acc) {
+            S::as_mut_simd_f32s(&mut sum.0).0.copy_from_slice(&acc);
+        }
     }
 }
 
