@@ -110,7 +110,8 @@ pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
             if ui.button(all).clicked() {
                 app.save_png(None);
             }
-            let animation = ui.add_enabled(complete, egui::Button::new("All steps as animated PNG"));
+            let animation =
+                ui.add_enabled(complete, egui::Button::new("All steps as animated PNG"));
             if animation.on_disabled_hover_text("When the run is finished").clicked() {
                 app.save_animation();
             }
