@@ -18,7 +18,7 @@ use diffmoe::scheduler::{Next, ScheduleConfig, SchedulerKind, StepNoise};
 const OFFICIAL: Routing =
     Routing { rule: RoutingRule::Pool, gamma: None, shift: 0.0, log_odds: 0.0 };
 
-/// The fixed sine and cosine table of the positions, `[T, D]`: column first, then row (spec §2.2).
+/// The fixed sine and cosine table of the positions, `[T, D]`: column first, then row.
 fn pos_embed(d: usize, grid: usize) -> Vec<f32> {
     let sincos = |v: usize| {
         let angle = move |k: usize| v as f64 * 10_000_f64.powf(-(k as f64) / (d / 4) as f64);

@@ -46,7 +46,7 @@ pub enum Prediction {
     Sample,
 }
 
-/// The two shapes a feed-forward network comes in (spec §1.2).
+/// The two shapes a feed-forward network comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FfnForm {
     /// `fc2(gelu_tanh(fc1 x))`, with biases.
@@ -257,7 +257,7 @@ impl Config {
         let moe = p.moe;
         let shared = moe.as_ref().and_then(|m| m.n_shared_experts).unwrap_or(0);
         // DiffMoE's shared expert is one GELU network of width 8D whatever their number; the
-        // baselines use a SwiGLU of width n·D (spec §1.4).
+        // baselines use a SwiGLU of width n·D.
         let (shared_hidden, shared_form) = match (doc.kind, shared) {
             (_, 0) | (Kind::Dense, _) => (0, FfnForm::Gelu),
             (Kind::DiffMoe, _) => (8 * d, FfnForm::Gelu),

@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    /// What a token really meets at C = 1, router and predictor included (spec §7.2).
+    /// What a token really meets at C = 1, router and predictor included.
     #[test]
     fn activated_parameters_count_one_expert_and_the_whole_router() {
         for (name, tens_of_thousands) in

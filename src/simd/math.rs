@@ -205,7 +205,7 @@ fn largest(xs: &[f32]) -> f32 {
 }
 
 /// The sinusoidal embedding of a time, `[256]`: cos(t·f), then sin(t·f), with 128 frequencies f from 1
-/// down to nearly 1/10,000 (spec §2.3).
+/// down to nearly 1/10,000.
 pub(crate) fn time_embedding(t: f32, out: &mut [f32]) {
     let half = TIME_DIMS / 2;
     let (cos, sin) = out.split_at_mut(half);

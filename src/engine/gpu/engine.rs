@@ -13,8 +13,8 @@ use super::passes::Passes;
 use super::prompts::Prompts;
 use super::step_tape::{Recorder, StepTape};
 use crate::engine::{
-    Engine, EngineError, ForwardRouting, GpuSamples, Inspect, LayerRouting, Progress, RunConfig,
-    RunPrompts, Scope, Scores, SliceTime, Snapshot, Stage, StageTimes, Taps,
+    Engine, EngineError, ForwardRouting, GpuSamples, LayerRouting, Progress, RunConfig, RunPrompts,
+    Scope, Scores, SliceTime, Snapshot, Stage, StageTimes,
 };
 use crate::gpu::{Clock, GpuError, InFlight, Readback, Timing};
 use crate::kernels::route_score::unpack;
@@ -393,12 +393,5 @@ impl Engine for GpuEngine {
 
     fn wait(&mut self) -> Result<(), EngineError> {
         Ok(self.model.gpu.wait()?)
-    }
-}
-
-impl Inspect for GpuEngine {
-    fn forward_with_taps(&mut self, run: &RunConfig, times: &[f32]) -> Result<Taps, EngineError> {
-        self.start(run)?;
-        Ok(super::taps::forward(self, times)?)
     }
 }

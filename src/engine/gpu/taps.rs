@@ -2,15 +2,22 @@
 
 use super::engine::GpuEngine;
 use super::prompts::Prompts;
-use crate::engine::{RunPrompts, Taps};
+use crate::engine::{Engine, EngineError, Inspect, RunConfig, RunPrompts, Taps};
 use crate::gpu::{Gpu, GpuError, Tensor, read_now};
 use crate::kernels::NO_SLOT;
 use crate::kernels::embed_condition::{TIME_WIDTH, time_embedding};
 use crate::model::Kind;
 use crate::scheduler::{Branch, Latent};
 
+impl Inspect for GpuEngine {
+    fn forward_with_taps(&mut self, run: &RunConfig, times: &[f32]) -> Result<Taps, EngineError> {
+        self.start(run)?;
+        Ok(forward(self, times)?)
+    }
+}
+
 /// Runs the pass on the sample that the engine was started with; `times` has one for each sample.
-pub(super) fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
+fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
     let net = engine.network();
     let (gpu, config, acts) = (net.gpu, net.config, net.acts);
     assert_eq!(times.len(), acts.batch, "one time for each sample");
