@@ -27,6 +27,13 @@ const colours = (page, png) =>
     return new Set(pixels).size;
   }, png);
 
+/** Writes a screenshot to the folder in $SCREENS. */
+async function kept(name, png) {
+  if (!process.env.SCREENS) return;
+  await mkdir(process.env.SCREENS, { recursive: true });
+  await writeFile(join(process.env.SCREENS, `${name}.png`), png);
+}
+
 for (const [name, options] of Object.entries(SCREENS)) {
   test(`${name} is painted`, async () => {
     await withPage(`${site.origin}/?backend=cpu#${SHARE}`, options, async (page) => {
@@ -36,10 +43,17 @@ for (const [name, options] of Object.entries(SCREENS)) {
       assert.ok((await colours(page, png.toString("base64"))) > 200, "more than a blank page");
       const wider = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
       assert.equal(wider, false, "nothing to scroll sideways");
-      if (process.env.SCREENS) {
-        await mkdir(process.env.SCREENS, { recursive: true });
-        await writeFile(join(process.env.SCREENS, `${name}.png`), png);
-      }
+      await kept(name, png);
+      await page.keyboard.press("e");
+      await page.waitForTimeout(500);
+      // A run without the router's scores is drawn again.
+      await finished(page);
+      await page.waitForTimeout(1000);
+      const explore = await page.screenshot();
+      assert.ok((await colours(page, explore.toString("base64"))) > 200, "Explore is painted");
+      assert.notDeepEqual(explore, png, "Explore is another mode");
+      assert.match(await page.evaluate(() => location.hash), /explore=/, "the link shows what is looked at");
+      await kept(`${name}-explore`, explore);
     });
   });
 }
