@@ -24,7 +24,8 @@ pub(crate) fn all() -> Result<(), String> {
     // One selection of packages for lints, documentation and tests: another selection unifies features differently, and
     // then Cargo compiles most dependencies again.
     clippy(&["--workspace", "--all-targets", "--features", "xtask/web,diffmoe-cli/window"])?;
-    run("cargo", &["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-D warnings")])?;
+    let doc = ["doc", "--workspace", "--no-deps", "--features", "xtask/web,diffmoe-cli/window"];
+    run("cargo", &doc, &[("RUSTDOCFLAGS", "-D warnings")])?;
     run("cargo", &["test", "--workspace", "--no-fail-fast", "--features", "xtask/web"], &[])?;
     // Every combination of the library's features; those of the other packages are in the selection above.
     for features in ["", "import", "blocking", "import,blocking"] {

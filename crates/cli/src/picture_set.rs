@@ -1,5 +1,5 @@
 //! The files of a set of pictures, one for each batch: safetensors with `pictures` [n, h, w, 3] u8, `labels`
-//! [n, tables] u32 and, for models with experts, `capacity` [n] f32. What the pictures were drawn with stands in the
+//! `[n, tables]` u32 and, for models with experts, `capacity` `[n]` f32. What the pictures were drawn with stands in the
 //! header, so that files of different sets are never taken for one (docs/evaluation.md).
 
 use std::ops::Range;
