@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::info::ScheduleConfig;
-use super::kind::SchedulerKind;
+use super::info::{ScheduleConfig, SchedulerKind};
 use super::options::{OptionInfo, OptionValues};
 use super::program::{Branch, Denoise, Deviation, Instruction, Latent};
 use crate::model::{Config, Objective};

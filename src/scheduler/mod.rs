@@ -13,7 +13,6 @@ mod euler;
 mod flow;
 mod heun;
 mod info;
-mod kind;
 mod noise;
 mod options;
 mod path;
@@ -25,8 +24,7 @@ mod unipc;
 
 pub use contract::{Buffer, Fixed, FixedSteps, Next, Scheduler, SchedulerState};
 pub use epsilon::{DdpmOptions, GuidedChannels};
-pub use info::{Resume, ScheduleConfig, SchedulerInfo};
-pub use kind::SchedulerKind;
+pub use info::{Resume, ScheduleConfig, SchedulerInfo, SchedulerKind};
 pub use noise::{StepNoise, gaussian, random_rows, step_noise};
 pub use options::{OptionError, OptionInfo, OptionValues};
 pub use process::{Process, TRAINED_STEPS};

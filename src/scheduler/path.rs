@@ -10,8 +10,7 @@
 
 use super::epsilon::{EpsilonModel, Step};
 use super::flow::{FlowModel, Terms};
-use super::info::ScheduleConfig;
-use super::kind::SchedulerKind;
+use super::info::{ScheduleConfig, SchedulerKind};
 use super::process::{Process, TRAINED_STEPS};
 use super::program::{Deviation, Instruction, Latent};
 use crate::model::{Config, Objective, Prediction};

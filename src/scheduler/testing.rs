@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use super::contract::{Buffer, Next, Scheduler};
-use super::info::ScheduleConfig;
-use super::kind::SchedulerKind;
+use super::info::{ScheduleConfig, SchedulerKind};
 use super::noise::StepNoise;
 use super::process::{Process, TRAINED_STEPS};
 use super::program::{Branch, Deviation, Instruction, Latent, Observation};
