@@ -22,6 +22,7 @@ import torch
 from .. import heldout
 from ..export import load_exported
 from . import borders, distribution, emoji, generate, public, retrieval, stats
+from .markdown import table as markdown
 
 COPY = 10  # 8-bit levels, root mean square at 32x32; two drawings of a subject lie 53 to 68 apart, near twins 11
 PERIODS = (8, 4)
@@ -225,8 +226,6 @@ def rows_for(columns, part):
 
 def table(runs):
     """Markdown tables of the last result."""
-    from .render import table as markdown
-
     r = runs[-1]
     columns = r["columns"]
     titles = [c["title"] for c in columns]

@@ -9,6 +9,7 @@ import os
 import re
 
 from . import judges, miniature
+from .markdown import table
 
 BLANK = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page.md")
 
@@ -24,11 +25,6 @@ def interval(s, key="wilson"):
 
 def cell(s):
     return f"{percent(s['share'])} ({interval(s)})"
-
-
-def table(head, rows):
-    lines = ["| " + " | ".join(map(str, r)) + " |" for r in [head, *rows]]
-    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]])
 
 
 ASKED = [("probe", "subject"), ("probe", "style"), ("probe", "both"),
