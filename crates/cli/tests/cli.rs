@@ -248,16 +248,21 @@ fn a_sharded_checkpoint_is_the_same_model() {
 /// Recorded answers of the official code, with both backends; more of them where the full set is at hand.
 #[test]
 fn recorded_answers_are_met_by_both_backends() {
-    let mut cases = vec![fixture("diffmoe_flow"), fixture("diffmoe_swiglu_shared")];
+    let names = [
+        "diffmoe_flow",
+        "diffmoe_swiglu_shared",
+        "diffmoe_ddpm",
+        "dense_flow",
+        "tc_flow",
+        "ec_flow",
+    ];
+    let mut cases: Vec<_> = names.map(fixture).into();
     let full = std::env::var("DIFFMOE_FIXTURES").map_or_else(
         |_| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
         PathBuf::from,
     );
-    for more in ["dense_flow", "diffmoe_ddpm", "tc_flow", "ec_flow"] {
-        if full.join(more).is_dir() {
-            cases.push(full.join(more).display().to_string());
-        }
-    }
+    let larger = names.map(|name| full.join(name)).into_iter().filter(|case| case.is_dir());
+    cases.extend(larger.map(|case| case.display().to_string()));
     for case in &cases {
         for backend in ["cpu", "gpu"] {
             let (code, stdout, stderr) = diffmoe(&["verify", case, "--backend", backend]);

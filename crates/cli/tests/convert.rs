@@ -98,15 +98,12 @@ fn a_bare_state_dict_needs_to_be_told_what_shapes_do_not_tell() {
     assert!(difference <= 0.0, "{difference}");
 }
 
-/// The official checkpoint of the parity cases, which lie beside the repository.
+/// An official checkpoint of several megabytes; the small one in tests/fixtures/torch has the same form.
 #[test]
+#[ignore = "needs the recorded cases with their checkpoint: set DIFFMOE_FIXTURES"]
 fn an_official_checkpoint_gives_the_official_tensors() {
-    let named = std::env::var_os("DIFFMOE_FIXTURES").map(PathBuf::from);
-    let case = named.unwrap_or_else(|| root().join("../shared/fixtures")).join("diffmoe_flow");
-    if !case.join("checkpoint.pt").exists() {
-        println!("skipped: {} is not here", case.join("checkpoint.pt").display());
-        return;
-    }
+    let root = std::env::var_os("DIFFMOE_FIXTURES").expect("DIFFMOE_FIXTURES names a folder");
+    let case = PathBuf::from(root).join("diffmoe_flow");
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("model.safetensors");
     let (code, _, stderr) = diffmoe(&["convert", &text(&case), "-o", &text(&out)]);

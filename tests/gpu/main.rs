@@ -1,0 +1,9 @@
+//! The GPU engine: its numbers against the official PyTorch modules, and its promises.
+
+#![allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
+
+mod case;
+#[path = "../device/mod.rs"]
+mod device;
+mod parity;
+mod promises;
