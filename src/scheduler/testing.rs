@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use super::contract::{Buffer, Next, Scheduler};
+use super::dpm_solver::DPM_SOLVER;
 use super::info::{ScheduleConfig, SchedulerKind};
 use super::noise::StepNoise;
 use super::process::{Process, TRAINED_STEPS};
 use super::program::{Branch, Deviation, Instruction, Latent, Observation};
+use super::unipc::UNIPC;
 use crate::model::{Config, Prediction};
 
 /// Carries out instructions with a model that is a known function of sample, time and branch.
@@ -203,5 +205,37 @@ pub(super) fn assert_near(got: &[f32], want: &[f32], tolerance: f32) {
     assert_eq!(got.len(), want.len());
     for (a, b) in got.iter().zip(want) {
         assert!((a - b).abs() <= tolerance, "{got:?} for {want:?}");
+    }
+}
+
+mod multistep {
+    use super::*;
+
+    const NAMES: [&str; 2] = [DPM_SOLVER.name, UNIPC.name];
+
+    #[test]
+    fn guided_samples_are_those_of_many_small_steps() {
+        let model = |z: f32, t: f32, branch| {
+            let pull = if branch == Branch::Conditional { 1.0 } else { 0.4 };
+            (pull - z) * (1.0 + t)
+        };
+        let config = flow_model(Prediction::Velocity);
+        let want = sample("euler", &config, 4000, 2.0, model);
+        for name in NAMES {
+            let got = sample(name, &config, 40, 2.0, model);
+            assert!((got - want).abs() < 2e-3, "{name}: {got} for {want}");
+        }
+    }
+
+    #[test]
+    fn a_prediction_of_data_leads_where_its_velocity_does() {
+        let velocity = |z: f32, t: f32, _: Branch| (2.0 * t).cos() - 0.3 * z;
+        let data = move |z: f32, t: f32, branch| z + (1.0 - t) * velocity(z, t, branch);
+        let [a, b] = [Prediction::Velocity, Prediction::Sample].map(flow_model);
+        for name in NAMES {
+            let want = sample(name, &a, 9, 1.0, velocity);
+            let got = sample(name, &b, 9, 1.0, data);
+            assert!((got - want).abs() < 1e-6, "{name}: {got} for {want}");
+        }
     }
 }
