@@ -11,7 +11,7 @@ use diffmoe::scheduler::{
 };
 use safetensors::SafeTensors;
 
-use crate::case::{COND, Case, NULL, TOLERANCE, euler, forward, heun, largest_difference, sample};
+use crate::case::{COND, Case, NULL, TOLERANCE, euler, heun, largest_difference, sample};
 use crate::device::{device, turn};
 
 /// One forward pass; reports the first value that diverges.
