@@ -8,8 +8,8 @@ use super::axis::Axis;
 use super::colours::OTHER;
 use super::data::tally::Tally;
 use super::paint::{text, text_over};
+use super::plot::title;
 use super::scene::Scene;
-use super::time::title;
 
 /// Values to heights.
 struct Scale {

@@ -177,7 +177,7 @@ fn time_card(
     let button =
         Rect::from_min_size(pos2(title.right() + 8.0, inner.top() - 2.0), vec2(54.0, 24.0));
     let words = if scene.playing { "Pause" } else { "Play" };
-    let response = gamma::put(ui, button, super::centred(words).min_size(button.size()));
+    let response = super::put(ui, button, super::centred(words).min_size(button.size()));
     if response.accessible_name(format!("{words} the steps")).clicked() {
         touch.wish = Some(Wish::Play);
     }
@@ -186,7 +186,7 @@ fn time_card(
         let place = Rect::from_min_size(button.right_top() + vec2(8.0, 0.0), vec2(150.0, 24.0));
         let button = super::centred(&offer).min_size(place.size());
         let hint = "Draws the run again without each expert, one after the other, and compares";
-        if gamma::put(ui, place, button).on_hover_text(hint).clicked() {
+        if super::put(ui, place, button).on_hover_text(hint).clicked() {
             touch.wish = Some(Wish::Measure);
         }
     }

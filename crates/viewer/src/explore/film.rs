@@ -3,12 +3,11 @@
 use egui::{Align2, Painter, Rect, pos2, vec2};
 
 use super::axis::Axis;
-use super::data::film::is_expected;
+use super::data::film::{frames_of_film, is_expected};
 use super::images::place_on_sheet;
-use super::made::frames_of_film;
 use super::paint::{picture, text};
+use super::plot::title;
 use super::scene::Scene;
-use super::time::title;
 
 /// Height of a picture at most, and how little of a column is left beside it.
 const MOST: f32 = 54.0;

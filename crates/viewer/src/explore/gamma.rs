@@ -6,6 +6,7 @@ use egui::{Align2, Rect, Role, Sense, Slider, Ui, UiBuilder, WidgetInfo, pos2, v
 use super::colours::OVER;
 use super::data::margins::{BAR, REACH, middle};
 use super::paint::{signed, text};
+use super::put;
 use super::scene::{Scene, Touch, Wish};
 use crate::session::{MOST_SHIFT, Selection};
 
@@ -110,17 +111,6 @@ fn slider(ui: &mut Ui, track: Rect, selection: &mut Selection) {
             selection.shift = 0.0;
         }
     });
-}
-
-/// A widget in a rectangle.
-pub(super) fn put(ui: &mut Ui, rect: Rect, widget: impl egui::Widget) -> egui::Response {
-    let builder = UiBuilder::new().max_rect(rect);
-    ui.scope_builder(builder, |ui| {
-        ui.spacing_mut().interact_size.y = rect.height();
-        ui.spacing_mut().button_padding = vec2(6.0, 0.0);
-        ui.add(widget)
-    })
-    .inner
 }
 
 /// A number with commas between thousands.

@@ -3,7 +3,9 @@
 use egui::{Color32, ColorImage};
 
 use super::colours::{Ink, mix};
+use super::data::film;
 use crate::palette;
+use crate::session::Record;
 
 /// One image, `[3, h, w]` in about [-1, 1].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -151,6 +153,27 @@ pub(super) fn place_on_sheet(i: usize, count: usize, across: usize) -> egui::Rec
     let size = egui::vec2(1.0 / across as f32, 1.0 / count.div_ceil(across).max(1) as f32);
     let corner = egui::pos2((i % across) as f32 * size.x, (i / across) as f32 * size.y);
     egui::Rect::from_min_size(corner, size)
+}
+
+/// One image at a step: what the model expects, or the sample after the step.
+pub(super) fn picture_at(record: &Record, step: usize, image: usize) -> Option<Image> {
+    if record.is_traced() {
+        let size = record.config.input_size;
+        return Some(Image { values: vec![0.5; 3 * size[0] * size[1]], size });
+    }
+    if record.latents.is_none() {
+        let values = film::frame(record, step, image)?;
+        return Some(Image { values, size: record.config.input_size });
+    }
+    image_of(record, step + 1, image)
+}
+
+/// One image after some steps.
+pub(super) fn image_of(record: &Record, frame: usize, image: usize) -> Option<Image> {
+    let pictures = record.pictures(frame)?;
+    let len = 3 * pictures.size[0] * pictures.size[1];
+    let values = pictures.samples.chunks_exact(len).nth(image)?.to_vec();
+    Some(Image { values, size: pictures.size })
 }
 
 #[cfg(test)]

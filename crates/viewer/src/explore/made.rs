@@ -4,7 +4,7 @@ use diffmoe::scheduler::Branch;
 use egui::{Context, TextureHandle, TextureOptions};
 
 use super::colours::Ink;
-use super::data::film;
+use super::data::film::{frames_of_film, noise_levels};
 use super::data::gallery::{Pick, gallery};
 use super::data::lens::Lens;
 use super::data::margins::{Histogram, histogram};
@@ -12,10 +12,10 @@ use super::data::place::{Place, place};
 use super::data::story::{Story, story};
 use super::data::tally::Tally;
 use super::data::tokens::{self, Taken};
-use super::images::{Cover, Image, sheet};
-use super::mute::{self, Pair};
+use super::images::{Cover, Image, image_of, picture_at, sheet};
 use super::now::Now;
 use super::paint;
+use super::pair::{self, Pair};
 use crate::palette;
 use crate::session::{Card, Overlay, Record, Selection, Version};
 
@@ -23,8 +23,6 @@ use crate::session::{Card, Overlay, Record, Selection, Version};
 const SMALL: usize = 128;
 /// Pixels along a side of the picture on the stage, at most.
 const LARGE: usize = 1024;
-/// Pictures of the film, at most.
-pub(super) const MOST_FRAMES: usize = 24;
 /// Pictures of a row on a sheet of experts.
 pub(super) const ACROSS: usize = 8;
 /// Patches of the gallery, at most.
@@ -116,27 +114,6 @@ pub(super) struct Made {
     pub(super) makings: u64,
 }
 
-/// One image at a step: what the model expects, or the sample after the step.
-pub(super) fn picture_at(record: &Record, step: usize, image: usize) -> Option<Image> {
-    if record.is_traced() {
-        let size = record.config.input_size;
-        return Some(Image { values: vec![0.5; 3 * size[0] * size[1]], size });
-    }
-    if record.latents.is_none() {
-        let values = film::frame(record, step, image)?;
-        return Some(Image { values, size: record.config.input_size });
-    }
-    image_of(record, step + 1, image)
-}
-
-/// One image after some steps.
-pub(super) fn image_of(record: &Record, frame: usize, image: usize) -> Option<Image> {
-    let pictures = record.pictures(frame)?;
-    let len = 3 * pictures.size[0] * pictures.size[1];
-    let values = pictures.samples.chunks_exact(len).nth(image)?.to_vec();
-    Some(Image { values, size: pictures.size })
-}
-
 #[expect(clippy::unnecessary_wraps, reason = "what is kept may be missing")]
 fn upload(ctx: &Context, name: &str, image: egui::ColorImage) -> Texture {
     Some(ctx.load_texture(name, image, TextureOptions::NEAREST))
@@ -166,7 +143,7 @@ impl Made {
         let pass = (run, now.pass, now.shift);
         let mut makings = 0;
         let mut count = |made: bool| makings += u64::from(made);
-        count(self.noise.update(run, || film::noise_levels(trace, record.config.objective)));
+        count(self.noise.update(run, || noise_levels(trace, record.config.objective)));
         count(self.results.update(run, || {
             let images = (0..record.labels.len()).filter_map(|i| image_of(record, last, i));
             let images: Vec<_> = images.map(|image| image.thinned(SMALL).plain()).collect();
@@ -201,14 +178,14 @@ impl Made {
     }
 
     /// What compares a run with the one without an expert.
-    pub(super) fn update_pair(&mut self, ctx: &Context, pair: Option<Pair<'_>>, now: &Now) {
-        let Some((a, b)) = pair.and_then(|pair| Some((pair.a, pair.b?))) else {
+    pub(super) fn update_pair(&mut self, ctx: &Context, runs: Option<Pair<'_>>, now: &Now) {
+        let Some((a, b)) = runs.and_then(|pair| Some((pair.a, pair.b?))) else {
             self.without.update((0, now.pass), Vec::new);
             return;
         };
         let made = [
-            self.muted.update((a.id, b.id, now.image), || mute::textures(ctx, a, b, now.image)),
-            self.changes.update((a.id, b.id), || mute::changes(a, b)),
+            self.muted.update((a.id, b.id, now.image), || pair::textures(ctx, a, b, now.image)),
+            self.changes.update((a.id, b.id), || pair::changes(a, b)),
             self.without.update((b.id, now.pass), || {
                 let lens = Lens { trace: &b.trace, branch: now.pass, shift: 0.0 };
                 let tally = Tally::of(&lens);
@@ -309,12 +286,6 @@ impl Made {
     }
 }
 
-/// The steps that the film shows, evenly spread.
-pub(super) fn frames_of_film(steps: usize) -> Vec<usize> {
-    let every = steps.div_ceil(MOST_FRAMES).max(1);
-    (0..steps).step_by(every).collect()
-}
-
 /// The steps whose places are counted together: a third of the run around a step.
 pub(super) fn steps_around(step: usize, steps: usize) -> std::ops::Range<usize> {
     let reach = steps / 6;
@@ -326,10 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn films_are_short_and_bands_stay_in_the_run() {
-        assert_eq!(frames_of_film(10), (0..10).collect::<Vec<_>>());
-        let long = frames_of_film(250);
-        assert!(long.len() <= MOST_FRAMES && long[0] == 0 && *long.last().unwrap() < 250);
+    fn bands_stay_in_the_run() {
         assert_eq!((steps_around(0, 10), steps_around(9, 10)), (0..2, 8..10));
         assert_eq!(steps_around(0, 1), 0..1);
     }

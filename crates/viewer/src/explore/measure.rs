@@ -1,15 +1,7 @@
 //! Measures what each expert is for: draws the run again without it, one expert after the other, while nobody draws
 //! anything else. Each of these runs is forgotten once its pictures are compared.
 
-use egui::{Align2, Painter, Pos2, Rect, pos2};
-
-use super::axis::Axis;
-use super::colours::OTHER;
-use super::mute::{changes, unmuted};
-use super::now::Hover;
-use super::paint::text;
-use super::scene::Scene;
-use super::time::Hit;
+use super::pair::{changes, unmuted};
 use crate::App;
 use crate::session::{Controls, Phase, Record};
 
@@ -52,7 +44,7 @@ impl Measures {
     }
 
     /// The largest change of a run.
-    fn most(&self, run: u64) -> f32 {
+    pub(super) fn most(&self, run: u64) -> f32 {
         let of_run = self.found.iter().filter(|measured| measured.run == run);
         of_run.map(|measured| measured.change).fold(0.0, f32::max)
     }
@@ -142,56 +134,6 @@ impl App {
 /// The mean of some numbers, 0 of none.
 pub(super) fn mean(numbers: &[f32]) -> f32 {
     numbers.iter().sum::<f32>() / numbers.len().max(1) as f32
-}
-
-/// Where the bar of a row begins, and how far the longest reaches.
-const BAR: [f32; 2] = [6.0, 54.0];
-
-/// Shows the change without an expert at the right end of its row.
-pub(super) fn bar(
-    painter: &Painter,
-    axis: Axis,
-    scene: &Scene<'_>,
-    row: Rect,
-    (layer, expert): (usize, usize),
-) {
-    let Some(change) = scene.measures.change(scene.record.id, layer, expert) else { return };
-    let most = scene.measures.most(scene.record.id).max(1e-3);
-    let look = scene.ink.look;
-    let chosen = layer == scene.now.layer;
-    let picked = chosen && scene.now.expert == Some(expert);
-    let left = axis.right + BAR[0];
-    let length = (change / most * BAR[1]).max(1.0);
-    let inset = row.height() * 0.18;
-    let rect = Rect::from_min_max(
-        pos2(left, row.top() + inset),
-        pos2(left + length, row.bottom() - inset),
-    );
-    painter.rect_filled(rect, 0.0, if picked { OTHER } else { look.weak });
-    if chosen && row.height() >= 11.0 {
-        let at = pos2(rect.right() + 4.0, row.center().y);
-        let colour = if picked { look.text } else { look.weak };
-        text(painter, at, Align2::LEFT_CENTER, format!("{change:.1}"), 12.0, colour);
-    }
-}
-
-/// The bar at a place right of the map.
-pub(super) fn hit(
-    axis: Axis,
-    scene: &Scene<'_>,
-    pos: Pos2,
-    layer: usize,
-    expert: usize,
-) -> Option<Hit> {
-    if pos.x < axis.right + BAR[0] {
-        return None;
-    }
-    let change = scene.measures.change(scene.record.id, layer, expert)?;
-    let block = scene.made.tally.blocks.get(layer)?;
-    let hover = Hover { layer: Some(layer), expert: Some(expert), ..Hover::default() };
-    let words =
-        format!("without block {block}, expert {expert} the pictures change by {change:.1} of 255");
-    Some(Hit { hover, words })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! has a file; what it paints is made in `data` and kept in `made` until something of it changes.
 
 mod axis;
+mod bars;
 mod colours;
 mod curve;
 mod data;
@@ -21,8 +22,10 @@ mod mute;
 mod now;
 mod numbers;
 mod paint;
+mod pair;
 mod phone;
 mod place;
+mod plot;
 mod river;
 mod run_map;
 mod scene;
@@ -167,7 +170,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
     explore.play(&ctx, record.trace.steps() as usize);
     let ink = Ink::of(ui);
     let now = Now::of(&record.trace, record.labels.len(), &explore.selection, explore.hover);
-    let pair = mute::pair(&app.session, record, &now);
+    let pair = pair::pair(&app.session, record, &now);
     explore.made.update(&ctx, record, &now, &explore.selection, ink);
     explore.made.update_pair(&ctx, pair, &now);
     if let Some(a) = pair.filter(|pair| pair.b.is_some()).map(|pair| pair.a) {
@@ -247,6 +250,17 @@ fn inside<R>(ui: &mut Ui, rect: Rect, id: &str, contents: impl FnOnce(&mut Ui) -
 /// A button whose words are in its middle, however wide it is.
 fn centred(words: &str) -> egui::Button<'_> {
     egui::Button::new((egui::Atom::grow(), words, egui::Atom::grow()))
+}
+
+/// A widget in a rectangle.
+fn put(ui: &mut Ui, rect: Rect, widget: impl egui::Widget) -> egui::Response {
+    let builder = egui::UiBuilder::new().max_rect(rect);
+    ui.scope_builder(builder, |ui| {
+        ui.spacing_mut().interact_size.y = rect.height();
+        ui.spacing_mut().button_padding = egui::vec2(6.0, 0.0);
+        ui.add(widget)
+    })
+    .inner
 }
 
 /// A switch in a rectangle.

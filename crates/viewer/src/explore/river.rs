@@ -7,8 +7,8 @@ use super::axis::Axis;
 use super::data::tally::Tally;
 use super::now::Hover;
 use super::paint::{band, text};
+use super::plot::{Hit, title};
 use super::scene::Scene;
-use super::time::{Hit, title};
 use crate::palette;
 
 /// Left free below a river.

@@ -4,11 +4,11 @@
 use egui::{Align2, Color32, Painter, Pos2, Rect, Stroke, StrokeKind, pos2, vec2};
 
 use super::axis::Axis;
-use super::measure;
+use super::bars;
 use super::now::Hover;
 use super::paint::{chip_in, hatch, text, times};
+use super::plot::{Heights, Hit, LAYER_GAP, title};
 use super::scene::Scene;
-use super::time::{Heights, Hit, LAYER_GAP, title};
 use crate::palette;
 
 /// The ends of the colour scale: a third and three times a fair share.
@@ -71,7 +71,7 @@ pub(super) fn show(
             }
             if wide {
                 let row = Rect::from_x_y_ranges(axis.left..=axis.right, y..=y + row);
-                measure::bar(painter, axis, scene, row, (layer, e));
+                bars::show(painter, axis, scene, row, (layer, e));
             }
             for step in 0..tally.steps.len() {
                 let cell = Rect::from_x_y_ranges(axis.span(step), y..=y + row);
@@ -176,7 +176,7 @@ pub(super) fn hit(
     })?;
     let expert = ((pos.y - top) / row.max(0.1)) as usize;
     let expert = (expert < tally.experts).then_some(expert);
-    if let Some(bar) = expert.and_then(|e| measure::hit(axis, scene, pos, layer, e)) {
+    if let Some(bar) = expert.and_then(|e| bars::hit(axis, scene, pos, layer, e)) {
         return Some(bar);
     }
     let step = axis.step_at(pos.x).filter(|step| *step < tally.steps.len());

@@ -6,8 +6,8 @@ use super::colours::Ink;
 use super::data::lens::Lens;
 use super::made::Made;
 use super::measure::Measures;
-use super::mute::Pair;
 use super::now::{Hover, Now};
+use super::pair::Pair;
 use crate::session::{Record, Selection};
 
 /// What the views read.

@@ -5,8 +5,8 @@ use egui::{Align2, Painter, Pos2, Rect, pos2, vec2};
 use super::axis::Axis;
 use super::now::Hover;
 use super::paint::{hatch, text};
+use super::plot::{Hit, title};
 use super::scene::Scene;
-use super::time::{Hit, title};
 use crate::palette;
 
 /// Experts of one cell that have room.

@@ -11,6 +11,8 @@ use diffmoe::trace::Trace;
 
 /// Steps of the process that DDPM models were trained on.
 const TRAINED_STEPS: f32 = 1000.0;
+/// Pictures of the film, at most.
+const MOST_FRAMES: usize = 24;
 
 /// The noise level from which each step starts, 1 for noise alone. A step is a place in the list.
 pub(crate) fn noise_levels(trace: &Trace, objective: Objective) -> Vec<f32> {
@@ -25,6 +27,12 @@ pub(crate) fn noise_levels(trace: &Trace, objective: Objective) -> Vec<f32> {
         }
     }
     levels
+}
+
+/// The steps that the film shows, evenly spread.
+pub(crate) fn frames_of_film(steps: usize) -> Vec<usize> {
+    let every = steps.div_ceil(MOST_FRAMES).max(1);
+    (0..steps).step_by(every).collect()
 }
 
 /// Whether the film of a run shows expected pictures; else it shows samples.
@@ -79,6 +87,13 @@ mod tests {
             assert!(expected.iter().all(|v| (v - 0.25).abs() < 1e-4), "step {step}");
         }
         assert!(frame(&record, steps, 0).is_none() && frame(&record, 0, 2).is_none());
+    }
+
+    #[test]
+    fn films_are_short() {
+        assert_eq!(frames_of_film(10), (0..10).collect::<Vec<_>>());
+        let long = frames_of_film(250);
+        assert!(long.len() <= MOST_FRAMES && long[0] == 0 && *long.last().unwrap() < 250);
     }
 
     #[test]
