@@ -15,12 +15,12 @@ The file is a list of runs, each with a config, a budget and what it starts from
     against = "../../assets/emoji.safetensors"     # judged beside it ("judges" only)
 
 FOLDER (default ``campaign``) gets a folder for each run, ``state.json`` with the stages that are done, and
-``report.md``: hours and pictures spent, the error on held-out pictures before and after, and the tables of the
+``report.md``: hours and images spent, the error on held-out images before and after, and the tables of the
 evaluation.  Killed at any second, the same command goes on: training from its last checkpoint (the same weights as if
 it had not been killed), later stages from their beginning; what is done is not done again.  A longer budget in the file
 prolongs a run, if the stages after its training are struck from state.json.
 
-Exported is the average that was best on held-out pictures, where the run measures them (train.judge_minutes)."""
+Exported is the average that was best on held-out images, where the run measures them (train.judge_minutes)."""
 
 import argparse
 import json
@@ -118,7 +118,7 @@ class Campaign:
         return {"from": os.path.basename(checkpoint), "dtype": dtype, "bytes": os.path.getsize(self.file_of(r["name"]))}
 
     def measure(self, r):
-        """Error on held-out pictures of what the run started from and of its export, by the same noise."""
+        """Error on held-out images of what the run started from and of its export, by the same noise."""
         c = self.config(r)
         if not c.train.judge_minutes:
             return {}
@@ -128,7 +128,7 @@ class Campaign:
                 continue
             model, meta = load_exported(path)
             if meta["params"]["input_size"] != c.model.input_size or ("text" in meta) != bool(c.text.hidden_size):
-                continue  # pictures of another size, or another kind of conditions, do not compare
+                continue  # images of another size, or another kind of conditions, do not compare
             tokenizer = export.described_tokenizer(meta)
             sets = {name: data.load_for(c, self.data_root, split, tokenizer)
                     for name, split in (("held_out", "test"), ("seen", "train"))}
@@ -168,7 +168,7 @@ class Campaign:
                 write_atomic(os.path.join(self.out, "report.md"), self.report())
 
     def report(self):
-        lines = ["# Campaign", "", "| run | hours | pictures | file | held-out error before | after | change |", "|---|---|---|---|---|---|---|"]
+        lines = ["# Campaign", "", "| run | hours | images | file | held-out error before | after | change |", "|---|---|---|---|---|---|---|"]
         for r in self.runs:
             s = self.state.get(r["name"], {})
             t, e, m = (s.get(k, {}) for k in ("train", "export", "measure"))
@@ -178,7 +178,7 @@ class Campaign:
                                      f"{e['bytes'] / 1e6:.1f} MB, {e['dtype']}, {e['from']}" if e else "–",
                                      show(before, "{:.6f}"), show(after, "{:.6f}"),
                                      show(after / before - 1 if before and after else None, "{:+.1%}")]) + " |")
-        lines += ["", "The error is that of the predicted picture on held-out pictures, the geometric mean over noise levels "
+        lines += ["", "The error is that of the predicted image on held-out images, the geometric mean over noise levels "
                   f"(t = {', '.join(f'{t:g}' for t in heldout.TIMES)})."]
         for r in self.runs:
             s = self.state.get(r["name"], {})

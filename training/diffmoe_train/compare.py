@@ -109,7 +109,7 @@ def main(argv=None):
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     p.add_argument("--pictures", type=int, default=1000, help="generated for each distance")
     p.add_argument("--steps", type=int, default=20, help="sampling steps, by the solver of the config")
-    p.add_argument("--validation", type=int, default=1000, help="test pictures for the loss by noise level")
+    p.add_argument("--validation", type=int, default=1000, help="test images for the loss by noise level")
     p.add_argument("--rules", nargs="+", default=RULES["diffmoe"], choices=RULES["diffmoe"],
                    help="how DiffMoE routes when it is judged")
     p.add_argument("--gammas", action="store_true", help="DiffMoE: also with one fixed threshold for all experts")

@@ -13,10 +13,10 @@ from . import flow
 
 @dataclass
 class Data:
-    kind: str = "jpeg"  # labelled "jpeg" archive, "emoji" (subject x style), "folder" of pictures, "latents" of a VAE
+    kind: str = "jpeg"  # labelled "jpeg" archive, "emoji" (subject x style), "folder" of images, "latents" of a VAE
     path: str = "eurosat/eurosat.npz"  # below --data-root
     labels: str = ""  # emoji: the records beside the images
-    image_size: int = 32  # pictures are box-averaged down to this
+    image_size: int = 32  # images are box-averaged down to this
     scaling_factor: float = 0.18215  # latents: what samples of the encoder are multiplied with
     augment: str = "none"  # "none", "flip" or "dihedral" (the 8 symmetries of the square)
     subjects: list = field(default_factory=list)  # emoji: CLDR names to train on, in the order in which they are shown
@@ -44,7 +44,7 @@ class Model:
     interleave: bool = True
     learn_sigma: bool = False
     prediction: str = "velocity"  # what a flow model says; or "data", for patches of more numbers than hidden_size / 2
-    detail_head: int = 0  # channels of the convolutions that finish a predicted picture; 0: none; needs prediction = "data"
+    detail_head: int = 0  # channels of the convolutions that finish a predicted image; 0: none; needs prediction = "data"
     time_scale: float = 1000.0
     label_init_std: float = 0.02
 
@@ -90,7 +90,7 @@ class Train:
     capacity_schedule: list = field(default_factory=list)  # [a, b]: all experts take all tokens until step a, then fewer until b
     objective: str = "flow"  # or "ddpm", which needs model.learn_sigma and model.time_scale = 1
     t_dist: str = "uniform"  # as in the paper; or "logit_normal", which trains hardly any t below 0.05
-    t_shift: float = 1.0  # above 1: times nearer to noise, for pictures of many pixels
+    t_shift: float = 1.0  # above 1: times nearer to noise, for images of many pixels
     t_late: float = 0.0  # share of the times that are drawn from U(t_late_from, 1) instead: trains the end of the path
     t_late_from: float = 0.6
     least_noise: float = 0.05  # prediction "data": what 1 - t counts as at least in the loss
@@ -100,9 +100,9 @@ class Train:
     log_every: int = 20
     save_minutes: float = 5
     sample_minutes: float = 10
-    judge_minutes: float = 0  # how often the error on held-out and seen pictures is measured (heldout.csv); 0: never
+    judge_minutes: float = 0  # how often the error on held-out and seen images is measured (heldout.csv); 0: never
     judge_images: int = 500  # of each set at most
-    keep_best: bool = False  # best.pt: the average that was best on held-out pictures (heldout.figure); needs judge_minutes
+    keep_best: bool = False  # best.pt: the average that was best on held-out images (heldout.figure); needs judge_minutes
 
 
 @dataclass
@@ -140,9 +140,9 @@ def check(c):
     if not 0 < t.least_noise <= 1:
         raise ValueError(f"train.least_noise = {t.least_noise}; it is above 0 and at most 1")
     if t.judge_minutes and t.objective != "flow":
-        raise ValueError("train.judge_minutes is for flow models: it measures the picture that their answer implies")
+        raise ValueError("train.judge_minutes is for flow models: it measures the image that their answer implies")
     if t.keep_best and not t.judge_minutes:
-        raise ValueError("train.keep_best needs train.judge_minutes: it keeps what is best on held-out pictures")
+        raise ValueError("train.keep_best needs train.judge_minutes: it keeps what is best on held-out images")
     if m.detail_head < 0 or m.detail_head and (m.prediction != "data" or m.learn_sigma):
         raise ValueError(f"model.detail_head = {m.detail_head}: a number of channels, and only with "
                          "model.prediction = \"data\" and model.learn_sigma = false; 0 is none")

@@ -1,4 +1,4 @@
-"""Pictures (or latents) with their label columns: small sets as tensors in memory,
+"""Images (or latents) with their label columns: small sets as tensors in memory,
 folders read as they are needed."""
 
 import io
@@ -37,7 +37,7 @@ class Dataset:
     columns: list  # int64 [N] each
     labels: list  # Labels each
     augment: str = "none"
-    held_out: int = 0  # pictures kept out of training
+    held_out: int = 0  # images kept out of training
     prompter: prompts.Prompter | None = None  # where prompts stand in for labels: draws them from the two columns
 
     @property
@@ -54,8 +54,8 @@ class Dataset:
         return len(self.images)
 
     def batch(self, index, device="cpu", generator=None):
-        """(pictures, conditions): rows of the label tables, or the token ids of
-        a fresh prompt for each picture."""
+        """(images, conditions): rows of the label tables, or the token ids of
+        a fresh prompt for each image."""
         x = self._augment(self.images[index].to(device).float() / 127.5 - 1, generator)
         columns = [c[index] for c in self.columns]
         if self.prompter:
@@ -168,7 +168,7 @@ def adm_crop(image, size):
 
 @dataclass
 class Files(Dataset):
-    """Read when they are needed: pictures, or cached moments of a VAE encoder."""
+    """Read when they are needed: images, or cached moments of a VAE encoder."""
 
     paths: list = field(default_factory=list)
     read_one: object = None
@@ -193,7 +193,7 @@ class LatentFiles(Files):
     scaling_factor = 0.18215
 
     def finish(self, moments, generator):
-        """moments [N, 2, 2 C, h, w]: of the picture and of its mirror image.  One of
+        """moments [N, 2, 2 C, h, w]: of the image and of its mirror image.  One of
         the two, sampled: mean + std * noise, times the scaling factor."""
         n = len(moments)
         mirrored = torch.randint(0, 2, (n,), generator=generator)
@@ -214,7 +214,7 @@ def load_folder(path, size, augment):
 
 def load_latents(path, size, scaling_factor):
     """Files .npz with ``moments`` [2 C, h, w] (mean and log variance of the encoder, not scaled), and
-    ``moments_flip`` of the mirrored picture (may be missing)."""
+    ``moments_flip`` of the mirrored image (may be missing)."""
     paths, column, labels = classes_below(path, (".npz",))
 
     def read(file):
@@ -230,7 +230,7 @@ def load_latents(path, size, scaling_factor):
 
 
 def load_for(config, root, split="train", tokenizer=None):
-    """The data of a run: pictures with labels or, with a [text] section, with
+    """The data of a run: images with labels or, with a [text] section, with
     prompts; without a tokenizer one is made from the names and styles."""
     dataset, t = load(config.data, root, split), config.text
     if t.hidden_size:

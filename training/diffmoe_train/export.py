@@ -6,7 +6,7 @@ The EMA weights are written under the official names (see ``moe.to_official``);
 composed label tables are folded into ordinary ones.  The header key ``diffmoe``
 holds a JSON description of the model, with the tokenizer of one that reads
 prompts.  Before that the routing thresholds are
-recalibrated on noised pictures with the EMA weights (``--no-recalibrate``: keep
+recalibrated on noised images with the EMA weights (``--no-recalibrate``: keep
 the training thresholds)."""
 
 import argparse
@@ -169,7 +169,7 @@ def tokenizer_of(checkpoint):
 
 @torch.no_grad()
 def noised_batches(dataset, nulls, config, n, batch, seed=1):
-    """Noised pictures as in training (label dropout included)."""
+    """Noised images as in training (label dropout included)."""
     torch.manual_seed(seed)
     batches, undo, train = data.Batches(dataset, batch, seed), objective.make(config), config.train
     for _ in range(n):
@@ -219,7 +219,7 @@ TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 @torch.no_grad()
 def capacity_report(model, dataset, column, undo, n=64, seed=2):
-    """{value: [C at each of TIMES, the share of data]} on noised pictures of that label value,
+    """{value: [C at each of TIMES, the share of data]} on noised images of that label value,
     plus the mean per MoE layer."""
     g = torch.Generator().manual_seed(seed)
     out, per_layer = {}, []
@@ -281,7 +281,7 @@ def main(argv=None):
     p.add_argument("--no-recalibrate", action="store_true")
     p.add_argument("--reference", help="also write inputs and outputs of a forward pass here")
     p.add_argument("--report", help="also write the capacity report here (JSON)")
-    p.add_argument("--report-images", type=int, default=64, help="pictures per label value and noise level")
+    p.add_argument("--report-images", type=int, default=64, help="images per label value and noise level")
     a = p.parse_args(argv)
 
     model, config, labels, ck = load_checkpoint(a.checkpoint, a.weights)

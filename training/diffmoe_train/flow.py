@@ -2,14 +2,14 @@
 
 A model says the velocity x - noise, as in the paper, or the data x, from which
 the velocity follows: (x - z_t) / (1 - t).  A patch of many numbers says its
-noise through as many channels, its picture through fewer, so wide patches want
+noise through as many channels, its image through fewer, so wide patches want
 the data (Li and He 2025, "Back to Basics").  Trained is the velocity either way."""
 
 import torch
 
 
 def sample_t(n, kind, device, generator=None, shift=1.0, late=0.0, late_from=0.6):
-    """Times to train on.  ``shift`` above 1 moves them toward noise: the more pixels a picture has, the
+    """Times to train on.  ``shift`` above 1 moves them toward noise: the more pixels an image has, the
     earlier its mean colour shows through the noise, and what is decided there must be trained there
     (Esser et al. 2024, section 5.3.2; a logit-normal t hardly ever comes below 0.05).
     ``late``: this share of the times is uniform on [late_from, 1) instead.  A solver ends at the prediction

@@ -5,7 +5,7 @@ Names, shapes and formulas follow the official implementation; differences are
 switches: ``time_scale`` (official flow models: 1), ``learn_sigma`` (official:
 true), ``qk_norm``, ``prediction`` (see ``flow``), more than one label table (official: one), ``text``: prompts
 instead of or beside labels, which cross-attention reads (see ``text``), and ``detail_head``: channels of the
-convolutions that finish a predicted picture, 0 for none (see ``detail``).
+convolutions that finish a predicted image, 0 for none (see ``detail``).
 """
 
 import math

@@ -1,6 +1,6 @@
 """What a run learns to undo: rectified flow or DDPM noise, behind one face.
 
-``share`` is how much of a noised picture is data, from 0 (noise) to 1; logs and
+``share`` is how much of a noised image is data, from 0 (noise) to 1; logs and
 reports use it for both, so that their noise levels mean the same thing."""
 
 import torch

@@ -1,7 +1,7 @@
-"""Prompts for pictures that have a name and a drawing style, and the tokenizer
+"""Prompts for images that have a name and a drawing style, and the tokenizer
 that turns them into numbers.
 
-Each time a picture is drawn into a batch it gets a fresh wording: a name or an
+Each time an image is drawn into a batch it gets a fresh wording: a name or an
 everyday word for it (``synonyms.toml``), a phrase for the style, and a sentence
 around both.  Some prompts say only the subject, some only the style.  The
 ``UNSEEN`` sentences are never trained on: they are for measuring whether

@@ -1,7 +1,7 @@
-"""Draw pictures:  python -m diffmoe_train.sample MODEL.safetensors OUT.png --labels "dog face,noto" "pizza,blob"
+"""Draw images:  python -m diffmoe_train.sample MODEL.safetensors OUT.png --labels "dog face,noto" "pizza,blob"
 or, with a model that reads text:  ... --prompts "a robot, fluent 3d" "pizza, *" [--negative "blob"]
 
-Give one argument per picture: the label values joined by commas; * stands for
+Give one argument per image: the label values joined by commas; * stands for
 every value of a column and - for no label.  In a prompt * is every style."""
 
 import argparse

@@ -56,7 +56,7 @@ def look_coarsely(model, source):
 
 @torch.no_grad()
 def look_finely(model, source):
-    """Patches of the run, smaller than the file's in pictures of the same size, are read as the file reads the same patch
+    """Patches of the run, smaller than the file's in images of the same size, are read as the file reads the same patch
     enlarged, and answered by the averages of its answer."""
     times, p, c = source.patch_size // model.patch_size, model.patch_size, model.out_channels
     if times * model.patch_size != source.patch_size:
@@ -74,8 +74,8 @@ def look_finely(model, source):
 def take_all_but(model, source, apart, path):
     """Copy the tensors that are not in ``apart`` (the first part of their names, or
     a part such as cross_attn); otherwise names and sizes must agree.  Positions are not learned, so a
-    run may draw larger or smaller pictures than the file, with patches of the same size; with larger patches
-    as many of them; or the same pictures in smaller patches."""
+    run may draw larger or smaller images than the file, with patches of the same size; with larger patches
+    as many of them; or the same images in smaller patches."""
     if source.patch_size != model.patch_size and source.grid == model.grid:
         apart = apart | {"x_embedder", "final_layer"}
         look_coarsely(model, source)

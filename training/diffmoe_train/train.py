@@ -197,7 +197,7 @@ class Trainer:
         save_grid(self.ema.model, self.dataset, self.c.sample, os.path.join(self.folder, name), self.objective)
 
     def judge(self):
-        """Measure the error on held-out and seen pictures, of every average."""
+        """Measure the error on held-out and seen images, of every average."""
         for name, average in (("ema", self.ema), ("ema_long", self.ema_long)):
             if average:
                 errors = self.held_out.measure(average.model, self.device)

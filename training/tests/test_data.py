@@ -1,4 +1,4 @@
-"""Folders of pictures and cached latents, and the official settings, from files to a checkpoint."""
+"""Folders of images and cached latents, and the official settings, from files to a checkpoint."""
 
 import os
 

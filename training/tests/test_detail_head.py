@@ -23,7 +23,7 @@ def silu(a):
 
 
 def by_hand(state, x, z, t):
-    """The formula of docs/models.md, spelled out: a sum over the nine shifted pictures."""
+    """The formula of docs/models.md, spelled out: a sum over the nine shifted images."""
     h = torch.cat([x, z, t.view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])], dim=1)
     for i, name in enumerate(("conv_in", "conv_mid", "conv_out")):
         w, b = state[f"detail_head.{name}.weight"], state[f"detail_head.{name}.bias"]

@@ -1,1 +1,1 @@
-"""How good are the pictures?  See ``python -m diffmoe_train.evaluate --help``."""
+"""How good are the images?  See ``python -m diffmoe_train.evaluate --help``."""

@@ -1,11 +1,11 @@
-"""Two sets of pictures compared by their features: kernel distance, Fréchet distance on principal components,
+"""Two sets of images compared by their features: kernel distance, Fréchet distance on principal components,
 precision and recall.  All on whatever features they are given; none of them is FID."""
 
 import torch
 
 from . import stats
 
-COMPONENTS = 128  # of the Fréchet distance; with fewer pictures than dimensions it would be singular
+COMPONENTS = 128  # of the Fréchet distance; with fewer images than dimensions it would be singular
 NEIGHBOURS = 3
 
 
@@ -52,7 +52,7 @@ def principal(real, components=COMPONENTS):
 
 
 def frechet_with_interval(made, real, seed=0):
-    """Squared Fréchet distance on the leading components; it falls with the number of pictures, so compare only
+    """Squared Fréchet distance on the leading components; it falls with the number of images, so compare only
     figures of as many."""
     project = principal(real)
     base, f = stats.moments(project(real)), project(made)
@@ -65,8 +65,8 @@ def radii(features, k=NEIGHBOURS):
 
 
 def precision_recall(made, real, seed=0):
-    """Kynkäänniemi et al. 2019: the share of made pictures within the balls of real ones, and the reverse.
-    Recall grows with the number of made pictures."""
+    """Kynkäänniemi et al. 2019: the share of made images within the balls of real ones, and the reverse.
+    Recall grows with the number of made images."""
     d = torch.cdist(made, real)
     precision = (d < radii(real)[None]).any(1)
     recall = (d.T < radii(made)[None]).any(1)

@@ -1,16 +1,16 @@
-"""Does a picture show the subject and the style that were asked for?
+"""Does an image show the subject and the style that were asked for?
 
-Judged by two witnesses: probes trained on real pictures, and the nearest real
-picture in pixel space.  Seen pairs were trained on; held-out pairs were not, so
+Judged by two witnesses: probes trained on real images, and the nearest real
+image in pixel space.  Seen pairs were trained on; held-out pairs were not, so
 they ask for a subject in a style in which the model never saw it.
 
 Style is judged by several probes, each trained without one share of all
 subjects, which it then judges: it has to know the style, as it cannot know the
-picture.  They are the same for every file.  The subject probe is trained on
-every real picture of the file's subjects; how good its kind is on pictures that
+image.  They are the same for every file.  The subject probe is trained on
+every real image of the file's subjects; how good its kind is on images that
 it never saw, is measured by cross-validation.
 
-Larger pictures than 32x32 are judged by their box averages of that size, so that
+Larger images than 32x32 are judged by their box averages of that size, so that
 files of all sizes have the same witnesses.
 
 A model that reads prompts is asked in sentences like those of its training, and
@@ -29,7 +29,7 @@ from . import generate, probe, retrieval, stats
 
 JUDGED = 32  # pixels
 SUBJECT_PASSES, FOLDS = 24, 2
-STYLE_STEPS, STYLE_FOLDS = 4000, 3  # steps of 64 pictures
+STYLE_STEPS, STYLE_FOLDS = 4000, 3  # steps of 64 images
 
 
 def vocabulary(meta):
@@ -40,7 +40,7 @@ def vocabulary(meta):
 
 
 def load(meta, root, path="emoji/emoji64.npz", labels="emoji/labels.json"):
-    """(training pictures, held-out pictures) of the file's subjects at its size, and the same of all subjects as they are judged."""
+    """(training images, held-out images) of the file's subjects at its size, and the same of all subjects as they are judged."""
     subjects, size = vocabulary(meta)[0], meta["params"]["input_size"]
     files = os.path.join(root, path), os.path.join(root, labels)
     with open(files[1], encoding="utf-8") as f:
@@ -53,13 +53,13 @@ def load(meta, root, path="emoji/emoji64.npz", labels="emoji/labels.json"):
 
 
 def as_judged(x):
-    """Pictures [N, 3, s, s] in [-1, 1] at the size at which they are judged, in whole 8-bit levels."""
+    """Images [N, 3, s, s] in [-1, 1] at the size at which they are judged, in whole 8-bit levels."""
     levels = ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return data.shrink(levels, min(x.shape[-1], JUDGED)).float() / 127.5 - 1
 
 
 def real(parts):
-    """Both sets as one: (pictures [N, 3, s, s] as they are judged, columns, held-out flags)."""
+    """Both sets as one: (images [N, 3, s, s] as they are judged, columns, held-out flags)."""
     x = as_judged(torch.cat([d.images for d in parts]).float() / 127.5 - 1)
     columns = [torch.cat([d.columns[i] for d in parts]) for i in range(2)]
     held = torch.cat([torch.full((len(d),), k == 1) for k, d in enumerate(parts)])
@@ -78,7 +78,7 @@ def share_of(subjects):
 
 
 class Witness:
-    """Probes as one: a subject and a style for every picture.  The style is said
+    """Probes as one: a subject and a style for every image.  The style is said
     by the probe that never saw the subject that was asked for."""
 
     def __init__(self, subject, styles, subjects):
@@ -89,7 +89,7 @@ class Witness:
 
 
 def name_style(probes, x, share):
-    """x [N, 3, s, s], share [N]: which of the probes is asked about each picture."""
+    """x [N, 3, s, s], share [N]: which of the probes is asked about each image."""
     out = torch.zeros_like(share)
     for k, judge in enumerate(probes):
         if (of := share == k).any():
@@ -98,7 +98,7 @@ def name_style(probes, x, share):
 
 
 def make_subject_probe(x, columns, n, seed=0):
-    """The judge (trained on every picture), and shares right on pictures that its kind never saw."""
+    """The judge (trained on every image), and shares right on images that its kind never saw."""
     subject = [columns[0]]
     steps = max(1, round(SUBJECT_PASSES * len(x) / 64))
     clean, moved = probe.cross_validate(x, subject, [n], "jitter", steps, FOLDS, seed)
@@ -120,7 +120,7 @@ def make_style_probe(every, k, n, seed=0):
 
 
 def style_report(judges, reports, x, columns, held, subjects, n, seed):
-    """Shares right on the real pictures of the file's subjects, each said by the probe that never saw the subject."""
+    """Shares right on the real images of the file's subjects, each said by the probe that never saw the subject."""
     share = share_of(subjects)[columns[0]]
     found = name_style(judges, x, share)
     fresh = probe.shift(x, torch.Generator().manual_seed(seed + 99))
@@ -164,7 +164,7 @@ def pairs_of(dataset, each, at_most=0, seed=0):
 
 
 def held_out_sheet(path, dataset, made, each):
-    """For each held-out pair the real picture, then what the model drew; six pairs in a row."""
+    """For each held-out pair the real image, then what the model drew; six pairs in a row."""
     order = {tuple(p): i for i, p in enumerate(torch.stack(dataset.columns, 1).tolist())}
     truth = dataset.images.float() / 127.5 - 1
     rows = []
@@ -187,7 +187,7 @@ def sentences(asked, subjects, styles, forms):
 
 
 def questions(meta, own, a):
-    """[(name, dataset, asked pairs, pictures of each, the conditions the model gets)]"""
+    """[(name, dataset, asked pairs, images of each, the conditions the model gets)]"""
     seen, held_out = (pairs_of(own[0], a.per_pair, a.seen_pairs, a.seed), pairs_of(own[1], a.per_held_out))
     parts = [("seen", own[0], seen, a.per_pair), ("held_out", own[1], held_out, a.per_held_out)]
     tokenizer = described_tokenizer(meta)

@@ -18,7 +18,7 @@ PATH = "eurosat/eurosat.npz"
 
 
 def load(root, size, path=PATH):
-    """[(pictures float [N, 3, s, s], classes [N])] of the two splits, and both as datasets."""
+    """[(images float [N, 3, s, s], classes [N])] of the two splits, and both as datasets."""
     parts = [data.load_jpeg(os.path.join(root, path), size, s) for s in ("train", "test")]
     return [(d.images.float() / 127.5 - 1, d.columns[0]) for d in parts], parts
 

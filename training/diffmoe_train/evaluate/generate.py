@@ -1,5 +1,5 @@
-"""Pictures from a weights file, with the compute that each one took; and the
-loss on real pictures by noise level."""
+"""Images from a weights file, with the compute that each one took; and the
+loss on real images by noise level."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from ..export import TIMES
 
 
 class Counting:
-    """A model that notes, per picture, the expert-token pairs per token of its
+    """A model that notes, per image, the expert-token pairs per token of its
     labelled passes (not of the null passes of guidance)."""
 
     def __init__(self, model):
@@ -61,7 +61,7 @@ def cycle(n, patch):
 def generate(model, columns, s, undo=None):
     """columns: one list of label indices per table; s: see ``settings``; undo: the objective, flow by default.
 
-    Returns (pictures [N, 3, s, s] rounded to 8 bits and clamped, in [-1, 1]; C of each [N], nan for a dense model;
+    Returns (images [N, 3, s, s] rounded to 8 bits and clamped, in [-1, 1]; C of each [N], nan for a dense model;
     seconds)."""
     model.set_rule(s["rule"], s.get("gamma"))
     undo = undo or objective.Flow()
@@ -81,7 +81,7 @@ def generate(model, columns, s, undo=None):
 
 
 def kept(folder, name, sha256, model, columns, s):
-    """``generate``, unless the folder holds the very same pictures: same weights, labels and settings."""
+    """``generate``, unless the folder holds the very same images: same weights, labels and settings."""
     if not folder:
         return generate(model, columns, s)
     wanted = json.dumps([name, sha256, s, [c.tolist() for c in map(torch.as_tensor, columns)]])
@@ -98,7 +98,7 @@ def kept(folder, name, sha256, model, columns, s):
 
 @torch.no_grad()
 def loss_by_noise(model, dataset, n, seed, batch=64, undo=None):
-    """{t: mean training loss} on up to n real pictures with their labels, one noise for each; t is the
+    """{t: mean training loss} on up to n real images with their labels, one noise for each; t is the
     share of data, as ``objective`` has it.  undo: the objective, flow by default (loss of the velocity)."""
     undo = undo or objective.Flow(prediction=model.prediction)
     g = torch.Generator().manual_seed(seed)

@@ -28,11 +28,11 @@ def grouped(runs):
 def budget(runs):
     r = runs[0]
     seeds = sorted({q["seed"] for q in runs})
-    return (f"Every model: {r['depth']} blocks, width {r['hidden_size']}, 64 tokens (32×32 pictures, patch 4), "
-            f"{r['num_experts']} experts in every second block; {r['steps']} steps of {r['batch']} = {r['images']:,} pictures, "
+    return (f"Every model: {r['depth']} blocks, width {r['hidden_size']}, 64 tokens (32×32 images, patch 4), "
+            f"{r['num_experts']} experts in every second block; {r['steps']} steps of {r['batch']} = {r['images']:,} images, "
             f"AdamW {r['lr']:g} with linear decay, {OBJECTIVES[r['kind']]}{', ' + r['t_dist'].replace('_', '-') + ' t' if 't_dist' in r else ''}, bfloat16; seeds {', '.join(map(str, seeds))} "
             f"(weights, batches and noise). Drawn by {r['sampling']['steps']} {SOLVERS[r['sampling']['solver']]} steps without guidance, "
-            f"{r['pictures']['pool']['n']:,} pictures; validation on {r['validation_n']:,} test pictures. ± is the standard deviation over seeds.")
+            f"{r['pictures']['pool']['n']:,} images; validation on {r['validation_n']:,} test images. ± is the standard deviation over seeds.")
 
 
 def main_table(runs, table):
@@ -49,10 +49,10 @@ def main_table(runs, table):
                              "1" if a == "dense" else spread(of("C"), 2), spread(mean), spread(of("frechet"), 2),
                              f"{100 * statistics.mean(of('class')):.0f} %",
                              spread([1000 * r["cpu_seconds"] / r["images"] for r in rs], 1)])
-        parts.append(f"**{data}** (as many real test pictures: distance {first['frechet_of_real']:.2f}; the classifier names "
-                     f"{100 * first['probe']['share']:.1f} % of real test pictures)\n\n" + table(
+        parts.append(f"**{data}** (as many real test images: distance {first['frechet_of_real']:.2f}; the classifier names "
+                     f"{100 * first['probe']['share']:.1f} % of real test images)\n\n" + table(
             ["model", "seeds", "activated", "stored", "C while sampling", "validation loss", "Fréchet distance on probe features",
-             "class right", "training, CPU ms a picture"], rows))
+             "class right", "training, CPU ms an image"], rows))
     return "\n\n".join(parts)
 
 
@@ -79,7 +79,7 @@ def gamma_table(runs, table):
 
 
 def curves(runs, folder):
-    """One SVG for each data set: training loss over pictures, smoothed, a line for each seed."""
+    """One SVG for each data set: training loss over images, smoothed, a line for each seed."""
     import matplotlib
 
     matplotlib.use("svg")

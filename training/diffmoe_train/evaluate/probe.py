@@ -1,4 +1,4 @@
-"""A small convolutional classifier of real pictures, with which generated ones
+"""A small convolutional classifier of real images, with which generated ones
 are judged.  One trunk, one linear head per label column."""
 
 import math
@@ -76,7 +76,7 @@ def jitter(x, g):
 
 
 def dihedral(x, g):
-    """The eight symmetries of the square, one for each picture."""
+    """The eight symmetries of the square, one for each image."""
     bits = torch.randint(0, 8, (len(x),), generator=g)[:, None, None, None]
     x = torch.where((bits & 1).bool(), x.flip(3), x)
     x = torch.where((bits & 2).bool(), x.flip(2), x)
@@ -135,7 +135,7 @@ def features(probe, x, batch=256):
 
 
 def cross_validate(images, columns, heads, augment, steps, folds=5, seed=0, **more):
-    """Predictions for every picture by a probe that never saw it: [columns][N] clean, and augmented."""
+    """Predictions for every image by a probe that never saw it: [columns][N] clean, and augmented."""
     g = torch.Generator().manual_seed(seed)
     fold = torch.randperm(len(images), generator=g) % folds
     clean = [torch.zeros_like(c) for c in columns]

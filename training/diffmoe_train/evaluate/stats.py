@@ -49,13 +49,13 @@ def redrawn(n, rounds, seed):
 
 
 def mean(values, seed=0, rounds=2000):
-    """{"value", "interval"}: mean of one number per picture, 95 % bootstrap interval over the pictures."""
+    """{"value", "interval"}: mean of one number per image, 95 % bootstrap interval over the images."""
     v = torch.as_tensor(values).double()
     return {"value": float(v.mean()), "interval": torch.quantile(v[redrawn(len(v), rounds, seed)].mean(1), LEVELS).tolist()}
 
 
 def ratio(a, b, seed=0, rounds=2000):
-    """The same for the ratio of two means over the same pictures."""
+    """The same for the ratio of two means over the same images."""
     a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
     draw = redrawn(len(a), rounds, seed)
     return {"value": float(a.mean() / b.mean()),
@@ -64,7 +64,7 @@ def ratio(a, b, seed=0, rounds=2000):
 
 def half_samples(statistic, n, seed=0, rounds=100):
     """{"value", "interval"} of a statistic of a set, a function of indices into it.  Redrawing with replacement would
-    put equal pictures into pairs; halves drawn without spread as much around their mean as whole sets do."""
+    put equal images into pairs; halves drawn without spread as much around their mean as whole sets do."""
     g = torch.Generator().manual_seed(seed)
     halves = torch.tensor([statistic(torch.randperm(n, generator=g)[: max(2, n // 2)]) for _ in range(rounds)]).double()
     value = statistic(torch.arange(n))
