@@ -150,7 +150,7 @@ class Campaign:
             if r.get("against"):
                 more += ["--titles", "before", r["name"]]
         else:
-            more += ["--pictures", os.path.join(self.out, "cache"), "--probes", os.path.join(self.out, "probes")]
+            more += ["--images", os.path.join(self.out, "cache"), "--probes", os.path.join(self.out, "probes")]
         out = os.path.join(folder, "evaluation.json")
         evaluation.main([kind, "--weights", *weights, "--out", out, "--data-root", self.data_root, *more])
         return {"file": os.path.basename(out)}

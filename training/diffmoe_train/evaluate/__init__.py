@@ -1,1 +1,1 @@
-"""How good are the images?  See ``python -m diffmoe_train.evaluate --help``."""
+"""Evaluation of generated images.  See ``python -m diffmoe_train.evaluate --help``."""

@@ -1,4 +1,4 @@
-"""The patch grid: how much larger steps between neighbouring pixels are across patch borders than elsewhere."""
+"""The patch grid: steps between neighbouring pixels across patch borders, relative to steps elsewhere."""
 
 import torch
 
