@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from diffmoe_train import config as configs
-from diffmoe_train import data, export, train
+from diffmoe_train import data, export, exported, train
 from diffmoe_train.evaluate import __main__ as command
 from diffmoe_train.evaluate import emoji, eurosat, generate, probe, public, render, retrieval, stats
 
@@ -93,7 +93,7 @@ def weights(emoji_root):
 
 
 def test_pictures_do_not_depend_on_the_batch_and_their_compute_is_counted(weights):
-    model, _ = export.load_exported(weights[1])
+    model, _ = exported.load_exported(weights[1])
     s = {"steps": 3, "guidance": 2.0, "solver": "heun", "rule": "token", "seed": 4}
     columns = [[0, 1, 2, 3, 4, 0], [0, 1, 2, 0, 1, 8]]
     x, c, _ = generate.generate(model, columns, {**s, "batch": 6})

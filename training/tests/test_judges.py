@@ -140,7 +140,7 @@ def test_one_command_from_files_to_a_table(weights, monkeypatch):  # noqa: F811
     page.write_text("<!-- emoji judges -->\n<!-- end emoji judges -->\n")
     command.main(["render", str(page), str(out)])
     text = page.read_text()
-    assert "| 6 pairs of training | real | before | after |" in text and "| before, held-out |" in text
+    assert "| 6 training pairs | real | before | after |" in text and "| before, held-out |" in text
 
 
 def test_files_of_different_kinds_are_not_compared(weights, monkeypatch):  # noqa: F811

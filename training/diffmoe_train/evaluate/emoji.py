@@ -23,7 +23,7 @@ import zlib
 import torch
 
 from .. import data, prompts
-from ..export import described_tokenizer, load_exported
+from ..exported import described_tokenizer, load_exported
 from ..sample import to_png
 from . import generate, probe, retrieval, stats
 

@@ -10,7 +10,7 @@ import os
 import torch
 
 from .. import data
-from ..export import load_exported
+from ..exported import load_exported
 from . import borders, generate, judges, probe, public, stats
 
 PROBE_STEPS = 2000  # batches of 64

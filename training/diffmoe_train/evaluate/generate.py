@@ -11,7 +11,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from .. import objective
-from ..export import TIMES
 
 
 class Counting:
@@ -103,11 +102,11 @@ def loss_by_noise(model, dataset, n, seed, batch=64, undo=None):
     undo = undo or objective.Flow(prediction=model.prediction)
     g = torch.Generator().manual_seed(seed)
     pick = torch.randperm(len(dataset), generator=g)[:n]
-    sums = {t: 0.0 for t in TIMES}
+    sums = {t: 0.0 for t in objective.TIMES}
     for i in range(0, len(pick), batch):
         x, labels = dataset.batch(pick[i : i + batch], generator=g)
         noise = torch.randn(x.shape, generator=g)
-        for t in TIMES:
+        for t in objective.TIMES:
             tt = undo.at(torch.full((len(x),), t))
             sums[t] += undo.loss(model(undo.noised(x, noise, tt), tt, labels)[0], x, noise, tt).sum().item()
     return {"n": len(pick), "loss": {str(t): v / len(pick) for t, v in sums.items()}}

@@ -20,7 +20,7 @@ import os
 import torch
 
 from .. import heldout
-from ..export import load_exported
+from ..exported import load_exported
 from . import borders, distribution, emoji, generate, public, retrieval, stats
 from .markdown import table as markdown
 
