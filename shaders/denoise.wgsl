@@ -65,7 +65,7 @@ fn main(
         if numbers.noise == 2u {
             let share = (latents[params.conditional + place + params.sample_len] + 1.0) / 2.0;
             let log_deviation = 0.5 * (share * numbers.high + (1.0 - share) * numbers.low);
-            // Overflow of `exp` is undefined; beyond this nothing is a picture any more.
+            // Overflow of `exp` is undefined; beyond this nothing is an image any more.
             deviation = exp(clamp(log_deviation, -80.0, 80.0));
         }
         result += deviation * noise[at];

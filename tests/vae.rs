@@ -130,7 +130,7 @@ fn feature_maps_over_many_buffers_decode_to_the_same_picture() {
         let size = [6, 8];
         let mut on_cpu = on_cpu(&file, size);
         let pixels = on_cpu.picture_shape()[1] * on_cpu.picture_shape()[2];
-        // Just enough for the weights of a convolution, and for four channels of the picture's size: the
+        // Just enough for the weights of a convolution, and for four channels of the image's size: the
         // widest feature maps need two or three buffers.
         let limit = (16 * pixels as u64).max(4 * 9 * 12 * 12);
         let latents = LatentPreview::calibration([4, 6, 8]);

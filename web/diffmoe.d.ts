@@ -34,7 +34,7 @@ export interface Info {
   device: string;
   /** Why it is not a GPU, where you did not ask for that. */
   note: string | null;
-  /** Pixels of a finished picture; of a model that makes latents without a decoder, their cells. */
+  /** Pixels of a finished image; of a model that makes latents without a decoder, their cells. */
   width: number;
   height: number;
   /** What the model samples before it is decoded, in cells; `null` where it makes pixels itself. */
@@ -43,7 +43,7 @@ export interface Info {
   decoder: "AutoencoderKL" | "AutoencoderTiny" | null;
   /** Experts in a layer. */
   experts: number;
-  /** Tokens of a picture. */
+  /** Tokens of an image. */
   tokens: number;
   /** Blocks that have experts. */
   moeBlocks: number[];
@@ -53,7 +53,7 @@ export interface Info {
   defaults: { steps: number; guidance: number; scheduler: string };
 }
 
-/** A row by name or number, or `"any"` to leave it to the model; in a list, one for each picture in turn. */
+/** A row by name or number, or `"any"` to leave it to the model; in a list, one for each image in turn. */
 export type Label = string | number;
 
 export interface SampleOptions {
@@ -63,7 +63,7 @@ export interface SampleOptions {
   prompt?: string;
   /** What not to draw, in words. */
   negative?: string;
-  /** Whole number; the same seed and settings give the same picture. Default: random. */
+  /** Whole number; the same seed and settings give the same image. Default: random. */
   seed?: number;
   steps?: number;
   /** 1 is none. */
@@ -80,9 +80,9 @@ export interface SampleOptions {
   clip?: boolean;
   /** `ddim`: share of DDPM's fresh noise at each step, 0 to 1. Default: 0. */
   eta?: number;
-  /** Pictures that are drawn together, 1 to 64. Default: 1. */
+  /** Images that are drawn together, 1 to 64. Default: 1. */
   count?: number;
-  /** `token` (default): each token for itself; `pool`: the tokens of all pictures compete, as in the paper. */
+  /** `token` (default): each token for itself; `pool`: the tokens of all images compete, as in the paper. */
   routing?: "token" | "pool";
   /** One threshold for all experts, 0 to 1; lower means more compute. */
   gamma?: number;
@@ -93,7 +93,7 @@ export interface SampleOptions {
   /** Stops the work; `sample` then rejects with the signal's reason. */
   signal?: AbortSignal;
   /**
-   * After each step, with the pictures as they are, `width` × `height` pixels each. Of latents it is a preview that was
+   * After each step, with the images as they are, `width` × `height` pixels each. Of latents it is a preview that was
    * fitted to the decoder, one pixel for each cell, so these are `info.latent.width` and `.height`.
    */
   onStep?: (step: number, steps: number, rgba: Uint8ClampedArray, width: number, height: number) => void;
@@ -110,7 +110,7 @@ export interface Sample {
   height: number;
   count: number;
   seed: number;
-  /** `count` pictures one after the other, four bytes a pixel: ready for `new ImageData(rgba, width)`. */
+  /** `count` images one after the other, four bytes a pixel: ready for `new ImageData(rgba, width)`. */
   rgba: Uint8ClampedArray;
   /** Which expert took which token at every step: the format of `diffmoe sample --trace`. */
   trace?: object;
@@ -149,13 +149,13 @@ export class Page {
     seed?: number;
     count?: number;
     stepMs?: number[];
-    /** Of the last finished step: pixels of each picture that `rgba()` gives. */
+    /** Of the last finished step: pixels of each image that `rgba()` gives. */
     width?: number;
     height?: number;
     /** What they are: the model's own pixels, latents as colours, a preview fitted to the decoder, or decoded. */
     rendering?: "pixels" | "latents" | "preview" | "decoded";
   };
-  /** The pictures after a step, or after the last one. */
+  /** The images after a step, or after the last one. */
   rgba(step?: number): Uint8ClampedArray | undefined;
   free(): void;
 }

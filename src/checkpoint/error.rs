@@ -68,7 +68,7 @@ pub enum CheckpointError {
         /// Its name.
         name: String,
     },
-    /// A weight that would turn every picture into noise.
+    /// A weight that would turn every image into noise.
     #[error(
         "{label} is damaged: {name} holds {value} at position {at}; download or export it again"
     )]

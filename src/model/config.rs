@@ -368,7 +368,7 @@ impl Config {
         self.capacity as usize
     }
 
-    /// Whether a sample is a picture as it is: pixels in red, green and blue. Anything else is shown through a
+    /// Whether a sample is an image as it is: pixels in red, green and blue. Anything else is shown through a
     /// decoder or a preview.
     pub fn makes_pixels(&self) -> bool {
         self.pixels && self.in_channels == 3

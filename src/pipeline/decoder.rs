@@ -1,4 +1,4 @@
-//! Choosing what decodes latents to pictures: the same choice as for models.
+//! Choosing what decodes latents to images: the same choice as for models.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::vae::{
     CpuDecoder, CpuDecoderModel, Decoder, DecoderFile, GpuDecoder, GpuDecoderModel, LatentPreview,
 };
 
-/// Pixels along a side of a picture: a decoder of full size takes 8 GiB for this.
+/// Pixels along a side of an image: a decoder of full size takes 8 GiB for this.
 const MOST_SIDE: usize = 2048;
 
 /// A decoder in errors.
@@ -113,7 +113,7 @@ impl LoadedDecoder {
     /// it was.
     ///
     /// # Errors
-    /// When the device has no room for such pictures, or was lost meanwhile.
+    /// When the device has no room for such images, or was lost meanwhile.
     pub async fn decoder_async(&self, size: [usize; 2]) -> Result<Box<dyn Decoder>, EngineError> {
         self.check_size(size)?;
         match &self.place {
@@ -131,7 +131,7 @@ impl LoadedDecoder {
                         lost()?;
                         let needed = megabytes(self.activation_bytes(size).unwrap_or(0));
                         Err(EngineError::TooLarge(format!(
-                            "decoding pictures of {} takes {needed} on {}, which do not fit: {error}; use a smaller \
+                            "decoding images of {} takes {needed} on {}, which do not fit: {error}; use a smaller \
                              decoder, or the processor",
                             self.extent(size),
                             model.gpu.info.name
@@ -142,12 +142,12 @@ impl LoadedDecoder {
         }
     }
 
-    /// Refuses pictures that are too large, before anything is allocated.
+    /// Refuses images that are too large, before anything is allocated.
     fn check_size(&self, size: [usize; 2]) -> Result<(), EngineError> {
         let extent = self.extent(size);
         if size.iter().any(|n| n.saturating_mul(self.factor) > MOST_SIDE) {
             return Err(EngineError::TooLarge(format!(
-                "these latents make pictures of {extent}, which take gigabytes to decode; {MOST_SIDE} pixels along a \
+                "these latents make images of {extent}, which take gigabytes to decode; {MOST_SIDE} pixels along a \
                  side are the most"
             )));
         }
@@ -160,7 +160,7 @@ impl LoadedDecoder {
         }
     }
 
-    /// Pixels of a picture, for people.
+    /// Pixels of an image, for people.
     fn extent(&self, [height, width]: [usize; 2]) -> String {
         let factor = self.factor;
         format!("{} × {}", width.saturating_mul(factor), height.saturating_mul(factor))
@@ -215,7 +215,7 @@ fn fits(needed: u64, free: u64, extent: &str) -> Result<(), EngineError> {
         return Ok(());
     }
     Err(EngineError::TooLarge(format!(
-        "decoding pictures of {extent} takes {} of memory, and {} are free; close other programs, or use a smaller \
+        "decoding images of {extent} takes {} of memory, and {} are free; close other programs, or use a smaller \
          decoder",
         megabytes(needed),
         megabytes(free)
@@ -254,7 +254,7 @@ mod tests {
         let (small, large) =
             (open.activation_bytes([4, 4]).unwrap(), open.activation_bytes([8, 8]).unwrap());
         assert_eq!(large, 4 * small, "it grows with the area");
-        // At least the picture and what it is made of: 3 and 8 channels of 8 × 8 pixels.
+        // At least the image and what it is made of: 3 and 8 channels of 8 × 8 pixels.
         assert!(small >= 4 * (3 + 8) * 64, "{small}");
     }
 

@@ -1,4 +1,4 @@
-//! Latents on their way to pictures: the one loop that every caller of a decoder goes through, in slices between
+//! Latents on their way to images: the one loop that every caller of a decoder goes through, in slices between
 //! two frames or to the end. Nothing that is finished is lost with a device.
 
 use super::sliced::{self, Sliced};
@@ -24,7 +24,7 @@ pub struct Decoding {
 pub struct DecodingState {
     /// All latents, `[B, C, h, w]`.
     pub latents: Vec<f32>,
-    /// Pictures of the first of them, `[n, 3, height, width]`.
+    /// Images of the first of them, `[n, 3, height, width]`.
     pub pictures: Vec<f32>,
 }
 
@@ -37,15 +37,15 @@ impl Decoding {
         Self::resume(decoder, DecodingState { latents, pictures: Vec::new() })
     }
 
-    /// Goes on after the pictures that another decoder has finished.
+    /// Goes on after the images that another decoder has finished.
     ///
     /// # Panics
-    /// When latents or pictures are no whole number, or there are more pictures than latents.
+    /// When latents or images are no whole number, or there are more images than latents.
     pub fn resume(mut decoder: Box<dyn Decoder>, so_far: DecodingState) -> Self {
         let DecodingState { latents, pictures } = so_far;
         let len = decoder.latent_shape().iter().product::<usize>();
         let picture = decoder.picture_shape().iter().product::<usize>();
-        assert!(pictures.len().is_multiple_of(picture), "whole pictures");
+        assert!(pictures.len().is_multiple_of(picture), "whole images");
         let done = pictures.len() / picture;
         decoder.begin(&latents[done * len..]);
         Self { decoder, count: latents.len() / len, latents, pictures, done }
@@ -70,7 +70,7 @@ impl Decoding {
     }
 
     /// Decodes to the end: a thread waits for the device, a page lives on meanwhile. `on_progress` hears
-    /// [`Decoding::fraction`] and the number of finished pictures.
+    /// [`Decoding::fraction`] and the number of finished images.
     ///
     /// # Errors
     /// As [`Decoding::advance`] and [`Decoding::pictures`].
@@ -100,12 +100,12 @@ impl Decoding {
         (self.done as f32 + self.decoder.fraction()) / self.count as f32
     }
 
-    /// Number of finished pictures.
+    /// Number of finished images.
     pub fn done(&self) -> usize {
         self.done
     }
 
-    /// Number of pictures in all.
+    /// Number of images in all.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -115,7 +115,7 @@ impl Decoding {
         DecodingState { latents: self.latents, pictures: self.pictures }
     }
 
-    /// The finished pictures, `[n, 3, height, width]` in about [-1, 1].
+    /// The finished images, `[n, 3, height, width]` in about [-1, 1].
     ///
     /// # Errors
     /// When there is a number among them that is not finite.

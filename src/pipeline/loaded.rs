@@ -113,7 +113,7 @@ impl Pipeline {
                 match model.gpu.error_scope(make).await {
                     Ok(engine) => Ok(Box::new(engine?)),
                     Err(error) => Err(EngineError::TooLarge(format!(
-                        "{batch} pictures at once do not fit: {error}; draw fewer pictures at once"
+                        "{batch} images at once do not fit: {error}; draw fewer images at once"
                     ))),
                 }
             }

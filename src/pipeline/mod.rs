@@ -1,5 +1,5 @@
 //! When things happen in a run: settings become a [`Run`], which feeds an engine step by step and collects
-//! pictures and routing. It holds no thread, waits for nothing, and never knows what computes.
+//! images and routing. It holds no thread, waits for nothing, and never knows what computes.
 
 mod decoder;
 mod decoding;
@@ -26,7 +26,7 @@ use crate::scheduler::{
 };
 use crate::trace::Trace;
 
-/// One batch of pictures on its way from noise to data.
+/// One batch of images on its way from noise to data.
 pub struct Run {
     engine: Box<dyn Engine>,
     settings: Settings,
@@ -46,14 +46,14 @@ pub struct Run {
     trace: Trace,
     /// What the run began with, where the scheduler cannot resume from its last step.
     origin: Option<Vec<f32>>,
-    /// Number of the first picture.
+    /// Number of the first image.
     first: u64,
 }
 
 /// Where a run is: enough for another engine to go on from there, on the same device or another one.
 #[derive(Clone, Debug)]
 pub struct RunState {
-    /// Number of the first picture: it chooses the noise.
+    /// Number of the first image: it chooses the noise.
     pub first: u64,
     /// Number of finished steps.
     pub steps: u32,
@@ -66,7 +66,7 @@ pub struct RunState {
 }
 
 impl RunState {
-    /// A run of the pictures `first..first + B` before its first step: noise from the seed, and an empty trace.
+    /// A run of the images `first..first + B` before its first step: noise from the seed, and an empty trace.
     pub fn noise(config: &Config, settings: &Settings, first: u64) -> Self {
         let batch = settings.pictures() as u64;
         let noise =
@@ -83,10 +83,10 @@ impl RunState {
 }
 
 impl Run {
-    /// Starts a run of the pictures `first..first + B`, where `B` is the engine's batch; `settings` has
+    /// Starts a run of the images `first..first + B`, where `B` is the engine's batch; `settings` has
     /// labels and prompts for each of them.
     ///
-    /// Picture numbers choose the noise, so a run may be cut into batches without changing it (with the token
+    /// Image numbers choose the noise, so a run may be cut into batches without changing it (with the token
     /// rule; the pool rule lets batch mates compete by design).
     ///
     /// # Errors
@@ -142,8 +142,8 @@ impl Run {
         so_far: RunState,
     ) -> Result<Self, EngineError> {
         let batch = engine.batch();
-        assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label a picture");
-        assert_eq!(settings.pictures(), batch, "labels or prompts for every picture");
+        assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label an image");
+        assert_eq!(settings.pictures(), batch, "labels or prompts for every image");
         let RunState { first, steps, latent, buffers, trace } = so_far;
         engine.start(&RunConfig {
             latent: latent.clone(),

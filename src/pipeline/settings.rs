@@ -9,9 +9,9 @@ const MOST_LOG_ODDS: f32 = 24.0;
 /// The settings of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// For each label table of the model, one row for each picture. The null row means "anything".
+    /// For each label table of the model, one row for each image. The null row means "anything".
     pub labels: Vec<Vec<u32>>,
-    /// One prompt for each picture; empty for a model that reads no text.
+    /// One prompt for each image; empty for a model that reads no text.
     pub prompts: Vec<String>,
     /// What guidance leads away from; empty for nothing in particular. Without effect at a guidance of 1.
     pub negative: String,
@@ -27,7 +27,7 @@ pub struct Settings {
     pub routing: Routing,
     /// Experts that take no tokens.
     pub muted: Muted,
-    /// Whether the trace keeps the router's scores; the pictures are the same.
+    /// Whether the trace keeps the router's scores; the images are the same.
     pub record_scores: bool,
 }
 
@@ -153,12 +153,12 @@ impl Settings {
         Ok(())
     }
 
-    /// How many pictures are asked for.
+    /// How many images are asked for.
     pub fn pictures(&self) -> usize {
         self.labels.first().map_or(self.prompts.len(), Vec::len)
     }
 
-    /// The same settings for some of the pictures.
+    /// The same settings for some of the images.
     #[must_use]
     pub fn part(&self, pictures: std::ops::Range<usize>) -> Self {
         let labels = self.labels.iter().map(|rows| rows[pictures.clone()].to_vec()).collect();

@@ -12,7 +12,7 @@ use crate::scheduler::Branch;
 
 /// Bits of a mask.
 const MOST_EXPERTS: usize = 32;
-/// Tokens of a picture. Far beyond any model, and no product of sizes overflows.
+/// Tokens of an image. Far beyond any model, and no product of sizes overflows.
 const MOST_TOKENS: usize = 1 << 20;
 /// Steps of a run. Tables of the app have a row for each.
 const MOST_STEPS: u32 = 100_000;
@@ -153,7 +153,7 @@ impl Trace {
         let pool = first.map_or(0, |layer| layer.masks.len());
         if !pool.is_multiple_of(tokens) || first.is_some() && (pool == 0 || self.experts == 0) {
             return damaged(format!(
-                "masks of {pool} tokens for {} experts where a picture has {tokens} tokens",
+                "masks of {pool} tokens for {} experts where an image has {tokens} tokens",
                 self.experts
             ));
         }
@@ -162,7 +162,7 @@ impl Trace {
         }
         let pictures = pool / tokens;
         if first.is_some() && self.labels.iter().any(|names| names.len() != pictures) {
-            return damaged(format!("labels for another number of pictures than {pictures}"));
+            return damaged(format!("labels for another number of images than {pictures}"));
         }
         let mut step = 0;
         let likeness = first.map(|layer| kind(layer.scores.as_ref()));

@@ -2,7 +2,7 @@
 //! the threshold, and what would have been chosen elsewhere.
 //!
 //! Everything is `None` where the run did not record scores ([`crate::engine::RunConfig::record_scores`]). Tokens
-//! count through the pool: token `t` of picture `p` is `p·T + t`.
+//! count through the pool: token `t` of image `p` is `p·T + t`.
 
 use super::{At, Trace};
 use crate::engine::Scores;

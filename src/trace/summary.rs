@@ -3,7 +3,7 @@
 use super::Trace;
 use crate::engine::ForwardRouting;
 
-/// The work of one MoE layer over some passes, all pictures together.
+/// The work of one MoE layer over some passes, all images together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
     /// Tokens that each expert took, summed over the passes, `[E]`.

@@ -8,7 +8,7 @@ use crate::checkpoint::TensorFile;
 /// One sentence for each tensor that does not fit.
 type Problems = Vec<String>;
 
-/// No picture has more: a file that claims so is damaged.
+/// No image has more: a file that claims so is damaged.
 const MOST_CHANNELS: usize = 1 << 14;
 
 struct Builder<'a> {
@@ -278,7 +278,7 @@ impl Builder<'_> {
     fn three_channels(&mut self, name: &str, picture: ValueId) {
         let channels = self.value(picture).channels;
         if channels != 3 {
-            self.problems.push(format!("{name} makes {channels} channels; a picture has 3"));
+            self.problems.push(format!("{name} makes {channels} channels; an image has 3"));
         }
     }
 }

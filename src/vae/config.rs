@@ -57,7 +57,7 @@ impl Numbers {
         latent.iter().map(bound).collect()
     }
 
-    /// The last layer's output as a picture in [-1, 1]; `AutoencoderTiny` makes them in [0, 1].
+    /// The last layer's output as an image in [-1, 1]; `AutoencoderTiny` makes them in [0, 1].
     pub(super) fn leave(self, picture: &mut [f32]) {
         if self.is_tiny {
             for v in picture {
@@ -217,7 +217,7 @@ impl DecoderFile {
     }
 
     /// Bytes of feature maps on a GPU for a latent of `[height, width]` with the bindings that WebGPU
-    /// guarantees; nothing where the picture is too large for them.
+    /// guarantees; nothing where the image is too large for them.
     pub fn activation_bytes(&self, size: [usize; 2]) -> Option<u64> {
         /// Elements of a binding.
         const BINDING: usize = (128 << 20) / 4;

@@ -103,17 +103,17 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The picture.
+    /// The image.
     pub(super) fn output_id(&self) -> ValueId {
         self.steps.last().map_or(0, |step| step.layer.ends().1)
     }
 
-    /// The picture's shape.
+    /// The image's shape.
     pub(super) fn output(&self) -> Value {
         self.values[self.output_id()]
     }
 
-    /// `[C, height, width]` of the picture of a latent with `size` cells.
+    /// `[C, height, width]` of the image of a latent with `size` cells.
     pub(super) fn picture_shape(&self, size: [usize; 2]) -> [usize; 3] {
         let output = self.output();
         let [height, width] = output.size(size);

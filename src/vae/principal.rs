@@ -69,7 +69,7 @@ fn moments(latents: &[f32], channels: usize, cells: usize) -> (Vec<f64>, Vec<Vec
 }
 
 /// Eigenvalues of a symmetric matrix with their vectors, the largest first (Jacobi's rotations). The largest
-/// part of each vector is positive, so that pictures of neighbouring steps have the same colours.
+/// part of each vector is positive, so that images of neighbouring steps have the same colours.
 fn eigen(mut m: Vec<Vec<f64>>) -> Vec<(f64, Vec<f64>)> {
     let n = m.len();
     let mut axes: Vec<Vec<f64>> =

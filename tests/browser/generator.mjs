@@ -45,7 +45,7 @@ test("the processor draws what the command line draws", async () => {
   });
 });
 
-test("words become the picture that the command line makes of them", async () => {
+test("words become the image that the command line makes of them", async () => {
   const words = { seed: 3, steps: 2, scheduler: "euler" };
   const [prompt, negative] = ["a fox, twemoji", "blob"];
   await withGenerator({}, { backend: "cpu", model: "models/emoji_text.safetensors" }, async (page) => {
@@ -69,7 +69,7 @@ test("WebGPU draws what the command line draws, and goes on when the device is l
       return { rgba: Array.from(rgba), devices: window.devices.length };
     }, OPTIONS);
     assert.equal(again.devices, 2, "a second device was made");
-    assert.deepEqual(again.rgba, made.rgba, "the picture is the same");
+    assert.deepEqual(again.rgba, made.rgba, "the image is the same");
   });
 });
 

@@ -94,7 +94,7 @@ for (const [vae, bytes] of [["kl", false], ["tiny", true]]) {
   });
 }
 
-test("pictures that are wider than high keep their shape, on both backends and in the app", async () => {
+test("images that are wider than high keep their shape, on both backends and in the app", async () => {
   await withPage(`${site.origin}/latents.html`, {}, async (page) => {
     const wanted = await drawn(page, "kl", "wide");
     for (const backend of ["cpu", "gpu"]) {

@@ -13,7 +13,7 @@ const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, guidance: 2, scheduler: 
 
 const page_ = (query = "", fragment = SHARE) => `${site.origin}/${query}#${fragment}`;
 
-test("a link draws its picture on WebGPU, and the same as the command line", async () => {
+test("a link draws its image on WebGPU, and the same as the command line", async () => {
   await withPage(page_("?backend=gpu"), {}, async (page) => {
     const state = await finished(page);
     assert.match(state.device, /BrowserWebGpu/);
@@ -42,7 +42,7 @@ test("the offline file draws from a file with the network cut", async () => {
   });
 });
 
-test("a lost device is replaced, and the picture stays the same", async () => {
+test("a lost device is replaced, and the image stays the same", async () => {
   await withPage(page_("?backend=gpu"), {}, async (page) => {
     await page.waitForFunction(() => window.diffmoe?.state().step >= 1, null, { timeout: 60_000, polling: 20 });
     await page.evaluate(() => window.devices.at(-1).destroy());

@@ -73,7 +73,7 @@ fn in_a_browser(browser: &str) -> Result<(), String> {
     }
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    // The tests of the command line tool have built it; it draws the pictures that the page's are compared with.
+    // The tests of the command line tool have built it; it draws the images that the page's are compared with.
     let tool = target.join("debug").join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX));
     let tool = tool.to_str().ok_or("the target directory has a name that cannot be handed on")?;
     let tests = format!("{BROWSER_TESTS}/all.mjs");

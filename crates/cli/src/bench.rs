@@ -35,7 +35,7 @@ pub(super) struct Arguments {
     /// What large matrices are on a graphics device; sums are f32 in any case.
     #[arg(long, value_enum, default_value = "auto")]
     weights: WeightsName,
-    /// Pictures that share a pass.
+    /// Images that share a pass.
     #[arg(long, default_value_t = 4)]
     batch: usize,
     /// Steps to measure, after one that is not counted.
@@ -221,7 +221,7 @@ fn milliseconds(begin: Instant) -> f64 {
 impl Report {
     fn print(&self) {
         let Self { model, batch, tokens, .. } = self;
-        println!("{model}, {batch} pictures of {tokens} tokens, guided step (both branches)");
+        println!("{model}, {batch} images of {tokens} tokens, guided step (both branches)");
         for device in &self.devices {
             let Device { name, load_ms, step_ms, .. } = device;
             println!("\n{name}");

@@ -1,4 +1,4 @@
-//! `diffmoe decode`: from latents in a file to a picture file.
+//! `diffmoe decode`: from latents in a file to an image file.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use diffmoe::pixels;
 use super::output::Output;
 use super::{Outcome, backend_parser, decoder};
 
-/// Decode latents to pictures and write them as one PNG.
+/// Decode latents to images and write them as one PNG.
 ///
 /// The file holds latents as a model samples them, [B, C, height, width], in a tensor named `latents` or `z`, or in its only tensor.
 #[derive(clap::Args)]
@@ -25,13 +25,13 @@ pub(super) struct Arguments {
     /// Image decoder: a safetensors file of diffusers with an AutoencoderKL or an AutoencoderTiny (TAESD).
     #[arg(long, value_name = "FILE")]
     vae: PathBuf,
-    /// Picture file.
+    /// Image file.
     #[arg(long, short, value_name = "FILE.png", default_value = "decoded.png")]
     out: PathBuf,
     /// Where to compute.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
     backend: Backend,
-    /// Whole factor by which pictures are enlarged.
+    /// Whole factor by which images are enlarged.
     #[arg(long, default_value_t = 1)]
     scale: u32,
 }

@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     /// With --preset: height and width of a sample in latent cells, where it is not the paper's.
     #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = super::size, requires = "preset")]
     size: Option<[usize; 2]>,
-    /// With --preset: pictures that share a pass.
+    /// With --preset: images that share a pass.
     #[arg(long, default_value_t = 1, requires = "preset")]
     batch: usize,
     /// List every tensor.
@@ -104,7 +104,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let precisions = WeightChoice::Auto.resolve(&checkpoint);
     let kinds = precisions.to_string();
     println!(
-        "  memory        {} on the processor, {} on a GPU with {kinds} weights, for one picture at a time",
+        "  memory        {} on the processor, {} on a GPU with {kinds} weights, for one image at a time",
         megabytes(Footprint::on_cpu(config, 1).total() as usize),
         megabytes(Footprint::on_gpu(config, 1, precisions, WEBGPU_BINDING).total() as usize)
     );

@@ -1,4 +1,4 @@
-//! `diffmoe join`: the batches of a set of pictures as one file, or as a folder of PNGs.
+//! `diffmoe join`: the batches of a set of images as one file, or as a folder of PNGs.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -16,12 +16,12 @@ use super::picture_set::{self, BatchFile};
 
 /// Put the batches of `sample --set` together: as an .npz file, or as numbered PNGs.
 ///
-/// The .npz has `arr_0`, the pictures [n, height, width, 3] as uint8, which evaluation programs expect, and
+/// The .npz has `arr_0`, the images [n, height, width, 3] as uint8, which evaluation programs expect, and
 /// `labels` [n, tables] where the model has labels. Missing batches and batches of different sets are refused.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  diffmoe join pictures --out pictures.npz
-  diffmoe join pictures --out png-folder")]
+  diffmoe join images --out images.npz
+  diffmoe join images --out png-folder")]
 pub(super) struct Arguments {
     /// Folder with the batches.
     #[arg(value_name = "FOLDER")]
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         write_pngs(&arguments.out, &batches, &bar)?;
     }
     bar.finish_and_clear();
-    println!("wrote {count} pictures to {}", arguments.out.display());
+    println!("wrote {count} images to {}", arguments.out.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -74,7 +74,7 @@ fn open_all(folder: &Path) -> Result<Vec<BatchFile>, String> {
     }
     let count = batches.iter().map(|batch| batch.header.count).max();
     let count =
-        count.ok_or_else(|| format!("{} holds no batches of pictures", folder.display()))?;
+        count.ok_or_else(|| format!("{} holds no batches of images", folder.display()))?;
     missing(next, count)?;
     Ok(batches)
 }
@@ -84,7 +84,7 @@ fn missing(from: usize, to: usize) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the set is not complete: pictures {from} to {} are missing; run the shards again, what is there is kept",
+        "the set is not complete: images {from} to {} are missing; run the shards again, what is there is kept",
         to.saturating_sub(1).max(from)
     ))
 }
@@ -141,7 +141,7 @@ fn write_pngs(folder: &Path, batches: &[BatchFile], bar: &ProgressBar) -> Result
             let picture = RgbImage::from_raw(width as u32, height as u32, pixels.to_vec());
             let path = folder.join(format!("{:08}.png", batch.header.first + i));
             picture
-                .ok_or_else(|| fail(&"a picture has no pixels"))?
+                .ok_or_else(|| fail(&"an image has no pixels"))?
                 .save(path)
                 .map_err(|e| fail(&e))?;
             bar.inc(1);

@@ -85,8 +85,8 @@ fn csv(trace: &Trace) -> String {
 fn table(trace: &Trace) -> String {
     let blocks = trace.blocks();
     let pictures = match trace.pictures() {
-        1 => "1 picture".to_owned(),
-        n => format!("{n} pictures"),
+        1 => "1 image".to_owned(),
+        n => format!("{n} images"),
     };
     if blocks.is_empty() {
         return format!("{}: {} steps without experts\n", trace.model(), trace.steps());

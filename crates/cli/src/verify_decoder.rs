@@ -13,7 +13,7 @@ use safetensors::SafeTensors;
 use super::Outcome;
 use super::report::{Report, record};
 
-/// Compares a decoder's layers and pictures with the recorded ones, from the latents `z` `[B, C, h, w]`.
+/// Compares a decoder's layers and images with the recorded ones, from the latents `z` `[B, C, h, w]`.
 pub(super) fn run(
     folder: &Path,
     io: &SafeTensors<'_>,

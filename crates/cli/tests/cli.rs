@@ -32,7 +32,7 @@ fn the_same_seed_writes_the_same_bytes_and_another_seed_does_not() {
         let (code, stdout, stderr) = diffmoe(&arguments);
         assert_eq!(code, 0, "{stderr}");
         assert!(stdout.contains("capacity C ="), "{stdout}");
-        std::fs::read(folder.path(name)).expect("a picture")
+        std::fs::read(folder.path(name)).expect("an image")
     };
     let first = draw("a.png", &[]);
     assert_eq!(first, draw("b.png", &[]));
@@ -160,8 +160,8 @@ fn impossible_requests_are_refused_in_one_sentence() {
     sample(&["--guidance", "NaN"], "guidance must be 0–100 (1 switches it off), got NaN");
     sample(&["--cfg", "-3"], "off), got -3");
     sample(&["--gamma", "7"], "gamma must be 0–1");
-    sample(&["--count", "0"], "0 pictures");
-    sample(&["--count", "9999999"], "pictures are not possible");
+    sample(&["--count", "0"], "0 images");
+    sample(&["--count", "9999999"], "images are not possible");
     sample(&["--batch", "0"], "batch of 0");
     sample(&["--scale", "0"], "scale of 0");
     sample(&["--scheduler", "rk4"], "possible values: euler, heun");

@@ -1,4 +1,4 @@
-//! Sets of pictures for evaluation: shards, batches, what a second call does, and joining.
+//! Sets of images for evaluation: shards, batches, what a second call does, and joining.
 
 mod command;
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use command::{diffmoe, refused};
 
-/// Seven pictures in batches of three, two steps.
+/// Seven images in batches of three, two steps.
 const SET: [&str; 12] = [
     "sample",
     "--model",
@@ -57,7 +57,7 @@ fn unzip(path: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
 #[test]
 fn shards_draw_the_same_bytes_as_one_process() {
     let folder = tempfile::tempdir().expect("a folder");
-    // With the pool rule a picture depends on its batch mates.
+    // With the pool rule an image depends on its batch mates.
     for rule in ["pool", "token"] {
         let of = |name: &str| folder.path().join(format!("{rule}-{name}"));
         draw(&of("whole"), &["--routing", rule]);
@@ -90,7 +90,7 @@ fn a_second_call_draws_what_is_missing_or_damaged() {
     assert_eq!(before, times().collect::<Vec<_>>(), "nothing is drawn again");
 
     std::fs::remove_file(path(1)).expect("gone");
-    // A header that is whole, pictures that are not; then less than a header.
+    // A header that is whole, images that are not; then less than a header.
     for length in [whole[2].1.len() - 1, 5, 0] {
         std::fs::write(path(2), &whole[2].1[..length]).expect("a file");
         let said = draw(&set, &[]);
@@ -159,7 +159,7 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
         (folder.path().join("set"), folder.path().join("all.npz"), folder.path().join("png"));
     let text = |path: &Path| path.display().to_string();
     draw(&set, &["--shard", "1/2", "--class", "River,Forest"]);
-    refused(&["join", &text(&set), "--out", &text(&npz)], "pictures 3 to 5 are missing");
+    refused(&["join", &text(&set), "--out", &text(&npz)], "images 3 to 5 are missing");
     draw(&set, &["--shard", "2/2", "--class", "River,Forest"]);
     for out in [&npz, &pngs] {
         let (code, _, stderr) = diffmoe(&["join", &text(&set), "--out", &text(out)]);
@@ -183,7 +183,7 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
     let labels: Vec<u8> = labels.chunks(4).map(|row| row[0]).collect();
     assert!(labels[0] != labels[1] && labels[2..] == labels[..5], "{labels:?}: in turn");
 
-    // The same pictures as a grid of one PNG has, whatever the batches.
+    // The same images as a grid of one PNG has, whatever the batches.
     let grid = text(&folder.path().join("grid.png"));
     let line =
         [&SET[..], &["16", "--scale", "1", "--class", "River,Forest", "--out", &grid]].concat();

@@ -8,7 +8,7 @@ fn model() -> String {
     fixture("t2i_tiny/model.safetensors")
 }
 
-/// Draws into a new folder; gives the picture's bytes, the labels of the trace, and what was said.
+/// Draws into a new folder; gives the image's bytes, the labels of the trace, and what was said.
 fn draw(more: &[&str]) -> (Vec<u8>, serde_json::Value, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let [out, trace] =
@@ -20,7 +20,7 @@ fn draw(more: &[&str]) -> (Vec<u8>, serde_json::Value, String) {
     assert_eq!(code, 0, "{stderr}");
     let trace: serde_json::Value =
         serde_json::from_slice(&std::fs::read(trace).expect("a trace")).expect("JSON");
-    (std::fs::read(out).expect("a picture"), trace["labels"].clone(), stderr)
+    (std::fs::read(out).expect("an image"), trace["labels"].clone(), stderr)
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn prompts_are_drawn_in_turn_and_the_negative_prompt_counts() {
     assert_eq!(plain, draw(&ask).0, "the same again");
     let avoiding = draw(&[&ask[..], &["--negative", "blob"]].concat()).0;
     assert_ne!(plain, avoiding);
-    // One picture at a time changes nothing but rounding.
+    // One image at a time changes nothing but rounding.
     let (_, labels, _) = draw(&[&ask[..], &["--batch", "2"]].concat());
     assert_eq!(labels, serde_json::json!([turn]));
 }

@@ -182,7 +182,7 @@ fn presets_say_what_they_need_and_whether_it_is_here() {
         });
         assert!(lines.is_sorted_by(|a, b| a > b), "{stdout}");
     }
-    // 2.9 thousand million parameters with 256 pictures at once: no working memory holds that.
+    // 2.9 thousand million parameters with 256 images at once: no working memory holds that.
     let (code, stdout, stderr) = diffmoe(&["info", "--preset", "XL-E16", "--batch", "256"]);
     if stdout.contains("processor") && !stdout.contains(": fits") {
         assert!(code == 2 && stderr.contains("choose fewer experts"), "{stdout}{stderr}");

@@ -31,8 +31,8 @@ pub(super) const SHORTCUTS: [(Key, &str, &str, Action); 13] = [
     (Key::End, "End", "to the last step", Action::Last),
     (Key::R, "R", "another seed", Action::Dice),
     (Key::M, "M", "token map on or off", Action::Overlay),
-    (Key::D, "D", "save the picture", Action::Save),
-    (Key::L, "L", "copy a link to the picture", Action::Link),
+    (Key::D, "D", "save the image", Action::Save),
+    (Key::L, "L", "copy a link to the image", Action::Link),
     (Key::E, "E", "Explore what the experts do, or draw", Action::Mode),
     (Key::Questionmark, "?", "this help", Action::Help),
 ];

@@ -82,7 +82,7 @@ pub(super) fn show(ui: &mut Ui, table: &LabelTable, choice: &mut Choice, width: 
 
 fn hint(table: &LabelTable) -> String {
     format!(
-        "Which {} to draw. Varied: another one for each picture. Any: the model draws what it likes.",
+        "Which {} to draw. Varied: another one for each image. Any: the model draws what it likes.",
         table.name
     )
 }

@@ -41,7 +41,7 @@ pub(super) fn remark(ui: &mut Ui, text: impl Into<String>) -> Response {
     ui.add(egui::Label::new(RichText::new(text).color(colour)).wrap())
 }
 
-/// A word on a surface of its own, over pictures.
+/// A word on a surface of its own, over images.
 pub(super) fn badge(ui: &mut Ui, text: &str) -> Response {
     let look = Look::of(ui);
     let frame = Frame::new().fill(look.card).stroke(Stroke::new(1.0, look.line));

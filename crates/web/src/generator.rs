@@ -1,4 +1,4 @@
-//! The JavaScript API: pictures and routing for pages of other people, without a user interface.
+//! The JavaScript API: images and routing for pages of other people, without a user interface.
 //! `web/diffmoe.d.ts` has the types, `web/README.md` the manual.
 
 use std::cell::{Cell, RefCell};
@@ -106,7 +106,7 @@ impl Generator {
         info
     }
 
-    /// Draws pictures; see `web/README.md` for the options.
+    /// Draws images; see `web/README.md` for the options.
     ///
     /// # Errors
     /// As [`Generator::create`]; the reason of the signal when it was aborted.
@@ -191,7 +191,7 @@ impl Inner {
         Ok(result.into())
     }
 
-    /// Height and width of a finished picture, in pixels.
+    /// Height and width of a finished image, in pixels.
     fn size(&self) -> [usize; 2] {
         let factor = self.decoder.as_ref().map_or(1, |decoder| decoder.file.factor());
         self.checkpoint.config().input_size.map(|side| side * factor)
@@ -229,7 +229,7 @@ impl Inner {
         }
     }
 
-    /// Shows a finished step: the pictures as they are, or a preview of the latents.
+    /// Shows a finished step: the images as they are, or a preview of the latents.
     fn tell(&self, run: &Run, listener: &Listener) -> Result<(), JsValue> {
         let size = self.checkpoint.config().input_size;
         let pictures = || match &self.decoder {

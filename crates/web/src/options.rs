@@ -111,7 +111,7 @@ fn scheduler_options() -> impl Iterator<Item = &'static OptionInfo> {
     ALL.iter().flat_map(|info| info.options)
 }
 
-/// Most pictures in one call: they share one pass through the model.
+/// Most images in one call: they share one pass through the model.
 const MAX_COUNT: f64 = 64.0;
 
 /// Reads the options of `sample`.

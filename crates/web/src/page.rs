@@ -14,7 +14,7 @@ use diffmoe_viewer::platform;
 use diffmoe_viewer::session::{ModelSource, Phase, Rendering, Session, Share, Tick};
 use diffmoe_viewer::{App, Launch};
 
-/// The model that draws the first picture.
+/// The model that draws the first image.
 const FIRST_MODEL: &str = "emoji";
 
 thread_local! {
@@ -123,7 +123,7 @@ impl Page {
         state
     }
 
-    /// The pictures after a step of the run on screen, one after the other, four bytes a pixel; of the last
+    /// The images after a step of the run on screen, one after the other, four bytes a pixel; of the last
     /// finished step where none is given.
     pub fn rgba(&self, step: Option<usize>) -> Option<Uint8ClampedArray> {
         let app = self.runner.app_mut::<Shell>()?;
@@ -134,7 +134,7 @@ impl Page {
     }
 }
 
-/// What pictures are, in one word.
+/// What images are, in one word.
 fn name(rendering: Rendering) -> &'static str {
     match rendering {
         Rendering::Pixels => "pixels",

@@ -110,7 +110,7 @@ impl Slots {
                     Deviation::Fixed(deviation) => deviation,
                     Deviation::Learned { low, high } => {
                         let f = f32::midpoint(self.outputs[0][from + sample_len], 1.0);
-                        // Of `libm`, so that every machine draws the same picture.
+                        // Of `libm`, so that every machine draws the same image.
                         libm::expf(0.5 * (f * high + (1.0 - f) * low))
                     }
                 };

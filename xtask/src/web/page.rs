@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest, Sha256};
 
-/// The models that lie beside the page; the first one draws the first picture.
+/// The models that lie beside the page; the first one draws the first image.
 const MODELS: [&str; 3] = ["emoji", "emoji_text", "eurosat"];
 /// Files that go out as they are: where they are, and their names in `dist/`.
 const COPIES: [(&str, &str); 9] = [

@@ -1,4 +1,4 @@
-//! `diffmoe sample`: from a model to a picture file, or to a set of pictures in many files.
+//! `diffmoe sample`: from a model to an image file, or to a set of images in many files.
 
 mod batches;
 mod request;
@@ -22,10 +22,10 @@ use batches::Batches;
 use request::Request;
 use shard::Shard;
 
-/// Draw pictures and write them as one PNG.
+/// Draw images and write them as one PNG.
 ///
-/// Without options: sixteen pictures of random classes from the embedded model. The seed is printed, and the
-/// same seed and settings give the same picture again, bit for bit on one machine.
+/// Without options: sixteen images of random classes from the embedded model. The seed is printed, and the
+/// same seed and settings give the same image again, bit for bit on one machine.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe sample
@@ -34,7 +34,7 @@ use shard::Shard;
   diffmoe sample --gamma 0.3              # lower threshold: more experts for each token
   diffmoe sample --seed 7 --mute 1:3 --trace routing.json --trace-scores
   diffmoe sample --model my-model.safetensors --steps 12 --scheduler dpmpp_2m --seed 7 --out seven.png
-  diffmoe sample --set pictures --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
+  diffmoe sample --set images --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.
     #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
@@ -63,10 +63,10 @@ pub(super) struct Arguments {
     guidance: Option<f32>,
     #[command(flatten)]
     scheduler: SchedulerOptions,
-    /// Number of pictures. Default: 16, or four of each class or prompt that was given.
+    /// Number of images. Default: 16, or four of each class or prompt that was given.
     #[arg(long)]
     count: Option<usize>,
-    /// Pictures that share one pass through the model.
+    /// Images that share one pass through the model.
     #[arg(long, default_value_t = 16)]
     batch: usize,
     /// Where to compute.
@@ -94,7 +94,7 @@ pub(super) struct Arguments {
     /// own, both from 0; several are separated by commas or given one by one.
     #[arg(long, value_name = "BLOCK:EXPERT", value_delimiter = ',', value_parser = muted)]
     mute: Vec<(usize, usize)>,
-    /// Instead of one PNG, write a set of pictures for evaluation: a file for each batch into this folder, those that
+    /// Instead of one PNG, write a set of images for evaluation: a file for each batch into this folder, those that
     /// are there already left out (docs/evaluation.md).
     #[arg(
         long,
@@ -106,10 +106,10 @@ pub(super) struct Arguments {
     /// With --set: draw the Ith of N parts of the set, so that N processes draw it together.
     #[arg(long, value_name = "I/N", default_value = "1/1", requires = "set")]
     shard: Shard,
-    /// Picture file. Default: diffmoe-MODEL-SEED.png.
+    /// Image file. Default: diffmoe-MODEL-SEED.png.
     #[arg(long, value_name = "FILE.png")]
     out: Option<PathBuf>,
-    /// Whole factor by which pictures are enlarged. Default: to at least 128 pixels in a grid.
+    /// Whole factor by which images are enlarged. Default: to at least 128 pixels in a grid.
     #[arg(long)]
     scale: Option<u32>,
     /// Image decoder for a model that makes latents: a safetensors file of diffusers with an AutoencoderKL
@@ -146,7 +146,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     }
 }
 
-/// All pictures in one PNG.
+/// All images in one PNG.
 fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     let Request { checkpoint, vae, settings } = request;
     let config = checkpoint.config();
@@ -189,7 +189,7 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     }
     let grid = diffmoe::pixels::grid(&samples, size, arguments.scale);
     out.write(|part| grid.save(part))?;
-    let trace = trace.ok_or("no picture was asked for")?;
+    let trace = trace.ok_or("no image was asked for")?;
     if let Some(out) = trace_out {
         out.write(|part| trace.save(part))?;
     }
@@ -201,7 +201,7 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says how much compute the pictures asked for, by what they show.
+/// Says how much compute the images asked for, by what they show.
 fn report_capacity(trace: &Trace, settings: &Settings, config: &Config) {
     let Some(capacity) = trace.capacity() else { return };
     println!("capacity C = {capacity:.2}: mean number of experts that worked on a token");

@@ -19,9 +19,9 @@ pub(super) struct Request {
     pub(super) settings: Settings,
 }
 
-/// Most pictures in one call: a grid of them is still an image that programs can open.
+/// Most images in one call: a grid of them is still an image that programs can open.
 const MOST_IN_A_GRID: usize = 10_000;
-/// Most pictures in a set.
+/// Most images in a set.
 const MOST_IN_A_SET: usize = 10_000_000;
 
 impl Request {
@@ -104,7 +104,7 @@ fn settings(
     let count = arguments.count.unwrap_or(if classes == 0 { 16 } else { 4 * classes });
     let most = if arguments.set.is_some() { MOST_IN_A_SET } else { MOST_IN_A_GRID };
     if !(1..=most).contains(&count) {
-        return Err(format!("{count} pictures are not possible; choose 1 to {most}").into());
+        return Err(format!("{count} images are not possible; choose 1 to {most}").into());
     }
     let mut settings = Settings::builder(config).images(count).seed(seed);
     for table in &config.labels {

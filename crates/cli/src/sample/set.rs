@@ -1,6 +1,6 @@
-//! `diffmoe sample --set`: many pictures for evaluation, drawn by any number of processes.
+//! `diffmoe sample --set`: many images for evaluation, drawn by any number of processes.
 //!
-//! Batches are cut from the whole set and dealt out to shards, so picture k has the same batch mates, and the same
+//! Batches are cut from the whole set and dealt out to shards, so image k has the same batch mates, and the same
 //! bits on the same kind of device, whatever the number of shards. A batch is in its place only when it is whole;
 //! a second call draws what is missing.
 
@@ -70,7 +70,7 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
     }
     drop(painter);
     println!(
-        "drew {drawn} pictures of shard {} into {} in {:.1} s",
+        "drew {drawn} images of shard {} into {} in {:.1} s",
         arguments.shard,
         folder.display(),
         started.elapsed().as_secs_f32()
@@ -82,7 +82,7 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
 }
 
 impl Header {
-    /// The same for some of the pictures.
+    /// The same for some of the images.
     fn part(self, request: &Request, pictures: &std::ops::Range<usize>) -> Self {
         let part = request.settings.part(pictures.clone());
         let (first, pictures) = (pictures.start, pictures.len());
@@ -145,14 +145,14 @@ fn fingerprint<'a>(files: impl IntoIterator<Item = &'a [u8]>) -> String {
     hash.finalize().iter().flat_map(digits).collect()
 }
 
-/// Refuses a folder with pictures of another set, whoever drew them.
+/// Refuses a folder with images of another set, whoever drew them.
 fn check_others(folder: &Path, expected: &Header) -> Result<(), String> {
     for path in picture_set::list(folder)? {
         // What is damaged is drawn again by the shard it belongs to.
         let Ok(found) = BatchFile::open(&path) else { continue };
         if let Some(difference) = expected.difference(&found.header) {
             return Err(format!(
-                "{} holds pictures of another set ({difference}); choose another folder, or the settings of that set",
+                "{} holds images of another set ({difference}); choose another folder, or the settings of that set",
                 folder.display()
             ));
         }
@@ -173,7 +173,7 @@ fn is_finished(folder: &Path, expected: &Header) -> Result<bool, String> {
             return Ok(false);
         }
     };
-    // A set that grows: its last batch has more pictures now.
+    // A set that grows: its last batch has more images now.
     if found.pictures != expected.pictures {
         return Ok(false);
     }

@@ -30,8 +30,8 @@ impl std::fmt::Display for Shard {
 }
 
 impl Shard {
-    /// Its batches of `count` pictures. Batches are cut from the whole set and then dealt out in turn: which
-    /// pictures share a batch does not depend on the number of shards.
+    /// Its batches of `count` images. Batches are cut from the whole set and then dealt out in turn: which
+    /// images share a batch does not depend on the number of shards.
     pub(super) fn batches(
         self,
         count: usize,

@@ -13,13 +13,13 @@ use diffmoe::scheduler::SchedulerKind;
 
 const OWN_HINT: &str = "Use one threshold for every expert instead of those learned in training.";
 const GAMMA_HINT: &str = "A token goes to an expert when its predicted need exceeds this. Lower: more experts a token, \
-    more compute. Higher: less compute, and at some point worse pictures.";
+    more compute. Higher: less compute, and at some point worse images.";
 const SHIFT_HINT: &str =
     "Added to the thresholds learned in training. Positive saves compute, negative spends more.";
-const STEPS_HINT: &str = "In how many steps noise becomes a picture. More is finer and slower.";
+const STEPS_HINT: &str = "In how many steps noise becomes an image. More is finer and slower.";
 const GUIDANCE_HINT: &str = "How much the labels are followed: 1 is not more than the model does by itself, which halves \
     the work; 2 to 4 is usual; too much looks overdone.";
-const COUNT_HINT: &str = "Pictures in one run. They share every pass through the model.";
+const COUNT_HINT: &str = "Images in one run. They share every pass through the model.";
 
 pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     let Some(config) = app.session.model().map(|model| model.config.clone()) else { return };
@@ -93,7 +93,7 @@ fn labels(ui: &mut Ui, controls: &mut Controls, config: &Config) {
 /// Returns whether the dice was thrown.
 fn seed(ui: &mut Ui, controls: &mut Controls) -> bool {
     let hint =
-        "The noise that pictures begin with. The same seed and settings give the same pictures.";
+        "The noise that images begin with. The same seed and settings give the same images.";
     let title = caption(ui, "Seed").on_hover_text(hint);
     ui.horizontal(|ui| {
         let height = ui.spacing().interact_size.y;

@@ -11,7 +11,7 @@ use crate::widgets::remark;
 const MEANINGS: [(&str, &str); 6] = [
     (
         "Experts",
-        "Some blocks of the model hold several small networks, the experts. For each patch of the noisy picture the \
+        "Some blocks of the model hold several small networks, the experts. For each patch of the noisy image the \
          router decides which of them work on it; none, one or many.",
     ),
     (
@@ -21,7 +21,7 @@ const MEANINGS: [(&str, &str); 6] = [
     ),
     (
         "Tokens per expert",
-        "A token is a patch of one picture. The bars say how many of them each expert took in one block at the step on \
+        "A token is a patch of one image. The bars say how many of them each expert took in one block at the step on \
          screen. Bars of equal height mean that the work is shared evenly.",
     ),
     (
@@ -35,7 +35,7 @@ const MEANINGS: [(&str, &str); 6] = [
     ),
     (
         "Latents",
-        "Some models draw in a smaller space with channels of their own, and an image decoder makes pictures of that. \
+        "Some models draw in a smaller space with channels of their own, and an image decoder makes images of that. \
          While such a model draws, you see a preview. Without a decoder its colours mean nothing.",
     ),
 ];

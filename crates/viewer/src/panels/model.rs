@@ -1,4 +1,4 @@
-//! Which model draws, which decoder makes pictures of its latents, and how to open others.
+//! Which model draws, which decoder makes images of its latents, and how to open others.
 
 use egui::{TextEdit, Ui};
 
@@ -64,7 +64,7 @@ fn decoder(app: &mut App, ui: &mut Ui) {
                 format!(
                     "It makes latents of {} channels, shown as a latent preview: their three strongest directions as \
                      colours. Open its image decoder (an AutoencoderKL or AutoencoderTiny of diffusers, safetensors) \
-                     as you open a model, and pictures follow.",
+                     as you open a model, and images follow.",
                     config.in_channels
                 ),
             );

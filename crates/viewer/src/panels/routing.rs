@@ -1,4 +1,4 @@
-//! Routing at a glance: C over noise, tokens per expert, and what lies over the pictures.
+//! Routing at a glance: C over noise, tokens per expert, and what lies over the images.
 
 use egui::{Button, ComboBox, Rect, Role, Sense, Ui, WidgetInfo, pos2, vec2};
 
@@ -81,7 +81,7 @@ fn per_expert(app: &mut App, ui: &mut Ui) {
         return;
     };
     let whose = match app.view.picture {
-        Some(picture) => format!("of picture {}", picture + 1),
+        Some(picture) => format!("of image {}", picture + 1),
         None => "of the batch".to_owned(),
     };
     let even = format!(
@@ -93,7 +93,7 @@ fn per_expert(app: &mut App, ui: &mut Ui) {
         Overlay::Off | Overlay::Count => None,
     };
     let clicked = experts::show(ui, load, chosen, 108.0);
-    caption(ui, even).on_hover_text("Click a bar to see that expert's tokens over the pictures");
+    caption(ui, even).on_hover_text("Click a bar to see that expert's tokens over the images");
     if let Some(expert) = clicked {
         app.view.overlay =
             if chosen == Some(expert) { Overlay::Count } else { Overlay::Expert(expert) };
@@ -145,7 +145,7 @@ fn map_controls(app: &mut App, ui: &mut Ui) {
     };
     let mut mode = before;
     let choices = [
-        (Mode::Off, "Off", "Only the pictures (M)"),
+        (Mode::Off, "Off", "Only the images (M)"),
         (Mode::Count, "How many", "How many experts took each patch (M)"),
         (Mode::Expert, "One expert", "The patches that one expert took"),
     ];
@@ -158,7 +158,7 @@ fn map_controls(app: &mut App, ui: &mut Ui) {
     }
     match app.view.overlay {
         Overlay::Off => {
-            caption(ui, "Shows over the pictures where the experts work.");
+            caption(ui, "Shows over the images where the experts work.");
             return;
         }
         Overlay::Count => ramp_legend(ui, app.shown.map.as_ref().map_or(1, TokenMap::most)),
@@ -169,7 +169,7 @@ fn map_controls(app: &mut App, ui: &mut Ui) {
             }
         }
     }
-    let hint = "How much the map covers the pictures";
+    let hint = "How much the map covers the images";
     slider(ui, "Strength", hint, &mut app.view.strength, 0.1..=1.0, |s| s.fixed_decimals(2));
 }
 

@@ -1,4 +1,4 @@
-//! The pictures, with the token map over them, and what they are where they come from latents; before there is
+//! The images, with the token map over them, and what they are where they come from latents; before there is
 //! one, how far the model is.
 
 use egui::{
@@ -13,9 +13,9 @@ use crate::views::picture::Grid;
 use crate::views::token_map::{self, Overlay};
 use crate::widgets;
 
-/// Room for a name below each picture.
+/// Room for a name below each image.
 const NAME_HEIGHT: f32 = 20.0;
-/// Pictures narrower than this have no room for a name.
+/// Images narrower than this have no room for a name.
 const NAMED_WIDTH: f32 = 84.0;
 
 /// Shows the stage in `size`.
@@ -43,7 +43,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
     }
 }
 
-/// Says what the pictures of a model that makes latents are, and offers to decode them.
+/// Says what the images of a model that makes latents are, and offers to decode them.
 fn latents(app: &mut App, ui: &mut Ui, area: Rect) {
     let Some(record) = app.session.record() else { return };
     let frame = app.view.frame_of(record);
@@ -71,7 +71,7 @@ fn latents(app: &mut App, ui: &mut Ui, area: Rect) {
             let button = offers.then(|| ui.button("Decode this step"));
             wanted = button.is_some_and(|button| {
                 button
-                    .on_hover_text("The decoder makes the pictures of the step on screen")
+                    .on_hover_text("The decoder makes the images of the step on screen")
                     .clicked()
             });
         });
@@ -95,7 +95,7 @@ fn pictures(app: &mut App, ui: &mut Ui, area: Rect) {
         let cell = arrangement.cell(area, place, gap, size);
         let response =
             ui.interact(cell, ui.make_persistent_id(("picture", picture)), Sense::click());
-        let name = format!("Picture {}: {}", picture + 1, record.labels[picture]);
+        let name = format!("Image {}: {}", picture + 1, record.labels[picture]);
         response.widget_info(|| WidgetInfo::labeled(Role::Button, true, &name));
         paint(app, ui, cell, grid, picture);
         if named {
@@ -177,7 +177,7 @@ fn label_on(ui: &Ui, centre: Pos2, text: &str) {
     ui.painter().galley(rect.min, galley, look.text);
 }
 
-/// The stage before the first picture.
+/// The stage before the first image.
 fn empty(app: &App, ui: &mut Ui, area: Rect) {
     let look = Look::of(ui);
     let square =
@@ -249,8 +249,8 @@ mod tests {
         let opening = Phase::Opening { what: "weights".into(), done: 3, total: 4 };
         assert_eq!(progress_of(&opening), (0.75, "Opening: weights".into()));
         let decoding = |pictures| progress_of(&Phase::Decoding { percent: 25, pictures });
-        assert_eq!(decoding(1), (0.25, "Decoding the picture: 25 %".into()));
-        assert_eq!(decoding(4), (0.25, "Decoding the pictures: 25 %".into()));
+        assert_eq!(decoding(1), (0.25, "Decoding the image: 25 %".into()));
+        assert_eq!(decoding(4), (0.25, "Decoding the images: 25 %".into()));
         let unknown = Phase::Opening { what: "device".into(), done: 0, total: 0 };
         assert!(progress_of(&unknown).0 < 1e-6, "an unknown length is no progress");
     }

@@ -21,7 +21,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
             ui.label(format!("{} a step, {} in all", milliseconds(mean), milliseconds(total)));
             caption(
                 ui,
-                format!("last step {}, {} pictures", milliseconds(*last), record.labels.len()),
+                format!("last step {}, {} images", milliseconds(*last), record.labels.len()),
             );
         } else {
             remark(ui, "They appear with the first finished step.");

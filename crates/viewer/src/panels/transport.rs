@@ -100,13 +100,13 @@ pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
     let ctx = ui.ctx().clone();
     ui.horizontal_wrapped(|ui| {
         ui.menu_button((Icon::Save.atom(), "Save"), |ui| {
-            let single = picture.map(|picture| format!("Picture {} as PNG", picture + 1));
+            let single = picture.map(|picture| format!("Image {} as PNG", picture + 1));
             if let Some(text) = single
                 && ui.button(text).clicked()
             {
                 app.save_png(picture);
             }
-            let all = if many { "All pictures as PNG" } else { "Picture as PNG" };
+            let all = if many { "All images as PNG" } else { "Image as PNG" };
             if ui.button(all).clicked() {
                 app.save_png(None);
             }
@@ -120,10 +120,10 @@ pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
             }
         });
         let link = icon_button(ui, Icon::Link, "Copy link");
-        if link.on_hover_text("A link that draws the same pictures (L)").clicked() {
+        if link.on_hover_text("A link that draws the same images (L)").clicked() {
             app.act(&ctx, Action::Link);
         }
-        if picture.is_some() && many && icon_button(ui, Icon::Grid, "All pictures").clicked() {
+        if picture.is_some() && many && icon_button(ui, Icon::Grid, "All images").clicked() {
             app.view.picture = None;
         }
         summary(app, ui);

@@ -31,7 +31,7 @@ enum State {
     Working(Box<Decoding>),
 }
 
-/// A frame on its way to pictures.
+/// A frame on its way to images.
 pub(super) struct DecodeJob {
     /// Number of the record.
     record: u64,
@@ -206,7 +206,7 @@ impl Session {
         }
     }
 
-    /// Puts finished pictures into their record.
+    /// Puts finished images into their record.
     fn keep_decoded(&mut self) {
         let Some(DecodeJob { record, frame, state: State::Working(decoding), .. }) =
             self.decode.take()

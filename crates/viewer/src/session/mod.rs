@@ -75,7 +75,7 @@ pub struct Session {
     /// What a shared run asks Explore to show, until somebody takes it.
     selection: Option<Selection>,
     model: Option<Model>,
-    /// What turns latents into pictures.
+    /// What turns latents into images.
     decoder: Option<Decoder>,
     /// Decoders so far.
     decoders: u64,
@@ -198,8 +198,8 @@ impl Session {
                 Purpose::Recover => Phase::Recovering,
                 Purpose::Start(job) => Phase::Opening {
                     what: match job.record.settings.pictures() {
-                        1 => "kernels and memory for one picture".into(),
-                        n => format!("kernels and memory for {n} pictures"),
+                        1 => "kernels and memory for one image".into(),
+                        n => format!("kernels and memory for {n} images"),
                     },
                     done: 0,
                     total: 0,

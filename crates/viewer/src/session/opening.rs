@@ -40,7 +40,7 @@ impl Session {
             }
             Some(name) => {
                 let text = format!(
-                    "the link was made with somebody's own file, {name}: open that file here, and its pictures follow"
+                    "the link was made with somebody's own file, {name}: open that file here, and its images follow"
                 );
                 self.note(NoteKind::Info, text);
                 self.awaited = Some(share);
@@ -69,7 +69,7 @@ impl Session {
             return self.load(ModelSource::Url(name));
         }
         let text = format!(
-            "the link was made with the decoder file {name}: open that file here, and the pictures are decoded"
+            "the link was made with the decoder file {name}: open that file here, and the images are decoded"
         );
         self.note(NoteKind::Info, text);
     }
@@ -140,7 +140,7 @@ impl Session {
         } else {
             if hash.is_some_and(|hash| hash != model.info.hash) {
                 let text = format!(
-                    "the link was made with another version of {}: the pictures will differ",
+                    "the link was made with another version of {}: the images will differ",
                     model.info.name
                 );
                 self.note(NoteKind::Info, text);

@@ -1,4 +1,4 @@
-//! A run as it is kept for looking at: every step's pictures, its routing, its timings.
+//! A run as it is kept for looking at: every step's images, its routing, its timings.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub struct Record {
     pub controls: Controls,
     /// What that meant.
     pub settings: Settings,
-    /// A name for each picture.
+    /// A name for each image.
     pub labels: Vec<String>,
     /// The noise, then the sample after each finished step, `[B, C, height, width]` each.
     pub frames: Vec<Vec<f32>>,

@@ -49,7 +49,7 @@ impl Session {
         self.prepare(Purpose::Start(Box::new(job)), batch, reopen);
     }
 
-    /// Puts a run with its engine on the screen. Where it cannot start, the pictures before stay.
+    /// Puts a run with its engine on the screen. Where it cannot start, the images before stay.
     fn begin_on(&mut self, mut job: Job, engine: Box<dyn Engine>) {
         match job.attach(engine, self.profiling) {
             Ok(()) => {
@@ -102,7 +102,7 @@ impl Session {
                     self.recover(&error.to_string());
                 }
             }
-            // What was there before stays: the old engine, the old pictures.
+            // What was there before stays: the old engine, the old images.
             (Err(text), Purpose::Start(_)) => self.note(NoteKind::Error, text),
             (Err(text), Purpose::Recover) => self.recover(&text),
         }

@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use diffmoe::scheduler::Branch;
 
-/// What lies over the picture on the stage.
+/// What lies over the image on the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Overlay {
-    /// The picture alone.
+    /// The image alone.
     Picture,
     /// The strongest expert of each patch.
     #[default]
@@ -23,14 +23,14 @@ pub enum Overlay {
 /// The card below the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Card {
-    /// Where each expert works in this picture.
+    /// Where each expert works in this image.
     #[default]
     Experts,
     /// What changes without an expert.
     Mute,
     /// Patches that an expert works on.
     Gallery,
-    /// Where an expert works in all pictures.
+    /// Where an expert works in all images.
     Place,
     /// Everything over noise; a card of its own only where there is one column.
     Noise,
@@ -68,7 +68,7 @@ pub struct Selection {
     pub expert: Option<usize>,
     /// The patch, counted row by row.
     pub patch: Option<usize>,
-    /// What lies over the picture.
+    /// What lies over the image.
     pub overlay: Overlay,
     /// The card below the stage.
     pub card: Card,

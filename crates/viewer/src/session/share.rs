@@ -1,4 +1,4 @@
-//! A run in one line of text: the fragment of a link that shows the same pictures somewhere else.
+//! A run in one line of text: the fragment of a link that shows the same images somewhere else.
 //!
 //! `#model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&scheduler=euler&labels=12,varied&rule=token`
 
@@ -15,7 +15,7 @@ pub(super) const HASH_DIGITS: usize = 8;
 pub struct Share {
     /// Name of a built-in model, address of a file on the web, or the name of somebody's own file.
     pub model: Option<String>,
-    /// First digits of the SHA-256 of the model that drew the pictures, lower-case.
+    /// First digits of the SHA-256 of the model that drew the images, lower-case.
     pub hash: Option<String>,
     /// Address of the image decoder on the web, or the name of somebody's own file.
     pub decoder: Option<String>,

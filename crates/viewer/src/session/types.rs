@@ -48,11 +48,11 @@ pub enum Phase {
     Ready,
     /// Sampling.
     Running,
-    /// Turning the latents of a finished run into pictures.
+    /// Turning the latents of a finished run into images.
     Decoding {
         /// How much is done.
         percent: u8,
-        /// Pictures in all.
+        /// Images in all.
         pictures: usize,
     },
     /// In the middle of a run or of decoding, waiting for [`Session::go_on`](super::Session::go_on) or [`Session::step`](super::Session::step).

@@ -252,7 +252,7 @@ fn a_finished_run_shows_where_its_tokens_went() {
         "After step 3 of 3, noise level 0.00",
         "Timings",
         "a step",
-        "Picture 4:",
+        "Image 4:",
         "C = ",
     ] {
         assert!(has(&harness, text), "nothing says {text:?}");
@@ -309,7 +309,7 @@ fn a_phone_shows_the_picture_first_and_generate_always() {
     let button = harness.get_by_label("Generate another").rect();
     assert!(screen.contains_rect(button), "{button:?}");
     assert!(button.height() >= 44.0, "big enough for a thumb: {button:?}");
-    let picture = harness.get_by_label_contains("Picture 1:").rect();
+    let picture = harness.get_by_label_contains("Image 1:").rect();
     assert!(screen.contains_rect(picture) && picture.width() > 100.0, "{picture:?}");
     harness.get_by_role_and_label(Role::Button, "Routing").click();
     harness.run_steps(4);
@@ -343,8 +343,8 @@ fn wide_pictures_are_shown_wide_with_their_own_patches() {
     assert_eq!(record.pictures(1).expect("a step").size, [4, 12]);
     assert_eq!(record.trace.grid(), [2, 6]);
     let cells: Vec<_> =
-        harness.query_all_by_label_contains("Picture ").map(|node| node.rect()).collect();
-    let [first, second] = cells[..] else { panic!("two pictures: {cells:?}") };
+        harness.query_all_by_label_contains("Image ").map(|node| node.rect()).collect();
+    let [first, second] = cells[..] else { panic!("two images: {cells:?}") };
     for cell in [first, second] {
         assert!((cell.width() / cell.height() - 3.0).abs() < 0.02, "{cell:?}");
     }
@@ -363,12 +363,12 @@ fn wide_pictures_are_shown_wide_with_their_own_patches() {
 fn models_without_experts_are_shown_too() {
     let one = finished(DESKTOP, file("dense.safetensors", DENSE), |controls| controls.count = 1);
     for text in
-        ["This model has no experts", "there is nothing to route", "Picture 1:", "Class: varied"]
+        ["This model has no experts", "there is nothing to route", "Image 1:", "Class: varied"]
     {
         assert!(has(&one, text), "nothing says {text:?}");
     }
     let many = finished(PHONE, file("dense.safetensors", DENSE), |controls| controls.count = 16);
-    assert!(has(&many, "Picture 16:"));
+    assert!(has(&many, "Image 16:"));
 }
 
 #[test]
