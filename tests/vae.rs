@@ -345,8 +345,8 @@ fn files_that_do_not_fit_are_refused_by_name() {
     });
     assert!(broken.contains("decoder.conv_out.weight holds NaN at position 5"), "{broken}");
     let foreign = changed("vae_tiny_mini", |name, _, _| !name.starts_with("decoder.layers.0"));
-    assert!(foreign.contains("is no image decoder"), "{foreign}");
+    assert!(foreign.contains("is not an image decoder"), "{foreign}");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let model = DecoderFile::open(&root.join("assets/emoji.safetensors")).unwrap_err();
-    assert!(model.to_string().contains("is no image decoder"), "{model}");
+    assert!(model.to_string().contains("is not an image decoder"), "{model}");
 }

@@ -15,7 +15,7 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// Not a safetensors file, or cut short.
-    #[error("{label} is not a whole safetensors file: {reason}")]
+    #[error("{label} is not a complete safetensors file: {reason}")]
     Malformed {
         /// File or model name.
         label: String,
@@ -23,7 +23,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// A PyTorch file that is damaged, or that wants more than to hold tensors.
-    #[error("{label} cannot be read as a PyTorch checkpoint: {reason}")]
+    #[error("{label} is not a readable PyTorch checkpoint: {reason}")]
     Torch {
         /// File name.
         label: String,
@@ -40,7 +40,8 @@ pub enum CheckpointError {
     },
     /// Tensors without a description of the model.
     #[error(
-        "{label} does not say what model it is: it needs a `diffmoe` entry in its header, or a config.json beside it"
+        "{label} has no model description: it needs a `diffmoe` entry in its header or a \
+            config.json in the same folder"
     )]
     NoConfig {
         /// File or model name.
@@ -70,7 +71,8 @@ pub enum CheckpointError {
     },
     /// A weight that would turn every image into noise.
     #[error(
-        "{label} is damaged: {name} holds {value} at position {at}; download or export it again"
+        "{label} is damaged: {name} contains {value} at position {at}; download or export it \
+            again"
     )]
     NotFinite {
         /// File or model name.

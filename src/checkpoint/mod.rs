@@ -115,7 +115,7 @@ impl Checkpoint {
                     problems.push(format!("{} {:?} is missing", spec.name, spec.shape));
                 }
                 (_, Ok(found)) if found != spec.shape => problems
-                    .push(format!("{} has shape {found:?}, {:?} is needed", spec.name, spec.shape)),
+                    .push(format!("{} has shape {found:?}, expected {:?}", spec.name, spec.shape)),
                 (Found::Unsupported(problem), _) => problems.push(problem),
                 (Found::Plain, _) => {}
                 (Found::Scaled { scale, problem }, _) => {

@@ -33,7 +33,7 @@ impl TensorFile {
         let files: Vec<_> = if is_index {
             let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, e))?;
             let index: Index = serde_json::from_str(&text).map_err(|e| {
-                let reason = format!("it is no index of a sharded checkpoint ({e})");
+                let reason = format!("it is not an index of a sharded checkpoint ({e})");
                 CheckpointError::Malformed { label: label.clone(), reason }
             })?;
             // A part is named relative to its index; a name that leads elsewhere is not followed.

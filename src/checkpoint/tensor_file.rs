@@ -160,7 +160,7 @@ impl TensorFile {
         }
         let scale = format!("{name}{SCALE_SUFFIX}");
         let Some(&rows) = found.shape.first() else {
-            return Found::Unsupported(format!("{name} is a single whole number"));
+            return Found::Unsupported(format!("{name} is an integer scalar"));
         };
         let (needed, of) = if found.is_int4 {
             (vec![rows, found.shape[1].div_ceil(INT4_GROUP)], " of F16")
@@ -285,7 +285,7 @@ fn explain(error: &safetensors::SafeTensorError) -> String {
         E::HeaderTooSmall
         | E::HeaderTooLarge
         | E::InvalidHeader(_)
-        | E::InvalidHeaderDeserialization(_) => "its header is not readable".into(),
+        | E::InvalidHeaderDeserialization(_) => "its header is invalid".into(),
         E::InvalidHeaderLength | E::MetadataIncompleteBuffer => {
             "it ends too early; download or copy it again".into()
         }

@@ -93,7 +93,7 @@ impl Gpu {
                 GpuError::NoAdapter(match error {
                     // wgpu lists what each of its backends thinks of that.
                     wgpu::RequestAdapterError::NotFound { .. } => {
-                        "neither a driver nor a browser offers one".into()
+                        "there is no driver and no WebGPU".into()
                     }
                     other => other.to_string(),
                 })
@@ -101,7 +101,9 @@ impl Gpu {
         let info = adapter.get_info();
         if info.backend == wgpu::Backend::Noop {
             // It accepts all work and does none: every test would "pass" on zeros.
-            return Err(GpuError::NoAdapter("only one that computes nothing is there".into()));
+            return Err(GpuError::NoAdapter(
+                "the only adapter is a stub that computes nothing".into(),
+            ));
         }
         let (device, queue) = adapter
             .request_device(&Self::device_descriptor(&adapter))
@@ -175,11 +177,11 @@ impl Gpu {
     ) -> Result<Arc<Self>, GpuError> {
         let gpu = Self::wrap(device.clone(), queue.clone(), true, options);
         if gpu.info.backend == wgpu::Backend::Noop {
-            return Err(GpuError::NoAdapter("the device is one that computes nothing".into()));
+            return Err(GpuError::NoAdapter("the device is a stub that computes nothing".into()));
         }
         let mut missing = Vec::new();
         let note = |name: &str, needed, offered| {
-            missing.push(format!("{name} is {offered}, and the kernels need {needed}"));
+            missing.push(format!("{name} is {offered}, but the kernels need {needed}"));
         };
         Self::required_limits().check_limits_with_fail_fn(&device.limits(), false, note);
         if missing.is_empty() {
@@ -194,7 +196,7 @@ impl Gpu {
         let seen = gpu.faults.clone();
         let panic_on_error = options.panic_on_error;
         gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            assert!(!panic_on_error, "the device refused work: {error}");
+            assert!(!panic_on_error, "the device reported an error: {error}");
             seen.record(GpuError::Refused(error.to_string()));
         }));
         let seen = gpu.faults.clone();

@@ -19,6 +19,6 @@ pub enum GpuError {
     #[error("the graphics device was lost: {0}")]
     Lost(String),
     /// The device refused a call: a bug of ours, or memory that ran out.
-    #[error("the graphics device refused work: {0}")]
+    #[error("the graphics device reported an error: {0}")]
     Refused(String),
 }

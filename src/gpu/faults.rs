@@ -81,7 +81,7 @@ impl Scopes {
 impl From<wgpu::Error> for GpuError {
     fn from(error: wgpu::Error) -> Self {
         Self::Refused(match error {
-            wgpu::Error::OutOfMemory { .. } => "its memory is full".into(),
+            wgpu::Error::OutOfMemory { .. } => "it is out of memory".into(),
             error => error.to_string(),
         })
     }

@@ -74,7 +74,7 @@ impl Readback {
     /// When the copies have not arrived, or the device was lost on the way.
     pub fn take(self) -> Result<Vec<Vec<u8>>, GpuError> {
         if self.state.load(Ordering::Acquire) != ARRIVED {
-            return Err(GpuError::Lost("a result did not come back".into()));
+            return Err(GpuError::Lost("a result could not be read back".into()));
         }
         let view =
             self.staging.get_mapped_range(..).map_err(|error| GpuError::Lost(error.to_string()))?;

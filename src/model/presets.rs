@@ -46,8 +46,8 @@ fn dimensions(size: &str) -> [usize; 3] {
 /// A name that is no preset.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "there is no preset {0:?}; names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm: sizes S, B, L, XL, \
-     XXL, XXXL, S-128 (the official configuration), 1 to 32 experts"
+    "unknown preset {0:?}: names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm, \
+     with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 32 experts"
 )]
 pub struct UnknownPreset(String);
 

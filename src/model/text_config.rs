@@ -64,9 +64,7 @@ impl TextConfig {
         }
         // The kernels read four numbers at a time.
         if !hidden_size.is_multiple_of(num_heads * 4) || !ffn_hidden.is_multiple_of(4) {
-            return wrong(
-                "the width of a head and of the feed-forward network must be multiples of 4",
-            );
+            return wrong("the head width and the feed-forward width must be multiples of 4");
         }
         let tokenizer = section.tokenizer.to_string();
         let special_tokens = section.special_tokens;

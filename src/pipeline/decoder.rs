@@ -25,7 +25,8 @@ const PREVIEW_SIDE: usize = 6;
 /// A decoder and a model that do not belong together.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{model} makes latents of {makes} channels, and {decoder} takes {takes}; give the decoder that belongs to the model"
+    "{model} generates latents with {makes} channels, but {decoder} expects {takes}; use the \
+        decoder of this model"
 )]
 pub struct DecoderMismatch {
     model: String,
@@ -131,8 +132,8 @@ impl LoadedDecoder {
                         lost()?;
                         let needed = megabytes(self.activation_bytes(size).unwrap_or(0));
                         Err(EngineError::TooLarge(format!(
-                            "decoding images of {} takes {needed} on {}, which do not fit: {error}; use a smaller \
-                             decoder, or the processor",
+                            "decoding images of {} needs {needed} on {}, which does not fit: \
+                             {error}; use a smaller decoder or the CPU",
                             self.extent(size),
                             model.gpu.info.name
                         )))
@@ -147,8 +148,8 @@ impl LoadedDecoder {
         let extent = self.extent(size);
         if size.iter().any(|n| n.saturating_mul(self.factor) > MOST_SIDE) {
             return Err(EngineError::TooLarge(format!(
-                "these latents make images of {extent}, which take gigabytes to decode; {MOST_SIDE} pixels along a \
-                 side are the most"
+                "these latents decode to images of {extent}, which would need gigabytes; the \
+                 limit is {MOST_SIDE} pixels per side"
             )));
         }
         // Devices do not say how much they have left; the processor, and what computes on it, does.
@@ -215,8 +216,8 @@ fn fits(needed: u64, free: u64, extent: &str) -> Result<(), EngineError> {
         return Ok(());
     }
     Err(EngineError::TooLarge(format!(
-        "decoding images of {extent} takes {} of memory, and {} are free; close other programs, or use a smaller \
-         decoder",
+        "decoding images of {extent} needs {} of memory, but {} are free; close other programs \
+         or use a smaller decoder",
         megabytes(needed),
         megabytes(free)
     )))

@@ -122,7 +122,8 @@ impl Decoding {
     pub fn pictures(self) -> Result<Vec<f32>, EngineError> {
         if self.pictures.iter().any(|v| !v.is_finite()) {
             return Err(EngineError::Unsupported(
-                "the decoder produced numbers that are not finite; check that the latents belong to this decoder"
+                "the decoder produced values that are not finite; check that the latents \
+                    belong to this decoder"
                     .into(),
             ));
         }

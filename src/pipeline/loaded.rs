@@ -113,7 +113,7 @@ impl Pipeline {
                 match model.gpu.error_scope(make).await {
                     Ok(engine) => Ok(Box::new(engine?)),
                     Err(error) => Err(EngineError::TooLarge(format!(
-                        "{batch} images at once do not fit: {error}; draw fewer images at once"
+                        "a batch of {batch} does not fit: {error}; reduce the batch"
                     ))),
                 }
             }

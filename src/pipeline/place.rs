@@ -11,8 +11,8 @@ choices! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
     pub enum Backend: "backend" {
         #[default]
-        Auto = ("auto", "Automatic", "A real GPU if there is one, else the CPU."),
-        Gpu = ("gpu", "GPU", "Any wgpu adapter, software adapters such as lavapipe included."),
+        Auto = ("auto", "Automatic", "A hardware GPU if there is one, else the CPU."),
+        Gpu = ("gpu", "GPU", "Any wgpu adapter, including software adapters such as lavapipe."),
         Cpu = ("cpu", "CPU", "The CPU."),
     }
 }

@@ -53,7 +53,7 @@ pub enum SettingsError {
     #[error("threshold shift must be -1–1, got {0}")]
     Shift(f32),
     /// No images.
-    #[error("the number of images must be 1 or more, got 0")]
+    #[error("the number of images must be at least 1, got 0")]
     Images,
     /// A row that the table does not have.
     #[error("{table} {row} does not exist: the model has {count}, numbered from 0")]
@@ -66,7 +66,7 @@ pub enum SettingsError {
         count: u32,
     },
     /// A name that the table does not have.
-    #[error("there is no {table} {name:?}")]
+    #[error("unknown {table} {name:?}")]
     LabelName {
         /// Which table.
         table: String,
@@ -82,13 +82,13 @@ pub enum SettingsError {
         expected: String,
     },
     /// Label lists that do not belong together.
-    #[error("each image needs one label per table and, for models that read text, a prompt")]
+    #[error("each image needs one label per table and, for text-conditioned models, a prompt")]
     Count,
     /// Prompts for a model without a text encoder.
-    #[error("this model reads no prompts: choose its classes instead")]
+    #[error("this model does not take prompts: choose its classes instead")]
     NoText,
     /// A scheduler for the other kind of model.
-    #[error("{scheduler} does not sample {models} models: choose {suitable}")]
+    #[error("{scheduler} does not support {models} models: choose {suitable}")]
     Scheduler {
         /// What was chosen.
         scheduler: &'static str,
@@ -98,13 +98,13 @@ pub enum SettingsError {
         suitable: String,
     },
     /// An option that has no effect on this kind of model.
-    #[error("{0} has no effect on this model: leave it out")]
+    #[error("{0} has no effect on this model: remove it")]
     UnusedOption(&'static str),
     /// A value that an option of the scheduler cannot have.
     #[error(transparent)]
     Option(#[from] OptionError),
     /// Thresholds moved too far.
-    #[error("thresholds must move by -24–24 log-odds, got {0}")]
+    #[error("threshold shift must be -24–24 log-odds, got {0}")]
     LogOdds(f32),
     /// A muted expert that the model does not have.
     #[error(transparent)]

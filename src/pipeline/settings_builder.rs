@@ -277,7 +277,7 @@ mod tests {
         };
         assert_eq!(of(&["fox", "any"]).unwrap().labels, [vec![2, 3, 2], vec![1; 3]]);
         let error = of(&["cow"]).unwrap_err().to_string();
-        assert_eq!(error, "there is no subject \"cow\"");
+        assert_eq!(error, "unknown subject \"cow\"");
         let error = Settings::builder(&config).label("colour", 1).build().unwrap_err().to_string();
         assert_eq!(error, "the model has no labels for \"colour\"; it has subject or style");
         let error = Settings::builder(&config).label("style", 9).build().unwrap_err().to_string();

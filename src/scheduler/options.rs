@@ -37,7 +37,7 @@ pub enum OptionValues {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum OptionError {
     /// The scheduler has no such option for this model.
-    #[error("{option} is not an option of {scheduler}: leave it out, or choose {takers}")]
+    #[error("{option} is not an option of {scheduler}: remove it, or choose {takers}")]
     NotTaken {
         /// The option.
         option: String,

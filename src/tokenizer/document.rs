@@ -80,7 +80,7 @@ pub(super) fn cleaning(normalizer: &Value) -> Result<Vec<Cleaning>, TokenizerErr
         "Replace" => Err(unsupported(
             "normalizer",
             format!("a Replace of {}", part["pattern"]),
-            r"a Replace may only turn \s+ into one space",
+            r"a Replace may only turn \s+ into a single space",
         )),
         other => Err(unsupported(
             "normalizer",

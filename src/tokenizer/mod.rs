@@ -77,7 +77,7 @@ pub struct Tokens {
 #[non_exhaustive]
 pub enum TokenizerError {
     /// No `tokenizer.json`, or a part of it is not as it has to be.
-    #[error("the tokenizer cannot be read ({0}); it has to be what a tokenizer.json holds")]
+    #[error("cannot read the tokenizer ({0}); expected the content of a tokenizer.json")]
     Unreadable(#[from] serde_json::Error),
     /// A part that we do not have.
     #[error("the tokenizer's {part} is {found}, which is not supported; {supported}")]
@@ -99,18 +99,18 @@ pub enum TokenizerError {
     },
     /// Nothing says what stands before and after a prompt.
     #[error(
-        "the tokenizer does not say how a prompt begins and ends; name the two entries in the text section, as in \
-         \"special_tokens\": {{\"begin\": \"[CLS]\", \"end\": \"[SEP]\"}}"
+        "the tokenizer does not define begin and end tokens; name them in the text section, as \
+         in \"special_tokens\": {{\"begin\": \"[CLS]\", \"end\": \"[SEP]\"}}"
     )]
     Ends,
     /// A merge that is no pair of entries, or whose second part does not go on from another.
     #[error("the tokenizer's merge {0:?} is not a pair of entries that can be joined")]
     Merge(String),
     /// What else the crate refuses.
-    #[error("the tokenizer's model is refused: {0}")]
+    #[error("the tokenizer's model is not supported: {0}")]
     Model(String),
     /// A number beyond the table of the text encoder.
-    #[error("the tokenizer has entry {entry}, the text encoder only {vocabulary} of them")]
+    #[error("the tokenizer has entry {entry}, but the text encoder only {vocabulary} entries")]
     Vocabulary {
         /// The largest number.
         entry: u32,

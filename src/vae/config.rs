@@ -132,18 +132,19 @@ impl DecoderFile {
         let label = tensors.label().to_owned();
         let Some(kind) = Self::kind_of(&tensors) else {
             return Err(EngineError::Unsupported(format!(
-                "{label} is no image decoder; give a safetensors file of diffusers with an AutoencoderKL \
-                 (such as sd-vae-ft-mse) or an AutoencoderTiny (such as taesd)"
+                "{label} is not an image decoder; expected a safetensors file of diffusers \
+                 with an AutoencoderKL (such as sd-vae-ft-mse) or an AutoencoderTiny (such as \
+                 taesd)"
             )));
         };
         let document: Document = match tensors.config_text() {
             None => Document::default(),
             Some(text) => serde_json::from_str(text).map_err(|error| {
-                EngineError::Unsupported(format!("the configuration of {label}: {error}"))
+                EngineError::Unsupported(format!("configuration of {label}: {error}"))
             })?,
         };
         document.check(kind).map_err(|reason| {
-            EngineError::Unsupported(format!("{label} cannot be decoded with: {reason}"))
+            EngineError::Unsupported(format!("{label} is not supported: {reason}"))
         })?;
         let is_tiny = kind == DecoderKind::Tiny;
         let built = match kind {
@@ -242,23 +243,25 @@ impl Document {
             DecoderKind::Tiny => "relu",
         };
         if let Some(name) = self.act_fn.as_deref().filter(|name| *name != activation) {
-            return Err(format!("act_fn {name:?}; only {activation:?} is known here"));
+            return Err(format!("act_fn {name:?}; only {activation:?} is supported"));
         }
         if let Some(name) = self.upsample_fn.as_deref().filter(|name| *name != "nearest") {
-            return Err(format!("upsample_fn {name:?}; only \"nearest\" is known here"));
+            return Err(format!("upsample_fn {name:?}; only \"nearest\" is supported"));
         }
         if let Some(factor) = self.upsampling_scaling_factor.filter(|factor| *factor != 2) {
-            return Err(format!("upsampling_scaling_factor {factor}; only 2 is known here"));
+            return Err(format!("upsampling_scaling_factor {factor}; only 2 is supported"));
         }
         if self.latents_mean.is_some() {
-            return Err("latents_mean; only a scaling and a shift factor are known here".into());
+            return Err(
+                "latents_mean; only a scaling factor and a shift factor are supported".into()
+            );
         }
         let scaling = self.scaling_factor.unwrap_or(1.0);
         if !scaling.is_finite() || scaling <= 0.0 {
-            return Err(format!("scaling_factor {scaling}; it has to be a positive number"));
+            return Err(format!("scaling_factor {scaling}; it must be a positive number"));
         }
         if self.shift_factor.is_some_and(|shift| !shift.is_finite()) {
-            return Err("a shift_factor that is no number".into());
+            return Err("a shift_factor that is not a number".into());
         }
         if self.norm_num_groups == Some(0) {
             return Err("norm_num_groups 0".into());

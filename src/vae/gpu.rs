@@ -113,7 +113,7 @@ impl GpuDecoder {
         let limit = (gpu.binding_limit / 4) as usize;
         let layout = Slabs::plan(plan, size, limit).ok_or_else(|| {
             too_large(format!(
-                "four channels of it exceed the {} bytes of a binding",
+                "four of its channels exceed the limit of {} bytes per binding",
                 gpu.binding_limit
             ))
         })?;

@@ -64,11 +64,7 @@ impl LatentPreview {
         let cells = height * width;
         let batch = latents.len() / (channels * cells);
         assert_eq!(latents.len(), batch * channels * cells, "whole latents");
-        assert_eq!(
-            pictures.len(),
-            batch * 3 * cells * factor * factor,
-            "an image for each latent"
-        );
+        assert_eq!(pictures.len(), batch * 3 * cells * factor * factor, "an image for each latent");
         let n = channels + 1;
         // Normal equations: n rows of n sums of products, then three of products with the colours.
         let mut sums = vec![vec![0.0; n + 3]; n];

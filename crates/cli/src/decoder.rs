@@ -109,7 +109,7 @@ fn print(tensors: TensorFile, list_tensors: bool) -> Outcome {
     let widths: Vec<_> = file.widths().iter().map(ToString::to_string).collect();
     println!("  architecture  {kind}, decoder; channels {}", widths.join(" → "));
     println!(
-        "  latents       {} channels, {} × {} pixels for each cell, scaled by {}",
+        "  latents       {} channels, {} × {} pixels per cell, scaled by {}",
         file.latent_channels(),
         file.factor(),
         file.factor(),
@@ -128,7 +128,7 @@ fn print(tensors: TensorFile, list_tensors: bool) -> Outcome {
         println!("  {pixels:>4} × {pixels:<6} {giga:.1} billion multiply-adds, {memory}");
     }
     let bytes: usize = list.iter().map(|tensor| tensor.bytes).sum();
-    println!("  storage       {:.1} MB with all its tensors", bytes as f64 / 1e6);
+    println!("  storage       {:.1} MB with all tensors", bytes as f64 / 1e6);
     println!("  use           diffmoe sample --model … --vae {}", file.label());
     if list_tensors {
         for tensor in &list {

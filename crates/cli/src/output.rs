@@ -13,7 +13,7 @@ impl Output {
     /// Makes sure that a file can be written at `path`.
     pub(super) fn reserve(path: &Path) -> Result<Self, String> {
         let refuse = |reason: &str| {
-            format!("cannot write {}: {reason}; choose another place for it", path.display())
+            format!("cannot write {}: {reason}; choose another path", path.display())
         };
         if path.is_dir() {
             return Err(refuse("it is a folder"));

@@ -109,11 +109,11 @@ impl BatchFile {
         let bytes = map_file(path).map_err(|e| e.to_string())?;
         // Also compares the length of the file with what the header promises.
         let (header, metadata) =
-            SafeTensors::read_metadata(&bytes).map_err(|e| format!("it is not whole ({e})"))?;
+            SafeTensors::read_metadata(&bytes).map_err(|e| format!("it is incomplete ({e})"))?;
         let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
-        let text = text.ok_or("it is no batch of a set of images")?;
+        let text = text.ok_or("it is not a batch of an image set")?;
         let known: Header = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        let tensor = metadata.info("pictures").ok_or("it holds no images")?;
+        let tensor = metadata.info("pictures").ok_or("it contains no images")?;
         let (begin, end) = tensor.data_offsets;
         match *tensor.shape.as_slice() {
             [n, height, width, 3]

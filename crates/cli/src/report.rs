@@ -44,7 +44,7 @@ impl Report {
     pub(super) fn finish(self) -> Result<bool, &'static str> {
         println!("{} passed, {} failed", self.passed, self.failed);
         if self.passed + self.failed == 0 {
-            return Err("the case has nothing that could be compared");
+            return Err("the case contains nothing to compare");
         }
         Ok(self.failed > 0)
     }

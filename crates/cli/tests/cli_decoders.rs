@@ -74,10 +74,10 @@ fn requests_that_cannot_be_met_say_what_to_do() {
     let vae = fixture("vae_tiny_mini/model.safetensors");
     let io = fixture("vae_tiny_mini/io.safetensors");
     refused(&sample(&model, &["--out", &out]), "--vae FILE");
-    refused(&sample("emoji", &["--vae", &vae, "--out", &out]), "leave --vae out");
+    refused(&sample("emoji", &["--vae", &vae, "--out", &out]), "remove --vae");
     refused(&sample(&model, &["--vae", "nowhere.safetensors", "--out", &out]), "cannot read");
-    refused(&sample(&model, &["--vae", &model, "--out", &out]), "is no image decoder");
-    refused(&["decode", &vae, "--vae", &vae, "--out", &out], "no tensor named latents");
+    refused(&sample(&model, &["--vae", &model, "--out", &out]), "is not an image decoder");
+    refused(&["decode", &vae, "--vae", &vae, "--out", &out], "has no tensor \"latents\"");
     let elsewhere = tempfile::tempdir().expect("a folder");
     let latents = elsewhere.path().join("z.safetensors");
     for (shape, why) in [
@@ -89,7 +89,7 @@ fn requests_that_cannot_be_met_say_what_to_do() {
         let latents = latents.display().to_string();
         refused(&["decode", &latents, "--vae", &vae, "--out", &out], why);
     }
-    refused(&["decode", &io, "--vae", &vae, "--out", "a.jpg"], "end it in .png");
+    refused(&["decode", &io, "--vae", &vae, "--out", "a.jpg"], "must end in .png");
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left");
 }
 

@@ -94,7 +94,7 @@ fn a_second_call_draws_what_is_missing_or_damaged() {
     for length in [whole[2].1.len() - 1, 5, 0] {
         std::fs::write(path(2), &whole[2].1[..length]).expect("a file");
         let said = draw(&set, &[]);
-        assert!(said.contains("is drawn again: it is not whole"), "{said}");
+        assert!(said.contains("will be drawn again: it is incomplete"), "{said}");
         assert!(whole == files(&set));
     }
     assert_eq!(before[0], times().next().unwrap(), "the first was kept");
@@ -125,7 +125,7 @@ fn other_settings_do_not_get_into_a_set() {
     other("eurosat", "emoji", "another set");
     other("5", "6", "seed 6 instead of 5");
     let first = [&SET[..], &["3", "--set", &text, "--class", "River"]].concat();
-    refused(&first, "shows other classes");
+    refused(&first, "has other classes");
     assert_eq!(files(&set).len(), 1, "refused requests write nothing");
 }
 
@@ -145,10 +145,10 @@ fn impossible_sets_are_refused() {
     usage(&["sample", "--set", &text, "--count", "4"], "--seed");
     usage(&["sample", "--set", &text, "--seed", "4"], "--count");
     usage(&["sample", "--set", &text, "--seed", "4", "--count", "4", "--out", "x.png"], "--out");
-    refused(&["sample", "--set", &text, "--seed", "4", "--count", "99999999"], "are not possible");
+    refused(&["sample", "--set", &text, "--seed", "4", "--count", "99999999"], "count must be");
     std::fs::write(folder.path().join("file"), "text").expect("a file");
     let file = folder.path().join("file").display().to_string();
-    refused(&["sample", "--set", &file, "--seed", "4", "--count", "4"], "cannot make the folder");
+    refused(&["sample", "--set", &file, "--seed", "4", "--count", "4"], "cannot create the folder");
     assert!(!Path::new(&text).exists(), "refused requests write nothing");
 }
 
@@ -193,7 +193,7 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
     let off = first.iter().zip(&pictures[12_288..24_576]).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(off <= Some(1), "{off:?}");
 
-    refused(&["join", &text(folder.path()), "--out", &text(&npz)], "holds no batches");
+    refused(&["join", &text(folder.path()), "--out", &text(&npz)], "contains no batches");
     std::fs::write(set.join("batch-00000003.safetensors"), "text").expect("a file");
-    refused(&["join", &text(&set), "--out", &text(&npz)], "draw it again");
+    refused(&["join", &text(&set), "--out", &text(&npz)], "run the command of the set again");
 }

@@ -46,7 +46,7 @@ pub fn open_any(model: &str) -> Result<Checkpoint, Box<dyn std::error::Error>> {
     if !looks_like_a_file && !path.exists() {
         let names: Vec<_> = names().collect();
         return Err(format!(
-            "there is no model {model:?}: give {} or the path of a safetensors file",
+            "unknown model {model:?}: expected {} or the path of a safetensors file",
             names.join(", ")
         )
         .into());

@@ -109,7 +109,7 @@ fn one_column(app: &mut App, ui: &mut Ui) {
     transport::scrub(app, ui);
     transport::take_away(app, ui);
     let tabs = [
-        (Tab::Draw, "Draw", "What to draw, and how"),
+        (Tab::Draw, "Draw", "What to draw and how to sample it"),
         (Tab::Routing, "Routing", "Which expert works where"),
         (Tab::Model, "Model", "Models and timings"),
     ];

@@ -43,9 +43,9 @@ pub(super) async fn file_bytes(
     }
     let bytes = match wanted.dyn_into::<ArrayBuffer>() {
         Ok(buffer) => Uint8Array::new(&buffer),
-        Err(other) => other.dyn_into::<Uint8Array>().map_err(|_| {
-            error(format!("{key} has to be an address, an ArrayBuffer or a Uint8Array"))
-        })?,
+        Err(other) => other
+            .dyn_into::<Uint8Array>()
+            .map_err(|_| error(format!("{key} must be a URL, an ArrayBuffer or a Uint8Array")))?,
     };
     Ok(Some((format!("the {key}"), Bytes::new(bytes.to_vec()))))
 }

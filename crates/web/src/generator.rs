@@ -51,7 +51,7 @@ impl Generator {
         let listener = options.function("onProgress").map_err(error)?;
         let progress = |file| Progress { listener: listener.as_ref(), file };
         let (label, bytes) = file_bytes(&options, progress("model")).await?.ok_or_else(|| {
-            error("create needs a model: the address of a safetensors file, or its bytes")
+            error("create needs a model: the URL of a safetensors file, or its bytes")
         })?;
         let vae = file_bytes(&options, progress("vae")).await?;
         progress("model").report("open", 0, None);
@@ -161,8 +161,9 @@ impl Inner {
         let settings = options::settings(&options, config, platform::new_seed()).map_err(error)?;
         if !config.makes_pixels() && self.decoder.is_none() {
             return Err(error(format!(
-                "{} makes latents of {} channels: give `create` their image decoder as `vae`, the address or the \
-                 bytes of a safetensors file of diffusers with an AutoencoderKL or an AutoencoderTiny",
+                "{} generates latents with {} channels: pass their image decoder to `create` \
+                 as `vae`, the URL or the bytes of a safetensors file of diffusers with an \
+                 AutoencoderKL or an AutoencoderTiny",
                 config.name, config.in_channels
             )));
         }
@@ -259,7 +260,7 @@ async fn open_decoder(
     backend: Backend,
 ) -> Result<Decoder, JsValue> {
     if config.makes_pixels() {
-        return Err(error(format!("{} makes pixels; leave vae out", config.name)));
+        return Err(error(format!("{} generates pixels; remove vae", config.name)));
     }
     let file = DecoderFile::from_bytes(label, bytes).map_err(error)?;
     check_decoder(&file, config).map_err(error)?;

@@ -173,7 +173,7 @@ impl Machine<'_> {
                 b'b' => self.build()?,
                 other => {
                     return Err(format!(
-                        "its instruction 0x{other:02x} is none that torch.save writes"
+                        "its opcode 0x{other:02x} is not one that torch.save writes"
                     ));
                 }
             }
@@ -190,7 +190,7 @@ impl Machine<'_> {
         let end = self.at.checked_add(len).ok_or_else(cut_off)?;
         let bytes = self.bytes.get(self.at..end).ok_or_else(cut_off)?;
         self.at = end;
-        String::from_utf8(bytes.to_vec()).map_err(|_| "a name in it is no text".to_owned())
+        String::from_utf8(bytes.to_vec()).map_err(|_| "a name in it is not text".to_owned())
     }
 
     fn line(&mut self) -> Read<String> {
@@ -249,8 +249,8 @@ impl Machine<'_> {
         let known = NAMES.into_iter().find(|n| *n == full);
         let known = known.ok_or_else(|| {
             format!(
-                "it wants to use {module}.{name}, which no list of tensors needs; nothing was executed. If you trust \
-                 it, load it in Python and save its state_dict alone"
+                "it refers to {module}.{name}, which tensors do not need. Nothing was \
+                 executed. If you trust the file, load it in Python and save only its state_dict"
             )
         })?;
         self.push(Value::Global(known));
@@ -305,7 +305,9 @@ impl Machine<'_> {
             Value::Dict(dict) if matches!(op, b's' | b'u') && items.len().is_multiple_of(2) => {
                 dict.extend(items.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
             }
-            _ => return Err("it fills what is no list and no dictionary".into()),
+            _ => {
+                return Err("it appends to something that is neither a list nor a dictionary".into());
+            }
         }
         Ok(())
     }
@@ -314,7 +316,7 @@ impl Machine<'_> {
     fn call(&mut self) -> Read<()> {
         let (arguments, function) = (self.pop()?, self.pop()?);
         let Value::Global(name) = self.values[function] else {
-            return Err("it calls something that is no function; nothing was executed".into());
+            return Err("it calls something that is not a function; nothing was executed".into());
         };
         let Value::List(arguments) = self.values[arguments].clone() else {
             return Err(format!("it calls {name} without arguments"));
@@ -329,7 +331,7 @@ impl Machine<'_> {
             ("torch Size" | "torch device", [only]) => self.values[*only].clone(),
             _ => {
                 return Err(format!(
-                    "it calls {} in a way that torch.save does not; nothing was executed",
+                    "it calls {} unlike torch.save; nothing was executed",
                     name.replace(' ', ".")
                 ));
             }
@@ -373,7 +375,7 @@ impl Machine<'_> {
         }
         match self.values[target] {
             Value::Dict(_) | Value::Tensor(_) => Ok(()),
-            _ => Err("it sets the state of what has none".into()),
+            _ => Err("it sets the state of an object without state".into()),
         }
     }
 }

@@ -245,7 +245,8 @@ fn allocate(
     let bytes = 4 * rows as u64 * columns as u64;
     if bytes > gpu.binding_limit {
         return Err(EngineError::TooLarge(format!(
-            "{capacity} different prompts need {bytes} bytes for \"{label}\" and {} binds {} at once; use fewer prompts in a batch",
+            "{capacity} different prompts need {bytes} bytes for \"{label}\", and {} allows {} \
+                per binding; use fewer prompts in a batch",
             gpu.info.name, gpu.binding_limit
         )));
     }

@@ -124,8 +124,8 @@ impl Recorder<'_> {
         let bytes = 4 * count as u64;
         if bytes > gpu.binding_limit {
             return Err(EngineError::TooLarge(format!(
-                "the scores of a step take {bytes} bytes and {} allows {} per binding; reduce the batch, or record no \
-                 scores",
+                "the scores of a step need {bytes} bytes, and {} allows {} per binding; reduce \
+                 the batch or do not record scores",
                 gpu.info.name, gpu.binding_limit
             )));
         }

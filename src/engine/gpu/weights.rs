@@ -109,7 +109,7 @@ fn check_sizes(gpu: &Gpu, config: &Config, precisions: &Precisions) -> Result<()
         return Ok(());
     }
     Err(EngineError::TooLarge(format!(
-        "{what} takes {bytes} bytes and {} binds {} at once",
+        "{what} needs {bytes} bytes, and {} allows {} per binding",
         gpu.info.name, gpu.binding_limit
     )))
 }

@@ -74,11 +74,9 @@ impl<'a> Batches<'a> {
         let finished = run.finish(|fraction| bar.set_position(done + (fraction * part) as u64))?;
         self.ready = Some(finished.engine);
         if finished.samples.iter().any(|v| !v.is_finite()) {
-            return Err(
-                "the model produced numbers that are not finite; the weights or the guidance \
-                scale are beyond what f32 can hold: try a smaller --guidance"
-                    .into(),
-            );
+            return Err("the model produced values that are not finite in f32. Try a smaller \
+                --guidance, and check the weights"
+                .into());
         }
         Ok(Drawn { samples: finished.samples, trace: finished.trace })
     }

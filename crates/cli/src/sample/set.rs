@@ -22,7 +22,7 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
     let Request { checkpoint, vae, settings } = request;
     let (config, count) = (checkpoint.config(), settings.pictures());
     std::fs::create_dir_all(folder)
-        .map_err(|e| format!("cannot make the folder {}: {e}", folder.display()))?;
+        .map_err(|e| format!("cannot create the folder {}: {e}", folder.display()))?;
     let mut header = whole(arguments, request)?;
     let batches: Vec<_> = arguments.shard.batches(count, arguments.batch).collect();
     let all = batches.len();
@@ -35,7 +35,7 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
         }
     }
     if left.len() < all {
-        eprintln!("{} of {all} batches are there already", all - left.len());
+        eprintln!("{} of {all} batches exist already", all - left.len());
     }
     if left.is_empty() {
         println!("shard {} of {} is complete", arguments.shard, folder.display());
@@ -56,7 +56,7 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
         let (pixels, size) = match &ready {
             Some(decoder) => {
                 let begun = decoder.begin(batch.samples)?;
-                header.device = format!("{computes}; decoder: {}", begun.device);
+                header.device = format!("{computes}; decoder on {}", begun.device);
                 let size = begun.size;
                 (begun.finish(|_, _| {})?, size)
             }
@@ -76,7 +76,7 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
         started.elapsed().as_secs_f32()
     );
     if config.kind == Kind::DiffMoe {
-        println!("capacity C = {:.3} over their labelled passes", sum / drawn as f64);
+        println!("capacity C = {:.3} over the conditional passes", sum / drawn as f64);
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -152,7 +152,8 @@ fn check_others(folder: &Path, expected: &Header) -> Result<(), String> {
         let Ok(found) = BatchFile::open(&path) else { continue };
         if let Some(difference) = expected.difference(&found.header) {
             return Err(format!(
-                "{} holds images of another set ({difference}); choose another folder, or the settings of that set",
+                "{} contains images of another set ({difference}); choose another folder or \
+                    the settings of that set",
                 folder.display()
             ));
         }
@@ -169,7 +170,7 @@ fn is_finished(folder: &Path, expected: &Header) -> Result<bool, String> {
     let found = match BatchFile::open(&path) {
         Ok(found) => found.header,
         Err(reason) => {
-            eprintln!("note: {} is drawn again: {reason}", path.display());
+            eprintln!("note: {} will be drawn again: {reason}", path.display());
             return Ok(false);
         }
     };
@@ -179,7 +180,7 @@ fn is_finished(folder: &Path, expected: &Header) -> Result<bool, String> {
     }
     if (&found.labels, &found.prompts) != (&expected.labels, &expected.prompts) {
         return Err(format!(
-            "{} shows other classes or prompts; choose another folder, or the settings of that set",
+            "{} has other classes or prompts; choose another folder or the settings of that set",
             path.display()
         ));
     }

@@ -18,7 +18,7 @@ impl FromStr for Shard {
             text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
         match numbers {
             Some((index, of)) if (1..=of).contains(&index) => Ok(Self { index, of }),
-            _ => Err("a shard is I/N with I from 1 to N, as in 1/8 to 8/8".into()),
+            _ => Err("expected I/N with I from 1 to N, as in 3/8".into()),
         }
     }
 }

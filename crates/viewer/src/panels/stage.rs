@@ -32,7 +32,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
         let strip = Rect::from_min_size(area.min, vec2(area.width(), 22.0));
         ui.scope_builder(egui::UiBuilder::new().max_rect(strip), |ui| progress(ui, &phase));
     } else if app.session.phase() == Phase::Recovering {
-        let text = "The device was lost. Going on with another one.";
+        let text = "The device was lost. Resuming on another one.";
         label_on(ui, area.center_top() + vec2(0.0, 16.0), text);
     } else if let Phase::Decoding { .. } = app.session.phase() {
         let strip = Rect::from_min_size(area.min, vec2(area.width(), 22.0));
@@ -51,16 +51,15 @@ fn latents(app: &mut App, ui: &mut Ui, area: Rect) {
         Rendering::Pixels => return,
         Rendering::Latents => (
             "Latent preview",
-            "This model makes latents, and there is no decoder for them. Shown are their three strongest directions \
-             as red, green and blue. Open a decoder under Model.",
+            "This model generates latents, and no decoder is open. Their first three principal \
+             components are shown as red, green and blue. Open a decoder under Model.",
         ),
         Rendering::Preview => (
             "Decoder preview",
-            "A linear guess of what the decoder makes of each latent cell. It shows what is where, without detail.",
+            "A linear approximation of the decoder, one colour per latent cell. It shows the \
+                composition without detail.",
         ),
-        Rendering::Decoded => {
-            ("Decoded", "What the image decoder made of the latents of this step.")
-        }
+        Rendering::Decoded => ("Decoded", "The latents of this step, decoded."),
     };
     let offers = app.session.can_decode(frame);
     let strip = Rect::from_min_size(area.min, vec2(area.width(), ui.spacing().interact_size.y));
@@ -70,9 +69,7 @@ fn latents(app: &mut App, ui: &mut Ui, area: Rect) {
             widgets::badge(ui, name).on_hover_text(hint);
             let button = offers.then(|| ui.button("Decode this step"));
             wanted = button.is_some_and(|button| {
-                button
-                    .on_hover_text("The decoder makes the images of the step on screen")
-                    .clicked()
+                button.on_hover_text("Decode the latents of the step on screen").clicked()
             });
         });
     });
@@ -192,7 +189,7 @@ fn empty(app: &App, ui: &mut Ui, area: Rect) {
         Phase::NoModel => {
             widgets::remark(
                 ui,
-                "There is no model. Drop a model file here, or choose one under Model.",
+                "No model is open. Drop a model file here, or choose one under Model.",
             );
         }
         Phase::Ready => {
@@ -227,7 +224,7 @@ fn progress_of(phase: &Phase) -> (f32, String) {
             (*done as f32 / (*total).max(1) as f32, format!("Opening: {what}"))
         }
         Phase::Decoding { percent, pictures } => {
-            let pictures = if *pictures == 1 { "picture" } else { "pictures" };
+            let pictures = if *pictures == 1 { "image" } else { "images" };
             (f32::from(*percent) / 100.0, format!("Decoding the {pictures}: {percent} %"))
         }
         _ => (0.0, String::new()),

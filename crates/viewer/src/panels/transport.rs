@@ -136,12 +136,12 @@ fn summary(app: &App, ui: &mut Ui) {
     let colour = Look::of(ui).weak;
     if let Some(c) = record.trace.capacity() {
         let text = egui::RichText::new(format!("C {c:.2}")).color(colour);
-        let hint = "Mean number of experts that worked on a token, over all steps so far";
+        let hint = "Mean number of experts per token over all steps so far";
         ui.label(text).on_hover_text(hint);
     }
     if !record.step_ms.is_empty() {
         let mean = record.step_ms.iter().sum::<f32>() / record.step_ms.len() as f32;
-        let text = format!("{} a step", milliseconds(mean));
+        let text = format!("{} per step", milliseconds(mean));
         ui.label(egui::RichText::new(text).color(colour)).on_hover_text(&record.device);
     }
 }

@@ -247,7 +247,7 @@ impl Session {
                 backend
             }
             Next::Processor => {
-                let text = format!("{reason}, {MOST_LOSSES} times in a row: the processor decodes");
+                let text = format!("{reason}, {MOST_LOSSES} times in a row: decoding on the CPU");
                 if let Some(decoder) = &mut self.decoder {
                     decoder.info.note = Some(text.clone());
                 }
@@ -255,7 +255,7 @@ impl Session {
                 Backend::Cpu
             }
             Next::GiveUp => {
-                let text = format!("{reason}; decoding was given up: press Decode to try again");
+                let text = format!("{reason}; decoding has stopped. Press Decode to try again");
                 self.note(NoteKind::Error, text);
                 return self.decline(job.record);
             }

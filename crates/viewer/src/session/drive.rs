@@ -17,7 +17,7 @@ impl Session {
     fn begin(&mut self, drive: Drive) {
         let Some(model) = &self.model else {
             if self.loading.is_empty() {
-                self.note(NoteKind::Error, "there is no model to draw with; open one first");
+                self.note(NoteKind::Error, "no model is open. Open one first");
             }
             return;
         };

@@ -22,14 +22,14 @@ pub fn png(
 ) -> Result<Vec<u8>, String> {
     let all =
         record.pictures(step).or_else(|| record.pictures(record.frames.len().checked_sub(1)?));
-    let all = all.ok_or("there is no image yet; draw one first")?;
+    let all = all.ok_or("there is no image yet. Generate one first")?;
     let shown = match picture {
         None => &*all.samples,
         Some(picture) => all
             .samples
             .chunks_exact(3 * all.size[0] * all.size[1])
             .nth(picture)
-            .ok_or_else(|| format!("there is no image {} in this run", picture + 1))?,
+            .ok_or_else(|| format!("this run has no image {}", picture + 1))?,
     };
     pixels::grid(shown, all.size, checked(scale)?).to_png(&[]).map_err(|error| error.to_string())
 }
@@ -43,7 +43,7 @@ pub fn apng(record: &Record, scale: Option<u32>) -> Result<Vec<u8>, String> {
     let scale = checked(scale)?;
     let frames = record.frames.len();
     let sizes = (0..frames).filter_map(|frame| record.pictures(frame)).map(|p| p.size);
-    let size = sizes.max().ok_or("there is no image yet; draw one first")?;
+    let size = sizes.max().ok_or("there is no image yet. Generate one first")?;
     // Previews are smaller than what is decoded: they are enlarged by as much.
     let scale = scale.unwrap_or_else(|| pixels::default_scale(record.labels.len(), size));
     let grid = |frame: usize| {
@@ -51,10 +51,10 @@ pub fn apng(record: &Record, scale: Option<u32>) -> Result<Vec<u8>, String> {
         pictures
             .map(|p| pixels::grid(&p.samples, p.size, Some(scale * (size[0] / p.size[0]) as u32)))
     };
-    let still = grid(frames - 1).ok_or("there is no image yet; draw one first")?;
+    let still = grid(frames - 1).ok_or("there is no image yet. Generate one first")?;
     let all = (0..frames).filter_map(grid);
     write_frames(frames, &still, all)
-        .map_err(|error| format!("the moving image cannot be written: {error}"))
+        .map_err(|error| format!("cannot write the animation: {error}"))
 }
 
 fn write_frames(
@@ -104,7 +104,7 @@ pub fn file_name(record: &Record) -> String {
 fn checked(scale: Option<u32>) -> Result<Option<u32>, String> {
     match scale {
         Some(scale) if !(1..=64).contains(&scale) => {
-            Err(format!("an enlargement of {scale} is not possible; choose 1 to 64"))
+            Err(format!("scale must be 1–64, got {scale}"))
         }
         scale => Ok(scale),
     }

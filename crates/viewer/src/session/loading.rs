@@ -188,7 +188,7 @@ async fn read_content(source: &ModelSource, transfer: &Transfer) -> Result<Conte
         ModelSource::Named(name) => {
             let Some(bytes) = platform::built_in(name, transfer).await else {
                 let names = available().join(", ");
-                return Err(format!("there is no model {name:?}; choose one of {names}"));
+                return Err(format!("unknown model {name:?}: expected {names}"));
             };
             bytes.map_err(|error| error.to_string())?
         }

@@ -40,7 +40,8 @@ impl Session {
             }
             Some(name) => {
                 let text = format!(
-                    "the link was made with somebody's own file, {name}: open that file here, and its images follow"
+                    "the link uses a local model file, {name}. Open that file here to see its \
+                        images"
                 );
                 self.note(NoteKind::Info, text);
                 self.awaited = Some(share);
@@ -69,7 +70,8 @@ impl Session {
             return self.load(ModelSource::Url(name));
         }
         let text = format!(
-            "the link was made with the decoder file {name}: open that file here, and the images are decoded"
+            "the link uses a local decoder file, {name}. Open that file here to decode the \
+                images"
         );
         self.note(NoteKind::Info, text);
     }
@@ -129,18 +131,19 @@ impl Session {
         let Share { controls, hash, unknown, .. } = share;
         if controls.choices.len() != config.labels.len() {
             let text = format!(
-                "the link was made for a model with {} label lists, and {} has {}: its settings are left out",
+                "the link is for a model with {} label tables, but {} has {}. Its settings \
+                    were ignored",
                 controls.choices.len(),
                 model.info.name,
                 config.labels.len()
             );
             self.note(NoteKind::Error, text);
         } else if let Err(error) = controls.settings(&config).check(&config) {
-            self.note(NoteKind::Error, format!("the link cannot be shown: {error}"));
+            self.note(NoteKind::Error, format!("cannot open the link: {error}"));
         } else {
             if hash.is_some_and(|hash| hash != model.info.hash) {
                 let text = format!(
-                    "the link was made with another version of {}: the images will differ",
+                    "the link was made with another version of {}; the images will differ",
                     model.info.name
                 );
                 self.note(NoteKind::Info, text);
@@ -148,7 +151,7 @@ impl Session {
             self.controls = controls;
         }
         if !unknown.is_empty() {
-            let text = format!("parts of the link are not known here: {}", unknown.join(", "));
+            let text = format!("ignored unknown parts of the link: {}", unknown.join(", "));
             self.note(NoteKind::Info, text);
         }
         self.generate();

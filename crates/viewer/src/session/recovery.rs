@@ -135,13 +135,14 @@ impl Session {
         (self.lost, self.idle) = (true, None);
         let place = match self.losses.count(steps.into(), self.backend) {
             Next::Device(backend) => {
-                let text = format!("{reason}: going on from step {steps} on a new device");
+                let text = format!("{reason}: resuming from step {steps} on a new device");
                 self.note(NoteKind::Info, text);
                 backend
             }
             Next::Processor => {
                 let note = format!(
-                    "{reason}, {MOST_LOSSES} times in a row: going on from step {steps} on the processor"
+                    "{reason}, {MOST_LOSSES} times in a row: resuming from step {steps} on the \
+                        CPU"
                 );
                 if let Some(model) = &mut self.model {
                     model.info.backend_note = Some(note.clone());
@@ -150,7 +151,10 @@ impl Session {
                 Backend::Cpu
             }
             Next::GiveUp => {
-                let text = format!("{reason}; the run was given up after step {steps}: draw again");
+                let text = format!(
+                    "{reason}; the run stopped after step {steps}. Generate \
+                    again"
+                );
                 return self.note(NoteKind::Error, text);
             }
         };

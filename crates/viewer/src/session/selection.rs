@@ -128,10 +128,13 @@ impl FromStr for Selection {
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (key, value) = part.split_once(':').unwrap_or((part, ""));
             let wrong = |should: &str| {
-                format!("the link's explore part has {key} {value:?}; it should be {should}")
+                format!(
+                    "invalid {key} in the explore part of the link: expected {should}, got \
+                    {value:?}"
+                )
             };
             let number = || value.parse::<usize>().map_err(|_| wrong("a whole number"));
-            let named = "one of the names that Explore writes";
+            let named = "a name that Explore uses";
             match key {
                 "image" => selection.image = number()?,
                 "step" => selection.step = Some(number()?),

@@ -67,19 +67,26 @@ impl Share {
         // The scheduler may stand behind its options.
         for (option, value) in options {
             let kind = share.controls.scheduler.with_text(option, &value);
-            share.controls.scheduler =
-                kind.map_err(|error| format!("the link does not work: {error}"))?;
+            share.controls.scheduler = kind.map_err(|error| format!("invalid link: {error}"))?;
         }
         if missing.is_empty() {
             Ok(share)
         } else {
-            Err(format!("the link is incomplete: {} is missing; copy it whole", missing.join(", ")))
+            Err(format!(
+                "the link is incomplete: {} is missing. Copy the whole link",
+                missing.join(", ")
+            ))
         }
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let wrong = |should: &str| format!("the link's {key} is {value:?}; it should be {should}");
-        let unknown = |error: &UnknownName| format!("the link does not work: {error}");
+        let wrong = |should: &str| {
+            format!(
+                "invalid {key} in the link: expected {should}, got \
+            {value:?}"
+            )
+        };
+        let unknown = |error: &UnknownName| format!("invalid link: {error}");
         let c = &mut self.controls;
         match key {
             "model" => self.model = Some(value.to_owned()),
@@ -209,7 +216,7 @@ fn encode(text: &str) -> String {
 }
 
 fn decode(text: &str) -> Result<String, String> {
-    let damaged = || "the link is damaged: copy it again, whole".to_owned();
+    let damaged = || "the link is damaged. Copy the whole link again".to_owned();
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

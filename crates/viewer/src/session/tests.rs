@@ -247,7 +247,7 @@ fn a_shared_link_shows_the_same_pictures() {
 
     // The link names a file that only its maker has; it is shown as soon as that file is opened.
     let mut other = Session::new(Start { draw_at_once: false, ..start(path.clone(), Some(share)) });
-    assert!(other.notes()[0].text.contains("open that file"), "{:?}", other.notes());
+    assert!(other.notes()[0].text.contains("Open that file"), "{:?}", other.notes());
     until(&mut other, "the image", |s| !s.history().is_empty());
     let (ours, theirs) = (session.record().unwrap(), other.record().unwrap());
     assert_eq!(ours.frames, theirs.frames);
@@ -304,7 +304,7 @@ fn a_bad_file_leaves_what_was_there() {
     }
     session.load(ModelSource::Named("nothing".into()));
     until(&mut session, "a note", |s| s.loading().is_none());
-    assert!(session.notes().last().unwrap().text.contains("there is no model"));
+    assert!(session.notes().last().unwrap().text.contains("unknown model"));
     session.go_on();
     ready(&mut session);
     assert_same(session.record().unwrap(), &path);

@@ -65,7 +65,7 @@ impl Session {
 
     fn traced(&mut self, name: &str, trace: Trace) -> Result<Record, String> {
         if trace.pictures() == 0 {
-            return Err("the trace holds no routing: there is nothing to explore".to_owned());
+            return Err("the trace contains no routing".to_owned());
         }
         let config = Arc::new(config_of(&trace)?);
         let (steps, labels) = (trace.steps(), names(&trace));

@@ -33,8 +33,8 @@ impl Of {
     fn name(self) -> String {
         match self {
             Self::All => "C, all passes".to_owned(),
-            Self::Pass(Branch::Conditional) => "with labels".to_owned(),
-            Self::Pass(Branch::Unconditional) => "without labels".to_owned(),
+            Self::Pass(Branch::Conditional) => "conditional".to_owned(),
+            Self::Pass(Branch::Unconditional) => "unconditional".to_owned(),
             Self::Block(block) => format!("block {block}"),
         }
     }

@@ -174,7 +174,7 @@ fn every_control_has_a_name() {
         "One step",
         "Another seed",
         "Seed",
-        "Pictures",
+        "Images",
         "Steps",
         "Guidance",
         "Euler",
@@ -184,7 +184,7 @@ fn every_control_has_a_name() {
         "Override threshold",
         "Threshold shift",
         "Open a file",
-        "Address of a model file",
+        "URL of a model file",
         "Help",
         "Subject: varied",
         "Style: varied",
@@ -233,7 +233,7 @@ fn a_run_can_be_paused_walked_on_and_cancelled() {
     assert_eq!(steps(harness.state().app()), before + 1);
     // The space key goes on, and Esc gives up what was not finished.
     harness.key_press(Key::Space);
-    until(&mut harness, "going on", |app| steps(app) > before + 1);
+    until(&mut harness, "resuming", |app| steps(app) > before + 1);
     harness.key_press(Key::Escape);
     harness.run_steps(3);
     assert_eq!(harness.state().app().session().phase(), Phase::Ready);
@@ -362,8 +362,7 @@ fn wide_pictures_are_shown_wide_with_their_own_patches() {
 #[test]
 fn models_without_experts_are_shown_too() {
     let one = finished(DESKTOP, file("dense.safetensors", DENSE), |controls| controls.count = 1);
-    for text in
-        ["This model has no experts", "there is nothing to route", "Image 1:", "Class: varied"]
+    for text in ["This model has no experts", "so there is no routing", "Image 1:", "Class: varied"]
     {
         assert!(has(&one, text), "nothing says {text:?}");
     }
@@ -375,7 +374,7 @@ fn models_without_experts_are_shown_too() {
 fn latents_are_previewed_and_with_a_decoder_decoded() {
     let mut harness = finished(DESKTOP, file("latents.safetensors", LATENTS), |_| ());
     assert!(has(&harness, "Latent preview"), "what is on the stage");
-    assert!(has(&harness, "It makes latents of 4 channels"), "what to do");
+    assert!(has(&harness, "This model generates latents with 4 channels"), "what to do");
     assert!(!has(&harness, "Decode this step"));
     harness.state_mut().app_mut().session_mut().load(decoder());
     until(&mut harness, "decoding", |app| matches!(app.session().phase(), Phase::Decoding { .. }));
@@ -430,7 +429,7 @@ fn without_a_model_there_is_a_sentence_and_a_way_on() {
     let mut harness = window(DESKTOP, launch(bytes("broken.safetensors", vec![7; 100]), true));
     until(&mut harness, "a note", |app| !app.session().notes().is_empty());
     harness.run_steps(3);
-    assert!(has(&harness, "There is no model"));
+    assert!(has(&harness, "No model is open"));
     assert!(has(&harness, "No model") && has(&harness, "Open a file"));
     harness.check_accessibility();
 }
@@ -454,10 +453,10 @@ fn help_lists_the_keys() {
     let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
     harness.key_press(Key::Questionmark);
     harness.run_steps(4);
-    assert!(has(&harness, "generate, pause, go on") && has(&harness, "Capacity C"));
+    assert!(has(&harness, "generate, pause, resume") && has(&harness, "Capacity C"));
     harness.key_press(Key::Escape);
     harness.run_steps(4);
-    assert!(!has(&harness, "generate, pause, go on"));
+    assert!(!has(&harness, "generate, pause, resume"));
 }
 
 #[test]

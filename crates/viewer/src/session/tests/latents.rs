@@ -232,7 +232,7 @@ fn a_decoder_that_does_not_belong_to_the_model_is_refused() {
     until(&mut session, "a note", |s| !s.notes().is_empty());
     let told = session.notes()[0].clone();
     assert_eq!(told.kind, NoteKind::Error);
-    assert!(told.text.contains("tiny makes latents of 6 channels"), "{}", told.text);
+    assert!(told.text.contains("tiny generates latents with 6 channels"), "{}", told.text);
     assert!(told.text.contains("takes 4") && session.decoder().is_none(), "{}", told.text);
     // Drawn all the same.
     session.generate();
@@ -301,7 +301,7 @@ fn a_session_begins_with_a_decoder_and_a_link_asks_for_one() {
     session.remove_decoder();
     session.open_share(share);
     let told = &session.notes()[0].text;
-    assert!(told.contains("the decoder file model.safetensors: open that file"), "{told}");
+    assert!(told.contains("a local decoder file, model.safetensors. Open that file"), "{told}");
 }
 
 #[test]

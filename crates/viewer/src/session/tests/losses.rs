@@ -138,7 +138,7 @@ fn after_three_losses_in_a_row_the_processor_goes_on_and_then_nobody() {
     assert_eq!(made.load(Ordering::Relaxed), 4);
     let note = session.notes().last().unwrap();
     assert_eq!(note.kind, NoteKind::Error);
-    assert!(note.text.contains("draw again"), "{}", note.text);
+    assert!(note.text.contains("Generate again"), "{}", note.text);
     assert_eq!(finished(&session), 1, "the finished step stays");
     session.generate();
     ready(&mut session);
