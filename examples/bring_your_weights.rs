@@ -1,4 +1,4 @@
-//! Makes a model in memory, from a configuration and from numbers that come from anywhere, and draws with it.
+//! Builds a model in memory from a configuration and weights of any origin, and samples from it.
 //!
 //! `cargo run --release --example bring_your_weights`
 

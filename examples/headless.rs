@@ -1,4 +1,4 @@
-//! Draws images without a window and writes a PNG: on a GPU where there is a real one, else on the CPU.
+//! Generates images without a window and writes a PNG, on a hardware GPU if there is one, otherwise on the CPU.
 //!
 //! `cargo run --release --example headless -- [MODEL.safetensors [OUT.png]]`
 

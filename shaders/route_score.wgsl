@@ -70,7 +70,7 @@ fn main(
     parts[lane] = sums;
     workgroupBarrier();
 
-    // One lane of each pair goes on.
+    // One lane of each pair continues.
     let is_first = in_range && lane % PARTS == 0u;
     if is_first {
         for (var i = 1u; i < PARTS; i++) {

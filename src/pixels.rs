@@ -94,7 +94,7 @@ const GAP: u32 = 4;
 /// The longer side of an image in a grid is at least this long, so that 32 pixels can be looked at.
 const MIN_SIDE: usize = 128;
 
-/// How much a grid of `count` images of `size` (height and width) is enlarged where nobody says it: to at least
+/// Default enlargement of a grid of `count` images of `size` (height and width): to at least
 /// 128 pixels along the longer side; one image alone not at all.
 pub fn default_scale(count: usize, [height, width]: [usize; 2]) -> u32 {
     if count > 1 { MIN_SIDE.div_ceil(height.max(width)) as u32 } else { 1 }

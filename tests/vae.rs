@@ -1,5 +1,5 @@
-//! Image decoders against PyTorch: every layer, on both backends and both families of kernels; and what
-//! a decoder promises about slices, memory and bad files.
+//! Image decoders compared with PyTorch: every layer, on both backends and both kernel families; and slicing, memory
+//! and invalid files.
 
 #![allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 

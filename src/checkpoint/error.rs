@@ -1,4 +1,4 @@
-//! What can be wrong with a checkpoint, in sentences that say what to do.
+//! Errors of checkpoints. Messages say what to do.
 
 use crate::model::ConfigError;
 
@@ -6,7 +6,7 @@ use crate::model::ConfigError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// The operating system would not hand out the file.
+    /// The operating system could not read the file.
     #[error("cannot read {path}: {source}")]
     Unreadable {
         /// The file.

@@ -1,5 +1,5 @@
-//! What model a bare state_dict is: from the names and shapes of its tensors, and from the YAML file of the
-//! training run where there is one. Shapes cannot tell the number of heads or the kind of training.
+//! Inferring the configuration of a bare state_dict from the names and shapes of its tensors, and from the YAML file
+//! of the training run if there is one. The number of heads and the objective cannot be inferred from shapes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,16 +7,16 @@ use serde_json::{Value, json};
 
 use crate::model::{Config, ConfigError, Objective, TensorSpec};
 
-/// What is known beside the tensors.
+/// Information that the tensors do not contain.
 #[derive(Clone, Debug, Default)]
 pub struct Hints {
     /// The official configuration file of a run.
     pub yaml: Option<String>,
     /// Kind of training; overrides the file.
     pub time: Option<Objective>,
-    /// Attention heads, where no file says it.
+    /// Number of attention heads, if no file gives it.
     pub heads: Option<usize>,
-    /// Height and width of a sample, where tensors and file do not say it; overrides them.
+    /// Height and width of a sample; overrides the tensors and the file.
     pub size: Option<[usize; 2]>,
     /// Name for people.
     pub name: Option<String>,
@@ -26,16 +26,16 @@ pub struct Hints {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InferError {
-    /// Nothing says whether the model is a flow or a DDPM: give [`Hints::time`] or [`Hints::yaml`].
+    /// The objective (flow or DDPM) is unknown: set [`Hints::time`] or [`Hints::yaml`].
     #[error("cannot infer the training objective (flow or DDPM) from the tensors")]
     UnknownObjective,
-    /// Nothing says how tokens are arranged: give [`Hints::size`] or [`Hints::yaml`].
+    /// The arrangement of tokens is unknown: set [`Hints::size`] or [`Hints::yaml`].
     #[error("cannot infer height and width from {tokens} tokens, which do not form a square")]
     UnknownSize {
         /// Tokens of a sample.
         tokens: usize,
     },
-    /// Nothing says the number of attention heads: give [`Hints::heads`] or [`Hints::yaml`].
+    /// The number of attention heads is unknown: set [`Hints::heads`] or [`Hints::yaml`].
     #[error(
         "cannot infer the number of attention heads at hidden size {hidden_size} from the \
             tensors"
@@ -152,7 +152,7 @@ fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, InferError> {
         prefix.split('.').next()?.parse::<usize>().ok()
     };
     let depth = shapes.keys().filter_map(|name| block(name)).max().map_or(0, |last| last + 1);
-    // The heads of the published sizes; shapes do not tell.
+    // Heads of the published sizes, which cannot be inferred from shapes.
     let known = [(384, 6), (768, 12), (1024, 16), (1152, 16)];
     let heads = hints.heads.or(known.iter().find(|k| k.0 == d).map(|k| k.1));
     let heads = heads.ok_or(InferError::UnknownHeads { hidden_size: d })?;

@@ -18,7 +18,7 @@ struct Index {
 impl TensorFile {
     /// Opens a safetensors file, or the `.json` index of a sharded one.
     ///
-    /// A configuration is looked for in the file's header, then in `config.json` and `case.json` beside it.
+    /// The configuration is read from the file's header, or from `config.json` or `case.json` in the same folder.
     ///
     /// # Errors
     /// When a file cannot be read or is no safetensors file.

@@ -1,7 +1,7 @@
-//! The contract between a sampling run and whatever computes the model.
+//! The contract between a sampling run and the engine that computes the model.
 //!
-//! An engine carries out the instructions of a scheduler ([`crate::scheduler::program`]) for one batch size and hands
-//! back snapshots. It knows no scheduler, and a run knows no device.
+//! An engine executes the instructions of a scheduler ([`crate::scheduler::program`]) for one batch size and
+//! returns snapshots. It does not depend on schedulers, and a run does not depend on devices.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::kernels::Image;
 use crate::model::{Muted, Routing};
 use crate::scheduler::{Branch, Buffer, Instruction};
 
-/// What an engine must know before the first step.
+/// The settings an engine needs before the first step.
 #[derive(Clone, Debug, Default)]
 pub struct RunConfig {
     /// Start of the sample, `[B, C, height, width]`.
@@ -38,11 +38,11 @@ pub struct RunConfig {
 /// What [`Engine::advance`] achieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Work was done or handed out, and some is left.
+    /// Work was done or submitted, and some is left.
     Working,
     /// Nothing was done because enough work is in flight already; ask again later.
     Busy,
-    /// The step is computed or fully handed to the device.
+    /// The step is computed or fully submitted.
     Done,
 }
 
@@ -191,11 +191,11 @@ pub struct SliceTime {
     pub slice: usize,
     /// From its submission, or from the end of the slice before, to the news of its end.
     pub ms: f32,
-    /// Whether the news came when it happened, and not when somebody asked.
+    /// Whether completion was reported when it happened, not when it was polled.
     pub exact: bool,
 }
 
-/// What an engine hands back without holding anything up.
+/// The results of a step, returned asynchronously.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// Number of finished steps.
@@ -250,7 +250,7 @@ pub enum EngineError {
     /// The solver found no way on; the sample of the last snapshot is still good.
     #[error("{0}")]
     Stalled(String),
-    /// This engine does not know this kind of model.
+    /// This engine does not support this kind of model.
     #[error("{0}")]
     Unsupported(String),
     /// Reading a tensor failed.
@@ -309,7 +309,7 @@ pub trait Engine: Send {
     fn advance(&mut self, budget: usize) -> Result<Progress, EngineError>;
 
     /// Whether the device is asked how long each stage of a step takes. Where asking is free, the answer is in
-    /// every snapshot anyway. To be called between runs or steps; the step at work may come without an answer.
+    /// every snapshot anyway. Call it between runs or steps; the active step may come without timings.
     fn set_profiling(&mut self, on: bool) {
         let _ = on;
     }
@@ -329,7 +329,7 @@ pub trait Engine: Send {
     /// The oldest snapshot that has arrived and was not taken yet. Never waits.
     fn take_snapshot(&mut self) -> Option<Snapshot>;
 
-    /// Waits until everything that was handed to the device is finished and its snapshots have arrived.
+    /// Waits until all submitted work is finished and its snapshots have arrived.
     /// For the command line and tests only: a user interface must not call it.
     ///
     /// # Errors

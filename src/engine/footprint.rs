@@ -1,4 +1,4 @@
-//! How much memory a model needs, from its configuration alone: before a file is read or a byte allocated.
+//! Memory needed by a model, computed from its configuration before anything is read or allocated.
 
 use super::gpu::{Precisions, WeightBytes, prompt_sizes, sizes};
 use crate::model::Config;

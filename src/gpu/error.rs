@@ -1,4 +1,4 @@
-//! What can go wrong between us and a device, in sentences that say what to do.
+//! Errors of a device. Messages say what to do.
 
 /// Why there is no device, or why it no longer works.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]

@@ -19,7 +19,7 @@ pub enum Kind {
     Tc,
     /// Expert choice: each expert takes its best tokens, sample by sample.
     Ec,
-    /// `DiffMoE`: each expert picks from the pool of the whole batch, as many as the capacity predictor says.
+    /// `DiffMoE`: each expert selects from the pool of the whole batch; the capacity predictor gives the number.
     DiffMoe,
 }
 
@@ -64,7 +64,7 @@ pub struct LabelTable {
     pub tensor: String,
     /// The row that means "no label", used for the unconditional pass of guidance.
     pub null: u32,
-    /// The name of each row before the null row; empty where the checkpoint does not say.
+    /// The name of each row before the null row; empty if the checkpoint has none.
     #[serde(default)]
     pub values: Vec<String>,
 }

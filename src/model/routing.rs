@@ -1,4 +1,4 @@
-//! How experts get their tokens at inference: the table of routing rules and the settings of a run.
+//! Routing at inference: the table of routing rules and the settings of a run.
 
 use std::fmt;
 use std::str::FromStr;

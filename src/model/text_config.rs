@@ -22,7 +22,7 @@ pub struct TextConfig {
     pub ffn_hidden: usize,
     /// The `tokenizer.json`, checked.
     tokenizer: String,
-    /// Names of the entries at a prompt's ends, where the file says them apart from the tokenizer.
+    /// Names of the begin, end and padding tokens, if the file gives them separately from the tokenizer.
     special_tokens: SpecialTokens,
     /// Prompts to draw where a user gives none.
     pub examples: Vec<String>,

@@ -1,4 +1,4 @@
-//! Choosing what decodes latents to images: the same choice as for models.
+//! The choice of the device that decodes latents: the same as for models.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ pub struct LoadedDecoder {
 }
 
 impl LoadedDecoder {
-    /// Loads a decoder where `backend` says, on a device of its own.
+    /// Loads a decoder on the given backend, on a device of its own.
     ///
     /// # Errors
     /// When it does not fit, or a GPU was asked for and there is none.
@@ -152,7 +152,7 @@ impl LoadedDecoder {
                  limit is {MOST_SIDE} pixels per side"
             )));
         }
-        // Devices do not say how much they have left; the processor, and what computes on it, does.
+        // GPUs do not report free memory; for the CPU and software adapters it is known.
         let on_processor = self.gpu().is_none_or(|gpu| gpu.is_software());
         let free = platform::free_memory().filter(|_| on_processor);
         match (self.activation_bytes(size), free) {

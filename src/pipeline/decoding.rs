@@ -1,14 +1,14 @@
-//! Latents on their way to images: the one loop that every caller of a decoder goes through, in slices between
+//! Decoding latents to images: the one loop used by every caller of a decoder, in slices between
 //! two frames or to the end. Nothing that is finished is lost with a device.
 
 use super::sliced::{self, Sliced};
 use crate::engine::{EngineError, Progress, SliceTime};
 use crate::vae::Decoder;
 
-/// Units that are handed out before a caller that waits hears how far it is.
+/// Units submitted between two progress reports to a blocking caller.
 const BUDGET: usize = 32;
 
-/// A decoder at work on some latents.
+/// Latents being decoded.
 pub struct Decoding {
     decoder: Box<dyn Decoder>,
     /// `[B, C, h, w]`
@@ -63,13 +63,13 @@ impl Decoding {
         }
         Ok(match progress {
             _ if self.done == self.count => Progress::Done,
-            // All is handed out, and not all is back.
+            // Everything is submitted, but not everything has arrived.
             Progress::Done => Progress::Busy,
             progress => progress,
         })
     }
 
-    /// Decodes to the end: a thread waits for the device, a page lives on meanwhile. `on_progress` hears
+    /// Decodes to the end; blocks a thread, but not a page. `on_progress` gets
     /// [`Decoding::fraction`] and the number of finished images.
     ///
     /// # Errors

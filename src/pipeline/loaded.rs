@@ -1,4 +1,4 @@
-//! A model on the device that was chosen for it.
+//! A model loaded onto its device.
 
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ impl Pipeline {
         Ok(Self::new(Place::Cpu(Arc::new(model)), None, checkpoint))
     }
 
-    /// Loads a model where `backend` says, on a device of its own.
+    /// Loads a model on the given backend, on a device of its own.
     ///
     /// # Errors
     /// When a tensor cannot be read, the device cannot hold the model, or a GPU was asked for and there is none.

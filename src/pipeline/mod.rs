@@ -1,5 +1,5 @@
-//! When things happen in a run: settings become a [`Run`], which feeds an engine step by step and collects
-//! images and routing. It holds no thread, waits for nothing, and never knows what computes.
+//! A sampling run: settings become a [`Run`], which feeds an engine step by step and collects
+//! images and routing. It needs no thread, never blocks, and does not depend on the device.
 
 mod decoder;
 mod decoding;
@@ -26,16 +26,16 @@ use crate::scheduler::{
 };
 use crate::trace::Trace;
 
-/// One batch of images on its way from noise to data.
+/// One batch of images being sampled.
 pub struct Run {
     engine: Box<dyn Engine>,
     settings: Settings,
     scheduler: Box<dyn Scheduler>,
-    /// Steps handed to the engine; the last one may still be at work.
+    /// Steps given to the engine; the last one may be unfinished.
     begun: u32,
     /// Whether the scheduler has no more steps.
     all_begun: bool,
-    /// Whether the step that was handed over last still has work to hand out.
+    /// Whether the last step still has work to submit.
     step_open: bool,
     finished: u32,
     /// Steps that another engine had finished before this one went on.
@@ -59,7 +59,7 @@ pub struct RunState {
     pub steps: u32,
     /// The sample after them, `[B, C, height, width]`; the noise, when there were none.
     pub latent: Vec<f32>,
-    /// What the scheduler carries beside the sample: earlier predictions of a multistep method.
+    /// The state of the scheduler besides the sample: earlier predictions of a multistep method.
     pub buffers: Vec<Buffer>,
     /// Routing of those steps.
     pub trace: Trace,
@@ -204,7 +204,7 @@ impl Run {
                 Next::Stalled(reason) => return Err(EngineError::Stalled(reason)),
             }
         }
-        // Asked even when all is handed over: a device that is lost by then says so here.
+        // Called even if everything is submitted: a device lost by then is reported here.
         let mut progress = self.engine.advance(budget)?;
         if progress == Progress::Done {
             progress = if self.step_open { Progress::Working } else { Progress::Busy };
@@ -225,7 +225,7 @@ impl Run {
         self.scheduler.fraction(self.finished)
     }
 
-    /// Runs to the end: a thread waits for the device, a page lives on meanwhile; `on_step` hears [`Run::fraction`].
+    /// Runs to the end; blocks a thread, but not a page. `on_step` gets [`Run::fraction`].
     ///
     /// # Errors
     /// As [`Run::advance`].
@@ -247,7 +247,7 @@ impl Run {
         pollster::block_on(self.finish_async(on_step))
     }
 
-    /// Takes in what has arrived, and hands out no work. Never waits.
+    /// Collects results that have arrived, without submitting work. Never waits.
     pub fn collect(&mut self, mut on_step: impl FnMut(&Snapshot)) {
         while let Some(mut snapshot) = self.engine.take_snapshot() {
             snapshot.steps += self.taken_over;
@@ -266,7 +266,7 @@ impl Run {
         self.limit = limit;
     }
 
-    /// Number of steps that were begun; those that are not finished are at work.
+    /// Number of steps that were started.
     pub fn begun_steps(&self) -> u32 {
         self.begun
     }
@@ -293,7 +293,7 @@ impl Run {
         }
     }
 
-    /// What the scheduler carries beside the sample after the last finished step.
+    /// The state of the scheduler after the last finished step.
     pub fn carried(&self) -> Vec<Buffer> {
         self.scheduler.state().map(|state| state.buffers).unwrap_or_default()
     }
@@ -319,7 +319,7 @@ impl Run {
     }
 
     /// The samples on the device that computes them, without a read-back: for a host that draws with the same device.
-    /// `None` where the processor computes. Between two steps they are [`Run::latent`]; while a step is at work, they
+    /// `None` where the processor computes. Between two steps they are [`Run::latent`]; during a step they
     /// are what its submitted part has made of them.
     pub fn gpu_samples(&self) -> Option<GpuSamples<'_>> {
         self.engine.gpu_samples()

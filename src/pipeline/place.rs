@@ -1,4 +1,4 @@
-//! Choosing what computes: the same choice for models and for image decoders.
+//! The choice of the device that computes, for models and for image decoders.
 
 use std::sync::Arc;
 
@@ -44,7 +44,7 @@ impl<C, G> Clone for Place<C, G> {
     }
 }
 
-/// Loads something on the device that a user wants, and says in a sentence why it is elsewhere. `what` is named in
+/// Loads something on the requested device, with a note if another one was chosen. `what` is named in
 /// errors, as in "this model".
 ///
 /// # Errors

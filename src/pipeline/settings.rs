@@ -1,4 +1,4 @@
-//! What a user may choose, checked before anything is computed.
+//! Settings of a run, checked before anything is computed.
 
 use crate::model::{Config, Kind, Muted, MutedError, Objective, Routing, one_of};
 use crate::scheduler::{OptionError, SchedulerKind};

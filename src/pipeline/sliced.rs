@@ -4,7 +4,7 @@
 use crate::engine::{EngineError, Progress, SliceTime};
 use crate::platform::yield_now;
 
-/// Work that is done in slices and never waits by itself.
+/// Work done in slices that never blocks.
 pub trait Sliced {
     /// Does at most about `budget` units of work (a unit is about one kernel), and takes in what is finished. Never
     /// waits for the device.
@@ -20,7 +20,7 @@ pub trait Sliced {
     /// computes, or nothing has finished yet.
     fn slice_time(&self) -> Option<SliceTime>;
 
-    /// Waits until what was handed to the device is finished; returns at once in a browser, where nothing can wait.
+    /// Waits until submitted work is finished; returns at once in a browser, which cannot block.
     /// Not for user interfaces.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! What a run asks of a scheduler: the next step, a look at finished steps, and the state to resume from.
+//! The interface of schedulers: the next step, observation of finished steps, and the state to resume from.
 
 use super::program::{Instruction, Latent, Observation};
 
@@ -29,7 +29,7 @@ pub struct SchedulerState {
 
 /// The way of one batch from noise to data.
 ///
-/// Steps are handed out ahead of the device: [`Scheduler::next`] may be called before the snapshots of earlier steps
+/// Steps are submitted ahead of the device: [`Scheduler::next`] may be called before the snapshots of earlier steps
 /// have come back, and a scheduler that has to see them answers [`Next::Wait`].
 pub trait Scheduler: Send {
     /// The next step, or why there is none.
@@ -38,7 +38,7 @@ pub trait Scheduler: Send {
     /// Takes in the snapshot of a finished step; every one, in order.
     fn observe(&mut self, seen: Observation<'_>);
 
-    /// The state after the last observed step. `None` where a run can only begin anew.
+    /// The state after the last observed step. `None` if a run cannot be resumed.
     fn state(&self) -> Option<SchedulerState>;
 
     /// Continues after the finished steps of `state`. The engine's buffers hold what it lists.
@@ -168,7 +168,7 @@ mod tests {
         }
     }
 
-    /// A step may be handed out before the snapshot of the one before has come back.
+    /// A step may be requested before the snapshot of the previous one has arrived.
     #[test]
     fn the_state_is_that_of_the_last_observed_step() {
         let run = ScheduleConfig {

@@ -2,8 +2,8 @@
 //! interpolation of `torchdiffeq`, the library that the official sampler calls: same tableau (Shampine's),
 //! same error norm (root mean square over the whole batch), same reaction to it.
 //!
-//! As there, the last step may end beyond `t = 1`, and the sample at 1 is interpolated. A step is tried on
-//! the device and judged here when its end and its error have come back; nothing waits for them.
+//! As there, the last step may end beyond `t = 1`, and the sample at 1 is interpolated. A step is computed on
+//! the device and accepted or rejected here when its result and error have arrived; nothing blocks.
 
 use super::contract::{Next, Scheduler, SchedulerState};
 use super::flow::FlowModel;
@@ -124,7 +124,7 @@ struct Dopri5 {
     tolerance: AdaptiveOptions,
     model: FlowModel,
     phase: Phase,
-    /// Start of the step at hand.
+    /// Start of the current step.
     time: f64,
     /// Its length; before the first step the length of the probe.
     step: f64,

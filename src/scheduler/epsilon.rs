@@ -1,4 +1,4 @@
-//! What all schedulers of DDPM models share: options, the joint pass of guidance, and steps from predicted noise.
+//! Shared by all schedulers of DDPM models: options, the joint pass of guidance, and steps from predicted noise.
 
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ pub(super) struct EpsilonModel {
 
 /// One step back through the diffusion process, in numbers.
 pub(super) struct Step {
-    /// What the model is told.
+    /// The time passed to the model.
     pub(super) time: f32,
     /// `√(1/ᾱ)` and `√(1/ᾱ - 1)`.
     pub(super) predict: [f64; 2],

@@ -172,7 +172,7 @@ impl SchedulerKind {
         (self.info.start)(self, config, run)
     }
 
-    /// A number that the scheduler itself knows to be among its options.
+    /// A numeric option that the scheduler declares.
     pub(super) fn number(self, option: &str) -> f32 {
         self.get(option).unwrap_or_default()
     }

@@ -2,7 +2,7 @@
 //! buffers ([`Latent`]).
 //!
 //! Run the model on a buffer, combine buffers linearly, or take a step of the diffusion posterior: every scheduler
-//! is a sequence of such lists, so an engine knows nothing about schedulers, and a scheduler knows nothing about
+//! is a sequence of such lists, so engines do not depend on schedulers, and schedulers do not depend on
 //! devices. The lists of a run have few shapes and only their numbers change, which lets the GPU engine record each
 //! shape once.
 

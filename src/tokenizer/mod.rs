@@ -1,8 +1,8 @@
-//! Prompts become numbers: WordPiece and byte-pair encoding (BPE), read from the `tokenizer.json` that a checkpoint
-//! carries.
+//! Tokenizers of prompts: WordPiece and byte-pair encoding (BPE), read from the `tokenizer.json` in a
+//! checkpoint.
 //!
-//! The parts of the `tokenizers` crate are called one by one instead of through its `Tokenizer`, which
-//! would bring every other model and its tables into a web page (660 KB compressed instead of 130).
+//! The components of the `tokenizers` crate are used directly instead of its `Tokenizer`, which would
+//! bring every other model and its tables into a web page (660 KB compressed instead of 130).
 
 mod document;
 mod special;
@@ -84,9 +84,9 @@ pub enum TokenizerError {
     Unsupported {
         /// The section of the file.
         part: &'static str,
-        /// What it says.
+        /// The value found.
         found: String,
-        /// What it could say.
+        /// The supported values.
         supported: &'static str,
     },
     /// An entry that something else relies on.
@@ -97,7 +97,7 @@ pub enum TokenizerError {
         /// What relies on it.
         who: &'static str,
     },
-    /// Nothing says what stands before and after a prompt.
+    /// Begin and end tokens are not defined.
     #[error(
         "the tokenizer does not define begin and end tokens; name them in the text section, as \
          in \"special_tokens\": {{\"begin\": \"[CLS]\", \"end\": \"[SEP]\"}}"
@@ -194,7 +194,7 @@ fn bytes_as_letters(word: &str) -> tokenizers::Result<String> {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json` for a text encoder that knows `vocabulary` entries. `special` names the ends of a
+    /// Reads a `tokenizer.json` for a text encoder with `vocabulary` entries. `special` names the ends of a
     /// prompt where the file does not.
     ///
     /// # Errors

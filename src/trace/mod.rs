@@ -1,6 +1,6 @@
 //! The routing trace: which expert took which token, at every step and MoE layer.
 //!
-//! The engine hands over one bit per (token, expert); everything else — counts, capacity, maps — is derived
+//! The engine provides one bit per (token, expert); everything else — counts, capacity, maps — is derived
 //! here. The file formats are described in `docs/trace-format.md`.
 
 mod read;

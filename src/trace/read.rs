@@ -1,5 +1,5 @@
-//! Traces from files of unknown origin: both forms, both formats. What is wrong with a file is said; what a file says
-//! about sizes is believed only as far as its numbers bear it out.
+//! Reading traces from untrusted files, JSON or safetensors, both formats. Errors name what is wrong, and declared
+//! sizes are checked against the data before they are used.
 
 use half::f16;
 use safetensors::{Dtype, SafeTensors};

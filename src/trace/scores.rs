@@ -1,4 +1,4 @@
-//! What the router's scores say about a token and an expert: how much the expert was wanted, by how much that missed
+//! The router's scores for a token and an expert: how much the expert was needed, the distance from
 //! the threshold, and what would have been chosen elsewhere.
 //!
 //! Everything is `None` where the run did not record scores ([`crate::engine::RunConfig::record_scores`]). Tokens

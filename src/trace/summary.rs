@@ -1,4 +1,4 @@
-//! What a trace amounts to: how evenly the experts of a layer share their work, and how much of it nobody does.
+//! Summary of a trace: balance of the experts of a layer, and tokens that no expert takes.
 
 use super::Trace;
 use crate::engine::ForwardRouting;

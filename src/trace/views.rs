@@ -1,4 +1,4 @@
-//! What an image of the routing is drawn from: one layer at one step, one image's tokens, one expert's.
+//! Views of the routing to draw: one layer at one step, the tokens of one image or of one expert.
 //!
 //! A step of Heun's solver passes twice through the model. Counts and maps show the first of them, which is at
 //! the step's own time; `C` is the mean of all.

@@ -1,4 +1,4 @@
-//! From tensor names and shapes to a [`Plan`]. All that does not fit is reported at once.
+//! From tensor names and shapes to a [`Plan`]. All mismatches are reported at once.
 
 use std::collections::BTreeSet;
 
@@ -188,7 +188,7 @@ impl<'a> Builder<'a> {
         self.tap(name, x);
     }
 
-    /// The plan, or everything that is wrong. `prefixes` say which tensors a decoder has to use up.
+    /// The plan, or all errors. `prefixes` select the tensors that a decoder must use.
     fn finish(mut self, prefixes: &[&str]) -> Result<Plan, Problems> {
         let used: BTreeSet<_> = self.plan.tensors.iter().map(String::as_str).collect();
         let is_ours = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));

@@ -33,7 +33,7 @@ pub struct DecoderFile {
     loaded: AtomicUsize,
 }
 
-/// What happens to numbers on their way in and out.
+/// Scaling of inputs and outputs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Numbers {
     /// The latents of a model are the autoencoder's times this.
@@ -67,7 +67,7 @@ impl Numbers {
     }
 }
 
-/// The keys of a `config.json` of diffusers that the tensors do not tell.
+/// The keys of a diffusers `config.json` that cannot be inferred from the tensors.
 #[derive(Default, Deserialize)]
 struct Document {
     norm_num_groups: Option<usize>,
@@ -79,10 +79,10 @@ struct Document {
     latents_mean: Option<Vec<f32>>,
 }
 
-/// Group norms of the Stable Diffusion autoencoders, where a file does not say.
+/// Group norms of the Stable Diffusion autoencoders, the default.
 const GROUPS: usize = 32;
 
-/// The scaling factor of `AutoencoderKL`, where a file does not say; DiffMoE was trained with it.
+/// The default scaling factor of `AutoencoderKL`; DiffMoE was trained with it.
 const SCALING: f32 = 0.18215;
 
 impl DecoderKind {
@@ -96,7 +96,7 @@ impl DecoderKind {
 }
 
 impl DecoderFile {
-    /// Opens a decoder. Its settings are looked for in the file's header and in `config.json` beside it;
+    /// Opens a decoder. Its settings come from the file's header or from `config.json` in the same folder;
     /// without any, those of the Stable Diffusion autoencoders hold.
     ///
     /// # Errors

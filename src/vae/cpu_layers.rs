@@ -140,7 +140,7 @@ impl NormWeights {
     }
 }
 
-/// A group norm on its way: first the sums of all rows, then the rows themselves.
+/// A group norm in progress: first the sums of all rows, then the rows themselves.
 #[derive(Default)]
 pub(super) struct Normalising {
     /// For each row, sum and squares of each channel, in f64.
@@ -150,7 +150,7 @@ pub(super) struct Normalising {
 }
 
 impl Normalising {
-    /// Adds the next `rows` rows of `x`, `[height, width, C]`, to the sums; says whether those are complete.
+    /// Adds the next `rows` rows of `x`, `[height, width, C]`, to the sums; returns whether those are complete.
     pub(super) fn sum(
         &mut self,
         w: &NormWeights,

@@ -86,7 +86,7 @@ pub struct GpuDecoder {
     ends: Vec<usize>,
     /// Latents that wait, `[C, height, width]` each.
     waiting: VecDeque<Vec<f32>>,
-    /// Dispatches of the image at work that were submitted.
+    /// Submitted dispatches of the current image.
     done: Option<usize>,
     in_flight: InFlight,
     pictures: VecDeque<Readback>,
@@ -198,7 +198,7 @@ impl GpuDecoder {
         Ok(picture)
     }
 
-    /// Submits some dispatches of the image at work; at its end, a copy of the image.
+    /// Submits some dispatches of the current image; at its end, a copy of the image.
     fn submit(&mut self, done: usize, budget: usize) {
         let gpu = self.model.gpu.clone();
         let end = self.tape.len().min(done.saturating_add(budget.clamp(1, MAX_DISPATCHES)));

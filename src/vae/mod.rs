@@ -2,9 +2,9 @@
 //! `AutoencoderTiny` (TAESD), read from files with the tensor names of diffusers.
 //!
 //! A file becomes a [`plan`](self): a list of convolutions, norms and one attention layer over numbered
-//! feature maps. [`CpuDecoder`] and [`GpuDecoder`] carry out the same list, one image at a time and in
-//! pieces, so that a user interface can decode between two frames. Nothing is approximated: an image is
-//! never cut into tiles, because group norms and attention look at the whole of it.
+//! feature maps. [`CpuDecoder`] and [`GpuDecoder`] execute the same list, one image at a time and in
+//! slices, so that a user interface can decode between two frames. Nothing is approximated: an image is
+//! never split into tiles, because group norms and attention depend on all of it.
 
 mod attention;
 mod build;
@@ -50,7 +50,7 @@ pub trait Decoder: Send {
     /// When the device is lost.
     fn advance(&mut self, budget: usize) -> Result<Progress, EngineError>;
 
-    /// How much of the image at work is computed or handed out, 0 to 1 by the number of its layers; 0 between
+    /// The computed or submitted fraction of the current image, 0 to 1 by the number of its layers; 0 between
     /// two images.
     fn fraction(&self) -> f32;
 
@@ -64,7 +64,7 @@ pub trait Decoder: Send {
     /// Never waits.
     fn take(&mut self) -> Option<Vec<f32>>;
 
-    /// Waits until what was handed to the device is finished. Not for user interfaces.
+    /// Waits until submitted work is finished. Not for user interfaces.
     ///
     /// # Errors
     /// When the device is lost.

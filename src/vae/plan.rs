@@ -1,4 +1,4 @@
-//! A decoder as data: feature maps, and the layers that make them, in order. Both backends carry it out.
+//! A decoder as data: feature maps and the layers that produce them, in order. Both backends execute it.
 
 /// A feature map, numbered by its place in [`Plan::values`].
 pub(super) type ValueId = usize;
@@ -125,7 +125,7 @@ impl Plan {
         [self.values[0].channels, size[0], size[1]]
     }
 
-    /// For each step, the feature maps that nobody reads after it.
+    /// For each step, the feature maps that are not read after it.
     pub(super) fn last_uses(&self) -> Vec<Vec<ValueId>> {
         let mut last = vec![0; self.values.len()];
         for (i, step) in self.steps.iter().enumerate() {

@@ -1,10 +1,10 @@
-//! A small image of a latent almost for free: linear combinations of its channels. (Without a decoder, see
+//! A cheap preview of a latent: linear combinations of its channels. (Without a decoder, see
 //! `principal`.)
 //!
-//! The factors come from the decoder at hand and from nowhere else: it decodes a latent of waves once, the
+//! The factors are fitted to the decoder: it decodes a latent of waves once, the
 //! image is averaged over the pixels of each latent cell, and the linear map from a cell to its mean
-//! colour with the least squared error is kept. It shows what is where while a model is sampling, not
-//! what it will look like in the end.
+//! colour with the least squared error is kept. It shows the composition while a model is sampling, without
+//! detail.
 
 use super::Decoder;
 use crate::engine::EngineError;

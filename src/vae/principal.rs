@@ -1,4 +1,4 @@
-//! A preview without a decoder: the three directions in which latents vary most, as red, green and blue.
+//! A preview without a decoder: the first three principal components of the latents as red, green and blue.
 
 use super::LatentPreview;
 

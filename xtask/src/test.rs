@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that has to hold before a change lands, the quick checks first.
+//! `cargo xtask test`: all checks required before a change lands, quick ones first.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! What the commands that know image decoders share: decoding with a progress bar, and their descriptions.
+//! Shared by the commands with image decoders: decoding with a progress bar, and descriptions of decoders.
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! Files that a command writes: reserved before the work, so that an unwritable place is found out before
-//! minutes of computing, and put in place only when they are whole.
+//! Output files of a command: reserved before the work, so that an unwritable path fails before minutes of
+//! computing, and renamed into place only when they are complete.
 
 use std::path::{Path, PathBuf};
 

@@ -1,6 +1,6 @@
 //! The files of a set of images, one for each batch: safetensors with `pictures` [n, h, w, 3] u8, `labels`
-//! `[n, tables]` u32 and, for models with experts, `capacity` `[n]` f32. What the images were drawn with stands in the
-//! header, so that files of different sets are never taken for one (docs/evaluation.md).
+//! `[n, tables]` u32 and, for models with experts, `capacity` `[n]` f32. The header has the settings, so that files of
+//! different sets are never mixed (docs/evaluation.md).
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

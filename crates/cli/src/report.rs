@@ -1,4 +1,4 @@
-//! Verdicts of `diffmoe verify`: recorded tensors, compared one by one, with a line for each.
+//! Results of `diffmoe verify`: recorded tensors compared one by one, with a line for each.
 
 use safetensors::{Dtype, SafeTensors};
 

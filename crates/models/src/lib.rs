@@ -1,5 +1,5 @@
-//! The trained models of this project, embedded in the program, so that a first image needs no download.
-//! A web page fetches them instead and does without this package.
+//! The trained models of this project, embedded in the program, so that the first image needs no download.
+//! A web page fetches them instead and does not use this package.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! What the app waits for without waiting: file dialogs, dropped files, the list of kept downloads.
+//! Background jobs of the app: file dialogs, dropped files, the list of stored downloads.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Keyboard shortcuts. They act while no field or button has the keyboard.
+//! Keyboard shortcuts. They are active while no field or button has the keyboard focus.
 
 use egui::{Context, Key};
 

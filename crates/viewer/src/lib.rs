@@ -1,7 +1,7 @@
 //! The app: one user interface for a window and for a web page. It shows what [`session`] does.
 //!
-//! A frame goes like this: the session does a few milliseconds of work, the view-models of what changed are
-//! made anew (`view`), and the panels are laid out (`layout`). Nothing here waits.
+//! In each frame the session does a few milliseconds of work, the view-models that changed are rebuilt (`view`), and
+//! the panels are laid out (`layout`). Nothing here blocks.
 
 mod explore;
 mod icons;

@@ -1,7 +1,7 @@
-//! Colours that carry meaning: one for each expert, and one ramp for counts.
+//! Colours with a meaning: one per expert, and a ramp for counts.
 //!
-//! Expert colours are told apart by people with any kind of colour vision as far as sixteen colours can be;
-//! wherever they stand, the expert's number stands too. The ramp is even in perceived lightness.
+//! Expert colours are as distinguishable with any kind of colour vision as sixteen colours can be; they are always
+//! accompanied by the expert's number. The ramp is uniform in perceived lightness.
 
 use egui::Color32;
 

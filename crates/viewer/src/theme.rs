@@ -1,4 +1,4 @@
-//! The look: surfaces, lines, text and one accent, light and dark; spacing and type sizes.
+//! The theme: surfaces, lines, text and one accent colour, light and dark; spacing and type sizes.
 
 use egui::style::{HandleShape, WidgetVisuals};
 use egui::{

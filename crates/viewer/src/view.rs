@@ -1,5 +1,4 @@
-//! What is looked at: which step, which image, which layer; and the small view-models and textures made for
-//! that, kept until something of it changes.
+//! The current view: step, image and layer; and its view-models and textures, cached until one of them changes.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Pieces that several panels use: cards, switches, sliders with a name above them, buttons with a sign.
+//! Widgets shared by several panels: cards, switches, sliders with a label above them, icon buttons.
 
 use std::ops::RangeInclusive;
 

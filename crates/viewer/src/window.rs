@@ -1,4 +1,4 @@
-//! The app in a window of its own: `diffmoe-viewer`, and `diffmoe window` where that was built in.
+//! The app in a native window: `diffmoe-viewer`, and `diffmoe window` in builds that include it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! A file that a script names or brings: by address or as bytes, with news of how far it is.
+//! Files for a script, by URL or as bytes, with progress.
 
 use js_sys::{ArrayBuffer, Function, Object, Uint8Array};
 use wasm_bindgen::prelude::*;

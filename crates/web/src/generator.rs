@@ -1,4 +1,4 @@
-//! The JavaScript API: images and routing for pages of other people, without a user interface.
+//! The JavaScript API: images and routing for other pages, without a user interface.
 //! `web/diffmoe.d.ts` has the types, `web/README.md` the manual.
 
 use std::cell::{Cell, RefCell};

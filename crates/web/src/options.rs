@@ -1,4 +1,4 @@
-//! What a script asks for, read from plain objects and checked. Errors are sentences for the script's author.
+//! Options of a script, read from plain objects and checked. Error messages address the script's author.
 
 use js_sys::{Array, Function, Reflect};
 use wasm_bindgen::prelude::*;

@@ -1,4 +1,4 @@
-//! Work in slices of about 8 ms between which the page lives, and what a script hears of it.
+//! Work in slices of about 8 ms, so that the page stays responsive, and progress for scripts.
 
 use js_sys::{Array, Function, Uint8ClampedArray};
 use wasm_bindgen::prelude::*;

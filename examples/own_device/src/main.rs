@@ -1,5 +1,5 @@
-//! A window of winit whose own device draws and computes: the image is written to a texture on the device and painted
-//! while it is being sampled; nothing is read back for the screen.
+//! A winit window that renders and computes with its own device: the image is written to a texture on the device and
+//! painted while it is being sampled; nothing is read back for display.
 //!
 //! `cargo run --release -p own_device -- [MODEL.safetensors]`
 

@@ -1,11 +1,10 @@
 //! A reader for the pickles of PyTorch checkpoints that executes nothing.
 //!
-//! A pickle is a program for a small stack machine; in general it may call anything. This machine knows the
-//! instructions that `torch.save` writes (protocol 2) and the few names that tensors and plain settings need.
-//! Whatever else a file asks for is refused by name. No crate does this: those for pickles know no tensors, and
-//! those for tensors bring a framework.
+//! A pickle is a program for a small stack machine and may call anything. This machine supports the opcodes that
+//! `torch.save` writes (protocol 2) and the few globals needed for tensors and plain settings, and rejects everything
+//! else by name. No crate does this: pickle crates do not support tensors, and crates for tensors bring a framework.
 //!
-//! Values lie in one list and refer to each other by index, so neither depth nor repetition costs anything.
+//! Values are stored in one list and refer to each other by index, so neither depth nor repetition costs anything.
 
 use std::collections::HashMap;
 
@@ -24,7 +23,7 @@ pub(super) enum Value {
     List(Vec<Id>),
     /// Dictionary, ordered or not; also the attributes of a namespace.
     Dict(Vec<(Id, Id)>),
-    /// A name that may be called or stand for itself.
+    /// A name, to be called or used as a value.
     Global(&'static str),
     /// Numbers in another file of the archive: type, file, count.
     Storage {
@@ -40,7 +39,7 @@ pub(super) enum Value {
 pub(super) struct Tensor {
     pub(super) dtype: &'static str,
     pub(super) key: String,
-    /// Elements in the storage, as the pickle says.
+    /// Elements in the storage, according to the pickle.
     pub(super) storage_len: i64,
     pub(super) offset: i64,
     pub(super) shape: Vec<i64>,
@@ -232,7 +231,7 @@ impl Machine<'_> {
                 if len > 8 {
                     return Err("a number in it has more than 64 bits".into());
                 }
-                // Little-endian two's complement: the last byte tells the sign.
+                // Little-endian two's complement: the last byte has the sign.
                 let is_negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
                 let mut all = [if is_negative { 0xff } else { 0 }; 8];
                 all[..len].copy_from_slice(bytes);
@@ -306,7 +305,9 @@ impl Machine<'_> {
                 dict.extend(items.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
             }
             _ => {
-                return Err("it appends to something that is neither a list nor a dictionary".into());
+                return Err(
+                    "it appends to something that is neither a list nor a dictionary".into()
+                );
             }
         }
         Ok(())

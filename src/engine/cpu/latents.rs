@@ -19,7 +19,7 @@ pub(super) struct Slots {
     rates: Vec<Vec<f32>>,
     /// `[B, C_out, h, w]` each
     pub(super) outputs: Vec<Vec<f32>>,
-    /// A result on its way to its slot, which may be one of the operands
+    /// A temporary result, because its destination may be one of the operands
     combined: Vec<f32>,
 }
 

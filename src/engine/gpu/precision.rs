@@ -1,4 +1,4 @@
-//! Which precision the large matrices of a model get on a graphics device.
+//! The precision of the large matrices of a model on a GPU.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -1,7 +1,7 @@
-//! A whole denoising step as one tape: the operations of a solver around the shared blocks.
+//! A whole denoising step as one tape: the instructions of a scheduler around the shared blocks.
 //!
-//! The tape depends on the *form* of the operations only (which slots, which labels); times, factors and
-//! noise live in small buffers that are rewritten before each step.
+//! The tape depends only on the *form* of the instructions (buffers and labels); times, factors and
+//! noise are in small buffers that are rewritten before each step.
 
 use super::model::GpuModel;
 use super::passes::Passes;

@@ -1,4 +1,4 @@
-//! How much a visitor downloads, and how much is too much.
+//! Download sizes of the page and their budgets.
 
 use std::io::Write;
 use std::path::Path;

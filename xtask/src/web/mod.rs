@@ -1,4 +1,4 @@
-//! `cargo xtask web`: the page, from sources to a folder that any web server can hand out.
+//! `cargo xtask web`: builds the page into a folder that any web server can host.
 
 mod budget;
 mod build;

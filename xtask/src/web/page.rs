@@ -1,4 +1,4 @@
-//! The folder `dist/`, and the one file that needs no folder.
+//! The folder `dist/`, and the single-file offline page.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

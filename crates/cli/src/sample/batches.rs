@@ -1,4 +1,4 @@
-//! Drawing one batch after the other, with one bar for all of them.
+//! Sampling one batch after another, with one progress bar for all of them.
 
 use std::ops::Range;
 

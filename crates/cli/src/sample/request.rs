@@ -1,4 +1,4 @@
-//! What a command line asks `diffmoe sample` for: model, decoder and settings, checked before anything is computed.
+//! The request to `diffmoe sample`: model, decoder and settings, checked before anything is computed.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;

@@ -1,8 +1,8 @@
 //! `diffmoe sample --set`: many images for evaluation, drawn by any number of processes.
 //!
-//! Batches are cut from the whole set and dealt out to shards, so image k has the same batch mates, and the same
-//! bits on the same kind of device, whatever the number of shards. A batch is in its place only when it is whole;
-//! a second call draws what is missing.
+//! The whole set is divided into batches, which are assigned to shards, so image k is in the same batch, and has the
+//! same bits on the same kind of device, whatever the number of shards. A batch file exists only when it is complete;
+//! running the command again draws what is missing.
 
 use std::path::Path;
 use std::process::ExitCode;

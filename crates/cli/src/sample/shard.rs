@@ -1,4 +1,4 @@
-//! `--shard I/N`: which batches of a set a process draws.
+//! `--shard I/N`: the batches of a set that a process draws.
 
 use std::ops::Range;
 use std::str::FromStr;

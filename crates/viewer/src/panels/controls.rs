@@ -1,4 +1,4 @@
-//! What to draw, and how.
+//! Labels or prompt, sampling and routing settings.
 
 use egui::{DragValue, TextEdit, Ui};
 

@@ -1,4 +1,4 @@
-//! The line on top: the project's sign, the model and its device, the theme, help.
+//! The header: the project's logo, the model and its device, the theme, help.
 
 use egui::{Align, Layout, RichText, Sense, ThemePreference, Ui, vec2};
 

@@ -1,4 +1,4 @@
-//! Earlier runs of this visit, as small images.
+//! Earlier runs of this session, as thumbnails.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Which model draws, which decoder makes images of its latents, and how to open others.
+//! The open model and image decoder, and how to open others.
 
 use egui::{TextEdit, Ui};
 

@@ -1,4 +1,4 @@
-//! Routing at a glance: C over noise, tokens per expert, and what lies over the images.
+//! Routing at a glance: C over noise, tokens per expert, and the token map over the images.
 
 use egui::{Button, ComboBox, Rect, Role, Sense, Ui, WidgetInfo, pos2, vec2};
 

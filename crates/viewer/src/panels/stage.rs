@@ -1,5 +1,5 @@
-//! The images, with the token map over them, and what they are where they come from latents; before there is
-//! one, how far the model is.
+//! The images with the token map over them, and how latents are rendered; before the first image, the progress of
+//! loading.
 
 use egui::{
     Align2, Color32, FontId, Pos2, ProgressBar, Rect, Role, Sense, Stroke, StrokeKind, Ui, Vec2,

@@ -1,4 +1,4 @@
-//! Where the time went: steps, stages, the device.
+//! Timings of steps and stages, and the device.
 
 use egui::Ui;
 

@@ -1,4 +1,4 @@
-//! Generate, pause, step, cancel; and the way through the steps of a run.
+//! Generate, pause, step, cancel; and navigation through the steps of a run.
 
 use egui::{Slider, Ui, vec2};
 

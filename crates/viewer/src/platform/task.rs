@@ -1,4 +1,4 @@
-//! A job in the background, seen from a user interface that must not wait for it.
+//! A background job, for a user interface that must not block.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,4 +1,4 @@
-//! How far a download is, and why it did not arrive.
+//! Progress and errors of a download.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -1,4 +1,4 @@
-//! What a visitor may set before a run, and how that becomes [`Settings`].
+//! The controls of a run, and their conversion to [`Settings`].
 
 use diffmoe::model::{Config, Muted, Routing};
 use diffmoe::pipeline::{Label, Settings};

@@ -1,6 +1,6 @@
-//! Decoding the latents of a frame: begun by itself at the end of a run, or on demand; in slices between two
-//! frames, to be paused and given up like a run. When the device is lost, another one goes on with the latents
-//! that were kept.
+//! Decoding the latents of a step: automatically at the end of a run, or on demand; in slices between two frames,
+//! and it can be paused and cancelled like a run. When the device is lost, another one continues with the stored
+//! latents.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The image decoder that is open: what is told of it, how it takes its place, and how it leaves.
+//! The open image decoder: its description, and opening and removing it.
 
 use std::sync::Arc;
 

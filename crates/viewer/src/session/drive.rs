@@ -1,4 +1,4 @@
-//! What a visitor asks of a run: begin, pause, go on, one step, give up.
+//! Control of a run: start, pause, resume, single step, cancel.
 
 use super::controls;
 use super::job::{Drive, Job};

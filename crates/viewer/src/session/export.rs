@@ -1,4 +1,4 @@
-//! Files of a run: images as PNG, all its steps as one moving PNG, its routing as JSON.
+//! Exports of a run: images as PNG, all steps as an animated PNG, routing as JSON.
 
 use diffmoe::pixels::{self, RgbImage};
 

@@ -1,4 +1,4 @@
-//! Earlier runs of a visit, as many as fit.
+//! Earlier runs of a session, as many as fit into memory.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! One run from its first to its last step: what is handed out in a frame, and what comes back.
+//! One run from its first to its last step: the work submitted in a frame, and its results.
 
 use web_time::Instant;
 

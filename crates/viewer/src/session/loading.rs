@@ -1,5 +1,5 @@
-//! From a name, a file or an address to a model or an image decoder on a device, in the background. Which of the two
-//! a file is, its content says.
+//! Loading a model or an image decoder onto a device in the background, from a name, a file or a URL. The content of
+//! the file determines which of the two it is.
 
 use std::ops::Deref;
 use std::path::PathBuf;

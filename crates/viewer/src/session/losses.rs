@@ -1,4 +1,4 @@
-//! What to do when a device is lost: the same for runs and for decoding.
+//! Handling of lost devices, shared by runs and decoding.
 
 use diffmoe::pipeline::Backend;
 

@@ -1,5 +1,5 @@
-//! Everything that the app does, without anything that it shows: loading models, running and pausing,
-//! recovering a lost device, keeping what was drawn.
+//! The logic of the app without its user interface: loading models, running and pausing, recovering from a lost
+//! device, keeping results.
 //!
 //! A user interface calls [`Session::tick`] once a frame. It does a few milliseconds of work and never waits.
 

@@ -1,4 +1,4 @@
-//! A model takes its place, alone or with a run that somebody shared.
+//! Opening a model, alone or with a shared run.
 
 use super::loading::{Loaded, Loading, Opened};
 use super::losses::Losses;

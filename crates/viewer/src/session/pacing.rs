@@ -1,4 +1,4 @@
-//! How much work to hand out at once: slices of about eight milliseconds, and the time that a step really took.
+//! The amount of work to submit at once: slices of about eight milliseconds, and the real duration of a step.
 
 use web_time::Instant;
 

@@ -1,6 +1,5 @@
-//! From the samples of a run to what can be looked at. Pixels are images already; latents are decoded, or shown
-//! through a preview: the one that was fitted to the decoder at hand or, without a decoder, their principal
-//! components.
+//! Images from the samples of a run. Pixels are images already; latents are decoded or shown as a preview, either
+//! fitted to the open decoder or, without a decoder, made from their principal components.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! A run as it is kept for looking at: every step's images, its routing, its timings.
+//! The record of a run: images, routing and timings of every step.
 
 use std::sync::Arc;
 

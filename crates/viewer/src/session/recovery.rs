@@ -1,4 +1,4 @@
-//! Engines are made in the background, and made again when a device is lost.
+//! Creating engines in the background, and again when a device is lost.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What Explore looks at, and how that is written in a link.
+//! The selection of Explore, and its form in a link.
 //!
 //! `explore=image:1,step:6,layer:2,pass:label,expert:6,patch:35,view:who,tab:experts,shift:-1.5`
 

@@ -1,4 +1,4 @@
-//! A run in one line of text: the fragment of a link that shows the same images somewhere else.
+//! A run as a line of text: the fragment of a link that reproduces the same images.
 //!
 //! `#model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&scheduler=euler&labels=12,varied&rule=token`
 

@@ -1,4 +1,4 @@
-//! The words in which a session and a user interface talk.
+//! Types of the interface between a session and a user interface.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! C over the steps of a run: how many experts work on a token at which level of noise.
+//! C over the steps of a run: mean number of experts per token by noise level.
 
 use egui::{Role, Ui, WidgetInfo};
 use egui_plot::{GridMark, HoverPosition, Line, LineStyle, PlotPoints, VLine};

@@ -1,5 +1,5 @@
-//! What is drawn from a run: images, and where its tokens went. Each file has a pure function from the
-//! record to a small view-model, tested against the exported trace, and a function that shows it.
+//! Views of a run: images and routing. Each file has a pure function from the record to a small view-model, tested
+//! against the exported trace, and a function that draws it.
 
 pub mod capacity;
 pub mod experts;

@@ -1,4 +1,4 @@
-//! Samples as pixels on the screen, and how images are arranged.
+//! Samples as pixels on the screen, and the arrangement of images.
 
 use egui::{Color32, ColorImage, Rect, Vec2, pos2, vec2};
 

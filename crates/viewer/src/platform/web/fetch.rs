@@ -1,4 +1,4 @@
-//! Downloads: streamed, kept for the next visit, checked when they are used again, and resumed where they broke off.
+//! Downloads: streamed, stored for the next visit, verified before reuse, and resumed after interruptions.
 
 use js_sys::{JsString, Promise, Reflect, Uint8Array};
 use serde::Deserialize;

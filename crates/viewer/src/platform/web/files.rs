@@ -1,4 +1,4 @@
-//! Files between a page and its visitor's disk.
+//! Opening and saving files from a page.
 
 use js_sys::{Array, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
