@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// # Errors
 /// When the model, a setting or the device is at fault.
 pub fn draw() -> Result<Vec<f32>, Box<dyn Error>> {
-    // A file of trained weights is made in the same way: the library asks for each tensor by its official name.
+    // A file of trained weights is made in the same way: the library requests each tensor by its official name.
     let bytes = model_bytes(CONFIG, Storage::F16, &|spec| Ok(weights(spec)))?;
     let checkpoint = Checkpoint::from_bytes("two experts", Bytes::new(bytes))?;
     let pipeline = Pipeline::cpu(&checkpoint)?;

@@ -1,6 +1,6 @@
 // One step back through the diffusion process, in place, from predicted noise (DDPM and DDIM):
 //   ε  = u + guidance · (c - u)            in the first `guided` numbers of a sample; elsewhere ε = c
-//   x₀ = predict_latent · x - predict_noise · ε       clipped to [-1, 1] if asked for
+//   x₀ = predict_latent · x - predict_noise · ε       clipped to [-1, 1] if requested
 //   x  = mean_start · x₀ + mean_latent · x + σ · noise
 // c and u are the conditional and the unconditional output. σ is given, or learned: the output's second
 // half v interpolates log σ² between `low` and `high` by (v + 1) / 2. One lane per element of x.

@@ -22,7 +22,7 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
-    /// A PyTorch file that is damaged, or that wants more than to hold tensors.
+    /// A PyTorch file that is damaged or contains more than tensors.
     #[error("{label} is not a readable PyTorch checkpoint: {reason}")]
     Torch {
         /// File name.
@@ -63,7 +63,7 @@ pub enum CheckpointError {
         /// One sentence for each tensor.
         problems: Vec<String>,
     },
-    /// A tensor was asked for that is not there.
+    /// A requested tensor does not exist.
     #[error("tensor {name} is missing")]
     Missing {
         /// Its name.

@@ -338,7 +338,7 @@ impl Gpu {
         pipelines.entry((shader.name, bits)).or_insert_with(compile).pipeline.clone()
     }
 
-    /// Every pipeline that the work recorded so far has asked for, by name and constants.
+    /// Every pipeline used by the recorded work so far, by name and constants.
     pub fn specialisations(&self) -> Vec<Specialisation> {
         let pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let all: BTreeMap<_, _> = pipelines.iter().collect();

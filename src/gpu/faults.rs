@@ -111,7 +111,7 @@ impl Gpu {
         Watch { scopes, faults: self.faults.clone() }
     }
 
-    /// Does something that may ask for more than the device has. A refusal is returned and nothing else: neither the
+    /// Runs something that may exceed the resources of the device. Failures are returned: neither the
     /// device nor its owner's error handlers see them.
     ///
     /// The scopes are open only while `work` runs, not while it waits, so other users of the device may have scopes of

@@ -52,7 +52,7 @@ impl<S: Clone + Display> Tape<S> {
     /// Records a dispatch of the kernel's variant for the device.
     ///
     /// # Panics
-    /// When the kernel asks for more workgroups than WebGPU has: a bug.
+    /// When the kernel needs more workgroups than WebGPU allows: a bug.
     pub fn push<K: Kernel>(&mut self, gpu: &Gpu, scope: S, kernel: &K) {
         self.push_variant(gpu, scope, kernel, gpu.profile);
     }

@@ -41,7 +41,7 @@ pub enum Prediction {
     #[default]
     Velocity,
     /// The sample `x₀` (diffusers' name), from which the velocity follows as `(x − z) / (1 − t)`: for patches of more numbers than
-    /// half the hidden size, whose noise a token has no room for (Li and He 2025, arXiv 2511.13720).
+    /// half the hidden size, whose noise a token has no memory for (Li and He 2025, arXiv 2511.13720).
     #[serde(rename = "data", alias = "sample")]
     Sample,
 }

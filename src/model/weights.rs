@@ -41,7 +41,7 @@ impl Leaf for () {
     type Experts = ();
 }
 
-/// Makes leaves from their descriptions. The walk asks for them in the order of the official `state_dict`.
+/// Makes leaves from their descriptions. The walk requests them in the order of the official `state_dict`.
 pub(crate) trait Source<L: Leaf> {
     /// Why a leaf cannot be made.
     type Error;

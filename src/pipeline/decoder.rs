@@ -22,7 +22,7 @@ const WHAT: &str = "this decoder";
 /// Cells along a side of the latent that a preview is fitted to.
 const PREVIEW_SIDE: usize = 6;
 
-/// A decoder and a model that do not belong together.
+/// A decoder and a model with different latents.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{model} generates latents with {makes} channels, but {decoder} expects {takes}; use the \
@@ -35,7 +35,7 @@ pub struct DecoderMismatch {
     takes: usize,
 }
 
-/// Whether a decoder takes what a model makes.
+/// Whether a decoder accepts the latents of a model.
 ///
 /// # Errors
 /// When their numbers of channels differ.
@@ -48,7 +48,7 @@ pub fn check_decoder(file: &DecoderFile, config: &Config) -> Result<(), DecoderM
     Err(DecoderMismatch { model, makes, decoder, takes })
 }
 
-/// A decoder on the device that was chosen for it; makes decoders for any size of latents. Copies share the weights.
+/// A decoder loaded onto a device; creates decoders for any size of latents. Copies share the weights.
 #[derive(Clone)]
 pub struct LoadedDecoder {
     place: Place<CpuDecoderModel, GpuDecoderModel>,
@@ -62,7 +62,7 @@ impl LoadedDecoder {
     /// Loads a decoder on the given backend, on a device of its own.
     ///
     /// # Errors
-    /// When it does not fit, or a GPU was asked for and there is none.
+    /// When it does not fit, or a GPU was requested and there is none.
     pub async fn open_async(
         file: &DecoderFile,
         backend: Backend,
@@ -74,7 +74,7 @@ impl LoadedDecoder {
         Ok(Self { place, note, channels: file.latent_channels(), factor: file.factor() })
     }
 
-    /// Loads a decoder on a device that is there, such as the host's or that of a [`Pipeline`](super::Pipeline).
+    /// Loads a decoder on an existing device, such as the host's or that of a [`Pipeline`](super::Pipeline).
     ///
     /// # Errors
     /// When a tensor cannot be read, or the device cannot hold the decoder.
@@ -114,7 +114,7 @@ impl LoadedDecoder {
     /// it was.
     ///
     /// # Errors
-    /// When the device has no room for such images, or was lost meanwhile.
+    /// When the device has no memory for such images, or was lost.
     pub async fn decoder_async(&self, size: [usize; 2]) -> Result<Box<dyn Decoder>, EngineError> {
         self.check_size(size)?;
         match &self.place {
@@ -143,7 +143,7 @@ impl LoadedDecoder {
         }
     }
 
-    /// Refuses images that are too large, before anything is allocated.
+    /// Rejects images that are too large, before anything is allocated.
     fn check_size(&self, size: [usize; 2]) -> Result<(), EngineError> {
         let extent = self.extent(size);
         if size.iter().any(|n| n.saturating_mul(self.factor) > MOST_SIDE) {
@@ -161,7 +161,7 @@ impl LoadedDecoder {
         }
     }
 
-    /// Pixels of an image, for people.
+    /// Size of an image, for messages.
     fn extent(&self, [height, width]: [usize; 2]) -> String {
         let factor = self.factor;
         format!("{} × {}", width.saturating_mul(factor), height.saturating_mul(factor))
@@ -179,7 +179,7 @@ impl LoadedDecoder {
     /// Fits a preview to the decoder, with one small latent that it decodes.
     ///
     /// # Errors
-    /// When the device is lost or has no room even for that.
+    /// When the device is lost or out of memory.
     pub async fn fit_preview(&self) -> Result<LatentPreview, EngineError> {
         let shape = [self.channels, PREVIEW_SIDE, PREVIEW_SIDE];
         let decoder = self.decoder_async([PREVIEW_SIDE; 2]).await?;
@@ -188,7 +188,7 @@ impl LoadedDecoder {
         Ok(LatentPreview::fit(&latent, shape, &picture, self.factor))
     }
 
-    /// What computes, for people.
+    /// Description of the device.
     pub fn device(&self) -> String {
         match &self.place {
             Place::Cpu(model) => model.device(),
@@ -196,7 +196,7 @@ impl LoadedDecoder {
         }
     }
 
-    /// The device, where it is not the processor.
+    /// The device, unless the CPU decodes.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         match &self.place {
             Place::Cpu(_) => None,
@@ -204,13 +204,13 @@ impl LoadedDecoder {
         }
     }
 
-    /// Why the decoder is where it is, in a sentence, when the user did not choose the place.
+    /// A note on why this device was chosen, unless the user chose it.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
 }
 
-/// Refuses what is larger than the memory that is free.
+/// Rejects what exceeds free memory.
 fn fits(needed: u64, free: u64, extent: &str) -> Result<(), EngineError> {
     if needed <= free {
         return Ok(());

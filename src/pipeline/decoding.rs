@@ -13,13 +13,13 @@ pub struct Decoding {
     decoder: Box<dyn Decoder>,
     /// `[B, C, h, w]`
     latents: Vec<f32>,
-    /// Those that are finished, `[n, 3, height, width]`.
+    /// Finished images, `[n, 3, height, width]`.
     pictures: Vec<f32>,
     count: usize,
     done: usize,
 }
 
-/// Where a decoding is: enough for another decoder to go on from there.
+/// State of a decoding, from which another decoder can continue.
 #[derive(Clone, Debug, Default)]
 pub struct DecodingState {
     /// All latents, `[B, C, h, w]`.
@@ -32,15 +32,15 @@ impl Decoding {
     /// Begins with latents `[B, C, h, w]` as a model samples them, of the decoder's size.
     ///
     /// # Panics
-    /// When they are no whole number of latents.
+    /// When the values do not form whole latents.
     pub fn begin(decoder: Box<dyn Decoder>, latents: Vec<f32>) -> Self {
         Self::resume(decoder, DecodingState { latents, pictures: Vec::new() })
     }
 
-    /// Goes on after the images that another decoder has finished.
+    /// Continues after the images that another decoder has finished.
     ///
     /// # Panics
-    /// When latents or images are no whole number, or there are more images than latents.
+    /// When the values do not form whole latents or images, or there are more images than latents.
     pub fn resume(mut decoder: Box<dyn Decoder>, so_far: DecodingState) -> Self {
         let DecodingState { latents, pictures } = so_far;
         let len = decoder.latent_shape().iter().product::<usize>();
@@ -51,7 +51,7 @@ impl Decoding {
         Self { decoder, count: latents.len() / len, latents, pictures, done }
     }
 
-    /// Does at most about `budget` units of work, and takes in what is finished. Never waits.
+    /// Does at most about `budget` units of work and collects finished results. Never waits.
     ///
     /// # Errors
     /// When the device is lost; [`Decoding::into_state`] has what was finished.

@@ -90,7 +90,7 @@ impl Run {
     /// rule; the pool rule lets batch mates compete by design).
     ///
     /// # Errors
-    /// When the device has no room for the prompts.
+    /// When the device has no memory for the prompts.
     ///
     /// # Panics
     /// When the number of labels is not the engine's batch size.
@@ -108,7 +108,7 @@ impl Run {
     /// is the same, bit for bit.
     ///
     /// # Errors
-    /// When the device has no room for the prompts.
+    /// When the device has no memory for the prompts.
     ///
     /// # Panics
     /// When the number of labels is not the engine's batch size.
@@ -176,7 +176,7 @@ impl Run {
     /// Does at most about `budget` kernels of work, and takes in what has arrived. Never waits.
     ///
     /// # Errors
-    /// When the device is lost or has no room, or the scheduler cannot continue; what was finished stays readable.
+    /// When the device is lost or out of memory, or the scheduler cannot continue; what was finished stays readable.
     pub fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
         self.advance_with(budget, |_| {})
     }

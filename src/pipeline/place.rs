@@ -48,7 +48,7 @@ impl<C, G> Clone for Place<C, G> {
 /// errors, as in "this model".
 ///
 /// # Errors
-/// When it cannot be loaded there, or a GPU was asked for and there is none.
+/// When it cannot be loaded there, or a GPU was requested and there is none.
 pub(super) async fn load<C, G>(
     backend: Backend,
     what: &str,

@@ -19,7 +19,7 @@ pub struct Settings {
     pub seed: u64,
     /// Denoising steps; without effect on schedulers that choose their own.
     pub steps: u32,
-    /// Guidance scale; 1 is none.
+    /// Guidance scale; 1 switches guidance off.
     pub guidance: f32,
     /// Scheduler and its options.
     pub scheduler: SchedulerKind,
@@ -38,7 +38,7 @@ pub enum SettingsError {
     /// No or too many steps.
     #[error("steps must be 1–{most}, got {given}")]
     Steps {
-        /// What was given.
+        /// The given value.
         given: u32,
         /// Most steps of this scheduler for this model.
         most: u32,
@@ -70,13 +70,13 @@ pub enum SettingsError {
     LabelName {
         /// Which table.
         table: String,
-        /// What was given.
+        /// The given value.
         name: String,
     },
     /// A label for a table that the model does not have.
     #[error("the model has no labels for {table:?}; it has {expected}")]
     Table {
-        /// What was given.
+        /// The given value.
         table: String,
         /// The tables of the model.
         expected: String,
@@ -153,7 +153,7 @@ impl Settings {
         Ok(())
     }
 
-    /// How many images are asked for.
+    /// Number of requested images.
     pub fn pictures(&self) -> usize {
         self.labels.first().map_or(self.prompts.len(), Vec::len)
     }

@@ -145,7 +145,7 @@ impl SettingsBuilder<'_> {
         Self { steps, ..self }
     }
 
-    /// Guidance scale; 1 is none.
+    /// Guidance scale; 1 switches guidance off.
     pub fn guidance(self, guidance: f32) -> Self {
         Self { guidance, ..self }
     }

@@ -10,7 +10,7 @@ pub trait Sliced {
     /// waits for the device.
     ///
     /// # Errors
-    /// When the device is lost or has no room; what was finished stays readable.
+    /// When the device is lost or out of memory; what was finished stays readable.
     fn advance(&mut self, budget: usize) -> Result<Progress, EngineError>;
 
     /// How much is done, 0 to 1.

@@ -54,7 +54,7 @@ impl DdpmOptions {
 /// A model that predicts noise, with guidance in one pass over both branches.
 #[derive(Clone, Debug)]
 pub(super) struct EpsilonModel {
-    /// Guidance scale; 1 is none.
+    /// Guidance scale; 1 switches guidance off.
     guidance: f32,
     guided_channels: usize,
     clip: bool,

@@ -6,7 +6,7 @@
 //! rearranged at run time and an expert with few tokens streams its weights at memory bandwidth.
 //!
 //! Every sum runs over the inputs in their order, whatever the tile, so a row of the result does
-//! not depend on which rows are computed beside it.
+//! not depend on which rows are computed with it.
 
 use bytemuck::{Pod, Zeroable};
 use pulp::{Arch, Simd, WithSimd};

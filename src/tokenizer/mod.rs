@@ -34,7 +34,7 @@ pub struct Tokenizer {
 /// What is done to a whole text, one after another.
 #[derive(Debug)]
 enum Cleaning {
-    /// Lower case, no accents, no control characters, as far as the file asks for it
+    /// Lower case, no accents, no control characters, as configured in the file
     Bert(BertNormalizer),
     /// Letters and their accents as one character
     Nfc(NFC),
@@ -64,7 +64,7 @@ enum Pieces {
 /// A prompt as the text encoder reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
-    /// Beginning, words, end (`[CLS] … [SEP]`), then padding up to the length that was asked for.
+    /// Begin token, words, end token (`[CLS] … [SEP]`), then padding up to the requested length.
     pub ids: Vec<u32>,
     /// Tokens before the padding.
     pub count: usize,

@@ -103,7 +103,7 @@ mod tests {
         OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
     };
 
-    /// What the crate's own regular expressions make of `text`.
+    /// The result of the crate's own regular expressions for `text`.
     fn by_the_crate(text: &str, splitter: &impl PreTokenizer) -> Vec<String> {
         let mut words = PreTokenizedString::from(text);
         splitter.pre_tokenize(&mut words).unwrap();

@@ -126,7 +126,7 @@ impl Trace {
         (!steps.is_empty()).then(|| steps.iter().sum::<f32>() / steps.len() as f32)
     }
 
-    /// `C` of each image over its conditional passes: how much compute its content asked for.
+    /// `C` of each image over its conditional passes: the compute spent on its content.
     pub fn capacity_by_picture(&self) -> Vec<f32> {
         let pictures = self.forwards.iter().flat_map(|f| &f.layers).next();
         let pictures = pictures.map_or(0, |l| l.masks.len() / self.tokens());

@@ -274,7 +274,7 @@ impl LayerDocument {
     }
 }
 
-/// A safetensors file with what its header says beside the tensors.
+/// A safetensors file with the metadata of its header.
 struct File<'a> {
     tensors: SafeTensors<'a>,
     entries: std::collections::HashMap<String, String>,

@@ -8,7 +8,7 @@ use super::{At, Trace};
 use crate::engine::Scores;
 
 /// Need minus threshold in log-odds for every token of the pool and every expert of a layer, `[S, E]`. Positive where
-/// the capacity predictor asks for the expert: under the rule `token` these are the tokens that it took.
+/// the capacity predictor selects the expert: under the rule `token` these are the tokens that it took.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Margins {
     /// `[S, E]`, token by token. Negative infinity for a muted expert, never NaN.

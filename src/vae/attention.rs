@@ -54,7 +54,7 @@ impl AttentionWeights {
         out
     }
 
-    /// Projects the next `count` tokens of the normalised image `x`, `[T, C]`; says whether everything that all
+    /// Projects the next `count` tokens of the normalised image `x`, `[T, C]`; returns whether everything that all
     /// rows need is there.
     pub(super) fn prepare(&self, attended: &mut Attended, x: &[f32], count: usize) -> bool {
         if attended.is_packed {

@@ -15,7 +15,7 @@ use crate::gpu::{Gpu, GpuError, InFlight, Readback, Tape, Tensor, Timing};
 use crate::kernels::WeightPrecision;
 use crate::kernels::planes::{from_quads, to_quads};
 
-/// Dispatches of one submission: drivers give up on work that takes seconds.
+/// Dispatches per submission: drivers abort work that takes seconds.
 const MAX_DISPATCHES: usize = 32;
 
 /// A decoder on a device, for images of any size.

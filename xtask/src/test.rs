@@ -125,7 +125,7 @@ fn path_of(program: &str) -> Option<String> {
     found.to_str().map(str::to_owned)
 }
 
-/// Installs a package where we may, and says how to do it elsewhere.
+/// Installs a package where possible; elsewhere prints how to do it.
 fn install(reason: &str, package: &str) -> Result<(), String> {
     if !Path::new("/etc/debian_version").exists() || !is_root() {
         return Err(format!(

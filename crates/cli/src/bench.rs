@@ -23,7 +23,7 @@ use super::{Outcome, WeightsName, backend_parser};
 /// Measure the time of a guided step (both branches of guidance) and of each kernel in it.
 ///
 /// Reports the median of many steps with the fastest and the slowest. Other programs on the machine affect the
-/// result, and a software adapter such as lavapipe says nothing about the speed of a GPU.
+/// result, and a software adapter such as lavapipe is not representative of a GPU.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.

@@ -120,7 +120,7 @@ fn describe(
         shapes.iter().map(spec).collect::<Vec<_>>()
     };
     if shapes.keys().any(|name| name.starts_with("decoder.")) {
-        // An image decoder; its own reader knows what it needs.
+        // An image decoder, which has its own reader.
         let config = file.with_file_name("config.json");
         let text = std::fs::read_to_string(&config).map_err(|e| {
             format!("cannot read {}, the configuration of the decoder: {e}", config.display())

@@ -63,7 +63,7 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    /// Images `[B, 3, height, width]`; `heard` is told the share that is done and the number of finished images.
+    /// Images `[B, 3, height, width]`; `heard` gets the finished fraction and the number of finished images.
     pub(super) fn finish(
         self,
         heard: impl FnMut(f32, usize),

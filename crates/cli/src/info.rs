@@ -166,7 +166,7 @@ fn needs(config: &Config, arguments: &Arguments) -> Outcome {
         Ok(gpu) => {
             use WeightPrecision::{F16, F32, Int4, Int8};
             let fits = |precision| fits_gpu(config, batch, gpu, free, precision);
-            // Each has its line, whatever the others say.
+            // Each has its line, whatever the results of the others.
             [F32, F16, Int8, Int4].map(fits).contains(&true)
         }
         Err(error) => {

@@ -104,7 +104,7 @@ pub(super) struct BatchFile {
 }
 
 impl BatchFile {
-    /// Opens a batch, or says in words why it is none. Reads the header only.
+    /// Opens a batch, or explains why it is not one. Reads only the header.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let bytes = map_file(path).map_err(|e| e.to_string())?;
         // Also compares the length of the file with what the header promises.

@@ -40,7 +40,7 @@ impl Report {
         Self { tolerance, passed: 0, failed: 0 }
     }
 
-    /// Prints the count and says whether something differs.
+    /// Prints the counts; returns whether anything differs.
     pub(super) fn finish(self) -> Result<bool, &'static str> {
         println!("{} passed, {} failed", self.passed, self.failed);
         if self.passed + self.failed == 0 {

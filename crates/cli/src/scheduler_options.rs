@@ -14,7 +14,7 @@ pub(super) struct SchedulerOptions {
 }
 
 impl SchedulerOptions {
-    /// The scheduler that was asked for, or the model's.
+    /// The requested scheduler, or the model's.
     pub(super) fn resolve(&self, config: &Config) -> Result<SchedulerKind, OptionError> {
         let kind = self.scheduler.unwrap_or_else(|| SchedulerKind::default_of(config));
         self.options.iter().try_fold(kind, |kind, (name, value)| kind.with_text(name, value))

@@ -36,7 +36,7 @@ pub fn bytes(name: &str) -> Option<&'static [u8]> {
 /// Opens an embedded model by its name, or a safetensors file by its path: what `--model` takes.
 ///
 /// # Errors
-/// A sentence that says what was expected.
+/// A message with the expected values.
 pub fn open_any(model: &str) -> Result<Checkpoint, Box<dyn std::error::Error>> {
     if let Some(checkpoint) = open(model) {
         return Ok(checkpoint?);

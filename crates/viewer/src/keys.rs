@@ -2,7 +2,7 @@
 
 use egui::{Context, Key};
 
-/// What a visitor can do without a pointer.
+/// Actions available from the keyboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     GenerateOrPause,
@@ -48,7 +48,7 @@ pub(super) fn pressed(ctx: &Context) -> Vec<Action> {
             return Vec::new();
         }
         let shortcuts = SHORTCUTS.iter();
-        // A focused button takes the space key for itself, a focused slider the arrows.
+        // A focused button handles the space key itself, a focused slider the arrows.
         let mine = |key| {
             free || !matches!(
                 key,

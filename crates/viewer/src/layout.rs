@@ -12,7 +12,7 @@ use super::{App, explore};
 
 /// From this width on there are three columns.
 const WIDE: f32 = 900.0;
-/// Widths of the columns beside the images.
+/// Widths of the columns next to the images.
 const LEFT: f32 = 296.0;
 const RIGHT: f32 = 352.0;
 /// One column is no wider than this.

@@ -45,7 +45,7 @@ pub struct Launch {
     pub model: ModelSource,
     /// An image decoder, for a model that makes latents.
     pub decoder: Option<ModelSource>,
-    /// A run that somebody shared, to be shown first.
+    /// A shared run to show first.
     pub share: Option<Share>,
     /// What computes.
     pub backend: Backend,
@@ -102,7 +102,7 @@ impl App {
         &mut self.session
     }
 
-    /// Does the background work of a frame and asks for the next frame where there is more to do.
+    /// Does the background work of a frame and requests the next frame if there is more to do.
     pub fn tick(&mut self, ctx: &Context) {
         self.jobs.tick(&mut self.session);
         let began = Instant::now();
@@ -261,7 +261,7 @@ impl App {
         self.explore.selection = selection;
     }
 
-    /// How often Explore made something anew for its views, for tests: nothing changes while nobody touches it.
+    /// How often Explore rebuilt its views, for tests: nothing is rebuilt without input.
     pub fn explore_makings(&self) -> u64 {
         self.explore.makings()
     }

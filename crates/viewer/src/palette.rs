@@ -5,7 +5,7 @@
 
 use egui::Color32;
 
-/// Colours that are told apart; beyond them they repeat.
+/// Number of distinct colours; beyond it they repeat.
 pub const EXPERT_COLOURS: usize = 16;
 
 /// Found by a search that moved well-known hues apart until the closest two of the first eight, and of all, were

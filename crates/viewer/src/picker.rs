@@ -7,7 +7,7 @@ use super::session::Choice;
 use super::theme::Look;
 use diffmoe::model::LabelTable;
 
-/// What a visitor reads for a choice.
+/// The text of a choice.
 pub fn name(table: &LabelTable, choice: Choice) -> String {
     match choice {
         Choice::Any => "any".to_owned(),

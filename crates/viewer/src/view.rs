@@ -32,7 +32,7 @@ pub(super) enum Mode {
     Explore,
 }
 
-/// What the visitor looks at.
+/// What is on screen.
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) mode: Mode,

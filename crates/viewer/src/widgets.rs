@@ -128,7 +128,7 @@ pub(super) fn switch<T: Copy + PartialEq>(
     *value != before
 }
 
-/// A slider under its name, as wide as there is room, with its value beside it.
+/// A slider below its label, filling the width, with its value next to it.
 pub(super) fn slider<'a, T: egui::emath::Numeric>(
     ui: &mut Ui,
     name: &str,

@@ -23,7 +23,7 @@ pub struct Arguments {
     /// Image decoder for a model that makes latents: a safetensors file of diffusers, as for `sample --vae`.
     #[arg(long, value_name = "FILE")]
     vae: Option<PathBuf>,
-    /// Draw a run that somebody shared: the part of the link from # on, or the whole link.
+    /// Draw a shared run: the part of a link from # on, or the whole link.
     #[arg(long, value_name = "LINK")]
     share: Option<String>,
     /// Where to compute. The window itself is painted by the GPU in any case.

@@ -8,7 +8,7 @@ use super::objects::{error, set};
 use super::options::Options;
 use diffmoe_viewer::platform::{self, Bytes, Transfer};
 
-/// Who hears how far it is, and what the file is for.
+/// The progress callback, and what the file is for.
 #[derive(Clone, Copy)]
 pub(super) struct Progress<'f> {
     pub(super) listener: Option<&'f Function>,

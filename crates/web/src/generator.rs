@@ -198,7 +198,7 @@ impl Inner {
         self.checkpoint.config().input_size.map(|side| side * factor)
     }
 
-    /// Samples to the end; goes on from the last finished step on a new device when one is lost.
+    /// Samples to the end; resumes from the last finished step on a new device if one is lost.
     async fn run(&self, settings: Settings, listener: &Listener) -> Result<Run, JsValue> {
         let config = self.checkpoint.config();
         let batch = settings.pictures();

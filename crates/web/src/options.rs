@@ -12,7 +12,7 @@ use diffmoe::scheduler::{ALL, OptionInfo, SchedulerKind};
 pub(super) struct Options(JsValue);
 
 impl Options {
-    /// An object; `undefined` and `null` count as an empty one. Entries that we do not know are refused,
+    /// An object; `undefined` and `null` count as an empty one. Unknown entries are rejected,
     /// because a misspelt one would be ignored in silence.
     pub(super) fn new(value: JsValue, known: &[&str]) -> Result<Self, String> {
         if value.is_undefined() || value.is_null() {
@@ -81,8 +81,8 @@ impl Options {
     }
 }
 
-/// Entries of the options of `sample`, beside those that name label tables and the options of schedulers.
-/// Earlier versions said `solver`.
+/// Entries of the options of `sample`, besides those of label tables and schedulers.
+/// Earlier versions used `solver`.
 const SAMPLE: [&str; 18] = [
     "labels",
     "prompt",
@@ -166,7 +166,7 @@ pub(super) fn settings(options: &Options, config: &Config, seed: u64) -> Result<
         .map_err(|error| error.to_string())
 }
 
-/// The scheduler that is asked for or that the model recommends, with its options.
+/// The requested or the recommended scheduler, with its options.
 fn scheduler(options: &Options, config: &Config) -> Result<SchedulerKind, String> {
     let name = match options.text("scheduler")? {
         None => options.text("solver")?,

@@ -18,7 +18,7 @@ use diffmoe_viewer::{App, Launch};
 const FIRST_MODEL: &str = "emoji";
 
 thread_local! {
-    /// Who is told that the program has crashed.
+    /// Callback for crashes of the program.
     static ON_CRASH: RefCell<Option<Function>> = const { RefCell::new(None) };
 }
 
@@ -49,7 +49,7 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
     std::panic::set_hook(Box::new(|panic| {
         console_error_panic_hook::hook(panic);
         let message = panic.to_string();
-        // A crash while crashing is told once.
+        // A crash while crashing is reported once.
         if let Some(on_crash) = ON_CRASH.take() {
             let _ = on_crash.call1(&JsValue::NULL, &message.into());
         }
@@ -86,7 +86,7 @@ async fn work_between_frames(runner: eframe::WebRunner) {
     }
 }
 
-/// What the page's address asks for: `?model=`, `?vae=`, `?backend=`, and a shared run behind the `#`.
+/// Parameters of the page's URL: `?model=`, `?vae=`, `?backend=`, and a shared run behind the `#`.
 fn launch() -> Launch {
     let mut problem = None;
     let share = platform::fragment()

@@ -67,7 +67,7 @@ impl Listener {
         }
     }
 
-    /// A step is finished; its images, of `size` (height and width), are made only where somebody listens.
+    /// A step is finished; its images, of `size` (height and width), are only made if there is a callback.
     pub(super) fn step(
         &self,
         step: u32,

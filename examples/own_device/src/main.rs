@@ -124,7 +124,7 @@ impl View {
             compatible_surface: Some(&surface),
             ..Default::default()
         }))?;
-        // The host's device: it asks for what the kernels need beside its own limits.
+        // The host's device: it requests the limits of the kernels in addition to its own.
         let (device, queue) =
             pollster::block_on(adapter.request_device(&Gpu::device_descriptor(&adapter)))?;
         let size = window.inner_size();

@@ -33,7 +33,7 @@ impl TorchFile {
     /// checkpoints); a file that is a state_dict itself has none to choose from.
     ///
     /// # Errors
-    /// When the file cannot be read, is no PyTorch archive, or asks for anything but tensors.
+    /// When the file cannot be read, is not a PyTorch archive, or refers to anything but tensors.
     pub fn open(path: &Path, weights: &str) -> Result<Self, CheckpointError> {
         let label = path.display().to_string();
         let bytes = platform::map_file(path)

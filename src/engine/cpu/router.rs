@@ -56,7 +56,7 @@ pub(super) fn route(config: &Config, rule: RoutingRule, scores: &Scores, masks: 
     }
 }
 
-/// For each token of the pool, whether the capacity predictor wants it for expert `e`: strictly above
+/// For each token of the pool, whether the capacity predictor selects it for expert `e`: strictly above
 /// the threshold.
 fn predicted(e: usize, scores: &Scores) -> impl Iterator<Item = bool> {
     let experts = scores.thresholds.len();

@@ -145,7 +145,7 @@ impl GpuEngine {
     /// All dispatches of a step of these operations, in order: where each belongs, and its shader.
     ///
     /// # Errors
-    /// When the device has no room for them.
+    /// When the device has no memory for them.
     pub fn dispatches(
         &mut self,
         ops: &[Instruction],

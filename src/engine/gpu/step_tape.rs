@@ -83,7 +83,7 @@ impl Recorder<'_> {
     /// Records a step.
     ///
     /// # Errors
-    /// When the device has no room for the scores of the step.
+    /// When the device has no memory for the scores of the step.
     ///
     /// # Panics
     /// When the step has a joint pass and there is no memory for it: a bug.

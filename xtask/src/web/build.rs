@@ -32,7 +32,7 @@ pub(super) fn wasm(dev: bool) -> Result<Built, String> {
         .out_name("diffmoe")
         .typescript(false)
         .remove_producers_section(true);
-    // So that `init()` alone finds the WebAssembly beside the script.
+    // So that `init()` without arguments finds the WebAssembly in the script's folder.
     bindgen.omit_default_module_path(false);
     bindgen.remove_name_section(!dev);
     bindgen.web(true).map_err(|e| failed(&e))?;

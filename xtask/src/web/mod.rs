@@ -22,7 +22,7 @@ options:
   --optimise   get wasm-opt from npm (package `binaryen`) if it is not installed; the page works without it
   --dev        build quickly instead of small, for working on the page itself";
 
-/// What was asked for.
+/// The request.
 #[derive(Debug, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct Options {

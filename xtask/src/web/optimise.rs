@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{run, succeeds};
 
-/// What Rust emits for this target, beside the vectors that we ask for.
+/// Features that Rust emits for this target, besides SIMD.
 const FEATURES: [&str; 8] = [
     "--enable-simd",
     "--enable-bulk-memory",

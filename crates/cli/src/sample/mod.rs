@@ -201,7 +201,7 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says how much compute the images asked for, by what they show.
+/// Prints the compute spent on the images, by class or prompt.
 fn report_capacity(trace: &Trace, settings: &Settings, config: &Config) {
     let Some(capacity) = trace.capacity() else { return };
     println!("capacity C = {capacity:.2}: mean number of experts per token");

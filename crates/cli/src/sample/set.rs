@@ -145,7 +145,7 @@ fn fingerprint<'a>(files: impl IntoIterator<Item = &'a [u8]>) -> String {
     hash.finalize().iter().flat_map(digits).collect()
 }
 
-/// Refuses a folder with images of another set, whoever drew them.
+/// Rejects a folder with images of another set.
 fn check_others(folder: &Path, expected: &Header) -> Result<(), String> {
     for path in picture_set::list(folder)? {
         // What is damaged is drawn again by the shard it belongs to.

@@ -9,7 +9,7 @@ use crate::session::Phase;
 use crate::theme::Look;
 use crate::widgets::{caption, icon_button, milliseconds, primary_button, sign_button};
 
-/// The big button and those beside it.
+/// The primary button and those next to it.
 pub(crate) fn run_buttons(app: &mut App, ui: &mut Ui, height: f32) {
     let phase = app.session.phase();
     let decoding = matches!(phase, Phase::Decoding { .. });

@@ -7,7 +7,7 @@ use super::PickedFile;
 /// Reads a dropped file: natively it is mapped into memory, a page reads it whole.
 ///
 /// # Errors
-/// A sentence that says why it could not be read.
+/// The reason why it could not be read.
 pub async fn read_dropped(file: egui::DroppedFileHandle) -> Result<PickedFile, String> {
     let path = file.path().to_owned();
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();

@@ -21,7 +21,7 @@ impl Transfer {
         self.0.done.load(Relaxed)
     }
 
-    /// Bytes in all, where the other side said so.
+    /// Total bytes, if the server reports them.
     pub fn total(&self) -> Option<u64> {
         Some(self.0.total.load(Relaxed)).filter(|&total| total > 0)
     }
@@ -48,10 +48,10 @@ impl Transfer {
     }
 }
 
-/// Why a file did not arrive, in sentences that say what to do.
+/// Errors of a transfer. Messages say what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// The operating system would not hand out the file.
+    /// The operating system could not read the file.
     #[error("cannot read {location}: {reason}")]
     Unreadable {
         /// The path.

@@ -22,7 +22,7 @@ pub enum Choice {
     Row(u32),
 }
 
-/// The settings as a visitor sees them.
+/// The settings as shown in the user interface.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Controls {
     /// For each label table of the model, in its order.

@@ -29,7 +29,7 @@ pub struct DecoderInfo {
     pub file_bytes: u64,
     /// What computes.
     pub device: String,
-    /// Why that, where the visitor did not choose it.
+    /// Why this device, if the user did not choose it.
     pub note: Option<String>,
     /// Share of the colours' variance that the preview explains, 0 to 1.
     pub explained: f32,

@@ -17,7 +17,7 @@ use diffmoe::vae::DecoderFile;
 /// Where a model or a decoder comes from.
 #[derive(Clone, Debug)]
 pub enum ModelSource {
-    /// Built into the program, or lying beside the page.
+    /// Embedded in the program, or hosted with the page.
     Named(String),
     /// A file that was dropped or picked, by its content.
     File {
@@ -77,12 +77,12 @@ enum Content {
     Decoder(Arc<DecoderFile>),
 }
 
-/// A model or a decoder on its way to a device.
+/// A model or a decoder being loaded onto a device.
 pub(super) struct Loading {
     source: ModelSource,
     /// The run to show with it.
     pub(super) share: Option<Share>,
-    /// Whether another model was asked for since: then it is taken only if it is a decoder.
+    /// Whether another model was requested since; it is then used only if it is a decoder.
     pub(super) is_superseded: bool,
     transfer: Transfer,
     /// There once the file is here and is one of both.

@@ -13,10 +13,10 @@ pub(super) struct Losses {
     finished: u64,
 }
 
-/// Where a job goes on.
+/// Where a job continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// On another device of the kind that the visitor wants.
+    /// On another device of the selected kind.
     Device(Backend),
     /// On the processor.
     Processor,

@@ -6,7 +6,7 @@ use super::{Controls, Model, ModelSource, NoteKind, Session, Share};
 
 impl Session {
     /// Loads a model or a decoder, whichever the file is; the present one stays until the new one is good. Of
-    /// several models the one that was asked for last stays.
+    /// several models, the last requested one stays.
     pub fn load(&mut self, source: ModelSource) {
         self.load_with(source, None);
     }
@@ -19,7 +19,7 @@ impl Session {
         self.loading.push(Loading::begin(source, share, self.backend, &self.waker));
     }
 
-    /// Shows a run that somebody shared: loads its model where it is another one, and draws.
+    /// Shows a shared run: loads its model if another one is open, and draws.
     pub fn open_share(&mut self, share: Share) {
         let open = |name: &str| {
             self.model.as_ref().is_some_and(|model| {

@@ -54,12 +54,12 @@ pub struct UsedDecoder {
     pub(super) serial: u64,
 }
 
-/// What a run whose samples are latents has beside them.
+/// Additional data of a run whose samples are latents.
 #[derive(Clone, Debug, Default)]
 pub struct LatentPictures {
     /// Nothing as long as there was none.
     pub decoder: Option<UsedDecoder>,
-    /// Whether nobody wants the last frame decoded by itself: it was cancelled, or did not work.
+    /// Whether the last frame is not decoded automatically: it was cancelled or failed.
     pub(super) declined: bool,
     /// By frame, `[B, 3, h, w]`.
     decoded: BTreeMap<usize, Vec<f32>>,

@@ -17,7 +17,7 @@ pub struct Record {
     pub id: u64,
     /// The model's shape.
     pub config: Arc<Config>,
-    /// What the visitor had set.
+    /// The controls of the run.
     pub controls: Controls,
     /// What that meant.
     pub settings: Settings,
@@ -31,7 +31,7 @@ pub struct Record {
     pub trace: Trace,
     /// Time that each finished step took, pauses left out.
     pub step_ms: Vec<f32>,
-    /// Where the time of the last finished step went; empty where the device does not say.
+    /// Time of the last finished step by stage; empty if the device has no timestamps.
     pub stage_ms: Vec<(Stage, f32)>,
     /// Whether all steps are finished.
     pub complete: bool,

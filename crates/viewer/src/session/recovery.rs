@@ -60,7 +60,7 @@ impl Session {
         }
     }
 
-    /// Makes an engine in the background; with `reopen`, on a device that is asked for anew.
+    /// Creates an engine in the background; with `reopen`, on a newly requested device.
     fn prepare(&mut self, purpose: Purpose, batch: usize, reopen: Option<Backend>) {
         let Some(model) = &self.model else { return };
         let (checkpoint, open, wrap) =
@@ -124,8 +124,8 @@ impl Session {
         engine
     }
 
-    /// The device failed: asks for another one and goes on from the last finished step. After too many losses in
-    /// a row the processor goes on.
+    /// The device failed: requests another one and resumes from the last finished step. After too many losses in
+    /// a row the CPU takes over.
     pub(super) fn recover(&mut self, reason: &str) {
         let Some(job) = &mut self.job else { return };
         // An engine of a lost device is of no use.

@@ -10,20 +10,20 @@ use diffmoe::scheduler::{ALL, SchedulerKind};
 /// Hexadecimal digits of a model's SHA-256 that a link carries.
 pub(super) const HASH_DIGITS: usize = 8;
 
-/// A run that somebody shared.
+/// A shared run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Share {
-    /// Name of a built-in model, address of a file on the web, or the name of somebody's own file.
+    /// Name of an embedded model, URL of a file, or name of a local file.
     pub model: Option<String>,
     /// First digits of the SHA-256 of the model that drew the images, lower-case.
     pub hash: Option<String>,
-    /// Address of the image decoder on the web, or the name of somebody's own file.
+    /// URL of the image decoder, or name of a local file.
     pub decoder: Option<String>,
     /// What was set.
     pub controls: Controls,
     /// What Explore looked at, where it was open.
     pub explore: Option<Selection>,
-    /// Parts of the link that this version does not know.
+    /// Parts of the link unknown to this version.
     pub unknown: Vec<String>,
 }
 
@@ -31,7 +31,7 @@ impl Share {
     /// Reads a fragment, with or without its `#`.
     ///
     /// # Errors
-    /// A sentence that says which part is wrong and what it should be.
+    /// A message that names the invalid part and the expected value.
     pub fn parse(fragment: &str) -> Result<Self, String> {
         let mut share = Self {
             model: None,
@@ -96,7 +96,7 @@ impl Share {
             "count" => c.count = within(value, 1, MAX_COUNT).map_err(|s| wrong(&s))?,
             "steps" => c.steps = within(value, 1, MAX_STEPS).map_err(|s| wrong(&s))?,
             "guidance" => c.guidance = within(value, 0.0, 100.0).map_err(|s| wrong(&s))?,
-            // Links of earlier versions say "solver".
+            // Links of earlier versions use "solver".
             "scheduler" | "solver" => c.scheduler = value.parse().map_err(|e| unknown(&e))?,
             "prompt" => value.clone_into(&mut c.prompt),
             "negative" => value.clone_into(&mut c.negative),

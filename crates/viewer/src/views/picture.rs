@@ -118,7 +118,7 @@ mod tests {
     fn what_is_missing_stays_empty_and_what_is_too_large_is_thinned() {
         let nothing = image(&[], [2, 2], Grid::new(1), 1000);
         assert_eq!(nothing.pixels, vec![Color32::TRANSPARENT; 4]);
-        // Each image is a ramp of 5 × 5; two beside each other have room for 3 × 3.
+        // Each image is a ramp of 5 × 5; two next to each other have room for 3 × 3.
         let ramp: Vec<f32> = (0..25).map(|i| i as f32 / 12.0 - 1.0).collect();
         let both = ramp.repeat(6);
         let thin = image(&both, [5, 5], Grid::new(2), 9);

@@ -1,4 +1,4 @@
-//! The app as a visitor meets it: what has a name, what happens when it is pressed, what is said when something
+//! The app as a user meets it: what has a name, what happens when it is pressed, what is said when something
 //! is wrong. Everything is found by the name that a screen reader would say.
 
 mod explore;
