@@ -22,7 +22,7 @@ const CONFIG: &str = r#"{
 fn main() -> Result<(), Box<dyn Error>> {
     let samples = draw()?;
     let mean = samples.iter().sum::<f32>() / samples.len() as f32;
-    println!("{} numbers with a mean of {mean:.3}: untrained weights draw noise", samples.len());
+    println!("{} values with mean {mean:.3}: untrained weights give noise", samples.len());
     Ok(())
 }
 

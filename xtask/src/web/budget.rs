@@ -42,7 +42,8 @@ fn within(what: &str, bytes: u64, most: u64) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{what} has {bytes} bytes, more than the budget of {most}; find out what grew, or change the budget"
+        "{what} has {bytes} bytes, more than the budget of {most}; find the cause, or change \
+            the budget"
     ))
 }
 
