@@ -1,4 +1,4 @@
-//! Makes a model in memory, from a configuration and from numbers that come from anywhere, and draws with it.
+//! Builds a model in memory from a configuration and weights of any origin, and samples from it.
 //!
 //! `cargo run --release --example bring_your_weights`
 
@@ -22,7 +22,7 @@ const CONFIG: &str = r#"{
 fn main() -> Result<(), Box<dyn Error>> {
     let samples = draw()?;
     let mean = samples.iter().sum::<f32>() / samples.len() as f32;
-    println!("{} numbers with a mean of {mean:.3}: untrained weights draw noise", samples.len());
+    println!("{} values with mean {mean:.3}: untrained weights give noise", samples.len());
     Ok(())
 }
 
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// # Errors
 /// When the model, a setting or the device is at fault.
 pub fn draw() -> Result<Vec<f32>, Box<dyn Error>> {
-    // A file of trained weights is made in the same way: the library asks for each tensor by its official name.
+    // A file of trained weights is made in the same way: the library requests each tensor by its official name.
     let bytes = model_bytes(CONFIG, Storage::F16, &|spec| Ok(weights(spec)))?;
     let checkpoint = Checkpoint::from_bytes("two experts", Bytes::new(bytes))?;
     let pipeline = Pipeline::cpu(&checkpoint)?;

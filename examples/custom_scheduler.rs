@@ -1,5 +1,5 @@
 //! A scheduler outside of the library: the two-step Adams–Bashforth method for flow models, as lists of instructions
-//! that an engine carries out on a GPU or on the CPU.
+//! that an engine executes on a GPU or on the CPU.
 //!
 //! `cargo run --release --example custom_scheduler -- [MODEL.safetensors [OUT.png]]`
 

@@ -1,4 +1,4 @@
-//! Draws images without a window and writes a PNG: on a GPU where there is a real one, else on the CPU.
+//! Generates images without a window and writes a PNG, on a hardware GPU if there is one, otherwise on the CPU.
 //!
 //! `cargo run --release --example headless -- [MODEL.safetensors [OUT.png]]`
 
@@ -34,7 +34,7 @@ pub fn draw(
     let pipeline = Pipeline::open(&checkpoint, backend, WeightChoice::Auto)?;
     let config = pipeline.config();
     if !config.makes_pixels() || config.text.is_some() {
-        return Err("this example wants a model that draws pixels of classes".into());
+        return Err("this example needs a class-conditional model that generates pixels".into());
     }
     let mut settings = Settings::of(config);
     settings.labels =

@@ -1,5 +1,5 @@
-//! Shows which expert takes which token while an image is drawn: the mean number of experts per token at each step, and
-//! a map of the image at the last one.
+//! Shows which expert takes which token while an image is sampled: the mean number of experts per token at each step,
+//! and a map of the image at the last one.
 //!
 //! `cargo run --release --example routing_trace -- [MODEL.safetensors]`
 

@@ -28,7 +28,7 @@ override TILE_ROWS: u32 = LANES_X * 2u;
 // STAGED quads of the four queries of each row of lanes, then of the four keys of each column; or the CHUNK values of
 // each quad.
 var<workgroup> tile: array<array<vec4<f32>, ROW>, TILE_ROWS>;
-// What a row of lanes knows of its four queries: each lane's maxima or sums, or the weights of CHUNK keys.
+// State shared by a row of lanes about its four queries: each lane's maxima or sums, or the weights of CHUNK keys.
 var<workgroup> exchange: array<array<vec4<f32>, ROW>, LANES_Y>;
 
 @compute @workgroup_size(LANES_X, LANES_Y)

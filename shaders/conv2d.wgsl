@@ -1,6 +1,6 @@
-// A convolution of SIZE × SIZE (1 or 3), stride 1, zero border, on pictures whose channels lie in
+// A convolution of SIZE × SIZE (1 or 3), stride 1, zero border, on images whose channels lie in
 // quads, (C / 4, height, width, 4):  y[o] = relu?( y[o]? + bias[o]? + Σ_c Σ_tap W[o, c, tap] · x[c] )
-// x may stand for a picture of twice its size (nearest neighbour), which is then never stored.
+// x may stand for an image of twice its size (nearest neighbour), which is then never stored.
 //
 // A workgroup owns 16 × 8 pixels of 32 outputs. It stages eight channels at a time: the pixels with
 // their border, and the weights of all taps (15 KiB for 3 × 3). A lane sums four pixels of a column for

@@ -1,6 +1,6 @@
 // One step back through the diffusion process, in place, from predicted noise (DDPM and DDIM):
 //   ε  = u + guidance · (c - u)            in the first `guided` numbers of a sample; elsewhere ε = c
-//   x₀ = predict_latent · x - predict_noise · ε       clipped to [-1, 1] if asked for
+//   x₀ = predict_latent · x - predict_noise · ε       clipped to [-1, 1] if requested
 //   x  = mean_start · x₀ + mean_latent · x + σ · noise
 // c and u are the conditional and the unconditional output. σ is given, or learned: the output's second
 // half v interpolates log σ² between `low` and `high` by (v + 1) / 2. One lane per element of x.
@@ -65,7 +65,7 @@ fn main(
         if numbers.noise == 2u {
             let share = (latents[params.conditional + place + params.sample_len] + 1.0) / 2.0;
             let log_deviation = 0.5 * (share * numbers.high + (1.0 - share) * numbers.low);
-            // Overflow of `exp` is undefined; beyond this nothing is a picture any more.
+            // Overflow of `exp` is undefined; beyond this nothing is an image any more.
             deviation = exp(clamp(log_deviation, -80.0, 80.0));
         }
         result += deviation * noise[at];

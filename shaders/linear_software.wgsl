@@ -3,7 +3,7 @@
 // lane, and the processor's caches already do what staging does.
 //
 // Such adapters turn lanes into SIMD lanes, and each number that is loaded costs a loop over them, even
-// where all lanes load the same one; arithmetic is nearly free beside it. So a lane sums as large a block as
+// where all lanes load the same one; arithmetic is nearly free in comparison. So a lane sums as large a block as
 // it can: 8 rows by 16 columns of y (SwiGLU: 8 columns, from W and from U), 8 lanes apart. The
 // sums of a row are a matrix, `v * m` being four dot products. The loop over K is written out, because an
 // array that is indexed in a loop goes to memory. Rows and columns beyond the edge repeat the last one

@@ -1,14 +1,14 @@
-// Pixels as rows, and rows back to their pixels, for attention over a picture:
+// Pixels as rows, and rows back to their pixels, for attention over an image:
 //   y[t, c] = x[c, first + t]     rows beyond the last pixel become zeros
 //   y[c, first + t] += x[t, c]    with ADD; rows beyond the last pixel are left out
-// Rows are (rows, C) with C = 4 · row_quads; the picture is (quads, pixels, 4), some of its channels.
+// Rows are (rows, C) with C = 4 · row_quads; the image is (quads, pixels, 4), some of its channels.
 //
 // A lane owns four channels of one row; neighbours have neighbouring pixels.
 
 struct Params {
     rows: u32,
-    quads: u32,         // in the picture
-    first_quad: u32,    // of the picture among the columns of a row / 4
+    quads: u32,         // in the image
+    first_quad: u32,    // of the image among the columns of a row / 4
     row_quads: u32,     // C / 4
     pixels: u32,
     first_pixel: u32,

@@ -2,7 +2,7 @@
 //   gates[s, :]      = softmax over experts of x[s, :] · gate_weightᵀ
 //   capacities[s, e] = σ(hidden[s, :] · predictor_weight[e, :] + predictor_bias[e])
 // where `hidden` is the capacity predictor's SiLU layer. Both in f32, because a threshold or a
-// top-k decides on their last bits. Where somebody watches, both are kept as logits, too:
+// top-k decides on their last bits. If scores are recorded, both are also kept as logits:
 //   recorded[s, e]   = gate before softmax, predictor before σ, as two f16
 //
 // A workgroup owns 32 / EXPERT_LANES tokens. Eight lanes share a (token, expert) pair, each with every eighth quad of
@@ -70,7 +70,7 @@ fn main(
     parts[lane] = sums;
     workgroupBarrier();
 
-    // One lane of each pair goes on.
+    // One lane of each pair continues.
     let is_first = in_range && lane % PARTS == 0u;
     if is_first {
         for (var i = 1u; i < PARTS; i++) {

@@ -1,4 +1,4 @@
-// Puts the model's token vectors back into pictures:
+// Puts the model's token vectors back into images:
 //   y[b, c, p·(t / W) + i, p·(t mod W) + j] = x[b·T + t, (i·p + j)·C + c],  W = width / p
 // with the channel fastest in a token's vector. One lane per element of y.
 

@@ -37,7 +37,7 @@
 //!
 //! # On a device of the host
 //!
-//! The library computes on a [`wgpu::Device`] of the host, beside the host's own work: [`gpu::Gpu::on`] checks its
+//! The library computes on a [`wgpu::Device`] of the host, in addition to its own work: [`gpu::Gpu::on`] checks its
 //! limits and replaces none of its handlers. A run is advanced in slices and never waits; the samples can be painted
 //! where they are, without a read-back.
 //!

@@ -89,13 +89,13 @@ impl RgbImage {
     }
 }
 
-/// Pixels between the pictures of a grid.
+/// Pixels between the images of a grid.
 const GAP: u32 = 4;
-/// The longer side of a picture in a grid is at least this long, so that 32 pixels can be looked at.
+/// The longer side of an image in a grid is at least this long, so that 32 pixels can be looked at.
 const MIN_SIDE: usize = 128;
 
-/// How much a grid of `count` pictures of `size` (height and width) is enlarged where nobody says it: to at least
-/// 128 pixels along the longer side; one picture alone not at all.
+/// Default enlargement of a grid of `count` images of `size` (height and width): to at least
+/// 128 pixels along the longer side; one image alone not at all.
 pub fn default_scale(count: usize, [height, width]: [usize; 2]) -> u32 {
     if count > 1 { MIN_SIDE.div_ceil(height.max(width)) as u32 } else { 1 }
 }
@@ -131,7 +131,7 @@ pub fn rgb(samples: &[f32], size: [usize; 2]) -> Vec<u8> {
     pixels(samples, size).flatten().collect()
 }
 
-/// Samples `[B, 3, h, w]` in [-1, 1], `size` being (h, w), as opaque pixels, four bytes each, one picture after the
+/// Samples `[B, 3, h, w]` in [-1, 1], `size` being (h, w), as opaque pixels, four bytes each, one image after the
 /// other.
 pub fn rgba(samples: &[f32], size: [usize; 2]) -> Vec<u8> {
     pixels(samples, size).flat_map(|[r, g, b]| [r, g, b, 255]).collect()
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn pixels_land_where_they_belong() {
-        // Two 2×2 pictures: the first red with one black corner, the second white.
+        // Two 2×2 images: the first red with one black corner, the second white.
         let mut samples = vec![1.0_f32; 24];
         samples[4..12].fill(-1.0);
         samples[3] = -1.0;
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn pictures_need_not_be_square() {
-        // Three pictures of one row and two columns: red and black, twice, then white.
+        // Three images of one row and two columns: red and black, twice, then white.
         let one = [1.0, -1.0, -1.0, -1.0, -1.0, -1.0];
         let samples = [one, one, [1.0; 6]].concat();
         let grid = grid(&samples, [1, 2], Some(3));
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn planes_become_pixels() {
-        // Two 2×2 pictures: the first red, the second blue with a white pixel.
+        // Two 2×2 images: the first red, the second blue with a white pixel.
         let mut samples = [-1.0_f32; 24];
         samples[0..4].fill(1.0);
         samples[20..24].fill(1.0);

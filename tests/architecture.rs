@@ -1,5 +1,5 @@
-//! Rules of ARCHITECTURE.md that a reviewer should not have to remember: imports between the floors of the library go
-//! one way, files do not import each other in circles, and only `platform` files know the target.
+//! Rules of ARCHITECTURE.md that reviewers should not have to check: imports between the floors of the library go
+//! one way, files do not import each other in circles, and only `platform` files depend on the target.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! Every form that a model can have, at odd shapes, on both backends and both families of kernels, against a
-//! reference in f64.
+//! Every variant of the model at odd shapes, on both backends and both kernel families, compared with an f64
+//! reference.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 

@@ -92,8 +92,8 @@ fn too_small_limits_are_named() {
     let host = Host::new(limits);
     let text = Gpu::on(&host.device, &host.queue).err().unwrap().to_string();
     for part in [
-        "max_compute_invocations_per_workgroup is 128, and the kernels need 256",
-        "max_storage_buffers_per_shader_stage is 4, and the kernels need 8",
+        "max_compute_invocations_per_workgroup is 128, but the kernels need 256",
+        "max_storage_buffers_per_shader_stage is 4, but the kernels need 8",
     ] {
         assert!(text.contains(part), "{text}");
     }

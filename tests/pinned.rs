@@ -1,7 +1,7 @@
-//! What the CPU samples, byte for byte: every solver, routing rule, kind of model, kind of file and decoder, beside
-//! the hashes of `tests/fixtures/pinned.txt`. A refactoring changes none of them.
+//! CPU samples, byte for byte: every scheduler, routing rule, kind of model, kind of file and decoder, compared with
+//! the hashes in `tests/fixtures/pinned.txt`. A refactoring changes none of them.
 //!
-//! To write the table anew, after a change that is meant to change samples:
+//! To update the table after an intended change of samples:
 //!
 //! ```text
 //! PINNED_WRITE=1 cargo nextest run --test pinned          # all cases

@@ -1,4 +1,4 @@
-//! Weights that are less than f32 on the device: what they give, beside the processor, which computes with f32.
+//! Reduced-precision weights on the GPU, compared with the CPU backend, which computes in f32.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 

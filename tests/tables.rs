@@ -1,4 +1,4 @@
-//! The tables of choices and what is written by hand beside them: the types of the JavaScript API and the manuals.
+//! The tables of choices compared with the hand-written types of the JavaScript API and the manuals.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! A model that reads prompts, on the CPU and with both kinds of GPU kernels: against the recorded answers of
-//! the training code, and against itself where an answer must not depend on something.
+//! A text-conditioned model on the CPU and with both GPU kernel families: compared with recorded results of the
+//! training code, and with itself where results must not depend on something.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]
 

@@ -1,5 +1,5 @@
-//! Image decoders against PyTorch: every layer, on both backends and both families of kernels; and what
-//! a decoder promises about slices, memory and bad files.
+//! Image decoders compared with PyTorch: every layer, on both backends and both kernel families; and slicing, memory
+//! and invalid files.
 
 #![allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 
@@ -130,7 +130,7 @@ fn feature_maps_over_many_buffers_decode_to_the_same_picture() {
         let size = [6, 8];
         let mut on_cpu = on_cpu(&file, size);
         let pixels = on_cpu.picture_shape()[1] * on_cpu.picture_shape()[2];
-        // Just enough for the weights of a convolution, and for four channels of the picture's size: the
+        // Just enough for the weights of a convolution, and for four channels of the image's size: the
         // widest feature maps need two or three buffers.
         let limit = (16 * pixels as u64).max(4 * 9 * 12 * 12);
         let latents = LatentPreview::calibration([4, 6, 8]);
@@ -345,8 +345,8 @@ fn files_that_do_not_fit_are_refused_by_name() {
     });
     assert!(broken.contains("decoder.conv_out.weight holds NaN at position 5"), "{broken}");
     let foreign = changed("vae_tiny_mini", |name, _, _| !name.starts_with("decoder.layers.0"));
-    assert!(foreign.contains("is no image decoder"), "{foreign}");
+    assert!(foreign.contains("is not an image decoder"), "{foreign}");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let model = DecoderFile::open(&root.join("assets/emoji.safetensors")).unwrap_err();
-    assert!(model.to_string().contains("is no image decoder"), "{model}");
+    assert!(model.to_string().contains("is not an image decoder"), "{model}");
 }

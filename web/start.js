@@ -1,5 +1,5 @@
-// Loads the program behind the page, shows how far it is, and says what to do when it does not start.
-// The build joins this file with index.html; in the offline page everything it loads is inside the page.
+// Loads the app, shows the progress, and explains what to do if it does not start.
+// The build inlines this file into index.html; the offline page also contains everything it loads.
 
 const element = (id) => document.getElementById(id);
 const classes = document.documentElement.classList;
@@ -21,21 +21,21 @@ function fail(what, advice, error) {
 
 const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
-// The response again, with its bytes counted on the way. Servers may pack it, so the build says how many there are.
+// The response with its bytes counted. Servers may compress it, so the build provides the total.
 function counted(response, total) {
   if (!response.ok) throw new Error(`${response.url} answered with status ${response.status}`);
   let done = 0;
   const count = new TransformStream({
     transform(piece, out) {
       done += piece.byteLength;
-      progress(`Loading the program: ${megabytes(done)} of ${megabytes(total)} MB`, done, total);
+      progress(`Loading the app: ${megabytes(done)} of ${megabytes(total)} MB`, done, total);
       out.enqueue(piece);
     },
   });
   return new Response(response.body.pipeThrough(count), { headers: { "content-type": "application/wasm" } });
 }
 
-// Something that lies in the page as base64 text. The browser decodes it.
+// Decodes base64 text from the page.
 const unpacked = (id, type) => fetch(`data:${type};base64,${element(id).textContent.trim()}`);
 
 async function load({ bytes, inside }) {
@@ -58,20 +58,20 @@ export async function start(source) {
   } catch (error) {
     const old = error instanceof WebAssembly.CompileError;
     return fail(
-      old ? "This browser cannot run the program." : "The program did not arrive.",
-      old ? "It needs WebAssembly with SIMD, which Chrome, Edge, Firefox and Safari have had since 2023: please update the browser."
-        : "Check the connection and load the page again.",
+      old ? "This browser cannot run the app." : "The app could not be loaded.",
+      old ? "It needs WebAssembly with SIMD, which Chrome, Edge, Firefox and Safari have supported since 2023. Please update your browser."
+        : "Check the connection and reload the page.",
       error,
     );
   }
   progress("Starting", 1, 1);
   try {
-    const crashed = (message) => fail("The program has crashed.", "Load the page again. If it happens again, please report it with these lines:", message);
-    // What runs in the page, for tests and for the curious; see web/README.md.
+    const crashed = (message) => fail("The app has crashed.", "Reload the page. If it happens again, please report it with this message:", message);
+    // For tests; see web/README.md.
     window.diffmoe = await glue.start(element("app"), crashed);
     classes.add("running");
     element("app").focus();
   } catch (error) {
-    fail("The page cannot be drawn.", "It is drawn with WebGL, which this browser does not offer: switch on hardware acceleration in its settings, or use another browser.", error);
+    fail("The app cannot be displayed.", "It needs WebGL, which this browser does not provide. Enable hardware acceleration in its settings, or use another browser.", error);
   }
 }

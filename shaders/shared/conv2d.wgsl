@@ -4,7 +4,7 @@
 struct Params {
     width: u32,         // of y
     height: u32,
-    in_width: u32,      // of x: half of y's where the picture is enlarged
+    in_width: u32,      // of x: half of y's where the image is enlarged
     in_height: u32,
     enlarge: u32,       // 1: every pixel of x stands for 2 × 2
     in_quads: u32,      // channels in x / 4
@@ -39,8 +39,8 @@ fn weight(quad: u32, tap: u32, i: u32, out: u32) -> vec4<f32> {
     return vec4(bitcast<vec2<f32>>(weights[2u * at]), bitcast<vec2<f32>>(weights[2u * at + 1u]));
 }
 
-// Four channels of x at a pixel of the enlarged picture, moved by the halo: zero outside. Coordinates
-// left of the picture wrap to very large ones.
+// Four channels of x at a pixel of the enlarged image, moved by the halo: zero outside. Coordinates
+// left of the image wrap to very large ones.
 fn pixel(quad: u32, column: u32, row: u32) -> vec4<f32> {
     let halo = SIZE / 2u;
     let px = column - halo;

@@ -13,7 +13,7 @@ struct Params {
     epilogue: u32,
 }
 
-// Activation and epilogue are uniforms and no overrides: the branches cost nothing beside the sums, and
+// Activation and epilogue are uniforms, not overrides: the branches cost nothing compared with the sums, and
 // each pipeline costs a driver up to seconds.
 
 // What becomes of a sum z = W·x + b. SWIGLU multiplies SiLU(z) with U·x, which has no bias.

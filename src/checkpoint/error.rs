@@ -1,4 +1,4 @@
-//! What can be wrong with a checkpoint, in sentences that say what to do.
+//! Errors of checkpoints. Messages say what to do.
 
 use crate::model::ConfigError;
 
@@ -6,7 +6,7 @@ use crate::model::ConfigError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// The operating system would not hand out the file.
+    /// The operating system could not read the file.
     #[error("cannot read {path}: {source}")]
     Unreadable {
         /// The file.
@@ -15,15 +15,15 @@ pub enum CheckpointError {
         source: std::io::Error,
     },
     /// Not a safetensors file, or cut short.
-    #[error("{label} is not a whole safetensors file: {reason}")]
+    #[error("{label} is not a complete safetensors file: {reason}")]
     Malformed {
         /// File or model name.
         label: String,
         /// What is wrong.
         reason: String,
     },
-    /// A PyTorch file that is damaged, or that wants more than to hold tensors.
-    #[error("{label} cannot be read as a PyTorch checkpoint: {reason}")]
+    /// A PyTorch file that is damaged or contains more than tensors.
+    #[error("{label} is not a readable PyTorch checkpoint: {reason}")]
     Torch {
         /// File name.
         label: String,
@@ -40,7 +40,8 @@ pub enum CheckpointError {
     },
     /// Tensors without a description of the model.
     #[error(
-        "{label} does not say what model it is: it needs a `diffmoe` entry in its header, or a config.json beside it"
+        "{label} has no model description: it needs a `diffmoe` entry in its header or a \
+            config.json in the same folder"
     )]
     NoConfig {
         /// File or model name.
@@ -62,15 +63,16 @@ pub enum CheckpointError {
         /// One sentence for each tensor.
         problems: Vec<String>,
     },
-    /// A tensor was asked for that is not there.
+    /// A requested tensor does not exist.
     #[error("tensor {name} is missing")]
     Missing {
         /// Its name.
         name: String,
     },
-    /// A weight that would turn every picture into noise.
+    /// A weight that would turn every image into noise.
     #[error(
-        "{label} is damaged: {name} holds {value} at position {at}; download or export it again"
+        "{label} is damaged: {name} contains {value} at position {at}; download or export it \
+            again"
     )]
     NotFinite {
         /// File or model name.

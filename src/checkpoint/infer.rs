@@ -1,5 +1,5 @@
-//! What model a bare state_dict is: from the names and shapes of its tensors, and from the YAML file of the
-//! training run where there is one. Shapes cannot tell the number of heads or the kind of training.
+//! Inferring the configuration of a bare state_dict from the names and shapes of its tensors, and from the YAML file
+//! of the training run if there is one. The number of heads and the objective cannot be inferred from shapes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,16 +7,16 @@ use serde_json::{Value, json};
 
 use crate::model::{Config, ConfigError, Objective, TensorSpec};
 
-/// What is known beside the tensors.
+/// Information that the tensors do not contain.
 #[derive(Clone, Debug, Default)]
 pub struct Hints {
     /// The official configuration file of a run.
     pub yaml: Option<String>,
     /// Kind of training; overrides the file.
     pub time: Option<Objective>,
-    /// Attention heads, where no file says it.
+    /// Number of attention heads, if no file gives it.
     pub heads: Option<usize>,
-    /// Height and width of a sample, where tensors and file do not say it; overrides them.
+    /// Height and width of a sample; overrides the tensors and the file.
     pub size: Option<[usize; 2]>,
     /// Name for people.
     pub name: Option<String>,
@@ -26,27 +26,26 @@ pub struct Hints {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InferError {
-    /// Nothing says whether the model is a flow or a DDPM: give [`Hints::time`] or [`Hints::yaml`].
-    #[error("the tensors do not show whether the model was trained as a flow or as DDPM")]
+    /// The objective (flow or DDPM) is unknown: set [`Hints::time`] or [`Hints::yaml`].
+    #[error("cannot infer the training objective (flow or DDPM) from the tensors")]
     UnknownObjective,
-    /// Nothing says how tokens are arranged: give [`Hints::size`] or [`Hints::yaml`].
-    #[error(
-        "a sample has {tokens} tokens, which form no square, and nothing says its height and width"
-    )]
+    /// The arrangement of tokens is unknown: set [`Hints::size`] or [`Hints::yaml`].
+    #[error("cannot infer height and width from {tokens} tokens, which do not form a square")]
     UnknownSize {
         /// Tokens of a sample.
         tokens: usize,
     },
-    /// Nothing says the number of attention heads: give [`Hints::heads`] or [`Hints::yaml`].
+    /// The number of attention heads is unknown: set [`Hints::heads`] or [`Hints::yaml`].
     #[error(
-        "the tensors do not show the number of attention heads of a model of width {hidden_size}"
+        "cannot infer the number of attention heads at hidden size {hidden_size} from the \
+            tensors"
     )]
     UnknownHeads {
         /// `D`.
         hidden_size: usize,
     },
     /// The YAML file is damaged, or is not that of an official training run.
-    #[error("the YAML file of the training run cannot be used: {0}")]
+    #[error("the YAML file of the training run is not usable: {0}")]
     Yaml(String),
     /// These are not the tensors of a DiT.
     #[error("{0}")]
@@ -106,20 +105,20 @@ fn differences(config: &Config, shapes: &Shapes) -> String {
     let wrong = wrong.filter_map(|TensorSpec { name, shape, .. }| match shapes.get(name) {
         None => Some(format!("{name} {shape:?} is missing")),
         Some(found) if found != shape => {
-            Some(format!("{name} has shape {found:?}, {shape:?} is needed"))
+            Some(format!("{name} has shape {found:?}, expected {shape:?}"))
         }
         Some(_) => None,
     });
     let needed: BTreeSet<_> = needed.iter().map(|t| &t.name).collect();
     let extra = shapes.keys().filter(|name| !needed.contains(name));
-    let all: Vec<_> = wrong.chain(extra.map(|name| format!("{name} is not part of it"))).collect();
+    let all: Vec<_> = wrong.chain(extra.map(|name| format!("{name} is unexpected"))).collect();
     if all.is_empty() {
         return String::new();
     }
     let more = all.len().saturating_sub(SHOWN);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     format!(
-        "the tensors are not those of a {:?} model: {}{more}",
+        "the tensors do not match a {:?} model: {}{more}",
         config.kind,
         all[..all.len().min(SHOWN)].join("; ")
     )
@@ -129,7 +128,7 @@ fn differences(config: &Config, shapes: &Shapes) -> String {
 fn from_yaml(text: &str) -> Result<(Value, Option<bool>, Option<String>), InferError> {
     let file: Value = serde_saphyr::from_str(text).map_err(|e| InferError::Yaml(e.to_string()))?;
     let params = file.pointer("/model/params").or(file.get("params"));
-    let missing = "it has no model.params, which the official configurations have";
+    let missing = "it has no model.params, unlike the official configurations";
     let params = params.ok_or_else(|| InferError::Yaml(missing.into()))?;
     let rf = file.pointer("/basic/rf").and_then(Value::as_bool);
     let name = file.pointer("/basic/exp_name").and_then(Value::as_str).map(str::to_owned);
@@ -140,7 +139,7 @@ fn from_yaml(text: &str) -> Result<(Value, Option<bool>, Option<String>), InferE
 fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, InferError> {
     let patch = shape(shapes, "x_embedder.proj.weight", 4)?;
     let &[d, channels, p, _] = patch else {
-        return Err(InferError::Tensors("x_embedder is no patch embedding".into()));
+        return Err(InferError::Tensors("x_embedder is not a patch embedding".into()));
     };
     let tokens = shape(shapes, "pos_embed", 3)?[1];
     let across = tokens.isqrt();
@@ -153,7 +152,7 @@ fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, InferError> {
         prefix.split('.').next()?.parse::<usize>().ok()
     };
     let depth = shapes.keys().filter_map(|name| block(name)).max().map_or(0, |last| last + 1);
-    // The heads of the published sizes; shapes do not tell.
+    // Heads of the published sizes, which cannot be inferred from shapes.
     let known = [(384, 6), (768, 12), (1024, 16), (1152, 16)];
     let heads = hints.heads.or(known.iter().find(|k| k.0 == d).map(|k| k.1));
     let heads = heads.ok_or(InferError::UnknownHeads { hidden_size: d })?;
@@ -192,7 +191,7 @@ fn shape<'a>(shapes: &'a Shapes, name: &str, dimensions: usize) -> Result<&'a [u
     let found = shapes.get(name).filter(|shape| shape.len() == dimensions);
     found.map(Vec::as_slice).ok_or_else(|| {
         InferError::Tensors(format!(
-            "there is no tensor {name} of {dimensions} dimensions, which every DiT has"
+            "there is no tensor {name} with {dimensions} dimensions, as in every DiT"
         ))
     })
 }

@@ -57,7 +57,7 @@ pub struct Checkpoint {
 impl Checkpoint {
     /// Opens a safetensors file, or the `.json` index of a sharded one.
     ///
-    /// A configuration is looked for in the file's header, then in `config.json` and `case.json` beside it.
+    /// The configuration is read from the file's header, or from `config.json` or `case.json` in the same folder.
     ///
     /// # Errors
     /// When a file cannot be read, is no safetensors file, has no configuration, or its tensors do not fit.
@@ -115,7 +115,7 @@ impl Checkpoint {
                     problems.push(format!("{} {:?} is missing", spec.name, spec.shape));
                 }
                 (_, Ok(found)) if found != spec.shape => problems
-                    .push(format!("{} has shape {found:?}, {:?} is needed", spec.name, spec.shape)),
+                    .push(format!("{} has shape {found:?}, expected {:?}", spec.name, spec.shape)),
                 (Found::Unsupported(problem), _) => problems.push(problem),
                 (Found::Plain, _) => {}
                 (Found::Scaled { scale, problem }, _) => {
@@ -140,7 +140,7 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The configuration as it stands in the file, with keys that [`Config`] does not know (the model card).
+    /// The configuration as stored in the file, including keys that [`Config`] ignores (the model card).
     pub fn config_text(&self) -> &str {
         &self.config_text
     }

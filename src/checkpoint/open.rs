@@ -18,7 +18,7 @@ struct Index {
 impl TensorFile {
     /// Opens a safetensors file, or the `.json` index of a sharded one.
     ///
-    /// A configuration is looked for in the file's header, then in `config.json` and `case.json` beside it.
+    /// The configuration is read from the file's header, or from `config.json` or `case.json` in the same folder.
     ///
     /// # Errors
     /// When a file cannot be read or is no safetensors file.
@@ -33,7 +33,7 @@ impl TensorFile {
         let files: Vec<_> = if is_index {
             let text = std::fs::read_to_string(path).map_err(|e| unreadable(path, e))?;
             let index: Index = serde_json::from_str(&text).map_err(|e| {
-                let reason = format!("it is no index of a sharded checkpoint ({e})");
+                let reason = format!("it is not an index of a sharded checkpoint ({e})");
                 CheckpointError::Malformed { label: label.clone(), reason }
             })?;
             // A part is named relative to its index; a name that leads elsewhere is not followed.

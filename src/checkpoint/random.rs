@@ -1,4 +1,4 @@
-//! Random weights for models that nobody has trained yet: to measure time and memory at real size.
+//! Random weights for untrained models, to measure time and memory at real size.
 //!
 //! They keep activations near 1 through all blocks, and thresholds let each expert take about its share of the
 //! tokens, so that routing, and with it the time of a step, is like a trained model's.

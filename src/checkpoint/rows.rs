@@ -1,4 +1,4 @@
-//! The rows of a tensor as a file stores them, for those who can use them without decoding.
+//! The rows of a tensor as stored in a file, for uses without decoding.
 
 use std::borrow::Cow;
 use std::ops::Range;

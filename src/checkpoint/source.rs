@@ -1,4 +1,4 @@
-//! Where a conversion reads from: a PyTorch file or a safetensors file, of any model.
+//! The source of a conversion: a PyTorch or safetensors file of any model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -29,7 +29,7 @@ impl Source {
         let label = path.display().to_string();
         let bytes = platform::map_file(path)
             .map_err(|source| CheckpointError::Unreadable { path: label.clone(), source })?;
-        // Not what lies beside the file: that may describe it in the words of another program.
+        // Not a config.json in the same folder, which may come from another program.
         Ok(Self::Safetensors(TensorFile::from_bytes(&label, bytes)?))
     }
 

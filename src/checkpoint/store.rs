@@ -1,4 +1,4 @@
-//! Writing a model tensor by tensor, in the precision that was asked for, so that no more than one tensor is
+//! Writing a model tensor by tensor in the requested precision, with at most one tensor
 //! in memory; in one file, or in parts with an index.
 
 use std::borrow::Cow;
@@ -113,7 +113,7 @@ impl Lazy<'_> {
 }
 
 /// Writes tensors to a file, or to several of about `part_bytes` with an index, and returns the path to open.
-/// Large matrices are stored as `storage` says, all others as f32.
+/// Large matrices are stored in `storage`, all others in f32.
 ///
 /// # Errors
 /// When a tensor cannot be read or a file cannot be written.
@@ -172,7 +172,7 @@ pub fn write_model(
 
 /// The bytes of a model file in memory, for [`Checkpoint::from_bytes`](super::Checkpoint::from_bytes): the
 /// configuration as JSON, and for each tensor of the model its numbers from `read`, row-major. Large matrices are
-/// stored as `storage` says, all others as f32.
+/// stored in `storage`, all others in f32.
 ///
 /// # Errors
 /// When the configuration is not readable, or `read` fails or returns another number of values than the tensor has.

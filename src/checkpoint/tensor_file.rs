@@ -1,5 +1,5 @@
-//! The tensors of one or several safetensors files, without a view on what they are for: transformers
-//! ([`super::Checkpoint`]) and image decoders read them the same way.
+//! The tensors of one or several safetensors files, for transformers ([`super::Checkpoint`]) and image decoders
+//! alike.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -69,7 +69,7 @@ impl TensorFile {
         Self::from_parts(vec![(label.to_owned(), bytes)], None)
     }
 
-    /// Puts tensors together from their parts; `beside` is the configuration to use where no header has one.
+    /// Assembles tensors from their parts; `beside` is the configuration to use if no header has one.
     pub(super) fn from_parts(
         files: Vec<(String, Bytes)>,
         beside: Option<String>,
@@ -160,7 +160,7 @@ impl TensorFile {
         }
         let scale = format!("{name}{SCALE_SUFFIX}");
         let Some(&rows) = found.shape.first() else {
-            return Found::Unsupported(format!("{name} is a single whole number"));
+            return Found::Unsupported(format!("{name} is an integer scalar"));
         };
         let (needed, of) = if found.is_int4 {
             (vec![rows, found.shape[1].div_ceil(INT4_GROUP)], " of F16")
@@ -285,7 +285,7 @@ fn explain(error: &safetensors::SafeTensorError) -> String {
         E::HeaderTooSmall
         | E::HeaderTooLarge
         | E::InvalidHeader(_)
-        | E::InvalidHeaderDeserialization(_) => "its header is not readable".into(),
+        | E::InvalidHeaderDeserialization(_) => "its header is invalid".into(),
         E::InvalidHeaderLength | E::MetadataIncompleteBuffer => {
             "it ends too early; download or copy it again".into()
         }
@@ -293,7 +293,7 @@ fn explain(error: &safetensors::SafeTensorError) -> String {
     }
 }
 
-/// safetensors has no type for four bits: a matrix of bytes beside which there are scales is one of int4.
+/// safetensors has no 4-bit type: a matrix of bytes with scales is int4.
 fn mark_int4(tensors: &mut BTreeMap<String, Location>) {
     let is_int4 = |(name, location): (&String, &Location)| {
         let has_bytes = location.dtype == Dtype::U8 && location.shape.len() == 2;

@@ -7,7 +7,7 @@ use half::f16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-/// A tensor on its way to a file.
+/// A tensor to be written.
 #[derive(Clone, Debug)]
 pub struct TensorOut {
     name: String,

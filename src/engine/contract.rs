@@ -1,7 +1,7 @@
-//! The contract between a sampling run and whatever computes the model.
+//! The contract between a sampling run and the engine that computes the model.
 //!
-//! An engine carries out the instructions of a scheduler ([`crate::scheduler::program`]) for one batch size and hands
-//! back snapshots. It knows no scheduler, and a run knows no device.
+//! An engine executes the instructions of a scheduler ([`crate::scheduler::program`]) for one batch size and
+//! returns snapshots. It does not depend on schedulers, and a run does not depend on devices.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,35 +14,35 @@ use crate::kernels::Image;
 use crate::model::{Muted, Routing};
 use crate::scheduler::{Branch, Buffer, Instruction};
 
-/// What an engine must know before the first step.
+/// The settings an engine needs before the first step.
 #[derive(Clone, Debug, Default)]
 pub struct RunConfig {
     /// Start of the sample, `[B, C, height, width]`.
     pub latent: Vec<f32>,
-    /// What other buffers hold, `[B, C, height, width]` each, where a multistep scheduler resumes a run.
+    /// Contents of other buffers, `[B, C, height, width]` each, when a multistep scheduler resumes a run.
     pub buffers: Vec<Buffer>,
     /// For each label table of the configuration, one row number per sample.
     pub labels: Vec<Vec<u32>>,
-    /// One prompt per sample; empty where the model reads no text.
+    /// One prompt per sample; empty for models without text.
     pub prompts: Vec<String>,
-    /// What guidance leads away from, in the place of the empty prompt.
+    /// Negative prompt, used instead of the empty prompt in the unconditional pass.
     pub negative: String,
     /// Routing rule and thresholds.
     pub routing: Routing,
     /// Experts that take no tokens.
     pub muted: Muted,
-    /// Whether the routing of each pass comes with the scores behind it ([`LayerRouting::scores`]).
+    /// Whether the routing of each pass includes the router's scores ([`LayerRouting::scores`]).
     pub record_scores: bool,
 }
 
-/// What [`Engine::advance`] achieved.
+/// Result of [`Engine::advance`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Work was done or handed out, and some is left.
+    /// Work was done or submitted, and some is left.
     Working,
-    /// Nothing was done because enough work is in flight already; ask again later.
+    /// Nothing was done because enough work is in flight already; call again later.
     Busy,
-    /// The step is computed or fully handed to the device.
+    /// The step is computed or fully submitted.
     Done,
 }
 
@@ -53,20 +53,20 @@ pub struct LayerRouting {
     pub block: usize,
     /// For each token of the pool, `[B·T]`, one bit per expert.
     pub masks: Vec<u32>,
-    /// What the choice was made from; `None` unless [`RunConfig::record_scores`] was set.
+    /// The router's scores; `None` unless [`RunConfig::record_scores`] was set.
     pub scores: Option<Scores>,
 }
 
 /// The router's scores of every token of the pool for every expert of a layer. The masks were chosen from unrounded
-/// scores, so at a threshold they are right and these may be off by the rounding of f16.
+/// scores, so near a threshold they are exact, while these may be off by the rounding of f16.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     /// Gate before its softmax over experts, `[S, E]`.
     pub gate: Vec<f16>,
     /// Capacity predictor before its sigmoid, `[S, E]`; empty in a model without one. Logits, because most
-    /// probabilities are so close to 0 or 1 that f16 cannot tell them apart.
+    /// probabilities are so close to 0 or 1 that f16 cannot distinguish them.
     pub need: Vec<f16>,
-    /// The thresholds in force, as probabilities, `[E]`: the checkpoint's after [`Routing`], and infinity for a muted
+    /// The effective thresholds, as probabilities, `[E]`: the checkpoint's after [`Routing`], and infinity for a muted
     /// expert. Empty in a model without a capacity predictor.
     pub thresholds: Vec<f32>,
 }
@@ -86,7 +86,7 @@ impl Scores {
     }
 }
 
-/// The routing of one forward pass, as the trace keeps it.
+/// The routing of one forward pass, as stored in the trace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ForwardRouting {
     /// Denoising step, from 0.
@@ -121,7 +121,7 @@ impl Stage {
     pub const ALL: [Self; 6] =
         [Self::Condition, Self::Attention, Self::Router, Self::Experts, Self::Final, Self::Solver];
 
-    /// Its name, for people.
+    /// Display name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Condition => "condition",
@@ -134,12 +134,12 @@ impl Stage {
     }
 }
 
-/// Where in a denoising step a dispatch belongs.
+/// The place of a dispatch in a denoising step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Scope {
-    /// What it is part of.
+    /// Its phase.
     pub stage: Stage,
-    /// The transformer block, where it is in one.
+    /// The transformer block, if it belongs to one.
     pub block: Option<usize>,
 }
 
@@ -189,13 +189,13 @@ impl StageTimes {
 pub struct SliceTime {
     /// Number of the slice since the engine was made.
     pub slice: usize,
-    /// From its submission, or from the end of the slice before, to the news of its end.
+    /// From its submission, or from the end of the previous slice, until its completion is reported.
     pub ms: f32,
-    /// Whether the news came when it happened, and not when somebody asked.
+    /// Whether completion was reported when it happened, not when it was polled.
     pub exact: bool,
 }
 
-/// What an engine hands back without holding anything up.
+/// The results of a step, returned asynchronously.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     /// Number of finished steps.
@@ -204,22 +204,22 @@ pub struct Snapshot {
     pub latent: Vec<f32>,
     /// Routing of every forward pass since the snapshot before, in order. A joint pass counts as two.
     pub routing: Vec<ForwardRouting>,
-    /// Where the time of the step went; empty where the device has no clock, or nobody asked
+    /// Time of the step by phase; empty if the device has no timestamps, or it was not requested
     /// ([`Engine::set_profiling`]).
     pub stage_ms: Vec<(Stage, f32)>,
-    /// What [`Instruction::Report`] asked for in this step, `[B, C, height, width]` each.
+    /// The buffers requested by [`Instruction::Report`] in this step, `[B, C, height, width]` each.
     pub reports: Vec<Vec<f32>>,
 }
 
 /// Named intermediate values of a single forward pass, for parity checks: name, shape, values.
 pub type Taps = Vec<(String, Vec<usize>, Vec<f32>)>;
 
-/// The samples of a run where they are computed, for a host that draws with the same device.
+/// The samples of a run on the device, for a host that renders with the same device.
 #[derive(Clone, Copy)]
 pub struct GpuSamples<'a> {
     /// The device.
     pub gpu: &'a Arc<Gpu>,
-    /// Begins with the samples, f32, row-major; other numbers of the engine follow. Usages: `STORAGE`, `COPY_SRC`,
+    /// Starts with the samples, f32, row-major; other data of the engine follows. Usages: `STORAGE`, `COPY_SRC`,
     /// `COPY_DST`.
     pub buffer: &'a wgpu::Buffer,
     /// `[B, C, height, width]`
@@ -233,24 +233,24 @@ impl<'a> GpuSamples<'a> {
     }
 }
 
-/// Why an engine could not be made or could not go on.
+/// Errors of an engine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// The device cannot hold the model.
     #[error("{0}")]
     TooLarge(String),
-    /// The device was lost while it was working; the sample of the last snapshot is still good.
+    /// The device was lost while it was working; the sample of the last snapshot is valid.
     #[error("{0}")]
     DeviceLost(String),
-    /// The device refused work: its memory ran out, or a bug. It computes nothing more; the sample of the last
-    /// snapshot is still good.
+    /// The device reported an error: out of memory, or a bug. It computes nothing more; the sample of the last
+    /// snapshot is valid.
     #[error("{0}")]
     Refused(String),
-    /// The solver found no way on; the sample of the last snapshot is still good.
+    /// The scheduler cannot continue; the sample of the last snapshot is valid.
     #[error("{0}")]
     Stalled(String),
-    /// This engine does not know this kind of model.
+    /// This engine does not support this kind of model.
     #[error("{0}")]
     Unsupported(String),
     /// Reading a tensor failed.
@@ -259,7 +259,7 @@ pub enum EngineError {
 }
 
 impl EngineError {
-    /// Whether this device is of no more use, and a new one may go on from the last snapshot.
+    /// Whether the device is unusable, and a new one may resume from the last snapshot.
     pub fn needs_new_device(&self) -> bool {
         matches!(self, Self::DeviceLost(_) | Self::Refused(_))
     }
@@ -279,26 +279,26 @@ impl From<GpuError> for EngineError {
 
 /// A model on a device, for a fixed batch size. An engine may be made on one thread and used on another.
 pub trait Engine: Send {
-    /// The device, for people: adapter or processor, and how it computes.
+    /// Description of the device: adapter or processor, and how it computes.
     fn device(&self) -> String;
 
     /// `B`.
     fn batch(&self) -> usize;
 
-    /// Starts a run: uploads the sample and its labels, encodes its prompts, forgets the routing of the run
-    /// before.
+    /// Starts a run: uploads the sample and its labels, encodes its prompts, discards the routing of the previous
+    /// run.
     ///
     /// # Errors
-    /// When the device has no room for the run's prompts. Another run may be started then.
+    /// When the device has no memory for the run's prompts. Another run may still be started.
     ///
     /// # Panics
     /// When the lengths in `run` do not fit the configuration and batch: a bug of the caller.
     fn start(&mut self, run: &RunConfig) -> Result<(), EngineError>;
 
-    /// Hands over the next step. A snapshot is scheduled at its end.
+    /// Sets the next step. A snapshot is scheduled at its end.
     ///
     /// # Errors
-    /// When the device has no room for the first [`Instruction::JointForward`].
+    /// When the device has no memory for the first [`Instruction::JointForward`].
     fn begin_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError>;
 
     /// Computes or submits at most `budget` units of the current step (a unit is about one kernel).
@@ -308,20 +308,20 @@ pub trait Engine: Send {
     /// When the device is lost.
     fn advance(&mut self, budget: usize) -> Result<Progress, EngineError>;
 
-    /// Whether the device is asked how long each stage of a step takes. Where asking is free, the answer is in
-    /// every snapshot anyway. To be called between runs or steps; the step at work may come without an answer.
+    /// Enables timing of the stages of a step on the GPU. CPU timings are included in
+    /// every snapshot. Call it between runs or steps; the active step may come without timings.
     fn set_profiling(&mut self, on: bool) {
         let _ = on;
     }
 
-    /// How long the last finished slice took on a device of its own; `None` where [`Engine::advance`] itself
+    /// Duration of the last finished slice on a GPU; `None` if [`Engine::advance`] itself
     /// computes, or nothing has finished yet.
     fn slice_time(&self) -> Option<SliceTime> {
         None
     }
 
-    /// The samples on the device that computes them, as the work that was submitted so far leaves them; `None` where
-    /// the processor computes. They stay there until the next [`Engine::start`].
+    /// The samples on the device, as of the work submitted so far; `None` if
+    /// the CPU computes. They stay there until the next [`Engine::start`].
     fn gpu_samples(&self) -> Option<GpuSamples<'_>> {
         None
     }
@@ -329,7 +329,7 @@ pub trait Engine: Send {
     /// The oldest snapshot that has arrived and was not taken yet. Never waits.
     fn take_snapshot(&mut self) -> Option<Snapshot>;
 
-    /// Waits until everything that was handed to the device is finished and its snapshots have arrived.
+    /// Waits until all submitted work is finished and its snapshots have arrived.
     /// For the command line and tests only: a user interface must not call it.
     ///
     /// # Errors
@@ -339,7 +339,7 @@ pub trait Engine: Send {
     /// Computes a whole step and waits for it; its snapshot is there afterwards. Not for user interfaces.
     ///
     /// # Errors
-    /// When the device is lost or has no room.
+    /// When the device is lost or out of memory.
     fn finish_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError> {
         self.begin_step(ops)?;
         while self.advance(usize::MAX)? != Progress::Done {}
@@ -354,6 +354,6 @@ pub trait Inspect: Engine {
     /// model reads text `tokens`, `negative_tokens`, `text.out`, `text.pooled`, `blocks.{i}.kv`. Waits.
     ///
     /// # Errors
-    /// When the device is lost, or has no room for the prompts.
+    /// When the device is lost, or has no memory for the prompts.
     fn forward_with_taps(&mut self, run: &RunConfig, times: &[f32]) -> Result<Taps, EngineError>;
 }

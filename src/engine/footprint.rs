@@ -1,4 +1,4 @@
-//! How much memory a model needs, from its configuration alone: before a file is read or a byte allocated.
+//! Memory needed by a model, computed from its configuration before anything is read or allocated.
 
 use super::gpu::{Precisions, WeightBytes, prompt_sizes, sizes};
 use crate::model::Config;
@@ -9,7 +9,7 @@ pub struct Footprint {
     /// Weights.
     pub weights: u64,
     /// Working memory of a batch, and of its prompts where the model reads text: as many different ones as there are
-    /// pictures, and one that guidance leads away from. A joint pass over both branches takes that of twice the batch.
+    /// images, and one that guidance leads away from. A joint pass over both branches takes that of twice the batch.
     pub working: u64,
     /// The largest buffer that cannot be split, and what it holds.
     pub largest: (String, u64),
@@ -84,7 +84,7 @@ mod tests {
         let int4 = Footprint::on_gpu(&l, 1, WeightPrecision::Int4, 128 << 20);
         assert_eq!((tenths(int4.weights), int4.working), (7, gpu.working));
         assert_eq!(tenths(file_bytes(&l, Storage::Int4)), 7);
-        assert!(gpu.largest.1 <= 128 << 20, "{:?}: one picture fits WebGPU's limits", gpu.largest);
+        assert!(gpu.largest.1 <= 128 << 20, "{:?}: one image fits WebGPU's limits", gpu.largest);
         assert_eq!(tenths(Footprint::on_cpu(&l, 1).weights), 47);
     }
 
@@ -94,7 +94,7 @@ mod tests {
         let of = |batch| Footprint::on_gpu(&s, batch, WeightPrecision::F16, u64::MAX);
         assert_eq!(of(4).weights, of(1).weights);
         assert!(of(4).working > 3 * of(1).working);
-        // 64 pictures of 256 tokens: 16384 rows of 1536 hidden numbers in one binding.
+        // 64 images of 256 tokens: 16384 rows of 1536 hidden numbers in one binding.
         assert!(of(64).largest.1 >= 4 * 16_384 * 1536, "{:?}", of(64).largest);
     }
 }

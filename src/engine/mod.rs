@@ -1,4 +1,4 @@
-//! The forward pass: one [`Engine`] contract, carried out by wgpu ([`GpuEngine`]) and by the processor
+//! The forward pass: one [`Engine`] contract, implemented with wgpu ([`GpuEngine`]) and on the CPU
 //! ([`CpuEngine`]). Both folders have the same files.
 
 mod contract;

@@ -1,4 +1,4 @@
-//! The device's clock, read around parts of a step while it runs, without waiting for the answer.
+//! GPU timestamps around parts of a step, read asynchronously.
 
 use super::{Gpu, Tensor};
 

@@ -1,7 +1,7 @@
 //! One device with its queue and its compiled pipelines.
 //!
-//! We ask for the limits that WebGPU guarantees everywhere and raise only the two that say how large a
-//! buffer may be, so that what runs natively also runs in a browser.
+//! It requests the limits that WebGPU guarantees and raises only the two that limit the size of
+//! buffers, so that what runs natively also runs in a browser.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -49,7 +49,7 @@ pub struct Gpu {
     pub(super) poison: bool,
     pipelines: Mutex<HashMap<(&'static str, ConstantBits), Compiled>>,
     pub(super) faults: Arc<Faults>,
-    /// Whether somebody else made the device and uses it too.
+    /// Whether the device belongs to a host that uses it too.
     pub(super) is_hosted: bool,
     /// Whether news of the device is being collected right now: it may be old then.
     polling: Arc<AtomicBool>,
@@ -93,7 +93,7 @@ impl Gpu {
                 GpuError::NoAdapter(match error {
                     // wgpu lists what each of its backends thinks of that.
                     wgpu::RequestAdapterError::NotFound { .. } => {
-                        "neither a driver nor a browser offers one".into()
+                        "there is no driver and no WebGPU".into()
                     }
                     other => other.to_string(),
                 })
@@ -101,7 +101,9 @@ impl Gpu {
         let info = adapter.get_info();
         if info.backend == wgpu::Backend::Noop {
             // It accepts all work and does none: every test would "pass" on zeros.
-            return Err(GpuError::NoAdapter("only one that computes nothing is there".into()));
+            return Err(GpuError::NoAdapter(
+                "the only adapter is a stub that computes nothing".into(),
+            ));
         }
         let (device, queue) = adapter
             .request_device(&Self::device_descriptor(&adapter))
@@ -148,12 +150,11 @@ impl Gpu {
         }
     }
 
-    /// Computes on a device of the host, beside the host's own work.
+    /// Computes on a device of the host, in addition to the host's own work.
     ///
-    /// The host's handlers for uncaptured errors and for the loss of the device stay as they are: everything that the
-    /// library asks of the device happens inside error scopes, and what they catch comes back as an error of the call
-    /// that ran into it. The loss of the device shows when the results of a step do not come back; a host that hears
-    /// of it earlier can say so with [`Gpu::report`].
+    /// The host's handlers for uncaptured errors and for the loss of the device are not replaced: the library uses the
+    /// device inside error scopes, and a caught error is returned by the call that caused it. A lost device is noticed
+    /// when the results of a step do not arrive; a host that learns of it earlier can call [`Gpu::report`].
     ///
     /// Work is submitted to `queue` in small pieces, in order with the host's. [`Gpu::poll`], which each
     /// `advance` calls, polls the device and with it runs the host's callbacks that are due.
@@ -175,11 +176,11 @@ impl Gpu {
     ) -> Result<Arc<Self>, GpuError> {
         let gpu = Self::wrap(device.clone(), queue.clone(), true, options);
         if gpu.info.backend == wgpu::Backend::Noop {
-            return Err(GpuError::NoAdapter("the device is one that computes nothing".into()));
+            return Err(GpuError::NoAdapter("the device is a stub that computes nothing".into()));
         }
         let mut missing = Vec::new();
         let note = |name: &str, needed, offered| {
-            missing.push(format!("{name} is {offered}, and the kernels need {needed}"));
+            missing.push(format!("{name} is {offered}, but the kernels need {needed}"));
         };
         Self::required_limits().check_limits_with_fail_fn(&device.limits(), false, note);
         if missing.is_empty() {
@@ -194,7 +195,7 @@ impl Gpu {
         let seen = gpu.faults.clone();
         let panic_on_error = options.panic_on_error;
         gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            assert!(!panic_on_error, "the device refused work: {error}");
+            assert!(!panic_on_error, "the device reported an error: {error}");
             seen.record(GpuError::Refused(error.to_string()));
         }));
         let seen = gpu.faults.clone();
@@ -280,7 +281,7 @@ impl Gpu {
         self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
     }
 
-    /// Sends what was written to tensors on its way and waits for it, which frees the copies in host memory.
+    /// Submits pending writes to tensors and waits for them, which frees the copies in host memory.
     ///
     /// # Errors
     /// As [`Gpu::wait`].
@@ -337,7 +338,7 @@ impl Gpu {
         pipelines.entry((shader.name, bits)).or_insert_with(compile).pipeline.clone()
     }
 
-    /// Every pipeline that the work recorded so far has asked for, by name and constants.
+    /// Every pipeline used by the recorded work so far, by name and constants.
     pub fn specialisations(&self) -> Vec<Specialisation> {
         let pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
         let all: BTreeMap<_, _> = pipelines.iter().collect();

@@ -1,4 +1,4 @@
-//! What can go wrong between us and a device, in sentences that say what to do.
+//! Errors of a device. Messages say what to do.
 
 /// Why there is no device, or why it no longer works.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -19,6 +19,6 @@ pub enum GpuError {
     #[error("the graphics device was lost: {0}")]
     Lost(String),
     /// The device refused a call: a bug of ours, or memory that ran out.
-    #[error("the graphics device refused work: {0}")]
+    #[error("the graphics device reported an error: {0}")]
     Refused(String),
 }

@@ -1,5 +1,5 @@
-//! What goes wrong on a device outside of any call of ours, and error scopes that keep our errors apart from those of
-//! whoever else uses the device.
+//! Faults of a device outside of our calls, and error scopes that separate our errors from those of
+//! other users of the device.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -11,7 +11,7 @@ use super::{Gpu, GpuError};
 /// What an error scope caught; in browsers it is known only some time after the scope was closed.
 type Caught = Pin<Box<dyn Future<Output = Option<GpuError>> + Send>>;
 
-/// The first fault of a device, and answers that are still on their way.
+/// The first fault of a device, and pending results of error scopes.
 #[derive(Default)]
 pub(super) struct Faults {
     first: Mutex<Option<GpuError>>,
@@ -81,7 +81,7 @@ impl Scopes {
 impl From<wgpu::Error> for GpuError {
     fn from(error: wgpu::Error) -> Self {
         Self::Refused(match error {
-            wgpu::Error::OutOfMemory { .. } => "its memory is full".into(),
+            wgpu::Error::OutOfMemory { .. } => "it is out of memory".into(),
             error => error.to_string(),
         })
     }
@@ -111,8 +111,8 @@ impl Gpu {
         Watch { scopes, faults: self.faults.clone() }
     }
 
-    /// Does something that may ask for more than the device has. A refusal is returned and nothing else: neither the
-    /// device nor its owner's error handlers hear of it.
+    /// Runs something that may exceed the resources of the device. Failures are returned: neither the
+    /// device nor its owner's error handlers see them.
     ///
     /// The scopes are open only while `work` runs, not while it waits, so other users of the device may have scopes of
     /// their own in between.

@@ -16,10 +16,10 @@ pub trait Kernel {
     /// The uniform's value.
     fn params(&self) -> Self::Params;
 
-    /// The tensors at bindings 1, 2, … in this order. Whether one is written is said in WGSL only.
+    /// The tensors at bindings 1, 2, … in this order. Only the WGSL declares which are written.
     fn tensors(&self) -> Vec<&Tensor>;
 
-    /// Values of the `override` constants that depend on the call, beside [`Shader::sizes`].
+    /// Values of the `override` constants that depend on the call, in addition to [`Shader::sizes`].
     fn constants(&self, profile: Profile) -> Vec<(&'static str, f64)> {
         let _ = profile;
         Vec::new()

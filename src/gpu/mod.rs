@@ -1,5 +1,5 @@
-//! Everything that names wgpu, and nothing that names the model: devices, tensors, kernels as data,
-//! tapes of recorded work, and results that come back later.
+//! Everything that depends on wgpu and not on the model: devices, tensors, kernels as data,
+//! tapes of recorded work, and asynchronous results.
 
 mod clock;
 mod context;

@@ -1,4 +1,4 @@
-//! Results that come back later: schedule a copy with the work, collect it when it has arrived.
+//! Asynchronous read-back: schedule a copy with the work, collect it when it has arrived.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -74,7 +74,7 @@ impl Readback {
     /// When the copies have not arrived, or the device was lost on the way.
     pub fn take(self) -> Result<Vec<Vec<u8>>, GpuError> {
         if self.state.load(Ordering::Acquire) != ARRIVED {
-            return Err(GpuError::Lost("a result did not come back".into()));
+            return Err(GpuError::Lost("a result could not be read back".into()));
         }
         let view =
             self.staging.get_mapped_range(..).map_err(|error| GpuError::Lost(error.to_string()))?;
@@ -94,7 +94,7 @@ pub fn read_now<T: Pod>(gpu: &Gpu, tensor: &Tensor) -> Result<Vec<T>, GpuError> 
     gpu.queue.submit([encoder.finish()]);
     gpu.wait()?;
     // Whoever waits for the device runs the callbacks of all: another thread may have picked ours up and
-    // still be on its way to it. It needs microseconds; after seconds something else is wrong.
+    // still be in flight. It needs microseconds; after seconds something else is wrong.
     let begin = web_time::Instant::now();
     while !readback.is_ready() && begin.elapsed().as_secs() < 10 {
         std::thread::yield_now();

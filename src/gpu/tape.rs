@@ -22,7 +22,7 @@ struct Entry<S> {
 
 /// A list of recorded dispatches. Cloning or appending one costs reference counts only.
 ///
-/// `S` says where in a program a dispatch belongs: plain data for whoever records, such as a layer's name.
+/// `S` is the scope of a dispatch: plain data chosen by the recorder, such as a layer's name.
 #[derive(Clone)]
 pub struct Tape<S = &'static str> {
     entries: Vec<Entry<S>>,
@@ -52,7 +52,7 @@ impl<S: Clone + Display> Tape<S> {
     /// Records a dispatch of the kernel's variant for the device.
     ///
     /// # Panics
-    /// When the kernel asks for more workgroups than WebGPU has: a bug.
+    /// When the kernel needs more workgroups than WebGPU allows: a bug.
     pub fn push<K: Kernel>(&mut self, gpu: &Gpu, scope: S, kernel: &K) {
         self.push_variant(gpu, scope, kernel, gpu.profile);
     }
@@ -245,19 +245,18 @@ fn time_entries<S: Display>(gpu: &Gpu, entries: &[Entry<S>]) -> Result<Vec<u64>,
         .collect())
 }
 
-/// Time from the submission of some work, or from the end of the work before, to the news of its end.
+/// Time from the submission of some work, or from the end of the previous work, until its completion is reported.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Completion {
     /// Number of the submission, from 1.
     pub number: usize,
-    /// Milliseconds. Where the news came late, the end of the work before was news at the same moment and says
-    /// nothing; the time then counts from the submission.
+    /// Milliseconds. If two completions are reported together, the time counts from the submission.
     pub ms: f32,
-    /// Whether the news came by itself, and not because [`Gpu::poll`] asked.
+    /// Whether completion was reported by a callback, not by [`Gpu::poll`].
     pub prompt: bool,
 }
 
-/// Submissions that a user interface that shares the device hardly notices.
+/// Number of submissions in flight that a user interface on the same device hardly notices.
 const MAX_IN_FLIGHT: usize = 2;
 
 /// Counts submissions that the device has not finished, so that a user interface can keep the queue short.

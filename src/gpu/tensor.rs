@@ -73,7 +73,7 @@ impl Tensor {
         let bytes = (shape.iter().product::<usize>() as u64).max(1) * ELEMENT;
         assert!(
             bytes <= gpu.binding_limit,
-            "{label} {shape:?} takes {bytes} bytes; a binding holds {}",
+            "{label} {shape:?} needs {bytes} bytes; the limit per binding is {}",
             gpu.binding_limit
         );
         let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {

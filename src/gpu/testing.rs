@@ -58,7 +58,7 @@ pub(crate) fn read_u32(tensor: &Tensor) -> Vec<u32> {
 }
 
 /// Numbers in [-scale, scale] with one in sixteen ten times as large: a sum that loses small terms
-/// beside large ones, or a softmax without its maximum, shows up. The same seed gives the same numbers.
+/// next to large ones, or a softmax without its maximum, shows up. The same seed gives the same values.
 pub(crate) fn spiky(len: usize, seed: u32, scale: f32) -> Vec<f32> {
     let mut state = seed.wrapping_mul(2_654_435_769) | 1;
     let mut next = || {

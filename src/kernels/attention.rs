@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn sees_only_the_rows_of_its_span() {
         // Fewer keys than queries and more; one key; more keys than a tile of 64; a span that two samples
-        // share, one at the very end, rows that nobody sees.
+        // share, one at the very end, rows that are not used.
         let cases: [(usize, usize, usize, &[[u32; 2]]); 3] = [
             (9, 2, 8, &[[0, 1], [11, 7], [11, 7]]),
             (1, 3, 24, &[[3, 97], [0, 3]]),

@@ -1,4 +1,4 @@
-//! Brings the experts' rows back to their tokens: `x += gate ⊙ (Σ_e G[s,e]·y[row] + shared)`.
+//! Adds the experts' outputs to their tokens: `x += gate ⊙ (Σ_e G[s,e]·y[row] + shared)`.
 
 use std::ops::Range;
 
@@ -153,7 +153,7 @@ mod tests {
         v.iter().map(|&x| x as f32).collect()
     }
 
-    /// Lists of every kind: of nobody, of everybody, of some.
+    /// Lists of every kind: empty, full, partial.
     fn lists(tokens: usize, experts: usize) -> Vec<Vec<u32>> {
         let takes = |s: usize, e: usize| match e % 4 {
             0 => (s * 5 + e).is_multiple_of(3),

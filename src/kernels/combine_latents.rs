@@ -1,4 +1,4 @@
-//! Weighted sums of samples and model outputs: what a solver's step consists of.
+//! Weighted sums of samples and model outputs, of which a solver's step consists.
 
 use bytemuck::{Pod, Zeroable};
 

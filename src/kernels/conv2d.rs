@@ -1,4 +1,4 @@
-//! Convolutions over pictures whose channels lie in quads, `[C/4, height, width, 4]`, on parts of their
+//! Convolutions over images whose channels lie in quads, `[C/4, height, width, 4]`, on parts of their
 //! channels, so that a layer works on feature maps that are spread over several buffers.
 
 use std::ops::Range;
@@ -236,7 +236,7 @@ pub(crate) struct Inputs<'a> {
     pub enlarge: bool,
 }
 
-/// The convolution on the processor, in f64: `[C_out, height, width]` of the (enlarged) picture.
+/// The convolution on the processor, in f64: `[C_out, height, width]` of the (enlarged) image.
 #[cfg(test)]
 pub(crate) fn reference(i: Inputs<'_>) -> Vec<f64> {
     let Inputs { size: k, from: [from_height, from_width], .. } = i;

@@ -7,7 +7,7 @@ use crate::gpu::testing::{
     PROFILES, assert_close, gpu, poisoned, read, run_variant, spiky, tensor,
 };
 
-/// A layer and a picture for it.
+/// A layer and an image for it.
 struct Case {
     size: usize,
     from: [usize; 2],

@@ -1,4 +1,4 @@
-//! A step of the reverse diffusion process: what DDPM and DDIM do between two passes through the model.
+//! A step of the reverse diffusion process: the update of DDPM and DDIM between two forward passes.
 
 use bytemuck::{Pod, Zeroable};
 

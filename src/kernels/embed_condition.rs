@@ -1,4 +1,4 @@
-//! Time and labels become the vector that modulates every block: `SiLU(t_emb + Σ label rows)`.
+//! The conditioning vector that modulates every block, from time and labels: `SiLU(t_emb + Σ label rows)`.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -1,4 +1,4 @@
-//! Token numbers become vectors: a row of the vocabulary's table plus one of the positions'.
+//! Token embedding: a row of the vocabulary's table plus a row of the positions' table.
 
 use bytemuck::{Pod, Zeroable};
 

@@ -2,13 +2,13 @@
 //!
 //! `expert up` gathers tokens and ends in the activation; `expert down` reads the packed rows it left:
 //! row r of expert e is `r = Σ_{i<e} n_i + place`. No size is known on the host, so the dispatch is
-//! sized for the worst case and superfluous workgroups leave at once; an indirect dispatch would cost
+//! sized for the worst case and surplus workgroups exit early; an indirect dispatch would cost
 //! more, because browsers check its arguments with a dispatch of their own.
 //!
 //! Tile sizes. A pool of a few hundred to a few thousand tokens leaves 32 to 256 rows for each expert.
 //! Tiles of 32 rows waste half a tile per expert on average, tiles of 64 twice that; in return 64 rows
 //! would read a quarter less from the cache per product, which pays only when rows are plenty.
-//! Columns run fastest over workgroups, so those at work together share an expert's matrix.
+//! Columns run fastest over workgroups, so concurrent ones share an expert's matrix.
 
 use std::ops::Range;
 

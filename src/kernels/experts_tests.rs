@@ -1,4 +1,4 @@
-//! A routed block as a whole against the dense oracle, with everything that can be split split.
+//! A routed block as a whole, compared with the dense reference, with every possible split.
 
 use super::*;
 use crate::gpu::testing::{assert_close, spiky};

@@ -1,4 +1,4 @@
-//! Pixels of a picture as rows, and rows back to their pixels: the two ends of attention over a picture.
+//! Pixels of an image as rows, and rows back to their pixels: the two ends of attention over an image.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -10,9 +10,9 @@ const LANES: usize = 64;
 /// Which way numbers go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// Rows become pixels of the picture; rows beyond the last pixel become zeros.
+    /// Rows become pixels of the image; rows beyond the last pixel become zeros.
     ToRows,
-    /// Rows are added to the picture; those beyond the last pixel are left out.
+    /// Rows are added to the image; those beyond the last pixel are left out.
     AddToPixels,
 }
 
@@ -21,7 +21,7 @@ pub enum Way {
 pub struct PixelRows<'a> {
     /// `[rows, C]`
     pub rows: &'a Tensor,
-    /// Some channels of the picture, `[quads, pixels, 4]` at the front of the tensor.
+    /// Some channels of the image, `[quads, pixels, 4]` at the front of the tensor.
     pub picture: &'a Tensor,
     /// Which of the two is written.
     pub way: Way,
@@ -29,7 +29,7 @@ pub struct PixelRows<'a> {
     pub quads: usize,
     /// First of them among the columns of a row.
     pub first_quad: usize,
-    /// Pixels of the picture.
+    /// Pixels of the image.
     pub pixels: usize,
     /// Pixel of the first row.
     pub first_pixel: usize,
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn pixels_become_rows_and_return_to_their_places() {
-        // Channels in two buffers; a block of rows in the middle, and one that ends beyond the picture.
+        // Channels in two buffers; a block of rows in the middle, and one that ends beyond the image.
         let (channels, pixels, cut) = (20, 35, 2);
         let picture = spiky(channels * pixels, 1, 1.0);
         let lain = to_quads(&picture, pixels);

@@ -1,4 +1,4 @@
-//! The order in which pictures lie on the device: channels in quads, `[C/4, height, width, 4]`, so that a
+//! The order in which images lie on the device: channels in quads, `[C/4, height, width, 4]`, so that a
 //! lane reads four channels of a pixel at once and neighbouring lanes read neighbouring pixels.
 
 /// From `[C, pixels]` to quads; C is padded with zeros to a multiple of four.

@@ -47,7 +47,7 @@ pub struct RouteScore<'a> {
     /// Out: probability that the expert should take the token, `[S, E]`.
     pub capacities: &'a Tensor,
     /// Out: both before softmax and sigmoid, as a pair of f16 in a word, the gate in the low half, `[S, E]`. Empty
-    /// where nobody wants them. Without a predictor the high half is 0.
+    /// where they are not recorded. Without a predictor the high half is 0.
     pub logits: &'a Tensor,
 }
 

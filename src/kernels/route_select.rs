@@ -24,9 +24,9 @@ pub struct Params {
 /// How experts and tokens find each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// `DiffMoE`: as many tokens of the whole pool as the capacity predictor says, by largest gate.
+    /// `DiffMoE`: the capacity predictor gives the number of tokens of the whole pool, selected by largest gate.
     Pool,
-    /// `DiffMoE`, each token for itself: the tokens whose capacity exceeds the threshold.
+    /// `DiffMoE`, each token separately: the tokens whose need exceeds the threshold.
     Token,
     /// EC-DiT: in each sample of `sample` tokens, the `k` tokens with the largest gates.
     Sample {

@@ -1,4 +1,4 @@
-//! Keeps the logits of a layer until somebody reads the trace. Part of a step only where scores are recorded.
+//! Stores the logits of a layer for the trace. Part of a step only if scores are recorded.
 
 use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
 

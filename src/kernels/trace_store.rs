@@ -1,4 +1,4 @@
-//! Keeps which experts took a token, one bit per expert, until somebody reads the trace.
+//! Stores which experts took a token, one bit per expert, for the trace.
 
 use super::NO_SLOT;
 use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};

@@ -1,4 +1,4 @@
-//! Token vectors back to pictures.
+//! Token vectors back to images.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -7,7 +7,7 @@ use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
 /// Lanes of a workgroup.
 const LANES: usize = 64;
 
-/// Where the token vectors lie and where the pictures go.
+/// Where the token vectors lie and where the images go.
 pub struct Unpatchify<'a> {
     /// `[B·T, patch²·C]`, channel fastest.
     pub x: &'a Tensor,

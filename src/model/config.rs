@@ -19,7 +19,7 @@ pub enum Kind {
     Tc,
     /// Expert choice: each expert takes its best tokens, sample by sample.
     Ec,
-    /// `DiffMoE`: each expert picks from the pool of the whole batch, as many as the capacity predictor says.
+    /// `DiffMoE`: each expert selects from the pool of the whole batch; the capacity predictor gives the number.
     DiffMoe,
 }
 
@@ -41,7 +41,7 @@ pub enum Prediction {
     #[default]
     Velocity,
     /// The sample `x₀` (diffusers' name), from which the velocity follows as `(x − z) / (1 − t)`: for patches of more numbers than
-    /// half the hidden size, whose noise a token has no room for (Li and He 2025, arXiv 2511.13720).
+    /// half the hidden size, whose noise a token has no memory for (Li and He 2025, arXiv 2511.13720).
     #[serde(rename = "data", alias = "sample")]
     Sample,
 }
@@ -64,7 +64,7 @@ pub struct LabelTable {
     pub tensor: String,
     /// The row that means "no label", used for the unconditional pass of guidance.
     pub null: u32,
-    /// The name of each row before the null row; empty where the checkpoint does not say.
+    /// The name of each row before the null row; empty if the checkpoint has none.
     #[serde(default)]
     pub values: Vec<String>,
 }
@@ -202,7 +202,7 @@ fn four() -> f32 {
 
 /// Height and width of a sample: one number for a square.
 #[derive(Deserialize)]
-#[serde(untagged, expecting = "input_size has to be a number or [height, width]")]
+#[serde(untagged, expecting = "input_size must be a number or [height, width]")]
 enum InputSize {
     Square(usize),
     Sides([usize; 2]),
@@ -319,7 +319,10 @@ impl Config {
             return wrong("a size is above 65,536".into());
         }
         if let Some(side) = [height, width].iter().find(|side| !side.is_multiple_of(patch_size)) {
-            return wrong(format!("input_size {side} is no multiple of patch_size {patch_size}"));
+            return wrong(format!(
+                "input_size {side} is not a multiple of patch_size \
+                {patch_size}"
+            ));
         }
         // The position embedding splits D in four, and the kernels read weights four at a time.
         if [hidden_size, head_dim, self.ffn_hidden].iter().any(|n| !n.is_multiple_of(4)) {
@@ -330,7 +333,7 @@ impl Config {
         }
         if self.objective == Objective::Ddpm && self.prediction != Prediction::Velocity {
             return wrong(
-                "prediction \"data\" is for flow models; DDPM models predict the noise".into(),
+                "prediction \"data\" needs a flow model; DDPM models predict the noise".into(),
             );
         }
         self.check_capacity()?;
@@ -345,12 +348,12 @@ impl Config {
         let (capacity, experts) = (self.capacity, self.num_experts);
         let reason = match self.kind {
             Kind::Dense => return Ok(()),
-            _ if !(capacity > 0.0 && capacity.is_finite()) => "it has to be above 0".to_owned(),
+            _ if !(capacity > 0.0 && capacity.is_finite()) => "it must be above 0".to_owned(),
             Kind::Ec if capacity > experts as f64 => {
-                format!("an expert cannot take more than all tokens, which {experts} would be")
+                format!("at {experts}, the number of experts, every expert takes all tokens")
             }
             Kind::Tc if !(1.0..=experts as f64).contains(&capacity) => {
-                format!("a token can take 1 to {experts} experts")
+                format!("a token takes 1 to {experts} experts")
             }
             _ => return Ok(()),
         };
@@ -368,7 +371,7 @@ impl Config {
         self.capacity as usize
     }
 
-    /// Whether a sample is a picture as it is: pixels in red, green and blue. Anything else is shown through a
+    /// Whether a sample is an image as it is: pixels in red, green and blue. Anything else is shown through a
     /// decoder or a preview.
     pub fn makes_pixels(&self) -> bool {
         self.pixels && self.in_channels == 3

@@ -5,9 +5,9 @@
 #[non_exhaustive]
 pub enum ConfigError {
     /// Not the JSON that we expect.
-    #[error("the model configuration is not readable: {0}")]
+    #[error("cannot read the model configuration: {0}")]
     Json(#[from] serde_json::Error),
     /// A number that no model can have.
-    #[error("the model configuration is impossible: {0}")]
+    #[error("invalid model configuration: {0}")]
     Invalid(String),
 }

@@ -19,7 +19,7 @@ pub struct Preset {
     pub experts: usize,
     /// Kind of training.
     pub objective: Objective,
-    /// Height and width of the latent: 32 for pictures of 256 pixels.
+    /// Height and width of the latent: 32 for images of 256 pixels.
     pub input_size: [usize; 2],
     /// `L`, `D` and `H`.
     dimensions: [usize; 3],
@@ -30,7 +30,7 @@ pub const SIZES: [&str; 7] = ["S", "B", "L", "XL", "XXL", "XXXL", "S-128"];
 
 /// Blocks, hidden size and heads of a size. The paper does not state those of XL (DiT's are taken), XXL and
 /// XXXL (they follow from its numbers of parameters). `S-128` is the one configuration that the official code
-/// came with: 16 heads, and pictures of 128 pixels.
+/// came with: 16 heads, and images of 128 pixels.
 fn dimensions(size: &str) -> [usize; 3] {
     match size {
         "B" => [12, 768, 12],
@@ -46,8 +46,8 @@ fn dimensions(size: &str) -> [usize; 3] {
 /// A name that is no preset.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "there is no preset {0:?}; names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm: sizes S, B, L, XL, \
-     XXL, XXXL, S-128 (the official configuration), 1 to 32 experts"
+    "unknown preset {0:?}: names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm, \
+     with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 32 experts"
 )]
 pub struct UnknownPreset(String);
 

@@ -1,4 +1,4 @@
-//! How experts get their tokens at inference: the table of routing rules and the settings of a run.
+//! Routing at inference: the table of routing rules and the settings of a run.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,10 +14,11 @@ choices! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
     pub enum RoutingRule: "routing rule" {
         #[default]
-        Token = ("token", "Each token", "Each token for itself: an expert takes the tokens whose predicted capacity \
-            exceeds its threshold. An image does not depend on the others of its batch."),
-        Pool = ("pool", "Whole pool", "The paper's rule: the capacity predictor says how many tokens of the whole \
-            batch an expert takes, the gate says which. Images of a batch compete."),
+        Token = ("token", "Each token", "Each token separately: an expert takes the tokens \
+            whose predicted need exceeds its threshold. An image does not depend on its batch."),
+        Pool = ("pool", "Whole pool", "The paper's rule: the capacity predictor determines how \
+            many tokens of the whole batch an expert takes, the gate selects them. Images of a \
+            batch compete."),
     }
 }
 
@@ -68,7 +69,7 @@ pub struct Muted {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MutedError {
     /// Text in another form.
-    #[error("\"{0}\" does not name an expert; write BLOCK:EXPERT, as in 3:7")]
+    #[error("invalid expert \"{0}\": expected BLOCK:EXPERT, as in 3:7")]
     Form(String),
     /// A block that does not exist or has no experts.
     #[error("block {block} has no experts to mute; {}", blocks_with_experts(.blocks))]
@@ -92,7 +93,7 @@ pub enum MutedError {
 
 fn blocks_with_experts(blocks: &[usize]) -> String {
     if blocks.is_empty() {
-        return "this model has none".into();
+        return "this model has no experts".into();
     }
     let blocks: Vec<_> = blocks.iter().map(ToString::to_string).collect();
     format!("the blocks with experts are {}", blocks.join(", "))

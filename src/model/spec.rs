@@ -1,5 +1,5 @@
-//! What one tensor of a model is: its official name, its shape and its role. Whatever depends on the kind of tensor
-//! (storage, precision, memory, random values) looks at the role, never at the name.
+//! Description of a tensor: its official name, its shape and its role. Whatever depends on the kind of tensor
+//! (storage, precision, memory, random values) uses the role, never the name.
 
 /// What a tensor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

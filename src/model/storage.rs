@@ -1,4 +1,4 @@
-//! How tensors are stored in a file.
+//! Storage formats of tensors in a file.
 
 use super::config::Config;
 use super::spec::TensorSpec;
@@ -27,7 +27,7 @@ impl Storage {
             return Self::F32;
         }
         match self {
-            // The file tells a row's length by its bytes, two numbers in each.
+            // The file gives a row's length in bytes, two values in each.
             Self::Int4 if !tensor.shape[1].is_multiple_of(2) => Self::Int8,
             storage => storage,
         }

@@ -22,7 +22,7 @@ pub struct TextConfig {
     pub ffn_hidden: usize,
     /// The `tokenizer.json`, checked.
     tokenizer: String,
-    /// Names of the entries at a prompt's ends, where the file says them apart from the tokenizer.
+    /// Names of the begin, end and padding tokens, if the file gives them separately from the tokenizer.
     special_tokens: SpecialTokens,
     /// Prompts to draw where a user gives none.
     pub examples: Vec<String>,
@@ -64,9 +64,7 @@ impl TextConfig {
         }
         // The kernels read four numbers at a time.
         if !hidden_size.is_multiple_of(num_heads * 4) || !ffn_hidden.is_multiple_of(4) {
-            return wrong(
-                "the width of a head and of the feed-forward network must be multiples of 4",
-            );
+            return wrong("the head width and the feed-forward width must be multiples of 4");
         }
         let tokenizer = section.tokenizer.to_string();
         let special_tokens = section.special_tokens;

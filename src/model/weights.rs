@@ -1,8 +1,8 @@
 //! The model, described once: a tree with the official `state_dict` names, and the walk that builds it.
 //!
-//! Everything that needs all tensors is a [`Source`] of this walk: the list of names and shapes
+//! Whatever needs all tensors is a [`Source`] of this walk: the list of names and shapes
 //! ([`Config::tensors`](super::Config::tensors)), the memory on a graphics device, and the loaders of both engines. A source turns the
-//! description of each leaf into whatever its [`Leaf`] types say.
+//! description of each leaf into the values of its [`Leaf`] types.
 //!
 //! # Adding a tensor
 //! Add a field to the tree and a line to the walk, with name, shape and [`Role`]. The check of checkpoints, `convert`,
@@ -41,7 +41,7 @@ impl Leaf for () {
     type Experts = ();
 }
 
-/// Makes leaves from their descriptions. The walk asks for them in the order of the official `state_dict`.
+/// Makes leaves from their descriptions. The walk requests them in the order of the official `state_dict`.
 pub(crate) trait Source<L: Leaf> {
     /// Why a leaf cannot be made.
     type Error;

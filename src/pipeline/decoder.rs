@@ -1,4 +1,4 @@
-//! Choosing what decodes latents to pictures: the same choice as for models.
+//! The choice of the device that decodes latents: the same as for models.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::vae::{
     CpuDecoder, CpuDecoderModel, Decoder, DecoderFile, GpuDecoder, GpuDecoderModel, LatentPreview,
 };
 
-/// Pixels along a side of a picture: a decoder of full size takes 8 GiB for this.
+/// Pixels along a side of an image: a decoder of full size takes 8 GiB for this.
 const MOST_SIDE: usize = 2048;
 
 /// A decoder in errors.
@@ -22,10 +22,11 @@ const WHAT: &str = "this decoder";
 /// Cells along a side of the latent that a preview is fitted to.
 const PREVIEW_SIDE: usize = 6;
 
-/// A decoder and a model that do not belong together.
+/// A decoder and a model with different latents.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{model} makes latents of {makes} channels, and {decoder} takes {takes}; give the decoder that belongs to the model"
+    "{model} generates latents with {makes} channels, but {decoder} expects {takes}; use the \
+        decoder of this model"
 )]
 pub struct DecoderMismatch {
     model: String,
@@ -34,7 +35,7 @@ pub struct DecoderMismatch {
     takes: usize,
 }
 
-/// Whether a decoder takes what a model makes.
+/// Whether a decoder accepts the latents of a model.
 ///
 /// # Errors
 /// When their numbers of channels differ.
@@ -47,7 +48,7 @@ pub fn check_decoder(file: &DecoderFile, config: &Config) -> Result<(), DecoderM
     Err(DecoderMismatch { model, makes, decoder, takes })
 }
 
-/// A decoder on the device that was chosen for it; makes decoders for any size of latents. Copies share the weights.
+/// A decoder loaded onto a device; creates decoders for any size of latents. Copies share the weights.
 #[derive(Clone)]
 pub struct LoadedDecoder {
     place: Place<CpuDecoderModel, GpuDecoderModel>,
@@ -58,10 +59,10 @@ pub struct LoadedDecoder {
 }
 
 impl LoadedDecoder {
-    /// Loads a decoder where `backend` says, on a device of its own.
+    /// Loads a decoder on the given backend, on a device of its own.
     ///
     /// # Errors
-    /// When it does not fit, or a GPU was asked for and there is none.
+    /// When it does not fit, or a GPU was requested and there is none.
     pub async fn open_async(
         file: &DecoderFile,
         backend: Backend,
@@ -73,7 +74,7 @@ impl LoadedDecoder {
         Ok(Self { place, note, channels: file.latent_channels(), factor: file.factor() })
     }
 
-    /// Loads a decoder on a device that is there, such as the host's or that of a [`Pipeline`](super::Pipeline).
+    /// Loads a decoder on an existing device, such as the host's or that of a [`Pipeline`](super::Pipeline).
     ///
     /// # Errors
     /// When a tensor cannot be read, or the device cannot hold the decoder.
@@ -113,7 +114,7 @@ impl LoadedDecoder {
     /// it was.
     ///
     /// # Errors
-    /// When the device has no room for such pictures, or was lost meanwhile.
+    /// When the device has no memory for such images, or was lost.
     pub async fn decoder_async(&self, size: [usize; 2]) -> Result<Box<dyn Decoder>, EngineError> {
         self.check_size(size)?;
         match &self.place {
@@ -131,8 +132,8 @@ impl LoadedDecoder {
                         lost()?;
                         let needed = megabytes(self.activation_bytes(size).unwrap_or(0));
                         Err(EngineError::TooLarge(format!(
-                            "decoding pictures of {} takes {needed} on {}, which do not fit: {error}; use a smaller \
-                             decoder, or the processor",
+                            "decoding images of {} needs {needed} on {}, which does not fit: \
+                             {error}; use a smaller decoder or the CPU",
                             self.extent(size),
                             model.gpu.info.name
                         )))
@@ -142,16 +143,16 @@ impl LoadedDecoder {
         }
     }
 
-    /// Refuses pictures that are too large, before anything is allocated.
+    /// Rejects images that are too large, before anything is allocated.
     fn check_size(&self, size: [usize; 2]) -> Result<(), EngineError> {
         let extent = self.extent(size);
         if size.iter().any(|n| n.saturating_mul(self.factor) > MOST_SIDE) {
             return Err(EngineError::TooLarge(format!(
-                "these latents make pictures of {extent}, which take gigabytes to decode; {MOST_SIDE} pixels along a \
-                 side are the most"
+                "these latents decode to images of {extent}, which would need gigabytes; the \
+                 limit is {MOST_SIDE} pixels per side"
             )));
         }
-        // Devices do not say how much they have left; the processor, and what computes on it, does.
+        // GPUs do not report free memory; for the CPU and software adapters it is known.
         let on_processor = self.gpu().is_none_or(|gpu| gpu.is_software());
         let free = platform::free_memory().filter(|_| on_processor);
         match (self.activation_bytes(size), free) {
@@ -160,7 +161,7 @@ impl LoadedDecoder {
         }
     }
 
-    /// Pixels of a picture, for people.
+    /// Size of an image, for messages.
     fn extent(&self, [height, width]: [usize; 2]) -> String {
         let factor = self.factor;
         format!("{} × {}", width.saturating_mul(factor), height.saturating_mul(factor))
@@ -178,7 +179,7 @@ impl LoadedDecoder {
     /// Fits a preview to the decoder, with one small latent that it decodes.
     ///
     /// # Errors
-    /// When the device is lost or has no room even for that.
+    /// When the device is lost or out of memory.
     pub async fn fit_preview(&self) -> Result<LatentPreview, EngineError> {
         let shape = [self.channels, PREVIEW_SIDE, PREVIEW_SIDE];
         let decoder = self.decoder_async([PREVIEW_SIDE; 2]).await?;
@@ -187,7 +188,7 @@ impl LoadedDecoder {
         Ok(LatentPreview::fit(&latent, shape, &picture, self.factor))
     }
 
-    /// What computes, for people.
+    /// Description of the device.
     pub fn device(&self) -> String {
         match &self.place {
             Place::Cpu(model) => model.device(),
@@ -195,7 +196,7 @@ impl LoadedDecoder {
         }
     }
 
-    /// The device, where it is not the processor.
+    /// The device, unless the CPU decodes.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         match &self.place {
             Place::Cpu(_) => None,
@@ -203,20 +204,20 @@ impl LoadedDecoder {
         }
     }
 
-    /// Why the decoder is where it is, in a sentence, when the user did not choose the place.
+    /// A note on why this device was chosen, unless the user chose it.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
 }
 
-/// Refuses what is larger than the memory that is free.
+/// Rejects what exceeds free memory.
 fn fits(needed: u64, free: u64, extent: &str) -> Result<(), EngineError> {
     if needed <= free {
         return Ok(());
     }
     Err(EngineError::TooLarge(format!(
-        "decoding pictures of {extent} takes {} of memory, and {} are free; close other programs, or use a smaller \
-         decoder",
+        "decoding images of {extent} needs {} of memory, but {} are free; close other programs \
+         or use a smaller decoder",
         megabytes(needed),
         megabytes(free)
     )))
@@ -254,7 +255,7 @@ mod tests {
         let (small, large) =
             (open.activation_bytes([4, 4]).unwrap(), open.activation_bytes([8, 8]).unwrap());
         assert_eq!(large, 4 * small, "it grows with the area");
-        // At least the picture and what it is made of: 3 and 8 channels of 8 × 8 pixels.
+        // At least the image and what it is made of: 3 and 8 channels of 8 × 8 pixels.
         assert!(small >= 4 * (3 + 8) * 64, "{small}");
     }
 

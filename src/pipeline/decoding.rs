@@ -1,30 +1,30 @@
-//! Latents on their way to pictures: the one loop that every caller of a decoder goes through, in slices between
+//! Decoding latents to images: the one loop used by every caller of a decoder, in slices between
 //! two frames or to the end. Nothing that is finished is lost with a device.
 
 use super::sliced::{self, Sliced};
 use crate::engine::{EngineError, Progress, SliceTime};
 use crate::vae::Decoder;
 
-/// Units that are handed out before a caller that waits hears how far it is.
+/// Units submitted between two progress reports to a blocking caller.
 const BUDGET: usize = 32;
 
-/// A decoder at work on some latents.
+/// Latents being decoded.
 pub struct Decoding {
     decoder: Box<dyn Decoder>,
     /// `[B, C, h, w]`
     latents: Vec<f32>,
-    /// Those that are finished, `[n, 3, height, width]`.
+    /// Finished images, `[n, 3, height, width]`.
     pictures: Vec<f32>,
     count: usize,
     done: usize,
 }
 
-/// Where a decoding is: enough for another decoder to go on from there.
+/// State of a decoding, from which another decoder can continue.
 #[derive(Clone, Debug, Default)]
 pub struct DecodingState {
     /// All latents, `[B, C, h, w]`.
     pub latents: Vec<f32>,
-    /// Pictures of the first of them, `[n, 3, height, width]`.
+    /// Images of the first of them, `[n, 3, height, width]`.
     pub pictures: Vec<f32>,
 }
 
@@ -32,26 +32,26 @@ impl Decoding {
     /// Begins with latents `[B, C, h, w]` as a model samples them, of the decoder's size.
     ///
     /// # Panics
-    /// When they are no whole number of latents.
+    /// When the values do not form whole latents.
     pub fn begin(decoder: Box<dyn Decoder>, latents: Vec<f32>) -> Self {
         Self::resume(decoder, DecodingState { latents, pictures: Vec::new() })
     }
 
-    /// Goes on after the pictures that another decoder has finished.
+    /// Continues after the images that another decoder has finished.
     ///
     /// # Panics
-    /// When latents or pictures are no whole number, or there are more pictures than latents.
+    /// When the values do not form whole latents or images, or there are more images than latents.
     pub fn resume(mut decoder: Box<dyn Decoder>, so_far: DecodingState) -> Self {
         let DecodingState { latents, pictures } = so_far;
         let len = decoder.latent_shape().iter().product::<usize>();
         let picture = decoder.picture_shape().iter().product::<usize>();
-        assert!(pictures.len().is_multiple_of(picture), "whole pictures");
+        assert!(pictures.len().is_multiple_of(picture), "whole images");
         let done = pictures.len() / picture;
         decoder.begin(&latents[done * len..]);
         Self { decoder, count: latents.len() / len, latents, pictures, done }
     }
 
-    /// Does at most about `budget` units of work, and takes in what is finished. Never waits.
+    /// Does at most about `budget` units of work and collects finished results. Never waits.
     ///
     /// # Errors
     /// When the device is lost; [`Decoding::into_state`] has what was finished.
@@ -63,14 +63,14 @@ impl Decoding {
         }
         Ok(match progress {
             _ if self.done == self.count => Progress::Done,
-            // All is handed out, and not all is back.
+            // Everything is submitted, but not everything has arrived.
             Progress::Done => Progress::Busy,
             progress => progress,
         })
     }
 
-    /// Decodes to the end: a thread waits for the device, a page lives on meanwhile. `on_progress` hears
-    /// [`Decoding::fraction`] and the number of finished pictures.
+    /// Decodes to the end; blocks a thread, but not a page. `on_progress` gets
+    /// [`Decoding::fraction`] and the number of finished images.
     ///
     /// # Errors
     /// As [`Decoding::advance`] and [`Decoding::pictures`].
@@ -100,12 +100,12 @@ impl Decoding {
         (self.done as f32 + self.decoder.fraction()) / self.count as f32
     }
 
-    /// Number of finished pictures.
+    /// Number of finished images.
     pub fn done(&self) -> usize {
         self.done
     }
 
-    /// Number of pictures in all.
+    /// Number of images in all.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -115,14 +115,15 @@ impl Decoding {
         DecodingState { latents: self.latents, pictures: self.pictures }
     }
 
-    /// The finished pictures, `[n, 3, height, width]` in about [-1, 1].
+    /// The finished images, `[n, 3, height, width]` in about [-1, 1].
     ///
     /// # Errors
     /// When there is a number among them that is not finite.
     pub fn pictures(self) -> Result<Vec<f32>, EngineError> {
         if self.pictures.iter().any(|v| !v.is_finite()) {
             return Err(EngineError::Unsupported(
-                "the decoder produced numbers that are not finite; check that the latents belong to this decoder"
+                "the decoder produced values that are not finite; check that the latents \
+                    belong to this decoder"
                     .into(),
             ));
         }

@@ -1,4 +1,4 @@
-//! A model on the device that was chosen for it.
+//! A model loaded onto its device.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub enum StartError {
     /// A setting cannot work with this model.
     #[error(transparent)]
     Settings(#[from] SettingsError),
-    /// The device has no room for the batch.
+    /// The device has no memory for the batch.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -63,10 +63,10 @@ impl Pipeline {
         Ok(Self::new(Place::Cpu(Arc::new(model)), None, checkpoint))
     }
 
-    /// Loads a model where `backend` says, on a device of its own.
+    /// Loads a model on the given backend, on a device of its own.
     ///
     /// # Errors
-    /// When a tensor cannot be read, the device cannot hold the model, or a GPU was asked for and there is none.
+    /// When a tensor cannot be read, the device cannot hold the model, or a GPU was requested and there is none.
     pub async fn open_async(
         checkpoint: &Checkpoint,
         backend: Backend,
@@ -89,7 +89,7 @@ impl Pipeline {
     /// Checks settings and starts a run with an engine of its own. Nothing is computed until [`Run::advance`].
     ///
     /// # Errors
-    /// When a setting cannot work, or the device has no room for so many images at once.
+    /// When a setting cannot work, or the device has no memory for so many images at once.
     pub async fn start_async(&self, settings: Settings) -> Result<Run, StartError> {
         settings.check(&self.config)?;
         let engine = self.engine_async(settings.pictures()).await?;
@@ -100,7 +100,7 @@ impl Pipeline {
     /// A refusal leaves the other engines of the model as they were.
     ///
     /// # Errors
-    /// When the device has no room for such a batch.
+    /// When the device has no memory for such a batch.
     pub async fn engine_async(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
         Ok(self.make_engine(batch).await?)
     }
@@ -113,7 +113,7 @@ impl Pipeline {
                 match model.gpu.error_scope(make).await {
                     Ok(engine) => Ok(Box::new(engine?)),
                     Err(error) => Err(EngineError::TooLarge(format!(
-                        "{batch} pictures at once do not fit: {error}; draw fewer pictures at once"
+                        "a batch of {batch} does not fit: {error}; reduce the batch"
                     ))),
                 }
             }
@@ -125,7 +125,7 @@ impl Pipeline {
         &self.config
     }
 
-    /// What computes, for people.
+    /// Description of the device.
     pub fn device(&self) -> String {
         match &self.place {
             Place::Cpu(model) => model.device(),
@@ -141,7 +141,7 @@ impl Pipeline {
         }
     }
 
-    /// The device, where it is not the processor.
+    /// The device, unless the CPU decodes.
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         match &self.place {
             Place::Cpu(_) => None,

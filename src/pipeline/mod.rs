@@ -1,5 +1,5 @@
-//! When things happen in a run: settings become a [`Run`], which feeds an engine step by step and collects
-//! pictures and routing. It holds no thread, waits for nothing, and never knows what computes.
+//! A sampling run: settings become a [`Run`], which feeds an engine step by step and collects
+//! images and routing. It needs no thread, never blocks, and does not depend on the device.
 
 mod decoder;
 mod decoding;
@@ -26,16 +26,16 @@ use crate::scheduler::{
 };
 use crate::trace::Trace;
 
-/// One batch of pictures on its way from noise to data.
+/// One batch of images being sampled.
 pub struct Run {
     engine: Box<dyn Engine>,
     settings: Settings,
     scheduler: Box<dyn Scheduler>,
-    /// Steps handed to the engine; the last one may still be at work.
+    /// Steps given to the engine; the last one may be unfinished.
     begun: u32,
     /// Whether the scheduler has no more steps.
     all_begun: bool,
-    /// Whether the step that was handed over last still has work to hand out.
+    /// Whether the last step still has work to submit.
     step_open: bool,
     finished: u32,
     /// Steps that another engine had finished before this one went on.
@@ -46,27 +46,27 @@ pub struct Run {
     trace: Trace,
     /// What the run began with, where the scheduler cannot resume from its last step.
     origin: Option<Vec<f32>>,
-    /// Number of the first picture.
+    /// Number of the first image.
     first: u64,
 }
 
 /// Where a run is: enough for another engine to go on from there, on the same device or another one.
 #[derive(Clone, Debug)]
 pub struct RunState {
-    /// Number of the first picture: it chooses the noise.
+    /// Number of the first image: it chooses the noise.
     pub first: u64,
     /// Number of finished steps.
     pub steps: u32,
     /// The sample after them, `[B, C, height, width]`; the noise, when there were none.
     pub latent: Vec<f32>,
-    /// What the scheduler carries beside the sample: earlier predictions of a multistep method.
+    /// The state of the scheduler besides the sample: earlier predictions of a multistep method.
     pub buffers: Vec<Buffer>,
     /// Routing of those steps.
     pub trace: Trace,
 }
 
 impl RunState {
-    /// A run of the pictures `first..first + B` before its first step: noise from the seed, and an empty trace.
+    /// A run of the images `first..first + B` before its first step: noise from the seed, and an empty trace.
     pub fn noise(config: &Config, settings: &Settings, first: u64) -> Self {
         let batch = settings.pictures() as u64;
         let noise =
@@ -83,14 +83,14 @@ impl RunState {
 }
 
 impl Run {
-    /// Starts a run of the pictures `first..first + B`, where `B` is the engine's batch; `settings` has
+    /// Starts a run of the images `first..first + B`, where `B` is the engine's batch; `settings` has
     /// labels and prompts for each of them.
     ///
-    /// Picture numbers choose the noise, so a run may be cut into batches without changing it (with the token
+    /// Image numbers choose the noise, so a run may be cut into batches without changing it (with the token
     /// rule; the pool rule lets batch mates compete by design).
     ///
     /// # Errors
-    /// When the device has no room for the prompts.
+    /// When the device has no memory for the prompts.
     ///
     /// # Panics
     /// When the number of labels is not the engine's batch size.
@@ -108,7 +108,7 @@ impl Run {
     /// is the same, bit for bit.
     ///
     /// # Errors
-    /// When the device has no room for the prompts.
+    /// When the device has no memory for the prompts.
     ///
     /// # Panics
     /// When the number of labels is not the engine's batch size.
@@ -142,8 +142,8 @@ impl Run {
         so_far: RunState,
     ) -> Result<Self, EngineError> {
         let batch = engine.batch();
-        assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label a picture");
-        assert_eq!(settings.pictures(), batch, "labels or prompts for every picture");
+        assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label an image");
+        assert_eq!(settings.pictures(), batch, "labels or prompts for every image");
         let RunState { first, steps, latent, buffers, trace } = so_far;
         engine.start(&RunConfig {
             latent: latent.clone(),
@@ -176,7 +176,7 @@ impl Run {
     /// Does at most about `budget` kernels of work, and takes in what has arrived. Never waits.
     ///
     /// # Errors
-    /// When the device is lost or has no room, or the scheduler cannot continue; what was finished stays readable.
+    /// When the device is lost or out of memory, or the scheduler cannot continue; what was finished stays readable.
     pub fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
         self.advance_with(budget, |_| {})
     }
@@ -204,7 +204,7 @@ impl Run {
                 Next::Stalled(reason) => return Err(EngineError::Stalled(reason)),
             }
         }
-        // Asked even when all is handed over: a device that is lost by then says so here.
+        // Called even if everything is submitted: a device lost by then is reported here.
         let mut progress = self.engine.advance(budget)?;
         if progress == Progress::Done {
             progress = if self.step_open { Progress::Working } else { Progress::Busy };
@@ -225,7 +225,7 @@ impl Run {
         self.scheduler.fraction(self.finished)
     }
 
-    /// Runs to the end: a thread waits for the device, a page lives on meanwhile; `on_step` hears [`Run::fraction`].
+    /// Runs to the end; blocks a thread, but not a page. `on_step` gets [`Run::fraction`].
     ///
     /// # Errors
     /// As [`Run::advance`].
@@ -247,7 +247,7 @@ impl Run {
         pollster::block_on(self.finish_async(on_step))
     }
 
-    /// Takes in what has arrived, and hands out no work. Never waits.
+    /// Collects results that have arrived, without submitting work. Never waits.
     pub fn collect(&mut self, mut on_step: impl FnMut(&Snapshot)) {
         while let Some(mut snapshot) = self.engine.take_snapshot() {
             snapshot.steps += self.taken_over;
@@ -266,7 +266,7 @@ impl Run {
         self.limit = limit;
     }
 
-    /// Number of steps that were begun; those that are not finished are at work.
+    /// Number of steps that were started.
     pub fn begun_steps(&self) -> u32 {
         self.begun
     }
@@ -293,7 +293,7 @@ impl Run {
         }
     }
 
-    /// What the scheduler carries beside the sample after the last finished step.
+    /// The state of the scheduler after the last finished step.
     pub fn carried(&self) -> Vec<Buffer> {
         self.scheduler.state().map(|state| state.buffers).unwrap_or_default()
     }
@@ -319,7 +319,7 @@ impl Run {
     }
 
     /// The samples on the device that computes them, without a read-back: for a host that draws with the same device.
-    /// `None` where the processor computes. Between two steps they are [`Run::latent`]; while a step is at work, they
+    /// `None` where the processor computes. Between two steps they are [`Run::latent`]; during a step they
     /// are what its submitted part has made of them.
     pub fn gpu_samples(&self) -> Option<GpuSamples<'_>> {
         self.engine.gpu_samples()

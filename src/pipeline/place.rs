@@ -1,4 +1,4 @@
-//! Choosing what computes: the same choice for models and for image decoders.
+//! The choice of the device that computes, for models and for image decoders.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ choices! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
     pub enum Backend: "backend" {
         #[default]
-        Auto = ("auto", "Automatic", "A real GPU if there is one, else the CPU."),
-        Gpu = ("gpu", "GPU", "Any wgpu adapter, software adapters such as lavapipe included."),
+        Auto = ("auto", "Automatic", "A hardware GPU if there is one, else the CPU."),
+        Gpu = ("gpu", "GPU", "Any wgpu adapter, including software adapters such as lavapipe."),
         Cpu = ("cpu", "CPU", "The CPU."),
     }
 }
@@ -44,11 +44,11 @@ impl<C, G> Clone for Place<C, G> {
     }
 }
 
-/// Loads something on the device that a user wants, and says in a sentence why it is elsewhere. `what` is named in
+/// Loads something on the requested device, with a note if another one was chosen. `what` is named in
 /// errors, as in "this model".
 ///
 /// # Errors
-/// When it cannot be loaded there, or a GPU was asked for and there is none.
+/// When it cannot be loaded there, or a GPU was requested and there is none.
 pub(super) async fn load<C, G>(
     backend: Backend,
     what: &str,

@@ -1,4 +1,4 @@
-//! What a user may choose, checked before anything is computed.
+//! Settings of a run, checked before anything is computed.
 
 use crate::model::{Config, Kind, Muted, MutedError, Objective, Routing, one_of};
 use crate::scheduler::{OptionError, SchedulerKind};
@@ -9,9 +9,9 @@ const MOST_LOG_ODDS: f32 = 24.0;
 /// The settings of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// For each label table of the model, one row for each picture. The null row means "anything".
+    /// For each label table of the model, one row for each image. The null row means "anything".
     pub labels: Vec<Vec<u32>>,
-    /// One prompt for each picture; empty for a model that reads no text.
+    /// One prompt for each image; empty for a model that reads no text.
     pub prompts: Vec<String>,
     /// What guidance leads away from; empty for nothing in particular. Without effect at a guidance of 1.
     pub negative: String,
@@ -19,7 +19,7 @@ pub struct Settings {
     pub seed: u64,
     /// Denoising steps; without effect on schedulers that choose their own.
     pub steps: u32,
-    /// Guidance scale; 1 is none.
+    /// Guidance scale; 1 switches guidance off.
     pub guidance: f32,
     /// Scheduler and its options.
     pub scheduler: SchedulerKind,
@@ -27,7 +27,7 @@ pub struct Settings {
     pub routing: Routing,
     /// Experts that take no tokens.
     pub muted: Muted,
-    /// Whether the trace keeps the router's scores; the pictures are the same.
+    /// Whether the trace keeps the router's scores; the images are the same.
     pub record_scores: bool,
 }
 
@@ -38,7 +38,7 @@ pub enum SettingsError {
     /// No or too many steps.
     #[error("steps must be 1–{most}, got {given}")]
     Steps {
-        /// What was given.
+        /// The given value.
         given: u32,
         /// Most steps of this scheduler for this model.
         most: u32,
@@ -53,7 +53,7 @@ pub enum SettingsError {
     #[error("threshold shift must be -1–1, got {0}")]
     Shift(f32),
     /// No images.
-    #[error("the number of images must be 1 or more, got 0")]
+    #[error("the number of images must be at least 1, got 0")]
     Images,
     /// A row that the table does not have.
     #[error("{table} {row} does not exist: the model has {count}, numbered from 0")]
@@ -66,29 +66,29 @@ pub enum SettingsError {
         count: u32,
     },
     /// A name that the table does not have.
-    #[error("there is no {table} {name:?}")]
+    #[error("unknown {table} {name:?}")]
     LabelName {
         /// Which table.
         table: String,
-        /// What was given.
+        /// The given value.
         name: String,
     },
     /// A label for a table that the model does not have.
     #[error("the model has no labels for {table:?}; it has {expected}")]
     Table {
-        /// What was given.
+        /// The given value.
         table: String,
         /// The tables of the model.
         expected: String,
     },
     /// Label lists that do not belong together.
-    #[error("each image needs one label per table and, for models that read text, a prompt")]
+    #[error("each image needs one label per table and, for text-conditioned models, a prompt")]
     Count,
     /// Prompts for a model without a text encoder.
-    #[error("this model reads no prompts: choose its classes instead")]
+    #[error("this model does not take prompts: choose its classes instead")]
     NoText,
     /// A scheduler for the other kind of model.
-    #[error("{scheduler} does not sample {models} models: choose {suitable}")]
+    #[error("{scheduler} does not support {models} models: choose {suitable}")]
     Scheduler {
         /// What was chosen.
         scheduler: &'static str,
@@ -98,13 +98,13 @@ pub enum SettingsError {
         suitable: String,
     },
     /// An option that has no effect on this kind of model.
-    #[error("{0} has no effect on this model: leave it out")]
+    #[error("{0} has no effect on this model: remove it")]
     UnusedOption(&'static str),
     /// A value that an option of the scheduler cannot have.
     #[error(transparent)]
     Option(#[from] OptionError),
     /// Thresholds moved too far.
-    #[error("thresholds must move by -24–24 log-odds, got {0}")]
+    #[error("threshold shift must be -24–24 log-odds, got {0}")]
     LogOdds(f32),
     /// A muted expert that the model does not have.
     #[error(transparent)]
@@ -153,12 +153,12 @@ impl Settings {
         Ok(())
     }
 
-    /// How many pictures are asked for.
+    /// Number of requested images.
     pub fn pictures(&self) -> usize {
         self.labels.first().map_or(self.prompts.len(), Vec::len)
     }
 
-    /// The same settings for some of the pictures.
+    /// The same settings for some of the images.
     #[must_use]
     pub fn part(&self, pictures: std::ops::Range<usize>) -> Self {
         let labels = self.labels.iter().map(|rows| rows[pictures.clone()].to_vec()).collect();

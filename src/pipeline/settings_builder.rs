@@ -1,4 +1,4 @@
-//! The defaults of a model, and how a caller departs from them: the one place where settings are made.
+//! The defaults of a model and changes to them: the one place where settings are built.
 
 use super::{Settings, SettingsError};
 use crate::model::{Config, LabelTable, Muted, Routing, RoutingRule, one_of};
@@ -27,7 +27,7 @@ impl From<&str> for Label {
     }
 }
 
-/// Settings on their way: what a model recommends, until a method says otherwise.
+/// Settings under construction: the model's recommendations, changed by methods.
 ///
 /// ```
 /// # use diffmoe::model::Config;
@@ -66,7 +66,7 @@ impl Settings {
         Self { labels: config.labels.iter().map(|table| vec![table.null]).collect(), ..plain }
     }
 
-    /// What a model recommends, until a method says otherwise: its scheduler, steps and guidance, one image of a
+    /// The recommendations of a model: its scheduler, steps and guidance, one image of a
     /// random row of each label table, no prompt, seed 0, and routing by tokens with the checkpoint's thresholds.
     pub fn builder(config: &Config) -> SettingsBuilder<'_> {
         let scheduler = SchedulerKind::default_of(config);
@@ -145,7 +145,7 @@ impl SettingsBuilder<'_> {
         Self { steps, ..self }
     }
 
-    /// Guidance scale; 1 is none.
+    /// Guidance scale; 1 switches guidance off.
     pub fn guidance(self, guidance: f32) -> Self {
         Self { guidance, ..self }
     }
@@ -277,7 +277,7 @@ mod tests {
         };
         assert_eq!(of(&["fox", "any"]).unwrap().labels, [vec![2, 3, 2], vec![1; 3]]);
         let error = of(&["cow"]).unwrap_err().to_string();
-        assert_eq!(error, "there is no subject \"cow\"");
+        assert_eq!(error, "unknown subject \"cow\"");
         let error = Settings::builder(&config).label("colour", 1).build().unwrap_err().to_string();
         assert_eq!(error, "the model has no labels for \"colour\"; it has subject or style");
         let error = Settings::builder(&config).label("style", 9).build().unwrap_err().to_string();

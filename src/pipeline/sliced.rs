@@ -4,13 +4,13 @@
 use crate::engine::{EngineError, Progress, SliceTime};
 use crate::platform::yield_now;
 
-/// Work that is done in slices and never waits by itself.
+/// Work done in slices that never blocks.
 pub trait Sliced {
     /// Does at most about `budget` units of work (a unit is about one kernel), and takes in what is finished. Never
     /// waits for the device.
     ///
     /// # Errors
-    /// When the device is lost or has no room; what was finished stays readable.
+    /// When the device is lost or out of memory; what was finished stays readable.
     fn advance(&mut self, budget: usize) -> Result<Progress, EngineError>;
 
     /// How much is done, 0 to 1.
@@ -20,7 +20,7 @@ pub trait Sliced {
     /// computes, or nothing has finished yet.
     fn slice_time(&self) -> Option<SliceTime>;
 
-    /// Waits until what was handed to the device is finished; returns at once in a browser, where nothing can wait.
+    /// Waits until submitted work is finished; returns at once in a browser, which cannot block.
     /// Not for user interfaces.
     ///
     /// # Errors

@@ -38,7 +38,7 @@ pub fn map_file(path: &Path) -> std::io::Result<Bytes> {
     Ok(Bytes::new(map))
 }
 
-/// Bytes that programs can still get, where the system says it (Linux).
+/// Free memory in bytes, if the system reports it (Linux).
 pub fn free_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
@@ -49,7 +49,7 @@ pub fn free_memory() -> Option<u64> {
 /// Nothing waits for this thread.
 pub async fn yield_now() {}
 
-/// What a browser tells about its graphics adapter: there is no browser, and drivers give names.
+/// The browser's description of its graphics adapter: none here, drivers give names.
 pub async fn adapter_name() -> Option<String> {
     None
 }

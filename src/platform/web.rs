@@ -50,7 +50,7 @@ pub async fn yield_now() {
     pause(0).await;
 }
 
-/// What the browser tells about the graphics adapter that it prefers: vendor and architecture, or a description.
+/// The browser's description of its preferred graphics adapter: vendor and architecture, or a description.
 pub async fn adapter_name() -> Option<String> {
     let get = |object: &JsValue, key: &str| {
         let value = Reflect::get(object, &key.into()).ok()?;

@@ -1,8 +1,8 @@
-//! What a run asks of a scheduler: the next step, a look at finished steps, and the state to resume from.
+//! The interface of schedulers: the next step, observation of finished steps, and the state to resume from.
 
 use super::program::{Instruction, Latent, Observation};
 
-/// What a scheduler has for the engine.
+/// The next action of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
     /// The instructions of the next step.
@@ -23,28 +23,28 @@ pub type Buffer = (Latent, Vec<f32>);
 pub struct SchedulerState {
     /// Number of finished steps.
     pub steps: u32,
-    /// What the engine's buffers have to hold: nothing for one-step methods, earlier predictions for multistep ones.
+    /// Required contents of the engine's buffers: none for one-step methods, earlier predictions for multistep ones.
     pub buffers: Vec<Buffer>,
 }
 
 /// The way of one batch from noise to data.
 ///
-/// Steps are handed out ahead of the device: [`Scheduler::next`] may be called before the snapshots of earlier steps
-/// have come back, and a scheduler that has to see them answers [`Next::Wait`].
+/// Steps are submitted ahead of the device: [`Scheduler::next`] may be called before the snapshots of earlier steps
+/// have arrived, and a scheduler that depends on them returns [`Next::Wait`].
 pub trait Scheduler: Send {
     /// The next step, or why there is none.
     fn next(&mut self) -> Next;
 
-    /// Takes in the snapshot of a finished step; every one, in order.
+    /// Observes the snapshot of a finished step; called for every step, in order.
     fn observe(&mut self, seen: Observation<'_>);
 
-    /// The state after the last observed step. `None` where a run can only begin anew.
+    /// The state after the last observed step. `None` if a run cannot be resumed.
     fn state(&self) -> Option<SchedulerState>;
 
     /// Continues after the finished steps of `state`. The engine's buffers hold what it lists.
     fn restore(&mut self, state: SchedulerState);
 
-    /// Steps in all; `None` where the scheduler finds out on the way.
+    /// Total number of steps; `None` if the scheduler is adaptive.
     fn step_count(&self) -> Option<u32>;
 
     /// How far the run is after `finished` steps, 0 to 1.
@@ -168,7 +168,7 @@ mod tests {
         }
     }
 
-    /// A step may be handed out before the snapshot of the one before has come back.
+    /// A step may be requested before the snapshot of the previous one has arrived.
     #[test]
     fn the_state_is_that_of_the_last_observed_step() {
         let run = ScheduleConfig {

@@ -12,7 +12,7 @@ use crate::model::Objective;
 pub(super) static DDIM: SchedulerInfo = SchedulerInfo {
     name: "ddim",
     title: "DDIM",
-    hint: "No fresh noise: fewer steps suffice.",
+    hint: "No added noise: fewer steps are needed.",
     objectives: &[Objective::Ddpm],
     options: &[GUIDED_CHANNELS, CLIP, ETA],
     is_adaptive: false,
@@ -28,7 +28,7 @@ pub(super) static DDIM: SchedulerInfo = SchedulerInfo {
 /// `eta`: 0 is deterministic, 1 adds as much noise as DDPM.
 const ETA: OptionInfo = OptionInfo {
     name: "eta",
-    hint: "Share of DDPM's fresh noise at each step.",
+    hint: "Share of DDPM's noise added at each step.",
     values: OptionValues::Number { min: 0.0, max: 1.0, default: 0.0 },
     only: Some(Objective::Ddpm),
 };

@@ -11,7 +11,7 @@ use crate::model::Objective;
 pub(super) static DDPM: SchedulerInfo = SchedulerInfo {
     name: "ddpm",
     title: "DDPM",
-    hint: "Ancestral sampling: fresh noise at every step.",
+    hint: "Ancestral sampling: noise is added at every step.",
     objectives: &[Objective::Ddpm],
     options: &[GUIDED_CHANNELS, CLIP],
     is_adaptive: false,

@@ -2,8 +2,8 @@
 //! interpolation of `torchdiffeq`, the library that the official sampler calls: same tableau (Shampine's),
 //! same error norm (root mean square over the whole batch), same reaction to it.
 //!
-//! As there, the last step may end beyond `t = 1`, and the sample at 1 is interpolated. A step is tried on
-//! the device and judged here when its end and its error have come back; nothing waits for them.
+//! As there, the last step may end beyond `t = 1`, and the sample at 1 is interpolated. A step is computed on
+//! the device and accepted or rejected here when its result and error have arrived; nothing blocks.
 
 use super::contract::{Next, Scheduler, SchedulerState};
 use super::flow::FlowModel;
@@ -16,7 +16,7 @@ use crate::model::Objective;
 pub(super) static DOPRI5: SchedulerInfo = SchedulerInfo {
     name: "dopri5",
     title: "Adaptive",
-    hint: "Dormand and Prince's pair of orders 5 and 4: chooses its steps by the error that it estimates.",
+    hint: "Dormand–Prince pair of orders 5 and 4: adapts its steps to the estimated error.",
     objectives: &[Objective::Flow],
     options: &[RTOL, ATOL],
     is_adaptive: true,
@@ -32,7 +32,7 @@ pub(super) static DOPRI5: SchedulerInfo = SchedulerInfo {
 /// `rtol`, with torchdiffeq's default in the official sampler.
 const RTOL: OptionInfo = OptionInfo {
     name: "rtol",
-    hint: "Accepted error of a step relative to the sample's numbers.",
+    hint: "Relative error tolerance per step.",
     values: OptionValues::Number { min: 1e-7, max: 1.0, default: 1e-3 },
     only: None,
 };
@@ -40,7 +40,7 @@ const RTOL: OptionInfo = OptionInfo {
 /// `atol`, with torchdiffeq's default in the official sampler.
 const ATOL: OptionInfo = OptionInfo {
     name: "atol",
-    hint: "Accepted error of a step near zero.",
+    hint: "Absolute error tolerance per step.",
     values: OptionValues::Number { min: 1e-7, max: 1.0, default: 1e-6 },
     only: None,
 };
@@ -124,7 +124,7 @@ struct Dopri5 {
     tolerance: AdaptiveOptions,
     model: FlowModel,
     phase: Phase,
-    /// Start of the step at hand.
+    /// Start of the current step.
     time: f64,
     /// Its length; before the first step the length of the probe.
     step: f64,
@@ -155,7 +155,8 @@ impl Dopri5 {
                 // The least step that changes the time of a pass.
                 if !self.step.is_finite() || self.step < 1e-7 {
                     return Next::Stalled(format!(
-                        "dopri5 cannot keep the tolerance at t = {:.3}: allow a larger one, or use heun",
+                        "dopri5 cannot meet the tolerance at t = {:.3}: use a larger one, or \
+                            heun",
                         self.time
                     ));
                 }

@@ -19,7 +19,8 @@ use crate::model::Objective;
 pub(super) static DPM_SOLVER: SchedulerInfo = SchedulerInfo {
     name: "dpmpp_2m",
     title: "DPM++ 2M",
-    hint: "DPM-Solver++(2M): one evaluation per step and the step before; accurate in few steps.",
+    hint: "DPM-Solver++(2M): second order with one evaluation per step; accurate with few \
+        steps.",
     objectives: &[Objective::Flow, Objective::Ddpm],
     options: &[GUIDED_CHANNELS, CLIP],
     is_adaptive: false,

@@ -1,4 +1,4 @@
-//! What all schedulers of DDPM models share: options, the joint pass of guidance, and steps from predicted noise.
+//! Shared by all schedulers of DDPM models: options, the joint pass of guidance, and steps from predicted noise.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::model::{Config, Objective};
 /// `guided-channels`: the official code and DiT guide three channels of four.
 pub(super) const GUIDED_CHANNELS: OptionInfo = OptionInfo {
     name: "guided-channels",
-    hint: "Channels that guidance changes; the official code guides three of four.",
+    hint: "Channels that guidance applies to; the official code guides three of four.",
     values: OptionValues::Names(&["3", "all"]),
     only: Some(Objective::Ddpm),
 };
@@ -18,7 +18,7 @@ pub(super) const GUIDED_CHANNELS: OptionInfo = OptionInfo {
 /// `clip`: for models of pixels.
 pub(super) const CLIP: OptionInfo = OptionInfo {
     name: "clip",
-    hint: "Clip the predicted data to [-1, 1] at every step; for models of pixels.",
+    hint: "Clip the predicted x₀ to [-1, 1] at every step, for models that generate pixels.",
     values: OptionValues::Flag,
     only: Some(Objective::Ddpm),
 };
@@ -54,7 +54,7 @@ impl DdpmOptions {
 /// A model that predicts noise, with guidance in one pass over both branches.
 #[derive(Clone, Debug)]
 pub(super) struct EpsilonModel {
-    /// Guidance scale; 1 is none.
+    /// Guidance scale; 1 switches guidance off.
     guidance: f32,
     guided_channels: usize,
     clip: bool,
@@ -66,7 +66,7 @@ pub(super) struct EpsilonModel {
 
 /// One step back through the diffusion process, in numbers.
 pub(super) struct Step {
-    /// What the model is told.
+    /// The time passed to the model.
     pub(super) time: f32,
     /// `√(1/ᾱ)` and `√(1/ᾱ - 1)`.
     pub(super) predict: [f64; 2],

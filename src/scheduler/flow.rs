@@ -1,4 +1,4 @@
-//! What all schedulers of flow models share: velocities and data from passes of the model, as factors of buffers
+//! Shared by all schedulers of flow models: velocities and data from passes of the model, as factors of buffers
 //! (`t = 0` is noise, `t = 1` data, as in the official sampler).
 //!
 //! The model predicts the velocity `v = dz/dt`, or the data, from which it follows. Guidance runs two
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_prediction_of_data_leads_where_its_velocity_does() {
-        // One model in both forms: it says x = z + (1 − t)·v, guided and not. The last step of Heun's method
+        // One model with both targets: it predicts x = z + (1 − t)·v, guided and not. The last step of Heun's method
         // differs, so both take one step less than there are.
         let velocity = |z: f32, t: f32, branch| {
             let bend = if branch == Branch::Conditional { 2.0 } else { 0.5 };

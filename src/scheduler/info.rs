@@ -29,9 +29,9 @@ pub struct SchedulerInfo {
     pub is_adaptive: bool,
     /// Most steps for a DDPM model.
     pub max_ddpm_steps: u32,
-    /// What a lost device costs.
+    /// How a run resumes after a lost device.
     pub resume: Resume,
-    /// Makes one for a run.
+    /// Creates one for a run.
     pub(super) start: fn(SchedulerKind, &Config, ScheduleConfig) -> Box<dyn Scheduler>,
 }
 
@@ -49,9 +49,9 @@ pub enum Resume {
 pub struct ScheduleConfig {
     /// Steps, for schedulers that do not choose their own.
     pub steps: u32,
-    /// Guidance scale; 1 is none.
+    /// Guidance scale; 1 switches guidance off.
     pub guidance: f32,
-    /// Noise that is added on the way.
+    /// Noise added by the steps.
     pub noise: StepNoise,
 }
 
@@ -101,7 +101,7 @@ impl SchedulerKind {
         rows.map(|info| Self::new(info)).collect()
     }
 
-    /// The scheduler that a model recommends; the first of its objective where it recommends none that suits it.
+    /// The scheduler recommended by a model, or else the first of its objective.
     pub fn default_of(config: &Config) -> Self {
         let suitable = Self::for_objective(config.objective);
         let named = suitable.iter().find(|kind| kind.name() == config.defaults.scheduler);
@@ -172,7 +172,7 @@ impl SchedulerKind {
         (self.info.start)(self, config, run)
     }
 
-    /// A number that the scheduler itself knows to be among its options.
+    /// A numeric option that the scheduler declares.
     pub(super) fn number(self, option: &str) -> f32 {
         self.get(option).unwrap_or_default()
     }

@@ -2,7 +2,7 @@
 //!
 //! `ChaCha8` gives the integers and Box–Muller turns them into Gaussian numbers in f64 with the `libm`
 //! crate: the standard library's `ln` and `cos` differ from platform to platform, and a shared seed would
-//! then show another picture in the browser.
+//! then show another image in the browser.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use std::sync::Arc;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// Gaussian noise for one sample, `len` numbers. Each picture of a run has a stream of its own, so picture 3
+/// Gaussian noise for one sample, `len` numbers. Each image of a run has a stream of its own, so image 3
 /// of a seed is the same whether 4 or 40 are drawn.
 pub fn gaussian(seed: u64, picture: u64, len: usize) -> Vec<f32> {
     stream(seed, picture, len)
 }
 
-/// Gaussian noise that step `step` (from 0) adds to a sample, `len` numbers: each step of each picture has
+/// Gaussian noise that step `step` (from 0) adds to a sample, `len` numbers: each step of each image has
 /// a stream of its own.
 ///
 /// # Panics
-/// When there are 2⁴⁰ pictures before this one.
+/// When there are 2⁴⁰ images before this one.
 pub fn step_noise(seed: u64, picture: u64, step: u32, len: usize) -> Vec<f32> {
     const PICTURE_BITS: u32 = 40;
-    assert!(picture >> PICTURE_BITS == 0, "picture {picture}");
+    assert!(picture >> PICTURE_BITS == 0, "image {picture}");
     // Streams below 2⁴⁰ are the samples' own.
     stream(seed, (u64::from(step) + 1) << PICTURE_BITS | picture, len)
 }
@@ -77,7 +77,7 @@ fn stream(seed: u64, number: u64, len: usize) -> Vec<f32> {
 /// `purpose` separates draws of one seed from each other, and from the noise.
 pub fn random_rows(seed: u64, purpose: u32, rows: u32, count: usize) -> Vec<u32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // Noise uses the low streams, one a picture.
+    // Noise uses the low streams, one an image.
     rng.set_stream(u64::MAX - u64::from(purpose));
     let mut drawn = Vec::with_capacity(count);
     let mut deck: Vec<u32> = Vec::new();
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn noise_never_changes() {
-        // Written down once: a change here would silently change every shared picture.
+        // Written down once: a change here would silently change every shared image.
         let bits: Vec<u32> = gaussian(1, 0, 5).iter().map(|v| v.to_bits()).collect();
         assert_eq!(bits, NOISE_OF_SEED_1, "{bits:?}");
     }

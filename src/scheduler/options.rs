@@ -9,7 +9,7 @@ pub struct OptionInfo {
     pub name: &'static str,
     /// What it does, in one line.
     pub hint: &'static str,
-    /// What it may be.
+    /// The allowed values.
     pub values: OptionValues,
     /// The only objective for which it has an effect, if there is one.
     pub only: Option<Objective>,
@@ -37,7 +37,7 @@ pub enum OptionValues {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum OptionError {
     /// The scheduler has no such option for this model.
-    #[error("{option} is not an option of {scheduler}: leave it out, or choose {takers}")]
+    #[error("{option} is not an option of {scheduler}: remove it, or choose {takers}")]
     NotTaken {
         /// The option.
         option: String,
@@ -51,9 +51,9 @@ pub enum OptionError {
     Value {
         /// The option.
         option: &'static str,
-        /// What it may be.
+        /// The allowed values.
         expected: String,
-        /// What was given.
+        /// The given value.
         given: String,
     },
 }
@@ -69,7 +69,7 @@ impl OptionInfo {
         })
     }
 
-    /// The value that it has where none is given.
+    /// Its default value.
     pub fn default_value(&self) -> f32 {
         match self.values {
             OptionValues::Number { default, .. } => default,
@@ -82,7 +82,7 @@ impl OptionInfo {
         self.only.is_none_or(|only| only == objective)
     }
 
-    /// What it may be, for people.
+    /// The allowed values, for messages.
     pub fn expected(&self) -> String {
         match self.values {
             OptionValues::Number { min, max, .. } => format!("{min:?}–{max:?}"),

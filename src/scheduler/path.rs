@@ -1,4 +1,4 @@
-//! What multistep schedulers share: a path of signal and noise levels from noise to data, for flow and DDPM models
+//! Shared by multistep schedulers: a path of signal and noise levels from noise to data, for flow and DDPM models
 //! alike, and the model's prediction of the data at its points.
 //!
 //! At a point the sample is `z = α·x₀ + σ·ε`; `λ = log(α/σ)` grows along the path. With `h = λ_t − λ_s` and `D` the
@@ -21,7 +21,7 @@ pub(super) const MAX_DDPM_STEPS: u32 = TRAINED_STEPS - 1;
 /// A point of the path.
 #[derive(Clone, Copy, Debug)]
 struct Point {
-    /// What the model is told.
+    /// The time passed to the model.
     time: f32,
     alpha: f64,
     sigma: f64,

@@ -7,7 +7,7 @@ pub const TRAINED_STEPS: u32 = 1000;
 /// The variances of the kept steps, from data (0) to noise.
 #[derive(Clone, Debug)]
 pub struct Process {
-    /// The kept steps of the trained process: what the model is told as time.
+    /// The kept steps of the trained process, passed to the model as time.
     pub times: Vec<u32>,
     /// `β`: variance that a step adds.
     pub betas: Vec<f64>,

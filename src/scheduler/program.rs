@@ -2,7 +2,7 @@
 //! buffers ([`Latent`]).
 //!
 //! Run the model on a buffer, combine buffers linearly, or take a step of the diffusion posterior: every scheduler
-//! is a sequence of such lists, so an engine knows nothing about schedulers, and a scheduler knows nothing about
+//! is a sequence of such lists, so engines do not depend on schedulers, and schedulers do not depend on
 //! devices. The lists of a run have few shapes and only their numbers change, which lets the GPU engine record each
 //! shape once.
 
@@ -25,7 +25,7 @@ pub enum Latent {
 /// Which labels and prompts a forward pass sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Branch {
-    /// The labels and prompts that were asked for.
+    /// The requested labels and prompts.
     Conditional,
     /// The null row of every label table, and the negative prompt.
     Unconditional,
@@ -45,7 +45,7 @@ pub enum Instruction {
         /// Which labels.
         branch: Branch,
     },
-    /// One pass over `2B` samples: the input with the labels that were asked for, and once more with the
+    /// One pass over `2B` samples: the input with the requested labels, and once more with the
     /// null rows. Both halves share one token pool, as in the official DDPM guidance. Twice the working
     /// memory of the other passes.
     JointForward {
@@ -64,7 +64,7 @@ pub enum Instruction {
     },
     /// `latent = mean + σ·noise`: one step back through the diffusion process, from predicted noise.
     Denoise(Denoise),
-    /// What a `Sample`, `Trial` or `Velocity` holds at the end of the step comes back with its snapshot, in the
+    /// Returns the contents of a `Sample`, `Trial` or `Velocity` at the end of the step with its snapshot, in the
     /// order of these operations.
     Report(Latent),
 }
@@ -73,7 +73,7 @@ pub enum Instruction {
 ///
 /// ```text
 /// ε  = u + guidance·(c - u)     c = Output(0), u = Output(1); ε = c in channels that are not guided
-/// x₀ = x_factor·x - noise_factor·ε    clipped to [-1, 1] if asked for
+/// x₀ = x_factor·x - noise_factor·ε    clipped to [-1, 1] if requested
 /// x  = mean_start·x₀ + mean_latent·x + σ·noise
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -109,7 +109,7 @@ pub enum Deviation {
 }
 
 impl Instruction {
-    /// Time and labels of the forward passes that an operation stands for.
+    /// Time and labels of the forward passes of an instruction.
     pub fn passes(&self) -> Vec<(f32, Branch)> {
         match *self {
             Self::Forward { time, branch, .. } => vec![(time, branch)],
@@ -121,11 +121,11 @@ impl Instruction {
     }
 }
 
-/// What an engine reports after a step, for schedulers that adapt to it.
+/// An engine's report after a step, for adaptive schedulers.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation<'a> {
     /// The sample, `[B, C, height, width]`.
     pub sample: &'a [f32],
-    /// The buffers that [`Instruction::Report`] named, in order, `[B, C, height, width]` each.
+    /// The buffers named by [`Instruction::Report`], in order, `[B, C, height, width]` each.
     pub reports: &'a [Vec<f32>],
 }

@@ -22,7 +22,8 @@ use crate::model::Objective;
 pub(super) static UNIPC: SchedulerInfo = SchedulerInfo {
     name: "unipc",
     title: "UniPC",
-    hint: "Predictor and corrector of order 2 with one evaluation per step; accurate in few steps.",
+    hint: "Second-order predictor–corrector with one evaluation per step; accurate with few \
+        steps.",
     objectives: &[Objective::Flow, Objective::Ddpm],
     options: &[GUIDED_CHANNELS, CLIP],
     is_adaptive: false,

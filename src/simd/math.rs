@@ -1,8 +1,7 @@
-//! The functions of one number or one row: activations, softmax, layer norm, time embedding.
+//! Functions of a scalar or a row: activations, softmax, layer norm, time embedding.
 //!
-//! Every loop is written so that the compiler can turn it into vector code, and [`vectorised`] compiles
-//! it for the widest vectors that the processor has; `f32::exp` and `f32::tanh` would be calls for each
-//! number instead.
+//! Every loop is written so that the compiler can vectorise it, and [`vectorised`] compiles it for the
+//! widest vectors of the processor; `f32::exp` and `f32::tanh` would be a call per value instead.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -18,12 +17,12 @@ const HEAD_EPS: f32 = 1e-5;
 /// Width of the sinusoidal time embedding.
 pub(crate) const TIME_DIMS: usize = 256;
 
-/// Runs `body`, compiled for the vectors of the processor at hand.
+/// Runs `body`, compiled for the SIMD width of this processor.
 pub(crate) fn vectorised<R>(body: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(body)
 }
 
-/// Numbers in one vector of the processor at hand.
+/// Lanes of one vector of this processor.
 pub(crate) fn vector_width() -> usize {
     struct Width;
     impl WithSimd for Width {
@@ -96,7 +95,7 @@ pub(crate) fn softmax_rows(rows: &mut [f32], width: usize, scale: f32) {
 }
 
 /// The arguments of [`softmax_rows`]. A closure of this size would not be inlined into the code that
-/// [`vectorised`] makes for the processor at hand, and would lose its vectors; this is, by force.
+/// [`vectorised`] compiles for this processor, and would lose its SIMD code; this one is forced to be inlined.
 struct SoftmaxRows<'a> {
     rows: &'a mut [f32],
     width: usize,
@@ -244,7 +243,7 @@ mod tests {
             for (x, got) in sweep().into_iter().zip(got) {
                 let want = exact(f64::from(x));
                 // Far out on the left the argument's own rounding is magnified by its size; those
-                // values never matter beside the others of a sum.
+                // values never matter compared with the others of a sum.
                 let allowed = 1e-6 * want.abs().max(1e-2);
                 let error = (f64::from(got) - want).abs();
                 assert!(error <= allowed, "{name}({x}) = {got}, {want} is right");

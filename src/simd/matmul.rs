@@ -1,13 +1,12 @@
-//! The matrix product that everything else stands on: `out = x·Wᵀ + bias` for weights that never change.
+//! The matrix product behind every linear layer: `out = x·Wᵀ + bias` for weights that never change.
 //!
 //! A weight matrix is stored once, when it is loaded, in *panels* of sixteen output features: all
 //! sixteen weights of input 0, then of input 1, and so on. A tile of the product, six rows by one
-//! panel (two with AVX-512), then stays in registers while it walks down the panel in one straight line,
-//! so nothing is rearranged at run time and an expert with few tokens streams its weights at the speed of
-//! memory.
+//! panel (two with AVX-512), stays in registers while the panel is read sequentially, so nothing is
+//! rearranged at run time and an expert with few tokens streams its weights at memory bandwidth.
 //!
 //! Every sum runs over the inputs in their order, whatever the tile, so a row of the result does
-//! not depend on which rows are computed beside it.
+//! not depend on which rows are computed with it.
 
 use bytemuck::{Pod, Zeroable};
 use pulp::{Arch, Simd, WithSimd};
@@ -109,7 +108,7 @@ impl Matrix {
     }
 }
 
-/// The arguments of [`Matrix::apply`], on their way into code for the processor at hand.
+/// The arguments of [`Matrix::apply`], passed into code for this processor.
 struct Product<'m, X> {
     matrix: &'m Matrix,
     bias: Option<&'m [f32]>,
@@ -180,7 +179,7 @@ impl<'a, X: Fn(usize, usize) -> &'a [f32]> Product<'_, X> {
             for (row, sum) in rows.chunks_exact_mut(outputs).zip(&sums) {
                 for (p, sum) in sum.iter().enumerate() {
                     let row = &mut row[columns(p)];
-                    // A length that the compiler knows makes this two moves instead of a call.
+                    // With a constant length this is two moves instead of a call.
                     match row.first_chunk_mut::<PANEL>() {
                         Some(whole) => *whole = sum.0,
                         None => row.copy_from_slice(&sum.0[..row.len()]),

@@ -1,4 +1,4 @@
-//! How the threads share work: how many rows each takes, and room of its own for each.
+//! Division of work among threads: rows and scratch memory for each.
 
 use std::sync::{Mutex, PoisonError};
 

@@ -1,7 +1,7 @@
-//! What is read of a `tokenizer.json`, and what is refused.
+//! Reading a `tokenizer.json`: the supported parts; everything else is rejected.
 //!
-//! Such a file names a part for each stage of splitting. Parts that we do not have are refused by name: to leave
-//! one out would give other numbers than those a model was trained with.
+//! Such a file names a component for each stage. Unsupported components are rejected by name, because leaving one
+//! out would give other token ids than the model was trained with.
 
 use std::collections::HashMap;
 
@@ -80,7 +80,7 @@ pub(super) fn cleaning(normalizer: &Value) -> Result<Vec<Cleaning>, TokenizerErr
         "Replace" => Err(unsupported(
             "normalizer",
             format!("a Replace of {}", part["pattern"]),
-            r"a Replace may only turn \s+ into one space",
+            r"a Replace may only turn \s+ into a single space",
         )),
         other => Err(unsupported(
             "normalizer",

@@ -1,8 +1,8 @@
-//! Prompts become numbers: WordPiece and byte-pair encoding (BPE), read from the `tokenizer.json` that a checkpoint
-//! carries.
+//! Tokenizers of prompts: WordPiece and byte-pair encoding (BPE), read from the `tokenizer.json` in a
+//! checkpoint.
 //!
-//! The parts of the `tokenizers` crate are called one by one instead of through its `Tokenizer`, which
-//! would bring every other model and its tables into a web page (660 KB compressed instead of 130).
+//! The components of the `tokenizers` crate are used directly instead of its `Tokenizer`, which would
+//! bring every other model and its tables into a web page (660 KB compressed instead of 130).
 
 mod document;
 mod special;
@@ -34,7 +34,7 @@ pub struct Tokenizer {
 /// What is done to a whole text, one after another.
 #[derive(Debug)]
 enum Cleaning {
-    /// Lower case, no accents, no control characters, as far as the file asks for it
+    /// Lower case, no accents, no control characters, as configured in the file
     Bert(BertNormalizer),
     /// Letters and their accents as one character
     Nfc(NFC),
@@ -64,7 +64,7 @@ enum Pieces {
 /// A prompt as the text encoder reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
-    /// Beginning, words, end (`[CLS] … [SEP]`), then padding up to the length that was asked for.
+    /// Begin token, words, end token (`[CLS] … [SEP]`), then padding up to the requested length.
     pub ids: Vec<u32>,
     /// Tokens before the padding.
     pub count: usize,
@@ -77,16 +77,16 @@ pub struct Tokens {
 #[non_exhaustive]
 pub enum TokenizerError {
     /// No `tokenizer.json`, or a part of it is not as it has to be.
-    #[error("the tokenizer cannot be read ({0}); it has to be what a tokenizer.json holds")]
+    #[error("cannot read the tokenizer ({0}); expected the content of a tokenizer.json")]
     Unreadable(#[from] serde_json::Error),
     /// A part that we do not have.
     #[error("the tokenizer's {part} is {found}, which is not supported; {supported}")]
     Unsupported {
         /// The section of the file.
         part: &'static str,
-        /// What it says.
+        /// The value found.
         found: String,
-        /// What it could say.
+        /// The supported values.
         supported: &'static str,
     },
     /// An entry that something else relies on.
@@ -97,20 +97,20 @@ pub enum TokenizerError {
         /// What relies on it.
         who: &'static str,
     },
-    /// Nothing says what stands before and after a prompt.
+    /// Begin and end tokens are not defined.
     #[error(
-        "the tokenizer does not say how a prompt begins and ends; name the two entries in the text section, as in \
-         \"special_tokens\": {{\"begin\": \"[CLS]\", \"end\": \"[SEP]\"}}"
+        "the tokenizer does not define begin and end tokens; name them in the text section, as \
+         in \"special_tokens\": {{\"begin\": \"[CLS]\", \"end\": \"[SEP]\"}}"
     )]
     Ends,
     /// A merge that is no pair of entries, or whose second part does not go on from another.
     #[error("the tokenizer's merge {0:?} is not a pair of entries that can be joined")]
     Merge(String),
     /// What else the crate refuses.
-    #[error("the tokenizer's model is refused: {0}")]
+    #[error("the tokenizer's model is not supported: {0}")]
     Model(String),
     /// A number beyond the table of the text encoder.
-    #[error("the tokenizer has entry {entry}, the text encoder only {vocabulary} of them")]
+    #[error("the tokenizer has entry {entry}, but the text encoder only {vocabulary} entries")]
     Vocabulary {
         /// The largest number.
         entry: u32,
@@ -194,7 +194,7 @@ fn bytes_as_letters(word: &str) -> tokenizers::Result<String> {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json` for a text encoder that knows `vocabulary` entries. `special` names the ends of a
+    /// Reads a `tokenizer.json` for a text encoder with `vocabulary` entries. `special` names the ends of a
     /// prompt where the file does not.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Which entries mark the ends of a prompt and fill it up, whatever kind of tokenizer it is.
+//! The begin, end and padding tokens of a prompt, for every kind of tokenizer.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -6,8 +6,8 @@ use serde_json::Value;
 use super::TokenizerError;
 use super::document::{Document, kind, known, stages, unsupported};
 
-/// Names of entries, for files that do not say themselves how a prompt begins and ends (GPT-2's do not).
-/// What is named here goes before what the file says.
+/// Names of special tokens, for files that do not define begin and end tokens (such as GPT-2's).
+/// They take precedence over the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpecialTokens {
@@ -29,7 +29,7 @@ pub(super) struct Ends {
 
 impl Ends {
     /// From the names that are given, else from the file's post-processor and padding, else by BERT's names.
-    /// Padding that nobody names is the end once more, as in CLIP.
+    /// Without a padding token, the end token pads, as in CLIP.
     pub(super) fn find(
         document: &Document,
         named: &SpecialTokens,
@@ -61,7 +61,7 @@ impl Ends {
 fn post_processor(part: &Value) -> Result<Option<[u32; 2]>, TokenizerError> {
     const SUPPORTED: &str = "BertProcessing, RobertaProcessing and a TemplateProcessing with one token before and one after the text are";
     let refused = |found: &str| Err(unsupported("post_processor", found, SUPPORTED));
-    // A ByteLevel only corrects positions, which nobody asks for here.
+    // A ByteLevel only corrects positions, which are not used here.
     let parts = stages(part, "processors").into_iter().filter(|part| kind(part) != "ByteLevel");
     let parts: Vec<&Value> = parts.collect();
     let [part] = parts[..] else {

@@ -1,8 +1,7 @@
-//! Splitting text into words as byte-level BPE does, by the two rules that are in use: GPT-2's and CLIP's.
+//! Word splitting for byte-level BPE, by the two rules in use: GPT-2's and CLIP's.
 //!
-//! Both are written as regular expressions in `tokenizer.json` files. A library for expressions with Unicode's
-//! classes and look-ahead takes several hundred kilobytes of a page, and nothing else needs one, so the two are
-//! spelled out here.
+//! Both are regular expressions in `tokenizer.json` files. A regular-expression library with Unicode classes and
+//! look-ahead would add several hundred kilobytes to a page for nothing else, so the two are implemented by hand.
 //!
 //! ```text
 //! GPT-2  's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
@@ -83,7 +82,7 @@ pub(super) fn clip(text: &str) -> Vec<&str> {
     words
 }
 
-/// Cuts `text` into pieces; `length` says how many bytes the piece takes that begins with its second argument.
+/// Splits `text` into pieces; `length` returns the bytes of the piece that starts with its second argument.
 fn cut(mut text: &str, length: impl Fn(&str, char) -> usize) -> Vec<&str> {
     let mut words = Vec::new();
     while let Some(first) = text.chars().next() {
@@ -104,7 +103,7 @@ mod tests {
         OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer, SplitDelimiterBehavior,
     };
 
-    /// What the crate's own regular expressions make of `text`.
+    /// The result of the crate's own regular expressions for `text`.
     fn by_the_crate(text: &str, splitter: &impl PreTokenizer) -> Vec<String> {
         let mut words = PreTokenizedString::from(text);
         splitter.pre_tokenize(&mut words).unwrap();

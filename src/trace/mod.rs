@@ -1,6 +1,6 @@
 //! The routing trace: which expert took which token, at every step and MoE layer.
 //!
-//! The engine hands over one bit per (token, expert); everything else — counts, capacity, maps — is derived
+//! The engine provides one bit per (token, expert); everything else — counts, capacity, maps — is derived
 //! here. The file formats are described in `docs/trace-format.md`.
 
 mod read;
@@ -29,7 +29,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// An empty trace for a run; `labels` names each picture, one list per label table; prompts are the last list.
+    /// An empty trace for a run; `labels` names each image, one list per label table; prompts are the last list.
     pub fn new(config: &Config, labels: Vec<Vec<String>>) -> Self {
         Self {
             model: config.name.clone(),
@@ -45,7 +45,7 @@ impl Trace {
         &self.model
     }
 
-    /// The name of each picture's label, one list for each label table; prompts are the last list.
+    /// The name of each image's label, one list for each label table; prompts are the last list.
     pub fn labels(&self) -> &[Vec<String>] {
         &self.labels
     }
@@ -60,7 +60,7 @@ impl Trace {
         self.forwards.extend(routing);
     }
 
-    /// Adds the pictures of another batch of the same run: its tokens follow ours in every pass.
+    /// Adds the images of another batch of the same run: its tokens follow ours in every pass.
     ///
     /// # Panics
     /// When the other batch went through other passes or layers.
@@ -95,12 +95,12 @@ impl Trace {
         self.experts
     }
 
-    /// `T`, the tokens of one picture.
+    /// `T`, the tokens of one image.
     pub fn tokens(&self) -> usize {
         self.grid.iter().product()
     }
 
-    /// Rows and columns of tokens in one picture.
+    /// Rows and columns of tokens in one image.
     pub fn grid(&self) -> [usize; 2] {
         self.grid
     }
@@ -126,7 +126,7 @@ impl Trace {
         (!steps.is_empty()).then(|| steps.iter().sum::<f32>() / steps.len() as f32)
     }
 
-    /// `C` of each picture over its conditional passes: how much compute its content asked for.
+    /// `C` of each image over its conditional passes: the compute spent on its content.
     pub fn capacity_by_picture(&self) -> Vec<f32> {
         let pictures = self.forwards.iter().flat_map(|f| &f.layers).next();
         let pictures = pictures.map_or(0, |l| l.masks.len() / self.tokens());
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
     use crate::engine::Scores;
 
-    /// Two pictures of two tokens, three experts, two layers, two steps; the second without guidance.
+    /// Two images of two tokens, three experts, two layers, two steps; the second without guidance.
     pub(super) fn trace() -> Trace {
         let forward = |step, branch, masks: [u32; 4], others: [u32; 4]| ForwardRouting {
             step,
@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(trace.forwards[0].layers[0].counts(3), [2, 1, 1]);
         assert_eq!(trace.capacity_by_step(), [0.5, 1.125]);
         assert_eq!(trace.capacity(), Some(0.8125));
-        // Picture 0 took 4 + 1 + 2 + 2 of 8 token visits, picture 1 took 0 + 3 + 3 + 2.
+        // Image 0 took 4 + 1 + 2 + 2 of 8 token visits, image 1 took 0 + 3 + 3 + 2.
         assert_eq!(trace.capacity_by_picture(), [1.125, 1.0]);
     }
 }

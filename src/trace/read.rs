@@ -1,5 +1,5 @@
-//! Traces from files of unknown origin: both forms, both formats. What is wrong with a file is said; what a file says
-//! about sizes is believed only as far as its numbers bear it out.
+//! Reading traces from untrusted files, JSON or safetensors, both formats. Errors name what is wrong, and declared
+//! sizes are checked against the data before they are used.
 
 use half::f16;
 use safetensors::{Dtype, SafeTensors};
@@ -12,7 +12,7 @@ use crate::scheduler::Branch;
 
 /// Bits of a mask.
 const MOST_EXPERTS: usize = 32;
-/// Tokens of a picture. Far beyond any model, and no product of sizes overflows.
+/// Tokens of an image. Far beyond any model, and no product of sizes overflows.
 const MOST_TOKENS: usize = 1 << 20;
 /// Steps of a run. Tables of the app have a row for each.
 const MOST_STEPS: u32 = 100_000;
@@ -22,11 +22,12 @@ const MOST_STEPS: u32 = 100_000;
 pub enum TraceError {
     /// Neither of the two forms.
     #[error(
-        "this is no trace: {0}; expected is a file that `diffmoe sample --trace` wrote, JSON or safetensors"
+        "not a trace: {0}; expected a JSON or safetensors file written by `diffmoe sample \
+            --trace`"
     )]
     Unreadable(String),
     /// A version to come.
-    #[error("the trace has format {0} and this version reads 1 and 2; take a newer version for it")]
+    #[error("the trace has format {0}, and this version reads 1 and 2; use a newer version")]
     Format(u32),
     /// The right form, but numbers that do not belong together.
     #[error("the trace is damaged: {0}; write it again")]
@@ -91,10 +92,10 @@ impl Trace {
         };
         check_format(file.entry("format")?)?;
         let [passes, layers, pool] = *file.shape("masks")? else {
-            return damaged("masks need the shape [passes, layers, tokens]");
+            return damaged("masks must have shape [passes, layers, tokens]");
         };
         let [_, _, experts] = *file.shape("counts")? else {
-            return damaged("counts need the shape [passes, layers, experts]");
+            return damaged("counts must have shape [passes, layers, experts]");
         };
         if experts > MOST_EXPERTS {
             return damaged(format!("{experts} experts, more than {MOST_EXPERTS}"));
@@ -153,7 +154,7 @@ impl Trace {
         let pool = first.map_or(0, |layer| layer.masks.len());
         if !pool.is_multiple_of(tokens) || first.is_some() && (pool == 0 || self.experts == 0) {
             return damaged(format!(
-                "masks of {pool} tokens for {} experts where a picture has {tokens} tokens",
+                "masks of {pool} tokens for {} experts where an image has {tokens} tokens",
                 self.experts
             ));
         }
@@ -162,7 +163,7 @@ impl Trace {
         }
         let pictures = pool / tokens;
         if first.is_some() && self.labels.iter().any(|names| names.len() != pictures) {
-            return damaged(format!("labels for another number of pictures than {pictures}"));
+            return damaged(format!("the number of labels does not match {pictures} images"));
         }
         let mut step = 0;
         let likeness = first.map(|layer| kind(layer.scores.as_ref()));
@@ -273,7 +274,7 @@ impl LayerDocument {
     }
 }
 
-/// A safetensors file with what its header says beside the tensors.
+/// A safetensors file with the metadata of its header.
 struct File<'a> {
     tensors: SafeTensors<'a>,
     entries: std::collections::HashMap<String, String>,
@@ -298,7 +299,7 @@ impl<'a> File<'a> {
         let view = self.tensor(name)?;
         if view.dtype() != dtype || view.shape() != shape {
             return damaged(format!(
-                "{name} is {:?} of shape {:?}, expected is {dtype:?} of shape {shape:?}",
+                "{name} is {:?} with shape {:?}, expected {dtype:?} with shape {shape:?}",
                 view.dtype(),
                 view.shape()
             ));

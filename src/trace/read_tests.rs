@@ -1,4 +1,4 @@
-//! What is written is read back, and what nobody would write is refused with a reason.
+//! Traces round-trip, and invalid ones are rejected with a reason.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};

@@ -1,14 +1,14 @@
-//! What the router's scores say about a token and an expert: how much the expert was wanted, by how much that missed
+//! The router's scores for a token and an expert: how much the expert was needed, the distance from
 //! the threshold, and what would have been chosen elsewhere.
 //!
 //! Everything is `None` where the run did not record scores ([`crate::engine::RunConfig::record_scores`]). Tokens
-//! count through the pool: token `t` of picture `p` is `p·T + t`.
+//! count through the pool: token `t` of image `p` is `p·T + t`.
 
 use super::{At, Trace};
 use crate::engine::Scores;
 
 /// Need minus threshold in log-odds for every token of the pool and every expert of a layer, `[S, E]`. Positive where
-/// the capacity predictor asks for the expert: under the rule `token` these are the tokens that it took.
+/// the capacity predictor selects the expert: under the rule `token` these are the tokens that it took.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Margins {
     /// `[S, E]`, token by token. Negative infinity for a muted expert, never NaN.

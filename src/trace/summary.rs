@@ -1,9 +1,9 @@
-//! What a trace amounts to: how evenly the experts of a layer share their work, and how much of it nobody does.
+//! Summary of a trace: balance of the experts of a layer, and tokens that no expert takes.
 
 use super::Trace;
 use crate::engine::ForwardRouting;
 
-/// The work of one MoE layer over some passes, all pictures together.
+/// The work of one MoE layer over some passes, all images together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
     /// Tokens that each expert took, summed over the passes, `[E]`.
@@ -21,7 +21,7 @@ impl Load {
     }
 
     /// Effective number of experts over their number: `exp(H) / E`, where `H` is the entropy of how the taken tokens
-    /// are spread over experts. 1 where all take as many, `1/E` where one takes all, `None` where nobody took any.
+    /// are spread over experts. 1 if all take the same number, `1/E` if one takes all, `None` if no token was taken.
     pub fn effective(&self) -> Option<f64> {
         let total = self.total();
         let part = |&taken: &u64| match taken {
@@ -35,7 +35,7 @@ impl Load {
         (total > 0).then(|| entropy.exp() / self.taken.len() as f64)
     }
 
-    /// The largest load over the fair share, `E · max n / Σ n`: from 1 to `E`; `None` where nobody took any token.
+    /// The largest load over the fair share, `E · max n / Σ n`: from 1 to `E`; `None` if no token was taken.
     pub fn largest(&self) -> Option<f64> {
         let (total, largest) = (self.total(), self.taken.iter().max()?);
         (total > 0).then(|| *largest as f64 * self.taken.len() as f64 / total as f64)

@@ -1,4 +1,4 @@
-//! What a picture of the routing is drawn from: one layer at one step, one picture's tokens, one expert's.
+//! Views of the routing to draw: one layer at one step, the tokens of one image or of one expert.
 //!
 //! A step of Heun's solver passes twice through the model. Counts and maps show the first of them, which is at
 //! the step's own time; `C` is the mean of all.
@@ -58,24 +58,24 @@ impl Trace {
         Some(self.layer(at)?.counts(self.experts))
     }
 
-    /// Tokens that each expert took from one picture, `[E]`.
+    /// Tokens that each expert took from one image, `[E]`.
     pub fn picture_counts(&self, at: At, picture: usize) -> Option<Vec<u32>> {
         let masks = self.masks(at, picture)?;
         Some((0..self.experts).map(|e| masks.iter().map(|m| m >> e & 1).sum()).collect())
     }
 
-    /// How many experts took each patch of one picture, `[h/p, w/p]`, row by row.
+    /// How many experts took each patch of one image, `[h/p, w/p]`, row by row.
     pub fn token_map(&self, at: At, picture: usize) -> Option<Vec<u32>> {
         Some(self.masks(at, picture)?.iter().map(|mask| mask.count_ones()).collect())
     }
 
-    /// Which patches of one picture an expert took, `[h/p, w/p]`, row by row.
+    /// Which patches of one image an expert took, `[h/p, w/p]`, row by row.
     pub fn expert_map(&self, at: At, picture: usize, expert: usize) -> Option<Vec<bool>> {
         let taken = |mask: &u32| mask.checked_shr(expert as u32).is_some_and(|bits| bits & 1 == 1);
         Some(self.masks(at, picture)?.iter().map(taken).collect())
     }
 
-    /// One bit per expert for each token of one picture, `[T]`.
+    /// One bit per expert for each token of one image, `[T]`.
     fn masks(&self, at: At, picture: usize) -> Option<&[u32]> {
         self.layer(at)?.masks.chunks_exact(self.tokens().max(1)).nth(picture)
     }

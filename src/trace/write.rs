@@ -1,4 +1,4 @@
-//! Traces on their way to files: JSON and safetensors, as docs/trace-format.md describes them.
+//! Writing traces as JSON and safetensors; see docs/trace-format.md.
 
 use std::path::Path;
 
@@ -155,11 +155,11 @@ impl<'a> LayerDocument<'a> {
 struct ScoreDocument<'a> {
     gate: Halves<'a>,
     need: Halves<'a>,
-    /// JSON knows no infinity: the threshold of a muted expert becomes null.
+    /// JSON has no infinity: the threshold of a muted expert becomes null.
     thresholds: &'a [f32],
 }
 
-/// Numbers with the five digits that tell one f16 from the next; as f32 they would have up to nine.
+/// Numbers with five digits, enough to distinguish f16 values; as f32 they would have up to nine.
 struct Halves<'a>(&'a [f16]);
 
 impl Serialize for Halves<'_> {

@@ -13,7 +13,7 @@ pub(super) struct AttentionWeights {
     channels: usize,
 }
 
-/// Queries, keys and values of a picture, as the products take them.
+/// Queries, keys and values of an image, as the products take them.
 #[derive(Default)]
 pub(super) struct Attended {
     /// Of the tokens so far, `[T, C]` each; keys and values until they are packed.
@@ -54,7 +54,7 @@ impl AttentionWeights {
         out
     }
 
-    /// Projects the next `count` tokens of the normalised picture `x`, `[T, C]`; says whether everything that all
+    /// Projects the next `count` tokens of the normalised image `x`, `[T, C]`; returns whether everything that all
     /// rows need is there.
     pub(super) fn prepare(&self, attended: &mut Attended, x: &[f32], count: usize) -> bool {
         if attended.is_packed {

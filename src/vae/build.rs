@@ -1,4 +1,4 @@
-//! From tensor names and shapes to a [`Plan`]. All that does not fit is reported at once.
+//! From tensor names and shapes to a [`Plan`]. All mismatches are reported at once.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use crate::checkpoint::TensorFile;
 /// One sentence for each tensor that does not fit.
 type Problems = Vec<String>;
 
-/// No picture has more: a file that claims so is damaged.
+/// No image has more: a file that claims so is damaged.
 const MOST_CHANNELS: usize = 1 << 14;
 
 struct Builder<'a> {
@@ -31,7 +31,7 @@ impl<'a> Builder<'a> {
         let channels = match file.shape(&format!("{first}.weight")) {
             Ok(&[_, inputs, ..]) if (1..=MOST_CHANNELS).contains(&inputs) => inputs,
             _ => {
-                builder.problems.push(format!("{first}.weight is no convolution"));
+                builder.problems.push(format!("{first}.weight is not a convolution"));
                 1
             }
         };
@@ -68,7 +68,7 @@ impl<'a> Builder<'a> {
         match self.file.shape(&name) {
             Err(_) => self.problems.push(format!("{name} {shape:?} is missing")),
             Ok(found) if found != shape => {
-                self.problems.push(format!("{name} has shape {found:?}, {shape:?} is needed"));
+                self.problems.push(format!("{name} has shape {found:?}, expected {shape:?}"));
             }
             Ok(_) => {}
         }
@@ -87,7 +87,7 @@ impl<'a> Builder<'a> {
             }
             Ok(shape) => {
                 self.problems.push(format!(
-                    "{weight} has shape {shape:?}, a convolution of 1×1 or 3×3 is needed"
+                    "{weight} has shape {shape:?}, expected a 1×1 or 3×3 convolution"
                 ));
                 return (3, inputs);
             }
@@ -112,7 +112,10 @@ impl<'a> Builder<'a> {
         let (kernel, outputs) = self.conv_shape(name, self.value(from).channels);
         if outputs != self.value(to).channels {
             let wanted = self.value(to).channels;
-            self.problems.push(format!("{name}.weight makes {outputs} channels, not {wanted}"));
+            self.problems.push(format!(
+                "{name}.weight has {outputs} output channels, expected \
+                {wanted}"
+            ));
         }
         self.push_conv(name, kernel, [from, to], true, form);
     }
@@ -133,7 +136,10 @@ impl<'a> Builder<'a> {
         self.need(format!("{name}.weight"), &[channels]);
         self.need(format!("{name}.bias"), &[channels]);
         if !channels.is_multiple_of(groups) {
-            self.problems.push(format!("{name}: {channels} channels do not form {groups} groups"));
+            self.problems.push(format!(
+                "{name}: {channels} channels cannot be divided into \
+                {groups} groups"
+            ));
         }
         let group = (channels / groups).max(1);
         self.push(Layer::Norm(Norm { name: name.to_owned(), group, from, to, silu }));
@@ -182,13 +188,13 @@ impl<'a> Builder<'a> {
         self.tap(name, x);
     }
 
-    /// The plan, or everything that is wrong. `prefixes` say which tensors a decoder has to use up.
+    /// The plan, or all errors. `prefixes` select the tensors that a decoder must use.
     fn finish(mut self, prefixes: &[&str]) -> Result<Plan, Problems> {
         let used: BTreeSet<_> = self.plan.tensors.iter().map(String::as_str).collect();
         let is_ours = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
         let left = self.file.names().filter(|name| is_ours(name) && !used.contains(name));
         let left: Vec<_> =
-            left.map(|name| format!("{name} is not part of a decoder known here")).collect();
+            left.map(|name| format!("{name} is not part of a supported decoder")).collect();
         self.problems.extend(left);
         if self.problems.is_empty() { Ok(self.plan) } else { Err(self.problems) }
     }
@@ -278,7 +284,7 @@ impl Builder<'_> {
     fn three_channels(&mut self, name: &str, picture: ValueId) {
         let channels = self.value(picture).channels;
         if channels != 3 {
-            self.problems.push(format!("{name} makes {channels} channels; a picture has 3"));
+            self.problems.push(format!("{name} has {channels} output channels, expected 3"));
         }
     }
 }

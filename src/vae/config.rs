@@ -33,7 +33,7 @@ pub struct DecoderFile {
     loaded: AtomicUsize,
 }
 
-/// What happens to numbers on their way in and out.
+/// Scaling of inputs and outputs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Numbers {
     /// The latents of a model are the autoencoder's times this.
@@ -57,7 +57,7 @@ impl Numbers {
         latent.iter().map(bound).collect()
     }
 
-    /// The last layer's output as a picture in [-1, 1]; `AutoencoderTiny` makes them in [0, 1].
+    /// The last layer's output as an image in [-1, 1]; `AutoencoderTiny` makes them in [0, 1].
     pub(super) fn leave(self, picture: &mut [f32]) {
         if self.is_tiny {
             for v in picture {
@@ -67,7 +67,7 @@ impl Numbers {
     }
 }
 
-/// The keys of a `config.json` of diffusers that the tensors do not tell.
+/// The keys of a diffusers `config.json` that cannot be inferred from the tensors.
 #[derive(Default, Deserialize)]
 struct Document {
     norm_num_groups: Option<usize>,
@@ -79,10 +79,10 @@ struct Document {
     latents_mean: Option<Vec<f32>>,
 }
 
-/// Group norms of the Stable Diffusion autoencoders, where a file does not say.
+/// Group norms of the Stable Diffusion autoencoders, the default.
 const GROUPS: usize = 32;
 
-/// The scaling factor of `AutoencoderKL`, where a file does not say; DiffMoE was trained with it.
+/// The default scaling factor of `AutoencoderKL`; DiffMoE was trained with it.
 const SCALING: f32 = 0.18215;
 
 impl DecoderKind {
@@ -96,7 +96,7 @@ impl DecoderKind {
 }
 
 impl DecoderFile {
-    /// Opens a decoder. Its settings are looked for in the file's header and in `config.json` beside it;
+    /// Opens a decoder. Its settings come from the file's header or from `config.json` in the same folder;
     /// without any, those of the Stable Diffusion autoencoders hold.
     ///
     /// # Errors
@@ -132,18 +132,19 @@ impl DecoderFile {
         let label = tensors.label().to_owned();
         let Some(kind) = Self::kind_of(&tensors) else {
             return Err(EngineError::Unsupported(format!(
-                "{label} is no image decoder; give a safetensors file of diffusers with an AutoencoderKL \
-                 (such as sd-vae-ft-mse) or an AutoencoderTiny (such as taesd)"
+                "{label} is not an image decoder; expected a safetensors file of diffusers \
+                 with an AutoencoderKL (such as sd-vae-ft-mse) or an AutoencoderTiny (such as \
+                 taesd)"
             )));
         };
         let document: Document = match tensors.config_text() {
             None => Document::default(),
             Some(text) => serde_json::from_str(text).map_err(|error| {
-                EngineError::Unsupported(format!("the configuration of {label}: {error}"))
+                EngineError::Unsupported(format!("configuration of {label}: {error}"))
             })?,
         };
         document.check(kind).map_err(|reason| {
-            EngineError::Unsupported(format!("{label} cannot be decoded with: {reason}"))
+            EngineError::Unsupported(format!("{label} is not supported: {reason}"))
         })?;
         let is_tiny = kind == DecoderKind::Tiny;
         let built = match kind {
@@ -217,7 +218,7 @@ impl DecoderFile {
     }
 
     /// Bytes of feature maps on a GPU for a latent of `[height, width]` with the bindings that WebGPU
-    /// guarantees; nothing where the picture is too large for them.
+    /// guarantees; nothing where the image is too large for them.
     pub fn activation_bytes(&self, size: [usize; 2]) -> Option<u64> {
         /// Elements of a binding.
         const BINDING: usize = (128 << 20) / 4;
@@ -242,23 +243,25 @@ impl Document {
             DecoderKind::Tiny => "relu",
         };
         if let Some(name) = self.act_fn.as_deref().filter(|name| *name != activation) {
-            return Err(format!("act_fn {name:?}; only {activation:?} is known here"));
+            return Err(format!("act_fn {name:?}; only {activation:?} is supported"));
         }
         if let Some(name) = self.upsample_fn.as_deref().filter(|name| *name != "nearest") {
-            return Err(format!("upsample_fn {name:?}; only \"nearest\" is known here"));
+            return Err(format!("upsample_fn {name:?}; only \"nearest\" is supported"));
         }
         if let Some(factor) = self.upsampling_scaling_factor.filter(|factor| *factor != 2) {
-            return Err(format!("upsampling_scaling_factor {factor}; only 2 is known here"));
+            return Err(format!("upsampling_scaling_factor {factor}; only 2 is supported"));
         }
         if self.latents_mean.is_some() {
-            return Err("latents_mean; only a scaling and a shift factor are known here".into());
+            return Err(
+                "latents_mean; only a scaling factor and a shift factor are supported".into()
+            );
         }
         let scaling = self.scaling_factor.unwrap_or(1.0);
         if !scaling.is_finite() || scaling <= 0.0 {
-            return Err(format!("scaling_factor {scaling}; it has to be a positive number"));
+            return Err(format!("scaling_factor {scaling}; it must be a positive number"));
         }
         if self.shift_factor.is_some_and(|shift| !shift.is_finite()) {
-            return Err("a shift_factor that is no number".into());
+            return Err("a shift_factor that is not a number".into());
         }
         if self.norm_num_groups == Some(0) {
             return Err("norm_num_groups 0".into());

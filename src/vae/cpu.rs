@@ -12,7 +12,7 @@ use crate::engine::{EngineError, Progress, Taps};
 use crate::platform::yield_now;
 use crate::simd::describe;
 
-/// A decoder in memory, for pictures of any size.
+/// A decoder in memory, for images of any size.
 pub struct CpuDecoderModel {
     plan: Plan,
     numbers: Numbers,
@@ -82,7 +82,7 @@ pub struct CpuDecoder {
     last_uses: Vec<Vec<ValueId>>,
     /// Latents that wait, `[C, height, width]` each.
     waiting: VecDeque<Vec<f32>>,
-    /// Step and row of the picture at work.
+    /// Step and row of the current image.
     place: Option<(usize, usize)>,
     attended: Attended,
     normalising: Normalising,
@@ -118,7 +118,7 @@ impl CpuDecoder {
         let first = self.model.numbers.enter(latent);
         self.values.iter_mut().for_each(Vec::clear);
         self.values[0] = interleave(&first, pixels);
-        // The picture before may have been given up in the middle of a layer.
+        // The previous image may have been cancelled in the middle of a layer.
         self.attended = Attended::default();
         self.normalising = Normalising::default();
         self.place = Some((0, 0));
@@ -153,14 +153,14 @@ impl CpuDecoder {
         picture
     }
 
-    /// Computes some rows of a layer from `row` on, and says whether the layer is finished.
+    /// Computes some rows of a layer from `row` on; returns whether the layer is finished.
     fn compute(&mut self, step: usize, row: usize) -> bool {
         let model = self.model.clone();
         let layer = &model.plan.steps[step].layer;
         let (from, to) = layer.ends();
         let value = model.plan.values[to];
         let ([height, width], c) = (value.size(self.size), value.channels);
-        // What is written is taken out, so that what is read can be borrowed beside it.
+        // The output is taken out, so that the inputs can be borrowed at the same time.
         let mut out = std::mem::take(&mut self.values[to]);
         let rows;
         match (layer, &model.weights[step]) {

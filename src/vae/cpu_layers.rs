@@ -2,7 +2,7 @@
 //! of a row then lie in one straight line, and a convolution is a product whose rows are read where
 //! they are, in three parts, without a copy for each tap.
 //!
-//! Threads share rows of a picture, never a sum: results do not depend on their number.
+//! Threads share rows of an image, never a sum: results do not depend on their number.
 
 use rayon::prelude::*;
 
@@ -59,7 +59,7 @@ impl Source<'_> {
         self.size.map(|n| n << usize::from(self.enlarge))
     }
 
-    /// Copies rows `first..first + rows` with a border of `halo` pixels, zeros beyond the picture.
+    /// Copies rows `first..first + rows` with a border of `halo` pixels, zeros beyond the image.
     fn copy_rows(&self, first: usize, rows: usize, halo: usize, out: &mut Vec<f32>) {
         let ([height, width], c) = (self.extent(), self.channels);
         out.clear();
@@ -84,7 +84,7 @@ impl Source<'_> {
     }
 }
 
-/// Rows of a picture of `width` that one task computes at a time, out of `rows`: some hundred pixels, so
+/// Rows of an image of `width` that one task computes at a time, out of `rows`: some hundred pixels, so
 /// that a panel of weights is used often, but no more than leaves work for every thread.
 fn band(rows: usize, width: usize) -> usize {
     const PIXELS: usize = 1024;
@@ -140,7 +140,7 @@ impl NormWeights {
     }
 }
 
-/// A group norm on its way: first the sums of all rows, then the rows themselves.
+/// A group norm in progress: first the sums of all rows, then the rows themselves.
 #[derive(Default)]
 pub(super) struct Normalising {
     /// For each row, sum and squares of each channel, in f64.
@@ -150,7 +150,7 @@ pub(super) struct Normalising {
 }
 
 impl Normalising {
-    /// Adds the next `rows` rows of `x`, `[height, width, C]`, to the sums; says whether those are complete.
+    /// Adds the next `rows` rows of `x`, `[height, width, C]`, to the sums; returns whether those are complete.
     pub(super) fn sum(
         &mut self,
         w: &NormWeights,

@@ -1,5 +1,5 @@
-//! The decoder on wgpu: the plan is recorded once for a picture's size and replayed for each picture,
-//! whole or in slices. Nothing is read back but the finished picture.
+//! The decoder on wgpu: the plan is recorded once for an image's size and replayed for each image,
+//! whole or in slices. Nothing is read back but the finished image.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use crate::gpu::{Gpu, GpuError, InFlight, Readback, Tape, Tensor, Timing};
 use crate::kernels::WeightPrecision;
 use crate::kernels::planes::{from_quads, to_quads};
 
-/// Dispatches of one submission: drivers give up on work that takes seconds.
+/// Dispatches per submission: drivers abort work that takes seconds.
 const MAX_DISPATCHES: usize = 32;
 
-/// A decoder on a device, for pictures of any size.
+/// A decoder on a device, for images of any size.
 pub struct GpuDecoderModel {
     /// The device.
     pub gpu: Arc<Gpu>,
@@ -86,7 +86,7 @@ pub struct GpuDecoder {
     ends: Vec<usize>,
     /// Latents that wait, `[C, height, width]` each.
     waiting: VecDeque<Vec<f32>>,
-    /// Dispatches of the picture at work that were submitted.
+    /// Submitted dispatches of the current image.
     done: Option<usize>,
     in_flight: InFlight,
     pictures: VecDeque<Readback>,
@@ -113,7 +113,7 @@ impl GpuDecoder {
         let limit = (gpu.binding_limit / 4) as usize;
         let layout = Slabs::plan(plan, size, limit).ok_or_else(|| {
             too_large(format!(
-                "four channels of it exceed the {} bytes of a binding",
+                "four of its channels exceed the limit of {} bytes per binding",
                 gpu.binding_limit
             ))
         })?;
@@ -144,7 +144,7 @@ impl GpuDecoder {
         self.layout.bytes()
     }
 
-    /// Dispatches of one picture.
+    /// Dispatches of one image.
     pub fn dispatches(&self) -> usize {
         self.tape.len()
     }
@@ -198,7 +198,7 @@ impl GpuDecoder {
         Ok(picture)
     }
 
-    /// Submits some dispatches of the picture at work; at its end, a copy of the picture.
+    /// Submits some dispatches of the current image; at its end, a copy of the image.
     fn submit(&mut self, done: usize, budget: usize) {
         let gpu = self.model.gpu.clone();
         let end = self.tape.len().min(done.saturating_add(budget.clamp(1, MAX_DISPATCHES)));

@@ -136,8 +136,8 @@ impl Recorder<'_> {
         let largest = 4 * (padded * c) as u64;
         if largest > gpu.binding_limit {
             return Err(EngineError::TooLarge(format!(
-                "attention over {tokens} pixels needs a buffer of {largest} bytes and {} binds {} at once; \
-                 decode smaller images",
+                "attention over {tokens} pixels needs a buffer of {largest} bytes, and {} \
+                 allows {} per binding; decode smaller images",
                 gpu.info.name, gpu.binding_limit
             )));
         }

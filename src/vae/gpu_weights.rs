@@ -92,7 +92,7 @@ fn conv(
     let words = outputs.next_multiple_of(4) * inputs.next_multiple_of(4) * layer.kernel.pow(2);
     if 4 * words as u64 > gpu.binding_limit {
         return Err(EngineError::TooLarge(format!(
-            "the weights of {name} take {} bytes and {} binds {} at once",
+            "the weights of {name} need {} bytes, and {} allows {} per binding",
             4 * words,
             gpu.info.name,
             gpu.binding_limit

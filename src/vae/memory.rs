@@ -1,9 +1,9 @@
-//! Which buffers a decoder's feature maps share on the device.
+//! Assignment of a decoder's feature maps to shared buffers on the GPU.
 //!
 //! A feature map may be larger than a storage binding (512 × 512 × 256 numbers are 256 MiB; WebGPU
 //! guarantees 128), so it is cut by *channels*: every buffer, a *slab*, holds whole planes. A convolution
 //! adds up over the slabs of its input, and a group norm gathers statistics channel by channel, so
-//! the cut changes nothing in the result. Slabs are all of one size and are used again as soon as nobody
+//! the cut changes nothing in the result. Slabs are all of one size and are reused as soon as nothing
 //! reads what they hold.
 
 use super::plan::{Plan, ValueId};
@@ -112,7 +112,7 @@ mod tests {
         DecoderFile::open(&root.join(name).join("model.safetensors")).unwrap().plan
     }
 
-    /// Nobody writes where somebody else's numbers are still needed, whatever the cut.
+    /// Nothing overwrites values that are still needed, whatever the cut.
     #[test]
     fn living_feature_maps_never_share_a_slab() {
         for (name, latent) in [("vae_kl_mini", [3, 5]), ("vae_tiny_mini", [8, 8])] {

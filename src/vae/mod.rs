@@ -1,10 +1,10 @@
-//! From latents to pictures: the decoders of `AutoencoderKL` (the Stable Diffusion autoencoders) and
+//! From latents to images: the decoders of `AutoencoderKL` (the Stable Diffusion autoencoders) and
 //! `AutoencoderTiny` (TAESD), read from files with the tensor names of diffusers.
 //!
 //! A file becomes a [`plan`](self): a list of convolutions, norms and one attention layer over numbered
-//! feature maps. [`CpuDecoder`] and [`GpuDecoder`] carry out the same list, one picture at a time and in
-//! pieces, so that a user interface can decode between two frames. Nothing is approximated: a picture is
-//! never cut into tiles, because group norms and attention look at the whole of it.
+//! feature maps. [`CpuDecoder`] and [`GpuDecoder`] execute the same list, one image at a time and in
+//! slices, so that a user interface can decode between two frames. Nothing is approximated: an image is
+//! never split into tiles, because group norms and attention depend on all of it.
 
 mod attention;
 mod build;
@@ -34,10 +34,10 @@ pub trait Decoder: Send {
     /// Channels, height and width of a latent.
     fn latent_shape(&self) -> [usize; 3];
 
-    /// Channels, height and width of a picture.
+    /// Channels, height and width of an image.
     fn picture_shape(&self) -> [usize; 3];
 
-    /// Takes latents `[B, C, h, w]` as a model samples them, for any B, and forgets the pictures before.
+    /// Takes latents `[B, C, h, w]` as a model samples them, for any B, and forgets the images before.
     ///
     /// # Panics
     /// When they are no whole number of latents: a bug of the caller.
@@ -50,8 +50,8 @@ pub trait Decoder: Send {
     /// When the device is lost.
     fn advance(&mut self, budget: usize) -> Result<Progress, EngineError>;
 
-    /// How much of the picture at work is computed or handed out, 0 to 1 by the number of its layers; 0 between
-    /// two pictures.
+    /// The computed or submitted fraction of the current image, 0 to 1 by the number of its layers; 0 between
+    /// two images.
     fn fraction(&self) -> f32;
 
     /// How long the last finished slice took on a device of its own; `None` where [`Decoder::advance`] itself
@@ -60,17 +60,17 @@ pub trait Decoder: Send {
         None
     }
 
-    /// The next finished picture, `[3, height, width]` in about [-1, 1], in the order of the latents.
+    /// The next finished image, `[3, height, width]` in about [-1, 1], in the order of the latents.
     /// Never waits.
     fn take(&mut self) -> Option<Vec<f32>>;
 
-    /// Waits until what was handed to the device is finished. Not for user interfaces.
+    /// Waits until submitted work is finished. Not for user interfaces.
     ///
     /// # Errors
     /// When the device is lost.
     fn wait(&mut self) -> Result<(), EngineError>;
 
-    /// Decodes latents and waits for the pictures, `[B, 3, height, width]`. Not for user interfaces.
+    /// Decodes latents and waits for the images, `[B, 3, height, width]`. Not for user interfaces.
     ///
     /// # Errors
     /// When the device is lost.

@@ -1,4 +1,4 @@
-//! A decoder as data: feature maps, and the layers that make them, in order. Both backends carry it out.
+//! A decoder as data: feature maps and the layers that produce them, in order. Both backends execute it.
 
 /// A feature map, numbered by its place in [`Plan::values`].
 pub(super) type ValueId = usize;
@@ -103,17 +103,17 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The picture.
+    /// The image.
     pub(super) fn output_id(&self) -> ValueId {
         self.steps.last().map_or(0, |step| step.layer.ends().1)
     }
 
-    /// The picture's shape.
+    /// The image's shape.
     pub(super) fn output(&self) -> Value {
         self.values[self.output_id()]
     }
 
-    /// `[C, height, width]` of the picture of a latent with `size` cells.
+    /// `[C, height, width]` of the image of a latent with `size` cells.
     pub(super) fn picture_shape(&self, size: [usize; 2]) -> [usize; 3] {
         let output = self.output();
         let [height, width] = output.size(size);
@@ -125,7 +125,7 @@ impl Plan {
         [self.values[0].channels, size[0], size[1]]
     }
 
-    /// For each step, the feature maps that nobody reads after it.
+    /// For each step, the feature maps that are not read after it.
     pub(super) fn last_uses(&self) -> Vec<Vec<ValueId>> {
         let mut last = vec![0; self.values.len()];
         for (i, step) in self.steps.iter().enumerate() {

@@ -1,10 +1,10 @@
-//! A small picture of a latent almost for free: linear combinations of its channels. (Without a decoder, see
+//! A cheap preview of a latent: linear combinations of its channels. (Without a decoder, see
 //! `principal`.)
 //!
-//! The factors come from the decoder at hand and from nowhere else: it decodes a latent of waves once, the
-//! picture is averaged over the pixels of each latent cell, and the linear map from a cell to its mean
-//! colour with the least squared error is kept. It shows what is where while a model is sampling, not
-//! what it will look like in the end.
+//! The factors are fitted to the decoder: it decodes a latent of waves once, the
+//! image is averaged over the pixels of each latent cell, and the linear map from a cell to its mean
+//! colour with the least squared error is kept. It shows the composition while a model is sampling, without
+//! detail.
 
 use super::Decoder;
 use crate::engine::EngineError;
@@ -64,11 +64,7 @@ impl LatentPreview {
         let cells = height * width;
         let batch = latents.len() / (channels * cells);
         assert_eq!(latents.len(), batch * channels * cells, "whole latents");
-        assert_eq!(
-            pictures.len(),
-            batch * 3 * cells * factor * factor,
-            "a picture for each latent"
-        );
+        assert_eq!(pictures.len(), batch * 3 * cells * factor * factor, "an image for each latent");
         let n = channels + 1;
         // Normal equations: n rows of n sums of products, then three of products with the colours.
         let mut sums = vec![vec![0.0; n + 3]; n];
@@ -126,7 +122,7 @@ impl LatentPreview {
         self.explained
     }
 
-    /// Latents `[B, C, cells]` as pictures `[B, 3, cells]` in about [-1, 1].
+    /// Latents `[B, C, cells]` as images `[B, 3, cells]` in about [-1, 1].
     ///
     /// # Panics
     /// When they are no whole latents.
@@ -136,7 +132,7 @@ impl LatentPreview {
         latents.chunks_exact(len).flat_map(|latent| self.rgb(latent)).collect()
     }
 
-    /// One latent `[C, cells]` as a picture `[3, cells]` in about [-1, 1].
+    /// One latent `[C, cells]` as an image `[3, cells]` in about [-1, 1].
     ///
     /// # Panics
     /// When the latent is not a whole number of channels.
@@ -152,7 +148,7 @@ impl LatentPreview {
     }
 }
 
-/// Mean colour of a square of a picture `[3, height, width]`.
+/// Mean colour of a square of an image `[3, height, width]`.
 fn mean_colour(
     picture: &[f32],
     [top, left]: [usize; 2],

@@ -1,4 +1,4 @@
-//! A preview without a decoder: the three directions in which latents vary most, as red, green and blue.
+//! A preview without a decoder: the first three principal components of the latents as red, green and blue.
 
 use super::LatentPreview;
 
@@ -69,7 +69,7 @@ fn moments(latents: &[f32], channels: usize, cells: usize) -> (Vec<f64>, Vec<Vec
 }
 
 /// Eigenvalues of a symmetric matrix with their vectors, the largest first (Jacobi's rotations). The largest
-/// part of each vector is positive, so that pictures of neighbouring steps have the same colours.
+/// part of each vector is positive, so that images of neighbouring steps have the same colours.
 fn eigen(mut m: Vec<Vec<f64>>) -> Vec<(f64, Vec<f64>)> {
     let n = m.len();
     let mut axes: Vec<Vec<f64>> =

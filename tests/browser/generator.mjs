@@ -45,7 +45,7 @@ test("the processor draws what the command line draws", async () => {
   });
 });
 
-test("words become the picture that the command line makes of them", async () => {
+test("words become the image that the command line makes of them", async () => {
   const words = { seed: 3, steps: 2, scheduler: "euler" };
   const [prompt, negative] = ["a fox, twemoji", "blob"];
   await withGenerator({}, { backend: "cpu", model: "models/emoji_text.safetensors" }, async (page) => {
@@ -69,7 +69,7 @@ test("WebGPU draws what the command line draws, and goes on when the device is l
       return { rgba: Array.from(rgba), devices: window.devices.length };
     }, OPTIONS);
     assert.equal(again.devices, 2, "a second device was made");
-    assert.deepEqual(again.rgba, made.rgba, "the picture is the same");
+    assert.deepEqual(again.rgba, made.rgba, "the image is the same");
   });
 });
 
@@ -144,11 +144,11 @@ test("a script hears what is wrong with its options, and a signal stops the work
         still: (await window.generator.sample({ steps: 1 })).count,
       };
     });
-    assert.match(outcomes.label, /no subject "unicorns"/);
-    assert.match(outcomes.table, /no option "mood"; known are subject, style/);
-    assert.match(outcomes.option, /no option "step"/);
+    assert.match(outcomes.label, /unknown subject "unicorns"/);
+    assert.match(outcomes.table, /unknown option "mood": expected subject, style/);
+    assert.match(outcomes.option, /unknown option "step"/);
     assert.match(outcomes.number, /steps must be 1–10000, got 0/);
-    assert.match(outcomes.broken, /not a whole safetensors file/);
+    assert.match(outcomes.broken, /not a complete safetensors file/);
     assert.match(outcomes.missing, /status 404/);
     assert.match(outcomes.aborted, /^AbortError/);
     assert.deepEqual(outcomes.steps, [1]);
@@ -158,7 +158,7 @@ test("a script hears what is wrong with its options, and a signal stops the work
 
 test("the example page draws", async () => {
   await withPage(`${site.origin}/example.html`, {}, async (page) => {
-    await page.waitForFunction(() => document.getElementById("status").textContent.startsWith("Drawn by"), null, { timeout: 60_000 });
+    await page.waitForFunction(() => document.getElementById("status").textContent.startsWith("Generated on"), null, { timeout: 60_000 });
     const colours = await page.evaluate(() => {
       const { data } = document.querySelector("canvas").getContext("2d").getImageData(0, 0, 64, 64);
       return new Set(new Uint32Array(data.buffer)).size;

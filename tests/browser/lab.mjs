@@ -1,4 +1,4 @@
-// What all tests share: the browser, pages that must not complain, and pictures of the command line tool.
+// What all tests share: the browser, pages that must not complain, and images of the command line tool.
 
 import { execFile } from "node:child_process";
 import { mkdtemp, readFile, rm } from "node:fs/promises";
@@ -142,7 +142,7 @@ export async function native(page, options) {
   }
 }
 
-/** Largest difference between two pictures. */
+/** Largest difference between two images. */
 export function distance(a, b) {
   if (a.length !== b.length || a.length === 0) throw new Error(`${a.length} and ${b.length} bytes`);
   return a.reduce((most, value, at) => Math.max(most, Math.abs(value - b[at])), 0);

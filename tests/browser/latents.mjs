@@ -94,7 +94,7 @@ for (const [vae, bytes] of [["kl", false], ["tiny", true]]) {
   });
 }
 
-test("pictures that are wider than high keep their shape, on both backends and in the app", async () => {
+test("images that are wider than high keep their shape, on both backends and in the app", async () => {
   await withPage(`${site.origin}/latents.html`, {}, async (page) => {
     const wanted = await drawn(page, "kl", "wide");
     for (const backend of ["cpu", "gpu"]) {
@@ -137,10 +137,10 @@ test("a script hears which decoder is missing, and which does not belong to the 
         form: await told(Generator.create({ model: "/model.safetensors", vae: 7, backend: "cpu" })),
       };
     });
-    assert.match(told.missing, /makes latents of 4 channels: give `create` their image decoder as `vae`/);
-    assert.match(told.needless, /leave vae out/);
-    assert.match(told.another, /is no image decoder/);
-    assert.match(told.form, /vae has to be an address, an ArrayBuffer or a Uint8Array/);
+    assert.match(told.missing, /generates latents with 4 channels: pass their image decoder to `create` as `vae`/);
+    assert.match(told.needless, /remove vae/);
+    assert.match(told.another, /is not an image decoder/);
+    assert.match(told.form, /vae must be a URL, an ArrayBuffer or a Uint8Array/);
   });
 });
 

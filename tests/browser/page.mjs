@@ -13,7 +13,7 @@ const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, guidance: 2, scheduler: 
 
 const page_ = (query = "", fragment = SHARE) => `${site.origin}/${query}#${fragment}`;
 
-test("a link draws its picture on WebGPU, and the same as the command line", async () => {
+test("a link draws its image on WebGPU, and the same as the command line", async () => {
   await withPage(page_("?backend=gpu"), {}, async (page) => {
     const state = await finished(page);
     assert.match(state.device, /BrowserWebGpu/);
@@ -42,7 +42,7 @@ test("the offline file draws from a file with the network cut", async () => {
   });
 });
 
-test("a lost device is replaced, and the picture stays the same", async () => {
+test("a lost device is replaced, and the image stays the same", async () => {
   await withPage(page_("?backend=gpu"), {}, async (page) => {
     await page.waitForFunction(() => window.diffmoe?.state().step >= 1, null, { timeout: 60_000, polling: 20 });
     await page.evaluate(() => window.devices.at(-1).destroy());
@@ -58,7 +58,7 @@ test("a broken model is refused with a sentence, and the page goes on", async ()
   site.special.set("/broken.safetensors", (request, response) => send(request, response, bytes.subarray(0, 50_000)));
   const address = `${site.origin}/broken.safetensors`;
   await withPage(`${site.origin}/?backend=cpu&model=${encodeURIComponent(address)}`, {}, async (page) => {
-    const told = () => window.diffmoe?.state().notes.find((note) => note.includes("not a whole safetensors file"));
+    const told = () => window.diffmoe?.state().notes.find((note) => note.includes("not a complete safetensors file"));
     assert.ok(await page.waitForFunction(told, null, { timeout: 60_000 }));
     // Frames go on: the app still answers.
     const frames = await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve(2)))));
@@ -80,7 +80,7 @@ test("an interrupted download goes on where it broke off, also after a reload, a
   const fragment = SHARE.replace("model=emoji", `model=${encodeURIComponent(address)}`);
   const query = `?backend=cpu&model=${encodeURIComponent(address)}`;
   await withPage(page_(query, fragment), { expected: /503|ERR_|Failed to load resource/ }, async (page) => {
-    const gaveUp = () => window.diffmoe?.state().notes.find((note) => note.includes("goes on from there"));
+    const gaveUp = () => window.diffmoe?.state().notes.find((note) => note.includes("to resume"));
     assert.ok(await page.waitForFunction(gaveUp, null, { timeout: 60_000 }), "the page says that it broke off");
     breaks = 0;
     const before = site.requests.length;
@@ -132,7 +132,7 @@ test("when the program does not arrive or cannot draw, the page says what to do"
     await context.route("**/diffmoe_bg.wasm", (route) => route.fulfill({ status: 404, body: "" }));
     await page.goto(site.origin);
     await page.waitForSelector("#trouble", { state: "visible" });
-    assert.match(await page.innerText("main"), /did not arrive[\s\S]*load the page again/i);
+    assert.match(await page.innerText("main"), /could not be loaded[\s\S]*reload the page/i);
   });
   await withPage("about:blank", { expected: /WebGL/ }, async (page) => {
     await page.addInitScript(() => { HTMLCanvasElement.prototype.getContext = () => null; });

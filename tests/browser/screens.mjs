@@ -17,7 +17,7 @@ const SCREENS = {
   "page-phone-light": { colorScheme: "light", ...PHONE },
 };
 
-/** How many different colours a picture has, up to a limit. */
+/** How many different colours an image has, up to a limit. */
 const colours = (page, png) =>
   page.evaluate(async (png) => {
     const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());

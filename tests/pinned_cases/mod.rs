@@ -19,13 +19,13 @@ pub(crate) struct Case {
     pub(crate) all_channels: bool,
     pub(crate) guidance: f32,
     pub(crate) batch: usize,
-    /// Number of the first picture; it chooses the noise.
+    /// Number of the first image; it chooses the noise.
     pub(crate) first: u64,
     /// The pool rule instead of the token rule.
     pub(crate) pool: bool,
     pub(crate) gamma: Option<f32>,
     pub(crate) shift: f32,
-    /// Repeated until every picture has one.
+    /// Repeated until every image has one.
     pub(crate) prompts: &'static [&'static str],
     pub(crate) negative: &'static str,
     /// Folder of an image decoder: the images are compared instead of the latents.
@@ -76,7 +76,7 @@ const PLAIN: Case = Case {
     decoder: None,
 };
 
-/// A run of eight pictures.
+/// A run of eight images.
 const EIGHT: Case = Case { batch: 8, ..PLAIN };
 
 /// Every second block with GELU experts; 64 tokens of a latent.

@@ -1,4 +1,4 @@
-//! The whole model in f64 and plain loops, written from the formulas: an oracle that shares no code with either
+//! The whole model in f64 and plain loops, written from the formulas: a reference that shares no code with either
 //! backend. `x[r][i]` is number i of row r.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail like tests")]

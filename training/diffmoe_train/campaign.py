@@ -2,25 +2,25 @@
 
     python -m diffmoe_train.campaign configs/campaign.toml --data-root DATA [--out FOLDER]
 
-The file is a list of runs, each with a config, a budget and what it starts from:
+The file lists runs, each with a config, a budget and a starting point:
 
     [[run]]
     name = "emoji_256"
     config = "emoji_256.toml"     # beside the campaign file
-    hours = 6.5                   # of training (or images = 800_000; the first limit that is reached ends the run)
+    hours = 6.5                   # of training (or images = 800_000; the first limit reached ends the run)
     init = "run:emoji_64"         # the export of an earlier run, or an exported file; none: from scratch
     dtype = "int8"                # of the export
-    set = ["train.lr=8e-4"]       # as --set of the trainer
+    set = ["train.lr=8e-4"]       # like --set of the trainer
     evaluate = ["judges", "--seen-pairs", "200"]   # arguments of diffmoe_train.evaluate; none: not evaluated
-    against = "../../assets/emoji.safetensors"     # judged beside it ("judges" only)
+    against = "../../assets/emoji.safetensors"     # compared with it ("judges" only)
 
-FOLDER (default ``campaign``) gets a folder for each run, ``state.json`` with the stages that are done, and
-``report.md``: hours and pictures spent, the error on held-out pictures before and after, and the tables of the
-evaluation.  Killed at any second, the same command goes on: training from its last checkpoint (the same weights as if
-it had not been killed), later stages from their beginning; what is done is not done again.  A longer budget in the file
-prolongs a run, if the stages after its training are struck from state.json.
+FOLDER (default ``campaign``) contains a folder per run, ``state.json`` with the finished stages, and ``report.md``: hours
+and images spent, the error on held-out images before and after, and the tables of the evaluation.  The campaign can be
+killed at any time; the same command resumes it: training from its last checkpoint (with the same weights as if it had
+not been killed), later stages from their beginning; finished stages are skipped.  To extend a run, give it a longer
+budget and remove its stages from state.json.
 
-Exported is the average that was best on held-out pictures, where the run measures them (train.judge_minutes)."""
+If a run measures the error on held-out images (train.judge_minutes), the average with the lowest error is exported."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ from . import config as configs
 from . import data, export, heldout, train
 from .evaluate import __main__ as evaluation
 from .evaluate import judges
-from .export import load_exported
+from .exported import described_tokenizer, load_exported
 
 KEYS = {"name", "config", "hours", "images", "init", "dtype", "set", "evaluate", "against"}
 STAGES = ("train", "export", "measure", "evaluate")
@@ -46,16 +46,16 @@ def read(path):
         raise ValueError(f"{path} has no [[run]]")
     for r in runs:
         if unknown := set(r) - KEYS:
-            raise ValueError(f"unknown keys in a run of {path}: {sorted(unknown)}; there are {sorted(KEYS)}")
+            raise ValueError(f"unknown keys in a run of {path}: {sorted(unknown)}; known keys: {sorted(KEYS)}")
         if missing := {"name", "config"} - set(r):
-            raise ValueError(f"a run of {path} has no {sorted(missing)[0]}")
+            raise ValueError(f"a run of {path} lacks {sorted(missing)[0]}")
         if not (r.get("hours", 0) > 0 or r.get("images", 0) > 0):
             raise ValueError(f"run {r['name']!r} has no budget: give it hours or images above 0")
         if r["name"] in names:
             raise ValueError(f"two runs are called {r['name']!r}")
         source = r.get("init", "")
         if source.startswith("run:") and source[4:] not in names:
-            raise ValueError(f"run {r['name']!r} starts from {source[4:]!r}, which is no run before it")
+            raise ValueError(f"run {r['name']!r} starts from {source[4:]!r}, which is not an earlier run")
         names.append(r["name"])
         r["config"] = os.path.join(here, r["config"])
         for key in ("init", "against"):
@@ -87,7 +87,7 @@ class Campaign:
         return os.path.join(self.folder(name), f"{name}.safetensors")
 
     def source(self, r):
-        """What a run starts from: a file, or "" for scratch."""
+        """The file that a run starts from, or "" for scratch."""
         init = r.get("init", "")
         return self.file_of(init[4:]) if init.startswith("run:") else init
 
@@ -101,7 +101,7 @@ class Campaign:
         if r.get("images"):
             c.train.steps = -(-r["images"] // c.train.batch)
         elif not any(s.startswith("train.steps=") for s in r.get("set", [])):
-            c.train.steps = 10**9  # hours alone end the run
+            c.train.steps = 10**9  # only the hours limit the run
         return c
 
     def train(self, r):
@@ -118,7 +118,7 @@ class Campaign:
         return {"from": os.path.basename(checkpoint), "dtype": dtype, "bytes": os.path.getsize(self.file_of(r["name"]))}
 
     def measure(self, r):
-        """Error on held-out pictures of what the run started from and of its export, by the same noise."""
+        """Error on held-out images of the starting point and of the export, with the same noise."""
         c = self.config(r)
         if not c.train.judge_minutes:
             return {}
@@ -128,12 +128,12 @@ class Campaign:
                 continue
             model, meta = load_exported(path)
             if meta["params"]["input_size"] != c.model.input_size or ("text" in meta) != bool(c.text.hidden_size):
-                continue  # pictures of another size, or another kind of conditions, do not compare
-            tokenizer = export.described_tokenizer(meta)
+                continue  # another size or kind of condition is not comparable
+            tokenizer = described_tokenizer(meta)
             sets = {name: data.load_for(c, self.data_root, split, tokenizer)
                     for name, split in (("held_out", "test"), ("seen", "train"))}
             if which == "before" and [l.values for l in sets["seen"].tables] != [l["values"] for l in meta["labels"]]:
-                continue  # its rows mean other labels
+                continue  # its rows are other labels
             errors = heldout.HeldOut(sets, c.train.judge_images).measure(model)
             out[which] = {**errors, "figure": heldout.figure(errors["held_out"])}
         return out
@@ -150,7 +150,7 @@ class Campaign:
             if r.get("against"):
                 more += ["--titles", "before", r["name"]]
         else:
-            more += ["--pictures", os.path.join(self.out, "cache"), "--probes", os.path.join(self.out, "probes")]
+            more += ["--images", os.path.join(self.out, "cache"), "--probes", os.path.join(self.out, "probes")]
         out = os.path.join(folder, "evaluation.json")
         evaluation.main([kind, "--weights", *weights, "--out", out, "--data-root", self.data_root, *more])
         return {"file": os.path.basename(out)}
@@ -168,7 +168,7 @@ class Campaign:
                 write_atomic(os.path.join(self.out, "report.md"), self.report())
 
     def report(self):
-        lines = ["# Campaign", "", "| run | hours | pictures | file | held-out error before | after | change |", "|---|---|---|---|---|---|---|"]
+        lines = ["# Campaign", "", "| run | hours | images | file | held-out error before | after | change |", "|---|---|---|---|---|---|---|"]
         for r in self.runs:
             s = self.state.get(r["name"], {})
             t, e, m = (s.get(k, {}) for k in ("train", "export", "measure"))
@@ -178,7 +178,7 @@ class Campaign:
                                      f"{e['bytes'] / 1e6:.1f} MB, {e['dtype']}, {e['from']}" if e else "–",
                                      show(before, "{:.6f}"), show(after, "{:.6f}"),
                                      show(after / before - 1 if before and after else None, "{:+.1%}")]) + " |")
-        lines += ["", "The error is that of the predicted picture on held-out pictures, the geometric mean over noise levels "
+        lines += ["", "Error of the predicted image on held-out images, geometric mean over noise levels "
                   f"(t = {', '.join(f'{t:g}' for t in heldout.TIMES)})."]
         for r in self.runs:
             s = self.state.get(r["name"], {})
@@ -196,7 +196,7 @@ class Campaign:
 
 
 def only_one(out):
-    """Hold the folder for this process; the system lets go of it however the process ends."""
+    """Lock the folder for this process; the system releases the lock however the process ends."""
     os.makedirs(out, exist_ok=True)
     lock = open(os.path.join(out, "lock"), "w")
     try:

@@ -1,11 +1,11 @@
 """The paper's comparison in miniature: dense, token-choice, expert-choice and
-DiffMoE models of equal activated size, trained alike and judged alike.
+DiffMoE models of equal activated size, trained and evaluated the same way.
 
     python -m diffmoe_train.compare configs/miniature_eurosat.toml --data-root DATA --results ../docs/results/miniature
 
-One JSON file for each (architecture, seed); what is there already is not done
-again, so the command can be interrupted and repeated.  ``evaluate render``
-makes the tables and curves from the files."""
+Writes one JSON file per (architecture, seed) and skips existing ones, so the
+command can be interrupted and repeated.  ``evaluate render`` makes tables and
+curves from the files."""
 
 import argparse
 import csv
@@ -44,7 +44,7 @@ def curve(folder):
 
 
 class Judge:
-    """What is the same for all runs of a data set."""
+    """The judges shared by all runs on a data set."""
 
     def __init__(self, c, a):
         self.a, self.undo, self.solver = a, objective.make(c), c.sample.solver
@@ -107,11 +107,11 @@ def main(argv=None):
     p.add_argument("--probes", default="runs/probes")
     p.add_argument("--architectures", nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    p.add_argument("--pictures", type=int, default=1000, help="generated for each distance")
+    p.add_argument("--images", "--pictures", dest="pictures", type=int, default=1000, help="generated for each distance")
     p.add_argument("--steps", type=int, default=20, help="sampling steps, by the solver of the config")
-    p.add_argument("--validation", type=int, default=1000, help="test pictures for the loss by noise level")
+    p.add_argument("--validation", type=int, default=1000, help="test images for the loss by noise level")
     p.add_argument("--rules", nargs="+", default=RULES["diffmoe"], choices=RULES["diffmoe"],
-                   help="how DiffMoE routes when it is judged")
+                   help="routing rules with which DiffMoE is evaluated")
     p.add_argument("--gammas", action="store_true", help="DiffMoE: also with one fixed threshold for all experts")
     p.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     a = p.parse_args(argv)

@@ -1,6 +1,6 @@
-"""A run is one TOML file; every key has a default here and may be overridden
-on the command line with ``--set section.key=value``.  A file that says
-``extends = "other.toml"`` holds only what differs from that file."""
+"""A run is one TOML file.  Every key has a default here and can be overridden on the
+command line with ``--set section.key=value``.  A file with ``extends = "other.toml"``
+contains only the differences."""
 
 import dataclasses
 import json
@@ -13,15 +13,15 @@ from . import flow
 
 @dataclass
 class Data:
-    kind: str = "jpeg"  # labelled "jpeg" archive, "emoji" (subject x style), "folder" of pictures, "latents" of a VAE
+    kind: str = "jpeg"  # labelled "jpeg" archive, "emoji" (subject x style), "folder" of images, "latents" of a VAE
     path: str = "eurosat/eurosat.npz"  # below --data-root
-    labels: str = ""  # emoji: the records beside the images
-    image_size: int = 32  # pictures are box-averaged down to this
-    scaling_factor: float = 0.18215  # latents: what samples of the encoder are multiplied with
+    labels: str = ""  # emoji: the records of the images
+    image_size: int = 32  # images are box-averaged down to this
+    scaling_factor: float = 0.18215  # latents: factor applied to samples of the encoder
     augment: str = "none"  # "none", "flip" or "dihedral" (the 8 symmetries of the square)
     subjects: list = field(default_factory=list)  # emoji: CLDR names to train on, in the order in which they are shown
     and_groups: list = field(default_factory=list)  # emoji: after them, the other subjects of these Unicode groups
-    min_styles: int = 6  # emoji: fewest styles a subject must exist in
+    min_styles: int = 6  # emoji: minimum number of styles of a subject
     without_groups: list = field(default_factory=list)  # emoji: Unicode groups to leave out
     without: list = field(default_factory=list)  # emoji: subjects to leave out
 
@@ -43,19 +43,19 @@ class Model:
     qk_norm: bool = False
     interleave: bool = True
     learn_sigma: bool = False
-    prediction: str = "velocity"  # what a flow model says; or "data", for patches of more numbers than hidden_size / 2
-    detail_head: int = 0  # channels of the convolutions that finish a predicted picture; 0: none; needs prediction = "data"
+    prediction: str = "velocity"  # of flow models; or "data", for patches with more values than hidden_size / 2
+    detail_head: int = 0  # channels of the detail head; 0: none; needs prediction = "data"
     time_scale: float = 1000.0
     label_init_std: float = 0.02
 
 
 @dataclass
 class Text:
-    """The text encoder; hidden_size 0: none, the model takes labels."""
+    """The text encoder; hidden_size 0: none, the model is label-conditioned."""
 
-    tokenizer: str = "wordpiece"  # or "bpe": bytes and their pairs, in the form of CLIP
-    vocab_size: int = 2048  # entries at most; the training prompts may need fewer, and "bpe" has 260 at least
-    max_length: int = 24  # tokens of a prompt, with the two that mark its ends
+    tokenizer: str = "wordpiece"  # or "bpe": byte-level BPE as in CLIP
+    vocab_size: int = 2048  # upper limit; the training prompts may need fewer, and "bpe" has at least 260
+    max_length: int = 24  # tokens of a prompt, including begin and end
     hidden_size: int = 0
     depth: int = 3
     num_heads: int = 3
@@ -68,7 +68,7 @@ class Train:
     device: str = "auto"
     threads: int = 0  # CPU threads, 0 = PyTorch's default
     amp: str = "off"  # "off" or "bf16"; leave it off on CPUs without bf16 units
-    compile: bool = False  # torch.compile: half a minute to begin with, then about 15 % faster on a CPU; needs a C++ compiler
+    compile: bool = False  # torch.compile: half a minute at the start, then about 15 % faster on a CPU; needs a C++ compiler
     batch: int = 64  # per process; the routing pool is batch * tokens
     steps: int = 10000
     max_hours: float = 0  # 0: no limit; else progress = max(step/steps, hours/max_hours)
@@ -78,31 +78,31 @@ class Train:
     warmup: int = 200
     decay_fraction: float = 0.4  # the last part of the run, linear to zero
     init: str = ""  # start from the weights of this exported file
-    only: list = field(default_factory=list)  # train only parameters whose names begin so, such as "detail_head"; the rest stays
-    teach_steps: int = 1000  # init of a model with prompts: batches with which its text encoder first learns the file's label tables, or to hear in all sentences what it hears in the plainest
+    only: list = field(default_factory=list)  # train only parameters with these name prefixes, such as "detail_head"
+    teach_steps: int = 1000  # init of a text-conditioned model: batches with which its text encoder first learns the file's label vectors, or its own output for the simplest sentence
     deadline: str = ""  # clock time with zone (2030-01-31T18:00+00:00) at which the decay ends, with the run
-    decay_minutes: float = 20  # how long the decay lasts when begun by the deadline or by a file named "decay"
+    decay_minutes: float = 20  # length of the decay when started by the deadline or by a file named "decay"
     grad_clip: float = 1.0
     ema: float = 0.9995
-    ema_long: float = 0.0  # a second, longer average beside it, from which may be chosen afterwards; 0: none
-    ema_warmup: bool = True  # begin with a short average: min(ema, (1 + n) / (10 + n)); false in the paper
-    paper_thresholds: bool = False  # as the official code: thresholds begin at 0, and EMA weights hold an average of them
+    ema_long: float = 0.0  # a second, longer average to choose from afterwards; 0: none
+    ema_warmup: bool = True  # start with a short average: min(ema, (1 + n) / (10 + n)); false in the paper
+    paper_thresholds: bool = False  # as the official code: thresholds start at 0, and EMA weights hold an average of them
     capacity_schedule: list = field(default_factory=list)  # [a, b]: all experts take all tokens until step a, then fewer until b
     objective: str = "flow"  # or "ddpm", which needs model.learn_sigma and model.time_scale = 1
-    t_dist: str = "uniform"  # as in the paper; or "logit_normal", which trains hardly any t below 0.05
-    t_shift: float = 1.0  # above 1: times nearer to noise, for pictures of many pixels
-    t_late: float = 0.0  # share of the times that are drawn from U(t_late_from, 1) instead: trains the end of the path
+    t_dist: str = "uniform"  # as in the paper; or "logit_normal", which hardly samples any t below 0.05
+    t_shift: float = 1.0  # above 1: times closer to noise, for high resolutions
+    t_late: float = 0.0  # share of times drawn from U(t_late_from, 1) instead: trains the end of the trajectory
     t_late_from: float = 0.6
-    least_noise: float = 0.05  # prediction "data": what 1 - t counts as at least in the loss
+    least_noise: float = 0.05  # prediction "data": lower limit of 1 - t in the loss
     bce_weight: float = 1.0
     drop_all: float = 0.1
     drop_single: float = 0.05
     log_every: int = 20
     save_minutes: float = 5
     sample_minutes: float = 10
-    judge_minutes: float = 0  # how often the error on held-out and seen pictures is measured (heldout.csv); 0: never
-    judge_images: int = 500  # of each set at most
-    keep_best: bool = False  # best.pt: the average that was best on held-out pictures (heldout.figure); needs judge_minutes
+    judge_minutes: float = 0  # interval of measuring the error on held-out and seen images (heldout.csv); 0: never
+    judge_images: int = 500  # of each set, at most
+    keep_best: bool = False  # best.pt: the average with the lowest error on held-out images (heldout.figure); needs judge_minutes
 
 
 @dataclass
@@ -110,7 +110,7 @@ class Sample:
     steps: int = 30
     guidance: float = 2.0
     solver: str = "heun"
-    grid: list = field(default_factory=list)  # rows of labels by name, or prompts, for the grids while training; * is every style
+    grid: list = field(default_factory=list)  # label names or prompts of the grids drawn during training; * is every style
 
 
 @dataclass
@@ -125,33 +125,33 @@ class Config:
 
 
 def check(c):
-    """Settings that contradict each other, before anything is loaded."""
+    """Reject contradictory settings before anything is loaded."""
     m, t = c.model, c.train
     if t.objective == "ddpm" and not (m.learn_sigma and m.time_scale == 1):
         raise ValueError("train.objective = \"ddpm\" needs model.learn_sigma = true and model.time_scale = 1")
     if (t.objective == "ddpm") != (c.sample.solver in ("ddpm", "ddim")):
-        raise ValueError(f"sample.solver = {c.sample.solver!r} does not go with train.objective = {t.objective!r}: "
-                         "euler and heun are for flow, ddpm and ddim for ddpm")
+        raise ValueError(f"sample.solver = {c.sample.solver!r} does not fit train.objective = {t.objective!r}: "
+                         "use euler or heun for flow, ddpm or ddim for ddpm")
     if m.prediction not in flow.PREDICTIONS or m.prediction == "data" and t.objective != "flow":
-        raise ValueError(f"model.prediction = {m.prediction!r}: it is velocity or, for flow models, data")
+        raise ValueError(f"model.prediction = {m.prediction!r}; expected velocity or, for flow models, data")
     if not (0 <= t.t_late <= 1 and 0 <= t.t_late_from < 1):
         raise ValueError(f"train.t_late = {t.t_late}, train.t_late_from = {t.t_late_from}: "
-                         "a share in [0, 1], and a time in [0, 1)")
+                         "expected a share in [0, 1] and a time in [0, 1)")
     if not 0 < t.least_noise <= 1:
-        raise ValueError(f"train.least_noise = {t.least_noise}; it is above 0 and at most 1")
+        raise ValueError(f"train.least_noise = {t.least_noise}; expected a value above 0 and at most 1")
     if t.judge_minutes and t.objective != "flow":
-        raise ValueError("train.judge_minutes is for flow models: it measures the picture that their answer implies")
+        raise ValueError("train.judge_minutes needs a flow model: it measures the error of the predicted image")
     if t.keep_best and not t.judge_minutes:
-        raise ValueError("train.keep_best needs train.judge_minutes: it keeps what is best on held-out pictures")
+        raise ValueError("train.keep_best needs train.judge_minutes, which measures the error on held-out images")
     if m.detail_head < 0 or m.detail_head and (m.prediction != "data" or m.learn_sigma):
-        raise ValueError(f"model.detail_head = {m.detail_head}: a number of channels, and only with "
-                         "model.prediction = \"data\" and model.learn_sigma = false; 0 is none")
+        raise ValueError(f"model.detail_head = {m.detail_head}: expected a number of channels (0: none), and it needs "
+                         "model.prediction = \"data\" and model.learn_sigma = false")
     if t.capacity_schedule and (len(t.capacity_schedule) != 2 or not 0 <= t.capacity_schedule[0] < t.capacity_schedule[1]):
-        raise ValueError(f"train.capacity_schedule = {t.capacity_schedule}; it is two steps, the earlier first")
+        raise ValueError(f"train.capacity_schedule = {t.capacity_schedule}; expected two steps in ascending order")
     if c.text.tokenizer not in ("wordpiece", "bpe"):
-        raise ValueError(f"text.tokenizer = {c.text.tokenizer!r}; there are \"wordpiece\" and \"bpe\"")
+        raise ValueError(f"text.tokenizer = {c.text.tokenizer!r}; expected \"wordpiece\" or \"bpe\"")
     if m.kind == "tc" and m.capacity != int(m.capacity):
-        raise ValueError(f"model.capacity = {m.capacity}: token choice gives every token a whole number of experts")
+        raise ValueError(f"model.capacity = {m.capacity}: token choice needs a whole number of experts per token")
     return c
 
 

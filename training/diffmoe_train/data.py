@@ -1,5 +1,5 @@
-"""Pictures (or latents) with their label columns: small sets as tensors in memory,
-folders read as they are needed."""
+"""Images (or latents) with their label columns: small sets as tensors in memory,
+folders read on demand."""
 
 import io
 import json
@@ -17,8 +17,8 @@ from . import prompts
 
 @dataclass
 class Labels:
-    """One label column: its tensor prefix, its values, and (optionally) shared
-    name words and groups that its embedding may use in training."""
+    """One label column: its tensor prefix, its values, and optionally the words of
+    its names and groups, whose vectors its embedding shares in training."""
 
     name: str
     prefix: str
@@ -37,25 +37,25 @@ class Dataset:
     columns: list  # int64 [N] each
     labels: list  # Labels each
     augment: str = "none"
-    held_out: int = 0  # pictures kept out of training
-    prompter: prompts.Prompter | None = None  # where prompts stand in for labels: draws them from the two columns
+    held_out: int = 0  # images kept out of training
+    prompter: prompts.Prompter | None = None  # with prompts instead of labels: draws them from the two columns
 
     @property
     def tables(self):
-        """The label columns that a model embeds."""
+        """The label columns that the model embeds."""
         return [] if self.prompter else self.labels
 
     @property
     def nulls(self):
-        """What stands in for a dropped condition, in the order of ``batch``."""
+        """Replacements for dropped conditions, in the order of ``batch``."""
         return [self.prompter.null] if self.prompter else [len(l.values) for l in self.labels]
 
     def __len__(self):
         return len(self.images)
 
     def batch(self, index, device="cpu", generator=None):
-        """(pictures, conditions): rows of the label tables, or the token ids of
-        a fresh prompt for each picture."""
+        """(images, conditions): rows of the label tables, or the token ids of
+        a new prompt for each image."""
         x = self._augment(self.images[index].to(device).float() / 127.5 - 1, generator)
         columns = [c[index] for c in self.columns]
         if self.prompter:
@@ -79,13 +79,13 @@ def shrink(images, size):
     n, h = images.shape[:2]
     f = h // size
     if f * size != h:
-        raise ValueError(f"{h} is no multiple of {size}")
+        raise ValueError(f"{h} is not a multiple of {size}")
     x = images.reshape(n, size, f, size, f, 3).astype(np.float32).mean((2, 4))
     return torch.from_numpy((x + 0.5).astype(np.uint8)).permute(0, 3, 1, 2).contiguous()
 
 
 def load_jpeg(path, size, split="train", augment="none"):
-    """`{split}_jpeg` (all files end to end), `{split}_offset` [n+1], `{split}_label`, `classes`."""
+    """`{split}_jpeg` (all files concatenated), `{split}_offset` [n+1], `{split}_label`, `classes`."""
     z = np.load(path)
     blob, off = z[f"{split}_jpeg"].tobytes(), z[f"{split}_offset"]
     out = []
@@ -168,7 +168,7 @@ def adm_crop(image, size):
 
 @dataclass
 class Files(Dataset):
-    """Read when they are needed: pictures, or cached moments of a VAE encoder."""
+    """Files read on demand: images, or cached moments of a VAE encoder."""
 
     paths: list = field(default_factory=list)
     read_one: object = None
@@ -193,8 +193,8 @@ class LatentFiles(Files):
     scaling_factor = 0.18215
 
     def finish(self, moments, generator):
-        """moments [N, 2, 2 C, h, w]: of the picture and of its mirror image.  One of
-        the two, sampled: mean + std * noise, times the scaling factor."""
+        """moments [N, 2, 2 C, h, w]: of the image and its mirror image.  Samples one of
+        the two: mean + std * noise, times the scaling factor."""
         n = len(moments)
         mirrored = torch.randint(0, 2, (n,), generator=generator)
         mean, logvar = moments[torch.arange(n), mirrored].chunk(2, dim=1)
@@ -214,14 +214,14 @@ def load_folder(path, size, augment):
 
 def load_latents(path, size, scaling_factor):
     """Files .npz with ``moments`` [2 C, h, w] (mean and log variance of the encoder, not scaled), and
-    ``moments_flip`` of the mirrored picture (may be missing)."""
+    ``moments_flip`` of the mirrored image (may be missing)."""
     paths, column, labels = classes_below(path, (".npz",))
 
     def read(file):
         with np.load(file) as z:
             both = np.stack([z["moments"], z["moments_flip"] if "moments_flip" in z else z["moments"]])
         if both.shape[-1] != size:
-            raise ValueError(f"{file} has latents of {both.shape[-1]} cells a side, data.image_size says {size}")
+            raise ValueError(f"{file} has latents of {both.shape[-1]} cells per side, but data.image_size is {size}")
         return torch.from_numpy(both.astype(np.float32))
 
     out = LatentFiles(torch.empty(0), [column], labels, paths=paths, read_one=read)
@@ -230,12 +230,12 @@ def load_latents(path, size, scaling_factor):
 
 
 def load_for(config, root, split="train", tokenizer=None):
-    """The data of a run: pictures with labels or, with a [text] section, with
-    prompts; without a tokenizer one is made from the names and styles."""
+    """The data of a run: images with labels or, with a [text] section, with
+    prompts; without a tokenizer, one is trained on the names and styles."""
     dataset, t = load(config.data, root, split), config.text
     if t.hidden_size:
         if config.data.kind != "emoji":
-            raise ValueError("prompts are made of subjects and styles, which only emoji data have")
+            raise ValueError("prompts are composed of subjects and styles, which only data.kind = 'emoji' has")
         names, styles = (l.values for l in dataset.labels)
         if tokenizer is None:
             texts = prompts.vocabulary_texts(names, styles)
@@ -259,11 +259,11 @@ def load(config, root, split="train"):
         if config.kind == "folder":
             return load_folder(path, config.image_size, config.augment)
         return load_latents(path, config.image_size, config.scaling_factor)
-    raise ValueError(f"data.kind = {config.kind!r}; it is jpeg, emoji, folder or latents")
+    raise ValueError(f"data.kind = {config.kind!r}; expected jpeg, emoji, folder or latents")
 
 
 class Batches:
-    """Endless shuffled batches; every process draws its own order."""
+    """Endless shuffled batches; every process has its own order."""
 
     def __init__(self, dataset, batch, seed):
         self.dataset, self.batch = dataset, batch

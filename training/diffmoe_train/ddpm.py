@@ -1,9 +1,9 @@
 """DDPM with learned variances, as the official code uses it (from DiT and ADM).
 
 1000 steps, beta linear from 1e-4 to 0.02; the network gets the integer time and
-predicts the noise, and with its second half of channels where the logarithm of
-the variance lies between that of the posterior and that of beta.  All tables are
-float64.  Here time 0 is data; ``flow`` counts the other way."""
+predicts the noise; its second half of channels interpolates the log variance
+between that of the posterior and that of beta.  All tables are
+float64.  Here time 0 is data, unlike in ``flow``."""
 
 import math
 
@@ -29,7 +29,7 @@ class Schedule:
         self.mean_of_xt = (1 - before) * (1 - self.beta).sqrt() / (1 - self.alpha_bar)
 
     def at(self, table, i, x):
-        """Values of a table at steps i, as a column that multiplies x [N, C, h, w]."""
+        """Values of a table at steps i, broadcastable over x [N, C, h, w]."""
         return table.to(x.device)[i].float()[:, None, None, None]
 
     def noised(self, x, i, noise):

@@ -1,9 +1,9 @@
-"""The detail head: a small convolution over whole pixels that finishes a predicted picture.
+"""The detail head: small convolutions at full resolution that refine a predicted image.
 
-A transformer predicts every patch on its own, so small steps remain along patch borders.  Three 3x3 convolutions look
-3 pixels across them; they also see the noised picture, which near the end of the path already holds the fine detail.
-(After DiP, arXiv 2511.18822.)  The last layer starts at zero, so a head that is added to a trained model changes
-nothing at first."""
+A transformer predicts every patch on its own, so small steps remain along patch borders.  Three 3x3 convolutions reach
+3 pixels across them; they also see the noised image, which near the end of sampling already has the fine detail.
+(After DiP, arXiv 2511.18822.)  The last layer starts at zero, so a head added to a trained model initially changes
+nothing."""
 
 import torch
 import torch.nn as nn
@@ -27,7 +27,7 @@ class DetailHead(nn.Module):
         nn.init.zeros_(self.conv_out.bias)
 
     def forward(self, x, z, t):
-        """x: the picture that the transformer predicts, z: the noised picture that it saw, both [B, C, H, W]; t [B]."""
+        """x: the image predicted by the transformer, z: the noised image it was given, both [B, C, H, W]; t [B]."""
         with torch.autocast(x.device.type, enabled=False):  # differences of x and z are small near t = 1
             x, z = x.float(), z.float()
             plane = t.float()[:, None, None, None].expand(-1, 1, *x.shape[2:])

@@ -1,5 +1,5 @@
 """Moving average of the parameters.  Buffers (the routing thresholds) are copied,
-or averaged as well, as the official code does."""
+or averaged as in the official code."""
 
 import copy
 

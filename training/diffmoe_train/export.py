@@ -1,35 +1,34 @@
-"""Turn a checkpoint into one weights file for inference:
+"""Export a checkpoint as one weights file for inference:
 
     python -m diffmoe_train.export runs/eurosat/last.pt eurosat.safetensors --data-root data
 
 The EMA weights are written under the official names (see ``moe.to_official``);
 composed label tables are folded into ordinary ones.  The header key ``diffmoe``
-holds a JSON description of the model, with the tokenizer of one that reads
-prompts.  Before that the routing thresholds are
-recalibrated on noised pictures with the EMA weights (``--no-recalibrate``: keep
-the training thresholds)."""
+holds a JSON description of the model, including the tokenizer of a
+text-conditioned one.  First the routing thresholds are recalibrated on noised
+images with the EMA weights (``--no-recalibrate``: keep the training thresholds)."""
 
 import argparse
 import json
 import os
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from . import config as configs
 from . import data, flow, objective, prompts
+from .exported import described_tokenizer, encoder_of, load_exported
 from .model import ComposedEmbedder, DiT
 from .moe import from_official, to_official
 from .train import build
 
-# Routing decides by comparison: these always stay in float32.
+# Routing compares these values, so they always stay in float32.
 EXACT = ("gate_weight", "mlp.gate.weight", "expert_threshold", "capacity_predictor.")
 
 
 def folded(model):
-    """The official state dict of a model, label tables folded."""
+    """The official state dict of a model with its label tables folded."""
     state = dict(model.state_dict())
     for name, e in zip(model.label_names, model.label_embedders()):
         if isinstance(e, ComposedEmbedder):
@@ -40,7 +39,7 @@ def folded(model):
 
 def is_matrix(key, shape):
     """Whether a tensor is one of the large matrices, which int8 files store as I8 with one scale per row.
-    The same rule as ``is_matrix`` of the Rust program, so that both convert a file alike."""
+    The same rule as in the Rust program, so that both convert a file the same way."""
     return (len(shape) == 2 and key.startswith(("blocks.", "final_layer.adaLN", "text_encoder.layers."))
             and not any(s in key for s in ("capacity_predictor", "gate_weight", ".gate.weight")))
 
@@ -59,15 +58,6 @@ def encode(state, dtype):
         else:
             out[key] = w.half()
     return {k: v.contiguous() for k, v in out.items()}
-
-
-def decode(stored):
-    out = {}
-    for key, w in stored.items():
-        if key.endswith(".weight.scale"):
-            continue
-        out[key] = w.float() * stored[key + ".scale"][:, None] if w.dtype == torch.int8 else w.float()
-    return out
 
 
 def params(config):
@@ -92,7 +82,7 @@ def kind(config):
 
 
 def describe_text(config, tokenizer, dataset):
-    """Shape of the text encoder, and what may be asked for."""
+    """Shape of the text encoder, its tokenizer, and the known subjects and styles."""
     subjects, styles = (l.values for l in dataset.labels)
     phrases = [prompts.STYLE_PHRASES[s][0] for s in styles]
     known = [g for g in config.sample.grid if "*" in g] or [f"{s}, *" for s in subjects[: len(styles)]]
@@ -118,47 +108,15 @@ def describe(config, labels, card, text=None):
             "defaults": {"steps": s.steps, "guidance": s.guidance, "solver": s.solver}, "card": card, **more}
 
 
-def read_description(path):
-    with safe_open(path, "pt") as f:
-        return json.loads(f.metadata()["diffmoe"])
-
-
-def described_tokenizer(meta):
-    """The tokenizer in a description; None where the model reads no text."""
-    return Tokenizer.from_str(json.dumps(meta["text"]["tokenizer"])) if "text" in meta else None
-
-
-def load_exported(path):
-    """(model in eval mode with the file's dequantised weights, description)."""
-    meta = read_description(path)
-    with safe_open(path, "pt") as f:
-        stored = {k: f.get_tensor(k) for k in f.keys()}
-    p = meta["params"]
-    moe = p.get("MoE_config") or {"num_experts": 0, "capacity": 1, "interleave": True}
-    model = DiT(p["input_size"], p["in_channels"], p["patch_size"], p["depth"], p["hidden_size"], p["num_heads"],
-                p["mlp_ratio"], moe["num_experts"], moe["capacity"], moe["interleave"], p["learn_sigma"],
-                meta["time_scale"], [(l["tensor"].split(".")[0], l["null"], None) for l in meta["labels"]],
-                use_swiglu=p["use_swiglu"], kind=meta["kind"], n_shared_experts=moe.get("n_shared_experts", 0),
-                qk_norm=p.get("qk_norm", False), prediction=p.get("prediction", "velocity"), text=encoder_of(meta),
-                detail_head=p.get("detail_head", {}).get("channels", 0))
-    model.load_state_dict(from_official(decode(stored)))
-    return model.eval().requires_grad_(False), meta
-
-
-def encoder_of(meta):
-    keys = ("vocab_size", "max_length", "hidden_size", "depth", "num_heads", "mlp_ratio")
-    return {k: meta["text"][k] for k in keys} if "text" in meta else None
-
-
 def load_checkpoint(path, weights="ema"):
-    """(EMA model, config, labels, checkpoint) of a training checkpoint; weights: "ema" or, of a run that keeps one,
-    the longer average "ema_long"."""
+    """(EMA model, config, labels, checkpoint) of a training checkpoint; weights: "ema" or, if the run
+    keeps one, the longer average "ema_long"."""
     ck = torch.load(path, map_location="cpu", weights_only=False)
     config = configs.from_dict(ck["config"])
     labels = [data.Labels(*l) for l in ck["labels"]]
     model = build(config.model, labels, prompts.encoder_arguments(config.text, tokenizer_of(ck)))
     if weights not in ck:
-        raise ValueError(f"{path} has no weights {weights!r}: the run kept no second average (train.ema_long)")
+        raise ValueError(f"{path} has no weights {weights!r}: train.ema_long was not set in the run")
     model.load_state_dict(ck[weights])
     return model.eval().requires_grad_(False), config, labels, ck
 
@@ -169,7 +127,7 @@ def tokenizer_of(checkpoint):
 
 @torch.no_grad()
 def noised_batches(dataset, nulls, config, n, batch, seed=1):
-    """Noised pictures as in training (label dropout included)."""
+    """Noised images as in training (label dropout included)."""
     torch.manual_seed(seed)
     batches, undo, train = data.Batches(dataset, batch, seed), objective.make(config), config.train
     for _ in range(n):
@@ -181,8 +139,8 @@ def noised_batches(dataset, nulls, config, n, batch, seed=1):
 @torch.no_grad()
 def recalibrate(model, batches, capacity, rounds=2):
     """Set every threshold to the quantile at which the expert takes its share
-    capacity / E of the tokens, over all batches; first with training routing,
-    then with the resulting thresholds in effect."""
+    capacity / E of the tokens over all batches; first with training routing,
+    then repeated with the resulting thresholds."""
     batches = list(batches)
     layers = model.dynamic_layers()
     for r in range(1 + rounds):
@@ -214,12 +172,9 @@ def capacities(model, x, t, labels):
     return sum(c) / len(c), c
 
 
-TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
-
-
 @torch.no_grad()
 def capacity_report(model, dataset, column, undo, n=64, seed=2):
-    """{value: [C at each of TIMES, the share of data]} on noised pictures of that label value,
+    """{value: [C at each of ``objective.TIMES``, the share of data]} on noised images of that label value,
     plus the mean per MoE layer."""
     g = torch.Generator().manual_seed(seed)
     out, per_layer = {}, []
@@ -231,7 +186,7 @@ def capacity_report(model, dataset, column, undo, n=64, seed=2):
         x, labels = dataset.batch(pick)
         noise = torch.randn(x.shape, generator=g)
         row = []
-        for time in TIMES:
+        for time in objective.TIMES:
             t = undo.at(torch.full((len(x),), time))
             c, layers = capacities(model, undo.noised(x, noise, t), t, labels)
             row.append(c)
@@ -242,7 +197,7 @@ def capacity_report(model, dataset, column, undo, n=64, seed=2):
 
 @torch.no_grad()
 def reference(model, meta, seed=3):
-    """Inputs and outputs of one forward pass and, of a flow model, of two guided steps by Heun (pool rule, a pool of three)."""
+    """Inputs and outputs of one forward pass and, for a flow model, of two guided Heun steps (pool rule, batch of three)."""
     g = torch.Generator().manual_seed(seed)
     p = meta["params"]
     share = torch.tensor([0.15, 0.5, 0.85])
@@ -276,12 +231,12 @@ def main(argv=None):
     p.add_argument("checkpoint")
     p.add_argument("out")
     p.add_argument("--dtype", choices=["f32", "f16", "int8"], default="f16")
-    p.add_argument("--weights", choices=["ema", "ema_long"], default="ema", help="which moving average")
+    p.add_argument("--weights", choices=["ema", "ema_long"], default="ema", help="which moving average to export")
     p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
     p.add_argument("--no-recalibrate", action="store_true")
-    p.add_argument("--reference", help="also write inputs and outputs of a forward pass here")
-    p.add_argument("--report", help="also write the capacity report here (JSON)")
-    p.add_argument("--report-images", type=int, default=64, help="pictures per label value and noise level")
+    p.add_argument("--reference", help="also write inputs and outputs of a forward pass to this file")
+    p.add_argument("--report", help="also write the capacity report to this file (JSON)")
+    p.add_argument("--report-images", type=int, default=64, help="images per label value and noise level")
     a = p.parse_args(argv)
 
     model, config, labels, ck = load_checkpoint(a.checkpoint, a.weights)
@@ -330,7 +285,7 @@ def main(argv=None):
                 rows, per_layer = capacity_report(stored, ds, i, objective.make(config), a.report_images)
                 report[split][l.name] = rows
             report[split]["per_layer"] = per_layer
-        report["times"] = TIMES
+        report["times"] = objective.TIMES
         report["difference"] = {"max": diff.max().item(), "mean": diff.mean().item(), "flips": flips, "pairs": pairs}
         with open(a.report, "w", encoding="utf-8") as f:
             json.dump(report, f, indent=1, ensure_ascii=False)

@@ -1,17 +1,18 @@
 """Rectified flow.  t = 0 is noise, t = 1 is data: z_t = t x + (1 - t) noise.
 
-A model says the velocity x - noise, as in the paper, or the data x, from which
-the velocity follows: (x - z_t) / (1 - t).  A patch of many numbers says its
-noise through as many channels, its picture through fewer, so wide patches want
-the data (Li and He 2025, "Back to Basics").  Trained is the velocity either way."""
+A model predicts the velocity x - noise, as in the paper, or the data x, from which
+the velocity follows: (x - z_t) / (1 - t).  The noise of a patch needs as many
+channels as the patch has values, the image far fewer, so predicting data suits
+large patches (Li and He 2025, "Back to Basics").  The loss is on the velocity
+either way."""
 
 import torch
 
 
 def sample_t(n, kind, device, generator=None, shift=1.0, late=0.0, late_from=0.6):
-    """Times to train on.  ``shift`` above 1 moves them toward noise: the more pixels a picture has, the
-    earlier its mean colour shows through the noise, and what is decided there must be trained there
-    (Esser et al. 2024, section 5.3.2; a logit-normal t hardly ever comes below 0.05).
+    """Times to train on.  ``shift`` above 1 moves them toward noise: the more pixels an image has, the
+    earlier its mean colour is visible through the noise, so those times need training too
+    (Esser et al. 2024, section 5.3.2; a logit-normal t is hardly ever below 0.05).
     ``late``: this share of the times is uniform on [late_from, 1) instead.  A solver ends at the prediction
     near t = 0.9, where a shifted logit-normal puts less than 1 % of its samples."""
     if kind == "uniform":
@@ -28,8 +29,8 @@ def sample_t(n, kind, device, generator=None, shift=1.0, late=0.0, late_from=0.6
 
 
 PREDICTIONS = ("velocity", "data")
-LEAST_NOISE = 0.05  # what 1 - t counts as at least in the loss, unless a run sets train.least_noise
-LEAST_LEFT = 0.01  # and in sampling, as in the program, whose adaptive solver asks for velocities at t = 1
+LEAST_NOISE = 0.05  # lower limit of 1 - t in the loss, unless a run sets train.least_noise
+LEAST_LEFT = 0.01  # the same in sampling, as in the program, whose adaptive solver evaluates velocities at t = 1
 
 
 def mix(x, noise, t):
@@ -38,7 +39,7 @@ def mix(x, noise, t):
 
 
 def flow_loss(out, x, noise, t=None, prediction="velocity", least_noise=LEAST_NOISE):
-    """Mean squared error of the velocity x - noise, one value per sample; t is needed for a prediction of data."""
+    """Mean squared error of the velocity x - noise, one value per sample; t is needed if the model predicts data."""
     out = out[:, : x.shape[1]].float()
     if prediction == "velocity":
         return (out - (x - noise)).square().flatten(1).mean(1)
@@ -46,8 +47,8 @@ def flow_loss(out, x, noise, t=None, prediction="velocity", least_noise=LEAST_NO
 
 
 def drop_labels(labels, nulls, p_all, p_single, generator=None):
-    """Replace labels by null: all of a sample's with p_all, and with more than
-    one table each on its own with p_single, so that every null row is trained.
+    """Replace labels by null: all labels of a sample with p_all and, with more than
+    one table, each label separately with p_single, so that every null row is trained.
     A null may also be a row: the token ids of the empty prompt."""
     n, device = labels[0].shape[0], labels[0].device
     u = torch.rand(n, device=device, generator=generator)
@@ -63,8 +64,8 @@ def drop_labels(labels, nulls, p_all, p_single, generator=None):
 
 
 def answer(model, z, tt, labels, shifts):
-    """The model's answer; with shifts, the mean over circular shifts of its input, each shifted back (cycle spinning): what
-    depends on where the patch borders lie averages out."""
+    """The model's output; with shifts, the mean over circular shifts of its input, each shifted back (cycle spinning), which
+    averages out the dependence on patch borders."""
     C = z.shape[1]
     turned = [torch.roll(model(torch.roll(z, s, (2, 3)), tt, labels)[0][:, :C].float(), (-s[0], -s[1]), (2, 3)) for s in shifts]
     return turned[0] if len(turned) == 1 else torch.stack(turned).mean(0)
@@ -82,9 +83,9 @@ def guided(t, interval):
 
 @torch.no_grad()
 def velocity(model, z, t, labels, guidance, negative=None, interval=None, shifts=STILL, shifts_from=0.0):
-    """Two separate passes: conditional and null tokens never share a pool.
-    ``negative``: conditions to lead away from, instead of null.  ``interval``: guidance applies there (``guided``); elsewhere
-    there is one pass (Kynkäänniemi et al. 2024).  ``shifts``: pixels (down, right), see ``answer``; from time shifts_from on."""
+    """Two separate passes: conditional and unconditional tokens never share a pool.
+    ``negative``: conditions of the unconditional pass instead of null.  ``interval``: times with guidance (``guided``);
+    elsewhere there is one pass (Kynkäänniemi et al. 2024).  ``shifts``: pixels (down, right), see ``answer``; from time shifts_from on."""
     tt = torch.full((z.shape[0],), t, device=z.device)
     shifts = shifts if t >= shifts_from - 1e-9 else STILL
     v = answer(model, z, tt, labels, shifts)
@@ -97,8 +98,8 @@ def velocity(model, z, t, labels, guidance, negative=None, interval=None, shifts
 
 @torch.no_grad()
 def sample(model, z, labels, steps=30, guidance=1.0, solver="euler", negative=None, **more):
-    """Heun's method looks at the end of each step; at t = 1 no noise is left from which a prediction of data
-    could tell a velocity, so there the last step is Euler's and ends at the data that is predicted.
+    """Heun's method evaluates the model at the end of each step.  At t = 1 the velocity of a data prediction is
+    undefined, so the last step is an Euler step, which ends at the predicted data.
     more: ``interval``, ``shifts``, ``shifts_from`` as for ``velocity``."""
     h = 1.0 / steps
     for i in range(steps):

@@ -1,7 +1,7 @@
-"""How well a model predicts pictures that it was not trained on, while it is trained.
+"""Measures during training how well a model predicts images that it was not trained on.
 
-For fixed pictures, fixed noise and fixed times: the mean squared error of the predicted picture, in the units of the
-data ([-1, 1]), on held-out and on seen pictures.  ``heldout.csv`` of a run has a row per measurement and set.  A model
+For fixed images, noise and times: the mean squared error of the predicted image, in the units of the
+data ([-1, 1]), on held-out and on seen images.  ``heldout.csv`` of a run has a row per measurement and set.  A model
 that returned its input divided by t would have ((1 - t) / t)^2, the variance of the noise left in it."""
 
 import csv
@@ -17,18 +17,18 @@ COLUMNS = ["step", "images", "weights", "set", "pictures", "figure", *(f"x_mse_t
 
 
 def predicted_data(out, z, t, prediction):
-    """The picture that a flow model's answer implies."""
+    """The prediction of x0 that follows from a flow model's output."""
     out = out[:, : z.shape[1]].float()
     return out if prediction == "data" else z + (1 - t) * out
 
 
 def figure(errors):
-    """One number for a list of errors over ``TIMES``: their geometric mean, in which every noise level counts alike."""
+    """One number for a list of errors over ``TIMES``: their geometric mean, which weights all noise levels equally."""
     return math.exp(sum(math.log(max(e, 1e-12)) for e in errors) / len(errors))
 
 
 class HeldOut:
-    """Measures ``count`` pictures at most of each of ``sets``: {name: dataset}."""
+    """Measures at most ``count`` images of each of ``sets``: {name: dataset}."""
 
     def __init__(self, sets, count=500, batch=64, seed=7):
         self.parts, g = {}, torch.Generator().manual_seed(seed)
@@ -63,7 +63,7 @@ class HeldOut:
 
 
 def append(path, step, images, weights, errors, sizes):
-    """Add a row per set to the file; rows of later steps, left by a run that was continued from before, go."""
+    """Append a row per set; rows of later steps, left by a run resumed from an earlier checkpoint, are removed."""
     rows = []
     if os.path.exists(path):
         with open(path, newline="") as f:
@@ -77,7 +77,7 @@ def append(path, step, images, weights, errors, sizes):
 
 
 def best(path):
-    """(figure, step, weights) of the best measurement of held-out pictures in the file; None if there is none."""
+    """(figure, step, weights) of the best measurement of held-out images in the file; None if there is none."""
     if not os.path.exists(path):
         return None
     with open(path, newline="") as f:

@@ -1,11 +1,11 @@
-"""A class-conditional DiT (adaLN-Zero) whose odd blocks hold a layer of experts:
+"""A class-conditional DiT (adaLN-Zero) with a layer of experts in its odd blocks:
 DiffMoE or one of the baselines (``moe``), or none in a dense model.
 
 Names, shapes and formulas follow the official implementation; differences are
 switches: ``time_scale`` (official flow models: 1), ``learn_sigma`` (official:
 true), ``qk_norm``, ``prediction`` (see ``flow``), more than one label table (official: one), ``text``: prompts
-instead of or beside labels, which cross-attention reads (see ``text``), and ``detail_head``: channels of the
-convolutions that finish a predicted picture, 0 for none (see ``detail``).
+instead of or in addition to labels, by cross-attention (see ``text``), and ``detail_head``: channels of the
+convolutions that refine the predicted image, 0 for none (see ``detail``).
 """
 
 import math
@@ -185,7 +185,7 @@ class DiT(nn.Module):
             elif isinstance(m, Experts):
                 m.reset_parameters()
         for m in self.moe_layers().values():
-            if hasattr(m, "gate"):  # token choice keeps PyTorch's own start for its gate
+            if hasattr(m, "gate"):  # token choice keeps PyTorch's default initialisation of its gate
                 m.gate.reset_parameters()
         w = self.x_embedder.proj.weight
         nn.init.xavier_uniform_(w.view(w.shape[0], -1))

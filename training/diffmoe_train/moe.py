@@ -1,4 +1,4 @@
-"""The expert layers that replace the feed-forward network of a block.
+"""Expert layers that replace the feed-forward network of a block.
 
 ``DiffMoE`` - expert choice over the whole token pool.
 Training: every expert takes its k = int(S / E * capacity) highest-gate tokens
@@ -6,8 +6,8 @@ out of *all* S = batch * tokens of the local batch.  A small predictor learns
 (binary cross entropy, input detached) which tokens each expert took, and a
 per-expert threshold tracks the k-th largest predicted probability.
 
-Inference: the predictor and its thresholds say *how many* tokens an expert
-processes; which ones, depends on the rule:
+Inference: the predictor and its thresholds determine *how many* tokens an expert
+processes; the rule determines which:
 
 * ``pool``   - the n_e tokens of the pool with the largest gate (official rule);
 * ``token``  - exactly the tokens above the threshold (independent of the rest
@@ -16,7 +16,7 @@ processes; which ones, depends on the rule:
 
 The baselines: ``ExpertChoice`` (EC-DiT) - every expert takes the same number of
 tokens of each sample; ``TokenChoice`` (TC-DiT) - every token takes the
-``capacity`` experts with the largest gate, with a loss that balances them.
+``capacity`` experts with the largest gate, with a load-balancing loss.
 
 Experts are kept as stacked parameters so that one layer is a few batched matrix
 products, without a loop over experts.  ``to_official`` / ``from_official``
@@ -58,7 +58,7 @@ class SwiGlu(nn.Module):
 
 
 class Experts(nn.Module):
-    """A bank of E stacked experts; subclasses decide who takes which token."""
+    """A bank of E stacked experts; subclasses implement the routing."""
 
     def __init__(self, dim, hidden, num_experts, capacity=1.0, use_swiglu=False):
         super().__init__()
@@ -66,10 +66,10 @@ class Experts(nn.Module):
         self.use_swiglu = use_swiglu
         self.shared_experts = None
         self.record = None  # a dict here receives the routing of a forward pass
-        self.predicted_capacity = None  # DiffMoE: what the thresholds would have chosen, pairs per token
+        self.predicted_capacity = None  # DiffMoE: the capacity that the thresholds would give, in pairs per token
 
     def add_experts(self):
-        """Called by subclasses where the official order of tensors has the experts."""
+        """Called by subclasses at the position of the experts in the official order of tensors."""
         E, D, M = self.num_experts, self.dim, self.hidden
         if self.use_swiglu:
             self.experts_gate_proj_weight = nn.Parameter(torch.empty(E, M, D))
@@ -126,7 +126,7 @@ class Experts(nn.Module):
 
 
 def chosen(index, size, keep=None):
-    """[size, E] with 1 where index [E, n] names the token (and keep is true)."""
+    """[size, E], 1 where index [E, n] contains the token (and keep is true)."""
     ones = torch.ones_like(index, dtype=torch.float32) if keep is None else keep.float()
     out = torch.zeros(index.shape[0], size, device=index.device)
     return out.scatter_reduce_(1, index, ones, "amax").t()
@@ -145,7 +145,7 @@ class DiffMoE(Experts):
         self.capacity_predictor = nn.Sequential(
             nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, E)
         )
-        if n_shared:  # as the official code: one network of this width, however many are asked for
+        if n_shared:  # as the official code: one network of this width, whatever n_shared is
             self.shared_experts = Mlp(dim, 8 * dim)
         self.rule = "pool"
         self.gamma = None  # one fixed threshold for all experts instead of their own (paper, Table 10)
@@ -185,8 +185,7 @@ class DiffMoE(Experts):
     def update_threshold(self, logits, k):
         """tau <- decay * tau + (1 - decay) * (k-th largest probability).
 
-        The very first batch sets tau (a start from 0 would take thousands of
-        steps to forget)."""
+        The first batch sets tau (forgetting a start at 0 would take thousands of steps)."""
         q = logits.sigmoid().topk(k, dim=0).values[-1]
         if self.threshold_ready == 0:
             self.expert_threshold.copy_(q)

@@ -1,11 +1,13 @@
-"""What a run learns to undo: rectified flow or DDPM noise, behind one face.
+"""Training objectives with a common interface: rectified flow and DDPM.
 
-``share`` is how much of a noised picture is data, from 0 (noise) to 1; logs and
-reports use it for both, so that their noise levels mean the same thing."""
+``share`` is the share of data in a noised image, from 0 (noise) to 1; logs and
+reports use it for both objectives, so that their noise levels are comparable."""
 
 import torch
 
 from . import ddpm, flow
+
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of data at which losses and capacities are reported
 
 
 class Flow:
@@ -55,9 +57,9 @@ class Ddpm:
         return error + bound
 
     def sample(self, model, z, labels, steps, guidance, solver, negative=None, part=0):
-        """``part`` numbers the batches of one drawing, so that each has noise of its own."""
+        """``part`` is the index of the batch, so that each batch has its own noise."""
         if negative is not None:
-            raise ValueError("negative prompts are for flow models")
+            raise ValueError("negative prompts need a flow model")
         g = torch.Generator().manual_seed(part)
         return ddpm.sample(model, z, labels, steps, guidance, ddim=solver == "ddim", generator=g)
 
@@ -69,4 +71,4 @@ def make(config):
         return Flow(train.t_dist, train.t_shift, config.model.prediction, train.t_late, train.t_late_from, train.least_noise)
     if train.objective == "ddpm":
         return Ddpm()
-    raise ValueError(f"train.objective = {train.objective!r}; it is flow or ddpm")
+    raise ValueError(f"train.objective = {train.objective!r}; expected flow or ddpm")

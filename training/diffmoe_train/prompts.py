@@ -1,11 +1,10 @@
-"""Prompts for pictures that have a name and a drawing style, and the tokenizer
-that turns them into numbers.
+"""Prompts for images that have a name and a drawing style, and their tokenizer.
 
-Each time a picture is drawn into a batch it gets a fresh wording: a name or an
+Each time an image enters a batch its prompt is composed anew: the name or an
 everyday word for it (``synonyms.toml``), a phrase for the style, and a sentence
-around both.  Some prompts say only the subject, some only the style.  The
-``UNSEEN`` sentences are never trained on: they are for measuring whether
-the text was understood or learned by heart."""
+template.  Some prompts name only the subject, some only the style.  The ``UNSEEN``
+templates are never trained on: they measure whether the model generalises to new
+wordings."""
 
 import os
 import re
@@ -30,7 +29,7 @@ STYLE_PHRASES = {
 # {s}: subject with its article, {n}: subject without, {t}: style.
 SENTENCES = ["{s}, {t}", "{n}, {t}", "{t} {n}", "{s} in {t} style", "{t}: {n}", "{n} in the style of {t}",
              "a {t} picture of {s}", "an emoji of {s}, {t} style"]
-# Free sentences are put together from these; words of nobody's interest come on top (FREE, FILLER).
+# Free sentences combine these, with meaningless filler words (FREE, FILLER).
 OPENERS = ["", "", "draw", "make", "show me", "i want", "give me", "create", "paint", "i would love", "could i have",
            "let us see", "try", "now", "think of", "a picture of", "an image of", "an icon of", "a small drawing of"]
 JOINED = ["{s} in {t}", "{s} in {t} style", "{s} drawn in {t}", "{s} with the {t} look", "{s} like {t}", "{s} like {t} does it",
@@ -70,8 +69,8 @@ def fill(sentence, name, phrase):
 
 
 def free_sentence(choose):
-    """A sentence like nobody wrote down; ``choose`` picks one of a list.  Every other one has a filler
-    word or two in it, so that words which say nothing are learned to say nothing."""
+    """A random combination of parts; ``choose`` picks one of a list.  Half of the sentences contain one or
+    two filler words, so that the model learns to ignore them."""
     words = [w for w in (choose(OPENERS), choose(JOINED), choose(CLOSERS)) if w]
     for _ in range(choose([0, 0, 1, 2])):
         words.insert(choose(range(len(words) + 1)), choose(FILLER))
@@ -86,13 +85,13 @@ def vocabulary_texts(names, styles):
     return texts + free + [fill(s, names[0], p) for s in SENTENCES + SUBJECT_ONLY + STYLE_ONLY for p in phrases]
 
 
-# How CLIP cuts text: English endings, words, every digit alone, the rest.
+# How CLIP splits text: English endings, words, every digit alone, the rest.
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def word_piece():
-    """As in BERT: lower case, no accents, words and punctuation apart, unknown
-    words in known pieces."""
+    """As in BERT: lower case, no accents, words and punctuation split, unknown
+    words in subword pieces."""
     t = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     t.normalizer = normalizers.BertNormalizer(lowercase=True)
     t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -100,8 +99,8 @@ def word_piece():
 
 
 def byte_pairs():
-    """As in CLIP: lower case, bytes as letters, the last letter of a word marked;
-    only a byte that was never at the end of a word is unknown there."""
+    """As in CLIP: lower case, byte-level, with an end-of-word suffix;
+    only a final byte that never ended a training word is unknown."""
     t = Tokenizer(models.BPE(unk_token="[UNK]", end_of_word_suffix="</w>"))
     t.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
@@ -126,14 +125,14 @@ def train_tokenizer(texts, vocab_size, max_length, kind="wordpiece"):
 
 
 def check_kind(tokenizer, kind):
-    """A run that goes on from weights takes the tokenizer with them."""
+    """A run that starts from weights uses their tokenizer; reject another kind."""
     if type(tokenizer.model).__name__ != KINDS[kind][0]:
         raise ValueError(f'[text] tokenizer = "{kind}", but the weights come with a {type(tokenizer.model).__name__}')
 
 
 def encode(tokenizer, prompts):
-    """int64 [N, L], padded; L is the longest that the tokenizer lets through.
-    Names of special entries, such as [SEP], are text like any other."""
+    """int64 [N, L], padded; L is the maximum length of the tokenizer.
+    Names of special tokens, such as [SEP], are treated as ordinary text."""
     tokenizer.encode_special_tokens = True
     length = tokenizer.truncation["max_length"]
     ids = torch.full((len(prompts), length), text.PAD, dtype=torch.long)
@@ -156,7 +155,7 @@ class Prompter:
         return self.said(subject, style, generator)[0]
 
     def said(self, subject, style, generator=None):
-        """(sentence, the subject or None, the style or None): what it tells of the two."""
+        """(sentence, its subject or None, its style or None)."""
         def choose(options):
             return options[int(torch.randint(0, len(options), (), generator=generator))]
 
@@ -184,7 +183,7 @@ def expand(requests, styles):
 
 
 def encoder_arguments(config, tokenizer):
-    """What the model needs to know of its text encoder; None without a tokenizer."""
+    """Arguments of the text encoder; None without a tokenizer."""
     if tokenizer is None:
         return None
     return {"vocab_size": tokenizer.get_vocab_size(), "max_length": config.max_length, "hidden_size": config.hidden_size,

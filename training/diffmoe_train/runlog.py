@@ -16,7 +16,7 @@ class RunLog:
     def __init__(self, folder, step):
         path = os.path.join(folder, "log.csv")
         rows = []
-        if step and os.path.exists(path):  # keep what led to the checkpoint
+        if step and os.path.exists(path):  # keep the rows up to the checkpoint
             with open(path, newline="") as f:
                 rows = [r for r in list(csv.reader(f))[1:] if int(r[0]) <= step]
         self.file = open(path, "w", newline="")
@@ -42,7 +42,7 @@ class RunLog:
         self.count += 1
 
     def write(self, step, images, seconds, lr, batch):
-        """One row from what was added since the last; returns (loss, images/s)."""
+        """Write a row of means since the last one; returns (loss, images/s)."""
         loss, bce, norm, capacity = (self.sums / self.count).tolist()
         rate = self.count * batch / (time.time() - self.since)
         self.recent = loss if self.recent != self.recent else 0.8 * self.recent + 0.2 * loss

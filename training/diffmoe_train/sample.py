@@ -1,7 +1,7 @@
-"""Draw pictures:  python -m diffmoe_train.sample MODEL.safetensors OUT.png --labels "dog face,noto" "pizza,blob"
-or, with a model that reads text:  ... --prompts "a robot, fluent 3d" "pizza, *" [--negative "blob"]
+"""Draw images:  python -m diffmoe_train.sample MODEL.safetensors OUT.png --labels "dog face,noto" "pizza,blob"
+or, with a text-conditioned model:  ... --prompts "a robot, fluent 3d" "pizza, *" [--negative "blob"]
 
-Give one argument per picture: the label values joined by commas; * stands for
+Give one argument per image: the label values joined by commas; * stands for
 every value of a column and - for no label.  In a prompt * is every style."""
 
 import argparse
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from . import objective, prompts
+from .exported import described_tokenizer, load_exported
 
 
 def to_png(x, path, columns, scale=3, gap=2):
@@ -29,7 +30,7 @@ def to_png(x, path, columns, scale=3, gap=2):
 
 def draw(model, columns, steps, guidance, solver, seed=0, batch=64, negative=None, undo=None):
     """columns: one list of label indices per table, or [token ids]; negative:
-    the same for what to avoid; undo: the objective, flow by default.  Returns [N, C, s, s]."""
+    the same for the unconditional pass; undo: the objective, flow by default.  Returns [N, C, s, s]."""
     n = len(columns[0])
     device = model.pos_embed.device
     s = model.grid * model.patch_size
@@ -55,8 +56,8 @@ def expand(requests, labels):
 
 
 def save_grid(model, dataset, c, path, undo=None):
-    """The grid drawn while training: Euler or ancestral, the run's own steps and guidance.
-    Of latents the first three channels are shown."""
+    """The grid drawn during training: Euler or ancestral, with the run's steps and guidance.
+    For latents, the first three channels are shown."""
     labels = dataset.labels
     if dataset.prompter:
         requests = c.grid or [f"{name}, *" for name in labels[0].values[:8]]
@@ -75,15 +76,13 @@ def save_grid(model, dataset, c, path, undo=None):
 
 
 def main(argv=None):
-    from .export import described_tokenizer, load_exported
-
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model")
     p.add_argument("out")
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--labels", nargs="+")
     what.add_argument("--prompts", nargs="+")
-    p.add_argument("--negative", help="with --prompts: what to lead away from")
+    p.add_argument("--negative", help="with --prompts: negative prompt")
     p.add_argument("--steps", type=int)
     p.add_argument("--guidance", type=float)
     p.add_argument("--solver", choices=["euler", "heun", "ddpm", "ddim"])
@@ -96,7 +95,7 @@ def main(argv=None):
     d = meta["defaults"]
     negative = None
     if bool(a.prompts) != bool(model.text_encoder):
-        p.error(f"this model reads {'--prompts' if model.text_encoder else '--labels'}")
+        p.error(f"this model needs {'--prompts' if model.text_encoder else '--labels'}")
     if a.prompts:
         tokenizer = described_tokenizer(meta)
         cols = [prompts.encode(tokenizer, prompts.expand(a.prompts, prompts.STYLE_PHRASES))]
@@ -106,7 +105,7 @@ def main(argv=None):
         cols = expand(a.labels, [type("L", (), l) for l in meta["labels"]])
     pick = lambda v, d: d if v is None else v
     if meta["space"] != "pixels":
-        p.error("this model makes latents: draw with `diffmoe sample --vae`")
+        p.error("this model generates latents: use `diffmoe sample --vae`")
     x = draw(model, cols, pick(a.steps, d["steps"]), pick(a.guidance, d["guidance"]), a.solver or d["solver"], a.seed,
              negative=negative, undo=objective.Ddpm() if meta["t_kind"] == "ddpm" else None)
     to_png(x, a.out, a.columns)

@@ -1,9 +1,9 @@
 """Learning rate and end of a run.
 
-Two limits are known beforehand: ``steps`` and ``max_hours``.  On a machine
-whose speed is not known beforehand the decay can instead be asked for: by a
-clock time (``deadline``) or by a file named ``decay`` in the run's folder.
-Either way the rate falls linearly to zero and the run ends there."""
+``steps`` and ``max_hours`` plan the decay in advance.  If the speed of the machine
+is not known, the decay can be triggered instead: by a clock time (``deadline``) or
+by a file named ``decay`` in the run's folder.  Either way the rate falls linearly to
+zero, and the run ends there."""
 
 import datetime
 import os
@@ -14,7 +14,7 @@ def warm_up(c, step):
 
 
 def learning_rate(c, step, left):
-    """``left``: share of the full rate that the decay leaves, in [0, 1]."""
+    """``left``: remaining share of the full rate, in [0, 1]."""
     return c.lr * warm_up(c, step) * left
 
 
@@ -36,9 +36,9 @@ def capacity(marks, step, experts, final):
 
 
 class Decay:
-    """Decay on demand: lasts ``decay_minutes`` from when the file appears, or
+    """Triggered decay: lasts ``decay_minutes`` from when the file appears, or
     ends at the deadline, whichever is first.  Times are seconds since 1970, so
-    that a run which was stopped in between still ends on time."""
+    that an interrupted run still ends on time."""
 
     def __init__(self, c, folder, began=None):
         self.length = 60 * c.decay_minutes

@@ -1,14 +1,14 @@
 """Start a run from the weights of an exported file (``train.init``).
 
-Only the weights are taken over: optimiser, moving average, step count and
-learning rate begin anew, and the thresholds count as set.
+Only the weights are copied: optimiser, moving average, step count and learning
+rate start fresh, and the thresholds count as set.
 
-A model that reads prompts can start from one that reads labels: before the
-run its text encoder learns to say, for a prompt, the vector that the label
-tables of the file say for that subject and style (``teach``).  The rest of the
-network then means the same as before, and cross-attention begins as nothing.
-A model that reads prompts already can first learn more sentences in the same
-way: what it is to answer is its own answer to the plainest sentence."""
+A text-conditioned model can start from a label-conditioned one: before the run its
+text encoder is trained to map a prompt to the sum of the file's label vectors for
+that subject and style (``teach``).  The rest of the network then works as before,
+and cross-attention starts at zero.  A text-conditioned model can be taught new
+sentences the same way: the target is its own output for the simplest sentence with
+the same meaning."""
 
 import contextlib
 import time
@@ -16,13 +16,13 @@ import time
 import torch
 
 from . import prompts
-from .export import described_tokenizer, load_exported, read_description
+from .exported import described_tokenizer, load_exported, read_description
 from .model import ComposedEmbedder
 
 
 def take_labels(embedder, file_table, values, file_values):
-    """Rows are matched by name; a value that the file does not know keeps its
-    fresh row.  A composed table gets the file's (folded) rows as its own rows
+    """Rows are matched by name; a value that is not in the file keeps its
+    initial row.  A composed table gets the file's (folded) rows as its own rows
     and zero shared vectors, which is the same function."""
     row = {v: i for i, v in enumerate(file_values)}
     with torch.no_grad():
@@ -38,8 +38,8 @@ def take_labels(embedder, file_table, values, file_values):
 
 
 def tokenizer_of_file(path):
-    """The tokenizer of the file, or None: its entries are rows of a table, so
-    who takes the weights takes it too."""
+    """The tokenizer of the file, or None.  Its ids are rows of the token embedding,
+    so weights and tokenizer belong together."""
     return described_tokenizer(read_description(path))
 
 
@@ -48,7 +48,7 @@ def look_coarsely(model, source):
     """Patches of the run are embedded as the file embeds them at its resolution."""
     times = model.patch_size // source.patch_size
     if times * source.patch_size != model.patch_size:
-        raise ValueError(f"patches of {model.patch_size} pixels are no multiple of the file's {source.patch_size}")
+        raise ValueError(f"patches of {model.patch_size} pixels are not a multiple of the file's {source.patch_size}")
     w = source.x_embedder.proj.weight.repeat_interleave(times, 2).repeat_interleave(times, 3) / times**2
     model.x_embedder.proj.weight.copy_(w)
     model.x_embedder.proj.bias.copy_(source.x_embedder.proj.bias)
@@ -56,11 +56,11 @@ def look_coarsely(model, source):
 
 @torch.no_grad()
 def look_finely(model, source):
-    """Patches of the run, smaller than the file's in pictures of the same size, are read as the file reads the same patch
+    """Patches of the run, smaller than the file's in images of the same size, are read as the file reads the same patch
     enlarged, and answered by the averages of its answer."""
     times, p, c = source.patch_size // model.patch_size, model.patch_size, model.out_channels
     if times * model.patch_size != source.patch_size:
-        raise ValueError(f"the file's patches of {source.patch_size} pixels are no multiple of {model.patch_size}")
+        raise ValueError(f"the file's patches of {source.patch_size} pixels are not a multiple of {model.patch_size}")
     w = source.x_embedder.proj.weight
     model.x_embedder.proj.weight.copy_(w.view(len(w), -1, p, times, p, times).sum((3, 5)))
     model.x_embedder.proj.bias.copy_(source.x_embedder.proj.bias)
@@ -72,28 +72,28 @@ def look_finely(model, source):
 
 
 def take_all_but(model, source, apart, path):
-    """Copy the tensors that are not in ``apart`` (the first part of their names, or
-    a part such as cross_attn); otherwise names and sizes must agree.  Positions are not learned, so a
-    run may draw larger or smaller pictures than the file, with patches of the same size; with larger patches
-    as many of them; or the same pictures in smaller patches."""
+    """Copy all tensors whose names contain no part in ``apart`` (a first part, or one such as
+    cross_attn); their names and shapes must agree.  Positions are not learned, so the run may use another
+    resolution with the same patch size, larger patches with the same number of tokens, or smaller patches
+    at the same resolution."""
     if source.patch_size != model.patch_size and source.grid == model.grid:
         apart = apart | {"x_embedder", "final_layer"}
         look_coarsely(model, source)
-        print(f"{path} has patches of {source.patch_size} pixels, the run of {model.patch_size}: it reads their averages, and its answer begins anew")
+        print(f"{path} has patches of {source.patch_size} pixels, the run of {model.patch_size}: patches are embedded as their averages and the last layer starts fresh")
     elif (source.patch_size > model.patch_size and source.grid * source.patch_size == model.grid * model.patch_size
           and source.prediction == model.prediction):
         apart = apart | {"x_embedder", "final_layer"}
         look_finely(model, source)
-        print(f"{path} has patches of {source.patch_size} pixels, the run of {model.patch_size}: it begins with their averages")
+        print(f"{path} has patches of {source.patch_size} pixels, the run of {model.patch_size}: it starts from their averages")
     elif source.prediction != model.prediction:
         apart = apart | {"final_layer"}
-        print(f"{path} says the {source.prediction}, the run the {model.prediction}: its answer begins anew")
+        print(f"{path} predicts {source.prediction}, the run {model.prediction}: the last layer starts fresh")
     if source.grid != model.grid:
         apart = apart | {"pos_embed"}
-        print(f"{path} has {source.grid}x{source.grid} tokens, the run {model.grid}x{model.grid}: it keeps its own positions")
+        print(f"{path} has {source.grid}x{source.grid} tokens, the run {model.grid}x{model.grid}: positions are computed for the run")
     if model.detail_head and not source.detail_head:
         apart = apart | {"detail_head"}
-        print(f"{path} has no detail head: it begins as nothing")
+        print(f"{path} has no detail head: it starts with no effect")
     theirs, mine = ({k: v for k, v in m.state_dict().items() if not apart & set(k.split("."))} for m in (source, model))
     shape = lambda state, k: tuple(state[k].shape) if k in state else "missing"
     if wrong := [k for k in sorted({*mine, *theirs}) if shape(mine, k) != shape(theirs, k)]:
@@ -108,16 +108,16 @@ def label_vectors(source, meta, dataset):
     for l in dataset.labels:
         entry = next((e for e in meta["labels"] if e["tensor"] == l.tensor), None)
         if entry is None:
-            raise ValueError(f"the file has no label table {l.tensor}, which says what prompts are about")
+            raise ValueError(f"the file has no label table {l.tensor}, which is needed as the target for prompts")
         if unknown := [v for v in l.values if v not in entry["values"]]:
-            raise ValueError(f"the file does not know the {l.name} {unknown[0]!r}; leave it out of the data")
+            raise ValueError(f"the file has no {l.name} {unknown[0]!r}; leave it out of the data")
         rows = [entry["values"].index(v) for v in l.values] + [entry["null"]]
         out.append(source.state_dict()[l.tensor][rows])
     return out
 
 
 def answers_of_labels(source, meta, dataset):
-    """What to answer to a subject and a style: the sum of their rows; and how much that varies."""
+    """Targets for the text encoder, the sum of the rows of subject and style, and their variance."""
     subjects, styles = label_vectors(source, meta, dataset)
     return (lambda asked: torch.stack([subjects[s] + styles[t] for s, t in asked]),
             (subjects[:-1].var(0).mean() + styles[:-1].var(0).mean()).item())
@@ -125,7 +125,7 @@ def answers_of_labels(source, meta, dataset):
 
 @torch.no_grad()
 def answers_of_prompts(source, dataset, batch=256):
-    """The same for a model that reads prompts: what it answers to the plainest sentence."""
+    """The same for a text-conditioned model: its output for the simplest sentence."""
     prompter = dataset.prompter
     nobody = len(prompter.subjects), len(prompter.styles)
     rows = [(s, t) for s in range(nobody[0] + 1) for t in range(nobody[1] + 1)]
@@ -137,7 +137,7 @@ def answers_of_prompts(source, dataset, batch=256):
 
 
 def plainest(prompter, subject, style):
-    """The first of the sentences that name the subject, the style, both or (empty) neither."""
+    """The first template that names the subject, the style, both, or (empty) neither."""
     if subject is None and style is None:
         return ""
     kind = prompts.STYLE_ONLY if subject is None else prompts.SUBJECT_ONLY if style is None else prompts.SENTENCES
@@ -146,8 +146,9 @@ def plainest(prompter, subject, style):
 
 
 def teach(model, prompter, answers, variance, steps, autocast=contextlib.nullcontext(), batch=128, lr=1e-3):
-    """Teach the text encoder to answer all sentences alike; answers: of a list of (subject, style),
-    -1 where a sentence names none.  Returns the mean squared error at the end, relative to ``variance``."""
+    """Train the text encoder to give the same output for all sentences with the same meaning.  answers:
+    targets for a list of (subject, style), with -1 where a sentence names none.  Returns the final mean squared
+    error relative to ``variance``."""
     g = torch.Generator().manual_seed(0)
     learned = [*model.text_encoder.parameters(), *model.text_pool.parameters()]
     opt = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
@@ -177,17 +178,17 @@ def teach(model, prompter, answers, variance, steps, autocast=contextlib.nullcon
 def initialise(model, dataset, path, teach_steps=1000, autocast=contextlib.nullcontext()):
     """Copy the weights of the file into the model; the sizes must agree.
 
-    Returns the training that the file has behind it: steps, images, hours."""
+    Returns the training already done on the file: steps, images, hours."""
     source, meta = load_exported(path)
     labels = dataset.tables
     if model.text_encoder and "text" not in meta:
         tables = {l["tensor"].split(".")[0] for l in meta["labels"]}
         take_all_but(model, source, {"text_encoder", "text_pool", "cross_attn", *tables}, path)
         error = teach(model, dataset.prompter, *answers_of_labels(source, meta, dataset), teach_steps, autocast)
-        print(f"started from {path}, which reads labels: the text encoder says its vectors "
+        print(f"started from {path} (label-conditioned): the text encoder predicts its label vectors "
               f"with an error of {error:.3f} of their variance")
     elif not model.text_encoder and "text" in meta:
-        raise ValueError(f"{path} reads prompts, the run does not; give it a [text] section")
+        raise ValueError(f"{path} is text-conditioned, but the config has no [text] section")
     else:
         files = {l["tensor"]: l["values"] for l in meta["labels"]}
         if set(files) != {l.tensor for l in labels}:
@@ -195,7 +196,7 @@ def initialise(model, dataset, path, teach_steps=1000, autocast=contextlib.nullc
         take_all_but(model, source, {l.prefix for l in labels}, path)
         for l in labels:
             known = take_labels(getattr(model, l.prefix), source.state_dict()[l.tensor], l.values, files[l.tensor])
-            print(f"started from {path}: it knows {known} of {len(l.values)} {l.name} labels")
+            print(f"started from {path}: it has {known} of {len(l.values)} {l.name} labels")
         if model.text_encoder and teach_steps:
             teach(model, dataset.prompter, *answers_of_prompts(source, dataset), teach_steps, autocast, lr=3e-4)
     card = meta.get("card", {})

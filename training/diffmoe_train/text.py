@@ -1,10 +1,10 @@
-"""What a text-to-image model has beyond a DiT: a small text encoder, and
-cross-attention from image tokens to text tokens.
+"""Text conditioning of a DiT: a small text encoder, and cross-attention from image
+tokens to text tokens.
 
-The paper names cross-attention and flow matching and leaves the rest open; the
-choices made here, and why, are in docs/models-text.md.  All layer norms are
-without parameters (eps 1e-6), as everywhere in a DiT: what follows each of them
-is linear and holds whatever a weight and a bias could."""
+The paper specifies cross-attention and flow matching and leaves the rest open; the
+choices made here and the reasons are in docs/models-text.md.  Layer norms have no
+parameters (eps 1e-6), as everywhere in a DiT: each is followed by a linear layer
+that absorbs weight and bias."""
 
 import torch
 import torch.nn as nn
@@ -16,7 +16,7 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
 
 def null_tokens(n, length, device=None):
-    """The empty prompt, [n, length]: what stands in for a dropped one."""
+    """The empty prompt, [n, length], which replaces dropped ones."""
     ids = torch.full((n, length), PAD, dtype=torch.long, device=device)
     ids[:, 0], ids[:, 1] = CLS, SEP
     return ids
@@ -75,7 +75,7 @@ class TextLayer(nn.Module):
 class TextEncoder(nn.Module):
     """Token ids [B, L] -> (states [B, L, D], padding bias [B, 1, L]).
 
-    Every position is computed, padding too; padding is only never looked at."""
+    Every position is computed, including padding; padding is masked in attention."""
 
     def __init__(self, vocab_size, max_length, hidden_size, depth, num_heads, mlp_ratio=4.0):
         super().__init__()
@@ -86,7 +86,7 @@ class TextEncoder(nn.Module):
         self.layers = nn.ModuleList(TextLayer(D, num_heads, int(D * mlp_ratio)) for _ in range(depth))
 
     def reset_parameters(self):
-        """Linear layers are the model's business."""
+        """Linear layers are initialised by the model."""
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.position_embedding, std=0.02)
 

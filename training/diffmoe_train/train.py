@@ -20,6 +20,7 @@ from .ema import Ema
 from .model import DiT
 from .runlog import RunLog
 from .sample import save_grid
+from .start import initialise, tokenizer_of_file
 
 
 def build(model_config, labels, text=None):
@@ -67,8 +68,6 @@ class Trainer:
         self.model = build(c.model, self.dataset.tables, text).to(self.device).train()
         self.autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=t.amp == "bf16")
         if t.init and state is None:
-            from .start import initialise
-
             self.earlier = initialise(self.model, self.dataset, t.init, t.teach_steps, self.autocast)
         self.freeze(t.only)
         if t.paper_thresholds:
@@ -79,7 +78,7 @@ class Trainer:
         self.ema_long = Ema(self.model, t.ema_long, t.ema_warmup, t.paper_thresholds) if t.ema_long else None
         self.opt = torch.optim.AdamW([q for q in self.model.parameters() if q.requires_grad], lr=t.lr,
                                      betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True)
-        self.step, self.images, self.before = 0, 0, 0.0  # before: seconds of earlier sittings
+        self.step, self.images, self.before = 0, 0, 0.0  # before: seconds of earlier sessions
         same_end = state and state["config"]["train"].get("deadline") == t.deadline
         self.decay = schedule.Decay(t, folder, state["decay_began"] if same_end else None)
         if state:
@@ -87,7 +86,7 @@ class Trainer:
         seed = t.seed + 1000 * self.rank + self.step
         torch.manual_seed(seed)
         self.batches = data.Batches(self.dataset, t.batch, seed)
-        if state and "random" in state and self.rank == 0:  # the very same stream goes on
+        if state and "random" in state and self.rank == 0:  # continue the same random stream
             torch.set_rng_state(state["random"].cpu())
             self.batches.restore({k: v.cpu() for k, v in state["batches"].items()})
         self.run = DistributedDataParallel(self.model, broadcast_buffers=False) if self.world > 1 else self.model
@@ -99,12 +98,12 @@ class Trainer:
         self.start = time.time()
 
     def freeze(self, only):
-        """Leave all parameters as they are but those whose names begin with one of ``only`` (empty: train all)."""
+        """Freeze all parameters except those whose names start with one of ``only`` (empty: train all)."""
         for name, w in self.model.named_parameters():
             w.requires_grad_(w.requires_grad and (not only or name.startswith(tuple(only))))
         if not any(w.requires_grad for w in self.model.parameters()):
             raise ValueError(f"train.only = {only}: no parameter of the model has such a name")
-        if only:  # thresholds belong to weights that do not change
+        if only:  # the weights that thresholds depend on do not change
             for m in self.model.dynamic_layers().values():
                 m.track_thresholds = False
 
@@ -113,14 +112,12 @@ class Trainer:
         return heldout.HeldOut({"held_out": unseen, "seen": self.dataset}, self.c.train.judge_images)
 
     def known_tokenizer(self, state):
-        """The tokenizer that came with weights; or one that all processes share,
-        because training it twice gives two."""
+        """The tokenizer of the weights, or one shared by all processes, because
+        training it twice gives different ones."""
         known = None
         if state:
             known = state.get("tokenizer")
         elif self.c.train.init:
-            from .start import tokenizer_of_file
-
             known = tokenizer_of_file(self.c.train.init)
             known = known and known.to_str()
         if not known and self.world > 1 and self.c.text.hidden_size:
@@ -132,7 +129,7 @@ class Trainer:
     def take(self, s):
         self.model.load_state_dict(s["model"])
         self.ema.model.load_state_dict(s["ema"])
-        if self.ema_long:  # a run that had none begins it with the shorter one
+        if self.ema_long:  # if the checkpoint has none, start from the shorter one
             self.ema_long.model.load_state_dict(s.get("ema_long") or s["ema"])
             self.ema_long.n = s.get("ema_long_n", s["ema_n"])
         self.ema.n, self.step, self.images, self.before = s["ema_n"], s["step"], s["images"], s["seconds"]
@@ -158,9 +155,9 @@ class Trainer:
         save_atomic(self.state(), self.last)
 
     def left(self):
-        """Share of the learning rate that the decay leaves; 0 ends the run."""
+        """Remaining share of the learning rate; 0 ends the run."""
         left = min(schedule.planned(self.c.train, self.step, self.seconds()), self.decay.left(time.time()))
-        if self.world > 1:  # the clocks must agree on when to stop
+        if self.world > 1:  # all processes must stop at the same step
             q = torch.tensor(left, device=self.device)
             dist.all_reduce(q, dist.ReduceOp.MIN)
             left = q.item()
@@ -197,7 +194,7 @@ class Trainer:
         save_grid(self.ema.model, self.dataset, self.c.sample, os.path.join(self.folder, name), self.objective)
 
     def judge(self):
-        """Measure the error on held-out and seen pictures, of every average."""
+        """Measure the error of every average on held-out and seen images."""
         for name, average in (("ema", self.ema), ("ema_long", self.ema_long)):
             if average:
                 errors = self.held_out.measure(average.model, self.device)
@@ -206,7 +203,7 @@ class Trainer:
                 self.keep(average, name, heldout.figure(errors["held_out"]))
 
     def keep(self, average, name, figure):
-        """best.pt holds the best average as its "ema", best.json says how good it is."""
+        """best.pt has the best average as its "ema", best.json its error."""
         if self.c.train.keep_best and (self.best is None or figure < self.best):
             self.best = figure
             save_atomic({**self.state(), "ema": average.model.state_dict()}, os.path.join(self.folder, "best.pt"))

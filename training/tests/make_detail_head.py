@@ -83,7 +83,7 @@ def main(folder):
     for name in os.listdir(folder):
         os.chmod(os.path.join(folder, name), 0o644)
     moved = (io["out"] - io["detail_head.x"]).square().mean().sqrt()
-    print(f"smallest margin {smallest[0]:.1e}; the head moves the picture by {moved:.2f} (RMS)")
+    print(f"smallest margin {smallest[0]:.1e}; the head moves the image by {moved:.2f} (RMS)")
 
 
 if __name__ == "__main__":

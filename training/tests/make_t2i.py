@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from diffmoe_train import export, flow, prompts  # noqa: E402 - the path comes first
+from diffmoe_train import export, exported, flow, prompts  # noqa: E402 - the path comes first
 from diffmoe_train.model import DiT  # noqa: E402
 from diffmoe_train.moe import to_official  # noqa: E402
 
@@ -86,7 +86,7 @@ def record(model, x, t, tokens):
 def main(folder, kind="wordpiece"):
     weights = os.path.join(folder, "model.safetensors")
     if os.path.exists(weights):  # the tokenizer is kept: training it again gives another one
-        tokenizer = export.described_tokenizer(export.read_description(weights))
+        tokenizer = exported.described_tokenizer(exported.read_description(weights))
     else:
         tokenizer = prompts.train_tokenizer(CORPUS, {"wordpiece": 90, "bpe": 320}[kind], ENCODER["max_length"], kind)
     text = {"vocab_size": tokenizer.get_vocab_size(), **ENCODER}

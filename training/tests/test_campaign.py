@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from diffmoe_train import campaign
-from diffmoe_train.export import load_exported
+from diffmoe_train.exported import load_exported
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -96,7 +96,7 @@ def test_a_campaign_that_is_killed_ends_as_one_that_is_not(listed):
 @pytest.mark.parametrize("text,error", [
     ("", "no \\[\\[run\\]\\]"),
     ('[[run]]\nname = "a"\nconfig = "run.toml"\n', "budget"),
-    ('[[run]]\nname = "a"\nconfig = "run.toml"\nhours = 1\ninit = "run:b"\n', "no run before it"),
+    ('[[run]]\nname = "a"\nconfig = "run.toml"\nhours = 1\ninit = "run:b"\n', "not an earlier run"),
     ('[[run]]\nname = "a"\nconfig = "run.toml"\nhours = 1\n' * 2, "two runs"),
     ('[[run]]\nname = "a"\nconfig = "run.toml"\nhuors = 1\n', "huors"),
 ])

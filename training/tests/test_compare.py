@@ -1,4 +1,4 @@
-"""The comparison in miniature, from pictures to tables and curves."""
+"""The comparison in miniature, from images to tables and curves."""
 
 import io
 import json

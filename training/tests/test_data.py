@@ -1,4 +1,4 @@
-"""Folders of pictures and cached latents, and the official settings, from files to a checkpoint."""
+"""Folders of images and cached latents, and the official settings, from files to a checkpoint."""
 
 import os
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from diffmoe_train import config as configs
-from diffmoe_train import data, export, schedule, train
+from diffmoe_train import data, export, exported, schedule, train
 from diffmoe_train.ema import Ema
 
 SMALL = """
@@ -95,11 +95,11 @@ def test_cached_latents(latents):
     for i in range(8):
         values = {round(float(v), 3) for v in seen[:, i, 0]}
         assert values == ({float(plain[i])} if i % 2 == 0 else {float(plain[i]), float(plain[i]) + 50})
-    with pytest.raises(ValueError, match="cells a side"):
+    with pytest.raises(ValueError, match="cells per side"):
         data.load_latents(str(latents / "set"), 16, 1.0).batch(torch.arange(1))
     ck = run(latents, kind="latents", channels=4)
     export.main([str(ck), str(latents / "m.safetensors"), "--data-root", str(latents)])
-    assert export.read_description(str(latents / "m.safetensors"))["space"] == "latents"
+    assert exported.read_description(str(latents / "m.safetensors"))["space"] == "latents"
 
 
 @pytest.mark.parametrize("kind", ["tc", "ec", "dense"])
@@ -108,7 +108,7 @@ def test_baselines_train_and_export(pictures, kind):
     ck = run(pictures, model=f'kind = "{kind}"\n{more}')
     path = str(pictures / "m.safetensors")
     export.main([str(ck), path, "--data-root", str(pictures), "--dtype", "f32"])
-    model, meta = export.load_exported(path)
+    model, meta = exported.load_exported(path)
     assert meta["kind"] == kind and ("MoE_config" in meta["params"]) == (kind != "dense")
     trained = export.load_checkpoint(str(ck))[0]
     x, t, y = torch.randn(2, 3, 8, 8), torch.rand(2), [torch.tensor([0, 2])]
@@ -119,7 +119,7 @@ def test_a_ddpm_run(pictures):
     ck = run(pictures, model="learn_sigma = true\ntime_scale = 1.0", train='objective = "ddpm"', solver="ddim")
     path = str(pictures / "m.safetensors")
     export.main([str(ck), path, "--data-root", str(pictures)])
-    meta = export.read_description(path)
+    meta = exported.read_description(path)
     assert (meta["t_kind"], meta["defaults"]["solver"]) == ("ddpm", "ddim")
     for wrong in ({"model": "learn_sigma = true\ntime_scale = 1.0", "train": 'objective = "ddpm"'},  # solver of a flow
                   {"train": 'objective = "ddpm"', "solver": "ddpm"}):  # no variances

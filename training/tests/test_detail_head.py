@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from diffmoe_train import config as configs
-from diffmoe_train import data, export, train
+from diffmoe_train import data, export, exported, train
 from diffmoe_train.detail import DetailHead
 from diffmoe_train.model import DiT
 from diffmoe_train.start import initialise
@@ -23,7 +23,7 @@ def silu(a):
 
 
 def by_hand(state, x, z, t):
-    """The formula of docs/models.md, spelled out: a sum over the nine shifted pictures."""
+    """The formula of docs/models.md, spelled out: a sum over the nine shifted images."""
     h = torch.cat([x, z, t.view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])], dim=1)
     for i, name in enumerate(("conv_in", "conv_mid", "conv_out")):
         w, b = state[f"detail_head.{name}.weight"], state[f"detail_head.{name}.bias"]
@@ -67,13 +67,13 @@ def test_a_head_is_added_to_a_file_without_one_and_exported(emoji_root):
     model = train.build(c.model, dataset.labels)
     initialise(model, dataset, bare)
     x, t, y = torch.randn(2, 3, 8, 8), torch.rand(2), [torch.tensor([0, 4]), torch.tensor([1, 8])]
-    source = export.load_exported(bare)[0]
+    source = exported.load_exported(bare)[0]
     torch.testing.assert_close(model.eval()(x, t, y)[0], source(x, t, y)[0], rtol=0, atol=1e-6)
 
     ck, _ = run_tiny(emoji_root, "--init", bare, *HEAD, "--set", "train.steps=40", "--set", "train.warmup=1")
     path = str(emoji_root / "head.safetensors")
     export.main([str(ck), path, "--dtype", "int8", "--data-root", str(emoji_root)])
-    loaded, meta = export.load_exported(path)
+    loaded, meta = exported.load_exported(path)
     assert meta["params"]["detail_head"] == {"channels": 6}
     stored = load_file(path)
     assert stored["detail_head.conv_mid.weight"].dtype == torch.float16

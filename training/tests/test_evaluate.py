@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from diffmoe_train import config as configs
-from diffmoe_train import data, export, train
+from diffmoe_train import data, export, exported, train
 from diffmoe_train.evaluate import __main__ as command
 from diffmoe_train.evaluate import emoji, eurosat, generate, probe, public, render, retrieval, stats
 
@@ -69,7 +69,7 @@ def test_the_probe_learns_and_is_kept(tmp_path):
     probe.save(judge, {"a": 1}, tmp_path / "p.pt")
     again, report = probe.load(tmp_path / "p.pt")
     assert report == {"a": 1} and torch.equal(again(x)[1], judge(x)[1])
-    # Labels that have nothing to do with the pictures are not learned.
+    # Labels that have nothing to do with the images are not learned.
     noise = [torch.randint(0, 4, (96,), generator=g)]
     clean, _ = probe.cross_validate(x, noise, [4], "jitter", 60, folds=2, batch=32, width=4)
     assert (clean[0] == noise[0]).float().mean() < 0.5
@@ -93,7 +93,7 @@ def weights(emoji_root):
 
 
 def test_pictures_do_not_depend_on_the_batch_and_their_compute_is_counted(weights):
-    model, _ = export.load_exported(weights[1])
+    model, _ = exported.load_exported(weights[1])
     s = {"steps": 3, "guidance": 2.0, "solver": "heun", "rule": "token", "seed": 4}
     columns = [[0, 1, 2, 3, 4, 0], [0, 1, 2, 0, 1, 8]]
     x, c, _ = generate.generate(model, columns, {**s, "batch": 6})
@@ -153,7 +153,7 @@ def test_one_command_from_weights_to_tables(weights, monkeypatch):
     assert r["settings"]["steps"] == 2 and r["settings"]["guidance"] == 1.5
     assert str(root) not in out.read_text()
     assert len(list((root / "probes").iterdir())) == len(list((root / "pictures").iterdir())) + 1 == 3
-    monkeypatch.setattr(generate, "generate", None)  # the kept pictures are used, and give the same answer
+    monkeypatch.setattr(generate, "generate", None)  # the kept images are used, and give the same answer
     command.main(["emoji", "--weights", path, "--out", str(out), "--data-root", str(root), "--steps", "2",
                   "--per-held-out", "3", "--probes", str(root / "probes"), "--pictures", str(root / "pictures")])
     assert json.loads(out.read_text()) == r

@@ -1,4 +1,4 @@
-"""The error on held-out pictures, and the second moving average."""
+"""The error on held-out images, and the second moving average."""
 
 import csv
 import math

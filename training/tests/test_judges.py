@@ -79,7 +79,7 @@ def test_the_ridge_classifier_learns_what_is_there_and_nothing_else():
 
 
 def fake_net(x):
-    """Stands in for the public network: a picture's colour (deep) and its frame (low)."""
+    """Stands in for the public network: an image's colour (deep) and its frame (low)."""
     return {"deep": x[:, :, 2:-2, 2:-2].mean((2, 3)), "low": torch.stack([x[:, :, 0].mean((1, 2)), x.amin((1, 2, 3))], 1)}
 
 
@@ -110,12 +110,12 @@ def test_perfect_pictures_pass_and_a_real_one_does_not_find_itself():
     said, f = j.of_pairs(truth, truth, asked)
     for k in ("subject, nearest", "style, nearest", "copies"):
         assert said[k].all(), k
-    assert not said["RMS to the true picture, 16x16"].any()
+    assert not said["RMS to the true image, 16x16"].any()
     assert said["style, classifier"].float().mean() > 0.8
     real, _ = j.of_pairs(truth, truth, asked, without=rows)
-    assert not (real["subject, nearest"] & real["style, nearest"]).any(), "the own picture does not count"
+    assert not (real["subject, nearest"] & real["style, nearest"]).any(), "the own image does not count"
     wrong, _ = j.of_pairs(truth.flip(0), truth, asked)
-    assert wrong["subject, nearest"].float().mean() < 0.2 and wrong["RMS to the true picture, 16x16"].mean() > 10
+    assert wrong["subject, nearest"].float().mean() < 0.2 and wrong["RMS to the true image, 16x16"].mean() > 10
     others = torch.ones(len(own[0]), dtype=torch.bool)
     s = j.of_set(truth, f, others)
     assert s["precision"]["value"] == s["recall"]["value"] == 1 and s["Fréchet, 128 components"]["value"] < 1e-6
@@ -133,14 +133,14 @@ def test_one_command_from_files_to_a_table(weights, monkeypatch):  # noqa: F811
     assert [c["title"] for c in r["columns"]] == ["real", "before", "after"] and r["pairs"] == {"seen": 6, "held_out": 1}
     real, before, after = r["columns"]
     assert before["held_out"] == after["held_out"] and before["error"] == after["error"]
-    assert real["held_out"]["RMS to the true picture, 16x16"]["value"] == 0
+    assert real["held_out"]["RMS to the true image, 16x16"]["value"] == 0
     assert all(v["value"] == 0 for v in after["against_first"]["seen"].values())
     assert str(root) not in out.read_text()
     page = root / "page.md"
     page.write_text("<!-- emoji judges -->\n<!-- end emoji judges -->\n")
     command.main(["render", str(page), str(out)])
     text = page.read_text()
-    assert "| 6 pairs of training | real | before | after |" in text and "| before, held-out |" in text
+    assert "| 6 training pairs | real | before | after |" in text and "| before, held-out |" in text
 
 
 def test_files_of_different_kinds_are_not_compared(weights, monkeypatch):  # noqa: F811

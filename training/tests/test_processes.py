@@ -1,4 +1,4 @@
-"""Two processes on one machine (gloo): other pictures in each, the same model in both."""
+"""Two processes on one machine (gloo): other images in each, the same model in both."""
 
 import os
 import socket

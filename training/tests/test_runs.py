@@ -8,7 +8,7 @@ import torch
 
 from diffmoe_train import config as configs
 from diffmoe_train import data, export, schedule, train
-from diffmoe_train.export import load_exported
+from diffmoe_train.exported import load_exported
 from diffmoe_train.start import initialise
 from helpers import run_tiny
 
@@ -86,7 +86,7 @@ def test_larger_patches_are_seen_as_their_averages(exported):
     torch.testing.assert_close(model.patchify(x), source.patchify(torch.nn.functional.avg_pool2d(x, 2)), rtol=0, atol=1e-5)
     assert torch.equal(model.blocks[1].mlp.gate_weight, source.blocks[1].mlp.gate_weight)
     assert not model.final_layer.linear.weight.any()
-    with pytest.raises(ValueError, match="no multiple"):
+    with pytest.raises(ValueError, match="not a multiple"):
         initialise(tiny_model(root, "model.input_size=12", "data.image_size=16", "model.patch_size=3")[0], dataset, path)
 
 

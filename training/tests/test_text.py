@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from helpers import run_tiny
 
 from diffmoe_train import config as configs
-from diffmoe_train import data, export, flow, prompts, sample, start, text, train
+from diffmoe_train import data, export, exported, flow, prompts, sample, start, text, train
 from diffmoe_train.model import DiT
 
 TEXT = {"vocab_size": 40, "max_length": 7, "hidden_size": 12, "depth": 2, "num_heads": 3}
@@ -35,9 +35,9 @@ def tokens(*rows):
 def test_the_recorded_case_is_reproduced(case):
     """The fixtures that the Rust implementation is checked against too."""
     folder = os.path.join(os.path.dirname(__file__), "../../tests/fixtures", case)
-    model, meta = export.load_exported(os.path.join(folder, "model.safetensors"))
+    model, meta = exported.load_exported(os.path.join(folder, "model.safetensors"))
     io = load_file(os.path.join(folder, "io.safetensors"))
-    t = export.described_tokenizer(meta)
+    t = exported.described_tokenizer(meta)
     asked, negative = ([prompts.encode(t, p)] for p in (meta["prompts"], [meta["negative"]] * 3))
     assert torch.equal(asked[0], io["tokens"].long()) and torch.equal(negative[0], io["negative_tokens"].long())
     close = lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
@@ -220,12 +220,12 @@ def test_training_learns_colours_from_prompts_and_survives_export(emoji_root, ki
     for dtype in ("f32", "int8"):
         path = str(emoji_root / f"{dtype}.safetensors")
         export.main([str(ck), path, "--dtype", dtype, "--data-root", str(emoji_root), "--reference", path + ".ref"])
-        loaded, meta = export.load_exported(path)
+        loaded, meta = exported.load_exported(path)
         ref = load_file(path + ".ref")
         out, _ = loaded(ref["x"], ref["t"], [ref["tokens"].long()])
         torch.testing.assert_close(out, ref["out"], rtol=0, atol=1e-5)
-    meta = export.read_description(path)
-    t = export.described_tokenizer(meta)
+    meta = exported.read_description(path)
+    t = exported.described_tokenizer(meta)
     assert type(t.model).__name__ == prompts.KINDS[kind][0]
     assert meta["text"]["vocab_size"] == t.get_vocab_size() and meta["labels"] == [] and meta["params"]["num_classes"] == 0
     assert meta["text"]["examples"] == ["a red ball, noto"]
@@ -244,17 +244,17 @@ def test_a_run_takes_the_tokenizer_with_the_weights(emoji_root):
     export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root), "--no-recalibrate"])
     first = torch.load(ck, weights_only=False)["tokenizer"]
     ids = lambda t: t.get_vocab()
-    assert ids(export.described_tokenizer(export.read_description(path))) == ids(Tokenizer.from_str(first))
+    assert ids(exported.described_tokenizer(exported.read_description(path))) == ids(Tokenizer.from_str(first))
     trainer = lambda *sets: train.Trainer(configs.load(emoji_root / "run.toml", sets), str(emoji_root),
                                           str(emoji_root / "again"), False)
     started = trainer(*TEXT_SECTION, f"train.init={path}", "train.teach_steps=0")
     assert ids(started.tokenizer) == ids(Tokenizer.from_str(first))
-    same = export.load_exported(path)[0].state_dict()
+    same = exported.load_exported(path)[0].state_dict()
     assert all(torch.equal(w, same[k]) for k, w in started.model.state_dict().items())
     resumed = train.Trainer(configs.load(emoji_root / "run.toml", TEXT_SECTION), str(emoji_root),
                             str(emoji_root / "runs/tiny"), True)
     assert resumed.tokenizer.to_str() == first
-    with pytest.raises(ValueError, match="reads prompts"):
+    with pytest.raises(ValueError, match="text-conditioned"):
         trainer(f"train.init={path}")
 
 
@@ -262,7 +262,7 @@ def test_more_sentences_are_learned_from_the_plainest(emoji_root):
     ck, _ = run_tiny(emoji_root, *(f"--set={s}" for s in [*TEXT_SECTION, "train.steps=30"]))
     path = str(emoji_root / "m.safetensors")
     export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root), "--no-recalibrate"])
-    source, _ = export.load_exported(path)
+    source, _ = exported.load_exported(path)
     t = train.Trainer(configs.load(emoji_root / "run.toml", [*TEXT_SECTION, f"train.init={path}", "train.teach_steps=200"]),
                       str(emoji_root), str(emoji_root / "more"), False)
     p, g = t.dataset.prompter, torch.Generator().manual_seed(7)
@@ -295,7 +295,7 @@ def test_prompts_start_from_labels(emoji_root):
     ck, _ = run_tiny(emoji_root, "--set", "train.steps=60", "--set", "model.depth=2")
     path = str(emoji_root / "labels.safetensors")
     export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root)])
-    labelled, meta = export.load_exported(path)
+    labelled, meta = exported.load_exported(path)
     begin = lambda *sets: train.Trainer(configs.load(emoji_root / "run.toml", [*TEXT_SECTION, f"train.init={path}", *sets]),
                                         str(emoji_root), str(emoji_root / "text"), False)
     t = begin("train.teach_steps=500")
@@ -310,5 +310,5 @@ def test_prompts_start_from_labels(emoji_root):
     x, time = torch.randn(1, 3, 8, 8), torch.tensor([0.4])
     out = [model(x, time, [asked[:1]])[0], labelled(x, time, [torch.tensor([2]), torch.tensor([0])])[0]]
     assert (out[0] - out[1]).abs().mean() < 0.1 * out[1].abs().mean()
-    with pytest.raises(ValueError, match="does not know the subject"):
+    with pytest.raises(ValueError, match="has no subject"):
         begin("train.teach_steps=1", 'data.subjects=["red ball", "grey ball"]')

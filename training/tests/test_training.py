@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffmoe_train import config as configs
-from diffmoe_train import data, export, flow, objective, sample, schedule
+from diffmoe_train import data, export, exported, flow, objective, sample, schedule
 from diffmoe_train.ema import Ema
 from diffmoe_train.model import DiT
 from helpers import run_tiny
@@ -22,7 +22,7 @@ def test_overfit_resume_and_export(emoji_root, capsys):
         path = str(emoji_root / f"{dtype}.safetensors")
         args = [str(ck), path, "--dtype", dtype, "--data-root", str(emoji_root), "--reference", path + ".ref"]
         export.main(args + (["--no-recalibrate"] if dtype == "f32" else []))
-        loaded, meta = export.load_exported(path)
+        loaded, meta = exported.load_exported(path)
         ref = load_file(path + ".ref")
         out, _ = loaded(ref["x"], ref["t"], [ref["y"].long(), ref["style"].long()])
         torch.testing.assert_close(out, ref["out"], rtol=0, atol=1e-5)
@@ -53,7 +53,7 @@ def test_a_model_that_says_the_data(emoji_root):
     assert loss[-1] < 0.1 * loss[0], loss
     path = str(emoji_root / "data.safetensors")
     export.main([str(ck), path, "--data-root", str(emoji_root), "--dtype", "f32"])
-    model, meta = export.load_exported(path)
+    model, meta = exported.load_exported(path)
     assert meta["params"]["prediction"] == "data"
     columns = sample.expand(["red ball,noto", "blue ball,noto"], export.load_checkpoint(str(ck))[2])
     z = sample.draw(model, columns, 10, 1.5, "heun")

@@ -6,13 +6,12 @@ mod web;
 
 use std::process::{Command, ExitCode};
 
-const HELP: &str = "\
-usage: cargo xtask TASK
+const HELP: &str = "usage: cargo xtask TASK
 
 tasks:
   test   install what the tests need, then check formatting, lints and documentation,
          and run every test: on a software adapter where there is no GPU, and in a browser
-  isa    compile every shader for a GPU that is not there and compare the machine code with
+  isa    compile every shader for an AMD GPU, without one, and compare the machine code with
          docs/isa.md; `cargo xtask isa --help` lists its options
   web    build the web page into dist/; `cargo xtask web --help` lists its options";
 
@@ -29,7 +28,7 @@ fn main() -> ExitCode {
             println!("{HELP}");
             return ExitCode::SUCCESS;
         }
-        Some(other) => Err(format!("there is no task {other:?}\n\n{HELP}")),
+        Some(other) => Err(format!("unknown task {other:?}\n\n{HELP}")),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,9 +46,7 @@ fn isa(arguments: &[String]) -> Result<(), String> {
     let status = Command::new("cargo").args(&all).status();
     match status.map_err(|error| format!("cannot run cargo: {error}"))?.success() {
         true => Ok(()),
-        false => {
-            Err("the machine code was not as good as it must be; the reason stands above".into())
-        }
+        false => Err("the machine code check failed; see above".into()),
     }
 }
 
@@ -70,7 +67,7 @@ fn web(arguments: &[String]) -> Result<(), String> {
     let status = Command::new("cargo").args(&all).status();
     match status.map_err(|error| format!("cannot run cargo: {error}"))?.success() {
         true => Ok(()),
-        false => Err("the page was not built; the reason stands above".into()),
+        false => Err("the page was not built; see above".into()),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that has to hold before a change lands, the quick checks first.
+//! `cargo xtask test`: all checks required before a change lands, quick ones first.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -39,7 +39,10 @@ pub(crate) fn all() -> Result<(), String> {
         ])?;
     }
     if !succeeds("rustup", &["target", "add", WASM]) {
-        println!("\n`rustup target add {WASM}` failed; hoping that the target is there already");
+        println!(
+            "\n`rustup target add {WASM}` failed; continuing in case the target is \
+            installed"
+        );
     }
     clippy(&["--package", "diffmoe-web", "--target", WASM])?;
     in_a_browser(&browser)?;
@@ -73,9 +76,9 @@ fn in_a_browser(browser: &str) -> Result<(), String> {
     }
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    // The tests of the command line tool have built it; it draws the pictures that the page's are compared with.
+    // The tests of the command line tool have built it; it draws the images that the page's are compared with.
     let tool = target.join("debug").join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX));
-    let tool = tool.to_str().ok_or("the target directory has a name that cannot be handed on")?;
+    let tool = tool.to_str().ok_or("the path of the target directory is not valid Unicode")?;
     let tests = format!("{BROWSER_TESTS}/all.mjs");
     run(
         "node",
@@ -91,7 +94,7 @@ fn ensure_vulkan() -> Result<(), String> {
     }
     let package = "mesa-vulkan-drivers";
     install("the GPU tests need a Vulkan driver", package)?;
-    if has_driver() { Ok(()) } else { Err(format!("{package} brought no Vulkan driver")) }
+    if has_driver() { Ok(()) } else { Err(format!("{package} installed no Vulkan driver")) }
 }
 
 /// The browser that runs the tests of the page: `$CHROMIUM`, else one that is installed.
@@ -103,10 +106,7 @@ fn ensure_browser() -> Result<String, String> {
     if let Some(browser) = find() {
         return Ok(browser);
     }
-    install(
-        "the tests of the page need Chromium (if it is somewhere else, name it in $CHROMIUM)",
-        "chromium",
-    )?;
+    install("the tests of the page need Chromium (set $CHROMIUM to use another path)", "chromium")?;
     find().ok_or_else(|| "chromium was installed, but is not on the PATH".into())
 }
 
@@ -125,7 +125,7 @@ fn path_of(program: &str) -> Option<String> {
     found.to_str().map(str::to_owned)
 }
 
-/// Installs a package where we may, and says how to do it elsewhere.
+/// Installs a package where possible; elsewhere prints how to do it.
 fn install(reason: &str, package: &str) -> Result<(), String> {
     if !Path::new("/etc/debian_version").exists() || !is_root() {
         return Err(format!(

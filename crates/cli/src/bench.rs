@@ -1,4 +1,4 @@
-//! `diffmoe bench`: how long a denoising step takes, and on a GPU with a clock, each kernel's share.
+//! `diffmoe bench`: time of a denoising step and, on GPUs with timestamp queries, the share of each kernel.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,28 +20,28 @@ use serde::Serialize;
 use super::output::Output;
 use super::{Outcome, WeightsName, backend_parser};
 
-/// Measure: milliseconds of a guided step (both branches through the model), and of each kernel in it.
+/// Measure the time of a guided step (both branches of guidance) and of each kernel in it.
 ///
-/// Times are of this machine as it is now, other programs included; the median of many steps is shown, with
-/// the fastest and the slowest. A software adapter such as lavapipe says nothing about the speed of a GPU.
+/// Reports the median of many steps with the fastest and the slowest. Other programs on the machine affect the
+/// result, and a software adapter such as lavapipe is not representative of a GPU.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.
     #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
     model: String,
-    /// What to measure; auto measures the CPU, and the GPU if there is an adapter of any kind.
+    /// Device to measure; auto measures the CPU, and the GPU if there is any adapter.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
     backend: Backend,
-    /// What large matrices are on a graphics device; sums are f32 in any case.
+    /// Format of large matrices on a GPU; sums are always f32.
     #[arg(long, value_enum, default_value = "auto")]
     weights: WeightsName,
-    /// Pictures that share a pass.
+    /// Batch size.
     #[arg(long, default_value_t = 4)]
     batch: usize,
-    /// Steps to measure, after one that is not counted.
+    /// Steps to measure, after one warm-up step.
     #[arg(long, default_value_t = 10)]
     steps: u32,
-    /// Also write the figures as JSON.
+    /// Also write the results as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -60,7 +60,7 @@ struct Device {
     name: String,
     load_ms: f64,
     step_ms: Spread,
-    /// Of the GPU; a CPU has neither.
+    /// GPU only.
     dispatches_per_step: Option<usize>,
     submissions_per_step: Option<f64>,
     weight_bytes: Option<u64>,
@@ -84,7 +84,7 @@ struct Kernel {
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     let checkpoint = diffmoe_models::open_any(&arguments.model)?;
     if !(1..=256).contains(&arguments.batch) || !(1..=10_000).contains(&arguments.steps) {
-        return Err("choose a batch of 1 to 256 and 1 to 10000 steps".into());
+        return Err("batch must be 1–256 and steps 1–10000".into());
     }
     let json = arguments.json.as_deref().map(Output::reserve).transpose()?;
     let mut devices = Vec::new();
@@ -167,18 +167,18 @@ fn graphics(
     })
 }
 
-/// A guided step: Euler's for a flow, an ancestral one for DDPM.
+/// A guided step: Euler for flow models, ancestral for DDPM.
 fn one_step(config: &Config, arguments: &Arguments) -> Vec<Instruction> {
     let scheduler = SchedulerKind::for_objective(config.objective)[0];
     let noise = StepNoise::Seeded { seed: 0, images: 0..arguments.batch as u64 };
     let run = ScheduleConfig { steps: 2, guidance: 2.0, noise };
     match scheduler.schedule(config, run).next() {
         Next::Step(ops) => ops,
-        other => unreachable!("a run of two steps begins with {other:?}"),
+        other => unreachable!("the first step of a run of two ended with {other:?}"),
     }
 }
 
-/// Times whole steps, each waited for.
+/// Times whole steps, waiting for each.
 fn time_steps(
     engine: &mut dyn Engine,
     checkpoint: &Checkpoint,
@@ -221,7 +221,7 @@ fn milliseconds(begin: Instant) -> f64 {
 impl Report {
     fn print(&self) {
         let Self { model, batch, tokens, .. } = self;
-        println!("{model}, {batch} pictures of {tokens} tokens, guided step (both branches)");
+        println!("{model}, {batch} images of {tokens} tokens, guided step (both branches)");
         for device in &self.devices {
             let Device { name, load_ms, step_ms, .. } = device;
             println!("\n{name}");
@@ -233,10 +233,10 @@ impl Report {
             if let (Some(dispatches), Some(submissions)) =
                 (device.dispatches_per_step, device.submissions_per_step)
             {
-                println!("  {dispatches} dispatches and {submissions:.0} submission in a step");
+                println!("  {dispatches} dispatches and {submissions:.0} submission per step");
             }
             if let Some(bytes) = device.weight_bytes {
-                println!("  {:.1} MB of weights on the device", bytes as f64 / 1e6);
+                println!("  {:.1} MB of weights on the GPU", bytes as f64 / 1e6);
             }
             let total: f64 = device.kernels.iter().map(|k| k.ms).sum();
             for Kernel { name, dispatches, ms } in &device.kernels {
@@ -247,7 +247,7 @@ impl Report {
                 );
             }
             if device.dispatches_per_step.is_some() && device.kernels.is_empty() {
-                println!("  the adapter has no clock for single kernels");
+                println!("  the adapter has no timestamp queries, so kernels are not timed");
             }
         }
     }

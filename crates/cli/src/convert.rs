@@ -1,4 +1,4 @@
-//! `diffmoe convert`: PyTorch checkpoints and safetensors files into one file that carries its configuration.
+//! `diffmoe convert`: PyTorch checkpoints and safetensors files to one file that includes its configuration.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use diffmoe::model::{Config, Objective, Role, Storage, TensorSpec};
 use super::Outcome;
 use super::output::Output;
 
-/// Turn a PyTorch checkpoint into a model file.
+/// Convert a PyTorch checkpoint to a model file.
 ///
-/// Takes the folder of an official training run (YAML and .pt), a bare .pt state_dict such as DiT-XL/2 or SiT-XL/2,
-/// or a safetensors file (other precision; an image decoder of diffusers keeps its names, and its config.json goes
-/// along). Nothing in a .pt file is executed: whatever is no tensor is refused.
+/// Accepts the folder of an official training run (YAML and .pt), a bare .pt state_dict such as DiT-XL/2 or SiT-XL/2,
+/// or a safetensors file (to change its precision; an image decoder of diffusers keeps its names and gets its
+/// config.json into the header). Nothing in a .pt file is executed: anything but tensors and settings is rejected.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe convert runs/000_DiffMoE_S_E16_Flow -o s-e16.safetensors --dtype f16
@@ -26,22 +26,22 @@ pub(super) struct Arguments {
     /// Model file to write.
     #[arg(short, long, value_name = "FILE.safetensors")]
     out: PathBuf,
-    /// How large matrices are stored; what decides on routing stays f32.
+    /// Format of large matrices; routing tensors stay in f32.
     #[arg(long, value_enum, default_value = "f32")]
     dtype: DtypeName,
-    /// Which weights of a training checkpoint.
+    /// Weights to use from a training checkpoint.
     #[arg(long, value_enum, default_value = "ema")]
     weights: WeightsName,
-    /// Kind of training, where no YAML says it.
+    /// Training objective, if there is no YAML file.
     #[arg(long, value_enum)]
     time: Option<TimeName>,
-    /// Attention heads, where no YAML says it and the size is none of the published ones.
+    /// Number of attention heads, if there is no YAML file and the size is not a published one.
     #[arg(long)]
     heads: Option<usize>,
-    /// Height and width of a sample in pixels or latent cells, where no YAML says it and it is not square.
+    /// Height and width of a sample in pixels or latent cells, if there is no YAML file and it is not square.
     #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = super::size)]
     size: Option<[usize; 2]>,
-    /// Name of the model, for people.
+    /// Display name of the model.
     #[arg(long)]
     name: Option<String>,
 }
@@ -79,7 +79,7 @@ enum TimeName {
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     if arguments.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("safetensors")) {
-        return Err(format!("{} has to end in .safetensors", arguments.out.display()).into());
+        return Err(format!("{} must end in .safetensors", arguments.out.display()).into());
     }
     let file = find_checkpoint(&arguments.source)?;
     let weights = match arguments.weights {
@@ -120,13 +120,13 @@ fn describe(
         shapes.iter().map(spec).collect::<Vec<_>>()
     };
     if shapes.keys().any(|name| name.starts_with("decoder.")) {
-        // An image decoder; its own reader knows what it needs.
+        // An image decoder, which has its own reader.
         let config = file.with_file_name("config.json");
         let text = std::fs::read_to_string(&config).map_err(|e| {
-            format!("cannot read {}, which describes the decoder: {e}", config.display())
+            format!("cannot read {}, the configuration of the decoder: {e}", config.display())
         })?;
         if !matches!(arguments.dtype, DtypeName::F32) {
-            return Err("image decoders are kept in f32; leave --dtype out".into());
+            return Err("image decoders stay in f32; remove --dtype".into());
         }
         return Ok((text, all()));
     }
@@ -156,7 +156,7 @@ fn describe(
     Ok((text, tensors))
 }
 
-/// The option that says what the tensors do not.
+/// The option that supplies what cannot be inferred from the tensors.
 fn advice(error: &InferError) -> &'static str {
     match error {
         InferError::UnknownObjective => {
@@ -180,11 +180,11 @@ fn find_checkpoint(source: &Path) -> Result<PathBuf, String> {
     // Named by the number of steps.
     found.sort_by_key(|path| path.file_name().map(std::ffi::OsStr::to_owned));
     found.pop().ok_or_else(|| {
-        format!("{} holds no .pt file, nor does its folder checkpoints", source.display())
+        format!("there is no .pt file in {} or its folder checkpoints", source.display())
     })
 }
 
-/// The YAML beside a checkpoint, or up to two folders above it, as official runs have it.
+/// The YAML file in the checkpoint's folder or up to two levels above, as in official runs.
 fn find_yaml(file: &Path) -> Result<Option<String>, String> {
     for folder in file.ancestors().skip(1).take(3) {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
@@ -196,7 +196,7 @@ fn find_yaml(file: &Path) -> Result<Option<String>, String> {
             }
             _ => {
                 return Err(format!(
-                    "{} holds several YAML files; leave only the one that the model was trained with",
+                    "{} contains several YAML files; keep only the one of the training run",
                     folder.display()
                 ));
             }

@@ -1,4 +1,4 @@
-//! `diffmoe decode`: from latents in a file to a picture file.
+//! `diffmoe decode`: latents in a file to an image file.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,27 +11,27 @@ use diffmoe::pixels;
 use super::output::Output;
 use super::{Outcome, backend_parser, decoder};
 
-/// Decode latents to pictures and write them as one PNG.
+/// Decode latents to images and write them as one PNG.
 ///
-/// The file holds latents as a model samples them, [B, C, height, width], in a tensor named `latents` or `z`, or in its only tensor.
+/// The file contains latents as sampled by a model, [B, C, height, width], in a tensor named `latents` or `z`, or in its only tensor.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe sample --model latent-model.safetensors --latents z.safetensors --vae vae.safetensors
   diffmoe decode z.safetensors --vae another-vae.safetensors --out again.png")]
 pub(super) struct Arguments {
-    /// safetensors file with the latents.
+    /// Safetensors file with the latents.
     #[arg(value_name = "LATENTS")]
     latents: PathBuf,
     /// Image decoder: a safetensors file of diffusers with an AutoencoderKL or an AutoencoderTiny (TAESD).
     #[arg(long, value_name = "FILE")]
     vae: PathBuf,
-    /// Picture file.
+    /// Image file to write.
     #[arg(long, short, value_name = "FILE.png", default_value = "decoded.png")]
     out: PathBuf,
     /// Where to compute.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
     backend: Backend,
-    /// Whole factor by which pictures are enlarged.
+    /// Integer factor by which images are enlarged.
     #[arg(long, default_value_t = 1)]
     scale: u32,
 }
@@ -39,11 +39,11 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     if !(1..=64).contains(&arguments.scale) {
         let scale = arguments.scale;
-        return Err(format!("a scale of {scale} is not possible; choose 1 to 64").into());
+        return Err(format!("scale must be 1–64, got {scale}").into());
     }
     if arguments.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
         let path = arguments.out.display();
-        return Err(format!("{path} is no PNG file name; end it in .png").into());
+        return Err(format!("{path} must end in .png").into());
     }
     let file = decoder::open(&arguments.vae)?;
     let (latents, size) = read(&TensorFile::open(&arguments.latents)?, file.latent_channels())?;
@@ -69,17 +69,16 @@ fn read(
             .iter()
             .copied()
             .find(|name| ["latents", "z"].contains(name))
-            .ok_or_else(|| format!("{} has no tensor named latents", file.label()))?,
+            .ok_or_else(|| format!("{} has no tensor \"latents\"", file.label()))?,
     };
     let shape = file.shape(name)?;
     match *shape {
-        [batch, c, height, width]
-            if c == channels && batch > 0 && height > 0 && width > 0 =>
-        {
+        [batch, c, height, width] if c == channels && batch > 0 && height > 0 && width > 0 => {
             Ok((file.read(name)?, [height, width]))
         }
         _ => Err(format!(
-            "{name} in {} has shape {shape:?}; this decoder takes latents of [B, {channels}, height, width]",
+            "{name} in {} has shape {shape:?}; this decoder expects [B, {channels}, height, \
+                width]",
             file.label()
         )
         .into()),

@@ -1,4 +1,4 @@
-//! What the commands that know image decoders share: decoding with a progress bar, and their descriptions.
+//! Shared by the commands with image decoders: decoding with a progress bar, and descriptions of decoders.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -55,7 +55,7 @@ impl Ready {
 
 /// Latents that are being decoded.
 pub(super) struct Begun {
-    /// Height and width of the pictures.
+    /// Height and width of the images.
     pub(super) size: [usize; 2],
     /// What computes, for people.
     pub(super) device: String,
@@ -63,7 +63,7 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    /// Pictures `[B, 3, height, width]`; `heard` is told the share that is done and the number of finished pictures.
+    /// Images `[B, 3, height, width]`; `heard` gets the finished fraction and the number of finished images.
     pub(super) fn finish(
         self,
         heard: impl FnMut(f32, usize),
@@ -72,7 +72,7 @@ impl Begun {
     }
 }
 
-/// Pictures `[B, 3, height, width]` of latents `[B, C, height, width]`, and their size, with a progress bar.
+/// Images `[B, 3, height, width]` of latents `[B, C, height, width]`, and their size, with a progress bar.
 pub(super) fn decode(
     file: &DecoderFile,
     latents: &[f32],
@@ -82,13 +82,13 @@ pub(super) fn decode(
     let begun = Ready::open(file, size, backend)?.begin(latents.to_vec())?;
     let (count, size) = (begun.decoding.count(), begun.size);
     let [height, width] = size;
-    eprintln!("decoding {count} pictures of {width}×{height} on {}", begun.device);
+    eprintln!("decoding {count} images of {width}×{height} on {}", begun.device);
     let bar = ProgressBar::new(1000 * count as u64);
     bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {percent} %, {elapsed}")?);
     bar.enable_steady_tick(Duration::from_millis(200));
     let pictures = begun.finish(|fraction, done| {
         bar.set_position((fraction * 1000.0 * count as f32) as u64);
-        bar.set_message(format!("picture {} of {count}", count.min(done + 1)));
+        bar.set_message(format!("image {} of {count}", count.min(done + 1)));
     })?;
     bar.finish_and_clear();
     Ok((pictures, size))
@@ -109,7 +109,7 @@ fn print(tensors: TensorFile, list_tensors: bool) -> Outcome {
     let widths: Vec<_> = file.widths().iter().map(ToString::to_string).collect();
     println!("  architecture  {kind}, decoder; channels {}", widths.join(" → "));
     println!(
-        "  latents       {} channels, {} × {} pixels for each cell, scaled by {}",
+        "  latents       {} channels, {} × {} pixels per cell, scaled by {}",
         file.latent_channels(),
         file.factor(),
         file.factor(),
@@ -128,7 +128,7 @@ fn print(tensors: TensorFile, list_tensors: bool) -> Outcome {
         println!("  {pixels:>4} × {pixels:<6} {giga:.1} billion multiply-adds, {memory}");
     }
     let bytes: usize = list.iter().map(|tensor| tensor.bytes).sum();
-    println!("  storage       {:.1} MB with all its tensors", bytes as f64 / 1e6);
+    println!("  storage       {:.1} MB with all tensors", bytes as f64 / 1e6);
     println!("  use           diffmoe sample --model … --vae {}", file.label());
     if list_tensors {
         for tensor in &list {

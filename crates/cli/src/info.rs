@@ -1,4 +1,4 @@
-//! `diffmoe info`: what a model file holds, without loading it onto a device.
+//! `diffmoe info`: contents of a model file, without loading it onto a device.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -18,14 +18,14 @@ pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.
     #[arg(value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
     model: String,
-    /// One of the paper's shapes instead of a file, as in S-E16, L-E8, dense-XL-ddpm: what it needs, and whether
-    /// this machine has it.
+    /// One of the paper's sizes instead of a file, such as S-E16, L-E8, dense-XL-ddpm: memory needed, and whether it
+    /// fits on this machine.
     #[arg(long, value_name = "PRESET", conflicts_with = "model")]
     preset: Option<Preset>,
-    /// With --preset: height and width of a sample in latent cells, where it is not the paper's.
+    /// With --preset: height and width of a sample in latent cells, instead of the paper's.
     #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = super::size, requires = "preset")]
     size: Option<[usize; 2]>,
-    /// With --preset: pictures that share a pass.
+    /// With --preset: batch size.
     #[arg(long, default_value_t = 1, requires = "preset")]
     batch: usize,
     /// List every tensor.
@@ -104,7 +104,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let precisions = WeightChoice::Auto.resolve(&checkpoint);
     let kinds = precisions.to_string();
     println!(
-        "  memory        {} on the processor, {} on a GPU with {kinds} weights, for one picture at a time",
+        "  memory        {} on the CPU, {} on a GPU with {kinds} weights, for one image at a \
+            time",
         megabytes(Footprint::on_cpu(config, 1).total() as usize),
         megabytes(Footprint::on_gpu(config, 1, precisions, WEBGPU_BINDING).total() as usize)
     );
@@ -123,14 +124,14 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Bytes that every WebGPU device binds at once.
+/// Bytes per binding that WebGPU guarantees.
 const WEBGPU_BINDING: u64 = 128 << 20;
 
-/// What a shape needs, before anything is allocated; an error where neither processor nor GPU has it.
+/// The memory that a size needs, before anything is allocated; an error if it fits neither CPU nor GPU.
 fn needs(config: &Config, arguments: &Arguments) -> Outcome {
     let batch = arguments.batch;
     if !(1..=256).contains(&batch) {
-        return Err("choose a batch of 1 to 256".into());
+        return Err("batch must be 1–256".into());
     }
     println!("{}", config.name);
     println!("  architecture  {}", architecture(config));
@@ -157,7 +158,7 @@ fn needs(config: &Config, arguments: &Arguments) -> Outcome {
             if is_on_cpu { "fits" } else { "does not fit" },
             megabytes(free as usize)
         ),
-        None => "this system does not say how much is free".into(),
+        None => "free memory is unknown on this system".into(),
     };
     println!("  processor     {} with f32 weights: {verdict}", megabytes(cpu.total() as usize));
     let gpu = Gpu::headless();
@@ -165,7 +166,7 @@ fn needs(config: &Config, arguments: &Arguments) -> Outcome {
         Ok(gpu) => {
             use WeightPrecision::{F16, F32, Int4, Int8};
             let fits = |precision| fits_gpu(config, batch, gpu, free, precision);
-            // Each has its line, whatever the others say.
+            // Each has its line, whatever the results of the others.
             [F32, F16, Int8, Int4].map(fits).contains(&true)
         }
         Err(error) => {
@@ -182,15 +183,15 @@ fn needs(config: &Config, arguments: &Arguments) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     Err(format!(
-        "{} with a batch of {batch} fits neither the memory nor a graphics device of this machine; \
-         choose fewer experts or a smaller size",
+        "{} with batch {batch} fits neither into memory nor onto a GPU of this machine; choose \
+         fewer experts or a smaller size",
         config.name
     )
     .into())
 }
 
-/// What a shape needs on a device with weights of one precision, and whether it has it as far as it tells: a software
-/// adapter has the memory of the processor.
+/// The memory that a size needs on a GPU with weights of one precision, and whether it fits as far as the device
+/// reports. A software adapter uses main memory.
 fn fits_gpu(
     config: &Config,
     batch: usize,
@@ -203,12 +204,12 @@ fn fits_gpu(
     let is_there = !gpu.is_software() || free.is_none_or(|free| need.total() <= free);
     let fits = need.largest.1 <= limit && is_there;
     println!(
-        "  gpu, {precision:<8} {}, the largest piece {} ({}) of {} that it binds: {}",
+        "  gpu, {precision:<8} {}, largest binding {} ({}) of {} allowed: {}",
         megabytes(need.total() as usize),
         megabytes(need.largest.1 as usize),
         need.largest.0,
         megabytes(limit as usize),
-        if fits { "fits as far as a device tells" } else { "does not fit" },
+        if fits { "fits, as far as the device reports" } else { "does not fit" },
     );
     fits
 }
@@ -241,7 +242,7 @@ fn architecture(config: &Config) -> String {
 fn labels(names: &[String], null: u32) -> String {
     const SHOWN: usize = 12;
     if names.is_empty() {
-        return format!("{null} numbered from 0");
+        return format!("{null}, numbered from 0");
     }
     let more = if names.len() > SHOWN { ", …" } else { "" };
     let shown: Vec<_> = names.iter().take(SHOWN).map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! `diffmoe join`: the batches of a set of pictures as one file, or as a folder of PNGs.
+//! `diffmoe join`: the batches of a set of images as one file, or as a folder of PNGs.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -14,19 +14,19 @@ use super::Outcome;
 use super::output::Output;
 use super::picture_set::{self, BatchFile};
 
-/// Put the batches of `sample --set` together: as an .npz file, or as numbered PNGs.
+/// Combine the batches of `sample --set` into an .npz file or numbered PNGs.
 ///
-/// The .npz has `arr_0`, the pictures [n, height, width, 3] as uint8, which evaluation programs expect, and
-/// `labels` [n, tables] where the model has labels. Missing batches and batches of different sets are refused.
+/// The .npz contains `arr_0`, the images [n, height, width, 3] as uint8 as evaluation programs expect them, and
+/// `labels` [n, tables] if the model has labels. Missing batches and batches of different sets are errors.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
-  diffmoe join pictures --out pictures.npz
-  diffmoe join pictures --out png-folder")]
+  diffmoe join images --out images.npz
+  diffmoe join images --out png-folder")]
 pub(super) struct Arguments {
     /// Folder with the batches.
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
-    /// File that ends in .npz, or a folder for numbered PNGs.
+    /// File ending in .npz, or a folder for numbered PNGs.
     #[arg(short, long, value_name = "FILE.npz|FOLDER")]
     out: PathBuf,
 }
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         write_pngs(&arguments.out, &batches, &bar)?;
     }
     bar.finish_and_clear();
-    println!("wrote {count} pictures to {}", arguments.out.display());
+    println!("wrote {count} images to {}", arguments.out.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -52,18 +52,19 @@ fn open_all(folder: &Path) -> Result<Vec<BatchFile>, String> {
     let mut batches: Vec<BatchFile> = Vec::new();
     let mut next = 0;
     for path in picture_set::list(folder)? {
-        let again = "draw it again by the command that drew the set";
+        let again = "run the command of the set again to redraw it";
         let batch = BatchFile::open(&path)
             .map_err(|reason| format!("{}: {reason}; {again}", path.display()))?;
         if let Some(before) = batches.first() {
             let difference = before.header.difference(&batch.header);
             if difference.is_some() || before.size != batch.size {
                 let difference = difference.unwrap_or_else(|| "size".into());
-                return Err(format!("{} is of another set ({difference})", path.display()));
+                return Err(format!("{} belongs to another set ({difference})", path.display()));
             }
             if before.header.device != batch.header.device {
                 eprintln!(
-                    "note: drawn on different devices ({}; {}): last bits may differ from those of one device",
+                    "note: the batches come from different devices ({}; {}), so last bits may \
+                        differ",
                     before.header.device, batch.header.device
                 );
             }
@@ -74,7 +75,7 @@ fn open_all(folder: &Path) -> Result<Vec<BatchFile>, String> {
     }
     let count = batches.iter().map(|batch| batch.header.count).max();
     let count =
-        count.ok_or_else(|| format!("{} holds no batches of pictures", folder.display()))?;
+        count.ok_or_else(|| format!("{} contains no batches of images", folder.display()))?;
     missing(next, count)?;
     Ok(batches)
 }
@@ -84,7 +85,8 @@ fn missing(from: usize, to: usize) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "the set is not complete: pictures {from} to {} are missing; run the shards again, what is there is kept",
+        "the set is not complete: images {from} to {} are missing; run the shards again, \
+            existing batches are kept",
         to.saturating_sub(1).max(from)
     ))
 }
@@ -117,7 +119,7 @@ fn write_npz(path: &Path, batches: &[BatchFile], bar: &ProgressBar) -> zip::resu
     Ok(())
 }
 
-/// The head of a file of NumPy's format 1.0: magic, length, and a dictionary that ends on a multiple of 64 bytes.
+/// The header of NumPy's file format 1.0: magic, length, and a dictionary padded to a multiple of 64 bytes.
 fn npy_header(kind: &str, shape: &[usize]) -> Vec<u8> {
     let shape: Vec<_> = shape.iter().map(|n| format!("{n},")).collect();
     let mut text =
@@ -141,7 +143,7 @@ fn write_pngs(folder: &Path, batches: &[BatchFile], bar: &ProgressBar) -> Result
             let picture = RgbImage::from_raw(width as u32, height as u32, pixels.to_vec());
             let path = folder.join(format!("{:08}.png", batch.header.first + i));
             picture
-                .ok_or_else(|| fail(&"a picture has no pixels"))?
+                .ok_or_else(|| fail(&"an image has no pixels"))?
                 .save(path)
                 .map_err(|e| fail(&e))?;
             bar.inc(1);

@@ -1,5 +1,5 @@
 //! Commands, their help, and the one place where errors become exit codes:
-//! 0 is success, 1 a verification that found differences, 2 a request that could not be carried out.
+//! 0 for success, 1 for a verification with differences, 2 for a request that failed.
 
 mod bench;
 mod convert;
@@ -28,7 +28,7 @@ use diffmoe::kernels::WeightPrecision;
 use diffmoe::pipeline::{Backend, LoadError};
 use scheduler_options::by_name;
 
-/// What a command returns: an exit code, or an error that becomes one sentence on stderr.
+/// Result of a command: an exit code, or an error that is printed to stderr.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
 
 /// Generate images with DiffMoE diffusion transformers, and see which expert works on which token.
@@ -60,18 +60,18 @@ fn backend_parser() -> impl clap::builder::TypedValueParser<Value = Backend> {
     by_name(Backend::ALL.iter().map(|backend| (backend.name(), backend.hint())))
 }
 
-/// What large matrices are on a graphics device; the processor computes with f32 in any case.
+/// Format of large matrices on a GPU; the CPU backend always computes in f32.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum WeightsName {
-    /// What the file has: int4, int8 or f16; f16 for what is f32.
+    /// As in the file: int4, int8 or f16; f32 becomes f16.
     Auto,
-    /// Half a byte a number, and a scale for 32 of them.
+    /// Half a byte per value, and a scale per 32 values.
     Int4,
-    /// A byte a number, and a scale for each row.
+    /// One byte per value, and a scale per row.
     Int8,
-    /// Two bytes.
+    /// Two bytes per value.
     F16,
-    /// Four bytes.
+    /// Four bytes per value.
     F32,
 }
 
@@ -91,9 +91,7 @@ impl From<WeightsName> for WeightChoice {
 fn size(text: &str) -> Result<[usize; 2], String> {
     let sides = text.split_once(['x', '×']).map(|(height, width)| [height, width]);
     let sides = sides.and_then(|[h, w]| Some([h.trim().parse().ok()?, w.trim().parse().ok()?]));
-    sides.ok_or_else(|| {
-        "it has to be HEIGHTxWIDTH in pixels or latent cells, as in 16x24".to_owned()
-    })
+    sides.ok_or_else(|| "expected HEIGHTxWIDTH in pixels or latent cells, as in 16x24".to_owned())
 }
 
 fn main() -> ExitCode {
@@ -116,7 +114,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// What to try next where a device is the trouble; the library does not know our options.
+/// What to try if a device fails; the library does not know our options.
 fn advice(error: &(dyn std::error::Error + 'static)) -> &'static str {
     let of_gpu = |error: &GpuError| match error {
         GpuError::NoAdapter(_) => {

@@ -1,4 +1,4 @@
-//! `diffmoe make-random`: a model of the paper's shapes with random weights, to measure what it costs.
+//! `diffmoe make-random`: a model of one of the paper's sizes with random weights, for measurements.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,22 +10,22 @@ use indicatif::ProgressBar;
 use super::Outcome;
 use super::convert::DtypeName;
 
-/// Write a model of one of the paper's sizes with random weights: for measurements, it draws noise.
+/// Write a model of one of the paper's sizes with random weights, for measurements; its images are noise.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// Shape, as in S-E16, L-E8, dense-XL-ddpm, tc-B-E16.
+    /// Size, such as S-E16, L-E8, dense-XL-ddpm, tc-B-E16.
     #[arg(value_name = "PRESET")]
     preset: Preset,
-    /// Height and width of a sample in latent cells, where it is not the paper's.
+    /// Height and width of a sample in latent cells, instead of the paper's.
     #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = super::size)]
     size: Option<[usize; 2]>,
     /// Model file to write, or the stem of its parts.
     #[arg(short, long, value_name = "FILE.safetensors")]
     out: PathBuf,
-    /// How large matrices are stored.
+    /// Format of large matrices.
     #[arg(long, value_enum, default_value = "f16")]
     dtype: DtypeName,
-    /// Write parts of about this size with an index, which is then the file to open.
+    /// Write parts of about this size and an index; open the model through the index.
     #[arg(long, value_name = "MB")]
     part_mb: Option<u64>,
     /// Seed of the weights.
@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     };
     let config = preset.config();
     if arguments.part_mb == Some(0) {
-        return Err("parts of 0 MB are not possible; choose a larger number".into());
+        return Err("part size must be at least 1 MB, got 0".into());
     }
     let tensors = config.tensors();
     let bar = ProgressBar::new(tensors.len() as u64);

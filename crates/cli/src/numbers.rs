@@ -1,4 +1,4 @@
-//! Numbers for people.
+//! Formatting of numbers.
 
 /// 140191616 as 140,191,616.
 pub(super) fn grouped(number: usize) -> String {

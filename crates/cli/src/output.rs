@@ -1,5 +1,5 @@
-//! Files that a command writes: reserved before the work, so that an unwritable place is found out before
-//! minutes of computing, and put in place only when they are whole.
+//! Output files of a command: reserved before the work, so that an unwritable path fails before minutes of
+//! computing, and renamed into place only when they are complete.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ impl Output {
     /// Makes sure that a file can be written at `path`.
     pub(super) fn reserve(path: &Path) -> Result<Self, String> {
         let refuse = |reason: &str| {
-            format!("cannot write {}: {reason}; choose another place for it", path.display())
+            format!("cannot write {}: {reason}; choose another path", path.display())
         };
         if path.is_dir() {
             return Err(refuse("it is a folder"));

@@ -1,6 +1,6 @@
-//! The files of a set of pictures, one for each batch: safetensors with `pictures` [n, h, w, 3] u8, `labels`
-//! `[n, tables]` u32 and, for models with experts, `capacity` `[n]` f32. What the pictures were drawn with stands in the
-//! header, so that files of different sets are never taken for one (docs/evaluation.md).
+//! The files of a set of images, one for each batch: safetensors with `pictures` [n, h, w, 3] u8, `labels`
+//! `[n, tables]` u32 and, for models with experts, `capacity` `[n]` f32. The header has the settings, so that files of
+//! different sets are never mixed (docs/evaluation.md).
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,19 +20,19 @@ const KEY: &str = "diffmoe_set";
 pub(super) struct Header {
     /// 1.
     pub(super) format: u32,
-    /// Number of the first picture.
+    /// Number of the first image.
     pub(super) first: usize,
-    /// Pictures in this file.
+    /// Images in this file.
     pub(super) pictures: usize,
-    /// Pictures of the whole set.
+    /// Images of the whole set.
     pub(super) count: usize,
-    /// What decides how a picture looks, for all pictures of the set.
+    /// What decides how an image looks, for all images of the set.
     pub(super) settings: serde_json::Map<String, serde_json::Value>,
     /// Names of the label tables.
     pub(super) tables: Vec<String>,
-    /// For each table the row of each picture, as in the tensor `labels`.
+    /// For each table the row of each image, as in the tensor `labels`.
     pub(super) labels: Vec<Vec<u32>>,
-    /// What each picture was asked to show, for models that read text.
+    /// What each image was asked to show, for models that read text.
     pub(super) prompts: Vec<String>,
     /// What computed.
     pub(super) device: String,
@@ -53,7 +53,7 @@ impl Header {
     }
 }
 
-/// The file of the batch that begins with this picture.
+/// The file of the batch that begins with this image.
 pub(super) fn path(folder: &Path, first: usize) -> PathBuf {
     folder.join(format!("batch-{first:08}.safetensors"))
 }
@@ -104,16 +104,16 @@ pub(super) struct BatchFile {
 }
 
 impl BatchFile {
-    /// Opens a batch, or says in words why it is none. Reads the header only.
+    /// Opens a batch, or explains why it is not one. Reads only the header.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
         let bytes = map_file(path).map_err(|e| e.to_string())?;
         // Also compares the length of the file with what the header promises.
         let (header, metadata) =
-            SafeTensors::read_metadata(&bytes).map_err(|e| format!("it is not whole ({e})"))?;
+            SafeTensors::read_metadata(&bytes).map_err(|e| format!("it is incomplete ({e})"))?;
         let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
-        let text = text.ok_or("it is no batch of a set of pictures")?;
+        let text = text.ok_or("it is not a batch of an image set")?;
         let known: Header = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        let tensor = metadata.info("pictures").ok_or("it holds no pictures")?;
+        let tensor = metadata.info("pictures").ok_or("it contains no images")?;
         let (begin, end) = tensor.data_offsets;
         match *tensor.shape.as_slice() {
             [n, height, width, 3]
@@ -122,7 +122,7 @@ impl BatchFile {
                 let pictures = 8 + header + begin..8 + header + end;
                 Ok(Self { header: known, size: [height, width], bytes, pictures })
             }
-            _ => Err(format!("its pictures have shape {:?}", tensor.shape)),
+            _ => Err(format!("its images have shape {:?}", tensor.shape)),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Verdicts of `diffmoe verify`: recorded tensors, compared one by one, with a line for each.
+//! Results of `diffmoe verify`: recorded tensors compared one by one, with a line for each.
 
 use safetensors::{Dtype, SafeTensors};
 
@@ -40,11 +40,11 @@ impl Report {
         Self { tolerance, passed: 0, failed: 0 }
     }
 
-    /// Prints the count and says whether something differs.
+    /// Prints the counts; returns whether anything differs.
     pub(super) fn finish(self) -> Result<bool, &'static str> {
         println!("{} passed, {} failed", self.passed, self.failed);
         if self.passed + self.failed == 0 {
-            return Err("the case has nothing that could be compared");
+            return Err("the case contains nothing to compare");
         }
         Ok(self.failed > 0)
     }

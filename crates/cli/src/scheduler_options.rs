@@ -14,7 +14,7 @@ pub(super) struct SchedulerOptions {
 }
 
 impl SchedulerOptions {
-    /// The scheduler that was asked for, or the model's.
+    /// The requested scheduler, or the model's.
     pub(super) fn resolve(&self, config: &Config) -> Result<SchedulerKind, OptionError> {
         let kind = self.scheduler.unwrap_or_else(|| SchedulerKind::default_of(config));
         self.options.iter().try_fold(kind, |kind, (name, value)| kind.with_text(name, value))
@@ -54,7 +54,7 @@ impl clap::Args for SchedulerOptions {
             .visible_alias("solver")
             .value_name("NAME")
             .value_parser(by_name::<SchedulerKind>(rows))
-            .help("How to get from noise to data. Default: the model's");
+            .help("Scheduler. Default: the model's");
         options().into_iter().fold(command.arg(scheduler), |command, (option, of)| {
             let arg = Arg::new(option.name).long(option.name);
             let help = format!("{of}: {}", option.hint.trim_end_matches('.'));

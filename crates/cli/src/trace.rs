@@ -1,4 +1,4 @@
-//! `diffmoe trace`: what a routing trace amounts to, as a table or as CSV.
+//! `diffmoe trace`: summary of a routing trace, as a table or as CSV.
 
 use std::fmt::Write as _;
 use std::io::Write;
@@ -9,15 +9,15 @@ use diffmoe::trace::{Load, Trace};
 
 use super::Outcome;
 
-/// Summarise a routing trace: how much the experts of each layer work at each step, and how evenly.
+/// Summarise a routing trace: capacity and balance of the experts, by layer and step.
 #[derive(clap::Args)]
 #[command(after_help = "Columns:
-  C          experts that worked on a token, on average
-  effective  exp(entropy of the experts' loads) / experts: 1 where all do as much, 1/experts where one does all
+  C          mean number of experts per token
+  effective  exp(entropy of the experts' loads) / experts: 1 if all do the same, 1/experts if one does everything
   largest    load of the busiest expert over the fair share
   dead       share of experts that took no token
   skipped    share of tokens that no expert took
-A step's row is the mean over layers, because experts of different layers have nothing in common, and that of the whole
+A step's row is the mean over layers, because experts of different layers are unrelated, and that of the whole
 run the mean over steps. A block's row counts the tokens of all steps together.
 
 Examples:
@@ -25,9 +25,9 @@ Examples:
   diffmoe trace routing.json
   diffmoe trace routing.json --csv > routing.csv")]
 pub(super) struct Arguments {
-    /// Trace that `diffmoe sample --trace` wrote, JSON or safetensors.
+    /// Trace written by `diffmoe sample --trace`, JSON or safetensors.
     file: PathBuf,
-    /// Print a line for every step and layer, separated by commas.
+    /// Print comma-separated values, one line per step and layer.
     #[arg(long)]
     csv: bool,
 }
@@ -61,7 +61,7 @@ fn mean(rows: &[Row]) -> Row {
     })
 }
 
-/// A row for each layer at a step.
+/// One row per layer of a step.
 fn rows_of_step(trace: &Trace, step: u32) -> Vec<Row> {
     let loads = (0..trace.blocks().len()).filter_map(|layer| trace.load(step, layer));
     loads.map(|load| row(&load)).collect()
@@ -85,8 +85,8 @@ fn csv(trace: &Trace) -> String {
 fn table(trace: &Trace) -> String {
     let blocks = trace.blocks();
     let pictures = match trace.pictures() {
-        1 => "1 picture".to_owned(),
-        n => format!("{n} pictures"),
+        1 => "1 image".to_owned(),
+        n => format!("{n} images"),
     };
     if blocks.is_empty() {
         return format!("{}: {} steps without experts\n", trace.model(), trace.steps());

@@ -1,4 +1,4 @@
-//! `diffmoe verify`: compares this implementation with recorded answers, tensor by tensor.
+//! `diffmoe verify`: compares this implementation with recorded results, tensor by tensor.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,11 +17,11 @@ use serde::Deserialize;
 use super::report::{Recorded, Report, record};
 use super::{Outcome, backend_parser, verify_decoder};
 
-/// Check the implementation against recorded answers of another one.
+/// Check the implementation against recorded results of another one.
 ///
 /// A case is a folder with `model.safetensors`, `case.json` (configuration and sampling settings) and
 /// `io.safetensors` (inputs, outputs and intermediate values). Every recorded tensor is compared; routing is
-/// compared as sets, exactly. Exit code 1 when something differs.
+/// compared as sets, exactly. The exit code is 1 if anything differs.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// Folder of the case.
@@ -30,12 +30,12 @@ pub(super) struct Arguments {
     /// Where to compute.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
     backend: Backend,
-    /// Largest difference that passes; where recorded numbers exceed 1, relative to the largest of them.
+    /// Largest difference that passes, relative to the largest recorded value if that exceeds 1.
     #[arg(long, default_value_t = 1e-4)]
     tolerance: f32,
 }
 
-/// The settings in `case.json` that are not the model's.
+/// The settings in `case.json` that do not belong to the model.
 #[derive(Deserialize)]
 struct Case {
     #[serde(default)]
@@ -59,7 +59,7 @@ fn no_guidance() -> f32 {
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     if !(arguments.tolerance >= 0.0 && arguments.tolerance.is_finite()) {
-        return Err(format!("a tolerance of {} is not possible", arguments.tolerance).into());
+        return Err(format!("the tolerance must be 0 or more, got {}", arguments.tolerance).into());
     }
     let folder = &arguments.case;
     let read = |name: &str| {
@@ -106,7 +106,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         }
     }
     if !untested.is_empty() {
-        println!("no answer yet for: {}", untested.join(", "));
+        println!("no results for: {}", untested.join(", "));
     }
     let failed = report.finish()?;
     Ok(ExitCode::from(u8::from(failed)))
@@ -131,13 +131,13 @@ impl Inputs {
         for (key, table) in ["y", "style"].iter().zip(&config.labels) {
             let rows: Vec<u32> = record(io, key)?.values.iter().map(|&v| v as u32).collect();
             if rows.len() != batch || rows.iter().any(|&row| row > table.null) {
-                return Err(format!("{key} has to name a {} for each sample", table.name));
+                return Err(format!("{key} needs a {} for each sample", table.name));
             }
             labels.push(rows);
         }
         if config.text.is_some() && case.prompts.len() != batch {
             return Err(format!(
-                "case.json needs a list \"prompts\" of {batch}: the model reads text"
+                "case.json needs a list \"prompts\" of {batch} for a text-conditioned model"
             ));
         }
         let routing = Routing { rule: RoutingRule::Pool, ..Routing::default() };
@@ -154,27 +154,24 @@ impl Inputs {
     }
 }
 
-/// Whether a recorded tensor is no answer: inputs of the pass, noise of a sampling run.
+/// Whether a recorded tensor is an input: inputs of the pass, noise of a sampling run.
 fn is_input(name: &str) -> bool {
     ["x", "t", "y", "style"].contains(&name) || name.ends_with("_noise")
 }
 
-/// Which steps of the trained process a recorded run took, as `*_timesteps` says.
+/// The steps of the trained process that a recorded run took, from `*_timesteps`.
 fn respaced_times(key: &str, case: &Case) -> Result<Option<Vec<f32>>, String> {
     if !key.ends_with("_timesteps") {
         return Ok(None);
     }
     if !(1..=diffmoe::scheduler::TRAINED_STEPS).contains(&case.steps) {
-        return Err(format!(
-            "case.json asks for {} steps of DDPM; 1 to 1000 are possible",
-            case.steps
-        ));
+        return Err(format!("case.json has {} DDPM steps, expected 1–1000", case.steps));
     }
     let times = Process::respaced(case.steps).times;
     Ok(Some(times.into_iter().map(|time| time as f32).collect()))
 }
 
-/// The official guided loop of DDPM carries the sample twice and throws the second half away; so do we.
+/// The official guided DDPM loop carries the sample twice and discards the second half; this does the same.
 fn keep_first_half(wanted: &mut Recorded, shape: &[usize]) {
     let is_double = wanted.shape.len() == shape.len()
         && wanted.shape[0] == 2 * shape[0]
@@ -185,7 +182,7 @@ fn keep_first_half(wanted: &mut Recorded, shape: &[usize]) {
     }
 }
 
-/// Samples as the recorded key says (`NAME_cfg`, `NAME_nocfg`), or nothing where we cannot.
+/// Samples as the recorded key requests (`NAME_cfg`, `NAME_nocfg`), or nothing if that is not supported.
 fn sample(
     key: &str,
     engine: &mut dyn Engine,
@@ -222,7 +219,7 @@ fn sample(
             Next::Step(ops) => engine.finish_step(&ops)?,
             Next::Done => return Ok(last),
             Next::Stalled(reason) => return Err(EngineError::Stalled(reason).into()),
-            Next::Wait => return Err("the device did not hand a step back".into()),
+            Next::Wait => return Err("the device returned no result for a step".into()),
         }
         while let Some(snapshot) = engine.take_snapshot() {
             scheduler.observe(Observation { sample: &snapshot.latent, reports: &snapshot.reports });
@@ -251,7 +248,7 @@ fn recorded_noise(
     Ok(StepNoise::Recorded(steps.collect()))
 }
 
-/// Sorts `blocks.10` after `blocks.9`, so that the first failure is where the error begins.
+/// Sorts `blocks.10` after `blocks.9`, so that the first failure is where the error starts.
 fn natural_order(name: &str) -> (usize, String) {
     let block = name.strip_prefix("blocks.").and_then(|rest| rest.split('.').next()?.parse().ok());
     (block.unwrap_or(usize::MAX), name.to_owned())

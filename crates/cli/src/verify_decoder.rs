@@ -13,7 +13,7 @@ use safetensors::SafeTensors;
 use super::Outcome;
 use super::report::{Report, record};
 
-/// Compares a decoder's layers and pictures with the recorded ones, from the latents `z` `[B, C, h, w]`.
+/// Compares a decoder's layers and images with the recorded ones, from the latents `z` `[B, C, h, w]`.
 pub(super) fn run(
     folder: &Path,
     io: &SafeTensors<'_>,
@@ -26,7 +26,7 @@ pub(super) fn run(
         [batch, c, h, w] if c == file.latent_channels() && batch * h * w > 0 => ([h, w], c * h * w),
         _ => {
             let c = file.latent_channels();
-            return Err(format!("z has shape {:?}, [B, {c}, h, w] is needed", z.shape).into());
+            return Err(format!("z has shape {:?}, expected [B, {c}, h, w]", z.shape).into());
         }
     };
     let place = LoadedDecoder::open(&file, backend, WeightPrecision::F32)?;
@@ -57,7 +57,7 @@ pub(super) fn run(
     let known = |name: &&str| *name == "z" || all.iter().any(|(tap, ..)| tap == name);
     let untested: Vec<_> = io.names().into_iter().filter(|name| !known(name)).collect();
     if !untested.is_empty() {
-        println!("no answer for: {}", untested.join(", "));
+        println!("no results for: {}", untested.join(", "));
     }
     let failed = report.finish()?;
     Ok(ExitCode::from(u8::from(failed)))

@@ -1,4 +1,4 @@
-//! `diffmoe window`: the viewer, where it was built in, else how to get it.
+//! `diffmoe window`: the viewer if it was built in, otherwise a hint how to get it.
 
 use super::Outcome;
 
@@ -21,7 +21,7 @@ pub(super) struct Arguments {
 
 #[cfg(not(feature = "window"))]
 pub(super) fn run(_arguments: &Arguments) -> Outcome {
-    Err("this build has no window; run `cargo run --release -p diffmoe-viewer`, or build the tool with \
-         `--features window`"
+    Err("this build has no window: run `cargo run --release -p diffmoe-viewer`, or build the \
+         tool with `--features window`"
         .into())
 }

@@ -32,7 +32,7 @@ fn the_same_seed_writes_the_same_bytes_and_another_seed_does_not() {
         let (code, stdout, stderr) = diffmoe(&arguments);
         assert_eq!(code, 0, "{stderr}");
         assert!(stdout.contains("capacity C ="), "{stdout}");
-        std::fs::read(folder.path(name)).expect("a picture")
+        std::fs::read(folder.path(name)).expect("an image")
     };
     let first = draw("a.png", &[]);
     assert_eq!(first, draw("b.png", &[]));
@@ -153,29 +153,29 @@ fn impossible_requests_are_refused_in_one_sentence() {
             if more[0] == "--model" { &[&model[..1], &model[3..]].concat() } else { &model[..] };
         refused(&[model, more].concat(), expected);
     };
-    sample(&["--class", "99999"], "there is no class \"99999\"");
+    sample(&["--class", "99999"], "unknown class \"99999\"");
     sample(&["--class", "Volcano"], "Forest");
-    sample(&["--style", "noto"], "knows no styles");
+    sample(&["--style", "noto"], "has no styles; remove --style");
     sample(&["--steps", "0"], "steps must be 1–10000, got 0");
     sample(&["--guidance", "NaN"], "guidance must be 0–100 (1 switches it off), got NaN");
     sample(&["--cfg", "-3"], "off), got -3");
     sample(&["--gamma", "7"], "gamma must be 0–1");
-    sample(&["--count", "0"], "0 pictures");
-    sample(&["--count", "9999999"], "pictures are not possible");
+    sample(&["--count", "0"], "0 images");
+    sample(&["--count", "9999999"], "count must be 1–");
     sample(&["--batch", "0"], "batch of 0");
     sample(&["--scale", "0"], "scale of 0");
     sample(&["--scheduler", "rk4"], "possible values: euler, heun");
     sample(&["--solver", "ddpm"], "ddpm does not sample flow models: choose euler, heun,");
     sample(&["--solver", "dopri5", "--rtol", "0"], "rtol must be");
-    sample(&["--solver", "dopri5", "--count", "3", "--batch", "2"], "for a whole batch");
+    sample(&["--solver", "dopri5", "--count", "3", "--batch", "2"], "chooses its steps per batch");
     sample(&["--eta", "0.5"], "eta is not an option of heun");
-    sample(&["--model", "nosuch"], "there is no model");
+    sample(&["--model", "nosuch"], "unknown model");
     sample(&["--model", &folder.text("nosuch.safetensors")], "cannot read");
     sample(&["--model", &fixture("diffmoe_flow/model.safetensors")], "makes latents");
     std::fs::create_dir(folder.path("folder.png")).expect("a folder");
     refused(&["sample", "--out", &folder.text("folder.png")], "it is a folder");
     refused(&["sample", "--out", &folder.text("no/such/folder/x.png")], "cannot write");
-    refused(&["sample", "--out", &folder.text("x.bmp")], "end it in .png");
+    refused(&["sample", "--out", &folder.text("x.bmp")], "must end in .png");
     refused(&["verify", &folder.text("nosuch")], "a case needs");
     assert!(!folder.path("x.png").exists(), "a refused request writes nothing");
 }
@@ -189,13 +189,17 @@ fn damaged_models_are_refused_with_the_reason() {
         std::fs::write(folder.path(name), bytes).expect("a file");
         refused(&["info", &folder.text(name)], expected);
     };
-    broken("empty.safetensors", &[], "not a whole safetensors file");
+    broken("empty.safetensors", &[], "not a complete safetensors file");
     broken("short.safetensors", &whole[..whole.len() / 2], "ends too early");
-    broken("text.safetensors", b"this is no model, only some text", "not a whole safetensors file");
+    broken(
+        "text.safetensors",
+        b"this is no model, only some text",
+        "not a complete safetensors file",
+    );
     std::fs::write(folder.path("case.json"), "{}").expect("a file");
     broken("unknown.safetensors", &whole, "configuration");
     std::fs::remove_file(folder.path("case.json")).expect("gone");
-    broken("bare.safetensors", &whole, "does not say what model it is");
+    broken("bare.safetensors", &whole, "has no model description");
     // The wrong model: four experts where the file has other shapes.
     let config = std::fs::read_to_string(fixture("diffmoe_flow/case.json")).expect("the fixture");
     std::fs::write(
@@ -268,7 +272,7 @@ fn recorded_answers_are_met_by_both_backends() {
             let (code, stdout, stderr) = diffmoe(&["verify", case, "--backend", backend]);
             assert_eq!(code, 0, "{case} on {backend}:\n{stdout}{stderr}");
             assert!(stdout.trim_end().ends_with(" passed, 0 failed"), "{stdout}");
-            assert!(!stdout.contains("no answer yet"), "{stdout}");
+            assert!(!stdout.contains("no results for"), "{stdout}");
         }
     }
 }

@@ -22,14 +22,14 @@ fn latents_that_were_kept_decode_to_the_same_pictures() {
     let (code, stdout, stderr) = diffmoe(&arguments);
     assert_eq!(code, 0, "{stderr}");
     assert!(stdout.contains("z.safetensors"), "{stdout}");
-    assert!(stderr.contains("decoding 3 pictures of 32×32"), "{stderr}");
+    assert!(stderr.contains("decoding 3 images of 32×32"), "{stderr}");
     let decode = ["decode", &latents, "--vae", &vae, "--out", &second, "--backend", "cpu"];
     let (code, _, stderr) = diffmoe(&decode);
     assert_eq!(code, 0, "{stderr}");
-    let [first, second] = [first, second].map(|path| std::fs::read(path).expect("a picture"));
+    let [first, second] = [first, second].map(|path| std::fs::read(path).expect("an image"));
     assert!(first == second, "sampled and decoded in one go and in two");
     let picture = image::load_from_memory(&first).expect("a PNG");
-    // Three pictures in a grid of two by two.
+    // Three images in a grid of two by two.
     assert_eq!((picture.width(), picture.height()), (2 * 32 + 4, 2 * 32 + 4));
     // The same latents mean something else to another decoder.
     let other = fixture("vae_kl_mini/model.safetensors");
@@ -37,7 +37,7 @@ fn latents_that_were_kept_decode_to_the_same_pictures() {
     let decode = ["decode", &latents, "--vae", &other, "--out", &third, "--backend", "cpu"];
     let (code, _, stderr) = diffmoe(&decode);
     assert_eq!(code, 0, "{stderr}");
-    assert!(std::fs::read(third).expect("a picture") != second);
+    assert!(std::fs::read(third).expect("an image") != second);
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_converted_decoder_carries_its_configuration_and_decodes_the_same() {
                 let decode = ["decode", &latents, "--vae", vae, "--out", &out, "--backend", "cpu"];
                 let (code, _, stderr) = diffmoe(&decode);
                 assert_eq!(code, 0, "{stderr}");
-                std::fs::read(out).expect("a picture")
+                std::fs::read(out).expect("an image")
             });
         assert!(before == after, "{case}");
     }
@@ -74,10 +74,10 @@ fn requests_that_cannot_be_met_say_what_to_do() {
     let vae = fixture("vae_tiny_mini/model.safetensors");
     let io = fixture("vae_tiny_mini/io.safetensors");
     refused(&sample(&model, &["--out", &out]), "--vae FILE");
-    refused(&sample("emoji", &["--vae", &vae, "--out", &out]), "leave --vae out");
+    refused(&sample("emoji", &["--vae", &vae, "--out", &out]), "remove --vae");
     refused(&sample(&model, &["--vae", "nowhere.safetensors", "--out", &out]), "cannot read");
-    refused(&sample(&model, &["--vae", &model, "--out", &out]), "is no image decoder");
-    refused(&["decode", &vae, "--vae", &vae, "--out", &out], "no tensor named latents");
+    refused(&sample(&model, &["--vae", &model, "--out", &out]), "is not an image decoder");
+    refused(&["decode", &vae, "--vae", &vae, "--out", &out], "has no tensor \"latents\"");
     let elsewhere = tempfile::tempdir().expect("a folder");
     let latents = elsewhere.path().join("z.safetensors");
     for (shape, why) in [
@@ -89,7 +89,7 @@ fn requests_that_cannot_be_met_say_what_to_do() {
         let latents = latents.display().to_string();
         refused(&["decode", &latents, "--vae", &vae, "--out", &out], why);
     }
-    refused(&["decode", &io, "--vae", &vae, "--out", "a.jpg"], "end it in .png");
+    refused(&["decode", &io, "--vae", &vae, "--out", "a.jpg"], "must end in .png");
     assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0, "nothing is left");
 }
 

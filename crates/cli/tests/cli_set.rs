@@ -1,4 +1,4 @@
-//! Sets of pictures for evaluation: shards, batches, what a second call does, and joining.
+//! Sets of images for evaluation: shards, batches, what a second call does, and joining.
 
 mod command;
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use command::{diffmoe, refused};
 
-/// Seven pictures in batches of three, two steps.
+/// Seven images in batches of three, two steps.
 const SET: [&str; 12] = [
     "sample",
     "--model",
@@ -57,7 +57,7 @@ fn unzip(path: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
 #[test]
 fn shards_draw_the_same_bytes_as_one_process() {
     let folder = tempfile::tempdir().expect("a folder");
-    // With the pool rule a picture depends on its batch mates.
+    // With the pool rule an image depends on its batch mates.
     for rule in ["pool", "token"] {
         let of = |name: &str| folder.path().join(format!("{rule}-{name}"));
         draw(&of("whole"), &["--routing", rule]);
@@ -90,11 +90,11 @@ fn a_second_call_draws_what_is_missing_or_damaged() {
     assert_eq!(before, times().collect::<Vec<_>>(), "nothing is drawn again");
 
     std::fs::remove_file(path(1)).expect("gone");
-    // A header that is whole, pictures that are not; then less than a header.
+    // A header that is whole, images that are not; then less than a header.
     for length in [whole[2].1.len() - 1, 5, 0] {
         std::fs::write(path(2), &whole[2].1[..length]).expect("a file");
         let said = draw(&set, &[]);
-        assert!(said.contains("is drawn again: it is not whole"), "{said}");
+        assert!(said.contains("will be drawn again: it is incomplete"), "{said}");
         assert!(whole == files(&set));
     }
     assert_eq!(before[0], times().next().unwrap(), "the first was kept");
@@ -125,7 +125,7 @@ fn other_settings_do_not_get_into_a_set() {
     other("eurosat", "emoji", "another set");
     other("5", "6", "seed 6 instead of 5");
     let first = [&SET[..], &["3", "--set", &text, "--class", "River"]].concat();
-    refused(&first, "shows other classes");
+    refused(&first, "has other classes");
     assert_eq!(files(&set).len(), 1, "refused requests write nothing");
 }
 
@@ -145,10 +145,10 @@ fn impossible_sets_are_refused() {
     usage(&["sample", "--set", &text, "--count", "4"], "--seed");
     usage(&["sample", "--set", &text, "--seed", "4"], "--count");
     usage(&["sample", "--set", &text, "--seed", "4", "--count", "4", "--out", "x.png"], "--out");
-    refused(&["sample", "--set", &text, "--seed", "4", "--count", "99999999"], "are not possible");
+    refused(&["sample", "--set", &text, "--seed", "4", "--count", "99999999"], "count must be");
     std::fs::write(folder.path().join("file"), "text").expect("a file");
     let file = folder.path().join("file").display().to_string();
-    refused(&["sample", "--set", &file, "--seed", "4", "--count", "4"], "cannot make the folder");
+    refused(&["sample", "--set", &file, "--seed", "4", "--count", "4"], "cannot create the folder");
     assert!(!Path::new(&text).exists(), "refused requests write nothing");
 }
 
@@ -159,7 +159,7 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
         (folder.path().join("set"), folder.path().join("all.npz"), folder.path().join("png"));
     let text = |path: &Path| path.display().to_string();
     draw(&set, &["--shard", "1/2", "--class", "River,Forest"]);
-    refused(&["join", &text(&set), "--out", &text(&npz)], "pictures 3 to 5 are missing");
+    refused(&["join", &text(&set), "--out", &text(&npz)], "images 3 to 5 are missing");
     draw(&set, &["--shard", "2/2", "--class", "River,Forest"]);
     for out in [&npz, &pngs] {
         let (code, _, stderr) = diffmoe(&["join", &text(&set), "--out", &text(out)]);
@@ -183,7 +183,7 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
     let labels: Vec<u8> = labels.chunks(4).map(|row| row[0]).collect();
     assert!(labels[0] != labels[1] && labels[2..] == labels[..5], "{labels:?}: in turn");
 
-    // The same pictures as a grid of one PNG has, whatever the batches.
+    // The same images as a grid of one PNG has, whatever the batches.
     let grid = text(&folder.path().join("grid.png"));
     let line =
         [&SET[..], &["16", "--scale", "1", "--class", "River,Forest", "--out", &grid]].concat();
@@ -193,7 +193,7 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
     let off = first.iter().zip(&pictures[12_288..24_576]).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(off <= Some(1), "{off:?}");
 
-    refused(&["join", &text(folder.path()), "--out", &text(&npz)], "holds no batches");
+    refused(&["join", &text(folder.path()), "--out", &text(&npz)], "contains no batches");
     std::fs::write(set.join("batch-00000003.safetensors"), "text").expect("a file");
-    refused(&["join", &text(&set), "--out", &text(&npz)], "draw it again");
+    refused(&["join", &text(&set), "--out", &text(&npz)], "run the command of the set again");
 }

@@ -8,7 +8,7 @@ fn model() -> String {
     fixture("t2i_tiny/model.safetensors")
 }
 
-/// Draws into a new folder; gives the picture's bytes, the labels of the trace, and what was said.
+/// Draws into a new folder; gives the image's bytes, the labels of the trace, and what was said.
 fn draw(more: &[&str]) -> (Vec<u8>, serde_json::Value, String) {
     let folder = tempfile::tempdir().expect("a folder");
     let [out, trace] =
@@ -20,7 +20,7 @@ fn draw(more: &[&str]) -> (Vec<u8>, serde_json::Value, String) {
     assert_eq!(code, 0, "{stderr}");
     let trace: serde_json::Value =
         serde_json::from_slice(&std::fs::read(trace).expect("a trace")).expect("JSON");
-    (std::fs::read(out).expect("a picture"), trace["labels"].clone(), stderr)
+    (std::fs::read(out).expect("an image"), trace["labels"].clone(), stderr)
 }
 
 #[test]
@@ -30,11 +30,11 @@ fn prompts_are_drawn_in_turn_and_the_negative_prompt_counts() {
     let (plain, labels, stderr) = draw(&ask);
     let turn = ["a red fox", "robot, flat style", "a red fox"];
     assert_eq!(labels, serde_json::json!([turn]));
-    assert!(!stderr.contains("note: the model reads only"), "{stderr}");
+    assert!(!stderr.contains("note: the prompt is too long"), "{stderr}");
     assert_eq!(plain, draw(&ask).0, "the same again");
     let avoiding = draw(&[&ask[..], &["--negative", "blob"]].concat()).0;
     assert_ne!(plain, avoiding);
-    // One picture at a time changes nothing but rounding.
+    // One image at a time changes nothing but rounding.
     let (_, labels, _) = draw(&[&ask[..], &["--batch", "2"]].concat());
     assert_eq!(labels, serde_json::json!([turn]));
 }
@@ -45,7 +45,7 @@ fn without_a_prompt_the_examples_are_drawn_and_long_prompts_are_noted() {
     assert_eq!(labels, serde_json::json!([["A Robot, fluent 3D", "A Robot, fluent 3D"]]));
     let long = "robot ".repeat(40);
     let (_, _, stderr) = draw(&["--count", "1", "--prompt", &long]);
-    assert!(stderr.contains("reads only the beginning"), "{stderr}");
+    assert!(stderr.contains("the prompt is too long and was truncated"), "{stderr}");
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn prompts_and_classes_go_to_the_models_that_know_them() {
     refused(&["sample", "--model", "emoji", "--prompt", "a fox"], "reads no prompts");
     refused(&["sample", "--model", "emoji", "--negative", "blob"], "reads no prompts");
     refused(&["sample", "--model", &model, "--class", "fox"], "--prompt");
-    refused(&["sample", "--model", &model, "--style", "blob"], "knows no styles");
+    refused(&["sample", "--model", &model, "--style", "blob"], "has no styles; remove --style");
     let (code, stdout, _) = diffmoe(&["info", &model]);
     assert_eq!(code, 0);
     assert!(stdout.contains("prompts of up to 9 tokens out of 85"), "{stdout}");
@@ -76,6 +76,6 @@ fn recorded_answers_are_met_by_both_backends_and_after_a_conversion() {
         let (code, stdout, stderr) = diffmoe(&["verify", case, "--backend", backend]);
         assert_eq!(code, 0, "{case} on {backend}:\n{stdout}{stderr}");
         assert!(stdout.trim_end().ends_with("17 passed, 0 failed"), "{stdout}");
-        assert!(!stdout.contains("no answer yet"), "{stdout}");
+        assert!(!stdout.contains("no results for"), "{stdout}");
     }
 }

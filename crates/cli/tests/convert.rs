@@ -73,7 +73,7 @@ fn a_training_run_becomes_a_model_file() {
     let [model, ema] = [model, ema].map(|f| f.read(name).expect("numbers"));
     assert!(model.iter().zip(&ema).all(|(m, e)| (2.0 * m - e).abs() < 1e-6));
     let one = TorchFile::open(&run.join("checkpoints/0000002.pt"), "best").unwrap_err().to_string();
-    assert!(one.contains("no weights called \"best\"; there are: model, ema"), "{one}");
+    assert!(one.contains("no weights \"best\"; available: model, ema"), "{one}");
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn files_that_are_no_checkpoints_are_refused_in_one_sentence() {
     }
     refused(folder.path().join("nosuch.pt").as_path(), "cannot read");
     std::fs::create_dir(folder.path().join("empty")).expect("a folder");
-    refused(&folder.path().join("empty"), "holds no .pt file");
+    refused(&folder.path().join("empty"), "there is no .pt file in");
     let (code, _, stderr) = diffmoe(&["convert", &text(&file), "-o", "x.bin"]);
     assert!(code == 2 && stderr.contains("end in .safetensors"), "{stderr}");
 }
@@ -182,7 +182,7 @@ fn presets_say_what_they_need_and_whether_it_is_here() {
         });
         assert!(lines.is_sorted_by(|a, b| a > b), "{stdout}");
     }
-    // 2.9 thousand million parameters with 256 pictures at once: no working memory holds that.
+    // 2.9 thousand million parameters with 256 images at once: no working memory holds that.
     let (code, stdout, stderr) = diffmoe(&["info", "--preset", "XL-E16", "--batch", "256"]);
     if stdout.contains("processor") && !stdout.contains(": fits") {
         assert!(code == 2 && stderr.contains("choose fewer experts"), "{stdout}{stderr}");

@@ -1,4 +1,4 @@
-//! Models whose samples are not square, from the command line: pictures, latents, routing and sets keep their shape.
+//! Models whose samples are not square, from the command line: images, latents, routing and sets keep their shape.
 
 mod command;
 
@@ -27,7 +27,7 @@ fn text_of(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// Draws five pictures; what the tool said on stderr.
+/// Draws five images; what the tool said on stderr.
 fn sample(model: &str, more: &[&str]) -> String {
     let quick = ["--steps", "2", "--count", "5", "--seed", "5", "--scale", "1"];
     let arguments = [&["sample", "--model", model], &quick[..], more].concat();
@@ -55,7 +55,7 @@ fn wide_and_high_pictures_are_drawn_on_both_backends_with_their_routing() {
         sample(&model, &["--backend", "cpu", "--out", &cpu, "--trace", &trace]);
         sample(&model, &["--backend", "gpu", "--out", &gpu]);
         let (cpu, gpu) = (picture(cpu), picture(gpu));
-        // Five pictures, three in a row.
+        // Five images, three in a row.
         assert_eq!(cpu.dimensions(), (3 * width + 2 * 4, 2 * height + 4));
         let far = cpu.iter().zip(gpu.iter()).filter(|(a, b)| a.abs_diff(**b) > 1).count();
         assert_eq!((far, gpu.dimensions()), (0, cpu.dimensions()));
@@ -76,7 +76,7 @@ fn wide_latents_are_kept_and_decoded() {
     let [first, second, latents] = ["a.png", "b.png", "z.safetensors"].map(path);
     let more = ["--backend", "cpu", "--vae", &vae, "--out", &first, "--latents", &latents];
     let said = sample(&model, &more);
-    assert!(said.contains("decoding 5 pictures of 24×16"), "{said}");
+    assert!(said.contains("decoding 5 images of 24×16"), "{said}");
     let kept = TensorFile::open(&PathBuf::from(&latents)).expect("the latents");
     assert_eq!(kept.shape("latents").expect("latents"), [5, 4, 4, 6]);
     assert_eq!(picture(&first).dimensions(), (3 * 24 + 2 * 4, 2 * 16 + 4));

@@ -7,7 +7,7 @@ use std::path::Path;
 use command::{diffmoe, refused};
 use serde_json::Value;
 
-/// Draws two pictures; gives what was said.
+/// Draws two images; gives what was said.
 fn draw(folder: &Path, trace: &str, more: &[&str]) -> String {
     let [out, trace] = ["x.png", trace].map(|name| folder.join(name).display().to_string());
     let quick =
@@ -98,7 +98,7 @@ fn the_summary_is_what_the_masks_say() {
 #[test]
 fn scores_explain_the_masks_in_both_forms_and_change_no_picture() {
     let folder = tempfile::tempdir().expect("a folder");
-    let picture = || std::fs::read(folder.path().join("x.png")).expect("a picture");
+    let picture = || std::fs::read(folder.path().join("x.png")).expect("an image");
     draw(folder.path(), "plain.json", &[]);
     let plain = picture();
     // Two batches, so that tokens are appended.

@@ -1,5 +1,5 @@
-//! The trained models of this project, embedded in the program, so that a first image needs no download.
-//! A web page fetches them instead and does without this package.
+//! The trained models of this project, embedded in the program, so that the first image needs no download.
+//! A web page fetches them instead and does not use this package.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ pub fn bytes(name: &str) -> Option<&'static [u8]> {
 /// Opens an embedded model by its name, or a safetensors file by its path: what `--model` takes.
 ///
 /// # Errors
-/// A sentence that says what was expected.
+/// A message with the expected values.
 pub fn open_any(model: &str) -> Result<Checkpoint, Box<dyn std::error::Error>> {
     if let Some(checkpoint) = open(model) {
         return Ok(checkpoint?);
@@ -46,7 +46,7 @@ pub fn open_any(model: &str) -> Result<Checkpoint, Box<dyn std::error::Error>> {
     if !looks_like_a_file && !path.exists() {
         let names: Vec<_> = names().collect();
         return Err(format!(
-            "there is no model {model:?}: give {} or the path of a safetensors file",
+            "unknown model {model:?}: expected {} or the path of a safetensors file",
             names.join(", ")
         )
         .into());

@@ -1,5 +1,4 @@
-//! Small drawings for buttons. The fonts that come with egui have no such signs, and one that has would be a
-//! large part of the page.
+//! Vector icons for buttons. egui's fonts do not have them, and an icon font would be a large part of the page.
 
 use egui::epaint::PathShape;
 use egui::{Atom, Color32, IconData, Painter, Pos2, Rect, Shape, Stroke, StrokeKind, pos2, vec2};

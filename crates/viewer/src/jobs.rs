@@ -1,4 +1,4 @@
-//! What the app waits for without waiting: file dialogs, dropped files, the list of kept downloads.
+//! Background jobs of the app: file dialogs, dropped files, the list of stored downloads.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::platform::{self, CachedFile, PickedFile, Task, Waker};
 enum Ended {
     /// A file for the session to open.
     Opened(Result<PickedFile, String>),
-    /// A file was saved; where, if the system says so.
+    /// A file was saved; its path, if known.
     Saved(Result<Option<String>, String>),
     /// The downloads that are kept here.
     Cached(Vec<CachedFile>),
@@ -49,7 +49,7 @@ impl Jobs {
         self.spawn(move || async move { Ended::Opened(platform::read_dropped(file).await) });
     }
 
-    /// Saves bytes where the visitor wants them.
+    /// Saves bytes to a path chosen by the user.
     pub(super) fn save(&mut self, name: String, mime: &'static str, bytes: Vec<u8>) {
         self.spawn(
             move || async move { Ended::Saved(platform::save_file(name, mime, bytes).await) },

@@ -1,8 +1,8 @@
-//! Keyboard shortcuts. They act while no field or button has the keyboard.
+//! Keyboard shortcuts. They are active while no field or button has the keyboard focus.
 
 use egui::{Context, Key};
 
-/// What a visitor can do without a pointer.
+/// Actions available from the keyboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     GenerateOrPause,
@@ -22,18 +22,18 @@ pub(super) enum Action {
 
 /// Each shortcut: the key, its name and what it does, in the order of the help panel.
 pub(super) const SHORTCUTS: [(Key, &str, &str, Action); 13] = [
-    (Key::Space, "Space", "generate, pause, go on", Action::GenerateOrPause),
+    (Key::Space, "Space", "generate, pause, resume", Action::GenerateOrPause),
     (Key::S, "S", "one step, then pause", Action::Step),
     (Key::Escape, "Esc", "cancel the run, or close what is open", Action::Cancel),
-    (Key::ArrowLeft, "Left", "one step back in the run on screen", Action::Back),
+    (Key::ArrowLeft, "Left", "one step back", Action::Back),
     (Key::ArrowRight, "Right", "one step forward", Action::Forward),
-    (Key::Home, "Home", "to the noise", Action::First),
-    (Key::End, "End", "to the last step", Action::Last),
+    (Key::Home, "Home", "go to the noise", Action::First),
+    (Key::End, "End", "go to the last step", Action::Last),
     (Key::R, "R", "another seed", Action::Dice),
     (Key::M, "M", "token map on or off", Action::Overlay),
-    (Key::D, "D", "save the picture", Action::Save),
-    (Key::L, "L", "copy a link to the picture", Action::Link),
-    (Key::E, "E", "Explore what the experts do, or draw", Action::Mode),
+    (Key::D, "D", "save the image", Action::Save),
+    (Key::L, "L", "copy a link to the image", Action::Link),
+    (Key::E, "E", "switch between Explore and Draw", Action::Mode),
     (Key::Questionmark, "?", "this help", Action::Help),
 ];
 
@@ -48,7 +48,7 @@ pub(super) fn pressed(ctx: &Context) -> Vec<Action> {
             return Vec::new();
         }
         let shortcuts = SHORTCUTS.iter();
-        // A focused button takes the space key for itself, a focused slider the arrows.
+        // A focused button handles the space key itself, a focused slider the arrows.
         let mine = |key| {
             free || !matches!(
                 key,

@@ -12,7 +12,7 @@ use super::{App, explore};
 
 /// From this width on there are three columns.
 const WIDE: f32 = 900.0;
-/// Widths of the columns beside the pictures.
+/// Widths of the columns next to the images.
 const LEFT: f32 = 296.0;
 const RIGHT: f32 = 352.0;
 /// One column is no wider than this.
@@ -109,7 +109,7 @@ fn one_column(app: &mut App, ui: &mut Ui) {
     transport::scrub(app, ui);
     transport::take_away(app, ui);
     let tabs = [
-        (Tab::Draw, "Draw", "What to draw, and how"),
+        (Tab::Draw, "Draw", "What to draw and how to sample it"),
         (Tab::Routing, "Routing", "Which expert works where"),
         (Tab::Model, "Model", "Models and timings"),
     ];

@@ -1,7 +1,7 @@
 //! The app: one user interface for a window and for a web page. It shows what [`session`] does.
 //!
-//! A frame goes like this: the session does a few milliseconds of work, the view-models of what changed are
-//! made anew (`view`), and the panels are laid out (`layout`). Nothing here waits.
+//! In each frame the session does a few milliseconds of work, the view-models that changed are rebuilt (`view`), and
+//! the panels are laid out (`layout`). Nothing here blocks.
 
 mod explore;
 mod icons;
@@ -45,7 +45,7 @@ pub struct Launch {
     pub model: ModelSource,
     /// An image decoder, for a model that makes latents.
     pub decoder: Option<ModelSource>,
-    /// A run that somebody shared, to be shown first.
+    /// A shared run to show first.
     pub share: Option<Share>,
     /// What computes.
     pub backend: Backend,
@@ -102,7 +102,7 @@ impl App {
         &mut self.session
     }
 
-    /// Does the background work of a frame and asks for the next frame where there is more to do.
+    /// Does the background work of a frame and requests the next frame if there is more to do.
     pub fn tick(&mut self, ctx: &Context) {
         self.jobs.tick(&mut self.session);
         let began = Instant::now();
@@ -220,7 +220,7 @@ impl App {
         self.view.mode = mode;
         self.session.set_recording(mode == Mode::Explore);
         if mode == Mode::Explore && self.lacks_scores() {
-            // The same pictures again, now with what the router had in mind.
+            // The same images again, now with what the router had in mind.
             self.session.generate();
         }
         let selection = &mut self.explore.selection;
@@ -261,7 +261,7 @@ impl App {
         self.explore.selection = selection;
     }
 
-    /// How often Explore made something anew for its views, for tests: nothing changes while nobody touches it.
+    /// How often Explore rebuilt its views, for tests: nothing is rebuilt without input.
     pub fn explore_makings(&self) -> u64 {
         self.explore.makings()
     }
@@ -272,13 +272,13 @@ impl App {
         self.view.frame = (frame + 1 < frames).then_some(frame);
     }
 
-    /// Saves one picture, or the grid of all, as on screen.
+    /// Saves one image, or the grid of all, as on screen.
     fn save_png(&mut self, picture: Option<usize>) {
         let Some(record) = self.session.record() else { return };
         let frame = self.view.frame_of(record);
         let only = (record.labels.len() == 1).then_some(0);
         let picture = picture.or(only);
-        // A picture of a few pixels is of little use elsewhere.
+        // An image of a few pixels is of little use elsewhere.
         let size = record.pictures(frame).map_or([1; 2], |pictures| pictures.size);
         let scale = picture.map(|_| (512 / size[0].max(size[1])).clamp(1, 64) as u32);
         let which = picture.map_or_else(String::new, |picture| format!("-{}", picture + 1));
@@ -309,7 +309,7 @@ impl App {
         let Some(fragment) = self.session.share_with(self.explored()) else { return };
         let (link, note) = match platform::page_address() {
             Some(address) => {
-                (format!("{address}#{fragment}"), "Copied a link that draws the same pictures.")
+                (format!("{address}#{fragment}"), "Copied a link that draws the same images.")
             }
             None => (
                 format!("#{fragment}"),

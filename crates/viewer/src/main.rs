@@ -1,4 +1,4 @@
-//! The viewer as a program of its own.
+//! The viewer as a program.
 
 use std::process::ExitCode;
 

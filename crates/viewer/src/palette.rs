@@ -1,11 +1,11 @@
-//! Colours that carry meaning: one for each expert, and one ramp for counts.
+//! Colours with a meaning: one per expert, and a ramp for counts.
 //!
-//! Expert colours are told apart by people with any kind of colour vision as far as sixteen colours can be;
-//! wherever they stand, the expert's number stands too. The ramp is even in perceived lightness.
+//! Expert colours are as distinguishable with any kind of colour vision as sixteen colours can be; they are always
+//! accompanied by the expert's number. The ramp is uniform in perceived lightness.
 
 use egui::Color32;
 
-/// Colours that are told apart; beyond them they repeat.
+/// Number of distinct colours; beyond it they repeat.
 pub const EXPERT_COLOURS: usize = 16;
 
 /// Found by a search that moved well-known hues apart until the closest two of the first eight, and of all, were

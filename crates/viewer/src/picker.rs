@@ -7,7 +7,7 @@ use super::session::Choice;
 use super::theme::Look;
 use diffmoe::model::LabelTable;
 
-/// What a visitor reads for a choice.
+/// The text of a choice.
 pub fn name(table: &LabelTable, choice: Choice) -> String {
     match choice {
         Choice::Any => "any".to_owned(),
@@ -82,7 +82,7 @@ pub(super) fn show(ui: &mut Ui, table: &LabelTable, choice: &mut Choice, width: 
 
 fn hint(table: &LabelTable) -> String {
     format!(
-        "Which {} to draw. Varied: another one for each picture. Any: the model draws what it likes.",
+        "Which {} to draw. Varied: a different one for each image. Any: leave it to the model.",
         table.name
     )
 }
@@ -113,7 +113,7 @@ fn list(ui: &mut Ui, id: Id, table: &LabelTable, current: Choice, opened: bool) 
     let mut picked = found.get(search.marked).copied().filter(|_| enter);
     if found.is_empty() {
         ui.label(
-            RichText::new(format!("No {} of that name.", table.name)).color(Look::of(ui).weak),
+            RichText::new(format!("No {} with that name.", table.name)).color(Look::of(ui).weak),
         );
     }
     let height = ui.spacing().interact_size.y;

@@ -1,4 +1,4 @@
-//! The look: surfaces, lines, text and one accent, light and dark; spacing and type sizes.
+//! The theme: surfaces, lines, text and one accent colour, light and dark; spacing and type sizes.
 
 use egui::style::{HandleShape, WidgetVisuals};
 use egui::{
@@ -83,7 +83,7 @@ pub(super) const THUMB: f32 = 46.0;
 /// The size of a caption's text.
 pub(super) const CAPTION: f32 = 12.0;
 
-/// Gives egui both looks; it follows the system until the visitor chooses.
+/// Sets both themes of egui, which follows the system until the user chooses.
 pub(super) fn install(ctx: &Context) {
     ctx.set_style_of(Theme::Dark, style(DARK, Visuals::dark()));
     ctx.set_style_of(Theme::Light, style(LIGHT, Visuals::light()));

@@ -1,5 +1,4 @@
-//! What is looked at: which step, which picture, which layer; and the small view-models and textures made for
-//! that, kept until something of it changes.
+//! The current view: step, image and layer; and its view-models and textures, cached until one of them changes.
 
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use diffmoe::model::Config;
 use diffmoe::scheduler::Branch;
 use diffmoe::trace::At;
 
-/// The part of a narrow window below the picture.
+/// The part of a narrow window below the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) enum Tab {
     #[default]
@@ -26,20 +25,20 @@ pub(super) enum Tab {
 /// The two modes of the app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub(super) enum Mode {
-    /// Settings, pictures, and a few plots.
+    /// Settings, images, and a few plots.
     #[default]
     Draw,
     /// What every expert does.
     Explore,
 }
 
-/// What the visitor looks at.
+/// What is on screen.
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) mode: Mode,
     /// Number of finished steps behind the frame on screen; `None` follows the run.
     pub(super) frame: Option<usize>,
-    /// The picture that is shown alone.
+    /// The image that is shown alone.
     pub(super) picture: Option<usize>,
     /// Which of the layers that route.
     pub(super) layer: usize,
@@ -92,7 +91,7 @@ impl View {
     }
 }
 
-/// A run: with equal settings and model, pictures and routing are equal too.
+/// A run: with equal settings and model, images and routing are equal too.
 #[derive(Clone, PartialEq)]
 struct RunKey {
     config: Arc<Config>,
@@ -105,7 +104,7 @@ struct RunKey {
 #[derive(Default)]
 pub(super) struct Shown {
     run: Option<RunKey>,
-    /// Pictures of the frame on screen in one texture.
+    /// Images of the frame on screen in one texture.
     pub(super) pictures: Option<TextureHandle>,
     pictures_of: Option<Version>,
     pub(super) grid: Option<Grid>,

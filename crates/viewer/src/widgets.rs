@@ -1,4 +1,4 @@
-//! Pieces that several panels use: cards, switches, sliders with a name above them, buttons with a sign.
+//! Widgets shared by several panels: cards, switches, sliders with a label above them, icon buttons.
 
 use std::ops::RangeInclusive;
 
@@ -41,7 +41,7 @@ pub(super) fn remark(ui: &mut Ui, text: impl Into<String>) -> Response {
     ui.add(egui::Label::new(RichText::new(text).color(colour)).wrap())
 }
 
-/// A word on a surface of its own, over pictures.
+/// A word on a surface of its own, over images.
 pub(super) fn badge(ui: &mut Ui, text: &str) -> Response {
     let look = Look::of(ui);
     let frame = Frame::new().fill(look.card).stroke(Stroke::new(1.0, look.line));
@@ -128,7 +128,7 @@ pub(super) fn switch<T: Copy + PartialEq>(
     *value != before
 }
 
-/// A slider under its name, as wide as there is room, with its value beside it.
+/// A slider below its label, filling the width, with its value next to it.
 pub(super) fn slider<'a, T: egui::emath::Numeric>(
     ui: &mut Ui,
     name: &str,

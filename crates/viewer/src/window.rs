@@ -1,4 +1,4 @@
-//! The app in a window of its own: `diffmoe-viewer`, and `diffmoe window` where that was built in.
+//! The app in a native window: `diffmoe-viewer`, and `diffmoe window` in builds that include it.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -23,7 +23,7 @@ pub struct Arguments {
     /// Image decoder for a model that makes latents: a safetensors file of diffusers, as for `sample --vae`.
     #[arg(long, value_name = "FILE")]
     vae: Option<PathBuf>,
-    /// Draw a run that somebody shared: the part of the link from # on, or the whole link.
+    /// Draw a shared run: the part of a link from # on, or the whole link.
     #[arg(long, value_name = "LINK")]
     share: Option<String>,
     /// Where to compute. The window itself is painted by the GPU in any case.

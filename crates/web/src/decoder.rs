@@ -1,4 +1,4 @@
-//! The image decoder of a generator: previews while its model samples, pictures at the end.
+//! The image decoder of a generator: previews while its model samples, images at the end.
 
 use std::cell::{Cell, RefCell};
 
@@ -35,7 +35,7 @@ impl Decoder {
         self.preview.pictures(latents, size[0] * size[1])
     }
 
-    /// Pictures of latents `[B, C, h, w]`, `size` being (h, w); goes on on a new device when one is lost.
+    /// Images of latents `[B, C, h, w]`, `size` being (h, w); continues on a new device if one is lost.
     pub(super) async fn decode(
         &self,
         latents: Vec<f32>,

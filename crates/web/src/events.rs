@@ -1,4 +1,4 @@
-//! Waiting inside a page: between two slices of work everything else gets its turn.
+//! Yielding to the event loop of a page between two slices of work.
 
 use js_sys::{Function, Promise};
 use wasm_bindgen::prelude::*;

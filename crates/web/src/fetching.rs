@@ -1,4 +1,4 @@
-//! A file that a script names or brings: by address or as bytes, with news of how far it is.
+//! Files for a script, by URL or as bytes, with progress.
 
 use js_sys::{ArrayBuffer, Function, Object, Uint8Array};
 use wasm_bindgen::prelude::*;
@@ -8,7 +8,7 @@ use super::objects::{error, set};
 use super::options::Options;
 use diffmoe_viewer::platform::{self, Bytes, Transfer};
 
-/// Who hears how far it is, and what the file is for.
+/// The progress callback, and what the file is for.
 #[derive(Clone, Copy)]
 pub(super) struct Progress<'f> {
     pub(super) listener: Option<&'f Function>,
@@ -43,9 +43,9 @@ pub(super) async fn file_bytes(
     }
     let bytes = match wanted.dyn_into::<ArrayBuffer>() {
         Ok(buffer) => Uint8Array::new(&buffer),
-        Err(other) => other.dyn_into::<Uint8Array>().map_err(|_| {
-            error(format!("{key} has to be an address, an ArrayBuffer or a Uint8Array"))
-        })?,
+        Err(other) => other
+            .dyn_into::<Uint8Array>()
+            .map_err(|_| error(format!("{key} must be a URL, an ArrayBuffer or a Uint8Array")))?,
     };
     Ok(Some((format!("the {key}"), Bytes::new(bytes.to_vec()))))
 }

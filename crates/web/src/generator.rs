@@ -1,4 +1,4 @@
-//! The JavaScript API: pictures and routing for pages of other people, without a user interface.
+//! The JavaScript API: images and routing for other pages, without a user interface.
 //! `web/diffmoe.d.ts` has the types, `web/README.md` the manual.
 
 use std::cell::{Cell, RefCell};
@@ -51,7 +51,7 @@ impl Generator {
         let listener = options.function("onProgress").map_err(error)?;
         let progress = |file| Progress { listener: listener.as_ref(), file };
         let (label, bytes) = file_bytes(&options, progress("model")).await?.ok_or_else(|| {
-            error("create needs a model: the address of a safetensors file, or its bytes")
+            error("create needs a model: the URL of a safetensors file, or its bytes")
         })?;
         let vae = file_bytes(&options, progress("vae")).await?;
         progress("model").report("open", 0, None);
@@ -106,7 +106,7 @@ impl Generator {
         info
     }
 
-    /// Draws pictures; see `web/README.md` for the options.
+    /// Draws images; see `web/README.md` for the options.
     ///
     /// # Errors
     /// As [`Generator::create`]; the reason of the signal when it was aborted.
@@ -161,8 +161,9 @@ impl Inner {
         let settings = options::settings(&options, config, platform::new_seed()).map_err(error)?;
         if !config.makes_pixels() && self.decoder.is_none() {
             return Err(error(format!(
-                "{} makes latents of {} channels: give `create` their image decoder as `vae`, the address or the \
-                 bytes of a safetensors file of diffusers with an AutoencoderKL or an AutoencoderTiny",
+                "{} generates latents with {} channels: pass their image decoder to `create` \
+                 as `vae`, the URL or the bytes of a safetensors file of diffusers with an \
+                 AutoencoderKL or an AutoencoderTiny",
                 config.name, config.in_channels
             )));
         }
@@ -191,13 +192,13 @@ impl Inner {
         Ok(result.into())
     }
 
-    /// Height and width of a finished picture, in pixels.
+    /// Height and width of a finished image, in pixels.
     fn size(&self) -> [usize; 2] {
         let factor = self.decoder.as_ref().map_or(1, |decoder| decoder.file.factor());
         self.checkpoint.config().input_size.map(|side| side * factor)
     }
 
-    /// Samples to the end; goes on from the last finished step on a new device when one is lost.
+    /// Samples to the end; resumes from the last finished step on a new device if one is lost.
     async fn run(&self, settings: Settings, listener: &Listener) -> Result<Run, JsValue> {
         let config = self.checkpoint.config();
         let batch = settings.pictures();
@@ -229,7 +230,7 @@ impl Inner {
         }
     }
 
-    /// Shows a finished step: the pictures as they are, or a preview of the latents.
+    /// Shows a finished step: the images as they are, or a preview of the latents.
     fn tell(&self, run: &Run, listener: &Listener) -> Result<(), JsValue> {
         let size = self.checkpoint.config().input_size;
         let pictures = || match &self.decoder {
@@ -259,7 +260,7 @@ async fn open_decoder(
     backend: Backend,
 ) -> Result<Decoder, JsValue> {
     if config.makes_pixels() {
-        return Err(error(format!("{} makes pixels; leave vae out", config.name)));
+        return Err(error(format!("{} generates pixels; remove vae", config.name)));
     }
     let file = DecoderFile::from_bytes(label, bytes).map_err(error)?;
     check_decoder(&file, config).map_err(error)?;

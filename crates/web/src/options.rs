@@ -1,4 +1,4 @@
-//! What a script asks for, read from plain objects and checked. Errors are sentences for the script's author.
+//! Options of a script, read from plain objects and checked. Error messages address the script's author.
 
 use js_sys::{Array, Function, Reflect};
 use wasm_bindgen::prelude::*;
@@ -12,19 +12,19 @@ use diffmoe::scheduler::{ALL, OptionInfo, SchedulerKind};
 pub(super) struct Options(JsValue);
 
 impl Options {
-    /// An object; `undefined` and `null` count as an empty one. Entries that we do not know are refused,
+    /// An object; `undefined` and `null` count as an empty one. Unknown entries are rejected,
     /// because a misspelt one would be ignored in silence.
     pub(super) fn new(value: JsValue, known: &[&str]) -> Result<Self, String> {
         if value.is_undefined() || value.is_null() {
             return Ok(Self(JsValue::UNDEFINED));
         }
         if !value.is_object() {
-            return Err("options have to be an object, such as { seed: 7 }".into());
+            return Err("options must be an object, such as { seed: 7 }".into());
         }
         let keys = Reflect::own_keys(&value).map_err(|_| "options cannot be read")?;
         let unknown = keys.iter().filter_map(|k| k.as_string()).find(|k| !known.contains(&&**k));
         match unknown {
-            Some(key) => Err(format!("there is no option {key:?}; known are {}", known.join(", "))),
+            Some(key) => Err(format!("unknown option {key:?}: expected {}", known.join(", "))),
             None => Ok(Self(value)),
         }
     }
@@ -36,35 +36,33 @@ impl Options {
 
     pub(super) fn function(&self, key: &str) -> Result<Option<Function>, String> {
         let convert = |value: JsValue| {
-            value.dyn_into::<Function>().map_err(|_| format!("{key} has to be a function"))
+            value.dyn_into::<Function>().map_err(|_| format!("{key} must be a function"))
         };
         self.get(key).map(convert).transpose()
     }
 
     fn number(&self, key: &str) -> Result<Option<f64>, String> {
-        let convert = |v: JsValue| v.as_f64().ok_or_else(|| format!("{key} has to be a number"));
+        let convert = |v: JsValue| v.as_f64().ok_or_else(|| format!("{key} must be a number"));
         self.get(key).map(convert).transpose()
     }
 
     fn whole(&self, key: &str, most: f64) -> Result<Option<f64>, String> {
         match self.number(key)? {
             Some(n) if n.fract() != 0.0 || !(0.0..=most).contains(&n) => {
-                Err(format!("{key} {n} is not possible; choose a whole number from 0 to {most}"))
+                Err(format!("{key} must be an integer from 0 to {most}, got {n}"))
             }
             number => Ok(number),
         }
     }
 
     pub(super) fn text(&self, key: &str) -> Result<Option<String>, String> {
-        let convert = |v: JsValue| v.as_string().ok_or_else(|| format!("{key} has to be a string"));
+        let convert = |v: JsValue| v.as_string().ok_or_else(|| format!("{key} must be a string"));
         self.get(key).map(convert).transpose()
     }
 
     pub(super) fn signal(&self) -> Result<Option<AbortSignal>, String> {
         let convert = |value: JsValue| {
-            value
-                .dyn_into::<AbortSignal>()
-                .map_err(|_| "signal has to be an AbortSignal".to_owned())
+            value.dyn_into::<AbortSignal>().map_err(|_| "signal must be an AbortSignal".to_owned())
         };
         self.get("signal").map(convert).transpose()
     }
@@ -83,8 +81,8 @@ impl Options {
     }
 }
 
-/// Entries of the options of `sample`, beside those that name label tables and the options of schedulers.
-/// Earlier versions said `solver`.
+/// Entries of the options of `sample`, besides those of label tables and schedulers.
+/// Earlier versions used `solver`.
 const SAMPLE: [&str; 18] = [
     "labels",
     "prompt",
@@ -111,7 +109,7 @@ fn scheduler_options() -> impl Iterator<Item = &'static OptionInfo> {
     ALL.iter().flat_map(|info| info.options)
 }
 
-/// Most pictures in one call: they share one pass through the model.
+/// Most images in one call: they share one pass through the model.
 const MAX_COUNT: f64 = 64.0;
 
 /// Reads the options of `sample`.
@@ -168,7 +166,7 @@ pub(super) fn settings(options: &Options, config: &Config, seed: u64) -> Result<
         .map_err(|error| error.to_string())
 }
 
-/// The scheduler that is asked for or that the model recommends, with its options.
+/// The requested or the recommended scheduler, with its options.
 fn scheduler(options: &Options, config: &Config) -> Result<SchedulerKind, String> {
     let name = match options.text("scheduler")? {
         None => options.text("solver")?,
@@ -188,7 +186,7 @@ fn scheduler(options: &Options, config: &Config) -> Result<SchedulerKind, String
 
 /// The experts of `mute`, a list of pairs.
 fn muted(options: &Options) -> Result<Muted, String> {
-    let wrong = || "mute has to be a list of [block, expert], such as [[1, 3], [5, 0]]".to_owned();
+    let wrong = || "mute must be a list of [block, expert], such as [[1, 3], [5, 0]]".to_owned();
     let Some(value) = options.get("mute") else { return Ok(Muted::default()) };
     let list = value.dyn_into::<Array>().map_err(|_| wrong())?;
     let number = |value: JsValue| {
@@ -227,11 +225,12 @@ fn labels<'a>(options: &Options, config: &'a Config) -> Result<Vec<(&'a str, Vec
 /// A row by its name or its number; `any` is the null row.
 fn row(table: &LabelTable, value: &JsValue) -> Result<u32, String> {
     let text = value.as_string().or_else(|| value.as_f64().map(|n| n.to_string()));
-    let text = text.ok_or_else(|| format!("a label for {} is a name or a number", table.name))?;
+    let text =
+        text.ok_or_else(|| format!("a label for {} must be a name or a number", table.name))?;
     if text == "any" {
         return Ok(table.null);
     }
     table.find(&text).ok_or_else(|| {
-        format!("there is no {} {text:?}; `info.labels` lists them, or give \"any\"", table.name)
+        format!("unknown {} {text:?}: `info.labels` lists them, or use \"any\"", table.name)
     })
 }

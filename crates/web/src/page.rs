@@ -14,11 +14,11 @@ use diffmoe_viewer::platform;
 use diffmoe_viewer::session::{ModelSource, Phase, Rendering, Session, Share, Tick};
 use diffmoe_viewer::{App, Launch};
 
-/// The model that draws the first picture.
+/// The model that draws the first image.
 const FIRST_MODEL: &str = "emoji";
 
 thread_local! {
-    /// Who is told that the program has crashed.
+    /// Callback for crashes of the program.
     static ON_CRASH: RefCell<Option<Function>> = const { RefCell::new(None) };
 }
 
@@ -49,7 +49,7 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
     std::panic::set_hook(Box::new(|panic| {
         console_error_panic_hook::hook(panic);
         let message = panic.to_string();
-        // A crash while crashing is told once.
+        // A crash while crashing is reported once.
         if let Some(on_crash) = ON_CRASH.take() {
             let _ = on_crash.call1(&JsValue::NULL, &message.into());
         }
@@ -86,7 +86,7 @@ async fn work_between_frames(runner: eframe::WebRunner) {
     }
 }
 
-/// What the page's address asks for: `?model=`, `?vae=`, `?backend=`, and a shared run behind the `#`.
+/// Parameters of the page's URL: `?model=`, `?vae=`, `?backend=`, and a shared run behind the `#`.
 fn launch() -> Launch {
     let mut problem = None;
     let share = platform::fragment()
@@ -123,7 +123,7 @@ impl Page {
         state
     }
 
-    /// The pictures after a step of the run on screen, one after the other, four bytes a pixel; of the last
+    /// The images after a step of the run on screen, one after the other, four bytes a pixel; of the last
     /// finished step where none is given.
     pub fn rgba(&self, step: Option<usize>) -> Option<Uint8ClampedArray> {
         let app = self.runner.app_mut::<Shell>()?;
@@ -134,7 +134,7 @@ impl Page {
     }
 }
 
-/// What pictures are, in one word.
+/// What images are, in one word.
 fn name(rendering: Rendering) -> &'static str {
     match rendering {
         Rendering::Pixels => "pixels",

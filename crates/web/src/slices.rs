@@ -1,4 +1,4 @@
-//! Work in slices of about 8 ms between which the page lives, and what a script hears of it.
+//! Work in slices of about 8 ms, so that the page stays responsive, and progress for scripts.
 
 use js_sys::{Array, Function, Uint8ClampedArray};
 use wasm_bindgen::prelude::*;
@@ -67,7 +67,7 @@ impl Listener {
         }
     }
 
-    /// A step is finished; its pictures, of `size` (height and width), are made only where somebody listens.
+    /// A step is finished; its images, of `size` (height and width), are only made if there is a callback.
     pub(super) fn step(
         &self,
         step: u32,

@@ -1,5 +1,5 @@
-//! A window of winit whose own device draws and computes: the image is written to a texture on the device and painted
-//! while it is being sampled; nothing is read back for the screen.
+//! A winit window that renders and computes with its own device: the image is written to a texture on the device and
+//! painted while it is being sampled; nothing is read back for display.
 //!
 //! `cargo run --release -p own_device -- [MODEL.safetensors]`
 
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let model = std::env::args().nth(1).unwrap_or_else(|| MODEL.into());
     let checkpoint = Checkpoint::open(Path::new(&model))?;
     if !checkpoint.config().makes_pixels() {
-        return Err("this example wants a model that draws pixels".into());
+        return Err("this example needs a model that generates pixels".into());
     }
     let events = EventLoop::new()?;
     events.set_control_flow(ControlFlow::Poll);
@@ -124,13 +124,13 @@ impl View {
             compatible_surface: Some(&surface),
             ..Default::default()
         }))?;
-        // The host's device: it asks for what the kernels need beside its own limits.
+        // The host's device: it requests the limits of the kernels in addition to its own.
         let (device, queue) =
             pollster::block_on(adapter.request_device(&Gpu::device_descriptor(&adapter)))?;
         let size = window.inner_size();
         let mut config = surface
             .get_default_config(&adapter, size.width.max(1), size.height.max(1))
-            .ok_or("the adapter cannot paint this window")?;
+            .ok_or("the adapter cannot present to this window")?;
         // The texture holds sRGB values: they go to the screen as they are.
         let formats = surface.get_capabilities(&adapter).formats;
         config.format = formats.into_iter().find(|f| !f.is_srgb()).unwrap_or(config.format);

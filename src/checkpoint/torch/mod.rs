@@ -33,7 +33,7 @@ impl TorchFile {
     /// checkpoints); a file that is a state_dict itself has none to choose from.
     ///
     /// # Errors
-    /// When the file cannot be read, is no PyTorch archive, or asks for anything but tensors.
+    /// When the file cannot be read, is not a PyTorch archive, or refers to anything but tensors.
     pub fn open(path: &Path, weights: &str) -> Result<Self, CheckpointError> {
         let label = path.display().to_string();
         let bytes = platform::map_file(path)
@@ -52,7 +52,7 @@ impl TorchFile {
         let (dict, weights) = choose(&pickle, weights).map_err(refuse)?;
         let tensors = tensors_of(&pickle, dict).map_err(refuse)?;
         if tensors.is_empty() {
-            return Err(refuse("it holds no tensors".into()));
+            return Err(refuse("it contains no tensors".into()));
         }
         Ok(Self { label: label.to_owned(), bytes, tensors, storages, weights })
     }
@@ -106,7 +106,8 @@ impl TorchFile {
 fn unpack(bytes: &[u8]) -> Result<(Vec<u8>, Storages), String> {
     let no_archive = |error: zip::result::ZipError| {
         format!(
-            "it is no PyTorch archive ({error}); files of PyTorch before 1.6 have to be saved again"
+            "it is not a PyTorch archive ({error}); files of PyTorch before 1.6 must be saved \
+                again with a newer version"
         )
     };
     let mut archive = zip::ZipArchive::new(Cursor::new(bytes)).map_err(no_archive)?;
@@ -128,24 +129,27 @@ fn unpack(bytes: &[u8]) -> Result<(Vec<u8>, Storages), String> {
             let mut order = String::new();
             file.read_to_string(&mut order).map_err(|e| format!("{name} in it: {e}"))?;
             if order.trim() != "little" {
-                return Err(format!("its numbers are {order}-endian; save it on another machine"));
+                return Err(format!(
+                    "its values are {order}-endian; save it on a little-endian \
+                    machine"
+                ));
             }
         } else if let Some(key) = inner.strip_prefix("data/") {
-            let start = file.data_start().ok_or("a file in it has no place")? as usize;
+            let start = file.data_start().ok_or("a file in it has no offset")? as usize;
             let end = start.checked_add(file.size() as usize).filter(|&end| end <= bytes.len());
             let end =
                 end.ok_or_else(|| format!("it ends inside {name}; download or copy it again"))?;
             storages.insert(key.to_owned(), start..end);
         }
     }
-    let description = description.ok_or("it is a zip archive, but holds no data.pkl of PyTorch")?;
+    let description = description.ok_or("it is a zip archive without PyTorch's data.pkl")?;
     Ok((description, storages))
 }
 
 /// The state_dict to take: the entry of that name, or the whole file.
 fn choose<'a>(pickle: &'a Pickle, weights: &str) -> Result<(&'a Value, Option<String>), String> {
     let root = pickle.root();
-    let Value::Dict(entries) = root else { return Err("it is no dictionary of tensors".into()) };
+    let Value::Dict(entries) = root else { return Err("it is not a dictionary of tensors".into()) };
     if let Some(dict @ Value::Dict(_)) = pickle.get(root, weights) {
         return Ok((dict, Some(weights.to_owned())));
     }
@@ -161,11 +165,11 @@ fn choose<'a>(pickle: &'a Pickle, weights: &str) -> Result<(&'a Value, Option<St
             _ => None,
         })
         .collect();
-    Err(format!("it has no weights called {weights:?}; there are: {}", names.join(", ")))
+    Err(format!("it has no weights {weights:?}; available: {}", names.join(", ")))
 }
 
 fn tensors_of(pickle: &Pickle, dict: &Value) -> Result<BTreeMap<String, Tensor>, String> {
-    let Value::Dict(entries) = dict else { return Err("it is no dictionary of tensors".into()) };
+    let Value::Dict(entries) = dict else { return Err("it is not a dictionary of tensors".into()) };
     let mut tensors = BTreeMap::new();
     for &(key, value) in entries {
         let (Value::Text(name), Value::Tensor(tensor)) = (pickle.value(key), pickle.value(value))
@@ -190,11 +194,11 @@ fn decode(tensor: &Tensor, raw: &[u8]) -> Result<Vec<f32>, String> {
     };
     let stored = raw.len() / width;
     if usize::try_from(tensor.storage_len) != Ok(stored) {
-        return Err(format!("claims {} numbers of data and has {stored}", tensor.storage_len));
+        return Err(format!("declares {} values but stores {stored}", tensor.storage_len));
     }
     let outside = || "points outside its data".to_owned();
     if tensor.shape.len() != tensor.strides.len() {
-        return Err("has another number of strides than of sizes".into());
+        return Err("has different numbers of strides and sizes".into());
     }
     let offset = usize::try_from(tensor.offset).map_err(|_| outside())?;
     let mut sizes = Vec::new();

@@ -1,11 +1,10 @@
 //! A reader for the pickles of PyTorch checkpoints that executes nothing.
 //!
-//! A pickle is a program for a small stack machine; in general it may call anything. This machine knows the
-//! instructions that `torch.save` writes (protocol 2) and the few names that tensors and plain settings need.
-//! Whatever else a file asks for is refused by name. No crate does this: those for pickles know no tensors, and
-//! those for tensors bring a framework.
+//! A pickle is a program for a small stack machine and may call anything. This machine supports the opcodes that
+//! `torch.save` writes (protocol 2) and the few globals needed for tensors and plain settings, and rejects everything
+//! else by name. No crate does this: pickle crates do not support tensors, and crates for tensors bring a framework.
 //!
-//! Values lie in one list and refer to each other by index, so neither depth nor repetition costs anything.
+//! Values are stored in one list and refer to each other by index, so neither depth nor repetition costs anything.
 
 use std::collections::HashMap;
 
@@ -24,7 +23,7 @@ pub(super) enum Value {
     List(Vec<Id>),
     /// Dictionary, ordered or not; also the attributes of a namespace.
     Dict(Vec<(Id, Id)>),
-    /// A name that may be called or stand for itself.
+    /// A name, to be called or used as a value.
     Global(&'static str),
     /// Numbers in another file of the archive: type, file, count.
     Storage {
@@ -40,7 +39,7 @@ pub(super) enum Value {
 pub(super) struct Tensor {
     pub(super) dtype: &'static str,
     pub(super) key: String,
-    /// Elements in the storage, as the pickle says.
+    /// Elements in the storage, according to the pickle.
     pub(super) storage_len: i64,
     pub(super) offset: i64,
     pub(super) shape: Vec<i64>,
@@ -173,7 +172,7 @@ impl Machine<'_> {
                 b'b' => self.build()?,
                 other => {
                     return Err(format!(
-                        "its instruction 0x{other:02x} is none that torch.save writes"
+                        "its opcode 0x{other:02x} is not one that torch.save writes"
                     ));
                 }
             }
@@ -190,7 +189,7 @@ impl Machine<'_> {
         let end = self.at.checked_add(len).ok_or_else(cut_off)?;
         let bytes = self.bytes.get(self.at..end).ok_or_else(cut_off)?;
         self.at = end;
-        String::from_utf8(bytes.to_vec()).map_err(|_| "a name in it is no text".to_owned())
+        String::from_utf8(bytes.to_vec()).map_err(|_| "a name in it is not text".to_owned())
     }
 
     fn line(&mut self) -> Read<String> {
@@ -232,7 +231,7 @@ impl Machine<'_> {
                 if len > 8 {
                     return Err("a number in it has more than 64 bits".into());
                 }
-                // Little-endian two's complement: the last byte tells the sign.
+                // Little-endian two's complement: the last byte has the sign.
                 let is_negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
                 let mut all = [if is_negative { 0xff } else { 0 }; 8];
                 all[..len].copy_from_slice(bytes);
@@ -249,8 +248,8 @@ impl Machine<'_> {
         let known = NAMES.into_iter().find(|n| *n == full);
         let known = known.ok_or_else(|| {
             format!(
-                "it wants to use {module}.{name}, which no list of tensors needs; nothing was executed. If you trust \
-                 it, load it in Python and save its state_dict alone"
+                "it refers to {module}.{name}, which tensors do not need. Nothing was \
+                 executed. If you trust the file, load it in Python and save only its state_dict"
             )
         })?;
         self.push(Value::Global(known));
@@ -305,7 +304,11 @@ impl Machine<'_> {
             Value::Dict(dict) if matches!(op, b's' | b'u') && items.len().is_multiple_of(2) => {
                 dict.extend(items.as_chunks::<2>().0.iter().map(|&[key, value]| (key, value)));
             }
-            _ => return Err("it fills what is no list and no dictionary".into()),
+            _ => {
+                return Err(
+                    "it appends to something that is neither a list nor a dictionary".into()
+                );
+            }
         }
         Ok(())
     }
@@ -314,7 +317,7 @@ impl Machine<'_> {
     fn call(&mut self) -> Read<()> {
         let (arguments, function) = (self.pop()?, self.pop()?);
         let Value::Global(name) = self.values[function] else {
-            return Err("it calls something that is no function; nothing was executed".into());
+            return Err("it calls something that is not a function; nothing was executed".into());
         };
         let Value::List(arguments) = self.values[arguments].clone() else {
             return Err(format!("it calls {name} without arguments"));
@@ -329,7 +332,7 @@ impl Machine<'_> {
             ("torch Size" | "torch device", [only]) => self.values[*only].clone(),
             _ => {
                 return Err(format!(
-                    "it calls {} in a way that torch.save does not; nothing was executed",
+                    "it calls {} unlike torch.save; nothing was executed",
                     name.replace(' ', ".")
                 ));
             }
@@ -373,7 +376,7 @@ impl Machine<'_> {
         }
         match self.values[target] {
             Value::Dict(_) | Value::Tensor(_) => Ok(()),
-            _ => Err("it sets the state of what has none".into()),
+            _ => Err("it sets the state of an object without state".into()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Hostile and damaged pickles are refused in words; nothing runs, and nothing grows.
+//! Hostile and damaged pickles are rejected with an error; nothing is executed, and memory stays bounded.
 
 use super::*;
 

@@ -19,13 +19,13 @@ pub(super) struct Activations {
     pub(super) h: Vec<f32>,
     /// `SiLU(c)` of each sample, `[B, D]`
     pub(super) conditioning: Vec<f32>,
-    /// The modulation at hand: shift, scale and gate, twice, each `[B, D]`
+    /// The current modulation: shift, scale and gate, twice, each `[B, D]`
     pub(super) modulation: Vec<Vec<f32>>,
     /// `[S, 3·H·d]`
     pub(super) qkv: Vec<f32>,
     /// Attention's weighted sums of values, `[B, H, T, d]`
     pub(super) mixed: Vec<f32>,
-    /// Patches on their way in, `[S, C·p·p]`, and out, `[S, p·p·C_out]`
+    /// Patches of the input, `[S, C·p·p]`, and of the output, `[S, p·p·C_out]`
     pub(super) patches: Vec<f32>,
     /// Softmax of the gate, `[S, E]`
     pub(super) gate: Vec<f32>,

@@ -63,7 +63,7 @@ pub(super) fn moe_block(config: &Config, stage: usize) -> Option<usize> {
     (stage.is_multiple_of(2) && block < config.depth && config.is_moe(block)).then_some(block)
 }
 
-/// What a stage is, for timings; the router's part of an MoE layer is told apart there.
+/// The phase of a stage, for timings; the router's part of an MoE layer is separated there.
 pub(super) fn stage_kind(config: &Config, stage: usize) -> Stage {
     match stage {
         0 => Stage::Condition,

@@ -48,7 +48,7 @@ impl CpuModel {
         Ok(Self { config, weights: weights::load(checkpoint).await?, tokenizer })
     }
 
-    /// What computes, for people.
+    /// Description of the device.
     pub fn device(&self) -> String {
         describe()
     }

@@ -19,7 +19,7 @@ pub(super) struct Slots {
     rates: Vec<Vec<f32>>,
     /// `[B, C_out, h, w]` each
     pub(super) outputs: Vec<Vec<f32>>,
-    /// A result on its way to its slot, which may be one of the operands
+    /// A temporary result, because its destination may be one of the operands
     combined: Vec<f32>,
 }
 
@@ -110,7 +110,7 @@ impl Slots {
                     Deviation::Fixed(deviation) => deviation,
                     Deviation::Learned { low, high } => {
                         let f = f32::midpoint(self.outputs[0][from + sample_len], 1.0);
-                        // Of `libm`, so that every machine draws the same picture.
+                        // Of `libm`, so that every machine draws the same image.
                         libm::expf(0.5 * (f * high + (1.0 - f) * low))
                     }
                 };

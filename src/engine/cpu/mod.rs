@@ -1,4 +1,4 @@
-//! The same model on the processor: the version to read, the oracle for the GPU kernels, and what
+//! The model on the CPU: the most readable version, the reference for the GPU kernels, and what
 //! runs where there is no GPU.
 //!
 //! Read `dit` first: three structs (the configuration, `model::Weights`, `activations`) and one function. Then `router` (which

@@ -1,4 +1,4 @@
-//! Feed-forward networks, and the MoE layer that chooses among them.
+//! Feed-forward networks and the MoE layer.
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;

@@ -11,7 +11,7 @@ use crate::simd::math::modulated_norm;
 use crate::simd::threads::{Scratch, ScratchPool, row_chunk};
 use crate::tokenizer::Tokens;
 
-/// What a run knows of one prompt.
+/// The encoded form of one prompt of a run.
 pub(super) struct Encoded {
     /// Tokens before the padding
     count: usize,

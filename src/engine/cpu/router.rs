@@ -56,7 +56,7 @@ pub(super) fn route(config: &Config, rule: RoutingRule, scores: &Scores, masks: 
     }
 }
 
-/// For each token of the pool, whether the capacity predictor wants it for expert `e`: strictly above
+/// For each token of the pool, whether the capacity predictor selects it for expert `e`: strictly above
 /// the threshold.
 fn predicted(e: usize, scores: &Scores) -> impl Iterator<Item = bool> {
     let experts = scores.thresholds.len();
@@ -96,7 +96,7 @@ pub(super) struct Assignments {
     pub(super) tokens: Vec<usize>,
     /// Where each expert's group starts, and the end: `[E + 1]`.
     pub(super) starts: Vec<usize>,
-    /// For each token where its rows are, in the order of its experts; `firsts` says which part.
+    /// The rows of each token, in the order of its experts; `firsts` gives the ranges.
     pub(super) rows: Vec<usize>,
     /// Where each token's part of `rows` starts, and the end: `[S + 1]`.
     pub(super) firsts: Vec<usize>,

@@ -117,7 +117,7 @@ buffers! {
             if (0..of.config.depth).all(|i| of.config.is_moe(i)) { 0 } else { of.tokens() },
             of.config.ffn_hidden,
         ];
-        /// `[S, p²·C_out]`: the output before it is a picture.
+        /// `[S, p²·C_out]`: the output before it is an image.
         out: "out", [of.tokens(), of.patch(of.config.out_channels)];
     }
 }

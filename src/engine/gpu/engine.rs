@@ -1,8 +1,8 @@
 //! The engine on wgpu: a forward pass is recorded once and replayed; nothing is read back inside it.
 //!
-//! A step is one submission when nobody watches, or many small ones when a user interface drives it.
+//! A step is one submission, or many small ones when a user interface drives it.
 //! Either way only a few submissions are unfinished ([`InFlight::is_full`]), and the sample and the routing of
-//! a step come back by themselves after it.
+//! a step are copied back asynchronously.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ impl Step {
     }
 }
 
-/// A snapshot on its way.
+/// A pending snapshot.
 struct Pending {
     readback: Readback,
     steps: u32,
@@ -145,7 +145,7 @@ impl GpuEngine {
     /// All dispatches of a step of these operations, in order: where each belongs, and its shader.
     ///
     /// # Errors
-    /// When the device has no room for them.
+    /// When the device has no memory for them.
     pub fn dispatches(
         &mut self,
         ops: &[Instruction],
@@ -357,7 +357,7 @@ impl Engine for GpuEngine {
         }
         let _watch = self.model.gpu.watch();
         self.clock = if on { Clock::new(&self.model.gpu) } else { None };
-        // A step at work would otherwise mix two clocks.
+        // An active step would otherwise mix two clocks.
         if let Some(step) = &mut self.current {
             step.timed = None;
         }

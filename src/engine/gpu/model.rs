@@ -52,7 +52,8 @@ impl GpuModel {
         let head_dim = config.head_dim.max(text.map_or(0, TextConfig::head_dim));
         if head_dim > MAX_HEAD_DIM {
             return Err(EngineError::Unsupported(format!(
-                "attention heads of {head_dim} numbers are wider than the {MAX_HEAD_DIM} that the GPU kernels hold"
+                "attention heads of width {head_dim} exceed the limit of the GPU kernels, \
+                    {MAX_HEAD_DIM}"
             )));
         }
         let tokenizer = text.map(TextConfig::tokenizer);

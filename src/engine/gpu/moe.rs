@@ -1,6 +1,6 @@
 //! The MoE half of a block, as a list of kernels: route, run the experts, combine (paper §3.2–3.3).
 //!
-//! Nothing is read back: how many tokens an expert takes is known on the device only.
+//! Nothing is read back: the number of tokens per expert is known only on the GPU.
 
 use super::dit::Network;
 use super::weights::OnGpu;

@@ -144,7 +144,7 @@ impl Passes {
         self.record(model, Some(prompts));
     }
 
-    /// Takes over the settings of a run. True if the blocks had to be recorded anew.
+    /// Applies the settings of a run. True if the blocks had to be recorded again.
     pub(super) fn prepare(
         &mut self,
         model: &GpuModel,

@@ -1,4 +1,4 @@
-//! Which precision the large matrices of a model get on a graphics device.
+//! The precision of the large matrices of a model on a GPU.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -7,7 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::kernels::WeightPrecision;
 use crate::model::{Group, Storage, TensorSpec};
 
-/// What a user wants large matrices to be on a graphics device.
+/// The requested precision of large matrices on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum WeightChoice {
     /// What the file has of each, which loses nothing and takes the least memory: int4, int8 or f16. f16 for those in

@@ -1,5 +1,5 @@
-//! What is computed once for each prompt of a run, before its first step: the text encoder's states, and
-//! from them the keys and values of every block's cross-attention.
+//! Computed once per prompt of a run, before its first step: the states of the text encoder, and from them the keys
+//! and values of every block's cross-attention.
 //!
 //! ```text
 //! x = tokens + positions                                  [P·L, D_t]   P prompts
@@ -149,7 +149,7 @@ impl Prompts {
 
     /// Encodes the prompts of a run: one submission, not waited for.
     pub(super) fn encode(&self, gpu: &Gpu, run: &RunPrompts) {
-        // What is left of the capacity repeats the first prompt; nobody looks at it.
+        // The unused capacity repeats the first prompt and is never read.
         let slots = || (0..self.capacity).map(|i| run.distinct.get(i).unwrap_or(&run.distinct[0]));
         let ids: Vec<u32> = slots().flat_map(|tokens| tokens.ids.iter().copied()).collect();
         let spans: Vec<u32> = slots()
@@ -245,7 +245,8 @@ fn allocate(
     let bytes = 4 * rows as u64 * columns as u64;
     if bytes > gpu.binding_limit {
         return Err(EngineError::TooLarge(format!(
-            "{capacity} different prompts need {bytes} bytes for \"{label}\" and {} binds {} at once; use fewer prompts in a batch",
+            "{capacity} different prompts need {bytes} bytes for \"{label}\", and {} allows {} \
+                per binding; use fewer prompts in a batch",
             gpu.info.name, gpu.binding_limit
         )));
     }

@@ -1,7 +1,7 @@
-//! A whole denoising step as one tape: the operations of a solver around the shared blocks.
+//! A whole denoising step as one tape: the instructions of a scheduler around the shared blocks.
 //!
-//! The tape depends on the *form* of the operations only (which slots, which labels); times, factors and
-//! noise live in small buffers that are rewritten before each step.
+//! The tape depends only on the *form* of the instructions (buffers and labels); times, factors and
+//! noise are in small buffers that are rewritten before each step.
 
 use super::model::GpuModel;
 use super::passes::Passes;
@@ -83,7 +83,7 @@ impl Recorder<'_> {
     /// Records a step.
     ///
     /// # Errors
-    /// When the device has no room for the scores of the step.
+    /// When the device has no memory for the scores of the step.
     ///
     /// # Panics
     /// When the step has a joint pass and there is no memory for it: a bug.
@@ -124,8 +124,8 @@ impl Recorder<'_> {
         let bytes = 4 * count as u64;
         if bytes > gpu.binding_limit {
             return Err(EngineError::TooLarge(format!(
-                "the scores of a step take {bytes} bytes and {} allows {} per binding; reduce the batch, or record no \
-                 scores",
+                "the scores of a step need {bytes} bytes, and {} allows {} per binding; reduce \
+                 the batch or do not record scores",
                 gpu.info.name, gpu.binding_limit
             )));
         }

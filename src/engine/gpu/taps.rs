@@ -1,4 +1,4 @@
-//! One forward pass on the device, stopped after every block to read what it left: for parity checks.
+//! One forward pass on the GPU, stopped after every block to read its output, for parity checks.
 
 use super::engine::GpuEngine;
 use super::prompts::Prompts;

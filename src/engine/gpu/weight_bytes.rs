@@ -1,4 +1,4 @@
-//! What the weights of a model take on a device, from its configuration alone: every tensor that the loader in
+//! The GPU memory for the weights of a model, from its configuration alone: every tensor that the loader in
 //! `weights` makes, counted.
 
 use super::precision::Precisions;

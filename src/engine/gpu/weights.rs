@@ -1,9 +1,8 @@
 //! A checkpoint's tensors on the device: the leaves that [`model::Weights`](crate::model::Weights) has there.
 //!
 //! Tensors are decoded, packed and uploaded one at a time, so that loading needs little host memory
-//! beyond the largest of them. Large matrices have the precision that [`Precisions`] says, by default that of the file.
-//! What is small, or decides on routing by its last bits (router, capacity predictor, thresholds), stays f32, and so do
-//! all biases.
+//! beyond the largest of them. Large matrices have the precision given by [`Precisions`], by default that of the file.
+//! Small tensors, routing tensors (router, capacity predictor, thresholds) and all biases stay f32.
 
 use super::precision::Precisions;
 use super::weight_bytes::WeightBytes;
@@ -109,7 +108,7 @@ fn check_sizes(gpu: &Gpu, config: &Config, precisions: &Precisions) -> Result<()
         return Ok(());
     }
     Err(EngineError::TooLarge(format!(
-        "{what} takes {bytes} bytes and {} binds {} at once",
+        "{what} needs {bytes} bytes, and {} allows {} per binding",
         gpu.info.name, gpu.binding_limit
     )))
 }
@@ -221,7 +220,7 @@ impl<'a> Loader<'a> {
         self.rows(spec).map(StoredRows::decode)
     }
 
-    /// The rows of a tensor that is about to be uploaded; sends what was read before on its way.
+    /// The rows of the next tensor to upload; submits the previous uploads.
     fn rows(&mut self, spec: &TensorSpec) -> Loaded<StoredRows<'a>> {
         // More than this would double the memory of a model while it loads.
         const AT_ONCE: usize = 64 << 20;

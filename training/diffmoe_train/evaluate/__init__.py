@@ -1,1 +1,1 @@
-"""How good are the pictures?  See ``python -m diffmoe_train.evaluate --help``."""
+"""Evaluation of generated images.  See ``python -m diffmoe_train.evaluate --help``."""

@@ -5,8 +5,8 @@
     python -m diffmoe_train.evaluate judges  --weights assets/emoji.safetensors OTHER.safetensors --data-root DATA --out docs/results/judges.json
     python -m diffmoe_train.evaluate render  docs/results.md docs/results/*.json docs/results/miniature/*.json
 
-emoji also judges the model that reads prompts; judges sets files of one kind beside real pictures (it needs the packages
-of the public features, see ``public``); the files of the last folder are those of ``diffmoe_train.compare``.
+emoji also evaluates text-conditioned models; judges compares files of one kind with real images (it needs the packages
+for the public features, see ``public``); the files in the last folder come from ``diffmoe_train.compare``.
 """
 
 import argparse
@@ -22,15 +22,15 @@ def sampling_arguments(p):
     p.add_argument("--weights", required=True)
     p.add_argument("--out", required=True, help="JSON file to write")
     p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
-    p.add_argument("--probes", help="folder: keep the probes here, or use those that are there, so that one judges all")
-    p.add_argument("--pictures", help="folder: keep the generated pictures here, or use those that are there")
-    p.add_argument("--title", help="name of the column in the tables; default: the file's training pictures")
+    p.add_argument("--probes", help="folder in which probes are cached, so that all files are judged by the same ones")
+    p.add_argument("--images", "--pictures", dest="pictures", help="folder in which generated images are cached")
+    p.add_argument("--title", help="column title in the tables; default: the number of training images")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--steps", type=int, help="default: the file's")
     p.add_argument("--guidance", type=float, help="default: the file's")
     p.add_argument("--solver", choices=["euler", "heun"], help="default: the file's")
     p.add_argument("--rule", choices=["token", "pool"], default="token",
-                   help="token: a picture does not depend on the others of its batch")
+                   help="token: an image does not depend on its batch")
     p.add_argument("--batch", type=int, default=64)
     p.add_argument("--threads", type=int, default=1)
 
@@ -41,18 +41,18 @@ def main(argv=None):
     sub = p.add_subparsers(dest="what", required=True)
     e = sub.add_parser("emoji")
     sampling_arguments(e)
-    e.add_argument("--per-pair", type=int, default=1, help="pictures of each seen (subject, style) pair")
+    e.add_argument("--per-pair", type=int, default=1, help="images of each seen (subject, style) pair")
     e.add_argument("--seen-pairs", type=int, default=0, help="only this many seen pairs, drawn at random (0: all)")
-    e.add_argument("--per-held-out", type=int, default=8, help="pictures of each held-out pair")
-    e.add_argument("--sheet", help="PNG of the held-out pairs, the real picture first")
+    e.add_argument("--per-held-out", type=int, default=8, help="images of each held-out pair")
+    e.add_argument("--sheet", help="PNG of the held-out pairs, the real image first")
     s = sub.add_parser("eurosat")
     sampling_arguments(s)
     s.add_argument("--per-class", type=int, default=32)
-    s.add_argument("--loss-tiles", type=int, default=300, help="real tiles of each split for the loss by noise level; a fifth as many for that of each class")
-    s.add_argument("--public", action="store_true", help="also distances on the features of a public network")
+    s.add_argument("--loss-tiles", type=int, default=300, help="real tiles of each split for the loss by noise level; a fifth of that for the loss of each class")
+    s.add_argument("--public", action="store_true", help="also compute distances on the features of a public network")
     judges.arguments(sub.add_parser("judges"))
     r = sub.add_parser("render")
-    r.add_argument("page", help="Markdown file: what lies between its markers is replaced; made if it is not there")
+    r.add_argument("page", help="Markdown file: text between its markers is replaced; created if missing")
     r.add_argument("results", nargs="+", help="JSON files of the other commands")
     a = p.parse_args(argv)
     if a.what == "render":
@@ -63,7 +63,7 @@ def main(argv=None):
         return
     torch.set_num_threads(a.threads)
     out = {"emoji": emoji, "eurosat": eurosat}[a.what].run(a)
-    out["title"] = a.title or f"{out['weights'].get('train_images', 0):,} pictures"
+    out["title"] = a.title or f"{out['weights'].get('train_images', 0):,} images"
     os.makedirs(os.path.dirname(os.path.abspath(a.out)), exist_ok=True)
     with open(a.out, "w", encoding="utf-8") as f:
         json.dump(out, f, indent=1, ensure_ascii=False)

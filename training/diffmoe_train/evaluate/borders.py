@@ -1,4 +1,4 @@
-"""The patch grid: how much larger steps between neighbouring pixels are across patch borders than elsewhere."""
+"""The patch grid: steps between neighbouring pixels across patch borders, relative to steps elsewhere."""
 
 import torch
 
@@ -6,7 +6,7 @@ from . import stats
 
 
 def steps(x, period):
-    """x [N, C, s, s] -> per picture (mean absolute step across every ``period``-th column and row, mean elsewhere)."""
+    """x [N, C, s, s] -> per image (mean absolute step across every ``period``-th column and row, mean elsewhere)."""
     sums = torch.zeros(2, len(x), dtype=torch.float64)
     counts = [0, 0]
     for d in (x.diff(dim=3), x.diff(dim=2).transpose(2, 3)):
@@ -19,7 +19,7 @@ def steps(x, period):
 
 
 def grid(x, period, seed=0):
-    """{"value", "interval"}: the ratio of the two means over all pictures.  Without a grid it is near 1."""
+    """{"value", "interval"}: the ratio of the two means over all images.  Without a grid it is near 1."""
     across, elsewhere = steps(x, period)
     return stats.ratio(across, elsewhere, seed)
 

@@ -1,11 +1,11 @@
-"""Two sets of pictures compared by their features: kernel distance, Fréchet distance on principal components,
-precision and recall.  All on whatever features they are given; none of them is FID."""
+"""Two sets of images compared by their features: kernel distance, Fréchet distance on principal components,
+precision and recall.  They work on any features; none of them is FID."""
 
 import torch
 
 from . import stats
 
-COMPONENTS = 128  # of the Fréchet distance; with fewer pictures than dimensions it would be singular
+COMPONENTS = 128  # of the Fréchet distance; with fewer images than dimensions it would be singular
 NEIGHBOURS = 3
 
 
@@ -38,8 +38,8 @@ def kid_with_interval(made, real, seed=0):
 
 
 def standardised(features, scale):
-    """Features less the mean and over the one overall deviation of ``scale``: kernels and distances of sets that were
-    scaled alike compare."""
+    """Features centred and divided by one overall deviation, both taken from ``scale``.  Kernels and distances of sets with
+    the same scale are comparable."""
     return (features - scale.mean(0)) / scale.std(0).square().mean().sqrt()
 
 
@@ -52,21 +52,21 @@ def principal(real, components=COMPONENTS):
 
 
 def frechet_with_interval(made, real, seed=0):
-    """Squared Fréchet distance on the leading components; it falls with the number of pictures, so compare only
-    figures of as many."""
+    """Squared Fréchet distance on the leading components; it falls with the number of images, so only compare
+    values for equal numbers."""
     project = principal(real)
     base, f = stats.moments(project(real)), project(made)
     return stats.half_samples(lambda i: stats.frechet(stats.moments(f[i]), base), len(f), seed, rounds=40)
 
 
 def radii(features, k=NEIGHBOURS):
-    """Distance of each to its k-th nearest other (of fewer, to the farthest)."""
+    """Distance of each to its k-th nearest neighbour (to the farthest, if there are fewer)."""
     return torch.cdist(features, features).kthvalue(min(k + 1, len(features)), dim=1).values
 
 
 def precision_recall(made, real, seed=0):
-    """Kynkäänniemi et al. 2019: the share of made pictures within the balls of real ones, and the reverse.
-    Recall grows with the number of made pictures."""
+    """Kynkäänniemi et al. 2019: the share of generated images within the balls of real ones, and the reverse.
+    Recall grows with the number of generated images."""
     d = torch.cdist(made, real)
     precision = (d < radii(real)[None]).any(1)
     recall = (d.T < radii(made)[None]).any(1)

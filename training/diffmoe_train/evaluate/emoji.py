@@ -1,20 +1,20 @@
-"""Does a picture show the subject and the style that were asked for?
+"""Do generated images show the requested subject and style?
 
-Judged by two witnesses: probes trained on real pictures, and the nearest real
-picture in pixel space.  Seen pairs were trained on; held-out pairs were not, so
-they ask for a subject in a style in which the model never saw it.
+There are two kinds of judge: probes trained on real images, and the nearest real
+image in pixel space.  Seen pairs were in the training data.  Held-out pairs were
+not: they request a subject in a style in which the model never saw it.
 
-Style is judged by several probes, each trained without one share of all
-subjects, which it then judges: it has to know the style, as it cannot know the
-picture.  They are the same for every file.  The subject probe is trained on
-every real picture of the file's subjects; how good its kind is on pictures that
-it never saw, is measured by cross-validation.
+Style is judged by several probes.  Each is trained without one share of all
+subjects and judges only those, so it has to recognise the style and cannot have
+seen the image.  They are the same for every file.  The subject probe is trained
+on every real image of the file's subjects; its accuracy on unseen images is
+measured by cross-validation.
 
-Larger pictures than 32x32 are judged by their box averages of that size, so that
-files of all sizes have the same witnesses.
+Images larger than 32x32 are box-averaged to that size, so that files of all sizes
+have the same judges.
 
-A model that reads prompts is asked in sentences like those of its training, and
-apart from that in sentences that it never read (``prompts.UNSEEN``)."""
+Text-conditioned models get prompts from training templates and, separately, from
+templates that were never trained on (``prompts.UNSEEN``)."""
 
 import json
 import os
@@ -23,24 +23,24 @@ import zlib
 import torch
 
 from .. import data, prompts
-from ..export import described_tokenizer, load_exported
+from ..exported import described_tokenizer, load_exported
 from ..sample import to_png
 from . import generate, probe, retrieval, stats
 
 JUDGED = 32  # pixels
 SUBJECT_PASSES, FOLDS = 24, 2
-STYLE_STEPS, STYLE_FOLDS = 4000, 3  # steps of 64 pictures
+STYLE_STEPS, STYLE_FOLDS = 4000, 3  # steps of 64 images
 
 
 def vocabulary(meta):
-    """(subjects, styles) that the file knows."""
+    """(subjects, styles) of the file."""
     if "text" in meta:
         return meta["text"]["subjects"], list(meta["text"]["styles"])
     return tuple(l["values"] for l in meta["labels"])
 
 
 def load(meta, root, path="emoji/emoji64.npz", labels="emoji/labels.json"):
-    """(training pictures, held-out pictures) of the file's subjects at its size, and the same of all subjects as they are judged."""
+    """(training images, held-out images) of the file's subjects at its size, and the same for all subjects at the judged size."""
     subjects, size = vocabulary(meta)[0], meta["params"]["input_size"]
     files = os.path.join(root, path), os.path.join(root, labels)
     with open(files[1], encoding="utf-8") as f:
@@ -53,13 +53,13 @@ def load(meta, root, path="emoji/emoji64.npz", labels="emoji/labels.json"):
 
 
 def as_judged(x):
-    """Pictures [N, 3, s, s] in [-1, 1] at the size at which they are judged, in whole 8-bit levels."""
+    """Images [N, 3, s, s] in [-1, 1] at the judged size, in whole 8-bit levels."""
     levels = ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return data.shrink(levels, min(x.shape[-1], JUDGED)).float() / 127.5 - 1
 
 
 def real(parts):
-    """Both sets as one: (pictures [N, 3, s, s] as they are judged, columns, held-out flags)."""
+    """Both sets as one: (images [N, 3, s, s] at the judged size, columns, held-out flags)."""
     x = as_judged(torch.cat([d.images for d in parts]).float() / 127.5 - 1)
     columns = [torch.cat([d.columns[i] for d in parts]) for i in range(2)]
     held = torch.cat([torch.full((len(d),), k == 1) for k, d in enumerate(parts)])
@@ -73,13 +73,13 @@ def agreement(found, asked, groups=None):
 
 
 def share_of(subjects):
-    """The share of the subjects that each is in, the same for every file that knows it."""
+    """Index of the share that each subject belongs to, the same in every file."""
     return torch.tensor([zlib.crc32(s.encode()) % STYLE_FOLDS for s in subjects])
 
 
 class Witness:
-    """Probes as one: a subject and a style for every picture.  The style is said
-    by the probe that never saw the subject that was asked for."""
+    """Combines the probes: a subject and a style for every image.  The style comes
+    from the probe that was trained without the requested subject."""
 
     def __init__(self, subject, styles, subjects):
         self.subject, self.styles, self.share = subject, styles, share_of(subjects)
@@ -89,7 +89,7 @@ class Witness:
 
 
 def name_style(probes, x, share):
-    """x [N, 3, s, s], share [N]: which of the probes is asked about each picture."""
+    """x [N, 3, s, s], share [N]: which of the probes judges each image."""
     out = torch.zeros_like(share)
     for k, judge in enumerate(probes):
         if (of := share == k).any():
@@ -98,7 +98,7 @@ def name_style(probes, x, share):
 
 
 def make_subject_probe(x, columns, n, seed=0):
-    """The judge (trained on every picture), and shares right on pictures that its kind never saw."""
+    """The probe (trained on every image), and its cross-validated accuracy on unseen images."""
     subject = [columns[0]]
     steps = max(1, round(SUBJECT_PASSES * len(x) / 64))
     clean, moved = probe.cross_validate(x, subject, [n], "jitter", steps, FOLDS, seed)
@@ -111,7 +111,7 @@ def make_subject_probe(x, columns, n, seed=0):
 
 
 def make_style_probe(every, k, n, seed=0):
-    """Of all subjects but the k-th share."""
+    """Trained on all subjects except the k-th share."""
     x, columns, _ = real(every)
     rest = share_of(every[0].labels[0].values)[columns[0]] != k
     judge, seconds = probe.train(x[rest], [columns[1][rest]], [n], "shift", STYLE_STEPS, lr=2e-3, kind="residual",
@@ -120,7 +120,7 @@ def make_style_probe(every, k, n, seed=0):
 
 
 def style_report(judges, reports, x, columns, held, subjects, n, seed):
-    """Shares right on the real pictures of the file's subjects, each said by the probe that never saw the subject."""
+    """Accuracy on the real images of the file's subjects, each judged by the probe that never saw the subject."""
     share = share_of(subjects)[columns[0]]
     found = name_style(judges, x, share)
     fresh = probe.shift(x, torch.Generator().manual_seed(seed + 99))
@@ -133,7 +133,7 @@ def style_report(judges, reports, x, columns, held, subjects, n, seed):
 
 
 def witness(a, every, x, columns, held, subjects, styles):
-    """The probes and their reports, from --probes if they are there."""
+    """The probes and their reports, cached in --probes."""
     n = len(subjects), len(styles)
     subject, r = probe.kept(a.probes, f"emoji-subject-{n[0]}.pt", lambda: make_subject_probe(x, columns, n[0], a.seed))
     judges, reports = zip(*(probe.kept(a.probes, f"emoji-style-{k}.pt", lambda: make_style_probe(every, k, n[1], a.seed))
@@ -154,7 +154,7 @@ def judge(witness, x, asked, gallery, gallery_columns, gallery_held):
 
 
 def pairs_of(dataset, each, at_most=0, seed=0):
-    """Columns that ask for every pair of the dataset ``each`` times (or for at_most pairs, drawn at random)."""
+    """Label columns with every pair of the dataset ``each`` times (or at_most random pairs)."""
     pairs = torch.stack(dataset.columns, 1).unique(dim=0)
     if at_most and at_most < len(pairs):
         pick = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))[:at_most]
@@ -164,7 +164,7 @@ def pairs_of(dataset, each, at_most=0, seed=0):
 
 
 def held_out_sheet(path, dataset, made, each):
-    """For each held-out pair the real picture, then what the model drew; six pairs in a row."""
+    """For each held-out pair the real image, then the generated ones; six pairs per row."""
     order = {tuple(p): i for i, p in enumerate(torch.stack(dataset.columns, 1).tolist())}
     truth = dataset.images.float() / 127.5 - 1
     rows = []
@@ -178,7 +178,7 @@ def by_value(values, column, numbers):
 
 
 def sentences(asked, subjects, styles, forms):
-    """A prompt for each asked pair, going through the forms and the phrases of the style."""
+    """A prompt for each requested pair, cycling through the templates and the phrases of the style."""
     out = []
     for i, (s, t) in enumerate(zip(*(c.tolist() for c in asked))):
         phrases = prompts.STYLE_PHRASES[styles[t]]
@@ -187,7 +187,7 @@ def sentences(asked, subjects, styles, forms):
 
 
 def questions(meta, own, a):
-    """[(name, dataset, asked pairs, pictures of each, the conditions the model gets)]"""
+    """[(name, dataset, requested pairs, images per pair, the conditions for the model)]"""
     seen, held_out = (pairs_of(own[0], a.per_pair, a.seen_pairs, a.seed), pairs_of(own[1], a.per_held_out))
     parts = [("seen", own[0], seen, a.per_pair), ("held_out", own[1], held_out, a.per_held_out)]
     tokenizer = described_tokenizer(meta)

@@ -1,8 +1,8 @@
 """Do generated tiles look like their class to a classifier trained on real ones?
 
-Also the Fréchet distance on that classifier's features.  It is not FID: the
-features, the resolution and the sample counts are our own, and it compares only
-with figures made by this very code."""
+Also the Fréchet distance on that classifier's features.  It is not FID: features,
+resolution and sample counts differ, and it is comparable only with values computed
+by this code."""
 
 import dataclasses
 import os
@@ -10,7 +10,7 @@ import os
 import torch
 
 from .. import data
-from ..export import load_exported
+from ..exported import load_exported
 from . import borders, generate, judges, probe, public, stats
 
 PROBE_STEPS = 2000  # batches of 64
@@ -18,7 +18,7 @@ PATH = "eurosat/eurosat.npz"
 
 
 def load(root, size, path=PATH):
-    """[(pictures float [N, 3, s, s], classes [N])] of the two splits, and both as datasets."""
+    """[(images float [N, 3, s, s], classes [N])] of the two splits, and the two datasets."""
     parts = [data.load_jpeg(os.path.join(root, path), size, s) for s in ("train", "test")]
     return [(d.images.float() / 127.5 - 1, d.columns[0]) for d in parts], parts
 
@@ -32,8 +32,8 @@ def make_probe(train, test, classes, seed=0, augment="dihedral"):
 
 
 def distances(judge, made, train, test, seed):
-    """Fréchet distance on probe features to the training tiles, of the made tiles
-    and, for scale, of equally many real test tiles."""
+    """Fréchet distance on probe features to the training tiles, for the generated tiles
+    and, for scale, for the same number of real test tiles."""
     base = stats.moments(probe.features(judge, train[0]))
     pick = torch.randperm(len(test[0]), generator=torch.Generator().manual_seed(seed))[: len(made)]
     return {"features": judge.heads[0].in_features, "n": len(made), "n_real": len(pick),
@@ -42,8 +42,7 @@ def distances(judge, made, train, test, seed):
 
 
 def difficulty(model, tiles, classes, n, seed):
-    """What is left of the loss for a model that knows the class: for each class the mean over the noise levels, on
-    up to n of its tiles."""
+    """Conditional loss of each class: the mean over noise levels on up to n of its tiles."""
     out = []
     for c in range(classes):
         of = tiles.columns[0] == c
@@ -54,8 +53,8 @@ def difficulty(model, tiles, classes, n, seed):
 
 
 def as_sets(made, train, test, a, net=None):
-    """Borders and distances on public features (``judges``), against the test tiles: of the made tiles and of as many
-    real training tiles."""
+    """Borders and distances on public features (``judges``), compared with the test tiles: for the generated tiles and
+    for the same number of real training tiles."""
     pick = torch.randperm(len(train), generator=torch.Generator().manual_seed(a.seed))[: len(made)]
     get = lambda x: public.features(x, a.pictures, net=net)["deep"]
     base = get(test)

@@ -1,5 +1,5 @@
-"""Pictures from a weights file, with the compute that each one took; and the
-loss on real pictures by noise level."""
+"""Images from a weights file, with the compute spent on each, and the loss on real
+images by noise level."""
 
 import hashlib
 import json
@@ -11,12 +11,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from .. import objective
-from ..export import TIMES
 
 
 class Counting:
-    """A model that notes, per picture, the expert-token pairs per token of its
-    labelled passes (not of the null passes of guidance)."""
+    """Wraps a model and counts, per image, the expert-token pairs per token of its
+    conditional passes (not the unconditional passes of guidance)."""
 
     def __init__(self, model):
         self.model, self.total, self.passes = model, 0, 0
@@ -41,7 +40,7 @@ class Counting:
 
 
 def settings(meta, a):
-    """Sampling settings: the file's defaults where the arguments say nothing."""
+    """Sampling settings: the arguments, or else the file's defaults."""
     d = meta["defaults"]
     pick = lambda v, key: d[key] if v is None else v
     out = {"steps": pick(a.steps, "steps"), "guidance": pick(a.guidance, "guidance"),
@@ -54,14 +53,14 @@ def settings(meta, a):
 
 
 def cycle(n, patch):
-    """n shifts (down, right) in pixels that spread over a patch along its diagonal; the first is none."""
+    """n shifts (down, right) in pixels, spread along the diagonal of a patch; the first is zero."""
     return [[i * patch // n, i * patch // n] for i in range(n)]
 
 
 def generate(model, columns, s, undo=None):
     """columns: one list of label indices per table; s: see ``settings``; undo: the objective, flow by default.
 
-    Returns (pictures [N, 3, s, s] rounded to 8 bits and clamped, in [-1, 1]; C of each [N], nan for a dense model;
+    Returns (images [N, 3, s, s] rounded to 8 bits and clamped, in [-1, 1]; C of each [N], nan for a dense model;
     seconds)."""
     model.set_rule(s["rule"], s.get("gamma"))
     undo = undo or objective.Flow()
@@ -81,7 +80,7 @@ def generate(model, columns, s, undo=None):
 
 
 def kept(folder, name, sha256, model, columns, s):
-    """``generate``, unless the folder holds the very same pictures: same weights, labels and settings."""
+    """``generate`` with a cache: images with the same weights, labels and settings are read from the folder."""
     if not folder:
         return generate(model, columns, s)
     wanted = json.dumps([name, sha256, s, [c.tolist() for c in map(torch.as_tensor, columns)]])
@@ -98,23 +97,23 @@ def kept(folder, name, sha256, model, columns, s):
 
 @torch.no_grad()
 def loss_by_noise(model, dataset, n, seed, batch=64, undo=None):
-    """{t: mean training loss} on up to n real pictures with their labels, one noise for each; t is the
-    share of data, as ``objective`` has it.  undo: the objective, flow by default (loss of the velocity)."""
+    """{t: mean training loss} on up to n real images with their labels, one noise sample each; t is the
+    share of data, as in ``objective``.  undo: the objective, flow by default (loss of the velocity)."""
     undo = undo or objective.Flow(prediction=model.prediction)
     g = torch.Generator().manual_seed(seed)
     pick = torch.randperm(len(dataset), generator=g)[:n]
-    sums = {t: 0.0 for t in TIMES}
+    sums = {t: 0.0 for t in objective.TIMES}
     for i in range(0, len(pick), batch):
         x, labels = dataset.batch(pick[i : i + batch], generator=g)
         noise = torch.randn(x.shape, generator=g)
-        for t in TIMES:
+        for t in objective.TIMES:
             tt = undo.at(torch.full((len(x),), t))
             sums[t] += undo.loss(model(undo.noised(x, noise, tt), tt, labels)[0], x, noise, tt).sum().item()
     return {"n": len(pick), "loss": {str(t): v / len(pick) for t, v in sums.items()}}
 
 
 def identity(path, meta):
-    """What was judged, without saying where it lay."""
+    """Identifies the evaluated file without its path."""
     with open(path, "rb") as f:
         digest = hashlib.sha256(f.read()).hexdigest()
     card = meta.get("card", {})

@@ -1,17 +1,17 @@
-"""Weights files of the emoji kind side by side, with what *real* pictures reach under every judge.
+"""Compares emoji weights files with each other and with the scores of *real* images.
 
-All files draw the same pairs from the same noise.  ``real`` is the column of the true pictures of those pairs: of the
-held-out ones no judge and no model has seen them, so what they reach is what a perfect model would.
+All files draw the same pairs from the same noise.  The column ``real`` has the true images of those pairs.  No judge and
+no model has seen the held-out ones, so their scores are what a perfect model would reach.
 
-- subject, style by the **nearest** training picture (32x32 pixels, root mean square); it says "right style" only where
-  that very drawing is nearest, so few real unseen pictures pass;
-- style by a **classifier** on low features of a public network, trained without the subject that it judges;
-- subject by the nearest training picture in **public features**;
-- distance to the true picture at 16x16 pixels;
-- the patch grid and the gradient of pictures;
-- kernel and Fréchet distance, precision and recall on public features against training pictures of other pairs;
-- copies: pictures that lie nearer than ``COPY`` levels to a training picture;
-- the error of the predicted picture by noise level (``heldout``)."""
+- subject, style by the **nearest** training image (32x32 pixels, root mean square); the style counts as correct only
+  if that very drawing is nearest, so few real unseen images pass;
+- style by a **classifier** on low-level features of a public network, trained without the subject that it judges;
+- subject by the nearest training image in **public features**;
+- distance to the true image at 16x16 pixels;
+- the patch grid and the gradient of images;
+- kernel and Fréchet distance, precision and recall on public features against training images of other pairs;
+- copies: images closer than ``COPY`` levels to a training image;
+- the error of the predicted image by noise level (``heldout``)."""
 
 import argparse
 import json
@@ -20,37 +20,37 @@ import os
 import torch
 
 from .. import heldout
-from ..export import load_exported
+from ..exported import load_exported
 from . import borders, distribution, emoji, generate, public, retrieval, stats
 from .markdown import table as markdown
 
-COPY = 10  # 8-bit levels, root mean square at 32x32; two drawings of a subject lie 53 to 68 apart, near twins 11
+COPY = 10  # 8-bit levels, root mean square at 32x32; two drawings of a subject are 53 to 68 apart, near-duplicates 11
 PERIODS = (8, 4)
 
 
 def arguments(p):
     p.add_argument("--weights", nargs="+", required=True)
-    p.add_argument("--titles", nargs="+", help="one for each file; default: the names in the files")
+    p.add_argument("--titles", nargs="+", help="one per file; default: the names in the files")
     p.add_argument("--out", required=True, help="JSON file to write")
     p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
-    p.add_argument("--cache", help="folder: keep pictures and features here, or use those that are there")
+    p.add_argument("--cache", help="folder in which images and features are cached")
     p.add_argument("--seen-pairs", type=int, default=200, help="drawn at random")
     p.add_argument("--held-out-pairs", type=int, default=0, help="only this many (0: all)")
-    p.add_argument("--error-images", type=int, default=500, help="of each set, for the error by noise level; 0: not measured")
+    p.add_argument("--error-images", type=int, default=500, help="images of each set for the error by noise level; 0: not measured")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--steps", type=int, help="default: each file's")
     p.add_argument("--guidance", type=float, help="default: each file's")
     p.add_argument("--solver", choices=["euler", "heun"], help="default: each file's")
     p.add_argument("--interval", nargs=2, type=float, metavar=("FROM", "TO"), help="guide only at these times")
-    p.add_argument("--shifts", type=int, default=1, help="average over so many shifts of the picture along a patch's diagonal")
-    p.add_argument("--shifts-from", type=float, default=0.7, help="from this time on")
+    p.add_argument("--shifts", type=int, default=1, help="average over this many shifts of the image along a patch's diagonal")
+    p.add_argument("--shifts-from", type=float, default=0.7, help="shift from this time on")
     p.add_argument("--rule", choices=["token", "pool"], default="token")
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--threads", type=int, default=1)
 
 
 class Judges:
-    """Everything that is trained on or looked up in real pictures.  ``own``: (training, held-out) datasets."""
+    """Judges trained on, or searching in, real images.  ``own``: (training, held-out) datasets."""
 
     def __init__(self, own, seed, cache=None, net=None):
         self.seed = seed
@@ -66,7 +66,7 @@ class Judges:
                        for k in range(emoji.STYLE_FOLDS)]
 
     def style(self, low, subjects):
-        """Style of each picture by the classifier that saw no picture of its subject."""
+        """Style of each image, by the classifier trained without its subject."""
         out, share = torch.zeros_like(subjects), self.share[subjects]
         for k, classify in enumerate(self.styles):
             if (of := share == k).any():
@@ -74,8 +74,8 @@ class Judges:
         return out
 
     def of_pairs(self, x, truth, asked, without=None):
-        """Per picture: what each judge says.  ``without``: rows of the training set that do not count as neighbours, one
-        for each picture (a real training picture must not find itself)."""
+        """Per image: the verdict of each judge.  ``without``: one row of the training set per image that does not count as a
+        neighbour (a real training image must not find itself)."""
         f = public.features(x, self.cache, net=self.net)
         distance = torch.cdist(emoji.as_judged(x).flatten(1), self.gallery.flatten(1))
         deep = torch.cdist(f["deep"], self.features[0]["deep"])
@@ -90,17 +90,17 @@ class Judges:
                 "subject, public features": self.columns[0][like] == asked[0],
                 "style, classifier": self.style(f["low"], asked[0]) == asked[1],
                 "copies": levels < COPY,
-                "RMS to the true picture, 16x16": (small[0] - small[1]).square().flatten(1).mean(1).sqrt() * 127.5}, f
+                "RMS to the true image, 16x16": (small[0] - small[1]).square().flatten(1).mean(1).sqrt() * 127.5}, f
 
     def of_set(self, x, features, others):
-        """What is said of a set of pictures as a whole; others: rows of the training set to compare with."""
+        """Statistics of a set of images; others: rows of the training set to compare with."""
         deep = self.features[0]["deep"]
         return of_set(x, features["deep"], deep[others], deep, self.seed)
 
 
 def of_set(x, made, real, scale, seed):
-    """Borders and distances of pictures x with features ``made``, against features ``real``; scale: features of real
-    pictures, the same for all that is to be compared."""
+    """Borders and distances of images x with features ``made``, against features ``real``; scale: features of real
+    images, the same for everything that is to be compared."""
     real, made = (distribution.standardised(f, scale) for f in (real, made))
     out = {f"grid, {p} pixels": borders.grid(x, p, seed) for p in PERIODS if p < x.shape[-1]}
     out["gradient"] = borders.gradient(x, seed)
@@ -114,19 +114,19 @@ def scaled(s, by):
 
 
 def rows_of(dataset, asked):
-    """Row of the dataset that holds each asked pair."""
+    """Row of the dataset with each requested pair."""
     place = {pair: i for i, pair in enumerate(zip(*(c.tolist() for c in dataset.columns)))}
     return torch.tensor([place[pair] for pair in zip(*(c.tolist() for c in asked))])
 
 
 def compare(first, second, seed, rounds=2000):
-    """Mean difference second - first of what a judge says about the same pairs, with its paired interval."""
+    """Mean difference second - first of a judge's verdicts on the same pairs, with a paired interval."""
     return stats.mean(second.double() - first.double(), seed, rounds)
 
 
 def errors(model, own, count, cache=None, key=""):
-    """Error of the predicted picture on held-out and seen pictures, with what the input divided by t would give; kept in the
-    cache under a key, if there is one."""
+    """Error of the predicted image on held-out and seen images, with that of the input divided by t; cached under a key
+    if there is a cache."""
     path = cache and os.path.join(cache, f"error-{key[:24]}-{count}.json")
     if path and os.path.exists(path):
         with open(path, encoding="utf-8") as f:
@@ -159,7 +159,7 @@ def run(a, net=None):
     vocabulary = {tuple(map(tuple, emoji.vocabulary(meta))) for _, _, meta in files}
     sizes = {meta["params"]["input_size"] for _, _, meta in files}
     if len(vocabulary) > 1 or len(sizes) > 1:
-        raise SystemExit("the files know different subjects, styles or sizes: judge them apart, or compare files of one kind")
+        raise SystemExit("the files have different subjects, styles or sizes; only files of one kind can be compared")
     own, _ = emoji.load(files[0][2], a.data_root)
     judges, asked = Judges(own, a.seed, a.cache, net), question(own, a)
     rows = {part: rows_of(d, asked[part]) for part, d in zip(("seen", "held_out"), own)}
@@ -173,7 +173,7 @@ def run(a, net=None):
     for title, pictures, more in sources(a, files, titles, asked, truth, own):
         column, answers, features = {"title": title, **more}, {}, []
         for part in asked:
-            # A real seen picture must not find itself; a drawn one is allowed to.
+            # A real seen image must not find itself; a generated one may.
             without = rows[part] if title == "real" and part == "seen" else None
             answers[part], f = judges.of_pairs(pictures[part], truth[part], asked[part], without)
             column[part] = {k: stats.mean(v, a.seed) for k, v in answers[part].items()}
@@ -185,12 +185,12 @@ def run(a, net=None):
             column["against_first"] = {part: {k: compare(said[1][part][k], v, a.seed) for k, v in answers[part].items()}
                                        for part in asked}
         out["columns"].append(column)
-        write(a.out, out)  # what is there is there, should the rest be interrupted
+        write(a.out, out)  # keep partial results if interrupted
     return out
 
 
 def sources(a, files, titles, asked, truth, own):
-    """(title, {part: pictures}, more to note) of the real pictures, then of every file."""
+    """(title, {part: images}, extra entries) of the real images, then of every file."""
     yield "real", truth, {}
     for (path, model, meta), title in zip(files, titles, strict=True):
         s = generate.settings(meta, a)
@@ -229,15 +229,15 @@ def table(runs):
     r = runs[-1]
     columns = r["columns"]
     titles = [c["title"] for c in columns]
-    parts = {"held_out": f"{r['pairs']['held_out']} pairs that no model was trained on", "seen": f"{r['pairs']['seen']} pairs of training",
-             "set": "all of them as a set"}
+    parts = {"held_out": f"{r['pairs']['held_out']} held-out pairs", "seen": f"{r['pairs']['seen']} training pairs",
+             "set": "all images as a set"}
     out = [markdown([name, *titles], rows_for(columns, part)) for part, name in parts.items()]
     measured = [c for c in columns if "error" in c]
     if measured:
         e = measured[0]["error"]
-        head = ["error of the predicted picture", *(f"t = {t:g}" for t in e["times"])]
+        head = ["error of the predicted image", *(f"t = {t:g}" for t in e["times"])]
         line = lambda v: [f"{x:.4f}" for x in v]
-        rows = [["the input over t, which knows nothing", *line(e["input"])]]
+        rows = [["input divided by t (baseline)", *line(e["input"])]]
         rows += [[f"{c['title']}, {name}", *line(c["error"][part])] for part, name in (("held_out", "held-out"), ("seen", "seen")) for c in measured]
         out.append(markdown(head, rows))
     return "\n\n".join(out)

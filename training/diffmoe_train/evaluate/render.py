@@ -1,8 +1,8 @@
 """Tables of docs/results.md from the JSON files of the evaluations.
 
-A table stands between ``<!-- NAME -->`` and ``<!-- end NAME -->``; only that is
-replaced, and the text around it is written by hand.  A page that does not exist
-yet begins as page.md beside this file."""
+Each table replaces the text between ``<!-- NAME -->`` and ``<!-- end NAME -->``;
+the text around it is written by hand.  A new page starts from page.md in this
+folder."""
 
 import json
 import os
@@ -39,11 +39,11 @@ def agreement(runs, part):
     rows = [[f"{witness}: {what}", *(cell(r[part][witness][what]) for r in runs), percent(runs[0]["chance"][what])]
             for witness, what in ASKED]
     if part.startswith("held_out"):
-        rows.append(["nearest is the very picture that was held out",
+        rows.append(["nearest is the held-out image itself",
                      *(cell(r[part]["nearest_is_held_out"]) for r in runs), ""])
-        rows.append(["probe: both, interval over the choice of pairs",
+        rows.append(["probe: both, bootstrap over pairs",
                      *(interval(r[part]["probe"]["both"], "over_groups") for r in runs), ""])
-    rows.append(["median distance to the nearest real picture (8-bit levels, RMS)",
+    rows.append(["median distance to the nearest real image (8-bit levels, RMS)",
                  *(f"{r[part]['distance']['median']:.1f}" for r in runs), ""])
     rows.append(["C while sampling", *(f"{r[part]['C']['mean']:.2f}" for r in runs), ""])
     n = runs[-1][part]
@@ -53,7 +53,7 @@ def agreement(runs, part):
 def emoji_styles(runs):
     keys = list(runs[-1]["seen"]["by_style"]["C"])
     parts = [("subject_right", percent), ("style_right", percent), ("C", lambda v: f"{v:.2f}")]
-    head = ["style", "style right, real", *(f"{name}, {r['title']}" for name in ("subject right", "style right", "C")
+    head = ["style", "style correct, real", *(f"{name}, {r['title']}" for name in ("subject correct", "style correct", "C")
                                             for r in runs)]
     real = [percent(s["share"]) for s in runs[-1]["probe"]["style"]["unseen_by_style"]]
     return table(head, [[k, real[i], *(f(r["seen"]["by_style"][p][k]) for p, f in parts for r in runs)]
@@ -62,18 +62,18 @@ def emoji_styles(runs):
 
 def emoji_probe(runs):
     p = runs[-1]["probe"]
-    rows = [["pictures it never saw", "unseen"], ["those of the held-out pairs alone", "unseen_held_out"],
-            ["those it never saw, changed as in its training", "unseen_augmented"],
-            ["its own pictures, changed as in its training", "own_augmented"]]
+    rows = [["unseen images", "unseen"], ["unseen images of held-out pairs", "unseen_held_out"],
+            ["unseen images, augmented as in training", "unseen_augmented"],
+            ["its training images, augmented as in training", "own_augmented"]]
     of = lambda r, key: cell(r[key]) if key in r else "–"
-    return table(["right on real pictures", f"subject probe ({p['subject']['folds']}-fold)", f"style probe ({p['style']['folds']}-fold)"],
+    return table(["accuracy on real images", f"subject probe ({p['subject']['folds']}-fold)", f"style probe ({p['style']['folds']}-fold)"],
                  [[name, of(p["subject"], k), of(p["style"], k)] for name, k in rows])
 
 
 def noise(columns):
     """columns: [(title, {"n", "loss"})]."""
     times = list(columns[0][1]["loss"])
-    return table(["real pictures", "n", *(f"t = {t}" for t in times)],
+    return table(["real images", "n", *(f"t = {t}" for t in times)],
                  [[title, c["n"], *(f"{c['loss'][t]:.4f}" for t in times)] for title, c in columns])
 
 
@@ -85,7 +85,7 @@ def emoji_noise(runs):
 def settings(runs):
     s = runs[-1]["settings"]
     return (f"Sampling: {s['solver'].capitalize()}, {s['steps']} steps, guidance {s['guidance']:g}, routing rule "
-            f"`{s['rule']}`, noise seed {s['seed']}, float32 on a CPU with the weights as the file holds them.")
+            f"`{s['rule']}`, noise seed {s['seed']}, float32 on a CPU with the weights as stored in the file.")
 
 
 def eurosat_classes(runs):
@@ -100,7 +100,7 @@ def eurosat_classes(runs):
     mean = sum(c["loss"] for c in r["classes"].values()) / len(names)
     rows.append(["**all**", cell(r["probe"]["unseen"]), cell(r["class"]), f"chance {percent(r['chance'])}", f"{mean:.4f}", f"{r['C']:.2f}"])
     return table(["class", f"real test tiles (n = {r['probe']['unseen']['n']})",
-                  f"generated ({r['per_class']} each)", "most often taken for", "loss on real test tiles", "C while sampling"], rows)
+                  f"generated ({r['per_class']} each)", "most often mistaken for", "loss on real test tiles", "C while sampling"], rows)
 
 
 def eurosat_difficulty(runs):
@@ -155,7 +155,7 @@ TABLES = {
 
 
 def fill(page, results):
-    """The page with every table that the results can fill; a marker without an end is an error."""
+    """The page with every table for which there are results; a marker without an end is an error."""
     for kind, tables in TABLES.items():
         runs = [r for r in results if r["kind"] == kind]
         if kind not in (*miniature.OBJECTIVES, "emoji_judges"):

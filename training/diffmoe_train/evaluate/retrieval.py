@@ -1,4 +1,4 @@
-"""The nearest real picture in pixel space."""
+"""The nearest real image in pixel space."""
 
 import torch
 
@@ -16,6 +16,6 @@ def nearest(x, gallery, batch=256):
 
 
 def spacing(gallery):
-    """Median over real pictures of the distance to the nearest other one."""
+    """Median over real images of the distance to the nearest other one."""
     d = torch.cdist(gallery.flatten(1), gallery.flatten(1)).fill_diagonal_(float("inf"))
     return float(d.min(1).values.median() * 127.5 / gallery[0].numel() ** 0.5)

@@ -9,8 +9,8 @@ Z95 = 1.959964
 
 
 def wilson(hits, n, z=Z95):
-    """95 % score interval of a share (Wilson 1927).  It takes the samples as
-    independent; see ``over_groups`` for samples that come in groups."""
+    """95 % score interval of a share (Wilson 1927).  It treats the samples as
+    independent; see ``over_groups`` for grouped samples."""
     if n == 0:
         return [0.0, 1.0]
     p, zz = hits / n, z * z / n
@@ -19,8 +19,8 @@ def wilson(hits, n, z=Z95):
 
 
 def over_groups(hits, groups, seed=0, rounds=2000):
-    """95 % percentile interval of the share when whole groups are redrawn
-    (cluster bootstrap): what another choice of groups would have given."""
+    """95 % percentile interval of the share when whole groups are resampled
+    (cluster bootstrap)."""
     hits, groups = torch.as_tensor(hits).double(), torch.as_tensor(groups)
     _, at = groups.unique(return_inverse=True)
     k = int(at.max()) + 1
@@ -49,13 +49,13 @@ def redrawn(n, rounds, seed):
 
 
 def mean(values, seed=0, rounds=2000):
-    """{"value", "interval"}: mean of one number per picture, 95 % bootstrap interval over the pictures."""
+    """{"value", "interval"}: mean of one number per image, 95 % bootstrap interval over the images."""
     v = torch.as_tensor(values).double()
     return {"value": float(v.mean()), "interval": torch.quantile(v[redrawn(len(v), rounds, seed)].mean(1), LEVELS).tolist()}
 
 
 def ratio(a, b, seed=0, rounds=2000):
-    """The same for the ratio of two means over the same pictures."""
+    """The same for the ratio of two means over the same images."""
     a, b = torch.as_tensor(a).double(), torch.as_tensor(b).double()
     draw = redrawn(len(a), rounds, seed)
     return {"value": float(a.mean() / b.mean()),
@@ -63,8 +63,8 @@ def ratio(a, b, seed=0, rounds=2000):
 
 
 def half_samples(statistic, n, seed=0, rounds=100):
-    """{"value", "interval"} of a statistic of a set, a function of indices into it.  Redrawing with replacement would
-    put equal pictures into pairs; halves drawn without spread as much around their mean as whole sets do."""
+    """{"value", "interval"} of a statistic of a set, a function of indices into it.  Resampling with replacement
+    would create pairs of equal images; halves drawn without replacement vary as much around their mean as whole sets do."""
     g = torch.Generator().manual_seed(seed)
     halves = torch.tensor([statistic(torch.randperm(n, generator=g)[: max(2, n // 2)]) for _ in range(rounds)]).double()
     value = statistic(torch.arange(n))

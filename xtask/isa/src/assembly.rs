@@ -1,4 +1,4 @@
-//! What the statistics of a driver do not say: where in the machine code the instructions are.
+//! The location of instructions in the machine code, which a driver's statistics do not include.
 
 /// The loop that does most of the arithmetic, as instructions of its text; all zero where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use ash::vk;
 use crate::Outcome;
 use crate::spirv::{self, Binary};
 
-/// What the compiler said of a pipeline.
+/// The compiler's statistics of a pipeline.
 pub(crate) struct Found {
     /// Driver and version.
     pub(crate) driver: String,
@@ -34,7 +34,7 @@ impl Found {
     }
 }
 
-/// The file that says that there was a device.
+/// The file that indicates that there was a device.
 const OPENED: &str = "opened";
 
 /// Whether [`compile_all`] got as far as having a device.
@@ -105,7 +105,7 @@ struct Device {
     driver: String,
 }
 
-/// What wgpu asks for, and what its SPIR-V needs.
+/// What wgpu requests, and what its SPIR-V needs.
 const EXTENSIONS: [&CStr; 2] = [executable::NAME, ash::ext::robustness2::NAME];
 
 impl Device {
@@ -222,7 +222,7 @@ impl Device {
         &self,
         which: &vk::PipelineExecutableInfoKHR<'_>,
     ) -> Result<Vec<(String, String)>, vk::Result> {
-        // SAFETY: the second call writes as many bytes as the first one said, to vectors of that size.
+        // SAFETY: the second call writes as many bytes as the first one returned, to vectors of that size.
         unsafe {
             let mut kept =
                 self.executable.get_pipeline_executable_internal_representations(which)?;
@@ -250,7 +250,7 @@ fn text(characters: &[std::ffi::c_char]) -> String {
 }
 
 fn number(statistic: &vk::PipelineExecutableStatisticKHR<'_>) -> f64 {
-    // SAFETY: the format says which member of the union the driver wrote.
+    // SAFETY: the format determines which member of the union the driver wrote.
     unsafe {
         match statistic.format {
             vk::PipelineExecutableStatisticFormatKHR::FLOAT64 => statistic.value.f64,

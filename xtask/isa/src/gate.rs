@@ -1,4 +1,4 @@
-//! What must hold: limits, the known exceptions from them, and no figure much worse than in the committed file.
+//! Checks: limits, known exceptions from them, and no figure much worse than in the committed file.
 
 use crate::table::{Row, Table};
 

@@ -27,15 +27,14 @@ const DRIVER_FOLDERS: [&str; 3] =
 
 const TABLE: &str = "docs/isa.md";
 
-const HELP: &str = "\
-usage: cargo xtask isa [OPTIONS]
+const HELP: &str = "usage: cargo xtask isa [OPTIONS]
 
 Compiles every pipeline of the real models with Mesa's compiler for AMD GPUs, which needs no GPU, and fails
-where a limit is passed or a figure is more than 10 % worse than in docs/isa.md.
+if a limit is exceeded or a figure is more than 10 % worse than in docs/isa.md.
 
 options:
-  --update           write docs/isa.md instead of comparing with it; limits still count
-  --family NAME      another chip, as RADV_FORCE_FAMILY names them (navi21, gfx1100); nothing is compared
+  --update           write docs/isa.md instead of comparing with it; limits are still checked
+  --family NAME      another chip, by its RADV_FORCE_FAMILY name (navi21, gfx1100); nothing is compared
   --only TEXT        only pipelines whose name contains this; nothing is compared
   --assembly FOLDER  keep the machine code";
 
@@ -80,7 +79,7 @@ fn parse(arguments: &[String]) -> Outcome<Options> {
             "--family" => options.family = Some(value()?),
             "--only" => options.only = value()?,
             "--assembly" => options.assembly = Some(value()?.into()),
-            other => return Err(format!("there is no option {other:?}\n\n{HELP}")),
+            other => return Err(format!("unknown option {other:?}\n\n{HELP}")),
         }
     }
     Ok(options)

@@ -1,4 +1,4 @@
-//! The pipelines that real models ask for: models are loaded on a device and their steps recorded, which makes
+//! The pipelines of real models: models are loaded on a device and their steps recorded, which creates
 //! every pipeline and computes nothing.
 
 use std::path::Path;
@@ -117,7 +117,7 @@ fn record(
         })?;
         engine.dispatches(&guided_step(config, batch))?;
     }
-    // What the device holds of this model is given back when it has heard that nobody needs it.
+    // The device frees the memory of this model when it has processed that it is unused.
     drop(model);
     gpu.flush()?;
     Ok(())

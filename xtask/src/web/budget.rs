@@ -1,4 +1,4 @@
-//! How much a visitor downloads, and how much is too much.
+//! Download sizes of the page and their budgets.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,9 +8,9 @@ use flate2::write::GzEncoder;
 
 /// Most bytes of the WebAssembly as servers send it, packed.
 const WASM: u64 = 2_500_000;
-/// Most bytes in all until the first picture.
+/// Most bytes in all until the first image.
 const FIRST_PICTURE: u64 = 20_000_000;
-/// The model that draws the first picture.
+/// The model that draws the first image.
 const MODEL: &str = "models/emoji.safetensors";
 
 /// Prints the sizes of a finished page.
@@ -32,9 +32,9 @@ pub(super) fn check(folder: &Path) -> Result<(), String> {
             wasm = packed;
         }
     }
-    println!("{:<28} {:>12} {first_picture:>12}", "until the first picture", "");
+    println!("{:<28} {:>12} {first_picture:>12}", "until the first image", "");
     within("the WebAssembly", wasm, WASM)?;
-    within("everything until the first picture", first_picture, FIRST_PICTURE)
+    within("everything until the first image", first_picture, FIRST_PICTURE)
 }
 
 fn within(what: &str, bytes: u64, most: u64) -> Result<(), String> {
@@ -42,7 +42,8 @@ fn within(what: &str, bytes: u64, most: u64) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "{what} has {bytes} bytes, more than the budget of {most}; find out what grew, or change the budget"
+        "{what} has {bytes} bytes, more than the budget of {most}; find the cause, or change \
+            the budget"
     ))
 }
 

@@ -32,7 +32,7 @@ pub(super) fn wasm(dev: bool) -> Result<Built, String> {
         .out_name("diffmoe")
         .typescript(false)
         .remove_producers_section(true);
-    // So that `init()` alone finds the WebAssembly beside the script.
+    // So that `init()` without arguments finds the WebAssembly in the script's folder.
     bindgen.omit_default_module_path(false);
     bindgen.remove_name_section(!dev);
     bindgen.web(true).map_err(|e| failed(&e))?;
@@ -42,7 +42,7 @@ pub(super) fn wasm(dev: bool) -> Result<Built, String> {
     let snippets: Vec<_> = inline.chain(output.local_modules().keys()).cloned().collect();
     if !snippets.is_empty() {
         return Err(format!(
-            "these packages bring JavaScript files of their own, which the page does not hand out: {}",
+            "these packages include JavaScript files, which the page does not support: {}",
             snippets.join(", ")
         ));
     }
@@ -59,9 +59,9 @@ fn check_versions() -> Result<(), String> {
     match (library, tool) {
         (Some(library), Some(tool)) if library == tool => Ok(()),
         (Some(library), Some(tool)) => Err(format!(
-            "Cargo.lock has wasm-bindgen {library} and wasm-bindgen-cli-support {tool}, which have to be the same: \
-             write `wasm-bindgen-cli-support = \"={library}\"` in xtask/Cargo.toml, or run \
-             `cargo update -p wasm-bindgen --precise {tool}`"
+            "Cargo.lock has wasm-bindgen {library} and wasm-bindgen-cli-support {tool}, which \
+             must be the same: write `wasm-bindgen-cli-support = \"={library}\"` in \
+             xtask/Cargo.toml, or run `cargo update -p wasm-bindgen --precise {tool}`"
         )),
         _ => {
             Err("Cargo.lock does not name wasm-bindgen; run `cargo update -w` and try again".into())

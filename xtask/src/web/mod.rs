@@ -1,4 +1,4 @@
-//! `cargo xtask web`: the page, from sources to a folder that any web server can hand out.
+//! `cargo xtask web`: builds the page into a folder that any web server can host.
 
 mod budget;
 mod build;
@@ -9,20 +9,19 @@ mod serve;
 
 use std::path::PathBuf;
 
-pub(crate) const HELP: &str = "\
-usage: cargo xtask web [OPTIONS]
+pub(crate) const HELP: &str = "usage: cargo xtask web [OPTIONS]
 
-Builds the page into dist/ (index.html, scripts, WebAssembly, models) and says how large it is.
+Builds the page into dist/ (index.html, scripts, WebAssembly, models) and reports its size.
 
 options:
-  --serve      hand it out on this machine and open it
+  --serve      serve it locally and open it in the browser
   --port N     with --serve: the port; 0 takes a free one [default: 8080]
   --no-open    with --serve: do not open a browser
-  --offline    also write dist/diffmoe.html: one file with everything inside, for use without any network
+  --offline    also write dist/diffmoe.html: one self-contained file, for use without a network
   --optimise   get wasm-opt from npm (package `binaryen`) if it is not installed; the page works without it
-  --dev        build quickly instead of small, for working on the page itself";
+  --dev        faster build instead of a small one, for work on the page";
 
-/// What was asked for.
+/// The request.
 #[derive(Debug, PartialEq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 struct Options {
@@ -56,7 +55,7 @@ impl Options {
                     let port = rest.next().and_then(|text| text.parse().ok());
                     options.port = port.ok_or("--port needs a number from 0 to 65535")?;
                 }
-                other => return Err(format!("there is no option {other:?}\n\n{HELP}")),
+                other => return Err(format!("unknown option {other:?}\n\n{HELP}")),
             }
         }
         Ok(options)
@@ -77,14 +76,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
         page.write_offline()?;
     }
     if options.dev {
-        println!("a quick build is too large to be published; its size is not checked");
+        println!("a development build is too large to publish; its size is not checked");
     } else {
         budget::check(&folder)?;
     }
     if options.serve {
         return serve::serve(&folder, options.port, options.open);
     }
-    println!("\nto look at it: cargo xtask web --serve");
+    println!("\nto open it: cargo xtask web --serve");
     Ok(())
 }
 
@@ -101,6 +100,6 @@ mod tests {
         let options = parse("--serve --port 0 --no-open").unwrap();
         assert!(options.serve && !options.open && options.port == 0 && !options.offline);
         assert!(parse("--port").unwrap_err().contains("needs a number"));
-        assert!(parse("--sevre").unwrap_err().contains("no option \"--sevre\""));
+        assert!(parse("--sevre").unwrap_err().contains("unknown option \"--sevre\""));
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{run, succeeds};
 
-/// What Rust emits for this target, beside the vectors that we ask for.
+/// Features that Rust emits for this target, besides SIMD.
 const FEATURES: [&str; 8] = [
     "--enable-simd",
     "--enable-bulk-memory",
@@ -24,7 +24,8 @@ pub(super) fn shrink(
 ) -> Result<Vec<u8>, String> {
     let Some(program) = find(install, target_folder)? else {
         println!(
-            "\nwasm-opt is not installed, and the page does without it (`--optimise` gets it from npm)"
+            "\nwasm-opt is not installed; the page works without it (`--optimise` gets it from \
+                npm)"
         );
         return Ok(wasm);
     };
@@ -39,7 +40,7 @@ pub(super) fn shrink(
 }
 
 fn path(path: &Path) -> Result<&str, String> {
-    path.to_str().ok_or_else(|| format!("{} is no name that can be handed on", path.display()))
+    path.to_str().ok_or_else(|| format!("{} is not valid Unicode", path.display()))
 }
 
 fn find(install: bool, target_folder: &Path) -> Result<Option<String>, String> {
@@ -68,6 +69,6 @@ fn find(install: bool, target_folder: &Path) -> Result<Option<String>, String> {
         ],
         &[],
     )
-    .map_err(|error| format!("{error}; install Node.js with npm, or leave --optimise out"))?;
+    .map_err(|error| format!("{error}; install Node.js with npm, or remove --optimise"))?;
     Ok(find().map(|program| (*program).to_owned()))
 }

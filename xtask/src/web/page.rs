@@ -1,4 +1,4 @@
-//! The folder `dist/`, and the one file that needs no folder.
+//! The folder `dist/`, and the single-file offline page.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest, Sha256};
 
-/// The models that lie beside the page; the first one draws the first picture.
+/// The models hosted with the page; the first one draws the first image.
 const MODELS: [&str; 3] = ["emoji", "emoji_text", "eurosat"];
 /// Files that go out as they are: where they are, and their names in `dist/`.
 const COPIES: [(&str, &str); 9] = [
@@ -39,7 +39,7 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Writes the folder anew.
+    /// Rewrites the folder.
     pub(super) fn write(&self) -> Result<(), String> {
         if self.folder.exists() {
             std::fs::remove_dir_all(&self.folder)
@@ -122,7 +122,7 @@ fn read(path: &str) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|e| format!("cannot read {path}: {e}"))
 }
 
-/// What the page has to know of the models before it has them.
+/// What the page needs to know about the models before they are loaded.
 fn models(names: &[&str]) -> Result<String, String> {
     let mut all = serde_json::Map::new();
     for &name in names {
@@ -136,7 +136,7 @@ fn models(names: &[&str]) -> Result<String, String> {
     serde_json::to_string(&all).map_err(|e| e.to_string())
 }
 
-/// The page's source with its scripts, and without what it says unbuilt.
+/// The page's source with its scripts, without the notice for the unbuilt page.
 fn index(scripts: &str) -> Result<String, String> {
     let source = String::from_utf8(read("index.html")?).map_err(|e| e.to_string())?;
     fill(&source, scripts)

@@ -37,7 +37,7 @@ pub(super) fn serve(folder: &Path, port: u16, open_browser: bool) -> Result<(), 
     Ok(())
 }
 
-/// Answers one request. A visitor that leaves in the middle is no trouble of ours.
+/// Answers one request. A client that disconnects is not an error.
 fn answer(request: Request, folder: &Path) {
     let range =
         request.headers().iter().find(|h| h.field.equiv("Range")).map(|h| h.value.to_string());

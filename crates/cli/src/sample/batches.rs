@@ -1,4 +1,4 @@
-//! Drawing one batch after the other, with one bar for all of them.
+//! Sampling one batch after another, with one progress bar for all of them.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Arguments, Request};
 
-/// Units of the progress bar in one picture.
+/// Units of the progress bar in one image.
 const PROGRESS: u64 = 1000;
 
 /// A model on its device, and the engine of the last batch.
@@ -29,7 +29,7 @@ pub(super) struct Drawn {
 }
 
 impl<'a> Batches<'a> {
-    /// Opens the model, and a bar for this many pictures.
+    /// Opens the model, and a bar for this many images.
     pub(super) fn open(
         arguments: &Arguments,
         request: &'a Request,
@@ -54,7 +54,7 @@ impl<'a> Batches<'a> {
         self.model.device()
     }
 
-    /// Draws these pictures of the whole as one batch, whose tokens are one pool.
+    /// Draws these images of the whole as one batch, whose tokens are one pool.
     pub(super) fn draw(
         &mut self,
         pictures: Range<usize>,
@@ -74,11 +74,9 @@ impl<'a> Batches<'a> {
         let finished = run.finish(|fraction| bar.set_position(done + (fraction * part) as u64))?;
         self.ready = Some(finished.engine);
         if finished.samples.iter().any(|v| !v.is_finite()) {
-            return Err(
-                "the model produced numbers that are not finite; the weights or the guidance \
-                scale are beyond what f32 can hold: try a smaller --guidance"
-                    .into(),
-            );
+            return Err("the model produced values that are not finite in f32. Try a smaller \
+                --guidance, and check the weights"
+                .into());
         }
         Ok(Drawn { samples: finished.samples, trace: finished.trace })
     }
@@ -100,7 +98,7 @@ fn headline(config: &Config, settings: &Settings, pictures: usize, device: &str)
         std::iter::once(scheduler.to_string()).chain(steps).chain(options).collect();
     let scheduler = parts.join(", ");
     format!(
-        "{} · {device} · {pictures} pictures · {scheduler} · guidance {guidance} · seed {seed}",
+        "{} · {device} · {pictures} images · {scheduler} · guidance {guidance} · seed {seed}",
         config.name
     )
 }

@@ -1,4 +1,4 @@
-//! `diffmoe sample`: from a model to a picture file, or to a set of pictures in many files.
+//! `diffmoe sample`: images as one file, or as a set of many files.
 
 mod batches;
 mod request;
@@ -22,10 +22,10 @@ use batches::Batches;
 use request::Request;
 use shard::Shard;
 
-/// Draw pictures and write them as one PNG.
+/// Generate images and write them as one PNG.
 ///
-/// Without options: sixteen pictures of random classes from the embedded model. The seed is printed, and the
-/// same seed and settings give the same picture again, bit for bit on one machine.
+/// Without options: sixteen images of random classes from the embedded model. The seed is printed; the same seed
+/// and settings reproduce the image, bit for bit on the same machine.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe sample
@@ -34,54 +34,54 @@ use shard::Shard;
   diffmoe sample --gamma 0.3              # lower threshold: more experts for each token
   diffmoe sample --seed 7 --mute 1:3 --trace routing.json --trace-scores
   diffmoe sample --model my-model.safetensors --steps 12 --scheduler dpmpp_2m --seed 7 --out seven.png
-  diffmoe sample --set pictures --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
+  diffmoe sample --set images --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.
     #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
     model: String,
-    /// What to draw, by name or number; several are drawn in turn. `any` leaves it to the model. Default: random.
+    /// Class to draw, by name or number; several take turns. `any` is the null label. Default: random.
     #[arg(long, value_name = "NAME|NUMBER", value_delimiter = ',')]
     class: Vec<String>,
-    /// Drawing style, for models that know styles; as `--class`.
+    /// Drawing style, for models with styles; like `--class`.
     #[arg(long, value_name = "NAME|NUMBER", value_delimiter = ',')]
     style: Vec<String>,
-    /// What to draw, in words, for models that read text; give it several times to draw several in turn.
+    /// Prompt, for text-conditioned models; repeat the option for several prompts, which take turns.
     /// Default: the model's examples.
     #[arg(long, value_name = "TEXT")]
     prompt: Vec<String>,
-    /// What to lead away from, in words, for models that read text. Needs a guidance above 1.
+    /// Negative prompt, for text-conditioned models. Needs a guidance scale above 1.
     #[arg(long, value_name = "TEXT", default_value = "")]
     negative: String,
-    /// Seed of the noise and of random classes. Default: a new one each time.
+    /// Seed of the noise and of random classes. Default: a random seed.
     #[arg(long)]
     seed: Option<u64>,
     /// Denoising steps. Default: the model's.
     #[arg(long)]
     steps: Option<u32>,
-    /// Guidance scale: 1 is none, more follows the class more closely. Default: the model's.
+    /// Guidance scale: 1 switches it off, higher values follow the class or prompt more closely. Default: the model's.
     #[arg(long, visible_alias = "cfg", value_name = "SCALE", allow_negative_numbers = true)]
     guidance: Option<f32>,
     #[command(flatten)]
     scheduler: SchedulerOptions,
-    /// Number of pictures. Default: 16, or four of each class or prompt that was given.
+    /// Number of images. Default: 16, or four of each given class or prompt.
     #[arg(long)]
     count: Option<usize>,
-    /// Pictures that share one pass through the model.
+    /// Batch size: images that share one pass through the model.
     #[arg(long, default_value_t = 16)]
     batch: usize,
     /// Where to compute.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
     backend: Backend,
-    /// What large matrices are on a graphics device; sums are f32 in any case.
+    /// Format of large matrices on a GPU; sums are always f32.
     #[arg(long, value_enum, default_value = "auto")]
     weights: WeightsName,
-    /// How experts get their tokens.
+    /// Routing rule.
     #[arg(long, value_parser = rule_parser(), default_value = "token")]
     routing: RoutingRule,
-    /// One threshold for every expert instead of the trained ones, 0 to 1; lower means more compute.
+    /// One threshold for all experts instead of the learned ones, 0 to 1; lower means more compute.
     #[arg(long, value_name = "THRESHOLD", allow_negative_numbers = true)]
     gamma: Option<f32>,
-    /// Shift of the trained thresholds, -1 to 1; positive saves compute.
+    /// Shift of the learned thresholds, -1 to 1; positive values save compute.
     #[arg(
         long,
         value_name = "SHIFT",
@@ -90,12 +90,12 @@ pub(super) struct Arguments {
         conflicts_with = "gamma"
     )]
     threshold_shift: f32,
-    /// An expert that takes no tokens, by the number of its block (`diffmoe info` lists those with experts) and its
-    /// own, both from 0; several are separated by commas or given one by one.
+    /// Expert that takes no tokens, as the index of its block (`diffmoe info` lists those with experts) and its own,
+    /// both from 0; separate several by commas or repeat the option.
     #[arg(long, value_name = "BLOCK:EXPERT", value_delimiter = ',', value_parser = muted)]
     mute: Vec<(usize, usize)>,
-    /// Instead of one PNG, write a set of pictures for evaluation: a file for each batch into this folder, those that
-    /// are there already left out (docs/evaluation.md).
+    /// Instead of one PNG, write a set of images for evaluation into this folder, one file per batch; existing
+    /// batches are skipped (docs/evaluation.md).
     #[arg(
         long,
         value_name = "FOLDER",
@@ -103,16 +103,16 @@ pub(super) struct Arguments {
         conflicts_with_all = ["out", "scale", "latents", "trace"]
     )]
     set: Option<PathBuf>,
-    /// With --set: draw the Ith of N parts of the set, so that N processes draw it together.
+    /// With --set: draw part I of N, so that N processes share the set.
     #[arg(long, value_name = "I/N", default_value = "1/1", requires = "set")]
     shard: Shard,
-    /// Picture file. Default: diffmoe-MODEL-SEED.png.
+    /// Image file to write. Default: diffmoe-MODEL-SEED.png.
     #[arg(long, value_name = "FILE.png")]
     out: Option<PathBuf>,
-    /// Whole factor by which pictures are enlarged. Default: to at least 128 pixels in a grid.
+    /// Integer factor by which images are enlarged. Default: to at least 128 pixels in a grid.
     #[arg(long)]
     scale: Option<u32>,
-    /// Image decoder for a model that makes latents: a safetensors file of diffusers with an AutoencoderKL
+    /// Image decoder for a model that generates latents: a safetensors file of diffusers with an AutoencoderKL
     /// (such as sd-vae-ft-mse) or an AutoencoderTiny (TAESD).
     #[arg(long, value_name = "FILE")]
     vae: Option<PathBuf>,
@@ -122,7 +122,7 @@ pub(super) struct Arguments {
     /// Also write which expert took which token at every step: .json or .safetensors (docs/trace-format.md).
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// With --trace: also keep the router's scores, by which experts were chosen; the file grows some tens of times.
+    /// With --trace: also write the router's scores; the file becomes tens of times larger.
     #[arg(long, requires = "trace")]
     trace_scores: bool,
 }
@@ -146,18 +146,18 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     }
 }
 
-/// All pictures in one PNG.
+/// All images in one PNG.
 fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     let Request { checkpoint, vae, settings } = request;
     let config = checkpoint.config();
     let count = settings.pictures();
     if let Some(scale) = arguments.scale.filter(|s| !(1..=64).contains(s)) {
-        return Err(format!("a scale of {scale} is not possible; choose 1 to 64").into());
+        return Err(format!("scale must be 1–64, got {scale}").into());
     }
     let default_name = || PathBuf::from(format!("diffmoe-{}-{}.png", config.name, settings.seed));
     let path = arguments.out.clone().unwrap_or_else(default_name);
     if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
-        return Err(format!("{} is no PNG file name; end it in .png", path.display()).into());
+        return Err(format!("{} must end in .png", path.display()).into());
     }
     let out = Output::reserve(&path)?;
     let trace_out = arguments.trace.as_deref().map(Output::reserve).transpose()?;
@@ -189,7 +189,7 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     }
     let grid = diffmoe::pixels::grid(&samples, size, arguments.scale);
     out.write(|part| grid.save(part))?;
-    let trace = trace.ok_or("no picture was asked for")?;
+    let trace = trace.ok_or("no image was requested")?;
     if let Some(out) = trace_out {
         out.write(|part| trace.save(part))?;
     }
@@ -201,10 +201,10 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says how much compute the pictures asked for, by what they show.
+/// Prints the compute spent on the images, by class or prompt.
 fn report_capacity(trace: &Trace, settings: &Settings, config: &Config) {
     let Some(capacity) = trace.capacity() else { return };
-    println!("capacity C = {capacity:.2}: mean number of experts that worked on a token");
+    println!("capacity C = {capacity:.2}: mean number of experts per token");
     let names: Vec<String> = match (settings.labels.first(), config.labels.first()) {
         _ if !settings.prompts.is_empty() => settings.prompts.clone(),
         (Some(rows), Some(table)) => rows.iter().map(|&row| table.label(row)).collect(),

@@ -1,4 +1,4 @@
-//! What a command line asks `diffmoe sample` for: model, decoder and settings, checked before anything is computed.
+//! The request to `diffmoe sample`: model, decoder and settings, checked before anything is computed.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -19,9 +19,9 @@ pub(super) struct Request {
     pub(super) settings: Settings,
 }
 
-/// Most pictures in one call: a grid of them is still an image that programs can open.
+/// Most images in one call: a grid of them is still an image that programs can open.
 const MOST_IN_A_GRID: usize = 10_000;
-/// Most pictures in a set.
+/// Most images in a set.
 const MOST_IN_A_SET: usize = 10_000_000;
 
 impl Request {
@@ -34,15 +34,13 @@ impl Request {
         let settings = settings(arguments, config, seed)?;
         note_cut_prompts(config, &settings);
         if !(1..=256).contains(&arguments.batch) {
-            return Err(
-                format!("a batch of {} is not possible; choose 1 to 256", arguments.batch).into()
-            );
+            return Err(format!("batch must be 1–256, got {}", arguments.batch).into());
         }
         let is_one_grid = arguments.set.is_none();
         if settings.scheduler.is_adaptive() && is_one_grid && settings.pictures() > arguments.batch
         {
             return Err(format!(
-                "{} chooses its steps for a whole batch: ask for at most {} images, or for a --batch of {}",
+                "{} chooses its steps per batch: request at most {} images, or set --batch {}",
                 settings.scheduler,
                 arguments.batch,
                 settings.pictures()
@@ -62,13 +60,13 @@ fn vae(
     match &arguments.vae {
         None if makes_pixels => Ok(None),
         None => Err(format!(
-            "{} makes latents; give the decoder that turns them into pixels with --vae FILE (a safetensors \
-             file of diffusers, such as sd-vae-ft-mse)",
+            "{} generates latents and needs an image decoder: --vae FILE (a safetensors file \
+             of diffusers, such as sd-vae-ft-mse)",
             arguments.model
         )
         .into()),
         Some(_) if makes_pixels => {
-            Err(format!("{} makes pixels; leave --vae out", arguments.model).into())
+            Err(format!("{} generates pixels; remove --vae", arguments.model).into())
         }
         Some(path) => {
             let file = decoder::open(path)?;
@@ -93,18 +91,16 @@ fn settings(
         if table.name == "style" { &arguments.style } else { &arguments.class }
     };
     if !arguments.style.is_empty() && config.labels.iter().all(|t| t.name != "style") {
-        return Err(format!("{} knows no styles; leave --style out", config.name).into());
+        return Err(format!("{} has no styles; remove --style", config.name).into());
     }
     if !arguments.class.is_empty() && config.labels.iter().all(|t| t.name == "style") {
-        return Err(
-            format!("{} knows no classes; say what to draw with --prompt", config.name).into()
-        );
+        return Err(format!("{} has no classes; use --prompt", config.name).into());
     }
     let classes = arguments.class.len().max(arguments.style.len()).max(arguments.prompt.len());
     let count = arguments.count.unwrap_or(if classes == 0 { 16 } else { 4 * classes });
     let most = if arguments.set.is_some() { MOST_IN_A_SET } else { MOST_IN_A_GRID };
     if !(1..=most).contains(&count) {
-        return Err(format!("{count} pictures are not possible; choose 1 to {most}").into());
+        return Err(format!("count must be 1–{most}, got {count}").into());
     }
     let mut settings = Settings::builder(config).images(count).seed(seed);
     for table in &config.labels {
@@ -144,7 +140,7 @@ fn note_cut_prompts(config: &Config, settings: &Settings) {
     let tokenizer = text.tokenizer();
     let asked: BTreeSet<_> = settings.prompts.iter().chain([&settings.negative]).collect();
     for prompt in asked.into_iter().filter(|p| tokenizer.encode(p, text.max_length).is_cut) {
-        eprintln!("note: the model reads only the beginning of {prompt:?}");
+        eprintln!("note: the prompt is too long and was truncated: {prompt:?}");
     }
 }
 
@@ -167,10 +163,10 @@ fn resolve(table: &LabelTable, text: &str) -> Result<u32, String> {
         let more = if shown.len() < table.values.len() { ", …" } else { "" };
         let numbers = table.null.saturating_sub(1);
         if shown.is_empty() {
-            format!("there is no {} {text:?}; give a number from 0 to {numbers}", table.name)
+            format!("unknown {} {text:?}: expected a number from 0 to {numbers}", table.name)
         } else {
             format!(
-                "there is no {} {text:?}; give a number from 0 to {numbers} or a name: {}{more}",
+                "unknown {} {text:?}: expected a number from 0 to {numbers} or a name: {}{more}",
                 table.name,
                 shown.join(", ")
             )

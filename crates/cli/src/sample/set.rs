@@ -1,8 +1,8 @@
-//! `diffmoe sample --set`: many pictures for evaluation, drawn by any number of processes.
+//! `diffmoe sample --set`: many images for evaluation, drawn by any number of processes.
 //!
-//! Batches are cut from the whole set and dealt out to shards, so picture k has the same batch mates, and the same
-//! bits on the same kind of device, whatever the number of shards. A batch is in its place only when it is whole;
-//! a second call draws what is missing.
+//! The whole set is divided into batches, which are assigned to shards, so image k is in the same batch, and has the
+//! same bits on the same kind of device, whatever the number of shards. A batch file exists only when it is complete;
+//! running the command again draws what is missing.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -22,7 +22,7 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
     let Request { checkpoint, vae, settings } = request;
     let (config, count) = (checkpoint.config(), settings.pictures());
     std::fs::create_dir_all(folder)
-        .map_err(|e| format!("cannot make the folder {}: {e}", folder.display()))?;
+        .map_err(|e| format!("cannot create the folder {}: {e}", folder.display()))?;
     let mut header = whole(arguments, request)?;
     let batches: Vec<_> = arguments.shard.batches(count, arguments.batch).collect();
     let all = batches.len();
@@ -35,7 +35,7 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
         }
     }
     if left.len() < all {
-        eprintln!("{} of {all} batches are there already", all - left.len());
+        eprintln!("{} of {all} batches exist already", all - left.len());
     }
     if left.is_empty() {
         println!("shard {} of {} is complete", arguments.shard, folder.display());
@@ -56,7 +56,7 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
         let (pixels, size) = match &ready {
             Some(decoder) => {
                 let begun = decoder.begin(batch.samples)?;
-                header.device = format!("{computes}; decoder: {}", begun.device);
+                header.device = format!("{computes}; decoder on {}", begun.device);
                 let size = begun.size;
                 (begun.finish(|_, _| {})?, size)
             }
@@ -70,19 +70,19 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
     }
     drop(painter);
     println!(
-        "drew {drawn} pictures of shard {} into {} in {:.1} s",
+        "drew {drawn} images of shard {} into {} in {:.1} s",
         arguments.shard,
         folder.display(),
         started.elapsed().as_secs_f32()
     );
     if config.kind == Kind::DiffMoe {
-        println!("capacity C = {:.3} over their labelled passes", sum / drawn as f64);
+        println!("capacity C = {:.3} over the conditional passes", sum / drawn as f64);
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Header {
-    /// The same for some of the pictures.
+    /// The same for some of the images.
     fn part(self, request: &Request, pictures: &std::ops::Range<usize>) -> Self {
         let part = request.settings.part(pictures.clone());
         let (first, pictures) = (pictures.start, pictures.len());
@@ -145,14 +145,15 @@ fn fingerprint<'a>(files: impl IntoIterator<Item = &'a [u8]>) -> String {
     hash.finalize().iter().flat_map(digits).collect()
 }
 
-/// Refuses a folder with pictures of another set, whoever drew them.
+/// Rejects a folder with images of another set.
 fn check_others(folder: &Path, expected: &Header) -> Result<(), String> {
     for path in picture_set::list(folder)? {
         // What is damaged is drawn again by the shard it belongs to.
         let Ok(found) = BatchFile::open(&path) else { continue };
         if let Some(difference) = expected.difference(&found.header) {
             return Err(format!(
-                "{} holds pictures of another set ({difference}); choose another folder, or the settings of that set",
+                "{} contains images of another set ({difference}); choose another folder or \
+                    the settings of that set",
                 folder.display()
             ));
         }
@@ -169,17 +170,17 @@ fn is_finished(folder: &Path, expected: &Header) -> Result<bool, String> {
     let found = match BatchFile::open(&path) {
         Ok(found) => found.header,
         Err(reason) => {
-            eprintln!("note: {} is drawn again: {reason}", path.display());
+            eprintln!("note: {} will be drawn again: {reason}", path.display());
             return Ok(false);
         }
     };
-    // A set that grows: its last batch has more pictures now.
+    // A set that grows: its last batch has more images now.
     if found.pictures != expected.pictures {
         return Ok(false);
     }
     if (&found.labels, &found.prompts) != (&expected.labels, &expected.prompts) {
         return Err(format!(
-            "{} shows other classes or prompts; choose another folder, or the settings of that set",
+            "{} has other classes or prompts; choose another folder or the settings of that set",
             path.display()
         ));
     }

@@ -1,4 +1,4 @@
-//! `--shard I/N`: which batches of a set a process draws.
+//! `--shard I/N`: the batches of a set that a process draws.
 
 use std::ops::Range;
 use std::str::FromStr;
@@ -18,7 +18,7 @@ impl FromStr for Shard {
             text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
         match numbers {
             Some((index, of)) if (1..=of).contains(&index) => Ok(Self { index, of }),
-            _ => Err("a shard is I/N with I from 1 to N, as in 1/8 to 8/8".into()),
+            _ => Err("expected I/N with I from 1 to N, as in 3/8".into()),
         }
     }
 }
@@ -30,8 +30,8 @@ impl std::fmt::Display for Shard {
 }
 
 impl Shard {
-    /// Its batches of `count` pictures. Batches are cut from the whole set and then dealt out in turn: which
-    /// pictures share a batch does not depend on the number of shards.
+    /// Its batches of `count` images. Batches are cut from the whole set and then dealt out in turn: which
+    /// images share a batch does not depend on the number of shards.
     pub(super) fn batches(
         self,
         count: usize,

@@ -1,4 +1,4 @@
-//! What to draw, and how.
+//! Labels or prompt, sampling and routing settings.
 
 use egui::{DragValue, TextEdit, Ui};
 
@@ -11,15 +11,16 @@ use diffmoe::model::{Config, Kind, RoutingRule};
 use diffmoe::pipeline::Settings;
 use diffmoe::scheduler::SchedulerKind;
 
-const OWN_HINT: &str = "Use one threshold for every expert instead of those learned in training.";
-const GAMMA_HINT: &str = "A token goes to an expert when its predicted need exceeds this. Lower: more experts a token, \
-    more compute. Higher: less compute, and at some point worse pictures.";
+const OWN_HINT: &str = "Use one threshold for all experts instead of the learned ones.";
+const GAMMA_HINT: &str = "An expert takes a token if its predicted need exceeds this \
+    threshold. Lower: more experts per token and more compute. Higher: less compute and, at some \
+    point, worse images.";
 const SHIFT_HINT: &str =
-    "Added to the thresholds learned in training. Positive saves compute, negative spends more.";
-const STEPS_HINT: &str = "In how many steps noise becomes a picture. More is finer and slower.";
-const GUIDANCE_HINT: &str = "How much the labels are followed: 1 is not more than the model does by itself, which halves \
-    the work; 2 to 4 is usual; too much looks overdone.";
-const COUNT_HINT: &str = "Pictures in one run. They share every pass through the model.";
+    "Added to the learned thresholds. Positive values save compute, negative values spend more.";
+const STEPS_HINT: &str = "Number of denoising steps. More steps are more accurate and slower.";
+const GUIDANCE_HINT: &str = "How strongly the labels or the prompt are followed. 1 switches \
+    guidance off and halves the work; 2 to 4 is usual; high values look overdone.";
+const COUNT_HINT: &str = "Images per run. They share every pass through the model.";
 
 pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     let Some(config) = app.session.model().map(|model| model.config.clone()) else { return };
@@ -32,7 +33,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
         seed(ui, controls)
     });
     card(ui, "Sampling", |ui| {
-        slider(ui, "Pictures", COUNT_HINT, &mut controls.count, 1..=MAX_COUNT, |s| s);
+        slider(ui, "Images", COUNT_HINT, &mut controls.count, 1..=MAX_COUNT, |s| s);
         slider(ui, "Steps", STEPS_HINT, &mut controls.steps, 1..=MAX_STEPS, |s| {
             s.logarithmic(true)
         });
@@ -92,8 +93,7 @@ fn labels(ui: &mut Ui, controls: &mut Controls, config: &Config) {
 
 /// Returns whether the dice was thrown.
 fn seed(ui: &mut Ui, controls: &mut Controls) -> bool {
-    let hint =
-        "The noise that pictures begin with. The same seed and settings give the same pictures.";
+    let hint = "Seed of the initial noise. The same seed and settings give the same images.";
     let title = caption(ui, "Seed").on_hover_text(hint);
     ui.horizontal(|ui| {
         let height = ui.spacing().interact_size.y;
@@ -112,9 +112,13 @@ fn routing(ui: &mut Ui, controls: &mut Controls, config: &Config) {
             ui,
             match config.kind {
                 Kind::Dense => {
-                    "This model is dense: every token goes through the same network, there is nothing to route."
+                    "This model is dense: every token goes through the same network, so there \
+                        is no routing."
                 }
-                _ => "The routing of this model is fixed: its experts take a set number of tokens.",
+                _ => {
+                    "The routing of this model has no settings: the number of tokens or \
+                    experts is fixed."
+                }
             },
         );
         return;

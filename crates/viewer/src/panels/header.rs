@@ -1,4 +1,4 @@
-//! The line on top: the project's sign, the model and its device, the theme, help.
+//! The header: the project's logo, the model and its device, the theme, help.
 
 use egui::{Align, Layout, RichText, Sense, ThemePreference, Ui, vec2};
 
@@ -37,7 +37,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
 pub(crate) fn mode_switch(app: &mut App, ui: &mut Ui) {
     let mut mode = app.view.mode;
     let modes = [
-        (Mode::Draw, "Draw", "Settings and pictures (E)"),
+        (Mode::Draw, "Draw", "Settings and images (E)"),
         (Mode::Explore, "Explore", "What every expert does at every noise level (E)"),
     ];
     let height = ui.spacing().interact_size.y;

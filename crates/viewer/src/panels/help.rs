@@ -11,32 +11,35 @@ use crate::widgets::remark;
 const MEANINGS: [(&str, &str); 6] = [
     (
         "Experts",
-        "Some blocks of the model hold several small networks, the experts. For each patch of the noisy picture the \
-         router decides which of them work on it; none, one or many.",
+        "Some blocks of the model contain several small networks, the experts. For each patch \
+         of the noisy image, a router decides which of them process it: none, one or many.",
     ),
     (
         "Capacity C",
-        "How many experts work on a patch on average. 1 is the work of a model without experts. It changes with the \
-         noise and with what is drawn: that is the point of DiffMoE.",
+        "The mean number of experts per patch. 1 is the compute of a model without experts. It \
+         changes with the noise level and with the subject: that is the point of DiffMoE.",
     ),
     (
         "Tokens per expert",
-        "A token is a patch of one picture. The bars say how many of them each expert took in one block at the step on \
-         screen. Bars of equal height mean that the work is shared evenly.",
+        "A token is a patch of one image. The bars show how many tokens each expert took in \
+         one block at the step on screen. Bars of equal height mean that the work is shared \
+         evenly.",
     ),
     (
         "Token map",
-        "The same, in place: how many experts took each patch, or the patches of one expert. Point at a patch to see \
-         which experts took it.",
+        "The same by position: how many experts took each patch, or the patches of one expert. \
+         Point at a patch to see which experts took it.",
     ),
     (
-        "With and without labels",
-        "Guidance runs the model twice: once with what you asked for, once without. Each pass routes for itself.",
+        "Conditional and unconditional",
+        "Guidance runs the model twice: with the labels or prompt (conditional) and without \
+            (unconditional). Each pass is routed separately.",
     ),
     (
         "Latents",
-        "Some models draw in a smaller space with channels of their own, and an image decoder makes pictures of that. \
-         While such a model draws, you see a preview. Without a decoder its colours mean nothing.",
+        "Some models work in a smaller latent space, and an image decoder turns latents into \
+         images. While such a model draws, you see a preview. Without a decoder its colours have \
+         no meaning.",
     ),
 ];
 

@@ -1,4 +1,4 @@
-//! Earlier runs of this visit, as small pictures.
+//! Earlier runs of this session, as thumbnails.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::session::Record;
 use crate::views::picture::{self, Grid};
 use crate::widgets::caption;
 
-/// Longer side of a small picture.
+/// Longer side of a small image.
 const SIDE: f32 = 52.0;
 /// Pixels along a side that are kept of it.
 const MOST_PIXELS: usize = 512;

@@ -1,4 +1,4 @@
-//! Which model draws, which decoder makes pictures of its latents, and how to open others.
+//! The open model and image decoder, and how to open others.
 
 use egui::{TextEdit, Ui};
 
@@ -62,9 +62,10 @@ fn decoder(app: &mut App, ui: &mut Ui) {
             remark(
                 ui,
                 format!(
-                    "It makes latents of {} channels, shown as a latent preview: their three strongest directions as \
-                     colours. Open its image decoder (an AutoencoderKL or AutoencoderTiny of diffusers, safetensors) \
-                     as you open a model, and pictures follow.",
+                    "This model generates latents with {} channels, shown as a latent preview: \
+                     their first three principal components as colours. To see images, open its \
+                     decoder (AutoencoderKL or AutoencoderTiny of diffusers, safetensors) in the \
+                     same way as a model.",
                     config.in_channels
                 ),
             );
@@ -79,8 +80,8 @@ fn decoder(app: &mut App, ui: &mut Ui) {
     remark(
         ui,
         format!(
-            "{}; {:.1} million parameters, {} file; latents of {} channels, {f}×{f} pixels for each cell; its preview \
-             explains {:.0} % of the colours",
+            "{}; {:.1} million parameters, {} file; {} latent channels, {f}×{f} pixels per \
+             cell; the preview explains {:.0} % of the colour variance",
             decoder.kind,
             decoder.parameters as f64 / 1e6,
             widgets::bytes(decoder.file_bytes),
@@ -89,12 +90,12 @@ fn decoder(app: &mut App, ui: &mut Ui) {
             f = decoder.factor,
         ),
     );
-    caption(ui, format!("Decodes on {}", decoder.device));
+    caption(ui, format!("Decoding on {}", decoder.device));
     if let Some(note) = &decoder.note {
         remark(ui, note.clone());
     }
     if app.session.model().is_some_and(|model| model.config.makes_pixels()) {
-        remark(ui, "This model makes pixels and needs no decoder.");
+        remark(ui, "This model generates pixels and needs no decoder.");
     }
     if remove {
         app.session.remove_decoder();
@@ -121,9 +122,9 @@ fn built_in(app: &mut App, ui: &mut Ui) {
 fn address(app: &mut App, ui: &mut Ui) {
     ui.horizontal(|ui| {
         let room = 64.0 + ui.spacing().item_spacing.x;
-        let edit = TextEdit::singleline(&mut app.view.address).hint_text("Address of a model file");
+        let edit = TextEdit::singleline(&mut app.view.address).hint_text("URL of a model file");
         let response = ui.add(edit.desired_width((ui.available_width() - room).max(80.0)));
-        let response = response.accessible_name("Address of a model file");
+        let response = response.accessible_name("URL of a model file");
         let entered = response.lost_focus() && ui.input(|i| i.key_pressed(egui::Key::Enter));
         let filled = !app.view.address.trim().is_empty();
         let clicked = ui.add_enabled(filled, egui::Button::new("Load")).clicked();
@@ -138,7 +139,7 @@ fn kept(app: &mut App, ui: &mut Ui) {
     if app.jobs.cached.is_empty() {
         return;
     }
-    caption(ui, "Kept for the next visit");
+    caption(ui, "Saved for the next visit");
     let mut delete = None;
     let mut load = None;
     for file in &app.jobs.cached {

@@ -1,4 +1,4 @@
-//! Sentences for the visitor: what went wrong, what is worth knowing.
+//! Notifications: errors and information.
 
 use egui::{CornerRadius, Frame, Label, Margin, RichText, Stroke, Ui};
 

@@ -1,4 +1,4 @@
-//! Routing at a glance: C over noise, tokens per expert, and what lies over the pictures.
+//! Routing at a glance: C over noise, tokens per expert, and the token map over the images.
 
 use egui::{Button, ComboBox, Rect, Role, Sense, Ui, WidgetInfo, pos2, vec2};
 
@@ -11,27 +11,28 @@ use crate::widgets::{caption, card, remark, slider, switch};
 use diffmoe::model::Kind;
 use diffmoe::scheduler::Branch;
 
-const C_HINT: &str = "C is the mean number of experts that work on a token: 1 costs as much as a model without experts. \
-    Drag in the plot to walk through the steps.";
+const C_HINT: &str = "C is the mean number of experts per token: 1 costs as much as a model \
+    without experts. Drag in the plot to move through the steps.";
 
 pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     let Some(record) = app.session.record() else {
         card(ui, "Routing", |ui| {
-            remark(ui, "Here you will see which expert works on which patch, at every step.")
+            remark(
+                ui,
+                "Generate an image to see which expert works on which patch at every \
+                step.",
+            )
         });
         return;
     };
     if record.config.kind == Kind::Dense || record.config.moe_blocks().is_empty() {
         card(ui, "Routing", |ui| {
-            remark(
-                ui,
-                "This model has no experts: every token goes through the same network, at every step.",
-            )
+            remark(ui, "This model has no experts: every token goes through the same network.")
         });
         return;
     }
     if app.shown.blocks.is_empty() {
-        card(ui, "Routing", |ui| remark(ui, "Routing appears with the first finished step."));
+        card(ui, "Routing", |ui| remark(ui, "Routing appears after the first step."));
         return;
     }
     card(ui, "Capacity over noise", |ui| over_noise(app, ui));
@@ -47,15 +48,15 @@ fn over_noise(app: &mut App, ui: &mut Ui) {
     ui.horizontal(|ui| {
         caption(ui, text).on_hover_text(C_HINT);
         ui.with_layout(egui::Layout::right_to_left(egui::Align::Center), |ui| {
-            let hint = "One line for each block that routes, in the passes chosen below";
-            ui.checkbox(&mut app.view.each_layer, "Each block").on_hover_text(hint);
+            let hint = "One line per block with experts, for the passes chosen below";
+            ui.checkbox(&mut app.view.each_layer, "Per block").on_hover_text(hint);
         });
     });
     let pointed = capacity::show(ui, &app.shown.curves, step, steps, 112.0);
     if app.view.each_layer {
         block_legend(app, ui);
     } else if app.shown.guided {
-        caption(ui, "bold: all passes, thin: with labels, dotted: without");
+        caption(ui, "bold: all passes, thin: conditional, dotted: unconditional");
     }
     if let Some(step) = pointed {
         app.look_at(step as usize + 1);
@@ -81,7 +82,7 @@ fn per_expert(app: &mut App, ui: &mut Ui) {
         return;
     };
     let whose = match app.view.picture {
-        Some(picture) => format!("of picture {}", picture + 1),
+        Some(picture) => format!("of image {}", picture + 1),
         None => "of the batch".to_owned(),
     };
     let even = format!(
@@ -93,7 +94,7 @@ fn per_expert(app: &mut App, ui: &mut Ui) {
         Overlay::Off | Overlay::Count => None,
     };
     let clicked = experts::show(ui, load, chosen, 108.0);
-    caption(ui, even).on_hover_text("Click a bar to see that expert's tokens over the pictures");
+    caption(ui, even).on_hover_text("Click a bar to see that expert's tokens over the images");
     if let Some(expert) = clicked {
         app.view.overlay =
             if chosen == Some(expert) { Overlay::Count } else { Overlay::Expert(expert) };
@@ -121,11 +122,11 @@ fn place(app: &mut App, ui: &mut Ui) {
         shown.response.accessible_name(format!("Block: {chosen}"));
     }
     if app.shown.guided {
-        let with = "The pass that saw the labels";
-        let without = "The pass of guidance that saw no labels";
+        let with = "The conditional pass of guidance";
+        let without = "The unconditional pass of guidance";
         let choices = [
-            (Branch::Conditional, "With labels", with),
-            (Branch::Unconditional, "Without labels", without),
+            (Branch::Conditional, "Conditional", with),
+            (Branch::Unconditional, "Unconditional", without),
         ];
         switch(ui, &mut app.view.branch, &choices);
     }
@@ -145,7 +146,7 @@ fn map_controls(app: &mut App, ui: &mut Ui) {
     };
     let mut mode = before;
     let choices = [
-        (Mode::Off, "Off", "Only the pictures (M)"),
+        (Mode::Off, "Off", "Only the images (M)"),
         (Mode::Count, "How many", "How many experts took each patch (M)"),
         (Mode::Expert, "One expert", "The patches that one expert took"),
     ];
@@ -158,7 +159,7 @@ fn map_controls(app: &mut App, ui: &mut Ui) {
     }
     match app.view.overlay {
         Overlay::Off => {
-            caption(ui, "Shows over the pictures where the experts work.");
+            caption(ui, "Shows where the experts work on the images.");
             return;
         }
         Overlay::Count => ramp_legend(ui, app.shown.map.as_ref().map_or(1, TokenMap::most)),
@@ -169,7 +170,7 @@ fn map_controls(app: &mut App, ui: &mut Ui) {
             }
         }
     }
-    let hint = "How much the map covers the pictures";
+    let hint = "Opacity of the map over the images";
     slider(ui, "Strength", hint, &mut app.view.strength, 0.1..=1.0, |s| s.fixed_decimals(2));
 }
 
@@ -193,9 +194,9 @@ fn ramp_legend(ui: &mut Ui, most: u32) {
         egui::Stroke::new(1.0, look.line),
         egui::StrokeKind::Inside,
     );
-    let name = format!("Scale: 0 to {most} experts a patch");
+    let name = format!("Scale: 0 to {most} experts per patch");
     response.widget_info(|| WidgetInfo::labeled(Role::Image, true, &name));
-    caption(ui, "experts that took a patch; point at one to see which");
+    caption(ui, "experts per patch; point at a patch to see which");
 }
 
 fn expert_buttons(ui: &mut Ui, experts: usize, chosen: usize) -> Option<usize> {

@@ -1,5 +1,5 @@
-//! The pictures, with the token map over them, and what they are where they come from latents; before there is
-//! one, how far the model is.
+//! The images with the token map over them, and how latents are rendered; before the first image, the progress of
+//! loading.
 
 use egui::{
     Align2, Color32, FontId, Pos2, ProgressBar, Rect, Role, Sense, Stroke, StrokeKind, Ui, Vec2,
@@ -13,9 +13,9 @@ use crate::views::picture::Grid;
 use crate::views::token_map::{self, Overlay};
 use crate::widgets;
 
-/// Room for a name below each picture.
+/// Room for a name below each image.
 const NAME_HEIGHT: f32 = 20.0;
-/// Pictures narrower than this have no room for a name.
+/// Images narrower than this have no room for a name.
 const NAMED_WIDTH: f32 = 84.0;
 
 /// Shows the stage in `size`.
@@ -32,7 +32,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
         let strip = Rect::from_min_size(area.min, vec2(area.width(), 22.0));
         ui.scope_builder(egui::UiBuilder::new().max_rect(strip), |ui| progress(ui, &phase));
     } else if app.session.phase() == Phase::Recovering {
-        let text = "The device was lost. Going on with another one.";
+        let text = "The device was lost. Resuming on another one.";
         label_on(ui, area.center_top() + vec2(0.0, 16.0), text);
     } else if let Phase::Decoding { .. } = app.session.phase() {
         let strip = Rect::from_min_size(area.min, vec2(area.width(), 22.0));
@@ -43,7 +43,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
     }
 }
 
-/// Says what the pictures of a model that makes latents are, and offers to decode them.
+/// Says what the images of a model that makes latents are, and offers to decode them.
 fn latents(app: &mut App, ui: &mut Ui, area: Rect) {
     let Some(record) = app.session.record() else { return };
     let frame = app.view.frame_of(record);
@@ -51,16 +51,15 @@ fn latents(app: &mut App, ui: &mut Ui, area: Rect) {
         Rendering::Pixels => return,
         Rendering::Latents => (
             "Latent preview",
-            "This model makes latents, and there is no decoder for them. Shown are their three strongest directions \
-             as red, green and blue. Open a decoder under Model.",
+            "This model generates latents, and no decoder is open. Their first three principal \
+             components are shown as red, green and blue. Open a decoder under Model.",
         ),
         Rendering::Preview => (
             "Decoder preview",
-            "A linear guess of what the decoder makes of each latent cell. It shows what is where, without detail.",
+            "A linear approximation of the decoder, one colour per latent cell. It shows the \
+                composition without detail.",
         ),
-        Rendering::Decoded => {
-            ("Decoded", "What the image decoder made of the latents of this step.")
-        }
+        Rendering::Decoded => ("Decoded", "The latents of this step, decoded."),
     };
     let offers = app.session.can_decode(frame);
     let strip = Rect::from_min_size(area.min, vec2(area.width(), ui.spacing().interact_size.y));
@@ -70,9 +69,7 @@ fn latents(app: &mut App, ui: &mut Ui, area: Rect) {
             widgets::badge(ui, name).on_hover_text(hint);
             let button = offers.then(|| ui.button("Decode this step"));
             wanted = button.is_some_and(|button| {
-                button
-                    .on_hover_text("The decoder makes the pictures of the step on screen")
-                    .clicked()
+                button.on_hover_text("Decode the latents of the step on screen").clicked()
             });
         });
     });
@@ -95,7 +92,7 @@ fn pictures(app: &mut App, ui: &mut Ui, area: Rect) {
         let cell = arrangement.cell(area, place, gap, size);
         let response =
             ui.interact(cell, ui.make_persistent_id(("picture", picture)), Sense::click());
-        let name = format!("Picture {}: {}", picture + 1, record.labels[picture]);
+        let name = format!("Image {}: {}", picture + 1, record.labels[picture]);
         response.widget_info(|| WidgetInfo::labeled(Role::Button, true, &name));
         paint(app, ui, cell, grid, picture);
         if named {
@@ -177,7 +174,7 @@ fn label_on(ui: &Ui, centre: Pos2, text: &str) {
     ui.painter().galley(rect.min, galley, look.text);
 }
 
-/// The stage before the first picture.
+/// The stage before the first image.
 fn empty(app: &App, ui: &mut Ui, area: Rect) {
     let look = Look::of(ui);
     let square =
@@ -192,7 +189,7 @@ fn empty(app: &App, ui: &mut Ui, area: Rect) {
         Phase::NoModel => {
             widgets::remark(
                 ui,
-                "There is no model. Drop a model file here, or choose one under Model.",
+                "No model is open. Drop a model file here, or choose one under Model.",
             );
         }
         Phase::Ready => {
@@ -227,7 +224,7 @@ fn progress_of(phase: &Phase) -> (f32, String) {
             (*done as f32 / (*total).max(1) as f32, format!("Opening: {what}"))
         }
         Phase::Decoding { percent, pictures } => {
-            let pictures = if *pictures == 1 { "picture" } else { "pictures" };
+            let pictures = if *pictures == 1 { "image" } else { "images" };
             (f32::from(*percent) / 100.0, format!("Decoding the {pictures}: {percent} %"))
         }
         _ => (0.0, String::new()),
@@ -249,8 +246,8 @@ mod tests {
         let opening = Phase::Opening { what: "weights".into(), done: 3, total: 4 };
         assert_eq!(progress_of(&opening), (0.75, "Opening: weights".into()));
         let decoding = |pictures| progress_of(&Phase::Decoding { percent: 25, pictures });
-        assert_eq!(decoding(1), (0.25, "Decoding the picture: 25 %".into()));
-        assert_eq!(decoding(4), (0.25, "Decoding the pictures: 25 %".into()));
+        assert_eq!(decoding(1), (0.25, "Decoding the image: 25 %".into()));
+        assert_eq!(decoding(4), (0.25, "Decoding the images: 25 %".into()));
         let unknown = Phase::Opening { what: "device".into(), done: 0, total: 0 };
         assert!(progress_of(&unknown).0 < 1e-6, "an unknown length is no progress");
     }

@@ -1,4 +1,4 @@
-//! Where the time went: steps, stages, the device.
+//! Timings of steps and stages, and the device.
 
 use egui::Ui;
 
@@ -6,25 +6,25 @@ use crate::App;
 use crate::palette;
 use crate::widgets::{self, bar, caption, card, milliseconds, remark};
 
-const PROFILE_HINT: &str = "Asks a graphics device for the time of each stage, which costs it a little. The processor \
-    always says.";
+const PROFILE_HINT: &str = "Measures the time of each stage on the GPU, at a small cost. CPU \
+    timings are always included.";
 
 pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     card(ui, "Timings", |ui| {
         let Some(record) = app.session.record() else {
-            remark(ui, "They appear with the first finished step.");
+            remark(ui, "Timings appear after the first step.");
             return;
         };
         if let Some(last) = record.step_ms.last() {
             let total: f32 = record.step_ms.iter().sum();
             let mean = total / record.step_ms.len() as f32;
-            ui.label(format!("{} a step, {} in all", milliseconds(mean), milliseconds(total)));
+            ui.label(format!("{} per step, {} in total", milliseconds(mean), milliseconds(total)));
             caption(
                 ui,
-                format!("last step {}, {} pictures", milliseconds(*last), record.labels.len()),
+                format!("last step {}, {} images", milliseconds(*last), record.labels.len()),
             );
         } else {
-            remark(ui, "They appear with the first finished step.");
+            remark(ui, "Timings appear after the first step.");
         }
         let sum: f32 = record.stage_ms.iter().map(|(_, ms)| ms).sum();
         for (i, (stage, ms)) in record.stage_ms.iter().enumerate() {
@@ -43,7 +43,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
                 app.session.set_profiling(app.view.profiling);
             }
             if app.view.profiling && record_without_stages(app) {
-                caption(ui, "From the next step on, where the device can tell.");
+                caption(ui, "Starts with the next step, if the device supports it.");
             }
         }
         let Some(record) = app.session.record() else { return };

@@ -1,4 +1,4 @@
-//! Generate, pause, step, cancel; and the way through the steps of a run.
+//! Generate, pause, step, cancel; and navigation through the steps of a run.
 
 use egui::{Slider, Ui, vec2};
 
@@ -9,7 +9,7 @@ use crate::session::Phase;
 use crate::theme::Look;
 use crate::widgets::{caption, icon_button, milliseconds, primary_button, sign_button};
 
-/// The big button and those beside it.
+/// The primary button and those next to it.
 pub(crate) fn run_buttons(app: &mut App, ui: &mut Ui, height: f32) {
     let phase = app.session.phase();
     let decoding = matches!(phase, Phase::Decoding { .. });
@@ -100,13 +100,13 @@ pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
     let ctx = ui.ctx().clone();
     ui.horizontal_wrapped(|ui| {
         ui.menu_button((Icon::Save.atom(), "Save"), |ui| {
-            let single = picture.map(|picture| format!("Picture {} as PNG", picture + 1));
+            let single = picture.map(|picture| format!("Image {} as PNG", picture + 1));
             if let Some(text) = single
                 && ui.button(text).clicked()
             {
                 app.save_png(picture);
             }
-            let all = if many { "All pictures as PNG" } else { "Picture as PNG" };
+            let all = if many { "All images as PNG" } else { "Image as PNG" };
             if ui.button(all).clicked() {
                 app.save_png(None);
             }
@@ -120,10 +120,10 @@ pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
             }
         });
         let link = icon_button(ui, Icon::Link, "Copy link");
-        if link.on_hover_text("A link that draws the same pictures (L)").clicked() {
+        if link.on_hover_text("A link that draws the same images (L)").clicked() {
             app.act(&ctx, Action::Link);
         }
-        if picture.is_some() && many && icon_button(ui, Icon::Grid, "All pictures").clicked() {
+        if picture.is_some() && many && icon_button(ui, Icon::Grid, "All images").clicked() {
             app.view.picture = None;
         }
         summary(app, ui);
@@ -136,12 +136,12 @@ fn summary(app: &App, ui: &mut Ui) {
     let colour = Look::of(ui).weak;
     if let Some(c) = record.trace.capacity() {
         let text = egui::RichText::new(format!("C {c:.2}")).color(colour);
-        let hint = "Mean number of experts that worked on a token, over all steps so far";
+        let hint = "Mean number of experts per token over all steps so far";
         ui.label(text).on_hover_text(hint);
     }
     if !record.step_ms.is_empty() {
         let mean = record.step_ms.iter().sum::<f32>() / record.step_ms.len() as f32;
-        let text = format!("{} a step", milliseconds(mean));
+        let text = format!("{} per step", milliseconds(mean));
         ui.label(egui::RichText::new(text).color(colour)).on_hover_text(&record.device);
     }
 }

@@ -7,7 +7,7 @@ use super::PickedFile;
 /// Reads a dropped file: natively it is mapped into memory, a page reads it whole.
 ///
 /// # Errors
-/// A sentence that says why it could not be read.
+/// The reason why it could not be read.
 pub async fn read_dropped(file: egui::DroppedFileHandle) -> Result<PickedFile, String> {
     let path = file.path().to_owned();
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
@@ -17,7 +17,7 @@ pub async fn read_dropped(file: egui::DroppedFileHandle) -> Result<PickedFile, S
 
 /// Where it lies, where that may be opened again.
 #[cfg(not(target_arch = "wasm32"))]
-#[allow(clippy::unnecessary_wraps, reason = "a page has no paths")]
+#[allow(clippy::unnecessary_wraps, reason = "web pages cannot read paths")]
 fn on_disk(path: &Path) -> Option<PathBuf> {
     Some(path.to_owned())
 }
@@ -28,7 +28,7 @@ fn on_disk(_path: &Path) -> Option<PathBuf> {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-#[expect(clippy::unused_async, reason = "a page has to wait here")]
+#[expect(clippy::unused_async, reason = "web pages read files asynchronously")]
 async fn read(file: &dyn egui::DroppedFile) -> Result<super::Bytes, String> {
     super::map_file(file.path()).map_err(|error| error.to_string())
 }

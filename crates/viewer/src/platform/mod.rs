@@ -33,7 +33,7 @@ pub struct CachedFile {
     pub location: String,
     /// Bytes that are kept.
     pub bytes: u64,
-    /// Whether that is all of it; the rest of an interrupted download is fetched when it is asked for again.
+    /// Whether that is the whole file; the rest of an interrupted download is fetched on the next request.
     pub complete: bool,
 }
 
@@ -44,6 +44,6 @@ pub struct PickedFile {
     pub name: String,
     /// What is in it.
     pub bytes: Bytes,
-    /// Where it lies, where a program may look at what lies beside it.
+    /// Its path, if files in the same folder may be read.
     pub path: Option<PathBuf>,
 }

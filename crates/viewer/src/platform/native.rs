@@ -150,7 +150,7 @@ mod tests {
         let refused = |location| {
             pollster::block_on(fetch(location, &Transfer::default())).unwrap_err().to_string()
         };
-        assert!(refused("https://example.org/a.safetensors").contains("download the file first"));
+        assert!(refused("https://example.org/a.safetensors").contains("Download the file first"));
         assert!(
             refused("/nowhere/a.safetensors").starts_with("cannot read /nowhere/a.safetensors")
         );

@@ -1,11 +1,11 @@
-//! A job in the background, seen from a user interface that must not wait for it.
+//! A background job, for a user interface that must not block.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Called when something happened that a user interface wants to show, from any thread.
+/// Called from any thread when there is something new to show.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
-/// A job in the background and, later, its result. To drop it is to drop the result; the job itself goes on.
+/// A background job and, later, its result. Dropping it discards the result; the job itself continues.
 #[derive(Debug)]
 pub struct Task<T> {
     slot: Arc<Mutex<Option<T>>>,

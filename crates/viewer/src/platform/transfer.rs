@@ -1,4 +1,4 @@
-//! How far a download is, and why it did not arrive.
+//! Progress and errors of a download.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -21,7 +21,7 @@ impl Transfer {
         self.0.done.load(Relaxed)
     }
 
-    /// Bytes in all, where the other side said so.
+    /// Total bytes, if the server reports them.
     pub fn total(&self) -> Option<u64> {
         Some(self.0.total.load(Relaxed)).filter(|&total| total > 0)
     }
@@ -48,10 +48,10 @@ impl Transfer {
     }
 }
 
-/// Why a file did not arrive, in sentences that say what to do.
+/// Errors of a transfer. Messages say what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
-    /// The operating system would not hand out the file.
+    /// The operating system could not read the file.
     #[error("cannot read {location}: {reason}")]
     Unreadable {
         /// The path.
@@ -60,12 +60,12 @@ pub enum FetchError {
         reason: String,
     },
     /// A program without a browser around it loads files only.
-    #[error("{0} is an address; download the file first, then open it from disk")]
+    #[error("{0} is a URL. Download the file first, then open it from disk")]
     Address(String),
     /// There was no answer.
     #[error(
-        "{location} did not answer ({reason}); check the address and the connection; another site must also allow \
-         this page to read it (CORS)"
+        "{location} did not answer ({reason}). Check the address and the connection; other \
+         sites must also allow this page to read the file (CORS)"
     )]
     Unreachable {
         /// The address.
@@ -74,7 +74,7 @@ pub enum FetchError {
         reason: String,
     },
     /// The server answered with something else than the file.
-    #[error("{location} answered with status {status}; check the address")]
+    #[error("{location} answered with status {status}. Check the address")]
     Refused {
         /// The address.
         location: String,
@@ -83,7 +83,8 @@ pub enum FetchError {
     },
     /// The transfer broke off, more than once in a row.
     #[error(
-        "the download of {location} broke off after {done} bytes ({reason}); load it again, and it goes on from there"
+        "the download of {location} stopped after {done} bytes ({reason}). Load it again to \
+            resume"
     )]
     Interrupted {
         /// The address.
@@ -94,7 +95,7 @@ pub enum FetchError {
         reason: String,
     },
     /// The bytes are not those that were promised.
-    #[error("{location} arrived damaged (its checksum is wrong); load it again")]
+    #[error("{location} is corrupt: its checksum is wrong. Load it again")]
     Damaged {
         /// The address.
         location: String,

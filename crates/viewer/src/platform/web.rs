@@ -47,7 +47,7 @@ async fn pause(milliseconds: i32) {
     let _ = JsFuture::from(promise).await;
 }
 
-/// What a browser says about an error.
+/// The browser's message of an error.
 fn reason(error: &JsValue) -> String {
     let message = Reflect::get(error, &"message".into()).ok().and_then(|text| text.as_string());
     message.or_else(|| error.as_string()).unwrap_or_else(|| format!("{error:?}"))

@@ -1,14 +1,14 @@
-//! What a visitor may set before a run, and how that becomes [`Settings`].
+//! The controls of a run, and their conversion to [`Settings`].
 
 use diffmoe::model::{Config, Muted, Routing};
 use diffmoe::pipeline::{Label, Settings};
 use diffmoe::scheduler::{ALL, SchedulerKind};
 
-/// Most pictures of one run in the app: more would take long and be small on the screen.
+/// Most images of one run in the app: more would take long and be small on the screen.
 pub const MAX_COUNT: usize = 16;
 /// Most steps of one run in the app: every step is kept, so that it can be looked at again.
 pub const MAX_STEPS: u32 = 250;
-/// Pictures of a first run: enough to compare, and soon there.
+/// Images of a first run: enough to compare, and soon there.
 const FIRST_COUNT: usize = 4;
 
 /// What a label table contributes to a run.
@@ -16,13 +16,13 @@ const FIRST_COUNT: usize = 4;
 pub enum Choice {
     /// The null row: the model draws what it likes.
     Any,
-    /// Another row for each picture, drawn from the seed.
+    /// Another row for each image, drawn from the seed.
     Varied,
-    /// One row for all pictures.
+    /// One row for all images.
     Row(u32),
 }
 
-/// The settings as a visitor sees them.
+/// The settings as shown in the user interface.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Controls {
     /// For each label table of the model, in its order.
@@ -39,7 +39,7 @@ pub struct Controls {
     pub guidance: f32,
     /// Scheduler and its options.
     pub scheduler: SchedulerKind,
-    /// Pictures, 1 to [`MAX_COUNT`].
+    /// Images, 1 to [`MAX_COUNT`].
     pub count: usize,
     /// Routing rule and thresholds.
     pub routing: Routing,
@@ -64,7 +64,7 @@ impl Controls {
         }
     }
 
-    /// What a model recommends ([`Settings::of`]), and another subject for each picture.
+    /// What a model recommends ([`Settings::of`]), and another subject for each image.
     pub fn for_model(config: &Config) -> Self {
         let settings = Settings::of(config);
         Self {
@@ -82,7 +82,7 @@ impl Controls {
     }
 
     /// The settings of a run. Rows are drawn as the command line draws them, so the same seed shows the same
-    /// pictures there.
+    /// images there.
     pub fn settings(&self, config: &Config) -> Settings {
         let mut settings = Settings::builder(config)
             .images(self.count.clamp(1, MAX_COUNT))
@@ -107,7 +107,7 @@ impl Controls {
     }
 }
 
-/// A name for each picture of a run, for people: its labels, without those that are left open.
+/// A name for each image of a run, for people: its labels, without those that are left open.
 pub(super) fn picture_labels(settings: &Settings, config: &Config) -> Vec<String> {
     let pictures = settings.pictures();
     let name = |picture: usize| {

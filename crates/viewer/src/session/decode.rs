@@ -1,6 +1,6 @@
-//! Decoding the latents of a frame: begun by itself at the end of a run, or on demand; in slices between two
-//! frames, to be paused and given up like a run. When the device is lost, another one goes on with the latents
-//! that were kept.
+//! Decoding the latents of a step: automatically at the end of a run, or on demand; in slices between two frames,
+//! and it can be paused and cancelled like a run. When the device is lost, another one continues with the stored
+//! latents.
 
 use std::sync::Arc;
 
@@ -26,12 +26,12 @@ struct Prepared {
 }
 
 enum State {
-    /// Memory is being made; then it goes on from here.
+    /// Memory is being allocated; decoding then continues from here.
     Preparing(Task<Result<Prepared, EngineError>>, DecodingState),
     Working(Box<Decoding>),
 }
 
-/// A frame on its way to pictures.
+/// A step being decoded.
 pub(super) struct DecodeJob {
     /// Number of the record.
     record: u64,
@@ -45,7 +45,7 @@ pub(super) struct DecodeJob {
 }
 
 impl DecodeJob {
-    /// What a visitor sees of it.
+    /// Its state for the user interface.
     pub(super) fn phase(&self) -> Phase {
         if self.is_paused {
             return Phase::Paused;
@@ -91,7 +91,7 @@ impl Session {
             })
     }
 
-    /// Decodes the end of the run on the screen, unless it is there already or was given up.
+    /// Decodes the last step of the run on screen, unless it is decoded already or was cancelled.
     pub(super) fn decode_what_is_shown(&mut self) {
         let Some(record) = self.record().filter(|record| record.is_complete()) else { return };
         let last = record.frames.len() - 1;
@@ -127,7 +127,7 @@ impl Session {
         });
     }
 
-    /// Makes a decoder in the background; with `reopen`, on a device that is asked for anew.
+    /// Creates a decoder in the background; with `reopen`, on a newly requested device.
     fn prepare_decoder(
         &self,
         size: [usize; 2],
@@ -206,7 +206,7 @@ impl Session {
         }
     }
 
-    /// Puts finished pictures into their record.
+    /// Puts finished images into their record.
     fn keep_decoded(&mut self) {
         let Some(DecodeJob { record, frame, state: State::Working(decoding), .. }) =
             self.decode.take()
@@ -230,8 +230,8 @@ impl Session {
         self.decode_what_is_shown();
     }
 
-    /// The device failed: asks for another one and goes on with the latents that were kept. After too many losses
-    /// in a row the processor goes on.
+    /// The device failed: requests another one and continues with the stored latents. After too many losses
+    /// in a row the CPU takes over.
     fn recover_decoding(&mut self, reason: &str) {
         let Some(mut job) = self.decode.take() else { return };
         let (so_far, done) = match job.state {
@@ -247,7 +247,7 @@ impl Session {
                 backend
             }
             Next::Processor => {
-                let text = format!("{reason}, {MOST_LOSSES} times in a row: the processor decodes");
+                let text = format!("{reason}, {MOST_LOSSES} times in a row: decoding on the CPU");
                 if let Some(decoder) = &mut self.decoder {
                     decoder.info.note = Some(text.clone());
                 }
@@ -255,7 +255,7 @@ impl Session {
                 Backend::Cpu
             }
             Next::GiveUp => {
-                let text = format!("{reason}; decoding was given up: press Decode to try again");
+                let text = format!("{reason}; decoding has stopped. Press Decode to try again");
                 self.note(NoteKind::Error, text);
                 return self.decline(job.record);
             }
@@ -264,7 +264,7 @@ impl Session {
         self.decode = Some(DecodeJob { state: State::Preparing(task, so_far), ..job });
     }
 
-    /// Gives up, and does not begin again by itself.
+    /// Cancels decoding; it does not restart automatically.
     pub(super) fn give_up_decoding(&mut self) {
         if let Some(job) = self.decode.take() {
             self.decline(job.record);
@@ -279,7 +279,7 @@ impl Session {
         });
     }
 
-    /// The record of a number, at work or finished.
+    /// The record with a number, active or finished.
     fn find_record(&self, id: u64) -> Option<&Record> {
         let live = self.job.as_ref().map(|job| &job.record).filter(|record| record.id == id);
         live.or_else(|| {

@@ -1,4 +1,4 @@
-//! The image decoder that is open: what is told of it, how it takes its place, and how it leaves.
+//! The open image decoder: its description, and opening and removing it.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub struct DecoderInfo {
     pub file_bytes: u64,
     /// What computes.
     pub device: String,
-    /// Why that, where the visitor did not choose it.
+    /// Why this device, if the user did not choose it.
     pub note: Option<String>,
     /// Share of the colours' variance that the preview explains, 0 to 1.
     pub explained: f32,

@@ -1,4 +1,4 @@
-//! What a visitor asks of a run: begin, pause, go on, one step, give up.
+//! Control of a run: start, pause, resume, single step, cancel.
 
 use super::controls;
 use super::job::{Drive, Job};
@@ -8,7 +8,7 @@ use super::{LatentPictures, NoteKind, Record, Session, Share};
 use diffmoe::pipeline::RunState;
 
 impl Session {
-    /// Draws with the controls as they are; a run at work is given up.
+    /// Starts a run with the current controls; an active run is cancelled.
     pub fn generate(&mut self) {
         self.begin(Drive::On);
     }
@@ -17,7 +17,7 @@ impl Session {
     fn begin(&mut self, drive: Drive) {
         let Some(model) = &self.model else {
             if self.loading.is_empty() {
-                self.note(NoteKind::Error, "there is no model to draw with; open one first");
+                self.note(NoteKind::Error, "no model is open. Open one first");
             }
             return;
         };
@@ -89,7 +89,7 @@ impl Session {
         }
     }
 
-    /// The run that is at work, or will be as soon as its engine is there.
+    /// The active run, or the one waiting for its engine.
     fn current(&mut self) -> Option<&mut Job> {
         match &mut self.preparing {
             Some(Preparing { purpose: Purpose::Start(job), .. }) => Some(job),
@@ -98,7 +98,7 @@ impl Session {
         }
     }
 
-    /// Gives up what is at work: the decoding, else the run. What was finished stays on the screen.
+    /// Cancels decoding or, if there is none, the run. Finished steps stay on screen.
     pub fn cancel(&mut self) {
         if self.decode.is_some() {
             self.give_up_decoding();
@@ -133,7 +133,7 @@ impl Session {
         self.recording = on;
     }
 
-    /// Whether a run is being computed right now, neither paused nor given up.
+    /// Whether a run is being computed, neither paused nor cancelled.
     pub(super) fn samples(&self) -> bool {
         let attached = self.job.as_ref().filter(|job| job.is_attached());
         attached.is_some_and(|job| job.drive != Drive::Paused)

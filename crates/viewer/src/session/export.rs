@@ -1,19 +1,19 @@
-//! Files of a run: pictures as PNG, all its steps as one moving PNG, its routing as JSON.
+//! Exports of a run: images as PNG, all steps as an animated PNG, routing as JSON.
 
 use diffmoe::pixels::{self, RgbImage};
 
 use super::Record;
 
-/// The moving picture lasts about this long,
+/// The moving image lasts about this long,
 const SHOWN_MS: u32 = 3000;
 /// and its end is held for this long.
 const HELD_MS: u16 = 2000;
 
-/// One picture, or the grid of all, after `step` steps (0 is the noise, beyond the end the last), each pixel
-/// enlarged `scale` times; `None` enlarges a grid to at least 128 pixels a picture, as the command line does.
+/// One image, or the grid of all, after `step` steps (0 is the noise, beyond the end the last), each pixel
+/// enlarged `scale` times; `None` enlarges a grid to at least 128 pixels an image, as the command line does.
 ///
 /// # Errors
-/// When there is no such picture.
+/// When there is no such image.
 pub fn png(
     record: &Record,
     picture: Option<usize>,
@@ -22,28 +22,28 @@ pub fn png(
 ) -> Result<Vec<u8>, String> {
     let all =
         record.pictures(step).or_else(|| record.pictures(record.frames.len().checked_sub(1)?));
-    let all = all.ok_or("there is no picture yet; draw one first")?;
+    let all = all.ok_or("there is no image yet. Generate one first")?;
     let shown = match picture {
         None => &*all.samples,
         Some(picture) => all
             .samples
             .chunks_exact(3 * all.size[0] * all.size[1])
             .nth(picture)
-            .ok_or_else(|| format!("there is no picture {} in this run", picture + 1))?,
+            .ok_or_else(|| format!("this run has no image {}", picture + 1))?,
     };
     pixels::grid(shown, all.size, checked(scale)?).to_png(&[]).map_err(|error| error.to_string())
 }
 
 /// The grid at every step from noise to the end, as a moving PNG that repeats; the last is held for two seconds.
-/// A program that shows no moving pictures shows the last.
+/// A program that shows no moving images shows the last.
 ///
 /// # Errors
-/// When there is no picture, or the grid would be larger than a PNG can be.
+/// When there is no image, or the grid would be larger than a PNG can be.
 pub fn apng(record: &Record, scale: Option<u32>) -> Result<Vec<u8>, String> {
     let scale = checked(scale)?;
     let frames = record.frames.len();
     let sizes = (0..frames).filter_map(|frame| record.pictures(frame)).map(|p| p.size);
-    let size = sizes.max().ok_or("there is no picture yet; draw one first")?;
+    let size = sizes.max().ok_or("there is no image yet. Generate one first")?;
     // Previews are smaller than what is decoded: they are enlarged by as much.
     let scale = scale.unwrap_or_else(|| pixels::default_scale(record.labels.len(), size));
     let grid = |frame: usize| {
@@ -51,10 +51,10 @@ pub fn apng(record: &Record, scale: Option<u32>) -> Result<Vec<u8>, String> {
         pictures
             .map(|p| pixels::grid(&p.samples, p.size, Some(scale * (size[0] / p.size[0]) as u32)))
     };
-    let still = grid(frames - 1).ok_or("there is no picture yet; draw one first")?;
+    let still = grid(frames - 1).ok_or("there is no image yet. Generate one first")?;
     let all = (0..frames).filter_map(grid);
     write_frames(frames, &still, all)
-        .map_err(|error| format!("the moving picture cannot be written: {error}"))
+        .map_err(|error| format!("cannot write the animation: {error}"))
 }
 
 fn write_frames(
@@ -104,7 +104,7 @@ pub fn file_name(record: &Record) -> String {
 fn checked(scale: Option<u32>) -> Result<Option<u32>, String> {
     match scale {
         Some(scale) if !(1..=64).contains(&scale) => {
-            Err(format!("an enlargement of {scale} is not possible; choose 1 to 64"))
+            Err(format!("scale must be 1–64, got {scale}"))
         }
         scale => Ok(scale),
     }
@@ -135,7 +135,7 @@ mod tests {
         for (x, y) in (0..64).map(|at| (at % 8, at / 8)) {
             assert_eq!(second.pixel(x, y), grid.pixel(left + x, y));
         }
-        assert!(png(&record, Some(2), 2, None).unwrap_err().contains("no picture 3"));
+        assert!(png(&record, Some(2), 2, None).unwrap_err().contains("no image 3"));
         assert!(png(&record, None, 2, Some(0)).unwrap_err().contains("1 to 64"));
         assert_eq!(file_name(&record), "diffmoe-tiny-11");
     }

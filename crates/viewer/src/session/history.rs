@@ -1,4 +1,4 @@
-//! Earlier runs of a visit, as many as fit.
+//! Earlier runs of a session, as many as fit into memory.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl History {
         self.records.get(self.shown?)
     }
 
-    /// Changes one of them; whoever holds the old one keeps it.
+    /// Changes one of them; other references keep the old one.
     pub(super) fn change(&mut self, id: u64, change: impl FnOnce(&mut Record)) {
         if let Some(record) = self.records.iter_mut().find(|record| record.id == id) {
             change(Arc::make_mut(record));
@@ -68,7 +68,7 @@ impl History {
             && (self.records.len() > MOST_RUNS || bytes(&self.records) > MOST_BYTES)
         {
             self.records.remove(0);
-            // Whoever looks at the oldest goes on to the next.
+            // If the oldest is on screen, show the next.
             self.shown = self.shown.map(|shown| shown.saturating_sub(1));
         }
     }

@@ -1,4 +1,4 @@
-//! One run from its first to its last step: what is handed out in a frame, and what comes back.
+//! One run from its first to its last step: the work submitted in a frame, and its results.
 
 use web_time::Instant;
 
@@ -8,10 +8,10 @@ use diffmoe::engine::{Engine, EngineError, Progress, Snapshot};
 use diffmoe::pipeline::{Run, RunState};
 use diffmoe::scheduler::Buffer;
 
-/// After a pause, results of what was handed out before are awaited for as long as this.
+/// How long results of work submitted before a pause are awaited.
 const AFTERMATH_MS: f32 = 2000.0;
 
-/// Whether a run goes on by itself.
+/// Whether a run continues automatically.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Drive {
     /// To its end.
@@ -26,9 +26,9 @@ pub(super) enum Drive {
 pub(super) struct Job {
     pub(super) record: Record,
     pub(super) drive: Drive,
-    /// `None` when it was given up, or waits for a device.
+    /// `None` if it was cancelled or waits for a device.
     run: Option<Run>,
-    /// What the scheduler carries beside the last frame of the record.
+    /// The state of the scheduler besides the last frame of the record.
     carried: Vec<Buffer>,
     pacer: Pacer,
     clock: StepClock,
@@ -37,7 +37,7 @@ pub(super) struct Job {
 
 /// What a frame brought.
 pub(super) enum Frame {
-    /// Nothing more to say than when to come again.
+    /// Only when to call again.
     Went(Tick),
     /// All steps are finished.
     Complete,
@@ -161,7 +161,7 @@ impl Job {
         Frame::of(outcome)
     }
 
-    /// Takes in what was handed out before a pause.
+    /// Collects the results of work submitted before a pause.
     fn settle(&mut self, now: Instant) -> Frame {
         self.clock.pause();
         let Some(run) = &mut self.run else { return Frame::Went(Tick::Idle) };

@@ -1,5 +1,5 @@
-//! From a name, a file or an address to a model or an image decoder on a device, in the background. Which of the two
-//! a file is, its content says.
+//! Loading a model or an image decoder onto a device in the background, from a name, a file or a URL. The content of
+//! the file determines which of the two it is.
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ use diffmoe::vae::DecoderFile;
 /// Where a model or a decoder comes from.
 #[derive(Clone, Debug)]
 pub enum ModelSource {
-    /// Built into the program, or lying beside the page.
+    /// Embedded in the program, or hosted with the page.
     Named(String),
     /// A file that was dropped or picked, by its content.
     File {
@@ -77,12 +77,12 @@ enum Content {
     Decoder(Arc<DecoderFile>),
 }
 
-/// A model or a decoder on its way to a device.
+/// A model or a decoder being loaded onto a device.
 pub(super) struct Loading {
     source: ModelSource,
     /// The run to show with it.
     pub(super) share: Option<Share>,
-    /// Whether another model was asked for since: then it is taken only if it is a decoder.
+    /// Whether another model was requested since; it is then used only if it is a decoder.
     pub(super) is_superseded: bool,
     transfer: Transfer,
     /// There once the file is here and is one of both.
@@ -188,7 +188,7 @@ async fn read_content(source: &ModelSource, transfer: &Transfer) -> Result<Conte
         ModelSource::Named(name) => {
             let Some(bytes) = platform::built_in(name, transfer).await else {
                 let names = available().join(", ");
-                return Err(format!("there is no model {name:?}; choose one of {names}"));
+                return Err(format!("unknown model {name:?}: expected {names}"));
             };
             bytes.map_err(|error| error.to_string())?
         }

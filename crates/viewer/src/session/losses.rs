@@ -1,4 +1,4 @@
-//! What to do when a device is lost: the same for runs and for decoding.
+//! Handling of lost devices, shared by runs and decoding.
 
 use diffmoe::pipeline::Backend;
 
@@ -13,10 +13,10 @@ pub(super) struct Losses {
     finished: u64,
 }
 
-/// Where a job goes on.
+/// Where a job continues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// On another device of the kind that the visitor wants.
+    /// On another device of the selected kind.
     Device(Backend),
     /// On the processor.
     Processor,

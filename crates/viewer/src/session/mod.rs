@@ -1,5 +1,5 @@
-//! Everything that the app does, without anything that it shows: loading models, running and pausing,
-//! recovering a lost device, keeping what was drawn.
+//! The logic of the app without its user interface: loading models, running and pausing, recovering from a lost
+//! device, keeping results.
 //!
 //! A user interface calls [`Session::tick`] once a frame. It does a few milliseconds of work and never waits.
 
@@ -61,21 +61,21 @@ struct Model {
     reason = "settings that have nothing to do with each other"
 )]
 pub struct Session {
-    /// What the visitor has set; a run takes a copy when it begins.
+    /// The current controls; a run copies them when it starts.
     pub controls: Controls,
     backend: Backend,
     draw_at_once: bool,
     waker: Waker,
     notes: Vec<Note>,
     available: Vec<String>,
-    /// In the order in which they were asked for.
+    /// In the order of the requests.
     loading: Vec<Loading>,
-    /// A shared run whose model the visitor has to bring.
+    /// A shared run whose model file the user has to open.
     awaited: Option<Share>,
-    /// What a shared run asks Explore to show, until somebody takes it.
+    /// The Explore selection of a shared run, until it is applied.
     selection: Option<Selection>,
     model: Option<Model>,
-    /// What turns latents into pictures.
+    /// What turns latents into images.
     decoder: Option<Decoder>,
     /// Decoders so far.
     decoders: u64,
@@ -83,7 +83,7 @@ pub struct Session {
     decode: Option<DecodeJob>,
     /// Runs so far.
     runs: u64,
-    /// The run at work, or what is left of it when it was given up.
+    /// The active run, or what is left of it after it was cancelled.
     job: Option<Job>,
     /// An engine without a run.
     idle: Option<Box<dyn Engine>>,
@@ -91,7 +91,7 @@ pub struct Session {
     preparing: Option<Preparing>,
     /// Losses of a device in a row, without a finished step between them, and the steps that were finished then.
     losses: Losses,
-    /// Whether the model's device is gone and nobody has replaced it.
+    /// Whether the model's device is lost and not yet replaced.
     lost: bool,
     profiling: bool,
     /// Whether runs that begin keep the router's scores.
@@ -191,15 +191,15 @@ impl Session {
         self.decode_end_of(id);
     }
 
-    /// What is being done. A run goes before a model that is loaded beside it; see [`Session::loading`].
+    /// The current phase. A run takes precedence over a model being loaded at the same time; see [`Session::loading`].
     pub fn phase(&self) -> Phase {
         if let Some(preparing) = &self.preparing {
             return match &preparing.purpose {
                 Purpose::Recover => Phase::Recovering,
                 Purpose::Start(job) => Phase::Opening {
                     what: match job.record.settings.pictures() {
-                        1 => "kernels and memory for one picture".into(),
-                        n => format!("kernels and memory for {n} pictures"),
+                        1 => "kernels and memory for one image".into(),
+                        n => format!("kernels and memory for {n} images"),
                     },
                     done: 0,
                     total: 0,
@@ -223,7 +223,7 @@ impl Session {
         self.loading.last().map(Loading::phase)
     }
 
-    /// What there is to tell, oldest first.
+    /// The notes, oldest first.
     pub fn notes(&self) -> &[Note] {
         &self.notes
     }
@@ -300,7 +300,7 @@ impl Session {
         self.decode_what_is_shown();
     }
 
-    /// Shows the run at work again, after [`Session::show`].
+    /// Shows the active run again, after [`Session::show`].
     pub fn show_live(&mut self) {
         if self.job.is_some() {
             self.history.show(None);

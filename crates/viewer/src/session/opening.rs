@@ -1,4 +1,4 @@
-//! A model takes its place, alone or with a run that somebody shared.
+//! Opening a model, alone or with a shared run.
 
 use super::loading::{Loaded, Loading, Opened};
 use super::losses::Losses;
@@ -6,7 +6,7 @@ use super::{Controls, Model, ModelSource, NoteKind, Session, Share};
 
 impl Session {
     /// Loads a model or a decoder, whichever the file is; the present one stays until the new one is good. Of
-    /// several models the one that was asked for last stays.
+    /// several models, the last requested one stays.
     pub fn load(&mut self, source: ModelSource) {
         self.load_with(source, None);
     }
@@ -19,7 +19,7 @@ impl Session {
         self.loading.push(Loading::begin(source, share, self.backend, &self.waker));
     }
 
-    /// Shows a run that somebody shared: loads its model where it is another one, and draws.
+    /// Shows a shared run: loads its model if another one is open, and draws.
     pub fn open_share(&mut self, share: Share) {
         let open = |name: &str| {
             self.model.as_ref().is_some_and(|model| {
@@ -40,7 +40,8 @@ impl Session {
             }
             Some(name) => {
                 let text = format!(
-                    "the link was made with somebody's own file, {name}: open that file here, and its pictures follow"
+                    "the link uses a local model file, {name}. Open that file here to see its \
+                        images"
                 );
                 self.note(NoteKind::Info, text);
                 self.awaited = Some(share);
@@ -69,7 +70,8 @@ impl Session {
             return self.load(ModelSource::Url(name));
         }
         let text = format!(
-            "the link was made with the decoder file {name}: open that file here, and the pictures are decoded"
+            "the link uses a local decoder file, {name}. Open that file here to decode the \
+                images"
         );
         self.note(NoteKind::Info, text);
     }
@@ -129,18 +131,19 @@ impl Session {
         let Share { controls, hash, unknown, .. } = share;
         if controls.choices.len() != config.labels.len() {
             let text = format!(
-                "the link was made for a model with {} label lists, and {} has {}: its settings are left out",
+                "the link is for a model with {} label tables, but {} has {}. Its settings \
+                    were ignored",
                 controls.choices.len(),
                 model.info.name,
                 config.labels.len()
             );
             self.note(NoteKind::Error, text);
         } else if let Err(error) = controls.settings(&config).check(&config) {
-            self.note(NoteKind::Error, format!("the link cannot be shown: {error}"));
+            self.note(NoteKind::Error, format!("cannot open the link: {error}"));
         } else {
             if hash.is_some_and(|hash| hash != model.info.hash) {
                 let text = format!(
-                    "the link was made with another version of {}: the pictures will differ",
+                    "the link was made with another version of {}; the images will differ",
                     model.info.name
                 );
                 self.note(NoteKind::Info, text);
@@ -148,7 +151,7 @@ impl Session {
             self.controls = controls;
         }
         if !unknown.is_empty() {
-            let text = format!("parts of the link are not known here: {}", unknown.join(", "));
+            let text = format!("ignored unknown parts of the link: {}", unknown.join(", "));
             self.note(NoteKind::Info, text);
         }
         self.generate();

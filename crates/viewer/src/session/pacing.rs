@@ -1,4 +1,4 @@
-//! How much work to hand out at once: slices of about eight milliseconds, and the time that a step really took.
+//! The amount of work to submit at once: slices of about eight milliseconds, and the real duration of a step.
 
 use web_time::Instant;
 
@@ -9,7 +9,7 @@ use diffmoe::pipeline::Sliced;
 pub(super) const SLICE_MS: f32 = 8.0;
 /// A frame at 60 hertz, and a half: what news of the device may be late by without meaning anything.
 const LATE_MS: f32 = 24.0;
-/// Fewer units than this are not handed out because of late news alone: a slow window is no slow device.
+/// Lower limit of a slice if only the report was late: a slow window does not mean a slow device.
 const FEWEST_BY_LATE_NEWS: usize = 16;
 /// More than the kernels of a step of any model that fits a device.
 const MOST_UNITS: usize = 1 << 14;
@@ -22,7 +22,7 @@ pub(super) struct Pacer {
     units: usize,
     /// Number of the slice that was judged last.
     judged: usize,
-    /// No fewer are handed out because of late news alone.
+    /// Lower limit if only the report was late.
     fewest: usize,
 }
 
@@ -58,7 +58,7 @@ impl Pacer {
         }
     }
 
-    /// Learns from what was handed out last: `slice` is what the device says of the slices that it finished, `took`
+    /// Adapts to the last slice: `slice` is the device's report on finished slices, `took`
     /// the milliseconds that handing out took.
     pub(super) fn judge(&mut self, slice: Option<SliceTime>, progress: Progress, took: f32) {
         match slice {
@@ -68,13 +68,13 @@ impl Pacer {
         }
     }
 
-    /// Units to hand out next.
+    /// Units to submit next.
     #[cfg(test)]
     fn units(self) -> usize {
         self.units
     }
 
-    /// The units that were handed out were computed at once, in `ms`.
+    /// The submitted units were computed immediately, in `ms`.
     fn computed(&mut self, ms: f32) {
         // A quarter of a slice: several fit, and the last does not make it much longer.
         if ms < SLICE_MS / 8.0 {
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// The size of slices after some time on a device that needs `ms` for a unit and tells at once, or once a frame.
+    /// The size of slices after some time on a device that needs `ms` per unit and reports immediately, or once per frame.
     fn settled(ms: f32, frame: Option<f32>) -> (f32, usize) {
         let mut pacer = Pacer::default();
         for slice in 1..60 {

@@ -1,6 +1,5 @@
-//! From the samples of a run to what can be looked at. Pixels are pictures already; latents are decoded, or shown
-//! through a preview: the one that was fitted to the decoder at hand or, without a decoder, their principal
-//! components.
+//! Images from the samples of a run. Pixels are images already; latents are decoded or shown as a preview, either
+//! fitted to the open decoder or, without a decoder, made from their principal components.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,7 +8,7 @@ use std::sync::Arc;
 use super::Record;
 use diffmoe::vae::LatentPreview;
 
-/// What a picture on the screen is.
+/// What an image on the screen is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rendering {
     /// The model's own pixels.
@@ -22,7 +21,7 @@ pub enum Rendering {
     Decoded,
 }
 
-/// Pictures to be shown or written, `[B, 3, h, w]` in about [-1, 1].
+/// Images to be shown or written, `[B, 3, h, w]` in about [-1, 1].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pictures<'r> {
     /// All of them, one after the other.
@@ -33,7 +32,7 @@ pub struct Pictures<'r> {
     pub rendering: Rendering,
 }
 
-/// Changes whenever the pictures of a frame do.
+/// Changes whenever the images of a frame do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version {
     /// The frame.
@@ -43,7 +42,7 @@ pub struct Version {
     by: u64,
 }
 
-/// The decoder that belongs to the pictures of a run.
+/// The decoder that belongs to the images of a run.
 #[derive(Clone, Debug)]
 pub struct UsedDecoder {
     /// What a link calls it.
@@ -55,12 +54,12 @@ pub struct UsedDecoder {
     pub(super) serial: u64,
 }
 
-/// What a run whose samples are latents has beside them.
+/// Additional data of a run whose samples are latents.
 #[derive(Clone, Debug, Default)]
 pub struct LatentPictures {
     /// Nothing as long as there was none.
     pub decoder: Option<UsedDecoder>,
-    /// Whether nobody wants the last frame decoded by itself: it was cancelled, or did not work.
+    /// Whether the last frame is not decoded automatically: it was cancelled or failed.
     pub(super) declined: bool,
     /// By frame, `[B, 3, h, w]`.
     decoded: BTreeMap<usize, Vec<f32>>,
@@ -72,7 +71,7 @@ impl LatentPictures {
         Self { decoder, ..Self::default() }
     }
 
-    /// Takes a decoder in the place of the one before, whose pictures are forgotten.
+    /// Takes a decoder in the place of the one before, whose images are forgotten.
     pub(super) fn use_decoder(&mut self, decoder: UsedDecoder) {
         *self = Self::new(Some(decoder));
     }
@@ -95,14 +94,14 @@ impl LatentPictures {
         self.decoded.contains_key(&frame)
     }
 
-    /// Bytes of the decoded pictures.
+    /// Bytes of the decoded images.
     pub(super) fn bytes(&self) -> usize {
         self.decoded.values().map(|pictures| 4 * pictures.len()).sum()
     }
 }
 
 impl Record {
-    /// The pictures after `frame` steps; none where there is no such frame.
+    /// The images after `frame` steps; none where there is no such frame.
     pub fn pictures(&self, frame: usize) -> Option<Pictures<'_>> {
         let samples = self.frames.get(frame).filter(|samples| !samples.is_empty())?;
         let (size, cells) = (self.config.input_size, self.config.plane());
@@ -124,7 +123,7 @@ impl Record {
         Some(Pictures { samples: pictures.into(), size, rendering })
     }
 
-    /// What the pictures of a frame are.
+    /// What the images of a frame are.
     pub fn rendering(&self, frame: usize) -> Rendering {
         match &self.latents {
             None => Rendering::Pixels,
@@ -134,7 +133,7 @@ impl Record {
         }
     }
 
-    /// What the pictures of a frame depend on.
+    /// What the images of a frame depend on.
     pub fn version(&self, frame: usize) -> Version {
         let rendering = self.rendering(frame);
         let decoder = self.latents.as_ref().and_then(|latents| latents.decoder.as_ref());

@@ -1,4 +1,4 @@
-//! A run as it is kept for looking at: every step's pictures, its routing, its timings.
+//! The record of a run: images, routing and timings of every step.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ pub struct Record {
     pub id: u64,
     /// The model's shape.
     pub config: Arc<Config>,
-    /// What the visitor had set.
+    /// The controls of the run.
     pub controls: Controls,
     /// What that meant.
     pub settings: Settings,
-    /// A name for each picture.
+    /// A name for each image.
     pub labels: Vec<String>,
     /// The noise, then the sample after each finished step, `[B, C, height, width]` each.
     pub frames: Vec<Vec<f32>>,
@@ -31,7 +31,7 @@ pub struct Record {
     pub trace: Trace,
     /// Time that each finished step took, pauses left out.
     pub step_ms: Vec<f32>,
-    /// Where the time of the last finished step went; empty where the device does not say.
+    /// Time of the last finished step by stage; empty if the device has no timestamps.
     pub stage_ms: Vec<(Stage, f32)>,
     /// Whether all steps are finished.
     pub complete: bool,

@@ -1,4 +1,4 @@
-//! Engines are made in the background, and made again when a device is lost.
+//! Creating engines in the background, and again when a device is lost.
 
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ impl Session {
         self.prepare(Purpose::Start(Box::new(job)), batch, reopen);
     }
 
-    /// Puts a run with its engine on the screen. Where it cannot start, the pictures before stay.
+    /// Puts a run with its engine on the screen. Where it cannot start, the images before stay.
     fn begin_on(&mut self, mut job: Job, engine: Box<dyn Engine>) {
         match job.attach(engine, self.profiling) {
             Ok(()) => {
@@ -60,7 +60,7 @@ impl Session {
         }
     }
 
-    /// Makes an engine in the background; with `reopen`, on a device that is asked for anew.
+    /// Creates an engine in the background; with `reopen`, on a newly requested device.
     fn prepare(&mut self, purpose: Purpose, batch: usize, reopen: Option<Backend>) {
         let Some(model) = &self.model else { return };
         let (checkpoint, open, wrap) =
@@ -102,7 +102,7 @@ impl Session {
                     self.recover(&error.to_string());
                 }
             }
-            // What was there before stays: the old engine, the old pictures.
+            // What was there before stays: the old engine, the old images.
             (Err(text), Purpose::Start(_)) => self.note(NoteKind::Error, text),
             (Err(text), Purpose::Recover) => self.recover(&text),
         }
@@ -124,8 +124,8 @@ impl Session {
         engine
     }
 
-    /// The device failed: asks for another one and goes on from the last finished step. After too many losses in
-    /// a row the processor goes on.
+    /// The device failed: requests another one and resumes from the last finished step. After too many losses in
+    /// a row the CPU takes over.
     pub(super) fn recover(&mut self, reason: &str) {
         let Some(job) = &mut self.job else { return };
         // An engine of a lost device is of no use.
@@ -135,13 +135,14 @@ impl Session {
         (self.lost, self.idle) = (true, None);
         let place = match self.losses.count(steps.into(), self.backend) {
             Next::Device(backend) => {
-                let text = format!("{reason}: going on from step {steps} on a new device");
+                let text = format!("{reason}: resuming from step {steps} on a new device");
                 self.note(NoteKind::Info, text);
                 backend
             }
             Next::Processor => {
                 let note = format!(
-                    "{reason}, {MOST_LOSSES} times in a row: going on from step {steps} on the processor"
+                    "{reason}, {MOST_LOSSES} times in a row: resuming from step {steps} on the \
+                        CPU"
                 );
                 if let Some(model) = &mut self.model {
                     model.info.backend_note = Some(note.clone());
@@ -150,7 +151,10 @@ impl Session {
                 Backend::Cpu
             }
             Next::GiveUp => {
-                let text = format!("{reason}; the run was given up after step {steps}: draw again");
+                let text = format!(
+                    "{reason}; the run stopped after step {steps}. Generate \
+                    again"
+                );
                 return self.note(NoteKind::Error, text);
             }
         };

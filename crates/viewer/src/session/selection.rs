@@ -1,4 +1,4 @@
-//! What Explore looks at, and how that is written in a link.
+//! The selection of Explore, and its form in a link.
 //!
 //! `explore=image:1,step:6,layer:2,pass:label,expert:6,patch:35,view:who,tab:experts,shift:-1.5`
 
@@ -6,10 +6,10 @@ use std::str::FromStr;
 
 use diffmoe::scheduler::Branch;
 
-/// What lies over the picture on the stage.
+/// What lies over the image on the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Overlay {
-    /// The picture alone.
+    /// The image alone.
     Picture,
     /// The strongest expert of each patch.
     #[default]
@@ -23,14 +23,14 @@ pub enum Overlay {
 /// The card below the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Card {
-    /// Where each expert works in this picture.
+    /// Where each expert works in this image.
     #[default]
     Experts,
     /// What changes without an expert.
     Mute,
     /// Patches that an expert works on.
     Gallery,
-    /// Where an expert works in all pictures.
+    /// Where an expert works in all images.
     Place,
     /// Everything over noise; a card of its own only where there is one column.
     Noise,
@@ -68,7 +68,7 @@ pub struct Selection {
     pub expert: Option<usize>,
     /// The patch, counted row by row.
     pub patch: Option<usize>,
-    /// What lies over the picture.
+    /// What lies over the image.
     pub overlay: Overlay,
     /// The card below the stage.
     pub card: Card,
@@ -128,10 +128,13 @@ impl FromStr for Selection {
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (key, value) = part.split_once(':').unwrap_or((part, ""));
             let wrong = |should: &str| {
-                format!("the link's explore part has {key} {value:?}; it should be {should}")
+                format!(
+                    "invalid {key} in the explore part of the link: expected {should}, got \
+                    {value:?}"
+                )
             };
             let number = || value.parse::<usize>().map_err(|_| wrong("a whole number"));
-            let named = "one of the names that Explore writes";
+            let named = "a name that Explore uses";
             match key {
                 "image" => selection.image = number()?,
                 "step" => selection.step = Some(number()?),

@@ -1,4 +1,4 @@
-//! A run in one line of text: the fragment of a link that shows the same pictures somewhere else.
+//! A run as a line of text: the fragment of a link that reproduces the same images.
 //!
 //! `#model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&scheduler=euler&labels=12,varied&rule=token`
 
@@ -10,20 +10,20 @@ use diffmoe::scheduler::{ALL, SchedulerKind};
 /// Hexadecimal digits of a model's SHA-256 that a link carries.
 pub(super) const HASH_DIGITS: usize = 8;
 
-/// A run that somebody shared.
+/// A shared run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Share {
-    /// Name of a built-in model, address of a file on the web, or the name of somebody's own file.
+    /// Name of an embedded model, URL of a file, or name of a local file.
     pub model: Option<String>,
-    /// First digits of the SHA-256 of the model that drew the pictures, lower-case.
+    /// First digits of the SHA-256 of the model that drew the images, lower-case.
     pub hash: Option<String>,
-    /// Address of the image decoder on the web, or the name of somebody's own file.
+    /// URL of the image decoder, or name of a local file.
     pub decoder: Option<String>,
     /// What was set.
     pub controls: Controls,
     /// What Explore looked at, where it was open.
     pub explore: Option<Selection>,
-    /// Parts of the link that this version does not know.
+    /// Parts of the link unknown to this version.
     pub unknown: Vec<String>,
 }
 
@@ -31,7 +31,7 @@ impl Share {
     /// Reads a fragment, with or without its `#`.
     ///
     /// # Errors
-    /// A sentence that says which part is wrong and what it should be.
+    /// A message that names the invalid part and the expected value.
     pub fn parse(fragment: &str) -> Result<Self, String> {
         let mut share = Self {
             model: None,
@@ -67,19 +67,26 @@ impl Share {
         // The scheduler may stand behind its options.
         for (option, value) in options {
             let kind = share.controls.scheduler.with_text(option, &value);
-            share.controls.scheduler =
-                kind.map_err(|error| format!("the link does not work: {error}"))?;
+            share.controls.scheduler = kind.map_err(|error| format!("invalid link: {error}"))?;
         }
         if missing.is_empty() {
             Ok(share)
         } else {
-            Err(format!("the link is incomplete: {} is missing; copy it whole", missing.join(", ")))
+            Err(format!(
+                "the link is incomplete: {} is missing. Copy the whole link",
+                missing.join(", ")
+            ))
         }
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let wrong = |should: &str| format!("the link's {key} is {value:?}; it should be {should}");
-        let unknown = |error: &UnknownName| format!("the link does not work: {error}");
+        let wrong = |should: &str| {
+            format!(
+                "invalid {key} in the link: expected {should}, got \
+            {value:?}"
+            )
+        };
+        let unknown = |error: &UnknownName| format!("invalid link: {error}");
         let c = &mut self.controls;
         match key {
             "model" => self.model = Some(value.to_owned()),
@@ -89,7 +96,7 @@ impl Share {
             "count" => c.count = within(value, 1, MAX_COUNT).map_err(|s| wrong(&s))?,
             "steps" => c.steps = within(value, 1, MAX_STEPS).map_err(|s| wrong(&s))?,
             "guidance" => c.guidance = within(value, 0.0, 100.0).map_err(|s| wrong(&s))?,
-            // Links of earlier versions say "solver".
+            // Links of earlier versions use "solver".
             "scheduler" | "solver" => c.scheduler = value.parse().map_err(|e| unknown(&e))?,
             "prompt" => value.clone_into(&mut c.prompt),
             "negative" => value.clone_into(&mut c.negative),
@@ -209,7 +216,7 @@ fn encode(text: &str) -> String {
 }
 
 fn decode(text: &str) -> Result<String, String> {
-    let damaged = || "the link is damaged: copy it again, whole".to_owned();
+    let damaged = || "the link is damaged. Copy the whole link again".to_owned();
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

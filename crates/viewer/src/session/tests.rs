@@ -103,7 +103,7 @@ fn opened(path: PathBuf) -> Session {
     session
 }
 
-/// A run of two pictures, for tests of what is made from it.
+/// A run of two images, for tests of what is made from it.
 pub(crate) fn finished_record() -> Record {
     let (_folder, path) = file();
     let mut session = opened(path);
@@ -126,7 +126,7 @@ fn reference(path: &std::path::Path, controls: &Controls) -> (Vec<f32>, diffmoe:
 
 fn assert_same(record: &Record, path: &std::path::Path) {
     let (samples, trace) = reference(path, &record.controls);
-    assert_eq!(record.frames.last().unwrap(), &samples, "the pictures");
+    assert_eq!(record.frames.last().unwrap(), &samples, "the images");
     assert_eq!(record.trace.to_json().unwrap(), trace.to_json().unwrap(), "the routing");
     assert_eq!(record.frames.len(), record.settings.steps as usize + 1);
     assert_eq!(record.step_ms.len(), record.settings.steps as usize);
@@ -138,7 +138,7 @@ fn a_first_picture_is_drawn_without_being_asked() {
     let mut session = Session::new(start(path.clone(), None));
     assert!(matches!(session.phase(), Phase::Fetching { .. } | Phase::Opening { .. }));
     assert!(session.record().is_none());
-    until(&mut session, "a picture", |s| !s.history().is_empty());
+    until(&mut session, "an image", |s| !s.history().is_empty());
     let record = session.record().unwrap();
     assert_same(record, &path);
     assert_eq!(record.labels.len(), record.controls.count);
@@ -247,8 +247,8 @@ fn a_shared_link_shows_the_same_pictures() {
 
     // The link names a file that only its maker has; it is shown as soon as that file is opened.
     let mut other = Session::new(Start { draw_at_once: false, ..start(path.clone(), Some(share)) });
-    assert!(other.notes()[0].text.contains("open that file"), "{:?}", other.notes());
-    until(&mut other, "the picture", |s| !s.history().is_empty());
+    assert!(other.notes()[0].text.contains("Open that file"), "{:?}", other.notes());
+    until(&mut other, "the image", |s| !s.history().is_empty());
     let (ours, theirs) = (session.record().unwrap(), other.record().unwrap());
     assert_eq!(ours.frames, theirs.frames);
     assert_eq!(ours.labels, theirs.labels);
@@ -304,7 +304,7 @@ fn a_bad_file_leaves_what_was_there() {
     }
     session.load(ModelSource::Named("nothing".into()));
     until(&mut session, "a note", |s| s.loading().is_none());
-    assert!(session.notes().last().unwrap().text.contains("there is no model"));
+    assert!(session.notes().last().unwrap().text.contains("unknown model"));
     session.go_on();
     ready(&mut session);
     assert_same(session.record().unwrap(), &path);

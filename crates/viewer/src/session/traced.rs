@@ -1,4 +1,4 @@
-//! A trace file as a run without pictures: its routing can be explored, nothing of it can be drawn.
+//! A trace file as a run without images: its routing can be explored, nothing of it can be drawn.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::{Controls, NoteKind, Record, Selection, Session, Share};
 use diffmoe::model::Config;
 use diffmoe::trace::Trace;
 
-/// Pixels along a patch of the even picture that stands for the missing ones.
+/// Pixels along a patch of the even image that stands for the missing ones.
 const PATCH: usize = 8;
 /// Most bytes of a file that are looked at to see whether it is a trace.
 const PEEK: usize = 1 << 16;
@@ -38,13 +38,13 @@ fn config_of(trace: &Trace) -> Result<Config, String> {
     Config::from_json(&json.to_string()).map_err(|error| error.to_string())
 }
 
-/// A name for each picture: its labels, or its number.
+/// A name for each image: its labels, or its number.
 fn names(trace: &Trace) -> Vec<String> {
     let name = |picture: usize| {
         let labels = trace.labels().iter().filter_map(|table| table.get(picture));
         let labels: Vec<&str> =
             labels.map(String::as_str).filter(|label| !label.is_empty()).collect();
-        if labels.is_empty() { format!("picture {}", picture + 1) } else { labels.join(", ") }
+        if labels.is_empty() { format!("image {}", picture + 1) } else { labels.join(", ") }
     };
     (0..trace.pictures()).map(name).collect()
 }
@@ -65,7 +65,7 @@ impl Session {
 
     fn traced(&mut self, name: &str, trace: Trace) -> Result<Record, String> {
         if trace.pictures() == 0 {
-            return Err("the trace holds no routing: there is nothing to explore".to_owned());
+            return Err("the trace contains no routing".to_owned());
         }
         let config = Arc::new(config_of(&trace)?);
         let (steps, labels) = (trace.steps(), names(&trace));
@@ -97,7 +97,7 @@ impl Session {
 }
 
 impl Record {
-    /// Whether this is the routing of a trace file, without pictures.
+    /// Whether this is the routing of a trace file, without images.
     pub fn is_traced(&self) -> bool {
         self.frames.iter().all(Vec::is_empty)
     }

@@ -1,4 +1,4 @@
-//! The words in which a session and a user interface talk.
+//! Types of the interface between a session and a user interface.
 
 use std::sync::Arc;
 
@@ -13,26 +13,26 @@ pub struct Start {
     pub model: ModelSource,
     /// An image decoder, for a model that makes latents.
     pub decoder: Option<ModelSource>,
-    /// A run that somebody shared; its model goes first.
+    /// A shared run; its model is loaded first.
     pub share: Option<Share>,
     /// What computes.
     pub backend: Backend,
     /// Whether to draw as soon as there is a model.
     pub draw_at_once: bool,
-    /// Called when a frame is worth painting although nobody touched anything.
+    /// Called when a frame should be painted without input.
     pub waker: Waker,
 }
 
 /// What the session is doing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// A model is on its way here.
+    /// A model is being downloaded.
     Fetching {
         /// The model.
         name: String,
         /// Bytes that are here.
         done: u64,
-        /// Bytes in all, where the other side said so.
+        /// Total bytes, if the server reports them.
         total: Option<u64>,
     },
     /// A model is being put on the device, or its working memory and kernels are made.
@@ -48,16 +48,16 @@ pub enum Phase {
     Ready,
     /// Sampling.
     Running,
-    /// Turning the latents of a finished run into pictures.
+    /// Turning the latents of a finished run into images.
     Decoding {
         /// How much is done.
         percent: u8,
-        /// Pictures in all.
+        /// Images in all.
         pictures: usize,
     },
     /// In the middle of a run or of decoding, waiting for [`Session::go_on`](super::Session::go_on) or [`Session::step`](super::Session::step).
     Paused,
-    /// The device was lost; the run goes on with another one soon.
+    /// The device was lost; the run will resume on another one.
     Recovering,
     /// There is no model; see the notes.
     NoModel,
@@ -72,7 +72,7 @@ pub enum NoteKind {
     Info,
 }
 
-/// A sentence for the visitor.
+/// A message for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
     /// How bad it is.
@@ -86,9 +86,9 @@ pub struct Note {
 pub enum Tick {
     /// At once: there is work to do here.
     Again,
-    /// In about 16 ms: the device is at work.
+    /// In about 16 ms: the device is busy.
     Later,
-    /// When something happens; the waker says so.
+    /// When something happens; the waker is called.
     Idle,
 }
 
@@ -114,7 +114,7 @@ pub struct ModelInfo {
     pub config: Arc<Config>,
     /// What computes, for people.
     pub device: String,
-    /// Why that, where the visitor did not choose it.
+    /// Why this device, if the user did not choose it.
     pub backend_note: Option<String>,
     /// Bytes of weights on the device.
     pub memory_bytes: u64,

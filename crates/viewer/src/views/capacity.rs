@@ -1,4 +1,4 @@
-//! C over the steps of a run: how many experts work on a token at which level of noise.
+//! C over the steps of a run: mean number of experts per token by noise level.
 
 use egui::{Role, Ui, WidgetInfo};
 use egui_plot::{GridMark, HoverPosition, Line, LineStyle, PlotPoints, VLine};
@@ -33,8 +33,8 @@ impl Of {
     fn name(self) -> String {
         match self {
             Self::All => "C, all passes".to_owned(),
-            Self::Pass(Branch::Conditional) => "with labels".to_owned(),
-            Self::Pass(Branch::Unconditional) => "without labels".to_owned(),
+            Self::Pass(Branch::Conditional) => "conditional".to_owned(),
+            Self::Pass(Branch::Unconditional) => "unconditional".to_owned(),
             Self::Block(block) => format!("block {block}"),
         }
     }

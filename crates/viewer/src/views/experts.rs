@@ -23,7 +23,7 @@ pub struct Load {
     pub capacity: f32,
 }
 
-/// The load at one place of the trace, of all pictures or of one; `None` where the run has not been yet.
+/// The load at one place of the trace, of all images or of one; `None` where the run has not been yet.
 pub fn load(trace: &Trace, at: At, picture: Option<usize>) -> Option<Load> {
     let routing = trace.layer(at)?;
     let (tokens, pool) = match picture {

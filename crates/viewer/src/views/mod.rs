@@ -1,5 +1,5 @@
-//! What is drawn from a run: pictures, and where its tokens went. Each file has a pure function from the
-//! record to a small view-model, tested against the exported trace, and a function that shows it.
+//! Views of a run: images and routing. Each file has a pure function from the record to a small view-model, tested
+//! against the exported trace, and a function that draws it.
 
 pub mod capacity;
 pub mod experts;
@@ -92,7 +92,7 @@ pub(super) mod tests {
         .unwrap()
     }
 
-    /// Two steps of Heun with guidance: eight passes, two layers, two pictures of four tokens, three experts,
+    /// Two steps of Heun with guidance: eight passes, two layers, two images of four tokens, three experts,
     /// and masks without a pattern.
     pub(crate) fn trace() -> Trace {
         let mut trace = Trace::new(&config(), vec![vec!["a".into(), "b".into()]]);

@@ -1,13 +1,13 @@
-//! Samples as pixels on the screen, and how pictures are arranged.
+//! Samples as pixels on the screen, and the arrangement of images.
 
 use egui::{Color32, ColorImage, Rect, Vec2, pos2, vec2};
 
-/// A grid of pictures that are all of one size.
+/// A grid of images that are all of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
-    /// Pictures.
+    /// Images.
     pub count: usize,
-    /// Pictures in a row.
+    /// Images in a row.
     pub columns: usize,
 }
 
@@ -23,7 +23,7 @@ impl Grid {
         self.count.div_ceil(self.columns).max(1)
     }
 
-    /// Where picture `index` of `size` (height and width, in any unit) lies in `area`, as large as it can be; `gap` is
+    /// Where image `index` of `size` (height and width, in any unit) lies in `area`, as large as it can be; `gap` is
     /// between columns and below every row.
     pub fn cell(self, area: Rect, index: usize, gap: Vec2, size: [usize; 2]) -> Rect {
         let (columns, rows) = (self.columns as f32, self.rows() as f32);
@@ -39,7 +39,7 @@ impl Grid {
         Rect::from_min_size(corner, cell)
     }
 
-    /// The part of a texture that holds all pictures without gaps where picture `index` is.
+    /// The part of a texture that holds all images without gaps where image `index` is.
     pub fn uv(self, index: usize) -> Rect {
         let size = vec2(1.0 / self.columns as f32, 1.0 / self.rows() as f32);
         let (x, y) = ((index % self.columns) as f32, (index / self.columns) as f32);
@@ -47,7 +47,7 @@ impl Grid {
     }
 }
 
-/// Pictures `[B, 3, h, w]` in [-1, 1], `size` being (h, w), in one image, arranged as `grid` without gaps; of so many pixels that
+/// Images `[B, 3, h, w]` in [-1, 1], `size` being (h, w), in one image, arranged as `grid` without gaps; of so many pixels that
 /// it would have more than `most` along a side, every second, third, … is left out.
 pub fn image(samples: &[f32], size: [usize; 2], grid: Grid, most: usize) -> ColorImage {
     let plane = size[0] * size[1];
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn pixels_land_where_they_belong() {
-        // Two pictures: the first red with a black last pixel, the second white.
+        // Two images: the first red with a black last pixel, the second white.
         let mut frame = vec![1.0_f32; 24];
         frame[3] = -1.0;
         frame[4..12].fill(-1.0);
@@ -118,7 +118,7 @@ mod tests {
     fn what_is_missing_stays_empty_and_what_is_too_large_is_thinned() {
         let nothing = image(&[], [2, 2], Grid::new(1), 1000);
         assert_eq!(nothing.pixels, vec![Color32::TRANSPARENT; 4]);
-        // Each picture is a ramp of 5 × 5; two beside each other have room for 3 × 3.
+        // Each image is a ramp of 5 × 5; two next to each other have room for 3 × 3.
         let ramp: Vec<f32> = (0..25).map(|i| i as f32 / 12.0 - 1.0).collect();
         let both = ramp.repeat(6);
         let thin = image(&both, [5, 5], Grid::new(2), 9);

@@ -1,11 +1,11 @@
-//! The token map: how many experts took each patch of the pictures, or which patches one expert took.
+//! The token map: how many experts took each patch of the images, or which patches one expert took.
 
 use egui::{Color32, ColorImage};
 
 use crate::palette;
 use diffmoe::trace::{At, Trace};
 
-/// What lies over the pictures.
+/// What lies over the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Overlay {
     /// Nothing.
@@ -17,7 +17,7 @@ pub enum Overlay {
     Expert(usize),
 }
 
-/// Over the patches that the chosen expert did not take: a colour alone would drown in a picture of that colour.
+/// Over the patches that the chosen expert did not take: a colour alone would drown in an image of that colour.
 const VEIL: Color32 = Color32::from_black_alpha(215);
 
 /// Over the patches that it took.
@@ -28,11 +28,11 @@ fn tint(expert: usize) -> Color32 {
 /// Which expert took which token at one place of the trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenMap {
-    /// Rows of patches in a picture.
+    /// Rows of patches in an image.
     pub rows: usize,
     /// Patches in a row.
     pub columns: usize,
-    /// Pictures in the pool.
+    /// Images in the pool.
     pub pictures: usize,
     /// For each token one bit per expert, `[B·T]`.
     masks: Vec<u32>,
@@ -60,7 +60,7 @@ impl TokenMap {
         self.masks.iter().map(|mask| mask.count_ones()).max().unwrap_or(0).max(1)
     }
 
-    /// The map as an image, one pixel a patch, `across` pictures in a row.
+    /// The map as an image, one pixel a patch, `across` images in a row.
     pub(crate) fn image(&self, overlay: Overlay, across: usize) -> ColorImage {
         let across = across.max(1);
         let down = self.pictures.div_ceil(across).max(1);
@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn patches_land_where_they_belong() {
         let mut map = token_map(&trace(), AT).unwrap();
-        // Second picture, lower left patch, expert 2.
+        // Second image, lower left patch, expert 2.
         map.masks.fill(0);
         map.masks[4 + 2] = 0b100;
         assert_eq!(map.mask(1, 0, 1), 0b100);
@@ -148,7 +148,7 @@ mod tests {
         let at = At { step: 0, layer: 0, branch: Branch::Conditional };
         trace.extend(vec![ForwardRouting { step: 0, time: 0.0, branch: at.branch, layers }]);
         let map = token_map(&trace, at).unwrap();
-        // One row of four patches, two pictures; the third patch of the second has an expert.
+        // One row of four patches, two images; the third patch of the second has an expert.
         assert_eq!((map.rows, map.columns, map.pictures), (1, 4, 2));
         assert_eq!((map.mask(1, 2, 0), map.mask(0, 2, 0)), (1, 0));
         let image = map.image(Overlay::Expert(0), 1);

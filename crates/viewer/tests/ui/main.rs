@@ -1,4 +1,4 @@
-//! The app as a visitor meets it: what has a name, what happens when it is pressed, what is said when something
+//! The app as a user meets it: what has a name, what happens when it is pressed, what is said when something
 //! is wrong. Everything is found by the name that a screen reader would say.
 
 mod explore;
@@ -174,7 +174,7 @@ fn every_control_has_a_name() {
         "One step",
         "Another seed",
         "Seed",
-        "Pictures",
+        "Images",
         "Steps",
         "Guidance",
         "Euler",
@@ -184,7 +184,7 @@ fn every_control_has_a_name() {
         "Override threshold",
         "Threshold shift",
         "Open a file",
-        "Address of a model file",
+        "URL of a model file",
         "Help",
         "Subject: varied",
         "Style: varied",
@@ -233,7 +233,7 @@ fn a_run_can_be_paused_walked_on_and_cancelled() {
     assert_eq!(steps(harness.state().app()), before + 1);
     // The space key goes on, and Esc gives up what was not finished.
     harness.key_press(Key::Space);
-    until(&mut harness, "going on", |app| steps(app) > before + 1);
+    until(&mut harness, "resuming", |app| steps(app) > before + 1);
     harness.key_press(Key::Escape);
     harness.run_steps(3);
     assert_eq!(harness.state().app().session().phase(), Phase::Ready);
@@ -252,7 +252,7 @@ fn a_finished_run_shows_where_its_tokens_went() {
         "After step 3 of 3, noise level 0.00",
         "Timings",
         "a step",
-        "Picture 4:",
+        "Image 4:",
         "C = ",
     ] {
         assert!(has(&harness, text), "nothing says {text:?}");
@@ -309,7 +309,7 @@ fn a_phone_shows_the_picture_first_and_generate_always() {
     let button = harness.get_by_label("Generate another").rect();
     assert!(screen.contains_rect(button), "{button:?}");
     assert!(button.height() >= 44.0, "big enough for a thumb: {button:?}");
-    let picture = harness.get_by_label_contains("Picture 1:").rect();
+    let picture = harness.get_by_label_contains("Image 1:").rect();
     assert!(screen.contains_rect(picture) && picture.width() > 100.0, "{picture:?}");
     harness.get_by_role_and_label(Role::Button, "Routing").click();
     harness.run_steps(4);
@@ -343,8 +343,8 @@ fn wide_pictures_are_shown_wide_with_their_own_patches() {
     assert_eq!(record.pictures(1).expect("a step").size, [4, 12]);
     assert_eq!(record.trace.grid(), [2, 6]);
     let cells: Vec<_> =
-        harness.query_all_by_label_contains("Picture ").map(|node| node.rect()).collect();
-    let [first, second] = cells[..] else { panic!("two pictures: {cells:?}") };
+        harness.query_all_by_label_contains("Image ").map(|node| node.rect()).collect();
+    let [first, second] = cells[..] else { panic!("two images: {cells:?}") };
     for cell in [first, second] {
         assert!((cell.width() / cell.height() - 3.0).abs() < 0.02, "{cell:?}");
     }
@@ -362,20 +362,19 @@ fn wide_pictures_are_shown_wide_with_their_own_patches() {
 #[test]
 fn models_without_experts_are_shown_too() {
     let one = finished(DESKTOP, file("dense.safetensors", DENSE), |controls| controls.count = 1);
-    for text in
-        ["This model has no experts", "there is nothing to route", "Picture 1:", "Class: varied"]
+    for text in ["This model has no experts", "so there is no routing", "Image 1:", "Class: varied"]
     {
         assert!(has(&one, text), "nothing says {text:?}");
     }
     let many = finished(PHONE, file("dense.safetensors", DENSE), |controls| controls.count = 16);
-    assert!(has(&many, "Picture 16:"));
+    assert!(has(&many, "Image 16:"));
 }
 
 #[test]
 fn latents_are_previewed_and_with_a_decoder_decoded() {
     let mut harness = finished(DESKTOP, file("latents.safetensors", LATENTS), |_| ());
     assert!(has(&harness, "Latent preview"), "what is on the stage");
-    assert!(has(&harness, "It makes latents of 4 channels"), "what to do");
+    assert!(has(&harness, "This model generates latents with 4 channels"), "what to do");
     assert!(!has(&harness, "Decode this step"));
     harness.state_mut().app_mut().session_mut().load(decoder());
     until(&mut harness, "decoding", |app| matches!(app.session().phase(), Phase::Decoding { .. }));
@@ -430,7 +429,7 @@ fn without_a_model_there_is_a_sentence_and_a_way_on() {
     let mut harness = window(DESKTOP, launch(bytes("broken.safetensors", vec![7; 100]), true));
     until(&mut harness, "a note", |app| !app.session().notes().is_empty());
     harness.run_steps(3);
-    assert!(has(&harness, "There is no model"));
+    assert!(has(&harness, "No model is open"));
     assert!(has(&harness, "No model") && has(&harness, "Open a file"));
     harness.check_accessibility();
 }
@@ -454,10 +453,10 @@ fn help_lists_the_keys() {
     let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
     harness.key_press(Key::Questionmark);
     harness.run_steps(4);
-    assert!(has(&harness, "generate, pause, go on") && has(&harness, "Capacity C"));
+    assert!(has(&harness, "generate, pause, resume") && has(&harness, "Capacity C"));
     harness.key_press(Key::Escape);
     harness.run_steps(4);
-    assert!(!has(&harness, "generate, pause, go on"));
+    assert!(!has(&harness, "generate, pause, resume"));
 }
 
 #[test]

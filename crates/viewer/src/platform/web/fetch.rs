@@ -1,4 +1,4 @@
-//! Downloads: streamed, kept for the next visit, checked when they are used again, and resumed where they broke off.
+//! Downloads: streamed, stored for the next visit, verified before reuse, and resumed after interruptions.
 
 use js_sys::{JsString, Promise, Reflect, Uint8Array};
 use serde::Deserialize;
@@ -13,7 +13,7 @@ use super::{pause, reason, sha256};
 
 /// What arrives is put away in pieces of at least this many bytes.
 const PART: usize = 2 << 20;
-/// Attempts without a single byte before we give up.
+/// Attempts without receiving a byte before the transfer fails.
 const ATTEMPTS: u32 = 4;
 
 #[wasm_bindgen]
@@ -22,7 +22,7 @@ extern "C" {
     fn request(input: &JsValue) -> Promise;
 }
 
-/// What the build wrote about the models beside the page.
+/// The build's description of the hosted models.
 #[derive(Deserialize)]
 struct Beside {
     sha256: String,
@@ -37,12 +37,12 @@ fn element(id: &str) -> Option<web_sys::Element> {
     web_sys::window()?.document()?.get_element_by_id(id)
 }
 
-/// The models that lie beside the page, or inside it.
+/// The models hosted with the page, or inside it.
 pub fn built_in_names() -> Vec<String> {
     beside().into_keys().collect()
 }
 
-/// A model that lies beside the page or inside it; nothing where there is none of that name.
+/// A model hosted with the page or inside it; `None` if there is none with that name.
 pub async fn built_in(name: &str, transfer: &Transfer) -> Option<Result<Bytes, FetchError>> {
     if let Some(element) = element(&format!("model-{name}")) {
         return Some(inside(name, &element, transfer).await);
@@ -164,7 +164,7 @@ enum Trouble {
     Final(FetchError),
 }
 
-/// A file on its way.
+/// A download in progress.
 struct Download<'t> {
     store: Option<Store>,
     manifest: Manifest,
@@ -220,7 +220,7 @@ impl<'t> Download<'t> {
         let header = |name| response.headers().get(name).ok().flatten();
         match response.status() {
             206 if self.is_continued(&response) => {}
-            // The server sends all of it: it knows no ranges, or the file has changed.
+            // The server sends the whole file: it does not support ranges, or the file has changed.
             200 if !self.bytes.is_empty() => self.start_over().await,
             200 => {}
             206 | 416 => {
@@ -274,7 +274,7 @@ impl<'t> Download<'t> {
         origin.is_some_and(|origin| self.manifest.location.starts_with(&format!("{origin}/")))
     }
 
-    /// Whether an answer goes on where we stopped, in the same version of the file, as far as one can see.
+    /// Whether a response continues where we stopped, in the same version of the file as far as the headers show.
     fn is_continued(&self, response: &Response) -> bool {
         let header = |name| response.headers().get(name).ok().flatten();
         let have = self.bytes.len() as u64;

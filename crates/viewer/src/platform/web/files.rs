@@ -1,4 +1,4 @@
-//! Files between a page and its visitor's disk.
+//! Opening and saving files from a page.
 
 use js_sys::{Array, Promise, Uint8Array};
 use wasm_bindgen::prelude::*;
@@ -12,7 +12,7 @@ fn document() -> Option<web_sys::Document> {
     web_sys::window()?.document()
 }
 
-/// Asks the visitor for a model file; `None` when they changed their mind. Has to follow a click or a key.
+/// Opens a file dialog for a model; `None` if it was cancelled. Must follow a click or key press.
 pub async fn pick_file() -> Option<Result<PickedFile, String>> {
     let input = document()?.create_element("input").ok()?.unchecked_into::<HtmlInputElement>();
     input.set_type("file");

@@ -1,5 +1,5 @@
-//! Downloads that outlive the visit, in the browser's Cache Storage: the parts of a file as they arrived, and a
-//! manifest that says what they are. A download that broke off is a manifest that is not complete.
+//! Persistent downloads in the browser's Cache Storage: the parts of a file as they arrived, and a manifest that
+//! describes them. An interrupted download has an incomplete manifest.
 
 use js_sys::{Array, JsString, Uint8Array, global};
 use serde::{Deserialize, Serialize};

@@ -80,7 +80,7 @@ fn after_three_losses_in_a_row_the_processor_decodes_and_then_nobody() {
     session.generate();
     ready(&mut session);
     assert_eq!(made.load(Ordering::Relaxed), 4);
-    assert!(session.notes().last().unwrap().text.contains("the processor decodes"));
+    assert!(session.notes().last().unwrap().text.contains("decoding on the CPU"));
     assert_decoded(&session, &path, "vae_kl_mini");
 
     let mut session = with_decoder(&path, "vae_kl_mini");
@@ -90,7 +90,7 @@ fn after_three_losses_in_a_row_the_processor_decodes_and_then_nobody() {
     assert_eq!(made.load(Ordering::Relaxed), 4);
     let note = session.notes().last().unwrap();
     assert_eq!(note.kind, NoteKind::Error);
-    assert!(note.text.contains("press Decode"), "{}", note.text);
+    assert!(note.text.contains("Press Decode"), "{}", note.text);
     let end = session.record().unwrap().frames.len() - 1;
     assert_eq!(session.record().unwrap().rendering(end), Rendering::Preview, "the preview stays");
     session.decode(end);

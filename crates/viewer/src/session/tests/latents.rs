@@ -1,4 +1,4 @@
-//! Models that make latents: previews, decoders, and the pictures at the end.
+//! Models that make latents: previews, decoders, and the images at the end.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,7 +102,7 @@ fn without_a_decoder_latents_are_shown_and_with_one_they_are_decoded() {
     assert_same(record, &path);
     let shown = last(record);
     assert_eq!((shown.rendering, shown.size), (Rendering::Latents, [4, 4]));
-    assert_eq!(shown.samples.len(), 2 * 3 * 4 * 4, "three colours of two pictures");
+    assert_eq!(shown.samples.len(), 2 * 3 * 4 * 4, "three colours of two images");
     assert!(!session.can_decode(3) && session.share().unwrap().contains("seed=11"));
 
     for (case, factor) in [("vae_kl_mini", 2), ("vae_tiny_mini", 4)] {
@@ -232,7 +232,7 @@ fn a_decoder_that_does_not_belong_to_the_model_is_refused() {
     until(&mut session, "a note", |s| !s.notes().is_empty());
     let told = session.notes()[0].clone();
     assert_eq!(told.kind, NoteKind::Error);
-    assert!(told.text.contains("tiny makes latents of 6 channels"), "{}", told.text);
+    assert!(told.text.contains("tiny generates latents with 6 channels"), "{}", told.text);
     assert!(told.text.contains("takes 4") && session.decoder().is_none(), "{}", told.text);
     // Drawn all the same.
     session.generate();
@@ -291,7 +291,7 @@ fn a_session_begins_with_a_decoder_and_a_link_asks_for_one() {
         ..start(path.clone(), None)
     });
     until(&mut session, "a decoder", |s| s.decoder().is_some());
-    until(&mut session, "a picture", |s| !s.history().is_empty() && s.phase() == Phase::Ready);
+    until(&mut session, "an image", |s| !s.history().is_empty() && s.phase() == Phase::Ready);
     assert_decoded(&session, &path, "vae_tiny_mini");
     let mut share = Share::parse(&session.share().unwrap()).unwrap();
     assert_eq!(share.decoder.as_deref(), Some("model.safetensors"));
@@ -301,7 +301,7 @@ fn a_session_begins_with_a_decoder_and_a_link_asks_for_one() {
     session.remove_decoder();
     session.open_share(share);
     let told = &session.notes()[0].text;
-    assert!(told.contains("the decoder file model.safetensors: open that file"), "{told}");
+    assert!(told.contains("a local decoder file, model.safetensors. Open that file"), "{told}");
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn exports_have_the_decoded_pictures() {
     let mut reader = png::Decoder::new(std::io::Cursor::new(&moving)).read_info().unwrap();
     let mut buffer = vec![0; reader.output_buffer_size().unwrap()];
     reader.next_frame(&mut buffer).unwrap();
-    assert_eq!(buffer, grid.pixels(), "programs without animation show the decoded pictures");
+    assert_eq!(buffer, grid.pixels(), "programs without animation show the decoded images");
     for frame in 0..record.frames.len() {
         reader.next_frame(&mut buffer).unwrap();
         if frame == 2 {

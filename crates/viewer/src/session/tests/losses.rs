@@ -138,7 +138,7 @@ fn after_three_losses_in_a_row_the_processor_goes_on_and_then_nobody() {
     assert_eq!(made.load(Ordering::Relaxed), 4);
     let note = session.notes().last().unwrap();
     assert_eq!(note.kind, NoteKind::Error);
-    assert!(note.text.contains("draw again"), "{}", note.text);
+    assert!(note.text.contains("Generate again"), "{}", note.text);
     assert_eq!(finished(&session), 1, "the finished step stays");
     session.generate();
     ready(&mut session);
@@ -189,7 +189,7 @@ fn an_engine_that_does_not_fit_leaves_the_one_before() {
     session.wrap = Some(Arc::new(move |engine| {
         counter.fetch_add(1, Ordering::Relaxed);
         if engine.batch() > 2 {
-            return Err("3 pictures at once do not fit: draw fewer pictures at once".into());
+            return Err("3 images at once do not fit: draw fewer images at once".into());
         }
         Ok(engine)
     }));
@@ -199,7 +199,7 @@ fn an_engine_that_does_not_fit_leaves_the_one_before() {
     session.generate();
     ready(&mut session);
     assert!(session.notes().last().unwrap().text.contains("draw fewer"), "{:?}", session.notes());
-    assert_eq!(session.record().unwrap().settings.labels[0].len(), 2, "the picture stays");
+    assert_eq!(session.record().unwrap().settings.labels[0].len(), 2, "the image stays");
     session.controls.count = 2;
     session.controls.seed = 3;
     session.generate();

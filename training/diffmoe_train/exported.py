@@ -1,0 +1,54 @@
+"""Exported weights files: reading them back into a model.
+
+A file holds the official tensor names (see ``moe.to_official``) and, under the header key ``diffmoe``, a JSON
+description of the model.  ``export`` writes such files."""
+
+import json
+
+import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer
+
+from .model import DiT
+from .moe import from_official
+
+
+def decode(stored):
+    out = {}
+    for key, w in stored.items():
+        if key.endswith(".weight.scale"):
+            continue
+        out[key] = w.float() * stored[key + ".scale"][:, None] if w.dtype == torch.int8 else w.float()
+    return out
+
+
+def read_description(path):
+    with safe_open(path, "pt") as f:
+        return json.loads(f.metadata()["diffmoe"])
+
+
+def described_tokenizer(meta):
+    """The tokenizer in a description; None where the model reads no text."""
+    return Tokenizer.from_str(json.dumps(meta["text"]["tokenizer"])) if "text" in meta else None
+
+
+def load_exported(path):
+    """(model in eval mode with the file's dequantised weights, description)."""
+    meta = read_description(path)
+    with safe_open(path, "pt") as f:
+        stored = {k: f.get_tensor(k) for k in f.keys()}
+    p = meta["params"]
+    moe = p.get("MoE_config") or {"num_experts": 0, "capacity": 1, "interleave": True}
+    model = DiT(p["input_size"], p["in_channels"], p["patch_size"], p["depth"], p["hidden_size"], p["num_heads"],
+                p["mlp_ratio"], moe["num_experts"], moe["capacity"], moe["interleave"], p["learn_sigma"],
+                meta["time_scale"], [(l["tensor"].split(".")[0], l["null"], None) for l in meta["labels"]],
+                use_swiglu=p["use_swiglu"], kind=meta["kind"], n_shared_experts=moe.get("n_shared_experts", 0),
+                qk_norm=p.get("qk_norm", False), prediction=p.get("prediction", "velocity"), text=encoder_of(meta),
+                detail_head=p.get("detail_head", {}).get("channels", 0))
+    model.load_state_dict(from_official(decode(stored)))
+    return model.eval().requires_grad_(False), meta
+
+
+def encoder_of(meta):
+    keys = ("vocab_size", "max_length", "hidden_size", "depth", "num_heads", "mlp_ratio")
+    return {k: meta["text"][k] for k in keys} if "text" in meta else None
