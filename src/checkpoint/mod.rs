@@ -60,7 +60,7 @@ impl Checkpoint {
     /// The configuration is read from the file's header, or from `config.json` or `case.json` in the same folder.
     ///
     /// # Errors
-    /// When a file cannot be read, is no safetensors file, has no configuration, or its tensors do not fit.
+    /// When a file cannot be read, is not a safetensors file, has no configuration, or its tensors do not fit.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         Self::from_file(TensorFile::open(path)?)
     }

@@ -21,7 +21,7 @@ impl TensorFile {
     /// The configuration is read from the file's header, or from `config.json` or `case.json` in the same folder.
     ///
     /// # Errors
-    /// When a file cannot be read or is no safetensors file.
+    /// When a file cannot be read or is not a safetensors file.
     pub fn open(path: &Path) -> Result<TensorFile, CheckpointError> {
         let label = path.display().to_string();
         let unreadable = |path: &Path, source| CheckpointError::Unreadable {

@@ -68,7 +68,7 @@ impl<'a> StoredRows<'a> {
     /// Some of the rows.
     ///
     /// # Panics
-    /// When there are not so many.
+    /// When there are fewer.
     pub fn slice(&self, rows: Range<usize>) -> StoredRows<'_> {
         let of = |each: usize| rows.start * each..rows.end * each;
         let values = match &self.values {

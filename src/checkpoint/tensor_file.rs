@@ -64,7 +64,7 @@ impl TensorFile {
     /// A file that is in memory already.
     ///
     /// # Errors
-    /// When it is no safetensors file.
+    /// When it is not a safetensors file.
     pub fn from_bytes(label: &str, bytes: Bytes) -> Result<Self, CheckpointError> {
         Self::from_parts(vec![(label.to_owned(), bytes)], None)
     }

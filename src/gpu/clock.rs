@@ -38,7 +38,7 @@ impl Clock {
         Some(Self { queries, stamps, used: 0, nanoseconds_per_tick })
     }
 
-    /// Forgets the parts of the step before.
+    /// Discards the parts of the previous step.
     pub fn restart(&mut self) {
         self.used = 0;
     }
@@ -65,7 +65,7 @@ impl Clock {
         (&self.stamps, 4 * self.used as usize)
     }
 
-    /// Milliseconds of each part, from the words that came back.
+    /// Milliseconds of each part, from the words that were read back.
     pub fn milliseconds(&self, words: &[u32]) -> Vec<f32> {
         let stamp = |lo: u32, hi: u32| u64::from(hi) << 32 | u64::from(lo);
         let parts = words.as_chunks::<4>().0.iter();

@@ -74,7 +74,7 @@ impl<'a> Linear<'a> {
         Self { activation: Activation::Gelu, up, ..self }
     }
 
-    /// Ends somewhere else than in a plain store.
+    /// Has an epilogue other than a plain store.
     #[must_use]
     pub fn ending(self, epilogue: Epilogue<'a>) -> Self {
         Self { epilogue, ..self }

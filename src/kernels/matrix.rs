@@ -86,7 +86,7 @@ impl Matrix {
     /// The numbers of a tensor `[N, K]` that a kernel writes, as a factor in a product: f32, no bias.
     ///
     /// # Panics
-    /// When K is no multiple of four.
+    /// When K is not a multiple of four.
     pub fn of_tensor(gpu: &Gpu, tensor: &Tensor) -> Self {
         let &[rows, columns] = &*tensor.shape else { panic!("{:?}", tensor.shape) };
         assert!(columns.is_multiple_of(4), "{}: {columns} columns", tensor.label);

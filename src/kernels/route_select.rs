@@ -263,7 +263,7 @@ mod tests {
         for s in [5, 256, 777] {
             let gates = softmax_rows(s, 4, 31, 50.0);
             let capacities = sigmoids(s * 4, 32);
-            // Nobody exceeds 1; everybody exceeds 0, as in a fresh model; equality is no excess.
+            // No score exceeds 1; all exceed 0, as in a fresh model; equality does not count.
             let mut tied = capacities.clone();
             for p in tied.iter_mut().skip(3).step_by(4) {
                 *p = 0.5;

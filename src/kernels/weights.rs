@@ -70,7 +70,7 @@ fn int4_words(columns: usize) -> [usize; 2] {
 /// than an infinity.
 ///
 /// # Panics
-/// When `columns` is no multiple of 4, or the rows are not whole.
+/// When `columns` is not a multiple of 4, or the rows are incomplete.
 pub fn pack_rows(values: &[f32], columns: usize, precision: WeightPrecision) -> Vec<u32> {
     assert!(columns.is_multiple_of(4), "{columns} columns");
     assert!(values.len().is_multiple_of(columns), "{} numbers in rows of {columns}", values.len());
@@ -104,7 +104,7 @@ pub fn pack_rows(values: &[f32], columns: usize, precision: WeightPrecision) -> 
 /// As [`pack_rows`], of rows that may be shorter: zeros fill them up. Whole numbers stay what the file has.
 ///
 /// # Panics
-/// When the rows are longer, or `columns` is no multiple of 4.
+/// When the rows are longer, or `columns` is not a multiple of 4.
 pub fn pack_stored(rows: &StoredRows<'_>, columns: usize, precision: WeightPrecision) -> Vec<u32> {
     let width = rows.width();
     assert!(columns.is_multiple_of(4) && width <= columns, "{width} in rows of {columns}");

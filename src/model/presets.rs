@@ -43,7 +43,7 @@ fn dimensions(size: &str) -> [usize; 3] {
     }
 }
 
-/// A name that is no preset.
+/// An unknown preset.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "unknown preset {0:?}: names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm, \

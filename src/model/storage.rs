@@ -13,9 +13,9 @@ pub enum Storage {
     F32,
     /// Two.
     F16,
-    /// One, and a scale of four for each row of a matrix; what is no large matrix stays f32.
+    /// One byte, plus a four-byte scale per row; only large matrices, the rest stays f32.
     Int8,
-    /// A half, and a scale of two for 32 neighbours in a row; what is no large matrix stays f32.
+    /// Half a byte, plus a two-byte scale per 32 values of a row; only large matrices, the rest stays f32.
     Int4,
 }
 

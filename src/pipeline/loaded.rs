@@ -89,7 +89,7 @@ impl Pipeline {
     /// Checks settings and starts a run with an engine of its own. Nothing is computed until [`Run::advance`].
     ///
     /// # Errors
-    /// When a setting cannot work, or the device has no memory for so many images at once.
+    /// When a setting cannot work, or the device has no memory for such a batch.
     pub async fn start_async(&self, settings: Settings) -> Result<Run, StartError> {
         settings.check(&self.config)?;
         let engine = self.engine_async(settings.pictures()).await?;

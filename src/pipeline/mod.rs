@@ -173,7 +173,7 @@ impl Run {
         })
     }
 
-    /// Does at most about `budget` kernels of work, and takes in what has arrived. Never waits.
+    /// Does at most about `budget` kernels of work and collects results. Never waits.
     ///
     /// # Errors
     /// When the device is lost or out of memory, or the scheduler cannot continue; what was finished stays readable.

@@ -46,10 +46,10 @@ pub enum SettingsError {
     /// Not a number, or far out of range.
     #[error("guidance must be 0–100 (1 switches it off), got {0}")]
     Guidance(f32),
-    /// A threshold that is no probability.
+    /// A threshold that is not a probability.
     #[error("gamma must be 0–1, a threshold for a probability, got {0}")]
     Gamma(f32),
-    /// A shift that is no number.
+    /// A shift that is not a number.
     #[error("threshold shift must be -1–1, got {0}")]
     Shift(f32),
     /// No images.

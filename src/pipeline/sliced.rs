@@ -6,7 +6,7 @@ use crate::platform::yield_now;
 
 /// Work done in slices that never blocks.
 pub trait Sliced {
-    /// Does at most about `budget` units of work (a unit is about one kernel), and takes in what is finished. Never
+    /// Does at most about `budget` units of work (a unit is about one kernel) and collects results. Never
     /// waits for the device.
     ///
     /// # Errors
@@ -28,7 +28,7 @@ pub trait Sliced {
     fn wait(&mut self) -> Result<(), EngineError>;
 }
 
-/// Advances to the end in slices of `budget`: a thread waits for the device, a page lives on meanwhile.
+/// Advances to the end in slices of `budget`; blocks a thread, but not a page.
 /// `on_progress` sees the work after each slice.
 ///
 /// # Errors

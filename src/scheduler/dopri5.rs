@@ -108,7 +108,7 @@ enum Phase {
         start: Vec<f32>,
         rate: Vec<f32>,
     },
-    /// A step from `time` by `step`. If the one before was accepted, it becomes the start of this one.
+    /// A step from `time` by `step`. If the previous one was accepted, its end becomes the start of this one.
     Trial {
         after_accepted: bool,
     },
@@ -231,7 +231,7 @@ impl Dopri5 {
         }
     }
 
-    /// Takes in what came back.
+    /// Collects the results.
     fn take_in(&mut self, seen: Observation<'_>) {
         let reports = seen.reports;
         self.phase = match (std::mem::replace(&mut self.phase, Phase::Done), reports) {
@@ -258,7 +258,7 @@ impl Dopri5 {
         };
     }
 
-    /// Accepts or rejects the step that came back, and chooses the next.
+    /// Accepts or rejects the finished step and chooses the next.
     fn judge(&mut self, start: &[f32], end: &[f32], error: &[f32]) -> Phase {
         let ratio = self.norm(error, start, end);
         let is_accepted = ratio <= 1.0;

@@ -31,7 +31,7 @@ pub(super) static DPM_SOLVER: SchedulerInfo = SchedulerInfo {
     },
 };
 
-/// Data predicted in this step, and in the step before.
+/// Data predicted in this and in the previous step.
 const NOW: Latent = Latent::Velocity(0);
 const BEFORE: Latent = Latent::Velocity(1);
 

@@ -116,7 +116,7 @@ impl Path {
                 step
             }
             // Guidance and clipping of DDPM models are not linear in the buffers: the denoising instruction does
-            // them, and leaves the predicted data in the place of the sample.
+            // them, and replaces the sample by the predicted data.
             Model::Ddpm(model) => {
                 let mut step = vec![copy(Latent::Sample, Latent::Trial)];
                 step.extend(model.step(Step {

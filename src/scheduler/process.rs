@@ -50,7 +50,7 @@ impl Process {
         self.times.len()
     }
 
-    /// `ᾱ` of the step before, 1 at the first.
+    /// `ᾱ` of the previous step, 1 at the first.
     pub(super) fn bar_before(&self, i: usize) -> f64 {
         i.checked_sub(1).map_or(1.0, |i| self.alphas_bar[i])
     }

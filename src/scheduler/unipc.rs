@@ -34,7 +34,7 @@ pub(super) static UNIPC: SchedulerInfo = SchedulerInfo {
     },
 };
 
-/// Data predicted in this step, in the one before, and in the one before that.
+/// Data predicted in this and in the two previous steps.
 const NOW: Latent = Latent::Velocity(0);
 const BEFORE: Latent = Latent::Velocity(1);
 const LONG_BEFORE: Latent = Latent::Velocity(2);

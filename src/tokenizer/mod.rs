@@ -103,7 +103,7 @@ pub enum TokenizerError {
          in \"special_tokens\": {{\"begin\": \"[CLS]\", \"end\": \"[SEP]\"}}"
     )]
     Ends,
-    /// A merge that is no pair of entries, or whose second part does not go on from another.
+    /// A merge that is not a pair of entries, or whose second part is not a continuation.
     #[error("the tokenizer's merge {0:?} is not a pair of entries that can be joined")]
     Merge(String),
     /// What else the crate refuses.

@@ -62,7 +62,7 @@ pub(super) fn gpt2(text: &str) -> Vec<&str> {
             Some(Class::Space) | None => {}
             Some(class) => return space + run(after, class),
         }
-        // Two or more spaces, or one that is no blank, or the end of the text.
+        // Two or more spaces, or one that is not U+0020, or the end of the text.
         let spaces = run(text, Class::Space);
         let last = text[..spaces].chars().next_back().unwrap_or(first).len_utf8();
         if spaces == text.len() || spaces == last { spaces } else { spaces - last }

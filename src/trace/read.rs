@@ -17,7 +17,7 @@ const MOST_TOKENS: usize = 1 << 20;
 /// Steps of a run. Tables of the app have a row for each.
 const MOST_STEPS: u32 = 100_000;
 
-/// Why a file is no trace.
+/// Errors of reading a trace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TraceError {
     /// Neither of the two forms.
@@ -42,7 +42,7 @@ impl Trace {
     /// Reads a trace in either form: JSON begins with a brace.
     ///
     /// # Errors
-    /// When the bytes are no trace, or a damaged one.
+    /// When the bytes are not a trace, or a damaged one.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, TraceError> {
         match bytes.trim_ascii_start().first() {
             Some(b'{') => Self::from_json(bytes),
@@ -232,7 +232,7 @@ struct Format {
     format: u32,
 }
 
-/// What of the JSON is no consequence of the rest.
+/// The fields of the JSON that do not follow from others.
 #[derive(Deserialize)]
 struct Document {
     model: String,

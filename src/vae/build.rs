@@ -257,7 +257,7 @@ pub(super) fn tiny(file: &TensorFile) -> Result<Plan, Problems> {
             x = b.conv(&name, x, Form { relu: true, ..Form::default() });
             b.tap("decoder.layers.1", x);
         } else {
-            // In the middle, the layer before is an upsampling.
+            // In the middle, the previous layer is an upsampling.
             x = b.conv(&name, x, Form { enlarge: i != last, ..Form::default() });
             if i != last {
                 b.tap(name, x);

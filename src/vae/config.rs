@@ -100,7 +100,7 @@ impl DecoderFile {
     /// without any, those of the Stable Diffusion autoencoders hold.
     ///
     /// # Errors
-    /// When the file cannot be read, is no decoder of a known kind, or its tensors do not fit together.
+    /// When the file cannot be read, is not a supported decoder, or its tensors do not fit together.
     pub fn open(path: &Path) -> Result<Self, EngineError> {
         Self::from_tensors(TensorFile::open(path)?)
     }

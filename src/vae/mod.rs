@@ -40,7 +40,7 @@ pub trait Decoder: Send {
     /// Takes latents `[B, C, h, w]` as a model samples them, for any B, and forgets the images before.
     ///
     /// # Panics
-    /// When they are no whole number of latents: a bug of the caller.
+    /// When the values do not form whole latents: a bug of the caller.
     fn begin(&mut self, latents: &[f32]);
 
     /// Computes or submits at most `budget` units (a unit is about one kernel, or some rows of one layer).

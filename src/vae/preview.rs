@@ -125,7 +125,7 @@ impl LatentPreview {
     /// Latents `[B, C, cells]` as images `[B, 3, cells]` in about [-1, 1].
     ///
     /// # Panics
-    /// When they are no whole latents.
+    /// When the values do not form whole latents.
     pub fn pictures(&self, latents: &[f32], cells: usize) -> Vec<f32> {
         let len = self.channels() * cells;
         assert!(latents.len().is_multiple_of(len), "whole latents");

@@ -1,4 +1,4 @@
-"""The evaluation: its statistics, its witnesses, and one run from end to end."""
+"""The evaluation: statistics, judges, and one run from end to end."""
 
 import io
 import json

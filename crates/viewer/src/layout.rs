@@ -15,7 +15,7 @@ const WIDE: f32 = 900.0;
 /// Widths of the columns next to the images.
 const LEFT: f32 = 296.0;
 const RIGHT: f32 = 352.0;
-/// One column is no wider than this.
+/// Largest width of a column.
 const COLUMN: f32 = 640.0;
 
 pub(super) fn show(app: &mut App, ui: &mut Ui) {

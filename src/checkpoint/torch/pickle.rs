@@ -206,7 +206,7 @@ impl Machine<'_> {
     }
 
     fn pop(&mut self) -> Read<Id> {
-        // A mark is no value: what lies under it must stay.
+        // A mark is not a value: what is below it must stay.
         if self.marks.last() == Some(&self.stack.len()) {
             return Err(cut_off());
         }

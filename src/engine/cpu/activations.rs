@@ -76,7 +76,7 @@ impl Activations {
         LayerRouting { block, masks: self.masks.clone(), scores: self.scores.clone() }
     }
 
-    /// Makes room for the scores of a layer, or gives it back.
+    /// Allocates memory for the scores of a layer, or frees it.
     pub(super) fn record(&mut self, is_wanted: bool) {
         if is_wanted == self.scores.is_some() {
             return;

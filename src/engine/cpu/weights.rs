@@ -41,7 +41,7 @@ impl Linear {
     }
 }
 
-/// Reads and packs every tensor, block by block, so that a page lives meanwhile.
+/// Reads and packs every tensor, block by block, so that a page stays responsive.
 pub(super) async fn load(checkpoint: &Checkpoint) -> Result<Weights, CheckpointError> {
     Weights::visit(checkpoint.config(), &mut Reader { checkpoint }).await
 }

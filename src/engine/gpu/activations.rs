@@ -206,7 +206,7 @@ impl Activations {
 }
 
 impl MoeActivations {
-    /// Makes room for the logits of a layer, or gives it back. They are as large as the gates, which fit.
+    /// Allocates memory for the logits of a layer, or frees it. They are as large as the gates, which fit.
     pub(super) fn record(&mut self, gpu: &Gpu, is_wanted: bool) {
         let shape = if is_wanted { &self.gates.shape[..] } else { &[0] };
         self.logits = Tensor::empty(gpu, "logits", shape);

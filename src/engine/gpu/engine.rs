@@ -191,7 +191,7 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// Takes the scores of a layer of one branch from the front of what came back; `None` where nothing did.
+    /// Takes the scores of a layer of one branch from the front of the results; `None` if there are none.
     fn scores(&self, block: usize, words: &mut &[u32]) -> Option<Scores> {
         let GpuModel { config, weights, .. } = &*self.model;
         let of_layer = words.split_off(..self.batch() * config.tokens() * config.num_experts)?;
@@ -207,7 +207,7 @@ impl GpuEngine {
         })
     }
 
-    /// Turns what came back into a snapshot.
+    /// Converts the results into a snapshot.
     fn unpack(&self, pending: Pending) -> Result<Snapshot, GpuError> {
         let Pending { readback, steps, passes, reports, timed } = pending;
         let parts = readback.take()?;

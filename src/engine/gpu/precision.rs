@@ -65,7 +65,7 @@ impl Precisions {
         Self(Kind::Each(groups))
     }
 
-    /// The precision of a tensor; f32 where it is no large matrix.
+    /// The precision of a tensor; f32 unless it is a large matrix.
     pub fn of(&self, tensor: &TensorSpec) -> WeightPrecision {
         match &self.0 {
             _ if !tensor.is_matrix() => WeightPrecision::F32,

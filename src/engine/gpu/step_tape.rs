@@ -117,7 +117,7 @@ impl Recorder<'_> {
         Ok(StepTape { forms, tape, numbers, trace, scores })
     }
 
-    /// Room for the scores that belong to so many words of the trace.
+    /// Allocates memory for the scores of this number of trace words.
     fn scores(&self, words: usize) -> Result<Tensor, EngineError> {
         let GpuModel { gpu, config, .. } = self.model;
         let count = if self.records { words * config.num_experts } else { 0 };

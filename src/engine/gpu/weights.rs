@@ -51,7 +51,7 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Uploads a checkpoint, block by block, so that a page lives meanwhile.
+    /// Uploads a checkpoint, block by block, so that a page stays responsive.
     pub(super) async fn load(
         gpu: &Gpu,
         checkpoint: &Checkpoint,

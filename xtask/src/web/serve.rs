@@ -10,7 +10,7 @@ use tiny_http::{Header, Request, Response, Server, StatusCode};
 /// Visitors that are answered at the same time; a browser opens up to six connections.
 const THREADS: usize = 6;
 
-/// Hands out a folder until the program is stopped.
+/// Serves a folder until the program is stopped.
 pub(super) fn serve(folder: &Path, port: u16, open_browser: bool) -> Result<(), String> {
     let server = Server::http(("127.0.0.1", port)).map_err(|e| {
         format!("cannot listen on port {port}: {e}; choose another one with --port")

@@ -14,7 +14,7 @@ use super::Arguments;
 /// What to draw, with what.
 pub(super) struct Request {
     pub(super) checkpoint: Checkpoint,
-    /// The decoder, where the model's samples are no pixels.
+    /// The decoder, if the model generates latents.
     pub(super) vae: Option<DecoderFile>,
     pub(super) settings: Settings,
 }

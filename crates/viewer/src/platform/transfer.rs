@@ -62,7 +62,7 @@ pub enum FetchError {
     /// A program without a browser around it loads files only.
     #[error("{0} is a URL. Download the file first, then open it from disk")]
     Address(String),
-    /// There was no answer.
+    /// There was no response.
     #[error(
         "{location} did not answer ({reason}). Check the address and the connection; other \
          sites must also allow this page to read the file (CORS)"

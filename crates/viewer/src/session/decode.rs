@@ -226,7 +226,7 @@ impl Session {
             }
             (_, None) => {}
         }
-        // Somebody may have turned to another run meanwhile.
+        // Another run may be on screen by now.
         self.decode_what_is_shown();
     }
 

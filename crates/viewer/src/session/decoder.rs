@@ -111,7 +111,7 @@ impl Session {
         self.decoder.as_ref().filter(|_| !config.makes_pixels()).filter(fits)
     }
 
-    /// Puts a decoder in the place of the one before, for all runs whose latents it takes.
+    /// Replaces the decoder, for all runs whose latents it accepts.
     pub(super) fn adopt_decoder(&mut self, opened: OpenedDecoder) {
         if let Some(config) = self.model().map(|model| model.config.clone())
             && !config.makes_pixels()

@@ -25,7 +25,7 @@ pub(super) enum Next {
 }
 
 impl Losses {
-    /// Counts a loss after so many finished steps or images.
+    /// Counts a loss after this number of finished steps or images.
     pub(super) fn count(&mut self, finished: u64, wanted: Backend) -> Next {
         if finished > self.finished {
             self.in_a_row = 0;

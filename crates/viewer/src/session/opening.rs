@@ -97,7 +97,7 @@ impl Session {
         }
     }
 
-    /// Puts a model in the place of the one before.
+    /// Replaces the model.
     fn adopt(&mut self, opened: Opened, share: Option<Share>) {
         let Opened { info, checkpoint, model } = opened;
         self.decode = None;

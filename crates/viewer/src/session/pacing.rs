@@ -38,7 +38,7 @@ impl Pacer {
         Self { fewest: 1, ..Self::default() }
     }
 
-    /// Hands out slices of work with `advance` until the time of a frame is used up (`Working`), the device has enough
+    /// Submits slices of work with `advance` until the time of a frame is used up (`Working`), the device has enough
     /// to do (`Busy`), or all is done.
     pub(super) fn frame<S: Sliced>(
         &mut self,
@@ -124,7 +124,7 @@ pub(super) struct StepClock {
 }
 
 impl StepClock {
-    /// A frame begins; the time since the one before counts, unless the window was in the background.
+    /// A frame starts; the time since the previous one counts, unless the window was in the background.
     pub(super) fn frame(&mut self, now: Instant) {
         self.ms += self.since(now).min(LONGEST_GAP_MS);
         self.last = Some(now);

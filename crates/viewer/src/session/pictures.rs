@@ -71,7 +71,7 @@ impl LatentPictures {
         Self { decoder, ..Self::default() }
     }
 
-    /// Takes a decoder in the place of the one before, whose images are forgotten.
+    /// Replaces the decoder and discards the images of the previous one.
     pub(super) fn use_decoder(&mut self, decoder: UsedDecoder) {
         *self = Self::new(Some(decoder));
     }

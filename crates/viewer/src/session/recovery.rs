@@ -15,7 +15,7 @@ pub(super) type Wrap =
 
 /// What an engine is made for.
 pub(super) enum Purpose {
-    /// To begin this run; the one before stays on the screen until then.
+    /// To start this run; the previous one stays on screen until then.
     Start(Box<Job>),
     /// To go on with the run whose device was lost.
     Recover,
@@ -36,7 +36,7 @@ pub(super) struct Preparing {
 impl Session {
     /// Begins a run as soon as there is an engine for it; the newest run wins.
     pub(super) fn start(&mut self, job: Job) {
-        // Who looks at the run before again gets its end decoded then.
+        // When the previous run is shown again, its last step is decoded then.
         self.decode = None;
         self.give_up_run();
         let batch = job.record.settings.pictures();

@@ -207,7 +207,7 @@ fn decoding_can_be_paused_given_up_and_asked_for_again() {
     ready(&mut session);
     assert_decoded(&session, &path, "vae_tiny_mini");
 
-    // The newest run wins; the one before is decoded when somebody turns to it.
+    // The newest run takes precedence; the previous one is decoded when it is shown again.
     session.controls.seed = 5;
     session.generate();
     until(&mut session, "decoding", decodes);
