@@ -7,7 +7,7 @@ use crate::gpu::{Gpu, GpuError, GpuOptions};
 use crate::model::choices;
 
 choices! {
-    /// What computes.
+    /// The device.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
     pub enum Backend: "backend" {
         #[default]

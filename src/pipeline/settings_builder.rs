@@ -7,7 +7,7 @@ use crate::scheduler::{SchedulerKind, random_rows};
 /// A row of a label table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Label {
-    /// The null row: the model draws what it likes.
+    /// The null row, which leaves the choice to the model.
     Any,
     /// By number.
     Row(u32),

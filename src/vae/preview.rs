@@ -111,7 +111,7 @@ impl LatentPreview {
         Self { rows, explained }
     }
 
-    /// Channels of the latents that it takes.
+    /// Latent channels.
     pub fn channels(&self) -> usize {
         self.rows[0].len() - 1
     }

@@ -57,7 +57,7 @@ impl Ready {
 pub(super) struct Begun {
     /// Height and width of the images.
     pub(super) size: [usize; 2],
-    /// What computes, for people.
+    /// Description of the device.
     pub(super) device: String,
     decoding: Decoding,
 }

@@ -36,18 +36,18 @@ use self::view::{Mode, Shown, View};
 use self::views::token_map::Overlay;
 use diffmoe::pipeline::Backend;
 
-/// A run that took no longer is drawn again without asking.
+/// Runs up to this duration are repeated without asking.
 const SOON_MS: f32 = 8000.0;
 
-/// What the app begins with.
+/// Start options of the app.
 pub struct Launch {
     /// The first model.
     pub model: ModelSource,
-    /// An image decoder, for a model that makes latents.
+    /// An image decoder, for a model that generates latents.
     pub decoder: Option<ModelSource>,
     /// A shared run to show first.
     pub share: Option<Share>,
-    /// What computes.
+    /// The device.
     pub backend: Backend,
     /// Whether to draw without being asked.
     pub draw_at_once: bool,

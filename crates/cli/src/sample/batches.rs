@@ -49,7 +49,7 @@ impl<'a> Batches<'a> {
         Ok(Self { request, model, ready: None, bar })
     }
 
-    /// What computes, for people.
+    /// Description of the device.
     pub(super) fn device(&self) -> String {
         self.model.device()
     }

@@ -4,17 +4,17 @@ use diffmoe::model::{Config, Muted, Routing};
 use diffmoe::pipeline::{Label, Settings};
 use diffmoe::scheduler::{ALL, SchedulerKind};
 
-/// Most images of one run in the app: more would take long and be small on the screen.
+/// Largest number of images per run in the app: more would take long and be small on screen.
 pub const MAX_COUNT: usize = 16;
-/// Most steps of one run in the app: every step is kept, so that it can be looked at again.
+/// Largest number of steps per run in the app: every step is kept.
 pub const MAX_STEPS: u32 = 250;
-/// Images of a first run: enough to compare, and soon there.
+/// Images of the first run: enough to compare, and fast.
 const FIRST_COUNT: usize = 4;
 
 /// What a label table contributes to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The null row: the model draws what it likes.
+    /// The null row, which leaves the choice to the model.
     Any,
     /// Another row for each image, drawn from the seed.
     Varied,
@@ -27,15 +27,15 @@ pub enum Choice {
 pub struct Controls {
     /// For each label table of the model, in its order.
     pub choices: Vec<Choice>,
-    /// What to draw, in words, for a model that reads them.
+    /// The prompt, for a text-conditioned model.
     pub prompt: String,
-    /// What not to draw.
+    /// The negative prompt.
     pub negative: String,
     /// Seed of the noise and of varied rows.
     pub seed: u64,
     /// Denoising steps, 1 to [`MAX_STEPS`].
     pub steps: u32,
-    /// Guidance scale; 1 is none.
+    /// Guidance scale; 1 switches guidance off.
     pub guidance: f32,
     /// Scheduler and its options.
     pub scheduler: SchedulerKind,
@@ -107,7 +107,7 @@ impl Controls {
     }
 }
 
-/// A name for each image of a run, for people: its labels, without those that are left open.
+/// A display name for each image of a run: its labels, without null labels.
 pub(super) fn picture_labels(settings: &Settings, config: &Config) -> Vec<String> {
     let pictures = settings.pictures();
     let name = |picture: usize| {

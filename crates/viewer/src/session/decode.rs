@@ -15,7 +15,7 @@ use diffmoe::kernels::WeightPrecision;
 use diffmoe::pipeline::{Backend, Decoding, DecodingState, LoadedDecoder};
 use diffmoe::vae;
 
-/// Something around a decoder, or instead of it: for tests.
+/// Wraps or replaces a decoder, for tests.
 pub(super) type WrapDecoder =
     Arc<dyn Fn(Box<dyn vae::Decoder>) -> Result<Box<dyn vae::Decoder>, EngineError> + Send + Sync>;
 
@@ -175,7 +175,7 @@ impl Session {
         }
     }
 
-    /// Takes in a decoder that was made.
+    /// Accepts a finished decoder.
     fn take_decoder(&mut self) {
         let Some(job) = &mut self.decode else { return };
         let State::Preparing(task, so_far) = &mut job.state else { return };
@@ -189,7 +189,7 @@ impl Session {
                     decoder.place(open);
                 }
             }
-            // The engine of the model may hold what is missing; another is made when it is needed.
+            // The engine of the model may occupy the missing memory; another one is created when needed.
             Err(EngineError::TooLarge(_)) if self.idle.take().is_some() => {
                 let (size, so_far) = (job.size, std::mem::take(so_far));
                 if let (Some(task), Some(job)) =
@@ -287,7 +287,7 @@ impl Session {
         })
     }
 
-    /// Changes the record of a number, where it is still there.
+    /// Changes the record with a number, if it still exists.
     fn change_record(&mut self, id: u64, change: impl FnOnce(&mut Record)) {
         match &mut self.job {
             Some(job) if job.record.id == id => change(&mut job.record),

@@ -10,24 +10,24 @@ use diffmoe::model::Config;
 use diffmoe::pipeline::{Backend, LoadedDecoder, check_decoder};
 use diffmoe::vae::{DecoderFile, LatentPreview};
 
-/// The decoder that is open, for people.
+/// Description of the open decoder.
 #[derive(Clone, Debug)]
 pub struct DecoderInfo {
     /// Name of its file.
     pub name: String,
     /// Where it came from.
     pub source: ModelSource,
-    /// Which kind it is, as diffusers calls it.
+    /// Its kind, as named by diffusers.
     pub kind: &'static str,
-    /// Channels of the latents that it takes.
+    /// Latent channels.
     pub channels: usize,
     /// Pixels along a latent cell.
     pub factor: usize,
-    /// Numbers in its tensors.
+    /// Number of parameters.
     pub parameters: usize,
     /// Bytes of the file.
     pub file_bytes: u64,
-    /// What computes.
+    /// The device.
     pub device: String,
     /// Why this device, if the user did not choose it.
     pub note: Option<String>,
@@ -65,7 +65,7 @@ pub(super) struct Decoder {
     pub(super) info: DecoderInfo,
     pub(super) file: Arc<DecoderFile>,
     pub(super) open: LoadedDecoder,
-    /// What records keep of it.
+    /// What is stored of it in records.
     pub(super) used: UsedDecoder,
 }
 
@@ -89,7 +89,7 @@ impl Decoder {
         Self { info, file, open, used }
     }
 
-    /// Takes note of a device that replaces a lost one.
+    /// Updates the device after a lost one was replaced.
     pub(super) fn place(&mut self, open: LoadedDecoder) {
         self.info.device = open.device();
         if let Some(note) = open.note() {
@@ -105,7 +105,7 @@ impl Session {
         self.decoder.as_ref().map(|decoder| &decoder.info)
     }
 
-    /// The decoder, where it takes what a model makes.
+    /// The decoder, if it accepts the latents of a model.
     pub(super) fn decoder_for(&self, config: &Config) -> Option<&Decoder> {
         let fits = |decoder: &&Decoder| decoder.info.channels == config.in_channels;
         self.decoder.as_ref().filter(|_| !config.makes_pixels()).filter(fits)
@@ -134,12 +134,12 @@ impl Session {
         self.decode_what_is_shown();
     }
 
-    /// Lets go of the decoder. What it has decoded stays.
+    /// Removes the decoder. Decoded images stay.
     pub fn remove_decoder(&mut self) {
         (self.decode, self.decoder) = (None, None);
     }
 
-    /// Says when the decoder is of no use for a model that was opened.
+    /// Adds a note if the decoder does not fit an opened model.
     pub(super) fn check_decoder(&mut self) {
         let (Some(model), Some(decoder)) = (self.model(), &self.decoder) else { return };
         if model.config.makes_pixels() {

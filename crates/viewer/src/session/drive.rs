@@ -58,7 +58,7 @@ impl Session {
         self.start(Job::new(record, drive));
     }
 
-    /// Stops in the middle of decoding or of the run; what is on the device comes to its end.
+    /// Pauses decoding or the run; submitted work is completed.
     pub fn pause(&mut self) {
         if let Some(decode) = &mut self.decode {
             decode.is_paused = true;
@@ -67,7 +67,7 @@ impl Session {
         }
     }
 
-    /// Goes on after [`Session::pause`].
+    /// Resumes after [`Session::pause`].
     pub fn go_on(&mut self) {
         if let Some(decode) = &mut self.decode {
             decode.is_paused = false;
@@ -77,7 +77,7 @@ impl Session {
         }
     }
 
-    /// One more step, then a pause; begins a run where there is none.
+    /// One more step, then a pause; starts a run if there is none.
     pub fn step(&mut self) {
         self.decode = None;
         match self.current() {
@@ -107,20 +107,20 @@ impl Session {
         }
     }
 
-    /// Gives the run up, whatever is decoded.
+    /// Cancels the run.
     pub(super) fn give_up_run(&mut self) {
         self.preparing = None;
         if let Some(engine) = self.job.as_mut().and_then(Job::detach) {
             self.idle = Some(engine);
         }
         if self.job.as_ref().is_some_and(|job| job.record.finished_steps() == 0) {
-            // Nobody misses the noise.
+            // Noise alone is not worth keeping.
             let last = self.history.records().len().checked_sub(1);
             self.history.show(self.history.shown().or(last));
         }
     }
 
-    /// Asks the device how long each stage of a step takes, which costs it a little.
+    /// Enables GPU timing of the stages of a step, at a small cost.
     pub fn set_profiling(&mut self, on: bool) {
         self.profiling = on;
         if let Some(job) = &mut self.job {
@@ -128,7 +128,7 @@ impl Session {
         }
     }
 
-    /// Asks runs that begin from now on to keep the router's scores, which Explore draws from.
+    /// Enables recording of the router's scores in new runs, for Explore.
     pub fn set_recording(&mut self, on: bool) {
         self.recording = on;
     }

@@ -4,9 +4,9 @@ use diffmoe::pixels::{self, RgbImage};
 
 use super::Record;
 
-/// The moving image lasts about this long,
+/// Duration of the animation,
 const SHOWN_MS: u32 = 3000;
-/// and its end is held for this long.
+/// and of its last frame.
 const HELD_MS: u16 = 2000;
 
 /// One image, or the grid of all, after `step` steps (0 is the noise, beyond the end the last), each pixel
@@ -34,8 +34,8 @@ pub fn png(
     pixels::grid(shown, all.size, checked(scale)?).to_png(&[]).map_err(|error| error.to_string())
 }
 
-/// The grid at every step from noise to the end, as a moving PNG that repeats; the last is held for two seconds.
-/// A program that shows no moving images shows the last.
+/// The grid at every step from noise to the end, as an animated PNG that repeats; the last frame is held for two seconds.
+/// Programs without animation show the last frame.
 ///
 /// # Errors
 /// When there is no image, or the grid would be larger than a PNG can be.

@@ -6,7 +6,7 @@ use super::Record;
 
 /// More would not fit a strip of thumbnails.
 const MOST_RUNS: usize = 12;
-/// What all of them may occupy: a page has little more than a gigabyte.
+/// Memory limit of all of them: a page has little more than a gigabyte.
 const MOST_BYTES: usize = 256 << 20;
 
 /// Finished runs, oldest first.
@@ -44,7 +44,7 @@ impl History {
         }
     }
 
-    /// Forgets one of them; what is shown stays.
+    /// Removes one of them; the one on screen stays.
     pub(super) fn forget(&mut self, id: u64) {
         let Some(at) = self.records.iter().position(|record| record.id == id) else { return };
         self.records.remove(at);
@@ -60,7 +60,7 @@ impl History {
         self.shown = index.filter(|&index| index < self.records.len());
     }
 
-    /// Adds a run, and forgets the oldest where there are too many. The new one stays, however large it is.
+    /// Adds a run and removes the oldest if there are too many. The new one stays, however large it is.
     pub(super) fn push(&mut self, record: Record) {
         self.records.push(Arc::new(record));
         let bytes = |records: &[Arc<Record>]| records.iter().map(|r| r.bytes()).sum::<usize>();
@@ -98,7 +98,7 @@ mod tests {
         history.show(Some(4));
         let (first, third) = (history.records()[0].id, history.records()[2].settings.seed);
         let count = history.records().len();
-        // All have one number here: the first of them goes.
+        // All have the same number here: the first one is removed.
         history.forget(first);
         assert_eq!((history.records().len(), history.shown()), (count - 1, Some(3)));
         assert_eq!(history.records()[1].settings.seed, third);

@@ -18,7 +18,7 @@ pub(super) enum Drive {
     On,
     /// Until this many steps are finished, then it pauses.
     Until(u32),
-    /// Not now.
+    /// Paused.
     Paused,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Job {
     paused_at: Option<Instant>,
 }
 
-/// What a frame brought.
+/// Result of a frame.
 pub(super) enum Frame {
     /// Only when to call again.
     Went(Tick),
@@ -46,7 +46,7 @@ pub(super) enum Frame {
 }
 
 impl Frame {
-    /// What the slices of a frame came to.
+    /// Result of the slices of a frame.
     pub(super) fn of(outcome: Result<Progress, EngineError>) -> Self {
         match outcome {
             Err(error) => Self::Failed(error),
@@ -71,7 +71,7 @@ impl Job {
         }
     }
 
-    /// Lets an engine go on after the last finished step.
+    /// Resumes on an engine after the last finished step.
     ///
     /// # Errors
     /// As [`Run::resume`].
@@ -99,12 +99,12 @@ impl Job {
         Ok(())
     }
 
-    /// Takes the engine away; the record stays.
+    /// Removes the engine; the record stays.
     pub(super) fn detach(&mut self) -> Option<Box<dyn Engine>> {
         self.run.take().map(Run::into_engine)
     }
 
-    /// Whether an engine works for it.
+    /// Whether it has an engine.
     pub(super) fn is_attached(&self) -> bool {
         self.run.is_some()
     }

@@ -33,7 +33,7 @@ pub enum ModelSource {
 }
 
 impl ModelSource {
-    /// What a link calls it: enough to find a built-in model or a file on the web again.
+    /// Its name in a link: enough to find an embedded model or a URL again.
     pub fn name(&self) -> String {
         match self {
             Self::Named(name) | Self::File { name, .. } => name.clone(),
@@ -85,10 +85,10 @@ pub(super) struct Loading {
     /// Whether another model was requested since; it is then used only if it is a decoder.
     pub(super) is_superseded: bool,
     transfer: Transfer,
-    /// There once the file is here and is one of both.
+    /// Set once the file has arrived and its kind is known.
     content: Arc<OnceLock<Content>>,
     task: Task<Result<Loaded, String>>,
-    /// What it came to, while it waits for others.
+    /// Its result, while it waits for others.
     result: Option<Result<Loaded, String>>,
 }
 
@@ -111,7 +111,7 @@ impl Loading {
             if let Content::Model(checkpoint) = &found {
                 checkpoint.reset_progress();
             }
-            // Nobody else fills it.
+            // It is set only here.
             let _ = read.set(found.clone());
             match found {
                 Content::Model(checkpoint) => {
@@ -128,7 +128,7 @@ impl Loading {
         Self { source, share, is_superseded, transfer, content, task, result }
     }
 
-    /// How far it is.
+    /// Its progress.
     pub(super) fn phase(&self) -> Phase {
         let name = self.source.short_name();
         let opening = |what: String, (done, total): (usize, usize)| Phase::Opening {
@@ -148,7 +148,7 @@ impl Loading {
         }
     }
 
-    /// Looks whether it has come to an end.
+    /// Checks whether it has finished.
     pub(super) fn look(&mut self) {
         if self.result.is_none() {
             self.result = self.task.take();
@@ -171,7 +171,7 @@ impl Loading {
     }
 }
 
-/// Bytes that are held in several places.
+/// Shared bytes.
 struct Shared(Arc<Bytes>);
 
 impl Deref for Shared {
@@ -201,7 +201,7 @@ async fn read_content(source: &ModelSource, transfer: &Transfer) -> Result<Conte
     content(TensorFile::from_bytes(&label, bytes).map_err(told)?)
 }
 
-/// A decoder by the names of its tensors, else a model.
+/// A decoder if its tensor names say so, otherwise a model.
 fn content(tensors: TensorFile) -> Result<Content, String> {
     if DecoderFile::kind_of(&tensors).is_some() {
         let file = DecoderFile::from_tensors(tensors).map_err(|error| error.to_string())?;

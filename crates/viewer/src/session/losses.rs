@@ -2,14 +2,14 @@
 
 use diffmoe::pipeline::Backend;
 
-/// Losses in a row, without progress between them, after which the processor takes over.
+/// Losses in a row without progress after which the CPU takes over.
 pub(super) const MOST_LOSSES: u32 = 2;
 
 /// Counts the losses of a job.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Losses {
     in_a_row: u32,
-    /// What was finished when the device was lost last.
+    /// Finished units at the last loss.
     finished: u64,
 }
 
@@ -18,7 +18,7 @@ pub(super) struct Losses {
 pub(super) enum Next {
     /// On another device of the selected kind.
     Device(Backend),
-    /// On the processor.
+    /// On the CPU.
     Processor,
     /// Nowhere: the devices are not at fault.
     GiveUp,
@@ -39,7 +39,7 @@ impl Losses {
         }
     }
 
-    /// What was finished when the device was lost last.
+    /// Finished units at the last loss.
     pub(super) fn finished(self) -> u64 {
         self.finished
     }

@@ -55,7 +55,7 @@ struct Model {
     open: Pipeline,
 }
 
-/// Everything that the app does.
+/// The logic of the app.
 #[expect(
     clippy::struct_excessive_bools,
     reason = "settings that have nothing to do with each other"
@@ -97,9 +97,9 @@ pub struct Session {
     /// Whether runs that begin keep the router's scores.
     recording: bool,
     history: History,
-    /// What tests put around each engine.
+    /// Wraps each engine, for tests.
     wrap: Option<recovery::Wrap>,
-    /// What tests put around each decoder.
+    /// Wraps each decoder, for tests.
     wrap_decoder: Option<decode::WrapDecoder>,
 }
 
@@ -145,7 +145,7 @@ impl Session {
         session
     }
 
-    /// Does a few milliseconds of work and never waits. To be called once a frame.
+    /// Does a few milliseconds of work and never waits. Call it once per frame.
     pub fn tick(&mut self) -> Tick {
         self.take_loaded();
         self.take_engine();
@@ -160,7 +160,7 @@ impl Session {
                 self.recover(&error.to_string());
                 Tick::Later
             }
-            // Another device would end the same way.
+            // Another device would fail the same way.
             Some(Frame::Failed(error)) => {
                 self.note(NoteKind::Error, error.to_string());
                 self.give_up_run();
@@ -172,7 +172,7 @@ impl Session {
         if tick == Tick::Idle && in_background { Tick::Later } else { tick }
     }
 
-    /// Puts a finished run away.
+    /// Moves a finished run to the history.
     fn complete(&mut self) {
         let Some(mut job) = self.job.take() else { return };
         self.idle = job.detach();
@@ -228,14 +228,14 @@ impl Session {
         &self.notes
     }
 
-    /// Takes a note away.
+    /// Removes a note.
     pub fn dismiss(&mut self, index: usize) {
         if index < self.notes.len() {
             self.notes.remove(index);
         }
     }
 
-    /// Adds a note; one that is there already comes to the end.
+    /// Adds a note; an equal one moves to the end.
     pub fn note(&mut self, kind: NoteKind, text: impl Into<String>) {
         let note = Note { kind, text: text.into() };
         self.notes.retain(|other| *other != note);
@@ -247,12 +247,12 @@ impl Session {
         self.model.as_ref().map(|model| &model.info)
     }
 
-    /// What was asked to compute.
+    /// The selected backend.
     pub fn backend(&self) -> Backend {
         self.backend
     }
 
-    /// Asks for something else to compute: loads the model again, there.
+    /// Changes the backend and loads the model there.
     pub fn set_backend(&mut self, backend: Backend) {
         self.backend = backend;
         if let Some(model) = &self.model {

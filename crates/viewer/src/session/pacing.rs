@@ -7,7 +7,7 @@ use diffmoe::pipeline::Sliced;
 
 /// Time that a slice should take, so that a window still paints at 60 frames a second.
 pub(super) const SLICE_MS: f32 = 8.0;
-/// A frame at 60 hertz, and a half: what news of the device may be late by without meaning anything.
+/// One and a half frames at 60 Hz: reports of the device may be this late without meaning anything.
 const LATE_MS: f32 = 24.0;
 /// Lower limit of a slice if only the report was late: a slow window does not mean a slow device.
 const FEWEST_BY_LATE_NEWS: usize = 16;
@@ -162,7 +162,7 @@ mod tests {
         let mut pacer = Pacer::default();
         for slice in 1..60 {
             let took = pacer.units() as f32 * ms;
-            // Two slices are in flight; the news of the second comes when both are done.
+            // Two slices are in flight; the second is reported when both are done.
             let seen = frame.map_or(took, |frame| (2.0 * took / frame).ceil() * frame);
             pacer.finished(SliceTime { slice, ms: seen, exact: frame.is_none() });
         }

@@ -76,7 +76,7 @@ impl LatentPictures {
         *self = Self::new(Some(decoder));
     }
 
-    /// Keeps what a decoder made of a frame.
+    /// Stores the decoded images of a frame.
     pub(super) fn keep(&mut self, decoder: &UsedDecoder, frame: usize, pictures: Vec<f32>) {
         if self.decoder.as_ref().is_none_or(|before| before.serial != decoder.serial) {
             self.use_decoder(decoder.clone());
@@ -84,7 +84,7 @@ impl LatentPictures {
         self.decoded.insert(frame, pictures);
     }
 
-    /// Forgets what was decoded.
+    /// Discards the decoded images.
     pub(super) fn clear(&mut self) {
         self.decoded.clear();
     }

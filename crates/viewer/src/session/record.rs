@@ -19,7 +19,7 @@ pub struct Record {
     pub config: Arc<Config>,
     /// The controls of the run.
     pub controls: Controls,
-    /// What that meant.
+    /// The settings that resulted.
     pub settings: Settings,
     /// A name for each image.
     pub labels: Vec<String>,
@@ -35,7 +35,7 @@ pub struct Record {
     pub stage_ms: Vec<(Stage, f32)>,
     /// Whether all steps are finished.
     pub complete: bool,
-    /// What computed it, for people.
+    /// Description of the device that computed it.
     pub device: String,
     /// The same run in a link.
     pub share: Share,
@@ -58,7 +58,7 @@ impl Record {
         if self.settings.scheduler.is_adaptive() { so_far } else { self.settings.steps }
     }
 
-    /// Forgets all steps.
+    /// Discards all steps.
     pub(super) fn begin_anew(&mut self) {
         self.frames.truncate(1);
         if let Some(latents) = &mut self.latents {

@@ -17,7 +17,7 @@ pub(super) type Wrap =
 pub(super) enum Purpose {
     /// To start this run; the previous one stays on screen until then.
     Start(Box<Job>),
-    /// To go on with the run whose device was lost.
+    /// To resume the run whose device was lost.
     Recover,
 }
 
@@ -85,7 +85,7 @@ impl Session {
         self.preparing = Some(Preparing { purpose, task });
     }
 
-    /// Takes in an engine that was made.
+    /// Accepts a finished engine.
     pub(super) fn take_engine(&mut self) {
         let Some(result) = self.preparing.as_mut().and_then(|p| p.task.take()) else { return };
         let Some(Preparing { purpose, .. }) = self.preparing.take() else { return };
@@ -102,13 +102,13 @@ impl Session {
                     self.recover(&error.to_string());
                 }
             }
-            // What was there before stays: the old engine, the old images.
+            // The old engine and images stay.
             (Err(text), Purpose::Start(_)) => self.note(NoteKind::Error, text),
             (Err(text), Purpose::Recover) => self.recover(&text),
         }
     }
 
-    /// Notes where an engine was made, and lets go of the one that it replaces.
+    /// Updates the device of an engine, and drops the engine that it replaces.
     fn place(&mut self, prepared: Prepared) -> Box<dyn Engine> {
         let Prepared { engine, model: reopened } = prepared;
         self.idle = None;
@@ -128,7 +128,7 @@ impl Session {
     /// a row the CPU takes over.
     pub(super) fn recover(&mut self, reason: &str) {
         let Some(job) = &mut self.job else { return };
-        // An engine of a lost device is of no use.
+        // An engine of a lost device is useless.
         drop(job.detach());
         let steps = job.record.finished_steps();
         let batch = job.record.settings.pictures();

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use diffmoe::scheduler::Branch;
 
-/// What lies over the image on the stage.
+/// The overlay of the image on the canvas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Overlay {
     /// The image alone.
@@ -32,9 +32,9 @@ pub enum Card {
     Gallery,
     /// Where an expert works in all images.
     Place,
-    /// Everything over noise; a card of its own only where there is one column.
+    /// All views over noise; a separate card only in the one-column layout.
     Noise,
-    /// Why the chosen patch goes where it goes; a card of its own only where there is one column.
+    /// Why the selected patch is routed this way; a separate card only in the one-column layout.
     Patch,
 }
 
@@ -62,13 +62,13 @@ pub struct Selection {
     pub step: Option<usize>,
     /// Place among the layers that route.
     pub layer: usize,
-    /// Passes with labels, or without.
+    /// Conditional or unconditional passes.
     pub pass: Branch,
     /// The expert.
     pub expert: Option<usize>,
     /// The patch, counted row by row.
     pub patch: Option<usize>,
-    /// What lies over the image.
+    /// The overlay of the image.
     pub overlay: Overlay,
     /// The card below the stage.
     pub card: Card,

@@ -19,9 +19,9 @@ pub struct Share {
     pub hash: Option<String>,
     /// URL of the image decoder, or name of a local file.
     pub decoder: Option<String>,
-    /// What was set.
+    /// The controls.
     pub controls: Controls,
-    /// What Explore looked at, where it was open.
+    /// The selection of Explore, if it was open.
     pub explore: Option<Selection>,
     /// Parts of the link unknown to this version.
     pub unknown: Vec<String>,
@@ -100,7 +100,7 @@ impl Share {
             "scheduler" | "solver" => c.scheduler = value.parse().map_err(|e| unknown(&e))?,
             "prompt" => value.clone_into(&mut c.prompt),
             "negative" => value.clone_into(&mut c.negative),
-            // A model that reads prompts has no other labels.
+            // A text-conditioned model has no other labels.
             "labels" if value.is_empty() => c.choices.clear(),
             "labels" => {
                 let choices: Option<Vec<_>> = value.split(',').map(choice).collect();
@@ -178,7 +178,7 @@ impl Share {
         parts.join("&")
     }
 
-    /// Whether a fragment looks like a shared run at all, and not like an anchor of some page.
+    /// Whether a fragment looks like a shared run, not like a page anchor.
     pub fn is_share(fragment: &str) -> bool {
         fragment.trim_start_matches('#').split('&').any(|part| part.starts_with("seed="))
     }
@@ -192,7 +192,7 @@ fn choice(text: &str) -> Option<Choice> {
     }
 }
 
-/// A number in a range, or what it should be.
+/// A number in a range, or the expected range.
 fn within<T>(text: &str, least: T, most: T) -> Result<T, String>
 where
     T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,

@@ -7,15 +7,15 @@ use crate::platform::Waker;
 use diffmoe::model::Config;
 use diffmoe::pipeline::Backend;
 
-/// What a session begins with.
+/// Start options of a session.
 pub struct Start {
     /// The first model.
     pub model: ModelSource,
-    /// An image decoder, for a model that makes latents.
+    /// An image decoder, for a model that generates latents.
     pub decoder: Option<ModelSource>,
     /// A shared run; its model is loaded first.
     pub share: Option<Share>,
-    /// What computes.
+    /// The device.
     pub backend: Backend,
     /// Whether to draw as soon as there is a model.
     pub draw_at_once: bool,
@@ -23,7 +23,7 @@ pub struct Start {
     pub waker: Waker,
 }
 
-/// What the session is doing.
+/// The phase of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// A model is being downloaded.
@@ -35,9 +35,9 @@ pub enum Phase {
         /// Total bytes, if the server reports them.
         total: Option<u64>,
     },
-    /// A model is being put on the device, or its working memory and kernels are made.
+    /// A model is being loaded onto the device, or its working memory and kernels are created.
     Opening {
-        /// What is being done, for people.
+        /// Description of the current part.
         what: String,
         /// Parts done.
         done: usize,
@@ -63,25 +63,25 @@ pub enum Phase {
     NoModel,
 }
 
-/// Whether a note is bad news.
+/// Severity of a note.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoteKind {
-    /// Something did not work.
+    /// An error.
     Error,
-    /// Something worth knowing.
+    /// Information.
     Info,
 }
 
 /// A message for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// How bad it is.
+    /// Severity.
     pub kind: NoteKind,
-    /// The sentence.
+    /// The text.
     pub text: String,
 }
 
-/// When the next [`Session::tick`](super::Session::tick) is worth it.
+/// When to call [`Session::tick`](super::Session::tick) next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tick {
     /// At once: there is work to do here.
@@ -106,13 +106,13 @@ impl Tick {
 /// The model that is open.
 #[derive(Clone, Debug)]
 pub struct ModelInfo {
-    /// Its name, for people.
+    /// Display name.
     pub name: String,
     /// Where it came from.
     pub source: ModelSource,
     /// Its shape, labels and recommended settings.
     pub config: Arc<Config>,
-    /// What computes, for people.
+    /// Description of the device.
     pub device: String,
     /// Why this device, if the user did not choose it.
     pub backend_note: Option<String>,
