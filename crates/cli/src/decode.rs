@@ -13,7 +13,8 @@ use super::{Outcome, backend_parser, decoder};
 
 /// Decode latents to images and write them as one PNG.
 ///
-/// The file contains latents as sampled by a model, [B, C, height, width], in a tensor named `latents` or `z`, or in its only tensor.
+/// The file contains latents as sampled by a model, [B, C, height, width], in a tensor named `latents` or `z`, or in
+/// its only tensor.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe sample --model latent-model.safetensors --latents z.safetensors --vae vae.safetensors

@@ -34,7 +34,8 @@ pub fn png(
     pixels::grid(shown, all.size, checked(scale)?).to_png(&[]).map_err(|error| error.to_string())
 }
 
-/// The grid at every step from noise to the end, as an animated PNG that repeats; the last frame is held for two seconds.
+/// The grid at every step from noise to the end, as an animated PNG that repeats; the last frame is held for two
+/// seconds.
 /// Programs without animation show the last frame.
 ///
 /// # Errors

@@ -201,7 +201,7 @@ async fn read_content(source: &ModelSource, transfer: &Transfer) -> Result<Conte
     content(TensorFile::from_bytes(&label, bytes).map_err(told)?)
 }
 
-/// A decoder if its tensor names say so, otherwise a model.
+/// A decoder or a model, by its tensor names.
 fn content(tensors: TensorFile) -> Result<Content, String> {
     if DecoderFile::kind_of(&tensors).is_some() {
         let file = DecoderFile::from_tensors(tensors).map_err(|error| error.to_string())?;
