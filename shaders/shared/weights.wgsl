@@ -2,8 +2,8 @@
 // SwiGLU's second factor, `up_weights`, and have K / 4 in `params.quads`. A row is a whole number of pairs:
 //   f32     K words
 //   f16     K / 2 words, two numbers each
-//   int8    K / 4 words, four whole numbers each; one of padding where that makes the number even; the row's scale, f32
-//   int4    K / 8 words, eight whole numbers each, and K / 64 words, two f16 scales each; zeros make both numbers even
+//   int8    K / 4 words, four integers each; one of padding where that makes the number even; the row's scale, f32
+//   int4    K / 8 words, eight integers each, and K / 64 words, two f16 scales each; zeros make both numbers even
 // The first number lies in the low bits. A scale of int8 multiplies the sum over its row, once instead of K times; one
 // of int4 multiplies the 32 numbers that it belongs to.
 

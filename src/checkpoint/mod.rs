@@ -104,7 +104,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Compares what is there with what the configuration needs.
+    /// Compares the tensors with those of the configuration.
     fn check(&self) -> Result<(), CheckpointError> {
         let mut problems = Vec::new();
         let mut needed = std::collections::BTreeSet::new();
@@ -158,7 +158,7 @@ impl Checkpoint {
         self.file.storage(name)
     }
 
-    /// Calls of [`Checkpoint::read`] so far, and tensors in all: how far loading is.
+    /// Calls of [`Checkpoint::read`] so far, and the number of tensors: the progress of loading.
     pub fn progress(&self) -> (usize, usize) {
         (self.reads.load(Ordering::Relaxed), self.file.names().count())
     }

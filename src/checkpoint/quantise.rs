@@ -1,8 +1,8 @@
-//! Rows of weights as whole numbers with scales: what files store and what kernels read.
+//! Rows of weights as integers with scales: what files store and what kernels read.
 
 use half::f16;
 
-/// A row as whole numbers from -127 to 127, and the factor that turns them back: the largest magnitude is 127, so
+/// A row as integers from -127 to 127, and the factor that turns them back: the largest magnitude is 127, so
 /// a row that was stored this way before keeps its numbers.
 pub(crate) fn int8_row(row: &[f32]) -> (f32, impl Iterator<Item = i8>) {
     let largest = row.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
@@ -12,7 +12,7 @@ pub(crate) fn int8_row(row: &[f32]) -> (f32, impl Iterator<Item = i8>) {
 
 use crate::model::INT4_GROUP;
 
-/// A row as whole numbers from -8 to 7, two in a byte, the first in the low half, and a factor for each group.
+/// A row as integers from -8 to 7, two in a byte, the first in the low half, and a factor for each group.
 ///
 /// The factor has the sign that makes the number of largest magnitude -8: so all sixteen numbers are used, and a row
 /// that was stored this way before keeps its numbers.

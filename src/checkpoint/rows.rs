@@ -121,7 +121,7 @@ impl<'a> StoredRows<'a> {
         &self.values
     }
 
-    /// Whether no number can become an infinity or NaN: for whole numbers it is enough to look at their factors.
+    /// Whether no number can become an infinity or NaN: for integers it is enough to look at their factors.
     pub(super) fn are_finite(&self) -> bool {
         match &self.values {
             StoredValues::Floats(values) => values.iter().all(|v| v.is_finite()),

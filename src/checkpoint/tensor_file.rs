@@ -36,7 +36,7 @@ struct Part {
     data: usize,
 }
 
-/// Where a tensor lies and how it is stored.
+/// Location and storage of a tensor.
 #[derive(Clone, Debug)]
 struct Location {
     part: usize,
@@ -107,7 +107,7 @@ impl TensorFile {
         Ok(Self { label, parts, tensors, config_text: config_text.or(beside) })
     }
 
-    /// File or model name, for people.
+    /// File or model name, for display.
     pub fn label(&self) -> &str {
         &self.label
     }
@@ -149,7 +149,7 @@ impl TensorFile {
             .is_some_and(Location::is_scaled)
     }
 
-    /// What is wrong with how a tensor is stored, if anything is, and the scales that belong to it.
+    /// Errors in the storage of a tensor, if any, and its scales.
     pub(super) fn find(&self, name: &str) -> Found {
         let Some(found) = self.tensors.get(name) else { return Found::Missing };
         if dtype::is_float(found.dtype) {
@@ -317,7 +317,7 @@ pub(super) enum Found {
     Unsupported(String),
     /// As floating-point numbers.
     Plain,
-    /// As whole numbers with scales in another tensor, which may be missing.
+    /// As integers with scales in another tensor, which may be missing.
     Scaled {
         /// Name of the tensor with the scales.
         scale: String,

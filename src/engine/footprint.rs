@@ -8,7 +8,7 @@ use crate::model::Config;
 pub struct Footprint {
     /// Weights.
     pub weights: u64,
-    /// Working memory of a batch, and of its prompts where the model reads text: as many different ones as there are
+    /// Working memory of a batch, and of its prompts if the model reads text: as many different ones as there are
     /// images, and one that guidance leads away from. A joint pass over both branches takes that of twice the batch.
     pub working: u64,
     /// The largest buffer that cannot be split, and what it holds.
@@ -16,7 +16,7 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// On a graphics device that binds `binding_limit` bytes at once.
+    /// On a GPU that binds `binding_limit` bytes at once.
     pub fn on_gpu(
         config: &Config,
         batch: usize,

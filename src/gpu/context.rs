@@ -295,7 +295,7 @@ impl Gpu {
         self.info.device_type == wgpu::DeviceType::Cpu
     }
 
-    /// Device and kernel family in one line, for people.
+    /// Device and kernel family in one line, for display.
     pub fn describe(&self) -> String {
         let kernels = match self.profile {
             Profile::Gpu => "workgroup-tile kernels",

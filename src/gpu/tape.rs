@@ -173,7 +173,7 @@ impl<S: Clone + Display> Tape<S> {
     }
 
     /// Replays everything with a pass for each dispatch and reads the device's clock around each.
-    /// Waits; `None` where the device has no clock.
+    /// Waits; `None` if the device has no timestamps.
     ///
     /// # Errors
     /// When the device fails.

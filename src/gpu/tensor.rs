@@ -11,7 +11,7 @@ pub struct Tensor {
     pub buffer: wgpu::Buffer,
     /// Extent of each dimension, in elements of four bytes.
     pub shape: Vec<usize>,
-    /// What it holds, for people and for graphics debuggers.
+    /// What it holds, for display and for graphics debuggers.
     pub label: String,
 }
 

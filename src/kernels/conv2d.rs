@@ -52,7 +52,7 @@ impl ConvWeights {
         if let Some(bias) = bias {
             padded[..outputs].copy_from_slice(bias);
         }
-        // Whole numbers are for rows of large matrices.
+        // Integers are for rows of large matrices.
         let precision = precision.max(WeightPrecision::F16);
         let words = pack_rows(&packed, 4, precision);
         Self {

@@ -49,7 +49,7 @@ impl ExpertBank {
         Self { parts, bias, experts, rows, columns, precision }
     }
 
-    /// Fills one expert's matrix, `[N, K]`. Whole numbers of the bank's precision stay what they are.
+    /// Fills one expert's matrix, `[N, K]`. Integers of the bank's precision stay what they are.
     ///
     /// # Panics
     /// When there is no such expert, or the shape is another.

@@ -127,7 +127,7 @@ impl Matrix {
         self.bias.bytes() + self.parts.iter().map(|part| part.weights.bytes()).sum::<u64>()
     }
 
-    /// Fills rows from `first` on; the padding becomes zero. Whole numbers of the matrix's precision stay what they are.
+    /// Fills rows from `first` on; the padding becomes zero. Integers of the matrix's precision stay what they are.
     ///
     /// # Panics
     /// When the rows do not fit the matrix.

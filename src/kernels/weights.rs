@@ -10,9 +10,9 @@ use crate::model::INT4_GROUP;
 /// What the weights of large matrices are on the device, from coarse to fine. Sums are f32 in any case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum WeightPrecision {
-    /// An eighth of f32: whole numbers from -8 to 7 with an f16 scale for each 32 neighbours in a row.
+    /// An eighth of f32: integers from -8 to 7 with an f16 scale for each 32 neighbours in a row.
     Int4,
-    /// A quarter: whole numbers from -127 to 127 with an f32 scale for each row.
+    /// A quarter: integers from -127 to 127 with an f32 scale for each row.
     Int8,
     /// Half the memory and half the traffic of f32; unpacked in the shader, so that no device feature is needed.
     #[default]
@@ -101,7 +101,7 @@ pub fn pack_rows(values: &[f32], columns: usize, precision: WeightPrecision) -> 
     }
 }
 
-/// As [`pack_rows`], of rows that may be shorter: zeros fill them up. Whole numbers stay what the file has.
+/// As [`pack_rows`], of rows that may be shorter: zeros fill them up. Integers stay what the file has.
 ///
 /// # Panics
 /// When the rows are longer, or `columns` is not a multiple of 4.

@@ -91,7 +91,7 @@ impl LabelTable {
 /// A model's shape. Made only by [`Config::from_json`], which has checked every number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Short name, for people.
+    /// Short name, for display.
     pub name: String,
     /// Architecture.
     pub kind: Kind,
@@ -138,7 +138,7 @@ pub struct Config {
     pub shared_form: FfnForm,
     /// The conditioning tables; at least one, unless the model reads text.
     pub labels: Vec<LabelTable>,
-    /// The text encoder of a model that reads prompts.
+    /// The text encoder of a text-conditioned model.
     pub text: Option<TextConfig>,
     /// Sampling settings that suit the model.
     pub defaults: SamplingDefaults,
@@ -402,7 +402,7 @@ impl Config {
         self.out_channels * self.plane()
     }
 
-    /// Width and height of a sample, for people.
+    /// Width and height of a sample, for display.
     pub fn extent(&self) -> String {
         let [height, width] = self.input_size;
         format!("{width}×{height}")

@@ -26,7 +26,7 @@ pub enum Role {
     Buffer,
 }
 
-/// Matrices of one group get one precision on a graphics device, because they lie in one buffer or a kernel reads them
+/// Matrices of one group get one precision on a GPU, because they lie in one buffer or a kernel reads them
 /// side by side: one layer of all experts of a block, and `gate_proj` with `up_proj`. Any other tensor is a group.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group(pub String);
@@ -59,7 +59,7 @@ impl TensorSpec {
         self.shape.iter().map(|&n| n as u64).product()
     }
 
-    /// Whether it is one of the large matrices, which may lose precision in a file and on a graphics device. What is
+    /// Whether it is one of the large matrices, which may lose precision in a file and on a GPU. What is
     /// small, and what decides on routing, stays f32.
     pub fn is_matrix(&self) -> bool {
         matches!(self.role, Role::Matrix | Role::Modulation)

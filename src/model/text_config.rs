@@ -1,4 +1,4 @@
-//! The shape of the text encoder of a model that reads prompts (see `docs/models-text.md`).
+//! The shape of the text encoder of a text-conditioned model (see `docs/models-text.md`).
 
 use serde::Deserialize;
 

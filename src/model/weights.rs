@@ -1,7 +1,7 @@
 //! The model, described once: a tree with the official `state_dict` names, and the walk that builds it.
 //!
 //! Whatever needs all tensors is a [`Source`] of this walk: the list of names and shapes
-//! ([`Config::tensors`](super::Config::tensors)), the memory on a graphics device, and the loaders of both engines. A source turns the
+//! ([`Config::tensors`](super::Config::tensors)), the memory on a GPU, and the loaders of both engines. A source turns the
 //! description of each leaf into the values of its [`Leaf`] types.
 //!
 //! # Adding a tensor
@@ -111,7 +111,7 @@ pub(crate) struct TextLayer<L: Leaf> {
 pub(crate) struct Block<L: Leaf> {
     /// Within a sample
     pub(crate) attn: SelfAttention<L>,
-    /// To a prompt, where the model reads text
+    /// To a prompt, if the model reads text
     pub(crate) cross_attn: Option<CrossAttention<L>>,
     /// What follows attention
     pub(crate) mlp: Mlp<L>,

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use super::math::vector_width;
 use super::matmul::Matrix;
 
-/// The processor and how it computes, for people.
+/// The processor and how it computes, for display.
 pub(crate) fn describe() -> String {
     let threads = match rayon::current_num_threads() {
         1 => "1 thread".to_owned(),

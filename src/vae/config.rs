@@ -160,7 +160,7 @@ impl DecoderFile {
         Ok(Self { tensors, plan, numbers, kind, loaded: AtomicUsize::new(0) })
     }
 
-    /// Layers whose weights were put on a device, and layers in all: how far loading is.
+    /// Loaded layers and their total number: the progress of loading.
     pub fn progress(&self) -> (usize, usize) {
         (self.loaded.load(Ordering::Relaxed), self.plan.steps.len())
     }
@@ -236,7 +236,7 @@ fn len(shape: &[usize]) -> usize {
 }
 
 impl Document {
-    /// Refuses what would be decoded wrongly.
+    /// Rejects settings that would decode incorrectly.
     fn check(&self, kind: DecoderKind) -> Result<(), String> {
         let activation = match kind {
             DecoderKind::Kl => "silu",

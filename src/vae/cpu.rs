@@ -60,7 +60,7 @@ impl CpuDecoderModel {
         Ok(Self { plan: file.plan.clone(), numbers: file.numbers, weights })
     }
 
-    /// The processor and how it computes, for people.
+    /// The processor and how it computes, for display.
     pub fn device(&self) -> String {
         describe()
     }

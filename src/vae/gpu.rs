@@ -55,7 +55,7 @@ impl GpuDecoderModel {
         Ok(Self { gpu, plan: file.plan.clone(), numbers: file.numbers, weights, precision })
     }
 
-    /// The device and how it computes, for people.
+    /// The device and how it computes, for display.
     pub fn device(&self) -> String {
         format!("{}, {} weights", self.gpu.describe(), self.precision)
     }
@@ -150,7 +150,7 @@ impl GpuDecoder {
     }
 
     /// Decodes whatever lies in the buffers with the device's clock read around each dispatch. Waits; `None`
-    /// where the device has no clock.
+    /// if the device has no timestamps.
     ///
     /// # Errors
     /// When the device is lost.

@@ -32,7 +32,7 @@ pub(super) struct Recorder<'a> {
 }
 
 impl Recorder<'_> {
-    /// The tape, and how many of its dispatches belong to the steps up to each.
+    /// The tape, and the number of its dispatches up to each step.
     pub(super) fn record(&self) -> Result<(Tape<Arc<str>>, Vec<usize>), EngineError> {
         let mut tape = Tape::default();
         let mut ends = Vec::new();

@@ -28,7 +28,7 @@ use crate::engine::{EngineError, Progress, SliceTime, Taps};
 
 /// A decoder on a device, for latents of one size. It may be made on one thread and used on another.
 pub trait Decoder: Send {
-    /// The device, for people.
+    /// The device, for display.
     fn device(&self) -> String;
 
     /// Channels, height and width of a latent.
@@ -54,7 +54,7 @@ pub trait Decoder: Send {
     /// two images.
     fn fraction(&self) -> f32;
 
-    /// How long the last finished slice took on a device of its own; `None` where [`Decoder::advance`] itself
+    /// Duration of the last finished slice on a GPU; `None` if [`Decoder::advance`] itself
     /// computes, or nothing has finished yet.
     fn slice_time(&self) -> Option<SliceTime> {
         None

@@ -73,7 +73,7 @@ pub(super) enum Layer {
     Attention(Attention),
 }
 
-/// A layer, and what can be looked at after it.
+/// A layer, and the output that can be inspected after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) layer: Layer,
@@ -82,7 +82,7 @@ pub(super) struct Step {
 }
 
 impl Layer {
-    /// What it reads, and what it writes.
+    /// Its inputs and outputs.
     pub(super) fn ends(&self) -> (ValueId, ValueId) {
         match self {
             Self::Conv(c) => (c.from, c.to),

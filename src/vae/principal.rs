@@ -11,7 +11,7 @@ const SWEEPS: usize = 24;
 impl LatentPreview {
     /// A map that needs no decoder, from latents `[B, C, cells]` alone: the cells' first three principal
     /// components, each scaled so that 2.5 deviations fill [-1, 1]. One channel is grey; of two, blue stays
-    /// in the middle. Colours mean nothing here, but what differs in the latents differs on the screen.
+    /// in the middle. The colours have no meaning, but differences in the latents are visible.
     ///
     /// # Panics
     /// When the numbers are no whole latents, or there is no channel.

@@ -59,7 +59,7 @@ impl Report {
         let verdict = if wanted.shape != shape {
             Err(format!("shape {shape:?}, recorded {:?}", wanted.shape))
         } else if wanted.exact {
-            // Counts and bits are whole numbers, which f32 holds exactly.
+            // Counts and bits are integers, which f32 holds exactly.
             let differ = wanted.values.iter().zip(values);
             let differ = differ.filter(|(a, b)| a.to_bits() != b.to_bits()).count();
             let all = values.len();

@@ -46,7 +46,7 @@ struct Case {
     heun_steps: u32,
     #[serde(default = "no_guidance")]
     cfg_scale: f32,
-    /// One for each sample, where the model reads text.
+    /// One for each sample, if the model reads text.
     #[serde(default)]
     prompts: Vec<String>,
     #[serde(default)]

@@ -176,7 +176,7 @@ pub(super) fn bar(ui: &mut Ui, name: &str, share: f32, value: &str, colour: Colo
     });
 }
 
-/// Bytes, for people.
+/// Bytes, for display.
 pub(super) fn bytes(count: u64) -> String {
     match count {
         0..1_000 => format!("{count} B"),
@@ -186,7 +186,7 @@ pub(super) fn bytes(count: u64) -> String {
     }
 }
 
-/// Milliseconds, for people.
+/// Milliseconds, for display.
 pub(super) fn milliseconds(ms: f32) -> String {
     match ms {
         ms if ms < 10.0 => format!("{ms:.2} ms"),

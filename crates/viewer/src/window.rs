@@ -20,7 +20,7 @@ pub struct Arguments {
     /// Embedded model, or a safetensors file.
     #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
     model: String,
-    /// Image decoder for a model that makes latents: a safetensors file of diffusers, as for `sample --vae`.
+    /// Image decoder for a model that generates latents: a safetensors file of diffusers, as for `sample --vae`.
     #[arg(long, value_name = "FILE")]
     vae: Option<PathBuf>,
     /// Draw a shared run: the part of a link from # on, or the whole link.

@@ -34,7 +34,7 @@ struct Inner {
     model: RefCell<Pipeline>,
     /// Counts the devices that the model has been on.
     generation: Cell<u32>,
-    /// Where the model makes latents and a script brought one.
+    /// Where the model generates latents and a script brought one.
     decoder: Option<Decoder>,
 }
 

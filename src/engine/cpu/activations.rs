@@ -37,11 +37,11 @@ pub(super) struct Activations {
     pub(super) masks: Vec<u32>,
     /// The same, as lists
     pub(super) assignments: Assignments,
-    /// What experts made of their tokens, grouped by expert, `[Σ tokens, D]`; grows to what was needed
+    /// Outputs of the experts, grouped by expert, `[Σ tokens, D]`; grows as needed
     pub(super) expert_rows: Vec<f32>,
     /// Time that the router of the last MoE layer took, in milliseconds
     pub(super) router_ms: f32,
-    /// Room for what only one thread sees
+    /// Scratch memory of each thread
     pub(super) scratch: ScratchPool,
 }
 

@@ -43,7 +43,7 @@ pub(super) fn attention(config: &Config, w: &SelfAttention<OnCpu>, a: &mut Activ
     project_heads(config, &w.proj, a, Some(2));
 }
 
-/// `x += proj(what all heads gathered)`, gated by a part of the modulation where one is named.
+/// `x += proj(heads)`, gated by a part of the modulation if one is given.
 pub(super) fn project_heads(
     config: &Config,
     proj: &Linear,

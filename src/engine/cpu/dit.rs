@@ -5,7 +5,7 @@
 //! c = mlp(sinusoid(t)) + prompt + Σ labels                          [B, D]
 //! for each block, with (shift, scale, gate) ×2 = Linear(SiLU(c)):
 //!     x += gate ⊙ Attention(LN(x)·(1 + scale) + shift)                        stage 1 + 2i
-//!     x += Attention to the prompt, where the model reads text                    stage 1 + 2i
+//!     x += Attention to the prompt, if the model reads text                    stage 1 + 2i
 //!     x += gate ⊙ FFN or MoE(LN(x)·(1 + scale) + shift)                       stage 2 + 2i
 //! output = unpatchify(Linear(LN(x)·(1 + scale) + shift))  [B, C_out, h, w]    last stage
 //! ```
@@ -34,7 +34,7 @@ pub(super) struct Input<'a> {
     pub(super) times: &'a [f32],
     /// For each label table, `[B]`
     pub(super) labels: &'a [Vec<u32>],
-    /// The prompts that the samples see, where the model reads text
+    /// The prompts that the samples see, if the model reads text
     pub(super) text: Option<Reading<'a>>,
     /// How experts pick
     pub(super) routing: Routing,

@@ -24,7 +24,7 @@ use crate::tokenizer::Tokenizer;
 pub struct CpuModel {
     config: Config,
     weights: Weights,
-    /// Only where the model reads text
+    /// Only if the model reads text
     tokenizer: Option<Tokenizer>,
 }
 
@@ -70,7 +70,7 @@ pub struct CpuEngine {
     labels: Vec<Vec<u32>>,
     /// The null rows, in the same form
     null_labels: Vec<Vec<u32>>,
-    /// The prompts of the run, where the model reads text
+    /// The prompts of the run, if the model reads text
     prompts: Option<Prompts>,
     routing: Routing,
     /// Experts that take no tokens in this run
@@ -96,7 +96,7 @@ pub struct CpuEngine {
     snapshots: VecDeque<Snapshot>,
 }
 
-/// The prompts of a run and what the encoder made of them.
+/// The prompts of a run and their encoded forms.
 struct Prompts {
     run: RunPrompts,
     /// For each sample its prompt in the conditional passes, then in the unconditional ones: `[2B]`
@@ -205,7 +205,7 @@ impl CpuEngine {
         }
     }
 
-    /// Adds a stage's time to what it was spent on.
+    /// Adds a stage's time to its phase.
     fn note_time(&mut self, op: &Instruction, ms: f32) {
         let stage = self.stages_done;
         let activations = match (op, &self.joint) {

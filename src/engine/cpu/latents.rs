@@ -50,7 +50,7 @@ impl Slots {
         self.values(slot).0
     }
 
-    /// A slot's numbers, and how many there are of each sample.
+    /// The values of a slot, and their number per sample.
     fn values(&self, slot: Latent) -> (&[f32], usize) {
         match slot {
             Latent::Sample => (&self.latent, self.sample_len),

@@ -44,7 +44,7 @@ impl Ffn<Linear> {
     }
 }
 
-/// How the experts of a layer get their tokens, and what is kept of it.
+/// Routing of a layer, and what is recorded of it.
 #[derive(Clone, Copy)]
 pub(super) struct Choice {
     pub(super) routing: Routing,
@@ -115,7 +115,7 @@ fn score(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
     });
 }
 
-/// For each chunk of `len` scores the place where they are recorded: empty where they are not.
+/// For each chunk of `len` scores the memory to record them: empty unless they are recorded.
 fn recorded(scores: &mut [f16], chunk: usize, len: usize) -> Vec<&mut [f16]> {
     let mut parts: Vec<&mut [f16]> = scores.chunks_mut(chunk).collect();
     parts.resize_with(len.div_ceil(chunk), Default::default);

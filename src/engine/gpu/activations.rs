@@ -43,7 +43,7 @@ impl Extents<'_> {
     }
 }
 
-/// A struct of buffers from a table of their labels and shapes: what is allocated, and how large it is.
+/// A struct of buffers from a table of their labels and shapes, which are allocated with their sizes.
 macro_rules! buffers {
     (
         $(#[$doc:meta])*
@@ -88,7 +88,7 @@ buffers! {
         samples: usize,
         /// All slots: latent, stage, rates, outputs (see [`Activations::region`]).
         latents: Tensor,
-        /// Only where there are experts.
+        /// Only for models with experts.
         moe: Option<MoeActivations>,
     }
     |of| {
@@ -110,7 +110,7 @@ buffers! {
         qkv: "qkv", [of.tokens(), 3 * of.attention()];
         /// `[S, H·d]`: queries to a prompt; empty where the model reads no text.
         queries: "queries", [of.config.text.as_ref().map_or(0, |_| of.tokens()), of.attention()];
-        /// `[S, H·d]`: what attention gathered.
+        /// `[S, H·d]`: weighted sums of values.
         attended: "attended", [of.tokens(), of.attention()];
         /// `[S, M]`: hidden layer of a dense FFN; empty where all blocks are MoE.
         hidden: "hidden", [
@@ -127,7 +127,7 @@ buffers! {
     struct MoeActivations {
         /// `[L_moe]` of `[E]`: thresholds of this run.
         thresholds: Vec<Tensor>,
-        /// `[S, E]`, two f16 each: gates and predictor before softmax and sigmoid; empty where they are not recorded.
+        /// `[S, E]`, two f16 each: gates and predictor before softmax and sigmoid; empty unless they are recorded.
         logits: Tensor,
     }
     |of| {
@@ -147,7 +147,7 @@ buffers! {
         hidden: "expert hidden", [of.packed(of.config.ffn_hidden), of.config.ffn_hidden];
         /// `[n, D]`, n ≤ E·S: output rows of the experts.
         output: "expert output", [of.packed(of.config.hidden_size), of.config.hidden_size];
-        /// `[S, 8D]` or `[S, n·D]`: hidden layer of the shared expert; empty where there is none.
+        /// `[S, 8D]` or `[S, n·D]`: hidden layer of the shared expert; empty if there is none.
         shared: "shared hidden", [of.tokens(), of.config.shared_hidden];
     }
 }

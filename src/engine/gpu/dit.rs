@@ -90,7 +90,7 @@ impl Network<'_> {
     }
 
     /// Block `i`: attention, then a feed-forward network or experts, each as a gated residual branch; between
-    /// them attention to the keys and values of prompts, where the model reads text.
+    /// them attention to the keys and values of prompts, if the model reads text.
     pub(super) fn block(&self, i: usize, text: Option<(&Reading, &Tensor)>) -> Tape<Scope> {
         let Self { gpu, config, weights, acts: a, .. } = *self;
         let w = &weights.tree.blocks[i];

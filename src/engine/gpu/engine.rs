@@ -37,7 +37,7 @@ pub struct GpuEngine {
     in_flight: InFlight,
     steps: u32,
     snapshots: VecDeque<Pending>,
-    /// Reads the device's clock around the stages of a step, where that is wanted and possible.
+    /// GPU timestamps around the stages of a step, if enabled and supported.
     clock: Option<Clock>,
 }
 
@@ -51,7 +51,7 @@ struct Step {
     done: usize,
     passes: Vec<PassBranches>,
     reports: Vec<Latent>,
-    /// The stages that were timed, one for each part; `None` where the clock is not read.
+    /// The timed stages, one for each part; `None` if timing is off.
     timed: Option<Vec<Stage>>,
 }
 
@@ -84,7 +84,7 @@ struct Pending {
     passes: Vec<PassBranches>,
     /// Number of reports that came along.
     reports: usize,
-    /// The stages whose stamps came along, after the reports.
+    /// The stages whose timestamps follow the reports.
     timed: Vec<Stage>,
 }
 
@@ -142,7 +142,7 @@ impl GpuEngine {
         self.in_flight.total()
     }
 
-    /// All dispatches of a step of these operations, in order: where each belongs, and its shader.
+    /// All dispatches of a step of these instructions, in order: the place and the shader of each.
     ///
     /// # Errors
     /// When the device has no memory for them.
@@ -155,7 +155,7 @@ impl GpuEngine {
     }
 
     /// Computes a step of these operations with the device's clock read around each dispatch. Waits;
-    /// `None` where the device has no clock. The sample is advanced as by an ordinary step.
+    /// `None` if the device has no timestamps. The sample is advanced as by an ordinary step.
     ///
     /// # Errors
     /// When the device is lost.

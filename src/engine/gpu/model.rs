@@ -18,7 +18,7 @@ pub struct GpuModel {
     /// The model's shape.
     pub config: Config,
     pub(super) weights: Weights,
-    /// Only where the model reads text.
+    /// Only if the model reads text.
     pub(super) tokenizer: Option<Tokenizer>,
     precisions: Precisions,
 }
@@ -61,7 +61,7 @@ impl GpuModel {
         Ok(Self { gpu, config, weights, tokenizer, precisions })
     }
 
-    /// The device and how it computes, for people.
+    /// The device and how it computes, for display.
     pub fn device(&self) -> String {
         format!("{}, {} weights", self.gpu.describe(), self.precisions)
     }

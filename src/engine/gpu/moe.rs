@@ -73,7 +73,7 @@ impl Network<'_> {
         .record(gpu, t, scope);
     }
 
-    /// How experts and tokens find each other. The baselines do at inference what they did in training.
+    /// The selection rule of a layer. The baselines route at inference as in training.
     fn selection(&self) -> Selection {
         let config = self.config;
         match (config.kind, self.rule) {

@@ -15,7 +15,7 @@ use crate::scheduler::Branch;
 pub(super) struct Condition {
     /// Label rows `[tables, samples]`.
     pub(super) rows: Tensor,
-    /// Which prompt each sample sees, where the model reads text.
+    /// Which prompt each sample sees, if the model reads text.
     pub(super) reading: Option<Reading>,
     /// The blocks of a forward pass.
     pub(super) blocks: Vec<Tape<Scope>>,
@@ -191,7 +191,7 @@ impl Passes {
             let muted = run.muted.mask(block);
             let mut values = match model.weights.thresholds(block) {
                 Some(checkpoint) => run.routing.thresholds(checkpoint, muted),
-                // Without thresholds only who is muted is read of them.
+                // Without thresholds, only muting is read from them.
                 None => Routing::default().thresholds(&vec![0.0; model.config.num_experts], muted),
             };
             values.iter_mut().filter(|value| value.is_infinite()).for_each(|value| *value = MUTED);

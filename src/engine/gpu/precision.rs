@@ -10,7 +10,7 @@ use crate::model::{Group, Storage, TensorSpec};
 /// The requested precision of large matrices on a GPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum WeightChoice {
-    /// What the file has of each, which loses nothing and takes the least memory: int4, int8 or f16. f16 for those in
+    /// The format of the file, without loss and with the least memory: int4, int8 or f16; f16 for those in
     /// f32 or bf16.
     #[default]
     Auto,

@@ -40,7 +40,7 @@ pub(super) struct Reading {
     pub(super) spans: Tensor,
     /// `[B]`, u32: the first rows alone.
     starts: Tensor,
-    /// `[B, D]`: what the prompt adds to the condition.
+    /// `[B, D]`: added to the condition by the prompt.
     pub(super) pooled: Tensor,
     pool: Tape,
 }
@@ -178,7 +178,7 @@ impl Reading {
         Self { spans: make("prompt spans", &[batch, 2]), starts, pooled, pool }
     }
 
-    /// Takes over which prompt each sample sees; after [`Prompts::encode`].
+    /// Sets the prompt of each sample; after [`Prompts::encode`].
     pub(super) fn prepare(
         &self,
         gpu: &Gpu,
@@ -212,7 +212,7 @@ fn shape(text: &TextConfig, attention: usize, capacity: usize, label: &str) -> [
 }
 
 /// Every buffer that prompts take for passes over `batch` samples, with its shape: the worst case, in which all
-/// samples ask for something else. Nothing where the model reads no text.
+/// samples have different prompts. Nothing where the model reads no text.
 pub(in crate::engine) fn sizes(config: &Config, batch: usize) -> Vec<(&'static str, [usize; 2])> {
     let Some(text) = &config.text else { return Vec::new() };
     // The prompt that guidance leads away from is one more.

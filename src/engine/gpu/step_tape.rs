@@ -58,7 +58,7 @@ pub(super) struct StepTape {
     numbers: Vec<Numbers>,
     /// For each forward pass and MoE layer a word for each token of the pool: one bit per expert.
     pub(super) trace: Tensor,
-    /// For each of these words E pairs of f16, the router's logits; empty where they are not recorded.
+    /// For each of these words E pairs of f16, the router's logits; empty unless they are recorded.
     pub(super) scores: Tensor,
 }
 
@@ -70,7 +70,7 @@ struct Records<'a> {
     offset: usize,
 }
 
-/// What recording needs: memory for ordinary passes, and for joint ones where the step has one.
+/// Memory for recording: for ordinary passes, and for joint ones if the step has one.
 pub(super) struct Recorder<'a> {
     pub(super) model: &'a GpuModel,
     pub(super) single: &'a Passes,
@@ -132,7 +132,7 @@ impl Recorder<'_> {
         Ok(Tensor::empty(gpu, "scores", &[count]))
     }
 
-    /// One forward pass, and where its routing is kept.
+    /// One forward pass, and the location of its routing.
     fn pass(
         &self,
         passes: &Passes,

@@ -101,7 +101,7 @@ impl Weights {
     }
 }
 
-/// Refuses what no splitting can make fit: the smallest pieces that a binding must hold whole.
+/// Rejects models whose smallest indivisible pieces exceed a binding.
 fn check_sizes(gpu: &Gpu, config: &Config, precisions: &Precisions) -> Result<(), EngineError> {
     let (what, bytes) = WeightBytes::of(config, precisions).largest;
     if bytes <= gpu.binding_limit {
@@ -232,7 +232,7 @@ impl<'a> Loader<'a> {
         Ok(rows)
     }
 
-    /// Lets the device fetch what was uploaded and frees it here.
+    /// Submits pending uploads and frees the host copies.
     fn flush(&mut self) {
         // A failure is kept by the device and looked at when loading ends.
         let _ = self.gpu.flush();

@@ -43,7 +43,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
     }
 }
 
-/// Says what the images of a model that makes latents are, and offers to decode them.
+/// Says what the images of a model that generates latents are, and offers to decode them.
 fn latents(app: &mut App, ui: &mut Ui, area: Rect) {
     let Some(record) = app.session.record() else { return };
     let frame = app.view.frame_of(record);

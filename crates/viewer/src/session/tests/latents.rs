@@ -1,4 +1,4 @@
-//! Models that make latents: previews, decoders, and the images at the end.
+//! Models that generate latents: previews, decoders, and the images at the end.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) fn decoded(case: &str, latents: &[f32]) -> Vec<f32> {
     open.decoder([4, 4]).unwrap().decode_now(latents).unwrap()
 }
 
-/// A session with a model that makes latents, a decoder, and nothing drawn yet.
+/// A session with a model that generates latents, a decoder, and nothing drawn yet.
 pub(super) fn with_decoder(path: &Path, case: &str) -> Session {
     let mut session = opened(path.to_owned());
     session.load(ModelSource::Path(decoder(case)));

@@ -32,7 +32,7 @@ pub(crate) fn file() -> (tempfile::TempDir, PathBuf) {
     write(CONFIG)
 }
 
-/// As [`file`], for a model that makes latents of 4 × 4 cells.
+/// As [`file`], for a model that generates latents of 4 × 4 cells.
 pub(crate) fn latent_file(channels: usize) -> (tempfile::TempDir, PathBuf) {
     write(&latents(channels))
 }
