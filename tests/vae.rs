@@ -317,7 +317,7 @@ fn parts_that_a_file_may_lack_are_left_out() {
     // The norms of this case have 4 groups, which only its configuration tells.
     let bytes = std::fs::read(mini("vae_kl_mini").join("model.safetensors")).unwrap();
     let error = DecoderFile::from_bytes("kl", diffmoe::platform::Bytes::new(bytes)).unwrap_err();
-    assert!(error.to_string().contains("12 channels do not form 32 groups"), "{error}");
+    assert!(error.to_string().contains("12 channels cannot be divided into 32 groups"), "{error}");
 }
 
 #[test]

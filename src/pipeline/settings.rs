@@ -230,7 +230,7 @@ mod tests {
                     continue;
                 }
                 let error = result.unwrap_err().to_string();
-                let want = format!("{scheduler} does not sample");
+                let want = format!("{scheduler} does not support");
                 assert!(error.starts_with(&want), "{error}");
                 let first = SchedulerKind::for_objective(config.objective)[0].name();
                 assert!(error.contains(&format!("choose {first}")), "{error}");

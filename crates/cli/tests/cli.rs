@@ -165,13 +165,13 @@ fn impossible_requests_are_refused_in_one_sentence() {
     sample(&["--batch", "0"], "batch of 0");
     sample(&["--scale", "0"], "scale of 0");
     sample(&["--scheduler", "rk4"], "possible values: euler, heun");
-    sample(&["--solver", "ddpm"], "ddpm does not sample flow models: choose euler, heun,");
+    sample(&["--solver", "ddpm"], "ddpm does not support flow models: choose euler, heun,");
     sample(&["--solver", "dopri5", "--rtol", "0"], "rtol must be");
     sample(&["--solver", "dopri5", "--count", "3", "--batch", "2"], "chooses its steps per batch");
     sample(&["--eta", "0.5"], "eta is not an option of heun");
     sample(&["--model", "nosuch"], "unknown model");
     sample(&["--model", &folder.text("nosuch.safetensors")], "cannot read");
-    sample(&["--model", &fixture("diffmoe_flow/model.safetensors")], "makes latents");
+    sample(&["--model", &fixture("diffmoe_flow/model.safetensors")], "generates latents");
     std::fs::create_dir(folder.path("folder.png")).expect("a folder");
     refused(&["sample", "--out", &folder.text("folder.png")], "it is a folder");
     refused(&["sample", "--out", &folder.text("no/such/folder/x.png")], "cannot write");

@@ -81,7 +81,7 @@ fn requests_that_cannot_be_met_say_what_to_do() {
     let elsewhere = tempfile::tempdir().expect("a folder");
     let latents = elsewhere.path().join("z.safetensors");
     for (shape, why) in [
-        ([1, 3, 4, 4], "takes latents of [B, 4, height, width]"),
+        ([1, 3, 4, 4], "expects [B, 4, height, width]"),
         ([1, 4, 600, 2], "2048 pixels along a side"),
     ] {
         let tensor = TensorOut::f32("z", &shape, &vec![0.0; shape.iter().product()]);

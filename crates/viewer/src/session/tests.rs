@@ -278,7 +278,7 @@ fn links_of_other_models_are_told_apart() {
     share.hash = None;
     session.open_share(share);
     let texts: Vec<_> = session.notes().iter().map(|note| note.text.as_str()).collect();
-    assert!(texts.iter().any(|text| text.contains("1 label lists")), "{texts:?}");
+    assert!(texts.iter().any(|text| text.contains("1 label tables")), "{texts:?}");
     assert!(texts.iter().any(|text| text.contains("zoom")), "{texts:?}");
 }
 

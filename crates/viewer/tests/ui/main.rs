@@ -251,7 +251,7 @@ fn a_finished_run_shows_where_its_tokens_went() {
         "Token map",
         "After step 3 of 3, noise level 0.00",
         "Timings",
-        "a step",
+        "per step",
         "Image 4:",
         "C = ",
     ] {
@@ -381,7 +381,7 @@ fn latents_are_previewed_and_with_a_decoder_decoded() {
     harness.step();
     complete(&mut harness);
     assert!(has(&harness, "Decoded") && !has(&harness, "Latent preview"));
-    for text in ["Decoder model.safetensors", "AutoencoderKL", "2×2 pixels for each cell"] {
+    for text in ["Decoder model.safetensors", "AutoencoderKL", "2×2 pixels per cell"] {
         assert!(has(&harness, text), "nothing says {text:?}");
     }
     // Earlier steps are decoded when somebody asks.
@@ -476,7 +476,7 @@ fn the_phone_looks_as_it_did() {
     harness.key_press(Key::M);
     harness.run_steps(4);
     // How long a step takes is never twice the same.
-    let time = harness.get_by_label_contains(" a step").rect();
+    let time = harness.get_by_label_contains(" per step").rect();
     harness.mask(egui::Rect::from_min_max(time.min, egui::pos2(PHONE.x, time.max.y)));
     // Letters and edges differ by a shade from one driver to the next.
     let options = egui_kittest::SnapshotOptions::new().threshold(1.5).max_failed_pixels(150_usize);
