@@ -263,7 +263,7 @@ mod tests {
         less.insert("blocks.0.attn.rope".into(), vec![1]);
         let text = ask(&less, &time).to_string();
         assert!(text.contains("blocks.3.attn.qkv.bias") && text.contains("rope"), "{text}");
-        assert!(ask(&Shapes::new(), &time).to_string().contains("every DiT has"));
+        assert!(ask(&Shapes::new(), &time).to_string().contains("as in every DiT"));
         let yaml = Hints { yaml: Some("a: [1, 2".into()), ..time };
         assert!(matches!(ask(&shapes, &yaml), InferError::Yaml(_)));
     }

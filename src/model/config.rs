@@ -350,7 +350,7 @@ impl Config {
             Kind::Dense => return Ok(()),
             _ if !(capacity > 0.0 && capacity.is_finite()) => "it must be above 0".to_owned(),
             Kind::Ec if capacity > experts as f64 => {
-                format!("at {experts}, the number of experts, every expert takes all tokens")
+                format!("it must be at most {experts}, at which every expert takes all tokens")
             }
             Kind::Tc if !(1.0..=experts as f64).contains(&capacity) => {
                 format!("a token takes 1 to {experts} experts")
@@ -428,7 +428,7 @@ mod tests {
         let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":9,"num_classes":10,
             "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4}}"#;
         let error = Config::from_json(text).unwrap_err().to_string();
-        assert!(error.contains("no multiple of patch_size"), "{error}");
+        assert!(error.contains("not a multiple of patch_size"), "{error}");
     }
 
     #[test]
@@ -443,7 +443,7 @@ mod tests {
         assert_eq!((wide.plane(), wide.sample_len(), wide.output_len()), (40, 160, 160));
         assert_eq!(wide.extent(), "10×4");
         assert_eq!(read("6"), read("[6, 6]"), "one number is a square");
-        assert!(read("[4, 9]").unwrap_err().contains("input_size 9 is no multiple"));
+        assert!(read("[4, 9]").unwrap_err().contains("input_size 9 is not a multiple"));
         assert!(read("[0, 4]").unwrap_err().contains("a size is 0"));
         assert!(read("[4, 99999998]").unwrap_err().contains("above 65,536"));
         for other in ["[4]", "[4, 4, 4]", "\"4x4\"", "-4"] {
@@ -462,7 +462,7 @@ mod tests {
             ))
             .map_err(|e| e.to_string())
         };
-        assert!(read("ec", "4.5").unwrap_err().contains("more than all tokens"));
+        assert!(read("ec", "4.5").unwrap_err().contains("at most 4, at which"));
         assert!(read("ec", "-1").unwrap_err().contains("above 0"));
         assert!(read("tc", "5").unwrap_err().contains("1 to 4 experts"));
         assert!(read("tc", "0.5").unwrap_err().contains("1 to 4 experts"));

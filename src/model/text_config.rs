@@ -126,7 +126,7 @@ mod tests {
             ("\"vocab_size\":85", "\"vocab_size\":4", "entry 4"),
             ("\"depth\":2", "\"deep\":2", "depth"),
             ("WordPiece", "Unigram", "model is Unigram, which is not supported"),
-            ("\"[SEP]\":3", "\"[END]\":3", "how a prompt begins and ends"),
+            ("\"[SEP]\":3", "\"[END]\":3", "does not define begin and end tokens"),
         ] {
             let error = read(&GOOD.replace(from, to)).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

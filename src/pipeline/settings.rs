@@ -268,9 +268,9 @@ mod tests {
         assert!(refused(|s| s.routing.shift = f32::INFINITY).contains("shift must be"));
         assert!(refused(|s| s.routing.log_odds = f32::NAN).contains("log-odds"));
         assert!(refused(|s| s.labels = vec![vec![99_999]]).contains("class 99999 does not exist"));
-        assert!(refused(|s| s.labels = vec![vec![]]).contains("must be 1 or more, got 0"));
+        assert!(refused(|s| s.labels = vec![vec![]]).contains("must be at least 1, got 0"));
         assert!(refused(|s| s.labels.push(vec![1, 2])).contains("needs one label"));
-        assert!(refused(|s| s.prompts = vec!["a fox".into(); 2]).contains("reads no prompts"));
-        assert!(refused(|s| s.negative = "blob".into()).contains("reads no prompts"));
+        assert!(refused(|s| s.prompts = vec!["a fox".into(); 2]).contains("does not take prompts"));
+        assert!(refused(|s| s.negative = "blob".into()).contains("does not take prompts"));
     }
 }

@@ -53,7 +53,7 @@ fn tokenizers_that_do_not_fit_are_refused() {
     assert!(refused("{}", 10).contains("cannot be read"));
     assert!(refused(&json("Unigram", &WORDS), 10).contains("Unigram, which is not supported"));
     let error = refused(&json("WordPiece", &["[PAD]", "[UNK]", "[SEP]"]), 10);
-    assert!(error.contains("how a prompt begins and ends"), "{error}");
+    assert!(error.contains("does not define begin and end tokens"), "{error}");
     let error = refused(&json("WordPiece", &["[PAD]", "[CLS]", "[SEP]"]), 10);
     assert!(error.contains("no entry \"[UNK]\", which unk_token names"), "{error}");
     assert!(refused(&json("WordPiece", &WORDS), 9).contains("entry 9"), "a row too few");
@@ -126,7 +126,10 @@ fn parts_that_we_do_not_have_are_refused_by_name() {
     refused("gpt2", "/added_tokens/0/special", json!(false), "not special");
     let (file, special) = recorded("gpt2");
     let error = read(&file.to_string(), 9999).unwrap_err().to_string();
-    assert!(error.contains("how a prompt begins and ends"), "GPT-2's files do not say: {error}");
+    assert!(
+        error.contains("does not define begin and end tokens"),
+        "GPT-2's files do not say: {error}"
+    );
     let other = SpecialTokens { end: Some("<x>".into()), ..special };
     let error = Tokenizer::from_json(&file.to_string(), 9999, &other).unwrap_err().to_string();
     assert!(error.contains("\"<x>\", which special_tokens names"), "{error}");

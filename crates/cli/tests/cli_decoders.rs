@@ -80,10 +80,9 @@ fn requests_that_cannot_be_met_say_what_to_do() {
     refused(&["decode", &vae, "--vae", &vae, "--out", &out], "has no tensor \"latents\"");
     let elsewhere = tempfile::tempdir().expect("a folder");
     let latents = elsewhere.path().join("z.safetensors");
-    for (shape, why) in [
-        ([1, 3, 4, 4], "expects [B, 4, height, width]"),
-        ([1, 4, 600, 2], "2048 pixels along a side"),
-    ] {
+    for (shape, why) in
+        [([1, 3, 4, 4], "expects [B, 4, height, width]"), ([1, 4, 600, 2], "2048 pixels per side")]
+    {
         let tensor = TensorOut::f32("z", &shape, &vec![0.0; shape.iter().product()]);
         write_safetensors(&latents, &[tensor], []).expect("a file");
         let latents = latents.display().to_string();

@@ -51,8 +51,8 @@ fn without_a_prompt_the_examples_are_drawn_and_long_prompts_are_noted() {
 #[test]
 fn prompts_and_classes_go_to_the_models_that_know_them() {
     let model = model();
-    refused(&["sample", "--model", "emoji", "--prompt", "a fox"], "reads no prompts");
-    refused(&["sample", "--model", "emoji", "--negative", "blob"], "reads no prompts");
+    refused(&["sample", "--model", "emoji", "--prompt", "a fox"], "does not take prompts");
+    refused(&["sample", "--model", "emoji", "--negative", "blob"], "does not take prompts");
     refused(&["sample", "--model", &model, "--class", "fox"], "--prompt");
     refused(&["sample", "--model", &model, "--style", "blob"], "has no styles; remove --style");
     let (code, stdout, _) = diffmoe(&["info", &model]);

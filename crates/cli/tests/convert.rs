@@ -127,7 +127,7 @@ fn files_that_are_no_checkpoints_are_refused_in_one_sentence() {
     let file = folder.path().join("x.pt");
     for cut in [0, 10, whole.len() / 2, whole.len() - 1] {
         std::fs::write(&file, &whole[..cut]).expect("a file");
-        refused(&file, "no PyTorch archive");
+        refused(&file, "not a PyTorch archive");
     }
     // A byte flipped anywhere is a refusal or other numbers, never a crash.
     for at in (0..whole.len()).step_by(97) {

@@ -113,6 +113,6 @@ fn shapes_of_presets_can_be_changed() {
     let out = ["-o", "never.safetensors"];
     let make = |size| [&["make-random", "S-128", "--size", size][..], &out].concat();
     refused(&make("16"), "HEIGHTxWIDTH");
-    refused(&make("15x16"), "no multiple of patch_size");
+    refused(&make("15x16"), "not a multiple of patch_size");
     assert!(!Path::new("never.safetensors").exists());
 }

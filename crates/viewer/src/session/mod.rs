@@ -179,7 +179,7 @@ impl Session {
         if job.record.frames.last().is_some_and(|frame| frame.iter().any(|v| !v.is_finite())) {
             self.note(
                 NoteKind::Error,
-                "the model produced numbers that are not finite: try less guidance",
+                "the model produced values that are not finite. Try a lower guidance scale",
             );
         }
         let looks_elsewhere = self.history.shown().is_some();

@@ -206,11 +206,13 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         let refused = |text: &str| text.parse::<Selection>().unwrap_err();
-        assert!(refused("step:x").contains("step \"x\"; it should be a whole number"));
+        assert!(refused("step:x").contains(
+            "invalid step in the explore part of the link: expected a whole number, got \"x\""
+        ));
         assert!(refused("pass:both").contains("label or null"));
         assert!(refused("shift:40").contains("from -12 to 12"));
         assert!(refused("shift:NaN").contains("from -12 to 12"));
-        assert!(refused("view:x").contains("it should be"));
+        assert!(refused("view:x").contains("expected"));
         assert_eq!("zoom:4".parse(), Ok(Selection::default()), "from a later version");
     }
 }

@@ -288,7 +288,9 @@ mod tests {
         assert!(Share::parse(good).is_ok());
         let refused = |text: &str| Share::parse(text).unwrap_err();
         assert!(refused("").contains("seed, steps, guidance, labels is missing"));
-        assert!(refused(&format!("{good}&steps=0")).contains("steps is \"0\"; it should be"));
+        assert!(
+            refused(&format!("{good}&steps=0")).contains("invalid steps in the link: expected")
+        );
         assert!(refused(&format!("{good}&guidance=NaN")).contains("from 0 to 100"));
         assert!(refused(&format!("{good}&count=17")).contains("from 1 to 16"));
         assert!(
