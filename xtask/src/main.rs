@@ -1,16 +1,18 @@
 //! Development tasks, run as `cargo xtask NAME`.
 
+mod python;
 mod test;
 #[cfg(feature = "web")]
 mod web;
 
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 const HELP: &str = "usage: cargo xtask TASK
 
 tasks:
   test   install what the tests need, then check formatting, lints and documentation,
-         and run every test: on a software adapter where there is no GPU, and in a browser
+         and run every test: on a software adapter where there is no GPU, in Python, and in a browser
   isa    compile every shader for an AMD GPU, without one, and compare the machine code with
          docs/isa.md; `cargo xtask isa --help` lists its options
   web    build the web page into dist/; `cargo xtask web --help` lists its options";
@@ -81,6 +83,11 @@ fn run(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Resul
         .status()
         .map_err(|error| format!("cannot run `{line}`: {error}"))?;
     if status.success() { Ok(()) } else { Err(format!("`{line}` failed")) }
+}
+
+/// Where Cargo builds.
+fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
 }
 
 /// Whether a program runs successfully; its output is dropped.

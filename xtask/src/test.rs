@@ -1,9 +1,9 @@
 //! `cargo xtask test`: all checks required before a change lands, quick ones first.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use crate::{WASM, run, succeeds};
+use crate::{WASM, python, run, succeeds, target_folder};
 
 /// Where Vulkan drivers announce themselves on Linux.
 const DRIVER_FOLDERS: [&str; 3] =
@@ -19,6 +19,7 @@ pub(crate) fn all() -> Result<(), String> {
     ensure_vulkan()?;
     let browser = ensure_browser()?;
     ensure_npm()?;
+    ensure_python()?;
     run("cargo", &["fmt", "--all", "--check"], &[])?;
     kernels_are_formatted()?;
     // One selection of packages for lints, documentation and tests: another selection unifies features differently, and
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Result<(), String> {
     let doc = ["doc", "--workspace", "--no-deps", "--features", "xtask/web,diffmoe-cli/window"];
     run("cargo", &doc, &[("RUSTDOCFLAGS", "-D warnings")])?;
     run("cargo", &["test", "--workspace", "--no-fail-fast", "--features", "xtask/web"], &[])?;
+    python::python_tests()?;
     // Every combination of the library's features; those of the other packages are in the selection above.
     for features in ["", "import", "blocking", "import,blocking"] {
         clippy(&[
@@ -74,10 +76,9 @@ fn in_a_browser(browser: &str) -> Result<(), String> {
             ["install", "--no-package-lock", "--no-audit", "--no-fund", "--prefix", BROWSER_TESTS];
         run("npm", &install, &[])?;
     }
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     // The tests of the command line tool have built it; it draws the images that the page's are compared with.
-    let tool = target.join("debug").join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX));
+    let tool =
+        target_folder().join("debug").join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX));
     let tool = tool.to_str().ok_or("the path of the target directory is not valid Unicode")?;
     let tests = format!("{BROWSER_TESTS}/all.mjs");
     run(
@@ -115,6 +116,13 @@ fn ensure_npm() -> Result<(), String> {
         return Ok(());
     }
     install("the tests of the page need Node.js with npm", "npm")
+}
+
+fn ensure_python() -> Result<(), String> {
+    if python::is_there() {
+        return Ok(());
+    }
+    install("the tests of the Python package need Python with venv", "python3-venv")
 }
 
 /// Where a program is.

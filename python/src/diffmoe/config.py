@@ -1,0 +1,257 @@
+"""The configuration of a model, read from the JSON that its file carries (docs/models.md, docs/models-text.md).
+
+The keys are those of the official YAML files (``params``), with a few beside them. Letters in comments: ``D`` hidden
+size, ``H`` heads, ``T`` tokens of an image, ``E`` experts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from .errors import ModelError
+
+KINDS = ("dense", "tc", "ec", "diffmoe")
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """An embedding table that conditions the model: classes, subjects, styles."""
+
+    name: str
+    tensor: str
+    null: int  #: the row that means "no label"
+    values: tuple[str, ...] = ()  #: names of the rows before it; empty where the file gives none
+
+    def find(self, label) -> int | None:
+        """The row of a name (case, spaces and punctuation ignored) or number."""
+        if isinstance(label, str):
+            names = [_fold(value) for value in self.values]
+            if _fold(label) in names:
+                return names.index(_fold(label))
+            if not label.isdecimal():
+                return None
+        row = int(label)
+        return row if 0 <= row <= self.null and not (isinstance(label, str) and row == self.null) else None
+
+    def label(self, row: int) -> str:
+        """The name of a row, or its number where it has none."""
+        return self.values[row] if row < len(self.values) else str(row)
+
+
+def _fold(text: str) -> str:
+    return "".join(c.lower() for c in text if c.isalnum())
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """The text encoder of a model that reads prompts."""
+
+    vocab_size: int
+    max_length: int
+    hidden_size: int
+    depth: int
+    num_heads: int
+    ffn_hidden: int
+    tokenizer: dict
+    special_tokens: dict
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Config:
+    """A model's shape and what it was trained for."""
+
+    name: str
+    kind: str  #: dense, tc (token choice), ec (expert choice) or diffmoe
+    objective: str  #: flow (t from 0, noise, to 1, data) or ddpm (integer steps, 0 is data)
+    prediction: str  #: what a flow model predicts: velocity or data
+    time_scale: float
+    pixels: bool  #: samples are pixels in [-1, 1]; else latents
+    input_size: tuple[int, int]  #: height and width of a sample
+    in_channels: int
+    out_channels: int
+    patch_size: int
+    depth: int
+    hidden_size: int
+    num_heads: int
+    head_dim: int
+    qk_norm: bool
+    ffn_hidden: int
+    swiglu: bool
+    num_experts: int
+    capacity: float
+    interleave: bool
+    shared_hidden: int  #: width of the shared expert; 0 for none
+    shared_swiglu: bool
+    detail_channels: int  #: channels of the detail head; 0 for none
+    labels: tuple[LabelTable, ...]
+    text: TextConfig | None
+    defaults: dict = field(default_factory=dict)  #: steps, guidance, scheduler
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.input_size[0] // self.patch_size, self.input_size[1] // self.patch_size
+
+    @property
+    def tokens(self) -> int:
+        """``T``."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether a sample is an image as it is: pixels in red, green and blue."""
+        return self.pixels and self.in_channels == 3
+
+    def is_moe(self, block: int) -> bool:
+        """Whether a block (from 0) routes tokens to experts."""
+        return self.kind != "dense" and (not self.interleave or block % 2 == 1)
+
+    @property
+    def moe_blocks(self) -> list[int]:
+        """The blocks that route, in order."""
+        return [i for i in range(self.depth) if self.is_moe(i)]
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """Reads a configuration and checks that a model of that shape can exist."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise ModelError(f"the model's configuration is not JSON ({error}); download the file again") from None
+
+    @classmethod
+    def from_dict(cls, document: dict) -> Config:
+        """The same from a parsed document."""
+        try:
+            config = _read(document)
+        except KeyError as error:
+            raise ModelError(f"the model's configuration lacks the key {error}") from None
+        except (TypeError, AttributeError, IndexError) as error:
+            raise ModelError(f"the model's configuration has a value of the wrong type ({error})") from None
+        _check(config)
+        return config
+
+
+def _read(document: dict) -> Config:
+    params = document["params"]
+    kind, width = document["kind"], params["hidden_size"]
+    moe = params.get("MoE_config") or {}
+    shared = moe.get("n_shared_experts") or 0
+    # As in the official code: DiffMoE's shared expert is one GELU network of width 8D whatever their number, that of
+    # the baselines a SwiGLU of width n·D.
+    if not shared or kind == "dense":
+        shared_hidden, shared_swiglu = 0, False
+    elif kind == "diffmoe":
+        shared_hidden, shared_swiglu = 8 * width, False
+    else:
+        shared_hidden, shared_swiglu = shared * width, True
+    tables = tuple(
+        LabelTable(table["name"], table["tensor"], table["null"], tuple(table.get("values") or ()))
+        for table in document.get("labels") or ()
+    )
+    text = _text(document["text"]) if document.get("text") else None
+    if not tables and text is None:
+        null = document.get("null_class")
+        null = params["num_classes"] if null is None else null
+        tables = (LabelTable("class", "y_embedder.embedding_table.weight", null),)
+    size = params["input_size"]
+    channels = params.get("in_channels", 4)
+    defaults = document.get("defaults") or {}
+    prediction = params.get("prediction", "velocity")
+    return Config(
+        name=document.get("name") or "unnamed",
+        kind=kind,
+        objective=document["t_kind"],
+        prediction="data" if prediction == "sample" else prediction,
+        time_scale=float(document.get("time_scale", 1.0)),
+        pixels=document.get("space") == "pixels",
+        input_size=(size, size) if isinstance(size, int) else (int(size[0]), int(size[1])),
+        in_channels=channels,
+        out_channels=2 * channels if params.get("learn_sigma", True) else channels,
+        patch_size=params["patch_size"],
+        depth=params["depth"],
+        hidden_size=width,
+        num_heads=params["num_heads"],
+        head_dim=params.get("head_dim") or width // max(params["num_heads"], 1),
+        qk_norm=bool(params.get("qk_norm", False)),
+        ffn_hidden=int(width * params.get("mlp_ratio", 4)),
+        swiglu=bool(params.get("use_swiglu", False)),
+        num_experts=moe.get("num_experts", 0) if kind != "dense" else 0,
+        capacity=float(moe.get("capacity", 1.0)),
+        interleave=bool(moe.get("interleave", True)),
+        shared_hidden=shared_hidden,
+        shared_swiglu=shared_swiglu,
+        detail_channels=_detail_channels(params),
+        labels=tables,
+        text=text,
+        defaults={
+            "steps": defaults.get("steps", 50),
+            "guidance": defaults.get("guidance", 1.5),
+            "scheduler": defaults.get("solver", defaults.get("scheduler", "euler")),
+        },
+    )
+
+
+def _detail_channels(params: dict) -> int:
+    head = params.get("detail_head")
+    if head is None:
+        return 0
+    if not isinstance(head.get("channels"), int) or head["channels"] < 1:
+        raise ModelError(f"detail_head needs a number of channels of at least 1, got {head.get('channels')!r}")
+    return head["channels"]
+
+
+def _text(section: dict) -> TextConfig:
+    width = section["hidden_size"]
+    text = TextConfig(
+        vocab_size=section["vocab_size"],
+        max_length=section["max_length"],
+        hidden_size=width,
+        depth=section["depth"],
+        num_heads=section["num_heads"],
+        ffn_hidden=int(width * section.get("mlp_ratio", 4)),
+        tokenizer=section["tokenizer"],
+        special_tokens=section.get("special_tokens") or {},
+        examples=tuple(section.get("examples") or ()),
+    )
+    if min(text.vocab_size, text.depth, text.num_heads, text.ffn_hidden) < 1 or not 3 <= text.max_length <= 4096:
+        raise ModelError("text section: a size is 0, or max_length is not from 3 to 4096")
+    if width % text.num_heads:
+        raise ModelError(f"text section: hidden_size {width} is no multiple of num_heads {text.num_heads}")
+    return text
+
+
+def _check(config: Config) -> None:
+    def wrong(text):
+        raise ModelError(f"impossible configuration: {text}")
+
+    if config.kind not in KINDS:
+        wrong(f'kind is "{config.kind}"; {", ".join(KINDS)} are supported')
+    if config.objective not in ("flow", "ddpm"):
+        wrong(f't_kind is "{config.objective}"; flow and ddpm are supported')
+    if config.prediction not in ("velocity", "data"):
+        wrong(f'prediction is "{config.prediction}"; velocity and data are supported')
+    sizes = [*config.input_size, config.patch_size, config.depth, config.hidden_size, config.num_heads]
+    if min(*sizes, config.head_dim, config.in_channels, config.ffn_hidden) < 1:
+        wrong("a size is 0")
+    for side in config.input_size:
+        if side % config.patch_size:
+            wrong(f"input_size {side} is no multiple of patch_size {config.patch_size}")
+    if config.hidden_size % 4:
+        wrong(f"hidden_size {config.hidden_size} is no multiple of 4")
+    if config.kind != "dense" and not 1 <= config.num_experts <= 32:
+        wrong(f"{config.num_experts} experts; 1 to 32 are supported")
+    if config.kind != "dense" and not config.capacity > 0:
+        wrong(f"a capacity of {config.capacity}; it has to be above 0")
+    if config.kind in ("tc", "ec") and not config.capacity <= config.num_experts:
+        wrong(f"a capacity of {config.capacity} with {config.num_experts} experts")
+    if config.kind == "tc" and config.capacity < 1:
+        wrong(f"a capacity of {config.capacity}; a token takes at least 1 expert")
+    if config.objective == "ddpm" and config.prediction != "velocity":
+        wrong('prediction "data" is for flow models; DDPM models predict the noise')
+    if config.detail_channels and (config.prediction != "data" or config.out_channels != config.in_channels):
+        wrong('a detail_head needs prediction "data" and learn_sigma false')
+    if not config.time_scale > 0:
+        wrong(f"time_scale {config.time_scale}")

@@ -1,0 +1,147 @@
+"""Model files: safetensors, alone or in parts with an index, in any precision that ``diffmoe convert`` writes.
+
+Large matrices may be whole numbers (docs/models.md, "Importing weights"): int8 with one scale a row, int4 packed two in
+a byte with one f16 scale for 32 neighbours. Everything becomes float32 here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from .errors import ModelError
+
+CONFIG_KEY = "diffmoe"
+SCALE = ".scale"
+INT4_GROUP = 32
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def find(name) -> Path:
+    """The file of a path, a folder or a model's name; see ``Pipeline.from_pretrained``."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        names = ["model.safetensors.index.json", "model.safetensors"]
+        here = [path / file for file in names if (path / file).is_file()] or sorted(path.glob("*.safetensors"))
+        if len(here) == 0:
+            raise ModelError(f"{path} holds no safetensors file")
+        if len(here) > 1 and here[0].name not in names:
+            raise ModelError(f"{path} holds several models ({', '.join(p.name for p in here)}); name one of them")
+        return here[0]
+    folders = [Path(f) for f in os.environ.get("DIFFMOE_MODELS", "").split(os.pathsep) if f]
+    folders += [folder / "assets" for folder in (Path.cwd(), *Path.cwd().parents)]
+    if path.name == str(name) and not path.suffix:
+        for folder in folders:
+            if (folder / f"{name}.safetensors").is_file():
+                return folder / f"{name}.safetensors"
+    raise ModelError(
+        f"there is no file {str(name)!r}; give the path of a safetensors file, or the name of a model in a folder that "
+        "the variable DIFFMOE_MODELS names"
+    )
+
+
+class TensorFile:
+    """Named tensors of one or several safetensors files, and the configuration that came with them."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.parts = self._parts()
+        self.config_text = None
+        self._where: dict[str, object] = {}
+        for part in self.parts:
+            try:
+                file = safe_open(str(part), framework="np")
+            except (SafetensorError, OSError) as error:
+                raise ModelError(f"{part} is no safetensors file ({error}); download it again") from None
+            self.config_text = self.config_text or (file.metadata() or {}).get(CONFIG_KEY)
+            for name in file.keys():
+                self._where[name] = file
+        for beside in ("config.json", "case.json"):
+            file = self.path.parent / beside
+            if self.config_text is None and file.is_file():
+                self.config_text = file.read_text(encoding="utf-8")
+        if self.config_text is None:
+            raise ModelError(
+                f"{self.path} does not say what model it is: neither a {CONFIG_KEY!r} entry in its header nor a "
+                "config.json beside it; make a model file with `diffmoe convert`"
+            )
+
+    def _parts(self) -> list[Path]:
+        if self.path.suffix != ".json":
+            return [self.path]
+        try:
+            index = json.loads(self.path.read_text(encoding="utf-8"))
+            names = sorted(set(index["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError) as error:
+            raise ModelError(f"{self.path} is no index of model parts ({error})") from None
+        for name in names:
+            if Path(name).name != name:
+                raise ModelError(f"{self.path} names the part {name!r}; parts have to lie beside their index")
+            if not (self.path.parent / name).is_file():
+                raise ModelError(f"{self.path} names the part {name}, which is missing; download it too")
+        return [self.path.parent / name for name in names]
+
+    def names(self) -> list[str]:
+        """All tensors; scales are not counted."""
+        return [name for name in self._where if not self._is_scale(name)]
+
+    def _is_scale(self, name: str) -> bool:
+        return name.endswith(SCALE) and name[: -len(SCALE)] in self._where and self._type(name[: -len(SCALE)]) in ("I8", "U8")
+
+    def _slice(self, name: str):
+        return self._where[name].get_slice(name)
+
+    def _type(self, name: str) -> str:
+        return self._slice(name).get_dtype()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor's numbers."""
+        shape = tuple(self._slice(name).get_shape())
+        return (*shape[:-1], 2 * shape[-1]) if self._type(name) == "U8" else shape
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor as float32, whatever it is stored as."""
+        kind = self._type(name)
+        if kind in FLOATS:
+            values = self._bfloat16(name) if kind == "BF16" else self._where[name].get_tensor(name)
+            values = values.astype(np.float32)
+        elif kind in ("I8", "U8") and name + SCALE in self._where:
+            scale = self._where[name].get_tensor(name + SCALE).astype(np.float32)
+            stored = self._where[name].get_tensor(name)
+            rows = stored.shape[0] if stored.ndim == 2 else 0
+            needed = (rows,) if kind == "I8" else (rows, -(-2 * stored.shape[-1] // INT4_GROUP))
+            if stored.ndim != 2 or scale.shape != needed:
+                raise ModelError(f"{self.path}: {name}{SCALE} has shape {scale.shape}, {needed} is needed")
+            values = stored * scale[:, None] if kind == "I8" else from_int4(stored, scale)
+        else:
+            raise ModelError(f"{self.path}: {name} is stored as {kind}, which is not supported without {name}{SCALE}")
+        if not np.isfinite(values).all():
+            raise ModelError(f"{self.path}: {name} holds numbers that are not finite; download the file again")
+        return np.ascontiguousarray(values, np.float32)
+
+    def _bfloat16(self, name: str) -> np.ndarray:
+        """NumPy has no bfloat16: the bytes are read past the library and widened."""
+        for part in self.parts:
+            with open(part, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                entry = json.loads(file.read(length)).get(name)
+                if entry is None:
+                    continue
+                begin, end = entry["data_offsets"]
+                file.seek(8 + length + begin)
+                halves = np.frombuffer(file.read(end - begin), "<u2")
+                return (halves.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
+        raise KeyError(name)
+
+
+def from_int4(stored: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """``[N, K/2]`` bytes and ``[N, ⌈K/32⌉]`` scales to ``[N, K]``; the lower column is in the low half."""
+    low, high = (stored << 4).view(np.int8) >> 4, stored.view(np.int8) >> 4
+    numbers = np.stack([low, high], axis=-1).reshape(stored.shape[0], -1)
+    return numbers * np.repeat(scale, INT4_GROUP, axis=1)[:, : numbers.shape[1]]

@@ -1,0 +1,80 @@
+"""The arithmetic of a transformer in float32; the last axis holds features."""
+
+from __future__ import annotations
+
+import numpy as np
+
+EPS = 1e-6  # of layer norms without weights, as everywhere in a DiT
+HEAD_EPS = 1e-5  # of the norms of queries and keys
+
+
+def linear(weights: dict, name: str, x: np.ndarray) -> np.ndarray:
+    """``x·Wᵀ + b``; the bias may be missing."""
+    y = x @ weights[f"{name}.weight"].T
+    bias = weights.get(f"{name}.bias")
+    return y if bias is None else y + bias
+
+
+def layer_norm(x: np.ndarray, eps: float = EPS) -> np.ndarray:
+    """Mean 0 and variance 1 over features."""
+    centred = x - x.mean(-1, keepdims=True)
+    variance = np.square(centred).mean(-1, keepdims=True)
+    return centred / np.sqrt(variance + np.float32(eps))
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """``1 / (1 + e^-x)``; far out it is 0 or 1."""
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-x))
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """``x·sigmoid(x)``."""
+    return x * sigmoid(x)
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    """GELU in the form with tanh."""
+    return x * sigmoid(np.float32(2 * np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x))
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis."""
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def ffn(weights: dict, name: str, x: np.ndarray) -> np.ndarray:
+    """A feed-forward network: GELU with biases, or SwiGLU without."""
+    if f"{name}.gate_proj.weight" in weights:
+        gate = silu(linear(weights, f"{name}.gate_proj", x))
+        return linear(weights, f"{name}.down_proj", gate * linear(weights, f"{name}.up_proj", x))
+    return linear(weights, f"{name}.fc2", gelu(linear(weights, f"{name}.fc1", x)))
+
+
+def heads(x: np.ndarray, parts: int, count: int) -> list[np.ndarray]:
+    """``[B, T, parts·H·d]`` to ``parts`` arrays ``[B, H, T, d]``."""
+    batch, tokens, width = x.shape
+    split = x.reshape(batch, tokens, parts, count, width // (parts * count))
+    return list(split.transpose(2, 0, 3, 1, 4))
+
+
+def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+    """``softmax(q·kᵀ/√d + bias)·v`` of all heads ``[B, H, T, d]``, joined to ``[B, T, H·d]``."""
+    scores = (q @ k.swapaxes(-1, -2)) * np.float32(q.shape[-1] ** -0.5)
+    if bias is not None:
+        scores = scores + bias
+    mixed = softmax(scores) @ v
+    batch, count, tokens, width = mixed.shape
+    return mixed.transpose(0, 2, 1, 3).reshape(batch, tokens, count * width)
+
+
+def conv3x3(weights: dict, name: str, x: np.ndarray) -> np.ndarray:
+    """A 3×3 convolution of ``[B, C, H, W]`` with one pixel of zeros around, as one matrix product."""
+    weight = weights[f"{name}.weight"]
+    batch, channels, height, width = x.shape
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))  # [B, C, H, W, 3, 3]
+    columns = windows.transpose(0, 2, 3, 1, 4, 5).reshape(batch * height * width, channels * 9)
+    y = columns @ weight.reshape(weight.shape[0], -1).T + weights[f"{name}.bias"]
+    return y.reshape(batch, height, width, -1).transpose(0, 3, 1, 2)

@@ -1,0 +1,165 @@
+"""The diffusion transformer: one forward pass, with the routing of every layer of experts.
+
+Names and formulas are those of the official code (docs/models.md lists the forms). Shapes: ``B`` samples, ``T`` tokens
+of a sample, ``S = B·T`` tokens of the pool, ``D`` hidden size, ``H`` heads, ``E`` experts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import layers
+from .config import Config
+from .layers import attend, conv3x3, ffn, heads, layer_norm, linear, sigmoid, silu, softmax
+from .routing import Routing, route
+from .text import Encoded
+from .weights import TIME_DIMS
+
+
+@dataclass
+class LayerRouting:
+    """What a layer of experts did in one pass."""
+
+    block: int
+    taken: np.ndarray  #: which expert took which token ``[S, E]``, bool
+    gate: np.ndarray  #: logits of the gate ``[S, E]``
+    need: np.ndarray | None  #: logits of the capacity predictor ``[S, E]``
+    thresholds: np.ndarray | None  #: in force, as probabilities ``[E]``
+
+
+class Model:
+    """A configuration with its weights (float32, official names)."""
+
+    def __init__(self, config: Config, weights: dict[str, np.ndarray]):
+        self.config, self.weights = config, weights
+
+    def forward(
+        self,
+        x: np.ndarray,
+        t: np.ndarray,
+        labels: list[np.ndarray],
+        text: Encoded | None = None,
+        routing: Routing = Routing(),
+        taps: dict | None = None,
+    ) -> tuple[np.ndarray, list[LayerRouting]]:
+        """One pass over samples ``[B, C, height, width]`` at times ``t [B]``: the output ``[B, C_out, height, width]``.
+
+        ``labels`` has one array of rows ``[B]`` for each label table. ``taps`` receives intermediate results by the
+        names of the recorded cases, for tests.
+        """
+        c, w = self.config, self.weights
+        taps = {} if taps is None else taps
+        x = np.asarray(x, np.float32)
+        condition = silu(self._condition(np.asarray(t, np.float32), labels, text))
+        h = self._patches(x) + w["pos_embed"]
+        routings = []
+        for i in range(c.depth):
+            h, layer = self._block(i, h, condition, text, routing, taps)
+            taps[f"blocks.{i}.out"] = h
+            if layer is not None:
+                routings.append(layer)
+        shift, scale = np.split(linear(w, "final_layer.adaLN_modulation.1", condition), 2, axis=1)
+        out = self._unpatch(linear(w, "final_layer.linear", _modulated(h, shift, scale)))
+        if c.detail_channels:
+            taps["detail_head.x"] = out
+            out = self._detail(out, x, np.asarray(t, np.float32), taps)
+        return out, routings
+
+    def _condition(self, t: np.ndarray, labels: list[np.ndarray], text: Encoded | None) -> np.ndarray:
+        """Time, prompt and labels, summed ``[B, D]``."""
+        w = self.weights
+        features = time_features(t * np.float32(self.config.time_scale))
+        condition = linear(w, "t_embedder.mlp.2", silu(linear(w, "t_embedder.mlp.0", features)))
+        if text is not None:
+            condition = condition + text.pooled
+        for table, rows in zip(self.config.labels, labels, strict=True):
+            condition = condition + w[table.tensor][rows]
+        return condition
+
+    def _patches(self, x: np.ndarray) -> np.ndarray:
+        """The convolution with stride ``p`` as one matrix product: ``[B, T, D]``."""
+        (rows, columns), p = self.config.grid, self.config.patch_size
+        batch, channels = x.shape[:2]
+        x = x.reshape(batch, channels, rows, p, columns, p).transpose(0, 2, 4, 1, 3, 5)
+        weight = self.weights["x_embedder.proj.weight"]
+        flat = x.reshape(batch, rows * columns, channels * p * p)
+        return flat @ weight.reshape(weight.shape[0], -1).T + self.weights["x_embedder.proj.bias"]
+
+    def _unpatch(self, x: np.ndarray) -> np.ndarray:
+        """Patches back in their places; in a patch the channel varies fastest."""
+        (rows, columns), p, channels = self.config.grid, self.config.patch_size, self.config.out_channels
+        x = x.reshape(-1, rows, columns, p, p, channels).transpose(0, 5, 1, 3, 2, 4)
+        return x.reshape(-1, channels, rows * p, columns * p)
+
+    def _block(self, i: int, x: np.ndarray, condition: np.ndarray, text: Encoded | None, routing: Routing, taps: dict):
+        c, w, block = self.config, self.weights, f"blocks.{i}"
+        parts = np.split(linear(w, f"{block}.adaLN_modulation.1", condition), 6, axis=1)
+        shift, scale, gate = parts[:3]
+        q, k, v = heads(linear(w, f"{block}.attn.qkv", _modulated(x, shift, scale)), 3, c.num_heads)
+        if c.qk_norm:
+            q, k = (self._head_norm(f"{block}.attn.{part}", y) for part, y in (("q_norm", q), ("k_norm", k)))
+        x = x + gate[:, None] * linear(w, f"{block}.attn.proj", attend(q, k, v))
+        if text is not None:
+            memory = taps[f"{block}.kv"] = text.memory[i]
+            (q,) = heads(linear(w, f"{block}.cross_attn.q_linear", x), 1, c.num_heads)
+            k, v = heads(memory, 2, c.num_heads)
+            x = x + linear(w, f"{block}.cross_attn.proj", attend(q, k, v, text.bias))
+        shift, scale, gate = parts[3:]
+        h = _modulated(x, shift, scale)
+        if c.is_moe(i):
+            y, layer = self._moe(i, h.reshape(-1, c.hidden_size), routing, taps)
+            y = y.reshape(h.shape)
+        else:
+            y, layer = ffn(w, f"{block}.mlp", h), None
+        return x + gate[:, None] * y, layer
+
+    def _head_norm(self, name: str, x: np.ndarray) -> np.ndarray:
+        return layer_norm(x, layers.HEAD_EPS) * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+
+    def _moe(self, i: int, x: np.ndarray, routing: Routing, taps: dict) -> tuple[np.ndarray, LayerRouting]:
+        """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, and the shared expert: ``[S, D]``."""
+        c, w, name = self.config, self.weights, f"blocks.{i}.mlp"
+        gate_logits = x @ w[f"{name}.gate.weight" if c.kind == "tc" else f"{name}.gate_weight"].T
+        gate = softmax(gate_logits)
+        need = capacity = thresholds = None
+        if c.kind == "diffmoe":
+            hidden = silu(linear(w, f"{name}.capacity_predictor.0", x))
+            need = linear(w, f"{name}.capacity_predictor.2", hidden)
+            capacity = sigmoid(need)
+            thresholds = routing.thresholds(w[f"{name}.expert_threshold"], i)
+        taken = route(c, routing.rule, gate, capacity, thresholds)
+        taken[:, routing.muted_of(i)] = False
+        y = ffn(w, f"{name}.shared_experts", x) if c.shared_hidden else np.zeros_like(x)
+        for e in range(c.num_experts):
+            rows = np.flatnonzero(taken[:, e])
+            if len(rows):
+                y[rows] += gate[rows, e, None] * ffn(w, f"{name}.experts.{e}", x[rows])
+        block = f"blocks.{i}"
+        taps |= {f"{block}.moe_in": x, f"{block}.gate": gate, f"{block}.k": taken.sum(0), f"{block}.selected": taken}
+        if capacity is not None:
+            taps[f"{block}.capacity"] = capacity
+        return y, LayerRouting(i, taken, gate_logits, need, thresholds)
+
+    def _detail(self, out: np.ndarray, z: np.ndarray, t: np.ndarray, taps: dict) -> np.ndarray:
+        """The detail head: three convolutions that finish a predicted picture (docs/models.md)."""
+        w = self.weights
+        plane = np.broadcast_to(t[:, None, None, None], (out.shape[0], 1, *out.shape[2:]))
+        h = np.concatenate([out, z, plane], axis=1)
+        for name in ("conv_in", "conv_mid", "conv_out"):
+            h = taps[f"detail_head.{name}.out"] = conv3x3(w, f"detail_head.{name}", h if name == "conv_in" else silu(h))
+        return out + h
+
+
+def _modulated(x: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
+
+
+def time_features(t: np.ndarray) -> np.ndarray:
+    """Cosines, then sines, of ``t`` at 128 frequencies ``[B, 256]``."""
+    half = TIME_DIMS // 2
+    frequencies = np.exp(np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / half)
+    angles = t[:, None] * frequencies
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)

@@ -1,0 +1,87 @@
+"""Which expert takes which token: the routing rules of the four kinds of model.
+
+A routing is a boolean array ``[S, E]`` over the pool of all ``S = B·T`` tokens of a pass. Where two scores are equal the
+lower token (with token choice the lower expert) wins, as in the other implementations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .config import Config
+from .errors import SettingsError, one_of
+
+RULES = ("token", "pool")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Routing settings of a run."""
+
+    #: ``token``: an expert takes the tokens whose predicted capacity exceeds its threshold, so an image does not depend
+    #: on its batch. ``pool``: the paper's rule; the predictor says how many tokens of the batch, the gate says which.
+    rule: str = "token"
+    gamma: float | None = None  #: one threshold for every expert and layer instead of the checkpoint's
+    shift: float = 0.0  #: added to the checkpoint's thresholds; without effect where ``gamma`` is set
+    muted: frozenset[tuple[int, int]] = field(default_factory=frozenset)  #: (block, expert) that take no tokens
+
+    def check(self, config: Config) -> None:
+        """Refuses what cannot work with a model."""
+        if self.rule not in RULES:
+            raise SettingsError(f"unknown routing rule {self.rule!r}: expected {one_of(RULES)}")
+        if self.gamma is not None and not 0 <= self.gamma <= 1:
+            raise SettingsError(f"gamma must be 0–1, a threshold for a probability, got {self.gamma}")
+        if not -1 <= self.shift <= 1:
+            raise SettingsError(f"threshold_shift must be -1–1, got {self.shift}")
+        for block, expert in sorted(self.muted):
+            if block not in config.moe_blocks:
+                blocks = ", ".join(map(str, config.moe_blocks)) or "none"
+                raise SettingsError(f"block {block} has no experts to mute; the blocks with experts are {blocks}")
+            if not 0 <= expert < config.num_experts:
+                raise SettingsError(f"block {block} has no expert {expert}; it has {config.num_experts}, numbered from 0")
+
+    def thresholds(self, checkpoint: np.ndarray, block: int) -> np.ndarray:
+        """The thresholds in force ``[E]``; infinite for a muted expert, which no probability exceeds."""
+        if self.gamma is None:
+            values = checkpoint + np.float32(self.shift)
+        else:
+            values = np.full_like(checkpoint, self.gamma)
+        for expert in self.muted_of(block):
+            values[expert] = np.inf
+        return values
+
+    def muted_of(self, block: int) -> list[int]:
+        """Muted experts of a block."""
+        return [expert for b, expert in self.muted if b == block]
+
+
+def token_choice(gate: np.ndarray, count: int) -> np.ndarray:
+    """Every token takes its ``count`` best experts."""
+    taken = np.zeros(gate.shape, bool)
+    best = np.argsort(-gate, axis=1, kind="stable")[:, :count]
+    np.put_along_axis(taken, best, True, axis=1)
+    return taken
+
+
+def take_best(gate: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Expert ``e`` takes the ``counts[e]`` tokens with the largest gate; ``gate`` is ``[..., S, E]``."""
+    order = np.argsort(-gate, axis=-2, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(gate.shape[-2])[:, None], axis=-2)
+    return rank < counts
+
+
+def route(config: Config, rule: str, gate: np.ndarray, capacity: np.ndarray | None, thresholds: np.ndarray | None) -> np.ndarray:
+    """Routing by the rule of the model: ``gate`` and ``capacity`` are probabilities ``[S, E]``."""
+    experts = config.num_experts
+    if config.kind == "tc":
+        return token_choice(gate, int(config.capacity))
+    if config.kind == "ec":
+        # The official code divides first and truncates the product.
+        count = int(config.tokens / experts * config.capacity)
+        samples = gate.reshape(-1, config.tokens, experts)
+        return take_best(samples, np.full(experts, count)).reshape(gate.shape)
+    over = capacity > thresholds  # strictly, as in the official code
+    return over if rule == "token" else take_best(gate, over.sum(0))

@@ -1,0 +1,102 @@
+"""One batch on its way from noise to data: what a scheduler asks of the model, and the routing of every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .model import LayerRouting, Model
+from .routing import Routing
+from .text import Encoded
+
+
+@dataclass
+class Pass:
+    """One forward pass over a pool of tokens."""
+
+    step: int
+    time: float
+    guided: bool  #: whether it saw the labels
+    layers: list[LayerRouting]
+
+
+class Run:
+    """The model as a scheduler sees it."""
+
+    def __init__(
+        self,
+        model: Model,
+        labels: list[np.ndarray],
+        text: Encoded | None = None,
+        null_text: Encoded | None = None,
+        guidance: float = 1.0,
+        routing: Routing = Routing(),
+        step_noise: Callable[[int], np.ndarray] | None = None,
+    ):
+        """``labels``: rows ``[B]`` of each label table; ``text`` and ``null_text``: prompts and the negative prompt of each
+        sample; ``step_noise(step)``: what DDPM adds, ``[B, C, height, width]``."""
+        self.model, self.config = model, model.config
+        self.guidance, self.routing, self.step_noise = float(guidance), routing, step_noise
+        nulls = [np.full_like(rows, table.null) for rows, table in zip(labels, self.config.labels)]
+        self._conditions = {True: (labels, text), False: (nulls, null_text)}
+        self.step = 0
+        self.passes: list[Pass] = []
+
+    def forward(self, z: np.ndarray, time: float, guided: bool = True) -> np.ndarray:
+        """The model's output; ``guided``: with the labels and prompts asked for, or with none."""
+        labels, text = self._conditions[guided]
+        times = np.full(len(z), time, np.float32)
+        out, layers = self.model.forward(z, times, labels, text, self.routing)
+        self.passes.append(Pass(self.step, float(time), guided, layers))
+        return out
+
+    def guided(self, z: np.ndarray, time: float) -> np.ndarray:
+        """The model's answer with guidance: two passes, each with a pool of its own; one where the scale is 1."""
+        channels = self.config.in_channels
+        answer = self.forward(z, time)[:, :channels]
+        if self.guidance == 1:
+            return answer
+        null = self.forward(z, time, guided=False)[:, :channels]
+        return np.float32(1 - self.guidance) * null + np.float32(self.guidance) * answer
+
+    def joint(self, z: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
+        """Both branches in one pass, whose tokens share a pool, as in the official guidance of DDPM models."""
+        (labels, text), (nulls, null_text) = self._conditions[True], self._conditions[False]
+        both = [np.concatenate(pair) for pair in zip(labels, nulls)]
+        prompts = None
+        if text is not None:
+            prompts = Encoded(
+                np.concatenate([text.bias, null_text.bias]),
+                np.concatenate([text.states, null_text.states]),
+                np.concatenate([text.pooled, null_text.pooled]),
+                [np.concatenate(pair) for pair in zip(text.memory, null_text.memory)],
+            )
+        times = np.full(2 * len(z), time, np.float32)
+        out, layers = self.model.forward(np.concatenate([z, z]), times, both, prompts, self.routing)
+        for half, guided in enumerate((True, False)):
+            halves = [_half(layer, half) for layer in layers]
+            self.passes.append(Pass(self.step, float(time), guided, halves))
+        return out[: len(z)], out[len(z) :]
+
+
+def _half(layer: LayerRouting, half: int) -> LayerRouting:
+    def part(x):
+        return None if x is None else np.split(x, 2)[half]
+
+    return LayerRouting(layer.block, part(layer.taken), part(layer.gate), part(layer.need), layer.thresholds)
+
+
+def sample(run: Run, scheduler, steps: int, z: np.ndarray, on_step: Callable | None = None) -> np.ndarray:
+    """Takes all steps; ``on_step(i, time, z)`` sees each and may return another sample."""
+    stepper = scheduler.begin(run, steps)
+    for i in range(steps):
+        run.step, first = i, len(run.passes)
+        z = stepper.step(i, z).astype(np.float32, copy=False)
+        if not np.isfinite(z).all():
+            raise FloatingPointError(f"step {i} gave numbers that are not finite; lower the guidance scale, or take more steps")
+        if on_step is not None:
+            changed = on_step(i, run.passes[first].time, z)
+            z = z if changed is None else changed
+    return z

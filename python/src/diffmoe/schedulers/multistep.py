@@ -1,0 +1,148 @@
+"""Multistep schedulers for flow and DDPM models: DPM-Solver++(2M) (Lu et al. 2022) and UniPC (Zhao et al. 2023).
+
+Both follow a path of signal and noise levels: at a point the sample is ``z = α·x₀ + σ·ε``, and ``λ = log(α/σ)`` grows
+along the path. With ``h = λ_t - λ_s`` and ``D`` the predicted data, for a constant ``D``
+
+    z_t = σ_t/σ_s·z_s + α_t·(1 - e^-h)·D
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .ddpm import EpsilonOptions
+from .flow import time
+from .process import TRAINED_STEPS, Process
+
+
+class _Path:
+    """The points of a run, one for each step and the data at the end, and the model at them.
+
+    Flow models: ``α = t`` and ``σ = 1 - t`` at Euler's times. DDPM models: ``α = √ᾱ``, ``σ = √(1 - ᾱ)`` at the trained
+    steps ``999·(N - i)/N``, rounded, and no noise at the end.
+    """
+
+    def __init__(self, options: EpsilonOptions, run, steps: int):
+        self.options, self.run, self.steps = options, run, steps
+        share = np.arange(steps) / steps
+        if run.config.objective == "flow":
+            self.times = np.array([time(i, steps) for i in range(steps)])
+            alpha = share
+            sigma = 1 - share
+        else:
+            self.times = np.round((steps - np.arange(steps)) / steps * (TRAINED_STEPS - 1)).astype(int)
+            bars = Process(TRAINED_STEPS).alphas_bar[self.times]
+            alpha, sigma = np.sqrt(bars), np.sqrt(1 - bars)
+        self.alpha, self.sigma = np.append(alpha, 1.0), np.append(sigma, 0.0)
+
+    def log_step(self, i: int) -> float:
+        """``h`` of the step from point ``i``; infinite from pure noise and to the data."""
+        with np.errstate(divide="ignore"):
+            begin, end = np.log(self.alpha[i : i + 2]) - np.log(self.sigma[i : i + 2])
+        return end - begin
+
+    def transfer(self, i: int) -> tuple[float, float]:
+        """The step from point ``i`` for a constant prediction: ``σ_t/σ_s`` and ``α_t·(1 - e^-h)``."""
+        ratio = self.sigma[i + 1] / self.sigma[i]
+        return ratio, self.alpha[i + 1] - ratio * self.alpha[i]
+
+    def data(self, i: int, z: np.ndarray) -> np.ndarray:
+        """``x₀`` as the model predicts it from the sample at point ``i``."""
+        if self.run.config.objective == "flow":
+            prediction = self.run.guided(z, self.times[i])
+            if self.run.config.prediction == "data":
+                return prediction
+            # From v = x₀ - ε and z = t·x₀ + (1 - t)·ε follows x₀ = z + (1 - t)·v.
+            return z + np.float32(self.sigma[i]) * prediction
+        predict = 1 / self.alpha[i], self.sigma[i] / self.alpha[i]
+        return self.options.predicted(self.run, z, self.times[i], predict)[0]
+
+    def beyond(self, i: int) -> float:
+        """How far the second-order method extrapolates the data; the first and the last step are of order 1."""
+        if i == 0 or i + 1 == self.steps:
+            return 0.0
+        return 0.5 * self.log_step(i) / self.log_step(i - 1)
+
+
+def _sum(*terms) -> np.ndarray:
+    """``Σ factor·array`` in float32."""
+    return sum(np.float32(factor) * array for factor, array in terms)
+
+
+class DPMSolver(EpsilonOptions):
+    """DPM-Solver++(2M): one evaluation per step and the step before; accurate in few steps."""
+
+    name, objectives, max_ddpm_steps = "dpmpp_2m", ("flow", "ddpm"), TRAINED_STEPS - 1
+
+    def begin(self, run, steps: int):
+        """Lays out the path."""
+        return _Dpm(_Path(self, run, steps))
+
+
+class _Dpm:
+    def __init__(self, path: _Path):
+        self.path, self.before = path, None
+
+    def step(self, i: int, z: np.ndarray) -> np.ndarray:
+        now = self.path.data(i, z)
+        (of_sample, of_data), beyond = self.path.transfer(i), self.path.beyond(i)
+        before = now if self.before is None else self.before
+        self.before = now
+        return _sum((of_sample, z), (of_data * (1 + beyond), now), (-of_data * beyond, before))
+
+
+class UniPC(EpsilonOptions):
+    """UniPC of order 2 (bh2): a predictor, which is that of DPM-Solver++(2M), and a corrector, which uses the next step's
+    evaluation again. One evaluation per step; accurate in few steps."""
+
+    name, objectives, max_ddpm_steps = "unipc", ("flow", "ddpm"), TRAINED_STEPS - 1
+
+    def begin(self, run, steps: int):
+        """Lays out the path."""
+        return _UniPc(_Path(self, run, steps))
+
+
+class _UniPc:
+    def __init__(self, path: _Path):
+        self.path = path
+        self.history: list[np.ndarray] = []  # data predicted at earlier points, the latest last
+        self.corrected = None  # the corrected sample that the step before began at
+
+    def step(self, i: int, z: np.ndarray) -> np.ndarray:
+        """``z`` is the predicted sample at point ``i``; so is the result at ``i + 1``."""
+        now = self.path.data(i, z)
+        self.corrected = z if i == 0 else self._correct(i, now)
+        (of_sample, of_data), beyond = self.path.transfer(i), self.path.beyond(i)
+        before = self.history[-1] if self.history else now
+        self.history = [*self.history[-1:], now]
+        return _sum((of_sample, self.corrected), (of_data * (1 + beyond), now), (-of_data * beyond, before))
+
+    def _correct(self, i: int, now: np.ndarray) -> np.ndarray:
+        """The corrected sample at point ``i``, from that at ``i - 1`` and the predictions at ``i - 2``, ``i - 1``, ``i``."""
+        path, before = self.path, self.history[-1]
+        of_sample, of_data = path.transfer(i - 1)
+        if i == 1:
+            long_before, of_long_before, of_now = before, 0.0, 0.5
+        else:
+            h, r = path.log_step(i - 1), -path.log_step(i - 2) / path.log_step(i - 1)
+            first, of_now = _weights(h, r)
+            long_before, of_long_before = self.history[-2], first / r
+        return _sum(
+            (of_sample, self.corrected),
+            (of_data * (1 - of_long_before - of_now), before),
+            (of_data * of_now, now),
+            (of_data * of_long_before, long_before),
+        )
+
+
+def _weights(h: float, r: float) -> tuple[float, float]:
+    """``ρ₁`` and ``ρ₂``: the solution of ``ρ₁ + ρ₂ = b₁`` and ``r·ρ₁ + ρ₂ = b₂`` with ``b_n = n!·φ_n/B``, where for ``g = -h``
+    ``B = e^g - 1``, ``φ₁ = B/g - 1`` and ``φ₂ = φ₁/g - ½``."""
+    b = math.expm1(-h)
+    phi_1 = b / -h - 1
+    phi_2 = phi_1 / -h - 0.5
+    b_1, b_2 = phi_1 / b, 2 * phi_2 / b
+    first = (b_1 - b_2) / (1 - r)
+    return first, b_1 - first

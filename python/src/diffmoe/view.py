@@ -1,0 +1,136 @@
+"""A run as a self-contained piece of HTML for notebooks: no library, no network.
+
+Images and the map of loads are PNGs inside the page, the charts are inline SVG, so something is there even where scripts do
+not run; a script (``view.js``) puts the experts' work over the images and moves through the steps.
+"""
+
+from __future__ import annotations
+
+import base64
+import html as escaping
+import json
+import uuid
+from importlib.resources import files
+
+import numpy as np
+
+from . import charts
+from .images import data_uri
+
+#: More would make a notebook heavy.
+MOST_STEPS, MOST_IMAGES = 12, 6
+#: Images are at least this wide on the page.
+LEAST_SIDE = 168
+
+
+def html(trace, frames: np.ndarray | None = None, settings: dict | None = None) -> str:
+    """``frames``: images after each step ``[steps, B, h, w, 3]``, uint8. ``settings``: what to say about the run."""
+    name = f"diffmoe-{uuid.uuid4().hex[:12]}"
+    steps = _shown_steps(trace)
+    pictures = min(MOST_IMAGES, frames.shape[1] if frames is not None else trace.images)
+    data = _data(trace, frames, steps, pictures)
+    parts = [f'<div class="diffmoe" id="{name}"><style>{_file("view.css")}</style>', _head(trace, frames, settings or {})]
+    if pictures:
+        parts.append(_stage(trace, frames, steps, pictures, data))
+    if len(trace.blocks):
+        curve, loads = charts.capacity(trace), charts.loads(trace)
+        parts.append(f'<div class="dm-charts">{curve}{loads}</div><p class="dm-load-hint">&nbsp;</p>')
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    parts.append(f"<script>({_file('view.js')})(document.getElementById({json.dumps(name)}), {text});</script></div>")
+    return "".join(parts)
+
+
+def page(body: str, title: str) -> str:
+    """The same as a page of its own."""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escaping.escape(title)}</title>'
+    style = "<style>:root{color-scheme:light dark}body{margin:1.5rem;background:Canvas;color:CanvasText}</style>"
+    return f'<!doctype html><html lang="en"><head>{head}{style}</head><body>{body}</body></html>\n'
+
+
+def _file(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8").strip()
+
+
+def _shown_steps(trace) -> list[int]:
+    """Steps spread evenly, the last among them."""
+    if trace.steps <= MOST_STEPS:
+        return list(range(trace.steps))
+    return sorted({round(i) for i in np.linspace(0, trace.steps - 1, MOST_STEPS)})
+
+
+def _head(trace, frames, settings: dict) -> str:
+    count = frames.shape[1] if frames is not None and not trace.images else trace.images
+    facts = [f"{count} image{'s' * (count != 1)}", f"{trace.steps} steps"]
+    facts += [str(settings[key]) for key in ("scheduler",) if key in settings]
+    facts += [f"guidance {settings['guidance_scale']:g}"] if "guidance_scale" in settings else []
+    facts += [f"seed {settings['seed']}"] if "seed" in settings else []
+    if trace.capacity is not None:
+        facts.append(f'<span title="experts that worked on a token, on average">C = {trace.capacity:.2f}</span>')
+    return f'<p class="dm-head"><b>{escaping.escape(trace.model)}</b> · {" · ".join(facts)}</p>'
+
+
+def _captions(trace, pictures: int) -> list[str]:
+    capacity = trace.capacity_by_image()
+    out = []
+    for i in range(pictures):
+        names = ", ".join(names[i] for names in trace.labels if i < len(names)) or f"image {i}"
+        out.append(names + (f" · C {capacity[i]:.2f}" if i < len(capacity) else ""))
+    return out
+
+
+def _stage(trace, frames, steps: list[int], pictures: int, data: dict) -> str:
+    """Controls and images."""
+    out = ['<div class="dm-controls" hidden>']
+    out.append('<button type="button" class="dm-play" aria-label="play the steps" title="play the steps">▶</button>')
+    out.append(f'<label>Step <input type="range" class="dm-step" min="0" max="{len(steps) - 1}" value="{len(steps) - 1}"></label>')
+    out.append('<output class="dm-when"></output>')
+    if len(trace.blocks):
+        shows = '<option value="count">experts per token</option>' + '<option value="none">nothing</option>' * (frames is not None)
+        shows += "".join(f'<option value="{e}">expert {e}</option>' for e in range(trace.experts))
+        blocks = "".join(f'<option value="{i}">block {block}</option>' for i, block in enumerate(trace.blocks))
+        out.append(f'<label>Show <select class="dm-show">{shows}</select></label>')
+        out.append(f'<label>in <select class="dm-block"><option value="-1">the mean of all blocks</option>{blocks}</select></label>')
+        out.append('<span class="dm-legend"></span>')
+    out.append('</div><div class="dm-images">')
+    for i, caption in enumerate(_captions(trace, pictures)):
+        image = f'<img alt="" src="{data_uri(frames[-1, i])}">' if frames is not None else ""
+        out.append(f'<figure data-image="{i}" style="width:{data["size"][1] * data["scale"]}px">{image}<figcaption>{escaping.escape(caption)}</figcaption></figure>')
+    total = frames.shape[1] if frames is not None and not trace.images else trace.images
+    more = f" The first {pictures} of {total} images are shown." if pictures < total else ""
+    return "".join(out) + f'</div><p class="dm-hint" aria-live="polite">{more or "&nbsp;"}</p>'
+
+
+def _data(trace, frames, steps: list[int], pictures: int) -> dict:
+    """What the script draws from."""
+    height, width = frames.shape[2:4] if frames is not None else trace.grid
+    kind = np.uint8 if trace.experts <= 8 else np.uint16 if trace.experts <= 16 else np.uint32
+    masks = b""
+    if len(trace.blocks):
+        maps = [trace.maps(step)[:, :pictures] for step in steps]
+        masks = np.stack(maps).astype(kind).astype(np.dtype(kind).newbyteorder("<")).tobytes()
+    times = [float(trace.time[trace.step == step][0]) for step in steps]
+    return {
+        "steps": [[step, round(time, 4)] for step, time in zip(steps, times)],
+        "last": trace.steps - 1,
+        "blocks": [int(block) for block in trace.blocks],
+        "experts": trace.experts,
+        "grid": list(map(int, trace.grid)),
+        "pictures": pictures,
+        "size": [int(height), int(width)],
+        "scale": max(1, -(-LEAST_SIDE // int(max(height, width)))),
+        "bytes": np.dtype(kind).itemsize,
+        "masks": base64.b64encode(masks).decode(),
+        "sprite": data_uri(_sprite(frames, steps, pictures)) if frames is not None and pictures else None,
+        "loads": charts.rounded_loads(trace),
+        "ramp": charts.RAMP,
+        "colours": charts.EXPERTS,
+    }
+
+
+def _sprite(frames: np.ndarray, steps: list[int], pictures: int) -> np.ndarray:
+    """All frames in one image: a row for each step, a column for each picture. Steps before the last keep four bits of a
+    channel, which halves the size of noise."""
+    kept = frames[steps, :pictures].copy()
+    kept[:-1] = (kept[:-1] >> 4) * 17
+    shown, count, height, width, _ = kept.shape
+    return kept.transpose(0, 2, 1, 3, 4).reshape(shown * height, count * width, 3)

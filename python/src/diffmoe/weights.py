@@ -1,0 +1,119 @@
+"""A model's tensors under their official names: which there have to be, and those of a file, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from .config import Config
+from .errors import ModelError
+from .files import TensorFile
+
+#: State of the trainer that files may carry and inference never reads.
+OPTIONAL = (".ema_decay",)
+TIME_DIMS = 256
+
+
+def _linear(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", shape
+    yield f"{name}.bias", shape[:1]
+
+
+def _ffn(name: str, width: int, hidden: int, swiglu: bool):
+    if swiglu:
+        yield f"{name}.gate_proj.weight", (hidden, width)
+        yield f"{name}.up_proj.weight", (hidden, width)
+        yield f"{name}.down_proj.weight", (width, hidden)
+    else:
+        yield from _linear(f"{name}.fc1", hidden, width)
+        yield from _linear(f"{name}.fc2", width, hidden)
+
+
+def _moe(c: Config, name: str):
+    width, experts = c.hidden_size, c.num_experts
+    yield f"{name}.gate.weight" if c.kind == "tc" else f"{name}.gate_weight", (experts, width)
+    for e in range(experts):
+        yield from _ffn(f"{name}.experts.{e}", width, c.ffn_hidden, c.swiglu)
+    if c.kind == "diffmoe":
+        yield f"{name}.expert_threshold", (experts,)
+        yield f"{name}.ema_decay", (1,)
+        yield from _linear(f"{name}.capacity_predictor.0", width, width)
+        yield from _linear(f"{name}.capacity_predictor.2", experts, width)
+    if c.shared_hidden:
+        yield from _ffn(f"{name}.shared_experts", width, c.shared_hidden, c.shared_swiglu)
+
+
+def _text(c: Config):
+    t = c.text
+    yield "text_encoder.token_embedding.weight", (t.vocab_size, t.hidden_size)
+    yield "text_encoder.position_embedding", (t.max_length, t.hidden_size)
+    for i in range(t.depth):
+        layer = f"text_encoder.layers.{i}"
+        yield from _linear(f"{layer}.attn.qkv", 3 * t.hidden_size, t.hidden_size)
+        yield from _linear(f"{layer}.attn.proj", t.hidden_size, t.hidden_size)
+        yield from _ffn(f"{layer}.mlp", t.hidden_size, t.ffn_hidden, False)
+    yield from _linear("text_pool", c.hidden_size, t.hidden_size)
+
+
+def _block(c: Config, i: int):
+    block, width, attention = f"blocks.{i}", c.hidden_size, c.num_heads * c.head_dim
+    yield from _linear(f"{block}.attn.qkv", 3 * attention, width)
+    yield from _linear(f"{block}.attn.proj", width, attention)
+    if c.qk_norm:
+        for part in ("q_norm", "k_norm"):
+            yield from _linear(f"{block}.attn.{part}", c.head_dim)
+    if c.text:
+        yield from _linear(f"{block}.cross_attn.q_linear", attention, width)
+        yield from _linear(f"{block}.cross_attn.kv_linear", 2 * attention, c.text.hidden_size)
+        yield from _linear(f"{block}.cross_attn.proj", width, attention)
+    if c.is_moe(i):
+        yield from _moe(c, f"{block}.mlp")
+    else:
+        yield from _ffn(f"{block}.mlp", width, c.ffn_hidden, c.swiglu)
+    yield from _linear(f"{block}.adaLN_modulation.1", 6 * width, width)
+
+
+def tensors(c: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of a model; ``Linear.weight`` is ``[out, in]``."""
+    width, patch = c.hidden_size, c.patch_size
+    yield "pos_embed", (1, c.tokens, width)
+    yield "x_embedder.proj.weight", (width, c.in_channels, patch, patch)
+    yield "x_embedder.proj.bias", (width,)
+    yield from _linear("t_embedder.mlp.0", width, TIME_DIMS)
+    yield from _linear("t_embedder.mlp.2", width, width)
+    for table in c.labels:
+        yield table.tensor, (table.null + 1, width)
+    if c.text:
+        yield from _text(c)
+    for i in range(c.depth):
+        yield from _block(c, i)
+    yield from _linear("final_layer.linear", patch * patch * c.out_channels, width)
+    yield from _linear("final_layer.adaLN_modulation.1", 2 * width, width)
+    if c.detail_channels:
+        for name, out, into in (
+            ("conv_in", c.detail_channels, 2 * c.in_channels + 1),
+            ("conv_mid", c.detail_channels, c.detail_channels),
+            ("conv_out", c.in_channels, c.detail_channels),
+        ):
+            yield f"detail_head.{name}.weight", (out, into, 3, 3)
+            yield f"detail_head.{name}.bias", (out,)
+
+
+def load(path) -> tuple[Config, dict[str, np.ndarray]]:
+    """Configuration and float32 tensors of a file; every missing, extra and misshapen tensor is reported at once."""
+    file = TensorFile(path)
+    config = Config.from_json(file.config_text)
+    needed, there = dict(tensors(config)), set(file.names())
+    problems = []
+    for name, shape in needed.items():
+        if name not in there:
+            if not name.endswith(OPTIONAL):
+                problems.append(f"{name} {list(shape)} is missing")
+        elif file.shape(name) != shape:
+            problems.append(f"{name} has shape {list(file.shape(name))}, {list(shape)} is needed")
+    problems += [f"{name} is not part of this model" for name in sorted(there - set(needed))]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise ModelError(f"{file.path} does not fit its configuration: {shown}")
+    return config, {name: file.read(name) for name in needed if name in there}

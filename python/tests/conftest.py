@@ -1,0 +1,43 @@
+"""Paths of the repository, and recorded cases."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from diffmoe import Pipeline
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FIXTURES = REPOSITORY / "tests" / "fixtures"
+ASSETS = REPOSITORY / "assets"
+DATA = Path(__file__).resolve().parent / "data"
+
+
+def error(got, wanted) -> float:
+    """Largest difference, relative to the largest number where that is above 1. NaN where one is NaN."""
+    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    return float(np.abs(got - wanted).max() / max(1.0, np.abs(wanted).max()))
+
+
+class Case:
+    """A recorded case: a model, its inputs, and the answers of PyTorch."""
+
+    def __init__(self, name):
+        folder = FIXTURES / name
+        self.settings = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        self.io = load_file(folder / "io.safetensors")
+        self.pipe = Pipeline.from_pretrained(folder)
+        self.labels = [self.io[key].astype(int) for key, _ in zip(("y", "style"), self.pipe.config.labels)]
+
+
+@pytest.fixture(scope="session")
+def eurosat():
+    return Pipeline.from_pretrained(ASSETS / "eurosat.safetensors")
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A small model of pixels that reads prompts."""
+    return Pipeline.from_pretrained(FIXTURES / "t2i_tiny" / "model.safetensors")

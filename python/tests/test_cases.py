@@ -1,0 +1,127 @@
+"""Recorded answers of the official PyTorch modules and of the trainer: outputs, every block, routing sets, samples."""
+
+import numpy as np
+import pytest
+from conftest import ASSETS, FIXTURES, Case, error
+from safetensors.numpy import load_file
+
+from diffmoe import Pipeline, schedulers
+from diffmoe.routing import Routing
+from diffmoe.sampling import Run, sample
+from diffmoe.text import encode
+
+CASES = (
+    "dense_flow",
+    "tc_flow",
+    "ec_flow",
+    "diffmoe_flow",
+    "diffmoe_swiglu_shared",
+    "diffmoe_ddpm",
+    "detail_head",
+    "t2i_tiny",
+    "t2i_bpe",
+)
+INPUTS = {"x", "t", "y", "tokens", "negative_tokens"}
+TOLERANCE = 1e-4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_recorded_answers(name):
+    case = Case(name)
+    pipe, io = case.pipe, case.io
+    text = null = None
+    if pipe.config.text:
+        text = pipe._encode(case.settings["prompts"])
+        null = pipe._encode([case.settings["negative"]] * len(io["x"]))
+    taps = {}
+    out, _ = pipe.model.forward(io["x"], io["t"], case.labels, text, Routing("pool"), taps)
+    taps["out"] = out
+    if text is not None:
+        taps |= {"text.out": text.states, "text.pooled": text.pooled}
+
+    answers = [key for key in io if key not in INPUTS and not key.endswith("_noise")]
+    assert len(answers) > 5
+    for key in answers:
+        wanted = io[key]
+        if key in taps:
+            got = np.asarray(taps[key]).reshape(wanted.shape)
+        else:
+            got = sampled(case, key, text, null)
+        if wanted.dtype.kind in "iu":
+            assert np.array_equal(got, wanted), f"{key}: routing differs"
+        else:
+            assert error(got, wanted) < TOLERANCE, key
+
+
+def sampled(case, key, text, null):
+    """A recorded sampling run, ``SCHEDULER_cfg`` or ``SCHEDULER_nocfg``."""
+    name, guidance = key.rsplit("_", 1)
+    steps = case.settings["heun_steps" if name == "heun" else "steps"]
+    scale = case.settings["cfg_scale"] if guidance == "cfg" else 1.0
+    noise, batch = case.io.get(f"{key}_noise"), len(case.io["x"])
+    # Of a guided run the official noise is for both halves of its batch, the second of which is thrown away.
+    step_noise = None if noise is None else lambda i: noise[i, :batch]
+    run = Run(case.pipe.model, case.labels, text, null, scale, Routing("pool"), step_noise)
+    return sample(run, schedulers.resolve(name, case.pipe.config, steps), steps, case.io["x"])
+
+
+@pytest.mark.parametrize("name", ["t2i_tiny", "t2i_bpe"])
+def test_prompts_become_the_recorded_numbers(name):
+    case = Case(name)
+    prompts = [(case.settings["prompts"], "tokens"), ([case.settings["negative"]] * 3, "negative_tokens")]
+    for texts, key in prompts:
+        ids = [case.pipe.tokenizer.encode(text, case.pipe.config.text.max_length)[0] for text in texts]
+        assert np.array_equal(ids, case.io[key])
+
+
+@pytest.mark.parametrize("name", ["eurosat", "emoji", "emoji_text"])
+def test_shipped_models(name):
+    """Outputs of the trainer for the files in ``assets`` (int8, f16), with equal routing sets."""
+    pipe, io = Pipeline.from_pretrained(ASSETS / f"{name}.safetensors"), load_file(FIXTURES / "trained" / f"{name}.safetensors")
+    labels = [io[key].astype(int) for key, _ in zip(("y", "style"), pipe.config.labels)]
+    text = None
+    if pipe.config.text:
+        text = encode(pipe.config, pipe.model.weights, io["tokens"], (io["tokens"] != pipe.tokenizer.pad).sum(1))
+    taps = {}
+    out, _ = pipe.model.forward(io["x"], io["t"], labels, text, Routing("pool"), taps)
+    assert error(out, io["out"]) < TOLERANCE
+    sets = [key for key in io if key.endswith(".selected")]
+    assert len(sets) == len(pipe.config.moe_blocks)
+    for key in sets:
+        assert np.array_equal(taps[key], io[key]), key
+    if "heun_cfg" in io:
+        run = Run(pipe.model, labels, guidance=2.0, routing=Routing("pool"))
+        assert error(sample(run, schedulers.Heun(), 2, io["x"]), io["heun_cfg"]) < TOLERANCE
+
+
+def test_an_image_does_not_depend_on_its_batch_with_the_token_rule():
+    case = Case("diffmoe_flow")
+    forward, io = case.pipe.model.forward, case.io
+    alone = [forward(io["x"][i : i + 1], io["t"][i : i + 1], [case.labels[0][i : i + 1]])[0] for i in range(3)]
+    assert error(np.concatenate(alone), forward(io["x"], io["t"], case.labels)[0]) < 1e-5
+    pool = [forward(io["x"][:1], io["t"][:1], [case.labels[0][:1]], None, Routing("pool"))[0]]
+    together = forward(io["x"], io["t"], case.labels, None, Routing("pool"))[0]
+    assert error(pool[0], together[:1]) > 1e-3, "with the pool rule images compete"
+
+
+def test_a_model_of_zeros_with_normed_queries_and_keys():
+    """``qk_norm`` has no recorded case: queries and keys are normed head by head, so their scale has no influence."""
+    from diffmoe import Config, Model
+    from diffmoe.weights import tensors
+
+    params = {"input_size": [4, 6], "in_channels": 3, "num_classes": 2, "patch_size": 2, "depth": 1, "hidden_size": 8}
+    params |= {"num_heads": 2, "qk_norm": True, "learn_sigma": False}
+    config = Config.from_dict({"kind": "dense", "t_kind": "flow", "space": "pixels", "params": params})
+    random = np.random.default_rng(0)
+    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in tensors(config)}
+    x, t, y = random.normal(size=(2, 3, 4, 6)), np.array([0.2, 0.7]), [np.array([0, 1])]
+    out = Model(config, weights).forward(x, t, y)[0]
+    assert out.shape == (2, 3, 4, 6)
+    bias, weight = "blocks.0.attn.qkv.bias", "blocks.0.attn.qkv.weight"
+    larger = {**weights, bias: weights[bias].copy(), weight: weights[weight].copy()}
+    for name in (bias, weight):
+        larger[name][:16] *= 100
+    assert error(Model(config, larger).forward(x, t, y)[0], out) < 1e-3
+    for name in (bias, weight):
+        larger[name][16:] *= 2
+    assert error(Model(config, larger).forward(x, t, y)[0], out) > 1e-3

@@ -1,0 +1,179 @@
+"""Model files in every precision, in parts, and broken ones."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from conftest import ASSETS, FIXTURES, error
+from safetensors.numpy import load_file, save_file
+
+from diffmoe import Config, ModelError, Pipeline, weights
+from diffmoe.files import TensorFile
+
+SOURCE = FIXTURES / "t2i_tiny"
+
+
+def config_text():
+    return TensorFile(SOURCE / "model.safetensors").config_text
+
+
+def is_matrix(name, values):
+    return values.ndim == 2 and name.startswith("blocks.") and not any(s in name for s in ("capacity_predictor", "gate"))
+
+
+def write(path, tensors, metadata=True):
+    save_file(tensors, path, {"diffmoe": config_text()} if metadata else None)
+    return path
+
+
+def to_int8(values):
+    scale = np.abs(values).max(1) / np.float32(127)
+    return np.round(values / scale[:, None]).astype(np.int8), scale
+
+
+def to_int4(values):
+    """One scale for 32 neighbours, with the sign that makes the largest number -8; two numbers in a byte."""
+    rows, columns = values.shape
+    groups = np.zeros((rows, -(-columns // 32), 32), np.float32)
+    groups.reshape(rows, -1)[:, :columns] = values
+    largest = np.take_along_axis(groups, np.abs(groups).argmax(-1)[..., None], -1)
+    scale = (largest / -8).astype(np.float16)
+    numbers = np.clip(np.round(groups / scale.astype(np.float32)), -8, 7).astype(np.int8).reshape(rows, -1)[:, :columns]
+    nibbles = numbers.view(np.uint8) & 15
+    back = numbers * np.repeat(scale[..., 0].astype(np.float32), 32, axis=1)[:, :columns]
+    return nibbles[:, ::2] | (nibbles[:, 1::2] << 4), scale[..., 0], back
+
+
+@pytest.mark.parametrize("form", ["f16", "int8", "int4"])
+def test_precisions(form, tmp_path):
+    exact, stored, wanted = load_file(SOURCE / "model.safetensors"), {}, {}
+    for name, values in exact.items():
+        stored[name] = wanted[name] = values
+        if not is_matrix(name, values):
+            continue
+        if form == "f16":
+            stored[name] = values.astype(np.float16)
+            wanted[name] = stored[name].astype(np.float32)
+        elif form == "int8":
+            stored[name], stored[f"{name}.scale"] = to_int8(values)
+            wanted[name] = stored[name] * stored[f"{name}.scale"][:, None]
+        else:
+            stored[name], stored[f"{name}.scale"], wanted[name] = to_int4(values)
+    config, got = weights.load(write(tmp_path / "m.safetensors", stored))
+    assert config.name == "unnamed" and got.keys() == wanted.keys()
+    for name in got:
+        assert got[name].dtype == np.float32 and np.array_equal(got[name], wanted[name].astype(np.float32)), name
+    changed = max(error(got[name], exact[name]) for name in got)
+    assert 0 < changed < {"f16": 1e-3, "int8": 1e-2, "int4": 0.2}[form]
+
+
+def test_int4_bytes_are_those_of_the_rust_program():
+    # src/checkpoint/quantise.rs asserts the same: 7 is in the low half of the first byte, 6 in the high half.
+    stored = np.array([[0x67, 0x45, 0x23, 0x01, 0xEF, 0xCD, 0xAB, 0x89]], np.uint8)
+    from diffmoe.files import from_int4
+
+    assert from_int4(stored, np.array([[-0.25]], np.float32)).tolist() == [[i * 0.25 for i in range(-7, 9)]]
+
+
+def test_bfloat16(tmp_path):
+    exact = load_file(SOURCE / "model.safetensors")
+    name = "blocks.0.attn.qkv.weight"
+    halves = (exact[name].view(np.uint32) >> 16).astype("<u2")
+    file = write(tmp_path / "m.safetensors", {**exact, name: halves})
+    data = file.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    header[name]["dtype"] = "BF16"
+    text = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    got = weights.load(file)[1][name]
+    assert np.array_equal(got.view(np.uint32), halves.astype(np.uint32) << 16)
+
+
+def test_parts_with_an_index(tmp_path):
+    tensors = load_file(SOURCE / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"m-00001-of-00002.safetensors": names[::2], "m-00002-of-00002.safetensors": names[1::2]}
+    for file, part in parts.items():
+        write(tmp_path / file, {name: tensors[name] for name in part})
+    index = tmp_path / "m.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {name: file for file, part in parts.items() for name in part}}))
+    assert all(np.array_equal(values, tensors[name]) for name, values in weights.load(index)[1].items())
+    (tmp_path / "m-00002-of-00002.safetensors").unlink()
+    with pytest.raises(ModelError, match="m-00002-of-00002.safetensors, which is missing"):
+        weights.load(index)
+    index.write_text(json.dumps({"weight_map": {"x": "../m.safetensors"}}))
+    with pytest.raises(ModelError, match="beside their index"):
+        weights.load(index)
+
+
+def test_the_configuration_may_lie_beside_the_file(tmp_path):
+    write(tmp_path / "model.safetensors", load_file(SOURCE / "model.safetensors"), metadata=False)
+    with pytest.raises(ModelError, match="does not say what model it is"):
+        Pipeline.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(config_text())
+    assert Pipeline.from_pretrained(tmp_path).config.text is not None
+
+
+def test_every_mismatch_is_reported_at_once(tmp_path):
+    tensors = load_file(SOURCE / "model.safetensors")
+    del tensors["pos_embed"]
+    tensors["extra"] = np.zeros(3, np.float32)
+    tensors["text_pool.bias"] = np.zeros(5, np.float32)
+    tensors["blocks.0.attn.proj.weight"] = tensors["blocks.0.attn.proj.weight"].astype(np.int32)
+    with pytest.raises(ModelError) as caught:
+        weights.load(write(tmp_path / "m.safetensors", tensors))
+    for text in ("pos_embed [1, 9, 16] is missing", "text_pool.bias has shape [5], [16] is needed", "extra is not part"):
+        assert text in str(caught.value)
+
+
+def test_broken_files_are_refused(tmp_path):
+    tensors = load_file(SOURCE / "model.safetensors")
+    for change, reason in [
+        (lambda t: t.update({"text_pool.bias": np.full(16, np.nan, np.float32)}), "not finite"),
+        (lambda t: t.update({"text_pool.bias": np.zeros(16, np.int32)}), "is stored as I32"),
+        (lambda t: t.update({"text_pool.weight": np.zeros((16, 12), np.int8)}), "is stored as I8"),
+    ]:
+        copy = dict(tensors)
+        change(copy)
+        with pytest.raises(ModelError, match=reason):
+            weights.load(write(tmp_path / "m.safetensors", copy))
+    (tmp_path / "m.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match="no safetensors file"):
+        weights.load(tmp_path / "m.safetensors")
+
+
+def test_tensors_are_those_of_the_rust_program():
+    """The shipped and recorded files have all tensors that this list asks for, and no other (they were checked by it)."""
+    for path in [*ASSETS.glob("*.safetensors"), *FIXTURES.glob("*_flow/model.safetensors")]:
+        file = TensorFile(path)
+        assert dict(weights.tensors(Config.from_json(file.config_text))).keys() == set(file.names())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"kind": "moe"}, 'kind is "moe"'),
+        ({"t_kind": "edm"}, 't_kind is "edm"'),
+        ({"params": {"input_size": 9}}, "input_size 9 is no multiple"),
+        ({"params": {"depth": 0}}, "a size is 0"),
+        ({"params": {"MoE_config": {"num_experts": 33}}}, "33 experts; 1 to 32"),
+        ({"params": {"MoE_config": {"num_experts": 4, "capacity": 0}}}, "above 0"),
+        ({"kind": "tc", "params": {"MoE_config": {"num_experts": 4, "capacity": 5}}}, "a capacity of 5.0 with 4"),
+        ({"t_kind": "ddpm", "params": {"prediction": "data"}}, "DDPM models predict the noise"),
+        ({"params": {"detail_head": {"channels": 4}}}, "detail_head needs"),
+        ({"params": {"detail_head": {"channels": 0}}}, "of at least 1, got 0"),
+        ({"params": {"hidden_size": "many"}}, "wrong type"),
+        ({"time_scale": -1}, "time_scale -1"),
+    ],
+)
+def test_impossible_configurations_are_refused(change, reason):
+    params = {"input_size": 8, "num_classes": 3, "patch_size": 2, "depth": 2, "hidden_size": 16, "num_heads": 2}
+    params["MoE_config"] = {"num_experts": 4}
+    document = {"kind": "diffmoe", "t_kind": "flow", "params": params | change.pop("params", {})} | change
+    with pytest.raises(ModelError) as caught:
+        Config.from_dict(document)
+    assert reason in str(caught.value)
+    with pytest.raises(ModelError, match="lacks the key 'params'"):
+        Config.from_dict({"kind": "dense"})

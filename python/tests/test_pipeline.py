@@ -1,0 +1,176 @@
+"""Calls as users make them; images against those of the Rust program."""
+
+import io
+
+import numpy as np
+import pytest
+from conftest import ASSETS, DATA, FIXTURES, error
+from PIL import Image
+
+from diffmoe import ModelError, Pipeline, SettingsError, schedulers
+from diffmoe.images import png, to_bytes
+
+GAP = 4  # pixels between the images of a grid that the command line writes
+
+
+def tiles(file, side, count):
+    """The images of a recorded grid."""
+    pixels = np.asarray(Image.open(DATA / file).convert("RGB")).astype(int)
+    columns = (pixels.shape[1] + GAP) // (side + GAP)
+    places = [divmod(i, columns) for i in range(count)]
+    return [pixels[r * (side + GAP) :][:side, c * (side + GAP) :][:, :side] for r, c in places]
+
+
+def assert_same_images(images, recorded):
+    assert len(images) == len(recorded)
+    for image, wanted in zip(images, recorded):
+        assert wanted.std() > 5, "the recorded image is not plain"
+        assert np.abs(np.asarray(image).astype(int) - wanted).max() <= 2
+
+
+def test_images_of_labels_are_those_of_the_rust_program(eurosat):
+    out = eurosat(labels=["Residential", "River"], seed=7, num_inference_steps=3, scheduler="heun")
+    assert_same_images(out.images, tiles("eurosat.png", 64, 2))
+    assert out.images[0].size == (64, 64)
+    images, trace = out
+    assert images is out.images and trace.labels == [["Residential", "River"]]
+    assert out.settings == {"num_inference_steps": 3, "guidance_scale": 2.0, "scheduler": "heun"}
+    assert out.frames.shape == (3, 2, 64, 64, 3) and np.array_equal(out.frames[-1][1], np.asarray(images[1]))
+
+
+def test_images_of_prompts_are_those_of_the_rust_program(tiny):
+    out = tiny(
+        prompt=["a red robot", "A Robot, fluent 3D"],
+        negative_prompt="blob",
+        guidance_scale=1.8,
+        num_images=3,
+        generator=5,
+        num_inference_steps=4,
+        scheduler="dpmpp_2m",
+        routing="pool",
+        mute=[(1, 2)],
+    )
+    assert_same_images(out.images, tiles("prompts.png", 6, 3))
+
+
+def test_batches_change_no_image(tiny):
+    run = lambda **more: tiny(prompt=["a red robot", "blob"], seed=3, num_inference_steps=2, num_images=5, **more)  # noqa: E731
+    whole, parts = run(), run(batch_size=2)
+    assert error(parts.samples, whole.samples) < 1e-5
+    assert np.array_equal(parts.trace.masks, whole.trace.masks) and parts.trace.labels == whole.trace.labels
+    assert whole.trace.images == 5
+    single = tiny(prompt="a red robot", seed=3, num_inference_steps=2)
+    assert error(single.samples, whole.samples[:1]) < 1e-5
+
+
+def test_diffusers_names(tiny):
+    out = tiny(prompt=["a red robot", "blob"], seed=1, num_inference_steps=1, num_images_per_prompt=2, output_type="np")
+    assert out.trace.labels == [["a red robot", "a red robot", "blob", "blob"]]
+    assert all(image.dtype == np.uint8 and image.shape == (6, 6, 3) for image in out.images)
+    latent = tiny(prompt="blob", seed=1, num_inference_steps=1, output_type="latent")
+    assert latent.images[0].shape == (3, 6, 6) and latent.images[0].dtype == np.float32
+    noise = np.random.default_rng(0).normal(size=(1, 3, 6, 6))
+    given = [tiny(prompt="blob", latents=noise, seed=s, num_inference_steps=2).samples for s in (1, 2)]
+    assert np.array_equal(*given)
+    generator = type("Generator", (), {"initial_seed": lambda self: 9})()  # as torch.Generator
+    assert tiny(prompt="blob", generator=generator, num_inference_steps=1).seed == 9
+    assert 0 <= tiny(prompt="blob", generator=np.random.default_rng(1), num_inference_steps=1).seed < 1 << 32
+    assert 0 <= tiny(prompt="blob", num_inference_steps=1).seed < 1_000_000
+
+
+def test_callback_sees_and_changes_every_step(tiny):
+    seen = []
+
+    def callback(pipe, step, time, values):
+        assert pipe is tiny
+        seen.append((step, time))
+        return {"latents": np.zeros_like(values["latents"])} if step == 2 else {}
+
+    out = tiny(prompt="blob", seed=1, num_inference_steps=3, callback_on_step_end=callback)
+    assert [step for step, _ in seen] == [0, 1, 2] and [t for _, t in seen] == pytest.approx([0, 1 / 3, 2 / 3])
+    assert not out.samples.any()
+
+
+def test_labels_by_name_number_and_table():
+    pipe = Pipeline.from_pretrained(ASSETS / "emoji.safetensors")
+    out = pipe(labels={"subject": ["Fox", 3], "style": "any"}, seed=4, num_inference_steps=1, scheduler="euler")
+    subjects = pipe.config.labels[0].values
+    assert out.trace.labels == [["fox", subjects[3]], ["8", "8"]]
+    random = pipe(seed=4, num_inference_steps=1, scheduler="euler", num_images=2)
+    assert len(set(random.trace.labels[0])) == 2
+    assert "876 labels of subject" in repr(pipe)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"labels": "Foresty"}, "there is no class 'Foresty'; give a number from 0 to 9 or a name, such as Forest"),
+        ({"labels": 10.5}, "a class is a name or a number, got 10.5"),
+        ({"labels": 11}, "there is no class 11"),
+        ({"labels": {"style": 1}}, "no labels for 'style'; it has class"),
+        ({"labels": []}, "at least one entry"),
+        ({"labels": 1, "class_labels": 1}, "give one of them"),
+        ({"labels": 1, "prompt": "a fox"}, "reads no prompts"),
+        ({"labels": 1, "negative_prompt": "blob"}, "reads no prompts"),
+        ({"labels": 1, "num_images": 0}, "num_images must be a whole number of 1 or more, got 0"),
+        ({"labels": 1, "num_images": 2, "num_images_per_prompt": 2}, "not both"),
+        ({"labels": 1, "seed": -1}, "a seed is a whole number from 0"),
+        ({"labels": 1, "seed": 1, "generator": 1}, "not both"),
+        ({"labels": 1, "guidance_scale": float("nan")}, "guidance_scale must be 0–100"),
+        ({"labels": 1, "num_inference_steps": 0}, "num_inference_steps must be 1–10000, got 0"),
+        ({"labels": 1, "scheduler": "ddim"}, "choose euler, heun"),
+        ({"labels": 1, "routing": "both"}, "expected token or pool"),
+        ({"labels": 1, "gamma": 2}, "gamma must be 0–1"),
+        ({"labels": 1, "threshold_shift": 3}, "threshold_shift must be -1–1"),
+        ({"labels": 1, "mute": [(0, 1)]}, "block 0 has no experts to mute; the blocks with experts are 1, 3"),
+        ({"labels": 1, "mute": [(1, 9)]}, "has no expert 9; it has 8"),
+        ({"labels": 1, "output_type": "jpg"}, "pil, np or latent"),
+        ({"labels": 1, "batch_size": 0}, "batch_size must be 1 or more"),
+        ({"labels": 1, "latents": np.zeros((1, 3, 6, 6))}, "latents need the shape [1, 3, 64, 64]"),
+    ],
+)
+def test_impossible_settings_say_what_would_be_possible(eurosat, arguments, reason):
+    with pytest.raises(SettingsError) as caught:
+        eurosat(**arguments)
+    assert reason in str(caught.value)
+
+
+def test_thresholds_decide_how_much_is_computed(tiny):
+    run = lambda **more: tiny(prompt="blob", seed=1, num_inference_steps=2, **more).trace  # noqa: E731
+    assert run(gamma=0.0).capacity == 4 and run(gamma=1.0).capacity == 0
+    assert run(threshold_shift=0.2).capacity < run().capacity < run(threshold_shift=-0.2).capacity
+    assert not run(mute=[(1, 0)]).counts()[..., 0].any()
+
+
+def test_ddpm_models_draw_latents():
+    pipe = Pipeline.from_pretrained(FIXTURES / "diffmoe_ddpm")
+    for scheduler in ("ddpm", schedulers.DDIM(eta=0.5), schedulers.UniPC(guided_channels="all")):
+        out = pipe(labels=[1, 7], seed=1, num_inference_steps=4, guidance_scale=1.5, scheduler=scheduler)
+        assert out.images[0].shape == (4, 8, 8) and out.frames.shape == (4, 2, 8, 8, 3)
+        assert out.trace.guided.tolist() == [True, False] * 4
+    pipe.scheduler = schedulers.DDIM()
+    assert pipe(labels=1, num_inference_steps=2).settings["scheduler"] == "ddim"
+
+
+def test_dense_models_have_an_empty_trace(tmp_path):
+    out = Pipeline.from_pretrained(FIXTURES / "dense_flow")(labels=1, seed=1, num_inference_steps=2)
+    assert out.trace.capacity is None and out.trace.images == 0 and out.trace.table() == out.trace.summary() == []
+    for name in ("t.json", "t.safetensors"):
+        out.trace.save(tmp_path / name)
+        assert type(out.trace).load(tmp_path / name).steps == 2
+    assert "<img" in out._repr_html_() or "canvas" in out._repr_html_()
+
+
+def test_pixels():
+    samples = np.array([-1.0, 1.0, 0.0, -9.0, 9.0, 0.0039215], np.float32).reshape(1, 3, 1, 2)
+    assert to_bytes(samples).reshape(-1).tolist() == [0, 128, 255, 255, 0, 128]
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(pixels)))), pixels)
+
+
+def test_a_name_is_looked_for(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="DIFFMOE_MODELS"):
+        Pipeline.from_pretrained("eurosat")
+    monkeypatch.setenv("DIFFMOE_MODELS", str(ASSETS))
+    assert Pipeline.from_pretrained("eurosat").config.name == "eurosat"
