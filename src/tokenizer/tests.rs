@@ -50,7 +50,7 @@ fn empty_unknown_long_and_hostile_prompts_are_no_errors() {
 #[test]
 fn tokenizers_that_do_not_fit_are_refused() {
     let refused = |text: &str, size| read(text, size).unwrap_err().to_string();
-    assert!(refused("{}", 10).contains("cannot be read"));
+    assert!(refused("{}", 10).contains("cannot read the tokenizer"));
     assert!(refused(&json("Unigram", &WORDS), 10).contains("Unigram, which is not supported"));
     let error = refused(&json("WordPiece", &["[PAD]", "[UNK]", "[SEP]"]), 10);
     assert!(error.contains("does not define begin and end tokens"), "{error}");

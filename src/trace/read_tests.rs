@@ -65,7 +65,7 @@ fn numbers_that_do_not_belong_together_are_refused() {
         ("/experts".to_owned(), json!(33), "33 experts"),
         ("/experts".to_owned(), json!(2), "experts beyond the 2"),
         ("/experts".to_owned(), json!(4), "scores"),
-        ("/labels/0".to_owned(), json!(["a"]), "labels for another number"),
+        ("/labels/0".to_owned(), json!(["a"]), "number of labels does not match"),
         ("/forwards/2/step".to_owned(), json!(4_000_000_000_u32), "step 4000000000"),
         ("/forwards/0/step".to_owned(), json!(1), "step 0 after step 1"),
         (at("block"), json!(2), "other layers"),
@@ -89,7 +89,7 @@ fn what_is_no_trace_is_refused_with_a_reason() {
     assert_eq!(changed("/format", json!(3)), Err(TraceError::Format(3)));
     let refused = |bytes: &[u8], reason: &str| {
         let error = Trace::from_bytes(bytes).unwrap_err().to_string();
-        assert!(error.contains("no trace") && error.contains(reason), "{error}");
+        assert!(error.contains("not a trace") && error.contains(reason), "{error}");
     };
     refused(b"", "neither JSON nor safetensors");
     refused(b"hello", "neither JSON nor safetensors");
@@ -136,8 +136,8 @@ fn tensors_of_other_shapes_are_refused() {
         (0, TensorOut::u32("masks", &[2], &[1, 3]), "[passes, layers, tokens]"),
         (1, TensorOut::u32("counts", &[2], &[2, 1]), "[passes, layers, experts]"),
         (1, TensorOut::u32("counts", &[1, 1, 33], &[0; 33]), "33 experts"),
-        (2, TensorOut::u32("blocks", &[2], &[1, 2]), "blocks is U32 of shape [2]"),
-        (3, TensorOut::f32("step", &[1], &[0.0]), "expected is U32 of shape [1]"),
+        (2, TensorOut::u32("blocks", &[2], &[1, 2]), "blocks is U32 with shape [2]"),
+        (3, TensorOut::f32("step", &[1], &[0.0]), "expected U32 with shape [1]"),
         (5, TensorOut::f32("time", &[1], &[f32::NAN]), "no time"),
     ];
     for (place, tensor, reason) in cases {

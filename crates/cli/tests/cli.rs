@@ -160,10 +160,10 @@ fn impossible_requests_are_refused_in_one_sentence() {
     sample(&["--guidance", "NaN"], "guidance must be 0–100 (1 switches it off), got NaN");
     sample(&["--cfg", "-3"], "off), got -3");
     sample(&["--gamma", "7"], "gamma must be 0–1");
-    sample(&["--count", "0"], "0 images");
+    sample(&["--count", "0"], "count must be 1–");
     sample(&["--count", "9999999"], "count must be 1–");
-    sample(&["--batch", "0"], "batch of 0");
-    sample(&["--scale", "0"], "scale of 0");
+    sample(&["--batch", "0"], "batch must be 1–256, got 0");
+    sample(&["--scale", "0"], "scale must be 1–64, got 0");
     sample(&["--scheduler", "rk4"], "possible values: euler, heun");
     sample(&["--solver", "ddpm"], "ddpm does not support flow models: choose euler, heun,");
     sample(&["--solver", "dopri5", "--rtol", "0"], "rtol must be");
@@ -220,7 +220,7 @@ fn a_weight_that_is_no_number_is_found() {
         std::fs::copy(fixture(&format!("diffmoe_flow/{file}")), folder.path(file)).expect("a copy");
     }
     std::fs::write(folder.path("model.safetensors"), bytes).expect("a file");
-    refused(&["verify", &folder.text(""), "--backend", "cpu"], "holds NaN");
+    refused(&["verify", &folder.text(""), "--backend", "cpu"], "contains NaN");
 }
 
 #[test]

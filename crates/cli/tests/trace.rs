@@ -174,7 +174,7 @@ fn what_is_no_trace_is_refused_in_one_sentence() {
         path.display().to_string()
     };
     refused(&["trace", &folder.path().join("none.json").display().to_string()], "cannot read");
-    refused(&["trace", &write(b"hello")], "no trace");
+    refused(&["trace", &write(b"hello")], "not a trace");
     refused(&["trace", &write(br#"{"format":9}"#)], "format 9");
     refused(
         &[

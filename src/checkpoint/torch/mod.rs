@@ -302,7 +302,7 @@ mod tests {
         }
         assert!(decode(&tensor(0, &[2], &[]), &raw()).unwrap_err().contains("strides"));
         let more = Tensor { storage_len: 13, ..tensor(0, &[1], &[1]) };
-        assert!(decode(&more, &raw()).unwrap_err().contains("claims 13"));
+        assert!(decode(&more, &raw()).unwrap_err().contains("declares 13"));
     }
 
     #[test]

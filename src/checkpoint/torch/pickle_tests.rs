@@ -23,10 +23,10 @@ fn plain_values_are_read() {
 fn foreign_names_are_refused_and_nothing_runs() {
     // What a pickle needs to call os.system("true").
     let text = refused(b"\x80\x02cposix\nsystem\nX\x04\x00\x00\x00true\x85R.");
-    assert!(text.contains("posix.system") && text.contains("nothing was executed"), "{text}");
+    assert!(text.contains("posix.system") && text.contains("Nothing was executed"), "{text}");
     for name in ["builtins\neval", "builtins\ngetattr", "torch.hub\nload"] {
         let text = refused(format!("\u{2}c{name}\n.").replacen('\u{2}', "", 1).as_bytes());
-        assert!(text.contains("wants to use"), "{text}");
+        assert!(text.contains("refers to"), "{text}");
     }
 }
 
@@ -34,7 +34,7 @@ fn foreign_names_are_refused_and_nothing_runs() {
 fn known_names_cannot_be_called_with_anything() {
     let text = refused(b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.");
     assert!(text.contains("collections.OrderedDict"), "{text}");
-    assert!(refused(b"\x80\x02K\x01)R.").contains("no function"));
+    assert!(refused(b"\x80\x02K\x01)R.").contains("not a function"));
     assert!(
         refused(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nK\x01K\x01))tR.").contains("damaged")
     );
@@ -62,7 +62,7 @@ fn damaged_pickles_are_refused() {
     }
     assert!(refused(b"\x80\x04\x95").contains("protocol 4"));
     assert!(refused(b"\x80\x02i").contains("0x69"));
-    assert!(refused(b"\x80\x02K\x01K\x02a.").contains("no list"));
+    assert!(refused(b"\x80\x02K\x01K\x02a.").contains("neither a list"));
     assert!(refused(b"\x80\x02K\x01}b.").contains("state"));
 }
 

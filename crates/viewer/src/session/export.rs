@@ -137,7 +137,7 @@ mod tests {
             assert_eq!(second.pixel(x, y), grid.pixel(left + x, y));
         }
         assert!(png(&record, Some(2), 2, None).unwrap_err().contains("no image 3"));
-        assert!(png(&record, None, 2, Some(0)).unwrap_err().contains("1 to 64"));
+        assert!(png(&record, None, 2, Some(0)).unwrap_err().contains("1–64"));
         assert_eq!(file_name(&record), "diffmoe-tiny-11");
     }
 

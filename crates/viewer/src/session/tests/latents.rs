@@ -233,7 +233,7 @@ fn a_decoder_that_does_not_belong_to_the_model_is_refused() {
     let told = session.notes()[0].clone();
     assert_eq!(told.kind, NoteKind::Error);
     assert!(told.text.contains("tiny generates latents with 6 channels"), "{}", told.text);
-    assert!(told.text.contains("takes 4") && session.decoder().is_none(), "{}", told.text);
+    assert!(told.text.contains("expects 4") && session.decoder().is_none(), "{}", told.text);
     // Drawn all the same.
     session.generate();
     ready(&mut session);

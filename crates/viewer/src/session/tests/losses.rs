@@ -128,7 +128,7 @@ fn after_three_losses_in_a_row_the_processor_goes_on_and_then_nobody() {
     ready(&mut session);
     assert_eq!(made.load(Ordering::Relaxed), 4);
     let note = session.model().unwrap().backend_note.clone().unwrap();
-    assert!(note.contains("on the processor"), "{note}");
+    assert!(note.contains("on the CPU"), "{note}");
     assert_same(session.record().unwrap(), &path);
 
     let mut session = opened(path.clone());
