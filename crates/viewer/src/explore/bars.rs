@@ -1,4 +1,4 @@
-//! How much the pictures change without each expert: a bar at the right end of its row of the map.
+//! How much the images change without each expert: a bar at the right end of its row of the map.
 
 use egui::{Align2, Painter, Pos2, Rect, pos2};
 
@@ -55,6 +55,6 @@ pub(super) fn hit(
     let block = scene.made.tally.blocks.get(layer)?;
     let hover = Hover { layer: Some(layer), expert: Some(expert), ..Hover::default() };
     let words =
-        format!("without block {block}, expert {expert} the pictures change by {change:.1} of 255");
+        format!("without block {block}, expert {expert} the images change by {change:.1} of 255");
     Some(Hit { hover, words })
 }

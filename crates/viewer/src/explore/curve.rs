@@ -112,8 +112,8 @@ fn values_on_line(painter: &Painter, rect: Rect, line: &[Pos2], scene: &Scene<'_
 fn names(painter: &Painter, rect: Rect, scale: &Scale, scene: &Scene<'_>) {
     let look = scene.ink.look;
     let (first, second) = match scene.now.pass {
-        Branch::Conditional => ("with label", "without"),
-        Branch::Unconditional => ("without label", "with label"),
+        Branch::Conditional => ("conditional", "unconditional"),
+        Branch::Unconditional => ("unconditional", "conditional"),
     };
     let end = |tally: &Tally| {
         let last = tally.steps.len().checked_sub(1)?;

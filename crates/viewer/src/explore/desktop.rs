@@ -1,4 +1,4 @@
-//! Two columns: where in the picture on the left, when on the right.
+//! Two columns: where in the image on the left, when on the right.
 
 use egui::{Align2, Rect, ScrollArea, Ui, pos2, vec2};
 
@@ -55,7 +55,7 @@ fn cards(ui: &mut Ui, area: Rect, scene: &Scene<'_>, selection: &mut Selection, 
     time_card(ui, right, scene, selection, touch);
 }
 
-/// The picture, and beside it why its chosen patch goes where it goes.
+/// The image, and beside it why its chosen patch goes where it goes.
 fn stage_and_why(
     ui: &mut Ui,
     rect: Rect,
@@ -88,10 +88,10 @@ fn stage_and_why(
 
 /// The tabs of the card below the stage.
 const TABS: [(Card, &str, &str); 4] = [
-    (Card::Experts, "Experts", "Where each expert works in this picture"),
-    (Card::Mute, "Mute", "What changes without the chosen expert"),
-    (Card::Gallery, "Gallery", "Patches that the chosen expert works on"),
-    (Card::Place, "Place", "Where each expert works in all pictures of the run"),
+    (Card::Experts, "Experts", "Where each expert works in this image"),
+    (Card::Mute, "Mute", "What changes without the selected expert"),
+    (Card::Gallery, "Gallery", "Patches that the selected expert takes"),
+    (Card::Place, "Place", "Where each expert works over all images of the run"),
 ];
 
 /// A tab with its name and what it shows.
@@ -173,7 +173,7 @@ fn time_card(
     let inner = rect.shrink2(vec2(12.0, 10.0));
     let look = scene.ink.look;
     let title =
-        text(ui.painter(), inner.min, Align2::LEFT_TOP, "From noise to picture", 15.5, look.text);
+        text(ui.painter(), inner.min, Align2::LEFT_TOP, "From noise to image", 15.5, look.text);
     let button =
         Rect::from_min_size(pos2(title.right() + 8.0, inner.top() - 2.0), vec2(54.0, 24.0));
     let words = if scene.playing { "Pause" } else { "Play" };
@@ -185,7 +185,7 @@ fn time_card(
     if let Some(offer) = offer.filter(|_| scene.can_draw && scene.record.is_complete()) {
         let place = Rect::from_min_size(button.right_top() + vec2(8.0, 0.0), vec2(150.0, 24.0));
         let button = super::centred(&offer).min_size(place.size());
-        let hint = "Draws the run again without each expert, one after the other, and compares";
+        let hint = "Repeats the run without each expert in turn, and compares";
         if super::put(ui, place, button).on_hover_text(hint).clicked() {
             touch.wish = Some(Wish::Measure);
         }
@@ -212,7 +212,8 @@ pub(super) fn without_experts(
     card(ui.painter(), area, scene.ink);
     let inner = area.shrink(14.0);
     let look = scene.ink.look;
-    let words = "This model has no experts: every patch gets the same work, so there is no routing to explore.";
+    let words = "This model has no experts: every patch gets the same compute, so there is no \
+        routing to explore.";
     text_within(ui.painter(), inner.min, words, 15.5, look.text, inner.width());
     let picture = Rect::from_min_size(
         inner.min + vec2(0.0, 34.0),

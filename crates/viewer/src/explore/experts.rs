@@ -1,4 +1,4 @@
-//! All experts of the layer at once: the picture lit where each of them works.
+//! All experts of the layer at once: the image lit where each of them works.
 
 use egui::{Align2, Painter, Rect, Role, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2, vec2};
 
@@ -10,11 +10,11 @@ use super::stage::patch_rect;
 use crate::palette;
 use crate::session::Selection;
 
-/// Room for the line above each picture.
+/// Room for the line above each image.
 const LINE: f32 = 20.0;
 const GAP: f32 = 6.0;
 
-/// Where each of `count` pictures lies, as large as they can be; the line above it is left out.
+/// Where each of `count` images lies, as large as they can be; the line above it is left out.
 pub(super) fn cells(area: Rect, count: usize, aspect: f32) -> Vec<Rect> {
     let best = (1..=count.max(1)).map(|columns| {
         let rows = count.div_ceil(columns) as f32;
@@ -22,7 +22,7 @@ pub(super) fn cells(area: Rect, count: usize, aspect: f32) -> Vec<Rect> {
         let high = (area.height() - (LINE + GAP) * rows + GAP) / rows;
         (columns, wide.min(high / aspect.max(1e-3)).floor())
     });
-    // Full rows look better than slightly larger pictures.
+    // Full rows look better than slightly larger images.
     let merit = |(columns, width): &(usize, f32)| {
         if count.is_multiple_of(*columns) { *width } else { width * 0.88 }
     };

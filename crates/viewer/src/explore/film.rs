@@ -1,4 +1,4 @@
-//! What the model expects the picture to be, step by step, and the noise level of each step.
+//! What the model expects the image to be, step by step, and the noise level of each step.
 
 use egui::{Align2, Painter, Rect, pos2, vec2};
 
@@ -9,18 +9,18 @@ use super::paint::{picture, text};
 use super::plot::title;
 use super::scene::Scene;
 
-/// Height of a picture at most, and how little of a column is left beside it.
+/// Height of an image at most, and how little of a column is left beside it.
 const MOST: f32 = 54.0;
 const BESIDE: f32 = 3.0;
 
-/// Height of the pictures: as wide as the columns, or as those that share one picture.
+/// Height of the images: as wide as the columns, or as those that share one image.
 pub(super) fn height(axis: Axis, aspect: f32) -> f32 {
     let frames = frames_of_film(axis.steps).len().max(1);
     let room = (axis.right - axis.left) / frames as f32 - BESIDE;
     (room.max(14.0) * aspect).min(MOST)
 }
 
-/// Shows the pictures and the levels below them.
+/// Shows the images and the levels below them.
 pub(super) fn show(
     painter: &Painter,
     rect: Rect,
@@ -68,7 +68,7 @@ pub(super) fn show(
     if wide {
         let left = axis.left - 86.0;
         let words: [&str; 2] = if is_expected(scene.record) && scene.record.latents.is_none() {
-            ["Prediction", "of the picture"]
+            ["Prediction", "of the image"]
         } else {
             ["Sample", "after the step"]
         };

@@ -1,4 +1,4 @@
-//! The patches that an expert works on, cut out of the pictures of this run with their surroundings.
+//! The patches that an expert works on, cut out of the images of this run with their surroundings.
 
 use egui::{Align2, Color32, Rect, Role, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2, vec2};
 
@@ -36,7 +36,7 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, selection: &mut S
     let picks = &*scene.made.gallery;
     if picks.is_empty() {
         let words = format!(
-            "Idle here: no patch of this run goes to expert {expert} of block {block} at this step."
+            "Idle: expert {expert} of block {block} takes no patch of this run at this step."
         );
         text(ui.painter(), area.min + vec2(0.0, 10.0), Align2::LEFT_TOP, words, 12.0, look.weak);
         return;
@@ -84,7 +84,7 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, selection: &mut S
     let how = if picks.first().is_some_and(|pick| pick.margin.is_some()) {
         "needs most"
     } else {
-        "shares with the fewest others"
+        "takes with the fewest other experts"
     };
     let words =
         format!("The patches that expert {expert} {how}, among {images} images of this run.");

@@ -27,14 +27,14 @@ pub(super) fn show(
     let remark = pos2(title.right() + 8.0, area.top() + 2.0);
     let Some(histogram) = scene.made.histogram.as_ref() else {
         let words = if scene.can_draw {
-            "needs the router's scores: draw again while Explore is open"
+            "needs the router's scores: generate again while Explore is open"
         } else {
-            "needs the router's scores, and this run did not keep them"
+            "needs the router's scores, which this run did not record"
         };
         text(&painter, remark, Align2::LEFT_TOP, words, 12.0, look.weak);
         let button = Rect::from_min_size(area.min + vec2(0.0, 26.0), vec2(190.0, 26.0));
         if scene.can_draw
-            && put(ui, button, super::centred("Draw again with scores").min_size(button.size()))
+            && put(ui, button, super::centred("Repeat with scores").min_size(button.size()))
                 .clicked()
         {
             touch.wish = Some(Wish::Redraw);
@@ -42,7 +42,7 @@ pub(super) fn show(
         return;
     };
     let words = if selection.shift == 0.0 {
-        format!("bars: how far {} decisions lie from the threshold", grouped(histogram.decisions))
+        format!("bars: distance of {} decisions from the threshold", grouped(histogram.decisions))
     } else {
         let c = |tally: &super::data::tally::Tally| tally.mean_capacity().unwrap_or(0.0);
         format!(
@@ -61,7 +61,8 @@ pub(super) fn show(
             pos2(area.right(), area.top() + 18.0),
         );
         let response = put(ui, button, super::centred("Redraw").min_size(button.size()));
-        let hint = "Draws again with these thresholds: later layers then answer to what changed";
+        let hint = "Repeats the run with these thresholds, so that later layers react to the \
+            change";
         if response.on_hover_text(hint).clicked() {
             touch.wish = Some(Wish::Redraw);
         }

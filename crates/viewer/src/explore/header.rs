@@ -95,8 +95,7 @@ fn passes(app: &mut App, ui: &mut Ui) {
     }
     ui.add_space(6.0);
     let (rect, _) = ui.allocate_exact_size(vec2(164.0, 28.0), Sense::hover());
-    let hint = "Guidance runs the model twice, and each pass routes for itself";
-    let choices =
-        [(Branch::Conditional, "With label", hint), (Branch::Unconditional, "Without", hint)];
+    let hint = "Guidance runs the model twice, conditional and unconditional, and each pass is routed separately";
+    let choices = [(Branch::Conditional, "Cond.", hint), (Branch::Unconditional, "Uncond.", hint)];
     switch_in(ui, rect, "pass", &mut app.explore.selection.pass, &choices);
 }

@@ -1,4 +1,4 @@
-//! Small pictures with routing over them, one pixel of the sample a pixel of the texture.
+//! Small images with routing over them, one pixel of the sample a pixel of the texture.
 
 use egui::{Color32, ColorImage};
 
@@ -18,7 +18,7 @@ pub(super) struct Image {
 /// What a patch is covered with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Cover {
-    /// The picture's lightness in a colour.
+    /// The image's lightness in a colour.
     Tint(Color32),
     /// A colour alone.
     Solid(Color32),
@@ -70,13 +70,13 @@ impl Image {
         Color32::from_rgb(byte(0), byte(1), byte(2))
     }
 
-    /// The picture as it is.
+    /// The image as it is.
     pub(super) fn plain(&self) -> ColorImage {
         let pixels = (0..self.size[0] * self.size[1]).map(|at| self.pixel(at)).collect();
         ColorImage::new([self.size[1], self.size[0]], pixels)
     }
 
-    /// Lightness of each pixel, 0 to 1, stretched over the picture's range; nearly even pictures stay light.
+    /// Lightness of each pixel, 0 to 1, stretched over the image's range; nearly even images stay light.
     fn lightness(&self) -> Vec<f32> {
         let grey = |at: usize| {
             let p = self.pixel(at);
@@ -99,7 +99,7 @@ impl Image {
         y * grid[0] / height * grid[1] + x * grid[1] / width
     }
 
-    /// The picture's lightness in the colours of its patches.
+    /// The image's lightness in the colours of its patches.
     pub(super) fn covered(&self, grid: [usize; 2], cover: impl Fn(usize) -> Cover) -> ColorImage {
         let light = self.lightness();
         let pixel = |at: usize| match cover(self.patch(grid, at)) {
@@ -110,7 +110,7 @@ impl Image {
         ColorImage::new([self.size[1], self.size[0]], pixels)
     }
 
-    /// The picture lit where an expert takes its patches, and nearly gone elsewhere.
+    /// The image lit where an expert takes its patches, and nearly gone elsewhere.
     pub(super) fn lit(
         &self,
         grid: [usize; 2],

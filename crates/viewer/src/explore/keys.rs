@@ -37,12 +37,12 @@ const DIGITS: [Key; 10] = [
 /// The keys and what they do, for the help panel.
 pub(crate) const KEYS: [(&str, &str); 7] = [
     ("Left, Right", "one step back or forward; Home and End"),
-    ("Up, Down", "the block before or after"),
-    ("0 to 9", "an expert; again with the same digit, 10 more"),
+    ("Up, Down", "previous or next block"),
+    ("0 to 9", "an expert; the same digit again adds 10"),
     ("Space", "play, stop"),
-    ("X", "draw again without the chosen expert"),
-    ("Esc", "let go of patch, expert and shift"),
-    ("E", "Draw or Explore"),
+    ("X", "repeat the run without the selected expert"),
+    ("Esc", "release patch, expert and shift"),
+    ("E", "switch between Draw and Explore"),
 ];
 
 /// The keys that were pressed in this frame.

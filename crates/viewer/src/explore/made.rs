@@ -19,11 +19,11 @@ use super::pair::{self, Pair};
 use crate::palette;
 use crate::session::{Card, Overlay, Record, Selection, Version};
 
-/// Pixels along a side of a small picture, at most.
+/// Pixels along a side of a small image, at most.
 const SMALL: usize = 128;
-/// Pixels along a side of the picture on the stage, at most.
+/// Pixels along a side of the image on the stage, at most.
 const LARGE: usize = 1024;
-/// Pictures of a row on a sheet of experts.
+/// Images of a row on a sheet of experts.
 pub(super) const ACROSS: usize = 8;
 /// Patches of the gallery, at most.
 pub(super) const MOST_PICKS: usize = 12;
@@ -97,12 +97,12 @@ pub(super) struct Made {
     pub(super) place: Kept<(PassKey, usize, usize), Option<Place>>,
     pub(super) gallery: Kept<(PassKey, usize, usize, usize), Vec<Pick>>,
     pub(super) stage: Kept<(PlaceKey, Overlay, usize, bool), Texture>,
-    /// The picture at the step without anything over it.
+    /// The image at the step without anything over it.
     pub(super) plain_picture: Kept<(RunKey, usize, usize), Texture>,
     pub(super) thumbs: Kept<(PlaceKey, bool), Texture>,
-    /// Pictures of the film, the result last, beside each other.
+    /// Images of the film, the result last, beside each other.
     pub(super) film: Kept<(RunKey, usize, Vec<usize>), Texture>,
-    /// The last picture of each image, beside each other.
+    /// The last image of each image, beside each other.
     pub(super) results: Kept<RunKey, Texture>,
     /// A, B and where they differ, for the image on screen.
     pub(super) muted: Kept<(u64, u64, usize), Vec<Texture>>,
@@ -159,7 +159,7 @@ impl Made {
             let size = result.as_ref()?.size;
             let of_size = |image: Option<Image>| {
                 let nothing = Image { values: vec![-1.0; 3 * size[0] * size[1]], size };
-                // Decoded pictures are larger than previews; all cells of the sheet have one size.
+                // Decoded images are larger than previews; all cells of the sheet have one size.
                 image.map_or(nothing, |image| image.scaled_to(size)).thinned(SMALL).plain()
             };
             let cells: Vec<_> = pictures.map(of_size).chain([of_size(result.clone())]).collect();

@@ -1,11 +1,11 @@
 //! Measures what each expert is for: draws the run again without it, one expert after the other, while nobody draws
-//! anything else. Each of these runs is forgotten once its pictures are compared.
+//! anything else. Each of these runs is forgotten once its images are compared.
 
 use super::pair::{changes, unmuted};
 use crate::App;
 use crate::session::{Controls, Phase, Record};
 
-/// Mean change of the pictures, of 255, without an expert.
+/// Mean change of the images, of 255, without an expert.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Measured {
     /// The run with all experts.

@@ -50,8 +50,7 @@ use crate::session::{NoteKind, Phase, Record, Selection, Session};
 use crate::theme::{self, Look};
 
 /// Why a run of another model, or a trace file, is not drawn again.
-const NOT_OPEN: &str =
-    "the model of this run is not open, so it cannot be drawn again; open its file first";
+const NOT_OPEN: &str = "the model of this run is not open. Open its file first";
 
 /// Time that playing stays on a step.
 const FRAME: Duration = Duration::from_millis(450);

@@ -37,7 +37,8 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
     let pair = scene.pair;
     let done = pair.and_then(|pair| Some((pair.a, pair.b?)));
     let Some((a, b)) = done else {
-        let words = "Draws the same seed again without this expert, and shows what changes.";
+        let words = "Repeats the run with the same seed without this expert, and shows what \
+            changes.";
         text_within(ui.painter(), area.min + vec2(0.0, 4.0), words, 14.0, look.text, area.width());
         let busy = !scene.record.is_complete() || scene.busy;
         let button = Rect::from_min_size(area.min + vec2(0.0, 32.0), vec2(240.0, 34.0));
@@ -83,7 +84,7 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
         &painter,
         chip.right_center(),
         Align2::LEFT_CENTER,
-        ": the pictures change by ",
+        ": the images change by ",
         14.0,
         look.text,
     );

@@ -18,7 +18,7 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, wide: bool) {
             "largest ÷ fair share",
         ]
     } else {
-        ["experts a patch", "skipped", "evenness", "largest share"]
+        ["experts per patch", "skipped", "evenness", "largest share"]
     };
     let largest = numbers.largest.map(|(load, ..)| times(load)).unwrap_or_default();
     let values = [

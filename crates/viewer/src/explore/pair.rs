@@ -1,4 +1,4 @@
-//! Two runs of this visit side by side: which they are, and how their pictures differ.
+//! Two runs of this visit side by side: which they are, and how their images differ.
 
 use egui::TextureOptions;
 
@@ -40,7 +40,7 @@ pub(super) fn pair<'a>(session: &'a Session, record: &'a Record, now: &Now) -> O
     Some(Pair { a: of(&base)?, b: of(&without).filter(|b| b.is_complete()) })
 }
 
-/// Mean change of a picture, of 255.
+/// Mean change of an image, of 255.
 fn change(a: &Image, b: &Image) -> f32 {
     let byte = |v: f32| (v * 127.5 + 127.5).clamp(0.0, 255.0);
     let sum: f32 = a.values.iter().zip(&b.values).map(|(a, b)| (byte(*a) - byte(*b)).abs()).sum();
@@ -54,7 +54,7 @@ pub(super) fn changes(a: &Record, b: &Record) -> Vec<f32> {
     (0..a.labels.len()).map_while(one).collect()
 }
 
-/// Where the pictures change: the ramp over the mean of the channels, times [`GAIN`].
+/// Where the images change: the ramp over the mean of the channels, times [`GAIN`].
 fn difference(a: &Image, b: &Image) -> egui::ColorImage {
     let plane = a.size[0] * a.size[1];
     let pixel = |at: usize| {

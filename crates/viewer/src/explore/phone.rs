@@ -1,4 +1,4 @@
-//! One column, for thumbs: numbers, the picture, a river that is the slider's track, and cards below it.
+//! One column, for thumbs: numbers, the image, a river that is the slider's track, and cards below it.
 
 use egui::{
     Align2, Color32, Pos2, Rect, Role, ScrollArea, Sense, Stroke, Ui, WidgetInfo, pos2, vec2,
@@ -13,11 +13,11 @@ use crate::icons::Icon;
 use crate::session::{Card, Selection};
 
 const TABS: [(Card, &str, &str); 5] = [
-    (Card::Experts, "Experts", "Where each expert works in this picture"),
-    (Card::Noise, "Noise", "Everything over noise"),
-    (Card::Patch, "Patch", "Why the chosen patch goes where it goes"),
-    (Card::Mute, "Mute", "What changes without the chosen expert"),
-    (Card::Gallery, "Gallery", "Patches that the chosen expert works on"),
+    (Card::Experts, "Experts", "Where each expert works in this image"),
+    (Card::Noise, "Noise", "All views over noise"),
+    (Card::Patch, "Patch", "Why the selected patch is routed this way"),
+    (Card::Mute, "Mute", "What changes without the selected expert"),
+    (Card::Gallery, "Gallery", "Patches that the selected expert takes"),
 ];
 
 /// The column is no wider than this.
@@ -141,9 +141,8 @@ fn block_switch(ui: &mut Ui, rect: Rect, scene: &Scene<'_>, selection: &mut Sele
 
 fn pass_switch(ui: &mut Ui, rect: Rect, selection: &mut Selection) {
     use diffmoe::scheduler::Branch;
-    let hint = "Guidance runs the model twice, and each pass routes for itself";
-    let choices =
-        [(Branch::Conditional, "With label", hint), (Branch::Unconditional, "Without", hint)];
+    let hint = "Guidance runs the model twice, conditional and unconditional, and each pass is routed separately";
+    let choices = [(Branch::Conditional, "Cond.", hint), (Branch::Unconditional, "Uncond.", hint)];
     switch_in(ui, rect, "pass", &mut selection.pass, &choices);
 }
 

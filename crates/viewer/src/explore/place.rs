@@ -1,4 +1,4 @@
-//! Where each expert works, whatever the picture: shares over all images of the run around this step.
+//! Where each expert works, whatever the image: shares over all images of the run around this step.
 
 use egui::{Align2, Rect, Role, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2, vec2};
 

@@ -27,7 +27,7 @@ const GAPS: f32 = 7.0 + 4.0 + 8.0;
 pub(super) const LAYER_GAP: f32 = 3.0;
 
 impl Heights {
-    /// Shares a height between the parts; `frame` is the height of a picture of the film.
+    /// Shares a height between the parts; `frame` is the height of an image of the film.
     pub(super) fn share(height: f32, frame: f32, layers: usize, experts: usize) -> Self {
         let (layers, experts) = (layers.max(1) as f32, experts.max(1) as f32);
         let others = layers - 1.0;

@@ -150,7 +150,7 @@ fn show_legend(painter: &Painter, rect: Rect, axis: Axis, scene: &Scene<'_>, wid
     }
     text(painter, pos2(axis.left + 153.0, y), Align2::LEFT_CENTER, "idle", 12.0, look.weak);
     if wide && scene.measures.any(scene.record.id) {
-        let words = "change of the pictures, of 255,";
+        let words = "change of the images, of 255,";
         let at = pos2(axis.right - 4.0, y);
         if axis.right - axis.left > 380.0 {
             text(painter, at, Align2::RIGHT_CENTER, words, 12.0, look.weak);

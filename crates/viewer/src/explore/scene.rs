@@ -86,7 +86,7 @@ impl<'a> Scene<'a> {
         self.record.trace.has(Branch::Unconditional)
     }
 
-    /// Height over width of a picture.
+    /// Height over width of an image.
     pub(super) fn aspect(&self) -> f32 {
         let [height, width] = self.record.config.input_size;
         height as f32 / width.max(1) as f32

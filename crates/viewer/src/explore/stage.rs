@@ -1,4 +1,4 @@
-//! The picture of one step with the routing of one layer over it, patch by patch.
+//! The image of one step with the routing of one layer over it, patch by patch.
 
 use egui::{Align2, Color32, Painter, Pos2, Rect, Sense, Shape, Stroke, StrokeKind, Ui, vec2};
 use egui::{Role, WidgetInfo};
@@ -13,23 +13,24 @@ use crate::views::token_map;
 const DIGIT: f32 = 22.0;
 const CORNER: f32 = 14.0;
 
-/// The choices of what lies over the picture, for this run.
+/// The choices of what lies over the image, for this run.
 pub(super) fn overlays(scene: &Scene<'_>) -> Vec<(Overlay, &'static str, &'static str)> {
     let mut choices =
-        vec![(Overlay::Picture, "Picture", "What the model expects the picture to be")];
+        vec![(Overlay::Picture, "Image", "The model's prediction of the final image")];
     if scene.made.tally.is_empty() {
         return choices;
     }
     choices.push((Overlay::Who, "Who", "The strongest expert of each patch in this block"));
-    choices.push((Overlay::HowMany, "How many", "Experts of all blocks together"));
+    choices.push((Overlay::HowMany, "How many", "Number of experts over all blocks"));
     if scene.made.histogram.is_some() {
-        let hint = "How far each patch is from the threshold of the chosen expert, in log-odds";
+        let hint = "Distance of each patch from the threshold of the selected expert, in \
+            log-odds";
         choices.push((Overlay::Margin, "Margin", hint));
     }
     choices
 }
 
-/// Where patch `patch` lies on a picture in `rect`.
+/// Where patch `patch` lies on an image in `rect`.
 pub(super) fn patch_rect(rect: Rect, grid: [usize; 2], patch: usize) -> Rect {
     let [rows, columns] = grid.map(|n| n.max(1));
     let size = rect.size() / vec2(columns as f32, rows as f32);
@@ -37,7 +38,7 @@ pub(super) fn patch_rect(rect: Rect, grid: [usize; 2], patch: usize) -> Rect {
     Rect::from_min_size(rect.min + at * size, size)
 }
 
-/// The patch at a place on a picture in `rect`.
+/// The patch at a place on an image in `rect`.
 pub(super) fn patch_at(rect: Rect, grid: [usize; 2], pos: Pos2) -> Option<usize> {
     if !rect.contains(pos) {
         return None;
@@ -47,13 +48,13 @@ pub(super) fn patch_at(rect: Rect, grid: [usize; 2], pos: Pos2) -> Option<usize>
     Some(place(share.y, grid[0]) * grid[1] + place(share.x, grid[1]))
 }
 
-/// As large as it can be with the picture's proportions, at the top left of an area.
+/// As large as it can be with the image's proportions, at the top left of an area.
 pub(super) fn fit(area: Rect, aspect: f32) -> Rect {
     let width = area.width().min(area.height() / aspect.max(1e-3));
     Rect::from_min_size(area.min, vec2(width, width * aspect))
 }
 
-/// Shows the picture in `rect`. Pointing previews a patch, a click keeps it or lets it go.
+/// Shows the image in `rect`. Pointing previews a patch, a click keeps it or lets it go.
 pub(super) fn show(
     ui: &mut Ui,
     rect: Rect,
@@ -93,10 +94,10 @@ pub(super) fn show(
     None
 }
 
-/// The picture and what is chosen on it, in words.
+/// The image and what is chosen on it, in words.
 fn described(scene: &Scene<'_>) -> String {
     let noise = scene.noise(scene.now.step);
-    let mut name = format!("Picture at noise {noise}: {}", scene.name());
+    let mut name = format!("Image at noise {noise}: {}", scene.name());
     if let (Some((row, column)), Some(patch)) = (scene.patch_place(), scene.now.patch)
         && let Some(layer) = scene.lens().layer(scene.now.step, scene.now.layer)
     {
@@ -213,7 +214,7 @@ fn margins(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
     }
 }
 
-/// The picture without routing, enlarged around the chosen patch.
+/// The image without routing, enlarged around the chosen patch.
 pub(super) fn loupe(painter: &Painter, rect: Rect, scene: &Scene<'_>) {
     let (Some(texture), Some(patch)) = (scene.made.plain_picture.as_ref(), scene.now.patch) else {
         return;
@@ -227,7 +228,7 @@ pub(super) fn loupe(painter: &Painter, rect: Rect, scene: &Scene<'_>) {
     painter.rect_stroke(shown, 0.0, Stroke::new(2.0, Color32::WHITE), StrokeKind::Middle);
 }
 
-/// The part of a picture around a patch, `reach` patches to each side, shifted to stay inside.
+/// The part of an image around a patch, `reach` patches to each side, shifted to stay inside.
 pub(super) fn crop(grid: [usize; 2], patch: usize, reach: usize) -> Rect {
     let [rows, columns] = grid.map(|n| n.max(1));
     let across = (2 * reach + 1).min(columns);
@@ -242,13 +243,13 @@ pub(super) fn crop(grid: [usize; 2], patch: usize, reach: usize) -> Rect {
 /// What the stage shows, in a few words.
 pub(super) fn legend(scene: &Scene<'_>) -> String {
     match scene.now.overlay {
-        Overlay::Who => "corner: second; hatched: nobody".to_owned(),
-        Overlay::HowMany => "number: experts in all blocks".to_owned(),
+        Overlay::Who => "corner: second; hatched: no expert".to_owned(),
+        Overlay::HowMany => "number: experts over all blocks".to_owned(),
         Overlay::Margin => {
             format!("expert {}: distance to its threshold", scene.now.some_expert())
         }
         Overlay::Picture if super::data::film::is_expected(scene.record) => {
-            "what the model expects the picture to be".to_owned()
+            "the model's prediction of the image".to_owned()
         }
         Overlay::Picture => "the sample after this step".to_owned(),
     }

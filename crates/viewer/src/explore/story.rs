@@ -39,7 +39,7 @@ pub(super) fn show(
     let Some((patch_row, column)) = scene.patch_place() else {
         if wide {
             title(painter, pos2(left, rect.top()), scene, "Patch story", &[], true);
-            let words = "point at a patch of the picture to follow it; click keeps it";
+            let words = "point at a patch of the image to follow it; click to pin it";
             text(painter, pos2(axis.left, rect.top()), Align2::LEFT_TOP, words, 12.0, look.weak);
         }
         return;

@@ -25,18 +25,18 @@ fn opening_explore_draws_again_with_scores_and_shows_what_they_say() {
     let harness = explored(DESKTOP, file(TEN, TINY));
     let record = harness.state().app().session().record().expect("a run");
     assert!(record.trace.has_scores() && record.is_complete());
-    assert_eq!(record.settings.seed, 5, "the same pictures");
+    assert_eq!(record.settings.seed, 5, "the same images");
     for name in [
         "C, experts per patch: ",
         "patches skipped by all: ",
-        "From noise to picture C ",
-        "Picture at noise 0.2",
+        "From noise to image C ",
+        "Image at noise 0.2",
         "Expert 3: ",
         "Over noise: step 5 of 5",
         "Shift of all thresholds in log-odds",
         "Margin",
         "Play the steps",
-        "With label",
+        "Cond.",
         "Copy link",
     ] {
         assert!(has(&harness, name), "nothing is called {name:?}");
@@ -54,8 +54,8 @@ fn keys_and_clicks_change_one_selection_and_the_link_carries_it() {
     let chosen = selection(&harness);
     assert_eq!((chosen.step, chosen.layer, chosen.expert), (Some(2), 0, Some(2)));
     assert!(has(&harness, "Over noise: step 3 of 5"));
-    // A click on the picture keeps the patch: the second row, the third column of four.
-    let stage = harness.get_by_label_contains("Picture at noise").rect();
+    // A click on the image keeps the patch: the second row, the third column of four.
+    let stage = harness.get_by_label_contains("Image at noise").rect();
     let at = stage.min + stage.size() * vec2(0.6, 0.4);
     harness.hover_at(at);
     harness.run_steps(3);
@@ -179,7 +179,7 @@ fn shifted_thresholds_are_shown_at_once_and_drawn_when_asked() {
 fn a_phone_has_everything_within_reach_of_a_thumb() {
     let mut harness = explored(PHONE, file(TEN, TINY));
     let screen = egui::Rect::from_min_size(egui::Pos2::ZERO, PHONE);
-    for name in ["Picture at noise", "Step 5 of 5", "Play the steps"] {
+    for name in ["Image at noise", "Step 5 of 5", "Play the steps"] {
         let rect = harness.get_by_label_contains(name).rect();
         assert!(screen.contains_rect(rect) && rect.height() >= 38.0, "{name}: {rect:?}");
     }
@@ -189,7 +189,7 @@ fn a_phone_has_everything_within_reach_of_a_thumb() {
         harness.check_accessibility();
     }
     // A held finger chooses the patch under it.
-    let at = harness.get_by_label_contains("Picture at noise").rect().center() + vec2(5.0, 5.0);
+    let at = harness.get_by_label_contains("Image at noise").rect().center() + vec2(5.0, 5.0);
     harness.event(egui::Event::PointerMoved(at));
     harness.event(egui::Event::PointerButton {
         pos: at,
@@ -207,7 +207,7 @@ fn models_without_experts_say_so() {
         let mut harness = finished(size, file("dense.safetensors", DENSE), |_| ());
         harness.key_press(Key::E);
         harness.run_steps(4);
-        assert!(has(&harness, "Picture at noise"));
+        assert!(has(&harness, "Image at noise"));
         assert!(!has(&harness, "Gallery") && !has(&harness, "What if"));
         harness.check_accessibility();
     }
@@ -217,7 +217,7 @@ fn models_without_experts_say_so() {
 fn wide_pictures_and_latents_are_explored_too() {
     let wide = TINY.replace(r#""input_size": 8"#, r#""input_size": [4, 12]"#);
     let mut harness = explored(DESKTOP, file("wide.safetensors", &wide));
-    let stage = harness.get_by_label_contains("Picture at noise").rect();
+    let stage = harness.get_by_label_contains("Image at noise").rect();
     assert!((stage.width() / stage.height() - 3.0).abs() < 0.05, "{stage:?}");
     harness.get_by_role_and_label(Role::Button, "Place").click();
     harness.run_steps(3);
@@ -225,7 +225,7 @@ fn wide_pictures_and_latents_are_explored_too() {
     let mut latents = finished(PHONE, file("latents.safetensors", LATENTS), |_| ());
     latents.key_press(Key::E);
     latents.run_steps(4);
-    assert!(has(&latents, "Picture at noise"));
+    assert!(has(&latents, "Image at noise"));
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_trace_file_is_explored_without_a_model() {
         harness.run_steps(6);
         let record = harness.state().app().session().record().expect("a run");
         assert_eq!(record.trace.capacity(), trace.capacity(), "{name}");
-        for text in ["Picture at noise 0.2", "Expert 3: ", "Shift of all thresholds"] {
+        for text in ["Image at noise 0.2", "Expert 3: ", "Shift of all thresholds"] {
             assert!(has(&harness, text), "{name}: nothing is called {text:?}");
         }
         assert!(!has(&harness, "Redraw") && !has(&harness, "Mute"), "there is no model");
@@ -256,7 +256,7 @@ fn a_trace_file_is_explored_without_a_model() {
     assert!(has(&harness, "broken.json: "));
 }
 
-/// Pictures of the real app for the documentation, and for looking at: `--run-ignored all` with `EXPLORE_PICTURES`
+/// Images of the real app for the documentation, and for looking at: `--run-ignored all` with `EXPLORE_PICTURES`
 /// set to a folder.
 #[test]
 #[ignore = "draws with a shipped model, which takes a minute"]
@@ -281,7 +281,7 @@ fn pictures_for_the_documentation() {
                 // Around the app the harness leaves a margin.
                 harness.set_size(size + vec2(16.0, 16.0));
                 harness.run_steps(6);
-                let image = harness.render().expect("a picture");
+                let image = harness.render().expect("an image");
                 let [wide, high] = [size.x, size.y].map(|side| side as u32);
                 let image = image::imageops::crop_imm(&image, 8, 8, wide, high).to_image();
                 let path = Path::new(&folder).join(format!("{name}-{form}-{theme}.png"));

@@ -1,7 +1,7 @@
-//! What the model expects the picture to be at each step, and the noise level of each step.
+//! What the model expects the image to be at each step, and the noise level of each step.
 //!
 //! A sample of rectified flow at time t is `x = (1 − t)·noise + t·picture` and moves with velocity `picture − noise`,
-//! so the expected picture is `x + (1 − t)·v`. The velocity is read from two samples that follow each other; with a
+//! so the expected image is `x + (1 − t)·v`. The velocity is read from two samples that follow each other; with a
 //! solver of second order it is the mean over the step. Samples of DDPM do not show it: there the sample after each
 //! step is shown.
 
@@ -11,7 +11,7 @@ use diffmoe::trace::Trace;
 
 /// Steps of the process that DDPM models were trained on.
 const TRAINED_STEPS: f32 = 1000.0;
-/// Pictures of the film, at most.
+/// Images of the film, at most.
 const MOST_FRAMES: usize = 24;
 
 /// The noise level from which each step starts, 1 for noise alone. A step is a place in the list.
@@ -35,12 +35,12 @@ pub(crate) fn frames_of_film(steps: usize) -> Vec<usize> {
     (0..steps).step_by(every).collect()
 }
 
-/// Whether the film of a run shows expected pictures; else it shows samples.
+/// Whether the film of a run shows expected images; else it shows samples.
 pub(crate) fn is_expected(record: &Record) -> bool {
     record.config.objective == Objective::Flow
 }
 
-/// The expected picture of one image at `step`, `[C, h, w]`, or the sample after it where that is not known.
+/// The expected image of one image at `step`, `[C, h, w]`, or the sample after it where that is not known.
 pub(crate) fn frame(record: &Record, step: usize, image: usize) -> Option<Vec<f32>> {
     let sample = |frame: usize| {
         record.frames.get(frame)?.chunks_exact(record.config.sample_len()).nth(image)
@@ -74,7 +74,7 @@ mod tests {
         let mut record = finished_record();
         let steps = record.finished_steps() as usize;
         assert!(steps >= 2);
-        // Samples on the straight way from noise to a picture: every step expects that picture.
+        // Samples on the straight way from noise to an image: every step expects that image.
         let (noise, picture) = (record.frames[0].clone(), vec![0.25; record.frames[0].len()]);
         for (i, frame) in record.frames.iter_mut().enumerate() {
             let t = i as f32 / steps as f32;

@@ -1,4 +1,4 @@
-//! Where an expert works, whatever the picture: how often it takes each patch, over all images of the run.
+//! Where an expert works, whatever the image: how often it takes each patch, over all images of the run.
 
 use super::lens::Lens;
 

@@ -24,20 +24,21 @@ pub(crate) fn sentence(tally: &Tally, layer: usize) -> Vec<Piece> {
     let percent = |share: Option<f32>| format!("{:.0} %", share.unwrap_or(0.0) * 100.0);
     if last == 0 {
         say(format!(
-            "In the first step C is {first_c:.2}; no expert takes {} of the patches.",
+            "In the first step C is {first_c:.2}; {} of the patches are skipped by all experts.",
             percent(skipped)
         ));
         return pieces;
     }
     let (from, to) = (format!("{first_c:.2}"), format!("{last_c:.2}"));
     let course = if from == to {
-        format!("C is {from} at the first step and at the last")
+        format!("C is {from} at the first and the last step")
     } else {
         let verb = if last_c < first_c { "falls" } else { "rises" };
         format!("C {verb} from {from} to {to}")
     };
     say(format!(
-        "From noise to picture {course}; patches that no expert takes go from {} to {}. ",
+        "From noise to image {course}; the share of patches that no expert takes goes from {} \
+            to {}. ",
         percent(skipped),
         percent(skipped_last)
     ));
@@ -97,13 +98,15 @@ mod tests {
     fn a_hand_over_is_told() {
         assert_eq!(
             said(&[&[&[0b001, 0b001, 0b001, 0b010]], &[&[0b010, 0b010, 0b100, 0]]]),
-            "From noise to picture C falls from 1.00 to 0.75; patches that no expert takes go from 0 % to 25 %. \
-             In block 1 expert #0 fades (3 to 0 tokens), and no other expert takes over."
+            "From noise to image C falls from 1.00 to 0.75; the share of patches that no \
+             expert takes goes from 0 % to 25 %. In block 1 expert #0 fades (3 to 0 tokens), and \
+             no other expert takes over."
         );
         assert_eq!(
             said(&[&[&[0b001, 0b001, 0b001, 0b001]], &[&[0b001, 0b011, 0b010, 0b110]]]),
-            "From noise to picture C rises from 1.00 to 1.50; patches that no expert takes go from 0 % to 0 %. \
-             In block 1 expert #0 loses most (4 to 2 tokens) and #1 takes over (0 to 3)."
+            "From noise to image C rises from 1.00 to 1.50; the share of patches that no \
+             expert takes goes from 0 % to 0 %. In block 1 expert #0 loses most (4 to 2 tokens) \
+             and #1 takes over (0 to 3)."
         );
     }
 
@@ -112,12 +115,13 @@ mod tests {
         let same: &[u32] = &[0b001, 0b010, 0, 0];
         assert_eq!(
             said(&[&[same], &[same]]),
-            "From noise to picture C is 0.50 at the first step and at the last; patches that no expert takes go from \
-             50 % to 50 %. In block 1 no expert loses tokens."
+            "From noise to image C is 0.50 at the first and the last step; the share of \
+             patches that no expert takes goes from 50 % to 50 %. In block 1 no expert loses \
+             tokens."
         );
         assert_eq!(
             said(&[&[same]]),
-            "In the first step C is 0.50; no expert takes 50 % of the patches."
+            "In the first step C is 0.50; 50 % of the patches are skipped by all experts."
         );
         assert_eq!(said(&[]), "");
     }
