@@ -55,7 +55,7 @@ fn cards(ui: &mut Ui, area: Rect, scene: &Scene<'_>, selection: &mut Selection, 
     time_card(ui, right, scene, selection, touch);
 }
 
-/// The image, and beside it why its chosen patch goes where it goes.
+/// The image, and next to it why the selected patch is routed this way.
 fn stage_and_why(
     ui: &mut Ui,
     rect: Rect,

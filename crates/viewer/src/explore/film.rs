@@ -1,4 +1,4 @@
-//! What the model expects the image to be, step by step, and the noise level of each step.
+//! The model's prediction of the image, step by step, and the noise level of each step.
 
 use egui::{Align2, Painter, Rect, pos2, vec2};
 

@@ -100,9 +100,9 @@ pub(super) struct Made {
     /// The image at the step without anything over it.
     pub(super) plain_picture: Kept<(RunKey, usize, usize), Texture>,
     pub(super) thumbs: Kept<(PlaceKey, bool), Texture>,
-    /// Images of the film, the result last, beside each other.
+    /// Images of the film, the result last, side by side.
     pub(super) film: Kept<(RunKey, usize, Vec<usize>), Texture>,
-    /// The last image of each image, beside each other.
+    /// The last step of each image, side by side.
     pub(super) results: Kept<RunKey, Texture>,
     /// A, B and where they differ, for the image on screen.
     pub(super) muted: Kept<(u64, u64, usize), Vec<Texture>>,

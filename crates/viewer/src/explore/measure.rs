@@ -1,5 +1,5 @@
 //! Measures what each expert is for: draws the run again without it, one expert after the other, while nobody draws
-//! anything else. Each of these runs is forgotten once its images are compared.
+//! anything else. Each of these runs is discarded once its images are compared.
 
 use super::pair::{changes, unmuted};
 use crate::App;

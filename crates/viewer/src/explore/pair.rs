@@ -1,4 +1,4 @@
-//! Two runs of this visit side by side: which they are, and how their images differ.
+//! Two runs of this session side by side, and the difference of their images.
 
 use egui::TextureOptions;
 

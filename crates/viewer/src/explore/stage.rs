@@ -13,7 +13,7 @@ use crate::views::token_map;
 const DIGIT: f32 = 22.0;
 const CORNER: f32 = 14.0;
 
-/// The choices of what lies over the image, for this run.
+/// The overlays available for this run.
 pub(super) fn overlays(scene: &Scene<'_>) -> Vec<(Overlay, &'static str, &'static str)> {
     let mut choices =
         vec![(Overlay::Picture, "Image", "The model's prediction of the final image")];
@@ -54,7 +54,7 @@ pub(super) fn fit(area: Rect, aspect: f32) -> Rect {
     Rect::from_min_size(area.min, vec2(width, width * aspect))
 }
 
-/// Shows the image in `rect`. Pointing previews a patch, a click keeps it or lets it go.
+/// Shows the image in `rect`. Hovering previews a patch, a click pins or releases it.
 pub(super) fn show(
     ui: &mut Ui,
     rect: Rect,
@@ -94,7 +94,7 @@ pub(super) fn show(
     None
 }
 
-/// The image and what is chosen on it, in words.
+/// Description of the image and the selection on it.
 fn described(scene: &Scene<'_>) -> String {
     let noise = scene.noise(scene.now.step);
     let mut name = format!("Image at noise {noise}: {}", scene.name());
@@ -214,7 +214,7 @@ fn margins(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
     }
 }
 
-/// The image without routing, enlarged around the chosen patch.
+/// The image without routing, enlarged around the selected patch.
 pub(super) fn loupe(painter: &Painter, rect: Rect, scene: &Scene<'_>) {
     let (Some(texture), Some(patch)) = (scene.made.plain_picture.as_ref(), scene.now.patch) else {
         return;

@@ -1,4 +1,4 @@
-//! What the model expects the image to be at each step, and the noise level of each step.
+//! The model's prediction of the image at each step, and the noise level of each step.
 //!
 //! A sample of rectified flow at time t is `x = (1 − t)·noise + t·picture` and moves with velocity `picture − noise`,
 //! so the expected image is `x + (1 − t)·v`. The velocity is read from two samples that follow each other; with a
@@ -35,12 +35,12 @@ pub(crate) fn frames_of_film(steps: usize) -> Vec<usize> {
     (0..steps).step_by(every).collect()
 }
 
-/// Whether the film of a run shows expected images; else it shows samples.
+/// Whether the film of a run shows predicted images; otherwise it shows samples.
 pub(crate) fn is_expected(record: &Record) -> bool {
     record.config.objective == Objective::Flow
 }
 
-/// The expected image of one image at `step`, `[C, h, w]`, or the sample after it where that is not known.
+/// The predicted image (x₀) of one sample at `step`, `[C, h, w]`, or the sample after it if that is unknown.
 pub(crate) fn frame(record: &Record, step: usize, image: usize) -> Option<Vec<f32>> {
     let sample = |frame: usize| {
         record.frames.get(frame)?.chunks_exact(record.config.sample_len()).nth(image)
@@ -74,7 +74,7 @@ mod tests {
         let mut record = finished_record();
         let steps = record.finished_steps() as usize;
         assert!(steps >= 2);
-        // Samples on the straight way from noise to an image: every step expects that image.
+        // Samples on the straight path from noise to an image: every step predicts that image.
         let (noise, picture) = (record.frames[0].clone(), vec![0.25; record.frames[0].len()]);
         for (i, frame) in record.frames.iter_mut().enumerate() {
             let t = i as f32 / steps as f32;
