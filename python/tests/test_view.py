@@ -1,4 +1,4 @@
-"""The HTML of a run stands by itself, and text in it is text."""
+"""The HTML of a run is self-contained, and text in it is escaped."""
 
 import re
 from html.parser import HTMLParser
@@ -12,7 +12,7 @@ from diffmoe import view as views
 
 
 class Page(HTMLParser):
-    """Collects what a page refers to and whether its tags are balanced."""
+    """Collects addresses, tags and text, and checks that tags are balanced."""
 
     VOID = {"meta", "img", "input", "br"}
 
@@ -49,7 +49,7 @@ def test_a_run_shows_itself(eurosat, tmp_path):
     assert page.addresses and all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert not re.search(r"https?://|@import|url\(", text), "nothing is fetched"
     assert len(text) < 400_000
-    assert text != out._repr_html_(), "two outputs of one notebook have names of their own"
+    assert text != out._repr_html_(), "every output has its own id"
     out.save_html(tmp_path / "run.html")
     assert (tmp_path / "run.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
@@ -64,7 +64,7 @@ def test_text_is_escaped():
     assert text.count("</script>") == 1
 
 
-def test_long_runs_and_many_images_are_cut_down():
+def test_long_runs_and_many_images_are_limited():
     trace = Trace.load(DATA / "eurosat.json")
     steps = 100
     one = np.flatnonzero(trace.step == 0)[:2]
@@ -79,7 +79,7 @@ def test_long_runs_and_many_images_are_cut_down():
     Page(text)
 
 
-def test_masks_reach_the_script():
+def test_masks_in_the_data():
     import base64
 
     trace = Trace.load(DATA / "prompts.json")

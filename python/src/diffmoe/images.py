@@ -1,4 +1,4 @@
-"""Samples as pixels, and pixels as PNG without a library."""
+"""Samples to pixels, and a small PNG encoder."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 
 def to_bytes(samples: np.ndarray) -> np.ndarray:
-    """``[B, 3, h, w]`` in [-1, 1] to ``[B, h, w, 3]`` uint8, to the nearest."""
-    # Halves away from zero, as in the other implementations.
+    """``[B, 3, h, w]`` in [-1, 1] to ``[B, h, w, 3]`` uint8."""
+    # Rounds half up, as the Rust program does for positive numbers.
     values = np.floor(np.clip(samples * np.float32(127.5) + np.float32(127.5), 0, 255) + np.float32(0.5))
     return values.astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def preview(samples: np.ndarray, makes_images: bool) -> np.ndarray:
-    """What can be shown of samples: pixels, or the first three channels of latents, each spread over its range."""
+    """Displayable pixels: the samples themselves, or the first three channels of latents, normalised."""
     if not makes_images:
         channels = samples[:, [0, min(1, samples.shape[1] - 1), min(2, samples.shape[1] - 1)]]
         deviation = channels.std((0, 2, 3), keepdims=True)
@@ -26,7 +26,7 @@ def preview(samples: np.ndarray, makes_images: bool) -> np.ndarray:
 
 
 def to_pil(images: np.ndarray) -> list:
-    """Pillow images where Pillow is installed, else the arrays themselves."""
+    """Pillow images, or the arrays if Pillow is not installed."""
     try:
         from PIL import Image
     except ImportError:
@@ -35,9 +35,9 @@ def to_pil(images: np.ndarray) -> list:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A PNG of ``[h, w, 3]`` or ``[h, w, 4]`` uint8."""
+    """PNG file of ``[h, w, 3]`` or ``[h, w, 4]`` uint8."""
     height, width, channels = pixels.shape
-    # Filter 1: differences to the left neighbour.
+    # Filter type 1: difference from the pixel to the left.
     rows = pixels.astype(np.int16)
     rows[:, 1:] -= pixels[:, :-1].astype(np.int16)
     lines = np.concatenate([np.ones((height, 1), np.uint8), (rows & 255).astype(np.uint8).reshape(height, -1)], axis=1)
@@ -51,5 +51,5 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """A PNG that stands in a page itself."""
+    """PNG as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()

@@ -1,7 +1,7 @@
-"""A run as a self-contained piece of HTML for notebooks: no library, no network.
+"""A run as self-contained HTML for notebooks.
 
-Images and the map of loads are PNGs inside the page, the charts are inline SVG, so something is there even where scripts do
-not run; a script (``view.js``) puts the experts' work over the images and moves through the steps.
+Images are data URIs and charts are inline SVG, so the output is readable even where scripts are blocked. The script
+(``view.js``) draws the routing over the images and moves through the steps. Nothing is fetched.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from . import charts
 from .images import data_uri
 
-#: More would make a notebook heavy.
+#: Limits that keep notebooks small.
 MOST_STEPS, MOST_IMAGES = 12, 6
-#: Images are at least this wide on the page.
+#: Minimum size of an image on the page, in CSS pixels.
 LEAST_SIDE = 168
 
 
 def html(trace, frames: np.ndarray | None = None, settings: dict | None = None) -> str:
-    """``frames``: images after each step ``[steps, B, h, w, 3]``, uint8. ``settings``: what to say about the run."""
+    """HTML of a trace. ``frames``: images after each step ``[steps, B, h, w, 3]``, uint8. ``settings``: shown in the header."""
     name = f"diffmoe-{uuid.uuid4().hex[:12]}"
     steps = _shown_steps(trace)
     pictures = min(MOST_IMAGES, frames.shape[1] if frames is not None else trace.images)
@@ -41,7 +41,7 @@ def html(trace, frames: np.ndarray | None = None, settings: dict | None = None) 
 
 
 def page(body: str, title: str) -> str:
-    """The same as a page of its own."""
+    """Wraps HTML in a stand-alone page."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escaping.escape(title)}</title>'
     style = "<style>:root{color-scheme:light dark}body{margin:1.5rem;background:Canvas;color:CanvasText}</style>"
     return f'<!doctype html><html lang="en"><head>{head}{style}</head><body>{body}</body></html>\n'
@@ -52,7 +52,7 @@ def _file(name: str) -> str:
 
 
 def _shown_steps(trace) -> list[int]:
-    """Steps spread evenly, the last among them."""
+    """Evenly spaced steps, including the last."""
     if trace.steps <= MOST_STEPS:
         return list(range(trace.steps))
     return sorted({round(i) for i in np.linspace(0, trace.steps - 1, MOST_STEPS)})
@@ -65,7 +65,7 @@ def _head(trace, frames, settings: dict) -> str:
     facts += [f"guidance {settings['guidance_scale']:g}"] if "guidance_scale" in settings else []
     facts += [f"seed {settings['seed']}"] if "seed" in settings else []
     if trace.capacity is not None:
-        facts.append(f'<span title="experts that worked on a token, on average">C = {trace.capacity:.2f}</span>')
+        facts.append(f'<span title="mean number of experts per token">C = {trace.capacity:.2f}</span>')
     return f'<p class="dm-head"><b>{escaping.escape(trace.model)}</b> · {" · ".join(facts)}</p>'
 
 
@@ -85,11 +85,11 @@ def _stage(trace, frames, steps: list[int], pictures: int, data: dict) -> str:
     out.append(f'<label>Step <input type="range" class="dm-step" min="0" max="{len(steps) - 1}" value="{len(steps) - 1}"></label>')
     out.append('<output class="dm-when"></output>')
     if len(trace.blocks):
-        shows = '<option value="count">experts per token</option>' + '<option value="none">nothing</option>' * (frames is not None)
+        shows = '<option value="count">experts per token</option>' + '<option value="none">no overlay</option>' * (frames is not None)
         shows += "".join(f'<option value="{e}">expert {e}</option>' for e in range(trace.experts))
         blocks = "".join(f'<option value="{i}">block {block}</option>' for i, block in enumerate(trace.blocks))
         out.append(f'<label>Show <select class="dm-show">{shows}</select></label>')
-        out.append(f'<label>in <select class="dm-block"><option value="-1">the mean of all blocks</option>{blocks}</select></label>')
+        out.append(f'<label>in <select class="dm-block"><option value="-1">mean of all blocks</option>{blocks}</select></label>')
         out.append('<span class="dm-legend"></span>')
     out.append('</div><div class="dm-images">')
     for i, caption in enumerate(_captions(trace, pictures)):
@@ -101,7 +101,7 @@ def _stage(trace, frames, steps: list[int], pictures: int, data: dict) -> str:
 
 
 def _data(trace, frames, steps: list[int], pictures: int) -> dict:
-    """What the script draws from."""
+    """Data for the script."""
     height, width = frames.shape[2:4] if frames is not None else trace.grid
     kind = np.uint8 if trace.experts <= 8 else np.uint16 if trace.experts <= 16 else np.uint32
     masks = b""
@@ -128,8 +128,8 @@ def _data(trace, frames, steps: list[int], pictures: int) -> dict:
 
 
 def _sprite(frames: np.ndarray, steps: list[int], pictures: int) -> np.ndarray:
-    """All frames in one image: a row for each step, a column for each picture. Steps before the last keep four bits of a
-    channel, which halves the size of noise."""
+    """All frames in one image: steps are rows, images are columns. All but the last step are reduced to four bits per
+    channel, which halves the size of noisy images."""
     kept = frames[steps, :pictures].copy()
     kept[:-1] = (kept[:-1] >> 4) * 17
     shown, count, height, width, _ = kept.shape
