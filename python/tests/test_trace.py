@@ -126,7 +126,8 @@ def test_tables_in_every_form():
 
 
 def test_tables_as_data_frames():
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     frame = Trace.load(DATA / "eurosat.json").table("expert", "pandas")
     assert isinstance(frame, pandas.DataFrame) and frame.groupby("block")["tokens"].sum().min() > 0
 

@@ -68,7 +68,10 @@ def test_long_runs_and_many_images_are_limited():
     trace = Trace.load(DATA / "eurosat.json")
     steps = 100
     one = np.flatnonzero(trace.step == 0)[:2]
-    trace.step, trace.time = np.repeat(np.arange(steps, dtype=np.uint32), 2), np.repeat(np.linspace(0, 1, steps, dtype=np.float32), 2)
+    trace.step, trace.time = (
+        np.repeat(np.arange(steps, dtype=np.uint32), 2),
+        np.repeat(np.linspace(0, 1, steps, dtype=np.float32), 2),
+    )
     trace.guided, trace.masks = np.tile(trace.guided[one], steps), np.tile(trace.masks[one], (steps, 1, 10))
     trace.labels = [trace.labels[0] * 10]
     trace.check()
@@ -92,7 +95,8 @@ def test_masks_in_the_data():
 
 @pytest.mark.parametrize("kind", ["capacity", "loads"])
 def test_plots(kind):
-    matplotlib = pytest.importorskip("matplotlib")
+    import matplotlib
+
     matplotlib.use("Agg")
     trace = Trace.load(DATA / "eurosat.json")
     axes = trace.plot(kind)

@@ -1,10 +1,10 @@
 """Tables of a trace: load and balance of the experts.
 
-    capacity           C: mean number of experts per token
-    effective_experts  exp(entropy of the experts' loads) / E: 1 if all do the same, 1/E if one does everything
-    largest_load       load of the busiest expert over the fair share
-    dead               share of experts that took no token
-    skipped            share of tokens that no expert took
+capacity           C: mean number of experts per token
+effective_experts  exp(entropy of the experts' loads) / E: 1 if all do the same, 1/E if one does everything
+largest_load       load of the busiest expert over the fair share
+dead               share of experts that took no token
+skipped            share of tokens that no expert took
 """
 
 from __future__ import annotations

@@ -9,10 +9,16 @@ from .images import data_uri
 #: Colour ramp for counts and loads, dark to light, as in the app.
 RAMP = ["#1b1044", "#641a80", "#b7376b", "#f07a3c", "#fbe68a"]
 #: Colours of experts, as in the app; chosen to be distinguishable with colour vision deficiencies.
-EXPERTS = (
-    ["#e59b04", "#4aadfc", "#20956d", "#de5211", "#524fd4", "#b7a7b0", "#8c74ba", "#d0db68"]
-    + ["#935300", "#008055", "#77dac1", "#8e243c", "#a988cf", "#7b3f9e", "#5a6171", "#f1b797"]
-)
+EXPERTS = ["#e59b04", "#4aadfc", "#20956d", "#de5211", "#524fd4", "#b7a7b0", "#8c74ba", "#d0db68"] + [
+    "#935300",
+    "#008055",
+    "#77dac1",
+    "#8e243c",
+    "#a988cf",
+    "#7b3f9e",
+    "#5a6171",
+    "#f1b797",
+]
 #: Load, in fair shares, of the lightest colour.
 MOST_LOAD = 3.0
 #: Limit on the number of loads embedded for hovering.
@@ -83,7 +89,11 @@ def capacity(trace) -> str:
 
     def line(values, kind):
         points = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(values))
-        dots = "".join(f'<circle cx="{x(i):.1f}" cy="{y(v):.1f}" r="2.5"/>' for i, v in enumerate(values)) if kind == "dm-mean" else ""
+        dots = (
+            "".join(f'<circle cx="{x(i):.1f}" cy="{y(v):.1f}" r="2.5"/>' for i, v in enumerate(values))
+            if kind == "dm-mean"
+            else ""
+        )
         return f'<g class="{kind}"><polyline points="{points}"/>{dots}</g>'
 
     out = [f'<svg class="dm-curve" viewBox="0 0 {width} {height}" role="img" aria-label="C over steps" ']
@@ -101,7 +111,9 @@ def capacity(trace) -> str:
             out.append(_text(width - right + 6, at, f"block {block}", 'class="dm-faint"'))
     out.append(_step_labels(trace.steps, x, height - bottom + 15))
     out.append(_text((left + width - right) / 2, height - 3, "step (noise to data)", 'text-anchor="middle" class="dm-faint"'))
-    out.append(f'<line class="dm-now" x1="{x(trace.steps - 1):.1f}" x2="{x(trace.steps - 1):.1f}" y1="{top}" y2="{height - bottom}"/>')
+    out.append(
+        f'<line class="dm-now" x1="{x(trace.steps - 1):.1f}" x2="{x(trace.steps - 1):.1f}" y1="{top}" y2="{height - bottom}"/>'
+    )
     return "".join(out) + "</svg>"
 
 
@@ -115,7 +127,9 @@ def loads(trace) -> str:
     height = top + layers * (band + gap) - gap + bottom
     column = (width - left - right) / steps
 
-    out = [f'<svg class="dm-loads" viewBox="0 0 {width} {height:.0f}" role="img" aria-label="load of every expert at every step" ']
+    out = [
+        f'<svg class="dm-loads" viewBox="0 0 {width} {height:.0f}" role="img" aria-label="load of every expert at every step" '
+    ]
     out.append(f'data-left="{left}" data-top="{top}" data-column="{column}" data-cell="{cell}" data-gap="{gap}">')
     out.append(_text(0, 12, "load of each expert over its fair share", 'class="dm-title"'))
     for i, block in enumerate(trace.blocks):
@@ -132,6 +146,16 @@ def loads(trace) -> str:
     for share, text in ((0, "0"), (1 / 3, "1"), (2 / 3, "2"), (1, "3 and more")):
         anchor = "start" if share == 1 else "middle"
         offset = 6 if share == 1 else 0
-        out.append(_text(left + share * 120 + offset, height - (8 if share == 1 else 19), text, f'text-anchor="{anchor}" class="dm-faint"'))
-    out.append(f'<rect class="dm-now" x="{left + (steps - 1) * column:.1f}" y="{top}" width="{column:.1f}" height="{below - top:.1f}"/>')
+        out.append(
+            _text(
+                left + share * 120 + offset,
+                height - (8 if share == 1 else 19),
+                text,
+                f'text-anchor="{anchor}" class="dm-faint"',
+            )
+        )
+    out.append(
+        f'<rect class="dm-now" x="{left + (steps - 1) * column:.1f}" y="{top}" '
+        f'width="{column:.1f}" height="{below - top:.1f}"/>'
+    )
     return "".join(out) + "</svg>"

@@ -18,11 +18,11 @@ def to_bytes(samples: np.ndarray) -> np.ndarray:
 
 def preview(samples: np.ndarray, makes_images: bool) -> np.ndarray:
     """Displayable pixels: the samples themselves, or the first three channels of latents, normalised."""
-    if not makes_images:
+    if not makes_images and len(samples):
         channels = samples[:, [0, min(1, samples.shape[1] - 1), min(2, samples.shape[1] - 1)]]
         deviation = channels.std((0, 2, 3), keepdims=True)
         samples = (channels - channels.mean((0, 2, 3), keepdims=True)) / (3 * np.maximum(deviation, 1e-6))
-    return to_bytes(samples)
+    return to_bytes(samples[:, :3])
 
 
 def to_pil(images: np.ndarray) -> list:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from . import files, schedulers, settings, weights
-from .config import Config
 from .errors import SettingsError, one_of
 from .images import preview, to_bytes, to_pil
 from .model import Model
@@ -53,6 +52,20 @@ class Output:
 
     def _repr_html_(self) -> str:
         return self.to_html()
+
+
+class _Recorder:
+    """Keeps previews of the first images after each step, and calls the user's callback."""
+
+    def __init__(self, pipe: Pipeline, images: int, callback: Callable | None):
+        self.pipe, self.images, self.callback = pipe, images, callback
+        self.frames: list[np.ndarray] = []
+
+    def __call__(self, step: int, time: float, z: np.ndarray) -> np.ndarray:
+        if self.callback is not None:
+            z = (self.callback(self.pipe, step, time, {"latents": z}) or {}).get("latents", z)
+        self.frames.append(preview(z[: self.images], self.pipe.config.makes_images))
+        return z
 
 
 class Pipeline:
@@ -143,7 +156,7 @@ class Pipeline:
             raise SettingsError("this model does not take prompts: remove negative_prompt")
         if output_type not in ("pil", "np", "latent"):
             raise SettingsError(f"output_type must be {one_of(['pil', 'np', 'latent'])}, got {output_type!r}")
-        if not 1 <= batch_size:
+        if batch_size < 1:
             raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
         muted = frozenset((int(block), int(expert)) for block, expert in mute)
         rule = Routing(routing, gamma, threshold_shift, muted)
@@ -169,19 +182,10 @@ class Pipeline:
                 rule,
                 self._step_noise(seed, range(count)[part]),
             )
-            shown = max(0, min(KEPT_IMAGES - first, part.stop - first))
-            kept = []
-
-            def on_step(i, time, z):
-                if callback_on_step_end is not None:
-                    z = (callback_on_step_end(self, i, time, {"latents": z}) or {}).get("latents", z)
-                kept.append(preview(z[:shown], config.makes_images) if shown else None)
-                return z
-
-            samples.append(sample(run, scheduler, steps, noise[part], on_step))
+            recorder = _Recorder(self, max(0, KEPT_IMAGES - first), callback_on_step_end)
+            samples.append(sample(run, scheduler, steps, noise[part], recorder))
             traces.append(of_run(config, run.passes, [of[part] for of in names], trace_scores))
-            if shown:
-                frames.append(np.stack(kept))
+            frames.append(np.stack(recorder.frames))
         samples = np.concatenate(samples)
         if output_type == "latent" or not config.makes_images:
             images = list(samples)

@@ -13,7 +13,7 @@ def plot(trace, kind: str = "capacity", axes=None):
         from matplotlib import pyplot
         from matplotlib.colors import LinearSegmentedColormap
     except ImportError:
-        raise ImportError('plots need matplotlib: `pip install matplotlib`') from None
+        raise ImportError("plots need matplotlib: `pip install matplotlib`") from None
     if kind not in ("capacity", "loads"):
         raise ValueError(f'kind must be "capacity" or "loads", got {kind!r}')
     if not len(trace.blocks):
@@ -28,7 +28,9 @@ def plot(trace, kind: str = "capacity", axes=None):
         return axes
     colours = LinearSegmentedColormap.from_list("loads", charts.RAMP)
     rows = loads.reshape(trace.steps, -1).T
-    image = axes.imshow(np.nan_to_num(rows), cmap=colours, vmin=0, vmax=charts.MOST_LOAD, aspect="auto", interpolation="nearest")
+    image = axes.imshow(
+        np.nan_to_num(rows), cmap=colours, vmin=0, vmax=charts.MOST_LOAD, aspect="auto", interpolation="nearest"
+    )
     axes.figure.colorbar(image, ax=axes, label="load over fair share", extend="max")
     middle = (np.arange(len(trace.blocks)) + 0.5) * trace.experts - 0.5
     axes.set_yticks(middle, [f"block {block}" for block in trace.blocks])

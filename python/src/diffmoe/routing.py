@@ -74,7 +74,9 @@ def take_best(gate: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return rank < counts
 
 
-def route(config: Config, rule: str, gate: np.ndarray, capacity: np.ndarray | None, thresholds: np.ndarray | None) -> np.ndarray:
+def route(
+    config: Config, rule: str, gate: np.ndarray, capacity: np.ndarray | None, thresholds: np.ndarray | None
+) -> np.ndarray:
     """Applies the routing rule of the model; ``gate`` and ``capacity`` are probabilities ``[S, E]``."""
     experts = config.num_experts
     if config.kind == "tc":

@@ -35,8 +35,8 @@ class Run:
         routing: Routing = Routing(),
         step_noise: Callable[[int], np.ndarray] | None = None,
     ):
-        """``labels``: rows ``[B]`` of each label table. ``text``, ``null_text``: prompts and negative prompts. ``step_noise(step)``:
-        noise ``[B, C, height, width]`` for DDPM and DDIM."""
+        """``labels``: rows ``[B]`` of each label table. ``text``, ``null_text``: prompts and negative prompts.
+        ``step_noise(step)``: noise ``[B, C, height, width]`` for DDPM and DDIM."""
         self.model, self.config = model, model.config
         self.guidance, self.routing, self.step_noise = float(guidance), routing, step_noise
         nulls = [np.full_like(rows, table.null) for rows, table in zip(labels, self.config.labels)]

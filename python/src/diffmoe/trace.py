@@ -161,8 +161,8 @@ class Trace:
         """A tidy table.
 
         ``by``: ``"layer"`` (one row per step and MoE layer, with the columns of ``diffmoe trace --csv``), ``"expert"`` (one row
-        per step, MoE layer and expert) or ``"image"``. ``form``: ``"records"`` (a list of dicts), ``"array"`` (a NumPy structured
-        array) or ``"pandas"`` (a DataFrame).
+        per step, MoE layer and expert) or ``"image"``. ``form``: ``"records"`` (a list of dicts), ``"array"`` (a NumPy
+        structured array) or ``"pandas"`` (a DataFrame).
         """
         rows = balance.TABLES.get(by)
         if rows is None:

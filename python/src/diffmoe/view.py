@@ -35,7 +35,8 @@ def html(trace, frames: np.ndarray | None = None, settings: dict | None = None) 
     if len(trace.blocks):
         curve, loads = charts.capacity(trace), charts.loads(trace)
         parts.append(f'<div class="dm-charts">{curve}{loads}</div><p class="dm-load-hint">&nbsp;</p>')
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    # json.dumps escapes everything beyond ASCII; "<" could end the script.
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     parts.append(f"<script>({_file('view.js')})(document.getElementById({json.dumps(name)}), {text});</script></div>")
     return "".join(parts)
 
@@ -82,19 +83,26 @@ def _stage(trace, frames, steps: list[int], pictures: int, data: dict) -> str:
     """Controls and images."""
     out = ['<div class="dm-controls" hidden>']
     out.append('<button type="button" class="dm-play" aria-label="play the steps" title="play the steps">▶</button>')
-    out.append(f'<label>Step <input type="range" class="dm-step" min="0" max="{len(steps) - 1}" value="{len(steps) - 1}"></label>')
+    out.append(
+        f'<label>Step <input type="range" class="dm-step" min="0" max="{len(steps) - 1}" value="{len(steps) - 1}"></label>'
+    )
     out.append('<output class="dm-when"></output>')
     if len(trace.blocks):
-        shows = '<option value="count">experts per token</option>' + '<option value="none">no overlay</option>' * (frames is not None)
+        shows = '<option value="count">experts per token</option>' + '<option value="none">no overlay</option>' * (
+            frames is not None
+        )
         shows += "".join(f'<option value="{e}">expert {e}</option>' for e in range(trace.experts))
         blocks = "".join(f'<option value="{i}">block {block}</option>' for i, block in enumerate(trace.blocks))
         out.append(f'<label>Show <select class="dm-show">{shows}</select></label>')
-        out.append(f'<label>in <select class="dm-block"><option value="-1">mean of all blocks</option>{blocks}</select></label>')
+        out.append(
+            f'<label>in <select class="dm-block"><option value="-1">mean of all blocks</option>{blocks}</select></label>'
+        )
         out.append('<span class="dm-legend"></span>')
     out.append('</div><div class="dm-images">')
     for i, caption in enumerate(_captions(trace, pictures)):
         image = f'<img alt="" src="{data_uri(frames[-1, i])}">' if frames is not None else ""
-        out.append(f'<figure data-image="{i}" style="width:{data["size"][1] * data["scale"]}px">{image}<figcaption>{escaping.escape(caption)}</figcaption></figure>')
+        out.append(f'<figure data-image="{i}" style="width:{data["size"][1] * data["scale"]}px">')
+        out.append(f"{image}<figcaption>{escaping.escape(caption)}</figcaption></figure>")
     total = frames.shape[1] if frames is not None and not trace.images else trace.images
     more = f" The first {pictures} of {total} images are shown." if pictures < total else ""
     return "".join(out) + f'</div><p class="dm-hint" aria-live="polite">{more or "&nbsp;"}</p>'
@@ -128,9 +136,11 @@ def _data(trace, frames, steps: list[int], pictures: int) -> dict:
 
 
 def _sprite(frames: np.ndarray, steps: list[int], pictures: int) -> np.ndarray:
-    """All frames in one image: steps are rows, images are columns. All but the last step are reduced to four bits per
-    channel, which halves the size of noisy images."""
-    kept = frames[steps, :pictures].copy()
-    kept[:-1] = (kept[:-1] >> 4) * 17
+    """All frames in one image: steps are rows, images are columns. Noisy steps are reduced to three or four bits per
+    channel, which halves their size."""
+    kept = frames[steps, :pictures].astype(np.uint16)
+    half = len(steps) // 2
+    kept[:half] = (kept[:half] >> 5) * 255 // 7
+    kept[half:-1] = (kept[half:-1] >> 4) * 17
     shown, count, height, width, _ = kept.shape
-    return kept.transpose(0, 2, 1, 3, 4).reshape(shown * height, count * width, 3)
+    return kept.astype(np.uint8).transpose(0, 2, 1, 3, 4).reshape(shown * height, count * width, 3)

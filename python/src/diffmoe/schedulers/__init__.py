@@ -44,7 +44,11 @@ def resolve(scheduler, config: Config, steps: int):
     if config.objective not in scheduler.objectives:
         names = one_of(kind.name for kind in suitable(config.objective))
         raise SettingsError(f"{scheduler.name} does not support {config.objective} models: choose {names}")
-    if config.objective == "flow" and isinstance(scheduler, EpsilonOptions) and scheduler.options() != type(scheduler)().options():
+    if (
+        config.objective == "flow"
+        and isinstance(scheduler, EpsilonOptions)
+        and scheduler.options() != type(scheduler)().options()
+    ):
         raise SettingsError(f"the options of {scheduler.name} have no effect on flow models: remove them")
     most = 10_000 if config.objective == "flow" else scheduler.max_ddpm_steps
     if not 1 <= steps <= most:

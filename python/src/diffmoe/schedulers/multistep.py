@@ -120,7 +120,7 @@ class _UniPc:
         return _sum((of_sample, self.corrected), (of_data * (1 + beyond), now), (-of_data * beyond, before))
 
     def _correct(self, i: int, now: np.ndarray) -> np.ndarray:
-        """Corrected sample at point ``i``, from the one at ``i - 1`` and the predicted data at ``i - 2``, ``i - 1`` and ``i``."""
+        """Corrected sample at point ``i``, from the one at ``i - 1`` and the data at ``i - 2``, ``i - 1`` and ``i``."""
         path, before = self.path, self.history[-1]
         of_sample, of_data = path.transfer(i - 1)
         if i == 1:
