@@ -37,10 +37,12 @@ def to_pil(images: np.ndarray) -> list:
 def png(pixels: np.ndarray) -> bytes:
     """PNG file of ``[h, w, 3]`` or ``[h, w, 4]`` uint8."""
     height, width, channels = pixels.shape
-    # Filter type 1: difference from the pixel to the left.
-    rows = pixels.astype(np.int16)
-    rows[:, 1:] -= pixels[:, :-1].astype(np.int16)
-    lines = np.concatenate([np.ones((height, 1), np.uint8), (rows & 255).astype(np.uint8).reshape(height, -1)], axis=1)
+    # Filter type 1, the difference from the pixel to the left, except in rows of few values, which it would mix.
+    rows = pixels.copy()
+    rows[:, 1:] -= pixels[:, :-1]
+    kinds = np.array([len(np.unique(row)) > 32 for row in pixels], np.uint8)
+    rows = np.where(kinds[:, None, None], rows, pixels)
+    lines = np.concatenate([kinds[:, None], rows.reshape(height, -1)], axis=1)
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
