@@ -94,11 +94,11 @@ def test_callback_sees_and_changes_every_step(tiny):
 def test_labels_by_name_number_and_table():
     pipe = Pipeline.from_pretrained(ASSETS / "emoji.safetensors")
     out = pipe(labels={"subject": ["Fox", 3], "style": "any"}, seed=4, num_inference_steps=1, scheduler="euler")
-    subjects = pipe.config.labels[0].values
-    assert out.trace.labels == [["fox", subjects[3]], ["8", "8"]]
+    subjects, styles = pipe.config.labels
+    assert out.trace.labels == [["fox", subjects.values[3]], [str(styles.null)] * 2]
     random = pipe(seed=4, num_inference_steps=1, scheduler="euler", num_images=2)
     assert len(set(random.trace.labels[0])) == 2
-    assert "876 labels of subject" in repr(pipe)
+    assert f"{subjects.null} labels of subject" in repr(pipe)
 
 
 @pytest.mark.parametrize(
