@@ -1,4 +1,4 @@
-"""Paths of the repository, and recorded cases."""
+"""Paths and recorded cases."""
 
 import json
 from pathlib import Path
@@ -16,13 +16,13 @@ DATA = Path(__file__).resolve().parent / "data"
 
 
 def error(got, wanted) -> float:
-    """Largest difference, relative to the largest number where that is above 1. NaN where one is NaN."""
+    """Largest difference, relative to the largest number if that is above 1; NaN if any number is NaN."""
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     return float(np.abs(got - wanted).max() / max(1.0, np.abs(wanted).max()))
 
 
 class Case:
-    """A recorded case: a model, its inputs, and the answers of PyTorch."""
+    """A recorded case: model, inputs and the results of PyTorch."""
 
     def __init__(self, name):
         folder = FIXTURES / name
@@ -39,5 +39,5 @@ def eurosat():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A small model of pixels that reads prompts."""
+    """A small text-conditioned pixel-space model."""
     return Pipeline.from_pretrained(FIXTURES / "t2i_tiny" / "model.safetensors")

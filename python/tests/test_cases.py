@@ -1,4 +1,4 @@
-"""Recorded answers of the official PyTorch modules and of the trainer: outputs, every block, routing sets, samples."""
+"""Recorded results of the official PyTorch modules and of the trainer: outputs, every block, routing sets, samples."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_recorded_answers(name):
+def test_recorded_results(name):
     case = Case(name)
     pipe, io = case.pipe, case.io
     text = null = None
@@ -59,14 +59,14 @@ def sampled(case, key, text, null):
     steps = case.settings["heun_steps" if name == "heun" else "steps"]
     scale = case.settings["cfg_scale"] if guidance == "cfg" else 1.0
     noise, batch = case.io.get(f"{key}_noise"), len(case.io["x"])
-    # Of a guided run the official noise is for both halves of its batch, the second of which is thrown away.
+    # Guided DDPM runs recorded noise for both halves of the joint batch; the second half is discarded.
     step_noise = None if noise is None else lambda i: noise[i, :batch]
     run = Run(case.pipe.model, case.labels, text, null, scale, Routing("pool"), step_noise)
     return sample(run, schedulers.resolve(name, case.pipe.config, steps), steps, case.io["x"])
 
 
 @pytest.mark.parametrize("name", ["t2i_tiny", "t2i_bpe"])
-def test_prompts_become_the_recorded_numbers(name):
+def test_token_ids_of_prompts(name):
     case = Case(name)
     prompts = [(case.settings["prompts"], "tokens"), ([case.settings["negative"]] * 3, "negative_tokens")]
     for texts, key in prompts:
@@ -76,7 +76,7 @@ def test_prompts_become_the_recorded_numbers(name):
 
 @pytest.mark.parametrize("name", ["eurosat", "emoji", "emoji_text"])
 def test_shipped_models(name):
-    """Outputs of the trainer for the files in ``assets`` (int8, f16), with equal routing sets."""
+    """Outputs of the trainer for the model files in ``assets`` (int8, f16), with equal routing sets."""
     pipe, io = Pipeline.from_pretrained(ASSETS / f"{name}.safetensors"), load_file(FIXTURES / "trained" / f"{name}.safetensors")
     labels = [io[key].astype(int) for key, _ in zip(("y", "style"), pipe.config.labels)]
     text = None
@@ -101,11 +101,11 @@ def test_an_image_does_not_depend_on_its_batch_with_the_token_rule():
     assert error(np.concatenate(alone), forward(io["x"], io["t"], case.labels)[0]) < 1e-5
     pool = [forward(io["x"][:1], io["t"][:1], [case.labels[0][:1]], None, Routing("pool"))[0]]
     together = forward(io["x"], io["t"], case.labels, None, Routing("pool"))[0]
-    assert error(pool[0], together[:1]) > 1e-3, "with the pool rule images compete"
+    assert error(pool[0], together[:1]) > 1e-3, "under the pool rule images compete"
 
 
-def test_a_model_of_zeros_with_normed_queries_and_keys():
-    """``qk_norm`` has no recorded case: queries and keys are normed head by head, so their scale has no influence."""
+def test_qk_norm():
+    """With ``qk_norm`` the scale of queries and keys has no influence on the output; that of values has."""
     from diffmoe import Config, Model
     from diffmoe.weights import tensors
 

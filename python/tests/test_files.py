@@ -1,4 +1,4 @@
-"""Model files in every precision, in parts, and broken ones."""
+"""Model files in every precision, sharded and damaged."""
 
 import json
 import struct
@@ -33,7 +33,7 @@ def to_int8(values):
 
 
 def to_int4(values):
-    """One scale for 32 neighbours, with the sign that makes the largest number -8; two numbers in a byte."""
+    """One scale per 32 columns, with the sign that maps the largest number to -8; two numbers per byte."""
     rows, columns = values.shape
     groups = np.zeros((rows, -(-columns // 32), 32), np.float32)
     groups.reshape(rows, -1)[:, :columns] = values
@@ -69,7 +69,7 @@ def test_precisions(form, tmp_path):
 
 
 def test_int4_bytes_are_those_of_the_rust_program():
-    # src/checkpoint/quantise.rs asserts the same: 7 is in the low half of the first byte, 6 in the high half.
+    # src/checkpoint/quantise.rs has the same test: 7 is in the low nibble of the first byte, 6 in the high nibble.
     stored = np.array([[0x67, 0x45, 0x23, 0x01, 0xEF, 0xCD, 0xAB, 0x89]], np.uint8)
     from diffmoe.files import from_int4
 
@@ -91,7 +91,7 @@ def test_bfloat16(tmp_path):
     assert np.array_equal(got.view(np.uint32), halves.astype(np.uint32) << 16)
 
 
-def test_parts_with_an_index(tmp_path):
+def test_sharded_files(tmp_path):
     tensors = load_file(SOURCE / "model.safetensors")
     names = sorted(tensors)
     parts = {"m-00001-of-00002.safetensors": names[::2], "m-00002-of-00002.safetensors": names[1::2]}
@@ -104,13 +104,13 @@ def test_parts_with_an_index(tmp_path):
     with pytest.raises(ModelError, match="m-00002-of-00002.safetensors, which is missing"):
         weights.load(index)
     index.write_text(json.dumps({"weight_map": {"x": "../m.safetensors"}}))
-    with pytest.raises(ModelError, match="beside their index"):
+    with pytest.raises(ModelError, match="same folder as their index"):
         weights.load(index)
 
 
-def test_the_configuration_may_lie_beside_the_file(tmp_path):
+def test_the_configuration_may_be_in_the_same_folder(tmp_path):
     write(tmp_path / "model.safetensors", load_file(SOURCE / "model.safetensors"), metadata=False)
-    with pytest.raises(ModelError, match="does not say what model it is"):
+    with pytest.raises(ModelError, match="has no model description"):
         Pipeline.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(config_text())
     assert Pipeline.from_pretrained(tmp_path).config.text is not None
@@ -124,14 +124,14 @@ def test_every_mismatch_is_reported_at_once(tmp_path):
     tensors["blocks.0.attn.proj.weight"] = tensors["blocks.0.attn.proj.weight"].astype(np.int32)
     with pytest.raises(ModelError) as caught:
         weights.load(write(tmp_path / "m.safetensors", tensors))
-    for text in ("pos_embed [1, 9, 16] is missing", "text_pool.bias has shape [5], [16] is needed", "extra is not part"):
+    for text in ("pos_embed [1, 9, 16] is missing", "text_pool.bias has shape [5], expected [16]", "extra is not part"):
         assert text in str(caught.value)
 
 
 def test_broken_files_are_refused(tmp_path):
     tensors = load_file(SOURCE / "model.safetensors")
     for change, reason in [
-        (lambda t: t.update({"text_pool.bias": np.full(16, np.nan, np.float32)}), "not finite"),
+        (lambda t: t.update({"text_pool.bias": np.full(16, np.nan, np.float32)}), "NaN or infinite"),
         (lambda t: t.update({"text_pool.bias": np.zeros(16, np.int32)}), "is stored as I32"),
         (lambda t: t.update({"text_pool.weight": np.zeros((16, 12), np.int8)}), "is stored as I8"),
     ]:
@@ -140,12 +140,12 @@ def test_broken_files_are_refused(tmp_path):
         with pytest.raises(ModelError, match=reason):
             weights.load(write(tmp_path / "m.safetensors", copy))
     (tmp_path / "m.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ModelError, match="no safetensors file"):
+    with pytest.raises(ModelError, match="not a complete safetensors file"):
         weights.load(tmp_path / "m.safetensors")
 
 
 def test_tensors_are_those_of_the_rust_program():
-    """The shipped and recorded files have all tensors that this list asks for, and no other (they were checked by it)."""
+    """The list of tensors matches those of the shipped and recorded files."""
     for path in [*ASSETS.glob("*.safetensors"), *FIXTURES.glob("*_flow/model.safetensors")]:
         file = TensorFile(path)
         assert dict(weights.tensors(Config.from_json(file.config_text))).keys() == set(file.names())
@@ -156,24 +156,24 @@ def test_tensors_are_those_of_the_rust_program():
     [
         ({"kind": "moe"}, 'kind is "moe"'),
         ({"t_kind": "edm"}, 't_kind is "edm"'),
-        ({"params": {"input_size": 9}}, "input_size 9 is no multiple"),
-        ({"params": {"depth": 0}}, "a size is 0"),
+        ({"params": {"input_size": 9}}, "input_size 9 must be a multiple"),
+        ({"params": {"depth": 0}}, "every size must be at least 1"),
         ({"params": {"MoE_config": {"num_experts": 33}}}, "33 experts; 1 to 32"),
-        ({"params": {"MoE_config": {"num_experts": 4, "capacity": 0}}}, "above 0"),
-        ({"kind": "tc", "params": {"MoE_config": {"num_experts": 4, "capacity": 5}}}, "a capacity of 5.0 with 4"),
+        ({"params": {"MoE_config": {"num_experts": 4, "capacity": 0}}}, "capacity must be above 0"),
+        ({"kind": "tc", "params": {"MoE_config": {"num_experts": 4, "capacity": 5}}}, "capacity must be at most 4"),
         ({"t_kind": "ddpm", "params": {"prediction": "data"}}, "DDPM models predict the noise"),
-        ({"params": {"detail_head": {"channels": 4}}}, "detail_head needs"),
-        ({"params": {"detail_head": {"channels": 0}}}, "of at least 1, got 0"),
+        ({"params": {"detail_head": {"channels": 4}}}, "detail_head requires"),
+        ({"params": {"detail_head": {"channels": 0}}}, "at least 1, got 0"),
         ({"params": {"hidden_size": "many"}}, "wrong type"),
-        ({"time_scale": -1}, "time_scale -1"),
+        ({"time_scale": -1}, "time_scale must be above 0, got -1"),
     ],
 )
-def test_impossible_configurations_are_refused(change, reason):
+def test_invalid_configurations_are_refused(change, reason):
     params = {"input_size": 8, "num_classes": 3, "patch_size": 2, "depth": 2, "hidden_size": 16, "num_heads": 2}
     params["MoE_config"] = {"num_experts": 4}
     document = {"kind": "diffmoe", "t_kind": "flow", "params": params | change.pop("params", {})} | change
     with pytest.raises(ModelError) as caught:
         Config.from_dict(document)
     assert reason in str(caught.value)
-    with pytest.raises(ModelError, match="lacks the key 'params'"):
+    with pytest.raises(ModelError, match="has no key 'params'"):
         Config.from_dict({"kind": "dense"})

@@ -1,4 +1,4 @@
-"""Schedulers on models whose answers are known."""
+"""Schedulers on analytic models."""
 
 from types import SimpleNamespace
 
@@ -16,7 +16,7 @@ def config(objective, **params):
 
 
 def walk(scheduler, of, steps, model, guidance=1.0, taken=None):
-    """The sample after each step from 1, of a model that is a function of sample, time and branch."""
+    """The sample after each step, starting from 1. ``model`` is a function of sample, time and branch."""
 
     def forward(z, time, guided=True):
         out = np.float32(model(z, np.float32(time), guided))
@@ -42,7 +42,7 @@ DATA = config("flow", learn_sigma=False, prediction="data")
 NOISE = config("ddpm", learn_sigma=False)
 
 
-def test_processes_are_the_official_ones():
+def test_processes_match_the_official_code():
     all_steps, ten = Process(1000), Process(10)
     assert ten.times.tolist() == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
     assert Process(50).times[:7].tolist() == [0, 20, 41, 61, 82, 102, 122]
@@ -88,7 +88,7 @@ def test_a_prediction_of_data_leads_where_its_velocity_does(scheduler):
     velocity = lambda z, t, guided: np.cos(t * (2.0 if guided else 0.5)) - 0.3 * z  # noqa: E731
     data = lambda z, t, guided: z + (1 - t) * velocity(z, t, guided)  # noqa: E731
     for guidance in (1.0, 2.5):
-        # The last step of Heun's method differs, so it is left out.
+        # The last Heun step differs between the two, so it is left out.
         wanted, got = (walk(scheduler, of, 7, m, guidance, 6) for of, m in ((FLOW, velocity), (DATA, data)))
         assert np.allclose(got, wanted, atol=2e-5)
     end = walk(Heun(), DATA, 5, lambda z, t, _: 0.2 * z + t)
@@ -106,7 +106,7 @@ def test_ddim_moves_along_exact_noise_and_ddpm_ends_at_the_data():
 
 
 def test_guided_channels():
-    """Guidance changes three of four channels, unless it is told to change all."""
+    """Guidance changes three of four channels by default."""
     model = lambda x, t, guided: np.ones_like(x) * (0.5 if guided else 0.1)  # noqa: E731
     for name, guided in (("3", [True, True, True, False]), ("all", [True] * 4)):
         z = {}
@@ -117,16 +117,16 @@ def test_guided_channels():
         assert (z[1.0] != z[2.0]).ravel().tolist() == guided
 
 
-def test_what_cannot_work_is_refused():
+def test_invalid_choices_are_refused():
     for scheduler, of, steps, reason in [
         ("rk4", FLOW, 3, 'unknown scheduler "rk4": expected euler, heun'),
-        ("euler", NOISE, 3, "euler does not sample ddpm models: choose ddpm, ddim"),
+        ("euler", NOISE, 3, "euler does not support ddpm models: choose ddpm, ddim"),
         ("ddim", FLOW, 3, "choose euler, heun, dpmpp_2m or unipc"),
         ("heun", FLOW, 0, "1–10000, got 0"),
         ("ddpm", NOISE, 1001, "1–1000"),
         (DPMSolver(), NOISE, 1000, "1–999"),
         (DPMSolver(clip=True), FLOW, 3, "have no effect on flow models"),
-        (7, FLOW, 3, "a scheduler is a name or an object"),
+        (7, FLOW, 3, "scheduler must be a name or an object"),
     ]:
         with pytest.raises(SettingsError) as caught:
             schedulers.resolve(scheduler, of, steps)

@@ -1,4 +1,4 @@
-"""Numbers of the ``tokenizers`` package for odd prompts and five kinds of tokenizer."""
+"""Token ids recorded with the ``tokenizers`` package, for unusual prompts and five kinds of tokenizer."""
 
 import copy
 import json
@@ -28,7 +28,7 @@ def test_recorded_numbers(name):
         assert one.is_cut(prompt["text"], len(ids)) == (prompt["length"] > len(ids))
 
 
-def test_special_names_come_first():
+def test_special_tokens_take_precedence():
     case = copy.deepcopy(CASES["bert"])
     case["special_tokens"] = {"end": "[UNK]"}
     ids = tokenizer(case).encode("", 3)[0]
@@ -50,7 +50,7 @@ def test_special_names_come_first():
         ("clip", lambda t: t["pre_tokenizer"]["pretokenizers"][0].update(invert=False), "a Split by"),
     ],
 )
-def test_what_is_not_known_is_refused_by_name(name, change, reason):
+def test_unsupported_components_are_refused_by_name(name, change, reason):
     case = copy.deepcopy(CASES[name])
     change(case["tokenizer"])
     with pytest.raises(ModelError) as caught:
@@ -58,7 +58,7 @@ def test_what_is_not_known_is_refused_by_name(name, change, reason):
     assert reason in str(caught.value)
 
 
-def test_without_ends_a_tokenizer_is_refused():
+def test_begin_and_end_tokens_are_required():
     case = copy.deepcopy(CASES["gpt2"])
-    with pytest.raises(ModelError, match="how a prompt begins and ends"):
+    with pytest.raises(ModelError, match="does not define begin and end tokens"):
         Tokenizer(case["tokenizer"], case["vocabulary"])

@@ -1,4 +1,4 @@
-"""Traces of the Rust program: read, summed up as its command does, written and read again."""
+"""Traces of the Rust program: reading, tables, writing."""
 
 import json
 
@@ -31,7 +31,7 @@ def test_the_table_is_what_the_command_prints(name):
         assert cells == pytest.approx(numbers, abs=1e-12)
 
 
-def test_sums_are_those_of_the_document():
+def test_capacities_and_counts_match_the_document():
     document, trace = json.loads((DATA / "eurosat.json").read_text()), Trace.load(DATA / "eurosat.json")
     assert trace.capacity == pytest.approx(document["capacity"], rel=1e-6)
     assert trace.capacity_by_step() == pytest.approx(document["capacity_by_step"], rel=1e-6)
@@ -94,7 +94,7 @@ def test_a_run_gives_the_trace_of_the_rust_program(eurosat, tiny):
     assert np.array_equal(ours.step, theirs.step) and np.array_equal(ours.guided, theirs.guided)
     assert np.array_equal(ours.time, theirs.time) and ours.labels == theirs.labels
     changed = np.count_nonzero(ours.taken() != theirs.taken())
-    assert changed <= 0.001 * ours.taken().size, "sums in another order may decide a close call otherwise"
+    assert changed <= 0.001 * ours.taken().size, "different rounding may change close decisions"
 
     arguments = {"prompt": ["a red robot", "A Robot, fluent 3D"], "negative_prompt": "blob", "guidance_scale": 1.8}
     arguments |= {"num_images": 3, "seed": 5, "num_inference_steps": 4, "scheduler": "dpmpp_2m", "routing": "pool"}
@@ -126,7 +126,8 @@ def test_tables_in_every_form():
 
 
 def test_tables_as_data_frames():
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     frame = Trace.load(DATA / "eurosat.json").table("expert", "pandas")
     assert isinstance(frame, pandas.DataFrame) and frame.groupby("block")["tokens"].sum().min() > 0
 
@@ -168,20 +169,20 @@ def document(**changes):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"hello", "no trace"),
+        (b"hello", "not a trace"),
         (b'{"format":9}', "format 9"),
-        (b'{"model":1}', "no trace"),
+        (b'{"model":1}', "not a trace"),
         (document(grid=[0, 0]), "a grid of 0 × 0"),
-        (document(masks=[1, 4]), "beyond the 2"),
-        (document(masks=[1]), "masks of 1 tokens"),
-        (document(labels=[["a", "b"]]), "another number of pictures than 1"),
+        (document(masks=[1, 4]), "beyond its 2 experts"),
+        (document(masks=[1]), "masks of 1 tokens and 2 experts"),
+        (document(labels=[["a", "b"]]), "does not match 1 images"),
         (document(experts=33), "33 experts, more than 32"),
-        (document(format=2, gate=[0, 1, 2]), "no trace"),
-        (document(format=2, gate=[0] * 4, need=[0] * 4), "thresholds that do not belong"),
-        (b"\x08\0\0\0\0\0\0\0{}      ", "no trace"),
+        (document(format=2, gate=[0, 1, 2]), "not a trace"),
+        (document(format=2, gate=[0] * 4, need=[0] * 4), "thresholds do not match"),
+        (b"\x08\0\0\0\0\0\0\0{}      ", "not a trace"),
     ],
 )
-def test_what_is_no_trace_is_refused(tmp_path, data, reason):
+def test_invalid_files_are_refused(tmp_path, data, reason):
     file = tmp_path / "x"
     file.write_bytes(data)
     with pytest.raises(TraceError) as caught:

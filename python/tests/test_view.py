@@ -1,4 +1,4 @@
-"""The HTML of a run stands by itself, and text in it is text."""
+"""The HTML of a run is self-contained, and text in it is escaped."""
 
 import re
 from html.parser import HTMLParser
@@ -12,7 +12,7 @@ from diffmoe import view as views
 
 
 class Page(HTMLParser):
-    """Collects what a page refers to and whether its tags are balanced."""
+    """Collects addresses, tags and text, and checks that tags are balanced."""
 
     VOID = {"meta", "img", "input", "br"}
 
@@ -49,7 +49,7 @@ def test_a_run_shows_itself(eurosat, tmp_path):
     assert page.addresses and all(address.startswith("data:image/png;base64,") for address in page.addresses)
     assert not re.search(r"https?://|@import|url\(", text), "nothing is fetched"
     assert len(text) < 400_000
-    assert text != out._repr_html_(), "two outputs of one notebook have names of their own"
+    assert text != out._repr_html_(), "every output has its own id"
     out.save_html(tmp_path / "run.html")
     assert (tmp_path / "run.html").read_text(encoding="utf-8").startswith("<!doctype html>")
 
@@ -64,11 +64,14 @@ def test_text_is_escaped():
     assert text.count("</script>") == 1
 
 
-def test_long_runs_and_many_images_are_cut_down():
+def test_long_runs_and_many_images_are_limited():
     trace = Trace.load(DATA / "eurosat.json")
     steps = 100
     one = np.flatnonzero(trace.step == 0)[:2]
-    trace.step, trace.time = np.repeat(np.arange(steps, dtype=np.uint32), 2), np.repeat(np.linspace(0, 1, steps, dtype=np.float32), 2)
+    trace.step, trace.time = (
+        np.repeat(np.arange(steps, dtype=np.uint32), 2),
+        np.repeat(np.linspace(0, 1, steps, dtype=np.float32), 2),
+    )
     trace.guided, trace.masks = np.tile(trace.guided[one], steps), np.tile(trace.masks[one], (steps, 1, 10))
     trace.labels = [trace.labels[0] * 10]
     trace.check()
@@ -79,7 +82,7 @@ def test_long_runs_and_many_images_are_cut_down():
     Page(text)
 
 
-def test_masks_reach_the_script():
+def test_masks_in_the_data():
     import base64
 
     trace = Trace.load(DATA / "prompts.json")
@@ -92,7 +95,8 @@ def test_masks_reach_the_script():
 
 @pytest.mark.parametrize("kind", ["capacity", "loads"])
 def test_plots(kind):
-    matplotlib = pytest.importorskip("matplotlib")
+    import matplotlib
+
     matplotlib.use("Agg")
     trace = Trace.load(DATA / "eurosat.json")
     axes = trace.plot(kind)

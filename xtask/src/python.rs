@@ -1,14 +1,13 @@
-//! The tests of the Python package, in a virtual environment below the target directory: what users install is tested,
-//! not the sources.
+//! The tests of the Python package, run on the installed package in a virtual environment in the target directory.
 
 use crate::{run, succeeds, target_folder};
 
-/// Whether Python is there and can make virtual environments, which is a package of its own on Debian.
+/// Whether Python can make virtual environments; on Debian this needs a separate package.
 pub(crate) fn is_there() -> bool {
     succeeds("python3", &["-c", "import ensurepip, venv"])
 }
 
-/// Installs the package as users do and runs its tests.
+/// Installs the package and runs its tests.
 pub(crate) fn python_tests() -> Result<(), String> {
     let folder = target_folder().join("python");
     let python = folder.join(if cfg!(windows) { r"Scripts\python.exe" } else { "bin/python" });
@@ -21,5 +20,6 @@ pub(crate) fn python_tests() -> Result<(), String> {
     let install =
         ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "./python[test]"];
     run(program, &install, &[])?;
-    run(program, &["-m", "pytest", "-q", "python"], &[])
+    // The models are small: more threads would only wait for each other.
+    run(program, &["-m", "pytest", "-q", "python"], &[("OMP_NUM_THREADS", "1")])
 }

@@ -1,4 +1,4 @@
-"""DiffMoE diffusion transformers in NumPy: draw images, and see which expert worked on which patch.
+"""DiffMoE diffusion transformers in NumPy: sampling, and the routing of tokens to experts.
 
 >>> from diffmoe import Pipeline
 >>> images, trace = Pipeline.from_pretrained("eurosat.safetensors")(labels="River", seed=7)  # doctest: +SKIP

@@ -1,8 +1,8 @@
-"""Logarithm, sine and cosine in float64 whose every bit is the same on every machine.
+"""Logarithm, sine and cosine in float64 with the same bits on every machine.
 
-NumPy's own differ in the last bit from machine to machine, and a seed would then mean other noise now and then. The
-method and the coefficients are those of fdlibm, which the Rust program uses too (its crate ``libm``); only the ranges
-that noise needs are covered. fdlibm asks for this notice:
+NumPy's own functions may differ in the last bit between machines, so a seed would not always give the same noise. Method
+and coefficients are those of fdlibm, which the Rust program also uses (crate ``libm``). Only the ranges needed for noise
+are covered. The fdlibm licence:
 
     Copyright (C) 1993 by Sun Microsystems, Inc. All rights reserved.
     Developed at SunSoft, a Sun Microsystems, Inc. business. Permission to use, copy, modify, and distribute this
@@ -41,7 +41,7 @@ _COS = (
 )
 _TWO_OVER_PI = 6.36619772367581382433e-01
 _ROUND = 1.5 / 2.0**-52
-# Half of pi in parts of 33 bits, each with what is left after it.
+# π/2 in parts of 33 bits, each with the remainder after it.
 _HALF_PI = (
     (1.57079632673412561417e00, 6.07710050650619224932e-11),
     (6.07710050630396597660e-11, 2.02226624879595063154e-21),
@@ -50,12 +50,12 @@ _HALF_PI = (
 
 
 def _high(x: np.ndarray) -> np.ndarray:
-    """The upper 32 bits."""
+    """The upper 32 bits of each number."""
     return (x.view(np.uint64) >> np.uint64(32)).astype(np.int64)
 
 
 def log(x: np.ndarray) -> np.ndarray:
-    """Natural logarithm of normal numbers above 0."""
+    """Natural logarithm of positive normal numbers."""
     high = _high(x) + (0x3FF00000 - 0x3FE6A09E)
     k = ((high >> 20) - 0x3FF).astype(np.float64)
     high = (high & 0x000FFFFF) + 0x3FE6A09E
@@ -73,9 +73,9 @@ def log(x: np.ndarray) -> np.ndarray:
 
 
 def _reduce(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Quadrant, and the rest of the angle as a sum of two numbers; angles from 0 to 2π."""
+    """Quadrant, and the remaining angle as a sum of two numbers, for angles from 0 to 2π."""
     high = _high(x)
-    # Near whole quadrants too much cancels for one round of subtraction.
+    # Near multiples of π/2 one round of subtraction cancels too many digits.
     near = ((high & 0xFFFFF) == 0x921FB) | (high == 0x4012D97C)
     edges = np.array([0x3FE921FB, 0x4002D97C, 0x400F6A7A, 0x4015FDBC])
     count = np.searchsorted(edges, high, side="left").astype(np.float64)

@@ -1,9 +1,10 @@
-"""Tables of a trace: how much the experts of a layer work, and how evenly.
+"""Tables of a trace: load and balance of the experts.
 
-    capacity           C: experts that worked on a token, on average
-    effective_experts  exp(entropy of the experts' loads) / E: 1 where all do as much, 1/E where one does all
-    largest_load       load of the busiest expert over the fair share
-    dead, skipped      share of experts that took no token, share of tokens that no expert took
+capacity           C: mean number of experts per token
+effective_experts  exp(entropy of the experts' loads) / E: 1 if all do the same, 1/E if one does everything
+largest_load       load of the busiest expert over the fair share
+dead               share of experts that took no token
+skipped            share of tokens that no expert took
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ COLUMNS = ("capacity", "effective_experts", "largest_load", "dead", "skipped")
 
 
 def load(taken: np.ndarray, tokens: int, skipped: int) -> dict:
-    """The five numbers of some work: tokens that each expert took ``[E]``, tokens that passed by, those that none took.
-    ``effective_experts`` and ``largest_load`` are None where nobody took any."""
+    """The five columns, from the tokens that each expert took ``[E]``, the number of tokens, and the number of tokens that no
+    expert took. ``effective_experts`` and ``largest_load`` are None if no token was taken."""
     taken = np.asarray(taken, np.float64)
     total = taken.sum()
     effective = largest = None
@@ -28,14 +29,14 @@ def load(taken: np.ndarray, tokens: int, skipped: int) -> dict:
 
 
 def _loads(trace, passes: np.ndarray, counts: np.ndarray) -> list[dict]:
-    """A row for each layer over some passes."""
+    """One row per MoE layer, over the selected passes."""
     tokens = int(passes.sum()) * trace.masks.shape[2]
     skipped = (trace.masks[passes] == 0).sum((0, 2))
     return [load(counts[passes, i].sum(0), tokens, int(skipped[i])) for i in range(len(trace.blocks))]
 
 
 def by_layer(trace) -> list[dict]:
-    """A row for each step and layer, all passes of the step together."""
+    """One row per step and MoE layer, over all passes of the step."""
     rows, counts = [], trace.counts()
     for step in range(trace.steps):
         passes = trace.step == step
@@ -47,7 +48,7 @@ def by_layer(trace) -> list[dict]:
 
 
 def by_expert(trace) -> list[dict]:
-    """A row for each step, layer and expert."""
+    """One row per step, MoE layer and expert."""
     rows, counts = [], trace.counts()
     for step in range(trace.steps):
         passes = trace.step == step
@@ -66,7 +67,7 @@ def by_expert(trace) -> list[dict]:
 
 
 def by_image(trace) -> list[dict]:
-    """A row for each image: its labels, and ``C`` over the passes that saw them."""
+    """One row per image: its labels, and ``C`` over its conditional passes."""
     capacity = trace.capacity_by_image()
     return [
         {"image": i, "labels": ", ".join(names[i] for names in trace.labels), "capacity": float(capacity[i])}
@@ -78,7 +79,7 @@ TABLES = {"layer": by_layer, "expert": by_expert, "image": by_image}
 
 
 def summary(trace) -> list[dict]:
-    """The whole run, each block, each step."""
+    """Rows for the whole run, each block and each step."""
     layers = by_layer(trace)
     steps = [_mean([row for row in layers if row["step"] == step]) for step in range(trace.steps)] if layers else []
     every = np.ones(len(trace.step), bool)
@@ -89,18 +90,18 @@ def summary(trace) -> list[dict]:
 
 
 def _mean(rows: list[dict]) -> dict:
-    """Mean of each number over the rows that have it."""
+    """Mean of each column, ignoring None."""
     known = {key: [row[key] for row in rows if row[key] is not None] for key in COLUMNS}
     return {key: sum(values) / len(values) if values else None for key, values in known.items()}
 
 
 def shortest(time: np.float32) -> float:
-    """A float32 as the decimal number with the fewest digits that means it."""
+    """The shortest decimal number that rounds to a float32."""
     return float(np.format_float_positional(time, unique=True))
 
 
 def csv(rows: list[dict]) -> str:
-    """Rows as the command prints them: a number without digits after the point has none."""
+    """Rows as comma-separated text; whole numbers have no decimal point."""
 
     def cell(value):
         if isinstance(value, float):
@@ -112,14 +113,14 @@ def csv(rows: list[dict]) -> str:
 
 
 def shape(rows: list[dict], form: str):
-    """Rows as a list of dicts, a NumPy structured array or a DataFrame; None becomes NaN in the last two."""
+    """Rows as a list of dicts, a structured array or a DataFrame; None becomes NaN in the last two."""
     if form == "records":
         return rows
     if form == "pandas":
         try:
             import pandas
         except ImportError:
-            raise ImportError('pandas is not installed; `pip install "diffmoe[pandas]"`, or take form="array"') from None
+            raise ImportError('form="pandas" needs pandas: `pip install pandas`, or use form="array"') from None
         return pandas.DataFrame(rows)
     if form != "array":
         raise ValueError(f'form must be "records", "array" or "pandas", got {form!r}')

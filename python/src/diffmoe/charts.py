@@ -1,4 +1,4 @@
-"""The charts of a notebook as inline SVG: ``C`` over steps, and a map of loads."""
+"""Inline SVG charts for notebooks: ``C`` over steps, and a heat map of loads."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ import numpy as np
 
 from .images import data_uri
 
-#: Dark to light, for counts and loads; the colours of the app.
+#: Colour ramp for counts and loads, dark to light, as in the app.
 RAMP = ["#1b1044", "#641a80", "#b7376b", "#f07a3c", "#fbe68a"]
-#: One for each expert, told apart by people with any kind of colour vision as far as sixteen can be.
-EXPERTS = (
-    ["#e59b04", "#4aadfc", "#20956d", "#de5211", "#524fd4", "#b7a7b0", "#8c74ba", "#d0db68"]
-    + ["#935300", "#008055", "#77dac1", "#8e243c", "#a988cf", "#7b3f9e", "#5a6171", "#f1b797"]
-)
-#: A load of this many fair shares has the lightest colour.
+#: Colours of experts, as in the app; chosen to be distinguishable with colour vision deficiencies.
+EXPERTS = ["#e59b04", "#4aadfc", "#20956d", "#de5211", "#524fd4", "#b7a7b0", "#8c74ba", "#d0db68"] + [
+    "#935300",
+    "#008055",
+    "#77dac1",
+    "#8e243c",
+    "#a988cf",
+    "#7b3f9e",
+    "#5a6171",
+    "#f1b797",
+]
+#: Load, in fair shares, of the lightest colour.
 MOST_LOAD = 3.0
-#: Loads that the page tells on hovering; with more of them it would grow too large.
+#: Limit on the number of loads embedded for hovering.
 MOST_LOADS = 20_000
 
 
 def ramp(share: np.ndarray) -> np.ndarray:
-    """Colours ``[..., 3]``, uint8, of shares from 0 to 1."""
+    """Colours ``[..., 3]``, uint8, for values from 0 to 1."""
     anchors = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in RAMP], float)
     at = np.clip(share, 0, 1) * (len(RAMP) - 1)
     return np.stack([np.interp(at, range(len(RAMP)), anchors[:, c]) for c in range(3)], axis=-1).round().astype(np.uint8)
 
 
 def by_layer(trace) -> tuple[np.ndarray, np.ndarray]:
-    """``C`` of each layer at each step ``[steps, L]``, and loads over the fair share ``[steps, L, E]`` (NaN without work)."""
+    """``C`` of each MoE layer and step ``[steps, L]``, and loads over the fair share ``[steps, L, E]`` (NaN if no token was
+    taken)."""
     counts = trace.counts()
     taken = np.stack([counts[trace.step == step].sum(0) for step in range(trace.steps)]).astype(float)
     passes = np.bincount(trace.step.astype(int), minlength=trace.steps)
@@ -38,7 +45,7 @@ def by_layer(trace) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rounded_loads(trace) -> list:
-    """Loads for the script, ``[steps][L][E]``; empty where there are too many."""
+    """Loads for the script ``[steps][L][E]``; empty if there are too many."""
     if not len(trace.blocks) or trace.steps * len(trace.blocks) * trace.experts > MOST_LOADS:
         return []
     loads = by_layer(trace)[1]
@@ -50,14 +57,14 @@ def _text(x: float, y: float, text: str, more: str = "") -> str:
 
 
 def _step_labels(steps: int, x, y: float) -> str:
-    """A few step numbers below a chart."""
+    """Step numbers below a chart."""
     every = max(1, -(-steps // 8))
     shown = [step for step in range(steps) if step % every == 0]
     return "".join(_text(x(step), y, str(step), 'text-anchor="middle"') for step in shown)
 
 
 def _spread(wanted: list[float], gap: float, low: float, high: float) -> list[float]:
-    """Heights for labels, near where they belong and at least ``gap`` apart."""
+    """Label positions near the wanted ones and at least ``gap`` apart."""
     order = np.argsort(wanted)
     out, at = [0.0] * len(wanted), low - gap
     for i in order:
@@ -67,7 +74,7 @@ def _spread(wanted: list[float], gap: float, low: float, high: float) -> list[fl
 
 
 def capacity(trace) -> str:
-    """``C`` over steps: the mean of all layers, and each layer."""
+    """``C`` over steps: the mean over MoE layers, and each layer."""
     width, height, left, right, top, bottom = 420, 236, 34, 58, 26, 34
     layers, _ = by_layer(trace)
     mean = trace.capacity_by_step()
@@ -82,30 +89,36 @@ def capacity(trace) -> str:
 
     def line(values, kind):
         points = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(values))
-        dots = "".join(f'<circle cx="{x(i):.1f}" cy="{y(v):.1f}" r="2.5"/>' for i, v in enumerate(values)) if kind == "dm-mean" else ""
+        dots = (
+            "".join(f'<circle cx="{x(i):.1f}" cy="{y(v):.1f}" r="2.5"/>' for i, v in enumerate(values))
+            if kind == "dm-mean"
+            else ""
+        )
         return f'<g class="{kind}"><polyline points="{points}"/>{dots}</g>'
 
     out = [f'<svg class="dm-curve" viewBox="0 0 {width} {height}" role="img" aria-label="C over steps" ']
     out.append(f'data-left="{left}" data-right="{width - right}" data-steps="{trace.steps}">')
-    out.append(_text(0, 12, "C: experts that worked on a token, on average", 'class="dm-title"'))
+    out.append(_text(0, 12, "C: mean number of experts per token", 'class="dm-title"'))
     for value in np.arange(0, most + 1e-9, tick):
         out.append(f'<line class="dm-grid" x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}"/>')
         out.append(_text(left - 6, y(value) + 4, f"{value:g}", 'text-anchor="end"'))
     out += [line(layers[:, i], "dm-layer") for i in range(layers.shape[1])]
     out.append(line(mean, "dm-mean"))
     ends = [y(layers[-1, i]) + 4 for i in range(layers.shape[1])]
-    # With many layers the labels would not fit.
+    # More labels would not fit.
     if len(ends) <= 12:
         for block, at in zip(trace.blocks, _spread(ends, 11, top, height - bottom)):
             out.append(_text(width - right + 6, at, f"block {block}", 'class="dm-faint"'))
     out.append(_step_labels(trace.steps, x, height - bottom + 15))
     out.append(_text((left + width - right) / 2, height - 3, "step (noise to data)", 'text-anchor="middle" class="dm-faint"'))
-    out.append(f'<line class="dm-now" x1="{x(trace.steps - 1):.1f}" x2="{x(trace.steps - 1):.1f}" y1="{top}" y2="{height - bottom}"/>')
+    out.append(
+        f'<line class="dm-now" x1="{x(trace.steps - 1):.1f}" x2="{x(trace.steps - 1):.1f}" y1="{top}" y2="{height - bottom}"/>'
+    )
     return "".join(out) + "</svg>"
 
 
 def loads(trace) -> str:
-    """A map of the run: a row for each expert of each layer, a column for each step, the load over the fair share."""
+    """Heat map of loads over the fair share: experts of all MoE layers are rows, steps are columns."""
     _, values = by_layer(trace)
     steps, layers, experts = values.shape
     left, right, top, bottom, gap = 58, 12, 26, 50, 4
@@ -114,7 +127,9 @@ def loads(trace) -> str:
     height = top + layers * (band + gap) - gap + bottom
     column = (width - left - right) / steps
 
-    out = [f'<svg class="dm-loads" viewBox="0 0 {width} {height:.0f}" role="img" aria-label="load of every expert at every step" ']
+    out = [
+        f'<svg class="dm-loads" viewBox="0 0 {width} {height:.0f}" role="img" aria-label="load of every expert at every step" '
+    ]
     out.append(f'data-left="{left}" data-top="{top}" data-column="{column}" data-cell="{cell}" data-gap="{gap}">')
     out.append(_text(0, 12, "load of each expert over its fair share", 'class="dm-title"'))
     for i, block in enumerate(trace.blocks):
@@ -131,6 +146,16 @@ def loads(trace) -> str:
     for share, text in ((0, "0"), (1 / 3, "1"), (2 / 3, "2"), (1, "3 and more")):
         anchor = "start" if share == 1 else "middle"
         offset = 6 if share == 1 else 0
-        out.append(_text(left + share * 120 + offset, height - (8 if share == 1 else 19), text, f'text-anchor="{anchor}" class="dm-faint"'))
-    out.append(f'<rect class="dm-now" x="{left + (steps - 1) * column:.1f}" y="{top}" width="{column:.1f}" height="{below - top:.1f}"/>')
+        out.append(
+            _text(
+                left + share * 120 + offset,
+                height - (8 if share == 1 else 19),
+                text,
+                f'text-anchor="{anchor}" class="dm-faint"',
+            )
+        )
+    out.append(
+        f'<rect class="dm-now" x="{left + (steps - 1) * column:.1f}" y="{top}" '
+        f'width="{column:.1f}" height="{below - top:.1f}"/>'
+    )
     return "".join(out) + "</svg>"

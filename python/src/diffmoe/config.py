@@ -1,7 +1,7 @@
-"""The configuration of a model, read from the JSON that its file carries (docs/models.md, docs/models-text.md).
+"""Model configuration, read from the JSON in the file header (docs/models.md, docs/models-text.md).
 
-The keys are those of the official YAML files (``params``), with a few beside them. Letters in comments: ``D`` hidden
-size, ``H`` heads, ``T`` tokens of an image, ``E`` experts.
+``params`` has the keys of the official YAML files. Notation: ``D`` hidden size, ``H`` heads, ``T`` tokens per image, ``E``
+experts.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ KINDS = ("dense", "tc", "ec", "diffmoe")
 
 @dataclass(frozen=True)
 class LabelTable:
-    """An embedding table that conditions the model: classes, subjects, styles."""
+    """A label embedding table: classes, subjects, styles."""
 
     name: str
     tensor: str
-    null: int  #: the row that means "no label"
-    values: tuple[str, ...] = ()  #: names of the rows before it; empty where the file gives none
+    null: int  #: row for "no label"
+    values: tuple[str, ...] = ()  #: names of the other rows; empty if the file has none
 
     def find(self, label) -> int | None:
-        """The row of a name (case, spaces and punctuation ignored) or number."""
+        """Looks up a row by name (case, spaces and punctuation are ignored) or number."""
         if isinstance(label, str):
             names = [_fold(value) for value in self.values]
             if _fold(label) in names:
@@ -35,7 +35,7 @@ class LabelTable:
         return row if 0 <= row <= self.null and not (isinstance(label, str) and row == self.null) else None
 
     def label(self, row: int) -> str:
-        """The name of a row, or its number where it has none."""
+        """Name of a row, or its number if it has none."""
         return self.values[row] if row < len(self.values) else str(row)
 
 
@@ -45,7 +45,7 @@ def _fold(text: str) -> str:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The text encoder of a model that reads prompts."""
+    """Text encoder of a text-conditioned model."""
 
     vocab_size: int
     max_length: int
@@ -60,14 +60,14 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """A model's shape and what it was trained for."""
+    """Architecture and training objective of a model."""
 
     name: str
     kind: str  #: dense, tc (token choice), ec (expert choice) or diffmoe
     objective: str  #: flow (t from 0, noise, to 1, data) or ddpm (integer steps, 0 is data)
-    prediction: str  #: what a flow model predicts: velocity or data
+    prediction: str  #: output of a flow model: velocity or data
     time_scale: float
-    pixels: bool  #: samples are pixels in [-1, 1]; else latents
+    pixels: bool  #: whether samples are pixels in [-1, 1] rather than latents
     input_size: tuple[int, int]  #: height and width of a sample
     in_channels: int
     out_channels: int
@@ -82,9 +82,9 @@ class Config:
     num_experts: int
     capacity: float
     interleave: bool
-    shared_hidden: int  #: width of the shared expert; 0 for none
+    shared_hidden: int  #: width of the shared expert; 0 if there is none
     shared_swiglu: bool
-    detail_channels: int  #: channels of the detail head; 0 for none
+    detail_channels: int  #: channels of the detail head; 0 if there is none
     labels: tuple[LabelTable, ...]
     text: TextConfig | None
     defaults: dict = field(default_factory=dict)  #: steps, guidance, scheduler
@@ -101,7 +101,7 @@ class Config:
 
     @property
     def makes_images(self) -> bool:
-        """Whether a sample is an image as it is: pixels in red, green and blue."""
+        """Whether samples are RGB images."""
         return self.pixels and self.in_channels == 3
 
     def is_moe(self, block: int) -> bool:
@@ -110,26 +110,26 @@ class Config:
 
     @property
     def moe_blocks(self) -> list[int]:
-        """The blocks that route, in order."""
+        """Blocks that route tokens to experts, in order."""
         return [i for i in range(self.depth) if self.is_moe(i)]
 
     @classmethod
     def from_json(cls, text: str) -> Config:
-        """Reads a configuration and checks that a model of that shape can exist."""
+        """Parses and validates a configuration."""
         try:
             return cls.from_dict(json.loads(text))
         except json.JSONDecodeError as error:
-            raise ModelError(f"the model's configuration is not JSON ({error}); download the file again") from None
+            raise ModelError(f"the model configuration is not valid JSON ({error}); download the file again") from None
 
     @classmethod
     def from_dict(cls, document: dict) -> Config:
-        """The same from a parsed document."""
+        """Validates a parsed configuration."""
         try:
             config = _read(document)
         except KeyError as error:
-            raise ModelError(f"the model's configuration lacks the key {error}") from None
+            raise ModelError(f"the model configuration has no key {error}") from None
         except (TypeError, AttributeError, IndexError) as error:
-            raise ModelError(f"the model's configuration has a value of the wrong type ({error})") from None
+            raise ModelError(f"the model configuration has a value of the wrong type ({error})") from None
         _check(config)
         return config
 
@@ -139,8 +139,7 @@ def _read(document: dict) -> Config:
     kind, width = document["kind"], params["hidden_size"]
     moe = params.get("MoE_config") or {}
     shared = moe.get("n_shared_experts") or 0
-    # As in the official code: DiffMoE's shared expert is one GELU network of width 8D whatever their number, that of
-    # the baselines a SwiGLU of width n·D.
+    # As in the official code: DiffMoE has one GELU network of width 8D regardless of n, the baselines a SwiGLU of width n·D.
     if not shared or kind == "dense":
         shared_hidden, shared_swiglu = 0, False
     elif kind == "diffmoe":
@@ -199,7 +198,7 @@ def _detail_channels(params: dict) -> int:
     if head is None:
         return 0
     if not isinstance(head.get("channels"), int) or head["channels"] < 1:
-        raise ModelError(f"detail_head needs a number of channels of at least 1, got {head.get('channels')!r}")
+        raise ModelError(f"detail_head.channels must be a whole number of at least 1, got {head.get('channels')!r}")
     return head["channels"]
 
 
@@ -217,15 +216,15 @@ def _text(section: dict) -> TextConfig:
         examples=tuple(section.get("examples") or ()),
     )
     if min(text.vocab_size, text.depth, text.num_heads, text.ffn_hidden) < 1 or not 3 <= text.max_length <= 4096:
-        raise ModelError("text section: a size is 0, or max_length is not from 3 to 4096")
+        raise ModelError("text section: every size must be at least 1, and max_length 3–4096")
     if width % text.num_heads:
-        raise ModelError(f"text section: hidden_size {width} is no multiple of num_heads {text.num_heads}")
+        raise ModelError(f"text section: hidden_size {width} must be a multiple of num_heads {text.num_heads}")
     return text
 
 
 def _check(config: Config) -> None:
     def wrong(text):
-        raise ModelError(f"impossible configuration: {text}")
+        raise ModelError(f"invalid model configuration: {text}")
 
     if config.kind not in KINDS:
         wrong(f'kind is "{config.kind}"; {", ".join(KINDS)} are supported')
@@ -235,23 +234,23 @@ def _check(config: Config) -> None:
         wrong(f'prediction is "{config.prediction}"; velocity and data are supported')
     sizes = [*config.input_size, config.patch_size, config.depth, config.hidden_size, config.num_heads]
     if min(*sizes, config.head_dim, config.in_channels, config.ffn_hidden) < 1:
-        wrong("a size is 0")
+        wrong("every size must be at least 1")
     for side in config.input_size:
         if side % config.patch_size:
-            wrong(f"input_size {side} is no multiple of patch_size {config.patch_size}")
+            wrong(f"input_size {side} must be a multiple of patch_size {config.patch_size}")
     if config.hidden_size % 4:
-        wrong(f"hidden_size {config.hidden_size} is no multiple of 4")
+        wrong(f"hidden_size {config.hidden_size} must be a multiple of 4")
     if config.kind != "dense" and not 1 <= config.num_experts <= 32:
         wrong(f"{config.num_experts} experts; 1 to 32 are supported")
     if config.kind != "dense" and not config.capacity > 0:
-        wrong(f"a capacity of {config.capacity}; it has to be above 0")
+        wrong(f"capacity must be above 0, got {config.capacity}")
     if config.kind in ("tc", "ec") and not config.capacity <= config.num_experts:
-        wrong(f"a capacity of {config.capacity} with {config.num_experts} experts")
+        wrong(f"capacity must be at most {config.num_experts}, the number of experts, got {config.capacity}")
     if config.kind == "tc" and config.capacity < 1:
-        wrong(f"a capacity of {config.capacity}; a token takes at least 1 expert")
+        wrong(f"capacity must be at least 1 for token choice, got {config.capacity}")
     if config.objective == "ddpm" and config.prediction != "velocity":
         wrong('prediction "data" is for flow models; DDPM models predict the noise')
     if config.detail_channels and (config.prediction != "data" or config.out_channels != config.in_channels):
-        wrong('a detail_head needs prediction "data" and learn_sigma false')
+        wrong('detail_head requires prediction "data" and learn_sigma false')
     if not config.time_scale > 0:
-        wrong(f"time_scale {config.time_scale}")
+        wrong(f"time_scale must be above 0, got {config.time_scale}")

@@ -1,16 +1,16 @@
-"""What can be wrong with a file or a setting. The text says what was wrong, what was expected and what to do."""
+"""Exceptions. Messages say what was wrong, what was expected and what to do."""
 
 
 class ModelError(ValueError):
-    """A model file that cannot be read, or whose tensors do not fit its configuration."""
+    """A model file cannot be read, or its tensors do not match its configuration."""
 
 
 class SettingsError(ValueError):
-    """A setting of a run that cannot work with this model."""
+    """A setting of a run is invalid for this model."""
 
 
 class TraceError(ValueError):
-    """A file that is no routing trace, or a damaged one."""
+    """A file is not a routing trace, or is damaged."""
 
 
 def one_of(names):

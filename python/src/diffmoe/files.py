@@ -1,7 +1,7 @@
-"""Model files: safetensors, alone or in parts with an index, in any precision that ``diffmoe convert`` writes.
+"""Reads model files: safetensors, single or sharded, in every precision that ``diffmoe convert`` writes.
 
-Large matrices may be whole numbers (docs/models.md, "Importing weights"): int8 with one scale a row, int4 packed two in
-a byte with one f16 scale for 32 neighbours. Everything becomes float32 here.
+Large matrices may be quantised (docs/models.md, "Importing weights"): int8 with one scale per row, or int4 packed two per
+byte with one f16 scale per 32 columns. All tensors are returned as float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 
 def find(name) -> Path:
-    """The file of a path, a folder or a model's name; see ``Pipeline.from_pretrained``."""
+    """Resolves a path, folder or model name; see ``Pipeline.from_pretrained``."""
     path = Path(name).expanduser()
     if path.is_file():
         return path
@@ -30,9 +30,9 @@ def find(name) -> Path:
         names = ["model.safetensors.index.json", "model.safetensors"]
         here = [path / file for file in names if (path / file).is_file()] or sorted(path.glob("*.safetensors"))
         if len(here) == 0:
-            raise ModelError(f"{path} holds no safetensors file")
+            raise ModelError(f"{path} contains no safetensors file")
         if len(here) > 1 and here[0].name not in names:
-            raise ModelError(f"{path} holds several models ({', '.join(p.name for p in here)}); name one of them")
+            raise ModelError(f"{path} contains several models ({', '.join(p.name for p in here)}); give the path of one")
         return here[0]
     folders = [Path(f) for f in os.environ.get("DIFFMOE_MODELS", "").split(os.pathsep) if f]
     folders += [folder / "assets" for folder in (Path.cwd(), *Path.cwd().parents)]
@@ -41,13 +41,13 @@ def find(name) -> Path:
             if (folder / f"{name}.safetensors").is_file():
                 return folder / f"{name}.safetensors"
     raise ModelError(
-        f"there is no file {str(name)!r}; give the path of a safetensors file, or the name of a model in a folder that "
-        "the variable DIFFMOE_MODELS names"
+        f"no model file {str(name)!r}; give the path of a safetensors file, or the name of a model in one of the folders "
+        "listed in the environment variable DIFFMOE_MODELS"
     )
 
 
 class TensorFile:
-    """Named tensors of one or several safetensors files, and the configuration that came with them."""
+    """Tensors of one or more safetensors files, and the model configuration."""
 
     def __init__(self, path):
         self.path = Path(path)
@@ -58,7 +58,7 @@ class TensorFile:
             try:
                 file = safe_open(str(part), framework="np")
             except (SafetensorError, OSError) as error:
-                raise ModelError(f"{part} is no safetensors file ({error}); download it again") from None
+                raise ModelError(f"{part} is not a complete safetensors file ({error}); download it again") from None
             self.config_text = self.config_text or (file.metadata() or {}).get(CONFIG_KEY)
             for name in file.keys():
                 self._where[name] = file
@@ -68,8 +68,8 @@ class TensorFile:
                 self.config_text = file.read_text(encoding="utf-8")
         if self.config_text is None:
             raise ModelError(
-                f"{self.path} does not say what model it is: neither a {CONFIG_KEY!r} entry in its header nor a "
-                "config.json beside it; make a model file with `diffmoe convert`"
+                f"{self.path} has no model description: it needs a {CONFIG_KEY!r} entry in its header or a config.json in the "
+                "same folder; make a model file with `diffmoe convert`"
             )
 
     def _parts(self) -> list[Path]:
@@ -79,16 +79,16 @@ class TensorFile:
             index = json.loads(self.path.read_text(encoding="utf-8"))
             names = sorted(set(index["weight_map"].values()))
         except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{self.path} is no index of model parts ({error})") from None
+            raise ModelError(f"{self.path} is not a safetensors index ({error})") from None
         for name in names:
             if Path(name).name != name:
-                raise ModelError(f"{self.path} names the part {name!r}; parts have to lie beside their index")
+                raise ModelError(f"{self.path} refers to {name!r}; shards must be in the same folder as their index")
             if not (self.path.parent / name).is_file():
-                raise ModelError(f"{self.path} names the part {name}, which is missing; download it too")
+                raise ModelError(f"{self.path} refers to {name}, which is missing; download it too")
         return [self.path.parent / name for name in names]
 
     def names(self) -> list[str]:
-        """All tensors; scales are not counted."""
+        """Names of all tensors, without the scales of quantised ones."""
         return [name for name in self._where if not self._is_scale(name)]
 
     def _is_scale(self, name: str) -> bool:
@@ -101,12 +101,12 @@ class TensorFile:
         return self._slice(name).get_dtype()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor's numbers."""
+        """Shape of a tensor after dequantisation."""
         shape = tuple(self._slice(name).get_shape())
         return (*shape[:-1], 2 * shape[-1]) if self._type(name) == "U8" else shape
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor as float32, whatever it is stored as."""
+        """A tensor as float32."""
         kind = self._type(name)
         if kind in FLOATS:
             values = self._bfloat16(name) if kind == "BF16" else self._where[name].get_tensor(name)
@@ -117,16 +117,16 @@ class TensorFile:
             rows = stored.shape[0] if stored.ndim == 2 else 0
             needed = (rows,) if kind == "I8" else (rows, -(-2 * stored.shape[-1] // INT4_GROUP))
             if stored.ndim != 2 or scale.shape != needed:
-                raise ModelError(f"{self.path}: {name}{SCALE} has shape {scale.shape}, {needed} is needed")
+                raise ModelError(f"{self.path}: {name}{SCALE} has shape {scale.shape}, expected {needed}")
             values = stored * scale[:, None] if kind == "I8" else from_int4(stored, scale)
         else:
-            raise ModelError(f"{self.path}: {name} is stored as {kind}, which is not supported without {name}{SCALE}")
+            raise ModelError(f"{self.path}: {name} is stored as {kind}; expected floats, or I8 or U8 with {name}{SCALE}")
         if not np.isfinite(values).all():
-            raise ModelError(f"{self.path}: {name} holds numbers that are not finite; download the file again")
+            raise ModelError(f"{self.path}: {name} contains NaN or infinite values; download or export the file again")
         return np.ascontiguousarray(values, np.float32)
 
     def _bfloat16(self, name: str) -> np.ndarray:
-        """NumPy has no bfloat16: the bytes are read past the library and widened."""
+        """NumPy has no bfloat16, so the bytes are read directly and widened."""
         for part in self.parts:
             with open(part, "rb") as file:
                 length = int.from_bytes(file.read(8), "little")
@@ -141,7 +141,7 @@ class TensorFile:
 
 
 def from_int4(stored: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """``[N, K/2]`` bytes and ``[N, ⌈K/32⌉]`` scales to ``[N, K]``; the lower column is in the low half."""
+    """``[N, K/2]`` bytes and ``[N, ⌈K/32⌉]`` scales to ``[N, K]``; even columns are in the low nibbles."""
     low, high = (stored << 4).view(np.int8) >> 4, stored.view(np.int8) >> 4
     numbers = np.stack([low, high], axis=-1).reshape(stored.shape[0], -1)
     return numbers * np.repeat(scale, INT4_GROUP, axis=1)[:, : numbers.shape[1]]

@@ -1,4 +1,4 @@
-"""Samples as pixels, and pixels as PNG without a library."""
+"""Samples to pixels, and a small PNG encoder."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 
 
 def to_bytes(samples: np.ndarray) -> np.ndarray:
-    """``[B, 3, h, w]`` in [-1, 1] to ``[B, h, w, 3]`` uint8, to the nearest."""
-    # Halves away from zero, as in the other implementations.
+    """``[B, 3, h, w]`` in [-1, 1] to ``[B, h, w, 3]`` uint8."""
+    # Rounds half up, as the Rust program does for positive numbers.
     values = np.floor(np.clip(samples * np.float32(127.5) + np.float32(127.5), 0, 255) + np.float32(0.5))
     return values.astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def preview(samples: np.ndarray, makes_images: bool) -> np.ndarray:
-    """What can be shown of samples: pixels, or the first three channels of latents, each spread over its range."""
-    if not makes_images:
+    """Displayable pixels: the samples themselves, or the first three channels of latents, normalised."""
+    if not makes_images and len(samples):
         channels = samples[:, [0, min(1, samples.shape[1] - 1), min(2, samples.shape[1] - 1)]]
         deviation = channels.std((0, 2, 3), keepdims=True)
         samples = (channels - channels.mean((0, 2, 3), keepdims=True)) / (3 * np.maximum(deviation, 1e-6))
-    return to_bytes(samples)
+    return to_bytes(samples[:, :3])
 
 
 def to_pil(images: np.ndarray) -> list:
-    """Pillow images where Pillow is installed, else the arrays themselves."""
+    """Pillow images, or the arrays if Pillow is not installed."""
     try:
         from PIL import Image
     except ImportError:
@@ -35,12 +35,14 @@ def to_pil(images: np.ndarray) -> list:
 
 
 def png(pixels: np.ndarray) -> bytes:
-    """A PNG of ``[h, w, 3]`` or ``[h, w, 4]`` uint8."""
+    """PNG file of ``[h, w, 3]`` or ``[h, w, 4]`` uint8."""
     height, width, channels = pixels.shape
-    # Filter 1: differences to the left neighbour.
-    rows = pixels.astype(np.int16)
-    rows[:, 1:] -= pixels[:, :-1].astype(np.int16)
-    lines = np.concatenate([np.ones((height, 1), np.uint8), (rows & 255).astype(np.uint8).reshape(height, -1)], axis=1)
+    # Filter type 1, the difference from the pixel to the left, except in rows of few values, which it would mix.
+    rows = pixels.copy()
+    rows[:, 1:] -= pixels[:, :-1]
+    kinds = np.array([len(np.unique(row)) > 32 for row in pixels], np.uint8)
+    rows = np.where(kinds[:, None, None], rows, pixels)
+    lines = np.concatenate([kinds[:, None], rows.reshape(height, -1)], axis=1)
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -51,5 +53,5 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def data_uri(pixels: np.ndarray) -> str:
-    """A PNG that stands in a page itself."""
+    """PNG as a data URI."""
     return "data:image/png;base64," + base64.b64encode(png(pixels)).decode()

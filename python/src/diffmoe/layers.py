@@ -1,29 +1,29 @@
-"""The arithmetic of a transformer in float32; the last axis holds features."""
+"""Transformer layers in float32. Features are the last axis."""
 
 from __future__ import annotations
 
 import numpy as np
 
-EPS = 1e-6  # of layer norms without weights, as everywhere in a DiT
-HEAD_EPS = 1e-5  # of the norms of queries and keys
+EPS = 1e-6  # layer norms without weights, used throughout a DiT
+HEAD_EPS = 1e-5  # layer norms of queries and keys
 
 
 def linear(weights: dict, name: str, x: np.ndarray) -> np.ndarray:
-    """``x·Wᵀ + b``; the bias may be missing."""
+    """``x·Wᵀ + b``; the bias is optional."""
     y = x @ weights[f"{name}.weight"].T
     bias = weights.get(f"{name}.bias")
     return y if bias is None else y + bias
 
 
 def layer_norm(x: np.ndarray, eps: float = EPS) -> np.ndarray:
-    """Mean 0 and variance 1 over features."""
+    """Layer norm without weight and bias."""
     centred = x - x.mean(-1, keepdims=True)
     variance = np.square(centred).mean(-1, keepdims=True)
     return centred / np.sqrt(variance + np.float32(eps))
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
-    """``1 / (1 + e^-x)``; far out it is 0 or 1."""
+    """``1 / (1 + e^-x)``."""
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-x))
 
@@ -34,7 +34,7 @@ def silu(x: np.ndarray) -> np.ndarray:
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
-    """GELU in the form with tanh."""
+    """GELU, tanh approximation."""
     return x * sigmoid(np.float32(2 * np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x))
 
 
@@ -45,7 +45,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def ffn(weights: dict, name: str, x: np.ndarray) -> np.ndarray:
-    """A feed-forward network: GELU with biases, or SwiGLU without."""
+    """Feed-forward network: GELU with biases, or SwiGLU without."""
     if f"{name}.gate_proj.weight" in weights:
         gate = silu(linear(weights, f"{name}.gate_proj", x))
         return linear(weights, f"{name}.down_proj", gate * linear(weights, f"{name}.up_proj", x))
@@ -60,7 +60,7 @@ def heads(x: np.ndarray, parts: int, count: int) -> list[np.ndarray]:
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
-    """``softmax(q·kᵀ/√d + bias)·v`` of all heads ``[B, H, T, d]``, joined to ``[B, T, H·d]``."""
+    """``softmax(q·kᵀ/√d + bias)·v`` for all heads ``[B, H, T, d]``, concatenated to ``[B, T, H·d]``."""
     scores = (q @ k.swapaxes(-1, -2)) * np.float32(q.shape[-1] ** -0.5)
     if bias is not None:
         scores = scores + bias
@@ -70,7 +70,7 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray | None 
 
 
 def conv3x3(weights: dict, name: str, x: np.ndarray) -> np.ndarray:
-    """A 3×3 convolution of ``[B, C, H, W]`` with one pixel of zeros around, as one matrix product."""
+    """3×3 convolution of ``[B, C, H, W]`` with zero padding, as one matrix product."""
     weight = weights[f"{name}.weight"]
     batch, channels, height, width = x.shape
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))

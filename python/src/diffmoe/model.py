@@ -1,7 +1,7 @@
-"""The diffusion transformer: one forward pass, with the routing of every layer of experts.
+"""The diffusion transformer: a forward pass, and the routing of every MoE layer.
 
-Names and formulas are those of the official code (docs/models.md lists the forms). Shapes: ``B`` samples, ``T`` tokens
-of a sample, ``S = B·T`` tokens of the pool, ``D`` hidden size, ``H`` heads, ``E`` experts.
+Names and formulas follow the official code; docs/models.md lists the supported forms. Shapes: ``B`` samples, ``T`` tokens
+per sample, ``S = B·T`` tokens in the pool, ``D`` hidden size, ``H`` heads, ``E`` experts.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .weights import TIME_DIMS
 
 @dataclass
 class LayerRouting:
-    """What a layer of experts did in one pass."""
+    """Routing of one MoE layer in one pass."""
 
     block: int
-    taken: np.ndarray  #: which expert took which token ``[S, E]``, bool
-    gate: np.ndarray  #: logits of the gate ``[S, E]``
-    need: np.ndarray | None  #: logits of the capacity predictor ``[S, E]``
-    thresholds: np.ndarray | None  #: in force, as probabilities ``[E]``
+    taken: np.ndarray  #: whether an expert took a token ``[S, E]``, bool
+    gate: np.ndarray  #: gate logits ``[S, E]``
+    need: np.ndarray | None  #: capacity predictor logits ``[S, E]``
+    thresholds: np.ndarray | None  #: thresholds in effect, as probabilities ``[E]``
 
 
 class Model:
-    """A configuration with its weights (float32, official names)."""
+    """A configuration and its weights (float32, official names)."""
 
     def __init__(self, config: Config, weights: dict[str, np.ndarray]):
         self.config, self.weights = config, weights
@@ -45,10 +45,10 @@ class Model:
         routing: Routing = Routing(),
         taps: dict | None = None,
     ) -> tuple[np.ndarray, list[LayerRouting]]:
-        """One pass over samples ``[B, C, height, width]`` at times ``t [B]``: the output ``[B, C_out, height, width]``.
+        """Evaluates the model on samples ``[B, C, height, width]`` at times ``t [B]``.
 
-        ``labels`` has one array of rows ``[B]`` for each label table. ``taps`` receives intermediate results by the
-        names of the recorded cases, for tests.
+        ``labels`` has one array of rows ``[B]`` per label table. Returns the output ``[B, C_out, height, width]`` and the
+        routing of the MoE layers. ``taps`` receives intermediate results under the names of the recorded test cases.
         """
         c, w = self.config, self.weights
         taps = {} if taps is None else taps
@@ -69,7 +69,7 @@ class Model:
         return out, routings
 
     def _condition(self, t: np.ndarray, labels: list[np.ndarray], text: Encoded | None) -> np.ndarray:
-        """Time, prompt and labels, summed ``[B, D]``."""
+        """Sum of the time, prompt and label embeddings ``[B, D]``."""
         w = self.weights
         features = time_features(t * np.float32(self.config.time_scale))
         condition = linear(w, "t_embedder.mlp.2", silu(linear(w, "t_embedder.mlp.0", features)))
@@ -80,7 +80,7 @@ class Model:
         return condition
 
     def _patches(self, x: np.ndarray) -> np.ndarray:
-        """The convolution with stride ``p`` as one matrix product: ``[B, T, D]``."""
+        """Patch embedding ``[B, T, D]``: the strided convolution as one matrix product."""
         (rows, columns), p = self.config.grid, self.config.patch_size
         batch, channels = x.shape[:2]
         x = x.reshape(batch, channels, rows, p, columns, p).transpose(0, 2, 4, 1, 3, 5)
@@ -89,7 +89,7 @@ class Model:
         return flat @ weight.reshape(weight.shape[0], -1).T + self.weights["x_embedder.proj.bias"]
 
     def _unpatch(self, x: np.ndarray) -> np.ndarray:
-        """Patches back in their places; in a patch the channel varies fastest."""
+        """Tokens to samples; within a patch, channels vary fastest."""
         (rows, columns), p, channels = self.config.grid, self.config.patch_size, self.config.out_channels
         x = x.reshape(-1, rows, columns, p, p, channels).transpose(0, 5, 1, 3, 2, 4)
         return x.reshape(-1, channels, rows * p, columns * p)
@@ -120,7 +120,7 @@ class Model:
         return layer_norm(x, layers.HEAD_EPS) * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
     def _moe(self, i: int, x: np.ndarray, routing: Routing, taps: dict) -> tuple[np.ndarray, LayerRouting]:
-        """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, and the shared expert: ``[S, D]``."""
+        """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``."""
         c, w, name = self.config, self.weights, f"blocks.{i}.mlp"
         gate_logits = x @ w[f"{name}.gate.weight" if c.kind == "tc" else f"{name}.gate_weight"].T
         gate = softmax(gate_logits)
@@ -144,7 +144,7 @@ class Model:
         return y, LayerRouting(i, taken, gate_logits, need, thresholds)
 
     def _detail(self, out: np.ndarray, z: np.ndarray, t: np.ndarray, taps: dict) -> np.ndarray:
-        """The detail head: three convolutions that finish a predicted picture (docs/models.md)."""
+        """The detail head: three convolutions that refine the predicted image (docs/models.md)."""
         w = self.weights
         plane = np.broadcast_to(t[:, None, None, None], (out.shape[0], 1, *out.shape[2:]))
         h = np.concatenate([out, z, plane], axis=1)

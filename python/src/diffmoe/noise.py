@@ -1,7 +1,7 @@
-"""Seeded randomness with the same bits as the Rust program, so that a seed means the same images everywhere.
+"""Seeded random numbers with the same bits as the Rust program.
 
-ChaCha with 8 rounds gives integers, keyed by the seed; its stream number tells images, steps and draws of labels apart.
-Box and Muller's transformation makes normal numbers of them in float64, which are rounded to float32.
+ChaCha8, keyed by the seed, gives integers; images, steps and label draws use different streams. The Box–Muller transform
+turns the integers into Gaussian numbers in float64, which are rounded to float32.
 """
 
 from __future__ import annotations
@@ -10,37 +10,37 @@ import numpy as np
 
 from ._libm import log, sincos
 
-#: Images of a run; streams from here on belong to the noise that steps add.
+#: Streams below 2⁴⁰ are for initial noise, one per image; those above for the noise that steps add.
 PICTURE_BITS = 40
 MASK = (1 << 64) - 1
 
 
 def gaussian(seed: int, image: int, count: int) -> np.ndarray:
-    """The noise that image number ``image`` of a run begins with: ``count`` numbers, float32."""
+    """Initial noise of an image (numbered from 0 within a run): ``count`` float32 numbers."""
     return _normal(seed, image, count)
 
 
 def step_noise(seed: int, image: int, step: int, count: int) -> np.ndarray:
-    """The noise that a step (from 0) of DDPM or DDIM adds to an image."""
+    """Noise that DDPM or DDIM adds to an image in a step (from 0)."""
     return _normal(seed, ((step + 1) << PICTURE_BITS) | image, count)
 
 
 def random_rows(seed: int, purpose: int, rows: int, count: int) -> list[int]:
-    """Row numbers below ``rows``, without repetition as long as there are rows left. ``purpose``: place of the table."""
+    """Random row numbers below ``rows``, without repetition until all are used. ``purpose`` is the index of the table."""
     drawn, deck = [], []
     shares = uniform(seed, MASK - purpose, count if rows else 0)
     for share in shares:
         deck = deck or list(range(rows))
         pick = int(share * len(deck))
         drawn.append(deck[pick])
-        # The last takes the place of the one that was drawn.
+        # Swap-remove.
         deck[pick] = deck[-1]
         deck.pop()
     return drawn
 
 
 def uniform(seed: int, stream: int, count: int) -> np.ndarray:
-    """Numbers in [0, 1) with 53 random bits, float64."""
+    """Uniform float64 numbers in [0, 1) with 53 random bits."""
     words = chacha8(seed, stream, -(-2 * count // 16)).reshape(-1, 2).astype(np.uint64)
     integers = words[:count, 0] | (words[:count, 1] << np.uint64(32))
     return (integers >> np.uint64(11)).astype(np.float64) / (1 << 53)
@@ -48,7 +48,7 @@ def uniform(seed: int, stream: int, count: int) -> np.ndarray:
 
 def _normal(seed: int, stream: int, count: int) -> np.ndarray:
     pairs = uniform(seed, stream, 2 * -(-count // 2)).reshape(-1, 2)
-    # The first is in (0, 1], so that its logarithm is finite.
+    # 1 - u is in (0, 1], so the logarithm is finite.
     radius = np.sqrt(-2.0 * log(1.0 - pairs[:, 0]))
     sine, cosine = sincos(2 * np.pi * pairs[:, 1])
     numbers = np.stack([radius * cosine, radius * sine], axis=1)
@@ -56,7 +56,7 @@ def _normal(seed: int, stream: int, count: int) -> np.ndarray:
 
 
 def _key(seed: int) -> list[int]:
-    """Eight words from a seed, by PCG32, as the crate ``rand_core`` (0.9) spreads one."""
+    """The key: eight words from PCG32, as in ``seed_from_u64`` of the crate ``rand_core`` 0.9."""
     words, state = [], seed & MASK
     for _ in range(8):
         state = (state * 6364136223846793005 + 11634580027462260723) & MASK
@@ -67,7 +67,7 @@ def _key(seed: int) -> list[int]:
 
 
 def chacha8(seed: int, stream: int, blocks: int) -> np.ndarray:
-    """The first ``blocks`` blocks of 16 words of a stream, ``[blocks, 16]`` uint32, all at once."""
+    """The first blocks of a stream, ``[blocks, 16]`` uint32, computed in parallel."""
     state = np.empty((16, blocks), np.uint32)
     state[:4] = np.array([0x61707865, 0x3320646E, 0x79622D32, 0x6B206574], np.uint32)[:, None]
     state[4:12] = np.array(_key(seed), np.uint32)[:, None]
@@ -76,7 +76,7 @@ def chacha8(seed: int, stream: int, blocks: int) -> np.ndarray:
     a, b, c, d = (state[i : i + 4].copy() for i in (0, 4, 8, 12))
     for _ in range(4):
         a, b, c, d = _quarter(a, b, c, d)
-        # The second half of a double round works on diagonals: rows turn against each other and back.
+        # The second half of a double round works on diagonals: rotate the rows, and back.
         b, c, d = (np.roll(row, -n, axis=0) for n, row in ((1, b), (2, c), (3, d)))
         a, b, c, d = _quarter(a, b, c, d)
         b, c, d = (np.roll(row, n, axis=0) for n, row in ((1, b), (2, c), (3, d)))

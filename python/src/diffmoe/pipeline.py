@@ -1,4 +1,4 @@
-"""Images from a model file, with the names of diffusers' arguments."""
+"""The pipeline: images from a model file, with diffusers' argument names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from . import files, schedulers, settings, weights
-from .config import Config
 from .errors import SettingsError, one_of
 from .images import preview, to_bytes, to_pil
 from .model import Model
@@ -21,32 +20,32 @@ from .text import Encoded, encode
 from .tokenizer import Tokenizer
 from .trace import Trace, join, of_run
 
-#: Images whose every step is kept for notebooks.
+#: Number of images for which every step is kept, for display in notebooks.
 KEPT_IMAGES = 16
 
 
 @dataclass
 class Output:
-    """What a run gives. ``images, trace = pipe(...)`` works too. In a notebook it shows itself."""
+    """Result of a run; unpacks as ``images, trace = pipe(...)``. Notebooks display it as HTML."""
 
-    images: list = field(repr=False)  #: Pillow images, or uint8 arrays ``[h, w, 3]``, or latents, as ``output_type`` says
+    images: list = field(repr=False)  #: Pillow images, uint8 arrays ``[h, w, 3]`` or latents, depending on ``output_type``
     trace: Trace  #: which expert took which token
-    samples: np.ndarray = field(repr=False)  #: as the model made them ``[B, C, h, w]``, float32
+    samples: np.ndarray = field(repr=False)  #: final samples ``[B, C, h, w]``, float32
     frames: np.ndarray = field(repr=False)  #: previews of the first images after each step ``[steps, B, h, w, 3]``, uint8
-    seed: int  #: gives the same images again
+    seed: int  #: reproduces the images
     settings: dict  #: num_inference_steps, guidance_scale, scheduler
 
     def __iter__(self):
         return iter((self.images, self.trace))
 
     def to_html(self) -> str:
-        """A self-contained piece of HTML: the images at every step, and the work of the experts on them."""
+        """Self-contained HTML: the images at every step with their routing, capacity and loads."""
         from .view import html
 
         return html(self.trace, self.frames, {"seed": self.seed, **self.settings})
 
     def save_html(self, path) -> None:
-        """Writes a page that opens in a browser, without a network."""
+        """Writes the HTML as a stand-alone page."""
         from .view import page
 
         Path(path).write_text(page(self.to_html(), self.trace.model), encoding="utf-8")
@@ -55,8 +54,22 @@ class Output:
         return self.to_html()
 
 
+class _Recorder:
+    """Keeps previews of the first images after each step, and calls the user's callback."""
+
+    def __init__(self, pipe: Pipeline, images: int, callback: Callable | None):
+        self.pipe, self.images, self.callback = pipe, images, callback
+        self.frames: list[np.ndarray] = []
+
+    def __call__(self, step: int, time: float, z: np.ndarray) -> np.ndarray:
+        if self.callback is not None:
+            z = (self.callback(self.pipe, step, time, {"latents": z}) or {}).get("latents", z)
+        self.frames.append(preview(z[: self.images], self.pipe.config.makes_images))
+        return z
+
+
 class Pipeline:
-    """A model with its tokenizer and its scheduler; call it to draw images.
+    """A model with tokenizer and default scheduler; call it to draw images.
 
     >>> pipe = Pipeline.from_pretrained("eurosat.safetensors")        # doctest: +SKIP
     >>> out = pipe(labels=["Forest", "River"], seed=7)                 # doctest: +SKIP
@@ -65,17 +78,17 @@ class Pipeline:
 
     def __init__(self, model: Model):
         self.model, self.config = model, model.config
-        self.scheduler = schedulers.default_of(self.config)  #: used where a call names none
+        self.scheduler = schedulers.default_of(self.config)  #: used if a call does not give one
         text = self.config.text
         self.tokenizer = Tokenizer(text.tokenizer, text.vocab_size, text.special_tokens) if text else None
 
     @classmethod
     def from_pretrained(cls, name) -> Pipeline:
-        """Opens a model.
+        """Loads a model.
 
-        ``name``: a safetensors file of this project, the index of one in parts (``….safetensors.index.json``), or a folder
-        with either. A bare name such as ``"emoji"`` is looked for as ``emoji.safetensors`` in the folders that the variable
-        ``DIFFMOE_MODELS`` lists, and in ``assets`` beside or above the working directory.
+        ``name`` is a safetensors file of this project, the index of a sharded one (``….safetensors.index.json``), or a
+        folder that contains either. For a bare name such as ``"emoji"``, ``emoji.safetensors`` is searched for in the folders
+        listed in the environment variable ``DIFFMOE_MODELS`` and in ``assets`` of the working directory and its parents.
         """
         config, tensors = weights.load(files.find(name))
         return cls(Model(config, tensors))
@@ -112,37 +125,39 @@ class Pipeline:
     ) -> Output:
         """Draws images.
 
-        labels: what to draw, by name or number: one, a list, or for a model with several label tables a dict such as
-            ``{"subject": "fox", "style": ["blob", "noto"]}``; ``"any"`` leaves it to the model, and a table that is not named
-            gets random rows. ``class_labels`` is another name for it.
-        prompt, negative_prompt: what to draw in words and what guidance leads away from, for models that read text.
-        num_inference_steps, guidance_scale, scheduler: the model's where they are left out. A guidance scale of 1 is none. A
-            scheduler is a name (euler, heun, ddpm, ddim, dpmpp_2m, unipc) or an object of ``diffmoe.schedulers``.
-        num_images_per_prompt: images of each label or prompt, one after another; ``num_images``: images in all, which take
-            labels and prompts in turn, as on the command line.
-        seed: a number that gives the same images again, also in the other implementations. ``generator`` is diffusers' name.
-        latents: noise to begin with instead of the seed's ``[images, C, height, width]``.
-        routing: ``"token"``, or ``"pool"``, the paper's rule, with which images of a batch compete. gamma: one threshold for all
-            experts. threshold_shift: added to the trained ones. mute: experts that take no tokens, ``[(block, expert), …]``.
-        trace_scores: keeps the router's scores in the trace.
-        batch_size: images that share a pass.
-        output_type: ``"pil"`` (arrays where Pillow is missing), ``"np"`` (uint8) or ``"latent"`` (samples as they are).
-        callback_on_step_end: called as ``f(pipe, step, time, {"latents": z})`` after each step; what it returns under
-            ``"latents"`` takes the sample's place.
+        labels: labels by name or number. One label, a list, or for a model with several label tables a dict such as
+            ``{"subject": "fox", "style": ["blob", "noto"]}``. ``"any"`` is the unconditional label; tables without labels get
+            random ones. ``class_labels`` is an alias.
+        prompt, negative_prompt: for text-conditioned models. The default prompts are the model's examples.
+        num_inference_steps, guidance_scale, scheduler: default to the model's recommendation. A guidance scale of 1 disables
+            guidance. The scheduler is a name (euler, heun, ddpm, ddim, dpmpp_2m, unipc) or an object from
+            ``diffmoe.schedulers``.
+        num_images_per_prompt: number of images of each label or prompt, as in diffusers.
+        num_images: total number of images instead; labels and prompts are cycled, as on the command line.
+        seed: seed of noise and random labels; gives the same images as the Rust program. ``generator`` is diffusers' name.
+        latents: initial noise ``[images, C, height, width]``, replacing that of the seed.
+        routing: ``"token"``, or ``"pool"`` for the paper's rule, under which the images of a batch compete.
+        gamma, threshold_shift: one threshold for all experts, or a shift of the trained thresholds.
+        mute: experts that take no tokens, ``[(block, expert), …]``.
+        trace_scores: whether the trace includes the router's scores.
+        batch_size: number of images per pass.
+        output_type: ``"pil"`` (arrays if Pillow is not installed), ``"np"`` (uint8 arrays) or ``"latent"`` (float32 samples).
+        callback_on_step_end: called as ``f(pipe, step, time, {"latents": z})`` after each step; may return a dict with a
+            replacement under ``"latents"``.
         """
         config = self.config
         if labels is not None and class_labels is not None:
-            raise SettingsError("labels and class_labels are the same; give one of them")
+            raise SettingsError("labels and class_labels are aliases; give only one")
         seed = settings.seed_of(seed, generator)
         seed = random.SystemRandom().randrange(1_000_000) if seed is None else seed
         chosen = labels if class_labels is None else class_labels
         rows, prompts = settings.choose(config, chosen, prompt, num_images, num_images_per_prompt, seed)
         if negative_prompt and config.text is None:
-            raise SettingsError("this model reads no prompts: leave negative_prompt out")
+            raise SettingsError("this model does not take prompts: remove negative_prompt")
         if output_type not in ("pil", "np", "latent"):
             raise SettingsError(f"output_type must be {one_of(['pil', 'np', 'latent'])}, got {output_type!r}")
-        if not 1 <= batch_size:
-            raise SettingsError(f"batch_size must be 1 or more, got {batch_size}")
+        if batch_size < 1:
+            raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
         muted = frozenset((int(block), int(expert)) for block, expert in mute)
         rule = Routing(routing, gamma, threshold_shift, muted)
         rule.check(config)
@@ -167,19 +182,10 @@ class Pipeline:
                 rule,
                 self._step_noise(seed, range(count)[part]),
             )
-            shown = max(0, min(KEPT_IMAGES - first, part.stop - first))
-            kept = []
-
-            def on_step(i, time, z):
-                if callback_on_step_end is not None:
-                    z = (callback_on_step_end(self, i, time, {"latents": z}) or {}).get("latents", z)
-                kept.append(preview(z[:shown], config.makes_images) if shown else None)
-                return z
-
-            samples.append(sample(run, scheduler, steps, noise[part], on_step))
+            recorder = _Recorder(self, max(0, KEPT_IMAGES - first), callback_on_step_end)
+            samples.append(sample(run, scheduler, steps, noise[part], recorder))
             traces.append(of_run(config, run.passes, [of[part] for of in names], trace_scores))
-            if shown:
-                frames.append(np.stack(kept))
+            frames.append(np.stack(recorder.frames))
         samples = np.concatenate(samples)
         if output_type == "latent" or not config.makes_images:
             images = list(samples)
@@ -193,12 +199,12 @@ class Pipeline:
         return (self.config.in_channels, *self.config.input_size)
 
     def _noise(self, seed: int, count: int, latents) -> np.ndarray:
-        """Noise for each image: its own stream of the seed, whatever the batch."""
+        """Initial noise; every image has its own stream, independent of batches."""
         shape = self._shape()
         if latents is not None:
             latents = np.asarray(latents, np.float32)
             if latents.shape != (count, *shape):
-                raise SettingsError(f"latents need the shape {[count, *shape]}, got {list(latents.shape)}")
+                raise SettingsError(f"latents must have shape {[count, *shape]}, got {list(latents.shape)}")
             return latents
         return np.stack([gaussian(seed, i, int(np.prod(shape))).reshape(shape) for i in range(count)])
 
@@ -211,7 +217,7 @@ class Pipeline:
         return noise
 
     def _encode(self, prompts: list[str]) -> Encoded | None:
-        """Prompts of a batch; equal ones are encoded once."""
+        """Encodes the prompts of a batch, each distinct one once."""
         if self.tokenizer is None:
             return None
         distinct = list(dict.fromkeys(prompts))

@@ -1,4 +1,4 @@
-"""The charts of a trace with matplotlib, for figures: ``C`` over steps, and the loads of experts."""
+"""Matplotlib plots of a trace: ``C`` over steps, and the loads of experts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from . import charts
 
 
 def plot(trace, kind: str = "capacity", axes=None):
-    """Draws ``"capacity"`` or ``"loads"`` into ``axes`` (new ones where none are given), and returns them."""
+    """Plots ``"capacity"`` or ``"loads"`` into ``axes``, or new axes, and returns them."""
     try:
         from matplotlib import pyplot
         from matplotlib.colors import LinearSegmentedColormap
     except ImportError:
-        raise ImportError('matplotlib is not installed; `pip install "diffmoe[plots]"`') from None
+        raise ImportError("plots need matplotlib: `pip install matplotlib`") from None
     if kind not in ("capacity", "loads"):
         raise ValueError(f'kind must be "capacity" or "loads", got {kind!r}')
     if not len(trace.blocks):
-        raise ValueError(f"{trace.model} has no experts, so there is nothing to draw")
+        raise ValueError(f"{trace.model} has no experts, so there is nothing to plot")
     axes = pyplot.subplots()[1] if axes is None else axes
     capacity, loads = charts.by_layer(trace)
     if kind == "capacity":
@@ -28,7 +28,9 @@ def plot(trace, kind: str = "capacity", axes=None):
         return axes
     colours = LinearSegmentedColormap.from_list("loads", charts.RAMP)
     rows = loads.reshape(trace.steps, -1).T
-    image = axes.imshow(np.nan_to_num(rows), cmap=colours, vmin=0, vmax=charts.MOST_LOAD, aspect="auto", interpolation="nearest")
+    image = axes.imshow(
+        np.nan_to_num(rows), cmap=colours, vmin=0, vmax=charts.MOST_LOAD, aspect="auto", interpolation="nearest"
+    )
     axes.figure.colorbar(image, ax=axes, label="load over fair share", extend="max")
     middle = (np.arange(len(trace.blocks)) + 0.5) * trace.experts - 0.5
     axes.set_yticks(middle, [f"block {block}" for block in trace.blocks])

@@ -1,7 +1,7 @@
-"""Which expert takes which token: the routing rules of the four kinds of model.
+"""Routing rules of the four kinds of model.
 
-A routing is a boolean array ``[S, E]`` over the pool of all ``S = B·T`` tokens of a pass. Where two scores are equal the
-lower token (with token choice the lower expert) wins, as in the other implementations.
+A routing is a boolean array ``[S, E]`` over the pool of all ``S = B·T`` tokens of a pass. Ties go to the lower token (with
+token choice, to the lower expert), as in the Rust implementation.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ RULES = ("token", "pool")
 class Routing:
     """Routing settings of a run."""
 
-    #: ``token``: an expert takes the tokens whose predicted capacity exceeds its threshold, so an image does not depend
-    #: on its batch. ``pool``: the paper's rule; the predictor says how many tokens of the batch, the gate says which.
+    #: ``token``: an expert takes the tokens whose predicted need exceeds its threshold; an image does not depend on its
+    #: batch. ``pool``, the paper's rule: the capacity predictor determines how many tokens of the whole batch an expert
+    #: takes, the gate selects them.
     rule: str = "token"
-    gamma: float | None = None  #: one threshold for every expert and layer instead of the checkpoint's
-    shift: float = 0.0  #: added to the checkpoint's thresholds; without effect where ``gamma`` is set
-    muted: frozenset[tuple[int, int]] = field(default_factory=frozenset)  #: (block, expert) that take no tokens
+    gamma: float | None = None  #: one threshold for all experts and layers, replacing the checkpoint's
+    shift: float = 0.0  #: added to the checkpoint's thresholds; ignored if ``gamma`` is set
+    muted: frozenset[tuple[int, int]] = field(default_factory=frozenset)  #: (block, expert) pairs that take no tokens
 
     def check(self, config: Config) -> None:
-        """Refuses what cannot work with a model."""
+        """Validates the settings for a model."""
         if self.rule not in RULES:
             raise SettingsError(f"unknown routing rule {self.rule!r}: expected {one_of(RULES)}")
         if self.gamma is not None and not 0 <= self.gamma <= 1:
@@ -43,7 +44,7 @@ class Routing:
                 raise SettingsError(f"block {block} has no expert {expert}; it has {config.num_experts}, numbered from 0")
 
     def thresholds(self, checkpoint: np.ndarray, block: int) -> np.ndarray:
-        """The thresholds in force ``[E]``; infinite for a muted expert, which no probability exceeds."""
+        """Thresholds in effect ``[E]``; infinite for muted experts."""
         if self.gamma is None:
             values = checkpoint + np.float32(self.shift)
         else:
@@ -58,7 +59,7 @@ class Routing:
 
 
 def token_choice(gate: np.ndarray, count: int) -> np.ndarray:
-    """Every token takes its ``count`` best experts."""
+    """Every token takes the ``count`` experts with the largest gate."""
     taken = np.zeros(gate.shape, bool)
     best = np.argsort(-gate, axis=1, kind="stable")[:, :count]
     np.put_along_axis(taken, best, True, axis=1)
@@ -73,8 +74,10 @@ def take_best(gate: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return rank < counts
 
 
-def route(config: Config, rule: str, gate: np.ndarray, capacity: np.ndarray | None, thresholds: np.ndarray | None) -> np.ndarray:
-    """Routing by the rule of the model: ``gate`` and ``capacity`` are probabilities ``[S, E]``."""
+def route(
+    config: Config, rule: str, gate: np.ndarray, capacity: np.ndarray | None, thresholds: np.ndarray | None
+) -> np.ndarray:
+    """Applies the routing rule of the model; ``gate`` and ``capacity`` are probabilities ``[S, E]``."""
     experts = config.num_experts
     if config.kind == "tc":
         return token_choice(gate, int(config.capacity))

@@ -1,4 +1,4 @@
-"""One batch on its way from noise to data: what a scheduler asks of the model, and the routing of every pass."""
+"""Sampling of one batch: evaluations of the model for a scheduler, and the routing of every pass."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from .text import Encoded
 
 @dataclass
 class Pass:
-    """One forward pass over a pool of tokens."""
+    """One forward pass."""
 
     step: int
     time: float
-    guided: bool  #: whether it saw the labels
+    guided: bool  #: whether the pass was conditional
     layers: list[LayerRouting]
 
 
 class Run:
-    """The model as a scheduler sees it."""
+    """The model with labels, prompts and guidance of a batch."""
 
     def __init__(
         self,
@@ -35,8 +35,8 @@ class Run:
         routing: Routing = Routing(),
         step_noise: Callable[[int], np.ndarray] | None = None,
     ):
-        """``labels``: rows ``[B]`` of each label table; ``text`` and ``null_text``: prompts and the negative prompt of each
-        sample; ``step_noise(step)``: what DDPM adds, ``[B, C, height, width]``."""
+        """``labels``: rows ``[B]`` of each label table. ``text``, ``null_text``: prompts and negative prompts.
+        ``step_noise(step)``: noise ``[B, C, height, width]`` for DDPM and DDIM."""
         self.model, self.config = model, model.config
         self.guidance, self.routing, self.step_noise = float(guidance), routing, step_noise
         nulls = [np.full_like(rows, table.null) for rows, table in zip(labels, self.config.labels)]
@@ -45,7 +45,7 @@ class Run:
         self.passes: list[Pass] = []
 
     def forward(self, z: np.ndarray, time: float, guided: bool = True) -> np.ndarray:
-        """The model's output; ``guided``: with the labels and prompts asked for, or with none."""
+        """Evaluates the model, conditional (``guided``) or unconditional."""
         labels, text = self._conditions[guided]
         times = np.full(len(z), time, np.float32)
         out, layers = self.model.forward(z, times, labels, text, self.routing)
@@ -53,7 +53,7 @@ class Run:
         return out
 
     def guided(self, z: np.ndarray, time: float) -> np.ndarray:
-        """The model's answer with guidance: two passes, each with a pool of its own; one where the scale is 1."""
+        """The guided output: two passes with separate token pools, or one if the guidance scale is 1."""
         channels = self.config.in_channels
         answer = self.forward(z, time)[:, :channels]
         if self.guidance == 1:
@@ -62,7 +62,7 @@ class Run:
         return np.float32(1 - self.guidance) * null + np.float32(self.guidance) * answer
 
     def joint(self, z: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """Both branches in one pass, whose tokens share a pool, as in the official guidance of DDPM models."""
+        """Conditional and unconditional outputs from one pass with a shared token pool, as in the official DDPM code."""
         (labels, text), (nulls, null_text) = self._conditions[True], self._conditions[False]
         both = [np.concatenate(pair) for pair in zip(labels, nulls)]
         prompts = None
@@ -89,13 +89,13 @@ def _half(layer: LayerRouting, half: int) -> LayerRouting:
 
 
 def sample(run: Run, scheduler, steps: int, z: np.ndarray, on_step: Callable | None = None) -> np.ndarray:
-    """Takes all steps; ``on_step(i, time, z)`` sees each and may return another sample."""
+    """Runs all steps. ``on_step(i, time, z)`` is called after each and may return a replacement for ``z``."""
     stepper = scheduler.begin(run, steps)
     for i in range(steps):
         run.step, first = i, len(run.passes)
         z = stepper.step(i, z).astype(np.float32, copy=False)
         if not np.isfinite(z).all():
-            raise FloatingPointError(f"step {i} gave numbers that are not finite; lower the guidance scale, or take more steps")
+            raise FloatingPointError(f"step {i} gave NaN or infinite values; lower the guidance scale or use more steps")
         if on_step is not None:
             changed = on_step(i, run.passes[first].time, z)
             z = z if changed is None else changed

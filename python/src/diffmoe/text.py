@@ -1,4 +1,4 @@
-"""The text encoder, and what a run knows of its prompts (docs/models-text.md)."""
+"""The text encoder, and the encoded prompts of a run (docs/models-text.md)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .layers import attend, ffn, heads, layer_norm, linear
 
 @dataclass(frozen=True)
 class Encoded:
-    """Prompts of a batch as the blocks read them."""
+    """Encoded prompts of a batch."""
 
     bias: np.ndarray  #: added to attention scores: 0 at tokens, -inf at padding ``[B, 1, 1, L]``
     states: np.ndarray  #: the encoder's output ``[B, L, D_t]``
-    pooled: np.ndarray  #: what a prompt adds to the condition ``[B, D]``
-    memory: list[np.ndarray]  #: for every block keys and values ``[B, L, 2·H·d]``
+    pooled: np.ndarray  #: added to the conditioning vector ``[B, D]``
+    memory: list[np.ndarray]  #: keys and values of every block ``[B, L, 2·H·d]``
 
     def rows(self, index: np.ndarray) -> Encoded:
-        """The same for other samples: row ``index[i]`` is the prompt of sample ``i``."""
+        """Selects rows: ``index[i]`` is the prompt of sample ``i``."""
         return Encoded(self.bias[index], self.states[index], self.pooled[index], [kv[index] for kv in self.memory])
 
 
 def encode(config: Config, weights: dict, ids: np.ndarray, counts: np.ndarray) -> Encoded:
-    """Token numbers ``[B, L]``, of which the first ``counts[i]`` are no padding."""
+    """Encodes token ids ``[B, L]``; the first ``counts[i]`` of a row are not padding."""
     text = config.text
     bias = np.where(np.arange(ids.shape[1]) < np.asarray(counts)[:, None], 0, -np.inf).astype(np.float32)[:, None, None]
     x = weights["text_encoder.token_embedding.weight"][ids] + weights["text_encoder.position_embedding"][: ids.shape[1]]

@@ -1,7 +1,7 @@
-"""Prompts become numbers: WordPiece and byte-pair encoding (BPE), read from the ``tokenizer.json`` in a model's file.
+"""Tokenizers: WordPiece and byte-pair encoding (BPE), from the ``tokenizer.json`` in a model file.
 
-docs/models-text.md lists the parts that are known; another is refused by name, because leaving one out would give other
-numbers than those a model was trained with.
+docs/models-text.md lists the supported components. Others are rejected by name, because ignoring one would give different
+token ids than in training.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from .errors import ModelError
 
 
 class Tokenizer:
-    """A vocabulary, and how to split text into its entries."""
+    """Splits prompts into token ids."""
 
     def __init__(self, document: dict, vocabulary: int, special: dict | None = None):
-        """``vocabulary``: rows of the encoder's table. ``special``: names of the entries at a prompt's ends (``begin``,
-        ``end``) and of its padding (``pad``), where the file does not say them."""
+        """``vocabulary`` is the number of rows of the embedding table. ``special`` names the ``begin``, ``end`` and ``pad``
+        entries if the document does not."""
         try:
             self._clean = [_cleaning(part) for part in _stages(document.get("normalizer"), "normalizers")]
             self._words = _splitting(_stages(document.get("pre_tokenizer"), "pretokenizers"))
@@ -30,20 +30,19 @@ class Tokenizer:
             entries = {**entries, **{token["content"]: token["id"] for token in added}}
             self.begin, self.end, self.pad = _ends(document, special or {}, entries)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ModelError(f"the tokenizer cannot be read ({error!r}); it has to be what a tokenizer.json holds") from None
+            raise ModelError(f"the tokenizer cannot be read ({error!r}); expected the contents of a tokenizer.json") from None
         largest = max(*entries.values(), self.begin, self.end, self.pad)
         if largest >= vocabulary:
-            raise ModelError(f"the tokenizer has entry {largest}, the text encoder only {vocabulary} of them")
+            raise ModelError(f"the tokenizer has entry {largest}, but the text encoder only {vocabulary} entries")
 
     def encode(self, prompt: str, length: int) -> tuple[list[int], int]:
-        """A prompt as exactly ``length`` numbers, and how many of them are no padding. Words that do not fit are dropped
-        from its end."""
+        """Exactly ``length`` token ids, and how many of them are not padding. Prompts that are too long are truncated."""
         pieces = self._pieces(prompt)[: length - 2]
         ids = [self.begin, *pieces, self.end]
         return ids + [self.pad] * (length - len(ids)), len(ids)
 
     def is_cut(self, prompt: str, length: int) -> bool:
-        """Whether the end of a prompt does not fit."""
+        """Whether a prompt is too long and would be truncated."""
         return len(self._pieces(prompt)) > length - 2
 
     def _pieces(self, prompt: str) -> list[int]:
@@ -61,7 +60,7 @@ def _kind(part) -> str:
 
 
 def _stages(part, parts: str) -> list[dict]:
-    """The stages of a part that may be a ``Sequence`` of others."""
+    """Flattens a ``Sequence``."""
     if part is None:
         return []
     if part.get("type") == "Sequence":
@@ -113,9 +112,9 @@ def _known(entries: dict, entry: str, who: str) -> int:
 
 
 def _pieces(model: dict) -> tuple[Callable[[str], list[int]], dict[str, int]]:
-    """What splits a word, and the vocabulary."""
+    """A function that splits a word into ids, and the vocabulary."""
     vocab = model["vocab"]
-    # Older files leave the name of the model out.
+    # Older files do not name the type.
     if model.get("type") == "BPE" or ("type" not in model and "merges" in model):
         return _bpe(model, vocab), vocab
     if model.get("type") != "WordPiece":
@@ -183,16 +182,16 @@ def _bpe(model: dict, vocab: dict[str, int]) -> Callable[[str], list[int]]:
 
 
 def _ends(document: dict, special: dict, entries: dict[str, int]) -> tuple[int, int, int]:
-    """Numbers of beginning, end and padding: from the names given, else from the file, else by BERT's names."""
+    """Ids of begin, end and padding: from ``special``, else from the document, else BERT's names."""
     unknown = set(special) - {"begin", "end", "pad"}
     if unknown:
-        raise ModelError(f"special_tokens has {sorted(unknown)}; begin, end and pad are known")
+        raise ModelError(f"special_tokens has {sorted(unknown)}; expected begin, end and pad")
     named = {key: _known(entries, name, "special_tokens names") for key, name in special.items() if name}
     first, last = _post_processor(document.get("post_processor")) or (entries.get("[CLS]"), entries.get("[SEP]"))
     begin, end = named.get("begin", first), named.get("end", last)
     if begin is None or end is None:
         raise ModelError(
-            "the tokenizer does not say how a prompt begins and ends; name the two entries in the text section, as in "
+            "the tokenizer does not define begin and end tokens; name them in the text section, as in "
             '"special_tokens": {"begin": "[CLS]", "end": "[SEP]"}'
         )
     padding = (document.get("padding") or {}).get("pad_id")
@@ -201,9 +200,9 @@ def _ends(document: dict, special: dict, entries: dict[str, int]) -> tuple[int, 
 
 
 def _post_processor(part) -> tuple[int, int] | None:
-    """What the file puts before and after a text; nothing where it puts nothing."""
+    """Ids that the post-processor puts before and after a text, if any."""
     supported = "BertProcessing, RobertaProcessing and a TemplateProcessing with one token before and one after the text are"
-    # A ByteLevel only corrects positions, which nobody asks for here.
+    # A ByteLevel post-processor only changes offsets, which are not used here.
     parts = [one for one in _stages(part, "processors") if _kind(one) != "ByteLevel"]
     if len(parts) > 1:
         _refuse("post_processor", "a list of several", supported)

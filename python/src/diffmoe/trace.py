@@ -1,7 +1,7 @@
-"""The routing trace: which expert took which token, at every step and layer (docs/trace-format.md).
+"""The routing trace: which expert took which token, at every step and MoE layer (docs/trace-format.md).
 
-Words as there: a *pass* runs the model once over the pool of all tokens of all images; with guidance a step has two
-passes, and Heun doubles that. Shapes: ``F`` passes, ``L`` layers of experts, ``S`` tokens of all images, ``E`` experts.
+A *pass* evaluates the model once over the pool of all tokens of all images in a batch. With guidance a step has two passes,
+and Heun doubles that. Shapes: ``F`` passes, ``L`` MoE layers, ``S`` tokens of all images, ``E`` experts.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ MOST_EXPERTS, MOST_TOKENS, MOST_STEPS = 32, 1 << 20, 100_000
 
 @dataclass(eq=False, repr=False)
 class Trace:
-    """The routing of a whole run."""
+    """Routing of a run."""
 
     model: str
     experts: int  #: ``E``
     grid: tuple[int, int]  #: rows and columns of patches of an image
-    labels: list[list[str]]  #: for each label table the name of each image's label; prompts are the last list
-    blocks: np.ndarray  #: block index of each layer ``[L]``
+    labels: list[list[str]]  #: for each label table, the label name of each image; prompts are the last list
+    blocks: np.ndarray  #: block index of each MoE layer ``[L]``
     step: np.ndarray  #: of each pass ``[F]``
     time: np.ndarray  #: model time of each pass ``[F]``, float32
-    guided: np.ndarray  #: whether a pass saw the labels ``[F]``, bool
-    masks: np.ndarray  #: bit ``e`` is 1 where expert ``e`` took the token ``[F, L, S]``, uint32
+    guided: np.ndarray  #: whether a pass was conditional ``[F]``, bool
+    masks: np.ndarray  #: bit ``e`` is set if expert ``e`` took the token ``[F, L, S]``, uint32
     gate: np.ndarray | None = None  #: gate logits ``[F, L, S, E]``, float16
-    need: np.ndarray | None = None  #: logits of the capacity predictor, likewise
+    need: np.ndarray | None = None  #: capacity predictor logits, likewise
     thresholds: np.ndarray | None = None  #: as probabilities ``[L, E]``, float32
 
     def __repr__(self) -> str:
@@ -43,18 +43,18 @@ class Trace:
 
     @classmethod
     def load(cls, path) -> Trace:
-        """Reads a file that ``diffmoe sample --trace`` or :meth:`save` wrote: JSON or safetensors, format 1 or 2."""
+        """Reads a file written by ``diffmoe sample --trace`` or :meth:`save`: JSON or safetensors, format 1 or 2."""
         trace = cls(**trace_files.read(Path(path).read_bytes()))
         trace.check()
         return trace
 
     def save(self, path) -> None:
-        """Writes the trace, as safetensors or, for every other extension, as JSON."""
+        """Writes the trace: safetensors if the file name ends in ``.safetensors``, else JSON."""
         is_safetensors = Path(path).suffix.lower() == ".safetensors"
         Path(path).write_bytes(trace_files.to_safetensors(self) if is_safetensors else trace_files.to_json(self))
 
     def check(self) -> None:
-        """Whether all numbers belong together."""
+        """Raises :class:`TraceError` if the arrays are inconsistent."""
 
         def damaged(reason):
             raise TraceError(f"the trace is damaged: {reason}; write it again")
@@ -65,32 +65,32 @@ class Trace:
             damaged(f"{self.experts} experts, more than {MOST_EXPERTS}")
         passes, layers, pool = self.masks.shape
         if self.blocks.shape != (layers,) or any(a.shape != (passes,) for a in (self.step, self.time, self.guided)):
-            damaged("passes or layers are counted differently")
+            damaged("the numbers of passes or layers do not match")
         if pool % self.tokens or (passes and layers and (pool == 0 or self.experts == 0)):
-            damaged(f"masks of {pool} tokens for {self.experts} experts where a picture has {self.tokens} tokens")
+            damaged(f"masks of {pool} tokens and {self.experts} experts do not match {self.tokens} tokens per image")
         if np.any(np.diff(self.blocks.astype(np.int64)) <= 0):
             damaged(f"blocks {self.blocks.tolist()} are not in ascending order")
         if passes and layers and any(len(names) != self.images for names in self.labels):
-            damaged(f"labels for another number of pictures than {self.images}")
+            damaged(f"the number of labels does not match {self.images} images")
         steps = self.step.astype(np.int64)
         if np.any(np.diff(steps) < 0) or np.any(steps >= MOST_STEPS) or not np.isfinite(self.time).all():
-            damaged("its steps are not in order, or a pass has no time")
+            damaged("steps are not in order, or a time is not finite")
         if np.any(self.masks.astype(np.uint64) >> np.uint64(self.experts)):
-            damaged(f"tokens of experts beyond the {self.experts}")
+            damaged(f"a mask has bits beyond its {self.experts} experts")
         full = (passes, layers, pool, self.experts)
         scores = [a for a in (self.gate, self.need) if a is not None]
         if any(a.shape != full for a in scores) or (self.gate is None and scores):
-            damaged("scores that do not belong to its masks")
+            damaged("the scores do not match the masks")
         if (self.need is None) != (self.thresholds is None) or (
             self.thresholds is not None and (self.thresholds.shape != full[1::2] or np.isnan(self.thresholds).any())
         ):
-            damaged("thresholds that do not belong to its scores")
+            damaged("the thresholds do not match the scores")
 
     # Shape
 
     @property
     def tokens(self) -> int:
-        """``T``, the tokens of one image."""
+        """``T``, tokens per image."""
         return int(self.grid[0]) * int(self.grid[1])
 
     @property
@@ -108,37 +108,37 @@ class Trace:
         """Whether the router's scores were recorded (format 2)."""
         return self.gate is not None
 
-    # What it amounts to
+    # Routing
 
     def taken(self) -> np.ndarray:
-        """Which expert took which token ``[F, L, S, E]``, bool."""
+        """Whether an expert took a token ``[F, L, S, E]``, bool."""
         bits = np.arange(self.experts, dtype=np.uint32)
         return (self.masks[..., None] >> bits & 1).astype(bool)
 
     def counts(self) -> np.ndarray:
-        """Tokens that each expert took in each pass ``[F, L, E]``."""
+        """Tokens per expert and pass ``[F, L, E]``."""
         counts = np.zeros((*self.masks.shape[:2], self.experts), np.int64)
         for e in range(self.experts):
             counts[..., e] = (self.masks >> np.uint32(e) & 1).sum(-1)
         return counts
 
     def experts_per_token(self) -> np.ndarray:
-        """How many experts worked on each token ``[F, L, S]``."""
+        """Number of experts per token ``[F, L, S]``."""
         count = np.zeros(self.masks.shape, np.uint8)
         for e in range(self.experts):
             count += (self.masks >> np.uint32(e) & 1).astype(np.uint8)
         return count
 
     def maps(self, step: int, guided: bool = True) -> np.ndarray:
-        """Masks at a step, image by image: ``[L, images, rows, columns]``. Of a step of Heun's method the first pass, which
-        is at the step's own time."""
+        """Masks at a step ``[L, images, rows, columns]``. For Heun, those of the first pass, which is at the start of the
+        step."""
         passes = np.flatnonzero((self.step == step) & (self.guided == guided))
         if not len(passes):
             raise TraceError(f"the trace has no such pass at step {step}; it has steps 0 to {self.steps - 1}")
         return self.masks[passes[0]].reshape(len(self.blocks), self.images, *self.grid)
 
     def capacity_by_step(self) -> np.ndarray:
-        """``C`` of every step: the mean over passes and layers of tokens taken over tokens in the pool ``[steps]``."""
+        """``C`` of every step, averaged over its passes and MoE layers ``[steps]``."""
         if not len(self.blocks):
             return np.zeros(0)
         by_pass = self.experts_per_token().mean(-1).mean(-1)
@@ -146,12 +146,12 @@ class Trace:
 
     @property
     def capacity(self) -> float | None:
-        """The paper's ``C_avg``: the mean over steps; none for a model without experts."""
+        """``C_avg``, the mean of ``C`` over steps; None for a model without experts."""
         steps = self.capacity_by_step()
         return float(steps.mean()) if len(steps) else None
 
     def capacity_by_image(self) -> np.ndarray:
-        """``C`` of each image over the passes that saw its labels: how much compute its content asked for."""
+        """``C`` of each image over its conditional passes."""
         count = self.experts_per_token()[self.guided]
         return count.reshape(-1, self.images, self.tokens).mean((0, 2)) if count.size else np.zeros(0)
 
@@ -160,9 +160,9 @@ class Trace:
     def table(self, by: str = "layer", form: str = "records"):
         """A tidy table.
 
-        ``by="layer"``: a row for each step and layer, with the columns of ``diffmoe trace --csv``; ``"expert"``: for each
-        step, layer and expert; ``"image"``: for each image. ``form``: ``"records"`` (a list of dicts), ``"array"`` (a NumPy
-        structured array) or ``"pandas"`` (a DataFrame, needs pandas).
+        ``by``: ``"layer"`` (one row per step and MoE layer, with the columns of ``diffmoe trace --csv``), ``"expert"`` (one row
+        per step, MoE layer and expert) or ``"image"``. ``form``: ``"records"`` (a list of dicts), ``"array"`` (a NumPy
+        structured array) or ``"pandas"`` (a DataFrame).
         """
         rows = balance.TABLES.get(by)
         if rows is None:
@@ -170,24 +170,24 @@ class Trace:
         return balance.shape(rows(self), form)
 
     def summary(self, form: str = "records"):
-        """The whole run, each block and each step, as ``diffmoe trace`` prints them. A step's row is the mean over layers,
-        that of the run the mean over steps; a block's row counts the tokens of all steps together."""
+        """The table that ``diffmoe trace`` prints: whole run, blocks, steps. A step's row is the mean over layers, the run's
+        the mean over steps; a block's row counts the tokens of all steps together."""
         return balance.shape(balance.summary(self), form)
 
     def to_csv(self) -> str:
-        """The text that ``diffmoe trace --csv`` prints."""
+        """The output of ``diffmoe trace --csv``."""
         return balance.csv(balance.by_layer(self))
 
-    # Pictures
+    # Plots and notebooks
 
     def plot(self, kind: str = "capacity", axes=None):
-        """``C`` over steps, or with ``kind="loads"`` the load of every expert, drawn with matplotlib. Returns the axes."""
+        """Plots ``C`` over steps, or the load of every expert (``kind="loads"``), with matplotlib. Returns the axes."""
         from .plots import plot
 
         return plot(self, kind, axes)
 
     def to_html(self) -> str:
-        """A self-contained piece of HTML: capacity, loads, and which expert took which patch."""
+        """Self-contained HTML: capacity, loads, and the experts of each patch."""
         from .view import html
 
         return html(self)
@@ -197,7 +197,7 @@ class Trace:
 
 
 def join(traces: list[Trace]) -> Trace:
-    """Traces of batches of one run as one: the tokens of each follow those of the one before."""
+    """Joins the traces of the batches of a run; the tokens of each follow those of the previous one."""
     first = traces[0]
 
     def all_of(name, axis):
@@ -210,7 +210,7 @@ def join(traces: list[Trace]) -> Trace:
 
 
 def of_run(config, passes: list, labels: list[list[str]], scores: bool) -> Trace:
-    """The trace of a batch, from its passes (:class:`diffmoe.sampling.Pass`)."""
+    """Trace of a batch from its passes (:class:`diffmoe.sampling.Pass`)."""
     layers = passes[0].layers
     tokens = config.tokens * len(labels[0]) if layers else 0
     bits = np.left_shift(np.uint32(1), np.arange(config.num_experts, dtype=np.uint32))
@@ -220,7 +220,7 @@ def of_run(config, passes: list, labels: list[list[str]], scores: bool) -> Trace
             masks[f, i] = (layer.taken * bits).sum(1, dtype=np.uint32)
 
     def logits(name):
-        # What float16 cannot hold becomes its largest number.
+        # Values beyond float16 become its largest number.
         values = [np.stack([getattr(layer, name) for layer in one.layers]) for one in passes]
         return np.clip(np.stack(values), -65504, 65504).astype(np.float16)
 

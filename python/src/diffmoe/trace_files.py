@@ -1,4 +1,4 @@
-"""Traces as files, JSON and safetensors, as docs/trace-format.md describes them."""
+"""Trace files, JSON and safetensors (docs/trace-format.md)."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from safetensors.numpy import load, save
 
 from .errors import TraceError
 
-EXPECTED = "expected is a file that `diffmoe sample --trace` wrote, JSON or safetensors"
+EXPECTED = "expected a JSON or safetensors file written by `diffmoe sample --trace`"
 
 
 def read(data: bytes) -> dict:
-    """The fields of a trace; JSON begins with a brace."""
+    """Fields of a trace; a JSON file starts with a brace."""
     try:
         return _from_json(data) if data.lstrip()[:1] == b"{" else _from_safetensors(data)
     except TraceError:
         raise
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, SafetensorError) as error:
-        raise TraceError(f"this is no trace: {type(error).__name__} {error}; {EXPECTED}") from None
+        raise TraceError(f"not a trace: {type(error).__name__} {error}; {EXPECTED}") from None
 
 
 def _check_format(number) -> None:
     if number not in (1, 2):
-        raise TraceError(f"the trace has format {number} and this version reads 1 and 2; take a newer version for it")
+        raise TraceError(f"the trace has format {number}, and this version reads 1 and 2; use a newer version")
 
 
 def _from_json(data: bytes) -> dict:
@@ -48,7 +48,7 @@ def _from_json(data: bytes) -> dict:
 
     thresholds = None
     if first and first[0].get("thresholds"):
-        # null stands for infinity, the threshold of a muted expert.
+        # null stands for infinity, the threshold of muted experts.
         rows = [[np.inf if value is None else value for value in layer["thresholds"]] for layer in first]
         thresholds = np.array(rows, np.float32)
     return {
@@ -86,7 +86,7 @@ def _from_safetensors(data: bytes) -> dict:
 
 
 def to_safetensors(trace) -> bytes:
-    """The safetensors form."""
+    """Safetensors file."""
     tensors = {
         "masks": trace.masks,
         "counts": trace.counts().astype(np.uint32).reshape(*trace.masks.shape[:2], trace.experts),
@@ -107,7 +107,7 @@ def to_safetensors(trace) -> bytes:
 
 
 def to_json(trace) -> bytes:
-    """The JSON form."""
+    """JSON file."""
     counts, tokens = trace.counts(), max(trace.masks.shape[2], 1)
 
     def layer(f, i):
@@ -149,12 +149,12 @@ def to_json(trace) -> bytes:
 
 
 def _short(value: np.float32) -> float:
-    """A float32 with no more digits than it needs."""
+    """The shortest decimal number that rounds to a float32."""
     return float(np.format_float_positional(value, unique=True))
 
 
 def _five_digits(values: np.ndarray) -> list[float]:
-    """Five digits tell one float16 from the next; halves away from zero, as in the Rust program."""
+    """Five digits identify a float16. Rounds half away from zero, as in the Rust program."""
     values = values.reshape(-1).astype(np.float64)
     known = np.where(values == 0, 1, np.abs(values))
     scale = 10.0 ** (4 - np.floor(np.log10(known)))

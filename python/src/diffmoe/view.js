@@ -10,13 +10,13 @@ function (root, data) {
   const layers = data.blocks.length;
   const masks = decode(data.masks, data.bytes);
   const ramp = data.ramp.map((c) => [1, 3, 5].map((i) => parseInt(c.slice(i, i + 2), 16)));
-  /** For each picture what is drawn as it is, and with the experts over it. */
+  /** Canvases of each image: without and with the overlay. */
   const plain = [];
   const covered = [];
   let sprite = null;
   let timer = null;
 
-  /** Bit masks of all tokens, [steps][layers][pictures][tokens]. */
+  /** Bit masks [steps][layers][pictures][tokens]. */
   function decode(text, bytes) {
     const raw = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     const view = new DataView(raw.buffer);
@@ -40,7 +40,7 @@ function (root, data) {
     return ramp[i].map((a, c) => Math.round(a + (ramp[i + 1][c] - a) * (at - i)));
   }
 
-  /** Experts that work on a token: of one layer, or the mean of all. */
+  /** Number of experts of a token: in one layer, or the mean over all. */
   function count(step, layer, picture, token) {
     if (layer >= 0) return bits(mask(step, layer, picture, token));
     let sum = 0;
@@ -48,7 +48,7 @@ function (root, data) {
     return sum / layers;
   }
 
-  /** The largest count of the run, which has the lightest colour. */
+  /** Largest counts of the run, for the colour scale. */
   const most = { layer: 1, mean: 1 };
   for (let s = 0; s < data.steps.length && layers; s++) {
     for (let p = 0; p < data.pictures; p++) {
@@ -79,7 +79,7 @@ function (root, data) {
     mark(number);
   }
 
-  /** Draws a picture at a step, if there are pictures. */
+  /** Sizes a canvas and draws an image at a step, if the run has images. */
   function image(canvas, step, picture) {
     const [h, w] = data.size;
     const ratio = Math.min(window.devicePixelRatio || 1, 2);
@@ -158,14 +158,14 @@ function (root, data) {
     draw();
   }
 
-  /** Where the pointer is in an SVG's own units. */
+  /** Pointer position in SVG units. */
   function place(svg, event) {
     const box = svg.getBoundingClientRect();
     const scale = svg.viewBox.baseVal.width / box.width;
     return [(event.clientX - box.left) * scale, (event.clientY - box.top) * scale];
   }
 
-  /** Says which experts took the patch under the pointer. */
+  /** Describes the patch under the pointer. */
   function tell(canvas, picture, event) {
     if (!layers) return;
     const box = canvas.getBoundingClientRect();
@@ -177,7 +177,7 @@ function (root, data) {
       const experts = Array.from({ length: data.experts }, (_, e) => e).filter((e) => (m >>> e) & 1);
       return `block ${b}: ${experts.join(", ") || "none"}`;
     });
-    find("dm-hint").textContent = `Patch in row ${row}, column ${column}, taken by the experts of ${of.join(" · ")}`;
+    find("dm-hint").textContent = `Patch in row ${row}, column ${column}. Experts: ${of.join(" · ")}`;
   }
 
   function stopped() {
@@ -205,7 +205,7 @@ function (root, data) {
       draw();
     });
     show?.addEventListener("change", () => {
-      // Experts of different blocks have nothing in common.
+      // Experts of different blocks are unrelated.
       if (!["count", "none"].includes(show.value) && block.value === "-1") block.value = "0";
       draw();
     });
@@ -219,7 +219,7 @@ function (root, data) {
       if (Number(slider.value) === Number(slider.max)) slider.value = 0;
       draw();
       timer = setInterval(() => {
-        // A notebook may have thrown the output away.
+        // The notebook may have removed the output.
         if (!root.isConnected || Number(slider.value) >= Number(slider.max)) return stopped();
         slider.value = Number(slider.value) + 1;
         draw();

@@ -1,7 +1,7 @@
-"""A run as a self-contained piece of HTML for notebooks: no library, no network.
+"""A run as self-contained HTML for notebooks.
 
-Images and the map of loads are PNGs inside the page, the charts are inline SVG, so something is there even where scripts do
-not run; a script (``view.js``) puts the experts' work over the images and moves through the steps.
+Images are data URIs and charts are inline SVG, so the output is readable even where scripts are blocked. The script
+(``view.js``) draws the routing over the images and moves through the steps. Nothing is fetched.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy as np
 from . import charts
 from .images import data_uri
 
-#: More would make a notebook heavy.
+#: Limits that keep notebooks small.
 MOST_STEPS, MOST_IMAGES = 12, 6
-#: Images are at least this wide on the page.
+#: Minimum size of an image on the page, in CSS pixels.
 LEAST_SIDE = 168
 
 
 def html(trace, frames: np.ndarray | None = None, settings: dict | None = None) -> str:
-    """``frames``: images after each step ``[steps, B, h, w, 3]``, uint8. ``settings``: what to say about the run."""
+    """HTML of a trace. ``frames``: images after each step ``[steps, B, h, w, 3]``, uint8. ``settings``: shown in the header."""
     name = f"diffmoe-{uuid.uuid4().hex[:12]}"
     steps = _shown_steps(trace)
     pictures = min(MOST_IMAGES, frames.shape[1] if frames is not None else trace.images)
@@ -35,13 +35,14 @@ def html(trace, frames: np.ndarray | None = None, settings: dict | None = None) 
     if len(trace.blocks):
         curve, loads = charts.capacity(trace), charts.loads(trace)
         parts.append(f'<div class="dm-charts">{curve}{loads}</div><p class="dm-load-hint">&nbsp;</p>')
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    # json.dumps escapes everything beyond ASCII; "<" could end the script.
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     parts.append(f"<script>({_file('view.js')})(document.getElementById({json.dumps(name)}), {text});</script></div>")
     return "".join(parts)
 
 
 def page(body: str, title: str) -> str:
-    """The same as a page of its own."""
+    """Wraps HTML in a stand-alone page."""
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escaping.escape(title)}</title>'
     style = "<style>:root{color-scheme:light dark}body{margin:1.5rem;background:Canvas;color:CanvasText}</style>"
     return f'<!doctype html><html lang="en"><head>{head}{style}</head><body>{body}</body></html>\n'
@@ -52,7 +53,7 @@ def _file(name: str) -> str:
 
 
 def _shown_steps(trace) -> list[int]:
-    """Steps spread evenly, the last among them."""
+    """Evenly spaced steps, including the last."""
     if trace.steps <= MOST_STEPS:
         return list(range(trace.steps))
     return sorted({round(i) for i in np.linspace(0, trace.steps - 1, MOST_STEPS)})
@@ -65,7 +66,7 @@ def _head(trace, frames, settings: dict) -> str:
     facts += [f"guidance {settings['guidance_scale']:g}"] if "guidance_scale" in settings else []
     facts += [f"seed {settings['seed']}"] if "seed" in settings else []
     if trace.capacity is not None:
-        facts.append(f'<span title="experts that worked on a token, on average">C = {trace.capacity:.2f}</span>')
+        facts.append(f'<span title="mean number of experts per token">C = {trace.capacity:.2f}</span>')
     return f'<p class="dm-head"><b>{escaping.escape(trace.model)}</b> · {" · ".join(facts)}</p>'
 
 
@@ -82,26 +83,33 @@ def _stage(trace, frames, steps: list[int], pictures: int, data: dict) -> str:
     """Controls and images."""
     out = ['<div class="dm-controls" hidden>']
     out.append('<button type="button" class="dm-play" aria-label="play the steps" title="play the steps">▶</button>')
-    out.append(f'<label>Step <input type="range" class="dm-step" min="0" max="{len(steps) - 1}" value="{len(steps) - 1}"></label>')
+    out.append(
+        f'<label>Step <input type="range" class="dm-step" min="0" max="{len(steps) - 1}" value="{len(steps) - 1}"></label>'
+    )
     out.append('<output class="dm-when"></output>')
     if len(trace.blocks):
-        shows = '<option value="count">experts per token</option>' + '<option value="none">nothing</option>' * (frames is not None)
+        shows = '<option value="count">experts per token</option>' + '<option value="none">no overlay</option>' * (
+            frames is not None
+        )
         shows += "".join(f'<option value="{e}">expert {e}</option>' for e in range(trace.experts))
         blocks = "".join(f'<option value="{i}">block {block}</option>' for i, block in enumerate(trace.blocks))
         out.append(f'<label>Show <select class="dm-show">{shows}</select></label>')
-        out.append(f'<label>in <select class="dm-block"><option value="-1">the mean of all blocks</option>{blocks}</select></label>')
+        out.append(
+            f'<label>in <select class="dm-block"><option value="-1">mean of all blocks</option>{blocks}</select></label>'
+        )
         out.append('<span class="dm-legend"></span>')
     out.append('</div><div class="dm-images">')
     for i, caption in enumerate(_captions(trace, pictures)):
         image = f'<img alt="" src="{data_uri(frames[-1, i])}">' if frames is not None else ""
-        out.append(f'<figure data-image="{i}" style="width:{data["size"][1] * data["scale"]}px">{image}<figcaption>{escaping.escape(caption)}</figcaption></figure>')
+        out.append(f'<figure data-image="{i}" style="width:{data["size"][1] * data["scale"]}px">')
+        out.append(f"{image}<figcaption>{escaping.escape(caption)}</figcaption></figure>")
     total = frames.shape[1] if frames is not None and not trace.images else trace.images
     more = f" The first {pictures} of {total} images are shown." if pictures < total else ""
     return "".join(out) + f'</div><p class="dm-hint" aria-live="polite">{more or "&nbsp;"}</p>'
 
 
 def _data(trace, frames, steps: list[int], pictures: int) -> dict:
-    """What the script draws from."""
+    """Data for the script."""
     height, width = frames.shape[2:4] if frames is not None else trace.grid
     kind = np.uint8 if trace.experts <= 8 else np.uint16 if trace.experts <= 16 else np.uint32
     masks = b""
@@ -128,9 +136,11 @@ def _data(trace, frames, steps: list[int], pictures: int) -> dict:
 
 
 def _sprite(frames: np.ndarray, steps: list[int], pictures: int) -> np.ndarray:
-    """All frames in one image: a row for each step, a column for each picture. Steps before the last keep four bits of a
-    channel, which halves the size of noise."""
-    kept = frames[steps, :pictures].copy()
-    kept[:-1] = (kept[:-1] >> 4) * 17
+    """All frames in one image: steps are rows, images are columns. Noisy steps are reduced to three or four bits per
+    channel, which halves their size."""
+    kept = frames[steps, :pictures].astype(np.uint16)
+    half = len(steps) // 2
+    kept[:half] = (kept[:half] >> 5) * 255 // 7
+    kept[half:-1] = (kept[half:-1] >> 4) * 17
     shown, count, height, width, _ = kept.shape
-    return kept.transpose(0, 2, 1, 3, 4).reshape(shown * height, count * width, 3)
+    return kept.astype(np.uint8).transpose(0, 2, 1, 3, 4).reshape(shown * height, count * width, 3)

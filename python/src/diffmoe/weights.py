@@ -1,4 +1,4 @@
-"""A model's tensors under their official names: which there have to be, and those of a file, checked."""
+"""The tensors that a configuration requires, and loading them from a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .config import Config
 from .errors import ModelError
 from .files import TensorFile
 
-#: State of the trainer that files may carry and inference never reads.
+#: Training state that inference does not need.
 OPTIONAL = (".ema_decay",)
 TIME_DIMS = 256
 
@@ -75,7 +75,7 @@ def _block(c: Config, i: int):
 
 
 def tensors(c: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of a model; ``Linear.weight`` is ``[out, in]``."""
+    """Name and shape of every tensor of a model, in the official names; ``Linear.weight`` is ``[out, in]``."""
     width, patch = c.hidden_size, c.patch_size
     yield "pos_embed", (1, c.tokens, width)
     yield "x_embedder.proj.weight", (width, c.in_channels, patch, patch)
@@ -101,7 +101,7 @@ def tensors(c: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def load(path) -> tuple[Config, dict[str, np.ndarray]]:
-    """Configuration and float32 tensors of a file; every missing, extra and misshapen tensor is reported at once."""
+    """Configuration and float32 tensors of a file. All missing, unexpected and mis-shaped tensors are reported at once."""
     file = TensorFile(path)
     config = Config.from_json(file.config_text)
     needed, there = dict(tensors(config)), set(file.names())
@@ -111,7 +111,7 @@ def load(path) -> tuple[Config, dict[str, np.ndarray]]:
             if not name.endswith(OPTIONAL):
                 problems.append(f"{name} {list(shape)} is missing")
         elif file.shape(name) != shape:
-            problems.append(f"{name} has shape {list(file.shape(name))}, {list(shape)} is needed")
+            problems.append(f"{name} has shape {list(file.shape(name))}, expected {list(shape)}")
     problems += [f"{name} is not part of this model" for name in sorted(there - set(needed))]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")

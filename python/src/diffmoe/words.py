@@ -1,9 +1,9 @@
-"""Text into words, by the rules of BERT, GPT-2 and CLIP; and bytes as the letters that byte-level vocabularies use.
+"""Pre-tokenization as in BERT, GPT-2 and CLIP, and the byte-to-letter map of byte-level vocabularies.
 
     GPT-2  's|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+
-    CLIP   's|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+         what lies between is dropped
+    CLIP   's|'t|'re|'ve|'m|'ll|'d|[\\p{L}]+|[\\p{N}]|[^\\s\\p{L}\\p{N}]+         text between matches is dropped
 
-Python's own expressions know no Unicode classes, so the two are spelled out.
+Python's regular expressions have no Unicode classes, so both are implemented by hand.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 
-#: CLIP's rule as its files write it.
+#: CLIP's expression as written in its tokenizer.json.
 CLIP = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-#: English endings that are words of their own.
+#: English contractions, which are separate words.
 ENDINGS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
-#: Unicode's White_Space; ``str.isspace`` has four control characters more.
+#: Unicode White_Space; ``str.isspace`` includes four more control characters.
 SPACES = frozenset("\t\n\x0b\x0c\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000") | {chr(c) for c in range(0x2000, 0x200B)}
-#: Blocks of Chinese characters, each of which is a word for BERT.
+#: Unicode blocks whose characters BERT treats as separate words.
 CHINESE = (
     (0x4E00, 0x9FFF),
     (0x3400, 0x4DBF),
@@ -31,12 +31,12 @@ CHINESE = (
 
 
 def lower(text: str) -> str:
-    """Lower case, letter by letter: what follows a letter has no influence."""
+    """Lower case, character by character, without regard to context."""
     return "".join(letter.lower() for letter in text)
 
 
 def single_spaces(text: str) -> str:
-    """Spaces of all kinds and numbers become one blank."""
+    """Replaces each run of white space by one space."""
     out: list[str] = []
     for letter in text:
         if letter not in SPACES:
@@ -47,7 +47,7 @@ def single_spaces(text: str) -> str:
 
 
 def bert_clean(text: str, options: dict) -> str:
-    """BERT's normaliser, as far as its options ask for it."""
+    """BERT's normalizer with the given options."""
     lowercase = options.get("lowercase", True)
     if options.get("clean_text", True):
         text = "".join(" " if c in SPACES else c for c in text if not _is_removed(c))
@@ -64,7 +64,7 @@ def _is_removed(letter: str) -> bool:
 
 
 def bert(text: str) -> list[str]:
-    """Words, and punctuation sign by sign; spaces dropped."""
+    """Words, with every punctuation character separate; spaces are dropped."""
     out: list[str] = []
     grows = False
     for letter in text:
@@ -86,7 +86,7 @@ def _class(letter: str) -> str:
 
 
 def _run(text: str, start: int) -> int:
-    """Where the letters of the class at ``start`` end."""
+    """End of the run of characters of the same class as the one at ``start``."""
     wanted, end = _class(text[start]), start
     while end < len(text) and _class(text[end]) == wanted:
         end += 1
@@ -107,7 +107,7 @@ def _cut(text: str, end_of: Callable[[str, int], int]) -> list[str]:
 
 
 def gpt2(text: str) -> list[str]:
-    """GPT-2's words: one blank belongs to the word that follows it, more of them are a word without their last."""
+    """GPT-2's rule: a space belongs to the following word; longer white space is a word without its last character."""
 
     def end_of(text, start):
         ending = _ending(text, start)
@@ -116,7 +116,7 @@ def gpt2(text: str) -> list[str]:
         after = start + (text[start] == " ")
         if after < len(text) and _class(text[after]) != "space":
             return _run(text, after)
-        # Two or more spaces, or one that is no blank, or the end of the text.
+        # White space other than a single space before a word.
         end = _run(text, start)
         return end if end == len(text) or end == start + 1 else end - 1
 
@@ -124,7 +124,7 @@ def gpt2(text: str) -> list[str]:
 
 
 def clip(text: str) -> list[str]:
-    """CLIP's words: every digit alone, spaces nowhere."""
+    """CLIP's rule: digits are separate words, spaces are dropped."""
 
     def end_of(text, start):
         ending = _ending(text, start)
@@ -136,7 +136,7 @@ def clip(text: str) -> list[str]:
 
 
 def _letters() -> dict[int, str]:
-    """A printable letter for every byte: itself where it is one, else one from 256 on."""
+    """A printable character for every byte: its own if printable, else one from 256 on."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
     return {**{byte: chr(byte) for byte in plain}, **{byte: chr(256 + i) for i, byte in enumerate(others)}}
@@ -146,5 +146,5 @@ LETTERS = _letters()
 
 
 def as_letters(word: str) -> str:
-    """A word whose every byte is a printable letter."""
+    """A word with every byte of its UTF-8 form mapped to a printable character."""
     return "".join(LETTERS[byte] for byte in word.encode("utf-8", "replace"))

@@ -1,5 +1,5 @@
 """Ancestral sampling (Ho et al. 2020; Nichol and Dhariwal 2021 for learned variances) and DDIM (Song et al. 2021) for
-DDPM models, which predict noise."""
+models that predict noise."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .process import TRAINED_STEPS, Process
 
 
 class EpsilonOptions:
-    """Options of schedulers for models that predict noise.
+    """Options for models that predict noise.
 
-    ``guided_channels``: ``"3"``, as in the official code and DiT, or ``"all"``. ``clip``: the predicted data are clipped to
-    [-1, 1] at every step, for models of pixels.
+    ``guided_channels``: ``"3"``, as in the official code and DiT, or ``"all"``. ``clip``: whether to clip the predicted data
+    to [-1, 1] in every step; for pixel-space models.
     """
 
     def __init__(self, guided_channels: str = "3", clip: bool = False):
@@ -22,11 +22,11 @@ class EpsilonOptions:
         self.guided_channels, self.clip = str(guided_channels), bool(clip)
 
     def options(self) -> dict:
-        """The options and their values."""
+        """Options and their values."""
         return vars(self)
 
     def predicted(self, run, z: np.ndarray, time: float, predict) -> tuple[np.ndarray, np.ndarray | None]:
-        """The predicted data at a time of the trained process, and the predicted variance ``v`` where there is one."""
+        """The predicted data, and the variance output of the model if it has one."""
         channels = run.config.in_channels
         guided = channels if self.guided_channels == "all" else min(3, channels)
         if run.guidance == 1:
@@ -42,12 +42,12 @@ class EpsilonOptions:
 
 
 class DDPM(EpsilonOptions):
-    """Ancestral sampling: fresh noise at every step."""
+    """Ancestral sampling: adds noise in every step."""
 
     name, objectives, max_ddpm_steps = "ddpm", ("ddpm",), TRAINED_STEPS
 
     def begin(self, run, steps: int):
-        """Respaces the process."""
+        """Starts a run."""
         return _Ancestral(self, run, Process(steps))
 
 
@@ -75,7 +75,7 @@ class _Ancestral:
 
 
 class DDIM(EpsilonOptions):
-    """No fresh noise: fewer steps suffice. ``eta``: share of DDPM's fresh noise at each step, 0 to 1."""
+    """DDIM: deterministic for ``eta`` 0; 1 adds as much noise as DDPM."""
 
     name, objectives, max_ddpm_steps = "ddim", ("ddpm",), TRAINED_STEPS
 
@@ -86,7 +86,7 @@ class DDIM(EpsilonOptions):
         self.eta = float(eta)
 
     def begin(self, run, steps: int):
-        """Respaces the process."""
+        """Starts a run."""
         return _Implicit(self, run, Process(steps))
 
 
@@ -101,7 +101,7 @@ class _Implicit:
         start, _ = self.options.predicted(self.run, z, process.times[i], predict)
         bar, before = process.alphas_bar[i], process.bar_before(i)
         sigma = eta * np.sqrt((1 - before) / (1 - bar)) * np.sqrt(1 - bar / before)
-        # The noise direction, written as what is left of the sample without the predicted data.
+        # The predicted noise, expressed through sample and predicted data.
         direction = np.sqrt(max(1 - before - sigma**2, 0))
         of_sample = direction * predict[0] / predict[1]
         z = np.float32(np.sqrt(before) - direction / predict[1]) * start + np.float32(of_sample) * z

@@ -1,20 +1,20 @@
-"""Euler's and Heun's methods for flow models (``t = 0`` is noise, ``t = 1`` data)."""
+"""Euler and Heun schedulers for flow models (``t = 0`` is noise, ``t = 1`` is data)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-#: What ``1 - t`` counts as at least where a prediction of data is divided by it.
+#: Lower bound of ``1 - t`` when a data prediction is converted to a velocity.
 LEAST_LEFT = 0.01
 
 
 def time(i: int, steps: int) -> np.float32:
-    """Model time at the beginning of step ``i``."""
+    """Model time at the start of step ``i``."""
     return np.float32(i) / np.float32(steps)
 
 
 def velocity(run, z: np.ndarray, t: np.float32) -> np.ndarray:
-    """The guided velocity ``dz/dt``; from a prediction of data ``x`` it follows as ``(x - z)/(1 - t)``."""
+    """The guided velocity ``dz/dt``; a data prediction ``x`` is converted by ``(x - z)/(1 - t)``."""
     prediction = run.guided(z, t)
     if run.config.prediction == "velocity":
         return prediction
@@ -27,17 +27,17 @@ class Euler:
     name, objectives, max_ddpm_steps = "euler", ("flow",), 0
 
     def begin(self, run, steps: int):
-        """Nothing to prepare."""
+        """Starts a run."""
         return _Stepper(run, steps, heun=False)
 
 
 class Heun:
-    """Two evaluations per step: twice the work of Euler, more accurate."""
+    """Two evaluations per step: twice the cost of Euler, more accurate."""
 
     name, objectives, max_ddpm_steps = "heun", ("flow",), 0
 
     def begin(self, run, steps: int):
-        """Nothing to prepare."""
+        """Starts a run."""
         return _Stepper(run, steps, heun=True)
 
 
@@ -46,8 +46,8 @@ class _Stepper:
         self.run, self.steps, self.heun = run, steps, heun
 
     def step(self, i: int, z: np.ndarray) -> np.ndarray:
-        """Heun's method evaluates both ends of a step. At ``t = 1`` no noise is left from which a prediction of data could
-        give a velocity, so for such a model the last step is Euler's, which ends at the data that is predicted."""
+        """Heun's method evaluates both ends of a step. At ``t = 1`` a data prediction does not determine a velocity, so
+        for such models the last step is an Euler step, which ends at the predicted data."""
         dt = np.float32(1 / self.steps)
         first = velocity(self.run, z, time(i, self.steps))
         if not self.heun or (i + 1 == self.steps and self.run.config.prediction == "data"):

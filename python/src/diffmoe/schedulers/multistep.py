@@ -1,7 +1,7 @@
 """Multistep schedulers for flow and DDPM models: DPM-Solver++(2M) (Lu et al. 2022) and UniPC (Zhao et al. 2023).
 
-Both follow a path of signal and noise levels: at a point the sample is ``z = α·x₀ + σ·ε``, and ``λ = log(α/σ)`` grows
-along the path. With ``h = λ_t - λ_s`` and ``D`` the predicted data, for a constant ``D``
+The sample at a point of the path is ``z = α·x₀ + σ·ε``, and ``λ = log(α/σ)`` increases along the path. With ``h = λ_t - λ_s``
+and a constant data prediction ``D``
 
     z_t = σ_t/σ_s·z_s + α_t·(1 - e^-h)·D
 """
@@ -18,10 +18,10 @@ from .process import TRAINED_STEPS, Process
 
 
 class _Path:
-    """The points of a run, one for each step and the data at the end, and the model at them.
+    """The points of a run: the start of each step, and the data at the end.
 
-    Flow models: ``α = t`` and ``σ = 1 - t`` at Euler's times. DDPM models: ``α = √ᾱ``, ``σ = √(1 - ᾱ)`` at the trained
-    steps ``999·(N - i)/N``, rounded, and no noise at the end.
+    Flow models: ``α = t`` and ``σ = 1 - t`` at the times of Euler's method. DDPM models: ``α = √ᾱ`` and ``σ = √(1 - ᾱ)`` at
+    the training steps ``999·(N - i)/N``, rounded, and no noise at the end.
     """
 
     def __init__(self, options: EpsilonOptions, run, steps: int):
@@ -38,18 +38,18 @@ class _Path:
         self.alpha, self.sigma = np.append(alpha, 1.0), np.append(sigma, 0.0)
 
     def log_step(self, i: int) -> float:
-        """``h`` of the step from point ``i``; infinite from pure noise and to the data."""
+        """``h`` of the step from point ``i``; infinite for steps from pure noise or to the data."""
         with np.errstate(divide="ignore"):
             begin, end = np.log(self.alpha[i : i + 2]) - np.log(self.sigma[i : i + 2])
         return end - begin
 
     def transfer(self, i: int) -> tuple[float, float]:
-        """The step from point ``i`` for a constant prediction: ``σ_t/σ_s`` and ``α_t·(1 - e^-h)``."""
+        """``σ_t/σ_s`` and ``α_t·(1 - e^-h)`` of the step from point ``i``."""
         ratio = self.sigma[i + 1] / self.sigma[i]
         return ratio, self.alpha[i + 1] - ratio * self.alpha[i]
 
     def data(self, i: int, z: np.ndarray) -> np.ndarray:
-        """``x₀`` as the model predicts it from the sample at point ``i``."""
+        """The predicted data for the sample at point ``i``."""
         if self.run.config.objective == "flow":
             prediction = self.run.guided(z, self.times[i])
             if self.run.config.prediction == "data":
@@ -60,7 +60,7 @@ class _Path:
         return self.options.predicted(self.run, z, self.times[i], predict)[0]
 
     def beyond(self, i: int) -> float:
-        """How far the second-order method extrapolates the data; the first and the last step are of order 1."""
+        """Extrapolation factor of the second-order method; the first and last steps are of order 1."""
         if i == 0 or i + 1 == self.steps:
             return 0.0
         return 0.5 * self.log_step(i) / self.log_step(i - 1)
@@ -72,12 +72,12 @@ def _sum(*terms) -> np.ndarray:
 
 
 class DPMSolver(EpsilonOptions):
-    """DPM-Solver++(2M): one evaluation per step and the step before; accurate in few steps."""
+    """DPM-Solver++(2M): second order with one evaluation per step; accurate in few steps."""
 
     name, objectives, max_ddpm_steps = "dpmpp_2m", ("flow", "ddpm"), TRAINED_STEPS - 1
 
     def begin(self, run, steps: int):
-        """Lays out the path."""
+        """Starts a run."""
         return _Dpm(_Path(self, run, steps))
 
 
@@ -94,24 +94,24 @@ class _Dpm:
 
 
 class UniPC(EpsilonOptions):
-    """UniPC of order 2 (bh2): a predictor, which is that of DPM-Solver++(2M), and a corrector, which uses the next step's
-    evaluation again. One evaluation per step; accurate in few steps."""
+    """UniPC of order 2 (bh2): the predictor is DPM-Solver++(2M); the corrector reuses the evaluation of the next step. One
+    evaluation per step; accurate in few steps."""
 
     name, objectives, max_ddpm_steps = "unipc", ("flow", "ddpm"), TRAINED_STEPS - 1
 
     def begin(self, run, steps: int):
-        """Lays out the path."""
+        """Starts a run."""
         return _UniPc(_Path(self, run, steps))
 
 
 class _UniPc:
     def __init__(self, path: _Path):
         self.path = path
-        self.history: list[np.ndarray] = []  # data predicted at earlier points, the latest last
-        self.corrected = None  # the corrected sample that the step before began at
+        self.history: list[np.ndarray] = []  # predicted data at the previous two points, latest last
+        self.corrected = None  # corrected sample at the start of the previous step
 
     def step(self, i: int, z: np.ndarray) -> np.ndarray:
-        """``z`` is the predicted sample at point ``i``; so is the result at ``i + 1``."""
+        """``z`` and the result are predicted (uncorrected) samples at points ``i`` and ``i + 1``."""
         now = self.path.data(i, z)
         self.corrected = z if i == 0 else self._correct(i, now)
         (of_sample, of_data), beyond = self.path.transfer(i), self.path.beyond(i)
@@ -120,7 +120,7 @@ class _UniPc:
         return _sum((of_sample, self.corrected), (of_data * (1 + beyond), now), (-of_data * beyond, before))
 
     def _correct(self, i: int, now: np.ndarray) -> np.ndarray:
-        """The corrected sample at point ``i``, from that at ``i - 1`` and the predictions at ``i - 2``, ``i - 1``, ``i``."""
+        """Corrected sample at point ``i``, from the one at ``i - 1`` and the data at ``i - 2``, ``i - 1`` and ``i``."""
         path, before = self.path, self.history[-1]
         of_sample, of_data = path.transfer(i - 1)
         if i == 1:

@@ -1,0 +1,37 @@
+"""The examples of the README and the notebook run."""
+
+import json
+import re
+import shutil
+
+import matplotlib
+from conftest import ASSETS, DATA, REPOSITORY
+
+
+def test_examples(monkeypatch, tmp_path):
+    matplotlib.use("Agg")
+    text = (DATA.parents[1] / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    (tmp_path / "assets").symlink_to(ASSETS)
+    shutil.copy(DATA / "eurosat.json", tmp_path / "routing.json")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["out"].images[0].size == (64, 64)
+    assert (tmp_path / "residential.png").is_file() and (tmp_path / "routing.safetensors").is_file()
+
+
+def test_notebook(monkeypatch):
+    """The code of ``examples/routing.ipynb``, and that its stored outputs are complete."""
+    matplotlib.use("Agg")
+    monkeypatch.setenv("DIFFMOE_MODELS", str(ASSETS))
+    cells = json.loads((REPOSITORY / "examples" / "routing.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert all(output["output_type"] != "error" for cell in cells for output in cell["outputs"])
+    assert any("text/html" in output["data"] for cell in cells for output in cell["outputs"])
+    names = {}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), "routing.ipynb", "exec"), names)
+    assert names["more"].trace.images == 20
