@@ -118,6 +118,8 @@ def test_labels_by_name_number_and_table():
         ({"labels": 1, "seed": 1, "generator": 1}, "not both"),
         ({"labels": 1, "guidance_scale": float("nan")}, "guidance_scale must be 0–100"),
         ({"labels": 1, "num_inference_steps": 0}, "num_inference_steps must be 1–10000, got 0"),
+        ({"labels": 1, "num_inference_steps": 2.5}, "got 2.5"),
+        ({"labels": 1, "mute": "3:1"}, "mute must be a list of pairs (block, expert), got '3:1'"),
         ({"labels": 1, "scheduler": "ddim"}, "choose euler, heun"),
         ({"labels": 1, "routing": "both"}, "expected token or pool"),
         ({"labels": 1, "gamma": 2}, "gamma must be 0–1"),

@@ -190,3 +190,12 @@ def test_invalid_files_are_refused(tmp_path, data, reason):
     assert reason in str(caught.value)
     file.write_bytes(document())
     assert Trace.load(file).capacity == 1
+
+
+def test_arrays_of_another_type_are_refused(tmp_path):
+    tensors = load_file(DATA / "prompts.safetensors")
+    for name, change in [("masks", np.float32), ("time", np.uint32), ("gate", np.float32)]:
+        trace = Trace.load(DATA / "prompts.safetensors")
+        setattr(trace, name, tensors[name].astype(change))
+        with pytest.raises(TraceError, match=f"{name} is {np.dtype(change)} with"):
+            trace.check()

@@ -158,8 +158,7 @@ class Pipeline:
             raise SettingsError(f"output_type must be {one_of(['pil', 'np', 'latent'])}, got {output_type!r}")
         if batch_size < 1:
             raise SettingsError(f"batch_size must be at least 1, got {batch_size}")
-        muted = frozenset((int(block), int(expert)) for block, expert in mute)
-        rule = Routing(routing, gamma, threshold_shift, muted)
+        rule = Routing(routing, gamma, threshold_shift, settings.muted(mute))
         rule.check(config)
         steps = config.defaults["steps"] if num_inference_steps is None else num_inference_steps
         scheduler = schedulers.resolve(self.scheduler if scheduler is None else scheduler, config, steps)

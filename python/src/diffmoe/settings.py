@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 
 from .config import Config, LabelTable
 from .errors import SettingsError, one_of
@@ -90,6 +91,14 @@ def _count(name: str, value) -> int:
     if not hasattr(value, "__index__") or int(value) < 1:
         raise SettingsError(f"{name} must be a whole number of at least 1, got {value!r}")
     return int(value)
+
+
+def muted(pairs) -> frozenset[tuple[int, int]]:
+    """Muted experts from ``(block, expert)`` pairs."""
+    try:
+        return frozenset((operator.index(block), operator.index(expert)) for block, expert in pairs)
+    except (TypeError, ValueError):
+        raise SettingsError(f"mute must be a list of pairs (block, expert), got {pairs!r}") from None
 
 
 def seed_of(seed, generator) -> int | None:

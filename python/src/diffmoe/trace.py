@@ -15,6 +15,17 @@ from . import balance, trace_files
 from .errors import TraceError
 
 MOST_EXPERTS, MOST_TOKENS, MOST_STEPS = 32, 1 << 20, 100_000
+#: Type and number of dimensions of each array.
+ARRAYS = {
+    "blocks": (np.uint32, 1),
+    "step": (np.uint32, 1),
+    "time": (np.float32, 1),
+    "guided": (bool, 1),
+    "masks": (np.uint32, 3),
+    "gate": (np.float16, 4),
+    "need": (np.float16, 4),
+    "thresholds": (np.float32, 2),
+}
 
 
 @dataclass(eq=False, repr=False)
@@ -59,6 +70,10 @@ class Trace:
         def damaged(reason):
             raise TraceError(f"the trace is damaged: {reason}; write it again")
 
+        for name, (kind, rank) in ARRAYS.items():
+            array = getattr(self, name)
+            if array is not None and (array.dtype != kind or array.ndim != rank):
+                damaged(f"{name} is {array.dtype} with {array.ndim} dimensions, expected {np.dtype(kind)} with {rank}")
         if not 1 <= self.tokens <= MOST_TOKENS or min(self.grid) < 1:
             damaged(f"a grid of {self.grid[0]} × {self.grid[1]} patches")
         if not 0 <= self.experts <= MOST_EXPERTS:

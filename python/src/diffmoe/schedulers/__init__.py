@@ -51,6 +51,6 @@ def resolve(scheduler, config: Config, steps: int):
     ):
         raise SettingsError(f"the options of {scheduler.name} have no effect on flow models: remove them")
     most = 10_000 if config.objective == "flow" else scheduler.max_ddpm_steps
-    if not 1 <= steps <= most:
+    if not hasattr(steps, "__index__") or not 1 <= steps <= most:
         raise SettingsError(f"num_inference_steps must be 1–{most}, got {steps}")
     return scheduler
