@@ -109,7 +109,7 @@ impl GpuEngine {
         }
         let reason = refusal.map(|error| format!(": {error}")).unwrap_or_default();
         Err(EngineError::TooLarge(format!(
-            "{batch} pictures at once do not fit{reason}; draw fewer pictures at once"
+            "a batch of {batch} does not fit{reason}; reduce the batch"
         )))
     }
 

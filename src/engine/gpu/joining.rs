@@ -8,19 +8,18 @@
 use super::activations::{bytes, sizes};
 use crate::gpu::Profile;
 use crate::kernels::packed_rows;
-use crate::model::Config;
+use crate::model::{Config, choices};
 use crate::scheduler::{Branch, Instruction, Latent};
 
-/// How the branches of guidance are computed; the results are the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Branches {
-    /// Together where that suits model, batch and device: see [`Branches::are_joined`].
-    #[default]
-    Suitable,
-    /// In one pass, where the device has room for it.
-    Together,
-    /// One after the other.
-    Apart,
+choices! {
+    /// How a GPU computes the branches of guidance; the results are the same. [`Branches::are_joined`] decides.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub enum Branches: "form of guidance" {
+        #[default]
+        Suitable = ("suitable", "Suitable", "In one pass where that suits model, batch and device."),
+        Together = ("together", "Together", "In one pass where the device has room for it."),
+        Apart = ("apart", "Apart", "In two passes, one after the other."),
+    }
 }
 
 /// Operations of the largest dispatch in a joined pass. More keep a GPU busy by themselves, so that joining would gain
