@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value = "auto")]
     weights: WeightsName,
     /// How a GPU computes the two branches of guidance; the results are the same.
-    #[arg(long, value_parser = by_name(Branches::ALL.iter().map(|b| (b.name(), b.hint()))), default_value = "suitable")]
+    #[arg(long, value_parser = branches_parser(), default_value = "suitable")]
     branches: Branches,
     /// Batch size.
     #[arg(long, default_value_t = 4)]
@@ -47,6 +47,11 @@ pub(super) struct Arguments {
     /// Also write the results as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+/// `--branches`, from the library's table.
+fn branches_parser() -> impl clap::builder::TypedValueParser<Value = Branches> {
+    by_name(Branches::ALL.iter().map(|branches| (branches.name(), branches.hint())))
 }
 
 #[derive(Serialize)]
