@@ -302,7 +302,7 @@ fn what_a_binding_cannot_hold_is_refused_with_a_way_out() {
         other => panic!("{other:?}"),
     };
     let load = |limit| GpuModel::load(limited(limit), &case.checkpoint, WeightPrecision::F16);
-    refused(load(10_000).map(drop), "binds 10000 at once");
+    refused(load(10_000).map(drop), "allows 10000 per binding");
     let model = Arc::new(load(80_000).unwrap());
     refused(GpuEngine::new(model, 64).map(drop), "reduce the batch");
 }
