@@ -5,7 +5,7 @@ use crate::model::LinearSpec;
 use crate::simd::matmul::Matrix;
 
 /// Weight `[out, in]` in panels, and bias `[out]` where there is one; f32.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Linear {
     pub(super) weight: Matrix,
     pub(super) bias: Option<Vec<f32>>,

@@ -38,6 +38,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Gpu {
     /// A stand-in for the device: tensors take no memory there, tapes stay empty, and pipelines are noted instead of
     /// compiled. [`Gpu::compile`] takes the notes.
+    #[must_use]
     pub fn rehearsal(&self) -> Self {
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("rehearsal"),

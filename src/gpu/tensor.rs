@@ -76,6 +76,7 @@ impl Tensor {
     ///
     /// # Panics
     /// When that shape has more elements.
+    #[must_use]
     pub fn part(&self, shape: &[usize]) -> Self {
         let part = Self { shape: shape.to_vec(), ..self.clone() };
         assert!(part.len() <= self.len(), "{}: {shape:?} of {:?}", self.label, self.shape);

@@ -128,7 +128,7 @@ mod tests {
             let x = tensor(&[rows, k], &x);
             let modulation = tensor(&[samples, columns], &spiky(samples * columns, 2, 0.3));
             let weights = Matrix::new(gpu(), "test weights", n, k, precision);
-            weights.write_rows(gpu(), 0, &StoredRows::floats(k, &spiky(n * k, 3, 0.1)));
+            weights.write_rows(gpu(), 0, &StoredRows::floats(k, spiky(n * k, 3, 0.1)));
             weights.write_bias(gpu(), 0, &spiky(n, 4, 1.0));
             let before = spiky(rows * n, 5, 1.0);
 

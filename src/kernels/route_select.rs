@@ -267,13 +267,13 @@ mod tests {
                 reference(&gates, &capacities, &thresholds, e, Selection::Pool { pool })
             };
             let together = reference(&gates, &capacities, &thresholds, e, Selection::Pool { pool });
-            for i in 0..e {
+            for (i, list) in together.iter().enumerate() {
                 let of_pools = (0..pools).flat_map(|p| {
                     let first = p * pool;
-                    let list = alone(first..first + pool).swap_remove(i);
-                    list.into_iter().map(move |s| s + first as u32)
+                    let own = alone(first..first + pool).swap_remove(i);
+                    own.into_iter().map(move |s| s + first as u32)
                 });
-                assert!(of_pools.eq(together[i].iter().copied()), "expert {i}");
+                assert!(of_pools.eq(list.iter().copied()), "expert {i}");
             }
             thresholds[1] = MUTED;
             check(&gates, &capacities, &thresholds, Selection::Pool { pool });

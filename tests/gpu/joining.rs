@@ -91,7 +91,9 @@ fn one_pool_for_both_branches_stays_another_thing() {
     let steps = [shared, separate];
     let outcomes = [Branches::Apart, Branches::Together].map(|branches| {
         let mut engine = GpuEngine::with_branches(model.clone(), 3, branches).unwrap();
-        steps.each_ref().map(|step| sample(&mut engine, &run, &[step.clone()], usize::MAX))
+        steps
+            .each_ref()
+            .map(|step| sample(&mut engine, &run, std::slice::from_ref(step), usize::MAX))
     });
     assert_eq!(outcomes[0], outcomes[1]);
     assert_ne!(outcomes[0][0], outcomes[0][1], "tokens of both branches compete in one pool");

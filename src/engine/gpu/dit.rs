@@ -260,16 +260,10 @@ impl Network<'_> {
             return None;
         }
         let tree = &weights.tree;
-        Some(match tree.blocks.get(i + 1) {
-            Some(next) => {
-                let columns = Columns::of(next.adaln_modulation, config.hidden_size);
-                [columns.shift_attention, columns.scale_attention]
-            }
-            None => {
-                let shift = tree.final_layer.adaln_modulation;
-                [shift, shift + config.hidden_size]
-            }
-        })
+        // In both, the shift comes first.
+        let next = tree.blocks.get(i + 1).map(|next| next.adaln_modulation);
+        let shift = next.unwrap_or(tree.final_layer.adaln_modulation);
+        Some([shift, shift + config.hidden_size])
     }
 
     /// `normal = LN(stream)·(1 + scale) + shift`

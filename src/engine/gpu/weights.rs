@@ -146,7 +146,7 @@ impl Source<OnGpu> for Loader<'_> {
 
     fn time(&mut self, spec: &LinearSpec) -> Loaded<Linear> {
         if self.gpu.is_rehearsal() {
-            return Ok(Linear { weight: Default::default(), bias: None });
+            return Ok(Linear::default());
         }
         Linear::read(self.checkpoint, spec)
     }
