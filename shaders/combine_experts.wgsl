@@ -1,39 +1,37 @@
-// Brings the experts' rows back to their tokens and closes the residual branch of the block:
-//   x[s, :] += gate_mlp[b, :] ⊙ ( Σ_e gates[s, e] · y[row(s, e), :] + shared[s, :] ),  b = s / T
-// with row(s, e) = Σ_{i<e} counts[i] + slots[s, e], over the experts that took token s, in index
-// order. The token gathers its rows, so no two lanes write the same number: no atomics, and the
-// same sum every time.
+// Brings the experts' rows back to their tokens and closes the residual branch of the block, as described in
+// `shared/combine_experts`. Where a layer norm follows (NORMALISES), it is done on the way, while the row is at hand:
+//   normal[s, :] = (x[s, :] - mean) / √(variance + 10⁻⁶) · (1 + scale[b, :]) + shift[b, :],  b = s / T
 //
-// Where `y` holds only the packed rows [row_first, row_end), other rows are skipped. Packed rows
-// are sorted by expert, so one dispatch per part, in order, still adds in expert order, and `x`
-// itself is the accumulator.
-//
-// One lane per four columns of a token; groups in x, then y.
+// A workgroup owns one token, so all lanes read the same slots and counts; its 64 lanes share the columns and add up as
+// in `modulate`, with the same sums in the same order. A lane reads of x what it wrote itself. All loop bounds are
+// uniform.
 
-struct Params {
-    tokens: u32,             // S
-    experts: u32,            // E
-    quads: u32,              // D / 4
-    sample_tokens: u32,      // T
-    modulation_stride: u32,  // columns of `modulation` / 4
-    modulation_first: u32,   // first column of gate_mlp / 4
-    row_first: u32,          // packed rows in `y`; y's first row is packed row row_first
-    row_end: u32,
+const LANES = 64u;
+const BLOCK = 8u;  // lanes whose values one lane adds up
+
+// One place of padding spreads blocks over all banks.
+var<workgroup> parts: array<array<f32, BLOCK + 1u>, LANES / BLOCK>;
+var<workgroup> sums: array<f32, LANES / BLOCK>;
+
+// Sum over all lanes, the same for each.
+fn total(lane: u32, value: f32) -> f32 {
+    parts[lane / BLOCK][lane % BLOCK] = value;
+    workgroupBarrier();
+    if lane < LANES / BLOCK {
+        var sum = 0.0;
+        for (var i = 0u; i < BLOCK; i++) {
+            sum += parts[lane][i];
+        }
+        sums[lane] = sum;
+    }
+    // The next call may overwrite `parts` from here on, and `sums` after its first barrier.
+    workgroupBarrier();
+    var all = 0.0;
+    for (var i = 0u; i < LANES / BLOCK; i++) {
+        all += sums[i];
+    }
+    return all;
 }
-
-override HAS_SHARED: bool = false;
-
-override LANES: u32;
-const NONE = 0xffffffffu;
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> gates: array<f32>;             // (S, E)
-@group(0) @binding(2) var<storage, read> slots: array<u32>;             // (S, E)
-@group(0) @binding(3) var<storage, read> counts: array<u32>;            // (E)
-@group(0) @binding(4) var<storage, read> y: array<vec4<f32>>;           // (row_end - row_first, D)
-@group(0) @binding(5) var<storage, read> modulation: array<vec4<f32>>;  // (B, columns)
-@group(0) @binding(6) var<storage, read> shared_y: array<vec4<f32>>;    // (S, D)
-@group(0) @binding(7) var<storage, read_write> x: array<vec4<f32>>;     // (S, D)
 
 @compute @workgroup_size(LANES)
 fn main(
@@ -41,25 +39,36 @@ fn main(
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
-    let i = (group.y * groups.x + group.x) * LANES + lane;
-    let s = i / params.quads;
+    let s = group.y * groups.x + group.x;
+    // Groups beyond the last token (the count was folded in two dimensions) leave as a whole.
     if s >= params.tokens {
         return;
     }
-    let column = i % params.quads;
+    if lane == 0u {
+        remember(s);
+    }
+    let row = s * params.quads;
+    let b = s / params.sample_tokens * params.modulation_stride;
     var sum = vec4(0.0);
-    var offset = 0u;
-    for (var e = 0u; e < params.experts; e++) {
-        let slot = slots[s * params.experts + e];
-        let row = offset + slot;
-        if slot != NONE && row >= params.row_first && row < params.row_end {
-            sum += gates[s * params.experts + e] * y[(row - params.row_first) * params.quads + column];
-        }
-        offset += counts[e];
+    for (var k = lane; k < params.quads; k += LANES) {
+        let value = x[row + k] + branch(s, k);
+        x[row + k] = value;
+        sum += value;
     }
-    if HAS_SHARED {
-        sum += shared_y[i];
+    if params.normalises == 0u {
+        return;
     }
-    let b = s / params.sample_tokens;
-    x[i] += modulation[b * params.modulation_stride + params.modulation_first + column] * sum;
+    let size = f32(params.quads * 4u);
+    let mean = total(lane, dot(sum, vec4(1.0))) / size;
+    var squares = 0.0;
+    for (var k = lane; k < params.quads; k += LANES) {
+        let deviation = x[row + k] - mean;
+        squares += dot(deviation, deviation);
+    }
+    let factor = inverseSqrt(total(lane, squares) / size + 1e-6);
+    for (var k = lane; k < params.quads; k += LANES) {
+        let scale = modulation[b + params.scale_quad + k];
+        let shift = modulation[b + params.shift_quad + k];
+        normal[row + k] = (x[row + k] - mean) * factor * (1.0 + scale) + shift;
+    }
 }

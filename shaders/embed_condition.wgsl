@@ -1,4 +1,4 @@
-// What adaLN sees:  y[b, :] = SiLU( time[b, :] + Σ_j labels[rows[j, b], :] )
+// What adaLN sees:  y[b, :] = SiLU( time[b, :] + pooled[b, :] + Σ_j labels[rows[j, b], :] )
 // `labels` holds all embedding tables one below the other, and `rows` numbers their rows throughout.
 // One lane per element of y.
 
@@ -6,15 +6,17 @@ struct Params {
     batch: u32,   // B
     hidden: u32,  // D
     tables: u32,
+    has_text: u32,  // whether `pooled` counts
 }
 
 override LANES: u32;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> time: array<f32>;     // (B, D)
-@group(0) @binding(2) var<storage, read> labels: array<f32>;   // (all rows, D)
-@group(0) @binding(3) var<storage, read> rows: array<u32>;     // (tables, B)
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;  // (B, D)
+@group(0) @binding(2) var<storage, read> pooled: array<f32>;   // (B, D)
+@group(0) @binding(3) var<storage, read> labels: array<f32>;   // (all rows, D)
+@group(0) @binding(4) var<storage, read> rows: array<u32>;     // (tables, B)
+@group(0) @binding(5) var<storage, read_write> y: array<f32>;  // (B, D)
 
 @compute @workgroup_size(LANES)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -25,6 +27,9 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let b = at / params.hidden;
     let d = at % params.hidden;
     var c = time[at];
+    if params.has_text == 1u {
+        c += pooled[at];
+    }
     for (var j = 0u; j < params.tables; j++) {
         c += labels[rows[j * params.batch + b] * params.hidden + d];
     }

@@ -3,7 +3,7 @@
 //   capacities[s, e] = σ(hidden[s, :] · predictor_weight[e, :] + predictor_bias[e])
 // where `hidden` is the capacity predictor's SiLU layer. Both in f32, because a threshold or a
 // top-k decides on their last bits. If scores are recorded, both are also kept as logits:
-//   recorded[s, e]   = gate before softmax, predictor before σ, as two f16
+//   recorded[recorded_first + s·E + e] = gate before softmax, predictor before σ, as two f16
 //
 // A workgroup owns 32 / EXPERT_LANES tokens. Eight lanes share a (token, expert) pair, each with every eighth quad of
 // the columns, for both products in one loop: what a lane waits for is memory, and so eight rows are read at a time
@@ -14,6 +14,7 @@ struct Params {
     tokens: u32,   // S
     experts: u32,  // E
     quads: u32,    // D / 4
+    recorded_first: u32,  // word of `recorded` for the first pair
 }
 
 // E rounded up to a power of two.
@@ -84,7 +85,7 @@ fn main(
         if RECORDS {
             // WGSL leaves it open what becomes of numbers beyond the largest f16.
             let both = clamp(sums, vec2(-65504.0), vec2(65504.0));
-            recorded[s * params.experts + e] = pack2x16float(both);
+            recorded[params.recorded_first + s * params.experts + e] = pack2x16float(both);
         }
     }
     workgroupBarrier();

@@ -1,15 +1,16 @@
 // Decides which tokens each expert takes, wholly on the device; the same scores give the same lists on
 // every device:
-//   POOL    n = #{s : capacities[s, e] > thresholds[e]}; the n largest gates of the pool (the paper's rule)
+//   POOL    n = #{s : capacities[s, e] > thresholds[e]}; the n largest gates (the paper's rule), in each segment
 //   TOKEN   the tokens with capacities[s, e] > thresholds[e] themselves
 //   SAMPLE  the `k` largest gates of each segment of tokens (expert-choice baseline)
 //   CHOICE  the tokens that have this expert among their `k` largest gates (token-choice baseline)
 // Equal gates at the cut go to the lowest token index (CHOICE: lowest expert index). An expert whose threshold
 // is above 1 takes no token under any rule.
 //
-// A workgroup owns one expert and one segment (the whole pool, but for SAMPLE); a lane owns a run
-// of consecutive tokens, so that prefix sums over lanes are prefix sums over tokens and each
-// expert's list comes out in ascending order. The n-th largest gate is found without sorting, by four
+// A workgroup owns one expert and one segment: a sample for SAMPLE, a pool for POOL (one, or one for each branch of
+// guidance), all tokens otherwise. A lane owns a run of consecutive tokens, so that prefix sums over lanes are prefix
+// sums over tokens and each expert's list comes out in ascending order. Where the places of a segment begin, SAMPLE
+// knows; POOL counts what earlier segments take. The n-th largest gate is found without sorting, by four
 // radix passes over 256-bin histograms of its bits. The only atomics are integer counts, whose order
 // does not matter. Every barrier is in control flow that depends on constants and the rule alone: data
 // only ever changes loops without barriers.
@@ -122,14 +123,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let first = min(group.y * params.segment + lane * run, end);
     let last = min(first + run, end);
 
-    // How many tokens the cut must let through.
+    // How many tokens the cut must let through, and how many are taken in the segments before.
     var wanted = params.k;
+    var base = group.y * params.k;
     if params.rule == POOL {
-        var over = 0u;
+        var over = vec2(0u);
         for (var s = first; s < last; s++) {
-            over += u32(passes(s, e));
+            over.x += u32(passes(s, e));
         }
-        wanted = scan(lane, vec2(over, 0u)).all.x;
+        for (var s = lane; s < group.y * params.segment; s += LANES) {
+            over.y += u32(passes(s, e));
+        }
+        let all = scan(lane, over).all;
+        wanted = all.x;
+        base = all.y;
     }
 
     // The wanted-th largest key, eight bits at a time: `cut` grows from the top. Other rules have none.
@@ -176,7 +183,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let prefix = scan(lane, own);
     var before = prefix.here - own;
     let total = prefix.all;
-    let base = group.y * params.k * u32(params.rule == SAMPLE);
     for (var s = first; s < last; s++) {
         let v = verdict(s, e, cut);
         let is_taken = v.x == 1u || (v.y == 1u && before.y < places);
@@ -187,8 +193,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         before += v;
     }
-    if lane == 0u && group.y == 0u {
+    // The last segment's workgroup knows how many there are in all; each sample has the same number.
+    let segments = params.tokens / params.segment;
+    if lane == 0u && group.y + 1u == segments {
         let taken = total.x + min(total.y, places);
-        counts[e] = select(taken, taken * (params.tokens / params.segment), params.rule == SAMPLE);
+        counts[e] = select(base + taken, taken * segments, params.rule == SAMPLE);
     }
 }

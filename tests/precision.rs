@@ -111,8 +111,14 @@ fn the_footprint_is_what_the_shipped_files_take_to_the_byte() {
         let choices = all.map(WeightChoice::Exactly).into_iter().chain([WeightChoice::Auto]);
         for choice in choices {
             let precisions = choice.resolve(&checkpoint);
-            let foreseen =
-                Footprint::on_gpu(checkpoint.config(), 1, precisions, gpu.binding_limit).weights;
+            let foreseen = Footprint::on_gpu(
+                checkpoint.config(),
+                1,
+                precisions,
+                gpu.profile,
+                gpu.binding_limit,
+            )
+            .weights;
             let before = gpu.allocated_bytes();
             let model = GpuModel::load(gpu.clone(), &checkpoint, choice).unwrap();
             let taken = gpu.allocated_bytes() - before;

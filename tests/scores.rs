@@ -214,7 +214,7 @@ fn recording_changes_nothing_but_the_record() {
 }
 
 #[test]
-fn without_recording_a_step_has_no_dispatch_for_it() {
+fn recording_takes_no_dispatch_of_its_own() {
     let _turn = turn();
     let checkpoint = checkpoint("diffmoe", false);
     let model = GpuModel::load(device(Profile::Software), &checkpoint, WeightPrecision::F32);
@@ -223,13 +223,8 @@ fn without_recording_a_step_has_no_dispatch_for_it() {
         engine.start(&run(checkpoint.config(), RoutingRule::Token, record, "")).unwrap();
         engine.dispatches(&step()).unwrap()
     };
-    let [off, mut on, again] = [false, true, false].map(&mut dispatches);
-    assert_eq!(off, again);
-    let all = on.len();
-    on.retain(|(_, kernel)| *kernel != "score_store");
-    assert_eq!(on, off);
-    // Three passes through three layers; the joint one has one dispatch for both branches.
-    assert_eq!(all - off.len(), 3 * 3);
+    let [off, on] = [false, true].map(&mut dispatches);
+    assert_eq!(off, on);
 }
 
 #[test]

@@ -258,10 +258,11 @@ fn check_structs(kernel: &KernelSource, module: &Module, failures: &mut Vec<Stri
     }
 }
 
-/// Fields of a struct that the kernel's Rust file declares, with the types of scalars. A `_software` twin lies in the
-/// file of its GPU variant.
+/// Fields of a struct that the kernel's Rust file declares, with the types of scalars. A `_software` or `_normal`
+/// twin has the parameters of the kernel that it is a variant of.
 fn rust_struct(kernel: &str, name: &str) -> Option<Vec<(String, Option<String>)>> {
-    let stem = kernel.strip_suffix("_software").unwrap_or(kernel);
+    let variants = ["_software", "_normal"];
+    let stem = variants.iter().find_map(|suffix| kernel.strip_suffix(suffix)).unwrap_or(kernel);
     let path = root().join(format!("src/kernels/{stem}.rs"));
     let text = std::fs::read_to_string(path).ok()?;
     let body = text.split(&format!("struct {name} {{")).nth(1)?.split('}').next()?;

@@ -1,4 +1,4 @@
-// What `linear` and `linear_software` have in common: bindings, and what happens to a sum. Appended after either.
+// What `linear`, `linear_normal` and `linear_software` have in common: bindings, and what happens to a sum. Appended after either.
 
 struct Params {
     rows: u32,         // S
@@ -11,6 +11,12 @@ struct Params {
     side_first: u32,   // column of side for column 0 of y
     activation: u32,
     epilogue: u32,
+    // `linear_normal` only:
+    norm_rows: u32,     // rows of x that share scale and shift
+    norm_stride: u32,   // columns of `modulation` / 4
+    shift_quad: u32,    // first column of shift / 4
+    scale_quad: u32,    // first column of scale / 4
+    keeps_normal: u32,  // whether `normal` is written
 }
 
 // Activation and epilogue are uniforms, not overrides: the branches cost nothing compared with the sums, and

@@ -1,6 +1,7 @@
 //! Memory needed by a model, computed from its configuration before anything is read or allocated.
 
-use super::gpu::{Precisions, WeightBytes, prompt_sizes, sizes};
+use super::gpu::{Branches, Precisions, WeightBytes, bytes, prompt_sizes, sizes, slots};
+use crate::gpu::Profile;
 use crate::model::Config;
 
 /// Bytes that a model takes.
@@ -9,23 +10,26 @@ pub struct Footprint {
     /// Weights.
     pub weights: u64,
     /// Working memory of a batch, and of its prompts if the model reads text: as many different ones as there are
-    /// images, and one that guidance leads away from. A joint pass over both branches takes that of twice the batch.
+    /// images, and one that guidance leads away from. Where both branches of guidance are computed in one pass
+    /// ([`Branches`]), that of a pass over twice the batch. Elsewhere DDPM with guidance takes it in addition.
     pub working: u64,
     /// The largest buffer that cannot be split, and what it holds.
     pub largest: (String, u64),
 }
 
 impl Footprint {
-    /// On a GPU that binds `binding_limit` bytes at once.
+    /// On a GPU with this kernel family that binds `binding_limit` bytes at once.
     pub fn on_gpu(
         config: &Config,
         batch: usize,
         weights: impl Into<Precisions>,
+        profile: Profile,
         binding_limit: u64,
     ) -> Self {
         let precisions = weights.into();
         let weights = WeightBytes::of(config, &precisions);
-        let buffers = buffers(config, batch, binding_limit);
+        let is_joined = Branches::default().are_joined(config, batch, profile, binding_limit);
+        let buffers = buffers(config, batch, is_joined, binding_limit);
         let working = buffers.iter().map(|b| b.1).sum();
         let pieces = buffers.into_iter().chain([weights.largest]);
         Self {
@@ -37,7 +41,7 @@ impl Footprint {
 
     /// On the processor, where all numbers are f32.
     pub fn on_cpu(config: &Config, batch: usize) -> Self {
-        let buffers = buffers(config, batch, u64::MAX);
+        let buffers = buffers(config, batch, false, u64::MAX);
         Self {
             weights: config.tensors().iter().map(|t| 4 * t.elements()).sum(),
             working: buffers.iter().map(|b| b.1).sum(),
@@ -52,12 +56,20 @@ impl Footprint {
 }
 
 /// Every buffer of a batch with its bytes.
-fn buffers(config: &Config, batch: usize, binding_limit: u64) -> Vec<(String, u64)> {
-    let bytes = |shape: &[usize]| 4 * shape.iter().map(|&n| n as u64).product::<u64>();
-    let pass = sizes(config, batch, binding_limit);
-    let pass = pass.into_iter().map(|(label, shape)| (label.to_owned(), bytes(&shape)));
-    let text = prompt_sizes(config, batch).into_iter();
-    pass.chain(text.map(|(label, shape)| (label.to_owned(), bytes(&shape)))).collect()
+fn buffers(
+    config: &Config,
+    batch: usize,
+    is_joined: bool,
+    binding_limit: u64,
+) -> Vec<(String, u64)> {
+    let of_pass = if is_joined { 2 * batch } else { batch };
+    // The conditional branch, the other one, and both.
+    let kinds = [batch, batch].into_iter().chain(is_joined.then_some(2 * batch));
+    let rows = kinds.clone().map(|samples| ("label rows", vec![config.labels.len(), samples]));
+    let pass = sizes(config, of_pass, binding_limit);
+    let text = prompt_sizes(config, batch, kinds);
+    let all = std::iter::once(slots(config, batch)).chain(rows).chain(pass).chain(text);
+    all.map(|(label, shape)| (label.to_owned(), bytes(&shape))).collect()
 }
 
 #[cfg(test)]
@@ -77,11 +89,11 @@ mod tests {
         assert_eq!(tenths(file_bytes(&l, Storage::F32)), 47);
         assert_eq!(tenths(file_bytes(&l, Storage::F16)), 24);
         assert_eq!(tenths(file_bytes(&l, Storage::Int8)), 12);
-        let gpu = Footprint::on_gpu(&l, 1, WeightPrecision::F16, 128 << 20);
+        let gpu = Footprint::on_gpu(&l, 1, WeightPrecision::F16, Profile::Gpu, 128 << 20);
         assert_eq!(tenths(gpu.weights), 24);
-        let int8 = Footprint::on_gpu(&l, 1, WeightPrecision::Int8, 128 << 20);
+        let int8 = Footprint::on_gpu(&l, 1, WeightPrecision::Int8, Profile::Gpu, 128 << 20);
         assert_eq!((tenths(int8.weights), int8.working), (12, gpu.working));
-        let int4 = Footprint::on_gpu(&l, 1, WeightPrecision::Int4, 128 << 20);
+        let int4 = Footprint::on_gpu(&l, 1, WeightPrecision::Int4, Profile::Gpu, 128 << 20);
         assert_eq!((tenths(int4.weights), int4.working), (7, gpu.working));
         assert_eq!(tenths(file_bytes(&l, Storage::Int4)), 7);
         assert!(gpu.largest.1 <= 128 << 20, "{:?}: one image fits WebGPU's limits", gpu.largest);
@@ -90,8 +102,9 @@ mod tests {
 
     #[test]
     fn the_working_memory_grows_with_the_batch() {
+        let profile = Profile::Software;
         let s = config("S-E16");
-        let of = |batch| Footprint::on_gpu(&s, batch, WeightPrecision::F16, u64::MAX);
+        let of = |batch| Footprint::on_gpu(&s, batch, WeightPrecision::F16, profile, u64::MAX);
         assert_eq!(of(4).weights, of(1).weights);
         assert!(of(4).working > 3 * of(1).working);
         // 64 images of 256 tokens: 16384 rows of 1536 hidden numbers in one binding.

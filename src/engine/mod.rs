@@ -5,7 +5,9 @@ mod contract;
 mod cpu;
 mod footprint;
 mod gpu;
+mod linear;
 mod run_prompts;
+mod time_mlp;
 
 pub use contract::{
     Engine, EngineError, ForwardRouting, GpuSamples, Inspect, LayerRouting, Progress, RunConfig,
@@ -13,5 +15,5 @@ pub use contract::{
 };
 pub use cpu::{CpuEngine, CpuModel};
 pub use footprint::Footprint;
-pub use gpu::{GpuEngine, GpuModel, Precisions, WeightChoice};
+pub use gpu::{Branches, GpuEngine, GpuModel, Precisions, WeightChoice};
 pub use run_prompts::RunPrompts;

@@ -3,12 +3,12 @@
 //! It requests the limits that WebGPU guarantees and raises only the two that limit the size of
 //! buffers, so that what runs natively also runs in a browser.
 
-use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::faults::Faults;
-use super::{GpuError, Profile, Shader, Specialisation};
+use super::pipelines::{Pipelines, Rehearsal};
+use super::{GpuError, Profile};
 use crate::platform::adapter_name;
 
 /// Choices that differ between the product, its tests and its benchmarks.
@@ -22,15 +22,6 @@ pub struct GpuOptions {
     pub poison: bool,
     /// Panic where the device refuses a call, instead of remembering it: for tests.
     pub panic_on_error: bool,
-}
-
-/// The values of the overrides that depend on a call, as bits so that they can be part of a key.
-type ConstantBits = Vec<(&'static str, u64)>;
-
-/// A compiled shader.
-struct Compiled {
-    shader: Shader,
-    pipeline: wgpu::ComputePipeline,
 }
 
 /// A device, ready to compute.
@@ -47,14 +38,16 @@ pub struct Gpu {
     pub binding_limit: u64,
     /// Whether new tensors are filled with NaN.
     pub(super) poison: bool,
-    pipelines: Mutex<HashMap<(&'static str, ConstantBits), Compiled>>,
+    pub(super) pipelines: Arc<Pipelines>,
     pub(super) faults: Arc<Faults>,
     /// Whether the device belongs to a host that uses it too.
     pub(super) is_hosted: bool,
     /// Whether news of the device is being collected right now: it may be old then.
-    polling: Arc<AtomicBool>,
+    pub(super) polling: Arc<AtomicBool>,
     /// Bytes of all tensors that were ever made.
     pub(super) allocated: AtomicU64,
+    /// `None` on a device that computes.
+    pub(super) rehearsal: Option<Rehearsal>,
 }
 
 impl Gpu {
@@ -218,7 +211,8 @@ impl Gpu {
             profile: options.profile.unwrap_or_else(|| Profile::suitable(&info)),
             binding_limit: options.binding_limit.map_or(offered, |limit| limit.min(offered)),
             poison: options.poison,
-            pipelines: Mutex::default(),
+            pipelines: Arc::default(),
+            rehearsal: None,
             polling: Arc::default(),
             allocated: AtomicU64::new(0),
             faults: Arc::default(),
@@ -302,52 +296,5 @@ impl Gpu {
             Profile::Software => "register-only kernels",
         };
         format!("{} ({:?}, {kernels})", self.info.name, self.info.backend)
-    }
-
-    /// The compiled form of a shader with its constants; compiled once.
-    pub(super) fn pipeline(
-        &self,
-        shader: Shader,
-        constants: &[(&'static str, f64)],
-    ) -> wgpu::ComputePipeline {
-        let sizes = shader.sizes.iter().map(|&(name, value)| (name, f64::from(value)));
-        let all: Vec<_> = sizes.chain(constants.iter().copied()).collect();
-        let bits = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
-        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        let compile = || {
-            let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-                label: Some(shader.name),
-                source: wgpu::ShaderSource::Wgsl(shader.source.into()),
-            });
-            let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(shader.name),
-                // Deduced from the shader: bindings are stated once, in WGSL.
-                layout: None,
-                module: &module,
-                entry_point: None,
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    constants: &all,
-                    // Kernels write workgroup memory before they use it. Drivers would fill up to 16 KiB with zeros,
-                    // some with one lane; browsers do it in any case.
-                    zero_initialize_workgroup_memory: false,
-                },
-                cache: None,
-            });
-            Compiled { shader, pipeline }
-        };
-        pipelines.entry((shader.name, bits)).or_insert_with(compile).pipeline.clone()
-    }
-
-    /// Every pipeline used by the recorded work so far, by name and constants.
-    pub fn specialisations(&self) -> Vec<Specialisation> {
-        let pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        let all: BTreeMap<_, _> = pipelines.iter().collect();
-        let value = |&(name, bits): &(_, u64)| (name, f64::from_bits(bits));
-        all.into_iter()
-            .map(|((_, bits), compiled)| Specialisation {
-                shader: compiled.shader,
-                constants: bits.iter().map(value).collect(),
-            })
-            .collect()
     }
 }

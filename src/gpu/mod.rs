@@ -6,6 +6,7 @@ mod context;
 mod error;
 mod faults;
 mod kernel;
+mod pipelines;
 mod profile;
 mod readback;
 mod shader;

@@ -68,14 +68,18 @@ impl<S: Clone + Display> Tape<S> {
         let shader = shader::<K>(profile);
         let groups = kernel.groups(profile);
         assert!(groups.iter().all(|&n| n <= MAX_GROUPS), "{}: {groups:?} workgroups", shader.name);
-        let pipeline = gpu.pipeline(shader, &kernel.constants(profile));
+        let (constants, values) = (kernel.constants(profile), kernel.params());
+        if gpu.note(shader, &constants) {
+            return;
+        }
+        let pipeline = gpu.pipeline(shader, &constants);
         let params = gpu.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(shader.name),
             size: size_of::<K::Params>() as u64,
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        gpu.queue.write_buffer(&params, 0, bytemuck::bytes_of(&kernel.params()));
+        gpu.queue.write_buffer(&params, 0, bytemuck::bytes_of(&values));
         let buffers = std::iter::once(&params)
             .chain(kernel.tensors().into_iter().map(|tensor| &tensor.buffer));
         let entries: Vec<_> = (0..)

@@ -54,7 +54,7 @@ impl Tensor {
     pub fn write<T: Pod>(&self, gpu: &Gpu, values: &[T]) {
         assert_eq!(size_of::<T>() as u64, ELEMENT, "{}: elements are four bytes", self.label);
         assert_eq!(values.len(), self.len(), "{}: {:?}", self.label, self.shape);
-        if !values.is_empty() {
+        if !values.is_empty() && !gpu.is_rehearsal() {
             gpu.queue.write_buffer(&self.buffer, 0, bytemuck::cast_slice(values));
         }
     }
@@ -66,10 +66,27 @@ impl Tensor {
     pub fn write_at<T: Pod>(&self, gpu: &Gpu, start: usize, values: &[T]) {
         assert_eq!(size_of::<T>() as u64, ELEMENT, "{}: elements are four bytes", self.label);
         assert!(start + values.len() <= self.len(), "{}: {:?}", self.label, self.shape);
-        gpu.queue.write_buffer(&self.buffer, start as u64 * ELEMENT, bytemuck::cast_slice(values));
+        if !gpu.is_rehearsal() {
+            let first = start as u64 * ELEMENT;
+            gpu.queue.write_buffer(&self.buffer, first, bytemuck::cast_slice(values));
+        }
+    }
+
+    /// The beginning of the same memory, as a tensor of another shape.
+    ///
+    /// # Panics
+    /// When that shape has more elements.
+    #[must_use]
+    pub fn part(&self, shape: &[usize]) -> Self {
+        let part = Self { shape: shape.to_vec(), ..self.clone() };
+        assert!(part.len() <= self.len(), "{}: {shape:?} of {:?}", self.label, self.shape);
+        part
     }
 
     fn allocate(gpu: &Gpu, label: String, shape: &[usize]) -> Self {
+        if let Some(rehearsal) = &gpu.rehearsal {
+            return Self { buffer: rehearsal.buffer.clone(), shape: shape.to_vec(), label };
+        }
         let bytes = (shape.iter().product::<usize>() as u64).max(1) * ELEMENT;
         assert!(
             bytes <= gpu.binding_limit,

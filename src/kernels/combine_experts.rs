@@ -1,11 +1,12 @@
-//! Adds the experts' outputs to their tokens: `x += gate ⊙ (Σ_e G[s,e]·y[row] + shared)`.
+//! Adds the experts' outputs to their tokens: `x += gate ⊙ Σ_e G[s,e]·y[row]`. It also records which experts took a
+//! token, and on GPUs it computes the layer norm that follows.
 
 use std::ops::Range;
 
 use super::NO_SLOT;
-use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes, spread};
 
-/// Lanes of a workgroup.
+/// Lanes of a workgroup on software adapters.
 const LANES: usize = 64;
 
 /// The uniform.
@@ -20,6 +21,28 @@ pub struct Params {
     modulation_first: u32,
     row_first: u32,
     row_end: u32,
+    mask_first: u32,
+    normalises: u32,
+    shift_quad: u32,
+    scale_quad: u32,
+}
+
+/// Where the experts of each token are remembered.
+#[derive(Clone, Copy)]
+pub struct Masks<'a> {
+    /// Out, u32: one bit for each expert.
+    pub to: &'a Tensor,
+    /// Word of the first token.
+    pub first: usize,
+}
+
+/// The layer norm of the rows that come out, with adaLN's scale and shift.
+#[derive(Clone, Copy)]
+pub struct NextNorm {
+    /// First column of the shift in the modulation; a multiple of 4.
+    pub shift: usize,
+    /// First column of the scale; a multiple of 4.
+    pub scale: usize,
 }
 
 /// Arguments.
@@ -39,10 +62,15 @@ pub struct CombineExperts<'a> {
     pub modulation: &'a Tensor,
     /// First column of this block's `gate_mlp`; a multiple of 4.
     pub gate_column: usize,
-    /// Output of the shared expert, `[S, D]`; give it with one part only.
-    pub shared: Option<&'a Tensor>,
+    /// Out: S words.
+    pub masks: Masks<'a>,
     /// In and out: the residual stream, `[B, T, D]`.
     pub x: &'a Tensor,
+    /// The layer norm that follows; `None` on software adapters, where it is a kernel of its own, and for all parts
+    /// but the last.
+    pub norm: Option<NextNorm>,
+    /// Out: what comes of it, `[S, D]`; left alone without one.
+    pub normal: &'a Tensor,
 }
 
 impl CombineExperts<'_> {
@@ -54,7 +82,16 @@ impl CombineExperts<'_> {
 }
 
 impl Kernel for CombineExperts<'_> {
-    const SHADER: Shader = shader!("combine_experts", sizes: [LANES], consts: [NONE = NO_SLOT]);
+    /// A workgroup per token.
+    const SHADER: Shader =
+        shader!("combine_experts", shared: ["combine_experts"], consts: [NONE = NO_SLOT]);
+    /// A lane per four columns of a token.
+    const SOFTWARE: Option<Shader> = Some(shader!(
+        "combine_experts_software",
+        shared: ["combine_experts"],
+        sizes: [LANES],
+        consts: [NONE = NO_SLOT]
+    ));
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -65,14 +102,19 @@ impl Kernel for CombineExperts<'_> {
         assert_eq!(self.slots.shape, self.gates.shape);
         assert_eq!(self.counts.len(), experts);
         assert_eq!(self.x.len(), tokens * d, "x {:?}", self.x.shape);
+        assert!(
+            self.masks.first + tokens <= self.masks.to.len(),
+            "masks {:?}",
+            self.masks.to.shape
+        );
         assert!(tokens.is_multiple_of(samples), "{tokens} tokens in {samples} samples");
         assert!(self.y.len() >= self.rows.len() * d, "y {:?}, rows {:?}", self.y.shape, self.rows);
         assert!(self.gate_column + d <= columns, "gate at {} of {columns}", self.gate_column);
-        for n in [d, columns, self.gate_column] {
+        assert_eq!(self.normal.len(), tokens * d, "normal {:?}", self.normal.shape);
+        let NextNorm { shift, scale } = self.norm.unwrap_or(NextNorm { shift: 0, scale: 0 });
+        assert!(shift.max(scale) + d <= columns, "shift at {shift}, scale at {scale} of {columns}");
+        for n in [d, columns, self.gate_column, shift, scale] {
             assert!(n.is_multiple_of(4), "{n} columns: read four at a time");
-        }
-        if let Some(shared) = self.shared {
-            assert_eq!(shared.len(), tokens * d, "shared {:?}", shared.shape);
         }
         Params {
             tokens: tokens as u32,
@@ -83,20 +125,23 @@ impl Kernel for CombineExperts<'_> {
             modulation_first: self.gate_column as u32 / 4,
             row_first: self.rows.start as u32,
             row_end: self.rows.end as u32,
+            mask_first: self.masks.first as u32,
+            normalises: self.norm.is_some().into(),
+            shift_quad: shift as u32 / 4,
+            scale_quad: scale as u32 / 4,
         }
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        let shared = self.shared.unwrap_or(self.y);
-        vec![self.gates, self.slots, self.counts, self.y, self.modulation, shared, self.x]
+        let given = [self.gates, self.slots, self.counts, self.y, self.modulation];
+        given.into_iter().chain([self.masks.to, self.x, self.normal]).collect()
     }
 
-    fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
-        vec![("HAS_SHARED", f64::from(u8::from(self.shared.is_some())))]
-    }
-
-    fn groups(&self, _: Profile) -> [u32; 3] {
-        lanes(self.x.len() / 4, LANES)
+    fn groups(&self, profile: Profile) -> [u32; 3] {
+        match profile {
+            Profile::Gpu => spread(self.gates.shape[0]),
+            Profile::Software => lanes(self.x.len() / 4, LANES),
+        }
     }
 }
 
@@ -112,8 +157,6 @@ pub(crate) struct Inputs<'a> {
     pub y: &'a [f32],
     /// This block's `gate_mlp`, `[B, D]`.
     pub gate: &'a [f32],
-    /// `[S, D]` or nothing.
-    pub shared: Option<&'a [f32]>,
     /// `[S, D]`, before.
     pub x: &'a [f32],
 }
@@ -137,8 +180,7 @@ pub(crate) fn reference(i: Inputs<'_>, samples: usize) -> Vec<f64> {
     (0..i.x.len())
         .map(|j| {
             let gate = i.gate[j / d / (tokens / samples) * d + j % d];
-            let shared = i.shared.map_or(0.0, |v| f64::from(v[j]));
-            f64::from(i.x[j]) + f64::from(gate) * (sum[j] + shared)
+            f64::from(i.x[j]) + f64::from(gate) * sum[j]
         })
         .collect()
 }
@@ -146,7 +188,10 @@ pub(crate) fn reference(i: Inputs<'_>, samples: usize) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::testing::{assert_close, read, run, spiky, tensor};
+    use crate::gpu::testing::{
+        PROFILES, assert_close, poisoned, read, read_u32, run_variant, spiky, tensor,
+    };
+    use crate::kernels::Modulate;
     use crate::kernels::route_select::reference_slots;
 
     fn narrow(v: &[f64]) -> Vec<f32> {
@@ -166,73 +211,90 @@ mod tests {
             .collect()
     }
 
-    fn check(b: usize, t: usize, e: usize, d: usize, parts: usize, has_shared: bool) {
+    /// One combination in some parts, and what comes of it in both variants.
+    fn check(b: usize, t: usize, e: usize, d: usize, parts: usize) {
         let s = b * t;
         let lists = lists(s, e);
         let counts: Vec<u32> = lists.iter().map(|l| l.len() as u32).collect();
         let rows = counts.iter().sum::<u32>() as usize;
         let gates = spiky(s * e, 1, 0.1);
         let y = spiky(rows * d, 2, 1.0);
-        let shared = spiky(s * d, 3, 1.0);
         let before = spiky(s * d, 4, 1.0);
-        // The gate lies between other columns that must not be read: NaN.
-        let (columns, gate_column) = (3 * d + 8, d + 4);
-        let gate = spiky(b * d, 5, 1.0);
+        // Gate, shift and scale lie between other columns that must not be read: NaN.
+        let columns = 5 * d + 16;
+        let [gate_column, shift, scale] = [d + 4, 2 * d + 8, 3 * d + 12];
+        let all = [5, 6, 7].map(|seed| spiky(b * d, seed, 1.0));
         let mut modulation = vec![f32::NAN; b * columns];
-        for (row, gate) in modulation.chunks_mut(columns).zip(gate.chunks(d)) {
-            row[gate_column..gate_column + d].copy_from_slice(gate);
+        for (first, values) in [gate_column, shift, scale].into_iter().zip(&all) {
+            for (row, values) in modulation.chunks_mut(columns).zip(values.chunks(d)) {
+                row[first..first + d].copy_from_slice(values);
+            }
         }
-        let x = tensor(&[b, t, d], &before);
-        // Worst-case rows, as the engine allocates them; the last part reaches beyond the valid rows.
-        let part = (s * e).div_ceil(parts);
-        for p in 0..parts {
-            let range = p * part..((p + 1) * part).min(s * e);
-            let mut held = vec![f32::NAN; range.len() * d];
-            let valid = rows.clamp(range.start, range.end) - range.start;
-            held[..valid * d].copy_from_slice(&y[range.start.min(rows) * d..][..valid * d]);
-            run(&CombineExperts {
-                gates: &tensor(&[s, e], &gates),
-                slots: &tensor(&[s, e], &reference_slots(&lists, s)),
-                counts: &tensor(&[e], &counts),
-                y: &tensor(&[range.len(), d], &held),
-                rows: range,
-                modulation: &tensor(&[b, columns], &modulation),
-                gate_column,
-                shared: (has_shared && p == 0).then_some(&tensor(&[s, d], &shared)),
-                x: &x,
-            });
+        let inputs = Inputs { gates: &gates, lists: &lists, y: &y, gate: &all[0], x: &before };
+        let want = narrow(&reference(inputs, b));
+        let modulation = tensor(&[b, columns], &modulation);
+        for profile in PROFILES {
+            let x = tensor(&[b, t, d], &before);
+            let normal = poisoned(&[s, d]);
+            let masks = tensor(&[s + 5], &vec![7u32; s + 5]);
+            // Worst-case rows, as the engine allocates them; the last part reaches beyond the valid rows.
+            let part = (s * e).div_ceil(parts);
+            for p in 0..parts {
+                let range = p * part..((p + 1) * part).min(s * e);
+                let mut held = vec![f32::NAN; range.len() * d];
+                let valid = rows.clamp(range.start, range.end) - range.start;
+                held[..valid * d].copy_from_slice(&y[range.start.min(rows) * d..][..valid * d]);
+                let is_last = p + 1 == parts && profile == Profile::Gpu;
+                let call = CombineExperts {
+                    gates: &tensor(&[s, e], &gates),
+                    slots: &tensor(&[s, e], &reference_slots(&lists, s)),
+                    counts: &tensor(&[e], &counts),
+                    y: &tensor(&[range.len(), d], &held),
+                    rows: range,
+                    modulation: &modulation,
+                    gate_column,
+                    masks: Masks { to: &masks, first: 3 },
+                    x: &x,
+                    norm: is_last.then_some(NextNorm { shift, scale }),
+                    normal: &normal,
+                };
+                run_variant(&call, profile);
+            }
+            let mask_of = |s: u32| {
+                let took = lists.iter().enumerate().filter(|(_, list)| list.contains(&s));
+                took.map(|(e, _)| 1u32 << e).sum::<u32>()
+            };
+            let marks = (0..s as u32).map(mask_of);
+            let marks: Vec<u32> = [7; 3].into_iter().chain(marks).chain([7; 2]).collect();
+            assert_eq!(read_u32(&masks), marks, "bits of tokens, and nothing beside them");
+            // Sums of up to 32 terms of size ≤ 10, times a gate ≤ 10.
+            assert_close(&read(&x), &want, 1e-4, 1e-5);
+            if profile == Profile::Gpu {
+                // Exactly what the kernel for layer norms makes of the same rows.
+                let alone = poisoned(&[s, d]);
+                let x = x.part(&[s, d]);
+                let call = Modulate { x: &x, modulation: &modulation, shift, scale, y: &alone };
+                run_variant(&call, profile);
+                assert_eq!(read(&normal), read(&alone));
+            } else {
+                assert!(read(&normal).iter().all(|v| v.is_nan()), "nobody asked for it");
+            }
         }
-        let inputs = Inputs {
-            gates: &gates,
-            lists: &lists,
-            y: &y,
-            gate: &gate,
-            shared: has_shared.then_some(&*shared),
-            x: &before,
-        };
-        // Sums of up to 32 terms of size ≤ 10, times a gate ≤ 10.
-        assert_close(&read(&x), &narrow(&reference(inputs, b)), 1e-4, 1e-5);
     }
 
     #[test]
     fn tokens_gather_exactly_their_rows() {
         for (b, t, e, d) in
-            [(1, 1, 1, 4), (2, 9, 3, 12), (3, 77, 8, 20), (1, 257, 32, 64), (7, 251, 4, 8)]
+            [(1, 1, 1, 4), (2, 9, 3, 12), (3, 77, 8, 20), (1, 257, 32, 64), (7, 251, 4, 300)]
         {
-            check(b, t, e, d, 1, false);
+            check(b, t, e, d, 1);
         }
-    }
-
-    #[test]
-    fn the_shared_expert_is_added_to_every_token() {
-        check(2, 19, 4, 16, 1, true);
     }
 
     #[test]
     fn rows_may_come_in_parts() {
         for parts in [2, 3, 7] {
-            check(2, 33, 5, 12, parts, false);
-            check(2, 33, 5, 12, parts, true);
+            check(2, 33, 5, 12, parts);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The conditioning vector that modulates every block, from time and labels: `SiLU(t_emb + Σ label rows)`.
+//! The conditioning vector that modulates every block, from time, text and labels: `SiLU(t_emb + text + Σ label rows)`.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -7,29 +7,12 @@ use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
 /// Lanes of a workgroup.
 const LANES: usize = 64;
 
-/// Width of the sinusoidal time embedding.
-pub const TIME_WIDTH: usize = 256;
-
-/// The sinusoidal embedding of one time, cosines first:
-/// `cos(t·f_k) ‖ sin(t·f_k)`, `f_k = 10000^(−k/128)`.
-///
-/// Computed here and not in a shader: WGSL promises no accuracy for arguments beyond π, and `t` goes up
-/// to 999. It is 256 numbers per sample and step.
-pub fn time_embedding(time: f32) -> Vec<f32> {
-    let half = TIME_WIDTH / 2;
-    let angles = (0..half).map(|k| {
-        // In f32 like the official code: the product decides the phase of the fastest waves.
-        let frequency = (-(10_000.0_f32.ln()) * k as f32 / half as f32).exp();
-        f64::from(time * frequency)
-    });
-    let cosines = angles.clone().map(|angle| angle.cos() as f32);
-    cosines.chain(angles.map(|angle| angle.sin() as f32)).collect()
-}
-
 /// The condition of every sample.
 pub struct EmbedCondition<'a> {
     /// Time embedding after its MLP, `[B, D]`.
     pub time: &'a Tensor,
+    /// What the prompts add, `[B, D]`, where the model reads text.
+    pub pooled: Option<&'a Tensor>,
     /// All label tables one below the other, `[rows of all tables, D]`.
     pub labels: &'a Tensor,
     /// Rows of `labels` to add, `[tables, B]`, u32.
@@ -45,6 +28,7 @@ pub struct Params {
     batch: u32,
     hidden: u32,
     tables: u32,
+    has_text: u32,
 }
 
 impl Kernel for EmbedCondition<'_> {
@@ -55,11 +39,21 @@ impl Kernel for EmbedCondition<'_> {
         let [batch, hidden] = [self.y.shape[0], self.y.shape[1]];
         assert_eq!(self.time.shape, self.y.shape);
         assert_eq!((self.labels.shape[1], self.rows.shape[1]), (hidden, batch));
-        Params { batch: batch as u32, hidden: hidden as u32, tables: self.rows.shape[0] as u32 }
+        if let Some(pooled) = self.pooled {
+            assert_eq!(pooled.shape, self.y.shape);
+        }
+        Params {
+            batch: batch as u32,
+            hidden: hidden as u32,
+            tables: self.rows.shape[0] as u32,
+            has_text: self.pooled.is_some().into(),
+        }
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        vec![self.time, self.labels, self.rows, self.y]
+        // Something must be bound.
+        let pooled = self.pooled.unwrap_or(self.time);
+        vec![self.time, pooled, self.labels, self.rows, self.y]
     }
 
     fn groups(&self, _: Profile) -> [u32; 3] {
@@ -72,6 +66,7 @@ mod tests {
     use super::*;
     use crate::gpu::testing::{assert_close, poisoned, read, run, spiky, tensor};
 
+    /// `time` with what the prompts add.
     fn reference(time: &[f32], labels: &[f32], rows: &[u32], batch: usize) -> Vec<f32> {
         let hidden = time.len() / batch;
         let condition = |(at, &t): (usize, &f32)| {
@@ -90,36 +85,20 @@ mod tests {
             let labels = spiky(7 * hidden, 2, 1.0);
             let rows: Vec<u32> = (0..tables * batch).map(|i| (3 * i as u32 + 1) % 7).collect();
             let y = poisoned(&[batch, hidden]);
+            let text = spiky(batch * hidden, 3, 1.0);
+            let pooled = tensor(&[batch, hidden], &text);
+            let has_text = batch > 1;
             run(&EmbedCondition {
                 time: &tensor(&[batch, hidden], &time),
+                pooled: has_text.then_some(&pooled),
                 labels: &tensor(&[7, hidden], &labels),
                 rows: &tensor(&[tables, batch], &rows),
                 y: &y,
             });
+            let text = text.iter().map(|v| if has_text { *v } else { 0.0 });
+            let time: Vec<f32> = time.iter().zip(text).map(|(t, v)| t + v).collect();
             // A few f32 operations on numbers up to 100.
             assert_close(&read(&y), &reference(&time, &labels, &rows, batch), 2e-5, 1e-5);
         }
-    }
-
-    #[test]
-    fn the_time_embedding_has_the_official_values() {
-        // From the official module: cosines first, frequencies falling.
-        let e = time_embedding(0.5);
-        let picked = [e[0], e[1], e[64], e[127], e[128], e[129], e[192], e[255]];
-        let want = [
-            0.877_582_6,
-            0.893_693_3,
-            0.999_987_5,
-            1.0,
-            0.479_425_55,
-            0.448_678_4,
-            0.004_999_98,
-            5.373e-5,
-        ];
-        assert_close(&picked, &want, 1e-7, 1e-6);
-        let e = time_embedding(999.0);
-        let want = [0.999_649_8, 0.963_785_3, -0.026_460_75, -0.266_679_4];
-        // The reference's own phase is rounded to 6e-5 at 999 radians.
-        assert_close(&[e[0], e[1], e[128], e[129]], &want, 1e-4, 0.0);
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::ops::Range;
 
 use super::weights::{WeightPrecision, pack_stored};
-use super::{CombineExperts, ExpertLinear, Form, Source};
+use super::{CombineExperts, ExpertLinear, Form, Masks, NextNorm, Source};
 use crate::checkpoint::StoredRows;
 use crate::gpu::{Gpu, Tape, Tensor};
 
@@ -130,7 +130,7 @@ pub struct Routes<'a> {
 }
 
 /// The experts' networks on the tokens that they took, added to the residual stream:
-/// `stream += gate ⊙ (Σ_e G[s,e]·FFN_e(x[s]) + shared[s])`.
+/// `stream += gate ⊙ Σ_e G[s,e]·FFN_e(x[s])`.
 pub struct Experts<'a> {
     /// Modulated tokens, `[S, D]`.
     pub x: &'a Tensor,
@@ -150,10 +150,14 @@ pub struct Experts<'a> {
     pub modulation: &'a Tensor,
     /// First column of this block's `gate_mlp`.
     pub gate_column: usize,
-    /// Output of the shared expert, `[S, D]`.
-    pub shared: Option<&'a Tensor>,
+    /// Out: who took each token.
+    pub masks: Masks<'a>,
     /// In and out: `[B, T, D]`.
     pub stream: &'a Tensor,
+    /// The layer norm that follows, where the device does it on the way.
+    pub norm: Option<NextNorm>,
+    /// Out: what comes of it, `[S, D]`; may be `x`, which is used up by then.
+    pub normal: &'a Tensor,
 }
 
 enum Layer<'a> {
@@ -196,7 +200,6 @@ impl Experts<'_> {
             assert_eq!(second.precision, self.first.precision, "SwiGLU");
         }
         let worst = experts * self.routes.gates.shape[0];
-        let mut shared = self.shared;
         for rows in split(0..worst, self.output.shape[0]) {
             for part in split(rows.clone(), self.hidden.shape[0]) {
                 self.layers(gpu, tape, &scope, &part, rows.start);
@@ -206,12 +209,14 @@ impl Experts<'_> {
                 slots: self.routes.slots,
                 counts: self.routes.counts,
                 y: self.output,
-                rows,
                 modulation: self.modulation,
                 gate_column: self.gate_column,
-                // Once, whatever the number of parts.
-                shared: shared.take(),
+                masks: self.masks,
                 x: self.stream,
+                // When all parts are there.
+                norm: self.norm.filter(|_| rows.end == worst),
+                normal: self.normal,
+                rows,
             };
             tape.push(gpu, scope.clone(), &combine);
         }

@@ -5,7 +5,7 @@ use crate::gpu::testing::{assert_close, spiky};
 use crate::gpu::{GpuOptions, Profile, read_now};
 use crate::kernels::expert_linear::{ReferenceForm, reference};
 use crate::kernels::weights::stored;
-use crate::kernels::{NO_SLOT, Predictor, RouteScore, RouteSelect, Selection};
+use crate::kernels::{Logits, Masks, NO_SLOT, Predictor, RouteScore, RouteSelect, Selection};
 
 const B: usize = 3;
 const T: usize = 15;
@@ -17,12 +17,10 @@ const M: usize = 16;
 /// What a routed block computes, and its inputs on the host.
 struct Block {
     is_swiglu: bool,
-    has_shared: bool,
     selection: Selection,
     precision: WeightPrecision,
     x: Vec<f32>,
     before: Vec<f32>,
-    shared: Vec<f32>,
     modulation: Vec<f32>,
     first: Vec<f32>,
     second: Vec<f32>,
@@ -31,18 +29,16 @@ struct Block {
 }
 
 impl Block {
-    fn new(is_swiglu: bool, has_shared: bool, selection: Selection) -> Self {
+    fn new(is_swiglu: bool, selection: Selection) -> Self {
         // Weights that both precisions hold exactly.
         let weights =
             |seed| -> Vec<f32> { stored(&spiky(E * M * D, seed, 0.3), D, WeightPrecision::F16) };
         Self {
             is_swiglu,
-            has_shared,
             selection,
             precision: WeightPrecision::F32,
             x: spiky(S * D, 1, 1.0),
             before: spiky(S * D, 2, 1.0),
-            shared: spiky(S * D, 3, 1.0),
             modulation: spiky(B * 6 * D, 4, 0.5),
             first: weights(5),
             second: weights(6),
@@ -73,9 +69,8 @@ impl Block {
                 }
             }
             for (d, sum) in sum.iter().enumerate() {
-                let shared = if self.has_shared { self.shared[s * D + d] } else { 0.0 };
                 let gate = self.modulation[s / T * 6 * D + 5 * D + d];
-                let branch = f64::from(gate) * (sum + f64::from(shared));
+                let branch = f64::from(gate) * sum;
                 want.push((f64::from(self.before[s * D + d]) + branch) as f32);
             }
         }
@@ -111,7 +106,6 @@ impl Block {
         let [first, second, down] = self.banks(gpu);
         let x = put(&[S, D], &self.x);
         let stream = put(&[B, T, D], &self.before);
-        let shared = put(&[S, D], &self.shared);
         let (gates, capacities) = (room(&[S, E]), room(&[S, E]));
         let (counts, slots, chosen) = (room(&[E]), room(&[S, E]), room(&[E, S]));
         let mut tape = Tape::default();
@@ -125,7 +119,7 @@ impl Block {
             }),
             gates: &gates,
             capacities: &capacities,
-            logits: &room(&[0]),
+            logits: Logits { to: &room(&[0]), first: 0 },
         };
         tape.push(gpu, "", &score);
         let select = RouteSelect {
@@ -149,8 +143,10 @@ impl Block {
             output: &room(&[packed_rows(gpu.binding_limit, E, S, D), D]),
             modulation: &put(&[B, 6 * D], &self.modulation),
             gate_column: 5 * D,
-            shared: self.has_shared.then_some(&shared),
+            masks: Masks { to: &room(&[S]), first: 0 },
             stream: &stream,
+            norm: None,
+            normal: &room(&[S, D]),
         };
         experts.record(gpu, &mut tape, "block");
         tape.run(gpu);
@@ -176,12 +172,12 @@ fn a_routed_block_equals_all_experts_on_all_tokens_masked() {
     use WeightPrecision::{F16, F32, Int4, Int8};
     for profile in [Profile::Gpu, Profile::Software] {
         let gpu = device(profile, None);
-        for selection in [Selection::Pool, Selection::Token] {
-            assert_eq!(Block::new(false, false, selection).check(&gpu), 3, "dispatches");
+        for selection in [Selection::Pool { pool: S }, Selection::Token] {
+            assert_eq!(Block::new(false, selection).check(&gpu), 3, "dispatches");
         }
         for precision in [F16, F32, Int8, Int4] {
-            Block { precision, ..Block::new(true, true, Selection::Token) }.check(&gpu);
-            Block { precision, ..Block::new(false, true, Selection::Pool) }.check(&gpu);
+            Block { precision, ..Block::new(true, Selection::Token) }.check(&gpu);
+            Block { precision, ..Block::new(false, Selection::Pool { pool: S }) }.check(&gpu);
         }
     }
 }
@@ -191,8 +187,8 @@ fn small_bindings_split_the_same_work_into_more_dispatches() {
     for profile in [Profile::Gpu, Profile::Software] {
         // Room for 3 of 5 experts, 25 of 225 hidden and 50 of 225 output rows.
         let gpu = device(profile, Some(1600));
-        for (is_swiglu, has_shared) in [(false, true), (true, false)] {
-            let dispatches = Block::new(is_swiglu, has_shared, Selection::Pool).check(&gpu);
+        for is_swiglu in [false, true] {
+            let dispatches = Block::new(is_swiglu, Selection::Pool { pool: S }).check(&gpu);
             // Output rows in 5 parts; hidden rows in 9, each with two parts of two banks.
             assert_eq!(dispatches, 5 + 9 * 4);
         }

@@ -91,7 +91,7 @@ impl<'a> Linear<'a> {
         }
     }
 
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let Self { x, y, weights, .. } = self;
         assert_eq!(x.shape[1], weights.columns(), "{}: inputs", weights.bias.label);
         assert_eq!(*y.shape, [x.shape[0], weights.rows()], "{}: outputs", weights.bias.label);
@@ -102,7 +102,7 @@ impl<'a> Linear<'a> {
     }
 
     /// One call for each part.
-    fn calls(&self) -> impl Iterator<Item = Call<'_>> {
+    pub(super) fn calls(&self) -> impl Iterator<Item = Call<'_>> {
         self.weights.parts.iter().enumerate().map(|(i, part)| {
             let up = &self.up.unwrap_or(self.weights).parts[i].weights;
             Call { linear: self, part, up, tile: Tile::LARGE }.with_suitable_tile()
@@ -122,14 +122,14 @@ pub(super) struct Call<'a> {
 
 /// Lanes of a workgroup on GPUs; each sums a block of [`BLOCK`] by [`BLOCK`].
 #[derive(Clone, Copy)]
-struct Tile {
+pub(super) struct Tile {
     across: usize,
     down: usize,
 }
 
 impl Tile {
-    const LARGE: Self = Self { across: 16, down: 16 };
-    const SMALL: Self = Self { across: 8, down: 8 };
+    pub(super) const LARGE: Self = Self { across: 16, down: 16 };
+    pub(super) const SMALL: Self = Self { across: 8, down: 8 };
 }
 
 /// Rows and columns of a lane's sums on GPUs.
@@ -148,19 +148,35 @@ const COLUMNS: usize = 16;
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub(super) struct Params {
-    rows: u32,
-    columns: u32,
-    quads: u32,
-    first: u32,
-    stride: u32,
-    side_rows: u32,
-    side_stride: u32,
-    side_first: u32,
-    activation: u32,
-    epilogue: u32,
+    pub(super) rows: u32,
+    pub(super) columns: u32,
+    pub(super) quads: u32,
+    pub(super) first: u32,
+    pub(super) stride: u32,
+    pub(super) side_rows: u32,
+    pub(super) side_stride: u32,
+    pub(super) side_first: u32,
+    pub(super) activation: u32,
+    pub(super) epilogue: u32,
+    pub(super) norm_rows: u32,
+    pub(super) norm_stride: u32,
+    pub(super) shift_quad: u32,
+    pub(super) scale_quad: u32,
+    pub(super) keeps_normal: u32,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
+    /// Rows of the layer.
+    pub(super) fn x(&self) -> &'a Tensor {
+        self.linear.x
+    }
+
+    /// With another tile.
+    #[cfg(test)]
+    pub(super) fn with_tile(self, tile: Tile) -> Self {
+        Self { tile, ..self }
+    }
+
     /// Large tiles read less, small ones keep more of a GPU busy.
     fn with_suitable_tile(self) -> Self {
         // Below about this many workgroups, a GPU with some dozens of cores has nothing to switch to.
@@ -173,7 +189,8 @@ impl Call<'_> {
 
 impl Kernel for Call<'_> {
     /// Tiles in workgroup memory.
-    const SHADER: Shader = shader!("linear", shared: ["linear", "weights", "activation"]);
+    const SHADER: Shader =
+        shader!("linear", shared: ["linear_tile", "linear", "weights", "activation"]);
     /// Registers only.
     const SOFTWARE: Option<Shader> = Some(shader!(
         "linear_software",
@@ -213,6 +230,7 @@ impl Kernel for Call<'_> {
             side_first: side_first as u32,
             activation,
             epilogue,
+            ..Params::zeroed()
         }
     }
 

@@ -48,7 +48,7 @@ macro_rules! kernels {
 
 kernels! {
     attention::Attention => Attention;
-    combine_experts::CombineExperts => CombineExperts;
+    combine_experts::CombineExperts => CombineExperts, Masks, NextNorm;
     combine_latents::CombineLatents => CombineLatents;
     conv2d::Conv2d => Conv2d, ConvWeights;
     denoise::DenoiseLatents => DenoiseLatents;
@@ -60,14 +60,13 @@ kernels! {
     group_stats::GroupStats => GroupStats;
     head_norm::HeadNorm => HeadNorm;
     linear::Call => Linear, Activation, Epilogue;
+    linear_normal::NormedCall => NormedLinear, Norm;
     modulate::Modulate => Modulate;
     patchify::Patchify => Patchify;
     pixel_rows::PixelRows => PixelRows;
-    route_score::RouteScore => RouteScore, Predictor;
+    route_score::RouteScore => RouteScore, Logits, Predictor;
     route_select::RouteSelect => RouteSelect, Selection, MUTED, NO_SLOT;
-    score_store::ScoreStore => ScoreStore;
     softmax::Softmax => Softmax;
-    trace_store::TraceStore => TraceStore;
     unpatchify::Unpatchify => Unpatchify;
 }
 

@@ -21,6 +21,7 @@ pub struct Params {
     tokens: u32,
     experts: u32,
     quads: u32,
+    recorded_first: u32,
 }
 
 /// The last layer of the capacity predictor; its first, with `SiLU`, is an ordinary `linear`.
@@ -32,6 +33,16 @@ pub struct Predictor<'a> {
     pub weight: &'a Tensor,
     /// `b₂`, `[E]`.
     pub bias: &'a Tensor,
+}
+
+/// Where gates and predictor before softmax and sigmoid are recorded.
+#[derive(Clone, Copy)]
+pub struct Logits<'a> {
+    /// Out: pairs of f16 in a word, the gate in the low half, `[S, E]` of them. Empty where nobody wants them.
+    /// Without a predictor the high half is 0.
+    pub to: &'a Tensor,
+    /// Word of the first pair.
+    pub first: usize,
 }
 
 /// Arguments.
@@ -46,9 +57,8 @@ pub struct RouteScore<'a> {
     pub gates: &'a Tensor,
     /// Out: probability that the expert should take the token, `[S, E]`.
     pub capacities: &'a Tensor,
-    /// Out: both before softmax and sigmoid, as a pair of f16 in a word, the gate in the low half, `[S, E]`. Empty
-    /// where they are not recorded. Without a predictor the high half is 0.
-    pub logits: &'a Tensor,
+    /// Out: both before softmax and sigmoid, for whoever wants them.
+    pub logits: Logits<'a>,
 }
 
 impl RouteScore<'_> {
@@ -69,13 +79,19 @@ impl Kernel for RouteScore<'_> {
         assert_eq!(self.x.len(), tokens * d, "x {:?}", self.x.shape);
         assert_eq!(self.gate_weight.shape, [experts, d]);
         assert_eq!(self.capacities.shape, self.gates.shape);
-        assert!(self.logits.is_empty() || self.logits.shape == self.gates.shape);
+        let Logits { to, first } = self.logits;
+        assert!(to.is_empty() || first + self.gates.len() <= to.len(), "logits {:?}", to.shape);
         if let Some(p) = self.predictor {
             assert_eq!(p.hidden.len(), tokens * d, "hidden {:?}", p.hidden.shape);
             assert_eq!(p.weight.shape, [experts, d]);
             assert_eq!(p.bias.len(), experts);
         }
-        Params { tokens: tokens as u32, experts: experts as u32, quads: d as u32 / 4 }
+        Params {
+            tokens: tokens as u32,
+            experts: experts as u32,
+            quads: d as u32 / 4,
+            recorded_first: first as u32,
+        }
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
@@ -84,7 +100,7 @@ impl Kernel for RouteScore<'_> {
             // Bound because a binding cannot be empty; not read.
             None => (self.x, self.gate_weight, self.gate_weight),
         };
-        let out = [self.gates, self.capacities, self.logits];
+        let out = [self.gates, self.capacities, self.logits.to];
         [self.x, self.gate_weight, hidden, weight, bias].into_iter().chain(out).collect()
     }
 
@@ -92,7 +108,7 @@ impl Kernel for RouteScore<'_> {
         vec![
             ("EXPERT_LANES", self.expert_lanes() as f64),
             ("PREDICTS", f64::from(u8::from(self.predictor.is_some()))),
-            ("RECORDS", f64::from(u8::from(!self.logits.is_empty()))),
+            ("RECORDS", f64::from(u8::from(!self.logits.to.is_empty()))),
         ]
     }
 
@@ -117,7 +133,7 @@ pub(crate) struct Inputs<'a> {
     pub bias: &'a [f32],
 }
 
-/// A pair of f16 from a word of [`RouteScore::logits`]: gate and need.
+/// A pair of f16 from a word of [`Logits`]: gate and need.
 pub fn unpack(word: u32) -> [f16; 2] {
     [word & 0xffff, word >> 16].map(|half| f16::from_bits(half as u16))
 }
@@ -149,7 +165,9 @@ mod tests {
         let (x, hidden) = (spiky(s * d, 1, scale), spiky(s * d, 2, scale));
         let (gate_weight, weight) = (spiky(e * d, 3, 0.3), spiky(e * d, 4, 0.3));
         let bias = spiky(e, 5, 1.0);
-        let [gates, capacities, logits] = [(); 3].map(|()| poisoned(&[s, e]));
+        let [gates, capacities] = [(); 2].map(|()| poisoned(&[s, e]));
+        // Among others, which stay as they are.
+        let logits = tensor(&[s * e + 5], &vec![7u32; s * e + 5]);
         run(&RouteScore {
             x: &tensor(&[s, d], &x),
             gate_weight: &tensor(&[e, d], &gate_weight),
@@ -160,7 +178,7 @@ mod tests {
             }),
             gates: &gates,
             capacities: &capacities,
-            logits: &logits,
+            logits: Logits { to: &logits, first: 3 },
         });
         let inputs = Inputs {
             x: &x,
@@ -181,7 +199,9 @@ mod tests {
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
         };
-        let pairs = read_u32(&logits).into_iter().map(unpack).collect::<Vec<_>>();
+        let words = read_u32(&logits);
+        assert_eq!((&words[..3], &words[s * e + 3..]), (&[7; 3][..], &[7; 2][..]));
+        let pairs = words[3..s * e + 3].iter().map(|&word| unpack(word)).collect::<Vec<_>>();
         for (i, pair) in pairs.into_iter().enumerate() {
             let (t, expert) = (i / e, i % e);
             let row = |matrix: &[f32], r: usize| matrix[r * d..][..d].to_vec();
@@ -207,7 +227,7 @@ mod tests {
             predictor: Some(Predictor { hidden: &x, weight: &weight, bias: &bias }),
             gates: &gates,
             capacities: &capacities,
-            logits: &logits,
+            logits: Logits { to: &logits, first: 0 },
         });
         let got = read_u32(&logits).into_iter().map(unpack).collect::<Vec<_>>();
         assert_eq!(got, [[f16::MAX; 2], [f16::MIN; 2]]);
@@ -245,7 +265,7 @@ mod tests {
             predictor: None,
             gates: &gates,
             capacities: &capacities,
-            logits: &logits,
+            logits: Logits { to: &logits, first: 0 },
         });
         assert_eq!(read(&capacities), [7.0; 15]);
         assert!(read_u32(&logits).into_iter().all(|word| unpack(word)[1] == f16::ZERO));

@@ -24,8 +24,11 @@ pub struct Params {
 /// How experts and tokens find each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Selection {
-    /// `DiffMoE`: the capacity predictor gives the number of tokens of the whole pool, selected by largest gate.
-    Pool,
+    /// `DiffMoE`: the capacity predictor gives the number of tokens of a pool, selected by largest gate.
+    Pool {
+        /// Tokens of a pool; divides S. Pools do not compete with each other.
+        pool: usize,
+    },
     /// `DiffMoE`, each token separately: the tokens whose need exceeds the threshold.
     Token,
     /// EC-DiT: in each sample of `sample` tokens, the `k` tokens with the largest gates.
@@ -71,7 +74,10 @@ impl Kernel for RouteSelect<'_> {
         assert_eq!(self.slots.shape, [tokens, experts]);
         assert_eq!(self.chosen.shape, [experts, tokens]);
         let (rule, segment, k) = match self.selection {
-            Selection::Pool => (0, tokens, 0),
+            Selection::Pool { pool } => {
+                assert!(tokens.is_multiple_of(pool), "pools of {pool} in {tokens}");
+                (0, pool, 0)
+            }
             Selection::Token => (1, tokens, 0),
             Selection::Sample { sample, k } => {
                 assert!(
@@ -101,8 +107,10 @@ impl Kernel for RouteSelect<'_> {
 
     fn groups(&self, _: Profile) -> [u32; 3] {
         let segments = match self.selection {
-            Selection::Sample { sample, .. } => self.gates.shape[0] / sample,
-            _ => 1,
+            Selection::Sample { sample: segment, .. } | Selection::Pool { pool: segment } => {
+                self.gates.shape[0] / segment
+            }
+            Selection::Token | Selection::Choice { .. } => 1,
         };
         [self.gates.shape[1] as u32, segments as u32, 1]
     }
@@ -135,10 +143,14 @@ pub(crate) fn reference(
     let of = |e: usize| -> Vec<u32> {
         match selection {
             _ if thresholds[e] > 1.0 => Vec::new(),
-            Selection::Pool => {
-                let n = (0..tokens).filter(|&s| passes(s, e)).count();
-                largest(0..tokens, n, e)
-            }
+            Selection::Pool { pool } => (0..tokens)
+                .step_by(pool)
+                .flat_map(|first| {
+                    let range = first..first + pool;
+                    let n = range.clone().filter(|&s| passes(s, e)).count();
+                    largest(range, n, e)
+                })
+                .collect(),
             Selection::Token => (0..tokens).filter(|&s| passes(s, e)).map(|s| s as u32).collect(),
             Selection::Sample { sample, k } => (0..tokens)
                 .step_by(sample)
@@ -236,8 +248,35 @@ mod tests {
             let gates = softmax_rows(s, e, 11, 1e4);
             let capacities = sigmoids(s * e, 12);
             let thresholds: Vec<f32> = (0..e).map(|i| 0.3 + 0.4 * i as f32 / e as f32).collect();
-            check(&gates, &capacities, &thresholds, Selection::Pool);
+            check(&gates, &capacities, &thresholds, Selection::Pool { pool: s });
             check(&gates, &capacities, &thresholds, Selection::Token);
+        }
+    }
+
+    #[test]
+    fn pools_choose_as_each_would_alone() {
+        for (pools, pool, e) in [(2, 1, 3), (2, 64, 8), (3, 77, 5), (2, 513, 4)] {
+            let s = pools * pool;
+            let gates = softmax_rows(s, e, 61, 20.0);
+            let capacities = sigmoids(s * e, 62);
+            let mut thresholds: Vec<f32> = (0..e).map(|i| 0.3 + 0.1 * i as f32).collect();
+            check(&gates, &capacities, &thresholds, Selection::Pool { pool });
+            let alone = |range: std::ops::Range<usize>| {
+                let part = |values: &[f32]| values[range.start * e..range.end * e].to_vec();
+                let (gates, capacities) = (part(&gates), part(&capacities));
+                reference(&gates, &capacities, &thresholds, e, Selection::Pool { pool })
+            };
+            let together = reference(&gates, &capacities, &thresholds, e, Selection::Pool { pool });
+            for (i, list) in together.iter().enumerate() {
+                let of_pools = (0..pools).flat_map(|p| {
+                    let first = p * pool;
+                    let own = alone(first..first + pool).swap_remove(i);
+                    own.into_iter().map(move |s| s + first as u32)
+                });
+                assert!(of_pools.eq(list.iter().copied()), "expert {i}");
+            }
+            thresholds[1] = MUTED;
+            check(&gates, &capacities, &thresholds, Selection::Pool { pool });
         }
     }
 
@@ -247,9 +286,11 @@ mod tests {
         let (s, e) = (700, 3);
         let gates = vec![1.0 / 3.0; s * e];
         let capacities = sigmoids(s * e, 21);
-        check(&gates, &capacities, &[0.2, 0.5, 0.8], Selection::Pool);
+        check(&gates, &capacities, &[0.2, 0.5, 0.8], Selection::Pool { pool: s });
         // A few distinct values, so that the cut falls inside a tie.
-        check(&softmax_rows(s, e, 22, 1.0), &capacities, &[0.4, 0.5, 0.6], Selection::Pool);
+        let few = softmax_rows(s, e, 22, 1.0);
+        check(&few, &capacities, &[0.4, 0.5, 0.6], Selection::Pool { pool: s });
+        check(&few, &capacities, &[0.4, 0.5, 0.6], Selection::Pool { pool: s / 2 });
         check(
             &softmax_rows(s, e, 22, 1.0),
             &capacities,
@@ -268,7 +309,7 @@ mod tests {
             for p in tied.iter_mut().skip(3).step_by(4) {
                 *p = 0.5;
             }
-            for selection in [Selection::Pool, Selection::Token] {
+            for selection in [Selection::Pool { pool: s }, Selection::Token] {
                 check(&gates, &tied, &[1.0, 0.0, 0.5, 0.5], selection);
             }
         }
@@ -283,7 +324,7 @@ mod tests {
             .flat_map(|i| [f32::from_bits(base + i * 7 % 600), f32::from_bits(i * 11 % 600 / 2)])
             .collect();
         let capacities: Vec<f32> = (0..s * e).map(|i| (i % 10) as f32 / 10.0).collect();
-        check(&gates, &capacities, &[0.35, 0.55], Selection::Pool);
+        check(&gates, &capacities, &[0.35, 0.55], Selection::Pool { pool: s });
     }
 
     #[test]
@@ -307,7 +348,8 @@ mod tests {
         let gates = softmax_rows(samples * t, e, 51, 20.0);
         let capacities = sigmoids(samples * t * e, 52);
         let selections = [
-            Selection::Pool,
+            Selection::Pool { pool: samples * t },
+            Selection::Pool { pool: t },
             Selection::Token,
             Selection::Sample { sample: t, k: 30 },
             Selection::Choice { k: 2 },
@@ -332,7 +374,9 @@ mod tests {
         ) {
             let gates = softmax_rows(s, e, seed, levels);
             let capacities = sigmoids(s * e, seed + 1);
-            check(&gates, &capacities, &thresholds[..e], Selection::Pool);
+            check(&gates, &capacities, &thresholds[..e], Selection::Pool { pool: s });
+            let pool = if s % 2 == 0 { s / 2 } else { 1 };
+            check(&gates, &capacities, &thresholds[..e], Selection::Pool { pool });
             check(&gates, &capacities, &thresholds[..e], Selection::Token);
         }
     }

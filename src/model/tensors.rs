@@ -42,6 +42,12 @@ impl<F: FnMut(Seen<'_>)> Source<()> for Look<F> {
         Ok(())
     }
 
+    fn time(&mut self, spec: &LinearSpec) -> Result<(), Infallible> {
+        self.buffer(&spec.weight);
+        spec.bias.iter().for_each(|bias| self.buffer(bias));
+        Ok(())
+    }
+
     fn modulation(&mut self, spec: &LinearSpec) -> Result<(), Infallible> {
         self.linear(spec)
     }

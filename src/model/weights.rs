@@ -26,6 +26,8 @@ pub(crate) trait Leaf: Debug {
     type Table: Debug;
     /// Tables of one width, one below the other.
     type Stack: Debug;
+    /// A layer of the time MLP, which the processor computes.
+    type Time: Debug;
     /// An adaLN layer.
     type Modulation: Debug;
     /// All experts of an MoE layer.
@@ -37,6 +39,7 @@ impl Leaf for () {
     type Linear = ();
     type Table = ();
     type Stack = ();
+    type Time = ();
     type Modulation = ();
     type Experts = ();
 }
@@ -51,6 +54,8 @@ pub(crate) trait Source<L: Leaf> {
     fn table(&mut self, spec: &TensorSpec) -> Result<L::Table, Self::Error>;
     /// The label tables, or the scales and shifts of norms: there may be none.
     fn stack(&mut self, specs: &[TensorSpec]) -> Result<L::Stack, Self::Error>;
+    /// A layer of the time MLP.
+    fn time(&mut self, spec: &LinearSpec) -> Result<L::Time, Self::Error>;
     /// An adaLN layer `[n·D, D]`.
     fn modulation(&mut self, spec: &LinearSpec) -> Result<L::Modulation, Self::Error>;
     /// All experts of a layer, at least one; all have the same form and shapes.
@@ -73,7 +78,7 @@ pub(crate) struct Weights<L: Leaf> {
     /// `x_embedder.proj`, `[D, C·p·p]`
     pub(crate) x_embedder: L::Linear,
     /// `t_embedder.mlp.0` and `.2`, `[D, 256]` and `[D, D]`
-    pub(crate) t_embedder: [L::Linear; 2],
+    pub(crate) t_embedder: [L::Time; 2],
     /// The tables of [`Config::labels`](super::Config), each `[rows, D]`
     pub(crate) label_tables: L::Stack,
     /// Where the model reads text
@@ -190,8 +195,8 @@ impl<L: Leaf> Weights<L> {
         let x_embedder =
             source.linear(&outer("x_embedder.proj", &[d, config.in_channels, p, p]))?;
         let t_embedder = [
-            source.linear(&outer("t_embedder.mlp.0", &[d, 256]))?,
-            source.linear(&outer("t_embedder.mlp.2", &[d, d]))?,
+            source.time(&outer("t_embedder.mlp.0", &[d, 256]))?,
+            source.time(&outer("t_embedder.mlp.2", &[d, d]))?,
         ];
         let label_tables = source.stack(&labels.collect::<Vec<_>>())?;
         let text = config.text.as_ref();

@@ -108,15 +108,7 @@ impl Pipeline {
     async fn make_engine(&self, batch: usize) -> Result<Box<dyn Inspect>, EngineError> {
         match &self.place {
             Place::Cpu(model) => Ok(Box::new(CpuEngine::new(model.clone(), batch))),
-            Place::Gpu(model) => {
-                let make = async { GpuEngine::new(model.clone(), batch) };
-                match model.gpu.error_scope(make).await {
-                    Ok(engine) => Ok(Box::new(engine?)),
-                    Err(error) => Err(EngineError::TooLarge(format!(
-                        "a batch of {batch} does not fit: {error}; reduce the batch"
-                    ))),
-                }
-            }
+            Place::Gpu(model) => Ok(Box::new(GpuEngine::fitting(model.clone(), batch).await?)),
         }
     }
 

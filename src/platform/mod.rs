@@ -14,6 +14,7 @@ use web as imp;
 use std::ops::Deref;
 
 pub use imp::{adapter_name, free_memory, map_file, quiet_vulkan, yield_now};
+pub(crate) use imp::{beside, share_out};
 
 /// Bytes of a file, wherever they live.
 pub struct Bytes(Box<dyn Deref<Target = [u8]> + Send + Sync>);

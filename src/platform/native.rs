@@ -53,3 +53,43 @@ pub async fn yield_now() {}
 pub async fn adapter_name() -> Option<String> {
     None
 }
+
+/// Calls `job` with each number below `count`, on a few threads, and waits for all of them.
+pub(crate) fn share_out(count: usize, job: impl Fn(usize) + Sync) {
+    // Compilers of shaders take memory, too: more threads than this gain little.
+    const MOST: usize = 4;
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let work = || {
+        while let Some(i) =
+            Some(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)).filter(|&i| i < count)
+        {
+            job(i);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads.min(MOST).min(count) {
+            // Without another thread, this one does all of it.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+        }
+        work();
+    });
+}
+
+/// Something that is done on another thread; dropping it waits.
+pub(crate) struct Beside(Option<std::thread::JoinHandle<()>>);
+
+/// Does something on another thread.
+pub(crate) fn beside(job: impl FnOnce() + Send + 'static) -> Beside {
+    // Without a thread it is done later, by whoever needs it.
+    Beside(std::thread::Builder::new().spawn(job).ok())
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // What went wrong there is told by whoever needs the result.
+            let _ = thread.join();
+        }
+    }
+}

@@ -66,3 +66,17 @@ pub async fn adapter_name() -> Option<String> {
     let words: Vec<_> = words.into_iter().flatten().filter(|word| !word.is_empty()).collect();
     Some(words.join(" ")).filter(|name| !name.is_empty())
 }
+
+/// Calls `job` with each number below `count`, one after the other.
+pub(crate) fn share_out(count: usize, job: impl Fn(usize) + Sync) {
+    (0..count).for_each(job);
+}
+
+/// Something that was done already.
+pub(crate) struct Beside;
+
+/// A page has one thread: does it now.
+pub(crate) fn beside(job: impl FnOnce() + Send + 'static) -> Beside {
+    job();
+    Beside
+}

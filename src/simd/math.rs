@@ -312,4 +312,32 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn the_time_embedding_has_the_official_values() {
+        let mut e = [0.0; TIME_DIMS];
+        let is_close = |e: &[f32], places: &[usize], want: &[f32], absolute: f32| {
+            for (&i, want) in places.iter().zip(want) {
+                let off = (e[i] - want).abs();
+                assert!(off <= absolute + 1e-6 * want.abs(), "{i}: {} for {want}", e[i]);
+            }
+        };
+        // From the official module: cosines first, frequencies falling.
+        let want = [
+            0.877_582_6,
+            0.893_693_3,
+            0.999_987_5,
+            1.0,
+            0.479_425_55,
+            0.448_678_4,
+            0.004_999_98,
+            5.373e-5,
+        ];
+        time_embedding(0.5, &mut e);
+        is_close(&e, &[0, 1, 64, 127, 128, 129, 192, 255], &want, 1e-7);
+        let want = [0.999_649_8, 0.963_785_3, -0.026_460_75, -0.266_679_4];
+        time_embedding(999.0, &mut e);
+        // The reference's own phase is rounded to 6e-5 at 999 radians.
+        is_close(&e, &[0, 1, 128, 129], &want, 1e-4);
+    }
 }

@@ -5,5 +5,6 @@
 mod case;
 #[path = "../device/mod.rs"]
 mod device;
+mod joining;
 mod parity;
 mod promises;

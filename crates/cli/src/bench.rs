@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use diffmoe::checkpoint::Checkpoint;
-use diffmoe::engine::{CpuEngine, CpuModel};
+use diffmoe::engine::{Branches, CpuEngine, CpuModel};
 use diffmoe::engine::{Engine, GpuEngine, GpuModel, RunConfig};
 use diffmoe::gpu::Gpu;
 use diffmoe::model::Config;
@@ -18,7 +18,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::output::Output;
-use super::{Outcome, WeightsName, backend_parser};
+use super::{Outcome, WeightsName, backend_parser, by_name};
 
 /// Measure the time of a guided step (both branches of guidance) and of each kernel in it.
 ///
@@ -35,6 +35,9 @@ pub(super) struct Arguments {
     /// Format of large matrices on a GPU; sums are always f32.
     #[arg(long, value_enum, default_value = "auto")]
     weights: WeightsName,
+    /// How a GPU computes the two branches of guidance; the results are the same.
+    #[arg(long, value_parser = branches_parser(), default_value = "suitable")]
+    branches: Branches,
     /// Batch size.
     #[arg(long, default_value_t = 4)]
     batch: usize,
@@ -44,6 +47,11 @@ pub(super) struct Arguments {
     /// Also write the results as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+}
+
+/// `--branches`, from the library's table.
+fn branches_parser() -> impl clap::builder::TypedValueParser<Value = Branches> {
+    by_name(Branches::ALL.iter().map(|branches| (branches.name(), branches.hint())))
 }
 
 #[derive(Serialize)]
@@ -142,7 +150,7 @@ fn graphics(
 ) -> Result<Device, Box<dyn std::error::Error>> {
     let begin = Instant::now();
     let model = Arc::new(GpuModel::load(Arc::new(gpu), checkpoint, arguments.weights)?);
-    let mut engine = GpuEngine::new(model.clone(), arguments.batch)?;
+    let mut engine = GpuEngine::with_branches(model.clone(), arguments.batch, arguments.branches)?;
     let load_ms = milliseconds(begin);
     let step_ms = time_steps(&mut engine, checkpoint, arguments)?;
     let submissions = engine.submissions() as f64 / f64::from(arguments.steps + 1);

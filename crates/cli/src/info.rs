@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use diffmoe::engine::{Footprint, WeightChoice};
-use diffmoe::gpu::Gpu;
+use diffmoe::gpu::{Gpu, Profile};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, FfnForm, Kind, Objective, Prediction, Preset, Storage, file_bytes};
 use diffmoe::platform;
@@ -107,7 +107,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         "  memory        {} on the CPU, {} on a GPU with {kinds} weights, for one image at a \
             time",
         megabytes(Footprint::on_cpu(config, 1).total() as usize),
-        megabytes(Footprint::on_gpu(config, 1, precisions, WEBGPU_BINDING).total() as usize)
+        megabytes(
+            Footprint::on_gpu(config, 1, precisions, Profile::Gpu, WEBGPU_BINDING).total() as usize
+        )
     );
     let card: Option<serde_json::Value> = serde_json::from_str(checkpoint.config_text()).ok();
     if let Some(card) = card.as_ref().and_then(|c| c.get("card")).and_then(|c| c.as_object()) {
@@ -200,7 +202,7 @@ fn fits_gpu(
     precision: WeightPrecision,
 ) -> bool {
     let limit = gpu.binding_limit;
-    let need = Footprint::on_gpu(config, batch, precision, limit);
+    let need = Footprint::on_gpu(config, batch, precision, gpu.profile, limit);
     let is_there = !gpu.is_software() || free.is_none_or(|free| need.total() <= free);
     let fits = need.largest.1 <= limit && is_there;
     println!(

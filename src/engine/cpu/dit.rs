@@ -22,8 +22,9 @@ use super::moe::{Choice, moe};
 use super::prompts::{Reading, cross_attention};
 use super::weights::{Linear, Weights};
 use crate::engine::contract::Stage;
+use crate::engine::time_mlp::embed_time;
 use crate::model::{Config, Mlp, Muted, Routing};
-use crate::simd::math::{TIME_DIMS, silu, time_embedding};
+use crate::simd::math::silu;
 use crate::simd::threads::row_chunk;
 
 /// What a pass is computed from.
@@ -138,13 +139,8 @@ fn embed_patches(config: &Config, w: &Weights, a: &mut Activations, sample: &[f3
 /// `conditioning = SiLU(mlp(sinusoid(t)) + Σ label rows)`.
 fn embed_conditions(config: &Config, w: &Weights, a: &mut Activations, input: &Input) {
     let d = config.hidden_size;
-    let mut hidden = vec![0.0; d];
-    let mut sinusoid = [0.0; TIME_DIMS];
     for (b, c) in a.conditioning.chunks_exact_mut(d).enumerate() {
-        time_embedding(input.times[b] * config.time_scale, &mut sinusoid);
-        w.t_embedder[0].apply(|_| &sinusoid, &mut hidden);
-        silu(&mut hidden);
-        w.t_embedder[1].apply(|_| &hidden, c);
+        c.copy_from_slice(&embed_time(&w.t_embedder, input.times[b] * config.time_scale));
         if let Some(text) = &input.text {
             c.iter_mut().zip(text.pooled(b)).for_each(|(c, p)| *c += p);
         }

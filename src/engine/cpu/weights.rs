@@ -2,6 +2,7 @@
 //! the processor.
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
+pub(super) use crate::engine::linear::Linear;
 use crate::model::{self, Ffn, Leaf, LinearSpec, Source, TensorSpec};
 use crate::platform::yield_now;
 use crate::simd::matmul::Matrix;
@@ -14,6 +15,7 @@ impl Leaf for OnCpu {
     type Linear = Linear;
     type Table = Vec<f32>;
     type Stack = Vec<Vec<f32>>;
+    type Time = Linear;
     /// Cut along its outputs, a part for each vector, so that threads can share it when there are few rows.
     type Modulation = Vec<Linear>;
     type Experts = Vec<Ffn<Linear>>;
@@ -21,25 +23,6 @@ impl Leaf for OnCpu {
 
 /// All weights of a model.
 pub(super) type Weights = model::Weights<OnCpu>;
-
-/// A linear layer: weight `[out, in]`, and bias `[out]` where it has one.
-#[derive(Debug)]
-pub(super) struct Linear {
-    weight: Matrix,
-    bias: Option<Vec<f32>>,
-}
-
-impl Linear {
-    /// Width of the result.
-    pub(super) fn outputs(&self) -> usize {
-        self.weight.outputs()
-    }
-
-    /// `out[r] = x(r)·Wᵀ + bias`, `[rows, out]`.
-    pub(super) fn apply<'a>(&self, x: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
-        self.weight.apply(self.bias.as_deref(), x, out);
-    }
-}
 
 /// Reads and packs every tensor, block by block, so that a page stays responsive.
 pub(super) async fn load(checkpoint: &Checkpoint) -> Result<Weights, CheckpointError> {
@@ -61,9 +44,11 @@ impl Source<OnCpu> for Reader<'_> {
     type Error = CheckpointError;
 
     fn linear(&mut self, spec: &LinearSpec) -> Result<Linear, CheckpointError> {
-        let weight = Matrix::new(spec.outputs(), spec.inputs(), &self.read(&spec.weight)?);
-        let bias = spec.bias.as_ref().map(|bias| self.read(bias)).transpose()?;
-        Ok(Linear { weight, bias })
+        Linear::read(self.checkpoint, spec)
+    }
+
+    fn time(&mut self, spec: &LinearSpec) -> Result<Linear, CheckpointError> {
+        self.linear(spec)
     }
 
     fn table(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {

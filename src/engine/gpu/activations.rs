@@ -55,6 +55,7 @@ macro_rules! buffers {
         }
     ) => {
         $(#[$doc])*
+        #[derive(Clone)]
         pub(super) struct $name {
             $($(#[$given_doc])* pub(super) $given: $given_type,)*
             $($(#[$field_doc])* pub(super) $field: Tensor,)+
@@ -70,6 +71,11 @@ macro_rules! buffers {
                     allocate(gpu, $extents.batch, label, shape)
                 };
                 Ok(Self { $($given,)* $($field: make($label, &$shape)?,)+ })
+            }
+
+            /// The same buffers for smaller extents.
+            fn part(&self, $extents: &Extents, $($given: $given_type,)*) -> Self {
+                Self { $($given,)* $($field: self.$field.part(&$shape),)+ }
             }
 
             fn shapes($extents: &Extents) -> Vec<(&'static str, Vec<usize>)> {
@@ -94,10 +100,6 @@ buffers! {
     |of| {
         /// `[S, C·p²]`, columns rounded up to four: patches of the input.
         patches: "patches", [of.tokens(), of.patch(of.config.in_channels).next_multiple_of(4)];
-        /// `[B, D]`: hidden layer of the time MLP.
-        time_hidden: "time hidden", [of.batch, of.config.hidden_size];
-        /// `[B, D]`: embedded time.
-        time: "time", [of.batch, of.config.hidden_size];
         /// `[B, D]`: SiLU of time plus labels.
         condition: "condition", [of.batch, of.config.hidden_size];
         /// `[B, 6D·L + 2D]`: shift, scale, gate of attention and of the FFN for each block; final shift, scale.
@@ -127,8 +129,6 @@ buffers! {
     struct MoeActivations {
         /// `[L_moe]` of `[E]`: thresholds of this run.
         thresholds: Vec<Tensor>,
-        /// `[S, E]`, two f16 each: gates and predictor before softmax and sigmoid; empty unless they are recorded.
-        logits: Tensor,
     }
     |of| {
         /// `[S, D]`: hidden layer of the capacity predictor.
@@ -139,6 +139,10 @@ buffers! {
         capacities: "capacities", [of.tokens(), of.config.num_experts];
         /// `[E]`, u32: tokens that each expert takes.
         counts: "counts", [of.config.num_experts];
+        /// `[S]`, u32: the experts of each token, one bit for each, where no trace keeps them.
+        masks: "masks", [of.tokens()];
+        /// Where logits would go that nobody wants.
+        nothing: "nothing", [0];
         /// `[S, E]`, u32: place of a token in an expert's list.
         slots: "slots", [of.tokens(), of.config.num_experts];
         /// `[E, S]`, u32: tokens of each expert.
@@ -153,18 +157,33 @@ buffers! {
 }
 
 impl Activations {
-    /// Allocates everything for a batch.
-    pub(super) fn new(gpu: &Gpu, config: &Config, batch: usize) -> Result<Self, EngineError> {
-        let latents = allocate(gpu, batch, LATENTS, &[latents_len(config, batch)])?;
-        Self::with_slots(gpu, config, batch, batch, latents)
+    /// Allocates everything for passes over this many samples.
+    pub(super) fn new(gpu: &Gpu, config: &Config, samples: usize) -> Result<Self, EngineError> {
+        let latents = allocate(gpu, samples, LATENTS, &[latents_len(config, samples)])?;
+        Self::with_latents(gpu, config, samples, samples, latents)
     }
 
-    /// Working memory for passes over both branches of these samples; the slots are shared.
-    pub(super) fn joint(&self, gpu: &Gpu, config: &Config) -> Result<Self, EngineError> {
-        Self::with_slots(gpu, config, 2 * self.samples, self.samples, self.latents.clone())
+    /// As [`Activations::new`], for passes over both branches of the samples.
+    pub(super) fn of_both(gpu: &Gpu, config: &Config, samples: usize) -> Result<Self, EngineError> {
+        let latents = allocate(gpu, samples, LATENTS, &[latents_len(config, samples)])?;
+        Self::with_latents(gpu, config, 2 * samples, samples, latents)
     }
 
-    fn with_slots(
+    /// Memory of its own for passes over both branches of the same samples; the slots are shared.
+    pub(super) fn doubled(&self, gpu: &Gpu, config: &Config) -> Result<Self, EngineError> {
+        Self::with_latents(gpu, config, 2 * self.samples, self.samples, self.latents.clone())
+    }
+
+    /// The same memory for passes over one branch.
+    pub(super) fn of_one(&self, gpu: &Gpu, config: &Config) -> Self {
+        let batch = self.samples;
+        let of = Extents { config, batch, binding_limit: gpu.binding_limit };
+        let moe = self.moe.as_ref();
+        let moe = moe.map(|moe| moe.part(&of, moe.thresholds.clone()));
+        self.part(&of, batch, self.samples, self.latents.clone(), moe)
+    }
+
+    fn with_latents(
         gpu: &Gpu,
         config: &Config,
         batch: usize,
@@ -178,8 +197,7 @@ impl Activations {
             let blocks = config.moe_blocks().into_iter();
             let thresholds = |_| allocate(gpu, batch, THRESHOLDS, &[config.num_experts]);
             let thresholds = blocks.map(thresholds).collect::<Result<_, _>>()?;
-            let logits = Tensor::empty(gpu, "logits", &[0]);
-            Some(MoeActivations::allocate(gpu, &of, thresholds, logits)?)
+            Some(MoeActivations::allocate(gpu, &of, thresholds)?)
         };
         Self::allocate(gpu, &of, batch, samples, latents, moe)
     }
@@ -205,23 +223,15 @@ impl Activations {
     }
 }
 
-impl MoeActivations {
-    /// Allocates memory for the logits of a layer, or frees it. They are as large as the gates, which fit.
-    pub(super) fn record(&mut self, gpu: &Gpu, is_wanted: bool) {
-        let shape = if is_wanted { &self.gates.shape[..] } else { &[0] };
-        self.logits = Tensor::empty(gpu, "logits", shape);
-    }
-}
-
-/// Every buffer with its label and shape, for passes over `batch` samples on a device with this binding limit.
+/// Every buffer with its label and shape, for passes over `batch` samples on a device with this binding limit; without
+/// the slots.
 pub(in crate::engine) fn sizes(
     config: &Config,
     batch: usize,
     binding_limit: u64,
 ) -> Vec<(&'static str, Vec<usize>)> {
     let of = Extents { config, batch, binding_limit };
-    let mut sizes = vec![(LATENTS, vec![latents_len(config, batch)])];
-    sizes.extend(Activations::shapes(&of));
+    let mut sizes = Activations::shapes(&of);
     if config.num_experts > 0 {
         sizes.extend(config.moe_blocks().iter().map(|_| (THRESHOLDS, vec![config.num_experts])));
         sizes.extend(MoeActivations::shapes(&of));
@@ -229,15 +239,25 @@ pub(in crate::engine) fn sizes(
     sizes
 }
 
+/// The buffer of all slots for this many samples.
+pub(in crate::engine) fn slots(config: &Config, samples: usize) -> (&'static str, Vec<usize>) {
+    (LATENTS, vec![latents_len(config, samples)])
+}
+
+/// Bytes of a buffer of this shape; no buffer is empty.
+pub(in crate::engine) fn bytes(shape: &[usize]) -> u64 {
+    4 * shape.iter().map(|&n| n as u64).product::<u64>().max(1)
+}
+
 const LATENTS: &str = "latents";
 const THRESHOLDS: &str = "thresholds";
 
-fn latents_len(config: &Config, batch: usize) -> usize {
-    batch * ((2 + RATES) * config.sample_len() + OUTPUTS * config.output_len())
+fn latents_len(config: &Config, samples: usize) -> usize {
+    samples * ((2 + RATES) * config.sample_len() + OUTPUTS * config.output_len())
 }
 
 fn allocate(gpu: &Gpu, batch: usize, label: &str, shape: &[usize]) -> Result<Tensor, EngineError> {
-    let bytes = 4 * shape.iter().map(|&n| n as u64).product::<u64>();
+    let bytes = bytes(shape);
     if bytes > gpu.binding_limit {
         return Err(EngineError::TooLarge(format!(
             "a batch of {batch} needs a buffer of {bytes} bytes for {label}, and {} allows {} per binding; reduce the batch",

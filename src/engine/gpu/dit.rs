@@ -3,13 +3,15 @@
 //! It comes in pieces, because a denoising step wraps the same blocks in different inputs and outputs:
 //! [`Network::enter`], each [`Network::block`], [`Network::leave`].
 
-use super::activations::Activations;
+use super::activations::{Activations, MoeActivations};
 use super::prompts::Reading;
 use super::weights::{OnGpu, Weights};
 use crate::engine::{Scope, Stage};
-use crate::gpu::{Gpu, Tape, Tensor};
+use crate::gpu::{Gpu, Profile, Tape, Tensor};
+use crate::kernels::linear_normal::LONGEST_ROW;
 use crate::kernels::{
-    Attention, EmbedCondition, Epilogue, HeadNorm, Linear, Matrix, Modulate, Patchify, Unpatchify,
+    Attention, EmbedCondition, Epilogue, HeadNorm, Linear, Matrix, Modulate, Norm, NormedLinear,
+    Patchify, Unpatchify,
 };
 use crate::model::{Config, CrossAttention, Ffn, Mlp, RoutingRule};
 use crate::scheduler::Latent;
@@ -22,6 +24,22 @@ pub(super) struct Network<'a> {
     pub(super) acts: &'a Activations,
     /// How experts get their tokens in this run.
     pub(super) rule: RoutingRule,
+    /// Equal parts of the tokens that compete among themselves under [`RoutingRule::Pool`].
+    pub(super) pools: usize,
+    /// Whether experts leave the layer norm after their block behind, where the device does that on the way. Not for
+    /// those who look at what is between them.
+    pub(super) fuses: bool,
+}
+
+/// Where the routing of a layer is kept.
+#[derive(Clone, Copy)]
+pub(super) struct Records<'a> {
+    /// A word for each token, one bit for each expert.
+    pub(super) trace: &'a Tensor,
+    /// For each of these words E pairs of f16, the router's logits; empty where they are not recorded.
+    pub(super) scores: &'a Tensor,
+    /// Words of the trace before those of this layer.
+    pub(super) first: usize,
 }
 
 /// Columns of one block's vectors in the modulation, each `D` wide.
@@ -51,14 +69,27 @@ impl Columns {
 }
 
 impl Network<'_> {
+    /// Asks a stand-in for the device for every pipeline of a pass.
+    pub(super) fn rehearse(&self) {
+        let Self { gpu, config, acts: a, .. } = *self;
+        debug_assert!(gpu.is_rehearsal(), "a pass is recorded for nothing");
+        let times = Tensor::empty(gpu, "times", &[a.batch, config.hidden_size]);
+        let rows = Tensor::empty(gpu, "label rows", &[config.labels.len(), a.batch]);
+        self.enter(Latent::Sample, &times, &rows, None);
+        for i in 0..config.depth {
+            self.block(i, None, None);
+        }
+        self.leave(Latent::Output(0));
+    }
+
     /// From a sample, its times, labels and prompts to the residual stream and the modulation of all blocks.
     ///
-    /// `sinusoids` is `[B, 256]` (see [`crate::kernels::embed_condition::time_embedding`]), `rows` the
+    /// `times` are the embedded times `[B, D]` (see [`embed_time`](crate::engine::time_mlp::embed_time)), `rows` the
     /// label rows `[tables, B]`.
     pub(super) fn enter(
         &self,
         input: Latent,
-        sinusoids: &Tensor,
+        times: &Tensor,
         rows: &Tensor,
         text: Option<&Reading>,
     ) -> Tape<Scope> {
@@ -67,11 +98,9 @@ impl Network<'_> {
         let scope = Scope::from(Stage::Condition);
         let mut tape = Tape::default();
         let t = &mut tape;
-        Linear::new(sinusoids, &w.t_embedder[0], &a.time_hidden).silu().record(gpu, t, scope);
-        let pooled = text.map_or(Epilogue::Store, |text| Epilogue::Table(&text.pooled));
-        Linear::new(&a.time_hidden, &w.t_embedder[1], &a.time).ending(pooled).record(gpu, t, scope);
         let labels = &w.label_tables.rows;
-        let condition = EmbedCondition { time: &a.time, labels, rows, y: &a.condition };
+        let pooled = text.map(|text| &text.pooled);
+        let condition = EmbedCondition { time: times, pooled, labels, rows, y: &a.condition };
         t.push(gpu, scope, &condition);
         Linear::new(&a.condition, &weights.adaln_modulation, &a.modulation).record(gpu, t, scope);
         let patchify = Patchify {
@@ -90,16 +119,26 @@ impl Network<'_> {
     }
 
     /// Block `i`: attention, then a feed-forward network or experts, each as a gated residual branch; between
-    /// them attention to the keys and values of prompts, if the model reads text.
-    pub(super) fn block(&self, i: usize, text: Option<(&Reading, &Tensor)>) -> Tape<Scope> {
+    /// them attention to the keys and values of prompts, if the model reads text. `records` is where its routing is kept.
+    pub(super) fn block(
+        &self,
+        i: usize,
+        text: Option<(&Reading, &Tensor)>,
+        records: Option<Records>,
+    ) -> Tape<Scope> {
         let Self { gpu, config, weights, acts: a, .. } = *self;
         let w = &weights.tree.blocks[i];
         let columns = Columns::of(w.adaln_modulation, config.hidden_size);
         let scope = Scope::of_block(i, Stage::Attention);
         let mut tape = Tape::default();
         let t = &mut tape;
-        self.modulate(t, scope, columns.shift_attention, columns.scale_attention);
-        Linear::new(&a.normal, &w.attn.qkv, &a.qkv).record(gpu, t, scope);
+        let qkv = Linear::new(&a.normal, &w.attn.qkv, &a.qkv);
+        if i > 0 && self.norm_after(i - 1).is_some() {
+            qkv.record(gpu, t, scope);
+        } else {
+            let norm = [columns.shift_attention, columns.scale_attention];
+            self.normed(t, scope, norm, qkv, false);
+        }
         let heads = config.num_heads;
         if let Some(norms) = &w.attn.qk_norm {
             let affine = &norms.rows;
@@ -114,13 +153,19 @@ impl Network<'_> {
 
         let [router, experts] = [Stage::Router, Stage::Experts].map(|s| Scope::of_block(i, s));
         match &w.mlp {
-            Mlp::Dense(mlp) => {
-                self.modulate(t, experts, columns.shift_ffn, columns.scale_ffn);
-                self.mlp(t, experts, mlp, &a.hidden, columns.gate_ffn);
-            }
+            Mlp::Dense(mlp) => self.mlp(t, experts, mlp, &a.hidden, columns),
             Mlp::Moe(moe) => {
-                self.modulate(t, router, columns.shift_ffn, columns.scale_ffn);
-                self.moe(t, i, moe, columns.gate_ffn);
+                let norm = [columns.shift_ffn, columns.scale_ffn];
+                // What router and experts read.
+                match &moe.capacity_predictor {
+                    Some([first, _]) => {
+                        let to = &self.moe_memory().predictor;
+                        let layer = Linear::new(&a.normal, first, to).silu();
+                        self.normed(t, router, norm, layer, true);
+                    }
+                    None => self.modulate(t, router, norm),
+                }
+                self.moe(t, i, moe, columns.gate_ffn, records);
             }
         }
         tape
@@ -152,8 +197,12 @@ impl Network<'_> {
         let t = &mut tape;
         let shift = w.adaln_modulation;
         let scope = Scope::from(Stage::Final);
-        self.modulate(t, scope, shift, shift + config.hidden_size);
-        Linear::new(&a.normal, &w.linear, &a.out).record(gpu, t, scope);
+        let linear = Linear::new(&a.normal, &w.linear, &a.out);
+        if self.norm_after(config.depth - 1).is_some() {
+            linear.record(gpu, t, scope);
+        } else {
+            self.normed(t, scope, [shift, shift + config.hidden_size], linear, false);
+        }
         let unpatchify = Unpatchify {
             x: &a.out,
             latents: &a.latents,
@@ -166,30 +215,74 @@ impl Network<'_> {
         tape
     }
 
-    /// A feed-forward network on all tokens: `stream += gate ⊙ FFN(normal)`.
-    pub(super) fn mlp(
+    /// The feed-forward network of a dense block: `stream += gate ⊙ FFN(LN(stream)·(1 + scale) + shift)`.
+    fn mlp(
         &self,
         t: &mut Tape<Scope>,
         scope: Scope,
         w: &Ffn<Matrix>,
         hidden: &Tensor,
-        gate: usize,
+        columns: Columns,
     ) {
         let (gpu, a) = (self.gpu, self.acts);
         let (first, up, down) = w.layers();
-        Linear::new(&a.normal, first, hidden).gelu_or_swiglu(up).record(gpu, t, scope);
-        Linear::new(hidden, down, &a.stream).ending(self.gated(gate)).record(gpu, t, scope);
+        let first = Linear::new(&a.normal, first, hidden).gelu_or_swiglu(up);
+        self.normed(t, scope, [columns.shift_ffn, columns.scale_ffn], first, false);
+        let gate = self.gated(columns.gate_ffn);
+        Linear::new(hidden, down, &a.stream).ending(gate).record(gpu, t, scope);
+    }
+
+    /// A layer that reads `normal`, and the layer norm in front of it; one kernel on GPUs where rows are short. `keeps`
+    /// says whether others read `normal`, too.
+    fn normed(
+        &self,
+        t: &mut Tape<Scope>,
+        scope: Scope,
+        [shift, scale]: [usize; 2],
+        linear: Linear,
+        keeps: bool,
+    ) {
+        let Self { gpu, config, acts: a, .. } = *self;
+        if !self.fuses || gpu.profile == Profile::Software || config.hidden_size > LONGEST_ROW {
+            self.modulate(t, scope, [shift, scale]);
+            return linear.record(gpu, t, scope);
+        }
+        let linear = Linear { x: &a.stream, ..linear };
+        let (modulation, normal) = (&a.modulation, &a.normal);
+        let norm = Norm { modulation, shift, scale, normal, keeps };
+        NormedLinear { linear, norm }.record(gpu, t, scope);
+    }
+
+    /// Shift and scale of the layer norm after block `i`, where the experts of the block leave it in `normal`.
+    pub(super) fn norm_after(&self, i: usize) -> Option<[usize; 2]> {
+        let Self { gpu, config, weights, .. } = *self;
+        if !self.fuses || gpu.profile == Profile::Software || !config.is_moe(i) {
+            return None;
+        }
+        let tree = &weights.tree;
+        // In both, the shift comes first.
+        let next = tree.blocks.get(i + 1).map(|next| next.adaln_modulation);
+        let shift = next.unwrap_or(tree.final_layer.adaln_modulation);
+        Some([shift, shift + config.hidden_size])
     }
 
     /// `normal = LN(stream)·(1 + scale) + shift`
-    fn modulate(&self, t: &mut Tape<Scope>, scope: Scope, shift: usize, scale: usize) {
+    fn modulate(&self, t: &mut Tape<Scope>, scope: Scope, [shift, scale]: [usize; 2]) {
         let a = self.acts;
         let call = Modulate { x: &a.stream, modulation: &a.modulation, shift, scale, y: &a.normal };
         t.push(self.gpu, scope, &call);
     }
 
+    /// Working memory of MoE blocks.
+    ///
+    /// # Panics
+    /// When the model has no experts: a bug.
+    pub(super) fn moe_memory(&self) -> &MoeActivations {
+        self.acts.moe.as_ref().expect("a model with experts has room for them")
+    }
+
     /// The end of a residual branch.
-    fn gated(&self, first: usize) -> Epilogue<'_> {
+    pub(super) fn gated(&self, first: usize) -> Epilogue<'_> {
         Epilogue::Gated { modulation: &self.acts.modulation, first, tokens: self.config.tokens() }
     }
 }

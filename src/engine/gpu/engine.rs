@@ -7,25 +7,28 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::activations::Activations;
 use super::dit::Network;
+use super::joining::{Branches, Part};
 use super::model::GpuModel;
 use super::passes::Passes;
+use super::pending::{Pending, Reader};
 use super::prompts::Prompts;
-use super::step_tape::{Recorder, StepTape};
+use super::step_tape::{Recorder, Step, StepTape};
 use crate::engine::{
-    Engine, EngineError, ForwardRouting, GpuSamples, LayerRouting, Progress, RunConfig, RunPrompts,
-    Scope, Scores, SliceTime, Snapshot, Stage, StageTimes,
+    Engine, EngineError, GpuSamples, Progress, RunConfig, RunPrompts, Scope, SliceTime, Snapshot,
 };
-use crate::gpu::{Clock, GpuError, InFlight, Readback, Timing};
-use crate::kernels::route_score::unpack;
-use crate::scheduler::{Branch, Instruction, Latent};
+use crate::gpu::{Clock, InFlight, Readback, Timing};
+use crate::scheduler::{Instruction, Latent};
 
 /// A model on a device, for one batch size.
 pub struct GpuEngine {
     pub(super) model: Arc<GpuModel>,
     /// For passes over one branch.
     pub(super) single: Passes,
-    /// For passes over both; made when the first one comes.
+    /// For passes over both with a pool for each; `None` where branches are computed one after the other.
+    joined: Option<Passes>,
+    /// For passes over both in one pool; made when the first one comes.
     joint: Option<Passes>,
     /// Memory for the encoded prompts, and the prompts of the run.
     pub(super) prompts: Option<(Prompts, RunPrompts)>,
@@ -41,61 +44,41 @@ pub struct GpuEngine {
     clock: Option<Clock>,
 }
 
-/// The branches of one forward pass with their times: one, or two in a joint pass.
-type PassBranches = Vec<(f32, Branch)>;
-
-/// A step that is being submitted.
-struct Step {
-    tape: Arc<StepTape>,
-    /// Dispatches that were submitted already.
-    done: usize,
-    passes: Vec<PassBranches>,
-    reports: Vec<Latent>,
-    /// The timed stages, one for each part; `None` if timing is off.
-    timed: Option<Vec<Stage>>,
-}
-
-impl Step {
-    /// Adds some dispatches of the step to a submission.
-    fn encode(
-        &mut self,
-        encoder: &mut wgpu::CommandEncoder,
-        end: usize,
-        clock: Option<&mut Clock>,
-    ) {
-        let tape = &self.tape.tape;
-        match (&mut self.timed, clock) {
-            (Some(timed), Some(clock)) => {
-                let parts = tape.parts(self.done..end, |scope| scope.stage);
-                let (stages, ranges): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-                timed.extend(stages);
-                tape.encode_timed(encoder, ranges, clock);
-            }
-            _ => tape.encode(encoder, self.done..end),
-        }
-        self.done = end;
-    }
-}
-
-/// A pending snapshot.
-struct Pending {
-    readback: Readback,
-    steps: u32,
-    passes: Vec<PassBranches>,
-    /// Number of reports that came along.
-    reports: usize,
-    /// The stages whose timestamps follow the reports.
-    timed: Vec<Stage>,
-}
-
 impl GpuEngine {
-    /// Allocates working memory and records the blocks.
+    /// Allocates working memory and makes the pipelines.
     ///
     /// # Errors
     /// When the working memory of the batch does not fit the device.
     pub fn new(model: Arc<GpuModel>, batch: usize) -> Result<Self, EngineError> {
+        Self::with_branches(model, batch, Branches::default())
+    }
+
+    /// As [`GpuEngine::new`], with a choice of how the branches of guidance are computed.
+    ///
+    /// # Errors
+    /// As [`GpuEngine::new`].
+    pub fn with_branches(
+        model: Arc<GpuModel>,
+        batch: usize,
+        branches: Branches,
+    ) -> Result<Self, EngineError> {
+        let GpuModel { gpu, config, .. } = &*model;
+        let (single, joined) = if branches.are_joined(config, batch, gpu.profile, gpu.binding_limit)
+        {
+            let both = Activations::of_both(gpu, config, batch)?;
+            let single = Passes::separate(&model, both.of_one(gpu, config))?;
+            (single, Some(Passes::joint(&model, both, 2)?))
+        } else {
+            (Passes::separate(&model, Activations::new(gpu, config, batch)?)?, None)
+        };
+        // Now and not in the first step.
+        let stand_in = gpu.rehearsal();
+        let passes = joined.as_ref().unwrap_or(&single);
+        Network { gpu: &stand_in, ..passes.network(&model) }.rehearse();
+        gpu.compile(&stand_in.wanted());
         Ok(Self {
-            single: Passes::new(&model, batch)?,
+            single,
+            joined,
             joint: None,
             prompts: None,
             run: RunConfig::default(),
@@ -109,32 +92,76 @@ impl GpuEngine {
         })
     }
 
+    /// As [`GpuEngine::new`] on a device whose memory may run out: where passes over both branches do not fit, an
+    /// engine that computes them one after the other. A refusal leaves the device as it was.
+    ///
+    /// # Errors
+    /// When the working memory of the batch does not fit the device.
+    pub async fn fitting(model: Arc<GpuModel>, batch: usize) -> Result<Self, EngineError> {
+        let mut refusal = None;
+        for branches in [Branches::Suitable, Branches::Apart] {
+            let make = async { Self::with_branches(model.clone(), batch, branches) };
+            match model.gpu.error_scope(make).await {
+                Ok(Ok(engine)) => return Ok(engine),
+                Ok(Err(error)) => return Err(error),
+                Err(error) => refusal = Some(error),
+            }
+        }
+        let reason = refusal.map(|error| format!(": {error}")).unwrap_or_default();
+        Err(EngineError::TooLarge(format!(
+            "a batch of {batch} does not fit{reason}; reduce the batch"
+        )))
+    }
+
     /// What recording passes over one branch needs.
     pub(super) fn network(&self) -> Network<'_> {
         self.single.network(&self.model)
     }
 
-    /// The recorded form of these operations.
-    fn tape_for(&mut self, ops: &[Instruction]) -> Result<Arc<StepTape>, EngineError> {
-        if let Some(tape) = self.tapes.iter().find(|tape| tape.fits(ops)) {
+    /// The parts of a step as this engine carries them out.
+    fn parts<'a>(&self, ops: &'a [Instruction]) -> Vec<Part<'a>> {
+        Part::of_step(ops, self.joined.is_some())
+    }
+
+    /// All passes that have memory.
+    fn passes_mut(&mut self) -> impl Iterator<Item = &mut Passes> {
+        std::iter::once(&mut self.single).chain(&mut self.joined).chain(&mut self.joint)
+    }
+
+    /// The recorded form of these parts.
+    fn tape_for(&mut self, parts: &[Part]) -> Result<Arc<StepTape>, EngineError> {
+        if let Some(tape) = self.tapes.iter().find(|tape| tape.fits(parts)) {
             return Ok(tape.clone());
         }
-        let needs_joint = ops.iter().any(|op| matches!(op, Instruction::JointForward { .. }));
-        if needs_joint && self.joint.is_none() {
-            let mut joint = self.single.joint(&self.model)?;
-            if let Some((prompts, _)) = &self.prompts {
-                joint.read_from(&self.model, prompts);
-            }
-            let text = self.prompts.as_ref().map(|(prompts, run)| (prompts, run));
-            joint.prepare(&self.model, &self.run, text);
-            self.joint = Some(joint);
+        let is_joint = |part: &Part| matches!(part, Part::Single(Instruction::JointForward { .. }));
+        if self.joint.is_none() && parts.iter().any(is_joint) {
+            self.joint = Some(self.make_joint()?);
         }
-        let Self { model, single, joint, run, .. } = self;
-        let recorder =
-            Recorder { model, single, joint: joint.as_ref(), records: run.record_scores };
-        let tape = Arc::new(recorder.record(ops)?);
+        let Self { model, single, joined, joint, run, prompts, .. } = self;
+        let (joined, joint) = (joined.as_ref(), joint.as_ref());
+        let prompts = prompts.as_ref().map(|(prompts, _)| prompts);
+        let records = run.record_scores;
+        let recorder = Recorder { model, single, joined, joint, prompts, records };
+        let tape = Arc::new(recorder.record(parts)?);
         self.tapes.push(tape.clone());
         Ok(tape)
+    }
+
+    /// Passes over both branches in one pool, ready for the run that is under way.
+    fn make_joint(&self) -> Result<Passes, EngineError> {
+        let GpuModel { gpu, config, .. } = &*self.model;
+        let acts = match &self.joined {
+            // They take turns with the same memory.
+            Some(joined) => joined.acts.clone(),
+            None => self.single.acts.doubled(gpu, config)?,
+        };
+        let mut joint = Passes::joint(&self.model, acts, 1)?;
+        if let Some((prompts, _)) = &self.prompts {
+            joint.read_from(&self.model, prompts);
+        }
+        let text = self.prompts.as_ref().map(|(prompts, run)| (prompts, run));
+        joint.prepare(&self.model, &self.run, text);
+        Ok(joint)
     }
 
     /// Number of submissions so far, for tests of "one for each step".
@@ -150,7 +177,7 @@ impl GpuEngine {
         &mut self,
         ops: &[Instruction],
     ) -> Result<Vec<(Scope, &'static str)>, EngineError> {
-        let step = self.tape_for(ops)?;
+        let step = self.tape_for(&self.parts(ops))?;
         Ok(step.tape.dispatches().map(|(scope, shader)| (*scope, shader)).collect())
     }
 
@@ -163,14 +190,16 @@ impl GpuEngine {
         &mut self,
         ops: &[Instruction],
     ) -> Result<Option<Vec<Timing<Scope>>>, EngineError> {
-        let step = self.tape_for(ops)?;
-        step.set_numbers(&self.model.gpu, ops, self.model.config.time_scale);
+        let parts = self.parts(ops);
+        let step = self.tape_for(&parts)?;
+        step.set_numbers(&self.model, &parts);
         Ok(step.tape.time(&self.model.gpu)?)
     }
 
     /// Splits the prompts of a run and encodes them, in more memory if these are more than ever before.
     fn encode(&mut self, run: &RunConfig) -> Result<(), EngineError> {
-        let GpuModel { gpu, config, weights, tokenizer, .. } = &*self.model;
+        let model = self.model.clone();
+        let GpuModel { gpu, config, weights, tokenizer, .. } = &*model;
         let (Some(tokenizer), Some(text)) = (tokenizer, &config.text) else { return Ok(()) };
         assert_eq!(run.prompts.len(), self.batch(), "one prompt for each sample");
         let run = RunPrompts::new(tokenizer, text.max_length, &run.prompts, &run.negative);
@@ -179,9 +208,7 @@ impl GpuEngine {
             Some((prompts, _)) if prompts.holds(count) => prompts,
             _ => {
                 let prompts = Prompts::new(gpu, weights, config, count)?;
-                for passes in std::iter::once(&mut self.single).chain(&mut self.joint) {
-                    passes.read_from(&self.model, &prompts);
-                }
+                self.passes_mut().for_each(|passes| passes.read_from(&model, &prompts));
                 self.tapes.clear();
                 prompts
             }
@@ -189,62 +216,6 @@ impl GpuEngine {
         prompts.encode(gpu, &run);
         self.prompts = Some((prompts, run));
         Ok(())
-    }
-
-    /// Takes the scores of a layer of one branch from the front of the results; `None` if there are none.
-    fn scores(&self, block: usize, words: &mut &[u32]) -> Option<Scores> {
-        let GpuModel { config, weights, .. } = &*self.model;
-        let of_layer = words.split_off(..self.batch() * config.tokens() * config.num_experts)?;
-        let half = |which: usize| of_layer.iter().map(move |&word| unpack(word)[which]).collect();
-        let gate = half(0);
-        Some(match weights.thresholds(block) {
-            None => Scores { gate, need: Vec::new(), thresholds: Vec::new() },
-            Some(checkpoint) => {
-                let muted = self.run.muted.mask(block);
-                let thresholds = self.run.routing.thresholds(checkpoint, muted);
-                Scores { gate, need: half(1), thresholds }
-            }
-        })
-    }
-
-    /// Converts the results into a snapshot.
-    fn unpack(&self, pending: Pending) -> Result<Snapshot, GpuError> {
-        let Pending { readback, steps, passes, reports, timed } = pending;
-        let parts = readback.take()?;
-        let latent = bytemuck::pod_collect_to_vec(&parts[0]);
-        let trace: Vec<u32> = bytemuck::pod_collect_to_vec(&parts[1]);
-        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&parts[2]);
-        let (reported, stamps) = parts[3..].split_at(reports);
-        let reports = reported.iter().map(|part| bytemuck::pod_collect_to_vec(part)).collect();
-        let blocks = self.model.config.moe_blocks();
-        let pool = self.batch() * self.model.config.tokens();
-        let mut routing = Vec::new();
-        let (mut masks, mut words) = (&trace[..], &words[..]);
-        for branches in passes {
-            let first = routing.len();
-            let new = |&(time, branch)| ForwardRouting {
-                step: steps - 1,
-                time,
-                branch,
-                layers: Vec::new(),
-            };
-            routing.extend(branches.iter().map(new));
-            // In a layer of a joint pass, the tokens of one branch follow those of the other.
-            for &block in &blocks {
-                for pass in &mut routing[first..] {
-                    let (of_pass, rest) = masks.split_at(pool);
-                    masks = rest;
-                    let scores = self.scores(block, &mut words);
-                    pass.layers.push(LayerRouting { block, masks: of_pass.to_vec(), scores });
-                }
-            }
-        }
-        let mut times = StageTimes::default();
-        if let (Some(clock), [stamps]) = (&self.clock, stamps) {
-            let ms = clock.milliseconds(&bytemuck::pod_collect_to_vec(stamps));
-            timed.iter().zip(ms).for_each(|(&stage, ms)| times.add(stage, ms));
-        }
-        Ok(Snapshot { steps, latent, routing, stage_ms: times.list(), reports })
     }
 }
 
@@ -272,10 +243,14 @@ impl Engine for GpuEngine {
         self.current = None;
         self.steps = 0;
         self.snapshots.clear();
+        if run.record_scores != self.run.record_scores {
+            self.tapes.clear();
+        }
         self.run = RunConfig { latent: Vec::new(), buffers: Vec::new(), ..run.clone() };
         self.encode(run)?;
         let text = self.prompts.as_ref().map(|(prompts, run)| (prompts, run));
-        for passes in std::iter::once(&mut self.single).chain(&mut self.joint) {
+        let all = std::iter::once(&mut self.single).chain(&mut self.joined).chain(&mut self.joint);
+        for passes in all {
             if passes.prepare(&self.model, run, text) {
                 self.tapes.clear();
             }
@@ -286,10 +261,10 @@ impl Engine for GpuEngine {
     fn begin_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError> {
         assert!(self.current.is_none(), "the step before is not handed over yet");
         let _watch = self.model.gpu.watch();
-        let tape = self.tape_for(ops)?;
-        tape.set_numbers(&self.model.gpu, ops, self.model.config.time_scale);
-        let passes =
-            ops.iter().map(Instruction::passes).filter(|passes| !passes.is_empty()).collect();
+        let parts = self.parts(ops);
+        let tape = self.tape_for(&parts)?;
+        tape.set_numbers(&self.model, &parts);
+        let passes = parts.iter().map(Part::passes).filter(|passes| !passes.is_empty()).collect();
         let report = |op: &Instruction| match *op {
             Instruction::Report(slot) => Some(slot),
             _ => None,
@@ -381,7 +356,13 @@ impl Engine for GpuEngine {
             return None;
         }
         let pending = self.snapshots.pop_front()?;
-        match self.unpack(pending) {
+        let reader = Reader {
+            model: &self.model,
+            run: &self.run,
+            samples: self.batch(),
+            clock: self.clock.as_ref(),
+        };
+        match reader.read(pending) {
             Ok(snapshot) => Some(snapshot),
             Err(error) => {
                 // The next `advance` or `wait` reports it.

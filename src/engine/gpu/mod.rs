@@ -3,9 +3,11 @@
 mod activations;
 mod dit;
 mod engine;
+mod joining;
 mod model;
 mod moe;
 mod passes;
+mod pending;
 mod precision;
 mod prompts;
 mod step_tape;
@@ -14,9 +16,10 @@ mod weight_bytes;
 mod weights;
 
 pub use engine::GpuEngine;
+pub use joining::Branches;
 pub use model::GpuModel;
 pub use precision::{Precisions, WeightChoice};
 
-pub(super) use activations::sizes;
+pub(super) use activations::{bytes, sizes, slots};
 pub(super) use prompts::sizes as prompt_sizes;
 pub(super) use weight_bytes::WeightBytes;

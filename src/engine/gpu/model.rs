@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
+use super::activations::Activations;
+use super::dit::Network;
+use super::joining::Branches;
 use super::precision::{Precisions, WeightChoice};
 use super::weights::Weights;
 use crate::checkpoint::Checkpoint;
 use crate::engine::EngineError;
-use crate::gpu::Gpu;
+use crate::engine::time_mlp::embed_time;
+use crate::gpu::{Gpu, Specialisation};
 use crate::kernels::attention::MAX_HEAD_DIM;
-use crate::model::{Config, TextConfig};
+use crate::model::{Config, RoutingRule, TextConfig};
+use crate::platform;
 use crate::tokenizer::Tokenizer;
 
 /// A model on a device, for engines of any batch size.
@@ -21,6 +26,31 @@ pub struct GpuModel {
     /// Only if the model reads text.
     pub(super) tokenizer: Option<Tokenizer>,
     precisions: Precisions,
+}
+
+/// Samples of the pass for which pipelines are compiled while a model is loaded: what an app draws first. Other
+/// batches may want another tile or two.
+const FIRST_BATCH: usize = 4;
+
+/// The pipelines of a model.
+async fn pipelines(
+    gpu: &Gpu,
+    checkpoint: &Checkpoint,
+    precisions: &Precisions,
+) -> Result<Vec<Specialisation>, EngineError> {
+    let stand_in = gpu.rehearsal();
+    let config = checkpoint.config();
+    let weights = &Weights::load(&stand_in, checkpoint, precisions).await?;
+    let limit = gpu.binding_limit;
+    let joins = Branches::default().are_joined(config, FIRST_BATCH, gpu.profile, limit);
+    // A batch that is too large for the device is refused when it is asked for.
+    let acts = if joins { Activations::of_both } else { Activations::new };
+    if let Ok(acts) = acts(&stand_in, config, FIRST_BATCH) {
+        let rule = RoutingRule::default();
+        Network { gpu: &stand_in, config, weights, acts: &acts, rule, pools: 1, fuses: true }
+            .rehearse();
+    }
+    Ok(stand_in.wanted())
 }
 
 impl GpuModel {
@@ -57,8 +87,19 @@ impl GpuModel {
             )));
         }
         let tokenizer = text.map(TextConfig::tokenizer);
-        let weights = Weights::load(&gpu, checkpoint, &precisions).await?;
+        // Pipelines compile while weights are on their way.
+        let wanted = pipelines(&gpu, checkpoint, &precisions).await?;
+        let device = gpu.clone();
+        let compiling = platform::beside(move || device.compile(&wanted));
+        let weights = Weights::load(&gpu, checkpoint, &precisions).await;
+        drop(compiling);
+        let weights = weights?;
         Ok(Self { gpu, config, weights, tokenizer, precisions })
+    }
+
+    /// What a pass at this model time adds to the condition of its samples, `[D]`.
+    pub(super) fn embed_time(&self, time: f32) -> Vec<f32> {
+        embed_time(&self.weights.tree.t_embedder, time * self.config.time_scale)
     }
 
     /// The device and how it computes, for display.

@@ -1,12 +1,12 @@
-//! Working memory, recorded blocks and run settings for forward passes of one pool size: an engine has one
-//! of these for its batch, and a second one where guidance needs both branches in one pool.
+//! Working memory and run settings for forward passes of one kind: over one branch, over both with a token pool for
+//! each, or over both in one pool.
 
 use super::activations::Activations;
 use super::dit::Network;
 use super::model::GpuModel;
 use super::prompts::{Prompts, Reading};
-use crate::engine::{EngineError, RunConfig, RunPrompts, Scope};
-use crate::gpu::{Tape, Tensor};
+use crate::engine::{EngineError, RunConfig, RunPrompts};
+use crate::gpu::Tensor;
 use crate::kernels::MUTED;
 use crate::model::{Routing, RoutingRule};
 use crate::scheduler::Branch;
@@ -17,16 +17,14 @@ pub(super) struct Condition {
     pub(super) rows: Tensor,
     /// Which prompt each sample sees, if the model reads text.
     pub(super) reading: Option<Reading>,
-    /// The blocks of a forward pass.
-    pub(super) blocks: Vec<Tape<Scope>>,
 }
 
 impl Condition {
-    /// For passes over `batch` samples, without prompts and blocks.
+    /// For passes over `batch` samples, without prompts.
     fn new(model: &GpuModel, batch: usize) -> Self {
         let shape = [model.config.labels.len(), batch];
         let rows = Tensor::empty(&model.gpu, "label rows", &shape);
-        Self { rows, reading: None, blocks: Vec::new() }
+        Self { rows, reading: None }
     }
 }
 
@@ -35,18 +33,11 @@ impl Condition {
 enum Conditions {
     /// Passes over one branch each: the conditional, then the unconditional one.
     Separate([Condition; 2]),
-    /// Passes over both branches, one after the other in the same pool.
+    /// Passes over both branches at once: first the samples of the conditional one, then those of the other.
     Joint(Condition),
 }
 
 impl Conditions {
-    fn all(&self) -> &[Condition] {
-        match self {
-            Self::Separate(both) => both,
-            Self::Joint(joint) => std::slice::from_ref(joint),
-        }
-    }
-
     fn all_mut(&mut self) -> &mut [Condition] {
         match self {
             Self::Separate(both) => both,
@@ -64,45 +55,46 @@ impl Conditions {
     }
 }
 
-/// What passes over one number of samples have in common.
+/// What passes of one kind have in common.
 pub(super) struct Passes {
     pub(super) acts: Activations,
     conditions: Conditions,
-    /// How experts get their tokens in the recorded blocks.
+    /// Token pools of a pass.
+    pools: usize,
+    /// How experts get their tokens.
     rule: RoutingRule,
-    /// Whether the recorded blocks keep the router's logits.
-    records: bool,
 }
 
 impl Passes {
-    /// Memory for passes over `batch` samples.
-    pub(super) fn new(model: &GpuModel, batch: usize) -> Result<Self, EngineError> {
-        let acts = Activations::new(&model.gpu, &model.config, batch)?;
+    /// Passes over one branch each.
+    pub(super) fn separate(model: &GpuModel, acts: Activations) -> Result<Self, EngineError> {
         let both = [(); 2].map(|()| Condition::new(model, acts.batch));
-        Self::recorded(model, acts, Conditions::Separate(both))
+        Self::checked(model, acts, Conditions::Separate(both), 1)
     }
 
-    /// Memory for passes over both branches of the same samples.
-    pub(super) fn joint(&self, model: &GpuModel) -> Result<Self, EngineError> {
-        let acts = self.acts.joint(&model.gpu, &model.config)?;
+    /// Passes over both branches of the same samples, in one pool or in a pool for each.
+    pub(super) fn joint(
+        model: &GpuModel,
+        acts: Activations,
+        pools: usize,
+    ) -> Result<Self, EngineError> {
         let both = Condition::new(model, acts.batch);
-        Self::recorded(model, acts, Conditions::Joint(both))
+        Self::checked(model, acts, Conditions::Joint(both), pools)
     }
 
-    fn recorded(
+    fn checked(
         model: &GpuModel,
         acts: Activations,
         conditions: Conditions,
+        pools: usize,
     ) -> Result<Self, EngineError> {
         if let Some(error) = model.gpu.failure() {
             return Err(EngineError::TooLarge(format!(
                 "a batch of {} does not fit: {error}; reduce the batch",
-                acts.batch
+                acts.samples
             )));
         }
-        let mut passes = Self { acts, conditions, rule: RoutingRule::default(), records: false };
-        passes.record(model, None);
-        Ok(passes)
+        Ok(Self { acts, conditions, pools, rule: RoutingRule::default() })
     }
 
     /// What recording needs.
@@ -113,19 +105,8 @@ impl Passes {
             weights: &model.weights,
             acts: &self.acts,
             rule: self.rule,
-        }
-    }
-
-    /// Records the blocks; branches differ only in the prompts that they see.
-    fn record(&mut self, model: &GpuModel, prompts: Option<&Prompts>) {
-        let blocks = |reading: Option<&Reading>| -> Vec<Tape<Scope>> {
-            let text = |i| Some((reading?, &prompts?.memory[i]));
-            (0..model.config.depth).map(|i| self.network(model).block(i, text(i))).collect()
-        };
-        let conditions = self.conditions.all().iter();
-        let recorded: Vec<_> = conditions.map(|c| blocks(c.reading.as_ref())).collect();
-        for (condition, blocks) in self.conditions.all_mut().iter_mut().zip(recorded) {
-            condition.blocks = blocks;
+            pools: self.pools,
+            fuses: true,
         }
     }
 
@@ -141,10 +122,9 @@ impl Passes {
             let text = weights.tree.text_encoder.as_ref();
             condition.reading = text.map(|w| Reading::new(gpu, w, prompts, self.acts.batch));
         }
-        self.record(model, Some(prompts));
     }
 
-    /// Applies the settings of a run. True if the blocks had to be recorded again.
+    /// Applies the settings of a run. True if recorded steps no longer fit.
     pub(super) fn prepare(
         &mut self,
         model: &GpuModel,
@@ -156,15 +136,8 @@ impl Passes {
         if let Some((prompts, run)) = text {
             self.write_prompts(model, prompts, run);
         }
-        let is_new = run.routing.rule != self.rule || run.record_scores != self.records;
-        if is_new {
-            self.rule = run.routing.rule;
-            self.records = run.record_scores;
-            if let Some(moe) = &mut self.acts.moe {
-                moe.record(&model.gpu, self.records);
-            }
-            self.record(model, text.map(|text| text.0));
-        }
+        let is_new = run.routing.rule != self.rule;
+        self.rule = run.routing.rule;
         is_new
     }
 

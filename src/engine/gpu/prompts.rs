@@ -211,9 +211,13 @@ fn shape(text: &TextConfig, attention: usize, capacity: usize, label: &str) -> [
     [capacity * text.max_length, columns]
 }
 
-/// Every buffer that prompts take for passes over `batch` samples, with its shape: the worst case, in which all
-/// samples have different prompts. Nothing where the model reads no text.
-pub(in crate::engine) fn sizes(config: &Config, batch: usize) -> Vec<(&'static str, [usize; 2])> {
+/// Every buffer that prompts take, with its shape: the worst case, in which all of `batch` samples have different
+/// prompts. `kinds` are the samples of each kind of pass that reads them. Nothing where the model reads no text.
+pub(in crate::engine) fn sizes(
+    config: &Config,
+    batch: usize,
+    kinds: impl Iterator<Item = usize>,
+) -> Vec<(&'static str, Vec<usize>)> {
     let Some(text) = &config.text else { return Vec::new() };
     // The prompt that guidance leads away from is one more.
     let capacity = batch + 1;
@@ -222,17 +226,18 @@ pub(in crate::engine) fn sizes(config: &Config, batch: usize) -> Vec<(&'static s
         ["text", "text normal", "text qkv", "text attended", "text hidden", "text states"];
     let of_blocks = std::iter::repeat_n("keys and values", config.depth);
     let large = encoder.into_iter().chain(of_blocks);
-    let large = large.map(|label| (label, shape(text, attention, capacity, label)));
-    let ids = [("token ids", [capacity, text.max_length]), ("text spans", [capacity, 2])];
-    let reading = [
-        ("prompt spans", [batch, 2]),
-        ("prompts", [batch, 1]),
-        ("first tokens", [batch, text.hidden_size]),
-        ("pooled text", [batch, config.hidden_size]),
-        ("no positions", [1, text.hidden_size]),
-    ];
-    // The two branches read different prompts.
-    large.chain(ids).chain(reading).chain(reading).collect()
+    let large = large.map(|label| (label, shape(text, attention, capacity, label).to_vec()));
+    let ids = [("token ids", vec![capacity, text.max_length]), ("text spans", vec![capacity, 2])];
+    let reading = kinds.flat_map(|samples| {
+        [
+            ("prompt spans", vec![samples, 2]),
+            ("prompts", vec![samples]),
+            ("first tokens", vec![samples, text.hidden_size]),
+            ("pooled text", vec![samples, config.hidden_size]),
+            ("no positions", vec![1, text.hidden_size]),
+        ]
+    });
+    large.chain(ids).chain(reading).collect()
 }
 
 fn allocate(

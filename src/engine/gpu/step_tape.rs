@@ -3,28 +3,54 @@
 //! The tape depends only on the *form* of the instructions (buffers and labels); times, factors and
 //! noise are in small buffers that are rewritten before each step.
 
+use std::sync::Arc;
+
+use super::dit::Records;
+use super::joining::Part;
 use super::model::GpuModel;
 use super::passes::Passes;
+use super::pending::PassBranches;
+use super::prompts::Prompts;
 use crate::engine::{EngineError, Scope, Stage};
-use crate::gpu::{Gpu, Tape, Tensor};
+use crate::gpu::{Clock, Tape, Tensor};
 use crate::kernels::combine_latents::{MAX_TERMS, Region};
 use crate::kernels::denoise::Numbers as DenoiseNumbers;
-use crate::kernels::embed_condition::{TIME_WIDTH, time_embedding};
-use crate::kernels::{CombineLatents, DenoiseLatents, ScoreStore, TraceStore};
+use crate::kernels::{CombineLatents, DenoiseLatents};
 use crate::scheduler::{Branch, Denoise, Deviation, Instruction, Latent};
 
-/// An [`Instruction`] without its numbers.
+/// A [`Part`] without its numbers.
 #[derive(Clone, Debug, PartialEq)]
 enum Form {
-    Forward { input: Latent, output: Latent, branch: Branch },
-    JointForward { input: Latent },
-    Combine { output: Latent, terms: Vec<Latent> },
-    Denoise { guided_channels: usize },
+    Forward {
+        input: Latent,
+        output: Latent,
+        branch: Branch,
+    },
+    /// Both branches, a pool for each.
+    Joined {
+        input: Latent,
+        output: Latent,
+    },
+    /// Both branches in one pool.
+    JointForward {
+        input: Latent,
+    },
+    Combine {
+        output: Latent,
+        terms: Vec<Latent>,
+    },
+    Denoise {
+        guided_channels: usize,
+    },
     Report,
 }
 
 impl Form {
-    fn of(op: &Instruction) -> Self {
+    fn of(part: &Part) -> Self {
+        let op = match *part {
+            Part::Joined { input, output, .. } => return Self::Joined { input, output },
+            Part::Single(op) => op,
+        };
         match op {
             &Instruction::Forward { input, output, branch, .. } => {
                 Self::Forward { input, output, branch }
@@ -39,9 +65,9 @@ impl Form {
     }
 }
 
-/// What changes from step to step in one operation.
+/// What changes from step to step in one part.
 enum Numbers {
-    /// Sinusoids `[samples, 256]` of a forward pass.
+    /// Embedded times `[samples, D]` of a forward pass.
     Time(Tensor),
     /// Factors `[8]` of a combination.
     Factors(Tensor),
@@ -62,19 +88,49 @@ pub(super) struct StepTape {
     pub(super) scores: Tensor,
 }
 
-/// Where the routing of the next layer is kept.
-struct Records<'a> {
-    trace: &'a Tensor,
-    scores: &'a Tensor,
-    /// Words of `trace` that are taken.
-    offset: usize,
+/// A step that is being submitted.
+pub(super) struct Step {
+    pub(super) tape: Arc<StepTape>,
+    /// Dispatches that were submitted already.
+    pub(super) done: usize,
+    pub(super) passes: Vec<PassBranches>,
+    pub(super) reports: Vec<Latent>,
+    /// The timed stages, one for each part; `None` if timing is off.
+    pub(super) timed: Option<Vec<Stage>>,
 }
 
-/// Memory for recording: for ordinary passes, and for joint ones if the step has one.
+impl Step {
+    /// Adds some dispatches of the step to a submission.
+    pub(super) fn encode(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        end: usize,
+        clock: Option<&mut Clock>,
+    ) {
+        let tape = &self.tape.tape;
+        match (&mut self.timed, clock) {
+            (Some(timed), Some(clock)) => {
+                let parts = tape.parts(self.done..end, |scope| scope.stage);
+                let (stages, ranges): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+                timed.extend(stages);
+                tape.encode_timed(encoder, ranges, clock);
+            }
+            _ => tape.encode(encoder, self.done..end),
+        }
+        self.done = end;
+    }
+}
+
+/// Memory for recording: for passes over one branch, and for passes over both if the step has one.
 pub(super) struct Recorder<'a> {
     pub(super) model: &'a GpuModel,
     pub(super) single: &'a Passes,
+    /// With a pool for each branch.
+    pub(super) joined: Option<&'a Passes>,
+    /// With one pool.
     pub(super) joint: Option<&'a Passes>,
+    /// Where the model reads text.
+    pub(super) prompts: Option<&'a Prompts>,
     /// Whether the router's logits are kept.
     pub(super) records: bool,
 }
@@ -86,34 +142,41 @@ impl Recorder<'_> {
     /// When the device has no memory for the scores of the step.
     ///
     /// # Panics
-    /// When the step has a joint pass and there is no memory for it: a bug.
-    pub(super) fn record(&self, ops: &[Instruction]) -> Result<StepTape, EngineError> {
+    /// When the step has a pass over both branches and there is no memory for it: a bug.
+    pub(super) fn record(&self, parts: &[Part]) -> Result<StepTape, EngineError> {
         let GpuModel { gpu, config, .. } = self.model;
         let acts = &self.single.acts;
-        let passes: usize = ops.iter().map(|op| op.passes().len()).sum();
+        let passes: usize = parts.iter().map(|part| part.passes().len()).sum();
         let words = passes * config.moe_blocks().len() * acts.samples * config.tokens();
         let trace = Tensor::empty(gpu, "trace", &[words]);
         let scores = self.scores(words)?;
         let mut tape = Tape::default();
         let mut numbers = Vec::new();
-        let mut records = Records { trace: &trace, scores: &scores, offset: 0 };
-        for op in ops {
+        let mut records = Records { trace: &trace, scores: &scores, first: 0 };
+        for part in parts {
+            let op = match *part {
+                Part::Joined { input, output, .. } => {
+                    let place = (input, output, Branch::Conditional);
+                    numbers.push(self.pass(made(self.joined), place, &mut tape, &mut records));
+                    continue;
+                }
+                Part::Single(op) => op,
+            };
             numbers.push(match op {
                 &Instruction::Forward { input, output, branch, .. } => {
                     let place = (input, output, branch);
                     self.pass(self.single, place, &mut tape, &mut records)
                 }
                 &Instruction::JointForward { input, .. } => {
-                    let joint = self.joint.expect("memory for a joint pass was made before");
                     let place = (input, Latent::Output(0), Branch::Conditional);
-                    self.pass(joint, place, &mut tape, &mut records)
+                    self.pass(made(self.joint), place, &mut tape, &mut records)
                 }
                 Instruction::Combine { output, terms } => self.combine(*output, terms, &mut tape),
                 Instruction::Denoise(step) => self.denoise(step, &mut tape),
                 Instruction::Report(_) => Numbers::None,
             });
         }
-        let forms = ops.iter().map(Form::of).collect();
+        let forms = parts.iter().map(Form::of).collect();
         Ok(StepTape { forms, tape, numbers, trace, scores })
     }
 
@@ -142,24 +205,19 @@ impl Recorder<'_> {
     ) -> Numbers {
         let GpuModel { gpu, config, .. } = self.model;
         let net = passes.network(self.model);
-        let sinusoids = Tensor::empty(gpu, "sinusoids", &[net.acts.batch, TIME_WIDTH]);
+        let times = Tensor::empty(gpu, "times", &[net.acts.batch, config.hidden_size]);
         let condition = passes.condition(branch);
-        tape.append(&net.enter(input, &sinusoids, &condition.rows, condition.reading.as_ref()));
-        for (i, block) in condition.blocks.iter().enumerate() {
-            tape.append(block);
-            if let (true, Some(moe)) = (config.is_moe(i), &net.acts.moe) {
-                let scope = Scope::of_block(i, Stage::Router);
-                let Records { trace, scores, offset } = *records;
-                tape.push(gpu, scope, &TraceStore { slots: &moe.slots, trace, offset });
-                if self.records {
-                    let offset = offset * config.num_experts;
-                    tape.push(gpu, scope, &ScoreStore { logits: &moe.logits, scores, offset });
-                }
-                records.offset += net.acts.batch * config.tokens();
+        let reading = condition.reading.as_ref();
+        tape.append(&net.enter(input, &times, &condition.rows, reading));
+        for i in 0..config.depth {
+            let text = reading.zip(self.prompts.map(|prompts| &prompts.memory[i]));
+            tape.append(&net.block(i, text, Some(*records)));
+            if config.is_moe(i) {
+                records.first += net.acts.batch * config.tokens();
             }
         }
         tape.append(&net.leave(output));
-        Numbers::Time(sinusoids)
+        Numbers::Time(times)
     }
 
     fn combine(&self, output: Latent, terms: &[(f32, Latent)], tape: &mut Tape<Scope>) -> Numbers {
@@ -200,23 +258,26 @@ impl Recorder<'_> {
     }
 }
 
+/// Memory for passes over both branches.
+fn made(passes: Option<&Passes>) -> &Passes {
+    passes.expect("memory for passes over both branches is made before a step is recorded")
+}
+
 impl StepTape {
-    /// Whether this tape computes these operations, whatever their numbers.
-    pub(super) fn fits(&self, ops: &[Instruction]) -> bool {
-        self.forms.iter().cloned().eq(ops.iter().map(Form::of))
+    /// Whether this tape computes these parts, whatever their numbers.
+    pub(super) fn fits(&self, parts: &[Part]) -> bool {
+        self.forms.iter().cloned().eq(parts.iter().map(Form::of))
     }
 
     /// Sets the numbers of the step that is submitted next.
-    pub(super) fn set_numbers(&self, gpu: &Gpu, ops: &[Instruction], time_scale: f32) {
-        for (op, numbers) in ops.iter().zip(&self.numbers) {
+    pub(super) fn set_numbers(&self, model: &GpuModel, parts: &[Part]) {
+        let gpu = &model.gpu;
+        for (part, numbers) in parts.iter().zip(&self.numbers) {
+            if let (Numbers::Time(times), Some(&(time, _))) = (numbers, part.passes().first()) {
+                times.write(gpu, &model.embed_time(time).repeat(times.shape[0]));
+            }
+            let Part::Single(op) = part else { continue };
             match (op, numbers) {
-                (
-                    Instruction::Forward { time, .. } | Instruction::JointForward { time, .. },
-                    Numbers::Time(sinusoids),
-                ) => {
-                    let samples = sinusoids.shape[0];
-                    sinusoids.write(gpu, &time_embedding(time * time_scale).repeat(samples));
-                }
                 (Instruction::Combine { terms, .. }, Numbers::Factors(tensor)) => {
                     let mut factors = [0.0; MAX_TERMS];
                     factors.iter_mut().zip(terms).for_each(|(f, term)| *f = term.0);

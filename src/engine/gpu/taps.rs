@@ -1,11 +1,11 @@
 //! One forward pass on the GPU, stopped after every block to read its output, for parity checks.
 
+use super::dit::Network;
 use super::engine::GpuEngine;
 use super::prompts::Prompts;
 use crate::engine::{Engine, EngineError, Inspect, RunConfig, RunPrompts, Taps};
 use crate::gpu::{Gpu, GpuError, Tensor, read_now};
 use crate::kernels::NO_SLOT;
-use crate::kernels::embed_condition::{TIME_WIDTH, time_embedding};
 use crate::model::Kind;
 use crate::scheduler::{Branch, Latent};
 
@@ -18,12 +18,11 @@ impl Inspect for GpuEngine {
 
 /// Runs the pass on the sample that the engine was started with; `times` has one for each sample.
 fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
-    let net = engine.network();
+    let net = Network { fuses: false, ..engine.network() };
     let (gpu, config, acts) = (net.gpu, net.config, net.acts);
     assert_eq!(times.len(), acts.batch, "one time for each sample");
-    let waves: Vec<f32> =
-        times.iter().flat_map(|&time| time_embedding(time * config.time_scale)).collect();
-    let sinusoids = Tensor::upload(gpu, "sinusoids", &[acts.batch, TIME_WIDTH], &waves);
+    let times: Vec<f32> = times.iter().flat_map(|&time| engine.model.embed_time(time)).collect();
+    let times = Tensor::upload(gpu, "times", &[acts.batch, config.hidden_size], &times);
     let (tokens, d) = (config.tokens(), config.hidden_size);
     let mut taps = Taps::new();
     let condition = engine.single.condition(Branch::Conditional);
@@ -33,9 +32,10 @@ fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
         let pooled = read_now(gpu, &reading.pooled)?;
         taps.push(("text.pooled".into(), reading.pooled.shape.clone(), pooled));
     }
-    net.enter(Latent::Sample, &sinusoids, &condition.rows, reading).run(gpu);
-    for (i, block) in condition.blocks.iter().enumerate() {
-        block.run(gpu);
+    net.enter(Latent::Sample, &times, &condition.rows, reading).run(gpu);
+    for i in 0..config.depth {
+        let memory = engine.prompts.as_ref().map(|(prompts, _)| &prompts.memory[i]);
+        net.block(i, reading.zip(memory), None).run(gpu);
         let name = |what: &str| format!("blocks.{i}.{what}");
         let stream = read_now(gpu, &acts.stream)?;
         taps.push((name("out"), vec![acts.batch, tokens, d], stream));

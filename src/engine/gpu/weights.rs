@@ -8,6 +8,7 @@ use super::precision::Precisions;
 use super::weight_bytes::WeightBytes;
 use crate::checkpoint::{Checkpoint, CheckpointError, StoredRows};
 use crate::engine::contract::EngineError;
+use crate::engine::linear::Linear;
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{ExpertBank, Matrix};
 use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Mlp, Role, Source, TensorSpec};
@@ -21,6 +22,8 @@ impl Leaf for OnGpu {
     type Linear = Matrix;
     type Table = Tensor;
     type Stack = Stack;
+    /// In host memory.
+    type Time = Linear;
     /// First row of the layer in [`Weights::adaln_modulation`].
     type Modulation = usize;
     /// Each layer of all experts in one bank.
@@ -51,7 +54,7 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// Uploads a checkpoint, block by block, so that a page stays responsive.
+    /// Uploads a checkpoint, block by block, so that a page stays responsive. A rehearsal reads nothing.
     pub(super) async fn load(
         gpu: &Gpu,
         checkpoint: &Checkpoint,
@@ -141,6 +144,13 @@ impl Source<OnGpu> for Loader<'_> {
         Ok(matrix)
     }
 
+    fn time(&mut self, spec: &LinearSpec) -> Loaded<Linear> {
+        if self.gpu.is_rehearsal() {
+            return Ok(Linear::default());
+        }
+        Linear::read(self.checkpoint, spec)
+    }
+
     fn table(&mut self, spec: &TensorSpec) -> Loaded<Tensor> {
         let values = self.read(spec)?;
         let width = spec.shape.last().copied().unwrap_or(1);
@@ -169,6 +179,9 @@ impl Source<OnGpu> for Loader<'_> {
     }
 
     fn values(&mut self, spec: &TensorSpec) -> Loaded<Vec<f32>> {
+        if self.gpu.is_rehearsal() {
+            return Ok(vec![0.0; spec.elements() as usize]);
+        }
         self.checkpoint.read(&spec.name)
     }
 
@@ -181,7 +194,8 @@ impl Source<OnGpu> for Loader<'_> {
         };
         let banks = experts[0].try_map(bank)?;
         self.bytes += banks.iter().map(ExpertBank::bytes).sum::<u64>();
-        for (e, expert) in experts.iter().enumerate() {
+        let filled: &[_] = if self.gpu.is_rehearsal() { &[] } else { experts };
+        for (e, expert) in filled.iter().enumerate() {
             for (layer, bank) in expert.iter().zip(banks.iter()) {
                 bank.write(self.gpu, e, &self.rows(&layer.weight)?);
                 if let Some(bias) = &layer.bias {
@@ -193,7 +207,9 @@ impl Source<OnGpu> for Loader<'_> {
     }
 
     async fn pause(&mut self) {
-        yield_now().await;
+        if !self.gpu.is_rehearsal() {
+            yield_now().await;
+        }
     }
 }
 
@@ -207,6 +223,9 @@ impl<'a> Loader<'a> {
 
     /// Writes a layer's weight and bias into a matrix, from row `first` on.
     fn fill(&mut self, matrix: &Matrix, first: usize, spec: &LinearSpec) -> Loaded<()> {
+        if self.gpu.is_rehearsal() {
+            return Ok(());
+        }
         let rows = self.rows(&spec.weight)?;
         matrix.write_rows(self.gpu, first, &rows);
         if let Some(bias) = &spec.bias {
@@ -217,6 +236,9 @@ impl<'a> Loader<'a> {
 
     /// Decodes a tensor that is about to be uploaded.
     fn read(&mut self, spec: &TensorSpec) -> Loaded<Vec<f32>> {
+        if self.gpu.is_rehearsal() {
+            return Ok(vec![0.0; spec.elements() as usize]);
+        }
         self.rows(spec).map(StoredRows::decode)
     }
 
@@ -234,6 +256,9 @@ impl<'a> Loader<'a> {
 
     /// Submits pending uploads and frees the host copies.
     fn flush(&mut self) {
+        if self.gpu.is_rehearsal() {
+            return;
+        }
         // A failure is kept by the device and looked at when loading ends.
         let _ = self.gpu.flush();
         self.unflushed = 0;

@@ -110,7 +110,10 @@ impl Session {
     /// Cancels the run.
     pub(super) fn give_up_run(&mut self) {
         self.preparing = None;
-        if let Some(engine) = self.job.as_mut().and_then(Job::detach) {
+        if let Some(job) = &mut self.job
+            && let Some(engine) = job.detach()
+        {
+            self.pace = Some(job.pace());
             self.idle = Some(engine);
         }
         if self.job.as_ref().is_some_and(|job| job.record.finished_steps() == 0) {

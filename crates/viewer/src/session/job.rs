@@ -2,7 +2,7 @@
 
 use web_time::Instant;
 
-use super::pacing::{Pacer, StepClock, milliseconds};
+use super::pacing::{Pace, Pacer, StepClock, Workload, milliseconds};
 use super::{Record, Tick};
 use diffmoe::engine::{Engine, EngineError, Progress, Snapshot};
 use diffmoe::pipeline::{Run, RunState};
@@ -71,7 +71,7 @@ impl Job {
         }
     }
 
-    /// Resumes on an engine after the last finished step.
+    /// Resumes on an engine after the last finished step; `pace` is the slice size of the previous run.
     ///
     /// # Errors
     /// As [`Run::resume`].
@@ -79,10 +79,12 @@ impl Job {
         &mut self,
         mut engine: Box<dyn Engine>,
         profiling: bool,
+        pace: Option<&Pace>,
     ) -> Result<(), EngineError> {
         engine.set_profiling(profiling);
+        self.record.device = engine.device();
+        let pacer = Pacer::for_engine(&*engine, &self.workload(), pace);
         let record = &mut self.record;
-        record.device = engine.device();
         if !record.settings.scheduler.resumes() {
             record.begin_anew();
         }
@@ -94,9 +96,23 @@ impl Job {
             trace: record.trace.clone(),
         };
         self.run = Some(Run::resume(engine, &record.config, record.settings.clone(), so_far)?);
-        self.pacer = Pacer::default();
+        self.pacer = pacer;
         self.clock = StepClock::default();
         Ok(())
+    }
+
+    /// What determines the time of its slices, on its current or last engine.
+    fn workload(&self) -> Workload {
+        let Record { settings, share, device, .. } = &self.record;
+        #[expect(clippy::float_cmp, reason = "exactly 1 switches guidance off")]
+        let branches = if settings.guidance == 1.0 { 1 } else { 2 };
+        let samples = branches * settings.pictures();
+        Workload { model: share.hash.clone(), device: device.clone(), samples }
+    }
+
+    /// The slice size that it found.
+    pub(super) fn pace(&self) -> Pace {
+        self.pacer.pace(self.workload())
     }
 
     /// Removes the engine; the record stays.

@@ -46,6 +46,7 @@ use history::History;
 use job::{Drive, Frame, Job};
 use loading::Loading;
 use losses::Losses;
+use pacing::Pace;
 use recovery::{Preparing, Purpose};
 
 /// A model that is open.
@@ -87,6 +88,8 @@ pub struct Session {
     job: Option<Job>,
     /// An engine without a run.
     idle: Option<Box<dyn Engine>>,
+    /// The size of slices that the last run found, for the next one.
+    pace: Option<Pace>,
     /// An engine that is being made.
     preparing: Option<Preparing>,
     /// Losses of a device in a row, without a finished step between them, and the steps that were finished then.
@@ -124,6 +127,7 @@ impl Session {
             runs: 0,
             job: None,
             idle: None,
+            pace: None,
             preparing: None,
             losses: Losses::default(),
             lost: false,
@@ -175,6 +179,7 @@ impl Session {
     /// Moves a finished run to the history.
     fn complete(&mut self) {
         let Some(mut job) = self.job.take() else { return };
+        self.pace = Some(job.pace());
         self.idle = job.detach();
         if job.record.frames.last().is_some_and(|frame| frame.iter().any(|v| !v.is_finite())) {
             self.note(

@@ -2,7 +2,7 @@
 
 use web_time::Instant;
 
-use diffmoe::engine::{EngineError, Progress, SliceTime};
+use diffmoe::engine::{Engine, EngineError, Progress, SliceTime};
 use diffmoe::pipeline::Sliced;
 
 /// Time that a slice should take, so that a window still paints at 60 frames a second.
@@ -11,6 +11,9 @@ pub(super) const SLICE_MS: f32 = 8.0;
 const LATE_MS: f32 = 24.0;
 /// Lower limit of a slice if only the report was late: a slow window does not mean a slow device.
 const FEWEST_BY_LATE_NEWS: usize = 16;
+/// Units that a graphics processor gets at first: even an integrated one finishes these kernels of a small model in a
+/// few milliseconds.
+const FIRST_ON_GPU: usize = 16;
 /// More than the kernels of a step of any model that fits a device.
 const MOST_UNITS: usize = 1 << 14;
 /// A longer pause between two frames was a window in the background.
@@ -33,6 +36,20 @@ impl Default for Pacer {
 }
 
 impl Pacer {
+    /// For runs on an engine: what was found before for the same work, else a careful guess.
+    pub(super) fn for_engine(engine: &dyn Engine, work: &Workload, before: Option<&Pace>) -> Self {
+        let judged = engine.slice_time().map_or(0, |slice| slice.slice);
+        let on_gpu = engine.gpu_samples().is_some_and(|samples| !samples.gpu.is_software());
+        let guess = if on_gpu { FIRST_ON_GPU } else { 1 };
+        let units = before.and_then(|pace| pace.units_for(work)).unwrap_or(guess);
+        Self { units, judged, ..Self::default() }
+    }
+
+    /// What it found for this work.
+    pub(super) fn pace(&self, work: Workload) -> Pace {
+        Pace { work, units: self.units }
+    }
+
     /// For units so large that one alone may fill a slice.
     pub(super) fn from_one() -> Self {
         Self { fewest: 1, ..Self::default() }
@@ -108,6 +125,35 @@ impl Pacer {
 
     fn fewer(&mut self) {
         self.units = (self.units / 2).max(1);
+    }
+}
+
+/// What the time of a unit depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Workload {
+    /// Digits of the model's hash, where it is known.
+    pub(super) model: Option<String>,
+    /// The engine's name for its device.
+    pub(super) device: String,
+    /// Samples of the largest pass.
+    pub(super) samples: usize,
+}
+
+/// The size of slices that was found for some work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pace {
+    work: Workload,
+    units: usize,
+}
+
+impl Pace {
+    /// What to begin with for other work: fewer units where a pass has more samples. `None` for another model or
+    /// device, about which it says nothing.
+    fn units_for(&self, work: &Workload) -> Option<usize> {
+        let Workload { model, device, samples } = &self.work;
+        let is_known = (model, device) == (&work.model, &work.device);
+        let fewer = self.units * samples / work.samples.max(*samples).max(1);
+        is_known.then_some(fewer.max(1))
     }
 }
 
@@ -200,6 +246,23 @@ mod tests {
             pacer.computed(pacer.units() as f32 * 30.0);
         }
         assert_eq!(pacer.units(), 1);
+    }
+
+    #[test]
+    fn the_size_that_was_found_is_kept_for_the_same_model_and_device_only() {
+        let work = |model: &str, device: &str, samples| Workload {
+            model: Some(model.to_owned()),
+            device: device.to_owned(),
+            samples,
+        };
+        let pacer = Pacer { units: 64, ..Pacer::default() };
+        let pace = pacer.pace(work("a", "gpu", 8));
+        assert_eq!(pace.units_for(&work("a", "gpu", 8)), Some(64));
+        assert_eq!(pace.units_for(&work("a", "gpu", 2)), Some(64), "no guess upwards");
+        assert_eq!(pace.units_for(&work("a", "gpu", 16)), Some(32));
+        assert_eq!(pace.units_for(&work("a", "gpu", 4096)), Some(1));
+        assert_eq!(pace.units_for(&work("b", "gpu", 8)), None);
+        assert_eq!(pace.units_for(&work("a", "processor", 8)), None);
     }
 
     #[test]

@@ -51,7 +51,7 @@ impl Session {
 
     /// Puts a run with its engine on the screen. Where it cannot start, the images before stay.
     fn begin_on(&mut self, mut job: Job, engine: Box<dyn Engine>) {
-        match job.attach(engine, self.profiling) {
+        match job.attach(engine, self.profiling, self.pace.as_ref()) {
             Ok(()) => {
                 self.history.show(None);
                 self.job = Some(job);
@@ -96,8 +96,9 @@ impl Session {
             }
             (Ok(prepared), Purpose::Recover) => {
                 let engine = self.place(prepared);
-                let profiling = self.profiling;
-                let attached = self.job.as_mut().map(|job| job.attach(engine, profiling));
+                let Self { job, profiling, pace, .. } = self;
+                let attached =
+                    job.as_mut().map(|job| job.attach(engine, *profiling, pace.as_ref()));
                 if let Some(Err(error)) = attached {
                     self.recover(&error.to_string());
                 }
@@ -128,7 +129,8 @@ impl Session {
     /// a row the CPU takes over.
     pub(super) fn recover(&mut self, reason: &str) {
         let Some(job) = &mut self.job else { return };
-        // An engine of a lost device is useless.
+        // An engine of a lost device is useless, but its timing is not.
+        self.pace = Some(job.pace());
         drop(job.detach());
         let steps = job.record.finished_steps();
         let batch = job.record.settings.pictures();

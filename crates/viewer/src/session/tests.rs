@@ -4,6 +4,7 @@ mod decode_losses;
 mod latents;
 mod losses;
 mod model;
+mod pace;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
