@@ -88,6 +88,8 @@ pub fn is_run_config(text: &str) -> Result<bool, InferError> {
 /// # Errors
 /// When something is not known, or the tensors are not those of such a model.
 pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferError> {
+    /// Problems in an error.
+    const SHOWN: usize = 8;
     let has = |part: &str| shapes.keys().any(|name| name.contains(part));
     let kind = if has(".mlp.capacity_predictor.") {
         "diffmoe"
@@ -140,7 +142,6 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
     if problems.is_empty() {
         return Ok(Inferred { config_text, assumed });
     }
-    const SHOWN: usize = 8;
     let more = match problems.len().saturating_sub(SHOWN) {
         0 => String::new(),
         more => format!("; and {more} more"),
