@@ -22,6 +22,22 @@ pub enum PngError {
     Io(#[from] std::io::Error),
 }
 
+/// A grid of more pixels than [`MOST_PIXELS`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a grid of {count} images of {width}×{height} pixels each exceeds {} million pixels; choose fewer images or a \
+     smaller scale",
+    MOST_PIXELS / 1_000_000
+)]
+pub struct GridTooLarge {
+    /// Images.
+    pub count: usize,
+    /// Pixels across each, enlarged.
+    pub width: u64,
+    /// Pixels down each, enlarged.
+    pub height: u64,
+}
+
 impl RgbImage {
     /// An image from `[height, width, 3]` bytes; `None` where the length does not fit or a side is 0.
     pub fn from_raw(width: u32, height: u32, pixels: Vec<u8>) -> Option<Self> {
@@ -100,8 +116,37 @@ pub fn default_scale(count: usize, [height, width]: [usize; 2]) -> u32 {
     if count > 1 { MIN_SIDE.div_ceil(height.max(width)) as u32 } else { 1 }
 }
 
+/// Maximum number of pixels of a grid, which takes 800 MB in memory.
+pub const MOST_PIXELS: u64 = 1 << 28;
+
+/// Width and height of the [`grid`] of `count` images of `size` (height and width), to be checked before sampling.
+///
+/// # Errors
+/// When it would have more than [`MOST_PIXELS`].
+pub fn grid_extent(
+    count: usize,
+    size: [usize; 2],
+    scale: Option<u32>,
+) -> Result<[u32; 2], GridTooLarge> {
+    let scale = u64::from(scale.unwrap_or_else(|| default_scale(count, size)));
+    let [height, width] = size.map(|side| (side as u64).saturating_mul(scale));
+    let columns = (count as f64).sqrt().ceil() as u64;
+    let rows = (count as u64).div_ceil(columns.max(1));
+    let side = |n: u64, tile: u64| {
+        let gaps = n.saturating_sub(1).saturating_mul(u64::from(GAP));
+        n.saturating_mul(tile).saturating_add(gaps)
+    };
+    let (across, down) = (side(columns, width), side(rows, height));
+    match (u32::try_from(across), u32::try_from(down)) {
+        (Ok(width), Ok(height)) if across.saturating_mul(down) <= MOST_PIXELS => {
+            Ok([width, height])
+        }
+        _ => Err(GridTooLarge { count, width, height }),
+    }
+}
+
 /// Arranges samples `[B, 3, h, w]` in [-1, 1], `size` being (h, w), as a grid, each enlarged by a whole factor
-/// without smoothing.
+/// without smoothing. See [`grid_extent`] for its size.
 pub fn grid(samples: &[f32], size: [usize; 2], scale: Option<u32>) -> RgbImage {
     let plane = size[0] * size[1];
     let count = (samples.len() / (3 * plane)) as u32;
@@ -166,6 +211,20 @@ mod tests {
         assert_eq!(grid.pixel(5, 5), [0, 0, 0]);
         assert_eq!(grid.pixel(2, 5), [255, 0, 0], "the corner is three pixels wide");
         assert_eq!(grid.pixel(6 + GAP, 0), [255; 3]);
+    }
+
+    #[test]
+    fn the_extent_of_a_grid_is_known_before() {
+        for (count, size, scale) in [(1, [2, 3], None), (3, [1, 2], Some(3)), (7, [16, 32], None)] {
+            let image = grid(&vec![0.0; count * 3 * size[0] * size[1]], size, scale);
+            assert_eq!(grid_extent(count, size, scale), Ok([image.width(), image.height()]));
+        }
+        assert_eq!(grid_extent(10_000, [64, 64], None), Ok([100 * 132 - 4; 2]));
+        let error = grid_extent(400, [64, 64], Some(64)).unwrap_err();
+        assert_eq!(error, GridTooLarge { count: 400, width: 4096, height: 4096 });
+        assert!(error.to_string().contains("exceeds 268 million pixels"), "{error}");
+        assert!(grid_extent(usize::MAX, [usize::MAX, 1], Some(64)).is_err());
+        assert!(grid_extent(1, [2048, 2048], Some(32)).is_err());
     }
 
     #[test]

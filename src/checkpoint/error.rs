@@ -22,6 +22,17 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
+    /// An index that does not match its parts.
+    #[error(
+        "{label} lists tensors that its parts do not contain: {}; download the index and all parts again",
+        summary(problems)
+    )]
+    Index {
+        /// The index.
+        label: String,
+        /// One sentence for each tensor.
+        problems: Vec<String>,
+    },
     /// A PyTorch file that is damaged or contains more than tensors.
     #[error("{label} is not a readable PyTorch checkpoint: {reason}")]
     Torch {
@@ -40,8 +51,8 @@ pub enum CheckpointError {
     },
     /// Tensors without a description of the model.
     #[error(
-        "{label} has no model description: it needs a `diffmoe` entry in its header or a \
-            config.json in the same folder"
+        "{label} has no model description: it needs a `diffmoe` entry in its header or a config.json in the same \
+         folder; convert it first"
     )]
     NoConfig {
         /// File or model name.

@@ -1,25 +1,37 @@
 //! Inferring the configuration of a bare state_dict from the names and shapes of its tensors, and from the YAML file
-//! of the training run if there is one. The number of heads and the objective cannot be inferred from shapes.
+//! of the training run if there is one. The number of heads, the capacity and the objective cannot be inferred from
+//! shapes: they are errors unless given, and every assumption is reported.
 
-use std::collections::{BTreeMap, BTreeSet};
+use serde_json::{Map, Value, json};
 
-use serde_json::{Value, json};
+use super::check::{self, Shapes};
+use super::yaml::Run;
+use crate::model::{Config, ConfigError, Objective};
 
-use crate::model::{Config, ConfigError, Objective, TensorSpec};
-
-/// Information that the tensors do not contain.
+/// Information that the tensors do not contain. Each field overrides the YAML file and the tensors.
 #[derive(Clone, Debug, Default)]
 pub struct Hints {
     /// The official configuration file of a run.
     pub yaml: Option<String>,
-    /// Kind of training; overrides the file.
+    /// Kind of training.
     pub time: Option<Objective>,
-    /// Number of attention heads, if no file gives it.
+    /// Number of attention heads.
     pub heads: Option<usize>,
-    /// Height and width of a sample; overrides the tensors and the file.
+    /// Mean number of experts per token.
+    pub capacity: Option<f64>,
+    /// Height and width of a sample.
     pub size: Option<[usize; 2]>,
     /// Name for people.
     pub name: Option<String>,
+}
+
+/// An inferred configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inferred {
+    /// JSON in the form that checkpoints carry.
+    pub config_text: String,
+    /// Assumptions that neither tensors nor hints confirm, one phrase each.
+    pub assumed: Vec<String>,
 }
 
 /// Why the configuration of a bare state_dict is not known.
@@ -44,7 +56,15 @@ pub enum InferError {
         /// `D`.
         hidden_size: usize,
     },
-    /// The YAML file is damaged, or is not that of an official training run.
+    /// The capacity of a token-choice or expert-choice model is unknown: set [`Hints::capacity`] or [`Hints::yaml`].
+    #[error(
+        "cannot infer the capacity (mean number of experts per token) of a {kind} model from the tensors"
+    )]
+    UnknownCapacity {
+        /// Token choice or expert choice.
+        kind: &'static str,
+    },
+    /// The YAML file of the training run is damaged, or is that of something else.
     #[error("the YAML file of the training run is not usable: {0}")]
     Yaml(String),
     /// These are not the tensors of a DiT.
@@ -55,13 +75,21 @@ pub enum InferError {
     Config(#[from] ConfigError),
 }
 
-type Shapes = BTreeMap<String, Vec<usize>>;
+/// Whether a YAML file is that of an official training run, with the model arguments under `model.params`.
+///
+/// # Errors
+/// When it is not valid YAML.
+pub fn is_run_config(text: &str) -> Result<bool, InferError> {
+    Ok(Run::read(text).map_err(InferError::Yaml)?.is_some())
+}
 
-/// The configuration of a model with these tensors, as JSON in the form that checkpoints carry.
+/// The configuration of a model with these tensors.
 ///
 /// # Errors
 /// When something is not known, or the tensors are not those of such a model.
-pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<String, InferError> {
+pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferError> {
+    /// Problems in an error.
+    const SHOWN: usize = 8;
     let has = |part: &str| shapes.keys().any(|name| name.contains(part));
     let kind = if has(".mlp.capacity_predictor.") {
         "diffmoe"
@@ -72,71 +100,114 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<String, InferError
     } else {
         "dense"
     };
-    let (mut params, rf, name) = match &hints.yaml {
-        Some(text) => from_yaml(text)?,
-        None => (from_shapes(shapes, hints)?, None, None),
+    let mut assumed = Vec::new();
+    let run = match &hints.yaml {
+        Some(text) => {
+            let missing = "it has no model.params, which the official configurations have";
+            let run = Run::read(text).map_err(InferError::Yaml)?;
+            run.ok_or_else(|| InferError::Yaml(missing.into()))?
+        }
+        None => Run { params: from_shapes(shapes, hints)?, is_flow: None, name: None },
     };
+    let Run { mut params, is_flow, name } = run;
     if let Some(size) = hints.size {
-        params["input_size"] = json!(size);
+        params.insert("input_size".into(), json!(size));
     }
-    let time = match (hints.time, rf) {
+    if hints.heads.is_some() || !params.contains_key("num_heads") {
+        let heads = heads(kind, shapes, hints, &mut assumed)?;
+        params.insert("num_heads".into(), json!(heads));
+    }
+    capacity(kind, &mut params, hints, &mut assumed)?;
+    let time = match (hints.time, is_flow) {
         (Some(time), _) => time,
         (None, Some(true)) => Objective::Flow,
         (None, Some(false)) => Objective::Ddpm,
         (None, None) => return Err(InferError::UnknownObjective),
     };
-    let table = shape(shapes, "y_embedder.embedding_table.weight", 2)?;
+    let rows = shape(shapes, "y_embedder.embedding_table.weight", 2)?[0];
+    if params.get("num_classes").and_then(Value::as_u64) == Some(rows as u64) {
+        return Err(InferError::Tensors(format!(
+            "the label table has {rows} rows for {rows} classes, without a row for unconditional samples \
+             (class_dropout_prob 0 in training); such models are not supported"
+        )));
+    }
     let solver = if time == Objective::Flow { "euler" } else { "ddpm" };
     let name = hints.name.clone().or(name).unwrap_or_else(|| format!("imported {kind} model"));
-    let text = json!({
-        "name": name, "kind": kind, "t_kind": time, "null_class": table[0].saturating_sub(1),
+    let config_text = json!({
+        "name": name, "kind": kind, "t_kind": time, "null_class": rows.saturating_sub(1),
         "params": params, "defaults": { "steps": 250, "guidance": 1.5, "solver": solver }
     })
     .to_string();
-    let problems = differences(&Config::from_json(&text)?, shapes);
-    if problems.is_empty() { Ok(text) } else { Err(InferError::Tensors(problems)) }
-}
-
-/// The first tensors that do not fit, in words; empty if all do.
-fn differences(config: &Config, shapes: &Shapes) -> String {
-    const SHOWN: usize = 8;
-    let needed = config.tensors();
-    let wrong = needed.iter().filter(|t| !t.is_optional());
-    let wrong = wrong.filter_map(|TensorSpec { name, shape, .. }| match shapes.get(name) {
-        None => Some(format!("{name} {shape:?} is missing")),
-        Some(found) if found != shape => {
-            Some(format!("{name} has shape {found:?}, expected {shape:?}"))
-        }
-        Some(_) => None,
-    });
-    let needed: BTreeSet<_> = needed.iter().map(|t| &t.name).collect();
-    let extra = shapes.keys().filter(|name| !needed.contains(name));
-    let all: Vec<_> = wrong.chain(extra.map(|name| format!("{name} is unexpected"))).collect();
-    if all.is_empty() {
-        return String::new();
+    let problems = check::problems(&Config::from_json(&config_text)?, shapes);
+    if problems.is_empty() {
+        return Ok(Inferred { config_text, assumed });
     }
-    let more = all.len().saturating_sub(SHOWN);
-    let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    format!(
-        "the tensors do not match a {:?} model: {}{more}",
-        config.kind,
-        all[..all.len().min(SHOWN)].join("; ")
-    )
+    let more = match problems.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    Err(InferError::Tensors(format!(
+        "the tensors are not those of a {kind} model: {}{more}",
+        problems[..problems.len().min(SHOWN)].join("; ")
+    )))
 }
 
-/// Constructor arguments, whether the run was a flow, and its name.
-fn from_yaml(text: &str) -> Result<(Value, Option<bool>, Option<String>), InferError> {
-    let file: Value = serde_saphyr::from_str(text).map_err(|e| InferError::Yaml(e.to_string()))?;
-    let params = file.pointer("/model/params").or(file.get("params"));
-    let missing = "it has no model.params, unlike the official configurations";
-    let params = params.ok_or_else(|| InferError::Yaml(missing.into()))?;
-    let rf = file.pointer("/basic/rf").and_then(Value::as_bool);
-    let name = file.pointer("/basic/exp_name").and_then(Value::as_str).map(str::to_owned);
-    Ok((params.clone(), rf, name))
+/// The number of attention heads, from a hint, a norm or a published width.
+fn heads(
+    kind: &str,
+    shapes: &Shapes,
+    hints: &Hints,
+    assumed: &mut Vec<String>,
+) -> Result<usize, InferError> {
+    /// Published dense models by hidden size. 384 is missing because DiT-S has 6 heads and the official DiffMoE
+    /// configuration 16.
+    const PUBLISHED: [(usize, usize, &str); 3] =
+        [(768, 12, "DiT-B"), (1024, 16, "DiT-L"), (1152, 16, "DiT-XL")];
+    let d = shape(shapes, "x_embedder.proj.weight", 4)?[0];
+    if let Some(heads) = hints.heads {
+        return Ok(heads);
+    }
+    // The query norm has the width of a head.
+    if let Some(&[width]) = shapes.get("blocks.0.attn.q_norm.weight").map(Vec::as_slice)
+        && width > 0
+        && d.is_multiple_of(width)
+    {
+        return Ok(d / width);
+    }
+    let published = PUBLISHED.iter().find(|(width, ..)| kind == "dense" && *width == d);
+    let &(_, heads, name) = published.ok_or(InferError::UnknownHeads { hidden_size: d })?;
+    assumed.push(format!("{heads} attention heads, as {name} has"));
+    Ok(heads)
+}
+
+/// Sets the capacity of a model with experts.
+fn capacity(
+    kind: &str,
+    params: &mut Map<String, Value>,
+    hints: &Hints,
+    assumed: &mut Vec<String>,
+) -> Result<(), InferError> {
+    let moe = params.get_mut("MoE_config").and_then(Value::as_object_mut);
+    let Some(moe) = moe.filter(|_| kind != "dense") else { return Ok(()) };
+    if let Some(capacity) = hints.capacity {
+        moe.insert("capacity".into(), json!(capacity));
+    }
+    if moe.get("capacity").is_some_and(|capacity| !capacity.is_null()) {
+        return Ok(());
+    }
+    match kind {
+        "tc" => return Err(InferError::UnknownCapacity { kind: "token-choice" }),
+        "ec" => return Err(InferError::UnknownCapacity { kind: "expert-choice" }),
+        _ => {}
+    }
+    // DiffMoE inference uses the capacity predictor instead.
+    assumed.push("a training capacity of 1, which sampling does not use".into());
+    moe.insert("capacity".into(), json!(1));
+    Ok(())
 }
 
 /// Constructor arguments that give tensors of these shapes.
-fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, InferError> {
+fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Map<String, Value>, InferError> {
     let patch = shape(shapes, "x_embedder.proj.weight", 4)?;
     let &[d, channels, p, _] = patch else {
         return Err(InferError::Tensors("x_embedder is not a patch embedding".into()));
@@ -147,28 +218,26 @@ fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, InferError> {
         return Err(InferError::UnknownSize { tokens });
     }
     let out = shape(shapes, "final_layer.linear.weight", 2)?[0];
+    let patch_len = channels.saturating_mul(p).saturating_mul(p);
     let block = |name: &str| {
         let prefix = name.strip_prefix("blocks.")?;
         prefix.split('.').next()?.parse::<usize>().ok()
     };
-    let depth = shapes.keys().filter_map(|name| block(name)).max().map_or(0, |last| last + 1);
-    // Heads of the published sizes, which cannot be inferred from shapes.
-    let known = [(384, 6), (768, 12), (1024, 16), (1152, 16)];
-    let heads = hints.heads.or(known.iter().find(|k| k.0 == d).map(|k| k.1));
-    let heads = heads.ok_or(InferError::UnknownHeads { hidden_size: d })?;
+    let last = shapes.keys().filter_map(|name| block(name)).max();
+    let depth = last.map_or(0, |last| last.saturating_add(1));
     let first = |suffix: &str| {
         let fits = |name: &&String| name.ends_with(suffix) && !name.contains("shared");
-        shapes.iter().find(|(name, _)| fits(name)).map(|(_, shape)| shape[0])
+        shapes.iter().find(|(name, _)| fits(name)).and_then(|(_, shape)| shape.first().copied())
     };
     let swiglu = first(".up_proj.weight");
     let hidden = swiglu.or(first(".fc1.weight"));
     let no_ffn = || InferError::Tensors("no tensor belongs to a feed-forward network".into());
     let hidden = hidden.ok_or_else(no_ffn)?;
     let mut params = json!({
-        "input_size": across * p, "in_channels": channels, "patch_size": p,
+        "input_size": across.saturating_mul(p), "in_channels": channels, "patch_size": p,
         "num_classes": shape(shapes, "y_embedder.embedding_table.weight", 2)?[0].saturating_sub(1),
-        "depth": depth, "hidden_size": d, "num_heads": heads, "mlp_ratio": hidden as f64 / d.max(1) as f64,
-        "use_swiglu": swiglu.is_some(), "learn_sigma": out == 2 * channels * p * p,
+        "depth": depth, "hidden_size": d, "mlp_ratio": hidden as f64 / d.max(1) as f64,
+        "use_swiglu": swiglu.is_some(), "learn_sigma": Some(out) == patch_len.checked_mul(2),
         "qk_norm": shapes.contains_key("blocks.0.attn.q_norm.weight"),
     });
     let expert = |name: &str| {
@@ -178,13 +247,17 @@ fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Value, InferError> {
     if let Some(last) = shapes.keys().filter_map(|name| expert(name)).max() {
         let shared = shapes.iter().find(|(name, _)| name.contains(".shared_experts.gate_proj."));
         let has_shared = shapes.keys().any(|name| name.contains(".shared_experts."));
-        let shared = shared.map_or(usize::from(has_shared), |(_, shape)| shape[0] / d.max(1));
+        let width = shared.and_then(|(_, shape)| shape.first());
+        let shared = width.map_or(usize::from(has_shared), |width| width / d.max(1));
         params["MoE_config"] = json!({
-            "num_experts": last + 1, "capacity": 1, "n_shared_experts": shared,
+            "num_experts": last.saturating_add(1), "n_shared_experts": shared,
             "interleave": !shapes.keys().any(|name| name.starts_with("blocks.0.mlp.experts.")),
         });
     }
-    Ok(params)
+    match params {
+        Value::Object(params) => Ok(params),
+        _ => unreachable!("it was written as an object"),
+    }
 }
 
 fn shape<'a>(shapes: &'a Shapes, name: &str, dimensions: usize) -> Result<&'a [usize], InferError> {
@@ -197,74 +270,5 @@ fn shape<'a>(shapes: &'a Shapes, name: &str, dimensions: usize) -> Result<&'a [u
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Preset;
-
-    fn shapes_of(config: &Config) -> Shapes {
-        config.tensors().into_iter().map(|t| (t.name, t.shape)).collect()
-    }
-
-    /// Names and shapes of DiT-XL/2 at 256 and 512 pixels and of SiT-XL/2 are those of the dense preset.
-    #[test]
-    fn published_shapes_are_recognised() {
-        for (name, time) in [
-            ("dense-XL-ddpm", Objective::Ddpm),
-            ("dense-XL", Objective::Flow),
-            ("S-E8", Objective::Flow),
-            ("tc-S-E4", Objective::Flow),
-            ("ec-L-E16-ddpm", Objective::Ddpm),
-        ] {
-            let config = name.parse::<Preset>().unwrap().config();
-            let hints = Hints { time: Some(time), ..Hints::default() };
-            let text = infer_config(&shapes_of(&config), &hints).unwrap();
-            let found = Config::from_json(&text).unwrap();
-            assert_eq!(Config { name: config.name.clone(), ..found }, config);
-        }
-    }
-
-    #[test]
-    fn at_512_pixels_there_are_four_times_as_many_tokens() {
-        let config = "dense-XL-ddpm".parse::<Preset>().unwrap().config();
-        let mut shapes = shapes_of(&config);
-        shapes.insert("pos_embed".into(), vec![1, 1024, 1152]);
-        let hints = Hints { time: Some(Objective::Ddpm), ..Hints::default() };
-        let config = Config::from_json(&infer_config(&shapes, &hints).unwrap()).unwrap();
-        assert_eq!((config.input_size, config.tokens()), ([64, 64], 1024));
-    }
-
-    #[test]
-    fn tokens_that_make_no_square_need_a_shape() {
-        let config = "S".parse::<Preset>().unwrap().of_size([16, 24]).unwrap().config();
-        let shapes = shapes_of(&config);
-        let hints = Hints { time: Some(Objective::Flow), ..Hints::default() };
-        let unknown = infer_config(&shapes, &hints).unwrap_err();
-        assert!(matches!(unknown, InferError::UnknownSize { tokens: 96 }), "{unknown}");
-        let hints = Hints { size: Some([16, 24]), ..hints };
-        let found = Config::from_json(&infer_config(&shapes, &hints).unwrap()).unwrap();
-        assert_eq!(Config { name: config.name.clone(), ..found }, config);
-        let hints = Hints { size: Some([16, 16]), ..hints };
-        let text = infer_config(&shapes, &hints).unwrap_err().to_string();
-        assert!(text.contains("pos_embed"), "{text}");
-    }
-
-    #[test]
-    fn what_the_tensors_do_not_tell_is_asked_for() {
-        let config = "S".parse::<Preset>().unwrap().config();
-        let shapes = shapes_of(&config);
-        let ask = |shapes: &Shapes, hints: &Hints| infer_config(shapes, hints).unwrap_err();
-        assert!(matches!(ask(&shapes, &Hints::default()), InferError::UnknownObjective));
-        let time = Hints { time: Some(Objective::Flow), ..Hints::default() };
-        let mut odd = shapes.clone();
-        odd.insert("x_embedder.proj.weight".into(), vec![400, 4, 2, 2]);
-        assert!(matches!(ask(&odd, &time), InferError::UnknownHeads { hidden_size: 400 }));
-        let mut less = shapes.clone();
-        less.remove("blocks.3.attn.qkv.bias");
-        less.insert("blocks.0.attn.rope".into(), vec![1]);
-        let text = ask(&less, &time).to_string();
-        assert!(text.contains("blocks.3.attn.qkv.bias") && text.contains("rope"), "{text}");
-        assert!(ask(&Shapes::new(), &time).to_string().contains("as in every DiT"));
-        let yaml = Hints { yaml: Some("a: [1, 2".into()), ..time };
-        assert!(matches!(ask(&shapes, &yaml), InferError::Yaml(_)));
-    }
-}
+#[path = "infer_tests.rs"]
+mod tests;

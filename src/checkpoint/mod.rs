@@ -4,11 +4,14 @@
 //! system; tensors are decoded one at a time, so that loading needs little more memory than the largest
 //! tensor. Every missing, extra and mis-shaped tensor is reported at once.
 
+mod check;
 mod dtype;
 mod error;
+mod header;
 #[cfg(feature = "import")]
 mod infer;
 mod open;
+mod parts;
 mod quantise;
 mod random;
 mod rows;
@@ -19,13 +22,15 @@ mod tensor_file;
 #[cfg(feature = "import")]
 mod torch;
 mod write;
+#[cfg(feature = "import")]
+mod yaml;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use error::CheckpointError;
 #[cfg(feature = "import")]
-pub use infer::{Hints, InferError, infer_config};
+pub use infer::{Hints, InferError, Inferred, infer_config, is_run_config};
 #[cfg(test)]
 pub(crate) use quantise::from_int4_row;
 pub(crate) use quantise::{int4_row, int8_row};
@@ -42,7 +47,7 @@ pub use write::{TensorOut, safetensors_bytes, write_safetensors};
 
 use crate::model::{Config, Storage, TensorSpec};
 use crate::platform::Bytes;
-use tensor_file::Found;
+use check::check_file;
 
 /// An opened checkpoint whose tensors have been checked against its configuration.
 #[derive(Debug)]
@@ -99,40 +104,8 @@ impl Checkpoint {
             .to_owned();
         let config = Config::from_json(&config_text)
             .map_err(|source| CheckpointError::Config { label, source })?;
-        let checkpoint = Self { file, config, config_text, reads: AtomicUsize::new(0) };
-        checkpoint.check()?;
-        Ok(checkpoint)
-    }
-
-    /// Compares the tensors with those of the configuration.
-    fn check(&self) -> Result<(), CheckpointError> {
-        let mut problems = Vec::new();
-        let mut needed = std::collections::BTreeSet::new();
-        for spec in self.config.tensors() {
-            match (self.file.find(&spec.name), self.file.shape(&spec.name)) {
-                (Found::Missing, _) if spec.is_optional() => {}
-                (Found::Missing, _) | (_, Err(_)) => {
-                    problems.push(format!("{} {:?} is missing", spec.name, spec.shape));
-                }
-                (_, Ok(found)) if found != spec.shape => problems
-                    .push(format!("{} has shape {found:?}, expected {:?}", spec.name, spec.shape)),
-                (Found::Unsupported(problem), _) => problems.push(problem),
-                (Found::Plain, _) => {}
-                (Found::Scaled { scale, problem }, _) => {
-                    problems.extend(problem);
-                    needed.insert(scale);
-                }
-            }
-            needed.insert(spec.name);
-        }
-        for name in self.file.names().filter(|name| !needed.contains(*name)) {
-            problems.push(format!("{name} is not part of this model"));
-        }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(CheckpointError::Mismatch { label: self.file.label().to_owned(), problems })
-        }
+        check_file(&file, &config)?;
+        Ok(Self { file, config, config_text, reads: AtomicUsize::new(0) })
     }
 
     /// The model's shape.

@@ -1,36 +1,45 @@
-//! The source of a conversion: a PyTorch or safetensors file of any model.
+//! The source of a conversion: a PyTorch file, a safetensors file or an index of several, of any model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::check;
 use super::error::CheckpointError;
+use super::parts::Parts;
 use super::tensor_file::TensorFile;
 use super::torch::TorchFile;
-use crate::platform;
+use crate::model::Config;
 
 /// Tensors by name, decoded one at a time.
 #[derive(Debug)]
 pub enum Source {
     /// `.pt`
     Torch(TorchFile),
-    /// `.safetensors`
+    /// `.safetensors`, or an index
     Safetensors(TensorFile),
 }
 
 impl Source {
-    /// Opens a file by its extension. `weights` as in [`TorchFile::open`].
+    /// Opens a safetensors file, the `.json` index of a sharded one, or a PyTorch file. `weights` as in
+    /// [`TorchFile::open`].
     ///
     /// # Errors
     /// When it cannot be read or is damaged.
     pub fn open(path: &Path, weights: &str) -> Result<Self, CheckpointError> {
-        if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("safetensors")) {
+        let has = |ending: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(ending));
+        if !has("safetensors") && !has("json") {
             return Ok(Self::Torch(TorchFile::open(path, weights)?));
         }
-        let label = path.display().to_string();
-        let bytes = platform::map_file(path)
-            .map_err(|source| CheckpointError::Unreadable { path: label.clone(), source })?;
         // Not a config.json in the same folder, which may come from another program.
-        Ok(Self::Safetensors(TensorFile::from_bytes(&label, bytes)?))
+        Ok(Self::Safetensors(TensorFile::from_parts(Parts::open(path)?, None)?))
+    }
+
+    /// File name, for people.
+    pub fn label(&self) -> &str {
+        match self {
+            Self::Torch(file) => file.label(),
+            Self::Safetensors(file) => file.label(),
+        }
     }
 
     /// Names and shapes of all tensors.
@@ -40,10 +49,18 @@ impl Source {
     pub fn shapes(&self) -> Result<BTreeMap<String, Vec<usize>>, CheckpointError> {
         match self {
             Self::Torch(file) => file.shapes(),
-            Self::Safetensors(file) => {
-                let listed = file.list().into_iter();
-                Ok(listed.map(|tensor| (tensor.name, tensor.shape)).collect())
-            }
+            Self::Safetensors(file) => Ok(file.shapes()),
+        }
+    }
+
+    /// Checks the tensors against a configuration, as [`Checkpoint::open`](super::Checkpoint::open) does.
+    ///
+    /// # Errors
+    /// Lists every tensor that is missing, unexpected, of the wrong shape, or stored in an unsupported format.
+    pub fn check(&self, config: &Config) -> Result<(), CheckpointError> {
+        match self {
+            Self::Torch(file) => check::check(file.label(), config, &file.shapes()?),
+            Self::Safetensors(file) => check::check_file(file, config),
         }
     }
 

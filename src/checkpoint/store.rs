@@ -113,7 +113,7 @@ impl Lazy<'_> {
 }
 
 /// Writes tensors to a file, or to several of about `part_bytes` with an index, and returns the path to open.
-/// Large matrices are stored in `storage`, all others in f32.
+/// Large matrices are stored in `storage`, all others in f32. Several files are renamed into place when all are complete.
 ///
 /// # Errors
 /// When a tensor cannot be read or a file cannot be written.
@@ -159,15 +159,48 @@ pub fn write_model(
     }
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut map = serde_json::Map::new();
+    let mut files = Unfinished(Vec::new());
     for (i, part) in parts.iter().enumerate() {
         let name = format!("{stem}-{:05}-of-{:05}.safetensors", i + 1, parts.len());
-        write(&path.with_file_name(&name), part)?;
+        write(files.begin(&path.with_file_name(&name)), part)?;
         map.extend(part.iter().map(|(tensor, _)| (tensor.clone(), name.clone().into())));
     }
     let index = path.with_file_name(format!("{stem}.safetensors.index.json"));
     let text = serde_json::json!({ "metadata": {}, "weight_map": map }).to_string();
-    std::fs::write(&index, text).map_err(|e| unwritable(&index, e))?;
+    let part = files.begin(&index);
+    std::fs::write(part, text).map_err(|e| unwritable(part, e))?;
+    files.finish()?;
     Ok(index)
+}
+
+/// Files that are being written: temporary path and final path.
+struct Unfinished(Vec<(PathBuf, PathBuf)>);
+
+impl Unfinished {
+    /// The temporary path to write to.
+    fn begin(&mut self, path: &Path) -> &Path {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let part = path.with_file_name(format!(".part-{}-{name}", std::process::id()));
+        self.0.push((part, path.to_owned()));
+        &self.0[self.0.len() - 1].0
+    }
+
+    /// Renames all files into place, in the order in which they were begun.
+    fn finish(mut self) -> Result<(), CheckpointError> {
+        for (part, path) in std::mem::take(&mut self.0) {
+            std::fs::rename(&part, &path).map_err(|e| unwritable(&path, e))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        for (part, _) in &self.0 {
+            // It may not exist yet.
+            drop(std::fs::remove_file(part));
+        }
+    }
 }
 
 /// The bytes of a model file in memory, for [`Checkpoint::from_bytes`](super::Checkpoint::from_bytes): the

@@ -5,11 +5,12 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use half::f16;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 
-use super::dtype;
 use super::error::CheckpointError;
+use super::parts::{Index, PartFile, Parts};
 use super::rows::{StoredRows, StoredValues};
+use super::{dtype, header};
 use crate::model::{INT4_GROUP, Storage};
 use crate::platform::Bytes;
 
@@ -66,31 +67,40 @@ impl TensorFile {
     /// # Errors
     /// When it is not a safetensors file.
     pub fn from_bytes(label: &str, bytes: Bytes) -> Result<Self, CheckpointError> {
-        Self::from_parts(vec![(label.to_owned(), bytes)], None)
+        Self::from_parts(Parts::one(label, bytes), None)
     }
 
     /// Assembles tensors from their parts; `beside` is the configuration to use if no header has one.
     pub(super) fn from_parts(
-        files: Vec<(String, Bytes)>,
+        files: Parts,
         beside: Option<String>,
     ) -> Result<Self, CheckpointError> {
-        let label = files.first().map_or_else(String::new, |f| f.0.clone());
+        let Parts { label, parts: files, index } = files;
         let mut parts = Vec::new();
         let mut tensors = BTreeMap::new();
-        let mut config_text = None;
-        for (part, (label, bytes)) in files.into_iter().enumerate() {
+        let mut config_text: Option<String> = None;
+        for (part, PartFile { name, label, bytes }) in files.into_iter().enumerate() {
             let malformed =
                 |reason: String| CheckpointError::Malformed { label: label.clone(), reason };
-            let (header, metadata) =
-                SafeTensors::read_metadata(&bytes).map_err(|e| malformed(explain(&e)))?;
-            let data = header + 8;
-            if config_text.is_none() {
-                config_text = metadata.metadata().as_ref().and_then(|m| m.get(CONFIG_KEY)).cloned();
+            let (data, metadata) = header::read(&bytes).map_err(malformed)?;
+            if let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get(CONFIG_KEY)) {
+                let known = config_text.get_or_insert_with(|| text.clone());
+                if known != text {
+                    let reason = "its configuration differs from that of the other parts; download all parts of one model";
+                    return Err(malformed(reason.into()));
+                }
             }
-            for (name, info) in metadata.tensors() {
+            for (tensor, info) in metadata.tensors() {
+                // A part may still contain tensors that the index takes from another part.
+                let is_here = |index: &Index| index.get(&tensor).is_some_and(|of| *of == name);
+                if !index.as_ref().is_none_or(is_here) {
+                    continue;
+                }
                 let (begin, end) = info.data_offsets;
                 if data + end > bytes.len() {
-                    return Err(malformed(format!("ends inside tensor {name}; download it again")));
+                    return Err(malformed(format!(
+                        "ends inside tensor {tensor}; download it again"
+                    )));
                 }
                 let location = Location {
                     part,
@@ -99,9 +109,16 @@ impl TensorFile {
                     is_int4: false,
                     shape: info.shape.clone(),
                 };
-                tensors.insert(name, location);
+                tensors.insert(tensor, location);
             }
             parts.push(Part { label, bytes, data });
+        }
+        let missing = |(tensor, part): (&String, &String)| {
+            (!tensors.contains_key(tensor)).then(|| format!("{part} has no tensor {tensor}"))
+        };
+        let problems: Vec<_> = index.iter().flatten().filter_map(missing).collect();
+        if !problems.is_empty() {
+            return Err(CheckpointError::Index { label, problems });
         }
         mark_int4(&mut tensors);
         Ok(Self { label, parts, tensors, config_text: config_text.or(beside) })
@@ -143,6 +160,12 @@ impl TensorFile {
             .collect()
     }
 
+    /// Names and shapes of all tensors, scales left out.
+    pub(super) fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        let matrices = self.tensors.iter().filter(|(name, _)| !self.is_scale(name));
+        matrices.map(|(name, location)| (name.clone(), location.shape.clone())).collect()
+    }
+
     fn is_scale(&self, name: &str) -> bool {
         name.strip_suffix(SCALE_SUFFIX)
             .and_then(|matrix| self.tensors.get(matrix))
@@ -173,10 +196,7 @@ impl TensorFile {
             is_type && s.shape == needed
         };
         let is_there = self.tensors.get(&scale).is_some_and(fits);
-        Found::Scaled {
-            problem: (!is_there).then(|| format!("{scale} {needed:?}{of} is missing")),
-            scale,
-        }
+        Found::Scaled { problem: (!is_there).then(|| format!("{scale} {needed:?}{of} is missing")) }
     }
 
     /// How a tensor is stored; bf16 counts as f16, which has as many bytes.
@@ -278,21 +298,6 @@ impl Location {
     }
 }
 
-/// Puts the reader's terse error into words.
-fn explain(error: &safetensors::SafeTensorError) -> String {
-    use safetensors::SafeTensorError as E;
-    match error {
-        E::HeaderTooSmall
-        | E::HeaderTooLarge
-        | E::InvalidHeader(_)
-        | E::InvalidHeaderDeserialization(_) => "its header is invalid".into(),
-        E::InvalidHeaderLength | E::MetadataIncompleteBuffer => {
-            "it ends too early; download or copy it again".into()
-        }
-        other => other.to_string(),
-    }
-}
-
 /// safetensors has no 4-bit type: a matrix of bytes with scales is int4.
 fn mark_int4(tensors: &mut BTreeMap<String, Location>) {
     let is_int4 = |(name, location): (&String, &Location)| {
@@ -319,9 +324,7 @@ pub(super) enum Found {
     Plain,
     /// As integers with scales in another tensor, which may be missing.
     Scaled {
-        /// Name of the tensor with the scales.
-        scale: String,
-        /// What is wrong with it.
+        /// What is wrong with them.
         problem: Option<String>,
     },
 }

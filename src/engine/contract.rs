@@ -253,6 +253,9 @@ pub enum EngineError {
     /// This engine does not support this kind of model.
     #[error("{0}")]
     Unsupported(String),
+    /// The decoder file is not supported or does not match the latents. Another device would not help.
+    #[error("{0}")]
+    Decoder(String),
     /// Reading a tensor failed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

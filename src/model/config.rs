@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ConfigError;
 use super::text_config::{TextConfig, TextSection};
+use super::width::ffn_width;
 
 /// Which of the paper's four architectures a model is (paper §4, Table 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -196,7 +197,7 @@ fn four_channels() -> usize {
 fn yes() -> bool {
     true
 }
-fn four() -> f32 {
+fn four() -> f64 {
     4.0
 }
 
@@ -221,7 +222,7 @@ struct Params {
     #[serde(default)]
     head_dim: Option<usize>,
     #[serde(default = "four")]
-    mlp_ratio: f32,
+    mlp_ratio: f64,
     #[serde(default)]
     use_swiglu: bool,
     #[serde(default)]
@@ -260,8 +261,8 @@ impl Config {
         // baselines use a SwiGLU of width n·D.
         let (shared_hidden, shared_form) = match (doc.kind, shared) {
             (_, 0) | (Kind::Dense, _) => (0, FfnForm::Gelu),
-            (Kind::DiffMoe, _) => (8 * d, FfnForm::Gelu),
-            (Kind::Tc | Kind::Ec, n) => (n * d, FfnForm::SwiGlu),
+            (Kind::DiffMoe, _) => (d.saturating_mul(8), FfnForm::Gelu),
+            (Kind::Tc | Kind::Ec, n) => (d.saturating_mul(n), FfnForm::SwiGlu),
         };
         let mut labels = doc.labels;
         let text = doc.text.map(TextConfig::new).transpose()?;
@@ -285,14 +286,14 @@ impl Config {
                 InputSize::Sides(sides) => sides,
             },
             in_channels: p.in_channels,
-            out_channels: if p.learn_sigma { 2 * p.in_channels } else { p.in_channels },
+            out_channels: p.in_channels.saturating_mul(if p.learn_sigma { 2 } else { 1 }),
             patch_size: p.patch_size,
             depth: p.depth,
             hidden_size: d,
             num_heads: p.num_heads,
             head_dim: p.head_dim.unwrap_or(d / p.num_heads.max(1)),
             qk_norm: p.qk_norm,
-            ffn_hidden: (d as f32 * p.mlp_ratio) as usize,
+            ffn_hidden: ffn_width(d, p.mlp_ratio),
             ffn_form: if p.use_swiglu { FfnForm::SwiGlu } else { FfnForm::Gelu },
             num_experts: moe.as_ref().map_or(0, |m| m.num_experts),
             capacity: moe.as_ref().map_or(1.0, |m| m.capacity),
@@ -310,13 +311,29 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let wrong = |text: String| Err(ConfigError::Invalid(text));
         let Self { input_size: [height, width], patch_size, .. } = *self;
-        let Self { hidden_size, num_heads, head_dim, .. } = *self;
+        let Self { hidden_size, num_heads, head_dim, in_channels, .. } = *self;
         let sizes = [height, width, patch_size, hidden_size, self.depth];
-        if [num_heads, head_dim, self.in_channels].iter().chain(&sizes).any(|&n| n == 0) {
+        let sizes = sizes.into_iter().chain([num_heads, head_dim, in_channels]);
+        if sizes.clone().any(|n| n == 0) {
             return wrong("a size is 0".into());
         }
-        if [self.ffn_hidden, self.num_experts].iter().chain(&sizes).any(|&n| n > 1 << 16) {
+        if sizes.chain([self.ffn_hidden, self.num_experts]).any(|n| n > 1 << 16) {
             return wrong("a size is above 65,536".into());
+        }
+        let products = [
+            [num_heads, head_dim, 1],
+            [patch_size, patch_size, self.out_channels],
+            [height, width, self.out_channels],
+            [self.shared_hidden, 1, 1],
+        ];
+        let product =
+            |of: [usize; 3]| of.into_iter().fold(1_u64, |m, n| m.saturating_mul(n as u64));
+        if products.into_iter().any(|of| product(of) > 1 << 28) {
+            return wrong("the sizes of a sample, a patch, the heads or the shared expert multiply to more than 2^28".into());
+        }
+        if let Some(table) = self.labels.iter().find(|t| t.values.len() > t.null as usize) {
+            let (name, names, rows) = (&table.name, table.values.len(), table.null);
+            return wrong(format!("{names} names for the {rows} values of the table {name:?}"));
         }
         if let Some(side) = [height, width].iter().find(|side| !side.is_multiple_of(patch_size)) {
             return wrong(format!(
@@ -469,6 +486,42 @@ mod tests {
         // 16/4·0.7 is 2.8; 0.7 in f32 would do here, but not for 40 tokens.
         assert_eq!(read("ec", "0.7").unwrap().tokens_of_expert(), 2);
         assert_eq!(read("ec", "4").unwrap().tokens_of_expert(), 16);
+    }
+
+    #[test]
+    fn names_beyond_the_table_are_refused() {
+        let read = |values: &str| {
+            let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":4,"num_classes":2,"patch_size":2,
+                "depth":1,"hidden_size":8,"num_heads":1},
+                "labels":[{"name":"class","tensor":"t","null":2,"values":VALUES}]}"#;
+            Config::from_json(&text.replace("VALUES", values)).map_err(|error| error.to_string())
+        };
+        assert!(read(r#"["a","b"]"#).is_ok() && read(r#"["a"]"#).is_ok() && read("[]").is_ok());
+        let error = read(r#"["a","b","c"]"#).unwrap_err();
+        assert!(error.contains("3 names for the 2 values of the table \"class\""), "{error}");
+    }
+
+    #[test]
+    fn sizes_whose_products_overflow_are_refused() {
+        for (key, kind) in [
+            ("hidden_size", "diffmoe"),
+            ("hidden_size", "tc"),
+            ("in_channels", "dense"),
+            ("num_heads", "dense"),
+            ("head_dim", "dense"),
+            ("depth", "dense"),
+            ("input_size", "dense"),
+            ("patch_size", "dense"),
+        ] {
+            let mut text: serde_json::Value = serde_json::from_str(
+                r#"{"t_kind":"flow","params":{"input_size":4,"num_classes":2,"patch_size":2,"depth":1,"hidden_size":8,
+                "num_heads":1,"MoE_config":{"num_experts":2,"n_shared_experts":9223372036854775807}}}"#,
+            )
+            .unwrap();
+            text["kind"] = kind.into();
+            text["params"][key] = serde_json::json!(usize::MAX);
+            assert!(Config::from_json(&text.to_string()).is_err(), "{key}");
+        }
     }
 
     #[test]

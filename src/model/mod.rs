@@ -12,6 +12,7 @@ mod storage;
 mod tensors;
 mod text_config;
 mod weights;
+mod width;
 
 pub use config::{Config, FfnForm, Kind, LabelTable, Objective, Prediction};
 pub use error::ConfigError;

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future as _;
+use std::marker::PhantomData;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
@@ -22,58 +23,80 @@ pub(crate) enum Seen<'a> {
     Aside(&'a TensorSpec),
 }
 
-/// A source that keeps nothing and cannot fail.
-struct Look<F>(F);
+/// A source that keeps nothing; `E` ends the walk early.
+struct Look<F, E>(F, PhantomData<E>);
 
-impl<F: FnMut(Seen<'_>)> Source<()> for Look<F> {
-    type Error = Infallible;
+impl<E, F: FnMut(Seen<'_>) -> Result<(), E>> Source<()> for Look<F, E> {
+    type Error = E;
 
-    fn linear(&mut self, spec: &LinearSpec) -> Result<(), Infallible> {
-        (self.0)(Seen::Linear(spec));
-        Ok(())
+    fn linear(&mut self, spec: &LinearSpec) -> Result<(), E> {
+        (self.0)(Seen::Linear(spec))
     }
 
-    fn table(&mut self, spec: &TensorSpec) -> Result<(), Infallible> {
+    fn table(&mut self, spec: &TensorSpec) -> Result<(), E> {
         self.stack(std::slice::from_ref(spec))
     }
 
-    fn stack(&mut self, specs: &[TensorSpec]) -> Result<(), Infallible> {
-        (self.0)(Seen::Stack(specs));
-        Ok(())
+    fn stack(&mut self, specs: &[TensorSpec]) -> Result<(), E> {
+        (self.0)(Seen::Stack(specs))
     }
 
-    fn time(&mut self, spec: &LinearSpec) -> Result<(), Infallible> {
+    fn time(&mut self, spec: &LinearSpec) -> Result<(), E> {
         self.buffer(&spec.weight);
         spec.bias.iter().for_each(|bias| self.buffer(bias));
         Ok(())
     }
 
-    fn modulation(&mut self, spec: &LinearSpec) -> Result<(), Infallible> {
+    fn modulation(&mut self, spec: &LinearSpec) -> Result<(), E> {
         self.linear(spec)
     }
 
-    fn experts(&mut self, specs: &[Ffn<LinearSpec>]) -> Result<(), Infallible> {
-        (self.0)(Seen::Experts(specs));
-        Ok(())
+    fn experts(&mut self, specs: &[Ffn<LinearSpec>]) -> Result<(), E> {
+        (self.0)(Seen::Experts(specs))
     }
 
-    fn values(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, Infallible> {
-        self.buffer(spec);
-        Ok(Vec::new())
+    fn values(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, E> {
+        (self.0)(Seen::Aside(spec)).map(|()| Vec::new())
     }
 
     fn buffer(&mut self, spec: &TensorSpec) {
-        (self.0)(Seen::Aside(spec));
+        // The next leaf ends the walk.
+        drop((self.0)(Seen::Aside(spec)));
     }
 }
 
 /// Shows every leaf of a model, in the order of the official `state_dict`.
-pub(crate) fn look(config: &Config, see: impl FnMut(Seen<'_>)) {
-    let mut source = Look(see);
+pub(crate) fn look(config: &Config, mut see: impl FnMut(Seen<'_>)) {
+    let all = try_look(config, |seen| {
+        see(seen);
+        Ok::<_, Infallible>(())
+    });
+    match all {
+        Ok(()) => {}
+        Err(never) => match never {},
+    }
+}
+
+/// As [`look`], until `see` fails.
+fn try_look<E>(config: &Config, see: impl FnMut(Seen<'_>) -> Result<(), E>) -> Result<(), E> {
+    let mut source = Look(see, PhantomData);
     let walk = pin!(Weights::visit(config, &mut source));
     match walk.poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Ok(_)) => {}
+        Poll::Ready(walked) => walked.map(drop),
         Poll::Pending => unreachable!("only a source that pauses keeps a walk waiting"),
+    }
+}
+
+/// Adds the tensors of a leaf.
+fn add(list: &mut Vec<TensorSpec>, seen: Seen<'_>) {
+    let linear = |spec: &LinearSpec| [Some(spec.weight.clone()), spec.bias.clone()];
+    match seen {
+        Seen::Linear(spec) => list.extend(linear(spec).into_iter().flatten()),
+        Seen::Experts(all) => {
+            list.extend(all.iter().flat_map(Ffn::iter).flat_map(linear).flatten());
+        }
+        Seen::Stack(specs) => list.extend_from_slice(specs),
+        Seen::Aside(spec) => list.push(spec.clone()),
     }
 }
 
@@ -81,16 +104,18 @@ impl Config {
     /// Every tensor of the model, in the order of the official `state_dict`.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let mut list = Vec::new();
-        let linear = |spec: &LinearSpec| [Some(spec.weight.clone()), spec.bias.clone()];
-        look(self, |seen| match seen {
-            Seen::Linear(spec) => list.extend(linear(spec).into_iter().flatten()),
-            Seen::Experts(all) => {
-                list.extend(all.iter().flat_map(Ffn::iter).flat_map(linear).flatten());
-            }
-            Seen::Stack(specs) => list.extend_from_slice(specs),
-            Seen::Aside(spec) => list.push(spec.clone()),
-        });
+        look(self, |seen| add(&mut list, seen));
         list
+    }
+
+    /// As [`Config::tensors`]; `None` if there are more than `most`, without listing them all.
+    pub(crate) fn tensors_up_to(&self, most: usize) -> Option<Vec<TensorSpec>> {
+        let mut list = Vec::new();
+        let walked = try_look(self, |seen| {
+            add(&mut list, seen);
+            if list.len() > most { Err(()) } else { Ok(()) }
+        });
+        walked.ok().map(|()| list)
     }
 
     /// Number of parameters as the official code counts them: the position embedding is one, thresholds are not.

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::error::ConfigError;
+use super::width::ffn_width;
 use crate::tokenizer::{SpecialTokens, Tokenizer};
 
 /// A text encoder. Made only as a part of [`super::Config`], which has checked every number.
@@ -37,7 +38,7 @@ pub(super) struct TextSection {
     depth: usize,
     num_heads: usize,
     #[serde(default = "four")]
-    mlp_ratio: f32,
+    mlp_ratio: f64,
     tokenizer: serde_json::Value,
     #[serde(default)]
     special_tokens: SpecialTokens,
@@ -45,7 +46,7 @@ pub(super) struct TextSection {
     examples: Vec<String>,
 }
 
-fn four() -> f32 {
+fn four() -> f64 {
     4.0
 }
 
@@ -53,7 +54,7 @@ impl TextConfig {
     /// Checks that such an encoder can exist.
     pub(super) fn new(section: TextSection) -> Result<Self, ConfigError> {
         let TextSection { vocab_size, max_length, hidden_size, depth, num_heads, .. } = section;
-        let ffn_hidden = (hidden_size as f32 * section.mlp_ratio) as usize;
+        let ffn_hidden = ffn_width(hidden_size, section.mlp_ratio);
         let sizes = [vocab_size, max_length, hidden_size, depth, num_heads, ffn_hidden];
         let wrong = |text: &str| Err(ConfigError::Invalid(format!("text section: {text}")));
         if sizes.iter().any(|&n| n == 0 || n > 1 << 20) {

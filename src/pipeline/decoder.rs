@@ -147,7 +147,7 @@ impl LoadedDecoder {
     fn check_size(&self, size: [usize; 2]) -> Result<(), EngineError> {
         let extent = self.extent(size);
         if size.iter().any(|n| n.saturating_mul(self.factor) > MOST_SIDE) {
-            return Err(EngineError::TooLarge(format!(
+            return Err(EngineError::Decoder(format!(
                 "these latents decode to images of {extent}, which would need gigabytes; the \
                  limit is {MOST_SIDE} pixels per side"
             )));

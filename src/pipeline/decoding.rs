@@ -121,7 +121,7 @@ impl Decoding {
     /// When there is a number among them that is not finite.
     pub fn pictures(self) -> Result<Vec<f32>, EngineError> {
         if self.pictures.iter().any(|v| !v.is_finite()) {
-            return Err(EngineError::Unsupported(
+            return Err(EngineError::Decoder(
                 "the decoder produced values that are not finite; check that the latents \
                     belong to this decoder"
                     .into(),

@@ -19,7 +19,8 @@ pub fn quiet_vulkan() {
     }
 }
 
-/// Maps a file into memory, so that only the pages that are read take room.
+/// Maps a file into memory, so that only the pages that are read take room. Reads it instead if the file system does not
+/// support maps (some shared folders and network drives).
 ///
 /// # Errors
 /// The system's error.
@@ -34,8 +35,12 @@ pub fn map_file(path: &Path) -> std::io::Result<Bytes> {
     )]
     // SAFETY: we only read; a file that changes under us yields wrong numbers, which the checks for
     // finite weights catch, and a file that shrinks ends the process, as it does for every reader of weights.
-    let map = unsafe { memmap2::Mmap::map(&file)? };
-    Ok(Bytes::new(map))
+    let map = unsafe { memmap2::Mmap::map(&file) };
+    match map {
+        Ok(map) => Ok(Bytes::new(map)),
+        // If reading fails too, its error is the relevant one.
+        Err(_) => Ok(Bytes::new(std::fs::read(path)?)),
+    }
 }
 
 /// Free memory in bytes, if the system reports it (Linux).

@@ -34,6 +34,22 @@ pub(super) struct Document {
 #[derive(Deserialize)]
 pub(super) struct Padding {
     pub(super) pad_id: u32,
+    #[serde(default)]
+    direction: Option<String>,
+}
+
+impl Padding {
+    /// Prompts are filled up behind their end, as the text encoder was trained.
+    pub(super) fn check(&self) -> Result<(), TokenizerError> {
+        match self.direction.as_deref() {
+            None | Some("Right") => Ok(()),
+            Some(other) => Err(unsupported(
+                "padding",
+                format!("on the side {other:?}"),
+                "padding on the right is",
+            )),
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -105,7 +121,7 @@ pub(super) fn splitting(pre_tokenizer: &Value) -> Result<Splitting, TokenizerErr
         }
         (["ByteLevel"], [bytes]) => Ok(Splitting::Gpt2 { prefix: prefix(bytes) }),
         (["Split", "ByteLevel"], [split, bytes]) => {
-            let is_clip = split["pattern"]["Regex"] == words::CLIP
+            let is_clip = split["pattern"]["Regex"].as_str().is_some_and(words::is_clip)
                 && split["behavior"] == "Removed"
                 && split["invert"] == true;
             match (is_clip, prefix(bytes)) {
@@ -184,9 +200,11 @@ fn bpe(section: BpeSection) -> Result<BPE, TokenizerError> {
     let find = |entry: &str| vocab.get(entry).copied();
     let prefix = section.continuing_subword_prefix.unwrap_or_default();
     let mut merges = Vec::with_capacity(section.merges.len());
-    for merge in section.merges {
+    for (i, merge) in section.merges.into_iter().enumerate() {
         let (first, second) = match merge {
             Merge::Pair(first, second) => (first, second),
+            // The first line of a merges.txt, which some programs copy with the others.
+            Merge::Line(line) if i == 0 && line.starts_with("#version") => continue,
             Merge::Line(line) => match line.split_once(' ') {
                 Some((first, second)) => (first.to_owned(), second.to_owned()),
                 None => return Err(TokenizerError::Merge(line)),

@@ -209,6 +209,7 @@ impl Tokenizer {
         let splitting = document::splitting(&document.pre_tokenizer)?;
         let pieces = document::pieces(&document.model)?;
         document.added_tokens.iter().try_for_each(document::AddedToken::check)?;
+        document.padding.iter().try_for_each(document::Padding::check)?;
         let find = |entry: &str| {
             let added = document.added_tokens.iter().find(|token| token.content == entry);
             added.map(|token| token.id).or_else(|| pieces.token_to_id(entry))

@@ -57,6 +57,12 @@ impl Ends {
     }
 }
 
+/// Whether a template adds nothing to the text.
+fn is_text_alone(template: &Value) -> bool {
+    let parts = template.as_array().map_or(&[][..], |list| list);
+    matches!(parts, [text] if text["Sequence"]["id"] == "A")
+}
+
 /// What the file puts before and after a text; nothing where it puts nothing.
 fn post_processor(part: &Value) -> Result<Option<[u32; 2]>, TokenizerError> {
     const SUPPORTED: &str = "BertProcessing, RobertaProcessing and a TemplateProcessing with one token before and one after the text are";
@@ -72,6 +78,8 @@ fn post_processor(part: &Value) -> Result<Option<[u32; 2]>, TokenizerError> {
         "BertProcessing" | "RobertaProcessing" => {
             [number(&part["cls"][1]), number(&part["sep"][1])]
         }
+        // A template of the text alone, as GPT-2's has since version 5 of transformers.
+        "TemplateProcessing" if is_text_alone(&part["single"]) => return Ok(None),
         "TemplateProcessing" => {
             let [first, text, last] = part["single"].as_array().map_or(&[][..], |list| list) else {
                 return refused("another TemplateProcessing");

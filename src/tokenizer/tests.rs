@@ -123,6 +123,12 @@ fn parts_that_we_do_not_have_are_refused_by_name() {
     refused("gpt2", "/model/merges/3", json!(["a", "never there"]), "a merge needs");
     refused("gpt2", "/model/merges/3", json!("x"), "merge \"x\"");
     refused("gpt2", "/model/continuing_subword_prefix", json!("##"), "that can be joined");
+    refused(
+        "bert",
+        "/padding",
+        json!({"pad_id": 0, "direction": "Left"}),
+        "padding is on the side \"Left\"",
+    );
     refused("gpt2", "/added_tokens/0/special", json!(false), "not special");
     let (file, special) = recorded("gpt2");
     let error = read(&file.to_string(), 9999).unwrap_err().to_string();
@@ -133,6 +139,44 @@ fn parts_that_we_do_not_have_are_refused_by_name() {
     let other = SpecialTokens { end: Some("<x>".into()), ..special };
     let error = Tokenizer::from_json(&file.to_string(), 9999, &other).unwrap_err().to_string();
     assert!(error.contains("\"<x>\", which special_tokens names"), "{error}");
+}
+
+/// Version 5 of transformers writes CLIP's expression with the special entries before it, and GPT-2 with a template that
+/// adds nothing.
+#[test]
+fn files_of_transformers_5_are_read_too() {
+    let encode = |file: &Value, special: &SpecialTokens| {
+        let tokenizer = Tokenizer::from_json(&file.to_string(), 9999, special).unwrap();
+        tokenizer.encode("a robot's picture, 3 of them ☃", 40)
+    };
+    let (file, special) = recorded("clip");
+    let mut newer = file.clone();
+    let place = "/pre_tokenizer/pretokenizers/0/pattern/Regex";
+    let expression = format!(r"<\|startoftext\|>|<\|endoftext\|>|{}", words::CLIP);
+    *newer.pointer_mut(place).unwrap() = expression.into();
+    assert_eq!(encode(&newer, &special), encode(&file, &special));
+
+    let (file, special) = recorded("gpt2");
+    let mut newer = file.clone();
+    newer["post_processor"] = json!({
+        "type": "TemplateProcessing", "special_tokens": {},
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}]
+    });
+    assert_eq!(encode(&newer, &special), encode(&file, &special));
+}
+
+/// The first line of a merges.txt is none of its merges.
+#[test]
+fn a_merge_list_may_begin_with_its_version() {
+    let (file, special) = recorded("gpt2");
+    let mut copied = file.clone();
+    copied["model"]["merges"].as_array_mut().unwrap().insert(0, json!("#version: 0.2"));
+    let encode = |file: &Value| {
+        let tokenizer = Tokenizer::from_json(&file.to_string(), 9999, &special).unwrap();
+        tokenizer.encode("a robot's picture, 3 of them ☃", 40)
+    };
+    assert_eq!(encode(&copied), encode(&file));
 }
 
 #[test]

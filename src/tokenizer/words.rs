@@ -13,6 +13,14 @@ use unicode_general_category::{GeneralCategory, get_general_category};
 /// CLIP's rule as its files write it.
 pub(super) const CLIP: &str = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
+/// The prefix that transformers 5 adds: names of special tokens, which are cut out of a text before it is split anyway.
+const SPECIAL: &str = r"<\|startoftext\|>|<\|endoftext\|>|";
+
+/// Whether an expression is CLIP's rule.
+pub(super) fn is_clip(expression: &str) -> bool {
+    expression.strip_prefix(SPECIAL).unwrap_or(expression) == CLIP
+}
+
 /// English endings that are words of their own.
 const ENDINGS: [&str; 7] = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"];
 

@@ -130,8 +130,11 @@ impl DecoderFile {
     /// As [`DecoderFile::open`].
     pub fn from_tensors(tensors: TensorFile) -> Result<Self, EngineError> {
         let label = tensors.label().to_owned();
+        if let Some(layout) = foreign_layout(&tensors) {
+            return Err(EngineError::Decoder(format!("{label} {layout}")));
+        }
         let Some(kind) = Self::kind_of(&tensors) else {
-            return Err(EngineError::Unsupported(format!(
+            return Err(EngineError::Decoder(format!(
                 "{label} is not an image decoder; expected a safetensors file of diffusers \
                  with an AutoencoderKL (such as sd-vae-ft-mse) or an AutoencoderTiny (such as \
                  taesd)"
@@ -140,11 +143,11 @@ impl DecoderFile {
         let document: Document = match tensors.config_text() {
             None => Document::default(),
             Some(text) => serde_json::from_str(text).map_err(|error| {
-                EngineError::Unsupported(format!("configuration of {label}: {error}"))
+                EngineError::Decoder(format!("configuration of {label}: {error}"))
             })?,
         };
         document.check(kind).map_err(|reason| {
-            EngineError::Unsupported(format!("{label} is not supported: {reason}"))
+            EngineError::Decoder(format!("{label} is not supported: {reason}"))
         })?;
         let is_tiny = kind == DecoderKind::Tiny;
         let built = match kind {
@@ -228,6 +231,29 @@ impl DecoderFile {
     /// Multiply-adds for a latent of `[height, width]`, in convolutions and attention.
     pub fn multiply_adds(&self, size: [usize; 2]) -> u64 {
         self.plan.multiply_adds(size)
+    }
+}
+
+/// Recognises decoders with other tensor names than in diffusers; the end of an error message.
+fn foreign_layout(tensors: &TensorFile) -> Option<&'static str> {
+    let has = |prefix: &str| tensors.names().any(|name| name.starts_with(prefix));
+    if has("first_stage_model.decoder.") {
+        Some(
+            "is a whole Stable Diffusion model in its original layout; save only its autoencoder, with diffusers: \
+             AutoencoderKL.from_single_file(FILE).save_pretrained(FOLDER)",
+        )
+    } else if has("decoder.up.") && has("decoder.mid.") {
+        Some(
+            "is an AutoencoderKL in the layout of the original code (LDM); convert it to diffusers: \
+             AutoencoderKL.from_single_file(FILE).save_pretrained(FOLDER)",
+        )
+    } else if tensors.contains("1.weight") && tensors.contains("3.conv.0.weight") {
+        Some(
+            "has the original layout of TAESD; use the diffusers file instead, such as that of madebyollin/taesd \
+             (diffusion_pytorch_model.safetensors)",
+        )
+    } else {
+        None
     }
 }
 

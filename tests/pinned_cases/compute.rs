@@ -93,8 +93,8 @@ fn open(model: Model) -> Checkpoint {
             let text = std::fs::read_to_string(file.with_file_name("case.json"));
             let yaml = || std::fs::read_to_string(file.with_file_name("../config.yaml")).ok();
             let hints = || Hints { yaml: yaml(), ..Hints::default() };
-            let text =
-                text.unwrap_or_else(|_| infer_config(&source.shapes().unwrap(), &hints()).unwrap());
+            let infer = || infer_config(&source.shapes().unwrap(), &hints()).unwrap().config_text;
+            let text = text.unwrap_or_else(|_| infer());
             (text, storage, Box::new(move |spec| source.read(&spec.name).unwrap()))
         }
     };

@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     model: String,
     /// Device to measure; auto measures the CPU, and the GPU if there is any adapter.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
-    backend: Backend,
+    pub(super) backend: Backend,
     /// Format of large matrices on a GPU; sums are always f32.
     #[arg(long, value_enum, default_value = "auto")]
     weights: WeightsName,

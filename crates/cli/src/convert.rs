@@ -1,26 +1,28 @@
 //! `diffmoe convert`: PyTorch checkpoints and safetensors files to one file that includes its configuration.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use diffmoe::checkpoint::{Hints, InferError, Source, infer_config, write_model};
+use diffmoe::checkpoint::{Hints, InferError, Inferred, Source, infer_config, write_model};
 use diffmoe::model::{Config, Objective, Role, Storage, TensorSpec};
 
 use super::Outcome;
 use super::output::Output;
+use super::training_run::{RunConfig, find_checkpoint, find_yaml};
 
 /// Convert a PyTorch checkpoint to a model file.
 ///
 /// Accepts the folder of an official training run (YAML and .pt), a bare .pt state_dict such as DiT-XL/2 or SiT-XL/2,
-/// or a safetensors file (to change its precision; an image decoder of diffusers keeps its names and gets its
-/// config.json into the header). Nothing in a .pt file is executed: anything but tensors and settings is rejected.
+/// or a safetensors file or index (to change its precision; an image decoder of diffusers keeps its names and gets its
+/// config.json into the header). Nothing in a .pt file is executed: anything but tensors is ignored or rejected.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe convert runs/000_DiffMoE_S_E16_Flow -o s-e16.safetensors --dtype f16
   diffmoe convert DiT-XL-2-256x256.pt --time ddpm -o dit-xl.safetensors --dtype int8")]
 pub(super) struct Arguments {
-    /// Folder of a run, .pt file, or .safetensors file.
+    /// Folder of a run, .pt file, .safetensors file, or the .json index of several.
     #[arg(value_name = "SRC")]
     source: PathBuf,
     /// Model file to write.
@@ -32,12 +34,18 @@ pub(super) struct Arguments {
     /// Weights to use from a training checkpoint.
     #[arg(long, value_enum, default_value = "ema")]
     weights: WeightsName,
+    /// YAML file of the training run. Default: the one in the checkpoint's folder or up to two levels above.
+    #[arg(long, value_name = "FILE")]
+    yaml: Option<PathBuf>,
     /// Training objective, if there is no YAML file.
     #[arg(long, value_enum)]
     time: Option<TimeName>,
-    /// Number of attention heads, if there is no YAML file and the size is not a published one.
+    /// Number of attention heads, if there is no YAML file and the size does not determine it.
     #[arg(long)]
     heads: Option<usize>,
+    /// Mean number of experts per token, for token choice and expert choice without a YAML file.
+    #[arg(long)]
+    capacity: Option<f64>,
     /// Height and width of a sample in pixels or latent cells, if there is no YAML file and it is not square.
     #[arg(long, value_name = "HEIGHTxWIDTH", value_parser = super::size)]
     size: Option<[usize; 2]>,
@@ -90,11 +98,19 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let shapes = source.shapes()?;
     let (text, tensors) = describe(arguments, &file, &source, &shapes)?;
     let out = Output::reserve(&arguments.out)?;
-    let storage = arguments.dtype.into();
+    let storage: Storage = arguments.dtype.into();
+    let clipped = RefCell::new(BTreeSet::new());
     out.write(|part| {
-        let read = |spec: &TensorSpec| source.read(&spec.name);
+        let read = |spec: &TensorSpec| {
+            let values = source.read(&spec.name)?;
+            if is_clipped(&values, storage.of(spec)) {
+                clipped.borrow_mut().insert(spec.name.clone());
+            }
+            Ok(values)
+        };
         write_model(part, &text, &tensors, storage, None, &read).map(drop)
     })?;
+    note_clipped(&clipped.into_inner());
     let numbers: usize = tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum();
     let which = source.weights().map_or(String::new(), |w| format!(", {w} weights"));
     let bytes = std::fs::metadata(&arguments.out)?.len();
@@ -122,9 +138,12 @@ fn describe(
     if shapes.keys().any(|name| name.starts_with("decoder.")) {
         // An image decoder, which has its own reader.
         let config = file.with_file_name("config.json");
-        let text = std::fs::read_to_string(&config).map_err(|e| {
-            format!("cannot read {}, the configuration of the decoder: {e}", config.display())
-        })?;
+        let beside = || {
+            std::fs::read_to_string(&config).map_err(|e| {
+                format!("cannot read {}, the configuration of the decoder: {e}", config.display())
+            })
+        };
+        let text = source.config_text().map_or_else(beside, Ok)?;
         if !matches!(arguments.dtype, DtypeName::F32) {
             return Err("image decoders stay in f32; remove --dtype".into());
         }
@@ -134,26 +153,105 @@ fn describe(
     let ours = source
         .config_text()
         .or_else(|| matches!(source, Source::Safetensors(_)).then(beside).flatten());
-    let text = if let Some(text) = ours {
-        text
-    } else {
-        let hints = Hints {
-            yaml: find_yaml(file)?,
-            time: arguments.time.map(|time| match time {
-                TimeName::Flow => Objective::Flow,
-                TimeName::Ddpm => Objective::Ddpm,
-            }),
-            heads: arguments.heads,
-            size: arguments.size,
-            name: arguments.name.clone(),
-        };
-        infer_config(shapes, &hints)
-            .map_err(|e| format!("{}: {e}{}", file.display(), advice(&e)))?
+    let text = match ours {
+        Some(text) => described(arguments, source, text)?,
+        None => inferred(arguments, file, shapes)?,
     };
-    let config = Config::from_json(&text)?;
+    let config = Config::from_json(&text).map_err(|e| format!("{}: {e}", source.label()))?;
+    source.check(&config)?;
     let is_there = |t: &TensorSpec| shapes.contains_key(&t.name) || !t.is_optional();
     let tensors = config.tensors().into_iter().filter(is_there).collect();
     Ok((text, tensors))
+}
+
+/// The configuration in a file, with the requested name. Options that would be ignored are errors.
+fn described(
+    arguments: &Arguments,
+    source: &Source,
+    text: String,
+) -> Result<String, Box<dyn std::error::Error>> {
+    let given = [
+        ("--yaml", arguments.yaml.is_some()),
+        ("--time", arguments.time.is_some()),
+        ("--heads", arguments.heads.is_some()),
+        ("--capacity", arguments.capacity.is_some()),
+        ("--size", arguments.size.is_some()),
+    ];
+    if let Some((option, _)) = given.iter().find(|(_, is_given)| *is_given) {
+        return Err(
+            format!("{} contains its configuration; remove {option}", source.label()).into()
+        );
+    }
+    let Some(name) = &arguments.name else { return Ok(text) };
+    let mut document: serde_json::Value = serde_json::from_str(&text)?;
+    if let Some(entries) = document.as_object_mut() {
+        entries.insert("name".into(), name.as_str().into());
+    }
+    Ok(document.to_string())
+}
+
+/// Infers the configuration from the tensors, the YAML file of the run and the options. Prints the file and all
+/// assumptions.
+fn inferred(
+    arguments: &Arguments,
+    file: &Path,
+    shapes: &BTreeMap<String, Vec<usize>>,
+) -> Result<String, Box<dyn std::error::Error>> {
+    let yaml = match &arguments.yaml {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+            Some(RunConfig { path: path.clone(), text })
+        }
+        None => find_yaml(file)?,
+    };
+    let by =
+        yaml.as_ref().map_or_else(String::new, |yaml| format!(", with {}", yaml.path.display()));
+    let hints = Hints {
+        yaml: yaml.map(|yaml| yaml.text),
+        time: arguments.time.map(|time| match time {
+            TimeName::Flow => Objective::Flow,
+            TimeName::Ddpm => Objective::Ddpm,
+        }),
+        heads: arguments.heads,
+        capacity: arguments.capacity,
+        size: arguments.size,
+        name: arguments.name.clone(),
+    };
+    let Inferred { config_text, assumed } = infer_config(shapes, &hints)
+        .map_err(|e| format!("{}{by}: {e}{}", file.display(), advice(&e)))?;
+    if !by.is_empty() {
+        eprintln!("note: converted{by}");
+    }
+    if !assumed.is_empty() {
+        eprintln!("note: assumed {}", assumed.join("; "));
+    }
+    Ok(config_text)
+}
+
+/// Whether values exceed the range of their format: 65,504 for f16, and eight times as much for int4, whose scales are
+/// f16.
+fn is_clipped(values: &[f32], storage: Storage) -> bool {
+    let largest = match storage {
+        Storage::F16 => 65_504.0,
+        Storage::Int4 => 8.0 * 65_504.0,
+        Storage::F32 | Storage::Int8 => return false,
+    };
+    values.iter().any(|v| v.abs() > largest)
+}
+
+fn note_clipped(names: &BTreeSet<String>) {
+    const SHOWN: usize = 5;
+    if names.is_empty() {
+        return;
+    }
+    let shown: Vec<_> = names.iter().take(SHOWN).map(String::as_str).collect();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    eprintln!(
+        "note: values of {} tensors exceed the range of f16 and were clipped ({}{more}); --dtype f32 keeps them",
+        names.len(),
+        shown.join(", ")
+    );
 }
 
 /// The option that supplies what cannot be inferred from the tensors.
@@ -163,52 +261,10 @@ fn advice(error: &InferError) -> &'static str {
             "; add --time ddpm (DiT) or --time flow (SiT, DiffMoE flow)"
         }
         InferError::UnknownSize { .. } => "; add --size HEIGHTxWIDTH, in pixels or latent cells",
-        InferError::UnknownHeads { .. } => "; add --heads N",
+        InferError::UnknownHeads { .. } => "; add --heads N, or --yaml FILE of the training run",
+        InferError::UnknownCapacity { .. } => {
+            "; add --capacity N, or --yaml FILE of the training run"
+        }
         _ => "",
     }
-}
-
-/// The file itself, or the last checkpoint of a run's folder.
-fn find_checkpoint(source: &Path) -> Result<PathBuf, String> {
-    if !source.is_dir() {
-        return Ok(source.to_owned());
-    }
-    let mut found = files_with(&source.join("checkpoints"), &["pt"]);
-    if found.is_empty() {
-        found = files_with(source, &["pt"]);
-    }
-    // Named by the number of steps.
-    found.sort_by_key(|path| path.file_name().map(std::ffi::OsStr::to_owned));
-    found.pop().ok_or_else(|| {
-        format!("there is no .pt file in {} or its folder checkpoints", source.display())
-    })
-}
-
-/// The YAML file in the checkpoint's folder or up to two levels above, as in official runs.
-fn find_yaml(file: &Path) -> Result<Option<String>, String> {
-    for folder in file.ancestors().skip(1).take(3) {
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        match &files_with(folder, &["yaml", "yml"])[..] {
-            [] => {}
-            [one] => {
-                let text = std::fs::read_to_string(one);
-                return text.map(Some).map_err(|e| format!("cannot read {}: {e}", one.display()));
-            }
-            _ => {
-                return Err(format!(
-                    "{} contains several YAML files; keep only the one of the training run",
-                    folder.display()
-                ));
-            }
-        }
-    }
-    Ok(None)
-}
-
-fn files_with(folder: &Path, extensions: &[&str]) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let fits = |path: &PathBuf| {
-        path.extension().is_some_and(|e| extensions.iter().any(|x| e.eq_ignore_ascii_case(x)))
-    };
-    entries.map(|entry| entry.path()).filter(fits).collect()
 }

@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     out: PathBuf,
     /// Where to compute.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
-    backend: Backend,
+    pub(super) backend: Backend,
     /// Integer factor by which images are enlarged.
     #[arg(long, default_value_t = 1)]
     scale: u32,
@@ -48,6 +48,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     }
     let file = decoder::open(&arguments.vae)?;
     let (latents, size) = read(&TensorFile::open(&arguments.latents)?, file.latent_channels())?;
+    let count = latents.len() / (file.latent_channels() * size[0] * size[1]);
+    let extent = size.map(|side| side.saturating_mul(file.factor()));
+    pixels::grid_extent(count, extent, Some(arguments.scale))?;
     let out = Output::reserve(&arguments.out)?;
     let started = Instant::now();
     let backend = arguments.backend;

@@ -69,7 +69,22 @@ fn open_all(folder: &Path) -> Result<Vec<BatchFile>, String> {
                 );
             }
         }
-        missing(next, batch.header.first)?;
+        let first = batch.header.first;
+        let named = picture_set::path(folder, first);
+        if path != named {
+            return Err(format!(
+                "{} is a copy of {} or was renamed; remove it, or restore its name",
+                path.display(),
+                named.display()
+            ));
+        }
+        if first < next {
+            return Err(format!(
+                "{} starts with image {first}, which the previous batch contains too; remove one of them",
+                path.display()
+            ));
+        }
+        missing(next, first)?;
         next += batch.header.pictures;
         batches.push(batch);
     }

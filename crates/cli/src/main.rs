@@ -1,6 +1,10 @@
 //! Commands, their help, and the one place where errors become exit codes:
 //! 0 for success, 1 for a verification with differences, 2 for a request that failed.
 
+// First, because its macros replace those of the standard library in all other modules.
+#[macro_use]
+mod print;
+
 mod bench;
 mod convert;
 mod decode;
@@ -15,6 +19,7 @@ mod report;
 mod sample;
 mod scheduler_options;
 mod trace;
+mod training_run;
 mod verify;
 mod verify_decoder;
 mod window;
@@ -96,7 +101,9 @@ fn size(text: &str) -> Result<[usize; 2], String> {
 
 fn main() -> ExitCode {
     diffmoe::platform::quiet_vulkan();
-    let outcome = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    let is_on_cpu = command.backend() == Some(Backend::Cpu);
+    let outcome = match command {
         Command::Sample(arguments) => sample::run(&arguments),
         Command::Join(arguments) => join::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
@@ -108,10 +115,31 @@ fn main() -> ExitCode {
         Command::MakeRandom(arguments) => make_random::run(&arguments),
         Command::Window(arguments) => window::run(&arguments),
     };
-    outcome.unwrap_or_else(|error| {
-        eprintln!("error: {error}{}", advice(&*error));
-        ExitCode::from(2)
-    })
+    match (outcome, print::failure()) {
+        (Ok(code), None) => code,
+        (Ok(_), Some(error)) => {
+            eprintln!("error: cannot write to standard output: {error}");
+            ExitCode::from(2)
+        }
+        (Err(error), _) => {
+            let advice = if is_on_cpu { "" } else { advice(&*error) };
+            eprintln!("error: {error}{advice}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+impl Command {
+    /// The chosen backend, for commands with one.
+    fn backend(&self) -> Option<Backend> {
+        match self {
+            Self::Sample(arguments) => Some(arguments.backend),
+            Self::Decode(arguments) => Some(arguments.backend),
+            Self::Verify(arguments) => Some(arguments.backend),
+            Self::Bench(arguments) => Some(arguments.backend),
+            _ => None,
+        }
+    }
 }
 
 /// What to try if a device fails; the library does not know our options.

@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 
 use super::Outcome;
 use super::convert::DtypeName;
+use super::output::Output;
 
 /// Write a model of one of the paper's sizes with random weights, for measurements; its images are noise.
 #[derive(clap::Args)]
@@ -51,7 +52,14 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     };
     let part_bytes = arguments.part_mb.map(|mb| mb.saturating_mul(1_000_000));
     let text = preset.to_json();
-    let path = write_model(&arguments.out, &text, &tensors, storage, part_bytes, &read)?;
+    let path = if part_bytes.is_some() {
+        // Puts its files in place itself, when all of them are whole.
+        write_model(&arguments.out, &text, &tensors, storage, part_bytes, &read)?
+    } else {
+        let out = Output::reserve(&arguments.out)?;
+        out.write(|part| write_model(part, &text, &tensors, storage, None, &read).map(drop))?;
+        arguments.out.clone()
+    };
     bar.finish_and_clear();
     println!(
         "wrote {}: {} with random weights, {:.1} MB",

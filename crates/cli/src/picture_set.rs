@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
 use diffmoe::platform::{Bytes, map_file};
-use safetensors::SafeTensors;
+use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use super::output::Output;
@@ -39,6 +39,38 @@ pub(super) struct Header {
 }
 
 impl Header {
+    /// Describes an inconsistency, if there is one.
+    fn contradiction(&self) -> Option<String> {
+        let Self { first, pictures, count, tables, labels, prompts, .. } = self;
+        if self.format != 1 {
+            return Some(format!(
+                "its format {} is unknown, expected 1; use a newer version",
+                self.format
+            ));
+        }
+        if *pictures == 0 || first.checked_add(*pictures).is_none_or(|end| end > *count) {
+            return Some(format!("it declares {pictures} images from {first} in a set of {count}"));
+        }
+        if labels.len() != tables.len() {
+            return Some(format!(
+                "it has label lists for {} of {} tables",
+                labels.len(),
+                tables.len()
+            ));
+        }
+        let wrong = tables.iter().zip(labels).find(|(_, rows)| rows.len() != *pictures);
+        if let Some((table, rows)) = wrong {
+            return Some(format!(
+                "it has {} labels of {table:?} for {pictures} images",
+                rows.len()
+            ));
+        }
+        if !prompts.is_empty() && prompts.len() != *pictures {
+            return Some(format!("it has {} prompts for {pictures} images", prompts.len()));
+        }
+        None
+    }
+
     /// The settings that differ, in words.
     pub(super) fn difference(&self, other: &Self) -> Option<String> {
         let missing = serde_json::Value::Null;
@@ -48,6 +80,9 @@ impl Header {
             .filter(|key| value(self, key) != value(other, key))
             .map(|key| format!("{key} {} instead of {}", value(self, key), value(other, key)))
             .collect();
+        if self.tables != other.tables {
+            differences.push(format!("tables {:?} instead of {:?}", self.tables, other.tables));
+        }
         differences.dedup();
         (!differences.is_empty()).then(|| differences.join(", "))
     }
@@ -113,16 +148,22 @@ impl BatchFile {
         let text = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
         let text = text.ok_or("it is not a batch of an image set")?;
         let known: Header = serde_json::from_str(text).map_err(|e| e.to_string())?;
+        if let Some(contradiction) = known.contradiction() {
+            return Err(contradiction);
+        }
         let tensor = metadata.info("pictures").ok_or("it contains no images")?;
         let (begin, end) = tensor.data_offsets;
         match *tensor.shape.as_slice() {
             [n, height, width, 3]
-                if n == known.pictures && end - begin == n * height * width * 3 =>
+                if n == known.pictures && height > 0 && width > 0 && tensor.dtype == Dtype::U8 =>
             {
                 let pictures = 8 + header + begin..8 + header + end;
                 Ok(Self { header: known, size: [height, width], bytes, pictures })
             }
-            _ => Err(format!("its images have shape {:?}", tensor.shape)),
+            _ => Err(format!(
+                "its images have type {:?} and shape {:?}, expected U8 and [{}, height, width, 3]",
+                tensor.dtype, tensor.shape, known.pictures
+            )),
         }
     }
 

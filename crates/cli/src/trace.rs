@@ -1,7 +1,6 @@
 //! `diffmoe trace`: summary of a routing trace, as a table or as CSV.
 
 use std::fmt::Write as _;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -38,11 +37,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         std::fs::read(&arguments.file).map_err(|error| format!("cannot read {path}: {error}"))?;
     let trace = Trace::from_bytes(&bytes).map_err(|error| format!("{path}: {error}"))?;
     let text = if arguments.csv { csv(&trace) } else { table(&trace) };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads has seen enough, as `head` does.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        result => Ok(result.map(|()| ExitCode::SUCCESS)?),
-    }
+    println!("{}", text.trim_end());
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The five numbers of a row: C, effective, largest, dead, skipped.

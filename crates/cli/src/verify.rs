@@ -29,7 +29,7 @@ pub(super) struct Arguments {
     case: PathBuf,
     /// Where to compute.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
-    backend: Backend,
+    pub(super) backend: Backend,
     /// Largest difference that passes, relative to the largest recorded value if that exceeds 1.
     #[arg(long, default_value_t = 1e-4)]
     tolerance: f32,
@@ -129,11 +129,16 @@ impl Inputs {
         }
         let mut labels = Vec::new();
         for (key, table) in ["y", "style"].iter().zip(&config.labels) {
-            let rows: Vec<u32> = record(io, key)?.values.iter().map(|&v| v as u32).collect();
-            if rows.len() != batch || rows.iter().any(|&row| row > table.null) {
-                return Err(format!("{key} needs a {} for each sample", table.name));
+            let values = record(io, key)?.values;
+            // A cast would turn -1 and NaN into 0.
+            let is_row = |v: &f32| *v >= 0.0 && v.fract() == 0.0 && *v <= table.null as f32;
+            if values.len() != batch || !values.iter().all(is_row) {
+                return Err(format!(
+                    "{key} needs a {} from 0 to {} for each sample",
+                    table.name, table.null
+                ));
             }
-            labels.push(rows);
+            labels.push(values.into_iter().map(|v| v as u32).collect());
         }
         if config.text.is_some() && case.prompts.len() != batch {
             return Err(format!(

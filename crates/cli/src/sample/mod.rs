@@ -6,7 +6,7 @@ mod set;
 mod shard;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -14,8 +14,9 @@ use diffmoe::checkpoint::{TensorOut, write_safetensors};
 use diffmoe::model::{Config, Muted, MutedError, RoutingRule};
 use diffmoe::pipeline::{Backend, Settings};
 use diffmoe::trace::Trace;
+use diffmoe::vae::DecoderFile;
 
-use super::output::Output;
+use super::output::{self, Output};
 use super::scheduler_options::{SchedulerOptions, by_name};
 use super::{Outcome, WeightsName, backend_parser, decoder};
 use batches::Batches;
@@ -71,7 +72,7 @@ pub(super) struct Arguments {
     batch: usize,
     /// Where to compute.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
-    backend: Backend,
+    pub(super) backend: Backend,
     /// Format of large matrices on a GPU; sums are always f32.
     #[arg(long, value_enum, default_value = "auto")]
     weights: WeightsName,
@@ -159,6 +160,10 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
         return Err(format!("{} must end in .png", path.display()).into());
     }
+    let factor = vae.as_ref().map_or(1, DecoderFile::factor);
+    let size = config.input_size.map(|side| side.saturating_mul(factor));
+    diffmoe::pixels::grid_extent(count, size, arguments.scale)?;
+    check_places(arguments, &path)?;
     let out = Output::reserve(&path)?;
     let trace_out = arguments.trace.as_deref().map(Output::reserve).transpose()?;
     let latents_out = arguments.latents.as_deref().map(Output::reserve).transpose()?;
@@ -166,60 +171,112 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     let started = Instant::now();
     let mut batches = Batches::open(arguments, request, count)?;
     let mut samples = Vec::new();
+    let mut capacity = Capacity::default();
     let mut trace: Option<Trace> = None;
     for first in (0..count).step_by(arguments.batch) {
         let drawn = batches.draw(first..count.min(first + arguments.batch))?;
         samples.extend(drawn.samples);
+        capacity.add(&drawn.trace);
         match &mut trace {
+            // The traces of many batches need more memory than their images.
+            _ if trace_out.is_none() => {}
             None => trace = Some(drawn.trace),
             Some(trace) => trace.append_batch(drawn.trace),
         }
     }
     // The model's memory is free for the decoder.
     drop(batches);
-    if let Some(out) = latents_out {
+    // An output that cannot be written must not cost the others.
+    let mut failed = None;
+    let mut written = Vec::new();
+    if let Some((out, path)) = latents_out.zip(arguments.latents.as_ref()) {
         let [height, width] = config.input_size;
         let shape = [count, config.in_channels, height, width];
         let tensors = [TensorOut::f32("latents", &shape, &samples)];
-        out.write(|part| write_safetensors(part, &tensors, []))?;
+        match out.write(|part| write_safetensors(part, &tensors, [])) {
+            Ok(()) => written.push(path),
+            Err(error) => failed = Some(error),
+        }
     }
     let mut size = config.input_size;
     if let Some(vae) = vae {
         (samples, size) = decoder::decode(vae, &samples, size, arguments.backend)?;
     }
     let grid = diffmoe::pixels::grid(&samples, size, arguments.scale);
-    out.write(|part| grid.save(part))?;
-    let trace = trace.ok_or("no image was requested")?;
-    if let Some(out) = trace_out {
-        out.write(|part| trace.save(part))?;
+    match out.write(|part| grid.save(part)) {
+        Ok(()) => println!("wrote {} in {:.1} s", path.display(), started.elapsed().as_secs_f32()),
+        Err(error) => failed = failed.or(Some(error)),
     }
-    println!("wrote {} in {:.1} s", path.display(), started.elapsed().as_secs_f32());
-    for path in [&arguments.trace, &arguments.latents].into_iter().flatten() {
+    if let (Some(out), Some(trace), Some(path)) = (trace_out, trace, &arguments.trace) {
+        match out.write(|part| trace.save(part)) {
+            Ok(()) => written.push(path),
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    for path in written {
         println!("wrote {}", path.display());
     }
-    report_capacity(&trace, settings, config);
+    capacity.report(settings, config);
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints the compute spent on the images, by class or prompt.
-fn report_capacity(trace: &Trace, settings: &Settings, config: &Config) {
-    let Some(capacity) = trace.capacity() else { return };
-    println!("capacity C = {capacity:.2}: mean number of experts per token");
-    let names: Vec<String> = match (settings.labels.first(), config.labels.first()) {
-        _ if !settings.prompts.is_empty() => settings.prompts.clone(),
-        (Some(rows), Some(table)) => rows.iter().map(|&row| table.label(row)).collect(),
-        _ => return,
-    };
-    let mut by_name: BTreeMap<&str, (f32, u32)> = BTreeMap::new();
-    for (name, c) in names.iter().zip(trace.capacity_by_picture()) {
-        let entry = by_name.entry(name).or_default();
-        entry.0 += c;
-        entry.1 += 1;
+/// Rejects two outputs with one path, and outputs that overwrite an input.
+fn check_places(arguments: &Arguments, out: &Path) -> Result<(), String> {
+    let written = [
+        Some(("--out", out)),
+        arguments.trace.as_deref().map(|path| ("--trace", path)),
+        arguments.latents.as_deref().map(|path| ("--latents", path)),
+    ];
+    let read = [
+        Some(("--model", Path::new(&arguments.model))),
+        arguments.vae.as_deref().map(|path| ("--vae", path)),
+    ];
+    let outputs = written.iter().flatten().count();
+    let places: Vec<_> = written.into_iter().chain(read).flatten().collect();
+    output::distinct(&places, outputs)
+}
+
+/// Compute spent on the images.
+#[derive(Default)]
+struct Capacity {
+    /// Sum over images; `None` without experts.
+    sum: Option<f32>,
+    by_picture: Vec<f32>,
+}
+
+impl Capacity {
+    /// Counts a batch.
+    fn add(&mut self, trace: &Trace) {
+        let Some(capacity) = trace.capacity() else { return };
+        let by_picture = trace.capacity_by_picture();
+        *self.sum.get_or_insert_default() += capacity * by_picture.len() as f32;
+        self.by_picture.extend(by_picture);
     }
-    let mut means: Vec<(f32, &str)> =
-        by_name.into_iter().map(|(name, (sum, n))| (sum / n as f32, name)).collect();
-    means.sort_by(|a, b| b.0.total_cmp(&a.0));
-    if let [(most, dense), .., (least, plain)] = means.as_slice() {
-        println!("  most for {dense} {most:.2}, least for {plain} {least:.2}");
+
+    /// Prints it, by class or prompt.
+    fn report(&self, settings: &Settings, config: &Config) {
+        let Some(sum) = self.sum else { return };
+        let capacity = sum / self.by_picture.len().max(1) as f32;
+        println!("capacity C = {capacity:.2}: mean number of experts per token");
+        let names: Vec<String> = match (settings.labels.first(), config.labels.first()) {
+            _ if !settings.prompts.is_empty() => settings.prompts.clone(),
+            (Some(rows), Some(table)) => rows.iter().map(|&row| table.label(row)).collect(),
+            _ => return,
+        };
+        let mut by_name: BTreeMap<&str, (f32, u32)> = BTreeMap::new();
+        for (name, c) in names.iter().zip(&self.by_picture) {
+            let entry = by_name.entry(name).or_default();
+            entry.0 += c;
+            entry.1 += 1;
+        }
+        let mut means: Vec<(f32, &str)> =
+            by_name.into_iter().map(|(name, (sum, n))| (sum / n as f32, name)).collect();
+        means.sort_by(|a, b| b.0.total_cmp(&a.0));
+        if let [(most, dense), .., (least, plain)] = means.as_slice() {
+            println!("  most for {dense} {most:.2}, least for {plain} {least:.2}");
+        }
     }
 }

@@ -102,6 +102,11 @@ fn settings(
     if !(1..=most).contains(&count) {
         return Err(format!("count must be 1–{most}, got {count}").into());
     }
+    if count < classes {
+        eprintln!(
+            "note: --count {count} draws only the first {count} of {classes} classes or prompts"
+        );
+    }
     let mut settings = Settings::builder(config).images(count).seed(seed);
     for table in &config.labels {
         let rows = named(table).iter().map(|text| Ok(Label::Row(resolve(table, text)?)));
@@ -140,7 +145,16 @@ fn note_cut_prompts(config: &Config, settings: &Settings) {
     let tokenizer = text.tokenizer();
     let asked: BTreeSet<_> = settings.prompts.iter().chain([&settings.negative]).collect();
     for prompt in asked.into_iter().filter(|p| tokenizer.encode(p, text.max_length).is_cut) {
-        eprintln!("note: the prompt is too long and was truncated: {prompt:?}");
+        eprintln!("note: the prompt is too long and was truncated: {}", beginning(prompt));
+    }
+}
+
+/// The beginning of a prompt, in quotation marks.
+fn beginning(prompt: &str) -> String {
+    const SHOWN: usize = 60;
+    match prompt.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("\"{}…\"", &prompt[..end]),
+        None => format!("\"{prompt}\""),
     }
 }
 
@@ -197,6 +211,12 @@ mod tests {
         let config = checkpoint.config().clone();
         let settings = settings(&arguments, &config, arguments.seed.unwrap()).unwrap();
         (config, settings)
+    }
+
+    #[test]
+    fn long_prompts_are_shown_by_their_beginning() {
+        assert_eq!(beginning("a fox"), "\"a fox\"");
+        assert_eq!(beginning(&"ü".repeat(10_000)), format!("\"{}…\"", "ü".repeat(60)));
     }
 
     #[test]

@@ -157,6 +157,14 @@ fn check_others(folder: &Path, expected: &Header) -> Result<(), String> {
                 folder.display()
             ));
         }
+        // A set may grow, but a part of a larger set would never be complete.
+        let (there, asked) = (found.header.count, expected.count);
+        if there > asked {
+            return Err(format!(
+                "{} contains a set of {there} images; use --count {there}, or another folder for {asked}",
+                folder.display()
+            ));
+        }
     }
     Ok(())
 }

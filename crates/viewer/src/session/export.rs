@@ -31,7 +31,10 @@ pub fn png(
             .nth(picture)
             .ok_or_else(|| format!("this run has no image {}", picture + 1))?,
     };
-    pixels::grid(shown, all.size, checked(scale)?).to_png(&[]).map_err(|error| error.to_string())
+    let scale = checked(scale)?;
+    let count = shown.len() / (3 * all.size[0] * all.size[1]);
+    pixels::grid_extent(count, all.size, scale).map_err(|error| error.to_string())?;
+    pixels::grid(shown, all.size, scale).to_png(&[]).map_err(|error| error.to_string())
 }
 
 /// The grid at every step from noise to the end, as an animated PNG that repeats; the last frame is held for two
@@ -47,6 +50,8 @@ pub fn apng(record: &Record, scale: Option<u32>) -> Result<Vec<u8>, String> {
     let size = sizes.max().ok_or("there is no image yet. Generate one first")?;
     // Previews are smaller than what is decoded: they are enlarged by as much.
     let scale = scale.unwrap_or_else(|| pixels::default_scale(record.labels.len(), size));
+    pixels::grid_extent(record.labels.len(), size, Some(scale))
+        .map_err(|error| error.to_string())?;
     let grid = |frame: usize| {
         let pictures = record.pictures(frame);
         pictures

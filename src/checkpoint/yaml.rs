@@ -1,0 +1,77 @@
+//! The YAML file of an official training run: model arguments, objective and name.
+
+use serde_json::{Map, Value};
+use serde_saphyr::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
+
+/// The relevant contents.
+pub(super) struct Run {
+    /// Constructor arguments.
+    pub(super) params: Map<String, Value>,
+    /// Whether the run was a flow.
+    pub(super) is_flow: Option<bool>,
+    pub(super) name: Option<String>,
+}
+
+impl Run {
+    /// Reads a file; `None` if it has no `model.params`, as the files of other programs.
+    ///
+    /// # Errors
+    /// When it is not valid YAML, with the position.
+    pub(super) fn read(text: &str) -> Result<Option<Self>, String> {
+        // As PyYAML: the last of two equal keys wins, and infinities are allowed.
+        let options = serde_saphyr::options! {
+            duplicate_keys: DuplicateKeyPolicy::LastWins,
+            non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+            with_snippet: false,
+        };
+        let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
+            .map_err(|error| unreadable(&error))?;
+        Ok(documents.iter().find_map(|file| {
+            let params = file.pointer("/model/params").or(file.get("params"))?;
+            Some(Self {
+                params: params.as_object()?.clone(),
+                is_flow: file.pointer("/basic/rf").and_then(Value::as_bool),
+                name: file.pointer("/basic/exp_name").and_then(Value::as_str).map(str::to_owned),
+            })
+        }))
+    }
+}
+
+/// The crate's own messages are about its programming interface.
+fn unreadable(error: &serde_saphyr::Error) -> String {
+    match error.location() {
+        Some(place) => {
+            format!("it is not valid YAML at line {}, column {}", place.line(), place.column())
+        }
+        None => "it is not valid YAML".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_runs_are_told_from_others() {
+        let read = |text: &str| Run::read(text).unwrap();
+        assert!(
+            read("name: DiT\nchannels:\n  - pytorch\ndependencies:\n  - python >= 3.8\n").is_none()
+        );
+        assert!(read("").is_none());
+        assert!(read("model: DiT-XL/2\nparams: 3\n").is_none());
+        let run = read("basic: {rf: true, exp_name: a}\nmodel: {params: {depth: 2}}\n").unwrap();
+        assert_eq!((run.is_flow, run.name.as_deref()), (Some(true), Some("a")));
+        assert_eq!(run.params["depth"], 2);
+    }
+
+    /// Everything that PyYAML accepts, in parts of the file that do not describe the model.
+    #[test]
+    fn the_rest_of_a_file_may_be_anything() {
+        let run = Run::read(
+            "train:\n  clip: .inf\n  best: .nan\n  seed: 1\n  seed: 2\nmodel:\n  params:\n    depth: 2\n---\nmore: 1\n",
+        );
+        assert_eq!(run.unwrap().unwrap().params["depth"], 2);
+        let error = Run::read("a: 1\nb: [1, 2\n").map(|run| run.is_some()).unwrap_err();
+        assert!(error.contains("not valid YAML at line"), "{error}");
+    }
+}
