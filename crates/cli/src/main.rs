@@ -2,6 +2,7 @@
 //! 0 for success, 1 for a verification with differences, 2 for a request that failed.
 
 mod bench;
+mod checksum;
 mod convert;
 mod decode;
 mod decoder;
@@ -11,6 +12,7 @@ mod make_random;
 mod numbers;
 mod output;
 mod picture_set;
+mod record;
 mod report;
 mod sample;
 mod scheduler_options;
@@ -49,6 +51,7 @@ enum Command {
     Verify(verify::Arguments),
     Info(info::Arguments),
     Trace(trace::Arguments),
+    Record(record::Arguments),
     Bench(bench::Arguments),
     Convert(convert::Arguments),
     MakeRandom(make_random::Arguments),
@@ -103,6 +106,7 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
+        Command::Record(arguments) => record::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::MakeRandom(arguments) => make_random::run(&arguments),

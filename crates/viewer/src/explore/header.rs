@@ -12,6 +12,7 @@ use crate::App;
 use crate::icons::paint_sign;
 use crate::keys::Action;
 use crate::panels::header::{help_button, mode_switch, theme_button};
+use crate::panels::recorded;
 use crate::theme::Look;
 
 pub(super) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
@@ -23,6 +24,7 @@ pub(super) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
             ui.label(RichText::new("DiffMoE").size(17.0).strong());
         }
         mode_switch(app, ui);
+        recorded::badge(app, ui);
         if wide {
             let name = app.session.record().map(|record| record.config.name.clone());
             if let Some(name) = name {

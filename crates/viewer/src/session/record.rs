@@ -35,6 +35,8 @@ pub struct Record {
     pub stage_ms: Vec<(Stage, f32)>,
     /// Whether all steps are finished.
     pub complete: bool,
+    /// Whether it was recorded beforehand, by another program: it is shown until there is a run of this one.
+    pub recorded: bool,
     /// Description of the device that computed it.
     pub device: String,
     /// The same run in a link.
@@ -66,6 +68,13 @@ impl Record {
         }
         self.trace.clear();
         self.step_ms.clear();
+    }
+
+    /// The run as it is shared, with the decoder of its pictures.
+    pub(super) fn shared(&self) -> Share {
+        let decoder = self.latents.as_ref().and_then(|latents| latents.decoder.as_ref());
+        let decoder = decoder.map(|decoder| decoder.link.clone());
+        Share { decoder, ..self.share.clone() }
     }
 
     /// Bytes that the run occupies, roughly.

@@ -77,7 +77,15 @@ fn bytes(name: &str, content: Vec<u8>) -> ModelSource {
 }
 
 fn launch(model: ModelSource, draw_at_once: bool) -> Launch {
-    Launch { model, decoder: None, share: None, backend: Backend::Cpu, draw_at_once, problem: None }
+    Launch {
+        model,
+        decoder: None,
+        share: None,
+        backend: Backend::Cpu,
+        draw_at_once,
+        recording: None,
+        problem: None,
+    }
 }
 
 /// The app, which begins with the first frame.

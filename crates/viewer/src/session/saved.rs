@@ -1,0 +1,53 @@
+//! A saved picture takes its run along: dropped here, its settings come back and it is drawn again.
+
+use super::{NoteKind, Origin, Session, Share};
+use diffmoe::pipeline::{Parameters, Saved};
+
+/// Whether a file is a PNG, by its first bytes.
+pub fn is_png(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\x89PNG\r\n\x1a\n")
+}
+
+impl Session {
+    /// Takes the settings of a saved picture over and draws its run again; of another program's picture as far as they
+    /// mean something here.
+    pub fn open_png(&mut self, name: &str, bytes: &[u8]) {
+        match Saved::from_png(bytes) {
+            Ok(Saved::Recipe(recipe)) => {
+                match Share::of_recipe(*recipe, Origin::File(name.to_owned())) {
+                    Ok(share) => {
+                        let text = format!("Took over the settings inside {name}.");
+                        self.note(NoteKind::Info, text);
+                        self.open_share(share);
+                    }
+                    Err(reason) => self.note(NoteKind::Error, reason),
+                }
+            }
+            Ok(Saved::Parameters(parameters)) => self.open_parameters(name, &parameters),
+            Err(error) => self.note(NoteKind::Error, format!("{name}: {error}")),
+        }
+    }
+
+    /// Draws with the model that is open, as another program's settings say.
+    fn open_parameters(&mut self, name: &str, parameters: &Parameters) {
+        let Some(model) = &self.model else {
+            let text = format!("{name} was made by another program: open a model first");
+            return self.note(NoteKind::Error, text);
+        };
+        let (recipe, left_out) = parameters.recipe(&model.info.config);
+        match Share::of_recipe(recipe, Origin::File(name.to_owned())) {
+            Ok(share) => {
+                let elsewhere = parameters.get("Model").unwrap_or("another program");
+                let left_out = left_out.iter().map(|reason| format!("; {reason}"));
+                let text = format!(
+                    "{name} was made with {elsewhere}: took over its seed, steps and guidance{}.",
+                    left_out.collect::<String>()
+                );
+                self.note(NoteKind::Info, text);
+                self.controls = share.controls;
+                self.generate();
+            }
+            Err(reason) => self.note(NoteKind::Error, reason),
+        }
+    }
+}
