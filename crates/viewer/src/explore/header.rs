@@ -7,7 +7,7 @@ use egui::{
 use diffmoe::scheduler::Branch;
 
 use super::images::place_on_sheet;
-use super::{explorable, switch_in};
+use super::{explorable, switch_in, tour};
 use crate::App;
 use crate::icons::paint_sign;
 use crate::keys::Action;
@@ -31,6 +31,7 @@ pub(super) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
                 ui.label(RichText::new(name).color(look.weak));
             }
         }
+        tour_button(app, ui);
         images(app, ui, if wide { 32.0 } else { 38.0 });
         if wide {
             passes(app, ui);
@@ -49,6 +50,17 @@ pub(super) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
             });
         }
     });
+}
+
+/// Begins the guided tour; nothing where the run routes nothing.
+fn tour_button(app: &mut App, ui: &mut Ui) {
+    let Some(record) = explorable(&app.session).filter(|record| tour::has_tour(record)) else {
+        return;
+    };
+    let button = ui.button("Tour").on_hover_text("Seven stops through what there is to see here");
+    if button.clicked() {
+        tour::go(&mut app.explore.selection, record, None);
+    }
 }
 
 /// The images of the run as far as they fit; pointing previews one, a click chooses it.

@@ -18,6 +18,8 @@ pub(crate) fn badge(app: &App, ui: &mut Ui) {
         Some(_) => " · model arriving".to_owned(),
         None => String::new(),
     };
+    // A phone has no room for more.
+    let model = if ui.available_width() < 320.0 { String::new() } else { model };
     let hint = "This run was recorded beforehand, with rounded numbers. The same one, drawn here, takes its place as \
                 soon as the model is there.";
     widgets::badge(ui, &format!("Recorded{model}")).on_hover_text(hint);

@@ -34,7 +34,7 @@ pub use loading::{ModelSource, checksum};
 pub use pictures::{LatentPictures, Pictures, Rendering, UsedDecoder, Version};
 pub use record::Record;
 pub use saved::is_png;
-pub use selection::{Card, MOST_SHIFT, Overlay, Selection};
+pub use selection::{Card, MOST_SHIFT, Overlay, Selection, TOUR_STOPS};
 pub use share::{Origin, Share};
 pub use traced::is_trace;
 pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};

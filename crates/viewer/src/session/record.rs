@@ -7,7 +7,7 @@ use super::pictures::LatentPictures;
 use super::share::Share;
 use diffmoe::engine::Stage;
 use diffmoe::model::Config;
-use diffmoe::pipeline::Settings;
+use diffmoe::pipeline::{Recipe, Settings};
 use diffmoe::trace::Trace;
 
 /// A run, growing while it samples.
@@ -68,6 +68,11 @@ impl Record {
         }
         self.trace.clear();
         self.step_ms.clear();
+    }
+
+    /// What draws the run again, for a file with one of its pictures or with all.
+    pub fn recipe(&self, image: Option<usize>) -> Recipe {
+        self.shared().file_recipe(image.filter(|_| self.labels.len() > 1), None)
     }
 
     /// The run as it is shared, with the decoder of its pictures.
