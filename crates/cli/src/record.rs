@@ -1,4 +1,4 @@
-//! `diffmoe record`: a short run as a small file, to be explored where its model is not yet.
+//! `diffmoe record`: a short run as a small file, to explore without the model.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,10 +10,10 @@ use super::checksum::short_hash;
 use super::output::Output;
 use super::{Outcome, backend_parser};
 
-/// Record a run for the page, which shows it while the model arrives.
+/// Record a run for the page, which shows it while the model is downloaded.
 ///
-/// Settings are the model's, labels random rows from the seed. The file keeps as many of the first images as its size
-/// allows, with the router's scores, rounded.
+/// Settings are the model's defaults, labels random rows from the seed. The file contains as many of the first images as
+/// its size allows, with the router's scores, rounded.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe record --seed 7 --out assets/emoji.recording")]
@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let checkpoint = diffmoe_models::open_any(&arguments.model)?;
     let config = checkpoint.config();
     if !(1..=16).contains(&arguments.count) {
-        return Err(format!("{} images are not possible; choose 1 to 16", arguments.count).into());
+        return Err(format!("count must be 1–16, got {}", arguments.count).into());
     }
     let settings = Settings::builder(config).images(arguments.count).seed(arguments.seed);
     let settings = match arguments.steps {

@@ -117,13 +117,13 @@ impl Parameters {
         if let Some(sampler) = self.get("Sampler") {
             match sampler_of(sampler, config) {
                 Some(kind) => settings = settings.scheduler(kind),
-                None => left_out.push(format!("the sampler {sampler:?} is not one of this model")),
+                None => left_out.push(format!("the sampler {sampler:?} does not suit this model")),
             }
         }
         if config.text.is_some() {
             settings = settings.prompt(&self.prompt).negative(&self.negative);
         } else if !self.prompt.is_empty() {
-            left_out.push("this model reads no prompts".to_owned());
+            left_out.push("this model takes no prompts".to_owned());
         }
         if let Some(seed) = self.seed() {
             settings = settings.seed(seed);

@@ -1,4 +1,4 @@
-//! `--like FILE.png`: the settings inside a saved picture.
+//! `--like FILE.png`: the settings inside a saved image.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use diffmoe::pipeline::{Recipe, Saved};
 
 use super::super::checksum::short_hash;
 
-/// A saved picture that is to be drawn again.
+/// A saved image to reproduce.
 pub(super) struct Like {
     path: String,
     saved: Saved,
@@ -22,7 +22,7 @@ impl Like {
         Ok(Self { path: shown, saved })
     }
 
-    /// The model that drew it, by a name that can be opened; the usual one for a file of another program.
+    /// The model of the file, as a name or path; the default for files of other programs.
     pub(super) fn model(&self) -> Result<String, String> {
         let Saved::Recipe(recipe) = &self.saved else {
             return Ok(diffmoe_models::DEFAULT.to_owned());
@@ -35,13 +35,13 @@ impl Like {
         }
         let sum = recipe.hash.as_ref().map(|hash| format!(" (SHA-256 {hash}…)"));
         Err(format!(
-            "{} was drawn with {name}{}, which is not here: give its place with --model FILE",
+            "{} was made with {name}{}, which was not found. Set its path with --model FILE",
             self.path,
             sum.unwrap_or_default()
         ))
     }
 
-    /// All its settings; says on stderr where the pictures will differ.
+    /// All its settings; notes on stderr if the images will differ.
     pub(super) fn recipe(self, checkpoint: &Checkpoint) -> Result<Recipe, String> {
         let config = checkpoint.config();
         match self.saved {
@@ -50,7 +50,7 @@ impl Like {
                     let model = &config.name;
                     let path = &self.path;
                     eprintln!(
-                        "note: {path} was drawn with another version of {model}, so this one will differ"
+                        "note: {path} was made with another version of {model}; the images will differ"
                     );
                 }
                 match recipe.builder(config) {
@@ -64,7 +64,7 @@ impl Like {
                     left_out.iter().map(|reason| format!("; {reason}")).collect();
                 let from = parameters.get("Model").unwrap_or("another program");
                 eprintln!(
-                    "note: {} was made with {from}: seed, steps and guidance are its own{left_out}",
+                    "note: {} was made with {from}: using its seed, steps and guidance{left_out}",
                     self.path
                 );
                 Ok(recipe)

@@ -7,7 +7,7 @@ use egui::Rect;
 pub(super) enum Save {
     /// What is painted in this rectangle, as PNG.
     View(Rect, &'static str),
-    /// The image with its overlay at every step, as moving PNG.
+    /// The image with its overlay at every step, as an animated PNG.
     Steps,
     /// C over noise, as SVG.
     Curve,
@@ -21,7 +21,7 @@ pub(super) enum Save {
     Loads,
     /// Patches and experts at the step.
     Patches,
-    /// The chosen patch over the run.
+    /// The selected patch over the run.
     Story,
     /// Margins of the layer.
     Margins,

@@ -1,5 +1,5 @@
-//! What can be taken away from each card: the card as PNG, its plots as SVG, its numbers as CSV, the run as moving PNG
-//! with the routing over it.
+//! Files of each card: the card as PNG, its plots as SVG, its numbers as CSV, and the run as an animated PNG with the
+//! routing overlay.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -24,13 +24,13 @@ use crate::palette;
 use crate::session::{NoteKind, Overlay, Record};
 use crate::{App, file_stem};
 
-/// Pixels along the longer side of a moving picture, at least.
+/// Minimum pixels along the longer side of an animation.
 const LARGE: usize = 384;
-/// Frames until a picture of the view is taken, so that the menu is gone; and those after which nobody waits for it.
+/// Frames before the screenshot, so that the menu has closed, and frames after which it counts as failed.
 const SETTLE: u32 = 3;
 const PATIENCE: u32 = 120;
 
-/// A picture of a part of the view, on its way.
+/// A screenshot of a part of the view, in progress.
 pub(super) struct Shot {
     rect: Rect,
     name: &'static str,
@@ -46,7 +46,7 @@ type Offers = Vec<(&'static str, Save)>;
 pub(super) fn of_stage(card: Rect) -> Offers {
     vec![
         ("This card, PNG", Save::View(card, "image")),
-        ("All steps with this overlay, moving PNG", Save::Steps),
+        ("All steps with this overlay, animated PNG", Save::Steps),
         ("Patches of this step and block, CSV", Save::Patches),
     ]
 }
@@ -74,7 +74,7 @@ pub(super) fn of_time(card: Rect, scene: &Scene<'_>) -> Offers {
         ("Tokens of each expert, CSV", Save::Loads),
     ];
     if scene.now.patch.is_some() {
-        all.push(("The chosen patch, CSV", Save::Story));
+        all.push(("The selected patch, CSV", Save::Story));
     }
     all
 }
@@ -152,7 +152,7 @@ impl App {
         self.jobs.save(name, mime, bytes);
     }
 
-    /// Takes the picture of a view that was asked for, once its menu is gone.
+    /// Takes the requested screenshot once the menu has closed.
     pub(super) fn take_shot(&mut self, ctx: &egui::Context) {
         let Some(shot) = &mut self.explore.shot else { return };
         shot.frames += 1;
@@ -178,7 +178,7 @@ impl App {
             self.save(name, "image/png", bytes);
         } else if late {
             self.explore.shot = None;
-            let text = "the view could not be read back here; save it as SVG or CSV instead";
+            let text = "cannot read the view back on this system. Save it as SVG or CSV instead";
             self.session.note(NoteKind::Error, text);
         }
     }
@@ -196,7 +196,7 @@ fn on_paper(value: f32) -> Color32 {
 
 /// Pixels of the user interface as PNG, with the settings of the run.
 fn png(image: &ColorImage, record: &Record) -> Result<Vec<u8>, String> {
-    let rgb = rgb(image, 1).ok_or("there is nothing to save in this place")?;
+    let rgb = rgb(image, 1).ok_or("there is nothing to save here")?;
     rgb.to_png(&settings(record, None)).map_err(|error| error.to_string())
 }
 
@@ -255,13 +255,13 @@ fn overlaid(record: &Record, now: &Now, step: usize, ink: Ink) -> Option<ColorIm
     })
 }
 
-/// The chosen image at every step with the overlay of the stage, as moving PNG.
+/// The selected image at every step with the overlay of the stage, as an animated PNG.
 fn moving(record: &Record, now: &Now, ink: Ink) -> Result<Vec<u8>, String> {
     let steps = 0..record.trace.steps() as usize;
     let images: Vec<ColorImage> =
         steps.filter_map(|step| overlaid(record, now, step, ink)).collect();
     let largest = images.iter().map(|image| image.size).max().unwrap_or([1; 2]);
-    // Decoded pictures are larger than previews: all frames get one size.
+    // Decoded images are larger than previews: all frames get one size.
     let scale = LARGE.div_ceil(largest[0].max(largest[1])).max(1);
     let frames: Option<Vec<RgbImage>> = images
         .iter()
@@ -269,13 +269,13 @@ fn moving(record: &Record, now: &Now, ink: Ink) -> Result<Vec<u8>, String> {
         .collect();
     let frames = frames.unwrap_or_default();
     let Some(still) = frames.last().cloned() else {
-        return Err("there is no picture yet; draw one first".to_owned());
+        return Err("there is no image yet. Generate one first".to_owned());
     };
     let each_ms = (4000 / frames.len() as u32).clamp(40, 400) as u16;
     let timing = Timing { each_ms, last_ms: 2000 };
     let texts = settings(record, Some(now.image));
     pixels::animation(&still, frames.into_iter(), timing, &texts)
-        .map_err(|error| format!("the moving picture cannot be written: {error}"))
+        .map_err(|error| format!("cannot write the animation: {error}"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The guided tour: a strip below the views with what a stop shows, and the way to the next.
+//! The guided tour: a strip below the views with the caption of a stop and buttons to the next.
 
 use egui::{Align2, Color32, FontId, Rect, Role, Sense, Ui, WidgetInfo, pos2, vec2};
 
@@ -21,7 +21,7 @@ pub(super) struct Tour {
     caption: String,
 }
 
-/// Where a visitor goes from a stop.
+/// A move within the tour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Go {
     Next,
@@ -29,7 +29,7 @@ pub(super) enum Go {
     Close,
 }
 
-/// Whether a run has a tour.
+/// Whether the tour applies to a run.
 pub(super) fn has_tour(record: &Record) -> bool {
     !available(record).is_empty()
 }
@@ -73,7 +73,7 @@ pub(super) fn split(area: Rect, touring: bool, wide: bool) -> (Rect, Option<Rect
 }
 
 impl Tour {
-    /// Shows the strip; where to go, where a button says so.
+    /// Shows the strip; returns the move of a pressed button.
     pub(super) fn show(
         &mut self,
         ui: &mut Ui,

@@ -1,4 +1,4 @@
-//! Says that the run on the screen was recorded beforehand, and how far the model is that will replace it.
+//! A badge for recorded runs, with the progress of the model that will replace it.
 
 use egui::Ui;
 
@@ -6,7 +6,7 @@ use crate::App;
 use crate::session::Phase;
 use crate::widgets;
 
-/// A badge; nothing where the run was drawn here.
+/// Shows the badge; nothing for live runs.
 pub(crate) fn badge(app: &App, ui: &mut Ui) {
     if !app.session.record().is_some_and(|record| record.recorded) {
         return;
@@ -15,12 +15,12 @@ pub(crate) fn badge(app: &App, ui: &mut Ui) {
         Some(Phase::Fetching { done, total: Some(total), .. }) => {
             format!(" · model {} %", 100 * done / total.max(1))
         }
-        Some(_) => " · model arriving".to_owned(),
+        Some(_) => " · model loading".to_owned(),
         None => String::new(),
     };
     // A phone has no room for more.
     let model = if ui.available_width() < 320.0 { String::new() } else { model };
-    let hint = "This run was recorded beforehand, with rounded numbers. The same one, drawn here, takes its place as \
-                soon as the model is there.";
+    let hint = "A recorded run with rounded numbers. The same run, computed here, replaces it as soon as the model has \
+                arrived.";
     widgets::badge(ui, &format!("Recorded{model}")).on_hover_text(hint);
 }

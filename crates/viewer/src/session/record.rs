@@ -35,7 +35,7 @@ pub struct Record {
     pub stage_ms: Vec<(Stage, f32)>,
     /// Whether all steps are finished.
     pub complete: bool,
-    /// Whether it was recorded beforehand, by another program: it is shown until there is a run of this one.
+    /// Whether it is a recording, shown until there is a live run.
     pub recorded: bool,
     /// Description of the device that computed it.
     pub device: String,
@@ -70,12 +70,12 @@ impl Record {
         self.step_ms.clear();
     }
 
-    /// What draws the run again, for a file with one of its pictures or with all.
+    /// The recipe of the run, for a file with one of its images or with all.
     pub fn recipe(&self, image: Option<usize>) -> Recipe {
         self.shared().file_recipe(image.filter(|_| self.labels.len() > 1), None)
     }
 
-    /// The run as it is shared, with the decoder of its pictures.
+    /// The shared form of the run, with the decoder of its images.
     pub(super) fn shared(&self) -> Share {
         let decoder = self.latents.as_ref().and_then(|latents| latents.decoder.as_ref());
         let decoder = decoder.map(|decoder| decoder.link.clone());

@@ -1,4 +1,4 @@
-//! A run that was recorded beforehand, on the screen until the model is here and has drawn one.
+//! A recorded run, shown until the model has arrived and drawn one.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use super::{Controls, NoteKind, Origin, Record, Session, Share};
 use diffmoe::pipeline::Recording;
 
 impl Session {
-    /// Shows a recorded run until another one has finished its first step. The model that is on its way draws the same
-    /// run, where it is the one that was recorded.
+    /// Shows a recorded run until another run has finished its first step. If the model that is loading is the recorded
+    /// one, it draws the same run.
     pub fn show_recording(&mut self, bytes: &[u8]) {
         let recording = Recording::from_bytes(bytes).map_err(|error| error.to_string());
         match recording.and_then(|recording| self.recorded(recording)) {
@@ -44,7 +44,7 @@ impl Session {
         })
     }
 
-    /// Lets the recorded run go once another one has something to show.
+    /// Drops the recorded run once another one has finished a step.
     pub(super) fn replace_recording(&mut self) {
         let draws = self.job.as_ref().is_some_and(|job| job.record.finished_steps() > 0);
         if draws || !self.history.records().is_empty() {
@@ -52,7 +52,7 @@ impl Session {
         }
     }
 
-    /// The controls of the recorded run, where a model drew it; else it is none of this model's, and goes.
+    /// The controls of the recorded run if this model drew it; otherwise the recorded run is dropped.
     pub(super) fn recorded_controls(&mut self, hash: &str) -> Option<Controls> {
         let record = self.recorded_run.as_ref()?;
         if record.share.agrees_with(hash) {

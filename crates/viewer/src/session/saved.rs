@@ -1,4 +1,4 @@
-//! A saved picture takes its run along: dropped here, its settings come back and it is drawn again.
+//! Saved images contain the settings of their run: dropping one restores them and draws the run again.
 
 use super::{NoteKind, Origin, Session, Share};
 use diffmoe::pipeline::{Parameters, Saved};
@@ -9,14 +9,13 @@ pub fn is_png(bytes: &[u8]) -> bool {
 }
 
 impl Session {
-    /// Takes the settings of a saved picture over and draws its run again; of another program's picture as far as they
-    /// mean something here.
+    /// Restores the settings of a saved image and draws its run again; from other programs' files as far as they apply.
     pub fn open_png(&mut self, name: &str, bytes: &[u8]) {
         match Saved::from_png(bytes) {
             Ok(Saved::Recipe(recipe)) => {
                 match Share::of_recipe(*recipe, Origin::File(name.to_owned())) {
                     Ok(share) => {
-                        let text = format!("Took over the settings inside {name}.");
+                        let text = format!("Restored the settings in {name}.");
                         self.note(NoteKind::Info, text);
                         self.open_share(share);
                     }
@@ -28,10 +27,10 @@ impl Session {
         }
     }
 
-    /// Draws with the model that is open, as another program's settings say.
+    /// Draws with the open model and another program's settings.
     fn open_parameters(&mut self, name: &str, parameters: &Parameters) {
         let Some(model) = &self.model else {
-            let text = format!("{name} was made by another program: open a model first");
+            let text = format!("{name} was made by another program. Open a model first");
             return self.note(NoteKind::Error, text);
         };
         let (recipe, left_out) = parameters.recipe(&model.info.config);
@@ -40,7 +39,7 @@ impl Session {
                 let elsewhere = parameters.get("Model").unwrap_or("another program");
                 let left_out = left_out.iter().map(|reason| format!("; {reason}"));
                 let text = format!(
-                    "{name} was made with {elsewhere}: took over its seed, steps and guidance{}.",
+                    "{name} was made with {elsewhere}. Using its seed, steps and guidance{}.",
                     left_out.collect::<String>()
                 );
                 self.note(NoteKind::Info, text);

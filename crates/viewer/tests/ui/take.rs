@@ -39,9 +39,9 @@ fn the_tour_leads_through_seven_stops_by_buttons_and_by_keys() {
                 "4 × 4 patches",
                 "softmax",
                 "capacity predictor",
-                "different amounts of work",
-                "What is it for?",
-                "in the link",
+                "different amounts of compute",
+                "What does it do?",
+                "The link contains",
             ];
             assert!(has(&harness, words[stop]), "stop {stop} does not say {:?}", words[stop]);
             if stop % 2 == 0 && stop + 1 < TOUR_STOPS {
@@ -58,7 +58,7 @@ fn the_tour_leads_through_seven_stops_by_buttons_and_by_keys() {
         // Esc leaves the tour, and what is chosen stays.
         press(&mut harness, Key::Escape);
         assert_eq!(selection(&harness), Selection { tour: None, ..shown });
-        assert!(!has(&harness, "different amounts of work"));
+        assert!(!has(&harness, "different amounts of compute"));
         harness.check_accessibility();
     }
 }
@@ -116,7 +116,7 @@ fn a_recorded_run_is_explored_until_the_model_has_drawn_one() {
 fn every_card_offers_files() {
     let mut harness = explored(DESKTOP);
     for (card, offers) in [
-        ("Save from the image", ["moving PNG", "This card, PNG"]),
+        ("Save from the image", ["animated PNG", "This card, PNG"]),
         ("Save from the card", ["Margins of this block, CSV", "This card, PNG"]),
         ("Save from the plots", ["Map of the run, SVG", "Tokens of each expert, CSV"]),
     ] {

@@ -1,5 +1,5 @@
-//! The stops of the guided tour: what each selects in a run, and what it says about it. A stop that a run has nothing to
-//! show for is left out: needs of a model without a capacity predictor, gates of a run without scores.
+//! The stops of the guided tour: the selection and the caption of each. Stops that do not apply to a run are skipped:
+//! needs without a capacity predictor, gates without scores.
 
 use diffmoe::model::RoutingRule;
 use diffmoe::scheduler::Branch;
@@ -10,8 +10,8 @@ use crate::session::{Card, Overlay, Record, Selection, TOUR_STOPS as STOPS};
 
 /// Their names.
 pub(crate) const TITLES: [&str; STOPS] = [
-    "From noise to picture",
-    "A picture is a list of tokens",
+    "From noise to image",
+    "An image is a list of tokens",
     "The gate",
     "Need and threshold",
     "Easy and hard patches",
@@ -122,7 +122,7 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
             let blocks: Vec<String> = trace.blocks().iter().map(ToString::to_string).collect();
             format!(
                 "The model sees {rows} × {columns} patches, each as a token: a list of numbers. In the blocks {} every \
-                 token may go to some of {} experts, small networks that learned to share the work. Chosen is {}.",
+                 token may go to some of {} experts, small networks that learned to share the work. Selected is {}.",
                 blocks.join(", "),
                 trace.experts(),
                 spot(at.patch)
@@ -131,7 +131,7 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
         2 => {
             let gate = layer.gates(at.patch)?.get(expert).copied()?;
             format!(
-                "A gate scores the experts for a token, and a softmax makes the scores add up to 1. Of those that take \
+                "A gate scores the experts for a token, and a softmax makes the scores sum to 1. Of those that take \
                  {} in block {block}, expert {expert} has the highest gate, {gate:.2}. What an expert computes is \
                  multiplied by its gate and added to the token.",
                 spot(at.patch)
@@ -141,17 +141,17 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
             let odds = |odds: f32| 1.0 / (1.0 + (-odds).exp());
             let (need, threshold) = (layer.need(at.patch, expert)?, layer.threshold(expert)?);
             let numbers = format!(
-                "expert {expert} needs {} by {:.2}, and its threshold is {:.2}",
+                "expert {expert} has need {1:.2} for {0}, and its threshold is {2:.2}",
                 spot(at.patch),
                 odds(need),
                 odds(threshold)
             );
             let rule = match record.settings.routing.rule {
                 RoutingRule::Token => {
-                    "An expert takes the tokens whose need is above its threshold, so nobody fixes how many"
+                    "An expert takes the tokens whose need exceeds its threshold, so their number is not fixed"
                 }
                 RoutingRule::Pool => {
-                    "Needs above the threshold say how many tokens of the batch an expert takes, and the gate says which"
+                    "The needs above the threshold determine how many tokens of the batch an expert takes, and the gate which ones"
                 }
             };
             format!(
@@ -164,9 +164,8 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
             let layers = trace.blocks().len() as f32;
             let mean = counts.iter().sum::<u32>() as f32 / counts.len().max(1) as f32 / layers;
             format!(
-                "Patches get different amounts of work. At this step {} experts take {}, all blocks together, and {} \
-                 take {}. On average that is {mean:.2} for a patch and block; 1 would be the work of a model without \
-                 experts.",
+                "Patches get different amounts of compute. At this step {} experts take {}, all blocks together, and {} \
+                 take {}. The mean is {mean:.2} per patch and block; 1 is the compute of a dense model.",
                 counts.get(at.patch)?,
                 spot(at.patch),
                 counts.get(at.easiest)?,
@@ -176,18 +175,18 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
         5 => {
             let (busiest, share) = busiest(record, at.layer)?;
             let what = if can_draw {
-                "Press X: the same seed is drawn again without it, and the Mute card shows what changes"
+                "Press X to draw the same seed without it; the Mute card shows what changes"
             } else {
-                "With the model open, X draws the same seed again without it and shows what changes"
+                "With the model open, X draws the same seed without it and shows what changes"
             };
             format!(
                 "Over the whole run, expert {busiest} takes {:.0} % of all that the experts of block {block} take, more \
-                 than any other there. What is it for? {what}.",
+                 than any other there. What does it do? {what}.",
                 100.0 * share
             )
         }
-        6 => "Everything that you look at is in the link: image, step, block, expert and patch. \"Copy link\" (L) hands \
-              it on, and another browser draws the same run. Point at anything; a click keeps it, Esc lets go."
+        6 => "The link contains everything you look at: image, step, block, expert and patch. \"Copy link\" (L) copies it, and \
+              another browser draws the same run. Point at anything to preview it; click to keep it, Esc to release."
             .to_owned(),
         _ => return None,
     })
@@ -254,10 +253,8 @@ mod tests {
         let need = trace.need_probability(pass, at.patch, at.expert).unwrap();
         let threshold = trace.threshold(pass, at.expert).unwrap();
         let told = caption(&record, 3, true).unwrap();
-        assert!(
-            told.contains(&format!("by {need:.2}, and its threshold is {threshold:.2}")),
-            "{told}"
-        );
+        assert!(told.contains(&format!("has need {need:.2} for ")), "{told}");
+        assert!(told.contains(&format!("its threshold is {threshold:.2}")), "{told}");
         let (expert, share) = busiest(&record, at.layer).unwrap();
         let count = |e: usize| -> u32 {
             let steps = 0..trace.steps();

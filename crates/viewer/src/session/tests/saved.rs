@@ -1,4 +1,4 @@
-//! Saved pictures take their run along.
+//! Saved images restore their run.
 
 use super::super::export;
 use super::*;
@@ -45,7 +45,7 @@ fn every_setting_comes_back_from_a_saved_picture() {
             assert_ne!(other.controls.clone(), wanted);
             other.open_png("saved.png", &file);
             ready(&mut other);
-            assert!(told(&other).contains("settings inside saved.png"), "{}", told(&other));
+            assert!(told(&other).contains("settings in saved.png"), "{}", told(&other));
             assert_eq!(other.controls, wanted);
             let again = other.record().unwrap();
             assert_eq!(again.frames, record.frames, "the same pictures");
@@ -67,7 +67,7 @@ fn a_file_of_a_model_that_is_not_here_says_which_and_waits_for_it() {
     let mut other = opened(latent);
     other.open_png("saved.png", &saved);
     let text = told(&other);
-    assert!(text.contains("tiny.safetensors") && text.contains("open that file here"), "{text}");
+    assert!(text.contains("tiny.safetensors") && text.contains("Open that file here"), "{text}");
     other.load(ModelSource::Path(path));
     until(&mut other, "the run", |s| s.record().is_some_and(Record::is_complete));
     assert_eq!(other.record().unwrap().frames, record.frames);
@@ -83,7 +83,7 @@ fn settings_of_another_program_are_taken_over_as_far_as_they_go() {
     let c = &session.controls;
     assert_eq!((c.seed, c.steps, c.guidance, c.count), (99, 4, 3.5, 1));
     let text = told(&session);
-    for expected in ["fox.png was made with v1-5", "\"Euler a\"", "reads no prompts"] {
+    for expected in ["fox.png was made with v1-5", "\"Euler a\"", "takes no prompts"] {
         assert!(text.contains(expected), "{text}");
     }
     assert_eq!(session.record().unwrap().settings.seed, 99);
