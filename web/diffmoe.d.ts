@@ -154,6 +154,8 @@ export class Page {
     steps?: number;
     seed?: number;
     count?: number;
+    /** Whether the run on screen is a recording, which is shown while the first model is downloaded. */
+    recorded?: boolean;
     stepMs?: number[];
     /** Size in pixels of each image returned by `rgba()` for the last finished step. */
     width?: number;

@@ -184,6 +184,7 @@ fn describe(session: &Session, state: &Object) {
             set("rendering", name(pictures.rendering).into());
         }
         set("seed", (record.settings.seed as f64).into());
+        set("recorded", record.recorded.into());
         set("count", (record.settings.pictures() as u32).into());
         let times = record.step_ms.iter().map(|&ms| JsValue::from(ms));
         set("stepMs", times.collect::<Array>().into());
