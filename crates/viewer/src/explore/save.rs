@@ -289,7 +289,8 @@ mod tests {
         let record = finished_record();
         let ctx = egui::Context::default();
         let mut ink = None;
-        let _ = ctx.run_ui(egui::RawInput::default(), |ui| ink = Some(Ink::of(ui)));
+        let mut output = ctx.run_ui(egui::RawInput::default(), |ui| ink = Some(Ink::of(ui)));
+        output.textures_delta.clear();
         let ink = ink.unwrap();
         let selection = crate::session::Selection { image: 1, ..Default::default() };
         let now = Now::of(&record.trace, 2, &selection, super::super::now::Hover::default());

@@ -307,7 +307,7 @@ mod tests {
         let good = "seed=1&steps=5&guidance=2&labels=any";
         let refused = |more: &str| Share::parse(&format!("{good}&{more}")).unwrap_err();
         assert!(refused("labels=3;4").contains("several labels or prompts"));
-        assert!(refused("prompt=a&prompt=b").contains("`diffmoe sample`"));
+        assert!(refused("prompt=a&prompt=b").contains("`diffmoe sample --like`"));
         let other =
             Share::parse(&format!("{good}&weights=int8&rule=pool&count=4&batch=2")).unwrap();
         assert_eq!(other.differs.len(), 2);
