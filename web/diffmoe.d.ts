@@ -101,6 +101,10 @@ export interface SampleOptions {
   onDecode?: (fraction: number) => void;
   /** `false` omits the trace, which is the larger part of a result. */
   trace?: boolean;
+  /** A saved PNG: its settings, also of another program as far as they apply, unless overridden here. */
+  like?: ArrayBuffer | Uint8Array;
+  /** `true` adds a PNG file of the images, with the settings inside. */
+  png?: boolean;
   /** `true` adds the router's scores to the trace, which makes it tens of times larger. */
   traceScores?: boolean;
 }
@@ -112,6 +116,8 @@ export interface Sample {
   seed: number;
   /** `count` images one after another, four bytes per pixel: ready for `new ImageData(rgba, width)`. */
   rgba: Uint8ClampedArray;
+  /** All images in one PNG file with the settings inside, for `like` and the app. */
+  png?: Uint8Array;
   /** Which expert took which token at every step, in the format of `diffmoe sample --trace`. */
   trace?: object;
   /** Mean number of experts per token; `null` for models without experts. */
@@ -148,6 +154,8 @@ export class Page {
     steps?: number;
     seed?: number;
     count?: number;
+    /** Whether the run on screen is a recording, which is shown while the first model is downloaded. */
+    recorded?: boolean;
     stepMs?: number[];
     /** Size in pixels of each image returned by `rgba()` for the last finished step. */
     width?: number;

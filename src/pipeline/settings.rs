@@ -158,6 +158,27 @@ impl Settings {
         self.labels.first().map_or(self.prompts.len(), Vec::len)
     }
 
+    /// A name for each image: its prompt and labels, without null labels.
+    pub fn names(&self, config: &Config) -> Vec<String> {
+        let name = |picture: usize| {
+            let tables = self.labels.iter().zip(&config.labels);
+            let named = tables.filter_map(|(rows, table)| {
+                let row = rows[picture];
+                (row != table.null).then(|| {
+                    if table.values.is_empty() {
+                        format!("{} {row}", table.name)
+                    } else {
+                        table.label(row)
+                    }
+                })
+            });
+            let prompt = self.prompts.get(picture).filter(|prompt| !prompt.is_empty()).cloned();
+            let named: Vec<_> = prompt.into_iter().chain(named).collect();
+            if named.is_empty() { "anything".to_owned() } else { named.join(", ") }
+        };
+        (0..self.pictures()).map(name).collect()
+    }
+
     /// The same settings for some of the images.
     #[must_use]
     pub fn part(&self, pictures: std::ops::Range<usize>) -> Self {

@@ -140,6 +140,22 @@ impl Trace {
         Ok(trace)
     }
 
+    /// A trace of its parts, as [`Trace::new`] and [`Trace::extend`] would make it of a run.
+    ///
+    /// # Errors
+    /// When they do not belong together.
+    pub fn from_parts(
+        model: &str,
+        experts: usize,
+        grid: [usize; 2],
+        labels: Vec<Vec<String>>,
+        forwards: Vec<ForwardRouting>,
+    ) -> Result<Self, TraceError> {
+        let trace = Self { model: model.to_owned(), experts, grid, labels, forwards };
+        trace.check()?;
+        Ok(trace)
+    }
+
     /// Whether all numbers belong together, so that nothing that shows them has to look again.
     fn check(&self) -> Result<(), TraceError> {
         let tokens = self.grid[0].checked_mul(self.grid[1]);

@@ -156,6 +156,27 @@ test("a script hears what is wrong with its options, and a signal stops the work
   });
 });
 
+test("a PNG keeps its settings, and like uses them", async () => {
+  await withGenerator({}, { backend: "cpu" }, async (page) => {
+    const [first, again, other] = await page.evaluate(async (options) => {
+      const bare = { trace: false };
+      const first = await window.generator.sample({ ...options, ...bare, png: true });
+      const again = await window.generator.sample({ like: first.png, ...bare });
+      const other = await window.generator.sample({ like: first.png.buffer, seed: 8, ...bare });
+      return [first, again, other].map(({ rgba, seed, png }) => ({ rgba: Array.from(rgba), seed, png: png && Array.from(png) }));
+    }, OPTIONS);
+    assert.deepEqual(again.rgba, first.rgba);
+    assert.equal(again.png, undefined, "only where it is asked for");
+    assert.equal(other.seed, 8);
+    assert.notDeepEqual(other.rgba, first.rgba);
+    const text = Buffer.from(first.png).toString("latin1");
+    assert.match(text, /parameters\0.*\nSteps: 3, Sampler: Euler, CFG scale: 2, Seed: 7, Size: 64x64, /);
+    assert.match(text, /diffmoe\0model=models\/emoji\.safetensors&hash=[0-9a-f]{10}&seed=7&count=1&/);
+    const told = await page.evaluate(() => window.generator.sample({ like: new Uint8Array(9) }).catch((error) => error.message));
+    assert.match(told, /like: this is no PNG file/);
+  });
+});
+
 test("the example page draws", async () => {
   await withPage(`${site.origin}/example.html`, {}, async (page) => {
     await page.waitForFunction(() => document.getElementById("status").textContent.startsWith("Generated on"), null, { timeout: 60_000 });

@@ -119,6 +119,18 @@ export async function finished(page, timeout = 120_000) {
 
 export const pixels = (page) => page.evaluate(() => Array.from(window.diffmoe.rgba() ?? []));
 
+/** Drops a file on the page. */
+export const drop = (page, name, type, bytes) =>
+  page.evaluate(({ name, type, base64 }) => {
+    const data = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+    const dataTransfer = new DataTransfer();
+    dataTransfer.items.add(new File([data], name, { type }));
+    const canvas = document.getElementById("app");
+    for (const kind of ["dragenter", "dragover", "drop"]) {
+      canvas.dispatchEvent(new DragEvent(kind, { dataTransfer, bubbles: true, cancelable: true }));
+    }
+  }, { name, type, base64: Buffer.from(bytes).toString("base64") });
+
 /** Runs the command line tool. */
 export const tool = (...given) => promisify(execFile)(TOOL, given.map(String));
 

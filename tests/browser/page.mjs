@@ -1,11 +1,12 @@
 // The page as a visitor meets it.
 
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { DIST, distance, finished, native, pixels, site, withPage } from "./lab.mjs";
+import { DIST, distance, drop, finished, native, pixels, site, tool, withPage } from "./lab.mjs";
 import { send, sendAndBreak } from "./server.mjs";
 
 const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=3,2";
@@ -40,6 +41,50 @@ test("the offline file draws from a file with the network cut", async () => {
     assert.equal(state.model, "emoji");
     assert.ok(distance(await pixels(page), await native(page, NATIVE)) <= 2);
   });
+});
+
+test("a saved image that is dropped on the page draws its run again", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "diffmoe-"));
+  const file = join(folder, "seven.png");
+  const settings = Object.entries(NATIVE).flatMap(([key, value]) => [`--${key}`, String(value)]);
+  await tool("sample", "--backend", "cpu", "--count", "1", "--out", file, ...settings);
+  const png = await readFile(file);
+  await rm(folder, { recursive: true });
+  await withPage(page_("?backend=cpu", SHARE.replace("seed=7", "seed=8")), {}, async (page) => {
+    await finished(page);
+    await drop(page, "seven.png", "image/png", png);
+    await page.waitForFunction(() => window.diffmoe.state().seed === 7, null, { timeout: 60_000 });
+    const state = await finished(page);
+    assert.ok(state.notes.some((note) => note.includes("settings in seven.png")), state.notes.join("; "));
+    assert.ok(distance(await pixels(page), await native(page, NATIVE)) <= 2);
+  });
+});
+
+test("a recorded run is there while the model arrives, and the same run, computed live, replaces it", async () => {
+  const bytes = await readFile(join(DIST, "models/emoji.safetensors"));
+  let arrive;
+  const waits = new Promise((resolve) => (arrive = resolve));
+  site.special.set("/models/emoji.safetensors", async (request, response) => {
+    await waits;
+    send(request, response, bytes);
+  });
+  try {
+    await withPage(`${site.origin}/?backend=cpu`, {}, async (page) => {
+      const recorded = () => window.diffmoe?.state().recorded && window.diffmoe.state();
+      const before = await (await page.waitForFunction(recorded, null, { timeout: 60_000 })).jsonValue();
+      assert.equal(before.phase, "fetching");
+      assert.ok(before.step === before.steps && before.steps > 0, "all its steps are there");
+      const images = await pixels(page);
+      arrive();
+      await page.waitForFunction(() => window.diffmoe.state().recorded === false, null, { timeout: 120_000 });
+      const state = await finished(page);
+      assert.equal(state.seed, before.seed);
+      const live = (await pixels(page)).slice(0, images.length);
+      assert.ok(distance(live, images) <= 6, "its first images, up to rounding");
+    });
+  } finally {
+    site.special.delete("/models/emoji.safetensors");
+  }
 });
 
 test("a lost device is replaced, and the image stays the same", async () => {

@@ -6,6 +6,7 @@
 mod print;
 
 mod bench;
+mod checksum;
 mod convert;
 mod decode;
 mod decoder;
@@ -15,6 +16,7 @@ mod make_random;
 mod numbers;
 mod output;
 mod picture_set;
+mod record;
 mod report;
 mod sample;
 mod scheduler_options;
@@ -54,6 +56,7 @@ enum Command {
     Verify(verify::Arguments),
     Info(info::Arguments),
     Trace(trace::Arguments),
+    Record(record::Arguments),
     Bench(bench::Arguments),
     Convert(convert::Arguments),
     MakeRandom(make_random::Arguments),
@@ -110,6 +113,7 @@ fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Info(arguments) => info::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
+        Command::Record(arguments) => record::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::MakeRandom(arguments) => make_random::run(&arguments),

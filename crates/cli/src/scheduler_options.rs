@@ -2,7 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use diffmoe::model::{Config, UnknownName};
+use diffmoe::model::UnknownName;
 use diffmoe::scheduler::{ALL, OptionError, OptionInfo, OptionValues, SchedulerKind};
 
 /// Scheduler and its options; those of other schedulers are refused.
@@ -14,9 +14,9 @@ pub(super) struct SchedulerOptions {
 }
 
 impl SchedulerOptions {
-    /// The requested scheduler, or the model's.
-    pub(super) fn resolve(&self, config: &Config) -> Result<SchedulerKind, OptionError> {
-        let kind = self.scheduler.unwrap_or_else(|| SchedulerKind::default_of(config));
+    /// The requested scheduler, or `otherwise`, with the given options.
+    pub(super) fn resolve(&self, otherwise: SchedulerKind) -> Result<SchedulerKind, OptionError> {
+        let kind = self.scheduler.unwrap_or(otherwise);
         self.options.iter().try_fold(kind, |kind, (name, value)| kind.with_text(name, value))
     }
 }

@@ -39,7 +39,7 @@ impl Jobs {
         self.tasks.push(platform::spawn(self.waker.clone(), make));
     }
 
-    /// Asks for a model file.
+    /// Asks for a file: a model, a decoder, a trace or a saved picture.
     pub(super) fn pick(&mut self) {
         self.spawn(|| async { platform::pick_file().await.map_or(Ended::Nothing, Ended::Opened) });
     }
@@ -79,6 +79,9 @@ impl Jobs {
             match end {
                 Ended::Opened(Ok(file)) if session::is_trace(&file.bytes) => {
                     session.open_trace(&file.name, &file.bytes);
+                }
+                Ended::Opened(Ok(file)) if session::is_png(&file.bytes) => {
+                    session.open_png(&file.name, &file.bytes);
                 }
                 Ended::Opened(Ok(PickedFile { path: Some(path), .. })) => {
                     session.load(ModelSource::Path(path));

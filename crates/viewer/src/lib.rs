@@ -51,6 +51,8 @@ pub struct Launch {
     pub backend: Backend,
     /// Whether to draw without being asked.
     pub draw_at_once: bool,
+    /// A recorded run to be shown until the first model is there.
+    pub recording: Option<&'static [u8]>,
     /// Something that went wrong before, for instance a link that cannot be read.
     pub problem: Option<String>,
 }
@@ -75,9 +77,12 @@ impl App {
             let ctx = ctx.clone();
             Arc::new(move || ctx.request_repaint())
         };
-        let Launch { model, decoder, share, backend, draw_at_once, problem } = launch;
+        let Launch { model, decoder, share, backend, draw_at_once, recording, problem } = launch;
         let start = Start { model, decoder, share, backend, draw_at_once, waker: waker.clone() };
         let mut session = Session::new(start);
+        if let Some(recording) = recording {
+            session.show_recording(recording);
+        }
         if let Some(problem) = problem {
             session.note(NoteKind::Error, problem);
         }
@@ -120,6 +125,10 @@ impl App {
         if let Some(selection) = self.session.take_selection() {
             self.explore.selection = selection;
             self.set_mode(Mode::Explore);
+        }
+        if let Some(picture) = self.session.take_picture() {
+            self.view.picture = Some(picture);
+            self.explore.selection.image = picture;
         }
         let Some(record) = self.session.record() else { return };
         if self.shown.update(ctx, record, &mut self.view) {

@@ -101,6 +101,7 @@ fn launch(arguments: &Arguments) -> Result<Launch, Box<dyn std::error::Error>> {
         share,
         backend: arguments.backend,
         draw_at_once: true,
+        recording: None,
         problem: None,
     })
 }

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use js_sys::{Array, JSON, Object, Uint8ClampedArray};
+use js_sys::{Array, JSON, Object, Uint8Array, Uint8ClampedArray};
 use wasm_bindgen::prelude::*;
 
 use super::decoder::{Decoder, lost_again};
@@ -16,11 +16,12 @@ use super::slices::{Listener, slices};
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::WeightChoice;
 use diffmoe::model::Config;
-use diffmoe::pipeline::{Backend, Pipeline, Run, Settings, check_decoder};
+use diffmoe::pipeline::{Backend, Pipeline, Recipe, Run, Settings, check_decoder, png_texts};
 use diffmoe::pixels;
 use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
 use diffmoe_viewer::platform::{self, Bytes};
+use diffmoe_viewer::session::checksum;
 
 /// A model that draws.
 #[wasm_bindgen]
@@ -30,6 +31,10 @@ pub struct Generator {
 
 struct Inner {
     checkpoint: Checkpoint,
+    /// Address of the model's file, or what stands for it.
+    label: String,
+    /// The same of the decoder.
+    decoder_label: Option<String>,
     backend: Backend,
     model: RefCell<Pipeline>,
     /// Counts the devices that the model has been on.
@@ -60,6 +65,7 @@ impl Generator {
         let checkpoint = Checkpoint::from_bytes(&label, bytes).map_err(error)?;
         let model = Pipeline::open_async(&checkpoint, backend, WeightChoice::Auto).await;
         let model = RefCell::new(model.map_err(error)?);
+        let decoder_label = vae.as_ref().map(|(label, _)| label.clone());
         let decoder = match vae {
             None => None,
             Some((label, bytes)) => {
@@ -68,7 +74,8 @@ impl Generator {
                 Some(open_decoder(checkpoint.config(), &label, bytes, backend).await?)
             }
         };
-        let inner = Inner { checkpoint, backend, model, generation: Cell::new(0), decoder };
+        let generation = Cell::new(0);
+        let inner = Inner { checkpoint, label, decoder_label, backend, model, generation, decoder };
         Ok(Self { inner: Rc::new(inner) })
     }
 
@@ -158,7 +165,9 @@ impl Inner {
     async fn sample(&self, value: JsValue) -> Result<JsValue, JsValue> {
         let config = self.checkpoint.config();
         let options = options::sample(value).map_err(error)?;
-        let settings = options::settings(&options, config, platform::new_seed()).map_err(error)?;
+        let like = options::like(&options, config).map_err(error)?;
+        let settings = options::settings(&options, config, like.as_ref(), platform::new_seed());
+        let settings = settings.map_err(error)?;
         if !config.makes_pixels() && self.decoder.is_none() {
             return Err(error(format!(
                 "{} generates latents with {} channels: pass their image decoder to `create` \
@@ -170,26 +179,42 @@ impl Inner {
         let listener = Listener::new(&options)?;
         listener.check()?;
         let run = self.run(settings, &listener).await?;
-        let pixels = match &self.decoder {
-            None => rgba(run.latent(), config.input_size),
+        let samples = match &self.decoder {
+            None => run.latent().to_vec(),
             Some(decoder) => {
                 let latents = run.latent().to_vec();
-                let pictures = decoder.decode(latents, config.input_size, &listener).await?;
-                rgba(&pictures, self.size())
+                decoder.decode(latents, config.input_size, &listener).await?
             }
         };
         let result = Object::new();
         set_size(&result, self.size());
         set(&result, "count", run.settings().pictures() as u32);
         set(&result, "seed", run.settings().seed as f64);
-        set(&result, "rgba", pixels);
+        set(&result, "rgba", rgba(&samples, self.size()));
         set(&result, "device", self.model.borrow().device());
         set(&result, "capacity", run.trace().capacity().map_or(JsValue::NULL, JsValue::from));
         if options.get("trace").is_none_or(|wanted| wanted.is_truthy()) {
             let text = run.trace().to_json().map_err(error)?;
             set(&result, "trace", JSON::parse(&text)?);
         }
+        if options.get("png").is_some_and(|wanted| wanted.is_truthy()) {
+            let png = self.png(run.settings(), &samples).await?;
+            set(&result, "png", Uint8Array::from(png.as_slice()));
+        }
         Ok(result.into())
+    }
+
+    /// The images as one PNG file with its settings inside.
+    async fn png(&self, settings: &Settings, samples: &[f32]) -> Result<Vec<u8>, JsValue> {
+        let config = self.checkpoint.config();
+        let recipe = Recipe {
+            model: Some(self.label.clone()),
+            hash: Some(checksum(&self.checkpoint).await),
+            decoder: self.decoder_label.clone(),
+            ..Recipe::of(settings, config)
+        };
+        let texts = png_texts(&recipe, &settings.names(config), self.size());
+        pixels::grid(samples, self.size(), None).to_png(&texts).map_err(error)
     }
 
     /// Height and width of a finished image, in pixels.

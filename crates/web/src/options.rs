@@ -1,11 +1,11 @@
 //! Options of a script, read from plain objects and checked. Error messages address the script's author.
 
-use js_sys::{Array, Function, Reflect};
+use js_sys::{Array, ArrayBuffer, Function, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
-use diffmoe::model::{Config, LabelTable, Muted, Routing, RoutingRule};
-use diffmoe::pipeline::{Backend, Label, Settings};
+use diffmoe::model::{Config, LabelTable, Muted, Routing, UnknownName};
+use diffmoe::pipeline::{Backend, Label, Recipe, Saved, Settings};
 use diffmoe::scheduler::{ALL, OptionInfo, SchedulerKind};
 
 /// A plain object with optional entries.
@@ -83,7 +83,7 @@ impl Options {
 
 /// Entries of the options of `sample`, besides those of label tables and schedulers.
 /// Earlier versions used `solver`.
-const SAMPLE: [&str; 18] = [
+const SAMPLE: [&str; 20] = [
     "labels",
     "prompt",
     "negative",
@@ -102,6 +102,8 @@ const SAMPLE: [&str; 18] = [
     "trace",
     "traceScores",
     "mute",
+    "like",
+    "png",
 ];
 
 /// The options of all schedulers.
@@ -124,14 +126,41 @@ pub(super) fn sample(value: JsValue) -> Result<Options, String> {
     Options::new(value, &known)
 }
 
-/// The settings of a run; what is not given is the model's default, and random labels from the seed.
-pub(super) fn settings(options: &Options, config: &Config, seed: u64) -> Result<Settings, String> {
-    let seed = options.whole("seed", 9_007_199_254_740_991.0)?.map_or(seed, |seed| seed as u64);
-    let count = options.whole("count", MAX_COUNT)?.unwrap_or(1.0) as usize;
-    if count == 0 {
-        return Err(format!("count must be 1–{MAX_COUNT}, got 0"));
+/// The settings inside a PNG file; of another program's file as far as the model knows them.
+pub(super) fn like(options: &Options, config: &Config) -> Result<Option<Recipe>, String> {
+    let Some(value) = options.get("like") else { return Ok(None) };
+    let bytes = match value.dyn_into::<ArrayBuffer>() {
+        Ok(buffer) => Uint8Array::new(&buffer),
+        Err(other) => other
+            .dyn_into::<Uint8Array>()
+            .map_err(|_| "like has to be the bytes of a PNG, as ArrayBuffer or Uint8Array")?,
+    };
+    match Saved::from_png(&bytes.to_vec()).map_err(|error| format!("like: {error}"))? {
+        Saved::Recipe(recipe) => Ok(Some(*recipe)),
+        Saved::Parameters(parameters) => Ok(Some(parameters.recipe(config).0)),
     }
-    let mut settings = Settings::builder(config).images(count).seed(seed);
+}
+
+/// The settings of a run; missing ones are those of `like`, or the model's defaults and random labels from the seed.
+pub(super) fn settings(
+    options: &Options,
+    config: &Config,
+    like: Option<&Recipe>,
+    seed: u64,
+) -> Result<Settings, String> {
+    let mut settings = match like {
+        Some(recipe) => recipe.builder(config).map_err(|error| format!("like: {error}"))?,
+        None => Settings::builder(config).seed(seed),
+    };
+    if let Some(seed) = options.whole("seed", 9_007_199_254_740_991.0)? {
+        settings = settings.seed(seed as u64);
+    }
+    let count = options.whole("count", MAX_COUNT)?.map(|count| count as usize);
+    let count = count.unwrap_or_else(|| like.map_or(1, |recipe| recipe.count));
+    if !(1..=MAX_COUNT as usize).contains(&count) {
+        return Err(format!("count must be 1–{MAX_COUNT}, got {count}"));
+    }
+    settings = settings.images(count);
     for (table, labels) in labels(options, config)? {
         settings = settings.labels(table, labels);
     }
@@ -147,33 +176,41 @@ pub(super) fn settings(options: &Options, config: &Config, seed: u64) -> Result<
     if let Some(guidance) = options.number("guidance")? {
         settings = settings.guidance(guidance as f32);
     }
-    let rule = options.text("routing")?;
-    let rule = rule.map_or(Ok(RoutingRule::default()), |rule| rule.parse());
-    let routing = Routing {
-        rule: rule.map_err(|error| error.to_string())?,
-        gamma: options.number("gamma")?.map(|gamma| gamma as f32),
-        shift: options.number("shift")?.unwrap_or(0.0) as f32,
-        log_odds: 0.0,
-    };
-    let scheduler = scheduler(options, config)?;
+    if options.get("mute").is_some() || like.is_none() {
+        settings = settings.muted(muted(options)?);
+    }
+    let otherwise = like.map_or_else(|| SchedulerKind::default_of(config), |like| like.scheduler);
     let scores = options.get("traceScores").is_some_and(|wanted| wanted.is_truthy());
     settings
-        .routing(routing)
-        .scheduler(scheduler)
-        .muted(muted(options)?)
+        .routing(routing(options, like.map(|like| like.routing).unwrap_or_default())?)
+        .scheduler(scheduler(options, otherwise)?)
         .record_scores(scores)
         .build()
         .map_err(|error| error.to_string())
 }
 
-/// The requested or the recommended scheduler, with its options.
-fn scheduler(options: &Options, config: &Config) -> Result<SchedulerKind, String> {
+/// Rule and thresholds; thresholds that are given replace all that the file says about them.
+fn routing(options: &Options, before: Routing) -> Result<Routing, String> {
+    let rule = match options.text("routing")? {
+        None => before.rule,
+        Some(rule) => rule.parse().map_err(|error: UnknownName| error.to_string())?,
+    };
+    let gamma = options.number("gamma")?.map(|gamma| gamma as f32);
+    let shift = options.number("shift")?.map(|shift| shift as f32);
+    Ok(match (gamma, shift) {
+        (None, None) => Routing { rule, ..before },
+        _ => Routing { rule, gamma, shift: shift.unwrap_or_default(), log_odds: 0.0 },
+    })
+}
+
+/// The requested scheduler or `otherwise`, with its options.
+fn scheduler(options: &Options, otherwise: SchedulerKind) -> Result<SchedulerKind, String> {
     let name = match options.text("scheduler")? {
         None => options.text("solver")?,
         name => name,
     };
     let mut kind = match name {
-        None => SchedulerKind::default_of(config),
+        None => otherwise,
         Some(name) => name.parse().map_err(|error| format!("{error}"))?,
     };
     for option in scheduler_options() {

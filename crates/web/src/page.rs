@@ -16,6 +16,8 @@ use diffmoe_viewer::{App, Launch};
 
 /// The model that draws the first image.
 const FIRST_MODEL: &str = "emoji";
+/// What there is to explore while it arrives: `diffmoe record` writes it.
+const FIRST_RUN: &[u8] = include_bytes!("../../../assets/emoji.recording");
 
 thread_local! {
     /// Callback for crashes of the program.
@@ -102,7 +104,9 @@ fn launch() -> Launch {
         Some(address) => ModelSource::Url(address),
     };
     let decoder = platform::query("vae").map(ModelSource::Url);
-    Launch { model, decoder, share, backend, draw_at_once: true, problem }
+    let is_first = matches!(&model, ModelSource::Named(name) if name == FIRST_MODEL);
+    let recording = (is_first && share.is_none()).then_some(FIRST_RUN);
+    Launch { model, decoder, share, backend, draw_at_once: true, recording, problem }
 }
 
 /// A running app, to be looked at from a script: for tests and for the curious. Nothing here changes anything.
@@ -180,6 +184,7 @@ fn describe(session: &Session, state: &Object) {
             set("rendering", name(pictures.rendering).into());
         }
         set("seed", (record.settings.seed as f64).into());
+        set("recorded", record.recorded.into());
         set("count", (record.settings.pictures() as u32).into());
         let times = record.step_ms.iter().map(|&ms| JsValue::from(ms));
         set("stepMs", times.collect::<Array>().into());

@@ -36,7 +36,7 @@ impl<'a> Batches<'a> {
         pictures: usize,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let checkpoint = &request.checkpoint;
-        let model = Pipeline::open(checkpoint, arguments.backend, arguments.weights)?;
+        let model = Pipeline::open(checkpoint, arguments.backend, request.weights)?;
         if let Some(note) = model.note() {
             eprintln!("note: {note}");
         }

@@ -1,6 +1,7 @@
 //! `diffmoe sample`: images as one file, or as a set of many files.
 
 mod batches;
+mod like;
 mod request;
 mod set;
 mod shard;
@@ -12,7 +13,7 @@ use std::time::Instant;
 
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
 use diffmoe::model::{Config, Muted, MutedError, RoutingRule};
-use diffmoe::pipeline::{Backend, Settings};
+use diffmoe::pipeline::{Backend, Settings, png_texts};
 use diffmoe::trace::Trace;
 use diffmoe::vae::DecoderFile;
 
@@ -26,7 +27,8 @@ use shard::Shard;
 /// Generate images and write them as one PNG.
 ///
 /// Without options: sixteen images of random classes from the embedded model. The seed is printed; the same seed
-/// and settings reproduce the image, bit for bit on the same machine.
+/// and settings reproduce the image, bit for bit on the same machine. The PNG contains the settings: --like or
+/// dropping the file on the app reproduces it.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe sample
@@ -35,11 +37,16 @@ use shard::Shard;
   diffmoe sample --gamma 0.3              # lower threshold: more experts for each token
   diffmoe sample --seed 7 --mute 1:3 --trace routing.json --trace-scores
   diffmoe sample --model my-model.safetensors --steps 12 --scheduler dpmpp_2m --seed 7 --out seven.png
+  diffmoe sample --like seven.png --guidance 4
   diffmoe sample --set images --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
 pub(super) struct Arguments {
-    /// Embedded model, or a safetensors file.
-    #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
-    model: String,
+    /// Embedded model, or a safetensors file. Default: emoji, or the model of --like.
+    #[arg(long, value_name = "NAME|FILE")]
+    model: Option<String>,
+    /// Use the settings inside a saved PNG, also of another program as far as they apply; other options override
+    /// them.
+    #[arg(long, value_name = "FILE.png", conflicts_with = "set")]
+    like: Option<PathBuf>,
     /// Class to draw, by name or number; several take turns. `any` is the null label. Default: random.
     #[arg(long, value_name = "NAME|NUMBER", value_delimiter = ',')]
     class: Vec<String>,
@@ -51,8 +58,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "TEXT")]
     prompt: Vec<String>,
     /// Negative prompt, for text-conditioned models. Needs a guidance scale above 1.
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    negative: String,
+    #[arg(long, value_name = "TEXT")]
+    negative: Option<String>,
     /// Seed of the noise and of random classes. Default: a random seed.
     #[arg(long)]
     seed: Option<u64>,
@@ -67,30 +74,24 @@ pub(super) struct Arguments {
     /// Number of images. Default: 16, or four of each given class or prompt.
     #[arg(long)]
     count: Option<usize>,
-    /// Batch size: images that share one pass through the model.
-    #[arg(long, default_value_t = 16)]
-    batch: usize,
+    /// Batch size: images that share one pass through the model. Default: 16.
+    #[arg(long)]
+    batch: Option<usize>,
     /// Where to compute.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
     pub(super) backend: Backend,
-    /// Format of large matrices on a GPU; sums are always f32.
-    #[arg(long, value_enum, default_value = "auto")]
-    weights: WeightsName,
-    /// Routing rule.
-    #[arg(long, value_parser = rule_parser(), default_value = "token")]
-    routing: RoutingRule,
+    /// Format of large matrices on a GPU; sums are always f32. Default: auto.
+    #[arg(long, value_enum)]
+    weights: Option<WeightsName>,
+    /// Routing rule. Default: token.
+    #[arg(long, value_parser = rule_parser())]
+    routing: Option<RoutingRule>,
     /// One threshold for all experts instead of the learned ones, 0 to 1; lower means more compute.
     #[arg(long, value_name = "THRESHOLD", allow_negative_numbers = true)]
     gamma: Option<f32>,
     /// Shift of the learned thresholds, -1 to 1; positive values save compute.
-    #[arg(
-        long,
-        value_name = "SHIFT",
-        allow_negative_numbers = true,
-        default_value_t = 0.0,
-        conflicts_with = "gamma"
-    )]
-    threshold_shift: f32,
+    #[arg(long, value_name = "SHIFT", allow_negative_numbers = true, conflicts_with = "gamma")]
+    threshold_shift: Option<f32>,
     /// Expert that takes no tokens, as the index of its block (`diffmoe info` lists those with experts) and its own,
     /// both from 0; separate several by commas or repeat the option.
     #[arg(long, value_name = "BLOCK:EXPERT", value_delimiter = ',', value_parser = muted)]
@@ -149,10 +150,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
 
 /// All images in one PNG.
 fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
-    let Request { checkpoint, vae, settings } = request;
+    let Request { checkpoint, vae, settings, batch, scale, .. } = request;
     let config = checkpoint.config();
-    let count = settings.pictures();
-    if let Some(scale) = arguments.scale.filter(|s| !(1..=64).contains(s)) {
+    if let Some(scale) = scale.filter(|s| !(1..=64).contains(s)) {
         return Err(format!("scale must be 1–64, got {scale}").into());
     }
     let default_name = || PathBuf::from(format!("diffmoe-{}-{}.png", config.name, settings.seed));
@@ -162,19 +162,20 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     }
     let factor = vae.as_ref().map_or(1, DecoderFile::factor);
     let size = config.input_size.map(|side| side.saturating_mul(factor));
-    diffmoe::pixels::grid_extent(count, size, arguments.scale)?;
+    diffmoe::pixels::grid_extent(request.shown().len(), size, *scale)?;
     check_places(arguments, &path)?;
     let out = Output::reserve(&path)?;
     let trace_out = arguments.trace.as_deref().map(Output::reserve).transpose()?;
     let latents_out = arguments.latents.as_deref().map(Output::reserve).transpose()?;
 
     let started = Instant::now();
-    let mut batches = Batches::open(arguments, request, count)?;
+    let images = request.drawn();
+    let mut batches = Batches::open(arguments, request, images.len())?;
     let mut samples = Vec::new();
     let mut capacity = Capacity::default();
     let mut trace: Option<Trace> = None;
-    for first in (0..count).step_by(arguments.batch) {
-        let drawn = batches.draw(first..count.min(first + arguments.batch))?;
+    for first in images.clone().step_by(*batch) {
+        let drawn = batches.draw(first..images.end.min(first + batch))?;
         samples.extend(drawn.samples);
         capacity.add(&drawn.trace);
         match &mut trace {
@@ -186,6 +187,11 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     }
     // The model's memory is free for the decoder.
     drop(batches);
+    let shown = request.shown();
+    let place = shown.start - images.start;
+    let len = config.sample_len();
+    samples = samples[place * len..(place + shown.len()) * len].to_vec();
+    let count = shown.len();
     // An output that cannot be written must not cost the others.
     let mut failed = None;
     let mut written = Vec::new();
@@ -202,8 +208,10 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     if let Some(vae) = vae {
         (samples, size) = decoder::decode(vae, &samples, size, arguments.backend)?;
     }
-    let grid = diffmoe::pixels::grid(&samples, size, arguments.scale);
-    match out.write(|part| grid.save(part)) {
+    let grid = diffmoe::pixels::grid(&samples, size, *scale);
+    let names = settings.part(shown).names(config);
+    let png = grid.to_png(&png_texts(&request.recipe(arguments), &names, size))?;
+    match out.write(|part| std::fs::write(part, &png)) {
         Ok(()) => println!("wrote {} in {:.1} s", path.display(), started.elapsed().as_secs_f32()),
         Err(error) => failed = failed.or(Some(error)),
     }
@@ -216,7 +224,7 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     for path in written {
         println!("wrote {}", path.display());
     }
-    capacity.report(settings, config);
+    capacity.report(&settings.part(images), config);
     if let Some(error) = failed {
         return Err(error.into());
     }

@@ -1,24 +1,40 @@
 //! The request to `diffmoe sample`: model, decoder and settings, checked before anything is computed.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
 use std::time::SystemTime;
 
 use diffmoe::checkpoint::Checkpoint;
-use diffmoe::model::{Config, LabelTable, Muted, Routing};
-use diffmoe::pipeline::{Label, Settings, check_decoder};
+use diffmoe::engine::WeightChoice;
+use diffmoe::model::{Config, LabelTable, Muted, Routing, RoutingRule};
+use diffmoe::pipeline::{Label, Recipe, Settings, check_decoder};
+use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
 
+use super::super::checksum::short_hash;
 use super::super::decoder;
 use super::Arguments;
+use super::like::Like;
 
 /// What to draw, with what.
 pub(super) struct Request {
     pub(super) checkpoint: Checkpoint,
+    /// Name of the model in files.
+    pub(super) model: String,
     /// The decoder, if the model generates latents.
     pub(super) vae: Option<DecoderFile>,
     pub(super) settings: Settings,
+    /// Images that share a pass.
+    pub(super) batch: usize,
+    pub(super) weights: WeightChoice,
+    /// The one image of the run to write, unless it is all of them.
+    pub(super) image: Option<usize>,
+    pub(super) scale: Option<u32>,
 }
 
+/// Default batch size.
+const BATCH: usize = 16;
 /// Most images in one call: a grid of them is still an image that programs can open.
 const MOST_IN_A_GRID: usize = 10_000;
 /// Most images in a set.
@@ -27,47 +43,118 @@ const MOST_IN_A_SET: usize = 10_000_000;
 impl Request {
     /// Reads and checks all that can be checked without a device.
     pub(super) fn read(arguments: &Arguments) -> Result<Self, Box<dyn std::error::Error>> {
-        let checkpoint = diffmoe_models::open_any(&arguments.model)?;
+        let like = arguments.like.as_deref().map(Like::read).transpose()?;
+        let name = match (&arguments.model, &like) {
+            (Some(name), _) => name.clone(),
+            (None, Some(like)) => like.model()?,
+            (None, None) => diffmoe_models::DEFAULT.to_owned(),
+        };
+        let checkpoint = diffmoe_models::open_any(&name)?;
         let config = checkpoint.config();
-        let vae = vae(arguments, config)?;
-        let seed = arguments.seed.unwrap_or_else(new_seed);
-        let settings = settings(arguments, config, seed)?;
+        let vae = vae(arguments, &name, config)?;
+        let recipe = like.map(|like| like.recipe(&checkpoint)).transpose()?;
+        let settings = settings(arguments, recipe.as_ref(), config)?;
         note_cut_prompts(config, &settings);
-        if !(1..=256).contains(&arguments.batch) {
-            return Err(format!("batch must be 1–256, got {}", arguments.batch).into());
-        }
-        let is_one_grid = arguments.set.is_none();
-        if settings.scheduler.is_adaptive() && is_one_grid && settings.pictures() > arguments.batch
-        {
-            return Err(format!(
-                "{} chooses its steps per batch: request at most {} images, or set --batch {}",
-                settings.scheduler,
-                arguments.batch,
-                settings.pictures()
-            )
-            .into());
-        }
-        Ok(Self { checkpoint, vae, settings })
+        let batch = batch(arguments, recipe.as_ref(), &settings)?;
+        let of_recipe = |recipe: &Recipe| recipe.weights.map(WeightChoice::from);
+        let weights = arguments.weights.map(WeightChoice::from);
+        let weights = weights.or_else(|| recipe.as_ref().and_then(of_recipe)).unwrap_or_default();
+        // A file with one image of several reproduces that one, unless other images are requested.
+        let all = arguments.count.is_some() || !arguments.class.is_empty();
+        let recipe = recipe.as_ref();
+        let image = recipe.and_then(|recipe| recipe.image).filter(|_| !all);
+        let scale = arguments.scale.or_else(|| recipe.and_then(|recipe| recipe.scale));
+        Ok(Self {
+            model: file_name(&name),
+            checkpoint,
+            vae,
+            settings,
+            batch,
+            weights,
+            image,
+            scale,
+        })
     }
+
+    /// The images that the file shows.
+    pub(super) fn shown(&self) -> Range<usize> {
+        let all = self.settings.pictures();
+        self.image.filter(|&image| image < all).map_or(0..all, |image| image..image + 1)
+    }
+
+    /// The images that have to be sampled for that: all of them if they depend on each other.
+    pub(super) fn drawn(&self) -> Range<usize> {
+        if depend(&self.settings) { 0..self.settings.pictures() } else { self.shown() }
+    }
+
+    /// The recipe that reproduces the file.
+    pub(super) fn recipe(&self, arguments: &Arguments) -> Recipe {
+        let weights = match self.weights {
+            WeightChoice::Auto => None,
+            WeightChoice::Exactly(precision) => Some(precision),
+        };
+        let recipe = Recipe::of(&self.settings, self.checkpoint.config());
+        Recipe {
+            model: Some(self.model.clone()),
+            hash: Some(short_hash(&self.checkpoint)),
+            decoder: arguments.vae.as_deref().map(|path| file_name(&path.to_string_lossy())),
+            batch: recipe.batch.map(|_| self.batch.min(self.settings.pictures())),
+            weights,
+            image: self.image,
+            scale: self.scale,
+            ..recipe
+        }
+    }
+}
+
+/// Whether an image depends on the others of its pass.
+fn depend(settings: &Settings) -> bool {
+    settings.routing.rule == RoutingRule::Pool || settings.scheduler.is_adaptive()
+}
+
+/// A path without its folders.
+fn file_name(path: &str) -> String {
+    let name = Path::new(path).file_name();
+    name.map_or_else(|| path.to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The batch size: as requested, as in the file, or the default.
+fn batch(
+    arguments: &Arguments,
+    recipe: Option<&Recipe>,
+    settings: &Settings,
+) -> Result<usize, String> {
+    let together = |recipe: &Recipe| recipe.batch.filter(|_| depend(settings));
+    let batch = arguments.batch.or_else(|| recipe.and_then(together)).unwrap_or(BATCH);
+    if !(1..=256).contains(&batch) {
+        return Err(format!("batch must be 1–256, got {batch}"));
+    }
+    let is_one_grid = arguments.set.is_none();
+    if settings.scheduler.is_adaptive() && is_one_grid && settings.pictures() > batch {
+        return Err(format!(
+            "{} chooses its steps per batch: request at most {batch} images, or set --batch {}",
+            settings.scheduler,
+            settings.pictures()
+        ));
+    }
+    Ok(batch)
 }
 
 /// The decoder that turns the model's samples into pixels, where they are none.
 fn vae(
     arguments: &Arguments,
+    model: &str,
     config: &Config,
 ) -> Result<Option<DecoderFile>, Box<dyn std::error::Error>> {
     let makes_pixels = config.makes_pixels();
     match &arguments.vae {
         None if makes_pixels => Ok(None),
         None => Err(format!(
-            "{} generates latents and needs an image decoder: --vae FILE (a safetensors file \
-             of diffusers, such as sd-vae-ft-mse)",
-            arguments.model
+            "{model} generates latents and needs an image decoder: --vae FILE (a safetensors file \
+             of diffusers, such as sd-vae-ft-mse)"
         )
         .into()),
-        Some(_) if makes_pixels => {
-            Err(format!("{} generates pixels; remove --vae", arguments.model).into())
-        }
+        Some(_) if makes_pixels => Err(format!("{model} generates pixels; remove --vae").into()),
         Some(path) => {
             let file = decoder::open(path)?;
             check_decoder(&file, config)?;
@@ -82,10 +169,11 @@ fn new_seed() -> u64 {
     u64::from(now.subsec_nanos()) % 1_000_000
 }
 
+/// The settings of the file that is drawn again, or the model's; and what the command line says.
 fn settings(
     arguments: &Arguments,
+    recipe: Option<&Recipe>,
     config: &Config,
-    seed: u64,
 ) -> Result<Settings, Box<dyn std::error::Error>> {
     let named = |table: &LabelTable| {
         if table.name == "style" { &arguments.style } else { &arguments.class }
@@ -97,7 +185,8 @@ fn settings(
         return Err(format!("{} has no classes; use --prompt", config.name).into());
     }
     let classes = arguments.class.len().max(arguments.style.len()).max(arguments.prompt.len());
-    let count = arguments.count.unwrap_or(if classes == 0 { 16 } else { 4 * classes });
+    let usual = if classes == 0 { BATCH } else { 4 * classes };
+    let count = arguments.count.unwrap_or_else(|| recipe.map_or(usual, |recipe| recipe.count));
     let most = if arguments.set.is_some() { MOST_IN_A_SET } else { MOST_IN_A_GRID };
     if !(1..=most).contains(&count) {
         return Err(format!("count must be 1–{most}, got {count}").into());
@@ -107,10 +196,26 @@ fn settings(
             "note: --count {count} draws only the first {count} of {classes} classes or prompts"
         );
     }
-    let mut settings = Settings::builder(config).images(count).seed(seed);
+    let mut settings = match recipe {
+        Some(recipe) => recipe.builder(config)?,
+        None => Settings::builder(config)
+            .seed(new_seed())
+            .scheduler(arguments.scheduler.resolve(SchedulerKind::default_of(config))?)
+            .prompts(config.text.as_ref().map(|text| text.examples.clone()).unwrap_or_default()),
+    };
+    settings = settings.images(count);
+    if let Some(recipe) = recipe {
+        settings = settings.scheduler(arguments.scheduler.resolve(recipe.scheduler)?);
+    }
     for table in &config.labels {
         let rows = named(table).iter().map(|text| Ok(Label::Row(resolve(table, text)?)));
-        settings = settings.labels(&table.name, rows.collect::<Result<Vec<_>, String>>()?);
+        let rows = rows.collect::<Result<Vec<_>, String>>()?;
+        if !rows.is_empty() {
+            settings = settings.labels(&table.name, rows);
+        }
+    }
+    if let Some(seed) = arguments.seed {
+        settings = settings.seed(seed);
     }
     if let Some(steps) = arguments.steps {
         settings = settings.steps(steps);
@@ -118,24 +223,27 @@ fn settings(
     if let Some(guidance) = arguments.guidance {
         settings = settings.guidance(guidance);
     }
-    let Arguments { routing: rule, gamma, threshold_shift: shift, .. } = *arguments;
-    let settings = settings
-        .prompts(prompts(arguments, config))
-        .negative(&arguments.negative)
-        .scheduler(arguments.scheduler.resolve(config)?)
-        .routing(Routing { rule, gamma, shift, ..Routing::default() })
-        .muted(arguments.mute.iter().copied().collect::<Muted>())
-        .record_scores(arguments.trace_scores);
-    Ok(settings.build()?)
+    if !arguments.prompt.is_empty() {
+        settings = settings.prompts(arguments.prompt.clone());
+    }
+    if let Some(negative) = &arguments.negative {
+        settings = settings.negative(negative);
+    }
+    if !arguments.mute.is_empty() {
+        settings = settings.muted(arguments.mute.iter().copied().collect::<Muted>());
+    }
+    let routing = routing(arguments, recipe.map(|recipe| recipe.routing).unwrap_or_default());
+    Ok(settings.routing(routing).record_scores(arguments.trace_scores).build()?)
 }
 
-/// The prompts that were given, or the model's examples, or none.
-fn prompts(arguments: &Arguments, config: &Config) -> Vec<String> {
-    let examples = config.text.as_ref().map(|text| text.examples.clone());
-    if arguments.prompt.is_empty() {
-        examples.unwrap_or_default()
-    } else {
-        arguments.prompt.clone()
+/// Rule and thresholds; thresholds that are given replace all that is said about them elsewhere.
+fn routing(arguments: &Arguments, before: Routing) -> Routing {
+    let rule = arguments.routing.unwrap_or(before.rule);
+    match (arguments.gamma, arguments.threshold_shift) {
+        (None, None) => Routing { rule, ..before },
+        (gamma, shift) => {
+            Routing { rule, gamma, shift: shift.unwrap_or_default(), ..Routing::default() }
+        }
     }
 }
 
@@ -192,7 +300,6 @@ fn resolve(table: &LabelTable, text: &str) -> Result<u32, String> {
 #[allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 mod tests {
     use clap::Parser;
-    use diffmoe::model::RoutingRule;
     use diffmoe_viewer::session::{Choice, Controls};
 
     use super::*;
@@ -207,9 +314,9 @@ mod tests {
     fn line(text: &str) -> (Config, Settings) {
         let line = Line::try_parse_from(["sample"].into_iter().chain(text.split_whitespace()));
         let arguments = line.map_err(|error| error.to_string()).unwrap().arguments;
-        let checkpoint = diffmoe_models::open_any(&arguments.model).unwrap();
+        let checkpoint = diffmoe_models::open("emoji").unwrap().unwrap();
         let config = checkpoint.config().clone();
-        let settings = settings(&arguments, &config, arguments.seed.unwrap()).unwrap();
+        let settings = settings(&arguments, None, &config).unwrap();
         (config, settings)
     }
 

@@ -19,12 +19,12 @@ use super::super::picture_set::{self, BatchFile, Header};
 use super::{Arguments, Batches, Request};
 
 pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> Outcome {
-    let Request { checkpoint, vae, settings } = request;
+    let Request { checkpoint, vae, settings, .. } = request;
     let (config, count) = (checkpoint.config(), settings.pictures());
     std::fs::create_dir_all(folder)
         .map_err(|e| format!("cannot create the folder {}: {e}", folder.display()))?;
     let mut header = whole(arguments, request)?;
-    let batches: Vec<_> = arguments.shard.batches(count, arguments.batch).collect();
+    let batches: Vec<_> = arguments.shard.batches(count, request.batch).collect();
     let all = batches.len();
     let mut left = Vec::new();
     check_others(folder, &header)?;
@@ -92,7 +92,7 @@ impl Header {
 
 /// The header that all batches of a set share.
 fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std::error::Error>> {
-    let Request { checkpoint, vae, settings } = request;
+    let Request { checkpoint, vae, settings, .. } = request;
     let config = checkpoint.config();
     let scheduler = settings.scheduler;
     let options: serde_json::Map<_, _> = scheduler
@@ -104,7 +104,7 @@ fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std
         "model": config.name,
         "weights_sha256": fingerprint(checkpoint.files()),
         "seed": settings.seed,
-        "batch": arguments.batch,
+        "batch": request.batch,
         "steps": settings.steps,
         "guidance": settings.guidance,
         "solver": scheduler.name(),

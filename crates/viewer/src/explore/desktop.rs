@@ -5,7 +5,7 @@ use egui::{Align2, Rect, ScrollArea, Ui, pos2, vec2};
 use super::paint::{card, chip, text, text_within};
 use super::scene::{Scene, Touch, Wish};
 use super::{
-    experts, film, gallery, gamma, inside, mute, numbers, place, stage, switch_in, time, why,
+    experts, film, gallery, gamma, inside, mute, numbers, place, save, stage, switch_in, time, why,
 };
 use crate::session::{Card, Selection};
 
@@ -15,6 +15,13 @@ const NUMBERS: f32 = 44.0;
 const WHAT_IF: f32 = 92.0;
 /// Below this height the page scrolls.
 const LEAST: f32 = 640.0;
+
+/// Width of a button that saves.
+const SAVE: f32 = 44.0;
+
+fn save_button(corner: egui::Pos2) -> Rect {
+    Rect::from_min_size(corner, vec2(SAVE, 24.0))
+}
 
 /// Shows all cards in an area.
 pub(super) fn show(
@@ -72,7 +79,9 @@ fn stage_and_why(
         Rect::from_min_size(pos2(inner.right() - width, inner.top() - 3.0), vec2(width, 26.0));
     let title = format!("Noise {} · {}", scene.noise(scene.now.step), scene.name());
     let at = pos2(inner.left(), inner.top());
-    let room = switch.left() - inner.left() - 8.0;
+    let button = save_button(switch.left_top() - vec2(SAVE + 6.0, -1.0));
+    save::menu(ui, button, "the image", &save::of_stage(rect), touch);
+    let room = button.left() - inner.left() - 8.0;
     text_within(ui.painter(), at, &title, 15.5, scene.ink.look.text, room);
     switch_in(ui, switch, "overlay", &mut selection.overlay, &choices);
     let body = inner.with_min_y(inner.top() + 27.0);
@@ -125,7 +134,9 @@ fn tab_card(
     if shown != before {
         selection.card = shown;
     }
-    let remark = inner.right_top() + vec2(0.0, 11.0);
+    let button = save_button(inner.right_top() - vec2(SAVE, 1.0));
+    save::menu(ui, button, "the card", &save::of_tabs(rect, scene), touch);
+    let remark = inner.right_top() + vec2(-SAVE - 8.0, 11.0);
     let look = scene.ink.look;
     let words = match shown {
         Card::Gallery | Card::Mute => {
@@ -195,7 +206,9 @@ fn time_card(
     } else {
         format!("what if, first order: threshold {:+} log-odds", selection.shift)
     };
-    let at = pos2(inner.right(), inner.top() + 10.0);
+    let button = save_button(inner.right_top() - vec2(SAVE, 2.0));
+    save::menu(ui, button, "the plots", &save::of_time(rect, scene), touch);
+    let at = pos2(button.left() - 8.0, inner.top() + 10.0);
     text(ui.painter(), at, Align2::RIGHT_CENTER, words, 12.0, look.weak);
     let body = inner.with_min_y(inner.top() + 28.0);
     inside(ui, body, "time", |ui| time::show(ui, body, scene, selection, touch, true));

@@ -7,11 +7,12 @@ use egui::{
 use diffmoe::scheduler::Branch;
 
 use super::images::place_on_sheet;
-use super::{explorable, switch_in};
+use super::{explorable, switch_in, tour};
 use crate::App;
 use crate::icons::paint_sign;
 use crate::keys::Action;
 use crate::panels::header::{help_button, mode_switch, theme_button};
+use crate::panels::recorded;
 use crate::theme::Look;
 
 pub(super) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
@@ -23,12 +24,14 @@ pub(super) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
             ui.label(RichText::new("DiffMoE").size(17.0).strong());
         }
         mode_switch(app, ui);
+        recorded::badge(app, ui);
         if wide {
             let name = app.session.record().map(|record| record.config.name.clone());
             if let Some(name) = name {
                 ui.label(RichText::new(name).color(look.weak));
             }
         }
+        tour_button(app, ui);
         images(app, ui, if wide { 32.0 } else { 38.0 });
         if wide {
             passes(app, ui);
@@ -47,6 +50,17 @@ pub(super) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
             });
         }
     });
+}
+
+/// Begins the guided tour; nothing where the run routes nothing.
+fn tour_button(app: &mut App, ui: &mut Ui) {
+    let Some(record) = explorable(&app.session).filter(|record| tour::has_tour(record)) else {
+        return;
+    };
+    let button = ui.button("Tour").on_hover_text("Seven stops through what there is to see here");
+    if button.clicked() {
+        tour::go(&mut app.explore.selection, record, None);
+    }
 }
 
 /// The images of the run as far as they fit; pointing previews one, a click chooses it.

@@ -21,6 +21,7 @@ mod measure;
 mod mute;
 mod now;
 mod numbers;
+mod offer;
 mod paint;
 mod pair;
 mod phone;
@@ -28,10 +29,14 @@ mod place;
 mod plot;
 mod river;
 mod run_map;
+mod save;
 mod scene;
 mod stage;
 mod story;
+mod svg;
 mod time;
+mod tour;
+mod vector;
 mod why;
 
 use std::time::Duration;
@@ -62,6 +67,9 @@ pub(super) struct Explore {
     hover: Hover,
     made: Made,
     measures: measure::Measures,
+    tour: tour::Tour,
+    /// A picture of a view that is on its way to a file.
+    shot: Option<save::Shot>,
     /// When playing went to the step on screen.
     played: Option<Instant>,
     /// The selection that the address shows.
@@ -109,6 +117,9 @@ impl Explore {
                 let chosen = keys::digit(digit, selection.expert, experts);
                 selection.expert = chosen.or(selection.expert);
             }
+            Stroke::Release if selection.tour.is_some() => selection.tour = None,
+            Stroke::Tour(go) if selection.tour.is_some() => tour::go(selection, record, Some(go)),
+            Stroke::Tour(_) => {}
             Stroke::Release => {
                 (selection.patch, selection.expert, selection.shift) = (None, None, 0.0);
             }
@@ -121,7 +132,10 @@ impl Explore {
     /// Whether Esc has something to let go of here.
     pub(super) fn holds_something(&self) -> bool {
         let selection = &self.selection;
-        selection.patch.is_some() || selection.expert.is_some() || selection.shift != 0.0
+        selection.tour.is_some()
+            || selection.patch.is_some()
+            || selection.expert.is_some()
+            || selection.shift != 0.0
     }
 }
 
@@ -167,6 +181,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         wish = wish.or(explore.press(stroke, record));
     }
     explore.play(&ctx, record.trace.steps() as usize);
+    tour::resolve(&mut explore.selection, record);
     let ink = Ink::of(ui);
     let now = Now::of(&record.trace, record.labels.len(), &explore.selection, explore.hover);
     let pair = pair::pair(&app.session, record, &now);
@@ -191,10 +206,17 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         playing: explore.played.is_some(),
     };
     let area = ui.available_rect_before_wrap();
+    let (area, strip) = tour::split(area, selection.tour.is_some(), wide);
     if wide {
         desktop::show(ui, area, &scene, &mut selection, &mut touch);
     } else {
         phone::show(ui, area, &scene, &mut selection, &mut touch);
+    }
+    if let (Some(strip), Some(stop)) = (strip, selection.tour) {
+        let go = explore.tour.show(ui, strip, record, scene.can_draw, stop, ink);
+        if go.is_some() {
+            tour::go(&mut selection, record, go);
+        }
     }
     // What previews is shown in the next frame, at once.
     if touch.hover != explore.hover || selection != explore.selection {
@@ -206,9 +228,11 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         Some(Wish::Play) => app.explore.toggle_play(),
         Some(Wish::Redraw) => app.redraw(now.shift),
         Some(Wish::Measure) => app.toggle_measuring(),
+        Some(Wish::Save(what)) => app.save_view(what, &now, ink),
         Some(Wish::Mute) => app.mute(now.layer, now.some_expert()),
         None => {}
     }
+    app.take_shot(&ctx);
     if app.go_on_measuring() {
         ctx.request_repaint_after(Duration::from_millis(16));
     }

@@ -17,7 +17,7 @@ const END: f32 = 3.0;
 const DIGITS: [f32; 2] = [11.0, 26.0];
 
 /// A load as -1 to 1.
-fn value(load: f32) -> f32 {
+pub(super) fn value(load: f32) -> f32 {
     if load <= 0.0 { -1.0 } else { load.log2() / END.log2() }
 }
 

@@ -7,6 +7,7 @@ use super::data::lens::Lens;
 use super::made::Made;
 use super::measure::Measures;
 use super::now::{Hover, Now};
+use super::offer::Save;
 use super::pair::Pair;
 use crate::session::{Record, Selection};
 
@@ -50,6 +51,8 @@ pub(super) enum Wish {
     Mute,
     /// Measure the change without each expert, or stop.
     Measure,
+    /// Write a file of a view.
+    Save(Save),
 }
 
 impl<'a> Scene<'a> {

@@ -6,6 +6,7 @@ pub(super) mod help;
 pub(super) mod history;
 pub(super) mod model;
 pub(super) mod notes;
+pub(super) mod recorded;
 pub(super) mod routing;
 pub(super) mod stage;
 pub(super) mod timings;

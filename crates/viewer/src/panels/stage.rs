@@ -6,6 +6,7 @@ use egui::{
     WidgetInfo, vec2,
 };
 
+use super::recorded;
 use crate::App;
 use crate::session::{Phase, Rendering};
 use crate::theme::Look;
@@ -41,6 +42,9 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
     } else {
         latents(app, ui, area);
     }
+    // Below the progress of the model.
+    let strip = Rect::from_min_size(area.min + vec2(0.0, 28.0), vec2(area.width(), 24.0));
+    ui.scope_builder(egui::UiBuilder::new().max_rect(strip), |ui| recorded::badge(app, ui));
 }
 
 /// Says what the images of a model that generates latents are, and offers to decode them.

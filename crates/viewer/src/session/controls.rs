@@ -107,28 +107,6 @@ impl Controls {
     }
 }
 
-/// A display name for each image of a run: its labels, without null labels.
-pub(super) fn picture_labels(settings: &Settings, config: &Config) -> Vec<String> {
-    let pictures = settings.pictures();
-    let name = |picture: usize| {
-        let tables = settings.labels.iter().zip(&config.labels);
-        let named = tables.filter_map(|(rows, table)| {
-            let row = rows[picture];
-            (row != table.null).then(|| {
-                if table.values.is_empty() {
-                    format!("{} {row}", table.name)
-                } else {
-                    table.label(row)
-                }
-            })
-        });
-        let prompt = settings.prompts.get(picture).filter(|prompt| !prompt.is_empty()).cloned();
-        let named: Vec<_> = prompt.into_iter().chain(named).collect();
-        if named.is_empty() { "anything".to_owned() } else { named.join(", ") }
-    };
-    (0..pictures).map(name).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,11 +139,11 @@ mod tests {
         controls.choices = vec![Choice::Row(2), Choice::Any];
         let settings = controls.settings(&config);
         assert_eq!(settings.labels, [vec![2; 4], vec![2; 4]]);
-        assert_eq!(picture_labels(&settings, &config), ["cat"; 4], "the null row has no name");
+        assert_eq!(settings.names(&config), ["cat"; 4], "the null row has no name");
         controls.choices = vec![Choice::Any, Choice::Row(1)];
-        assert_eq!(picture_labels(&controls.settings(&config), &config), ["style 1"; 4]);
+        assert_eq!(controls.settings(&config).names(&config), ["style 1"; 4]);
         controls.choices = vec![Choice::Any, Choice::Any];
-        assert_eq!(picture_labels(&controls.settings(&config), &config), ["anything"; 4]);
+        assert_eq!(controls.settings(&config).names(&config), ["anything"; 4]);
         controls.choices = vec![Choice::Varied; 2];
         let varied = controls.settings(&config).labels;
         assert_eq!(varied[0], random_rows(3, 0, 3, 4));

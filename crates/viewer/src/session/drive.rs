@@ -1,6 +1,5 @@
 //! Control of a run: start, pause, resume, single step, cancel.
 
-use super::controls;
 use super::job::{Drive, Job};
 use super::losses::Losses;
 use super::recovery::{Preparing, Purpose};
@@ -35,20 +34,18 @@ impl Session {
         let record = Record {
             id: self.runs,
             latents: (!config.makes_pixels()).then_some(latents),
-            labels: controls::picture_labels(&settings, &config),
+            labels: settings.names(&config),
             share: Share {
                 model: Some(info.source.name()),
                 hash: Some(info.hash.clone()),
-                decoder: None,
-                controls: controls.clone(),
-                explore: None,
-                unknown: Vec::new(),
+                ..Share::of(controls.clone())
             },
             frames: vec![latent],
             trace,
             step_ms: Vec::new(),
             stage_ms: Vec::new(),
             complete: false,
+            recorded: false,
             device: info.device.clone(),
             config,
             controls,

@@ -1,6 +1,7 @@
-//! Exports of a run: images as PNG, all steps as an animated PNG, routing as JSON.
+//! Exports of a run: images as PNG, all steps as an animated PNG, routing as JSON. PNG files contain the settings.
 
-use diffmoe::pixels::{self, RgbImage};
+use diffmoe::pipeline::png_texts;
+use diffmoe::pixels::{self, Timing};
 
 use super::Record;
 
@@ -31,10 +32,27 @@ pub fn png(
             .nth(picture)
             .ok_or_else(|| format!("this run has no image {}", picture + 1))?,
     };
-    let scale = checked(scale)?;
+    let checked = checked(scale)?;
     let count = shown.len() / (3 * all.size[0] * all.size[1]);
-    pixels::grid_extent(count, all.size, scale).map_err(|error| error.to_string())?;
-    pixels::grid(shown, all.size, scale).to_png(&[]).map_err(|error| error.to_string())
+    pixels::grid_extent(count, all.size, checked).map_err(|error| error.to_string())?;
+    let grid = pixels::grid(shown, all.size, checked);
+    // The only image of a run is the run.
+    let image = picture.filter(|_| record.labels.len() > 1);
+    grid.to_png(&texts(record, image, scale, all.size)).map_err(|error| error.to_string())
+}
+
+/// The settings of the run, for a file with one image or with all of them.
+fn texts(
+    record: &Record,
+    image: Option<usize>,
+    scale: Option<u32>,
+    size: [usize; 2],
+) -> [(&'static str, String); 2] {
+    let names = match image {
+        Some(image) => record.labels.get(image..=image).unwrap_or_default(),
+        None => &record.labels,
+    };
+    png_texts(&record.shared().file_recipe(image, scale), names, size)
 }
 
 /// The grid at every step from noise to the end, as an animated PNG that repeats; the last frame is held for two
@@ -58,37 +76,11 @@ pub fn apng(record: &Record, scale: Option<u32>) -> Result<Vec<u8>, String> {
             .map(|p| pixels::grid(&p.samples, p.size, Some(scale * (size[0] / p.size[0]) as u32)))
     };
     let still = grid(frames - 1).ok_or("there is no image yet. Generate one first")?;
-    let all = (0..frames).filter_map(grid);
-    write_frames(frames, &still, all)
+    let all: Vec<_> = (0..frames).filter_map(grid).collect();
+    let each_ms = (SHOWN_MS / frames as u32).clamp(20, 200) as u16;
+    let timing = Timing { each_ms, last_ms: HELD_MS };
+    pixels::animation(&still, all.into_iter(), timing, &texts(record, None, None, size))
         .map_err(|error| format!("cannot write the animation: {error}"))
-}
-
-fn write_frames(
-    count: usize,
-    still: &RgbImage,
-    frames: impl Iterator<Item = RgbImage>,
-) -> Result<Vec<u8>, png::EncodingError> {
-    let mut file = Vec::new();
-    let delay = (SHOWN_MS / count as u32).clamp(20, 200) as u16;
-    let mut encoder = png::Encoder::new(&mut file, still.width(), still.height());
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    encoder.set_compression(png::Compression::Fast);
-    // Enlarged pixels are rows and columns that repeat; this finds both.
-    encoder.set_filter(png::Filter::Adaptive);
-    encoder.set_animated(count as u32, 0)?;
-    encoder.set_sep_def_img(true)?;
-    encoder.set_frame_delay(delay, 1000)?;
-    let mut writer = encoder.write_header()?;
-    writer.write_image_data(still.pixels())?;
-    for (i, grid) in frames.enumerate() {
-        if i + 1 == count {
-            writer.set_frame_delay(HELD_MS, 1000)?;
-        }
-        writer.write_image_data(grid.pixels())?;
-    }
-    writer.finish()?;
-    Ok(file)
 }
 
 /// The routing, in the form of the command line's `--trace` (docs/trace-format.md).
@@ -120,6 +112,7 @@ fn checked(scale: Option<u32>) -> Result<Option<u32>, String> {
 mod tests {
     use super::super::tests::finished_record;
     use super::*;
+    use diffmoe::pixels::RgbImage;
 
     fn pixels(png: &[u8]) -> RgbImage {
         let image = image::load_from_memory(png).unwrap().to_rgb8();

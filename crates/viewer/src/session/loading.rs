@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use super::decoder::OpenedDecoder;
-use super::share::HASH_DIGITS;
 use super::{ModelInfo, Phase, Share};
 use crate::platform::{self, Bytes, Task, Transfer, Waker};
 use diffmoe::checkpoint::{Checkpoint, CheckpointError, TensorFile};
 use diffmoe::engine::WeightChoice;
-use diffmoe::pipeline::{Backend, Pipeline};
+use diffmoe::pipeline::{Backend, Pipeline, Recipe};
 use diffmoe::vae::DecoderFile;
 
 /// Where a model or a decoder comes from.
@@ -105,7 +104,7 @@ impl Loading {
         let task = platform::spawn(waker.clone(), move || async move {
             let found = read_content(&from, &counted).await?;
             let hash = match &found {
-                Content::Model(checkpoint) => hash(checkpoint).await,
+                Content::Model(checkpoint) => checksum(checkpoint).await,
                 Content::Decoder(_) => String::new(),
             };
             if let Content::Model(checkpoint) = &found {
@@ -212,7 +211,7 @@ fn content(tensors: TensorFile) -> Result<Content, String> {
 }
 
 /// First digits of the SHA-256 of a model's file, or of the sums of its files one after the other.
-async fn hash(checkpoint: &Checkpoint) -> String {
+pub async fn checksum(checkpoint: &Checkpoint) -> String {
     let mut sums = Vec::new();
     for file in checkpoint.files() {
         sums.push(platform::sha256(file).await);
@@ -221,8 +220,7 @@ async fn hash(checkpoint: &Checkpoint) -> String {
         [sum] => *sum,
         sums => platform::sha256(sums.as_flattened()).await,
     };
-    let first = u32::from_be_bytes([sum[0], sum[1], sum[2], sum[3]]);
-    format!("{first:0HASH_DIGITS$x}")
+    Recipe::short_hash(sum)
 }
 
 async fn open(

@@ -16,7 +16,9 @@ mod opening;
 mod pacing;
 mod pictures;
 mod record;
+mod recorded;
 mod recovery;
+mod saved;
 mod selection;
 mod share;
 #[cfg(test)]
@@ -28,11 +30,12 @@ use std::sync::Arc;
 
 pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 pub use decoder::DecoderInfo;
-pub use loading::ModelSource;
+pub use loading::{ModelSource, checksum};
 pub use pictures::{LatentPictures, Pictures, Rendering, UsedDecoder, Version};
 pub use record::Record;
-pub use selection::{Card, MOST_SHIFT, Overlay, Selection};
-pub use share::Share;
+pub use saved::is_png;
+pub use selection::{Card, MOST_SHIFT, Overlay, Selection, TOUR_STOPS};
+pub use share::{Origin, Share};
 pub use traced::is_trace;
 pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
 
@@ -75,6 +78,10 @@ pub struct Session {
     awaited: Option<Share>,
     /// The Explore selection of a shared run, until it is applied.
     selection: Option<Selection>,
+    /// The picture that a saved file shows, until somebody takes it.
+    picture: Option<usize>,
+    /// A recorded run, until there is another one.
+    recorded_run: Option<Record>,
     model: Option<Model>,
     /// What turns latents into images.
     decoder: Option<Decoder>,
@@ -120,6 +127,8 @@ impl Session {
             loading: Vec::new(),
             awaited: None,
             selection: None,
+            picture: None,
+            recorded_run: None,
             model: None,
             decoder: None,
             decoders: 0,
@@ -172,6 +181,7 @@ impl Session {
             }
         };
         let tick = tick.sooner(self.tick_decoding());
+        self.replace_recording();
         let in_background = !self.loading.is_empty() || self.preparing.is_some();
         if tick == Tick::Idle && in_background { Tick::Later } else { tick }
     }
@@ -276,7 +286,7 @@ impl Session {
     /// The run on the screen, growing while it samples.
     pub fn record(&self) -> Option<&Record> {
         let live = self.job.as_ref().map(|job| &job.record);
-        self.history.shown_record().map(|record| &**record).or(live)
+        self.history.shown_record().map(|record| &**record).or(self.recorded_run.as_ref()).or(live)
     }
 
     /// Earlier finished runs of this visit, oldest first.
@@ -298,8 +308,8 @@ impl Session {
     pub fn show(&mut self, index: usize) {
         self.history.show(Some(index));
         let Some(record) = self.history.shown_record() else { return };
-        let hash = record.share.hash.as_ref();
-        if self.model.as_ref().is_some_and(|model| Some(&model.info.hash) == hash) {
+        let is_open = |model: &Model| Some(&model.info.hash) == record.share.hash.as_ref();
+        if self.model.as_ref().is_some_and(is_open) {
             self.controls = record.controls.clone();
         }
         self.decode_what_is_shown();
@@ -320,9 +330,13 @@ impl Session {
     /// The same, with what Explore looks at.
     pub fn share_with(&self, explore: Option<Selection>) -> Option<String> {
         let record = self.record().filter(|record| !record.is_traced())?;
-        let decoder = record.latents.as_ref().and_then(|latents| latents.decoder.as_ref());
-        let decoder = decoder.map(|decoder| decoder.link.clone());
-        Some(Share { decoder, explore, ..record.share.clone() }.to_fragment())
+        Some(Share { explore, ..record.shared() }.to_fragment())
+    }
+
+    /// Which picture a saved file showed, once its run is on the screen.
+    pub fn take_picture(&mut self) -> Option<usize> {
+        let pictures = self.record().map_or(0, |record| record.labels.len());
+        self.picture.take_if(|picture| *picture < pictures)
     }
 
     /// What a shared run asks Explore to show, once.

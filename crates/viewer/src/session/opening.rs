@@ -2,7 +2,7 @@
 
 use super::loading::{Loaded, Loading, Opened};
 use super::losses::Losses;
-use super::{Controls, Model, ModelSource, NoteKind, Session, Share};
+use super::{Controls, Model, ModelSource, NoteKind, Origin, Session, Share};
 
 impl Session {
     /// Loads a model or a decoder, whichever the file is; the present one stays until the new one is good. Of
@@ -21,13 +21,14 @@ impl Session {
 
     /// Shows a shared run: loads its model if another one is open, and draws.
     pub fn open_share(&mut self, share: Share) {
+        // The same file under another name is the same model.
         let open = |name: &str| {
             self.model.as_ref().is_some_and(|model| {
-                model.info.source.name() == name
-                    && share.hash.as_ref().is_none_or(|hash| *hash == model.info.hash)
+                share.agrees_with(&model.info.hash)
+                    && (share.hash.is_some() || model.info.source.name() == name)
             })
         };
-        let decoder = share.decoder.clone();
+        let (decoder, origin) = (share.decoder.clone(), share.origin.clone());
         self.selection = share.explore.or(self.selection);
         let source = match share.model.as_deref() {
             None => None,
@@ -39,9 +40,11 @@ impl Session {
                 Some(ModelSource::Url(name.to_owned()))
             }
             Some(name) => {
+                let sum = share.hash.as_ref().map(|hash| format!(" (SHA-256 {hash}…)"));
                 let text = format!(
-                    "the link uses a local model file, {name}. Open that file here to see its \
-                        images"
+                    "{} uses a local model file, {name}{}. Open that file here to see its images",
+                    share.origin,
+                    sum.unwrap_or_default()
                 );
                 self.note(NoteKind::Info, text);
                 self.awaited = Some(share);
@@ -57,12 +60,12 @@ impl Session {
             }
         }
         if let Some(decoder) = decoder {
-            self.open_shared_decoder(decoder);
+            self.open_shared_decoder(&origin, decoder);
         }
     }
 
     /// Gets the decoder that a link names, unless it is the one that is open.
-    fn open_shared_decoder(&mut self, name: String) {
+    fn open_shared_decoder(&mut self, origin: &Origin, name: String) {
         if self.decoder().is_some_and(|decoder| decoder.source.name() == name) {
             return;
         }
@@ -70,8 +73,7 @@ impl Session {
             return self.load(ModelSource::Url(name));
         }
         let text = format!(
-            "the link uses a local decoder file, {name}. Open that file here to decode the \
-                images"
+            "{origin} uses a local decoder file, {name}. Open that file here to decode the images"
         );
         self.note(NoteKind::Info, text);
     }
@@ -106,16 +108,19 @@ impl Session {
         (self.idle, self.preparing) = (None, None);
         (self.lost, self.losses) = (false, Losses::default());
         let same = self.model.as_ref().is_some_and(|before| before.info.hash == info.hash);
-        let fits = |share: &mut Share| share.hash.as_ref() == Some(&info.hash);
+        let fits = |share: &mut Share| share.hash.is_some() && share.agrees_with(&info.hash);
         let share = share.or_else(|| self.awaited.take_if(fits));
-        let config = info.config.clone();
+        let (config, hash) = (info.config.clone(), info.hash.clone());
         self.model = Some(Model { info, checkpoint, open: model });
         self.check_decoder();
         if let Some(share) = share {
             self.controls = Controls::for_model(&config);
             self.show_share(share);
         } else {
-            if !same {
+            let recorded = self.recorded_controls(&hash);
+            if let Some(controls) = recorded {
+                self.controls = controls;
+            } else if !same {
                 self.controls = Controls::for_model(&config);
             }
             if self.draw_at_once {
@@ -128,30 +133,35 @@ impl Session {
     fn show_share(&mut self, share: Share) {
         let Some(model) = &self.model else { return };
         let config = model.info.config.clone();
-        let Share { controls, hash, unknown, .. } = share;
+        let agrees = share.agrees_with(&model.info.hash);
+        let Share { controls, image, unknown, differs, origin, .. } = share;
         if controls.choices.len() != config.labels.len() {
             let text = format!(
-                "the link is for a model with {} label tables, but {} has {}. Its settings \
-                    were ignored",
+                "{origin} is for a model with {} label tables, but {} has {}. Its settings were ignored",
                 controls.choices.len(),
                 model.info.name,
                 config.labels.len()
             );
             self.note(NoteKind::Error, text);
         } else if let Err(error) = controls.settings(&config).check(&config) {
-            self.note(NoteKind::Error, format!("cannot open the link: {error}"));
+            self.note(NoteKind::Error, format!("cannot open {origin}: {error}"));
         } else {
-            if hash.is_some_and(|hash| hash != model.info.hash) {
+            if !agrees {
                 let text = format!(
-                    "the link was made with another version of {}; the images will differ",
+                    "{origin} was made with another version of {}; the images will differ",
                     model.info.name
                 );
                 self.note(NoteKind::Info, text);
             }
             self.controls = controls;
+            self.picture = image;
+            if !differs.is_empty() {
+                let text = format!("{origin}: {}; the images may differ here", differs.join(", "));
+                self.note(NoteKind::Info, text);
+            }
         }
         if !unknown.is_empty() {
-            let text = format!("ignored unknown parts of the link: {}", unknown.join(", "));
+            let text = format!("ignored unknown parts of {origin}: {}", unknown.join(", "));
             self.note(NoteKind::Info, text);
         }
         self.generate();

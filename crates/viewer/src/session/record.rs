@@ -7,7 +7,7 @@ use super::pictures::LatentPictures;
 use super::share::Share;
 use diffmoe::engine::Stage;
 use diffmoe::model::Config;
-use diffmoe::pipeline::Settings;
+use diffmoe::pipeline::{Recipe, Settings};
 use diffmoe::trace::Trace;
 
 /// A run, growing while it samples.
@@ -35,6 +35,8 @@ pub struct Record {
     pub stage_ms: Vec<(Stage, f32)>,
     /// Whether all steps are finished.
     pub complete: bool,
+    /// Whether it is a recording, shown until there is a live run.
+    pub recorded: bool,
     /// Description of the device that computed it.
     pub device: String,
     /// The same run in a link.
@@ -66,6 +68,18 @@ impl Record {
         }
         self.trace.clear();
         self.step_ms.clear();
+    }
+
+    /// The recipe of the run, for a file with one of its images or with all.
+    pub fn recipe(&self, image: Option<usize>) -> Recipe {
+        self.shared().file_recipe(image.filter(|_| self.labels.len() > 1), None)
+    }
+
+    /// The shared form of the run, with the decoder of its images.
+    pub(super) fn shared(&self) -> Share {
+        let decoder = self.latents.as_ref().and_then(|latents| latents.decoder.as_ref());
+        let decoder = decoder.map(|decoder| decoder.link.clone());
+        Share { decoder, ..self.share.clone() }
     }
 
     /// Bytes that the run occupies, roughly.

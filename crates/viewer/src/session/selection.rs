@@ -74,6 +74,8 @@ pub struct Selection {
     pub card: Card,
     /// What if the thresholds were higher by this many log-odds.
     pub shift: f32,
+    /// The stop of the guided tour, from 0; `None` outside of it.
+    pub tour: Option<usize>,
 }
 
 impl Default for Selection {
@@ -88,9 +90,13 @@ impl Default for Selection {
             overlay: Overlay::default(),
             card: Card::default(),
             shift: 0.0,
+            tour: None,
         }
     }
 }
+
+/// Stops of the guided tour.
+pub const TOUR_STOPS: usize = 7;
 
 /// Largest shift, in log-odds.
 pub const MOST_SHIFT: f32 = 12.0;
@@ -116,6 +122,8 @@ impl Selection {
         if self.shift != 0.0 {
             parts.push(format!("shift:{}", self.shift));
         }
+        // People count from 1.
+        parts.extend(self.tour.map(|stop| format!("tour:{}", stop + 1)));
         parts.join(",")
     }
 }
@@ -161,6 +169,10 @@ impl FromStr for Selection {
                     let shift = shift.filter(|shift| shift.abs() <= MOST_SHIFT);
                     selection.shift = shift.ok_or_else(|| wrong("a number from -12 to 12"))?;
                 }
+                "tour" => {
+                    let stop = number()?.checked_sub(1).filter(|&stop| stop < TOUR_STOPS);
+                    selection.tour = Some(stop.ok_or_else(|| wrong("a stop from 1 to 7"))?);
+                }
                 // A later version may choose more.
                 _ => {}
             }
@@ -189,11 +201,12 @@ mod tests {
             overlay in 0_usize..OVERLAYS.len(),
             card in 0_usize..CARDS.len(),
             shift in -MOST_SHIFT..=MOST_SHIFT,
+            tour in proptest::option::of(0..TOUR_STOPS),
         ) {
             let pass = if null { Branch::Unconditional } else { Branch::Conditional };
             let (overlay, card) = (OVERLAYS[overlay].0, CARDS[card].0);
             let selection =
-                Selection { image, step, layer, pass, expert, patch, overlay, card, shift };
+                Selection { image, step, layer, pass, expert, patch, overlay, card, shift, tour };
             prop_assert_eq!(selection.to_text().parse(), Ok(selection));
         }
 
@@ -212,6 +225,9 @@ mod tests {
         assert!(refused("pass:both").contains("label or null"));
         assert!(refused("shift:40").contains("from -12 to 12"));
         assert!(refused("shift:NaN").contains("from -12 to 12"));
+        assert!(
+            refused("tour:0").contains("from 1 to 7") && refused("tour:8").contains("from 1 to 7")
+        );
         assert!(refused("view:x").contains("expected"));
         assert_eq!("zoom:4".parse(), Ok(Selection::default()), "from a later version");
     }

@@ -1,14 +1,33 @@
-//! A run as a line of text: the fragment of a link that reproduces the same images.
-//!
-//! `#model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&scheduler=euler&labels=12,varied&rule=token`
+//! A shared run, from a link or a saved image: a recipe of the library as the app's controls, and what Explore showed.
+
+use std::fmt;
 
 use super::controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 use super::selection::Selection;
-use diffmoe::model::{Muted, Routing, RoutingRule, UnknownName};
-use diffmoe::scheduler::{ALL, SchedulerKind};
+use diffmoe::model::RoutingRule;
+use diffmoe::pipeline::{Recipe, RecipeError};
 
-/// Hexadecimal digits of a model's SHA-256 that a link carries.
-pub(super) const HASH_DIGITS: usize = 8;
+/// Key of the part with the selection of Explore.
+const EXPLORE: &str = "explore";
+
+/// Where a shared run came from.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Origin {
+    /// A link.
+    #[default]
+    Link,
+    /// A saved image, by its name.
+    File(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link => f.write_str("the link"),
+            Self::File(name) => f.write_str(name),
+        }
+    }
+}
 
 /// A shared run.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,214 +42,170 @@ pub struct Share {
     pub controls: Controls,
     /// The selection of Explore, if it was open.
     pub explore: Option<Selection>,
-    /// Parts of the link unknown to this version.
+    /// The image that a file shows, if it is one of several.
+    pub image: Option<usize>,
+    /// Parts that this version does not know.
     pub unknown: Vec<String>,
+    /// Settings that the app cannot reproduce.
+    pub differs: Vec<String>,
+    /// Where it came from.
+    pub origin: Origin,
 }
 
 impl Share {
+    /// A run with these settings and nothing else.
+    pub(super) fn of(controls: Controls) -> Self {
+        Self {
+            model: None,
+            hash: None,
+            decoder: None,
+            controls,
+            explore: None,
+            image: None,
+            unknown: Vec::new(),
+            differs: Vec::new(),
+            origin: Origin::Link,
+        }
+    }
+
     /// Reads a fragment, with or without its `#`.
     ///
     /// # Errors
     /// A message that names the invalid part and the expected value.
     pub fn parse(fragment: &str) -> Result<Self, String> {
-        let mut share = Self {
-            model: None,
-            hash: None,
-            decoder: None,
-            controls: Controls {
-                choices: Vec::new(),
-                prompt: String::new(),
-                negative: String::new(),
-                seed: 0,
-                steps: 0,
-                guidance: f32::NAN,
-                scheduler: SchedulerKind::new(ALL[0]),
-                count: 1,
-                routing: Routing::default(),
-                muted: Muted::default(),
-            },
-            explore: None,
-            unknown: Vec::new(),
+        let recipe = Recipe::parse(fragment).map_err(|error| match error {
+            RecipeError::Missing(names) => {
+                let names = names.join(", ");
+                format!("the link is incomplete: {names} is missing. Copy the whole link")
+            }
+            RecipeError::Damaged => "the link is damaged. Copy the whole link again".to_owned(),
+            RecipeError::Value { key, value, expected } => {
+                format!("invalid {key} in the link: expected {expected}, got {value:?}")
+            }
+            error => format!("invalid link: {error}"),
+        })?;
+        Self::of_recipe(recipe, Origin::Link)
+    }
+
+    /// A recipe as the app's controls.
+    ///
+    /// # Errors
+    /// A message that names a setting that the app does not have.
+    pub fn of_recipe(recipe: Recipe, origin: Origin) -> Result<Self, String> {
+        let most = |key: &str, value: String, most: String| {
+            Err(format!(
+                "invalid {key} in {origin}: expected a number from 1 to {most}, got {value:?}"
+            ))
         };
-        let mut options = Vec::new();
-        let mut missing = vec!["seed", "steps", "guidance", "labels"];
-        for part in fragment.trim_start_matches('#').split('&').filter(|part| !part.is_empty()) {
-            let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let value = decode(value)?;
-            missing.retain(|name| *name != key);
-            if ALL.iter().flat_map(|info| info.options).any(|option| option.name == key) {
-                options.push((key, value));
+        if recipe.count > MAX_COUNT {
+            return most("count", recipe.count.to_string(), MAX_COUNT.to_string());
+        }
+        if recipe.steps > MAX_STEPS {
+            return most("steps", recipe.steps.to_string(), MAX_STEPS.to_string());
+        }
+        let choices: Option<Vec<_>> = recipe.labels.iter().map(|rows| choice(rows)).collect();
+        let (Some(choices), 0..=1) = (choices, recipe.prompts.len()) else {
+            return Err(format!(
+                "{origin} has several labels or prompts that take turns, which the app does not support. Use `diffmoe sample --like`"
+            ));
+        };
+        let mut differs = Vec::new();
+        if let Some(weights) = recipe.weights {
+            differs.push(format!("it used {weights} weights"));
+        }
+        if recipe.batch.is_some_and(|batch| batch < recipe.count) {
+            differs.push("it used several batches".to_owned());
+        }
+        let (mut explore, mut unknown) = (None, Vec::new());
+        for (key, value) in &recipe.others {
+            if key == EXPLORE {
+                explore = Some(value.parse()?);
             } else {
-                share.set(key, &value)?;
+                unknown.push(key.clone());
             }
         }
-        // The scheduler may stand behind its options.
-        for (option, value) in options {
-            let kind = share.controls.scheduler.with_text(option, &value);
-            share.controls.scheduler = kind.map_err(|error| format!("invalid link: {error}"))?;
-        }
-        if missing.is_empty() {
-            Ok(share)
-        } else {
-            Err(format!(
-                "the link is incomplete: {} is missing. Copy the whole link",
-                missing.join(", ")
-            ))
+        let controls = Controls {
+            choices,
+            prompt: recipe.prompts.into_iter().next().unwrap_or_default(),
+            negative: recipe.negative,
+            seed: recipe.seed,
+            steps: recipe.steps,
+            guidance: recipe.guidance,
+            scheduler: recipe.scheduler,
+            count: recipe.count,
+            routing: recipe.routing,
+            muted: recipe.muted,
+        };
+        let image = recipe.image.filter(|&image| image < recipe.count);
+        let Recipe { model, hash, decoder, .. } = recipe;
+        Ok(Self { model, hash, decoder, controls, explore, image, unknown, differs, origin })
+    }
+
+    /// The run as a recipe of the library.
+    pub fn recipe(&self) -> Recipe {
+        let c = &self.controls;
+        let rows = |choice: &Choice| match *choice {
+            Choice::Any => vec![None],
+            Choice::Varied => Vec::new(),
+            Choice::Row(row) => vec![Some(row)],
+        };
+        let said = Some(&c.prompt).filter(|prompt| !prompt.is_empty());
+        let explore =
+            self.explore.as_ref().map(|selection| (EXPLORE.to_owned(), selection.to_text()));
+        Recipe {
+            model: self.model.clone(),
+            hash: self.hash.clone(),
+            decoder: self.decoder.clone(),
+            labels: c.choices.iter().map(rows).collect(),
+            prompts: said.into_iter().cloned().collect(),
+            negative: c.negative.clone(),
+            seed: c.seed,
+            steps: c.steps,
+            guidance: c.guidance,
+            scheduler: c.scheduler,
+            count: c.count,
+            routing: c.routing,
+            muted: c.muted.clone(),
+            batch: None,
+            weights: None,
+            image: self.image,
+            scale: None,
+            others: explore.into_iter().collect(),
         }
     }
 
-    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let wrong = |should: &str| {
-            format!(
-                "invalid {key} in the link: expected {should}, got \
-            {value:?}"
-            )
-        };
-        let unknown = |error: &UnknownName| format!("invalid link: {error}");
-        let c = &mut self.controls;
-        match key {
-            "model" => self.model = Some(value.to_owned()),
-            "hash" => self.hash = Some(value.to_ascii_lowercase()),
-            "vae" => self.decoder = Some(value.to_owned()),
-            "seed" => c.seed = value.parse().map_err(|_| wrong("a whole number"))?,
-            "count" => c.count = within(value, 1, MAX_COUNT).map_err(|s| wrong(&s))?,
-            "steps" => c.steps = within(value, 1, MAX_STEPS).map_err(|s| wrong(&s))?,
-            "guidance" => c.guidance = within(value, 0.0, 100.0).map_err(|s| wrong(&s))?,
-            // Links of earlier versions use "solver".
-            "scheduler" | "solver" => c.scheduler = value.parse().map_err(|e| unknown(&e))?,
-            "prompt" => value.clone_into(&mut c.prompt),
-            "negative" => value.clone_into(&mut c.negative),
-            // A text-conditioned model has no other labels.
-            "labels" if value.is_empty() => c.choices.clear(),
-            "labels" => {
-                let choices: Option<Vec<_>> = value.split(',').map(choice).collect();
-                c.choices = choices.ok_or_else(|| wrong("a list of numbers, any or varied"))?;
-            }
-            "rule" => c.routing.rule = value.parse().map_err(|e| unknown(&e))?,
-            "gamma" => {
-                c.routing.gamma = Some(within(value, 0.0, 1.0).map_err(|s| wrong(&s))?);
-            }
-            "shift" => c.routing.shift = within(value, -1.0, 1.0).map_err(|s| wrong(&s))?,
-            "odds" => c.routing.log_odds = within(value, -24.0, 24.0).map_err(|s| wrong(&s))?,
-            "mute" => c.muted = value.parse().map_err(|_| wrong("experts as BLOCK:EXPERT"))?,
-            "explore" => self.explore = Some(value.parse()?),
-            _ => self.unknown.push(key.to_owned()),
-        }
-        Ok(())
+    /// The recipe for a file with images of the run: with the batch, which in the app is all images.
+    pub(super) fn file_recipe(&self, image: Option<usize>, scale: Option<u32>) -> Recipe {
+        let c = &self.controls;
+        let together = c.routing.rule == RoutingRule::Pool || c.scheduler.is_adaptive();
+        let batch = together.then_some(c.count);
+        Recipe { image, scale, batch, ..self.recipe() }
     }
 
     /// The text that [`Share::parse`] reads, without `#`.
     pub fn to_fragment(&self) -> String {
-        let c = &self.controls;
-        let mut parts = Vec::new();
-        let mut put = |key: &str, value: String| parts.push(format!("{key}={value}"));
-        if let Some(model) = &self.model {
-            put("model", encode(model));
-        }
-        if let Some(hash) = &self.hash {
-            put("hash", encode(hash));
-        }
-        if let Some(decoder) = &self.decoder {
-            put("vae", encode(decoder));
-        }
-        put("seed", c.seed.to_string());
-        put("count", c.count.to_string());
-        put("steps", c.steps.to_string());
-        // Rust writes the shortest digits that read back as the same number.
-        put("guidance", c.guidance.to_string());
-        put("scheduler", c.scheduler.to_string());
-        for (option, value) in c.scheduler.changed_options() {
-            put(option.name, option.format(value));
-        }
-        let choices: Vec<_> = c
-            .choices
-            .iter()
-            .map(|choice| match choice {
-                Choice::Any => "any".to_owned(),
-                Choice::Varied => "varied".to_owned(),
-                Choice::Row(row) => row.to_string(),
-            })
-            .collect();
-        put("labels", choices.join(","));
-        for (key, text) in [("prompt", &c.prompt), ("negative", &c.negative)] {
-            if !text.is_empty() {
-                put(key, encode(text));
-            }
-        }
-        if c.routing.rule != RoutingRule::default() {
-            put("rule", c.routing.rule.to_string());
-        }
-        if let Some(gamma) = c.routing.gamma {
-            put("gamma", gamma.to_string());
-        }
-        if c.routing.shift != 0.0 {
-            put("shift", c.routing.shift.to_string());
-        }
-        if c.routing.log_odds != 0.0 {
-            put("odds", c.routing.log_odds.to_string());
-        }
-        if !c.muted.is_empty() {
-            put("mute", c.muted.to_string());
-        }
-        if let Some(selection) = &self.explore {
-            put("explore", selection.to_text());
-        }
-        parts.join("&")
+        self.recipe().to_text()
     }
 
     /// Whether a fragment looks like a shared run, not like a page anchor.
     pub fn is_share(fragment: &str) -> bool {
         fragment.trim_start_matches('#').split('&').any(|part| part.starts_with("seed="))
     }
-}
 
-fn choice(text: &str) -> Option<Choice> {
-    match text {
-        "any" => Some(Choice::Any),
-        "varied" => Some(Choice::Varied),
-        row => row.parse().ok().map(Choice::Row),
+    /// Whether the run was made with this model file, as far as both checksums go; true if it names none.
+    pub(super) fn agrees_with(&self, hash: &str) -> bool {
+        self.recipe().agrees_with(hash)
     }
 }
 
-/// A number in a range, or the expected range.
-fn within<T>(text: &str, least: T, most: T) -> Result<T, String>
-where
-    T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
-{
-    let number = text.parse().ok().filter(|n| *n >= least && *n <= most);
-    number.ok_or_else(|| format!("a number from {least} to {most}"))
-}
-
-/// Percent-encodes what has a meaning in a fragment.
-fn encode(text: &str) -> String {
-    let mut out = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~/:,".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let digit = |value: u8| char::from(b"0123456789ABCDEF"[usize::from(value)]);
-            out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
-        }
+/// The rows of a table as the app offers them; `None` if several take turns.
+fn choice(rows: &[Option<u32>]) -> Option<Choice> {
+    match rows {
+        [] => Some(Choice::Varied),
+        [None] => Some(Choice::Any),
+        [Some(row)] => Some(Choice::Row(*row)),
+        _ => None,
     }
-    out
-}
-
-fn decode(text: &str) -> Result<String, String> {
-    let damaged = || "the link is damaged. Copy the whole link again".to_owned();
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        if *first != b'%' {
-            bytes.push(*first);
-            continue;
-        }
-        let (digits, tail) = rest.split_at_checked(2).ok_or_else(damaged)?;
-        let digits = std::str::from_utf8(digits).map_err(|_| damaged())?;
-        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| damaged())?);
-        rest = tail;
-    }
-    String::from_utf8(bytes).map_err(|_| damaged())
 }
 
 #[cfg(test)]
@@ -238,6 +213,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use diffmoe::model::Routing;
+    use diffmoe::scheduler::{ALL, SchedulerKind};
 
     fn choice_strategy() -> impl Strategy<Value = Choice> {
         prop_oneof![Just(Choice::Any), Just(Choice::Varied), any::<u32>().prop_map(Choice::Row),]
@@ -262,7 +239,7 @@ mod tests {
             let routing = Routing { rule, gamma, shift, log_odds };
             let muted = muted.into_iter().collect();
             let controls = Controls { choices, prompt, negative, seed, steps, guidance, scheduler, count, routing, muted };
-            Share { model, hash: Some("0a1b2c3d".into()), decoder, controls, explore: None, unknown: Vec::new() }
+            Share { model, hash: Some("0a1b2c3d".into()), decoder, ..Share::of(controls) }
         }
     }
 
@@ -288,9 +265,7 @@ mod tests {
         assert!(Share::parse(good).is_ok());
         let refused = |text: &str| Share::parse(text).unwrap_err();
         assert!(refused("").contains("seed, steps, guidance, labels is missing"));
-        assert!(
-            refused(&format!("{good}&steps=0")).contains("invalid steps in the link: expected")
-        );
+        assert!(refused(&format!("{good}&steps=0")).contains("invalid steps in the link"));
         assert!(refused(&format!("{good}&guidance=NaN")).contains("from 0 to 100"));
         assert!(refused(&format!("{good}&count=17")).contains("from 1 to 16"));
         assert!(
@@ -326,21 +301,16 @@ mod tests {
     }
 
     #[test]
-    fn links_carry_every_option_of_a_scheduler() {
-        for info in ALL {
-            for option in info.options {
-                let mut share = Share::parse("seed=1&steps=5&guidance=2&labels=any").unwrap();
-                let mut values = [1.0, 0.5].into_iter().filter(|&v| option.check(v).is_ok());
-                let value = values.next().expect("a value that is no default");
-                let kind = SchedulerKind::new(info).with(option.name, value).unwrap();
-                share.controls.scheduler = kind;
-                let fragment = share.to_fragment();
-                assert!(fragment.contains(option.name), "{fragment}");
-                assert_eq!(Share::parse(&fragment), Ok(share));
-            }
-        }
+    fn what_the_app_cannot_do_is_said() {
         let wrong = "rtol=0.1&seed=1&steps=5&guidance=2&labels=any&scheduler=heun";
         assert!(Share::parse(wrong).unwrap_err().contains("rtol is not an option of heun"));
+        let good = "seed=1&steps=5&guidance=2&labels=any";
+        let refused = |more: &str| Share::parse(&format!("{good}&{more}")).unwrap_err();
+        assert!(refused("labels=3;4").contains("several labels or prompts"));
+        assert!(refused("prompt=a&prompt=b").contains("`diffmoe sample --like`"));
+        let other =
+            Share::parse(&format!("{good}&weights=int8&rule=pool&count=4&batch=2")).unwrap();
+        assert_eq!(other.differs.len(), 2);
     }
 
     #[test]

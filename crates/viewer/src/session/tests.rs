@@ -5,6 +5,7 @@ mod latents;
 mod losses;
 mod model;
 mod pace;
+mod saved;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -150,7 +151,7 @@ fn a_first_picture_is_drawn_without_being_asked() {
     let at = At { step: 0, layer: 0, branch: Branch::Conditional };
     assert!(record.trace.counts(at).unwrap().iter().sum::<u32>() > 0);
     let model = session.model().unwrap();
-    assert_eq!(model.hash.len(), 8);
+    assert_eq!(model.hash.len(), 10);
     assert!(model.device.starts_with("processor"), "{}", model.device);
     assert!(session.notes().is_empty(), "{:?}", session.notes());
     assert_eq!(session.tick(), Tick::Idle);
@@ -260,14 +261,7 @@ fn links_of_other_models_are_told_apart() {
     let (_folder, path) = file();
     let mut session = opened(path.clone());
     let name = path.file_name().unwrap().to_string_lossy().into_owned();
-    let mut share = Share {
-        model: None,
-        hash: Some("00000000".into()),
-        decoder: None,
-        controls: controls(),
-        explore: None,
-        unknown: vec![],
-    };
+    let mut share = Share { hash: Some("00000000".into()), ..Share::of(controls()) };
     session.open_share(share.clone());
     assert!(session.notes().last().unwrap().text.contains("another version"));
     ready(&mut session);

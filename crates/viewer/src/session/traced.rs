@@ -21,16 +21,16 @@ pub fn is_trace(bytes: &[u8]) -> bool {
     }
 }
 
-/// The shape of a model that would route such tokens.
-fn config_of(trace: &Trace) -> Result<Config, String> {
-    let [rows, columns] = trace.grid();
+/// The shape of a model that would route such tokens and make pictures of this size.
+pub(super) fn config_of(trace: &Trace, size: [usize; 2]) -> Result<Config, String> {
+    let patch = size[0] / trace.grid()[0].max(1);
     let depth = trace.blocks().last().map_or(1, |block| block + 1);
     let json = serde_json::json!({
         "name": trace.model(), "kind": if trace.experts() > 0 { "diffmoe" } else { "dense" },
         "t_kind": "flow", "space": "pixels",
         "params": {
-            "input_size": [rows * PATCH, columns * PATCH], "in_channels": 3, "num_classes": 1,
-            "patch_size": PATCH, "depth": depth, "hidden_size": 16, "num_heads": 2,
+            "input_size": size, "in_channels": 3, "num_classes": 1,
+            "patch_size": patch, "depth": depth, "hidden_size": 16, "num_heads": 2,
             "learn_sigma": false,
             "MoE_config": {"num_experts": trace.experts().max(1), "interleave": true}
         }
@@ -38,8 +38,8 @@ fn config_of(trace: &Trace) -> Result<Config, String> {
     Config::from_json(&json.to_string()).map_err(|error| error.to_string())
 }
 
-/// A name for each image: its labels, or its number.
-fn names(trace: &Trace) -> Vec<String> {
+/// A name for each picture: its labels, or its number.
+pub(super) fn names(trace: &Trace) -> Vec<String> {
     let name = |picture: usize| {
         let labels = trace.labels().iter().filter_map(|table| table.get(picture));
         let labels: Vec<&str> =
@@ -67,7 +67,7 @@ impl Session {
         if trace.pictures() == 0 {
             return Err("the trace contains no routing".to_owned());
         }
-        let config = Arc::new(config_of(&trace)?);
+        let config = Arc::new(config_of(&trace, trace.grid().map(|side| side * PATCH))?);
         let (steps, labels) = (trace.steps(), names(&trace));
         let controls = Controls { steps: steps.max(1), count: labels.len(), ..Controls::none() };
         self.runs += 1;
@@ -83,15 +83,9 @@ impl Session {
             step_ms: Vec::new(),
             stage_ms: Vec::new(),
             complete: true,
+            recorded: false,
             device: format!("trace {name}"),
-            share: Share {
-                model: None,
-                hash: None,
-                decoder: None,
-                controls,
-                explore: None,
-                unknown: Vec::new(),
-            },
+            share: Share::of(controls),
         })
     }
 }
@@ -118,7 +112,7 @@ mod tests {
     #[test]
     fn a_trace_becomes_a_run_with_its_routing() {
         let trace = trace();
-        let config = config_of(&trace).unwrap();
+        let config = config_of(&trace, trace.grid().map(|side| side * PATCH)).unwrap();
         assert_eq!((config.grid(), config.num_experts), (trace.grid(), 3));
         assert_eq!(names(&trace), ["a", "b"]);
     }

@@ -2,6 +2,7 @@
 //! is wrong. Everything is found by the name that a screen reader would say.
 
 mod explore;
+mod take;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -77,7 +78,15 @@ fn bytes(name: &str, content: Vec<u8>) -> ModelSource {
 }
 
 fn launch(model: ModelSource, draw_at_once: bool) -> Launch {
-    Launch { model, decoder: None, share: None, backend: Backend::Cpu, draw_at_once, problem: None }
+    Launch {
+        model,
+        decoder: None,
+        share: None,
+        backend: Backend::Cpu,
+        draw_at_once,
+        recording: None,
+        problem: None,
+    }
 }
 
 /// The app, which begins with the first frame.

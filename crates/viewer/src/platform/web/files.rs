@@ -12,11 +12,11 @@ fn document() -> Option<web_sys::Document> {
     web_sys::window()?.document()
 }
 
-/// Opens a file dialog for a model; `None` if it was cancelled. Must follow a click or key press.
+/// Opens a file dialog for a model, a trace or a saved image; `None` if it was cancelled. Must follow a click or key press.
 pub async fn pick_file() -> Option<Result<PickedFile, String>> {
     let input = document()?.create_element("input").ok()?.unchecked_into::<HtmlInputElement>();
     input.set_type("file");
-    input.set_accept(".safetensors");
+    input.set_accept(".safetensors,.json,.png");
     let answered = Promise::new(&mut |resolve, _| {
         input.set_onchange(Some(&resolve));
         // A handler of this event has no property of its own in the bindings.

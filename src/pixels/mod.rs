@@ -1,6 +1,12 @@
-//! Samples as pixels: grids of images, PNG files, and the settings inside them.
+//! Samples as pixels: grids of images, PNG files, still and moving, and the texts inside them.
+
+mod animation;
+mod texts;
 
 use std::path::Path;
+
+pub use animation::{Timing, animation};
+pub use texts::{PngTextError, text};
 
 /// Pixels of eight bits per channel, red, green and blue, row by row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,21 +76,13 @@ impl RgbImage {
         [self.pixels[at], self.pixels[at + 1], self.pixels[at + 2]]
     }
 
-    /// The image as a PNG file, with text chunks `(keyword, text)` that image tools show.
+    /// The image as a PNG file, with text chunks `(keyword, text)` that image tools show; [`text`] reads them.
     ///
     /// # Errors
     /// When a keyword is empty or longer than 79 bytes.
-    pub fn to_png(&self, texts: &[(&str, &str)]) -> Result<Vec<u8>, PngError> {
+    pub fn to_png(&self, texts: &[(&str, String)]) -> Result<Vec<u8>, PngError> {
         let mut file = Vec::new();
-        let mut encoder = png::Encoder::new(&mut file, self.width, self.height);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_depth(png::BitDepth::Eight);
-        encoder.set_compression(png::Compression::Fast);
-        // Enlarged pixels are rows and columns that repeat; this finds both.
-        encoder.set_filter(png::Filter::Adaptive);
-        for (keyword, text) in texts {
-            encoder.add_itxt_chunk((*keyword).to_owned(), (*text).to_owned())?;
-        }
+        let encoder = self.encoder(&mut file, texts)?;
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&self.pixels)?;
         writer.finish()?;
@@ -97,6 +95,29 @@ impl RgbImage {
     /// When the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<(), PngError> {
         Ok(std::fs::write(path, self.to_png(&[])?)?)
+    }
+
+    /// An encoder for images of this size.
+    fn encoder<'a>(
+        &self,
+        file: &'a mut Vec<u8>,
+        texts: &[(&str, String)],
+    ) -> Result<png::Encoder<'static, &'a mut Vec<u8>>, PngError> {
+        let mut encoder = png::Encoder::new(file, self.width, self.height);
+        encoder.set_color(png::ColorType::Rgb);
+        encoder.set_depth(png::BitDepth::Eight);
+        encoder.set_compression(png::Compression::Fast);
+        // Enlarged pixels are rows and columns that repeat; this finds both.
+        encoder.set_filter(png::Filter::Adaptive);
+        for (keyword, text) in texts {
+            // Plain chunks are read by more programs, and know Latin-1 alone.
+            if text.is_ascii() {
+                encoder.add_text_chunk((*keyword).to_owned(), text.clone())?;
+            } else {
+                encoder.add_itxt_chunk((*keyword).to_owned(), text.clone())?;
+            }
+        }
+        Ok(encoder)
     }
 
     fn put(&mut self, x: u32, y: u32, rgb: [u8; 3]) {
@@ -264,7 +285,8 @@ mod tests {
     #[test]
     fn a_png_holds_pixels_and_texts() {
         let image = RgbImage::from_raw(2, 1, vec![255, 0, 10, 20, 30, 40]).unwrap();
-        let file = image.to_png(&[("parameters", "Steps: 10, größer")]).unwrap();
+        let texts = [("parameters", "Steps: 10, größer".to_owned()), ("plain", "a=1".to_owned())];
+        let file = image.to_png(&texts).unwrap();
         let mut reader = png::Decoder::new(std::io::Cursor::new(&file)).read_info().unwrap();
         let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
         reader.next_frame(&mut bytes).unwrap();
@@ -274,7 +296,9 @@ mod tests {
             (text.keyword.as_str(), text.get_text().unwrap()),
             ("parameters", "Steps: 10, größer".into())
         );
-        assert!(image.to_png(&[("", "x")]).is_err());
+        let text = &reader.info().uncompressed_latin1_text[0];
+        assert_eq!((text.keyword.as_str(), text.text.as_str()), ("plain", "a=1"));
+        assert!(image.to_png(&[("", "x".to_owned())]).is_err());
         assert_eq!(RgbImage::from_raw(2, 1, vec![0; 5]), None);
         assert_eq!(RgbImage::from_raw(0, 1, Vec::new()), None);
     }

@@ -1,0 +1,59 @@
+//! `diffmoe record`, and the recording that the page shows while its first model arrives.
+
+mod command;
+
+use std::path::Path;
+
+use command::{diffmoe, refused};
+use diffmoe::pipeline::{Recording, Settings};
+use diffmoe::scheduler::Branch;
+
+/// Bytes that the page's recording may have.
+const BUDGET: usize = 150_000;
+/// What makes it anew.
+const COMMAND: &str = "diffmoe record --seed 7 --out assets/emoji.recording";
+
+#[test]
+fn the_pages_recording_is_small_and_fits_the_model_that_is_shipped() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/emoji.recording");
+    let bytes = std::fs::read(path).expect("the recording");
+    assert!(bytes.len() <= BUDGET, "{} bytes, more than {BUDGET}", bytes.len());
+    let recording = Recording::from_bytes(&bytes).expect("a recording");
+    let checkpoint = diffmoe_models::open("emoji").expect("a model").expect("a good model");
+    let (config, trace) = (checkpoint.config(), &recording.trace);
+    let shape = (trace.blocks(), trace.experts(), trace.grid(), trace.steps());
+    let expected = (config.moe_blocks(), config.num_experts, config.grid(), config.defaults.steps);
+    assert_eq!(shape, expected, "the model has changed: run `{COMMAND}`");
+    assert_eq!(recording.size, config.input_size);
+    assert!(recording.images() >= 1 && trace.has_scores() && trace.has(Branch::Unconditional));
+    assert_eq!(recording.samples().len(), config.defaults.steps as usize + 1);
+    // It says which file drew it, and its settings are those that the model recommends.
+    let digest: [u8; 32] = {
+        use sha2::Digest;
+        sha2::Sha256::digest(diffmoe_models::bytes("emoji").expect("a model")).into()
+    };
+    let hash = diffmoe::pipeline::Recipe::short_hash(digest);
+    assert!(recording.recipe.agrees_with(&hash), "the model has changed: run `{COMMAND}`");
+    let settings = recording.recipe.builder(config).expect("its tables").build().expect("settings");
+    let recommended = Settings::builder(config);
+    let recommended = recommended.images(settings.pictures()).seed(settings.seed);
+    assert_eq!(settings, recommended.build().expect("settings"));
+}
+
+#[test]
+fn a_run_is_recorded_as_far_as_the_size_allows() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("a.recording").display().to_string();
+    let quick = ["record", "--seed", "5", "--count", "2", "--steps", "2", "--out", &out];
+    let (code, stdout, stderr) = diffmoe(&quick);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("2 of 2 images"), "{stdout}");
+    let bytes = std::fs::read(&out).expect("a file");
+    let recording = Recording::from_bytes(&bytes).expect("a recording");
+    assert_eq!((recording.images(), recording.expected.len()), (2, 2));
+    let less = (bytes.len() * 2 / 3).to_string();
+    let (code, stdout, stderr) = diffmoe(&[&quick[..], &["--most", &less]].concat());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("1 of 2 images"), "{stdout}");
+    refused(&[&quick[..], &["--most", "1000"]].concat(), "more than 1000 bytes");
+}

@@ -1,0 +1,155 @@
+//! Series of the views as CSV: a heading, then numbers and names without commas.
+
+use std::fmt::Write as _;
+
+use diffmoe::scheduler::Branch;
+use diffmoe::trace::Trace;
+
+use super::lens::Lens;
+use super::margins::{Histogram, middle};
+use super::story::Story;
+use super::tally::Tally;
+
+const PASSES: [(Branch, &str); 2] =
+    [(Branch::Conditional, "with label"), (Branch::Unconditional, "without")];
+
+/// What can be written, as text; empty where it is not known.
+fn cell(value: Option<impl std::fmt::Display>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}
+
+/// Tokens of each expert at each step, in both kinds of passes: the river and the map.
+pub(crate) fn loads(trace: &Trace, noise: &[f32]) -> String {
+    let mut csv = "step,noise,pass,block,expert,tokens,pool,load\n".to_owned();
+    for (branch, pass) in PASSES.into_iter().filter(|(branch, _)| trace.has(*branch)) {
+        let tally = Tally::of(&Lens { trace, branch, shift: 0.0 });
+        for step in 0..tally.steps.len() {
+            for (layer, block) in tally.blocks.iter().enumerate() {
+                let Some(share) = tally.share(step, layer) else { continue };
+                for (e, tokens) in share.tokens.iter().enumerate() {
+                    let (noise, load) = (cell(noise.get(step)), cell(share.load(e)));
+                    let pool = share.pool;
+                    let _ =
+                        writeln!(csv, "{step},{noise},{pass},{block},{e},{tokens},{pool},{load}");
+                }
+            }
+        }
+    }
+    csv
+}
+
+/// C of each step, in both kinds of passes.
+pub(crate) fn compute(trace: &Trace, noise: &[f32]) -> String {
+    let mut csv = "step,noise,with label,without\n".to_owned();
+    let tallies = PASSES.map(|(branch, _)| Tally::of(&Lens { trace, branch, shift: 0.0 }));
+    for step in 0..trace.steps() as usize {
+        let [with, without] = tallies.each_ref().map(|tally| cell(tally.capacity(step)));
+        let _ = writeln!(csv, "{step},{},{with},{without}", cell(noise.get(step)));
+    }
+    csv
+}
+
+/// Every patch of an image and every expert of a layer at a step: who takes it, with need, threshold and gate.
+pub(crate) fn patches(lens: &Lens<'_>, step: usize, layer: usize, image: usize) -> String {
+    let mut csv = "row,column,expert,takes,need,threshold,gate\n".to_owned();
+    let Some(layer) = lens.layer(step, layer) else { return csv };
+    let (tokens, columns) = (lens.trace.tokens(), lens.trace.grid()[1].max(1));
+    for patch in 0..tokens {
+        let token = image * tokens + patch;
+        let gates = layer.gates(token);
+        for e in 0..layer.experts() {
+            let takes = u8::from(layer.takes(token, e));
+            let (need, threshold) = (cell(layer.need(token, e)), cell(layer.threshold(e)));
+            let gate = cell(gates.as_ref().and_then(|gates| gates.get(e)));
+            let (row, column) = (patch / columns + 1, patch % columns + 1);
+            let _ = writeln!(csv, "{row},{column},{e},{takes},{need},{threshold},{gate}");
+        }
+    }
+    csv
+}
+
+/// The experts of one patch, in every layer at every step.
+pub(crate) fn patch_story(story: &Story, blocks: &[usize], noise: &[f32]) -> String {
+    let mut csv = "block,step,noise,expert,gate\n".to_owned();
+    for (block, steps) in blocks.iter().zip(story) {
+        for (step, experts) in steps.iter().enumerate() {
+            for (expert, gate) in experts {
+                let (noise, gate) = (cell(noise.get(step)), cell(*gate));
+                let _ = writeln!(csv, "{block},{step},{noise},{expert},{gate}");
+            }
+        }
+    }
+    csv
+}
+
+/// How far decisions lie from their thresholds.
+pub(crate) fn margins(histogram: &Histogram) -> String {
+    let mut csv = "margin in log-odds,decisions\n".to_owned();
+    for (i, decisions) in histogram.bars.iter().enumerate() {
+        let _ = writeln!(csv, "{},{decisions}", middle(i));
+    }
+    csv
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::margins::histogram;
+    use super::super::story::story;
+    use super::super::tests::{run, scored};
+    use super::*;
+    use diffmoe::trace::At;
+
+    #[test]
+    fn loads_are_the_counts_of_the_trace() {
+        let trace = scored();
+        let csv = loads(&trace, &[1.0, 0.5]);
+        let mut lines = csv.lines();
+        assert_eq!(lines.next(), Some("step,noise,pass,block,expert,tokens,pool,load"));
+        let mut rows = 0;
+        for line in lines {
+            let cells: Vec<&str> = line.split(',').collect();
+            let number = |i: usize| cells[i].parse::<usize>().unwrap();
+            let branch = PASSES.iter().find(|(_, name)| *name == cells[2]).unwrap().0;
+            let layer = trace.blocks().iter().position(|&block| block == number(3)).unwrap();
+            let at = At { step: number(0) as u32, layer, branch };
+            assert_eq!(trace.counts(at).unwrap()[number(4)] as usize, number(5), "{line}");
+            rows += 1;
+        }
+        let passes: usize = PASSES.iter().filter(|(branch, _)| trace.has(*branch)).count();
+        assert!(rows > 0 && rows <= passes * trace.steps() as usize * trace.blocks().len() * 3);
+    }
+
+    #[test]
+    fn series_have_a_row_for_each_of_their_numbers() {
+        let trace = run(&[&[&[0b011, 0b001, 0, 0]], &[&[0b100, 0b110, 0b100, 0]]], 3);
+        assert_eq!(
+            compute(&trace, &[1.0, 0.5]),
+            "step,noise,with label,without\n0,1,0.75,\n1,0.5,1,\n"
+        );
+        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
+        let told = patch_story(&story(&lens, 0, 1), &trace.blocks(), &[1.0, 0.5]);
+        assert_eq!(told, "block,step,noise,expert,gate\n1,0,1,0,\n1,1,0.5,1,\n1,1,0.5,2,\n");
+        let all = patches(&lens, 0, 0, 0);
+        assert_eq!(all.lines().count(), 1 + 4 * 3);
+        assert!(all.contains("\n1,2,0,1,,,\n") && all.contains("\n2,1,0,0,,,\n"), "{all}");
+    }
+
+    #[test]
+    fn needs_gates_and_margins_are_those_of_the_scores() {
+        let trace = scored();
+        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
+        let at = At { step: 1, layer: 0, branch: Branch::Conditional };
+        let csv = patches(&lens, 1, 0, 1);
+        let line = csv.lines().nth(1 + 3 * 2 + 1).unwrap();
+        let cells: Vec<f32> = line.split(',').map(|cell| cell.parse().unwrap()).collect();
+        let token = 4 + 2;
+        assert_eq!(cells[4], trace.need(at, token, 1).unwrap());
+        assert!((cells[6] - trace.gate_probabilities(at, token).unwrap()[1]).abs() < 1e-6);
+        let histogram = histogram(&lens.layer(1, 0).unwrap()).unwrap();
+        let csv = margins(&histogram);
+        let sum: u32 =
+            csv.lines().skip(1).map(|l| l.split_once(',').unwrap().1.parse::<u32>().unwrap()).sum();
+        assert_eq!(sum, histogram.bars.iter().sum::<u32>());
+        assert!(csv.contains("\n-12,") && csv.contains("\n12,"));
+    }
+}

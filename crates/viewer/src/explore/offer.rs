@@ -1,0 +1,28 @@
+//! The files that cards offer.
+
+use egui::Rect;
+
+/// A file that a card offers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Save {
+    /// What is painted in this rectangle, as PNG.
+    View(Rect, &'static str),
+    /// The image with its overlay at every step, as an animated PNG.
+    Steps,
+    /// C over noise, as SVG.
+    Curve,
+    /// The river of the block, as SVG.
+    River,
+    /// The map of the run, as SVG.
+    Map,
+    /// C of each step.
+    Compute,
+    /// Tokens of each expert.
+    Loads,
+    /// Patches and experts at the step.
+    Patches,
+    /// The selected patch over the run.
+    Story,
+    /// Margins of the layer.
+    Margins,
+}

@@ -1,0 +1,173 @@
+//! The plots over noise as vector files: C, the river of a block, the map of the run.
+
+use egui::{Color32, Pos2, Rect, Vec2, pos2, vec2};
+
+use super::axis::Axis;
+use super::data::tally::Tally;
+use super::river::edges;
+use super::svg::{Anchor, Svg};
+use crate::palette;
+
+/// Room around a plot for its words, and its own size.
+const LEFT: f32 = 64.0;
+const RIGHT: f32 = 120.0;
+const TOP: f32 = 34.0;
+const BOTTOM: f32 = 40.0;
+const PLOT: Vec2 = vec2(560.0, 220.0);
+/// Height of a row of the map.
+const ROW: f32 = 14.0;
+
+const INK: Color32 = Color32::from_rgb(0x1A, 0x1D, 0x26);
+const WEAK: Color32 = Color32::from_rgb(0x5B, 0x63, 0x75);
+const GROUND: Color32 = Color32::from_rgb(0xF1, 0xF3, 0xF7);
+const FIRST: Color32 = Color32::from_rgb(0x2B, 0x63, 0xD9);
+
+/// What all plots need.
+pub(super) struct Plot<'a> {
+    /// Noise level of each step.
+    pub(super) noise: &'a [f32],
+    /// Model and seed, for the heading.
+    pub(super) name: &'a str,
+}
+
+impl Plot<'_> {
+    /// A page with a plot of this height, its heading, and the noise levels below it.
+    fn page(&self, height: f32, heading: &str) -> (Svg, Rect, Axis) {
+        let size = vec2(LEFT + PLOT.x + RIGHT, TOP + height + BOTTOM);
+        let mut svg = Svg::new(size);
+        let rect = Rect::from_min_size(pos2(LEFT, TOP), vec2(PLOT.x, height));
+        svg.area(rect, GROUND);
+        svg.text(pos2(LEFT, TOP / 2.0), Anchor::Start, &format!("{heading} · {}", self.name), INK);
+        let axis = Axis::new(rect.left(), rect.right(), self.noise.len());
+        for step in axis.spread(44.0) {
+            let at = pos2(axis.middle(step), rect.bottom() + 14.0);
+            svg.text(at, Anchor::Middle, &format!("{:.2}", self.noise[step]), WEAK);
+        }
+        let at = pos2(rect.center().x, rect.bottom() + 30.0);
+        svg.text(at, Anchor::Middle, "noise level at which the step begins", WEAK);
+        (svg, rect, axis)
+    }
+
+    /// C of both kinds of passes.
+    pub(super) fn curve(&self, shown: (&str, &Tally), other: Option<(&str, &Tally)>) -> Vec<u8> {
+        let (mut svg, rect, axis) = self.page(PLOT.y, "Compute C, experts for each patch");
+        let values = |tally: &Tally| -> Vec<f32> {
+            (0..tally.steps.len()).map_while(|step| tally.capacity(step)).collect()
+        };
+        let curves: Vec<(&str, Vec<f32>)> =
+            [Some(shown), other].into_iter().flatten().map(|(name, t)| (name, values(t))).collect();
+        let all = curves.iter().flat_map(|(_, values)| values).copied();
+        let most = all.fold(1.0_f32, f32::max) * 1.1;
+        let y = |value: f32| rect.bottom() - value / most * rect.height();
+        for mark in [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0].into_iter().filter(|mark| *mark <= most) {
+            let ends = [pos2(rect.left(), y(mark)), pos2(rect.right(), y(mark))];
+            svg.line(&ends, 0.6, WEAK, if mark == 1.0 { 3.0 } else { 1.0 });
+            svg.text(pos2(LEFT - 8.0, y(mark)), Anchor::End, &mark.to_string(), WEAK);
+        }
+        for (i, (name, values)) in curves.iter().enumerate() {
+            let at = |(step, value): (usize, &f32)| pos2(axis.middle(step), y(*value));
+            let points: Vec<Pos2> = values.iter().enumerate().map(at).collect();
+            let (colour, dash) = if i == 0 { (FIRST, 0.0) } else { (WEAK, 5.0) };
+            svg.line(&points, 2.0, colour, dash);
+            if let Some(end) = points.last() {
+                svg.text(pos2(rect.right() + 8.0, end.y), Anchor::Start, name, colour);
+            }
+        }
+        svg.finish("Compute C over noise")
+    }
+
+    /// The bands of one layer; their heights add up to C.
+    pub(super) fn river(&self, tally: &Tally, layer: usize) -> Vec<u8> {
+        let block = tally.blocks.get(layer).copied().unwrap_or(0);
+        let (mut svg, rect, axis) =
+            self.page(PLOT.y, &format!("Block {block}: experts for each patch"));
+        let edges = edges(tally, layer);
+        let steps = tally.steps.len();
+        let most = edges.last().into_iter().flatten().copied().fold(1.0_f32, f32::max) * 1.1;
+        let y = |value: f32| rect.bottom() - value / most * rect.height();
+        // Level over half a column at both ends.
+        let line = |edge: &[f32]| -> Vec<Pos2> {
+            let inner = edge.iter().enumerate().map(|(step, c)| pos2(axis.middle(step), y(*c)));
+            let first = pos2(axis.left, y(edge[0]));
+            let last = pos2(axis.x(steps), y(edge[steps - 1]));
+            std::iter::once(first).chain(inner).chain([last]).collect()
+        };
+        for e in 0..if steps > 0 { tally.experts } else { 0 } {
+            let mut around = line(&edges[e + 1]);
+            around.extend(line(&edges[e]).into_iter().rev());
+            svg.shape(&around, palette::expert(e));
+            let height = |step: usize| edges[e + 1][step] - edges[e][step];
+            let widest = (0..steps).max_by(|a, b| height(*a).total_cmp(&height(*b)));
+            if let Some(step) = widest.filter(|step| height(*step) / most * rect.height() > 12.0) {
+                let middle = y(f32::midpoint(edges[e + 1][step], edges[e][step]));
+                let colour = palette::text_on(palette::expert(e));
+                svg.text(pos2(axis.middle(step), middle), Anchor::Middle, &e.to_string(), colour);
+            }
+        }
+        let ends = [pos2(rect.left(), y(1.0)), pos2(rect.right(), y(1.0))];
+        svg.line(&ends, 0.8, WEAK, 3.0);
+        svg.text(pos2(LEFT - 8.0, y(1.0)), Anchor::End, "1", WEAK);
+        svg.finish(&format!("Experts of block {block} over noise"))
+    }
+
+    /// A row for each expert of each layer, a cell for each step: its load over a fair share, `colour` of it.
+    pub(super) fn map(&self, tally: &Tally, colour: impl Fn(f32) -> Color32) -> Vec<u8> {
+        let layers = tally.blocks.len();
+        let height = layers as f32 * (tally.experts as f32 * ROW + 6.0);
+        let (mut svg, rect, axis) = self.page(height, "Load of each expert over its fair share");
+        for (layer, block) in tally.blocks.iter().enumerate() {
+            let top = rect.top() + layer as f32 * (tally.experts as f32 * ROW + 6.0);
+            svg.text(pos2(8.0, top + ROW / 2.0), Anchor::Start, &format!("b{block}"), INK);
+            for e in 0..tally.experts {
+                let y = top + e as f32 * ROW;
+                svg.text(pos2(LEFT - 8.0, y + ROW / 2.0), Anchor::End, &e.to_string(), WEAK);
+                for step in 0..tally.steps.len() {
+                    let load = tally.share(step, layer).and_then(|share| share.load(e));
+                    let Some(load) = load else { continue };
+                    let cell = Rect::from_x_y_ranges(axis.span(step), y..=y + ROW - 1.0);
+                    svg.area(cell, colour(load));
+                    if axis.column() > 34.0 {
+                        let words = format!("{load:.1}");
+                        svg.text(
+                            cell.center(),
+                            Anchor::Middle,
+                            &words,
+                            palette::text_on(colour(load)),
+                        );
+                    }
+                }
+            }
+        }
+        svg.finish("Load of each expert over its fair share, by block and noise")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diffmoe::scheduler::Branch;
+
+    use super::super::data::lens::Lens;
+    use super::super::data::tests::run;
+    use super::*;
+
+    #[test]
+    fn files_hold_a_shape_for_everything_that_is_counted() {
+        let trace = run(&[&[&[0b011, 0b001, 0, 0]], &[&[0b100, 0b110, 0b100, 0]]], 3);
+        let tally = Tally::of(&Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 });
+        let plot = Plot { noise: &[1.0, 0.5], name: "tiny <7>" };
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let curve = text(plot.curve(("with label", &tally), Some(("without", &tally))));
+        // C is 0.75 and 1: the scale ends at 1.1.
+        let y = |c: f32| TOP + PLOT.y - c / 1.1 * PLOT.y;
+        let first = format!("{:.2},{:.2} {:.2},{:.2}", LEFT + 140.0, y(0.75), LEFT + 420.0, y(1.0));
+        assert_eq!(curve.matches(&first).count(), 2, "{curve}");
+        assert!(curve.contains("tiny &lt;7&gt;") && curve.contains(">with label<"));
+        let river = text(plot.river(&tally, 0));
+        assert_eq!(river.matches("<polygon").count(), 3, "a band for each expert");
+        let map =
+            text(plot.map(&tally, |load| if load > 1.0 { Color32::RED } else { Color32::BLUE }));
+        // Step 0: loads 2, 1, 0; step 1: 0, 0.75, 2.25.
+        assert_eq!((map.matches("#ff0000").count(), map.matches("#0000ff").count()), (2, 4));
+        assert!(map.contains(">2.2<") || map.contains(">2.3<"), "{map}");
+    }
+}

@@ -1,0 +1,114 @@
+//! Saved images restore their run.
+
+use super::super::export;
+use super::*;
+use diffmoe::model::RoutingRule;
+use diffmoe::pixels::RgbImage;
+
+/// A file of another program, or a damaged one.
+fn png(keyword: &str, text: &str) -> Vec<u8> {
+    let image = RgbImage::from_raw(1, 1, vec![7; 3]).unwrap();
+    image.to_png(&[(keyword, text.to_owned())]).unwrap()
+}
+
+fn told(session: &Session) -> String {
+    session.notes().iter().map(|note| note.text.as_str()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn every_setting_comes_back_from_a_saved_picture() {
+    let (_folder, path) = file();
+    let mut session = opened(path.clone());
+    let usual = controls();
+    let pool = Routing { rule: RoutingRule::Pool, ..Routing::default() };
+    let all = [
+        Controls { seed: u64::MAX, ..usual.clone() },
+        Controls { steps: 3, count: 3, ..usual.clone() },
+        Controls { guidance: 3.25, choices: vec![Choice::Any, Choice::Varied], ..usual.clone() },
+        Controls { scheduler: "unipc".parse().unwrap(), ..usual.clone() },
+        Controls { routing: Routing { gamma: Some(0.3), ..pool }, ..usual.clone() },
+        Controls { routing: Routing { shift: -0.125, log_odds: 1.5, ..pool }, ..usual.clone() },
+        Controls { muted: [(1, 2)].into_iter().collect(), ..usual },
+    ];
+    for wanted in all {
+        session.controls = wanted.clone();
+        session.generate();
+        ready(&mut session);
+        let record = session.record().unwrap().clone();
+        let (whole, second, moving) = (
+            export::png(&record, None, 99, None).unwrap(),
+            export::png(&record, Some(1), 99, Some(8)).unwrap(),
+            export::apng(&record, None).unwrap(),
+        );
+        for (file, picture) in [(whole, None), (second, Some(1)), (moving, None)] {
+            let mut other = opened(path.clone());
+            assert_ne!(other.controls.clone(), wanted);
+            other.open_png("saved.png", &file);
+            ready(&mut other);
+            assert!(told(&other).contains("settings in saved.png"), "{}", told(&other));
+            assert_eq!(other.controls, wanted);
+            let again = other.record().unwrap();
+            assert_eq!(again.frames, record.frames, "the same pictures");
+            assert_eq!(other.take_picture(), picture);
+        }
+    }
+}
+
+#[test]
+fn a_file_of_a_model_that_is_not_here_says_which_and_waits_for_it() {
+    let (_folder, path) = file();
+    let mut session = opened(path.clone());
+    session.generate();
+    ready(&mut session);
+    let record = session.record().unwrap().clone();
+    let saved = export::png(&record, None, 99, None).unwrap();
+
+    let (_other_folder, latent) = super::model::latent_file(4);
+    let mut other = opened(latent);
+    other.open_png("saved.png", &saved);
+    let text = told(&other);
+    assert!(text.contains("tiny.safetensors") && text.contains("Open that file here"), "{text}");
+    other.load(ModelSource::Path(path));
+    until(&mut other, "the run", |s| s.record().is_some_and(Record::is_complete));
+    assert_eq!(other.record().unwrap().frames, record.frames);
+}
+
+#[test]
+fn settings_of_another_program_are_taken_over_as_far_as_they_go() {
+    let (_folder, path) = file();
+    let mut session = opened(path);
+    let text = "a fox\nSteps: 4, Sampler: Euler a, CFG scale: 3.5, Seed: 99, Model: v1-5";
+    session.open_png("fox.png", &png("parameters", text));
+    ready(&mut session);
+    let c = &session.controls;
+    assert_eq!((c.seed, c.steps, c.guidance, c.count), (99, 4, 3.5, 1));
+    let text = told(&session);
+    for expected in ["fox.png was made with v1-5", "\"Euler a\"", "takes no prompts"] {
+        assert!(text.contains(expected), "{text}");
+    }
+    assert_eq!(session.record().unwrap().settings.seed, 99);
+}
+
+#[test]
+fn files_without_good_settings_change_nothing() {
+    let (_folder, path) = file();
+    let mut session = opened(path);
+    let before = session.controls.clone();
+    let good = export::png(&finished_record(), None, 99, None).unwrap();
+    let cases = [
+        (png("title", "a fox"), "contains no settings"),
+        (png("parameters", "a fox"), "contains no settings"),
+        (png("diffmoe", "seed=1&steps=0&guidance=1&labels=any"), "invalid steps"),
+        (png("diffmoe", "seed=1&steps=900&guidance=1&labels=any"), "from 1 to 250"),
+        (png("diffmoe", "seed=1"), "steps, guidance, labels is missing"),
+        (good[..60].to_vec(), "cut off"),
+    ];
+    for (file, expected) in cases {
+        assert!(is_png(&file));
+        session.open_png("a.png", &file);
+        let note = session.notes().last().unwrap();
+        assert!(note.text.contains(expected), "{}", note.text);
+        assert_eq!((session.phase(), &session.controls), (Phase::Ready, &before));
+    }
+    assert!(session.history().is_empty());
+}

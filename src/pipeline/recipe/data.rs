@@ -1,0 +1,264 @@
+//! What a recipe is, and how it comes from settings and becomes settings again.
+
+use crate::kernels::WeightPrecision;
+use crate::model::{Config, Muted, Routing, RoutingRule, UnknownName};
+use crate::pipeline::{Label, Settings, SettingsBuilder};
+use crate::scheduler::{ALL, OptionError, SchedulerKind, random_rows};
+
+/// Everything that draws the same images again: the model by name and checksum, the settings of the run, and what of
+/// the run a file shows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// Name of a shipped model, address of a file on the web, or the name of somebody's own file.
+    pub model: Option<String>,
+    /// First digits of the SHA-256 of the model's file, lower-case.
+    pub hash: Option<String>,
+    /// Address or file name of the image decoder, for a model that makes latents.
+    pub decoder: Option<String>,
+    /// For each label table the rows that the images take in turn, where `None` leaves it to the model. An empty list
+    /// stands for random rows from the seed.
+    pub labels: Vec<Vec<Option<u32>>>,
+    /// Prompts that the images take in turn; empty for none.
+    pub prompts: Vec<String>,
+    /// What guidance leads away from, in words.
+    pub negative: String,
+    /// Seed of the noise and of random rows.
+    pub seed: u64,
+    /// Denoising steps.
+    pub steps: u32,
+    /// Guidance scale; 1 is none.
+    pub guidance: f32,
+    /// Scheduler and its options.
+    pub scheduler: SchedulerKind,
+    /// Images of the run.
+    pub count: usize,
+    /// Routing rule and thresholds.
+    pub routing: Routing,
+    /// Experts that take no tokens.
+    pub muted: Muted,
+    /// Images that share a pass, where images of a pass depend on each other.
+    pub batch: Option<usize>,
+    /// What large matrices were on the device, where somebody chose it.
+    pub weights: Option<WeightPrecision>,
+    /// The image that a file shows, from 0; `None` for all of them.
+    pub image: Option<usize>,
+    /// How much a file enlarges them; `None` for the usual.
+    pub scale: Option<u32>,
+    /// Parts that the library does not know, as key and value: of a program around it, or of a later version.
+    pub others: Vec<(String, String)>,
+}
+
+/// Why a text is no recipe.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecipeError {
+    /// Parts that every recipe has.
+    #[error("incomplete settings: {} is missing", .0.join(", "))]
+    Missing(Vec<&'static str>),
+    /// A value that a part cannot have.
+    #[error("invalid {key}: expected {expected}, got {value:?}")]
+    Value {
+        /// The part.
+        key: String,
+        /// What was given.
+        value: String,
+        /// What it may be.
+        expected: String,
+    },
+    /// A percent sign without its two digits, or bytes that are no text.
+    #[error("damaged settings: a percent sign without two digits, or bytes that are no text")]
+    Damaged,
+    /// A scheduler or rule that this version does not have.
+    #[error(transparent)]
+    Unknown(#[from] UnknownName),
+    /// A wrong option of a scheduler.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// For another model.
+    #[error("the settings are for a model with {recipe} label tables, but {name} has {model}")]
+    Tables {
+        /// Label tables in the recipe.
+        recipe: usize,
+        /// Those of the model.
+        model: usize,
+        /// Its name.
+        name: String,
+    },
+}
+
+impl Recipe {
+    /// The settings of a run with a model; names and checksum are left to the caller.
+    pub fn of(settings: &Settings, config: &Config) -> Self {
+        let count = settings.pictures();
+        let tables = settings.labels.iter().zip(&config.labels).enumerate();
+        let labels = tables.map(|(i, (rows, table))| {
+            if table.null > 0 && *rows == random_rows(settings.seed, i as u32, table.null, count) {
+                return Vec::new();
+            }
+            in_turn(rows).iter().map(|&row| (row != table.null).then_some(row)).collect()
+        });
+        let said = settings.prompts.iter().any(|prompt| !prompt.is_empty());
+        let prompts = if said { in_turn(&settings.prompts).to_vec() } else { Vec::new() };
+        // Other images of a pass matter where they compete, or where the scheduler chooses its steps for all.
+        let together =
+            settings.routing.rule == RoutingRule::Pool || settings.scheduler.is_adaptive();
+        Self {
+            model: None,
+            hash: None,
+            decoder: None,
+            labels: labels.collect(),
+            prompts,
+            negative: settings.negative.clone(),
+            seed: settings.seed,
+            steps: settings.steps,
+            guidance: settings.guidance,
+            scheduler: settings.scheduler,
+            count,
+            routing: settings.routing,
+            muted: settings.muted.clone(),
+            batch: together.then_some(count),
+            weights: None,
+            image: None,
+            scale: None,
+            others: Vec::new(),
+        }
+    }
+
+    /// Before anything is read.
+    pub(super) fn empty() -> Self {
+        Self {
+            model: None,
+            hash: None,
+            decoder: None,
+            labels: Vec::new(),
+            prompts: Vec::new(),
+            negative: String::new(),
+            seed: 0,
+            steps: 0,
+            guidance: f32::NAN,
+            scheduler: SchedulerKind::new(ALL[0]),
+            count: 1,
+            routing: Routing::default(),
+            muted: Muted::default(),
+            batch: None,
+            weights: None,
+            image: None,
+            scale: None,
+            others: Vec::new(),
+        }
+    }
+
+    /// The settings for a model, to be changed or [built](SettingsBuilder::build).
+    ///
+    /// # Errors
+    /// When the model has another number of label tables.
+    pub fn builder<'a>(&self, config: &'a Config) -> Result<SettingsBuilder<'a>, RecipeError> {
+        if self.labels.len() != config.labels.len() {
+            let (recipe, model) = (self.labels.len(), config.labels.len());
+            return Err(RecipeError::Tables { recipe, model, name: config.name.clone() });
+        }
+        let mut settings = Settings::builder(config)
+            .images(self.count)
+            .seed(self.seed)
+            .steps(self.steps)
+            .guidance(self.guidance)
+            .scheduler(self.scheduler)
+            .routing(self.routing)
+            .muted(self.muted.clone())
+            .prompts(self.prompts.iter().cloned())
+            .negative(&self.negative);
+        for (table, rows) in config.labels.iter().zip(&self.labels) {
+            let labels = rows.iter().map(|row| row.map_or(Label::Any, Label::Row));
+            settings = settings.labels(&table.name, labels);
+        }
+        Ok(settings)
+    }
+
+    /// The first ten digits of a SHA-256, as recipes name a model's file and other tools of this field do. Of a sharded
+    /// model it is the SHA-256 of its files' sums, one after the other.
+    pub fn short_hash(sha256: [u8; 32]) -> String {
+        sha256[..5].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether a model's file is the one that this names, as far as both checksums go; true where this names none.
+    pub fn agrees_with(&self, hash: &str) -> bool {
+        let Some(named) = &self.hash else { return true };
+        named.starts_with(hash) || hash.starts_with(named.as_str())
+    }
+}
+
+/// The shortest beginning of a list whose repetition is the list.
+fn in_turn<T: PartialEq>(list: &[T]) -> &[T] {
+    let repeats = |period: &usize| list.iter().enumerate().all(|(i, v)| *v == list[i % period]);
+    let period = (1..list.len()).find(repeats).unwrap_or(list.len());
+    &list[..period]
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A model with two label tables.
+    pub(in super::super) fn config() -> Config {
+        Config::from_json(
+            r#"{"name":"small","kind":"diffmoe","t_kind":"flow",
+            "params":{"input_size":8,"num_classes":3,"patch_size":2,"depth":2,"hidden_size":32,"num_heads":2,
+                      "MoE_config":{"num_experts":4,"capacity":1}},
+            "labels":[{"name":"subject","tensor":"a","null":3,"values":["ant","bee, red","cat"]},
+                      {"name":"style","tensor":"b","null":2}],
+            "defaults":{"steps":10,"guidance":2.0,"solver":"heun"}}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn the_settings_of_a_run_come_back() {
+        let config = config();
+        let build = |builder: SettingsBuilder<'_>| builder.build().unwrap();
+        let of = || Settings::builder(&config).images(6).seed(9);
+        let rows = |rows: &[u32]| rows.iter().map(|&row| Label::Row(row)).collect::<Vec<_>>();
+        let all = [
+            build(of()),
+            build(of().label("subject", 1).label("style", Label::Any)),
+            build(of().labels("subject", rows(&[2, 0])).labels("style", rows(&[1, 2, 0]))),
+            build(of().labels("subject", rows(&[2, 0, 2, 0, 2, 1])).images(6)),
+            build(of().routing(Routing {
+                rule: RoutingRule::Pool,
+                gamma: Some(0.1),
+                shift: 0.0,
+                log_odds: -1.5,
+            })),
+            build(of().muted([(1, 3)].into_iter().collect()).steps(7).guidance(0.1)),
+            build(of().scheduler("dopri5".parse::<SchedulerKind>().unwrap())),
+        ];
+        for settings in all {
+            let recipe = Recipe::of(&settings, &config);
+            let read = Recipe::parse(&recipe.to_text()).unwrap();
+            assert_eq!(read, recipe);
+            assert_eq!(read.builder(&config).unwrap().build().unwrap(), settings);
+        }
+        let recipe = Recipe::of(&build(of().labels("subject", rows(&[2, 0]))), &config);
+        assert_eq!(recipe.labels, [vec![Some(2), Some(0)], Vec::new()], "in turn, and random");
+        assert_eq!(recipe.batch, None, "with the token rule images do not depend on each other");
+    }
+
+    #[test]
+    fn another_model_is_refused() {
+        let config = config();
+        let mut recipe = Recipe::of(&Settings::of(&config), &config);
+        assert_eq!(recipe.labels, [[None], [None]]);
+        recipe.labels.pop();
+        let error = recipe.builder(&config).unwrap_err().to_string();
+        assert!(error.contains("1 label tables, but small has 2"), "{error}");
+    }
+
+    #[test]
+    fn checksums_agree_as_far_as_they_go() {
+        let config = config();
+        let mut recipe = Recipe::of(&Settings::of(&config), &config);
+        assert!(recipe.agrees_with("0123456789"));
+        recipe.hash = Some("01234567".into());
+        assert!(recipe.agrees_with("0123456789") && recipe.agrees_with("01234567"));
+        assert!(!recipe.agrees_with("0123456889"));
+    }
+}

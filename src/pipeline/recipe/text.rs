@@ -1,0 +1,284 @@
+//! Recipes in one line of text, the fragment of a link:
+//!
+//! `model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&scheduler=euler&labels=12;13,varied&rule=token`
+
+use super::data::{Recipe, RecipeError};
+use crate::kernels::WeightPrecision;
+use crate::model::RoutingRule;
+use crate::scheduler::ALL;
+
+/// Images of a run, steps, and enlargement that a text may ask for; who runs it may allow less.
+const MOST_IMAGES: usize = 10_000_000;
+const MOST_STEPS: u32 = 10_000;
+const MOST_SCALE: u32 = 64;
+
+impl Recipe {
+    /// Reads what [`Recipe::to_text`] writes, with or without a `#` before it.
+    ///
+    /// # Errors
+    /// The first part that is wrong, and what it should be.
+    pub fn parse(text: &str) -> Result<Self, RecipeError> {
+        let mut recipe = Self::empty();
+        let mut options = Vec::new();
+        let mut missing = vec!["seed", "steps", "guidance", "labels"];
+        for part in text.trim_start_matches('#').split('&').filter(|part| !part.is_empty()) {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            let value = decode(value)?;
+            missing.retain(|name| *name != key);
+            if ALL.iter().flat_map(|info| info.options).any(|option| option.name == key) {
+                options.push((key, value));
+            } else {
+                recipe.set(key, value)?;
+            }
+        }
+        // The scheduler may stand behind its options.
+        for (option, value) in options {
+            recipe.scheduler = recipe.scheduler.with_text(option, &value)?;
+        }
+        if missing.is_empty() { Ok(recipe) } else { Err(RecipeError::Missing(missing)) }
+    }
+
+    fn set(&mut self, key: &str, value: String) -> Result<(), RecipeError> {
+        let wrong = |expected: &str| RecipeError::Value {
+            key: key.to_owned(),
+            value: value.clone(),
+            expected: expected.to_owned(),
+        };
+        let routing = &mut self.routing;
+        match key {
+            "model" => self.model = Some(value),
+            "hash" => self.hash = Some(value.to_ascii_lowercase()),
+            "vae" => self.decoder = Some(value),
+            "seed" => self.seed = value.parse().map_err(|_| wrong("a whole number"))?,
+            "count" => self.count = within(&value, 1, MOST_IMAGES).map_err(|e| wrong(&e))?,
+            "steps" => self.steps = within(&value, 1, MOST_STEPS).map_err(|e| wrong(&e))?,
+            "guidance" => self.guidance = within(&value, 0.0, 100.0).map_err(|e| wrong(&e))?,
+            // Links of earlier versions say "solver".
+            "scheduler" | "solver" => self.scheduler = value.parse()?,
+            // One for each of several.
+            "prompt" => self.prompts.push(value),
+            "negative" => self.negative = value,
+            // A model that reads prompts has no other labels.
+            "labels" if value.is_empty() => self.labels.clear(),
+            "labels" => {
+                let tables: Option<Vec<_>> = value.split(',').map(rows).collect();
+                self.labels = tables.ok_or_else(|| wrong("a list of numbers, any or varied"))?;
+            }
+            "rule" => routing.rule = value.parse()?,
+            "gamma" => {
+                routing.gamma = Some(within(&value, 0.0, 1.0).map_err(|e| wrong(&e))?);
+            }
+            "shift" => routing.shift = within(&value, -1.0, 1.0).map_err(|e| wrong(&e))?,
+            "odds" => routing.log_odds = within(&value, -24.0, 24.0).map_err(|e| wrong(&e))?,
+            "mute" => self.muted = value.parse().map_err(|_| wrong("experts as BLOCK:EXPERT"))?,
+            "batch" => self.batch = Some(within(&value, 1, MOST_IMAGES).map_err(|e| wrong(&e))?),
+            "weights" => {
+                self.weights =
+                    Some(weights(&value).ok_or_else(|| wrong("int4, int8, f16 or f32"))?);
+            }
+            "image" => {
+                self.image = Some(within(&value, 0, MOST_IMAGES).map_err(|e| wrong(&e))?);
+            }
+            "scale" => self.scale = Some(within(&value, 1, MOST_SCALE).map_err(|e| wrong(&e))?),
+            _ => self.others.push((key.to_owned(), value)),
+        }
+        Ok(())
+    }
+
+    /// The text that [`Recipe::parse`] reads: ASCII without spaces, as the fragment of an address has to be.
+    pub fn to_text(&self) -> String {
+        let mut parts = Vec::new();
+        let mut put = |key: &str, value: String| parts.push(format!("{key}={value}"));
+        let names = [("model", &self.model), ("hash", &self.hash), ("vae", &self.decoder)];
+        for (key, name) in names {
+            if let Some(name) = name {
+                put(key, encode(name));
+            }
+        }
+        put("seed", self.seed.to_string());
+        put("count", self.count.to_string());
+        put("steps", self.steps.to_string());
+        // Rust writes the shortest digits that read back as the same number.
+        put("guidance", self.guidance.to_string());
+        put("scheduler", self.scheduler.to_string());
+        for (option, value) in self.scheduler.changed_options() {
+            put(option.name, option.format(value));
+        }
+        let row = |row: &Option<u32>| row.map_or("any".to_owned(), |row| row.to_string());
+        let table = |rows: &Vec<Option<u32>>| match &rows[..] {
+            [] => "varied".to_owned(),
+            rows => rows.iter().map(row).collect::<Vec<_>>().join(";"),
+        };
+        put("labels", self.labels.iter().map(table).collect::<Vec<_>>().join(","));
+        for prompt in &self.prompts {
+            put("prompt", encode(prompt));
+        }
+        if !self.negative.is_empty() {
+            put("negative", encode(&self.negative));
+        }
+        let routing = &self.routing;
+        if routing.rule != RoutingRule::default() {
+            put("rule", routing.rule.to_string());
+        }
+        if let Some(gamma) = routing.gamma {
+            put("gamma", gamma.to_string());
+        }
+        if routing.shift != 0.0 {
+            put("shift", routing.shift.to_string());
+        }
+        if routing.log_odds != 0.0 {
+            put("odds", routing.log_odds.to_string());
+        }
+        if !self.muted.is_empty() {
+            put("mute", self.muted.to_string());
+        }
+        let mut put_some = |key: &str, value: Option<String>| {
+            if let Some(value) = value {
+                put(key, value);
+            }
+        };
+        put_some("batch", self.batch.map(|batch| batch.to_string()));
+        put_some("weights", self.weights.map(|weights| weights.to_string()));
+        put_some("image", self.image.map(|image| image.to_string()));
+        put_some("scale", self.scale.map(|scale| scale.to_string()));
+        for (key, value) in &self.others {
+            put(key, encode(value));
+        }
+        parts.join("&")
+    }
+}
+
+/// The rows of one table.
+fn rows(text: &str) -> Option<Vec<Option<u32>>> {
+    let row = |row: &str| if row == "any" { Some(None) } else { row.parse().ok().map(Some) };
+    if text == "varied" { Some(Vec::new()) } else { text.split(';').map(row).collect() }
+}
+
+fn weights(name: &str) -> Option<WeightPrecision> {
+    use WeightPrecision::{F16, F32, Int4, Int8};
+    [Int4, Int8, F16, F32].into_iter().find(|weights| weights.to_string() == name)
+}
+
+/// A number in a range, or what it should be.
+fn within<T>(text: &str, least: T, most: T) -> Result<T, String>
+where
+    T: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
+{
+    let number = text.parse().ok().filter(|n| *n >= least && *n <= most);
+    number.ok_or_else(|| format!("a number from {least} to {most}"))
+}
+
+/// Percent-encodes what has a meaning in a fragment.
+fn encode(text: &str) -> String {
+    let mut out = String::new();
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~/:,".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            let digit = |value: u8| char::from(b"0123456789ABCDEF"[usize::from(value)]);
+            out.extend(['%', digit(byte >> 4), digit(byte & 15)]);
+        }
+    }
+    out
+}
+
+fn decode(text: &str) -> Result<String, RecipeError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        rest = tail;
+        if *first != b'%' {
+            bytes.push(*first);
+            continue;
+        }
+        let (digits, tail) = rest.split_at_checked(2).ok_or(RecipeError::Damaged)?;
+        let digits = std::str::from_utf8(digits).map_err(|_| RecipeError::Damaged)?;
+        bytes.push(u8::from_str_radix(digits, 16).map_err(|_| RecipeError::Damaged)?);
+        rest = tail;
+    }
+    String::from_utf8(bytes).map_err(|_| RecipeError::Damaged)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::model::Routing;
+    use crate::scheduler::SchedulerKind;
+
+    prop_compose! {
+        fn any_recipe()(
+            (model, decoder) in (proptest::option::of(".{1,20}"), proptest::option::of(".{1,20}")),
+            labels in prop::collection::vec(
+                prop::collection::vec(proptest::option::of(any::<u32>()), 0..4), 0..4),
+            (prompts, negative) in (prop::collection::vec(".{0,20}", 0..3), ".{0,20}"),
+            (seed, steps, guidance) in (any::<u64>(), 1..=MOST_STEPS, 0.0_f32..=100.0),
+            (scheduler, rule) in (0..ALL.len(), 0..RoutingRule::ALL.len()),
+            (count, batch) in (1..=MOST_IMAGES, proptest::option::of(1..=MOST_IMAGES)),
+            gamma in proptest::option::of(0.0_f32..=1.0),
+            (shift, log_odds) in (-1.0_f32..=1.0, -24.0_f32..=24.0),
+            muted in prop::collection::vec((0_usize..9, 0_usize..32), 0..4),
+            weights in proptest::option::of(prop_oneof![
+                Just(WeightPrecision::Int4), Just(WeightPrecision::F32)]),
+            (image, scale) in
+                (proptest::option::of(0_usize..99), proptest::option::of(1..=MOST_SCALE)),
+            other in proptest::option::of(".{0,9}"),
+        ) -> Recipe {
+            let rule = RoutingRule::ALL[rule];
+            Recipe {
+                model, hash: Some("0a1b2c3d4e".into()), decoder, labels, prompts, negative, seed, steps, guidance,
+                scheduler: SchedulerKind::new(ALL[scheduler]), count,
+                routing: Routing { rule, gamma, shift, log_odds },
+                muted: muted.into_iter().collect(), batch, weights, image, scale,
+                others: other.map(|value| ("explore".to_owned(), value)).into_iter().collect(),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_text_restores_every_bit(recipe in any_recipe()) {
+            let text = recipe.to_text();
+            prop_assert!(text.is_ascii() && !text.contains([' ', '#', '"']), "{text}");
+            prop_assert_eq!(Recipe::parse(&text), Ok(recipe.clone()));
+            prop_assert_eq!(Recipe::parse(&format!("#{text}")), Ok(recipe));
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in ".*") {
+            let _ = Recipe::parse(&text);
+        }
+    }
+
+    #[test]
+    fn options_of_schedulers_are_kept() {
+        for info in ALL {
+            for option in info.options {
+                let good = "seed=1&steps=5&guidance=2&labels=any";
+                let mut recipe = Recipe::parse(good).unwrap();
+                let mut values = [1.0, 0.5].into_iter().filter(|&v| option.check(v).is_ok());
+                let value = values.next().expect("a value that is no default");
+                recipe.scheduler = SchedulerKind::new(info).with(option.name, value).unwrap();
+                let text = recipe.to_text();
+                assert!(text.contains(option.name), "{text}");
+                assert_eq!(Recipe::parse(&text), Ok(recipe));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let good = "seed=1&steps=5&guidance=2&labels=any";
+        let refused =
+            |more: &str| Recipe::parse(&format!("{good}&{more}")).unwrap_err().to_string();
+        assert!(refused("weights=f64").contains("int4, int8, f16 or f32"));
+        assert!(refused("scale=65").contains("from 1 to 64"));
+        assert!(refused("labels=3;cat").contains("any or varied"));
+        assert!(refused("steps=10001").contains("from 1 to 10000"));
+        assert_eq!(
+            Recipe::parse("seed=1"),
+            Err(RecipeError::Missing(vec!["steps", "guidance", "labels"]))
+        );
+    }
+}
