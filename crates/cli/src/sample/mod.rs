@@ -239,7 +239,7 @@ fn check_places(arguments: &Arguments, out: &Path) -> Result<(), String> {
         arguments.latents.as_deref().map(|path| ("--latents", path)),
     ];
     let read = [
-        Some(("--model", Path::new(&arguments.model))),
+        arguments.model.as_deref().map(|model| ("--model", Path::new(model))),
         arguments.vae.as_deref().map(|path| ("--vae", path)),
     ];
     let outputs = written.iter().flatten().count();
