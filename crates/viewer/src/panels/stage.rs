@@ -31,20 +31,25 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
     let preparing = matches!(phase, Phase::Opening { .. }).then_some(phase);
     if let Some(phase) = app.session.loading().or(preparing) {
         let strip = Rect::from_min_size(area.min, vec2(area.width(), 22.0));
-        ui.scope_builder(egui::UiBuilder::new().max_rect(strip), |ui| progress(ui, &phase));
+        progress(&mut above(ui, strip), &phase);
     } else if app.session.phase() == Phase::Recovering {
         let text = "The device was lost. Resuming on another one.";
         label_on(ui, area.center_top() + vec2(0.0, 16.0), text);
     } else if let Phase::Decoding { .. } = app.session.phase() {
         let strip = Rect::from_min_size(area.min, vec2(area.width(), 22.0));
         let phase = app.session.phase();
-        ui.scope_builder(egui::UiBuilder::new().max_rect(strip), |ui| progress(ui, &phase));
+        progress(&mut above(ui, strip), &phase);
     } else {
         latents(app, ui, area);
     }
     // Below the progress of the model.
     let strip = Rect::from_min_size(area.min + vec2(0.0, 28.0), vec2(area.width(), 24.0));
-    ui.scope_builder(egui::UiBuilder::new().max_rect(strip), |ui| recorded::badge(app, ui));
+    recorded::badge(app, &mut above(ui, strip));
+}
+
+/// A place on top of the images; what is put there does not move what comes below them.
+fn above(ui: &mut Ui, place: Rect) -> Ui {
+    ui.new_child(egui::UiBuilder::new().max_rect(place))
 }
 
 /// Says what the images of a model that generates latents are, and offers to decode them.
@@ -68,7 +73,7 @@ fn latents(app: &mut App, ui: &mut Ui, area: Rect) {
     let offers = app.session.can_decode(frame);
     let strip = Rect::from_min_size(area.min, vec2(area.width(), ui.spacing().interact_size.y));
     let mut wanted = false;
-    ui.scope_builder(egui::UiBuilder::new().max_rect(strip), |ui| {
+    above(ui, strip).scope(|ui| {
         ui.horizontal(|ui| {
             widgets::badge(ui, name).on_hover_text(hint);
             let button = offers.then(|| ui.button("Decode this step"));

@@ -94,7 +94,7 @@ fn a_recorded_run_is_explored_until_the_model_has_drawn_one() {
     assert!(record.recorded && record.trace.has_scores());
     assert!(has(&harness, "Recorded"));
     press(&mut harness, Key::E);
-    for name in ["Recorded", "Picture at noise", "C, experts per patch", "Margin", "Expert 7: "] {
+    for name in ["Recorded", "Image at noise", "C, experts per patch", "Margin", "Expert 7: "] {
         assert!(has(&harness, name), "nothing is called {name:?}");
     }
     click(&mut harness, "Tour");
