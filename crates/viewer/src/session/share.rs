@@ -212,12 +212,11 @@ fn choice(rows: &[Option<u32>]) -> Option<Choice> {
 
 #[cfg(test)]
 mod tests {
-    use diffmoe::scheduler::GuidanceInterval;
     use proptest::prelude::*;
 
     use super::*;
     use diffmoe::model::Routing;
-    use diffmoe::scheduler::{ALL, SchedulerKind};
+    use diffmoe::scheduler::{ALL, GuidanceInterval, SchedulerKind};
 
     fn choice_strategy() -> impl Strategy<Value = Choice> {
         prop_oneof![Just(Choice::Any), Just(Choice::Varied), any::<u32>().prop_map(Choice::Row),]
