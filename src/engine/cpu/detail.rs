@@ -9,7 +9,6 @@
 
 use rayon::prelude::*;
 
-use super::dit::Input;
 use super::weights::OnCpu;
 use crate::model::{Config, DetailHead};
 use crate::simd::conv::{Activation, ConvWeights, Ending, Source, conv_rows};
@@ -21,15 +20,17 @@ struct Maps {
     to: Vec<f32>,
 }
 
-/// Finishes every predicted sample in `output`, `[B, C, height, width]`. Threads share samples, and rows of each.
+/// Finishes every predicted sample in `output`, with the noised ones, all `[B, C, height, width]`, and the times `[B]`.
+/// Threads share samples, and rows of each.
 pub(super) fn detail_head(
     config: &Config,
     w: &DetailHead<OnCpu>,
-    input: &Input,
+    noised: &[f32],
+    times: &[f32],
     output: &mut [f32],
 ) {
     let len = config.sample_len();
-    let samples = output.par_chunks_mut(len).zip(input.sample.par_chunks(len)).zip(input.times);
+    let samples = output.par_chunks_mut(len).zip(noised.par_chunks(len)).zip(times);
     samples.for_each_init(Maps::default, |maps, ((x, z), &time)| {
         maps.join(config, x, z, time);
         maps.convolve(config, &w.conv_in, Activation::Silu);

@@ -98,7 +98,9 @@ pub(super) fn run_stage(
     }
     let Some(block) = w.blocks.get((stage - 1) / 2) else {
         match &w.detail_head {
-            Some(head) if stage > final_stage(config) => detail_head(config, head, input, output),
+            Some(head) if stage > final_stage(config) => {
+                detail_head(config, head, input.sample, input.times, output);
+            }
             _ => head(config, w, a, output),
         }
         return;
