@@ -200,7 +200,8 @@ impl Activations {
         let of = Extents { config, batch, binding_limit: gpu.binding_limit };
         let moe = self.moe.as_ref();
         let moe = moe.map(|moe| moe.part(&of, moe.thresholds.clone()));
-        self.part(&of, batch, self.samples, self.latents.clone(), moe)
+        let detail = self.detail.as_ref().map(|detail| detail.part(&of));
+        self.part(&of, batch, self.samples, self.latents.clone(), moe, detail)
     }
 
     fn with_latents(

@@ -67,10 +67,10 @@ impl Form {
 
 /// What changes from step to step in one part.
 enum Numbers {
-    /// Of a forward pass: embedded times `[samples, D]`, and the times themselves, `[samples]`.
+    /// Of a forward pass: embedded times `[samples, D]`, and for a detail head the times themselves, `[samples]`.
     Time {
         embedded: Tensor,
-        times: Tensor,
+        times: Option<Tensor>,
     },
     /// Factors `[8]` of a combination.
     Factors(Tensor),
@@ -209,7 +209,8 @@ impl Recorder<'_> {
         let GpuModel { gpu, config, .. } = self.model;
         let net = passes.network(self.model);
         let embedded = Tensor::empty(gpu, "embedded times", &[net.acts.batch, config.hidden_size]);
-        let times = Tensor::empty(gpu, "times", &[net.acts.batch]);
+        let has_head = config.detail_channels > 0;
+        let times = has_head.then(|| Tensor::empty(gpu, "times", &[net.acts.batch]));
         let condition = passes.condition(branch);
         let reading = condition.reading.as_ref();
         tape.append(&net.enter(input, &embedded, &condition.rows, reading));
@@ -221,7 +222,9 @@ impl Recorder<'_> {
             }
         }
         tape.append(&net.leave(output));
-        tape.append(&net.finish(input, output, &times));
+        if let Some(times) = &times {
+            tape.append(&net.finish(input, output, times));
+        }
         Numbers::Time { embedded, times }
     }
 
@@ -280,8 +283,11 @@ impl StepTape {
         for (part, numbers) in parts.iter().zip(&self.numbers) {
             let first = part.passes().first().copied();
             if let (Numbers::Time { embedded, times }, Some((time, _))) = (numbers, first) {
-                embedded.write(gpu, &model.embed_time(time).repeat(times.len()));
-                times.write(gpu, &vec![time; times.len()]);
+                let samples = embedded.shape[0];
+                embedded.write(gpu, &model.embed_time(time).repeat(samples));
+                if let Some(times) = times {
+                    times.write(gpu, &vec![time; samples]);
+                }
             }
             let Part::Single(op) = part else { continue };
             match (op, numbers) {
