@@ -1,8 +1,8 @@
 // A convolution of SIZE × SIZE (1 or 3), stride 1, zero border, on images whose channels lie in
-// quads, (C / 4, height, width, 4):  y[o] = relu?( y[o]? + bias[o]? + Σ_c Σ_tap W[o, c, tap] · x[c] )
+// quads, (C / 4, images, height, width, 4):  y[o] = act( y[o]? + bias[o]? + Σ_c Σ_tap W[o, c, tap] · x[c] )
 // x may stand for an image of twice its size (nearest neighbour), which is then never stored.
 //
-// A workgroup owns 16 × 8 pixels of 32 outputs. It stages eight channels at a time: the pixels with
+// A workgroup owns 16 × 8 pixels of one image and 32 outputs. It stages eight channels at a time: the pixels with
 // their border, and the weights of all taps (15 KiB for 3 × 3). A lane sums four pixels of a column for
 // two quads of outputs in registers: four pixels and eight weight quads of staged memory feed 128
 // multiply-adds. Lanes that differ in their column read neighbouring pixels and the same weights.
@@ -27,7 +27,9 @@ var<workgroup> weight_tile: array<vec4<f32>, WEIGHT_TILE>;
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let left = group.x * COLUMNS;
-    let top = group.y * ROWS;
+    let bands = (params.height + ROWS - 1u) / ROWS;
+    let image = group.y / bands;
+    let top = group.y % bands * ROWS;
     let first_out = group.z * OUT_QUADS;
     let column = lane % COLUMNS;
     let row = lane / COLUMNS % 2u * 4u;
@@ -46,7 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
         for (var i = lane; i < X_TILE; i += LANES) {
             let line = i / SPAN;
-            x_tile[i] = pixel(start + line / LINES, left + i % SPAN, top + line % LINES);
+            x_tile[i] = pixel(image, start + line / LINES, left + i % SPAN, top + line % LINES);
         }
         for (var i = lane; i < WEIGHT_TILE; i += LANES) {
             let o = i % OUT_QUADS;
@@ -83,15 +85,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let px = left + column;
     let py = top + row;
     let first = first_out + out;
-    store(first, px, py, a0);
-    store(first, px, py + 1u, a1);
-    store(first, px, py + 2u, a2);
-    store(first, px, py + 3u, a3);
+    store(image, first, px, py, a0);
+    store(image, first, px, py + 1u, a1);
+    store(image, first, px, py + 2u, a2);
+    store(image, first, px, py + 3u, a3);
     let second = first + OUT_QUADS / 2u;
-    store(second, px, py, b0);
-    store(second, px, py + 1u, b1);
-    store(second, px, py + 2u, b2);
-    store(second, px, py + 3u, b3);
+    store(image, second, px, py, b0);
+    store(image, second, px, py + 1u, b1);
+    store(image, second, px, py + 2u, b2);
+    store(image, second, px, py + 3u, b3);
 }
 
 // Adds four channels of a pixel times a 4 × 4 block, number by number: a chain of multiply-adds in every compiler, which

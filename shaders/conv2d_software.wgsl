@@ -16,7 +16,9 @@ const OUT_QUADS = 4u;
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let column = group.x * LANES + lane;
-    let row = group.y * ROWS;
+    let bands = (params.height + ROWS - 1u) / ROWS;
+    let image = group.y / bands;
+    let row = group.y % bands * ROWS;
     let out = group.z * OUT_QUADS;
     let last = params.out_quads - 1u;
 
@@ -36,14 +38,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let d = block(quad, tap, min(out + 3u, last));
             let px = column + tap % SIZE;
             let py = row + tap / SIZE;
-            s0 = add_products(s0, pixel(quad, px, py), a, b, c, d);
-            s1 = add_products(s1, pixel(quad, px, py + 1u), a, b, c, d);
-            s2 = add_products(s2, pixel(quad, px, py + 2u), a, b, c, d);
-            s3 = add_products(s3, pixel(quad, px, py + 3u), a, b, c, d);
-            s4 = add_products(s4, pixel(quad, px, py + 4u), a, b, c, d);
-            s5 = add_products(s5, pixel(quad, px, py + 5u), a, b, c, d);
-            s6 = add_products(s6, pixel(quad, px, py + 6u), a, b, c, d);
-            s7 = add_products(s7, pixel(quad, px, py + 7u), a, b, c, d);
+            s0 = add_products(s0, pixel(image, quad, px, py), a, b, c, d);
+            s1 = add_products(s1, pixel(image, quad, px, py + 1u), a, b, c, d);
+            s2 = add_products(s2, pixel(image, quad, px, py + 2u), a, b, c, d);
+            s3 = add_products(s3, pixel(image, quad, px, py + 3u), a, b, c, d);
+            s4 = add_products(s4, pixel(image, quad, px, py + 4u), a, b, c, d);
+            s5 = add_products(s5, pixel(image, quad, px, py + 5u), a, b, c, d);
+            s6 = add_products(s6, pixel(image, quad, px, py + 6u), a, b, c, d);
+            s7 = add_products(s7, pixel(image, quad, px, py + 7u), a, b, c, d);
         }
     }
     var sums: array<mat4x4<f32>, ROWS>;
@@ -60,7 +62,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let quads = min(OUT_QUADS, params.out_quads - out);
     for (var r = 0u; r < count; r++) {
         for (var i = 0u; i < quads; i++) {
-            store(out + i, column, row + r, sums[r][i]);
+            store(image, out + i, column, row + r, sums[r][i]);
         }
     }
 }

@@ -68,6 +68,8 @@ export interface SampleOptions {
   steps?: number;
   /** Guidance scale; 1 switches guidance off. */
   guidance?: number;
+  /** Guide only on this part of the way from noise (0) to data (1), from `low` on and before `high`; elsewhere a step is half the work. Default: [0, 1]. */
+  guidanceInterval?: [low: number, high: number];
   /** Default: the model's. `euler`, `heun` and `dopri5` are for flow models, `ddpm` and `ddim` for DDPM models, the others for both. */
   scheduler?: "euler" | "heun" | "dopri5" | "ddpm" | "ddim" | "dpmpp_2m" | "unipc";
   /** `dopri5`: relative error tolerance per step. Default: 0.001. */

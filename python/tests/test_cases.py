@@ -54,14 +54,15 @@ def test_recorded_results(name):
 
 
 def sampled(case, key, text, null):
-    """A recorded sampling run, ``SCHEDULER_cfg`` or ``SCHEDULER_nocfg``."""
+    """A recorded sampling run, ``SCHEDULER_cfg``, ``SCHEDULER_nocfg`` or ``SCHEDULER_interval``."""
     name, guidance = key.rsplit("_", 1)
     steps = case.settings["heun_steps" if name == "heun" else "steps"]
-    scale = case.settings["cfg_scale"] if guidance == "cfg" else 1.0
+    scale = 1.0 if guidance == "nocfg" else case.settings["cfg_scale"]
+    interval = case.settings["interval"] if guidance == "interval" else (0.0, 1.0)
     noise, batch = case.io.get(f"{key}_noise"), len(case.io["x"])
     # Guided DDPM runs recorded noise for both halves of the joint batch; the second half is discarded.
     step_noise = None if noise is None else lambda i: noise[i, :batch]
-    run = Run(case.pipe.model, case.labels, text, null, scale, Routing("pool"), step_noise)
+    run = Run(case.pipe.model, case.labels, text, null, scale, Routing("pool"), step_noise, interval)
     return sample(run, schedulers.resolve(name, case.pipe.config, steps), steps, case.io["x"])
 
 

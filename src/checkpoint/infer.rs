@@ -240,6 +240,11 @@ fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Map<String, Value>, Inf
         "use_swiglu": swiglu.is_some(), "learn_sigma": Some(out) == patch_len.checked_mul(2),
         "qk_norm": shapes.contains_key("blocks.0.attn.q_norm.weight"),
     });
+    if let Some(weight) = shapes.get("detail_head.conv_in.weight") {
+        // Only a predicted sample is finished by one.
+        params["prediction"] = json!("data");
+        params["detail_head"] = json!({ "channels": weight.first().copied().unwrap_or(0) });
+    }
     let expert = |name: &str| {
         let (_, rest) = name.split_once(".mlp.experts.")?;
         rest.split('.').next()?.parse::<usize>().ok()

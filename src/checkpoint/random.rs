@@ -18,7 +18,7 @@ pub fn random_tensor(config: &Config, spec: &TensorSpec, seed: u64) -> Vec<f32> 
         Role::Norm => return vec![1.0; len],
         Role::Bias => 0.02,
         Role::Modulation => 0.5 * bound,
-        Role::Matrix | Role::Projection | Role::Router | Role::Table => bound,
+        Role::Matrix | Role::Projection | Role::Convolution | Role::Router | Role::Table => bound,
     };
     let mut state = spec.name.bytes().fold(seed ^ 0x9e37_79b9_7f4a_7c15, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -112,14 +112,23 @@ pub enum Stage {
     Experts,
     /// From tokens back to a sample.
     Final,
+    /// The convolutions that finish a predicted sample, where the model has such a head.
+    Detail,
     /// The solver's arithmetic.
     Solver,
 }
 
 impl Stage {
     /// All of them, in the order of computation.
-    pub const ALL: [Self; 6] =
-        [Self::Condition, Self::Attention, Self::Router, Self::Experts, Self::Final, Self::Solver];
+    pub const ALL: [Self; 7] = [
+        Self::Condition,
+        Self::Attention,
+        Self::Router,
+        Self::Experts,
+        Self::Final,
+        Self::Detail,
+        Self::Solver,
+    ];
 
     /// Display name.
     pub fn name(self) -> &'static str {
@@ -129,6 +138,7 @@ impl Stage {
             Self::Router => "router",
             Self::Experts => "experts",
             Self::Final => "final layer",
+            Self::Detail => "detail head",
             Self::Solver => "solver",
         }
     }
@@ -353,8 +363,9 @@ pub trait Engine: Send {
 /// An engine that shows the intermediate values of a forward pass, for verification.
 pub trait Inspect: Engine {
     /// One forward pass with its own time for each sample, and every intermediate value that a parity
-    /// case knows: `out`, `blocks.{i}.out`, `blocks.{i}.{moe_in,capacity,gate,k,selected}`, and where the
-    /// model reads text `tokens`, `negative_tokens`, `text.out`, `text.pooled`, `blocks.{i}.kv`. Waits.
+    /// case knows: `out`, `blocks.{i}.out`, `blocks.{i}.{moe_in,capacity,gate,k,selected}`; the output before the
+    /// detail head as `detail_head.x`; and where the model reads text `tokens`, `negative_tokens`, `text.out`,
+    /// `text.pooled`, `blocks.{i}.kv`. Waits.
     ///
     /// # Errors
     /// When the device is lost, or has no memory for the prompts.

@@ -1,4 +1,4 @@
-//! Convolutions over images whose channels lie in quads, `[C/4, height, width, 4]`, on parts of their
+//! Convolutions over images whose channels lie in quads, `[C/4, images, height, width, 4]`, on parts of their
 //! channels, so that a layer works on feature maps that are spread over several buffers.
 
 use std::ops::Range;
@@ -65,22 +65,40 @@ impl ConvWeights {
         }
     }
 
+    /// What the weights and the bias of a layer take on a device in f32, in bytes.
+    pub fn bytes_of([outputs, inputs, size]: [usize; 3]) -> [u64; 2] {
+        let (inputs, outputs) = (inputs.next_multiple_of(4), outputs.next_multiple_of(4));
+        [inputs * size * size * outputs, outputs].map(|count| 4 * count as u64)
+    }
+
     /// Bytes on the device.
     pub fn bytes(&self) -> u64 {
         self.weights.bytes() + self.bias.bytes()
     }
 }
 
+/// The nonlinearity after a convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `z`
+    None,
+    /// `max(z, 0)`
+    Relu,
+    /// `z·σ(z)`
+    Silu,
+}
+
 /// A convolution with zero border and stride 1, from some of a layer's inputs to some of its outputs.
 #[derive(Clone, Copy)]
-#[expect(clippy::struct_excessive_bools, reason = "switches that do not depend on each other")]
 pub struct Conv2d<'a> {
-    /// `[inputs, height, width, 4]` at the front of the tensor.
+    /// `[inputs, images, height, width, 4]` at the front of the tensor.
     pub x: &'a Tensor,
     /// The layer.
     pub weights: &'a ConvWeights,
-    /// `[…, height, width, 4]`: outputs go to quads `y_first..`.
+    /// `[…, images, height, width, 4]`: outputs go to quads `y_first..`.
     pub y: &'a Tensor,
+    /// Number of images.
+    pub images: usize,
     /// Height and width of `y`.
     pub size: [usize; 2],
     /// Whether every pixel of `x` stands for 2 × 2, so that `x` has half of `y`'s size.
@@ -95,8 +113,8 @@ pub struct Conv2d<'a> {
     pub bias: bool,
     /// Whether the result is added to `y`.
     pub add: bool,
-    /// Whether the result is clamped at zero.
-    pub relu: bool,
+    /// What is applied to the result.
+    pub activation: Activation,
 }
 
 /// The uniform of `shaders/shared/conv2d.wgsl`.
@@ -115,34 +133,36 @@ pub struct Params {
     out_total: u32,
     y_first: u32,
     mode: u32,
+    images: u32,
 }
 
 impl Kernel for Conv2d<'_> {
     /// Tiles in workgroup memory.
     const SHADER: Shader = shader!(
         "conv2d",
-        shared: ["conv2d"],
+        shared: ["conv2d", "activation"],
         consts: [COLUMNS = TILE.columns, ROWS = TILE.rows, OUT_QUADS = TILE.quads]
     );
     /// Registers only.
     const SOFTWARE: Option<Shader> = Some(shader!(
         "conv2d_software",
-        shared: ["conv2d"],
+        shared: ["conv2d", "activation"],
         sizes: [LANES = SOFTWARE_TILE.columns],
         consts: [ROWS = SOFTWARE_TILE.rows, OUT_QUADS = SOFTWARE_TILE.quads]
     ));
     type Params = Params;
 
     fn params(&self) -> Params {
-        let Self { weights: w, size: [height, width], inputs, outputs, .. } = *self;
+        let Self { weights: w, size: [height, width], images, inputs, outputs, .. } = *self;
         let shrink = usize::from(self.enlarge);
         assert!(!self.enlarge || (height.is_multiple_of(2) && width.is_multiple_of(2)), "odd size");
         let (in_height, in_width) = (height >> shrink, width >> shrink);
         let (in_quads, out_quads) = (inputs.1 - inputs.0, outputs.1 - outputs.0);
         assert!(in_quads > 0 && inputs.1 <= w.in_quads, "inputs {inputs:?} of {}", w.in_quads);
         assert!(out_quads > 0 && outputs.1 <= w.out_quads, "outputs {outputs:?}");
-        assert!(self.x.len() >= 4 * in_quads * in_height * in_width, "x {:?}", self.x.shape);
-        let end = 4 * (self.y_first + out_quads) * height * width;
+        let needed = 4 * in_quads * images * in_height * in_width;
+        assert!(self.x.len() >= needed, "x {:?}", self.x.shape);
+        let end = 4 * (self.y_first + out_quads) * images * height * width;
         assert!(self.y.len() >= end, "y {:?}", self.y.shape);
         let bit = |is_set: bool, bit: u32| if is_set { bit } else { 0 };
         Params {
@@ -157,7 +177,11 @@ impl Kernel for Conv2d<'_> {
             out_first: outputs.0 as u32,
             out_total: w.out_quads as u32,
             y_first: self.y_first as u32,
-            mode: bit(self.bias, 1) + bit(self.add, 2) + bit(self.relu, 4),
+            mode: bit(self.bias, 1)
+                + bit(self.add, 2)
+                + bit(self.activation == Activation::Relu, 4)
+                + bit(self.activation == Activation::Silu, 8),
+            images: images as u32,
         }
     }
 
@@ -179,7 +203,7 @@ impl Kernel for Conv2d<'_> {
         let outputs = self.outputs.1 - self.outputs.0;
         let groups = [
             width.div_ceil(tile.columns),
-            height.div_ceil(tile.rows),
+            self.images * height.div_ceil(tile.rows),
             outputs.div_ceil(tile.quads),
         ];
         groups.map(|n| n as u32)

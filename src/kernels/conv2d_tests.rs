@@ -55,6 +55,7 @@ impl Case {
             x,
             weights: &self.weights,
             y,
+            images: 1,
             size: self.to(),
             enlarge: self.enlarge,
             inputs: (0, self.weights.in_quads),
@@ -62,7 +63,7 @@ impl Case {
             y_first: 0,
             bias: true,
             add: false,
-            relu: false,
+            activation: Activation::None,
         }
     }
 
@@ -126,7 +127,7 @@ fn inputs_and_outputs_may_lie_in_several_buffers() {
                     y_first,
                     bias: *from == 0,
                     add: *from > 0,
-                    relu: is_last,
+                    activation: if is_last { Activation::Relu } else { Activation::None },
                     ..case.call(x, &ys[y])
                 };
                 run_variant(&call, profile);
@@ -151,9 +152,44 @@ fn a_residual_is_added_before_the_clamp() {
         .collect();
     for profile in PROFILES {
         let y = tensor(&[before.len()], &to_quads(&before, case.pixels()));
-        let call = Conv2d { bias: false, add: true, relu: true, ..case.call(&x, &y) };
+        let activation = Activation::Relu;
+        let call = Conv2d { bias: false, add: true, activation, ..case.call(&x, &y) };
         run_variant(&call, profile);
         close(&from_quads(&read(&y), 8, case.pixels()), &want);
+    }
+}
+
+#[test]
+fn images_side_by_side_do_not_see_each_other() {
+    // Heights below, at and above the tiles, so that a tile ends inside an image.
+    for (channels, from) in [([7, 6], [9, 9]), ([24, 24], [8, 17]), ([6, 3], [3, 5])] {
+        let case = Case::new(channels, 3, from, false, WeightPrecision::F32);
+        let (pixels, images) = (case.pixels(), 3);
+        let x = spiky(images * channels[0] * pixels, 4, 1.0);
+        let all: Vec<_> = x.chunks_exact(channels[0] * pixels).collect();
+        // Channel by channel: all images form one tall image, with other neighbours.
+        let lain: Vec<f32> = (0..channels[0])
+            .flat_map(|c| all.iter().flat_map(move |x| &x[c * pixels..][..pixels]))
+            .copied()
+            .collect();
+        let lain = to_quads(&lain, images * pixels);
+        let x = tensor(&[lain.len()], &lain);
+        for profile in PROFILES {
+            let y = poisoned(&[4 * case.weights.out_quads * images * pixels]);
+            let activation = Activation::Silu;
+            run_variant(&Conv2d { images, activation, ..case.call(&x, &y) }, profile);
+            let got = from_quads(&read(&y), channels[1], images * pixels);
+            for (i, x) in all.iter().enumerate() {
+                let Case { w: weights, bias, .. } = &case;
+                let want = reference(Inputs { x, weights, bias, size: 3, from, enlarge: false });
+                let want: Vec<f64> = want.iter().map(|v| v / (1.0 + (-v).exp())).collect();
+                let got: Vec<f32> = (0..channels[1])
+                    .flat_map(|o| &got[(o * images + i) * pixels..][..pixels])
+                    .copied()
+                    .collect();
+                close(&got, &want);
+            }
+        }
     }
 }
 

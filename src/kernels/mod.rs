@@ -52,6 +52,7 @@ kernels! {
     combine_latents::CombineLatents => CombineLatents;
     conv2d::Conv2d => Conv2d, ConvWeights;
     denoise::DenoiseLatents => DenoiseLatents;
+    detail_pixels::DetailPixels => DetailPixels;
     embed_condition::EmbedCondition => EmbedCondition;
     embed_tokens::EmbedTokens => EmbedTokens;
     expert_linear::ExpertLinear => ExpertLinear, Form, Source;

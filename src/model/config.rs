@@ -112,6 +112,8 @@ pub struct Config {
     pub out_channels: usize,
     /// Side of a square patch; one patch is one token.
     pub patch_size: usize,
+    /// Width `K` of the detail head, the convolutions over whole pixels that finish a predicted sample; 0 for none.
+    pub detail_channels: usize,
     /// Number of transformer blocks.
     pub depth: usize,
     /// `D`.
@@ -231,8 +233,15 @@ struct Params {
     prediction: Prediction,
     #[serde(default = "yes")]
     learn_sigma: bool,
+    #[serde(default)]
+    detail_head: Option<DetailHeadParams>,
     #[serde(rename = "MoE_config", default)]
     moe: Option<MoeParams>,
+}
+
+#[derive(Deserialize)]
+struct DetailHeadParams {
+    channels: usize,
 }
 
 #[derive(Deserialize)]
@@ -256,6 +265,12 @@ impl Config {
         let p = doc.params;
         let d = p.hidden_size;
         let moe = p.moe;
+        let detail_channels = p.detail_head.as_ref().map_or(0, |head| head.channels);
+        if p.detail_head.is_some() && detail_channels == 0 {
+            return Err(ConfigError::Invalid(
+                "a detail_head of 0 channels; it needs at least 1".into(),
+            ));
+        }
         let shared = moe.as_ref().and_then(|m| m.n_shared_experts).unwrap_or(0);
         // DiffMoE's shared expert is one GELU network of width 8D whatever their number; the
         // baselines use a SwiGLU of width n·D.
@@ -288,6 +303,7 @@ impl Config {
             in_channels: p.in_channels,
             out_channels: p.in_channels.saturating_mul(if p.learn_sigma { 2 } else { 1 }),
             patch_size: p.patch_size,
+            detail_channels,
             depth: p.depth,
             hidden_size: d,
             num_heads: p.num_heads,
@@ -317,7 +333,8 @@ impl Config {
         if sizes.clone().any(|n| n == 0) {
             return wrong("a size is 0".into());
         }
-        if sizes.chain([self.ffn_hidden, self.num_experts]).any(|n| n > 1 << 16) {
+        let more = [self.ffn_hidden, self.num_experts, self.detail_channels];
+        if sizes.chain(more).any(|n| n > 1 << 16) {
             return wrong("a size is above 65,536".into());
         }
         let products = [
@@ -352,6 +369,14 @@ impl Config {
             return wrong(
                 "prediction \"data\" needs a flow model; DDPM models predict the noise".into(),
             );
+        }
+        if self.detail_channels > 0 && self.prediction != Prediction::Sample {
+            return wrong(
+                "a detail_head finishes a predicted sample; it needs prediction \"data\"".into(),
+            );
+        }
+        if self.detail_channels > 0 && self.out_channels != self.in_channels {
+            return wrong("a detail_head predicts no variance; it needs learn_sigma false".into());
         }
         self.check_capacity()?;
         if !self.time_scale.is_finite() || self.time_scale <= 0.0 {
@@ -522,6 +547,37 @@ mod tests {
             text["params"][key] = serde_json::json!(usize::MAX);
             assert!(Config::from_json(&text.to_string()).is_err(), "{key}");
         }
+    }
+
+    #[test]
+    fn a_detail_head_needs_a_predicted_sample() {
+        let read = |more: &str| {
+            Config::from_json(&format!(
+                r#"{{"kind":"dense","t_kind":"flow","params":{{"input_size":6,"in_channels":3,"num_classes":2,
+                "patch_size":2,"depth":1,"hidden_size":16,"num_heads":2,{more}}}}}"#
+            ))
+            .map_err(|e| e.to_string())
+        };
+        let data = r#""prediction":"data","learn_sigma":false"#;
+        let head = |channels: i32| format!(r#""detail_head":{{"channels":{channels}}}"#);
+        let config = read(&format!("{data},{}", head(5))).unwrap();
+        assert_eq!(config.detail_channels, 5);
+        let without = read(data).unwrap();
+        assert_eq!(without.detail_channels, 0);
+        // 9·(7·5 + 5·5 + 5·3) weights and 5 + 5 + 3 biases.
+        assert_eq!(config.parameters() - without.parameters(), 688);
+        let names: Vec<_> = config.tensors().into_iter().map(|t| (t.name, t.shape)).collect();
+        let conv_in = ("detail_head.conv_in.weight".to_owned(), vec![5, 7, 3, 3]);
+        let first = names.len() - 6;
+        assert_eq!(names[first], conv_in);
+        assert!(names[first - 1].0.starts_with("final_layer."));
+        assert!(read(&format!("{data},{}", head(0))).unwrap_err().contains("at least 1"));
+        assert!(read(&format!("{data},{}", head(-1))).is_err());
+        assert!(read(&format!("{data},{}", head(99_999))).unwrap_err().contains("65,536"));
+        let velocity = read(&format!(r#""learn_sigma":false,{}"#, head(5))).unwrap_err();
+        assert!(velocity.contains("prediction \"data\""), "{velocity}");
+        let sigma = read(&format!(r#""prediction":"data",{}"#, head(5))).unwrap_err();
+        assert!(sigma.contains("learn_sigma false"), "{sigma}");
     }
 
     #[test]

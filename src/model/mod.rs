@@ -27,5 +27,6 @@ pub use storage::{INT4_GROUP, Storage, file_bytes};
 pub(crate) use tensors::{Seen, look};
 pub use text_config::TextConfig;
 pub(crate) use weights::{
-    CrossAttention, Leaf, Mlp, Moe, SelfAttention, Source, TextEncoder, TextLayer, Weights,
+    CrossAttention, DetailHead, Leaf, Mlp, Moe, SelfAttention, Source, TextEncoder, TextLayer,
+    Weights,
 };

@@ -10,6 +10,8 @@ pub enum Role {
     Modulation,
     /// Weight of a linear layer outside the blocks: patch and time embedding, final projection, pooled text.
     Projection,
+    /// Weight `[out, in, 3, 3]` of a convolution of the detail head.
+    Convolution,
     /// Weight of a gate or a capacity predictor, whose last bits decide which expert takes a token.
     Router,
     /// Rows that are looked up: labels, vocabulary, positions in a prompt.
@@ -71,10 +73,10 @@ impl TensorSpec {
     }
 }
 
-/// A linear layer: `y = x·Wᵀ + b`.
+/// A linear layer, `y = x·Wᵀ + b`, or a convolution.
 #[derive(Clone, Debug)]
 pub(crate) struct LinearSpec {
-    /// `[out, in]`; a patch embedding has `[out, channels, height, width]`.
+    /// `[out, in]`; a patch embedding or convolution has `[out, channels, height, width]`.
     pub(crate) weight: TensorSpec,
     /// `[out]`
     pub(crate) bias: Option<TensorSpec>,
@@ -85,6 +87,11 @@ impl LinearSpec {
     pub(super) fn new(name: &str, shape: &[usize], role: Role) -> Self {
         let bias = TensorSpec::new(format!("{name}.bias"), &shape[..1], Role::Bias);
         Self { weight: TensorSpec::new(format!("{name}.weight"), shape, role), bias: Some(bias) }
+    }
+
+    /// Outputs, inputs and width of the kernel of a convolution.
+    pub(crate) fn conv_sizes(&self) -> [usize; 3] {
+        [0, 1, 2].map(|i| self.weight.shape[i])
     }
 
     /// Width of the result.

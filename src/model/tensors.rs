@@ -17,6 +17,8 @@ pub(crate) enum Seen<'a> {
     Linear(&'a LinearSpec),
     /// All experts of an MoE layer.
     Experts(&'a [Ffn<LinearSpec>]),
+    /// A convolution.
+    Conv(&'a LinearSpec),
     /// Tables one below the other; there may be none.
     Stack(&'a [TensorSpec]),
     /// Numbers that stay with the processor, and those that only the trainer reads.
@@ -55,6 +57,10 @@ impl<E, F: FnMut(Seen<'_>) -> Result<(), E>> Source<()> for Look<F, E> {
         (self.0)(Seen::Experts(specs))
     }
 
+    fn conv(&mut self, spec: &LinearSpec) -> Result<(), E> {
+        (self.0)(Seen::Conv(spec))
+    }
+
     fn values(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, E> {
         (self.0)(Seen::Aside(spec)).map(|()| Vec::new())
     }
@@ -91,7 +97,9 @@ fn try_look<E>(config: &Config, see: impl FnMut(Seen<'_>) -> Result<(), E>) -> R
 fn add(list: &mut Vec<TensorSpec>, seen: Seen<'_>) {
     let linear = |spec: &LinearSpec| [Some(spec.weight.clone()), spec.bias.clone()];
     match seen {
-        Seen::Linear(spec) => list.extend(linear(spec).into_iter().flatten()),
+        Seen::Linear(spec) | Seen::Conv(spec) => {
+            list.extend(linear(spec).into_iter().flatten());
+        }
         Seen::Experts(all) => {
             list.extend(all.iter().flat_map(Ffn::iter).flat_map(linear).flatten());
         }

@@ -32,6 +32,8 @@ pub(crate) trait Leaf: Debug {
     type Modulation: Debug;
     /// All experts of an MoE layer.
     type Experts: Debug;
+    /// A convolution over whole pixels.
+    type Conv: Debug;
 }
 
 /// Nothing is kept: for sources that only look.
@@ -42,6 +44,7 @@ impl Leaf for () {
     type Time = ();
     type Modulation = ();
     type Experts = ();
+    type Conv = ();
 }
 
 /// Makes leaves from their descriptions. The walk requests them in the order of the official `state_dict`.
@@ -60,6 +63,8 @@ pub(crate) trait Source<L: Leaf> {
     fn modulation(&mut self, spec: &LinearSpec) -> Result<L::Modulation, Self::Error>;
     /// All experts of a layer, at least one; all have the same form and shapes.
     fn experts(&mut self, specs: &[Ffn<LinearSpec>]) -> Result<L::Experts, Self::Error>;
+    /// A convolution `[out, in, k, k]` with a bias.
+    fn conv(&mut self, spec: &LinearSpec) -> Result<L::Conv, Self::Error>;
     /// Numbers that stay with the processor.
     fn values(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, Self::Error>;
     /// State of the trainer.
@@ -87,6 +92,8 @@ pub(crate) struct Weights<L: Leaf> {
     pub(crate) blocks: Vec<Block<L>>,
     /// From the residual stream to patches
     pub(crate) final_layer: FinalLayer<L>,
+    /// Where patches are finished together
+    pub(crate) detail_head: Option<DetailHead<L>>,
 }
 
 /// The text encoder, and how a prompt enters the condition.
@@ -179,6 +186,17 @@ pub(crate) struct FinalLayer<L: Leaf> {
     pub(crate) adaln_modulation: L::Modulation,
 }
 
+/// Three convolutions of 3 × 3, with SiLU between them, whose result is added to the predicted sample.
+#[derive(Debug)]
+pub(crate) struct DetailHead<L: Leaf> {
+    /// `[K, 2C + 1, 3, 3]`: from the predicted sample, the noised one and the time
+    pub(crate) conv_in: L::Conv,
+    /// `[K, K, 3, 3]`
+    pub(crate) conv_mid: L::Conv,
+    /// `[C, K, 3, 3]`
+    pub(crate) conv_out: L::Conv,
+}
+
 impl<L: Leaf> Weights<L> {
     /// The walk: every tensor of a model, in the order of the official `state_dict`.
     pub(crate) async fn visit<S: Source<L>>(
@@ -211,6 +229,8 @@ impl<L: Leaf> Weights<L> {
             linear: source.linear(&linear)?,
             adaln_modulation: source.modulation(&modulation("final_layer", 2, d))?,
         };
+        let has_head = config.detail_channels > 0;
+        let detail_head = has_head.then(|| DetailHead::visit(config, source)).transpose()?;
         Ok(Self {
             pos_embed,
             x_embedder,
@@ -219,6 +239,22 @@ impl<L: Leaf> Weights<L> {
             text_encoder,
             blocks,
             final_layer,
+            detail_head,
+        })
+    }
+}
+
+impl<L: Leaf> DetailHead<L> {
+    fn visit<S: Source<L>>(config: &Config, source: &mut S) -> Result<Self, S::Error> {
+        let (c, k) = (config.in_channels, config.detail_channels);
+        let mut conv = |layer: &str, [outputs, inputs]: [usize; 2]| {
+            let name = format!("detail_head.{layer}");
+            source.conv(&LinearSpec::new(&name, &[outputs, inputs, 3, 3], Role::Convolution))
+        };
+        Ok(Self {
+            conv_in: conv("conv_in", [k, 2 * c + 1])?,
+            conv_mid: conv("conv_mid", [k, k])?,
+            conv_out: conv("conv_out", [c, k])?,
         })
     }
 }

@@ -26,7 +26,8 @@ pub use crate::scheduler::random_rows;
 use crate::engine::{Engine, EngineError, GpuSamples, Progress, RunConfig, SliceTime, Snapshot};
 use crate::model::Config;
 use crate::scheduler::{
-    Buffer, Next, Observation, ScheduleConfig, Scheduler, SchedulerState, StepNoise, gaussian,
+    Buffer, Guidance, Next, Observation, ScheduleConfig, Scheduler, SchedulerState, StepNoise,
+    gaussian,
 };
 use crate::trace::Trace;
 
@@ -125,7 +126,7 @@ impl Run {
         let images = so_far.first..so_far.first + engine.batch() as u64;
         let run = ScheduleConfig {
             steps: settings.steps,
-            guidance: settings.guidance,
+            guidance: Guidance { scale: settings.guidance, interval: settings.guidance_interval },
             noise: StepNoise::Seeded { seed: settings.seed, images },
         };
         let scheduler = settings.scheduler.schedule(config, run);

@@ -1,7 +1,7 @@
 //! Settings of a run, checked before anything is computed.
 
 use crate::model::{Config, Kind, Muted, MutedError, Objective, Routing, one_of};
-use crate::scheduler::{OptionError, SchedulerKind};
+use crate::scheduler::{GuidanceInterval, GuidanceIntervalError, OptionError, SchedulerKind};
 
 /// Thresholds move by no more log-odds than this: beyond it a threshold is 0 or 1.
 const MOST_LOG_ODDS: f32 = 24.0;
@@ -21,6 +21,8 @@ pub struct Settings {
     pub steps: u32,
     /// Guidance scale; 1 switches guidance off.
     pub guidance: f32,
+    /// Where on the way from noise to data guidance applies; elsewhere the unconditional pass is left out.
+    pub guidance_interval: GuidanceInterval,
     /// Scheduler and its options.
     pub scheduler: SchedulerKind,
     /// Routing rule and thresholds.
@@ -46,6 +48,9 @@ pub enum SettingsError {
     /// Not a number, or far out of range.
     #[error("guidance must be 0–100 (1 switches it off), got {0}")]
     Guidance(f32),
+    /// Bounds that are not in order, or not from 0 to 1.
+    #[error(transparent)]
+    GuidanceInterval(#[from] GuidanceIntervalError),
     /// A threshold that is not a probability.
     #[error("gamma must be 0–1, a threshold for a probability, got {0}")]
     Gamma(f32),
@@ -121,6 +126,7 @@ impl Settings {
         if !(0.0..=100.0).contains(&self.guidance) {
             return Err(SettingsError::Guidance(self.guidance));
         }
+        self.guidance_interval.check()?;
         if let Some(gamma) = self.routing.gamma.filter(|g| !(0.0..=1.0).contains(g)) {
             return Err(SettingsError::Gamma(gamma));
         }
@@ -267,6 +273,7 @@ mod tests {
             seed: 0,
             steps: 10,
             guidance: 1.5,
+            guidance_interval: GuidanceInterval::default(),
             scheduler: "euler".parse().unwrap(),
             routing: Routing::default(),
             muted: Muted::default(),
@@ -285,6 +292,9 @@ mod tests {
         assert!(refused(|s| s.steps = 0).contains("steps must be 1–10000, got 0"));
         assert!(refused(|s| s.guidance = f32::NAN).contains("off), got NaN"));
         assert!(refused(|s| s.guidance = -1.0).contains("off), got -1"));
+        let interval = refused(|s| s.guidance_interval.high = -1.0);
+        assert!(interval.contains("LOW,HIGH") && interval.ends_with("got 0,-1"), "{interval}");
+        assert!(refused(|s| s.guidance_interval.low = f32::NAN).contains("got NaN,1"));
         assert!(refused(|s| s.routing.gamma = Some(1.5)).contains("probability, got 1.5"));
         assert!(refused(|s| s.routing.shift = f32::INFINITY).contains("shift must be"));
         assert!(refused(|s| s.routing.log_odds = f32::NAN).contains("log-odds"));

@@ -2,7 +2,7 @@
 
 use super::{Settings, SettingsError};
 use crate::model::{Config, LabelTable, Muted, Routing, RoutingRule, one_of};
-use crate::scheduler::{SchedulerKind, random_rows};
+use crate::scheduler::{GuidanceInterval, SchedulerKind, random_rows};
 
 /// A row of a label table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,7 @@ pub struct SettingsBuilder<'a> {
     seed: u64,
     steps: u32,
     guidance: f32,
+    guidance_interval: GuidanceInterval,
     scheduler: SchedulerKind,
     routing: Routing,
     muted: Muted,
@@ -80,6 +81,7 @@ impl Settings {
             images: 1,
             seed: 0,
             steps: defaults.steps.clamp(1, scheduler.info().max_steps(config.objective)),
+            guidance_interval: GuidanceInterval::default(),
             guidance: if guidance.is_finite() { guidance.clamp(0.0, 100.0) } else { 1.0 },
             scheduler,
             routing: Routing::default(),
@@ -150,6 +152,11 @@ impl SettingsBuilder<'_> {
         Self { guidance, ..self }
     }
 
+    /// Where on the way from noise to data guidance applies.
+    pub fn guidance_interval(self, guidance_interval: GuidanceInterval) -> Self {
+        Self { guidance_interval, ..self }
+    }
+
     /// Scheduler and its options.
     pub fn scheduler(self, scheduler: SchedulerKind) -> Self {
         Self { scheduler, ..self }
@@ -212,6 +219,7 @@ impl SettingsBuilder<'_> {
             seed: self.seed,
             steps: self.steps,
             guidance: self.guidance,
+            guidance_interval: self.guidance_interval,
             scheduler: self.scheduler,
             routing: self.routing,
             muted: self.muted,

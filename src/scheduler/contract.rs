@@ -138,7 +138,7 @@ mod tests {
                 };
                 let start = || {
                     let noise = StepNoise::Seeded { seed: 5, images: 0..1 };
-                    let run = ScheduleConfig { steps: STEPS, guidance: 1.5, noise };
+                    let run = ScheduleConfig { steps: STEPS, guidance: 1.5.into(), noise };
                     SchedulerKind::new(info).schedule(&config, run)
                 };
                 let mut scheduler = start();
@@ -173,7 +173,7 @@ mod tests {
     fn the_state_is_that_of_the_last_observed_step() {
         let run = ScheduleConfig {
             steps: 3,
-            guidance: 1.0,
+            guidance: 1.0.into(),
             noise: StepNoise::Seeded { seed: 0, images: 0..1 },
         };
         let kind: SchedulerKind = "euler".parse().unwrap();

@@ -76,7 +76,7 @@ mod tests {
             .iter()
             .fold(kind, |kind, (option, value)| kind.with_text(option, value).unwrap());
         let noise = StepNoise::Seeded { seed: 4, images: 0..1 };
-        let run = ScheduleConfig { steps: 5, guidance, noise };
+        let run = ScheduleConfig { steps: 5, guidance: guidance.into(), noise };
         let mut scheduler = kind.schedule(&ddpm_model(), run);
         let next = || match scheduler.next() {
             Next::Step(step) => Some(step),

@@ -324,7 +324,7 @@ mod tests {
     const DEFAULT: AdaptiveOptions = AdaptiveOptions { relative: 1e-3, absolute: 1e-6 };
 
     fn plain(guidance: f32) -> FlowModel {
-        FlowModel { guidance, prediction: Prediction::Velocity }
+        FlowModel { guidance: guidance.into(), prediction: Prediction::Velocity }
     }
 
     /// Solves dz/dt = f(z, t) from 1 and gives the end and the times of the evaluations.

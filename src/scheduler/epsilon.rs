@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::guidance::Guidance;
 use super::info::{ScheduleConfig, SchedulerKind};
 use super::options::{OptionInfo, OptionValues};
+use super::process::TRAINED_STEPS;
 use super::program::{Branch, Denoise, Deviation, Instruction, Latent};
 use crate::model::{Config, Objective};
 
@@ -54,8 +56,7 @@ impl DdpmOptions {
 /// A model that predicts noise, with guidance in one pass over both branches.
 #[derive(Clone, Debug)]
 pub(super) struct EpsilonModel {
-    /// Guidance scale; 1 switches guidance off.
-    guidance: f32,
+    guidance: Guidance,
     guided_channels: usize,
     clip: bool,
     /// Whether the model also predicts variances.
@@ -79,9 +80,7 @@ pub(super) struct Step {
 impl EpsilonModel {
     pub(super) fn new(kind: SchedulerKind, config: &Config, run: &ScheduleConfig) -> Self {
         let options = DdpmOptions::of(kind);
-        #[expect(clippy::float_cmp, reason = "exactly 1 switches guidance off")]
         let guided_channels = match options.guided {
-            _ if run.guidance == 1.0 => 0,
             GuidedChannels::Three => config.in_channels.min(3),
             GuidedChannels::All => config.in_channels,
         };
@@ -97,7 +96,9 @@ impl EpsilonModel {
     /// A pass and the step that follows from it.
     pub(super) fn step(&self, step: Step) -> Vec<Instruction> {
         let time = step.time;
-        let pass = if self.guided_channels > 0 {
+        let data = 1.0 - time / (TRAINED_STEPS - 1) as f32;
+        let is_guided = self.guidance.applies(data);
+        let pass = if is_guided {
             Instruction::JointForward { input: Latent::Sample, time }
         } else {
             Instruction::Forward {
@@ -108,8 +109,8 @@ impl EpsilonModel {
             }
         };
         let denoise = Denoise {
-            guidance: self.guidance,
-            guided_channels: self.guided_channels,
+            guidance: self.guidance.scale,
+            guided_channels: if is_guided { self.guided_channels } else { 0 },
             predict: step.predict.map(|v| v as f32),
             clip: self.clip,
             mean: step.mean.map(|v| v as f32),

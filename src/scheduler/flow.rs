@@ -5,6 +5,7 @@
 //! separate passes, each with a token pool of its own, and mixes them: `v = v_null + g·(v_label − v_null)`.
 //! Because all of this is linear, prediction, guidance and the scheduler's update are one combination.
 
+use super::guidance::Guidance;
 use super::program::{Branch, Instruction, Latent};
 use crate::model::Prediction;
 
@@ -18,8 +19,8 @@ pub(super) type Terms = Vec<(f32, Latent)>;
 /// How a velocity follows from passes of the model.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlowModel {
-    /// Guidance scale; 1 means none: the unconditional pass is left out, as in the official code.
-    pub(super) guidance: f32,
+    /// Where it does not apply, the unconditional pass is left out, as in the official code.
+    pub(super) guidance: Guidance,
     pub(super) prediction: Prediction,
 }
 
@@ -56,15 +57,12 @@ impl FlowModel {
             output
         };
         let label = pass(Branch::Conditional, Latent::Output(first_output));
-        #[expect(
-            clippy::float_cmp,
-            reason = "exactly 1 is the documented way to switch guidance off"
-        )]
-        if self.guidance == 1.0 {
-            vec![(1.0, label)]
-        } else {
+        if self.guidance.applies(time) {
             let null = pass(Branch::Unconditional, Latent::Output(first_output + 1));
-            vec![(1.0 - self.guidance, null), (self.guidance, label)]
+            let scale = self.guidance.scale;
+            vec![(1.0 - scale, null), (scale, label)]
+        } else {
+            vec![(1.0, label)]
         }
     }
 }

@@ -52,6 +52,7 @@ mod tests {
     use super::*;
 
     fn heun(guidance: f32) -> Heun {
+        let guidance = guidance.into();
         Heun { model: FlowModel { guidance, prediction: Prediction::Velocity }, steps: 3 }
     }
 

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::ALL;
 use super::contract::Scheduler;
+use super::guidance::Guidance;
 use super::noise::StepNoise;
 use super::options::{OptionError, OptionInfo};
 use crate::model::{Config, Objective, UnknownName, one_of};
@@ -49,8 +50,8 @@ pub enum Resume {
 pub struct ScheduleConfig {
     /// Steps, for schedulers that do not choose their own.
     pub steps: u32,
-    /// Guidance scale; 1 switches guidance off.
-    pub guidance: f32,
+    /// Guidance: `scale.into()` for the whole way.
+    pub guidance: Guidance,
     /// Noise added by the steps.
     pub noise: StepNoise,
 }

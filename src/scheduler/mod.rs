@@ -11,6 +11,7 @@ mod dpm_solver;
 mod epsilon;
 mod euler;
 mod flow;
+mod guidance;
 mod heun;
 mod info;
 mod noise;
@@ -24,6 +25,7 @@ mod unipc;
 
 pub use contract::{Buffer, Fixed, FixedSteps, Next, Scheduler, SchedulerState};
 pub use epsilon::{DdpmOptions, GuidedChannels};
+pub use guidance::{Guidance, GuidanceInterval, GuidanceIntervalError};
 pub use info::{Resume, ScheduleConfig, SchedulerInfo, SchedulerKind};
 pub use noise::{StepNoise, gaussian, random_rows, step_noise};
 pub use options::{OptionError, OptionInfo, OptionValues};

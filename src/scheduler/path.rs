@@ -154,7 +154,7 @@ mod tests {
 
     fn path(steps: u32) -> Path {
         let noise = StepNoise::Seeded { seed: 0, images: 0..1 };
-        let run = ScheduleConfig { steps, guidance: 1.0, noise };
+        let run = ScheduleConfig { steps, guidance: 1.0.into(), noise };
         Path::new(SchedulerKind::new(ALL[0]), &ddpm_model(), &run)
     }
 

@@ -117,7 +117,7 @@ pub(super) fn scheduler(
 ) -> Box<dyn Scheduler> {
     let kind: SchedulerKind = name.parse().unwrap();
     let noise = StepNoise::Seeded { seed: 0, images: 0..1 };
-    kind.schedule(config, ScheduleConfig { steps, guidance, noise })
+    kind.schedule(config, ScheduleConfig { steps, guidance: guidance.into(), noise })
 }
 
 /// The end of a run from 1.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::attention::{Attended, AttentionWeights};
 use super::config::Numbers;
-use super::cpu_layers::{ConvWeights, NormWeights, Normalising, Source, conv_rows};
+use super::cpu_layers::{NormWeights, Normalising, load_conv};
 use super::plan::{Layer, Plan, ValueId};
 use super::{Decoder, DecoderFile};
 use crate::engine::{EngineError, Progress, Taps};
 use crate::platform::yield_now;
+use crate::simd::conv::{Activation, ConvWeights, Ending, Source, conv_rows};
 use crate::simd::describe;
 
 /// A decoder in memory, for images of any size.
@@ -43,7 +44,7 @@ impl CpuDecoderModel {
     pub async fn load_async(file: &DecoderFile) -> Result<Self, EngineError> {
         let load = |layer: &Layer| -> Result<_, EngineError> {
             Ok(match layer {
-                Layer::Conv(conv) => LayerWeights::Conv(ConvWeights::load(&file.tensors, conv)?),
+                Layer::Conv(conv) => LayerWeights::Conv(load_conv(&file.tensors, conv)?),
                 Layer::Norm(norm) => LayerWeights::Norm(NormWeights::load(&file.tensors, norm)?),
                 Layer::Attention(layer) => {
                     LayerWeights::Attention(Box::new(AttentionWeights::load(&file.tensors, layer)?))
@@ -196,7 +197,9 @@ impl CpuDecoder {
                     enlarge: conv.enlarge,
                 };
                 let part = &mut out[row * width * c..][..rows * width * c];
-                conv_rows(weights, conv, &source, row, part);
+                let activation = if conv.relu { Activation::Relu } else { Activation::None };
+                let ending = Ending { add: conv.add, activation };
+                conv_rows(weights, &source, row, ending, part);
             }
             (Layer::Attention(_), LayerWeights::Attention(weights)) => {
                 let least = AttentionWeights::rows_at_once();

@@ -1,6 +1,4 @@
-//! A decoder's layers on the processor. Feature maps are `[height, width, C]`: three neighbouring pixels
-//! of a row then lie in one straight line, and a convolution is a product whose rows are read where
-//! they are, in three parts, without a copy for each tap.
+//! A decoder's layers on the processor, beside its convolutions. Feature maps are `[height, width, C]`.
 //!
 //! Threads share rows of an image, never a sum: results do not depend on their number.
 
@@ -8,121 +6,20 @@ use rayon::prelude::*;
 
 use super::plan::{Conv, Norm};
 use crate::checkpoint::{CheckpointError, TensorFile};
+use crate::simd::conv::ConvWeights;
 use crate::simd::math::{silu, vectorised};
-use crate::simd::matmul::Matrix;
 
 /// Added to the variance by every group norm of the decoders.
 pub(super) const EPS: f32 = 1e-6;
 
-/// Weights of a convolution.
-pub(super) struct ConvWeights {
-    /// `[C_out, k·k·C_in]`, the channel fastest.
-    matrix: Matrix,
-    bias: Option<Vec<f32>>,
-    kernel: usize,
-}
-
-impl ConvWeights {
-    pub(super) fn load(file: &TensorFile, conv: &Conv) -> Result<Self, CheckpointError> {
-        let name = format!("{}.weight", conv.name);
-        let values = file.read(&name)?;
-        let (outputs, taps) = (file.shape(&name)?[0], conv.kernel * conv.kernel);
-        let inputs = values.len() / (outputs * taps);
-        let mut ordered = vec![0.0; values.len()];
-        for (row, kernel) in values.chunks_exact(taps).enumerate() {
-            let (o, c) = (row / inputs, row % inputs);
-            for (tap, &w) in kernel.iter().enumerate() {
-                ordered[(o * taps + tap) * inputs + c] = w;
-            }
-        }
-        let matrix = Matrix::new(outputs, taps * inputs, &ordered);
-        let bias = conv.has_bias.then(|| file.read(&format!("{}.bias", conv.name))).transpose()?;
-        Ok(Self { matrix, bias, kernel: conv.kernel })
-    }
-}
-
-/// What a convolution reads.
-pub(super) struct Source<'a> {
-    /// `[height, width, C]`
-    pub(super) x: &'a [f32],
-    /// Height and width of `x`.
-    pub(super) size: [usize; 2],
-    /// `C`
-    pub(super) channels: usize,
-    /// Whether each pixel of `x` stands for 2 × 2.
-    pub(super) enlarge: bool,
-}
-
-impl Source<'_> {
-    /// Height and width of what is convolved.
-    fn extent(&self) -> [usize; 2] {
-        self.size.map(|n| n << usize::from(self.enlarge))
-    }
-
-    /// Copies rows `first..first + rows` with a border of `halo` pixels, zeros beyond the image.
-    fn copy_rows(&self, first: usize, rows: usize, halo: usize, out: &mut Vec<f32>) {
-        let ([height, width], c) = (self.extent(), self.channels);
-        out.clear();
-        out.resize((rows + 2 * halo) * (width + 2 * halo) * c, 0.0);
-        for (line, out) in out.chunks_exact_mut((width + 2 * halo) * c).enumerate() {
-            let y = first + line;
-            if !(halo..height + halo).contains(&y) {
-                continue;
-            }
-            let out = &mut out[halo * c..][..width * c];
-            let from = self.size[1] * c;
-            if self.enlarge {
-                let row = &self.x[(y - halo) / 2 * from..][..from];
-                for (pair, pixel) in out.chunks_exact_mut(2 * c).zip(row.chunks_exact(c)) {
-                    pair[..c].copy_from_slice(pixel);
-                    pair[c..].copy_from_slice(pixel);
-                }
-            } else {
-                out.copy_from_slice(&self.x[(y - halo) * from..][..from]);
-            }
-        }
-    }
-}
-
-/// Rows of an image of `width` that one task computes at a time, out of `rows`: some hundred pixels, so
-/// that a panel of weights is used often, but no more than leaves work for every thread.
-fn band(rows: usize, width: usize) -> usize {
-    const PIXELS: usize = 1024;
-    (PIXELS / width).clamp(1, rows.div_ceil(rayon::current_num_threads()).max(1))
-}
-
-/// Computes the rows from `first` on that `to`, `[rows, width, C_out]`, holds.
-pub(super) fn conv_rows(
-    w: &ConvWeights,
-    conv: &Conv,
-    source: &Source,
-    first: usize,
-    to: &mut [f32],
-) {
-    let (width, c, outputs) = (source.extent()[1], source.channels, w.matrix.outputs());
-    let halo = w.kernel / 2;
-    let line = (width + 2 * halo) * c;
-    let band = band(to.len() / (width * outputs), width);
-    to.par_chunks_mut(band * width * outputs).enumerate().for_each_init(
-        || (Vec::new(), Vec::new()),
-        |(rows, sums): &mut (Vec<f32>, Vec<f32>), (task, to)| {
-            source.copy_rows(first + task * band, to.len() / (width * outputs), halo, rows);
-            let x = |pixel: usize, tap: usize| {
-                let at = (pixel / width + tap) * line + pixel % width * c;
-                &rows[at..][..w.kernel * c]
-            };
-            if conv.add {
-                sums.resize(to.len(), 0.0);
-                w.matrix.apply_segments(w.bias.as_deref(), w.kernel, x, sums);
-                vectorised(|| to.iter_mut().zip(sums.iter()).for_each(|(to, sum)| *to += sum));
-            } else {
-                w.matrix.apply_segments(w.bias.as_deref(), w.kernel, x, to);
-            }
-            if conv.relu {
-                vectorised(|| to.iter_mut().for_each(|v| *v = v.max(0.0)));
-            }
-        },
-    );
+/// Reads and packs the weights of a convolution.
+pub(super) fn load_conv(file: &TensorFile, conv: &Conv) -> Result<ConvWeights, CheckpointError> {
+    let name = format!("{}.weight", conv.name);
+    let values = file.read(&name)?;
+    let (outputs, taps) = (file.shape(&name)?[0], conv.kernel * conv.kernel);
+    let inputs = values.len() / (outputs * taps);
+    let bias = conv.has_bias.then(|| file.read(&format!("{}.bias", conv.name))).transpose()?;
+    Ok(ConvWeights::new([outputs, inputs, conv.kernel], &values, bias))
 }
 
 /// Weights of a group norm, `[C]` each.

@@ -1,8 +1,8 @@
-//! Tests of [`super`] against the f64 references of the GPU kernels.
+//! Tests of [`super`] against the f64 reference of the GPU kernel.
 
 use super::*;
 use crate::gpu::testing::{assert_close, spiky};
-use crate::kernels::{conv2d, group_norm};
+use crate::kernels::group_norm;
 
 /// `[C, pixels]` to `[pixels, C]`, and back with the two numbers exchanged.
 fn transposed(x: &[f32], rows: usize) -> Vec<f32> {
@@ -12,71 +12,6 @@ fn transposed(x: &[f32], rows: usize) -> Vec<f32> {
 
 fn narrow(x: &[f64]) -> Vec<f32> {
     x.iter().map(|&v| v as f32).collect()
-}
-
-/// A layer with random weights, in the order in which a file has them.
-fn layer(channels: [usize; 2], kernel: usize, w: &[f32], bias: &[f32]) -> ConvWeights {
-    let [inputs, outputs] = channels;
-    let taps = kernel * kernel;
-    let ordered: Vec<f32> = (0..w.len())
-        .map(|i| {
-            let (o, tap, c) = (i / (taps * inputs), i / inputs % taps, i % inputs);
-            w[(o * inputs + c) * taps + tap]
-        })
-        .collect();
-    let matrix = Matrix::new(outputs, taps * inputs, &ordered);
-    ConvWeights { matrix, bias: Some(bias.to_vec()), kernel }
-}
-
-#[test]
-fn convolutions_match_the_reference_whole_and_in_slices() {
-    for (channels, kernel, size, enlarge) in [
-        ([1, 1], 3, [1, 1], false),
-        ([5, 7], 3, [9, 17], false),
-        ([20, 33], 1, [4, 5], false),
-        ([8, 16], 3, [6, 35], true),
-    ] {
-        let [inputs, outputs] = channels;
-        let x = spiky(inputs * size[0] * size[1], 1, 1.0);
-        let w = spiky(outputs * inputs * kernel * kernel, 2, 0.2);
-        let bias = spiky(outputs, 3, 1.0);
-        let want = conv2d::reference(conv2d::Inputs {
-            x: &x,
-            weights: &w,
-            bias: &bias,
-            size: kernel,
-            from: size,
-            enlarge,
-        });
-        let weights = layer(channels, kernel, &w, &bias);
-        let lain = transposed(&x, inputs);
-        let source = Source { x: &lain, size, channels: inputs, enlarge };
-        let [height, width] = source.extent();
-        for (add, relu) in [(false, false), (true, true)] {
-            let before = spiky(want.len(), 4, if add { 2.0 } else { 0.0 });
-            let expected: Vec<f64> = want
-                .iter()
-                .zip(&before)
-                .map(|(w, b)| w + f64::from(*b))
-                .map(|v| if relu { v.max(0.0) } else { v })
-                .collect();
-            let (name, has_bias) = (String::new(), true);
-            let conv = Conv { name, kernel, has_bias, from: 0, to: 0, enlarge, add, relu };
-            let start = || {
-                if add { transposed(&before, outputs) } else { vec![f32::NAN; before.len()] }
-            };
-            let mut whole = start();
-            conv_rows(&weights, &conv, &source, 0, &mut whole);
-            let got = transposed(&whole, height * width);
-            // As the GPU kernel's test: up to 9·20 terms of size 20.
-            assert_close(&got, &narrow(&expected), 1e-3, 1e-5);
-            let mut sliced = start();
-            for (row, slice) in sliced.chunks_mut(width * outputs).enumerate() {
-                conv_rows(&weights, &conv, &source, row, slice);
-            }
-            assert_eq!(sliced, whole, "rows do not depend on their neighbours in a slice");
-        }
-    }
 }
 
 #[test]

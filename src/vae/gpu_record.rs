@@ -7,7 +7,7 @@ use super::memory::{Piece, Slabs};
 use super::plan::{Attention, Conv, Layer, Norm, Plan, ValueId};
 use crate::engine::EngineError;
 use crate::gpu::{Gpu, Tape, Tensor};
-use crate::kernels::conv2d::output_chunks;
+use crate::kernels::conv2d::{Activation, output_chunks};
 use crate::kernels::group_stats::CHUNK;
 use crate::kernels::pixel_rows::Way;
 use crate::kernels::{
@@ -76,6 +76,7 @@ impl Recorder<'_> {
                         x: &self.slabs[from.slab],
                         weights,
                         y: &self.slabs[to.slab],
+                        images: 1,
                         size: self.plan.values[layer.to].size(self.size),
                         enlarge: layer.enlarge,
                         inputs: from.quads,
@@ -83,7 +84,11 @@ impl Recorder<'_> {
                         y_first: outputs.0 - to.quads.0,
                         bias: i == 0,
                         add: layer.add || i > 0,
-                        relu: layer.relu && i + 1 == inputs.len(),
+                        activation: if layer.relu && i + 1 == inputs.len() {
+                            Activation::Relu
+                        } else {
+                            Activation::None
+                        },
                     };
                     tape.push(self.gpu, scope.clone(), &call);
                 }

@@ -55,6 +55,7 @@ fn joined_branches_give_the_bits_of_two_passes() {
         ("dense_flow", 3, Pool, ""),
         ("tc_flow", 3, Pool, "0:2"),
         ("ec_flow", 3, Pool, "0:2"),
+        ("detail_head", 3, Pool, ""),
     ];
     for profile in [Profile::Software, Profile::Gpu] {
         let gpu = device(profile);
@@ -139,7 +140,14 @@ fn the_footprint_foresees_the_working_memory_to_the_byte() {
     let _turn = turn();
     for profile in [Profile::Software, Profile::Gpu] {
         let gpu = device(profile);
-        for name in ["diffmoe_flow", "diffmoe_swiglu_shared", "dense_flow", "tc_flow", "ec_flow"] {
+        for name in [
+            "diffmoe_flow",
+            "diffmoe_swiglu_shared",
+            "dense_flow",
+            "tc_flow",
+            "ec_flow",
+            "detail_head",
+        ] {
             let case = Case::open(name);
             let model = case.model(&gpu);
             for batch in [1, 3, 16] {
@@ -167,7 +175,8 @@ fn the_footprint_foresees_the_working_memory_to_the_byte() {
 /// Times, factors, masks and the empty tensors of a guided step of Heun's method.
 fn step_bytes(case: &Case, batch: usize) -> u64 {
     let config = case.checkpoint.config();
-    let times = 4 * batch * config.hidden_size;
+    // A detail head reads the times themselves too.
+    let times = 4 * batch * (config.hidden_size + usize::from(config.detail_channels > 0));
     let masks = (4 * config.moe_blocks().len() * batch * config.tokens()).max(1);
     let factors = 2 * 8;
     let no_scores = 1;

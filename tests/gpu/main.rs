@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 
 mod case;
+mod detail_head;
 #[path = "../device/mod.rs"]
 mod device;
 mod joining;

@@ -116,7 +116,7 @@ fn ddpm_samples_match_in_any_slices() {
     let noise = noise.chunks(2 * len).map(|step| Arc::new(step[..len].to_vec())).collect();
     let run = ScheduleConfig {
         steps: case.number("steps") as u32,
-        guidance: case.number("cfg_scale") as f32,
+        guidance: (case.number("cfg_scale") as f32).into(),
         noise: StepNoise::Recorded(noise),
     };
     let kind: SchedulerKind = "ddpm".parse().unwrap();
@@ -153,7 +153,7 @@ fn dopri5_takes_the_same_steps_on_both_backends() {
     let run = |engine: &mut dyn Engine| {
         let kind: SchedulerKind = "dopri5".parse().unwrap();
         let noise = StepNoise::Seeded { seed: 0, images: 0..1 };
-        let run = ScheduleConfig { steps: 1, guidance: 1.5, noise };
+        let run = ScheduleConfig { steps: 1, guidance: 1.5.into(), noise };
         let mut scheduler = kind.schedule(case.checkpoint.config(), run);
         engine.start(&case.run()).unwrap();
         let mut latent = Vec::new();

@@ -42,7 +42,9 @@ fn timing_the_stages_changes_no_bit_and_names_every_stage() {
         for (plain, timed) in plain.iter().zip(&timed) {
             assert_eq!((&plain.latent, &plain.routing), (&timed.latent, &timed.routing));
             let stages: Vec<_> = timed.stage_ms.iter().map(|(stage, _)| *stage).collect();
-            assert_eq!(stages, Stage::ALL);
+            // This model has no detail head.
+            let present = Stage::ALL.into_iter().filter(|&stage| stage != Stage::Detail);
+            assert_eq!(stages, present.collect::<Vec<_>>());
             assert!(timed.stage_ms.iter().all(|(_, ms)| *ms > 0.0), "{:?}", timed.stage_ms);
         }
     }

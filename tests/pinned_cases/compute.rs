@@ -8,7 +8,7 @@ use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Muted, Routing, RoutingRule, Storage, TensorSpec};
 use diffmoe::pipeline::{Backend, LoadedDecoder, Pipeline, Run, Settings};
 use diffmoe::platform::Bytes;
-use diffmoe::scheduler::SchedulerKind;
+use diffmoe::scheduler::{GuidanceInterval, SchedulerKind};
 use diffmoe::vae::DecoderFile;
 
 use super::{Case, Model};
@@ -53,6 +53,7 @@ pub(crate) fn compute(case: &Case) -> Answer {
         seed: 7,
         steps: case.steps,
         guidance: case.guidance,
+        guidance_interval: GuidanceInterval::default(),
         scheduler,
         routing: Routing {
             rule: if case.pool { RoutingRule::Pool } else { RoutingRule::Token },

@@ -85,7 +85,45 @@ impl Reference<'_> {
                 out[((s / t * c.out_channels + channel) * height + y) * width + x] = *value;
             }
         }
+        if c.detail_channels > 0 {
+            let (len, plane) = (c.sample_len(), c.plane());
+            for ((x, z), &time) in out.chunks_mut(len).zip(sample.chunks(len)).zip(times) {
+                let mut maps: Rows = x.chunks(plane).map(<[f64]>::to_vec).collect();
+                maps.extend(z.chunks(plane).map(|z| z.iter().map(|&v| f64::from(v)).collect()));
+                maps.push(vec![f64::from(time); plane]);
+                let maps = map(self.convolution("detail_head.conv_in", &maps), silu);
+                let maps = map(self.convolution("detail_head.conv_mid", &maps), silu);
+                let maps = self.convolution("detail_head.conv_out", &maps);
+                x.iter_mut().zip(maps.concat()).for_each(|(x, more)| *x += more);
+            }
+        }
         (out, routes)
+    }
+
+    /// 3 × 3 with a border of zeros; `x[c]` is the plane of channel c.
+    fn convolution(&self, name: &str, x: &Rows) -> Rows {
+        let weight = self.numbers(&format!("{name}.weight"));
+        let bias = self.numbers(&format!("{name}.bias"));
+        let [height, width] = self.config.input_size.map(|side| side as isize);
+        let inputs = x.len();
+        let at = |x: &[f64], row: isize, column: isize| {
+            let is_inside = (0..height).contains(&row) && (0..width).contains(&column);
+            if is_inside { x[(row * width + column) as usize] } else { 0.0 }
+        };
+        let output = |o: usize| {
+            let pixel = |i: isize| {
+                let mut sum = bias[o];
+                for (c, x) in x.iter().enumerate() {
+                    for tap in 0..9 {
+                        let w = weight[(o * inputs + c) * 9 + tap as usize];
+                        sum += w * at(x, i / width + tap / 3 - 1, i % width + tap % 3 - 1);
+                    }
+                }
+                sum
+            };
+            (0..height * width).map(pixel).collect()
+        };
+        (0..bias.len()).map(output).collect()
     }
 
     fn condition(&self, times: &[f32], labels: &[Vec<u32>]) -> Rows {

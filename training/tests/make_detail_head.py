@@ -21,6 +21,7 @@ from diffmoe_train.moe import to_official  # noqa: E402
 from make_t2i import MARGIN, watch_margins  # noqa: E402
 
 STEPS, HEUN_STEPS, GUIDANCE, CLASSES, CHANNELS = 3, 2, 1.8, 3, 6
+INTERVAL = (0.3, 0.6)
 SHAPE = {"input_size": 9, "in_channels": 3, "patch_size": 3, "depth": 2, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 1}
 MOE = {"num_experts": 4, "capacity": 1, "n_shared_experts": 0, "init_MoeMLP": False, "interleave": True}
 
@@ -38,13 +39,10 @@ def random_model(seed=30):
 
 
 def record(model, x, t, y):
-    """One forward pass and what the head makes of it on the way."""
+    """One forward pass, and the picture before the head."""
     io, hooks = {}, []
-    keep = lambda key: lambda m, a, out: io.__setitem__(key, out.clone())
     head = model.detail_head
     hooks.append(head.register_forward_hook(lambda m, a, out: io.__setitem__("detail_head.x", a[0].clone())))
-    for name in ("conv_in", "conv_mid", "conv_out"):
-        hooks.append(getattr(head, name).register_forward_hook(keep(f"detail_head.{name}.out")))
     for i, b in enumerate(model.blocks):
         hooks.append(b.register_forward_hook(lambda m, a, out, i=i: io.__setitem__(f"blocks.{i}.out", out[0].clone())))
     routes = model.record()
@@ -67,12 +65,14 @@ def main(folder):
     io["euler_nocfg"] = flow.sample(model, x, [y], STEPS, 1.0, "euler")
     io["euler_cfg"] = flow.sample(model, x, [y], STEPS, GUIDANCE, "euler")
     io["heun_cfg"] = flow.sample(model, x, [y], HEUN_STEPS, GUIDANCE, "heun")
+    # Of three steps the second is guided.
+    io["euler_interval"] = flow.sample(model, x, [y], STEPS, GUIDANCE, "euler", interval=INTERVAL)
     if smallest[0] < MARGIN:
         raise SystemExit(f"a routing decision has a margin of {smallest[0]:.1e}: choose other seeds")
     os.makedirs(folder, exist_ok=True)
     save_file({k: v.contiguous() for k, v in io.items()}, os.path.join(folder, "io.safetensors"))
     case = {"kind": "diffmoe", "t_kind": "flow", "time_scale": 1000.0, "space": "pixels", "steps": STEPS,
-            "heun_steps": HEUN_STEPS, "cfg_scale": GUIDANCE, "null_class": CLASSES,
+            "heun_steps": HEUN_STEPS, "cfg_scale": GUIDANCE, "interval": INTERVAL, "null_class": CLASSES,
             "params": {**SHAPE, "num_classes": CLASSES, "use_swiglu": False, "learn_sigma": False, "prediction": "data",
                        "detail_head": {"channels": CHANNELS}, "MoE_config": MOE}}
     with open(os.path.join(folder, "case.json"), "w", encoding="utf-8") as f:

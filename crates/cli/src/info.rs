@@ -72,6 +72,12 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             Objective::Ddpm => "DDPM, 1000 steps".to_owned(),
         }
     );
+    if config.detail_channels > 0 {
+        println!(
+            "  detail head   {} channels, finishes the predicted sample",
+            config.detail_channels
+        );
+    }
     for table in &config.labels {
         println!("  {:<13} {}", table.name, labels(&table.values, table.null));
     }

@@ -10,7 +10,10 @@ use diffmoe::engine::{Engine, EngineError, RunConfig};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule};
 use diffmoe::pipeline::{Backend, Pipeline, Settings};
-use diffmoe::scheduler::{Next, Observation, Process, ScheduleConfig, SchedulerKind, StepNoise};
+use diffmoe::scheduler::{
+    Guidance, GuidanceInterval, Next, Observation, Process, ScheduleConfig, SchedulerKind,
+    StepNoise,
+};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
@@ -46,6 +49,9 @@ struct Case {
     heun_steps: u32,
     #[serde(default = "no_guidance")]
     cfg_scale: f32,
+    /// Where guidance applies in runs whose names end in `_interval`.
+    #[serde(default)]
+    interval: Option<[f32; 2]>,
     /// One for each sample, if the model reads text.
     #[serde(default)]
     prompts: Vec<String>,
@@ -187,7 +193,7 @@ fn keep_first_half(wanted: &mut Recorded, shape: &[usize]) {
     }
 }
 
-/// Samples as the recorded key requests (`NAME_cfg`, `NAME_nocfg`), or nothing if that is not supported.
+/// Samples as the recorded key requests (`NAME_cfg`, `NAME_nocfg`, `NAME_interval`), or nothing if that is not supported.
 fn sample(
     key: &str,
     engine: &mut dyn Engine,
@@ -205,18 +211,23 @@ fn sample(
         seed: 0,
         steps: if name == "heun" { case.heun_steps } else { case.steps },
         guidance: if guidance == "nocfg" { 1.0 } else { case.cfg_scale },
+        guidance_interval: match case.interval {
+            Some([low, high]) if guidance == "interval" => GuidanceInterval { low, high },
+            _ => GuidanceInterval::default(),
+        },
         scheduler,
         routing: input.run.routing,
         muted: input.run.muted.clone(),
         record_scores: false,
     };
     settings.check(config)?;
-    let Settings { steps, guidance, seed, .. } = settings;
+    let Settings { steps, guidance: scale, guidance_interval: interval, seed, .. } = settings;
     let noise = match record(io, &format!("{key}_noise")) {
         Ok(noise) => recorded_noise(key, &noise, &input.shape, steps)?,
         Err(_) => StepNoise::Seeded { seed, images: 0..input.times.len() as u64 },
     };
-    let mut scheduler = scheduler.schedule(config, ScheduleConfig { steps, guidance, noise });
+    let mut scheduler = scheduler
+        .schedule(config, ScheduleConfig { steps, guidance: Guidance { scale, interval }, noise });
     engine.start(&input.run)?;
     let mut last = None;
     loop {

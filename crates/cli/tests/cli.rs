@@ -159,6 +159,8 @@ fn impossible_requests_are_refused_in_one_sentence() {
     sample(&["--steps", "0"], "steps must be 1–10000, got 0");
     sample(&["--guidance", "NaN"], "guidance must be 0–100 (1 switches it off), got NaN");
     sample(&["--cfg", "-3"], "off), got -3");
+    sample(&["--guidance-interval", "0.7,0.1"], "with 0 ≤ LOW < HIGH ≤ 1");
+    sample(&["--guidance-interval", "0.5"], "such as 0.1,0.7; got 0.5");
     sample(&["--gamma", "7"], "gamma must be 0–1");
     sample(&["--count", "0"], "count must be 1–");
     sample(&["--count", "9999999"], "count must be 1–");
@@ -259,6 +261,7 @@ fn recorded_answers_are_met_by_both_backends() {
         "dense_flow",
         "tc_flow",
         "ec_flow",
+        "detail_head",
     ];
     let mut cases: Vec<_> = names.map(fixture).into();
     let full = std::env::var("DIFFMOE_FIXTURES").map_or_else(

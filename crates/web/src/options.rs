@@ -6,7 +6,7 @@ use web_sys::AbortSignal;
 
 use diffmoe::model::{Config, LabelTable, Muted, Routing, UnknownName};
 use diffmoe::pipeline::{Backend, Label, Recipe, Saved, Settings};
-use diffmoe::scheduler::{ALL, OptionInfo, SchedulerKind};
+use diffmoe::scheduler::{ALL, GuidanceInterval, OptionInfo, SchedulerKind};
 
 /// A plain object with optional entries.
 pub(super) struct Options(JsValue);
@@ -83,13 +83,14 @@ impl Options {
 
 /// Entries of the options of `sample`, besides those of label tables and schedulers.
 /// Earlier versions used `solver`.
-const SAMPLE: [&str; 20] = [
+const SAMPLE: [&str; 21] = [
     "labels",
     "prompt",
     "negative",
     "seed",
     "steps",
     "guidance",
+    "guidanceInterval",
     "scheduler",
     "solver",
     "count",
@@ -176,6 +177,9 @@ pub(super) fn settings(
     if let Some(guidance) = options.number("guidance")? {
         settings = settings.guidance(guidance as f32);
     }
+    if let Some(interval) = guidance_interval(options)? {
+        settings = settings.guidance_interval(interval);
+    }
     if options.get("mute").is_some() || like.is_none() {
         settings = settings.muted(muted(options)?);
     }
@@ -219,6 +223,19 @@ fn scheduler(options: &Options, otherwise: SchedulerKind) -> Result<SchedulerKin
         }
     }
     Ok(kind)
+}
+
+/// `guidanceInterval`, two numbers, which the settings check.
+fn guidance_interval(options: &Options) -> Result<Option<GuidanceInterval>, String> {
+    let wrong = || "guidanceInterval has to be [low, high], such as [0.1, 0.7]".to_owned();
+    let Some(value) = options.get("guidanceInterval") else { return Ok(None) };
+    let list = value.dyn_into::<Array>().map_err(|_| wrong())?;
+    match list.iter().map(|bound| bound.as_f64()).collect::<Vec<_>>()[..] {
+        [Some(low), Some(high)] => {
+            Ok(Some(GuidanceInterval { low: low as f32, high: high as f32 }))
+        }
+        _ => Err(wrong()),
+    }
 }
 
 /// The experts of `mute`, a list of pairs.

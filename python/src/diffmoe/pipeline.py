@@ -107,6 +107,7 @@ class Pipeline:
         negative_prompt: str | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         num_images_per_prompt: int | None = None,
         num_images: int | None = None,
         seed: int | None = None,
@@ -132,6 +133,7 @@ class Pipeline:
         num_inference_steps, guidance_scale, scheduler: default to the model's recommendation. A guidance scale of 1 disables
             guidance. The scheduler is a name (euler, heun, ddpm, ddim, dpmpp_2m, unipc) or an object from
             ``diffmoe.schedulers``.
+        guidance_interval: ``(low, high)``; guides only while low <= t < high, with t from 0 (noise) to 1 (data).
         num_images_per_prompt: number of images of each label or prompt, as in diffusers.
         num_images: total number of images instead; labels and prompts are cycled, as on the command line.
         seed: seed of noise and random labels; gives the same images as the Rust program. ``generator`` is diffusers' name.
@@ -165,6 +167,9 @@ class Pipeline:
         guidance = float(config.defaults["guidance"] if guidance_scale is None else guidance_scale)
         if not 0 <= guidance <= 100:
             raise SettingsError(f"guidance_scale must be 0–100 (1 switches it off), got {guidance}")
+        low, high = guidance_interval
+        if not 0 <= low < high <= 1:
+            raise SettingsError(f"guidance_interval must be (low, high) with 0 <= low < high <= 1, got {guidance_interval}")
         count = len(prompts) if config.text else len(rows[0])
         noise = self._noise(seed, count, latents)
 
@@ -180,6 +185,7 @@ class Pipeline:
                 guidance,
                 rule,
                 self._step_noise(seed, range(count)[part]),
+                (low, high),
             )
             recorder = _Recorder(self, max(0, KEPT_IMAGES - first), callback_on_step_end)
             samples.append(sample(run, scheduler, steps, noise[part], recorder))

@@ -34,15 +34,25 @@ class Run:
         guidance: float = 1.0,
         routing: Routing = Routing(),
         step_noise: Callable[[int], np.ndarray] | None = None,
+        interval: tuple[float, float] = (0.0, 1.0),
     ):
         """``labels``: rows ``[B]`` of each label table. ``text``, ``null_text``: prompts and negative prompts.
-        ``step_noise(step)``: noise ``[B, C, height, width]`` for DDPM and DDIM."""
+        ``step_noise(step)``: noise ``[B, C, height, width]`` for DDPM and DDIM. ``interval``: where guidance
+        applies."""
         self.model, self.config = model, model.config
         self.guidance, self.routing, self.step_noise = float(guidance), routing, step_noise
+        self.interval = interval
         nulls = [np.full_like(rows, table.null) for rows, table in zip(labels, self.config.labels)]
         self._conditions = {True: (labels, text), False: (nulls, null_text)}
         self.step = 0
         self.passes: list[Pass] = []
+
+    def is_guided(self, time: float) -> bool:
+        """Whether guidance applies: its scale is not 1, and ``low <= t < high``, where t is 0 for noise and 1 for data; at
+        t = 1 if ``high`` is 1. In float32, as in the Rust program."""
+        low, high = map(np.float32, self.interval)
+        t = np.float32(time) if self.config.objective == "flow" else np.float32(1) - np.float32(time) / np.float32(999)
+        return self.guidance != 1 and bool(low <= t < high or (t >= 1 and high >= 1))
 
     def forward(self, z: np.ndarray, time: float, guided: bool = True) -> np.ndarray:
         """Evaluates the model, conditional (``guided``) or unconditional."""
@@ -53,10 +63,10 @@ class Run:
         return out
 
     def guided(self, z: np.ndarray, time: float) -> np.ndarray:
-        """The guided output: two passes with separate token pools, or one if the guidance scale is 1."""
+        """The guided output: two passes with separate token pools, or one where guidance does not apply."""
         channels = self.config.in_channels
         answer = self.forward(z, time)[:, :channels]
-        if self.guidance == 1:
+        if not self.is_guided(time):
             return answer
         null = self.forward(z, time, guided=False)[:, :channels]
         return np.float32(1 - self.guidance) * null + np.float32(self.guidance) * answer

@@ -7,7 +7,8 @@
 //!     x += gate ⊙ Attention(LN(x)·(1 + scale) + shift)                        stage 1 + 2i
 //!     x += Attention to the prompt, if the model reads text                    stage 1 + 2i
 //!     x += gate ⊙ FFN or MoE(LN(x)·(1 + scale) + shift)                       stage 2 + 2i
-//! output = unpatchify(Linear(LN(x)·(1 + scale) + shift))  [B, C_out, h, w]    last stage
+//! output = unpatchify(Linear(LN(x)·(1 + scale) + shift))  [B, C_out, h, w]    stage 1 + 2·depth
+//! output += detail head(output, sample, t), where the model has one           stage 2 + 2·depth
 //! ```
 //!
 //! A pass is cut in stages so that a user interface can do something else between two of them.
@@ -18,6 +19,7 @@ use rayon::prelude::*;
 
 use super::activations::{Activations, add_rows, normalise, row_of};
 use super::attention::attention;
+use super::detail::detail_head;
 use super::moe::{Choice, moe};
 use super::prompts::{Reading, cross_attention};
 use super::weights::{Linear, Weights};
@@ -55,7 +57,12 @@ impl Input<'_> {
 
 /// Number of stages of a pass.
 pub(super) fn stages(config: &Config) -> usize {
-    2 * config.depth + 2
+    final_stage(config) + 1 + usize::from(config.detail_channels > 0)
+}
+
+/// The stage of the final layer.
+pub(super) fn final_stage(config: &Config) -> usize {
+    2 * config.depth + 1
 }
 
 /// The block whose MoE layer a stage computes, if it does.
@@ -68,13 +75,14 @@ pub(super) fn moe_block(config: &Config, stage: usize) -> Option<usize> {
 pub(super) fn stage_kind(config: &Config, stage: usize) -> Stage {
     match stage {
         0 => Stage::Condition,
-        last if last + 1 == stages(config) => Stage::Final,
+        last if last == final_stage(config) => Stage::Final,
+        past if past > final_stage(config) => Stage::Detail,
         odd if odd % 2 == 1 => Stage::Attention,
         _ => Stage::Experts,
     }
 }
 
-/// Computes one stage; `output`, `[B, C_out, h, w]`, is written by the last.
+/// Computes one stage; `output`, `[B, C_out, h, w]`, is written by the final layer and finished by the detail head.
 pub(super) fn run_stage(
     stage: usize,
     config: &Config,
@@ -89,7 +97,13 @@ pub(super) fn run_stage(
         return;
     }
     let Some(block) = w.blocks.get((stage - 1) / 2) else {
-        return head(config, w, a, output);
+        match &w.detail_head {
+            Some(head) if stage > final_stage(config) => {
+                detail_head(config, head, input.sample, input.times, output);
+            }
+            _ => head(config, w, a, output),
+        }
+        return;
     };
     if stage % 2 == 1 {
         modulate(&block.adaln_modulation, a);

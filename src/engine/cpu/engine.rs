@@ -6,7 +6,7 @@ use std::sync::Arc;
 use web_time::Instant;
 
 use super::activations::Activations;
-use super::dit::{Input, moe_block, run_stage, stage_kind, stages};
+use super::dit::{Input, final_stage, moe_block, run_stage, stage_kind, stages};
 use super::latents::Slots;
 use super::prompts::{Encoded, Reading, encode};
 use super::weights::{self, Weights};
@@ -351,7 +351,7 @@ impl CpuEngine {
 
     /// The taps that follow from the activations after a stage.
     fn tap(&self, stage: usize, taps: &mut Taps) {
-        let Config { hidden_size: d, num_experts: e, .. } = self.model.config;
+        let Config { hidden_size: d, num_experts: e, depth, .. } = self.model.config;
         let a = &self.activations;
         let s = a.masks.len();
         if let Some(block) = moe_block(&self.model.config, stage) {
@@ -369,9 +369,16 @@ impl CpuEngine {
             let selected = a.masks.iter().flat_map(|&mask| (0..e).map(move |e| bit(mask, e)));
             add("selected", &[s, e], selected.collect());
         }
-        if stage > 0 && stage.is_multiple_of(2) {
+        if (1..=2 * depth).contains(&stage) && stage.is_multiple_of(2) {
             let shape = vec![a.batch, s / a.batch, d];
             taps.push((format!("blocks.{}.out", stage / 2 - 1), shape, a.x.clone()));
+        }
+        let is_last = stage + 1 == stages(&self.model.config);
+        if is_last || stage == final_stage(&self.model.config) {
+            let Config { out_channels, input_size: [height, width], .. } = self.model.config;
+            let shape = vec![a.batch, out_channels, height, width];
+            let name = if is_last { "out" } else { "detail_head.x" };
+            taps.push((name.into(), shape, self.slots.outputs[0].clone()));
         }
     }
 }
@@ -451,9 +458,6 @@ impl Inspect for CpuEngine {
             self.tap(stage, &mut taps);
         }
         self.layers.clear();
-        let Config { out_channels, input_size: [height, width], .. } = self.model.config;
-        let shape = vec![self.activations.batch, out_channels, height, width];
-        taps.push(("out".into(), shape, self.slots.outputs[0].clone()));
         Ok(taps)
     }
 }

@@ -11,6 +11,7 @@
 
 mod activations;
 mod attention;
+mod detail;
 mod dit;
 mod engine;
 mod latents;

@@ -5,6 +5,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 pub(super) use crate::engine::linear::Linear;
 use crate::model::{self, Ffn, Leaf, LinearSpec, Source, TensorSpec};
 use crate::platform::yield_now;
+use crate::simd::conv::ConvWeights;
 use crate::simd::matmul::Matrix;
 
 /// Leaves in memory.
@@ -19,6 +20,7 @@ impl Leaf for OnCpu {
     /// Cut along its outputs, a part for each vector, so that threads can share it when there are few rows.
     type Modulation = Vec<Linear>;
     type Experts = Vec<Ffn<Linear>>;
+    type Conv = ConvWeights;
 }
 
 /// All weights of a model.
@@ -68,6 +70,12 @@ impl Source<OnCpu> for Reader<'_> {
             bias: bias.as_ref().map(|bias| bias[i * width..][..width].to_vec()),
         };
         Ok(weight.chunks_exact(width * width).enumerate().map(part).collect())
+    }
+
+    fn conv(&mut self, spec: &LinearSpec) -> Result<ConvWeights, CheckpointError> {
+        let values = self.read(&spec.weight)?;
+        let bias = spec.bias.as_ref().map(|bias| self.read(bias)).transpose()?;
+        Ok(ConvWeights::new(spec.conv_sizes(), &values, bias))
     }
 
     fn values(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {

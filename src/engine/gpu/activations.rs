@@ -37,6 +37,11 @@ impl Extents<'_> {
         channels * self.config.patch_size * self.config.patch_size
     }
 
+    /// A feature map over whole pixels, its channels rounded up to quads.
+    fn feature_map(&self, channels: usize) -> [usize; 4] {
+        [channels.div_ceil(4), self.batch, self.config.plane(), 4]
+    }
+
     /// Packed rows of the experts, of this many columns.
     fn packed(&self, columns: usize) -> usize {
         packed_rows(self.binding_limit, self.config.num_experts, self.tokens(), columns)
@@ -96,6 +101,8 @@ buffers! {
         latents: Tensor,
         /// Only for models with experts.
         moe: Option<MoeActivations>,
+        /// Only where there is a detail head.
+        detail: Option<DetailActivations>,
     }
     |of| {
         /// `[S, C·p²]`, columns rounded up to four: patches of the input.
@@ -156,6 +163,19 @@ buffers! {
     }
 }
 
+buffers! {
+    /// Feature maps of the detail head; channels in quads.
+    struct DetailActivations {}
+    |of| {
+        /// `[(2C + 1)/4, B, H·W, 4]`: predicted sample, noised sample and time, then what the head adds.
+        pixels: "detail pixels", of.feature_map(2 * of.config.in_channels + 1);
+        /// `[K/4, B, H·W, 4]`: after the first convolution.
+        first: "detail, first", of.feature_map(of.config.detail_channels);
+        /// `[K/4, B, H·W, 4]`: after the second.
+        second: "detail, second", of.feature_map(of.config.detail_channels);
+    }
+}
+
 impl Activations {
     /// Allocates everything for passes over this many samples.
     pub(super) fn new(gpu: &Gpu, config: &Config, samples: usize) -> Result<Self, EngineError> {
@@ -180,7 +200,8 @@ impl Activations {
         let of = Extents { config, batch, binding_limit: gpu.binding_limit };
         let moe = self.moe.as_ref();
         let moe = moe.map(|moe| moe.part(&of, moe.thresholds.clone()));
-        self.part(&of, batch, self.samples, self.latents.clone(), moe)
+        let detail = self.detail.as_ref().map(|detail| detail.part(&of));
+        self.part(&of, batch, self.samples, self.latents.clone(), moe, detail)
     }
 
     fn with_latents(
@@ -199,7 +220,9 @@ impl Activations {
             let thresholds = blocks.map(thresholds).collect::<Result<_, _>>()?;
             Some(MoeActivations::allocate(gpu, &of, thresholds)?)
         };
-        Self::allocate(gpu, &of, batch, samples, latents, moe)
+        let has_head = config.detail_channels > 0;
+        let detail = has_head.then(|| DetailActivations::allocate(gpu, &of)).transpose()?;
+        Self::allocate(gpu, &of, batch, samples, latents, moe, detail)
     }
 
     /// Where a slot lies in `latents`.
@@ -235,6 +258,9 @@ pub(in crate::engine) fn sizes(
     if config.num_experts > 0 {
         sizes.extend(config.moe_blocks().iter().map(|_| (THRESHOLDS, vec![config.num_experts])));
         sizes.extend(MoeActivations::shapes(&of));
+    }
+    if config.detail_channels > 0 {
+        sizes.extend(DetailActivations::shapes(&of));
     }
     sizes
 }

@@ -1,7 +1,7 @@
 //! The diffusion transformer's forward pass, as a list of kernels (paper §3.1; `DiT` with adaLN-Zero).
 //!
 //! It comes in pieces, because a denoising step wraps the same blocks in different inputs and outputs:
-//! [`Network::enter`], each [`Network::block`], [`Network::leave`].
+//! [`Network::enter`], each [`Network::block`], [`Network::leave`], [`Network::finish`].
 
 use super::activations::{Activations, MoeActivations};
 use super::prompts::Reading;

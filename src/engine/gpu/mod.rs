@@ -1,6 +1,7 @@
 //! The forward pass on wgpu: recorded once, replayed at every step, nothing read back inside it.
 
 mod activations;
+mod detail;
 mod dit;
 mod engine;
 mod joining;

@@ -67,8 +67,11 @@ impl Form {
 
 /// What changes from step to step in one part.
 enum Numbers {
-    /// Embedded times `[samples, D]` of a forward pass.
-    Time(Tensor),
+    /// Of a forward pass: embedded times `[samples, D]`, and for a detail head the times themselves, `[samples]`.
+    Time {
+        embedded: Tensor,
+        times: Option<Tensor>,
+    },
     /// Factors `[8]` of a combination.
     Factors(Tensor),
     /// [`DenoiseNumbers`] and noise `[B, C, h, w]`.
@@ -205,10 +208,12 @@ impl Recorder<'_> {
     ) -> Numbers {
         let GpuModel { gpu, config, .. } = self.model;
         let net = passes.network(self.model);
-        let times = Tensor::empty(gpu, "times", &[net.acts.batch, config.hidden_size]);
+        let embedded = Tensor::empty(gpu, "embedded times", &[net.acts.batch, config.hidden_size]);
+        let has_head = config.detail_channels > 0;
+        let times = has_head.then(|| Tensor::empty(gpu, "times", &[net.acts.batch]));
         let condition = passes.condition(branch);
         let reading = condition.reading.as_ref();
-        tape.append(&net.enter(input, &times, &condition.rows, reading));
+        tape.append(&net.enter(input, &embedded, &condition.rows, reading));
         for i in 0..config.depth {
             let text = reading.zip(self.prompts.map(|prompts| &prompts.memory[i]));
             tape.append(&net.block(i, text, Some(*records)));
@@ -217,7 +222,10 @@ impl Recorder<'_> {
             }
         }
         tape.append(&net.leave(output));
-        Numbers::Time(times)
+        if let Some(times) = &times {
+            tape.append(&net.finish(input, output, times));
+        }
+        Numbers::Time { embedded, times }
     }
 
     fn combine(&self, output: Latent, terms: &[(f32, Latent)], tape: &mut Tape<Scope>) -> Numbers {
@@ -273,8 +281,13 @@ impl StepTape {
     pub(super) fn set_numbers(&self, model: &GpuModel, parts: &[Part]) {
         let gpu = &model.gpu;
         for (part, numbers) in parts.iter().zip(&self.numbers) {
-            if let (Numbers::Time(times), Some(&(time, _))) = (numbers, part.passes().first()) {
-                times.write(gpu, &model.embed_time(time).repeat(times.shape[0]));
+            let first = part.passes().first().copied();
+            if let (Numbers::Time { embedded, times }, Some((time, _))) = (numbers, first) {
+                let samples = embedded.shape[0];
+                embedded.write(gpu, &model.embed_time(time).repeat(samples));
+                if let Some(times) = times {
+                    times.write(gpu, &vec![time; samples]);
+                }
             }
             let Part::Single(op) = part else { continue };
             match (op, numbers) {

@@ -21,8 +21,9 @@ fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
     let net = Network { fuses: false, ..engine.network() };
     let (gpu, config, acts) = (net.gpu, net.config, net.acts);
     assert_eq!(times.len(), acts.batch, "one time for each sample");
-    let times: Vec<f32> = times.iter().flat_map(|&time| engine.model.embed_time(time)).collect();
-    let times = Tensor::upload(gpu, "times", &[acts.batch, config.hidden_size], &times);
+    let embedded: Vec<f32> = times.iter().flat_map(|&time| engine.model.embed_time(time)).collect();
+    let embedded =
+        Tensor::upload(gpu, "embedded times", &[acts.batch, config.hidden_size], &embedded);
     let (tokens, d) = (config.tokens(), config.hidden_size);
     let mut taps = Taps::new();
     let condition = engine.single.condition(Branch::Conditional);
@@ -32,7 +33,7 @@ fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
         let pooled = read_now(gpu, &reading.pooled)?;
         taps.push(("text.pooled".into(), reading.pooled.shape.clone(), pooled));
     }
-    net.enter(Latent::Sample, &times, &condition.rows, reading).run(gpu);
+    net.enter(Latent::Sample, &embedded, &condition.rows, reading).run(gpu);
     for i in 0..config.depth {
         let memory = engine.prompts.as_ref().map(|(prompts, _)| &prompts.memory[i]);
         net.block(i, reading.zip(memory), None).run(gpu);
@@ -52,12 +53,20 @@ fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
             taps.push((name("selected"), shape, slots.into_iter().map(taken).collect()));
         }
     }
-    net.leave(Latent::Output(0)).run(gpu);
-    let latents: Vec<f32> = read_now(gpu, &acts.latents)?;
-    let first = acts.region(config, Latent::Output(0)).first;
-    let out = latents[first..first + acts.batch * config.output_len()].to_vec();
     let [height, width] = config.input_size;
-    taps.push(("out".into(), vec![acts.batch, config.out_channels, height, width], out));
+    let first = acts.region(config, Latent::Output(0)).first;
+    let output = |name: &str| -> Result<_, GpuError> {
+        let latents: Vec<f32> = read_now(gpu, &acts.latents)?;
+        let out = latents[first..first + acts.batch * config.output_len()].to_vec();
+        Ok((name.to_owned(), vec![acts.batch, config.out_channels, height, width], out))
+    };
+    net.leave(Latent::Output(0)).run(gpu);
+    if config.detail_channels > 0 {
+        taps.push(output("detail_head.x")?);
+        let times = Tensor::upload(gpu, "times", &[acts.batch], times);
+        net.finish(Latent::Sample, Latent::Output(0), &times).run(gpu);
+    }
+    taps.push(output("out")?);
     Ok(taps)
 }
 

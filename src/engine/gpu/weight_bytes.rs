@@ -2,6 +2,7 @@
 //! `weights` makes, counted.
 
 use super::precision::Precisions;
+use crate::kernels::ConvWeights;
 use crate::model::{Config, Ffn, LinearSpec, Seen, TensorSpec, look};
 
 /// Bytes of the weights on a device.
@@ -35,6 +36,11 @@ impl WeightBytes {
                     bytes.add(&layer.weight.name, layer.outputs() as u64 * row(layer));
                     bytes.total += layer.bias.as_ref().map_or(0, |bias| 4 * bias.elements());
                 }
+            }
+            Seen::Conv(layer) => {
+                let [weights, bias] = ConvWeights::bytes_of(layer.conv_sizes());
+                bytes.add(&layer.weight.name, weights);
+                bytes.total += bias;
             }
             Seen::Stack(tables) => {
                 let name = tables.first().map_or("no labels", |table| &table.name);

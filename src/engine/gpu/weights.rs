@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, StoredRows};
 use crate::engine::contract::EngineError;
 use crate::engine::linear::Linear;
 use crate::gpu::{Gpu, Tensor};
-use crate::kernels::{ExpertBank, Matrix};
+use crate::kernels::{ConvWeights, ExpertBank, Matrix, WeightPrecision};
 use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Mlp, Role, Source, TensorSpec};
 use crate::platform::yield_now;
 
@@ -28,6 +28,8 @@ impl Leaf for OnGpu {
     type Modulation = usize;
     /// Each layer of all experts in one bank.
     type Experts = Ffn<ExpertBank>;
+    /// In f32.
+    type Conv = ConvWeights;
 }
 
 /// Tables one below the other.
@@ -176,6 +178,16 @@ impl Source<OnGpu> for Loader<'_> {
         self.fill(self.adaln_modulation, first, spec)?;
         self.modulation_rows += spec.outputs();
         Ok(first)
+    }
+
+    fn conv(&mut self, spec: &LinearSpec) -> Loaded<ConvWeights> {
+        let values = self.read(&spec.weight)?;
+        let bias = spec.bias.as_ref().map(|bias| self.read(bias)).transpose()?;
+        let (label, sizes, precision) =
+            (&spec.weight.name, spec.conv_sizes(), WeightPrecision::F32);
+        let conv = ConvWeights::upload(self.gpu, label, sizes, &values, bias.as_deref(), precision);
+        self.bytes += conv.bytes();
+        Ok(conv)
     }
 
     fn values(&mut self, spec: &TensorSpec) -> Loaded<Vec<f32>> {

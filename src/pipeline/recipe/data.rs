@@ -3,7 +3,7 @@
 use crate::kernels::WeightPrecision;
 use crate::model::{Config, Muted, Routing, RoutingRule, UnknownName};
 use crate::pipeline::{Label, Settings, SettingsBuilder};
-use crate::scheduler::{ALL, OptionError, SchedulerKind, random_rows};
+use crate::scheduler::{ALL, GuidanceInterval, OptionError, SchedulerKind, random_rows};
 
 /// Everything that draws the same images again: the model by name and checksum, the settings of the run, and what of
 /// the run a file shows.
@@ -28,6 +28,8 @@ pub struct Recipe {
     pub steps: u32,
     /// Guidance scale; 1 is none.
     pub guidance: f32,
+    /// Where on the way from noise to data guidance applies.
+    pub guidance_interval: GuidanceInterval,
     /// Scheduler and its options.
     pub scheduler: SchedulerKind,
     /// Images of the run.
@@ -112,6 +114,7 @@ impl Recipe {
             seed: settings.seed,
             steps: settings.steps,
             guidance: settings.guidance,
+            guidance_interval: settings.guidance_interval,
             scheduler: settings.scheduler,
             count,
             routing: settings.routing,
@@ -136,6 +139,7 @@ impl Recipe {
             seed: 0,
             steps: 0,
             guidance: f32::NAN,
+            guidance_interval: GuidanceInterval::default(),
             scheduler: SchedulerKind::new(ALL[0]),
             count: 1,
             routing: Routing::default(),
@@ -162,6 +166,7 @@ impl Recipe {
             .seed(self.seed)
             .steps(self.steps)
             .guidance(self.guidance)
+            .guidance_interval(self.guidance_interval)
             .scheduler(self.scheduler)
             .routing(self.routing)
             .muted(self.muted.clone())

@@ -12,6 +12,9 @@ const MOST_IMAGES: usize = 10_000_000;
 const MOST_STEPS: u32 = 10_000;
 const MOST_SCALE: u32 = 64;
 
+/// The form of `interval`.
+const INTERVAL: &str = "LOW,HIGH with 0 ≤ LOW < HIGH ≤ 1";
+
 impl Recipe {
     /// Reads what [`Recipe::to_text`] writes, with or without a `#` before it.
     ///
@@ -53,6 +56,7 @@ impl Recipe {
             "count" => self.count = within(&value, 1, MOST_IMAGES).map_err(|e| wrong(&e))?,
             "steps" => self.steps = within(&value, 1, MOST_STEPS).map_err(|e| wrong(&e))?,
             "guidance" => self.guidance = within(&value, 0.0, 100.0).map_err(|e| wrong(&e))?,
+            "interval" => self.guidance_interval = value.parse().map_err(|_| wrong(INTERVAL))?,
             // Links of earlier versions say "solver".
             "scheduler" | "solver" => self.scheduler = value.parse()?,
             // One for each of several.
@@ -100,6 +104,9 @@ impl Recipe {
         put("steps", self.steps.to_string());
         // Rust writes the shortest digits that read back as the same number.
         put("guidance", self.guidance.to_string());
+        if !self.guidance_interval.is_whole() {
+            put("interval", self.guidance_interval.to_string());
+        }
         put("scheduler", self.scheduler.to_string());
         for (option, value) in self.scheduler.changed_options() {
             put(option.name, option.format(value));
@@ -205,7 +212,7 @@ mod tests {
 
     use super::*;
     use crate::model::Routing;
-    use crate::scheduler::SchedulerKind;
+    use crate::scheduler::{GuidanceInterval, SchedulerKind};
 
     prop_compose! {
         fn any_recipe()(
@@ -214,6 +221,7 @@ mod tests {
                 prop::collection::vec(proptest::option::of(any::<u32>()), 0..4), 0..4),
             (prompts, negative) in (prop::collection::vec(".{0,20}", 0..3), ".{0,20}"),
             (seed, steps, guidance) in (any::<u64>(), 1..=MOST_STEPS, 0.0_f32..=100.0),
+            (low, width) in (0.0_f32..0.9, 0.01_f32..=0.1),
             (scheduler, rule) in (0..ALL.len(), 0..RoutingRule::ALL.len()),
             (count, batch) in (1..=MOST_IMAGES, proptest::option::of(1..=MOST_IMAGES)),
             gamma in proptest::option::of(0.0_f32..=1.0),
@@ -228,6 +236,7 @@ mod tests {
             let rule = RoutingRule::ALL[rule];
             Recipe {
                 model, hash: Some("0a1b2c3d4e".into()), decoder, labels, prompts, negative, seed, steps, guidance,
+                guidance_interval: GuidanceInterval { low, high: low + width },
                 scheduler: SchedulerKind::new(ALL[scheduler]), count,
                 routing: Routing { rule, gamma, shift, log_odds },
                 muted: muted.into_iter().collect(), batch, weights, image, scale,

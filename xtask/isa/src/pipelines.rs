@@ -16,7 +16,7 @@ use diffmoe::vae::{DecoderFile, GpuDecoder, GpuDecoderModel};
 pub(crate) struct Pipeline(Specialisation);
 
 /// Models that the repository has: the shipped ones, and small ones of forms that those lack.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "assets/emoji.safetensors",
     "assets/eurosat.safetensors",
     "assets/emoji_text.safetensors",
@@ -24,6 +24,7 @@ const FILES: [&str; 7] = [
     "tests/fixtures/diffmoe_swiglu_shared/model.safetensors",
     "tests/fixtures/t2i_tiny/model.safetensors",
     "tests/fixtures/t2i_bpe/model.safetensors",
+    "tests/fixtures/detail_head/model.safetensors",
 ];
 
 /// Sizes of the paper, for their widths: heads of 64, of 24, and of 72 numbers.
@@ -126,7 +127,7 @@ fn record(
 fn guided_step(config: &Config, batch: usize) -> Vec<Instruction> {
     let scheduler = SchedulerKind::for_objective(config.objective)[0];
     let noise = StepNoise::Seeded { seed: 0, images: 0..batch as u64 };
-    let run = ScheduleConfig { steps: 2, guidance: 2.0, noise };
+    let run = ScheduleConfig { steps: 2, guidance: 2.0.into(), noise };
     match scheduler.schedule(config, run).next() {
         Next::Step(ops) => ops,
         _ => Vec::new(),

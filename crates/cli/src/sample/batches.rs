@@ -89,7 +89,7 @@ impl Drop for Batches<'_> {
 }
 
 fn headline(config: &Config, settings: &Settings, pictures: usize, device: &str) -> String {
-    let Settings { steps, guidance, scheduler, seed, .. } = settings;
+    let Settings { steps, guidance, guidance_interval: interval, scheduler, seed, .. } = settings;
     let steps = (!scheduler.is_adaptive()).then(|| format!("{steps} steps"));
     let options = scheduler.changed_options();
     let options =
@@ -97,8 +97,13 @@ fn headline(config: &Config, settings: &Settings, pictures: usize, device: &str)
     let parts: Vec<_> =
         std::iter::once(scheduler.to_string()).chain(steps).chain(options).collect();
     let scheduler = parts.join(", ");
+    let interval = if interval.is_whole() {
+        String::new()
+    } else {
+        format!(" at {}–{}", interval.low, interval.high)
+    };
     format!(
-        "{} · {device} · {pictures} images · {scheduler} · guidance {guidance} · seed {seed}",
+        "{} · {device} · {pictures} images · {scheduler} · guidance {guidance}{interval} · seed {seed}",
         config.name
     )
 }

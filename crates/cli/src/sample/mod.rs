@@ -14,6 +14,7 @@ use std::time::Instant;
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
 use diffmoe::model::{Config, Muted, MutedError, RoutingRule};
 use diffmoe::pipeline::{Backend, Settings, png_texts};
+use diffmoe::scheduler::GuidanceInterval;
 use diffmoe::trace::Trace;
 use diffmoe::vae::DecoderFile;
 
@@ -69,6 +70,10 @@ pub(super) struct Arguments {
     /// Guidance scale: 1 switches it off, higher values follow the class or prompt more closely. Default: the model's.
     #[arg(long, visible_alias = "cfg", value_name = "SCALE", allow_negative_numbers = true)]
     guidance: Option<f32>,
+    /// Guide only on this part of the way from noise (0) to data (1), from LOW on and before HIGH; elsewhere a step is
+    /// half the work. Default: 0,1.
+    #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true)]
+    guidance_interval: Option<GuidanceInterval>,
     #[command(flatten)]
     scheduler: SchedulerOptions,
     /// Number of images. Default: 16, or four of each given class or prompt.

@@ -223,6 +223,9 @@ fn settings(
     if let Some(guidance) = arguments.guidance {
         settings = settings.guidance(guidance);
     }
+    if let Some(interval) = arguments.guidance_interval {
+        settings = settings.guidance_interval(interval);
+    }
     if !arguments.prompt.is_empty() {
         settings = settings.prompts(arguments.prompt.clone());
     }
@@ -300,6 +303,7 @@ fn resolve(table: &LabelTable, text: &str) -> Result<u32, String> {
 #[allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 mod tests {
     use clap::Parser;
+    use diffmoe::scheduler::GuidanceInterval;
     use diffmoe_viewer::session::{Choice, Controls};
 
     use super::*;
@@ -333,7 +337,8 @@ mod tests {
         assert_eq!(defaults.settings(&config), expected, "nothing chosen: random rows");
 
         let (config, expected) = line(
-            "--class 3 --style any --seed 9 --count 5 --steps 11 --cfg 1.75 --solver heun \
+            "--class 3 --style any --seed 9 --count 5 --steps 11 --cfg 1.75 \
+             --guidance-interval 0.1,0.7 --solver heun \
              --routing pool --gamma 0.3",
         );
         let choices = config.labels.iter().map(|table| match table.name.as_str() {
@@ -347,6 +352,7 @@ mod tests {
             seed: 9,
             steps: 11,
             guidance: 1.75,
+            guidance_interval: GuidanceInterval { low: 0.1, high: 0.7 },
             scheduler: "heun".parse().unwrap(),
             count: 5,
             routing: Routing { rule: RoutingRule::Pool, gamma: Some(0.3), ..Routing::default() },

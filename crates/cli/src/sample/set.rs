@@ -114,6 +114,10 @@ fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std
         "threshold_shift": settings.routing.shift,
         "negative": settings.negative,
     });
+    // Left out where it is the whole way, as in sets of earlier versions.
+    if !settings.guidance_interval.is_whole() {
+        all["guidance_interval"] = json!(settings.guidance_interval.to_string());
+    }
     if let (Some(_), Some(path)) = (vae, &arguments.vae) {
         let bytes =
             std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;

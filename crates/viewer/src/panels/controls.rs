@@ -9,7 +9,7 @@ use crate::session::{Controls, MAX_COUNT, MAX_STEPS};
 use crate::widgets::{caption, card, remark, sign_button, slider, switch};
 use diffmoe::model::{Config, Kind, RoutingRule};
 use diffmoe::pipeline::Settings;
-use diffmoe::scheduler::SchedulerKind;
+use diffmoe::scheduler::{GuidanceInterval, SchedulerKind};
 
 const OWN_HINT: &str = "Use one threshold for all experts instead of the learned ones.";
 const GAMMA_HINT: &str = "An expert takes a token if its predicted need exceeds this \
@@ -20,6 +20,8 @@ const SHIFT_HINT: &str =
 const STEPS_HINT: &str = "Number of denoising steps. More steps are more accurate and slower.";
 const GUIDANCE_HINT: &str = "How strongly the labels or the prompt are followed. 1 switches \
     guidance off and halves the work; 2 to 4 is usual; high values look overdone.";
+const INTERVAL_HINT: &str = "Guide only while t, from 0 (noise) to 1 (image), lies in this interval. \
+    Outside it a step is half the work.";
 const COUNT_HINT: &str = "Images per run. They share every pass through the model.";
 
 pub(crate) fn show(app: &mut App, ui: &mut Ui) {
@@ -40,12 +42,39 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
         slider(ui, "Guidance", GUIDANCE_HINT, &mut controls.guidance, 1.0..=8.0, |s| {
             s.step_by(0.1).fixed_decimals(1).clamping(egui::SliderClamping::Edits)
         });
+        guidance_interval(ui, &mut controls.guidance_interval);
         caption(ui, "Scheduler");
         scheduler(ui, &mut controls.scheduler, &config);
     });
     card(ui, "Routing", |ui| routing(ui, controls, &config));
     if dice {
         controls.seed = crate::platform::new_seed();
+    }
+}
+
+/// Where guidance applies, for those who want less than the whole way.
+fn guidance_interval(ui: &mut Ui, interval: &mut GuidanceInterval) {
+    const GAP: f32 = 0.05;
+    let mut is_part = !interval.is_whole();
+    let name = "Limit guidance to an interval";
+    if ui.checkbox(&mut is_part, name).on_hover_text(INTERVAL_HINT).changed() {
+        *interval = if is_part {
+            GuidanceInterval { low: 0.1, high: 0.7 }
+        } else {
+            GuidanceInterval::default()
+        };
+    }
+    if is_part {
+        let GuidanceInterval { low, high } = interval;
+        slider(ui, "Guide from t", INTERVAL_HINT, low, 0.0..=1.0 - GAP, |s| {
+            s.step_by(f64::from(GAP)).fixed_decimals(2).clamping(egui::SliderClamping::Edits)
+        });
+        slider(ui, "Guide until t", INTERVAL_HINT, high, GAP..=1.0, |s| {
+            s.step_by(f64::from(GAP)).fixed_decimals(2).clamping(egui::SliderClamping::Edits)
+        });
+        if low >= high {
+            *high = (*low + GAP).min(1.0);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use diffmoe::model::{Config, Muted, Routing};
 use diffmoe::pipeline::{Label, Settings};
-use diffmoe::scheduler::{ALL, SchedulerKind};
+use diffmoe::scheduler::{ALL, GuidanceInterval, SchedulerKind};
 
 /// Largest number of images per run in the app: more would take long and be small on screen.
 pub const MAX_COUNT: usize = 16;
@@ -37,6 +37,8 @@ pub struct Controls {
     pub steps: u32,
     /// Guidance scale; 1 switches guidance off.
     pub guidance: f32,
+    /// Where on the way from noise to data guidance applies.
+    pub guidance_interval: GuidanceInterval,
     /// Scheduler and its options.
     pub scheduler: SchedulerKind,
     /// Images, 1 to [`MAX_COUNT`].
@@ -57,6 +59,7 @@ impl Controls {
             seed: 0,
             steps: 1,
             guidance: 1.0,
+            guidance_interval: GuidanceInterval::default(),
             scheduler: SchedulerKind::new(ALL[0]),
             count: 1,
             routing: Routing::default(),
@@ -74,6 +77,7 @@ impl Controls {
             seed: crate::platform::new_seed(),
             steps: settings.steps.min(MAX_STEPS),
             guidance: settings.guidance,
+            guidance_interval: settings.guidance_interval,
             scheduler: settings.scheduler,
             count: FIRST_COUNT,
             routing: settings.routing,
@@ -89,6 +93,7 @@ impl Controls {
             .seed(self.seed)
             .steps(self.steps)
             .guidance(self.guidance)
+            .guidance_interval(self.guidance_interval)
             .scheduler(self.scheduler)
             .routing(self.routing)
             .muted(self.muted.clone());

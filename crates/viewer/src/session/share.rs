@@ -131,6 +131,7 @@ impl Share {
             seed: recipe.seed,
             steps: recipe.steps,
             guidance: recipe.guidance,
+            guidance_interval: recipe.guidance_interval,
             scheduler: recipe.scheduler,
             count: recipe.count,
             routing: recipe.routing,
@@ -162,6 +163,7 @@ impl Share {
             seed: c.seed,
             steps: c.steps,
             guidance: c.guidance,
+            guidance_interval: c.guidance_interval,
             scheduler: c.scheduler,
             count: c.count,
             routing: c.routing,
@@ -214,7 +216,7 @@ mod tests {
 
     use super::*;
     use diffmoe::model::Routing;
-    use diffmoe::scheduler::{ALL, SchedulerKind};
+    use diffmoe::scheduler::{ALL, GuidanceInterval, SchedulerKind};
 
     fn choice_strategy() -> impl Strategy<Value = Choice> {
         prop_oneof![Just(Choice::Any), Just(Choice::Varied), any::<u32>().prop_map(Choice::Row),]
@@ -227,7 +229,7 @@ mod tests {
             (prompt, negative) in (".{0,20}", ".{0,20}"),
             seed in any::<u64>(),
             steps in 1..=MAX_STEPS,
-            guidance in 0.0_f32..=100.0,
+            (guidance, low, width) in (0.0_f32..=100.0, 0.0_f32..0.9, 0.01_f32..=0.1),
             scheduler in 0..ALL.len(),
             count in 1..=MAX_COUNT,
             rule in 0..RoutingRule::ALL.len(),
@@ -238,7 +240,8 @@ mod tests {
             let (rule, scheduler) = (RoutingRule::ALL[rule], SchedulerKind::new(ALL[scheduler]));
             let routing = Routing { rule, gamma, shift, log_odds };
             let muted = muted.into_iter().collect();
-            let controls = Controls { choices, prompt, negative, seed, steps, guidance, scheduler, count, routing, muted };
+            let guidance_interval = GuidanceInterval { low, high: low + width };
+            let controls = Controls { choices, prompt, negative, seed, steps, guidance, guidance_interval, scheduler, count, routing, muted };
             Share { model, hash: Some("0a1b2c3d".into()), decoder, ..Share::of(controls) }
         }
     }
@@ -267,6 +270,7 @@ mod tests {
         assert!(refused("").contains("seed, steps, guidance, labels is missing"));
         assert!(refused(&format!("{good}&steps=0")).contains("invalid steps in the link"));
         assert!(refused(&format!("{good}&guidance=NaN")).contains("from 0 to 100"));
+        assert!(refused(&format!("{good}&interval=0.7,0.1")).contains("LOW < HIGH"));
         assert!(refused(&format!("{good}&count=17")).contains("from 1 to 16"));
         assert!(
             refused(&format!("{good}&scheduler=magic")).contains("unknown scheduler \"magic\"")
@@ -298,6 +302,7 @@ mod tests {
         let controls = share.unwrap().controls;
         assert_eq!(controls.scheduler.name(), "heun");
         assert_eq!(controls.routing.rule, RoutingRule::Pool);
+        assert!(controls.guidance_interval.is_whole());
     }
 
     #[test]

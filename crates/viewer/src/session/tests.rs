@@ -16,7 +16,7 @@ use super::*;
 use diffmoe::engine::{EngineError, WeightChoice};
 use diffmoe::model::Routing;
 use diffmoe::pipeline::Run;
-use diffmoe::scheduler::Branch;
+use diffmoe::scheduler::{Branch, GuidanceInterval};
 use diffmoe::trace::At;
 use model::{LABELS, file};
 
@@ -66,6 +66,7 @@ fn controls() -> Controls {
         seed: 11,
         steps: 6,
         guidance: 1.5,
+        guidance_interval: GuidanceInterval::default(),
         scheduler: "euler".parse().unwrap(),
         count: 2,
         routing: Routing::default(),

@@ -186,6 +186,7 @@ fn every_control_has_a_name() {
         "Images",
         "Steps",
         "Guidance",
+        "Limit guidance to an interval",
         "Euler",
         "Heun",
         "Each token",
@@ -202,6 +203,18 @@ fn every_control_has_a_name() {
     ] {
         assert!(has(&harness, name), "nothing is called {name:?}");
     }
+}
+
+#[test]
+fn guidance_can_be_limited_to_an_interval() {
+    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    assert!(!has(&harness, "Guide until t"));
+    harness.get_by_label("Limit guidance to an interval").click_accesskit();
+    harness.run_steps(3);
+    assert!(has(&harness, "Guide from t") && has(&harness, "Guide until t"));
+    let interval = harness.state().app().session().controls.guidance_interval;
+    assert_eq!(interval.to_string(), "0.1,0.7");
+    harness.check_accessibility();
 }
 
 #[test]

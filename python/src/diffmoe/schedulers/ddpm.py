@@ -29,7 +29,7 @@ class EpsilonOptions:
         """The predicted data, and the variance output of the model if it has one."""
         channels = run.config.in_channels
         guided = channels if self.guided_channels == "all" else min(3, channels)
-        if run.guidance == 1:
+        if not run.is_guided(time):
             out = run.forward(z, time)
             noise = out[:, :channels]
         else:

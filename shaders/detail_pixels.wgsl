@@ -1,0 +1,55 @@
+// The two ends of the detail head, whose feature maps lie in quads, (C / 4, B, height, width, 4):
+//   y[q, b, p, i] = channel 4q + i of [x̂, z, t], zero beyond     x̂ and z are slots (B, C, height, width)
+//   x̂[b, c, p] += x[c / 4, b, p, c mod 4]                         with ADD
+// One lane per element of y; with ADD, of x̂. Neighbours write neighbouring numbers.
+
+struct Params {
+    count: u32,     // lanes
+    channels: u32,  // C
+    plane: u32,     // height · width
+    batch: u32,     // B
+    samples: u32,   // samples in z; beyond the last the first comes again
+    predicted: u32, // element of the latents where x̂ begins
+    noised: u32,    // and z
+}
+
+override ADD: bool = false;
+override LANES: u32;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;        // all slots; with ADD quads
+@group(0) @binding(2) var<storage, read> times: array<f32>;    // (B)
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;  // quads; with ADD all slots
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let at = (group.y * groups.x + group.x) * LANES + lane;
+    if at >= params.count {
+        return;
+    }
+    if ADD {
+        let pixel = at % params.plane;
+        let channel = at / params.plane % params.channels;
+        let sample = at / (params.plane * params.channels);
+        let in_quads = ((channel / 4u * params.batch + sample) * params.plane + pixel) * 4u;
+        y[params.predicted + at] += x[in_quads + channel % 4u];
+        return;
+    }
+    let pixel = at / 4u % params.plane;
+    let sample = at / (4u * params.plane) % params.batch;
+    let channel = at / (4u * params.plane * params.batch) * 4u + at % 4u;
+    var value = 0.0;
+    if channel < params.channels {
+        value = x[params.predicted + (sample * params.channels + channel) * params.plane + pixel];
+    } else if channel < 2u * params.channels {
+        let row = sample % params.samples * params.channels + channel - params.channels;
+        value = x[params.noised + row * params.plane + pixel];
+    } else if channel == 2u * params.channels {
+        value = times[sample];
+    }
+    y[at] = value;
+}
