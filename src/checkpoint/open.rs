@@ -51,15 +51,15 @@ impl Parts {
         let document: Document = serde_json::from_str(&text)
             .map_err(|e| malformed(format!("it is not an index of a sharded checkpoint ({e})")))?;
         let index = document.weight_map;
-        let mut parts = Vec::new();
+        let mut files = Vec::new();
         // A part is named relative to its index; a name that leads elsewhere is not followed.
         for name in index.values().cloned().collect::<BTreeSet<_>>() {
             if Path::new(&name).file_name().is_none_or(|n| n != name.as_str()) {
                 return Err(malformed(format!("its part {name:?} is not a plain file name")));
             }
             let path = path.with_file_name(&name);
-            parts.push(PartFile { label: path.display().to_string(), bytes: map(&path)?, name });
+            files.push(PartFile { label: path.display().to_string(), bytes: map(&path)?, name });
         }
-        Ok(Self { label, parts, index: Some(index) })
+        Ok(Self { label, files, index: Some(index) })
     }
 }

@@ -11,7 +11,7 @@ pub(super) type Index = BTreeMap<String, String>;
 pub(super) struct Parts {
     /// File or model name of the whole, for people.
     pub(super) label: String,
-    pub(super) parts: Vec<PartFile>,
+    pub(super) files: Vec<PartFile>,
     /// If present, only the tensors that it lists are part of the model.
     pub(super) index: Option<Index>,
 }
@@ -29,6 +29,6 @@ impl Parts {
     /// A file without an index.
     pub(super) fn one(label: &str, bytes: Bytes) -> Self {
         let part = PartFile { name: label.to_owned(), label: label.to_owned(), bytes };
-        Self { label: label.to_owned(), parts: vec![part], index: None }
+        Self { label: label.to_owned(), files: vec![part], index: None }
     }
 }

@@ -75,7 +75,7 @@ impl TensorFile {
         files: Parts,
         beside: Option<String>,
     ) -> Result<Self, CheckpointError> {
-        let Parts { label, parts: files, index } = files;
+        let Parts { label, files, index } = files;
         let mut parts = Vec::new();
         let mut tensors = BTreeMap::new();
         let mut config_text: Option<String> = None;

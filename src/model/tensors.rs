@@ -94,7 +94,7 @@ fn try_look<E>(config: &Config, see: impl FnMut(Seen<'_>) -> Result<(), E>) -> R
 }
 
 /// Adds the tensors of a leaf.
-fn add(list: &mut Vec<TensorSpec>, seen: Seen<'_>) {
+fn add(list: &mut Vec<TensorSpec>, seen: &Seen<'_>) {
     let linear = |spec: &LinearSpec| [Some(spec.weight.clone()), spec.bias.clone()];
     match seen {
         Seen::Linear(spec) | Seen::Conv(spec) => {
@@ -104,7 +104,7 @@ fn add(list: &mut Vec<TensorSpec>, seen: Seen<'_>) {
             list.extend(all.iter().flat_map(Ffn::iter).flat_map(linear).flatten());
         }
         Seen::Stack(specs) => list.extend_from_slice(specs),
-        Seen::Aside(spec) => list.push(spec.clone()),
+        Seen::Aside(spec) => list.push((*spec).clone()),
     }
 }
 
@@ -112,7 +112,7 @@ impl Config {
     /// Every tensor of the model, in the order of the official `state_dict`.
     pub fn tensors(&self) -> Vec<TensorSpec> {
         let mut list = Vec::new();
-        look(self, |seen| add(&mut list, seen));
+        look(self, |seen| add(&mut list, &seen));
         list
     }
 
@@ -120,7 +120,7 @@ impl Config {
     pub(crate) fn tensors_up_to(&self, most: usize) -> Option<Vec<TensorSpec>> {
         let mut list = Vec::new();
         let walked = try_look(self, |seen| {
-            add(&mut list, seen);
+            add(&mut list, &seen);
             if list.len() > most { Err(()) } else { Ok(()) }
         });
         walked.ok().map(|()| list)

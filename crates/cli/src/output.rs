@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn temporary_files_of_killed_processes_are_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let old = SystemTime::now() - Duration::from_secs(60);
+        let old = SystemTime::now() - Duration::from_mins(1);
         let make = |name: &str| {
             let file = File::create(folder.path().join(name)).unwrap();
             file.set_modified(old).unwrap();
