@@ -16,7 +16,7 @@ const LIMITS: [Limit; 4] = [
     Limit { kernel: "", column: "spills", most: 0 },
     // The epilogue must not cost more than the product, nor take seconds to compile.
     Limit { kernel: "linear", column: "instructions", most: 1_800 },
-    Limit { kernel: "linear", column: "after loop %", most: 45 },
+    Limit { kernel: "linear", column: "after loop %", most: 46 },
 ];
 
 /// A pipeline that is known to pass a limit.
@@ -33,7 +33,7 @@ struct Exception {
 const EXCEPTIONS: [Exception; 1] = [Exception {
     pipeline: "linear WEIGHTS=2",
     column: "after loop %",
-    most: 46,
+    most: 47,
     reason: "int8 has scales of rows to load",
 }];
 
