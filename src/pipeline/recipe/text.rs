@@ -249,10 +249,13 @@ mod tests {
                 scheduler: SchedulerKind::new(ALL[scheduler]), count,
                 routing: Routing { rule, gamma, shift, log_odds },
                 muted: muted.into_iter().collect(),
-                shifts: moved.into_iter().fold(Default::default(), |mut all: Shifts, (block, expert, odds)| {
-                    all.add(block, expert, odds);
-                    all
-                }),
+                shifts: moved.into_iter().fold(
+                    crate::model::Shifts::default(),
+                    |mut all, (block, expert, odds)| {
+                        all.add(block, expert, odds);
+                        all
+                    },
+                ),
                 batch, weights, image, scale,
                 others: other.map(|value| ("explore".to_owned(), value)).into_iter().collect(),
             }
