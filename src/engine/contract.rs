@@ -11,7 +11,7 @@ use half::f16;
 use crate::checkpoint::CheckpointError;
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::Image;
-use crate::model::{Muted, Routing};
+use crate::model::{Muted, Routing, Shifts};
 use crate::scheduler::{Branch, Buffer, Instruction};
 
 /// The settings an engine needs before the first step.
@@ -31,8 +31,19 @@ pub struct RunConfig {
     pub routing: Routing,
     /// Experts that take no tokens.
     pub muted: Muted,
+    /// Thresholds of single layers and experts that are moved.
+    pub shifts: Shifts,
     /// Whether the routing of each pass includes the router's scores ([`LayerRouting::scores`]).
     pub record_scores: bool,
+}
+
+impl RunConfig {
+    /// The thresholds in force in a block, `[E]`, given the checkpoint's; infinity for a muted expert.
+    pub(crate) fn thresholds(&self, block: usize, checkpoint: &[f32]) -> Vec<f32> {
+        let mut thresholds = self.routing.thresholds(checkpoint, self.muted.mask(block));
+        self.shifts.apply(block, &mut thresholds);
+        thresholds
+    }
 }
 
 /// Result of [`Engine::advance`].

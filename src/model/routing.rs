@@ -38,13 +38,7 @@ pub struct Routing {
 impl Routing {
     /// The threshold to compare with, given the checkpoint's.
     pub fn threshold(&self, checkpoint: f32) -> f32 {
-        let threshold = self.gamma.unwrap_or(checkpoint + self.shift);
-        if self.log_odds == 0.0 {
-            return threshold;
-        }
-        let probability = f64::from(threshold).clamp(0.0, 1.0);
-        let odds = probability / (1.0 - probability) * f64::from(self.log_odds).exp();
-        if odds.is_finite() { (odds / (1.0 + odds)) as f32 } else { 1.0 }
+        moved(self.gamma.unwrap_or(checkpoint + self.shift), self.log_odds)
     }
 
     /// The thresholds in force in a layer, `[E]`: infinity where the bit of an expert in `muted` is 1, because no
@@ -56,6 +50,16 @@ impl Routing {
         };
         checkpoint.iter().enumerate().map(of).collect()
     }
+}
+
+/// A threshold after a move by some log-odds.
+pub(super) fn moved(threshold: f32, log_odds: f32) -> f32 {
+    if log_odds == 0.0 {
+        return threshold;
+    }
+    let probability = f64::from(threshold).clamp(0.0, 1.0);
+    let odds = probability / (1.0 - probability) * f64::from(log_odds).exp();
+    if odds.is_finite() { (odds / (1.0 + odds)) as f32 } else { 1.0 }
 }
 
 /// Experts that are switched off for a run: they take no tokens, whatever the rule.
@@ -72,7 +76,7 @@ pub enum MutedError {
     #[error("invalid expert \"{0}\": expected BLOCK:EXPERT, as in 3:7")]
     Form(String),
     /// A block that does not exist or has no experts.
-    #[error("block {block} has no experts to mute; {}", blocks_with_experts(.blocks))]
+    #[error("block {block} has no experts; {}", blocks_with_experts(.blocks))]
     Block {
         /// The block.
         block: usize,

@@ -158,6 +158,7 @@ impl Run {
             negative: settings.negative.clone(),
             routing: settings.routing,
             muted: settings.muted.clone(),
+            shifts: settings.shifts.clone(),
             record_scores: settings.record_scores,
         })?;
         scheduler.restore(SchedulerState { steps, buffers });

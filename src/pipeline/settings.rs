@@ -1,6 +1,8 @@
 //! Settings of a run, checked before anything is computed.
 
-use crate::model::{Config, Kind, Muted, MutedError, Objective, Routing, one_of};
+use crate::model::{
+    Config, Kind, Muted, MutedError, Objective, Routing, Shifts, ShiftsError, one_of,
+};
 use crate::scheduler::{GuidanceInterval, GuidanceIntervalError, OptionError, SchedulerKind};
 
 /// Thresholds move by no more log-odds than this: beyond it a threshold is 0 or 1.
@@ -29,6 +31,8 @@ pub struct Settings {
     pub routing: Routing,
     /// Experts that take no tokens.
     pub muted: Muted,
+    /// Thresholds of single layers and experts that are shifted.
+    pub shifts: Shifts,
     /// Whether the trace keeps the router's scores; the images are the same.
     pub record_scores: bool,
 }
@@ -114,6 +118,9 @@ pub enum SettingsError {
     /// A muted expert that the model does not have.
     #[error(transparent)]
     Muted(#[from] MutedError),
+    /// A single threshold that cannot move so.
+    #[error(transparent)]
+    Shifts(#[from] ShiftsError),
 }
 
 impl Settings {
@@ -137,6 +144,7 @@ impl Settings {
             return Err(SettingsError::LogOdds(self.routing.log_odds));
         }
         self.muted.check(config)?;
+        self.shifts.check(config)?;
         if config.text.is_none() && !(self.prompts.is_empty() && self.negative.is_empty()) {
             return Err(SettingsError::NoText);
         }
@@ -277,6 +285,7 @@ mod tests {
             scheduler: "euler".parse().unwrap(),
             routing: Routing::default(),
             muted: Muted::default(),
+            shifts: Shifts::default(),
             record_scores: false,
         }
     }

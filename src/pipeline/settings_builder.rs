@@ -1,7 +1,7 @@
 //! The defaults of a model and changes to them: the one place where settings are built.
 
 use super::{Settings, SettingsError};
-use crate::model::{Config, LabelTable, Muted, Routing, RoutingRule, one_of};
+use crate::model::{Config, LabelTable, Muted, Routing, RoutingRule, Shifts, one_of};
 use crate::scheduler::{GuidanceInterval, SchedulerKind, random_rows};
 
 /// A row of a label table.
@@ -55,6 +55,7 @@ pub struct SettingsBuilder<'a> {
     scheduler: SchedulerKind,
     routing: Routing,
     muted: Muted,
+    shifts: Shifts,
     record_scores: bool,
     /// The first mistake.
     mistake: Option<SettingsError>,
@@ -86,6 +87,7 @@ impl Settings {
             scheduler,
             routing: Routing::default(),
             muted: Muted::default(),
+            shifts: Shifts::default(),
             record_scores: false,
             mistake: None,
         }
@@ -178,6 +180,11 @@ impl SettingsBuilder<'_> {
         Self { muted, ..self }
     }
 
+    /// Thresholds of single layers and experts that are moved.
+    pub fn shifts(self, shifts: Shifts) -> Self {
+        Self { shifts, ..self }
+    }
+
     /// Whether the trace keeps the router's scores.
     pub fn record_scores(self, record_scores: bool) -> Self {
         Self { record_scores, ..self }
@@ -223,6 +230,7 @@ impl SettingsBuilder<'_> {
             scheduler: self.scheduler,
             routing: self.routing,
             muted: self.muted,
+            shifts: self.shifts,
             record_scores: self.record_scores,
         }
     }

@@ -29,7 +29,7 @@ pub use guidance::{Guidance, GuidanceInterval, GuidanceIntervalError};
 pub use info::{Resume, ScheduleConfig, SchedulerInfo, SchedulerKind};
 pub use noise::{StepNoise, gaussian, random_rows, step_noise};
 pub use options::{OptionError, OptionInfo, OptionValues};
-pub use process::{Process, TRAINED_STEPS};
+pub use process::{Process, TRAINED_STEPS, noise_level};
 pub use program::{Branch, Denoise, Deviation, Instruction, Latent, Observation};
 
 /// All schedulers. The first of an objective is the default of models that recommend none.

@@ -1,6 +1,10 @@
 //! The diffusion process of DDPM models: 1000 steps with linear variances, respaced to fewer (Ho et al. 2020;
 //! Nichol & Dhariwal 2021 for respacing). Tables are f64, as in the official code.
 
+use std::sync::LazyLock;
+
+use crate::model::Objective;
+
 /// Steps of the process in training.
 pub const TRAINED_STEPS: u32 = 1000;
 
@@ -13,6 +17,20 @@ pub struct Process {
     pub betas: Vec<f64>,
     /// `ᾱ`: share of the data's variance that is left after a step.
     pub alphas_bar: Vec<f64>,
+}
+
+/// The noise level of a sample at a model time, `σ` of `α·x₀ + σ·ε`: 1 for noise alone, 0 for data. `1 − t` for flow
+/// models, `√(1 − ᾱ)` for DDPM models.
+pub fn noise_level(objective: Objective, time: f32) -> f32 {
+    static BARS: LazyLock<Vec<f64>> = LazyLock::new(|| Process::respaced(TRAINED_STEPS).alphas_bar);
+    match objective {
+        Objective::Flow => 1.0 - time,
+        Objective::Ddpm => {
+            // The cast saturates.
+            let step = (time.round() as usize).min(BARS.len() - 1);
+            (1.0 - BARS[step]).sqrt() as f32
+        }
+    }
 }
 
 impl Process {
@@ -80,6 +98,18 @@ mod tests {
     fn near(got: f64, want: f64) {
         // The golden numbers have nine digits.
         assert!((got - want).abs() <= 5e-9 * want.abs(), "{got} for {want}");
+    }
+
+    #[test]
+    fn noise_falls_from_one_to_zero() {
+        let level = |objective, time| f64::from(noise_level(objective, time));
+        assert!((level(Objective::Flow, 0.25) - 0.75).abs() < 1e-7);
+        // √(1 − ᾱ) of the official bars.
+        for (time, bar) in [(0.0, 0.9999_f64), (500.0, 0.077_796_658_4), (999.0, 4.035_829_77e-5)] {
+            let want = (1.0 - bar).sqrt();
+            assert!((level(Objective::Ddpm, time) - want).abs() < 1e-6, "{time}");
+        }
+        assert!(level(Objective::Ddpm, 1e9) > 0.999, "beyond the process it is noise");
     }
 
     /// Numbers printed by the official module.

@@ -1,7 +1,7 @@
 //! Views of the routing to draw: one layer at one step, the tokens of one image or of one expert.
 //!
-//! A step of Heun's solver passes twice through the model. Counts and maps show the first of them, which is at
-//! the step's own time; `C` is the mean of all.
+//! A step of Heun's solver evaluates the model twice. Counts and maps show the first evaluation, which is at the
+//! step's own time, unless another is asked for; `C` is the mean of all.
 
 use super::Trace;
 use crate::engine::{ForwardRouting, LayerRouting, Scores};
@@ -51,6 +51,27 @@ impl Trace {
     /// The routing at a place, or `None` where the run has not been yet.
     pub fn layer(&self, at: At) -> Option<&LayerRouting> {
         self.passes(at.step).find(|forward| forward.branch == at.branch)?.layers.get(at.layer)
+    }
+
+    /// The same in the evaluation `nth` of its step, from 0; in the last one of steps that have fewer.
+    pub fn evaluation(&self, at: At, nth: usize) -> Option<&LayerRouting> {
+        let passes = self.passes(at.step).filter(|forward| forward.branch == at.branch);
+        passes.take(nth + 1).last()?.layers.get(at.layer)
+    }
+
+    /// How often a step evaluates the model in one branch, at most: twice with Heun's solver.
+    pub fn evaluations(&self) -> usize {
+        let mut most = 0;
+        let (mut step, mut counts) = (None, [0; 2]);
+        for forward in &self.forwards {
+            if step != Some(forward.step) {
+                (step, counts) = (Some(forward.step), [0; 2]);
+            }
+            let count = &mut counts[usize::from(forward.branch == Branch::Unconditional)];
+            *count += 1;
+            most = most.max(*count);
+        }
+        most
     }
 
     /// Tokens that each expert took from the whole pool, `[E]`.
@@ -156,6 +177,22 @@ mod tests {
         let guided = trace.capacity_by_layer(Some(Branch::Conditional));
         assert_eq!(serde_json::json!(guided[1][0]), json["forwards"][0]["layers"][1]["capacity"]);
         assert!(table[1][0] < guided[1][0], "the other pass counts in the mean of both");
+    }
+
+    #[test]
+    fn the_second_evaluation_of_a_step_is_shown_where_there_is_one() {
+        let mut trace = trace();
+        assert_eq!(trace.evaluations(), 1);
+        let mut second = trace.forwards()[2].clone();
+        second.layers[0].masks = vec![0b111; 4];
+        trace.extend(vec![second]);
+        assert_eq!(trace.evaluations(), 2);
+        let at = At { step: 1, layer: 0, branch: Branch::Conditional };
+        assert_eq!(trace.evaluation(at, 0), trace.layer(at));
+        assert_eq!(trace.evaluation(at, 1).unwrap().masks, [0b111; 4]);
+        let first = At { step: 0, ..at };
+        assert_eq!(trace.evaluation(first, 1), trace.layer(first), "the only one of its step");
+        assert!(trace.evaluation(At { step: 2, ..at }, 0).is_none());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use diffmoe::checkpoint::{Checkpoint, Hints, Source, infer_config, random_tensor, write_model};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{Config, Muted, Routing, RoutingRule, Storage, TensorSpec};
+use diffmoe::model::{Config, Muted, Routing, RoutingRule, Shifts, Storage, TensorSpec};
 use diffmoe::pipeline::{Backend, LoadedDecoder, Pipeline, Run, Settings};
 use diffmoe::platform::Bytes;
 use diffmoe::scheduler::{GuidanceInterval, SchedulerKind};
@@ -62,6 +62,7 @@ pub(crate) fn compute(case: &Case) -> Answer {
             log_odds: 0.0,
         },
         muted: Muted::default(),
+        shifts: Shifts::default(),
         record_scores: false,
     };
     settings.check(config).unwrap();

@@ -218,6 +218,7 @@ fn sample(
         scheduler,
         routing: input.run.routing,
         muted: input.run.muted.clone(),
+        shifts: input.run.shifts.clone(),
         record_scores: false,
     };
     settings.check(config)?;

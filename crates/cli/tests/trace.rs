@@ -156,10 +156,18 @@ fn a_muted_expert_has_no_tokens() {
         }
         assert!(trace["capacity"].as_f64() > Some(0.0));
     }
+    draw(folder.path(), "s.json", &["--solo", &muted]);
+    let trace = json(&folder.path().join("s.json"));
+    for pass in trace["forwards"].as_array().expect("passes") {
+        let counts = pass["layers"][0]["counts"].as_array().expect("counts");
+        assert!((0..counts.len()).all(|e| e == busiest || counts[e] == 0), "{counts:?}");
+        assert!(counts[busiest].as_u64() > Some(0));
+    }
+    refused(&["sample", "--model", "eurosat", "--solo", "1:99"], "block 1 has no expert 99");
     let sample = |muted: &str, expected: &str| {
         refused(&["sample", "--model", "eurosat", "--mute", muted], expected);
     };
-    sample("0:1", "block 0 has no experts to mute; the blocks with experts are 1, 3");
+    sample("0:1", "block 0 has no experts; the blocks with experts are 1, 3");
     sample("1:99", "block 1 has no expert 99; it has 8, numbered from 0");
     sample("1", "BLOCK:EXPERT");
     refused(&["sample", "--trace-scores"], "--trace");

@@ -130,10 +130,11 @@ impl App {
             self.view.picture = Some(picture);
             self.explore.selection.image = picture;
         }
+        self.open_next();
         let Some(record) = self.session.record() else { return };
         if self.shown.update(ctx, record, &mut self.view) {
             self.view.frame = None;
-            if let Some(fragment) = self.session.share_with(self.explored()) {
+            if let Some(fragment) = self.share() {
                 platform::set_fragment(&fragment);
             }
         }
@@ -261,7 +262,7 @@ impl App {
 
     /// The fragment of a link to what is on screen.
     pub fn share(&self) -> Option<String> {
-        self.session.share_with(self.explored())
+        self.session.share_with(self.explored(), self.compared().as_deref())
     }
 
     /// Opens Explore with a selection.
@@ -315,7 +316,7 @@ impl App {
     }
 
     fn copy_link(&mut self, ctx: &Context) {
-        let Some(fragment) = self.session.share_with(self.explored()) else { return };
+        let Some(fragment) = self.share() else { return };
         let (link, note) = match platform::page_address() {
             Some(address) => {
                 (format!("{address}#{fragment}"), "Copied a link that draws the same images.")

@@ -192,7 +192,8 @@ impl Shown {
         }
         let wanted = (trace.forwards().len(), view.branch, view.each_layer);
         if self.curves_of != Some(wanted) {
-            self.curves = capacity::curves(trace, view.branch, view.each_layer);
+            self.curves =
+                capacity::curves(trace, record.config.objective, view.branch, view.each_layer);
             self.curves_of = Some(wanted);
         }
         let wanted = (view.at(record), view.picture);

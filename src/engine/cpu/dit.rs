@@ -25,7 +25,7 @@ use super::prompts::{Reading, cross_attention};
 use super::weights::{Linear, Weights};
 use crate::engine::contract::Stage;
 use crate::engine::time_mlp::embed_time;
-use crate::model::{Config, Mlp, Muted, Routing};
+use crate::model::{Config, Mlp, Muted, Routing, Shifts};
 use crate::simd::math::silu;
 use crate::simd::threads::row_chunk;
 
@@ -43,15 +43,17 @@ pub(super) struct Input<'a> {
     pub(super) routing: Routing,
     /// Experts that take no tokens
     pub(super) muted: &'a Muted,
+    /// Thresholds of single layers and experts that are moved
+    pub(super) shifts: &'a Shifts,
     /// Whether [`Activations::scores`] are kept
     pub(super) record_scores: bool,
 }
 
-impl Input<'_> {
+impl<'a> Input<'a> {
     /// How experts pick in one block.
-    fn choice(&self, block: usize) -> Choice {
-        let Self { routing, muted, record_scores, .. } = *self;
-        Choice { routing, muted: muted.mask(block), record_scores }
+    fn choice(&self, block: usize) -> Choice<'a> {
+        let Self { routing, muted, shifts, record_scores, .. } = *self;
+        Choice { routing, muted: muted.mask(block), shifts, block, record_scores }
     }
 }
 

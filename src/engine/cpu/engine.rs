@@ -15,7 +15,7 @@ use crate::engine::{
     Engine, EngineError, ForwardRouting, Inspect, LayerRouting, Progress, RunConfig, RunPrompts,
     Snapshot, Stage, StageTimes, Taps,
 };
-use crate::model::{Config, Muted, Routing, TextConfig};
+use crate::model::{Config, Muted, Routing, Shifts, TextConfig};
 use crate::scheduler::{Branch, Instruction, Latent};
 use crate::simd::describe;
 use crate::tokenizer::Tokenizer;
@@ -75,6 +75,8 @@ pub struct CpuEngine {
     routing: Routing,
     /// Experts that take no tokens in this run
     muted: Muted,
+    /// Thresholds of single layers and experts that are moved in this run
+    shifts: Shifts,
     /// Whether the scores of the router are kept
     record_scores: bool,
     /// Finished steps
@@ -145,6 +147,7 @@ impl CpuEngine {
             prompts: None,
             routing: Routing::default(),
             muted: Muted::default(),
+            shifts: Shifts::default(),
             record_scores: false,
             steps: 0,
             ops: VecDeque::new(),
@@ -243,6 +246,7 @@ impl CpuEngine {
             text: self.prompts.as_ref().map(|prompts| prompts.reading(Some(branch))),
             routing: self.routing,
             muted: &self.muted,
+            shifts: &self.shifts,
             record_scores: self.record_scores,
         };
         let CpuModel { config, weights, .. } = &*self.model;
@@ -280,6 +284,7 @@ impl CpuEngine {
             text,
             routing: self.routing,
             muted: &self.muted,
+            shifts: &self.shifts,
             record_scores: self.record_scores,
         };
         run_stage(stage, config, weights, activations, &input, output);
@@ -412,6 +417,7 @@ impl Engine for CpuEngine {
         self.prompts = rayon::scope(|_| self.encode(run));
         self.routing = run.routing;
         self.muted.clone_from(&run.muted);
+        self.shifts.clone_from(&run.shifts);
         self.record_scores = run.record_scores;
         self.steps = 0;
         self.stages_done = 0;

@@ -9,7 +9,7 @@ use super::activations::{Activations, add_rows, row_of};
 use super::router::{Scores, route};
 use super::weights::{Linear, OnCpu};
 use crate::engine::contract;
-use crate::model::{Config, Ffn, Moe, Routing};
+use crate::model::{Config, Ffn, Moe, Routing, Shifts};
 use crate::simd::math::{add_scaled, gelu, sigmoid, silu, silu_times, softmax_rows};
 use crate::simd::threads::{Scratch, row_chunk};
 
@@ -46,18 +46,23 @@ impl Ffn<Linear> {
 
 /// Routing of a layer, and what is recorded of it.
 #[derive(Clone, Copy)]
-pub(super) struct Choice {
+pub(super) struct Choice<'a> {
     pub(super) routing: Routing,
     /// Experts that take none, one bit each
     pub(super) muted: u32,
+    /// Thresholds that are moved, and the block that looks for its own among them
+    pub(super) shifts: &'a Shifts,
+    pub(super) block: usize,
     pub(super) record_scores: bool,
 }
 
 /// `x += gate_mlp ⊙ Σ_e gate[e]·FFN_e(h)` over the experts that take a token, in ascending order, plus the
 /// shared expert.
-pub(super) fn moe(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations, choice: Choice) {
+pub(super) fn moe(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations, choice: Choice<'_>) {
     let begin = Instant::now();
-    let thresholds = &choice.routing.thresholds(&layer.expert_threshold, choice.muted);
+    let mut thresholds = choice.routing.thresholds(&layer.expert_threshold, choice.muted);
+    choice.shifts.apply(choice.block, &mut thresholds);
+    let thresholds = &thresholds;
     a.record(choice.record_scores);
     score(config, layer, a);
     if let Some(scores) = &mut a.scores {

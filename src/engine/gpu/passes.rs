@@ -161,11 +161,12 @@ impl Passes {
     fn write_thresholds(&self, model: &GpuModel, run: &RunConfig) {
         let Some(moe) = &self.acts.moe else { return };
         for (layer, &block) in model.config.moe_blocks().iter().enumerate() {
-            let muted = run.muted.mask(block);
-            let mut values = match model.weights.thresholds(block) {
-                Some(checkpoint) => run.routing.thresholds(checkpoint, muted),
+            let mut values = if let Some(checkpoint) = model.weights.thresholds(block) {
+                run.thresholds(block, checkpoint)
+            } else {
                 // Without thresholds, only muting is read from them.
-                None => Routing::default().thresholds(&vec![0.0; model.config.num_experts], muted),
+                let muted = run.muted.mask(block);
+                Routing::default().thresholds(&vec![0.0; model.config.num_experts], muted)
             };
             values.iter_mut().filter(|value| value.is_infinite()).for_each(|value| *value = MUTED);
             moe.thresholds[layer].write(&model.gpu, &values);

@@ -78,8 +78,7 @@ impl Reader<'_> {
         Some(match weights.thresholds(block) {
             None => Scores { gate, need: Vec::new(), thresholds: Vec::new() },
             Some(checkpoint) => {
-                let muted = self.run.muted.mask(block);
-                let thresholds = self.run.routing.thresholds(checkpoint, muted);
+                let thresholds = self.run.thresholds(block, checkpoint);
                 Scores { gate, need: half(1), thresholds }
             }
         })

@@ -1,7 +1,7 @@
 //! What a recipe is, and how it comes from settings and becomes settings again.
 
 use crate::kernels::WeightPrecision;
-use crate::model::{Config, Muted, Routing, RoutingRule, UnknownName};
+use crate::model::{Config, Muted, Routing, RoutingRule, Shifts, UnknownName};
 use crate::pipeline::{Label, Settings, SettingsBuilder};
 use crate::scheduler::{ALL, GuidanceInterval, OptionError, SchedulerKind, random_rows};
 
@@ -38,6 +38,8 @@ pub struct Recipe {
     pub routing: Routing,
     /// Experts that take no tokens.
     pub muted: Muted,
+    /// Thresholds of single layers and experts that are shifted.
+    pub shifts: Shifts,
     /// Images that share a pass, where images of a pass depend on each other.
     pub batch: Option<usize>,
     /// What large matrices were on the device, where somebody chose it.
@@ -119,6 +121,7 @@ impl Recipe {
             count,
             routing: settings.routing,
             muted: settings.muted.clone(),
+            shifts: settings.shifts.clone(),
             batch: together.then_some(count),
             weights: None,
             image: None,
@@ -144,6 +147,7 @@ impl Recipe {
             count: 1,
             routing: Routing::default(),
             muted: Muted::default(),
+            shifts: Shifts::default(),
             batch: None,
             weights: None,
             image: None,
@@ -170,6 +174,7 @@ impl Recipe {
             .scheduler(self.scheduler)
             .routing(self.routing)
             .muted(self.muted.clone())
+            .shifts(self.shifts.clone())
             .prompts(self.prompts.iter().cloned())
             .negative(&self.negative);
         for (table, rows) in config.labels.iter().zip(&self.labels) {

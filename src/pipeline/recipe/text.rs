@@ -75,6 +75,10 @@ impl Recipe {
             "shift" => routing.shift = within(&value, -1.0, 1.0).map_err(|e| wrong(&e))?,
             "odds" => routing.log_odds = within(&value, -24.0, 24.0).map_err(|e| wrong(&e))?,
             "mute" => self.muted = value.parse().map_err(|_| wrong("experts as BLOCK:EXPERT"))?,
+            "shifts" => {
+                let expected = "log-odds as BLOCK=NUMBER or BLOCK:EXPERT=NUMBER";
+                self.shifts = value.parse().map_err(|_| wrong(expected))?;
+            }
             "batch" => self.batch = Some(within(&value, 1, MOST_IMAGES).map_err(|e| wrong(&e))?),
             "weights" => {
                 self.weights =
@@ -138,6 +142,9 @@ impl Recipe {
         }
         if !self.muted.is_empty() {
             put("mute", self.muted.to_string());
+        }
+        if !self.shifts.is_empty() {
+            put("shifts", self.shifts.to_string());
         }
         let mut put_some = |key: &str, value: Option<String>| {
             if let Some(value) = value {
@@ -227,6 +234,8 @@ mod tests {
             gamma in proptest::option::of(0.0_f32..=1.0),
             (shift, log_odds) in (-1.0_f32..=1.0, -24.0_f32..=24.0),
             muted in prop::collection::vec((0_usize..9, 0_usize..32), 0..4),
+            moved in prop::collection::vec(
+                (0_usize..9, prop::option::of(0_usize..32), -5.0_f32..5.0), 0..3),
             weights in proptest::option::of(prop_oneof![
                 Just(WeightPrecision::Int4), Just(WeightPrecision::F32)]),
             (image, scale) in
@@ -239,7 +248,15 @@ mod tests {
                 guidance_interval: GuidanceInterval { low, high: low + width },
                 scheduler: SchedulerKind::new(ALL[scheduler]), count,
                 routing: Routing { rule, gamma, shift, log_odds },
-                muted: muted.into_iter().collect(), batch, weights, image, scale,
+                muted: muted.into_iter().collect(),
+                shifts: moved.into_iter().fold(
+                    crate::model::Shifts::default(),
+                    |mut all, (block, expert, odds)| {
+                        all.add(block, expert, odds);
+                        all
+                    },
+                ),
+                batch, weights, image, scale,
                 others: other.map(|value| ("explore".to_owned(), value)).into_iter().collect(),
             }
         }

@@ -101,6 +101,9 @@ pub(super) struct Arguments {
     /// both from 0; separate several by commas or repeat the option.
     #[arg(long, value_name = "BLOCK:EXPERT", value_delimiter = ',', value_parser = muted)]
     mute: Vec<(usize, usize)>,
+    /// Expert that works alone in its block: all others there are muted.
+    #[arg(long, value_name = "BLOCK:EXPERT", value_delimiter = ',', value_parser = muted)]
+    solo: Vec<(usize, usize)>,
     /// Instead of one PNG, write a set of images for evaluation into this folder, one file per batch; existing
     /// batches are skipped (docs/evaluation.md).
     #[arg(

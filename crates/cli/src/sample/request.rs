@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::WeightChoice;
-use diffmoe::model::{Config, LabelTable, Muted, Routing, RoutingRule};
+use diffmoe::model::{Config, LabelTable, Muted, MutedError, Routing, RoutingRule};
 use diffmoe::pipeline::{Label, Recipe, Settings, check_decoder};
 use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
@@ -232,11 +232,21 @@ fn settings(
     if let Some(negative) = &arguments.negative {
         settings = settings.negative(negative);
     }
-    if !arguments.mute.is_empty() {
-        settings = settings.muted(arguments.mute.iter().copied().collect::<Muted>());
+    if !(arguments.mute.is_empty() && arguments.solo.is_empty()) {
+        settings = settings.muted(muted(arguments, config)?);
     }
     let routing = routing(arguments, recipe.map(|recipe| recipe.routing).unwrap_or_default());
     Ok(settings.routing(routing).record_scores(arguments.trace_scores).build()?)
+}
+
+/// The experts that are muted, and those beside an expert that works alone.
+fn muted(arguments: &Arguments, config: &Config) -> Result<Muted, MutedError> {
+    let mut muted: Muted = arguments.mute.iter().copied().collect();
+    for &(block, expert) in &arguments.solo {
+        Muted::from_iter([(block, expert)]).check(config)?;
+        muted.solo(block, expert, config.num_experts);
+    }
+    Ok(muted)
 }
 
 /// Rule and thresholds; thresholds that are given replace all that is said about them elsewhere.
@@ -357,6 +367,7 @@ mod tests {
             count: 5,
             routing: Routing { rule: RoutingRule::Pool, gamma: Some(0.3), ..Routing::default() },
             muted: Muted::default(),
+            shifts: diffmoe::model::Shifts::default(),
         };
         assert_eq!(controls.settings(&config), expected);
     }

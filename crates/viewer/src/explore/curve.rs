@@ -11,6 +11,9 @@ use super::paint::{text, text_over};
 use super::plot::title;
 use super::scene::Scene;
 
+/// Names of the evaluations of a step.
+const EVALUATIONS: [&str; 4] = ["1st evaluation", "2nd evaluation", "3rd evaluation", "later one"];
+
 /// Values to heights.
 struct Scale {
     rect: Rect,
@@ -37,14 +40,26 @@ fn points(tally: &Tally, axis: Axis, scale: &Scale) -> Vec<Pos2> {
     (0..tally.steps.len()).filter_map(at).collect()
 }
 
+/// C of B by column, and its name: of run B, or else of the run without the chosen expert.
+fn b_curve(scene: &Scene<'_>) -> (Vec<Option<f32>>, String) {
+    if let Some(other) = scene.other {
+        let columns = (0..scene.steps()).map(|column| other.capacity(column));
+        return (columns.collect(), "B".to_owned());
+    }
+    let solo = scene.pair.is_some_and(|pair| pair.solo);
+    let verb = if solo { "only" } else { "no" };
+    let name = format!("B, {verb} {}", scene.now.some_expert());
+    (scene.made.without.iter().copied().map(Some).collect(), name)
+}
+
 /// Shows the curves.
 pub(super) fn show(painter: &Painter, rect: Rect, axis: Axis, scene: &Scene<'_>, wide: bool) {
     let look = scene.ink.look;
     let (tally, other, plain) = (&*scene.made.tally, &*scene.made.other, &*scene.made.plain);
     let both = [tally, other, plain];
     let values = both.iter().flat_map(|t| (0..t.steps.len()).filter_map(|step| t.capacity(step)));
-    let without = &*scene.made.without;
-    let scale = Scale::new(rect, values.chain(without.iter().copied()));
+    let (without, _) = b_curve(scene);
+    let scale = Scale::new(rect, values.chain(without.iter().flatten().copied()));
     painter.rect_filled(rect, 0.0, look.well);
     let one = [pos2(rect.left(), scale.y(1.0)), pos2(rect.right(), scale.y(1.0))];
     painter.extend(Shape::dashed_line(
@@ -57,15 +72,13 @@ pub(super) fn show(painter: &Painter, rect: Rect, axis: Axis, scene: &Scene<'_>,
         let line = points(other, axis, &scale);
         painter.extend(Shape::dashed_line(&line, Stroke::new(1.5, look.weak), 5.0, 4.0));
     }
-    if scene.now.shift != 0.0 {
+    if scene.now.what_if.odds != 0.0 {
         let line = points(plain, axis, &scale);
         painter.extend(Shape::dashed_line(&line, Stroke::new(1.5, look.accent), 1.5, 3.0));
     }
-    if !without.is_empty() {
-        let at = |(step, c): (usize, &f32)| pos2(axis.middle(step), scale.y(*c));
-        let line: Vec<Pos2> = without.iter().enumerate().map(at).collect();
-        painter.extend(Shape::dashed_line(&line, Stroke::new(2.0, OTHER), 7.0, 3.0));
-    }
+    let at = |(step, c): (usize, &Option<f32>)| Some(pos2(axis.middle(step), scale.y((*c)?)));
+    let line: Vec<Pos2> = without.iter().enumerate().filter_map(at).collect();
+    painter.line(line, Stroke::new(2.0, OTHER));
     let line = points(tally, axis, &scale);
     painter.line(line.clone(), Stroke::new(2.5, look.accent));
     if let Some(&dot) = line.get(scene.now.step) {
@@ -75,7 +88,10 @@ pub(super) fn show(painter: &Painter, rect: Rect, axis: Axis, scene: &Scene<'_>,
     if wide {
         names(painter, rect, &scale, scene);
         let left = axis.left - 86.0;
-        let rest = ["experts for", "each patch"];
+        let mut rest = vec!["experts for", "each patch"];
+        if scene.record.trace.evaluations() > 1 {
+            rest.push(EVALUATIONS[scene.now.pass.evaluation.min(3)]);
+        }
         title(painter, pos2(left, rect.top() + 4.0), scene, "Compute C", &rest, true);
     } else {
         text(painter, pos2(axis.left - 38.0, rect.top()), Align2::LEFT_TOP, "C", 12.0, look.text);
@@ -111,7 +127,7 @@ fn values_on_line(painter: &Painter, rect: Rect, line: &[Pos2], scene: &Scene<'_
 /// Names of the curves at their right ends, kept apart.
 fn names(painter: &Painter, rect: Rect, scale: &Scale, scene: &Scene<'_>) {
     let look = scene.ink.look;
-    let (first, second) = match scene.now.pass {
+    let (first, second) = match scene.now.pass.branch {
         Branch::Conditional => ("conditional", "unconditional"),
         Branch::Unconditional => ("unconditional", "conditional"),
     };
@@ -122,8 +138,8 @@ fn names(painter: &Painter, rect: Rect, scale: &Scale, scene: &Scene<'_>) {
     let mut list: Vec<(f32, &str, Color32)> = Vec::new();
     list.extend(end(&scene.made.tally).map(|y| (y, first, look.accent)));
     list.extend(end(&scene.made.other).filter(|_| scene.guided()).map(|y| (y, second, look.weak)));
-    let without = scene.made.without.last().map(|c| scale.y(*c));
-    let name = format!("B, no {}", scene.now.some_expert());
+    let (without, name) = b_curve(scene);
+    let without = without.iter().rev().find_map(|c| *c).map(|c| scale.y(c));
     list.extend(without.map(|y| (y, name.as_str(), OTHER)));
     list.sort_by(|a, b| a.0.total_cmp(&b.0));
     let mut free = rect.top() + 7.0;

@@ -2,10 +2,12 @@
 
 use egui::{Align2, Rect, ScrollArea, Ui, pos2, vec2};
 
+use super::colours::OTHER;
 use super::paint::{card, chip, text, text_within};
-use super::scene::{Scene, Touch, Wish};
+use super::scene::{Other, Part, Scene, Touch, Wish};
 use super::{
-    experts, film, gallery, gamma, inside, mute, numbers, place, save, stage, switch_in, time, why,
+    experts, film, gallery, gamma, inside, mute, numbers, place, save, stage, switch_in, tabs,
+    time, versus, why,
 };
 use crate::session::{Card, Selection};
 
@@ -75,8 +77,10 @@ fn stage_and_why(
     let inner = rect.shrink2(vec2(12.0, 10.0));
     let choices = stage::overlays(scene);
     let width = [0.0, 80.0, 150.0, 220.0, 292.0][choices.len().min(4)];
-    let switch =
-        Rect::from_min_size(pos2(inner.right() - width, inner.top() - 3.0), vec2(width, 26.0));
+    let switch = Rect::from_min_size(
+        pos2(inner.right() - width - 4.0, inner.top() - 3.0),
+        vec2(width, 26.0),
+    );
     let title = format!("Noise {} · {}", scene.noise(scene.now.step), scene.name());
     let at = pos2(inner.left(), inner.top());
     let button = save_button(switch.left_top() - vec2(SAVE + 6.0, -1.0));
@@ -85,6 +89,9 @@ fn stage_and_why(
     text_within(ui.painter(), at, &title, 15.5, scene.ink.look.text, room);
     switch_in(ui, switch, "overlay", &mut selection.overlay, &choices);
     let body = inner.with_min_y(inner.top() + 27.0);
+    if let Some(other) = scene.other {
+        return side_by_side(ui, body, scene, &other, selection, touch);
+    }
     let picture = Rect::from_min_size(body.min, vec2(side, body.height()));
     let picture = stage::fit(picture, scene.aspect());
     stage::show(ui, picture, scene, selection, touch, false);
@@ -95,21 +102,26 @@ fn stage_and_why(
     text(ui.painter(), at, Align2::LEFT_BOTTOM, legend, 12.0, scene.ink.look.weak);
 }
 
-/// The tabs of the card below the stage.
-const TABS: [(Card, &str, &str); 4] = [
-    (Card::Experts, "Experts", "Where each expert works in this image"),
-    (Card::Mute, "Mute", "What changes without the selected expert"),
-    (Card::Gallery, "Gallery", "Patches that the selected expert takes"),
-    (Card::Place, "Place", "Where each expert works over all images of the run"),
-];
-
-/// A tab with its name and what it shows.
-pub(super) type Tab = (Card, &'static str, &'static str);
-
-/// The tabs that have something to show: without the model nothing can be muted.
-pub(super) fn tabs(all: &[Tab], scene: &Scene<'_>) -> Vec<Tab> {
-    let shown = |tab: &&Tab| tab.0 != Card::Mute || scene.can_draw;
-    all.iter().filter(shown).copied().collect()
+/// The pictures of A and B, with what each run is below them.
+fn side_by_side(
+    ui: &mut Ui,
+    body: Rect,
+    scene: &Scene<'_>,
+    other: &Other<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+) {
+    let size = vec2((body.width() - 14.0) / 2.0, body.height() - 20.0);
+    let left = stage::fit(Rect::from_min_size(body.min, size), scene.aspect());
+    let place = Rect::from_min_size(body.min + vec2(size.x + 14.0, 0.0), size);
+    let right = stage::fit(place, other.scene.aspect());
+    stage::show(ui, left, scene, selection, touch, false);
+    stage::show_b(ui, right, scene, other, selection, touch, false);
+    let look = scene.ink.look;
+    let [a, b] = stage::captions(scene, other);
+    let y = left.bottom().max(right.bottom()) + 5.0;
+    text_within(ui.painter(), pos2(left.left(), y), &a, 12.0, look.text, size.x);
+    text_within(ui.painter(), pos2(right.left(), y), &b, 12.0, OTHER, size.x);
 }
 
 fn tab_card(
@@ -121,19 +133,10 @@ fn tab_card(
 ) {
     card(ui.painter(), rect, scene.ink);
     let inner = rect.shrink2(vec2(12.0, 8.0));
-    // What has a card of its own in one column is beside this one here.
-    let mut shown = match selection.card {
-        Card::Noise | Card::Patch => Card::Experts,
-        Card::Mute if !scene.can_draw => Card::Experts,
-        card => card,
-    };
-    let before = shown;
-    let width = 63.0 * tabs(&TABS, scene).len() as f32;
-    let switch = Rect::from_min_size(inner.min - vec2(3.0, 2.0), vec2(width, 26.0));
-    switch_in(ui, switch, "card", &mut shown, &tabs(&TABS, scene));
-    if shown != before {
-        selection.card = shown;
-    }
+    let strip = Rect::from_min_size(inner.min - vec2(3.0, 2.0), vec2(inner.width() + 3.0, 26.0));
+    let strip = strip.with_max_x(strip.right() - SAVE - 6.0);
+    let end = tabs::strip(ui, strip, scene, &mut selection.card, true);
+    let shown = tabs::shown(selection.card, scene, true);
     let button = save_button(inner.right_top() - vec2(SAVE, 1.0));
     save::menu(ui, button, "the card", &save::of_tabs(rect, scene), touch);
     let remark = inner.right_top() + vec2(-SAVE - 8.0, 11.0);
@@ -142,11 +145,13 @@ fn tab_card(
         Card::Gallery | Card::Mute => {
             let at = remark - vec2(18.0, 0.0);
             chip(ui.painter(), at, scene.now.some_expert());
-            let words = format!("block {}, expert", scene.block());
+            let long = format!("block {}, expert", scene.block());
+            let words = if at.x - end > 96.0 { long } else { format!("b{}", scene.block()) };
             text(ui.painter(), at - vec2(5.0, 0.0), Align2::RIGHT_CENTER, words, 12.0, look.weak);
             String::new()
         }
-        Card::Place => place::remark(scene),
+        Card::Place => place::remark(scene, remark.x - end > 190.0),
+        Card::Compare => String::new(),
         _ => format!("block {}", scene.block()),
     };
     text(ui.painter(), remark, Align2::RIGHT_CENTER, words, 12.0, look.weak);
@@ -164,9 +169,9 @@ pub(super) fn show_card(
     touch: &mut Touch,
 ) {
     match shown {
-        Card::Experts | Card::Noise | Card::Patch => {
-            experts::show(ui, area, scene, selection, touch);
-        }
+        Card::Experts | Card::Noise => experts::show(ui, area, scene, selection, touch),
+        Card::Patch => why::show(ui, area, scene, selection, touch),
+        Card::Compare => versus::show(ui, area, scene, touch),
         Card::Mute => mute::show(ui, area, scene, touch),
         Card::Gallery => gallery::show(ui, area, scene, selection),
         Card::Place => place::show(ui, area, scene, selection, touch),
@@ -192,9 +197,17 @@ fn time_card(
     if response.accessible_name(format!("{words} the steps")).clicked() {
         touch.wish = Some(Wish::Play);
     }
+    let keep = Rect::from_min_size(button.right_top() + vec2(8.0, 0.0), vec2(96.0, 24.0));
+    let is_kept = scene.other.is_some() || scene.part == Part::KeptAsB;
+    let words = if is_kept { "Let go of B" } else { "Keep as B" };
+    let hint = "Run B is shown beside the runs that follow (B)";
+    let response = super::put(ui, keep, super::centred(words).min_size(keep.size()));
+    if response.on_hover_text(hint).clicked() {
+        touch.wish = Some(Wish::KeepAsB);
+    }
     let offer = scene.measures.offer(scene.record);
     if let Some(offer) = offer.filter(|_| scene.can_draw && scene.record.is_complete()) {
-        let place = Rect::from_min_size(button.right_top() + vec2(8.0, 0.0), vec2(150.0, 24.0));
+        let place = Rect::from_min_size(keep.right_top() + vec2(8.0, 0.0), vec2(150.0, 24.0));
         let button = super::centred(&offer).min_size(place.size());
         let hint = "Repeats the run without each expert in turn, and compares";
         if super::put(ui, place, button).on_hover_text(hint).clicked() {
@@ -204,7 +217,7 @@ fn time_card(
     let words = if selection.shift == 0.0 {
         "one axis; drag to scrub".to_owned()
     } else {
-        format!("what if, first order: threshold {:+} log-odds", selection.shift)
+        format!("what if, first order: {:+} log-odds", selection.shift)
     };
     let button = save_button(inner.right_top() - vec2(SAVE, 2.0));
     save::menu(ui, button, "the plots", &save::of_time(rect, scene), touch);

@@ -3,6 +3,7 @@
 use egui::{Align2, Painter, Rect, pos2, vec2};
 
 use super::axis::Axis;
+use super::colours::OTHER;
 use super::data::film::{frames_of_film, is_expected};
 use super::images::place_on_sheet;
 use super::paint::{picture, text};
@@ -20,7 +21,7 @@ pub(super) fn height(axis: Axis, aspect: f32) -> f32 {
     (room.max(14.0) * aspect).min(MOST)
 }
 
-/// Shows the images and the levels below them.
+/// Shows the images, those of B below those of A, and the levels below them.
 pub(super) fn show(
     painter: &Painter,
     rect: Rect,
@@ -30,35 +31,28 @@ pub(super) fn show(
     wide: bool,
 ) {
     let look = scene.ink.look;
-    let high = rect.height() - BESIDE;
-    let size = vec2(high / scene.aspect().max(1e-3), high);
-    let frames = frames_of_film(scene.record.steps() as usize);
-    let arrived = scene.made.noise.len();
-    let cells = frames.len() + 1;
-    if let Some(texture) = scene.made.film.as_ref() {
-        let mut free = f32::NEG_INFINITY;
-        for (i, &step) in frames.iter().enumerate() {
-            let cell =
-                Rect::from_center_size(pos2(axis.middle(step), rect.top() + high / 2.0), size);
-            if cell.left() < free - 0.5 {
-                continue;
-            }
-            free = cell.right();
-            if step < arrived {
-                picture(painter, cell, texture, place_on_sheet(i, cells, cells));
-            } else {
-                painter.rect_filled(cell, 2.0, look.well);
+    let is_traced = scene.record.is_traced();
+    if is_traced && wide {
+        let words = "a trace file has no pictures";
+        let at = pos2(axis.left, rect.center().y);
+        text(painter, at, Align2::LEFT_CENTER, words, 12.0, look.weak);
+    }
+    match scene.other {
+        None => row(painter, rect, axis, scene, None, wide),
+        Some(other) => {
+            let half = rect.height() / 2.0;
+            let (above, below) = rect.split_top_bottom_at_y(rect.top() + half);
+            row(painter, above, axis, scene, None, wide);
+            row(painter, below, axis, other.scene, Some(other.steps), wide);
+            for (row, name, colour) in [(above, "A", look.text), (below, "B", OTHER)] {
+                let at = pos2(axis.left - 5.0, row.center().y - BESIDE / 2.0);
+                text(painter, at, Align2::RIGHT_CENTER, name, 12.0, colour);
             }
         }
-        if wide {
-            let at = pos2(axis.right + 14.0, rect.top());
-            let uv = place_on_sheet(cells - 1, cells, cells);
-            let width = size.x.min(74.0);
-            let cell = Rect::from_min_size(at, vec2(width, width * scene.aspect()));
-            picture(painter, cell, texture, uv);
-            let at = pos2(at.x, noise.center().y);
-            text(painter, at, Align2::LEFT_CENTER, "result", 12.0, look.weak);
-        }
+    }
+    if wide && !is_traced {
+        let at = pos2(axis.right + 14.0, noise.center().y);
+        text(painter, at, Align2::LEFT_CENTER, "result", 12.0, look.weak);
     }
     for step in axis.spread(if scene.steps() <= 10 { 20.0 } else { 32.0 }) {
         let colour = if step == scene.now.step { look.text } else { look.weak };
@@ -72,8 +66,52 @@ pub(super) fn show(
         } else {
             ["Sample", "after the step"]
         };
-        title(painter, pos2(left, rect.top() + 8.0), scene, words[0], &[words[1]], true);
+        // The names of the rows stand where the second line ends.
+        let rest: &[&str] = if scene.other.is_some() { &[] } else { &words[1..] };
+        title(painter, pos2(left, rect.top() + 8.0), scene, words[0], rest, true);
         let at = pos2(left, noise.center().y);
         text(painter, at, Align2::LEFT_CENTER, "noise level", 12.0, look.weak);
+    }
+}
+
+/// The pictures of one run; of run B those of the steps that belong to the columns.
+fn row(
+    painter: &Painter,
+    rect: Rect,
+    axis: Axis,
+    scene: &Scene<'_>,
+    columns: Option<&[usize]>,
+    wide: bool,
+) {
+    let Some(texture) = scene.made.film.as_ref() else { return };
+    let high = rect.height() - BESIDE;
+    let size = vec2(high / scene.aspect().max(1e-3), high);
+    let frames = frames_of_film(scene.record.steps() as usize);
+    let arrived = scene.made.noise.len();
+    let cells = frames.len() + 1;
+    let mut free = f32::NEG_INFINITY;
+    for column in frames_of_film(axis.steps) {
+        let cell = Rect::from_center_size(pos2(axis.middle(column), rect.top() + high / 2.0), size);
+        if cell.left() < free - 0.5 {
+            continue;
+        }
+        free = cell.right();
+        let step = columns.map_or(Some(column), |columns| columns.get(column).copied());
+        // The nearest picture of the film.
+        let place = step
+            .filter(|step| *step < arrived)
+            .and_then(|step| (0..frames.len()).min_by_key(|place| frames[*place].abs_diff(step)));
+        match place {
+            Some(place) => picture(painter, cell, texture, place_on_sheet(place, cells, cells)),
+            None => {
+                painter.rect_filled(cell, 2.0, scene.ink.look.well);
+            }
+        }
+    }
+    if wide {
+        let width = size.x.min(74.0);
+        let at = pos2(axis.right + 14.0, rect.top());
+        let cell = Rect::from_min_size(at, vec2(width, width * scene.aspect()));
+        picture(painter, cell, texture, place_on_sheet(cells - 1, cells, cells));
     }
 }

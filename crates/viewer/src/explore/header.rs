@@ -68,8 +68,10 @@ fn images(app: &mut App, ui: &mut Ui, side: f32) {
     let Some(record) = explorable(&app.session) else { return };
     let Some(texture) = app.explore.made.results.as_ref() else { return };
     let count = record.labels.len();
+    let evaluations = record.trace.evaluations();
+    let switch = if evaluations > 1 { 46.0 * evaluations as f32 + 12.0 } else { 0.0 };
     let room = if ui.available_width() > 500.0 {
-        ui.available_width() - 480.0
+        ui.available_width() - 480.0 - switch
     } else {
         ui.available_width()
     };
@@ -102,8 +104,15 @@ fn images(app: &mut App, ui: &mut Ui, side: f32) {
 
 /// Passes with labels, or without; nothing where there is one kind.
 fn passes(app: &mut App, ui: &mut Ui) {
-    let guided =
-        explorable(&app.session).is_some_and(|record| record.trace.has(Branch::Unconditional));
+    let Some(record) = explorable(&app.session) else { return };
+    let (guided, evaluations) =
+        (record.trace.has(Branch::Unconditional), record.trace.evaluations());
+    if evaluations > 1 && ui.available_width() > 470.0 + 46.0 * evaluations as f32 {
+        ui.add_space(6.0);
+        let (rect, _) =
+            ui.allocate_exact_size(vec2(46.0 * evaluations as f32, 28.0), Sense::hover());
+        super::phone::evaluation_switch(ui, rect, evaluations, &mut app.explore.selection);
+    }
     if !guided || ui.available_width() < 420.0 {
         return;
     }

@@ -23,6 +23,8 @@ pub(super) enum Stroke {
     Mute,
     /// The next stop of the tour, or the one before.
     Tour(Go),
+    /// Make this run B, or let go of B.
+    KeepAsB,
 }
 
 const DIGITS: [Key; 10] = [
@@ -39,12 +41,13 @@ const DIGITS: [Key; 10] = [
 ];
 
 /// The keys and what they do, for the help panel.
-pub(crate) const KEYS: [(&str, &str); 8] = [
+pub(crate) const KEYS: [(&str, &str); 9] = [
     ("Left, Right", "one step back or forward; Home and End"),
     ("Up, Down", "previous or next block"),
     ("0 to 9", "an expert; the same digit again adds 10"),
     ("Space", "play, stop"),
     ("X", "repeat the run without the selected expert"),
+    ("B", "keep this run as B and compare; again: release B"),
     ("Esc", "release patch, expert and shift"),
     ("N, P", "next and previous stop of the tour; Esc leaves it"),
     ("E", "switch between Draw and Explore"),
@@ -70,13 +73,15 @@ pub(super) fn pressed(ctx: &Context) -> Vec<Stroke> {
             (Key::Space, Stroke::Play),
             (Key::Escape, Stroke::Release),
             (Key::X, Stroke::Mute),
+            (Key::B, Stroke::KeepAsB),
             (Key::N, Stroke::Tour(Go::Next)),
             (Key::P, Stroke::Tour(Go::Back)),
         ];
         let digits = DIGITS.iter().enumerate().map(|(i, key)| (*key, Stroke::Expert(i)));
         // A focused button takes the space key for itself, a focused slider the arrows.
         let mine = |key| {
-            free || matches!(key, Key::Escape | Key::X | Key::N | Key::P) || DIGITS.contains(&key)
+            free || matches!(key, Key::Escape | Key::X | Key::B | Key::N | Key::P)
+                || DIGITS.contains(&key)
         };
         let all = fixed.into_iter().chain(digits);
         all.filter(|(key, _)| mine(*key) && input.key_pressed(*key)).map(|(_, s)| s).collect()

@@ -1,12 +1,11 @@
 //! What was made of a run for the views: counts, maps and textures, each kept until what it depends on changes.
 
-use diffmoe::scheduler::Branch;
 use egui::{Context, TextureHandle, TextureOptions};
 
 use super::colours::Ink;
-use super::data::film::{frames_of_film, noise_levels};
+use super::data::film::frames_of_film;
 use super::data::gallery::{Pick, gallery};
-use super::data::lens::Lens;
+use super::data::lens::{Lens, Pass, Target, WhatIf};
 use super::data::margins::{Histogram, histogram};
 use super::data::place::{Place, place};
 use super::data::story::{Story, story};
@@ -15,7 +14,7 @@ use super::data::tokens::{self, Taken};
 use super::images::{Cover, Image, image_of, picture_at, sheet};
 use super::now::Now;
 use super::paint;
-use super::pair::{self, Pair};
+use super::pair::{self, Apart, Pair, Side};
 use crate::palette;
 use crate::session::{Card, Overlay, Record, Selection, Version};
 
@@ -42,7 +41,7 @@ impl<K, V: Default> Default for Kept<K, V> {
 
 impl<K: PartialEq, V> Kept<K, V> {
     /// Makes the value anew where the key changed; returns whether it did.
-    fn update(&mut self, key: K, make: impl FnOnce() -> V) -> bool {
+    pub(super) fn update(&mut self, key: K, make: impl FnOnce() -> V) -> bool {
         if self.key.as_ref() == Some(&key) {
             return false;
         }
@@ -68,10 +67,20 @@ pub(super) struct RunKey {
     pictures: Version,
 }
 
-/// A pass of a run with a shift of its thresholds.
-type PassKey = (RunKey, Branch, f32);
+impl RunKey {
+    pub(super) fn of(record: &Record) -> Self {
+        let last = record.frames.len().saturating_sub(1);
+        let (id, forwards) = (record.id, record.trace.forwards().len());
+        Self { id, forwards, pictures: record.version(last) }
+    }
+}
+
+/// A kind of pass of a run with thresholds that are moved.
+type PassKey = (RunKey, Pass, WhatIf);
 /// A step, layer and image of it.
 type PlaceKey = (PassKey, usize, usize, usize);
+/// A pass at a step and layer, and the expert that is meant.
+type HistogramKey = (RunKey, Pass, usize, usize, Option<usize>);
 type Texture = Option<TextureHandle>;
 
 /// Everything that the views paint from.
@@ -92,7 +101,7 @@ pub(super) struct Made {
     pub(super) margins: Kept<(PlaceKey, usize), Option<Vec<f32>>>,
     /// For each expert which patches it takes.
     pub(super) taken: Kept<PlaceKey, Vec<Vec<bool>>>,
-    pub(super) histogram: Kept<(RunKey, Branch, usize, usize), Option<Histogram>>,
+    pub(super) histogram: Kept<HistogramKey, Option<Histogram>>,
     pub(super) story: Kept<(PassKey, usize, Option<usize>), Story>,
     pub(super) place: Kept<(PassKey, usize, usize), Option<Place>>,
     pub(super) gallery: Kept<(PassKey, usize, usize, usize), Vec<Pick>>,
@@ -109,7 +118,13 @@ pub(super) struct Made {
     /// Change of each image from A to B, of 255.
     pub(super) changes: Kept<(u64, u64), Vec<f32>>,
     /// C of B by step, in the pass that is shown.
-    pub(super) without: Kept<(u64, Branch), Vec<f32>>,
+    pub(super) without: Kept<(u64, Pass), Vec<f32>>,
+    /// Of run B: its step for each column of the run that it is compared with.
+    pub(super) columns: Kept<(RunKey, RunKey), Vec<usize>>,
+    /// Of run B: how far the pictures of the image on screen are apart.
+    pub(super) apart: Kept<(RunKey, RunKey, usize, usize), Apart>,
+    /// Of run B: where they are.
+    pub(super) difference: Kept<(RunKey, RunKey, usize, usize), Texture>,
     /// How often something was made: what does not change is not made again.
     pub(super) makings: u64,
 }
@@ -134,17 +149,19 @@ impl Made {
         }
         let last = record.frames.len().saturating_sub(1);
         let trace = &record.trace;
-        let run = RunKey {
-            id: record.id,
-            forwards: trace.forwards().len(),
-            pictures: record.version(last),
-        };
-        let lens = Lens { trace, branch: now.pass, shift: now.shift };
-        let pass = (run, now.pass, now.shift);
+        let run = RunKey::of(record);
+        let lens = Lens { trace, pass: now.pass, what_if: now.what_if };
+        let pass = (run, now.pass, now.what_if);
         let mut makings = 0;
         let mut count = |made: bool| makings += u64::from(made);
-        count(self.noise.update(run, || noise_levels(trace, record.config.objective)));
+        count(self.noise.update(run, || record.noise_levels()));
         count(self.results.update(run, || {
+            if record.is_traced() {
+                // Without pictures: how many experts take each patch in the end.
+                let step = (trace.steps() as usize).saturating_sub(1);
+                let images = (0..record.labels.len()).map(|i| loads(&lens, step, i));
+                return upload(ctx, "results", sheet(&images.collect::<Vec<_>>(), usize::MAX));
+            }
             let images = (0..record.labels.len()).filter_map(|i| image_of(record, last, i));
             let images: Vec<_> = images.map(|image| image.thinned(SMALL).plain()).collect();
             upload(ctx, "results", sheet(&images, images.len()))
@@ -167,11 +184,11 @@ impl Made {
         }));
         if !trace.blocks().is_empty() {
             count(self.tally.update(pass, || Tally::of(&lens)));
-            count(
-                self.plain.update((run, now.pass, 0.0), || Tally::of(&Lens { shift: 0.0, ..lens })),
-            );
+            count(self.plain.update((run, now.pass, WhatIf::default()), || {
+                Tally::of(&Lens { what_if: WhatIf::default(), ..lens })
+            }));
             let other = lens.other();
-            count(self.other.update((run, other.branch, now.shift), || Tally::of(&other)));
+            count(self.other.update((run, other.pass, now.what_if), || Tally::of(&other)));
             self.update_place(ctx, record, now, selection, ink, pass, &mut count);
         }
         self.makings += makings;
@@ -187,9 +204,24 @@ impl Made {
             self.muted.update((a.id, b.id, now.image), || pair::textures(ctx, a, b, now.image)),
             self.changes.update((a.id, b.id), || pair::changes(a, b)),
             self.without.update((b.id, now.pass), || {
-                let lens = Lens { trace: &b.trace, branch: now.pass, shift: 0.0 };
+                let what_if = WhatIf::default();
+                let lens = Lens { trace: &b.trace, pass: now.pass, what_if };
                 let tally = Tally::of(&lens);
                 (0..tally.steps.len()).filter_map(|step| tally.capacity(step)).collect()
+            }),
+        ];
+        self.makings += made.into_iter().filter(|made| *made).count() as u64;
+    }
+
+    /// As the makings of run B: how it lies beside run A.
+    pub(super) fn update_beside(&mut self, ctx: &Context, a: &Side<'_>, b: &Side<'_>) {
+        let keys = (RunKey::of(a.record), RunKey::of(b.record), a.step, a.image);
+        let has_image = a.image < a.record.labels.len().min(b.record.labels.len());
+        let made = [
+            self.apart.update(keys, || if has_image { Apart::of(a, b) } else { Apart::default() }),
+            self.difference.update(keys, || {
+                let image = pair::difference_at(a, b).filter(|_| has_image)?;
+                upload(ctx, "difference", image)
             }),
         ];
         self.makings += made.into_iter().filter(|made| *made).count() as u64;
@@ -211,7 +243,7 @@ impl Made {
         count: &mut impl FnMut(bool),
     ) {
         let trace = &record.trace;
-        let lens = Lens { trace, branch: now.pass, shift: now.shift };
+        let lens = Lens { trace, pass: now.pass, what_if: now.what_if };
         let Some(layer) = lens.layer(now.step, now.layer) else { return };
         let (tokens, grid, expert) = (trace.tokens(), trace.grid(), now.some_expert());
         let place_key = (pass, now.step, now.layer, now.image);
@@ -229,7 +261,12 @@ impl Made {
         count(self.taken.update(place_key, || {
             (0..experts).map(|e| tokens::taken_by(&layer, now.image, tokens, e)).collect()
         }));
-        count(self.histogram.update((pass.0, now.pass, now.step, now.layer), || histogram(&layer)));
+        let of_expert = match now.what_if.of {
+            Target::Expert(l, e) if l == now.layer => Some(e),
+            _ => None,
+        };
+        let key = (pass.0, now.pass, now.step, now.layer, of_expert);
+        count(self.histogram.update(key, || histogram(&layer, of_expert)));
         count(self.story.update((pass, now.image, now.patch), || {
             now.patch.map_or_else(Vec::new, |patch| story(&lens, now.image, patch))
         }));
@@ -286,6 +323,24 @@ impl Made {
     }
 }
 
+/// How many experts of all layers take each patch of an image, as a small picture.
+fn loads(lens: &Lens<'_>, step: usize, image: usize) -> egui::ColorImage {
+    let [rows, columns] = lens.trace.grid();
+    let layers = lens.trace.blocks().len().max(1) as f32;
+    let counts = tokens::how_many(lens, step, image);
+    let colour = |count: &u32| palette::ramp(*count as f32 / layers / 2.0);
+    egui::ColorImage::new([columns, rows], counts.iter().map(colour).collect())
+}
+
+/// For each noise level of a run the step of another run whose level is nearest, the first of several.
+pub(super) fn nearest_steps(levels: &[f32], others: &[f32]) -> Vec<usize> {
+    let nearest = |level: &f32| {
+        let away = |step: &usize| (others[*step] - level).abs();
+        (0..others.len()).min_by(|a, b| away(a).total_cmp(&away(b))).unwrap_or(0)
+    };
+    levels.iter().map(nearest).collect()
+}
+
 /// The steps whose places are counted together: a third of the run around a step.
 pub(super) fn steps_around(step: usize, steps: usize) -> std::ops::Range<usize> {
     let reach = steps / 6;
@@ -300,6 +355,17 @@ mod tests {
     fn bands_stay_in_the_run() {
         assert_eq!((steps_around(0, 10), steps_around(9, 10)), (0..2, 8..10));
         assert_eq!(steps_around(0, 1), 0..1);
+    }
+
+    #[test]
+    fn runs_are_compared_at_the_nearest_noise_level() {
+        let levels = |steps: usize| -> Vec<f32> {
+            (0..steps).map(|step| 1.0 - step as f32 / steps as f32).collect()
+        };
+        assert_eq!(nearest_steps(&levels(4), &levels(4)), [0, 1, 2, 3]);
+        assert_eq!(nearest_steps(&levels(4), &levels(8)), [0, 2, 4, 6]);
+        assert_eq!(nearest_steps(&levels(4), &levels(2)), [0, 0, 1, 1]);
+        assert_eq!(nearest_steps(&levels(2), &[]), [0, 0]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Measures what each expert is for: draws the run again without it, one expert after the other, while nobody draws
 //! anything else. Each of these runs is discarded once its images are compared.
 
-use super::pair::{changes, unmuted};
+use super::pair::{changes, muting};
 use crate::App;
 use crate::session::{Controls, Phase, Record};
 
@@ -110,9 +110,7 @@ impl App {
         let Some((layer, expert)) = queue.rest.pop() else { return false };
         let history = self.session.history();
         let Some(a) = history.iter().find(|record| record.id == queue.run) else { return false };
-        let Some(&block) = a.trace.blocks().get(layer) else { return false };
-        let mut controls = unmuted(&a.controls);
-        controls.muted.toggle(block, expert);
+        let Some(controls) = muting(a, layer, expert, false) else { return false };
         self.draw_beside(controls.clone());
         queue.drawing = Some((layer, expert, controls));
         self.explore.measures.queue = Some(queue);

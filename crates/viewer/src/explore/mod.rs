@@ -6,6 +6,7 @@
 mod axis;
 mod bars;
 mod colours;
+mod compare;
 mod curve;
 mod data;
 mod desktop;
@@ -34,9 +35,11 @@ mod scene;
 mod stage;
 mod story;
 mod svg;
+mod tabs;
 mod time;
 mod tour;
 mod vector;
+mod versus;
 mod why;
 
 use std::time::Duration;
@@ -45,13 +48,15 @@ use egui::{CentralPanel, Frame, Margin, Panel, Rect, Ui};
 use web_time::Instant;
 
 use self::colours::Ink;
+use self::compare::Compare;
 use self::keys::Stroke;
-use self::made::Made;
+use self::made::{Made, RunKey, nearest_steps};
 use self::now::{Hover, Now};
-use self::scene::{Scene, Touch, Wish};
+use self::pair::Side;
+use self::scene::{Other, Part, Scene, Touch, Wish};
 use crate::App;
 use crate::panels::{notes, stage as draw_stage};
-use crate::session::{NoteKind, Phase, Record, Selection, Session};
+use crate::session::{Card, Phase, Record, Selection, Session};
 use crate::theme::{self, Look};
 
 /// Why a run of another model, or a trace file, is not drawn again.
@@ -66,20 +71,23 @@ pub(super) struct Explore {
     pub(super) selection: Selection,
     hover: Hover,
     made: Made,
+    compare: Compare,
+    /// What was made of run B.
+    beside: Made,
     measures: measure::Measures,
     tour: tour::Tour,
     /// A picture of a view that is on its way to a file.
     shot: Option<save::Shot>,
     /// When playing went to the step on screen.
     played: Option<Instant>,
-    /// The selection that the address shows.
-    written: Option<Selection>,
+    /// The selection and run B that the address shows.
+    written: Option<(Selection, Option<u64>)>,
 }
 
 impl Explore {
     /// How often something was made anew for the views: nothing is while nothing changes.
     pub(super) fn makings(&self) -> u64 {
-        self.made.makings
+        self.made.makings + self.beside.makings
     }
 
     /// Goes on with playing.
@@ -125,6 +133,7 @@ impl Explore {
             }
             Stroke::Play => self.toggle_play(),
             Stroke::Mute => return Some(Wish::Mute),
+            Stroke::KeepAsB => return Some(Wish::KeepAsB),
         }
         None
     }
@@ -183,19 +192,36 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
     explore.play(&ctx, record.trace.steps() as usize);
     tour::resolve(&mut explore.selection, record);
     let ink = Ink::of(ui);
+    explore.compare.update(&app.session);
     let now = Now::of(&record.trace, record.labels.len(), &explore.selection, explore.hover);
     let pair = pair::pair(&app.session, record, &now);
     explore.made.update(&ctx, record, &now, &explore.selection, ink);
     explore.made.update_pair(&ctx, pair, &now);
-    if let Some(a) = pair.filter(|pair| pair.b.is_some()).map(|pair| pair.a) {
+    if let Some(a) = pair.filter(|pair| pair.b.is_some() && !pair.solo).map(|pair| pair.a) {
         let change = measure::mean(&explore.made.changes);
         explore.measures.keep(a.id, now.layer, now.some_expert(), change);
     }
     let mut selection = explore.selection;
-    let mut touch = Touch { wish, ..Touch::default() };
-    let scene = Scene {
+    let mut touch = Touch { wish, change: explore.compare.change, ..Touch::default() };
+    let b = explore.compare.beside(record);
+    let now_b = b.as_deref().map(|b| {
+        explore.beside.columns.update((RunKey::of(record), RunKey::of(b)), || {
+            nearest_steps(&compare::levels(record, &explore.made.noise), &b.noise_levels())
+        });
+        let now_b = compare::beside(record, b, &now, &explore.beside.columns);
+        // Of run B the stage and the counts are shown, and no card.
+        let plain = Selection { card: Card::Experts, ..selection };
+        explore.beside.update(&ctx, b, &now_b, &plain, ink);
+        let side = |record, step| Side { record, step, image: now.image };
+        let (a, b) = (side(record, now.step), side(b, now_b.step));
+        explore.beside.update_beside(&ctx, &a, &b);
+        now_b
+    });
+    let alone = Scene {
         record,
         pair,
+        other: None,
+        part: if explore.compare.is_b(record) { Part::KeptAsB } else { Part::OnScreen },
         can_draw: is_open(&app.session, record),
         busy: app.session.phase() != Phase::Ready,
         made: &explore.made,
@@ -205,6 +231,18 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         ink,
         playing: explore.played.is_some(),
     };
+    let scene_b = b.as_deref().zip(now_b).map(|(record, now)| {
+        let hover = Hover { expert: explore.hover.expert, ..Hover::default() };
+        let made = &explore.beside;
+        let part = Part::Beside;
+        Scene { record, pair: None, made, now, hover, can_draw: false, part, ..alone }
+    });
+    let other = scene_b.as_ref().map(|scene| Other {
+        scene,
+        steps: &explore.beside.columns,
+        same_model: compare::same_model(record, scene.record),
+    });
+    let scene = Scene { other, ..alone };
     let area = ui.available_rect_before_wrap();
     let (area, strip) = tour::split(area, selection.tour.is_some(), wide);
     if wide {
@@ -224,12 +262,19 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
     }
     explore.hover = touch.hover;
     explore.selection = selection;
+    explore.compare.change = touch.change;
+    let expert = now.some_expert();
     match touch.wish {
         Some(Wish::Play) => app.explore.toggle_play(),
-        Some(Wish::Redraw) => app.redraw(now.shift),
+        Some(Wish::Redraw) => app.redraw(now.what_if),
         Some(Wish::Measure) => app.toggle_measuring(),
         Some(Wish::Save(what)) => app.save_view(what, &now, ink),
-        Some(Wish::Mute) => app.mute(now.layer, now.some_expert()),
+        Some(Wish::Mute) => app.mute(now.layer, expert, false),
+        Some(Wish::Solo) => app.mute(now.layer, expert, true),
+        Some(Wish::KeepAsB) => app.keep_as_b(),
+        Some(Wish::ShowAsB(id)) => app.explore.compare.keep(id),
+        Some(Wish::Swap) => app.swap(),
+        Some(Wish::Compare) => app.compare_with(touch.change),
         None => {}
     }
     app.take_shot(&ctx);
@@ -239,25 +284,14 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
 }
 
 impl App {
-    /// Draws the run on screen again, with its scores, and with thresholds that are higher by some log-odds.
-    fn redraw(&mut self, shift: f32) {
-        let Some(record) = self.session.record() else { return };
-        if !is_open(&self.session, record) {
-            return self.session.note(NoteKind::Error, NOT_OPEN);
-        }
-        self.session.controls = record.controls.clone();
-        self.session.controls.routing.log_odds += shift;
-        self.explore.selection.shift = 0.0;
-        self.session.generate();
-    }
-
     /// Puts what Explore looks at into the address, where there is one.
     fn write_address(&mut self) {
-        if self.explore.written == Some(self.explore.selection) {
+        let shown = (self.explore.selection, self.compared().map(|b| b.id));
+        if self.explore.written == Some(shown) {
             return;
         }
-        self.explore.written = Some(self.explore.selection);
-        if let Some(fragment) = self.session.share_with(self.explored()) {
+        self.explore.written = Some(shown);
+        if let Some(fragment) = self.share() {
             crate::platform::set_fragment(&fragment);
         }
     }

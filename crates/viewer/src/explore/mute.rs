@@ -4,27 +4,25 @@ use egui::{Align2, Rect, Ui, pos2, vec2};
 
 use super::colours::OTHER;
 use super::paint::{self, WHOLE, chip, text, text_within};
-use super::pair::{GAIN, unmuted};
+use super::pair::{GAIN, muting};
 use super::put;
 use super::scene::{Scene, Touch, Wish};
 use crate::App;
-use crate::session::Record;
+use crate::session::{Card, NoteKind, Record};
 
 impl App {
-    /// Draws the run on screen again without an expert; the run stays on screen.
-    pub(super) fn mute(&mut self, layer: usize, expert: usize) {
+    /// Draws the run on screen again without an expert, or with it alone in its block; the run stays on screen.
+    pub(super) fn mute(&mut self, layer: usize, expert: usize, solo: bool) {
         let Some(record) = self.session.record() else { return };
-        let Some(&block) = record.trace.blocks().get(layer) else { return };
-        let mut controls = unmuted(&record.controls);
-        controls.muted.toggle(block, expert);
-        self.explore.selection.card = crate::session::Card::Mute;
+        let Some(controls) = muting(record, layer, expert, solo) else { return };
+        self.explore.selection.card = Card::Mute;
         self.explore.selection.expert = Some(expert);
         let drawn = self.session.history().iter().any(|record| record.controls == controls);
         if drawn || !record.is_complete() {
             return;
         }
         if !super::is_open(&self.session, record) {
-            return self.session.note(crate::session::NoteKind::Error, super::NOT_OPEN);
+            return self.session.note(NoteKind::Error, super::NOT_OPEN);
         }
         self.draw_beside(controls);
     }
@@ -37,28 +35,24 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
     let pair = scene.pair;
     let done = pair.and_then(|pair| Some((pair.a, pair.b?)));
     let Some((a, b)) = done else {
-        let words = "Repeats the run with the same seed without this expert, and shows what \
-            changes.";
-        text_within(ui.painter(), area.min + vec2(0.0, 4.0), words, 14.0, look.text, area.width());
-        let busy = !scene.record.is_complete() || scene.busy;
-        let button = Rect::from_min_size(area.min + vec2(0.0, 32.0), vec2(240.0, 34.0));
-        let words = if busy {
-            "Drawing …".to_owned()
-        } else {
-            format!("Mute expert {expert} of block {block} (X)")
-        };
-        let response = put(ui, button, super::centred(&words).min_size(button.size()));
-        if response.clicked() && !busy {
-            touch.wish = Some(Wish::Mute);
-        }
+        let words = "Draws the same seed again without this expert, or with it alone in its block, and shows what changes.";
+        let room = Rect::from_min_size(area.min, vec2(area.width(), 44.0));
+        super::inside(ui, room, "offer", |ui| {
+            ui.add(egui::Label::new(egui::RichText::new(words).size(14.0)).wrap());
+        });
+        let row = Rect::from_min_size(area.min + vec2(0.0, 52.0), vec2(area.width(), 34.0));
+        let [left, right] = halves(row);
+        offer(ui, left, scene, touch, false);
+        offer(ui, right, scene, touch, true);
         return;
     };
+    let solo = pair.is_some_and(|pair| pair.solo);
     let side =
-        ((area.width() - 36.0) / 3.0).min((area.height() - 64.0) / scene.aspect()).min(160.0);
+        ((area.width() - 36.0) / 3.0).min((area.height() - 92.0) / scene.aspect()).min(160.0);
     let size = vec2(side, side * scene.aspect());
     let painter = ui.painter_at(area);
-    let names =
-        ["A, all experts".to_owned(), "B, without".to_owned(), format!("|A − B|, ×{GAIN:.0}")];
+    let b_name = if solo { "B, only" } else { "B, without" };
+    let names = ["A, all experts".to_owned(), b_name.to_owned(), format!("|A − B|, ×{GAIN:.0}")];
     for (i, (name, texture)) in names.into_iter().zip(scene.made.muted.iter()).enumerate() {
         let at = area.min + vec2(i as f32 * (side + 18.0), 0.0);
         let words = text(&painter, at, Align2::LEFT_TOP, name, 12.0, look.weak);
@@ -117,4 +111,39 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
         .map(|(label, change)| format!("{label} {change:.1}"))
         .collect();
     text_within(&painter, at - vec2(0.0, 8.0), &list.join(" · "), 12.0, look.weak, area.width());
+    let row = Rect::from_min_size(pos2(area.left(), at.y + 12.0), vec2(area.width(), 28.0));
+    show_as_b(ui, row, scene, touch, b, solo);
+}
+
+/// A button that draws the run without the expert, or with it alone.
+fn offer(ui: &mut Ui, place: Rect, scene: &Scene<'_>, touch: &mut Touch, solo: bool) {
+    let busy = !scene.record.is_complete() || scene.busy;
+    let (expert, block) = (scene.now.some_expert(), scene.block());
+    let words = match (busy, solo) {
+        (true, _) => "Drawing …".to_owned(),
+        (_, true) => format!("Solo expert {expert}: mute the others"),
+        (_, false) => format!("Mute expert {expert} of block {block} (X)"),
+    };
+    let button = super::centred(&words).truncate().min_size(place.size());
+    if put(ui, place, button).clicked() && !busy {
+        touch.wish = Some(if solo { Wish::Solo } else { Wish::Mute });
+    }
+}
+
+/// Two places beside each other.
+fn halves(row: Rect) -> [Rect; 2] {
+    let size = vec2((row.width().min(480.0) - 8.0) / 2.0, row.height());
+    let first = Rect::from_min_size(row.min, size);
+    [first, first.translate(vec2(size.x + 8.0, 0.0))]
+}
+
+/// Lets the views show B beside A, and offers the other question.
+fn show_as_b(ui: &mut Ui, row: Rect, scene: &Scene<'_>, touch: &mut Touch, b: &Record, solo: bool) {
+    let [left, right] = halves(row);
+    let is_shown = scene.other.is_some_and(|other| other.scene.record.id == b.id);
+    let words = if is_shown { "Let go of B" } else { "Show as B in all views" };
+    if put(ui, left, super::centred(words).truncate().min_size(left.size())).clicked() {
+        touch.wish = Some(if is_shown { Wish::KeepAsB } else { Wish::ShowAsB(b.id) });
+    }
+    offer(ui, right, scene, touch, !solo);
 }

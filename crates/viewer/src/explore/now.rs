@@ -3,7 +3,8 @@
 use diffmoe::scheduler::Branch;
 use diffmoe::trace::Trace;
 
-use crate::session::{Overlay, Selection};
+use super::data::lens::{Pass, Target, WhatIf};
+use crate::session::{Overlay, Scope, Selection};
 
 /// What the pointer is over. It wins over what is selected, and goes when the pointer goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,11 +33,11 @@ pub(super) struct Now {
     pub(super) image: usize,
     pub(super) step: usize,
     pub(super) layer: usize,
-    pub(super) pass: Branch,
+    pub(super) pass: Pass,
     pub(super) expert: Option<usize>,
     pub(super) patch: Option<usize>,
     pub(super) overlay: Overlay,
-    pub(super) shift: f32,
+    pub(super) what_if: WhatIf,
     /// Whether the chosen expert is only pointed at.
     pub(super) points_at_expert: bool,
 }
@@ -48,15 +49,26 @@ impl Now {
         let (steps, layers) = (trace.steps() as usize, trace.blocks().len());
         let step = hover.step.or(selection.step).unwrap_or(usize::MAX);
         let guided = trace.has(Branch::Unconditional);
+        let branch = if guided { selection.pass } else { Branch::Conditional };
+        // A shift follows what is chosen, not what is pointed at.
+        let layer = selection.layer.min(last(layers));
+        let of = match selection.scope {
+            Scope::All => Target::All,
+            Scope::Block => Target::Layer(layer),
+            Scope::Expert => {
+                let expert = selection.expert.filter(|&e| e < trace.experts());
+                Target::Expert(layer, expert.unwrap_or(0))
+            }
+        };
         Self {
             image: hover.image.unwrap_or(selection.image).min(last(images)),
             step: step.min(last(steps)),
             layer: hover.layer.unwrap_or(selection.layer).min(last(layers)),
-            pass: if guided { selection.pass } else { Branch::Conditional },
+            pass: Pass { branch, evaluation: selection.evaluation },
             expert: hover.expert.or(selection.expert).filter(|&e| e < trace.experts()),
             patch: hover.patch.or(selection.patch).filter(|&patch| patch < trace.tokens()),
             overlay: selection.overlay,
-            shift: selection.shift,
+            what_if: WhatIf { odds: selection.shift, of },
             points_at_expert: hover.expert.is_some(),
         }
     }
@@ -92,6 +104,9 @@ mod tests {
         let mut locked = selection;
         hover.lock(&mut locked);
         assert_eq!((locked.step, locked.patch, locked.expert), (Some(1), Some(3), Some(2)));
+        let expert = Selection { scope: Scope::Expert, shift: 1.0, ..selection };
+        let now = Now::of(&trace, 2, &expert, Hover { layer: Some(1), ..Hover::default() });
+        assert_eq!(now.what_if, WhatIf { odds: 1.0, of: Target::Expert(0, 2) }, "what is chosen");
         let fresh = Now::of(&trace, 2, &Selection::default(), Hover::default());
         assert_eq!((fresh.step, fresh.layer), (1, 1), "the last step, the last layer");
     }

@@ -2,7 +2,9 @@
 
 use egui::{Align2, Rect, Role, Sense, Ui, UiBuilder, WidgetInfo, pos2, vec2};
 
+use super::colours::OTHER;
 use super::data::sentence::{Piece, sentence};
+use super::data::tally::Numbers;
 use super::paint::{CHIP, chip, chip_in, percent, text, times};
 use super::scene::Scene;
 
@@ -20,13 +22,11 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, wide: bool) {
     } else {
         ["experts per patch", "skipped", "evenness", "largest share"]
     };
-    let largest = numbers.largest.map(|(load, ..)| times(load)).unwrap_or_default();
-    let values = [
-        format!("{:.2}", numbers.capacity),
-        percent(numbers.skipped),
-        format!("{:.2}", numbers.evenness),
-        largest,
-    ];
+    let values = values(&numbers);
+    let beside = scene.other.and_then(|other| {
+        let step = *other.steps.get(scene.now.step)?;
+        Some(self::values(&other.scene.made.tally.numbers(step)?))
+    });
     let spoken: Vec<String> =
         names.iter().zip(&values).map(|(name, value)| format!("{name}: {value}")).collect();
     let response = ui.interact(area, ui.scope_id().with("numbers"), Sense::hover());
@@ -42,6 +42,12 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, wide: bool) {
         let below =
             text(&painter, pos2(x, area.top() + 27.0), Align2::LEFT_TOP, name, 12.0, look.weak);
         let mut end = top.right().max(below.right());
+        if let Some(value) = beside.as_ref().map(|beside| &beside[i]).filter(|_| wide) {
+            let from = if i == 3 { top.right() + 50.0 } else { top.right() + 7.0 };
+            let at = pos2(from, top.center().y + 1.0);
+            let words = format!("B {value}");
+            end = end.max(text(&painter, at, Align2::LEFT_CENTER, words, 13.0, OTHER).right());
+        }
         if let Some((_, layer, expert)) = numbers.largest.filter(|_| wide && i == 3) {
             let rect = chip(&painter, pos2(top.right() + 7.0, top.center().y + 1.0), expert);
             let block = scene.made.tally.blocks.get(layer).copied().unwrap_or(0);
@@ -74,6 +80,16 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, wide: bool) {
     painter.rect_filled(bar, 0.0, look.accent);
     let room = Rect::from_min_max(pos2(left + 15.0, area.top()), area.max);
     say(ui, room, scene);
+}
+
+/// The numbers as they are written.
+fn values(numbers: &Numbers) -> [String; 4] {
+    [
+        format!("{:.2}", numbers.capacity),
+        percent(numbers.skipped),
+        format!("{:.2}", numbers.evenness),
+        numbers.largest.map(|(load, ..)| times(load)).unwrap_or_default(),
+    ]
 }
 
 /// The sentence, with chips among its words.

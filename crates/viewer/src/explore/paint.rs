@@ -161,6 +161,12 @@ pub(super) fn signed(value: f32) -> String {
     format!("{sign}{:.1}", value.abs())
 }
 
+/// A number with its sign, two digits after the point.
+pub(super) fn signed_fine(value: f32) -> String {
+    let sign = if value < 0.0 { "−" } else { "+" };
+    format!("{sign}{:.2}", value.abs())
+}
+
 /// A card's ground.
 pub(super) fn card(painter: &Painter, rect: Rect, ink: Ink) {
     painter.rect(rect, 10.0, ink.look.card, Stroke::new(1.0, ink.look.line), StrokeKind::Inside);
@@ -187,5 +193,6 @@ mod tests {
         assert_eq!([1.64, 12.3].map(times), ["×1.6", "×12"]);
         assert_eq!(percent(0.157), "16 %");
         assert_eq!([0.04, -2.26].map(signed), ["+0.0", "−2.3"]);
+        assert_eq!([0.044, -0.256].map(signed_fine), ["+0.04", "−0.26"]);
     }
 }

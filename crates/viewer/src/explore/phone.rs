@@ -5,20 +5,13 @@ use egui::{
 };
 
 use super::axis::Axis;
-use super::desktop::{show_card, tabs, without_experts};
-use super::paint::{card, chip, text};
-use super::scene::{Scene, Touch, Wish};
-use super::{gamma, inside, numbers, river, stage, switch_in, time, why};
+use super::colours::OTHER;
+use super::desktop::{show_card, without_experts};
+use super::paint::{card, chip, text, text_within};
+use super::scene::{Other, Scene, Touch, Wish};
+use super::{gamma, inside, numbers, river, stage, switch_in, tabs, time, why};
 use crate::icons::Icon;
 use crate::session::{Card, Selection};
-
-const TABS: [(Card, &str, &str); 5] = [
-    (Card::Experts, "Experts", "Where each expert works in this image"),
-    (Card::Noise, "Noise", "All views over noise"),
-    (Card::Patch, "Patch", "Why the selected patch is routed this way"),
-    (Card::Mute, "Mute", "What changes without the selected expert"),
-    (Card::Gallery, "Gallery", "Patches that the selected expert takes"),
-];
 
 /// The column is no wider than this.
 const WIDEST: f32 = 620.0;
@@ -45,25 +38,25 @@ pub(super) fn show(
     numbers::show(ui, next(44.0), scene, false);
     let most = (area.height() * 0.355).max(160.0);
     let width = (area.width()).min(most / scene.aspect().max(1e-3));
-    let row = next(width * scene.aspect());
+    // Two pictures beside each other are half as wide.
+    let pictures = if scene.other.is_some() { (area.width() - 8.0) / 2.0 } else { width };
+    let caption = if scene.other.is_some() { 18.0 } else { 0.0 };
+    let row = next(pictures.min(width) * scene.aspect() + caption);
     let picture = Rect::from_center_size(row.center(), vec2(width, row.height()));
-    let finger = stage::show(ui, picture, scene, selection, touch, true);
+    let finger = match scene.other {
+        None => stage::show(ui, picture, scene, selection, touch, true),
+        Some(other) => side_by_side(ui, row, scene, &other, selection, touch),
+    };
     let choices = stage::overlays(scene);
     let row = next(38.0);
     let wide = 74.0 * choices.len() as f32;
     let switch = Rect::from_center_size(row.center(), vec2(wide.min(row.width()), 38.0));
     switch_in(ui, switch, "overlay", &mut selection.overlay, &choices);
     rail(ui, next(80.0), scene, selection, touch);
-    let mut shown = match selection.card {
-        Card::Place => Card::Experts,
-        Card::Mute if !scene.can_draw => Card::Experts,
-        card => card,
-    };
-    let before = shown;
-    switch_in(ui, next(42.0), "card", &mut shown, &tabs(&TABS, scene));
-    if shown != before {
-        selection.card = shown;
-    }
+    let strip = next(42.0);
+    tabs::ground(ui, strip);
+    tabs::strip(ui, strip.shrink2(vec2(2.0, 0.0)), scene, &mut selection.card, false);
+    let shown = tabs::shown(selection.card, scene, false);
     let rest = Rect::from_min_max(pos2(area.left(), y), area.max);
     card(ui.painter(), rest, scene.ink);
     let body = rest.shrink2(vec2(10.0, 8.0));
@@ -75,6 +68,28 @@ pub(super) fn show(
     if let Some(finger) = finger {
         loupe(ui, area, finger, scene);
     }
+}
+
+/// The pictures of A and B, with what each run is below them.
+fn side_by_side(
+    ui: &mut Ui,
+    row: Rect,
+    scene: &Scene<'_>,
+    other: &Other<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+) -> Option<Pos2> {
+    let size = vec2((row.width() - 8.0) / 2.0, row.height() - 18.0);
+    let left = stage::fit(Rect::from_min_size(row.min, size), scene.aspect());
+    let place = Rect::from_min_size(row.min + vec2(size.x + 8.0, 0.0), size);
+    let right = stage::fit(place, other.scene.aspect());
+    let finger = stage::show(ui, left, scene, selection, touch, true);
+    stage::show_b(ui, right, scene, other, selection, touch, true);
+    let [a, b] = stage::captions(scene, other);
+    let y = row.bottom() - 15.0;
+    text_within(ui.painter(), pos2(left.left(), y), &a, 12.0, scene.ink.look.text, size.x);
+    text_within(ui.painter(), pos2(right.left(), y), &b, 12.0, OTHER, size.x);
+    finger
 }
 
 /// A card: first which block, then what it shows, as high as it needs to be.
@@ -90,7 +105,8 @@ fn contents(
     let height = match shown {
         Card::Noise => 430.0 + 20.0 * layers as f32 + 4.0 * experts as f32,
         Card::Patch => 40.0 + 20.0 * experts.min(16) as f32 + 20.0 + 108.0,
-        Card::Mute => 230.0,
+        Card::Mute => 280.0,
+        Card::Compare => 260.0,
         Card::Gallery => 300.0,
         // Two rows fit what is there.
         Card::Experts | Card::Place if experts <= 8 => (body.height() - 46.0).max(160.0),
@@ -103,9 +119,18 @@ fn contents(
     let rest = rect.with_min_y(blocks.bottom() + 8.0);
     match shown {
         Card::Noise => {
-            let passes = if scene.guided() { 38.0 } else { 0.0 };
-            if scene.guided() {
-                pass_switch(ui, rest.with_max_y(rest.top() + 34.0), selection);
+            let evaluations = scene.record.trace.evaluations();
+            let passes = if scene.guided() || evaluations > 1 { 38.0 } else { 0.0 };
+            let row = rest.with_max_y(rest.top() + 34.0);
+            let (left, right) = row.split_left_right_at_fraction(0.6);
+            match (scene.guided(), evaluations > 1) {
+                (true, true) => {
+                    pass_switch(ui, left.with_max_x(left.right() - 4.0), selection);
+                    evaluation_switch(ui, right, evaluations, selection);
+                }
+                (true, false) => pass_switch(ui, row, selection),
+                (false, true) => evaluation_switch(ui, row, evaluations, selection),
+                (false, false) => {}
             }
             time::show(ui, rest.with_min_y(rest.top() + passes), scene, selection, touch, false);
         }
@@ -137,6 +162,15 @@ fn block_switch(ui: &mut Ui, rect: Rect, scene: &Scene<'_>, selection: &mut Sele
     if layer != scene.now.layer {
         selection.layer = layer;
     }
+}
+
+/// The evaluations of a step, by their number.
+pub(super) fn evaluation_switch(ui: &mut Ui, rect: Rect, count: usize, selection: &mut Selection) {
+    let hint = "The scheduler evaluates the model several times in a step: Heun at its start and at its end";
+    let names = ["1st", "2nd", "3rd", "4th", "5th", "6th", "7th"];
+    let choices: Vec<(usize, &str, &str)> =
+        names.iter().enumerate().take(count).map(|(i, name)| (i, *name, hint)).collect();
+    switch_in(ui, rect, "evaluation", &mut selection.evaluation, &choices);
 }
 
 fn pass_switch(ui: &mut Ui, rect: Rect, selection: &mut Selection) {
@@ -181,7 +215,7 @@ fn rail(ui: &mut Ui, rect: Rect, scene: &Scene<'_>, selection: &mut Selection, t
     let painter = ui.painter();
     painter.rect_filled(track, 0.0, look.well);
     let most = scene.made.tally.most().max(1.2);
-    river::bands(painter, track, axis, scene, scene.now.layer, track.height() / most);
+    river::bands(painter, track, axis, scene, scene.now.layer, track.height() / most, None);
     let x = axis.middle(scene.now.step);
     painter.vline(x, track.y_range(), Stroke::new(3.0, scene.ink.ring));
     painter.circle(pos2(x, track.bottom()), 11.0, look.card, Stroke::new(2.0, look.text));

@@ -10,9 +10,9 @@ use crate::palette;
 use crate::session::Selection;
 
 /// What the heading says beside the tabs.
-pub(super) fn remark(scene: &Scene<'_>) -> String {
+pub(super) fn remark(scene: &Scene<'_>, wide: bool) -> String {
     let Some(place) = scene.made.place.as_ref() else { return String::new() };
-    match place.explained {
+    match place.explained.filter(|_| wide) {
         Some(share) => format!("place explains {} in block {}", percent(share), scene.block()),
         None => format!("block {}", scene.block()),
     }
@@ -61,7 +61,8 @@ pub(super) fn show(
         let line = pos2(cell.left(), cell.top() - 11.0);
         chip(painter, line, expert);
         if cell.width() >= 80.0 {
-            let words = format!("up to {}", percent(most));
+            let up_to = if cell.width() >= 100.0 { "up to " } else { "" };
+            let words = format!("{up_to}{}", percent(most));
             text(painter, pos2(cell.right(), line.y), Align2::RIGHT_CENTER, words, 12.0, look.weak);
         }
     }

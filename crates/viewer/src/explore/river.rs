@@ -1,14 +1,15 @@
 //! A river for each layer: one band an expert, its height the tokens that it takes, the height of all of them C.
 //! Layers are never summed: expert 0 of one block has nothing to do with expert 0 of another.
 
-use egui::{Align2, Painter, Pos2, Rect, Shape, Stroke, StrokeKind, pos2};
+use egui::{Align2, Painter, Pos2, Rect, Shape, Stroke, StrokeKind, pos2, vec2};
 
 use super::axis::Axis;
+use super::colours::OTHER;
 use super::data::tally::Tally;
 use super::now::Hover;
-use super::paint::{band, text};
+use super::paint::{band, text, text_over};
 use super::plot::{Hit, title};
-use super::scene::Scene;
+use super::scene::{Other, Scene};
 use crate::palette;
 
 /// Left free below a river.
@@ -31,8 +32,27 @@ pub(super) fn edges(tally: &Tally, layer: usize) -> Vec<Vec<f32>> {
 }
 
 /// Points a unit of C.
-fn scale(rect: Rect, scene: &Scene<'_>) -> f32 {
-    (rect.height() - GAP) / scene.made.tally.most().max(1.3)
+fn scale(height: f32, scene: &Scene<'_>) -> f32 {
+    let other = scene.other.map_or(0.0, |other| other.scene.made.tally.most());
+    height / scene.made.tally.most().max(other).max(1.3)
+}
+
+/// Where the river of A lies, and that of B: below it in the chosen layer, nowhere in the others.
+fn beds(rect: Rect, scene: &Scene<'_>, layer: usize) -> (Rect, Option<Rect>) {
+    let bed = rect.with_max_y(rect.bottom() - GAP);
+    let both = layer == scene.now.layer && of_b(scene, layer).is_some();
+    if !both {
+        return (bed, None);
+    }
+    let middle = bed.center().y;
+    (bed.with_max_y(middle - 1.0), Some(bed.with_min_y(middle + 1.0)))
+}
+
+/// Run B, and the place of this block among its layers.
+fn of_b<'a>(scene: &Scene<'a>, layer: usize) -> Option<(Other<'a>, usize)> {
+    let other = scene.other?;
+    let layer = other.layer(*scene.made.tally.blocks.get(layer)?)?;
+    Some((other, layer))
 }
 
 /// Shows the river of a layer.
@@ -46,12 +66,32 @@ pub(super) fn show(
 ) {
     let look = scene.ink.look;
     let chosen = layer == scene.now.layer;
-    let bed = rect.with_max_y(rect.bottom() - GAP);
+    let (bed, below) = beds(rect, scene, layer);
     painter.rect_filled(bed, 0.0, look.well);
-    bands(painter, bed, axis, scene, layer, scale(rect, scene));
+    let unit = scale(bed.height(), scene);
+    bands(painter, bed, axis, scene, layer, unit, None);
+    if let Some((other, of)) = of_b(scene, layer) {
+        match below {
+            Some(below) => {
+                painter.rect_filled(below, 0.0, look.well);
+                bands(painter, below, axis, other.scene, of, unit, Some(other.steps));
+                for (bed, name, colour) in [(bed, "A", look.text), (below, "B", OTHER)] {
+                    let at = bed.left_top() + vec2(8.0, 8.0);
+                    let veil = look.well.gamma_multiply(0.8);
+                    text_over(painter, at, name, 12.0, colour, veil);
+                }
+            }
+            // Where there is no room for both, C of B is a line over the river of A.
+            None => line_of_b(painter, bed, axis, scene, layer, unit),
+        }
+    }
     if chosen {
         let pen = Stroke::new(1.0, look.accent.gamma_multiply(0.6));
         painter.rect_stroke(bed.expand(0.5), 0.0, pen, StrokeKind::Middle);
+        if let Some(below) = below {
+            let pen = Stroke::new(1.0, OTHER.gamma_multiply(0.6));
+            painter.rect_stroke(below.expand(0.5), 0.0, pen, StrokeKind::Middle);
+        }
     }
     let Some(block) = scene.made.tally.blocks.get(layer) else { return };
     let top = rect.top() + if bed.height() < 22.0 { bed.height() / 2.0 - 8.0 } else { 4.0 };
@@ -77,9 +117,31 @@ pub(super) fn show(
         let words = format!("{first:.2} to {last:.2}");
         text(painter, pos2(axis.right + 6.0, top), Align2::LEFT_TOP, words, 12.0, colour);
     }
+    if let (Some(below), Some(other)) = (below, scene.other) {
+        let c = |column: usize| Some(other.share(column, *block)?.capacity());
+        if let (Some(first), Some(last)) = (c(0), c(axis.steps - 1)) {
+            let at = pos2(axis.right + 6.0, below.top() + 4.0);
+            let words = format!("{first:.2} to {last:.2}");
+            text(painter, at, Align2::LEFT_TOP, words, 12.0, OTHER);
+        }
+    }
 }
 
-/// The bands alone, `scale` points a unit of C, standing on the bottom of `bed`.
+/// C of a block of run B as a line.
+fn line_of_b(painter: &Painter, bed: Rect, axis: Axis, scene: &Scene<'_>, layer: usize, unit: f32) {
+    let (Some(other), Some(&block)) = (scene.other, scene.made.tally.blocks.get(layer)) else {
+        return;
+    };
+    let at = |column: usize| {
+        let c = other.share(column, block)?.capacity();
+        Some(pos2(axis.middle(column), bed.bottom() - c * unit))
+    };
+    let line: Vec<Pos2> = (0..axis.steps).filter_map(at).collect();
+    painter.line(line, Stroke::new(1.5, OTHER));
+}
+
+/// The bands alone, `scale` points a unit of C, standing on the bottom of `bed`; of run B those of the steps that belong
+/// to the columns.
 pub(super) fn bands(
     painter: &Painter,
     bed: Rect,
@@ -87,13 +149,19 @@ pub(super) fn bands(
     scene: &Scene<'_>,
     layer: usize,
     scale: f32,
+    columns: Option<&[usize]>,
 ) {
     let tally = &*scene.made.tally;
-    let steps = tally.steps.len();
+    let mut edges = edges(tally, layer);
+    if let Some(columns) = columns {
+        for edge in &mut edges {
+            *edge = columns.iter().filter_map(|step| edge.get(*step).copied()).collect();
+        }
+    }
+    let steps = edges[0].len();
     if steps == 0 {
         return;
     }
-    let edges = edges(tally, layer);
     // Bands reach from edge to edge, level over half a column at both ends.
     let mut x: Vec<f32> = vec![axis.left];
     x.extend((0..steps).map(|step| axis.middle(step)));
@@ -149,27 +217,33 @@ pub(super) fn hit(
     layer: usize,
     pos: Pos2,
 ) -> Option<Hit> {
-    let bed = rect.with_max_y(rect.bottom() - GAP);
+    let (bed, below) = beds(rect, scene, layer);
+    let whole = rect.with_max_y(rect.bottom() - GAP);
     let tally = &*scene.made.tally;
-    if !bed.y_range().contains(pos.y) {
+    if !whole.y_range().contains(pos.y) {
         return None;
     }
+    let is_b = below.is_some_and(|below| pos.y >= below.top());
+    let block = *tally.blocks.get(layer)?;
     let Some(step) = axis.step_at(pos.x) else {
         // The name and the values beside the river choose its layer.
         let hover = Hover { layer: Some(layer), ..Hover::default() };
         return Some(Hit { hover, words: String::new() });
     };
-    let share = tally.share(step, layer)?;
-    let at = (bed.bottom() - pos.y) / scale(rect, scene) * share.pool as f32;
+    let (share, bottom) = match (is_b, scene.other, below) {
+        (true, Some(other), Some(below)) => (other.share(step, block)?, below.bottom()),
+        _ => (tally.share(step, layer)?, bed.bottom()),
+    };
+    let at = (bottom - pos.y) / scale(bed.height(), scene) * share.pool as f32;
     let mut sum = 0;
     let expert = share.tokens.iter().position(|tokens| {
         sum += tokens;
         at < sum as f32
     });
     let hover = Hover { step: Some(step), layer: Some(layer), expert, ..Hover::default() };
-    let block = tally.blocks.get(layer)?;
+    let run = if is_b { "B: " } else { "" };
     let words = expert.map_or_else(String::new, |e| {
-        format!("block {block}, expert {e}: {} of {} tokens", share.tokens[e], share.pool)
+        format!("{run}block {block}, expert {e}: {} of {} tokens", share.tokens[e], share.pool)
     });
     Some(Hit { hover, words })
 }
@@ -185,7 +259,7 @@ mod tests {
     #[test]
     fn bands_stack_up_to_c() {
         let trace = run(&[&[&[0b011, 0b001, 0, 0]], &[&[0b100, 0b110, 0b100, 0]]], 3);
-        let tally = Tally::of(&Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 });
+        let tally = Tally::of(&Lens::new(&trace, Branch::Conditional, 0.0));
         let edges = edges(&tally, 0);
         assert_eq!(edges, [vec![0.0, 0.0], vec![0.5, 0.0], vec![0.75, 0.25], vec![0.75, 1.0]]);
         for (step, top) in edges[3].iter().enumerate() {

@@ -5,6 +5,8 @@ use egui::{Align2, Color32, Painter, Pos2, Rect, Stroke, StrokeKind, pos2, vec2}
 
 use super::axis::Axis;
 use super::bars;
+use super::colours::OTHER;
+use super::data::tally::Share;
 use super::now::Hover;
 use super::paint::{chip_in, hatch, text, times};
 use super::plot::{Heights, Hit, LAYER_GAP, title};
@@ -75,7 +77,15 @@ pub(super) fn show(
             }
             for step in 0..tally.steps.len() {
                 let cell = Rect::from_x_y_ranges(axis.span(step), y..=y + row);
-                paint_cell(painter, cell, scene, (step, layer, e), chosen);
+                let Some(share) = tally.share(step, layer) else { continue };
+                let of_b = of_b(scene, step, tally.blocks[layer]);
+                let (left, right) = cell.split_left_right_at_x(cell.center().x);
+                let place = if of_b.is_some() { left.with_max_x(left.right() - 0.5) } else { cell };
+                paint_cell(painter, place, scene, share, e, chosen);
+                if let Some(share) = of_b {
+                    let place = right.with_max_x(right.right() - 1.0);
+                    paint_cell(painter, place, scene, share, e, chosen);
+                }
             }
         }
     }
@@ -96,14 +106,20 @@ pub(super) fn show(
     }
 }
 
+/// The counts of run B in a cell, where its experts are the same.
+fn of_b<'a>(scene: &Scene<'a>, step: usize, block: usize) -> Option<&'a Share> {
+    let other = scene.other.filter(|other| other.same_model)?;
+    other.share(step, block)
+}
+
 fn paint_cell(
     painter: &Painter,
     cell: Rect,
     scene: &Scene<'_>,
-    (step, layer, expert): (usize, usize, usize),
+    share: &Share,
+    expert: usize,
     chosen: bool,
 ) {
-    let Some(share) = scene.made.tally.share(step, layer) else { return };
     let shrink = vec2(
         if cell.width() > 6.0 { 0.5 } else { 0.0 },
         if cell.height() > 4.0 { 0.5 } else { 0.0 },
@@ -149,10 +165,15 @@ fn show_legend(painter: &Painter, rect: Rect, axis: Axis, scene: &Scene<'_>, wid
         hatch(painter, sample, texture.id(), scene.ink);
     }
     text(painter, pos2(axis.left + 153.0, y), Align2::LEFT_CENTER, "idle", 12.0, look.weak);
+    if let Some(other) = scene.other {
+        let words =
+            if other.same_model { "left half A, right half B" } else { "A; B is another model" };
+        text(painter, pos2(axis.left + 190.0, y), Align2::LEFT_CENTER, words, 12.0, OTHER);
+    }
     if wide && scene.measures.any(scene.record.id) {
         let words = "change of the images, of 255,";
         let at = pos2(axis.right - 4.0, y);
-        if axis.right - axis.left > 380.0 {
+        if axis.right - axis.left > 380.0 && scene.other.is_none() {
             text(painter, at, Align2::RIGHT_CENTER, words, 12.0, look.weak);
         }
         let at = pos2(axis.right + 6.0, y);
@@ -190,8 +211,11 @@ pub(super) fn hit(
     let share = tally.share(step, layer)?;
     let load = share.load(expert).filter(|load| *load > 0.0);
     let load = load.map_or("idle".to_owned(), |load| format!("{} its fair share", times(load)));
+    let of_b = of_b(scene, step, *block).map_or_else(String::new, |share| {
+        format!("\nB: {} of {} tokens", share.tokens[expert], share.pool)
+    });
     let words = format!(
-        "block {block}, expert {expert}, noise {}\n{} of {} tokens, {load}",
+        "block {block}, expert {expert}, noise {}\n{} of {} tokens, {load}{of_b}",
         scene.noise(step),
         share.tokens[expert],
         share.pool

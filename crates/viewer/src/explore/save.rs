@@ -106,10 +106,10 @@ impl App {
         let made = &self.explore.made;
         let (trace, noise) = (&record.trace, made.noise.as_slice());
         let block = trace.blocks().get(now.layer).copied().unwrap_or(0);
-        let lens = Lens { trace, branch: now.pass, shift: now.shift };
+        let lens = Lens { trace, pass: now.pass, what_if: now.what_if };
         let name = format!("{}, seed {}", record.config.name, record.settings.seed);
         let plot = Plot { noise, name: &name };
-        let names = match now.pass {
+        let names = match now.pass.branch {
             Branch::Conditional => ["with label", "without"],
             Branch::Unconditional => ["without", "with label"],
         };
@@ -224,7 +224,7 @@ fn rgb(image: &ColorImage, scale: usize) -> Option<RgbImage> {
 fn overlaid(record: &Record, now: &Now, step: usize, ink: Ink) -> Option<ColorImage> {
     let picture: Image = picture_at(record, step, now.image)?;
     let trace = &record.trace;
-    let lens = Lens { trace, branch: now.pass, shift: now.shift };
+    let lens = Lens { trace, pass: now.pass, what_if: now.what_if };
     let (grid, patches) = (trace.grid(), trace.tokens());
     let Some(layer) = lens.layer(step, now.layer) else { return Some(picture.plain()) };
     Some(match now.overlay {

@@ -1,9 +1,12 @@
 //! What every view gets: the run, what is looked at, what was made of it; and what it may ask for in return.
 
+use diffmoe::model::Objective;
 use diffmoe::scheduler::Branch;
 
 use super::colours::Ink;
+use super::data::differences::Change;
 use super::data::lens::Lens;
+use super::data::tally::Share;
 use super::made::Made;
 use super::measure::Measures;
 use super::now::{Hover, Now};
@@ -17,6 +20,10 @@ pub(super) struct Scene<'a> {
     pub(super) record: &'a Record,
     /// The run with all experts and the one without the chosen one, where there is the first.
     pub(super) pair: Option<Pair<'a>>,
+    /// Run B, where this one is compared.
+    pub(super) other: Option<Other<'a>>,
+    /// What this run is in a comparison.
+    pub(super) part: Part,
     /// Whether the model of the run is open.
     pub(super) can_draw: bool,
     /// Whether something is being drawn.
@@ -31,6 +38,45 @@ pub(super) struct Scene<'a> {
     pub(super) playing: bool,
 }
 
+/// What a run is in a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// The run on screen: A, or the only one.
+    OnScreen,
+    /// On screen, and kept as B for the runs that follow.
+    KeptAsB,
+    /// Run B beside the one on screen.
+    Beside,
+}
+
+/// Run B, seen in the columns of the run that it is compared with.
+#[derive(Clone, Copy)]
+pub(super) struct Other<'a> {
+    /// Its own scene, at the step whose noise level is nearest.
+    pub(super) scene: &'a Scene<'a>,
+    /// The step of B for each column, the one at the nearest noise level.
+    pub(super) steps: &'a [usize],
+    /// Whether both runs are of one model: only then expert 3 is the same expert in both.
+    pub(super) same_model: bool,
+}
+
+impl<'a> Other<'a> {
+    /// The place of a block among the layers of B.
+    pub(super) fn layer(&self, block: usize) -> Option<usize> {
+        self.scene.made.tally.blocks.iter().position(|other| *other == block)
+    }
+
+    /// The counts of a block of B in a column.
+    pub(super) fn share(&self, column: usize, block: usize) -> Option<&'a Share> {
+        self.scene.made.tally.share(*self.steps.get(column)?, self.layer(block)?)
+    }
+
+    /// C of B in a column.
+    pub(super) fn capacity(&self, column: usize) -> Option<f32> {
+        self.scene.made.tally.capacity(*self.steps.get(column)?)
+    }
+}
+
 /// What the views say back.
 #[derive(Default)]
 pub(super) struct Touch {
@@ -38,6 +84,8 @@ pub(super) struct Touch {
     pub(super) hover: Hover,
     /// Something that only the app can do.
     pub(super) wish: Option<Wish>,
+    /// The change that is being put together for run B, in and out.
+    pub(super) change: Change,
 }
 
 /// What a view asks the app for.
@@ -49,6 +97,16 @@ pub(super) enum Wish {
     Redraw,
     /// Draw again without the chosen expert.
     Mute,
+    /// Draw again with the chosen expert alone in its block.
+    Solo,
+    /// Make this run B, or let go of B.
+    KeepAsB,
+    /// Let run B be the one without an expert, or with it alone.
+    ShowAsB(u64),
+    /// Let A and B change places.
+    Swap,
+    /// Draw the run again with a change, as B.
+    Compare,
     /// Measure the change without each expert, or stop.
     Measure,
     /// Write a file of a view.
@@ -58,7 +116,7 @@ pub(super) enum Wish {
 impl<'a> Scene<'a> {
     /// The pass that is shown, with the shift.
     pub(super) fn lens(&self) -> Lens<'a> {
-        Lens { trace: &self.record.trace, branch: self.now.pass, shift: self.now.shift }
+        Lens { trace: &self.record.trace, pass: self.now.pass, what_if: self.now.what_if }
     }
 
     /// Block index of the layer that is shown.
@@ -74,9 +132,18 @@ impl<'a> Scene<'a> {
     /// Noise level of a step, for people.
     pub(super) fn noise(&self, step: usize) -> String {
         let steps = self.record.steps().max(1);
-        let level = self.made.noise.get(step).copied();
-        let level = level.unwrap_or(1.0 - step as f32 / steps as f32);
-        if steps <= 10 { format!("{level:.1}") } else { format!("{level:.2}") }
+        let Some(level) = self.level(step) else { return String::new() };
+        let fine = steps > 10 || self.record.config.objective == Objective::Ddpm;
+        if fine { format!("{level:.2}") } else { format!("{level:.1}") }
+    }
+
+    /// Noise level of a step; of steps that have not been yet only where it is known before.
+    pub(super) fn level(&self, step: usize) -> Option<f32> {
+        let ahead = || {
+            let is_even = self.record.config.objective == Objective::Flow;
+            is_even.then(|| 1.0 - step as f32 / self.record.steps().max(1) as f32)
+        };
+        self.made.noise.get(step).copied().or_else(ahead)
     }
 
     /// Columns of the plots over noise.

@@ -3,8 +3,9 @@
 use egui::{Align2, Color32, Painter, Pos2, Rect, Sense, Shape, Stroke, StrokeKind, Ui, vec2};
 use egui::{Role, WidgetInfo};
 
+use super::data::differences::differences;
 use super::paint::{self, WHOLE, chip_in, hatch, ring, text, text_over};
-use super::scene::{Scene, Touch};
+use super::scene::{Other, Part, Scene, Touch};
 use crate::palette;
 use crate::session::{Overlay, Selection};
 use crate::views::token_map;
@@ -94,10 +95,55 @@ pub(super) fn show(
     None
 }
 
+/// Shows the picture of run B beside that of A; the patch is chosen on either, where both have the same patches.
+pub(super) fn show_b(
+    ui: &mut Ui,
+    rect: Rect,
+    scene: &Scene<'_>,
+    other: &Other<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+    held: bool,
+) {
+    if scene.now.image >= other.scene.record.labels.len() {
+        let ink = scene.ink;
+        if let Some(texture) = &scene.made.hatch {
+            hatch(ui.painter(), rect, texture.id(), ink);
+        }
+        let words = format!("B has no image {}", scene.now.image + 1);
+        let veil = ink.look.well;
+        return text_over(ui.painter(), rect.center(), words, 12.0, ink.look.text, veil);
+    }
+    let same = scene.grid() == other.scene.grid();
+    let (mut alone, mut ignored) = (*selection, Touch::default());
+    super::inside(ui, rect, "run B", |ui| {
+        let (selection, touch) = if same { (selection, touch) } else { (&mut alone, &mut ignored) };
+        show(ui, rect, other.scene, selection, touch, held);
+    });
+}
+
+/// What A and B are, in a few words each: the first setting that they differ in.
+pub(super) fn captions(scene: &Scene<'_>, other: &Other<'_>) -> [String; 2] {
+    let found = differences(scene.record, other.scene.record);
+    let Some(first) = found.first() else {
+        return ["A".to_owned(), "B, the same settings".to_owned()];
+    };
+    let more =
+        if found.len() > 1 { format!(" and {} more", found.len() - 1) } else { String::new() };
+    let noise = other.scene.noise(other.scene.now.step);
+    let at = if noise == scene.noise(scene.now.step) {
+        String::new()
+    } else {
+        format!(", noise {noise}")
+    };
+    [format!("A: {} {}", first.name, first.a), format!("B: {} {}{more}{at}", first.name, first.b)]
+}
+
 /// Description of the image and the selection on it.
 fn described(scene: &Scene<'_>) -> String {
     let noise = scene.noise(scene.now.step);
-    let mut name = format!("Image at noise {noise}: {}", scene.name());
+    let run = if scene.part == Part::Beside { "B, image" } else { "Image" };
+    let mut name = format!("{run} at noise {noise}: {}", scene.name());
     if let (Some((row, column)), Some(patch)) = (scene.patch_place(), scene.now.patch)
         && let Some(layer) = scene.lens().layer(scene.now.step, scene.now.layer)
     {

@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn files_hold_a_shape_for_everything_that_is_counted() {
         let trace = run(&[&[&[0b011, 0b001, 0, 0]], &[&[0b100, 0b110, 0b100, 0]]], 3);
-        let tally = Tally::of(&Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 });
+        let tally = Tally::of(&Lens::new(&trace, Branch::Conditional, 0.0));
         let plot = Plot { noise: &[1.0, 0.5], name: "tiny <7>" };
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         let curve = text(plot.curve(("with label", &tally), Some(("without", &tally))));

@@ -9,6 +9,7 @@ use super::paint::{chip_in, text};
 use super::scene::{Scene, Touch, toggle_expert};
 use crate::palette;
 use crate::session::Selection;
+use crate::views::token_map;
 
 /// Height of a row, at most and at least.
 const ROW: [f32; 2] = [21.0, 14.0];
@@ -87,7 +88,17 @@ fn heading(scene: &Scene<'_>, layer: &Layer<'_>) -> (String, String) {
         1 => "one expert takes it".to_owned(),
         n => format!("{n} experts take it"),
     };
+    let remark = of_b(scene).map_or(remark.clone(), |who| format!("{remark}; B: {who}"));
     (format!("Patch row {row}, column {column}, block {block}"), remark)
+}
+
+/// Who takes the patch in run B.
+fn of_b(scene: &Scene<'_>) -> Option<String> {
+    let b = scene.other?.scene;
+    let layer = b.lens().layer(b.now.step, b.now.layer)?;
+    let is_there = scene.now.image < b.record.labels.len();
+    let token = b.now.image * b.record.trace.tokens() + b.now.patch.filter(|_| is_there)?;
+    Some(token_map::sentence(layer.mask(token)))
 }
 
 /// One row in words, for screen readers.

@@ -42,7 +42,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
 
 fn over_noise(app: &mut App, ui: &mut Ui) {
     let Some(record) = app.session.record() else { return };
-    let (step, steps) = (app.view.step_of(record), record.steps());
+    let step = app.view.step_of(record);
     let now = app.shown.curves.first().and_then(|curve| curve.points.get(step as usize));
     let text = now.map_or_else(String::new, |p| format!("C = {:.2} at noise {:.2}", p[1], p[0]));
     ui.horizontal(|ui| {
@@ -52,7 +52,7 @@ fn over_noise(app: &mut App, ui: &mut Ui) {
             ui.checkbox(&mut app.view.each_layer, "Per block").on_hover_text(hint);
         });
     });
-    let pointed = capacity::show(ui, &app.shown.curves, step, steps, 112.0);
+    let pointed = capacity::show(ui, &app.shown.curves, step, 112.0);
     if app.view.each_layer {
         block_legend(app, ui);
     } else if app.shown.guided {

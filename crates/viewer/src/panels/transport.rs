@@ -1,5 +1,6 @@
 //! Generate, pause, step, cancel; and navigation through the steps of a run.
 
+use diffmoe::model::Objective;
 use egui::{Slider, Ui, vec2};
 
 use crate::App;
@@ -66,11 +67,15 @@ pub(crate) fn scrub(app: &mut App, ui: &mut Ui) {
     let Some(record) = app.session.record() else { return };
     let (steps, frames) = (record.steps() as usize, record.frames.len());
     let mut frame = app.view.frame_of(record);
-    let noise = 1.0 - frame as f32 / steps.max(1) as f32;
-    let text = match frame {
-        0 => "Noise, before the first step".to_owned(),
+    // The next step starts from the noise that this one left.
+    let left = if frame >= steps { Some(0.0) } else { record.noise_levels().get(frame).copied() };
+    let is_flow = record.config.objective == Objective::Flow;
+    let left = left.or_else(|| is_flow.then(|| 1.0 - frame as f32 / steps.max(1) as f32));
+    let text = match (frame, left) {
+        (0, _) => "Noise, before the first step".to_owned(),
         _ if record.settings.scheduler.is_adaptive() => format!("After step {frame}"),
-        _ => format!("After step {frame} of {steps}, noise level {noise:.2}"),
+        (_, Some(noise)) => format!("After step {frame} of {steps}, noise level {noise:.2}"),
+        (_, None) => format!("After step {frame} of {steps}"),
     };
     let ctx = ui.ctx().clone();
     let title = caption(ui, text);

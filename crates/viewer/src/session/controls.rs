@@ -1,6 +1,6 @@
 //! The controls of a run, and their conversion to [`Settings`].
 
-use diffmoe::model::{Config, Muted, Routing};
+use diffmoe::model::{Config, Muted, Routing, Shifts};
 use diffmoe::pipeline::{Label, Settings};
 use diffmoe::scheduler::{ALL, GuidanceInterval, SchedulerKind};
 
@@ -47,6 +47,8 @@ pub struct Controls {
     pub routing: Routing,
     /// Experts that take no tokens.
     pub muted: Muted,
+    /// Thresholds of single layers and experts that are moved.
+    pub shifts: Shifts,
 }
 
 impl Controls {
@@ -64,6 +66,7 @@ impl Controls {
             count: 1,
             routing: Routing::default(),
             muted: Muted::default(),
+            shifts: Shifts::default(),
         }
     }
 
@@ -82,6 +85,7 @@ impl Controls {
             count: FIRST_COUNT,
             routing: settings.routing,
             muted: Muted::default(),
+            shifts: Shifts::default(),
         }
     }
 
@@ -96,7 +100,8 @@ impl Controls {
             .guidance_interval(self.guidance_interval)
             .scheduler(self.scheduler)
             .routing(self.routing)
-            .muted(self.muted.clone());
+            .muted(self.muted.clone())
+            .shifts(self.shifts.clone());
         for (table, choice) in config.labels.iter().zip(&self.choices) {
             settings = match *choice {
                 Choice::Any => settings.label(&table.name, Label::Any),

@@ -31,10 +31,11 @@ use std::sync::Arc;
 pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 pub use decoder::DecoderInfo;
 pub use loading::{ModelSource, checksum};
+pub use opening::Next;
 pub use pictures::{LatentPictures, Pictures, Rendering, UsedDecoder, Version};
 pub use record::Record;
 pub use saved::is_png;
-pub use selection::{Card, MOST_SHIFT, Overlay, Selection, TOUR_STOPS};
+pub use selection::{Card, MOST_SHIFT, Overlay, Scope, Selection, TOUR_STOPS};
 pub use share::{Origin, Share};
 pub use traced::is_trace;
 pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
@@ -82,6 +83,8 @@ pub struct Session {
     picture: Option<usize>,
     /// A recorded run, until there is another one.
     recorded_run: Option<Record>,
+    /// The other run of a link of two, until somebody draws it.
+    next: Option<Next>,
     model: Option<Model>,
     /// What turns latents into images.
     decoder: Option<Decoder>,
@@ -129,6 +132,7 @@ impl Session {
             selection: None,
             picture: None,
             recorded_run: None,
+            next: None,
             model: None,
             decoder: None,
             decoders: 0,
@@ -324,13 +328,15 @@ impl Session {
 
     /// The fragment of a link to the run on the screen.
     pub fn share(&self) -> Option<String> {
-        self.share_with(None)
+        self.share_with(None, None)
     }
 
-    /// The same, with what Explore looks at.
-    pub fn share_with(&self, explore: Option<Selection>) -> Option<String> {
+    /// The same, with what Explore looks at and the run that it is compared with.
+    pub fn share_with(&self, explore: Option<Selection>, other: Option<&Record>) -> Option<String> {
         let record = self.record().filter(|record| !record.is_traced())?;
-        Some(Share { explore, ..record.shared() }.to_fragment())
+        let other = other.filter(|other| other.id != record.id && !other.is_traced());
+        let other = other.map(|other| Box::new(other.shared()));
+        Some(Share { explore, other, ..record.shared() }.to_fragment())
     }
 
     /// Which picture a saved file showed, once its run is on the screen.
@@ -342,5 +348,11 @@ impl Session {
     /// What a shared run asks Explore to show, once.
     pub fn take_selection(&mut self) -> Option<Selection> {
         self.selection.take()
+    }
+
+    /// The run of a link of two that is to be drawn next, once the one before is complete.
+    pub fn take_next(&mut self) -> Option<Next> {
+        let is_drawn = self.record().is_some_and(Record::is_complete);
+        if self.phase() == Phase::Ready && is_drawn { self.next.take() } else { None }
     }
 }

@@ -4,6 +4,15 @@ use super::loading::{Loaded, Loading, Opened};
 use super::losses::Losses;
 use super::{Controls, Model, ModelSource, NoteKind, Origin, Session, Share};
 
+/// What a link of two runs asks for after the first of them.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// This run beside the one on screen, with the same model.
+    Beside(Share),
+    /// The run on screen becomes the other one, and this one is opened.
+    Instead(Share),
+}
+
 impl Session {
     /// Loads a model or a decoder, whichever the file is; the present one stays until the new one is good. Of
     /// several models, the last requested one stays.
@@ -20,7 +29,19 @@ impl Session {
     }
 
     /// Shows a shared run: loads its model if another one is open, and draws.
-    pub fn open_share(&mut self, share: Share) {
+    ///
+    /// Of two runs of one model the other one follows ([`Session::take_next`]); of two models the other one comes
+    /// first, so that the model of the run that is explored is open in the end.
+    pub fn open_share(&mut self, mut share: Share) {
+        self.next = None;
+        if let Some(other) = share.other.take() {
+            if (&other.model, &other.hash) == (&share.model, &share.hash) {
+                self.next = Some(Next::Beside(*other));
+            } else {
+                self.next = Some(Next::Instead(share));
+                share = *other;
+            }
+        }
         // The same file under another name is the same model.
         let open = |name: &str| {
             self.model.as_ref().is_some_and(|model| {

@@ -8,6 +8,7 @@ use super::share::Share;
 use diffmoe::engine::Stage;
 use diffmoe::model::Config;
 use diffmoe::pipeline::{Recipe, Settings};
+use diffmoe::scheduler::noise_level;
 use diffmoe::trace::Trace;
 
 /// A run, growing while it samples.
@@ -60,6 +61,18 @@ impl Record {
         if self.settings.scheduler.is_adaptive() { so_far } else { self.settings.steps }
     }
 
+    /// The noise level from which each finished step starts: 1 for noise alone.
+    pub fn noise_levels(&self) -> Vec<f32> {
+        let mut levels = vec![f32::NAN; self.trace.steps() as usize];
+        // The first pass of a step is at the time that the step starts from.
+        for forward in self.trace.forwards().iter().rev() {
+            if let Some(level) = levels.get_mut(forward.step as usize) {
+                *level = noise_level(self.config.objective, forward.time);
+            }
+        }
+        levels
+    }
+
     /// Discards all steps.
     pub(super) fn begin_anew(&mut self) {
         self.frames.truncate(1);
@@ -87,5 +100,19 @@ impl Record {
         let frames: usize = self.frames.iter().map(|frame| 4 * frame.len()).sum();
         let decoded = self.latents.as_ref().map_or(0, LatentPictures::bytes);
         frames + decoded + self.trace.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::finished_record;
+
+    #[test]
+    fn noise_falls_from_one() {
+        let record = finished_record();
+        let levels = record.noise_levels();
+        assert_eq!(levels.len(), record.finished_steps() as usize);
+        assert!((levels[0] - 1.0).abs() < 1e-6);
+        assert!(levels.windows(2).all(|pair| pair[0] > pair[1]));
     }
 }

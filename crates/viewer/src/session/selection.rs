@@ -20,12 +20,26 @@ pub enum Overlay {
     Margin,
 }
 
+/// The thresholds that the what-if moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Scope {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of the chosen block.
+    Block,
+    /// The one of the chosen expert.
+    Expert,
+}
+
 /// The card below the stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Card {
     /// Where each expert works in this image.
     #[default]
     Experts,
+    /// This run beside another one.
+    Compare,
     /// What changes without an expert.
     Mute,
     /// Patches that an expert works on.
@@ -44,8 +58,11 @@ const OVERLAYS: [(Overlay, &str); 4] = [
     (Overlay::HowMany, "many"),
     (Overlay::Margin, "margin"),
 ];
-const CARDS: [(Card, &str); 6] = [
+const SCOPES: [(Scope, &str); 3] =
+    [(Scope::All, "all"), (Scope::Block, "block"), (Scope::Expert, "expert")];
+const CARDS: [(Card, &str); 7] = [
     (Card::Experts, "experts"),
+    (Card::Compare, "compare"),
     (Card::Mute, "mute"),
     (Card::Gallery, "gallery"),
     (Card::Place, "place"),
@@ -64,6 +81,8 @@ pub struct Selection {
     pub layer: usize,
     /// Conditional or unconditional passes.
     pub pass: Branch,
+    /// Which evaluation of a step, from 0, where the scheduler needs several.
+    pub evaluation: usize,
     /// The expert.
     pub expert: Option<usize>,
     /// The patch, counted row by row.
@@ -76,6 +95,8 @@ pub struct Selection {
     pub shift: f32,
     /// The stop of the guided tour, from 0; `None` outside of it.
     pub tour: Option<usize>,
+    /// The thresholds that are meant.
+    pub scope: Scope,
 }
 
 impl Default for Selection {
@@ -85,12 +106,14 @@ impl Default for Selection {
             step: None,
             layer: usize::MAX,
             pass: Branch::Conditional,
+            evaluation: 0,
             expert: None,
             patch: None,
             overlay: Overlay::default(),
             card: Card::default(),
             shift: 0.0,
             tour: None,
+            scope: Scope::default(),
         }
     }
 }
@@ -112,6 +135,7 @@ impl Selection {
         put("layer", (self.layer != usize::MAX).then_some(self.layer));
         put("expert", self.expert);
         put("patch", self.patch);
+        put("evaluation", (self.evaluation > 0).then_some(self.evaluation));
         if self.pass == Branch::Unconditional {
             parts.push("pass:null".to_owned());
         }
@@ -124,6 +148,9 @@ impl Selection {
         }
         // People count from 1.
         parts.extend(self.tour.map(|stop| format!("tour:{}", stop + 1)));
+        if let Some((_, name)) = SCOPES[1..].iter().find(|(scope, _)| *scope == self.scope) {
+            parts.push(format!("of:{name}"));
+        }
         parts.join(",")
     }
 }
@@ -155,6 +182,11 @@ impl FromStr for Selection {
                         "null" => Branch::Unconditional,
                         _ => return Err(wrong("label or null")),
                     }
+                }
+                "evaluation" => selection.evaluation = number()?,
+                "of" => {
+                    let found = SCOPES.iter().find(|(_, name)| *name == value);
+                    selection.scope = found.ok_or_else(|| wrong("all, block or expert"))?.0;
                 }
                 "view" => {
                     let found = OVERLAYS.iter().find(|(_, name)| *name == value);
@@ -202,11 +234,14 @@ mod tests {
             card in 0_usize..CARDS.len(),
             shift in -MOST_SHIFT..=MOST_SHIFT,
             tour in proptest::option::of(0..TOUR_STOPS),
+            (evaluation, scope) in (0_usize..3, 0_usize..SCOPES.len()),
         ) {
             let pass = if null { Branch::Unconditional } else { Branch::Conditional };
             let (overlay, card) = (OVERLAYS[overlay].0, CARDS[card].0);
-            let selection =
-                Selection { image, step, layer, pass, expert, patch, overlay, card, shift, tour };
+            let scope = SCOPES[scope].0;
+            let selection = Selection {
+                image, step, layer, pass, evaluation, expert, patch, overlay, card, shift, scope, tour,
+            };
             prop_assert_eq!(selection.to_text().parse(), Ok(selection));
         }
 

@@ -9,6 +9,8 @@ use diffmoe::pipeline::{Recipe, RecipeError};
 
 /// Key of the part with the selection of Explore.
 const EXPLORE: &str = "explore";
+/// Key of the part with the run that it is compared with, a recipe in its turn.
+const OTHER: &str = "other";
 
 /// Where a shared run came from.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -42,6 +44,8 @@ pub struct Share {
     pub controls: Controls,
     /// The selection of Explore, if it was open.
     pub explore: Option<Selection>,
+    /// The run that it was compared with.
+    pub other: Option<Box<Share>>,
     /// The image that a file shows, if it is one of several.
     pub image: Option<usize>,
     /// Parts that this version does not know.
@@ -61,6 +65,7 @@ impl Share {
             decoder: None,
             controls,
             explore: None,
+            other: None,
             image: None,
             unknown: Vec::new(),
             differs: Vec::new(),
@@ -73,7 +78,11 @@ impl Share {
     /// # Errors
     /// A message that names the invalid part and the expected value.
     pub fn parse(fragment: &str) -> Result<Self, String> {
-        let recipe = Recipe::parse(fragment).map_err(|error| match error {
+        Self::of_recipe(Self::recipe_of(fragment)?, Origin::Link)
+    }
+
+    fn recipe_of(fragment: &str) -> Result<Recipe, String> {
+        Recipe::parse(fragment).map_err(|error| match error {
             RecipeError::Missing(names) => {
                 let names = names.join(", ");
                 format!("the link is incomplete: {names} is missing. Copy the whole link")
@@ -83,8 +92,7 @@ impl Share {
                 format!("invalid {key} in the link: expected {expected}, got {value:?}")
             }
             error => format!("invalid link: {error}"),
-        })?;
-        Self::of_recipe(recipe, Origin::Link)
+        })
     }
 
     /// A recipe as the app's controls.
@@ -116,10 +124,15 @@ impl Share {
         if recipe.batch.is_some_and(|batch| batch < recipe.count) {
             differs.push("it used several batches".to_owned());
         }
-        let (mut explore, mut unknown) = (None, Vec::new());
+        let (mut explore, mut other, mut unknown) = (None, None, Vec::new());
         for (key, value) in &recipe.others {
             if key == EXPLORE {
                 explore = Some(value.parse()?);
+            } else if key == OTHER {
+                let mut recipe = Self::recipe_of(value)?;
+                // A run is compared with one other, not with a chain of them.
+                recipe.others.retain(|(key, _)| key != OTHER);
+                other = Some(Box::new(Self::of_recipe(recipe, origin.clone())?));
             } else {
                 unknown.push(key.clone());
             }
@@ -136,10 +149,11 @@ impl Share {
             count: recipe.count,
             routing: recipe.routing,
             muted: recipe.muted,
+            shifts: recipe.shifts,
         };
         let image = recipe.image.filter(|&image| image < recipe.count);
         let Recipe { model, hash, decoder, .. } = recipe;
-        Ok(Self { model, hash, decoder, controls, explore, image, unknown, differs, origin })
+        Ok(Self { model, hash, decoder, controls, explore, other, image, unknown, differs, origin })
     }
 
     /// The run as a recipe of the library.
@@ -153,6 +167,7 @@ impl Share {
         let said = Some(&c.prompt).filter(|prompt| !prompt.is_empty());
         let explore =
             self.explore.as_ref().map(|selection| (EXPLORE.to_owned(), selection.to_text()));
+        let other = self.other.as_ref().map(|other| (OTHER.to_owned(), other.to_fragment()));
         Recipe {
             model: self.model.clone(),
             hash: self.hash.clone(),
@@ -168,11 +183,12 @@ impl Share {
             count: c.count,
             routing: c.routing,
             muted: c.muted.clone(),
+            shifts: c.shifts.clone(),
             batch: None,
             weights: None,
             image: self.image,
             scale: None,
-            others: explore.into_iter().collect(),
+            others: other.into_iter().chain(explore).collect(),
         }
     }
 
@@ -236,12 +252,20 @@ mod tests {
             gamma in proptest::option::of(0.0_f32..=1.0),
             (shift, log_odds) in (-1.0_f32..=1.0, -24.0_f32..=24.0),
             muted in proptest::collection::vec((0_usize..9, 0_usize..32), 0..4),
+            moved in proptest::collection::vec(
+                (0_usize..9, proptest::option::of(0_usize..32), -5.0_f32..5.0), 0..3),
         ) -> Share {
             let (rule, scheduler) = (RoutingRule::ALL[rule], SchedulerKind::new(ALL[scheduler]));
             let routing = Routing { rule, gamma, shift, log_odds };
             let muted = muted.into_iter().collect();
             let guidance_interval = GuidanceInterval { low, high: low + width };
-            let controls = Controls { choices, prompt, negative, seed, steps, guidance, guidance_interval, scheduler, count, routing, muted };
+            let mut shifts = diffmoe::model::Shifts::default();
+            for (block, expert, odds) in moved {
+                shifts.add(block, expert, odds);
+            }
+            let controls = Controls {
+                choices, prompt, negative, seed, steps, guidance, guidance_interval, scheduler, count, routing, muted, shifts,
+            };
             Share { model, hash: Some("0a1b2c3d".into()), decoder, ..Share::of(controls) }
         }
     }
@@ -254,6 +278,12 @@ mod tests {
             prop_assert!(Share::is_share(&fragment));
             prop_assert_eq!(Share::parse(&fragment), Ok(share.clone()));
             prop_assert_eq!(Share::parse(&format!("#{fragment}")), Ok(share));
+        }
+
+        #[test]
+        fn a_link_of_two_runs_restores_both(a in any_share(), b in any_share()) {
+            let both = Share { other: Some(Box::new(b)), ..a };
+            prop_assert_eq!(Share::parse(&both.to_fragment()), Ok(both));
         }
 
         #[test]

@@ -71,6 +71,7 @@ fn controls() -> Controls {
         count: 2,
         routing: Routing::default(),
         muted: diffmoe::model::Muted::default(),
+        shifts: diffmoe::model::Shifts::default(),
     }
 }
 

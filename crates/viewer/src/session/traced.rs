@@ -25,9 +25,11 @@ pub fn is_trace(bytes: &[u8]) -> bool {
 pub(super) fn config_of(trace: &Trace, size: [usize; 2]) -> Result<Config, String> {
     let patch = size[0] / trace.grid()[0].max(1);
     let depth = trace.blocks().last().map_or(1, |block| block + 1);
+    // Times of flow models are 0 to 1, those of DDPM models count to a thousand.
+    let is_ddpm = trace.forwards().iter().any(|forward| forward.time > 1.0);
     let json = serde_json::json!({
         "name": trace.model(), "kind": if trace.experts() > 0 { "diffmoe" } else { "dense" },
-        "t_kind": "flow", "space": "pixels",
+        "t_kind": if is_ddpm { "ddpm" } else { "flow" }, "space": "pixels",
         "params": {
             "input_size": size, "in_channels": 3, "num_classes": 1,
             "patch_size": patch, "depth": depth, "hidden_size": 16, "num_heads": 2,

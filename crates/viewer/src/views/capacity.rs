@@ -6,7 +6,8 @@ use egui_plot::{GridMark, HoverPosition, Line, LineStyle, PlotPoints, VLine};
 use super::still_plot;
 use crate::palette;
 use crate::theme::Look;
-use diffmoe::scheduler::Branch;
+use diffmoe::model::Objective;
+use diffmoe::scheduler::{Branch, noise_level};
 use diffmoe::trace::Trace;
 
 /// C over noise.
@@ -42,35 +43,34 @@ impl Of {
 
 /// First the curve of everything; after it one for each layer in the passes of `branch` where `each_layer` is
 /// set, else one for each kind of pass where there are two. Empty for a model without experts.
-pub fn curves(trace: &Trace, branch: Branch, each_layer: bool) -> Vec<Curve> {
+pub fn curves(trace: &Trace, objective: Objective, branch: Branch, each_layer: bool) -> Vec<Curve> {
+    let curve = |of, values: &[f32]| curve(trace, objective, of, values);
     let all = trace.capacity_by_step();
     if all.is_empty() {
         return Vec::new();
     }
-    let mut curves = vec![curve(trace, Of::All, &all)];
+    let mut curves = vec![curve(Of::All, &all)];
     if each_layer {
         let rows = trace.capacity_by_layer(Some(branch));
-        curves.extend(
-            trace.blocks().iter().zip(&rows).map(|(b, row)| curve(trace, Of::Block(*b), row)),
-        );
+        curves.extend(trace.blocks().iter().zip(&rows).map(|(b, row)| curve(Of::Block(*b), row)));
     } else if trace.has(Branch::Unconditional) {
         for branch in [Branch::Conditional, Branch::Unconditional] {
             let rows = trace.capacity_by_layer(Some(branch));
             let mean =
                 |step: usize| rows.iter().map(|row| row[step]).sum::<f32>() / rows.len() as f32;
             let means: Vec<f32> = (0..all.len()).map(mean).collect();
-            curves.push(curve(trace, Of::Pass(branch), &means));
+            curves.push(curve(Of::Pass(branch), &means));
         }
     }
     curves
 }
 
-fn curve(trace: &Trace, of: Of, values: &[f32]) -> Curve {
+fn curve(trace: &Trace, objective: Objective, of: Of, values: &[f32]) -> Curve {
     // The first pass of a step is at the time that the step starts from.
     let mut noise = vec![f64::NAN; values.len()];
     for forward in trace.forwards().iter().rev() {
         if let Some(noise) = noise.get_mut(forward.step as usize) {
-            *noise = 1.0 - f64::from(forward.time);
+            *noise = f64::from(noise_level(objective, forward.time));
         }
     }
     let points = noise.into_iter().zip(values).map(|(noise, c)| [noise, f64::from(*c)]);
@@ -78,13 +78,7 @@ fn curve(trace: &Trace, of: Of, values: &[f32]) -> Curve {
 }
 
 /// Shows the curves with a mark at `step`; returns the step that was pointed at with the button down.
-pub(crate) fn show(
-    ui: &mut Ui,
-    curves: &[Curve],
-    step: u32,
-    steps: u32,
-    height: f32,
-) -> Option<u32> {
+pub(crate) fn show(ui: &mut Ui, curves: &[Curve], step: u32, height: f32) -> Option<u32> {
     let look = Look::of(ui);
     let mean = curves.first()?;
     let top = curves.iter().flat_map(|c| &c.points).map(|p| p[1]).fold(0.0, f64::max);
@@ -141,8 +135,13 @@ pub(crate) fn show(
     response.response.widget_info(|| WidgetInfo::labeled(Role::Image, true, sentence(mean, step)));
     let pointer = response.response.interact_pointer_pos()?;
     let noise = response.transform.value_from_position(pointer).x;
-    let pointed = ((1.0 - noise).clamp(0.0, 1.0) * f64::from(steps)).round() as u32;
-    Some(pointed.min(mean.points.len().saturating_sub(1) as u32))
+    nearest(mean, noise)
+}
+
+/// The step whose noise level is nearest to one.
+fn nearest(curve: &Curve, noise: f64) -> Option<u32> {
+    let away = |step: &usize| (curve.points[*step][0] - noise).abs();
+    (0..curve.points.len()).min_by(|a, b| away(a).total_cmp(&away(b))).map(|step| step as u32)
 }
 
 /// What the plot shows, for those who cannot see it.
@@ -170,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_first_curve_is_what_the_command_line_exports() {
-        let curve = &curves(&trace(), Branch::Conditional, false)[0];
+        let curve = &curves(&trace(), Objective::Flow, Branch::Conditional, false)[0];
         let exported = exported();
         let by_step = exported["capacity_by_step"].as_array().unwrap();
         assert_eq!(curve.points.len(), by_step.len());
@@ -185,14 +184,31 @@ mod tests {
     }
 
     #[test]
+    fn noise_of_a_ddpm_run_is_that_of_its_process() {
+        let mut trace = Trace::new(&crate::views::tests::config(), Vec::new());
+        for (step, time) in [(0, 999.0), (1, 500.0), (2, 0.0)] {
+            let mut forward = crate::views::tests::trace().forwards()[0].clone();
+            (forward.step, forward.time) = (step, time);
+            trace.extend(vec![forward]);
+        }
+        let curve = &curves(&trace, Objective::Ddpm, Branch::Conditional, false)[0];
+        // √(1 − ᾱ) with ᾱ of the official process.
+        let want = [0.999_98, 0.960_31, 0.01];
+        for (point, want) in curve.points.iter().zip(want) {
+            assert!((point[0] - want).abs() < 1e-4, "{point:?} {want}");
+        }
+        assert_eq!([1.0, 0.9, 0.3].map(|noise| nearest(curve, noise)), [Some(0), Some(1), Some(2)]);
+    }
+
+    #[test]
     fn each_layer_and_each_pass_agree_with_the_export() {
         for (i, branch) in [Branch::Conditional, Branch::Unconditional].into_iter().enumerate() {
-            let layers = curves(&trace(), branch, true);
+            let layers = curves(&trace(), Objective::Flow, branch, true);
             assert_eq!(
                 layers.iter().map(|c| c.of).collect::<Vec<_>>(),
                 [Of::All, Of::Block(1), Of::Block(3)]
             );
-            let passes = curves(&trace(), branch, false);
+            let passes = curves(&trace(), Objective::Flow, branch, false);
             assert_eq!(passes[i + 1].of, Of::Pass(branch));
             for step in 0..2 {
                 let forwards = exported_passes(step as u32, branch);
@@ -220,7 +236,7 @@ mod tests {
             "hidden_size":64,"num_heads":4}}"#,
         );
         let mut trace = Trace::new(&config.unwrap(), Vec::new());
-        assert_eq!(curves(&trace, Branch::Conditional, true), []);
+        assert_eq!(curves(&trace, Objective::Flow, Branch::Conditional, true), []);
         let branch = Branch::Conditional;
         trace.extend(vec![diffmoe::engine::ForwardRouting {
             step: 0,
@@ -228,6 +244,6 @@ mod tests {
             branch,
             layers: Vec::new(),
         }]);
-        assert_eq!(curves(&trace, Branch::Conditional, true), []);
+        assert_eq!(curves(&trace, Objective::Flow, Branch::Conditional, true), []);
     }
 }

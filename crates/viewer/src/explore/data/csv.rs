@@ -22,7 +22,7 @@ fn cell(value: Option<impl std::fmt::Display>) -> String {
 pub(crate) fn loads(trace: &Trace, noise: &[f32]) -> String {
     let mut csv = "step,noise,pass,block,expert,tokens,pool,load\n".to_owned();
     for (branch, pass) in PASSES.into_iter().filter(|(branch, _)| trace.has(*branch)) {
-        let tally = Tally::of(&Lens { trace, branch, shift: 0.0 });
+        let tally = Tally::of(&Lens::new(trace, branch, 0.0));
         for step in 0..tally.steps.len() {
             for (layer, block) in tally.blocks.iter().enumerate() {
                 let Some(share) = tally.share(step, layer) else { continue };
@@ -41,7 +41,7 @@ pub(crate) fn loads(trace: &Trace, noise: &[f32]) -> String {
 /// C of each step, in both kinds of passes.
 pub(crate) fn compute(trace: &Trace, noise: &[f32]) -> String {
     let mut csv = "step,noise,with label,without\n".to_owned();
-    let tallies = PASSES.map(|(branch, _)| Tally::of(&Lens { trace, branch, shift: 0.0 }));
+    let tallies = PASSES.map(|(branch, _)| Tally::of(&Lens::new(trace, branch, 0.0)));
     for step in 0..trace.steps() as usize {
         let [with, without] = tallies.each_ref().map(|tally| cell(tally.capacity(step)));
         let _ = writeln!(csv, "{step},{},{with},{without}", cell(noise.get(step)));
@@ -126,7 +126,7 @@ mod tests {
             compute(&trace, &[1.0, 0.5]),
             "step,noise,with label,without\n0,1,0.75,\n1,0.5,1,\n"
         );
-        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
+        let lens = Lens::new(&trace, Branch::Conditional, 0.0);
         let told = patch_story(&story(&lens, 0, 1), &trace.blocks(), &[1.0, 0.5]);
         assert_eq!(told, "block,step,noise,expert,gate\n1,0,1,0,\n1,1,0.5,1,\n1,1,0.5,2,\n");
         let all = patches(&lens, 0, 0, 0);
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn needs_gates_and_margins_are_those_of_the_scores() {
         let trace = scored();
-        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
+        let lens = Lens::new(&trace, Branch::Conditional, 0.0);
         let at = At { step: 1, layer: 0, branch: Branch::Conditional };
         let csv = patches(&lens, 1, 0, 1);
         let line = csv.lines().nth(1 + 3 * 2 + 1).unwrap();
@@ -145,7 +145,7 @@ mod tests {
         let token = 4 + 2;
         assert_eq!(cells[4], trace.need(at, token, 1).unwrap());
         assert!((cells[6] - trace.gate_probabilities(at, token).unwrap()[1]).abs() < 1e-6);
-        let histogram = histogram(&lens.layer(1, 0).unwrap()).unwrap();
+        let histogram = histogram(&lens.layer(1, 0).unwrap(), None).unwrap();
         let csv = margins(&histogram);
         let sum: u32 =
             csv.lines().skip(1).map(|l| l.split_once(',').unwrap().1.parse::<u32>().unwrap()).sum();

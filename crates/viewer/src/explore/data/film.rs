@@ -1,4 +1,4 @@
-//! The model's prediction of the image at each step, and the noise level of each step.
+//! The model's prediction of the image at each step.
 //!
 //! A sample of rectified flow at time t is `x = (1 − t)·noise + t·picture` and moves with velocity `picture − noise`,
 //! so the expected image is `x + (1 − t)·v`. The velocity is read from two samples that follow each other; with a
@@ -7,27 +7,9 @@
 
 use crate::session::Record;
 use diffmoe::model::Objective;
-use diffmoe::trace::Trace;
 
-/// Steps of the process that DDPM models were trained on.
-const TRAINED_STEPS: f32 = 1000.0;
 /// Images of the film, at most.
 const MOST_FRAMES: usize = 24;
-
-/// The noise level from which each step starts, 1 for noise alone. A step is a place in the list.
-pub(crate) fn noise_levels(trace: &Trace, objective: Objective) -> Vec<f32> {
-    let mut levels = vec![f32::NAN; trace.steps() as usize];
-    // The first pass of a step is at the time that the step starts from.
-    for forward in trace.forwards().iter().rev() {
-        if let Some(level) = levels.get_mut(forward.step as usize) {
-            *level = match objective {
-                Objective::Flow => 1.0 - forward.time,
-                Objective::Ddpm => (forward.time + 1.0) / TRAINED_STEPS,
-            };
-        }
-    }
-    levels
-}
 
 /// The steps that the film shows, evenly spread.
 pub(crate) fn frames_of_film(steps: usize) -> Vec<usize> {
@@ -49,7 +31,7 @@ pub(crate) fn frame(record: &Record, step: usize, image: usize) -> Option<Vec<f3
     if !is_expected(record) {
         return Some(after.to_vec());
     }
-    let levels = noise_levels(&record.trace, Objective::Flow);
+    let levels = record.noise_levels();
     let from = levels.get(step).copied().unwrap_or(f32::NAN);
     let to = match levels.get(step + 1) {
         Some(&next) => next,
@@ -94,16 +76,5 @@ mod tests {
         assert_eq!(frames_of_film(10), (0..10).collect::<Vec<_>>());
         let long = frames_of_film(250);
         assert!(long.len() <= MOST_FRAMES && long[0] == 0 && *long.last().unwrap() < 250);
-    }
-
-    #[test]
-    fn noise_falls_from_one() {
-        let record = finished_record();
-        let levels = noise_levels(&record.trace, record.config.objective);
-        assert_eq!(levels.len(), record.finished_steps() as usize);
-        assert!((levels[0] - 1.0).abs() < 1e-6);
-        assert!(levels.windows(2).all(|pair| pair[0] > pair[1]));
-        let ddpm = noise_levels(&record.trace, Objective::Ddpm);
-        assert!(ddpm[0] < 0.01, "times of DDPM count to a thousand");
     }
 }

@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn patches_come_by_margin() {
         let trace = scored();
-        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
+        let lens = Lens::new(&trace, Branch::Conditional, 0.0);
         let layer = lens.layer(0, 0).unwrap();
         let picks = gallery(&lens, 0, 0, 1, 99, 99);
         assert_eq!(picks.len(), (0..8).filter(|&token| layer.takes(token, 1)).count());
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn without_scores_those_come_first_that_are_shared_least() {
         let trace = masks(&[0b111, 0b001, 0b110, 0b011], 3);
-        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
+        let lens = Lens::new(&trace, Branch::Conditional, 0.0);
         let patches = |each| -> Vec<usize> {
             gallery(&lens, 0, 0, 0, 9, each).iter().map(|pick| pick.patch).collect()
         };

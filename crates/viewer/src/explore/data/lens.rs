@@ -7,45 +7,97 @@ use diffmoe::engine::LayerRouting;
 use diffmoe::scheduler::Branch;
 use diffmoe::trace::{At, Trace, logit};
 
-/// A trace, one branch of it, and a shift of all thresholds in log-odds.
+/// Which passes of the model are looked at: one of each step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pass {
+    /// With labels, or without.
+    pub(crate) branch: Branch,
+    /// Which evaluation of its step, from 0; the last one of steps that have fewer.
+    pub(crate) evaluation: usize,
+}
+
+/// Thresholds that a question moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// All of them.
+    #[default]
+    All,
+    /// Those of a layer, by its place in [`Trace::blocks`].
+    Layer(usize),
+    /// The one of an expert: layer, expert.
+    Expert(usize, usize),
+}
+
+/// What if some thresholds were higher.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct WhatIf {
+    /// Added to the thresholds, in log-odds; 0 shows the masks of the run.
+    pub(crate) odds: f32,
+    /// The thresholds that move.
+    pub(crate) of: Target,
+}
+
+impl WhatIf {
+    /// Added to the threshold of an expert.
+    fn shift(self, layer: usize, expert: usize) -> f32 {
+        let meets = match self.of {
+            Target::All => true,
+            Target::Layer(l) => l == layer,
+            Target::Expert(l, e) => (l, e) == (layer, expert),
+        };
+        if meets { self.odds } else { 0.0 }
+    }
+}
+
+/// A trace, one kind of pass of it, and thresholds that are moved.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lens<'t> {
     /// The routing of the run.
     pub(crate) trace: &'t Trace,
-    /// Passes with labels, or without.
-    pub(crate) branch: Branch,
-    /// Added to every threshold, in log-odds; 0 shows the masks of the run.
-    pub(crate) shift: f32,
+    /// The passes.
+    pub(crate) pass: Pass,
+    /// The question.
+    pub(crate) what_if: WhatIf,
 }
 
-/// One MoE layer in the first pass of a step.
+/// One MoE layer in one pass of a step.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer<'t> {
     routing: &'t LayerRouting,
     experts: usize,
-    shift: f32,
+    /// Added to each threshold, `[E]`; empty where none moves.
+    shifts: Vec<f32>,
     /// Thresholds in log-odds; empty without scores, and in a model without a capacity predictor.
     thresholds: Vec<f32>,
 }
 
 impl<'t> Lens<'t> {
+    /// The first evaluation of each step, with all thresholds moved.
+    pub(crate) fn new(trace: &'t Trace, branch: Branch, odds: f32) -> Self {
+        let what_if = WhatIf { odds, of: Target::All };
+        Self { trace, pass: Pass { branch, evaluation: 0 }, what_if }
+    }
+
     /// A layer by its place in [`Trace::blocks`]; `None` where the run has not been.
     pub(crate) fn layer(&self, step: usize, layer: usize) -> Option<Layer<'t>> {
-        let at = At { step: step as u32, layer, branch: self.branch };
-        let routing = self.trace.layer(at)?;
+        let at = At { step: step as u32, layer, branch: self.pass.branch };
+        let routing = self.trace.evaluation(at, self.pass.evaluation)?;
+        let experts = self.trace.experts();
+        let shifts: Vec<f32> = (0..experts).map(|e| self.what_if.shift(layer, e)).collect();
+        let shifts = if shifts.iter().all(|shift| *shift == 0.0) { Vec::new() } else { shifts };
         let thresholds = routing.scores.as_ref().map_or_else(Vec::new, |scores| {
             scores.thresholds.iter().map(|&threshold| logit(threshold)).collect()
         });
-        Some(Layer { routing, experts: self.trace.experts(), shift: self.shift, thresholds })
+        Some(Layer { routing, experts, shifts, thresholds })
     }
 
     /// The other branch through the same glass.
     pub(crate) fn other(&self) -> Self {
-        let branch = match self.branch {
+        let branch = match self.pass.branch {
             Branch::Conditional => Branch::Unconditional,
             Branch::Unconditional => Branch::Conditional,
         };
-        Self { branch, ..*self }
+        Self { pass: Pass { branch, ..self.pass }, ..*self }
     }
 }
 
@@ -62,10 +114,14 @@ impl Layer<'_> {
 
     /// The experts of a token, one bit each; none for a token that does not exist.
     pub(crate) fn mask(&self, token: usize) -> u32 {
-        if self.shift == 0.0 || self.thresholds.is_empty() {
+        if self.shifts.is_empty() || self.thresholds.is_empty() {
             return self.routing.masks.get(token).copied().unwrap_or(0);
         }
-        let taken = |e: usize| self.margin(token, e).is_some_and(|margin| margin > self.shift);
+        let taken = |e: usize| match self.shifts[e] {
+            // Scores are rounded, masks are what the run did.
+            0.0 => self.chose(token, e),
+            shift => self.margin(token, e).is_some_and(|margin| margin > shift),
+        };
         (0..self.experts).fold(0, |mask, e| mask | u32::from(taken(e)) << e)
     }
 
@@ -93,7 +149,8 @@ impl Layer<'_> {
 
     /// The threshold in force, in log-odds, the shift included; infinite for a muted expert.
     pub(crate) fn threshold(&self, expert: usize) -> Option<f32> {
-        Some(self.thresholds.get(expert)? + self.shift)
+        let shift = self.shifts.get(expert).copied().unwrap_or(0.0);
+        Some(self.thresholds.get(expert)? + shift)
     }
 
     /// Need minus threshold of the run, in log-odds; the shift is left out.
@@ -145,7 +202,7 @@ mod tests {
     fn without_a_shift_the_masks_are_those_of_the_run() {
         for trace in [trace(), scored()] {
             for branch in [Branch::Conditional, Branch::Unconditional] {
-                let lens = Lens { trace: &trace, branch, shift: 0.0 };
+                let lens = Lens::new(&trace, branch, 0.0);
                 for (step, at) in [(0, 0), (1, 1)] {
                     let layer = lens.layer(step, at).unwrap();
                     let of = At { step: step as u32, layer: at, branch };
@@ -167,7 +224,7 @@ mod tests {
     fn a_shift_takes_the_tokens_whose_margin_exceeds_it() {
         let trace = scored();
         for shift in [-20.0, -3.0, -0.25, 0.25, 3.0, 20.0] {
-            let lens = Lens { trace: &trace, branch: Branch::Conditional, shift };
+            let lens = Lens::new(&trace, Branch::Conditional, shift);
             let layer = lens.layer(1, 0).unwrap();
             for token in 0..layer.pool() {
                 let at = At { step: 1, layer: 0, branch: Branch::Conditional };
@@ -180,14 +237,38 @@ mod tests {
         }
         // Masks alone cannot answer: they stay.
         let masks = super::super::tests::trace();
-        let lens = |shift| Lens { trace: &masks, branch: Branch::Conditional, shift };
+        let lens = |shift| Lens::new(&masks, Branch::Conditional, shift);
         assert_eq!(lens(5.0).layer(0, 0).unwrap().mask(3), lens(0.0).layer(0, 0).unwrap().mask(3));
+    }
+
+    #[test]
+    fn a_shift_of_one_layer_or_expert_leaves_the_others_alone() {
+        let trace = scored();
+        let pass = Pass { branch: Branch::Conditional, evaluation: 0 };
+        let run = Lens { trace: &trace, pass, what_if: WhatIf::default() };
+        for of in [Target::Layer(1), Target::Expert(1, 2)] {
+            let lens = Lens { what_if: WhatIf { odds: 4.0, of }, ..run };
+            for layer in 0..2 {
+                let (moved, before) = (lens.layer(0, layer).unwrap(), run.layer(0, layer).unwrap());
+                for token in 0..moved.pool() {
+                    for e in 0..3 {
+                        let meets = layer == 1 && (of == Target::Layer(1) || e == 2);
+                        let taken = if meets {
+                            before.margin(token, e).unwrap() > 4.0
+                        } else {
+                            before.takes(token, e)
+                        };
+                        assert_eq!(moved.takes(token, e), taken, "{of:?} {layer} {token} {e}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]
     fn experts_are_ranked_by_their_gates_and_without_gates_by_number() {
         let trace = scored();
-        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
+        let lens = Lens::new(&trace, Branch::Conditional, 0.0);
         let layer = lens.layer(0, 1).unwrap();
         for token in 0..layer.pool() {
             let at = At { step: 0, layer: 1, branch: Branch::Conditional };
@@ -202,7 +283,7 @@ mod tests {
             }
         }
         let masks = super::super::tests::trace();
-        let lens = Lens { trace: &masks, branch: Branch::Conditional, shift: 0.0 };
+        let lens = Lens::new(&masks, Branch::Conditional, 0.0);
         let layer = lens.layer(0, 0).unwrap();
         for token in 0..layer.pool() {
             let ranked = layer.ranked(token);

@@ -27,15 +27,17 @@ pub(crate) fn middle(bar: usize) -> f32 {
 const ROUNDED: usize = 50;
 
 /// Counts the margins of all tokens and experts; `None` without scores, and where the experts did not choose by their
-/// thresholds (the rule `pool`). What lies beyond the ends of the axis counts among the decisions alone.
-pub(crate) fn histogram(layer: &Layer<'_>) -> Option<Histogram> {
+/// thresholds (the rule `pool`). What lies beyond the ends of the axis counts among the decisions alone. Of one expert
+/// alone where it is named.
+pub(crate) fn histogram(layer: &Layer<'_>, of: Option<usize>) -> Option<Histogram> {
     if !layer.has_needs() {
         return None;
     }
     let mut bars = vec![0; BARS];
-    let mut otherwise = 0;
+    let (mut otherwise, mut decisions) = (0, 0);
     for token in 0..layer.pool() {
-        for expert in 0..layer.experts() {
+        for expert in (0..layer.experts()).filter(|expert| of.is_none_or(|of| of == *expert)) {
+            decisions += 1;
             let margin = layer.margin(token, expert)?;
             otherwise += usize::from((margin > 0.0) != layer.chose(token, expert));
             let bar = ((margin + REACH) / BAR).round();
@@ -44,7 +46,6 @@ pub(crate) fn histogram(layer: &Layer<'_>) -> Option<Histogram> {
             }
         }
     }
-    let decisions = layer.pool() * layer.experts();
     (otherwise <= decisions / ROUNDED).then_some(Histogram { bars, decisions })
 }
 
@@ -60,8 +61,8 @@ mod tests {
     #[test]
     fn every_margin_falls_into_the_bar_next_to_it() {
         let trace = scored();
-        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 3.0 };
-        let found = histogram(&lens.layer(0, 1).unwrap()).unwrap();
+        let lens = Lens::new(&trace, Branch::Conditional, 3.0);
+        let found = histogram(&lens.layer(0, 1).unwrap(), None).unwrap();
         let at = At { step: 0, layer: 1, branch: Branch::Conditional };
         let mut bars = vec![0; BARS];
         for token in 0..8 {
@@ -74,6 +75,11 @@ mod tests {
             }
         }
         assert_eq!(found, Histogram { bars, decisions: 24 }, "the shift changes nothing");
+        let ones: Vec<Histogram> =
+            (0..3).filter_map(|e| histogram(&lens.layer(0, 1).unwrap(), Some(e))).collect();
+        let sum = |bar: usize| ones.iter().map(|one| one.bars[bar]).sum::<u32>();
+        assert!((0..BARS).all(|bar| sum(bar) == found.bars[bar]), "the experts together");
+        assert!(ones.iter().all(|one| one.decisions == 8));
         assert_eq!((middle(0), middle(48), middle(96)), (-12.0, 0.0, 12.0));
     }
 
@@ -85,15 +91,18 @@ mod tests {
         }
         let mut other = diffmoe::trace::Trace::new(&crate::views::tests::config(), Vec::new());
         other.extend(vec![forward]);
-        let lens = Lens { trace: &other, branch: Branch::Conditional, shift: 0.0 };
-        assert_eq!(histogram(&lens.layer(0, 0).unwrap()), None);
-        assert!(histogram(&lens.layer(0, 1).unwrap()).is_some(), "the other layer is as it was");
+        let lens = Lens::new(&other, Branch::Conditional, 0.0);
+        assert_eq!(histogram(&lens.layer(0, 0).unwrap(), None), None);
+        assert!(
+            histogram(&lens.layer(0, 1).unwrap(), None).is_some(),
+            "the other layer is as it was"
+        );
     }
 
     #[test]
     fn masks_alone_have_no_margins() {
         let trace = trace();
-        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
-        assert_eq!(histogram(&lens.layer(0, 0).unwrap()), None);
+        let lens = Lens::new(&trace, Branch::Conditional, 0.0);
+        assert_eq!(histogram(&lens.layer(0, 0).unwrap(), None), None);
     }
 }

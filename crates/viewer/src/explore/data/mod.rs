@@ -2,11 +2,14 @@
 //! against counts taken from the trace by hand.
 
 pub(crate) mod csv;
+pub(crate) mod differences;
 pub(crate) mod film;
 pub(crate) mod gallery;
 pub(crate) mod lens;
 pub(crate) mod margins;
 pub(crate) mod place;
+#[cfg(all(test, feature = "window"))]
+mod redraw_tests;
 pub(crate) mod sentence;
 pub(crate) mod stops;
 pub(crate) mod story;

@@ -67,7 +67,7 @@ mod tests {
             ],
             3,
         );
-        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
+        let lens = Lens::new(&trace, Branch::Conditional, 0.0);
         let place = place(&lens, 0, 0..2).unwrap();
         assert_eq!(place.samples, 4);
         assert_eq!(place.shares[0], [1.0, 0.0, 0.0, 0.0]);

@@ -85,7 +85,7 @@ mod tests {
 
     fn said(steps: &[&[&[u32]]]) -> String {
         let trace = run(steps, 3);
-        let tally = Tally::of(&Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 });
+        let tally = Tally::of(&Lens::new(&trace, Branch::Conditional, 0.0));
         let pieces = sentence(&tally, 0);
         let text = |piece: Piece| match piece {
             Piece::Words(words) => words,

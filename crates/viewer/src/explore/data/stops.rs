@@ -31,7 +31,7 @@ pub(crate) struct Place {
 }
 
 fn lens(record: &Record) -> Lens<'_> {
-    Lens { trace: &record.trace, branch: Branch::Conditional, shift: 0.0 }
+    Lens::new(&record.trace, Branch::Conditional, 0.0)
 }
 
 /// In the middle of a run: the patch of the first image that most experts take, the layer in which most of them do, and

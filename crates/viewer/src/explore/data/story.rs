@@ -25,7 +25,7 @@ mod tests {
     fn a_patch_is_followed_through_layers_and_steps() {
         let trace =
             run(&[&[&[0, 0b1, 0, 0], &[0, 0b11, 0, 0]], &[&[0, 0, 0, 0], &[0, 0b10, 0, 0]]], 2);
-        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
+        let lens = Lens::new(&trace, Branch::Conditional, 0.0);
         let story = story(&lens, 0, 1);
         let experts: Vec<Vec<Vec<usize>>> = story
             .iter()

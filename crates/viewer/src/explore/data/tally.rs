@@ -171,7 +171,7 @@ mod tests {
 
     fn tally(masks: &[u32], experts: usize) -> Share {
         let trace = super::super::tests::masks(masks, experts);
-        let lens = Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 };
+        let lens = Lens::new(&trace, Branch::Conditional, 0.0);
         Share::of(&lens.layer(0, 0).unwrap())
     }
 
@@ -195,7 +195,7 @@ mod tests {
     fn a_run_is_counted_as_the_trace_counts_it() {
         for trace in [trace(), scored()] {
             for branch in [Branch::Conditional, Branch::Unconditional] {
-                let tally = Tally::of(&Lens { trace: &trace, branch, shift: 0.0 });
+                let tally = Tally::of(&Lens::new(&trace, branch, 0.0));
                 assert_eq!((tally.blocks.as_slice(), tally.steps.len()), (&[1, 3][..], 2));
                 for step in 0..2 {
                     let mut sum = 0.0;
@@ -209,18 +209,18 @@ mod tests {
                 }
             }
         }
-        let empty = Tally::of(&Lens {
-            trace: &diffmoe::trace::Trace::new(&crate::views::tests::config(), Vec::new()),
-            branch: Branch::Conditional,
-            shift: 0.0,
-        });
+        let empty = Tally::of(&Lens::new(
+            &diffmoe::trace::Trace::new(&crate::views::tests::config(), Vec::new()),
+            Branch::Conditional,
+            0.0,
+        ));
         assert!(empty.is_empty() && empty.numbers(0).is_none() && empty.mean_capacity().is_none());
     }
 
     #[test]
     fn the_numbers_name_the_busiest_expert() {
         let trace = masks(&[0b10, 0b10, 0b10, 0b01], 2);
-        let tally = Tally::of(&Lens { trace: &trace, branch: Branch::Conditional, shift: 0.0 });
+        let tally = Tally::of(&Lens::new(&trace, Branch::Conditional, 0.0));
         let numbers = tally.numbers(0).unwrap();
         assert_eq!(numbers.largest, Some((1.5, 0, 1)));
         assert_eq!((numbers.idle, numbers.of, numbers.skipped), (0, 2, 0.0));
@@ -243,7 +243,7 @@ mod tests {
         fn more_threshold_never_means_more_tokens(a in -8.0_f32..8.0, b in -8.0_f32..8.0) {
             let trace = scored();
             let c = |shift| {
-                let lens = Lens { trace: &trace, branch: Branch::Conditional, shift };
+                let lens = Lens::new(&trace, Branch::Conditional, shift);
                 Tally::of(&lens).mean_capacity().unwrap()
             };
             prop_assume!(a != 0.0 && b != 0.0);

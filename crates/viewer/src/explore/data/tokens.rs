@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     fn lens(trace: &Trace) -> Lens<'_> {
-        Lens { trace, branch: Branch::Conditional, shift: 0.0 }
+        Lens::new(trace, Branch::Conditional, 0.0)
     }
 
     #[test]
@@ -122,7 +122,7 @@ mod tests {
         let trace = scored();
         let at = At { step: 1, layer: 0, branch: Branch::Unconditional };
         for shift in [0.0, 1.5] {
-            let lens = Lens { trace: &trace, branch: Branch::Unconditional, shift };
+            let lens = Lens::new(&trace, Branch::Unconditional, shift);
             let layer = lens.layer(1, 0).unwrap();
             let margins = margins(&layer, 1, 4, 2).unwrap();
             for (patch, margin) in margins.iter().enumerate() {

@@ -1,0 +1,225 @@
+//! What two runs differ in, and runs that differ from one in a single setting.
+
+use diffmoe::model::{Config, RoutingRule};
+use diffmoe::scheduler::SchedulerKind;
+
+use crate::session::{Choice, Controls, MAX_COUNT, Record};
+
+/// A setting that two runs differ in, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// The setting.
+    pub(crate) name: String,
+    /// What it is in run A.
+    pub(crate) a: String,
+    /// What it is in run B.
+    pub(crate) b: String,
+}
+
+/// Settings that can be changed for run B.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Setting {
+    /// All thresholds, in log-odds.
+    #[default]
+    Odds,
+    /// The routing rule.
+    Rule,
+    /// The guidance scale.
+    Guidance,
+    /// The scheduler.
+    Scheduler,
+    /// The seed.
+    Seed,
+    /// The rows of a label table.
+    Label(usize),
+    /// Images of the run.
+    Images,
+}
+
+/// A change that is being put together: the setting, and the place of its value among [`Setting::values`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// The setting.
+    pub(crate) setting: Setting,
+    /// The place of its value.
+    pub(crate) value: usize,
+}
+
+/// Moves of all thresholds that are offered, in log-odds.
+const ODDS: [f32; 6] = [-4.0, -2.0, -1.0, 1.0, 2.0, 4.0];
+/// Guidance scales that are offered beside the doubled one.
+const GUIDANCE: [f32; 5] = [1.0, 1.5, 2.0, 3.0, 5.0];
+/// Numbers of images that are offered.
+const IMAGES: [usize; 5] = [1, 2, 4, 8, MAX_COUNT];
+/// Seeds that are offered.
+const SEEDS: u64 = 4;
+
+impl Setting {
+    /// The settings that a model has.
+    pub(crate) fn all(config: &Config) -> Vec<Self> {
+        let mut all = vec![Self::Guidance, Self::Scheduler, Self::Seed];
+        if diffmoe::pipeline::Settings::routing_applies(config) {
+            all.splice(0..0, [Self::Odds, Self::Rule]);
+        }
+        all.extend((0..config.labels.len()).map(Self::Label));
+        all.push(Self::Images);
+        all
+    }
+
+    /// Its name, for people.
+    pub(crate) fn name(self, config: &Config) -> String {
+        match self {
+            Self::Odds => "γ shift".to_owned(),
+            Self::Rule => "rule".to_owned(),
+            Self::Guidance => "guidance".to_owned(),
+            Self::Scheduler => "scheduler".to_owned(),
+            Self::Seed => "seed".to_owned(),
+            Self::Label(table) => {
+                config.labels.get(table).map_or_else(String::new, |table| table.name.clone())
+            }
+            Self::Images => "images".to_owned(),
+        }
+    }
+
+    /// Other values than that of a run, each with its name and all settings of the run that has it.
+    pub(crate) fn values(self, record: &Record) -> Vec<(String, Controls)> {
+        let of = &record.controls;
+        let with = |name: String, change: &dyn Fn(&mut Controls)| {
+            let mut controls = of.clone();
+            change(&mut controls);
+            (controls != *of).then_some((name, controls))
+        };
+        let all: Vec<Option<(String, Controls)>> = match self {
+            Self::Odds => ODDS
+                .iter()
+                .map(|&odds| {
+                    with(format!("{odds:+}").replace('-', "−"), &|c| c.routing.log_odds += odds)
+                })
+                .collect(),
+            Self::Rule => RoutingRule::ALL
+                .iter()
+                .map(|&rule| with(rule.name().to_owned(), &|c| c.routing.rule = rule))
+                .collect(),
+            Self::Guidance => GUIDANCE
+                .into_iter()
+                .chain((!GUIDANCE.contains(&(2.0 * of.guidance))).then_some(2.0 * of.guidance))
+                .map(|scale| with(scale.to_string(), &|c| c.guidance = scale))
+                .collect(),
+            Self::Scheduler => SchedulerKind::for_objective(record.config.objective)
+                .into_iter()
+                .map(|kind| with(kind.name().to_owned(), &|c| c.scheduler = kind))
+                .collect(),
+            Self::Seed => (1..=SEEDS)
+                .map(|i| of.seed.wrapping_add(i))
+                .map(|seed| with(seed.to_string(), &|c| c.seed = seed))
+                .collect(),
+            Self::Label(place) => {
+                let Some(table) = record.config.labels.get(place) else { return Vec::new() };
+                let set = |choice| {
+                    move |c: &mut Controls| {
+                        if let Some(place) = c.choices.get_mut(place) {
+                            *place = choice;
+                        }
+                    }
+                };
+                let any = with("any".to_owned(), &set(Choice::Any));
+                let rows =
+                    (0..table.null).map(|row| with(table.label(row), &set(Choice::Row(row))));
+                std::iter::once(any).chain(rows).collect()
+            }
+            Self::Images => IMAGES
+                .into_iter()
+                .map(|count| with(count.to_string(), &|c| c.count = count))
+                .collect(),
+        };
+        all.into_iter().flatten().collect()
+    }
+}
+
+impl Change {
+    /// The settings of run B.
+    pub(crate) fn controls(self, record: &Record) -> Option<Controls> {
+        self.setting.values(record).into_iter().nth(self.value).map(|(_, controls)| controls)
+    }
+}
+
+/// What the labels of a run were chosen to be.
+fn choice(record: &Record, table: usize) -> String {
+    match record.controls.choices.get(table) {
+        None => String::new(),
+        Some(Choice::Any) => "any".to_owned(),
+        Some(Choice::Varied) => "varied".to_owned(),
+        Some(Choice::Row(row)) => {
+            record.config.labels.get(table).map_or_else(String::new, |table| table.label(*row))
+        }
+    }
+}
+
+/// The settings that two runs differ in, the model first.
+pub(crate) fn differences(a: &Record, b: &Record) -> Vec<Difference> {
+    let mut found = Vec::new();
+    let mut put = |name: &str, of: &dyn Fn(&Record) -> String| {
+        let (a, b) = (of(a), of(b));
+        if a != b {
+            found.push(Difference { name: name.to_owned(), a, b });
+        }
+    };
+    let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
+    put("model", &|r| r.trace.model().to_owned());
+    if a.is_traced() || b.is_traced() {
+        return found;
+    }
+    put("γ shift", &|r| format!("{:+}", r.controls.routing.log_odds).replace('-', "−"));
+    put("γ", &|r| r.controls.routing.gamma.map_or("trained".to_owned(), |g| g.to_string()));
+    put("threshold shift", &|r| format!("{:+}", r.controls.routing.shift));
+    put("single thresholds", &|r| or_none(r.controls.shifts.to_string()));
+    put("rule", &|r| r.controls.routing.rule.name().to_owned());
+    put("muted", &|r| or_none(r.controls.muted.to_string()));
+    put("guidance", &|r| r.controls.guidance.to_string());
+    put("guidance interval", &|r| {
+        let interval = r.controls.guidance_interval;
+        format!("{} to {}", interval.low, interval.high)
+    });
+    put("scheduler", &|r| r.controls.scheduler.to_string());
+    put("steps", &|r| r.controls.steps.to_string());
+    put("seed", &|r| r.controls.seed.to_string());
+    for table in 0..a.config.labels.len().max(b.config.labels.len()) {
+        let of = |r: &Record| r.config.labels.get(table).map(|table| table.name.clone());
+        let name = of(a).or_else(|| of(b)).unwrap_or_default();
+        put(&name, &|r| choice(r, table));
+    }
+    put("prompt", &|r| r.controls.prompt.clone());
+    put("images", &|r| r.labels.len().to_string());
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tests::finished_record;
+
+    #[test]
+    fn every_offered_value_differs_in_its_setting_alone() {
+        let record = finished_record();
+        for setting in Setting::all(&record.config) {
+            let values = setting.values(&record);
+            assert!(!values.is_empty(), "{setting:?}");
+            for (i, (name, controls)) in values.into_iter().enumerate() {
+                let change = Change { setting, value: i };
+                assert_eq!(change.controls(&record).as_ref(), Some(&controls));
+                let labels = match setting {
+                    Setting::Images => vec![String::new(); controls.count],
+                    _ => record.labels.clone(),
+                };
+                let b = Record { controls, labels, ..record.clone() };
+                let differences = differences(&record, &b);
+                let names: Vec<&str> = differences.iter().map(|d| d.name.as_str()).collect();
+                assert_eq!(names, [setting.name(&record.config)], "{name}");
+                assert_ne!(differences[0].a, differences[0].b);
+            }
+        }
+        assert_eq!(differences(&record, &record), []);
+        let beyond = Change { setting: Setting::Seed, value: 99 };
+        assert_eq!(beyond.controls(&record), None);
+    }
+}
