@@ -76,13 +76,44 @@ impl RgbImage {
         [self.pixels[at], self.pixels[at + 1], self.pixels[at + 2]]
     }
 
+    /// Reads a PNG of eight bits in red, green and blue, with at most `most` pixels along a side; `None` for all else.
+    pub fn from_png(file: &[u8], most: u32) -> Option<Self> {
+        let mut reader = png::Decoder::new(std::io::Cursor::new(file)).read_info().ok()?;
+        let (width, height) = (reader.info().width, reader.info().height);
+        let is_rgb = reader.output_color_type() == (png::ColorType::Rgb, png::BitDepth::Eight);
+        if !is_rgb || width.max(height) > most {
+            return None;
+        }
+        let mut pixels = vec![0; reader.output_buffer_size()?];
+        let frame = reader.next_frame(&mut pixels).ok()?;
+        pixels.truncate(frame.buffer_size());
+        Self::from_raw(width, height, pixels)
+    }
+
     /// The image as a PNG file, with text chunks `(keyword, text)` that image tools show; [`text`] reads them.
     ///
     /// # Errors
     /// When a keyword is empty or longer than 79 bytes.
     pub fn to_png(&self, texts: &[(&str, String)]) -> Result<Vec<u8>, PngError> {
+        self.encode(texts, png::Compression::Fast)
+    }
+
+    /// The image as a PNG file in fewer bytes, which takes longer.
+    ///
+    /// # Errors
+    /// As [`RgbImage::to_png`].
+    pub fn to_small_png(&self) -> Result<Vec<u8>, PngError> {
+        self.encode(&[], png::Compression::High)
+    }
+
+    fn encode(
+        &self,
+        texts: &[(&str, String)],
+        compression: png::Compression,
+    ) -> Result<Vec<u8>, PngError> {
         let mut file = Vec::new();
-        let encoder = self.encoder(&mut file, texts)?;
+        let mut encoder = self.encoder(&mut file, texts)?;
+        encoder.set_compression(compression);
         let mut writer = encoder.write_header()?;
         writer.write_image_data(&self.pixels)?;
         writer.finish()?;
@@ -306,5 +337,16 @@ mod tests {
     #[test]
     fn values_outside_the_range_are_clamped() {
         assert_eq!([-9.0, -1.0, 0.0, 1.0, 9.0, f32::NAN].map(to_byte), [0, 0, 128, 255, 255, 0]);
+    }
+
+    #[test]
+    fn small_files_have_the_same_pixels() {
+        let pixels: Vec<u8> = (0..3 * 16 * 9).map(|i| (i * 7 % 256) as u8).collect();
+        let image = RgbImage::from_raw(16, 9, pixels).unwrap();
+        let small = image.to_small_png().unwrap();
+        assert_eq!(RgbImage::from_png(&small, 16), Some(image.clone()));
+        assert_eq!(RgbImage::from_png(&small, 15), None, "too large");
+        assert_eq!(RgbImage::from_png(b"hello", 16), None);
+        assert!(small.len() <= image.to_png(&[]).unwrap().len());
     }
 }

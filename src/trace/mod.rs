@@ -3,6 +3,7 @@
 //! The engine provides one bit per (token, expert); everything else — counts, capacity, maps — is derived
 //! here. The file formats are described in `docs/trace-format.md`.
 
+pub mod atlas;
 mod read;
 mod scores;
 mod summary;

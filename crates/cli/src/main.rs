@@ -5,6 +5,8 @@
 #[macro_use]
 mod print;
 
+mod atlas;
+mod batches;
 mod bench;
 mod checksum;
 mod convert;
@@ -12,6 +14,7 @@ mod decode;
 mod decoder;
 mod info;
 mod join;
+mod labels;
 mod make_random;
 mod numbers;
 mod output;
@@ -57,6 +60,7 @@ enum Command {
     Info(info::Arguments),
     Trace(trace::Arguments),
     Record(record::Arguments),
+    Atlas(Box<atlas::Arguments>),
     Bench(bench::Arguments),
     Convert(convert::Arguments),
     MakeRandom(make_random::Arguments),
@@ -114,6 +118,7 @@ fn main() -> ExitCode {
         Command::Info(arguments) => info::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Record(arguments) => record::run(&arguments),
+        Command::Atlas(arguments) => atlas::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::MakeRandom(arguments) => make_random::run(&arguments),

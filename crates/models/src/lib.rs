@@ -15,6 +15,12 @@ const MODELS: &[(&str, &[u8])] = &[
     ("eurosat", include_bytes!("../../../assets/eurosat.safetensors")),
 ];
 
+/// Which expert works on which label, measured with `diffmoe atlas`.
+const ATLASES: &[(&str, &[u8])] = &[
+    ("emoji", include_bytes!("../../../assets/emoji.atlas.json")),
+    ("eurosat", include_bytes!("../../../assets/eurosat.atlas.json")),
+];
+
 /// Names of the embedded models.
 pub fn names() -> impl Iterator<Item = &'static str> {
     MODELS.iter().map(|(name, _)| *name)
@@ -31,6 +37,11 @@ pub fn open(name: &str) -> Option<Result<Checkpoint, CheckpointError>> {
 /// The file of an embedded model; `None` where there is none of that name.
 pub fn bytes(name: &str) -> Option<&'static [u8]> {
     MODELS.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes)
+}
+
+/// The atlas of an embedded model (docs/atlas-format.md); `None` where none comes with it.
+pub fn atlas(name: &str) -> Option<&'static [u8]> {
+    ATLASES.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes)
 }
 
 /// Opens an embedded model by its name, or a safetensors file by its path: what `--model` takes.

@@ -1,6 +1,5 @@
 //! `diffmoe sample`: images as one file, or as a set of many files.
 
-mod batches;
 mod like;
 mod request;
 mod set;
@@ -18,10 +17,10 @@ use diffmoe::scheduler::GuidanceInterval;
 use diffmoe::trace::Trace;
 use diffmoe::vae::DecoderFile;
 
+use super::batches::Batches;
 use super::output::{self, Output};
 use super::scheduler_options::{SchedulerOptions, by_name};
 use super::{Outcome, WeightsName, backend_parser, decoder};
-use batches::Batches;
 use request::Request;
 use shard::Shard;
 
@@ -178,7 +177,8 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
 
     let started = Instant::now();
     let images = request.drawn();
-    let mut batches = Batches::open(arguments, request, images.len())?;
+    let place = (arguments.backend, request.weights);
+    let mut batches = Batches::open(checkpoint, settings, place, images.len())?;
     let mut samples = Vec::new();
     let mut capacity = Capacity::default();
     let mut trace: Option<Trace> = None;

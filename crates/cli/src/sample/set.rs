@@ -14,9 +14,10 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::super::Outcome;
+use super::super::batches::Batches;
 use super::super::decoder::Ready;
 use super::super::picture_set::{self, BatchFile, Header};
-use super::{Arguments, Batches, Request};
+use super::{Arguments, Request};
 
 pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> Outcome {
     let Request { checkpoint, vae, settings, .. } = request;
@@ -44,7 +45,8 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
 
     let started = Instant::now();
     let drawn: usize = left.iter().map(ExactSizeIterator::len).sum();
-    let mut painter = Batches::open(arguments, request, drawn)?;
+    let place = (arguments.backend, request.weights);
+    let mut painter = Batches::open(checkpoint, settings, place, drawn)?;
     header.device = painter.device();
     let backend = arguments.backend;
     let ready =

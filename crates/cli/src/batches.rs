@@ -2,20 +2,20 @@
 
 use std::ops::Range;
 
-use diffmoe::engine::Engine;
+use diffmoe::checkpoint::Checkpoint;
+use diffmoe::engine::{Engine, WeightChoice};
 use diffmoe::model::Config;
-use diffmoe::pipeline::{Pipeline, Run, Settings};
+use diffmoe::pipeline::{Backend, Pipeline, Run, Settings};
 use diffmoe::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
-
-use super::{Arguments, Request};
 
 /// Units of the progress bar in one image.
 const PROGRESS: u64 = 1000;
 
 /// A model on its device, and the engine of the last batch.
 pub(super) struct Batches<'a> {
-    request: &'a Request,
+    config: &'a Config,
+    settings: &'a Settings,
     model: Pipeline,
     ready: Option<Box<dyn Engine>>,
     bar: ProgressBar,
@@ -29,24 +29,22 @@ pub(super) struct Drawn {
 }
 
 impl<'a> Batches<'a> {
-    /// Opens the model, and a bar for this many images.
+    /// Opens the model, and a bar for this many images of those that the settings describe.
     pub(super) fn open(
-        arguments: &Arguments,
-        request: &'a Request,
+        checkpoint: &'a Checkpoint,
+        settings: &'a Settings,
+        (backend, weights): (Backend, WeightChoice),
         pictures: usize,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let checkpoint = &request.checkpoint;
-        let model = Pipeline::open(checkpoint, arguments.backend, request.weights)?;
+        let config = checkpoint.config();
+        let model = Pipeline::open(checkpoint, backend, weights)?;
         if let Some(note) = model.note() {
             eprintln!("note: {note}");
         }
-        eprintln!(
-            "{}",
-            headline(checkpoint.config(), &request.settings, pictures, &model.device())
-        );
+        eprintln!("{}", headline(config, settings, pictures, &model.device()));
         let bar = ProgressBar::new(pictures as u64 * PROGRESS);
         bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {percent} %, {eta} left")?);
-        Ok(Self { request, model, ready: None, bar })
+        Ok(Self { config, settings, model, ready: None, bar })
     }
 
     /// Description of the device.
@@ -65,9 +63,8 @@ impl<'a> Batches<'a> {
             Some(engine) if engine.batch() == size => engine,
             _ => self.model.engine(size)?,
         };
-        let Request { checkpoint, settings, .. } = self.request;
         let first = pictures.start as u64;
-        let run = Run::start(engine, checkpoint.config(), settings.part(pictures), first)?;
+        let run = Run::start(engine, self.config, self.settings.part(pictures), first)?;
         let done = self.bar.position();
         let part = (size as u64 * PROGRESS) as f32;
         let bar = &self.bar;
