@@ -83,6 +83,9 @@ impl Jobs {
                 Ended::Opened(Ok(file)) if session::is_png(&file.bytes) => {
                     session.open_png(&file.name, &file.bytes);
                 }
+                Ended::Opened(Ok(file)) if session::is_atlas(&file.bytes) => {
+                    session.open_atlas(&file.name, &file.bytes);
+                }
                 Ended::Opened(Ok(PickedFile { path: Some(path), .. })) => {
                     session.load(ModelSource::Path(path));
                 }

@@ -6,8 +6,8 @@ use super::colours::OTHER;
 use super::paint::{card, chip, text, text_within};
 use super::scene::{Other, Part, Scene, Touch, Wish};
 use super::{
-    experts, film, gallery, gamma, inside, mute, numbers, place, save, stage, switch_in, tabs,
-    time, versus, why,
+    experts, film, gallery, gamma, inside, labels, mute, numbers, place, save, stage, switch_in,
+    tabs, time, versus, why,
 };
 use crate::session::{Card, Selection};
 
@@ -152,6 +152,8 @@ fn tab_card(
         }
         Card::Place => place::remark(scene, remark.x - end > 190.0),
         Card::Compare => String::new(),
+        Card::Labels if remark.x - end > 150.0 => labels::remark(scene),
+        Card::Labels => String::new(),
         _ => format!("block {}", scene.block()),
     };
     text(ui.painter(), remark, Align2::RIGHT_CENTER, words, 12.0, look.weak);
@@ -175,6 +177,7 @@ pub(super) fn show_card(
         Card::Mute => mute::show(ui, area, scene, touch),
         Card::Gallery => gallery::show(ui, area, scene, selection),
         Card::Place => place::show(ui, area, scene, selection, touch),
+        Card::Labels => labels::show(ui, area, scene, selection, touch, true),
     }
 }
 

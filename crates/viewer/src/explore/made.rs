@@ -49,6 +49,11 @@ impl<K: PartialEq, V> Kept<K, V> {
         self.key = Some(key);
         true
     }
+
+    /// What the value was made from; nothing before it was made.
+    pub(super) fn key(&self) -> Option<&K> {
+        self.key.as_ref()
+    }
 }
 
 impl<K, V> std::ops::Deref for Kept<K, V> {

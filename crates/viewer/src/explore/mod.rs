@@ -3,6 +3,7 @@
 //! One selection is shared by all views. What is under the pointer previews, a click keeps it, Esc lets go. Each view
 //! has a file; what it paints is made in `data` and kept in `made` until something of it changes.
 
+mod atlas;
 mod axis;
 mod bars;
 mod colours;
@@ -17,6 +18,8 @@ mod gamma;
 mod header;
 mod images;
 pub(super) mod keys;
+mod labels;
+mod labels_frame;
 mod made;
 mod measure;
 mod mute;
@@ -56,7 +59,7 @@ use self::pair::Side;
 use self::scene::{Other, Part, Scene, Touch, Wish};
 use crate::App;
 use crate::panels::{notes, stage as draw_stage};
-use crate::session::{Card, Phase, Record, Selection, Session};
+use crate::session::{Card, Choice, NoteKind, Phase, Record, Selection, Session};
 use crate::theme::{self, Look};
 
 /// Why a run of another model, or a trace file, is not drawn again.
@@ -78,6 +81,7 @@ pub(super) struct Explore {
     tour: tour::Tour,
     /// A picture of a view that is on its way to a file.
     shot: Option<save::Shot>,
+    atlas: atlas::AtlasMade,
     /// When playing went to the step on screen.
     played: Option<Instant>,
     /// The selection and run B that the address shows.
@@ -201,6 +205,15 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         let change = measure::mean(&explore.made.changes);
         explore.measures.keep(a.id, now.layer, now.some_expert(), change);
     }
+    let labels = app.session.atlas().filter(|_| explore.selection.card == Card::Labels);
+    let labels = labels.and_then(|known| {
+        let table = ctx.data(|data| data.get_temp(labels_frame::table_id())).unwrap_or(0);
+        let block = *record.trace.blocks().get(now.layer)?;
+        let noise = explore.made.noise.get(now.step).copied().unwrap_or(1.0);
+        let by = explore.selection.expert;
+        explore.made.makings += explore.atlas.update(&ctx, known, (table, block, noise), by);
+        explore.atlas.view(known)
+    });
     let mut selection = explore.selection;
     let mut touch = Touch { wish, change: explore.compare.change, ..Touch::default() };
     let b = explore.compare.beside(record);
@@ -226,6 +239,8 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         busy: app.session.phase() != Phase::Ready,
         made: &explore.made,
         measures: &explore.measures,
+        atlas: labels,
+        other_atlas: app.session.atlas_is_of_another_version(),
         now,
         hover: explore.hover,
         ink,
@@ -275,6 +290,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         Some(Wish::ShowAsB(id)) => app.explore.compare.keep(id),
         Some(Wish::Swap) => app.swap(),
         Some(Wish::Compare) => app.compare_with(touch.change),
+        Some(Wish::DrawLabel(table, label)) => app.draw_label(table, label),
         None => {}
     }
     app.take_shot(&ctx);
@@ -284,6 +300,24 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
 }
 
 impl App {
+    /// Draws a label of the atlas, with everything else as in the run on screen.
+    fn draw_label(&mut self, table: usize, label: usize) {
+        let Some((record, atlas)) = self.session.record().zip(self.session.atlas()) else { return };
+        let Some(table) = atlas.tables.get(table).filter(|table| label < table.rows.len()) else {
+            return;
+        };
+        if !is_open(&self.session, record) {
+            return self.session.note(NoteKind::Error, NOT_OPEN);
+        }
+        let mut controls = record.controls.clone();
+        match record.config.labels.iter().position(|known| known.name == table.name) {
+            Some(place) => controls.choices[place] = Choice::Row(table.rows[label]),
+            None => controls.prompt.clone_from(&table.labels[label]),
+        }
+        self.session.controls = controls;
+        self.session.generate();
+    }
+
     /// Puts what Explore looks at into the address, where there is one.
     fn write_address(&mut self) {
         let shown = (self.explore.selection, self.compared().map(|b| b.id));

@@ -9,7 +9,7 @@ use super::colours::OTHER;
 use super::desktop::{show_card, without_experts};
 use super::paint::{card, chip, text, text_within};
 use super::scene::{Other, Scene, Touch, Wish};
-use super::{gamma, inside, numbers, river, stage, switch_in, tabs, time, why};
+use super::{gamma, inside, labels, numbers, river, stage, switch_in, tabs, time, why};
 use crate::icons::Icon;
 use crate::session::{Card, Selection};
 
@@ -107,6 +107,7 @@ fn contents(
         Card::Patch => 40.0 + 20.0 * experts.min(16) as f32 + 20.0 + 108.0,
         Card::Mute => 280.0,
         Card::Compare => 260.0,
+        Card::Labels => labels::height(scene),
         Card::Gallery => 300.0,
         // Two rows fit what is there.
         Card::Experts | Card::Place if experts <= 8 => (body.height() - 46.0).max(160.0),
@@ -144,6 +145,7 @@ fn contents(
             let fitting = rest.with_max_y(rest.top() + height.max(rest.height()));
             show_card(ui, fitting, shown, scene, selection, touch);
         }
+        Card::Labels => labels::show(ui, rest, scene, selection, touch, false),
         _ => show_card(ui, rest, shown, scene, selection, touch),
     }
 }

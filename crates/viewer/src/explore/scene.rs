@@ -3,6 +3,7 @@
 use diffmoe::model::Objective;
 use diffmoe::scheduler::Branch;
 
+use super::atlas::AtlasView;
 use super::colours::Ink;
 use super::data::differences::Change;
 use super::data::lens::Lens;
@@ -30,6 +31,10 @@ pub(super) struct Scene<'a> {
     pub(super) busy: bool,
     pub(super) made: &'a Made,
     pub(super) measures: &'a Measures,
+    /// Labels × experts, while that tab is open and the model has an atlas.
+    pub(super) atlas: Option<AtlasView<'a>>,
+    /// Whether the atlas was measured with another file of the model's name.
+    pub(super) other_atlas: bool,
     pub(super) now: Now,
     /// What is under the pointer since the last frame.
     pub(super) hover: Hover,
@@ -111,6 +116,8 @@ pub(super) enum Wish {
     Measure,
     /// Write a file of a view.
     Save(Save),
+    /// Draw a label of the atlas: its table, and its place there.
+    DrawLabel(usize, usize),
 }
 
 impl<'a> Scene<'a> {

@@ -57,6 +57,18 @@ pub async fn built_in(_name: &str, _transfer: &Transfer) -> Option<Result<Bytes,
     None
 }
 
+/// The atlas of an embedded model; `None` where none comes with it.
+#[cfg(feature = "window")]
+pub fn built_in_atlas(name: &str) -> Option<&'static [u8]> {
+    diffmoe_models::atlas(name)
+}
+
+/// Without the feature `window` none are embedded.
+#[cfg(not(feature = "window"))]
+pub fn built_in_atlas(_name: &str) -> Option<&'static [u8]> {
+    None
+}
+
 /// Downloads that were kept: none.
 pub async fn cached() -> Vec<CachedFile> {
     Vec::new()

@@ -27,6 +27,15 @@ extern "C" {
     static CRYPTO: Option<web_sys::Crypto>;
 }
 
+/// The atlas of a model that lies beside the page; small enough to be part of the program.
+pub fn built_in_atlas(name: &str) -> Option<&'static [u8]> {
+    match name {
+        "emoji" => Some(include_bytes!("../../../../assets/emoji.atlas.json")),
+        "eurosat" => Some(include_bytes!("../../../../assets/eurosat.atlas.json")),
+        _ => None,
+    }
+}
+
 /// Runs a job between the events of the page; `on_done` is called when its result can be taken.
 pub fn spawn<T, F>(on_done: Waker, make: impl FnOnce() -> F + Send + 'static) -> Task<T>
 where

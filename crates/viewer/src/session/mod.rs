@@ -3,6 +3,7 @@
 //!
 //! A user interface calls [`Session::tick`] once a frame. It does a few milliseconds of work and never waits.
 
+mod atlas;
 mod controls;
 mod decode;
 mod decoder;
@@ -28,6 +29,7 @@ mod types;
 
 use std::sync::Arc;
 
+pub use atlas::is_atlas;
 pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 pub use decoder::DecoderInfo;
 pub use loading::{ModelSource, checksum};
@@ -46,6 +48,7 @@ use decoder::Decoder;
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::Engine;
 use diffmoe::pipeline::{Backend, Pipeline};
+use diffmoe::trace::atlas::Atlas;
 use history::History;
 use job::{Drive, Frame, Job};
 use loading::Loading;
@@ -110,6 +113,8 @@ pub struct Session {
     /// Whether runs that begin keep the router's scores.
     recording: bool,
     history: History,
+    /// Atlases of models; the one opened last is at the end.
+    atlases: Vec<Arc<Atlas>>,
     /// Wraps each engine, for tests.
     wrap: Option<recovery::Wrap>,
     /// Wraps each decoder, for tests.
@@ -147,6 +152,7 @@ impl Session {
             profiling: false,
             recording: false,
             history: History::default(),
+            atlases: Vec::new(),
             wrap: None,
             wrap_decoder: None,
         };

@@ -46,6 +46,8 @@ pub enum Card {
     Gallery,
     /// Where an expert works in all images.
     Place,
+    /// Which expert works on which label, over many images.
+    Labels,
     /// All views over noise; a separate card only in the one-column layout.
     Noise,
     /// Why the selected patch is routed this way; a separate card only in the one-column layout.
@@ -60,12 +62,13 @@ const OVERLAYS: [(Overlay, &str); 4] = [
 ];
 const SCOPES: [(Scope, &str); 3] =
     [(Scope::All, "all"), (Scope::Block, "block"), (Scope::Expert, "expert")];
-const CARDS: [(Card, &str); 7] = [
+const CARDS: [(Card, &str); 8] = [
     (Card::Experts, "experts"),
     (Card::Compare, "compare"),
     (Card::Mute, "mute"),
     (Card::Gallery, "gallery"),
     (Card::Place, "place"),
+    (Card::Labels, "labels"),
     (Card::Noise, "noise"),
     (Card::Patch, "patch"),
 ];

@@ -57,6 +57,7 @@ impl Session {
         let record = Trace::from_bytes(bytes).map_err(|error| error.to_string());
         match record.and_then(|trace| self.traced(name, trace)) {
             Ok(record) => {
+                self.find_built_in_atlas(record.trace.model());
                 self.history.push(record);
                 self.history.show(Some(self.history.records().len() - 1));
                 self.selection = Some(Selection::default());

@@ -5,6 +5,7 @@ pub(crate) mod csv;
 pub(crate) mod differences;
 pub(crate) mod film;
 pub(crate) mod gallery;
+pub(crate) mod labels;
 pub(crate) mod lens;
 pub(crate) mod margins;
 pub(crate) mod place;
