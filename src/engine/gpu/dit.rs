@@ -80,6 +80,8 @@ impl Network<'_> {
             self.block(i, None, None);
         }
         self.leave(Latent::Output(0));
+        let times = Tensor::empty(gpu, "times", &[a.batch]);
+        self.finish(Latent::Sample, Latent::Output(0), &times);
     }
 
     /// From a sample, its times, labels and prompts to the residual stream and the modulation of all blocks.
