@@ -73,7 +73,8 @@ impl Shifts {
     /// Log-odds that are added for an expert, its block's included.
     pub fn of(&self, block: usize, expert: usize) -> f32 {
         let meets = |s: &&Shift| s.block == block && s.expert.is_none_or(|e| e == expert);
-        self.list.iter().filter(meets).map(|s| s.log_odds).sum()
+        // The sum of nothing would be -0.
+        self.list.iter().filter(meets).fold(0.0, |sum, s| sum + s.log_odds)
     }
 
     /// Moves the thresholds of a block, `[E]`; those of muted experts stay infinite.

@@ -188,6 +188,7 @@ pub(crate) struct FinalLayer<L: Leaf> {
 
 /// Three convolutions of 3 × 3, with SiLU between them, whose result is added to the predicted sample.
 #[derive(Debug)]
+#[expect(clippy::struct_field_names, reason = "the names of the tensors")]
 pub(crate) struct DetailHead<L: Leaf> {
     /// `[K, 2C + 1, 3, 3]`: from the predicted sample, the noised one and the time
     pub(crate) conv_in: L::Conv,

@@ -131,13 +131,13 @@ mod tests {
     use super::*;
 
     /// A PNG of one pixel with a chunk before its end.
-    fn with_chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    fn with_chunk(kind: [u8; 4], data: &[u8]) -> Vec<u8> {
         let mut png = RgbImage::from_raw(1, 1, vec![7; 3]).unwrap().to_png(&[]).unwrap();
         let end = png.split_off(png.len() - 12);
         png.extend((data.len() as u32).to_be_bytes());
         png.extend(kind);
         png.extend(data);
-        png.extend(crc(&[kind, data]).to_be_bytes());
+        png.extend(crc(&[&kind, data]).to_be_bytes());
         png.extend(end);
         png
     }
@@ -149,14 +149,17 @@ mod tests {
     #[test]
     fn every_kind_of_text_chunk_is_read() {
         let read = |kind, data: &[u8]| text(&with_chunk(kind, data), "key").unwrap();
-        assert_eq!(read(b"tEXt", b"key\0gr\xfcn").as_deref(), Some("grün"));
-        assert_eq!(read(b"zTXt", &[b"key\0\0", &*packed(b"a b")].concat()).as_deref(), Some("a b"));
+        assert_eq!(read(*b"tEXt", b"key\0gr\xfcn").as_deref(), Some("grün"));
+        assert_eq!(
+            read(*b"zTXt", &[b"key\0\0", &*packed(b"a b")].concat()).as_deref(),
+            Some("a b")
+        );
         let plain = [b"key\0\0\0de\0Schl\0", "grün…".as_bytes()].concat();
-        assert_eq!(read(b"iTXt", &plain).as_deref(), Some("grün…"));
+        assert_eq!(read(*b"iTXt", &plain).as_deref(), Some("grün…"));
         let deflated = [b"key\0\x01\0\0\0", &*packed("…".as_bytes())].concat();
-        assert_eq!(read(b"iTXt", &deflated).as_deref(), Some("…"));
-        assert_eq!(read(b"tEXt", b"other\0x"), None);
-        assert_eq!(read(b"tEXt", b"no zero"), None, "not ours to complain about");
+        assert_eq!(read(*b"iTXt", &deflated).as_deref(), Some("…"));
+        assert_eq!(read(*b"tEXt", b"other\0x"), None);
+        assert_eq!(read(*b"tEXt", b"no zero"), None, "not ours to complain about");
     }
 
     #[test]
@@ -172,7 +175,7 @@ mod tests {
     fn files_that_lie_are_refused() {
         let read = |png: &[u8]| text(png, "key").unwrap_err();
         assert_eq!(read(b"GIF89a"), PngTextError::NotPng);
-        let good = with_chunk(b"tEXt", b"key\0value");
+        let good = with_chunk(*b"tEXt", b"key\0value");
         for end in 8..good.len() - 24 {
             assert_eq!(read(&good[..end]), PngTextError::Truncated, "{end} bytes");
         }
@@ -186,16 +189,16 @@ mod tests {
         assert_eq!(read(&endless), PngTextError::Truncated);
         let long = [b"key\0".to_vec(), vec![b'x'; MOST_BYTES + 1]].concat();
         let large = PngTextError::TooLarge("key".into());
-        assert_eq!(read(&with_chunk(b"tEXt", &long)), large);
+        assert_eq!(read(&with_chunk(*b"tEXt", &long)), large);
         // A few kilobytes that would unpack to many megabytes.
         let bomb = [b"key\0\0".to_vec(), packed(&vec![0; 40 << 20])].concat();
         assert!(bomb.len() < 1 << 16);
-        assert_eq!(read(&with_chunk(b"zTXt", &bomb)), large);
+        assert_eq!(read(&with_chunk(*b"zTXt", &bomb)), large);
         for broken in [&b"key\0\x01x"[..], b"key\0", b"key\0\0not deflated"] {
-            assert_eq!(read(&with_chunk(b"zTXt", broken)), PngTextError::Damaged("key".into()));
+            assert_eq!(read(&with_chunk(*b"zTXt", broken)), PngTextError::Damaged("key".into()));
         }
         for broken in [&b"key\0\0"[..], b"key\0\0\0no end", b"key\0\0\0\0\0\xff"] {
-            assert_eq!(read(&with_chunk(b"iTXt", broken)), PngTextError::Damaged("key".into()));
+            assert_eq!(read(&with_chunk(*b"iTXt", broken)), PngTextError::Damaged("key".into()));
         }
     }
 
@@ -205,7 +208,7 @@ mod tests {
             place in any::<prop::sample::Index>(),
             bytes in prop::collection::vec(any::<u8>(), 1..9),
         ) {
-            let mut png = with_chunk(b"iTXt", b"key\0\0\0\0\0value");
+            let mut png = with_chunk(*b"iTXt", b"key\0\0\0\0\0value");
             let start = place.index(png.len());
             for (to, from) in png[start..].iter_mut().zip(&bytes) {
                 *to = *from;

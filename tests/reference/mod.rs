@@ -104,7 +104,7 @@ impl Reference<'_> {
     fn convolution(&self, name: &str, x: &Rows) -> Rows {
         let weight = self.numbers(&format!("{name}.weight"));
         let bias = self.numbers(&format!("{name}.bias"));
-        let [height, width] = self.config.input_size.map(|side| side as isize);
+        let [height, width] = self.config.input_size.map(usize::cast_signed);
         let inputs = x.len();
         let at = |x: &[f64], row: isize, column: isize| {
             let is_inside = (0..height).contains(&row) && (0..width).contains(&column);

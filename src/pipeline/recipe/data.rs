@@ -187,7 +187,7 @@ impl Recipe {
     /// The first ten digits of a SHA-256, as recipes name a model's file and other tools of this field do. Of a sharded
     /// model it is the SHA-256 of its files' sums, one after the other.
     pub fn short_hash(sha256: [u8; 32]) -> String {
-        sha256[..5].iter().map(|byte| format!("{byte:02x}")).collect()
+        sha256[..5].iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 
     /// Whether a model's file is the one that this names, as far as both checksums go; true where this names none.

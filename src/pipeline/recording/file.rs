@@ -118,7 +118,7 @@ impl Recording {
         let mut before = vec![0_u8; self.expected.first().map_or(0, Vec::len)];
         for expected in &self.expected {
             for (value, before) in expected.iter().zip(&mut before) {
-                let level = ((value.clamp(-1.0, 1.0) + 1.0) / 2.0 * LEVELS).round() as u8;
+                let level = (f32::midpoint(value.clamp(-1.0, 1.0), 1.0) * LEVELS).round() as u8;
                 bytes.push(level.wrapping_sub(*before));
                 *before = level;
             }
@@ -209,8 +209,8 @@ impl Header {
                     let (mut margin, mut gate) = (0_i8, 0_i8);
                     for &pass in &order {
                         let Some((&more, &stronger)) = bytes.next() else { return forwards };
-                        margin = margin.wrapping_add(more as i8);
-                        gate = gate.wrapping_add(stronger as i8);
+                        margin = margin.wrapping_add(more.cast_signed());
+                        gate = gate.wrapping_add(stronger.cast_signed());
                         let layer = &mut forwards[pass].layers[at];
                         let taken = u32::from(margin >= 0);
                         layer.masks[token] |= taken.checked_shl(e as u32).unwrap_or(0);

@@ -61,7 +61,7 @@ impl Like {
             Saved::Parameters(parameters) => {
                 let (recipe, left_out) = parameters.recipe(config);
                 let left_out: String =
-                    left_out.iter().map(|reason| format!("; {reason}")).collect();
+                    left_out.iter().fold(String::new(), |text, reason| format!("{text}; {reason}"));
                 let from = parameters.get("Model").unwrap_or("another program");
                 eprintln!(
                     "note: {} was made with {from}: using its seed, steps and guidance{left_out}",

@@ -151,9 +151,8 @@ fn tab_card(
             String::new()
         }
         Card::Place => place::remark(scene, remark.x - end > 190.0),
-        Card::Compare => String::new(),
         Card::Labels if remark.x - end > 150.0 => labels::remark(scene),
-        Card::Labels => String::new(),
+        Card::Compare | Card::Labels => String::new(),
         _ => format!("block {}", scene.block()),
     };
     text(ui.painter(), remark, Align2::RIGHT_CENTER, words, 12.0, look.weak);

@@ -278,21 +278,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
     explore.hover = touch.hover;
     explore.selection = selection;
     explore.compare.change = touch.change;
-    let expert = now.some_expert();
-    match touch.wish {
-        Some(Wish::Play) => app.explore.toggle_play(),
-        Some(Wish::Redraw) => app.redraw(now.what_if),
-        Some(Wish::Measure) => app.toggle_measuring(),
-        Some(Wish::Save(what)) => app.save_view(what, &now, ink),
-        Some(Wish::Mute) => app.mute(now.layer, expert, false),
-        Some(Wish::Solo) => app.mute(now.layer, expert, true),
-        Some(Wish::KeepAsB) => app.keep_as_b(),
-        Some(Wish::ShowAsB(id)) => app.explore.compare.keep(id),
-        Some(Wish::Swap) => app.swap(),
-        Some(Wish::Compare) => app.compare_with(touch.change),
-        Some(Wish::DrawLabel(table, label)) => app.draw_label(table, label),
-        None => {}
-    }
+    app.fulfil(touch.wish, &now, touch.change, ink);
     app.take_shot(&ctx);
     if app.go_on_measuring() {
         ctx.request_repaint_after(Duration::from_millis(16));
@@ -300,6 +286,31 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
 }
 
 impl App {
+    /// Does what a view was asked for.
+    fn fulfil(
+        &mut self,
+        wish: Option<Wish>,
+        now: &Now,
+        change: data::differences::Change,
+        ink: Ink,
+    ) {
+        let expert = now.some_expert();
+        match wish {
+            Some(Wish::Play) => self.explore.toggle_play(),
+            Some(Wish::Redraw) => self.redraw(now.what_if),
+            Some(Wish::Measure) => self.toggle_measuring(),
+            Some(Wish::Save(what)) => self.save_view(what, now, ink),
+            Some(Wish::Mute) => self.mute(now.layer, expert, false),
+            Some(Wish::Solo) => self.mute(now.layer, expert, true),
+            Some(Wish::KeepAsB) => self.keep_as_b(),
+            Some(Wish::ShowAsB(id)) => self.explore.compare.keep(id),
+            Some(Wish::Swap) => self.swap(),
+            Some(Wish::Compare) => self.compare_with(change),
+            Some(Wish::DrawLabel(table, label)) => self.draw_label(table, label),
+            None => {}
+        }
+    }
+
     /// Draws a label of the atlas, with everything else as in the run on screen.
     fn draw_label(&mut self, table: usize, label: usize) {
         let Some((record, atlas)) = self.session.record().zip(self.session.atlas()) else { return };

@@ -17,6 +17,7 @@ use crate::session::{Record, Selection};
 
 /// What the views read.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Scene<'a> {
     pub(super) record: &'a Record,
     /// The run with all experts and the one without the chosen one, where there is the first.

@@ -59,9 +59,12 @@ impl Plot<'_> {
         let all = curves.iter().flat_map(|(_, values)| values).copied();
         let most = all.fold(1.0_f32, f32::max) * 1.1;
         let y = |value: f32| rect.bottom() - value / most * rect.height();
-        for mark in [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0].into_iter().filter(|mark| *mark <= most) {
+        // The compute of a dense model has longer dashes.
+        let marks =
+            [(0.0, 1.0), (0.5, 1.0), (1.0, 3.0), (1.5, 1.0), (2.0, 1.0), (3.0, 1.0), (4.0, 1.0)];
+        for (mark, dash) in marks.into_iter().filter(|(mark, _)| *mark <= most) {
             let ends = [pos2(rect.left(), y(mark)), pos2(rect.right(), y(mark))];
-            svg.line(&ends, 0.6, WEAK, if mark == 1.0 { 3.0 } else { 1.0 });
+            svg.line(&ends, 0.6, WEAK, dash);
             svg.text(pos2(LEFT - 8.0, y(mark)), Anchor::End, &mark.to_string(), WEAK);
         }
         for (i, (name, values)) in curves.iter().enumerate() {

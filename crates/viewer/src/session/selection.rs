@@ -243,7 +243,7 @@ mod tests {
             let (overlay, card) = (OVERLAYS[overlay].0, CARDS[card].0);
             let scope = SCOPES[scope].0;
             let selection = Selection {
-                image, step, layer, pass, evaluation, expert, patch, overlay, card, shift, scope, tour,
+                image, step, layer, pass, evaluation, expert, patch, overlay, card, shift, tour, scope,
             };
             prop_assert_eq!(selection.to_text().parse(), Ok(selection));
         }
