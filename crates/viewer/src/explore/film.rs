@@ -33,7 +33,7 @@ pub(super) fn show(
     let look = scene.ink.look;
     let is_traced = scene.record.is_traced();
     if is_traced && wide {
-        let words = "a trace file has no pictures";
+        let words = "a trace file has no images";
         let at = pos2(axis.left, rect.center().y);
         text(painter, at, Align2::LEFT_CENTER, words, 12.0, look.weak);
     }

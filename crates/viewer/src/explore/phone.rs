@@ -223,7 +223,7 @@ fn rail(ui: &mut Ui, rect: Rect, scene: &Scene<'_>, selection: &mut Selection, t
     painter.circle(pos2(x, track.bottom()), 11.0, look.card, Stroke::new(2.0, look.text));
     let foot = rect.top() + 74.0;
     text(painter, pos2(track.left(), foot), Align2::LEFT_CENTER, "noise", 12.0, look.weak);
-    text(painter, pos2(track.right(), foot), Align2::RIGHT_CENTER, "picture", 12.0, look.weak);
+    text(painter, pos2(track.right(), foot), Align2::RIGHT_CENTER, "image", 12.0, look.weak);
     let words = format!("noise {}, block {}", scene.noise(scene.now.step), scene.block());
     let at = pos2(x.clamp(track.left() + 90.0, track.right() - 100.0), foot);
     text(painter, at, Align2::CENTER_CENTER, words, 12.0, look.text);

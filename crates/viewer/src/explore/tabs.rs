@@ -12,14 +12,14 @@ type Tab = (Card, &'static str, &'static str);
 
 /// All tabs, in their order.
 const TABS: [Tab; 8] = [
-    (Card::Experts, "Experts", "Where each expert works in this picture"),
+    (Card::Experts, "Experts", "Where each expert works in this image"),
     (Card::Noise, "Noise", "Everything over noise"),
     (Card::Patch, "Why", "Why the chosen patch goes where it goes"),
     (Card::Compare, "Compare", "This run beside another one"),
     (Card::Mute, "Mute", "What changes without the chosen expert, or with it alone"),
     (Card::Labels, "Labels", "Which expert works on which label, over many images"),
     (Card::Gallery, "Gallery", "Patches that the chosen expert works on"),
-    (Card::Place, "Place", "Where each expert works in all pictures of the run"),
+    (Card::Place, "Place", "Where each expert works over all images of the run"),
 ];
 
 /// Whether a tab has something to show that is not on screen already.

@@ -91,8 +91,8 @@ pub async fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// Asks the user for a model, a trace or a saved picture; `None` when the user changed their mind.
 pub async fn pick_file() -> Option<Result<PickedFile, String>> {
     let kinds = ["safetensors", "json", "png"];
-    let dialog = rfd::AsyncFileDialog::new().add_filter("models, traces, pictures", &kinds);
-    let file = dialog.set_title("Open a model, a trace or a saved picture").pick_file().await?;
+    let dialog = rfd::AsyncFileDialog::new().add_filter("models, traces, images", &kinds);
+    let file = dialog.set_title("Open a model, a trace or a saved image").pick_file().await?;
     let name = file.file_name();
     let bytes = map_file(file.path());
     Some(bytes.map_err(|error| format!("cannot read {name}: {error}")).map(|bytes| PickedFile {

@@ -439,7 +439,6 @@ fn looks_like(harness: &mut Shown, name: &str) {
 }
 
 #[test]
-#[ignore = "its snapshots are to be written first: UPDATE_SNAPSHOTS=1 and --run-ignored all"]
 fn explore_looks_as_it_did() {
     if !can_paint() {
         return;
@@ -462,7 +461,6 @@ fn explore_looks_as_it_did() {
 }
 
 #[test]
-#[ignore = "its snapshots are to be written first: UPDATE_SNAPSHOTS=1 and --run-ignored all"]
 fn two_runs_look_as_they_did() {
     if !can_paint() {
         return;
