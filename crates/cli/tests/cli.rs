@@ -285,7 +285,9 @@ fn recorded_answers_are_met_by_both_backends() {
 fn the_shipped_models_compute_what_the_trainer_computed() {
     let prompts = r#"{"kind":"diffmoe","heun_steps":2,"cfg_scale":2,"prompts":["a robot, noto","a fox, blob",""]}"#;
     let plain = r#"{"kind":"diffmoe","heun_steps":2,"cfg_scale":2}"#;
-    for (model, case) in [("emoji", plain), ("emoji_text", prompts), ("eurosat", plain)] {
+    for (model, case) in
+        [("emoji", plain), ("emoji_256", plain), ("emoji_text", prompts), ("eurosat", plain)]
+    {
         let folder = Folder::new();
         let weights =
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../assets/{model}.safetensors"));

@@ -11,6 +11,7 @@ pub const DEFAULT: &str = "emoji";
 
 const MODELS: &[(&str, &[u8])] = &[
     ("emoji", include_bytes!("../../../assets/emoji.safetensors")),
+    ("emoji_256", include_bytes!("../../../assets/emoji_256.safetensors")),
     ("emoji_text", include_bytes!("../../../assets/emoji_text.safetensors")),
     ("eurosat", include_bytes!("../../../assets/eurosat.safetensors")),
 ];

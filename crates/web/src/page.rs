@@ -16,8 +16,6 @@ use diffmoe_viewer::{App, Launch};
 
 /// The model that draws the first image.
 const FIRST_MODEL: &str = "emoji";
-/// What there is to explore while it arrives: `diffmoe record` writes it.
-const FIRST_RUN: &[u8] = include_bytes!("../../../assets/emoji.recording");
 
 thread_local! {
     /// Callback for crashes of the program.
@@ -105,7 +103,11 @@ fn launch() -> Launch {
     };
     let decoder = platform::query("vae").map(ModelSource::Url);
     let is_first = matches!(&model, ModelSource::Named(name) if name == FIRST_MODEL);
-    let recording = (is_first && share.is_none()).then_some(FIRST_RUN);
+    // What there is to explore while the model arrives.
+    let recording = (is_first && share.is_none())
+        .then(|| platform::built_in_recording(FIRST_MODEL))
+        .flatten()
+        .map(|bytes| &*bytes.leak());
     Launch { model, decoder, share, backend, draw_at_once: true, recording, problem }
 }
 

@@ -8,9 +8,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest, Sha256};
 
 /// The models hosted with the page; the first one draws the first image.
-const MODELS: [&str; 3] = ["emoji", "emoji_text", "eurosat"];
+const MODELS: [&str; 4] = ["emoji", "emoji_256", "emoji_text", "eurosat"];
 /// Files that go out as they are: where they are, and their names in `dist/`.
-const COPIES: [(&str, &str); 9] = [
+const COPIES: [(&str, &str); 10] = [
     ("web/start.js", "start.js"),
     ("web/diffmoe.d.ts", "diffmoe.d.ts"),
     ("web/README.md", "README.md"),
@@ -18,6 +18,7 @@ const COPIES: [(&str, &str); 9] = [
     ("LICENSE-APACHE", "LICENSE-APACHE"),
     ("LICENSE-MIT", "LICENSE-MIT"),
     ("assets/emoji.md", "models/emoji.md"),
+    ("assets/emoji_256.md", "models/emoji_256.md"),
     ("assets/emoji_text.md", "models/emoji_text.md"),
     ("assets/eurosat.md", "models/eurosat.md"),
 ];
@@ -56,9 +57,10 @@ impl Page {
         self.put("LICENSE-THIRD-PARTY", self.licences.as_bytes())?;
         self.put("package.json", self.package()?.as_bytes())?;
         let scripts = format!(
-            "<script type=\"application/json\" id=\"models\">{}</script>\n{FROM_FILE}\n\
+            "<script type=\"application/json\" id=\"models\">{}</script>\n{}{FROM_FILE}\n\
              <script type=\"module\">import {{ start }} from \"./start.js\"; start({{ bytes: {} }});</script>",
             models(&MODELS)?,
+            explorable(&MODELS)?,
             self.wasm.len(),
         );
         self.put("index.html", index(&scripts)?.as_bytes())
@@ -70,13 +72,14 @@ impl Page {
         let start = String::from_utf8(read("web/start.js")?).map_err(|e| e.to_string())?;
         // A page from a file may not import modules from files, but it may import what it made itself.
         let scripts = format!(
-            "<script type=\"application/json\" id=\"models\">{}</script>\n\
+            "<script type=\"application/json\" id=\"models\">{}</script>\n{}\
              <script type=\"application/octet-stream;base64\" id=\"model-{model}\">{}</script>\n\
              <script type=\"application/octet-stream;base64\" id=\"wasm\">{}</script>\n\
              <script type=\"text/plain\" id=\"glue\">{}</script>\n\
              <script type=\"text/plain\" id=\"licences\">{}</script>\n\
              <script type=\"module\">{}\nstart({{ inside: true }});</script>",
             models(&[model])?,
+            explorable(&[model])?,
             BASE64.encode(read(&asset(model))?),
             BASE64.encode(&self.wasm),
             BASE64.encode(&self.js),
@@ -120,6 +123,32 @@ fn asset(model: &str) -> String {
 
 fn read(path: &str) -> Result<Vec<u8>, String> {
     std::fs::read(path).map_err(|e| format!("cannot read {path}: {e}"))
+}
+
+/// What there is to explore before a model has drawn anything: a recorded run, and which expert works on which label.
+fn explorable(names: &[&str]) -> Result<String, String> {
+    let mut scripts = String::new();
+    for name in names {
+        let atlas = format!("assets/{name}.atlas.json");
+        if Path::new(&atlas).exists() {
+            let text = String::from_utf8(read(&atlas)?).map_err(|e| e.to_string())?;
+            // In JSON it can only be part of a string.
+            let text = text.replace('<', "\\u003c");
+            let _ = writeln!(
+                scripts,
+                "<script type=\"application/json\" id=\"atlas-{name}\">{text}</script>"
+            );
+        }
+        let recording = format!("assets/{name}.recording");
+        if Path::new(&recording).exists() {
+            let text = BASE64.encode(read(&recording)?);
+            let _ = writeln!(
+                scripts,
+                "<script type=\"application/octet-stream;base64\" id=\"recording-{name}\">{text}</script>"
+            );
+        }
+    }
+    Ok(scripts)
 }
 
 /// What the page needs to know about the models before they are loaded.

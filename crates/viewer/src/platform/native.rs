@@ -1,5 +1,6 @@
 //! Linux, macOS, Windows.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::path::Path;
 
@@ -59,13 +60,18 @@ pub async fn built_in(_name: &str, _transfer: &Transfer) -> Option<Result<Bytes,
 
 /// The atlas of an embedded model; `None` where none comes with it.
 #[cfg(feature = "window")]
-pub fn built_in_atlas(name: &str) -> Option<&'static [u8]> {
-    diffmoe_models::atlas(name)
+pub fn built_in_atlas(name: &str) -> Option<Cow<'static, [u8]>> {
+    diffmoe_models::atlas(name).map(Cow::Borrowed)
 }
 
 /// Without the feature `window` none are embedded.
 #[cfg(not(feature = "window"))]
-pub fn built_in_atlas(_name: &str) -> Option<&'static [u8]> {
+pub fn built_in_atlas(_name: &str) -> Option<Cow<'static, [u8]>> {
+    None
+}
+
+/// A recorded run of a model, to explore while the model arrives; an embedded model is there at once.
+pub fn built_in_recording(_name: &str) -> Option<Vec<u8>> {
     None
 }
 

@@ -13,7 +13,7 @@ use wasm_bindgen_futures::JsFuture;
 
 use super::{CachedFile, Task, Waker};
 
-pub use fetch::{built_in, built_in_names, fetch};
+pub use fetch::{built_in, built_in_atlas, built_in_names, built_in_recording, fetch};
 pub use files::{pick_file, save_file};
 pub use store::{cached, delete_cached};
 
@@ -25,15 +25,6 @@ extern "C" {
     // Absent where a page came over plain HTTP.
     #[wasm_bindgen(thread_local_v2, js_name = crypto)]
     static CRYPTO: Option<web_sys::Crypto>;
-}
-
-/// The atlas of a model that lies beside the page; small enough to be part of the program.
-pub fn built_in_atlas(name: &str) -> Option<&'static [u8]> {
-    match name {
-        "emoji" => Some(include_bytes!("../../../../assets/emoji.atlas.json")),
-        "eurosat" => Some(include_bytes!("../../../../assets/eurosat.atlas.json")),
-        _ => None,
-    }
 }
 
 /// Runs a job between the events of the page; `on_done` is called when its result can be taken.

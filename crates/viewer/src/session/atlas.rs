@@ -73,7 +73,8 @@ impl Session {
 
     /// Takes the atlas that comes with a model of this name.
     pub(super) fn find_built_in_atlas(&mut self, name: &str) {
-        if let Some(Ok(atlas)) = platform::built_in_atlas(name).map(Atlas::from_json) {
+        let bytes = platform::built_in_atlas(name);
+        if let Some(Ok(atlas)) = bytes.map(|bytes| Atlas::from_json(&bytes)) {
             self.keep_atlas(atlas);
         }
     }
@@ -98,8 +99,8 @@ mod tests {
         assert!(!is_atlas(b"{\"format\":1}") && !is_atlas(b"") && !is_atlas(&[7; 100]));
         for name in platform::built_in_names() {
             if let Some(bytes) = platform::built_in_atlas(&name) {
-                assert!(is_atlas(bytes), "{name}");
-                assert_eq!(Atlas::from_json(bytes).unwrap().model, name);
+                assert!(is_atlas(&bytes), "{name}");
+                assert_eq!(Atlas::from_json(&bytes).unwrap().model, name);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use js_sys::{JsString, Promise, Reflect, Uint8Array};
 use serde::Deserialize;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
@@ -35,6 +36,20 @@ fn beside() -> BTreeMap<String, Beside> {
 
 fn element(id: &str) -> Option<web_sys::Element> {
     web_sys::window()?.document()?.get_element_by_id(id)
+}
+
+/// The atlas of a model hosted with the page, which has it inside; `None` where there is none.
+pub fn built_in_atlas(name: &str) -> Option<Cow<'static, [u8]>> {
+    let text = element(&format!("atlas-{name}"))?.text_content()?;
+    Some(Cow::Owned(text.into_bytes()))
+}
+
+/// A recorded run of a model, inside the page as base64; `None` where there is none.
+pub fn built_in_recording(name: &str) -> Option<Vec<u8>> {
+    let text = element(&format!("recording-{name}"))?.text_content()?;
+    let binary = web_sys::window()?.atob(text.trim()).ok()?;
+    // `atob` gives one character for each byte.
+    Some(binary.chars().map(|byte| byte as u8).collect())
 }
 
 /// The models hosted with the page, or inside it.
