@@ -28,7 +28,8 @@ def walk(scheduler, of, steps, model, guidance=1.0, taken=None):
 
     joint = lambda z, time: (forward(z, time), forward(z, time, False))  # noqa: E731
     noise = lambda step: np.zeros((1, 4, 1, 1), np.float32)  # noqa: E731
-    run = SimpleNamespace(config=of, guidance=guidance, forward=forward, guided=guide, joint=joint, step_noise=noise)
+    run = SimpleNamespace(config=of, guidance=guidance, forward=forward, guided=guide, joint=joint, step_noise=noise,
+                          is_guided=lambda time: guidance != 1)
     z, out = np.ones((1, 4, 1, 1), np.float32), []
     stepper = scheduler.begin(run, steps)
     for i in range(steps if taken is None else taken):
@@ -112,6 +113,7 @@ def test_guided_channels():
         z = {}
         for guidance in (1.0, 2.0):
             run = SimpleNamespace(config=NOISE, guidance=guidance, forward=lambda z, t: model(z, t, True))
+            run.is_guided = lambda time, guidance=guidance: guidance != 1
             run.joint = lambda z, t: (model(z, t, True), model(z, t, False))
             z[guidance], _ = DDIM(name).predicted(run, np.ones((1, 4, 1, 1), np.float32), 500, (1.0, 1.0))
         assert (z[1.0] != z[2.0]).ravel().tolist() == guided

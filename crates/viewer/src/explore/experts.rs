@@ -93,7 +93,8 @@ pub(super) fn show(
         if cell.width() >= 44.0 {
             let words = match count {
                 0 => "none".to_owned(),
-                n if cell.width() >= 90.0 => format!("{n} of {patches}"),
+                // The load stands at the right end of the line.
+                n if cell.width() >= 90.0 && patches < 100 => format!("{n} of {patches}"),
                 n => n.to_string(),
             };
             text(painter, line + vec2(23.0, 0.0), Align2::LEFT_CENTER, words, 12.0, look.text);
