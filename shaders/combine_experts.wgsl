@@ -3,35 +3,7 @@
 //   normal[s, :] = (x[s, :] - mean) / √(variance + 10⁻⁶) · (1 + scale[b, :]) + shift[b, :],  b = s / T
 //
 // A workgroup owns one token, so all lanes read the same slots and counts; its 64 lanes share the columns and add up as
-// in `modulate`, with the same sums in the same order. A lane reads of x what it wrote itself. All loop bounds are
-// uniform.
-
-const LANES = 64u;
-const BLOCK = 8u;  // lanes whose values one lane adds up
-
-// One place of padding spreads blocks over all banks.
-var<workgroup> parts: array<array<f32, BLOCK + 1u>, LANES / BLOCK>;
-var<workgroup> sums: array<f32, LANES / BLOCK>;
-
-// Sum over all lanes, the same for each.
-fn total(lane: u32, value: f32) -> f32 {
-    parts[lane / BLOCK][lane % BLOCK] = value;
-    workgroupBarrier();
-    if lane < LANES / BLOCK {
-        var sum = 0.0;
-        for (var i = 0u; i < BLOCK; i++) {
-            sum += parts[lane][i];
-        }
-        sums[lane] = sum;
-    }
-    // The next call may overwrite `parts` from here on, and `sums` after its first barrier.
-    workgroupBarrier();
-    var all = 0.0;
-    for (var i = 0u; i < LANES / BLOCK; i++) {
-        all += sums[i];
-    }
-    return all;
-}
+// in `shared/row_total`. A lane reads of x what it wrote itself. All loop bounds are uniform.
 
 @compute @workgroup_size(LANES)
 fn main(

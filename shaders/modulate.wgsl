@@ -1,37 +1,9 @@
 // Layer normalisation without affine parameters, then adaLN's scale and shift:
 //   y[s, :] = (x[s, :] - mean) / √(variance + 10⁻⁶) · (1 + scale[b, :]) + shift[b, :],  b = s / T
 //
-// A workgroup owns one token; its 64 lanes share the columns and add up in workgroup memory: eight of
-// them eight values each, then all of them the same eight sums, with two barriers where a tree has eight.
+// A workgroup owns one token; its 64 lanes share the columns and add up as in `shared/row_total`.
 // Mean first, then the mean of squared deviations: a single pass over squares would cancel.
 // All loop bounds are uniform.
-
-const LANES = 64u;
-const BLOCK = 8u;  // lanes whose values one lane adds up
-
-// One place of padding spreads blocks over all banks.
-var<workgroup> parts: array<array<f32, BLOCK + 1u>, LANES / BLOCK>;
-var<workgroup> sums: array<f32, LANES / BLOCK>;
-
-// Sum over all lanes, the same for each.
-fn total(lane: u32, value: f32) -> f32 {
-    parts[lane / BLOCK][lane % BLOCK] = value;
-    workgroupBarrier();
-    if lane < LANES / BLOCK {
-        var sum = 0.0;
-        for (var i = 0u; i < BLOCK; i++) {
-            sum += parts[lane][i];
-        }
-        sums[lane] = sum;
-    }
-    // The next call may overwrite `parts` from here on, and `sums` after its first barrier.
-    workgroupBarrier();
-    var all = 0.0;
-    for (var i = 0u; i < LANES / BLOCK; i++) {
-        all += sums[i];
-    }
-    return all;
-}
 
 @compute @workgroup_size(LANES)
 fn main(

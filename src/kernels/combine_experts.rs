@@ -83,8 +83,7 @@ impl CombineExperts<'_> {
 
 impl Kernel for CombineExperts<'_> {
     /// A workgroup per token.
-    const SHADER: Shader =
-        shader!("combine_experts", shared: ["combine_experts"], consts: [NONE = NO_SLOT]);
+    const SHADER: Shader = shader!("combine_experts", shared: ["combine_experts", "row_total"], consts: [NONE = NO_SLOT]);
     /// A lane per four columns of a token.
     const SOFTWARE: Option<Shader> = Some(shader!(
         "combine_experts_software",

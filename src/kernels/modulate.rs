@@ -36,7 +36,7 @@ pub struct Params {
 
 impl Kernel for Modulate<'_> {
     /// A workgroup per token.
-    const SHADER: Shader = shader!("modulate", shared: ["modulate"]);
+    const SHADER: Shader = shader!("modulate", shared: ["modulate", "row_total"]);
     /// A lane per token.
     const SOFTWARE: Option<Shader> =
         Some(shader!("modulate_software", shared: ["modulate"], sizes: [LANES]));
