@@ -81,8 +81,22 @@ pub(crate) fn share_out(count: usize, job: impl Fn(usize) + Sync) {
     });
 }
 
-/// Something that is done on another thread; dropping it waits.
+/// A job on another thread.
 pub(crate) struct Beside(Option<std::thread::JoinHandle<()>>);
+
+impl Beside {
+    /// Waits until the job is done.
+    pub(crate) fn wait(mut self) {
+        self.join();
+    }
+
+    fn join(&mut self) {
+        if let Some(thread) = self.0.take() {
+            // A failure shows up where its result is needed.
+            let _ = thread.join();
+        }
+    }
+}
 
 /// Does something on another thread.
 pub(crate) fn beside(job: impl FnOnce() + Send + 'static) -> Beside {
@@ -90,11 +104,9 @@ pub(crate) fn beside(job: impl FnOnce() + Send + 'static) -> Beside {
     Beside(std::thread::Builder::new().spawn(job).ok())
 }
 
+/// Callers that return early wait as well.
 impl Drop for Beside {
     fn drop(&mut self) {
-        if let Some(thread) = self.0.take() {
-            // What went wrong there is told by whoever needs the result.
-            let _ = thread.join();
-        }
+        self.join();
     }
 }

@@ -72,8 +72,13 @@ pub(crate) fn share_out(count: usize, job: impl Fn(usize) + Sync) {
     (0..count).for_each(job);
 }
 
-/// Something that was done already.
+/// A job that was done at once.
 pub(crate) struct Beside;
+
+impl Beside {
+    /// Nothing is left to wait for.
+    pub(crate) fn wait(self) {}
+}
 
 /// A page has one thread: does it now.
 pub(crate) fn beside(job: impl FnOnce() + Send + 'static) -> Beside {

@@ -45,6 +45,7 @@ class Model:
     learn_sigma: bool = False
     prediction: str = "velocity"  # of flow models; or "data", for patches with more values than hidden_size / 2
     detail_head: int = 0  # channels of the detail head; 0: none; needs prediction = "data"
+    detail_phase: bool = False  # the detail head also sees where in its patch each pixel lies
     time_scale: float = 1000.0
     label_init_std: float = 0.02
 
@@ -94,6 +95,7 @@ class Train:
     t_late: float = 0.0  # share of times drawn from U(t_late_from, 1) instead: trains the end of the trajectory
     t_late_from: float = 0.6
     least_noise: float = 0.05  # prediction "data": lower limit of 1 - t in the loss
+    gradient_weight: float = 0.0  # flow: adds this times the squared error of the differences between neighbouring pixels
     bce_weight: float = 1.0
     drop_all: float = 0.1
     drop_single: float = 0.05
@@ -143,6 +145,8 @@ def check(c):
         raise ValueError("train.judge_minutes needs a flow model: it measures the error of the predicted image")
     if t.keep_best and not t.judge_minutes:
         raise ValueError("train.keep_best needs train.judge_minutes, which measures the error on held-out images")
+    if m.detail_phase and not m.detail_head:
+        raise ValueError("model.detail_phase = true needs a detail head: set model.detail_head to a number of channels")
     if m.detail_head < 0 or m.detail_head and (m.prediction != "data" or m.learn_sigma):
         raise ValueError(f"model.detail_head = {m.detail_head}: expected a number of channels (0: none), and it needs "
                          "model.prediction = \"data\" and model.learn_sigma = false")

@@ -2,6 +2,8 @@
 
 A transformer predicts every patch on its own, so small steps remain along patch borders.  Three 3x3 convolutions reach
 3 pixels across them; they also see the noised image, which near the end of sampling already has the fine detail.
+Convolutions are the same everywhere, so without help they cannot tell a patch border from an edge of the image.  With
+``patch_size`` they also see the phase: for rows and for columns, the place of the pixel in its patch, from -1 to 1.
 (After DiP, arXiv 2511.18822.)  The last layer starts at zero, so a head added to a trained model initially changes
 nothing."""
 
@@ -11,11 +13,13 @@ import torch.nn.functional as F
 
 
 class DetailHead(nn.Module):
-    """x + conv_out(SiLU(conv_mid(SiLU(conv_in(concat(x, z, t))))))."""
+    """x + conv_out(SiLU(conv_mid(SiLU(conv_in(concat(x, z, t, phase of the row, phase of the column))))));
+    ``patch_size`` 0: without the phases."""
 
-    def __init__(self, in_channels, channels):
+    def __init__(self, in_channels, channels, patch_size=0):
         super().__init__()
-        self.conv_in = nn.Conv2d(2 * in_channels + 1, channels, 3, padding=1)
+        self.patch_size = patch_size
+        self.conv_in = nn.Conv2d(2 * in_channels + 1 + 2 * bool(patch_size), channels, 3, padding=1)
         self.conv_mid = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_out = nn.Conv2d(channels, in_channels, 3, padding=1)
 
@@ -26,10 +30,32 @@ class DetailHead(nn.Module):
         nn.init.zeros_(self.conv_out.weight)
         nn.init.zeros_(self.conv_out.bias)
 
+    @torch.no_grad()
+    def take(self, source):
+        """Start as another head, which may have fewer channels and no phases; what is new has no effect yet."""
+        for name in ("conv_in", "conv_mid", "conv_out"):
+            mine, theirs = getattr(self, name), getattr(source, name)
+            o, i = theirs.weight.shape[:2]
+            if o > mine.weight.shape[0] or i > mine.weight.shape[1]:
+                raise ValueError(f"detail_head.{name}: {tuple(theirs.weight.shape)} in the file does not fit into "
+                                 f"{tuple(mine.weight.shape)} of the run")
+            mine.weight[:o].zero_()
+            mine.weight[:o, :i].copy_(theirs.weight)
+            mine.bias[:o].copy_(theirs.bias)
+
+    def phases(self, x):
+        """Phases of rows and columns, each [B, 1, H, W]: (2 (i mod p) + 1) / p - 1 at pixel i; [] without them."""
+        if not self.patch_size:
+            return []
+        B, _, H, W = x.shape
+        row, column = ((2 * (torch.arange(n, device=x.device) % self.patch_size) + 1) / self.patch_size - 1 for n in (H, W))
+        return [row[:, None].expand(B, 1, H, W), column.expand(B, 1, H, W)]
+
     def forward(self, x, z, t):
         """x: the image predicted by the transformer, z: the noised image it was given, both [B, C, H, W]; t [B]."""
         with torch.autocast(x.device.type, enabled=False):  # differences of x and z are small near t = 1
             x, z = x.float(), z.float()
             plane = t.float()[:, None, None, None].expand(-1, 1, *x.shape[2:])
-            h = F.silu(self.conv_in(torch.cat([x, z, plane], dim=1)))
+            planes = [x, z, plane, *self.phases(x)]
+            h = F.silu(self.conv_in(torch.cat(planes, dim=1)))
             return x + self.conv_out(F.silu(self.conv_mid(h)))

@@ -70,7 +70,7 @@ def params(config):
     if m.prediction != "velocity":
         p["prediction"] = m.prediction
     if m.detail_head:
-        p["detail_head"] = {"channels": m.detail_head}
+        p["detail_head"] = {"channels": m.detail_head, **({"phase": True} if m.detail_phase else {})}
     if kind(config) != "dense":
         p["MoE_config"] = {"num_experts": m.num_experts, "capacity": m.capacity, "n_shared_experts": m.n_shared_experts,
                            "init_MoeMLP": False, "interleave": m.interleave}

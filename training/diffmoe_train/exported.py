@@ -44,7 +44,8 @@ def load_exported(path):
                 meta["time_scale"], [(l["tensor"].split(".")[0], l["null"], None) for l in meta["labels"]],
                 use_swiglu=p["use_swiglu"], kind=meta["kind"], n_shared_experts=moe.get("n_shared_experts", 0),
                 qk_norm=p.get("qk_norm", False), prediction=p.get("prediction", "velocity"), text=encoder_of(meta),
-                detail_head=p.get("detail_head", {}).get("channels", 0))
+                detail_head=p.get("detail_head", {}).get("channels", 0),
+                detail_phase=p.get("detail_head", {}).get("phase", False))
     model.load_state_dict(from_official(decode(stored)))
     return model.eval().requires_grad_(False), meta
 

@@ -38,12 +38,17 @@ def mix(x, noise, t):
     return t * x + (1 - t) * noise
 
 
-def flow_loss(out, x, noise, t=None, prediction="velocity", least_noise=LEAST_NOISE):
-    """Mean squared error of the velocity x - noise, one value per sample; t is needed if the model predicts data."""
+def flow_loss(out, x, noise, t=None, prediction="velocity", least_noise=LEAST_NOISE, gradient_weight=0.0):
+    """Mean squared error of the velocity x - noise, one value per sample; t is needed if the model predicts data.
+    ``gradient_weight`` adds that multiple of the mean squared differences between neighbouring errors.  The best answer
+    stays the mean of what is possible, but fine errors, such as steps along patch borders, count more."""
     out = out[:, : x.shape[1]].float()
-    if prediction == "velocity":
-        return (out - (x - noise)).square().flatten(1).mean(1)
-    return (out - x).square().flatten(1).mean(1) / (1 - t).clamp_min(least_noise).square()
+    error = out - (x - noise) if prediction == "velocity" else out - x
+    loss = error.square().flatten(1).mean(1)
+    if gradient_weight:
+        steps = error.diff(dim=2).square().flatten(1).mean(1) + error.diff(dim=3).square().flatten(1).mean(1)
+        loss = loss + gradient_weight * steps
+    return loss if prediction == "velocity" else loss / (1 - t).clamp_min(least_noise).square()
 
 
 def drop_labels(labels, nulls, p_all, p_single, generator=None):

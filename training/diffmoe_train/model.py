@@ -142,7 +142,7 @@ class DiT(nn.Module):
     def __init__(self, input_size, in_channels, patch_size, depth, hidden_size, num_heads, mlp_ratio=4.0,
                  num_experts=8, capacity=1.0, interleave=True, learn_sigma=False, time_scale=1.0,
                  labels=(("y_embedder", 10, None),), label_init_std=0.02, use_swiglu=False, kind="diffmoe",
-                 n_shared_experts=0, qk_norm=False, prediction="velocity", text=None, detail_head=0):
+                 n_shared_experts=0, qk_norm=False, prediction="velocity", text=None, detail_head=0, detail_phase=False):
         super().__init__()
         if kind not in (*KINDS, "dense"):
             raise ValueError(f"model.kind = {kind!r}; it is one of {', '.join(KINDS)} or dense")
@@ -173,7 +173,7 @@ class DiT(nn.Module):
 
         self.blocks = nn.ModuleList(Block(D, num_heads, feed_forward(i), text_dim, qk_norm) for i in range(depth))
         self.final_layer = FinalLayer(D, p * p * self.out_channels)
-        self.detail_head = DetailHead(in_channels, detail_head) if detail_head else None
+        self.detail_head = DetailHead(in_channels, detail_head, patch_size if detail_phase else 0) if detail_head else None
         self.reset_parameters(label_init_std)
 
     def reset_parameters(self, label_init_std):

@@ -12,9 +12,10 @@ TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of data at which losses and capaciti
 
 class Flow:
     def __init__(self, t_dist="uniform", t_shift=1.0, prediction="velocity", t_late=0.0, t_late_from=0.6,
-                 least_noise=flow.LEAST_NOISE):
+                 least_noise=flow.LEAST_NOISE, gradient_weight=0.0):
         self.t_dist, self.t_shift, self.prediction = t_dist, t_shift, prediction
         self.t_late, self.t_late_from, self.least_noise = t_late, t_late_from, least_noise
+        self.gradient_weight = gradient_weight
 
     def draw_time(self, n, device):
         return flow.sample_t(n, self.t_dist, device, shift=self.t_shift, late=self.t_late, late_from=self.t_late_from)
@@ -30,7 +31,7 @@ class Flow:
 
     def loss(self, out, x, noise, t):
         """One value per sample."""
-        return flow.flow_loss(out, x, noise, t, self.prediction, self.least_noise)
+        return flow.flow_loss(out, x, noise, t, self.prediction, self.least_noise, self.gradient_weight)
 
     def sample(self, model, z, labels, steps, guidance, solver, negative=None, part=0, **more):
         return flow.sample(model, z, labels, steps, guidance, solver, negative, **more)
@@ -68,7 +69,8 @@ def make(config):
     """The objective of a run."""
     train = config.train
     if train.objective == "flow":
-        return Flow(train.t_dist, train.t_shift, config.model.prediction, train.t_late, train.t_late_from, train.least_noise)
+        return Flow(train.t_dist, train.t_shift, config.model.prediction, train.t_late, train.t_late_from, train.least_noise,
+                    train.gradient_weight)
     if train.objective == "ddpm":
         return Ddpm()
     raise ValueError(f"train.objective = {train.objective!r}; expected flow or ddpm")

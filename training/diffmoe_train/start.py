@@ -71,6 +71,10 @@ def look_finely(model, source):
     model.final_layer.adaLN_modulation.load_state_dict(source.final_layer.adaLN_modulation.state_dict())
 
 
+def shapes(module):
+    return [p.shape for p in module.parameters()]
+
+
 def take_all_but(model, source, apart, path):
     """Copy all tensors whose names contain no part in ``apart`` (a first part, or one such as
     cross_attn); their names and shapes must agree.  Positions are not learned, so the run may use another
@@ -94,6 +98,10 @@ def take_all_but(model, source, apart, path):
     if model.detail_head and not source.detail_head:
         apart = apart | {"detail_head"}
         print(f"{path} has no detail head: it starts with no effect")
+    elif model.detail_head and shapes(model.detail_head) != shapes(source.detail_head):
+        apart = apart | {"detail_head"}
+        model.detail_head.take(source.detail_head)
+        print(f"{path} has a smaller detail head: its additions start with no effect")
     theirs, mine = ({k: v for k, v in m.state_dict().items() if not apart & set(k.split("."))} for m in (source, model))
     shape = lambda state, k: tuple(state[k].shape) if k in state else "missing"
     if wrong := [k for k in sorted({*mine, *theirs}) if shape(mine, k) != shape(theirs, k)]:

@@ -92,7 +92,7 @@ impl GpuModel {
         let device = gpu.clone();
         let compiling = platform::beside(move || device.compile(&wanted));
         let weights = Weights::load(&gpu, checkpoint, &precisions).await;
-        drop(compiling);
+        compiling.wait();
         let weights = weights?;
         Ok(Self { gpu, config, weights, tokenizer, precisions })
     }
