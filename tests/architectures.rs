@@ -152,15 +152,19 @@ fn diffmoe_on_pictures_of_two_to_three() {
 
 #[test]
 fn a_detail_head_on_rectangular_images() {
-    for (size, channels, width, seed) in
-        [("[9, 12]", 3, 7, 9), ("[18, 9]", 3, 24, 10), ("[3, 6]", 1, 1, 11)]
-    {
+    for (size, channels, head, seed) in [
+        ("[9, 12]", 3, r#"{"channels":7}"#, 9),
+        ("[18, 9]", 3, r#"{"channels":24}"#, 10),
+        ("[3, 6]", 1, r#"{"channels":1}"#, 11),
+        ("[9, 12]", 3, r#"{"channels":7,"phase":true}"#, 12),
+        ("[18, 9]", 1, r#"{"channels":12,"phase":true}"#, 13),
+    ] {
         let text = r#"{"kind":"diffmoe","t_kind":"flow","time_scale":1000,"params":{"input_size":SIZE,
             "in_channels":CHANNELS,"num_classes":4,"patch_size":3,"depth":2,"hidden_size":32,"num_heads":2,
-            "mlp_ratio":2,"learn_sigma":false,"prediction":"data","detail_head":{"channels":WIDTH},
+            "mlp_ratio":2,"learn_sigma":false,"prediction":"data","detail_head":HEAD,
             "MoE_config":{"num_experts":4,"interleave":true}}}"#;
         let text = text.replace("SIZE", size).replace("CHANNELS", &channels.to_string());
-        check(&text.replace("WIDTH", &width.to_string()), seed);
+        check(&text.replace("HEAD", head), seed);
     }
 }
 

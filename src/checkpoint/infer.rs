@@ -243,7 +243,9 @@ fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Map<String, Value>, Inf
     if let Some(weight) = shapes.get("detail_head.conv_in.weight") {
         // Only a predicted sample is finished by one.
         params["prediction"] = json!("data");
-        params["detail_head"] = json!({ "channels": weight.first().copied().unwrap_or(0) });
+        let outputs = weight.first().copied().unwrap_or(0);
+        let phase = weight.get(1) == Some(&channels.saturating_mul(2).saturating_add(3));
+        params["detail_head"] = json!({ "channels": outputs, "phase": phase });
     }
     let expert = |name: &str| {
         let (_, rest) = name.split_once(".mlp.experts.")?;

@@ -41,12 +41,14 @@ fn published_shapes_are_recognised() {
 fn a_detail_head_tells_its_width_and_the_prediction() {
     let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":6,"in_channels":3,"num_classes":2,
         "patch_size":2,"depth":1,"hidden_size":16,"num_heads":2,"learn_sigma":false,"prediction":"data",
-        "detail_head":{"channels":5}}}"#;
-    let config = Config::from_json(text).unwrap();
-    let (time, heads, name) = (Some(Objective::Flow), Some(2), Some("unnamed".into()));
-    let hints = Hints { time, heads, name, ..Hints::default() };
-    let (found, _) = found(&shapes_of(&config), &hints);
-    assert_eq!(Config { defaults: config.defaults.clone(), ..found }, config);
+        "detail_head":{"channels":5,"phase":PHASE}}}"#;
+    for phase in ["false", "true"] {
+        let config = Config::from_json(&text.replace("PHASE", phase)).unwrap();
+        let (time, heads, name) = (Some(Objective::Flow), Some(2), Some("unnamed".into()));
+        let hints = Hints { time, heads, name, ..Hints::default() };
+        let (found, _) = found(&shapes_of(&config), &hints);
+        assert_eq!(Config { defaults: config.defaults.clone(), ..found }, config);
+    }
 }
 
 /// Two models of width 384 with other heads, and two with another capacity, have the same tensors.

@@ -1,5 +1,5 @@
-//! The two ends of the detail head: predicted sample, noised sample and time as one feature map, and the result of its
-//! convolutions added to the predicted sample.
+//! The two ends of the detail head: predicted sample, noised sample, time and phases as one feature map, and the result of
+//! its convolutions added to the predicted sample.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -11,7 +11,7 @@ const LANES: usize = 64;
 /// Which way numbers go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// `[x̂, z, t]` becomes `quads`; channels beyond become zeros.
+    /// `[x̂, z, t]`, with the phases where they are asked for, becomes `quads`; channels beyond become zeros.
     Join,
     /// The first `C` channels of `quads` are added to `x̂`.
     Add,
@@ -30,8 +30,10 @@ pub struct DetailPixels<'a> {
     pub samples: usize,
     /// `C`
     pub channels: usize,
-    /// `height · width`
-    pub plane: usize,
+    /// `[height, width]`
+    pub size: [usize; 2],
+    /// Side of a patch, where the feature map also has the phases of rows and columns (`Config::phase`).
+    pub phase: Option<usize>,
     /// Model time of each sample, `[B]`.
     pub times: &'a Tensor,
     /// `[quads, B, height, width, 4]` at the front of the tensor.
@@ -51,16 +53,25 @@ pub struct Params {
     samples: u32,
     predicted: u32,
     noised: u32,
+    width: u32,
+    patch: u32,
 }
 
 impl DetailPixels<'_> {
     /// Elements to write.
     fn count(&self) -> usize {
         let each = match self.way {
-            Way::Join => (2 * self.channels + 1).next_multiple_of(4),
+            Way::Join => {
+                let phases = if self.phase.is_some() { 2 } else { 0 };
+                (2 * self.channels + 1 + phases).next_multiple_of(4)
+            }
             Way::Add => self.channels,
         };
-        each * self.times.len() * self.plane
+        each * self.times.len() * self.plane()
+    }
+
+    fn plane(&self) -> usize {
+        self.size[0] * self.size[1]
     }
 }
 
@@ -69,7 +80,8 @@ impl Kernel for DetailPixels<'_> {
     type Params = Params;
 
     fn params(&self) -> Params {
-        let Self { channels, plane, samples, predicted, noised, .. } = *self;
+        let Self { channels, samples, predicted, noised, size: [_, width], .. } = *self;
+        let (plane, patch) = (self.plane(), self.phase.unwrap_or(0));
         let batch = self.times.len();
         assert!(predicted + batch * channels * plane <= self.latents.len(), "x̂ from {predicted}");
         assert!(noised + samples * channels * plane <= self.latents.len(), "z from {noised}");
@@ -78,9 +90,10 @@ impl Kernel for DetailPixels<'_> {
             Way::Add => channels.next_multiple_of(4) * batch * plane,
         };
         assert!(quads <= self.quads.len(), "quads {:?}", self.quads.shape);
-        let [count, channels, plane, batch, samples, predicted, noised] =
-            [self.count(), channels, plane, batch, samples, predicted, noised].map(|n| n as u32);
-        Params { count, channels, plane, batch, samples, predicted, noised }
+        let [count, channels, plane, batch, samples, predicted, noised, width, patch] =
+            [self.count(), channels, plane, batch, samples, predicted, noised, width, patch]
+                .map(|n| n as u32);
+        Params { count, channels, plane, batch, samples, predicted, noised, width, patch }
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
@@ -107,16 +120,21 @@ mod tests {
 
     #[test]
     fn channels_are_joined_in_order_and_the_result_is_added_to_the_prediction_only() {
-        for (batch, samples, channels, plane) in
-            [(1, 1, 1, 1), (3, 3, 3, 35), (4, 2, 3, 9), (2, 1, 4, 66)]
-        {
+        for (batch, samples, channels, size, phase) in [
+            (1, 1, 1, [1, 1], None),
+            (3, 3, 3, [5, 7], None),
+            (4, 2, 3, [6, 9], Some(3)),
+            (2, 1, 4, [6, 11], Some(4)),
+            (1, 1, 2, [4, 8], Some(1)),
+        ] {
+            let plane = size[0] * size[1];
             let len = channels * plane;
             let (noised, predicted) = (5, 5 + samples * len + 2);
             let before = spiky(predicted + batch * len + 3, 1, 1.0);
             let latents = tensor(&[before.len()], &before);
             let times = spiky(batch, 2, 1.0);
             let times_tensor = tensor(&[batch], &times);
-            let inputs = (2 * channels + 1).next_multiple_of(4);
+            let inputs = (2 * channels + if phase.is_some() { 3 } else { 1 }).next_multiple_of(4);
             let joined = poisoned(&[inputs * batch * plane + 1]);
             let call = DetailPixels {
                 latents: &latents,
@@ -124,7 +142,8 @@ mod tests {
                 noised,
                 samples,
                 channels,
-                plane,
+                size,
+                phase,
                 times: &times_tensor,
                 quads: &joined,
                 way: Way::Join,
@@ -140,10 +159,22 @@ mod tests {
                         before[noised + (b % samples * channels + c - channels) * plane + p]
                     }
                     _ if c == 2 * channels => times[b],
+                    _ if phase.is_some() && c <= 2 * channels + 2 => {
+                        let side = phase.unwrap();
+                        let at = if c == 2 * channels + 1 { p / size[1] } else { p % size[1] };
+                        // As in Config::phase.
+                        (2 * (at % side) + 1) as f32 / side as f32 - 1.0
+                    }
                     _ => 0.0,
                 };
-                // Copies: exact.
-                assert_eq!(got[(c * batch + b) * plane + p].to_bits(), want.to_bits());
+                let got = got[(c * batch + b) * plane + p];
+                if c == 2 * channels + 1 || c == 2 * channels + 2 {
+                    // A quotient, which WGSL may round differently.
+                    assert!((got - want).abs() < 1e-6, "{got} {want}");
+                } else {
+                    // Copies: exact.
+                    assert_eq!(got.to_bits(), want.to_bits());
+                }
             }
             assert_eq!(read(&latents), before, "nothing but the quads is written");
 

@@ -114,6 +114,8 @@ pub struct Config {
     pub patch_size: usize,
     /// Width `K` of the detail head, the convolutions over whole pixels that finish a predicted sample; 0 for none.
     pub detail_channels: usize,
+    /// Whether the detail head also sees where in its patch each pixel lies.
+    pub detail_phase: bool,
     /// Number of transformer blocks.
     pub depth: usize,
     /// `D`.
@@ -242,6 +244,8 @@ struct Params {
 #[derive(Deserialize)]
 struct DetailHeadParams {
     channels: usize,
+    #[serde(default)]
+    phase: bool,
 }
 
 #[derive(Deserialize)]
@@ -256,6 +260,18 @@ struct MoeParams {
 }
 
 impl Config {
+    /// Channels that the first convolution of the detail head sees: predicted sample, noised sample, time and, with
+    /// `detail_phase`, the phases of rows and columns.
+    pub fn detail_inputs(&self) -> usize {
+        2 * self.in_channels + 1 + if self.detail_phase { 2 } else { 0 }
+    }
+
+    /// Phase of row or column `at` in its patch of side `p`: `(2 (at mod p) + 1) / p - 1`, from -1 to 1.
+    pub(crate) fn phase(&self, at: usize) -> f32 {
+        let p = self.patch_size;
+        (2 * (at % p) + 1) as f32 / p as f32 - 1.0
+    }
+
     /// Reads a configuration and checks that a model of that shape can exist.
     ///
     /// # Errors
@@ -265,7 +281,8 @@ impl Config {
         let p = doc.params;
         let d = p.hidden_size;
         let moe = p.moe;
-        let detail_channels = p.detail_head.as_ref().map_or(0, |head| head.channels);
+        let (detail_channels, detail_phase) =
+            p.detail_head.as_ref().map_or((0, false), |head| (head.channels, head.phase));
         if p.detail_head.is_some() && detail_channels == 0 {
             return Err(ConfigError::Invalid(
                 "a detail_head of 0 channels; it needs at least 1".into(),
@@ -304,6 +321,7 @@ impl Config {
             out_channels: p.in_channels.saturating_mul(if p.learn_sigma { 2 } else { 1 }),
             patch_size: p.patch_size,
             detail_channels,
+            detail_phase,
             depth: p.depth,
             hidden_size: d,
             num_heads: p.num_heads,
@@ -564,6 +582,9 @@ mod tests {
         assert_eq!(config.detail_channels, 5);
         let without = read(data).unwrap();
         assert_eq!(without.detail_channels, 0);
+        let with_phase = read(&format!(r#"{data},"detail_head":{{"channels":5,"phase":true}}"#)).unwrap();
+        assert_eq!([config.detail_inputs(), with_phase.detail_inputs()], [7, 9]);
+        assert_eq!(with_phase.parameters() - config.parameters(), 9 * 2 * 5);
         // 9·(7·5 + 5·5 + 5·3) weights and 5 + 5 + 3 biases.
         assert_eq!(config.parameters() - without.parameters(), 688);
         let names: Vec<_> = config.tensors().into_iter().map(|t| (t.name, t.shape)).collect();

@@ -253,7 +253,7 @@ impl<L: Leaf> DetailHead<L> {
             source.conv(&LinearSpec::new(&name, &[outputs, inputs, 3, 3], Role::Convolution))
         };
         Ok(Self {
-            conv_in: conv("conv_in", [k, 2 * c + 1])?,
+            conv_in: conv("conv_in", [k, config.detail_inputs()])?,
             conv_mid: conv("conv_mid", [k, k])?,
             conv_out: conv("conv_out", [c, k])?,
         })

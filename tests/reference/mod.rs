@@ -91,6 +91,11 @@ impl Reference<'_> {
                 let mut maps: Rows = x.chunks(plane).map(<[f64]>::to_vec).collect();
                 maps.extend(z.chunks(plane).map(|z| z.iter().map(|&v| f64::from(v)).collect()));
                 maps.push(vec![f64::from(time); plane]);
+                if c.detail_phase {
+                    let phase = |i: usize| (2 * (i % p) + 1) as f64 / p as f64 - 1.0;
+                    maps.push((0..plane).map(|i| phase(i / width)).collect());
+                    maps.push((0..plane).map(|i| phase(i % width)).collect());
+                }
                 let maps = map(self.convolution("detail_head.conv_in", &maps), silu);
                 let maps = map(self.convolution("detail_head.conv_mid", &maps), silu);
                 let maps = self.convolution("detail_head.conv_out", &maps);

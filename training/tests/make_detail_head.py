@@ -29,7 +29,7 @@ MOE = {"num_experts": 4, "capacity": 1, "n_shared_experts": 0, "init_MoeMLP": Fa
 def random_model(seed=30):
     torch.manual_seed(seed)
     model = DiT(**SHAPE, num_experts=MOE["num_experts"], labels=(("y_embedder", CLASSES, None),), time_scale=1000.0,
-                prediction="data", detail_head=CHANNELS).eval()
+                prediction="data", detail_head=CHANNELS, detail_phase=True).eval()
     for _, w in model.named_parameters():
         if w.requires_grad:
             torch.nn.init.normal_(w, std=0.1 if w.dim() == 1 else 0.9 * w[0].numel() ** -0.5)
@@ -74,7 +74,7 @@ def main(folder):
     case = {"kind": "diffmoe", "t_kind": "flow", "time_scale": 1000.0, "space": "pixels", "steps": STEPS,
             "heun_steps": HEUN_STEPS, "cfg_scale": GUIDANCE, "interval": INTERVAL, "null_class": CLASSES,
             "params": {**SHAPE, "num_classes": CLASSES, "use_swiglu": False, "learn_sigma": False, "prediction": "data",
-                       "detail_head": {"channels": CHANNELS}, "MoE_config": MOE}}
+                       "detail_head": {"channels": CHANNELS, "phase": True}, "MoE_config": MOE}}
     with open(os.path.join(folder, "case.json"), "w", encoding="utf-8") as f:
         json.dump(case, f, indent=1)
         f.write("\n")

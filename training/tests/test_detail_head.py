@@ -1,5 +1,6 @@
 """The detail head: begins as nothing, follows its written formula, travels through files, and learns."""
 
+import itertools
 import os
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from diffmoe_train import config as configs
-from diffmoe_train import data, export, exported, train
+from diffmoe_train import data, export, exported, flow, train
 from diffmoe_train.detail import DetailHead
 from diffmoe_train.model import DiT
 from diffmoe_train.start import initialise
@@ -22,9 +23,13 @@ def silu(a):
     return a / (1 + (-a).exp())
 
 
-def by_hand(state, x, z, t):
+def by_hand(state, x, z, t, patch=0):
     """The formula of docs/models.md, spelled out: a sum over the nine shifted images."""
-    h = torch.cat([x, z, t.view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])], dim=1)
+    planes = torch.zeros(len(x), 3 if patch else 1, *x.shape[2:])
+    for b, row, column in itertools.product(*map(range, (len(x), *x.shape[2:]))):
+        phases = [(2 * (i % patch) + 1) / patch - 1 for i in (row, column)] if patch else []
+        planes[b, :, row, column] = torch.tensor([t[b].item(), *phases])
+    h = torch.cat([x, z, planes], dim=1)
     for i, name in enumerate(("conv_in", "conv_mid", "conv_out")):
         w, b = state[f"detail_head.{name}.weight"], state[f"detail_head.{name}.bias"]
         padded = F.pad(h, (1, 1, 1, 1))
@@ -38,7 +43,7 @@ def by_hand(state, x, z, t):
 def test_the_recorded_case_follows_the_formula():
     io = load_file(os.path.join(FIXTURE, "io.safetensors"))
     state = load_file(os.path.join(FIXTURE, "model.safetensors"))
-    out = by_hand(state, io["detail_head.x"], io["x"], io["t"])
+    out = by_hand(state, io["detail_head.x"], io["x"], io["t"], patch=3)
     torch.testing.assert_close(out, io["out"], rtol=0, atol=1e-5)
     assert (io["out"] - io["detail_head.x"]).abs().mean() > 0.05
 
@@ -83,6 +88,40 @@ def test_a_head_is_added_to_a_file_without_one_and_exported(emoji_root):
     loaded.detail_head = None
     torch.testing.assert_close(with_head, by_hand({k: v.float() for k, v in stored.items() if "detail" in k},
                                                   loaded(x, t, y)[0], x, t), rtol=0, atol=1e-5)
+
+
+def test_a_larger_head_with_phases_starts_as_the_one_of_the_file(emoji_root):
+    ck, _ = run_tiny(emoji_root, *HEAD, "--set", "train.steps=30", "--set", "train.warmup=1")
+    small = str(emoji_root / "small.safetensors")
+    export.main([str(ck), small, "--dtype", "f32", "--data-root", str(emoji_root)])
+    more = ["--set", "model.prediction=data", "--set", "model.detail_head=9", "--set", "model.detail_phase=true"]
+    c = configs.load(emoji_root / "run.toml", more[1::2])
+    dataset = data.load(c.data, str(emoji_root))
+    model = train.build(c.model, dataset.labels)
+    initialise(model, dataset, small)
+    x, t, y = torch.randn(2, 3, 8, 8), torch.rand(2), [torch.tensor([0, 4]), torch.tensor([1, 8])]
+    source = exported.load_exported(small)[0]
+    torch.testing.assert_close(model.eval()(x, t, y)[0], source(x, t, y)[0], rtol=0, atol=1e-5)
+
+    ck, _ = run_tiny(emoji_root, "--init", small, *more, "--set", "train.steps=30", "--set", "train.warmup=1")
+    large = str(emoji_root / "large.safetensors")
+    export.main([str(ck), large, "--dtype", "f32", "--data-root", str(emoji_root)])
+    loaded, meta = exported.load_exported(large)
+    assert meta["params"]["detail_head"] == {"channels": 9, "phase": True}
+    assert loaded.detail_head.conv_in.weight[:, 7:].any(), "the phases are used"
+    assert loaded.detail_head.phases(torch.zeros(1, 3, 2, 4))[1][0, 0].tolist() == [[-0.5, 0.5, -0.5, 0.5]] * 2
+    with pytest.raises(ValueError, match="does not fit"):
+        run_tiny(emoji_root, "--init", large, *HEAD)
+
+
+def test_neighbouring_errors_count_more_with_a_gradient_weight():
+    x, noise, t = torch.zeros(2, 1, 4, 4), torch.zeros(2, 1, 4, 4), torch.tensor([0.5, 0.5])
+    flat, checks = torch.ones(4, 4), torch.tensor([[1.0, -1], [-1, 1]]).repeat(2, 2)
+    out = torch.stack([flat, checks])[:, None]
+    plain = flow.flow_loss(out, x, noise, t, "data")
+    assert plain.tolist() == [4, 4]
+    # A step of 2 between all neighbours, squared, in both directions, over 0.5 squared.
+    assert flow.flow_loss(out, x, noise, t, "data", gradient_weight=0.5).tolist() == [4, 4 + 0.5 * 8 * 4]
 
 
 def test_the_head_alone_can_be_trained(emoji_root):

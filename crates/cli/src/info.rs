@@ -74,8 +74,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     );
     if config.detail_channels > 0 {
         println!(
-            "  detail head   {} channels, finishes the predicted sample",
-            config.detail_channels
+            "  detail head   {} channels, finishes the predicted sample{}",
+            config.detail_channels,
+            if config.detail_phase { ", sees the place of a pixel in its patch" } else { "" }
         );
     }
     for table in &config.labels {

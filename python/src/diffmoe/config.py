@@ -85,6 +85,7 @@ class Config:
     shared_hidden: int  #: width of the shared expert; 0 if there is none
     shared_swiglu: bool
     detail_channels: int  #: channels of the detail head; 0 if there is none
+    detail_phase: bool  #: whether the detail head also sees where in its patch each pixel lies
     labels: tuple[LabelTable, ...]
     text: TextConfig | None
     defaults: dict = field(default_factory=dict)  #: steps, guidance, scheduler
@@ -183,6 +184,7 @@ def _read(document: dict) -> Config:
         shared_hidden=shared_hidden,
         shared_swiglu=shared_swiglu,
         detail_channels=_detail_channels(params),
+        detail_phase=bool((params.get("detail_head") or {}).get("phase", False)),
         labels=tables,
         text=text,
         defaults={

@@ -146,8 +146,13 @@ class Model:
     def _detail(self, out: np.ndarray, z: np.ndarray, t: np.ndarray, taps: dict) -> np.ndarray:
         """The detail head: three convolutions that refine the predicted image (docs/models.md)."""
         w = self.weights
-        plane = np.broadcast_to(t[:, None, None, None], (out.shape[0], 1, *out.shape[2:]))
-        h = np.concatenate([out, z, plane], axis=1)
+        shape = (out.shape[0], 1, *out.shape[2:])
+        planes = [out, z, np.broadcast_to(t[:, None, None, None], shape)]
+        if self.config.detail_phase:
+            p = self.config.patch_size
+            row, column = ((2 * (np.arange(n) % p) + 1).astype(np.float32) / np.float32(p) - 1 for n in shape[2:])
+            planes += [np.broadcast_to(row[:, None], shape), np.broadcast_to(column, shape)]
+        h = np.concatenate(planes, axis=1, dtype=np.float32)
         for name in ("conv_in", "conv_mid", "conv_out"):
             h = taps[f"detail_head.{name}.out"] = conv3x3(w, f"detail_head.{name}", h if name == "conv_in" else silu(h))
         return out + h

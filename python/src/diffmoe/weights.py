@@ -92,7 +92,7 @@ def tensors(c: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield from _linear("final_layer.adaLN_modulation.1", 2 * width, width)
     if c.detail_channels:
         for name, out, into in (
-            ("conv_in", c.detail_channels, 2 * c.in_channels + 1),
+            ("conv_in", c.detail_channels, 2 * c.in_channels + (3 if c.detail_phase else 1)),
             ("conv_mid", c.detail_channels, c.detail_channels),
             ("conv_out", c.in_channels, c.detail_channels),
         ):

@@ -1,11 +1,13 @@
 //! The detail head: three convolutions over whole pixels, whose result is added to the predicted sample.
 //!
 //! ```text
-//! h = [x, z, t]               [height, width, 2C + 1]    predicted sample, noised sample, time
+//! h = [x, z, t, row, column]  [height, width, 2C + 3]    predicted sample, noised sample, time, phases in a patch
 //! h = SiLU(conv_in(h))        [height, width, K]
 //! h = SiLU(conv_mid(h))       [height, width, K]
 //! x += conv_out(h)            [C, height, width]
 //! ```
+//!
+//! Without `Config::detail_phase` there are no phases, and 2C + 1 channels.
 
 use rayon::prelude::*;
 
@@ -44,14 +46,18 @@ pub(super) fn detail_head(
 }
 
 impl Maps {
-    /// `from = [x, z, t]`, the channel fastest.
+    /// `from = [x, z, t, row, column]`, the channel fastest.
     fn join(&mut self, config: &Config, x: &[f32], z: &[f32], time: f32) {
-        let (plane, channels) = (config.plane(), 2 * config.in_channels + 1);
+        let (plane, channels) = (config.plane(), config.detail_inputs());
+        let (time_at, width) = (2 * config.in_channels, config.input_size[1]);
         self.from.resize(plane * channels, 0.0);
         for (i, pixel) in self.from.chunks_exact_mut(channels).enumerate() {
             let planes = x.chunks_exact(plane).chain(z.chunks_exact(plane));
             pixel.iter_mut().zip(planes).for_each(|(p, plane)| *p = plane[i]);
-            pixel[channels - 1] = time;
+            pixel[time_at] = time;
+            if let [row, column] = &mut pixel[time_at + 1..] {
+                (*row, *column) = (config.phase(i / width), config.phase(i % width));
+            }
         }
     }
 

@@ -168,7 +168,7 @@ buffers! {
     struct DetailActivations {}
     |of| {
         /// `[(2C + 1)/4, B, H·W, 4]`: predicted sample, noised sample and time, then what the head adds.
-        pixels: "detail pixels", of.feature_map(2 * of.config.in_channels + 1);
+        pixels: "detail pixels", of.feature_map(of.config.detail_inputs());
         /// `[K/4, B, H·W, 4]`: after the first convolution.
         first: "detail, first", of.feature_map(of.config.detail_channels);
         /// `[K/4, B, H·W, 4]`: after the second.
