@@ -1,9 +1,11 @@
 //! The theme: surfaces, lines, text and one accent colour, light and dark; spacing and type sizes.
 
+use std::sync::Arc;
+
 use egui::style::{HandleShape, WidgetVisuals};
 use egui::{
-    Color32, Context, CornerRadius, FontFamily, FontId, Margin, Shadow, Stroke, Style, TextStyle,
-    Theme, Ui, Visuals, vec2,
+    Color32, Context, CornerRadius, FontData, FontDefinitions, FontFamily, FontId, Margin, Shadow,
+    Stroke, Style, TextStyle, Theme, Ui, Visuals, vec2,
 };
 
 /// The colours of a theme. Everything on screen uses these, the expert colours and the ramp, nothing else.
@@ -83,10 +85,23 @@ pub(super) const THUMB: f32 = 46.0;
 /// The size of a caption's text.
 pub(super) const CAPTION: f32 = 12.0;
 
-/// Sets both themes of egui, which follows the system until the user chooses.
+/// Sets the font and both themes of egui, which follows the system until the user chooses.
 pub(super) fn install(ctx: &Context) {
+    ctx.set_fonts(fonts());
     ctx.set_style_of(Theme::Dark, style(DARK, Visuals::dark()));
     ctx.set_style_of(Theme::Light, style(LIGHT, Visuals::light()));
+}
+
+/// One font for all text. egui's second font, for code, would be a fifteenth of the page.
+fn fonts() -> FontDefinitions {
+    let name = "Ubuntu-Light";
+    let font = FontData::from_static(epaint_default_fonts::UBUNTU_LIGHT);
+    FontDefinitions {
+        font_data: [(name.to_owned(), Arc::new(font))].into(),
+        families: [FontFamily::Proportional, FontFamily::Monospace]
+            .map(|family| (family, vec![name.to_owned()]))
+            .into(),
+    }
 }
 
 /// Makes controls big enough for thumbs.

@@ -3,8 +3,6 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use sha2::{Digest, Sha256};
 
 /// The models hosted with the page; the first one draws the first image.
@@ -80,9 +78,9 @@ impl Page {
              <script type=\"module\">{}\nstart({{ inside: true }});</script>",
             models(&[model])?,
             explorable(&[model])?,
-            BASE64.encode(read(&asset(model))?),
-            BASE64.encode(&self.wasm),
-            BASE64.encode(&self.js),
+            base64::encode(read(&asset(model))?),
+            base64::encode(&self.wasm),
+            base64::encode(&self.js),
             self.licences.replace('<', "&lt;"),
             start.replace("export async function", "async function"),
         );
@@ -141,7 +139,7 @@ fn explorable(names: &[&str]) -> Result<String, String> {
         }
         let recording = format!("assets/{name}.recording");
         if Path::new(&recording).exists() {
-            let text = BASE64.encode(read(&recording)?);
+            let text = base64::encode(read(&recording)?);
             let _ = writeln!(
                 scripts,
                 "<script type=\"application/octet-stream;base64\" id=\"recording-{name}\">{text}</script>"

@@ -1,7 +1,5 @@
 //! Small images of the labels, on one sheet inside the atlas.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use diffmoe::model::Config;
 use diffmoe::pixels::{RgbImage, rgb};
 use diffmoe::trace::atlas::Thumbnails;
@@ -62,6 +60,6 @@ pub(super) fn sheet(config: &Config, small: &[Option<Vec<u8>>]) -> Option<Thumbn
         }
     }
     let sheet = RgbImage::from_raw((across * columns) as u32, (down * rows) as u32, pixels)?;
-    let png = BASE64.encode(sheet.to_small_png().ok()?);
+    let png = base64::encode(sheet.to_small_png().ok()?);
     Some(Thumbnails { size: [rows, columns], columns: across, png })
 }

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use diffmoe::pixels::RgbImage;
 use diffmoe::trace::atlas::{Atlas, Thumbnails, band_of};
 use egui::{ColorImage, Context, Rect, TextureHandle, TextureOptions, pos2};
@@ -93,7 +91,7 @@ impl AtlasView<'_> {
 
 /// The sheet of thumbnails; `None` unless it is a PNG of eight bits in red, green and blue.
 fn sheet(thumbnails: &Thumbnails) -> Option<ColorImage> {
-    let image = RgbImage::from_png(&BASE64.decode(&thumbnails.png).ok()?, MOST)?;
+    let image = RgbImage::from_png(&base64::decode(&thumbnails.png).ok()?, MOST)?;
     Some(ColorImage::from_rgb([image.width() as usize, image.height() as usize], image.pixels()))
 }
 
@@ -105,12 +103,12 @@ mod tests {
     #[test]
     fn sheets_are_read_and_what_is_none_is_left_out() {
         let image = RgbImage::from_raw(2, 1, vec![9, 8, 7, 255, 0, 128]).unwrap();
-        let png = BASE64.encode(image.to_png(&[]).unwrap());
+        let png = base64::encode(image.to_png(&[]).unwrap());
         let thumbnails = |png: String| Thumbnails { size: [1, 1], columns: 2, png };
         let read = sheet(&thumbnails(png)).unwrap();
         assert_eq!((read.size, read.pixels[1]), ([2, 1], egui::Color32::from_rgb(255, 0, 128)));
         assert!(sheet(&thumbnails("?".into())).is_none());
-        assert!(sheet(&thumbnails(BASE64.encode("hello"))).is_none());
+        assert!(sheet(&thumbnails(base64::encode("hello"))).is_none());
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn contents(ui: &mut Ui) {
         ui,
         |ui| {
             for (_, key, what, _) in SHORTCUTS {
-                ui.label(RichText::new(key).monospace().color(look.accent));
+                ui.label(RichText::new(key).strong().color(look.accent));
                 ui.label(what);
                 ui.end_row();
             }
@@ -79,7 +79,7 @@ fn contents(ui: &mut Ui) {
         ui,
         |ui| {
             for (key, what) in KEYS {
-                ui.label(RichText::new(key).monospace().color(look.accent));
+                ui.label(RichText::new(key).strong().color(look.accent));
                 ui.label(what);
                 ui.end_row();
             }
