@@ -93,7 +93,7 @@ pub enum RecipeError {
 impl Recipe {
     /// The settings of a run with a model; names and checksum are left to the caller.
     pub fn of(settings: &Settings, config: &Config) -> Self {
-        let count = settings.pictures();
+        let count = settings.images();
         let tables = settings.labels.iter().zip(&config.labels).enumerate();
         let labels = tables.map(|(i, (rows, table))| {
             if table.null > 0 && *rows == random_rows(settings.seed, i as u32, table.null, count) {

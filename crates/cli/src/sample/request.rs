@@ -79,13 +79,13 @@ impl Request {
 
     /// The images that the file shows.
     pub(super) fn shown(&self) -> Range<usize> {
-        let all = self.settings.pictures();
+        let all = self.settings.images();
         self.image.filter(|&image| image < all).map_or(0..all, |image| image..image + 1)
     }
 
     /// The images that have to be sampled for that: all of them if they depend on each other.
     pub(super) fn drawn(&self) -> Range<usize> {
-        if depend(&self.settings) { 0..self.settings.pictures() } else { self.shown() }
+        if depend(&self.settings) { 0..self.settings.images() } else { self.shown() }
     }
 
     /// The recipe that reproduces the file.
@@ -99,7 +99,7 @@ impl Request {
             model: Some(self.model.clone()),
             hash: Some(short_hash(&self.checkpoint)),
             decoder: arguments.vae.as_deref().map(|path| file_name(&path.to_string_lossy())),
-            batch: recipe.batch.map(|_| self.batch.min(self.settings.pictures())),
+            batch: recipe.batch.map(|_| self.batch.min(self.settings.images())),
             weights,
             image: self.image,
             scale: self.scale,
@@ -131,11 +131,11 @@ fn batch(
         return Err(format!("batch must be 1–256, got {batch}"));
     }
     let is_one_grid = arguments.set.is_none();
-    if settings.scheduler.is_adaptive() && is_one_grid && settings.pictures() > batch {
+    if settings.scheduler.is_adaptive() && is_one_grid && settings.images() > batch {
         return Err(format!(
             "{} chooses its steps per batch: request at most {batch} images, or set --batch {}",
             settings.scheduler,
-            settings.pictures()
+            settings.images()
         ));
     }
     Ok(batch)

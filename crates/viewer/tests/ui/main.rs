@@ -326,14 +326,14 @@ fn pressing_again_draws_something_else_and_a_changed_setting_keeps_the_seed() {
 }
 
 #[test]
-fn a_phone_shows_the_picture_first_and_generate_always() {
+fn a_phone_shows_the_image_first_and_generate_always() {
     let mut harness = finished(PHONE, file("tiny.safetensors", TINY), |_| ());
     let screen = egui::Rect::from_min_size(egui::Pos2::ZERO, PHONE);
     let button = harness.get_by_label("Generate another").rect();
     assert!(screen.contains_rect(button), "{button:?}");
     assert!(button.height() >= 44.0, "big enough for a thumb: {button:?}");
-    let picture = harness.get_by_label_contains("Image 1:").rect();
-    assert!(screen.contains_rect(picture) && picture.width() > 100.0, "{picture:?}");
+    let image = harness.get_by_label_contains("Image 1:").rect();
+    assert!(screen.contains_rect(image) && image.width() > 100.0, "{image:?}");
     harness.get_by_role_and_label(Role::Button, "Routing").click();
     harness.run_steps(4);
     assert!(has(&harness, "Capacity over noise"));
@@ -358,12 +358,12 @@ fn a_bad_file_is_told_and_the_model_stays() {
 }
 
 #[test]
-fn wide_pictures_are_shown_wide_with_their_own_patches() {
+fn wide_images_are_shown_wide_with_their_own_patches() {
     let wide = TINY.replace(r#""input_size": 8"#, r#""input_size": [4, 12]"#);
     let mut harness =
         finished(DESKTOP, file("wide.safetensors", &wide), |controls| controls.count = 2);
     let record = harness.state().app().session().record().expect("a run");
-    assert_eq!(record.pictures(1).expect("a step").size, [4, 12]);
+    assert_eq!(record.images(1).expect("a step").size, [4, 12]);
     assert_eq!(record.trace.grid(), [2, 6]);
     let cells: Vec<_> =
         harness.query_all_by_label_contains("Image ").map(|node| node.rect()).collect();
@@ -458,7 +458,7 @@ fn without_a_model_there_is_a_sentence_and_a_way_on() {
 }
 
 #[test]
-fn the_first_picture_comes_without_being_asked_and_a_shared_one_is_the_same() {
+fn the_first_image_comes_without_being_asked_and_a_shared_one_is_the_same() {
     let first = launch(file("tiny.safetensors", TINY), true);
     let mut harness = window(DESKTOP, first);
     complete(&mut harness);

@@ -68,8 +68,8 @@ pub(crate) fn selection(record: &Record, stop: usize) -> Option<Selection> {
     let Place { step, layer, patch, expert, .. } = place(record)?;
     let base = Selection { layer, step: Some(step), tour: Some(stop), ..Selection::default() };
     let (overlay, card) = match stop {
-        0 => (Overlay::Picture, Card::Noise),
-        1 => (Overlay::Picture, Card::Experts),
+        0 => (Overlay::Image, Card::Noise),
+        1 => (Overlay::Image, Card::Experts),
         2 => (Overlay::Who, Card::Patch),
         3 => (Overlay::Margin, Card::Patch),
         4 => (Overlay::HowMany, Card::Noise),
