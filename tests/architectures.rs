@@ -60,7 +60,7 @@ fn check(text: &str, seed: u64) {
     let labels: Vec<Vec<u32>> =
         config.labels.iter().map(|table| vec![0, table.null - 1, table.null]).collect();
     let rules: &[RoutingRule] = match config.kind {
-        Kind::DiffMoe => &[RoutingRule::Pool, RoutingRule::Token],
+        Kind::DiffMoe => RoutingRule::ALL,
         _ => &[RoutingRule::Pool],
     };
     for &rule in rules {

@@ -5,9 +5,8 @@ use crate::gpu::testing::{assert_close, spiky};
 use crate::gpu::{GpuOptions, Profile, read_now};
 use crate::kernels::expert_linear::{ReferenceForm, reference};
 use crate::kernels::weights::stored;
-use crate::kernels::{
-    Masks, NOT_TAKEN, Predictor, RecordedScores, RouteScore, RouteSelect, Selection,
-};
+use crate::kernels::{Masks, NOT_TAKEN, Predictor, RecordedScores, RouteScore, RouteSelect};
+use crate::model::Selection;
 
 const B: usize = 3;
 const T: usize = 15;

@@ -66,7 +66,7 @@ kernels! {
     patchify::Patchify => Patchify;
     pixel_rows::PixelRows => PixelRows;
     route_score::RouteScore => RouteScore, Predictor, RecordedScores;
-    route_select::RouteSelect => RouteSelect, Selection, MUTED, NOT_TAKEN;
+    route_select::RouteSelect => RouteSelect, MUTED, NOT_TAKEN;
     softmax::Softmax => Softmax;
     unpatchify::Unpatchify => Unpatchify;
 }

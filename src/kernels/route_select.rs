@@ -2,6 +2,7 @@
 //! The result is a function of the inputs alone, bit by bit (see the shader for how).
 
 use crate::gpu::{Kernel, Profile, Shader, Tensor};
+use crate::model::Selection;
 
 /// The position where an expert does not take a token.
 pub const NOT_TAKEN: u32 = u32::MAX;
@@ -19,30 +20,6 @@ pub struct Params {
     segment: u32,
     rule: u32,
     k: u32,
-}
-
-/// How experts and tokens find each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// `DiffMoE`: the capacity predictor gives the number of tokens of a pool, selected by largest gate.
-    Pool {
-        /// Tokens of a pool; divides S. Pools do not compete with each other.
-        pool: usize,
-    },
-    /// `DiffMoE`, each token separately: the tokens whose need exceeds the threshold.
-    Token,
-    /// EC-DiT: in each sample of `sample` tokens, the `k` tokens with the largest gates.
-    ExpertChoice {
-        /// T; divides S.
-        sample: usize,
-        /// Tokens per expert and sample, `⌊T/E · C⌋`.
-        k: usize,
-    },
-    /// TC-DiT: each token goes to the `k` experts with the largest gates.
-    TokenChoice {
-        /// Experts per token.
-        k: usize,
-    },
 }
 
 /// Arguments. Ties go to the lowest token (for [`Selection::TokenChoice`]: expert).

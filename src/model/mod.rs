@@ -21,7 +21,7 @@ pub(crate) use ffn::Ffn;
 pub(crate) use names::choices;
 pub use names::{UnknownName, one_of};
 pub use presets::{Preset, SIZES, UnknownPreset};
-pub use routing::{Muted, MutedError, Routing, RoutingRule};
+pub use routing::{Muted, MutedError, Routing, RoutingRule, Selection};
 pub use shifts::{Shift, Shifts, ShiftsError};
 pub(crate) use spec::LinearSpec;
 pub use spec::{Group, Role, TensorSpec};

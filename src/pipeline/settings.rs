@@ -172,6 +172,12 @@ impl Settings {
         self.labels.first().map_or(self.prompts.len(), Vec::len)
     }
 
+    /// Whether an image depends on the others of its pass: they compete for experts, or the scheduler chooses its steps
+    /// for all.
+    pub fn couples_images(&self) -> bool {
+        self.routing.rule.couples_images() || self.scheduler.is_adaptive()
+    }
+
     /// A name for each image: its prompt and labels, without null labels.
     pub fn names(&self, config: &Config) -> Vec<String> {
         let name = |image: usize| {

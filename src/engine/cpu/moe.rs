@@ -9,7 +9,7 @@ use super::activations::{Activations, add_rows, row_of};
 use super::router::{RouteSelect, route};
 use super::weights::{Linear, OnCpu};
 use crate::engine::contract;
-use crate::model::{Config, Ffn, Moe, Routing, Shifts};
+use crate::model::{Config, Ffn, Moe, Routing, Selection, Shifts};
 use crate::simd::math::{add_scaled, gelu, sigmoid, silu, silu_times, softmax_rows};
 use crate::simd::threads::{Scratch, row_chunk};
 
@@ -74,7 +74,8 @@ pub(super) fn moe(
         scores.thresholds.clone_from(thresholds);
     }
     let select = RouteSelect { gate: &a.gate, need: &a.need, thresholds, muted: router.muted };
-    route(config, router.routing.rule, &select, &mut a.masks);
+    let selection = Selection::of(config, router.routing.rule, a.masks.len());
+    route(selection, config.num_experts, &select, &mut a.masks);
     a.assignments.collect(&a.masks, config.num_experts);
     a.router_ms = begin.elapsed().as_secs_f32() * 1e3;
     compute_experts(config, layer, a);

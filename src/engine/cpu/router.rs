@@ -1,11 +1,11 @@
-//! Which expert takes which token: the routing rules of the four kinds of model.
+//! Which expert takes which token: the selections of the routing rules and of the baselines.
 //!
 //! A routing is one bit mask per token of the pool, bit `e` for expert `e`. Where two scores are equal
 //! the lower token (or, with token choice, the lower expert) wins, so every device agrees.
 
-use crate::model::{Config, Kind, RoutingRule};
+use crate::model::Selection;
 
-/// What the rules look at. `S` tokens in the pool, `T` of them in each sample.
+/// What selections look at, over all `S` tokens of a pass.
 pub(super) struct RouteSelect<'a> {
     /// Softmax of the gate over the experts, `[S, E]`.
     pub(super) gate: &'a [f32],
@@ -17,32 +17,33 @@ pub(super) struct RouteSelect<'a> {
     pub(super) muted: u32,
 }
 
-/// Fills `masks`, `[S]`, by the rule of the model.
-pub(super) fn route(config: &Config, rule: RoutingRule, select: &RouteSelect, masks: &mut [u32]) {
-    let experts = config.num_experts;
-    let tokens = config.tokens();
+/// Fills `masks`, `[S]`.
+pub(super) fn route(selection: Selection, experts: usize, select: &RouteSelect, masks: &mut [u32]) {
     masks.fill(0);
-    match (config.kind, rule) {
-        (Kind::Dense, _) => {}
-        (Kind::Tc, _) => token_choice(config.experts_of_token(), experts, select.gate, masks),
-        (Kind::Ec, _) => {
-            let take = config.tokens_of_expert();
-            let gates = select.gate.chunks_exact(tokens * experts);
-            for (gate, masks) in gates.zip(masks.chunks_exact_mut(tokens)) {
+    match selection {
+        Selection::TokenChoice { k } => token_choice(k, experts, select.gate, masks),
+        Selection::ExpertChoice { sample, k } => {
+            let gates = select.gate.chunks_exact(sample * experts);
+            for (gate, masks) in gates.zip(masks.chunks_exact_mut(sample)) {
                 for e in 0..experts {
-                    take_best(take, e, experts, gate, masks);
+                    take_best(k, e, experts, gate, masks);
                 }
             }
         }
-        (Kind::DiffMoe, RoutingRule::Pool) => {
-            for e in 0..experts {
-                let above = predicted(e, select).filter(|&above| above).count();
-                take_best(above, e, experts, select.gate, masks);
+        Selection::Pool { pool } => {
+            let [gates, needs] =
+                [select.gate, select.need].map(|scores| scores.chunks_exact(pool * experts));
+            for ((gate, need), masks) in gates.zip(needs).zip(masks.chunks_exact_mut(pool)) {
+                for e in 0..experts {
+                    let above = predicted(e, need, select.thresholds).filter(|&above| above);
+                    take_best(above.count(), e, experts, gate, masks);
+                }
             }
         }
-        (Kind::DiffMoe, RoutingRule::Token) => {
+        Selection::Token => {
             for e in 0..experts {
-                for (mask, above) in masks.iter_mut().zip(predicted(e, select)) {
+                let above = predicted(e, select.need, select.thresholds);
+                for (mask, above) in masks.iter_mut().zip(above) {
                     *mask |= u32::from(above) << e;
                 }
             }
@@ -56,12 +57,10 @@ pub(super) fn route(config: &Config, rule: RoutingRule, select: &RouteSelect, ma
     }
 }
 
-/// For each token of the pool, whether the capacity predictor selects it for expert `e`: strictly above
-/// the threshold.
-fn predicted(e: usize, select: &RouteSelect) -> impl Iterator<Item = bool> {
-    let experts = select.thresholds.len();
-    let threshold = select.thresholds[e];
-    select.need.iter().skip(e).step_by(experts).map(move |&p| p > threshold)
+/// For each token, whether the capacity predictor selects it for expert `e`: strictly above the threshold.
+fn predicted(e: usize, need: &[f32], thresholds: &[f32]) -> impl Iterator<Item = bool> {
+    let threshold = thresholds[e];
+    need.iter().skip(e).step_by(thresholds.len()).map(move |&p| p > threshold)
 }
 
 /// Expert `e` takes the `count` tokens with the highest gate scores.
@@ -134,7 +133,7 @@ impl Assignments {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Routing;
+    use crate::model::{Config, Routing, RoutingRule};
 
     fn config(kind: &str, capacity: f32) -> Config {
         Config::from_json(&format!(
@@ -156,7 +155,8 @@ mod tests {
     fn route_muted(config: &Config, routing: Routing, need: &[f32], muted: u32, masks: &mut [u32]) {
         let checkpoint = if need.is_empty() { &[][..] } else { &[0.5, 0.25] };
         let thresholds = &routing.thresholds(checkpoint, muted);
-        route(config, routing.rule, &RouteSelect { gate: &GATE, need, thresholds, muted }, masks);
+        let selection = Selection::of(config, routing.rule, 8);
+        route(selection, 2, &RouteSelect { gate: &GATE, need, thresholds, muted }, masks);
     }
 
     #[test]

@@ -8,9 +8,9 @@ use crate::engine::{Scope, Stage};
 use crate::gpu::Tape;
 use crate::kernels::{
     Assignments, Experts, Linear, Masks, NextNorm, Predictor, RecordedScores, RouteScore,
-    RouteSelect, Selection,
+    RouteSelect,
 };
-use crate::model::{Kind, Moe, RoutingRule};
+use crate::model::{Moe, Selection};
 
 impl Network<'_> {
     /// `x += gate_mlp ⊙ (Σ_e gate[s,e]·FFN_e(h[s]) + shared(h[s]))` over the experts that took token s, with `h`
@@ -50,7 +50,7 @@ impl Network<'_> {
             gate: &m.gate,
             need: &m.need,
             thresholds: &m.thresholds[layer],
-            selection: self.selection(),
+            selection: Selection::of(config, self.rule, a.batch * config.tokens() / self.pools),
             counts: &m.counts,
             positions: &m.positions,
             chosen: &m.chosen,
@@ -89,20 +89,5 @@ impl Network<'_> {
             next: &a.h,
         }
         .record(gpu, t, scope);
-    }
-
-    /// The selection rule of a layer. The baselines route at inference as in training.
-    fn selection(&self) -> Selection {
-        let config = self.config;
-        match (config.kind, self.rule) {
-            (Kind::Tc, _) => Selection::TokenChoice { k: config.experts_of_token() },
-            (Kind::Ec, _) => {
-                Selection::ExpertChoice { sample: config.tokens(), k: config.tokens_of_expert() }
-            }
-            (_, RoutingRule::Pool) => {
-                Selection::Pool { pool: self.acts.batch * config.tokens() / self.pools }
-            }
-            (_, RoutingRule::Token) => Selection::Token,
-        }
     }
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::WeightChoice;
-use diffmoe::model::{Config, LabelTable, Muted, MutedError, Routing, RoutingRule};
+use diffmoe::model::{Config, LabelTable, Muted, MutedError, Routing};
 use diffmoe::pipeline::{Label, Recipe, Settings, check_decoder};
 use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
@@ -85,7 +85,7 @@ impl Request {
 
     /// The images that have to be sampled for that: all of them if they depend on each other.
     pub(super) fn drawn(&self) -> Range<usize> {
-        if depend(&self.settings) { 0..self.settings.images() } else { self.shown() }
+        if self.settings.couples_images() { 0..self.settings.images() } else { self.shown() }
     }
 
     /// The recipe that reproduces the file.
@@ -108,11 +108,6 @@ impl Request {
     }
 }
 
-/// Whether an image depends on the others of its pass.
-fn depend(settings: &Settings) -> bool {
-    settings.routing.rule == RoutingRule::Pool || settings.scheduler.is_adaptive()
-}
-
 /// A path without its folders.
 fn file_name(path: &str) -> String {
     let name = Path::new(path).file_name();
@@ -125,7 +120,7 @@ fn batch(
     recipe: Option<&Recipe>,
     settings: &Settings,
 ) -> Result<usize, String> {
-    let together = |recipe: &Recipe| recipe.batch.filter(|_| depend(settings));
+    let together = |recipe: &Recipe| recipe.batch.filter(|_| settings.couples_images());
     let batch = arguments.batch.or_else(|| recipe.and_then(together)).unwrap_or(BATCH);
     if !(1..=256).contains(&batch) {
         return Err(format!("batch must be 1–256, got {batch}"));
@@ -284,6 +279,7 @@ fn beginning(prompt: &str) -> String {
 #[allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 mod tests {
     use clap::Parser;
+    use diffmoe::model::RoutingRule;
     use diffmoe::scheduler::GuidanceInterval;
     use diffmoe_viewer::session::{Choice, Controls};
 
