@@ -32,6 +32,7 @@ pub(super) static DOPRI5: SchedulerInfo = SchedulerInfo {
 /// `rtol`, with torchdiffeq's default in the official sampler.
 const RTOL: OptionInfo = OptionInfo {
     name: "rtol",
+    title: "Relative tolerance",
     hint: "Relative error tolerance per step.",
     values: OptionValues::Number { min: 1e-7, max: 1.0, default: 1e-3 },
     only: None,
@@ -40,6 +41,7 @@ const RTOL: OptionInfo = OptionInfo {
 /// `atol`, with torchdiffeq's default in the official sampler.
 const ATOL: OptionInfo = OptionInfo {
     name: "atol",
+    title: "Absolute tolerance",
     hint: "Absolute error tolerance per step.",
     values: OptionValues::Number { min: 1e-7, max: 1.0, default: 1e-6 },
     only: None,

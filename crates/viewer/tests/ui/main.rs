@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diffmoe::checkpoint::{CONFIG_KEY, TensorOut, write_safetensors};
-use diffmoe::model::Config;
+use diffmoe::model::{Config, Objective};
 use diffmoe::pipeline::Backend;
 use diffmoe::platform::Bytes;
-use diffmoe::scheduler::gaussian;
+use diffmoe::scheduler::{ALL, SchedulerKind, gaussian};
 use diffmoe_viewer::session::{Controls, ModelSource, Phase, Record, Rendering, Share};
 use diffmoe_viewer::{App, Launch};
 use egui::{Key, Role, vec2};
@@ -216,6 +216,55 @@ fn guidance_can_be_limited_to_an_interval() {
     let interval = harness.state().app().session().controls.guidance_interval;
     assert_eq!(interval.to_string(), "0.1,0.7");
     harness.check_accessibility();
+}
+
+/// The first run of `TINY` for a model that predicts noise.
+fn ddpm() -> ModelSource {
+    file("ddpm.safetensors", &TINY.replace("\"flow\"", "\"ddpm\"").replace("euler", "ddim"))
+}
+
+#[test]
+fn a_scheduler_shows_its_own_options() {
+    let tiny = file("tiny.safetensors", TINY);
+    for (objective, model) in [(Objective::Flow, tiny), (Objective::Ddpm, ddpm())] {
+        let mut harness = opened(DESKTOP, model);
+        for kind in SchedulerKind::for_objective(objective) {
+            harness.state_mut().app_mut().session_mut().controls.scheduler = kind;
+            harness.run_steps(2);
+            for option in ALL.iter().flat_map(|info| info.options) {
+                let mut own = kind.info().options_for(objective);
+                let is_own = own.any(|own| own.name == option.name);
+                assert_eq!(has(&harness, option.title), is_own, "{} of {kind}", option.name);
+            }
+            harness.check_accessibility();
+        }
+    }
+}
+
+#[test]
+fn options_of_a_scheduler_are_set_by_name_and_travel_in_links() {
+    let mut harness = opened(DESKTOP, ddpm());
+    harness.get_by_label("Clip x₀").click_accesskit();
+    harness.get_by_label("Guided channels: all").click_accesskit();
+    harness.get_by_role_and_label(Role::Slider, "Noise η").set_value_accesskit(0.25);
+    harness.run_steps(3);
+    let options = [("clip", 1.0), ("guided-channels", 1.0), ("eta", 0.25)];
+    let ddim: SchedulerKind = "ddim".parse().expect("a scheduler");
+    let wanted =
+        options.iter().fold(ddim, |kind, option| kind.with(option.0, option.1).expect("an option"));
+    assert_eq!(harness.state().app().session().controls.scheduler, wanted);
+    harness.get_by_label("Generate").click();
+    complete(&mut harness);
+    let link = harness.state().app().session().share().expect("a link");
+    assert_eq!(Share::parse(&link).expect("a good link").controls.scheduler, wanted, "{link}");
+
+    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    harness.get_by_label("Adaptive").click_accesskit();
+    harness.run_steps(3);
+    harness.get_by_role_and_label(Role::Slider, "Relative tolerance").set_value_accesskit(1e-5);
+    harness.run_steps(3);
+    let controls = &harness.state().app().session().controls;
+    assert_eq!(controls.scheduler.get("rtol"), Some(1e-5));
 }
 
 #[test]
