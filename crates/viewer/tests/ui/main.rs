@@ -218,7 +218,7 @@ fn guidance_can_be_limited_to_an_interval() {
     harness.check_accessibility();
 }
 
-/// The first run of `TINY` for a model that predicts noise.
+/// A model of noise.
 fn ddpm() -> ModelSource {
     file("ddpm.safetensors", &TINY.replace("\"flow\"", "\"ddpm\"").replace("euler", "ddim"))
 }
