@@ -1,8 +1,8 @@
 // Brings the experts' rows back to their tokens and closes the residual branch of the block, as described in
 // `shared/combine_experts`. Where a layer norm follows (NORMALISES), it is done on the way, while the row is at hand:
-//   normal[s, :] = (x[s, :] - mean) / √(variance + 10⁻⁶) · (1 + scale[b, :]) + shift[b, :],  b = s / T
+//   h[s, :] = (x[s, :] - mean) / √(variance + 10⁻⁶) · (1 + scale[b, :]) + shift[b, :],  b = s / T
 //
-// A workgroup owns one token, so all lanes read the same slots and counts; its 64 lanes share the columns and add up as
+// A workgroup owns one token, so all lanes read the same positions and counts; its 64 lanes share the columns and add up as
 // in `shared/row_total`. A lane reads of x what it wrote itself. All loop bounds are uniform.
 
 @compute @workgroup_size(LANES)
@@ -41,6 +41,6 @@ fn main(
     for (var k = lane; k < params.quads; k += LANES) {
         let scale = modulation[b + params.scale_quad + k];
         let shift = modulation[b + params.shift_quad + k];
-        normal[row + k] = (x[row + k] - mean) * factor * (1.0 + scale) + shift;
+        h[row + k] = (x[row + k] - mean) * factor * (1.0 + scale) + shift;
     }
 }

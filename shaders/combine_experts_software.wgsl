@@ -23,6 +23,6 @@ fn main(
     x[i] = value;
     if params.normalises == 1u {
         // Nobody asks for it here; the binding has to be used.
-        normal[i] = value;
+        h[i] = value;
     }
 }

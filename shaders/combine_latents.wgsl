@@ -1,5 +1,5 @@
 // One line of a solver:  y = Σ_i factors[i] · x_i  over at most eight samples, added in order.
-// The x_i and y are slots of one buffer. A model output has more channels per sample than y; only its
+// The x_i and y are latents of one buffer. A model output has more channels per sample than y; only its
 // first ones count, which lie at the start of each sample. y may be among the x_i: a lane reads and
 // writes its own element only. One lane per element of y.
 
@@ -16,7 +16,7 @@ override LANES: u32;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> factors: array<f32>;        // (8)
-@group(0) @binding(2) var<storage, read_write> latents: array<f32>;  // all slots
+@group(0) @binding(2) var<storage, read_write> latents: array<f32>;  // all latents
 
 @compute @workgroup_size(LANES)
 fn main(

@@ -34,7 +34,7 @@ struct Numbers {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> numbers: Numbers;
 @group(0) @binding(2) var<storage, read> noise: array<f32>;          // (B, C, height, width)
-@group(0) @binding(3) var<storage, read_write> latents: array<f32>;  // all slots
+@group(0) @binding(3) var<storage, read_write> latents: array<f32>;  // all latents
 
 @compute @workgroup_size(LANES)
 fn main(

@@ -1,5 +1,5 @@
 // The two ends of the detail head, whose feature maps lie in quads, (C / 4, B, height, width, 4):
-//   y[q, b, p, i] = channel 4q + i of [x̂, z, t, row, column], zero beyond     x̂ and z are slots (B, C, height, width)
+//   y[q, b, p, i] = channel 4q + i of [x̂, z, t, row, column], zero beyond     x̂ and z are latents (B, C, height, width)
 //   x̂[b, c, p] += x[c / 4, b, p, c mod 4]                         with ADD
 // The phase of row or column i is (2 (i mod patch) + 1) / patch - 1; there is none where patch is 0.
 // One lane per element of y; with ADD, of x̂. Neighbours write neighbouring numbers.
@@ -20,9 +20,9 @@ override ADD: bool = false;
 override LANES: u32;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;        // all slots; with ADD quads
+@group(0) @binding(1) var<storage, read> x: array<f32>;        // all latents; with ADD quads
 @group(0) @binding(2) var<storage, read> times: array<f32>;    // (B)
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;  // quads; with ADD all slots
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;  // quads; with ADD all latents
 
 @compute @workgroup_size(LANES)
 fn main(

@@ -1,15 +1,15 @@
-// A linear layer of normalised and modulated rows:  y = epilogue( act( n · Wᵀ + b ) )
-//   n[s, :] = (x[s, :] - mean) / √(variance + 10⁻⁶) · (1 + scale[b, :]) + shift[b, :],  b = s / norm_rows
+// A linear layer of normalised and modulated rows:  y = epilogue( act( h · Wᵀ + b ) )
+//   h[s, :] = (x[s, :] - mean) / √(variance + 10⁻⁶) · (1 + scale[b, :]) + shift[b, :],  b = s / norm_rows
 // It is `linear` with `modulate` in front, without a kernel and a round trip through memory between them. Every workgroup
 // takes mean and variance of its rows anew, which pays where rows are short. How it goes about the product is said in
 // `shared/linear_tile`.
 //
 // Four lanes share a row, each with every fourth quad, whatever the tile; their parts are added in order. Mean first, then
 // the mean of squared deviations: a single pass over squares would cancel. Where `keeps_normal` is set, the workgroups
-// of the first columns leave n in `normal` for other kernels.
+// of the first columns leave `h` for other kernels.
 
 @group(0) @binding(7) var<storage, read> modulation: array<vec4<f32>>;    // (B, columns): shifts, scales, gates
-@group(0) @binding(8) var<storage, read_write> normal: array<vec4<f32>>;  // (S, K), if it is kept
+@group(0) @binding(8) var<storage, read_write> h: array<vec4<f32>>;  // (S, K), if it is kept
 
 struct Row {
     at: u32,  // first quad
@@ -94,7 +94,7 @@ fn staged_x(row: Row, k: u32) -> Staged {
 fn x_numbers(staged: Staged, row: Row, column_group: u32, k: u32) -> vec4<f32> {
     let value = (staged.x - row.mean) * row.factor * (1.0 + staged.scale) + staged.shift;
     if params.keeps_normal == 1u && column_group == 0u && row.is_inside && k < params.quads {
-        normal[row.at + k] = value;
+        h[row.at + k] = value;
     }
     return value;
 }

@@ -18,7 +18,7 @@ struct Params {
 override LANES: u32;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> latents: array<f32>;      // all slots; x is (B, C, h, w)
+@group(0) @binding(1) var<storage, read> latents: array<f32>;      // all latents; x is (B, C, h, w)
 @group(0) @binding(2) var<storage, read_write> y: array<f32>;      // (S, K)
 
 @compute @workgroup_size(LANES)

@@ -36,15 +36,15 @@ fn main(
     let pixel = params.first_pixel + row;
     let is_inside = pixel < params.pixels;
     let in_rows = row * params.row_quads + params.first_quad + quad;
-    let in_picture = quad * params.pixels + pixel;
+    let in_image = quad * params.pixels + pixel;
     if ADD {
         if is_inside {
-            y[in_picture] += x[in_rows];
+            y[in_image] += x[in_rows];
         }
     } else {
         var v = vec4(0.0);
         if is_inside {
-            v = x[in_picture];
+            v = x[in_image];
         }
         y[in_rows] = v;
     }

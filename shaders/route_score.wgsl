@@ -1,6 +1,6 @@
 // Scores every token of the pool for every expert:
-//   gates[s, :]      = softmax over experts of x[s, :] · gate_weightᵀ
-//   capacities[s, e] = σ(hidden[s, :] · predictor_weight[e, :] + predictor_bias[e])
+//   gate[s, :] = softmax over experts of x[s, :] · gate_weightᵀ
+//   need[s, e] = σ(hidden[s, :] · predictor_weight[e, :] + predictor_bias[e])
 // where `hidden` is the capacity predictor's SiLU layer. Both in f32, because a threshold or a
 // top-k decides on their last bits. If scores are recorded, both are also kept as logits:
 //   recorded[recorded_first + s·E + e] = gate before softmax, predictor before σ, as two f16
@@ -19,7 +19,7 @@ struct Params {
 
 // E rounded up to a power of two.
 override EXPERT_LANES: u32 = 32;
-// Baselines have no capacity predictor: `capacities` is left alone.
+// Baselines have no capacity predictor: `need` is left alone.
 override PREDICTS: bool = true;
 // Whether the logits are recorded; `recorded` is left alone otherwise.
 override RECORDS: bool = false;
@@ -30,8 +30,8 @@ override RECORDS: bool = false;
 @group(0) @binding(3) var<storage, read> hidden: array<vec4<f32>>;            // (S, D)
 @group(0) @binding(4) var<storage, read> predictor_weight: array<vec4<f32>>;  // (E, D)
 @group(0) @binding(5) var<storage, read> predictor_bias: array<f32>;          // (E)
-@group(0) @binding(6) var<storage, read_write> gates: array<f32>;             // (S, E)
-@group(0) @binding(7) var<storage, read_write> capacities: array<f32>;        // (S, E)
+@group(0) @binding(6) var<storage, read_write> gate: array<f32>;              // (S, E)
+@group(0) @binding(7) var<storage, read_write> need: array<f32>;              // (S, E)
 @group(0) @binding(8) var<storage, read_write> recorded: array<u32>;          // (S, E): gate, need
 
 const PARTS = 8u;
@@ -80,7 +80,7 @@ fn main(
         logits[pair] = sums.x;
         if PREDICTS {
             sums.y += predictor_bias[e];
-            capacities[s * params.experts + e] = sigmoid(sums.y);
+            need[s * params.experts + e] = sigmoid(sums.y);
         }
         if RECORDS {
             // WGSL leaves it open what becomes of numbers beyond the largest f16.
@@ -101,6 +101,6 @@ fn main(
         for (var i = 0u; i < params.experts; i++) {
             sum += exp(logits[row + i] - highest);
         }
-        gates[s * params.experts + e] = exp(logits[pair] - highest) / sum;
+        gate[s * params.experts + e] = exp(logits[pair] - highest) / sum;
     }
 }

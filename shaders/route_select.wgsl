@@ -1,16 +1,16 @@
 // Decides which tokens each expert takes, wholly on the device; the same scores give the same lists on
 // every device:
-//   POOL    n = #{s : capacities[s, e] > thresholds[e]}; the n largest gates (the paper's rule), in each segment
-//   TOKEN   the tokens with capacities[s, e] > thresholds[e] themselves
-//   SAMPLE  the `k` largest gates of each segment of tokens (expert-choice baseline)
-//   CHOICE  the tokens that have this expert among their `k` largest gates (token-choice baseline)
-// Equal gates at the cut go to the lowest token index (CHOICE: lowest expert index). An expert whose threshold
+//   POOL           n = #{s : need[s, e] > thresholds[e]}; the n largest gates (the paper's rule), in each segment
+//   TOKEN          the tokens with need[s, e] > thresholds[e] themselves
+//   EXPERT_CHOICE  the `k` largest gates of each segment of tokens (expert-choice baseline)
+//   TOKEN_CHOICE   the tokens that have this expert among their `k` largest gates (token-choice baseline)
+// Equal gates at the cut go to the lowest token index (TOKEN_CHOICE: lowest expert index). An expert whose threshold
 // is above 1 takes no token under any rule.
 //
-// A workgroup owns one expert and one segment: a sample for SAMPLE, a pool for POOL (one, or one for each branch of
-// guidance), all tokens otherwise. A lane owns a run of consecutive tokens, so that prefix sums over lanes are prefix
-// sums over tokens and each expert's list comes out in ascending order. Where the places of a segment begin, SAMPLE
-// knows; POOL counts what earlier segments take. The n-th largest gate is found without sorting, by four
+// A workgroup owns one expert and one segment: a sample for EXPERT_CHOICE, a pool for POOL (one, or one for each branch
+// of guidance), all tokens otherwise. A lane owns a run of consecutive tokens, so that prefix sums over lanes are prefix
+// sums over tokens and each expert's list comes out in ascending order. Where the positions of a segment begin,
+// EXPERT_CHOICE knows; POOL counts what earlier segments take. The n-th largest gate is found without sorting, by four
 // radix passes over 256-bin histograms of its bits. The only atomics are integer counts, whose order
 // does not matter. Every barrier is in control flow that depends on constants and the rule alone: data
 // only ever changes loops without barriers.
@@ -20,22 +20,22 @@ struct Params {
     experts: u32,  // E
     segment: u32,  // tokens that compete with each other
     rule: u32,
-    k: u32,        // SAMPLE: tokens per expert and segment; CHOICE: experts per token
+    k: u32,        // EXPERT_CHOICE: tokens per expert and segment; TOKEN_CHOICE: experts per token
 }
 
 const POOL = 0u;
 const TOKEN = 1u;
-const SAMPLE = 2u;
-const CHOICE = 3u;
+const EXPERT_CHOICE = 2u;
+const TOKEN_CHOICE = 3u;
 const LANES = 256u;
 const NONE = 0xffffffffu;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> gates: array<f32>;          // (S, E)
-@group(0) @binding(2) var<storage, read> capacities: array<f32>;     // (S, E)
+@group(0) @binding(1) var<storage, read> gate: array<f32>;           // (S, E)
+@group(0) @binding(2) var<storage, read> need: array<f32>;           // (S, E)
 @group(0) @binding(3) var<storage, read> thresholds: array<f32>;     // (E)
 @group(0) @binding(4) var<storage, read_write> counts: array<u32>;   // (E): n_e
-@group(0) @binding(5) var<storage, read_write> slots: array<u32>;    // (S, E): place in the list, or NONE
+@group(0) @binding(5) var<storage, read_write> positions: array<u32>;  // (S, E): position in the list, or NONE
 @group(0) @binding(6) var<storage, read_write> chosen: array<u32>;   // (E, S): ascending tokens, n_e valid
 
 // A histogram while the cut is searched.
@@ -81,11 +81,11 @@ fn scan(lane: u32, value: vec2<u32>) -> Prefix {
 
 // Bits of the gate. A softmax is never negative, so they sort like the number itself.
 fn key(s: u32, e: u32) -> u32 {
-    return bitcast<u32>(gates[s * params.experts + e]);
+    return bitcast<u32>(gate[s * params.experts + e]);
 }
 
 fn passes(s: u32, e: u32) -> bool {
-    return capacities[s * params.experts + e] > thresholds[e];
+    return need[s * params.experts + e] > thresholds[e];
 }
 
 // Whether expert e is among the k best of token s.
@@ -102,12 +102,12 @@ fn is_choice(s: u32, e: u32) -> bool {
 // (1, 0): taken for certain. (0, 1): a tie at the cut, taken while places are left. (0, 0): not taken.
 fn verdict(s: u32, e: u32, cut: u32) -> vec2<u32> {
     // POOL and TOKEN find that no probability exceeds it.
-    if params.rule >= SAMPLE && thresholds[e] > 1.0 {
+    if params.rule >= EXPERT_CHOICE && thresholds[e] > 1.0 {
         return vec2(0u);
     }
     switch params.rule {
         case TOKEN: { return vec2(u32(passes(s, e)), 0u); }
-        case CHOICE: { return vec2(u32(is_choice(s, e)), 0u); }
+        case TOKEN_CHOICE: { return vec2(u32(is_choice(s, e)), 0u); }
         default: {
             let own = key(s, e);
             return vec2(u32(own > cut), u32(own == cut));
@@ -142,7 +142,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     // The wanted-th largest key, eight bits at a time: `cut` grows from the top. Other rules have none.
     var cut = NONE;
     var places = 0u;
-    if params.rule == POOL || params.rule == SAMPLE {
+    if params.rule == POOL || params.rule == EXPERT_CHOICE {
         cut = 0u;
         places = wanted;
         var known = 0u;
@@ -186,10 +186,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var s = first; s < last; s++) {
         let v = verdict(s, e, cut);
         let is_taken = v.x == 1u || (v.y == 1u && before.y < places);
-        let slot = base + before.x + min(before.y, places);
-        slots[s * params.experts + e] = select(NONE, slot, is_taken);
+        let position = base + before.x + min(before.y, places);
+        positions[s * params.experts + e] = select(NONE, position, is_taken);
         if is_taken {
-            chosen[e * params.tokens + slot] = s;
+            chosen[e * params.tokens + position] = s;
         }
         before += v;
     }
@@ -197,6 +197,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let segments = params.tokens / params.segment;
     if lane == 0u && group.y + 1u == segments {
         let taken = total.x + min(total.y, places);
-        counts[e] = select(base + taken, taken * segments, params.rule == SAMPLE);
+        counts[e] = select(base + taken, taken * segments, params.rule == EXPERT_CHOICE);
     }
 }

@@ -16,7 +16,7 @@ override LANES: u32;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;              // (S, p·p·C)
-@group(0) @binding(2) var<storage, read_write> latents: array<f32>;  // all slots; y is (B, C, h, w)
+@group(0) @binding(2) var<storage, read_write> latents: array<f32>;  // all latents; y is (B, C, h, w)
 
 @compute @workgroup_size(LANES)
 fn main(

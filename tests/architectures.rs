@@ -60,7 +60,7 @@ fn check(text: &str, seed: u64) {
     let labels: Vec<Vec<u32>> =
         config.labels.iter().map(|table| vec![0, table.null - 1, table.null]).collect();
     let rules: &[RoutingRule] = match config.kind {
-        Kind::DiffMoe => &[RoutingRule::Pool, RoutingRule::Token],
+        Kind::DiffMoe => RoutingRule::ALL,
         _ => &[RoutingRule::Pool],
     };
     for &rule in rules {
@@ -141,7 +141,7 @@ fn diffmoe_interleaved_with_swiglu_and_two_label_tables() {
 }
 
 #[test]
-fn diffmoe_on_pictures_of_two_to_three() {
+fn diffmoe_on_images_of_two_to_three() {
     for (size, seed) in [("[8, 12]", 7), ("[12, 8]", 8)] {
         let text = r#"{"kind":"diffmoe","t_kind":"flow","params":{"input_size":SIZE,"in_channels":3,
             "num_classes":4,"patch_size":2,"depth":2,"hidden_size":32,"num_heads":2,"mlp_ratio":2,

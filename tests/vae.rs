@@ -123,13 +123,13 @@ fn every_layer_agrees_with_pytorch_on_the_gpu_in_both_variants() {
 
 /// A small binding limit cuts feature maps into pieces; nothing changes but rounding.
 #[test]
-fn feature_maps_over_many_buffers_decode_to_the_same_picture() {
+fn feature_maps_over_many_buffers_decode_to_the_same_image() {
     let _turn = turn();
     for name in ["vae_kl_mini", "vae_tiny_mini"] {
         let file = open(&mini(name));
         let size = [6, 8];
         let mut on_cpu = on_cpu(&file, size);
-        let pixels = on_cpu.picture_shape()[1] * on_cpu.picture_shape()[2];
+        let pixels = on_cpu.image_shape()[1] * on_cpu.image_shape()[2];
         // Just enough for the weights of a convolution, and for four channels of the image's size: the
         // widest feature maps need two or three buffers.
         let limit = (16 * pixels as u64).max(4 * 9 * 12 * 12);
@@ -177,10 +177,10 @@ fn slices_and_batches_change_no_bit() {
         for mut decoder in decoders {
             let latents = LatentPreview::calibration([8, 3, 5]);
             let whole = decoder.decode_now(&latents).unwrap();
-            let picture: usize = decoder.picture_shape().iter().product();
-            assert_eq!(whole.len(), 2 * picture);
+            let image: usize = decoder.image_shape().iter().product();
+            assert_eq!(whole.len(), 2 * image);
             let second = decoder.decode_now(&latents[60..]).unwrap();
-            assert!(second == whole[picture..], "{}: alone", decoder.device());
+            assert!(second == whole[image..], "{}: alone", decoder.device());
             decoder.begin(&latents);
             let (mut sliced, mut calls) = (Vec::new(), 0);
             while sliced.len() < whole.len() {
@@ -238,10 +238,10 @@ fn a_preview_is_fitted_to_the_decoder_at_hand() {
         assert_eq!(colours.len(), 3 * 36);
         // Least squares with a constant explains something of anything, and no more than all.
         assert!((0.0..=1.0).contains(&preview.explained()), "{}", preview.explained());
-        let picture = decoder.decode_now(&latent).unwrap();
+        let image = decoder.decode_now(&latent).unwrap();
         let mean = |v: &[f32]| v.iter().sum::<f32>() / v.len() as f32;
-        for (colours, picture) in colours.chunks(36).zip(picture.chunks(picture.len() / 3)) {
-            assert!((mean(colours) - mean(picture)).abs() < 1e-3, "{name}: mean colour");
+        for (colours, image) in colours.chunks(36).zip(image.chunks(image.len() / 3)) {
+            assert!((mean(colours) - mean(image)).abs() < 1e-3, "{name}: mean colour");
         }
     }
 }

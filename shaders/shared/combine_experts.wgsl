@@ -1,7 +1,7 @@
 // What `combine_experts` and `combine_experts_software` have in common: parameters, bindings and the sum. Appended
 // after either.
-//   x[s, :] += gate_mlp[b, :] ⊙ ( Σ_e gates[s, e] · y[row(s, e), :] ),  b = s / T
-// with row(s, e) = Σ_{i<e} counts[i] + slots[s, e], over the experts that took token s, in index order. The token
+//   x[s, :] += gate_mlp[b, :] ⊙ ( Σ_e gate[s, e] · y[row(s, e), :] ),  b = s / T
+// with row(s, e) = Σ_{i<e} counts[i] + positions[s, e], over the experts that took token s, in index order. The token
 // gathers its rows, so no two lanes write the same number: no atomics, and the same sum every time.
 //
 // Where `y` holds only the packed rows [row_first, row_end), other rows are skipped. Packed rows are sorted by expert,
@@ -25,24 +25,24 @@ struct Params {
 const NONE = 0xffffffffu;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> gates: array<f32>;              // (S, E)
-@group(0) @binding(2) var<storage, read> slots: array<u32>;              // (S, E)
+@group(0) @binding(1) var<storage, read> gate: array<f32>;               // (S, E)
+@group(0) @binding(2) var<storage, read> positions: array<u32>;          // (S, E)
 @group(0) @binding(3) var<storage, read> counts: array<u32>;             // (E)
 @group(0) @binding(4) var<storage, read> y: array<vec4<f32>>;            // (row_end - row_first, D)
 @group(0) @binding(5) var<storage, read> modulation: array<vec4<f32>>;   // (B, columns)
 @group(0) @binding(6) var<storage, read_write> masks: array<u32>;        // at least mask_first + S
 @group(0) @binding(7) var<storage, read_write> x: array<vec4<f32>>;      // (S, D)
-@group(0) @binding(8) var<storage, read_write> normal: array<vec4<f32>>; // (S, D), where a layer norm follows
+@group(0) @binding(8) var<storage, read_write> h: array<vec4<f32>>;      // (S, D), where a layer norm follows
 
 // What the experts add to a quad of a token's row.
 fn branch(s: u32, column: u32) -> vec4<f32> {
     var sum = vec4(0.0);
     var offset = 0u;
     for (var e = 0u; e < params.experts; e++) {
-        let slot = slots[s * params.experts + e];
-        let row = offset + slot;
-        if slot != NONE && row >= params.row_first && row < params.row_end {
-            sum += gates[s * params.experts + e] * y[(row - params.row_first) * params.quads + column];
+        let position = positions[s * params.experts + e];
+        let row = offset + position;
+        if position != NONE && row >= params.row_first && row < params.row_end {
+            sum += gate[s * params.experts + e] * y[(row - params.row_first) * params.quads + column];
         }
         offset += counts[e];
     }
@@ -54,7 +54,7 @@ fn branch(s: u32, column: u32) -> vec4<f32> {
 fn remember(s: u32) {
     var mask = 0u;
     for (var e = 0u; e < params.experts; e++) {
-        mask |= u32(slots[s * params.experts + e] != NONE) << e;
+        mask |= u32(positions[s * params.experts + e] != NONE) << e;
     }
     masks[params.mask_first + s] = mask;
 }

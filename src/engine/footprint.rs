@@ -1,6 +1,6 @@
 //! Memory needed by a model, computed from its configuration before anything is read or allocated.
 
-use super::gpu::{Branches, Precisions, WeightBytes, bytes, prompt_sizes, sizes, slots};
+use super::gpu::{Branches, Precisions, WeightBytes, bytes, latents, prompt_sizes, sizes};
 use crate::gpu::Profile;
 use crate::model::Config;
 
@@ -68,7 +68,7 @@ fn buffers(
     let rows = kinds.clone().map(|samples| ("label rows", vec![config.labels.len(), samples]));
     let pass = sizes(config, of_pass, binding_limit);
     let text = prompt_sizes(config, batch, kinds);
-    let all = std::iter::once(slots(config, batch)).chain(rows).chain(pass).chain(text);
+    let all = std::iter::once(latents(config, batch)).chain(rows).chain(pass).chain(text);
     all.map(|(label, shape)| (label.to_owned(), bytes(&shape))).collect()
 }
 

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::NO_SLOT;
+use super::NOT_TAKEN;
 use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes, spread};
 
 /// Lanes of a workgroup on software adapters.
@@ -48,9 +48,9 @@ pub struct NextNorm {
 /// Arguments.
 pub struct CombineExperts<'a> {
     /// Softmax over experts, `[S, E]`.
-    pub gates: &'a Tensor,
-    /// Slot map, `[S, E]`.
-    pub slots: &'a Tensor,
+    pub gate: &'a Tensor,
+    /// Position of each token in the list of each expert, or [`NOT_TAKEN`], `[S, E]`.
+    pub positions: &'a Tensor,
     /// `n_e`, `[E]`.
     pub counts: &'a Tensor,
     /// Output of the experts for the packed rows `rows`, `[at least rows.len(), D]`.
@@ -70,26 +70,26 @@ pub struct CombineExperts<'a> {
     /// but the last.
     pub norm: Option<NextNorm>,
     /// Out: what comes of it, `[S, D]`; left alone without one.
-    pub normal: &'a Tensor,
+    pub h: &'a Tensor,
 }
 
 impl CombineExperts<'_> {
     /// S, E, D.
     fn sizes(&self) -> (usize, usize, usize) {
-        let &[tokens, experts] = &*self.gates.shape else { panic!("gates {:?}", self.gates.shape) };
+        let &[tokens, experts] = &*self.gate.shape else { panic!("gate {:?}", self.gate.shape) };
         (tokens, experts, self.x.len() / tokens)
     }
 }
 
 impl Kernel for CombineExperts<'_> {
     /// A workgroup per token.
-    const SHADER: Shader = shader!("combine_experts", shared: ["combine_experts", "row_total"], consts: [NONE = NO_SLOT]);
+    const SHADER: Shader = shader!("combine_experts", shared: ["combine_experts", "row_total"], consts: [NONE = NOT_TAKEN]);
     /// A lane per four columns of a token.
     const SOFTWARE: Option<Shader> = Some(shader!(
         "combine_experts_software",
         shared: ["combine_experts"],
         sizes: [LANES],
-        consts: [NONE = NO_SLOT]
+        consts: [NONE = NOT_TAKEN]
     ));
     type Params = Params;
 
@@ -98,7 +98,7 @@ impl Kernel for CombineExperts<'_> {
         let &[samples, columns] = &*self.modulation.shape else {
             panic!("modulation {:?}", self.modulation.shape)
         };
-        assert_eq!(self.slots.shape, self.gates.shape);
+        assert_eq!(self.positions.shape, self.gate.shape);
         assert_eq!(self.counts.len(), experts);
         assert_eq!(self.x.len(), tokens * d, "x {:?}", self.x.shape);
         assert!(
@@ -109,7 +109,7 @@ impl Kernel for CombineExperts<'_> {
         assert!(tokens.is_multiple_of(samples), "{tokens} tokens in {samples} samples");
         assert!(self.y.len() >= self.rows.len() * d, "y {:?}, rows {:?}", self.y.shape, self.rows);
         assert!(self.gate_column + d <= columns, "gate at {} of {columns}", self.gate_column);
-        assert_eq!(self.normal.len(), tokens * d, "normal {:?}", self.normal.shape);
+        assert_eq!(self.h.len(), tokens * d, "h {:?}", self.h.shape);
         let NextNorm { shift, scale } = self.norm.unwrap_or(NextNorm { shift: 0, scale: 0 });
         assert!(shift.max(scale) + d <= columns, "shift at {shift}, scale at {scale} of {columns}");
         for n in [d, columns, self.gate_column, shift, scale] {
@@ -132,13 +132,13 @@ impl Kernel for CombineExperts<'_> {
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        let given = [self.gates, self.slots, self.counts, self.y, self.modulation];
-        given.into_iter().chain([self.masks.to, self.x, self.normal]).collect()
+        let given = [self.gate, self.positions, self.counts, self.y, self.modulation];
+        given.into_iter().chain([self.masks.to, self.x, self.h]).collect()
     }
 
     fn groups(&self, profile: Profile) -> [u32; 3] {
         match profile {
-            Profile::Gpu => spread(self.gates.shape[0]),
+            Profile::Gpu => spread(self.gate.shape[0]),
             Profile::Software => lanes(self.x.len() / 4, LANES),
         }
     }
@@ -149,13 +149,13 @@ impl Kernel for CombineExperts<'_> {
 #[derive(Clone, Copy)]
 pub(crate) struct Inputs<'a> {
     /// `[S, E]`.
-    pub gates: &'a [f32],
+    pub gate: &'a [f32],
     /// Tokens of each expert.
     pub lists: &'a [Vec<u32>],
     /// All packed rows, `[Σ n_e, D]`.
     pub y: &'a [f32],
     /// This block's `gate_mlp`, `[B, D]`.
-    pub gate: &'a [f32],
+    pub gate_mlp: &'a [f32],
     /// `[S, D]`, before.
     pub x: &'a [f32],
 }
@@ -163,7 +163,7 @@ pub(crate) struct Inputs<'a> {
 /// The same on the processor, in f64: `x` afterwards, `[S, D]`.
 #[cfg(test)]
 pub(crate) fn reference(i: Inputs<'_>, samples: usize) -> Vec<f64> {
-    let d = i.gate.len() / samples;
+    let d = i.gate_mlp.len() / samples;
     let experts = i.lists.len();
     let tokens = i.x.len() / d;
     let mut sum = vec![0.0; i.x.len()];
@@ -172,13 +172,13 @@ pub(crate) fn reference(i: Inputs<'_>, samples: usize) -> Vec<f64> {
         for (&s, row) in list.iter().zip(&mut rows) {
             let s = s as usize;
             for (sum, &y) in sum[s * d..(s + 1) * d].iter_mut().zip(row) {
-                *sum += f64::from(i.gates[s * experts + e]) * f64::from(y);
+                *sum += f64::from(i.gate[s * experts + e]) * f64::from(y);
             }
         }
     }
     (0..i.x.len())
         .map(|j| {
-            let gate = i.gate[j / d / (tokens / samples) * d + j % d];
+            let gate = i.gate_mlp[j / d / (tokens / samples) * d + j % d];
             f64::from(i.x[j]) + f64::from(gate) * sum[j]
         })
         .collect()
@@ -191,7 +191,7 @@ mod tests {
         PROFILES, assert_close, poisoned, read, read_u32, run_variant, spiky, tensor,
     };
     use crate::kernels::Modulate;
-    use crate::kernels::route_select::reference_slots;
+    use crate::kernels::route_select::reference_positions;
 
     fn narrow(v: &[f64]) -> Vec<f32> {
         v.iter().map(|&x| x as f32).collect()
@@ -216,7 +216,7 @@ mod tests {
         let lists = lists(s, e);
         let counts: Vec<u32> = lists.iter().map(|l| l.len() as u32).collect();
         let rows = counts.iter().sum::<u32>() as usize;
-        let gates = spiky(s * e, 1, 0.1);
+        let gate = spiky(s * e, 1, 0.1);
         let y = spiky(rows * d, 2, 1.0);
         let before = spiky(s * d, 4, 1.0);
         // Gate, shift and scale lie between other columns that must not be read: NaN.
@@ -229,12 +229,12 @@ mod tests {
                 row[first..first + d].copy_from_slice(values);
             }
         }
-        let inputs = Inputs { gates: &gates, lists: &lists, y: &y, gate: &all[0], x: &before };
+        let inputs = Inputs { gate: &gate, lists: &lists, y: &y, gate_mlp: &all[0], x: &before };
         let want = narrow(&reference(inputs, b));
         let modulation = tensor(&[b, columns], &modulation);
         for profile in PROFILES {
             let x = tensor(&[b, t, d], &before);
-            let normal = poisoned(&[s, d]);
+            let h = poisoned(&[s, d]);
             let masks = tensor(&[s + 5], &vec![7u32; s + 5]);
             // Worst-case rows, as the engine allocates them; the last part reaches beyond the valid rows.
             let part = (s * e).div_ceil(parts);
@@ -245,8 +245,8 @@ mod tests {
                 held[..valid * d].copy_from_slice(&y[range.start.min(rows) * d..][..valid * d]);
                 let is_last = p + 1 == parts && profile == Profile::Gpu;
                 let call = CombineExperts {
-                    gates: &tensor(&[s, e], &gates),
-                    slots: &tensor(&[s, e], &reference_slots(&lists, s)),
+                    gate: &tensor(&[s, e], &gate),
+                    positions: &tensor(&[s, e], &reference_positions(&lists, s)),
                     counts: &tensor(&[e], &counts),
                     y: &tensor(&[range.len(), d], &held),
                     rows: range,
@@ -255,7 +255,7 @@ mod tests {
                     masks: Masks { to: &masks, first: 3 },
                     x: &x,
                     norm: is_last.then_some(NextNorm { shift, scale }),
-                    normal: &normal,
+                    h: &h,
                 };
                 run_variant(&call, profile);
             }
@@ -274,9 +274,9 @@ mod tests {
                 let x = x.part(&[s, d]);
                 let call = Modulate { x: &x, modulation: &modulation, shift, scale, y: &alone };
                 run_variant(&call, profile);
-                assert_eq!(read(&normal), read(&alone));
+                assert_eq!(read(&h), read(&alone));
             } else {
-                assert!(read(&normal).iter().all(|v| v.is_nan()), "nobody asked for it");
+                assert!(read(&h).iter().all(|v| v.is_nan()), "nobody asked for it");
             }
         }
     }

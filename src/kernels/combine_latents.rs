@@ -10,7 +10,7 @@ const LANES: usize = 64;
 /// Most terms of one sum.
 pub const MAX_TERMS: usize = 8;
 
-/// Where a sample or a model output lies in the buffer of slots.
+/// Where a sample or a model output lies in the buffer of latents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     /// First element.
@@ -23,7 +23,7 @@ pub struct Region {
 pub struct CombineLatents<'a> {
     /// `[8]`, rewritten for every step.
     pub factors: &'a Tensor,
-    /// All latent slots in one buffer.
+    /// All latents in one buffer.
     pub latents: &'a Tensor,
     /// At most eight.
     pub terms: &'a [Region],
@@ -86,7 +86,7 @@ mod tests {
     fn sums_the_first_channels_of_every_term() {
         let (batch, sample_len) = (3, 35);
         for count in [1, 2, 5, 8] {
-            // Slots of 1 and 2 times the sample's length, one after the other.
+            // Latents of 1 and 2 times the sample's length, one after the other.
             let mut end = 0;
             let regions: Vec<_> = (0..count)
                 .map(|i| {

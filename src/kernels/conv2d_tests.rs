@@ -67,7 +67,7 @@ impl Case {
         }
     }
 
-    fn picture(&self) -> Vec<f32> {
+    fn image(&self) -> Vec<f32> {
         to_quads(&self.x, self.from[0] * self.from[1])
     }
 }
@@ -91,7 +91,7 @@ fn matches_the_reference_in_both_variants_and_precisions() {
         ([8, 12], 3, [5, 9], true, F32),
     ] {
         let case = Case::new(channels, size, from, enlarge, precision);
-        let x = tensor(&[case.picture().len()], &case.picture());
+        let x = tensor(&[case.image().len()], &case.image());
         let quads = case.weights.out_quads;
         for profile in PROFILES {
             let y = poisoned(&[4 * quads * case.pixels()]);
@@ -109,10 +109,10 @@ fn matches_the_reference_in_both_variants_and_precisions() {
 #[test]
 fn inputs_and_outputs_may_lie_in_several_buffers() {
     let case = Case::new([28, 44], 3, [7, 11], false, WeightPrecision::F32);
-    let (pixels, picture) = (case.pixels(), case.picture());
+    let (pixels, image) = (case.pixels(), case.image());
     // Inputs in 5 and 2 quads, outputs in 3 and 8, the second of which is computed in two dispatches.
     let parts = [(0, 5), (5, 7)].map(|(from, to)| {
-        let part = &picture[4 * from * pixels..4 * to * pixels];
+        let part = &image[4 * from * pixels..4 * to * pixels];
         (from, to, tensor(&[part.len()], part))
     });
     let want: Vec<f64> = case.reference().iter().map(|v| v.max(0.0)).collect();
@@ -141,7 +141,7 @@ fn inputs_and_outputs_may_lie_in_several_buffers() {
 #[test]
 fn a_residual_is_added_before_the_clamp() {
     let case = Case::new([8, 8], 3, [6, 10], false, WeightPrecision::F32);
-    let x = tensor(&[case.picture().len()], &case.picture());
+    let x = tensor(&[case.image().len()], &case.image());
     let before = spiky(8 * case.pixels(), 9, 3.0);
     let want: Vec<f64> = case
         .reference()

@@ -49,7 +49,7 @@ pub struct DenoiseLatents<'a> {
     pub numbers: &'a Tensor,
     /// `[B, sample_len]`; read where [`Numbers::noise`] is not 0.
     pub noise: &'a Tensor,
-    /// All latent slots in one buffer.
+    /// All latents in one buffer.
     pub latents: &'a Tensor,
     /// First element of the sample, `[B, sample_len]`.
     pub first: usize,

@@ -20,7 +20,7 @@ pub enum Way {
 /// Arguments.
 #[derive(Clone, Copy)]
 pub struct DetailPixels<'a> {
-    /// All latent slots in one buffer.
+    /// All latents in one buffer.
     pub latents: &'a Tensor,
     /// First element of the predicted samples `x̂`, `[B, C, height, width]`.
     pub predicted: usize,

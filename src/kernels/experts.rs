@@ -100,8 +100,8 @@ impl ExpertBank {
             let layer = ExpertLinear {
                 x: call.x,
                 source: call.source,
-                counts: call.routes.counts,
-                chosen: call.routes.chosen,
+                counts: call.assignments.counts,
+                chosen: call.assignments.chosen,
                 weights,
                 precision: self.precision,
                 experts: held.clone(),
@@ -118,24 +118,24 @@ impl ExpertBank {
 /// What routing decided: outputs of [`RouteScore`](super::RouteScore) and
 /// [`RouteSelect`](super::RouteSelect).
 #[derive(Clone, Copy)]
-pub struct Routes<'a> {
+pub struct Assignments<'a> {
     /// Softmax over experts, `[S, E]`.
-    pub gates: &'a Tensor,
+    pub gate: &'a Tensor,
     /// `n_e`, `[E]`.
     pub counts: &'a Tensor,
-    /// Slot map, `[S, E]`.
-    pub slots: &'a Tensor,
+    /// Position of each token in the list of each expert, or [`NOT_TAKEN`](super::NOT_TAKEN), `[S, E]`.
+    pub positions: &'a Tensor,
     /// Tokens of each expert, `[E, S]`.
     pub chosen: &'a Tensor,
 }
 
 /// The experts' networks on the tokens that they took, added to the residual stream:
-/// `stream += gate ⊙ Σ_e G[s,e]·FFN_e(x[s])`.
+/// `x += gate_mlp ⊙ Σ_e gate[s,e]·FFN_e(h[s])`.
 pub struct Experts<'a> {
     /// Modulated tokens, `[S, D]`.
-    pub x: &'a Tensor,
+    pub h: &'a Tensor,
     /// Who takes which token.
-    pub routes: Routes<'a>,
+    pub assignments: Assignments<'a>,
     /// `W₁` of the GELU form, or the gate projection of `SwiGLU`: `[E, M, D]`.
     pub first: &'a ExpertBank,
     /// The up projection of `SwiGLU`, `[E, M, D]`.
@@ -152,12 +152,12 @@ pub struct Experts<'a> {
     pub gate_column: usize,
     /// Out: who took each token.
     pub masks: Masks<'a>,
-    /// In and out: `[B, T, D]`.
-    pub stream: &'a Tensor,
+    /// In and out: the residual stream, `[B, T, D]`.
+    pub x: &'a Tensor,
     /// The layer norm that follows, where the device does it on the way.
     pub norm: Option<NextNorm>,
-    /// Out: what comes of it, `[S, D]`; may be `x`, which is used up by then.
-    pub normal: &'a Tensor,
+    /// Out: what comes of it, `[S, D]`; may be `h`, which is used up by then.
+    pub next: &'a Tensor,
 }
 
 enum Layer<'a> {
@@ -168,7 +168,7 @@ enum Layer<'a> {
 
 struct Call<'a> {
     layer: Layer<'a>,
-    routes: Routes<'a>,
+    assignments: Assignments<'a>,
     x: &'a Tensor,
     source: Source,
     rows: Range<usize>,
@@ -199,23 +199,23 @@ impl Experts<'_> {
             assert_eq!(second.shape(), self.first.shape(), "SwiGLU");
             assert_eq!(second.precision, self.first.precision, "SwiGLU");
         }
-        let worst = experts * self.routes.gates.shape[0];
+        let worst = experts * self.assignments.gate.shape[0];
         for rows in split(0..worst, self.output.shape[0]) {
             for part in split(rows.clone(), self.hidden.shape[0]) {
                 self.layers(gpu, tape, &scope, &part, rows.start);
             }
             let combine = CombineExperts {
-                gates: self.routes.gates,
-                slots: self.routes.slots,
-                counts: self.routes.counts,
+                gate: self.assignments.gate,
+                positions: self.assignments.positions,
+                counts: self.assignments.counts,
                 y: self.output,
                 modulation: self.modulation,
                 gate_column: self.gate_column,
                 masks: self.masks,
-                x: self.stream,
+                x: self.x,
                 // When all parts are there.
                 norm: self.norm.filter(|_| rows.end == worst),
-                normal: self.normal,
+                h: self.next,
                 rows,
             };
             tape.push(gpu, scope.clone(), &combine);
@@ -233,8 +233,8 @@ impl Experts<'_> {
     ) {
         let up = Call {
             layer: self.second.map_or(Layer::Gelu, Layer::SwiGlu),
-            routes: self.routes,
-            x: self.x,
+            assignments: self.assignments,
+            x: self.h,
             source: Source::Tokens,
             rows: rows.clone(),
             y: self.hidden,
@@ -243,7 +243,7 @@ impl Experts<'_> {
         self.first.record(gpu, tape, scope, &up);
         let down = Call {
             layer: Layer::Down,
-            routes: self.routes,
+            assignments: self.assignments,
             x: self.hidden,
             source: Source::Rows(rows.start),
             rows: rows.clone(),

@@ -5,7 +5,8 @@ use crate::gpu::testing::{assert_close, spiky};
 use crate::gpu::{GpuOptions, Profile, read_now};
 use crate::kernels::expert_linear::{ReferenceForm, reference};
 use crate::kernels::weights::stored;
-use crate::kernels::{Logits, Masks, NO_SLOT, Predictor, RouteScore, RouteSelect, Selection};
+use crate::kernels::{Masks, NOT_TAKEN, Predictor, RecordedScores, RouteScore, RouteSelect};
+use crate::model::Selection;
 
 const B: usize = 3;
 const T: usize = 15;
@@ -19,8 +20,8 @@ struct Block {
     is_swiglu: bool,
     selection: Selection,
     precision: WeightPrecision,
+    h: Vec<f32>,
     x: Vec<f32>,
-    before: Vec<f32>,
     modulation: Vec<f32>,
     first: Vec<f32>,
     second: Vec<f32>,
@@ -37,8 +38,8 @@ impl Block {
             is_swiglu,
             selection,
             precision: WeightPrecision::F32,
-            x: spiky(S * D, 1, 1.0),
-            before: spiky(S * D, 2, 1.0),
+            h: spiky(S * D, 1, 1.0),
+            x: spiky(S * D, 2, 1.0),
             modulation: spiky(B * 6 * D, 4, 0.5),
             first: weights(5),
             second: weights(6),
@@ -48,30 +49,30 @@ impl Block {
     }
 
     /// Every expert on every token in f64, masked by who took what: slow and plainly right.
-    fn oracle(&self, gates: &[f32], slots: &[u32]) -> Vec<f32> {
+    fn oracle(&self, gate: &[f32], positions: &[u32]) -> Vec<f32> {
         let first = stored(&self.first, D, self.precision);
         let second = stored(&self.second, D, self.precision);
         let down = stored(&self.down, M, self.precision);
         let form = if self.is_swiglu { ReferenceForm::SwiGlu } else { ReferenceForm::Gelu };
         let bias = |range: Range<usize>| if self.is_swiglu { &[] } else { &self.bias[range] };
         let mut want = Vec::new();
-        for (s, x) in self.x.chunks(D).enumerate() {
+        for (s, h) in self.h.chunks(D).enumerate() {
             let mut sum = [0.0; D];
-            for e in (0..E).filter(|e| slots[s * E + e] != NO_SLOT) {
+            for e in (0..E).filter(|e| positions[s * E + e] != NOT_TAKEN) {
                 let matrix = e * M * D..(e + 1) * M * D;
                 let (w, u) = (&first[matrix.clone()], &second[matrix.clone()]);
-                let h = reference(form, x, w, u, bias(e * M..(e + 1) * M));
-                let h: Vec<f32> = h.iter().map(|&v| v as f32).collect();
+                let hidden = reference(form, h, w, u, bias(e * M..(e + 1) * M));
+                let hidden: Vec<f32> = hidden.iter().map(|&v| v as f32).collect();
                 let b = bias(E * M + e * D..E * M + (e + 1) * D);
-                let y = reference(ReferenceForm::Linear, &h, &down[matrix], &[], b);
+                let y = reference(ReferenceForm::Linear, &hidden, &down[matrix], &[], b);
                 for (sum, y) in sum.iter_mut().zip(y) {
-                    *sum += f64::from(gates[s * E + e]) * y;
+                    *sum += f64::from(gate[s * E + e]) * y;
                 }
             }
             for (d, sum) in sum.iter().enumerate() {
                 let gate = self.modulation[s / T * 6 * D + 5 * D + d];
                 let branch = f64::from(gate) * sum;
-                want.push((f64::from(self.before[s * D + d]) + branch) as f32);
+                want.push((f64::from(self.x[s * D + d]) + branch) as f32);
             }
         }
         want
@@ -104,38 +105,43 @@ impl Block {
         let put = |shape: &[usize], values: &[f32]| Tensor::upload(gpu, "input", shape, values);
         let room = |shape: &[usize]| Tensor::empty(gpu, "output", shape);
         let [first, second, down] = self.banks(gpu);
-        let x = put(&[S, D], &self.x);
-        let stream = put(&[B, T, D], &self.before);
-        let (gates, capacities) = (room(&[S, E]), room(&[S, E]));
-        let (counts, slots, chosen) = (room(&[E]), room(&[S, E]), room(&[E, S]));
+        let h = put(&[S, D], &self.h);
+        let x = put(&[B, T, D], &self.x);
+        let (gate, need) = (room(&[S, E]), room(&[S, E]));
+        let (counts, positions, chosen) = (room(&[E]), room(&[S, E]), room(&[E, S]));
         let mut tape = Tape::default();
         let score = RouteScore {
-            x: &x,
+            x: &h,
             gate_weight: &put(&[E, D], &spiky(E * D, 9, 0.2)),
             predictor: Some(Predictor {
-                hidden: &x,
+                hidden: &h,
                 weight: &put(&[E, D], &spiky(E * D, 10, 0.2)),
                 bias: &put(&[E], &spiky(E, 11, 0.2)),
             }),
-            gates: &gates,
-            capacities: &capacities,
-            logits: Logits { to: &room(&[0]), first: 0 },
+            gate: &gate,
+            need: &need,
+            scores: RecordedScores { to: &room(&[0]), first: 0 },
         };
         tape.push(gpu, "", &score);
         let select = RouteSelect {
-            gates: &gates,
-            capacities: &capacities,
+            gate: &gate,
+            need: &need,
             // Nobody, everybody, and some.
             thresholds: &put(&[E], &[0.5, 1.0, 0.0, 0.3, 0.7]),
             selection: self.selection,
             counts: &counts,
-            slots: &slots,
+            positions: &positions,
             chosen: &chosen,
         };
         tape.push(gpu, "", &select);
         let experts = Experts {
-            x: &x,
-            routes: Routes { gates: &gates, counts: &counts, slots: &slots, chosen: &chosen },
+            h: &h,
+            assignments: Assignments {
+                gate: &gate,
+                counts: &counts,
+                positions: &positions,
+                chosen: &chosen,
+            },
             first: &first,
             second: self.is_swiglu.then_some(&second),
             down: &down,
@@ -144,9 +150,9 @@ impl Block {
             modulation: &put(&[B, 6 * D], &self.modulation),
             gate_column: 5 * D,
             masks: Masks { to: &room(&[S]), first: 0 },
-            stream: &stream,
+            x: &x,
             norm: None,
-            normal: &room(&[S, D]),
+            next: &room(&[S, D]),
         };
         experts.record(gpu, &mut tape, "block");
         tape.run(gpu);
@@ -154,9 +160,9 @@ impl Block {
         let counts = read_now::<u32>(gpu, &counts).unwrap();
         assert_eq!((counts[1], counts[2]), (0, S as u32), "{counts:?}");
         assert!((1..S as u32).contains(&counts[0]), "{counts:?}");
-        let slots = read_now::<u32>(gpu, &slots).unwrap();
-        let want = self.oracle(&read_now(gpu, &gates).unwrap(), &slots);
-        assert_close(&read_now(gpu, &stream).unwrap(), &want, 2e-3, 1e-4);
+        let positions = read_now::<u32>(gpu, &positions).unwrap();
+        let want = self.oracle(&read_now(gpu, &gate).unwrap(), &positions);
+        assert_close(&read_now(gpu, &x).unwrap(), &want, 2e-3, 1e-4);
         tape.len() - 2
     }
 }

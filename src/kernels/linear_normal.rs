@@ -1,4 +1,4 @@
-//! A linear layer of normalised and modulated rows: `y = epilogue(act(n·Wᵀ + b))` with `n = LN(x)·(1 + scale) + shift`,
+//! A linear layer of normalised and modulated rows: `y = epilogue(act(h·Wᵀ + b))` with `h = LN(x)·(1 + scale) + shift`,
 //! as [`Modulate`](super::Modulate) and [`Linear`] in one kernel. For GPUs only.
 
 use std::fmt::Display;
@@ -20,8 +20,8 @@ pub struct Norm<'a> {
     /// First column of the scale; a multiple of 4.
     pub scale: usize,
     /// Out: the normalised rows, `[S, K]`.
-    pub normal: &'a Tensor,
-    /// Whether they are kept; else `normal` is left alone.
+    pub h: &'a Tensor,
+    /// Whether they are kept; else `h` is left alone.
     pub keeps: bool,
 }
 
@@ -68,11 +68,11 @@ impl Kernel for NormedCall<'_> {
     type Params = Params;
 
     fn params(&self) -> Params {
-        let Norm { modulation, shift, scale, normal, keeps } = self.norm;
+        let Norm { modulation, shift, scale, h, keeps } = self.norm;
         let x = self.call.x();
         let [rows, k] = [x.shape[0], x.shape[1]];
         let [samples, columns] = [modulation.shape[0], modulation.shape[1]];
-        assert_eq!(normal.len(), x.len(), "normal {:?}", normal.shape);
+        assert_eq!(h.len(), x.len(), "h {:?}", h.shape);
         assert!(rows.is_multiple_of(samples), "{rows} rows in {samples} samples");
         assert!(shift.max(scale) + k <= columns, "shift at {shift}, scale at {scale} of {columns}");
         for n in [k, columns, shift, scale] {
@@ -90,7 +90,7 @@ impl Kernel for NormedCall<'_> {
 
     fn tensors(&self) -> Vec<&Tensor> {
         let mut tensors = self.call.tensors();
-        tensors.extend([self.norm.modulation, self.norm.normal]);
+        tensors.extend([self.norm.modulation, self.norm.h]);
         tensors
     }
 
@@ -144,16 +144,16 @@ mod tests {
             let mut results = Vec::new();
             for (tile, keeps) in [(Tile::SMALL, true), (Tile::LARGE, true), (Tile::LARGE, false)] {
                 let y = tensor(&[rows, n], &before);
-                let normal = poisoned(&[rows, k]);
-                let norm = Norm { modulation: &modulation, shift, scale, normal: &normal, keeps };
+                let h = poisoned(&[rows, k]);
+                let norm = Norm { modulation: &modulation, shift, scale, h: &h, keeps };
                 let linear = Linear::new(&x, &weights, &y).ending(Epilogue::Add);
                 for call in linear.calls() {
                     run_variant(&NormedCall::new(call.with_tile(tile), norm, true), Profile::Gpu);
                 }
                 if keeps {
-                    assert_close(&read(&normal), &read(&rows_alone), 2e-5, 1e-5);
+                    assert_close(&read(&h), &read(&rows_alone), 2e-5, 1e-5);
                 } else {
-                    assert!(read(&normal).iter().all(|v| v.is_nan()), "nobody asked for it");
+                    assert!(read(&h).iter().all(|v| v.is_nan()), "nobody asked for it");
                 }
                 let got = read(&y);
                 // Rows of size 10 times weights of size 1, rounded at 2⁻²⁴.

@@ -65,8 +65,8 @@ kernels! {
     modulate::Modulate => Modulate;
     patchify::Patchify => Patchify;
     pixel_rows::PixelRows => PixelRows;
-    route_score::RouteScore => RouteScore, Logits, Predictor;
-    route_select::RouteSelect => RouteSelect, Selection, MUTED, NO_SLOT;
+    route_score::RouteScore => RouteScore, Predictor, RecordedScores;
+    route_select::RouteSelect => RouteSelect, MUTED, NOT_TAKEN;
     softmax::Softmax => Softmax;
     unpatchify::Unpatchify => Unpatchify;
 }
@@ -82,6 +82,6 @@ pub mod matrix;
 pub mod planes;
 pub mod weights;
 
-pub use experts::{ExpertBank, Experts, Routes, packed_rows};
+pub use experts::{Assignments, ExpertBank, Experts, packed_rows};
 pub use matrix::Matrix;
 pub use weights::WeightPrecision;

@@ -9,9 +9,9 @@ const LANES: usize = 64;
 
 /// Where the samples lie and how they are cut.
 pub struct Patchify<'a> {
-    /// All latent slots in one buffer.
+    /// All latents in one buffer.
     pub latents: &'a Tensor,
-    /// First element of the slot to read, `[B, C, h, w]`.
+    /// First element of the latent to read, `[B, C, h, w]`.
     pub first: usize,
     /// `B`. Where `y` has rows for more samples, the same ones are read again.
     pub samples: usize,

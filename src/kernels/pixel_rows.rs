@@ -22,10 +22,10 @@ pub struct PixelRows<'a> {
     /// `[rows, C]`
     pub rows: &'a Tensor,
     /// Some channels of the image, `[quads, pixels, 4]` at the front of the tensor.
-    pub picture: &'a Tensor,
+    pub image: &'a Tensor,
     /// Which of the two is written.
     pub way: Way,
-    /// Quads of channels in `picture`.
+    /// Quads of channels in `image`.
     pub quads: usize,
     /// First of them among the columns of a row.
     pub first_quad: usize,
@@ -55,7 +55,7 @@ impl Kernel for PixelRows<'_> {
         let &[rows, width] = &*self.rows.shape else { panic!("{:?}", self.rows.shape) };
         assert!(width.is_multiple_of(4), "{width} columns");
         assert!(4 * (self.first_quad + self.quads) <= width, "{} quads", self.quads);
-        assert!(self.picture.len() >= 4 * self.quads * self.pixels, "{:?}", self.picture.shape);
+        assert!(self.image.len() >= 4 * self.quads * self.pixels, "{:?}", self.image.shape);
         Params {
             rows: rows as u32,
             quads: self.quads as u32,
@@ -68,8 +68,8 @@ impl Kernel for PixelRows<'_> {
 
     fn tensors(&self) -> Vec<&Tensor> {
         match self.way {
-            Way::ToRows => vec![self.picture, self.rows],
-            Way::AddToPixels => vec![self.rows, self.picture],
+            Way::ToRows => vec![self.image, self.rows],
+            Way::AddToPixels => vec![self.rows, self.image],
         }
     }
 
@@ -92,8 +92,8 @@ mod tests {
     fn pixels_become_rows_and_return_to_their_places() {
         // Channels in two buffers; a block of rows in the middle, and one that ends beyond the image.
         let (channels, pixels, cut) = (20, 35, 2);
-        let picture = spiky(channels * pixels, 1, 1.0);
-        let lain = to_quads(&picture, pixels);
+        let image = spiky(channels * pixels, 1, 1.0);
+        let lain = to_quads(&image, pixels);
         let parts = [(0, cut), (cut, channels / 4)];
         for (first_pixel, rows) in [(0, 1), (7, 13), (30, 9)] {
             let tokens = poisoned(&[rows, channels]);
@@ -104,17 +104,17 @@ mod tests {
                 let quads = end - first_quad;
                 let part = &lain[4 * first_quad * pixels..4 * end * pixels];
                 let x = tensor(&[part.len()], part);
-                let (rows, picture, way) = (&tokens, &x, Way::ToRows);
-                let call = PixelRows { rows, picture, way, quads, first_quad, pixels, first_pixel };
+                let (rows, image, way) = (&tokens, &x, Way::ToRows);
+                let call = PixelRows { rows, image, way, quads, first_quad, pixels, first_pixel };
                 run(&call);
                 run(&PixelRows { rows: &added_tensor, way: Way::AddToPixels, ..call });
                 summed.extend(read(&x));
             }
-            let mut want = picture.clone();
+            let mut want = image.clone();
             let got = read(&tokens);
             for (r, c) in (0..rows).flat_map(|r| (0..channels).map(move |c| (r, c))) {
                 let pixel = first_pixel + r;
-                let value = if pixel < pixels { picture[c * pixels + pixel] } else { 0.0 };
+                let value = if pixel < pixels { image[c * pixels + pixel] } else { 0.0 };
                 // Copies, and one sum of two numbers: exact.
                 assert_eq!(got[r * channels + c].to_bits(), value.to_bits(), "row {r}, column {c}");
                 if pixel < pixels {

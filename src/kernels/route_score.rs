@@ -1,5 +1,5 @@
 //! Gates and capacity probabilities of every token for every expert, in one dispatch.
-//! `gates = softmax(x · Wᵍᵀ)`, `capacities = σ(hidden · W₂ᵀ + b₂)` (paper §3.2, §3.3).
+//! `gate = softmax(x · Wᵍᵀ)`, `need = σ(hidden · W₂ᵀ + b₂)` (paper §3.2, §3.3).
 
 use half::f16;
 
@@ -35,9 +35,9 @@ pub struct Predictor<'a> {
     pub bias: &'a Tensor,
 }
 
-/// Where gates and predictor before softmax and sigmoid are recorded.
+/// Where the scores are recorded: gate and need before softmax and sigmoid.
 #[derive(Clone, Copy)]
-pub struct Logits<'a> {
+pub struct RecordedScores<'a> {
     /// Out: pairs of f16 in a word, the gate in the low half, `[S, E]` of them. Empty where nobody wants them.
     /// Without a predictor the high half is 0.
     pub to: &'a Tensor,
@@ -51,20 +51,20 @@ pub struct RouteScore<'a> {
     pub x: &'a Tensor,
     /// Router, f32, `[E, D]`.
     pub gate_weight: &'a Tensor,
-    /// `None` for the baselines, which have none: `capacities` is then left as it is.
+    /// `None` for the baselines, which have none: `need` is then left as it is.
     pub predictor: Option<Predictor<'a>>,
     /// Out: softmax over experts, `[S, E]`.
-    pub gates: &'a Tensor,
+    pub gate: &'a Tensor,
     /// Out: probability that the expert should take the token, `[S, E]`.
-    pub capacities: &'a Tensor,
+    pub need: &'a Tensor,
     /// Out: both before softmax and sigmoid, for whoever wants them.
-    pub logits: Logits<'a>,
+    pub scores: RecordedScores<'a>,
 }
 
 impl RouteScore<'_> {
     /// Pairs per token: E rounded up to a power of two, so that a token never spans two workgroups.
     fn expert_lanes(&self) -> usize {
-        self.gates.shape[1].next_power_of_two()
+        self.gate.shape[1].next_power_of_two()
     }
 }
 
@@ -73,14 +73,14 @@ impl Kernel for RouteScore<'_> {
     type Params = Params;
 
     fn params(&self) -> Params {
-        let &[tokens, experts] = &*self.gates.shape else { panic!("gates {:?}", self.gates.shape) };
+        let &[tokens, experts] = &*self.gate.shape else { panic!("gate {:?}", self.gate.shape) };
         let d = self.gate_weight.shape[1];
         assert!((1..=32).contains(&experts) && d.is_multiple_of(4), "E {experts}, D {d}");
         assert_eq!(self.x.len(), tokens * d, "x {:?}", self.x.shape);
         assert_eq!(self.gate_weight.shape, [experts, d]);
-        assert_eq!(self.capacities.shape, self.gates.shape);
-        let Logits { to, first } = self.logits;
-        assert!(to.is_empty() || first + self.gates.len() <= to.len(), "logits {:?}", to.shape);
+        assert_eq!(self.need.shape, self.gate.shape);
+        let RecordedScores { to, first } = self.scores;
+        assert!(to.is_empty() || first + self.gate.len() <= to.len(), "scores {:?}", to.shape);
         if let Some(p) = self.predictor {
             assert_eq!(p.hidden.len(), tokens * d, "hidden {:?}", p.hidden.shape);
             assert_eq!(p.weight.shape, [experts, d]);
@@ -100,7 +100,7 @@ impl Kernel for RouteScore<'_> {
             // Bound because a binding cannot be empty; not read.
             None => (self.x, self.gate_weight, self.gate_weight),
         };
-        let out = [self.gates, self.capacities, self.logits.to];
+        let out = [self.gate, self.need, self.scores.to];
         [self.x, self.gate_weight, hidden, weight, bias].into_iter().chain(out).collect()
     }
 
@@ -108,12 +108,12 @@ impl Kernel for RouteScore<'_> {
         vec![
             ("EXPERT_LANES", self.expert_lanes() as f64),
             ("PREDICTS", f64::from(u8::from(self.predictor.is_some()))),
-            ("RECORDS", f64::from(u8::from(!self.logits.to.is_empty()))),
+            ("RECORDS", f64::from(u8::from(!self.scores.to.is_empty()))),
         ]
     }
 
     fn groups(&self, _: Profile) -> [u32; 3] {
-        spread(self.gates.shape[0].div_ceil(PAIRS / self.expert_lanes()))
+        spread(self.gate.shape[0].div_ceil(PAIRS / self.expert_lanes()))
     }
 }
 
@@ -133,27 +133,27 @@ pub(crate) struct Inputs<'a> {
     pub bias: &'a [f32],
 }
 
-/// A pair of f16 from a word of [`Logits`]: gate and need.
+/// A pair of f16 from a word of [`RecordedScores`]: gate and need.
 pub fn unpack(word: u32) -> [f16; 2] {
     [word & 0xffff, word >> 16].map(|half| f16::from_bits(half as u16))
 }
 
-/// The same on the processor, in f64: gates and capacities, `[S, E]` each.
+/// The same on the processor, in f64: gate and need, `[S, E]` each.
 #[cfg(test)]
 pub(crate) fn reference(i: Inputs<'_>, d: usize) -> (Vec<f64>, Vec<f64>) {
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
     };
-    let (mut gates, mut capacities) = (Vec::new(), Vec::new());
+    let (mut gate, mut need) = (Vec::new(), Vec::new());
     for (x, hidden) in i.x.chunks(d).zip(i.hidden.chunks(d)) {
         let logits: Vec<f64> = i.gate_weight.chunks(d).map(|w| dot(x, w)).collect();
         let highest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = logits.iter().map(|l| (l - highest).exp()).sum();
-        gates.extend(logits.iter().map(|l| (l - highest).exp() / sum));
+        gate.extend(logits.iter().map(|l| (l - highest).exp() / sum));
         let z = i.weight.chunks(d).zip(i.bias).map(|(w, &b)| dot(hidden, w) + f64::from(b));
-        capacities.extend(z.map(|z| 1.0 / (1.0 + (-z).exp())));
+        need.extend(z.map(|z| 1.0 / (1.0 + (-z).exp())));
     }
-    (gates, capacities)
+    (gate, need)
 }
 
 #[cfg(test)]
@@ -165,7 +165,7 @@ mod tests {
         let (x, hidden) = (spiky(s * d, 1, scale), spiky(s * d, 2, scale));
         let (gate_weight, weight) = (spiky(e * d, 3, 0.3), spiky(e * d, 4, 0.3));
         let bias = spiky(e, 5, 1.0);
-        let [gates, capacities] = [(); 2].map(|()| poisoned(&[s, e]));
+        let [gate, need] = [(); 2].map(|()| poisoned(&[s, e]));
         // Among others, which stay as they are.
         let logits = tensor(&[s * e + 5], &vec![7u32; s * e + 5]);
         run(&RouteScore {
@@ -176,9 +176,9 @@ mod tests {
                 weight: &tensor(&[e, d], &weight),
                 bias: &tensor(&[e], &bias),
             }),
-            gates: &gates,
-            capacities: &capacities,
-            logits: Logits { to: &logits, first: 3 },
+            gate: &gate,
+            need: &need,
+            scores: RecordedScores { to: &logits, first: 3 },
         });
         let inputs = Inputs {
             x: &x,
@@ -190,8 +190,8 @@ mod tests {
         let (want_gates, want_capacities) = reference(inputs, d);
         let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect::<Vec<_>>();
         // A logit of some hundreds carries an error of 1e-4, and the softmax passes it on whole.
-        assert_close(&read(&gates), &narrow(want_gates), 1e-4 * scale.max(1.0), 1e-4);
-        let got = read(&capacities);
+        assert_close(&read(&gate), &narrow(want_gates), 1e-4 * scale.max(1.0), 1e-4);
+        let got = read(&need);
         assert_close(&got, &narrow(want_capacities), 1e-4 * scale.max(1.0), 1e-4);
         assert!(got.iter().all(|&p| p > 0.0), "a threshold of 0 must let every token pass");
 
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn logits_beyond_f16_become_its_largest_number() {
-        let (gates, capacities, logits) = (poisoned(&[1, 2]), poisoned(&[1, 2]), poisoned(&[1, 2]));
+        let (gate, need, logits) = (poisoned(&[1, 2]), poisoned(&[1, 2]), poisoned(&[1, 2]));
         let x = tensor(&[1, 4], &[1e3f32, 0.0, 0.0, 0.0]);
         let weight = tensor(&[2, 4], &[1e3f32, 0.0, 0.0, 0.0, -1e3, 0.0, 0.0, 0.0]);
         let bias = tensor(&[2], &[0.0f32; 2]);
@@ -225,9 +225,9 @@ mod tests {
             x: &x,
             gate_weight: &weight,
             predictor: Some(Predictor { hidden: &x, weight: &weight, bias: &bias }),
-            gates: &gates,
-            capacities: &capacities,
-            logits: Logits { to: &logits, first: 0 },
+            gate: &gate,
+            need: &need,
+            scores: RecordedScores { to: &logits, first: 0 },
         });
         let got = read_u32(&logits).into_iter().map(unpack).collect::<Vec<_>>();
         assert_eq!(got, [[f16::MAX; 2], [f16::MIN; 2]]);
@@ -256,20 +256,20 @@ mod tests {
     #[test]
     fn without_a_predictor_capacities_are_left_alone() {
         let (x, w) = (spiky(5 * 8, 1, 1.0), spiky(3 * 8, 2, 1.0));
-        let (gates, capacities) = (poisoned(&[5, 3]), tensor(&[5, 3], &[7.0f32; 15]));
+        let (gate, need) = (poisoned(&[5, 3]), tensor(&[5, 3], &[7.0f32; 15]));
         let (x_tensor, w_tensor) = (tensor(&[5, 8], &x), tensor(&[3, 8], &w));
         let logits = poisoned(&[5, 3]);
         run(&RouteScore {
             x: &x_tensor,
             gate_weight: &w_tensor,
             predictor: None,
-            gates: &gates,
-            capacities: &capacities,
-            logits: Logits { to: &logits, first: 0 },
+            gate: &gate,
+            need: &need,
+            scores: RecordedScores { to: &logits, first: 0 },
         });
-        assert_eq!(read(&capacities), [7.0; 15]);
+        assert_eq!(read(&need), [7.0; 15]);
         assert!(read_u32(&logits).into_iter().all(|word| unpack(word)[1] == f16::ZERO));
-        for row in read(&gates).chunks(3) {
+        for row in read(&gate).chunks(3) {
             assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{row:?}");
         }
     }

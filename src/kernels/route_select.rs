@@ -1,10 +1,11 @@
-//! Which tokens each expert takes: counts, lists and slots, without a read-back.
+//! Which tokens each expert takes: counts, lists and positions, without a read-back.
 //! The result is a function of the inputs alone, bit by bit (see the shader for how).
 
 use crate::gpu::{Kernel, Profile, Shader, Tensor};
+use crate::model::Selection;
 
-/// What the slot map holds where an expert does not take a token.
-pub const NO_SLOT: u32 = u32::MAX;
+/// The position where an expert does not take a token.
+pub const NOT_TAKEN: u32 = u32::MAX;
 
 /// The threshold of an expert that takes no tokens. Not infinity, because WGSL does not promise what comparing with
 /// that gives.
@@ -21,57 +22,33 @@ pub struct Params {
     k: u32,
 }
 
-/// How experts and tokens find each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Selection {
-    /// `DiffMoE`: the capacity predictor gives the number of tokens of a pool, selected by largest gate.
-    Pool {
-        /// Tokens of a pool; divides S. Pools do not compete with each other.
-        pool: usize,
-    },
-    /// `DiffMoE`, each token separately: the tokens whose need exceeds the threshold.
-    Token,
-    /// EC-DiT: in each sample of `sample` tokens, the `k` tokens with the largest gates.
-    Sample {
-        /// T; divides S.
-        sample: usize,
-        /// Tokens per expert and sample, `⌊T/E · C⌋`.
-        k: usize,
-    },
-    /// TC-DiT: each token goes to the `k` experts with the largest gates.
-    Choice {
-        /// Experts per token.
-        k: usize,
-    },
-}
-
-/// Arguments. Ties go to the lowest token (for [`Selection::Choice`]: expert).
+/// Arguments. Ties go to the lowest token (for [`Selection::TokenChoice`]: expert).
 pub struct RouteSelect<'a> {
     /// Softmax over experts, `[S, E]`; never negative.
-    pub gates: &'a Tensor,
-    /// Capacity probabilities, `[S, E]`; read by `Pool` and `Token` only.
-    pub capacities: &'a Tensor,
+    pub gate: &'a Tensor,
+    /// Sigmoid of the capacity predictor, `[S, E]`; read by `Pool` and `Token` only.
+    pub need: &'a Tensor,
     /// Thresholds to compare with, `[E]`, strictly: the checkpoint's, a fixed γ, or shifted. An expert with a
-    /// threshold above 1 ([`MUTED`]) takes no token under any rule; `Sample` and `Choice` read nothing else of it.
+    /// threshold above 1 ([`MUTED`]) takes no token under any rule; `ExpertChoice` and `TokenChoice` read nothing else of it.
     pub thresholds: &'a Tensor,
     /// The rule.
     pub selection: Selection,
     /// Out, u32: `n_e`, `[E]`.
     pub counts: &'a Tensor,
-    /// Out, u32: place of the token in the expert's list or [`NO_SLOT`], `[S, E]`.
-    pub slots: &'a Tensor,
+    /// Out, u32: position of the token in the expert's list or [`NOT_TAKEN`], `[S, E]`.
+    pub positions: &'a Tensor,
     /// Out, u32: tokens of each expert, ascending, `[E, S]`; row e is valid up to `n_e`.
     pub chosen: &'a Tensor,
 }
 
 impl Kernel for RouteSelect<'_> {
-    const SHADER: Shader = shader!("route_select", consts: [NONE = NO_SLOT]);
+    const SHADER: Shader = shader!("route_select", consts: [NONE = NOT_TAKEN]);
     type Params = Params;
 
     fn params(&self) -> Params {
-        let &[tokens, experts] = &*self.gates.shape else { panic!("gates {:?}", self.gates.shape) };
+        let &[tokens, experts] = &*self.gate.shape else { panic!("gate {:?}", self.gate.shape) };
         assert_eq!(self.counts.len(), experts);
-        assert_eq!(self.slots.shape, [tokens, experts]);
+        assert_eq!(self.positions.shape, [tokens, experts]);
         assert_eq!(self.chosen.shape, [experts, tokens]);
         let (rule, segment, k) = match self.selection {
             Selection::Pool { pool } => {
@@ -79,17 +56,17 @@ impl Kernel for RouteSelect<'_> {
                 (0, pool, 0)
             }
             Selection::Token => (1, tokens, 0),
-            Selection::Sample { sample, k } => {
+            Selection::ExpertChoice { sample, k } => {
                 assert!(
                     tokens.is_multiple_of(sample) && k <= sample,
                     "{k} of {sample} in {tokens}"
                 );
                 (2, sample, k)
             }
-            Selection::Choice { k } => (3, tokens, k),
+            Selection::TokenChoice { k } => (3, tokens, k),
         };
         if rule < 2 {
-            assert_eq!(self.capacities.shape, self.gates.shape);
+            assert_eq!(self.need.shape, self.gate.shape);
         }
         assert_eq!(self.thresholds.len(), experts);
         Params {
@@ -102,42 +79,42 @@ impl Kernel for RouteSelect<'_> {
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        vec![self.gates, self.capacities, self.thresholds, self.counts, self.slots, self.chosen]
+        vec![self.gate, self.need, self.thresholds, self.counts, self.positions, self.chosen]
     }
 
     fn groups(&self, _: Profile) -> [u32; 3] {
         let segments = match self.selection {
-            Selection::Sample { sample: segment, .. } | Selection::Pool { pool: segment } => {
-                self.gates.shape[0] / segment
+            Selection::ExpertChoice { sample: segment, .. } | Selection::Pool { pool: segment } => {
+                self.gate.shape[0] / segment
             }
-            Selection::Token | Selection::Choice { .. } => 1,
+            Selection::Token | Selection::TokenChoice { .. } => 1,
         };
-        [self.gates.shape[1] as u32, segments as u32, 1]
+        [self.gate.shape[1] as u32, segments as u32, 1]
     }
 }
 
 /// The tokens of each expert, ascending: the same on the processor, by sorting.
 #[cfg(test)]
 pub(crate) fn reference(
-    gates: &[f32],
-    capacities: &[f32],
+    gate: &[f32],
+    need: &[f32],
     thresholds: &[f32],
     experts: usize,
     selection: Selection,
 ) -> Vec<Vec<u32>> {
-    let tokens = gates.len() / experts;
-    let passes = |s: usize, e: usize| capacities[s * experts + e] > thresholds[e];
+    let tokens = gate.len() / experts;
+    let passes = |s: usize, e: usize| need[s * experts + e] > thresholds[e];
     // Stable, so that equal gates stay in token order.
     let largest = |range: std::ops::Range<usize>, n: usize, e: usize| -> Vec<u32> {
         let mut order: Vec<usize> = range.collect();
-        order.sort_by(|&a, &b| gates[b * experts + e].total_cmp(&gates[a * experts + e]));
+        order.sort_by(|&a, &b| gate[b * experts + e].total_cmp(&gate[a * experts + e]));
         let mut taken: Vec<u32> = order[..n].iter().map(|&s| s as u32).collect();
         taken.sort_unstable();
         taken
     };
     let is_choice = |s: usize, e: usize, k: usize| {
         let mut order: Vec<usize> = (0..experts).collect();
-        order.sort_by(|&a, &b| gates[s * experts + b].total_cmp(&gates[s * experts + a]));
+        order.sort_by(|&a, &b| gate[s * experts + b].total_cmp(&gate[s * experts + a]));
         order.iter().take(k).any(|&i| i == e)
     };
     let of = |e: usize| -> Vec<u32> {
@@ -152,11 +129,11 @@ pub(crate) fn reference(
                 })
                 .collect(),
             Selection::Token => (0..tokens).filter(|&s| passes(s, e)).map(|s| s as u32).collect(),
-            Selection::Sample { sample, k } => (0..tokens)
+            Selection::ExpertChoice { sample, k } => (0..tokens)
                 .step_by(sample)
                 .flat_map(|first| largest(first..first + sample, k, e))
                 .collect(),
-            Selection::Choice { k } => {
+            Selection::TokenChoice { k } => {
                 (0..tokens).filter(|&s| is_choice(s, e, k)).map(|s| s as u32).collect()
             }
         }
@@ -164,16 +141,16 @@ pub(crate) fn reference(
     (0..experts).map(of).collect()
 }
 
-/// The slot map `[S, E]` of these lists.
+/// The positions `[S, E]` of these lists.
 #[cfg(test)]
-pub(crate) fn reference_slots(lists: &[Vec<u32>], tokens: usize) -> Vec<u32> {
-    let mut slots = vec![NO_SLOT; tokens * lists.len()];
+pub(crate) fn reference_positions(lists: &[Vec<u32>], tokens: usize) -> Vec<u32> {
+    let mut positions = vec![NOT_TAKEN; tokens * lists.len()];
     for (e, list) in lists.iter().enumerate() {
-        for (slot, &s) in list.iter().enumerate() {
-            slots[s as usize * lists.len() + e] = slot as u32;
+        for (position, &s) in list.iter().enumerate() {
+            positions[s as usize * lists.len() + e] = position as u32;
         }
     }
-    slots
+    positions
 }
 
 #[cfg(test)]
@@ -184,20 +161,20 @@ mod tests {
     use crate::gpu::testing::{poisoned, read_u32, run, spiky, tensor};
 
     /// Routes on the device and compares every output with the reference, exactly.
-    fn check(gates: &[f32], capacities: &[f32], thresholds: &[f32], selection: Selection) {
+    fn check(gate: &[f32], need: &[f32], thresholds: &[f32], selection: Selection) {
         let e = thresholds.len();
-        let s = gates.len() / e;
-        let (counts, slots, chosen) = (poisoned(&[e]), poisoned(&[s, e]), poisoned(&[e, s]));
+        let s = gate.len() / e;
+        let (counts, positions, chosen) = (poisoned(&[e]), poisoned(&[s, e]), poisoned(&[e, s]));
         run(&RouteSelect {
-            gates: &tensor(&[s, e], gates),
-            capacities: &tensor(&[s, e], capacities),
+            gate: &tensor(&[s, e], gate),
+            need: &tensor(&[s, e], need),
             thresholds: &tensor(&[e], thresholds),
             selection,
             counts: &counts,
-            slots: &slots,
+            positions: &positions,
             chosen: &chosen,
         });
-        let want = reference(gates, capacities, thresholds, e, selection);
+        let want = reference(gate, need, thresholds, e, selection);
         let counts = read_u32(&counts);
         let chosen = read_u32(&chosen);
         for (i, list) in want.iter().enumerate() {
@@ -210,7 +187,7 @@ mod tests {
             );
         }
         // Equal to the reference's map, so also a bijection between places and tokens.
-        assert_eq!(read_u32(&slots), reference_slots(&want, s), "{selection:?}: slots");
+        assert_eq!(read_u32(&positions), reference_positions(&want, s), "{selection:?}: positions");
     }
 
     /// Rows that sum to 1, from few distinct values where `levels` is small: many ties.
@@ -245,11 +222,11 @@ mod tests {
             (1757, 32),
             (4099, 2),
         ] {
-            let gates = softmax_rows(s, e, 11, 1e4);
-            let capacities = sigmoids(s * e, 12);
+            let gate = softmax_rows(s, e, 11, 1e4);
+            let need = sigmoids(s * e, 12);
             let thresholds: Vec<f32> = (0..e).map(|i| 0.3 + 0.4 * i as f32 / e as f32).collect();
-            check(&gates, &capacities, &thresholds, Selection::Pool { pool: s });
-            check(&gates, &capacities, &thresholds, Selection::Token);
+            check(&gate, &need, &thresholds, Selection::Pool { pool: s });
+            check(&gate, &need, &thresholds, Selection::Token);
         }
     }
 
@@ -257,16 +234,16 @@ mod tests {
     fn pools_choose_as_each_would_alone() {
         for (pools, pool, e) in [(2, 1, 3), (2, 64, 8), (3, 77, 5), (2, 513, 4)] {
             let s = pools * pool;
-            let gates = softmax_rows(s, e, 61, 20.0);
-            let capacities = sigmoids(s * e, 62);
+            let gate = softmax_rows(s, e, 61, 20.0);
+            let need = sigmoids(s * e, 62);
             let mut thresholds: Vec<f32> = (0..e).map(|i| 0.3 + 0.1 * i as f32).collect();
-            check(&gates, &capacities, &thresholds, Selection::Pool { pool });
+            check(&gate, &need, &thresholds, Selection::Pool { pool });
             let alone = |range: std::ops::Range<usize>| {
                 let part = |values: &[f32]| values[range.start * e..range.end * e].to_vec();
-                let (gates, capacities) = (part(&gates), part(&capacities));
-                reference(&gates, &capacities, &thresholds, e, Selection::Pool { pool })
+                let (gate, need) = (part(&gate), part(&need));
+                reference(&gate, &need, &thresholds, e, Selection::Pool { pool })
             };
-            let together = reference(&gates, &capacities, &thresholds, e, Selection::Pool { pool });
+            let together = reference(&gate, &need, &thresholds, e, Selection::Pool { pool });
             for (i, list) in together.iter().enumerate() {
                 let of_pools = (0..pools).flat_map(|p| {
                     let first = p * pool;
@@ -276,7 +253,7 @@ mod tests {
                 assert!(of_pools.eq(list.iter().copied()), "expert {i}");
             }
             thresholds[1] = MUTED;
-            check(&gates, &capacities, &thresholds, Selection::Pool { pool });
+            check(&gate, &need, &thresholds, Selection::Pool { pool });
         }
     }
 
@@ -284,33 +261,33 @@ mod tests {
     fn ties_at_the_cut_go_to_the_lowest_tokens() {
         // All gates equal: the first n tokens win, whatever n is.
         let (s, e) = (700, 3);
-        let gates = vec![1.0 / 3.0; s * e];
-        let capacities = sigmoids(s * e, 21);
-        check(&gates, &capacities, &[0.2, 0.5, 0.8], Selection::Pool { pool: s });
+        let gate = vec![1.0 / 3.0; s * e];
+        let need = sigmoids(s * e, 21);
+        check(&gate, &need, &[0.2, 0.5, 0.8], Selection::Pool { pool: s });
         // A few distinct values, so that the cut falls inside a tie.
         let few = softmax_rows(s, e, 22, 1.0);
-        check(&few, &capacities, &[0.4, 0.5, 0.6], Selection::Pool { pool: s });
-        check(&few, &capacities, &[0.4, 0.5, 0.6], Selection::Pool { pool: s / 2 });
+        check(&few, &need, &[0.4, 0.5, 0.6], Selection::Pool { pool: s });
+        check(&few, &need, &[0.4, 0.5, 0.6], Selection::Pool { pool: s / 2 });
         check(
             &softmax_rows(s, e, 22, 1.0),
-            &capacities,
+            &need,
             &[0.4, 0.5, 0.6],
-            Selection::Choice { k: 2 },
+            Selection::TokenChoice { k: 2 },
         );
     }
 
     #[test]
     fn an_expert_may_take_no_token_or_every_token() {
         for s in [5, 256, 777] {
-            let gates = softmax_rows(s, 4, 31, 50.0);
-            let capacities = sigmoids(s * 4, 32);
+            let gate = softmax_rows(s, 4, 31, 50.0);
+            let need = sigmoids(s * 4, 32);
             // No score exceeds 1; all exceed 0, as in a fresh model; equality does not count.
-            let mut tied = capacities.clone();
+            let mut tied = need.clone();
             for p in tied.iter_mut().skip(3).step_by(4) {
                 *p = 0.5;
             }
             for selection in [Selection::Pool { pool: s }, Selection::Token] {
-                check(&gates, &tied, &[1.0, 0.0, 0.5, 0.5], selection);
+                check(&gate, &tied, &[1.0, 0.0, 0.5, 0.5], selection);
             }
         }
     }
@@ -320,24 +297,24 @@ mod tests {
         let (s, e) = (600, 2);
         let base = 0.25f32.to_bits();
         // A permutation of 600 neighbouring floats, and zeros and subnormals for the other expert.
-        let gates: Vec<f32> = (0..s as u32)
+        let gate: Vec<f32> = (0..s as u32)
             .flat_map(|i| [f32::from_bits(base + i * 7 % 600), f32::from_bits(i * 11 % 600 / 2)])
             .collect();
-        let capacities: Vec<f32> = (0..s * e).map(|i| (i % 10) as f32 / 10.0).collect();
-        check(&gates, &capacities, &[0.35, 0.55], Selection::Pool { pool: s });
+        let need: Vec<f32> = (0..s * e).map(|i| (i % 10) as f32 / 10.0).collect();
+        check(&gate, &need, &[0.35, 0.55], Selection::Pool { pool: s });
     }
 
     #[test]
     fn baselines_route_by_sample_and_by_token() {
         for (samples, t, e, k) in [(1, 7, 2, 3), (3, 64, 4, 16), (5, 257, 3, 85), (2, 300, 8, 300)]
         {
-            let gates = softmax_rows(samples * t, e, 41, 20.0);
-            // Their capacities are not read: NaN must not matter.
-            let nothing = vec![f32::NAN; gates.len()];
+            let gate = softmax_rows(samples * t, e, 41, 20.0);
+            // Their need is not read: NaN must not matter.
+            let nothing = vec![f32::NAN; gate.len()];
             let none = vec![0.0; e];
-            check(&gates, &nothing, &none, Selection::Sample { sample: t, k });
+            check(&gate, &nothing, &none, Selection::ExpertChoice { sample: t, k });
             for k in 0..=e.min(3) {
-                check(&gates, &nothing, &none, Selection::Choice { k });
+                check(&gate, &nothing, &none, Selection::TokenChoice { k });
             }
         }
     }
@@ -345,18 +322,18 @@ mod tests {
     #[test]
     fn a_muted_expert_takes_no_token_under_any_rule() {
         let (samples, t, e) = (3, 100, 4);
-        let gates = softmax_rows(samples * t, e, 51, 20.0);
-        let capacities = sigmoids(samples * t * e, 52);
+        let gate = softmax_rows(samples * t, e, 51, 20.0);
+        let need = sigmoids(samples * t * e, 52);
         let selections = [
             Selection::Pool { pool: samples * t },
             Selection::Pool { pool: t },
             Selection::Token,
-            Selection::Sample { sample: t, k: 30 },
-            Selection::Choice { k: 2 },
+            Selection::ExpertChoice { sample: t, k: 30 },
+            Selection::TokenChoice { k: 2 },
         ];
         for selection in selections {
             for muted in [vec![0.5, MUTED, 0.5, 0.5], vec![MUTED; 4]] {
-                check(&gates, &capacities, &muted, selection);
+                check(&gate, &need, &muted, selection);
             }
         }
     }
@@ -372,12 +349,12 @@ mod tests {
             levels in prop::sample::select(vec![0.5f32, 2.0, 1e4]),
             thresholds in prop::collection::vec(0.0f32..1.0, 8),
         ) {
-            let gates = softmax_rows(s, e, seed, levels);
-            let capacities = sigmoids(s * e, seed + 1);
-            check(&gates, &capacities, &thresholds[..e], Selection::Pool { pool: s });
+            let gate = softmax_rows(s, e, seed, levels);
+            let need = sigmoids(s * e, seed + 1);
+            check(&gate, &need, &thresholds[..e], Selection::Pool { pool: s });
             let pool = if s % 2 == 0 { s / 2 } else { 1 };
-            check(&gates, &capacities, &thresholds[..e], Selection::Pool { pool });
-            check(&gates, &capacities, &thresholds[..e], Selection::Token);
+            check(&gate, &need, &thresholds[..e], Selection::Pool { pool });
+            check(&gate, &need, &thresholds[..e], Selection::Token);
         }
     }
 }

@@ -11,9 +11,9 @@ const LANES: usize = 64;
 pub struct Unpatchify<'a> {
     /// `[B·T, patch²·C]`, channel fastest.
     pub x: &'a Tensor,
-    /// All latent slots in one buffer.
+    /// All latents in one buffer.
     pub latents: &'a Tensor,
-    /// First element of the slot to write, `[B, C, h, w]`.
+    /// First element of the latent to write, `[B, C, h, w]`.
     pub first: usize,
     /// `C`, channels of the model's output.
     pub channels: usize,

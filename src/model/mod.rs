@@ -2,8 +2,10 @@
 //! and the routing rules.
 
 mod config;
+mod document;
 mod error;
 mod ffn;
+mod labels;
 mod names;
 mod presets;
 mod routing;
@@ -15,13 +17,14 @@ mod text_config;
 mod weights;
 mod width;
 
-pub use config::{Config, FfnForm, Kind, LabelTable, Objective, Prediction};
+pub use config::{Config, FfnForm, Kind, Objective, Prediction};
 pub use error::ConfigError;
 pub(crate) use ffn::Ffn;
+pub use labels::LabelTable;
 pub(crate) use names::choices;
 pub use names::{UnknownName, one_of};
 pub use presets::{Preset, SIZES, UnknownPreset};
-pub use routing::{Muted, MutedError, Routing, RoutingRule};
+pub use routing::{Muted, MutedError, Routing, RoutingRule, Selection};
 pub use shifts::{Shift, Shifts, ShiftsError};
 pub(crate) use spec::LinearSpec;
 pub use spec::{Group, Role, TensorSpec};

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Config;
 use super::names::choices;
+use super::{Config, Kind};
 
 choices! {
     /// How the experts of a `DiffMoE` model get their tokens at inference.
@@ -19,6 +19,55 @@ choices! {
         Pool = ("pool", "Whole pool", "The paper's rule: the capacity predictor determines how \
             many tokens of the whole batch an expert takes, the gate selects them. Images of a \
             batch compete."),
+    }
+}
+
+impl RoutingRule {
+    /// Whether the images of a batch compete for experts, so that one depends on the others.
+    pub fn couples_images(self) -> bool {
+        match self {
+            Self::Token => false,
+            Self::Pool => true,
+        }
+    }
+}
+
+/// How the experts of a layer and their tokens find each other: what the kind of model and the rule come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// The capacity predictor gives the number of tokens of a pool that an expert takes: those with the largest gates.
+    Pool {
+        /// Tokens of a pool; divides S. Pools do not compete with each other.
+        pool: usize,
+    },
+    /// Each token separately: the tokens whose need exceeds the threshold.
+    Token,
+    /// EC-DiT: in each sample of `sample` tokens, the `k` tokens with the largest gates.
+    ExpertChoice {
+        /// T; divides S.
+        sample: usize,
+        /// Tokens per expert and sample, `⌊T/E · C⌋`.
+        k: usize,
+    },
+    /// TC-DiT: each token goes to the `k` experts with the largest gates.
+    TokenChoice {
+        /// Experts per token.
+        k: usize,
+    },
+}
+
+impl Selection {
+    /// Of a model with experts, where `pool` tokens compete. The baselines route at inference as in training, whatever
+    /// the rule.
+    pub fn of(config: &Config, rule: RoutingRule, pool: usize) -> Self {
+        match (config.kind, rule) {
+            (Kind::Tc, _) => Self::TokenChoice { k: config.experts_of_token() },
+            (Kind::Ec, _) => {
+                Self::ExpertChoice { sample: config.tokens(), k: config.tokens_of_expert() }
+            }
+            (_, RoutingRule::Pool) => Self::Pool { pool },
+            (_, RoutingRule::Token) => Self::Token,
+        }
     }
 }
 

@@ -184,8 +184,8 @@ impl LoadedDecoder {
         let shape = [self.channels, PREVIEW_SIDE, PREVIEW_SIDE];
         let decoder = self.decoder_async([PREVIEW_SIDE; 2]).await?;
         let latent = LatentPreview::calibration(shape);
-        let picture = Decoding::begin(decoder, latent.clone()).finish_async(|_, _| {}).await?;
-        Ok(LatentPreview::fit(&latent, shape, &picture, self.factor))
+        let image = Decoding::begin(decoder, latent.clone()).finish_async(|_, _| {}).await?;
+        Ok(LatentPreview::fit(&latent, shape, &image, self.factor))
     }
 
     /// Description of the device.
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decoding_goes_on_elsewhere_with_the_same_pictures() {
+    fn a_decoding_goes_on_elsewhere_with_the_same_images() {
         let file = file("vae_kl_mini");
         let open = LoadedDecoder::open(&file, Backend::Cpu, WeightPrecision::F16).unwrap();
         let latents = LatentPreview::calibration([3 * 4, 4, 4]);
@@ -283,14 +283,14 @@ mod tests {
             first.advance(1).unwrap();
         }
         let half = first.into_state();
-        assert_eq!(half.pictures.len(), 2 * 3 * 8 * 8);
+        assert_eq!(half.images.len(), 2 * 3 * 8 * 8);
         let rest = Decoding::resume(open.decoder([4, 4]).unwrap(), half);
         assert_eq!((rest.done(), rest.count()), (2, 3));
         assert_eq!(rest.finish(|_, _| {}).unwrap(), whole);
     }
 
     #[test]
-    fn numbers_that_are_not_finite_are_no_pictures() {
+    fn numbers_that_are_not_finite_are_no_images() {
         let open =
             LoadedDecoder::open(&file("vae_kl_mini"), Backend::Cpu, WeightPrecision::F16).unwrap();
         let broken = Decoding::begin(open.decoder([2, 2]).unwrap(), vec![f32::NAN; 16]);

@@ -14,7 +14,7 @@ pub struct Decoding {
     /// `[B, C, h, w]`
     latents: Vec<f32>,
     /// Finished images, `[n, 3, height, width]`.
-    pictures: Vec<f32>,
+    images: Vec<f32>,
     count: usize,
     done: usize,
 }
@@ -25,7 +25,7 @@ pub struct DecodingState {
     /// All latents, `[B, C, h, w]`.
     pub latents: Vec<f32>,
     /// Images of the first of them, `[n, 3, height, width]`.
-    pub pictures: Vec<f32>,
+    pub images: Vec<f32>,
 }
 
 impl Decoding {
@@ -34,7 +34,7 @@ impl Decoding {
     /// # Panics
     /// When the values do not form whole latents.
     pub fn begin(decoder: Box<dyn Decoder>, latents: Vec<f32>) -> Self {
-        Self::resume(decoder, DecodingState { latents, pictures: Vec::new() })
+        Self::resume(decoder, DecodingState { latents, images: Vec::new() })
     }
 
     /// Continues after the images that another decoder has finished.
@@ -42,13 +42,13 @@ impl Decoding {
     /// # Panics
     /// When the values do not form whole latents or images, or there are more images than latents.
     pub fn resume(mut decoder: Box<dyn Decoder>, so_far: DecodingState) -> Self {
-        let DecodingState { latents, pictures } = so_far;
+        let DecodingState { latents, images } = so_far;
         let len = decoder.latent_shape().iter().product::<usize>();
-        let picture = decoder.picture_shape().iter().product::<usize>();
-        assert!(pictures.len().is_multiple_of(picture), "whole images");
-        let done = pictures.len() / picture;
+        let image = decoder.image_shape().iter().product::<usize>();
+        assert!(images.len().is_multiple_of(image), "whole images");
+        let done = images.len() / image;
         decoder.begin(&latents[done * len..]);
-        Self { decoder, count: latents.len() / len, latents, pictures, done }
+        Self { decoder, count: latents.len() / len, latents, images, done }
     }
 
     /// Does at most about `budget` units of work and collects finished results. Never waits.
@@ -57,8 +57,8 @@ impl Decoding {
     /// When the device is lost; [`Decoding::into_state`] has what was finished.
     pub fn advance(&mut self, budget: usize) -> Result<Progress, EngineError> {
         let progress = self.decoder.advance(budget)?;
-        while let Some(picture) = self.decoder.take() {
-            self.pictures.extend(picture);
+        while let Some(image) = self.decoder.take() {
+            self.images.extend(image);
             self.done += 1;
         }
         Ok(match progress {
@@ -73,20 +73,20 @@ impl Decoding {
     /// [`Decoding::fraction`] and the number of finished images.
     ///
     /// # Errors
-    /// As [`Decoding::advance`] and [`Decoding::pictures`].
+    /// As [`Decoding::advance`] and [`Decoding::images`].
     pub async fn finish_async(
         mut self,
         mut on_progress: impl FnMut(f32, usize),
     ) -> Result<Vec<f32>, EngineError> {
         sliced::finish(&mut self, BUDGET, |work| on_progress(work.fraction(), work.done)).await?;
         on_progress(1.0, self.done);
-        self.pictures()
+        self.images()
     }
 
     /// As [`Decoding::finish_async`], on this thread.
     ///
     /// # Errors
-    /// As [`Decoding::advance`] and [`Decoding::pictures`].
+    /// As [`Decoding::advance`] and [`Decoding::images`].
     #[cfg(feature = "blocking")]
     pub fn finish(self, on_progress: impl FnMut(f32, usize)) -> Result<Vec<f32>, EngineError> {
         pollster::block_on(self.finish_async(on_progress))
@@ -112,22 +112,22 @@ impl Decoding {
 
     /// What another decoder needs to go on.
     pub fn into_state(self) -> DecodingState {
-        DecodingState { latents: self.latents, pictures: self.pictures }
+        DecodingState { latents: self.latents, images: self.images }
     }
 
     /// The finished images, `[n, 3, height, width]` in about [-1, 1].
     ///
     /// # Errors
     /// When there is a number among them that is not finite.
-    pub fn pictures(self) -> Result<Vec<f32>, EngineError> {
-        if self.pictures.iter().any(|v| !v.is_finite()) {
+    pub fn images(self) -> Result<Vec<f32>, EngineError> {
+        if self.images.iter().any(|v| !v.is_finite()) {
             return Err(EngineError::Decoder(
                 "the decoder produced values that are not finite; check that the latents \
                     belong to this decoder"
                     .into(),
             ));
         }
-        Ok(self.pictures)
+        Ok(self.images)
     }
 }
 

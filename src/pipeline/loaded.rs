@@ -92,7 +92,7 @@ impl Pipeline {
     /// When a setting cannot work, or the device has no memory for such a batch.
     pub async fn start_async(&self, settings: Settings) -> Result<Run, StartError> {
         settings.check(&self.config)?;
-        let engine = self.engine_async(settings.pictures()).await?;
+        let engine = self.engine_async(settings.images()).await?;
         Ok(Run::start(engine, &self.config, settings, 0)?)
     }
 

@@ -73,7 +73,7 @@ pub struct RunState {
 impl RunState {
     /// A run of the images `first..first + B` before its first step: noise from the seed, and an empty trace.
     pub fn noise(config: &Config, settings: &Settings, first: u64) -> Self {
-        let batch = settings.pictures() as u64;
+        let batch = settings.images() as u64;
         let noise =
             (first..first + batch).flat_map(|i| gaussian(settings.seed, i, config.sample_len()));
         let names = settings.labels.iter().zip(&config.labels);
@@ -148,7 +148,7 @@ impl Run {
     ) -> Result<Self, EngineError> {
         let batch = engine.batch();
         assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label an image");
-        assert_eq!(settings.pictures(), batch, "labels or prompts for every image");
+        assert_eq!(settings.images(), batch, "labels or prompts for every image");
         let RunState { first, steps, latent, buffers, trace } = so_far;
         engine.start(&RunConfig {
             latent: latent.clone(),

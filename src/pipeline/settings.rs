@@ -148,13 +148,13 @@ impl Settings {
         if config.text.is_none() && !(self.prompts.is_empty() && self.negative.is_empty()) {
             return Err(SettingsError::NoText);
         }
-        let pictures = self.pictures();
-        if pictures == 0 {
+        let images = self.images();
+        if images == 0 {
             return Err(SettingsError::Images);
         }
         if self.labels.len() != config.labels.len()
-            || self.labels.iter().any(|rows| rows.len() != pictures)
-            || config.text.is_some() && self.prompts.len() != pictures
+            || self.labels.iter().any(|rows| rows.len() != images)
+            || config.text.is_some() && self.prompts.len() != images
         {
             return Err(SettingsError::Count);
         }
@@ -168,16 +168,22 @@ impl Settings {
     }
 
     /// Number of requested images.
-    pub fn pictures(&self) -> usize {
+    pub fn images(&self) -> usize {
         self.labels.first().map_or(self.prompts.len(), Vec::len)
+    }
+
+    /// Whether an image depends on the others of its pass: they compete for experts, or the scheduler chooses its steps
+    /// for all.
+    pub fn couples_images(&self) -> bool {
+        self.routing.rule.couples_images() || self.scheduler.is_adaptive()
     }
 
     /// A name for each image: its prompt and labels, without null labels.
     pub fn names(&self, config: &Config) -> Vec<String> {
-        let name = |picture: usize| {
+        let name = |image: usize| {
             let tables = self.labels.iter().zip(&config.labels);
             let named = tables.filter_map(|(rows, table)| {
-                let row = rows[picture];
+                let row = rows[image];
                 (row != table.null).then(|| {
                     if table.values.is_empty() {
                         format!("{} {row}", table.name)
@@ -186,18 +192,18 @@ impl Settings {
                     }
                 })
             });
-            let prompt = self.prompts.get(picture).filter(|prompt| !prompt.is_empty()).cloned();
+            let prompt = self.prompts.get(image).filter(|prompt| !prompt.is_empty()).cloned();
             let named: Vec<_> = prompt.into_iter().chain(named).collect();
             if named.is_empty() { "anything".to_owned() } else { named.join(", ") }
         };
-        (0..self.pictures()).map(name).collect()
+        (0..self.images()).map(name).collect()
     }
 
     /// The same settings for some of the images.
     #[must_use]
-    pub fn part(&self, pictures: std::ops::Range<usize>) -> Self {
-        let labels = self.labels.iter().map(|rows| rows[pictures.clone()].to_vec()).collect();
-        let prompts = self.prompts.get(pictures).unwrap_or_default().to_vec();
+    pub fn part(&self, images: std::ops::Range<usize>) -> Self {
+        let labels = self.labels.iter().map(|rows| rows[images.clone()].to_vec()).collect();
+        let prompts = self.prompts.get(images).unwrap_or_default().to_vec();
         Self { labels, prompts, ..self.clone() }
     }
 

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_need_not_be_square() {
+    fn images_need_not_be_square() {
         // Three images of one row and two columns: red and black, twice, then white.
         let one = [1.0, -1.0, -1.0, -1.0, -1.0, -1.0];
         let samples = [one, one, [1.0; 6]].concat();

@@ -28,6 +28,7 @@ pub(super) static DDIM: SchedulerInfo = SchedulerInfo {
 /// `eta`: 0 is deterministic, 1 adds as much noise as DDPM.
 const ETA: OptionInfo = OptionInfo {
     name: "eta",
+    title: "Noise η",
     hint: "Share of DDPM's noise added at each step.",
     values: OptionValues::Number { min: 0.0, max: 1.0, default: 0.0 },
     only: Some(Objective::Ddpm),

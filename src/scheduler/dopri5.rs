@@ -32,6 +32,7 @@ pub(super) static DOPRI5: SchedulerInfo = SchedulerInfo {
 /// `rtol`, with torchdiffeq's default in the official sampler.
 const RTOL: OptionInfo = OptionInfo {
     name: "rtol",
+    title: "Relative tolerance",
     hint: "Relative error tolerance per step.",
     values: OptionValues::Number { min: 1e-7, max: 1.0, default: 1e-3 },
     only: None,
@@ -40,6 +41,7 @@ const RTOL: OptionInfo = OptionInfo {
 /// `atol`, with torchdiffeq's default in the official sampler.
 const ATOL: OptionInfo = OptionInfo {
     name: "atol",
+    title: "Absolute tolerance",
     hint: "Absolute error tolerance per step.",
     values: OptionValues::Number { min: 1e-7, max: 1.0, default: 1e-6 },
     only: None,
@@ -207,11 +209,12 @@ impl Dopri5 {
         ops.push(Instruction::Report(Latent::Velocity(1)));
     }
 
-    /// `start + step·Σ factor·rate`.
+    /// `start + step·Σ factor·velocity`.
     fn weighted(&self, start: Option<Latent>, factors: &[f64]) -> Vec<(f32, Latent)> {
-        let rates = (0..).zip(factors).filter(|(_, factor)| **factor != 0.0);
-        let rates = rates.map(|(n, factor)| ((factor * self.step) as f32, Latent::Velocity(n)));
-        start.map(|slot| (1.0, slot)).into_iter().chain(rates).collect()
+        let velocities = (0..).zip(factors).filter(|(_, factor)| **factor != 0.0);
+        let velocities =
+            velocities.map(|(n, factor)| ((factor * self.step) as f32, Latent::Velocity(n)));
+        start.map(|latent| (1.0, latent)).into_iter().chain(velocities).collect()
     }
 
     /// The sample at `t = 1` by the polynomial of degree 4 through start, middle and end of the step and

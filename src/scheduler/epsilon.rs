@@ -12,6 +12,7 @@ use crate::model::{Config, Objective};
 /// `guided-channels`: the official code and DiT guide three channels of four.
 pub(super) const GUIDED_CHANNELS: OptionInfo = OptionInfo {
     name: "guided-channels",
+    title: "Guided channels",
     hint: "Channels that guidance applies to; the official code guides three of four.",
     values: OptionValues::Names(&["3", "all"]),
     only: Some(Objective::Ddpm),
@@ -20,6 +21,7 @@ pub(super) const GUIDED_CHANNELS: OptionInfo = OptionInfo {
 /// `clip`: for models of pixels.
 pub(super) const CLIP: OptionInfo = OptionInfo {
     name: "clip",
+    title: "Clip x₀",
     hint: "Clip the predicted x₀ to [-1, 1] at every step, for models that generate pixels.",
     values: OptionValues::Flag,
     only: Some(Objective::Ddpm),

@@ -249,6 +249,7 @@ mod tests {
             for option in info.options {
                 assert_eq!(option.check(option.default_value()), Ok(option.default_value()));
                 assert!(option.name.chars().all(|c| c.is_ascii_lowercase() || c == '-'));
+                assert!(!option.title.is_empty() && option.hint.ends_with('.'), "{}", option.name);
                 // One name, one meaning: front ends offer the options of all schedulers together.
                 for other in ALL.iter().flat_map(|info| info.options) {
                     assert!(other.name != option.name || other == option, "{}", option.name);

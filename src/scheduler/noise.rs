@@ -12,8 +12,8 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 /// Gaussian noise for one sample, `len` numbers. Each image of a run has a stream of its own, so image 3
 /// of a seed is the same whether 4 or 40 are drawn.
-pub fn gaussian(seed: u64, picture: u64, len: usize) -> Vec<f32> {
-    stream(seed, picture, len)
+pub fn gaussian(seed: u64, image: u64, len: usize) -> Vec<f32> {
+    stream(seed, image, len)
 }
 
 /// Gaussian noise that step `step` (from 0) adds to a sample, `len` numbers: each step of each image has
@@ -21,11 +21,11 @@ pub fn gaussian(seed: u64, picture: u64, len: usize) -> Vec<f32> {
 ///
 /// # Panics
 /// When there are 2⁴⁰ images before this one.
-pub fn step_noise(seed: u64, picture: u64, step: u32, len: usize) -> Vec<f32> {
-    const PICTURE_BITS: u32 = 40;
-    assert!(picture >> PICTURE_BITS == 0, "image {picture}");
+pub fn step_noise(seed: u64, image: u64, step: u32, len: usize) -> Vec<f32> {
+    const IMAGE_BITS: u32 = 40;
+    assert!(image >> IMAGE_BITS == 0, "image {image}");
     // Streams below 2⁴⁰ are the samples' own.
-    stream(seed, (u64::from(step) + 1) << PICTURE_BITS | picture, len)
+    stream(seed, (u64::from(step) + 1) << IMAGE_BITS | image, len)
 }
 
 /// The noise that a scheduler adds on the way.
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_and_seeds_differ() {
+    fn images_and_seeds_differ() {
         let all = [gaussian(1, 0, 8), gaussian(1, 1, 8), gaussian(2, 0, 8)];
         assert_ne!(all[0], all[1]);
         assert_ne!(all[0], all[2]);

@@ -1,4 +1,4 @@
-//! Options of schedulers as data: name, hint, range and default, from which every front end makes its own form.
+//! Options of schedulers as data: name, title, hint, range and default, from which every front end makes its own form.
 
 use crate::model::{Objective, one_of};
 
@@ -7,6 +7,8 @@ use crate::model::{Objective, one_of};
 pub struct OptionInfo {
     /// Name in links, and `--name` on the command line; camel case in JavaScript.
     pub name: &'static str,
+    /// Title of a control.
+    pub title: &'static str,
     /// What it does, in one line.
     pub hint: &'static str,
     /// The allowed values.

@@ -22,6 +22,13 @@ pub enum Latent {
     Output(u8),
 }
 
+impl Latent {
+    /// Number of [`Latent::Velocity`]s.
+    pub const VELOCITIES: usize = 7;
+    /// Number of [`Latent::Output`]s.
+    pub const OUTPUTS: usize = 4;
+}
+
 /// Which labels and prompts a forward pass sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Branch {
@@ -55,11 +62,11 @@ pub enum Instruction {
         /// `Output(0)` (conditional) and `Output(1)` (unconditional).
         time: f32,
     },
-    /// `output = Σ factor·slot`, at most eight terms; the output may be among the terms.
+    /// `output = Σ factor·latent`, at most eight terms; the output may be among the terms.
     Combine {
         /// `Sample`, `Trial` or a `Velocity`.
         output: Latent,
-        /// Factors and slots, added in order.
+        /// Factors and latents, added in order.
         terms: Vec<(f32, Latent)>,
     },
     /// `latent = mean + σ·noise`: one step back through the diffusion process, from predicted noise.

@@ -48,7 +48,8 @@ impl<F: Fn(f32, f32, Branch) -> f32> Machine<F> {
                 }
                 Instruction::Combine { output, terms } => {
                     assert!(terms.len() <= 8, "{terms:?}");
-                    let sum = terms.iter().map(|(factor, slot)| factor * self.latents[slot]).sum();
+                    let sum =
+                        terms.iter().map(|(factor, latent)| factor * self.latents[latent]).sum();
                     self.latents.insert(*output, sum);
                 }
                 Instruction::Denoise(step) => {
@@ -70,10 +71,10 @@ impl<F: Fn(f32, f32, Branch) -> f32> Machine<F> {
                     }
                     self.latents.insert(Latent::Sample, next);
                 }
-                Instruction::Report(slot) => reports.push(*slot),
+                Instruction::Report(latent) => reports.push(*latent),
             }
         }
-        let reports = reports.into_iter().map(|slot| vec![self.latents[&slot]]).collect();
+        let reports = reports.into_iter().map(|latent| vec![self.latents[&latent]]).collect();
         Seen { sample: vec![self.latent()], reports }
     }
 }

@@ -128,10 +128,10 @@ impl Trace {
     }
 
     /// `C` of each image over its conditional passes: the compute spent on its content.
-    pub fn capacity_by_picture(&self) -> Vec<f32> {
-        let pictures = self.forwards.iter().flat_map(|f| &f.layers).next();
-        let pictures = pictures.map_or(0, |l| l.masks.len() / self.tokens());
-        let mut sums = vec![0_u64; pictures];
+    pub fn capacity_by_image(&self) -> Vec<f32> {
+        let images = self.forwards.iter().flat_map(|f| &f.layers).next();
+        let images = images.map_or(0, |l| l.masks.len() / self.tokens());
+        let mut sums = vec![0_u64; images];
         let mut layers = 0_u64;
         for layer in
             self.forwards.iter().filter(|f| f.branch == Branch::Conditional).flat_map(|f| &f.layers)
@@ -220,6 +220,6 @@ mod tests {
         assert_eq!(trace.capacity_by_step(), [0.5, 1.125]);
         assert_eq!(trace.capacity(), Some(0.8125));
         // Image 0 took 4 + 1 + 2 + 2 of 8 token visits, image 1 took 0 + 3 + 3 + 2.
-        assert_eq!(trace.capacity_by_picture(), [1.125, 1.0]);
+        assert_eq!(trace.capacity_by_image(), [1.125, 1.0]);
     }
 }

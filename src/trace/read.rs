@@ -177,9 +177,9 @@ impl Trace {
         if !blocks.is_sorted_by(|a, b| a < b) {
             return damaged(format!("blocks {blocks:?} are not in ascending order"));
         }
-        let pictures = pool / tokens;
-        if first.is_some() && self.labels.iter().any(|names| names.len() != pictures) {
-            return damaged(format!("the number of labels does not match {pictures} images"));
+        let images = pool / tokens;
+        if first.is_some() && self.labels.iter().any(|names| names.len() != images) {
+            return damaged(format!("the number of labels does not match {images} images"));
         }
         let mut step = 0;
         let likeness = first.map(|layer| kind(layer.scores.as_ref()));

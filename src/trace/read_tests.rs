@@ -180,7 +180,7 @@ proptest! {
         }
         if let Ok(read) = Trace::from_bytes(&file) {
             read.capacity_by_step();
-            read.capacity_by_picture();
+            read.capacity_by_image();
             for layer in 0..read.blocks().len() {
                 for step in 0..read.steps().min(9) {
                     read.load(step, layer);

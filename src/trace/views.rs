@@ -31,7 +31,7 @@ impl Trace {
     }
 
     /// `B`, or 0 before the first step.
-    pub fn pictures(&self) -> usize {
+    pub fn images(&self) -> usize {
         let layer = self.forwards.first().and_then(|f| f.layers.first());
         layer.map_or(0, |layer| layer.masks.len() / self.tokens().max(1))
     }
@@ -80,25 +80,25 @@ impl Trace {
     }
 
     /// Tokens that each expert took from one image, `[E]`.
-    pub fn picture_counts(&self, at: At, picture: usize) -> Option<Vec<u32>> {
-        let masks = self.masks(at, picture)?;
+    pub fn image_counts(&self, at: At, image: usize) -> Option<Vec<u32>> {
+        let masks = self.masks(at, image)?;
         Some((0..self.experts).map(|e| masks.iter().map(|m| m >> e & 1).sum()).collect())
     }
 
     /// How many experts took each patch of one image, `[h/p, w/p]`, row by row.
-    pub fn token_map(&self, at: At, picture: usize) -> Option<Vec<u32>> {
-        Some(self.masks(at, picture)?.iter().map(|mask| mask.count_ones()).collect())
+    pub fn token_map(&self, at: At, image: usize) -> Option<Vec<u32>> {
+        Some(self.masks(at, image)?.iter().map(|mask| mask.count_ones()).collect())
     }
 
     /// Which patches of one image an expert took, `[h/p, w/p]`, row by row.
-    pub fn expert_map(&self, at: At, picture: usize, expert: usize) -> Option<Vec<bool>> {
+    pub fn expert_map(&self, at: At, image: usize, expert: usize) -> Option<Vec<bool>> {
         let taken = |mask: &u32| mask.checked_shr(expert as u32).is_some_and(|bits| bits & 1 == 1);
-        Some(self.masks(at, picture)?.iter().map(taken).collect())
+        Some(self.masks(at, image)?.iter().map(taken).collect())
     }
 
     /// One bit per expert for each token of one image, `[T]`.
-    fn masks(&self, at: At, picture: usize) -> Option<&[u32]> {
-        self.layer(at)?.masks.chunks_exact(self.tokens().max(1)).nth(picture)
+    fn masks(&self, at: At, image: usize) -> Option<&[u32]> {
+        self.layer(at)?.masks.chunks_exact(self.tokens().max(1)).nth(image)
     }
 
     /// `C` of each MoE layer at each step, `[layers][steps]`: the mean over the step's passes of one branch, or of
@@ -138,7 +138,7 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&trace.to_json().unwrap()).unwrap();
         let forwards = json["forwards"].as_array().unwrap();
         assert_eq!(trace.blocks(), [1, 3]);
-        assert_eq!((trace.steps(), trace.pictures()), (2, 2));
+        assert_eq!((trace.steps(), trace.images()), (2, 2));
         for forward in forwards {
             let branch =
                 if forward["guided"] == true { Branch::Conditional } else { Branch::Unconditional };
@@ -146,11 +146,10 @@ mod tests {
                 let at = At { step: forward["step"].as_u64().unwrap() as u32, layer, branch };
                 let counts = trace.counts(at).unwrap();
                 assert_eq!(serde_json::json!(counts), document["counts"], "{at:?}");
-                let pictures: Vec<_> =
-                    (0..2).map(|p| trace.picture_counts(at, p).unwrap()).collect();
+                let images: Vec<_> = (0..2).map(|p| trace.image_counts(at, p).unwrap()).collect();
                 let masks = document["masks"].as_array().unwrap();
                 for expert in 0..3 {
-                    assert_eq!(pictures[0][expert] + pictures[1][expert], counts[expert]);
+                    assert_eq!(images[0][expert] + images[1][expert], counts[expert]);
                     for (token, mask) in masks.iter().enumerate() {
                         let map = trace.expert_map(at, token / 2, expert).unwrap();
                         assert_eq!(map[token % 2], mask.as_u64().unwrap() >> expert & 1 == 1);

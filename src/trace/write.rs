@@ -43,12 +43,12 @@ impl Trace {
             format: self.format(),
             model: &self.model,
             experts: self.experts,
-            tokens_per_picture: self.tokens(),
+            tokens_per_image: self.tokens(),
             grid: self.grid,
             labels: &self.labels,
             capacity: self.capacity(),
             capacity_by_step: self.capacity_by_step(),
-            capacity_by_picture: self.capacity_by_picture(),
+            capacity_by_image: self.capacity_by_image(),
             forwards: forwards.collect(),
         };
         Ok(serde_json::to_string(&document)?)
@@ -108,12 +108,14 @@ struct Document<'a> {
     format: u32,
     model: &'a str,
     experts: usize,
-    tokens_per_picture: usize,
+    #[serde(rename = "tokens_per_picture")]
+    tokens_per_image: usize,
     grid: [usize; 2],
     labels: &'a [Vec<String>],
     capacity: Option<f32>,
     capacity_by_step: Vec<f32>,
-    capacity_by_picture: Vec<f32>,
+    #[serde(rename = "capacity_by_picture")]
+    capacity_by_image: Vec<f32>,
     forwards: Vec<ForwardDocument<'a>>,
 }
 

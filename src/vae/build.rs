@@ -236,8 +236,8 @@ pub(super) fn kl(file: &TensorFile, groups: usize) -> Result<Plan, Problems> {
         }
     }
     b.norm("decoder.conv_norm_out", groups, x, x, true);
-    let picture = b.conv("decoder.conv_out", x, plain);
-    b.three_channels("decoder.conv_out", picture);
+    let image = b.conv("decoder.conv_out", x, plain);
+    b.three_channels("decoder.conv_out", image);
     b.finish(&["decoder.", "post_quant_conv."])
 }
 
@@ -281,8 +281,8 @@ impl Builder<'_> {
         result
     }
 
-    fn three_channels(&mut self, name: &str, picture: ValueId) {
-        let channels = self.value(picture).channels;
+    fn three_channels(&mut self, name: &str, image: ValueId) {
+        let channels = self.value(image).channels;
         if channels != 3 {
             self.problems.push(format!("{name} has {channels} output channels, expected 3"));
         }

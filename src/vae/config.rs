@@ -58,9 +58,9 @@ impl Numbers {
     }
 
     /// The last layer's output as an image in [-1, 1]; `AutoencoderTiny` makes them in [0, 1].
-    pub(super) fn leave(self, picture: &mut [f32]) {
+    pub(super) fn leave(self, image: &mut [f32]) {
         if self.is_tiny {
-            for v in picture {
+            for v in image {
                 *v = 2.0 * *v - 1.0;
             }
         }

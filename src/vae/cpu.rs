@@ -87,7 +87,7 @@ pub struct CpuDecoder {
     place: Option<(usize, usize)>,
     attended: Attended,
     normalising: Normalising,
-    pictures: VecDeque<Vec<f32>>,
+    images: VecDeque<Vec<f32>>,
 }
 
 /// Multiply-adds of a unit of work: a millisecond or two on a processor, about a frame in a browser.
@@ -108,7 +108,7 @@ impl CpuDecoder {
             place: None,
             attended: Attended::default(),
             normalising: Normalising::default(),
-            pictures: VecDeque::new(),
+            images: VecDeque::new(),
             model,
         }
     }
@@ -144,14 +144,14 @@ impl CpuDecoder {
             self.place = None;
             let output = self.model.plan.output_id();
             let values = std::mem::take(&mut self.values[output]);
-            self.pictures.push_back(self.picture(&values));
+            self.images.push_back(self.image(&values));
         }
     }
 
-    fn picture(&self, values: &[f32]) -> Vec<f32> {
-        let mut picture = planes(values, self.model.plan.output().channels);
-        self.model.numbers.leave(&mut picture);
-        picture
+    fn image(&self, values: &[f32]) -> Vec<f32> {
+        let mut image = planes(values, self.model.plan.output().channels);
+        self.model.numbers.leave(&mut image);
+        image
     }
 
     /// Computes some rows of a layer from `row` on; returns whether the layer is finished.
@@ -247,15 +247,15 @@ impl Decoder for CpuDecoder {
         self.model.plan.latent_shape(self.size)
     }
 
-    fn picture_shape(&self) -> [usize; 3] {
-        self.model.plan.picture_shape(self.size)
+    fn image_shape(&self) -> [usize; 3] {
+        self.model.plan.image_shape(self.size)
     }
 
     fn begin(&mut self, latents: &[f32]) {
         let len = self.latent_shape().iter().product();
         assert!(latents.len().is_multiple_of(len), "{} numbers in latents of {len}", latents.len());
         self.place = None;
-        self.pictures.clear();
+        self.images.clear();
         let latents = self.model.numbers.unscale(latents);
         self.waiting = latents.chunks_exact(len).map(<[f32]>::to_vec).collect();
     }
@@ -279,7 +279,7 @@ impl Decoder for CpuDecoder {
     }
 
     fn take(&mut self) -> Option<Vec<f32>> {
-        self.pictures.pop_front()
+        self.images.pop_front()
     }
 
     fn wait(&mut self) -> Result<(), EngineError> {
@@ -287,9 +287,9 @@ impl Decoder for CpuDecoder {
     }
 
     fn decode_with_taps(&mut self, latent: &[f32]) -> Result<Taps, EngineError> {
-        let [channels, height, width] = self.picture_shape();
+        let [channels, height, width] = self.image_shape();
         self.waiting.clear();
-        self.pictures.clear();
+        self.images.clear();
         self.enter(latent);
         let mut taps = Taps::new();
         while let Some((step, _)) = self.place {
@@ -307,8 +307,8 @@ impl Decoder for CpuDecoder {
                 self.place = (step + 1 < self.model.plan.steps.len()).then_some((step + 1, 0));
             }
         }
-        let picture = self.picture(&self.values[self.model.plan.output_id()]);
-        taps.push(("image".into(), vec![channels, height, width], picture));
+        let image = self.image(&self.values[self.model.plan.output_id()]);
+        taps.push(("image".into(), vec![channels, height, width], image));
         self.values.iter_mut().for_each(Vec::clear);
         Ok(taps)
     }

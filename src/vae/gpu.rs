@@ -89,7 +89,7 @@ pub struct GpuDecoder {
     /// Submitted dispatches of the current image.
     done: Option<usize>,
     in_flight: InFlight,
-    pictures: VecDeque<Readback>,
+    images: VecDeque<Readback>,
 }
 
 impl GpuDecoder {
@@ -134,7 +134,7 @@ impl GpuDecoder {
             waiting: VecDeque::new(),
             done: None,
             in_flight: InFlight::default(),
-            pictures: VecDeque::new(),
+            images: VecDeque::new(),
             model,
         })
     }
@@ -192,10 +192,10 @@ impl GpuDecoder {
         Ok(from_quads(&quads, value.channels, value.pixels(self.size)))
     }
 
-    fn picture(&self, readback: Readback) -> Result<Vec<f32>, GpuError> {
-        let mut picture = self.unpack(readback, self.model.plan.output_id())?;
-        self.model.numbers.leave(&mut picture);
-        Ok(picture)
+    fn image(&self, readback: Readback) -> Result<Vec<f32>, GpuError> {
+        let mut image = self.unpack(readback, self.model.plan.output_id())?;
+        self.model.numbers.leave(&mut image);
+        Ok(image)
     }
 
     /// Submits some dispatches of the current image; at its end, a copy of the image.
@@ -207,7 +207,7 @@ impl GpuDecoder {
         self.done = Some(end);
         if end == self.tape.len() {
             let readback = self.copy_out(&mut encoder, self.model.plan.output_id());
-            self.pictures.push_back(readback);
+            self.images.push_back(readback);
             self.done = None;
         }
         self.in_flight.submit(&gpu, encoder.finish());
@@ -223,15 +223,15 @@ impl Decoder for GpuDecoder {
         self.model.plan.latent_shape(self.size)
     }
 
-    fn picture_shape(&self) -> [usize; 3] {
-        self.model.plan.picture_shape(self.size)
+    fn image_shape(&self) -> [usize; 3] {
+        self.model.plan.image_shape(self.size)
     }
 
     fn begin(&mut self, latents: &[f32]) {
         let len = self.latent_shape().iter().product();
         assert!(latents.len().is_multiple_of(len), "{} numbers in latents of {len}", latents.len());
         self.done = None;
-        self.pictures.clear();
+        self.images.clear();
         let latents = self.model.numbers.unscale(latents);
         self.waiting = latents.chunks_exact(len).map(<[f32]>::to_vec).collect();
     }
@@ -269,12 +269,12 @@ impl Decoder for GpuDecoder {
 
     fn take(&mut self) -> Option<Vec<f32>> {
         self.model.gpu.poll();
-        if !self.pictures.front()?.is_ready() {
+        if !self.images.front()?.is_ready() {
             return None;
         }
-        let readback = self.pictures.pop_front()?;
-        match self.picture(readback) {
-            Ok(picture) => Some(picture),
+        let readback = self.images.pop_front()?;
+        match self.image(readback) {
+            Ok(image) => Some(image),
             Err(error) => {
                 // The next `advance` or `wait` reports it.
                 self.model.gpu.report(error);
@@ -314,7 +314,7 @@ impl Decoder for GpuDecoder {
         let readback = self.copy_out(&mut encoder, model.plan.output_id());
         model.gpu.queue.submit([encoder.finish()]);
         self.wait()?;
-        taps.push(("image".into(), self.picture_shape().to_vec(), self.picture(readback)?));
+        taps.push(("image".into(), self.image_shape().to_vec(), self.image(readback)?));
         Ok(taps)
     }
 }

@@ -173,7 +173,7 @@ impl Recorder<'_> {
                 let (first_quad, quads) = (piece.quads.0, piece.quads.1 - piece.quads.0);
                 let call = PixelRows {
                     rows: &q,
-                    picture: &self.slabs[piece.slab],
+                    image: &self.slabs[piece.slab],
                     way: Way::AddToPixels,
                     quads,
                     first_quad,
@@ -198,8 +198,8 @@ impl Recorder<'_> {
         let pixels = self.pixels(from);
         for piece in self.pieces(from) {
             let (first_quad, quads) = (piece.quads.0, piece.quads.1 - piece.quads.0);
-            let (rows, picture, way) = (y, &self.slabs[piece.slab], Way::ToRows);
-            let call = PixelRows { rows, picture, way, quads, first_quad, pixels, first_pixel };
+            let (rows, image, way) = (y, &self.slabs[piece.slab], Way::ToRows);
+            let call = PixelRows { rows, image, way, quads, first_quad, pixels, first_pixel };
             tape.push(self.gpu, scope.clone(), &call);
         }
     }

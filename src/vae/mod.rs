@@ -35,7 +35,7 @@ pub trait Decoder: Send {
     fn latent_shape(&self) -> [usize; 3];
 
     /// Channels, height and width of an image.
-    fn picture_shape(&self) -> [usize; 3];
+    fn image_shape(&self) -> [usize; 3];
 
     /// Takes latents `[B, C, h, w]` as a model samples them, for any B, and forgets the images before.
     ///
@@ -76,17 +76,17 @@ pub trait Decoder: Send {
     /// When the device is lost.
     fn decode_now(&mut self, latents: &[f32]) -> Result<Vec<f32>, EngineError> {
         self.begin(latents);
-        let mut pictures = Vec::new();
+        let mut images = Vec::new();
         loop {
             let progress = self.advance(usize::MAX)?;
             if progress != Progress::Working {
                 self.wait()?;
             }
-            while let Some(picture) = self.take() {
-                pictures.extend(picture);
+            while let Some(image) = self.take() {
+                images.extend(image);
             }
             if progress == Progress::Done {
-                return Ok(pictures);
+                return Ok(images);
             }
         }
     }

@@ -114,7 +114,7 @@ impl Plan {
     }
 
     /// `[C, height, width]` of the image of a latent with `size` cells.
-    pub(super) fn picture_shape(&self, size: [usize; 2]) -> [usize; 3] {
+    pub(super) fn image_shape(&self, size: [usize; 2]) -> [usize; 3] {
         let output = self.output();
         let [height, width] = output.size(size);
         [output.channels, height, width]

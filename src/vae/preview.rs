@@ -29,8 +29,8 @@ impl LatentPreview {
     pub fn of(decoder: &mut dyn Decoder) -> Result<Self, EngineError> {
         let shape = decoder.latent_shape();
         let latent = Self::calibration(shape);
-        let picture = decoder.decode_now(&latent)?;
-        Ok(Self::fit(&latent, shape, &picture, decoder.picture_shape()[1] / shape[1]))
+        let image = decoder.decode_now(&latent)?;
+        Ok(Self::fit(&latent, shape, &image, decoder.image_shape()[1] / shape[1]))
     }
 
     /// A latent `[C, height, width]` to fit with: waves of several lengths, different in every channel, about
@@ -58,28 +58,28 @@ impl LatentPreview {
     pub fn fit(
         latents: &[f32],
         [channels, height, width]: [usize; 3],
-        pictures: &[f32],
+        images: &[f32],
         factor: usize,
     ) -> Self {
         let cells = height * width;
         let batch = latents.len() / (channels * cells);
         assert_eq!(latents.len(), batch * channels * cells, "whole latents");
-        assert_eq!(pictures.len(), batch * 3 * cells * factor * factor, "an image for each latent");
+        assert_eq!(images.len(), batch * 3 * cells * factor * factor, "an image for each latent");
         let n = channels + 1;
         // Normal equations: n rows of n sums of products, then three of products with the colours.
         let mut sums = vec![vec![0.0; n + 3]; n];
         let mut squares = [0.0; 3];
         let mut totals = [0.0; 3];
-        for (latent, picture) in latents
+        for (latent, image) in latents
             .chunks_exact(channels * cells)
-            .zip(pictures.chunks_exact(3 * cells * factor * factor))
+            .zip(images.chunks_exact(3 * cells * factor * factor))
         {
             for cell in 0..cells {
                 let mut row: Vec<f64> =
                     (0..channels).map(|c| f64::from(latent[c * cells + cell])).collect();
                 row.push(1.0);
                 let at = [cell / width * factor, cell % width * factor];
-                let colour = mean_colour(picture, at, factor, [height * factor, width * factor]);
+                let colour = mean_colour(image, at, factor, [height * factor, width * factor]);
                 for i in 0..3 {
                     squares[i] += colour[i] * colour[i];
                     totals[i] += colour[i];
@@ -126,7 +126,7 @@ impl LatentPreview {
     ///
     /// # Panics
     /// When the values do not form whole latents.
-    pub fn pictures(&self, latents: &[f32], cells: usize) -> Vec<f32> {
+    pub fn images(&self, latents: &[f32], cells: usize) -> Vec<f32> {
         let len = self.channels() * cells;
         assert!(latents.len().is_multiple_of(len), "whole latents");
         latents.chunks_exact(len).flat_map(|latent| self.rgb(latent)).collect()
@@ -150,14 +150,14 @@ impl LatentPreview {
 
 /// Mean colour of a square of an image `[3, height, width]`.
 fn mean_colour(
-    picture: &[f32],
+    image: &[f32],
     [top, left]: [usize; 2],
     side: usize,
     [height, width]: [usize; 2],
 ) -> [f64; 3] {
     let mean = |channel: usize| {
         let rows = (top..top + side).map(|y| (channel * height + y) * width + left);
-        let pixels = rows.flat_map(|at| &picture[at..at + side]);
+        let pixels = rows.flat_map(|at| &image[at..at + side]);
         pixels.map(|&v| f64::from(v)).sum::<f64>() / (side * side) as f64
     };
     [0, 1, 2].map(mean)
@@ -192,7 +192,7 @@ mod tests {
             [[0.3, -0.2, 0.1, 0.05, 0.1], [0.0, 0.4, -0.3, 0.2, -0.2], [-0.1, 0.1, 0.6, -0.5, 0.0]];
         let factor = 3;
         let (height, width) = (6 * factor, 5 * factor);
-        let picture: Vec<f32> = (0..3 * height * width)
+        let image: Vec<f32> = (0..3 * height * width)
             .map(|i| {
                 let (c, y, x) = (i / (height * width), i / width % height, i % width);
                 let cell = y / factor * 5 + x / factor;
@@ -201,7 +201,7 @@ mod tests {
                 sum + rows[c][4] + if (x % 3, y % 3) == (1, 1) { 0.8 } else { -0.1 }
             })
             .collect();
-        let preview = LatentPreview::fit(&latents, shape, &picture, factor);
+        let preview = LatentPreview::fit(&latents, shape, &image, factor);
         for (got, want) in preview.rows.iter().zip(&rows) {
             for (g, w) in got.iter().zip(&want[..4]) {
                 assert!((g - f64::from(*w)).abs() < 1e-5, "{got:?}, {want:?} is right");
@@ -209,7 +209,7 @@ mod tests {
         }
         assert!(preview.explained() > 0.999, "{}", preview.explained());
         let colours = preview.rgb(&latents);
-        let mean = mean_colour(&picture, [2 * factor, 3 * factor], factor, [height, width]);
+        let mean = mean_colour(&image, [2 * factor, 3 * factor], factor, [height, width]);
         for c in 0..3 {
             assert!((f64::from(colours[c * 30 + 2 * 5 + 3]) - mean[c]).abs() < 1e-4);
         }
@@ -219,9 +219,9 @@ mod tests {
     fn a_decoder_that_is_not_linear_is_explained_in_part() {
         let shape = [2, 8, 8];
         let latents = LatentPreview::calibration(shape);
-        let picture: Vec<f32> =
+        let image: Vec<f32> =
             (0..3 * 64).map(|i| (latents[i % 64] * latents[64 + i % 64]).sin()).collect();
-        let preview = LatentPreview::fit(&latents, shape, &picture, 1);
+        let preview = LatentPreview::fit(&latents, shape, &image, 1);
         assert!((0.0..0.5).contains(&preview.explained()), "{}", preview.explained());
     }
 

@@ -138,7 +138,7 @@ export const tool = (...given) => promisify(execFile)(TOOL, given.map(String));
 export async function native(page, options) {
   const folder = await mkdtemp(join(tmpdir(), "diffmoe-"));
   try {
-    const file = join(folder, "picture.png");
+    const file = join(folder, "image.png");
     const given = Object.entries(options).flatMap(([key, value]) => [`--${key}`, String(value)]);
     await tool("sample", "--backend", "cpu", "--count", "1", "--out", file, ...given);
     const png = (await readFile(file)).toString("base64");

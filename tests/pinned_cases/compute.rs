@@ -27,12 +27,10 @@ pub(crate) struct Answer {
 pub(crate) fn compute(case: &Case) -> Answer {
     let checkpoint = open(case.model);
     let config = checkpoint.config();
-    let pictures = 0..case.batch;
-    let label =
-        |table: usize, picture: usize, null: u32| (3 + 7 * picture + table) as u32 % (null + 1);
+    let images = 0..case.batch;
+    let label = |table: usize, image: usize, null: u32| (3 + 7 * image + table) as u32 % (null + 1);
     let labels = config.labels.iter().enumerate();
-    let labels =
-        labels.map(|(i, table)| pictures.clone().map(|p| label(i, p, table.null)).collect());
+    let labels = labels.map(|(i, table)| images.clone().map(|p| label(i, p, table.null)).collect());
     let prompts =
         case.prompts.iter().cycle().take(if config.text.is_some() { case.batch } else { 0 });
     let guided_channels = if case.all_channels { "all" } else { "3" };

@@ -168,7 +168,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "heun_8", solver: "heun", ..EIGHT },
     Case { name: "dopri5", solver: "dopri5", ..PLAIN },
     Case { name: "dopri5_8_pool_guided", solver: "dopri5", tolerance: 0.1, pool: true, guidance: 1.5, ..EIGHT },
-    Case { name: "later_pictures", first: 5, batch: 3, ..PLAIN },
+    Case { name: "later_images", first: 5, batch: 3, ..PLAIN },
     // Thresholds.
     Case { name: "gamma_low_8", gamma: Some(0.4), ..EIGHT },
     Case { name: "gamma_high_8_pool", gamma: Some(0.6), pool: true, ..EIGHT },

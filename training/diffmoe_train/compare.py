@@ -54,11 +54,11 @@ class Judge:
         self.witness, self.report = probe.kept(
             a.probes, f"{os.path.splitext(os.path.basename(c.data.path))[0]}.pt", lambda: eurosat.make_probe(self.train, self.test, classes, augment=augment))
         self.real = stats.moments(probe.features(self.witness, self.train[0]))
-        pick = torch.randperm(len(self.test[0]), generator=torch.Generator().manual_seed(0))[: a.pictures]
+        pick = torch.randperm(len(self.test[0]), generator=torch.Generator().manual_seed(0))[: a.images]
         self.scale = stats.frechet(stats.moments(probe.features(self.witness, self.test[0][pick])), self.real)
-        self.asked = torch.arange(a.pictures) % classes
+        self.asked = torch.arange(a.images) % classes
 
-    def pictures(self, model, rule, gamma=None):
+    def images(self, model, rule, gamma=None):
         s = {"steps": self.a.steps, "guidance": 1.0, "solver": self.solver, "rule": rule, "gamma": gamma, "batch": 64, "seed": 0}
         made, compute, _ = generate.generate(model, [self.asked], s, self.undo)
         found = probe.predict(self.witness, made)[0]
@@ -92,9 +92,9 @@ def one_run(c, a, judge, architecture, seed):
            "sampling": {"solver": c.sample.solver, "steps": a.steps, "guidance": 1.0},
            "probe": judge.report["unseen"], "frechet_of_real": judge.scale,
            "validation": {r: judge.loss(model, r) for r in rules}, "validation_n": a.validation,
-           "pictures": {r: judge.pictures(model, r) for r in rules}}
+           "pictures": {r: judge.images(model, r) for r in rules}}
     if a.gammas and model.dynamic_layers():
-        out["gamma"] = {str(g): judge.pictures(model, "pool", g) for g in GAMMAS}
+        out["gamma"] = {str(g): judge.images(model, "pool", g) for g in GAMMAS}
     return out
 
 
@@ -107,7 +107,7 @@ def main(argv=None):
     p.add_argument("--probes", default="runs/probes")
     p.add_argument("--architectures", nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    p.add_argument("--images", "--pictures", dest="pictures", type=int, default=1000, help="generated for each distance")
+    p.add_argument("--images", "--pictures", dest="images", type=int, default=1000, help="generated for each distance")
     p.add_argument("--steps", type=int, default=20, help="sampling steps, by the solver of the config")
     p.add_argument("--validation", type=int, default=1000, help="test images for the loss by noise level")
     p.add_argument("--rules", nargs="+", default=RULES["diffmoe"], choices=RULES["diffmoe"],

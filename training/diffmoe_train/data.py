@@ -184,7 +184,7 @@ class Files(Dataset):
         return x, [c[index].to(device) for c in self.columns]
 
 
-class PictureFiles(Files):
+class ImageFiles(Files):
     def finish(self, x, generator):
         return self._augment(x.float() / 127.5 - 1, generator)
 
@@ -209,7 +209,7 @@ def load_folder(path, size, augment):
         with Image.open(file) as image:
             return torch.from_numpy(adm_crop(image, size).copy()).permute(2, 0, 1)
 
-    return PictureFiles(torch.empty(0), [column], labels, augment, paths=paths, read_one=read)
+    return ImageFiles(torch.empty(0), [column], labels, augment, paths=paths, read_one=read)
 
 
 def load_latents(path, size, scaling_factor):

@@ -39,7 +39,7 @@ def random_model(seed=30):
 
 
 def record(model, x, t, y):
-    """One forward pass, and the picture before the head."""
+    """One forward pass, and the image before the head."""
     io, hooks = {}, []
     head = model.detail_head
     hooks.append(head.register_forward_hook(lambda m, a, out: io.__setitem__("detail_head.x", a[0].clone())))

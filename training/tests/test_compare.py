@@ -52,7 +52,7 @@ def squares(tmp_path):
     return tmp_path
 
 
-def test_from_pictures_to_tables(squares, monkeypatch):
+def test_from_images_to_tables(squares, monkeypatch):
     monkeypatch.setattr(eurosat, "PROBE_STEPS", 10)
     args = [str(squares / "c.toml"), "--data-root", str(squares), "--out", str(squares / "runs"), "--results", str(squares / "r"),
             "--probes", str(squares / "p"), "--seeds", "0", "1", "--pictures", "20", "--steps", "2", "--validation", "16", "--gammas"]
@@ -87,7 +87,7 @@ def test_from_pictures_to_tables(squares, monkeypatch):
 def test_ddpm(squares, monkeypatch):
     monkeypatch.setattr(eurosat, "PROBE_STEPS", 10)
     compare.main([str(squares / "c.toml"), "--data-root", str(squares), "--out", str(squares / "runs"), "--results", str(squares / "r"),
-                  "--probes", str(squares / "p"), "--seeds", "0", "--pictures", "66", "--steps", "3", "--validation", "16",
+                  "--probes", str(squares / "p"), "--seeds", "0", "--images", "66", "--steps", "3", "--validation", "16",
                   "--architectures", "dense", "diffmoe", "--set", "name=squares_ddpm", "--set", "train.objective=ddpm", "--set",
                   "model.learn_sigma=true", "--set", "model.time_scale=1", "--set", "sample.solver=ddpm"])
     files = sorted((squares / "r").iterdir())

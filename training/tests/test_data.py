@@ -45,7 +45,7 @@ def run(root, **more):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     g = np.random.default_rng(0)
     for c, name in enumerate(["dark", "light"]):
         (tmp_path / "set" / name).mkdir(parents=True)
@@ -75,15 +75,15 @@ def test_adm_crop():
     assert data.adm_crop(Image.fromarray(a[:5, :7]), 16).shape == (16, 16, 3)
 
 
-def test_a_folder_of_pictures(pictures):
-    d = data.load(configs.Data(kind="folder", path="set", image_size=8), str(pictures))
+def test_a_folder_of_images(images):
+    d = data.load(configs.Data(kind="folder", path="set", image_size=8), str(images))
     assert len(d) == 12 and d.labels[0].values == ["dark", "light"]
     x, (y,) = d.batch(torch.arange(12))
     assert x.shape == (12, 3, 8, 8) and y.tolist() == [0] * 6 + [1] * 6
     assert x[:6].max() < -0.1 < 0.1 < x[6:].min()
-    assert run(pictures).exists()
+    assert run(images).exists()
     with pytest.raises(ValueError, match="no .png"):
-        data.load_folder(str(pictures / "set" / "dark"), 8, "none")
+        data.load_folder(str(images / "set" / "dark"), 8, "none")
 
 
 def test_cached_latents(latents):
@@ -103,11 +103,11 @@ def test_cached_latents(latents):
 
 
 @pytest.mark.parametrize("kind", ["tc", "ec", "dense"])
-def test_baselines_train_and_export(pictures, kind):
+def test_baselines_train_and_export(images, kind):
     more = "n_shared_experts = 1\nuse_swiglu = true" if kind != "dense" else "qk_norm = true"
-    ck = run(pictures, model=f'kind = "{kind}"\n{more}')
-    path = str(pictures / "m.safetensors")
-    export.main([str(ck), path, "--data-root", str(pictures), "--dtype", "f32"])
+    ck = run(images, model=f'kind = "{kind}"\n{more}')
+    path = str(images / "m.safetensors")
+    export.main([str(ck), path, "--data-root", str(images), "--dtype", "f32"])
     model, meta = exported.load_exported(path)
     assert meta["kind"] == kind and ("MoE_config" in meta["params"]) == (kind != "dense")
     trained = export.load_checkpoint(str(ck))[0]
@@ -115,16 +115,16 @@ def test_baselines_train_and_export(pictures, kind):
     torch.testing.assert_close(model(x, t, y)[0], trained(x, t, y)[0])
 
 
-def test_a_ddpm_run(pictures):
-    ck = run(pictures, model="learn_sigma = true\ntime_scale = 1.0", train='objective = "ddpm"', solver="ddim")
-    path = str(pictures / "m.safetensors")
-    export.main([str(ck), path, "--data-root", str(pictures)])
+def test_a_ddpm_run(images):
+    ck = run(images, model="learn_sigma = true\ntime_scale = 1.0", train='objective = "ddpm"', solver="ddim")
+    path = str(images / "m.safetensors")
+    export.main([str(ck), path, "--data-root", str(images)])
     meta = exported.read_description(path)
     assert (meta["t_kind"], meta["defaults"]["solver"]) == ("ddpm", "ddim")
     for wrong in ({"model": "learn_sigma = true\ntime_scale = 1.0", "train": 'objective = "ddpm"'},  # solver of a flow
                   {"train": 'objective = "ddpm"', "solver": "ddpm"}):  # no variances
         with pytest.raises(ValueError, match="ddpm"):
-            run(pictures, **wrong)
+            run(images, **wrong)
 
 
 def test_subjects_by_name_then_by_group(emoji_root):
@@ -142,9 +142,9 @@ def test_capacity_schedule():
     assert schedule.capacity([], 5, 4, 1.5) == 1.5
 
 
-def test_paper_thresholds(pictures):
+def test_paper_thresholds(images):
     settings = "paper_thresholds = true\nema_warmup = false\nema = 0.9\ncapacity_schedule = [2, 4]"
-    state = torch.load(run(pictures, train=settings), weights_only=False)
+    state = torch.load(run(images, train=settings), weights_only=False)
     live, mean = (state[k]["blocks.1.mlp.expert_threshold"] for k in ("model", "ema"))
     # Six steps from 0: even the live ones are far below any probability, the averaged ones further.
     assert (0 < mean).all() and (mean < live).all() and (live < 0.3).all()

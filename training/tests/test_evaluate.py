@@ -42,7 +42,7 @@ def test_frechet_distance_of_known_gaussians():
     assert stats.frechet(*turned) == pytest.approx(14)
 
 
-def test_nearest_picture():
+def test_nearest_image():
     gallery = torch.rand(20, 3, 8, 8) * 2 - 1
     index, distance = retrieval.nearest(gallery[[3, 7]] + 0.1, gallery)
     assert index.tolist() == [3, 7]
@@ -92,7 +92,7 @@ def weights(emoji_root):
     return emoji_root, path
 
 
-def test_pictures_do_not_depend_on_the_batch_and_their_compute_is_counted(weights):
+def test_images_do_not_depend_on_the_batch_and_their_compute_is_counted(weights):
     model, _ = exported.load_exported(weights[1])
     s = {"steps": 3, "guidance": 2.0, "solver": "heun", "rule": "token", "seed": 4}
     columns = [[0, 1, 2, 3, 4, 0], [0, 1, 2, 0, 1, 8]]
@@ -116,7 +116,7 @@ def test_pairs_can_be_drawn_at_random():
     assert len({(int(i), int(j)) for i, j in zip(a, b)}) == 4
 
 
-def test_the_judgement_is_right_about_right_and_wrong_pictures(emoji_root):
+def test_the_judgement_is_right_about_right_and_wrong_images(emoji_root):
     parts = [data.load_emoji(emoji_root / "e/emoji.npz", emoji_root / "e/labels.json", 8,
                              ["red ball", "green ball", "blue ball", "red box"], 1, held_out=h) for h in (False, True)]
     x, columns, held = emoji.real(parts)
@@ -125,8 +125,8 @@ def test_the_judgement_is_right_about_right_and_wrong_pictures(emoji_root):
     class Oracle:
         """Answers from the gallery, so that only the counting is tested."""
 
-        def name(self, pictures, asked):
-            i = retrieval.nearest(pictures, x)[0]
+        def name(self, images, asked):
+            i = retrieval.nearest(images, x)[0]
             return [c[i] for c in columns]
 
     good = emoji.judge(Oracle(), x, columns, x, columns, held)
@@ -143,7 +143,7 @@ def test_one_command_from_weights_to_tables(weights, monkeypatch):
     monkeypatch.setattr(emoji, "load", lambda meta, r, real=emoji.load: real(meta, r, "e/emoji.npz", "e/labels.json"))
     out = root / "results/emoji.json"
     command.main(["emoji", "--weights", path, "--out", str(out), "--data-root", str(root), "--steps", "2",
-                  "--per-held-out", "3", "--probes", str(root / "probes"), "--pictures", str(root / "pictures"),
+                  "--per-held-out", "3", "--probes", str(root / "probes"), "--images", str(root / "images"),
                   "--sheet", str(root / "sheet.png")])
     sheet = np.asarray(Image.open(root / "sheet.png"))[::8, ::8]
     truth = data.load_emoji(root / "e/emoji.npz", root / "e/labels.json", 8, ["red box"], 1, held_out=True).images[0]
@@ -152,10 +152,10 @@ def test_one_command_from_weights_to_tables(weights, monkeypatch):
     assert r["seen"]["probe"]["both"]["n"] == 11 and r["held_out"]["probe"]["both"]["n"] == 3
     assert r["settings"]["steps"] == 2 and r["settings"]["guidance"] == 1.5
     assert str(root) not in out.read_text()
-    assert len(list((root / "probes").iterdir())) == len(list((root / "pictures").iterdir())) + 1 == 3
+    assert len(list((root / "probes").iterdir())) == len(list((root / "images").iterdir())) + 1 == 3
     monkeypatch.setattr(generate, "generate", None)  # the kept images are used, and give the same answer
     command.main(["emoji", "--weights", path, "--out", str(out), "--data-root", str(root), "--steps", "2",
-                  "--per-held-out", "3", "--probes", str(root / "probes"), "--pictures", str(root / "pictures")])
+                  "--per-held-out", "3", "--probes", str(root / "probes"), "--pictures", str(root / "images")])
     assert json.loads(out.read_text()) == r
     page = root / "results.md"
     page.write_text("By hand.\n<!-- emoji seen -->\n<!-- end emoji seen -->\n<!-- eurosat classes -->\nkept\n"
@@ -196,7 +196,7 @@ def test_prompts_are_judged_in_known_and_unseen_sentences(emoji_root, monkeypatc
     assert "held-out pairs in unseen sentences, 2 each" in page.read_text()
 
 
-def test_larger_pictures_are_judged_by_their_averages():
+def test_larger_images_are_judged_by_their_averages():
     x = torch.randint(0, 256, (2, 3, 64, 64)).float() / 127.5 - 1
     images = ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     got = emoji.as_judged(x)

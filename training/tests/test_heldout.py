@@ -22,13 +22,13 @@ class Answer(torch.nn.Module):
         return self.answer(z, t[:, None, None, None]), None
 
 
-def pictures(n=80):
+def images(n=80):
     x = torch.randint(0, 256, (n, 3, 4, 4), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     return Dataset(x, [torch.zeros(n, dtype=torch.long)], [Labels("class", "y_embedder", ["a"])])
 
 
 def test_known_answers_have_known_errors():
-    h = heldout.HeldOut({"held_out": pictures()}, count=80, batch=32)
+    h = heldout.HeldOut({"held_out": images()}, count=80, batch=32)
     x = torch.cat([p[0] for p in h.parts["held_out"]])
     noise = torch.cat([p[2] for p in h.parts["held_out"]])
     assert h.sizes() == {"held_out": 80}
@@ -42,7 +42,7 @@ def test_known_answers_have_known_errors():
 
 
 def test_two_measurements_are_equal():
-    first, second = (heldout.HeldOut({"seen": pictures()}, count=20) for _ in range(2))
+    first, second = (heldout.HeldOut({"seen": images()}, count=20) for _ in range(2))
     noisy = Answer("data", lambda z, t: 0.5 * z)
     assert first.measure(noisy) == second.measure(noisy) and first.sizes() == {"seen": 20}
 

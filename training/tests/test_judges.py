@@ -101,7 +101,7 @@ def drawings(held=False):
     return Dataset(torch.stack(x).to(torch.uint8), [torch.tensor(s), torch.tensor(t)], labels)
 
 
-def test_perfect_pictures_pass_and_a_real_one_does_not_find_itself():
+def test_perfect_images_pass_and_a_real_one_does_not_find_itself():
     own = drawings(), drawings(True)
     j = judges.Judges(own, 0, net=fake_net)
     asked = emoji.pairs_of(own[0], 1)

@@ -22,11 +22,11 @@ def one_process(rank, port, root):
     t.batches.next = lambda device: drawn.append(real(device)) or drawn[-1]
     for _ in range(4):
         t.one_step(1e-3)
-    pictures = torch.stack([x.sum() for x, _ in drawn])
+    images = torch.stack([x.sum() for x, _ in drawn])
     for name, mine, same in [("weights", torch.cat([p.detach().flatten() for p in t.model.parameters()]), True),
                              ("averages", torch.cat([p.flatten() for p in t.ema.model.parameters()]), True),
                              ("thresholds", torch.cat([m.expert_threshold for m in t.model.dynamic_layers().values()]), True),
-                             ("pictures", pictures, False)]:
+                             ("images", images, False)]:
         both = [torch.empty_like(mine) for _ in range(2)]
         dist.all_gather(both, mine)
         assert torch.equal(*both) == same, name

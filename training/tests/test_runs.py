@@ -64,7 +64,7 @@ def test_a_file_of_another_size_is_refused(exported, other):
         initialise(model, dataset, path)
 
 
-def test_larger_pictures_start_from_smaller_ones(exported):
+def test_larger_images_start_from_smaller_ones(exported):
     root, path = exported
     model, dataset = tiny_model(root, "model.input_size=16", "data.image_size=16")
     own = model.pos_embed.clone()

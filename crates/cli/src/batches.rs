@@ -34,15 +34,15 @@ impl<'a> Batches<'a> {
         checkpoint: &'a Checkpoint,
         settings: &'a Settings,
         (backend, weights): (Backend, WeightChoice),
-        pictures: usize,
+        images: usize,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let config = checkpoint.config();
         let model = Pipeline::open(checkpoint, backend, weights)?;
         if let Some(note) = model.note() {
             eprintln!("note: {note}");
         }
-        eprintln!("{}", headline(config, settings, pictures, &model.device()));
-        let bar = ProgressBar::new(pictures as u64 * PROGRESS);
+        eprintln!("{}", headline(config, settings, images, &model.device()));
+        let bar = ProgressBar::new(images as u64 * PROGRESS);
         bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {percent} %, {eta} left")?);
         Ok(Self { config, settings, model, ready: None, bar })
     }
@@ -55,16 +55,16 @@ impl<'a> Batches<'a> {
     /// Draws these images of the whole as one batch, whose tokens are one pool.
     pub(super) fn draw(
         &mut self,
-        pictures: Range<usize>,
+        images: Range<usize>,
     ) -> Result<Drawn, Box<dyn std::error::Error>> {
-        let size = pictures.len();
+        let size = images.len();
         // The last batch may be smaller than the others.
         let engine = match self.ready.take() {
             Some(engine) if engine.batch() == size => engine,
             _ => self.model.engine(size)?,
         };
-        let first = pictures.start as u64;
-        let run = Run::start(engine, self.config, self.settings.part(pictures), first)?;
+        let first = images.start as u64;
+        let run = Run::start(engine, self.config, self.settings.part(images), first)?;
         let done = self.bar.position();
         let part = (size as u64 * PROGRESS) as f32;
         let bar = &self.bar;
@@ -85,7 +85,7 @@ impl Drop for Batches<'_> {
     }
 }
 
-fn headline(config: &Config, settings: &Settings, pictures: usize, device: &str) -> String {
+fn headline(config: &Config, settings: &Settings, images: usize, device: &str) -> String {
     let Settings { steps, guidance, guidance_interval: interval, scheduler, seed, .. } = settings;
     let steps = (!scheduler.is_adaptive()).then(|| format!("{steps} steps"));
     let options = scheduler.changed_options();
@@ -100,7 +100,7 @@ fn headline(config: &Config, settings: &Settings, pictures: usize, device: &str)
         format!(" at {}–{}", interval.low, interval.high)
     };
     format!(
-        "{} · {device} · {pictures} images · {scheduler} · guidance {guidance}{interval} · seed {seed}",
+        "{} · {device} · {images} images · {scheduler} · guidance {guidance}{interval} · seed {seed}",
         config.name
     )
 }

@@ -194,9 +194,9 @@ fn time_steps(
 ) -> Result<Spread, Box<dyn std::error::Error>> {
     let config = checkpoint.config();
     let ops = one_step(config, arguments);
-    let pictures = 0..arguments.batch as u64;
+    let images = 0..arguments.batch as u64;
     engine.start(&RunConfig {
-        latent: pictures.flat_map(|i| gaussian(0, i, config.sample_len())).collect(),
+        latent: images.flat_map(|i| gaussian(0, i, config.sample_len())).collect(),
         labels: config
             .labels
             .iter()

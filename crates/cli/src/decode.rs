@@ -54,8 +54,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let out = Output::reserve(&arguments.out)?;
     let started = Instant::now();
     let backend = arguments.backend;
-    let (pictures, size) = decoder::decode(&file, &latents, size, backend)?;
-    let grid = pixels::grid(&pictures, size, Some(arguments.scale));
+    let (images, size) = decoder::decode(&file, &latents, size, backend)?;
+    let grid = pixels::grid(&images, size, Some(arguments.scale));
     out.write(|part| grid.save(part))?;
     println!("wrote {} in {:.1} s", arguments.out.display(), started.elapsed().as_secs_f32());
     Ok(ExitCode::SUCCESS)

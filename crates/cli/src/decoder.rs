@@ -47,7 +47,7 @@ impl Ready {
     /// Begins with latents `[B, C, height, width]`.
     pub(super) fn begin(&self, latents: Vec<f32>) -> Result<Begun, Box<dyn std::error::Error>> {
         let decoder = self.place.decoder(self.size)?;
-        let [_, height, width] = decoder.picture_shape();
+        let [_, height, width] = decoder.image_shape();
         let device = decoder.device();
         Ok(Begun { size: [height, width], device, decoding: Decoding::begin(decoder, latents) })
     }
@@ -86,12 +86,12 @@ pub(super) fn decode(
     let bar = ProgressBar::new(1000 * count as u64);
     bar.set_style(ProgressStyle::with_template("{msg} {wide_bar} {percent} %, {elapsed}")?);
     bar.enable_steady_tick(Duration::from_millis(200));
-    let pictures = begun.finish(|fraction, done| {
+    let images = begun.finish(|fraction, done| {
         bar.set_position((fraction * 1000.0 * count as f32) as u64);
         bar.set_message(format!("image {} of {count}", count.min(done + 1)));
     })?;
     bar.finish_and_clear();
-    Ok((pictures, size))
+    Ok((images, size))
 }
 
 /// `diffmoe info` for a decoder; nothing where the file is something else.

@@ -11,8 +11,8 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
 use super::Outcome;
+use super::image_set::{self, BatchFile};
 use super::output::Output;
-use super::picture_set::{self, BatchFile};
 
 /// Combine the batches of `sample --set` into an .npz file or numbered PNGs.
 ///
@@ -33,7 +33,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     let batches = open_all(&arguments.folder)?;
-    let count = batches.iter().map(|batch| batch.header.pictures).sum::<usize>();
+    let count = batches.iter().map(|batch| batch.header.images).sum::<usize>();
     let is_npz = arguments.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz"));
     let bar = ProgressBar::new(count as u64);
     if is_npz {
@@ -51,7 +51,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
 fn open_all(folder: &Path) -> Result<Vec<BatchFile>, String> {
     let mut batches: Vec<BatchFile> = Vec::new();
     let mut next = 0;
-    for path in picture_set::list(folder)? {
+    for path in image_set::list(folder)? {
         let again = "run the command of the set again to redraw it";
         let batch = BatchFile::open(&path)
             .map_err(|reason| format!("{}: {reason}; {again}", path.display()))?;
@@ -70,7 +70,7 @@ fn open_all(folder: &Path) -> Result<Vec<BatchFile>, String> {
             }
         }
         let first = batch.header.first;
-        let named = picture_set::path(folder, first);
+        let named = image_set::path(folder, first);
         if path != named {
             return Err(format!(
                 "{} is a copy of {} or was renamed; remove it, or restore its name",
@@ -85,7 +85,7 @@ fn open_all(folder: &Path) -> Result<Vec<BatchFile>, String> {
             ));
         }
         missing(next, first)?;
-        next += batch.header.pictures;
+        next += batch.header.images;
         batches.push(batch);
     }
     let count = batches.iter().map(|batch| batch.header.count).max();
@@ -107,7 +107,7 @@ fn missing(from: usize, to: usize) -> Result<(), String> {
 }
 
 fn write_npz(path: &Path, batches: &[BatchFile], bar: &ProgressBar) -> zip::result::ZipResult<()> {
-    let count = batches.iter().map(|batch| batch.header.pictures).sum::<usize>();
+    let count = batches.iter().map(|batch| batch.header.images).sum::<usize>();
     let tables = batches[0].header.tables.len();
     let [height, width] = batches[0].size;
     let mut zip = ZipWriter::new(BufWriter::new(File::create(path)?));
@@ -116,14 +116,14 @@ fn write_npz(path: &Path, batches: &[BatchFile], bar: &ProgressBar) -> zip::resu
     zip.start_file("arr_0.npy", options)?;
     zip.write_all(&npy_header("|u1", &[count, height, width, 3]))?;
     for batch in batches {
-        zip.write_all(batch.pictures())?;
-        bar.inc(batch.header.pictures as u64);
+        zip.write_all(batch.images())?;
+        bar.inc(batch.header.images as u64);
     }
     if tables > 0 {
         zip.start_file("labels.npy", options)?;
         zip.write_all(&npy_header("<u4", &[count, tables]))?;
         for header in batches.iter().map(|batch| &batch.header) {
-            for i in 0..header.pictures {
+            for i in 0..header.images {
                 for table in &header.labels {
                     zip.write_all(&table[i].to_le_bytes())?;
                 }
@@ -154,10 +154,10 @@ fn write_pngs(folder: &Path, batches: &[BatchFile], bar: &ProgressBar) -> Result
     std::fs::create_dir_all(folder).map_err(|e| fail(&e))?;
     for batch in batches {
         let [height, width] = batch.size;
-        for (i, pixels) in batch.pictures().chunks_exact(height * width * 3).enumerate() {
-            let picture = RgbImage::from_raw(width as u32, height as u32, pixels.to_vec());
+        for (i, pixels) in batch.images().chunks_exact(height * width * 3).enumerate() {
+            let image = RgbImage::from_raw(width as u32, height as u32, pixels.to_vec());
             let path = folder.join(format!("{:08}.png", batch.header.first + i));
-            picture
+            image
                 .ok_or_else(|| fail(&"an image has no pixels"))?
                 .save(path)
                 .map_err(|e| fail(&e))?;

@@ -80,7 +80,7 @@ fn csv(trace: &Trace) -> String {
 
 fn table(trace: &Trace) -> String {
     let blocks = trace.blocks();
-    let pictures = match trace.pictures() {
+    let images = match trace.images() {
         1 => "1 image".to_owned(),
         n => format!("{n} images"),
     };
@@ -90,7 +90,7 @@ fn table(trace: &Trace) -> String {
     let scores = if trace.has_scores() { "with" } else { "without" };
     let [rows, columns] = trace.grid();
     let mut text = format!(
-        "{}: {pictures} of {rows}×{columns} tokens, {} steps, {} layers of {} experts, {scores} scores\n\n",
+        "{}: {images} of {rows}×{columns} tokens, {} steps, {} layers of {} experts, {scores} scores\n\n",
         trace.model(),
         trace.steps(),
         blocks.len(),

@@ -34,7 +34,7 @@ fn part(path: &Path) -> std::path::PathBuf {
 }
 
 #[test]
-fn the_counts_are_those_of_the_traces_of_the_same_pictures() {
+fn the_counts_are_those_of_the_traces_of_the_same_images() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.json");
     let said = measure(&path, "2", "4", &["--guidance", "1"]);
@@ -83,14 +83,14 @@ fn the_counts_are_those_of_the_traces_of_the_same_pictures() {
                 trace["forwards"][step]["layers"][layer]["masks"].as_array().expect("masks");
             for label in 0..3 {
                 for expert in 0..8 {
-                    let of_picture = |p: usize| {
+                    let of_image = |p: usize| {
                         let masks = &masks[p * tokens..(p + 1) * tokens];
                         masks
                             .iter()
                             .filter(|m| m.as_u64().expect("a mask") >> expert & 1 == 1)
                             .count()
                     };
-                    let brute = of_picture(label) + of_picture(label + 3);
+                    let brute = of_image(label) + of_image(label + 3);
                     assert_eq!(table["taken"][label][band][layer][expert], brute);
                 }
             }

@@ -37,14 +37,14 @@ fn the_same_seed_writes_the_same_bytes_and_another_seed_does_not() {
     let first = draw("a.png", &[]);
     assert_eq!(first, draw("b.png", &[]));
     assert_ne!(first, draw("c.png", &["--cfg", "4"]));
-    let picture = image::load_from_memory(&first).expect("a PNG");
-    assert_eq!((picture.width(), picture.height()), (128 + 4 + 128, 128));
+    let image = image::load_from_memory(&first).expect("a PNG");
+    assert_eq!((image.width(), image.height()), (128 + 4 + 128, 128));
     let left_over = std::fs::read_dir(folder.0.path()).expect("the folder").count();
     assert_eq!(left_over, 3, "no partial files are left behind");
 }
 
 #[test]
-fn batches_do_not_change_pictures_under_the_token_rule() {
+fn batches_do_not_change_images_under_the_token_rule() {
     let folder = Folder::new();
     let draw = |batch: &str| {
         let out = folder.text(&format!("{batch}.png"));
@@ -72,10 +72,10 @@ fn batches_do_not_change_pictures_under_the_token_rule() {
         ];
         let (code, _, stderr) = diffmoe(&arguments);
         assert_eq!(code, 0, "{stderr}");
-        let picture = image::open(&out).expect("a PNG").to_rgb8();
+        let image = image::open(&out).expect("a PNG").to_rgb8();
         let trace: serde_json::Value =
             serde_json::from_slice(&std::fs::read(trace).expect("a trace")).expect("JSON");
-        (picture, trace)
+        (image, trace)
     };
     let (whole, trace) = draw("3");
     let (parts, joined) = draw("2");
@@ -102,7 +102,7 @@ fn batches_do_not_change_pictures_under_the_token_rule() {
 }
 
 #[test]
-fn the_adaptive_solver_draws_a_picture_close_to_many_small_steps() {
+fn the_adaptive_solver_draws_an_image_close_to_many_small_steps() {
     let folder = Folder::new();
     let draw = |more: &[&str]| {
         let out = folder.text(&format!("{}.png", more[1]));
@@ -356,7 +356,7 @@ fn bench_reports_both_backends_and_one_submission_a_step() {
 }
 
 #[test]
-fn a_gpu_draws_the_picture_that_the_cpu_draws() {
+fn a_gpu_draws_the_image_that_the_cpu_draws() {
     let folder = Folder::new();
     let draw = |backend: &str| {
         let out = folder.text(&format!("{backend}.png"));

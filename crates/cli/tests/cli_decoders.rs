@@ -12,7 +12,7 @@ fn sample<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn latents_that_were_kept_decode_to_the_same_pictures() {
+fn latents_that_were_kept_decode_to_the_same_images() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (model, vae) =
@@ -27,10 +27,10 @@ fn latents_that_were_kept_decode_to_the_same_pictures() {
     let (code, _, stderr) = diffmoe(&decode);
     assert_eq!(code, 0, "{stderr}");
     // The file of `sample` also has the settings.
-    let [picture, second] = [first, second].map(|path| image::open(path).expect("a PNG"));
-    assert!(picture == second, "sampled and decoded in one go and in two");
+    let [image, second] = [first, second].map(|path| image::open(path).expect("a PNG"));
+    assert!(image == second, "sampled and decoded in one go and in two");
     // Three images in a grid of two by two.
-    assert_eq!((picture.width(), picture.height()), (2 * 32 + 4, 2 * 32 + 4));
+    assert_eq!((image.width(), image.height()), (2 * 32 + 4, 2 * 32 + 4));
     // The same latents mean something else to another decoder.
     let other = fixture("vae_kl_mini/model.safetensors");
     let third = path("c.png");

@@ -174,10 +174,10 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
         assert!(text.contains(head), "{text}");
         bytes[end..].to_vec()
     };
-    let pictures = array("arr_0.npy", "'|u1', 'fortran_order': False, 'shape': (7, 64, 64, 3,)");
+    let images = array("arr_0.npy", "'|u1', 'fortran_order': False, 'shape': (7, 64, 64, 3,)");
     for i in 0..7 {
         let png = image::open(pngs.join(format!("{i:08}.png"))).expect("a PNG").to_rgb8();
-        assert!(png.as_raw()[..] == pictures[i * 12_288..(i + 1) * 12_288], "{i}");
+        assert!(png.as_raw()[..] == images[i * 12_288..(i + 1) * 12_288], "{i}");
     }
     let labels = array("labels.npy", "'<u4', 'fortran_order': False, 'shape': (7, 1,)");
     let labels: Vec<u8> = labels.chunks(4).map(|row| row[0]).collect();
@@ -190,7 +190,7 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
     assert_eq!(diffmoe(&line).0, 0);
     let grid = image::open(&grid).expect("a PNG").to_rgb8();
     let first = image::imageops::crop_imm(&grid, 68, 0, 64, 64).to_image();
-    let off = first.iter().zip(&pictures[12_288..24_576]).map(|(a, b)| a.abs_diff(*b)).max();
+    let off = first.iter().zip(&images[12_288..24_576]).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(off <= Some(1), "{off:?}");
 
     refused(&["join", &text(folder.path()), "--out", &text(&npz)], "contains no batches");

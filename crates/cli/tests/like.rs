@@ -1,4 +1,4 @@
-//! A saved picture holds its settings: `sample --like` draws it again.
+//! A saved image holds its settings: `sample --like` draws it again.
 
 mod command;
 
@@ -27,7 +27,7 @@ fn pixels(file: &Path) -> image::RgbImage {
 }
 
 #[test]
-fn a_picture_is_drawn_again_from_its_own_settings() {
+fn an_image_is_drawn_again_from_its_own_settings() {
     let folder = tempfile::tempdir().expect("a folder");
     let (first, again) = (folder.path().join("a.png"), folder.path().join("b.png"));
     let all: [&[&str]; 4] = [
@@ -111,7 +111,7 @@ fn what_is_given_beside_a_file_wins() {
 }
 
 #[test]
-fn a_file_of_one_picture_is_drawn_again_as_that_one() {
+fn a_file_of_one_image_is_drawn_again_as_that_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let (whole, one) = (folder.path().join("a.png"), folder.path().join("b.png"));
     draw(&whole, &["--seed", "5", "--steps", "2", "--count", "2", "--scale", "1"]);

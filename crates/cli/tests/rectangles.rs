@@ -36,12 +36,12 @@ fn sample(model: &str, more: &[&str]) -> String {
     stderr
 }
 
-fn picture(path: impl AsRef<Path>) -> image::RgbImage {
+fn open(path: impl AsRef<Path>) -> image::RgbImage {
     image::open(path).expect("a PNG").to_rgb8()
 }
 
 #[test]
-fn wide_and_high_pictures_are_drawn_on_both_backends_with_their_routing() {
+fn wide_and_high_images_are_drawn_on_both_backends_with_their_routing() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| text_of(&folder.path().join(name));
     for (size, [height, width]) in [("[4, 10]", [4, 10]), ("[10, 4]", [10, 4])] {
@@ -54,7 +54,7 @@ fn wide_and_high_pictures_are_drawn_on_both_backends_with_their_routing() {
         let [cpu, gpu, trace] = ["cpu.png", "gpu.png", "trace.json"].map(path);
         sample(&model, &["--backend", "cpu", "--out", &cpu, "--trace", &trace]);
         sample(&model, &["--backend", "gpu", "--out", &gpu]);
-        let (cpu, gpu) = (picture(cpu), picture(gpu));
+        let (cpu, gpu) = (open(cpu), open(gpu));
         // Five images, three in a row.
         assert_eq!(cpu.dimensions(), (3 * width + 2 * 4, 2 * height + 4));
         let far = cpu.iter().zip(gpu.iter()).filter(|(a, b)| a.abs_diff(**b) > 1).count();
@@ -79,15 +79,15 @@ fn wide_latents_are_kept_and_decoded() {
     assert!(said.contains("decoding 5 images of 24×16"), "{said}");
     let kept = TensorFile::open(&PathBuf::from(&latents)).expect("the latents");
     assert_eq!(kept.shape("latents").expect("latents"), [5, 4, 4, 6]);
-    assert_eq!(picture(&first).dimensions(), (3 * 24 + 2 * 4, 2 * 16 + 4));
+    assert_eq!(open(&first).dimensions(), (3 * 24 + 2 * 4, 2 * 16 + 4));
     let decode = ["decode", &latents, "--vae", &vae, "--out", &second, "--backend", "cpu"];
     let (code, _, stderr) = diffmoe(&decode);
     assert_eq!(code, 0, "{stderr}");
-    assert!(picture(first) == picture(second), "sampled and decoded in one go and in two");
+    assert!(open(first) == open(second), "sampled and decoded in one go and in two");
 }
 
 #[test]
-fn sets_of_wide_pictures_are_joined() {
+fn sets_of_wide_images_are_joined() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| text_of(&folder.path().join(name));
     let model = model(folder.path(), "pixels", "[4, 10]");
@@ -98,11 +98,11 @@ fn sets_of_wide_pictures_are_joined() {
     assert_eq!(code, 0, "{stderr}");
     let (code, _, stderr) = diffmoe(&["join", &set, "--out", &pngs]);
     assert_eq!(code, 0, "{stderr}");
-    let second = picture(folder.path().join("pngs/00000001.png"));
+    let second = open(folder.path().join("pngs/00000001.png"));
     assert_eq!(second.dimensions(), (10, 4));
     let (code, _, stderr) = diffmoe(&[&draw[..], &["--out", &one, "--scale", "1"]].concat());
     assert_eq!(code, 0, "{stderr}");
-    assert!(picture(one).enumerate_pixels().any(|(_, _, p)| p == second.get_pixel(0, 0)));
+    assert!(open(one).enumerate_pixels().any(|(_, _, p)| p == second.get_pixel(0, 0)));
 }
 
 #[test]

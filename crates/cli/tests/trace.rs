@@ -96,14 +96,14 @@ fn the_summary_is_what_the_masks_say() {
 }
 
 #[test]
-fn scores_explain_the_masks_in_both_forms_and_change_no_picture() {
+fn scores_explain_the_masks_in_both_forms_and_change_no_image() {
     let folder = tempfile::tempdir().expect("a folder");
-    let picture = || std::fs::read(folder.path().join("x.png")).expect("an image");
+    let image = || std::fs::read(folder.path().join("x.png")).expect("an image");
     draw(folder.path(), "plain.json", &[]);
-    let plain = picture();
+    let plain = image();
     // Two batches, so that tokens are appended.
     draw(folder.path(), "t.json", &["--trace-scores", "--batch", "1"]);
-    assert_eq!(picture(), plain);
+    assert_eq!(image(), plain);
     draw(folder.path(), "t.safetensors", &["--trace-scores", "--batch", "1"]);
 
     let trace = json(&folder.path().join("t.json"));

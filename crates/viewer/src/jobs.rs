@@ -39,7 +39,7 @@ impl Jobs {
         self.tasks.push(platform::spawn(self.waker.clone(), make));
     }
 
-    /// Asks for a file: a model, a decoder, a trace or a saved picture.
+    /// Asks for a file: a model, a decoder, a trace or a saved image.
     pub(super) fn pick(&mut self) {
         self.spawn(|| async { platform::pick_file().await.map_or(Ended::Nothing, Ended::Opened) });
     }

@@ -126,9 +126,9 @@ impl App {
             self.explore.selection = selection;
             self.set_mode(Mode::Explore);
         }
-        if let Some(picture) = self.session.take_picture() {
-            self.view.picture = Some(picture);
-            self.explore.selection.image = picture;
+        if let Some(image) = self.session.take_image() {
+            self.view.image = Some(image);
+            self.explore.selection.image = image;
         }
         self.open_next();
         let Some(record) = self.session.record() else { return };
@@ -202,7 +202,7 @@ impl App {
                 let off = self.view.overlay == Overlay::Off;
                 self.view.overlay = if off { Overlay::Count } else { Overlay::Off };
             }
-            Action::Save => self.save_png(self.view.picture),
+            Action::Save => self.save_png(self.view.image),
             Action::Link => self.copy_link(ctx),
             Action::Help => self.view.help = !self.view.help,
             Action::Mode => self.set_mode(match self.view.mode {
@@ -237,7 +237,7 @@ impl App {
         if mode == Mode::Explore {
             selection.step =
                 self.view.frame.map(|frame| frame.saturating_sub(1)).or(selection.step);
-            selection.image = self.view.picture.unwrap_or(selection.image);
+            selection.image = self.view.image.unwrap_or(selection.image);
         } else {
             self.view.frame = selection.step.map(|step| step + 1);
             self.view.layer = selection.layer;
@@ -283,17 +283,17 @@ impl App {
     }
 
     /// Saves one image, or the grid of all, as on screen.
-    fn save_png(&mut self, picture: Option<usize>) {
+    fn save_png(&mut self, image: Option<usize>) {
         let Some(record) = self.session.record() else { return };
         let frame = self.view.frame_of(record);
         let only = (record.labels.len() == 1).then_some(0);
-        let picture = picture.or(only);
+        let image = image.or(only);
         // An image of a few pixels is of little use elsewhere.
-        let size = record.pictures(frame).map_or([1; 2], |pictures| pictures.size);
-        let scale = picture.map(|_| (512 / size[0].max(size[1])).clamp(1, 64) as u32);
-        let which = picture.map_or_else(String::new, |picture| format!("-{}", picture + 1));
+        let size = record.images(frame).map_or([1; 2], |images| images.size);
+        let scale = image.map(|_| (512 / size[0].max(size[1])).clamp(1, 64) as u32);
+        let which = image.map_or_else(String::new, |image| format!("-{}", image + 1));
         let name = format!("{}{which}.png", file_stem(record));
-        self.save(name, "image/png", export::png(record, picture, frame, scale));
+        self.save(name, "image/png", export::png(record, image, frame, scale));
     }
 
     fn save_animation(&mut self) {

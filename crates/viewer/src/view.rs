@@ -7,7 +7,7 @@ use egui::{Context, TextureHandle, TextureOptions};
 use super::session::{Controls, Record, Version};
 use super::views::capacity::{self, Curve};
 use super::views::experts::{self, Load};
-use super::views::picture::{self, Grid};
+use super::views::image_grid::{self, Grid};
 use super::views::token_map::{self, Overlay, TokenMap};
 use diffmoe::model::Config;
 use diffmoe::scheduler::Branch;
@@ -39,7 +39,7 @@ pub(super) struct View {
     /// Number of finished steps behind the frame on screen; `None` follows the run.
     pub(super) frame: Option<usize>,
     /// The image that is shown alone.
-    pub(super) picture: Option<usize>,
+    pub(super) image: Option<usize>,
     /// Which of the layers that route.
     pub(super) layer: usize,
     pub(super) branch: Branch,
@@ -59,7 +59,7 @@ impl Default for View {
         Self {
             mode: Mode::Draw,
             frame: None,
-            picture: None,
+            image: None,
             layer: 0,
             branch: Branch::Conditional,
             overlay: Overlay::Off,
@@ -105,8 +105,8 @@ struct RunKey {
 pub(super) struct Shown {
     run: Option<RunKey>,
     /// Images of the frame on screen in one texture.
-    pub(super) pictures: Option<TextureHandle>,
-    pictures_of: Option<Version>,
+    pub(super) images: Option<TextureHandle>,
+    images_of: Option<Version>,
     pub(super) grid: Option<Grid>,
     /// Blocks that route.
     pub(super) blocks: Vec<usize>,
@@ -136,7 +136,7 @@ impl Shown {
                 && run.decoder == decoder_of(record)
         });
         // A run that starts over with the same settings has less to show than we have.
-        let shorter = self.pictures_of.is_some_and(|shown| shown.frame >= record.frames.len());
+        let shorter = self.images_of.is_some_and(|shown| shown.frame >= record.frames.len());
         let another = !same || shorter;
         if another {
             let run = RunKey {
@@ -144,35 +144,35 @@ impl Shown {
                 controls: record.controls.clone(),
                 decoder: decoder_of(record),
             };
-            let pictures = self.pictures.take();
-            *self = Self { run: Some(run), pictures, ..Self::default() };
+            let images = self.images.take();
+            *self = Self { run: Some(run), images, ..Self::default() };
         }
         let grid = Grid::new(record.labels.len());
         self.grid = Some(grid);
-        view.picture = view.picture.filter(|&picture| picture < grid.count);
-        self.update_pictures(ctx, record, view, grid);
+        view.image = view.image.filter(|&image| image < grid.count);
+        self.update_images(ctx, record, view, grid);
         self.update_routing(record, view);
         self.update_overlay(ctx, view, grid);
         another
     }
 
-    fn update_pictures(&mut self, ctx: &Context, record: &Record, view: &View, grid: Grid) {
+    fn update_images(&mut self, ctx: &Context, record: &Record, view: &View, grid: Grid) {
         let frame = view.frame_of(record);
         let version = record.version(frame);
-        if self.pictures_of == Some(version) {
+        if self.images_of == Some(version) {
             return;
         }
-        let Some(pictures) = record.pictures(frame) else { return };
+        let Some(images) = record.images(frame) else { return };
         let most = ctx.input(|input| input.max_texture_side);
-        let image = picture::image(&pictures.samples, pictures.size, grid, most);
+        let image = image_grid::image(&images.samples, images.size, grid, most);
         // Few pixels are shown as they are, because patches are squares of them.
-        let small = pictures.size.iter().all(|&side| side <= 64);
+        let small = images.size.iter().all(|&side| side <= 64);
         let options = if small { TextureOptions::NEAREST } else { TextureOptions::LINEAR };
-        match &mut self.pictures {
+        match &mut self.images {
             Some(texture) => texture.set(image, options),
-            None => self.pictures = Some(ctx.load_texture("pictures", image, options)),
+            None => self.images = Some(ctx.load_texture("images", image, options)),
         }
-        self.pictures_of = Some(version);
+        self.images_of = Some(version);
     }
 
     fn update_routing(&mut self, record: &Record, view: &mut View) {
@@ -196,9 +196,9 @@ impl Shown {
                 capacity::curves(trace, record.config.objective, view.branch, view.each_layer);
             self.curves_of = Some(wanted);
         }
-        let wanted = (view.at(record), view.picture);
+        let wanted = (view.at(record), view.image);
         if self.map_of != Some(wanted) || self.map.is_none() {
-            self.load = experts::load(trace, wanted.0, view.picture);
+            self.load = experts::load(trace, wanted.0, view.image);
             self.map = token_map::token_map(trace, wanted.0);
             self.map_of = Some(wanted);
             self.overlay_of = None;

@@ -99,6 +99,16 @@ pub(super) fn switch<T: Copy + PartialEq>(
     value: &mut T,
     choices: &[(T, &str, &str)],
 ) -> bool {
+    named_switch(ui, "", value, choices)
+}
+
+/// The same, for choices whose texts say little alone: screen readers read `title` before them.
+pub(super) fn named_switch<T: Copy + PartialEq>(
+    ui: &mut Ui,
+    title: &str,
+    value: &mut T,
+    choices: &[(T, &str, &str)],
+) -> bool {
     let look = Look::of(ui);
     let before = *value;
     let frame = Frame::new().fill(look.control).corner_radius(8).inner_margin(Margin::same(2));
@@ -119,7 +129,11 @@ pub(super) fn switch<T: Copy + PartialEq>(
                     ui.spacing_mut().interact_size.y = height;
                     ui.add(button)
                 });
-                if response.inner.on_hover_text(hint).clicked() {
+                let mut response = response.inner.on_hover_text(hint);
+                if !title.is_empty() {
+                    response = response.accessible_name(format!("{title}: {text}"));
+                }
+                if response.clicked() {
                     *value = choice;
                 }
             }

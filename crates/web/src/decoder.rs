@@ -32,7 +32,7 @@ impl Decoder {
 
     /// A preview of latents `[B, C, h, w]`, `size` being (h, w): `[B, 3, h, w]`.
     pub(super) fn preview(&self, latents: &[f32], size: [usize; 2]) -> Vec<f32> {
-        self.preview.pictures(latents, size[0] * size[1])
+        self.preview.images(latents, size[0] * size[1])
     }
 
     /// Images of latents `[B, C, h, w]`, `size` being (h, w); continues on a new device if one is lost.
@@ -42,7 +42,7 @@ impl Decoder {
         size: [usize; 2],
         listener: &Listener,
     ) -> Result<Vec<f32>, JsValue> {
-        let mut so_far = DecodingState { latents, pictures: Vec::new() };
+        let mut so_far = DecodingState { latents, images: Vec::new() };
         let mut losses = 0;
         loop {
             let generation = self.generation.get();
@@ -56,7 +56,7 @@ impl Decoder {
                         Ok(progress)
                     };
                     match slices(listener, advance).await? {
-                        Ok(()) => return decoding.pictures().map_err(error),
+                        Ok(()) => return decoding.images().map_err(error),
                         Err(failure) => {
                             so_far = decoding.into_state();
                             failure

@@ -188,7 +188,7 @@ impl Inner {
         };
         let result = Object::new();
         set_size(&result, self.size());
-        set(&result, "count", run.settings().pictures() as u32);
+        set(&result, "count", run.settings().images() as u32);
         set(&result, "seed", run.settings().seed as f64);
         set(&result, "rgba", rgba(&samples, self.size()));
         set(&result, "device", self.model.borrow().device());
@@ -226,7 +226,7 @@ impl Inner {
     /// Samples to the end; resumes from the last finished step on a new device if one is lost.
     async fn run(&self, settings: Settings, listener: &Listener) -> Result<Run, JsValue> {
         let config = self.checkpoint.config();
-        let batch = settings.pictures();
+        let batch = settings.images();
         let mut generation = self.generation.get();
         let model = self.model.borrow().clone();
         let engine = model.engine_async(batch).await.map_err(error)?;
@@ -258,11 +258,11 @@ impl Inner {
     /// Shows a finished step: the images as they are, or a preview of the latents.
     fn tell(&self, run: &Run, listener: &Listener) -> Result<(), JsValue> {
         let size = self.checkpoint.config().input_size;
-        let pictures = || match &self.decoder {
+        let images = || match &self.decoder {
             None => rgba(run.latent(), size),
             Some(decoder) => rgba(&decoder.preview(run.latent(), size), size),
         };
-        listener.step(run.finished_steps(), run.settings().steps, size, pictures)
+        listener.step(run.finished_steps(), run.settings().steps, size, images)
     }
 
     /// The model on a device younger than `generation`.

@@ -134,8 +134,8 @@ impl Page {
     pub fn rgba(&self, step: Option<usize>) -> Option<Uint8ClampedArray> {
         let app = self.runner.app_mut::<Shell>()?;
         let record = app.0.session().record()?;
-        let pictures = record.pictures(step.or(record.frames.len().checked_sub(1))?)?;
-        let bytes = pixels::rgba(&pictures.samples, pictures.size);
+        let images = record.images(step.or(record.frames.len().checked_sub(1))?)?;
+        let bytes = pixels::rgba(&images.samples, images.size);
         Some(Uint8ClampedArray::from(bytes.as_slice()))
     }
 }
@@ -178,16 +178,15 @@ fn describe(session: &Session, state: &Object) {
     if let Some(record) = session.record() {
         set("step", (record.frames.len().saturating_sub(1) as u32).into());
         set("steps", record.steps().into());
-        if let Some(pictures) = record.frames.len().checked_sub(1).and_then(|f| record.pictures(f))
-        {
-            let [height, width] = pictures.size;
+        if let Some(images) = record.frames.len().checked_sub(1).and_then(|f| record.images(f)) {
+            let [height, width] = images.size;
             set("width", (width as u32).into());
             set("height", (height as u32).into());
-            set("rendering", name(pictures.rendering).into());
+            set("rendering", name(images.rendering).into());
         }
         set("seed", (record.settings.seed as f64).into());
         set("recorded", record.recorded.into());
-        set("count", (record.settings.pictures() as u32).into());
+        set("count", (record.settings.images() as u32).into());
         let times = record.step_ms.iter().map(|&ms| JsValue::from(ms));
         set("stepMs", times.collect::<Array>().into());
     }

@@ -11,7 +11,7 @@ import numpy as np
 from ._libm import log, sincos
 
 #: Streams below 2⁴⁰ are for initial noise, one per image; those above for the noise that steps add.
-PICTURE_BITS = 40
+IMAGE_BITS = 40
 MASK = (1 << 64) - 1
 
 
@@ -22,7 +22,7 @@ def gaussian(seed: int, image: int, count: int) -> np.ndarray:
 
 def step_noise(seed: int, image: int, step: int, count: int) -> np.ndarray:
     """Noise that DDPM or DDIM adds to an image in a step (from 0)."""
-    return _normal(seed, ((step + 1) << PICTURE_BITS) | image, count)
+    return _normal(seed, ((step + 1) << IMAGE_BITS) | image, count)
 
 
 def random_rows(seed: int, purpose: int, rows: int, count: int) -> list[int]:

@@ -16,7 +16,7 @@ function (root, data) {
   let sprite = null;
   let timer = null;
 
-  /** Bit masks [steps][layers][pictures][tokens]. */
+  /** Bit masks [steps][layers][images][tokens]. */
   function decode(text, bytes) {
     const raw = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     const view = new DataView(raw.buffer);
@@ -24,8 +24,8 @@ function (root, data) {
     return Array.from({ length: raw.length / bytes }, (_, i) => view[read](i * bytes, true));
   }
 
-  function mask(step, layer, picture, token) {
-    return masks[((step * layers + layer) * data.pictures + picture) * tokens + token];
+  function mask(step, layer, image, token) {
+    return masks[((step * layers + layer) * data.images + image) * tokens + token];
   }
 
   function bits(m) {
@@ -41,17 +41,17 @@ function (root, data) {
   }
 
   /** Number of experts of a token: in one layer, or the mean over all. */
-  function count(step, layer, picture, token) {
-    if (layer >= 0) return bits(mask(step, layer, picture, token));
+  function count(step, layer, image, token) {
+    if (layer >= 0) return bits(mask(step, layer, image, token));
     let sum = 0;
-    for (let l = 0; l < layers; l++) sum += bits(mask(step, l, picture, token));
+    for (let l = 0; l < layers; l++) sum += bits(mask(step, l, image, token));
     return sum / layers;
   }
 
   /** Largest counts of the run, for the colour scale. */
   const most = { layer: 1, mean: 1 };
   for (let s = 0; s < data.steps.length && layers; s++) {
-    for (let p = 0; p < data.pictures; p++) {
+    for (let p = 0; p < data.images; p++) {
       for (let t = 0; t < tokens; t++) {
         most.mean = Math.max(most.mean, count(s, -1, p, t));
         for (let l = 0; l < layers; l++) most.layer = Math.max(most.layer, count(s, l, p, t));
@@ -70,17 +70,17 @@ function (root, data) {
     const [number, time] = data.steps[step];
     find("dm-when").textContent = `${number} of ${data.last}, t = ${time.toFixed(3)}`;
     const isCovered = what !== "none" && layers > 0;
-    plain.forEach((canvas, picture) => image(canvas, step, picture));
-    covered.forEach((canvas, picture) => {
+    plain.forEach((canvas, image) => paint(canvas, step, image));
+    covered.forEach((canvas, image) => {
       canvas.hidden = !isCovered;
-      if (isCovered) overlay(image(canvas, step, picture), step, layer, picture, what);
+      if (isCovered) overlay(paint(canvas, step, image), step, layer, image, what);
     });
     legend(what, layer);
     mark(number);
   }
 
   /** Sizes a canvas and draws an image at a step, if the run has images. */
-  function image(canvas, step, picture) {
+  function paint(canvas, step, image) {
     const [h, w] = data.size;
     const ratio = Math.min(window.devicePixelRatio || 1, 2);
     canvas.width = w * data.scale * ratio;
@@ -88,11 +88,11 @@ function (root, data) {
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
     context.imageSmoothingEnabled = false;
-    if (sprite) context.drawImage(sprite, picture * w, step * h, w, h, 0, 0, w * data.scale, h * data.scale);
+    if (sprite) context.drawImage(sprite, image * w, step * h, w, h, 0, 0, w * data.scale, h * data.scale);
     return context;
   }
 
-  function overlay(context, step, layer, picture, what) {
+  function overlay(context, step, layer, image, what) {
     const w = (data.size[1] * data.scale) / columns;
     const h = (data.size[0] * data.scale) / rows;
     context.font = `${Math.min(h * 0.42, 12)}px system-ui, sans-serif`;
@@ -102,7 +102,7 @@ function (root, data) {
       const x = (t % columns) * w;
       const y = Math.floor(t / columns) * h;
       if (what === "count") {
-        const n = count(step, layer, picture, t);
+        const n = count(step, layer, image, t);
         const [r, g, b] = colour(n / (layer < 0 ? most.mean : most.layer));
         context.fillStyle = `rgba(${r},${g},${b},${sprite ? 0.68 : 1})`;
         context.fillRect(x, y, w, h);
@@ -111,7 +111,7 @@ function (root, data) {
           context.fillText(String(n), x + w / 2, y + h / 2 + 0.5);
         }
       } else {
-        const takes = (mask(step, layer, picture, t) >>> Number(what)) & 1;
+        const takes = (mask(step, layer, image, t) >>> Number(what)) & 1;
         context.globalAlpha = takes ? (sprite ? 0.72 : 1) : sprite ? 0.45 : 0.12;
         context.fillStyle = takes ? data.colours[Number(what) % data.colours.length] : "#777";
         context.fillRect(x, y, w, h);
@@ -166,14 +166,14 @@ function (root, data) {
   }
 
   /** Describes the patch under the pointer. */
-  function tell(canvas, picture, event) {
+  function tell(canvas, image, event) {
     if (!layers) return;
     const box = canvas.getBoundingClientRect();
     const at = (share, count) => Math.min(count - 1, Math.max(0, Math.floor(share * count)));
     const row = at((event.clientY - box.top) / box.height, rows);
     const column = at((event.clientX - box.left) / box.width, columns);
     const of = data.blocks.map((b, l) => {
-      const m = mask(chosen().step, l, picture, row * columns + column);
+      const m = mask(chosen().step, l, image, row * columns + column);
       const experts = Array.from({ length: data.experts }, (_, e) => e).filter((e) => (m >>> e) & 1);
       return `block ${b}: ${experts.join(", ") || "none"}`;
     });
@@ -188,16 +188,16 @@ function (root, data) {
 
   if (slider) {
     root.querySelectorAll("figure").forEach((figure) => {
-      const picture = Number(figure.dataset.image);
+      const image = Number(figure.dataset.image);
       const caption = figure.querySelector("figcaption");
       figure.querySelector("img")?.remove();
       for (const [list, kind] of data.sprite ? [[plain, "image"], [covered, "experts"]] : [[covered, "experts"]]) {
         const canvas = document.createElement("canvas");
         canvas.setAttribute("role", "img");
         canvas.setAttribute("aria-label", `${kind}: ${caption.textContent}`);
-        canvas.addEventListener("mousemove", (event) => tell(canvas, picture, event));
+        canvas.addEventListener("mousemove", (event) => tell(canvas, image, event));
         caption.before(canvas);
-        list[picture] = canvas;
+        list[image] = canvas;
       }
     });
     slider.addEventListener("input", () => {

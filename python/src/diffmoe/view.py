@@ -27,11 +27,11 @@ def html(trace, frames: np.ndarray | None = None, settings: dict | None = None) 
     """HTML of a trace. ``frames``: images after each step ``[steps, B, h, w, 3]``, uint8. ``settings``: shown in the header."""
     name = f"diffmoe-{uuid.uuid4().hex[:12]}"
     steps = _shown_steps(trace)
-    pictures = min(MOST_IMAGES, frames.shape[1] if frames is not None else trace.images)
-    data = _data(trace, frames, steps, pictures)
+    images = min(MOST_IMAGES, frames.shape[1] if frames is not None else trace.images)
+    data = _data(trace, frames, steps, images)
     parts = [f'<div class="diffmoe" id="{name}"><style>{_file("view.css")}</style>', _head(trace, frames, settings or {})]
-    if pictures:
-        parts.append(_stage(trace, frames, steps, pictures, data))
+    if images:
+        parts.append(_stage(trace, frames, steps, images, data))
     if len(trace.blocks):
         curve, loads = charts.capacity(trace), charts.loads(trace)
         parts.append(f'<div class="dm-charts">{curve}{loads}</div><p class="dm-load-hint">&nbsp;</p>')
@@ -70,16 +70,16 @@ def _head(trace, frames, settings: dict) -> str:
     return f'<p class="dm-head"><b>{escaping.escape(trace.model)}</b> · {" · ".join(facts)}</p>'
 
 
-def _captions(trace, pictures: int) -> list[str]:
+def _captions(trace, images: int) -> list[str]:
     capacity = trace.capacity_by_image()
     out = []
-    for i in range(pictures):
+    for i in range(images):
         names = ", ".join(names[i] for names in trace.labels if i < len(names)) or f"image {i}"
         out.append(names + (f" · C {capacity[i]:.2f}" if i < len(capacity) else ""))
     return out
 
 
-def _stage(trace, frames, steps: list[int], pictures: int, data: dict) -> str:
+def _stage(trace, frames, steps: list[int], images: int, data: dict) -> str:
     """Controls and images."""
     out = ['<div class="dm-controls" hidden>']
     out.append('<button type="button" class="dm-play" aria-label="play the steps" title="play the steps">▶</button>')
@@ -99,22 +99,22 @@ def _stage(trace, frames, steps: list[int], pictures: int, data: dict) -> str:
         )
         out.append('<span class="dm-legend"></span>')
     out.append('</div><div class="dm-images">')
-    for i, caption in enumerate(_captions(trace, pictures)):
+    for i, caption in enumerate(_captions(trace, images)):
         image = f'<img alt="" src="{data_uri(frames[-1, i])}">' if frames is not None else ""
         out.append(f'<figure data-image="{i}" style="width:{data["size"][1] * data["scale"]}px">')
         out.append(f"{image}<figcaption>{escaping.escape(caption)}</figcaption></figure>")
     total = frames.shape[1] if frames is not None and not trace.images else trace.images
-    more = f" The first {pictures} of {total} images are shown." if pictures < total else ""
+    more = f" The first {images} of {total} images are shown." if images < total else ""
     return "".join(out) + f'</div><p class="dm-hint" aria-live="polite">{more or "&nbsp;"}</p>'
 
 
-def _data(trace, frames, steps: list[int], pictures: int) -> dict:
+def _data(trace, frames, steps: list[int], images: int) -> dict:
     """Data for the script."""
     height, width = frames.shape[2:4] if frames is not None else trace.grid
     kind = np.uint8 if trace.experts <= 8 else np.uint16 if trace.experts <= 16 else np.uint32
     masks = b""
     if len(trace.blocks):
-        maps = [trace.maps(step)[:, :pictures] for step in steps]
+        maps = [trace.maps(step)[:, :images] for step in steps]
         masks = np.stack(maps).astype(kind).astype(np.dtype(kind).newbyteorder("<")).tobytes()
     times = [float(trace.time[trace.step == step][0]) for step in steps]
     return {
@@ -123,22 +123,22 @@ def _data(trace, frames, steps: list[int], pictures: int) -> dict:
         "blocks": [int(block) for block in trace.blocks],
         "experts": trace.experts,
         "grid": list(map(int, trace.grid)),
-        "pictures": pictures,
+        "images": images,
         "size": [int(height), int(width)],
         "scale": max(1, -(-LEAST_SIDE // int(max(height, width)))),
         "bytes": np.dtype(kind).itemsize,
         "masks": base64.b64encode(masks).decode(),
-        "sprite": data_uri(_sprite(frames, steps, pictures)) if frames is not None and pictures else None,
+        "sprite": data_uri(_sprite(frames, steps, images)) if frames is not None and images else None,
         "loads": charts.rounded_loads(trace),
         "ramp": charts.RAMP,
         "colours": charts.EXPERTS,
     }
 
 
-def _sprite(frames: np.ndarray, steps: list[int], pictures: int) -> np.ndarray:
+def _sprite(frames: np.ndarray, steps: list[int], images: int) -> np.ndarray:
     """All frames in one image: steps are rows, images are columns. Noisy steps are reduced to three or four bits per
     channel, which halves their size."""
-    kept = frames[steps, :pictures].astype(np.uint16)
+    kept = frames[steps, :images].astype(np.uint16)
     half = len(steps) // 2
     kept[:half] = (kept[:half] >> 5) * 255 // 7
     kept[half:-1] = (kept[half:-1] >> 4) * 17

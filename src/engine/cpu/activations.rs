@@ -24,21 +24,21 @@ pub(super) struct Activations {
     /// `[S, 3·H·d]`
     pub(super) qkv: Vec<f32>,
     /// Attention's weighted sums of values, `[B, H, T, d]`
-    pub(super) mixed: Vec<f32>,
+    pub(super) attended: Vec<f32>,
     /// Patches of the input, `[S, C·p·p]`, and of the output, `[S, p·p·C_out]`
     pub(super) patches: Vec<f32>,
     /// Softmax of the gate, `[S, E]`
     pub(super) gate: Vec<f32>,
     /// Sigmoid of the capacity predictor, `[S, E]`; empty unless the model is a `DiffMoE`
-    pub(super) capacity: Vec<f32>,
-    /// What both were before softmax and sigmoid; `None` unless they are recorded
+    pub(super) need: Vec<f32>,
+    /// Both before softmax and sigmoid; `None` unless they are recorded
     pub(super) scores: Option<Scores>,
     /// Which experts take a token, `[S]`, one bit each
     pub(super) masks: Vec<u32>,
     /// The same, as lists
     pub(super) assignments: Assignments,
     /// Outputs of the experts, grouped by expert, `[Σ tokens, D]`; grows as needed
-    pub(super) expert_rows: Vec<f32>,
+    pub(super) expert_output: Vec<f32>,
     /// Time that the router of the last MoE layer took, in milliseconds
     pub(super) router_ms: f32,
     /// Scratch memory of each thread
@@ -58,14 +58,14 @@ impl Activations {
             conditioning: vec![0.0; batch * d],
             modulation: vec![vec![0.0; batch * d]; 6],
             qkv: vec![0.0; s * 3 * attn],
-            mixed: vec![0.0; s * attn],
+            attended: vec![0.0; s * attn],
             patches: vec![0.0; s * patch],
             gate: vec![0.0; s * e],
-            capacity: vec![0.0; if diff { s * e } else { 0 }],
+            need: vec![0.0; if diff { s * e } else { 0 }],
             scores: None,
             masks: vec![0; s],
             assignments: Assignments::default(),
-            expert_rows: Vec::new(),
+            expert_output: Vec::new(),
             router_ms: 0.0,
             scratch: ScratchPool::default(),
         }
@@ -84,7 +84,7 @@ impl Activations {
         let room = |len| vec![f16::ZERO; len];
         self.scores = is_wanted.then(|| Scores {
             gate: room(self.gate.len()),
-            need: room(self.capacity.len()),
+            need: room(self.need.len()),
             thresholds: Vec::new(),
         });
     }
@@ -96,7 +96,7 @@ pub(super) fn row_of(matrix: &[f32], width: usize, r: usize) -> &[f32] {
 }
 
 /// `h = LN(x)·(1 + scale) + shift`, with parts `which` and `which + 1` of the modulation.
-pub(super) fn normalise(a: &mut Activations, config: &Config, which: usize) {
+pub(super) fn modulate(a: &mut Activations, config: &Config, which: usize) {
     let (d, t) = (config.hidden_size, config.tokens());
     let [shift, scale] = [which, which + 1].map(|i| &a.modulation[i]);
     let rows = row_chunk(a.batch * t);

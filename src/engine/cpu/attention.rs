@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::activations::{Activations, add_rows, normalise, row_of};
+use super::activations::{Activations, add_rows, modulate, row_of};
 use super::weights::{Linear, OnCpu};
 use crate::model::{Config, SelfAttention};
 use crate::simd::math::{head_norm, softmax_rows};
@@ -14,8 +14,8 @@ pub(super) fn attention(config: &Config, w: &SelfAttention<OnCpu>, a: &mut Activ
     let (d, t, heads, width) =
         (config.hidden_size, config.tokens(), config.num_heads, config.head_dim);
     let attn = heads * width;
-    normalise(a, config, 0);
-    let Activations { h, qkv, mixed, scratch, .. } = a;
+    modulate(a, config, 0);
+    let Activations { h, qkv, attended, scratch, .. } = a;
 
     let rows = row_chunk(h.len() / d);
     qkv.par_chunks_mut(rows * 3 * attn).enumerate().for_each(|(chunk, qkv)| {
@@ -31,7 +31,7 @@ pub(super) fn attention(config: &Config, w: &SelfAttention<OnCpu>, a: &mut Activ
         }
     });
 
-    mixed.par_chunks_mut(t * width).enumerate().for_each(|(task, out)| {
+    attended.par_chunks_mut(t * width).enumerate().for_each(|(task, out)| {
         let (b, head) = (task / heads, task % heads);
         // Part 0 of a token's row holds its queries, 1 its keys, 2 its values.
         let part = |which: usize, token: usize| {
@@ -53,7 +53,7 @@ pub(super) fn project_heads(
     let (d, t, heads, width) =
         (config.hidden_size, config.tokens(), config.num_heads, config.head_dim);
     let attn = heads * width;
-    let Activations { x, mixed, modulation, scratch, .. } = a;
+    let Activations { x, attended, modulation, scratch, .. } = a;
     let gate = gate.map(|part| &*modulation[part]);
     add_rows(config, x, gate, scratch, |first, out, scratch| {
         let rows = out.len() / d;
@@ -62,7 +62,7 @@ pub(super) fn project_heads(
         for (r, row) in joined.chunks_exact_mut(attn).enumerate() {
             let (b, token) = ((first + r) / t, (first + r) % t);
             for (head, part) in row.chunks_exact_mut(width).enumerate() {
-                part.copy_from_slice(row_of(mixed, width, (b * heads + head) * t + token));
+                part.copy_from_slice(row_of(attended, width, (b * heads + head) * t + token));
             }
         }
         proj.apply(|r| row_of(joined, attn, r), out);

@@ -1,27 +1,27 @@
 //! The forward pass, from noisy sample to velocity or noise.
 //!
 //! ```text
-//! x = patches(sample) + positions                                   [S, D]    stage 0
+//! x = patches(sample) + positions                                   [S, D]    unit 0
 //! c = mlp(sinusoid(t)) + prompt + Σ labels                          [B, D]
 //! for each block, with (shift, scale, gate) ×2 = Linear(SiLU(c)):
-//!     x += gate ⊙ Attention(LN(x)·(1 + scale) + shift)                        stage 1 + 2i
-//!     x += Attention to the prompt, if the model reads text                    stage 1 + 2i
-//!     x += gate ⊙ FFN or MoE(LN(x)·(1 + scale) + shift)                       stage 2 + 2i
-//! output = unpatchify(Linear(LN(x)·(1 + scale) + shift))  [B, C_out, h, w]    stage 1 + 2·depth
-//! output += detail head(output, sample, t), where the model has one           stage 2 + 2·depth
+//!     x += gate ⊙ Attention(LN(x)·(1 + scale) + shift)                        unit 1 + 2i
+//!     x += Attention to the prompt, if the model reads text                    unit 1 + 2i
+//!     x += gate ⊙ FFN or MoE(LN(x)·(1 + scale) + shift)                       unit 2 + 2i
+//! output = unpatchify(Linear(LN(x)·(1 + scale) + shift))  [B, C_out, h, w]    unit 1 + 2·depth
+//! output += detail head(output, sample, t), where the model has one           unit 2 + 2·depth
 //! ```
 //!
-//! A pass is cut in stages so that a user interface can do something else between two of them.
-//! Inside a stage, threads share rows, heads or experts, never a sum: results do not depend on their
+//! A pass is cut in units so that a user interface can do something else between two of them.
+//! Inside a unit, threads share rows, heads or experts, never a sum: results do not depend on their
 //! number.
 
 use rayon::prelude::*;
 
-use super::activations::{Activations, add_rows, normalise, row_of};
+use super::activations::{Activations, add_rows, modulate, row_of};
 use super::attention::attention;
 use super::detail::detail_head;
-use super::moe::{Choice, moe};
-use super::prompts::{Reading, cross_attention};
+use super::moe::{LayerRouter, moe};
+use super::prompts::{PromptView, cross_attention};
 use super::weights::{Linear, Weights};
 use crate::engine::contract::Stage;
 use crate::engine::time_mlp::embed_time;
@@ -38,7 +38,7 @@ pub(super) struct Input<'a> {
     /// For each label table, `[B]`
     pub(super) labels: &'a [Vec<u32>],
     /// The prompts that the samples see, if the model reads text
-    pub(super) text: Option<Reading<'a>>,
+    pub(super) text: Option<PromptView<'a>>,
     /// How experts pick
     pub(super) routing: Routing,
     /// Experts that take no tokens
@@ -51,70 +51,70 @@ pub(super) struct Input<'a> {
 
 impl<'a> Input<'a> {
     /// How experts pick in one block.
-    fn choice(&self, block: usize) -> Choice<'a> {
+    fn router(&self, block: usize) -> LayerRouter<'a> {
         let Self { routing, muted, shifts, record_scores, .. } = *self;
-        Choice { routing, muted: muted.mask(block), shifts, block, record_scores }
+        LayerRouter { routing, muted: muted.mask(block), shifts, block, record_scores }
     }
 }
 
-/// Number of stages of a pass.
-pub(super) fn stages(config: &Config) -> usize {
-    final_stage(config) + 1 + usize::from(config.detail_channels > 0)
+/// Number of units of a pass.
+pub(super) fn units(config: &Config) -> usize {
+    final_unit(config) + 1 + usize::from(config.detail_channels > 0)
 }
 
-/// The stage of the final layer.
-pub(super) fn final_stage(config: &Config) -> usize {
+/// The unit of the final layer.
+pub(super) fn final_unit(config: &Config) -> usize {
     2 * config.depth + 1
 }
 
-/// The block whose MoE layer a stage computes, if it does.
-pub(super) fn moe_block(config: &Config, stage: usize) -> Option<usize> {
-    let block = stage.checked_sub(2)? / 2;
-    (stage.is_multiple_of(2) && block < config.depth && config.is_moe(block)).then_some(block)
+/// The block whose MoE layer a unit computes, if it does.
+pub(super) fn moe_block(config: &Config, unit: usize) -> Option<usize> {
+    let block = unit.checked_sub(2)? / 2;
+    (unit.is_multiple_of(2) && block < config.depth && config.is_moe(block)).then_some(block)
 }
 
-/// The phase of a stage, for timings; the router's part of an MoE layer is separated there.
-pub(super) fn stage_kind(config: &Config, stage: usize) -> Stage {
-    match stage {
+/// The phase of a unit, for timings; the router's part of an MoE layer is separated there.
+pub(super) fn stage_of(config: &Config, unit: usize) -> Stage {
+    match unit {
         0 => Stage::Condition,
-        last if last == final_stage(config) => Stage::Final,
-        past if past > final_stage(config) => Stage::Detail,
+        last if last == final_unit(config) => Stage::Final,
+        past if past > final_unit(config) => Stage::Detail,
         odd if odd % 2 == 1 => Stage::Attention,
         _ => Stage::Experts,
     }
 }
 
-/// Computes one stage; `output`, `[B, C_out, h, w]`, is written by the final layer and finished by the detail head.
-pub(super) fn run_stage(
-    stage: usize,
+/// Computes one unit; `output`, `[B, C_out, h, w]`, is written by the final layer and finished by the detail head.
+pub(super) fn run_unit(
+    unit: usize,
     config: &Config,
     w: &Weights,
     a: &mut Activations,
     input: &Input,
     output: &mut [f32],
 ) {
-    if stage == 0 {
+    if unit == 0 {
         embed_patches(config, w, a, input.sample);
         embed_conditions(config, w, a, input);
         return;
     }
-    let Some(block) = w.blocks.get((stage - 1) / 2) else {
+    let Some(block) = w.blocks.get((unit - 1) / 2) else {
         match &w.detail_head {
-            Some(head) if stage > final_stage(config) => {
+            Some(head) if unit > final_unit(config) => {
                 detail_head(config, head, input.sample, input.times, output);
             }
-            _ => head(config, w, a, output),
+            _ => final_layer(config, w, a, output),
         }
         return;
     };
-    if stage % 2 == 1 {
-        modulate(&block.adaln_modulation, a);
+    if unit % 2 == 1 {
+        modulation(&block.adaln_modulation, a);
         attention(config, &block.attn, a);
         if let (Some(cross), Some(text)) = (&block.cross_attn, input.text) {
-            cross_attention(config, (stage / 2, cross), a, text);
+            cross_attention(config, (unit / 2, cross), a, text);
         }
     } else {
-        normalise(a, config, 3);
+        modulate(a, config, 3);
         match &block.mlp {
             Mlp::Dense(ffn) => {
                 let Activations { x, h, modulation, scratch, .. } = a;
@@ -122,7 +122,7 @@ pub(super) fn run_stage(
                     ffn.apply(|r| row_of(h, config.hidden_size, first + r), scratch, out);
                 });
             }
-            Mlp::Moe(layer) => moe(config, layer, a, input.choice((stage - 1) / 2)),
+            Mlp::Moe(layer) => moe(config, layer, a, input.router((unit - 1) / 2)),
         }
     }
 }
@@ -169,7 +169,7 @@ fn embed_conditions(config: &Config, w: &Weights, a: &mut Activations, input: &I
 }
 
 /// The shifts, scales and gates that follow from the conditioning.
-fn modulate(parts: &[Linear], a: &mut Activations) {
+fn modulation(parts: &[Linear], a: &mut Activations) {
     let Activations { conditioning, modulation, .. } = a;
     let d = conditioning.len() / a.batch;
     parts.par_iter().zip(modulation).with_max_len(1).for_each(|(part, out)| {
@@ -179,13 +179,13 @@ fn modulate(parts: &[Linear], a: &mut Activations) {
 
 /// The final layer, and patches back in their places: `[B, C_out, h, w]`. In a patch the channel varies
 /// fastest.
-fn head(config: &Config, w: &Weights, a: &mut Activations, output: &mut [f32]) {
+fn final_layer(config: &Config, w: &Weights, a: &mut Activations, output: &mut [f32]) {
     let (d, t, p) = (config.hidden_size, config.tokens(), config.patch_size);
     let ([height, columns], [_, across]) = (config.input_size, config.grid());
     let channels = config.out_channels;
     let width = p * p * channels;
-    modulate(&w.final_layer.adaln_modulation, a);
-    normalise(a, config, 0);
+    modulation(&w.final_layer.adaln_modulation, a);
+    modulate(a, config, 0);
     let Activations { batch, h, patches, .. } = a;
     let patches = &mut patches[..*batch * t * width];
     let rows = row_chunk(*batch * t);

@@ -1,4 +1,4 @@
-//! The CPU as an [`Engine`]: holds the samples, and computes the steps stage by stage.
+//! The CPU as an [`Engine`]: holds the samples, and computes the steps unit by unit.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -6,9 +6,9 @@ use std::sync::Arc;
 use web_time::Instant;
 
 use super::activations::Activations;
-use super::dit::{Input, final_stage, moe_block, run_stage, stage_kind, stages};
-use super::latents::Slots;
-use super::prompts::{Encoded, Reading, encode};
+use super::dit::{Input, final_unit, moe_block, run_unit, stage_of, units};
+use super::latents::Latents;
+use super::prompts::{Encoded, PromptView, encode};
 use super::weights::{self, Weights};
 use crate::checkpoint::Checkpoint;
 use crate::engine::{
@@ -65,7 +65,7 @@ pub struct CpuEngine {
     activations: Activations,
     /// For passes over both branches at once; made when the first one comes
     joint: Option<Box<Joint>>,
-    slots: Slots,
+    latents: Latents,
     /// For each label table, `[B]`
     labels: Vec<Vec<u32>>,
     /// The null rows, in the same form
@@ -83,8 +83,8 @@ pub struct CpuEngine {
     steps: u32,
     /// What is left of the current step
     ops: VecDeque<Instruction>,
-    /// Stages done of the pass at the front of `ops`
-    stages_done: usize,
+    /// Units done of the pass at the front of `ops`
+    units_done: usize,
     /// Whether a step was begun and its snapshot not taken yet
     in_step: bool,
     /// Routing of the pass at the front of `ops`
@@ -108,14 +108,14 @@ struct Prompts {
 
 impl Prompts {
     /// What the samples of a pass see; of both branches one after the other without a branch.
-    fn reading(&self, branch: Option<Branch>) -> Reading<'_> {
+    fn view(&self, branch: Option<Branch>) -> PromptView<'_> {
         let (asked, avoided) = self.of_samples.split_at(self.of_samples.len() / 2);
         let of_samples = match branch {
             Some(Branch::Conditional) => asked,
             Some(Branch::Unconditional) => avoided,
             None => &self.of_samples,
         };
-        Reading { prompts: &self.encoded, of_samples }
+        PromptView { prompts: &self.encoded, of_samples }
     }
 }
 
@@ -141,7 +141,7 @@ impl CpuEngine {
         Self {
             activations: Activations::new(config, batch),
             joint: None,
-            slots: Slots::new(config, batch),
+            latents: Latents::new(config, batch),
             labels: Vec::new(),
             null_labels: config.labels.iter().map(|table| vec![table.null; batch]).collect(),
             prompts: None,
@@ -151,7 +151,7 @@ impl CpuEngine {
             record_scores: false,
             steps: 0,
             ops: VecDeque::new(),
-            stages_done: 0,
+            units_done: 0,
             in_step: false,
             layers: Vec::new(),
             passes: Vec::new(),
@@ -162,20 +162,20 @@ impl CpuEngine {
         }
     }
 
-    /// Does the next unit of the current step: one stage of a pass, or one operation between slots.
+    /// Does the next unit of the current step: a unit of a pass, or one operation between latents.
     fn advance_once(&mut self) {
         let Some(op) = self.ops.front().cloned() else { return };
         let begin = Instant::now();
         match &op {
-            Instruction::Combine { output, terms } => self.slots.combine(*output, terms),
-            Instruction::Denoise(step) => self.slots.denoise(step),
-            Instruction::Report(slot) => self.reports.push(*slot),
+            Instruction::Combine { output, terms } => self.latents.combine(*output, terms),
+            Instruction::Denoise(step) => self.latents.denoise(step),
+            Instruction::Report(latent) => self.reports.push(*latent),
             &Instruction::Forward { input, output, time, branch } => {
                 let times = vec![time; self.activations.batch];
-                self.stage(self.stages_done, input, output, &times, branch);
+                self.forward_unit(self.units_done, input, output, &times, branch);
             }
             &Instruction::JointForward { input, time } => {
-                self.joint_stage(self.stages_done, input, time);
+                self.joint_unit(self.units_done, input, time);
             }
         }
         let passes = op.passes();
@@ -183,11 +183,11 @@ impl CpuEngine {
             self.times.add(Stage::Solver, milliseconds(begin));
         } else {
             self.note_time(&op, milliseconds(begin));
-            self.stages_done += 1;
-            if self.stages_done < stages(&self.model.config) {
+            self.units_done += 1;
+            if self.units_done < units(&self.model.config) {
                 return;
             }
-            self.stages_done = 0;
+            self.units_done = 0;
             self.note_routing(&passes);
         }
         self.ops.pop_front();
@@ -208,25 +208,25 @@ impl CpuEngine {
         }
     }
 
-    /// Adds a stage's time to its phase.
+    /// Adds a unit's time to its phase.
     fn note_time(&mut self, op: &Instruction, ms: f32) {
-        let stage = self.stages_done;
+        let unit = self.units_done;
         let activations = match (op, &self.joint) {
             (Instruction::JointForward { .. }, Some(joint)) => &joint.activations,
             _ => &self.activations,
         };
-        let in_router = moe_block(&self.model.config, stage).map(|_| activations.router_ms);
+        let in_router = moe_block(&self.model.config, unit).map(|_| activations.router_ms);
         let router = in_router.unwrap_or_default();
         if in_router.is_some() {
             self.times.add(Stage::Router, router);
         }
-        self.times.add(stage_kind(&self.model.config, stage), ms - router);
+        self.times.add(stage_of(&self.model.config, unit), ms - router);
     }
 
-    /// Computes one stage of a pass and notes its routing.
-    fn stage(
+    /// Computes one unit of a pass and notes its routing.
+    fn forward_unit(
         &mut self,
-        stage: usize,
+        unit: usize,
         input: Latent,
         output: Latent,
         times: &[f32],
@@ -237,28 +237,28 @@ impl CpuEngine {
             Branch::Conditional => &self.labels,
             Branch::Unconditional => &self.null_labels,
         };
-        // Taken out for the time of the pass, because the input is a slot too.
-        let mut output = std::mem::take(&mut self.slots.outputs[usize::from(to)]);
+        // Taken out for the time of the pass, because the input is a latent too.
+        let mut output = std::mem::take(&mut self.latents.outputs[usize::from(to)]);
         let input = Input {
-            sample: self.slots.sample(input),
+            sample: self.latents.sample(input),
             times,
             labels,
-            text: self.prompts.as_ref().map(|prompts| prompts.reading(Some(branch))),
+            text: self.prompts.as_ref().map(|prompts| prompts.view(Some(branch))),
             routing: self.routing,
             muted: &self.muted,
             shifts: &self.shifts,
             record_scores: self.record_scores,
         };
         let CpuModel { config, weights, .. } = &*self.model;
-        run_stage(stage, config, weights, &mut self.activations, &input, &mut output);
-        self.slots.outputs[usize::from(to)] = output;
-        if let Some(block) = moe_block(&self.model.config, stage) {
+        run_unit(unit, config, weights, &mut self.activations, &input, &mut output);
+        self.latents.outputs[usize::from(to)] = output;
+        if let Some(block) = moe_block(&self.model.config, unit) {
             self.layers.push(self.activations.routing(block));
         }
     }
 
-    /// Computes one stage of a pass over both branches.
-    fn joint_stage(&mut self, stage: usize, input: Latent, time: f32) {
+    /// Computes one unit of a pass over both branches.
+    fn joint_unit(&mut self, unit: usize, input: Latent, time: f32) {
         let CpuModel { config, weights, .. } = &*self.model;
         let batch = self.activations.batch;
         let joint = self.joint.get_or_insert_with(|| {
@@ -269,14 +269,14 @@ impl CpuEngine {
                 output: vec![0.0; 2 * batch * config.output_len()],
             })
         });
-        if stage == 0 {
-            joint.sample = self.slots.sample(input).repeat(2);
+        if unit == 0 {
+            joint.sample = self.latents.sample(input).repeat(2);
             let tables = self.labels.iter().zip(&self.null_labels);
             joint.labels = tables.map(|(asked, null)| [&asked[..], null].concat()).collect();
         }
         let Joint { activations, sample, labels, output } = &mut **joint;
         let times = vec![time; 2 * batch];
-        let text = self.prompts.as_ref().map(|prompts| prompts.reading(None));
+        let text = self.prompts.as_ref().map(|prompts| prompts.view(None));
         let input = Input {
             sample,
             times: &times,
@@ -287,14 +287,14 @@ impl CpuEngine {
             shifts: &self.shifts,
             record_scores: self.record_scores,
         };
-        run_stage(stage, config, weights, activations, &input, output);
-        if let Some(block) = moe_block(config, stage) {
+        run_unit(unit, config, weights, activations, &input, output);
+        if let Some(block) = moe_block(config, unit) {
             self.layers.push(activations.routing(block));
         }
-        if stage + 1 == stages(config) {
+        if unit + 1 == units(config) {
             let halves = output.chunks_exact(output.len() / 2);
-            for (slot, half) in self.slots.outputs.iter_mut().zip(halves) {
-                slot.copy_from_slice(half);
+            for (output, half) in self.latents.outputs.iter_mut().zip(halves) {
+                output.copy_from_slice(half);
             }
         }
     }
@@ -313,10 +313,10 @@ impl CpuEngine {
             self.steps += 1;
             self.snapshots.push_back(Snapshot {
                 steps: self.steps,
-                latent: self.slots.latent.clone(),
+                latent: self.latents.sample.clone(),
                 routing: std::mem::take(&mut self.passes),
                 stage_ms: std::mem::take(&mut self.times).list(),
-                reports: self.reports.drain(..).map(|s| self.slots.sample(s).to_vec()).collect(),
+                reports: self.reports.drain(..).map(|l| self.latents.sample(l).to_vec()).collect(),
             });
         }
         Progress::Done
@@ -340,7 +340,7 @@ impl CpuEngine {
             taps.push((name.into(), vec![batch, length], prompts.run.ids(branch)));
         }
         let seen = |part: &dyn Fn(&Encoded) -> &[f32]| -> Vec<f32> {
-            let asked = prompts.reading(Some(Branch::Conditional)).of_samples.iter();
+            let asked = prompts.view(Some(Branch::Conditional)).of_samples.iter();
             asked.flat_map(|&prompt| part(&prompts.encoded[prompt])).copied().collect()
         };
         let shape = |columns: usize| vec![batch, length, columns];
@@ -354,19 +354,19 @@ impl CpuEngine {
         }
     }
 
-    /// The taps that follow from the activations after a stage.
-    fn tap(&self, stage: usize, taps: &mut Taps) {
+    /// The taps that follow from the activations after a unit.
+    fn tap(&self, unit: usize, taps: &mut Taps) {
         let Config { hidden_size: d, num_experts: e, depth, .. } = self.model.config;
         let a = &self.activations;
         let s = a.masks.len();
-        if let Some(block) = moe_block(&self.model.config, stage) {
+        if let Some(block) = moe_block(&self.model.config, unit) {
             let bit = |mask: u32, e: usize| (mask >> e & 1) as f32;
             let mut add = |name: &str, shape: &[usize], values: Vec<f32>| {
                 taps.push((format!("blocks.{block}.{name}"), shape.to_vec(), values));
             };
             add("moe_in", &[s, d], a.h.clone());
-            if !a.capacity.is_empty() {
-                add("capacity", &[s, e], a.capacity.clone());
+            if !a.need.is_empty() {
+                add("capacity", &[s, e], a.need.clone());
             }
             add("gate", &[s, e], a.gate.clone());
             let count = |e| a.masks.iter().map(|&mask| bit(mask, e)).sum();
@@ -374,16 +374,16 @@ impl CpuEngine {
             let selected = a.masks.iter().flat_map(|&mask| (0..e).map(move |e| bit(mask, e)));
             add("selected", &[s, e], selected.collect());
         }
-        if (1..=2 * depth).contains(&stage) && stage.is_multiple_of(2) {
+        if (1..=2 * depth).contains(&unit) && unit.is_multiple_of(2) {
             let shape = vec![a.batch, s / a.batch, d];
-            taps.push((format!("blocks.{}.out", stage / 2 - 1), shape, a.x.clone()));
+            taps.push((format!("blocks.{}.out", unit / 2 - 1), shape, a.x.clone()));
         }
-        let is_last = stage + 1 == stages(&self.model.config);
-        if is_last || stage == final_stage(&self.model.config) {
+        let is_last = unit + 1 == units(&self.model.config);
+        if is_last || unit == final_unit(&self.model.config) {
             let Config { out_channels, input_size: [height, width], .. } = self.model.config;
             let shape = vec![a.batch, out_channels, height, width];
             let name = if is_last { "out" } else { "detail_head.x" };
-            taps.push((name.into(), shape, self.slots.outputs[0].clone()));
+            taps.push((name.into(), shape, self.latents.outputs[0].clone()));
         }
     }
 }
@@ -402,16 +402,16 @@ impl Engine for CpuEngine {
     }
 
     fn start(&mut self, run: &RunConfig) -> Result<(), EngineError> {
-        assert_eq!(run.latent.len(), self.slots.latent.len(), "numbers in the sample");
+        assert_eq!(run.latent.len(), self.latents.sample.len(), "numbers in the sample");
         assert_eq!(run.labels.len(), self.model.config.labels.len(), "label tables");
         for (table, labels) in self.model.config.labels.iter().zip(&run.labels) {
             assert_eq!(labels.len(), self.activations.batch, "labels for {}", table.name);
             assert!(labels.iter().all(|&l| l <= table.null), "a {} beyond the table", table.name);
         }
-        self.slots.latent.clone_from(&run.latent);
+        self.latents.sample.clone_from(&run.latent);
         for (latent, values) in &run.buffers {
             assert_eq!(values.len(), run.latent.len(), "numbers in {latent:?}");
-            self.slots.replace(*latent, values.clone());
+            self.latents.replace(*latent, values.clone());
         }
         self.labels.clone_from(&run.labels);
         self.prompts = rayon::scope(|_| self.encode(run));
@@ -420,7 +420,7 @@ impl Engine for CpuEngine {
         self.shifts.clone_from(&run.shifts);
         self.record_scores = run.record_scores;
         self.steps = 0;
-        self.stages_done = 0;
+        self.units_done = 0;
         self.in_step = false;
         self.ops.clear();
         self.layers.clear();
@@ -459,9 +459,9 @@ impl Inspect for CpuEngine {
         let mut taps = Taps::new();
         self.tap_text(&mut taps);
         let output = Latent::Output(0);
-        for stage in 0..stages(&self.model.config) {
-            self.stage(stage, Latent::Sample, output, times, Branch::Conditional);
-            self.tap(stage, &mut taps);
+        for unit in 0..units(&self.model.config) {
+            self.forward_unit(unit, Latent::Sample, output, times, Branch::Conditional);
+            self.tap(unit, &mut taps);
         }
         self.layers.clear();
         Ok(taps)

@@ -1,10 +1,10 @@
-//! The latent-sized buffers of an engine and the arithmetic between them.
+//! The latents of an engine: sample-sized buffers, and the arithmetic between them.
 
 use crate::model::Config;
 use crate::scheduler::{Denoise, Deviation, Latent};
 
-/// All slots of an engine; those that a solver does not use stay empty.
-pub(super) struct Slots {
+/// All latents of an engine; those that a solver does not use stay empty.
+pub(super) struct Latents {
     /// `C·h·w`
     sample_len: usize,
     /// `C_out·h·w`
@@ -12,62 +12,56 @@ pub(super) struct Slots {
     /// `h·w`
     plane: usize,
     /// `[B, C, h, w]`
-    pub(super) latent: Vec<f32>,
+    pub(super) sample: Vec<f32>,
     /// `[B, C, h, w]`
-    stage: Vec<f32>,
+    trial: Vec<f32>,
     /// `[B, C, h, w]` each
-    rates: Vec<Vec<f32>>,
+    velocities: Vec<Vec<f32>>,
     /// `[B, C_out, h, w]` each
     pub(super) outputs: Vec<Vec<f32>>,
     /// A temporary result, because its destination may be one of the operands
     combined: Vec<f32>,
 }
 
-/// `Output(0)` to `Output(3)`.
-const OUTPUTS: usize = 4;
-
-/// `Rate(0)` to `Rate(6)`.
-const RATES: usize = 7;
-
-impl Slots {
+impl Latents {
     pub(super) fn new(config: &Config, batch: usize) -> Self {
         let (sample_len, output_len) = (config.sample_len(), config.output_len());
         Self {
             sample_len,
             output_len,
             plane: config.plane(),
-            latent: vec![0.0; batch * sample_len],
-            stage: vec![0.0; batch * sample_len],
-            rates: vec![Vec::new(); RATES],
-            outputs: vec![vec![0.0; batch * output_len]; OUTPUTS],
+            sample: vec![0.0; batch * sample_len],
+            trial: vec![0.0; batch * sample_len],
+            velocities: vec![Vec::new(); Latent::VELOCITIES],
+            outputs: vec![vec![0.0; batch * output_len]; Latent::OUTPUTS],
             combined: vec![0.0; batch * sample_len],
         }
     }
 
-    /// A slot of the sample's size, `[B, C, h, w]`.
-    pub(super) fn sample(&self, slot: Latent) -> &[f32] {
-        assert!(!matches!(slot, Latent::Output(_)), "{slot:?} is no sample");
-        self.values(slot).0
+    /// A latent of the sample's size, `[B, C, h, w]`.
+    pub(super) fn sample(&self, latent: Latent) -> &[f32] {
+        assert!(!matches!(latent, Latent::Output(_)), "{latent:?} is no sample");
+        self.values(latent).0
     }
 
-    /// The values of a slot, and their number per sample.
-    fn values(&self, slot: Latent) -> (&[f32], usize) {
-        match slot {
-            Latent::Sample => (&self.latent, self.sample_len),
-            Latent::Trial => (&self.stage, self.sample_len),
-            Latent::Velocity(n) => (&self.rates[usize::from(n)], self.sample_len),
+    /// The values of a latent, and their number per sample.
+    fn values(&self, latent: Latent) -> (&[f32], usize) {
+        match latent {
+            Latent::Sample => (&self.sample, self.sample_len),
+            Latent::Trial => (&self.trial, self.sample_len),
+            Latent::Velocity(n) => (&self.velocities[usize::from(n)], self.sample_len),
             Latent::Output(n) => (&self.outputs[usize::from(n)], self.output_len),
         }
     }
 
-    /// `output = Σ factor·slot`.
+    /// `output = Σ factor·latent`.
     pub(super) fn combine(&mut self, output: Latent, terms: &[(f32, Latent)]) {
         let mut combined = std::mem::take(&mut self.combined);
-        combined.resize(self.latent.len(), 0.0);
+        combined.resize(self.sample.len(), 0.0);
         combined.fill(0.0);
-        for &(factor, slot) in terms {
-            let (from, stride) = self.values(slot);
-            assert!(!from.is_empty(), "{slot:?} is read before it is written");
+        for &(factor, latent) in terms {
+            let (from, stride) = self.values(latent);
+            assert!(!from.is_empty(), "{latent:?} is read before it is written");
             let sums = combined.chunks_exact_mut(self.sample_len);
             for (sum, from) in sums.zip(from.chunks_exact(stride)) {
                 sum.iter_mut().zip(from).for_each(|(sum, x)| *sum += factor * x);
@@ -76,22 +70,22 @@ impl Slots {
         self.combined = self.replace(output, combined);
     }
 
-    /// Gives a slot of the sample's size other numbers, and returns those that it had.
-    pub(super) fn replace(&mut self, slot: Latent, values: Vec<f32>) -> Vec<f32> {
-        let slot = match slot {
-            Latent::Sample => &mut self.latent,
-            Latent::Trial => &mut self.stage,
-            Latent::Velocity(n) => &mut self.rates[usize::from(n)],
-            Latent::Output(_) => panic!("{slot:?} is written by passes only"),
+    /// Gives a latent of the sample's size other numbers, and returns those that it had.
+    pub(super) fn replace(&mut self, latent: Latent, values: Vec<f32>) -> Vec<f32> {
+        let buffer = match latent {
+            Latent::Sample => &mut self.sample,
+            Latent::Trial => &mut self.trial,
+            Latent::Velocity(n) => &mut self.velocities[usize::from(n)],
+            Latent::Output(_) => panic!("{latent:?} is written by passes only"),
         };
-        std::mem::replace(slot, values)
+        std::mem::replace(buffer, values)
     }
 
     /// One step back through the diffusion process.
     pub(super) fn denoise(&mut self, step: &Denoise) {
         let Self { sample_len, output_len, plane, .. } = *self;
         let guided = step.guided_channels * plane;
-        for (at, x) in self.latent.iter_mut().enumerate() {
+        for (at, x) in self.sample.iter_mut().enumerate() {
             let (sample, offset) = (at / sample_len, at % sample_len);
             let from = sample * output_len + offset;
             let mut noise = self.outputs[0][from];

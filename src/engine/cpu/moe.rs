@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use web_time::Instant;
 
 use super::activations::{Activations, add_rows, row_of};
-use super::router::{Scores, route};
+use super::router::{RouteSelect, route};
 use super::weights::{Linear, OnCpu};
 use crate::engine::contract;
-use crate::model::{Config, Ffn, Moe, Routing, Shifts};
+use crate::model::{Config, Ffn, Moe, Routing, Selection, Shifts};
 use crate::simd::math::{add_scaled, gelu, sigmoid, silu, silu_times, softmax_rows};
 use crate::simd::threads::{Scratch, row_chunk};
 
@@ -46,7 +46,7 @@ impl Ffn<Linear> {
 
 /// Routing of a layer, and what is recorded of it.
 #[derive(Clone, Copy)]
-pub(super) struct Choice<'a> {
+pub(super) struct LayerRouter<'a> {
     pub(super) routing: Routing,
     /// Experts that take none, one bit each
     pub(super) muted: u32,
@@ -58,34 +58,40 @@ pub(super) struct Choice<'a> {
 
 /// `x += gate_mlp ⊙ Σ_e gate[e]·FFN_e(h)` over the experts that take a token, in ascending order, plus the
 /// shared expert.
-pub(super) fn moe(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations, choice: Choice<'_>) {
+pub(super) fn moe(
+    config: &Config,
+    layer: &Moe<OnCpu>,
+    a: &mut Activations,
+    router: LayerRouter<'_>,
+) {
     let begin = Instant::now();
-    let mut thresholds = choice.routing.thresholds(&layer.expert_threshold, choice.muted);
-    choice.shifts.apply(choice.block, &mut thresholds);
+    let mut thresholds = router.routing.thresholds(&layer.expert_threshold, router.muted);
+    router.shifts.apply(router.block, &mut thresholds);
     let thresholds = &thresholds;
-    a.record(choice.record_scores);
+    a.record(router.record_scores);
     score(config, layer, a);
     if let Some(scores) = &mut a.scores {
         scores.thresholds.clone_from(thresholds);
     }
-    let scores = Scores { gate: &a.gate, capacity: &a.capacity, thresholds, muted: choice.muted };
-    route(config, choice.routing.rule, &scores, &mut a.masks);
+    let select = RouteSelect { gate: &a.gate, need: &a.need, thresholds, muted: router.muted };
+    let selection = Selection::of(config, router.routing.rule, a.masks.len());
+    route(selection, config.num_experts, &select, &mut a.masks);
     a.assignments.collect(&a.masks, config.num_experts);
     a.router_ms = begin.elapsed().as_secs_f32() * 1e3;
     compute_experts(config, layer, a);
 
     let (d, e) = (config.hidden_size, config.num_experts);
-    let Activations { x, h, modulation, gate, masks, assignments, expert_rows, scratch, .. } = a;
+    let Activations { x, h, modulation, gate, masks, assignments, expert_output, scratch, .. } = a;
     add_rows(config, x, Some(&modulation[5]), scratch, |first, out, scratch| {
         match &layer.shared_experts {
             Some(ffn) => ffn.apply(|r| row_of(h, d, first + r), scratch, out),
             None => out.fill(0.0),
         }
         for (token, y) in (first..).zip(out.chunks_exact_mut(d)) {
-            let chosen = (0..e).filter(|e| masks[token] >> e & 1 == 1);
+            let experts = (0..e).filter(|e| masks[token] >> e & 1 == 1);
             let rows = &assignments.rows[assignments.firsts[token]..];
-            for (expert, &row) in chosen.zip(rows) {
-                add_scaled(y, gate[token * e + expert], row_of(expert_rows, d, row));
+            for (expert, &row) in experts.zip(rows) {
+                add_scaled(y, gate[token * e + expert], row_of(expert_output, d, row));
             }
         }
     });
@@ -94,28 +100,30 @@ pub(super) fn moe(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations, choi
 /// Gate and capacity predictor, for every token and expert.
 fn score(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
     let (d, e) = (config.hidden_size, config.num_experts);
-    let Activations { h, gate, capacity, scores, scratch, .. } = a;
+    let Activations { h, gate, need, scores, scratch, .. } = a;
     let rows = row_chunk(h.len() / d);
-    let (gates, needs) = match scores {
+    let (gate_record, need_record) = match scores {
         Some(contract::Scores { gate, need, .. }) => (&mut gate[..], &mut need[..]),
         None => Default::default(),
     };
-    let chunks = gate.par_chunks_mut(rows * e).zip(recorded(gates, rows * e, h.len() / d * e));
+    let chunks =
+        gate.par_chunks_mut(rows * e).zip(recorded(gate_record, rows * e, h.len() / d * e));
     chunks.enumerate().for_each(|(chunk, (gate, record))| {
         layer.gate_weight.apply(|r| row_of(h, d, chunk * rows + r), gate);
         keep(record, gate);
         softmax_rows(gate, e, 1.0);
     });
     let Some([first, second]) = &layer.capacity_predictor else { return };
-    let chunks = capacity.par_chunks_mut(rows * e).zip(recorded(needs, rows * e, h.len() / d * e));
-    chunks.enumerate().for_each(|(chunk, (capacity, record))| {
+    let chunks =
+        need.par_chunks_mut(rows * e).zip(recorded(need_record, rows * e, h.len() / d * e));
+    chunks.enumerate().for_each(|(chunk, (need, record))| {
         scratch.with(|Scratch { hidden, .. }| {
-            hidden.resize(capacity.len() / e * d, 0.0);
+            hidden.resize(need.len() / e * d, 0.0);
             first.apply(|r| row_of(h, d, chunk * rows + r), hidden);
             silu(hidden);
-            second.apply(|r| row_of(hidden, d, r), capacity);
-            keep(record, capacity);
-            sigmoid(capacity);
+            second.apply(|r| row_of(hidden, d, r), need);
+            keep(record, need);
+            sigmoid(need);
         });
     });
 }
@@ -138,18 +146,18 @@ fn keep(record: &mut [f16], logits: &[f32]) {
     }
 }
 
-/// `expert_rows = FFN_e(h)` for every token that an expert takes.
+/// `expert_output = FFN_e(h)` for every token that an expert takes.
 fn compute_experts(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
     /// Tokens that one task should have at most.
     const MOST_TOKENS: usize = 96;
     let d = config.hidden_size;
-    let Activations { h, assignments, expert_rows, scratch, .. } = a;
-    expert_rows.resize(assignments.tokens.len() * d, 0.0);
+    let Activations { h, assignments, expert_output, scratch, .. } = a;
+    expert_output.resize(assignments.chosen.len() * d, 0.0);
     // The tasks' outputs lie one after the other, as do their tokens.
-    let mut rest = expert_rows.as_mut_slice();
+    let mut rest = expert_output.as_mut_slice();
     let mut tasks = Vec::new();
     for (expert, bounds) in layer.experts.iter().zip(assignments.starts.windows(2)) {
-        for tokens in assignments.tokens[bounds[0]..bounds[1]].chunks(MOST_TOKENS) {
+        for tokens in assignments.chosen[bounds[0]..bounds[1]].chunks(MOST_TOKENS) {
             let (out, after) = rest.split_at_mut(tokens.len() * d);
             rest = after;
             tasks.push((expert, tokens, out));

@@ -17,7 +17,7 @@ pub(super) struct Encoded {
     count: usize,
     /// The encoder's output, `[L, D_t]`
     pub(super) states: Vec<f32>,
-    /// What it adds to the condition, `[D]`
+    /// What it adds to the conditioning, `[D]`
     pub(super) pooled: Vec<f32>,
     /// For each block, keys and values `[L, 2·H·d]`
     pub(super) memory: Vec<Vec<f32>>,
@@ -96,13 +96,13 @@ fn attend(
     out: &mut [f32],
 ) {
     let (width, tokens) = (d / heads, out.len() / d);
-    let mut mixed = vec![0.0; tokens * width];
+    let mut attended = vec![0.0; tokens * width];
     for head in 0..heads {
         let part = |which: usize, token: usize| {
             &row_of(qkv, 3 * d, token)[which * d + head * width..][..width]
         };
-        one_head(count, width, part, scratch, &mut mixed);
-        for (row, from) in out.chunks_exact_mut(d).zip(mixed.chunks_exact(width)) {
+        one_head(count, width, part, scratch, &mut attended);
+        for (row, from) in out.chunks_exact_mut(d).zip(attended.chunks_exact(width)) {
             row[head * width..][..width].copy_from_slice(from);
         }
     }
@@ -110,15 +110,15 @@ fn attend(
 
 /// The prompts that the samples of a pass see.
 #[derive(Clone, Copy)]
-pub(super) struct Reading<'a> {
+pub(super) struct PromptView<'a> {
     /// Every prompt of the run
     pub(super) prompts: &'a [Encoded],
     /// For each sample an index into them, `[B]`
     pub(super) of_samples: &'a [usize],
 }
 
-impl<'a> Reading<'a> {
-    /// What a sample's prompt adds to its condition, `[D]`.
+impl<'a> PromptView<'a> {
+    /// What a sample's prompt adds to its conditioning, `[D]`.
     pub(super) fn pooled(&self, sample: usize) -> &'a [f32] {
         &self.prompts[self.of_samples[sample]].pooled
     }
@@ -129,7 +129,7 @@ pub(super) fn cross_attention(
     config: &Config,
     (block, w): (usize, &CrossAttention<OnCpu>),
     a: &mut Activations,
-    text: Reading,
+    text: PromptView,
 ) {
     let (d, t, heads, width) =
         (config.hidden_size, config.tokens(), config.num_heads, config.head_dim);
@@ -140,7 +140,7 @@ pub(super) fn cross_attention(
         w.q_linear.apply(|r| row_of(&a.x, d, chunk * rows + r), queries);
     });
     let queries = &*queries;
-    a.mixed.par_chunks_mut(t * width).enumerate().for_each(|(task, out)| {
+    a.attended.par_chunks_mut(t * width).enumerate().for_each(|(task, out)| {
         let (sample, head) = (task / heads, task % heads);
         let prompt = &text.prompts[text.of_samples[sample]];
         let memory = &prompt.memory[block];

@@ -1,67 +1,66 @@
-//! Which expert takes which token: the routing rules of the four kinds of model.
+//! Which expert takes which token: the selections of the routing rules and of the baselines.
 //!
 //! A routing is one bit mask per token of the pool, bit `e` for expert `e`. Where two scores are equal
 //! the lower token (or, with token choice, the lower expert) wins, so every device agrees.
 
-use crate::model::{Config, Kind, RoutingRule};
+use crate::model::Selection;
 
-/// What the rules look at. `S` tokens in the pool, `T` of them in each sample.
-pub(super) struct Scores<'a> {
+/// What selections look at, over all `S` tokens of a pass.
+pub(super) struct RouteSelect<'a> {
     /// Softmax of the gate over the experts, `[S, E]`.
     pub(super) gate: &'a [f32],
     /// Sigmoid of the capacity predictor, `[S, E]`; empty unless the model is a `DiffMoE`.
-    pub(super) capacity: &'a [f32],
+    pub(super) need: &'a [f32],
     /// The thresholds in force, `[E]`; empty likewise.
     pub(super) thresholds: &'a [f32],
     /// Experts that take no tokens, one bit each.
     pub(super) muted: u32,
 }
 
-/// Fills `masks`, `[S]`, by the rule of the model.
-pub(super) fn route(config: &Config, rule: RoutingRule, scores: &Scores, masks: &mut [u32]) {
-    let experts = config.num_experts;
-    let tokens = config.tokens();
+/// Fills `masks`, `[S]`.
+pub(super) fn route(selection: Selection, experts: usize, select: &RouteSelect, masks: &mut [u32]) {
     masks.fill(0);
-    match (config.kind, rule) {
-        (Kind::Dense, _) => {}
-        (Kind::Tc, _) => token_choice(config.experts_of_token(), experts, scores.gate, masks),
-        (Kind::Ec, _) => {
-            let take = config.tokens_of_expert();
-            let gates = scores.gate.chunks_exact(tokens * experts);
-            for (gate, masks) in gates.zip(masks.chunks_exact_mut(tokens)) {
+    match selection {
+        Selection::TokenChoice { k } => token_choice(k, experts, select.gate, masks),
+        Selection::ExpertChoice { sample, k } => {
+            let gates = select.gate.chunks_exact(sample * experts);
+            for (gate, masks) in gates.zip(masks.chunks_exact_mut(sample)) {
                 for e in 0..experts {
-                    take_best(take, e, experts, gate, masks);
+                    take_best(k, e, experts, gate, masks);
                 }
             }
         }
-        (Kind::DiffMoe, RoutingRule::Pool) => {
-            for e in 0..experts {
-                let above = predicted(e, scores).filter(|&above| above).count();
-                take_best(above, e, experts, scores.gate, masks);
+        Selection::Pool { pool } => {
+            let [gates, needs] =
+                [select.gate, select.need].map(|scores| scores.chunks_exact(pool * experts));
+            for ((gate, need), masks) in gates.zip(needs).zip(masks.chunks_exact_mut(pool)) {
+                for e in 0..experts {
+                    let above = predicted(e, need, select.thresholds).filter(|&above| above);
+                    take_best(above.count(), e, experts, gate, masks);
+                }
             }
         }
-        (Kind::DiffMoe, RoutingRule::Token) => {
+        Selection::Token => {
             for e in 0..experts {
-                for (mask, above) in masks.iter_mut().zip(predicted(e, scores)) {
+                let above = predicted(e, select.need, select.thresholds);
+                for (mask, above) in masks.iter_mut().zip(above) {
                     *mask |= u32::from(above) << e;
                 }
             }
         }
     }
     // An infinite threshold has kept them out already where there are thresholds.
-    if scores.muted != 0 {
+    if select.muted != 0 {
         for mask in masks {
-            *mask &= !scores.muted;
+            *mask &= !select.muted;
         }
     }
 }
 
-/// For each token of the pool, whether the capacity predictor selects it for expert `e`: strictly above
-/// the threshold.
-fn predicted(e: usize, scores: &Scores) -> impl Iterator<Item = bool> {
-    let experts = scores.thresholds.len();
-    let threshold = scores.thresholds[e];
-    scores.capacity.iter().skip(e).step_by(experts).map(move |&p| p > threshold)
+/// For each token, whether the capacity predictor selects it for expert `e`: strictly above the threshold.
+fn predicted(e: usize, need: &[f32], thresholds: &[f32]) -> impl Iterator<Item = bool> {
+    let threshold = thresholds[e];
+    need.iter().skip(e).step_by(thresholds.len()).map(move |&p| p > threshold)
 }
 
 /// Expert `e` takes the `count` tokens with the highest gate scores.
@@ -93,7 +92,7 @@ fn token_choice(count: usize, experts: usize, gate: &[f32], masks: &mut [u32]) {
 #[derive(Debug, Default)]
 pub(super) struct Assignments {
     /// Token numbers, grouped by expert.
-    pub(super) tokens: Vec<usize>,
+    pub(super) chosen: Vec<usize>,
     /// Where each expert's group starts, and the end: `[E + 1]`.
     pub(super) starts: Vec<usize>,
     /// The rows of each token, in the order of its experts; `firsts` gives the ranges.
@@ -105,7 +104,7 @@ pub(super) struct Assignments {
 impl Assignments {
     /// Turns masks into lists, both ways round.
     pub(super) fn collect(&mut self, masks: &[u32], experts: usize) {
-        let chosen = |mask: u32, e: usize| mask >> e & 1 == 1;
+        let takes = |mask: u32, e: usize| mask >> e & 1 == 1;
         self.firsts.clear();
         self.firsts.push(0);
         let mut rows = 0;
@@ -115,26 +114,26 @@ impl Assignments {
         }
         self.rows.clear();
         self.rows.resize(rows, 0);
-        self.tokens.clear();
+        self.chosen.clear();
         self.starts.clear();
         // Experts come in ascending order, so each token's rows do too.
         let mut filled = self.firsts.clone();
         for e in 0..experts {
-            self.starts.push(self.tokens.len());
-            for (token, _) in masks.iter().enumerate().filter(|(_, mask)| chosen(**mask, e)) {
-                self.rows[filled[token]] = self.tokens.len();
+            self.starts.push(self.chosen.len());
+            for (token, _) in masks.iter().enumerate().filter(|(_, mask)| takes(**mask, e)) {
+                self.rows[filled[token]] = self.chosen.len();
                 filled[token] += 1;
-                self.tokens.push(token);
+                self.chosen.push(token);
             }
         }
-        self.starts.push(self.tokens.len());
+        self.starts.push(self.chosen.len());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Routing;
+    use crate::model::{Config, Routing, RoutingRule};
 
     fn config(kind: &str, capacity: f32) -> Config {
         Config::from_json(&format!(
@@ -147,22 +146,17 @@ mod tests {
     const GATE: [f32; 16] =
         [0.5, 0.5, 0.9, 0.1, 0.5, 0.5, 0.2, 0.8, 0.5, 0.5, 0.6, 0.4, 0.6, 0.4, 0.1, 0.9];
 
-    fn routed(config: &Config, routing: Routing, capacity: &[f32]) -> Vec<u32> {
+    fn routed(config: &Config, routing: Routing, need: &[f32]) -> Vec<u32> {
         let mut masks = vec![u32::MAX; 8];
-        route_muted(config, routing, capacity, 0, &mut masks);
+        route_muted(config, routing, need, 0, &mut masks);
         masks
     }
 
-    fn route_muted(
-        config: &Config,
-        routing: Routing,
-        capacity: &[f32],
-        muted: u32,
-        masks: &mut [u32],
-    ) {
-        let checkpoint = if capacity.is_empty() { &[][..] } else { &[0.5, 0.25] };
+    fn route_muted(config: &Config, routing: Routing, need: &[f32], muted: u32, masks: &mut [u32]) {
+        let checkpoint = if need.is_empty() { &[][..] } else { &[0.5, 0.25] };
         let thresholds = &routing.thresholds(checkpoint, muted);
-        route(config, routing.rule, &Scores { gate: &GATE, capacity, thresholds, muted }, masks);
+        let selection = Selection::of(config, routing.rule, 8);
+        route(selection, 2, &RouteSelect { gate: &GATE, need, thresholds, muted }, masks);
     }
 
     #[test]
@@ -182,17 +176,17 @@ mod tests {
     fn the_two_rules_agree_on_numbers_but_not_on_tokens() {
         let config = config("diffmoe", 1.0);
         // Expert 0 is predicted for tokens 0, 2 and 7 (0.5 itself is not above 0.5), expert 1 for 6.
-        let mut capacity = [0.0; 16];
+        let mut need = [0.0; 16];
         for (token, value) in [(0, 0.6), (2, 0.7), (3, 0.5), (7, 0.51)] {
-            capacity[token * 2] = value;
+            need[token * 2] = value;
         }
-        capacity[6 * 2 + 1] = 0.3;
+        need[6 * 2 + 1] = 0.3;
         let with = |rule, shift| Routing { rule, shift, ..Routing::default() };
-        let token = routed(&config, with(RoutingRule::Token, 0.0), &capacity);
+        let token = routed(&config, with(RoutingRule::Token, 0.0), &need);
         assert_eq!(token, [1, 0, 1, 0, 0, 0, 2, 1]);
-        let pool = routed(&config, with(RoutingRule::Pool, 0.0), &capacity);
+        let pool = routed(&config, with(RoutingRule::Pool, 0.0), &need);
         assert_eq!(pool, [0, 1, 0, 0, 0, 1, 1, 2]);
-        let fewer = routed(&config, with(RoutingRule::Token, 0.06), &capacity);
+        let fewer = routed(&config, with(RoutingRule::Token, 0.06), &need);
         assert_eq!(fewer, [1, 0, 1, 0, 0, 0, 0, 0]);
         let all = Routing {
             rule: RoutingRule::Pool,
@@ -200,23 +194,23 @@ mod tests {
             shift: 9.0,
             ..Routing::default()
         };
-        assert_eq!(routed(&config, all, &capacity), [3; 8]);
+        assert_eq!(routed(&config, all, &need), [3; 8]);
     }
 
     #[test]
     fn a_muted_expert_takes_nothing_and_the_others_what_they_took() {
-        let mut capacity = [0.0; 16];
-        for (i, value) in capacity.iter_mut().enumerate() {
+        let mut need = [0.0; 16];
+        for (i, value) in need.iter_mut().enumerate() {
             *value = (i * 7 % 16) as f32 / 16.0;
         }
-        for (kind, capacity) in [("diffmoe", &capacity[..]), ("ec", &[]), ("tc", &[])] {
+        for (kind, need) in [("diffmoe", &need[..]), ("ec", &[]), ("tc", &[])] {
             let config = config(kind, 1.0);
             for rule in [RoutingRule::Token, RoutingRule::Pool] {
                 let routing = Routing { rule, ..Routing::default() };
-                let all = routed(&config, routing, capacity);
+                let all = routed(&config, routing, need);
                 for muted in 0..4 {
                     let mut masks = vec![u32::MAX; 8];
-                    route_muted(&config, routing, capacity, muted, &mut masks);
+                    route_muted(&config, routing, need, muted, &mut masks);
                     let want: Vec<u32> = all.iter().map(|mask| mask & !muted).collect();
                     assert_eq!(masks, want, "{kind}, {rule:?}, {muted:b}");
                 }
@@ -228,7 +222,7 @@ mod tests {
     fn lists_lead_from_experts_to_tokens_and_back() {
         let mut lists = Assignments::default();
         lists.collect(&[0b101, 0, 0b100, 0b111], 3);
-        assert_eq!(lists.tokens, [0, 3, 3, 0, 2, 3]);
+        assert_eq!(lists.chosen, [0, 3, 3, 0, 2, 3]);
         assert_eq!(lists.starts, [0, 2, 3, 6]);
         assert_eq!(lists.firsts, [0, 2, 2, 3, 6]);
         assert_eq!(lists.rows, [0, 3, 4, 1, 2, 5]);

@@ -7,12 +7,6 @@ use crate::kernels::packed_rows;
 use crate::model::Config;
 use crate::scheduler::Latent;
 
-/// Number of [`Latent::Output`]s.
-const OUTPUTS: usize = 4;
-
-/// Number of [`Latent::Velocity`]s.
-const RATES: usize = 7;
-
 /// What the shapes of buffers depend on.
 struct Extents<'a> {
     config: &'a Config,
@@ -95,9 +89,9 @@ buffers! {
     struct Activations {
         /// Samples of a pass: `B`, or `2B` where a pass computes both branches.
         batch: usize,
-        /// Samples of a slot: `B`.
+        /// Samples of a latent: `B`.
         samples: usize,
-        /// All slots: latent, stage, rates, outputs (see [`Activations::region`]).
+        /// All latents: sample, trial, velocities, outputs (see [`Activations::region`]).
         latents: Tensor,
         /// Only for models with experts.
         moe: Option<MoeActivations>,
@@ -107,14 +101,14 @@ buffers! {
     |of| {
         /// `[S, C·p²]`, columns rounded up to four: patches of the input.
         patches: "patches", [of.tokens(), of.patch(of.config.in_channels).next_multiple_of(4)];
-        /// `[B, D]`: SiLU of time plus labels.
-        condition: "condition", [of.batch, of.config.hidden_size];
+        /// `[B, D]`: `SiLU(c)`, where `c` is time plus prompt plus labels.
+        conditioning: "conditioning", [of.batch, of.config.hidden_size];
         /// `[B, 6D·L + 2D]`: shift, scale, gate of attention and of the FFN for each block; final shift, scale.
         modulation: "modulation", [of.batch, (6 * of.config.depth + 2) * of.config.hidden_size];
         /// `[S, D]`: the residual stream.
-        stream: "stream", [of.tokens(), of.config.hidden_size];
-        /// `[S, D]`: the stream normalised and modulated, input of attention, FFN and router.
-        normal: "normal", [of.tokens(), of.config.hidden_size];
+        x: "residual stream", [of.tokens(), of.config.hidden_size];
+        /// `[S, D]`: modulated layer norm of `x`, input of attention, FFN and router.
+        h: "modulated tokens", [of.tokens(), of.config.hidden_size];
         /// `[S, 3·H·d]`: queries, keys, values.
         qkv: "qkv", [of.tokens(), 3 * of.attention()];
         /// `[S, H·d]`: queries to a prompt; empty where the model reads no text.
@@ -126,8 +120,8 @@ buffers! {
             if (0..of.config.depth).all(|i| of.config.is_moe(i)) { 0 } else { of.tokens() },
             of.config.ffn_hidden,
         ];
-        /// `[S, p²·C_out]`: the output before it is an image.
-        out: "out", [of.tokens(), of.patch(of.config.out_channels)];
+        /// `[S, p²·C_out]`: patches of the output.
+        output_patches: "output patches", [of.tokens(), of.patch(of.config.out_channels)];
     }
 }
 
@@ -139,27 +133,27 @@ buffers! {
     }
     |of| {
         /// `[S, D]`: hidden layer of the capacity predictor.
-        predictor: "predictor hidden", [of.tokens(), of.config.hidden_size];
-        /// `[S, E]`: softmax over experts.
-        gates: "gates", [of.tokens(), of.config.num_experts];
-        /// `[S, E]`: predicted probability that an expert takes a token.
-        capacities: "capacities", [of.tokens(), of.config.num_experts];
+        predictor_hidden: "predictor hidden", [of.tokens(), of.config.hidden_size];
+        /// `[S, E]`: softmax of the gate over experts.
+        gate: "gate", [of.tokens(), of.config.num_experts];
+        /// `[S, E]`: sigmoid of the capacity predictor.
+        need: "need", [of.tokens(), of.config.num_experts];
         /// `[E]`, u32: tokens that each expert takes.
         counts: "counts", [of.config.num_experts];
         /// `[S]`, u32: the experts of each token, one bit for each, where no trace keeps them.
         masks: "masks", [of.tokens()];
-        /// Where logits would go that nobody wants.
+        /// Where scores would go that nobody wants.
         nothing: "nothing", [0];
-        /// `[S, E]`, u32: place of a token in an expert's list.
-        slots: "slots", [of.tokens(), of.config.num_experts];
+        /// `[S, E]`, u32: position of a token in an expert's list.
+        positions: "positions", [of.tokens(), of.config.num_experts];
         /// `[E, S]`, u32: tokens of each expert.
         chosen: "chosen", [of.config.num_experts, of.tokens()];
         /// `[n, M]`, n ≤ E·S: hidden rows of the experts.
-        hidden: "expert hidden", [of.packed(of.config.ffn_hidden), of.config.ffn_hidden];
+        expert_hidden: "expert hidden", [of.packed(of.config.ffn_hidden), of.config.ffn_hidden];
         /// `[n, D]`, n ≤ E·S: output rows of the experts.
-        output: "expert output", [of.packed(of.config.hidden_size), of.config.hidden_size];
+        expert_output: "expert output", [of.packed(of.config.hidden_size), of.config.hidden_size];
         /// `[S, 8D]` or `[S, n·D]`: hidden layer of the shared expert; empty if there is none.
-        shared: "shared hidden", [of.tokens(), of.config.shared_hidden];
+        shared_hidden: "shared hidden", [of.tokens(), of.config.shared_hidden];
     }
 }
 
@@ -189,7 +183,7 @@ impl Activations {
         Self::with_latents(gpu, config, 2 * samples, samples, latents)
     }
 
-    /// Memory of its own for passes over both branches of the same samples; the slots are shared.
+    /// Memory of its own for passes over both branches of the same samples; the latents are shared.
     pub(super) fn doubled(&self, gpu: &Gpu, config: &Config) -> Result<Self, EngineError> {
         Self::with_latents(gpu, config, 2 * self.samples, self.samples, self.latents.clone())
     }
@@ -225,21 +219,22 @@ impl Activations {
         Self::allocate(gpu, &of, batch, samples, latents, moe, detail)
     }
 
-    /// Where a slot lies in `latents`.
-    pub(super) fn region(&self, config: &Config, slot: Latent) -> Region {
+    /// Where a latent lies in `latents`.
+    pub(super) fn region(&self, config: &Config, latent: Latent) -> Region {
         let (sample, output) = (config.sample_len(), config.output_len());
-        match slot {
+        match latent {
             // First, so that a snapshot is a prefix.
             Latent::Sample => Region { first: 0, stride: sample },
             Latent::Trial => Region { first: self.samples * sample, stride: sample },
             Latent::Velocity(n) => {
-                assert!(usize::from(n) < RATES, "there is no rate {n}");
+                assert!(usize::from(n) < Latent::VELOCITIES, "there is no velocity {n}");
                 Region { first: self.samples * (2 + usize::from(n)) * sample, stride: sample }
             }
             // One after the other, so that a pass over both branches fills the first two.
             Latent::Output(n) => {
-                assert!(usize::from(n) < OUTPUTS, "there is no output {n}");
-                let first = self.samples * ((2 + RATES) * sample + usize::from(n) * output);
+                assert!(usize::from(n) < Latent::OUTPUTS, "there is no output {n}");
+                let first =
+                    self.samples * ((2 + Latent::VELOCITIES) * sample + usize::from(n) * output);
                 Region { first, stride: output }
             }
         }
@@ -247,7 +242,7 @@ impl Activations {
 }
 
 /// Every buffer with its label and shape, for passes over `batch` samples on a device with this binding limit; without
-/// the slots.
+/// the latents.
 pub(in crate::engine) fn sizes(
     config: &Config,
     batch: usize,
@@ -265,8 +260,8 @@ pub(in crate::engine) fn sizes(
     sizes
 }
 
-/// The buffer of all slots for this many samples.
-pub(in crate::engine) fn slots(config: &Config, samples: usize) -> (&'static str, Vec<usize>) {
+/// The buffer of all latents for this many samples.
+pub(in crate::engine) fn latents(config: &Config, samples: usize) -> (&'static str, Vec<usize>) {
     (LATENTS, vec![latents_len(config, samples)])
 }
 
@@ -279,7 +274,8 @@ const LATENTS: &str = "latents";
 const THRESHOLDS: &str = "thresholds";
 
 fn latents_len(config: &Config, samples: usize) -> usize {
-    samples * ((2 + RATES) * config.sample_len() + OUTPUTS * config.output_len())
+    samples
+        * ((2 + Latent::VELOCITIES) * config.sample_len() + Latent::OUTPUTS * config.output_len())
 }
 
 fn allocate(gpu: &Gpu, batch: usize, label: &str, shape: &[usize]) -> Result<Tensor, EngineError> {

@@ -9,9 +9,9 @@ use crate::kernels::{Conv2d, ConvWeights, DetailPixels};
 use crate::scheduler::Latent;
 
 impl Network<'_> {
-    /// Finishes the samples that [`Network::leave`] left in `output`: `x̂ += head([x̂, input, t])`, with the times `[B]`.
-    /// Nothing in a model without a detail head.
-    pub(super) fn finish(&self, input: Latent, output: Latent, times: &Tensor) -> Tape<Scope> {
+    /// Finishes the samples that [`Network::final_layer`] left in `output`: `x̂ += head([x̂, input, t])`, with the times
+    /// `[B]`. Nothing in a model without a detail head.
+    pub(super) fn detail_head(&self, input: Latent, output: Latent, times: &Tensor) -> Tape<Scope> {
         let Self { gpu, config, weights, acts: a, .. } = *self;
         let mut tape = Tape::default();
         let (Some(w), Some(maps)) = (&weights.tree.detail_head, &a.detail) else { return tape };

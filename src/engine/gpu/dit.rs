@@ -1,10 +1,10 @@
 //! The diffusion transformer's forward pass, as a list of kernels (paper §3.1; `DiT` with adaLN-Zero).
 //!
 //! It comes in pieces, because a denoising step wraps the same blocks in different inputs and outputs:
-//! [`Network::enter`], each [`Network::block`], [`Network::leave`], [`Network::finish`].
+//! [`Network::embed`], each [`Network::block`], [`Network::final_layer`], [`Network::detail_head`].
 
 use super::activations::{Activations, MoeActivations};
-use super::prompts::Reading;
+use super::prompts::PromptView;
 use super::weights::{OnGpu, Weights};
 use crate::engine::{Scope, Stage};
 use crate::gpu::{Gpu, Profile, Tape, Tensor};
@@ -36,7 +36,7 @@ pub(super) struct Network<'a> {
 pub(super) struct Records<'a> {
     /// A word for each token, one bit for each expert.
     pub(super) trace: &'a Tensor,
-    /// For each of these words E pairs of f16, the router's logits; empty where they are not recorded.
+    /// For each of these words E pairs of f16, the router's scores; empty where they are not recorded.
     pub(super) scores: &'a Tensor,
     /// Words of the trace before those of this layer.
     pub(super) first: usize,
@@ -75,25 +75,25 @@ impl Network<'_> {
         debug_assert!(gpu.is_rehearsal(), "a pass is recorded for nothing");
         let times = Tensor::empty(gpu, "times", &[a.batch, config.hidden_size]);
         let rows = Tensor::empty(gpu, "label rows", &[config.labels.len(), a.batch]);
-        self.enter(Latent::Sample, &times, &rows, None);
+        self.embed(Latent::Sample, &times, &rows, None);
         for i in 0..config.depth {
             self.block(i, None, None);
         }
-        self.leave(Latent::Output(0));
+        self.final_layer(Latent::Output(0));
         let times = Tensor::empty(gpu, "times", &[a.batch]);
-        self.finish(Latent::Sample, Latent::Output(0), &times);
+        self.detail_head(Latent::Sample, Latent::Output(0), &times);
     }
 
     /// From a sample, its times, labels and prompts to the residual stream and the modulation of all blocks.
     ///
     /// `times` are the embedded times `[B, D]` (see [`embed_time`](crate::engine::time_mlp::embed_time)), `rows` the
     /// label rows `[tables, B]`.
-    pub(super) fn enter(
+    pub(super) fn embed(
         &self,
         input: Latent,
         times: &Tensor,
         rows: &Tensor,
-        text: Option<&Reading>,
+        text: Option<&PromptView>,
     ) -> Tape<Scope> {
         let Self { gpu, config, weights, acts: a, .. } = *self;
         let w = &weights.tree;
@@ -102,9 +102,10 @@ impl Network<'_> {
         let t = &mut tape;
         let labels = &w.label_tables.rows;
         let pooled = text.map(|text| &text.pooled);
-        let condition = EmbedCondition { time: times, pooled, labels, rows, y: &a.condition };
+        let condition = EmbedCondition { time: times, pooled, labels, rows, y: &a.conditioning };
         t.push(gpu, scope, &condition);
-        Linear::new(&a.condition, &weights.adaln_modulation, &a.modulation).record(gpu, t, scope);
+        Linear::new(&a.conditioning, &weights.adaln_modulation, &a.modulation)
+            .record(gpu, t, scope);
         let patchify = Patchify {
             latents: &a.latents,
             first: a.region(config, input).first,
@@ -116,7 +117,7 @@ impl Network<'_> {
         };
         t.push(gpu, scope, &patchify);
         let positions = Epilogue::Table(&w.pos_embed);
-        Linear::new(&a.patches, &w.x_embedder, &a.stream).ending(positions).record(gpu, t, scope);
+        Linear::new(&a.patches, &w.x_embedder, &a.x).ending(positions).record(gpu, t, scope);
         tape
     }
 
@@ -125,7 +126,7 @@ impl Network<'_> {
     pub(super) fn block(
         &self,
         i: usize,
-        text: Option<(&Reading, &Tensor)>,
+        text: Option<(&PromptView, &Tensor)>,
         records: Option<Records>,
     ) -> Tape<Scope> {
         let Self { gpu, config, weights, acts: a, .. } = *self;
@@ -134,7 +135,7 @@ impl Network<'_> {
         let scope = Scope::of_block(i, Stage::Attention);
         let mut tape = Tape::default();
         let t = &mut tape;
-        let qkv = Linear::new(&a.normal, &w.attn.qkv, &a.qkv);
+        let qkv = Linear::new(&a.h, &w.attn.qkv, &a.qkv);
         if i > 0 && self.norm_after(i - 1).is_some() {
             qkv.record(gpu, t, scope);
         } else {
@@ -148,9 +149,9 @@ impl Network<'_> {
         }
         t.push(gpu, scope, &Attention::to_itself(&a.qkv, a.batch, heads, &a.attended));
         let branch = self.gated(columns.gate_attention);
-        Linear::new(&a.attended, &w.attn.proj, &a.stream).ending(branch).record(gpu, t, scope);
-        if let (Some(cross), Some((reading, memory))) = (&w.cross_attn, text) {
-            self.cross_attention(t, scope, cross, reading, memory);
+        Linear::new(&a.attended, &w.attn.proj, &a.x).ending(branch).record(gpu, t, scope);
+        if let (Some(cross), Some((view, memory))) = (&w.cross_attn, text) {
+            self.cross_attention(t, scope, cross, view, memory);
         }
 
         let [router, experts] = [Stage::Router, Stage::Experts].map(|s| Scope::of_block(i, s));
@@ -161,8 +162,8 @@ impl Network<'_> {
                 // What router and experts read.
                 match &moe.capacity_predictor {
                     Some([first, _]) => {
-                        let to = &self.moe_memory().predictor;
-                        let layer = Linear::new(&a.normal, first, to).silu();
+                        let to = &self.moe_memory().predictor_hidden;
+                        let layer = Linear::new(&a.h, first, to).silu();
                         self.normed(t, router, norm, layer, true);
                     }
                     None => self.modulate(t, router, norm),
@@ -173,40 +174,40 @@ impl Network<'_> {
         tape
     }
 
-    /// `stream += proj(Attention(q_linear(stream), keys, values))`, without norm, modulation or gate.
+    /// `x += proj(Attention(q_linear(x), keys, values))`, without norm, modulation or gate.
     fn cross_attention(
         &self,
         t: &mut Tape<Scope>,
         scope: Scope,
         w: &CrossAttention<OnGpu>,
-        text: &Reading,
+        text: &PromptView,
         memory: &Tensor,
     ) {
         let (gpu, a) = (self.gpu, self.acts);
-        Linear::new(&a.stream, &w.q_linear, &a.queries).record(gpu, t, scope);
+        Linear::new(&a.x, &w.q_linear, &a.queries).record(gpu, t, scope);
         let heads = self.config.num_heads;
         let attention = Attention::to_memory(&a.queries, memory, &text.spans, heads, &a.attended);
         t.push(gpu, scope, &attention);
-        let back = Linear::new(&a.attended, &w.proj, &a.stream).ending(Epilogue::Add);
+        let back = Linear::new(&a.attended, &w.proj, &a.x).ending(Epilogue::Add);
         back.record(gpu, t, scope);
     }
 
-    /// From the residual stream to a slot, or from both branches to this slot and the next.
-    pub(super) fn leave(&self, output: Latent) -> Tape<Scope> {
+    /// From the residual stream to a latent, or from both branches to this latent and the next.
+    pub(super) fn final_layer(&self, output: Latent) -> Tape<Scope> {
         let Self { gpu, config, weights, acts: a, .. } = *self;
         let w = &weights.tree.final_layer;
         let mut tape = Tape::default();
         let t = &mut tape;
         let shift = w.adaln_modulation;
         let scope = Scope::from(Stage::Final);
-        let linear = Linear::new(&a.normal, &w.linear, &a.out);
+        let linear = Linear::new(&a.h, &w.linear, &a.output_patches);
         if self.norm_after(config.depth - 1).is_some() {
             linear.record(gpu, t, scope);
         } else {
             self.normed(t, scope, [shift, shift + config.hidden_size], linear, false);
         }
         let unpatchify = Unpatchify {
-            x: &a.out,
+            x: &a.output_patches,
             latents: &a.latents,
             first: a.region(config, output).first,
             channels: config.out_channels,
@@ -217,7 +218,7 @@ impl Network<'_> {
         tape
     }
 
-    /// The feed-forward network of a dense block: `stream += gate ⊙ FFN(LN(stream)·(1 + scale) + shift)`.
+    /// The feed-forward network of a dense block: `x += gate ⊙ FFN(LN(x)·(1 + scale) + shift)`.
     fn mlp(
         &self,
         t: &mut Tape<Scope>,
@@ -228,14 +229,14 @@ impl Network<'_> {
     ) {
         let (gpu, a) = (self.gpu, self.acts);
         let (first, up, down) = w.layers();
-        let first = Linear::new(&a.normal, first, hidden).gelu_or_swiglu(up);
+        let first = Linear::new(&a.h, first, hidden).gelu_or_swiglu(up);
         self.normed(t, scope, [columns.shift_ffn, columns.scale_ffn], first, false);
         let gate = self.gated(columns.gate_ffn);
-        Linear::new(hidden, down, &a.stream).ending(gate).record(gpu, t, scope);
+        Linear::new(hidden, down, &a.x).ending(gate).record(gpu, t, scope);
     }
 
-    /// A layer that reads `normal`, and the layer norm in front of it; one kernel on GPUs where rows are short. `keeps`
-    /// says whether others read `normal`, too.
+    /// A layer that reads `h`, and the layer norm in front of it; one kernel on GPUs where rows are short. `keeps`
+    /// says whether others read `h`, too.
     fn normed(
         &self,
         t: &mut Tape<Scope>,
@@ -249,13 +250,12 @@ impl Network<'_> {
             self.modulate(t, scope, [shift, scale]);
             return linear.record(gpu, t, scope);
         }
-        let linear = Linear { x: &a.stream, ..linear };
-        let (modulation, normal) = (&a.modulation, &a.normal);
-        let norm = Norm { modulation, shift, scale, normal, keeps };
+        let linear = Linear { x: &a.x, ..linear };
+        let norm = Norm { modulation: &a.modulation, shift, scale, h: &a.h, keeps };
         NormedLinear { linear, norm }.record(gpu, t, scope);
     }
 
-    /// Shift and scale of the layer norm after block `i`, where the experts of the block leave it in `normal`.
+    /// Shift and scale of the layer norm after block `i`, where the experts of the block leave it in `h`.
     pub(super) fn norm_after(&self, i: usize) -> Option<[usize; 2]> {
         let Self { gpu, config, weights, .. } = *self;
         if !self.fuses || gpu.profile == Profile::Software || !config.is_moe(i) {
@@ -268,10 +268,10 @@ impl Network<'_> {
         Some([shift, shift + config.hidden_size])
     }
 
-    /// `normal = LN(stream)·(1 + scale) + shift`
+    /// `h = LN(x)·(1 + scale) + shift`
     fn modulate(&self, t: &mut Tape<Scope>, scope: Scope, [shift, scale]: [usize; 2]) {
         let a = self.acts;
-        let call = Modulate { x: &a.stream, modulation: &a.modulation, shift, scale, y: &a.normal };
+        let call = Modulate { x: &a.x, modulation: &a.modulation, shift, scale, y: &a.h };
         t.push(self.gpu, scope, &call);
     }
 

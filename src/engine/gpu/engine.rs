@@ -266,7 +266,7 @@ impl Engine for GpuEngine {
         tape.set_numbers(&self.model, &parts);
         let passes = parts.iter().map(Part::passes).filter(|passes| !passes.is_empty()).collect();
         let report = |op: &Instruction| match *op {
-            Instruction::Report(slot) => Some(slot),
+            Instruction::Report(latent) => Some(latent),
             _ => None,
         };
         let reports = ops.iter().filter_map(report).collect();
@@ -300,8 +300,8 @@ impl Engine for GpuEngine {
             let StepTape { trace, scores, .. } = &*step.tape;
             let mut wanted =
                 vec![(latents, 0..sample), (trace, 0..trace.len()), (scores, 0..scores.len())];
-            for &slot in &step.reports {
-                let first = self.single.acts.region(&self.model.config, slot).first;
+            for &latent in &step.reports {
+                let first = self.single.acts.region(&self.model.config, latent).first;
                 wanted.push((latents, first..first + sample));
             }
             if let (Some(_), Some(clock)) = (&step.timed, &self.clock) {

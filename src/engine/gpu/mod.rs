@@ -21,6 +21,6 @@ pub use joining::Branches;
 pub use model::GpuModel;
 pub use precision::{Precisions, WeightChoice};
 
-pub(super) use activations::{bytes, sizes, slots};
+pub(super) use activations::{bytes, latents, sizes};
 pub(super) use prompts::sizes as prompt_sizes;
 pub(super) use weight_bytes::WeightBytes;

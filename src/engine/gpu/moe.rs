@@ -7,13 +7,14 @@ use super::weights::OnGpu;
 use crate::engine::{Scope, Stage};
 use crate::gpu::Tape;
 use crate::kernels::{
-    Experts, Linear, Logits, Masks, NextNorm, Predictor, RouteScore, RouteSelect, Routes, Selection,
+    Assignments, Experts, Linear, Masks, NextNorm, Predictor, RecordedScores, RouteScore,
+    RouteSelect,
 };
-use crate::model::{Kind, Moe, RoutingRule};
+use crate::model::{Moe, Selection};
 
 impl Network<'_> {
-    /// `stream += gate ⊙ (Σ_e G[s,e]·FFN_e(normal[s]) + shared(normal[s]))` over the experts that took token s, with
-    /// `normal` and the first layer of the capacity predictor computed already.
+    /// `x += gate_mlp ⊙ (Σ_e gate[s,e]·FFN_e(h[s]) + shared(h[s]))` over the experts that took token s, with `h`
+    /// and the first layer of the capacity predictor computed already.
     ///
     /// # Panics
     /// When the model has no experts: a bug.
@@ -22,7 +23,7 @@ impl Network<'_> {
         t: &mut Tape<Scope>,
         block: usize,
         w: &Moe<OnGpu>,
-        gate: usize,
+        gate_column: usize,
         records: Option<Records>,
     ) {
         let Self { gpu, config, acts: a, .. } = *self;
@@ -32,27 +33,26 @@ impl Network<'_> {
         let scope = Scope::of_block(block, Stage::Router);
         let [gate_weight, _] = w.gate_weight.whole();
         let score = RouteScore {
-            x: &a.normal,
+            x: &a.h,
             gate_weight,
             predictor: w.capacity_predictor.as_ref().map(|[_, second]| {
                 let [weight, bias] = second.whole();
-                Predictor { hidden: &m.predictor, weight, bias }
+                Predictor { hidden: &m.predictor_hidden, weight, bias }
             }),
-            gates: &m.gates,
-            capacities: &m.capacities,
-            logits: records.map_or(Logits { to: &m.nothing, first: 0 }, |records| Logits {
-                to: records.scores,
-                first: config.num_experts * records.first,
+            gate: &m.gate,
+            need: &m.need,
+            scores: records.map_or(RecordedScores { to: &m.nothing, first: 0 }, |records| {
+                RecordedScores { to: records.scores, first: config.num_experts * records.first }
             }),
         };
         t.push(gpu, scope, &score);
         let select = RouteSelect {
-            gates: &m.gates,
-            capacities: &m.capacities,
+            gate: &m.gate,
+            need: &m.need,
             thresholds: &m.thresholds[layer],
-            selection: self.selection(),
+            selection: Selection::of(config, self.rule, a.batch * config.tokens() / self.pools),
             counts: &m.counts,
-            slots: &m.slots,
+            positions: &m.positions,
             chosen: &m.chosen,
         };
         t.push(gpu, scope, &select);
@@ -60,49 +60,34 @@ impl Network<'_> {
         // The shared expert is a residual branch of its own with the same gate.
         if let Some(shared) = &w.shared_experts {
             let (first, up, down) = shared.layers();
-            Linear::new(&a.normal, first, &m.shared).gelu_or_swiglu(up).record(gpu, t, scope);
-            let gate = self.gated(gate);
-            Linear::new(&m.shared, down, &a.stream).ending(gate).record(gpu, t, scope);
+            Linear::new(&a.h, first, &m.shared_hidden).gelu_or_swiglu(up).record(gpu, t, scope);
+            let gate = self.gated(gate_column);
+            Linear::new(&m.shared_hidden, down, &a.x).ending(gate).record(gpu, t, scope);
         }
         let (first, second, down) = w.experts.layers();
         Experts {
-            x: &a.normal,
-            routes: Routes {
-                gates: &m.gates,
+            h: &a.h,
+            assignments: Assignments {
+                gate: &m.gate,
                 counts: &m.counts,
-                slots: &m.slots,
+                positions: &m.positions,
                 chosen: &m.chosen,
             },
             first,
             second,
             down,
-            hidden: &m.hidden,
-            output: &m.output,
+            hidden: &m.expert_hidden,
+            output: &m.expert_output,
             modulation: &a.modulation,
-            gate_column: gate,
+            gate_column,
             masks: Masks {
                 to: records.map_or(&m.masks, |records| records.trace),
                 first: records.map_or(0, |records| records.first),
             },
-            stream: &a.stream,
+            x: &a.x,
             norm: self.norm_after(block).map(|[shift, scale]| NextNorm { shift, scale }),
-            normal: &a.normal,
+            next: &a.h,
         }
         .record(gpu, t, scope);
-    }
-
-    /// The selection rule of a layer. The baselines route at inference as in training.
-    fn selection(&self) -> Selection {
-        let config = self.config;
-        match (config.kind, self.rule) {
-            (Kind::Tc, _) => Selection::Choice { k: config.experts_of_token() },
-            (Kind::Ec, _) => {
-                Selection::Sample { sample: config.tokens(), k: config.tokens_of_expert() }
-            }
-            (_, RoutingRule::Pool) => {
-                Selection::Pool { pool: self.acts.batch * config.tokens() / self.pools }
-            }
-            (_, RoutingRule::Token) => Selection::Token,
-        }
     }
 }

@@ -4,7 +4,7 @@
 use super::activations::Activations;
 use super::dit::Network;
 use super::model::GpuModel;
-use super::prompts::{Prompts, Reading};
+use super::prompts::{PromptView, Prompts};
 use crate::engine::{EngineError, RunConfig, RunPrompts};
 use crate::gpu::Tensor;
 use crate::kernels::MUTED;
@@ -16,7 +16,7 @@ pub(super) struct Condition {
     /// Label rows `[tables, samples]`.
     pub(super) rows: Tensor,
     /// Which prompt each sample sees, if the model reads text.
-    pub(super) reading: Option<Reading>,
+    pub(super) view: Option<PromptView>,
 }
 
 impl Condition {
@@ -24,7 +24,7 @@ impl Condition {
     fn new(model: &GpuModel, batch: usize) -> Self {
         let shape = [model.config.labels.len(), batch];
         let rows = Tensor::empty(&model.gpu, "label rows", &shape);
-        Self { rows, reading: None }
+        Self { rows, view: None }
     }
 }
 
@@ -120,7 +120,7 @@ impl Passes {
         let GpuModel { gpu, weights, .. } = model;
         for condition in self.conditions.all_mut() {
             let text = weights.tree.text_encoder.as_ref();
-            condition.reading = text.map(|w| Reading::new(gpu, w, prompts, self.acts.batch));
+            condition.view = text.map(|w| PromptView::new(gpu, w, prompts, self.acts.batch));
         }
     }
 
@@ -143,8 +143,8 @@ impl Passes {
 
     fn write_prompts(&self, model: &GpuModel, prompts: &Prompts, run: &RunPrompts) {
         let prepare = |condition: &Condition, of_samples: &[usize]| {
-            if let Some(reading) = &condition.reading {
-                reading.prepare(&model.gpu, prompts, run, of_samples);
+            if let Some(view) = &condition.view {
+                view.prepare(&model.gpu, prompts, run, of_samples);
             }
         };
         match &self.conditions {

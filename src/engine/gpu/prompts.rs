@@ -35,20 +35,20 @@ pub(super) struct Prompts {
 }
 
 /// Which prompt each sample of a pass sees.
-pub(super) struct Reading {
+pub(super) struct PromptView {
     /// `[B, 2]`, u32: first row and number of its tokens in [`Prompts::memory`].
     pub(super) spans: Tensor,
     /// `[B]`, u32: the first rows alone.
     starts: Tensor,
-    /// `[B, D]`: added to the condition by the prompt.
+    /// `[B, D]`: what the prompt adds to the conditioning.
     pub(super) pooled: Tensor,
     pool: Tape,
 }
 
 /// Buffers of the encoder, `[P·L, …]`.
 struct Working {
-    stream: Tensor,
-    normal: Tensor,
+    x: Tensor,
+    h: Tensor,
     qkv: Tensor,
     attended: Tensor,
     hidden: Tensor,
@@ -73,8 +73,8 @@ impl Prompts {
         let cross = weights.tree.blocks.iter().filter_map(|block| block.cross_attn.as_ref());
         let memory: Result<Vec<_>, _> = cross.clone().map(|_| make("keys and values")).collect();
         let working = Working {
-            stream: make("text")?,
-            normal: make("text normal")?,
+            x: make("text stream")?,
+            h: make("text normalised")?,
             qkv: make("text qkv")?,
             attended: make("text attended")?,
             hidden: make("text hidden")?,
@@ -111,13 +111,13 @@ impl Prompts {
             ids: &self.ids,
             table: &w.token_embedding,
             positions: &w.position_embedding,
-            y: &a.stream,
+            y: &a.x,
         };
         t.push(gpu, "text encoder", &embed);
         for layer in &w.layers {
             self.layer(gpu, (plain, layer), text.num_heads, a, t);
         }
-        t.push(gpu, "text encoder", &norm(plain, &a.stream, &self.states));
+        t.push(gpu, "text encoder", &norm(plain, &a.x, &self.states));
     }
 
     fn layer(
@@ -129,16 +129,16 @@ impl Prompts {
         t: &mut Tape,
     ) {
         let scope = "text encoder";
-        t.push(gpu, scope, &norm(plain, &a.stream, &a.normal));
-        Linear::new(&a.normal, &layer.attn.qkv, &a.qkv).record(gpu, t, scope);
+        t.push(gpu, scope, &norm(plain, &a.x, &a.h));
+        Linear::new(&a.h, &layer.attn.qkv, &a.qkv).record(gpu, t, scope);
         let attention = Attention::to_itself(&a.qkv, self.capacity, heads, &a.attended);
         t.push(gpu, scope, &attention.within(&self.spans));
-        let back = |x, weights| Linear::new(x, weights, &a.stream).ending(Epilogue::Add);
+        let back = |x, weights| Linear::new(x, weights, &a.x).ending(Epilogue::Add);
         back(&a.attended, &layer.attn.proj).record(gpu, t, scope);
 
-        t.push(gpu, scope, &norm(plain, &a.stream, &a.normal));
+        t.push(gpu, scope, &norm(plain, &a.x, &a.h));
         let (first, up, down) = layer.mlp.layers();
-        Linear::new(&a.normal, first, &a.hidden).gelu_or_swiglu(up).record(gpu, t, scope);
+        Linear::new(&a.h, first, &a.hidden).gelu_or_swiglu(up).record(gpu, t, scope);
         back(&a.hidden, down).record(gpu, t, scope);
     }
 
@@ -150,9 +150,10 @@ impl Prompts {
     /// Encodes the prompts of a run: one submission, not waited for.
     pub(super) fn encode(&self, gpu: &Gpu, run: &RunPrompts) {
         // The unused capacity repeats the first prompt and is never read.
-        let slots = || (0..self.capacity).map(|i| run.distinct.get(i).unwrap_or(&run.distinct[0]));
-        let ids: Vec<u32> = slots().flat_map(|tokens| tokens.ids.iter().copied()).collect();
-        let spans: Vec<u32> = slots()
+        let prompts =
+            || (0..self.capacity).map(|i| run.distinct.get(i).unwrap_or(&run.distinct[0]));
+        let ids: Vec<u32> = prompts().flat_map(|tokens| tokens.ids.iter().copied()).collect();
+        let spans: Vec<u32> = prompts()
             .enumerate()
             .flat_map(|(i, t)| [(i * self.length) as u32, t.count as u32])
             .collect();
@@ -162,7 +163,7 @@ impl Prompts {
     }
 }
 
-impl Reading {
+impl PromptView {
     /// For passes over `batch` samples of a model of width `d`.
     pub(super) fn new(gpu: &Gpu, w: &TextEncoder<OnGpu>, prompts: &Prompts, batch: usize) -> Self {
         let [width, d] = [prompts.states.shape[1], w.text_pool.rows()];
@@ -222,13 +223,19 @@ pub(in crate::engine) fn sizes(
     // The prompt that guidance leads away from is one more.
     let capacity = batch + 1;
     let attention = config.num_heads * config.head_dim;
-    let encoder =
-        ["text", "text normal", "text qkv", "text attended", "text hidden", "text states"];
+    let encoder = [
+        "text stream",
+        "text normalised",
+        "text qkv",
+        "text attended",
+        "text hidden",
+        "text states",
+    ];
     let of_blocks = std::iter::repeat_n("keys and values", config.depth);
     let large = encoder.into_iter().chain(of_blocks);
     let large = large.map(|label| (label, shape(text, attention, capacity, label).to_vec()));
     let ids = [("token ids", vec![capacity, text.max_length]), ("text spans", vec![capacity, 2])];
-    let reading = kinds.flat_map(|samples| {
+    let view = kinds.flat_map(|samples| {
         [
             ("prompt spans", vec![samples, 2]),
             ("prompts", vec![samples]),
@@ -237,7 +244,7 @@ pub(in crate::engine) fn sizes(
             ("no positions", vec![1, text.hidden_size]),
         ]
     });
-    large.chain(ids).chain(reading).collect()
+    large.chain(ids).chain(view).collect()
 }
 
 fn allocate(

@@ -87,7 +87,7 @@ pub(super) struct StepTape {
     numbers: Vec<Numbers>,
     /// For each forward pass and MoE layer a word for each token of the pool: one bit per expert.
     pub(super) trace: Tensor,
-    /// For each of these words E pairs of f16, the router's logits; empty unless they are recorded.
+    /// For each of these words E pairs of f16, the router's scores; empty unless they are recorded.
     pub(super) scores: Tensor,
 }
 
@@ -134,7 +134,7 @@ pub(super) struct Recorder<'a> {
     pub(super) joint: Option<&'a Passes>,
     /// Where the model reads text.
     pub(super) prompts: Option<&'a Prompts>,
-    /// Whether the router's logits are kept.
+    /// Whether the router's scores are kept.
     pub(super) records: bool,
 }
 
@@ -212,18 +212,18 @@ impl Recorder<'_> {
         let has_head = config.detail_channels > 0;
         let times = has_head.then(|| Tensor::empty(gpu, "times", &[net.acts.batch]));
         let condition = passes.condition(branch);
-        let reading = condition.reading.as_ref();
-        tape.append(&net.enter(input, &embedded, &condition.rows, reading));
+        let view = condition.view.as_ref();
+        tape.append(&net.embed(input, &embedded, &condition.rows, view));
         for i in 0..config.depth {
-            let text = reading.zip(self.prompts.map(|prompts| &prompts.memory[i]));
+            let text = view.zip(self.prompts.map(|prompts| &prompts.memory[i]));
             tape.append(&net.block(i, text, Some(*records)));
             if config.is_moe(i) {
                 records.first += net.acts.batch * config.tokens();
             }
         }
-        tape.append(&net.leave(output));
+        tape.append(&net.final_layer(output));
         if let Some(times) = &times {
-            tape.append(&net.finish(input, output, times));
+            tape.append(&net.detail_head(input, output, times));
         }
         Numbers::Time { embedded, times }
     }

@@ -5,7 +5,7 @@ use super::engine::GpuEngine;
 use super::prompts::Prompts;
 use crate::engine::{Engine, EngineError, Inspect, RunConfig, RunPrompts, Taps};
 use crate::gpu::{Gpu, GpuError, Tensor, read_now};
-use crate::kernels::NO_SLOT;
+use crate::kernels::NOT_TAKEN;
 use crate::model::Kind;
 use crate::scheduler::{Branch, Latent};
 
@@ -27,30 +27,30 @@ fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
     let (tokens, d) = (config.tokens(), config.hidden_size);
     let mut taps = Taps::new();
     let condition = engine.single.condition(Branch::Conditional);
-    let reading = condition.reading.as_ref();
-    if let (Some(reading), Some((prompts, run))) = (reading, &engine.prompts) {
+    let view = condition.view.as_ref();
+    if let (Some(view), Some((prompts, run))) = (view, &engine.prompts) {
         text(gpu, prompts, run, &mut taps)?;
-        let pooled = read_now(gpu, &reading.pooled)?;
-        taps.push(("text.pooled".into(), reading.pooled.shape.clone(), pooled));
+        let pooled = read_now(gpu, &view.pooled)?;
+        taps.push(("text.pooled".into(), view.pooled.shape.clone(), pooled));
     }
-    net.enter(Latent::Sample, &embedded, &condition.rows, reading).run(gpu);
+    net.embed(Latent::Sample, &embedded, &condition.rows, view).run(gpu);
     for i in 0..config.depth {
         let memory = engine.prompts.as_ref().map(|(prompts, _)| &prompts.memory[i]);
-        net.block(i, reading.zip(memory), None).run(gpu);
+        net.block(i, view.zip(memory), None).run(gpu);
         let name = |what: &str| format!("blocks.{i}.{what}");
-        let stream = read_now(gpu, &acts.stream)?;
-        taps.push((name("out"), vec![acts.batch, tokens, d], stream));
+        let x = read_now(gpu, &acts.x)?;
+        taps.push((name("out"), vec![acts.batch, tokens, d], x));
         if let (true, Kind::DiffMoe, Some(moe)) = (config.is_moe(i), config.kind, &acts.moe) {
-            let shape = moe.gates.shape.clone();
-            taps.push((name("moe_in"), vec![shape[0], d], read_now(gpu, &acts.normal)?));
-            taps.push((name("capacity"), shape.clone(), read_now(gpu, &moe.capacities)?));
-            taps.push((name("gate"), shape.clone(), read_now(gpu, &moe.gates)?));
+            let shape = moe.gate.shape.clone();
+            taps.push((name("moe_in"), vec![shape[0], d], read_now(gpu, &acts.h)?));
+            taps.push((name("capacity"), shape.clone(), read_now(gpu, &moe.need)?));
+            taps.push((name("gate"), shape.clone(), read_now(gpu, &moe.gate)?));
             let counts: Vec<u32> = read_now(gpu, &moe.counts)?;
             let counts = counts.into_iter().map(|n| n as f32).collect();
             taps.push((name("k"), vec![shape[1]], counts));
-            let slots: Vec<u32> = read_now(gpu, &moe.slots)?;
-            let taken = |slot| if slot == NO_SLOT { 0.0 } else { 1.0 };
-            taps.push((name("selected"), shape, slots.into_iter().map(taken).collect()));
+            let positions: Vec<u32> = read_now(gpu, &moe.positions)?;
+            let taken = |position| if position == NOT_TAKEN { 0.0 } else { 1.0 };
+            taps.push((name("selected"), shape, positions.into_iter().map(taken).collect()));
         }
     }
     let [height, width] = config.input_size;
@@ -60,11 +60,11 @@ fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
         let out = latents[first..first + acts.batch * config.output_len()].to_vec();
         Ok((name.to_owned(), vec![acts.batch, config.out_channels, height, width], out))
     };
-    net.leave(Latent::Output(0)).run(gpu);
+    net.final_layer(Latent::Output(0)).run(gpu);
     if config.detail_channels > 0 {
         taps.push(output("detail_head.x")?);
         let times = Tensor::upload(gpu, "times", &[acts.batch], times);
-        net.finish(Latent::Sample, Latent::Output(0), &times).run(gpu);
+        net.detail_head(Latent::Sample, Latent::Output(0), &times).run(gpu);
     }
     taps.push(output("out")?);
     Ok(taps)

@@ -1,7 +1,7 @@
 //! What a recipe is, and how it comes from settings and becomes settings again.
 
 use crate::kernels::WeightPrecision;
-use crate::model::{Config, Muted, Routing, RoutingRule, Shifts, UnknownName};
+use crate::model::{Config, Muted, Routing, Shifts, UnknownName};
 use crate::pipeline::{Label, Settings, SettingsBuilder};
 use crate::scheduler::{ALL, GuidanceInterval, OptionError, SchedulerKind, random_rows};
 
@@ -93,7 +93,7 @@ pub enum RecipeError {
 impl Recipe {
     /// The settings of a run with a model; names and checksum are left to the caller.
     pub fn of(settings: &Settings, config: &Config) -> Self {
-        let count = settings.pictures();
+        let count = settings.images();
         let tables = settings.labels.iter().zip(&config.labels).enumerate();
         let labels = tables.map(|(i, (rows, table))| {
             if table.null > 0 && *rows == random_rows(settings.seed, i as u32, table.null, count) {
@@ -103,9 +103,6 @@ impl Recipe {
         });
         let said = settings.prompts.iter().any(|prompt| !prompt.is_empty());
         let prompts = if said { in_turn(&settings.prompts).to_vec() } else { Vec::new() };
-        // Other images of a pass matter where they compete, or where the scheduler chooses its steps for all.
-        let together =
-            settings.routing.rule == RoutingRule::Pool || settings.scheduler.is_adaptive();
         Self {
             model: None,
             hash: None,
@@ -122,7 +119,7 @@ impl Recipe {
             routing: settings.routing,
             muted: settings.muted.clone(),
             shifts: settings.shifts.clone(),
-            batch: together.then_some(count),
+            batch: settings.couples_images().then_some(count),
             weights: None,
             image: None,
             scale: None,
@@ -207,6 +204,7 @@ fn in_turn<T: PartialEq>(list: &[T]) -> &[T] {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::model::RoutingRule;
 
     /// A model with two label tables.
     pub(in super::super) fn config() -> Config {

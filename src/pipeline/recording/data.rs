@@ -81,7 +81,7 @@ impl Recording {
 
     /// Images that are recorded.
     pub fn images(&self) -> usize {
-        self.trace.pictures()
+        self.trace.images()
     }
 
     /// The noise, then the sample after each step, `[B, 3, height, width]`. The noise is that of the seed; a sample of

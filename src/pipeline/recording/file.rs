@@ -161,7 +161,7 @@ impl Recording {
             forwards,
         )?;
         let steps = header.passes.iter().map(|pass| pass.0 as usize);
-        if trace.steps() as usize != header.steps || trace.pictures() != header.images {
+        if trace.steps() as usize != header.steps || trace.images() != header.images {
             return Err(damaged("its steps or images"));
         }
         if !(0..header.steps).all(|step| steps.clone().any(|other| other == step)) {

@@ -23,7 +23,7 @@ def sampling_arguments(p):
     p.add_argument("--out", required=True, help="JSON file to write")
     p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
     p.add_argument("--probes", help="folder in which probes are cached, so that all files are judged by the same ones")
-    p.add_argument("--images", "--pictures", dest="pictures", help="folder in which generated images are cached")
+    p.add_argument("--images", "--pictures", dest="images", help="folder in which generated images are cached")
     p.add_argument("--title", help="column title in the tables; default: the number of training images")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--steps", type=int, help="default: the file's")

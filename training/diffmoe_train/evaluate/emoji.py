@@ -215,7 +215,7 @@ def run(a):
            "chance": {"subject": 1 / heads[0], "style": 1 / heads[1], "both": 1 / (heads[0] * heads[1])},
            "spacing": retrieval.spacing(x)}
     for name, dataset, asked, each, conditions in questions(meta, own, a):
-        made, compute, seconds = generate.kept(a.pictures, name, out["weights"]["sha256"], model, conditions, s)
+        made, compute, seconds = generate.kept(a.images, name, out["weights"]["sha256"], model, conditions, s)
         if name == "held_out" and a.sheet:
             held_out_sheet(a.sheet, dataset, made, each)
         made = as_judged(made)

@@ -56,7 +56,7 @@ def as_sets(made, train, test, a, net=None):
     """Borders and distances on public features (``judges``), compared with the test tiles: for the generated tiles and
     for the same number of real training tiles."""
     pick = torch.randperm(len(train), generator=torch.Generator().manual_seed(a.seed))[: len(made)]
-    get = lambda x: public.features(x, a.pictures, net=net)["deep"]
+    get = lambda x: public.features(x, a.images, net=net)["deep"]
     base = get(test)
     return {name: judges.of_set(x, get(x), base, base, a.seed) for name, x in (("real", train[pick]), ("generated", made))}
 
@@ -70,7 +70,7 @@ def run(a):
     model.set_rule(s["rule"])
     asked = torch.arange(len(names)).repeat(a.per_class)
     who = generate.identity(a.weights, meta)
-    made, compute, seconds = generate.kept(a.pictures, "eurosat", who["sha256"], model, [asked], s)
+    made, compute, seconds = generate.kept(a.images, "eurosat", who["sha256"], model, [asked], s)
     found = probe.predict(witness, made)[0]
     hard = difficulty(model, parts[1], len(names), max(1, a.loss_tiles // 5), a.seed)
     classes = {}

@@ -170,16 +170,16 @@ def run(a, net=None):
     out = {"kind": "emoji_judges", "pairs": {k: len(v[0]) for k, v in asked.items()}, "seed": a.seed,
            "training_pictures": len(own[0]), "columns": []}
     said = []
-    for title, pictures, more in sources(a, files, titles, asked, truth, own):
+    for title, images, more in sources(a, files, titles, asked, truth, own):
         column, answers, features = {"title": title, **more}, {}, []
         for part in asked:
             # A real seen image must not find itself; a generated one may.
             without = rows[part] if title == "real" and part == "seen" else None
-            answers[part], f = judges.of_pairs(pictures[part], truth[part], asked[part], without)
+            answers[part], f = judges.of_pairs(images[part], truth[part], asked[part], without)
             column[part] = {k: stats.mean(v, a.seed) for k, v in answers[part].items()}
             features.append(f)
         both = {k: torch.cat([f[k] for f in features]) for k in features[0]}
-        column["set"] = judges.of_set(torch.cat(list(pictures.values())), both, others)
+        column["set"] = judges.of_set(torch.cat(list(images.values())), both, others)
         said.append(answers)
         if len(said) > 2:  # against the first file
             column["against_first"] = {part: {k: compare(said[1][part][k], v, a.seed) for k, v in answers[part].items()}
@@ -195,9 +195,9 @@ def sources(a, files, titles, asked, truth, own):
     for (path, model, meta), title in zip(files, titles, strict=True):
         s = generate.settings(meta, a)
         who = generate.identity(path, meta)
-        pictures, compute, seconds = {}, [], 0.0
+        images, compute, seconds = {}, [], 0.0
         for part, columns in asked.items():
-            pictures[part], c, used = generate.kept(a.cache, f"judges-{part}", who["sha256"], model, columns, s)
+            images[part], c, used = generate.kept(a.cache, f"judges-{part}", who["sha256"], model, columns, s)
             compute.append(c)
             seconds += used
         more = {"weights": who, "settings": s, "C": float(torch.cat(compute).mean()),
@@ -205,7 +205,7 @@ def sources(a, files, titles, asked, truth, own):
         if a.error_images:
             model.set_rule(s["rule"])
             more["error"] = errors(model, own, a.error_images, a.cache, f"{s['rule']}-{who['sha256']}")
-        yield title, pictures, more
+        yield title, images, more
 
 
 def number(s, percent=False):

@@ -9,7 +9,7 @@ use flate2::write::GzEncoder;
 /// Most bytes of the WebAssembly as servers send it, packed.
 const WASM: u64 = 2_500_000;
 /// Most bytes in all until the first image.
-const FIRST_PICTURE: u64 = 20_000_000;
+const FIRST_IMAGE: u64 = 20_000_000;
 /// The model that draws the first image.
 const MODEL: &str = "models/emoji.safetensors";
 
@@ -19,7 +19,7 @@ const MODEL: &str = "models/emoji.safetensors";
 /// When it is too large.
 pub(super) fn check(folder: &Path) -> Result<(), String> {
     println!("\n{:<28} {:>12} {:>12}", "dist/", "bytes", "gzip");
-    let mut first_picture = 0;
+    let mut first_image = 0;
     let mut wasm = 0;
     for name in ["index.html", "start.js", "diffmoe.js", "diffmoe_bg.wasm", MODEL] {
         let bytes = std::fs::read(folder.join(name))
@@ -27,14 +27,14 @@ pub(super) fn check(folder: &Path) -> Result<(), String> {
         let packed = packed_size(&bytes)?;
         println!("{name:<28} {:>12} {packed:>12}", bytes.len());
         // Weights do not shrink, and no server tries.
-        first_picture += if name == MODEL { bytes.len() as u64 } else { packed };
+        first_image += if name == MODEL { bytes.len() as u64 } else { packed };
         if name.ends_with(".wasm") {
             wasm = packed;
         }
     }
-    println!("{:<28} {:>12} {first_picture:>12}", "until the first image", "");
+    println!("{:<28} {:>12} {first_image:>12}", "until the first image", "");
     within("the WebAssembly", wasm, WASM)?;
-    within("everything until the first image", first_picture, FIRST_PICTURE)
+    within("everything until the first image", first_image, FIRST_IMAGE)
 }
 
 fn within(what: &str, bytes: u64, most: u64) -> Result<(), String> {

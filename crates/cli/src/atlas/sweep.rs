@@ -81,7 +81,7 @@ impl Sweep {
             && (atlas.images, theirs) == (self.plan.images(), labels)
     }
 
-    /// Whether a image is the first of its label in the first table.
+    /// Whether an image is the first of its label in the first table.
     pub(super) fn is_first_of_label(&self, image: usize) -> bool {
         let label = self.plan.label(0, image);
         (0..image).rev().all(|before| self.plan.label(0, before) != label)

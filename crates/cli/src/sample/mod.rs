@@ -260,22 +260,22 @@ fn check_places(arguments: &Arguments, out: &Path) -> Result<(), String> {
 struct Capacity {
     /// Sum over images; `None` without experts.
     sum: Option<f32>,
-    by_picture: Vec<f32>,
+    by_image: Vec<f32>,
 }
 
 impl Capacity {
     /// Counts a batch.
     fn add(&mut self, trace: &Trace) {
         let Some(capacity) = trace.capacity() else { return };
-        let by_picture = trace.capacity_by_picture();
-        *self.sum.get_or_insert_default() += capacity * by_picture.len() as f32;
-        self.by_picture.extend(by_picture);
+        let by_image = trace.capacity_by_image();
+        *self.sum.get_or_insert_default() += capacity * by_image.len() as f32;
+        self.by_image.extend(by_image);
     }
 
     /// Prints it, by class or prompt.
     fn report(&self, settings: &Settings, config: &Config) {
         let Some(sum) = self.sum else { return };
-        let capacity = sum / self.by_picture.len().max(1) as f32;
+        let capacity = sum / self.by_image.len().max(1) as f32;
         println!("capacity C = {capacity:.2}: mean number of experts per token");
         let names: Vec<String> = match (settings.labels.first(), config.labels.first()) {
             _ if !settings.prompts.is_empty() => settings.prompts.clone(),
@@ -283,7 +283,7 @@ impl Capacity {
             _ => return,
         };
         let mut by_name: BTreeMap<&str, (f32, u32)> = BTreeMap::new();
-        for (name, c) in names.iter().zip(&self.by_picture) {
+        for (name, c) in names.iter().zip(&self.by_image) {
             let entry = by_name.entry(name).or_default();
             entry.0 += c;
             entry.1 += 1;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::WeightChoice;
-use diffmoe::model::{Config, LabelTable, Muted, MutedError, Routing, RoutingRule};
+use diffmoe::model::{Config, LabelTable, Muted, MutedError, Routing};
 use diffmoe::pipeline::{Label, Recipe, Settings, check_decoder};
 use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
@@ -79,13 +79,13 @@ impl Request {
 
     /// The images that the file shows.
     pub(super) fn shown(&self) -> Range<usize> {
-        let all = self.settings.pictures();
+        let all = self.settings.images();
         self.image.filter(|&image| image < all).map_or(0..all, |image| image..image + 1)
     }
 
     /// The images that have to be sampled for that: all of them if they depend on each other.
     pub(super) fn drawn(&self) -> Range<usize> {
-        if depend(&self.settings) { 0..self.settings.pictures() } else { self.shown() }
+        if self.settings.couples_images() { 0..self.settings.images() } else { self.shown() }
     }
 
     /// The recipe that reproduces the file.
@@ -99,18 +99,13 @@ impl Request {
             model: Some(self.model.clone()),
             hash: Some(short_hash(&self.checkpoint)),
             decoder: arguments.vae.as_deref().map(|path| file_name(&path.to_string_lossy())),
-            batch: recipe.batch.map(|_| self.batch.min(self.settings.pictures())),
+            batch: recipe.batch.map(|_| self.batch.min(self.settings.images())),
             weights,
             image: self.image,
             scale: self.scale,
             ..recipe
         }
     }
-}
-
-/// Whether an image depends on the others of its pass.
-fn depend(settings: &Settings) -> bool {
-    settings.routing.rule == RoutingRule::Pool || settings.scheduler.is_adaptive()
 }
 
 /// A path without its folders.
@@ -125,17 +120,17 @@ fn batch(
     recipe: Option<&Recipe>,
     settings: &Settings,
 ) -> Result<usize, String> {
-    let together = |recipe: &Recipe| recipe.batch.filter(|_| depend(settings));
+    let together = |recipe: &Recipe| recipe.batch.filter(|_| settings.couples_images());
     let batch = arguments.batch.or_else(|| recipe.and_then(together)).unwrap_or(BATCH);
     if !(1..=256).contains(&batch) {
         return Err(format!("batch must be 1–256, got {batch}"));
     }
     let is_one_grid = arguments.set.is_none();
-    if settings.scheduler.is_adaptive() && is_one_grid && settings.pictures() > batch {
+    if settings.scheduler.is_adaptive() && is_one_grid && settings.images() > batch {
         return Err(format!(
             "{} chooses its steps per batch: request at most {batch} images, or set --batch {}",
             settings.scheduler,
-            settings.pictures()
+            settings.images()
         ));
     }
     Ok(batch)
@@ -284,6 +279,7 @@ fn beginning(prompt: &str) -> String {
 #[allow(clippy::unwrap_used, reason = "tests panic when something is wrong")]
 mod tests {
     use clap::Parser;
+    use diffmoe::model::RoutingRule;
     use diffmoe::scheduler::GuidanceInterval;
     use diffmoe_viewer::session::{Choice, Controls};
 

@@ -16,12 +16,12 @@ use sha2::{Digest, Sha256};
 use super::super::Outcome;
 use super::super::batches::Batches;
 use super::super::decoder::Ready;
-use super::super::picture_set::{self, BatchFile, Header};
+use super::super::image_set::{self, BatchFile, Header};
 use super::{Arguments, Request};
 
 pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> Outcome {
     let Request { checkpoint, vae, settings, .. } = request;
-    let (config, count) = (checkpoint.config(), settings.pictures());
+    let (config, count) = (checkpoint.config(), settings.images());
     std::fs::create_dir_all(folder)
         .map_err(|e| format!("cannot create the folder {}: {e}", folder.display()))?;
     let mut header = whole(arguments, request)?;
@@ -29,10 +29,10 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
     let all = batches.len();
     let mut left = Vec::new();
     check_others(folder, &header)?;
-    for pictures in batches {
-        header = header.part(request, &pictures);
+    for images in batches {
+        header = header.part(request, &images);
         if !is_finished(folder, &header)? {
-            left.push(pictures);
+            left.push(images);
         }
     }
     if left.len() < all {
@@ -53,8 +53,8 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
         vae.as_ref().map(|file| Ready::open(file, config.input_size, backend)).transpose()?;
     let computes = header.device.clone();
     let mut sum = 0.0;
-    for pictures in left {
-        let batch = painter.draw(pictures.clone())?;
+    for images in left {
+        let batch = painter.draw(images.clone())?;
         let (pixels, size) = match &ready {
             Some(decoder) => {
                 let begun = decoder.begin(batch.samples)?;
@@ -64,11 +64,11 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
             }
             None => (batch.samples, config.input_size),
         };
-        let capacity = batch.trace.capacity().map(|_| batch.trace.capacity_by_picture());
+        let capacity = batch.trace.capacity().map(|_| batch.trace.capacity_by_image());
         sum += capacity.iter().flatten().map(|&c| f64::from(c)).sum::<f64>();
-        header = header.part(request, &pictures);
+        header = header.part(request, &images);
         let bytes = pixels::rgb(&pixels, size);
-        picture_set::write(folder, &header, size, &bytes, capacity.as_deref())?;
+        image_set::write(folder, &header, size, &bytes, capacity.as_deref())?;
     }
     drop(painter);
     println!(
@@ -85,10 +85,10 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
 
 impl Header {
     /// The same for some of the images.
-    fn part(self, request: &Request, pictures: &std::ops::Range<usize>) -> Self {
-        let part = request.settings.part(pictures.clone());
-        let (first, pictures) = (pictures.start, pictures.len());
-        Self { first, pictures, labels: part.labels, prompts: part.prompts, ..self }
+    fn part(self, request: &Request, images: &std::ops::Range<usize>) -> Self {
+        let part = request.settings.part(images.clone());
+        let (first, images) = (images.start, images.len());
+        Self { first, images, labels: part.labels, prompts: part.prompts, ..self }
     }
 }
 
@@ -129,8 +129,8 @@ fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std
     Ok(Header {
         format: 1,
         first: 0,
-        pictures: 0,
-        count: settings.pictures(),
+        images: 0,
+        count: settings.images(),
         settings: known,
         tables: tables(config),
         labels: Vec::new(),
@@ -153,7 +153,7 @@ fn fingerprint<'a>(files: impl IntoIterator<Item = &'a [u8]>) -> String {
 
 /// Rejects a folder with images of another set.
 fn check_others(folder: &Path, expected: &Header) -> Result<(), String> {
-    for path in picture_set::list(folder)? {
+    for path in image_set::list(folder)? {
         // What is damaged is drawn again by the shard it belongs to.
         let Ok(found) = BatchFile::open(&path) else { continue };
         if let Some(difference) = expected.difference(&found.header) {
@@ -177,7 +177,7 @@ fn check_others(folder: &Path, expected: &Header) -> Result<(), String> {
 
 /// Whether a batch is there and whole.
 fn is_finished(folder: &Path, expected: &Header) -> Result<bool, String> {
-    let path = picture_set::path(folder, expected.first);
+    let path = image_set::path(folder, expected.first);
     if !path.exists() {
         return Ok(false);
     }
@@ -189,7 +189,7 @@ fn is_finished(folder: &Path, expected: &Header) -> Result<bool, String> {
         }
     };
     // A set that grows: its last batch has more images now.
-    if found.pictures != expected.pictures {
+    if found.images != expected.images {
         return Ok(false);
     }
     if (&found.labels, &found.prompts) != (&expected.labels, &expected.prompts) {

@@ -51,7 +51,7 @@ mod tests {
         let all = |n: usize| {
             let shards = (1..=n).map(|i| format!("{i}/{n}").parse::<Shard>().unwrap());
             let mut all: Vec<_> = shards.flat_map(|shard| shard.batches(11, 4)).collect();
-            all.sort_by_key(|pictures| pictures.start);
+            all.sort_by_key(|images| images.start);
             all
         };
         assert_eq!(all(1), [0..4, 4..8, 8..11]);

@@ -19,9 +19,9 @@ fn batch(folder: &Path, shape: [usize; 4], change: impl Fn(&mut Value)) {
         "labels": [[1, 1]], "prompts": [], "device": "x"
     });
     change(&mut header);
-    let pictures = TensorOut::u8("pictures", &shape, &vec![0; shape.iter().product()]);
+    let images = TensorOut::u8("pictures", &shape, &vec![0; shape.iter().product()]);
     let entry = ("diffmoe_set".to_owned(), header.to_string());
-    write_safetensors(&folder.join("batch-00000000.safetensors"), &[pictures], [entry])
+    write_safetensors(&folder.join("batch-00000000.safetensors"), &[images], [entry])
         .expect("a file");
 }
 

@@ -73,7 +73,7 @@ impl AtlasMade {
 
 impl AtlasView<'_> {
     /// The small image of a label: its texture and place there.
-    pub(super) fn picture(&self, label: usize) -> Option<(&TextureHandle, Rect)> {
+    pub(super) fn image(&self, label: usize) -> Option<(&TextureHandle, Rect)> {
         let thumbnails = self.atlas.thumbnails.as_ref().filter(|_| self.table == 0)?;
         let columns = thumbnails.columns.max(1);
         let rows = self.atlas.tables[0].labels.len().div_ceil(columns);
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(made.update(&ctx, &atlas, (0, 1, 0.05), None), 0, "the same band");
         let view = made.view(&atlas).unwrap();
         assert_eq!((view.band, view.levels().as_str(), view.heat.rows.len()), (3, "0.25–0", 3));
-        assert!(view.picture(0).is_none());
+        assert!(view.image(0).is_none());
         assert_eq!(made.update(&ctx, &atlas, (5, 1, 0.9), Some(1)), 1);
         made.update(&ctx, &atlas, (0, 9, 0.9), None);
         assert!(made.view(&atlas).unwrap().heat.rows.is_empty(), "no such block");

@@ -85,7 +85,7 @@ pub(super) fn same_model(a: &Record, b: &Record) -> bool {
     shape(a) == shape(b) && hashes.is_none_or(|(a, b)| a == b)
 }
 
-/// What run B shows beside run A: the nearest noise level, the same block, the same place of the picture.
+/// What run B shows beside run A: the nearest noise level, the same block, the same place of the image.
 pub(super) fn beside(a: &Record, b: &Record, now: &Now, columns: &[usize]) -> Now {
     let block = a.trace.blocks().get(now.layer).copied();
     let blocks = b.trace.blocks();

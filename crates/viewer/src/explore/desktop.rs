@@ -92,9 +92,9 @@ fn stage_and_why(
     if let Some(other) = scene.other {
         return side_by_side(ui, body, scene, &other, selection, touch);
     }
-    let picture = Rect::from_min_size(body.min, vec2(side, body.height()));
-    let picture = stage::fit(picture, scene.aspect());
-    stage::show(ui, picture, scene, selection, touch, false);
+    let image = Rect::from_min_size(body.min, vec2(side, body.height()));
+    let image = stage::fit(image, scene.aspect());
+    stage::show(ui, image, scene, selection, touch, false);
     let beside = Rect::from_min_max(pos2(body.left() + side + 14.0, body.top()), body.max);
     why::show(ui, beside.with_max_y(beside.bottom() - 18.0), scene, selection, touch);
     let legend = stage::legend(scene);
@@ -102,7 +102,7 @@ fn stage_and_why(
     text(ui.painter(), at, Align2::LEFT_BOTTOM, legend, 12.0, scene.ink.look.weak);
 }
 
-/// The pictures of A and B, with what each run is below them.
+/// The images of A and B, with what each run is below them.
 fn side_by_side(
     ui: &mut Ui,
     body: Rect,
@@ -243,13 +243,13 @@ pub(super) fn without_experts(
     let words = "This model has no experts: every patch gets the same compute, so there is no \
         routing to explore.";
     text_within(ui.painter(), inner.min, words, 15.5, look.text, inner.width());
-    let picture = Rect::from_min_size(
+    let image = Rect::from_min_size(
         inner.min + vec2(0.0, 34.0),
         vec2(inner.width().min(320.0), (inner.height() * 0.5).min(320.0)),
     );
-    let picture = stage::fit(picture, scene.aspect());
-    stage::show(ui, picture, scene, selection, touch, false);
-    let below = Rect::from_min_max(pos2(inner.left(), picture.bottom() + 14.0), inner.max);
+    let image = stage::fit(image, scene.aspect());
+    stage::show(ui, image, scene, selection, touch, false);
+    let below = Rect::from_min_max(pos2(inner.left(), image.bottom() + 14.0), inner.max);
     let height =
         film::height(super::axis::Axis::new(0.0, inner.width(), scene.steps()), scene.aspect());
     let wide = inner.width() > 500.0;

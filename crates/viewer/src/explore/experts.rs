@@ -71,7 +71,7 @@ pub(super) fn show(
         let painter = ui.painter();
         if let Some(texture) = scene.made.thumbs.as_ref() {
             let uv = place_on_sheet(expert, experts, ACROSS);
-            paint::picture(painter, cell, texture, uv);
+            paint::image(painter, cell, texture, uv);
         }
         if count == 0
             && let Some(texture) = &scene.made.hatch

@@ -6,7 +6,7 @@ use super::axis::Axis;
 use super::colours::OTHER;
 use super::data::film::{frames_of_film, is_expected};
 use super::images::place_on_sheet;
-use super::paint::{picture, text};
+use super::paint::{image, text};
 use super::plot::title;
 use super::scene::Scene;
 
@@ -74,7 +74,7 @@ pub(super) fn show(
     }
 }
 
-/// The pictures of one run; of run B those of the steps that belong to the columns.
+/// The images of one run; of run B those of the steps that belong to the columns.
 fn row(
     painter: &Painter,
     rect: Rect,
@@ -97,12 +97,12 @@ fn row(
         }
         free = cell.right();
         let step = columns.map_or(Some(column), |columns| columns.get(column).copied());
-        // The nearest picture of the film.
+        // The nearest image of the film.
         let place = step
             .filter(|step| *step < arrived)
             .and_then(|step| (0..frames.len()).min_by_key(|place| frames[*place].abs_diff(step)));
         match place {
-            Some(place) => picture(painter, cell, texture, place_on_sheet(place, cells, cells)),
+            Some(place) => image(painter, cell, texture, place_on_sheet(place, cells, cells)),
             None => {
                 painter.rect_filled(cell, 2.0, scene.ink.look.well);
             }
@@ -112,6 +112,6 @@ fn row(
         let width = size.x.min(74.0);
         let at = pos2(axis.right + 14.0, rect.top());
         let cell = Rect::from_min_size(at, vec2(width, width * scene.aspect()));
-        picture(painter, cell, texture, place_on_sheet(cells - 1, cells, cells));
+        image(painter, cell, texture, place_on_sheet(cells - 1, cells, cells));
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, selection: &mut S
             let window = crop(grid, pick.patch, 1);
             let inside = |p: egui::Pos2| sheet.min + p.to_vec2() * sheet.size();
             let uv = Rect::from_min_max(inside(window.min), inside(window.max));
-            paint::picture(painter, cell, texture, uv);
+            paint::image(painter, cell, texture, uv);
             let patch = patch_rect(paint::WHOLE, grid, pick.patch);
             let at = |p: egui::Pos2| cell.min + (p - window.min) / window.size() * cell.size();
             let frame = Rect::from_min_max(at(patch.min), at(patch.max));

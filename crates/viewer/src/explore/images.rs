@@ -156,7 +156,7 @@ pub(super) fn place_on_sheet(i: usize, count: usize, across: usize) -> egui::Rec
 }
 
 /// One image at a step: what the model expects, or the sample after the step.
-pub(super) fn picture_at(record: &Record, step: usize, image: usize) -> Option<Image> {
+pub(super) fn image_at(record: &Record, step: usize, image: usize) -> Option<Image> {
     if record.is_traced() {
         let size = record.config.input_size;
         return Some(Image { values: vec![0.5; 3 * size[0] * size[1]], size });
@@ -165,15 +165,15 @@ pub(super) fn picture_at(record: &Record, step: usize, image: usize) -> Option<I
         let values = film::frame(record, step, image)?;
         return Some(Image { values, size: record.config.input_size });
     }
-    image_of(record, step + 1, image)
+    frame_image(record, step + 1, image)
 }
 
 /// One image after some steps.
-pub(super) fn image_of(record: &Record, frame: usize, image: usize) -> Option<Image> {
-    let pictures = record.pictures(frame)?;
-    let len = 3 * pictures.size[0] * pictures.size[1];
-    let values = pictures.samples.chunks_exact(len).nth(image)?.to_vec();
-    Some(Image { values, size: pictures.size })
+pub(super) fn frame_image(record: &Record, frame: usize, image: usize) -> Option<Image> {
+    let images = record.images(frame)?;
+    let len = 3 * images.size[0] * images.size[1];
+    let values = images.samples.chunks_exact(len).nth(image)?.to_vec();
+    Some(Image { values, size: images.size })
 }
 
 #[cfg(test)]

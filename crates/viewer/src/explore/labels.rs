@@ -154,10 +154,10 @@ fn name(
         painter.rect_filled(rect, 3.0, look.control);
     }
     let mut left = rect.left() + 1.0;
-    if let Some((texture, uv)) = view.picture(row.label) {
+    if let Some((texture, uv)) = view.image(row.label) {
         let side = (rect.height() - 1.0).min(24.0);
         let at = pos2(left, rect.center().y - side / 2.0);
-        paint::picture(painter, Rect::from_min_size(at, vec2(side, side)), texture, uv);
+        paint::image(painter, Rect::from_min_size(at, vec2(side, side)), texture, uv);
         left += side + 4.0;
     }
     let colour = if is_shown(row, view, scene) { look.accent } else { look.text };

@@ -11,7 +11,7 @@ use super::data::place::{Place, place};
 use super::data::story::{Story, story};
 use super::data::tally::Tally;
 use super::data::tokens::{self, Taken};
-use super::images::{Cover, Image, image_of, picture_at, sheet};
+use super::images::{Cover, Image, frame_image, image_at, sheet};
 use super::now::Now;
 use super::paint;
 use super::pair::{self, Apart, Pair, Side};
@@ -69,14 +69,14 @@ impl<K, V> std::ops::Deref for Kept<K, V> {
 pub(super) struct RunKey {
     id: u64,
     forwards: usize,
-    pictures: Version,
+    images: Version,
 }
 
 impl RunKey {
     pub(super) fn of(record: &Record) -> Self {
         let last = record.frames.len().saturating_sub(1);
         let (id, forwards) = (record.id, record.trace.forwards().len());
-        Self { id, forwards, pictures: record.version(last) }
+        Self { id, forwards, images: record.version(last) }
     }
 }
 
@@ -112,7 +112,7 @@ pub(super) struct Made {
     pub(super) gallery: Kept<(PassKey, usize, usize, usize), Vec<Pick>>,
     pub(super) stage: Kept<(PlaceKey, Overlay, usize, bool), Texture>,
     /// The image at the step without anything over it.
-    pub(super) plain_picture: Kept<(RunKey, usize, usize), Texture>,
+    pub(super) plain_image: Kept<(RunKey, usize, usize), Texture>,
     pub(super) thumbs: Kept<(PlaceKey, bool), Texture>,
     /// Images of the film, the result last, side by side.
     pub(super) film: Kept<(RunKey, usize, Vec<usize>), Texture>,
@@ -126,7 +126,7 @@ pub(super) struct Made {
     pub(super) without: Kept<(u64, Pass), Vec<f32>>,
     /// Of run B: its step for each column of the run that it is compared with.
     pub(super) columns: Kept<(RunKey, RunKey), Vec<usize>>,
-    /// Of run B: how far the pictures of the image on screen are apart.
+    /// Of run B: how far the image on screen is from that of A.
     pub(super) apart: Kept<(RunKey, RunKey, usize, usize), Apart>,
     /// Of run B: where they are.
     pub(super) difference: Kept<(RunKey, RunKey, usize, usize), Texture>,
@@ -162,29 +162,29 @@ impl Made {
         count(self.noise.update(run, || record.noise_levels()));
         count(self.results.update(run, || {
             if record.is_traced() {
-                // Without pictures: how many experts take each patch in the end.
+                // Without images: how many experts take each patch in the end.
                 let step = (trace.steps() as usize).saturating_sub(1);
                 let images = (0..record.labels.len()).map(|i| loads(&lens, step, i));
                 return upload(ctx, "results", sheet(&images.collect::<Vec<_>>(), usize::MAX));
             }
-            let images = (0..record.labels.len()).filter_map(|i| image_of(record, last, i));
+            let images = (0..record.labels.len()).filter_map(|i| frame_image(record, last, i));
             let images: Vec<_> = images.map(|image| image.thinned(SMALL).plain()).collect();
             upload(ctx, "results", sheet(&images, images.len()))
         }));
-        count(self.plain_picture.update((run, now.step, now.image), || {
-            upload(ctx, "picture", picture_at(record, now.step, now.image)?.thinned(LARGE).plain())
+        count(self.plain_image.update((run, now.step, now.image), || {
+            upload(ctx, "image", image_at(record, now.step, now.image)?.thinned(LARGE).plain())
         }));
         let frames = frames_of_film(record.steps() as usize);
         count(self.film.update((run, now.image, frames.clone()), || {
-            let pictures = frames.iter().map(|&step| picture_at(record, step, now.image));
-            let result = image_of(record, last, now.image);
+            let images = frames.iter().map(|&step| image_at(record, step, now.image));
+            let result = frame_image(record, last, now.image);
             let size = result.as_ref()?.size;
             let of_size = |image: Option<Image>| {
                 let nothing = Image { values: vec![-1.0; 3 * size[0] * size[1]], size };
                 // Decoded images are larger than previews; all cells of the sheet have one size.
                 image.map_or(nothing, |image| image.scaled_to(size)).thinned(SMALL).plain()
             };
-            let cells: Vec<_> = pictures.map(of_size).chain([of_size(result.clone())]).collect();
+            let cells: Vec<_> = images.map(of_size).chain([of_size(result.clone())]).collect();
             upload(ctx, "film", sheet(&cells, cells.len()))
         }));
         if !trace.blocks().is_empty() {
@@ -280,22 +280,22 @@ impl Made {
         let (who, many, margins) = (&self.who, &self.many, &self.margins);
         let layers = trace.blocks().len().max(1) as f32;
         count(self.stage.update(key, || {
-            let picture = picture_at(record, now.step, now.image)?.thinned(LARGE);
+            let image = image_at(record, now.step, now.image)?.thinned(LARGE);
             let image = match now.overlay {
-                Overlay::Picture => picture.plain(),
-                Overlay::Who => picture.covered(grid, |patch| {
+                Overlay::Image => image.plain(),
+                Overlay::Who => image.covered(grid, |patch| {
                     let first = who.get(patch).and_then(|taken| taken.first);
                     first.map_or(Cover::Solid(ink.look.well), |e| {
                         Cover::Tint(palette::expert(usize::from(e)))
                     })
                 }),
-                Overlay::HowMany => picture.covered(grid, |patch| {
+                Overlay::HowMany => image.covered(grid, |patch| {
                     let experts = many.get(patch).copied().unwrap_or(0) as f32;
                     Cover::Tint(palette::ramp(experts / layers / 2.0))
                 }),
                 Overlay::Margin => match margins.as_ref() {
-                    None => picture.plain(),
-                    Some(margins) => picture.covered(grid, |p| {
+                    None => image.plain(),
+                    Some(margins) => image.covered(grid, |p| {
                         Cover::Tint(ink.margin(margins.get(p).copied().unwrap_or(0.0)))
                     }),
                 },
@@ -304,8 +304,8 @@ impl Made {
         }));
         let taken = &self.taken;
         count(self.thumbs.update((place_key, ink.is_dark()), || {
-            let picture = picture_at(record, now.step, now.image)?.thinned(SMALL);
-            let lit = |(e, taken): (usize, &Vec<bool>)| picture.lit(grid, taken, e, ink);
+            let image = image_at(record, now.step, now.image)?.thinned(SMALL);
+            let lit = |(e, taken): (usize, &Vec<bool>)| image.lit(grid, taken, e, ink);
             let images: Vec<_> = taken.iter().enumerate().map(lit).collect();
             upload(ctx, "experts", sheet(&images, ACROSS))
         }));
@@ -318,7 +318,7 @@ impl Made {
                 );
             }
             Card::Gallery => {
-                let each = MOST_PICKS.div_ceil(trace.pictures().max(1)).max(2);
+                let each = MOST_PICKS.div_ceil(trace.images().max(1)).max(2);
                 count(self.gallery.update((pass, now.step, now.layer, expert), || {
                     gallery(&lens, now.step, now.layer, expert, MOST_PICKS, each)
                 }));
@@ -328,7 +328,7 @@ impl Made {
     }
 }
 
-/// How many experts of all layers take each patch of an image, as a small picture.
+/// How many experts of all layers take each patch, as a small image.
 fn loads(lens: &Lens<'_>, step: usize, image: usize) -> egui::ColorImage {
     let [rows, columns] = lens.trace.grid();
     let layers = lens.trace.blocks().len().max(1) as f32;

@@ -79,7 +79,7 @@ pub(super) struct Explore {
     beside: Made,
     measures: measure::Measures,
     tour: tour::Tour,
-    /// A picture of a view that is on its way to a file.
+    /// An image of a view that is on its way to a file.
     shot: Option<save::Shot>,
     atlas: atlas::AtlasMade,
     /// When playing went to the step on screen.

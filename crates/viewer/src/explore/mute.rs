@@ -60,12 +60,7 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
             chip(&painter, pos2(words.right() + 5.0, words.center().y), expert);
         }
         if let Some(texture) = texture {
-            paint::picture(
-                &painter,
-                Rect::from_min_size(at + vec2(0.0, 19.0), size),
-                texture,
-                WHOLE,
-            );
+            paint::image(&painter, Rect::from_min_size(at + vec2(0.0, 19.0), size), texture, WHOLE);
         }
     }
     let changes = scene.made.changes.as_slice();

@@ -138,7 +138,7 @@ pub(super) fn band(x: &[f32], low: &[f32], high: &[f32], colour: Color32) -> Sha
 }
 
 /// A part of a texture, pixel by pixel.
-pub(super) fn picture(painter: &Painter, rect: Rect, texture: &TextureHandle, uv: Rect) {
+pub(super) fn image(painter: &Painter, rect: Rect, texture: &TextureHandle, uv: Rect) {
     painter.image(texture.id(), rect, uv, Color32::WHITE);
 }
 

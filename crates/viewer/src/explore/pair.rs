@@ -2,14 +2,14 @@
 
 use egui::TextureOptions;
 
-use super::images::{Image, image_of, picture_at};
+use super::images::{Image, frame_image, image_at};
 use super::now::Now;
 use crate::palette;
 use crate::session::{Controls, Record, Session};
 
 /// What the difference is multiplied with before it is shown.
 pub(super) const GAIN: f32 = 4.0;
-/// Pixels along a side of the picture of differences, at most.
+/// Pixels along a side of the difference image, at most.
 const LARGE: usize = 512;
 
 /// A run, and what became of it without an expert, or with that expert alone in its block.
@@ -70,7 +70,7 @@ fn change(a: &Image, b: &Image) -> f32 {
 /// Change of every image.
 pub(super) fn changes(a: &Record, b: &Record) -> Vec<f32> {
     let last = |record: &Record| record.frames.len().saturating_sub(1);
-    let one = |i| Some(change(&image_of(a, last(a), i)?, &image_of(b, last(b), i)?));
+    let one = |i| Some(change(&frame_image(a, last(a), i)?, &frame_image(b, last(b), i)?));
     (0..a.labels.len()).map_while(one).collect()
 }
 
@@ -94,18 +94,18 @@ pub(super) struct Side<'a> {
 }
 
 impl Side<'_> {
-    /// The picture on the stage.
-    fn picture(&self) -> Option<Image> {
-        picture_at(self.record, self.step, self.image)
+    /// The image on the stage.
+    fn image(&self) -> Option<Image> {
+        image_at(self.record, self.step, self.image)
     }
 
     /// The result.
     fn result(&self, image: usize) -> Option<Image> {
-        image_of(self.record, self.record.frames.len().saturating_sub(1), image)
+        frame_image(self.record, self.record.frames.len().saturating_sub(1), image)
     }
 }
 
-/// How far the pictures of two runs are apart: root of the mean square, in grey levels of 255. `None` without pictures.
+/// How far the images of two runs are apart: root of the mean square, in grey levels of 255. `None` without images.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Apart {
     /// The image on screen at this step.
@@ -120,7 +120,7 @@ impl Apart {
         if a.record.is_traced() || b.record.is_traced() {
             return Self::default();
         }
-        let now = a.picture().zip(b.picture()).map(|(a, b)| mean_square(&a, &b).sqrt());
+        let now = a.image().zip(b.image()).map(|(a, b)| mean_square(&a, &b).sqrt());
         let images = a.record.labels.len().min(b.record.labels.len());
         let squares: Option<Vec<f32>> =
             (0..images).map(|i| Some(mean_square(&a.result(i)?, &b.result(i)?))).collect();
@@ -131,7 +131,7 @@ impl Apart {
     }
 }
 
-/// Mean square of what two pictures differ by, in grey levels; the second is brought to the size of the first.
+/// Mean square of what two images differ by, in grey levels; the second is brought to the size of the first.
 fn mean_square(a: &Image, b: &Image) -> f32 {
     let grey = |v: f32| (v * 127.5 + 127.5).clamp(0.0, 255.0);
     let b = b.clone().scaled_to(a.size);
@@ -139,14 +139,14 @@ fn mean_square(a: &Image, b: &Image) -> f32 {
     a.values.iter().zip(&b.values).map(square).sum::<f32>() / a.values.len().max(1) as f32
 }
 
-/// Where the pictures on the stage differ.
+/// Where the images on the stage differ.
 pub(super) fn difference_at(a: &Side<'_>, b: &Side<'_>) -> Option<egui::ColorImage> {
     if a.record.is_traced() || b.record.is_traced() {
         return None;
     }
-    let picture = a.picture()?.thinned(LARGE);
-    let other = b.picture()?.scaled_to(picture.size);
-    Some(difference(&picture, &other))
+    let image = a.image()?.thinned(LARGE);
+    let other = b.image()?.scaled_to(image.size);
+    Some(difference(&image, &other))
 }
 
 /// Textures of A, B and their difference for one image.
@@ -157,7 +157,8 @@ pub(super) fn textures(
     image: usize,
 ) -> Vec<Option<egui::TextureHandle>> {
     let last = |record: &Record| record.frames.len().saturating_sub(1);
-    let (Some(a), Some(b)) = (image_of(a, last(a), image), image_of(b, last(b), image)) else {
+    let (Some(a), Some(b)) = (frame_image(a, last(a), image), frame_image(b, last(b), image))
+    else {
         return Vec::new();
     };
     let b = b.scaled_to(a.size);

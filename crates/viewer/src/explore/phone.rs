@@ -38,13 +38,13 @@ pub(super) fn show(
     numbers::show(ui, next(44.0), scene, false);
     let most = (area.height() * 0.355).max(160.0);
     let width = (area.width()).min(most / scene.aspect().max(1e-3));
-    // Two pictures beside each other are half as wide.
-    let pictures = if scene.other.is_some() { (area.width() - 8.0) / 2.0 } else { width };
+    // Two images beside each other are half as wide.
+    let images = if scene.other.is_some() { (area.width() - 8.0) / 2.0 } else { width };
     let caption = if scene.other.is_some() { 18.0 } else { 0.0 };
-    let row = next(pictures.min(width) * scene.aspect() + caption);
-    let picture = Rect::from_center_size(row.center(), vec2(width, row.height()));
+    let row = next(images.min(width) * scene.aspect() + caption);
+    let image = Rect::from_center_size(row.center(), vec2(width, row.height()));
     let finger = match scene.other {
-        None => stage::show(ui, picture, scene, selection, touch, true),
+        None => stage::show(ui, image, scene, selection, touch, true),
         Some(other) => side_by_side(ui, row, scene, &other, selection, touch),
     };
     let choices = stage::overlays(scene);
@@ -70,7 +70,7 @@ pub(super) fn show(
     }
 }
 
-/// The pictures of A and B, with what each run is below them.
+/// The images of A and B, with what each run is below them.
 fn side_by_side(
     ui: &mut Ui,
     row: Rect,

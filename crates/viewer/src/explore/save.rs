@@ -13,7 +13,7 @@ use super::colours::{Ink, mix};
 use super::data::csv;
 use super::data::lens::Lens;
 use super::data::tokens;
-use super::images::{Cover, Image, picture_at};
+use super::images::{Cover, Image, image_at};
 use super::inside;
 use super::now::Now;
 use super::offer::Save;
@@ -222,16 +222,16 @@ fn rgb(image: &ColorImage, scale: usize) -> Option<RgbImage> {
 
 /// An image at a step as the stage shows it.
 fn overlaid(record: &Record, now: &Now, step: usize, ink: Ink) -> Option<ColorImage> {
-    let picture: Image = picture_at(record, step, now.image)?;
+    let image: Image = image_at(record, step, now.image)?;
     let trace = &record.trace;
     let lens = Lens { trace, pass: now.pass, what_if: now.what_if };
     let (grid, patches) = (trace.grid(), trace.tokens());
-    let Some(layer) = lens.layer(step, now.layer) else { return Some(picture.plain()) };
+    let Some(layer) = lens.layer(step, now.layer) else { return Some(image.plain()) };
     Some(match now.overlay {
-        Overlay::Picture => picture.plain(),
+        Overlay::Image => image.plain(),
         Overlay::Who => {
             let who = tokens::who(&layer, now.image, patches);
-            picture.covered(grid, |patch| {
+            image.covered(grid, |patch| {
                 let first = who.get(patch).and_then(|taken| taken.first);
                 first.map_or(Cover::Solid(ink.look.well), |e| {
                     Cover::Tint(palette::expert(usize::from(e)))
@@ -241,14 +241,14 @@ fn overlaid(record: &Record, now: &Now, step: usize, ink: Ink) -> Option<ColorIm
         Overlay::HowMany => {
             let many = tokens::how_many(&lens, step, now.image);
             let layers = trace.blocks().len().max(1) as f32;
-            picture.covered(grid, |patch| {
+            image.covered(grid, |patch| {
                 let experts = many.get(patch).copied().unwrap_or(0) as f32;
                 Cover::Tint(palette::ramp(experts / layers / 2.0))
             })
         }
         Overlay::Margin => match tokens::margins(&layer, now.image, patches, now.some_expert()) {
-            None => picture.plain(),
-            Some(margins) => picture.covered(grid, |patch| {
+            None => image.plain(),
+            Some(margins) => image.covered(grid, |patch| {
                 Cover::Tint(ink.margin(margins.get(patch).copied().unwrap_or(0.0)))
             }),
         },

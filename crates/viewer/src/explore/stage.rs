@@ -16,8 +16,7 @@ const CORNER: f32 = 14.0;
 
 /// The overlays available for this run.
 pub(super) fn overlays(scene: &Scene<'_>) -> Vec<(Overlay, &'static str, &'static str)> {
-    let mut choices =
-        vec![(Overlay::Picture, "Image", "The model's prediction of the final image")];
+    let mut choices = vec![(Overlay::Image, "Image", "The model's prediction of the final image")];
     if scene.made.tally.is_empty() {
         return choices;
     }
@@ -95,7 +94,7 @@ pub(super) fn show(
     None
 }
 
-/// Shows the picture of run B beside that of A; the patch is chosen on either, where both have the same patches.
+/// Shows the image of run B beside that of A; the patch is chosen on either, where both have the same patches.
 pub(super) fn show_b(
     ui: &mut Ui,
     rect: Rect,
@@ -156,25 +155,25 @@ fn described(scene: &Scene<'_>) -> String {
 }
 
 fn paint(painter: &Painter, rect: Rect, scene: &Scene<'_>) {
-    let overlay = if scene.made.tally.is_empty() { Overlay::Picture } else { scene.now.overlay };
+    let overlay = if scene.made.tally.is_empty() { Overlay::Image } else { scene.now.overlay };
     let texture = match overlay {
-        Overlay::Picture => scene.made.plain_picture.as_ref(),
+        Overlay::Image => scene.made.plain_image.as_ref(),
         _ => scene.made.stage.as_ref(),
     };
     match texture {
-        Some(texture) => paint::picture(painter, rect, texture, WHOLE),
+        Some(texture) => paint::image(painter, rect, texture, WHOLE),
         None => {
             painter.rect_filled(rect, 4.0, scene.ink.look.well);
         }
     }
     let grid = scene.grid();
     match overlay {
-        Overlay::Picture => {}
+        Overlay::Image => {}
         Overlay::Who => who(painter, rect, scene, grid),
         Overlay::HowMany => how_many(painter, rect, scene, grid),
         Overlay::Margin => margins(painter, rect, scene, grid),
     }
-    if overlay != Overlay::Picture {
+    if overlay != Overlay::Image {
         lattice(painter, rect, grid);
     }
     if let Some(patch) = scene.now.patch {
@@ -262,12 +261,12 @@ fn margins(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
 
 /// The image without routing, enlarged around the selected patch.
 pub(super) fn loupe(painter: &Painter, rect: Rect, scene: &Scene<'_>) {
-    let (Some(texture), Some(patch)) = (scene.made.plain_picture.as_ref(), scene.now.patch) else {
+    let (Some(texture), Some(patch)) = (scene.made.plain_image.as_ref(), scene.now.patch) else {
         return;
     };
     let grid = scene.grid();
     let window = crop(grid, patch, 1);
-    paint::picture(painter, rect, texture, window);
+    paint::image(painter, rect, texture, window);
     let cell = patch_rect(WHOLE, grid, patch);
     let at = |p: Pos2| rect.min + (p - window.min) / window.size() * rect.size();
     let shown = Rect::from_min_max(at(cell.min), at(cell.max));
@@ -294,10 +293,10 @@ pub(super) fn legend(scene: &Scene<'_>) -> String {
         Overlay::Margin => {
             format!("expert {}: distance to its threshold", scene.now.some_expert())
         }
-        Overlay::Picture if super::data::film::is_expected(scene.record) => {
+        Overlay::Image if super::data::film::is_expected(scene.record) => {
             "the model's prediction of the image".to_owned()
         }
-        Overlay::Picture => "the sample after this step".to_owned(),
+        Overlay::Image => "the sample after this step".to_owned(),
     }
 }
 
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn crops_stay_inside_the_picture() {
+    fn crops_stay_inside_the_image() {
         let window = crop([4, 8], 0, 1);
         assert_eq!((window.min, window.size()), (pos2(0.0, 0.0), vec2(0.375, 0.75)));
         let window = crop([4, 8], 4 * 8 - 1, 1);

@@ -26,7 +26,7 @@ const TABS: [Tab; 8] = [
 fn is_there(card: Card, scene: &Scene<'_>, wide: bool) -> bool {
     match card {
         Card::Noise => !wide,
-        // Two pictures leave no room for it beside them.
+        // Two images leave no room for it beside them.
         Card::Patch => !wide || scene.other.is_some(),
         // Without the model nothing can be muted.
         Card::Mute => scene.can_draw,

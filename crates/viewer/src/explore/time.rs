@@ -27,7 +27,7 @@ pub(super) fn show(
     let axis = Axis::new(area.left() + left, area.right() - right, scene.steps());
     let (layers, experts) = (scene.made.tally.blocks.len(), scene.made.tally.experts);
     let frame = film::height(axis, scene.aspect());
-    // Below the pictures of A lie those of B.
+    // Below the images of A lie those of B.
     let frame = if scene.other.is_some() { 2.0 * frame.min(42.0) + 3.0 } else { frame };
     let heights = Heights::share(area.height(), frame, layers, experts);
     let id = ui.scope_id().with("over noise");

@@ -1,4 +1,4 @@
-//! The card that compares: where the pictures of A and B differ and by how much, and what B is to be.
+//! The card that compares: where the images of A and B differ and by how much, and what B is to be.
 
 use egui::{Align2, ComboBox, Rect, Role, Sense, Ui, WidgetInfo, pos2, vec2};
 
@@ -42,7 +42,7 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
     }
 }
 
-/// Where the pictures differ, and numbers beside that.
+/// Where the images differ, and numbers beside that.
 fn numbers(ui: &mut Ui, area: Rect, scene: &Scene<'_>, other: &Other<'_>) {
     let look = scene.ink.look;
     let made = other.scene.made;
@@ -52,7 +52,7 @@ fn numbers(ui: &mut Ui, area: Rect, scene: &Scene<'_>, other: &Other<'_>) {
         let high = area.height() - 18.0;
         let width = (high / scene.aspect().max(1e-3)).min(area.width() * 0.36);
         let place = Rect::from_min_size(area.min, vec2(width, width * scene.aspect()));
-        paint::picture(&painter, place, texture, WHOLE);
+        paint::image(&painter, place, texture, WHOLE);
         let below = pos2(place.left(), place.bottom() + 3.0);
         let words = format!("|A − B|, ×{GAIN:.0}");
         text(&painter, below, Align2::LEFT_TOP, words, 12.0, look.weak);

@@ -1,15 +1,15 @@
 //! Labels or prompt, sampling and routing settings.
 
-use egui::{DragValue, TextEdit, Ui};
+use egui::{DragValue, Slider, SliderClamping, TextEdit, Ui};
 
 use crate::App;
 use crate::icons::Icon;
 use crate::picker;
 use crate::session::{Controls, MAX_COUNT, MAX_STEPS};
-use crate::widgets::{caption, card, remark, sign_button, slider, switch};
+use crate::widgets::{caption, card, named_switch, remark, sign_button, slider, switch};
 use diffmoe::model::{Config, Kind, RoutingRule};
 use diffmoe::pipeline::Settings;
-use diffmoe::scheduler::{GuidanceInterval, SchedulerKind};
+use diffmoe::scheduler::{GuidanceInterval, OptionValues, SchedulerKind};
 
 const OWN_HINT: &str = "Use one threshold for all experts instead of the learned ones.";
 const GAMMA_HINT: &str = "An expert takes a token if its predicted need exceeds this \
@@ -40,11 +40,12 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
             s.logarithmic(true)
         });
         slider(ui, "Guidance", GUIDANCE_HINT, &mut controls.guidance, 1.0..=8.0, |s| {
-            s.step_by(0.1).fixed_decimals(1).clamping(egui::SliderClamping::Edits)
+            s.step_by(0.1).fixed_decimals(1).clamping(SliderClamping::Edits)
         });
         guidance_interval(ui, &mut controls.guidance_interval);
         caption(ui, "Scheduler");
         scheduler(ui, &mut controls.scheduler, &config);
+        scheduler_options(ui, &mut controls.scheduler, &config);
     });
     card(ui, "Routing", |ui| routing(ui, controls, &config));
     if dice {
@@ -67,10 +68,10 @@ fn guidance_interval(ui: &mut Ui, interval: &mut GuidanceInterval) {
     if is_part {
         let GuidanceInterval { low, high } = interval;
         slider(ui, "Guide from t", INTERVAL_HINT, low, 0.0..=1.0 - GAP, |s| {
-            s.step_by(f64::from(GAP)).fixed_decimals(2).clamping(egui::SliderClamping::Edits)
+            s.step_by(f64::from(GAP)).fixed_decimals(2).clamping(SliderClamping::Edits)
         });
         slider(ui, "Guide until t", INTERVAL_HINT, high, GAP..=1.0, |s| {
-            s.step_by(f64::from(GAP)).fixed_decimals(2).clamping(egui::SliderClamping::Edits)
+            s.step_by(f64::from(GAP)).fixed_decimals(2).clamping(SliderClamping::Edits)
         });
         if low >= high {
             *high = (*low + GAP).min(1.0);
@@ -90,6 +91,47 @@ fn scheduler(ui: &mut Ui, chosen: &mut SchedulerKind, config: &Config) {
     let rows = choices.len().div_ceil(4).max(1);
     for row in choices.chunks(choices.len().div_ceil(rows).max(1)) {
         switch(ui, chosen, row);
+    }
+}
+
+/// The options of the chosen scheduler, as its row of the table declares them.
+fn scheduler_options(ui: &mut Ui, chosen: &mut SchedulerKind, config: &Config) {
+    for option in chosen.info().options_for(config.objective) {
+        let Some(before) = chosen.get(option.name) else { continue };
+        let mut value = before;
+        match option.values {
+            OptionValues::Number { min, max, .. } => {
+                let refine = |slider| number(slider, min, max);
+                slider(ui, option.title, option.hint, &mut value, min..=max, refine);
+            }
+            OptionValues::Flag => {
+                let mut is_on = value > 0.5;
+                ui.checkbox(&mut is_on, option.title).on_hover_text(option.hint);
+                value = f32::from(u8::from(is_on));
+            }
+            OptionValues::Names(names) => {
+                caption(ui, option.title).on_hover_text(option.hint);
+                let choice = |(i, name): (usize, &&'static str)| (i as f32, *name, option.hint);
+                let choices: Vec<_> = names.iter().enumerate().map(choice).collect();
+                named_switch(ui, option.title, &mut value, &choices);
+            }
+        }
+        if value.to_bits() != before.to_bits()
+            && let Ok(changed) = chosen.with(option.name, value)
+        {
+            *chosen = changed;
+        }
+    }
+}
+
+/// A slider over `min..=max`: over powers of ten where there are many of them, as for tolerances.
+fn number(slider: Slider<'_>, min: f32, max: f32) -> Slider<'_> {
+    let slider = slider.clamping(SliderClamping::Edits);
+    if min > 0.0 && max / min > 1e3 {
+        let scientific = |value: f64, _| format!("{value:.1e}").replace(".0e", "e");
+        slider.logarithmic(true).smallest_positive(f64::from(min)).custom_formatter(scientific)
+    } else {
+        slider.fixed_decimals(2)
     }
 }
 
@@ -165,7 +207,7 @@ fn routing(ui: &mut Ui, controls: &mut Controls, config: &Config) {
             slider(ui, "Threshold γ", GAMMA_HINT, gamma, 0.0..=1.0, |s| s.fixed_decimals(2))
         }
         None => slider(ui, "Threshold shift", SHIFT_HINT, &mut routing.shift, -0.5..=0.5, |s| {
-            s.fixed_decimals(2).clamping(egui::SliderClamping::Edits)
+            s.fixed_decimals(2).clamping(SliderClamping::Edits)
         }),
     };
 }

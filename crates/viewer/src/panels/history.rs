@@ -6,7 +6,7 @@ use egui::{Button, Context, Image, ScrollArea, TextureHandle, TextureOptions, Ui
 
 use crate::App;
 use crate::session::Record;
-use crate::views::picture::{self, Grid};
+use crate::views::image_grid::{self, Grid};
 use crate::widgets::caption;
 
 /// Longer side of a small image.
@@ -25,10 +25,10 @@ impl Thumbs {
         for record in history {
             if self.of(record).is_none()
                 && let Some(last) = record.frames.len().checked_sub(1)
-                && let Some(pictures) = record.pictures(last)
+                && let Some(images) = record.images(last)
             {
                 let grid = Grid::new(record.labels.len());
-                let image = picture::image(&pictures.samples, pictures.size, grid, MOST_PIXELS);
+                let image = image_grid::image(&images.samples, images.size, grid, MOST_PIXELS);
                 let texture = ctx.load_texture("earlier run", image, TextureOptions::LINEAR);
                 self.0.push((record.clone(), texture));
             }

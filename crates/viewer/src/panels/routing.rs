@@ -81,8 +81,8 @@ fn per_expert(app: &mut App, ui: &mut Ui) {
         remark(ui, "Not computed yet.");
         return;
     };
-    let whose = match app.view.picture {
-        Some(picture) => format!("of image {}", picture + 1),
+    let whose = match app.view.image {
+        Some(image) => format!("of image {}", image + 1),
         None => "of the batch".to_owned(),
     };
     let even = format!(

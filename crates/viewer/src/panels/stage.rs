@@ -10,7 +10,7 @@ use super::recorded;
 use crate::App;
 use crate::session::{Phase, Rendering};
 use crate::theme::Look;
-use crate::views::picture::Grid;
+use crate::views::image_grid::Grid;
 use crate::views::token_map::{self, Overlay};
 use crate::widgets;
 
@@ -22,11 +22,11 @@ const NAMED_WIDTH: f32 = 84.0;
 /// Shows the stage in `size`.
 pub(crate) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
     let (area, _) = ui.allocate_exact_size(size, Sense::hover());
-    if app.session.record().is_none() || app.shown.pictures.is_none() {
+    if app.session.record().is_none() || app.shown.images.is_none() {
         empty(app, ui, area);
         return;
     }
-    pictures(app, ui, area);
+    images(app, ui, area);
     let phase = app.session.phase();
     let preparing = matches!(phase, Phase::Opening { .. }).then_some(phase);
     if let Some(phase) = app.session.loading().or(preparing) {
@@ -87,47 +87,46 @@ fn latents(app: &mut App, ui: &mut Ui, area: Rect) {
     }
 }
 
-fn pictures(app: &mut App, ui: &mut Ui, area: Rect) {
+fn images(app: &mut App, ui: &mut Ui, area: Rect) {
     let Some(record) = app.session.record() else { return };
     let grid = app.shown.grid.unwrap_or(Grid::new(record.labels.len()));
     let shown: Vec<usize> =
-        app.view.picture.map_or_else(|| (0..grid.count).collect(), |picture| vec![picture]);
+        app.view.image.map_or_else(|| (0..grid.count).collect(), |image| vec![image]);
     let arrangement = Grid::new(shown.len());
     let (plain, size) = (vec2(8.0, 8.0), record.config.input_size);
     let named = arrangement.cell(area, 0, plain, size).width() >= NAMED_WIDTH;
     let gap = if named { vec2(8.0, NAME_HEIGHT) } else { plain };
     let mut clicked = None;
-    for (place, &picture) in shown.iter().enumerate() {
+    for (place, &image) in shown.iter().enumerate() {
         let cell = arrangement.cell(area, place, gap, size);
-        let response =
-            ui.interact(cell, ui.make_persistent_id(("picture", picture)), Sense::click());
-        let name = format!("Image {}: {}", picture + 1, record.labels[picture]);
+        let response = ui.interact(cell, ui.make_persistent_id(("image", image)), Sense::click());
+        let name = format!("Image {}: {}", image + 1, record.labels[image]);
         response.widget_info(|| WidgetInfo::labeled(Role::Button, true, &name));
-        paint(app, ui, cell, grid, picture);
+        paint(app, ui, cell, grid, image);
         if named {
-            paint_name(ui, cell, &record.labels[picture]);
+            paint_name(ui, cell, &record.labels[image]);
         }
         if response.clicked() {
-            clicked = Some(picture);
+            clicked = Some(image);
         }
         let pointed = response.hover_pos().and_then(|pos| patch_at(app, cell, pos));
         if let Some((x, y)) = pointed {
             mark_patch(app, ui, cell, (x, y));
-            let text = describe(app, picture, (x, y));
+            let text = describe(app, image, (x, y));
             response.on_hover_text_at_pointer(format!("{name}\n{text}"));
         } else {
             response.on_hover_text(name);
         }
     }
-    if let Some(picture) = clicked.filter(|_| grid.count > 1) {
-        app.view.picture = if app.view.picture.is_some() { None } else { Some(picture) };
+    if let Some(image) = clicked.filter(|_| grid.count > 1) {
+        app.view.image = if app.view.image.is_some() { None } else { Some(image) };
     }
 }
 
-fn paint(app: &App, ui: &Ui, cell: Rect, grid: Grid, picture: usize) {
+fn paint(app: &App, ui: &Ui, cell: Rect, grid: Grid, image: usize) {
     let painter = ui.painter();
-    let uv = grid.uv(picture);
-    if let Some(texture) = &app.shown.pictures {
+    let uv = grid.uv(image);
+    if let Some(texture) = &app.shown.images {
         painter.image(texture.id(), cell, uv, Color32::WHITE);
     }
     if let Some(texture) = app.shown.overlay.as_ref().filter(|_| app.view.overlay != Overlay::Off) {
@@ -166,11 +165,11 @@ fn mark_patch(app: &App, ui: &Ui, cell: Rect, (x, y): (usize, usize)) {
     ui.painter().rect_stroke(patch, 0.0, Stroke::new(1.5, Color32::WHITE), StrokeKind::Inside);
 }
 
-fn describe(app: &App, picture: usize, (x, y): (usize, usize)) -> String {
+fn describe(app: &App, image: usize, (x, y): (usize, usize)) -> String {
     let (Some(map), Some(block)) = (&app.shown.map, app.shown.blocks.get(app.view.layer)) else {
         return String::new();
     };
-    let who = token_map::sentence(map.mask(picture, x, y));
+    let who = token_map::sentence(map.mask(image, x, y));
     format!("row {}, column {}: {who} in block {block}", y + 1, x + 1)
 }
 
@@ -232,9 +231,9 @@ fn progress_of(phase: &Phase) -> (f32, String) {
         Phase::Opening { what, done, total } => {
             (*done as f32 / (*total).max(1) as f32, format!("Opening: {what}"))
         }
-        Phase::Decoding { percent, pictures } => {
-            let pictures = if *pictures == 1 { "image" } else { "images" };
-            (f32::from(*percent) / 100.0, format!("Decoding the {pictures}: {percent} %"))
+        Phase::Decoding { percent, images } => {
+            let images = if *images == 1 { "image" } else { "images" };
+            (f32::from(*percent) / 100.0, format!("Decoding the {images}: {percent} %"))
         }
         _ => (0.0, String::new()),
     }
@@ -254,7 +253,7 @@ mod tests {
         assert_eq!(progress_of(&fetching(None)), (0.0, "Fetching emoji: 2.8 MB".into()));
         let opening = Phase::Opening { what: "weights".into(), done: 3, total: 4 };
         assert_eq!(progress_of(&opening), (0.75, "Opening: weights".into()));
-        let decoding = |pictures| progress_of(&Phase::Decoding { percent: 25, pictures });
+        let decoding = |images| progress_of(&Phase::Decoding { percent: 25, images });
         assert_eq!(decoding(1), (0.25, "Decoding the image: 25 %".into()));
         assert_eq!(decoding(4), (0.25, "Decoding the images: 25 %".into()));
         let unknown = Phase::Opening { what: "device".into(), done: 0, total: 0 };

@@ -101,15 +101,15 @@ pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
     let Some(record) = app.session.record() else { return };
     let (many, routes) = (record.labels.len() > 1, !app.shown.blocks.is_empty());
     let complete = record.is_complete();
-    let picture = app.view.picture;
+    let image = app.view.image;
     let ctx = ui.ctx().clone();
     ui.horizontal_wrapped(|ui| {
         ui.menu_button((Icon::Save.atom(), "Save"), |ui| {
-            let single = picture.map(|picture| format!("Image {} as PNG", picture + 1));
+            let single = image.map(|image| format!("Image {} as PNG", image + 1));
             if let Some(text) = single
                 && ui.button(text).clicked()
             {
-                app.save_png(picture);
+                app.save_png(image);
             }
             let all = if many { "All images as PNG" } else { "Image as PNG" };
             if ui.button(all).clicked() {
@@ -128,8 +128,8 @@ pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
         if link.on_hover_text("A link that draws the same images (L)").clicked() {
             app.act(&ctx, Action::Link);
         }
-        if picture.is_some() && many && icon_button(ui, Icon::Grid, "All images").clicked() {
-            app.view.picture = None;
+        if image.is_some() && many && icon_button(ui, Icon::Grid, "All images").clicked() {
+            app.view.image = None;
         }
         summary(app, ui);
     });

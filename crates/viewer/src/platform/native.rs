@@ -94,7 +94,7 @@ pub async fn sha256(bytes: &[u8]) -> [u8; 32] {
     sha2::Sha256::digest(bytes).into()
 }
 
-/// Asks the user for a model, a trace or a saved picture; `None` when the user changed their mind.
+/// Asks the user for a model, a trace or a saved image; `None` when the user changed their mind.
 pub async fn pick_file() -> Option<Result<PickedFile, String>> {
     let kinds = ["safetensors", "json", "png"];
     let dialog = rfd::AsyncFileDialog::new().add_filter("models, traces, images", &kinds);

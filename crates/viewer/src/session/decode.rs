@@ -51,11 +51,11 @@ impl DecodeJob {
             return Phase::Paused;
         }
         let fraction = match &self.state {
-            State::Preparing(_, so_far) if so_far.pictures.is_empty() => 0.0,
+            State::Preparing(_, so_far) if so_far.images.is_empty() => 0.0,
             State::Preparing(..) => self.losses.finished() as f32 / self.count as f32,
             State::Working(decoding) => decoding.fraction(),
         };
-        Phase::Decoding { percent: (100.0 * fraction) as u8, pictures: self.count }
+        Phase::Decoding { percent: (100.0 * fraction) as u8, images: self.count }
     }
 
     /// Does a few milliseconds of work.
@@ -113,7 +113,7 @@ impl Session {
         let Some(record) = self.find_record(id) else { return };
         let Some(latents) = record.frames.get(frame).cloned() else { return };
         let (size, count) = (record.config.input_size, record.labels.len());
-        let so_far = DecodingState { latents, pictures: Vec::new() };
+        let so_far = DecodingState { latents, images: Vec::new() };
         let Some(task) = self.prepare_decoder(size, None) else { return };
         self.decode = Some(DecodeJob {
             record: id,
@@ -214,10 +214,10 @@ impl Session {
             return;
         };
         let used = self.decoder.as_ref().map(|decoder| decoder.used.clone());
-        match (decoding.pictures(), used) {
-            (Ok(pictures), Some(used)) => self.change_record(record, |record| {
+        match (decoding.images(), used) {
+            (Ok(images), Some(used)) => self.change_record(record, |record| {
                 if let Some(latents) = &mut record.latents {
-                    latents.keep(&used, frame, pictures);
+                    latents.keep(&used, frame, images);
                 }
             }),
             (Err(error), _) => {

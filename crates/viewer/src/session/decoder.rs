@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::pictures::UsedDecoder;
+use super::images::UsedDecoder;
 use super::recovery::Purpose;
 use super::{ModelSource, NoteKind, Record, Session};
 use diffmoe::kernels::WeightPrecision;

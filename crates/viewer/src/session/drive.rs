@@ -3,7 +3,7 @@
 use super::job::{Drive, Job};
 use super::losses::Losses;
 use super::recovery::{Preparing, Purpose};
-use super::{LatentPictures, NoteKind, Record, Session, Share};
+use super::{LatentImages, NoteKind, Record, Session, Share};
 use diffmoe::pipeline::RunState;
 
 impl Session {
@@ -30,7 +30,7 @@ impl Session {
         let controls = self.controls.clone();
         self.runs += 1;
         let used = self.decoder_for(&config).map(|decoder| decoder.used.clone());
-        let latents = LatentPictures::new(used);
+        let latents = LatentImages::new(used);
         let record = Record {
             id: self.runs,
             latents: (!config.makes_pixels()).then_some(latents),

@@ -17,27 +17,26 @@ const HELD_MS: u16 = 2000;
 /// When there is no such image.
 pub fn png(
     record: &Record,
-    picture: Option<usize>,
+    image: Option<usize>,
     step: usize,
     scale: Option<u32>,
 ) -> Result<Vec<u8>, String> {
-    let all =
-        record.pictures(step).or_else(|| record.pictures(record.frames.len().checked_sub(1)?));
+    let all = record.images(step).or_else(|| record.images(record.frames.len().checked_sub(1)?));
     let all = all.ok_or("there is no image yet. Generate one first")?;
-    let shown = match picture {
+    let shown = match image {
         None => &*all.samples,
-        Some(picture) => all
+        Some(image) => all
             .samples
             .chunks_exact(3 * all.size[0] * all.size[1])
-            .nth(picture)
-            .ok_or_else(|| format!("this run has no image {}", picture + 1))?,
+            .nth(image)
+            .ok_or_else(|| format!("this run has no image {}", image + 1))?,
     };
     let checked = checked(scale)?;
     let count = shown.len() / (3 * all.size[0] * all.size[1]);
     pixels::grid_extent(count, all.size, checked).map_err(|error| error.to_string())?;
     let grid = pixels::grid(shown, all.size, checked);
     // The only image of a run is the run.
-    let image = picture.filter(|_| record.labels.len() > 1);
+    let image = image.filter(|_| record.labels.len() > 1);
     grid.to_png(&texts(record, image, scale, all.size)).map_err(|error| error.to_string())
 }
 
@@ -64,16 +63,15 @@ fn texts(
 pub fn apng(record: &Record, scale: Option<u32>) -> Result<Vec<u8>, String> {
     let scale = checked(scale)?;
     let frames = record.frames.len();
-    let sizes = (0..frames).filter_map(|frame| record.pictures(frame)).map(|p| p.size);
+    let sizes = (0..frames).filter_map(|frame| record.images(frame)).map(|p| p.size);
     let size = sizes.max().ok_or("there is no image yet. Generate one first")?;
     // Previews are smaller than what is decoded: they are enlarged by as much.
     let scale = scale.unwrap_or_else(|| pixels::default_scale(record.labels.len(), size));
     pixels::grid_extent(record.labels.len(), size, Some(scale))
         .map_err(|error| error.to_string())?;
     let grid = |frame: usize| {
-        let pictures = record.pictures(frame);
-        pictures
-            .map(|p| pixels::grid(&p.samples, p.size, Some(scale * (size[0] / p.size[0]) as u32)))
+        let images = record.images(frame);
+        images.map(|p| pixels::grid(&p.samples, p.size, Some(scale * (size[0] / p.size[0]) as u32)))
     };
     let still = grid(frames - 1).ok_or("there is no image yet. Generate one first")?;
     let all: Vec<_> = (0..frames).filter_map(grid).collect();
@@ -140,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moving_picture_shows_every_step_and_holds_the_last() {
+    fn an_animation_shows_every_step_and_holds_the_last() {
         let record = finished_record();
         let file = apng(&record, Some(2)).unwrap();
         let mut reader = png::Decoder::new(std::io::Cursor::new(&file)).read_info().unwrap();

@@ -106,7 +106,7 @@ impl Job {
         let Record { settings, share, device, .. } = &self.record;
         #[expect(clippy::float_cmp, reason = "exactly 1 switches guidance off")]
         let branches = if settings.guidance == 1.0 { 1 } else { 2 };
-        let samples = branches * settings.pictures();
+        let samples = branches * settings.images();
         Workload { model: share.hash.clone(), device: device.clone(), samples }
     }
 

@@ -10,12 +10,12 @@ mod decoder;
 mod drive;
 pub mod export;
 mod history;
+mod images;
 mod job;
 mod loading;
 mod losses;
 mod opening;
 mod pacing;
-mod pictures;
 mod record;
 mod recorded;
 mod recovery;
@@ -32,9 +32,9 @@ use std::sync::Arc;
 pub use atlas::is_atlas;
 pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 pub use decoder::DecoderInfo;
+pub use images::{Images, LatentImages, Rendering, UsedDecoder, Version};
 pub use loading::{ModelSource, checksum};
 pub use opening::Next;
-pub use pictures::{LatentPictures, Pictures, Rendering, UsedDecoder, Version};
 pub use record::Record;
 pub use saved::is_png;
 pub use selection::{Card, MOST_SHIFT, Overlay, Scope, Selection, TOUR_STOPS};
@@ -82,8 +82,8 @@ pub struct Session {
     awaited: Option<Share>,
     /// The Explore selection of a shared run, until it is applied.
     selection: Option<Selection>,
-    /// The picture that a saved file shows, until somebody takes it.
-    picture: Option<usize>,
+    /// The image that a saved file shows, until somebody takes it.
+    image: Option<usize>,
     /// A recorded run, until there is another one.
     recorded_run: Option<Record>,
     /// The other run of a link of two, until somebody draws it.
@@ -135,7 +135,7 @@ impl Session {
             loading: Vec::new(),
             awaited: None,
             selection: None,
-            picture: None,
+            image: None,
             recorded_run: None,
             next: None,
             model: None,
@@ -222,7 +222,7 @@ impl Session {
             return match &preparing.purpose {
                 Purpose::Recover => Phase::Recovering,
                 Purpose::Start(job) => Phase::Opening {
-                    what: match job.record.settings.pictures() {
+                    what: match job.record.settings.images() {
                         1 => "kernels and memory for one image".into(),
                         n => format!("kernels and memory for {n} images"),
                     },
@@ -345,10 +345,10 @@ impl Session {
         Some(Share { explore, other, ..record.shared() }.to_fragment())
     }
 
-    /// Which picture a saved file showed, once its run is on the screen.
-    pub fn take_picture(&mut self) -> Option<usize> {
-        let pictures = self.record().map_or(0, |record| record.labels.len());
-        self.picture.take_if(|picture| *picture < pictures)
+    /// Which image a saved file showed, once its run is on the screen.
+    pub fn take_image(&mut self) -> Option<usize> {
+        let images = self.record().map_or(0, |record| record.labels.len());
+        self.image.take_if(|image| *image < images)
     }
 
     /// What a shared run asks Explore to show, once.

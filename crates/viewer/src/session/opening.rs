@@ -176,7 +176,7 @@ impl Session {
                 self.note(NoteKind::Info, text);
             }
             self.controls = controls;
-            self.picture = image;
+            self.image = image;
             if !differs.is_empty() {
                 let text = format!("{origin}: {}; the images may differ here", differs.join(", "));
                 self.note(NoteKind::Info, text);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::controls::Controls;
-use super::pictures::LatentPictures;
+use super::images::LatentImages;
 use super::share::Share;
 use diffmoe::engine::Stage;
 use diffmoe::model::Config;
@@ -27,7 +27,7 @@ pub struct Record {
     /// The noise, then the sample after each finished step, `[B, C, height, width]` each.
     pub frames: Vec<Vec<f32>>,
     /// What is shown of them where they are latents; nothing where they are pixels.
-    pub latents: Option<LatentPictures>,
+    pub latents: Option<LatentImages>,
     /// Routing of the finished steps.
     pub trace: Trace,
     /// Time that each finished step took, pauses left out.
@@ -98,7 +98,7 @@ impl Record {
     /// Bytes that the run occupies, roughly.
     pub fn bytes(&self) -> usize {
         let frames: usize = self.frames.iter().map(|frame| 4 * frame.len()).sum();
-        let decoded = self.latents.as_ref().map_or(0, LatentPictures::bytes);
+        let decoded = self.latents.as_ref().map_or(0, LatentImages::bytes);
         frames + decoded + self.trace.bytes()
     }
 }

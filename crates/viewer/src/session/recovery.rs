@@ -39,7 +39,7 @@ impl Session {
         // When the previous run is shown again, its last step is decoded then.
         self.decode = None;
         self.give_up_run();
-        let batch = job.record.settings.pictures();
+        let batch = job.record.settings.images();
         if !self.lost
             && let Some(engine) = self.idle.take_if(|engine| engine.batch() == batch)
         {
@@ -133,7 +133,7 @@ impl Session {
         self.pace = Some(job.pace());
         drop(job.detach());
         let steps = job.record.finished_steps();
-        let batch = job.record.settings.pictures();
+        let batch = job.record.settings.images();
         (self.lost, self.idle) = (true, None);
         let place = match self.losses.count(steps.into(), self.backend) {
             Next::Device(backend) => {

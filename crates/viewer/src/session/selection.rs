@@ -10,7 +10,7 @@ use diffmoe::scheduler::Branch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Overlay {
     /// The image alone.
-    Picture,
+    Image,
     /// The strongest expert of each patch.
     #[default]
     Who,
@@ -55,7 +55,7 @@ pub enum Card {
 }
 
 const OVERLAYS: [(Overlay, &str); 4] = [
-    (Overlay::Picture, "picture"),
+    (Overlay::Image, "picture"),
     (Overlay::Who, "who"),
     (Overlay::HowMany, "many"),
     (Overlay::Margin, "margin"),

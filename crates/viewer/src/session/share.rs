@@ -4,7 +4,6 @@ use std::fmt;
 
 use super::controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 use super::selection::Selection;
-use diffmoe::model::RoutingRule;
 use diffmoe::pipeline::{Recipe, RecipeError};
 
 /// Key of the part with the selection of Explore.
@@ -195,7 +194,7 @@ impl Share {
     /// The recipe for a file with images of the run: with the batch, which in the app is all images.
     pub(super) fn file_recipe(&self, image: Option<usize>, scale: Option<u32>) -> Recipe {
         let c = &self.controls;
-        let together = c.routing.rule == RoutingRule::Pool || c.scheduler.is_adaptive();
+        let together = c.routing.rule.couples_images() || c.scheduler.is_adaptive();
         let batch = together.then_some(c.count);
         Recipe { image, scale, batch, ..self.recipe() }
     }
@@ -231,7 +230,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use diffmoe::model::Routing;
+    use diffmoe::model::{Routing, RoutingRule};
     use diffmoe::scheduler::{ALL, GuidanceInterval, SchedulerKind};
 
     fn choice_strategy() -> impl Strategy<Value = Choice> {

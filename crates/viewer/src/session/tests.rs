@@ -137,7 +137,7 @@ fn assert_same(record: &Record, path: &std::path::Path) {
 }
 
 #[test]
-fn a_first_picture_is_drawn_without_being_asked() {
+fn a_first_image_is_drawn_without_being_asked() {
     let (_folder, path) = file();
     let mut session = Session::new(start(path.clone(), None));
     assert!(matches!(session.phase(), Phase::Fetching { .. } | Phase::Opening { .. }));
@@ -238,7 +238,7 @@ fn impossible_settings_are_told_and_the_run_goes_on() {
 }
 
 #[test]
-fn a_shared_link_shows_the_same_pictures() {
+fn a_shared_link_shows_the_same_images() {
     let (_folder, path) = file();
     let mut session = opened(path.clone());
     session.controls.scheduler = "heun".parse().unwrap();

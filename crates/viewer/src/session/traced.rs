@@ -21,7 +21,7 @@ pub fn is_trace(bytes: &[u8]) -> bool {
     }
 }
 
-/// The shape of a model that would route such tokens and make pictures of this size.
+/// The shape of a model that would route such tokens and make images of this size.
 pub(super) fn config_of(trace: &Trace, size: [usize; 2]) -> Result<Config, String> {
     let patch = size[0] / trace.grid()[0].max(1);
     let depth = trace.blocks().last().map_or(1, |block| block + 1);
@@ -40,15 +40,15 @@ pub(super) fn config_of(trace: &Trace, size: [usize; 2]) -> Result<Config, Strin
     Config::from_json(&json.to_string()).map_err(|error| error.to_string())
 }
 
-/// A name for each picture: its labels, or its number.
+/// A name for each image: its labels, or its number.
 pub(super) fn names(trace: &Trace) -> Vec<String> {
-    let name = |picture: usize| {
-        let labels = trace.labels().iter().filter_map(|table| table.get(picture));
+    let name = |image: usize| {
+        let labels = trace.labels().iter().filter_map(|table| table.get(image));
         let labels: Vec<&str> =
             labels.map(String::as_str).filter(|label| !label.is_empty()).collect();
-        if labels.is_empty() { format!("image {}", picture + 1) } else { labels.join(", ") }
+        if labels.is_empty() { format!("image {}", image + 1) } else { labels.join(", ") }
     };
-    (0..trace.pictures()).map(name).collect()
+    (0..trace.images()).map(name).collect()
 }
 
 impl Session {
@@ -67,7 +67,7 @@ impl Session {
     }
 
     fn traced(&mut self, name: &str, trace: Trace) -> Result<Record, String> {
-        if trace.pictures() == 0 {
+        if trace.images() == 0 {
             return Err("the trace contains no routing".to_owned());
         }
         let config = Arc::new(config_of(&trace, trace.grid().map(|side| side * PATCH))?);

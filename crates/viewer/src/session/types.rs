@@ -53,7 +53,7 @@ pub enum Phase {
         /// How much is done.
         percent: u8,
         /// Images in all.
-        pictures: usize,
+        images: usize,
     },
     /// In the middle of a run or of decoding, waiting for [`Session::go_on`](super::Session::go_on) or [`Session::step`](super::Session::step).
     Paused,

@@ -24,10 +24,10 @@ pub struct Load {
 }
 
 /// The load at one place of the trace, of all images or of one; `None` where the run has not been yet.
-pub fn load(trace: &Trace, at: At, picture: Option<usize>) -> Option<Load> {
+pub fn load(trace: &Trace, at: At, image: Option<usize>) -> Option<Load> {
     let routing = trace.layer(at)?;
-    let (tokens, pool) = match picture {
-        Some(picture) => (trace.picture_counts(at, picture)?, trace.tokens()),
+    let (tokens, pool) = match image {
+        Some(image) => (trace.image_counts(at, image)?, trace.tokens()),
         None => (trace.counts(at)?, routing.masks.len()),
     };
     if tokens.is_empty() || pool == 0 {
@@ -123,7 +123,7 @@ mod tests {
                         < 1e-6
                 );
                 assert!((load.even * 3.0 - load.tokens.iter().sum::<u32>() as f32).abs() < 1e-4);
-                let alone = |picture| super::load(&trace, at, Some(picture)).unwrap();
+                let alone = |image| super::load(&trace, at, Some(image)).unwrap();
                 let (a, b) = (alone(0), alone(1));
                 assert_eq!((a.pool, b.pool, load.pool), (4, 4, 8));
                 for expert in 0..3 {

@@ -3,7 +3,7 @@
 
 pub mod capacity;
 pub mod experts;
-pub mod picture;
+pub mod image_grid;
 pub mod token_map;
 
 use egui::{FontId, Rangef, RichText};

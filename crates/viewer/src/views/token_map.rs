@@ -33,7 +33,7 @@ pub struct TokenMap {
     /// Patches in a row.
     pub columns: usize,
     /// Images in the pool.
-    pub pictures: usize,
+    pub images: usize,
     /// For each token one bit per expert, `[B·T]`.
     masks: Vec<u32>,
 }
@@ -45,14 +45,14 @@ pub fn token_map(trace: &Trace, at: At) -> Option<TokenMap> {
     if masks.is_empty() {
         return None;
     }
-    let pictures = masks.len() / (rows * columns);
-    Some(TokenMap { rows, columns, pictures, masks: masks.clone() })
+    let images = masks.len() / (rows * columns);
+    Some(TokenMap { rows, columns, images, masks: masks.clone() })
 }
 
 impl TokenMap {
-    /// The experts of the patch of `picture` at column `x` and row `y`, one bit each.
-    pub fn mask(&self, picture: usize, x: usize, y: usize) -> u32 {
-        self.masks.get((picture * self.rows + y) * self.columns + x).copied().unwrap_or(0)
+    /// The experts of the patch of `image` at column `x` and row `y`, one bit each.
+    pub fn mask(&self, image: usize, x: usize, y: usize) -> u32 {
+        self.masks.get((image * self.rows + y) * self.columns + x).copied().unwrap_or(0)
     }
 
     /// The most experts that any patch has, at least 1: the end of the colour scale.
@@ -63,14 +63,14 @@ impl TokenMap {
     /// The map as an image, one pixel a patch, `across` images in a row.
     pub(crate) fn image(&self, overlay: Overlay, across: usize) -> ColorImage {
         let across = across.max(1);
-        let down = self.pictures.div_ceil(across).max(1);
+        let down = self.images.div_ceil(across).max(1);
         let size = [across * self.columns, down * self.rows];
         let mut image = ColorImage::filled(size, Color32::TRANSPARENT);
         let (most, width) = (self.most() as f32, image.size[0]);
-        for picture in 0..self.pictures {
+        for index in 0..self.images {
             for y in 0..self.rows {
                 for x in 0..self.columns {
-                    let mask = self.mask(picture, x, y);
+                    let mask = self.mask(index, x, y);
                     let bit = |expert: usize| mask.checked_shr(expert as u32).unwrap_or(0) & 1;
                     let colour = match overlay {
                         Overlay::Off => Color32::TRANSPARENT,
@@ -78,8 +78,8 @@ impl TokenMap {
                         Overlay::Expert(expert) if bit(expert) == 1 => tint(expert),
                         Overlay::Expert(_) => VEIL,
                     };
-                    let left = picture % across * self.columns + x;
-                    image.pixels[(picture / across * self.rows + y) * width + left] = colour;
+                    let left = index % across * self.columns + x;
+                    image.pixels[(index / across * self.rows + y) * width + left] = colour;
                 }
             }
         }
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn the_map_agrees_with_the_exported_masks() {
         let map = token_map(&trace(), AT).unwrap();
-        assert_eq!((map.rows, map.columns, map.pictures), (2, 2, 2));
+        assert_eq!((map.rows, map.columns, map.images), (2, 2, 2));
         let exported = &exported_passes(1, Branch::Unconditional)[0]["layers"][1]["masks"];
         let mut most = 1;
         for token in 0..8 {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn patches_of_a_wide_picture_land_where_they_belong() {
+    fn patches_of_a_wide_image_land_where_they_belong() {
         let config = Config { input_size: [2, 8], ..config() };
         let mut trace = Trace::new(&config, vec![vec!["a".into(), "b".into()]]);
         let masks: Vec<u32> = (0..8).map(|token| u32::from(token == 6)).collect();
@@ -149,7 +149,7 @@ mod tests {
         trace.extend(vec![ForwardRouting { step: 0, time: 0.0, branch: at.branch, layers }]);
         let map = token_map(&trace, at).unwrap();
         // One row of four patches, two images; the third patch of the second has an expert.
-        assert_eq!((map.rows, map.columns, map.pictures), (1, 4, 2));
+        assert_eq!((map.rows, map.columns, map.images), (1, 4, 2));
         assert_eq!((map.mask(1, 2, 0), map.mask(0, 2, 0)), (1, 0));
         let image = map.image(Overlay::Expert(0), 1);
         assert_eq!(image.size, [4, 2]);

@@ -217,7 +217,7 @@ fn models_without_experts_say_so() {
 }
 
 #[test]
-fn wide_pictures_and_latents_are_explored_too() {
+fn wide_images_and_latents_are_explored_too() {
     let wide = TINY.replace(r#""input_size": 8"#, r#""input_size": [4, 12]"#);
     let mut harness = explored(DESKTOP, file("wide.safetensors", &wide));
     let stage = harness.get_by_label_contains("Image at noise").rect();
@@ -430,7 +430,7 @@ fn the_second_evaluation_of_a_step_is_chosen() {
 /// --steps 5 --scheduler euler --trace fox.safetensors --trace-scores`.
 const RECORDED: &[u8] = include_bytes!("../data/fox.safetensors");
 
-/// Compares the screen with the picture of that name. Letters and edges differ by a shade from one driver to the next.
+/// Compares the screen with the image of that name. Letters and edges differ by a shade from one driver to the next.
 fn looks_like(harness: &mut Shown, name: &str) {
     harness.event(egui::Event::PointerGone);
     harness.run_steps(6);
@@ -477,13 +477,13 @@ fn two_runs_look_as_they_did() {
     }
 }
 
-/// Images of the real app for the documentation, and for looking at: `--run-ignored all` with `EXPLORE_PICTURES`
+/// Images of the real app for the documentation, and for looking at: `--run-ignored all` with `EXPLORE_IMAGES`
 /// set to a folder.
 #[test]
 #[ignore = "draws with a shipped model, which takes a minute"]
-fn pictures_for_the_documentation() {
-    let Ok(folder) = std::env::var("EXPLORE_PICTURES") else {
-        println!("skipped: EXPLORE_PICTURES names no folder");
+fn images_for_the_documentation() {
+    let Ok(folder) = std::env::var("EXPLORE_IMAGES") else {
+        println!("skipped: EXPLORE_IMAGES names no folder");
         return;
     };
     let model = std::env::var("EXPLORE_MODEL").unwrap_or("emoji".to_owned());
@@ -531,11 +531,7 @@ fn pictures_for_the_documentation() {
         Selection { overlay: Overlay::Margin, card: Card::Gallery, patch: None, ..base },
     );
     shoot(&mut harness, "patch", Selection { card: Card::Patch, shift: 1.5, layer: 0, ..base });
-    shoot(
-        &mut harness,
-        "noise",
-        Selection { card: Card::Noise, overlay: Overlay::Picture, ..base },
-    );
+    shoot(&mut harness, "noise", Selection { card: Card::Noise, overlay: Overlay::Image, ..base });
     harness.set_size(DESKTOP);
     harness.state_mut().app_mut().explore(Selection { expert: Some(5), layer: 0, ..base });
     let runs = harness.state().app().session().history().len();

@@ -25,7 +25,7 @@ fn atlas(app: &App) -> Atlas {
         PlannedTable::spread(&table.name, &table.values, table.values.len())
     };
     let plan = Plan::new(config.labels.iter().map(table).collect(), 1);
-    let images = record.trace.pictures();
+    let images = record.trace.images();
     let counts: Vec<ImageCounts> = (0..plan.images())
         .map(|i| ImageCounts::of(&record.trace, i * 7 % images, config.objective))
         .collect();
@@ -100,12 +100,12 @@ fn a_phone_has_rows_for_thumbs() {
     harness.check_accessibility();
 }
 
-/// Pictures of the tab with a shipped model: `--run-ignored all` with `EXPLORE_PICTURES` set to a folder.
+/// Images of the tab with a shipped model: `--run-ignored all` with `EXPLORE_IMAGES` set to a folder.
 #[test]
 #[ignore = "draws with a shipped model, which takes a minute"]
-fn pictures_of_the_labels() {
-    let Ok(folder) = std::env::var("EXPLORE_PICTURES") else {
-        println!("skipped: EXPLORE_PICTURES names no folder");
+fn images_of_the_labels() {
+    let Ok(folder) = std::env::var("EXPLORE_IMAGES") else {
+        println!("skipped: EXPLORE_IMAGES names no folder");
         return;
     };
     for (model, layer, expert) in [("emoji", 1, Some(7)), ("eurosat", 1, None)] {
@@ -130,7 +130,7 @@ fn pictures_of_the_labels() {
                     harness.state_mut().app_mut().explore(selection);
                     harness.set_size(size + vec2(16.0, 16.0));
                     harness.run_steps(6);
-                    let image = harness.render().expect("a picture");
+                    let image = harness.render().expect("an image");
                     let [wide, high] = [size.x, size.y].map(|side| side as u32);
                     let image = image::imageops::crop_imm(&image, 8, 8, wide, high).to_image();
                     let name = format!("labels-{model}-{order}-{form}-{theme}.png");

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use diffmoe::checkpoint::{CONFIG_KEY, TensorOut, write_safetensors};
-use diffmoe::model::Config;
+use diffmoe::model::{Config, Objective};
 use diffmoe::pipeline::Backend;
 use diffmoe::platform::Bytes;
-use diffmoe::scheduler::gaussian;
+use diffmoe::scheduler::{ALL, SchedulerKind, gaussian};
 use diffmoe_viewer::session::{Controls, ModelSource, Phase, Record, Rendering, Share};
 use diffmoe_viewer::{App, Launch};
 use egui::{Key, Role, vec2};
@@ -218,6 +218,55 @@ fn guidance_can_be_limited_to_an_interval() {
     harness.check_accessibility();
 }
 
+/// A model of noise.
+fn ddpm() -> ModelSource {
+    file("ddpm.safetensors", &TINY.replace("\"flow\"", "\"ddpm\"").replace("euler", "ddim"))
+}
+
+#[test]
+fn a_scheduler_shows_its_own_options() {
+    let tiny = file("tiny.safetensors", TINY);
+    for (objective, model) in [(Objective::Flow, tiny), (Objective::Ddpm, ddpm())] {
+        let mut harness = opened(DESKTOP, model);
+        for kind in SchedulerKind::for_objective(objective) {
+            harness.state_mut().app_mut().session_mut().controls.scheduler = kind;
+            harness.run_steps(2);
+            for option in ALL.iter().flat_map(|info| info.options) {
+                let mut own = kind.info().options_for(objective);
+                let is_own = own.any(|own| own.name == option.name);
+                assert_eq!(has(&harness, option.title), is_own, "{} of {kind}", option.name);
+            }
+            harness.check_accessibility();
+        }
+    }
+}
+
+#[test]
+fn options_of_a_scheduler_are_set_by_name_and_travel_in_links() {
+    let mut harness = opened(DESKTOP, ddpm());
+    harness.get_by_label("Clip x₀").click_accesskit();
+    harness.get_by_label("Guided channels: all").click_accesskit();
+    harness.get_by_role_and_label(Role::Slider, "Noise η").set_value_accesskit(0.25);
+    harness.run_steps(3);
+    let options = [("clip", 1.0), ("guided-channels", 1.0), ("eta", 0.25)];
+    let ddim: SchedulerKind = "ddim".parse().expect("a scheduler");
+    let wanted =
+        options.iter().fold(ddim, |kind, option| kind.with(option.0, option.1).expect("an option"));
+    assert_eq!(harness.state().app().session().controls.scheduler, wanted);
+    harness.get_by_label("Generate").click();
+    complete(&mut harness);
+    let link = harness.state().app().session().share().expect("a link");
+    assert_eq!(Share::parse(&link).expect("a good link").controls.scheduler, wanted, "{link}");
+
+    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    harness.get_by_label("Adaptive").click_accesskit();
+    harness.run_steps(3);
+    harness.get_by_role_and_label(Role::Slider, "Relative tolerance").set_value_accesskit(1e-5);
+    harness.run_steps(3);
+    let controls = &harness.state().app().session().controls;
+    assert_eq!(controls.scheduler.get("rtol"), Some(1e-5));
+}
+
 #[test]
 fn typing_in_the_picker_filters_and_enter_takes_the_best() {
     let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
@@ -326,14 +375,14 @@ fn pressing_again_draws_something_else_and_a_changed_setting_keeps_the_seed() {
 }
 
 #[test]
-fn a_phone_shows_the_picture_first_and_generate_always() {
+fn a_phone_shows_the_image_first_and_generate_always() {
     let mut harness = finished(PHONE, file("tiny.safetensors", TINY), |_| ());
     let screen = egui::Rect::from_min_size(egui::Pos2::ZERO, PHONE);
     let button = harness.get_by_label("Generate another").rect();
     assert!(screen.contains_rect(button), "{button:?}");
     assert!(button.height() >= 44.0, "big enough for a thumb: {button:?}");
-    let picture = harness.get_by_label_contains("Image 1:").rect();
-    assert!(screen.contains_rect(picture) && picture.width() > 100.0, "{picture:?}");
+    let image = harness.get_by_label_contains("Image 1:").rect();
+    assert!(screen.contains_rect(image) && image.width() > 100.0, "{image:?}");
     harness.get_by_role_and_label(Role::Button, "Routing").click();
     harness.run_steps(4);
     assert!(has(&harness, "Capacity over noise"));
@@ -358,12 +407,12 @@ fn a_bad_file_is_told_and_the_model_stays() {
 }
 
 #[test]
-fn wide_pictures_are_shown_wide_with_their_own_patches() {
+fn wide_images_are_shown_wide_with_their_own_patches() {
     let wide = TINY.replace(r#""input_size": 8"#, r#""input_size": [4, 12]"#);
     let mut harness =
         finished(DESKTOP, file("wide.safetensors", &wide), |controls| controls.count = 2);
     let record = harness.state().app().session().record().expect("a run");
-    assert_eq!(record.pictures(1).expect("a step").size, [4, 12]);
+    assert_eq!(record.images(1).expect("a step").size, [4, 12]);
     assert_eq!(record.trace.grid(), [2, 6]);
     let cells: Vec<_> =
         harness.query_all_by_label_contains("Image ").map(|node| node.rect()).collect();
@@ -458,7 +507,7 @@ fn without_a_model_there_is_a_sentence_and_a_way_on() {
 }
 
 #[test]
-fn the_first_picture_comes_without_being_asked_and_a_shared_one_is_the_same() {
+fn the_first_image_comes_without_being_asked_and_a_shared_one_is_the_same() {
     let first = launch(file("tiny.safetensors", TINY), true);
     let mut harness = window(DESKTOP, first);
     complete(&mut harness);

@@ -1,6 +1,6 @@
 //! The model's prediction of the image at each step.
 //!
-//! A sample of rectified flow at time t is `x = (1 − t)·noise + t·picture` and moves with velocity `picture − noise`,
+//! A sample of rectified flow at time t is `x = (1 − t)·noise + t·image` and moves with velocity `image − noise`,
 //! so the expected image is `x + (1 − t)·v`. The velocity is read from two samples that follow each other; with a
 //! solver of second order it is the mean over the step. Samples of DDPM do not show it: there the sample after each
 //! step is shown.
@@ -52,15 +52,15 @@ mod tests {
     use crate::session::tests::finished_record;
 
     #[test]
-    fn the_expected_picture_lies_on_the_line_through_two_samples() {
+    fn the_expected_image_lies_on_the_line_through_two_samples() {
         let mut record = finished_record();
         let steps = record.finished_steps() as usize;
         assert!(steps >= 2);
         // Samples on the straight path from noise to an image: every step predicts that image.
-        let (noise, picture) = (record.frames[0].clone(), vec![0.25; record.frames[0].len()]);
+        let (noise, image) = (record.frames[0].clone(), vec![0.25; record.frames[0].len()]);
         for (i, frame) in record.frames.iter_mut().enumerate() {
             let t = i as f32 / steps as f32;
-            let mixed = noise.iter().zip(&picture).map(|(n, p)| (1.0 - t) * n + t * p);
+            let mixed = noise.iter().zip(&image).map(|(n, p)| (1.0 - t) * n + t * p);
             *frame = mixed.collect();
         }
         for step in 0..steps {

@@ -35,7 +35,7 @@ pub(crate) fn gallery(
         .collect();
     // Stable: what is equal stays in the order of the tokens.
     picks.sort_by(|a, b| b.0.total_cmp(&a.0));
-    let mut of_image = vec![0; lens.trace.pictures()];
+    let mut of_image = vec![0; lens.trace.images()];
     let fits = |(_, pick): &(f32, Pick)| {
         of_image.get_mut(pick.image).is_some_and(|count| {
             *count += 1;

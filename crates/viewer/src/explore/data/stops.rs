@@ -1,7 +1,6 @@
 //! The stops of the guided tour: the selection and the caption of each. Stops that do not apply to a run are skipped:
 //! needs without a capacity predictor, gates without scores.
 
-use diffmoe::model::RoutingRule;
 use diffmoe::scheduler::Branch;
 
 use super::lens::{Layer, Lens};
@@ -68,8 +67,8 @@ pub(crate) fn selection(record: &Record, stop: usize) -> Option<Selection> {
     let Place { step, layer, patch, expert, .. } = place(record)?;
     let base = Selection { layer, step: Some(step), tour: Some(stop), ..Selection::default() };
     let (overlay, card) = match stop {
-        0 => (Overlay::Picture, Card::Noise),
-        1 => (Overlay::Picture, Card::Experts),
+        0 => (Overlay::Image, Card::Noise),
+        1 => (Overlay::Image, Card::Experts),
         2 => (Overlay::Who, Card::Patch),
         3 => (Overlay::Margin, Card::Patch),
         4 => (Overlay::HowMany, Card::Noise),
@@ -146,17 +145,10 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
                 odds(need),
                 odds(threshold)
             );
-            let rule = match record.settings.routing.rule {
-                RoutingRule::Token => {
-                    "An expert takes the tokens whose need exceeds its threshold, so their number is not fixed"
-                }
-                RoutingRule::Pool => {
-                    "The needs above the threshold determine how many tokens of the batch an expert takes, and the gate which ones"
-                }
-            };
+            let rule = record.settings.routing.rule.hint();
             format!(
                 "The capacity predictor, a small network, estimates how likely an expert is to take a token: its need. \
-                 {rule}. In block {block}, {numbers}; thresholds were learned in training."
+                 {rule} In block {block}, {numbers}; thresholds were learned in training."
             )
         }
         4 => {

@@ -24,8 +24,8 @@ impl Decoder for Failing {
     fn latent_shape(&self) -> [usize; 3] {
         self.inner.latent_shape()
     }
-    fn picture_shape(&self) -> [usize; 3] {
-        self.inner.picture_shape()
+    fn image_shape(&self) -> [usize; 3] {
+        self.inner.image_shape()
     }
     fn begin(&mut self, latents: &[f32]) {
         self.inner.begin(latents);
@@ -57,7 +57,7 @@ fn failing(session: &mut Session, units: Vec<usize>) -> Arc<AtomicUsize> {
 }
 
 #[test]
-fn a_lost_device_changes_nothing_in_the_pictures() {
+fn a_lost_device_changes_nothing_in_the_images() {
     let (_folder, path) = latent_file(4);
     for units in [0, 1, 5, 12, 20, 30] {
         let mut session = with_decoder(&path, "vae_kl_mini");
@@ -128,7 +128,7 @@ fn what_does_not_fit_gets_the_memory_of_the_engine_and_is_told_else() {
 }
 
 #[test]
-fn a_graphics_device_decodes_and_its_loss_leaves_no_trace_in_the_pictures() {
+fn a_graphics_device_decodes_and_its_loss_leaves_no_trace_in_the_images() {
     let (_folder, path) = latent_file(4);
     let mut session = Session::new(Start {
         draw_at_once: false,
@@ -141,13 +141,13 @@ fn a_graphics_device_decodes_and_its_loss_leaves_no_trace_in_the_pictures() {
     session.controls = controls();
     session.generate();
     ready(&mut session);
-    let pictures = |session: &Session| {
+    let images = |session: &Session| {
         let record = session.record().unwrap();
-        let pictures = record.pictures(record.frames.len() - 1).unwrap();
-        assert_eq!(pictures.rendering, Rendering::Decoded, "{:?}", session.notes());
-        pictures.samples.into_owned()
+        let images = record.images(record.frames.len() - 1).unwrap();
+        assert_eq!(images.rendering, Rendering::Decoded, "{:?}", session.notes());
+        images.samples.into_owned()
     };
-    let whole = pictures(&session);
+    let whole = images(&session);
     assert_eq!(whole.len(), 2 * 3 * 8 * 8);
     let lost = |session: &Session| {
         session.decoder.as_ref().unwrap().open.gpu().unwrap().device.destroy();
@@ -156,10 +156,10 @@ fn a_graphics_device_decodes_and_its_loss_leaves_no_trace_in_the_pictures() {
     lost(&session);
     session.generate();
     ready(&mut session);
-    assert_eq!(pictures(&session), whole);
+    assert_eq!(images(&session), whole);
     session.generate();
     until(&mut session, "decoding", |s| matches!(s.phase(), Phase::Decoding { .. }));
     lost(&session);
     ready(&mut session);
-    assert_eq!(pictures(&session), whole);
+    assert_eq!(images(&session), whole);
 }

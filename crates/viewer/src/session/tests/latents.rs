@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::model::{file, latent_file};
 use super::{assert_same, finished, opened, ready, reference, start, until};
 use crate::session::{
-    ModelSource, NoteKind, Phase, Pictures, Record, Rendering, Session, Share, Start, Tick, export,
+    Images, ModelSource, NoteKind, Phase, Record, Rendering, Session, Share, Start, Tick, export,
 };
 use diffmoe::engine::{EngineError, Progress, Taps};
 use diffmoe::kernels::WeightPrecision;
@@ -36,18 +36,18 @@ pub(super) fn with_decoder(path: &Path, case: &str) -> Session {
     session
 }
 
-fn last(record: &Record) -> Pictures<'_> {
-    record.pictures(record.frames.len() - 1).unwrap()
+fn last(record: &Record) -> Images<'_> {
+    record.images(record.frames.len() - 1).unwrap()
 }
 
 /// Asserts that the run on the screen ends with what a decoder makes of the right latents.
 pub(super) fn assert_decoded(session: &Session, path: &Path, case: &str) {
     let record = session.record().unwrap();
     assert_same(record, path);
-    let pictures = last(record);
-    assert_eq!(pictures.rendering, Rendering::Decoded);
+    let images = last(record);
+    assert_eq!(images.rendering, Rendering::Decoded);
     let (samples, _) = reference(path, &record.controls);
-    assert_eq!(*pictures.samples, decoded(case, &samples));
+    assert_eq!(*images.samples, decoded(case, &samples));
 }
 
 /// A decoder of which each unit takes longer than a slice.
@@ -60,8 +60,8 @@ impl Decoder for Slow {
     fn latent_shape(&self) -> [usize; 3] {
         self.0.latent_shape()
     }
-    fn picture_shape(&self) -> [usize; 3] {
-        self.0.picture_shape()
+    fn image_shape(&self) -> [usize; 3] {
+        self.0.image_shape()
     }
     fn begin(&mut self, latents: &[f32]) {
         self.0.begin(latents);
@@ -112,9 +112,9 @@ fn without_a_decoder_latents_are_shown_and_with_one_they_are_decoded() {
         assert_decoded(&session, &path, case);
         let record = session.record().unwrap();
         assert_eq!(last(record).size, [4 * factor; 2]);
-        let earlier = record.pictures(3).unwrap();
+        let earlier = record.images(3).unwrap();
         assert_eq!((earlier.rendering, earlier.size), (Rendering::Preview, [4, 4]));
-        assert_ne!(earlier.samples, record.pictures(2).unwrap().samples);
+        assert_ne!(earlier.samples, record.images(2).unwrap().samples);
         assert!(record.bytes() > 4 * last(record).samples.len());
     }
     let info = session.decoder().unwrap();
@@ -157,8 +157,8 @@ fn every_step_has_a_preview_and_the_end_is_decoded_in_slices() {
     assert_eq!(finished(&session), 6);
     assert_eq!(rendering(&session), Rendering::Preview);
     let mut percents = Vec::new();
-    while let Phase::Decoding { percent, pictures } = session.phase() {
-        assert_eq!(pictures, 2);
+    while let Phase::Decoding { percent, images } = session.phase() {
+        assert_eq!(images, 2);
         percents.push(percent);
         let begin = std::time::Instant::now();
         if session.tick() == Tick::Later {
@@ -305,22 +305,22 @@ fn a_session_begins_with_a_decoder_and_a_link_asks_for_one() {
 }
 
 #[test]
-fn exports_have_the_decoded_pictures() {
+fn exports_have_the_decoded_images() {
     let (_folder, path) = latent_file(4);
     let mut session = with_decoder(&path, "vae_kl_mini");
     session.generate();
     ready(&mut session);
     let record = session.record().unwrap();
     let (samples, _) = reference(&path, &record.controls);
-    let pictures = decoded("vae_kl_mini", &samples);
+    let images = decoded("vae_kl_mini", &samples);
     let pixels = |png: &[u8]| {
         let image = image::load_from_memory(png).unwrap().to_rgb8();
         pixels::RgbImage::from_raw(image.width(), image.height(), image.into_raw()).unwrap()
     };
     let end = record.frames.len() - 1;
-    let grid = pixels::grid(&pictures, [8, 8], Some(3));
+    let grid = pixels::grid(&images, [8, 8], Some(3));
     assert_eq!(pixels(&export::png(record, None, end, Some(3)).unwrap()), grid);
-    let second = pixels::grid(&pictures[3 * 64..], [8, 8], Some(1));
+    let second = pixels::grid(&images[3 * 64..], [8, 8], Some(1));
     assert_eq!(pixels(&export::png(record, Some(1), end, Some(1)).unwrap()), second);
     let preview = pixels(&export::png(record, Some(0), 2, Some(1)).unwrap());
     assert_eq!((preview.width(), preview.height()), (4, 4), "a step that is not decoded");
@@ -333,7 +333,7 @@ fn exports_have_the_decoded_pictures() {
     for frame in 0..record.frames.len() {
         reader.next_frame(&mut buffer).unwrap();
         if frame == 2 {
-            let preview = record.pictures(2).unwrap();
+            let preview = record.images(2).unwrap();
             assert_eq!(
                 buffer,
                 pixels::grid(&preview.samples, [4, 4], Some(6)).pixels(),

@@ -51,7 +51,7 @@ fn failing(session: &mut Session, units: Vec<usize>) -> Arc<AtomicUsize> {
 }
 
 #[test]
-fn a_lost_device_changes_nothing_in_the_pictures() {
+fn a_lost_device_changes_nothing_in_the_images() {
     let (_folder, path) = file();
     // A guided step is 13 units: two passes of six stages and the solver.
     for units in [0, 1, 12, 13, 14, 40, 6 * 13 - 1] {
@@ -209,7 +209,7 @@ fn an_engine_that_does_not_fit_leaves_the_one_before() {
 }
 
 #[test]
-fn a_destroyed_graphics_device_is_replaced_without_a_trace_in_the_pictures() {
+fn a_destroyed_graphics_device_is_replaced_without_a_trace_in_the_images() {
     let (_folder, path) = file();
     let mut session =
         Session::new(Start { draw_at_once: false, backend: Backend::Gpu, ..start(path, None) });

@@ -16,7 +16,7 @@ fn told(session: &Session) -> String {
 }
 
 #[test]
-fn every_setting_comes_back_from_a_saved_picture() {
+fn every_setting_comes_back_from_a_saved_image() {
     let (_folder, path) = file();
     let mut session = opened(path.clone());
     let usual = controls();
@@ -40,7 +40,7 @@ fn every_setting_comes_back_from_a_saved_picture() {
             export::png(&record, Some(1), 99, Some(8)).unwrap(),
             export::apng(&record, None).unwrap(),
         );
-        for (file, picture) in [(whole, None), (second, Some(1)), (moving, None)] {
+        for (file, image) in [(whole, None), (second, Some(1)), (moving, None)] {
             let mut other = opened(path.clone());
             assert_ne!(other.controls.clone(), wanted);
             other.open_png("saved.png", &file);
@@ -48,8 +48,8 @@ fn every_setting_comes_back_from_a_saved_picture() {
             assert!(told(&other).contains("settings in saved.png"), "{}", told(&other));
             assert_eq!(other.controls, wanted);
             let again = other.record().unwrap();
-            assert_eq!(again.frames, record.frames, "the same pictures");
-            assert_eq!(other.take_picture(), picture);
+            assert_eq!(again.frames, record.frames, "the same images");
+            assert_eq!(other.take_image(), image);
         }
     }
 }

@@ -23,7 +23,7 @@ pub enum Rendering {
 
 /// Images to be shown or written, `[B, 3, h, w]` in about [-1, 1].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Pictures<'r> {
+pub struct Images<'r> {
     /// All of them, one after the other.
     pub samples: Cow<'r, [f32]>,
     /// Height and width.
@@ -56,7 +56,7 @@ pub struct UsedDecoder {
 
 /// Additional data of a run whose samples are latents.
 #[derive(Clone, Debug, Default)]
-pub struct LatentPictures {
+pub struct LatentImages {
     /// Nothing as long as there was none.
     pub decoder: Option<UsedDecoder>,
     /// Whether the last frame is not decoded automatically: it was cancelled or failed.
@@ -65,7 +65,7 @@ pub struct LatentPictures {
     decoded: BTreeMap<usize, Vec<f32>>,
 }
 
-impl LatentPictures {
+impl LatentImages {
     /// Before anything is decoded.
     pub(super) fn new(decoder: Option<UsedDecoder>) -> Self {
         Self { decoder, ..Self::default() }
@@ -77,11 +77,11 @@ impl LatentPictures {
     }
 
     /// Stores the decoded images of a frame.
-    pub(super) fn keep(&mut self, decoder: &UsedDecoder, frame: usize, pictures: Vec<f32>) {
+    pub(super) fn keep(&mut self, decoder: &UsedDecoder, frame: usize, images: Vec<f32>) {
         if self.decoder.as_ref().is_none_or(|before| before.serial != decoder.serial) {
             self.use_decoder(decoder.clone());
         }
-        self.decoded.insert(frame, pictures);
+        self.decoded.insert(frame, images);
     }
 
     /// Discards the decoded images.
@@ -96,31 +96,31 @@ impl LatentPictures {
 
     /// Bytes of the decoded images.
     pub(super) fn bytes(&self) -> usize {
-        self.decoded.values().map(|pictures| 4 * pictures.len()).sum()
+        self.decoded.values().map(|images| 4 * images.len()).sum()
     }
 }
 
 impl Record {
     /// The images after `frame` steps; none where there is no such frame.
-    pub fn pictures(&self, frame: usize) -> Option<Pictures<'_>> {
+    pub fn images(&self, frame: usize) -> Option<Images<'_>> {
         let samples = self.frames.get(frame).filter(|samples| !samples.is_empty())?;
         let (size, cells) = (self.config.input_size, self.config.plane());
         let rendering = self.rendering(frame);
         let Some(latents) = &self.latents else {
-            return Some(Pictures { samples: samples.into(), size, rendering });
+            return Some(Images { samples: samples.into(), size, rendering });
         };
-        if let (Some(decoder), Some(pictures)) = (&latents.decoder, latents.decoded.get(&frame)) {
-            return Some(Pictures {
-                samples: pictures.into(),
+        if let (Some(decoder), Some(images)) = (&latents.decoder, latents.decoded.get(&frame)) {
+            return Some(Images {
+                samples: images.into(),
                 size: size.map(|side| side * decoder.factor),
                 rendering,
             });
         }
-        let pictures = match &latents.decoder {
-            Some(decoder) => decoder.preview.pictures(samples, cells),
-            None => self.axes().pictures(samples, cells),
+        let images = match &latents.decoder {
+            Some(decoder) => decoder.preview.images(samples, cells),
+            None => self.axes().images(samples, cells),
         };
-        Some(Pictures { samples: pictures.into(), size, rendering })
+        Some(Images { samples: images.into(), size, rendering })
     }
 
     /// What the images of a frame are.
@@ -128,7 +128,7 @@ impl Record {
         match &self.latents {
             None => Rendering::Pixels,
             Some(latents) if latents.is_decoded(frame) => Rendering::Decoded,
-            Some(LatentPictures { decoder: Some(_), .. }) => Rendering::Preview,
+            Some(LatentImages { decoder: Some(_), .. }) => Rendering::Preview,
             Some(_) => Rendering::Latents,
         }
     }

@@ -23,7 +23,8 @@ pub(super) struct Header {
     /// Number of the first image.
     pub(super) first: usize,
     /// Images in this file.
-    pub(super) pictures: usize,
+    #[serde(rename = "pictures")]
+    pub(super) images: usize,
     /// Images of the whole set.
     pub(super) count: usize,
     /// What decides how an image looks, for all images of the set.
@@ -41,15 +42,15 @@ pub(super) struct Header {
 impl Header {
     /// Describes an inconsistency, if there is one.
     fn contradiction(&self) -> Option<String> {
-        let Self { first, pictures, count, tables, labels, prompts, .. } = self;
+        let Self { first, images, count, tables, labels, prompts, .. } = self;
         if self.format != 1 {
             return Some(format!(
                 "its format {} is unknown, expected 1; use a newer version",
                 self.format
             ));
         }
-        if *pictures == 0 || first.checked_add(*pictures).is_none_or(|end| end > *count) {
-            return Some(format!("it declares {pictures} images from {first} in a set of {count}"));
+        if *images == 0 || first.checked_add(*images).is_none_or(|end| end > *count) {
+            return Some(format!("it declares {images} images from {first} in a set of {count}"));
         }
         if labels.len() != tables.len() {
             return Some(format!(
@@ -58,15 +59,12 @@ impl Header {
                 tables.len()
             ));
         }
-        let wrong = tables.iter().zip(labels).find(|(_, rows)| rows.len() != *pictures);
+        let wrong = tables.iter().zip(labels).find(|(_, rows)| rows.len() != *images);
         if let Some((table, rows)) = wrong {
-            return Some(format!(
-                "it has {} labels of {table:?} for {pictures} images",
-                rows.len()
-            ));
+            return Some(format!("it has {} labels of {table:?} for {images} images", rows.len()));
         }
-        if !prompts.is_empty() && prompts.len() != *pictures {
-            return Some(format!("it has {} prompts for {pictures} images", prompts.len()));
+        if !prompts.is_empty() && prompts.len() != *images {
+            return Some(format!("it has {} prompts for {images} images", prompts.len()));
         }
         None
     }
@@ -108,18 +106,18 @@ pub(super) fn list(folder: &Path) -> Result<Vec<PathBuf>, String> {
     Ok(found)
 }
 
-/// Writes a batch: `pictures` is [n, height, width, 3].
+/// Writes a batch: `images` is [n, height, width, 3].
 pub(super) fn write(
     folder: &Path,
     header: &Header,
     [height, width]: [usize; 2],
-    pictures: &[u8],
+    images: &[u8],
     capacity: Option<&[f32]>,
 ) -> Result<(), String> {
-    let n = header.pictures;
+    let n = header.images;
     let rows = (0..n).flat_map(|i| header.labels.iter().map(move |table| table[i]));
     let labels: Vec<u32> = rows.collect();
-    let mut tensors = vec![TensorOut::u8("pictures", &[n, height, width, 3], pictures)];
+    let mut tensors = vec![TensorOut::u8("pictures", &[n, height, width, 3], images)];
     if !header.tables.is_empty() {
         tensors.push(TensorOut::u32("labels", &[n, header.tables.len()], &labels));
     }
@@ -135,7 +133,7 @@ pub(super) struct BatchFile {
     /// [height, width]
     pub(super) size: [usize; 2],
     bytes: Bytes,
-    pictures: Range<usize>,
+    images: Range<usize>,
 }
 
 impl BatchFile {
@@ -155,20 +153,20 @@ impl BatchFile {
         let (begin, end) = tensor.data_offsets;
         match *tensor.shape.as_slice() {
             [n, height, width, 3]
-                if n == known.pictures && height > 0 && width > 0 && tensor.dtype == Dtype::U8 =>
+                if n == known.images && height > 0 && width > 0 && tensor.dtype == Dtype::U8 =>
             {
-                let pictures = 8 + header + begin..8 + header + end;
-                Ok(Self { header: known, size: [height, width], bytes, pictures })
+                let images = 8 + header + begin..8 + header + end;
+                Ok(Self { header: known, size: [height, width], bytes, images })
             }
             _ => Err(format!(
                 "its images have type {:?} and shape {:?}, expected U8 and [{}, height, width, 3]",
-                tensor.dtype, tensor.shape, known.pictures
+                tensor.dtype, tensor.shape, known.images
             )),
         }
     }
 
     /// [n, height, width, 3]
-    pub(super) fn pictures(&self) -> &[u8] {
-        &self.bytes[self.pictures.clone()]
+    pub(super) fn images(&self) -> &[u8] {
+        &self.bytes[self.images.clone()]
     }
 }

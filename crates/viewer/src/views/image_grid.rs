@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn wide_pictures_stay_wide() {
+    fn wide_images_stay_wide() {
         // Two ramps of two rows and three columns, one above the other.
         let ramp: Vec<f32> = (0..6).map(|i| i as f32 / 3.0 - 1.0).collect();
         let both = image(&ramp.repeat(6), [2, 3], Grid { count: 2, columns: 1 }, 1000);

@@ -1,0 +1,258 @@
+//! The JSON document that describes a model, read and checked.
+//!
+//! One document describes a model wherever it comes from: the `diffmoe` entry in the header of our safetensors files
+//! and the `case.json` of a parity case use the same keys, and the constructor arguments under `params` are those of the
+//! official YAML files.
+
+use serde::Deserialize;
+
+use super::config::{Config, FfnForm, Kind, Objective, Prediction, SamplingDefaults};
+use super::error::ConfigError;
+use super::labels::LabelTable;
+use super::text_config::{TextConfig, TextSection};
+use super::width::ffn_width;
+
+#[derive(Deserialize)]
+struct Document {
+    #[serde(default)]
+    name: Option<String>,
+    kind: Kind,
+    t_kind: Objective,
+    #[serde(default = "one")]
+    time_scale: f32,
+    #[serde(default)]
+    space: Option<String>,
+    #[serde(default)]
+    null_class: Option<u32>,
+    params: Params,
+    #[serde(default)]
+    labels: Vec<LabelTable>,
+    #[serde(default)]
+    text: Option<TextSection>,
+    #[serde(default)]
+    defaults: SamplingDefaults,
+}
+
+fn one() -> f32 {
+    1.0
+}
+fn one_expert() -> f64 {
+    1.0
+}
+fn four_channels() -> usize {
+    4
+}
+fn yes() -> bool {
+    true
+}
+fn four() -> f64 {
+    4.0
+}
+
+/// Height and width of a sample: one number for a square.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "input_size must be a number or [height, width]")]
+enum InputSize {
+    Square(usize),
+    Sides([usize; 2]),
+}
+
+#[derive(Deserialize)]
+struct Params {
+    input_size: InputSize,
+    #[serde(default = "four_channels")]
+    in_channels: usize,
+    num_classes: usize,
+    patch_size: usize,
+    depth: usize,
+    hidden_size: usize,
+    num_heads: usize,
+    #[serde(default)]
+    head_dim: Option<usize>,
+    #[serde(default = "four")]
+    mlp_ratio: f64,
+    #[serde(default)]
+    use_swiglu: bool,
+    #[serde(default)]
+    qk_norm: bool,
+    #[serde(default)]
+    prediction: Prediction,
+    #[serde(default = "yes")]
+    learn_sigma: bool,
+    #[serde(default)]
+    detail_head: Option<DetailHeadParams>,
+    #[serde(rename = "MoE_config", default)]
+    moe: Option<MoeParams>,
+}
+
+#[derive(Deserialize)]
+struct DetailHeadParams {
+    channels: usize,
+    #[serde(default)]
+    phase: bool,
+}
+
+#[derive(Deserialize)]
+struct MoeParams {
+    num_experts: usize,
+    #[serde(default = "one_expert")]
+    capacity: f64,
+    #[serde(default)]
+    n_shared_experts: Option<usize>,
+    #[serde(default = "yes")]
+    interleave: bool,
+}
+
+impl Config {
+    /// Reads a configuration and checks that a model of that shape can exist.
+    ///
+    /// # Errors
+    /// When the text is not JSON of the expected form, or a number in it is impossible.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        let doc: Document = serde_json::from_str(text)?;
+        let p = doc.params;
+        let d = p.hidden_size;
+        let moe = p.moe;
+        let (detail_channels, detail_phase) =
+            p.detail_head.as_ref().map_or((0, false), |head| (head.channels, head.phase));
+        if p.detail_head.is_some() && detail_channels == 0 {
+            return Err(ConfigError::Invalid(
+                "a detail_head of 0 channels; it needs at least 1".into(),
+            ));
+        }
+        let shared = moe.as_ref().and_then(|m| m.n_shared_experts).unwrap_or(0);
+        // DiffMoE's shared expert is one GELU network of width 8D whatever their number; the
+        // baselines use a SwiGLU of width n·D.
+        let (shared_hidden, shared_form) = match (doc.kind, shared) {
+            (_, 0) | (Kind::Dense, _) => (0, FfnForm::Gelu),
+            (Kind::DiffMoe, _) => (d.saturating_mul(8), FfnForm::Gelu),
+            (Kind::Tc | Kind::Ec, n) => (d.saturating_mul(n), FfnForm::SwiGlu),
+        };
+        let mut labels = doc.labels;
+        let text = doc.text.map(TextConfig::new).transpose()?;
+        if labels.is_empty() && text.is_none() {
+            labels.push(LabelTable {
+                name: "class".into(),
+                tensor: "y_embedder.embedding_table.weight".into(),
+                null: doc.null_class.unwrap_or(p.num_classes as u32),
+                values: Vec::new(),
+            });
+        }
+        let config = Self {
+            name: doc.name.unwrap_or_else(|| "unnamed".into()),
+            kind: doc.kind,
+            objective: doc.t_kind,
+            prediction: p.prediction,
+            time_scale: doc.time_scale,
+            pixels: doc.space.as_deref() == Some("pixels"),
+            input_size: match p.input_size {
+                InputSize::Square(side) => [side; 2],
+                InputSize::Sides(sides) => sides,
+            },
+            in_channels: p.in_channels,
+            out_channels: p.in_channels.saturating_mul(if p.learn_sigma { 2 } else { 1 }),
+            patch_size: p.patch_size,
+            detail_channels,
+            detail_phase,
+            depth: p.depth,
+            hidden_size: d,
+            num_heads: p.num_heads,
+            head_dim: p.head_dim.unwrap_or(d / p.num_heads.max(1)),
+            qk_norm: p.qk_norm,
+            ffn_hidden: ffn_width(d, p.mlp_ratio),
+            ffn_form: if p.use_swiglu { FfnForm::SwiGlu } else { FfnForm::Gelu },
+            num_experts: moe.as_ref().map_or(0, |m| m.num_experts),
+            capacity: moe.as_ref().map_or(1.0, |m| m.capacity),
+            interleave: moe.as_ref().is_none_or(|m| m.interleave),
+            shared_hidden,
+            shared_form,
+            labels,
+            text,
+            defaults: doc.defaults,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |text: String| Err(ConfigError::Invalid(text));
+        let Self { input_size: [height, width], patch_size, .. } = *self;
+        let Self { hidden_size, num_heads, head_dim, in_channels, .. } = *self;
+        let sizes = [height, width, patch_size, hidden_size, self.depth];
+        let sizes = sizes.into_iter().chain([num_heads, head_dim, in_channels]);
+        if sizes.clone().any(|n| n == 0) {
+            return wrong("a size is 0".into());
+        }
+        let more = [self.ffn_hidden, self.num_experts, self.detail_channels];
+        if sizes.chain(more).any(|n| n > 1 << 16) {
+            return wrong("a size is above 65,536".into());
+        }
+        let products = [
+            [num_heads, head_dim, 1],
+            [patch_size, patch_size, self.out_channels],
+            [height, width, self.out_channels],
+            [self.shared_hidden, 1, 1],
+        ];
+        let product =
+            |of: [usize; 3]| of.into_iter().fold(1_u64, |m, n| m.saturating_mul(n as u64));
+        if products.into_iter().any(|of| product(of) > 1 << 28) {
+            return wrong("the sizes of a sample, a patch, the heads or the shared expert multiply to more than 2^28".into());
+        }
+        if let Some(table) = self.labels.iter().find(|t| t.values.len() > t.null as usize) {
+            let (name, names, rows) = (&table.name, table.values.len(), table.null);
+            return wrong(format!("{names} names for the {rows} values of the table {name:?}"));
+        }
+        if let Some(side) = [height, width].iter().find(|side| !side.is_multiple_of(patch_size)) {
+            return wrong(format!(
+                "input_size {side} is not a multiple of patch_size \
+                {patch_size}"
+            ));
+        }
+        // The position embedding splits D in four, and the kernels read weights four at a time.
+        if [hidden_size, head_dim, self.ffn_hidden].iter().any(|n| !n.is_multiple_of(4)) {
+            return wrong("hidden_size, head_dim and the FFN width must be multiples of 4".into());
+        }
+        if self.kind != Kind::Dense && !(1..=32).contains(&self.num_experts) {
+            return wrong(format!("{} experts; 1 to 32 are supported", self.num_experts));
+        }
+        if self.objective == Objective::Ddpm && self.prediction != Prediction::Velocity {
+            return wrong(
+                "prediction \"data\" needs a flow model; DDPM models predict the noise".into(),
+            );
+        }
+        if self.detail_channels > 0 && self.prediction != Prediction::Sample {
+            return wrong(
+                "a detail_head finishes a predicted sample; it needs prediction \"data\"".into(),
+            );
+        }
+        if self.detail_channels > 0 && self.out_channels != self.in_channels {
+            return wrong("a detail_head predicts no variance; it needs learn_sigma false".into());
+        }
+        self.check_capacity()?;
+        if !self.time_scale.is_finite() || self.time_scale <= 0.0 {
+            return wrong(format!("time_scale {}", self.time_scale));
+        }
+        Ok(())
+    }
+
+    /// The baselines take a number of tokens or experts that follows from the capacity.
+    fn check_capacity(&self) -> Result<(), ConfigError> {
+        let (capacity, experts) = (self.capacity, self.num_experts);
+        let reason = match self.kind {
+            Kind::Dense => return Ok(()),
+            _ if !(capacity > 0.0 && capacity.is_finite()) => "it must be above 0".to_owned(),
+            Kind::Ec if capacity > experts as f64 => {
+                format!("it must be at most {experts}, at which every expert takes all tokens")
+            }
+            Kind::Tc if !(1.0..=experts as f64).contains(&capacity) => {
+                format!("a token takes 1 to {experts} experts")
+            }
+            _ => return Ok(()),
+        };
+        Err(ConfigError::Invalid(format!("a capacity of {capacity}: {reason}")))
+    }
+}
+
+#[cfg(test)]
+#[path = "document_tests.rs"]
+mod tests;

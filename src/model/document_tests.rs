@@ -1,0 +1,122 @@
+//! Tests of reading configurations: what is accepted, and what is refused and why.
+
+use super::*;
+
+#[test]
+fn impossible_shapes_are_refused_with_the_reason() {
+    let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":9,"num_classes":10,
+        "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4}}"#;
+    let error = Config::from_json(text).unwrap_err().to_string();
+    assert!(error.contains("not a multiple of patch_size"), "{error}");
+}
+
+#[test]
+fn samples_may_be_wider_than_high() {
+    let read = |size: &str| {
+        let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":SIZE,"num_classes":10,
+            "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4,"learn_sigma":false}}"#;
+        Config::from_json(&text.replace("SIZE", size)).map_err(|error| error.to_string())
+    };
+    let wide = read("[4, 10]").unwrap();
+    assert_eq!((wide.input_size, wide.grid(), wide.tokens()), ([4, 10], [2, 5], 10));
+    assert_eq!((wide.plane(), wide.sample_len(), wide.output_len()), (40, 160, 160));
+    assert_eq!(wide.extent(), "10×4");
+    assert_eq!(read("6"), read("[6, 6]"), "one number is a square");
+    assert!(read("[4, 9]").unwrap_err().contains("input_size 9 is not a multiple"));
+    assert!(read("[0, 4]").unwrap_err().contains("a size is 0"));
+    assert!(read("[4, 99999998]").unwrap_err().contains("above 65,536"));
+    for other in ["[4]", "[4, 4, 4]", "\"4x4\"", "-4"] {
+        let error = read(other).unwrap_err();
+        assert!(error.contains("a number or [height, width]"), "{other}: {error}");
+    }
+}
+
+#[test]
+fn capacities_that_no_routing_can_have_are_refused() {
+    let read = |kind: &str, capacity: &str| {
+        Config::from_json(&format!(
+            r#"{{"kind":"{kind}","t_kind":"flow","params":{{"input_size":8,"num_classes":10,
+            "patch_size":2,"depth":2,"hidden_size":64,"num_heads":4,
+            "MoE_config":{{"num_experts":4,"capacity":{capacity}}}}}}}"#
+        ))
+        .map_err(|e| e.to_string())
+    };
+    assert!(read("ec", "4.5").unwrap_err().contains("at most 4, at which"));
+    assert!(read("ec", "-1").unwrap_err().contains("above 0"));
+    assert!(read("tc", "5").unwrap_err().contains("1 to 4 experts"));
+    assert!(read("tc", "0.5").unwrap_err().contains("1 to 4 experts"));
+    // 16/4·0.7 is 2.8; 0.7 in f32 would do here, but not for 40 tokens.
+    assert_eq!(read("ec", "0.7").unwrap().tokens_of_expert(), 2);
+    assert_eq!(read("ec", "4").unwrap().tokens_of_expert(), 16);
+}
+
+#[test]
+fn names_beyond_the_table_are_refused() {
+    let read = |values: &str| {
+        let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":4,"num_classes":2,"patch_size":2,
+            "depth":1,"hidden_size":8,"num_heads":1},
+            "labels":[{"name":"class","tensor":"t","null":2,"values":VALUES}]}"#;
+        Config::from_json(&text.replace("VALUES", values)).map_err(|error| error.to_string())
+    };
+    assert!(read(r#"["a","b"]"#).is_ok() && read(r#"["a"]"#).is_ok() && read("[]").is_ok());
+    let error = read(r#"["a","b","c"]"#).unwrap_err();
+    assert!(error.contains("3 names for the 2 values of the table \"class\""), "{error}");
+}
+
+#[test]
+fn sizes_whose_products_overflow_are_refused() {
+    for (key, kind) in [
+        ("hidden_size", "diffmoe"),
+        ("hidden_size", "tc"),
+        ("in_channels", "dense"),
+        ("num_heads", "dense"),
+        ("head_dim", "dense"),
+        ("depth", "dense"),
+        ("input_size", "dense"),
+        ("patch_size", "dense"),
+    ] {
+        let mut text: serde_json::Value = serde_json::from_str(
+            r#"{"t_kind":"flow","params":{"input_size":4,"num_classes":2,"patch_size":2,"depth":1,"hidden_size":8,
+            "num_heads":1,"MoE_config":{"num_experts":2,"n_shared_experts":9223372036854775807}}}"#,
+        )
+        .unwrap();
+        text["kind"] = kind.into();
+        text["params"][key] = serde_json::json!(usize::MAX);
+        assert!(Config::from_json(&text.to_string()).is_err(), "{key}");
+    }
+}
+
+#[test]
+fn a_detail_head_needs_a_predicted_sample() {
+    let read = |more: &str| {
+        Config::from_json(&format!(
+            r#"{{"kind":"dense","t_kind":"flow","params":{{"input_size":6,"in_channels":3,"num_classes":2,
+            "patch_size":2,"depth":1,"hidden_size":16,"num_heads":2,{more}}}}}"#
+        ))
+        .map_err(|e| e.to_string())
+    };
+    let data = r#""prediction":"data","learn_sigma":false"#;
+    let head = |channels: i32| format!(r#""detail_head":{{"channels":{channels}}}"#);
+    let config = read(&format!("{data},{}", head(5))).unwrap();
+    assert_eq!(config.detail_channels, 5);
+    let without = read(data).unwrap();
+    assert_eq!(without.detail_channels, 0);
+    let with_phase =
+        read(&format!(r#"{data},"detail_head":{{"channels":5,"phase":true}}"#)).unwrap();
+    assert_eq!([config.detail_inputs(), with_phase.detail_inputs()], [7, 9]);
+    assert_eq!(with_phase.parameters() - config.parameters(), 9 * 2 * 5);
+    // 9·(7·5 + 5·5 + 5·3) weights and 5 + 5 + 3 biases.
+    assert_eq!(config.parameters() - without.parameters(), 688);
+    let names: Vec<_> = config.tensors().into_iter().map(|t| (t.name, t.shape)).collect();
+    let conv_in = ("detail_head.conv_in.weight".to_owned(), vec![5, 7, 3, 3]);
+    let first = names.len() - 6;
+    assert_eq!(names[first], conv_in);
+    assert!(names[first - 1].0.starts_with("final_layer."));
+    assert!(read(&format!("{data},{}", head(0))).unwrap_err().contains("at least 1"));
+    assert!(read(&format!("{data},{}", head(-1))).is_err());
+    assert!(read(&format!("{data},{}", head(99_999))).unwrap_err().contains("65,536"));
+    let velocity = read(&format!(r#""learn_sigma":false,{}"#, head(5))).unwrap_err();
+    assert!(velocity.contains("prediction \"data\""), "{velocity}");
+    let sigma = read(&format!(r#""prediction":"data",{}"#, head(5))).unwrap_err();
+    assert!(sigma.contains("learn_sigma false"), "{sigma}");
+}
