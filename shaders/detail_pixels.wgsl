@@ -1,7 +1,7 @@
 // The two ends of the detail head, whose feature maps lie in quads, (C / 4, B, height, width, 4):
 //   y[q, b, p, i] = channel 4q + i of [x̂, z, t, row, column], zero beyond     x̂ and z are latents (B, C, height, width)
 //   x̂[b, c, p] += x[c / 4, b, p, c mod 4]                         with ADD
-// The phase of row or column i is (2 (i mod patch) + 1) / patch - 1; there is none where patch is 0.
+// The phase of row or column i is (2 (i mod p) + 1) / p - 1 in patches of side p; there is none where patch_size is 0.
 // One lane per element of y; with ADD, of x̂. Neighbours write neighbouring numbers.
 
 struct Params {
@@ -13,7 +13,7 @@ struct Params {
     predicted: u32, // element of the latents where x̂ begins
     noised: u32,    // and z
     width: u32,
-    patch: u32,     // side of a patch; 0: no phases
+    patch_size: u32, // 0: no phases
 }
 
 override ADD: bool = false;
@@ -53,10 +53,10 @@ fn main(
         value = x[params.noised + row * params.plane + pixel];
     } else if channel == 2u * params.channels {
         value = times[sample];
-    } else if params.patch > 0u && channel <= 2u * params.channels + 2u {
+    } else if params.patch_size > 0u && channel <= 2u * params.channels + 2u {
         let is_row = channel == 2u * params.channels + 1u;
-        let place = select(pixel % params.width, pixel / params.width, is_row) % params.patch;
-        value = f32(2u * place + 1u) / f32(params.patch) - 1.0;
+        let place = select(pixel % params.width, pixel / params.width, is_row) % params.patch_size;
+        value = f32(2u * place + 1u) / f32(params.patch_size) - 1.0;
     }
     y[at] = value;
 }

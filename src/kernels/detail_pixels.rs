@@ -54,7 +54,7 @@ pub struct Params {
     predicted: u32,
     noised: u32,
     width: u32,
-    patch: u32,
+    patch_size: u32,
 }
 
 impl DetailPixels<'_> {
@@ -81,7 +81,7 @@ impl Kernel for DetailPixels<'_> {
 
     fn params(&self) -> Params {
         let Self { channels, samples, predicted, noised, size: [_, width], .. } = *self;
-        let (plane, patch) = (self.plane(), self.phase.unwrap_or(0));
+        let (plane, patch_size) = (self.plane(), self.phase.unwrap_or(0));
         let batch = self.times.len();
         assert!(predicted + batch * channels * plane <= self.latents.len(), "x̂ from {predicted}");
         assert!(noised + samples * channels * plane <= self.latents.len(), "z from {noised}");
@@ -90,10 +90,10 @@ impl Kernel for DetailPixels<'_> {
             Way::Add => channels.next_multiple_of(4) * batch * plane,
         };
         assert!(quads <= self.quads.len(), "quads {:?}", self.quads.shape);
-        let [count, channels, plane, batch, samples, predicted, noised, width, patch] =
-            [self.count(), channels, plane, batch, samples, predicted, noised, width, patch]
+        let [count, channels, plane, batch, samples, predicted, noised, width, patch_size] =
+            [self.count(), channels, plane, batch, samples, predicted, noised, width, patch_size]
                 .map(|n| n as u32);
-        Params { count, channels, plane, batch, samples, predicted, noised, width, patch }
+        Params { count, channels, plane, batch, samples, predicted, noised, width, patch_size }
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
