@@ -3,9 +3,10 @@
     python -m diffmoe_train.evaluate emoji   --weights assets/emoji.safetensors   --data-root DATA --out docs/results/emoji.json
     python -m diffmoe_train.evaluate eurosat --weights assets/eurosat.safetensors --data-root DATA --out docs/results/eurosat.json
     python -m diffmoe_train.evaluate judges  --weights assets/emoji.safetensors OTHER.safetensors --data-root DATA --out docs/results/judges.json
+    python -m diffmoe_train.evaluate showcase --weights assets/emoji.safetensors --data-root DATA --write
     python -m diffmoe_train.evaluate render  docs/results.md docs/results/*.json docs/results/miniature/*.json
 
-emoji also evaluates text-conditioned models; judges compares files of one kind with real images (it needs the packages
+showcase finds the pairs for a model's default images.  emoji also evaluates text-conditioned models; judges compares files of one kind with real images (it needs the packages
 for the public features, see ``public``); the files in the last folder come from ``diffmoe_train.compare``.
 """
 
@@ -15,7 +16,7 @@ import os
 
 import torch
 
-from . import emoji, eurosat, judges, render
+from . import emoji, eurosat, judges, render, showcase
 
 
 def sampling_arguments(p):
@@ -51,6 +52,7 @@ def main(argv=None):
     s.add_argument("--loss-tiles", type=int, default=300, help="real tiles of each split for the loss by noise level; a fifth of that for the loss of each class")
     s.add_argument("--public", action="store_true", help="also compute distances on the features of a public network")
     judges.arguments(sub.add_parser("judges"))
+    showcase.arguments(sub.add_parser("showcase"))
     r = sub.add_parser("render")
     r.add_argument("page", help="Markdown file: text between its markers is replaced; created if missing")
     r.add_argument("results", nargs="+", help="JSON files of the other commands")
@@ -60,6 +62,9 @@ def main(argv=None):
         return
     if a.what == "judges":
         judges.main(a)
+        return
+    if a.what == "showcase":
+        showcase.run(a)
         return
     torch.set_num_threads(a.threads)
     out = {"emoji": emoji, "eurosat": eurosat}[a.what].run(a)
