@@ -160,7 +160,7 @@ pub(super) fn slider<'a, T: egui::emath::Numeric>(
         ui.spacing_mut().slider_width = rail.max(60.0);
         let slider = refine(Slider::new(value, range));
         let response = ui.label_inputs_by(title.id, |ui| ui.add(slider));
-        response.labelled_by(title.id).on_hover_text(hint)
+        response.on_hover_text(hint)
     })
     .inner
 }

@@ -171,7 +171,7 @@ fn seed(ui: &mut Ui, controls: &mut Controls) -> bool {
         let width = ui.available_width() - height - ui.spacing().item_spacing.x;
         let value = DragValue::new(&mut controls.seed).speed(1.0);
         let response = ui.label_inputs_by(title.id, |ui| ui.add_sized([width, height], value));
-        response.labelled_by(title.id).on_hover_text(hint);
+        response.on_hover_text(hint);
         sign_button(ui, Icon::Dice, "Another seed").clicked()
     })
     .inner
