@@ -123,7 +123,7 @@ pub(super) struct Made {
     /// Change of each image from A to B, of 255.
     pub(super) changes: Kept<(u64, u64), Vec<f32>>,
     /// C of B by step, in the pass that is shown.
-    pub(super) without: Kept<(u64, Pass), Vec<f32>>,
+    pub(super) without: Kept<(u64, Pass), Vec<Option<f32>>>,
     /// Of run B: its step for each column of the run that it is compared with.
     pub(super) columns: Kept<(RunKey, RunKey), Vec<usize>>,
     /// Of run B: how far the image on screen is from that of A.
@@ -211,8 +211,7 @@ impl Made {
             self.without.update((b.id, now.pass), || {
                 let what_if = WhatIf::default();
                 let lens = Lens { trace: &b.trace, pass: now.pass, what_if };
-                let tally = Tally::of(&lens);
-                (0..tally.steps.len()).filter_map(|step| tally.capacity(step)).collect()
+                Tally::of(&lens).capacities()
             }),
         ];
         self.makings += made.into_iter().filter(|made| *made).count() as u64;
@@ -249,29 +248,36 @@ impl Made {
     ) {
         let trace = &record.trace;
         let lens = Lens { trace, pass: now.pass, what_if: now.what_if };
-        let Some(layer) = lens.layer(now.step, now.layer) else { return };
+        // Outside the guidance interval there is no unconditional pass, and nothing but the image to show.
+        let layer = lens.layer(now.step, now.layer);
         let (tokens, grid, expert) = (trace.tokens(), trace.grid(), now.some_expert());
         let place_key = (pass, now.step, now.layer, now.image);
-        count(self.who.update(place_key, || tokens::who(&layer, now.image, tokens)));
+        count(self.who.update(place_key, || {
+            layer.as_ref().map_or_else(Vec::new, |layer| tokens::who(layer, now.image, tokens))
+        }));
         if now.overlay == Overlay::HowMany {
             let key = (pass, now.step, now.image);
-            count(self.many.update(key, || tokens::how_many(&lens, now.step, now.image)));
+            count(self.many.update(key, || match layer {
+                Some(_) => tokens::how_many(&lens, now.step, now.image),
+                None => Vec::new(),
+            }));
         }
         if now.overlay == Overlay::Margin {
             count(self.margins.update((place_key, expert), || {
-                tokens::margins(&layer, now.image, tokens, expert)
+                tokens::margins(layer.as_ref()?, now.image, tokens, expert)
             }));
         }
         let experts = trace.experts();
         count(self.taken.update(place_key, || {
-            (0..experts).map(|e| tokens::taken_by(&layer, now.image, tokens, e)).collect()
+            let layer = layer.iter().flat_map(|layer| (0..experts).map(move |e| (layer, e)));
+            layer.map(|(layer, e)| tokens::taken_by(layer, now.image, tokens, e)).collect()
         }));
         let of_expert = match now.what_if.of {
             Target::Expert(l, e) if l == now.layer => Some(e),
             _ => None,
         };
         let key = (pass.0, now.pass, now.step, now.layer, of_expert);
-        count(self.histogram.update(key, || histogram(&layer, of_expert)));
+        count(self.histogram.update(key, || histogram(layer.as_ref()?, of_expert)));
         count(self.story.update((pass, now.image, now.patch), || {
             now.patch.map_or_else(Vec::new, |patch| story(&lens, now.image, patch))
         }));
@@ -282,6 +288,7 @@ impl Made {
         count(self.stage.update(key, || {
             let image = image_at(record, now.step, now.image)?.thinned(LARGE);
             let image = match now.overlay {
+                _ if layer.is_none() => image.plain(),
                 Overlay::Image => image.plain(),
                 Overlay::Who => image.covered(grid, |patch| {
                     let first = who.get(patch).and_then(|taken| taken.first);
@@ -307,6 +314,7 @@ impl Made {
             let image = image_at(record, now.step, now.image)?.thinned(SMALL);
             let lit = |(e, taken): (usize, &Vec<bool>)| image.lit(grid, taken, e, ink);
             let images: Vec<_> = taken.iter().enumerate().map(lit).collect();
+            images.first()?;
             upload(ctx, "experts", sheet(&images, ACROSS))
         }));
         match selection.card {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use egui::epaint::{Mesh, Vertex};
 use egui::{
     Align2, Color32, Context, FontId, Galley, Painter, Pos2, Rect, Shape, Stroke, StrokeKind,
-    TextureHandle, TextureId, TextureOptions, TextureWrapMode, Vec2, pos2, vec2,
+    TextureHandle, TextureId, TextureOptions, TextureWrapMode, Ui, Vec2, pos2, vec2,
 };
 
 use super::colours::Ink;
 use crate::palette;
+use crate::theme::Look;
 
 /// Points from one line of the hatch to the next.
 const HATCH: f32 = 6.0;
@@ -165,6 +166,16 @@ pub(super) fn signed(value: f32) -> String {
 pub(super) fn signed_fine(value: f32) -> String {
     let sign = if value < 0.0 { "−" } else { "+" };
     format!("{sign}{:.2}", value.abs())
+}
+
+/// Why a view is empty, in an area that has room for two lines.
+pub(super) fn missing(ui: &mut Ui, area: Rect, words: Option<String>) {
+    let Some(words) = words else { return };
+    let builder = egui::UiBuilder::new().max_rect(area).id_salt("missing");
+    ui.scope_builder(builder, |ui| {
+        let colour = Look::of(ui).weak;
+        ui.add(egui::Label::new(egui::RichText::new(words).size(13.0).color(colour)).wrap());
+    });
 }
 
 /// A card's ground.

@@ -255,10 +255,14 @@ fn loupe(ui: &Ui, area: Rect, finger: Pos2, scene: &Scene<'_>) {
         let Some(block) = scene.made.tally.blocks.get(layer) else { continue };
         let words = format!("block {block}");
         let mut x = text(&painter, at, Align2::LEFT_CENTER, words, 12.0, look.weak).right() + 5.0;
-        let experts = steps.get(scene.now.step).map_or(&[][..], Vec::as_slice);
-        if experts.is_empty() {
-            text(&painter, pos2(x, at.y), Align2::LEFT_CENTER, "no expert", 13.0, look.weak);
-        }
+        let experts = steps.get(scene.now.step).and_then(Option::as_ref);
+        let nobody = match experts {
+            None => "no such pass",
+            Some(experts) if experts.is_empty() => "no expert",
+            Some(_) => "",
+        };
+        text(&painter, pos2(x, at.y), Align2::LEFT_CENTER, nobody, 13.0, look.weak);
+        let experts = experts.map_or(&[][..], Vec::as_slice);
         for &(expert, gate) in experts.iter().take(2) {
             x = chip(&painter, pos2(x, at.y), expert).right() + 3.0;
             if let Some(gate) = gate {

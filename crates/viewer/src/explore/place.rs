@@ -3,7 +3,7 @@
 use egui::{Align2, Rect, Role, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2, vec2};
 
 use super::experts::cells;
-use super::paint::{chip, percent, text};
+use super::paint::{self, chip, percent, text};
 use super::scene::{Scene, Touch, toggle_expert};
 use super::stage::patch_rect;
 use crate::palette;
@@ -26,7 +26,9 @@ pub(super) fn show(
     selection: &mut Selection,
     touch: &mut Touch,
 ) {
-    let Some(place) = scene.made.place.as_ref() else { return };
+    let Some(place) = scene.made.place.as_ref() else {
+        return paint::missing(ui, area, scene.missing());
+    };
     let (look, grid) = (scene.ink.look, scene.grid());
     let body = area.with_max_y(area.bottom() - 18.0);
     let aspect = grid[0] as f32 / grid[1].max(1) as f32;

@@ -164,6 +164,20 @@ impl<'a> Scene<'a> {
         self.record.trace.has(Branch::Unconditional)
     }
 
+    /// Says that the step has no pass of the kind that is shown, where that is so.
+    pub(super) fn missing(&self) -> Option<String> {
+        let tally = &self.made.tally;
+        if tally.is_empty() || tally.has(self.now.step) {
+            return None;
+        }
+        let pass = match self.now.pass.branch {
+            Branch::Conditional => "conditional",
+            Branch::Unconditional => "unconditional",
+        };
+        let noise = self.noise(self.now.step);
+        Some(format!("No {pass} pass at noise {noise}: outside the guidance interval"))
+    }
+
     /// Height over width of an image.
     pub(super) fn aspect(&self) -> f32 {
         let [height, width] = self.record.config.input_size;

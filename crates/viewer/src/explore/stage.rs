@@ -22,7 +22,9 @@ pub(super) fn overlays(scene: &Scene<'_>) -> Vec<(Overlay, &'static str, &'stati
     }
     choices.push((Overlay::Who, "Who", "The strongest expert of each patch in this block"));
     choices.push((Overlay::HowMany, "How many", "Number of experts over all blocks"));
-    if scene.made.histogram.is_some() {
+    // Where a step has no such pass, what was chosen stays chosen.
+    let stays = scene.missing().is_some() && scene.now.overlay == Overlay::Margin;
+    if scene.made.histogram.is_some() || stays {
         let hint = "Distance of each patch from the threshold of the selected expert, in \
             log-odds";
         choices.push((Overlay::Margin, "Margin", hint));
@@ -155,7 +157,8 @@ fn described(scene: &Scene<'_>) -> String {
 }
 
 fn paint(painter: &Painter, rect: Rect, scene: &Scene<'_>) {
-    let overlay = if scene.made.tally.is_empty() { Overlay::Image } else { scene.now.overlay };
+    let is_plain = scene.made.tally.is_empty() || scene.missing().is_some();
+    let overlay = if is_plain { Overlay::Image } else { scene.now.overlay };
     let texture = match overlay {
         Overlay::Image => scene.made.plain_image.as_ref(),
         _ => scene.made.stage.as_ref(),
@@ -288,6 +291,7 @@ pub(super) fn crop(grid: [usize; 2], patch: usize, reach: usize) -> Rect {
 /// What the stage shows, in a few words.
 pub(super) fn legend(scene: &Scene<'_>) -> String {
     match scene.now.overlay {
+        _ if scene.missing().is_some() => "without routing".to_owned(),
         Overlay::Who => "corner: second; hatched: no expert".to_owned(),
         Overlay::HowMany => "number: experts over all blocks".to_owned(),
         Overlay::Margin => {

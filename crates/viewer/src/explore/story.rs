@@ -58,6 +58,7 @@ pub(super) fn show(
             text(painter, at, Align2::RIGHT_CENTER, format!("b{block}"), 12.0, look.weak);
         }
         for (step, experts) in steps.iter().enumerate() {
+            let Some(experts) = experts else { continue };
             let cell = Rect::from_x_y_ranges(axis.span(step), y..=y + row).shrink(0.5);
             if experts.is_empty() {
                 if let Some(texture) = &scene.made.hatch {
@@ -92,7 +93,7 @@ pub(super) fn hit(rect: Rect, axis: Axis, scene: &Scene<'_>, row: f32, pos: Pos2
     }
     let layer = ((pos.y - rect.top()) / row) as usize;
     let step = axis.step_at(pos.x)?;
-    let experts = scene.made.story.get(layer)?.get(step)?;
+    let experts = scene.made.story.get(layer)?.get(step)?.as_ref()?;
     let y = rect.top() + layer as f32 * row;
     let cell = Rect::from_x_y_ranges(axis.span(step), y..=y + row);
     let shown = experts.len().min(room(axis));

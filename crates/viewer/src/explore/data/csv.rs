@@ -68,14 +68,17 @@ pub(crate) fn patches(lens: &Lens<'_>, step: usize, layer: usize, image: usize) 
     csv
 }
 
-/// The experts of one patch, in every layer at every step.
+/// The experts of one patch, in every layer at every step with such a pass; without an expert where nobody takes it.
 pub(crate) fn patch_story(story: &Story, blocks: &[usize], noise: &[f32]) -> String {
     let mut csv = "block,step,noise,expert,gate\n".to_owned();
     for (block, steps) in blocks.iter().zip(story) {
         for (step, experts) in steps.iter().enumerate() {
+            let (Some(experts), noise) = (experts, cell(noise.get(step))) else { continue };
+            if experts.is_empty() {
+                let _ = writeln!(csv, "{block},{step},{noise},,");
+            }
             for (expert, gate) in experts {
-                let (noise, gate) = (cell(noise.get(step)), cell(*gate));
-                let _ = writeln!(csv, "{block},{step},{noise},{expert},{gate}");
+                let _ = writeln!(csv, "{block},{step},{noise},{expert},{}", cell(*gate));
             }
         }
     }
@@ -95,7 +98,7 @@ pub(crate) fn margins(histogram: &Histogram) -> String {
 mod tests {
     use super::super::margins::histogram;
     use super::super::story::story;
-    use super::super::tests::{run, scored};
+    use super::super::tests::{gapped, run, scored};
     use super::*;
     use diffmoe::trace::At;
 
@@ -132,6 +135,27 @@ mod tests {
         let all = patches(&lens, 0, 0, 0);
         assert_eq!(all.lines().count(), 1 + 4 * 3);
         assert!(all.contains("\n1,2,0,1,,,\n") && all.contains("\n2,1,0,0,,,\n"), "{all}");
+    }
+
+    #[test]
+    fn steps_without_a_pass_have_no_rows() {
+        let trace = gapped();
+        let c = compute(&trace, &[1.0, 0.8, 0.6, 0.4, 0.2, 0.1]);
+        assert_eq!(
+            c,
+            "step,noise,with label,without\n0,1,1,\n1,0.8,0.75,0.75\n2,0.6,1,\n3,0.4,0.5,0.5\n\
+             4,0.2,0.75,0.25\n5,0.1,1,\n"
+        );
+        let loads = loads(&trace, &[]);
+        let steps: Vec<&str> = loads
+            .lines()
+            .filter(|line| line.contains(",without,") && line.contains(",1,0,"))
+            .map(|line| &line[..1])
+            .collect();
+        assert_eq!(steps, ["1", "3", "4"]);
+        let lens = Lens::new(&trace, Branch::Unconditional, 0.0);
+        let told = patch_story(&story(&lens, 0, 1), &trace.blocks(), &[]);
+        assert_eq!(told, "block,step,noise,expert,gate\n1,1,,0,\n1,3,,,\n1,4,,,\n");
     }
 
     #[test]
