@@ -38,6 +38,7 @@ mod scene;
 mod stage;
 mod story;
 mod svg;
+mod sweep;
 mod tabs;
 mod time;
 mod tour;
@@ -56,7 +57,7 @@ use self::keys::Stroke;
 use self::made::{Made, RunKey, nearest_steps};
 use self::now::{Hover, Now};
 use self::pair::Side;
-use self::scene::{Other, Part, Scene, Touch, Wish};
+use self::scene::{Other, Part, Scene, Sweeping, Touch, Wish};
 use crate::App;
 use crate::panels::{notes, stage as draw_stage};
 use crate::session::{Card, Choice, NoteKind, Phase, Record, Selection, Session};
@@ -230,17 +231,22 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         explore.beside.update_beside(&ctx, &a, &b);
         now_b
     });
+    let can_draw = is_open(&app.session, record);
     let alone = Scene {
         record,
         pair,
         other: None,
         part: if explore.compare.is_b(record) { Part::KeptAsB } else { Part::OnScreen },
-        can_draw: is_open(&app.session, record),
+        can_draw,
         busy: app.session.phase() != Phase::Ready,
         made: &explore.made,
         measures: &explore.measures,
         atlas: labels,
         other_atlas: app.session.atlas_is_of_another_version(),
+        sweep: Sweeping {
+            images: app.session.images_of_sweep().filter(|_| can_draw),
+            progress: app.session.sweep().filter(|_| can_draw),
+        },
         now,
         hover: explore.hover,
         ink,
@@ -306,6 +312,8 @@ impl App {
             Some(Wish::ShowAsB(id)) => self.explore.compare.keep(id),
             Some(Wish::Swap) => self.swap(),
             Some(Wish::Compare) => self.compare_with(change),
+            Some(Wish::Sweep) => self.session.toggle_sweep(),
+            Some(Wish::CancelSweep) => self.session.cancel_sweep(),
             Some(Wish::DrawLabel(table, label)) => self.draw_label(table, label),
             None => {}
         }

@@ -25,4 +25,8 @@ pub(super) enum Save {
     Story,
     /// Margins of the layer.
     Margins,
+    /// The atlas of the model, as `diffmoe atlas` writes it.
+    Atlas,
+    /// The same as a table.
+    AtlasTable,
 }

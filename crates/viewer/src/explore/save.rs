@@ -60,6 +60,10 @@ pub(super) fn of_tabs(card: Rect, scene: &Scene<'_>) -> Offers {
     if scene.made.histogram.is_some() {
         all.push(("Margins of this block, CSV", Save::Margins));
     }
+    if scene.atlas.is_some() {
+        all.push(("Atlas of the model, JSON", Save::Atlas));
+        all.push(("Atlas of the model, CSV", Save::AtlasTable));
+    }
     all
 }
 
@@ -148,6 +152,19 @@ impl App {
                 Some(histogram) => csv("margins", csv::margins(histogram)),
                 None => return,
             },
+            Save::Atlas | Save::AtlasTable => {
+                let Some(atlas) = self.session.atlas() else { return };
+                // Under this name the app finds it beside the model.
+                let stem = format!("{}.atlas", record.config.name);
+                if save == Save::AtlasTable {
+                    (format!("{stem}.csv"), "text/csv", atlas.to_csv().into_bytes())
+                } else {
+                    match atlas.to_json() {
+                        Ok(text) => (format!("{stem}.json"), "application/json", text.into_bytes()),
+                        Err(error) => return self.session.note(NoteKind::Error, error.to_string()),
+                    }
+                }
+            }
         };
         self.jobs.save(name, mime, bytes);
     }

@@ -13,7 +13,7 @@ use super::measure::Measures;
 use super::now::{Hover, Now};
 use super::offer::Save;
 use super::pair::Pair;
-use crate::session::{Record, Selection};
+use crate::session::{Record, Selection, SweepProgress};
 
 /// What the views read.
 #[derive(Clone, Copy)]
@@ -36,12 +36,23 @@ pub(super) struct Scene<'a> {
     pub(super) atlas: Option<AtlasView<'a>>,
     /// Whether the atlas was measured with another file of the model's name.
     pub(super) other_atlas: bool,
+    /// The atlas that can be measured here, or is.
+    pub(super) sweep: Sweeping,
     pub(super) now: Now,
     /// What is under the pointer since the last frame.
     pub(super) hover: Hover,
     pub(super) ink: Ink,
     /// Whether the run goes on by itself, step by step.
     pub(super) playing: bool,
+}
+
+/// What can be measured of the model in the background.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sweeping {
+    /// Images of a sweep, where the model has labels to compare.
+    pub(super) images: Option<usize>,
+    /// How far one is.
+    pub(super) progress: Option<SweepProgress>,
 }
 
 /// What a run is in a comparison.
@@ -117,6 +128,10 @@ pub(super) enum Wish {
     Measure,
     /// Write a file of a view.
     Save(Save),
+    /// Begin to measure an atlas in the background, pause it, go on with it.
+    Sweep,
+    /// Give that up.
+    CancelSweep,
     /// Draw a label of the atlas: its table, and its place there.
     DrawLabel(usize, usize),
 }
