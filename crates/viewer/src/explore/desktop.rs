@@ -242,9 +242,16 @@ pub(super) fn without_experts(
     let look = scene.ink.look;
     let words = "This model has no experts: every patch gets the same compute, so there is no \
         routing to explore.";
-    text_within(ui.painter(), inner.min, words, 15.5, look.text, inner.width());
+    let [high, head] = if inner.width() > 700.0 { [24.0, 34.0] } else { [38.0, 84.0] };
+    let button = Rect::from_min_size(inner.right_top() - vec2(62.0, 4.0), vec2(62.0, high));
+    save::menu(ui, button, "this view", &save::of_images(area), touch);
+    let room = Rect::from_min_size(inner.min, vec2(inner.width() - 70.0, head));
+    inside(ui, room, "no experts", |ui| {
+        let words = egui::RichText::new(words).size(15.5).color(look.text);
+        ui.add(egui::Label::new(words).wrap());
+    });
     let image = Rect::from_min_size(
-        inner.min + vec2(0.0, 34.0),
+        inner.min + vec2(0.0, head),
         vec2(inner.width().min(320.0), (inner.height() * 0.5).min(320.0)),
     );
     let image = stage::fit(image, scene.aspect());

@@ -22,6 +22,7 @@ mod labels;
 mod labels_frame;
 mod made;
 mod measure;
+mod moving;
 mod mute;
 mod now;
 mod numbers;
@@ -284,7 +285,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
     explore.hover = touch.hover;
     explore.selection = selection;
     explore.compare.change = touch.change;
-    app.fulfil(touch.wish, &now, touch.change, ink);
+    app.fulfil(touch.wish, &now, now_b.as_ref(), touch.change, ink);
     app.take_shot(&ctx);
     if app.go_on_measuring() {
         ctx.request_repaint_after(Duration::from_millis(16));
@@ -297,6 +298,7 @@ impl App {
         &mut self,
         wish: Option<Wish>,
         now: &Now,
+        now_b: Option<&Now>,
         change: data::differences::Change,
         ink: Ink,
     ) {
@@ -305,7 +307,7 @@ impl App {
             Some(Wish::Play) => self.explore.toggle_play(),
             Some(Wish::Redraw) => self.redraw(now.what_if),
             Some(Wish::Measure) => self.toggle_measuring(),
-            Some(Wish::Save(what)) => self.save_view(what, now, ink),
+            Some(Wish::Save(what)) => self.save_view(what, now, now_b, ink),
             Some(Wish::Mute) => self.mute(now.layer, expert, false),
             Some(Wish::Solo) => self.mute(now.layer, expert, true),
             Some(Wish::KeepAsB) => self.keep_as_b(),

@@ -9,12 +9,14 @@ use super::colours::OTHER;
 use super::desktop::{show_card, without_experts};
 use super::paint::{card, chip, text, text_within};
 use super::scene::{Other, Scene, Touch, Wish};
-use super::{gamma, inside, labels, numbers, river, stage, switch_in, tabs, time, why};
+use super::{gamma, inside, labels, numbers, river, save, stage, switch_in, tabs, time, why};
 use crate::icons::Icon;
 use crate::session::{Card, Selection};
 
 /// The column is no wider than this.
 const WIDEST: f32 = 620.0;
+/// Width of the button that saves.
+const SAVE: f32 = 62.0;
 
 /// Shows the column in an area.
 pub(super) fn show(
@@ -49,8 +51,10 @@ pub(super) fn show(
     };
     let choices = stage::overlays(scene);
     let row = next(38.0);
+    let button = row.with_min_x(row.right() - SAVE);
+    let room = row.with_max_x(button.left() - 6.0);
     let wide = 74.0 * choices.len() as f32;
-    let switch = Rect::from_center_size(row.center(), vec2(wide.min(row.width()), 38.0));
+    let switch = Rect::from_center_size(room.center(), vec2(wide.min(room.width()), 38.0));
     switch_in(ui, switch, "overlay", &mut selection.overlay, &choices);
     rail(ui, next(80.0), scene, selection, touch);
     let strip = next(42.0);
@@ -58,6 +62,7 @@ pub(super) fn show(
     tabs::strip(ui, strip.shrink2(vec2(2.0, 0.0)), scene, &mut selection.card, false);
     let shown = tabs::shown(selection.card, scene, false);
     let rest = Rect::from_min_max(pos2(area.left(), y), area.max);
+    save::menu(ui, button, "this view", &save::of_phone(area, rest, scene), touch);
     card(ui.painter(), rest, scene.ink);
     let body = rest.shrink2(vec2(10.0, 8.0));
     inside(ui, body, "phone card", |ui| {

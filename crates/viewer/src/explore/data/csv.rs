@@ -1,11 +1,11 @@
-//! Series of the views as CSV: a heading, then numbers and names without commas.
+//! Series of the views as CSV: a heading, then numbers and names without commas. Where thresholds are moved, the counts
+//! are those with the moved ones, as on screen.
 
 use std::fmt::Write as _;
 
 use diffmoe::scheduler::Branch;
-use diffmoe::trace::Trace;
 
-use super::lens::Lens;
+use super::lens::{Lens, Pass};
 use super::margins::{Histogram, middle};
 use super::story::Story;
 use super::tally::Tally;
@@ -18,11 +18,29 @@ fn cell(value: Option<impl std::fmt::Display>) -> String {
     value.map_or_else(String::new, |value| value.to_string())
 }
 
+/// Counts of a kind of pass, as seen through a lens.
+fn tally(lens: &Lens<'_>, branch: Branch) -> Tally {
+    Tally::of(&Lens { pass: Pass { branch, ..lens.pass }, ..*lens })
+}
+
+/// The rows of two runs, A and B, after each other in one table.
+pub(crate) fn of_two_runs(a: &str, b: &str) -> String {
+    let mut csv = String::new();
+    for (i, line) in a.lines().enumerate() {
+        let run = if i == 0 { "run" } else { "A" };
+        let _ = writeln!(csv, "{run},{line}");
+    }
+    for line in b.lines().skip(1) {
+        let _ = writeln!(csv, "B,{line}");
+    }
+    csv
+}
+
 /// Tokens of each expert at each step, in both kinds of passes: the river and the map.
-pub(crate) fn loads(trace: &Trace, noise: &[f32]) -> String {
+pub(crate) fn loads(lens: &Lens<'_>, noise: &[f32]) -> String {
     let mut csv = "step,noise,pass,block,expert,tokens,pool,load\n".to_owned();
-    for (branch, pass) in PASSES.into_iter().filter(|(branch, _)| trace.has(*branch)) {
-        let tally = Tally::of(&Lens::new(trace, branch, 0.0));
+    for (branch, pass) in PASSES.into_iter().filter(|(branch, _)| lens.trace.has(*branch)) {
+        let tally = tally(lens, branch);
         for step in 0..tally.steps.len() {
             for (layer, block) in tally.blocks.iter().enumerate() {
                 let Some(share) = tally.share(step, layer) else { continue };
@@ -39,10 +57,10 @@ pub(crate) fn loads(trace: &Trace, noise: &[f32]) -> String {
 }
 
 /// C of each step, in both kinds of passes.
-pub(crate) fn compute(trace: &Trace, noise: &[f32]) -> String {
+pub(crate) fn compute(lens: &Lens<'_>, noise: &[f32]) -> String {
     let mut csv = "step,noise,with label,without\n".to_owned();
-    let tallies = PASSES.map(|(branch, _)| Tally::of(&Lens::new(trace, branch, 0.0)));
-    for step in 0..trace.steps() as usize {
+    let tallies = PASSES.map(|(branch, _)| tally(lens, branch));
+    for step in 0..lens.trace.steps() as usize {
         let [with, without] = tallies.each_ref().map(|tally| cell(tally.capacity(step)));
         let _ = writeln!(csv, "{step},{},{with},{without}", cell(noise.get(step)));
     }
@@ -105,7 +123,7 @@ mod tests {
     #[test]
     fn loads_are_the_counts_of_the_trace() {
         let trace = scored();
-        let csv = loads(&trace, &[1.0, 0.5]);
+        let csv = loads(&Lens::new(&trace, Branch::Conditional, 0.0), &[1.0, 0.5]);
         let mut lines = csv.lines();
         assert_eq!(lines.next(), Some("step,noise,pass,block,expert,tokens,pool,load"));
         let mut rows = 0;
@@ -125,11 +143,13 @@ mod tests {
     #[test]
     fn series_have_a_row_for_each_of_their_numbers() {
         let trace = run(&[&[&[0b011, 0b001, 0, 0]], &[&[0b100, 0b110, 0b100, 0]]], 3);
-        assert_eq!(
-            compute(&trace, &[1.0, 0.5]),
-            "step,noise,with label,without\n0,1,0.75,\n1,0.5,1,\n"
-        );
         let lens = Lens::new(&trace, Branch::Conditional, 0.0);
+        let c = compute(&lens, &[1.0, 0.5]);
+        assert_eq!(c, "step,noise,with label,without\n0,1,0.75,\n1,0.5,1,\n");
+        assert_eq!(
+            of_two_runs(&c, "step,noise,with label,without\n0,1,0.5,\n"),
+            "run,step,noise,with label,without\nA,0,1,0.75,\nA,1,0.5,1,\nB,0,1,0.5,\n"
+        );
         let told = patch_story(&story(&lens, 0, 1), &trace.blocks(), &[1.0, 0.5]);
         assert_eq!(told, "block,step,noise,expert,gate\n1,0,1,0,\n1,1,0.5,1,\n1,1,0.5,2,\n");
         let all = patches(&lens, 0, 0, 0);
@@ -140,20 +160,20 @@ mod tests {
     #[test]
     fn steps_without_a_pass_have_no_rows() {
         let trace = gapped();
-        let c = compute(&trace, &[1.0, 0.8, 0.6, 0.4, 0.2, 0.1]);
+        let lens = Lens::new(&trace, Branch::Unconditional, 0.0);
+        let c = compute(&lens, &[1.0, 0.8, 0.6, 0.4, 0.2, 0.1]);
         assert_eq!(
             c,
             "step,noise,with label,without\n0,1,1,\n1,0.8,0.75,0.75\n2,0.6,1,\n3,0.4,0.5,0.5\n\
              4,0.2,0.75,0.25\n5,0.1,1,\n"
         );
-        let loads = loads(&trace, &[]);
+        let loads = loads(&lens, &[]);
         let steps: Vec<&str> = loads
             .lines()
             .filter(|line| line.contains(",without,") && line.contains(",1,0,"))
             .map(|line| &line[..1])
             .collect();
         assert_eq!(steps, ["1", "3", "4"]);
-        let lens = Lens::new(&trace, Branch::Unconditional, 0.0);
         let told = patch_story(&story(&lens, 0, 1), &trace.blocks(), &[]);
         assert_eq!(told, "block,step,noise,expert,gate\n1,1,,0,\n1,3,,,\n1,4,,,\n");
     }
