@@ -14,6 +14,7 @@ use super::data::tokens::{self, Taken};
 use super::images::{Cover, Image, frame_image, image_at, sheet};
 use super::now::Now;
 use super::paint;
+use super::pattern::{EIGHT, Patterns};
 use super::pair::{self, Apart, Pair, Side};
 use crate::palette;
 use crate::session::{Card, Overlay, Record, Selection, Version};
@@ -92,6 +93,8 @@ type Texture = Option<TextureHandle>;
 #[derive(Default)]
 pub(super) struct Made {
     pub(super) hatch: Texture,
+    /// For runs with more than eight experts.
+    pub(super) patterns: Option<Patterns>,
     /// Noise level of each step.
     pub(super) noise: Kept<RunKey, Vec<f32>>,
     /// Counts of the pass that is shown, with the shift.
@@ -151,6 +154,9 @@ impl Made {
     ) {
         if self.hatch.is_none() {
             self.hatch = Some(paint::hatch_texture(ctx));
+        }
+        if self.patterns.is_none() && record.trace.experts() > EIGHT {
+            self.patterns = Some(Patterns::new(ctx));
         }
         let last = record.frames.len().saturating_sub(1);
         let trace = &record.trace;

@@ -29,6 +29,7 @@ mod numbers;
 mod offer;
 mod paint;
 mod pair;
+mod pattern;
 mod phone;
 mod place;
 mod plot;

@@ -111,14 +111,47 @@ pub(super) fn hatch(painter: &Painter, rect: Rect, texture: TextureId, ink: Ink)
     hatch_over(painter, rect, texture, ink.hatch);
 }
 
+/// Many hatched rectangles, painted as two meshes.
+pub(super) struct Hatched {
+    ground: Mesh,
+    lines: Option<Mesh>,
+    ink: Ink,
+}
+
+impl Hatched {
+    pub(super) fn new(texture: Option<&TextureHandle>, ink: Ink) -> Self {
+        let lines = texture.map(|texture| Mesh::with_texture(texture.id()));
+        Self { ground: Mesh::default(), lines, ink }
+    }
+
+    pub(super) fn add(&mut self, rect: Rect) {
+        if let Some(lines) = &mut self.lines {
+            self.ground.add_colored_rect(rect, self.ink.look.well);
+            lines.add_rect_with_uv(rect, hatch_uv(rect), self.ink.hatch);
+        }
+    }
+
+    pub(super) fn paint(self, painter: &Painter) {
+        for mesh in [Some(self.ground), self.lines].into_iter().flatten() {
+            if !mesh.is_empty() {
+                painter.add(Shape::mesh(mesh));
+            }
+        }
+    }
+}
+
+/// The part of the hatch in a rectangle: it lies still on the screen.
+fn hatch_uv(rect: Rect) -> Rect {
+    Rect::from_min_max(
+        pos2(rect.min.x / HATCH, rect.min.y / HATCH),
+        pos2(rect.max.x / HATCH, rect.max.y / HATCH),
+    )
+}
+
 /// Hatch over what is there.
 pub(super) fn hatch_over(painter: &Painter, rect: Rect, texture: TextureId, colour: Color32) {
     let mut mesh = Mesh::with_texture(texture);
-    let uv = Rect::from_min_max(
-        pos2(rect.min.x / HATCH, rect.min.y / HATCH),
-        pos2(rect.max.x / HATCH, rect.max.y / HATCH),
-    );
-    mesh.add_rect_with_uv(rect, uv, colour);
+    mesh.add_rect_with_uv(rect, hatch_uv(rect), colour);
     painter.add(Shape::mesh(mesh));
 }
 

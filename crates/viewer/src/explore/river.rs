@@ -200,6 +200,11 @@ fn stretch_of_bands(
         let away = pointed.is_some_and(|expert| !(chosen && expert == e));
         let colour = palette::expert(e).gamma_multiply(if away { 0.4 } else { 1.0 });
         painter.add(band(&x, &lines[e], &lines[e + 1], colour));
+        let patterns = scene.made.patterns.as_ref().filter(|_| !away);
+        if let Some(mut shape) = patterns.and_then(|patterns| patterns.shape(e)) {
+            shape.add_band(&x, &lines[e], &lines[e + 1]);
+            shape.paint(painter);
+        }
     }
     let path =
         |line: &[f32]| -> Vec<Pos2> { x.iter().zip(line).map(|(&x, &y)| pos2(x, y)).collect() };

@@ -273,7 +273,7 @@ fn on_paper(value: f32) -> Color32 {
 
 /// Pixels of the user interface as PNG, with the settings of the run.
 fn png(image: &ColorImage, record: &Record) -> Result<Vec<u8>, String> {
-    let rgb = rgb(image, 1).ok_or("there is nothing to save here")?;
+    let rgb = rgb(image).ok_or("there is nothing to save here")?;
     rgb.to_png(&settings(record, None)).map_err(|error| error.to_string())
 }
 

@@ -4,7 +4,8 @@ use egui::{Align2, Color32, Painter, Pos2, Rect, Sense, Shape, Stroke, StrokeKin
 use egui::{Role, WidgetInfo};
 
 use super::data::differences::differences;
-use super::paint::{self, WHOLE, chip_in, hatch, ring, text, text_over};
+use super::paint::{self, Hatched, WHOLE, chip_in, hatch, ring, text, text_over};
+use super::pattern::Patterned;
 use super::scene::{Other, Part, Scene, Touch};
 use crate::palette;
 use crate::session::{Overlay, Selection};
@@ -202,21 +203,40 @@ fn lattice(painter: &Painter, rect: Rect, [rows, columns]: [usize; 2]) {
 fn who(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
     let (ink, now) = (scene.ink, &scene.now);
     let dimmed = now.expert.filter(|_| now.points_at_expert);
+    let mut nobody = Hatched::new(scene.made.hatch.as_ref(), ink);
+    let mut patterned: Vec<Option<Patterned>> = Vec::new();
+    if let Some(patterns) = &scene.made.patterns {
+        patterned.extend((0..scene.made.tally.experts).map(|expert| patterns.shape(expert)));
+    }
+    let mut pattern = |expert: usize, add: &dyn Fn(&mut Patterned)| {
+        if let Some(Some(shape)) = patterned.get_mut(expert) {
+            add(shape);
+        }
+    };
+    let cell = |patch: usize| patch_rect(rect, grid, patch);
+    // Colours first: patterns, numbers and hatching lie over them.
     for (patch, taken) in scene.made.who.iter().enumerate() {
-        let cell = patch_rect(rect, grid, patch);
-        let Some(first) = taken.first else {
-            if let Some(texture) = &scene.made.hatch {
-                hatch(painter, cell, texture.id(), ink);
-            }
+        let cell = cell(patch);
+        let Some(first) = taken.first.map(usize::from) else {
+            nobody.add(cell);
             continue;
         };
-        if let Some(second) = taken.second.filter(|_| cell.width() >= CORNER) {
-            let side = cell.size().min_elem() / 2.0;
-            let end = cell.max;
-            let points = vec![end, end - vec2(0.0, side), end - vec2(side, 0.0)];
-            let colour = palette::expert(usize::from(second));
-            painter.add(Shape::convex_polygon(points, colour, Stroke::NONE));
+        if cell.width() < DIGIT {
+            pattern(first, &|shape| shape.add_rect(cell));
         }
+        let second = taken.second.map(usize::from);
+        if let Some(second) = second.filter(|_| cell.width() >= CORNER) {
+            let side = cell.size().min_elem() / 2.0;
+            let corner = [cell.max, cell.max - vec2(0.0, side), cell.max - vec2(side, 0.0)];
+            let colour = palette::expert(second);
+            painter.add(Shape::convex_polygon(corner.to_vec(), colour, Stroke::NONE));
+            pattern(second, &|shape| shape.add_triangle(corner));
+        }
+    }
+    patterned.into_iter().flatten().for_each(|shape| shape.paint(painter));
+    nobody.paint(painter);
+    for (patch, taken) in scene.made.who.iter().enumerate() {
+        let (Some(first), cell) = (taken.first, cell(patch)) else { continue };
         if cell.width() >= DIGIT {
             let side = if cell.width() > 33.0 { 15.0 } else { 13.0 };
             let chip = Rect::from_min_size(cell.min, vec2(side, side));
@@ -232,19 +252,21 @@ fn who(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
 }
 
 fn how_many(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
-    for (patch, count) in scene.made.many.iter().enumerate() {
+    let mut nobody = Hatched::new(scene.made.hatch.as_ref(), scene.ink);
+    let counts = || scene.made.many.iter().enumerate();
+    for (patch, _) in counts().filter(|(_, count)| **count == 0) {
+        nobody.add(patch_rect(rect, grid, patch));
+    }
+    nobody.paint(painter);
+    if rect.width() / (grid[1].max(1) as f32) < DIGIT {
+        return;
+    }
+    for (patch, count) in counts() {
         let cell = patch_rect(rect, grid, patch);
-        if *count == 0
-            && let Some(texture) = &scene.made.hatch
-        {
-            hatch(painter, cell, texture.id(), scene.ink);
-        }
-        if cell.width() >= DIGIT {
-            let chip = Rect::from_min_size(cell.min, vec2(14.0, 13.0));
-            painter.rect_filled(chip, 0.0, Color32::from_black_alpha(176));
-            let colour = Color32::from_gray(0xEA);
-            text(painter, chip.center(), Align2::CENTER_CENTER, count, 12.0, colour);
-        }
+        let chip = Rect::from_min_size(cell.min, vec2(14.0, 13.0));
+        painter.rect_filled(chip, 0.0, Color32::from_black_alpha(176));
+        let colour = Color32::from_gray(0xEA);
+        text(painter, chip.center(), Align2::CENTER_CENTER, count, 12.0, colour);
     }
 }
 

@@ -7,6 +7,7 @@ use super::axis::Axis;
 use super::data::story::Takers;
 use super::now::Hover;
 use super::paint::{hatch, text};
+use super::pattern::mark;
 use super::plot::{Hit, title};
 use super::scene::{Other, Scene};
 use crate::palette;
@@ -103,17 +104,22 @@ fn takers(painter: &Painter, cell: Rect, scene: &Scene<'_>, experts: &Takers, ro
     painter.rect_filled(cell, 0.0, scene.ink.look.well);
     if cell.width() < 8.0 {
         painter.rect_filled(cell, 0.0, palette::expert(first.0));
+        if let Some(patterns) = &scene.made.patterns {
+            patterns.over(painter, cell, first.0);
+        }
         return;
     }
     let shown = experts.len().min(room(cell));
     for (place, &(expert, gate)) in experts.iter().take(shown).enumerate() {
         let radius = radius(gate, row).min(cell.width() / 2.0 - 0.5);
         let at = dot(cell, place, shown);
-        let colour = palette::expert(expert);
-        painter.circle_filled(at, radius, colour);
         if radius > 5.4 {
+            let colour = palette::expert(expert);
+            painter.circle_filled(at, radius, colour);
             let ink = palette::text_on(colour);
             text(painter, at, Align2::CENTER_CENTER, expert, 11.0, ink);
+        } else {
+            mark(painter, at, radius, expert);
         }
     }
 }

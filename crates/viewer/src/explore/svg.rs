@@ -4,10 +4,15 @@ use std::fmt::Write as _;
 
 use egui::{Color32, Pos2, Rect};
 
+use super::pattern::Pattern;
+use crate::palette;
+
 /// An SVG file that grows.
 pub(super) struct Svg {
     size: egui::Vec2,
     body: String,
+    /// Patterns that are defined.
+    patterns: Vec<(Pattern, Color32)>,
 }
 
 /// Where words stand at their place.
@@ -21,7 +26,7 @@ pub(super) enum Anchor {
 impl Svg {
     /// A white page.
     pub(super) fn new(size: egui::Vec2) -> Self {
-        let mut svg = Self { size, body: String::new() };
+        let mut svg = Self { size, body: String::new(), patterns: Vec::new() };
         svg.area(Rect::from_min_size(Pos2::ZERO, size), Color32::WHITE);
         svg
     }
@@ -56,6 +61,35 @@ impl Svg {
     pub(super) fn shape(&mut self, points: &[Pos2], fill: Color32) {
         let _ =
             writeln!(self.body, r#"<polygon points="{}" fill="{}"/>"#, places(points), hex(fill));
+    }
+
+    /// The pattern of an expert over a shape; nothing for the first eight.
+    pub(super) fn pattern(&mut self, points: &[Pos2], expert: usize) {
+        let Some(pattern) = Pattern::of(expert) else { return };
+        let ink = palette::text_on(palette::expert(expert));
+        let id = match self.patterns.iter().position(|known| *known == (pattern, ink)) {
+            Some(place) => place,
+            None => self.define(pattern, ink),
+        };
+        let places = places(points);
+        let _ = writeln!(self.body, r#"<polygon points="{places}" fill="url(#p{id})"/>"#);
+    }
+
+    /// Defines a pattern of six points; returns its number.
+    fn define(&mut self, pattern: Pattern, ink: Color32) -> usize {
+        let id = self.patterns.len();
+        self.patterns.push((pattern, ink));
+        let element = match pattern {
+            Pattern::Dots => r#"circle cx="3" cy="3" r="1.7""#,
+            Pattern::Columns => r#"rect x="2" width="2" height="6""#,
+            Pattern::Rows => r#"rect y="2" width="6" height="2""#,
+        };
+        let _ = writeln!(
+            self.body,
+            r#"<pattern id="p{id}" patternUnits="userSpaceOnUse" width="6" height="6"><{element} fill="{}" fill-opacity="0.6"/></pattern>"#,
+            hex(ink)
+        );
+        id
     }
 
     /// Words, whatever is in them.

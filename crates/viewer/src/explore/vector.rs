@@ -102,6 +102,7 @@ impl Plot<'_> {
                 let mut around = line(&edges[e + 1], over);
                 around.extend(line(&edges[e], over).into_iter().rev());
                 svg.shape(&around, palette::expert(e));
+                svg.pattern(&around, e);
             }
             let height = |step: usize| edges[e + 1][step] - edges[e][step];
             let widest = (0..steps).max_by(|a, b| height(*a).total_cmp(&height(*b)));
@@ -176,6 +177,17 @@ mod tests {
         // Step 0: loads 2, 1, 0; step 1: 0, 0.75, 2.25.
         assert_eq!((map.matches("#ff0000").count(), map.matches("#0000ff").count()), (2, 4));
         assert!(map.contains(">2.2<") || map.contains(">2.3<"), "{map}");
+    }
+
+    #[test]
+    fn bands_beyond_eight_have_patterns() {
+        let trace = run(&[&[&[u32::MAX, 0, 1, 2]], &[&[3, 0, 0, 0]]], 32);
+        let tally = Tally::of(&Lens::new(&trace, Branch::Conditional, 0.0));
+        let river = Plot { noise: &[1.0, 0.5], name: "x" }.river(&tally, 0);
+        let river = String::from_utf8(river).unwrap();
+        assert_eq!(river.matches("fill=\"url(#p").count(), 24);
+        let defined = river.matches("<pattern ").count();
+        assert!((3..=6).contains(&defined), "three patterns, dark or light: {defined}");
     }
 
     #[test]
