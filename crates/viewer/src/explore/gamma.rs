@@ -33,6 +33,12 @@ pub(super) fn show(
             let room = Rect::from_min_max(pos2(remark.x, area.top()), area.max);
             return paint::missing(ui, room, Some(words));
         }
+        let layer = scene.lens().layer(scene.now.step, scene.now.layer);
+        if layer.is_some_and(|layer| layer.has_needs()) {
+            let words = "under the rule \"pool\" thresholds decide how many tokens an expert takes, and gates which";
+            let room = Rect::from_min_max(pos2(remark.x, area.top()), area.max);
+            return paint::missing(ui, room, Some(words.to_owned()));
+        }
         let words = if scene.can_draw {
             "needs the router's scores: generate again while Explore is open"
         } else {

@@ -10,6 +10,7 @@ mod colours;
 mod compare;
 mod curve;
 mod data;
+mod dense;
 mod desktop;
 mod experts;
 mod film;

@@ -5,11 +5,10 @@ use egui::{
 };
 
 use super::axis::Axis;
-use super::colours::OTHER;
-use super::desktop::{show_card, without_experts};
-use super::paint::{card, chip, text, text_within};
-use super::scene::{Other, Scene, Touch, Wish};
-use super::{gamma, inside, labels, numbers, river, save, stage, switch_in, tabs, time, why};
+use super::desktop::show_card;
+use super::paint::{card, chip, text};
+use super::scene::{Scene, Touch, Wish};
+use super::{dense, gamma, inside, labels, numbers, river, save, stage, switch_in, tabs, time, why};
 use crate::icons::Icon;
 use crate::session::{Card, Selection};
 
@@ -29,7 +28,7 @@ pub(super) fn show(
     let side = ((area.width() - WIDEST) / 2.0).max(0.0);
     let area = area.shrink2(vec2(side, 0.0));
     if scene.record.trace.blocks().is_empty() {
-        return without_experts(ui, area, scene, selection, touch);
+        return dense::show(ui, area, scene, selection, touch);
     }
     let mut y = area.top();
     let mut next = |height: f32| {
@@ -47,7 +46,7 @@ pub(super) fn show(
     let image = Rect::from_center_size(row.center(), vec2(width, row.height()));
     let finger = match scene.other {
         None => stage::show(ui, image, scene, selection, touch, true),
-        Some(other) => side_by_side(ui, row, scene, &other, selection, touch),
+        Some(other) => stage::side_by_side(ui, row, scene, &other, selection, touch, true),
     };
     let choices = stage::overlays(scene);
     let row = next(38.0);
@@ -73,28 +72,6 @@ pub(super) fn show(
     if let Some(finger) = finger {
         loupe(ui, area, finger, scene);
     }
-}
-
-/// The images of A and B, with what each run is below them.
-fn side_by_side(
-    ui: &mut Ui,
-    row: Rect,
-    scene: &Scene<'_>,
-    other: &Other<'_>,
-    selection: &mut Selection,
-    touch: &mut Touch,
-) -> Option<Pos2> {
-    let size = vec2((row.width() - 8.0) / 2.0, row.height() - 18.0);
-    let left = stage::fit(Rect::from_min_size(row.min, size), scene.aspect());
-    let place = Rect::from_min_size(row.min + vec2(size.x + 8.0, 0.0), size);
-    let right = stage::fit(place, other.scene.aspect());
-    let finger = stage::show(ui, left, scene, selection, touch, true);
-    stage::show_b(ui, right, scene, other, selection, touch, true);
-    let [a, b] = stage::captions(scene, other);
-    let y = row.bottom() - 15.0;
-    text_within(ui.painter(), pos2(left.left(), y), &a, 12.0, scene.ink.look.text, size.x);
-    text_within(ui.painter(), pos2(right.left(), y), &b, 12.0, OTHER, size.x);
-    finger
 }
 
 /// A card: first which block, then what it shows, as high as it needs to be.
@@ -141,10 +118,13 @@ fn contents(
             time::show(ui, rest.with_min_y(rest.top() + passes), scene, selection, touch, false);
         }
         Card::Patch => {
-            let above = rest.with_max_y(rest.bottom() - 108.0);
+            let asks = scene.has_thresholds();
+            let above = rest.with_max_y(rest.bottom() - if asks { 108.0 } else { 0.0 });
             why::show(ui, above, scene, selection, touch);
-            let below = rest.with_min_y(rest.bottom() - 96.0);
-            gamma::show(ui, below, scene, selection, touch);
+            if asks {
+                let below = rest.with_min_y(rest.bottom() - 96.0);
+                gamma::show(ui, below, scene, selection, touch);
+            }
         }
         Card::Experts => {
             let fitting = rest.with_max_y(rest.top() + height.max(rest.height()));

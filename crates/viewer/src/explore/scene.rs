@@ -1,6 +1,7 @@
 //! What every view gets: the run, what is looked at, what was made of it; and what it may ask for in return.
 
 use diffmoe::model::Objective;
+use diffmoe::pipeline::Settings;
 use diffmoe::scheduler::Branch;
 
 use super::atlas::AtlasView;
@@ -191,6 +192,15 @@ impl<'a> Scene<'a> {
         };
         let noise = self.noise(self.now.step);
         Some(format!("No {pass} pass at noise {noise}: outside the guidance interval"))
+    }
+
+    /// Whether experts choose by thresholds: not in a model without a capacity predictor.
+    pub(super) fn has_thresholds(&self) -> bool {
+        let layer = self.record.trace.forwards().first().and_then(|forward| forward.layers.first());
+        let scores = layer.and_then(|layer| layer.scores.as_ref());
+        // A trace file does not say which kind of model it is of, but its scores do.
+        let has_needs = scores.is_none_or(|scores| !scores.need.is_empty());
+        has_needs && Settings::routing_applies(&self.record.config)
     }
 
     /// Height over width of an image.

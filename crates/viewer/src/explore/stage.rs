@@ -3,8 +3,9 @@
 use egui::{Align2, Color32, Painter, Pos2, Rect, Sense, Shape, Stroke, StrokeKind, Ui, vec2};
 use egui::{Role, WidgetInfo};
 
+use super::colours::OTHER;
 use super::data::differences::differences;
-use super::paint::{self, Hatched, WHOLE, chip_in, hatch, ring, text, text_over};
+use super::paint::{self, Hatched, WHOLE, chip_in, hatch, ring, text, text_over, text_within};
 use super::pattern::Patterned;
 use super::scene::{Other, Part, Scene, Touch};
 use crate::palette;
@@ -124,8 +125,33 @@ pub(super) fn show_b(
     });
 }
 
+/// The images of A and B, with what each run is below them; returns where a finger is held on A.
+pub(super) fn side_by_side(
+    ui: &mut Ui,
+    area: Rect,
+    scene: &Scene<'_>,
+    other: &Other<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+    held: bool,
+) -> Option<Pos2> {
+    let gap = if held { 8.0 } else { 14.0 };
+    let size = vec2((area.width() - gap) / 2.0, area.height() - 19.0);
+    let left = fit(Rect::from_min_size(area.min, size), scene.aspect());
+    let place = Rect::from_min_size(area.min + vec2(size.x + gap, 0.0), size);
+    let right = fit(place, other.scene.aspect());
+    let finger = show(ui, left, scene, selection, touch, held);
+    show_b(ui, right, scene, other, selection, touch, held);
+    let [a, b] = captions(scene, other);
+    let y = left.bottom().max(right.bottom()) + 4.0;
+    let look = scene.ink.look;
+    text_within(ui.painter(), egui::pos2(left.left(), y), &a, 12.0, look.text, size.x);
+    text_within(ui.painter(), egui::pos2(right.left(), y), &b, 12.0, OTHER, size.x);
+    finger
+}
+
 /// What A and B are, in a few words each: the first setting that they differ in.
-pub(super) fn captions(scene: &Scene<'_>, other: &Other<'_>) -> [String; 2] {
+fn captions(scene: &Scene<'_>, other: &Other<'_>) -> [String; 2] {
     let found = differences(scene.record, other.scene.record);
     let Some(first) = found.first() else {
         return ["A".to_owned(), "B, the same settings".to_owned()];

@@ -39,6 +39,8 @@ impl Session {
             if (&other.model, &other.hash) == (&share.model, &share.hash) {
                 self.next = Some(Next::Beside(*other));
             } else {
+                // Explore opens before the first of them is drawn, so that both keep their scores.
+                self.selection = share.explore.or(self.selection);
                 self.next = Some(Next::Instead(share));
                 share = *other;
             }
