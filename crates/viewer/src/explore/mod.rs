@@ -12,6 +12,7 @@ mod curve;
 mod data;
 mod dense;
 mod desktop;
+mod drawn;
 mod experts;
 mod film;
 mod gallery;
@@ -38,6 +39,7 @@ mod river;
 mod run_map;
 mod save;
 mod scene;
+mod shot;
 mod stage;
 mod story;
 mod svg;
@@ -84,7 +86,7 @@ pub(super) struct Explore {
     measures: measure::Measures,
     tour: tour::Tour,
     /// An image of a view that is on its way to a file.
-    shot: Option<save::Shot>,
+    shot: Option<shot::Shot>,
     atlas: atlas::AtlasMade,
     /// When playing went to the step on screen.
     played: Option<Instant>,
@@ -267,7 +269,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         same_model: compare::same_model(record, scene.record),
     });
     let scene = Scene { other, ..alone };
-    let area = ui.available_rect_before_wrap();
+    let (area, layer) = (ui.available_rect_before_wrap(), ui.layer_id());
     let (area, strip) = tour::split(area, selection.tour.is_some(), wide);
     if wide {
         desktop::show(ui, area, &scene, &mut selection, &mut touch);
@@ -288,7 +290,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
     explore.selection = selection;
     explore.compare.change = touch.change;
     app.fulfil(touch.wish, &now, now_b.as_ref(), touch.change, ink);
-    app.take_shot(&ctx);
+    app.take_shot(&ctx, layer);
     if app.go_on_measuring() {
         ctx.request_repaint_after(Duration::from_millis(16));
     }

@@ -2,6 +2,7 @@
 
 use egui::ColorImage;
 
+use diffmoe::pipeline::png_texts;
 use diffmoe::pixels::{self, RgbImage, Timing};
 
 use super::colours::{Ink, mix};
@@ -49,6 +50,13 @@ fn frame((image, coloured): &(ColorImage, Option<Coloured>), scale: usize) -> Op
         }
     }
     rgb(&large)
+}
+
+/// The texts with a run's settings, of one of its images or of all.
+pub(super) fn settings(record: &Record, image: Option<usize>) -> [(&'static str, String); 2] {
+    let names = image.and_then(|image| record.labels.get(image..=image));
+    let size = record.config.input_size;
+    png_texts(&record.recipe(image), names.unwrap_or(&record.labels), size)
 }
 
 /// Pixels of the user interface.
@@ -146,7 +154,7 @@ mod tests {
         let ink = ink.unwrap();
         let selection = crate::session::Selection { image: 1, ..Default::default() };
         let now = Now::of(&record.trace, 2, &selection, super::super::now::Hover::default());
-        let texts = super::super::save::settings(&record, Some(1));
+        let texts = settings(&record, Some(1));
         let file = moving(&record, &now, ink, &texts).unwrap();
         let mut reader = png::Decoder::new(std::io::Cursor::new(&file)).read_info().unwrap();
         let control = *reader.info().animation_control().unwrap();

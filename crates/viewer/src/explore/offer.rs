@@ -7,6 +7,8 @@ use egui::Rect;
 pub(super) enum Save {
     /// What is painted in this rectangle, as PNG.
     View(Rect, &'static str),
+    /// The same, as SVG.
+    Vector(Rect, &'static str),
     /// The image with its overlay at every step, as an animated PNG.
     Steps,
     /// C over noise, as SVG.

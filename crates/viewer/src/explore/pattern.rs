@@ -72,6 +72,11 @@ impl Patterns {
         Self(ALL.map(texture))
     }
 
+    /// The texture of each pattern.
+    pub(super) fn textures(&self) -> impl Iterator<Item = (TextureId, Pattern)> {
+        ALL.into_iter().zip(&self.0).map(|(pattern, texture)| (texture.id(), pattern))
+    }
+
     /// The texture of an expert; none for the first eight.
     fn of(&self, expert: usize) -> Option<TextureId> {
         let pattern = Pattern::of(expert)?;

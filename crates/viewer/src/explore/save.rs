@@ -1,11 +1,8 @@
 //! Files of each card: the card as PNG, its plots as SVG, its numbers as CSV, and the run as an animated PNG with the
 //! routing overlay.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use egui::{Color32, Rect, Ui};
 
-use egui::{Color32, ColorImage, Rect, Ui};
-
-use diffmoe::pipeline::png_texts;
 use diffmoe::scheduler::Branch;
 
 use super::colours::{Ink, mix};
@@ -13,18 +10,15 @@ use super::data::csv;
 use super::data::lens::Lens;
 use super::inside;
 use super::made::Made;
-use super::moving::{moving, rgb};
+use super::moving::{moving, settings};
 use super::now::Now;
 use super::offer::Save;
 use super::run_map;
 use super::scene::{Scene, Touch, Wish};
+use super::shot::Shot;
 use super::vector::Plot;
 use crate::session::{NoteKind, Record};
 use crate::{App, file_stem};
-
-/// Frames before the screenshot, so that the menu has closed, and frames after which it counts as failed.
-const SETTLE: u32 = 3;
-const PATIENCE: u32 = 120;
 
 /// A run, what is looked at in it, and what was made of it.
 struct Run<'a> {
@@ -46,15 +40,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// A screenshot of a part of the view, in progress.
-pub(super) struct Shot {
-    rect: Rect,
-    name: &'static str,
-    frames: u32,
-    /// The whole view, once it was read back.
-    image: Arc<Mutex<Option<Arc<ColorImage>>>>,
-}
-
 /// The files of a card, as words and what they are.
 type Offers = Vec<(&'static str, Save)>;
 
@@ -62,6 +47,7 @@ type Offers = Vec<(&'static str, Save)>;
 pub(super) fn of_stage(card: Rect) -> Offers {
     vec![
         ("This card, PNG", Save::View(card, "image")),
+        ("This card, SVG", Save::Vector(card, "image")),
         ("All steps with this overlay, animated PNG", Save::Steps),
         ("Patches of this step and block, CSV", Save::Patches),
     ]
@@ -71,6 +57,7 @@ pub(super) fn of_stage(card: Rect) -> Offers {
 pub(super) fn of_tabs(card: Rect, scene: &Scene<'_>) -> Offers {
     let mut all = vec![
         ("This card, PNG", Save::View(card, "card")),
+        ("This card, SVG", Save::Vector(card, "card")),
         ("Patches of this step and block, CSV", Save::Patches),
     ];
     if scene.made.histogram.is_some() {
@@ -87,6 +74,7 @@ pub(super) fn of_tabs(card: Rect, scene: &Scene<'_>) -> Offers {
 pub(super) fn of_time(card: Rect, scene: &Scene<'_>) -> Offers {
     let mut all = vec![
         ("This card, PNG", Save::View(card, "noise")),
+        ("This card, SVG", Save::Vector(card, "noise")),
         ("Compute C, SVG", Save::Curve),
         ("River of this block, SVG", Save::River),
         ("Map of the run, SVG", Save::Map),
@@ -103,12 +91,14 @@ pub(super) fn of_time(card: Rect, scene: &Scene<'_>) -> Offers {
 pub(super) fn of_phone(view: Rect, card: Rect, scene: &Scene<'_>) -> Offers {
     let mut all = vec![
         ("This view, PNG", Save::View(view, "view")),
+        ("This view, SVG", Save::Vector(view, "view")),
         ("The card below, PNG", Save::View(card, "card")),
+        ("The card below, SVG", Save::Vector(card, "card")),
     ];
     let others = [of_stage(card), of_time(card, scene), of_tabs(card, scene)];
     for offer in others.into_iter().flatten() {
         let is_new = all.iter().all(|(_, save)| *save != offer.1);
-        if is_new && !matches!(offer.1, Save::View(..)) {
+        if is_new && !matches!(offer.1, Save::View(..) | Save::Vector(..)) {
             all.push(offer);
         }
     }
@@ -117,7 +107,11 @@ pub(super) fn of_phone(view: Rect, card: Rect, scene: &Scene<'_>) -> Offers {
 
 /// Offers of a run without experts.
 pub(super) fn of_images(card: Rect) -> Offers {
-    vec![("This view, PNG", Save::View(card, "view")), ("All steps, animated PNG", Save::Steps)]
+    vec![
+        ("This view, PNG", Save::View(card, "view")),
+        ("This view, SVG", Save::Vector(card, "view")),
+        ("All steps, animated PNG", Save::Steps),
+    ]
 }
 
 /// A small button with a menu of what a card offers; for thumbs where it is high.
@@ -175,8 +169,9 @@ impl App {
             Some((format!("{stem}-{what}.csv"), "text/csv", text.into_bytes()))
         };
         let (name, mime, bytes) = match save {
-            Save::View(rect, name) => {
-                self.explore.shot = Some(Shot { rect, name, frames: 0, image: Arc::default() });
+            Save::View(rect, name) | Save::Vector(rect, name) => {
+                let is_vector = matches!(save, Save::Vector(..));
+                self.explore.shot = Some(Shot::new(rect, name, is_vector));
                 return;
             }
             Save::Steps => {
@@ -228,37 +223,6 @@ impl App {
         };
         self.jobs.save(name, mime, bytes);
     }
-
-    /// Takes the requested screenshot once the menu has closed.
-    pub(super) fn take_shot(&mut self, ctx: &egui::Context) {
-        let Some(shot) = &mut self.explore.shot else { return };
-        shot.frames += 1;
-        ctx.request_repaint();
-        if shot.frames == SETTLE {
-            let place = shot.image.clone();
-            let callback = egui::ScreenshotCallback::new(move |image| {
-                *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(image);
-            });
-            ctx.send_viewport_cmd(egui::ViewportCommand::Screenshot(callback));
-        }
-        let arrived = shot.image.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (rect, name, late) = (shot.rect, shot.name, shot.frames > PATIENCE);
-        if let Some(image) = arrived {
-            self.explore.shot = None;
-            let scale = ctx.pixels_per_point();
-            let [width, height] = image.size.map(|side| side as f32 / scale);
-            let all = Rect::from_min_size(egui::Pos2::ZERO, egui::vec2(width, height));
-            let part = image.region(&rect.intersect(all), Some(scale));
-            let Some(record) = self.session.record() else { return };
-            let name = format!("{}-{name}.png", file_stem(record));
-            let bytes = png(&part, record);
-            self.save(name, "image/png", bytes);
-        } else if late {
-            self.explore.shot = None;
-            let text = "cannot read the view back on this system. Save it as SVG or CSV instead";
-            self.session.note(NoteKind::Error, text);
-        }
-    }
 }
 
 /// Blue for -1, light grey for 0, orange for 1.
@@ -269,19 +233,6 @@ fn on_paper(value: f32) -> Color32 {
         Color32::from_rgb(0xE5, 0x7F, 0x17)
     };
     mix(Color32::from_rgb(0xEC, 0xEE, 0xF2), end, value.abs().min(1.0))
-}
-
-/// Pixels of the user interface as PNG, with the settings of the run.
-fn png(image: &ColorImage, record: &Record) -> Result<Vec<u8>, String> {
-    let rgb = rgb(image).ok_or("there is nothing to save here")?;
-    rgb.to_png(&settings(record, None)).map_err(|error| error.to_string())
-}
-
-/// The texts with a run's settings, of one of its images or of all.
-pub(super) fn settings(record: &Record, image: Option<usize>) -> [(&'static str, String); 2] {
-    let names = image.and_then(|image| record.labels.get(image..=image));
-    let size = record.config.input_size;
-    png_texts(&record.recipe(image), names.unwrap_or(&record.labels), size)
 }
 
 #[cfg(test)]

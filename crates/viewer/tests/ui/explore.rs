@@ -344,7 +344,7 @@ fn a_link_of_two_shipped_models_shows_both_again() {
     let b = share.other.as_deref().expect("run B");
     assert_eq!((share.model.as_deref(), b.model.as_deref()), (Some("emoji"), Some("eurosat")));
     assert_ne!(share.hash, b.hash);
-    // Opened where a third model is open.
+    // Opened by an app that has neither.
     let again = Launch { share: Some(share), ..launch(file(TEN, TINY), true) };
     let mut shared = window(DESKTOP, again);
     until(&mut shared, "both runs", |app| {

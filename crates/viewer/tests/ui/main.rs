@@ -5,6 +5,7 @@ mod baselines;
 mod explore;
 mod gaps;
 mod labels;
+mod many;
 mod take;
 
 use std::path::Path;

@@ -149,7 +149,7 @@ fn images_of_models_without_experts_are_saved() {
 fn every_card_offers_files() {
     let mut harness = explored(DESKTOP);
     for (card, offers) in [
-        ("Save from the image", ["animated PNG", "This card, PNG"]),
+        ("Save from the image", ["animated PNG", "This card, SVG"]),
         ("Save from the card", ["Margins of this block, CSV", "This card, PNG"]),
         ("Save from the plots", ["Map of the run, SVG", "Tokens of each expert, CSV"]),
     ] {
