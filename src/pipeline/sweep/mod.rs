@@ -68,10 +68,14 @@ pub enum SweepError {
     #[error("an atlas compares labels; name at least two")]
     OneLabel,
     /// No images, or too many.
-    #[error("these are {0} images; 1 to {MOST_IMAGES} are possible: change the number of labels or seeds")]
+    #[error(
+        "these are {0} images; 1 to {MOST_IMAGES} are possible: change the number of labels or seeds"
+    )]
     Images(usize),
     /// An adaptive scheduler.
-    #[error("{0} chooses its steps for a whole batch, so images cannot be compared; take another scheduler")]
+    #[error(
+        "{0} chooses its steps for a whole batch, so images cannot be compared; take another scheduler"
+    )]
     Adaptive(SchedulerKind),
     /// A setting that cannot work.
     #[error(transparent)]
@@ -152,7 +156,13 @@ impl Sweep {
     }
 
     /// What is kept of the images `first..` of the sweep: their samples, `[B, C, h, w]`, and their routing.
-    pub fn batch(&self, config: &Config, first: usize, samples: &[f32], trace: &Trace) -> SweepBatch {
+    pub fn batch(
+        &self,
+        config: &Config,
+        first: usize,
+        samples: &[f32],
+        trace: &Trace,
+    ) -> SweepBatch {
         let samples = samples.chunks_exact(config.sample_len()).enumerate();
         let small = samples.clone().map(|(i, sample)| {
             let is_first = self.is_first_of_label(first + i);

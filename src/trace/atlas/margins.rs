@@ -85,8 +85,12 @@ impl MarginCounts {
 
     /// Mean and percentiles of every expert, for a model with so many layers and experts.
     pub fn summary(&self, layers: usize, experts: usize) -> AtlasMargins {
-        let all: Vec<(f32, [f32; 5])> =
-            self.bins.chunks_exact(BINS).zip(&self.sums).map(|(bins, &sum)| cell(bins, sum)).collect();
+        let all: Vec<(f32, [f32; 5])> = self
+            .bins
+            .chunks_exact(BINS)
+            .zip(&self.sums)
+            .map(|(bins, &sum)| cell(bins, sum))
+            .collect();
         let nested = |band: usize| {
             let layer = |layer: usize| &all[(band * layers + layer) * experts..][..experts];
             (0..layers).map(layer).collect::<Vec<_>>()
@@ -155,12 +159,15 @@ mod tests {
                 for pass in run.forwards().iter().filter(|f| f.branch == Branch::Conditional) {
                     let scores = pass.layers[layer].scores.as_ref().unwrap();
                     let threshold = logit(scores.thresholds[expert]);
-                    margins.extend((0..4).map(|t| scores.need[3 * t + expert].to_f32() - threshold));
+                    margins
+                        .extend((0..4).map(|t| scores.need[3 * t + expert].to_f32() - threshold));
                 }
                 let mean = margins.iter().sum::<f32>() / margins.len() as f32;
                 assert!((summary.mean[2][layer][expert] - mean).abs() < 0.01);
                 margins.sort_by(f32::total_cmp);
-                for (share, &below) in PERCENTILES.iter().zip(&summary.percentiles[2][layer][expert]) {
+                for (share, &below) in
+                    PERCENTILES.iter().zip(&summary.percentiles[2][layer][expert])
+                {
                     let at = (share * margins.len() as f32).ceil() as usize;
                     let exact = margins[at.saturating_sub(1)];
                     assert!((below - exact).abs() <= WIDTH + 0.01, "{share}: {below} {exact}");

@@ -131,7 +131,9 @@ impl Drawing<'_> {
         let colour = shape.override_text_color.unwrap_or(own).gamma_multiply(shape.opacity_factor);
         let size = section.format.font_id.size;
         for row in &shape.galley.rows {
-            let (Some(first), Some(last)) = (row.glyphs.first(), row.glyphs.last()) else { continue };
+            let (Some(first), Some(last)) = (row.glyphs.first(), row.glyphs.last()) else {
+                continue;
+            };
             let at = shape.pos + row.pos.to_vec2() + first.pos.to_vec2();
             let width = last.pos.x + last.advance_width - first.pos.x;
             let words: String = row.glyphs.iter().map(|glyph| glyph.chr).collect();
@@ -182,7 +184,12 @@ fn filled(fill: Color32, stroke: Stroke) -> String {
         fill => painted("fill", fill),
     };
     if !stroke.is_empty() {
-        let _ = write!(paint, r#" {} stroke-width="{}""#, painted("stroke", stroke.color), stroke.width);
+        let _ = write!(
+            paint,
+            r#" {} stroke-width="{}""#,
+            painted("stroke", stroke.color),
+            stroke.width
+        );
     }
     paint
 }
@@ -238,10 +245,29 @@ mod tests {
             let image = ui.ctx().load_texture("x", image, egui::TextureOptions::NEAREST);
             let painter = ui.painter();
             let square = |x: f32| Rect::from_min_size(pos2(x, 20.0), vec2(10.0, 10.0));
-            painter.rect(square(12.0), 3.0, Color32::BLUE, Stroke::new(1.0, Color32::WHITE), StrokeKind::Inside);
-            painter.circle_filled(pos2(40.0, 30.0), 4.0, Color32::from_rgba_unmultiplied(255, 0, 0, 51));
-            painter.line(vec![pos2(20.0, 40.0), pos2(30.0, 45.0), pos2(40.0, 40.0)], Stroke::new(2.0, Color32::GREEN));
-            painter.text(pos2(50.0, 30.0), Align2::LEFT_TOP, "a < b", FontId::proportional(12.0), Color32::GRAY);
+            painter.rect(
+                square(12.0),
+                3.0,
+                Color32::BLUE,
+                Stroke::new(1.0, Color32::WHITE),
+                StrokeKind::Inside,
+            );
+            painter.circle_filled(
+                pos2(40.0, 30.0),
+                4.0,
+                Color32::from_rgba_unmultiplied(255, 0, 0, 51),
+            );
+            painter.line(
+                vec![pos2(20.0, 40.0), pos2(30.0, 45.0), pos2(40.0, 40.0)],
+                Stroke::new(2.0, Color32::GREEN),
+            );
+            painter.text(
+                pos2(50.0, 30.0),
+                Align2::LEFT_TOP,
+                "a < b",
+                FontId::proportional(12.0),
+                Color32::GRAY,
+            );
             painter.add(paint::band(&[60.0, 70.0], &[30.0, 32.0], &[20.0, 22.0], Color32::YELLOW));
             patterns.over(painter, square(75.0), 9);
             paint::hatch_over(painter, square(90.0), hatch.id(), Color32::LIGHT_GRAY);

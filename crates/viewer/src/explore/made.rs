@@ -12,10 +12,11 @@ use super::data::story::{Story, story};
 use super::data::tally::Tally;
 use super::data::tokens::{self, Taken};
 use super::images::{Cover, Image, frame_image, image_at, sheet};
+use super::kept::Kept;
 use super::now::Now;
 use super::paint;
-use super::pattern::{EIGHT, Patterns};
 use super::pair::{self, Apart, Pair, Side};
+use super::pattern::{EIGHT, Patterns};
 use crate::palette;
 use crate::session::{Card, Overlay, Record, Selection, Version};
 
@@ -27,43 +28,6 @@ const LARGE: usize = 1024;
 pub(super) const ACROSS: usize = 8;
 /// Patches of the gallery, at most.
 pub(super) const MOST_PICKS: usize = 12;
-
-/// A value and what it was made from.
-pub(super) struct Kept<K, V> {
-    key: Option<K>,
-    value: V,
-}
-
-impl<K, V: Default> Default for Kept<K, V> {
-    fn default() -> Self {
-        Self { key: None, value: V::default() }
-    }
-}
-
-impl<K: PartialEq, V> Kept<K, V> {
-    /// Makes the value anew where the key changed; returns whether it did.
-    pub(super) fn update(&mut self, key: K, make: impl FnOnce() -> V) -> bool {
-        if self.key.as_ref() == Some(&key) {
-            return false;
-        }
-        self.value = make();
-        self.key = Some(key);
-        true
-    }
-
-    /// What the value was made from; nothing before it was made.
-    pub(super) fn key(&self) -> Option<&K> {
-        self.key.as_ref()
-    }
-}
-
-impl<K, V> std::ops::Deref for Kept<K, V> {
-    type Target = V;
-
-    fn deref(&self) -> &V {
-        &self.value
-    }
-}
 
 /// A run as far as it is: another run, another step or another rendering changes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -112,6 +76,8 @@ pub(super) struct Made {
     pub(super) histogram: Kept<HistogramKey, Option<Histogram>>,
     pub(super) story: Kept<(PassKey, usize, Option<usize>), Story>,
     pub(super) place: Kept<(PassKey, usize, usize), Option<Place>>,
+    /// The shares as colours, an expert beside the other.
+    pub(super) places: Kept<(PassKey, usize, usize), Texture>,
     pub(super) gallery: Kept<(PassKey, usize, usize, usize), Vec<Pick>>,
     pub(super) stage: Kept<(PlaceKey, Overlay, usize, bool), Texture>,
     /// The image at the step without anything over it.
@@ -326,10 +292,12 @@ impl Made {
         match selection.card {
             Card::Place => {
                 let steps = steps_around(now.step, trace.steps() as usize);
-                count(
-                    self.place
-                        .update((pass, now.step, now.layer), || place(&lens, now.layer, steps)),
-                );
+                let key = (pass, now.step, now.layer);
+                count(self.place.update(key, || place(&lens, now.layer, steps)));
+                let shares = self.place.as_ref();
+                count(self.places.update(key, || {
+                    upload(ctx, "places", sheet(&shares_of(shares?, grid), ACROSS))
+                }));
             }
             Card::Gallery => {
                 let each = MOST_PICKS.div_ceil(trace.images().max(1)).max(2);
@@ -349,6 +317,15 @@ fn loads(lens: &Lens<'_>, step: usize, image: usize) -> egui::ColorImage {
     let counts = tokens::how_many(lens, step, image);
     let colour = |count: &u32| palette::ramp(*count as f32 / layers / 2.0);
     egui::ColorImage::new([columns, rows], counts.iter().map(colour).collect())
+}
+
+/// Shares of patches as small images, one for each expert.
+fn shares_of(place: &Place, [rows, columns]: [usize; 2]) -> Vec<egui::ColorImage> {
+    let image = |shares: &Vec<f32>| {
+        let pixels = shares.iter().map(|&share| palette::ramp(share)).collect();
+        egui::ColorImage::new([columns, rows], pixels)
+    };
+    place.shares.iter().map(image).collect()
 }
 
 /// For each noise level of a run the step of another run whose level is nearest, the first of several.
@@ -385,15 +362,5 @@ mod tests {
         assert_eq!(nearest_steps(&levels(4), &levels(8)), [0, 2, 4, 6]);
         assert_eq!(nearest_steps(&levels(4), &levels(2)), [0, 0, 1, 1]);
         assert_eq!(nearest_steps(&levels(2), &[]), [0, 0]);
-    }
-
-    #[test]
-    fn what_is_kept_is_made_once() {
-        let mut kept: Kept<u32, u32> = Kept::default();
-        assert!(kept.update(1, || 10));
-        assert!(!kept.update(1, || 20));
-        assert_eq!(*kept, 10);
-        assert!(kept.update(2, || 30));
-        assert_eq!(*kept, 30);
     }
 }

@@ -19,6 +19,7 @@ mod gallery;
 mod gamma;
 mod header;
 mod images;
+mod kept;
 pub(super) mod keys;
 mod labels;
 mod labels_frame;

@@ -162,7 +162,8 @@ mod tests {
         let mut still = vec![0; reader.output_buffer_size().unwrap()];
         reader.next_frame(&mut still).unwrap();
         // Eight pixels in two-pixel patches, enlarged 48 times: the first patch has one hue or none.
-        let (shown, coloured) = overlaid(&record, &now, record.trace.steps() as usize - 1, ink).unwrap();
+        let (shown, coloured) =
+            overlaid(&record, &now, record.trace.steps() as usize - 1, ink).unwrap();
         assert_eq!((still.len(), shown.size), (3 * 384 * 384, [8, 8]));
         assert_eq!(coloured.unwrap().experts.len(), record.trace.tokens());
         for (x, y) in [(0, 0), (5, 2), (7, 7)] {

@@ -189,7 +189,8 @@ mod tests {
         let n = 40;
         let covered = |pattern: Pattern| {
             let at = |i: usize| (i as f32 + 0.5) / n as f32;
-            (0..n * n).filter(|i| pattern.covers(at(i % n), at(i / n))).count() as f32 / (n * n) as f32
+            (0..n * n).filter(|i| pattern.covers(at(i % n), at(i / n))).count() as f32
+                / (n * n) as f32
         };
         for pattern in ALL {
             let share = covered(pattern);

@@ -8,7 +8,9 @@ use super::axis::Axis;
 use super::desktop::show_card;
 use super::paint::{card, chip, text};
 use super::scene::{Scene, Touch, Wish};
-use super::{dense, gamma, inside, labels, numbers, river, save, stage, switch_in, tabs, time, why};
+use super::{
+    dense, gamma, inside, labels, numbers, river, save, stage, switch_in, tabs, time, why,
+};
 use crate::icons::Icon;
 use crate::session::{Card, Selection};
 

@@ -6,8 +6,8 @@ use std::ops::Range;
 use egui::{Align2, Painter, Pos2, Rect, Shape, Stroke, StrokeKind, pos2, vec2};
 
 use super::axis::Axis;
-use super::curve::lines;
 use super::colours::OTHER;
+use super::curve::lines;
 use super::data::tally::{Tally, stretches};
 use super::now::Hover;
 use super::paint::{band, text, text_over};

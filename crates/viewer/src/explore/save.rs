@@ -159,7 +159,11 @@ impl App {
             |what: &str, bytes: Vec<u8>| (format!("{stem}-{what}.svg"), "image/svg+xml", bytes);
         // With a run B its rows follow those of A.
         let b = self.explore.compare.beside(record);
-        let b = b.as_deref().zip(now_b).map(|(record, now)| Run { record, now, made: &self.explore.beside });
+        let b = b.as_deref().zip(now_b).map(|(record, now)| Run {
+            record,
+            now,
+            made: &self.explore.beside,
+        });
         let csv = |what: &str, of: &dyn Fn(&Run<'_>) -> Option<String>| {
             let text = of(&Run { record, now, made })?;
             let text = match b.as_ref().map(|b| of(b).unwrap_or_default()) {
@@ -193,9 +197,9 @@ impl App {
             }
             Save::Compute | Save::Loads | Save::Patches | Save::Story | Save::Margins => {
                 let (what, of): (_, fn(&Run<'_>) -> Option<String>) = match save {
-                    Save::Compute => ("compute", |run| {
-                        Some(csv::compute(&run.lens(), &run.made.noise))
-                    }),
+                    Save::Compute => {
+                        ("compute", |run| Some(csv::compute(&run.lens(), &run.made.noise)))
+                    }
                     Save::Loads => ("loads", |run| Some(csv::loads(&run.lens(), &run.made.noise))),
                     Save::Patches => ("patches", |run| run.patches()),
                     Save::Story => ("patch", |run| {

@@ -113,7 +113,8 @@ impl App {
                 self.save(format!("{stem}.png"), "image/png", bytes);
             }
             None => {
-                let text = "cannot read the view back on this system. Save it as SVG or CSV instead";
+                let text =
+                    "cannot read the view back on this system. Save it as SVG or CSV instead";
                 self.session.note(NoteKind::Error, text);
             }
         }

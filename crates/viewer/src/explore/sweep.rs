@@ -33,7 +33,8 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
     let buttons = area.top() + 8.0 + LINE * lines.len() as f32 + 4.0;
     let file = format!("diffmoe atlas {}.safetensors", scene.record.config.name);
     let is_alone = scene.sweep.images.is_none();
-    let command = if is_alone { file } else { format!("For more images, drop the file of: {file}") };
+    let command =
+        if is_alone { file } else { format!("For more images, drop the file of: {file}") };
     let response = ui.interact(area, ui.scope_id().with("no atlas"), Sense::hover());
     let spoken = format!("{} {command}", lines.join(" "));
     response.widget_info(|| WidgetInfo::labeled(Role::Label, true, &spoken));
@@ -65,7 +66,10 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
     if button(ui, second, "Give up") {
         touch.wish = Some(Wish::CancelSweep);
     }
-    let bar = Rect::from_min_size(pos2(area.left(), buttons + BUTTON + 3.0), vec2(2.0 * width + 8.0, 4.0));
+    let bar = Rect::from_min_size(
+        pos2(area.left(), buttons + BUTTON + 3.0),
+        vec2(2.0 * width + 8.0, 4.0),
+    );
     ui.painter().rect_filled(bar, 2.0, look.well);
     let share = progress.done as f32 / progress.total.max(1) as f32;
     ui.painter().rect_filled(bar.with_max_x(bar.left() + share * bar.width()), 2.0, look.accent);

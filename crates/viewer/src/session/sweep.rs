@@ -51,8 +51,11 @@ pub(super) struct SweepJob {
 
 /// The sweep of a model, where it has experts and labels to compare.
 fn sweep_of(config: &Config) -> Option<Sweep> {
-    let options =
-        SweepOptions { labels: LABELS, images_of_label: IMAGES_OF_LABEL, ..SweepOptions::default() };
+    let options = SweepOptions {
+        labels: LABELS,
+        images_of_label: IMAGES_OF_LABEL,
+        ..SweepOptions::default()
+    };
     Sweep::new(config, &options).ok()
 }
 

@@ -125,7 +125,8 @@ pub(crate) fn show(ui: &mut Ui, curves: &[Curve], step: u32, height: f32) -> Opt
             }
             // The first one last, so that it lies on top.
             let parts = curves.iter().enumerate().rev();
-            let parts = parts.flat_map(|(i, curve)| curve.parts().into_iter().map(move |p| (i, curve, p)));
+            let parts =
+                parts.flat_map(|(i, curve)| curve.parts().into_iter().map(move |p| (i, curve, p)));
             for (i, curve, points) in parts {
                 let points: PlotPoints<'_> = points.into();
                 let line = Line::new(curve.of.name(), points);

@@ -91,7 +91,9 @@ fn baselines_are_compared_with_the_model_and_with_each_other() {
             harness.state_mut().app_mut().explore(selection);
             harness.run_steps(4);
             let place = format!("{a} beside {b}");
-            for name in ["Image at noise", "B, image at noise", "RMS of all results", "Swap A and B"] {
+            for name in
+                ["Image at noise", "B, image at noise", "RMS of all results", "Swap A and B"]
+            {
                 assert!(has(&harness, name), "{place}: nothing is called {name:?}");
             }
             let has_experts = !a.starts_with("dense") && !b.starts_with("dense");

@@ -370,7 +370,10 @@ fn a_link_of_two_shipped_models_shows_both_again() {
     until(&mut harness, "run A", |app| {
         app.session().phase() == Phase::Ready
             && app.session().model().is_some_and(|model| model.name == "emoji")
-            && app.session().record().is_some_and(|run| run.trace.model() == "emoji" && run.is_complete())
+            && app
+                .session()
+                .record()
+                .is_some_and(|run| run.trace.model() == "emoji" && run.is_complete())
     });
     harness.run_steps(6);
     assert_eq!(harness.state().app().share(), shared.state().app().share());

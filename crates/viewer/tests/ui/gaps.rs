@@ -38,7 +38,11 @@ fn steps_without_an_unconditional_pass_say_so_in_every_card() {
                     harness.run_steps(3);
                     let is_there = guided.contains(&(step as u32));
                     let place = format!("{overlay:?} {card:?} step {step}");
-                    assert_ne!(has(&harness, "No unconditional pass at noise"), is_there, "{place}");
+                    assert_ne!(
+                        has(&harness, "No unconditional pass at noise"),
+                        is_there,
+                        "{place}"
+                    );
                     assert_eq!(has(&harness, "evenness"), is_there, "{place}");
                     if card == Card::Experts {
                         assert_eq!(has(&harness, "Expert 3: "), is_there, "{place}");
@@ -62,7 +66,9 @@ fn the_sentence_and_draw_are_about_the_steps_with_the_pass() {
         Selection { pass: Branch::Unconditional, step: Some(0), ..Selection::default() };
     harness.state_mut().app_mut().explore(selection);
     harness.run_steps(3);
-    assert!(has(&harness, "3 of 5 steps have this pass. ") && has(&harness, "From step 2 to step 4"));
+    assert!(
+        has(&harness, "3 of 5 steps have this pass. ") && has(&harness, "From step 2 to step 4")
+    );
     harness.key_press(Key::E);
     harness.run_steps(4);
     assert!(has(&harness, "Plot of C over noise levels"));

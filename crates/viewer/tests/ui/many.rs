@@ -30,9 +30,8 @@ fn trace(grid: [usize; 2], experts: usize) -> Trace {
     let tokens = 2 * grid[0] * grid[1];
     for step in 0..4 {
         let layers = [1, 3, 5].map(|block| {
-            let need: Vec<half::f16> = (0..tokens * experts)
-                .map(|_| half::f16::from_f32(8.0 * number() - 6.0))
-                .collect();
+            let need: Vec<half::f16> =
+                (0..tokens * experts).map(|_| half::f16::from_f32(8.0 * number() - 6.0)).collect();
             let mask = |needs: &[half::f16]| {
                 let bits = needs.iter().enumerate();
                 bits.fold(0_u32, |mask, (e, need)| mask | u32::from(need.to_f32() > 0.0) << e)
@@ -88,9 +87,11 @@ fn every_number_of_experts_and_every_grid_is_shown() {
         for size in [DESKTOP, PHONE, LARGE, vec2(1024.0, 600.0)] {
             let mut harness = explored(size, grid, experts);
             let last = Some(experts - 1);
-            let base = Selection { step: Some(1), expert: last, patch: Some(15), ..Selection::default() };
+            let base =
+                Selection { step: Some(1), expert: last, patch: Some(15), ..Selection::default() };
             let cards = [Card::Experts, Card::Noise, Card::Patch, Card::Gallery, Card::Place];
-            let overlays = [Overlay::Who, Overlay::HowMany, Overlay::Margin, Overlay::Image, Overlay::Who];
+            let overlays =
+                [Overlay::Who, Overlay::HowMany, Overlay::Margin, Overlay::Image, Overlay::Who];
             for (card, overlay) in cards.into_iter().zip(overlays) {
                 harness.state_mut().app_mut().explore(Selection { card, overlay, ..base });
                 harness.run_steps(3);

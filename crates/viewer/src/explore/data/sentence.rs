@@ -28,7 +28,8 @@ pub(crate) fn sentence(tally: &Tally, layer: usize) -> Vec<Piece> {
         say(format!("{with} of {all} steps have this pass. "));
     }
     if last == first {
-        let step = if first == 0 { "the first step".to_owned() } else { format!("step {}", first + 1) };
+        let step =
+            if first == 0 { "the first step".to_owned() } else { format!("step {}", first + 1) };
         say(format!(
             "In {step} C is {first_c:.2}; {} of the patches are skipped by all experts.",
             percent(skipped)
@@ -138,7 +139,9 @@ mod tests {
              share of patches that no expert takes goes from 25 % to 75 %. In block 1 expert #0 \
              fades (2 to 0 tokens) and #2 takes over (0 to 1)."
         );
-        assert!(told(&gapped(), Branch::Conditional).starts_with("From noise to image C is 1.00 at"));
+        assert!(
+            told(&gapped(), Branch::Conditional).starts_with("From noise to image C is 1.00 at")
+        );
     }
 
     #[test]

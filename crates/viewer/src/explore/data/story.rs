@@ -31,7 +31,9 @@ mod tests {
         let story = story(&lens, 0, 1);
         let experts: Vec<Vec<Vec<usize>>> = story
             .iter()
-            .map(|row| row.iter().flatten().map(|at| at.iter().map(|(e, _)| *e).collect()).collect())
+            .map(|row| {
+                row.iter().flatten().map(|at| at.iter().map(|(e, _)| *e).collect()).collect()
+            })
             .collect();
         assert_eq!(experts, [vec![vec![0], vec![]], vec![vec![0, 1], vec![1]]]);
     }

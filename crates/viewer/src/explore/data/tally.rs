@@ -52,8 +52,13 @@ impl Share {
         for token in 0..layer.pool() {
             let mask = layer.mask(token);
             share.skipped += u32::from(mask == 0);
-            for (e, count) in share.tokens.iter_mut().enumerate() {
-                *count += mask >> e & 1;
+            // Few of many experts take a token.
+            let mut left = mask;
+            while left != 0 {
+                if let Some(count) = share.tokens.get_mut(left.trailing_zeros() as usize) {
+                    *count += 1;
+                }
+                left &= left - 1;
             }
         }
         share

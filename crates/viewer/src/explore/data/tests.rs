@@ -71,7 +71,8 @@ pub(crate) fn gapped() -> Trace {
         &[&[0b001, 0b110, 0, 0]],
         &[&[0b001, 0b110, 0, 0b001]],
     ];
-    let without: [&[u32]; 6] = [&[], &[0b001, 0b001, 0, 0b010], &[], &[0b001, 0, 0, 0b010], &[0b100, 0, 0, 0], &[]];
+    let without: [&[u32]; 6] =
+        [&[], &[0b001, 0b001, 0, 0b010], &[], &[0b001, 0, 0, 0b010], &[0b100, 0, 0, 0], &[]];
     let mut gapped = run(&[], 3);
     for (forward, masks) in run(&with, 3).forwards().iter().zip(without) {
         let mut both = vec![forward.clone()];
