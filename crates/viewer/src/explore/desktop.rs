@@ -120,7 +120,7 @@ fn tab_card(
     let end = tabs::strip(ui, strip, scene, &mut selection.card, true);
     let shown = tabs::shown(selection.card, scene, true);
     let button = save_button(inner.right_top() - vec2(SAVE, 1.0));
-    save::menu(ui, button, "the card", &save::of_tabs(rect, scene), touch);
+    save::menu(ui, button, "the card", &save::of_tabs(rect, scene, shown), touch);
     let remark = inner.right_top() + vec2(-SAVE - 8.0, 11.0);
     let look = scene.ink.look;
     let words = match shown {
@@ -181,7 +181,9 @@ fn time_card(
     if response.accessible_name(format!("{words} the steps")).clicked() {
         touch.wish = Some(Wish::Play);
     }
-    let keep = Rect::from_min_size(button.right_top() + vec2(8.0, 0.0), vec2(96.0, 24.0));
+    let faster = Rect::from_min_size(button.right_top() + vec2(4.0, 0.0), vec2(34.0, 24.0));
+    time::speed(ui, faster, scene, touch);
+    let keep = Rect::from_min_size(faster.right_top() + vec2(8.0, 0.0), vec2(96.0, 24.0));
     let is_kept = scene.other.is_some() || scene.part == Part::KeptAsB;
     let words = if is_kept { "Let go of B" } else { "Keep as B" };
     let hint = "Run B is shown beside the runs that follow (B)";

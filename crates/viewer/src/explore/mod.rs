@@ -74,6 +74,8 @@ const NOT_OPEN: &str = "the model of this run is not open. Open its file first";
 
 /// Time that playing stays on a step.
 const FRAME: Duration = Duration::from_millis(450);
+/// How fast playing can go; the first is what it begins with.
+const SPEEDS: [f32; 4] = [1.0, 2.0, 4.0, 0.5];
 
 /// What Explore keeps between frames.
 #[derive(Default)]
@@ -91,6 +93,8 @@ pub(super) struct Explore {
     atlas: atlas::AtlasMade,
     /// When playing went to the step on screen.
     played: Option<Instant>,
+    /// The speed of playing, a place among [`SPEEDS`].
+    speed: usize,
     /// The selection and run B that the address shows.
     written: Option<(Selection, Option<u64>)>,
 }
@@ -104,13 +108,18 @@ impl Explore {
     /// Goes on with playing.
     fn play(&mut self, ctx: &egui::Context, steps: usize) {
         let Some(since) = self.played else { return };
-        let left = FRAME.saturating_sub(since.elapsed());
+        let frame = FRAME.div_f32(self.speed());
+        let left = frame.saturating_sub(since.elapsed());
         if left.is_zero() {
             let step = self.selection.step.map_or(0, |step| step + 1);
             self.selection.step = Some(if step < steps { step } else { 0 });
             self.played = Some(Instant::now());
         }
-        ctx.request_repaint_after(if left.is_zero() { FRAME } else { left });
+        ctx.request_repaint_after(if left.is_zero() { frame } else { left });
+    }
+
+    fn speed(&self) -> f32 {
+        SPEEDS[self.speed % SPEEDS.len()]
     }
 
     fn toggle_play(&mut self) {
@@ -257,6 +266,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         hover: explore.hover,
         ink,
         playing: explore.played.is_some(),
+        speed: explore.speed(),
     };
     let scene_b = b.as_deref().zip(now_b).map(|(record, now)| {
         let hover = Hover { expert: explore.hover.expert, ..Hover::default() };
@@ -310,6 +320,7 @@ impl App {
         let expert = now.some_expert();
         match wish {
             Some(Wish::Play) => self.explore.toggle_play(),
+            Some(Wish::Faster) => self.explore.speed += 1,
             Some(Wish::Redraw) => self.redraw(now.what_if),
             Some(Wish::Measure) => self.toggle_measuring(),
             Some(Wish::Save(what)) => self.save_view(what, now, now_b, ink),

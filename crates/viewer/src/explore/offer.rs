@@ -27,6 +27,12 @@ pub(super) enum Save {
     Story,
     /// Margins of the layer.
     Margins,
+    /// Where each expert works, whatever the image.
+    Places,
+    /// The patches that the expert works on.
+    Picks,
+    /// The change of the images without each expert.
+    Muting,
     /// The atlas of the model, as `diffmoe atlas` writes it.
     Atlas,
     /// The same as a table.

@@ -63,7 +63,7 @@ pub(super) fn show(
     tabs::strip(ui, strip.shrink2(vec2(2.0, 0.0)), scene, &mut selection.card, false);
     let shown = tabs::shown(selection.card, scene, false);
     let rest = Rect::from_min_max(pos2(area.left(), y), area.max);
-    save::menu(ui, button, "this view", &save::of_phone(area, rest, scene), touch);
+    save::menu(ui, button, "this view", &save::of_phone(area, rest, scene, shown), touch);
     card(ui.painter(), rest, scene.ink);
     let body = rest.shrink2(vec2(10.0, 8.0));
     inside(ui, body, "phone card", |ui| {
@@ -172,7 +172,9 @@ fn pass_switch(ui: &mut Ui, rect: Rect, selection: &mut Selection) {
 /// The way through the steps: the river of the chosen block is the track, a thumb drags the handle.
 fn rail(ui: &mut Ui, rect: Rect, scene: &Scene<'_>, selection: &mut Selection, touch: &mut Touch) {
     let look = scene.ink.look;
-    let play = Rect::from_min_size(rect.min + vec2(0.0, 7.0), vec2(40.0, 44.0));
+    let play = Rect::from_min_size(rect.min, vec2(40.0, 42.0));
+    let faster = Rect::from_min_size(rect.min + vec2(0.0, 45.0), vec2(40.0, 34.0));
+    time::speed(ui, faster, scene, touch);
     let response = ui.interact(play, ui.scope_id().with("play"), Sense::click());
     let name = if scene.playing { "Pause the steps" } else { "Play the steps" };
     response.widget_info(|| WidgetInfo::labeled(Role::Button, true, name));

@@ -17,7 +17,7 @@ use super::run_map;
 use super::scene::{Scene, Touch, Wish};
 use super::shot::Shot;
 use super::vector::Plot;
-use crate::session::{NoteKind, Record};
+use crate::session::{Card, NoteKind, Record};
 use crate::{App, file_stem};
 
 /// A run, what is looked at in it, and what was made of it.
@@ -54,7 +54,7 @@ pub(super) fn of_stage(card: Rect) -> Offers {
 }
 
 /// Offers of the card below it.
-pub(super) fn of_tabs(card: Rect, scene: &Scene<'_>) -> Offers {
+pub(super) fn of_tabs(card: Rect, scene: &Scene<'_>, shown: Card) -> Offers {
     let mut all = vec![
         ("This card, PNG", Save::View(card, "card")),
         ("This card, SVG", Save::Vector(card, "card")),
@@ -62,6 +62,11 @@ pub(super) fn of_tabs(card: Rect, scene: &Scene<'_>) -> Offers {
     ];
     if scene.made.histogram.is_some() {
         all.push(("Margins of this block, CSV", Save::Margins));
+    }
+    match shown {
+        Card::Place => all.push(("Shares of all patches, CSV", Save::Places)),
+        Card::Gallery => all.push(("Patches of the gallery, CSV", Save::Picks)),
+        _ => {}
     }
     if scene.atlas.is_some() {
         all.push(("Atlas of the model, JSON", Save::Atlas));
@@ -84,18 +89,21 @@ pub(super) fn of_time(card: Rect, scene: &Scene<'_>) -> Offers {
     if scene.now.patch.is_some() {
         all.push(("The selected patch, CSV", Save::Story));
     }
+    if scene.measures.any(scene.record.id) {
+        all.push(("Change when muted, CSV", Save::Muting));
+    }
     all
 }
 
 /// All offers of a phone, in one menu: the view, the card below the image, and the files of all cards.
-pub(super) fn of_phone(view: Rect, card: Rect, scene: &Scene<'_>) -> Offers {
+pub(super) fn of_phone(view: Rect, card: Rect, scene: &Scene<'_>, shown: Card) -> Offers {
     let mut all = vec![
         ("This view, PNG", Save::View(view, "view")),
         ("This view, SVG", Save::Vector(view, "view")),
         ("The card below, PNG", Save::View(card, "card")),
         ("The card below, SVG", Save::Vector(card, "card")),
     ];
-    let others = [of_stage(card), of_time(card, scene), of_tabs(card, scene)];
+    let others = [of_stage(card), of_time(card, scene), of_tabs(card, scene, shown)];
     for offer in others.into_iter().flatten() {
         let is_new = all.iter().all(|(_, save)| *save != offer.1);
         if is_new && !matches!(offer.1, Save::View(..) | Save::Vector(..)) {
@@ -195,7 +203,21 @@ impl App {
                 let colour = |load: f32| on_paper(run_map::value(load));
                 svg("map", plot.map(&made.tally, colour))
             }
-            Save::Compute | Save::Loads | Save::Patches | Save::Story | Save::Margins => {
+            Save::Muting => {
+                let blocks = trace.blocks();
+                let changes = self.explore.measures.all(record.id);
+                let changes =
+                    changes.filter_map(|(l, e, change)| Some((*blocks.get(l)?, e, change)));
+                let text = csv::muting(changes);
+                (format!("{stem}-muting.csv"), "text/csv", text.into_bytes())
+            }
+            Save::Compute
+            | Save::Loads
+            | Save::Patches
+            | Save::Story
+            | Save::Places
+            | Save::Picks
+            | Save::Margins => {
                 let (what, of): (_, fn(&Run<'_>) -> Option<String>) = match save {
                     Save::Compute => {
                         ("compute", |run| Some(csv::compute(&run.lens(), &run.made.noise)))
@@ -205,6 +227,13 @@ impl App {
                     Save::Story => ("patch", |run| {
                         let blocks = run.record.trace.blocks();
                         Some(csv::patch_story(&run.made.story, &blocks, &run.made.noise))
+                    }),
+                    Save::Places => ("places", |run| {
+                        let place = run.made.place.as_ref()?;
+                        Some(csv::places(place, run.record.trace.grid()))
+                    }),
+                    Save::Picks => ("gallery", |run| {
+                        Some(csv::picks(&run.made.gallery, run.record.trace.grid()))
                     }),
                     _ => ("margins", |run| run.made.histogram.as_ref().map(csv::margins)),
                 };

@@ -45,6 +45,8 @@ pub(super) struct Scene<'a> {
     pub(super) ink: Ink,
     /// Whether the run goes on by itself, step by step.
     pub(super) playing: bool,
+    /// How fast it does.
+    pub(super) speed: f32,
 }
 
 /// What can be measured of the model in the background.
@@ -111,6 +113,8 @@ pub(super) struct Touch {
 pub(super) enum Wish {
     /// Begin or stop to go through the steps.
     Play,
+    /// Go through the steps at the next speed.
+    Faster,
     /// Draw again with the shifted thresholds.
     Redraw,
     /// Draw again without the chosen expert.

@@ -168,6 +168,96 @@ fn what_a_frame_costs() {
     }
 }
 
+/// Whether words are painted, whether or not they have a name.
+fn painted(harness: &Shown, words: &str) -> bool {
+    fn is_in(shape: &Shape, words: &str) -> bool {
+        match shape {
+            Shape::Vec(shapes) => shapes.iter().any(|shape| is_in(shape, words)),
+            Shape::Text(text) => text.galley.text().contains(words),
+            _ => false,
+        }
+    }
+    harness.output().shapes.iter().any(|clipped| is_in(&clipped.shape, words))
+}
+
+#[test]
+fn a_held_finger_shows_the_loupe_until_it_goes() {
+    let mut harness = explored(PHONE, [8, 8], 32);
+    let at = harness.get_by_label_contains("Image at noise").rect().center() + vec2(5.0, 5.0);
+    assert!(!painted(&harness, "row 5, column 5"));
+    harness.event(egui::Event::PointerMoved(at));
+    harness.drag_at(at);
+    harness.run_steps(3);
+    assert!(painted(&harness, "row 5, column 5") && painted(&harness, "block 3"));
+    // It follows the finger.
+    harness.event(egui::Event::PointerMoved(at - vec2(40.0, 0.0)));
+    harness.run_steps(3);
+    assert!(painted(&harness, "row 5, column 4"));
+    harness.drop_at(at - vec2(40.0, 0.0));
+    harness.event(egui::Event::PointerGone);
+    harness.run_steps(3);
+    assert!(!painted(&harness, "row 5, column 4"), "the patch stays selected, the loupe goes");
+}
+
+#[test]
+fn latents_are_explored_over_previews_and_decoded_images() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+    let model = ModelSource::Path(root.join("diffmoe_flow/model.safetensors"));
+    for size in [DESKTOP, PHONE] {
+        let mut harness = opened(size, model.clone());
+        harness.key_press(Key::E);
+        harness.run_steps(3);
+        let draw = |harness: &mut Shown| {
+            let session = harness.state_mut().app_mut().session_mut();
+            (session.controls.steps, session.controls.count) = (3, 2);
+            session.generate();
+            complete(harness);
+        };
+        draw(&mut harness);
+        let rendering = |harness: &Shown| {
+            harness.state().app().session().record().map(|record| record.rendering(3))
+        };
+        assert_eq!(rendering(&harness), Some(Rendering::Latents));
+        harness.state_mut().app_mut().session_mut().load(decoder());
+        until(&mut harness, "a decoder", |app| app.session().decoder().is_some());
+        complete(&mut harness);
+        assert_eq!(rendering(&harness), Some(Rendering::Decoded));
+        for (card, overlay) in [
+            (Card::Experts, Overlay::Who),
+            (Card::Noise, Overlay::Margin),
+            (Card::Gallery, Overlay::Image),
+            (Card::Place, Overlay::HowMany),
+        ] {
+            for step in [0, 2] {
+                let chosen = Selection {
+                    card,
+                    overlay,
+                    step: Some(step),
+                    patch: Some(3),
+                    ..Selection::default()
+                };
+                harness.state_mut().app_mut().explore(chosen);
+                harness.run_steps(3);
+                assert!(has(&harness, "Image at noise") && has(&harness, "experts per patch"));
+                harness.check_accessibility();
+            }
+        }
+    }
+}
+
+#[test]
+fn playing_has_speeds() {
+    for size in [DESKTOP, PHONE] {
+        let mut harness = explored(size, [4, 4], 4);
+        for speed in ["×1", "×2", "×4", "×½", "×1"] {
+            let button = harness.get_by_label(&format!("Speed of playing: {speed}"));
+            assert!(size == DESKTOP || button.rect().height() >= 34.0);
+            button.click();
+            harness.run_steps(3);
+        }
+    }
+}
+
 #[test]
 fn runs_of_prompts_are_explored() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");

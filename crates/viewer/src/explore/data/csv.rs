@@ -5,8 +5,10 @@ use std::fmt::Write as _;
 
 use diffmoe::scheduler::Branch;
 
+use super::gallery::Pick;
 use super::lens::{Lens, Pass};
 use super::margins::{Histogram, middle};
+use super::place::Place;
 use super::story::Story;
 use super::tally::Tally;
 
@@ -103,6 +105,37 @@ pub(crate) fn patch_story(story: &Story, blocks: &[usize], noise: &[f32]) -> Str
     csv
 }
 
+/// How often each expert takes each patch, whatever the image.
+pub(crate) fn places(place: &Place, [_, columns]: [usize; 2]) -> String {
+    let mut csv = "expert,row,column,share\n".to_owned();
+    for (expert, shares) in place.shares.iter().enumerate() {
+        for (patch, share) in shares.iter().enumerate() {
+            let (row, column) = (patch / columns.max(1) + 1, patch % columns.max(1) + 1);
+            let _ = writeln!(csv, "{expert},{row},{column},{share}");
+        }
+    }
+    csv
+}
+
+/// The patches that an expert works on, best first.
+pub(crate) fn picks(picks: &[Pick], [_, columns]: [usize; 2]) -> String {
+    let mut csv = "image,row,column,margin\n".to_owned();
+    for Pick { image, patch, margin } in picks {
+        let (row, column) = (patch / columns.max(1) + 1, patch % columns.max(1) + 1);
+        let _ = writeln!(csv, "{},{row},{column},{}", image + 1, cell(*margin));
+    }
+    csv
+}
+
+/// How much the images change without each expert, of 255, as far as that was measured.
+pub(crate) fn muting(changes: impl Iterator<Item = (usize, usize, f32)>) -> String {
+    let mut csv = "block,expert,change of 255\n".to_owned();
+    for (block, expert, change) in changes {
+        let _ = writeln!(csv, "{block},{expert},{change}");
+    }
+    csv
+}
+
 /// How far decisions lie from their thresholds.
 pub(crate) fn margins(histogram: &Histogram) -> String {
     let mut csv = "margin in log-odds,decisions\n".to_owned();
@@ -155,6 +188,21 @@ mod tests {
         let all = patches(&lens, 0, 0, 0);
         assert_eq!(all.lines().count(), 1 + 4 * 3);
         assert!(all.contains("\n1,2,0,1,,,\n") && all.contains("\n2,1,0,0,,,\n"), "{all}");
+    }
+
+    #[test]
+    fn places_picks_and_changes_have_a_row_each() {
+        let place =
+            Place { shares: vec![vec![0.5, 0.0], vec![0.25, 1.0]], explained: None, samples: 4 };
+        assert_eq!(
+            places(&place, [1, 2]),
+            "expert,row,column,share\n0,1,1,0.5\n0,1,2,0\n1,1,1,0.25\n1,1,2,1\n"
+        );
+        let pick = |patch, margin| Pick { image: 1, patch, margin };
+        let csv = picks(&[pick(5, Some(2.5)), pick(0, None)], [3, 4]);
+        assert_eq!(csv, "image,row,column,margin\n2,2,2,2.5\n2,1,1,\n");
+        let csv = muting([(3, 1, 0.5), (5, 0, 2.0)].into_iter());
+        assert_eq!(csv, "block,expert,change of 255\n3,1,0.5\n5,0,2\n");
     }
 
     #[test]
