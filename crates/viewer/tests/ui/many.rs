@@ -190,10 +190,10 @@ fn a_held_finger_shows_the_loupe_until_it_goes() {
     harness.run_steps(3);
     assert!(painted(&harness, "row 5, column 5") && painted(&harness, "block 3"));
     // It follows the finger.
-    harness.event(egui::Event::PointerMoved(at - vec2(40.0, 0.0)));
+    harness.event(egui::Event::PointerMoved(at - vec2(25.0, 0.0)));
     harness.run_steps(3);
     assert!(painted(&harness, "row 5, column 4"));
-    harness.drop_at(at - vec2(40.0, 0.0));
+    harness.drop_at(at - vec2(25.0, 0.0));
     harness.event(egui::Event::PointerGone);
     harness.run_steps(3);
     assert!(!painted(&harness, "row 5, column 4"), "the patch stays selected, the loupe goes");
