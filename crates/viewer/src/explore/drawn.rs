@@ -25,7 +25,7 @@ pub(super) fn svg(
 ) -> Vec<u8> {
     let mut drawing = Drawing { svg: Svg::of_view(area), textures, area };
     let mut clips: Vec<Rect> = Vec::new();
-    for ClippedShape { clip_rect, shape } in shapes {
+    for ClippedShape { clip_rect, shape, .. } in shapes {
         let clip = clip_rect.intersect(area);
         let bounds = shape.visual_bounding_rect();
         if !bounds.intersects(clip) {

@@ -221,6 +221,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         let change = measure::mean(&explore.made.changes);
         explore.measures.keep(a.id, now.layer, now.some_expert(), change);
     }
+    let speed = explore.speed();
     let labels = app.session.atlas().filter(|_| explore.selection.card == Card::Labels);
     let labels = labels.and_then(|known| {
         let table = ctx.data(|data| data.get_temp(labels_frame::table_id())).unwrap_or(0);
@@ -266,7 +267,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         hover: explore.hover,
         ink,
         playing: explore.played.is_some(),
-        speed: explore.speed(),
+        speed,
     };
     let scene_b = b.as_deref().zip(now_b).map(|(record, now)| {
         let hover = Hover { expert: explore.hover.expert, ..Hover::default() };

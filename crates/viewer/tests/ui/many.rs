@@ -250,7 +250,8 @@ fn playing_has_speeds() {
     for size in [DESKTOP, PHONE] {
         let mut harness = explored(size, [4, 4], 4);
         for speed in ["×1", "×2", "×4", "×½", "×1"] {
-            let button = harness.get_by_label(&format!("Speed of playing: {speed}"));
+            let name = format!("Speed of playing: {speed}");
+            let button = harness.get_by_label(&name);
             assert!(size == DESKTOP || button.rect().height() >= 34.0);
             button.click();
             harness.run_steps(3);
