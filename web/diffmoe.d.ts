@@ -90,6 +90,13 @@ export interface SampleOptions {
   gamma?: number;
   /** Shift of the learned thresholds, -1 to 1; positive values save compute. */
   shift?: number;
+  /** Shift of all thresholds in log-odds, -24 to 24, `gamma` included; positive values save compute. Default: 0. */
+  logOdds?: number;
+  /**
+   * Shifts of the thresholds of single blocks, as `[block, logOdds]`, and of single experts, as `[block, expert, logOdds]`, in
+   * log-odds from -24 to 24; the shift of an expert is added to that of its block. Default: none.
+   */
+  shifts?: ([block: number, logOdds: number] | [block: number, expert: number, logOdds: number])[];
   /** Experts that take no tokens, as `[block, expert]`, both from 0; `info.moeBlocks` lists the blocks. Default: none. */
   mute?: [block: number, expert: number][];
   /** Cancels the run; `sample` then rejects with the signal's reason. */

@@ -3,7 +3,10 @@
 use crate::model::{
     Config, Kind, Muted, MutedError, Objective, Routing, Shifts, ShiftsError, one_of,
 };
-use crate::scheduler::{GuidanceInterval, GuidanceIntervalError, OptionError, SchedulerKind};
+use crate::scheduler::{
+    Branch, Guidance, GuidanceInterval, GuidanceIntervalError, Next, OptionError, ScheduleConfig,
+    SchedulerKind, StepNoise,
+};
 
 /// Thresholds move by no more log-odds than this: beyond it a threshold is 0 or 1.
 const MOST_LOG_ODDS: f32 = 24.0;
@@ -231,6 +234,31 @@ impl Settings {
         Ok(())
     }
 
+    /// Whether at least one step has an unconditional pass. None has at a scale of 1, nor with an interval between two
+    /// steps. Of an adaptive scheduler, whose steps are not known before, the interval is not looked at.
+    pub fn is_guided(&self, config: &Config) -> bool {
+        #[expect(clippy::float_cmp, reason = "exactly 1 is documented to switch guidance off")]
+        let is_off = self.guidance == 1.0;
+        if is_off || self.scheduler.is_adaptive() {
+            return !is_off;
+        }
+        let mut schedule = self.scheduler.schedule(
+            config,
+            ScheduleConfig {
+                steps: self.steps,
+                guidance: Guidance { scale: self.guidance, interval: self.guidance_interval },
+                // Nothing is drawn, so no noise is made.
+                noise: StepNoise::Seeded { seed: 0, images: 0..0 },
+            },
+        );
+        let steps = std::iter::from_fn(|| match schedule.next() {
+            Next::Step(instructions) => Some(instructions),
+            Next::Wait | Next::Done | Next::Stalled(_) => None,
+        });
+        let mut passes = steps.flatten().flat_map(|instruction| instruction.passes());
+        passes.any(|(_, branch)| branch == Branch::Unconditional)
+    }
+
     /// Whether the routing settings have any effect on a model.
     pub fn routing_applies(config: &Config) -> bool {
         config.kind == Kind::DiffMoe
@@ -294,6 +322,23 @@ mod tests {
             shifts: Shifts::default(),
             record_scores: false,
         }
+    }
+
+    #[test]
+    fn an_interval_between_two_steps_guides_none() {
+        let config = config();
+        let guided = |scale: f32, interval: &str, scheduler: &str| {
+            let guidance_interval = interval.parse().unwrap();
+            let scheduler = scheduler.parse().unwrap();
+            Settings { guidance: scale, guidance_interval, scheduler, ..settings() }
+                .is_guided(&config)
+        };
+        assert!(guided(1.5, "0,1", "euler") && !guided(1.0, "0,1", "euler"));
+        // Steps begin at tenths; Heun's second evaluation is at the end of a step.
+        assert!(guided(1.5, "0.9,1", "euler") && !guided(1.5, "0.92,0.98", "euler"));
+        assert!(!guided(1.5, "0.92,0.98", "heun") && guided(1.5, "0.92,0.98", "dopri5"));
+        let ddpm = Settings { scheduler: "ddpm".parse().unwrap(), ..settings() };
+        assert!(ddpm.is_guided(&model("ddpm")));
     }
 
     #[test]

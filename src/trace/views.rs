@@ -102,13 +102,14 @@ impl Trace {
     }
 
     /// `C` of each MoE layer at each step, `[layers][steps]`: the mean over the step's passes of one branch, or of
-    /// both. The mean over layers of both is [`Trace::capacity_by_step`].
+    /// both; NaN where a step has none of that branch, as outside the guidance interval. The mean over layers of both is
+    /// [`Trace::capacity_by_step`].
     pub fn capacity_by_layer(&self, branch: Option<Branch>) -> Vec<Vec<f32>> {
         let layers = self.blocks().len();
         let mut table = vec![Vec::new(); layers];
         for step in 0..self.steps() {
             let passes = || self.passes(step).filter(|f| branch.is_none_or(|b| b == f.branch));
-            let count = passes().count().max(1) as f32;
+            let count = passes().count() as f32;
             for (layer, row) in table.iter_mut().enumerate() {
                 let of =
                     |f: &ForwardRouting| f.layers.get(layer).map_or(0.0, LayerRouting::capacity);
@@ -176,6 +177,8 @@ mod tests {
         let guided = trace.capacity_by_layer(Some(Branch::Conditional));
         assert_eq!(serde_json::json!(guided[1][0]), json["forwards"][0]["layers"][1]["capacity"]);
         assert!(table[1][0] < guided[1][0], "the other pass counts in the mean of both");
+        let without = trace.capacity_by_layer(Some(Branch::Unconditional));
+        assert!(without[0][0].is_finite() && without[0][1].is_nan(), "step 1 has no such pass");
     }
 
     #[test]

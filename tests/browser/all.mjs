@@ -2,6 +2,7 @@
 
 import { after } from "node:test";
 import { close } from "./lab.mjs";
+import "./explore.mjs";
 import "./generator.mjs";
 import "./latents.mjs";
 import "./page.mjs";

@@ -174,6 +174,36 @@ fn a_muted_expert_has_no_tokens() {
 }
 
 #[test]
+fn shifted_thresholds_take_more_or_fewer_tokens() {
+    let folder = tempfile::tempdir().expect("a folder");
+    draw(folder.path(), "t.json", &[]);
+    // The first layer with experts of the first pass, which sees the same in all these runs.
+    let first = |trace: &Value| trace["forwards"][0]["layers"][0].clone();
+    let layer = first(&json(&folder.path().join("t.json")));
+    let (block, before) = (layer["block"].to_string(), layer["counts"][2].as_u64());
+    let count = |shift: &str| {
+        draw(folder.path(), "s.json", &["--shift", &format!("{block}:2={shift}")]);
+        let shifted = first(&json(&folder.path().join("s.json")));
+        for expert in (0..8).filter(|&expert| expert != 2) {
+            assert_eq!(shifted["counts"][expert], layer["counts"][expert], "{shift}");
+        }
+        shifted["counts"][2].as_u64()
+    };
+    assert!(count("4") < before && before < count("-4"), "{before:?}");
+    let capacity = |shift: &[&str]| {
+        draw(folder.path(), "s.json", shift);
+        json(&folder.path().join("s.json"))["capacity"].as_f64().expect("C")
+    };
+    let whole = capacity(&[]);
+    let all = capacity(&["--log-odds", "2"]);
+    let one = capacity(&["--shift", &format!("{block}=2")]);
+    assert!(all < one && one < whole, "{all} {one} {whole}");
+    refused(&["sample", "--model", "eurosat", "--shift", "1:99=1"], "block 1 has no expert 99");
+    refused(&["sample", "--model", "eurosat", "--shift", "1"], "BLOCK:EXPERT=LOG_ODDS");
+    refused(&["sample", "--model", "eurosat", "--log-odds", "99"], "log-odds, got 99");
+}
+
+#[test]
 fn what_is_no_trace_is_refused_in_one_sentence() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |text: &[u8]| {

@@ -4,7 +4,7 @@ use js_sys::{Array, ArrayBuffer, Function, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
-use diffmoe::model::{Config, LabelTable, Muted, Routing, UnknownName};
+use diffmoe::model::{Config, LabelTable, Muted, Routing, Shifts, UnknownName};
 use diffmoe::pipeline::{Backend, Label, Recipe, Saved, Settings};
 use diffmoe::scheduler::{ALL, GuidanceInterval, OptionInfo, SchedulerKind};
 
@@ -83,7 +83,7 @@ impl Options {
 
 /// Entries of the options of `sample`, besides those of label tables and schedulers.
 /// Earlier versions used `solver`.
-const SAMPLE: [&str; 21] = [
+const SAMPLE: [&str; 23] = [
     "labels",
     "prompt",
     "negative",
@@ -97,6 +97,8 @@ const SAMPLE: [&str; 21] = [
     "routing",
     "gamma",
     "shift",
+    "logOdds",
+    "shifts",
     "signal",
     "onStep",
     "onDecode",
@@ -183,6 +185,9 @@ pub(super) fn settings(
     if options.get("mute").is_some() || like.is_none() {
         settings = settings.muted(muted(options)?);
     }
+    if let Some(shifts) = shifts(options)? {
+        settings = settings.shifts(shifts);
+    }
     let otherwise = like.map_or_else(|| SchedulerKind::default_of(config), |like| like.scheduler);
     let scores = options.get("traceScores").is_some_and(|wanted| wanted.is_truthy());
     settings
@@ -201,10 +206,12 @@ fn routing(options: &Options, before: Routing) -> Result<Routing, String> {
     };
     let gamma = options.number("gamma")?.map(|gamma| gamma as f32);
     let shift = options.number("shift")?.map(|shift| shift as f32);
-    Ok(match (gamma, shift) {
+    let log_odds = options.number("logOdds")?.map(|odds| odds as f32);
+    let routing = match (gamma, shift) {
         (None, None) => Routing { rule, ..before },
         _ => Routing { rule, gamma, shift: shift.unwrap_or_default(), log_odds: 0.0 },
-    })
+    };
+    Ok(Routing { log_odds: log_odds.unwrap_or(routing.log_odds), ..routing })
 }
 
 /// The requested scheduler or `otherwise`, with its options.
@@ -255,6 +262,31 @@ fn muted(options: &Options) -> Result<Muted, String> {
         }
     };
     list.iter().map(pair).collect()
+}
+
+/// The thresholds of `shifts`, a list of `[block, logOdds]` and `[block, expert, logOdds]`; the settings check ranges.
+fn shifts(options: &Options) -> Result<Option<Shifts>, String> {
+    let wrong = || {
+        "shifts must be a list of [block, logOdds] or [block, expert, logOdds], such as [[3, 1.5], [5, 2, -1]]".to_owned()
+    };
+    let Some(value) = options.get("shifts") else { return Ok(None) };
+    let list = value.dyn_into::<Array>().map_err(|_| wrong())?;
+    let whole = |number: f64| {
+        let is_whole = number.fract() == 0.0 && (0.0..=65_535.0).contains(&number);
+        is_whole.then_some(number as usize).ok_or_else(wrong)
+    };
+    let mut shifts = Shifts::default();
+    for entry in list.iter() {
+        let entry = entry.dyn_into::<Array>().map_err(|_| wrong())?;
+        match entry.iter().map(|number| number.as_f64()).collect::<Vec<_>>()[..] {
+            [Some(block), Some(odds)] => shifts.add(whole(block)?, None, odds as f32),
+            [Some(block), Some(expert), Some(odds)] => {
+                shifts.add(whole(block)?, Some(whole(expert)?), odds as f32);
+            }
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(Some(shifts))
 }
 
 /// The rows that are given, by table.

@@ -175,7 +175,9 @@ fn describe(session: &Session, state: &Object) {
     set("share", text(session.share()));
     let notes = session.notes().iter().map(|note| JsValue::from(note.text.as_str()));
     set("notes", notes.collect::<Array>().into());
+    set("runs", (session.history().len() as u32).into());
     if let Some(record) = session.record() {
+        set("traced", record.is_traced().into());
         set("step", (record.frames.len().saturating_sub(1) as u32).into());
         set("steps", record.steps().into());
         if let Some(images) = record.frames.len().checked_sub(1).and_then(|f| record.images(f)) {

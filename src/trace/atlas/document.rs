@@ -75,6 +75,9 @@ impl Atlas {
             return damaged(format!("{} tokens in an image", self.tokens));
         }
         let shape = [self.passes.len(), self.blocks.len(), self.experts];
+        if self.margins.as_ref().is_some_and(|margins| !margins.fits(shape)) {
+            return damaged("its margins are those of another model".to_owned());
+        }
         match self.tables.iter().find_map(|table| table.fault(shape)) {
             Some(fault) => damaged(fault),
             None => Ok(()),
@@ -113,7 +116,7 @@ impl AtlasTable {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{BANDS, Shuffled, Thumbnails};
+    use super::super::{AtlasMargins, BANDS, Shuffled, Thumbnails};
     use super::*;
 
     fn atlas() -> Atlas {
@@ -138,6 +141,7 @@ mod tests {
                     high: vec![vec![vec![0.5, 0.625]]; BANDS],
                 },
             }],
+            margins: None,
             thumbnails: None,
         }
     }
@@ -149,6 +153,14 @@ mod tests {
         assert_eq!(read(&atlas), atlas);
         atlas.thumbnails = Some(Thumbnails { size: [16, 16], columns: 32, png: "AAAA".into() });
         assert_eq!(read(&atlas), atlas);
+        let of = |value: f32| vec![vec![vec![value; 2]; 1]; BANDS];
+        let percentiles = vec![vec![vec![[-9.0, -4.0, 0.25, 1.0, 2.5]; 2]; 1]; BANDS];
+        atlas.margins = Some(AtlasMargins { mean: of(-1.5), percentiles });
+        assert_eq!(read(&atlas), atlas);
+        assert_eq!(atlas.margin(1, 0, 1), Some((-1.5, [-9.0, -4.0, 0.25, 1.0, 2.5])));
+        assert_eq!((atlas.margin(1, 1, 1), atlas.margin(BANDS, 0, 0)), (None, None));
+        atlas.passes[1] = 0;
+        assert_eq!(atlas.margin(1, 0, 1), None, "nothing was decided there");
         assert!(atlas.to_json().unwrap().starts_with(r#"{"atlas":1,"model":"t""#));
     }
 
@@ -166,6 +178,8 @@ mod tests {
         assert!(damaged(&|a| a.experts = 99).contains("99 experts"));
         assert!(damaged(&|a| a.tables.clear()).contains("counts nothing"));
         assert!(damaged(&|a| a.tokens = 0).contains("0 tokens"));
+        let none = || AtlasMargins { mean: Vec::new(), percentiles: Vec::new() };
+        assert!(damaged(&|a| a.margins = Some(none())).contains("margins"));
         assert!(damaged(&|a| _ = a.tables[0].rows.pop()).contains("2 labels"));
         assert!(damaged(&|a| _ = a.tables[0].taken[1][2][0].pop()).contains("2 experts"));
         assert!(damaged(&|a| _ = a.tables[0].shuffled.mean.pop()).contains("4 bands"));

@@ -59,6 +59,7 @@ impl Atlas {
             passes: counts.first().map_or_else(|| vec![0; BANDS], |counts| counts.passes.clone()),
             settings: about.settings,
             tables: tables.collect(),
+            margins: None,
             thumbnails: None,
             blocks,
         }

@@ -7,6 +7,7 @@
 mod counts;
 mod document;
 mod lift;
+mod margins;
 mod measure;
 mod plan;
 mod text;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use counts::{BANDS, ImageCounts, band_of, noise_level};
 pub use document::AtlasError;
 pub use lift::{IDLE, Lifts};
+pub use margins::{AtlasMargins, MarginCounts, PERCENTILES};
 pub use measure::About;
 pub use plan::{Plan, PlannedTable};
 
@@ -42,6 +44,10 @@ pub struct Atlas {
     pub settings: BTreeMap<String, String>,
     /// One for each label table with at least two labels in the sweep.
     pub tables: Vec<AtlasTable>,
+    /// How far the decisions lie from their thresholds; not of models without a capacity predictor, nor in atlases of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub margins: Option<AtlasMargins>,
     /// An image of each label of the first table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thumbnails: Option<Thumbnails>,
@@ -105,6 +111,14 @@ impl Atlas {
         let mut all: Vec<_> = (0..table.labels.len()).filter_map(capacity).collect();
         all.sort_by(|a, b| b.1.total_cmp(&a.1));
         all
+    }
+
+    /// Mean margin of an expert in a band and a layer, and its [`PERCENTILES`], in log-odds; `None` where that was not
+    /// measured.
+    pub fn margin(&self, band: usize, layer: usize, expert: usize) -> Option<(f32, [f32; 5])> {
+        let margins = self.margins.as_ref().filter(|_| self.passes.get(band) > Some(&0))?;
+        let mean = *margins.mean.get(band)?.get(layer)?.get(expert)?;
+        Some((mean, *margins.percentiles.get(band)?.get(layer)?.get(expert)?))
     }
 
     /// Noise levels of a band: from, down to.

@@ -7,7 +7,7 @@ use super::Atlas;
 impl Atlas {
     /// A line for each label, band, layer and expert, separated by commas.
     pub fn to_csv(&self) -> String {
-        let mut text = "table,label,images,noise_from,noise_to,block,expert,taken,tokens,capacity,log2_lift,shuffled_95\n"
+        let mut text = "table,label,images,noise_from,noise_to,block,expert,taken,tokens,capacity,log2_lift,shuffled_95,margin_mean,margin_5,margin_25,margin_50,margin_75,margin_95\n"
             .to_owned();
         for table in &self.tables {
             for band in 0..self.passes.len() {
@@ -21,9 +21,16 @@ impl Atlas {
                         let sum: u64 = row.iter().map(|&n| u64::from(n)).sum();
                         let capacity = sum as f64 / tokens.max(1) as f64;
                         for (expert, taken) in row.iter().enumerate() {
+                            // Of all labels together, so the same in the lines of every label.
+                            let margins = match self.margin(band, layer, expert) {
+                                Some((mean, p)) => {
+                                    format!("{mean},{},{},{},{},{}", p[0], p[1], p[2], p[3], p[4])
+                                }
+                                None => ",,,,,".to_owned(),
+                            };
                             let _ = writeln!(
                                 text,
-                                "{},{},{images},{from},{to},{block},{expert},{taken},{tokens},{capacity:.4},{:.3},{:.3}",
+                                "{},{},{images},{from},{to},{block},{expert},{taken},{tokens},{capacity:.4},{:.3},{:.3},{margins}",
                                 quoted(&table.name),
                                 quoted(&table.labels[label]),
                                 lifts.log2[label][expert],

@@ -1,24 +1,22 @@
-//! What a sweep has measured so far: a file beside the atlas that only grows, a line for each image. A process that is
+//! What a sweep has measured so far: a file beside the atlas that only grows, a line for each batch. A process that is
 //! killed leaves at most one line that is not whole, which is cut off; the atlas itself is written at the end, at once.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use diffmoe::trace::atlas::ImageCounts;
+use diffmoe::pipeline::SweepBatch;
 use serde::{Deserialize, Serialize};
 
-use super::sweep::Sweep;
+use super::sweep::Planned;
 
-/// One image.
+/// One batch.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Line {
-    /// Its number.
-    pub(super) image: usize,
-    pub(super) counts: ImageCounts,
-    /// The image itself, small, where it is the first of its label.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) small: Option<Vec<u8>>,
+struct Line {
+    /// Number of its first image.
+    first: usize,
+    #[serde(flatten)]
+    batch: SweepBatch,
 }
 
 /// The file, open at its end.
@@ -29,7 +27,7 @@ pub(super) struct Log {
 
 impl Log {
     /// Opens what an earlier call of the same command left beside the atlas, or begins.
-    pub(super) fn open(atlas: &Path, sweep: &Sweep) -> Result<(Self, Vec<Line>), String> {
+    pub(super) fn open(atlas: &Path, sweep: &Planned) -> Result<(Self, Vec<SweepBatch>), String> {
         let mut name = atlas.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let path = atlas.with_file_name(name);
@@ -40,10 +38,10 @@ impl Log {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(format!("cannot read {}: {error}", path.display())),
         };
-        let (lines, whole) = match text.strip_prefix(header.as_bytes()) {
+        let (batches, whole) = match text.strip_prefix(header.as_bytes()) {
             Some(rest) => {
-                let (lines, bytes) = read(rest, sweep);
-                (lines, header.len() + bytes)
+                let (batches, bytes) = read(rest, sweep);
+                (batches, header.len() + bytes)
             }
             // Killed while it wrote its first line.
             None if header.as_bytes().starts_with(&text) => (Vec::new(), 0),
@@ -60,19 +58,17 @@ impl Log {
         if whole == 0 {
             log.file.write_all(header.as_bytes()).map_err(fail)?;
         }
-        Ok((log, lines))
+        Ok((log, batches))
     }
 
-    /// Adds images.
-    pub(super) fn append(&mut self, lines: &[Line]) -> Result<(), String> {
+    /// Adds a batch, whose first image has this number.
+    pub(super) fn append(&mut self, first: usize, batch: &SweepBatch) -> Result<(), String> {
         let fail = |error: &dyn std::fmt::Display| {
             format!("cannot write {}: {error}", self.path.display())
         };
-        let mut text = Vec::new();
-        for line in lines {
-            serde_json::to_writer(&mut text, line).map_err(|e| fail(&e))?;
-            text.push(b'\n');
-        }
+        let line = Line { first, batch: batch.clone() };
+        let mut text = serde_json::to_vec(&line).map_err(|e| fail(&e))?;
+        text.push(b'\n');
         self.file.write_all(&text).map_err(|e| fail(&e))
     }
 
@@ -83,21 +79,22 @@ impl Log {
     }
 }
 
-/// The images that are whole and in order, and how many bytes they take.
-fn read(text: &[u8], sweep: &Sweep) -> (Vec<Line>, usize) {
-    let config = sweep.checkpoint.config();
+/// The batches that are whole and in order, and how many bytes they take.
+fn read(text: &[u8], planned: &Planned) -> (Vec<SweepBatch>, usize) {
+    let config = planned.checkpoint.config();
     let (layers, experts) = (config.moe_blocks().len(), config.num_experts);
-    let (mut lines, mut bytes) = (Vec::new(), 0);
+    let (mut batches, mut images, mut bytes) = (Vec::new(), 0, 0);
     for text in text.split_inclusive(|&byte| byte == b'\n') {
         let line = serde_json::from_slice::<Line>(text).ok().filter(|line| {
             text.ends_with(b"\n")
-                && line.image == lines.len()
-                && line.image < sweep.plan.images()
-                && line.counts.fits(layers, experts)
+                && line.first == images
+                && line.batch.images() <= planned.sweep.images() - images
+                && line.batch.fits(layers, experts)
         });
         let Some(line) = line else { break };
-        lines.push(line);
+        images += line.batch.images();
+        batches.push(line.batch);
         bytes += text.len();
     }
-    (lines, bytes)
+    (batches, bytes)
 }

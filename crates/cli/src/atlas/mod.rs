@@ -3,20 +3,19 @@
 mod log;
 mod report;
 mod sweep;
-mod thumbnails;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use diffmoe::pipeline::Backend;
-use diffmoe::trace::atlas::{Atlas, ImageCounts};
+use diffmoe::pipeline::{Backend, SweepBatch};
+use diffmoe::trace::atlas::Atlas;
 
 use super::batches::Batches;
 use super::output::Output;
 use super::scheduler_options::SchedulerOptions;
 use super::{Outcome, WeightsName, backend_parser};
-use log::{Line, Log};
-use sweep::Sweep;
+use log::Log;
+use sweep::Planned;
 
 /// Measure which expert works on which label at which noise level, and which labels need most compute.
 ///
@@ -94,26 +93,24 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     if arguments.csv {
         return report::print(&existing(arguments)?.to_csv());
     }
-    let sweep = Sweep::read(arguments)?;
+    let planned = Planned::read(arguments)?;
     let path = arguments.path();
-    if let Some(atlas) = finished(&path, &sweep) {
+    if let Some(atlas) = finished(&path, &planned) {
         println!("{} is complete", path.display());
         return report::print(&report::summary(&atlas));
     }
     let out = Output::reserve(&path)?;
     let started = Instant::now();
-    let (mut log, mut lines) = Log::open(&path, &sweep)?;
-    let images = sweep.plan.images();
-    if !lines.is_empty() {
-        eprintln!("{} of {images} images are there already", lines.len());
+    let (mut log, mut batches) = Log::open(&path, &planned)?;
+    let (there, images) = (drawn(&batches), planned.sweep.images());
+    if there > 0 {
+        eprintln!("{there} of {images} images are there already");
     }
-    if lines.len() < images {
-        draw(arguments, &sweep, &mut log, &mut lines)?;
+    if there < images {
+        draw(arguments, &planned, &mut log, &mut batches)?;
     }
-    let (counts, small): (Vec<ImageCounts>, Vec<_>) =
-        lines.into_iter().map(|line| (line.counts, line.small)).unzip();
-    let mut atlas = Atlas::measure(sweep.about(), &sweep.plan, &counts);
-    atlas.thumbnails = thumbnails::sheet(sweep.checkpoint.config(), &small);
+    let Planned { checkpoint, sweep, hash } = planned;
+    let atlas = sweep.atlas(checkpoint.config(), hash, batches);
     let text = atlas.to_json()?;
     out.write(|part| std::fs::write(part, &text))?;
     log.remove();
@@ -122,42 +119,37 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     report::print(&report::summary(&atlas))
 }
 
+/// Images that are drawn.
+fn drawn(batches: &[SweepBatch]) -> usize {
+    batches.iter().map(SweepBatch::images).sum()
+}
+
 /// Draws what is missing; every batch is kept as soon as it is there.
 fn draw(
     arguments: &Arguments,
-    sweep: &Sweep,
+    planned: &Planned,
     log: &mut Log,
-    lines: &mut Vec<Line>,
+    batches: &mut Vec<SweepBatch>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let (config, images) = (sweep.checkpoint.config(), sweep.plan.images());
+    let Planned { checkpoint, sweep, .. } = planned;
+    let (config, images) = (checkpoint.config(), sweep.images());
     let place = (arguments.backend, arguments.weights.into());
-    let left = images - lines.len();
-    let mut batches = Batches::open(&sweep.checkpoint, &sweep.settings, place, left)?;
-    while lines.len() < images {
-        let first = lines.len();
-        let drawn = batches.draw(first..images.min(first + arguments.batch))?;
-        let samples = drawn.samples.chunks_exact(config.sample_len());
-        let batch: Vec<Line> = samples
-            .enumerate()
-            .map(|(i, sample)| Line {
-                image: first + i,
-                counts: ImageCounts::of(&drawn.trace, i, config.objective),
-                small: sweep
-                    .is_first_of_label(first + i)
-                    .then(|| thumbnails::small(config, sample))
-                    .flatten(),
-            })
-            .collect();
-        log.append(&batch)?;
-        lines.extend(batch);
+    let mut first = drawn(batches);
+    let mut device = Batches::open(checkpoint, sweep.settings(), place, images - first)?;
+    while first < images {
+        let drawn = device.draw(first..images.min(first + arguments.batch))?;
+        let batch = sweep.batch(config, first, &drawn.samples, &drawn.trace);
+        log.append(first, &batch)?;
+        first += batch.images();
+        batches.push(batch);
     }
     Ok(())
 }
 
 /// The atlas that is asked for, where it is there already.
-fn finished(path: &Path, sweep: &Sweep) -> Option<Atlas> {
+fn finished(path: &Path, planned: &Planned) -> Option<Atlas> {
     let atlas = Atlas::from_json(&std::fs::read(path).ok()?).ok()?;
-    sweep.describes(&atlas).then_some(atlas)
+    planned.sweep.describes(&atlas, &planned.hash).then_some(atlas)
 }
 
 /// An atlas by its own path, beside its model, or embedded.

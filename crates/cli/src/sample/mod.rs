@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
-use diffmoe::model::{Config, Muted, MutedError, RoutingRule};
+use diffmoe::model::{Config, Muted, MutedError, RoutingRule, Shifts};
 use diffmoe::pipeline::{Backend, Settings, png_texts};
 use diffmoe::scheduler::GuidanceInterval;
 use diffmoe::trace::Trace;
@@ -36,6 +36,7 @@ use shard::Shard;
   diffmoe sample --model my-text-model.safetensors --prompt \"a robot, fluent 3d\" --negative \"blob\"
   diffmoe sample --gamma 0.3              # lower threshold: more experts for each token
   diffmoe sample --seed 7 --mute 1:3 --trace routing.json --trace-scores
+  diffmoe sample --seed 7 --shift 3=1.5,5:2=-2  # block 3 takes fewer tokens, expert 2 of block 5 more
   diffmoe sample --model my-model.safetensors --steps 12 --scheduler dpmpp_2m --seed 7 --out seven.png
   diffmoe sample --like seven.png --guidance 4
   diffmoe sample --set images --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
@@ -96,6 +97,14 @@ pub(super) struct Arguments {
     /// Shift of the learned thresholds, -1 to 1; positive values save compute.
     #[arg(long, value_name = "SHIFT", allow_negative_numbers = true, conflicts_with = "gamma")]
     threshold_shift: Option<f32>,
+    /// Shift of all thresholds in log-odds, γ of --gamma included: unlike differences of probabilities these also move
+    /// thresholds near 0 and 1. Positive values save compute.
+    #[arg(long, value_name = "LOG_ODDS", allow_negative_numbers = true)]
+    log_odds: Option<f32>,
+    /// Shift of the thresholds of a block, or of one expert in it, in log-odds; separate several by commas or repeat the
+    /// option. What-if γ of Explore uses the same shifts.
+    #[arg(long, value_name = "BLOCK[:EXPERT]=LOG_ODDS", value_delimiter = ',')]
+    shift: Vec<Shifts>,
     /// Expert that takes no tokens, as the index of its block (`diffmoe info` lists those with experts) and its own,
     /// both from 0; separate several by commas or repeat the option.
     #[arg(long, value_name = "BLOCK:EXPERT", value_delimiter = ',', value_parser = muted)]

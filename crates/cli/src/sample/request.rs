@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::WeightChoice;
-use diffmoe::model::{Config, LabelTable, Muted, MutedError, Routing};
+use diffmoe::model::{Config, LabelTable, Muted, MutedError, Routing, Shifts};
 use diffmoe::pipeline::{Label, Recipe, Settings, check_decoder};
 use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
@@ -231,6 +231,9 @@ fn settings(
     if !(arguments.mute.is_empty() && arguments.solo.is_empty()) {
         settings = settings.muted(muted(arguments, config)?);
     }
+    if !arguments.shift.is_empty() {
+        settings = settings.shifts(shifts(&arguments.shift));
+    }
     let routing = routing(arguments, recipe.map(|recipe| recipe.routing).unwrap_or_default());
     Ok(settings.routing(routing).record_scores(arguments.trace_scores).build()?)
 }
@@ -245,15 +248,25 @@ fn muted(arguments: &Arguments, config: &Config) -> Result<Muted, MutedError> {
     Ok(muted)
 }
 
+/// All given shifts together.
+fn shifts(given: &[Shifts]) -> Shifts {
+    let mut all = Shifts::default();
+    for shift in given.iter().flat_map(Shifts::list) {
+        all.add(shift.block, shift.expert, shift.log_odds);
+    }
+    all
+}
+
 /// Rule and thresholds; thresholds that are given replace all that is said about them elsewhere.
 fn routing(arguments: &Arguments, before: Routing) -> Routing {
     let rule = arguments.routing.unwrap_or(before.rule);
-    match (arguments.gamma, arguments.threshold_shift) {
+    let routing = match (arguments.gamma, arguments.threshold_shift) {
         (None, None) => Routing { rule, ..before },
         (gamma, shift) => {
             Routing { rule, gamma, shift: shift.unwrap_or_default(), ..Routing::default() }
         }
-    }
+    };
+    Routing { log_odds: arguments.log_odds.unwrap_or(routing.log_odds), ..routing }
 }
 
 /// Says which prompts are longer than the model reads.
@@ -316,7 +329,7 @@ mod tests {
         let (config, expected) = line(
             "--class 3 --style any --seed 9 --count 5 --steps 11 --cfg 1.75 \
              --guidance-interval 0.1,0.7 --solver heun \
-             --routing pool --gamma 0.3",
+             --routing pool --gamma 0.3 --log-odds -0.5 --shift 1=1.5,3:2=-1 --shift 3:2=0.5 --mute 5:1",
         );
         let choices = config.labels.iter().map(|table| match table.name.as_str() {
             "style" => Choice::Any,
@@ -332,9 +345,14 @@ mod tests {
             guidance_interval: GuidanceInterval { low: 0.1, high: 0.7 },
             scheduler: "heun".parse().unwrap(),
             count: 5,
-            routing: Routing { rule: RoutingRule::Pool, gamma: Some(0.3), ..Routing::default() },
-            muted: Muted::default(),
-            shifts: diffmoe::model::Shifts::default(),
+            routing: Routing {
+                rule: RoutingRule::Pool,
+                gamma: Some(0.3),
+                log_odds: -0.5,
+                ..Routing::default()
+            },
+            muted: Muted::from_iter([(5, 1)]),
+            shifts: "1=1.5,3:2=-0.5".parse().unwrap(),
         };
         assert_eq!(controls.settings(&config), expected);
     }

@@ -120,6 +120,16 @@ fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std
     if !settings.guidance_interval.is_whole() {
         all["guidance_interval"] = json!(settings.guidance_interval.to_string());
     }
+    // Likewise.
+    if settings.routing.log_odds != 0.0 {
+        all["log_odds"] = json!(settings.routing.log_odds);
+    }
+    if !settings.shifts.is_empty() {
+        all["shifts"] = json!(settings.shifts.to_string());
+    }
+    if !settings.muted.is_empty() {
+        all["muted"] = json!(settings.muted.to_string());
+    }
     if let (Some(_), Some(path)) = (vae, &arguments.vae) {
         let bytes =
             std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;

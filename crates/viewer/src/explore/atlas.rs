@@ -7,7 +7,7 @@ use diffmoe::trace::atlas::{Atlas, Thumbnails, band_of};
 use egui::{ColorImage, Context, Rect, TextureHandle, TextureOptions, pos2};
 
 use super::data::labels::Heat;
-use super::made::Kept;
+use super::kept::Kept;
 
 /// Longest side of the sheet of small images.
 const MOST: u32 = 4096;

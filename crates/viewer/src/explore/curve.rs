@@ -6,7 +6,7 @@ use diffmoe::scheduler::Branch;
 
 use super::axis::Axis;
 use super::colours::OTHER;
-use super::data::tally::Tally;
+use super::data::tally::{Tally, stretches};
 use super::paint::{text, text_over};
 use super::plot::title;
 use super::scene::Scene;
@@ -35,9 +35,20 @@ impl Scale {
     }
 }
 
-fn points(tally: &Tally, axis: Axis, scale: &Scale) -> Vec<Pos2> {
-    let at = |step| Some(pos2(axis.middle(step), scale.y(tally.capacity(step)?)));
-    (0..tally.steps.len()).filter_map(at).collect()
+/// A curve through its values, interrupted where there is none. A value alone is a short line.
+pub(super) fn lines(values: &[Option<f32>], axis: Axis, y: impl Fn(f32) -> f32) -> Vec<Vec<Pos2>> {
+    let point = |step: usize| Some(pos2(axis.middle(step), y(values[step]?)));
+    let stretch = |steps: std::ops::Range<usize>| {
+        let line: Vec<Pos2> = steps.filter_map(point).collect();
+        match line[..] {
+            [alone] => {
+                let half = egui::vec2(axis.column() * 0.3, 0.0);
+                vec![alone - half, alone + half]
+            }
+            _ => line,
+        }
+    };
+    stretches(values.iter().map(Option::is_some)).into_iter().map(stretch).collect()
 }
 
 /// C of B by column, and its name: of run B, or else of the run without the chosen expert.
@@ -49,7 +60,7 @@ fn b_curve(scene: &Scene<'_>) -> (Vec<Option<f32>>, String) {
     let solo = scene.pair.is_some_and(|pair| pair.solo);
     let verb = if solo { "only" } else { "no" };
     let name = format!("B, {verb} {}", scene.now.some_expert());
-    (scene.made.without.iter().copied().map(Some).collect(), name)
+    (scene.made.without.clone(), name)
 }
 
 /// Shows the curves.
@@ -57,7 +68,7 @@ pub(super) fn show(painter: &Painter, rect: Rect, axis: Axis, scene: &Scene<'_>,
     let look = scene.ink.look;
     let (tally, other, plain) = (&*scene.made.tally, &*scene.made.other, &*scene.made.plain);
     let both = [tally, other, plain];
-    let values = both.iter().flat_map(|t| (0..t.steps.len()).filter_map(|step| t.capacity(step)));
+    let values = both.iter().flat_map(|tally| tally.capacities()).flatten();
     let (without, _) = b_curve(scene);
     let scale = Scale::new(rect, values.chain(without.iter().flatten().copied()));
     painter.rect_filled(rect, 0.0, look.well);
@@ -68,23 +79,28 @@ pub(super) fn show(painter: &Painter, rect: Rect, axis: Axis, scene: &Scene<'_>,
         2.0,
         4.0,
     ));
+    let through = |values: &[Option<f32>]| lines(values, axis, |c| scale.y(c));
     if scene.guided() {
-        let line = points(other, axis, &scale);
-        painter.extend(Shape::dashed_line(&line, Stroke::new(1.5, look.weak), 5.0, 4.0));
+        for line in through(&other.capacities()) {
+            painter.extend(Shape::dashed_line(&line, Stroke::new(1.5, look.weak), 5.0, 4.0));
+        }
     }
     if scene.now.what_if.odds != 0.0 {
-        let line = points(plain, axis, &scale);
-        painter.extend(Shape::dashed_line(&line, Stroke::new(1.5, look.accent), 1.5, 3.0));
+        for line in through(&plain.capacities()) {
+            painter.extend(Shape::dashed_line(&line, Stroke::new(1.5, look.accent), 1.5, 3.0));
+        }
     }
-    let at = |(step, c): (usize, &Option<f32>)| Some(pos2(axis.middle(step), scale.y((*c)?)));
-    let line: Vec<Pos2> = without.iter().enumerate().filter_map(at).collect();
-    painter.line(line, Stroke::new(2.0, OTHER));
-    let line = points(tally, axis, &scale);
-    painter.line(line.clone(), Stroke::new(2.5, look.accent));
-    if let Some(&dot) = line.get(scene.now.step) {
+    for line in through(&without) {
+        painter.line(line, Stroke::new(2.0, OTHER));
+    }
+    for line in through(&tally.capacities()) {
+        painter.line(line, Stroke::new(2.5, look.accent));
+    }
+    if let Some(c) = tally.capacity(scene.now.step) {
+        let dot = pos2(axis.middle(scene.now.step), scale.y(c));
         painter.circle(dot, 4.5, look.accent, Stroke::new(1.5, look.page));
     }
-    values_on_line(painter, rect, &line, scene);
+    values_on_line(painter, rect, axis, &scale, scene);
     if wide {
         names(painter, rect, &scale, scene);
         let left = axis.left - 86.0;
@@ -101,16 +117,16 @@ pub(super) fn show(painter: &Painter, rect: Rect, axis: Axis, scene: &Scene<'_>,
 }
 
 /// C at the first step, the last, and the one that is looked at.
-fn values_on_line(painter: &Painter, rect: Rect, line: &[Pos2], scene: &Scene<'_>) {
-    let Some(last) = line.len().checked_sub(1) else { return };
+fn values_on_line(painter: &Painter, rect: Rect, axis: Axis, scale: &Scale, scene: &Scene<'_>) {
+    let Some([first, last]) = scene.made.tally.ends() else { return };
     let now = scene.now.step;
-    let mut steps = vec![0];
-    steps.extend((now > 0 && now < last).then_some(now));
-    steps.extend((last > 0).then_some(last));
+    let mut steps = vec![first];
+    steps.extend((now > first && now < last).then_some(now));
+    steps.extend((last > first).then_some(last));
     let mut free = f32::NEG_INFINITY;
     for step in steps {
         let Some(c) = scene.made.tally.capacity(step) else { continue };
-        let dot = line[step];
+        let dot = pos2(axis.middle(step), scale.y(c));
         let below = scene.made.other.capacity(step).is_some_and(|other| other > c + 0.005);
         let away = if below && step == last { 12.0 } else { -12.0 };
         let x = dot.x.clamp(rect.left() + 16.0, rect.right() - 16.0);
@@ -131,10 +147,7 @@ fn names(painter: &Painter, rect: Rect, scale: &Scale, scene: &Scene<'_>) {
         Branch::Conditional => ("conditional", "unconditional"),
         Branch::Unconditional => ("unconditional", "conditional"),
     };
-    let end = |tally: &Tally| {
-        let last = tally.steps.len().checked_sub(1)?;
-        Some(scale.y(tally.capacity(last)?))
-    };
+    let end = |tally: &Tally| Some(scale.y(tally.capacity(tally.ends()?[1])?));
     let mut list: Vec<(f32, &str, Color32)> = Vec::new();
     list.extend(end(&scene.made.tally).map(|y| (y, first, look.accent)));
     list.extend(end(&scene.made.other).filter(|_| scene.guided()).map(|y| (y, second, look.weak)));
@@ -167,5 +180,16 @@ mod tests {
             }
             assert!(scale.y(1.1) < scale.y(1.0));
         }
+    }
+
+    #[test]
+    fn a_gap_is_a_gap() {
+        let axis = Axis::new(0.0, 60.0, 6);
+        let values = [None, Some(0.75), None, Some(0.5), Some(0.25), None];
+        let lines = lines(&values, axis, |c| 100.0 * c);
+        let [alone, pair] = &lines[..] else { panic!("two lines: {lines:?}") };
+        assert_eq!(alone[..], [pos2(12.0, 75.0), pos2(18.0, 75.0)]);
+        assert_eq!(pair[..], [pos2(35.0, 50.0), pos2(45.0, 25.0)]);
+        assert_eq!(super::lines(&[], axis, |c| c), [] as [Vec<Pos2>; 0]);
     }
 }

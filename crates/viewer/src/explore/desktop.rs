@@ -2,11 +2,10 @@
 
 use egui::{Align2, Rect, ScrollArea, Ui, pos2, vec2};
 
-use super::colours::OTHER;
 use super::paint::{card, chip, text, text_within};
-use super::scene::{Other, Part, Scene, Touch, Wish};
+use super::scene::{Part, Scene, Touch, Wish};
 use super::{
-    experts, film, gallery, gamma, inside, labels, mute, numbers, place, save, stage, switch_in,
+    dense, experts, gallery, gamma, inside, labels, mute, numbers, place, save, stage, switch_in,
     tabs, time, versus, why,
 };
 use crate::session::{Card, Selection};
@@ -44,7 +43,7 @@ pub(super) fn show(
 
 fn cards(ui: &mut Ui, area: Rect, scene: &Scene<'_>, selection: &mut Selection, touch: &mut Touch) {
     if scene.record.trace.blocks().is_empty() {
-        return without_experts(ui, area, scene, selection, touch);
+        return dense::show(ui, area, scene, selection, touch);
     }
     numbers::show(ui, area.with_max_y(area.top() + NUMBERS), scene, true);
     let below = area.with_min_y(area.top() + NUMBERS + GAP);
@@ -52,15 +51,19 @@ fn cards(ui: &mut Ui, area: Rect, scene: &Scene<'_>, selection: &mut Selection, 
     let right = below.with_min_x(left.right() + GAP);
     let side = ((left.width() - 24.0) * 0.547).min(below.height() * 0.42);
     let stage_card = left.with_max_y(left.top() + side * scene.aspect().min(1.0) + 47.0);
-    let what = left.with_min_y(left.bottom() - WHAT_IF);
+    // Models without thresholds have no question about them.
+    let asks = scene.has_thresholds();
+    let what = left.with_min_y(left.bottom() - if asks { WHAT_IF } else { -GAP });
     let tabs = Rect::from_min_max(
         pos2(left.left(), stage_card.bottom() + GAP),
         pos2(left.right(), what.top() - GAP),
     );
     stage_and_why(ui, stage_card, side, scene, selection, touch);
     tab_card(ui, tabs, scene, selection, touch);
-    card(ui.painter(), what, scene.ink);
-    gamma::show(ui, what.shrink2(vec2(12.0, 7.0)), scene, selection, touch);
+    if asks {
+        card(ui.painter(), what, scene.ink);
+        gamma::show(ui, what.shrink2(vec2(12.0, 7.0)), scene, selection, touch);
+    }
     time_card(ui, right, scene, selection, touch);
 }
 
@@ -90,7 +93,8 @@ fn stage_and_why(
     switch_in(ui, switch, "overlay", &mut selection.overlay, &choices);
     let body = inner.with_min_y(inner.top() + 27.0);
     if let Some(other) = scene.other {
-        return side_by_side(ui, body, scene, &other, selection, touch);
+        stage::side_by_side(ui, body, scene, &other, selection, touch, false);
+        return;
     }
     let image = Rect::from_min_size(body.min, vec2(side, body.height()));
     let image = stage::fit(image, scene.aspect());
@@ -100,28 +104,6 @@ fn stage_and_why(
     let legend = stage::legend(scene);
     let at = pos2(beside.left(), beside.bottom());
     text(ui.painter(), at, Align2::LEFT_BOTTOM, legend, 12.0, scene.ink.look.weak);
-}
-
-/// The images of A and B, with what each run is below them.
-fn side_by_side(
-    ui: &mut Ui,
-    body: Rect,
-    scene: &Scene<'_>,
-    other: &Other<'_>,
-    selection: &mut Selection,
-    touch: &mut Touch,
-) {
-    let size = vec2((body.width() - 14.0) / 2.0, body.height() - 20.0);
-    let left = stage::fit(Rect::from_min_size(body.min, size), scene.aspect());
-    let place = Rect::from_min_size(body.min + vec2(size.x + 14.0, 0.0), size);
-    let right = stage::fit(place, other.scene.aspect());
-    stage::show(ui, left, scene, selection, touch, false);
-    stage::show_b(ui, right, scene, other, selection, touch, false);
-    let look = scene.ink.look;
-    let [a, b] = stage::captions(scene, other);
-    let y = left.bottom().max(right.bottom()) + 5.0;
-    text_within(ui.painter(), pos2(left.left(), y), &a, 12.0, look.text, size.x);
-    text_within(ui.painter(), pos2(right.left(), y), &b, 12.0, OTHER, size.x);
 }
 
 fn tab_card(
@@ -138,7 +120,7 @@ fn tab_card(
     let end = tabs::strip(ui, strip, scene, &mut selection.card, true);
     let shown = tabs::shown(selection.card, scene, true);
     let button = save_button(inner.right_top() - vec2(SAVE, 1.0));
-    save::menu(ui, button, "the card", &save::of_tabs(rect, scene), touch);
+    save::menu(ui, button, "the card", &save::of_tabs(rect, scene, shown), touch);
     let remark = inner.right_top() + vec2(-SAVE - 8.0, 11.0);
     let look = scene.ink.look;
     let words = match shown {
@@ -199,7 +181,9 @@ fn time_card(
     if response.accessible_name(format!("{words} the steps")).clicked() {
         touch.wish = Some(Wish::Play);
     }
-    let keep = Rect::from_min_size(button.right_top() + vec2(8.0, 0.0), vec2(96.0, 24.0));
+    let faster = Rect::from_min_size(button.right_top() + vec2(4.0, 0.0), vec2(34.0, 24.0));
+    time::speed(ui, faster, scene, touch);
+    let keep = Rect::from_min_size(faster.right_top() + vec2(8.0, 0.0), vec2(96.0, 24.0));
     let is_kept = scene.other.is_some() || scene.part == Part::KeptAsB;
     let words = if is_kept { "Let go of B" } else { "Keep as B" };
     let hint = "Run B is shown beside the runs that follow (B)";
@@ -216,10 +200,9 @@ fn time_card(
             touch.wish = Some(Wish::Measure);
         }
     }
-    let words = if selection.shift == 0.0 {
-        "one axis; drag to scrub".to_owned()
-    } else {
-        format!("what if, first order: {:+} log-odds", selection.shift)
+    let words = match scene.now.what_if.odds {
+        0.0 => "one axis; drag to scrub".to_owned(),
+        odds => format!("what if, first order: {odds:+} log-odds"),
     };
     let button = save_button(inner.right_top() - vec2(SAVE, 2.0));
     save::menu(ui, button, "the plots", &save::of_time(rect, scene), touch);
@@ -227,31 +210,4 @@ fn time_card(
     text(ui.painter(), at, Align2::RIGHT_CENTER, words, 12.0, look.weak);
     let body = inner.with_min_y(inner.top() + 28.0);
     inside(ui, body, "time", |ui| time::show(ui, body, scene, selection, touch, true));
-}
-
-/// A model that routes nothing: the film alone, and a sentence.
-pub(super) fn without_experts(
-    ui: &mut Ui,
-    area: Rect,
-    scene: &Scene<'_>,
-    selection: &mut Selection,
-    touch: &mut Touch,
-) {
-    card(ui.painter(), area, scene.ink);
-    let inner = area.shrink(14.0);
-    let look = scene.ink.look;
-    let words = "This model has no experts: every patch gets the same compute, so there is no \
-        routing to explore.";
-    text_within(ui.painter(), inner.min, words, 15.5, look.text, inner.width());
-    let image = Rect::from_min_size(
-        inner.min + vec2(0.0, 34.0),
-        vec2(inner.width().min(320.0), (inner.height() * 0.5).min(320.0)),
-    );
-    let image = stage::fit(image, scene.aspect());
-    stage::show(ui, image, scene, selection, touch, false);
-    let below = Rect::from_min_max(pos2(inner.left(), image.bottom() + 14.0), inner.max);
-    let height =
-        film::height(super::axis::Axis::new(0.0, inner.width(), scene.steps()), scene.aspect());
-    let wide = inner.width() > 500.0;
-    time::show(ui, below.with_max_y(below.top() + height + 30.0), scene, selection, touch, wide);
 }

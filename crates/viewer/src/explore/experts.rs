@@ -49,6 +49,9 @@ pub(super) fn show(
     selection: &mut Selection,
     touch: &mut Touch,
 ) {
+    if let Some(words) = scene.missing() {
+        return paint::missing(ui, area, Some(words));
+    }
     let experts = scene.record.trace.experts();
     let look = scene.ink.look;
     let share = scene.made.tally.share(scene.now.step, scene.now.layer);

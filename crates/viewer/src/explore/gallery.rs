@@ -31,6 +31,9 @@ fn cells(area: Rect, aspect: f32, most: usize) -> Vec<Rect> {
 
 /// Shows them in an area; a click goes to the image and the patch.
 pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, selection: &mut Selection) {
+    if let Some(words) = scene.missing() {
+        return paint::missing(ui, area, Some(words));
+    }
     let look = scene.ink.look;
     let (expert, block) = (scene.now.some_expert(), scene.block());
     let picks = &*scene.made.gallery;

@@ -7,7 +7,7 @@ use egui::{Align2, Rect, Role, Sense, Slider, Ui, UiBuilder, WidgetInfo, pos2, v
 use super::colours::OVER;
 use super::data::lens::{Target, WhatIf};
 use super::data::margins::{BAR, REACH, middle};
-use super::paint::{signed, text};
+use super::paint::{self, signed, text};
 use super::put;
 use super::scene::{Scene, Touch, Wish};
 use crate::App;
@@ -29,6 +29,16 @@ pub(super) fn show(
     let title = text(&painter, area.min, Align2::LEFT_TOP, "What if γ", 14.0, look.text);
     let remark = pos2(title.right() + 8.0, area.top() + 2.0);
     let Some(histogram) = scene.made.histogram.as_ref() else {
+        if let Some(words) = scene.missing() {
+            let room = Rect::from_min_max(pos2(remark.x, area.top()), area.max);
+            return paint::missing(ui, room, Some(words));
+        }
+        let layer = scene.lens().layer(scene.now.step, scene.now.layer);
+        if layer.is_some_and(|layer| layer.has_needs()) {
+            let words = "under the rule \"pool\" thresholds decide how many tokens an expert takes, and gates which";
+            let room = Rect::from_min_max(pos2(remark.x, area.top()), area.max);
+            return paint::missing(ui, room, Some(words.to_owned()));
+        }
         let words = if scene.can_draw {
             "needs the router's scores: generate again while Explore is open"
         } else {

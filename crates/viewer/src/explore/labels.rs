@@ -10,6 +10,7 @@ use super::data::labels::Row;
 use super::labels_frame::{CAPACITY, Columns, FOOT, GAP, HEAD, THUMB_ROW, footer, heads};
 use super::paint::{self, hatch, text, text_within};
 use super::scene::{Scene, Touch, Wish, toggle_expert};
+use super::sweep;
 use crate::session::Selection;
 
 /// log₂ at the ends of the scale.
@@ -17,7 +18,8 @@ const MOST: f32 = 2.0;
 
 /// Height that all rows need in one column.
 pub(super) fn height(scene: &Scene<'_>) -> f32 {
-    let rows = scene.atlas.map_or(0, |view| view.heat.rows.len());
+    let Some(view) = scene.atlas else { return sweep::HEIGHT };
+    let rows = view.heat.rows.len();
     HEAD + THUMB_ROW * rows as f32 + FOOT + 30.0
 }
 
@@ -35,7 +37,7 @@ pub(super) fn show(
     touch: &mut Touch,
     wide: bool,
 ) {
-    let Some(view) = scene.atlas else { return nothing(ui, area, scene) };
+    let Some(view) = scene.atlas else { return sweep::show(ui, area, scene, touch) };
     let experts = view.atlas.experts;
     let foot = if wide { FOOT } else { FOOT + 16.0 };
     let body = area.with_max_y(area.bottom() - foot);
@@ -56,24 +58,6 @@ pub(super) fn show(
         table(ui, rows, &columns, &view, scene, selection, touch);
     }
     footer(ui, area.with_min_y(body.bottom() + 4.0), &view, scene, wide);
-}
-
-/// Without an atlas: how to get one.
-fn nothing(ui: &mut Ui, area: Rect, scene: &Scene<'_>) {
-    let look = scene.ink.look;
-    let name = &scene.record.config.name;
-    let lines = [
-        "Labels × experts needs an atlas: counts over many images of the model.".to_owned(),
-        "This model has none. Measure one and drop the file here:".to_owned(),
-        format!("diffmoe atlas {name}.safetensors"),
-    ];
-    let response = ui.interact(area, ui.scope_id().with("no atlas"), Sense::hover());
-    response.widget_info(|| WidgetInfo::labeled(Role::Label, true, lines.join(" ")));
-    for (i, line) in lines.iter().enumerate() {
-        let colour = if i == 2 { look.text } else { look.weak };
-        let at = area.min + vec2(0.0, 8.0 + 20.0 * i as f32);
-        text_within(ui.painter(), at, line, 13.0, colour, area.width());
-    }
 }
 
 /// All rows. A click on a name draws its label, a click on a square selects its expert.

@@ -3,7 +3,7 @@
 use egui::{Align2, Rect, Role, Sense, Ui, Vec2, WidgetInfo, pos2, vec2};
 
 use super::atlas::AtlasView;
-use super::paint::{hatch, percent, text, text_within};
+use super::paint::{hatch, percent, signed, text, text_within};
 use super::scene::{Scene, Touch, toggle_expert};
 use crate::session::Selection;
 
@@ -92,6 +92,10 @@ pub(super) fn heads(
             if response.clicked() {
                 toggle_expert(selection, expert);
             }
+            let margin = scene.atlas.and_then(|view| margin_words(&view, scene, expert));
+            if let Some(words) = margin {
+                response.on_hover_text(words);
+            }
             if columns.cell >= 10.0 || chosen {
                 let colour = if chosen { look.text } else { look.weak };
                 let at = rect.center() - vec2(0.0, 1.0);
@@ -112,6 +116,18 @@ pub(super) fn heads(
         let at = pos2(rect.right() - 2.0, y);
         text(ui.painter(), at, Align2::RIGHT_CENTER, "C", 12.0, colour);
     }
+}
+
+/// How far an expert's decisions lie from its threshold, where the atlas says so.
+fn margin_words(view: &AtlasView<'_>, scene: &Scene<'_>, expert: usize) -> Option<String> {
+    let layer = view.atlas.blocks.iter().position(|block| *block == scene.block())?;
+    let (mean, percentiles) = view.atlas.margin(view.band, layer, expert)?;
+    let [low, _, median, _, high] = percentiles.map(signed);
+    Some(format!(
+        "Expert {expert} at noise {}: need − threshold in log-odds\nmedian {median}, mean {}, 5th to 95th percentile {low} to {high}",
+        view.levels(),
+        signed(mean)
+    ))
 }
 
 /// The shuffled baseline and the legend.

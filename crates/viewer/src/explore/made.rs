@@ -12,9 +12,11 @@ use super::data::story::{Story, story};
 use super::data::tally::Tally;
 use super::data::tokens::{self, Taken};
 use super::images::{Cover, Image, frame_image, image_at, sheet};
+use super::kept::Kept;
 use super::now::Now;
 use super::paint;
 use super::pair::{self, Apart, Pair, Side};
+use super::pattern::{EIGHT, Patterns};
 use crate::palette;
 use crate::session::{Card, Overlay, Record, Selection, Version};
 
@@ -26,43 +28,6 @@ const LARGE: usize = 1024;
 pub(super) const ACROSS: usize = 8;
 /// Patches of the gallery, at most.
 pub(super) const MOST_PICKS: usize = 12;
-
-/// A value and what it was made from.
-pub(super) struct Kept<K, V> {
-    key: Option<K>,
-    value: V,
-}
-
-impl<K, V: Default> Default for Kept<K, V> {
-    fn default() -> Self {
-        Self { key: None, value: V::default() }
-    }
-}
-
-impl<K: PartialEq, V> Kept<K, V> {
-    /// Makes the value anew where the key changed; returns whether it did.
-    pub(super) fn update(&mut self, key: K, make: impl FnOnce() -> V) -> bool {
-        if self.key.as_ref() == Some(&key) {
-            return false;
-        }
-        self.value = make();
-        self.key = Some(key);
-        true
-    }
-
-    /// What the value was made from; nothing before it was made.
-    pub(super) fn key(&self) -> Option<&K> {
-        self.key.as_ref()
-    }
-}
-
-impl<K, V> std::ops::Deref for Kept<K, V> {
-    type Target = V;
-
-    fn deref(&self) -> &V {
-        &self.value
-    }
-}
 
 /// A run as far as it is: another run, another step or another rendering changes it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,6 +57,8 @@ type Texture = Option<TextureHandle>;
 #[derive(Default)]
 pub(super) struct Made {
     pub(super) hatch: Texture,
+    /// For runs with more than eight experts.
+    pub(super) patterns: Option<Patterns>,
     /// Noise level of each step.
     pub(super) noise: Kept<RunKey, Vec<f32>>,
     /// Counts of the pass that is shown, with the shift.
@@ -109,6 +76,8 @@ pub(super) struct Made {
     pub(super) histogram: Kept<HistogramKey, Option<Histogram>>,
     pub(super) story: Kept<(PassKey, usize, Option<usize>), Story>,
     pub(super) place: Kept<(PassKey, usize, usize), Option<Place>>,
+    /// The shares as colours, an expert beside the other.
+    pub(super) places: Kept<(PassKey, usize, usize), Texture>,
     pub(super) gallery: Kept<(PassKey, usize, usize, usize), Vec<Pick>>,
     pub(super) stage: Kept<(PlaceKey, Overlay, usize, bool), Texture>,
     /// The image at the step without anything over it.
@@ -123,7 +92,7 @@ pub(super) struct Made {
     /// Change of each image from A to B, of 255.
     pub(super) changes: Kept<(u64, u64), Vec<f32>>,
     /// C of B by step, in the pass that is shown.
-    pub(super) without: Kept<(u64, Pass), Vec<f32>>,
+    pub(super) without: Kept<(u64, Pass), Vec<Option<f32>>>,
     /// Of run B: its step for each column of the run that it is compared with.
     pub(super) columns: Kept<(RunKey, RunKey), Vec<usize>>,
     /// Of run B: how far the image on screen is from that of A.
@@ -151,6 +120,9 @@ impl Made {
     ) {
         if self.hatch.is_none() {
             self.hatch = Some(paint::hatch_texture(ctx));
+        }
+        if self.patterns.is_none() && record.trace.experts() > EIGHT {
+            self.patterns = Some(Patterns::new(ctx));
         }
         let last = record.frames.len().saturating_sub(1);
         let trace = &record.trace;
@@ -211,8 +183,7 @@ impl Made {
             self.without.update((b.id, now.pass), || {
                 let what_if = WhatIf::default();
                 let lens = Lens { trace: &b.trace, pass: now.pass, what_if };
-                let tally = Tally::of(&lens);
-                (0..tally.steps.len()).filter_map(|step| tally.capacity(step)).collect()
+                Tally::of(&lens).capacities()
             }),
         ];
         self.makings += made.into_iter().filter(|made| *made).count() as u64;
@@ -249,29 +220,36 @@ impl Made {
     ) {
         let trace = &record.trace;
         let lens = Lens { trace, pass: now.pass, what_if: now.what_if };
-        let Some(layer) = lens.layer(now.step, now.layer) else { return };
+        // Outside the guidance interval there is no unconditional pass, and nothing but the image to show.
+        let layer = lens.layer(now.step, now.layer);
         let (tokens, grid, expert) = (trace.tokens(), trace.grid(), now.some_expert());
         let place_key = (pass, now.step, now.layer, now.image);
-        count(self.who.update(place_key, || tokens::who(&layer, now.image, tokens)));
+        count(self.who.update(place_key, || {
+            layer.as_ref().map_or_else(Vec::new, |layer| tokens::who(layer, now.image, tokens))
+        }));
         if now.overlay == Overlay::HowMany {
             let key = (pass, now.step, now.image);
-            count(self.many.update(key, || tokens::how_many(&lens, now.step, now.image)));
+            count(self.many.update(key, || match layer {
+                Some(_) => tokens::how_many(&lens, now.step, now.image),
+                None => Vec::new(),
+            }));
         }
         if now.overlay == Overlay::Margin {
             count(self.margins.update((place_key, expert), || {
-                tokens::margins(&layer, now.image, tokens, expert)
+                tokens::margins(layer.as_ref()?, now.image, tokens, expert)
             }));
         }
         let experts = trace.experts();
         count(self.taken.update(place_key, || {
-            (0..experts).map(|e| tokens::taken_by(&layer, now.image, tokens, e)).collect()
+            let layer = layer.iter().flat_map(|layer| (0..experts).map(move |e| (layer, e)));
+            layer.map(|(layer, e)| tokens::taken_by(layer, now.image, tokens, e)).collect()
         }));
         let of_expert = match now.what_if.of {
             Target::Expert(l, e) if l == now.layer => Some(e),
             _ => None,
         };
         let key = (pass.0, now.pass, now.step, now.layer, of_expert);
-        count(self.histogram.update(key, || histogram(&layer, of_expert)));
+        count(self.histogram.update(key, || histogram(layer.as_ref()?, of_expert)));
         count(self.story.update((pass, now.image, now.patch), || {
             now.patch.map_or_else(Vec::new, |patch| story(&lens, now.image, patch))
         }));
@@ -282,6 +260,7 @@ impl Made {
         count(self.stage.update(key, || {
             let image = image_at(record, now.step, now.image)?.thinned(LARGE);
             let image = match now.overlay {
+                _ if layer.is_none() => image.plain(),
                 Overlay::Image => image.plain(),
                 Overlay::Who => image.covered(grid, |patch| {
                     let first = who.get(patch).and_then(|taken| taken.first);
@@ -307,15 +286,18 @@ impl Made {
             let image = image_at(record, now.step, now.image)?.thinned(SMALL);
             let lit = |(e, taken): (usize, &Vec<bool>)| image.lit(grid, taken, e, ink);
             let images: Vec<_> = taken.iter().enumerate().map(lit).collect();
+            images.first()?;
             upload(ctx, "experts", sheet(&images, ACROSS))
         }));
         match selection.card {
             Card::Place => {
                 let steps = steps_around(now.step, trace.steps() as usize);
-                count(
-                    self.place
-                        .update((pass, now.step, now.layer), || place(&lens, now.layer, steps)),
-                );
+                let key = (pass, now.step, now.layer);
+                count(self.place.update(key, || place(&lens, now.layer, steps)));
+                let shares = self.place.as_ref();
+                count(self.places.update(key, || {
+                    upload(ctx, "places", sheet(&shares_of(shares?, grid), ACROSS))
+                }));
             }
             Card::Gallery => {
                 let each = MOST_PICKS.div_ceil(trace.images().max(1)).max(2);
@@ -335,6 +317,15 @@ fn loads(lens: &Lens<'_>, step: usize, image: usize) -> egui::ColorImage {
     let counts = tokens::how_many(lens, step, image);
     let colour = |count: &u32| palette::ramp(*count as f32 / layers / 2.0);
     egui::ColorImage::new([columns, rows], counts.iter().map(colour).collect())
+}
+
+/// Shares of patches as small images, one for each expert.
+fn shares_of(place: &Place, [rows, columns]: [usize; 2]) -> Vec<egui::ColorImage> {
+    let image = |shares: &Vec<f32>| {
+        let pixels = shares.iter().map(|&share| palette::ramp(share)).collect();
+        egui::ColorImage::new([columns, rows], pixels)
+    };
+    place.shares.iter().map(image).collect()
 }
 
 /// For each noise level of a run the step of another run whose level is nearest, the first of several.
@@ -371,15 +362,5 @@ mod tests {
         assert_eq!(nearest_steps(&levels(4), &levels(8)), [0, 2, 4, 6]);
         assert_eq!(nearest_steps(&levels(4), &levels(2)), [0, 0, 1, 1]);
         assert_eq!(nearest_steps(&levels(2), &[]), [0, 0]);
-    }
-
-    #[test]
-    fn what_is_kept_is_made_once() {
-        let mut kept: Kept<u32, u32> = Kept::default();
-        assert!(kept.update(1, || 10));
-        assert!(!kept.update(1, || 20));
-        assert_eq!(*kept, 10);
-        assert!(kept.update(2, || 30));
-        assert_eq!(*kept, 30);
     }
 }

@@ -49,6 +49,12 @@ impl Measures {
         of_run.map(|measured| measured.change).fold(0.0, f32::max)
     }
 
+    /// All changes of a run: layer, expert, change.
+    pub(super) fn all(&self, run: u64) -> impl Iterator<Item = (usize, usize, f32)> {
+        let of_run = self.found.iter().filter(move |measured| measured.run == run);
+        of_run.map(|measured| (measured.layer, measured.expert, measured.change))
+    }
+
     /// Keeps a change.
     pub(super) fn keep(&mut self, run: u64, layer: usize, expert: usize, change: f32) {
         if self.change(run, layer, expert).is_none() {

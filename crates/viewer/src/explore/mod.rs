@@ -10,24 +10,29 @@ mod colours;
 mod compare;
 mod curve;
 mod data;
+mod dense;
 mod desktop;
+mod drawn;
 mod experts;
 mod film;
 mod gallery;
 mod gamma;
 mod header;
 mod images;
+mod kept;
 pub(super) mod keys;
 mod labels;
 mod labels_frame;
 mod made;
 mod measure;
+mod moving;
 mod mute;
 mod now;
 mod numbers;
 mod offer;
 mod paint;
 mod pair;
+mod pattern;
 mod phone;
 mod place;
 mod plot;
@@ -35,9 +40,11 @@ mod river;
 mod run_map;
 mod save;
 mod scene;
+mod shot;
 mod stage;
 mod story;
 mod svg;
+mod sweep;
 mod tabs;
 mod time;
 mod tour;
@@ -56,7 +63,7 @@ use self::keys::Stroke;
 use self::made::{Made, RunKey, nearest_steps};
 use self::now::{Hover, Now};
 use self::pair::Side;
-use self::scene::{Other, Part, Scene, Touch, Wish};
+use self::scene::{Other, Part, Scene, Sweeping, Touch, Wish};
 use crate::App;
 use crate::panels::{notes, stage as draw_stage};
 use crate::session::{Card, Choice, NoteKind, Phase, Record, Selection, Session};
@@ -67,6 +74,8 @@ const NOT_OPEN: &str = "the model of this run is not open. Open its file first";
 
 /// Time that playing stays on a step.
 const FRAME: Duration = Duration::from_millis(450);
+/// How fast playing can go; the first is what it begins with.
+const SPEEDS: [f32; 4] = [1.0, 2.0, 4.0, 0.5];
 
 /// What Explore keeps between frames.
 #[derive(Default)]
@@ -80,10 +89,12 @@ pub(super) struct Explore {
     measures: measure::Measures,
     tour: tour::Tour,
     /// An image of a view that is on its way to a file.
-    shot: Option<save::Shot>,
+    shot: Option<shot::Shot>,
     atlas: atlas::AtlasMade,
     /// When playing went to the step on screen.
     played: Option<Instant>,
+    /// The speed of playing, a place among [`SPEEDS`].
+    speed: usize,
     /// The selection and run B that the address shows.
     written: Option<(Selection, Option<u64>)>,
 }
@@ -97,13 +108,18 @@ impl Explore {
     /// Goes on with playing.
     fn play(&mut self, ctx: &egui::Context, steps: usize) {
         let Some(since) = self.played else { return };
-        let left = FRAME.saturating_sub(since.elapsed());
+        let frame = FRAME.div_f32(self.speed());
+        let left = frame.saturating_sub(since.elapsed());
         if left.is_zero() {
             let step = self.selection.step.map_or(0, |step| step + 1);
             self.selection.step = Some(if step < steps { step } else { 0 });
             self.played = Some(Instant::now());
         }
-        ctx.request_repaint_after(if left.is_zero() { FRAME } else { left });
+        ctx.request_repaint_after(if left.is_zero() { frame } else { left });
+    }
+
+    fn speed(&self) -> f32 {
+        SPEEDS[self.speed % SPEEDS.len()]
     }
 
     fn toggle_play(&mut self) {
@@ -205,6 +221,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         let change = measure::mean(&explore.made.changes);
         explore.measures.keep(a.id, now.layer, now.some_expert(), change);
     }
+    let speed = explore.speed();
     let labels = app.session.atlas().filter(|_| explore.selection.card == Card::Labels);
     let labels = labels.and_then(|known| {
         let table = ctx.data(|data| data.get_temp(labels_frame::table_id())).unwrap_or(0);
@@ -230,21 +247,27 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         explore.beside.update_beside(&ctx, &a, &b);
         now_b
     });
+    let can_draw = is_open(&app.session, record);
     let alone = Scene {
         record,
         pair,
         other: None,
         part: if explore.compare.is_b(record) { Part::KeptAsB } else { Part::OnScreen },
-        can_draw: is_open(&app.session, record),
+        can_draw,
         busy: app.session.phase() != Phase::Ready,
         made: &explore.made,
         measures: &explore.measures,
         atlas: labels,
         other_atlas: app.session.atlas_is_of_another_version(),
+        sweep: Sweeping {
+            images: app.session.images_of_sweep().filter(|_| can_draw),
+            progress: app.session.sweep().filter(|_| can_draw),
+        },
         now,
         hover: explore.hover,
         ink,
         playing: explore.played.is_some(),
+        speed,
     };
     let scene_b = b.as_deref().zip(now_b).map(|(record, now)| {
         let hover = Hover { expert: explore.hover.expert, ..Hover::default() };
@@ -258,7 +281,7 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         same_model: compare::same_model(record, scene.record),
     });
     let scene = Scene { other, ..alone };
-    let area = ui.available_rect_before_wrap();
+    let (area, layer) = (ui.available_rect_before_wrap(), ui.layer_id());
     let (area, strip) = tour::split(area, selection.tour.is_some(), wide);
     if wide {
         desktop::show(ui, area, &scene, &mut selection, &mut touch);
@@ -278,8 +301,8 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
     explore.hover = touch.hover;
     explore.selection = selection;
     explore.compare.change = touch.change;
-    app.fulfil(touch.wish, &now, touch.change, ink);
-    app.take_shot(&ctx);
+    app.fulfil(touch.wish, &now, now_b.as_ref(), touch.change, ink);
+    app.take_shot(&ctx, layer);
     if app.go_on_measuring() {
         ctx.request_repaint_after(Duration::from_millis(16));
     }
@@ -291,21 +314,25 @@ impl App {
         &mut self,
         wish: Option<Wish>,
         now: &Now,
+        now_b: Option<&Now>,
         change: data::differences::Change,
         ink: Ink,
     ) {
         let expert = now.some_expert();
         match wish {
             Some(Wish::Play) => self.explore.toggle_play(),
+            Some(Wish::Faster) => self.explore.speed += 1,
             Some(Wish::Redraw) => self.redraw(now.what_if),
             Some(Wish::Measure) => self.toggle_measuring(),
-            Some(Wish::Save(what)) => self.save_view(what, now, ink),
+            Some(Wish::Save(what)) => self.save_view(what, now, now_b, ink),
             Some(Wish::Mute) => self.mute(now.layer, expert, false),
             Some(Wish::Solo) => self.mute(now.layer, expert, true),
             Some(Wish::KeepAsB) => self.keep_as_b(),
             Some(Wish::ShowAsB(id)) => self.explore.compare.keep(id),
             Some(Wish::Swap) => self.swap(),
             Some(Wish::Compare) => self.compare_with(change),
+            Some(Wish::Sweep) => self.session.toggle_sweep(),
+            Some(Wish::CancelSweep) => self.session.cancel_sweep(),
             Some(Wish::DrawLabel(table, label)) => self.draw_label(table, label),
             None => {}
         }

@@ -68,7 +68,7 @@ impl Now {
             expert: hover.expert.or(selection.expert).filter(|&e| e < trace.experts()),
             patch: hover.patch.or(selection.patch).filter(|&patch| patch < trace.tokens()),
             overlay: selection.overlay,
-            what_if: WhatIf { odds: selection.shift, of },
+            what_if: WhatIf { odds: if can_shift(trace) { selection.shift } else { 0.0 }, of },
             points_at_expert: hover.expert.is_some(),
         }
     }
@@ -79,9 +79,17 @@ impl Now {
     }
 }
 
+/// Whether the run recorded thresholds that can be moved: models of token choice and expert choice have none.
+fn can_shift(trace: &Trace) -> bool {
+    let layer = trace.forwards().first().and_then(|forward| forward.layers.first());
+    let scores = layer.and_then(|layer| layer.scores.as_ref());
+    scores.is_some_and(|scores| !scores.thresholds.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::explore::data::tests::scored;
     use crate::views::tests::trace;
 
     #[test]
@@ -105,8 +113,11 @@ mod tests {
         hover.lock(&mut locked);
         assert_eq!((locked.step, locked.patch, locked.expert), (Some(1), Some(3), Some(2)));
         let expert = Selection { scope: Scope::Expert, shift: 1.0, ..selection };
-        let now = Now::of(&trace, 2, &expert, Hover { layer: Some(1), ..Hover::default() });
+        let hover = Hover { layer: Some(1), ..Hover::default() };
+        let now = Now::of(&scored(), 2, &expert, hover);
         assert_eq!(now.what_if, WhatIf { odds: 1.0, of: Target::Expert(0, 2) }, "what is chosen");
+        let now = Now::of(&trace, 2, &expert, hover);
+        assert!(now.what_if.odds.abs() < 1e-6, "there are no thresholds to move");
         let fresh = Now::of(&trace, 2, &Selection::default(), Hover::default());
         assert_eq!((fresh.step, fresh.layer), (1, 1), "the last step, the last layer");
     }

@@ -5,13 +5,15 @@ use egui::{Align2, Rect, Role, Sense, Ui, UiBuilder, WidgetInfo, pos2, vec2};
 use super::colours::OTHER;
 use super::data::sentence::{Piece, sentence};
 use super::data::tally::Numbers;
-use super::paint::{CHIP, chip, chip_in, percent, text, times};
+use super::paint::{CHIP, chip, chip_in, percent, text, text_within, times};
 use super::scene::Scene;
 
 /// Shows them in an area; a narrow one has no sentence.
 pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, wide: bool) {
-    let Some(numbers) = scene.made.tally.numbers(scene.now.step) else { return };
     let look = scene.ink.look;
+    let Some(numbers) = scene.made.tally.numbers(scene.now.step) else {
+        return without_pass(ui, area, scene, wide);
+    };
     let names = if wide {
         [
             "C, experts per patch",
@@ -80,6 +82,19 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, wide: bool) {
     painter.rect_filled(bar, 0.0, look.accent);
     let room = Rect::from_min_max(pos2(left + 15.0, area.top()), area.max);
     say(ui, room, scene);
+}
+
+/// Instead of numbers: the step has no such pass.
+fn without_pass(ui: &mut Ui, area: Rect, scene: &Scene<'_>, wide: bool) {
+    let Some(words) = scene.missing() else { return };
+    let response = ui.interact(area, ui.scope_id().with("numbers"), Sense::hover());
+    response.widget_info(|| WidgetInfo::labeled(Role::Label, true, &words));
+    let room = if wide { area.width() * 0.45 } else { area.width() - 8.0 };
+    let at = pos2(area.left() + 4.0, area.top() + 13.0);
+    text_within(ui.painter(), at, &words, 14.0, scene.ink.look.text, room);
+    if wide {
+        say(ui, area.with_min_x(at.x + room + 15.0), scene);
+    }
 }
 
 /// The numbers as they are written.

@@ -7,6 +7,8 @@ use egui::Rect;
 pub(super) enum Save {
     /// What is painted in this rectangle, as PNG.
     View(Rect, &'static str),
+    /// The same, as SVG.
+    Vector(Rect, &'static str),
     /// The image with its overlay at every step, as an animated PNG.
     Steps,
     /// C over noise, as SVG.
@@ -25,4 +27,14 @@ pub(super) enum Save {
     Story,
     /// Margins of the layer.
     Margins,
+    /// Where each expert works, whatever the image.
+    Places,
+    /// The patches that the expert works on.
+    Picks,
+    /// The change of the images without each expert.
+    Muting,
+    /// The atlas of the model, as `diffmoe atlas` writes it.
+    Atlas,
+    /// The same as a table.
+    AtlasTable,
 }

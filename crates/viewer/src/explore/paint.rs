@@ -5,11 +5,12 @@ use std::sync::Arc;
 use egui::epaint::{Mesh, Vertex};
 use egui::{
     Align2, Color32, Context, FontId, Galley, Painter, Pos2, Rect, Shape, Stroke, StrokeKind,
-    TextureHandle, TextureId, TextureOptions, TextureWrapMode, Vec2, pos2, vec2,
+    TextureHandle, TextureId, TextureOptions, TextureWrapMode, Ui, Vec2, pos2, vec2,
 };
 
 use super::colours::Ink;
 use crate::palette;
+use crate::theme::Look;
 
 /// Points from one line of the hatch to the next.
 const HATCH: f32 = 6.0;
@@ -110,14 +111,47 @@ pub(super) fn hatch(painter: &Painter, rect: Rect, texture: TextureId, ink: Ink)
     hatch_over(painter, rect, texture, ink.hatch);
 }
 
+/// Many hatched rectangles, painted as two meshes.
+pub(super) struct Hatched {
+    ground: Mesh,
+    lines: Option<Mesh>,
+    ink: Ink,
+}
+
+impl Hatched {
+    pub(super) fn new(texture: Option<&TextureHandle>, ink: Ink) -> Self {
+        let lines = texture.map(|texture| Mesh::with_texture(texture.id()));
+        Self { ground: Mesh::default(), lines, ink }
+    }
+
+    pub(super) fn add(&mut self, rect: Rect) {
+        if let Some(lines) = &mut self.lines {
+            self.ground.add_colored_rect(rect, self.ink.look.well);
+            lines.add_rect_with_uv(rect, hatch_uv(rect), self.ink.hatch);
+        }
+    }
+
+    pub(super) fn paint(self, painter: &Painter) {
+        for mesh in [Some(self.ground), self.lines].into_iter().flatten() {
+            if !mesh.is_empty() {
+                painter.add(Shape::mesh(mesh));
+            }
+        }
+    }
+}
+
+/// The part of the hatch in a rectangle: it lies still on the screen.
+fn hatch_uv(rect: Rect) -> Rect {
+    Rect::from_min_max(
+        pos2(rect.min.x / HATCH, rect.min.y / HATCH),
+        pos2(rect.max.x / HATCH, rect.max.y / HATCH),
+    )
+}
+
 /// Hatch over what is there.
 pub(super) fn hatch_over(painter: &Painter, rect: Rect, texture: TextureId, colour: Color32) {
     let mut mesh = Mesh::with_texture(texture);
-    let uv = Rect::from_min_max(
-        pos2(rect.min.x / HATCH, rect.min.y / HATCH),
-        pos2(rect.max.x / HATCH, rect.max.y / HATCH),
-    );
-    mesh.add_rect_with_uv(rect, uv, colour);
+    mesh.add_rect_with_uv(rect, hatch_uv(rect), colour);
     painter.add(Shape::mesh(mesh));
 }
 
@@ -165,6 +199,16 @@ pub(super) fn signed(value: f32) -> String {
 pub(super) fn signed_fine(value: f32) -> String {
     let sign = if value < 0.0 { "−" } else { "+" };
     format!("{sign}{:.2}", value.abs())
+}
+
+/// Why a view is empty, in an area that has room for two lines.
+pub(super) fn missing(ui: &mut Ui, area: Rect, words: Option<String>) {
+    let Some(words) = words else { return };
+    let builder = egui::UiBuilder::new().max_rect(area).id_salt("missing");
+    ui.scope_builder(builder, |ui| {
+        let colour = Look::of(ui).weak;
+        ui.add(egui::Label::new(egui::RichText::new(words).size(13.0).color(colour)).wrap());
+    });
 }
 
 /// A card's ground.

@@ -5,16 +5,19 @@ use egui::{
 };
 
 use super::axis::Axis;
-use super::colours::OTHER;
-use super::desktop::{show_card, without_experts};
-use super::paint::{card, chip, text, text_within};
-use super::scene::{Other, Scene, Touch, Wish};
-use super::{gamma, inside, labels, numbers, river, stage, switch_in, tabs, time, why};
+use super::desktop::show_card;
+use super::paint::{card, chip, text};
+use super::scene::{Scene, Touch, Wish};
+use super::{
+    dense, gamma, inside, labels, numbers, river, save, stage, switch_in, tabs, time, why,
+};
 use crate::icons::Icon;
 use crate::session::{Card, Selection};
 
 /// The column is no wider than this.
 const WIDEST: f32 = 620.0;
+/// Width of the button that saves.
+const SAVE: f32 = 62.0;
 
 /// Shows the column in an area.
 pub(super) fn show(
@@ -27,7 +30,7 @@ pub(super) fn show(
     let side = ((area.width() - WIDEST) / 2.0).max(0.0);
     let area = area.shrink2(vec2(side, 0.0));
     if scene.record.trace.blocks().is_empty() {
-        return without_experts(ui, area, scene, selection, touch);
+        return dense::show(ui, area, scene, selection, touch);
     }
     let mut y = area.top();
     let mut next = |height: f32| {
@@ -45,12 +48,14 @@ pub(super) fn show(
     let image = Rect::from_center_size(row.center(), vec2(width, row.height()));
     let finger = match scene.other {
         None => stage::show(ui, image, scene, selection, touch, true),
-        Some(other) => side_by_side(ui, row, scene, &other, selection, touch),
+        Some(other) => stage::side_by_side(ui, row, scene, &other, selection, touch, true),
     };
     let choices = stage::overlays(scene);
     let row = next(38.0);
+    let button = row.with_min_x(row.right() - SAVE);
+    let room = row.with_max_x(button.left() - 6.0);
     let wide = 74.0 * choices.len() as f32;
-    let switch = Rect::from_center_size(row.center(), vec2(wide.min(row.width()), 38.0));
+    let switch = Rect::from_center_size(room.center(), vec2(wide.min(room.width()), 38.0));
     switch_in(ui, switch, "overlay", &mut selection.overlay, &choices);
     rail(ui, next(80.0), scene, selection, touch);
     let strip = next(42.0);
@@ -58,6 +63,7 @@ pub(super) fn show(
     tabs::strip(ui, strip.shrink2(vec2(2.0, 0.0)), scene, &mut selection.card, false);
     let shown = tabs::shown(selection.card, scene, false);
     let rest = Rect::from_min_max(pos2(area.left(), y), area.max);
+    save::menu(ui, button, "this view", &save::of_phone(area, rest, scene, shown), touch);
     card(ui.painter(), rest, scene.ink);
     let body = rest.shrink2(vec2(10.0, 8.0));
     inside(ui, body, "phone card", |ui| {
@@ -68,28 +74,6 @@ pub(super) fn show(
     if let Some(finger) = finger {
         loupe(ui, area, finger, scene);
     }
-}
-
-/// The images of A and B, with what each run is below them.
-fn side_by_side(
-    ui: &mut Ui,
-    row: Rect,
-    scene: &Scene<'_>,
-    other: &Other<'_>,
-    selection: &mut Selection,
-    touch: &mut Touch,
-) -> Option<Pos2> {
-    let size = vec2((row.width() - 8.0) / 2.0, row.height() - 18.0);
-    let left = stage::fit(Rect::from_min_size(row.min, size), scene.aspect());
-    let place = Rect::from_min_size(row.min + vec2(size.x + 8.0, 0.0), size);
-    let right = stage::fit(place, other.scene.aspect());
-    let finger = stage::show(ui, left, scene, selection, touch, true);
-    stage::show_b(ui, right, scene, other, selection, touch, true);
-    let [a, b] = stage::captions(scene, other);
-    let y = row.bottom() - 15.0;
-    text_within(ui.painter(), pos2(left.left(), y), &a, 12.0, scene.ink.look.text, size.x);
-    text_within(ui.painter(), pos2(right.left(), y), &b, 12.0, OTHER, size.x);
-    finger
 }
 
 /// A card: first which block, then what it shows, as high as it needs to be.
@@ -136,10 +120,13 @@ fn contents(
             time::show(ui, rest.with_min_y(rest.top() + passes), scene, selection, touch, false);
         }
         Card::Patch => {
-            let above = rest.with_max_y(rest.bottom() - 108.0);
+            let asks = scene.has_thresholds();
+            let above = rest.with_max_y(rest.bottom() - if asks { 108.0 } else { 0.0 });
             why::show(ui, above, scene, selection, touch);
-            let below = rest.with_min_y(rest.bottom() - 96.0);
-            gamma::show(ui, below, scene, selection, touch);
+            if asks {
+                let below = rest.with_min_y(rest.bottom() - 96.0);
+                gamma::show(ui, below, scene, selection, touch);
+            }
         }
         Card::Experts => {
             let fitting = rest.with_max_y(rest.top() + height.max(rest.height()));
@@ -185,7 +172,9 @@ fn pass_switch(ui: &mut Ui, rect: Rect, selection: &mut Selection) {
 /// The way through the steps: the river of the chosen block is the track, a thumb drags the handle.
 fn rail(ui: &mut Ui, rect: Rect, scene: &Scene<'_>, selection: &mut Selection, touch: &mut Touch) {
     let look = scene.ink.look;
-    let play = Rect::from_min_size(rect.min + vec2(0.0, 7.0), vec2(40.0, 44.0));
+    let play = Rect::from_min_size(rect.min, vec2(40.0, 42.0));
+    let faster = Rect::from_min_size(rect.min + vec2(0.0, 45.0), vec2(40.0, 34.0));
+    time::speed(ui, faster, scene, touch);
     let response = ui.interact(play, ui.scope_id().with("play"), Sense::click());
     let name = if scene.playing { "Pause the steps" } else { "Play the steps" };
     response.widget_info(|| WidgetInfo::labeled(Role::Button, true, name));
@@ -255,10 +244,14 @@ fn loupe(ui: &Ui, area: Rect, finger: Pos2, scene: &Scene<'_>) {
         let Some(block) = scene.made.tally.blocks.get(layer) else { continue };
         let words = format!("block {block}");
         let mut x = text(&painter, at, Align2::LEFT_CENTER, words, 12.0, look.weak).right() + 5.0;
-        let experts = steps.get(scene.now.step).map_or(&[][..], Vec::as_slice);
-        if experts.is_empty() {
-            text(&painter, pos2(x, at.y), Align2::LEFT_CENTER, "no expert", 13.0, look.weak);
-        }
+        let experts = steps.get(scene.now.step).and_then(Option::as_ref);
+        let nobody = match experts {
+            None => "no such pass",
+            Some(experts) if experts.is_empty() => "no expert",
+            Some(_) => "",
+        };
+        text(&painter, pos2(x, at.y), Align2::LEFT_CENTER, nobody, 13.0, look.weak);
+        let experts = experts.map_or(&[][..], Vec::as_slice);
         for &(expert, gate) in experts.iter().take(2) {
             x = chip(&painter, pos2(x, at.y), expert).right() + 3.0;
             if let Some(gate) = gate {

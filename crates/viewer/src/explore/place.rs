@@ -3,10 +3,11 @@
 use egui::{Align2, Rect, Role, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2, vec2};
 
 use super::experts::cells;
-use super::paint::{chip, percent, text};
+use super::images::place_on_sheet;
+use super::made::ACROSS;
+use super::paint::{self, chip, percent, text};
 use super::scene::{Scene, Touch, toggle_expert};
 use super::stage::patch_rect;
-use crate::palette;
 use crate::session::Selection;
 
 /// What the heading says beside the tabs.
@@ -26,7 +27,9 @@ pub(super) fn show(
     selection: &mut Selection,
     touch: &mut Touch,
 ) {
-    let Some(place) = scene.made.place.as_ref() else { return };
+    let Some(place) = scene.made.place.as_ref() else {
+        return paint::missing(ui, area, scene.missing());
+    };
     let (look, grid) = (scene.ink.look, scene.grid());
     let body = area.with_max_y(area.bottom() - 18.0);
     let aspect = grid[0] as f32 / grid[1].max(1) as f32;
@@ -47,8 +50,9 @@ pub(super) fn show(
             toggle_expert(selection, expert);
         }
         let painter = ui.painter();
-        for (patch, &share) in shares.iter().enumerate() {
-            painter.rect_filled(patch_rect(cell, grid, patch), 0.0, palette::ramp(share));
+        if let Some(texture) = scene.made.places.as_ref() {
+            let uv = place_on_sheet(expert, place.shares.len(), ACROSS);
+            paint::image(painter, cell, texture, uv);
         }
         if let Some(patch) = scene.now.patch {
             let pen = Stroke::new(1.5, egui::Color32::WHITE);

@@ -1,11 +1,14 @@
 //! A river for each layer: one band an expert, its height the tokens that it takes, the height of all of them C.
 //! Layers are never summed: expert 0 of one block has nothing to do with expert 0 of another.
 
+use std::ops::Range;
+
 use egui::{Align2, Painter, Pos2, Rect, Shape, Stroke, StrokeKind, pos2, vec2};
 
 use super::axis::Axis;
 use super::colours::OTHER;
-use super::data::tally::Tally;
+use super::curve::lines;
+use super::data::tally::{Tally, stretches};
 use super::now::Hover;
 use super::paint::{band, text, text_over};
 use super::plot::{Hit, title};
@@ -16,7 +19,7 @@ use crate::palette;
 const GAP: f32 = 4.0;
 
 /// Bands of one layer, `[E + 1][steps]`: the lower edge of each expert's band, and the top of all, in experts per
-/// token.
+/// token. 0 where the step has no such pass.
 pub(super) fn edges(tally: &Tally, layer: usize) -> Vec<Vec<f32>> {
     let mut edges = vec![vec![0.0; tally.steps.len()]; tally.experts + 1];
     #[expect(clippy::needless_range_loop, reason = "a step is a column of all rows")]
@@ -112,14 +115,14 @@ pub(super) fn show(
     title(painter, pos2(axis.left - 86.0, top), scene, &format!("Block {block}"), rest, chosen);
     let tally = &scene.made.tally;
     let c = |step: usize| tally.share(step, layer).map(super::data::tally::Share::capacity);
-    if let (Some(first), Some(last)) = (c(0), c(tally.steps.len().saturating_sub(1))) {
+    if let Some([first, last]) = course((0..tally.steps.len()).filter_map(c)) {
         let colour = if chosen { look.text } else { look.weak };
         let words = format!("{first:.2} to {last:.2}");
         text(painter, pos2(axis.right + 6.0, top), Align2::LEFT_TOP, words, 12.0, colour);
     }
     if let (Some(below), Some(other)) = (below, scene.other) {
         let c = |column: usize| Some(other.share(column, *block)?.capacity());
-        if let (Some(first), Some(last)) = (c(0), c(axis.steps - 1)) {
+        if let Some([first, last]) = course((0..axis.steps).filter_map(c)) {
             let at = pos2(axis.right + 6.0, below.top() + 4.0);
             let words = format!("{first:.2} to {last:.2}");
             text(painter, at, Align2::LEFT_TOP, words, 12.0, OTHER);
@@ -127,21 +130,26 @@ pub(super) fn show(
     }
 }
 
+/// The first and the last of some values.
+fn course(mut values: impl Iterator<Item = f32>) -> Option<[f32; 2]> {
+    let first = values.next()?;
+    Some([first, values.last().unwrap_or(first)])
+}
+
 /// C of a block of run B as a line.
 fn line_of_b(painter: &Painter, bed: Rect, axis: Axis, scene: &Scene<'_>, layer: usize, unit: f32) {
     let (Some(other), Some(&block)) = (scene.other, scene.made.tally.blocks.get(layer)) else {
         return;
     };
-    let at = |column: usize| {
-        let c = other.share(column, block)?.capacity();
-        Some(pos2(axis.middle(column), bed.bottom() - c * unit))
-    };
-    let line: Vec<Pos2> = (0..axis.steps).filter_map(at).collect();
-    painter.line(line, Stroke::new(1.5, OTHER));
+    let of = |column: usize| Some(other.share(column, block)?.capacity());
+    let values: Vec<Option<f32>> = (0..axis.steps).map(of).collect();
+    for line in lines(&values, axis, |c| bed.bottom() - c * unit) {
+        painter.line(line, Stroke::new(1.5, OTHER));
+    }
 }
 
 /// The bands alone, `scale` points a unit of C, standing on the bottom of `bed`; of run B those of the steps that belong
-/// to the columns.
+/// to the columns. Where a step has no such pass there is a gap.
 pub(super) fn bands(
     painter: &Painter,
     bed: Rect,
@@ -158,26 +166,45 @@ pub(super) fn bands(
             *edge = columns.iter().filter_map(|step| edge.get(*step).copied()).collect();
         }
     }
-    let steps = edges[0].len();
-    if steps == 0 {
-        return;
+    let has = |column: usize| {
+        let step = columns.map_or(Some(column), |columns| columns.get(column).copied());
+        step.is_some_and(|step| tally.has(step))
+    };
+    for stretch in stretches((0..edges[0].len()).map(has)) {
+        stretch_of_bands(painter, bed, axis, scene, (layer, scale), (&edges, stretch));
     }
-    // Bands reach from edge to edge, level over half a column at both ends.
-    let mut x: Vec<f32> = vec![axis.left];
-    x.extend((0..steps).map(|step| axis.middle(step)));
-    x.push(axis.x(steps));
+    digits(painter, bed, axis, &edges, scale);
+}
+
+/// The bands over some columns. They reach from edge to edge, level over half a column at both ends.
+fn stretch_of_bands(
+    painter: &Painter,
+    bed: Rect,
+    axis: Axis,
+    scene: &Scene<'_>,
+    (layer, scale): (usize, f32),
+    (edges, columns): (&[Vec<f32>], Range<usize>),
+) {
+    let mut x: Vec<f32> = vec![axis.x(columns.start)];
+    x.extend(columns.clone().map(|column| axis.middle(column)));
+    x.push(axis.x(columns.end));
     let y = |edge: &[f32]| -> Vec<f32> {
-        let ends = [edge[0], edge[steps - 1]];
-        let all = ends[..1].iter().chain(edge).chain(&ends[1..]);
+        let edge = &edge[columns.clone()];
+        let all = edge[..1].iter().chain(edge).chain(&edge[edge.len() - 1..]);
         all.map(|c| bed.bottom() - c * scale).collect()
     };
     let lines: Vec<Vec<f32>> = edges.iter().map(|edge| y(edge)).collect();
     let (look, chosen) = (scene.ink.look, layer == scene.now.layer);
     let pointed = scene.hover.expert;
-    for e in 0..tally.experts {
+    for e in 0..scene.made.tally.experts {
         let away = pointed.is_some_and(|expert| !(chosen && expert == e));
         let colour = palette::expert(e).gamma_multiply(if away { 0.4 } else { 1.0 });
         painter.add(band(&x, &lines[e], &lines[e + 1], colour));
+        let patterns = scene.made.patterns.as_ref().filter(|_| !away);
+        if let Some(mut shape) = patterns.and_then(|patterns| patterns.shape(e)) {
+            shape.add_band(&x, &lines[e], &lines[e + 1]);
+            shape.paint(painter);
+        }
     }
     let path =
         |line: &[f32]| -> Vec<Pos2> { x.iter().zip(line).map(|(&x, &y)| pos2(x, y)).collect() };
@@ -190,7 +217,6 @@ pub(super) fn bands(
         around.extend(path(&lines[e]).into_iter().rev());
         painter.add(Shape::closed_line(around, Stroke::new(1.5, scene.ink.ring)));
     }
-    digits(painter, bed, axis, &edges, scale);
 }
 
 /// The number of each expert where its band is highest, if it fits.

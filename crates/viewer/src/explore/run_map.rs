@@ -71,6 +71,10 @@ pub(super) fn show(
             } else {
                 painter.rect_filled(key, 1.0, palette::expert(e));
             }
+            // A low row has no room for the number.
+            if let Some(patterns) = scene.made.patterns.as_ref().filter(|_| !chosen || row < 10.0) {
+                patterns.over(painter, key, e);
+            }
             if wide {
                 let row = Rect::from_x_y_ranges(axis.left..=axis.right, y..=y + row);
                 bars::show(painter, axis, scene, row, (layer, e));

@@ -1,6 +1,7 @@
 //! What every view gets: the run, what is looked at, what was made of it; and what it may ask for in return.
 
 use diffmoe::model::Objective;
+use diffmoe::pipeline::Settings;
 use diffmoe::scheduler::Branch;
 
 use super::atlas::AtlasView;
@@ -13,7 +14,7 @@ use super::measure::Measures;
 use super::now::{Hover, Now};
 use super::offer::Save;
 use super::pair::Pair;
-use crate::session::{Record, Selection};
+use crate::session::{Record, Selection, SweepProgress};
 
 /// What the views read.
 #[derive(Clone, Copy)]
@@ -36,12 +37,25 @@ pub(super) struct Scene<'a> {
     pub(super) atlas: Option<AtlasView<'a>>,
     /// Whether the atlas was measured with another file of the model's name.
     pub(super) other_atlas: bool,
+    /// The atlas that can be measured here, or is.
+    pub(super) sweep: Sweeping,
     pub(super) now: Now,
     /// What is under the pointer since the last frame.
     pub(super) hover: Hover,
     pub(super) ink: Ink,
     /// Whether the run goes on by itself, step by step.
     pub(super) playing: bool,
+    /// How fast it does.
+    pub(super) speed: f32,
+}
+
+/// What can be measured of the model in the background.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Sweeping {
+    /// Images of a sweep, where the model has labels to compare.
+    pub(super) images: Option<usize>,
+    /// How far one is.
+    pub(super) progress: Option<SweepProgress>,
 }
 
 /// What a run is in a comparison.
@@ -99,6 +113,8 @@ pub(super) struct Touch {
 pub(super) enum Wish {
     /// Begin or stop to go through the steps.
     Play,
+    /// Go through the steps at the next speed.
+    Faster,
     /// Draw again with the shifted thresholds.
     Redraw,
     /// Draw again without the chosen expert.
@@ -117,6 +133,10 @@ pub(super) enum Wish {
     Measure,
     /// Write a file of a view.
     Save(Save),
+    /// Begin to measure an atlas in the background, pause it, go on with it.
+    Sweep,
+    /// Give that up.
+    CancelSweep,
     /// Draw a label of the atlas: its table, and its place there.
     DrawLabel(usize, usize),
 }
@@ -162,6 +182,29 @@ impl<'a> Scene<'a> {
     /// Whether there are passes of both kinds.
     pub(super) fn guided(&self) -> bool {
         self.record.trace.has(Branch::Unconditional)
+    }
+
+    /// Says that the step has no pass of the kind that is shown, where that is so.
+    pub(super) fn missing(&self) -> Option<String> {
+        let tally = &self.made.tally;
+        if tally.is_empty() || tally.has(self.now.step) {
+            return None;
+        }
+        let pass = match self.now.pass.branch {
+            Branch::Conditional => "conditional",
+            Branch::Unconditional => "unconditional",
+        };
+        let noise = self.noise(self.now.step);
+        Some(format!("No {pass} pass at noise {noise}: outside the guidance interval"))
+    }
+
+    /// Whether experts choose by thresholds: not in a model without a capacity predictor.
+    pub(super) fn has_thresholds(&self) -> bool {
+        let layer = self.record.trace.forwards().first().and_then(|forward| forward.layers.first());
+        let scores = layer.and_then(|layer| layer.scores.as_ref());
+        // A trace file does not say which kind of model it is of, but its scores do.
+        let has_needs = scores.is_none_or(|scores| !scores.need.is_empty());
+        has_needs && Settings::routing_applies(&self.record.config)
     }
 
     /// Height over width of an image.

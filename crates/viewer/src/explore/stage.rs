@@ -3,8 +3,10 @@
 use egui::{Align2, Color32, Painter, Pos2, Rect, Sense, Shape, Stroke, StrokeKind, Ui, vec2};
 use egui::{Role, WidgetInfo};
 
+use super::colours::OTHER;
 use super::data::differences::differences;
-use super::paint::{self, WHOLE, chip_in, hatch, ring, text, text_over};
+use super::paint::{self, Hatched, WHOLE, chip_in, hatch, ring, text, text_over, text_within};
+use super::pattern::Patterned;
 use super::scene::{Other, Part, Scene, Touch};
 use crate::palette;
 use crate::session::{Overlay, Selection};
@@ -22,7 +24,9 @@ pub(super) fn overlays(scene: &Scene<'_>) -> Vec<(Overlay, &'static str, &'stati
     }
     choices.push((Overlay::Who, "Who", "The strongest expert of each patch in this block"));
     choices.push((Overlay::HowMany, "How many", "Number of experts over all blocks"));
-    if scene.made.histogram.is_some() {
+    // Where a step has no such pass, what was chosen stays chosen.
+    let stays = scene.missing().is_some() && scene.now.overlay == Overlay::Margin;
+    if scene.made.histogram.is_some() || stays {
         let hint = "Distance of each patch from the threshold of the selected expert, in \
             log-odds";
         choices.push((Overlay::Margin, "Margin", hint));
@@ -121,8 +125,33 @@ pub(super) fn show_b(
     });
 }
 
+/// The images of A and B, with what each run is below them; returns where a finger is held on A.
+pub(super) fn side_by_side(
+    ui: &mut Ui,
+    area: Rect,
+    scene: &Scene<'_>,
+    other: &Other<'_>,
+    selection: &mut Selection,
+    touch: &mut Touch,
+    held: bool,
+) -> Option<Pos2> {
+    let gap = if held { 8.0 } else { 14.0 };
+    let size = vec2((area.width() - gap) / 2.0, area.height() - 19.0);
+    let left = fit(Rect::from_min_size(area.min, size), scene.aspect());
+    let place = Rect::from_min_size(area.min + vec2(size.x + gap, 0.0), size);
+    let right = fit(place, other.scene.aspect());
+    let finger = show(ui, left, scene, selection, touch, held);
+    show_b(ui, right, scene, other, selection, touch, held);
+    let [a, b] = captions(scene, other);
+    let y = left.bottom().max(right.bottom()) + 4.0;
+    let look = scene.ink.look;
+    text_within(ui.painter(), egui::pos2(left.left(), y), &a, 12.0, look.text, size.x);
+    text_within(ui.painter(), egui::pos2(right.left(), y), &b, 12.0, OTHER, size.x);
+    finger
+}
+
 /// What A and B are, in a few words each: the first setting that they differ in.
-pub(super) fn captions(scene: &Scene<'_>, other: &Other<'_>) -> [String; 2] {
+fn captions(scene: &Scene<'_>, other: &Other<'_>) -> [String; 2] {
     let found = differences(scene.record, other.scene.record);
     let Some(first) = found.first() else {
         return ["A".to_owned(), "B, the same settings".to_owned()];
@@ -155,7 +184,8 @@ fn described(scene: &Scene<'_>) -> String {
 }
 
 fn paint(painter: &Painter, rect: Rect, scene: &Scene<'_>) {
-    let overlay = if scene.made.tally.is_empty() { Overlay::Image } else { scene.now.overlay };
+    let is_plain = scene.made.tally.is_empty() || scene.missing().is_some();
+    let overlay = if is_plain { Overlay::Image } else { scene.now.overlay };
     let texture = match overlay {
         Overlay::Image => scene.made.plain_image.as_ref(),
         _ => scene.made.stage.as_ref(),
@@ -199,21 +229,40 @@ fn lattice(painter: &Painter, rect: Rect, [rows, columns]: [usize; 2]) {
 fn who(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
     let (ink, now) = (scene.ink, &scene.now);
     let dimmed = now.expert.filter(|_| now.points_at_expert);
+    let mut nobody = Hatched::new(scene.made.hatch.as_ref(), ink);
+    let mut patterned: Vec<Option<Patterned>> = Vec::new();
+    if let Some(patterns) = &scene.made.patterns {
+        patterned.extend((0..scene.made.tally.experts).map(|expert| patterns.shape(expert)));
+    }
+    let mut pattern = |expert: usize, add: &dyn Fn(&mut Patterned)| {
+        if let Some(Some(shape)) = patterned.get_mut(expert) {
+            add(shape);
+        }
+    };
+    let cell = |patch: usize| patch_rect(rect, grid, patch);
+    // Colours first: patterns, numbers and hatching lie over them.
     for (patch, taken) in scene.made.who.iter().enumerate() {
-        let cell = patch_rect(rect, grid, patch);
-        let Some(first) = taken.first else {
-            if let Some(texture) = &scene.made.hatch {
-                hatch(painter, cell, texture.id(), ink);
-            }
+        let cell = cell(patch);
+        let Some(first) = taken.first.map(usize::from) else {
+            nobody.add(cell);
             continue;
         };
-        if let Some(second) = taken.second.filter(|_| cell.width() >= CORNER) {
-            let side = cell.size().min_elem() / 2.0;
-            let end = cell.max;
-            let points = vec![end, end - vec2(0.0, side), end - vec2(side, 0.0)];
-            let colour = palette::expert(usize::from(second));
-            painter.add(Shape::convex_polygon(points, colour, Stroke::NONE));
+        if cell.width() < DIGIT {
+            pattern(first, &|shape| shape.add_rect(cell));
         }
+        let second = taken.second.map(usize::from);
+        if let Some(second) = second.filter(|_| cell.width() >= CORNER) {
+            let side = cell.size().min_elem() / 2.0;
+            let corner = [cell.max, cell.max - vec2(0.0, side), cell.max - vec2(side, 0.0)];
+            let colour = palette::expert(second);
+            painter.add(Shape::convex_polygon(corner.to_vec(), colour, Stroke::NONE));
+            pattern(second, &|shape| shape.add_triangle(corner));
+        }
+    }
+    patterned.into_iter().flatten().for_each(|shape| shape.paint(painter));
+    nobody.paint(painter);
+    for (patch, taken) in scene.made.who.iter().enumerate() {
+        let (Some(first), cell) = (taken.first, cell(patch)) else { continue };
         if cell.width() >= DIGIT {
             let side = if cell.width() > 33.0 { 15.0 } else { 13.0 };
             let chip = Rect::from_min_size(cell.min, vec2(side, side));
@@ -229,19 +278,21 @@ fn who(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
 }
 
 fn how_many(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
-    for (patch, count) in scene.made.many.iter().enumerate() {
+    let mut nobody = Hatched::new(scene.made.hatch.as_ref(), scene.ink);
+    let counts = || scene.made.many.iter().enumerate();
+    for (patch, _) in counts().filter(|(_, count)| **count == 0) {
+        nobody.add(patch_rect(rect, grid, patch));
+    }
+    nobody.paint(painter);
+    if rect.width() / (grid[1].max(1) as f32) < DIGIT {
+        return;
+    }
+    for (patch, count) in counts() {
         let cell = patch_rect(rect, grid, patch);
-        if *count == 0
-            && let Some(texture) = &scene.made.hatch
-        {
-            hatch(painter, cell, texture.id(), scene.ink);
-        }
-        if cell.width() >= DIGIT {
-            let chip = Rect::from_min_size(cell.min, vec2(14.0, 13.0));
-            painter.rect_filled(chip, 0.0, Color32::from_black_alpha(176));
-            let colour = Color32::from_gray(0xEA);
-            text(painter, chip.center(), Align2::CENTER_CENTER, count, 12.0, colour);
-        }
+        let chip = Rect::from_min_size(cell.min, vec2(14.0, 13.0));
+        painter.rect_filled(chip, 0.0, Color32::from_black_alpha(176));
+        let colour = Color32::from_gray(0xEA);
+        text(painter, chip.center(), Align2::CENTER_CENTER, count, 12.0, colour);
     }
 }
 
@@ -288,6 +339,7 @@ pub(super) fn crop(grid: [usize; 2], patch: usize, reach: usize) -> Rect {
 /// What the stage shows, in a few words.
 pub(super) fn legend(scene: &Scene<'_>) -> String {
     match scene.now.overlay {
+        _ if scene.missing().is_some() => "without routing".to_owned(),
         Overlay::Who => "corner: second; hatched: no expert".to_owned(),
         Overlay::HowMany => "number: experts over all blocks".to_owned(),
         Overlay::Margin => {

@@ -1,17 +1,40 @@
-//! The story of the chosen patch: who took it in each layer at each step, strongest first, sized by its gate.
+//! The story of the chosen patch: who took it in each layer at each step, strongest first, sized by its gate. With a run
+//! B of the same model each cell has two halves, as in the map: A on the left, B on the right.
 
 use egui::{Align2, Painter, Pos2, Rect, pos2, vec2};
 
 use super::axis::Axis;
+use super::data::story::Takers;
 use super::now::Hover;
 use super::paint::{hatch, text};
+use super::pattern::mark;
 use super::plot::{Hit, title};
-use super::scene::Scene;
+use super::scene::{Other, Scene};
 use crate::palette;
 
 /// Experts of one cell that have room.
-fn room(axis: Axis) -> usize {
-    ((axis.column() / 17.0) as usize).clamp(1, 3)
+fn room(cell: Rect) -> usize {
+    ((cell.width() / 17.0) as usize).clamp(1, 3)
+}
+
+/// Where those of A lie in a cell, and those of B.
+fn halves(cell: Rect, scene: &Scene<'_>) -> (Rect, Option<Rect>) {
+    if other(scene).is_none() {
+        return (cell, None);
+    }
+    let (left, right) = cell.split_left_right_at_x(cell.center().x);
+    (left.with_max_x(left.right() - 0.5), Some(right.with_min_x(right.left() + 0.5)))
+}
+
+/// Run B, where its experts are those of A.
+fn other<'a>(scene: &Scene<'a>) -> Option<Other<'a>> {
+    scene.other.filter(|other| other.same_model)
+}
+
+/// Who takes the patch of B in a layer and a column.
+fn of_b<'a>(scene: &Scene<'a>, layer: usize, column: usize) -> Option<&'a Takers> {
+    let other = other(scene)?;
+    other.scene.made.story.get(layer)?.get(*other.steps.get(column)?)?.as_ref()
 }
 
 /// Where the dot of expert `place` of `count` lies.
@@ -59,27 +82,44 @@ pub(super) fn show(
         }
         for (step, experts) in steps.iter().enumerate() {
             let cell = Rect::from_x_y_ranges(axis.span(step), y..=y + row).shrink(0.5);
-            if experts.is_empty() {
-                if let Some(texture) = &scene.made.hatch {
-                    hatch(painter, cell, texture.id(), scene.ink);
-                }
-                continue;
+            let (left, right) = halves(cell, scene);
+            if let Some(experts) = experts {
+                takers(painter, left, scene, experts, row);
             }
-            painter.rect_filled(cell, 0.0, look.well);
-            if axis.column() < 9.0 {
-                painter.rect_filled(cell, 0.0, palette::expert(experts[0].0));
-                continue;
+            if let Some((right, experts)) = right.zip(of_b(scene, layer, step)) {
+                takers(painter, right, scene, experts, row);
             }
-            let shown = experts.len().min(room(axis));
-            for (place, &(expert, gate)) in experts.iter().take(shown).enumerate() {
-                let (at, radius) = (dot(cell, place, shown), radius(gate, row));
-                let colour = palette::expert(expert);
-                painter.circle_filled(at, radius, colour);
-                if radius > 5.4 {
-                    let ink = palette::text_on(colour);
-                    text(painter, at, Align2::CENTER_CENTER, expert, 11.0, ink);
-                }
-            }
+        }
+    }
+}
+
+/// Who takes the patch in one layer at one step.
+fn takers(painter: &Painter, cell: Rect, scene: &Scene<'_>, experts: &Takers, row: f32) {
+    let Some(first) = experts.first() else {
+        if let Some(texture) = &scene.made.hatch {
+            hatch(painter, cell, texture.id(), scene.ink);
+        }
+        return;
+    };
+    painter.rect_filled(cell, 0.0, scene.ink.look.well);
+    if cell.width() < 8.0 {
+        painter.rect_filled(cell, 0.0, palette::expert(first.0));
+        if let Some(patterns) = &scene.made.patterns {
+            patterns.over(painter, cell, first.0);
+        }
+        return;
+    }
+    let shown = experts.len().min(room(cell));
+    for (place, &(expert, gate)) in experts.iter().take(shown).enumerate() {
+        let radius = radius(gate, row).min(cell.width() / 2.0 - 0.5);
+        let at = dot(cell, place, shown);
+        if radius > 5.4 {
+            let colour = palette::expert(expert);
+            painter.circle_filled(at, radius, colour);
+            let ink = palette::text_on(colour);
+            text(painter, at, Align2::CENTER_CENTER, expert, 11.0, ink);
+        } else {
+            mark(painter, at, radius, expert);
         }
     }
 }
@@ -92,10 +132,17 @@ pub(super) fn hit(rect: Rect, axis: Axis, scene: &Scene<'_>, row: f32, pos: Pos2
     }
     let layer = ((pos.y - rect.top()) / row) as usize;
     let step = axis.step_at(pos.x)?;
-    let experts = scene.made.story.get(layer)?.get(step)?;
+    let experts = scene.made.story.get(layer)?.get(step)?.as_ref();
+    let beside = of_b(scene, layer, step);
+    experts.or(beside)?;
     let y = rect.top() + layer as f32 * row;
-    let cell = Rect::from_x_y_ranges(axis.span(step), y..=y + row);
-    let shown = experts.len().min(room(axis));
+    let (left, right) = halves(Rect::from_x_y_ranges(axis.span(step), y..=y + row), scene);
+    let (cell, pointed) = match right.filter(|right| pos.x >= right.left()) {
+        Some(right) => (right, beside),
+        None => (left, experts),
+    };
+    let pointed = pointed.map_or(&[][..], Vec::as_slice);
+    let shown = pointed.len().min(room(cell));
     let nearest = (0..shown).min_by(|a, b| {
         let away = |place: usize| (dot(cell, place, shown) - pos).length();
         away(*a).total_cmp(&away(*b))
@@ -103,7 +150,7 @@ pub(super) fn hit(rect: Rect, axis: Axis, scene: &Scene<'_>, row: f32, pos: Pos2
     let hover = Hover {
         step: Some(step),
         layer: Some(layer),
-        expert: nearest.map(|place| experts[place].0),
+        expert: nearest.map(|place| pointed[place].0),
         ..Hover::default()
     };
     let block = scene.made.tally.blocks.get(layer)?;
@@ -111,7 +158,12 @@ pub(super) fn hit(rect: Rect, axis: Axis, scene: &Scene<'_>, row: f32, pos: Pos2
         Some(gate) => format!("{expert} (gate {gate:.2})"),
         None => expert.to_string(),
     };
-    let list: Vec<String> = experts.iter().map(one).collect();
-    let words = if list.is_empty() { "no expert".to_owned() } else { list.join(", ") };
-    Some(Hit { hover, words: format!("block {block}, noise {}: {words}", scene.noise(step)) })
+    let list = |experts: Option<&Takers>| match experts {
+        None => "no such pass".to_owned(),
+        Some(experts) if experts.is_empty() => "no expert".to_owned(),
+        Some(experts) => experts.iter().map(one).collect::<Vec<_>>().join(", "),
+    };
+    let of_b = if right.is_some() { format!("\nB: {}", list(beside)) } else { String::new() };
+    let words = format!("block {block}, noise {}: {}{of_b}", scene.noise(step), list(experts));
+    Some(Hit { hover, words })
 }

@@ -4,10 +4,24 @@ use std::fmt::Write as _;
 
 use egui::{Color32, Pos2, Rect};
 
+use super::pattern::Pattern;
+use crate::palette;
+
 /// An SVG file that grows.
 pub(super) struct Svg {
-    size: egui::Vec2,
+    view: Rect,
     body: String,
+    /// Patterns that are defined.
+    patterns: Vec<(Ground, Color32)>,
+}
+
+/// A pattern over a colour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ground {
+    /// Of experts beyond eight.
+    Of(Pattern),
+    /// Nobody.
+    Hatch,
 }
 
 /// Where words stand at their place.
@@ -21,9 +35,20 @@ pub(super) enum Anchor {
 impl Svg {
     /// A white page.
     pub(super) fn new(size: egui::Vec2) -> Self {
-        let mut svg = Self { size, body: String::new() };
+        let mut svg = Self::of_view(Rect::from_min_size(Pos2::ZERO, size));
         svg.area(Rect::from_min_size(Pos2::ZERO, size), Color32::WHITE);
         svg
+    }
+
+    /// An empty page that shows a part of the plane.
+    pub(super) fn of_view(view: Rect) -> Self {
+        Self { view, body: String::new(), patterns: Vec::new() }
+    }
+
+    /// An element, as it is written.
+    pub(super) fn element(&mut self, text: &str) {
+        self.body.push_str(text);
+        self.body.push('\n');
     }
 
     /// A filled rectangle.
@@ -58,6 +83,40 @@ impl Svg {
             writeln!(self.body, r#"<polygon points="{}" fill="{}"/>"#, places(points), hex(fill));
     }
 
+    /// The pattern of an expert over a shape; nothing for the first eight.
+    pub(super) fn pattern(&mut self, points: &[Pos2], expert: usize) {
+        let Some(pattern) = Pattern::of(expert) else { return };
+        let ink = palette::text_on(palette::expert(expert)).gamma_multiply(0.6);
+        let id = self.ground(Ground::Of(pattern), ink);
+        let places = places(points);
+        let _ = writeln!(self.body, r#"<polygon points="{places}" fill="url(#p{id})"/>"#);
+    }
+
+    /// The number of a pattern, six points wide, in a colour; `url(#p…)` fills with it.
+    pub(super) fn ground(&mut self, ground: Ground, ink: Color32) -> usize {
+        if let Some(place) = self.patterns.iter().position(|known| *known == (ground, ink)) {
+            return place;
+        }
+        let id = self.patterns.len();
+        self.patterns.push((ground, ink));
+        let element = match ground {
+            Ground::Of(Pattern::Dots) => r#"circle cx="3" cy="3" r="1.7""#,
+            Ground::Of(Pattern::Columns) => r#"rect x="2" width="2" height="6""#,
+            Ground::Of(Pattern::Rows) => r#"rect y="2" width="6" height="2""#,
+            Ground::Hatch => r#"path d="M-1 1L1 -1M-1 7L7 -1M5 7L7 5""#,
+        };
+        let paint = if ground == Ground::Hatch {
+            format!(r#"fill="none" {}"#, painted("stroke", ink))
+        } else {
+            painted("fill", ink)
+        };
+        let _ = writeln!(
+            self.body,
+            r#"<pattern id="p{id}" patternUnits="userSpaceOnUse" width="6" height="6"><{element} {paint}/></pattern>"#
+        );
+        id
+    }
+
     /// Words, whatever is in them.
     pub(super) fn text(&mut self, at: Pos2, anchor: Anchor, words: &str, colour: Color32) {
         let anchor = match anchor {
@@ -77,15 +136,26 @@ impl Svg {
 
     /// The file; its title is read out by screen readers.
     pub(super) fn finish(self, title: &str) -> Vec<u8> {
-        let egui::Vec2 { x, y } = self.size;
+        let (egui::Vec2 { x, y }, from) = (self.view.size(), self.view.min);
+        let (left, top) = (from.x, from.y);
         let head = format!(
-            r#"<svg xmlns="http://www.w3.org/2000/svg" width="{x}" height="{y}" viewBox="0 0 {x} {y}" font-family="sans-serif" font-size="12" role="img">"#
+            r#"<svg xmlns="http://www.w3.org/2000/svg" width="{x}" height="{y}" viewBox="{left} {top} {x} {y}" font-family="sans-serif" font-size="12" role="img">"#
         );
         format!("{head}\n<title>{}</title>\n{}</svg>\n", escaped(title), self.body).into_bytes()
     }
 }
 
-fn places(points: &[Pos2]) -> String {
+/// A colour with its opacity as `fill` or `stroke`.
+pub(super) fn painted(what: &str, colour: Color32) -> String {
+    let [r, g, b, alpha] = colour.to_srgba_unmultiplied();
+    let hex = hex(Color32::from_rgb(r, g, b));
+    if alpha == u8::MAX {
+        return format!(r#"{what}="{hex}""#);
+    }
+    format!(r#"{what}="{hex}" {what}-opacity="{:.3}""#, f32::from(alpha) / 255.0)
+}
+
+pub(super) fn places(points: &[Pos2]) -> String {
     let places: Vec<_> = points.iter().map(|p| format!("{:.2},{:.2}", p.x, p.y)).collect();
     places.join(" ")
 }
@@ -95,7 +165,7 @@ fn hex(colour: Color32) -> String {
 }
 
 /// Text that may stand anywhere in a file of XML.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

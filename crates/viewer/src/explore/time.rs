@@ -6,7 +6,7 @@ use egui::{Rect, Role, Sense, Stroke, StrokeKind, Ui, WidgetInfo, pos2};
 use super::axis::Axis;
 use super::now::Hover;
 use super::plot::{Heights, Hit};
-use super::scene::{Scene, Touch};
+use super::scene::{Scene, Touch, Wish};
 use super::{curve, film, river, run_map, story};
 use crate::session::Selection;
 
@@ -71,6 +71,16 @@ pub(super) fn show(
     let name = described(scene);
     response.widget_info(|| WidgetInfo::labeled(Role::Label, true, &name));
     point(ui, &response, axis, area, hit, selection, touch);
+}
+
+/// A button that changes how fast playing goes.
+pub(super) fn speed(ui: &mut Ui, place: Rect, scene: &Scene<'_>, touch: &mut Touch) {
+    let words = if scene.speed < 1.0 { "×½".to_owned() } else { format!("×{}", scene.speed) };
+    let button = super::centred(&words).min_size(place.size());
+    let response = super::put(ui, place, button).on_hover_text("Speed of playing");
+    if response.accessible_name(format!("Speed of playing: {words}")).clicked() {
+        touch.wish = Some(Wish::Faster);
+    }
 }
 
 /// Pointing previews, clicking chooses, dragging goes through the steps.

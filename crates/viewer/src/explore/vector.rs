@@ -1,9 +1,12 @@
 //! The plots over noise as vector files: C, the river of a block, the map of the run.
 
+use std::ops::Range;
+
 use egui::{Color32, Pos2, Rect, Vec2, pos2, vec2};
 
 use super::axis::Axis;
-use super::data::tally::Tally;
+use super::curve::lines;
+use super::data::tally::{Tally, stretches};
 use super::river::edges;
 use super::svg::{Anchor, Svg};
 use crate::palette;
@@ -51,12 +54,10 @@ impl Plot<'_> {
     /// C of both kinds of passes.
     pub(super) fn curve(&self, shown: (&str, &Tally), other: Option<(&str, &Tally)>) -> Vec<u8> {
         let (mut svg, rect, axis) = self.page(PLOT.y, "Compute C, experts for each patch");
-        let values = |tally: &Tally| -> Vec<f32> {
-            (0..tally.steps.len()).map_while(|step| tally.capacity(step)).collect()
-        };
-        let curves: Vec<(&str, Vec<f32>)> =
-            [Some(shown), other].into_iter().flatten().map(|(name, t)| (name, values(t))).collect();
-        let all = curves.iter().flat_map(|(_, values)| values).copied();
+        let values = |(name, tally): (_, &Tally)| (name, tally.capacities());
+        let curves: Vec<(&str, Vec<Option<f32>>)> =
+            [Some(shown), other].into_iter().flatten().map(values).collect();
+        let all = curves.iter().flat_map(|(_, values)| values.iter().flatten()).copied();
         let most = all.fold(1.0_f32, f32::max) * 1.1;
         let y = |value: f32| rect.bottom() - value / most * rect.height();
         // The compute of a dense model has longer dashes.
@@ -68,12 +69,12 @@ impl Plot<'_> {
             svg.text(pos2(LEFT - 8.0, y(mark)), Anchor::End, &mark.to_string(), WEAK);
         }
         for (i, (name, values)) in curves.iter().enumerate() {
-            let at = |(step, value): (usize, &f32)| pos2(axis.middle(step), y(*value));
-            let points: Vec<Pos2> = values.iter().enumerate().map(at).collect();
             let (colour, dash) = if i == 0 { (FIRST, 0.0) } else { (WEAK, 5.0) };
-            svg.line(&points, 2.0, colour, dash);
-            if let Some(end) = points.last() {
-                svg.text(pos2(rect.right() + 8.0, end.y), Anchor::Start, name, colour);
+            for line in lines(values, axis, y) {
+                svg.line(&line, 2.0, colour, dash);
+            }
+            if let Some(end) = values.iter().flatten().next_back() {
+                svg.text(pos2(rect.right() + 8.0, y(*end)), Anchor::Start, name, colour);
             }
         }
         svg.finish("Compute C over noise")
@@ -89,16 +90,20 @@ impl Plot<'_> {
         let most = edges.last().into_iter().flatten().copied().fold(1.0_f32, f32::max) * 1.1;
         let y = |value: f32| rect.bottom() - value / most * rect.height();
         // Level over half a column at both ends.
-        let line = |edge: &[f32]| -> Vec<Pos2> {
-            let inner = edge.iter().enumerate().map(|(step, c)| pos2(axis.middle(step), y(*c)));
-            let first = pos2(axis.left, y(edge[0]));
-            let last = pos2(axis.x(steps), y(edge[steps - 1]));
+        let line = |edge: &[f32], over: &Range<usize>| -> Vec<Pos2> {
+            let inner = over.clone().map(|step| pos2(axis.middle(step), y(edge[step])));
+            let first = pos2(axis.x(over.start), y(edge[over.start]));
+            let last = pos2(axis.x(over.end), y(edge[over.end - 1]));
             std::iter::once(first).chain(inner).chain([last]).collect()
         };
-        for e in 0..if steps > 0 { tally.experts } else { 0 } {
-            let mut around = line(&edges[e + 1]);
-            around.extend(line(&edges[e]).into_iter().rev());
-            svg.shape(&around, palette::expert(e));
+        let stretches = stretches((0..steps).map(|step| tally.has(step)));
+        for e in 0..tally.experts {
+            for over in &stretches {
+                let mut around = line(&edges[e + 1], over);
+                around.extend(line(&edges[e], over).into_iter().rev());
+                svg.shape(&around, palette::expert(e));
+                svg.pattern(&around, e);
+            }
             let height = |step: usize| edges[e + 1][step] - edges[e][step];
             let widest = (0..steps).max_by(|a, b| height(*a).total_cmp(&height(*b)));
             if let Some(step) = widest.filter(|step| height(*step) / most * rect.height() > 12.0) {
@@ -150,7 +155,7 @@ mod tests {
     use diffmoe::scheduler::Branch;
 
     use super::super::data::lens::Lens;
-    use super::super::data::tests::run;
+    use super::super::data::tests::{gapped, run};
     use super::*;
 
     #[test]
@@ -172,5 +177,32 @@ mod tests {
         // Step 0: loads 2, 1, 0; step 1: 0, 0.75, 2.25.
         assert_eq!((map.matches("#ff0000").count(), map.matches("#0000ff").count()), (2, 4));
         assert!(map.contains(">2.2<") || map.contains(">2.3<"), "{map}");
+    }
+
+    #[test]
+    fn bands_beyond_eight_have_patterns() {
+        let trace = run(&[&[&[u32::MAX, 0, 1, 2]], &[&[3, 0, 0, 0]]], 32);
+        let tally = Tally::of(&Lens::new(&trace, Branch::Conditional, 0.0));
+        let river = Plot { noise: &[1.0, 0.5], name: "x" }.river(&tally, 0);
+        let river = String::from_utf8(river).unwrap();
+        assert_eq!(river.matches("fill=\"url(#p").count(), 24);
+        let defined = river.matches("<pattern ").count();
+        assert!((3..=6).contains(&defined), "three patterns, dark or light: {defined}");
+    }
+
+    #[test]
+    fn steps_without_a_pass_are_left_blank() {
+        let trace = gapped();
+        let tally = Tally::of(&Lens::new(&trace, Branch::Unconditional, 0.0));
+        let plot = Plot { noise: &[1.0, 0.8, 0.6, 0.4, 0.2, 0.1], name: "tiny" };
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let river = text(plot.river(&tally, 0));
+        assert_eq!(river.matches("<polygon").count(), 2 * 3, "step 1, and steps 3 and 4");
+        let map = text(plot.map(&tally, |_| Color32::RED));
+        assert_eq!(map.matches("#ff0000").count(), 3 * 3);
+        let plain = text(plot.curve(("without", &tally), None));
+        let lines = |svg: &str| svg.matches("<polyline").count();
+        let whole = Tally::of(&Lens::new(&trace, Branch::Conditional, 0.0));
+        assert_eq!(lines(&plain), lines(&text(plot.curve(("with", &whole), None))) + 1);
     }
 }

@@ -5,7 +5,7 @@ use egui::{Align2, Painter, Rect, Role, Sense, Stroke, Ui, WidgetInfo, pos2, vec
 
 use super::colours::Ink;
 use super::data::lens::Layer;
-use super::paint::{chip_in, text};
+use super::paint::{self, chip_in, text};
 use super::scene::{Scene, Touch, toggle_expert};
 use crate::palette;
 use crate::session::Selection;
@@ -38,7 +38,9 @@ pub(super) fn show(
     selection: &mut Selection,
     touch: &mut Touch,
 ) {
-    let Some(layer) = scene.lens().layer(scene.now.step, scene.now.layer) else { return };
+    let Some(layer) = scene.lens().layer(scene.now.step, scene.now.layer) else {
+        return paint::missing(ui, area, scene.missing());
+    };
     let look = scene.ink.look;
     let body = area.with_min_y(area.top() + 40.0);
     let rows = rows(body, layer.experts());

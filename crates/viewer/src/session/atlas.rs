@@ -79,7 +79,7 @@ impl Session {
         }
     }
 
-    fn keep_atlas(&mut self, atlas: Atlas) {
+    pub(super) fn keep_atlas(&mut self, atlas: Atlas) {
         self.atlases.retain(|other| **other != atlas);
         self.atlases.push(Arc::new(atlas));
     }

@@ -80,7 +80,8 @@ impl Session {
 
     /// Whether [`Session::decode`] would do something.
     pub fn can_decode(&self, frame: usize) -> bool {
-        let samples = self.preparing.is_some() || self.samples();
+        let prepares = self.preparing.is_some() && !self.prepares_sweep();
+        let samples = prepares || self.samples();
         !samples
             && self.decode.is_none()
             && self.record().is_some_and(|record| {

@@ -90,8 +90,10 @@ impl Session {
     fn current(&mut self) -> Option<&mut Job> {
         match &mut self.preparing {
             Some(Preparing { purpose: Purpose::Start(job), .. }) => Some(job),
-            Some(_) => self.job.as_mut(),
-            None => self.job.as_mut().filter(|job| job.is_attached()),
+            Some(Preparing { purpose: Purpose::Recover, .. }) => self.job.as_mut(),
+            Some(Preparing { purpose: Purpose::Sweep, .. }) | None => {
+                self.job.as_mut().filter(|job| job.is_attached())
+            }
         }
     }
 

@@ -103,9 +103,8 @@ impl Job {
 
     /// What determines the time of its slices, on its current or last engine.
     fn workload(&self) -> Workload {
-        let Record { settings, share, device, .. } = &self.record;
-        #[expect(clippy::float_cmp, reason = "exactly 1 switches guidance off")]
-        let branches = if settings.guidance == 1.0 { 1 } else { 2 };
+        let Record { config, settings, share, device, .. } = &self.record;
+        let branches = if settings.is_guided(config) { 2 } else { 1 };
         let samples = branches * settings.images();
         Workload { model: share.hash.clone(), device: device.clone(), samples }
     }

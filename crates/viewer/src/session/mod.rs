@@ -22,6 +22,7 @@ mod recovery;
 mod saved;
 mod selection;
 mod share;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
 mod traced;
@@ -39,6 +40,7 @@ pub use record::Record;
 pub use saved::is_png;
 pub use selection::{Card, MOST_SHIFT, Overlay, Scope, Selection, TOUR_STOPS};
 pub use share::{Origin, Share};
+pub use sweep::SweepProgress;
 pub use traced::is_trace;
 pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
 
@@ -55,12 +57,15 @@ use loading::Loading;
 use losses::Losses;
 use pacing::Pace;
 use recovery::{Preparing, Purpose};
+use sweep::SweepJob;
 
 /// A model that is open.
 struct Model {
     info: ModelInfo,
     checkpoint: Arc<Checkpoint>,
     open: Pipeline,
+    /// Images of a sweep over its labels, if it has labels and experts.
+    sweep_images: Option<usize>,
 }
 
 /// The logic of the app.
@@ -115,6 +120,8 @@ pub struct Session {
     history: History,
     /// Atlases of models; the one opened last is at the end.
     atlases: Vec<Arc<Atlas>>,
+    /// An atlas that is being measured.
+    sweep: Option<SweepJob>,
     /// Wraps each engine, for tests.
     wrap: Option<recovery::Wrap>,
     /// Wraps each decoder, for tests.
@@ -153,6 +160,7 @@ impl Session {
             recording: false,
             history: History::default(),
             atlases: Vec::new(),
+            sweep: None,
             wrap: None,
             wrap_decoder: None,
         };
@@ -191,6 +199,7 @@ impl Session {
             }
         };
         let tick = tick.sooner(self.tick_decoding());
+        let tick = tick.sooner(self.tick_sweep());
         self.replace_recording();
         let in_background = !self.loading.is_empty() || self.preparing.is_some();
         if tick == Tick::Idle && in_background { Tick::Later } else { tick }
@@ -218,9 +227,10 @@ impl Session {
 
     /// The current phase. A run takes precedence over a model being loaded at the same time; see [`Session::loading`].
     pub fn phase(&self) -> Phase {
-        if let Some(preparing) = &self.preparing {
+        // A sweep goes on behind all others.
+        if let Some(preparing) = self.preparing.as_ref().filter(|_| !self.prepares_sweep()) {
             return match &preparing.purpose {
-                Purpose::Recover => Phase::Recovering,
+                Purpose::Recover | Purpose::Sweep => Phase::Recovering,
                 Purpose::Start(job) => Phase::Opening {
                     what: match job.record.settings.images() {
                         1 => "kernels and memory for one image".into(),

@@ -2,6 +2,7 @@
 
 use super::loading::{Loaded, Loading, Opened};
 use super::losses::Losses;
+use super::sweep::images_of_sweep;
 use super::{Controls, Model, ModelSource, NoteKind, Origin, Session, Share};
 
 /// What a link of two runs asks for after the first of them.
@@ -38,6 +39,8 @@ impl Session {
             if (&other.model, &other.hash) == (&share.model, &share.hash) {
                 self.next = Some(Next::Beside(*other));
             } else {
+                // Explore opens before the first of them is drawn, so that both keep their scores.
+                self.selection = share.explore.or(self.selection);
                 self.next = Some(Next::Instead(share));
                 share = *other;
             }
@@ -126,14 +129,15 @@ impl Session {
         self.decode = None;
         self.give_up_run();
         // Engines of the model before hold its weights.
-        (self.idle, self.preparing) = (None, None);
+        (self.idle, self.preparing, self.sweep) = (None, None, None);
         (self.lost, self.losses) = (false, Losses::default());
         let same = self.model.as_ref().is_some_and(|before| before.info.hash == info.hash);
         let fits = |share: &mut Share| share.hash.is_some() && share.agrees_with(&info.hash);
         let share = share.or_else(|| self.awaited.take_if(fits));
         let (config, hash) = (info.config.clone(), info.hash.clone());
         self.find_atlas(&info.source);
-        self.model = Some(Model { info, checkpoint, open: model });
+        let sweep_images = images_of_sweep(&config);
+        self.model = Some(Model { info, checkpoint, open: model, sweep_images });
         self.check_decoder();
         if let Some(share) = share {
             self.controls = Controls::for_model(&config);

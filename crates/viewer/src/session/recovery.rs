@@ -19,6 +19,8 @@ pub(super) enum Purpose {
     Start(Box<Job>),
     /// To resume the run whose device was lost.
     Recover,
+    /// To go on with the sweep.
+    Sweep,
 }
 
 /// An engine, and the model on the device that was opened for it.
@@ -61,7 +63,7 @@ impl Session {
     }
 
     /// Creates an engine in the background; with `reopen`, on a newly requested device.
-    fn prepare(&mut self, purpose: Purpose, batch: usize, reopen: Option<Backend>) {
+    pub(super) fn prepare(&mut self, purpose: Purpose, batch: usize, reopen: Option<Backend>) {
         let Some(model) = &self.model else { return };
         let (checkpoint, open, wrap) =
             (model.checkpoint.clone(), model.open.clone(), self.wrap.clone());
@@ -91,10 +93,12 @@ impl Session {
         let Some(Preparing { purpose, .. }) = self.preparing.take() else { return };
         match (result, purpose) {
             (Ok(prepared), Purpose::Start(job)) => {
+                self.idle = None;
                 let engine = self.place(prepared);
                 self.begin_on(*job, engine);
             }
             (Ok(prepared), Purpose::Recover) => {
+                self.idle = None;
                 let engine = self.place(prepared);
                 let Self { job, profiling, pace, .. } = self;
                 let attached =
@@ -103,16 +107,20 @@ impl Session {
                     self.recover(&error.to_string());
                 }
             }
+            (Ok(prepared), Purpose::Sweep) => {
+                let engine = self.place(prepared);
+                self.begin_sweep_on(engine);
+            }
+            (Err(text), Purpose::Sweep) => self.stop_sweep(&text),
             // The old engine and images stay.
             (Err(text), Purpose::Start(_)) => self.note(NoteKind::Error, text),
             (Err(text), Purpose::Recover) => self.recover(&text),
         }
     }
 
-    /// Updates the device of an engine, and drops the engine that it replaces.
+    /// Updates the device of an engine.
     fn place(&mut self, prepared: Prepared) -> Box<dyn Engine> {
         let Prepared { engine, model: reopened } = prepared;
-        self.idle = None;
         if let (Some(model), Some(open)) = (&mut self.model, reopened) {
             model.info.device = open.device();
             model.info.memory_bytes = open.memory_bytes();

@@ -15,7 +15,8 @@ use diffmoe::trace::Trace;
 pub struct Curve {
     /// What it counts.
     pub of: Of,
-    /// For each step: the level of noise that it starts from (1 is noise alone), and C.
+    /// For each step: the level of noise that it starts from (1 is noise alone), and C; NaN where the step has no such
+    /// pass.
     pub points: Vec<[f64; 2]>,
 }
 
@@ -77,6 +78,19 @@ fn curve(trace: &Trace, objective: Objective, of: Of, values: &[f32]) -> Curve {
     Curve { of, points: points.collect() }
 }
 
+impl Curve {
+    /// The parts of the curve between steps that have no such pass. A step alone is a short line.
+    fn parts(&self) -> Vec<Vec<[f64; 2]>> {
+        let half = 0.3 / self.points.len().max(1) as f64;
+        let parts = self.points.split(|point| point[1].is_nan()).filter(|part| !part.is_empty());
+        let part = |part: &[[f64; 2]]| match part {
+            [[noise, c]] => vec![[noise + half, *c], [noise - half, *c]],
+            _ => part.to_vec(),
+        };
+        parts.map(part).collect()
+    }
+}
+
 /// Shows the curves with a mark at `step`; returns the step that was pointed at with the button down.
 pub(crate) fn show(ui: &mut Ui, curves: &[Curve], step: u32, height: f32) -> Option<u32> {
     let look = Look::of(ui);
@@ -110,8 +124,11 @@ pub(crate) fn show(ui: &mut Ui, curves: &[Curve], step: u32, height: f32) -> Opt
                 );
             }
             // The first one last, so that it lies on top.
-            for (i, curve) in curves.iter().enumerate().rev() {
-                let points: PlotPoints<'_> = curve.points.clone().into();
+            let parts = curves.iter().enumerate().rev();
+            let parts =
+                parts.flat_map(|(i, curve)| curve.parts().into_iter().map(move |p| (i, curve, p)));
+            for (i, curve, points) in parts {
+                let points: PlotPoints<'_> = points.into();
                 let line = Line::new(curve.of.name(), points);
                 plot.line(match curve.of {
                     Of::All => line.color(look.accent).width(2.4),
@@ -227,6 +244,28 @@ mod tests {
                 assert!(close(passes[i + 1].points[step][1], mean), "{branch:?} {step}");
             }
         }
+    }
+
+    #[test]
+    fn steps_without_a_pass_interrupt_a_curve() {
+        let points = |c: &[f64]| c.iter().map(|c| [1.0, *c]).collect();
+        let curve = |c: &[f64]| Curve { of: Of::All, points: points(c) };
+        let none = f64::NAN;
+        let parts = curve(&[none, 0.5, 0.25, none, none, 1.0]).parts();
+        assert_eq!(parts[0], [[1.0, 0.5], [1.0, 0.25]]);
+        assert_eq!((parts.len(), parts[1].len(), parts[1][0][1]), (2, 2, 1.0));
+        assert_eq!((curve(&[]).parts().len(), curve(&[none]).parts().len()), (0, 0));
+        // The unconditional pass of the second step alone.
+        let whole = trace();
+        let mut gapped = Trace::new(&crate::views::tests::config(), Vec::new());
+        let is_left_out = |step, branch| step == 0 && branch == Branch::Unconditional;
+        let left = whole.forwards().iter().filter(|f| !is_left_out(f.step, f.branch));
+        gapped.extend(left.cloned().collect());
+        let of = |trace: &Trace| curves(trace, Objective::Flow, Branch::Conditional, false);
+        let (before, after) = (of(&whole), of(&gapped));
+        assert_eq!(after[2].of, Of::Pass(Branch::Unconditional));
+        assert_eq!((after[2].parts().len(), after[1].parts()), (1, before[1].parts()));
+        assert!(close(after[2].parts()[0][0][1], before[2].points[1][1]), "no step falls to 0");
     }
 
     #[test]

@@ -319,6 +319,67 @@ fn two_runs_are_compared_and_the_link_shows_both() {
 }
 
 #[test]
+fn a_link_of_two_shipped_models_shows_both_again() {
+    let quick = |harness: &mut Shown| {
+        draw(harness, |controls| (controls.seed, controls.steps, controls.count) = (3, 2, 1));
+    };
+    let mut harness = opened(DESKTOP, ModelSource::Named("eurosat".to_owned()));
+    harness.key_press(Key::E);
+    harness.run_steps(3);
+    quick(&mut harness);
+    harness.key_press(Key::B);
+    harness.run_steps(3);
+    harness.state_mut().app_mut().session_mut().load(ModelSource::Named("emoji".to_owned()));
+    until(&mut harness, "the other model", |app| {
+        app.session().model().is_some_and(|model| model.name == "emoji")
+    });
+    quick(&mut harness);
+    let chosen =
+        Selection { step: Some(1), expert: Some(3), patch: Some(9), ..selection(&harness) };
+    harness.state_mut().app_mut().explore(chosen);
+    harness.run_steps(4);
+    assert!(has(&harness, "B, image"));
+    let fragment = harness.state().app().share().expect("a link");
+    let share = Share::parse(&fragment).expect("a good link");
+    let b = share.other.as_deref().expect("run B");
+    assert_eq!((share.model.as_deref(), b.model.as_deref()), (Some("emoji"), Some("eurosat")));
+    assert_ne!(share.hash, b.hash);
+    // Opened by an app that has neither.
+    let again = Launch { share: Some(share), ..launch(file(TEN, TINY), true) };
+    let mut shared = window(DESKTOP, again);
+    until(&mut shared, "both runs", |app| {
+        let session = app.session();
+        session.history().len() == 2 && session.phase() == Phase::Ready
+    });
+    shared.run_steps(6);
+    assert!(has(&shared, "B, image"));
+    let traces = |harness: &Shown| -> Vec<_> {
+        let session = harness.state().app().session();
+        let runs = session.history().iter().rev().take(2);
+        runs.map(|run| (run.trace.model().to_owned(), run.trace.has_scores(), run.frames.clone()))
+            .collect()
+    };
+    assert_eq!(traces(&harness), traces(&shared));
+    assert!(traces(&shared).iter().all(|(_, has_scores, _)| *has_scores));
+    assert_eq!(shared.state().app().share(), Some(fragment));
+    // And it opens in the app that it came from, which has the models in the other order.
+    let share = Share::parse(&shared.state().app().share().expect("a link")).expect("a link");
+    harness.state_mut().app_mut().session_mut().open_share(share);
+    harness.run_steps(3);
+    complete(&mut harness);
+    until(&mut harness, "run A", |app| {
+        app.session().phase() == Phase::Ready
+            && app.session().model().is_some_and(|model| model.name == "emoji")
+            && app
+                .session()
+                .record()
+                .is_some_and(|run| run.trace.model() == "emoji" && run.is_complete())
+    });
+    harness.run_steps(6);
+    assert_eq!(harness.state().app().share(), shared.state().app().share());
+}
+
+#[test]
 fn a_run_is_drawn_again_with_one_change_as_b() {
     let mut harness = explored(DESKTOP, file(TEN, TINY));
     let runs = harness.state().app().session().history().len();

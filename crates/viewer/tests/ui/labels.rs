@@ -1,5 +1,8 @@
 //! The tab Labels as a visitor meets it: with an atlas, without one, on a phone.
 
+use diffmoe::checkpoint::Checkpoint;
+use diffmoe::engine::WeightChoice;
+use diffmoe::pipeline::{Pipeline, Run, Sweep, SweepOptions};
 use diffmoe::trace::atlas::{About, Atlas, ImageCounts, Plan, PlannedTable};
 use diffmoe_viewer::session::{Card, Selection};
 
@@ -50,6 +53,91 @@ fn without_an_atlas_the_tab_says_how_to_get_one() {
     harness.run_steps(3);
     assert!(has(&harness, "x.json: the atlas has format 9"));
     harness.check_accessibility();
+}
+
+/// Images of the background sweep of the tiny model: five subjects in two styles, six times.
+const SWEEP: SweepOptions = SweepOptions {
+    tables: Vec::new(),
+    labels: 24,
+    images_of_label: 12,
+    seeds: None,
+    seed: 0,
+    steps: 8,
+    guidance: None,
+    scheduler: None,
+};
+
+#[test]
+fn an_atlas_is_measured_in_the_background_while_nothing_else_is_drawn() {
+    for size in [DESKTOP, PHONE] {
+        let mut harness = labels(size);
+        let done = |app: &App| app.session().sweep().map_or(0, |sweep| sweep.done);
+        harness.get_by_role_and_label(Role::Button, "Measure an atlas").click();
+        until(&mut harness, "a batch", |app| done(app) > 0);
+        harness.get_by_role_and_label(Role::Button, "Pause measuring").click();
+        harness.run_steps(4);
+        let before = done(harness.state().app());
+        harness.run_steps(30);
+        assert_eq!(done(harness.state().app()), before);
+        assert!(has(&harness, &format!("Paused: {before} of 60 images")));
+        harness.check_accessibility();
+        // A run of the visitor comes first, and is not mixed up with the sweep.
+        harness.get_by_role_and_label(Role::Button, "Go on measuring").click();
+        harness.run_steps(3);
+        let runs = harness.state().app().session().history().len();
+        harness.state_mut().app_mut().session_mut().controls.seed = 6;
+        harness.state_mut().app_mut().session_mut().generate();
+        complete(&mut harness);
+        let session = harness.state().app().session();
+        assert_eq!(session.history().len(), runs + 1);
+        assert_eq!(session.record().map(|record| record.settings.seed), Some(6));
+        until(&mut harness, "an atlas", |app| app.session().atlas().is_some());
+        harness.run_steps(5);
+        assert!(has(&harness, "Sort labels by C") && has(&harness, "Measured the atlas of tiny"));
+        assert_eq!(harness.state().app().session().history().len(), runs + 1);
+        harness.check_accessibility();
+        if size == PHONE {
+            continue;
+        }
+        // The same images, drawn in one batch.
+        let session = harness.state().app().session();
+        let found = session.atlas().expect("an atlas");
+        let ModelSource::File { bytes, .. } = file("tiny.safetensors", TINY) else {
+            panic!("a file")
+        };
+        let bytes = Bytes::new(bytes.to_vec());
+        let checkpoint = Checkpoint::from_bytes("tiny", bytes).expect("a model");
+        let config = checkpoint.config();
+        let sweep = Sweep::new(config, &SWEEP).expect("a sweep");
+        let pipeline = Pipeline::open(&checkpoint, Backend::Cpu, WeightChoice::Auto);
+        let engine = pipeline.expect("a pipeline").engine(60).expect("an engine");
+        let run = Run::start(engine, config, sweep.settings().clone(), 0).expect("a run");
+        let run = run.finish(|_| ()).expect("images");
+        let batch = sweep.batch(config, 0, &run.samples, &run.trace);
+        let atlas = sweep.atlas(config, found.hash.clone(), vec![batch]);
+        assert_eq!(**found, atlas);
+        assert!(atlas.margin(0, 0, 1).is_some());
+    }
+}
+
+#[test]
+fn a_sweep_can_be_given_up() {
+    let mut harness = labels(DESKTOP);
+    harness.get_by_role_and_label(Role::Button, "Measure an atlas").click();
+    harness.run_steps(3);
+    harness.get_by_role_and_label(Role::Button, "Give up").click();
+    harness.run_steps(3);
+    assert_eq!(harness.state().app().session().sweep(), None);
+    assert!(has(&harness, "Measure an atlas"));
+    // Another model has no part of it.
+    harness.get_by_role_and_label(Role::Button, "Measure an atlas").click();
+    harness.run_steps(3);
+    harness.state_mut().app_mut().session_mut().load(file("dense.safetensors", DENSE));
+    until(&mut harness, "the other model", |app| {
+        app.session().model().is_some_and(|model| model.name.contains("dense"))
+    });
+    let session = harness.state().app().session();
+    assert_eq!((session.sweep(), session.images_of_sweep()), (None, None));
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! The app as a user meets it: what has a name, what happens when it is pressed, what is said when something
 //! is wrong. Everything is found by the name that a screen reader would say.
 
+mod baselines;
 mod explore;
+mod gaps;
 mod labels;
+mod many;
 mod take;
 
 use std::path::Path;

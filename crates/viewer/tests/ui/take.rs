@@ -113,10 +113,43 @@ fn a_recorded_run_is_explored_until_the_model_has_drawn_one() {
 }
 
 #[test]
+fn a_phone_has_one_menu_for_all_files() {
+    let mut harness = explored(PHONE);
+    let button = harness.get_by_role_and_label(Role::Button, "Save from this view").rect();
+    assert!(button.height() >= 38.0 && button.right() <= PHONE.x, "{button:?}");
+    click(&mut harness, "Save from this view");
+    let offers = [
+        "This view, PNG",
+        "The card below, PNG",
+        "animated PNG",
+        "Compute C, SVG",
+        "Map of the run, SVG",
+        "Compute C, CSV",
+        "Patches of this step and block, CSV",
+    ];
+    for offer in offers {
+        assert!(has(&harness, offer), "a phone does not offer {offer:?}");
+    }
+    harness.check_accessibility();
+}
+
+#[test]
+fn images_of_models_without_experts_are_saved() {
+    for size in [DESKTOP, PHONE] {
+        let mut harness = finished(size, file("dense.safetensors", DENSE), |_| ());
+        press(&mut harness, Key::E);
+        click(&mut harness, "Save from this view");
+        assert!(has(&harness, "This view, PNG") && has(&harness, "animated PNG"));
+        assert!(!has(&harness, "CSV") && has(&harness, "This model has no experts"));
+        harness.check_accessibility();
+    }
+}
+
+#[test]
 fn every_card_offers_files() {
     let mut harness = explored(DESKTOP);
     for (card, offers) in [
-        ("Save from the image", ["animated PNG", "This card, PNG"]),
+        ("Save from the image", ["animated PNG", "This card, SVG"]),
         ("Save from the card", ["Margins of this block, CSV", "This card, PNG"]),
         ("Save from the plots", ["Map of the run, SVG", "Tokens of each expert, CSV"]),
     ] {

@@ -101,6 +101,7 @@ pub(crate) mod tests {
                     high: vec![vec![vec![0.3, 0.3]]; 4],
                 },
             }],
+            margins: None,
             thumbnails: None,
         }
     }

@@ -11,44 +11,62 @@ pub(crate) enum Piece {
     Expert(usize),
 }
 
-/// Says how C and the skipped patches change from the first step to the last, and who hands over to whom in a layer.
-/// Empty without experts.
+/// Says how C and the skipped patches change from the first step with such a pass to the last, and who hands over to
+/// whom in a layer. Empty without experts.
 pub(crate) fn sentence(tally: &Tally, layer: usize) -> Vec<Piece> {
     let mut pieces = Vec::new();
-    let Some(last) = tally.steps.len().checked_sub(1) else { return pieces };
+    let Some([first, last]) = tally.ends() else { return pieces };
     let mut say = |words: String| pieces.push(Piece::Words(words));
-    let (Some(first_c), Some(last_c)) = (tally.capacity(0), tally.capacity(last)) else {
+    let (Some(first_c), Some(last_c)) = (tally.capacity(first), tally.capacity(last)) else {
         return pieces;
     };
-    let (skipped, skipped_last) = (tally.skipped(0), tally.skipped(last));
+    let (skipped, skipped_last) = (tally.skipped(first), tally.skipped(last));
     let percent = |share: Option<f32>| format!("{:.0} %", share.unwrap_or(0.0) * 100.0);
-    if last == 0 {
+    let all = tally.steps.len();
+    let with = (0..all).filter(|&step| tally.has(step)).count();
+    if with < all {
+        say(format!("{with} of {all} steps have this pass. "));
+    }
+    if last == first {
+        let step =
+            if first == 0 { "the first step".to_owned() } else { format!("step {}", first + 1) };
         say(format!(
-            "In the first step C is {first_c:.2}; {} of the patches are skipped by all experts.",
+            "In {step} C is {first_c:.2}; {} of the patches are skipped by all experts.",
             percent(skipped)
         ));
         return pieces;
     }
     let (from, to) = (format!("{first_c:.2}"), format!("{last_c:.2}"));
     let course = if from == to {
-        format!("C is {from} at the first and the last step")
+        let ends = if with < all { "both ends" } else { "the first and the last step" };
+        format!("C is {from} at {ends}")
     } else {
         let verb = if last_c < first_c { "falls" } else { "rises" };
         format!("C {verb} from {from} to {to}")
     };
+    let over = if with < all {
+        format!("From step {} to step {}", first + 1, last + 1)
+    } else {
+        "From noise to image".to_owned()
+    };
     say(format!(
-        "From noise to image {course}; the share of patches that no expert takes goes from {} \
+        "{over} {course}; the share of patches that no expert takes goes from {} \
             to {}. ",
         percent(skipped),
         percent(skipped_last)
     ));
-    hand_over(tally, layer, last, &mut pieces);
+    hand_over(tally, layer, [first, last], &mut pieces);
     pieces
 }
 
 /// Who loses most in a layer, and whether somebody gains at least half of it.
-fn hand_over(tally: &Tally, layer: usize, last: usize, pieces: &mut Vec<Piece>) -> Option<()> {
-    let (before, after) = (&tally.share(0, layer)?.tokens, &tally.share(last, layer)?.tokens);
+fn hand_over(
+    tally: &Tally,
+    layer: usize,
+    [first, last]: [usize; 2],
+    pieces: &mut Vec<Piece>,
+) -> Option<()> {
+    let (before, after) = (&tally.share(first, layer)?.tokens, &tally.share(last, layer)?.tokens);
     let block = tally.blocks.get(layer)?;
     let change = |e: usize| i64::from(after[e]) - i64::from(before[e]);
     let experts = 0..tally.experts;
@@ -80,12 +98,15 @@ mod tests {
     use diffmoe::scheduler::Branch;
 
     use super::super::lens::Lens;
-    use super::super::tests::run;
+    use super::super::tests::{gapped, run};
     use super::*;
 
     fn said(steps: &[&[&[u32]]]) -> String {
-        let trace = run(steps, 3);
-        let tally = Tally::of(&Lens::new(&trace, Branch::Conditional, 0.0));
+        told(&run(steps, 3), Branch::Conditional)
+    }
+
+    fn told(trace: &diffmoe::trace::Trace, branch: Branch) -> String {
+        let tally = Tally::of(&Lens::new(trace, branch, 0.0));
         let pieces = sentence(&tally, 0);
         let text = |piece: Piece| match piece {
             Piece::Words(words) => words,
@@ -107,6 +128,19 @@ mod tests {
             "From noise to image C rises from 1.00 to 1.50; the share of patches that no \
              expert takes goes from 0 % to 0 %. In block 1 expert #0 loses most (4 to 2 tokens) \
              and #1 takes over (0 to 3)."
+        );
+    }
+
+    #[test]
+    fn a_pass_that_some_steps_lack_is_told_over_the_others() {
+        assert_eq!(
+            told(&gapped(), Branch::Unconditional),
+            "3 of 6 steps have this pass. From step 2 to step 5 C falls from 0.75 to 0.25; the \
+             share of patches that no expert takes goes from 25 % to 75 %. In block 1 expert #0 \
+             fades (2 to 0 tokens) and #2 takes over (0 to 1)."
+        );
+        assert!(
+            told(&gapped(), Branch::Conditional).starts_with("From noise to image C is 1.00 at")
         );
     }
 

@@ -2,8 +2,10 @@
 
 use super::lens::Lens;
 
-/// The experts of the patch with their gates, strongest first, `[layers][steps]`.
-pub(crate) type Story = Vec<Vec<Vec<(usize, Option<f32>)>>>;
+/// The experts of a patch with their gates, strongest first.
+pub(crate) type Takers = Vec<(usize, Option<f32>)>;
+/// Those of each layer at each step, `[layers][steps]`; `None` where the step has no such pass.
+pub(crate) type Story = Vec<Vec<Option<Takers>>>;
 
 /// Follows a patch through the steps that have arrived.
 pub(crate) fn story(lens: &Lens<'_>, image: usize, patch: usize) -> Story {
@@ -11,14 +13,14 @@ pub(crate) fn story(lens: &Lens<'_>, image: usize, patch: usize) -> Story {
     let steps = lens.trace.steps() as usize;
     let layers = lens.trace.blocks().len();
     let at = |layer| move |step| lens.layer(step, layer).map(|layer| layer.ranked(token));
-    (0..layers).map(|layer| (0..steps).map_while(at(layer)).collect()).collect()
+    (0..layers).map(|layer| (0..steps).map(at(layer)).collect()).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use diffmoe::scheduler::Branch;
 
-    use super::super::tests::run;
+    use super::super::tests::{gapped, run};
     use super::*;
 
     #[test]
@@ -29,8 +31,20 @@ mod tests {
         let story = story(&lens, 0, 1);
         let experts: Vec<Vec<Vec<usize>>> = story
             .iter()
-            .map(|row| row.iter().map(|at| at.iter().map(|(e, _)| *e).collect()).collect())
+            .map(|row| {
+                row.iter().flatten().map(|at| at.iter().map(|(e, _)| *e).collect()).collect()
+            })
             .collect();
         assert_eq!(experts, [vec![vec![0], vec![]], vec![vec![0, 1], vec![1]]]);
+    }
+
+    #[test]
+    fn nobody_is_not_the_same_as_no_pass() {
+        let trace = gapped();
+        let lens = Lens::new(&trace, Branch::Unconditional, 0.0);
+        let nobody = Some(Vec::new());
+        let first = Some(vec![(0, None)]);
+        let want = [None, first, None, nobody.clone(), nobody, None];
+        assert_eq!(story(&lens, 0, 1), [want.to_vec()]);
     }
 }

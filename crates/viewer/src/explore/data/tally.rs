@@ -1,6 +1,8 @@
 //! Counts of a whole run: how many tokens each expert took, in which layer, at which step. C, the rivers, the map of
 //! the run and the line of numbers are read from here.
 
+use std::ops::Range;
+
 use super::lens::{Layer, Lens};
 
 /// One layer at one step, over all images.
@@ -14,14 +16,14 @@ pub(crate) struct Share {
     pub(crate) pool: u32,
 }
 
-/// Counts of one kind of pass, `[steps][layers]`.
+/// Counts of one kind of pass, `[steps][layers]`. Outside the guidance interval a step has no unconditional pass.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Tally {
     /// The blocks that route.
     pub(crate) blocks: Vec<usize>,
     /// `E`.
     pub(crate) experts: usize,
-    /// Layers of each step that has arrived.
+    /// Layers of each step that has arrived; empty where it has no such pass. No steps if none has one.
     pub(crate) steps: Vec<Vec<Share>>,
 }
 
@@ -50,8 +52,13 @@ impl Share {
         for token in 0..layer.pool() {
             let mask = layer.mask(token);
             share.skipped += u32::from(mask == 0);
-            for (e, count) in share.tokens.iter_mut().enumerate() {
-                *count += mask >> e & 1;
+            // Few of many experts take a token.
+            let mut left = mask;
+            while left != 0 {
+                if let Some(count) = share.tokens.get_mut(left.trailing_zeros() as usize) {
+                    *count += 1;
+                }
+                left &= left - 1;
             }
         }
         share
@@ -90,14 +97,35 @@ impl Share {
 }
 
 impl Tally {
-    /// Counts the first pass of every step.
+    /// Counts one pass of every step that has it.
     pub(crate) fn of(lens: &Lens<'_>) -> Self {
         let blocks = lens.trace.blocks();
         let step = |step| -> Option<Vec<Share>> {
             (0..blocks.len()).map(|layer| Some(Share::of(&lens.layer(step, layer)?))).collect()
         };
-        let steps = (0..lens.trace.steps() as usize).map_while(step).collect();
+        let steps = 0..lens.trace.steps() as usize;
+        let mut steps: Vec<_> = steps.map(|at| step(at).unwrap_or_default()).collect();
+        if steps.iter().all(Vec::is_empty) {
+            steps.clear();
+        }
         Self { experts: lens.trace.experts(), steps, blocks }
+    }
+
+    /// Whether a step has such a pass.
+    pub(crate) fn has(&self, step: usize) -> bool {
+        self.steps.get(step).is_some_and(|layers| !layers.is_empty())
+    }
+
+    /// The first and the last step with such a pass.
+    pub(crate) fn ends(&self) -> Option<[usize; 2]> {
+        let mut with = (0..self.steps.len()).filter(|&step| self.has(step));
+        let first = with.next()?;
+        Some([first, with.next_back().unwrap_or(first)])
+    }
+
+    /// C of every step that has arrived, with gaps.
+    pub(crate) fn capacities(&self) -> Vec<Option<f32>> {
+        (0..self.steps.len()).map(|step| self.capacity(step)).collect()
     }
 
     /// Whether there is nothing to show: no experts, or no step yet.
@@ -120,11 +148,10 @@ impl Tally {
         self.mean(step, |share| share.skipped as f32 / share.pool.max(1) as f32)
     }
 
-    /// C of the whole run, mean over steps.
+    /// C of the whole run, mean over the steps with such a pass.
     pub(crate) fn mean_capacity(&self) -> Option<f32> {
-        let all: Option<Vec<f32>> = (0..self.steps.len()).map(|step| self.capacity(step)).collect();
-        let all = all.filter(|all| !all.is_empty())?;
-        Some(all.iter().sum::<f32>() / all.len() as f32)
+        let all: Vec<f32> = self.capacities().into_iter().flatten().collect();
+        (!all.is_empty()).then(|| all.iter().sum::<f32>() / all.len() as f32)
     }
 
     /// The largest C of any layer at any step.
@@ -160,13 +187,25 @@ impl Tally {
     }
 }
 
+/// The ranges of a list in which something is there.
+pub(crate) fn stretches(is_there: impl IntoIterator<Item = bool>) -> Vec<Range<usize>> {
+    let mut found: Vec<Range<usize>> = Vec::new();
+    for (at, _) in is_there.into_iter().enumerate().filter(|(_, there)| *there) {
+        match found.last_mut().filter(|range| range.end == at) {
+            Some(range) => range.end += 1,
+            None => found.push(at..at + 1),
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use diffmoe::scheduler::Branch;
     use diffmoe::trace::At;
     use proptest::prelude::*;
 
-    use super::super::tests::{masks, scored, trace};
+    use super::super::tests::{gapped, masks, scored, trace};
     use super::*;
 
     fn tally(masks: &[u32], experts: usize) -> Share {
@@ -215,6 +254,20 @@ mod tests {
             0.0,
         ));
         assert!(empty.is_empty() && empty.numbers(0).is_none() && empty.mean_capacity().is_none());
+    }
+
+    #[test]
+    fn steps_without_a_pass_are_gaps() {
+        let trace = gapped();
+        let of = |branch| Tally::of(&Lens::new(&trace, branch, 0.0));
+        let tally = of(Branch::Unconditional);
+        assert_eq!(tally.capacities(), [None, Some(0.75), None, Some(0.5), Some(0.25), None]);
+        assert_eq!((tally.ends(), tally.mean_capacity()), (Some([1, 4]), Some(0.5)));
+        assert!(tally.numbers(0).is_none() && tally.share(2, 0).is_none() && !tally.has(5));
+        assert_eq!(stretches((0..6).map(|step| tally.has(step))), [1..2, 3..5]);
+        assert!(stretches([]).is_empty());
+        let whole = of(Branch::Conditional);
+        assert_eq!((whole.ends(), whole.steps.len()), (Some([0, 5]), 6));
     }
 
     #[test]

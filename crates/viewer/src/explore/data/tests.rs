@@ -59,3 +59,30 @@ pub(crate) fn run(steps: &[&[&[u32]]], experts: usize) -> Trace {
     }
     trace
 }
+
+/// Six steps of one layer, one image of 2×2 tokens. Unconditional passes in the steps 1, 3 and 4, with C 0.75, 0.5 and
+/// 0.25: guidance with gaps.
+pub(crate) fn gapped() -> Trace {
+    let with: [&[&[u32]]; 6] = [
+        &[&[0b001, 0b010, 0b100, 0b001]],
+        &[&[0b001, 0b010, 0, 0b001]],
+        &[&[0b011, 0b010, 0, 0b001]],
+        &[&[0b001, 0b010, 0, 0]],
+        &[&[0b001, 0b110, 0, 0]],
+        &[&[0b001, 0b110, 0, 0b001]],
+    ];
+    let without: [&[u32]; 6] =
+        [&[], &[0b001, 0b001, 0, 0b010], &[], &[0b001, 0, 0, 0b010], &[0b100, 0, 0, 0], &[]];
+    let mut gapped = run(&[], 3);
+    for (forward, masks) in run(&with, 3).forwards().iter().zip(without) {
+        let mut both = vec![forward.clone()];
+        if !masks.is_empty() {
+            let mut other = forward.clone();
+            other.branch = Branch::Unconditional;
+            other.layers[0].masks = masks.to_vec();
+            both.push(other);
+        }
+        gapped.extend(both);
+    }
+    gapped
+}

@@ -1,8 +1,8 @@
-//! Small images of the labels, on one sheet inside the atlas.
+//! Small images of the labels, on one sheet inside an atlas.
 
-use diffmoe::model::Config;
-use diffmoe::pixels::{RgbImage, rgb};
-use diffmoe::trace::atlas::Thumbnails;
+use crate::model::Config;
+use crate::pixels::{RgbImage, rgb};
+use crate::trace::atlas::Thumbnails;
 
 /// Longest side of a small image.
 const SIDE: usize = 16;
