@@ -10,6 +10,8 @@ mod objects;
 mod options;
 mod page;
 mod slices;
+mod worker;
 
 pub use generator::{Generator, shaders};
 pub use page::{Page, start};
+pub use worker::worker_receive;

@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 /// The models hosted with the page; the first one draws the first image.
 const MODELS: [&str; 4] = ["emoji", "emoji_256", "emoji_text", "eurosat"];
 /// Files that go out as they are: where they are, and their names in `dist/`.
-const COPIES: [(&str, &str); 10] = [
+const COPIES: [(&str, &str); 11] = [
     ("web/start.js", "start.js"),
+    ("web/diffmoe-worker.js", "diffmoe-worker.js"),
     ("web/diffmoe.d.ts", "diffmoe.d.ts"),
     ("web/README.md", "README.md"),
     ("web/example.html", "example.html"),
@@ -107,8 +108,9 @@ impl Page {
             "license": "Apache-2.0 OR MIT",
             "main": "diffmoe.js",
             "types": "diffmoe.d.ts",
-            "sideEffects": false,
-            "files": ["diffmoe.js", "diffmoe_bg.wasm", "diffmoe.d.ts", "README.md", "example.html", "LICENSE-*"],
+            // The worker's file does something on its own.
+            "sideEffects": ["diffmoe-worker.js"],
+            "files": ["diffmoe.js", "diffmoe-worker.js", "diffmoe_bg.wasm", "diffmoe.d.ts", "README.md", "example.html", "LICENSE-*"],
             "keywords": ["diffusion", "webgpu", "wasm", "mixture-of-experts"],
         });
         serde_json::to_string_pretty(&package).map_err(|e| e.to_string())

@@ -10,7 +10,7 @@ use web_sys::{ReadableStreamDefaultReader, Request, RequestInit, Response};
 
 use super::super::{Bytes, FetchError, Transfer};
 use super::store::{Manifest, Store};
-use super::{pause, reason, sha256};
+use super::{base, origin, pause, reason, sha256};
 
 /// What arrives is put away in pieces of at least this many bytes.
 const PART: usize = 2 << 20;
@@ -63,7 +63,7 @@ pub async fn built_in(name: &str, transfer: &Transfer) -> Option<Result<Bytes, F
         return Some(inside(name, &element, transfer).await);
     }
     let model = beside().remove(name)?;
-    let base = web_sys::window()?.document()?.base_uri().ok()??;
+    let base = base()?;
     // The checksum in the address makes a new version a new file for every cache on the way.
     let version = model.sha256.get(..8)?;
     let address = format!("models/{name}.safetensors?v={version}");
@@ -111,10 +111,8 @@ async fn forget_other_versions(location: &str) {
 /// # Errors
 /// When it cannot be reached, keeps breaking off, or arrives damaged.
 pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchError> {
-    let base =
-        web_sys::window().and_then(|w| w.document()).and_then(|d| d.base_uri().ok().flatten());
-    let absolute = match &base {
-        Some(base) => web_sys::Url::new_with_base(location, base),
+    let absolute = match base() {
+        Some(base) => web_sys::Url::new_with_base(location, &base),
         None => web_sys::Url::new(location),
     };
     let absolute = absolute.map_err(|_| FetchError::Unreachable {
@@ -285,8 +283,7 @@ impl<'t> Download<'t> {
 
     /// Whether the file lies on the page's own site.
     fn is_ours(&self) -> bool {
-        let origin = web_sys::window().and_then(|window| window.location().origin().ok());
-        origin.is_some_and(|origin| self.manifest.location.starts_with(&format!("{origin}/")))
+        origin().is_some_and(|origin| self.manifest.location.starts_with(&format!("{origin}/")))
     }
 
     /// Whether a response continues where we stopped, in the same version of the file as far as the headers show.

@@ -1,0 +1,124 @@
+//! What a page and its workers tell each other.
+
+use super::codec::Packed;
+use crate::engine::{RunConfig, Snapshot};
+use crate::scheduler::Instruction;
+
+/// To a worker.
+pub(super) enum Request {
+    /// Take this model.
+    Load {
+        /// Name of the file in errors.
+        label: String,
+        /// A whole safetensors file.
+        file: Vec<u8>,
+    },
+    /// Begin a run; one before it on this engine is dropped.
+    Start {
+        /// Number of the engine; a new number makes a new engine.
+        engine: u32,
+        /// Number of the run; its snapshots carry it.
+        run: u32,
+        /// `B` of this worker.
+        batch: usize,
+        /// The worker's part of the run.
+        config: Box<RunConfig>,
+    },
+    /// Compute a step after those that were sent before.
+    Step {
+        /// Number of the engine.
+        engine: u32,
+        /// The worker's part of the step.
+        ops: Vec<Instruction>,
+    },
+    /// Drop an engine.
+    Free {
+        /// Number of the engine.
+        engine: u32,
+    },
+}
+
+/// From a worker.
+pub(super) enum Reply {
+    /// The model was loaded, or the reason why not.
+    Loaded(Option<String>),
+    /// A step is finished.
+    Step {
+        /// Number of the engine.
+        engine: u32,
+        /// Number of the run.
+        run: u32,
+        /// The worker's part of the snapshot.
+        snapshot: Box<Snapshot>,
+    },
+}
+
+impl Request {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Load { label, file } => {
+                0_u8.put(&mut out);
+                label.put(&mut out);
+                out.extend_from_slice(file);
+            }
+            Self::Start { engine, run, batch, config } => {
+                1_u8.put(&mut out);
+                ([*engine, *run], *batch).put(&mut out);
+                config.put(&mut out);
+            }
+            Self::Step { engine, ops } => {
+                2_u8.put(&mut out);
+                engine.put(&mut out);
+                ops.put(&mut out);
+            }
+            Self::Free { engine } => (3_u8, *engine).put(&mut out),
+        }
+        out
+    }
+
+    pub(super) fn from_bytes(mut from: &[u8]) -> Option<Self> {
+        let from = &mut from;
+        Some(match u8::get(from)? {
+            0 => Self::Load { label: Packed::get(from)?, file: from.to_vec() },
+            1 => {
+                let [engine, run] = <[u32; 2]>::get(from)?;
+                let batch = Packed::get(from)?;
+                Self::Start { engine, run, batch, config: Box::new(Packed::get(from)?) }
+            }
+            2 => Self::Step { engine: Packed::get(from)?, ops: Packed::get(from)? },
+            3 => Self::Free { engine: Packed::get(from)? },
+            _ => return None,
+        })
+    }
+}
+
+impl Reply {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Loaded(failure) => {
+                0_u8.put(&mut out);
+                failure.put(&mut out);
+            }
+            Self::Step { engine, run, snapshot } => {
+                1_u8.put(&mut out);
+                [*engine, *run].put(&mut out);
+                snapshot.put(&mut out);
+            }
+        }
+        out
+    }
+
+    pub(super) fn from_bytes(mut from: &[u8]) -> Option<Self> {
+        let from = &mut from;
+        Some(match u8::get(from)? {
+            0 => Self::Loaded(Packed::get(from)?),
+            1 => {
+                let [engine, run] = <[u32; 2]>::get(from)?;
+                Self::Step { engine, run, snapshot: Box::new(Packed::get(from)?) }
+            }
+            _ => return None,
+        })
+    }
+}
