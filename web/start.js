@@ -72,6 +72,6 @@ export async function start(source) {
     classes.add("running");
     element("app").focus();
   } catch (error) {
-    fail("The app cannot be displayed.", "It needs WebGL, which this browser does not provide. Enable hardware acceleration in its settings, or use another browser.", error);
+    fail("The app cannot be displayed.", "It needs WebGL or WebGPU, and this browser provides neither. Enable hardware acceleration in its settings, or use another browser.", error);
   }
 }

@@ -200,10 +200,10 @@ test("when the program does not arrive or cannot draw, the page says what to do"
     await page.waitForSelector("#trouble", { state: "visible" });
     assert.match(await page.innerText("main"), /could not be loaded[\s\S]*reload the page/i);
   });
-  await withPage("about:blank", { expected: /WebGL/ }, async (page) => {
+  await withPage("about:blank", { expected: /WebGL|WebGPU|wgpu|surface|context/i }, async (page) => {
     await page.addInitScript(() => { HTMLCanvasElement.prototype.getContext = () => null; });
     await page.goto(site.origin);
     await page.waitForSelector("#trouble", { state: "visible" });
-    assert.match(await page.innerText("main"), /WebGL/);
+    assert.match(await page.innerText("main"), /needs WebGL or WebGPU/);
   });
 });

@@ -7,6 +7,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::HtmlCanvasElement;
 
 use super::events::{Turns, pause};
+use super::objects;
 use diffmoe::model::UnknownName;
 use diffmoe::pipeline::Backend;
 use diffmoe::pixels;
@@ -42,7 +43,7 @@ impl eframe::App for Shell {
 /// Draws the app on a canvas from now on. `on_crash` is called with a message if the program ends by a bug.
 ///
 /// # Errors
-/// When the browser cannot draw: it offers no WebGL.
+/// When the browser can paint neither with WebGL nor with WebGPU.
 #[wasm_bindgen]
 pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page, JsValue> {
     ON_CRASH.set(Some(on_crash));
@@ -54,13 +55,29 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
             let _ = on_crash.call1(&JsValue::NULL, &message.into());
         }
     }));
-    let runner = eframe::WebRunner::new();
-    let launch = launch();
-    let create: eframe::AppCreator<'static> =
-        Box::new(move |context| Ok(Box::new(Shell(App::new(&context.egui_ctx, launch)))));
-    runner.start(canvas, eframe::WebOptions::default(), create).await?;
+    // A canvas that refuses one kind of painting can still be painted with the other.
+    let runner = match paint(&canvas, eframe::Renderer::Glow).await {
+        Ok(runner) => runner,
+        Err(refused) => paint(&canvas, eframe::Renderer::Wgpu).await.map_err(|error| {
+            let text = |error: JsValue| error.as_string().unwrap_or_else(|| format!("{error:?}"));
+            objects::error(format!("WebGL: {}. WebGPU: {}", text(refused), text(error)))
+        })?,
+    };
     wasm_bindgen_futures::spawn_local(work_between_frames(runner.clone()));
     Ok(Page { runner })
+}
+
+/// Starts the app on a canvas.
+async fn paint(
+    canvas: &HtmlCanvasElement,
+    renderer: eframe::Renderer,
+) -> Result<eframe::WebRunner, JsValue> {
+    let runner = eframe::WebRunner::new();
+    let create: eframe::AppCreator<'static> =
+        Box::new(|context| Ok(Box::new(Shell(App::new(&context.egui_ctx, launch())))));
+    let options = eframe::WebOptions { renderer, ..eframe::WebOptions::default() };
+    runner.start(canvas.clone(), options, create).await?;
+    Ok(runner)
 }
 
 /// Frames come 60 times a second at most, and each may compute for a few milliseconds only: what is left between
