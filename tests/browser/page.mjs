@@ -87,6 +87,29 @@ test("a recorded run is there while the model arrives, and the same run, compute
   }
 });
 
+test("the model is fetched while the program loads, and only once", async () => {
+  const program = await readFile(join(DIST, "diffmoe_bg.wasm"));
+  const before = site.requests.length;
+  const asked = () => site.requests.slice(before).filter(({ path }) => path === "/models/emoji.safetensors");
+  // The program arrives only after the model was asked for.
+  site.special.set("/diffmoe_bg.wasm", async (request, response) => {
+    while (asked().length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+    send(request, response, program, ".wasm");
+  });
+  try {
+    await withPage(page_("?backend=cpu"), {}, async (page) => {
+      await finished(page);
+      assert.equal(asked().length, 1);
+      assert.ok(distance(await pixels(page), await native(page, NATIVE)) <= 2);
+      await page.reload();
+      await finished(page);
+      assert.equal(asked().length, 1, "the second visit downloads nothing");
+    });
+  } finally {
+    site.special.delete("/diffmoe_bg.wasm");
+  }
+});
+
 test("a lost device is replaced, and the image stays the same", async () => {
   await withPage(page_("?backend=gpu"), {}, async (page) => {
     await page.waitForFunction(() => window.diffmoe?.state().step >= 1, null, { timeout: 60_000, polling: 20 });

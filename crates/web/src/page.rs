@@ -55,6 +55,7 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
             let _ = on_crash.call1(&JsValue::NULL, &message.into());
         }
     }));
+    platform::warm_up(backend().unwrap_or_default());
     // A canvas that refuses one kind of painting can still be painted with the other.
     let runner = match paint(&canvas, eframe::Renderer::Glow).await {
         Ok(runner) => runner,
@@ -103,13 +104,17 @@ async fn work_between_frames(runner: eframe::WebRunner) {
     }
 }
 
+/// The device that the page's URL names.
+fn backend() -> Result<Backend, UnknownName> {
+    platform::query("backend").map_or(Ok(Backend::default()), |name| name.parse())
+}
+
 /// Parameters of the page's URL: `?model=`, `?vae=`, `?backend=`, and a shared run behind the `#`.
 fn launch() -> Launch {
     let mut problem = None;
     let share = platform::fragment()
         .and_then(|text| Share::parse(&text).map_err(|error| problem = Some(error)).ok());
-    let backend = platform::query("backend").map_or(Ok(Backend::default()), |name| name.parse());
-    let backend = backend.unwrap_or_else(|error: UnknownName| {
+    let backend = backend().unwrap_or_else(|error| {
         problem = Some(format!("?backend= in the address: {error}"));
         Backend::default()
     });

@@ -57,10 +57,11 @@ impl Page {
         self.put("package.json", self.package()?.as_bytes())?;
         let scripts = format!(
             "<script type=\"application/json\" id=\"models\">{}</script>\n{}{FROM_FILE}\n\
-             <script type=\"module\">import {{ start }} from \"./start.js\"; start({{ bytes: {} }});</script>",
+             <script type=\"module\">import {{ start }} from \"./start.js\"; start({{ bytes: {}, first: \"{}\" }});</script>",
             models(&MODELS)?,
             explorable(&MODELS)?,
             self.wasm.len(),
+            MODELS[0],
         );
         self.put("index.html", index(&scripts)?.as_bytes())
     }

@@ -17,7 +17,7 @@ use super::{CachedFile, Task, Waker};
 pub use fetch::{built_in, built_in_atlas, built_in_names, built_in_recording, fetch};
 pub use files::{pick_file, save_file};
 pub use store::{cached, delete_cached};
-pub use workers::open_model;
+pub use workers::{open_model, warm_up};
 
 #[wasm_bindgen]
 extern "C" {

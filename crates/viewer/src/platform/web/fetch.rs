@@ -1,6 +1,6 @@
 //! Downloads: streamed, stored for the next visit, verified before reuse, and resumed after interruptions.
 
-use js_sys::{JsString, Promise, Reflect, Uint8Array};
+use js_sys::{JsString, Map, Promise, Reflect, Uint8Array};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -21,6 +21,16 @@ const ATTEMPTS: u32 = 4;
 extern "C" {
     #[wasm_bindgen(js_name = fetch)]
     fn request(input: &JsValue) -> Promise;
+}
+
+/// The response that the page asked for while this program was loading (`web/start.js`); nothing the second time, or if
+/// that request failed.
+async fn preloaded(location: &str) -> Option<Response> {
+    let map = Reflect::get(&js_sys::global(), &"diffmoePreloaded".into()).ok()?;
+    let map = map.dyn_into::<Map>().ok()?;
+    let promise = map.get(&location.into()).dyn_into::<Promise>().ok()?;
+    map.delete(&location.into());
+    JsFuture::from(promise).await.ok()?.dyn_into().ok()
 }
 
 /// The build's description of the hosted models.
@@ -267,6 +277,11 @@ impl<'t> Download<'t> {
 
     async fn ask(&self) -> Result<Response, Trouble> {
         let broken = |error: JsValue| Trouble::Broken(reason(&error));
+        if self.bytes.is_empty()
+            && let Some(response) = preloaded(&self.manifest.location).await
+        {
+            return Ok(response);
+        }
         let ask = Request::new_with_str_and_init(&self.manifest.location, &RequestInit::new())
             .map_err(broken)?;
         if !self.bytes.is_empty() {

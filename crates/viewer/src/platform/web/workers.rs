@@ -44,24 +44,52 @@ pub async fn open_model(
         0 => None,
         count => Some(Workers::new(count, connect)),
     };
-    Pipeline::open_with_async(checkpoint, backend, WeightChoice::Auto, offer.as_ref()).await
+    let choice = WeightChoice::Auto;
+    let opened = Pipeline::open_with_async(checkpoint, backend, choice, offer.as_ref()).await;
+    // Those that were started too many. They end here, not inside the borrow.
+    drop(IDLE.take());
+    opened
+}
+
+/// Starts workers while the first model is still on its way, where the processor will surely compute.
+pub fn warm_up(backend: Backend) {
+    let has_gpu = navigator("gpu").is_some();
+    let computes_here = backend == Backend::Cpu || backend == Backend::Auto && !has_gpu;
+    let wanted = query("workers").and_then(|text| text.parse().ok());
+    let count: usize = wanted.unwrap_or_else(|| cores().min(MOST));
+    if computes_here {
+        // Without them they are made when the model is there, or refused then.
+        let links = (0..count.min(MOST)).filter_map(|_| make().ok()).collect();
+        IDLE.set(links);
+    }
+}
+
+fn navigator(key: &str) -> Option<JsValue> {
+    let navigator = Reflect::get(&js_sys::global(), &"navigator".into()).ok()?;
+    let value = Reflect::get(&navigator, &key.into()).ok()?;
+    (!value.is_undefined() && !value.is_null()).then_some(value)
+}
+
+fn cores() -> usize {
+    let cores = navigator("hardwareConcurrency").and_then(|cores| cores.as_f64());
+    cores.map_or(1, |cores| (cores as usize).max(1))
 }
 
 /// One worker for each core, as far as memory allows.
 fn suitable(checkpoint: &Checkpoint) -> usize {
-    let navigator = Reflect::get(&js_sys::global(), &"navigator".into()).unwrap_or_default();
-    let number = |key: &str| Reflect::get(&navigator, &key.into()).ok()?.as_f64();
-    let cores = number("hardwareConcurrency").unwrap_or(1.0) as usize;
     // Gigabytes, rounded down; not every browser says.
-    let is_small = number("deviceMemory").is_some_and(|gigabytes| gigabytes <= 2.0);
+    let memory = navigator("deviceMemory").and_then(|gigabytes| gigabytes.as_f64());
+    let is_small = memory.is_some_and(|gigabytes| gigabytes <= 2.0);
     let bytes = if is_small { MOST_BYTES / 4 } else { MOST_BYTES };
     let fitting = bytes / (4 * checkpoint.config().parameters() as u64).max(1);
-    cores.min(fitting as usize).clamp(1, MOST)
+    cores().min(fitting as usize).clamp(1, MOST)
 }
 
 thread_local! {
     /// Objects of the browser stay on this thread; a link knows its number here.
     static HELD: RefCell<BTreeMap<u32, Held>> = const { RefCell::new(BTreeMap::new()) };
+    /// Workers without a model.
+    static IDLE: RefCell<Vec<WorkerLink>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A worker and the functions that it calls.
@@ -89,6 +117,11 @@ fn lock(arrived: &Mutex<Arrived>) -> MutexGuard<'_, Arrived> {
 }
 
 fn connect() -> Result<Box<dyn Link>, String> {
+    let idle = IDLE.with_borrow_mut(Vec::pop);
+    Ok(Box::new(idle.map_or_else(make, Ok)?))
+}
+
+fn make() -> Result<WorkerLink, String> {
     let worker = new_worker().map_err(|error| reason(&error))?;
     let arrived = Arc::new(Mutex::new(Arrived::default()));
     let told = arrived.clone();
@@ -118,7 +151,7 @@ fn connect() -> Result<Box<dyn Link>, String> {
         held.insert(number, Held { worker, _on_message: on_message, _on_error: on_error });
         number
     });
-    Ok(Box::new(WorkerLink { number, began: Instant::now(), arrived }))
+    Ok(WorkerLink { number, began: Instant::now(), arrived })
 }
 
 impl Link for WorkerLink {
