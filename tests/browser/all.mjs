@@ -5,6 +5,7 @@ import { close } from "./lab.mjs";
 import "./generator.mjs";
 import "./latents.mjs";
 import "./page.mjs";
+import "./access.mjs";
 
 after(close);
 import "./screens.mjs";

@@ -3,11 +3,13 @@
 //! In each frame the session does a few milliseconds of work, the view-models that changed are rebuilt (`view`), and
 //! the panels are laid out (`layout`). Nothing here blocks.
 
+pub mod announce;
 mod explore;
 mod icons;
 mod jobs;
 mod keys;
 mod layout;
+pub mod mirror;
 pub mod palette;
 mod panels;
 pub mod picker;

@@ -6,6 +6,7 @@ mod decoder;
 mod events;
 mod fetching;
 mod generator;
+mod mirror;
 mod objects;
 mod options;
 mod page;

@@ -7,7 +7,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::HtmlCanvasElement;
 
 use super::events::{Turns, pause};
-use super::objects;
+use super::{mirror, objects};
 use diffmoe::model::UnknownName;
 use diffmoe::pipeline::Backend;
 use diffmoe::pixels;
@@ -33,6 +33,7 @@ impl eframe::App for Shell {
 
     fn ui(&mut self, ui: &mut egui::Ui, frame: &mut eframe::Frame) {
         self.0.ui(ui, frame);
+        mirror::announce(self.0.session());
     }
 
     fn as_any_mut(&mut self) -> Option<&mut dyn std::any::Any> {
@@ -74,11 +75,30 @@ async fn paint(
     renderer: eframe::Renderer,
 ) -> Result<eframe::WebRunner, JsValue> {
     let runner = eframe::WebRunner::new();
-    let create: eframe::AppCreator<'static> =
-        Box::new(|context| Ok(Box::new(Shell(App::new(&context.egui_ctx, launch())))));
+    let at = canvas.clone();
+    let create: eframe::AppCreator<'static> = Box::new(move |context| {
+        let ctx = &context.egui_ctx;
+        let app = App::new(ctx, launch());
+        if wants_stillness() {
+            ctx.all_styles_mut(|style| {
+                style.animation_time = 0.0;
+                style.scroll_animation = egui::style::ScrollAnimation::none();
+            });
+        }
+        mirror::install(ctx, at);
+        Ok(Box::new(Shell(app)))
+    });
     let options = eframe::WebOptions { renderer, ..eframe::WebOptions::default() };
     runner.start(canvas.clone(), options, create).await?;
     Ok(runner)
+}
+
+/// Whether the visitor has asked for less motion.
+fn wants_stillness() -> bool {
+    let query = |window: web_sys::Window| {
+        window.match_media("(prefers-reduced-motion: reduce)").ok().flatten()
+    };
+    web_sys::window().and_then(query).is_some_and(|query| query.matches())
 }
 
 /// Frames come 60 times a second at most, and each may compute for a few milliseconds only: what is left between

@@ -3,6 +3,7 @@
 
 mod explore;
 mod labels;
+mod mirror;
 mod take;
 
 use std::path::Path;
