@@ -61,6 +61,26 @@ function preload(first) {
   globalThis.diffmoePreloaded = new Map([[address, response]]);
 }
 
+// Keeps the program for visits without a network, and says when there is a newer one. Not for a page from a file.
+function keep() {
+  const { serviceWorker } = navigator;
+  if (!serviceWorker || !location.protocol.startsWith("http")) return;
+  let before = serviceWorker.controller;
+  serviceWorker.addEventListener("controllerchange", () => {
+    // The first one replaces none.
+    if (before) {
+      element("newer").hidden = false;
+      element("newer").querySelector("button").onclick = () => location.reload();
+    }
+    before = serviceWorker.controller;
+  });
+  serviceWorker.register("sw.js").then((registration) => {
+    const look = () => document.hidden || registration.update().catch(() => {});
+    document.addEventListener("visibilitychange", look);
+    setInterval(look, 3_600_000);
+  }).catch((error) => console.info("The page is not kept for later:", error));
+}
+
 async function load({ bytes, inside }) {
   if (!inside) {
     const [glue, response] = await Promise.all([import("./diffmoe.js"), fetch("diffmoe_bg.wasm")]);
@@ -97,6 +117,8 @@ export async function start(source) {
     window.diffmoe = await glue.start(element("app"), crashed);
     classes.add("running");
     element("app").focus();
+    // Now that nothing is waited for.
+    if (!source.inside) keep();
   } catch (error) {
     fail("The app cannot be displayed.", "It needs WebGL or WebGPU, and this browser provides neither. Enable hardware acceleration in its settings, or use another browser.", error);
   }

@@ -6,6 +6,7 @@ import "./generator.mjs";
 import "./latents.mjs";
 import "./page.mjs";
 import "./access.mjs";
+import "./install.mjs";
 
 after(close);
 import "./screens.mjs";

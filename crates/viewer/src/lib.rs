@@ -109,6 +109,16 @@ impl App {
         &mut self.session
     }
 
+    /// Whether a page shall show the image that is being generated in the icon of its tab.
+    pub fn shows_tab_icon(&self) -> bool {
+        self.view.tab_icon
+    }
+
+    /// Switches that on or off.
+    pub fn set_tab_icon(&mut self, on: bool) {
+        self.view.tab_icon = on;
+    }
+
     /// Does the background work of a frame and requests the next frame if there is more to do.
     pub fn tick(&mut self, ctx: &Context) {
         self.jobs.tick(&mut self.session);

@@ -11,6 +11,7 @@ mod objects;
 mod options;
 mod page;
 mod slices;
+mod tab_icon;
 mod worker;
 
 pub use generator::{Generator, shaders};

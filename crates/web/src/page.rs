@@ -7,6 +7,7 @@ use wasm_bindgen::prelude::*;
 use web_sys::HtmlCanvasElement;
 
 use super::events::{Turns, pause};
+use super::tab_icon::TabIcon;
 use super::{mirror, objects};
 use diffmoe::model::UnknownName;
 use diffmoe::pipeline::Backend;
@@ -24,11 +25,12 @@ thread_local! {
 }
 
 /// The app, in a form in which it can be asked how it is; only web pages have that.
-struct Shell(App);
+struct Shell(App, TabIcon);
 
 impl eframe::App for Shell {
     fn logic(&mut self, ctx: &egui::Context, frame: &mut eframe::Frame) {
         self.0.logic(ctx, frame);
+        self.1.update(&self.0);
     }
 
     fn ui(&mut self, ui: &mut egui::Ui, frame: &mut eframe::Frame) {
@@ -78,15 +80,16 @@ async fn paint(
     let at = canvas.clone();
     let create: eframe::AppCreator<'static> = Box::new(move |context| {
         let ctx = &context.egui_ctx;
-        let app = App::new(ctx, launch());
+        let mut app = App::new(ctx, launch());
         if wants_stillness() {
+            app.set_tab_icon(false);
             ctx.all_styles_mut(|style| {
                 style.animation_time = 0.0;
                 style.scroll_animation = egui::style::ScrollAnimation::none();
             });
         }
         mirror::install(ctx, at);
-        Ok(Box::new(Shell(app)))
+        Ok(Box::new(Shell(app, TabIcon::default())))
     });
     let options = eframe::WebOptions { renderer, ..eframe::WebOptions::default() };
     runner.start(canvas.clone(), options, create).await?;
