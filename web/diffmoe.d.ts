@@ -150,6 +150,8 @@ export function work(): void;
 export class Page {
   /** The current state of the app. */
   state(): {
+    /** What paints the app. */
+    painter: "webgl" | "webgpu";
     phase: "fetching" | "opening" | "ready" | "running" | "decoding" | "paused" | "recovering" | "no model";
     model: string | null;
     decoder: string | null;

@@ -52,7 +52,7 @@ for (const [name, options] of [["WebGL", { withoutWebGpu: true }], ["WebGPU", { 
   test(`with ${name} alone the page is painted, and computes`, async () => {
     const share = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=3,2";
     await withPage(`${site.origin}/?backend=auto#${share}`, options, async (page) => {
-      await finished(page);
+      assert.equal((await finished(page)).painter, name.toLowerCase());
       await page.waitForTimeout(1000);
       const png = await page.screenshot();
       await kept(`page-painted-with-${name.toLowerCase()}`, png);

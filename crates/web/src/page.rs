@@ -60,15 +60,18 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
     }));
     platform::warm_up(backend().unwrap_or_default());
     // A canvas that refuses one kind of painting can still be painted with the other.
-    let runner = match paint(&canvas, eframe::Renderer::Glow).await {
-        Ok(runner) => runner,
-        Err(refused) => paint(&canvas, eframe::Renderer::Wgpu).await.map_err(|error| {
-            let text = |error: JsValue| error.as_string().unwrap_or_else(|| format!("{error:?}"));
-            objects::error(format!("WebGL: {}. WebGPU: {}", text(refused), text(error)))
-        })?,
+    let (runner, painter) = match paint(&canvas, eframe::Renderer::Glow).await {
+        Ok(runner) => (runner, "webgl"),
+        Err(refused) => {
+            let runner = paint(&canvas, eframe::Renderer::Wgpu).await.map_err(|error| {
+                let text = |e: JsValue| e.as_string().unwrap_or_else(|| format!("{e:?}"));
+                objects::error(format!("WebGL: {}. WebGPU: {}", text(refused), text(error)))
+            })?;
+            (runner, "webgpu")
+        }
     };
     wasm_bindgen_futures::spawn_local(work_between_frames(runner.clone()));
-    Ok(Page { runner })
+    Ok(Page { runner, painter })
 }
 
 /// Starts the app on a canvas.
@@ -160,16 +163,18 @@ fn launch() -> Launch {
 #[wasm_bindgen]
 pub struct Page {
     runner: eframe::WebRunner,
+    painter: &'static str,
 }
 
 #[wasm_bindgen]
 impl Page {
-    /// What the app is doing: `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `decoder`, `width`,
+    /// What the app is doing: `painter`, `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `decoder`, `width`,
     /// `height`, `rendering`, `share`, `notes`.
     pub fn state(&self) -> Object {
         let state = Object::new();
         if let Some(app) = self.runner.app_mut::<Shell>() {
             describe(app.0.session(), &state);
+            objects::set(&state, "painter", self.painter);
         }
         state
     }

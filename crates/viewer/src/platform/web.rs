@@ -80,7 +80,9 @@ fn base() -> Option<String> {
         return Some(base);
     }
     let location = Reflect::get(&js_sys::global(), &"location".into()).ok()?;
-    Reflect::get(&location, &"href".into()).ok()?.as_string()
+    let address = Reflect::get(&location, &"href".into()).ok()?.as_string()?;
+    // A script without an address of its own belongs to the site that made it.
+    if address.starts_with("blob:") { Some(format!("{}/", origin()?)) } else { Some(address) }
 }
 
 /// The site of the page or the worker, such as `https://example.org`.
