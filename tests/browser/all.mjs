@@ -7,6 +7,7 @@ import "./latents.mjs";
 import "./page.mjs";
 import "./access.mjs";
 import "./install.mjs";
+import "./engines.mjs";
 
 after(close);
 import "./screens.mjs";
