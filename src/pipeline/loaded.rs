@@ -34,10 +34,7 @@ enum Processor {
 
 impl Processor {
     /// In workers where they are offered and take the model, else here.
-    async fn load(
-        checkpoint: &Checkpoint,
-        workers: Option<&Workers>,
-    ) -> Result<Self, EngineError> {
+    async fn load(checkpoint: &Checkpoint, workers: Option<&Workers>) -> Result<Self, EngineError> {
         if let Some(workers) = workers
             && let Ok(model) = WorkersModel::open_async(checkpoint, workers).await
         {

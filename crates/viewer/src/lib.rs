@@ -22,6 +22,7 @@ mod widgets;
 #[cfg(feature = "window")]
 pub mod window;
 
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,11 @@ use diffmoe::pipeline::Backend;
 
 /// Runs up to this duration are repeated without asking.
 const SOON_MS: f32 = 8000.0;
+
+/// Until the next frame, while a device is busy.
+const FRAME: Duration = Duration::from_millis(16);
+/// The same where the host calls [`Session::tick`] between frames: painting takes time from the processor that computes.
+const CALM: Duration = Duration::from_millis(200);
 
 /// Start options of the app.
 pub struct Launch {
@@ -69,6 +75,10 @@ pub struct App {
     jobs: Jobs,
     /// When the work of the last frame ended.
     worked_until: Option<Instant>,
+    /// Whether frames are needed to see what a device has finished.
+    looks_out: bool,
+    /// What the last frame showed of the run: its number, its frames, and what the session did.
+    seen: Option<(u64, usize, Discriminant<Phase>)>,
 }
 
 impl App {
@@ -96,6 +106,8 @@ impl App {
             thumbs: panels::history::Thumbs::default(),
             jobs: Jobs::new(waker),
             worked_until: None,
+            looks_out: true,
+            seen: None,
         }
     }
 
@@ -107,6 +119,22 @@ impl App {
     /// The same, to act on it.
     pub fn session_mut(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    /// Whether the app asks for frames only to see what a device has finished. A host that calls [`Session::tick`] between
+    /// frames switches it off, and asks for a frame when the app [is behind](Self::is_behind).
+    pub fn set_look_out(&mut self, on: bool) {
+        self.looks_out = on;
+    }
+
+    /// Whether the session has got further than the last frame showed.
+    pub fn is_behind(&self) -> bool {
+        self.state_of_run() != self.seen
+    }
+
+    fn state_of_run(&self) -> Option<(u64, usize, Discriminant<Phase>)> {
+        let record = self.session.record()?;
+        Some((record.id, record.frames.len(), discriminant(&self.session.phase())))
     }
 
     /// Whether a page shall show the image that is being generated in the icon of its tab.
@@ -131,7 +159,7 @@ impl App {
         self.worked_until = (tick == Tick::Again).then(Instant::now);
         match tick {
             Tick::Again => ctx.request_repaint(),
-            Tick::Later => ctx.request_repaint_after(Duration::from_millis(16)),
+            Tick::Later => ctx.request_repaint_after(if self.looks_out { FRAME } else { CALM }),
             Tick::Idle => {}
         }
         if let Some(selection) = self.session.take_selection() {
@@ -143,6 +171,7 @@ impl App {
             self.explore.selection.image = image;
         }
         self.open_next();
+        self.seen = self.state_of_run();
         let Some(record) = self.session.record() else { return };
         if self.shown.update(ctx, record, &mut self.view) {
             self.view.frame = None;

@@ -179,13 +179,9 @@ pub fn elements(update: &TreeUpdate, scale: f32) -> Vec<Element> {
 }
 
 /// What a node has to say for itself.
-fn element(
-    id: NodeId,
-    node: &Node,
-    nodes: &HashMap<NodeId, &Node>,
-    scale: f32,
-) -> Option<Element> {
-    let text = |text: Option<&str>| text.map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
+fn element(id: NodeId, node: &Node, nodes: &HashMap<NodeId, &Node>, scale: f32) -> Option<Element> {
+    let text =
+        |text: Option<&str>| text.map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned);
     let of_labels = || {
         let labels = node.labelled_by().iter().filter_map(|id| nodes.get(id));
         let names = labels.filter_map(|label| text(label.label()).or_else(|| text(label.value())));

@@ -14,6 +14,7 @@ use super::objects::{error, set};
 use super::options::{self, Options};
 use super::slices::{Listener, slices};
 use diffmoe::checkpoint::Checkpoint;
+use diffmoe::engine::Snapshot;
 use diffmoe::model::Config;
 use diffmoe::pipeline::{Backend, Pipeline, Recipe, Run, Settings, check_decoder, png_texts};
 use diffmoe::pixels;
@@ -245,10 +246,13 @@ impl Inner {
         let mut losses = 0;
         loop {
             let advance = |budget: usize| {
-                let before = run.finished_steps();
-                let progress = run.advance(budget);
-                if run.finished_steps() > before {
-                    self.tell(&run, listener)?;
+                // Several steps may arrive at once.
+                let mut finished = Vec::new();
+                let keep = |step: &Snapshot| finished.push((step.steps, step.latent.clone()));
+                let progress = run.advance_with(budget, keep);
+                for (step, latent) in finished {
+                    self.tell(step, &latent, run.settings(), listener)?;
+                    listener.check()?;
                 }
                 Ok(progress)
             };
@@ -267,13 +271,19 @@ impl Inner {
     }
 
     /// Shows a finished step: the images as they are, or a preview of the latents.
-    fn tell(&self, run: &Run, listener: &Listener) -> Result<(), JsValue> {
+    fn tell(
+        &self,
+        step: u32,
+        latent: &[f32],
+        settings: &Settings,
+        listener: &Listener,
+    ) -> Result<(), JsValue> {
         let size = self.checkpoint.config().input_size;
         let images = || match &self.decoder {
-            None => rgba(run.latent(), size),
-            Some(decoder) => rgba(&decoder.preview(run.latent(), size), size),
+            None => rgba(latent, size),
+            Some(decoder) => rgba(&decoder.preview(latent, size), size),
         };
-        listener.step(run.finished_steps(), run.settings().steps, size, images)
+        listener.step(step, settings.steps, size, images)
     }
 
     /// The model on a device younger than `generation`.

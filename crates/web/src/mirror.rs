@@ -135,7 +135,8 @@ impl Page {
             Some((node, _)) => node,
             None => {
                 let document = self.root.owner_document().ok_or("no document")?;
-                let node: HtmlElement = document.create_element(tag(&element.kind))?.unchecked_into();
+                let node: HtmlElement =
+                    document.create_element(tag(&element.kind))?.unchecked_into();
                 node.set_id(&format!("m{}", element.id));
                 node
             }

@@ -25,17 +25,32 @@ thread_local! {
 }
 
 /// The app, in a form in which it can be asked how it is; only web pages have that.
-struct Shell(App, TabIcon);
+struct Shell {
+    app: App,
+    icon: TabIcon,
+    ctx: egui::Context,
+}
+
+impl Shell {
+    /// Works between two frames, and asks for one when there is something new to see.
+    fn work(&mut self) -> Tick {
+        let tick = self.app.session_mut().tick();
+        if self.app.is_behind() {
+            self.ctx.request_repaint();
+        }
+        tick
+    }
+}
 
 impl eframe::App for Shell {
     fn logic(&mut self, ctx: &egui::Context, frame: &mut eframe::Frame) {
-        self.0.logic(ctx, frame);
-        self.1.update(&self.0);
+        self.app.logic(ctx, frame);
+        self.icon.update(&self.app);
     }
 
     fn ui(&mut self, ui: &mut egui::Ui, frame: &mut eframe::Frame) {
-        self.0.ui(ui, frame);
-        mirror::announce(self.0.session());
+        self.app.ui(ui, frame);
+        mirror::announce(self.app.session());
     }
 
     fn as_any_mut(&mut self) -> Option<&mut dyn std::any::Any> {
@@ -84,6 +99,8 @@ async fn paint(
     let create: eframe::AppCreator<'static> = Box::new(move |context| {
         let ctx = &context.egui_ctx;
         let mut app = App::new(ctx, launch());
+        // `work_between_frames` looks more often than there are frames.
+        app.set_look_out(false);
         if wants_stillness() {
             app.set_tab_icon(false);
             ctx.all_styles_mut(|style| {
@@ -92,7 +109,7 @@ async fn paint(
             });
         }
         mirror::install(ctx, at);
-        Ok(Box::new(Shell(app, TabIcon::default())))
+        Ok(Box::new(Shell { app, icon: TabIcon::default(), ctx: ctx.clone() }))
     });
     let options = eframe::WebOptions { renderer, ..eframe::WebOptions::default() };
     runner.start(canvas.clone(), options, create).await?;
@@ -114,7 +131,7 @@ async fn work_between_frames(runner: eframe::WebRunner) {
     let is_hidden = || web_sys::window().and_then(|w| w.document()).is_some_and(|d| d.hidden());
     while !runner.has_panicked() {
         let tick = match runner.app_mut::<Shell>() {
-            Some(mut app) if !is_hidden() => app.0.session_mut().tick(),
+            Some(mut shell) if !is_hidden() => shell.work(),
             _ => Tick::Idle,
         };
         match tick {
@@ -172,8 +189,8 @@ impl Page {
     /// `height`, `rendering`, `share`, `notes`.
     pub fn state(&self) -> Object {
         let state = Object::new();
-        if let Some(app) = self.runner.app_mut::<Shell>() {
-            describe(app.0.session(), &state);
+        if let Some(shell) = self.runner.app_mut::<Shell>() {
+            describe(shell.app.session(), &state);
             objects::set(&state, "painter", self.painter);
         }
         state
@@ -182,8 +199,8 @@ impl Page {
     /// The images after a step of the run on screen, one after the other, four bytes a pixel; of the last
     /// finished step where none is given.
     pub fn rgba(&self, step: Option<usize>) -> Option<Uint8ClampedArray> {
-        let app = self.runner.app_mut::<Shell>()?;
-        let record = app.0.session().record()?;
+        let shell = self.runner.app_mut::<Shell>()?;
+        let record = shell.app.session().record()?;
         let images = record.images(step.or(record.frames.len().checked_sub(1))?)?;
         let bytes = pixels::rgba(&images.samples, images.size);
         Some(Uint8ClampedArray::from(bytes.as_slice()))

@@ -107,12 +107,15 @@ impl Engine for WorkersEngine {
         self.shares = self.model.share(self.batch, &run.routing);
         self.finished = vec![VecDeque::new(); self.shares.len()];
         for (worker, part) in self.shares.iter().enumerate() {
-            self.model.send(worker, &Request::Start {
-                engine: self.id,
-                run: self.run,
-                batch: part.len(),
-                config: Box::new(parts::run(run, self.batch, part)),
-            });
+            self.model.send(
+                worker,
+                &Request::Start {
+                    engine: self.id,
+                    run: self.run,
+                    batch: part.len(),
+                    config: Box::new(parts::run(run, self.batch, part)),
+                },
+            );
         }
         // What others still compute for the run before is of no use.
         for worker in self.shares.len()..before {

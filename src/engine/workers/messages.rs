@@ -54,14 +54,19 @@ pub(super) enum Reply {
 }
 
 impl Request {
+    /// [`Request::Load`] as bytes, without a copy of the file before.
+    pub(super) fn load(label: &str, file: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(file.len() + label.len() + 16);
+        0_u8.put(&mut out);
+        label.to_owned().put(&mut out);
+        out.extend_from_slice(file);
+        out
+    }
+
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Self::Load { label, file } => {
-                0_u8.put(&mut out);
-                label.put(&mut out);
-                out.extend_from_slice(file);
-            }
+            Self::Load { label, file } => return Self::load(label, file),
             Self::Start { engine, run, batch, config } => {
                 1_u8.put(&mut out);
                 ([*engine, *run], *batch).put(&mut out);

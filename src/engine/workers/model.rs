@@ -62,7 +62,7 @@ impl WorkersModel {
             return Err("workers take models of one file only".into());
         };
         let config = checkpoint.config().clone();
-        let load = Request::Load { label: config.name.clone(), file: file.to_vec() }.to_bytes();
+        let load = Request::load(&config.name, file);
         let mut members = Vec::new();
         let mut refused = "no worker could be made".to_owned();
         for _ in 0..workers.most() {
@@ -74,6 +74,8 @@ impl WorkersModel {
                 }
                 Err(reason) => refused = reason,
             }
+            // The model's bytes are copied for each: a page lives in between.
+            yield_now().await;
         }
         drop(load);
         loop {

@@ -173,7 +173,10 @@ fn engines_share_workers() {
     }
     let here = Pipeline::cpu(&checkpoint).unwrap();
     for (run, seed) in runs.iter().zip([3, 4]) {
-        assert_eq!(run.latent(), here.start(settings(seed)).unwrap().finish(|_| {}).unwrap().samples);
+        assert_eq!(
+            run.latent(),
+            here.start(settings(seed)).unwrap().finish(|_| {}).unwrap().samples
+        );
     }
 }
 

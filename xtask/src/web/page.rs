@@ -94,8 +94,8 @@ impl Page {
         let mut files = vec![("./", index.into_bytes())];
         for name in PROGRAM {
             let path = self.folder.join(name);
-            let bytes = std::fs::read(&path)
-                .map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+            let bytes =
+                std::fs::read(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
             files.push((name, bytes));
         }
         let source = String::from_utf8(read("web/sw.js")?).map_err(|e| e.to_string())?;

@@ -72,7 +72,9 @@ fn what_is_asked_of_an_element_happens() {
     requests.ask(url.id, Ask::Text("https://example.org/a".to_owned()));
     until(&mut harness, "the text", |_| {
         let elements = elements.lock().unwrap();
-        elements.iter().any(|e| matches!(&e.kind, Kind::Field { text, .. } if text == "https://example.org/a"))
+        elements
+            .iter()
+            .any(|e| matches!(&e.kind, Kind::Field { text, .. } if text == "https://example.org/a"))
     });
     assert_eq!(announce::alert(harness.state().app().session()), "");
 }
