@@ -1,14 +1,14 @@
 //! An engine whose images are computed in workers.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 
 use web_time::Instant;
 
 use super::messages::Request;
-use super::model::WorkersModel;
+use super::model::{Share, WorkersModel};
 use super::parts;
+use super::twins::{self, Part, without_joint};
 use crate::engine::{Engine, EngineError, Progress, RunConfig, SliceTime, Snapshot};
 use crate::scheduler::Instruction;
 
@@ -21,12 +21,14 @@ pub struct WorkersEngine {
     id: u32,
     batch: usize,
     run: u32,
-    /// The images of each worker in this run.
-    shares: Vec<Range<usize>>,
+    /// What each worker has to do in this run.
+    shares: Vec<Share>,
+    /// Whether a joint pass is the same as two passes.
+    splits_joint: bool,
     /// A step that is not sent yet.
     begun: Option<Vec<Instruction>>,
-    /// When each step in flight was sent.
-    in_flight: VecDeque<Instant>,
+    /// When each step in flight was sent, and which twin has the routing of each of its passes.
+    in_flight: VecDeque<(Instant, Vec<Option<usize>>)>,
     /// Finished parts of the oldest step in flight, by worker.
     finished: Vec<VecDeque<Snapshot>>,
     snapshots: VecDeque<Snapshot>,
@@ -48,6 +50,7 @@ impl WorkersEngine {
             batch,
             run: 0,
             shares: Vec::new(),
+            splits_joint: false,
             begun: None,
             in_flight: VecDeque::new(),
             finished: Vec::new(),
@@ -61,6 +64,11 @@ impl WorkersEngine {
     fn listen(&mut self) -> Result<(), EngineError> {
         for worker in 0..self.shares.len() {
             let alive = self.model.listen(worker);
+            while let Some((output, values)) = self.model.take_output(worker, self.id, self.run) {
+                let (engine, run) = (self.id, self.run);
+                // Twins stand side by side.
+                self.model.send(worker ^ 1, &Request::Output { engine, run, output, values });
+            }
             while let Some(snapshot) = self.model.take(worker, self.id, self.run) {
                 self.finished[worker].push_back(snapshot);
             }
@@ -73,11 +81,18 @@ impl WorkersEngine {
     /// Joins steps that all workers have finished.
     fn join(&mut self) {
         while self.finished.iter().all(|parts| !parts.is_empty()) {
-            let step = self.finished.iter_mut().filter_map(VecDeque::pop_front).collect();
-            let (Some(sent), Some(snapshot)) = (self.in_flight.pop_front(), parts::join(step))
-            else {
-                return;
-            };
+            let mut arrived = self.finished.iter_mut().filter_map(VecDeque::pop_front);
+            let Some((sent, owners)) = self.in_flight.pop_front() else { return };
+            let mut step = Vec::new();
+            for share in &self.shares {
+                match (share.twin, arrived.next(), step.pop()) {
+                    (Some(1), Some(second), Some(first)) => {
+                        step.push(twins::join(first, second, &owners));
+                    }
+                    (_, part, before) => step.extend(before.into_iter().chain(part)),
+                }
+            }
+            let Some(snapshot) = parts::join(step) else { return };
             self.snapshots.push_back(snapshot);
             let now = Instant::now();
             let begin = self.last_end.map_or(sent, |end| end.max(sent));
@@ -105,17 +120,12 @@ impl Engine for WorkersEngine {
         self.snapshots.clear();
         let before = self.shares.len();
         self.shares = self.model.share(self.batch, &run.routing);
+        self.splits_joint = !self.model.compete(self.batch, &run.routing);
         self.finished = vec![VecDeque::new(); self.shares.len()];
-        for (worker, part) in self.shares.iter().enumerate() {
-            self.model.send(
-                worker,
-                &Request::Start {
-                    engine: self.id,
-                    run: self.run,
-                    batch: part.len(),
-                    config: Box::new(parts::run(run, self.batch, part)),
-                },
-            );
+        for (worker, Share { images, .. }) in self.shares.iter().enumerate() {
+            let config = Box::new(parts::run(run, self.batch, images));
+            let (engine, run, batch) = (self.id, self.run, images.len());
+            self.model.send(worker, &Request::Start { engine, run, batch, config });
         }
         // What others still compute for the run before is of no use.
         for worker in self.shares.len()..before {
@@ -137,11 +147,17 @@ impl Engine for WorkersEngine {
             return Ok(Progress::Busy);
         }
         if let Some(ops) = self.begun.take() {
-            for (worker, part) in self.shares.iter().enumerate() {
-                let ops = parts::step(&ops, self.batch, part);
-                self.model.send(worker, &Request::Step { engine: self.id, ops });
+            let are_twins = self.shares.iter().any(|share| share.twin.is_some());
+            let ops = if are_twins && self.splits_joint { without_joint(&ops) } else { ops };
+            for (worker, Share { images, twin }) in self.shares.iter().enumerate() {
+                let ops = parts::step(&ops, self.batch, images);
+                let parts = match twin {
+                    None => vec![Part::Do(ops)],
+                    Some(which) => twins::parts(&ops, *which),
+                };
+                self.model.send(worker, &Request::Step { engine: self.id, parts });
             }
-            self.in_flight.push_back(Instant::now());
+            self.in_flight.push_back((Instant::now(), twins::owners(&ops)));
         }
         Ok(Progress::Done)
     }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::messages::{Reply, Request};
+use super::twins::Part;
 use crate::checkpoint::Checkpoint;
 use crate::engine::{CpuEngine, CpuModel, Engine, Progress};
 use crate::platform::Bytes;
-use crate::scheduler::Instruction;
+use crate::scheduler::Latent;
 
 /// Computes what messages ask for. The thread around it hands in what arrives ([`Host::receive`]), sends what comes out,
 /// and calls [`Host::work`] in between, so that a new message never waits for a whole step.
@@ -23,13 +24,61 @@ pub struct Host {
 struct Serving {
     engine: CpuEngine,
     run: u32,
-    steps: VecDeque<Vec<Instruction>>,
-    is_in_step: bool,
+    /// What is left to do; `None` ends a step.
+    parts: VecDeque<Option<Part>>,
+    /// Whether the engine has begun the part at the front.
+    is_begun: bool,
+    /// Results of the twin, in the order in which they are awaited.
+    arrived: VecDeque<(Latent, Vec<f32>)>,
 }
 
 impl Serving {
+    fn new(engine: CpuEngine, run: u32) -> Self {
+        let (parts, arrived) = (VecDeque::new(), VecDeque::new());
+        Self { engine, run, parts, is_begun: false, arrived }
+    }
+
     fn has_work(&self) -> bool {
-        self.is_in_step || !self.steps.is_empty()
+        match self.parts.front() {
+            None => false,
+            Some(Some(Part::Await(_))) => !self.arrived.is_empty(),
+            Some(_) => true,
+        }
+    }
+
+    /// Does about `budget` units; what has to be told, `engine` being its number.
+    fn work(&mut self, engine: u32, budget: usize) -> Option<Reply> {
+        let run = self.run;
+        match self.parts.front()? {
+            Some(Part::Do(ops)) => {
+                if !self.is_begun {
+                    self.engine.begin_part(ops);
+                }
+                // The processor cannot fail.
+                self.is_begun = self.engine.advance(budget).ok()? != Progress::Done;
+                if !self.is_begun {
+                    self.parts.pop_front();
+                }
+                None
+            }
+            &Some(Part::Send(output)) => {
+                self.parts.pop_front();
+                let values = self.engine.output(output)?.clone();
+                Some(Reply::Output { engine, run, output, values })
+            }
+            Some(Part::Await(_)) => {
+                let (output, values) = self.arrived.pop_front()?;
+                self.parts.pop_front();
+                *self.engine.output(output)? = values;
+                None
+            }
+            None => {
+                self.parts.pop_front();
+                self.engine.end_step();
+                let snapshot = Box::new(self.engine.take_snapshot()?);
+                Some(Reply::Step { engine, run, snapshot })
+            }
+        }
     }
 }
 
@@ -50,10 +99,16 @@ impl Host {
                 let mut made = made.unwrap_or_else(|| CpuEngine::new(model.clone(), batch));
                 // The processor refuses nothing.
                 made.start(&config).ok()?;
-                let (steps, is_in_step) = (VecDeque::new(), false);
-                self.engines.insert(engine, Serving { engine: made, run, steps, is_in_step });
+                self.engines.insert(engine, Serving::new(made, run));
             }
-            Request::Step { engine, ops } => self.engines.get_mut(&engine)?.steps.push_back(ops),
+            Request::Step { engine, parts } => {
+                let serving = self.engines.get_mut(&engine)?;
+                serving.parts.extend(parts.into_iter().map(Some).chain([None]));
+            }
+            Request::Output { engine, run, output, values } => {
+                let serving = self.engines.get_mut(&engine).filter(|serving| serving.run == run)?;
+                serving.arrived.push_back((output, values));
+            }
             Request::Free { engine } => drop(self.engines.remove(&engine)),
         }
         None
@@ -72,22 +127,13 @@ impl Host {
         self.engines.values().any(Serving::has_work)
     }
 
-    /// Does about `budget` units of the current step of one engine, of each in turn; the message that reports a finished
-    /// step.
+    /// Does about `budget` units of the current step of one engine, of each in turn; the message that comes out of it.
     pub fn work(&mut self, budget: usize) -> Option<Vec<u8>> {
         let after = self.engines.range(self.last.saturating_add(1)..);
         let mut in_turn = after.chain(self.engines.range(..=self.last));
         let engine = *in_turn.find(|(_, serving)| serving.has_work())?.0;
         self.last = engine;
         let serving = self.engines.get_mut(&engine)?;
-        if !serving.is_in_step {
-            let ops = serving.steps.pop_front()?;
-            serving.engine.begin_step(&ops).ok()?;
-            serving.is_in_step = true;
-        }
-        // The processor cannot fail.
-        serving.is_in_step = serving.engine.advance(budget).ok()? != Progress::Done;
-        let snapshot = Box::new(serving.engine.take_snapshot()?);
-        Some(Reply::Step { engine, run: serving.run, snapshot }.to_bytes())
+        serving.work(engine, budget).map(|reply| reply.to_bytes())
     }
 }

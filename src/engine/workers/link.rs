@@ -14,7 +14,7 @@ pub trait Link: Send {
     /// Why the worker is gone, if it is.
     fn failure(&self) -> Option<String>;
 
-    /// Waits until there is a message or a failure; `false` at once where a thread cannot wait.
+    /// Waits a moment for a message or a failure; `false` at once where a thread cannot wait.
     fn wait(&mut self) -> bool {
         false
     }

@@ -1,8 +1,9 @@
 //! What a page and its workers tell each other.
 
 use super::codec::Packed;
+use super::twins::Part;
 use crate::engine::{RunConfig, Snapshot};
-use crate::scheduler::Instruction;
+use crate::scheduler::Latent;
 
 /// To a worker.
 pub(super) enum Request {
@@ -29,7 +30,18 @@ pub(super) enum Request {
         /// Number of the engine.
         engine: u32,
         /// The worker's part of the step.
-        ops: Vec<Instruction>,
+        parts: Vec<Part>,
+    },
+    /// A result of the twin.
+    Output {
+        /// Number of the engine.
+        engine: u32,
+        /// Number of the run.
+        run: u32,
+        /// Which result.
+        output: Latent,
+        /// `[B, out_channels, height, width]`
+        values: Vec<f32>,
     },
     /// Drop an engine.
     Free {
@@ -42,6 +54,17 @@ pub(super) enum Request {
 pub(super) enum Reply {
     /// The model was loaded, or the reason why not.
     Loaded(Option<String>),
+    /// A result for the twin.
+    Output {
+        /// Number of the engine.
+        engine: u32,
+        /// Number of the run.
+        run: u32,
+        /// Which result.
+        output: Latent,
+        /// `[B, out_channels, height, width]`
+        values: Vec<f32>,
+    },
     /// A step is finished.
     Step {
         /// Number of the engine.
@@ -72,12 +95,17 @@ impl Request {
                 ([*engine, *run], *batch).put(&mut out);
                 config.put(&mut out);
             }
-            Self::Step { engine, ops } => {
+            Self::Step { engine, parts } => {
                 2_u8.put(&mut out);
                 engine.put(&mut out);
-                ops.put(&mut out);
+                parts.put(&mut out);
             }
             Self::Free { engine } => (3_u8, *engine).put(&mut out),
+            Self::Output { engine, run, output, values } => {
+                (4_u8, [*engine, *run]).put(&mut out);
+                output.put(&mut out);
+                values.put(&mut out);
+            }
         }
         out
     }
@@ -91,8 +119,13 @@ impl Request {
                 let batch = Packed::get(from)?;
                 Self::Start { engine, run, batch, config: Box::new(Packed::get(from)?) }
             }
-            2 => Self::Step { engine: Packed::get(from)?, ops: Packed::get(from)? },
+            2 => Self::Step { engine: Packed::get(from)?, parts: Packed::get(from)? },
             3 => Self::Free { engine: Packed::get(from)? },
+            4 => {
+                let [engine, run] = <[u32; 2]>::get(from)?;
+                let (output, values) = (Packed::get(from)?, Packed::get(from)?);
+                Self::Output { engine, run, output, values }
+            }
             _ => return None,
         })
     }
@@ -111,6 +144,11 @@ impl Reply {
                 [*engine, *run].put(&mut out);
                 snapshot.put(&mut out);
             }
+            Self::Output { engine, run, output, values } => {
+                (2_u8, [*engine, *run]).put(&mut out);
+                output.put(&mut out);
+                values.put(&mut out);
+            }
         }
         out
     }
@@ -122,6 +160,11 @@ impl Reply {
             1 => {
                 let [engine, run] = <[u32; 2]>::get(from)?;
                 Self::Step { engine, run, snapshot: Box::new(Packed::get(from)?) }
+            }
+            2 => {
+                let [engine, run] = <[u32; 2]>::get(from)?;
+                let (output, values) = (Packed::get(from)?, Packed::get(from)?);
+                Self::Output { engine, run, output, values }
             }
             _ => return None,
         })

@@ -12,6 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::engine::{EngineError, Snapshot};
 use crate::model::{Config, Kind, Routing, Selection};
 use crate::platform::yield_now;
+use crate::scheduler::Latent;
 use crate::simd::describe;
 
 /// A model that several workers hold, for engines of any batch size.
@@ -26,9 +27,36 @@ struct Member {
     link: Box<dyn Link>,
     /// The answer to the model's file.
     loaded: Option<Result<(), String>>,
-    /// Finished steps by engine: the number of their run, and the snapshot.
-    arrived: BTreeMap<u32, VecDeque<(u32, Snapshot)>>,
+    /// By engine.
+    arrived: BTreeMap<u32, Arrived>,
     failure: Option<String>,
+}
+
+/// What has arrived for an engine, each with the number of its run.
+#[derive(Default)]
+struct Arrived {
+    steps: VecDeque<(u32, Snapshot)>,
+    /// Results for the twin.
+    outputs: VecDeque<(u32, (Latent, Vec<f32>))>,
+}
+
+/// The next of a run; others belong to a run that was dropped.
+fn next_of<T>(arrived: &mut VecDeque<(u32, T)>, run: u32) -> Option<T> {
+    while let Some((of, value)) = arrived.pop_front() {
+        if of == run {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// The part of a run that a worker computes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Share {
+    /// Its images.
+    pub(super) images: Range<usize>,
+    /// Which of two workers with these images it is, if there are two.
+    pub(super) twin: Option<usize>,
 }
 
 impl Member {
@@ -39,7 +67,12 @@ impl Member {
                 Some(Reply::Loaded(failure)) => self.loaded = Some(failure.map_or(Ok(()), Err)),
                 Some(Reply::Step { engine, run, snapshot }) => {
                     if let Some(arrived) = self.arrived.get_mut(&engine) {
-                        arrived.push_back((run, *snapshot));
+                        arrived.steps.push_back((run, *snapshot));
+                    }
+                }
+                Some(Reply::Output { engine, run, output, values }) => {
+                    if let Some(arrived) = self.arrived.get_mut(&engine) {
+                        arrived.outputs.push_back((run, (output, values)));
                     }
                 }
                 None => self.failure = Some("it sent a message that cannot be read".into()),
@@ -122,17 +155,28 @@ impl WorkersModel {
     pub(super) fn register(&self) -> u32 {
         let id = self.engines.fetch_add(1, Ordering::Relaxed);
         for worker in 0..self.count() {
-            self.with(worker, |member| member.arrived.insert(id, VecDeque::new()));
+            self.with(worker, |member| member.arrived.insert(id, Arrived::default()));
         }
         id
     }
 
-    /// The images of each worker in a run. Under the rule `pool` images compete, so one worker has all of them.
-    pub(super) fn share(&self, batch: usize, routing: &Routing) -> Vec<Range<usize>> {
+    /// Whether the images of a batch compete for experts.
+    pub(super) fn compete(&self, batch: usize, routing: &Routing) -> bool {
         let selection = Selection::of(&self.config, routing.rule, batch * self.config.tokens());
-        let compete =
-            self.config.kind != Kind::Dense && matches!(selection, Selection::Pool { .. });
-        parts::ranges(batch, if compete { 1 } else { self.count() })
+        self.config.kind != Kind::Dense && matches!(selection, Selection::Pool { .. })
+    }
+
+    /// The shares of the workers in a run. Images that compete are computed by one worker, or by one for each branch.
+    pub(super) fn share(&self, batch: usize, routing: &Routing) -> Vec<Share> {
+        let most = if self.compete(batch, routing) { 1 } else { self.count() };
+        let ranges = parts::ranges(batch, most);
+        if 2 * ranges.len() > self.count() {
+            return ranges.into_iter().map(|images| Share { images, twin: None }).collect();
+        }
+        let twins = |images: Range<usize>| {
+            [0, 1].map(|which| Share { images: images.clone(), twin: Some(which) })
+        };
+        ranges.into_iter().flat_map(twins).collect()
     }
 
     fn with<T>(&self, worker: usize, act: impl FnOnce(&mut Member) -> T) -> T {
@@ -158,16 +202,17 @@ impl WorkersModel {
 
     /// The next finished step of a run on a worker.
     pub(super) fn take(&self, worker: usize, engine: u32, run: u32) -> Option<Snapshot> {
-        self.with(worker, |member| {
-            let arrived = member.arrived.get_mut(&engine)?;
-            while let Some((of, snapshot)) = arrived.pop_front() {
-                // Others belong to a run that was dropped.
-                if of == run {
-                    return Some(snapshot);
-                }
-            }
-            None
-        })
+        self.with(worker, |member| next_of(&mut member.arrived.get_mut(&engine)?.steps, run))
+    }
+
+    /// The next result of a run that a worker has for its twin.
+    pub(super) fn take_output(
+        &self,
+        worker: usize,
+        engine: u32,
+        run: u32,
+    ) -> Option<(Latent, Vec<f32>)> {
+        self.with(worker, |member| next_of(&mut member.arrived.get_mut(&engine)?.outputs, run))
     }
 
     /// Waits for a message of a worker; `false` where this thread cannot wait.

@@ -1,7 +1,8 @@
 //! Workers on threads of this program compute the bytes that one thread computes.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::time::Duration;
 
 use super::{Host, Link, Workers};
 use crate::checkpoint::Checkpoint;
@@ -46,8 +47,9 @@ impl Link for Thread {
     }
 
     fn wait(&mut self) -> bool {
-        let message = self.from.recv();
-        self.keep(message.map_err(|_| true))
+        // Not longer: another worker may wait for this thread.
+        let message = self.from.recv_timeout(Duration::from_millis(5));
+        self.keep(message.map_err(|error| error == RecvTimeoutError::Disconnected))
     }
 }
 
@@ -112,15 +114,24 @@ fn any_number_of_workers_computes_the_bytes_of_one_thread() {
         let pipelines: Vec<_> =
             [1, 2, 3, 7].map(|count| open(&checkpoint, &workers(count, usize::MAX))).into();
         for scheduler in schedulers {
-            for rule in [RoutingRule::Token, RoutingRule::Pool] {
-                let settings = Settings::builder(here.config()).images(5).seed(7).steps(3);
+            // One image has two workers for its two branches, two images have four.
+            for (rule, images) in [
+                (RoutingRule::Token, 1),
+                (RoutingRule::Token, 2),
+                (RoutingRule::Token, 5),
+                (RoutingRule::Pool, 5),
+            ] {
+                let settings = Settings::builder(here.config()).images(images).seed(7).steps(3);
                 let settings = settings.guidance(2.0).scheduler(scheduler.parse().unwrap());
                 let settings = settings.routing(Routing { rule, ..Routing::default() });
                 let settings = settings.record_scores(true).build().unwrap();
                 let wanted = draw(&here, &settings);
                 for (pipeline, count) in pipelines.iter().zip([1, 2, 3, 7]) {
                     let made = draw(pipeline, &settings);
-                    assert!(made == wanted, "{scheduler}, {rule:?}, {count} workers");
+                    assert!(
+                        made == wanted,
+                        "{scheduler}, {rule:?}, {images} images, {count} workers"
+                    );
                 }
             }
         }
