@@ -23,6 +23,8 @@ export interface CreateOptions {
   vae?: string | ArrayBuffer | Uint8Array;
   /** `auto` (default): a hardware GPU if WebGPU offers one, else the CPU. */
   backend?: "auto" | "gpu" | "cpu";
+  /** Workers that share the work where the CPU computes, 0 to 16; the images are the same for any number. 0 computes on the calling thread. Default: one for each core, up to 4, as far as memory allows. */
+  workers?: number;
   /** Called with the progress, a few times per second. */
   onProgress?: (progress: Progress) => void;
 }
@@ -148,10 +150,15 @@ export class Generator {
 /** All shaders of this program, with values for the constants without a default. */
 export function shaders(): { name: string; source: string; constants: Record<string, number> }[];
 
+/** Makes this thread a worker of the page that made it; `diffmoe-worker.js` calls it. */
+export function work(): void;
+
 /** The app running on a canvas. */
 export class Page {
   /** The current state of the app. */
   state(): {
+    /** What paints the app. */
+    painter: "webgl" | "webgpu";
     phase: "fetching" | "opening" | "ready" | "running" | "decoding" | "paused" | "recovering" | "no model";
     model: string | null;
     decoder: string | null;

@@ -38,6 +38,49 @@ function counted(response, total) {
 // Decodes base64 text from the page.
 const unpacked = (id, type) => fetch(`data:${type};base64,${element(id).textContent.trim()}`);
 
+// The bytes of the first model arrive while the program does, which takes them from here (`fetch.rs`) instead of asking
+// again; a model that is kept from an earlier visit is not fetched.
+function preload(first) {
+  const asked = (text) => new URLSearchParams(text).get("model");
+  const name = asked(location.hash.slice(1)) ?? asked(location.search) ?? first;
+  const model = JSON.parse(element("models").textContent)[name];
+  if (!model) return;
+  const address = new URL(`models/${name}.safetensors?v=${model.sha256.slice(0, 8)}`, document.baseURI).href;
+  const arrive = async () => {
+    const key = `${location.origin}/diffmoe-kept/${encodeURIComponent(address)}/manifest`;
+    if (await globalThis.caches?.match(key)) return null;
+    const response = await fetch(address);
+    // Without a reader a browser would stop after the first megabyte.
+    const room = new ByteLengthQueuingStrategy({ highWaterMark: 2 ** 31 });
+    const body = response.body.pipeThrough(new TransformStream(undefined, undefined, room));
+    return new Response(body, { status: response.status, headers: response.headers });
+  };
+  const response = arrive();
+  // The program sees it, and asks again.
+  response.catch(() => {});
+  globalThis.diffmoePreloaded = new Map([[address, response]]);
+}
+
+// Keeps the program for visits without a network, and says when there is a newer one. Not for a page from a file.
+function keep() {
+  const { serviceWorker } = navigator;
+  if (!serviceWorker || !location.protocol.startsWith("http")) return;
+  let before = serviceWorker.controller;
+  serviceWorker.addEventListener("controllerchange", () => {
+    // The first one replaces none.
+    if (before) {
+      element("newer").hidden = false;
+      element("newer").querySelector("button").onclick = () => location.reload();
+    }
+    before = serviceWorker.controller;
+  });
+  serviceWorker.register("sw.js").then((registration) => {
+    const look = () => document.hidden || registration.update().catch(() => {});
+    document.addEventListener("visibilitychange", look);
+    setInterval(look, 3_600_000);
+  }).catch((error) => console.info("The page is not kept for later:", error));
+}
+
 async function load({ bytes, inside }) {
   if (!inside) {
     const [glue, response] = await Promise.all([import("./diffmoe.js"), fetch("diffmoe_bg.wasm")]);
@@ -54,6 +97,9 @@ async function load({ bytes, inside }) {
 export async function start(source) {
   let glue;
   try {
+    // The first request makes the browser start its graphics process.
+    navigator.gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => {});
+    if (!source.inside) preload(source.first);
     glue = await load(source);
   } catch (error) {
     const old = error instanceof WebAssembly.CompileError;
@@ -71,7 +117,9 @@ export async function start(source) {
     window.diffmoe = await glue.start(element("app"), crashed);
     classes.add("running");
     element("app").focus();
+    // Now that nothing is waited for.
+    if (!source.inside) keep();
   } catch (error) {
-    fail("The app cannot be displayed.", "It needs WebGL, which this browser does not provide. Enable hardware acceleration in its settings, or use another browser.", error);
+    fail("The app cannot be displayed.", "It needs WebGL or WebGPU, and this browser provides neither. Enable hardware acceleration in its settings, or use another browser.", error);
   }
 }

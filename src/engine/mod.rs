@@ -1,5 +1,5 @@
 //! The forward pass: one [`Engine`] contract, implemented with wgpu ([`GpuEngine`]) and on the CPU
-//! ([`CpuEngine`]). Both folders have the same files.
+//! ([`CpuEngine`]); both folders have the same files. [`WorkersEngine`] runs the latter on threads that share no memory.
 
 mod contract;
 mod cpu;
@@ -8,6 +8,7 @@ mod gpu;
 mod linear;
 mod run_prompts;
 mod time_mlp;
+mod workers;
 
 pub use contract::{
     Engine, EngineError, ForwardRouting, GpuSamples, Inspect, LayerRouting, Progress, RunConfig,
@@ -17,3 +18,4 @@ pub use cpu::{CpuEngine, CpuModel};
 pub use footprint::Footprint;
 pub use gpu::{Branches, GpuEngine, GpuModel, Precisions, WeightChoice};
 pub use run_prompts::RunPrompts;
+pub use workers::{Host, Link, Workers, WorkersEngine, WorkersModel};

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::place::{self, Place};
 use super::{Backend, LoadError, Run, Settings, SettingsError};
 use crate::checkpoint::Checkpoint;
-use crate::engine::{CpuEngine, CpuModel};
-use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, Inspect, WeightChoice};
+#[cfg(feature = "blocking")]
+use crate::engine::Inspect;
+use crate::engine::{CpuEngine, CpuModel, Workers, WorkersEngine, WorkersModel};
+use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, WeightChoice};
 use crate::gpu::Gpu;
 use crate::model::Config;
 
@@ -22,10 +24,51 @@ pub enum StartError {
     Engine(#[from] EngineError),
 }
 
+/// A model that the processor computes.
+enum Processor {
+    /// On the threads of this program.
+    Here(Arc<CpuModel>),
+    /// In workers.
+    There(Arc<WorkersModel>),
+}
+
+impl Processor {
+    /// In workers where they are offered and take the model, else here.
+    async fn load(checkpoint: &Checkpoint, workers: Option<&Workers>) -> Result<Self, EngineError> {
+        if let Some(workers) = workers
+            && let Ok(model) = WorkersModel::open_async(checkpoint, workers).await
+        {
+            return Ok(Self::There(Arc::new(model)));
+        }
+        Ok(Self::Here(Arc::new(CpuModel::load_async(checkpoint).await?)))
+    }
+
+    fn engine(&self, batch: usize) -> Box<dyn Engine> {
+        match self {
+            Self::Here(model) => Box::new(CpuEngine::new(model.clone(), batch)),
+            Self::There(model) => Box::new(WorkersEngine::new(model.clone(), batch)),
+        }
+    }
+
+    fn device(&self) -> String {
+        match self {
+            Self::Here(model) => model.device(),
+            Self::There(model) => model.device(),
+        }
+    }
+
+    fn weight_bytes(&self) -> u64 {
+        match self {
+            Self::Here(model) => model.weight_bytes(),
+            Self::There(model) => model.weight_bytes(),
+        }
+    }
+}
+
 /// A model on a device: starts runs, and makes engines for batches of any size. Copies share the weights.
 #[derive(Clone)]
 pub struct Pipeline {
-    place: Place<CpuModel, GpuModel>,
+    place: Place<Processor, GpuModel>,
     note: Option<String>,
     config: Arc<Config>,
 }
@@ -59,7 +102,7 @@ impl Pipeline {
     /// # Errors
     /// When a tensor cannot be read.
     pub async fn cpu_async(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        let model = CpuModel::load_async(checkpoint).await?;
+        let model = Processor::load(checkpoint, None).await?;
         Ok(Self::new(Place::Cpu(Arc::new(model)), None, checkpoint))
     }
 
@@ -72,14 +115,28 @@ impl Pipeline {
         backend: Backend,
         weights: impl Into<WeightChoice>,
     ) -> Result<Self, LoadError> {
-        let on_cpu = async || CpuModel::load_async(checkpoint).await;
+        Self::open_with_async(checkpoint, backend, weights, None).await
+    }
+
+    /// As [`Pipeline::open_async`]; where the CPU computes, it does so in workers of the host, if these take the model.
+    /// The samples are the same.
+    ///
+    /// # Errors
+    /// As [`Pipeline::open_async`].
+    pub async fn open_with_async(
+        checkpoint: &Checkpoint,
+        backend: Backend,
+        weights: impl Into<WeightChoice>,
+        workers: Option<&Workers>,
+    ) -> Result<Self, LoadError> {
+        let on_cpu = async || Processor::load(checkpoint, workers).await;
         let on_gpu = async |gpu| GpuModel::load_async(gpu, checkpoint, weights).await;
         let (place, note) = place::load(backend, "this model", on_cpu, on_gpu).await?;
         Ok(Self::new(place, note, checkpoint))
     }
 
     fn new(
-        place: Place<CpuModel, GpuModel>,
+        place: Place<Processor, GpuModel>,
         note: Option<String>,
         checkpoint: &Checkpoint,
     ) -> Self {
@@ -102,12 +159,8 @@ impl Pipeline {
     /// # Errors
     /// When the device has no memory for such a batch.
     pub async fn engine_async(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
-        Ok(self.make_engine(batch).await?)
-    }
-
-    async fn make_engine(&self, batch: usize) -> Result<Box<dyn Inspect>, EngineError> {
         match &self.place {
-            Place::Cpu(model) => Ok(Box::new(CpuEngine::new(model.clone(), batch))),
+            Place::Cpu(model) => Ok(model.engine(batch)),
             Place::Gpu(model) => Ok(Box::new(GpuEngine::fitting(model.clone(), batch).await?)),
         }
     }
@@ -202,8 +255,18 @@ impl Pipeline {
     /// As [`Pipeline::engine_async`], for verification.
     ///
     /// # Errors
-    /// As [`Pipeline::engine_async`].
+    /// As [`Pipeline::engine_async`], and when the model is in workers.
     pub fn engine_to_inspect(&self, batch: usize) -> Result<Box<dyn Inspect>, EngineError> {
-        pollster::block_on(self.make_engine(batch))
+        match &self.place {
+            Place::Cpu(model) => match &**model {
+                Processor::Here(model) => Ok(Box::new(CpuEngine::new(model.clone(), batch))),
+                Processor::There(_) => Err(EngineError::Unsupported(
+                    "workers show no intermediate values; open the model without workers".into(),
+                )),
+            },
+            Place::Gpu(model) => {
+                Ok(Box::new(pollster::block_on(GpuEngine::fitting(model.clone(), batch))?))
+            }
+        }
     }
 }

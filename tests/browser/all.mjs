@@ -6,6 +6,9 @@ import "./explore.mjs";
 import "./generator.mjs";
 import "./latents.mjs";
 import "./page.mjs";
+import "./access.mjs";
+import "./install.mjs";
+import "./engines.mjs";
 
 after(close);
 import "./screens.mjs";

@@ -45,6 +45,77 @@ test("the processor draws what the command line draws", async () => {
   });
 });
 
+test("any number of workers draws the same bytes, and so does the page's own thread", async () => {
+  await withGenerator({}, { backend: "cpu" }, async (page) => {
+    const made = await page.evaluate(async (options) => {
+      const { Generator } = await import("/diffmoe.js");
+      const hash = async (bytes) => Array.from(new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)));
+      const made = [];
+      for (const workers of [0, 1, 2, 3]) {
+        const generator = await Generator.create({ model: "models/emoji.safetensors", backend: "cpu", workers });
+        const { rgba, trace } = await generator.sample({ ...options, count: 3 });
+        const text = new TextEncoder().encode(JSON.stringify(trace));
+        made.push({ rgba: await hash(rgba), trace: await hash(text), device: generator.info.device });
+        generator.free();
+      }
+      return made;
+    }, { seed: 7, steps: 2, guidance: 2, scheduler: "heun" });
+    for (const { rgba, trace } of made.slice(1)) {
+      assert.deepEqual(rgba, made[0].rgba);
+      assert.deepEqual(trace, made[0].trace, "the same routing");
+    }
+    const workers = made.map(({ device }) => /, (\d) workers?$/.exec(device)?.[1]);
+    assert.deepEqual(workers, [undefined, "1", "2", "3"]);
+  });
+});
+
+test("the API works in a user's own worker, with relative addresses", async () => {
+  site.special.set("/own/worker.js", (_, response) =>
+    response.writeHead(200, { "content-type": "text/javascript" }).end(`
+      import init, { Generator } from "../diffmoe.js";
+      onmessage = async ({ data }) => {
+        try {
+          await init();
+          const generator = await Generator.create({ model: "../models/emoji.safetensors", backend: "cpu" });
+          const { rgba } = await generator.sample(data);
+          postMessage({ rgba: Array.from(rgba), device: generator.info.device });
+        } catch (error) {
+          postMessage({ error: String(error) });
+        }
+      };`));
+  await withPage(`${site.origin}/example.html`, {}, async (page) => {
+    const made = await page.evaluate((options) => new Promise((resolve, reject) => {
+      const worker = new Worker("/own/worker.js", { type: "module" });
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = ({ message }) => reject(new Error(message));
+      worker.postMessage(options);
+    }), OPTIONS);
+    assert.equal(made.error, undefined);
+    assert.match(made.device, /worker/, "it has workers of its own");
+    assert.ok(distance(made.rgba, await native(page, NATIVE)) <= 2);
+  });
+});
+
+test("a worker that ends is replaced, and the image stays the same", async () => {
+  await withGenerator({}, { backend: "cpu" }, async (page) => {
+    const wanted = await sample(page, OPTIONS);
+    const made = await page.evaluate(async (options) => {
+      const { Generator } = await import("/diffmoe.js");
+      const original = window.Worker;
+      const workers = [];
+      window.Worker = class extends original {
+        constructor(...given) { super(...given); workers.push(this); }
+      };
+      const generator = await Generator.create({ model: "models/emoji.safetensors", backend: "cpu", workers: 1 });
+      const onStep = (step) => step === 1 && workers.length === 1 && workers[0].dispatchEvent(new ErrorEvent("error", { message: "gone" }));
+      const { rgba } = await generator.sample({ ...options, onStep });
+      return { rgba: Array.from(rgba), workers: workers.length };
+    }, OPTIONS);
+    assert.equal(made.workers, 2);
+    assert.deepEqual(made.rgba, wanted.rgba);
+  });
+});
+
 test("words become the image that the command line makes of them", async () => {
   const words = { seed: 3, steps: 2, scheduler: "euler" };
   const [prompt, negative] = ["a fox, twemoji", "blob"];

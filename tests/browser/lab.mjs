@@ -42,6 +42,12 @@ export async function close() {
 
 /** Runs in every page before its own scripts. */
 function instruments(options) {
+  if (options.withoutWebGl) {
+    const { getContext } = HTMLCanvasElement.prototype;
+    HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
+      return kind.startsWith("webgl") ? null : getContext.call(this, kind, ...rest);
+    };
+  }
   if (options.withoutWebGpu) Object.defineProperty(Navigator.prototype, "gpu", { get: () => undefined });
   // The kernels for real GPUs are chosen by this flag.
   if (options.asRealGpu && globalThis.GPUAdapterInfo) {
@@ -81,15 +87,15 @@ function instruments(options) {
 
 /**
  * Opens a page in a fresh context, runs `body`, and fails where the page wrote an error.
- * `options`: `withoutWebGpu`, `asRealGpu`, `offline`, `expected` (a pattern of errors that belong to the test),
+ * `options`: `withoutWebGpu`, `withoutWebGl`, `asRealGpu`, `offline`, `expected` (a pattern of errors that belong to the test),
  * and what Playwright takes for a context.
  */
 export async function withPage(address, options, body) {
-  const { withoutWebGpu, asRealGpu, offline, expected, ...rest } = options;
+  const { withoutWebGpu, withoutWebGl, asRealGpu, offline, expected, ...rest } = options;
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, offline: !!offline, ...rest });
   const complaints = [];
   try {
-    await context.addInitScript(instruments, { withoutWebGpu, asRealGpu });
+    await context.addInitScript(instruments, { withoutWebGpu, withoutWebGl, asRealGpu });
     const page = await context.newPage();
     const note = (text) => expected?.test(text) || complaints.push(text);
     page.on("console", (message) => message.type() === "error" && note(message.text()));
@@ -118,6 +124,16 @@ export async function finished(page, timeout = 120_000) {
 }
 
 export const pixels = (page) => page.evaluate(() => Array.from(window.diffmoe.rgba() ?? []));
+
+/** How many different colours a screenshot has. */
+export const colours = (page, png) =>
+  page.evaluate(async (png) => {
+    const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
+    const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
+    canvas.drawImage(image, 0, 0);
+    const pixels = new Uint32Array(canvas.getImageData(0, 0, image.width, image.height).data.buffer);
+    return new Set(pixels).size;
+  }, png.toString("base64"));
 
 /** Drops a file on the page. */
 export const drop = (page, name, type, bytes) =>

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
-import { finished, site, withPage } from "./lab.mjs";
+import { colours, distance, finished, native, pixels, site, withPage } from "./lab.mjs";
 
 const SHARE = "model=emoji&seed=11&count=4&steps=12&guidance=2&scheduler=euler&labels=varied,3";
 // One pixel a point: the browser's emulation of finer screens tells the canvas another size than it has.
@@ -16,16 +16,6 @@ const SCREENS = {
   "page-phone-dark": { colorScheme: "dark", ...PHONE },
   "page-phone-light": { colorScheme: "light", ...PHONE },
 };
-
-/** How many different colours an image has, up to a limit. */
-const colours = (page, png) =>
-  page.evaluate(async (png) => {
-    const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
-    const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
-    canvas.drawImage(image, 0, 0);
-    const pixels = new Uint32Array(canvas.getImageData(0, 0, image.width, image.height).data.buffer);
-    return new Set(pixels).size;
-  }, png);
 
 /** Writes a screenshot to the folder in $SCREENS. */
 async function kept(name, png) {
@@ -40,7 +30,7 @@ for (const [name, options] of Object.entries(SCREENS)) {
       await finished(page);
       await page.waitForTimeout(1000);
       const png = await page.screenshot();
-      assert.ok((await colours(page, png.toString("base64"))) > 200, "more than a blank page");
+      assert.ok((await colours(page, png)) > 200, "more than a blank page");
       const wider = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
       assert.equal(wider, false, "nothing to scroll sideways");
       await kept(name, png);
@@ -50,10 +40,25 @@ for (const [name, options] of Object.entries(SCREENS)) {
       await finished(page);
       await page.waitForTimeout(1000);
       const explore = await page.screenshot();
-      assert.ok((await colours(page, explore.toString("base64"))) > 200, "Explore is painted");
+      assert.ok((await colours(page, explore)) > 200, "Explore is painted");
       assert.notDeepEqual(explore, png, "Explore is another mode");
       assert.match(await page.evaluate(() => location.hash), /explore=/, "the link shows what is looked at");
       await kept(`${name}-explore`, explore);
+    });
+  });
+}
+
+for (const [name, options] of [["WebGL", { withoutWebGpu: true }], ["WebGPU", { withoutWebGl: true }]]) {
+  test(`with ${name} alone the page is painted, and computes`, async () => {
+    const share = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=3,2";
+    await withPage(`${site.origin}/?backend=auto#${share}`, options, async (page) => {
+      assert.equal((await finished(page)).painter, name.toLowerCase());
+      await page.waitForTimeout(1000);
+      const png = await page.screenshot();
+      await kept(`page-painted-with-${name.toLowerCase()}`, png);
+      assert.ok((await colours(page, png)) > 200, "more than a blank page");
+      const wanted = await native(page, { class: 3, style: 2, seed: 7, steps: 3, guidance: 2, scheduler: "euler", model: "emoji" });
+      assert.ok(distance(await pixels(page), wanted) <= 2);
     });
   });
 }

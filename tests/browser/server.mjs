@@ -9,14 +9,18 @@ const TYPES = {
   ".js": "text/javascript; charset=utf-8",
   ".wasm": "application/wasm",
   ".json": "application/json",
+  ".webmanifest": "application/manifest+json",
   ".png": "image/png",
 };
 
-/** Serves a folder on a free port. `requests` lists what was asked for; `special` maps paths to handlers. */
+/** Serves a folder on a free port. `requests` lists what was asked for; `special` maps paths to handlers; with
+ * `state.isDown` nobody answers. */
 export async function serve(folder) {
   const requests = [];
+  const state = { isDown: false };
   const special = new Map();
   const server = createServer(async (request, response) => {
+    if (state.isDown) return request.socket.destroy();
     const path = new URL(request.url, "http://localhost").pathname;
     requests.push({ path, range: request.headers.range ?? null, ifRange: request.headers["if-range"] ?? null });
     try {
@@ -33,6 +37,7 @@ export async function serve(folder) {
     origin: `http://localhost:${server.address().port}`,
     requests,
     special,
+    state,
     close: () => server.closeAllConnections?.() ?? server.close(),
   };
 }

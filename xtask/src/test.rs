@@ -18,6 +18,7 @@ const BROWSER_TESTS: &str = "tests/browser";
 pub(crate) fn all() -> Result<(), String> {
     ensure_vulkan()?;
     let browser = ensure_browser()?;
+    let missing = other_engines();
     ensure_npm()?;
     ensure_python()?;
     run("cargo", &["fmt", "--all", "--check"], &[])?;
@@ -49,6 +50,9 @@ pub(crate) fn all() -> Result<(), String> {
     clippy(&["--package", "diffmoe-web", "--target", WASM])?;
     in_a_browser(&browser)?;
     println!("\nall checks passed");
+    for engine in missing {
+        println!("but not in {engine}");
+    }
     Ok(())
 }
 
@@ -70,8 +74,8 @@ fn kernels_are_formatted() -> Result<(), String> {
 /// Builds the page, checks its size, and visits it.
 fn in_a_browser(browser: &str) -> Result<(), String> {
     run("cargo", &["xtask", "web", "--offline"], &[])?;
-    let packages = Path::new(BROWSER_TESTS).join("node_modules/playwright-core/package.json");
-    if !packages.exists() {
+    let folder = Path::new(BROWSER_TESTS).join("node_modules");
+    if ["playwright-core", "puppeteer-core"].iter().any(|name| !folder.join(name).exists()) {
         let install =
             ["install", "--no-package-lock", "--no-audit", "--no-fund", "--prefix", BROWSER_TESTS];
         run("npm", &install, &[])?;
@@ -109,6 +113,31 @@ fn ensure_browser() -> Result<String, String> {
     }
     install("the tests of the page need Chromium (set $CHROMIUM to use another path)", "chromium")?;
     find().ok_or_else(|| "chromium was installed, but is not on the PATH".into())
+}
+
+/// Gets the other two browser engines where that is possible; names those that are missing, with the reason. Their
+/// tests are skipped then.
+fn other_engines() -> Vec<String> {
+    let has = |program| path_of(program).is_some();
+    let has_firefox = || has("firefox-esr") || has("firefox");
+    let has_webkit = || has("WebKitWebDriver") && has("xvfb-run");
+    let engines: [(&str, &dyn Fn() -> bool, &[&str]); 2] = [
+        ("Firefox", &has_firefox, &["firefox-esr"]),
+        ("WebKit", &has_webkit, &["webkit2gtk-driver", "xvfb", "xauth"]),
+    ];
+    let mut missing = Vec::new();
+    for (engine, is_there, packages) in engines {
+        let reason = format!("the tests of the page in {engine} need it");
+        let got = packages
+            .iter()
+            .filter(|_| !is_there())
+            .try_for_each(|package| install(&reason, package));
+        if !is_there() {
+            let reason = got.err().unwrap_or_else(|| "it is not on the PATH".to_owned());
+            missing.push(format!("{engine}: {reason}"));
+        }
+    }
+    missing
 }
 
 fn ensure_npm() -> Result<(), String> {

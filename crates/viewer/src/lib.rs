@@ -3,11 +3,13 @@
 //! In each frame the session does a few milliseconds of work, the view-models that changed are rebuilt (`view`), and
 //! the panels are laid out (`layout`). Nothing here blocks.
 
+pub mod announce;
 mod explore;
 mod icons;
 mod jobs;
 mod keys;
 mod layout;
+pub mod mirror;
 pub mod palette;
 mod panels;
 pub mod picker;
@@ -20,6 +22,7 @@ mod widgets;
 #[cfg(feature = "window")]
 pub mod window;
 
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +41,11 @@ use diffmoe::pipeline::Backend;
 
 /// Runs up to this duration are repeated without asking.
 const SOON_MS: f32 = 8000.0;
+
+/// Until the next frame, while a device is busy.
+const FRAME: Duration = Duration::from_millis(16);
+/// The same where the host calls [`Session::tick`] between frames: painting takes time from the processor that computes.
+const CALM: Duration = Duration::from_millis(200);
 
 /// Start options of the app.
 pub struct Launch {
@@ -67,6 +75,10 @@ pub struct App {
     jobs: Jobs,
     /// When the work of the last frame ended.
     worked_until: Option<Instant>,
+    /// Whether frames are needed to see what a device has finished.
+    looks_out: bool,
+    /// What the last frame showed of the run: its number, its frames, and what the session did.
+    seen: Option<(u64, usize, Discriminant<Phase>)>,
 }
 
 impl App {
@@ -94,6 +106,8 @@ impl App {
             thumbs: panels::history::Thumbs::default(),
             jobs: Jobs::new(waker),
             worked_until: None,
+            looks_out: true,
+            seen: None,
         }
     }
 
@@ -105,6 +119,32 @@ impl App {
     /// The same, to act on it.
     pub fn session_mut(&mut self) -> &mut Session {
         &mut self.session
+    }
+
+    /// Whether the app asks for frames only to see what a device has finished. A host that calls [`Session::tick`] between
+    /// frames switches it off, and asks for a frame when the app [is behind](Self::is_behind).
+    pub fn set_look_out(&mut self, on: bool) {
+        self.looks_out = on;
+    }
+
+    /// Whether the session has got further than the last frame showed.
+    pub fn is_behind(&self) -> bool {
+        self.state_of_run() != self.seen
+    }
+
+    fn state_of_run(&self) -> Option<(u64, usize, Discriminant<Phase>)> {
+        let record = self.session.record()?;
+        Some((record.id, record.frames.len(), discriminant(&self.session.phase())))
+    }
+
+    /// Whether a page shall show the image that is being generated in the icon of its tab.
+    pub fn shows_tab_icon(&self) -> bool {
+        self.view.tab_icon
+    }
+
+    /// Switches that on or off.
+    pub fn set_tab_icon(&mut self, on: bool) {
+        self.view.tab_icon = on;
     }
 
     /// Does the background work of a frame and requests the next frame if there is more to do.
@@ -119,7 +159,7 @@ impl App {
         self.worked_until = (tick == Tick::Again).then(Instant::now);
         match tick {
             Tick::Again => ctx.request_repaint(),
-            Tick::Later => ctx.request_repaint_after(Duration::from_millis(16)),
+            Tick::Later => ctx.request_repaint_after(if self.looks_out { FRAME } else { CALM }),
             Tick::Idle => {}
         }
         if let Some(selection) = self.session.take_selection() {
@@ -131,6 +171,7 @@ impl App {
             self.explore.selection.image = image;
         }
         self.open_next();
+        self.seen = self.state_of_run();
         let Some(record) = self.session.record() else { return };
         if self.shown.update(ctx, record, &mut self.view) {
             self.view.frame = None;

@@ -52,6 +52,8 @@ pub(super) struct View {
     pub(super) help: bool,
     pub(super) address: String,
     pub(super) profiling: bool,
+    /// Whether a page shows the image that is being generated in the icon of its tab.
+    pub(super) tab_icon: bool,
 }
 
 impl Default for View {
@@ -69,6 +71,7 @@ impl Default for View {
             help: false,
             address: String::new(),
             profiling: false,
+            tab_icon: true,
         }
     }
 }

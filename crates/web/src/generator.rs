@@ -14,7 +14,7 @@ use super::objects::{error, set};
 use super::options::{self, Options};
 use super::slices::{Listener, slices};
 use diffmoe::checkpoint::Checkpoint;
-use diffmoe::engine::WeightChoice;
+use diffmoe::engine::Snapshot;
 use diffmoe::model::Config;
 use diffmoe::pipeline::{Backend, Pipeline, Recipe, Run, Settings, check_decoder, png_texts};
 use diffmoe::pixels;
@@ -36,6 +36,8 @@ struct Inner {
     /// The same of the decoder.
     decoder_label: Option<String>,
     backend: Backend,
+    /// How many workers share the work of the processor, if the script chose.
+    workers: Option<usize>,
     model: RefCell<Pipeline>,
     /// Counts the devices that the model has been on.
     generation: Cell<u32>,
@@ -50,9 +52,10 @@ impl Generator {
     /// # Errors
     /// What a script or its user can do something about, as an `Error` with a sentence.
     pub async fn create(options: JsValue) -> Result<Generator, JsValue> {
-        let known = ["model", "vae", "backend", "onProgress"];
+        let known = ["model", "vae", "backend", "workers", "onProgress"];
         let options = Options::new(options, &known).map_err(error)?;
         let backend = options.backend().map_err(error)?;
+        let workers = options.workers().map_err(error)?;
         let listener = options.function("onProgress").map_err(error)?;
         let progress = |file| Progress { listener: listener.as_ref(), file };
         let (label, bytes) = file_bytes(&options, progress("model")).await?.ok_or_else(|| {
@@ -63,7 +66,7 @@ impl Generator {
         // Let the page show that before the device keeps it busy.
         pause(0).await;
         let checkpoint = Checkpoint::from_bytes(&label, bytes).map_err(error)?;
-        let model = Pipeline::open_async(&checkpoint, backend, WeightChoice::Auto).await;
+        let model = platform::open_model(&checkpoint, backend, workers).await;
         let model = RefCell::new(model.map_err(error)?);
         let decoder_label = vae.as_ref().map(|(label, _)| label.clone());
         let decoder = match vae {
@@ -75,7 +78,16 @@ impl Generator {
             }
         };
         let generation = Cell::new(0);
-        let inner = Inner { checkpoint, label, decoder_label, backend, model, generation, decoder };
+        let inner = Inner {
+            checkpoint,
+            label,
+            decoder_label,
+            backend,
+            workers,
+            model,
+            generation,
+            decoder,
+        };
         Ok(Self { inner: Rc::new(inner) })
     }
 
@@ -234,10 +246,13 @@ impl Inner {
         let mut losses = 0;
         loop {
             let advance = |budget: usize| {
-                let before = run.finished_steps();
-                let progress = run.advance(budget);
-                if run.finished_steps() > before {
-                    self.tell(&run, listener)?;
+                // Several steps may arrive at once.
+                let mut finished = Vec::new();
+                let keep = |step: &Snapshot| finished.push((step.steps, step.latent.clone()));
+                let progress = run.advance_with(budget, keep);
+                for (step, latent) in finished {
+                    self.tell(step, &latent, run.settings(), listener)?;
+                    listener.check()?;
                 }
                 Ok(progress)
             };
@@ -256,19 +271,25 @@ impl Inner {
     }
 
     /// Shows a finished step: the images as they are, or a preview of the latents.
-    fn tell(&self, run: &Run, listener: &Listener) -> Result<(), JsValue> {
+    fn tell(
+        &self,
+        step: u32,
+        latent: &[f32],
+        settings: &Settings,
+        listener: &Listener,
+    ) -> Result<(), JsValue> {
         let size = self.checkpoint.config().input_size;
         let images = || match &self.decoder {
-            None => rgba(run.latent(), size),
-            Some(decoder) => rgba(&decoder.preview(run.latent(), size), size),
+            None => rgba(latent, size),
+            Some(decoder) => rgba(&decoder.preview(latent, size), size),
         };
-        listener.step(run.finished_steps(), run.settings().steps, size, images)
+        listener.step(step, settings.steps, size, images)
     }
 
     /// The model on a device younger than `generation`.
     async fn reopened(&self, generation: u32) -> Result<Pipeline, JsValue> {
         if self.generation.get() == generation {
-            let request = Pipeline::open_async(&self.checkpoint, self.backend, WeightChoice::Auto);
+            let request = platform::open_model(&self.checkpoint, self.backend, self.workers);
             let model = request.await.map_err(error)?;
             *self.model.borrow_mut() = model;
             self.generation.set(generation + 1);

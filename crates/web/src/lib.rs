@@ -6,10 +6,14 @@ mod decoder;
 mod events;
 mod fetching;
 mod generator;
+mod mirror;
 mod objects;
 mod options;
 mod page;
 mod slices;
+mod tab_icon;
+mod worker;
 
 pub use generator::{Generator, shaders};
 pub use page::{Page, start};
+pub use worker::worker_receive;

@@ -72,6 +72,11 @@ impl Options {
         name.map_or(Ok(Backend::default()), |name| name.parse().map_err(|e| format!("{e}")))
     }
 
+    /// How many workers share the work of the processor; 0 for this thread alone.
+    pub(super) fn workers(&self) -> Result<Option<usize>, String> {
+        Ok(self.whole("workers", MAX_WORKERS)?.map(|count| count as usize))
+    }
+
     /// The value of a scheduler's option as text, if it is given.
     fn scheduler_option(&self, option: &OptionInfo) -> Option<String> {
         let value = self.get(&option.camel_case())?;
@@ -113,6 +118,9 @@ const SAMPLE: [&str; 23] = [
 fn scheduler_options() -> impl Iterator<Item = &'static OptionInfo> {
     ALL.iter().flat_map(|info| info.options)
 }
+
+/// Most workers of a generator: each has a copy of the weights.
+const MAX_WORKERS: f64 = 16.0;
 
 /// Most images in one call: they share one pass through the model.
 const MAX_COUNT: f64 = 64.0;

@@ -7,6 +7,8 @@ use wasm_bindgen::prelude::*;
 use web_sys::HtmlCanvasElement;
 
 use super::events::{Turns, pause};
+use super::tab_icon::TabIcon;
+use super::{mirror, objects};
 use diffmoe::model::UnknownName;
 use diffmoe::pipeline::Backend;
 use diffmoe::pixels;
@@ -23,15 +25,32 @@ thread_local! {
 }
 
 /// The app, in a form in which it can be asked how it is; only web pages have that.
-struct Shell(App);
+struct Shell {
+    app: App,
+    icon: TabIcon,
+    ctx: egui::Context,
+}
+
+impl Shell {
+    /// Works between two frames, and asks for one when there is something new to see.
+    fn work(&mut self) -> Tick {
+        let tick = self.app.session_mut().tick();
+        if self.app.is_behind() {
+            self.ctx.request_repaint();
+        }
+        tick
+    }
+}
 
 impl eframe::App for Shell {
     fn logic(&mut self, ctx: &egui::Context, frame: &mut eframe::Frame) {
-        self.0.logic(ctx, frame);
+        self.app.logic(ctx, frame);
+        self.icon.update(&self.app);
     }
 
     fn ui(&mut self, ui: &mut egui::Ui, frame: &mut eframe::Frame) {
-        self.0.ui(ui, frame);
+        self.app.ui(ui, frame);
+        mirror::announce(self.app.session());
     }
 
     fn as_any_mut(&mut self) -> Option<&mut dyn std::any::Any> {
@@ -42,7 +61,7 @@ impl eframe::App for Shell {
 /// Draws the app on a canvas from now on. `on_crash` is called with a message if the program ends by a bug.
 ///
 /// # Errors
-/// When the browser cannot draw: it offers no WebGL.
+/// When the browser can paint neither with WebGL nor with WebGPU.
 #[wasm_bindgen]
 pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page, JsValue> {
     ON_CRASH.set(Some(on_crash));
@@ -54,13 +73,55 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
             let _ = on_crash.call1(&JsValue::NULL, &message.into());
         }
     }));
-    let runner = eframe::WebRunner::new();
-    let launch = launch();
-    let create: eframe::AppCreator<'static> =
-        Box::new(move |context| Ok(Box::new(Shell(App::new(&context.egui_ctx, launch)))));
-    runner.start(canvas, eframe::WebOptions::default(), create).await?;
+    platform::warm_up(backend().unwrap_or_default());
+    // A canvas that refuses one kind of painting can still be painted with the other.
+    let (runner, painter) = match paint(&canvas, eframe::Renderer::Glow).await {
+        Ok(runner) => (runner, "webgl"),
+        Err(refused) => {
+            let runner = paint(&canvas, eframe::Renderer::Wgpu).await.map_err(|error| {
+                let text = |e: JsValue| e.as_string().unwrap_or_else(|| format!("{e:?}"));
+                objects::error(format!("WebGL: {}. WebGPU: {}", text(refused), text(error)))
+            })?;
+            (runner, "webgpu")
+        }
+    };
     wasm_bindgen_futures::spawn_local(work_between_frames(runner.clone()));
-    Ok(Page { runner })
+    Ok(Page { runner, painter })
+}
+
+/// Starts the app on a canvas.
+async fn paint(
+    canvas: &HtmlCanvasElement,
+    renderer: eframe::Renderer,
+) -> Result<eframe::WebRunner, JsValue> {
+    let runner = eframe::WebRunner::new();
+    let at = canvas.clone();
+    let create: eframe::AppCreator<'static> = Box::new(move |context| {
+        let ctx = &context.egui_ctx;
+        let mut app = App::new(ctx, launch());
+        // `work_between_frames` looks more often than there are frames.
+        app.set_look_out(false);
+        if wants_stillness() {
+            app.set_tab_icon(false);
+            ctx.all_styles_mut(|style| {
+                style.animation_time = 0.0;
+                style.scroll_animation = egui::style::ScrollAnimation::none();
+            });
+        }
+        mirror::install(ctx, at);
+        Ok(Box::new(Shell { app, icon: TabIcon::default(), ctx: ctx.clone() }))
+    });
+    let options = eframe::WebOptions { renderer, ..eframe::WebOptions::default() };
+    runner.start(canvas.clone(), options, create).await?;
+    Ok(runner)
+}
+
+/// Whether the visitor has asked for less motion.
+fn wants_stillness() -> bool {
+    let query = |window: web_sys::Window| {
+        window.match_media("(prefers-reduced-motion: reduce)").ok().flatten()
+    };
+    web_sys::window().and_then(query).is_some_and(|query| query.matches())
 }
 
 /// Frames come 60 times a second at most, and each may compute for a few milliseconds only: what is left between
@@ -70,7 +131,7 @@ async fn work_between_frames(runner: eframe::WebRunner) {
     let is_hidden = || web_sys::window().and_then(|w| w.document()).is_some_and(|d| d.hidden());
     while !runner.has_panicked() {
         let tick = match runner.app_mut::<Shell>() {
-            Some(mut app) if !is_hidden() => app.0.session_mut().tick(),
+            Some(mut shell) if !is_hidden() => shell.work(),
             _ => Tick::Idle,
         };
         match tick {
@@ -86,13 +147,17 @@ async fn work_between_frames(runner: eframe::WebRunner) {
     }
 }
 
+/// The device that the page's URL names.
+fn backend() -> Result<Backend, UnknownName> {
+    platform::query("backend").map_or(Ok(Backend::default()), |name| name.parse())
+}
+
 /// Parameters of the page's URL: `?model=`, `?vae=`, `?backend=`, and a shared run behind the `#`.
 fn launch() -> Launch {
     let mut problem = None;
     let share = platform::fragment()
         .and_then(|text| Share::parse(&text).map_err(|error| problem = Some(error)).ok());
-    let backend = platform::query("backend").map_or(Ok(Backend::default()), |name| name.parse());
-    let backend = backend.unwrap_or_else(|error: UnknownName| {
+    let backend = backend().unwrap_or_else(|error| {
         problem = Some(format!("?backend= in the address: {error}"));
         Backend::default()
     });
@@ -115,16 +180,18 @@ fn launch() -> Launch {
 #[wasm_bindgen]
 pub struct Page {
     runner: eframe::WebRunner,
+    painter: &'static str,
 }
 
 #[wasm_bindgen]
 impl Page {
-    /// What the app is doing: `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `decoder`, `width`,
+    /// What the app is doing: `painter`, `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `decoder`, `width`,
     /// `height`, `rendering`, `share`, `notes`.
     pub fn state(&self) -> Object {
         let state = Object::new();
-        if let Some(app) = self.runner.app_mut::<Shell>() {
-            describe(app.0.session(), &state);
+        if let Some(shell) = self.runner.app_mut::<Shell>() {
+            describe(shell.app.session(), &state);
+            objects::set(&state, "painter", self.painter);
         }
         state
     }
@@ -132,8 +199,8 @@ impl Page {
     /// The images after a step of the run on screen, one after the other, four bytes a pixel; of the last
     /// finished step where none is given.
     pub fn rgba(&self, step: Option<usize>) -> Option<Uint8ClampedArray> {
-        let app = self.runner.app_mut::<Shell>()?;
-        let record = app.0.session().record()?;
+        let shell = self.runner.app_mut::<Shell>()?;
+        let record = shell.app.session().record()?;
         let images = record.images(step.or(record.frames.len().checked_sub(1))?)?;
         let bytes = pixels::rgba(&images.samples, images.size);
         Some(Uint8ClampedArray::from(bytes.as_slice()))

@@ -299,6 +299,26 @@ impl CpuEngine {
         }
     }
 
+    /// Sets a part of a step, after which [`Engine::advance`] is done and there is no snapshot yet.
+    pub(in crate::engine) fn begin_part(&mut self, ops: &[Instruction]) {
+        assert!(self.ops.is_empty(), "the part before is not finished");
+        self.ops = ops.iter().cloned().collect();
+    }
+
+    /// Ends a step that was computed in parts: its snapshot is there.
+    pub(in crate::engine) fn end_step(&mut self) {
+        self.in_step = true;
+        self.advance_by(0);
+    }
+
+    /// A result of a forward pass, `[B, out_channels, height, width]`; `None` where `output` is none.
+    pub(in crate::engine) fn output(&mut self, output: Latent) -> Option<&mut Vec<f32>> {
+        match output {
+            Latent::Output(number) => self.latents.outputs.get_mut(usize::from(number)),
+            _ => None,
+        }
+    }
+
     fn advance_by(&mut self, budget: usize) -> Progress {
         for _ in 0..budget {
             self.advance_once();

@@ -47,7 +47,9 @@ pub(super) fn wasm(dev: bool) -> Result<Built, String> {
         ));
     }
     let wasm = output.wasm_mut().emit_wasm();
-    Ok(Built { js: output.js().to_owned(), wasm, target_folder })
+    let workers = std::fs::read_to_string("web/worker.js")
+        .map_err(|error| format!("cannot read web/worker.js: {error}"))?;
+    Ok(Built { js: format!("{}\n\n{workers}", output.js()), wasm, target_folder })
 }
 
 /// wasm-bindgen's two halves talk to each other in a format that changes with every version.

@@ -2,6 +2,7 @@
 
 mod budget;
 mod build;
+mod install;
 mod licences;
 mod optimise;
 mod page;
@@ -17,6 +18,8 @@ options:
   --serve      serve it locally and open it in the browser
   --port N     with --serve: the port; 0 takes a free one [default: 8080]
   --no-open    with --serve: do not open a browser
+  --address A  where the page will be, such as https://example.org/diffmoe/: sites that show a picture beside a link
+               to the page need its whole address
   --offline    also write dist/diffmoe.html: one self-contained file, for use without a network
   --optimise   get wasm-opt from npm (package `binaryen`) if it is not installed; the page works without it
   --dev        faster build instead of a small one, for work on the page";
@@ -31,6 +34,7 @@ struct Options {
     offline: bool,
     optimise: bool,
     dev: bool,
+    address: Option<String>,
 }
 
 impl Options {
@@ -42,6 +46,7 @@ impl Options {
             offline: false,
             optimise: false,
             dev: false,
+            address: None,
         };
         let mut rest = arguments.iter();
         while let Some(argument) = rest.next() {
@@ -54,6 +59,11 @@ impl Options {
                 "--port" => {
                     let port = rest.next().and_then(|text| text.parse().ok());
                     options.port = port.ok_or("--port needs a number from 0 to 65535")?;
+                }
+                "--address" => {
+                    let address = rest.next().filter(|text| text.starts_with("http"));
+                    options.address =
+                        Some(address.ok_or("--address needs an address with http")?.clone());
                 }
                 other => return Err(format!("unknown option {other:?}\n\n{HELP}")),
             }
@@ -70,7 +80,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let built = build::wasm(options.dev)?;
     let wasm = optimise::shrink(built.wasm, options.optimise, &built.target_folder)?;
     let licences = licences::collect()?;
-    let page = page::Page { js: built.js, wasm, licences, folder: folder.clone() };
+    let Options { address, .. } = &options;
+    let address = address.clone();
+    let page = page::Page { js: built.js, wasm, licences, folder: folder.clone(), address };
     page.write()?;
     if options.offline {
         page.write_offline()?;
@@ -100,6 +112,9 @@ mod tests {
         let options = parse("--serve --port 0 --no-open").unwrap();
         assert!(options.serve && !options.open && options.port == 0 && !options.offline);
         assert!(parse("--port").unwrap_err().contains("needs a number"));
+        let address = parse("--address https://example.org/").unwrap().address;
+        assert_eq!(address.as_deref(), Some("https://example.org/"));
+        assert!(parse("--address --dev").unwrap_err().contains("needs an address"));
         assert!(parse("--sevre").unwrap_err().contains("unknown option \"--sevre\""));
     }
 }

@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use super::install;
+
 /// The models hosted with the page; the first one draws the first image.
 const MODELS: [&str; 4] = ["emoji", "emoji_256", "emoji_text", "eurosat"];
 /// Files that go out as they are: where they are, and their names in `dist/`.
-const COPIES: [(&str, &str); 10] = [
+const COPIES: [(&str, &str); 12] = [
     ("web/start.js", "start.js"),
+    ("web/diffmoe-worker.js", "diffmoe-worker.js"),
+    ("web/card.png", "card.png"),
     ("web/diffmoe.d.ts", "diffmoe.d.ts"),
     ("web/README.md", "README.md"),
     ("web/example.html", "example.html"),
@@ -20,8 +24,20 @@ const COPIES: [(&str, &str); 10] = [
     ("assets/emoji_text.md", "models/emoji_text.md"),
     ("assets/eurosat.md", "models/eurosat.md"),
 ];
+/// Files that the page needs besides itself and its models.
+const PROGRAM: [&str; 6] = [
+    "start.js",
+    "diffmoe.js",
+    "diffmoe-worker.js",
+    "diffmoe_bg.wasm",
+    "manifest.webmanifest",
+    "icon-192.png",
+];
 /// The line of `index.html` that the build replaces: it loads the page when there is one.
 const SCRIPT: &str = "<!-- the build puts the scripts here -->";
+
+/// The line that the build replaces by links to files beside the page, where there are any.
+const LINKS: &str = "<!-- the build puts links to other files here -->";
 
 /// Browsers let no module in from a file; without this the page would stay at its first line for ever.
 const FROM_FILE: &str = "<script>if (location.protocol === \"file:\") document.getElementById(\"step\").textContent = \
@@ -35,6 +51,8 @@ pub(super) struct Page {
     /// Licences of what is compiled in.
     pub(super) licences: String,
     pub(super) folder: PathBuf,
+    /// Where the page will be, if that is known.
+    pub(super) address: Option<String>,
 }
 
 impl Page {
@@ -56,12 +74,32 @@ impl Page {
         self.put("package.json", self.package()?.as_bytes())?;
         let scripts = format!(
             "<script type=\"application/json\" id=\"models\">{}</script>\n{}{FROM_FILE}\n\
-             <script type=\"module\">import {{ start }} from \"./start.js\"; start({{ bytes: {} }});</script>",
+             <script type=\"module\">import {{ start }} from \"./start.js\"; start({{ bytes: {}, first: \"{}\" }});</script>",
             models(&MODELS)?,
             explorable(&MODELS)?,
             self.wasm.len(),
+            MODELS[0],
         );
-        self.put("index.html", index(&scripts)?.as_bytes())
+        let index = index(&scripts, &install::links(self.address.as_deref()))?;
+        self.put("index.html", index.as_bytes())?;
+        for (name, side, is_whole) in install::ICONS {
+            self.put(name, &install::icon(side, is_whole)?)?;
+        }
+        self.put("manifest.webmanifest", install::manifest()?.as_bytes())?;
+        self.put("sw.js", self.service_worker(index)?.as_bytes())
+    }
+
+    /// The service worker, which keeps what the page needs besides its models.
+    fn service_worker(&self, index: String) -> Result<String, String> {
+        let mut files = vec![("./", index.into_bytes())];
+        for name in PROGRAM {
+            let path = self.folder.join(name);
+            let bytes =
+                std::fs::read(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+            files.push((name, bytes));
+        }
+        let source = String::from_utf8(read("web/sw.js")?).map_err(|e| e.to_string())?;
+        install::service_worker(&source, &files)
     }
 
     /// Writes `diffmoe.html`, with the scripts, the WebAssembly and the first model inside.
@@ -84,7 +122,7 @@ impl Page {
             self.licences.replace('<', "&lt;"),
             start.replace("export async function", "async function"),
         );
-        self.put("diffmoe.html", index(&scripts)?.as_bytes())?;
+        self.put("diffmoe.html", index(&scripts, "")?.as_bytes())?;
         println!("\nwrote dist/diffmoe.html: one file, opens without a network");
         Ok(())
     }
@@ -107,8 +145,9 @@ impl Page {
             "license": "Apache-2.0 OR MIT",
             "main": "diffmoe.js",
             "types": "diffmoe.d.ts",
-            "sideEffects": false,
-            "files": ["diffmoe.js", "diffmoe_bg.wasm", "diffmoe.d.ts", "README.md", "example.html", "LICENSE-*"],
+            // The worker's file does something on its own.
+            "sideEffects": ["diffmoe-worker.js"],
+            "files": ["diffmoe.js", "diffmoe-worker.js", "diffmoe_bg.wasm", "diffmoe.d.ts", "README.md", "example.html", "LICENSE-*"],
             "keywords": ["diffusion", "webgpu", "wasm", "mixture-of-experts"],
         });
         serde_json::to_string_pretty(&package).map_err(|e| e.to_string())
@@ -163,17 +202,19 @@ fn models(names: &[&str]) -> Result<String, String> {
     serde_json::to_string(&all).map_err(|e| e.to_string())
 }
 
-/// The page's source with its scripts, without the notice for the unbuilt page.
-fn index(scripts: &str) -> Result<String, String> {
+/// The page's source with its scripts and links, without the notice for the unbuilt page.
+fn index(scripts: &str, links: &str) -> Result<String, String> {
     let source = String::from_utf8(read("index.html")?).map_err(|e| e.to_string())?;
-    fill(&source, scripts)
+    fill(&source, scripts, links)
 }
 
-fn fill(source: &str, scripts: &str) -> Result<String, String> {
-    if source.matches(SCRIPT).count() != 1 {
-        return Err(format!("index.html needs the line `{SCRIPT}` once"));
+fn fill(source: &str, scripts: &str, links: &str) -> Result<String, String> {
+    for line in [SCRIPT, LINKS] {
+        if source.matches(line).count() != 1 {
+            return Err(format!("index.html needs the line `{line}` once"));
+        }
     }
-    Ok(source.replace(SCRIPT, scripts).replacen(
+    Ok(source.replace(LINKS, links).replace(SCRIPT, scripts).replacen(
         "<html lang=\"en\" class=\"unbuilt\">",
         "<html lang=\"en\">",
         1,
@@ -189,8 +230,9 @@ mod tests {
         let source =
             std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../index.html")).unwrap();
         assert!(source.contains("class=\"unbuilt\""));
-        let page = fill(&source, "<script>1</script>").unwrap();
+        let page = fill(&source, "<script>1</script>", "<link 2>").unwrap();
         assert!(page.contains("<script>1</script>") && !page.contains("class=\"unbuilt\""));
-        assert!(fill("<html>", "").is_err());
+        assert!(page.contains("<link 2>") && !page.contains("<!-- the build"));
+        assert!(fill("<html>", "", "").is_err());
     }
 }

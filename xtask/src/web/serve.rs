@@ -96,6 +96,7 @@ fn mime(path: &Path) -> &'static str {
         Some("js") => "text/javascript; charset=utf-8",
         Some("wasm") => "application/wasm",
         Some("json") => "application/json",
+        Some("webmanifest") => "application/manifest+json",
         Some("md" | "ts") => "text/plain; charset=utf-8",
         Some("png") => "image/png",
         _ => "application/octet-stream",

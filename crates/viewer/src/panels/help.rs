@@ -5,6 +5,7 @@ use egui::{Grid, Id, Modal, RichText, ScrollArea, Ui};
 use crate::App;
 use crate::explore::keys::KEYS;
 use crate::keys::SHORTCUTS;
+use crate::platform;
 use crate::theme::Look;
 use crate::widgets::remark;
 
@@ -53,6 +54,9 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
         ui.set_width((screen.x - 48.0).min(520.0));
         ui.label(RichText::new("Help").size(18.0).strong());
         ScrollArea::vertical().max_height(screen.y - 150.0).show(ui, contents);
+        if platform::page_address().is_some() {
+            ui.checkbox(&mut app.view.tab_icon, "Image in the tab's icon while it is generated");
+        }
         ui.button("Close").clicked()
     });
     if modal.inner || modal.should_close() {

@@ -4,6 +4,10 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::path::Path;
 
+use diffmoe::checkpoint::Checkpoint;
+use diffmoe::engine::WeightChoice;
+use diffmoe::pipeline::{Backend, LoadError, Pipeline};
+
 use super::{Bytes, CachedFile, FetchError, PickedFile, Task, Transfer, Waker, map_file};
 
 /// Runs a job on a thread of its own; `on_done` is called when its result can be taken.
@@ -16,6 +20,21 @@ where
     std::thread::spawn(move || promise.keep(pollster::block_on(make())));
     task
 }
+
+/// Loads a model on the given backend. Threads share the work; there are no workers.
+///
+/// # Errors
+/// As [`Pipeline::open_async`].
+pub async fn open_model(
+    checkpoint: &Checkpoint,
+    backend: Backend,
+    _workers: Option<usize>,
+) -> Result<Pipeline, LoadError> {
+    Pipeline::open_async(checkpoint, backend, WeightChoice::Auto).await
+}
+
+/// Starts what a first model will need. Threads need nothing.
+pub fn warm_up(_backend: Backend) {}
 
 /// Maps the file at a path.
 ///

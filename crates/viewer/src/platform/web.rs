@@ -3,6 +3,7 @@
 mod fetch;
 mod files;
 mod store;
+mod workers;
 
 use std::future::Future;
 
@@ -16,6 +17,7 @@ use super::{CachedFile, Task, Waker};
 pub use fetch::{built_in, built_in_atlas, built_in_names, built_in_recording, fetch};
 pub use files::{pick_file, save_file};
 pub use store::{cached, delete_cached};
+pub use workers::{open_model, warm_up};
 
 #[wasm_bindgen]
 extern "C" {
@@ -69,6 +71,24 @@ async fn digest_by_browser(bytes: &[u8]) -> Option<[u8; 32]> {
     let promise = subtle.digest_with_str_and_u8_array("SHA-256", bytes).ok()?;
     let buffer = JsFuture::from(promise).await.ok()?;
     js_sys::Uint8Array::new(&buffer).to_vec().try_into().ok()
+}
+
+/// What relative addresses start from: the page's base, or the address of a worker's script.
+fn base() -> Option<String> {
+    let document = web_sys::window().and_then(|window| window.document());
+    if let Some(base) = document.and_then(|document| document.base_uri().ok().flatten()) {
+        return Some(base);
+    }
+    let location = Reflect::get(&js_sys::global(), &"location".into()).ok()?;
+    let address = Reflect::get(&location, &"href".into()).ok()?.as_string()?;
+    // A script without an address of its own belongs to the site that made it.
+    if address.starts_with("blob:") { Some(format!("{}/", origin()?)) } else { Some(address) }
+}
+
+/// The site of the page or the worker, such as `https://example.org`.
+fn origin() -> Option<String> {
+    let location = Reflect::get(&js_sys::global(), &"location".into()).ok()?;
+    Reflect::get(&location, &"origin".into()).ok()?.as_string()
 }
 
 fn location() -> Option<web_sys::Location> {

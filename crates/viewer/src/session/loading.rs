@@ -9,7 +9,6 @@ use super::decoder::OpenedDecoder;
 use super::{ModelInfo, Phase, Share};
 use crate::platform::{self, Bytes, Task, Transfer, Waker};
 use diffmoe::checkpoint::{Checkpoint, CheckpointError, TensorFile};
-use diffmoe::engine::WeightChoice;
 use diffmoe::pipeline::{Backend, Pipeline, Recipe};
 use diffmoe::vae::DecoderFile;
 
@@ -229,7 +228,7 @@ async fn open(
     hash: String,
     backend: Backend,
 ) -> Result<Opened, String> {
-    let model = Pipeline::open_async(&checkpoint, backend, WeightChoice::Auto)
+    let model = platform::open_model(&checkpoint, backend, None)
         .await
         .map_err(|error| error.to_string())?;
     let config = Arc::new(checkpoint.config().clone());

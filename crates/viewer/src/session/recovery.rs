@@ -6,7 +6,7 @@ use super::job::Job;
 use super::losses::{MOST_LOSSES, Next};
 use super::{NoteKind, Session};
 use crate::platform::{self, Task};
-use diffmoe::engine::{Engine, WeightChoice};
+use diffmoe::engine::Engine;
 use diffmoe::pipeline::{Backend, Pipeline};
 
 /// Something around an engine, or instead of it.
@@ -71,7 +71,7 @@ impl Session {
             let reopened = match reopen {
                 None => None,
                 Some(backend) => Some(
-                    Pipeline::open_async(&checkpoint, backend, WeightChoice::Auto)
+                    platform::open_model(&checkpoint, backend, None)
                         .await
                         .map_err(|error| error.to_string())?,
                 ),

@@ -6,6 +6,7 @@ mod explore;
 mod gaps;
 mod labels;
 mod many;
+mod mirror;
 mod take;
 
 use std::path::Path;

@@ -1,6 +1,6 @@
 //! Downloads: streamed, stored for the next visit, verified before reuse, and resumed after interruptions.
 
-use js_sys::{JsString, Promise, Reflect, Uint8Array};
+use js_sys::{JsString, Map, Promise, Reflect, Uint8Array};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use web_sys::{ReadableStreamDefaultReader, Request, RequestInit, Response};
 
 use super::super::{Bytes, FetchError, Transfer};
 use super::store::{Manifest, Store};
-use super::{pause, reason, sha256};
+use super::{base, origin, pause, reason, sha256};
 
 /// What arrives is put away in pieces of at least this many bytes.
 const PART: usize = 2 << 20;
@@ -21,6 +21,16 @@ const ATTEMPTS: u32 = 4;
 extern "C" {
     #[wasm_bindgen(js_name = fetch)]
     fn request(input: &JsValue) -> Promise;
+}
+
+/// The response that the page asked for while this program was loading (`web/start.js`); nothing the second time, or if
+/// that request failed.
+async fn preloaded(location: &str) -> Option<Response> {
+    let map = Reflect::get(&js_sys::global(), &"diffmoePreloaded".into()).ok()?;
+    let map = map.dyn_into::<Map>().ok()?;
+    let promise = map.get(&location.into()).dyn_into::<Promise>().ok()?;
+    map.delete(&location.into());
+    JsFuture::from(promise).await.ok()?.dyn_into().ok()
 }
 
 /// The build's description of the hosted models.
@@ -63,7 +73,7 @@ pub async fn built_in(name: &str, transfer: &Transfer) -> Option<Result<Bytes, F
         return Some(inside(name, &element, transfer).await);
     }
     let model = beside().remove(name)?;
-    let base = web_sys::window()?.document()?.base_uri().ok()??;
+    let base = base()?;
     // The checksum in the address makes a new version a new file for every cache on the way.
     let version = model.sha256.get(..8)?;
     let address = format!("models/{name}.safetensors?v={version}");
@@ -111,10 +121,8 @@ async fn forget_other_versions(location: &str) {
 /// # Errors
 /// When it cannot be reached, keeps breaking off, or arrives damaged.
 pub async fn fetch(location: &str, transfer: &Transfer) -> Result<Bytes, FetchError> {
-    let base =
-        web_sys::window().and_then(|w| w.document()).and_then(|d| d.base_uri().ok().flatten());
-    let absolute = match &base {
-        Some(base) => web_sys::Url::new_with_base(location, base),
+    let absolute = match base() {
+        Some(base) => web_sys::Url::new_with_base(location, &base),
         None => web_sys::Url::new(location),
     };
     let absolute = absolute.map_err(|_| FetchError::Unreachable {
@@ -269,6 +277,11 @@ impl<'t> Download<'t> {
 
     async fn ask(&self) -> Result<Response, Trouble> {
         let broken = |error: JsValue| Trouble::Broken(reason(&error));
+        if self.bytes.is_empty()
+            && let Some(response) = preloaded(&self.manifest.location).await
+        {
+            return Ok(response);
+        }
         let ask = Request::new_with_str_and_init(&self.manifest.location, &RequestInit::new())
             .map_err(broken)?;
         if !self.bytes.is_empty() {
@@ -285,8 +298,7 @@ impl<'t> Download<'t> {
 
     /// Whether the file lies on the page's own site.
     fn is_ours(&self) -> bool {
-        let origin = web_sys::window().and_then(|window| window.location().origin().ok());
-        origin.is_some_and(|origin| self.manifest.location.starts_with(&format!("{origin}/")))
+        origin().is_some_and(|origin| self.manifest.location.starts_with(&format!("{origin}/")))
     }
 
     /// Whether a response continues where we stopped, in the same version of the file as far as the headers show.

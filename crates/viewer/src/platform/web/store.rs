@@ -1,13 +1,13 @@
 //! Persistent downloads in the browser's Cache Storage: the parts of a file as they arrived, and a manifest that
 //! describes them. An interrupted download has an incomplete manifest.
 
-use js_sys::{Array, JsString, Uint8Array, global};
+use js_sys::{Array, JsString, Uint8Array};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{Cache, CacheStorage, Request, Response};
 
-use super::{CachedFile, reason};
+use super::{CachedFile, origin, reason};
 
 /// Name of our cache; a new number when the layout changes.
 const CACHE: &str = "diffmoe-models-1";
@@ -52,9 +52,7 @@ impl Store {
     pub(super) async fn open() -> Option<Self> {
         let promise = CACHES.with(|caches| caches.as_ref().map(|caches| caches.open(CACHE)))?;
         let cache: Cache = JsFuture::from(promise).await.ok()?.unchecked_into();
-        let location = js_sys::Reflect::get(&global(), &"location".into()).ok()?;
-        let origin = js_sys::Reflect::get(&location, &"origin".into()).ok()?.as_string()?;
-        Some(Self { cache, prefix: format!("{origin}/diffmoe-kept/") })
+        Some(Self { cache, prefix: format!("{}/diffmoe-kept/", origin()?) })
     }
 
     fn key(&self, location: &str, part: &str) -> String {

@@ -1,0 +1,240 @@
+// The page in Firefox and WebKit: what a visitor meets first there, and the API. Chromium has the other tests.
+// An engine that is not installed is reported as a skipped test with the name of its package.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { existsSync } from "node:fs";
+import { mkdir, writeFile } from "node:fs/promises";
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { pathToFileURL } from "node:url";
+import { DIST, distance, native, site, withPage } from "./lab.mjs";
+
+const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=3,2";
+const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, guidance: 2, scheduler: "euler", model: "emoji" };
+const OPTIONS = { labels: { subject: 3, style: 2 }, seed: 7, steps: 3, guidance: 2, scheduler: "euler" };
+
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+const installed = (places) => places.find((place) => existsSync(place));
+
+/** Firefox without a display: it has WebGPU and no WebGL. */
+const firefox = {
+  name: "Firefox",
+  package: "firefox-esr",
+  program: process.env.FIREFOX ?? installed(["/usr/bin/firefox-esr", "/usr/bin/firefox"]),
+  async start() {
+    const { default: puppeteer } = await import("puppeteer-core");
+    const browser = await puppeteer.launch({
+      browser: "firefox",
+      executablePath: this.program,
+      headless: true,
+      protocolTimeout: 600_000,
+      extraPrefsFirefox: {
+        "dom.webgpu.enabled": true,
+        "gfx.webgpu.ignore-blocklist": true,
+        "app.update.enabled": false,
+        "network.captive-portal-service.enabled": false,
+        "network.connectivity-service.enabled": false,
+        "browser.safebrowsing.downloads.remote.enabled": false,
+      },
+    });
+    const page = await browser.newPage();
+    await page.setViewport({ width: 1280, height: 800 });
+    return {
+      goto: (address) => page.goto(address, { timeout: 60_000 }),
+      evaluate: (script, ...given) => page.evaluate(script, ...given),
+      screenshot: async () => Buffer.from(await page.screenshot()),
+      close: () => browser.close(),
+    };
+  },
+};
+
+/** A port that nobody uses. */
+const freePort = () => new Promise((resolve) => {
+  const server = createServer();
+  server.listen(0, "127.0.0.1", () => {
+    const { port } = server.address();
+    server.close(() => resolve(port));
+  });
+});
+
+/** WebKitGTK's small browser, over WebDriver: no WebGPU. */
+const webkit = {
+  name: "WebKit",
+  package: "webkit2gtk-driver xvfb",
+  program: process.env.WEBKIT_DRIVER ?? installed(["/usr/bin/WebKitWebDriver"]),
+  async start() {
+    const port = await freePort();
+    const command = process.env.DISPLAY ? [this.program] : ["xvfb-run", "-a", this.program];
+    const [program, ...given] = [...command, `--port=${port}`, "--host=127.0.0.1"];
+    // A group of its own, so that the display ends with it.
+    const env = { ...process.env, WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS: "1" };
+    const driver = spawn(program, given, { env, stdio: "ignore", detached: true });
+    const call = async (method, path, body) => {
+      const address = `http://127.0.0.1:${port}${path}`;
+      const response = await fetch(address, { method, body: body && JSON.stringify(body) });
+      const { value } = await response.json();
+      if (value?.error) throw new Error(`${value.error}: ${value.message}`);
+      return value;
+    };
+    for (let tries = 0; ; tries++) {
+      try {
+        await call("GET", "/status");
+        break;
+      } catch (error) {
+        if (tries === 100) throw error;
+        await pause(100);
+      }
+    }
+    const folders = ["4.1", "4.0", "6.0"].map((version) => `/usr/lib/x86_64-linux-gnu/webkit2gtk-${version}`);
+    const binary = process.env.MINIBROWSER ?? installed(folders.map((folder) => `${folder}/MiniBrowser`));
+    const options = { binary, args: ["--automation"] };
+    const { sessionId } = await call("POST", "/session", { capabilities: { alwaysMatch: { "webkitgtk:browserOptions": options } } });
+    const session = `/session/${sessionId}`;
+    await call("POST", `${session}/timeouts`, { script: 300_000, pageLoad: 60_000 });
+    await call("POST", `${session}/window/rect`, { width: 1280, height: 860 });
+    return {
+      goto: (url) => call("POST", `${session}/url`, { url }),
+      async evaluate(script, ...given) {
+        const text = `const done = arguments[arguments.length - 1];
+          (async () => (${script})(...Array.from(arguments).slice(0, -1)))()
+            .then((value) => done({ value }), (error) => done({ error: String(error) }));`;
+        const { value, error } = await call("POST", `${session}/execute/async`, { script: text, args: given });
+        if (error) throw new Error(error);
+        return value;
+      },
+      screenshot: async () => Buffer.from(await call("GET", `${session}/screenshot`), "base64"),
+      async close() {
+        await call("DELETE", session).catch(() => {});
+        process.kill(-driver.pid);
+      },
+    };
+  },
+};
+
+/** Waits until the app in the page has finished a run; its state. */
+async function finished(page) {
+  let seen;
+  for (const end = Date.now() + 180_000; Date.now() < end; await pause(200)) {
+    seen = await page.evaluate(() => window.diffmoe?.state() ?? document.body.innerText);
+    if (seen?.phase === "ready" && seen.steps > 0 && seen.step === seen.steps && !seen.recorded) return seen;
+  }
+  throw new Error(`no finished run: ${JSON.stringify(seen)}`);
+}
+
+const pixels = (page) => page.evaluate(() => Array.from(window.diffmoe.rgba() ?? []));
+
+/** How many different colours a screenshot has. */
+const colours = (page, png) =>
+  page.evaluate(async (png) => {
+    const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
+    const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
+    canvas.drawImage(image, 0, 0);
+    const pixels = new Uint32Array(canvas.getImageData(0, 0, image.width, image.height).data.buffer);
+    return new Set(pixels).size;
+  }, png.toString("base64"));
+
+let wanted;
+before(async () => {
+  await withPage("about:blank", {}, async (page) => {
+    wanted = await native(page, NATIVE);
+  });
+});
+
+for (const engine of [firefox, webkit]) {
+  const skip = engine.program ? false : `${engine.name} is not installed; on Debian: apt-get install ${engine.package}`;
+  let page;
+  const started = async () => (page ??= await engine.start());
+  after(() => page?.close());
+
+  test(`${engine.name}: the page draws what a link names`, { skip }, async (context) => {
+    await started();
+    await page.goto(`${site.origin}/#${SHARE}`);
+    const state = await finished(page);
+    context.diagnostic(`painted with ${state.painter}, computed by ${state.device}; steps ${state.stepMs.map(Math.round)} ms`);
+    assert.ok(distance(await pixels(page), wanted) <= 2);
+    await pause(1000);
+    const png = await page.screenshot();
+    if (process.env.SCREENS) {
+      await mkdir(process.env.SCREENS, { recursive: true });
+      await writeFile(join(process.env.SCREENS, `page-${engine.name.toLowerCase()}.png`), png);
+    }
+    assert.ok((await colours(page, png)) > 200, "it is painted");
+    const shared = new URLSearchParams(state.share);
+    for (const [key, value] of new URLSearchParams(SHARE)) assert.equal(shared.get(key), value, key);
+  });
+
+  test(`${engine.name}: the API draws what the command line draws, with any number of workers`, { skip }, async () => {
+    await started();
+    await page.goto(`${site.origin}/example.html`);
+    const made = await page.evaluate(async (options) => {
+      const { default: init, Generator } = await import("/diffmoe.js");
+      await init();
+      const made = [];
+      for (const workers of [0, 1, 2]) {
+        const generator = await Generator.create({ model: "models/emoji.safetensors", backend: "cpu", workers });
+        const { rgba } = await generator.sample(options);
+        const both = await generator.sample({ ...options, count: 2, labels: { subject: [3, 5], style: 2 } });
+        made.push({ rgba: Array.from(rgba), both: Array.from(both.rgba), device: generator.info.device });
+        generator.free();
+      }
+      return made;
+    }, OPTIONS);
+    assert.deepEqual(made.map(({ device }) => /, (\d) workers?$/.exec(device)?.[1] ?? "0"), ["0", "1", "2"]);
+    for (const { rgba, both } of made) {
+      assert.ok(distance(rgba, wanted) <= 1, `${distance(rgba, wanted)}`);
+      assert.deepEqual(rgba, made[0].rgba);
+      assert.deepEqual(both, made[0].both);
+    }
+  });
+
+  test(`${engine.name}: WebGPU and the processor differ by 1 of 255 at most`, { skip }, async (context) => {
+    await started();
+    await page.goto(`${site.origin}/example.html`);
+    const made = await page.evaluate(async (options) => {
+      if (!(await navigator.gpu?.requestAdapter())) return null;
+      const { default: init, Generator } = await import("/diffmoe.js");
+      await init();
+      const generator = await Generator.create({ model: "models/emoji.safetensors", backend: "gpu" });
+      const { rgba, device } = await generator.sample(options);
+      return { rgba: Array.from(rgba), device };
+    }, OPTIONS);
+    if (!made) return context.skip(`${engine.name} has no WebGPU here`);
+    assert.match(made.device, /BrowserWebGpu/);
+    assert.ok(distance(made.rgba, wanted) <= 1, `${distance(made.rgba, wanted)}`);
+  });
+
+  test(`${engine.name}: the API works in a worker of one's own`, { skip }, async () => {
+    await started();
+    await page.goto(`${site.origin}/example.html`);
+    const made = await page.evaluate((origin, options) => new Promise((resolve) => {
+      const script = `
+        import init, { Generator } from "${origin}/diffmoe.js";
+        onmessage = async ({ data }) => {
+          try {
+            await init();
+            const generator = await Generator.create({ model: "models/emoji.safetensors", backend: "cpu" });
+            const { rgba } = await generator.sample(data);
+            postMessage(Array.from(rgba));
+          } catch (error) {
+            postMessage(String(error));
+          }
+        };`;
+      const worker = new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })), { type: "module" });
+      worker.onmessage = ({ data }) => resolve(data);
+      worker.onerror = ({ message }) => resolve(message);
+      worker.postMessage(options);
+    }), site.origin, OPTIONS);
+    assert.equal(typeof made, "object", made);
+    assert.ok(distance(made, wanted) <= 1);
+  });
+
+  test(`${engine.name}: the offline file draws from a file`, { skip }, async () => {
+    await started();
+    await page.goto(`${pathToFileURL(join(DIST, "diffmoe.html"))}#${SHARE}`);
+    const state = await finished(page);
+    assert.equal(state.model, "emoji");
+    assert.ok(distance(await pixels(page), wanted) <= 2);
+  });
+}
