@@ -10,7 +10,7 @@ mod recording;
 mod settings;
 mod settings_builder;
 mod sliced;
-mod sweep;
+mod survey;
 
 pub use decoder::{DecoderMismatch, LoadedDecoder, check_decoder};
 pub use decoding::{Decoding, DecodingState};
@@ -21,7 +21,7 @@ pub use recording::{Recording, RecordingError};
 pub use settings::{Settings, SettingsError};
 pub use settings_builder::{Label, SettingsBuilder};
 pub use sliced::Sliced;
-pub use sweep::{Sweep, SweepBatch, SweepError, SweepOptions};
+pub use survey::{Survey, SurveyBatch, SurveyError, SurveyOptions};
 
 pub use crate::scheduler::random_rows;
 

@@ -1,4 +1,4 @@
-//! `diffmoe atlas` as a user meets it: the counts are those of the traces, and a sweep that was killed goes on.
+//! `diffmoe atlas` as a user meets it: the counts are those of the traces, and a survey that was killed goes on.
 
 mod command;
 
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use command::{diffmoe, refused};
 use serde_json::Value;
 
-/// A sweep of three classes, two images each.
-fn sweep<'a>(path: &'a str, steps: &'a str, batch: &'a str) -> Vec<&'a str> {
+/// A survey of three classes, two images each.
+fn survey<'a>(path: &'a str, steps: &'a str, batch: &'a str) -> Vec<&'a str> {
     let fixed = ["atlas", "eurosat", "--backend", "cpu", "--class", "Forest,River,SeaLake"];
     let changed =
         ["--seeds", "2", "--seed", "5", "--steps", steps, "--batch", batch, "--out", path];
@@ -19,7 +19,7 @@ fn sweep<'a>(path: &'a str, steps: &'a str, batch: &'a str) -> Vec<&'a str> {
 
 fn measure(path: &Path, steps: &str, batch: &str, more: &[&str]) -> String {
     let path = path.display().to_string();
-    let (code, stdout, stderr) = diffmoe(&[&sweep(&path, steps, batch)[..], more].concat());
+    let (code, stdout, stderr) = diffmoe(&[&survey(&path, steps, batch)[..], more].concat());
     assert_eq!(code, 0, "{stderr}");
     stdout + &stderr
 }
@@ -106,14 +106,14 @@ fn the_counts_are_those_of_the_traces_of_the_same_images() {
 }
 
 #[test]
-fn a_sweep_that_was_killed_goes_on_and_ends_with_the_same_bytes() {
+fn a_survey_that_was_killed_goes_on_and_ends_with_the_same_bytes() {
     let folder = tempfile::tempdir().expect("a folder");
     let [whole, cut] = ["whole.json", "cut.json"].map(|name| folder.path().join(name));
     measure(&whole, "2", "1", &[]);
     assert!(!part(&whole).exists(), "deleted when the atlas is there");
 
     let mut child = Command::new(env!("CARGO_BIN_EXE_diffmoe"))
-        .args(sweep(&cut.display().to_string(), "2", "1"))
+        .args(survey(&cut.display().to_string(), "2", "1"))
         .stderr(Stdio::null())
         .spawn()
         .expect("the tool starts");
@@ -132,7 +132,7 @@ fn a_sweep_that_was_killed_goes_on_and_ends_with_the_same_bytes() {
     std::fs::write(part(&cut), &text).expect("a file");
 
     let name = cut.display().to_string();
-    let other = [&sweep(&name, "2", "1")[..], &["--guidance", "3"]].concat();
+    let other = [&survey(&name, "2", "1")[..], &["--guidance", "3"]].concat();
     refused(&other, "begun with other settings");
     let said = measure(&cut, "2", "2", &[]);
     assert!(said.contains("of 6 images are there already"), "{said}");

@@ -1,4 +1,4 @@
-//! What is kept of each image of a sweep: passes and tokens, by noise band, layer and expert.
+//! What is kept of each image of a survey: passes and tokens, by noise band, layer and expert.
 
 use serde::{Deserialize, Serialize};
 

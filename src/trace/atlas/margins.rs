@@ -1,4 +1,4 @@
-//! How far the decisions of a sweep lie from their thresholds: need − threshold in log-odds, over all tokens of the
+//! How far the decisions of a survey lie from their thresholds: need − threshold in log-odds, over all tokens of the
 //! passes with labels, by noise band, layer and expert.
 //!
 //! Batches are counted one by one and added up in any order: counts are integers.
@@ -30,7 +30,7 @@ pub struct MarginCounts {
     sums: Vec<i64>,
 }
 
-/// What the margins of a sweep amount to.
+/// What the margins of a survey amount to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AtlasMargins {
     /// Mean, `[bands][layers][E]`; 0 in a band without passes.

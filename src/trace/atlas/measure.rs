@@ -14,7 +14,7 @@ const SAMPLES: usize = 1000;
 /// Deals of the labels, at least.
 const LEAST_DEALS: usize = 20;
 
-/// What a sweep knows besides its counts.
+/// What a survey knows besides its counts.
 pub struct About<'a> {
     /// The model.
     pub config: &'a Config,

@@ -1,6 +1,6 @@
 //! The atlas of a model: how much each expert works on each label, by layer and noise level, counted over many images.
 //!
-//! A sweep draws images of chosen labels ([`Plan`]), keeps a few counts of each ([`ImageCounts`]), and adds them up. With
+//! A survey draws images of chosen labels ([`Plan`]), keeps a few counts of each ([`ImageCounts`]), and adds them up. With
 //! every table of counts comes what is left of it when the labels are dealt out to the images at random ([`Shuffled`]):
 //! what does not exceed that is noise. The file format is described in `docs/atlas-format.md`.
 
@@ -23,7 +23,7 @@ pub use margins::{AtlasMargins, MarginCounts, PERCENTILES};
 pub use measure::About;
 pub use plan::{Plan, PlannedTable};
 
-/// Counts of a sweep over the labels of a model.
+/// Counts of a survey over the labels of a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Atlas {
     /// The model's name.
@@ -36,13 +36,13 @@ pub struct Atlas {
     pub blocks: Vec<usize>,
     /// `T`, tokens of an image.
     pub tokens: usize,
-    /// Images of the sweep.
+    /// Images of the survey.
     pub images: usize,
     /// Passes with labels of one image in each noise band. Bands divide the noise levels from 1 to 0 evenly.
     pub passes: Vec<u32>,
     /// What the images were drawn with, for people: seed, steps, scheduler, guidance.
     pub settings: BTreeMap<String, String>,
-    /// One for each label table with at least two labels in the sweep.
+    /// One for each label table with at least two labels in the survey.
     pub tables: Vec<AtlasTable>,
     /// How far the decisions lie from their thresholds; not of models without a capacity predictor, nor in atlases of
     /// earlier versions.
@@ -53,7 +53,7 @@ pub struct Atlas {
     pub thumbnails: Option<Thumbnails>,
 }
 
-/// One label table of the sweep.
+/// One label table of the survey.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AtlasTable {
     /// The table's name: `class`, `subject`, `style`, or `prompt`.

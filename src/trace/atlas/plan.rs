@@ -1,6 +1,6 @@
-//! Which labels the images of a sweep show.
+//! Which labels the images of a survey show.
 
-/// A label table of a sweep.
+/// A label table of a survey.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedTable {
     /// The table's name.
@@ -11,8 +11,8 @@ pub struct PlannedTable {
     pub rows: Vec<u32>,
 }
 
-/// The images of a sweep: every combination of the tables' labels, several times. One seed of all combinations comes
-/// after the other, so that a sweep that is stopped early has seen every label.
+/// The images of a survey: every combination of the tables' labels, several times. One seed of all combinations comes
+/// after the other, so that a survey that is stopped early has seen every label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     tables: Vec<PlannedTable>,

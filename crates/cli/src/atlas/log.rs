@@ -1,14 +1,14 @@
-//! What a sweep has measured so far: a file beside the atlas that only grows, a line for each batch. A process that is
+//! What a survey has measured so far: a file beside the atlas that only grows, a line for each batch. A process that is
 //! killed leaves at most one line that is not whole, which is cut off; the atlas itself is written at the end, at once.
 
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use diffmoe::pipeline::SweepBatch;
+use diffmoe::pipeline::SurveyBatch;
 use serde::{Deserialize, Serialize};
 
-use super::sweep::Planned;
+use super::survey::Planned;
 
 /// One batch.
 #[derive(Serialize, Deserialize)]
@@ -16,7 +16,7 @@ struct Line {
     /// Number of its first image.
     first: usize,
     #[serde(flatten)]
-    batch: SweepBatch,
+    batch: SurveyBatch,
 }
 
 /// The file, open at its end.
@@ -27,12 +27,12 @@ pub(super) struct Log {
 
 impl Log {
     /// Opens what an earlier call of the same command left beside the atlas, or begins.
-    pub(super) fn open(atlas: &Path, sweep: &Planned) -> Result<(Self, Vec<SweepBatch>), String> {
+    pub(super) fn open(atlas: &Path, survey: &Planned) -> Result<(Self, Vec<SurveyBatch>), String> {
         let mut name = atlas.file_name().unwrap_or_default().to_owned();
         name.push(".part");
         let path = atlas.with_file_name(name);
         let fail = |error: std::io::Error| format!("cannot write {}: {error}", path.display());
-        let header = format!("{}\n", sweep.header());
+        let header = format!("{}\n", survey.header());
         let text = match std::fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -40,7 +40,7 @@ impl Log {
         };
         let (batches, whole) = match text.strip_prefix(header.as_bytes()) {
             Some(rest) => {
-                let (batches, bytes) = read(rest, sweep);
+                let (batches, bytes) = read(rest, survey);
                 (batches, header.len() + bytes)
             }
             // Killed while it wrote its first line.
@@ -62,7 +62,7 @@ impl Log {
     }
 
     /// Adds a batch, whose first image has this number.
-    pub(super) fn append(&mut self, first: usize, batch: &SweepBatch) -> Result<(), String> {
+    pub(super) fn append(&mut self, first: usize, batch: &SurveyBatch) -> Result<(), String> {
         let fail = |error: &dyn std::fmt::Display| {
             format!("cannot write {}: {error}", self.path.display())
         };
@@ -80,7 +80,7 @@ impl Log {
 }
 
 /// The batches that are whole and in order, and how many bytes they take.
-fn read(text: &[u8], planned: &Planned) -> (Vec<SweepBatch>, usize) {
+fn read(text: &[u8], planned: &Planned) -> (Vec<SurveyBatch>, usize) {
     let config = planned.checkpoint.config();
     let (layers, experts) = (config.moe_blocks().len(), config.num_experts);
     let (mut batches, mut images, mut bytes) = (Vec::new(), 0, 0);
@@ -88,7 +88,7 @@ fn read(text: &[u8], planned: &Planned) -> (Vec<SweepBatch>, usize) {
         let line = serde_json::from_slice::<Line>(text).ok().filter(|line| {
             text.ends_with(b"\n")
                 && line.first == images
-                && line.batch.images() <= planned.sweep.images() - images
+                && line.batch.images() <= planned.survey.images() - images
                 && line.batch.fits(layers, experts)
         });
         let Some(line) = line else { break };

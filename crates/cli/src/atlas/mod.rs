@@ -2,12 +2,12 @@
 
 mod log;
 mod report;
-mod sweep;
+mod survey;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use diffmoe::pipeline::{Backend, SweepBatch};
+use diffmoe::pipeline::{Backend, SurveyBatch};
 use diffmoe::trace::atlas::Atlas;
 
 use super::batches::Batches;
@@ -15,13 +15,13 @@ use super::output::Output;
 use super::scheduler_options::SchedulerOptions;
 use super::{Outcome, WeightsName, backend_parser};
 use log::Log;
-use sweep::Planned;
+use survey::Planned;
 
 /// Measure which expert works on which label at which noise level, and which labels need most compute.
 ///
 /// Draws images of many labels and counts the tokens that each expert takes of each label, by layer and noise level;
 /// beside it stands what the same counts give when labels are dealt out at random. Explore shows the result under
-/// Labels. A sweep that was interrupted goes on where it was when the same command is given again.
+/// Labels. A survey that was interrupted goes on where it was when the same command is given again.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe atlas emoji
@@ -102,15 +102,15 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let out = Output::reserve(&path)?;
     let started = Instant::now();
     let (mut log, mut batches) = Log::open(&path, &planned)?;
-    let (there, images) = (drawn(&batches), planned.sweep.images());
+    let (there, images) = (drawn(&batches), planned.survey.images());
     if there > 0 {
         eprintln!("{there} of {images} images are there already");
     }
     if there < images {
         draw(arguments, &planned, &mut log, &mut batches)?;
     }
-    let Planned { checkpoint, sweep, hash } = planned;
-    let atlas = sweep.atlas(checkpoint.config(), hash, batches);
+    let Planned { checkpoint, survey, hash } = planned;
+    let atlas = survey.atlas(checkpoint.config(), hash, batches);
     let text = atlas.to_json()?;
     out.write(|part| std::fs::write(part, &text))?;
     log.remove();
@@ -120,8 +120,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
 }
 
 /// Images that are drawn.
-fn drawn(batches: &[SweepBatch]) -> usize {
-    batches.iter().map(SweepBatch::images).sum()
+fn drawn(batches: &[SurveyBatch]) -> usize {
+    batches.iter().map(SurveyBatch::images).sum()
 }
 
 /// Draws what is missing; every batch is kept as soon as it is there.
@@ -129,16 +129,16 @@ fn draw(
     arguments: &Arguments,
     planned: &Planned,
     log: &mut Log,
-    batches: &mut Vec<SweepBatch>,
+    batches: &mut Vec<SurveyBatch>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let Planned { checkpoint, sweep, .. } = planned;
-    let (config, images) = (checkpoint.config(), sweep.images());
+    let Planned { checkpoint, survey, .. } = planned;
+    let (config, images) = (checkpoint.config(), survey.images());
     let place = (arguments.backend, arguments.weights.into());
     let mut first = drawn(batches);
-    let mut device = Batches::open(checkpoint, sweep.settings(), place, images - first)?;
+    let mut device = Batches::open(checkpoint, survey.settings(), place, images - first)?;
     while first < images {
         let drawn = device.draw(first..images.min(first + arguments.batch))?;
-        let batch = sweep.batch(config, first, &drawn.samples, &drawn.trace);
+        let batch = survey.batch(config, first, &drawn.samples, &drawn.trace);
         log.append(first, &batch)?;
         first += batch.images();
         batches.push(batch);
@@ -149,7 +149,7 @@ fn draw(
 /// The atlas that is asked for, where it is there already.
 fn finished(path: &Path, planned: &Planned) -> Option<Atlas> {
     let atlas = Atlas::from_json(&std::fs::read(path).ok()?).ok()?;
-    planned.sweep.describes(&atlas, &planned.hash).then_some(atlas)
+    planned.survey.describes(&atlas, &planned.hash).then_some(atlas)
 }
 
 /// An atlas by its own path, beside its model, or embedded.

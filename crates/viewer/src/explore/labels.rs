@@ -10,7 +10,7 @@ use super::data::labels::Row;
 use super::labels_frame::{CAPACITY, Columns, FOOT, GAP, HEAD, THUMB_ROW, footer, heads};
 use super::paint::{self, hatch, text, text_within};
 use super::scene::{Scene, Touch, Wish, toggle_expert};
-use super::sweep;
+use super::survey;
 use crate::session::Selection;
 
 /// log₂ at the ends of the scale.
@@ -18,7 +18,7 @@ const MOST: f32 = 2.0;
 
 /// Height that all rows need in one column.
 pub(super) fn height(scene: &Scene<'_>) -> f32 {
-    let Some(view) = scene.atlas else { return sweep::HEIGHT };
+    let Some(view) = scene.atlas else { return survey::HEIGHT };
     let rows = view.heat.rows.len();
     HEAD + THUMB_ROW * rows as f32 + FOOT + 30.0
 }
@@ -37,7 +37,7 @@ pub(super) fn show(
     touch: &mut Touch,
     wide: bool,
 ) {
-    let Some(view) = scene.atlas else { return sweep::show(ui, area, scene, touch) };
+    let Some(view) = scene.atlas else { return survey::show(ui, area, scene, touch) };
     let experts = view.atlas.experts;
     let foot = if wide { FOOT } else { FOOT + 16.0 };
     let body = area.with_max_y(area.bottom() - foot);

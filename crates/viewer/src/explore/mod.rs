@@ -43,8 +43,8 @@ mod scene;
 mod shot;
 mod stage;
 mod story;
+mod survey;
 mod svg;
-mod sweep;
 mod tabs;
 mod time;
 mod tour;
@@ -63,7 +63,7 @@ use self::keys::Stroke;
 use self::made::{Made, RunKey, nearest_steps};
 use self::now::{Hover, Now};
 use self::pair::Side;
-use self::scene::{Other, Part, Scene, Sweeping, Touch, Wish};
+use self::scene::{Other, Part, Scene, Surveying, Touch, Wish};
 use crate::App;
 use crate::panels::{notes, stage as draw_stage};
 use crate::session::{Card, Choice, NoteKind, Phase, Record, Selection, Session};
@@ -259,9 +259,9 @@ fn body(app: &mut App, ui: &mut Ui, wide: bool) {
         measures: &explore.measures,
         atlas: labels,
         other_atlas: app.session.atlas_is_of_another_version(),
-        sweep: Sweeping {
-            images: app.session.images_of_sweep().filter(|_| can_draw),
-            progress: app.session.sweep().filter(|_| can_draw),
+        survey: Surveying {
+            images: app.session.images_of_survey().filter(|_| can_draw),
+            progress: app.session.survey().filter(|_| can_draw),
         },
         now,
         hover: explore.hover,
@@ -331,8 +331,8 @@ impl App {
             Some(Wish::ShowAsB(id)) => self.explore.compare.keep(id),
             Some(Wish::Swap) => self.swap(),
             Some(Wish::Compare) => self.compare_with(change),
-            Some(Wish::Sweep) => self.session.toggle_sweep(),
-            Some(Wish::CancelSweep) => self.session.cancel_sweep(),
+            Some(Wish::Survey) => self.session.toggle_survey(),
+            Some(Wish::CancelSurvey) => self.session.cancel_survey(),
             Some(Wish::DrawLabel(table, label)) => self.draw_label(table, label),
             None => {}
         }

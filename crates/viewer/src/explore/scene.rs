@@ -14,7 +14,7 @@ use super::measure::Measures;
 use super::now::{Hover, Now};
 use super::offer::Save;
 use super::pair::Pair;
-use crate::session::{Record, Selection, SweepProgress};
+use crate::session::{Record, Selection, SurveyProgress};
 
 /// What the views read.
 #[derive(Clone, Copy)]
@@ -38,7 +38,7 @@ pub(super) struct Scene<'a> {
     /// Whether the atlas was measured with another file of the model's name.
     pub(super) other_atlas: bool,
     /// The atlas that can be measured here, or is.
-    pub(super) sweep: Sweeping,
+    pub(super) survey: Surveying,
     pub(super) now: Now,
     /// What is under the pointer since the last frame.
     pub(super) hover: Hover,
@@ -51,11 +51,11 @@ pub(super) struct Scene<'a> {
 
 /// What can be measured of the model in the background.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sweeping {
-    /// Images of a sweep, where the model has labels to compare.
+pub(super) struct Surveying {
+    /// Images of a survey, where the model has labels to compare.
     pub(super) images: Option<usize>,
     /// How far one is.
-    pub(super) progress: Option<SweepProgress>,
+    pub(super) progress: Option<SurveyProgress>,
 }
 
 /// What a run is in a comparison.
@@ -134,9 +134,9 @@ pub(super) enum Wish {
     /// Write a file of a view.
     Save(Save),
     /// Begin to measure an atlas in the background, pause it, go on with it.
-    Sweep,
+    Survey,
     /// Give that up.
-    CancelSweep,
+    CancelSurvey,
     /// Draw a label of the atlas: its table, and its place there.
     DrawLabel(usize, usize),
 }

@@ -80,7 +80,7 @@ impl Session {
 
     /// Whether [`Session::decode`] would do something.
     pub fn can_decode(&self, frame: usize) -> bool {
-        let prepares = self.preparing.is_some() && !self.prepares_sweep();
+        let prepares = self.preparing.is_some() && !self.prepares_survey();
         let samples = prepares || self.samples();
         !samples
             && self.decode.is_none()

@@ -91,7 +91,7 @@ impl Session {
         match &mut self.preparing {
             Some(Preparing { purpose: Purpose::Start(job), .. }) => Some(job),
             Some(Preparing { purpose: Purpose::Recover, .. }) => self.job.as_mut(),
-            Some(Preparing { purpose: Purpose::Sweep, .. }) | None => {
+            Some(Preparing { purpose: Purpose::Survey, .. }) | None => {
                 self.job.as_mut().filter(|job| job.is_attached())
             }
         }

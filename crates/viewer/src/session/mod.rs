@@ -22,7 +22,7 @@ mod recovery;
 mod saved;
 mod selection;
 mod share;
-mod sweep;
+mod survey;
 #[cfg(test)]
 pub(crate) mod tests;
 mod traced;
@@ -40,7 +40,7 @@ pub use record::Record;
 pub use saved::is_png;
 pub use selection::{Card, MOST_SHIFT, Overlay, Scope, Selection, TOUR_STOPS};
 pub use share::{Origin, Share};
-pub use sweep::SweepProgress;
+pub use survey::SurveyProgress;
 pub use traced::is_trace;
 pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
 
@@ -57,15 +57,15 @@ use loading::Loading;
 use losses::Losses;
 use pacing::Pace;
 use recovery::{Preparing, Purpose};
-use sweep::SweepJob;
+use survey::SurveyJob;
 
 /// A model that is open.
 struct Model {
     info: ModelInfo,
     checkpoint: Arc<Checkpoint>,
     open: Pipeline,
-    /// Images of a sweep over its labels, if it has labels and experts.
-    sweep_images: Option<usize>,
+    /// Images of a survey over its labels, if it has labels and experts.
+    survey_images: Option<usize>,
 }
 
 /// The logic of the app.
@@ -121,7 +121,7 @@ pub struct Session {
     /// Atlases of models; the one opened last is at the end.
     atlases: Vec<Arc<Atlas>>,
     /// An atlas that is being measured.
-    sweep: Option<SweepJob>,
+    survey: Option<SurveyJob>,
     /// Wraps each engine, for tests.
     wrap: Option<recovery::Wrap>,
     /// Wraps each decoder, for tests.
@@ -160,7 +160,7 @@ impl Session {
             recording: false,
             history: History::default(),
             atlases: Vec::new(),
-            sweep: None,
+            survey: None,
             wrap: None,
             wrap_decoder: None,
         };
@@ -199,7 +199,7 @@ impl Session {
             }
         };
         let tick = tick.sooner(self.tick_decoding());
-        let tick = tick.sooner(self.tick_sweep());
+        let tick = tick.sooner(self.tick_survey());
         self.replace_recording();
         let in_background = !self.loading.is_empty() || self.preparing.is_some();
         if tick == Tick::Idle && in_background { Tick::Later } else { tick }
@@ -227,10 +227,10 @@ impl Session {
 
     /// The current phase. A run takes precedence over a model being loaded at the same time; see [`Session::loading`].
     pub fn phase(&self) -> Phase {
-        // A sweep goes on behind all others.
-        if let Some(preparing) = self.preparing.as_ref().filter(|_| !self.prepares_sweep()) {
+        // A survey goes on behind all others.
+        if let Some(preparing) = self.preparing.as_ref().filter(|_| !self.prepares_survey()) {
             return match &preparing.purpose {
-                Purpose::Recover | Purpose::Sweep => Phase::Recovering,
+                Purpose::Recover | Purpose::Survey => Phase::Recovering,
                 Purpose::Start(job) => Phase::Opening {
                     what: match job.record.settings.images() {
                         1 => "kernels and memory for one image".into(),

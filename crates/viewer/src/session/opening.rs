@@ -2,7 +2,7 @@
 
 use super::loading::{Loaded, Loading, Opened};
 use super::losses::Losses;
-use super::sweep::images_of_sweep;
+use super::survey::images_of_survey;
 use super::{Controls, Model, ModelSource, NoteKind, Origin, Session, Share};
 
 /// What a link of two runs asks for after the first of them.
@@ -129,15 +129,15 @@ impl Session {
         self.decode = None;
         self.give_up_run();
         // Engines of the model before hold its weights.
-        (self.idle, self.preparing, self.sweep) = (None, None, None);
+        (self.idle, self.preparing, self.survey) = (None, None, None);
         (self.lost, self.losses) = (false, Losses::default());
         let same = self.model.as_ref().is_some_and(|before| before.info.hash == info.hash);
         let fits = |share: &mut Share| share.hash.is_some() && share.agrees_with(&info.hash);
         let share = share.or_else(|| self.awaited.take_if(fits));
         let (config, hash) = (info.config.clone(), info.hash.clone());
         self.find_atlas(&info.source);
-        let sweep_images = images_of_sweep(&config);
-        self.model = Some(Model { info, checkpoint, open: model, sweep_images });
+        let survey_images = images_of_survey(&config);
+        self.model = Some(Model { info, checkpoint, open: model, survey_images });
         self.check_decoder();
         if let Some(share) = share {
             self.controls = Controls::for_model(&config);

@@ -19,8 +19,8 @@ pub(super) enum Purpose {
     Start(Box<Job>),
     /// To resume the run whose device was lost.
     Recover,
-    /// To go on with the sweep.
-    Sweep,
+    /// To go on with the survey.
+    Survey,
 }
 
 /// An engine, and the model on the device that was opened for it.
@@ -107,11 +107,11 @@ impl Session {
                     self.recover(&error.to_string());
                 }
             }
-            (Ok(prepared), Purpose::Sweep) => {
+            (Ok(prepared), Purpose::Survey) => {
                 let engine = self.place(prepared);
-                self.begin_sweep_on(engine);
+                self.begin_survey_on(engine);
             }
-            (Err(text), Purpose::Sweep) => self.stop_sweep(&text),
+            (Err(text), Purpose::Survey) => self.stop_survey(&text),
             // The old engine and images stay.
             (Err(text), Purpose::Start(_)) => self.note(NoteKind::Error, text),
             (Err(text), Purpose::Recover) => self.recover(&text),

@@ -2,7 +2,7 @@
 
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::WeightChoice;
-use diffmoe::pipeline::{Pipeline, Run, Sweep, SweepOptions};
+use diffmoe::pipeline::{Pipeline, Run, Survey, SurveyOptions};
 use diffmoe::trace::atlas::{About, Atlas, ImageCounts, Plan, PlannedTable};
 use diffmoe_viewer::session::{Card, Selection};
 
@@ -55,8 +55,8 @@ fn without_an_atlas_the_tab_says_how_to_get_one() {
     harness.check_accessibility();
 }
 
-/// Images of the background sweep of the tiny model: five subjects in two styles, six times.
-const SWEEP: SweepOptions = SweepOptions {
+/// Images of the background survey of the tiny model: five subjects in two styles, six times.
+const SWEEP: SurveyOptions = SurveyOptions {
     tables: Vec::new(),
     labels: 24,
     images_of_label: 12,
@@ -71,7 +71,7 @@ const SWEEP: SweepOptions = SweepOptions {
 fn an_atlas_is_measured_in_the_background_while_nothing_else_is_drawn() {
     for size in [DESKTOP, PHONE] {
         let mut harness = labels(size);
-        let done = |app: &App| app.session().sweep().map_or(0, |sweep| sweep.done);
+        let done = |app: &App| app.session().survey().map_or(0, |survey| survey.done);
         harness.get_by_role_and_label(Role::Button, "Measure an atlas").click();
         until(&mut harness, "a batch", |app| done(app) > 0);
         harness.get_by_role_and_label(Role::Button, "Pause measuring").click();
@@ -81,7 +81,7 @@ fn an_atlas_is_measured_in_the_background_while_nothing_else_is_drawn() {
         assert_eq!(done(harness.state().app()), before);
         assert!(has(&harness, &format!("Paused: {before} of 60 images")));
         harness.check_accessibility();
-        // A run of the visitor comes first, and is not mixed up with the sweep.
+        // A run of the visitor comes first, and is not mixed up with the survey.
         harness.get_by_role_and_label(Role::Button, "Go on measuring").click();
         harness.run_steps(3);
         let runs = harness.state().app().session().history().len();
@@ -108,26 +108,26 @@ fn an_atlas_is_measured_in_the_background_while_nothing_else_is_drawn() {
         let bytes = Bytes::new(bytes.to_vec());
         let checkpoint = Checkpoint::from_bytes("tiny", bytes).expect("a model");
         let config = checkpoint.config();
-        let sweep = Sweep::new(config, &SWEEP).expect("a sweep");
+        let survey = Survey::new(config, &SWEEP).expect("a survey");
         let pipeline = Pipeline::open(&checkpoint, Backend::Cpu, WeightChoice::Auto);
         let engine = pipeline.expect("a pipeline").engine(60).expect("an engine");
-        let run = Run::start(engine, config, sweep.settings().clone(), 0).expect("a run");
+        let run = Run::start(engine, config, survey.settings().clone(), 0).expect("a run");
         let run = run.finish(|_| ()).expect("images");
-        let batch = sweep.batch(config, 0, &run.samples, &run.trace);
-        let atlas = sweep.atlas(config, found.hash.clone(), vec![batch]);
+        let batch = survey.batch(config, 0, &run.samples, &run.trace);
+        let atlas = survey.atlas(config, found.hash.clone(), vec![batch]);
         assert_eq!(**found, atlas);
         assert!(atlas.margin(0, 0, 1).is_some());
     }
 }
 
 #[test]
-fn a_sweep_can_be_given_up() {
+fn a_survey_can_be_given_up() {
     let mut harness = labels(DESKTOP);
     harness.get_by_role_and_label(Role::Button, "Measure an atlas").click();
     harness.run_steps(3);
     harness.get_by_role_and_label(Role::Button, "Give up").click();
     harness.run_steps(3);
-    assert_eq!(harness.state().app().session().sweep(), None);
+    assert_eq!(harness.state().app().session().survey(), None);
     assert!(has(&harness, "Measure an atlas"));
     // Another model has no part of it.
     harness.get_by_role_and_label(Role::Button, "Measure an atlas").click();
@@ -137,7 +137,7 @@ fn a_sweep_can_be_given_up() {
         app.session().model().is_some_and(|model| model.name.contains("dense"))
     });
     let session = harness.state().app().session();
-    assert_eq!((session.sweep(), session.images_of_sweep()), (None, None));
+    assert_eq!((session.survey(), session.images_of_survey()), (None, None));
 }
 
 #[test]

@@ -2,17 +2,17 @@
 
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::model::{Config, LabelTable};
-use diffmoe::pipeline::{Sweep, SweepOptions};
+use diffmoe::pipeline::{Survey, SurveyOptions};
 use diffmoe::trace::atlas::PlannedTable;
 
 use super::super::checksum::short_hash;
 use super::super::labels::resolve;
 use super::Arguments;
 
-/// A sweep before its first image.
+/// A survey before its first image.
 pub(super) struct Planned {
     pub(super) checkpoint: Checkpoint,
-    pub(super) sweep: Sweep,
+    pub(super) survey: Survey,
     pub(super) hash: String,
 }
 
@@ -26,31 +26,31 @@ impl Planned {
                 format!("a batch of {} is not possible; choose 1 to 256", arguments.batch).into()
             );
         }
-        let options = SweepOptions {
+        let options = SurveyOptions {
             tables: tables(arguments, config)?,
             labels: arguments.labels,
             seeds: arguments.seeds,
             seed: arguments.seed,
             steps: arguments.steps,
             guidance: arguments.guidance,
-            scheduler: Some(arguments.scheduler.resolve(Sweep::scheduler(config))?),
-            ..SweepOptions::default()
+            scheduler: Some(arguments.scheduler.resolve(Survey::scheduler(config))?),
+            ..SurveyOptions::default()
         };
-        let sweep = Sweep::new(config, &options)?;
+        let survey = Survey::new(config, &options)?;
         let hash = short_hash(&checkpoint);
-        Ok(Self { checkpoint, sweep, hash })
+        Ok(Self { checkpoint, survey, hash })
     }
 
-    /// What the images of the sweep depend on, as one line of JSON.
+    /// What the images of the survey depend on, as one line of JSON.
     pub(super) fn header(&self) -> serde_json::Value {
-        let tables = self.sweep.plan().tables().iter().map(|table| (&table.name, &table.labels));
+        let tables = self.survey.plan().tables().iter().map(|table| (&table.name, &table.labels));
         serde_json::json!({
             "log": 2,
             "model": self.checkpoint.config().name,
             "hash": self.hash,
-            "settings": self.sweep.described(),
+            "settings": self.survey.described(),
             "tables": tables.collect::<Vec<_>>(),
-            "images": self.sweep.images(),
+            "images": self.survey.images(),
         })
     }
 }

@@ -17,7 +17,7 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
     let look = scene.ink.look;
     let mut lines =
         vec!["Labels × experts needs an atlas: counts over many images of the model.".to_owned()];
-    lines.push(match (scene.sweep.progress, scene.sweep.images) {
+    lines.push(match (scene.survey.progress, scene.survey.images) {
         (Some(progress), _) => {
             let state = if progress.is_paused { "Paused" } else { "Measuring" };
             format!(
@@ -32,7 +32,7 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
     });
     let buttons = area.top() + 8.0 + LINE * lines.len() as f32 + 4.0;
     let file = format!("diffmoe atlas {}.safetensors", scene.record.config.name);
-    let is_alone = scene.sweep.images.is_none();
+    let is_alone = scene.survey.images.is_none();
     let command =
         if is_alone { file } else { format!("For more images, drop the file of: {file}") };
     let response = ui.interact(area, ui.scope_id().with("no atlas"), Sense::hover());
@@ -53,18 +53,18 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, touch: &mut Touch
         let button = super::centred(words).truncate().min_size(place.size());
         put(ui, place, button).clicked()
     };
-    let Some(progress) = scene.sweep.progress else {
+    let Some(progress) = scene.survey.progress else {
         if !is_alone && button(ui, first, "Measure an atlas") {
-            touch.wish = Some(Wish::Sweep);
+            touch.wish = Some(Wish::Survey);
         }
         return;
     };
     let words = if progress.is_paused { "Go on measuring" } else { "Pause measuring" };
     if button(ui, first, words) {
-        touch.wish = Some(Wish::Sweep);
+        touch.wish = Some(Wish::Survey);
     }
     if button(ui, second, "Give up") {
-        touch.wish = Some(Wish::CancelSweep);
+        touch.wish = Some(Wish::CancelSurvey);
     }
     let bar = Rect::from_min_size(
         pos2(area.left(), buttons + BUTTON + 3.0),

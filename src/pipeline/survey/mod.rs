@@ -1,4 +1,4 @@
-//! A sweep over the labels of a model: which images it draws, what it keeps of each batch, and the atlas that follows.
+//! A survey over the labels of a model: which images it draws, what it keeps of each batch, and the atlas that follows.
 //!
 //! Whoever draws it cuts it into batches: the command line one after the other, the app between two frames.
 
@@ -14,16 +14,16 @@ use crate::scheduler::SchedulerKind;
 use crate::trace::Trace;
 use crate::trace::atlas::{About, Atlas, ImageCounts, MarginCounts, Plan, PlannedTable};
 
-/// Most images of a sweep.
+/// Most images of a survey.
 const MOST_IMAGES: usize = 1_000_000;
 /// Labels of the tables after the first: they multiply.
 const MOST_STYLES: usize = 16;
 /// Name of the table of prompts.
 const PROMPT: &str = "prompt";
 
-/// What a sweep draws.
+/// What a survey draws.
 #[derive(Clone, Debug)]
-pub struct SweepOptions {
+pub struct SurveyOptions {
     /// Tables whose labels are chosen, by name; `prompt` for prompts. Of the others some labels are drawn, evenly spread.
     pub tables: Vec<PlannedTable>,
     /// Labels of the first table that are drawn where none are chosen.
@@ -38,12 +38,12 @@ pub struct SweepOptions {
     pub steps: u32,
     /// Guidance scale. Default: the model's.
     pub guidance: Option<f32>,
-    /// Scheduler. Default: [`Sweep::scheduler`].
+    /// Scheduler. Default: [`Survey::scheduler`].
     pub scheduler: Option<SchedulerKind>,
 }
 
 /// As `diffmoe atlas` without options.
-impl Default for SweepOptions {
+impl Default for SurveyOptions {
     fn default() -> Self {
         Self {
             tables: Vec::new(),
@@ -58,9 +58,9 @@ impl Default for SweepOptions {
     }
 }
 
-/// A sweep that cannot be drawn.
+/// A survey that cannot be drawn.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum SweepError {
+pub enum SurveyError {
     /// No layer routes.
     #[error("{0} has no experts, so there is nothing to measure")]
     NoExperts(String),
@@ -82,9 +82,9 @@ pub enum SweepError {
     Settings(#[from] SettingsError),
 }
 
-/// The images of a sweep.
+/// The images of a survey.
 #[derive(Clone, Debug)]
-pub struct Sweep {
+pub struct Survey {
     plan: Plan,
     settings: Settings,
     described: BTreeMap<String, String>,
@@ -92,7 +92,7 @@ pub struct Sweep {
 
 /// What a batch of images leaves behind.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SweepBatch {
+pub struct SurveyBatch {
     /// Counts of each image.
     counts: Vec<ImageCounts>,
     /// Small images of those that are the first of their label; of models that generate pixels.
@@ -102,14 +102,14 @@ pub struct SweepBatch {
     margins: Option<MarginCounts>,
 }
 
-impl Sweep {
-    /// Plans a sweep.
+impl Survey {
+    /// Plans a survey.
     ///
     /// # Errors
-    /// When the model has no experts, or the options do not make a sweep.
-    pub fn new(config: &Config, options: &SweepOptions) -> Result<Self, SweepError> {
+    /// When the model has no experts, or the options do not make a survey.
+    pub fn new(config: &Config, options: &SurveyOptions) -> Result<Self, SurveyError> {
         if config.moe_blocks().is_empty() {
-            return Err(SweepError::NoExperts(config.name.clone()));
+            return Err(SurveyError::NoExperts(config.name.clone()));
         }
         let plan = plan(config, options)?;
         let settings = settings(config, options, &plan)?;
@@ -139,12 +139,12 @@ impl Sweep {
         &self.settings
     }
 
-    /// What decides the counts, for people and for comparing sweeps.
+    /// What decides the counts, for people and for comparing surveys.
     pub fn described(&self) -> &BTreeMap<String, String> {
         &self.described
     }
 
-    /// Whether an atlas is the result of this sweep with a model of this hash.
+    /// Whether an atlas is the result of this survey with a model of this hash.
     pub fn describes(&self, atlas: &Atlas, hash: &str) -> bool {
         let compared = self.plan.tables().iter().filter(|table| table.labels.len() > 1);
         let labels: Vec<&[String]> = compared.map(|table| table.labels.as_slice()).collect();
@@ -155,20 +155,20 @@ impl Sweep {
             && atlas.margins.is_some() == self.settings.record_scores
     }
 
-    /// What is kept of the images `first..` of the sweep: their samples, `[B, C, h, w]`, and their routing.
+    /// What is kept of the images `first..` of the survey: their samples, `[B, C, h, w]`, and their routing.
     pub fn batch(
         &self,
         config: &Config,
         first: usize,
         samples: &[f32],
         trace: &Trace,
-    ) -> SweepBatch {
+    ) -> SurveyBatch {
         let samples = samples.chunks_exact(config.sample_len()).enumerate();
         let small = samples.clone().map(|(i, sample)| {
             let is_first = self.is_first_of_label(first + i);
             is_first.then(|| thumbnails::small(config, sample)).flatten()
         });
-        SweepBatch {
+        SurveyBatch {
             counts: samples.map(|(i, _)| ImageCounts::of(trace, i, config.objective)).collect(),
             small: small.collect(),
             margins: MarginCounts::of(trace, config.objective),
@@ -179,7 +179,7 @@ impl Sweep {
     ///
     /// # Panics
     /// When images are missing, or they are of another model: a bug of the caller.
-    pub fn atlas(&self, config: &Config, hash: String, batches: Vec<SweepBatch>) -> Atlas {
+    pub fn atlas(&self, config: &Config, hash: String, batches: Vec<SurveyBatch>) -> Atlas {
         let (mut counts, mut small) = (Vec::new(), Vec::new());
         let mut margins: Option<MarginCounts> = None;
         for batch in batches {
@@ -205,7 +205,7 @@ impl Sweep {
     }
 }
 
-impl SweepBatch {
+impl SurveyBatch {
     /// Images.
     pub fn images(&self) -> usize {
         self.counts.len()
@@ -220,7 +220,7 @@ impl SweepBatch {
 }
 
 /// The labels that are drawn.
-fn plan(config: &Config, options: &SweepOptions) -> Result<Plan, SweepError> {
+fn plan(config: &Config, options: &SurveyOptions) -> Result<Plan, SurveyError> {
     let chosen = |name: &str| options.tables.iter().find(|table| table.name == name).cloned();
     let mut tables = Vec::new();
     if let Some(text) = &config.text {
@@ -236,19 +236,23 @@ fn plan(config: &Config, options: &SweepOptions) -> Result<Plan, SweepError> {
         tables.push(chosen(&table.name).unwrap_or_else(some));
     }
     if tables.iter().all(|table| table.labels.len() < 2) {
-        return Err(SweepError::OneLabel);
+        return Err(SurveyError::OneLabel);
     }
     let after_first: usize = tables.iter().skip(1).map(|table| table.labels.len()).product();
     let seeds = options.seeds.unwrap_or((options.images_of_label / after_first.max(1)).max(1));
     let plan = Plan::new(tables, seeds);
     let images = plan.images();
-    if (1..=MOST_IMAGES).contains(&images) { Ok(plan) } else { Err(SweepError::Images(images)) }
+    if (1..=MOST_IMAGES).contains(&images) { Ok(plan) } else { Err(SurveyError::Images(images)) }
 }
 
-fn settings(config: &Config, options: &SweepOptions, plan: &Plan) -> Result<Settings, SweepError> {
-    let scheduler = options.scheduler.unwrap_or_else(|| Sweep::scheduler(config));
+fn settings(
+    config: &Config,
+    options: &SurveyOptions,
+    plan: &Plan,
+) -> Result<Settings, SurveyError> {
+    let scheduler = options.scheduler.unwrap_or_else(|| Survey::scheduler(config));
     if scheduler.is_adaptive() {
-        return Err(SweepError::Adaptive(scheduler));
+        return Err(SurveyError::Adaptive(scheduler));
     }
     let mut settings = Settings::builder(config)
         .images(plan.images())
@@ -301,32 +305,32 @@ mod tests {
     }
 
     #[test]
-    fn sweeps_cover_every_label_of_a_small_model_and_some_of_a_large_one() {
-        let small = Sweep::new(&config("diffmoe", 10), &SweepOptions::default()).unwrap();
+    fn surveys_cover_every_label_of_a_small_model_and_some_of_a_large_one() {
+        let small = Survey::new(&config("diffmoe", 10), &SurveyOptions::default()).unwrap();
         assert_eq!(small.images(), 10 * 24);
         assert!(small.settings().record_scores && small.settings().scheduler.name() == "euler");
         assert_eq!(small.described()["seeds"], "24");
-        let large = Sweep::new(&config("diffmoe", 1000), &SweepOptions::default()).unwrap();
+        let large = Survey::new(&config("diffmoe", 1000), &SurveyOptions::default()).unwrap();
         assert_eq!(large.images(), 48 * 24);
-        let few = SweepOptions { labels: 3, images_of_label: 2, ..SweepOptions::default() };
-        let few = Sweep::new(&config("diffmoe", 1000), &few).unwrap();
+        let few = SurveyOptions { labels: 3, images_of_label: 2, ..SurveyOptions::default() };
+        let few = Survey::new(&config("diffmoe", 1000), &few).unwrap();
         let first: Vec<bool> = (0..6).map(|image| few.is_first_of_label(image)).collect();
         assert_eq!(first, [true, true, true, false, false, false]);
     }
 
     #[test]
     fn what_cannot_be_swept_is_refused_with_a_reason() {
-        let refused = |config: &Config, options: SweepOptions| {
-            Sweep::new(config, &options).unwrap_err().to_string()
+        let refused = |config: &Config, options: SurveyOptions| {
+            Survey::new(config, &options).unwrap_err().to_string()
         };
-        let all = SweepOptions::default;
+        let all = SurveyOptions::default;
         let model = config("diffmoe", 10);
         assert!(refused(&config("dense", 10), all()).contains("no experts"));
         assert!(refused(&config("diffmoe", 1), all()).contains("at least two"));
-        assert!(refused(&model, SweepOptions { seeds: Some(0), ..all() }).contains("0 images"));
-        assert!(refused(&model, SweepOptions { steps: 0, ..all() }).contains("steps must be"));
+        assert!(refused(&model, SurveyOptions { seeds: Some(0), ..all() }).contains("0 images"));
+        assert!(refused(&model, SurveyOptions { steps: 0, ..all() }).contains("steps must be"));
         let scheduler = Some("dopri5".parse().unwrap());
-        let adaptive = refused(&model, SweepOptions { scheduler, ..all() });
+        let adaptive = refused(&model, SurveyOptions { scheduler, ..all() });
         assert!(adaptive.contains("take another scheduler"), "{adaptive}");
     }
 }

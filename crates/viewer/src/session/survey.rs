@@ -10,7 +10,7 @@ use super::recovery::Purpose;
 use super::{NoteKind, Phase, Session, Tick};
 use diffmoe::engine::{Engine, EngineError};
 use diffmoe::model::Config;
-use diffmoe::pipeline::{Run, Sweep, SweepBatch, SweepOptions};
+use diffmoe::pipeline::{Run, Survey, SurveyBatch, SurveyOptions};
 
 /// Labels of the first table, and images of each: an overview in a minute or two.
 const LABELS: usize = 24;
@@ -18,23 +18,23 @@ const IMAGES_OF_LABEL: usize = 12;
 /// Images of a batch at most: few, so that a slice of work stays short.
 const MOST_AT_ONCE: usize = 4;
 
-/// How far a sweep is.
+/// How far a survey is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SweepProgress {
+pub struct SurveyProgress {
     /// Images that are drawn.
     pub done: usize,
     /// Images in all.
     pub total: usize,
-    /// Whether it waits for [`Session::toggle_sweep`].
+    /// Whether it waits for [`Session::toggle_survey`].
     pub is_paused: bool,
 }
 
-/// A sweep of the model that is open.
-pub(super) struct SweepJob {
-    sweep: Sweep,
+/// A survey of the model that is open.
+pub(super) struct SurveyJob {
+    survey: Survey,
     config: Arc<Config>,
     hash: String,
-    batches: Vec<SweepBatch>,
+    batches: Vec<SurveyBatch>,
     /// Images of all batches.
     done: usize,
     /// Images of a batch; every batch has as many.
@@ -49,27 +49,27 @@ pub(super) struct SweepJob {
     losses: u32,
 }
 
-/// The sweep of a model, where it has experts and labels to compare.
-fn sweep_of(config: &Config) -> Option<Sweep> {
-    let options = SweepOptions {
+/// The survey of a model, where it has experts and labels to compare.
+fn survey_of(config: &Config) -> Option<Survey> {
+    let options = SurveyOptions {
         labels: LABELS,
         images_of_label: IMAGES_OF_LABEL,
-        ..SweepOptions::default()
+        ..SurveyOptions::default()
     };
-    Sweep::new(config, &options).ok()
+    Survey::new(config, &options).ok()
 }
 
-/// Images of the sweep of a model.
-pub(super) fn images_of_sweep(config: &Config) -> Option<usize> {
-    sweep_of(config).map(|sweep| sweep.images())
+/// Images of the survey of a model.
+pub(super) fn images_of_survey(config: &Config) -> Option<usize> {
+    survey_of(config).map(|survey| survey.images())
 }
 
-impl SweepJob {
+impl SurveyJob {
     /// Begins the next batch.
     fn begin(&mut self, engine: Box<dyn Engine>) -> Result<(), EngineError> {
         let images = self.done..self.done + self.size;
         self.pacer = Pacer::for_engine(&*engine, &self.workload(&*engine), self.pace.as_ref());
-        let settings = self.sweep.settings().part(images);
+        let settings = self.survey.settings().part(images);
         let run = Run::start(engine, &self.config, settings, self.done as u64)?;
         self.run = Some(Box::new(run));
         Ok(())
@@ -77,7 +77,7 @@ impl SweepJob {
 
     /// What the time of its slices depends on.
     fn workload(&self, engine: &dyn Engine) -> Workload {
-        let branches = if self.sweep.settings().is_guided(&self.config) { 2 } else { 1 };
+        let branches = if self.survey.settings().is_guided(&self.config) { 2 } else { 1 };
         let model = Some(self.hash.clone());
         Workload { model, device: engine.device(), samples: branches * self.size }
     }
@@ -94,7 +94,7 @@ impl SweepJob {
         if run.latent().iter().any(|v| !v.is_finite()) {
             return false;
         }
-        let batch = self.sweep.batch(&self.config, self.done, run.latent(), run.trace());
+        let batch = self.survey.batch(&self.config, self.done, run.latent(), run.trace());
         self.done += batch.images();
         self.batches.push(batch);
         let engine = run.into_engine();
@@ -106,32 +106,32 @@ impl SweepJob {
 }
 
 impl Session {
-    /// Images of a sweep of the open model; `None` where there is nothing to measure.
-    pub fn images_of_sweep(&self) -> Option<usize> {
-        self.model.as_ref().and_then(|model| model.sweep_images)
+    /// Images of a survey of the open model; `None` where there is nothing to measure.
+    pub fn images_of_survey(&self) -> Option<usize> {
+        self.model.as_ref().and_then(|model| model.survey_images)
     }
 
-    /// How far the sweep is, while there is one.
-    pub fn sweep(&self) -> Option<SweepProgress> {
-        let job = self.sweep.as_ref()?;
-        let total = job.sweep.images();
-        Some(SweepProgress { done: job.done, total, is_paused: job.is_paused })
+    /// How far the survey is, while there is one.
+    pub fn survey(&self) -> Option<SurveyProgress> {
+        let job = self.survey.as_ref()?;
+        let total = job.survey.images();
+        Some(SurveyProgress { done: job.done, total, is_paused: job.is_paused })
     }
 
     /// Begins to measure the atlas of the open model; pauses or resumes where it was begun.
-    pub fn toggle_sweep(&mut self) {
-        if let Some(job) = &mut self.sweep {
+    pub fn toggle_survey(&mut self) {
+        if let Some(job) = &mut self.survey {
             job.is_paused = !job.is_paused;
             job.losses = 0;
             return;
         }
         let Some(model) = &self.model else { return };
-        let Some(sweep) = sweep_of(&model.info.config) else { return };
-        let total = sweep.images();
+        let Some(survey) = survey_of(&model.info.config) else { return };
+        let total = survey.images();
         let fits = |size: &usize| total.is_multiple_of(*size);
         let size = (1..=MOST_AT_ONCE).rev().find(fits).unwrap_or(1);
-        self.sweep = Some(SweepJob {
-            sweep,
+        self.survey = Some(SurveyJob {
+            survey,
             config: model.info.config.clone(),
             hash: model.info.hash.clone(),
             batches: Vec::new(),
@@ -146,54 +146,56 @@ impl Session {
         });
     }
 
-    /// Gives up the sweep; what it measured is lost.
-    pub fn cancel_sweep(&mut self) {
-        self.sweep = None;
-        if self.prepares_sweep() {
+    /// Gives up the survey; what it measured is lost.
+    pub fn cancel_survey(&mut self) {
+        self.survey = None;
+        if self.prepares_survey() {
             self.preparing = None;
         }
     }
 
-    /// Whether an engine is being made for the sweep.
-    pub(super) fn prepares_sweep(&self) -> bool {
+    /// Whether an engine is being made for the survey.
+    pub(super) fn prepares_survey(&self) -> bool {
         let purpose = self.preparing.as_ref().map(|preparing| &preparing.purpose);
-        matches!(purpose, Some(Purpose::Sweep))
+        matches!(purpose, Some(Purpose::Survey))
     }
 
-    /// Takes in an engine for the sweep.
-    pub(super) fn begin_sweep_on(&mut self, engine: Box<dyn Engine>) {
-        if let Some(job) = &mut self.sweep {
+    /// Takes in an engine for the survey.
+    pub(super) fn begin_survey_on(&mut self, engine: Box<dyn Engine>) {
+        if let Some(job) = &mut self.survey {
             job.engine = Some(engine);
         }
     }
 
-    /// The sweep cannot have an engine; it waits until somebody resumes it.
-    pub(super) fn stop_sweep(&mut self, reason: &str) {
-        if let Some(job) = &mut self.sweep {
+    /// The survey cannot have an engine; it waits until somebody resumes it.
+    pub(super) fn stop_survey(&mut self, reason: &str) {
+        if let Some(job) = &mut self.survey {
             job.is_paused = true;
             (job.run, job.engine) = (None, None);
             self.note(NoteKind::Error, format!("the atlas is not measured further: {reason}"));
         }
     }
 
-    /// Goes on with the sweep while nothing else is computed.
-    pub(super) fn tick_sweep(&mut self) -> Tick {
-        if self.phase() != Phase::Ready || self.prepares_sweep() {
+    /// Goes on with the survey while nothing else is computed.
+    pub(super) fn tick_survey(&mut self) -> Tick {
+        if self.phase() != Phase::Ready || self.prepares_survey() {
             return Tick::Idle;
         }
-        let Some(job) = self.sweep.as_mut().filter(|job| !job.is_paused) else { return Tick::Idle };
-        if job.done == job.sweep.images() {
-            self.finish_sweep();
+        let Some(job) = self.survey.as_mut().filter(|job| !job.is_paused) else {
+            return Tick::Idle;
+        };
+        if job.done == job.survey.images() {
+            self.finish_survey();
             return Tick::Later;
         }
         if job.run.is_none() {
             let Some(engine) = job.engine.take() else {
                 let (size, reopen) = (job.size, self.lost.then_some(self.backend));
-                self.prepare(Purpose::Sweep, size, reopen);
+                self.prepare(Purpose::Survey, size, reopen);
                 return Tick::Later;
             };
             if let Err(error) = job.begin(engine) {
-                self.stop_sweep(&error.to_string());
+                self.stop_survey(&error.to_string());
             }
             return Tick::Again;
         }
@@ -201,7 +203,7 @@ impl Session {
             Frame::Went(tick) => tick,
             Frame::Complete => {
                 if !job.keep() {
-                    self.stop_sweep("the model produced values that are not finite");
+                    self.stop_survey("the model produced values that are not finite");
                 }
                 Tick::Again
             }
@@ -214,7 +216,7 @@ impl Session {
                     (self.lost, self.idle) = (true, None);
                 }
                 if !is_lost || losses > MOST_LOSSES {
-                    self.stop_sweep(&error.to_string());
+                    self.stop_survey(&error.to_string());
                 }
                 Tick::Later
             }
@@ -222,9 +224,9 @@ impl Session {
     }
 
     /// Shows what was measured.
-    fn finish_sweep(&mut self) {
-        let Some(job) = self.sweep.take() else { return };
-        let atlas = job.sweep.atlas(&job.config, job.hash, job.batches);
+    fn finish_survey(&mut self) {
+        let Some(job) = self.survey.take() else { return };
+        let atlas = job.survey.atlas(&job.config, job.hash, job.batches);
         let text = format!(
             "Measured the atlas of {} over {} images. \"Save\" on the Labels card keeps it as a file.",
             atlas.model, atlas.images
