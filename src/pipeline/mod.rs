@@ -7,6 +7,7 @@ mod loaded;
 mod place;
 mod recipe;
 mod recording;
+mod sampling;
 mod settings;
 mod settings_builder;
 mod sliced;
@@ -17,6 +18,7 @@ pub use loaded::{Pipeline, StartError};
 pub use place::{Backend, LoadError};
 pub use recipe::{Parameters, Recipe, RecipeError, SETTINGS_KEYWORD, Saved, SavedError, png_texts};
 pub use recording::{Recording, RecordingError};
+pub use sampling::Sampling;
 pub use settings::{Settings, SettingsError};
 pub use settings_builder::{Label, SettingsBuilder};
 pub use sliced::Sliced;
@@ -26,8 +28,7 @@ pub use crate::scheduler::random_rows;
 use crate::engine::{Engine, EngineError, GpuSamples, Progress, RunConfig, SliceTime, Snapshot};
 use crate::model::Config;
 use crate::scheduler::{
-    Buffer, Guidance, Next, Observation, ScheduleConfig, Scheduler, SchedulerState, StepNoise,
-    gaussian,
+    Buffer, Next, Observation, ScheduleConfig, Scheduler, SchedulerState, StepNoise, gaussian,
 };
 use crate::trace::Trace;
 
@@ -74,8 +75,8 @@ impl RunState {
     /// A run of the images `first..first + B` before its first step: noise from the seed, and an empty trace.
     pub fn noise(config: &Config, settings: &Settings, first: u64) -> Self {
         let batch = settings.images() as u64;
-        let noise =
-            (first..first + batch).flat_map(|i| gaussian(settings.seed, i, config.sample_len()));
+        let noise = (first..first + batch)
+            .flat_map(|i| gaussian(settings.sampling.seed, i, config.sample_len()));
         let names = settings.labels.iter().zip(&config.labels);
         let names = names.map(|(rows, table)| rows.iter().map(|&r| table.label(r)).collect());
         let mut names: Vec<Vec<String>> = names.collect();
@@ -125,11 +126,11 @@ impl Run {
     ) -> Result<Self, EngineError> {
         let images = so_far.first..so_far.first + engine.batch() as u64;
         let run = ScheduleConfig {
-            steps: settings.steps,
-            guidance: Guidance { scale: settings.guidance, interval: settings.guidance_interval },
-            noise: StepNoise::Seeded { seed: settings.seed, images },
+            steps: settings.sampling.steps,
+            guidance: settings.sampling.guided(),
+            noise: StepNoise::Seeded { seed: settings.sampling.seed, images },
         };
-        let scheduler = settings.scheduler.schedule(config, run);
+        let scheduler = settings.sampling.scheduler.schedule(config, run);
         Self::resume_with(engine, scheduler, settings, so_far)
     }
 
@@ -155,10 +156,10 @@ impl Run {
             buffers: buffers.clone(),
             labels: settings.labels.clone(),
             prompts: settings.prompts.clone(),
-            negative: settings.negative.clone(),
-            routing: settings.routing,
-            muted: settings.muted.clone(),
-            shifts: settings.shifts.clone(),
+            negative: settings.sampling.negative.clone(),
+            routing: settings.sampling.routing,
+            muted: settings.sampling.muted.clone(),
+            shifts: settings.sampling.shifts.clone(),
             record_scores: settings.record_scores,
         })?;
         scheduler.restore(SchedulerState { steps, buffers });

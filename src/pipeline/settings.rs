@@ -1,12 +1,8 @@
 //! Settings of a run, checked before anything is computed.
 
-use crate::model::{
-    Config, Kind, Muted, MutedError, Objective, Routing, Shifts, ShiftsError, one_of,
-};
-use crate::scheduler::{GuidanceInterval, GuidanceIntervalError, OptionError, SchedulerKind};
-
-/// Thresholds move by no more log-odds than this: beyond it a threshold is 0 or 1.
-const MOST_LOG_ODDS: f32 = 24.0;
+use super::Sampling;
+use crate::model::{Config, Kind, MutedError, ShiftsError};
+use crate::scheduler::{GuidanceIntervalError, OptionError};
 
 /// The settings of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,24 +11,8 @@ pub struct Settings {
     pub labels: Vec<Vec<u32>>,
     /// One prompt for each image; empty for a model that reads no text.
     pub prompts: Vec<String>,
-    /// What guidance leads away from; empty for nothing in particular. Without effect at a guidance of 1.
-    pub negative: String,
-    /// Seed of the noise.
-    pub seed: u64,
-    /// Denoising steps; without effect on schedulers that choose their own.
-    pub steps: u32,
-    /// Guidance scale; 1 switches guidance off.
-    pub guidance: f32,
-    /// Where on the way from noise to data guidance applies; elsewhere the unconditional pass is left out.
-    pub guidance_interval: GuidanceInterval,
-    /// Scheduler and its options.
-    pub scheduler: SchedulerKind,
-    /// Routing rule and thresholds.
-    pub routing: Routing,
-    /// Experts that take no tokens.
-    pub muted: Muted,
-    /// Thresholds of single layers and experts that are shifted.
-    pub shifts: Shifts,
+    /// How they are sampled.
+    pub sampling: Sampling,
     /// Whether the trace keeps the router's scores; the images are the same.
     pub record_scores: bool,
 }
@@ -129,23 +109,9 @@ impl Settings {
     /// # Errors
     /// The first setting that cannot work.
     pub fn check(&self, config: &Config) -> Result<(), SettingsError> {
-        self.check_scheduler(config)?;
-        if !(0.0..=100.0).contains(&self.guidance) {
-            return Err(SettingsError::Guidance(self.guidance));
-        }
-        self.guidance_interval.check()?;
-        if let Some(gamma) = self.routing.gamma.filter(|g| !(0.0..=1.0).contains(g)) {
-            return Err(SettingsError::Gamma(gamma));
-        }
-        if !(-1.0..=1.0).contains(&self.routing.shift) {
-            return Err(SettingsError::Shift(self.routing.shift));
-        }
-        if !(-MOST_LOG_ODDS..=MOST_LOG_ODDS).contains(&self.routing.log_odds) {
-            return Err(SettingsError::LogOdds(self.routing.log_odds));
-        }
-        self.muted.check(config)?;
-        self.shifts.check(config)?;
-        if config.text.is_none() && !(self.prompts.is_empty() && self.negative.is_empty()) {
+        self.sampling.check(config)?;
+        if config.text.is_none() && !(self.prompts.is_empty() && self.sampling.negative.is_empty())
+        {
             return Err(SettingsError::NoText);
         }
         let images = self.images();
@@ -207,30 +173,6 @@ impl Settings {
         Self { labels, prompts, ..self.clone() }
     }
 
-    /// The scheduler, its options, and the steps. Ranges of options were checked when they were set.
-    fn check_scheduler(&self, config: &Config) -> Result<(), SettingsError> {
-        let (kind, objective) = (self.scheduler, config.objective);
-        if !kind.suits(objective) {
-            let suitable = SchedulerKind::for_objective(objective);
-            return Err(SettingsError::Scheduler {
-                scheduler: kind.name(),
-                models: match objective {
-                    Objective::Flow => "flow",
-                    Objective::Ddpm => "DDPM",
-                },
-                suitable: one_of(suitable.iter().map(|kind| kind.name())),
-            });
-        }
-        if let Some((option, _)) = kind.changed_options().find(|(o, _)| !o.applies(objective)) {
-            return Err(SettingsError::UnusedOption(option.name));
-        }
-        let most = kind.info().max_steps(objective);
-        if !(1..=most).contains(&self.steps) {
-            return Err(SettingsError::Steps { given: self.steps, most });
-        }
-        Ok(())
-    }
-
     /// Whether the routing settings have any effect on a model.
     pub fn routing_applies(config: &Config) -> bool {
         config.kind == Kind::DiffMoe
@@ -240,6 +182,8 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Objective;
+    use crate::scheduler::SchedulerKind;
 
     fn config() -> Config {
         model("flow")
@@ -258,14 +202,14 @@ mod tests {
         for (objective, other) in [("flow", Objective::Ddpm), ("ddpm", Objective::Flow)] {
             let config = model(objective);
             for scheduler in SchedulerKind::for_objective(config.objective) {
-                assert_eq!(Settings { scheduler, ..settings() }.check(&config), Ok(()));
+                assert_eq!(with(scheduler, 10).check(&config), Ok(()));
                 let most = scheduler.info().max_steps(config.objective);
-                let many = Settings { scheduler, steps: most + 1, ..settings() };
+                let many = with(scheduler, most + 1);
                 let given = most + 1;
                 assert_eq!(many.check(&config), Err(SettingsError::Steps { given, most }));
             }
             for scheduler in SchedulerKind::for_objective(other) {
-                let result = Settings { scheduler, ..settings() }.check(&config);
+                let result = with(scheduler, 10).check(&config);
                 if scheduler.suits(config.objective) {
                     assert_eq!(result, Ok(()));
                     continue;
@@ -279,19 +223,22 @@ mod tests {
         }
     }
 
+    fn with(scheduler: SchedulerKind, steps: u32) -> Settings {
+        let plain = settings();
+        let sampling = Sampling { scheduler, steps, ..plain.sampling.clone() };
+        Settings { sampling, ..plain }
+    }
+
     fn settings() -> Settings {
         Settings {
             labels: vec![vec![3, 10]],
             prompts: Vec::new(),
-            negative: String::new(),
-            seed: 0,
-            steps: 10,
-            guidance: 1.5,
-            guidance_interval: GuidanceInterval::default(),
-            scheduler: "euler".parse().unwrap(),
-            routing: Routing::default(),
-            muted: Muted::default(),
-            shifts: Shifts::default(),
+            sampling: Sampling {
+                steps: 10,
+                guidance: 1.5,
+                scheduler: "euler".parse().unwrap(),
+                ..Sampling::default()
+            },
             record_scores: false,
         }
     }
@@ -304,19 +251,19 @@ mod tests {
             change(&mut s);
             s.check(&config()).unwrap_err().to_string()
         };
-        assert!(refused(|s| s.steps = 0).contains("steps must be 1–10000, got 0"));
-        assert!(refused(|s| s.guidance = f32::NAN).contains("off), got NaN"));
-        assert!(refused(|s| s.guidance = -1.0).contains("off), got -1"));
-        let interval = refused(|s| s.guidance_interval.high = -1.0);
+        assert!(refused(|s| s.sampling.steps = 0).contains("steps must be 1–10000, got 0"));
+        assert!(refused(|s| s.sampling.guidance = f32::NAN).contains("off), got NaN"));
+        assert!(refused(|s| s.sampling.guidance = -1.0).contains("off), got -1"));
+        let interval = refused(|s| s.sampling.guidance_interval.high = -1.0);
         assert!(interval.contains("LOW,HIGH") && interval.ends_with("got 0,-1"), "{interval}");
-        assert!(refused(|s| s.guidance_interval.low = f32::NAN).contains("got NaN,1"));
-        assert!(refused(|s| s.routing.gamma = Some(1.5)).contains("probability, got 1.5"));
-        assert!(refused(|s| s.routing.shift = f32::INFINITY).contains("shift must be"));
-        assert!(refused(|s| s.routing.log_odds = f32::NAN).contains("log-odds"));
+        assert!(refused(|s| s.sampling.guidance_interval.low = f32::NAN).contains("got NaN,1"));
+        assert!(refused(|s| s.sampling.routing.gamma = Some(1.5)).contains("probability, got 1.5"));
+        assert!(refused(|s| s.sampling.routing.shift = f32::INFINITY).contains("shift must be"));
+        assert!(refused(|s| s.sampling.routing.log_odds = f32::NAN).contains("log-odds"));
         assert!(refused(|s| s.labels = vec![vec![99_999]]).contains("class 99999 does not exist"));
         assert!(refused(|s| s.labels = vec![vec![]]).contains("must be at least 1, got 0"));
         assert!(refused(|s| s.labels.push(vec![1, 2])).contains("needs one label"));
         assert!(refused(|s| s.prompts = vec!["a fox".into(); 2]).contains("does not take prompts"));
-        assert!(refused(|s| s.negative = "blob".into()).contains("does not take prompts"));
+        assert!(refused(|s| s.sampling.negative = "blob".into()).contains("does not take prompts"));
     }
 }

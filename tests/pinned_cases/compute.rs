@@ -47,20 +47,20 @@ pub(crate) fn compute(case: &Case) -> Answer {
     let settings = Settings {
         labels: labels.collect(),
         prompts: prompts.map(|&prompt| prompt.to_owned()).collect(),
-        negative: case.negative.to_owned(),
-        seed: 7,
-        steps: case.steps,
-        guidance: case.guidance,
-        guidance_interval: GuidanceInterval::default(),
-        scheduler,
-        routing: Routing {
-            rule: if case.pool { RoutingRule::Pool } else { RoutingRule::Token },
-            gamma: case.gamma,
-            shift: case.shift,
-            log_odds: 0.0,
+        sampling: Sampling {
+            negative: case.negative.to_owned(),
+            seed: 7,
+            steps: case.steps,
+            guidance: case.guidance,
+            scheduler,
+            routing: Routing {
+                rule: if case.pool { RoutingRule::Pool } else { RoutingRule::Token },
+                gamma: case.gamma,
+                shift: case.shift,
+                log_odds: 0.0,
+            },
+            ..Sampling::default()
         },
-        muted: Muted::default(),
-        shifts: Shifts::default(),
         record_scores: false,
     };
     settings.check(config).unwrap();

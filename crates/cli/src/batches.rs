@@ -86,7 +86,8 @@ impl Drop for Batches<'_> {
 }
 
 fn headline(config: &Config, settings: &Settings, images: usize, device: &str) -> String {
-    let Settings { steps, guidance, guidance_interval: interval, scheduler, seed, .. } = settings;
+    let Sampling { steps, guidance, guidance_interval: interval, scheduler, seed, .. } =
+        &settings.sampling;
     let steps = (!scheduler.is_adaptive()).then(|| format!("{steps} steps"));
     let options = scheduler.changed_options();
     let options =

@@ -161,7 +161,7 @@ impl App {
     /// Draws with the controls as they are. What is on screen already is not drawn again: then the seed changes.
     fn generate(&mut self) {
         if self.would_repeat() {
-            self.session.controls.seed = platform::new_seed();
+            self.session.controls.sampling.seed = platform::new_seed();
         }
         self.session.generate();
         self.view.frame = None;
@@ -197,7 +197,7 @@ impl App {
             Action::Forward => self.look_at(frame + 1),
             Action::First => self.look_at(0),
             Action::Last => self.look_at(frames),
-            Action::Dice => self.session.controls.seed = platform::new_seed(),
+            Action::Dice => self.session.controls.sampling.seed = platform::new_seed(),
             Action::Overlay => {
                 let off = self.view.overlay == Overlay::Off;
                 self.view.overlay = if off { Overlay::Count } else { Overlay::Off };
@@ -341,7 +341,7 @@ fn work_budget(painting: Option<Duration>) -> Duration {
 fn file_stem(record: &session::Record) -> String {
     let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
     let model: String = record.config.name.chars().map(safe).collect();
-    format!("diffmoe-{model}-{}", record.settings.seed)
+    format!("diffmoe-{model}-{}", record.settings.sampling.seed)
 }
 
 impl eframe::App for App {

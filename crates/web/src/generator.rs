@@ -189,7 +189,7 @@ impl Inner {
         let result = Object::new();
         set_size(&result, self.size());
         set(&result, "count", run.settings().images() as u32);
-        set(&result, "seed", run.settings().seed as f64);
+        set(&result, "seed", run.settings().sampling.seed as f64);
         set(&result, "rgba", rgba(&samples, self.size()));
         set(&result, "device", self.model.borrow().device());
         set(&result, "capacity", run.trace().capacity().map_or(JsValue::NULL, JsValue::from));
@@ -262,7 +262,7 @@ impl Inner {
             None => rgba(run.latent(), size),
             Some(decoder) => rgba(&decoder.preview(run.latent(), size), size),
         };
-        listener.step(run.finished_steps(), run.settings().steps, size, images)
+        listener.step(run.finished_steps(), run.settings().sampling.steps, size, images)
     }
 
     /// The model on a device younger than `generation`.

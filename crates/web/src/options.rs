@@ -183,10 +183,11 @@ pub(super) fn settings(
     if options.get("mute").is_some() || like.is_none() {
         settings = settings.muted(muted(options)?);
     }
-    let otherwise = like.map_or_else(|| SchedulerKind::default_of(config), |like| like.scheduler);
+    let otherwise =
+        like.map_or_else(|| SchedulerKind::default_of(config), |like| like.sampling.scheduler);
     let scores = options.get("traceScores").is_some_and(|wanted| wanted.is_truthy());
     settings
-        .routing(routing(options, like.map(|like| like.routing).unwrap_or_default())?)
+        .routing(routing(options, like.map(|like| like.sampling.routing).unwrap_or_default())?)
         .scheduler(scheduler(options, otherwise)?)
         .record_scores(scores)
         .build()

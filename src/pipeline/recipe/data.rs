@@ -1,9 +1,9 @@
 //! What a recipe is, and how it comes from settings and becomes settings again.
 
 use crate::kernels::WeightPrecision;
-use crate::model::{Config, Muted, Routing, Shifts, UnknownName};
-use crate::pipeline::{Label, Settings, SettingsBuilder};
-use crate::scheduler::{ALL, GuidanceInterval, OptionError, SchedulerKind, random_rows};
+use crate::model::{Config, UnknownName};
+use crate::pipeline::{Label, Sampling, Settings, SettingsBuilder};
+use crate::scheduler::{OptionError, random_rows};
 
 /// Everything that draws the same images again: the model by name and checksum, the settings of the run, and what of
 /// the run a file shows.
@@ -20,26 +20,10 @@ pub struct Recipe {
     pub labels: Vec<Vec<Option<u32>>>,
     /// Prompts that the images take in turn; empty for none.
     pub prompts: Vec<String>,
-    /// What guidance leads away from, in words.
-    pub negative: String,
-    /// Seed of the noise and of random rows.
-    pub seed: u64,
-    /// Denoising steps.
-    pub steps: u32,
-    /// Guidance scale; 1 is none.
-    pub guidance: f32,
-    /// Where on the way from noise to data guidance applies.
-    pub guidance_interval: GuidanceInterval,
-    /// Scheduler and its options.
-    pub scheduler: SchedulerKind,
+    /// How they are sampled.
+    pub sampling: Sampling,
     /// Images of the run.
     pub count: usize,
-    /// Routing rule and thresholds.
-    pub routing: Routing,
-    /// Experts that take no tokens.
-    pub muted: Muted,
-    /// Thresholds of single layers and experts that are shifted.
-    pub shifts: Shifts,
     /// Images that share a pass, where images of a pass depend on each other.
     pub batch: Option<usize>,
     /// What large matrices were on the device, where somebody chose it.
@@ -96,30 +80,26 @@ impl Recipe {
         let count = settings.images();
         let tables = settings.labels.iter().zip(&config.labels).enumerate();
         let labels = tables.map(|(i, (rows, table))| {
-            if table.null > 0 && *rows == random_rows(settings.seed, i as u32, table.null, count) {
+            if table.null > 0
+                && *rows == random_rows(settings.sampling.seed, i as u32, table.null, count)
+            {
                 return Vec::new();
             }
             in_turn(rows).iter().map(|&row| (row != table.null).then_some(row)).collect()
         });
         let said = settings.prompts.iter().any(|prompt| !prompt.is_empty());
         let prompts = if said { in_turn(&settings.prompts).to_vec() } else { Vec::new() };
+        // Other images of a pass matter where they compete, or where the scheduler chooses its steps for all.
+        let together = settings.sampling.couples_images();
         Self {
             model: None,
             hash: None,
             decoder: None,
             labels: labels.collect(),
             prompts,
-            negative: settings.negative.clone(),
-            seed: settings.seed,
-            steps: settings.steps,
-            guidance: settings.guidance,
-            guidance_interval: settings.guidance_interval,
-            scheduler: settings.scheduler,
+            sampling: settings.sampling.clone(),
             count,
-            routing: settings.routing,
-            muted: settings.muted.clone(),
-            shifts: settings.shifts.clone(),
-            batch: settings.couples_images().then_some(count),
+            batch: together.then_some(count),
             weights: None,
             image: None,
             scale: None,
@@ -135,16 +115,8 @@ impl Recipe {
             decoder: None,
             labels: Vec::new(),
             prompts: Vec::new(),
-            negative: String::new(),
-            seed: 0,
-            steps: 0,
-            guidance: f32::NAN,
-            guidance_interval: GuidanceInterval::default(),
-            scheduler: SchedulerKind::new(ALL[0]),
+            sampling: Sampling::default(),
             count: 1,
-            routing: Routing::default(),
-            muted: Muted::default(),
-            shifts: Shifts::default(),
             batch: None,
             weights: None,
             image: None,
@@ -164,16 +136,8 @@ impl Recipe {
         }
         let mut settings = Settings::builder(config)
             .images(self.count)
-            .seed(self.seed)
-            .steps(self.steps)
-            .guidance(self.guidance)
-            .guidance_interval(self.guidance_interval)
-            .scheduler(self.scheduler)
-            .routing(self.routing)
-            .muted(self.muted.clone())
-            .shifts(self.shifts.clone())
-            .prompts(self.prompts.iter().cloned())
-            .negative(&self.negative);
+            .sampling(self.sampling.clone())
+            .prompts(self.prompts.iter().cloned());
         for (table, rows) in config.labels.iter().zip(&self.labels) {
             let labels = rows.iter().map(|row| row.map_or(Label::Any, Label::Row));
             settings = settings.labels(&table.name, labels);
@@ -204,7 +168,8 @@ fn in_turn<T: PartialEq>(list: &[T]) -> &[T] {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::RoutingRule;
+    use crate::model::{Routing, RoutingRule};
+    use crate::scheduler::SchedulerKind;
 
     /// A model with two label tables.
     pub(in super::super) fn config() -> Config {

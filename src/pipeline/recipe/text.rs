@@ -36,7 +36,7 @@ impl Recipe {
         }
         // The scheduler may stand behind its options.
         for (option, value) in options {
-            recipe.scheduler = recipe.scheduler.with_text(option, &value)?;
+            recipe.sampling.scheduler = recipe.sampling.scheduler.with_text(option, &value)?;
         }
         if missing.is_empty() { Ok(recipe) } else { Err(RecipeError::Missing(missing)) }
     }
@@ -47,21 +47,24 @@ impl Recipe {
             value: value.clone(),
             expected: expected.to_owned(),
         };
-        let routing = &mut self.routing;
+        let sampling = &mut self.sampling;
+        let routing = &mut sampling.routing;
         match key {
             "model" => self.model = Some(value),
             "hash" => self.hash = Some(value.to_ascii_lowercase()),
             "vae" => self.decoder = Some(value),
-            "seed" => self.seed = value.parse().map_err(|_| wrong("a whole number"))?,
+            "seed" => sampling.seed = value.parse().map_err(|_| wrong("a whole number"))?,
             "count" => self.count = within(&value, 1, MOST_IMAGES).map_err(|e| wrong(&e))?,
-            "steps" => self.steps = within(&value, 1, MOST_STEPS).map_err(|e| wrong(&e))?,
-            "guidance" => self.guidance = within(&value, 0.0, 100.0).map_err(|e| wrong(&e))?,
-            "interval" => self.guidance_interval = value.parse().map_err(|_| wrong(INTERVAL))?,
+            "steps" => sampling.steps = within(&value, 1, MOST_STEPS).map_err(|e| wrong(&e))?,
+            "guidance" => sampling.guidance = within(&value, 0.0, 100.0).map_err(|e| wrong(&e))?,
+            "interval" => {
+                sampling.guidance_interval = value.parse().map_err(|_| wrong(INTERVAL))?
+            }
             // Links of earlier versions say "solver".
-            "scheduler" | "solver" => self.scheduler = value.parse()?,
+            "scheduler" | "solver" => sampling.scheduler = value.parse()?,
             // One for each of several.
             "prompt" => self.prompts.push(value),
-            "negative" => self.negative = value,
+            "negative" => sampling.negative = value,
             // A model that reads prompts has no other labels.
             "labels" if value.is_empty() => self.labels.clear(),
             "labels" => {
@@ -74,10 +77,12 @@ impl Recipe {
             }
             "shift" => routing.shift = within(&value, -1.0, 1.0).map_err(|e| wrong(&e))?,
             "odds" => routing.log_odds = within(&value, -24.0, 24.0).map_err(|e| wrong(&e))?,
-            "mute" => self.muted = value.parse().map_err(|_| wrong("experts as BLOCK:EXPERT"))?,
+            "mute" => {
+                sampling.muted = value.parse().map_err(|_| wrong("experts as BLOCK:EXPERT"))?
+            }
             "shifts" => {
                 let expected = "log-odds as BLOCK=NUMBER or BLOCK:EXPERT=NUMBER";
-                self.shifts = value.parse().map_err(|_| wrong(expected))?;
+                sampling.shifts = value.parse().map_err(|_| wrong(expected))?;
             }
             "batch" => self.batch = Some(within(&value, 1, MOST_IMAGES).map_err(|e| wrong(&e))?),
             "weights" => {
@@ -96,6 +101,7 @@ impl Recipe {
     /// The text that [`Recipe::parse`] reads: ASCII without spaces, as the fragment of an address has to be.
     pub fn to_text(&self) -> String {
         let mut parts = Vec::new();
+        let sampling = &self.sampling;
         let mut put = |key: &str, value: String| parts.push(format!("{key}={value}"));
         let names = [("model", &self.model), ("hash", &self.hash), ("vae", &self.decoder)];
         for (key, name) in names {
@@ -103,16 +109,16 @@ impl Recipe {
                 put(key, encode(name));
             }
         }
-        put("seed", self.seed.to_string());
+        put("seed", sampling.seed.to_string());
         put("count", self.count.to_string());
-        put("steps", self.steps.to_string());
+        put("steps", sampling.steps.to_string());
         // Rust writes the shortest digits that read back as the same number.
-        put("guidance", self.guidance.to_string());
-        if !self.guidance_interval.is_whole() {
-            put("interval", self.guidance_interval.to_string());
+        put("guidance", sampling.guidance.to_string());
+        if !sampling.guidance_interval.is_whole() {
+            put("interval", sampling.guidance_interval.to_string());
         }
-        put("scheduler", self.scheduler.to_string());
-        for (option, value) in self.scheduler.changed_options() {
+        put("scheduler", sampling.scheduler.to_string());
+        for (option, value) in sampling.scheduler.changed_options() {
             put(option.name, option.format(value));
         }
         let row = |row: &Option<u32>| row.map_or("any".to_owned(), |row| row.to_string());
@@ -124,10 +130,10 @@ impl Recipe {
         for prompt in &self.prompts {
             put("prompt", encode(prompt));
         }
-        if !self.negative.is_empty() {
-            put("negative", encode(&self.negative));
+        if !sampling.negative.is_empty() {
+            put("negative", encode(&sampling.negative));
         }
-        let routing = &self.routing;
+        let routing = &sampling.routing;
         if routing.rule != RoutingRule::default() {
             put("rule", routing.rule.to_string());
         }
@@ -140,11 +146,11 @@ impl Recipe {
         if routing.log_odds != 0.0 {
             put("odds", routing.log_odds.to_string());
         }
-        if !self.muted.is_empty() {
-            put("mute", self.muted.to_string());
+        if !sampling.muted.is_empty() {
+            put("mute", sampling.muted.to_string());
         }
-        if !self.shifts.is_empty() {
-            put("shifts", self.shifts.to_string());
+        if !sampling.shifts.is_empty() {
+            put("shifts", sampling.shifts.to_string());
         }
         let mut put_some = |key: &str, value: Option<String>| {
             if let Some(value) = value {
@@ -219,6 +225,7 @@ mod tests {
 
     use super::*;
     use crate::model::Routing;
+    use crate::pipeline::Sampling;
     use crate::scheduler::{GuidanceInterval, SchedulerKind};
 
     prop_compose! {
@@ -244,18 +251,21 @@ mod tests {
         ) -> Recipe {
             let rule = RoutingRule::ALL[rule];
             Recipe {
-                model, hash: Some("0a1b2c3d4e".into()), decoder, labels, prompts, negative, seed, steps, guidance,
-                guidance_interval: GuidanceInterval { low, high: low + width },
-                scheduler: SchedulerKind::new(ALL[scheduler]), count,
-                routing: Routing { rule, gamma, shift, log_odds },
-                muted: muted.into_iter().collect(),
-                shifts: moved.into_iter().fold(
-                    crate::model::Shifts::default(),
-                    |mut all, (block, expert, odds)| {
-                        all.add(block, expert, odds);
-                        all
-                    },
-                ),
+                model, hash: Some("0a1b2c3d4e".into()), decoder, labels, prompts, count,
+                sampling: Sampling {
+                    negative, seed, steps, guidance,
+                    guidance_interval: GuidanceInterval { low, high: low + width },
+                    scheduler: SchedulerKind::new(ALL[scheduler]),
+                    routing: Routing { rule, gamma, shift, log_odds },
+                    muted: muted.into_iter().collect(),
+                    shifts: moved.into_iter().fold(
+                        crate::model::Shifts::default(),
+                        |mut all, (block, expert, odds)| {
+                            all.add(block, expert, odds);
+                            all
+                        },
+                    ),
+                },
                 batch, weights, image, scale,
                 others: other.map(|value| ("explore".to_owned(), value)).into_iter().collect(),
             }
@@ -285,7 +295,8 @@ mod tests {
                 let mut recipe = Recipe::parse(good).unwrap();
                 let mut values = [1.0, 0.5].into_iter().filter(|&v| option.check(v).is_ok());
                 let value = values.next().expect("a value that is no default");
-                recipe.scheduler = SchedulerKind::new(info).with(option.name, value).unwrap();
+                recipe.sampling.scheduler =
+                    SchedulerKind::new(info).with(option.name, value).unwrap();
                 let text = recipe.to_text();
                 assert!(text.contains(option.name), "{text}");
                 assert_eq!(Recipe::parse(&text), Ok(recipe));

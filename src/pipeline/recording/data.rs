@@ -88,7 +88,8 @@ impl Recording {
     /// rectified flow moves from where it is on the straight line to the expected image.
     pub fn samples(&self) -> Vec<Vec<f32>> {
         let len = 3 * self.size[0] * self.size[1];
-        let noise = (0..self.images() as u64).flat_map(|i| gaussian(self.recipe.seed, i, len));
+        let noise =
+            (0..self.images() as u64).flat_map(|i| gaussian(self.recipe.sampling.seed, i, len));
         let mut samples = vec![noise.collect::<Vec<f32>>()];
         let levels = self.levels();
         for (step, expected) in self.expected.iter().enumerate() {

@@ -182,16 +182,16 @@ fn settings(
 }
 
 fn described(settings: &Settings, plan: &Plan) -> BTreeMap<String, String> {
-    let scheduler = settings.scheduler;
+    let scheduler = settings.sampling.scheduler;
     let options = scheduler.changed_options();
     let mut described: BTreeMap<String, String> =
         options.map(|(option, value)| (option.name.to_owned(), option.format(value))).collect();
     let combinations: usize = plan.tables().iter().map(|table| table.labels.len()).product();
     let fixed = [
         ("scheduler", scheduler.name().to_owned()),
-        ("steps", settings.steps.to_string()),
-        ("guidance", settings.guidance.to_string()),
-        ("seed", settings.seed.to_string()),
+        ("steps", settings.sampling.steps.to_string()),
+        ("guidance", settings.sampling.guidance.to_string()),
+        ("seed", settings.sampling.seed.to_string()),
         ("seeds", (plan.images() / combinations.max(1)).to_string()),
     ];
     described.extend(fixed.map(|(key, value)| (key.to_owned(), value)));

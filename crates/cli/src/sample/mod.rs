@@ -162,7 +162,8 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     if let Some(scale) = scale.filter(|s| !(1..=64).contains(s)) {
         return Err(format!("scale must be 1–64, got {scale}").into());
     }
-    let default_name = || PathBuf::from(format!("diffmoe-{}-{}.png", config.name, settings.seed));
+    let default_name =
+        || PathBuf::from(format!("diffmoe-{}-{}.png", config.name, settings.sampling.seed));
     let path = arguments.out.clone().unwrap_or_else(default_name);
     if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
         return Err(format!("{} must end in .png", path.display()).into());

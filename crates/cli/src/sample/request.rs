@@ -85,7 +85,11 @@ impl Request {
 
     /// The images that have to be sampled for that: all of them if they depend on each other.
     pub(super) fn drawn(&self) -> Range<usize> {
-        if self.settings.couples_images() { 0..self.settings.images() } else { self.shown() }
+        if self.settings.sampling.couples_images() {
+            0..self.settings.images()
+        } else {
+            self.shown()
+        }
     }
 
     /// The recipe that reproduces the file.
@@ -120,16 +124,16 @@ fn batch(
     recipe: Option<&Recipe>,
     settings: &Settings,
 ) -> Result<usize, String> {
-    let together = |recipe: &Recipe| recipe.batch.filter(|_| settings.couples_images());
+    let together = |recipe: &Recipe| recipe.batch.filter(|_| settings.sampling.couples_images());
     let batch = arguments.batch.or_else(|| recipe.and_then(together)).unwrap_or(BATCH);
     if !(1..=256).contains(&batch) {
         return Err(format!("batch must be 1–256, got {batch}"));
     }
     let is_one_grid = arguments.set.is_none();
-    if settings.scheduler.is_adaptive() && is_one_grid && settings.images() > batch {
+    if settings.sampling.scheduler.is_adaptive() && is_one_grid && settings.images() > batch {
         return Err(format!(
             "{} chooses its steps per batch: request at most {batch} images, or set --batch {}",
-            settings.scheduler,
+            settings.sampling.scheduler,
             settings.images()
         ));
     }
@@ -201,7 +205,7 @@ fn settings(
     };
     settings = settings.images(count);
     if let Some(recipe) = recipe {
-        settings = settings.scheduler(arguments.scheduler.resolve(recipe.scheduler)?);
+        settings = settings.scheduler(arguments.scheduler.resolve(recipe.sampling.scheduler)?);
     }
     for table in &config.labels {
         let rows = named(table).iter().map(|text| Ok(Label::Row(resolve(table, text)?)));
@@ -231,7 +235,8 @@ fn settings(
     if !(arguments.mute.is_empty() && arguments.solo.is_empty()) {
         settings = settings.muted(muted(arguments, config)?);
     }
-    let routing = routing(arguments, recipe.map(|recipe| recipe.routing).unwrap_or_default());
+    let routing =
+        routing(arguments, recipe.map(|recipe| recipe.sampling.routing).unwrap_or_default());
     Ok(settings.routing(routing).record_scores(arguments.trace_scores).build()?)
 }
 
@@ -260,7 +265,7 @@ fn routing(arguments: &Arguments, before: Routing) -> Routing {
 fn note_cut_prompts(config: &Config, settings: &Settings) {
     let Some(text) = &config.text else { return };
     let tokenizer = text.tokenizer();
-    let asked: BTreeSet<_> = settings.prompts.iter().chain([&settings.negative]).collect();
+    let asked: BTreeSet<_> = settings.prompts.iter().chain([&settings.sampling.negative]).collect();
     for prompt in asked.into_iter().filter(|p| tokenizer.encode(p, text.max_length).is_cut) {
         eprintln!("note: the prompt is too long and was truncated: {}", beginning(prompt));
     }
@@ -280,6 +285,7 @@ fn beginning(prompt: &str) -> String {
 mod tests {
     use clap::Parser;
     use diffmoe::model::RoutingRule;
+    use diffmoe::pipeline::Sampling;
     use diffmoe::scheduler::GuidanceInterval;
     use diffmoe_viewer::session::{Choice, Controls};
 
@@ -310,7 +316,8 @@ mod tests {
     #[test]
     fn the_app_means_the_same_by_the_same_settings() {
         let (config, expected) = line("--seed 7 --count 4");
-        let defaults = Controls { seed: 7, ..Controls::for_model(&config) };
+        let mut defaults = Controls::for_model(&config);
+        defaults.sampling.seed = 7;
         assert_eq!(defaults.settings(&config), expected, "nothing chosen: random rows");
 
         let (config, expected) = line(
@@ -325,16 +332,20 @@ mod tests {
         let controls = Controls {
             choices: choices.collect(),
             prompt: String::new(),
-            negative: String::new(),
-            seed: 9,
-            steps: 11,
-            guidance: 1.75,
-            guidance_interval: GuidanceInterval { low: 0.1, high: 0.7 },
-            scheduler: "heun".parse().unwrap(),
+            sampling: Sampling {
+                seed: 9,
+                steps: 11,
+                guidance: 1.75,
+                guidance_interval: GuidanceInterval { low: 0.1, high: 0.7 },
+                scheduler: "heun".parse().unwrap(),
+                routing: Routing {
+                    rule: RoutingRule::Pool,
+                    gamma: Some(0.3),
+                    ..Routing::default()
+                },
+                ..Sampling::default()
+            },
             count: 5,
-            routing: Routing { rule: RoutingRule::Pool, gamma: Some(0.3), ..Routing::default() },
-            muted: Muted::default(),
-            shifts: diffmoe::model::Shifts::default(),
         };
         assert_eq!(controls.settings(&config), expected);
     }

@@ -107,7 +107,7 @@ impl App {
         let (trace, noise) = (&record.trace, made.noise.as_slice());
         let block = trace.blocks().get(now.layer).copied().unwrap_or(0);
         let lens = Lens { trace, pass: now.pass, what_if: now.what_if };
-        let name = format!("{}, seed {}", record.config.name, record.settings.seed);
+        let name = format!("{}, seed {}", record.config.name, record.settings.sampling.seed);
         let plot = Plot { noise, name: &name };
         let names = match now.pass.branch {
             Branch::Conditional => ["with label", "without"],
@@ -309,7 +309,7 @@ mod tests {
             assert_eq!(still[at..at + 3], [pixel.r(), pixel.g(), pixel.b()], "({x}, {y})");
         }
         let Ok(Saved::Recipe(recipe)) = Saved::from_png(&file) else { panic!("no settings") };
-        assert_eq!((recipe.image, recipe.seed), (Some(1), record.settings.seed));
+        assert_eq!((recipe.image, recipe.sampling.seed), (Some(1), record.settings.sampling.seed));
         assert_eq!(on_paper(0.0), Color32::from_rgb(0xEC, 0xEE, 0xF2));
     }
 }

@@ -36,20 +36,20 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     });
     card(ui, "Sampling", |ui| {
         slider(ui, "Images", COUNT_HINT, &mut controls.count, 1..=MAX_COUNT, |s| s);
-        slider(ui, "Steps", STEPS_HINT, &mut controls.steps, 1..=MAX_STEPS, |s| {
+        slider(ui, "Steps", STEPS_HINT, &mut controls.sampling.steps, 1..=MAX_STEPS, |s| {
             s.logarithmic(true)
         });
-        slider(ui, "Guidance", GUIDANCE_HINT, &mut controls.guidance, 1.0..=8.0, |s| {
+        slider(ui, "Guidance", GUIDANCE_HINT, &mut controls.sampling.guidance, 1.0..=8.0, |s| {
             s.step_by(0.1).fixed_decimals(1).clamping(SliderClamping::Edits)
         });
-        guidance_interval(ui, &mut controls.guidance_interval);
+        guidance_interval(ui, &mut controls.sampling.guidance_interval);
         caption(ui, "Scheduler");
-        scheduler(ui, &mut controls.scheduler, &config);
-        scheduler_options(ui, &mut controls.scheduler, &config);
+        scheduler(ui, &mut controls.sampling.scheduler, &config);
+        scheduler_options(ui, &mut controls.sampling.scheduler, &config);
     });
     card(ui, "Routing", |ui| routing(ui, controls, &config));
     if dice {
-        controls.seed = crate::platform::new_seed();
+        controls.sampling.seed = crate::platform::new_seed();
     }
 }
 
@@ -139,7 +139,7 @@ fn number(slider: Slider<'_>, min: f32, max: f32) -> Slider<'_> {
 fn words(ui: &mut Ui, controls: &mut Controls) {
     for (title, text, example) in [
         ("Prompt", &mut controls.prompt, "a robot, fluent 3d"),
-        ("Negative prompt", &mut controls.negative, "what the image should not show"),
+        ("Negative prompt", &mut controls.sampling.negative, "what the image should not show"),
     ] {
         let caption = caption(ui, title);
         let edit = TextEdit::singleline(text).hint_text(example).desired_width(f32::INFINITY);
@@ -169,7 +169,7 @@ fn seed(ui: &mut Ui, controls: &mut Controls) -> bool {
     ui.horizontal(|ui| {
         let height = ui.spacing().interact_size.y;
         let width = ui.available_width() - height - ui.spacing().item_spacing.x;
-        let value = DragValue::new(&mut controls.seed).speed(1.0);
+        let value = DragValue::new(&mut controls.sampling.seed).speed(1.0);
         let response = ui.label_inputs_by(title.id, |ui| ui.add_sized([width, height], value));
         response.labelled_by(title.id).on_hover_text(hint);
         sign_button(ui, Icon::Dice, "Another seed").clicked()
@@ -194,7 +194,7 @@ fn routing(ui: &mut Ui, controls: &mut Controls, config: &Config) {
         );
         return;
     }
-    let routing = &mut controls.routing;
+    let routing = &mut controls.sampling.routing;
     let rules: Vec<_> =
         RoutingRule::ALL.iter().map(|rule| (*rule, rule.title(), rule.hint())).collect();
     switch(ui, &mut routing.rule, &rules);

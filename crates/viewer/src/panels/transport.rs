@@ -73,7 +73,7 @@ pub(crate) fn scrub(app: &mut App, ui: &mut Ui) {
     let left = left.or_else(|| is_flow.then(|| 1.0 - frame as f32 / steps.max(1) as f32));
     let text = match (frame, left) {
         (0, _) => "Noise, before the first step".to_owned(),
-        _ if record.settings.scheduler.is_adaptive() => format!("After step {frame}"),
+        _ if record.settings.sampling.scheduler.is_adaptive() => format!("After step {frame}"),
         (_, Some(noise)) => format!("After step {frame} of {steps}, noise level {noise:.2}"),
         (_, None) => format!("After step {frame} of {steps}"),
     };

@@ -93,7 +93,7 @@ pub fn trace_json(record: &Record) -> Result<String, String> {
 pub fn file_name(record: &Record) -> String {
     let safe = |c: char| if c.is_alphanumeric() || c == '-' { c } else { '-' };
     let model: String = record.config.name.chars().map(safe).collect();
-    format!("diffmoe-{model}-{}", record.settings.seed)
+    format!("diffmoe-{model}-{}", record.settings.sampling.seed)
 }
 
 /// An enlargement as the command line allows it.
@@ -161,7 +161,10 @@ mod tests {
     fn the_trace_is_the_command_lines() {
         let record = finished_record();
         let json: serde_json::Value = serde_json::from_str(&trace_json(&record).unwrap()).unwrap();
-        assert_eq!(json["forwards"].as_array().unwrap().len(), 2 * record.settings.steps as usize);
+        assert_eq!(
+            json["forwards"].as_array().unwrap().len(),
+            2 * record.settings.sampling.steps as usize
+        );
         assert_eq!(json["model"], "tiny");
     }
 }

@@ -85,7 +85,7 @@ impl Job {
         self.record.device = engine.device();
         let pacer = Pacer::for_engine(&*engine, &self.workload(), pace);
         let record = &mut self.record;
-        if !record.settings.scheduler.resumes() {
+        if !record.settings.sampling.scheduler.resumes() {
             record.begin_anew();
         }
         let so_far = RunState {
@@ -105,7 +105,7 @@ impl Job {
     fn workload(&self) -> Workload {
         let Record { settings, share, device, .. } = &self.record;
         #[expect(clippy::float_cmp, reason = "exactly 1 switches guidance off")]
-        let branches = if settings.guidance == 1.0 { 1 } else { 2 };
+        let branches = if settings.sampling.guidance == 1.0 { 1 } else { 2 };
         let samples = branches * settings.images();
         Workload { model: share.hash.clone(), device: device.clone(), samples }
     }

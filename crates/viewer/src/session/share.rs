@@ -107,8 +107,8 @@ impl Share {
         if recipe.count > MAX_COUNT {
             return most("count", recipe.count.to_string(), MAX_COUNT.to_string());
         }
-        if recipe.steps > MAX_STEPS {
-            return most("steps", recipe.steps.to_string(), MAX_STEPS.to_string());
+        if recipe.sampling.steps > MAX_STEPS {
+            return most("steps", recipe.sampling.steps.to_string(), MAX_STEPS.to_string());
         }
         let choices: Option<Vec<_>> = recipe.labels.iter().map(|rows| choice(rows)).collect();
         let (Some(choices), 0..=1) = (choices, recipe.prompts.len()) else {
@@ -139,16 +139,8 @@ impl Share {
         let controls = Controls {
             choices,
             prompt: recipe.prompts.into_iter().next().unwrap_or_default(),
-            negative: recipe.negative,
-            seed: recipe.seed,
-            steps: recipe.steps,
-            guidance: recipe.guidance,
-            guidance_interval: recipe.guidance_interval,
-            scheduler: recipe.scheduler,
+            sampling: recipe.sampling,
             count: recipe.count,
-            routing: recipe.routing,
-            muted: recipe.muted,
-            shifts: recipe.shifts,
         };
         let image = recipe.image.filter(|&image| image < recipe.count);
         let Recipe { model, hash, decoder, .. } = recipe;
@@ -173,16 +165,8 @@ impl Share {
             decoder: self.decoder.clone(),
             labels: c.choices.iter().map(rows).collect(),
             prompts: said.into_iter().cloned().collect(),
-            negative: c.negative.clone(),
-            seed: c.seed,
-            steps: c.steps,
-            guidance: c.guidance,
-            guidance_interval: c.guidance_interval,
-            scheduler: c.scheduler,
+            sampling: c.sampling.clone(),
             count: c.count,
-            routing: c.routing,
-            muted: c.muted.clone(),
-            shifts: c.shifts.clone(),
             batch: None,
             weights: None,
             image: self.image,
@@ -194,8 +178,7 @@ impl Share {
     /// The recipe for a file with images of the run: with the batch, which in the app is all images.
     pub(super) fn file_recipe(&self, image: Option<usize>, scale: Option<u32>) -> Recipe {
         let c = &self.controls;
-        let together = c.routing.rule.couples_images() || c.scheduler.is_adaptive();
-        let batch = together.then_some(c.count);
+        let batch = c.sampling.couples_images().then_some(c.count);
         Recipe { image, scale, batch, ..self.recipe() }
     }
 
@@ -231,6 +214,7 @@ mod tests {
 
     use super::*;
     use diffmoe::model::{Routing, RoutingRule};
+    use diffmoe::pipeline::Sampling;
     use diffmoe::scheduler::{ALL, GuidanceInterval, SchedulerKind};
 
     fn choice_strategy() -> impl Strategy<Value = Choice> {
@@ -262,9 +246,10 @@ mod tests {
             for (block, expert, odds) in moved {
                 shifts.add(block, expert, odds);
             }
-            let controls = Controls {
-                choices, prompt, negative, seed, steps, guidance, guidance_interval, scheduler, count, routing, muted, shifts,
+            let sampling = Sampling {
+                negative, seed, steps, guidance, guidance_interval, scheduler, routing, muted, shifts,
             };
+            let controls = Controls { choices, prompt, sampling, count };
             Share { model, hash: Some("0a1b2c3d".into()), decoder, ..Share::of(controls) }
         }
     }
@@ -329,9 +314,9 @@ mod tests {
     fn links_of_earlier_versions_open() {
         let share = Share::parse("seed=1&steps=5&guidance=2&labels=any&solver=heun&rule=pool");
         let controls = share.unwrap().controls;
-        assert_eq!(controls.scheduler.name(), "heun");
-        assert_eq!(controls.routing.rule, RoutingRule::Pool);
-        assert!(controls.guidance_interval.is_whole());
+        assert_eq!(controls.sampling.scheduler.name(), "heun");
+        assert_eq!(controls.sampling.routing.rule, RoutingRule::Pool);
+        assert!(controls.sampling.guidance_interval.is_whole());
     }
 
     #[test]

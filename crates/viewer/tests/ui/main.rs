@@ -137,7 +137,7 @@ fn opened(size: egui::Vec2, model: ModelSource) -> Shown {
 fn finished(size: egui::Vec2, model: ModelSource, change: fn(&mut Controls)) -> Shown {
     let mut harness = opened(size, model);
     let controls = &mut harness.state_mut().app_mut().session_mut().controls;
-    controls.seed = 5;
+    controls.sampling.seed = 5;
     change(controls);
     harness.run_steps(2);
     harness.get_by_label("Generate").click();
@@ -213,7 +213,7 @@ fn guidance_can_be_limited_to_an_interval() {
     harness.get_by_label("Limit guidance to an interval").click_accesskit();
     harness.run_steps(3);
     assert!(has(&harness, "Guide from t") && has(&harness, "Guide until t"));
-    let interval = harness.state().app().session().controls.guidance_interval;
+    let interval = harness.state().app().session().controls.sampling.guidance_interval;
     assert_eq!(interval.to_string(), "0.1,0.7");
     harness.check_accessibility();
 }
@@ -285,7 +285,7 @@ fn typing_in_the_picker_filters_and_enter_takes_the_best() {
 #[test]
 fn a_run_can_be_paused_walked_on_and_cancelled() {
     let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
-    harness.state_mut().app_mut().session_mut().controls.steps = 200;
+    harness.state_mut().app_mut().session_mut().controls.sampling.steps = 200;
     harness.get_by_label("Generate").click();
     until(&mut harness, "a first step", |app| {
         app.session().record().is_some_and(|r| r.finished_steps() > 0)
@@ -349,20 +349,20 @@ fn a_finished_run_shows_where_its_tokens_went() {
 #[test]
 fn pressing_again_draws_something_else_and_a_changed_setting_keeps_the_seed() {
     let mut harness = finished(DESKTOP, file("tiny.safetensors", TINY), |_| ());
-    assert_eq!(harness.state().app().session().controls.seed, 5);
-    harness.state_mut().app_mut().session_mut().controls.guidance = 3.0;
+    assert_eq!(harness.state().app().session().controls.sampling.seed, 5);
+    harness.state_mut().app_mut().session_mut().controls.sampling.guidance = 3.0;
     harness.run_steps(2);
     harness.get_by_label("Generate").click();
     complete(&mut harness);
     assert_eq!(
-        harness.state().app().session().controls.seed,
+        harness.state().app().session().controls.sampling.seed,
         5,
         "to compare, only one thing changes"
     );
     harness.get_by_label("Generate another").click();
     harness.run_steps(3);
     complete(&mut harness);
-    assert_ne!(harness.state().app().session().controls.seed, 5);
+    assert_ne!(harness.state().app().session().controls.sampling.seed, 5);
     assert!(has(&harness, "Earlier runs"));
     let ends = |name: Option<String>| name.is_some_and(|name| name.ends_with(", seed 5"));
     harness
@@ -371,7 +371,7 @@ fn pressing_again_draws_something_else_and_a_changed_setting_keeps_the_seed() {
         .expect("the first run")
         .click();
     harness.run_steps(4);
-    assert_eq!(harness.state().app().session().record().map(|r| r.settings.seed), Some(5));
+    assert_eq!(harness.state().app().session().record().map(|r| r.settings.sampling.seed), Some(5));
 }
 
 #[test]

@@ -15,6 +15,12 @@ fn told(session: &Session) -> String {
     session.notes().iter().map(|note| note.text.as_str()).collect::<Vec<_>>().join("\n")
 }
 
+fn changed(usual: &Controls, change: impl Fn(&mut Sampling)) -> Controls {
+    let mut controls = usual.clone();
+    change(&mut controls.sampling);
+    controls
+}
+
 #[test]
 fn every_setting_comes_back_from_a_saved_image() {
     let (_folder, path) = file();
@@ -22,13 +28,18 @@ fn every_setting_comes_back_from_a_saved_image() {
     let usual = controls();
     let pool = Routing { rule: RoutingRule::Pool, ..Routing::default() };
     let all = [
-        Controls { seed: u64::MAX, ..usual.clone() },
-        Controls { steps: 3, count: 3, ..usual.clone() },
-        Controls { guidance: 3.25, choices: vec![Choice::Any, Choice::Varied], ..usual.clone() },
-        Controls { scheduler: "unipc".parse().unwrap(), ..usual.clone() },
-        Controls { routing: Routing { gamma: Some(0.3), ..pool }, ..usual.clone() },
-        Controls { routing: Routing { shift: -0.125, log_odds: 1.5, ..pool }, ..usual.clone() },
-        Controls { muted: [(1, 2)].into_iter().collect(), ..usual },
+        changed(&usual, |sampling| sampling.seed = u64::MAX),
+        Controls { count: 3, ..changed(&usual, |sampling| sampling.steps = 3) },
+        Controls {
+            choices: vec![Choice::Any, Choice::Varied],
+            ..changed(&usual, |sampling| sampling.guidance = 3.25)
+        },
+        changed(&usual, |sampling| sampling.scheduler = "unipc".parse().unwrap()),
+        changed(&usual, |sampling| sampling.routing = Routing { gamma: Some(0.3), ..pool }),
+        changed(&usual, |sampling| {
+            sampling.routing = Routing { shift: -0.125, log_odds: 1.5, ..pool };
+        }),
+        changed(&usual, |sampling| sampling.muted = [(1, 2)].into_iter().collect()),
     ];
     for wanted in all {
         session.controls = wanted.clone();
@@ -81,12 +92,12 @@ fn settings_of_another_program_are_taken_over_as_far_as_they_go() {
     session.open_png("fox.png", &png("parameters", text));
     ready(&mut session);
     let c = &session.controls;
-    assert_eq!((c.seed, c.steps, c.guidance, c.count), (99, 4, 3.5, 1));
+    assert_eq!((c.sampling.seed, c.sampling.steps, c.sampling.guidance, c.count), (99, 4, 3.5, 1));
     let text = told(&session);
     for expected in ["fox.png was made with v1-5", "\"Euler a\"", "takes no prompts"] {
         assert!(text.contains(expected), "{text}");
     }
-    assert_eq!(session.record().unwrap().settings.seed, 99);
+    assert_eq!(session.record().unwrap().settings.sampling.seed, 99);
 }
 
 #[test]
