@@ -10,8 +10,8 @@ mod run_prompts;
 mod time_mlp;
 
 pub use contract::{
-    Engine, EngineError, ForwardRouting, GpuSamples, Inspect, LayerRouting, Progress, RunConfig,
-    Scope, Scores, SliceTime, Snapshot, Stage, StageTimes, Taps,
+    Engine, EngineError, ForwardRouting, GpuSamples, Inspect, Keep, LayerRouting, Progress,
+    RunConfig, Scope, Scores, SliceTime, Snapshot, Stage, StageTimes, Taps,
 };
 pub use cpu::{CpuEngine, CpuModel};
 pub use footprint::Footprint;

@@ -21,6 +21,9 @@ pub struct Sampling {
     pub guidance: f32,
     /// Where on the way from noise to data guidance applies; elsewhere the unconditional pass is left out.
     pub guidance_interval: GuidanceInterval,
+    /// Share of the way from noise to data that a run from an image ([`Settings::init`](super::Settings::init)) takes,
+    /// above 0 and at most 1, as in diffusers. Without effect on others.
+    pub strength: f32,
     /// Scheduler and its options.
     pub scheduler: SchedulerKind,
     /// Routing rule and thresholds.
@@ -40,6 +43,7 @@ impl Default for Sampling {
             steps: 1,
             guidance: 1.0,
             guidance_interval: GuidanceInterval::default(),
+            strength: 1.0,
             scheduler: SchedulerKind::new(ALL[0]),
             routing: Routing::default(),
             muted: Muted::default(),
@@ -81,6 +85,9 @@ impl Sampling {
             return Err(SettingsError::Guidance(self.guidance));
         }
         self.guidance_interval.check()?;
+        if !(self.strength > 0.0 && self.strength <= 1.0) {
+            return Err(SettingsError::Strength(self.strength));
+        }
         if let Some(gamma) = self.routing.gamma.filter(|g| !(0.0..=1.0).contains(g)) {
             return Err(SettingsError::Gamma(gamma));
         }

@@ -1,8 +1,8 @@
 //! Settings of a run, checked before anything is computed.
 
-use super::Sampling;
-use crate::model::{Config, Kind, MutedError, ShiftsError};
-use crate::scheduler::{GuidanceIntervalError, OptionError};
+use super::{InitImage, Sampling, SettingsError};
+use crate::model::{Config, Kind};
+use crate::scheduler::steps_taken;
 
 /// The settings of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,94 +13,10 @@ pub struct Settings {
     pub prompts: Vec<String>,
     /// How they are sampled.
     pub sampling: Sampling,
+    /// The image to start from instead of noise alone.
+    pub init: Option<InitImage>,
     /// Whether the trace keeps the router's scores; the images are the same.
     pub record_scores: bool,
-}
-
-/// A setting that cannot work, with what it should be.
-#[derive(Clone, Debug, thiserror::Error, PartialEq)]
-#[non_exhaustive]
-pub enum SettingsError {
-    /// No or too many steps.
-    #[error("steps must be 1–{most}, got {given}")]
-    Steps {
-        /// The given value.
-        given: u32,
-        /// Most steps of this scheduler for this model.
-        most: u32,
-    },
-    /// Not a number, or far out of range.
-    #[error("guidance must be 0–100 (1 switches it off), got {0}")]
-    Guidance(f32),
-    /// Bounds that are not in order, or not from 0 to 1.
-    #[error(transparent)]
-    GuidanceInterval(#[from] GuidanceIntervalError),
-    /// A threshold that is not a probability.
-    #[error("gamma must be 0–1, a threshold for a probability, got {0}")]
-    Gamma(f32),
-    /// A shift that is not a number.
-    #[error("threshold shift must be -1–1, got {0}")]
-    Shift(f32),
-    /// No images.
-    #[error("the number of images must be at least 1, got 0")]
-    Images,
-    /// A row that the table does not have.
-    #[error("{table} {row} does not exist: the model has {count}, numbered from 0")]
-    Label {
-        /// Which table.
-        table: String,
-        /// The row.
-        row: u32,
-        /// Rows without the null row.
-        count: u32,
-    },
-    /// A name that the table does not have.
-    #[error("unknown {table} {name:?}")]
-    LabelName {
-        /// Which table.
-        table: String,
-        /// The given value.
-        name: String,
-    },
-    /// A label for a table that the model does not have.
-    #[error("the model has no labels for {table:?}; it has {expected}")]
-    Table {
-        /// The given value.
-        table: String,
-        /// The tables of the model.
-        expected: String,
-    },
-    /// Label lists that do not belong together.
-    #[error("each image needs one label per table and, for text-conditioned models, a prompt")]
-    Count,
-    /// Prompts for a model without a text encoder.
-    #[error("this model does not take prompts: choose its classes instead")]
-    NoText,
-    /// A scheduler for the other kind of model.
-    #[error("{scheduler} does not support {models} models: choose {suitable}")]
-    Scheduler {
-        /// What was chosen.
-        scheduler: &'static str,
-        /// Kind of the model.
-        models: &'static str,
-        /// What can be chosen.
-        suitable: String,
-    },
-    /// An option that has no effect on this kind of model.
-    #[error("{0} has no effect on this model: remove it")]
-    UnusedOption(&'static str),
-    /// A value that an option of the scheduler cannot have.
-    #[error(transparent)]
-    Option(#[from] OptionError),
-    /// Thresholds moved too far.
-    #[error("threshold shift must be -24–24 log-odds, got {0}")]
-    LogOdds(f32),
-    /// A muted expert that the model does not have.
-    #[error(transparent)]
-    Muted(#[from] MutedError),
-    /// A single threshold that cannot move so.
-    #[error(transparent)]
-    Shifts(#[from] ShiftsError),
 }
 
 impl Settings {
@@ -110,6 +26,9 @@ impl Settings {
     /// The first setting that cannot work.
     pub fn check(&self, config: &Config) -> Result<(), SettingsError> {
         self.sampling.check(config)?;
+        if let Some(init) = &self.init {
+            init.check(config, self.sampling.scheduler)?;
+        }
         if config.text.is_none() && !(self.prompts.is_empty() && self.sampling.negative.is_empty())
         {
             return Err(SettingsError::NoText);
@@ -138,10 +57,14 @@ impl Settings {
         self.labels.first().map_or(self.prompts.len(), Vec::len)
     }
 
-    /// Whether an image depends on the others of its pass: they compete for experts, or the scheduler chooses its steps
-    /// for all.
-    pub fn couples_images(&self) -> bool {
-        self.routing.rule.couples_images() || self.scheduler.is_adaptive()
+    /// Steps of the run: fewer than [`Sampling::steps`] where it starts from an image.
+    pub fn steps_taken(&self) -> u32 {
+        steps_taken(self.sampling.steps, self.strength())
+    }
+
+    /// Share of the way from noise to data that the run takes.
+    pub(super) fn strength(&self) -> f32 {
+        if self.init.is_some() { self.sampling.strength } else { 1.0 }
     }
 
     /// A name for each image: its prompt and labels, without null labels.
@@ -239,6 +162,7 @@ mod tests {
                 scheduler: "euler".parse().unwrap(),
                 ..Sampling::default()
             },
+            init: None,
             record_scores: false,
         }
     }

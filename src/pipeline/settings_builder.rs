@@ -1,6 +1,6 @@
 //! The defaults of a model and changes to them: the one place where settings are built.
 
-use super::{Sampling, Settings, SettingsError};
+use super::{InitImage, Sampling, Settings, SettingsError};
 use crate::model::{Config, LabelTable, Muted, Routing, RoutingRule, Shifts, one_of};
 use crate::scheduler::{GuidanceInterval, SchedulerKind, random_rows};
 
@@ -48,6 +48,7 @@ pub struct SettingsBuilder<'a> {
     prompts: Vec<String>,
     images: usize,
     sampling: Sampling,
+    init: Option<InitImage>,
     record_scores: bool,
     /// The first mistake.
     mistake: Option<SettingsError>,
@@ -69,6 +70,7 @@ impl Settings {
             prompts: Vec::new(),
             images: 1,
             sampling: Sampling::of(config),
+            init: None,
             record_scores: false,
             mistake: None,
         }
@@ -108,6 +110,19 @@ impl SettingsBuilder<'_> {
     /// Prompts, which the images take in turn.
     pub fn prompts(self, prompts: impl IntoIterator<Item = String>) -> Self {
         Self { prompts: prompts.into_iter().collect(), ..self }
+    }
+
+    /// The image to start from, with its usual strength.
+    pub fn init(mut self, init: InitImage) -> Self {
+        self.sampling.strength = init.usual_strength();
+        self.init = Some(init);
+        self
+    }
+
+    /// Share of the way from noise to data that a run from an image takes.
+    pub fn strength(mut self, strength: f32) -> Self {
+        self.sampling.strength = strength;
+        self
     }
 
     /// All of how images are sampled at once.
@@ -218,6 +233,7 @@ impl SettingsBuilder<'_> {
             labels: tables.map(rows).collect(),
             prompts: prompts.iter().cycle().take(self.images).cloned().collect(),
             sampling: self.sampling,
+            init: self.init,
             record_scores: self.record_scores,
         }
     }

@@ -1,11 +1,14 @@
 //! Samples as pixels: grids of images, PNG files, still and moving, and the texts inside them.
 
 mod animation;
+mod read;
+mod resample;
 mod texts;
 
 use std::path::Path;
 
 pub use animation::{Timing, animation};
+pub use read::PngReadError;
 pub use texts::{PngTextError, text};
 
 /// Pixels of eight bits per channel, red, green and blue, row by row.

@@ -61,6 +61,7 @@ pub(crate) fn compute(case: &Case) -> Answer {
             },
             ..Sampling::default()
         },
+        init: None,
         record_scores: false,
     };
     settings.check(config).unwrap();

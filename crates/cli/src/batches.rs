@@ -86,9 +86,13 @@ impl Drop for Batches<'_> {
 }
 
 fn headline(config: &Config, settings: &Settings, images: usize, device: &str) -> String {
-    let Sampling { steps, guidance, guidance_interval: interval, scheduler, seed, .. } =
-        &settings.sampling;
-    let steps = (!scheduler.is_adaptive()).then(|| format!("{steps} steps"));
+    let Sampling {
+        steps, guidance, guidance_interval: interval, scheduler, seed, strength, ..
+    } = &settings.sampling;
+    let taken = settings.steps_taken();
+    let steps =
+        if taken < *steps { format!("{taken} of {steps} steps") } else { format!("{steps} steps") };
+    let steps = (!scheduler.is_adaptive()).then_some(steps);
     let options = scheduler.changed_options();
     let options =
         options.map(|(option, value)| format!("{} {}", option.name, option.format(value)));
@@ -100,8 +104,10 @@ fn headline(config: &Config, settings: &Settings, images: usize, device: &str) -
     } else {
         format!(" at {}–{}", interval.low, interval.high)
     };
+    let from = settings.init.as_ref().map(|_| format!(" · from an image at strength {strength}"));
+    let from = from.unwrap_or_default();
     format!(
-        "{} · {device} · {images} images · {scheduler} · guidance {guidance}{interval} · seed {seed}",
+        "{} · {device} · {images} images · {scheduler} · guidance {guidance}{interval} · seed {seed}{from}",
         config.name
     )
 }

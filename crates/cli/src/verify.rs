@@ -216,11 +216,13 @@ fn sample(
                 Some([low, high]) if guidance == "interval" => GuidanceInterval { low, high },
                 _ => GuidanceInterval::default(),
             },
+            strength: 1.0,
             scheduler,
             routing: input.run.routing,
             muted: input.run.muted.clone(),
             shifts: input.run.shifts.clone(),
         },
+        init: None,
         record_scores: false,
     };
     settings.check(config)?;
@@ -230,7 +232,7 @@ fn sample(
         Ok(noise) => recorded_noise(key, &noise, &input.shape, steps)?,
         Err(_) => StepNoise::Seeded { seed, images: 0..input.times.len() as u64 },
     };
-    let mut scheduler = scheduler.schedule(config, ScheduleConfig { steps, guidance, noise });
+    let mut scheduler = scheduler.schedule(config, ScheduleConfig::new(steps, guidance, noise));
     engine.start(&input.run)?;
     let mut last = None;
     loop {

@@ -64,6 +64,7 @@ pub struct App {
     explore: explore::Explore,
     shown: Shown,
     thumbs: panels::history::Thumbs,
+    painter: panels::init::Painter,
     jobs: Jobs,
     /// When the work of the last frame ended.
     worked_until: Option<Instant>,
@@ -92,6 +93,7 @@ impl App {
             explore: explore::Explore::default(),
             shown: Shown::default(),
             thumbs: panels::history::Thumbs::default(),
+            painter: panels::init::Painter::default(),
             jobs: Jobs::new(waker),
             worked_until: None,
         }

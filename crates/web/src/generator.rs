@@ -262,7 +262,7 @@ impl Inner {
             None => rgba(run.latent(), size),
             Some(decoder) => rgba(&decoder.preview(run.latent(), size), size),
         };
-        listener.step(run.finished_steps(), run.settings().sampling.steps, size, images)
+        listener.step(run.finished_steps(), run.settings().steps_taken(), size, images)
     }
 
     /// The model on a device younger than `generation`.

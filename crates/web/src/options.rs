@@ -4,6 +4,7 @@ use js_sys::{Array, ArrayBuffer, Function, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
+use super::init::init;
 use diffmoe::model::{Config, LabelTable, Muted, Routing, UnknownName};
 use diffmoe::pipeline::{Backend, Label, Recipe, Saved, Settings};
 use diffmoe::scheduler::{ALL, GuidanceInterval, OptionInfo, SchedulerKind};
@@ -83,7 +84,7 @@ impl Options {
 
 /// Entries of the options of `sample`, besides those of label tables and schedulers.
 /// Earlier versions used `solver`.
-const SAMPLE: [&str; 21] = [
+const SAMPLE: [&str; 24] = [
     "labels",
     "prompt",
     "negative",
@@ -105,6 +106,9 @@ const SAMPLE: [&str; 21] = [
     "mute",
     "like",
     "png",
+    "initImage",
+    "mask",
+    "strength",
 ];
 
 /// The options of all schedulers.
@@ -179,6 +183,14 @@ pub(super) fn settings(
     }
     if let Some(interval) = guidance_interval(options)? {
         settings = settings.guidance_interval(interval);
+    }
+    if let Some(init) = init(options.get("initImage"), options.get("mask"), config)? {
+        let before = like.filter(|like| like.from_image).map(|like| like.sampling.strength);
+        let strength = options.number("strength")?.map(|strength| strength as f32);
+        let strength = strength.or(before).unwrap_or_else(|| init.usual_strength());
+        settings = settings.init(init).strength(strength);
+    } else if options.get("strength").is_some() {
+        return Err("strength needs initImage, the image to start from".into());
     }
     if options.get("mute").is_some() || like.is_none() {
         settings = settings.muted(muted(options)?);

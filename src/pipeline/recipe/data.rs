@@ -22,6 +22,8 @@ pub struct Recipe {
     pub prompts: Vec<String>,
     /// How they are sampled.
     pub sampling: Sampling,
+    /// Whether the run started from an image, which a recipe does not contain.
+    pub from_image: bool,
     /// Images of the run.
     pub count: usize,
     /// Images that share a pass, where images of a pass depend on each other.
@@ -98,6 +100,7 @@ impl Recipe {
             labels: labels.collect(),
             prompts,
             sampling: settings.sampling.clone(),
+            from_image: settings.init.is_some(),
             count,
             batch: together.then_some(count),
             weights: None,
@@ -116,6 +119,7 @@ impl Recipe {
             labels: Vec::new(),
             prompts: Vec::new(),
             sampling: Sampling::default(),
+            from_image: false,
             count: 1,
             batch: None,
             weights: None,

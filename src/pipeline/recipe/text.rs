@@ -60,6 +60,12 @@ impl Recipe {
             "interval" => {
                 sampling.guidance_interval = value.parse().map_err(|_| wrong(INTERVAL))?
             }
+            "strength" => {
+                let is_share = |s: &f32| *s > 0.0 && *s <= 1.0;
+                let strength = value.parse().ok().filter(is_share);
+                sampling.strength = strength.ok_or_else(|| wrong("a number above 0, at most 1"))?;
+                self.from_image = true;
+            }
             // Links of earlier versions say "solver".
             "scheduler" | "solver" => sampling.scheduler = value.parse()?,
             // One for each of several.
@@ -116,6 +122,9 @@ impl Recipe {
         put("guidance", sampling.guidance.to_string());
         if !sampling.guidance_interval.is_whole() {
             put("interval", sampling.guidance_interval.to_string());
+        }
+        if self.from_image {
+            put("strength", sampling.strength.to_string());
         }
         put("scheduler", sampling.scheduler.to_string());
         for (option, value) in sampling.scheduler.changed_options() {
@@ -236,6 +245,7 @@ mod tests {
             (prompts, negative) in (prop::collection::vec(".{0,20}", 0..3), ".{0,20}"),
             (seed, steps, guidance) in (any::<u64>(), 1..=MOST_STEPS, 0.0_f32..=100.0),
             (low, width) in (0.0_f32..0.9, 0.01_f32..=0.1),
+            image_strength in proptest::option::of(0.01_f32..=1.0),
             (scheduler, rule) in (0..ALL.len(), 0..RoutingRule::ALL.len()),
             (count, batch) in (1..=MOST_IMAGES, proptest::option::of(1..=MOST_IMAGES)),
             gamma in proptest::option::of(0.0_f32..=1.0),
@@ -252,9 +262,11 @@ mod tests {
             let rule = RoutingRule::ALL[rule];
             Recipe {
                 model, hash: Some("0a1b2c3d4e".into()), decoder, labels, prompts, count,
+                from_image: image_strength.is_some(),
                 sampling: Sampling {
                     negative, seed, steps, guidance,
                     guidance_interval: GuidanceInterval { low, high: low + width },
+                    strength: image_strength.unwrap_or(1.0),
                     scheduler: SchedulerKind::new(ALL[scheduler]),
                     routing: Routing { rule, gamma, shift, log_odds },
                     muted: muted.into_iter().collect(),

@@ -1,5 +1,6 @@
 //! `diffmoe sample`: images as one file, or as a set of many files.
 
+mod init;
 mod like;
 mod request;
 mod set;
@@ -38,6 +39,7 @@ use shard::Shard;
   diffmoe sample --seed 7 --mute 1:3 --trace routing.json --trace-scores
   diffmoe sample --model my-model.safetensors --steps 12 --scheduler dpmpp_2m --seed 7 --out seven.png
   diffmoe sample --like seven.png --guidance 4
+  diffmoe sample --init-image photo.png --strength 0.5 --class fox --seed 7
   diffmoe sample --set images --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file. Default: emoji, or the model of --like.
@@ -73,6 +75,16 @@ pub(super) struct Arguments {
     /// half the work. Default: 0,1.
     #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true)]
     guidance_interval: Option<GuidanceInterval>,
+    /// Image to start from: a PNG, cut and scaled to the model's size, or latents that --latents wrote.
+    #[arg(long, value_name = "FILE", conflicts_with = "set")]
+    init_image: Option<PathBuf>,
+    /// With --init-image: share of the way from noise to data that is taken, above 0 (the image as it is) to 1 (noise
+    /// alone). Default: 0.6, and 1 with --mask.
+    #[arg(long, requires = "init_image", allow_negative_numbers = true)]
+    strength: Option<f32>,
+    /// With --init-image: a PNG that is white where the image is redrawn and black where it is kept.
+    #[arg(long, value_name = "FILE.png", requires = "init_image")]
+    mask: Option<PathBuf>,
     #[command(flatten)]
     scheduler: SchedulerOptions,
     /// Number of images. Default: 16, or four of each given class or prompt.
@@ -250,6 +262,8 @@ fn check_places(arguments: &Arguments, out: &Path) -> Result<(), String> {
     let read = [
         arguments.model.as_deref().map(|model| ("--model", Path::new(model))),
         arguments.vae.as_deref().map(|path| ("--vae", path)),
+        arguments.init_image.as_deref().map(|path| ("--init-image", path)),
+        arguments.mask.as_deref().map(|path| ("--mask", path)),
     ];
     let outputs = written.iter().flatten().count();
     let places: Vec<_> = written.into_iter().chain(read).flatten().collect();

@@ -15,8 +15,8 @@ use diffmoe::vae::DecoderFile;
 use super::super::checksum::short_hash;
 use super::super::decoder;
 use super::super::labels::resolve;
-use super::Arguments;
 use super::like::Like;
+use super::{Arguments, init};
 
 /// What to draw, with what.
 pub(super) struct Request {
@@ -54,6 +54,12 @@ impl Request {
         let config = checkpoint.config();
         let vae = vae(arguments, &name, config)?;
         let recipe = like.map(|like| like.recipe(&checkpoint)).transpose()?;
+        if recipe.as_ref().is_some_and(|r| r.from_image) && arguments.init_image.is_none() {
+            eprintln!(
+                "note: the file was drawn from an image, which it does not contain; without \
+                 --init-image FILE the images start from noise"
+            );
+        }
         let settings = settings(arguments, recipe.as_ref(), config)?;
         note_cut_prompts(config, &settings);
         let batch = batch(arguments, recipe.as_ref(), &settings)?;
@@ -226,6 +232,12 @@ fn settings(
     if let Some(interval) = arguments.guidance_interval {
         settings = settings.guidance_interval(interval);
     }
+    if let Some(init) = init::read(arguments, config)? {
+        // A file says how strong it was, but not what it started from.
+        let before = recipe.filter(|recipe| recipe.from_image).map(|like| like.sampling.strength);
+        let strength = arguments.strength.or(before).unwrap_or_else(|| init.usual_strength());
+        settings = settings.init(init).strength(strength);
+    }
     if !arguments.prompt.is_empty() {
         settings = settings.prompts(arguments.prompt.clone());
     }
@@ -345,6 +357,7 @@ mod tests {
                 },
                 ..Sampling::default()
             },
+            init: None,
             count: 5,
         };
         assert_eq!(controls.settings(&config), expected);

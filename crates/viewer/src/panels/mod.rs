@@ -4,6 +4,7 @@ pub(super) mod controls;
 pub(super) mod header;
 pub(super) mod help;
 pub(super) mod history;
+pub(super) mod init;
 pub(super) mod model;
 pub(super) mod notes;
 pub(super) mod recorded;

@@ -70,8 +70,10 @@ pub(crate) fn scrub(app: &mut App, ui: &mut Ui) {
     // The next step starts from the noise that this one left.
     let left = if frame >= steps { Some(0.0) } else { record.noise_levels().get(frame).copied() };
     let is_flow = record.config.objective == Objective::Flow;
-    let left = left.or_else(|| is_flow.then(|| 1.0 - frame as f32 / steps.max(1) as f32));
+    let whole = steps as f32 / record.settings.sampling.steps.max(1) as f32;
+    let left = left.or_else(|| is_flow.then(|| whole * (1.0 - frame as f32 / steps.max(1) as f32)));
     let text = match (frame, left) {
+        (0, _) if record.settings.init.is_some() => "Before the first step".to_owned(),
         (0, _) => "Noise, before the first step".to_owned(),
         _ if record.settings.sampling.scheduler.is_adaptive() => format!("After step {frame}"),
         (_, Some(noise)) => format!("After step {frame} of {steps}, noise level {noise:.2}"),
@@ -127,6 +129,14 @@ pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
         let link = icon_button(ui, Icon::Link, "Copy link");
         if link.on_hover_text("A link that draws the same images (L)").clicked() {
             app.act(&ctx, Action::Link);
+        }
+        let one = image.or_else(|| (!many).then_some(0));
+        if let Some(image) = one.filter(|_| app.session.can_start_from_record()) {
+            let button = icon_button(ui, Icon::Forward, "Start from this image");
+            if button.on_hover_text("Runs then start from it instead of noise").clicked() {
+                let frame = app.session.record().map_or(0, |record| app.view.frame_of(record));
+                app.session.start_from_record(image, frame);
+            }
         }
         if image.is_some() && many && icon_button(ui, Icon::Grid, "All images").clicked() {
             app.view.image = None;

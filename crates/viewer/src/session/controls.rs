@@ -1,5 +1,6 @@
 //! The controls of a run, and their conversion to [`Settings`].
 
+use super::Init;
 use diffmoe::model::Config;
 use diffmoe::pipeline::{Label, Sampling, Settings};
 
@@ -30,6 +31,8 @@ pub struct Controls {
     pub prompt: String,
     /// How images are sampled: steps 1 to [`MAX_STEPS`], no negative prompt for a model without text.
     pub sampling: Sampling,
+    /// The image to start from instead of noise alone; its strength is part of the sampling.
+    pub init: Option<Init>,
     /// Images, 1 to [`MAX_COUNT`].
     pub count: usize,
 }
@@ -38,7 +41,7 @@ impl Controls {
     /// Before there is a model.
     pub(super) fn none() -> Self {
         let sampling = Sampling::default();
-        Self { choices: Vec::new(), prompt: String::new(), sampling, count: 1 }
+        Self { choices: Vec::new(), prompt: String::new(), sampling, init: None, count: 1 }
     }
 
     /// What a model recommends ([`Sampling::of`]), and another subject for each image.
@@ -49,6 +52,7 @@ impl Controls {
             choices: vec![Choice::Varied; config.labels.len()],
             prompt: String::new(),
             sampling: Sampling { seed, steps, ..usual },
+            init: None,
             count: FIRST_COUNT,
         }
     }
@@ -62,6 +66,9 @@ impl Controls {
         }
         let count = self.count.clamp(1, MAX_COUNT);
         let mut settings = Settings::builder(config).images(count).sampling(sampling);
+        if let Some(init) = &self.init {
+            settings = settings.init(init.image(config)).strength(self.sampling.strength);
+        }
         for (table, choice) in config.labels.iter().zip(&self.choices) {
             settings = match *choice {
                 Choice::Any => settings.label(&table.name, Label::Any),

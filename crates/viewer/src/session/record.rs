@@ -61,7 +61,7 @@ impl Record {
         if self.settings.sampling.scheduler.is_adaptive() {
             so_far
         } else {
-            self.settings.sampling.steps
+            self.settings.steps_taken()
         }
     }
 

@@ -123,6 +123,9 @@ impl Share {
         if recipe.batch.is_some_and(|batch| batch < recipe.count) {
             differs.push("it used several batches".to_owned());
         }
+        if recipe.from_image {
+            differs.push("it started from an image, which it does not contain".to_owned());
+        }
         let (mut explore, mut other, mut unknown) = (None, None, Vec::new());
         for (key, value) in &recipe.others {
             if key == EXPLORE {
@@ -140,6 +143,7 @@ impl Share {
             choices,
             prompt: recipe.prompts.into_iter().next().unwrap_or_default(),
             sampling: recipe.sampling,
+            init: None,
             count: recipe.count,
         };
         let image = recipe.image.filter(|&image| image < recipe.count);
@@ -166,6 +170,7 @@ impl Share {
             labels: c.choices.iter().map(rows).collect(),
             prompts: said.into_iter().cloned().collect(),
             sampling: c.sampling.clone(),
+            from_image: c.init.is_some(),
             count: c.count,
             batch: None,
             weights: None,
@@ -248,8 +253,9 @@ mod tests {
             }
             let sampling = Sampling {
                 negative, seed, steps, guidance, guidance_interval, scheduler, routing, muted, shifts,
+                ..Sampling::default()
             };
-            let controls = Controls { choices, prompt, sampling, count };
+            let controls = Controls { choices, prompt, sampling, init: None, count };
             Share { model, hash: Some("0a1b2c3d".into()), decoder, ..Share::of(controls) }
         }
     }

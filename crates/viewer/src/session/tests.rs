@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use super::*;
 use diffmoe::engine::{EngineError, WeightChoice};
 use diffmoe::model::Routing;
-use diffmoe::pipeline::Run;
-use diffmoe::scheduler::{Branch, GuidanceInterval};
+use diffmoe::pipeline::{Run, Sampling};
+use diffmoe::scheduler::Branch;
 use diffmoe::trace::At;
 use model::{LABELS, file};
 
@@ -69,6 +69,7 @@ fn controls() -> Controls {
             scheduler: "euler".parse().unwrap(),
             ..Sampling::default()
         },
+        init: None,
         count: 2,
     }
 }

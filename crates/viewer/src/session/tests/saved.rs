@@ -107,8 +107,6 @@ fn files_without_good_settings_change_nothing() {
     let before = session.controls.clone();
     let good = export::png(&finished_record(), None, 99, None).unwrap();
     let cases = [
-        (png("title", "a fox"), "contains no settings"),
-        (png("parameters", "a fox"), "contains no settings"),
         (png("diffmoe", "seed=1&steps=0&guidance=1&labels=any"), "invalid steps"),
         (png("diffmoe", "seed=1&steps=900&guidance=1&labels=any"), "from 1 to 250"),
         (png("diffmoe", "seed=1"), "steps, guidance, labels is missing"),
@@ -122,4 +120,43 @@ fn files_without_good_settings_change_nothing() {
         assert_eq!((session.phase(), &session.controls), (Phase::Ready, &before));
     }
     assert!(session.history().is_empty());
+}
+
+/// The image becomes the one that runs start from; a link says how strong it was, and that it is missing.
+#[test]
+fn an_image_without_settings_is_one_to_start_from() {
+    let (_folder, path) = file();
+    let mut session = opened(path);
+    session.controls = controls();
+    session.open_png("a.png", &png("title", "a fox"));
+    let init = session.controls.init.clone().unwrap();
+    assert_eq!((init.name.as_str(), init.is_masked()), ("a.png", false));
+    assert!((session.controls.sampling.strength - 0.6).abs() < 1e-6);
+    session.generate();
+    ready(&mut session);
+    let record = session.record().unwrap().clone();
+    assert_eq!((record.steps(), record.finished_steps()), (3, 3), "3 of 6 steps");
+    assert!(record.share.to_fragment().contains("&strength=0.6&"));
+    let link = Share::parse(&record.share.to_fragment()).unwrap();
+    assert_eq!(link.controls.init, None);
+    assert!(link.differs[0].contains("started from an image"), "{:?}", link.differs);
+
+    // The first patch of its second image is redrawn, and all else stays.
+    session.start_from_record(1, 3);
+    let mut init = session.controls.init.clone().unwrap();
+    init.redrawn[0] = true;
+    let [_, columns] = init.grid;
+    session.controls.init = Some(init);
+    session.generate();
+    ready(&mut session);
+    let again = session.record().unwrap();
+    let (len, size) = (record.config.sample_len(), record.config.input_size);
+    let patch = size[1] / columns;
+    let before = &record.frames[3][len..];
+    for sample in again.frames[3].chunks_exact(len) {
+        for (at, (a, b)) in sample.iter().zip(before).enumerate() {
+            let (y, x) = (at / size[1] % size[0], at % size[1]);
+            assert_eq!(a == b, y >= patch || x >= patch, "row {y}, column {x}");
+        }
+    }
 }
