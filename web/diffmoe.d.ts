@@ -72,6 +72,10 @@ export interface SampleOptions {
   negative?: string;
   /** Integer; the same seed and settings give the same image. Default: random. */
   seed?: number;
+  /** Mixes the noise with that of this seed; needs `variationStrength`. */
+  variationSeed?: number;
+  /** How much of the other seed's noise: 0 none, 1 all of it. Small values give variations of an image. */
+  variationStrength?: number;
   steps?: number;
   /** Guidance scale; 1 switches guidance off. */
   guidance?: number;

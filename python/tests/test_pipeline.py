@@ -225,3 +225,15 @@ def test_images_that_do_not_fit_are_refused(tiny):
     grey = Image.new("RGB", (60, 30), (51, 51, 51))
     out = tiny(prompt="blob", seed=1, num_inference_steps=9, image=grey, strength=0.1, mask_image=Image.new("L", (9, 9)))
     assert error(out.samples, np.full((1, 3, 6, 6), -0.6)) < 1e-6
+
+
+def test_variations_lie_between_two_seeds(tiny):
+    draw = lambda seed, **more: tiny(prompt="blob", seed=seed, num_inference_steps=2, **more).samples  # noqa: E731
+    ends = draw(1), draw(2)
+    assert np.array_equal(draw(1, variation_seed=2), ends[0])
+    assert np.array_equal(draw(1, variation_seed=2, variation_strength=1.0), ends[1])
+    far = [error(draw(1, variation_seed=2, variation_strength=s), ends[0]) for s in (0.1, 0.4, 0.9)]
+    assert far == sorted(far) and far[0] > 0
+    for wrong in ({"variation_strength": 0.5}, {"variation_seed": 2, "variation_strength": 1.5}):
+        with pytest.raises(SettingsError, match="variation_strength"):
+            draw(1, **wrong)

@@ -37,14 +37,13 @@ use crate::engine::{
 };
 use crate::model::Config;
 use crate::scheduler::{
-    Buffer, Next, Observation, ScheduleConfig, Scheduler, SchedulerState, StepNoise, gaussian,
+    Buffer, Next, Observation, ScheduleConfig, Scheduler, SchedulerState, StepNoise,
 };
 use crate::trace::Trace;
 
 /// The noise of some images of a run, `[B, C, height, width]`.
 fn noise(config: &Config, settings: &Settings, images: Range<u64>) -> Vec<f32> {
-    let seed = settings.sampling.seed;
-    images.flat_map(|image| gaussian(seed, image, config.sample_len())).collect()
+    images.flat_map(|image| settings.sampling.noise(image, config.sample_len())).collect()
 }
 
 /// The scheduler for some images of a run.

@@ -2,7 +2,7 @@
 
 use super::SettingsError;
 use crate::model::{Config, Muted, Objective, Routing, RoutingRule, Shifts, one_of};
-use crate::scheduler::{ALL, Guidance, GuidanceInterval, SchedulerKind};
+use crate::scheduler::{ALL, Guidance, GuidanceInterval, SchedulerKind, between, gaussian};
 
 /// Thresholds move by no more log-odds than this: beyond it a threshold is 0 or 1.
 const MOST_LOG_ODDS: f32 = 24.0;
@@ -15,6 +15,10 @@ pub struct Sampling {
     pub negative: String,
     /// Seed of the noise, and of random rows.
     pub seed: u64,
+    /// Seed of another noise, with which that of [`Sampling::seed`] is mixed.
+    pub variation_seed: u64,
+    /// How much of the other noise: 0 is none of it, 1 all; in between a noise on the arc between both.
+    pub variation_strength: f32,
     /// Denoising steps; without effect on schedulers that choose their own.
     pub steps: u32,
     /// Guidance scale; 1 switches guidance off.
@@ -40,6 +44,8 @@ impl Default for Sampling {
         Self {
             negative: String::new(),
             seed: 0,
+            variation_seed: 0,
+            variation_strength: 0.0,
             steps: 1,
             guidance: 1.0,
             guidance_interval: GuidanceInterval::default(),
@@ -67,6 +73,15 @@ impl Sampling {
         }
     }
 
+    /// The noise of an image of the run, `len` numbers.
+    pub fn noise(&self, image: u64, len: usize) -> Vec<f32> {
+        let noise = gaussian(self.seed, image, len);
+        if self.variation_strength == 0.0 {
+            return noise;
+        }
+        between(&noise, &gaussian(self.variation_seed, image, len), self.variation_strength)
+    }
+
     /// Guidance as schedulers take it.
     pub fn guided(&self) -> Guidance {
         Guidance { scale: self.guidance, interval: self.guidance_interval }
@@ -85,6 +100,9 @@ impl Sampling {
             return Err(SettingsError::Guidance(self.guidance));
         }
         self.guidance_interval.check()?;
+        if !(0.0..=1.0).contains(&self.variation_strength) {
+            return Err(SettingsError::Variation(self.variation_strength));
+        }
         if !(self.strength > 0.0 && self.strength <= 1.0) {
             return Err(SettingsError::Strength(self.strength));
         }

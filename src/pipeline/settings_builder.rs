@@ -147,6 +147,13 @@ impl SettingsBuilder<'_> {
         self
     }
 
+    /// Mixes the noise with that of another seed, 0 for none of it to 1 for all.
+    pub fn variation(mut self, seed: u64, strength: f32) -> Self {
+        self.sampling.variation_seed = seed;
+        self.sampling.variation_strength = strength;
+        self
+    }
+
     /// Denoising steps.
     pub fn steps(mut self, steps: u32) -> Self {
         self.sampling.steps = steps;

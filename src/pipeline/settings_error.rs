@@ -21,6 +21,9 @@ pub enum SettingsError {
     /// Bounds that are not in order, or not from 0 to 1.
     #[error(transparent)]
     GuidanceInterval(#[from] GuidanceIntervalError),
+    /// A share of another noise that is none.
+    #[error("variation strength must be 0 (the seed's noise) to 1 (the other one's), got {0}")]
+    Variation(f32),
     /// A share of the way that is none.
     #[error("strength must be above 0 (the image as it is) and at most 1 (noise alone), got {0}")]
     Strength(f32),

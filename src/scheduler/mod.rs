@@ -29,7 +29,7 @@ pub use contract::{Buffer, Fixed, FixedSteps, Next, Scheduler, SchedulerState};
 pub use epsilon::{DdpmOptions, GuidedChannels};
 pub use guidance::{Guidance, GuidanceInterval, GuidanceIntervalError};
 pub use info::{Resume, ScheduleConfig, SchedulerInfo, SchedulerKind, steps_taken};
-pub use noise::{StepNoise, gaussian, random_rows, step_noise};
+pub use noise::{StepNoise, between, gaussian, random_rows, step_noise};
 pub use options::{OptionError, OptionInfo, OptionValues};
 pub use process::{Process, TRAINED_STEPS, noise_level};
 pub use program::{Branch, Denoise, Deviation, Instruction, Latent, Level, Observation};

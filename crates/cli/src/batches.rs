@@ -104,10 +104,15 @@ fn headline(config: &Config, settings: &Settings, images: usize, device: &str) -
     } else {
         format!(" at {}–{}", interval.low, interval.high)
     };
+    let other = (settings.sampling.variation_strength > 0.0).then(|| {
+        let Sampling { variation_seed, variation_strength, .. } = settings.sampling;
+        format!(" mixed with {variation_strength} of {variation_seed}")
+    });
+    let other = other.unwrap_or_default();
     let from = settings.init.as_ref().map(|_| format!(" · from an image at strength {strength}"));
     let from = from.unwrap_or_default();
     format!(
-        "{} · {device} · {images} images · {scheduler} · guidance {guidance}{interval} · seed {seed}{from}",
+        "{} · {device} · {images} images · {scheduler} · guidance {guidance}{interval} · seed {seed}{other}{from}",
         config.name
     )
 }

@@ -216,11 +216,11 @@ fn sample(
                 Some([low, high]) if guidance == "interval" => GuidanceInterval { low, high },
                 _ => GuidanceInterval::default(),
             },
-            strength: 1.0,
             scheduler,
             routing: input.run.routing,
             muted: input.run.muted.clone(),
             shifts: input.run.shifts.clone(),
+            ..Sampling::default()
         },
         init: None,
         record_scores: false,

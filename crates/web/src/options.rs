@@ -84,7 +84,7 @@ impl Options {
 
 /// Entries of the options of `sample`, besides those of label tables and schedulers.
 /// Earlier versions used `solver`.
-const SAMPLE: [&str; 24] = [
+const SAMPLE: [&str; 26] = [
     "labels",
     "prompt",
     "negative",
@@ -107,6 +107,8 @@ const SAMPLE: [&str; 24] = [
     "like",
     "png",
     "initImage",
+    "variationSeed",
+    "variationStrength",
     "mask",
     "strength",
 ];
@@ -159,6 +161,12 @@ pub(super) fn settings(
     };
     if let Some(seed) = options.whole("seed", 9_007_199_254_740_991.0)? {
         settings = settings.seed(seed as u64);
+    }
+    let seed = options.whole("variationSeed", 9_007_199_254_740_991.0)?;
+    match (seed, options.number("variationStrength")?) {
+        (Some(seed), Some(share)) => settings = settings.variation(seed as u64, share as f32),
+        (None, None) => {}
+        _ => return Err("variationSeed and variationStrength need each other".into()),
     }
     let count = options.whole("count", MAX_COUNT)?.map(|count| count as usize);
     let count = count.unwrap_or_else(|| like.map_or(1, |recipe| recipe.count));

@@ -55,6 +55,12 @@ impl Recipe {
             "vae" => self.decoder = Some(value),
             "seed" => sampling.seed = value.parse().map_err(|_| wrong("a whole number"))?,
             "count" => self.count = within(&value, 1, MOST_IMAGES).map_err(|e| wrong(&e))?,
+            "variation-seed" => {
+                sampling.variation_seed = value.parse().map_err(|_| wrong("a whole number"))?;
+            }
+            "variation-strength" => {
+                sampling.variation_strength = within(&value, 0.0, 1.0).map_err(|e| wrong(&e))?;
+            }
             "steps" => sampling.steps = within(&value, 1, MOST_STEPS).map_err(|e| wrong(&e))?,
             "guidance" => sampling.guidance = within(&value, 0.0, 100.0).map_err(|e| wrong(&e))?,
             "interval" => {
@@ -116,6 +122,10 @@ impl Recipe {
             }
         }
         put("seed", sampling.seed.to_string());
+        if sampling.variation_strength != 0.0 {
+            put("variation-seed", sampling.variation_seed.to_string());
+            put("variation-strength", sampling.variation_strength.to_string());
+        }
         put("count", self.count.to_string());
         put("steps", sampling.steps.to_string());
         // Rust writes the shortest digits that read back as the same number.
@@ -246,6 +256,7 @@ mod tests {
             (seed, steps, guidance) in (any::<u64>(), 1..=MOST_STEPS, 0.0_f32..=100.0),
             (low, width) in (0.0_f32..0.9, 0.01_f32..=0.1),
             image_strength in proptest::option::of(0.01_f32..=1.0),
+            variation in proptest::option::of((any::<u64>(), 0.01_f32..=1.0)),
             (scheduler, rule) in (0..ALL.len(), 0..RoutingRule::ALL.len()),
             (count, batch) in (1..=MOST_IMAGES, proptest::option::of(1..=MOST_IMAGES)),
             gamma in proptest::option::of(0.0_f32..=1.0),
@@ -267,6 +278,8 @@ mod tests {
                     negative, seed, steps, guidance,
                     guidance_interval: GuidanceInterval { low, high: low + width },
                     strength: image_strength.unwrap_or(1.0),
+                    variation_seed: variation.map_or(0, |variation| variation.0),
+                    variation_strength: variation.map_or(0.0, |variation| variation.1),
                     scheduler: SchedulerKind::new(ALL[scheduler]),
                     routing: Routing { rule, gamma, shift, log_odds },
                     muted: muted.into_iter().collect(),

@@ -39,6 +39,7 @@ use shard::Shard;
   diffmoe sample --seed 7 --mute 1:3 --trace routing.json --trace-scores
   diffmoe sample --model my-model.safetensors --steps 12 --scheduler dpmpp_2m --seed 7 --out seven.png
   diffmoe sample --like seven.png --guidance 4
+  diffmoe sample --class fox --seed 7 --variation-seed 8 --variation-strength 0.2
   diffmoe sample --init-image photo.png --strength 0.5 --class fox --seed 7
   diffmoe sample --set images --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
 pub(super) struct Arguments {
@@ -65,6 +66,12 @@ pub(super) struct Arguments {
     /// Seed of the noise and of random classes. Default: a random seed.
     #[arg(long)]
     seed: Option<u64>,
+    /// Mix the noise with that of another seed, as much as --variation-strength says.
+    #[arg(long, value_name = "SEED", requires = "variation_strength")]
+    variation_seed: Option<u64>,
+    /// How much of the other seed's noise: 0 none, 1 all of it; small values give variations of an image.
+    #[arg(long, value_name = "SHARE", requires = "variation_seed", allow_negative_numbers = true)]
+    variation_strength: Option<f32>,
     /// Denoising steps. Default: the model's.
     #[arg(long)]
     steps: Option<u32>,

@@ -223,6 +223,9 @@ fn settings(
     if let Some(seed) = arguments.seed {
         settings = settings.seed(seed);
     }
+    if let Some((seed, share)) = arguments.variation_seed.zip(arguments.variation_strength) {
+        settings = settings.variation(seed, share);
+    }
     if let Some(steps) = arguments.steps {
         settings = settings.steps(steps);
     }

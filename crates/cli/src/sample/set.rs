@@ -116,6 +116,10 @@ fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std
         "threshold_shift": settings.sampling.routing.shift,
         "negative": settings.sampling.negative,
     });
+    if settings.sampling.variation_strength != 0.0 {
+        all["variation_seed"] = json!(settings.sampling.variation_seed);
+        all["variation_strength"] = json!(settings.sampling.variation_strength);
+    }
     // Left out where it is the whole way, as in sets of earlier versions.
     if !settings.sampling.guidance_interval.is_whole() {
         all["guidance_interval"] = json!(settings.sampling.guidance_interval.to_string());

@@ -8,7 +8,7 @@ use crate::picker;
 use crate::session::{Controls, MAX_COUNT, MAX_STEPS};
 use crate::widgets::{caption, card, named_switch, remark, sign_button, slider, switch};
 use diffmoe::model::{Config, Kind, RoutingRule};
-use diffmoe::pipeline::Settings;
+use diffmoe::pipeline::{Sampling, Settings};
 use diffmoe::scheduler::{GuidanceInterval, OptionValues, SchedulerKind};
 
 const OWN_HINT: &str = "Use one threshold for all experts instead of the learned ones.";
@@ -22,6 +22,8 @@ const GUIDANCE_HINT: &str = "How strongly the labels or the prompt are followed.
     guidance off and halves the work; 2 to 4 is usual; high values look overdone.";
 const INTERVAL_HINT: &str = "Guide only while t, from 0 (noise) to 1 (image), lies in this interval. \
     Outside it a step is half the work.";
+const VARIATION_HINT: &str = "Mix the noise with that of another seed. A small share varies the \
+    images; 1 gives those of the other seed.";
 const COUNT_HINT: &str = "Images per run. They share every pass through the model.";
 
 pub(crate) fn show(app: &mut App, ui: &mut Ui) {
@@ -43,6 +45,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
             s.step_by(0.1).fixed_decimals(1).clamping(SliderClamping::Edits)
         });
         guidance_interval(ui, &mut controls.sampling.guidance_interval);
+        variation(ui, &mut controls.sampling);
         caption(ui, "Scheduler");
         scheduler(ui, &mut controls.sampling.scheduler, &config);
         scheduler_options(ui, &mut controls.sampling.scheduler, &config);
@@ -50,6 +53,35 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     card(ui, "Routing", |ui| routing(ui, controls, &config));
     if dice {
         controls.sampling.seed = crate::platform::new_seed();
+    }
+}
+
+/// The noise of another seed, for those who want variations.
+fn variation(ui: &mut Ui, sampling: &mut Sampling) {
+    const USUAL: f32 = 0.2;
+    let mut varies = sampling.variation_strength > 0.0;
+    if ui.checkbox(&mut varies, "Vary the seed").on_hover_text(VARIATION_HINT).changed() {
+        sampling.variation_strength = if varies { USUAL } else { 0.0 };
+        if varies && sampling.variation_seed == 0 {
+            sampling.variation_seed = crate::platform::new_seed();
+        }
+    }
+    if varies {
+        let title = caption(ui, "Other seed").on_hover_text(VARIATION_HINT);
+        ui.horizontal(|ui| {
+            let height = ui.spacing().interact_size.y;
+            let width = ui.available_width() - height - ui.spacing().item_spacing.x;
+            let value = DragValue::new(&mut sampling.variation_seed).speed(1.0);
+            let response = ui.label_inputs_by(title.id, |ui| ui.add_sized([width, height], value));
+            response.labelled_by(title.id).on_hover_text(VARIATION_HINT);
+            if sign_button(ui, Icon::Dice, "Another variation").clicked() {
+                sampling.variation_seed = crate::platform::new_seed();
+            }
+        });
+        let share = &mut sampling.variation_strength;
+        slider(ui, "Share of its noise", VARIATION_HINT, share, 0.01..=1.0, |s| {
+            s.step_by(0.01).fixed_decimals(2).clamping(egui::SliderClamping::Edits)
+        });
     }
 }
 

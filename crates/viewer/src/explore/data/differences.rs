@@ -187,6 +187,17 @@ pub(crate) fn differences(a: &Record, b: &Record) -> Vec<Difference> {
     put("scheduler", &|r| r.controls.sampling.scheduler.to_string());
     put("steps", &|r| r.controls.sampling.steps.to_string());
     put("seed", &|r| r.controls.sampling.seed.to_string());
+    put("variation", &|r| {
+        let sampling = &r.controls.sampling;
+        match sampling.variation_strength {
+            0.0 => "none".to_owned(),
+            share => format!("{share} of seed {}", sampling.variation_seed),
+        }
+    });
+    put("start image", &|r| match &r.controls.init {
+        Some(init) => format!("{} at strength {}", init.name, r.controls.sampling.strength),
+        None => "noise".to_owned(),
+    });
     for table in 0..a.config.labels.len().max(b.config.labels.len()) {
         let of = |r: &Record| r.config.labels.get(table).map(|table| table.name.clone());
         let name = of(a).or_else(|| of(b)).unwrap_or_default();
