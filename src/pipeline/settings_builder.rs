@@ -15,6 +15,25 @@ pub enum Label {
     Name(String),
 }
 
+impl Label {
+    /// A row as links write it: by a name that reads back as this row, or else by its number.
+    pub fn of(table: &LabelTable, row: u32) -> Self {
+        if row == table.null {
+            return Self::Any;
+        }
+        let value = table.values.get(row as usize).map_or("", String::as_str);
+        let letter = |c: char| if c.is_alphanumeric() { Some(c) } else { None };
+        let words = value.split_whitespace().map(|word| word.chars().filter_map(letter).collect());
+        let words: Vec<String> = words.filter(|word: &String| !word.is_empty()).collect();
+        let name = words.join("-");
+        let is_other = ["any", "varied"].contains(&name.as_str()) || name.parse::<u32>().is_ok();
+        if name.is_empty() || is_other || table.find(&name) != Some(row) {
+            return Self::Row(row);
+        }
+        Self::Name(name)
+    }
+}
+
 impl From<u32> for Label {
     fn from(row: u32) -> Self {
         Self::Row(row)

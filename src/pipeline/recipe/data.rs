@@ -15,9 +15,8 @@ pub struct Recipe {
     pub hash: Option<String>,
     /// Address or file name of the image decoder, for a model that makes latents.
     pub decoder: Option<String>,
-    /// For each label table the rows that the images take in turn, where `None` leaves it to the model. An empty list
-    /// stands for random rows from the seed.
-    pub labels: Vec<Vec<Option<u32>>>,
+    /// For each label table the rows that the images take in turn. An empty list stands for random rows from the seed.
+    pub labels: Vec<Vec<Label>>,
     /// Prompts that the images take in turn; empty for none.
     pub prompts: Vec<String>,
     /// How they are sampled.
@@ -34,6 +33,8 @@ pub struct Recipe {
     pub image: Option<usize>,
     /// How much a file enlarges them; `None` for the usual.
     pub scale: Option<u32>,
+    /// The settings among [`Recipe::USUAL`] that a text does not have: those that the model recommends are used.
+    pub unsaid: Vec<&'static str>,
     /// Parts that the library does not know, as key and value: of a program around it, or of a later version.
     pub others: Vec<(String, String)>,
 }
@@ -42,9 +43,6 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
-    /// Parts that every recipe has.
-    #[error("incomplete settings: {} is missing", .0.join(", "))]
-    Missing(Vec<&'static str>),
     /// A value that a part cannot have.
     #[error("invalid {key}: expected {expected}, got {value:?}")]
     Value {
@@ -77,6 +75,9 @@ pub enum RecipeError {
 }
 
 impl Recipe {
+    /// Keys of the settings for which a model has a recommendation.
+    pub const USUAL: [&str; 6] = ["seed", "count", "steps", "guidance", "scheduler", "labels"];
+
     /// The settings of a run with a model; names and checksum are left to the caller.
     pub fn of(settings: &Settings, config: &Config) -> Self {
         let count = settings.images();
@@ -87,7 +88,7 @@ impl Recipe {
             {
                 return Vec::new();
             }
-            in_turn(rows).iter().map(|&row| (row != table.null).then_some(row)).collect()
+            in_turn(rows).iter().map(|&row| Label::of(table, row)).collect()
         });
         let said = settings.prompts.iter().any(|prompt| !prompt.is_empty());
         let prompts = if said { in_turn(&settings.prompts).to_vec() } else { Vec::new() };
@@ -106,6 +107,7 @@ impl Recipe {
             weights: None,
             image: None,
             scale: None,
+            unsaid: Vec::new(),
             others: Vec::new(),
         }
     }
@@ -125,6 +127,7 @@ impl Recipe {
             weights: None,
             image: None,
             scale: None,
+            unsaid: Vec::new(),
             others: Vec::new(),
         }
     }
@@ -134,19 +137,35 @@ impl Recipe {
     /// # Errors
     /// When the model has another number of label tables.
     pub fn builder<'a>(&self, config: &'a Config) -> Result<SettingsBuilder<'a>, RecipeError> {
-        if self.labels.len() != config.labels.len() {
+        let (sampling, is_said) = (self.sampling_for(config), !self.unsaid.contains(&"labels"));
+        if is_said && self.labels.len() != config.labels.len() {
             let (recipe, model) = (self.labels.len(), config.labels.len());
             return Err(RecipeError::Tables { recipe, model, name: config.name.clone() });
         }
         let mut settings = Settings::builder(config)
             .images(self.count)
-            .sampling(self.sampling.clone())
+            .sampling(sampling)
             .prompts(self.prompts.iter().cloned());
         for (table, rows) in config.labels.iter().zip(&self.labels) {
-            let labels = rows.iter().map(|row| row.map_or(Label::Any, Label::Row));
-            settings = settings.labels(&table.name, labels);
+            settings = settings.labels(&table.name, rows.iter().cloned());
         }
         Ok(settings)
+    }
+
+    /// How a model's images are sampled: as said, and what is [unsaid](Recipe::unsaid) as the model recommends.
+    pub fn sampling_for(&self, config: &Config) -> Sampling {
+        let (mut sampling, usual) = (self.sampling.clone(), Sampling::of(config));
+        let is_unsaid = |key| self.unsaid.contains(&key);
+        if is_unsaid("steps") {
+            sampling.steps = usual.steps;
+        }
+        if is_unsaid("guidance") {
+            sampling.guidance = usual.guidance;
+        }
+        if is_unsaid("scheduler") {
+            sampling.scheduler = usual.scheduler;
+        }
+        sampling
     }
 
     /// The first ten digits of a SHA-256, as recipes name a model's file and other tools of this field do. Of a sharded
@@ -215,15 +234,38 @@ pub(super) mod tests {
             assert_eq!(read.builder(&config).unwrap().build().unwrap(), settings);
         }
         let recipe = Recipe::of(&build(of().labels("subject", rows(&[2, 0]))), &config);
-        assert_eq!(recipe.labels, [vec![Some(2), Some(0)], Vec::new()], "in turn, and random");
+        let named = vec![Label::from("cat"), Label::from("ant")];
+        assert_eq!(recipe.labels, [named, Vec::new()], "in turn, and random");
         assert_eq!(recipe.batch, None, "with the token rule images do not depend on each other");
+    }
+
+    #[test]
+    fn what_a_text_does_not_say_is_what_the_model_recommends() {
+        let config = config();
+        let built = |text: &str| {
+            Recipe::parse(text)
+                .unwrap()
+                .builder(&config)
+                .unwrap()
+                .build()
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(built(""), Settings::builder(&config).build().map_err(|e| e.to_string()));
+        let some = built("seed=7&count=2&labels=Bee-RED,1").unwrap();
+        assert_eq!(some.labels, [[1; 2], [1; 2]]);
+        assert_eq!((some.sampling.steps, some.sampling.guidance), (10, 2.0));
+        assert_eq!((some.sampling.seed, some.sampling.scheduler.name()), (7, "heun"));
+        assert_eq!(built("labels=cow,any"), Err("unknown subject \"cow\"".to_owned()));
+        let other = built("scheduler=euler&steps=3").unwrap();
+        assert_eq!((other.sampling.steps, other.sampling.scheduler.name()), (3, "euler"));
+        assert_eq!(other.sampling.guidance, 2.0);
     }
 
     #[test]
     fn another_model_is_refused() {
         let config = config();
         let mut recipe = Recipe::of(&Settings::of(&config), &config);
-        assert_eq!(recipe.labels, [[None], [None]]);
+        assert_eq!(recipe.labels, [[Label::Any], [Label::Any]]);
         recipe.labels.pop();
         let error = recipe.builder(&config).unwrap_err().to_string();
         assert!(error.contains("1 label tables, but small has 2"), "{error}");

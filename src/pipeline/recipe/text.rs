@@ -1,10 +1,11 @@
 //! Recipes in one line of text, the fragment of a link:
 //!
-//! `model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&scheduler=euler&labels=12;13,varied&rule=token`
+//! `model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&scheduler=euler&labels=fox;cat,varied&rule=token`
 
 use super::data::{Recipe, RecipeError};
 use crate::kernels::WeightPrecision;
 use crate::model::RoutingRule;
+use crate::pipeline::Label;
 use crate::scheduler::ALL;
 
 /// Images of a run, steps, and enlargement that a text may ask for; who runs it may allow less.
@@ -23,12 +24,18 @@ impl Recipe {
     pub fn parse(text: &str) -> Result<Self, RecipeError> {
         let mut recipe = Self::empty();
         let mut options = Vec::new();
-        let mut missing = vec!["seed", "steps", "guidance", "labels"];
+        recipe.unsaid = Self::USUAL.to_vec();
         for part in text.trim_start_matches('#').split('&').filter(|part| !part.is_empty()) {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let value = decode(value)?;
-            missing.retain(|name| *name != key);
-            if ALL.iter().flat_map(|info| info.options).any(|option| option.name == key) {
+            let raw = value;
+            let value = decode(raw)?;
+            // Links of earlier versions say "solver".
+            let name = if key == "solver" { "scheduler" } else { key };
+            recipe.unsaid.retain(|unsaid| *unsaid != name);
+            if key == "labels" {
+                // Names may hold what separates them.
+                recipe.labels = labels(raw)?;
+            } else if ALL.iter().flat_map(|info| info.options).any(|option| option.name == key) {
                 options.push((key, value));
             } else {
                 recipe.set(key, value)?;
@@ -38,7 +45,16 @@ impl Recipe {
         for (option, value) in options {
             recipe.sampling.scheduler = recipe.sampling.scheduler.with_text(option, &value)?;
         }
-        if missing.is_empty() { Ok(recipe) } else { Err(RecipeError::Missing(missing)) }
+        Ok(recipe)
+    }
+
+    /// Whether a text has a part of a recipe, and is no anchor of a page.
+    pub fn is_text(text: &str) -> bool {
+        let keys = || Self::USUAL.into_iter().chain(["model", "prompt"]);
+        let begins = |part: &str| {
+            keys().any(|key| part.strip_prefix(key).is_some_and(|rest| rest.starts_with('=')))
+        };
+        text.trim_start_matches('#').split('&').any(begins)
     }
 
     fn set(&mut self, key: &str, value: String) -> Result<(), RecipeError> {
@@ -72,17 +88,10 @@ impl Recipe {
                 sampling.strength = strength.ok_or_else(|| wrong("a number above 0, at most 1"))?;
                 self.from_image = true;
             }
-            // Links of earlier versions say "solver".
             "scheduler" | "solver" => sampling.scheduler = value.parse()?,
             // One for each of several.
             "prompt" => self.prompts.push(value),
             "negative" => sampling.negative = value,
-            // A model that reads prompts has no other labels.
-            "labels" if value.is_empty() => self.labels.clear(),
-            "labels" => {
-                let tables: Option<Vec<_>> = value.split(',').map(rows).collect();
-                self.labels = tables.ok_or_else(|| wrong("a list of numbers, any or varied"))?;
-            }
             "rule" => routing.rule = value.parse()?,
             "gamma" => {
                 routing.gamma = Some(within(&value, 0.0, 1.0).map_err(|e| wrong(&e))?);
@@ -114,7 +123,11 @@ impl Recipe {
     pub fn to_text(&self) -> String {
         let mut parts = Vec::new();
         let sampling = &self.sampling;
-        let mut put = |key: &str, value: String| parts.push(format!("{key}={value}"));
+        let mut put = |key: &str, value: String| {
+            if !self.unsaid.contains(&key) {
+                parts.push(format!("{key}={value}"));
+            }
+        };
         let names = [("model", &self.model), ("hash", &self.hash), ("vae", &self.decoder)];
         for (key, name) in names {
             if let Some(name) = name {
@@ -140,8 +153,12 @@ impl Recipe {
         for (option, value) in sampling.scheduler.changed_options() {
             put(option.name, option.format(value));
         }
-        let row = |row: &Option<u32>| row.map_or("any".to_owned(), |row| row.to_string());
-        let table = |rows: &Vec<Option<u32>>| match &rows[..] {
+        let row = |row: &Label| match row {
+            Label::Any => "any".to_owned(),
+            Label::Row(row) => row.to_string(),
+            Label::Name(name) => encode(name).replace(',', "%2C"),
+        };
+        let table = |rows: &Vec<Label>| match &rows[..] {
             [] => "varied".to_owned(),
             rows => rows.iter().map(row).collect::<Vec<_>>().join(";"),
         };
@@ -187,10 +204,29 @@ impl Recipe {
     }
 }
 
-/// The rows of one table.
-fn rows(text: &str) -> Option<Vec<Option<u32>>> {
-    let row = |row: &str| if row == "any" { Some(None) } else { row.parse().ok().map(Some) };
-    if text == "varied" { Some(Vec::new()) } else { text.split(';').map(row).collect() }
+/// The rows of all tables, by name or number; `;` separates those of a table.
+fn labels(text: &str) -> Result<Vec<Vec<Label>>, RecipeError> {
+    let row = |text: &str| {
+        let name = decode(text)?;
+        Ok(match name.parse() {
+            Ok(row) => Label::Row(row),
+            Err(_) if name == "any" => Label::Any,
+            Err(_) if name.is_empty() => {
+                return Err(RecipeError::Value {
+                    key: "labels".to_owned(),
+                    value: text.to_owned(),
+                    expected: "names or numbers, any or varied".to_owned(),
+                });
+            }
+            Err(_) => Label::Name(name),
+        })
+    };
+    let table = |text: &str| match text {
+        "varied" => Ok(Vec::new()),
+        rows => rows.split(';').map(row).collect(),
+    };
+    // A model that reads prompts has no other labels.
+    if text.is_empty() { Ok(Vec::new()) } else { text.split(',').map(table).collect() }
 }
 
 fn weights(name: &str) -> Option<WeightPrecision> {
@@ -247,11 +283,16 @@ mod tests {
     use crate::pipeline::Sampling;
     use crate::scheduler::{GuidanceInterval, SchedulerKind};
 
+    fn any_label() -> impl Strategy<Value = Label> {
+        let name = "[a-zé][a-z ,;&=-]{0,6}x".prop_map(Label::Name);
+        prop_oneof![Just(Label::Any), any::<u32>().prop_map(Label::Row), name]
+    }
+
     prop_compose! {
         fn any_recipe()(
             (model, decoder) in (proptest::option::of(".{1,20}"), proptest::option::of(".{1,20}")),
             labels in prop::collection::vec(
-                prop::collection::vec(proptest::option::of(any::<u32>()), 0..4), 0..4),
+                prop::collection::vec(any_label(), 0..4), 0..4),
             (prompts, negative) in (prop::collection::vec(".{0,20}", 0..3), ".{0,20}"),
             (seed, steps, guidance) in (any::<u64>(), 1..=MOST_STEPS, 0.0_f32..=100.0),
             (low, width) in (0.0_f32..0.9, 0.01_f32..=0.1),
@@ -292,6 +333,7 @@ mod tests {
                     ),
                 },
                 batch, weights, image, scale,
+                unsaid: Vec::new(),
                 others: other.map(|value| ("explore".to_owned(), value)).into_iter().collect(),
             }
         }
@@ -330,17 +372,30 @@ mod tests {
     }
 
     #[test]
+    fn links_can_be_written_by_hand() {
+        let link = Recipe::parse("#model=emoji&labels=fox,fluent3d&seed=7").unwrap();
+        assert_eq!(link.labels, [[Label::from("fox")], [Label::from("fluent3d")]]);
+        assert_eq!(link.unsaid, ["count", "steps", "guidance", "scheduler"]);
+        assert_eq!(Recipe::parse(&link.to_text()), Ok(link));
+        let old = Recipe::parse("seed=7&count=1&labels=3;any,varied&solver=heun").unwrap();
+        assert_eq!(old.labels, [vec![Label::Row(3), Label::Any], Vec::new()]);
+        assert_eq!(old.unsaid, ["steps", "guidance"]);
+        for text in ["labels=fox", "#count=3", "x&model=emoji"] {
+            assert!(Recipe::is_text(text), "{text}");
+        }
+        for text in ["", "#routing", "labels", "my-seed=3"] {
+            assert!(!Recipe::is_text(text), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         let good = "seed=1&steps=5&guidance=2&labels=any";
         let refused =
             |more: &str| Recipe::parse(&format!("{good}&{more}")).unwrap_err().to_string();
         assert!(refused("weights=f64").contains("int4, int8, f16 or f32"));
         assert!(refused("scale=65").contains("from 1 to 64"));
-        assert!(refused("labels=3;cat").contains("any or varied"));
+        assert!(refused("labels=3;").contains("any or varied"));
         assert!(refused("steps=10001").contains("from 1 to 10000"));
-        assert_eq!(
-            Recipe::parse("seed=1"),
-            Err(RecipeError::Missing(vec!["steps", "guidance", "labels"]))
-        );
     }
 }

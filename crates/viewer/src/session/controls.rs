@@ -1,7 +1,7 @@
 //! The controls of a run, and their conversion to [`Settings`].
 
 use super::Init;
-use diffmoe::model::Config;
+use diffmoe::model::{Config, LabelTable};
 use diffmoe::pipeline::{Label, Sampling, Settings};
 
 /// Largest number of images per run in the app: more would take long and be small on screen.
@@ -55,6 +55,18 @@ impl Controls {
             init: None,
             count: FIRST_COUNT,
         }
+    }
+
+    /// The labels as a link writes them: by name, if the model is known.
+    pub(super) fn labels(&self, config: Option<&Config>) -> Vec<Vec<Label>> {
+        let tables = config.into_iter().flat_map(|config| &config.labels).map(Some);
+        let tables = tables.chain(std::iter::repeat(None));
+        let label = |(choice, table): (&Choice, Option<&LabelTable>)| match *choice {
+            Choice::Any => vec![Label::Any],
+            Choice::Varied => Vec::new(),
+            Choice::Row(row) => vec![table.map_or(Label::Row(row), |table| Label::of(table, row))],
+        };
+        self.choices.iter().zip(tables).map(label).collect()
     }
 
     /// The settings of a run. Rows are drawn as the command line draws them, so the same seed shows the same

@@ -38,6 +38,7 @@ impl Session {
             share: Share {
                 model: Some(info.source.name()),
                 hash: Some(info.hash.clone()),
+                labels: controls.labels(Some(&config)),
                 ..Share::of(controls.clone())
             },
             frames: vec![latent],

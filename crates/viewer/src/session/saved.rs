@@ -36,8 +36,11 @@ impl Session {
             let text = format!("{name} was made by another program. Open a model first");
             return self.note(NoteKind::Error, text);
         };
-        let (recipe, left_out) = parameters.recipe(&model.info.config);
-        match Share::of_recipe(recipe, Origin::File(name.to_owned())) {
+        let config = &model.info.config;
+        let (recipe, left_out) = parameters.recipe(config);
+        let share = Share::of_recipe(recipe, Origin::File(name.to_owned()));
+        let share = share.and_then(|mut share| share.resolve(config).map(|()| share));
+        match share {
             Ok(share) => {
                 let elsewhere = parameters.get("Model").unwrap_or("another program");
                 let left_out = left_out.iter().map(|reason| format!("; {reason}"));
