@@ -1,7 +1,7 @@
 //! What a run, its recipe and the controls of a user interface have in common: how images are sampled.
 
 use super::SettingsError;
-use crate::model::{Config, Muted, Objective, Routing, RoutingRule, Shifts, one_of};
+use crate::model::{Config, Muted, Objective, Routing, Shifts, one_of};
 use crate::scheduler::{ALL, Guidance, GuidanceInterval, SchedulerKind, between, gaussian};
 
 /// Thresholds move by no more log-odds than this: beyond it a threshold is 0 or 1.
@@ -89,8 +89,8 @@ impl Sampling {
 
     /// Whether an image depends on the others of its pass: under the rule `pool` they compete for experts, and an adaptive
     /// scheduler chooses its steps for all of them.
-    pub fn depends_on_batch(&self) -> bool {
-        self.routing.rule == RoutingRule::Pool || self.scheduler.is_adaptive()
+    pub fn couples_images(&self) -> bool {
+        self.routing.rule.couples_images() || self.scheduler.is_adaptive()
     }
 
     /// Checks everything but the negative prompt.

@@ -203,8 +203,10 @@ pub(super) fn settings(
     if options.get("mute").is_some() || like.is_none() {
         settings = settings.muted(muted(options)?);
     }
-    let otherwise =
-        like.map_or_else(|| SchedulerKind::default_of(config), |like| like.sampling_for(config).scheduler);
+    let otherwise = like.map_or_else(
+        || SchedulerKind::default_of(config),
+        |like| like.sampling_for(config).scheduler,
+    );
     let scores = options.get("traceScores").is_some_and(|wanted| wanted.is_truthy());
     settings
         .routing(routing(options, like.map(|like| like.sampling.routing).unwrap_or_default())?)

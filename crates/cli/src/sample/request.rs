@@ -211,7 +211,8 @@ fn settings(
     };
     settings = settings.images(count);
     if let Some(recipe) = recipe {
-        settings = settings.scheduler(arguments.scheduler.resolve(recipe.sampling_for(config).scheduler)?);
+        settings =
+            settings.scheduler(arguments.scheduler.resolve(recipe.sampling_for(config).scheduler)?);
     }
     for table in &config.labels {
         let rows = named(table).iter().map(|text| Ok(Label::Row(resolve(table, text)?)));

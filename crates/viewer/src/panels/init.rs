@@ -9,7 +9,7 @@ use crate::App;
 use crate::icons::Icon;
 use crate::session::Init;
 use crate::theme::Look;
-use crate::views::picture::{self, Grid};
+use crate::views::image_grid::{self, Grid};
 use crate::widgets::{card, icon_button, remark, sign_button, slider};
 
 const OPEN_HINT: &str = "A PNG file; dropping one without settings does the same. It is cut and \
@@ -46,7 +46,7 @@ impl Painter {
         if let Some((_, texture)) = kept.filter(|(of, _)| std::sync::Arc::ptr_eq(of, &init.shown)) {
             return texture.clone();
         }
-        let image = picture::image(&init.shown, init.size, Grid::new(1), MOST_PIXELS);
+        let image = image_grid::image(&init.shown, init.size, Grid::new(1), MOST_PIXELS);
         let texture = ui.ctx().load_texture("start image", image, TextureOptions::NEAREST);
         self.texture = Some((init.shown.clone(), texture.clone()));
         self.undo.clear();

@@ -93,11 +93,11 @@ impl Session {
         else {
             return;
         };
-        let Some(pictures) = record.pictures(frame) else { return };
-        let shown = 3 * pictures.size[0] * pictures.size[1];
-        let Some(shown) = pictures.samples.chunks_exact(shown).nth(image) else { return };
+        let Some(images) = record.images(frame) else { return };
+        let shown = 3 * images.size[0] * images.size[1];
+        let Some(shown) = images.samples.chunks_exact(shown).nth(image) else { return };
         let name = record.labels.get(image).cloned().unwrap_or_default();
-        let shown = (shown.to_vec(), pictures.size);
+        let shown = (shown.to_vec(), images.size);
         let values = InitImage::of_sample(values.to_vec());
         let init = Init::new(name, values, shown, &record.config);
         self.start_from(init);

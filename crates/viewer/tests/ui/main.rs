@@ -229,7 +229,7 @@ fn a_scheduler_shows_its_own_options() {
     for (objective, model) in [(Objective::Flow, tiny), (Objective::Ddpm, ddpm())] {
         let mut harness = opened(DESKTOP, model);
         for kind in SchedulerKind::for_objective(objective) {
-            harness.state_mut().app_mut().session_mut().controls.scheduler = kind;
+            harness.state_mut().app_mut().session_mut().controls.sampling.scheduler = kind;
             harness.run_steps(2);
             for option in ALL.iter().flat_map(|info| info.options) {
                 let mut own = kind.info().options_for(objective);
@@ -252,11 +252,15 @@ fn options_of_a_scheduler_are_set_by_name_and_travel_in_links() {
     let ddim: SchedulerKind = "ddim".parse().expect("a scheduler");
     let wanted =
         options.iter().fold(ddim, |kind, option| kind.with(option.0, option.1).expect("an option"));
-    assert_eq!(harness.state().app().session().controls.scheduler, wanted);
+    assert_eq!(harness.state().app().session().controls.sampling.scheduler, wanted);
     harness.get_by_label("Generate").click();
     complete(&mut harness);
     let link = harness.state().app().session().share().expect("a link");
-    assert_eq!(Share::parse(&link).expect("a good link").controls.scheduler, wanted, "{link}");
+    assert_eq!(
+        Share::parse(&link).expect("a good link").controls.sampling.scheduler,
+        wanted,
+        "{link}"
+    );
 
     let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
     harness.get_by_label("Adaptive").click_accesskit();
@@ -264,7 +268,7 @@ fn options_of_a_scheduler_are_set_by_name_and_travel_in_links() {
     harness.get_by_role_and_label(Role::Slider, "Relative tolerance").set_value_accesskit(1e-5);
     harness.run_steps(3);
     let controls = &harness.state().app().session().controls;
-    assert_eq!(controls.scheduler.get("rtol"), Some(1e-5));
+    assert_eq!(controls.sampling.scheduler.get("rtol"), Some(1e-5));
 }
 
 #[test]
