@@ -1,14 +1,17 @@
 //! Samples as pixels: grids of images, PNG files, still and moving, and the texts inside them.
 
 mod animation;
+mod lettering;
 mod read;
 mod resample;
+mod table;
 mod texts;
 
 use std::path::Path;
 
 pub use animation::{Timing, animation};
 pub use read::PngReadError;
+pub use table::table;
 pub use texts::{PngTextError, text};
 
 /// Pixels of eight bits per channel, red, green and blue, row by row.

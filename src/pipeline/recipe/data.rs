@@ -62,6 +62,14 @@ pub enum RecipeError {
     /// A wrong option of a scheduler.
     #[error(transparent)]
     Option(#[from] OptionError),
+    /// A setting that cannot be changed on its own, or that the model does not have.
+    #[error("{key} is not a setting of this model that can be varied: expected {expected}")]
+    NoSetting {
+        /// The given key.
+        key: String,
+        /// What there is.
+        expected: String,
+    },
     /// For another model.
     #[error("the settings are for a model with {recipe} label tables, but {name} has {model}")]
     Tables {

@@ -22,7 +22,7 @@ use super::batches::Batches;
 use super::output::{self, Output};
 use super::scheduler_options::{SchedulerOptions, by_name};
 use super::{Outcome, WeightsName, backend_parser, decoder};
-use request::Request;
+pub(super) use request::Request;
 use shard::Shard;
 
 /// Generate images and write them as one PNG.
@@ -136,10 +136,10 @@ pub(super) struct Arguments {
     shard: Shard,
     /// Image file to write. Default: diffmoe-MODEL-SEED.png.
     #[arg(long, value_name = "FILE.png")]
-    out: Option<PathBuf>,
+    pub(super) out: Option<PathBuf>,
     /// Integer factor by which images are enlarged. Default: to at least 128 pixels in a grid.
     #[arg(long)]
-    scale: Option<u32>,
+    pub(super) scale: Option<u32>,
     /// Image decoder for a model that generates latents: a safetensors file of diffusers with an AutoencoderKL
     /// (such as sd-vae-ft-mse) or an AutoencoderTiny (TAESD).
     #[arg(long, value_name = "FILE")]
@@ -178,15 +178,11 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
 fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     let Request { checkpoint, vae, settings, batch, scale, .. } = request;
     let config = checkpoint.config();
-    if let Some(scale) = scale.filter(|s| !(1..=64).contains(s)) {
-        return Err(format!("scale must be 1–64, got {scale}").into());
-    }
+    check_scale(*scale)?;
     let default_name =
         || PathBuf::from(format!("diffmoe-{}-{}.png", config.name, settings.sampling.seed));
     let path = arguments.out.clone().unwrap_or_else(default_name);
-    if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
-        return Err(format!("{} must end in .png", path.display()).into());
-    }
+    check_png(&path)?;
     let factor = vae.as_ref().map_or(1, DecoderFile::factor);
     let size = config.input_size.map(|side| side.saturating_mul(factor));
     diffmoe::pixels::grid_extent(request.shown().len(), size, *scale)?;
@@ -257,6 +253,41 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
         return Err(error.into());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Rejects names of other kinds of files.
+pub(super) fn check_png(path: &Path) -> Result<(), String> {
+    let is_png = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
+    if is_png { Ok(()) } else { Err(format!("{} must end in .png", path.display())) }
+}
+
+fn check_scale(scale: Option<u32>) -> Result<(), String> {
+    match scale.filter(|scale| !(1..=64).contains(scale)) {
+        Some(scale) => Err(format!("scale must be 1–64, got {scale}")),
+        None => Ok(()),
+    }
+}
+
+impl Arguments {
+    /// The same for a cell of a sweep: one image, unless more are asked for.
+    ///
+    /// # Errors
+    /// For options that have no meaning there.
+    pub(super) fn for_sweep(&mut self) -> Result<(), String> {
+        let unsuitable = [
+            ("--set", self.set.is_some()),
+            ("--latents", self.latents.is_some()),
+            ("--trace", self.trace.is_some()),
+            ("--batch", self.batch.is_some()),
+        ];
+        if let Some((name, _)) = unsuitable.iter().find(|(_, is_given)| *is_given) {
+            return Err(format!("{name} has no meaning for a sweep; remove it"));
+        }
+        if !(1..=16).contains(self.count.get_or_insert(1)) {
+            return Err("count must be 1–16 images in each cell".to_owned());
+        }
+        check_scale(self.scale)
+    }
 }
 
 /// Rejects two outputs with one path, and outputs that overwrite an input.

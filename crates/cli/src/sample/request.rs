@@ -19,19 +19,19 @@ use super::like::Like;
 use super::{Arguments, init};
 
 /// What to draw, with what.
-pub(super) struct Request {
-    pub(super) checkpoint: Checkpoint,
+pub(crate) struct Request {
+    pub(crate) checkpoint: Checkpoint,
     /// Name of the model in files.
-    pub(super) model: String,
+    pub(crate) model: String,
     /// The decoder, if the model generates latents.
-    pub(super) vae: Option<DecoderFile>,
-    pub(super) settings: Settings,
+    pub(crate) vae: Option<DecoderFile>,
+    pub(crate) settings: Settings,
     /// Images that share a pass.
-    pub(super) batch: usize,
-    pub(super) weights: WeightChoice,
+    pub(crate) batch: usize,
+    pub(crate) weights: WeightChoice,
     /// The one image of the run to write, unless it is all of them.
-    pub(super) image: Option<usize>,
-    pub(super) scale: Option<u32>,
+    pub(crate) image: Option<usize>,
+    pub(crate) scale: Option<u32>,
 }
 
 /// Default batch size.
@@ -43,7 +43,7 @@ const MOST_IN_A_SET: usize = 10_000_000;
 
 impl Request {
     /// Reads and checks all that can be checked without a device.
-    pub(super) fn read(arguments: &Arguments) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(crate) fn read(arguments: &Arguments) -> Result<Self, Box<dyn std::error::Error>> {
         let like = arguments.like.as_deref().map(Like::read).transpose()?;
         let name = match (&arguments.model, &like) {
             (Some(name), _) => name.clone(),
@@ -99,7 +99,7 @@ impl Request {
     }
 
     /// The recipe that reproduces the file.
-    pub(super) fn recipe(&self, arguments: &Arguments) -> Recipe {
+    pub(crate) fn recipe(&self, arguments: &Arguments) -> Recipe {
         let weights = match self.weights {
             WeightChoice::Auto => None,
             WeightChoice::Exactly(precision) => Some(precision),
