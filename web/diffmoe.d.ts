@@ -124,6 +124,10 @@ export interface SampleOptions {
   like?: ArrayBuffer | Uint8Array;
   /** `true` adds a PNG file of the images, with the settings inside. */
   png?: boolean;
+  /** With `png`: factor by which images are enlarged, 1 to 64. Default: to at least 128 pixels in a grid. */
+  scale?: number;
+  /** With `png`: enlarge smoothly instead of pixel by pixel. */
+  smooth?: boolean;
   /** `true` adds the router's scores to the trace, which makes it tens of times larger. */
   traceScores?: boolean;
 }

@@ -215,7 +215,8 @@ fn images(
         };
         // Two images have the usual enlargement of a grid, and so has a table.
         let scale = arguments.sample.scale.unwrap_or_else(|| pixels::default_scale(2, size));
-        images.push(pixels::grid(&decoded, size, Some(scale)));
+        let grid = if arguments.sample.smooth { pixels::smooth_grid } else { pixels::grid };
+        images.push(grid(&decoded, size, Some(scale)));
     }
     Ok(images)
 }

@@ -292,10 +292,12 @@ impl App {
         let image = image.or(only);
         // An image of a few pixels is of little use elsewhere.
         let size = record.images(frame).map_or([1; 2], |images| images.size);
-        let scale = image.map(|_| (512 / size[0].max(size[1])).clamp(1, 64) as u32);
+        let usual = image.map(|_| (512 / size[0].max(size[1])).clamp(1, 64) as u32);
         let which = image.map_or_else(String::new, |image| format!("-{}", image + 1));
         let name = format!("{}{which}.png", file_stem(record));
-        self.save(name, "image/png", export::png(record, image, frame, scale));
+        let view::Enlarge { scale, smooth } = self.view.enlarge;
+        let file = export::enlarged_png(record, image, frame, scale.or(usual), smooth);
+        self.save(name, "image/png", file);
     }
 
     fn save_animation(&mut self) {

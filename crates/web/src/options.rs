@@ -84,7 +84,7 @@ impl Options {
 
 /// Entries of the options of `sample`, besides those of label tables and schedulers.
 /// Earlier versions used `solver`.
-const SAMPLE: [&str; 26] = [
+const SAMPLE: [&str; 28] = [
     "labels",
     "prompt",
     "negative",
@@ -106,6 +106,8 @@ const SAMPLE: [&str; 26] = [
     "mute",
     "like",
     "png",
+    "scale",
+    "smooth",
     "initImage",
     "variationSeed",
     "variationStrength",
@@ -145,6 +147,15 @@ pub(super) fn like(options: &Options, config: &Config) -> Result<Option<Recipe>,
     match Saved::from_png(&bytes.to_vec()).map_err(|error| format!("like: {error}"))? {
         Saved::Recipe(recipe) => Ok(Some(*recipe)),
         Saved::Parameters(parameters) => Ok(Some(parameters.recipe(config).0)),
+    }
+}
+
+/// How the images of `png` are enlarged: by which factor, and whether smoothly.
+pub(super) fn enlargement(options: &Options) -> Result<(Option<u32>, bool), String> {
+    let smooth = options.get("smooth").is_some_and(|wanted| wanted.is_truthy());
+    match options.whole("scale", 64.0)? {
+        Some(0.0) => Err("scale must be an integer from 1 to 64, got 0".into()),
+        scale => Ok((scale.map(|scale| scale as u32), smooth)),
     }
 }
 

@@ -33,6 +33,8 @@ pub struct Recipe {
     pub image: Option<usize>,
     /// How much a file enlarges them; `None` for the usual.
     pub scale: Option<u32>,
+    /// Whether it enlarges them smoothly.
+    pub smooth: bool,
     /// The settings among [`Recipe::USUAL`] that a text does not have: those that the model recommends are used.
     pub unsaid: Vec<&'static str>,
     /// Parts that the library does not know, as key and value: of a program around it, or of a later version.
@@ -115,6 +117,7 @@ impl Recipe {
             weights: None,
             image: None,
             scale: None,
+            smooth: false,
             unsaid: Vec::new(),
             others: Vec::new(),
         }
@@ -135,6 +138,7 @@ impl Recipe {
             weights: None,
             image: None,
             scale: None,
+            smooth: false,
             unsaid: Vec::new(),
             others: Vec::new(),
         }

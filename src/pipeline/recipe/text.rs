@@ -161,6 +161,7 @@ impl Recipe {
             "image" => {
                 self.image = Some(within(&value, 0, MOST_IMAGES).map_err(|e| wrong(&e))?);
             }
+            "smooth" => self.smooth = value.parse().map_err(|_| wrong("true or false"))?,
             "scale" => self.scale = Some(within(&value, 1, MOST_SCALE).map_err(|e| wrong(&e))?),
             _ => self.others.push((key.to_owned(), value)),
         }
@@ -245,6 +246,9 @@ impl Recipe {
         put_some("weights", self.weights.map(|weights| weights.to_string()));
         put_some("image", self.image.map(|image| image.to_string()));
         put_some("scale", self.scale.map(|scale| scale.to_string()));
+        if self.smooth {
+            put("smooth", "true".to_owned());
+        }
         for (key, value) in &self.others {
             put(key, encode(value));
         }
@@ -357,7 +361,7 @@ mod tests {
                 Just(WeightPrecision::Int4), Just(WeightPrecision::F32)]),
             (image, scale) in
                 (proptest::option::of(0_usize..99), proptest::option::of(1..=MOST_SCALE)),
-            other in proptest::option::of(".{0,9}"),
+            (other, smooth) in (proptest::option::of(".{0,9}"), any::<bool>()),
         ) -> Recipe {
             let rule = RoutingRule::ALL[rule];
             Recipe {
@@ -380,7 +384,7 @@ mod tests {
                         },
                     ),
                 },
-                batch, weights, image, scale,
+                batch, weights, image, scale, smooth,
                 unsaid: Vec::new(),
                 others: other.map(|value| ("explore".to_owned(), value)).into_iter().collect(),
             }

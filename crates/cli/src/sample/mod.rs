@@ -14,6 +14,7 @@ use std::time::Instant;
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
 use diffmoe::model::{Config, Muted, MutedError, RoutingRule};
 use diffmoe::pipeline::{Backend, Settings, png_texts};
+use diffmoe::pixels;
 use diffmoe::scheduler::GuidanceInterval;
 use diffmoe::trace::Trace;
 use diffmoe::vae::DecoderFile;
@@ -128,7 +129,7 @@ pub(super) struct Arguments {
         long,
         value_name = "FOLDER",
         requires_all = ["seed", "count"],
-        conflicts_with_all = ["out", "scale", "latents", "trace"]
+        conflicts_with_all = ["out", "scale", "smooth", "latents", "trace"]
     )]
     set: Option<PathBuf>,
     /// With --set: draw part I of N, so that N processes share the set.
@@ -140,6 +141,9 @@ pub(super) struct Arguments {
     /// Integer factor by which images are enlarged. Default: to at least 128 pixels in a grid.
     #[arg(long)]
     pub(super) scale: Option<u32>,
+    /// Enlarge smoothly instead of pixel by pixel.
+    #[arg(long)]
+    pub(super) smooth: bool,
     /// Image decoder for a model that generates latents: a safetensors file of diffusers with an AutoencoderKL
     /// (such as sd-vae-ft-mse) or an AutoencoderTiny (TAESD).
     #[arg(long, value_name = "FILE")]
@@ -185,7 +189,7 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     check_png(&path)?;
     let factor = vae.as_ref().map_or(1, DecoderFile::factor);
     let size = config.input_size.map(|side| side.saturating_mul(factor));
-    diffmoe::pixels::grid_extent(request.shown().len(), size, *scale)?;
+    pixels::grid_extent(request.shown().len(), size, *scale)?;
     check_places(arguments, &path)?;
     let out = Output::reserve(&path)?;
     let trace_out = arguments.trace.as_deref().map(Output::reserve).transpose()?;
@@ -232,7 +236,8 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     if let Some(vae) = vae {
         (samples, size) = decoder::decode(vae, &samples, size, arguments.backend)?;
     }
-    let grid = diffmoe::pixels::grid(&samples, size, *scale);
+    let grid = if request.smooth { pixels::smooth_grid } else { pixels::grid };
+    let grid = grid(&samples, size, *scale);
     let names = settings.part(shown).names(config);
     let png = grid.to_png(&png_texts(&request.recipe(arguments), &names, size))?;
     match out.write(|part| std::fs::write(part, &png)) {

@@ -32,6 +32,8 @@ pub(crate) struct Request {
     /// The one image of the run to write, unless it is all of them.
     pub(crate) image: Option<usize>,
     pub(crate) scale: Option<u32>,
+    /// Whether images are enlarged smoothly.
+    pub(crate) smooth: bool,
 }
 
 /// Default batch size.
@@ -70,6 +72,7 @@ impl Request {
         let all = arguments.count.is_some() || !arguments.class.is_empty();
         let recipe = recipe.as_ref();
         let image = recipe.and_then(|recipe| recipe.image).filter(|_| !all);
+        let smooth = arguments.smooth || recipe.is_some_and(|recipe| recipe.smooth);
         let scale = arguments.scale.or_else(|| recipe.and_then(|recipe| recipe.scale));
         Ok(Self {
             model: file_name(&name),
@@ -80,6 +83,7 @@ impl Request {
             weights,
             image,
             scale,
+            smooth,
         })
     }
 
@@ -113,6 +117,7 @@ impl Request {
             weights,
             image: self.image,
             scale: self.scale,
+            smooth: self.smooth,
             ..recipe
         }
     }

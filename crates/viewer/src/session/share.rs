@@ -218,6 +218,7 @@ impl Share {
             weights: None,
             image: self.image,
             scale: None,
+            smooth: false,
             unsaid: self.unsaid.clone(),
             others: other.into_iter().chain(explore).collect(),
         }
