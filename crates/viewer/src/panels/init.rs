@@ -68,7 +68,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
         return;
     };
     card(ui, "Start image", |ui| {
-        let Some(init) = app.session.controls.init.as_mut() else {
+        let Some(init) = app.session.controls.init.as_ref() else {
             app.painter.is_on = false;
             if makes_pixels {
                 let button = icon_button(ui, Icon::Open, "Open an image");
@@ -95,18 +95,6 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
         });
         let name = "Paint what to redraw";
         ui.checkbox(&mut app.painter.is_on, name).on_hover_text(PAINT_HINT);
-        ui.horizontal(|ui| {
-            let can_undo = !app.painter.undo.is_empty();
-            if ui.add_enabled(can_undo, egui::Button::new("Undo")).clicked()
-                && let Some(before) = app.painter.undo.pop()
-            {
-                init.redrawn = before;
-            }
-            if ui.add_enabled(init.is_masked(), egui::Button::new("Clear")).clicked() {
-                app.painter.remember(&init.redrawn);
-                init.redrawn.fill(false);
-            }
-        });
         if remove {
             app.session.controls.init = None;
         }
@@ -149,7 +137,20 @@ pub(crate) fn paint(app: &mut App, ui: &mut Ui, area: Rect) {
         }
         None => painter.brush = None,
     }
+    show_painted(ui, &texture, cell, init, response.has_focus().then_some(painter.cursor));
+    buttons(app, ui, area);
+}
+
+/// The image, with the patches that are redrawn and the one that the keyboard is at.
+fn show_painted(
+    ui: &Ui,
+    texture: &TextureHandle,
+    cell: Rect,
+    init: &Init,
+    cursor: Option<[usize; 2]>,
+) {
     let look = Look::of(ui);
+    let [rows, columns] = init.grid;
     let whole = Rect::from_min_max(egui::pos2(0.0, 0.0), egui::pos2(1.0, 1.0));
     ui.painter().image(texture.id(), cell, whole, Color32::WHITE);
     let size = cell.size() / vec2(columns as f32, rows as f32);
@@ -162,12 +163,34 @@ pub(crate) fn paint(app: &mut App, ui: &mut Ui, area: Rect) {
         let line = Stroke::new(1.0, look.accent);
         ui.painter().rect_stroke(place, 0.0, line, StrokeKind::Inside);
     }
-    if response.has_focus() {
-        let [row, column] = painter.cursor;
+    if let Some([row, column]) = cursor {
         let line = Stroke::new(2.0, look.text);
         ui.painter().rect_stroke(patch(row, column), 0.0, line, StrokeKind::Inside);
     }
     ui.painter().rect_stroke(cell, 2.0, Stroke::new(1.0, look.line), StrokeKind::Outside);
+}
+
+/// Over the image: what belongs to painting.
+fn buttons(app: &mut App, ui: &mut Ui, area: Rect) {
+    let (painter, init) = (&mut app.painter, &mut app.session.controls.init);
+    let Some(init) = init else { return };
+    let strip = Rect::from_min_size(area.min, vec2(area.width(), ui.spacing().interact_size.y));
+    let mut above = ui.new_child(egui::UiBuilder::new().max_rect(strip));
+    above.horizontal(|ui| {
+        let can_undo = !painter.undo.is_empty();
+        if ui.add_enabled(can_undo, Button::new("Undo")).clicked()
+            && let Some(before) = painter.undo.pop()
+        {
+            init.redrawn = before;
+        }
+        if ui.add_enabled(init.is_masked(), Button::new("Clear")).clicked() {
+            painter.remember(&init.redrawn);
+            init.redrawn.fill(false);
+        }
+        if ui.button("Done").on_hover_text("Back to the images").clicked() {
+            painter.is_on = false;
+        }
+    });
 }
 
 /// Arrows move, Space changes a patch.

@@ -139,7 +139,7 @@ impl Session {
             self.controls = Controls::for_model(&config);
             self.show_share(share);
         } else {
-            let recorded = self.recorded_controls(&hash);
+            let recorded = self.recorded_controls(&hash, &config);
             if let Some(controls) = recorded {
                 self.controls = controls;
             } else if !same {

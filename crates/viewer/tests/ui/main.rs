@@ -2,6 +2,7 @@
 //! is wrong. Everything is found by the name that a screen reader would say.
 
 mod explore;
+mod init;
 mod labels;
 mod take;
 
