@@ -19,7 +19,10 @@ pub use decoding::{Decoding, DecodingState};
 pub use init_image::InitImage;
 pub use loaded::{Pipeline, StartError};
 pub use place::{Backend, LoadError};
-pub use recipe::{Parameters, Recipe, RecipeError, SETTINGS_KEYWORD, Saved, SavedError, png_texts};
+pub use recipe::{
+    Axis, AxisError, Parameters, Recipe, RecipeError, SETTINGS_KEYWORD, Saved, SavedError, Sweep,
+    png_texts,
+};
 pub use recording::{Recording, RecordingError};
 pub use sampling::Sampling;
 pub use settings::Settings;

@@ -3,7 +3,7 @@
 use egui::{Align2, CentralPanel, Color32, FontId, Frame, Margin, Panel, ScrollArea, Ui, vec2};
 
 use super::panels::{
-    controls, header, help, history, init, model, notes, routing, stage, timings, transport,
+    controls, header, help, history, init, model, notes, routing, stage, sweep, timings, transport,
 };
 use super::theme::{self, Look, THUMB};
 use super::view::{Mode, Tab};
@@ -55,6 +55,7 @@ fn wide(app: &mut App, ui: &mut Ui) {
             ScrollArea::vertical().id_salt("controls").show(ui, |ui| {
                 controls::show(app, ui);
                 init::show(app, ui);
+                sweep::show(app, ui);
                 model::show(app, ui);
             });
         });
@@ -119,6 +120,7 @@ fn one_column(app: &mut App, ui: &mut Ui) {
         Tab::Draw => {
             controls::show(app, ui);
             init::show(app, ui);
+            sweep::show(app, ui);
             if history::is_worth_showing(app) {
                 history::show(app, ui);
             }

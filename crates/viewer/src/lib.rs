@@ -65,6 +65,7 @@ pub struct App {
     shown: Shown,
     thumbs: panels::history::Thumbs,
     painter: panels::init::Painter,
+    sweep: panels::sweep::SweepForm,
     jobs: Jobs,
     /// When the work of the last frame ended.
     worked_until: Option<Instant>,
@@ -94,6 +95,7 @@ impl App {
             shown: Shown::default(),
             thumbs: panels::history::Thumbs::default(),
             painter: panels::init::Painter::default(),
+            sweep: panels::sweep::SweepForm::default(),
             jobs: Jobs::new(waker),
             worked_until: None,
         }

@@ -64,6 +64,9 @@ pub enum RecipeError {
     /// A wrong option of a scheduler.
     #[error(transparent)]
     Option(#[from] OptionError),
+    /// A sweep of too many images.
+    #[error("{0} cells are too many for a table: at most {1}")]
+    Cells(usize, usize),
     /// A setting that cannot be changed on its own, or that the model does not have.
     #[error("{key} is not a setting of this model that can be varied: expected {expected}")]
     NoSetting {

@@ -10,5 +10,6 @@ pub(super) mod notes;
 pub(super) mod recorded;
 pub(super) mod routing;
 pub(super) mod stage;
+pub(super) mod sweep;
 pub(super) mod timings;
 pub(super) mod transport;

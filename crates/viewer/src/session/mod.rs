@@ -23,6 +23,7 @@ mod recovery;
 mod saved;
 mod selection;
 mod share;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
 mod traced;
@@ -41,6 +42,7 @@ pub use record::Record;
 pub use saved::is_png;
 pub use selection::{Card, MOST_SHIFT, Overlay, Scope, Selection, TOUR_STOPS};
 pub use share::{Origin, Share};
+pub use sweep::Table;
 pub use traced::is_trace;
 pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
 
@@ -115,6 +117,10 @@ pub struct Session {
     /// Whether runs that begin keep the router's scores.
     recording: bool,
     history: History,
+    /// A sweep that is being drawn.
+    sweep: Option<sweep::SweepJob>,
+    /// The sweep that was drawn last.
+    table: Option<Table>,
     /// Atlases of models; the one opened last is at the end.
     atlases: Vec<Arc<Atlas>>,
     /// Wraps each engine, for tests.
@@ -154,6 +160,8 @@ impl Session {
             profiling: false,
             recording: false,
             history: History::default(),
+            sweep: None,
+            table: None,
             atlases: Vec::new(),
             wrap: None,
             wrap_decoder: None,
@@ -193,8 +201,10 @@ impl Session {
             }
         };
         let tick = tick.sooner(self.tick_decoding());
+        self.tick_sweep();
         self.replace_recording();
-        let in_background = !self.loading.is_empty() || self.preparing.is_some();
+        let in_background =
+            !self.loading.is_empty() || self.preparing.is_some() || self.sweep.is_some();
         if tick == Tick::Idle && in_background { Tick::Later } else { tick }
     }
 

@@ -74,3 +74,30 @@ fn patches_are_painted_by_pointer_and_keys_and_undone() {
         assert_eq!(redrawn(&harness), left);
     }
 }
+
+#[test]
+fn a_sweep_draws_a_table() {
+    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    let edit = harness.get_by_role_and_label(Role::TextInput, "Rows");
+    edit.set_text_value_accesskit("steps=2,3");
+    harness.run_steps(3);
+    harness.get_by_label("Draw the table").click_accesskit();
+    harness.run_steps(2);
+    until(&mut harness, "a table", |app| app.session().table().is_some());
+    harness.run_steps(3);
+    harness.check_accessibility();
+    assert!(has(&harness, "Save table") && has(&harness, "Save C"));
+    let session = harness.state().app().session();
+    let table = session.table().expect("a table");
+    let lines: Vec<_> = table.csv.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (7, "steps,guidance,C"));
+    assert_eq!(session.controls.sampling.steps, 3, "the controls are as before");
+    assert!(session.sweep_progress().is_none());
+    // What is wrong is said.
+    let edit = harness.get_by_role_and_label(Role::TextInput, "Rows");
+    edit.set_text_value_accesskit("colour=1,2");
+    harness.run_steps(3);
+    harness.get_by_label("Draw the table").click_accesskit();
+    harness.run_steps(3);
+    assert!(has(&harness, "colour is not a setting"));
+}
