@@ -116,13 +116,17 @@ impl Session {
     }
 
     fn finished_table(&self, job: &SweepJob, last: &Record) -> Result<Table, String> {
+        let size = |image: &RgbImage| [image.height() as usize, image.width() as usize];
+        let first = size(&job.images[0]);
+        if job.images.iter().any(|image| size(image) != first) {
+            return Err("some latents of the sweep were not decoded; draw it again".to_owned());
+        }
         let image = job.sweep.table(&job.images).map_err(|error| error.to_string())?;
         let mut recipe = last.recipe(None);
         let axes = [("x", Some(&job.sweep.x)), ("y", job.sweep.y.as_ref())];
         let axes = axes.into_iter().filter_map(|(name, axis)| Some((name, axis?.to_string())));
         recipe.others.extend(axes.map(|(name, axis)| (name.to_owned(), axis)));
-        let size = [job.images[0].height() as usize, job.images[0].width() as usize];
-        let png = image.to_png(&png_texts(&recipe, &last.labels, size));
+        let png = image.to_png(&png_texts(&recipe, &last.labels, first));
         let png = png.map_err(|error| error.to_string())?;
         Ok(Table { image, png, csv: job.sweep.csv(&job.capacities) })
     }
