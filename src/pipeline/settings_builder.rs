@@ -306,7 +306,7 @@ mod tests {
     fn a_scheduler_that_does_not_suit_the_model_is_not_recommended() {
         let mut config = config();
         config.defaults.scheduler = "ddpm".into();
-        assert_eq!(Settings::builder(&config).build().unwrap().scheduler.name(), "euler");
+        assert_eq!(Settings::builder(&config).build().unwrap().sampling.scheduler.name(), "euler");
         config.defaults.steps = 0;
         config.defaults.guidance = f32::NAN;
         let settings = Settings::builder(&config).build().unwrap();

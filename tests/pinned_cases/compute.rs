@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use diffmoe::checkpoint::{Checkpoint, Hints, Source, infer_config, random_tensor, write_model};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{Config, Muted, Routing, RoutingRule, Shifts, Storage, TensorSpec};
-use diffmoe::pipeline::{Backend, LoadedDecoder, Pipeline, Run, Settings};
+use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};
+use diffmoe::pipeline::{Backend, LoadedDecoder, Pipeline, Run, Sampling, Settings};
 use diffmoe::platform::Bytes;
-use diffmoe::scheduler::{GuidanceInterval, SchedulerKind};
+use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
 
 use super::{Case, Model};

@@ -5,7 +5,7 @@ use std::ops::Range;
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::{Engine, WeightChoice};
 use diffmoe::model::Config;
-use diffmoe::pipeline::{Backend, Pipeline, Run, Settings};
+use diffmoe::pipeline::{Backend, Pipeline, Run, Sampling, Settings};
 use diffmoe::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
 

@@ -66,7 +66,7 @@ pub(super) fn run(mut arguments: Arguments) -> Outcome {
     let path = path.unwrap_or_else(|| PathBuf::from(format!("diffmoe-{}-sweep.png", config.name)));
     sample::check_png(&path)?;
     if let Some(csv) = &arguments.csv {
-        output::distinct(&[("--out", &path), ("--csv", csv)], 2)?;
+        output::distinct(&[("--out", path.as_path()), ("--csv", csv.as_path())], 2)?;
     }
     let out = Output::reserve(&path)?;
     let csv = arguments.csv.as_deref().map(Output::reserve).transpose()?;

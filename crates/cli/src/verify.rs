@@ -9,10 +9,9 @@ use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::{Engine, EngineError, RunConfig};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule};
-use diffmoe::pipeline::{Backend, Pipeline, Settings};
+use diffmoe::pipeline::{Backend, Pipeline, Sampling, Settings};
 use diffmoe::scheduler::{
-    Guidance, GuidanceInterval, Next, Observation, Process, ScheduleConfig, SchedulerKind,
-    StepNoise,
+    GuidanceInterval, Next, Observation, Process, ScheduleConfig, SchedulerKind, StepNoise,
 };
 use safetensors::SafeTensors;
 use serde::Deserialize;

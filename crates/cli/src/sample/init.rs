@@ -39,7 +39,9 @@ fn latents(path: &Path, config: &Config) -> Result<Vec<f32>, Box<dyn std::error:
     let [height, width] = config.input_size;
     let shape = file.shape("latents").map(<[_]>::to_vec);
     match shape.as_deref() {
-        Ok([1.., channels, h, w]) if [*channels, *h, *w] == [config.in_channels, height, width] => {
+        Ok([batch, channels, h, w])
+            if *batch > 0 && [*channels, *h, *w] == [config.in_channels, height, width] =>
+        {
             let mut values = file.read("latents")?;
             values.truncate(config.sample_len());
             Ok(values)

@@ -1,9 +1,9 @@
 //! The image that runs start from: opening one, its strength, and painting over the patches that are redrawn.
 
 use egui::{
-    Color32, EventFilter, Image, Key, Rect, Role, Sense, Stroke, StrokeKind, TextureHandle,
+    Button, Color32, EventFilter, Image, Key, Rect, Role, Sense, Stroke, StrokeKind, TextureHandle,
+    TextureOptions, Ui, Vec2, WidgetInfo, vec2,
 };
-use egui::{TextureOptions, Ui, Vec2, WidgetInfo, vec2};
 
 use crate::App;
 use crate::icons::Icon;

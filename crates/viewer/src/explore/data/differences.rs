@@ -104,7 +104,10 @@ impl Setting {
                 .collect(),
             Self::Guidance => GUIDANCE
                 .into_iter()
-                .chain((!GUIDANCE.contains(&(2.0 * of.guidance))).then_some(2.0 * of.guidance))
+                .chain(
+                    (!GUIDANCE.contains(&(2.0 * of.sampling.guidance)))
+                        .then_some(2.0 * of.sampling.guidance),
+                )
                 .map(|scale| with(scale.to_string(), &|c| c.sampling.guidance = scale))
                 .collect(),
             Self::Scheduler => SchedulerKind::for_objective(record.config.objective)
@@ -112,7 +115,7 @@ impl Setting {
                 .map(|kind| with(kind.name().to_owned(), &|c| c.sampling.scheduler = kind))
                 .collect(),
             Self::Seed => (1..=SEEDS)
-                .map(|i| of.seed.wrapping_add(i))
+                .map(|i| of.sampling.seed.wrapping_add(i))
                 .map(|seed| with(seed.to_string(), &|c| c.sampling.seed = seed))
                 .collect(),
             Self::Label(place) => {
