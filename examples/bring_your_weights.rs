@@ -35,7 +35,8 @@ pub fn draw() -> Result<Vec<f32>, Box<dyn Error>> {
     let bytes = model_bytes(CONFIG, Storage::F16, &|spec| Ok(weights(spec)))?;
     let checkpoint = Checkpoint::from_bytes("two experts", Bytes::new(bytes))?;
     let pipeline = Pipeline::cpu(&checkpoint)?;
-    let settings = Settings { steps: 4, ..Settings::of(pipeline.config()) };
+    let mut settings = Settings::of(pipeline.config());
+    settings.sampling.steps = 4;
     Ok(pipeline.start(settings)?.finish(|_| {})?.samples)
 }
 

@@ -44,7 +44,7 @@ pub fn draw(
     let settings = Settings::of(config);
     let mut engine = pipeline.engine(1)?;
     engine.start(&RunConfig {
-        latent: RunState::noise(config, &settings, 0).latent,
+        latent: RunState::start(config, &settings, 0).latent,
         labels: settings.labels,
         prompts: settings.prompts,
         ..RunConfig::default()

@@ -39,8 +39,8 @@ pub fn draw(
     let mut settings = Settings::of(config);
     settings.labels =
         config.labels.iter().map(|table| (0..4).map(|i| i % table.null).collect()).collect();
-    settings.steps = steps.unwrap_or(settings.steps);
-    settings.seed = 7;
+    settings.sampling.steps = steps.unwrap_or(settings.sampling.steps);
+    settings.sampling.seed = 7;
     let run = pipeline.start(settings)?;
     let finished = run.finish(|fraction| eprint!("\r{:3.0} %", 100.0 * fraction))?;
     pixels::grid(&finished.samples, config.input_size, None).save(out)?;

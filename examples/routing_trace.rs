@@ -32,7 +32,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// When the model, a setting or the device is at fault.
 pub fn trace(model: &Path, steps: u32) -> Result<Trace, Box<dyn Error>> {
     let pipeline = Pipeline::cpu(&Checkpoint::open(model)?)?;
-    let settings = Settings { steps, ..Settings::of(pipeline.config()) };
+    let mut settings = Settings::of(pipeline.config());
+    settings.sampling.steps = steps;
     let finished = pipeline.start(settings)?.finish(|_| {})?;
     Ok(finished.trace)
 }

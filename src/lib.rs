@@ -25,7 +25,7 @@
 //!
 //! let mut settings = Settings::of(pipeline.config());
 //! settings.labels = vec![vec![3, 7]]; // two images: of class 3 and of class 7
-//! settings.steps = 4;
+//! settings.sampling.steps = 4;
 //! let finished = pipeline.start(settings)?.finish(|fraction| println!("{fraction:.2}"))?;
 //!
 //! assert_eq!(finished.samples.len(), 2 * 3 * 8 * 8); // [B, C, height, width], in about [-1, 1]

@@ -282,7 +282,7 @@ fn one_step_of_ddpm_and_ddim_is_the_official_one() {
     let step = |name: &str| {
         let kind: SchedulerKind = name.parse().unwrap();
         let noise = StepNoise::Seeded { seed: 0, images: 0..3 };
-        let run = ScheduleConfig { steps: 10, guidance: 1.0.into(), noise };
+        let run = ScheduleConfig::new(10, 1.0, noise);
         let mut scheduler = kind.schedule(checkpoint.config(), run);
         let steps: Vec<_> = (0..5).map(|_| scheduler.next()).collect();
         let Some(Next::Step(ops)) = steps.last() else { panic!("{steps:?}") };

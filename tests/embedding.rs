@@ -61,7 +61,8 @@ impl Host {
 fn settings(pipeline: &Pipeline) -> Settings {
     let mut settings = Settings::of(pipeline.config());
     settings.labels = vec![vec![1, 3]];
-    (settings.steps, settings.guidance, settings.seed) = (3, 1.5, 5);
+    let sampling = &mut settings.sampling;
+    (sampling.steps, sampling.guidance, sampling.seed) = (3, 1.5, 5);
     settings
 }
 

@@ -107,7 +107,7 @@ fn sample(
 ) -> Vec<f32> {
     let noise = StepNoise::Seeded { seed: 0, images: 0..engine.batch() as u64 };
     let kind: SchedulerKind = scheduler.parse().unwrap();
-    let run_config = ScheduleConfig { steps, guidance: guidance.into(), noise };
+    let run_config = ScheduleConfig::new(steps, guidance, noise);
     let mut scheduler = kind.schedule(checkpoint().config(), run_config);
     engine.start(run).unwrap();
     let mut latent = Vec::new();

@@ -58,6 +58,13 @@ export interface Info {
 /** A row by name or number, or `"any"` for the null label; a list is applied to the images in turn. */
 export type Label = string | number;
 
+/** An `ImageData`, a result of `sample` (its first image), or the bytes of a PNG. Transparency is laid over white. */
+export type Pixels =
+  | { data: Uint8ClampedArray | Uint8Array; width: number; height: number }
+  | { rgba: Uint8ClampedArray | Uint8Array; width: number; height: number }
+  | ArrayBuffer
+  | Uint8Array;
+
 export interface SampleOptions {
   /** Labels by table; a table without an entry gets random rows from the seed. */
   labels?: Record<string, Label | Label[]>;
@@ -67,6 +74,10 @@ export interface SampleOptions {
   negative?: string;
   /** Integer; the same seed and settings give the same image. Default: random. */
   seed?: number;
+  /** Mixes the noise with that of this seed; needs `variationStrength`. */
+  variationSeed?: number;
+  /** How much of the other seed's noise: 0 none, 1 all of it. Small values give variations of an image. */
+  variationStrength?: number;
   steps?: number;
   /** Guidance scale; 1 switches guidance off. */
   guidance?: number;
@@ -84,6 +95,12 @@ export interface SampleOptions {
   clip?: boolean;
   /** `ddim`: share of DDPM's noise added at each step, 0 to 1. Default: 0. */
   eta?: number;
+  /** Image to start from, cut and scaled to the model's size; for models that generate pixels. */
+  initImage?: Pixels;
+  /** With `initImage`: share of the way from noise to data that is taken, above 0 (the image as it is) to 1 (noise alone). Default: 0.6, and 1 with `mask`. */
+  strength?: number;
+  /** With `initImage`: white where the image is redrawn, black where it is kept. */
+  mask?: Pixels;
   /** Images drawn together, 1 to 64. Default: 1. */
   count?: number;
   /** `token` (default): each token separately; `pool`: the tokens of all images compete, as in the paper. */
@@ -116,6 +133,10 @@ export interface SampleOptions {
   like?: ArrayBuffer | Uint8Array;
   /** `true` adds a PNG file of the images, with the settings inside. */
   png?: boolean;
+  /** With `png`: factor by which images are enlarged, 1 to 64. Default: to at least 128 pixels in a grid. */
+  scale?: number;
+  /** With `png`: enlarge smoothly instead of pixel by pixel. */
+  smooth?: boolean;
   /** `true` adds the router's scores to the trace, which makes it tens of times larger. */
   traceScores?: boolean;
 }

@@ -9,6 +9,7 @@ from PIL import Image
 
 from diffmoe import ModelError, Pipeline, SettingsError, schedulers
 from diffmoe.images import png, to_bytes
+from diffmoe.noise import gaussian
 
 GAP = 4  # pixels between images in a grid written by the command line tool
 
@@ -177,3 +178,62 @@ def test_models_are_found_by_name(monkeypatch, tmp_path):
         Pipeline.from_pretrained("eurosat")
     monkeypatch.setenv("DIFFMOE_MODELS", str(ASSETS))
     assert Pipeline.from_pretrained("eurosat").config.name == "eurosat"
+
+
+def test_a_run_from_an_image_takes_the_last_steps(tiny):
+    sample = np.random.default_rng(0).normal(size=(3, 6, 6)).astype(np.float32)
+    draw = lambda **more: tiny(prompt="a red robot", seed=3, num_inference_steps=5, scheduler="euler", **more)  # noqa: E731
+    out = draw(image=sample, strength=0.4)
+    assert out.trace.steps == 2 and len(out.frames) == 2
+    # The same by hand: z = t·image + (1 - t)·noise at t = 3/5, and two steps of the whole run.
+    start = 0.6 * sample + 0.4 * gaussian(3, 0, sample.size).reshape(sample.shape)
+    replaced = lambda pipe, step, time, z: {"latents": start[None].astype(np.float32)} if step == 2 else None  # noqa: E731
+    whole = draw(callback_on_step_end=replaced)
+    assert error(out.samples, whole.samples) < 1e-6
+    near = [error(draw(image=sample, strength=s).samples, sample[None]) for s in (0.2, 0.6, 1.0)]
+    assert near == sorted(near)
+    assert np.array_equal(draw(image=sample, strength=1.0).samples, draw().samples)
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "heun", "dpmpp_2m", "unipc"])
+def test_what_a_mask_keeps_is_the_image(tiny, scheduler):
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 6, 3)).astype(np.uint8)
+    mask = np.zeros((6, 6))
+    mask[2:4, 1:5] = 1
+    draw = lambda **more: tiny(  # noqa: E731
+        prompt="blob", seed=3, num_inference_steps=4, scheduler=scheduler, output_type="np", image=pixels, **more
+    )
+    for strength in (None, 0.5):
+        out = draw(mask_image=mask, strength=strength)
+        same = (out.images[0] == pixels).all(-1)
+        assert same[mask == 0].all() and not same[mask == 1].any()
+    everything = draw(mask_image=np.ones((6, 6)), strength=0.5)
+    assert np.array_equal(everything.samples, draw(strength=0.5).samples)
+    assert out.settings["num_inference_steps"] == 4
+
+
+def test_images_that_do_not_fit_are_refused(tiny):
+    sample = np.zeros((3, 6, 6))
+    for wrong, expected in [
+        ({"strength": 0.5}, "need image"),
+        ({"image": sample, "strength": 0}, "above 0"),
+        ({"image": sample[:2]}, "must be a Pillow image"),
+        ({"image": sample, "mask_image": np.full((6, 6), 2.0)}, "from 0 to 1"),
+    ]:
+        with pytest.raises(SettingsError, match=expected):
+            tiny(prompt="blob", seed=1, num_inference_steps=2, **wrong)
+    grey = Image.new("RGB", (60, 30), (51, 51, 51))
+    out = tiny(prompt="blob", seed=1, num_inference_steps=9, image=grey, strength=0.1, mask_image=Image.new("L", (9, 9)))
+    assert error(out.samples, np.full((1, 3, 6, 6), -0.6)) < 1e-6
+
+
+def test_variations_lie_between_two_seeds(tiny):
+    draw = lambda seed, **more: tiny(prompt="blob", seed=seed, num_inference_steps=2, **more).samples  # noqa: E731
+    ends = draw(1), draw(2)
+    assert np.array_equal(draw(1, variation_seed=2), ends[0])
+    assert np.array_equal(draw(1, variation_seed=2, variation_strength=1.0), ends[1])
+    far = [error(draw(1, variation_seed=2, variation_strength=s), ends[0]) for s in (0.1, 0.4, 0.9)]
+    assert far == sorted(far) and far[0] > 0
+    for wrong in ({"variation_strength": 0.5}, {"variation_seed": 2, "variation_strength": 1.5}):
+        with pytest.raises(SettingsError, match="variation_strength"):
+            draw(1, **wrong)

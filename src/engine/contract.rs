@@ -14,6 +14,17 @@ use crate::kernels::Image;
 use crate::model::{Muted, Routing, Shifts};
 use crate::scheduler::{Branch, Buffer, Instruction};
 
+/// What [`Instruction::Keep`] keeps of an image, `[B, C, height, width]` each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Keep {
+    /// The image.
+    pub image: Vec<f32>,
+    /// The noise that it gets on the way.
+    pub noise: Vec<f32>,
+    /// 1 where the sample stays as it is, 0 where the image with noise replaces it.
+    pub mask: Vec<f32>,
+}
+
 /// The settings an engine needs before the first step.
 #[derive(Clone, Debug, Default)]
 pub struct RunConfig {
@@ -21,6 +32,8 @@ pub struct RunConfig {
     pub latent: Vec<f32>,
     /// Contents of other buffers, `[B, C, height, width]` each, when a multistep scheduler resumes a run.
     pub buffers: Vec<Buffer>,
+    /// The image of which a part is kept; `None` unless there are [`Instruction::Keep`]s.
+    pub keep: Option<Arc<Keep>>,
     /// For each label table of the configuration, one row number per sample.
     pub labels: Vec<Vec<u32>>,
     /// One prompt per sample; empty for models without text.

@@ -11,8 +11,8 @@ mod time_mlp;
 mod workers;
 
 pub use contract::{
-    Engine, EngineError, ForwardRouting, GpuSamples, Inspect, LayerRouting, Progress, RunConfig,
-    Scope, Scores, SliceTime, Snapshot, Stage, StageTimes, Taps,
+    Engine, EngineError, ForwardRouting, GpuSamples, Inspect, Keep, LayerRouting, Progress,
+    RunConfig, Scope, Scores, SliceTime, Snapshot, Stage, StageTimes, Taps,
 };
 pub use cpu::{CpuEngine, CpuModel};
 pub use footprint::Footprint;

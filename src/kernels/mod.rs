@@ -60,6 +60,7 @@ kernels! {
     group_norm::GroupNorm => GroupNorm;
     group_stats::GroupStats => GroupStats;
     head_norm::HeadNorm => HeadNorm;
+    keep_image::KeepImage => KeepImage;
     linear::Call => Linear, Activation, Epilogue;
     linear_normal::NormedCall => NormedLinear, Norm;
     modulate::Modulate => Modulate;

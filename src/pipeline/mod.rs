@@ -3,35 +3,53 @@
 
 mod decoder;
 mod decoding;
+mod init_image;
 mod loaded;
 mod place;
 mod recipe;
 mod recording;
+mod sampling;
 mod settings;
 mod settings_builder;
+mod settings_error;
 mod sliced;
 mod survey;
 
 pub use decoder::{DecoderMismatch, LoadedDecoder, check_decoder};
 pub use decoding::{Decoding, DecodingState};
+pub use init_image::InitImage;
 pub use loaded::{Pipeline, StartError};
 pub use place::{Backend, LoadError};
-pub use recipe::{Parameters, Recipe, RecipeError, SETTINGS_KEYWORD, Saved, SavedError, png_texts};
+pub use recipe::{
+    Axis, AxisError, Parameters, Recipe, RecipeError, SETTINGS_KEYWORD, Saved, SavedError, Sweep,
+    png_texts,
+};
 pub use recording::{Recording, RecordingError};
-pub use settings::{Settings, SettingsError};
+pub use sampling::Sampling;
+pub use settings::Settings;
 pub use settings_builder::{Label, SettingsBuilder};
+pub use settings_error::SettingsError;
 pub use sliced::Sliced;
 pub use survey::{Survey, SurveyBatch, SurveyError, SurveyOptions};
 
 pub use crate::scheduler::random_rows;
 
-use crate::engine::{Engine, EngineError, GpuSamples, Progress, RunConfig, SliceTime, Snapshot};
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::engine::{
+    Engine, EngineError, GpuSamples, Keep, Progress, RunConfig, SliceTime, Snapshot,
+};
 use crate::model::Config;
 use crate::scheduler::{
-    Buffer, Guidance, Next, Observation, ScheduleConfig, Scheduler, SchedulerState, StepNoise,
-    gaussian,
+    Buffer, Next, Observation, ScheduleConfig, Scheduler, SchedulerState, StepNoise,
 };
 use crate::trace::Trace;
+
+/// The noise of some images of a run, `[B, C, height, width]`.
+fn noise(config: &Config, settings: &Settings, images: Range<u64>) -> Vec<f32> {
+    images.flat_map(|image| settings.sampling.noise(image, config.sample_len())).collect()
+}
 
 /// One batch of images being sampled.
 pub struct Run {
@@ -73,11 +91,19 @@ pub struct RunState {
 }
 
 impl RunState {
-    /// A run of the images `first..first + B` before its first step: noise from the seed, and an empty trace.
-    pub fn noise(config: &Config, settings: &Settings, first: u64) -> Self {
+    /// A run of the images `first..first + B` before its first step: noise from the seed, or the image to start from with
+    /// as much noise as its strength requires; and an empty trace.
+    pub fn start(config: &Config, settings: &Settings, first: u64) -> Self {
         let batch = settings.images() as u64;
-        let noise =
-            (first..first + batch).flat_map(|i| gaussian(settings.seed, i, config.sample_len()));
+        let noise = noise(config, settings, first..first + batch);
+        let strength = settings.strength();
+        let latent = match &settings.init {
+            Some(init) if strength < 1.0 => {
+                let scheduler = settings.schedule(config, first..first + batch);
+                init.at(scheduler.start(), &noise)
+            }
+            _ => noise,
+        };
         let names = settings.labels.iter().zip(&config.labels);
         let names = names.map(|(rows, table)| rows.iter().map(|&r| table.label(r)).collect());
         let mut names: Vec<Vec<String>> = names.collect();
@@ -85,7 +111,7 @@ impl RunState {
             names.push(settings.prompts.clone());
         }
         let trace = Trace::new(config, names);
-        Self { first, steps: 0, latent: noise.collect(), buffers: Vec::new(), trace }
+        Self { first, steps: 0, latent, buffers: Vec::new(), trace }
     }
 }
 
@@ -107,8 +133,8 @@ impl Run {
         settings: Settings,
         first: u64,
     ) -> Result<Self, EngineError> {
-        let noise = RunState::noise(config, &settings, first);
-        Self::resume(engine, config, settings, noise)
+        let start = RunState::start(config, &settings, first);
+        Self::resume(engine, config, settings, start)
     }
 
     /// Resumes a run after its last finished step, on another engine. On the same kind of device the result
@@ -126,16 +152,14 @@ impl Run {
         so_far: RunState,
     ) -> Result<Self, EngineError> {
         let images = so_far.first..so_far.first + engine.batch() as u64;
-        let run = ScheduleConfig {
-            steps: settings.steps,
-            guidance: Guidance { scale: settings.guidance, interval: settings.guidance_interval },
-            noise: StepNoise::Seeded { seed: settings.seed, images },
-        };
-        let scheduler = settings.scheduler.schedule(config, run);
-        Self::resume_with(engine, scheduler, settings, so_far)
+        let scheduler = settings.schedule(config, images.clone());
+        let keeps = settings.init.as_ref().filter(|init| init.mask().is_some());
+        let keep = keeps.and_then(|init| init.keep(noise(config, &settings, images)));
+        Self::resume_keeping(engine, scheduler, settings, so_far, keep.map(Arc::new))
     }
 
-    /// As [`Run::resume`], with a scheduler of the caller's own in place of the one that `settings` names.
+    /// As [`Run::resume`], with a scheduler of the caller's own in place of the one that `settings` names. It keeps no part
+    /// of an image.
     ///
     /// # Errors
     /// As [`Run::resume`].
@@ -143,10 +167,20 @@ impl Run {
     /// # Panics
     /// As [`Run::resume`].
     pub fn resume_with(
+        engine: Box<dyn Engine>,
+        scheduler: Box<dyn Scheduler>,
+        settings: Settings,
+        so_far: RunState,
+    ) -> Result<Self, EngineError> {
+        Self::resume_keeping(engine, scheduler, settings, so_far, None)
+    }
+
+    fn resume_keeping(
         mut engine: Box<dyn Engine>,
         mut scheduler: Box<dyn Scheduler>,
         settings: Settings,
         so_far: RunState,
+        keep: Option<Arc<Keep>>,
     ) -> Result<Self, EngineError> {
         let batch = engine.batch();
         assert!(settings.labels.iter().all(|rows| rows.len() == batch), "one label an image");
@@ -155,12 +189,13 @@ impl Run {
         engine.start(&RunConfig {
             latent: latent.clone(),
             buffers: buffers.clone(),
+            keep,
             labels: settings.labels.clone(),
             prompts: settings.prompts.clone(),
-            negative: settings.negative.clone(),
-            routing: settings.routing,
-            muted: settings.muted.clone(),
-            shifts: settings.shifts.clone(),
+            negative: settings.sampling.negative.clone(),
+            routing: settings.sampling.routing,
+            muted: settings.sampling.muted.clone(),
+            shifts: settings.sampling.shifts.clone(),
             record_scores: settings.record_scores,
         })?;
         scheduler.restore(SchedulerState { steps, buffers });

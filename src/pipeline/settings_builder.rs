@@ -1,6 +1,6 @@
 //! The defaults of a model and changes to them: the one place where settings are built.
 
-use super::{Settings, SettingsError};
+use super::{InitImage, Sampling, Settings, SettingsError};
 use crate::model::{Config, LabelTable, Muted, Routing, RoutingRule, Shifts, one_of};
 use crate::scheduler::{GuidanceInterval, SchedulerKind, random_rows};
 
@@ -13,6 +13,25 @@ pub enum Label {
     Row(u32),
     /// By name or number as a user writes it; `any` is the null row.
     Name(String),
+}
+
+impl Label {
+    /// A row as links write it: by a name that reads back as this row, or else by its number.
+    pub fn of(table: &LabelTable, row: u32) -> Self {
+        if row == table.null {
+            return Self::Any;
+        }
+        let value = table.values.get(row as usize).map_or("", String::as_str);
+        let letter = |c: char| if c.is_alphanumeric() { Some(c) } else { None };
+        let words = value.split_whitespace().map(|word| word.chars().filter_map(letter).collect());
+        let words: Vec<String> = words.filter(|word: &String| !word.is_empty()).collect();
+        let name = words.join("-");
+        let is_other = ["any", "varied"].contains(&name.as_str()) || name.parse::<u32>().is_ok();
+        if name.is_empty() || is_other || table.find(&name) != Some(row) {
+            return Self::Row(row);
+        }
+        Self::Name(name)
+    }
 }
 
 impl From<u32> for Label {
@@ -46,16 +65,9 @@ pub struct SettingsBuilder<'a> {
     /// For each table the rows that the images take in turn; none for random ones.
     labels: Vec<Vec<u32>>,
     prompts: Vec<String>,
-    negative: String,
     images: usize,
-    seed: u64,
-    steps: u32,
-    guidance: f32,
-    guidance_interval: GuidanceInterval,
-    scheduler: SchedulerKind,
-    routing: Routing,
-    muted: Muted,
-    shifts: Shifts,
+    sampling: Sampling,
+    init: Option<InitImage>,
     record_scores: bool,
     /// The first mistake.
     mistake: Option<SettingsError>,
@@ -71,23 +83,13 @@ impl Settings {
     /// The recommendations of a model: its scheduler, steps and guidance, one image of a
     /// random row of each label table, no prompt, seed 0, and routing by tokens with the checkpoint's thresholds.
     pub fn builder(config: &Config) -> SettingsBuilder<'_> {
-        let scheduler = SchedulerKind::default_of(config);
-        let defaults = &config.defaults;
-        let guidance = defaults.guidance;
         SettingsBuilder {
             config,
             labels: vec![Vec::new(); config.labels.len()],
             prompts: Vec::new(),
-            negative: String::new(),
             images: 1,
-            seed: 0,
-            steps: defaults.steps.clamp(1, scheduler.info().max_steps(config.objective)),
-            guidance_interval: GuidanceInterval::default(),
-            guidance: if guidance.is_finite() { guidance.clamp(0.0, 100.0) } else { 1.0 },
-            scheduler,
-            routing: Routing::default(),
-            muted: Muted::default(),
-            shifts: Shifts::default(),
+            sampling: Sampling::of(config),
+            init: None,
             record_scores: false,
             mistake: None,
         }
@@ -129,9 +131,28 @@ impl SettingsBuilder<'_> {
         Self { prompts: prompts.into_iter().collect(), ..self }
     }
 
+    /// The image to start from, with its usual strength.
+    pub fn init(mut self, init: InitImage) -> Self {
+        self.sampling.strength = init.usual_strength();
+        self.init = Some(init);
+        self
+    }
+
+    /// Share of the way from noise to data that a run from an image takes.
+    pub fn strength(mut self, strength: f32) -> Self {
+        self.sampling.strength = strength;
+        self
+    }
+
+    /// All of how images are sampled at once.
+    pub fn sampling(self, sampling: Sampling) -> Self {
+        Self { sampling, ..self }
+    }
+
     /// What guidance leads away from, in words.
-    pub fn negative(self, negative: impl Into<String>) -> Self {
-        Self { negative: negative.into(), ..self }
+    pub fn negative(mut self, negative: impl Into<String>) -> Self {
+        self.sampling.negative = negative.into();
+        self
     }
 
     /// Number of images.
@@ -140,49 +161,64 @@ impl SettingsBuilder<'_> {
     }
 
     /// Seed of the noise and of random rows.
-    pub fn seed(self, seed: u64) -> Self {
-        Self { seed, ..self }
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.sampling.seed = seed;
+        self
+    }
+
+    /// Mixes the noise with that of another seed, 0 for none of it to 1 for all.
+    pub fn variation(mut self, seed: u64, strength: f32) -> Self {
+        self.sampling.variation_seed = seed;
+        self.sampling.variation_strength = strength;
+        self
     }
 
     /// Denoising steps.
-    pub fn steps(self, steps: u32) -> Self {
-        Self { steps, ..self }
+    pub fn steps(mut self, steps: u32) -> Self {
+        self.sampling.steps = steps;
+        self
     }
 
     /// Guidance scale; 1 switches guidance off.
-    pub fn guidance(self, guidance: f32) -> Self {
-        Self { guidance, ..self }
+    pub fn guidance(mut self, guidance: f32) -> Self {
+        self.sampling.guidance = guidance;
+        self
     }
 
     /// Where on the way from noise to data guidance applies.
-    pub fn guidance_interval(self, guidance_interval: GuidanceInterval) -> Self {
-        Self { guidance_interval, ..self }
+    pub fn guidance_interval(mut self, guidance_interval: GuidanceInterval) -> Self {
+        self.sampling.guidance_interval = guidance_interval;
+        self
     }
 
     /// Scheduler and its options.
-    pub fn scheduler(self, scheduler: SchedulerKind) -> Self {
-        Self { scheduler, ..self }
+    pub fn scheduler(mut self, scheduler: SchedulerKind) -> Self {
+        self.sampling.scheduler = scheduler;
+        self
     }
 
     /// Routing rule.
     pub fn rule(mut self, rule: RoutingRule) -> Self {
-        self.routing.rule = rule;
+        self.sampling.routing.rule = rule;
         self
     }
 
     /// Routing rule and thresholds.
-    pub fn routing(self, routing: Routing) -> Self {
-        Self { routing, ..self }
+    pub fn routing(mut self, routing: Routing) -> Self {
+        self.sampling.routing = routing;
+        self
     }
 
     /// Experts that take no tokens.
-    pub fn muted(self, muted: Muted) -> Self {
-        Self { muted, ..self }
+    pub fn muted(mut self, muted: Muted) -> Self {
+        self.sampling.muted = muted;
+        self
     }
 
     /// Thresholds of single layers and experts that are moved.
-    pub fn shifts(self, shifts: Shifts) -> Self {
-        Self { shifts, ..self }
+    pub fn shifts(mut self, shifts: Shifts) -> Self {
+        self.sampling.shifts = shifts;
+        self
     }
 
     /// Whether the trace keeps the router's scores.
@@ -216,21 +252,14 @@ impl SettingsBuilder<'_> {
         let rows = |(i, (table, rows)): (usize, (&LabelTable, &Vec<u32>))| match &rows[..] {
             // A table of the null row alone has nothing to choose from.
             [] if table.null == 0 => vec![0; self.images],
-            [] => random_rows(self.seed, i as u32, table.null, self.images),
+            [] => random_rows(self.sampling.seed, i as u32, table.null, self.images),
             rows => rows.iter().copied().cycle().take(self.images).collect(),
         };
         Settings {
             labels: tables.map(rows).collect(),
             prompts: prompts.iter().cycle().take(self.images).cloned().collect(),
-            negative: self.negative,
-            seed: self.seed,
-            steps: self.steps,
-            guidance: self.guidance,
-            guidance_interval: self.guidance_interval,
-            scheduler: self.scheduler,
-            routing: self.routing,
-            muted: self.muted,
-            shifts: self.shifts,
+            sampling: self.sampling,
+            init: self.init,
             record_scores: self.record_scores,
         }
     }
@@ -266,8 +295,8 @@ mod tests {
     fn a_model_recommends_its_settings() {
         let config = config();
         let settings = Settings::builder(&config).seed(3).images(4).build().unwrap();
-        assert_eq!((settings.steps, settings.guidance), (17, 2.5));
-        assert_eq!(settings.scheduler.name(), "heun");
+        assert_eq!((settings.sampling.steps, settings.sampling.guidance), (17, 2.5));
+        assert_eq!(settings.sampling.scheduler.name(), "heun");
         assert_eq!(settings.labels[0], random_rows(3, 0, 3, 4));
         assert_eq!(settings.labels[1], random_rows(3, 1, 2, 4));
         assert!(settings.prompts.is_empty());
@@ -277,11 +306,11 @@ mod tests {
     fn a_scheduler_that_does_not_suit_the_model_is_not_recommended() {
         let mut config = config();
         config.defaults.scheduler = "ddpm".into();
-        assert_eq!(Settings::builder(&config).build().unwrap().scheduler.name(), "euler");
+        assert_eq!(Settings::builder(&config).build().unwrap().sampling.scheduler.name(), "euler");
         config.defaults.steps = 0;
         config.defaults.guidance = f32::NAN;
         let settings = Settings::builder(&config).build().unwrap();
-        assert_eq!((settings.steps, settings.guidance), (1, 1.0));
+        assert_eq!((settings.sampling.steps, settings.sampling.guidance), (1, 1.0));
     }
 
     #[test]

@@ -1,11 +1,18 @@
 //! Samples as pixels: grids of images, PNG files, still and moving, and the texts inside them.
 
 mod animation;
+mod lettering;
+mod read;
+mod resample;
+mod table;
 mod texts;
 
 use std::path::Path;
 
 pub use animation::{Timing, animation};
+pub use read::PngReadError;
+pub use resample::enlarged;
+pub use table::table;
 pub use texts::{PngTextError, text};
 
 /// Pixels of eight bits per channel, red, green and blue, row by row.
@@ -221,6 +228,13 @@ pub fn grid(samples: &[f32], size: [usize; 2], scale: Option<u32>) -> RgbImage {
         }
     }
     grid
+}
+
+/// As [`grid`], with images that are enlarged smoothly.
+pub fn smooth_grid(samples: &[f32], size: [usize; 2], scale: Option<u32>) -> RgbImage {
+    let count = samples.len() / (3 * size[0] * size[1]);
+    let scale = scale.unwrap_or_else(|| default_scale(count, size));
+    grid(&enlarged(samples, size, scale), size.map(|side| side * scale as usize), Some(1))
 }
 
 /// Samples `[B, 3, h, w]` in [-1, 1], `size` being (h, w), as pixels `[B, h, w, 3]`.

@@ -1,6 +1,6 @@
 //! The interface of schedulers: the next step, observation of finished steps, and the state to resume from.
 
-use super::program::{Instruction, Latent, Observation};
+use super::program::{Instruction, Latent, Level, Observation};
 
 /// The next action of a run.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +44,9 @@ pub trait Scheduler: Send {
     /// Continues after the finished steps of `state`. The engine's buffers hold what it lists.
     fn restore(&mut self, state: SchedulerState);
 
+    /// The level that the sample has before the first step.
+    fn start(&self) -> Level;
+
     /// Total number of steps; `None` if the scheduler is adaptive.
     fn step_count(&self) -> Option<u32>;
 
@@ -53,8 +56,11 @@ pub trait Scheduler: Send {
 
 /// A scheduler whose number of steps is fixed; [`Fixed`] makes a [`Scheduler`] of it.
 pub trait FixedSteps: Send {
-    /// Step `index`, from 0, the noisiest.
+    /// Step `index` of those that are taken, from 0, the noisiest.
     fn step(&self, index: u32) -> Vec<Instruction>;
+
+    /// The level that the sample has before step `index`, and after the last one.
+    fn level(&self, index: u32) -> Level;
 
     /// The buffers besides the sample that the step after `index` reads: a multistep method's history.
     fn carries(&self, index: u32) -> Vec<Latent> {
@@ -68,6 +74,8 @@ pub trait FixedSteps: Send {
 pub struct Fixed<S> {
     steps: S,
     count: u32,
+    /// Whether a part of an image is kept.
+    keeps: bool,
     begun: u32,
     state: SchedulerState,
 }
@@ -75,7 +83,13 @@ pub struct Fixed<S> {
 impl<S: FixedSteps> Fixed<S> {
     /// `count` steps.
     pub fn new(steps: S, count: u32) -> Self {
-        Self { steps, count, begun: 0, state: SchedulerState::default() }
+        Self { steps, count, keeps: false, begun: 0, state: SchedulerState::default() }
+    }
+
+    /// Whether every step ends with [`Instruction::Keep`].
+    #[must_use]
+    pub fn keeping(self, keeps: bool) -> Self {
+        Self { keeps, ..self }
     }
 }
 
@@ -85,6 +99,9 @@ impl<S: FixedSteps> Scheduler for Fixed<S> {
             return Next::Done;
         }
         let mut step = self.steps.step(self.begun);
+        if self.keeps {
+            step.push(Instruction::Keep(self.steps.level(self.begun + 1)));
+        }
         step.extend(self.steps.carries(self.begun).into_iter().map(Instruction::Report));
         self.begun += 1;
         Next::Step(step)
@@ -103,6 +120,10 @@ impl<S: FixedSteps> Scheduler for Fixed<S> {
     fn restore(&mut self, state: SchedulerState) {
         self.begun = state.steps;
         self.state = state;
+    }
+
+    fn start(&self) -> Level {
+        self.steps.level(0)
     }
 
     fn step_count(&self) -> Option<u32> {
@@ -129,6 +150,12 @@ mod tests {
     /// After every number of finished steps, with a new machine that holds nothing but sample and buffers.
     #[test]
     fn a_run_resumes_exactly_after_any_step() {
+        for (strength, keeps) in [(1.0, false), (0.7, false), (0.7, true)] {
+            resumes_exactly(strength, keeps);
+        }
+    }
+
+    fn resumes_exactly(strength: f32, keeps: bool) {
         const STEPS: u32 = 6;
         for info in ALL {
             for &objective in info.objectives {
@@ -138,11 +165,13 @@ mod tests {
                 };
                 let start = || {
                     let noise = StepNoise::Seeded { seed: 5, images: 0..1 };
-                    let run = ScheduleConfig { steps: STEPS, guidance: 1.5.into(), noise };
+                    let run = ScheduleConfig::new(STEPS, 1.5, noise);
+                    let run = ScheduleConfig { strength, keeps, ..run };
                     SchedulerKind::new(info).schedule(&config, run)
                 };
                 let mut scheduler = start();
-                let mut machine = Machine::new(0.7, wavy);
+                let kept = [0.3, -0.9, 0.4];
+                let mut machine = Machine::new(0.7, wavy).keeping(kept);
                 let mut states = vec![(machine.latent(), scheduler.state())];
                 while let Next::Step(step) = scheduler.next() {
                     scheduler.observe(machine.run(&step).as_seen());
@@ -153,7 +182,7 @@ mod tests {
                 for (sample, state) in states {
                     let Some(state) = state else { continue };
                     let mut resumed = start();
-                    let mut other = Machine::new(sample, wavy);
+                    let mut other = Machine::new(sample, wavy).keeping(kept);
                     other.put(&state.buffers);
                     let steps = state.steps;
                     resumed.restore(state.clone());
@@ -171,11 +200,7 @@ mod tests {
     /// A step may be requested before the snapshot of the previous one has arrived.
     #[test]
     fn the_state_is_that_of_the_last_observed_step() {
-        let run = ScheduleConfig {
-            steps: 3,
-            guidance: 1.0.into(),
-            noise: StepNoise::Seeded { seed: 0, images: 0..1 },
-        };
+        let run = ScheduleConfig::new(3, 1.0, StepNoise::Seeded { seed: 0, images: 0..1 });
         let kind: SchedulerKind = "euler".parse().unwrap();
         let mut scheduler = kind.schedule(&flow_model(Prediction::Velocity), run);
         assert!(matches!(scheduler.next(), Next::Step(_)));

@@ -6,7 +6,7 @@ use super::info::{Resume, SchedulerInfo};
 use super::noise::StepNoise;
 use super::options::{OptionInfo, OptionValues};
 use super::process::{Process, TRAINED_STEPS};
-use super::program::{Deviation, Instruction};
+use super::program::{Deviation, Instruction, Level};
 use crate::model::Objective;
 
 pub(super) static DDIM: SchedulerInfo = SchedulerInfo {
@@ -21,7 +21,11 @@ pub(super) static DDIM: SchedulerInfo = SchedulerInfo {
     start: |kind, config, run| {
         let model = EpsilonModel::new(kind, config, &run);
         let (process, eta) = (Process::respaced(run.steps), kind.number(ETA.name));
-        Box::new(Fixed::new(Ddim { process, model, eta, noise: run.noise }, run.steps))
+        let (skipped, noise) = (run.skipped(), run.noise.clone());
+        Box::new(
+            Fixed::new(Ddim { process, model, eta, noise, skipped }, run.taken())
+                .keeping(run.keeps),
+        )
     },
 };
 
@@ -40,10 +44,13 @@ struct Ddim {
     model: EpsilonModel,
     eta: f32,
     noise: StepNoise,
+    /// Steps at the noisy end that are left out.
+    skipped: u32,
 }
 
 impl FixedSteps for Ddim {
     fn step(&self, index: u32) -> Vec<Instruction> {
+        let index = self.skipped + index;
         let i = self.process.steps() - 1 - index as usize;
         let (mean, deviation) = implicit(&self.process, i, self.eta);
         let adds_noise = i > 0 && self.eta > 0.0;
@@ -54,6 +61,10 @@ impl FixedSteps for Ddim {
             deviation,
             noise: adds_noise.then(|| self.noise.of(index, self.model.sample_len)),
         })
+    }
+
+    fn level(&self, index: u32) -> Level {
+        self.process.level(self.skipped, index)
     }
 }
 

@@ -5,7 +5,7 @@ use super::epsilon::{CLIP, EpsilonModel, GUIDED_CHANNELS, Step};
 use super::info::{Resume, SchedulerInfo};
 use super::noise::StepNoise;
 use super::process::{Process, TRAINED_STEPS};
-use super::program::{Deviation, Instruction};
+use super::program::{Deviation, Instruction, Level};
 use crate::model::Objective;
 
 pub(super) static DDPM: SchedulerInfo = SchedulerInfo {
@@ -20,7 +20,8 @@ pub(super) static DDPM: SchedulerInfo = SchedulerInfo {
     start: |kind, config, run| {
         let model = EpsilonModel::new(kind, config, &run);
         let process = Process::respaced(run.steps);
-        Box::new(Fixed::new(Ddpm { process, model, noise: run.noise }, run.steps))
+        let steps = Ddpm { process, model, skipped: run.skipped(), noise: run.noise.clone() };
+        Box::new(Fixed::new(steps, run.taken()).keeping(run.keeps))
     },
 };
 
@@ -29,10 +30,13 @@ struct Ddpm {
     process: Process,
     model: EpsilonModel,
     noise: StepNoise,
+    /// Steps at the noisy end that are left out.
+    skipped: u32,
 }
 
 impl FixedSteps for Ddpm {
     fn step(&self, index: u32) -> Vec<Instruction> {
+        let index = self.skipped + index;
         let i = self.process.steps() - 1 - index as usize;
         let (mean, deviation) = ancestral(&self.process, i, self.model.learns_variance);
         self.model.step(Step {
@@ -42,6 +46,10 @@ impl FixedSteps for Ddpm {
             deviation,
             noise: (i > 0).then(|| self.noise.of(index, self.model.sample_len)),
         })
+    }
+
+    fn level(&self, index: u32) -> Level {
+        self.process.level(self.skipped, index)
     }
 }
 
@@ -76,7 +84,7 @@ mod tests {
             .iter()
             .fold(kind, |kind, (option, value)| kind.with_text(option, value).unwrap());
         let noise = StepNoise::Seeded { seed: 4, images: 0..1 };
-        let run = ScheduleConfig { steps: 5, guidance: guidance.into(), noise };
+        let run = ScheduleConfig::new(5, guidance, noise);
         let mut scheduler = kind.schedule(&ddpm_model(), run);
         let next = || match scheduler.next() {
             Next::Step(step) => Some(step),

@@ -9,7 +9,7 @@ use super::contract::{Next, Scheduler, SchedulerState};
 use super::flow::FlowModel;
 use super::info::{Resume, SchedulerInfo};
 use super::options::{OptionInfo, OptionValues};
-use super::program::{Instruction, Latent, Observation};
+use super::program::{Instruction, Latent, Level, Observation};
 use crate::model::Objective;
 
 /// It keeps velocities on the device and the shape of the last steps here, so a run restarts after a lost device.
@@ -25,7 +25,8 @@ pub(super) static DOPRI5: SchedulerInfo = SchedulerInfo {
     start: |kind, config, run| {
         let model = FlowModel { guidance: run.guidance, prediction: config.prediction };
         let [relative, absolute] = [RTOL, ATOL].map(|option| kind.number(option.name));
-        Box::new(Dopri5::new(AdaptiveOptions { relative, absolute }, model))
+        let start = 1.0 - f64::from(run.strength);
+        Box::new(Dopri5::new(AdaptiveOptions { relative, absolute }, model, start))
     },
 };
 
@@ -126,6 +127,8 @@ struct Dopri5 {
     tolerance: AdaptiveOptions,
     model: FlowModel,
     phase: Phase,
+    /// Start of the run.
+    start: f64,
     /// Start of the current step.
     time: f64,
     /// Its length; before the first step the length of the probe.
@@ -133,8 +136,9 @@ struct Dopri5 {
 }
 
 impl Dopri5 {
-    fn new(tolerance: AdaptiveOptions, model: FlowModel) -> Self {
-        Self { tolerance, model, phase: Phase::Start, time: 0.0, step: 0.0 }
+    /// From `t = start` on.
+    fn new(tolerance: AdaptiveOptions, model: FlowModel, start: f64) -> Self {
+        Self { tolerance, model, phase: Phase::Start, start, time: start, step: 0.0 }
     }
 
     /// The next list of instructions.
@@ -142,14 +146,14 @@ impl Dopri5 {
         let mut ops = Vec::new();
         self.phase = match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Start => {
-                self.rate(&mut ops, Latent::Sample, 0.0, 0);
+                self.rate(&mut ops, Latent::Sample, self.time, 0);
                 ops.push(Instruction::Report(Latent::Velocity(0)));
                 Phase::StartIsOut
             }
             Phase::Probe { start, rate } => {
                 let terms = vec![(1.0, Latent::Sample), (self.step as f32, Latent::Velocity(0))];
                 ops.push(Instruction::Combine { output: Latent::Trial, terms });
-                self.rate(&mut ops, Latent::Trial, self.step, 1);
+                self.rate(&mut ops, Latent::Trial, self.time + self.step, 1);
                 ops.push(Instruction::Report(Latent::Velocity(1)));
                 Phase::ProbeIsOut { start, rate }
             }
@@ -305,7 +309,11 @@ impl Scheduler for Dopri5 {
     }
 
     fn restore(&mut self, _: SchedulerState) {
-        *self = Self::new(self.tolerance, self.model);
+        *self = Self::new(self.tolerance, self.model, self.start);
+    }
+
+    fn start(&self) -> Level {
+        Level { signal: self.start as f32, noise: (1.0 - self.start) as f32 }
     }
 
     fn step_count(&self) -> Option<u32> {
@@ -314,7 +322,8 @@ impl Scheduler for Dopri5 {
 
     /// How far the accepted steps have come.
     fn fraction(&self, _: u32) -> f32 {
-        if self.phase == Phase::Done { 1.0 } else { self.time as f32 }
+        let way = (self.time - self.start) / (1.0 - self.start);
+        if self.phase == Phase::Done { 1.0 } else { way as f32 }
     }
 }
 
@@ -333,7 +342,7 @@ mod tests {
     /// Solves dz/dt = f(z, t) from 1 and gives the end and the times of the evaluations.
     fn solve(relative: f32, f: impl Fn(f32, f32) -> f32 + Copy) -> (f32, Vec<f32>) {
         let tolerance = AdaptiveOptions { relative, absolute: 1e-6 };
-        let mut solver = Dopri5::new(tolerance, plain(1.0));
+        let mut solver = Dopri5::new(tolerance, plain(1.0), 0.0);
         let mut machine = Machine::new(1.0, move |z, t, _| f(z, t));
         let mut times = Vec::new();
         loop {
@@ -400,7 +409,7 @@ mod tests {
 
     #[test]
     fn velocities_that_are_no_numbers_end_the_run() {
-        let mut solver = Dopri5::new(DEFAULT, plain(1.0));
+        let mut solver = Dopri5::new(DEFAULT, plain(1.0), 0.0);
         let mut machine = Machine::new(1.0, |_, t, _| if t > 0.3 { f32::NAN } else { 1.0 });
         for _ in 0..1000 {
             match solver.next_step() {
@@ -417,7 +426,7 @@ mod tests {
 
     #[test]
     fn a_step_that_is_out_is_waited_for() {
-        let mut solver = Dopri5::new(DEFAULT, plain(1.5));
+        let mut solver = Dopri5::new(DEFAULT, plain(1.5), 0.0);
         assert!(matches!(solver.next_step(), Next::Step(_)));
         assert!(matches!(solver.next_step(), Next::Wait));
         assert!(matches!(solver.next_step(), Next::Wait));

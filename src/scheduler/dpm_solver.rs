@@ -13,7 +13,7 @@ use super::contract::{Fixed, FixedSteps};
 use super::epsilon::{CLIP, GUIDED_CHANNELS};
 use super::info::{Resume, SchedulerInfo};
 use super::path::{MAX_DDPM_STEPS, Path, copy, sum};
-use super::program::{Instruction, Latent};
+use super::program::{Instruction, Latent, Level};
 use crate::model::Objective;
 
 pub(super) static DPM_SOLVER: SchedulerInfo = SchedulerInfo {
@@ -27,7 +27,9 @@ pub(super) static DPM_SOLVER: SchedulerInfo = SchedulerInfo {
     max_ddpm_steps: MAX_DDPM_STEPS,
     resume: Resume::Exact,
     start: |kind, config, run| {
-        Box::new(Fixed::new(DpmSolver(Path::new(kind, config, &run)), run.steps))
+        Box::new(
+            Fixed::new(DpmSolver(Path::new(kind, config, &run)), run.taken()).keeping(run.keeps),
+        )
     },
 };
 
@@ -57,6 +59,10 @@ impl FixedSteps for DpmSolver {
         }
         step.push(sum(Latent::Sample, &terms));
         step
+    }
+
+    fn level(&self, index: u32) -> Level {
+        self.0.level(index)
     }
 
     fn carries(&self, _: u32) -> Vec<Latent> {

@@ -6,7 +6,7 @@
 //! Because all of this is linear, prediction, guidance and the scheduler's update are one combination.
 
 use super::guidance::Guidance;
-use super::program::{Branch, Instruction, Latent};
+use super::program::{Branch, Instruction, Latent, Level};
 use crate::model::Prediction;
 
 /// What `1 − t` counts as at least where a prediction of data is divided by it: an adaptive scheduler asks for
@@ -15,6 +15,12 @@ const LEAST_LEFT: f32 = 0.01;
 
 /// A linear combination of buffers.
 pub(super) type Terms = Vec<(f32, Latent)>;
+
+/// The level at `t = index/steps`.
+pub(super) fn level(index: u32, steps: u32) -> Level {
+    let t = f64::from(index) / f64::from(steps);
+    Level { signal: t as f32, noise: (1.0 - t) as f32 }
+}
 
 /// How a velocity follows from passes of the model.
 #[derive(Clone, Copy, Debug)]

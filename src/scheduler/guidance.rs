@@ -134,7 +134,7 @@ mod tests {
     fn steps(name: &str, steps: u32, guidance: Guidance, is_flow: bool) -> Vec<Vec<Instruction>> {
         let kind: SchedulerKind = name.parse().unwrap();
         let noise = StepNoise::Seeded { seed: 0, images: 0..1 };
-        let run = ScheduleConfig { steps, guidance, noise };
+        let run = ScheduleConfig::new(steps, guidance, noise);
         let config = if is_flow { flow_model(Prediction::Velocity) } else { ddpm_model() };
         let mut scheduler = kind.schedule(&config, run);
         let next = || match scheduler.next() {

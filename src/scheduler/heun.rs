@@ -1,9 +1,9 @@
 //! Heun's method for flow models, the explicit trapezoid rule.
 
 use super::contract::{Fixed, FixedSteps};
-use super::flow::{FlowModel, advance};
+use super::flow::{FlowModel, advance, level};
 use super::info::{Resume, SchedulerInfo};
-use super::program::{Instruction, Latent};
+use super::program::{Instruction, Latent, Level};
 use crate::model::{Objective, Prediction};
 
 pub(super) static HEUN: SchedulerInfo = SchedulerInfo {
@@ -17,7 +17,8 @@ pub(super) static HEUN: SchedulerInfo = SchedulerInfo {
     resume: Resume::Exact,
     start: |_, config, run| {
         let model = FlowModel { guidance: run.guidance, prediction: config.prediction };
-        Box::new(Fixed::new(Heun { model, steps: run.steps }, run.steps))
+        let (steps, skipped) = (run.steps, run.skipped());
+        Box::new(Fixed::new(Heun { model, steps, skipped }, run.taken()).keeping(run.keeps))
     },
 };
 
@@ -25,6 +26,8 @@ pub(super) static HEUN: SchedulerInfo = SchedulerInfo {
 struct Heun {
     model: FlowModel,
     steps: u32,
+    /// Steps at the noisy end that are left out.
+    skipped: u32,
 }
 
 impl FixedSteps for Heun {
@@ -32,6 +35,7 @@ impl FixedSteps for Heun {
     /// no noise is left from which a prediction of data could give a velocity, so for such a model the last step is
     /// Euler's, which ends at the data that is predicted.
     fn step(&self, index: u32) -> Vec<Instruction> {
+        let index = self.skipped + index;
         let time = |i: u32| i as f32 / self.steps as f32;
         let dt = 1.0 / self.steps as f32;
         let mut step = Vec::new();
@@ -45,6 +49,10 @@ impl FixedSteps for Heun {
         step.push(advance(Latent::Sample, &[(0.5 * dt, &first), (0.5 * dt, &second)]));
         step
     }
+
+    fn level(&self, index: u32) -> Level {
+        level(self.skipped + index, self.steps)
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +61,11 @@ mod tests {
 
     fn heun(guidance: f32) -> Heun {
         let guidance = guidance.into();
-        Heun { model: FlowModel { guidance, prediction: Prediction::Velocity }, steps: 3 }
+        Heun {
+            model: FlowModel { guidance, prediction: Prediction::Velocity },
+            steps: 3,
+            skipped: 0,
+        }
     }
 
     #[test]

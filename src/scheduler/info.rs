@@ -54,6 +54,36 @@ pub struct ScheduleConfig {
     pub guidance: Guidance,
     /// Noise added by the steps.
     pub noise: StepNoise,
+    /// Share of the way from noise to data that is taken, above 0 and at most 1; below 1 a run starts from an image with
+    /// noise ([`Scheduler::start`]).
+    pub strength: f32,
+    /// Whether every step ends with [`Instruction::Keep`](super::Instruction::Keep).
+    pub keeps: bool,
+}
+
+impl ScheduleConfig {
+    /// The whole way from noise to data.
+    pub fn new(steps: u32, guidance: impl Into<Guidance>, noise: StepNoise) -> Self {
+        Self { steps, guidance: guidance.into(), noise, strength: 1.0, keeps: false }
+    }
+
+    /// The steps that are taken, at least one.
+    pub fn taken(&self) -> u32 {
+        steps_taken(self.steps, self.strength)
+    }
+
+    /// The steps that are left out at the noisy end.
+    pub(super) fn skipped(&self) -> u32 {
+        self.steps - self.taken()
+    }
+}
+
+/// How many of `steps` are taken at this strength: its share of them, rounded down as in the pipelines of diffusers, and
+/// at least one.
+pub fn steps_taken(steps: u32, strength: f32) -> u32 {
+    // 0.7 as f32 is a little less than 7/10, but means seven steps of ten.
+    let share = f64::from(steps) * f64::from(strength);
+    ((share * (1.0 + 1e-6)).floor() as u32).clamp(1, steps.max(1))
 }
 
 impl SchedulerInfo {
@@ -261,6 +291,17 @@ mod tests {
         }
         let error = "rk4".parse::<SchedulerKind>().unwrap_err().to_string();
         assert!(error.contains("unknown scheduler \"rk4\": expected euler, heun,"), "{error}");
+    }
+
+    #[test]
+    fn strength_is_the_share_of_the_steps_that_are_taken() {
+        let taken = |strength| steps_taken(10, strength);
+        assert_eq!([0.01, 0.1, 0.3, 0.35, 0.7, 0.99, 1.0].map(taken), [1, 1, 3, 3, 7, 9, 10]);
+        for steps in 1..=100 {
+            for taken in 1..=steps {
+                assert_eq!(steps_taken(steps, taken as f32 / steps as f32), taken, "{steps}");
+            }
+        }
     }
 
     #[test]

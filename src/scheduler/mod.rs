@@ -13,6 +13,8 @@ mod euler;
 mod flow;
 mod guidance;
 mod heun;
+#[cfg(test)]
+mod image_tests;
 mod info;
 mod noise;
 mod options;
@@ -26,11 +28,11 @@ mod unipc;
 pub use contract::{Buffer, Fixed, FixedSteps, Next, Scheduler, SchedulerState};
 pub use epsilon::{DdpmOptions, GuidedChannels};
 pub use guidance::{Guidance, GuidanceInterval, GuidanceIntervalError};
-pub use info::{Resume, ScheduleConfig, SchedulerInfo, SchedulerKind};
-pub use noise::{StepNoise, gaussian, random_rows, step_noise};
+pub use info::{Resume, ScheduleConfig, SchedulerInfo, SchedulerKind, steps_taken};
+pub use noise::{StepNoise, between, gaussian, random_rows, step_noise};
 pub use options::{OptionError, OptionInfo, OptionValues};
 pub use process::{Process, TRAINED_STEPS, noise_level};
-pub use program::{Branch, Denoise, Deviation, Instruction, Latent, Observation};
+pub use program::{Branch, Denoise, Deviation, Instruction, Latent, Level, Observation};
 
 /// All schedulers. The first of an objective is the default of models that recommend none.
 pub static ALL: &[&SchedulerInfo] = &[

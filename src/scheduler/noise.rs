@@ -16,6 +16,29 @@ pub fn gaussian(seed: u64, image: u64, len: usize) -> Vec<f32> {
     stream(seed, image, len)
 }
 
+/// Noise on the arc between two noises: `a` at 0, `b` at 1, and as long as they are in between. Spherical interpolation,
+/// because their weighted mean would be shorter than noise is.
+///
+/// # Panics
+/// When the lengths differ.
+pub fn between(a: &[f32], b: &[f32], share: f32) -> Vec<f32> {
+    assert_eq!(a.len(), b.len(), "two noises of one length");
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum()
+    };
+    let cosine = dot(a, b) / libm::sqrt(dot(a, a) * dot(b, b));
+    let share = f64::from(share);
+    // Almost parallel ones, of which the sine is almost 0, are as good as on a line.
+    let factors = if cosine.abs() < 0.9995 {
+        let angle = libm::acos(cosine);
+        [1.0 - share, share].map(|share| libm::sin(share * angle) / libm::sin(angle))
+    } else {
+        [1.0 - share, share]
+    };
+    let mix = |(x, y): (&f32, &f32)| factors[0] * f64::from(*x) + factors[1] * f64::from(*y);
+    a.iter().zip(b).map(|pair| mix(pair) as f32).collect()
+}
+
 /// Gaussian noise that step `step` (from 0) adds to a sample, `len` numbers: each step of each image has
 /// a stream of its own.
 ///
@@ -127,6 +150,31 @@ mod tests {
         assert_ne!(all[0], all[2]);
         assert_eq!(gaussian(1, 1, 4), all[1][..4], "length must not matter");
     }
+
+    #[test]
+    fn the_way_between_two_noises_is_an_arc() {
+        let (a, b) = (gaussian(1, 0, 3000), gaussian(2, 0, 3000));
+        assert_eq!(between(&a, &b, 0.0), a);
+        assert_eq!(between(&a, &b, 1.0), b);
+        let length = |v: &[f32]| v.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let cosine = |a: &[f32], b: &[f32]| {
+            let dot: f64 = a.iter().zip(b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+            dot / (length(a) * length(b))
+        };
+        let whole = cosine(&a, &b).acos();
+        for share in [0.1_f32, 0.25, 0.5, 0.8] {
+            let middle = between(&a, &b, share);
+            // The angle to both ends, in parts of the whole.
+            let parts = [cosine(&a, &middle).acos() / whole, cosine(&b, &middle).acos() / whole];
+            let want = [f64::from(share), 1.0 - f64::from(share)];
+            assert!(parts.iter().zip(want).all(|(p, w)| (p - w).abs() < 0.02), "{parts:?}");
+            assert!((length(&middle) / length(&a) - 1.0).abs() < 0.03);
+        }
+        // Written down once, as the noise itself is.
+        let bits: Vec<u32> = between(&a, &b, 0.3)[..3].iter().map(|v| v.to_bits()).collect();
+        assert_eq!(bits, BETWEEN_SEEDS_1_AND_2, "{bits:?}");
+    }
+    const BETWEEN_SEEDS_1_AND_2: [u32; 3] = [3_184_817_418, 1_042_311_352, 1_060_848_264];
 
     #[test]
     fn steps_have_noise_of_their_own() {

@@ -12,7 +12,7 @@ use super::epsilon::{EpsilonModel, Step};
 use super::flow::{FlowModel, Terms};
 use super::info::{ScheduleConfig, SchedulerKind};
 use super::process::{Process, TRAINED_STEPS};
-use super::program::{Deviation, Instruction, Latent};
+use super::program::{Deviation, Instruction, Latent, Level};
 use crate::model::{Config, Objective, Prediction};
 
 /// Most steps over the trained ones of a DDPM model: with one more, two of them would fall together.
@@ -72,9 +72,17 @@ impl Path {
                 ((0..count).map(point).collect::<Vec<_>>(), Model::Ddpm(model))
             }
         };
+        // A run from an image starts afresh at a later point.
         let mut points: Vec<Point> = points;
+        points.drain(..run.skipped() as usize);
         points.push(Point { time: f32::NAN, alpha: 1.0, sigma: 0.0 });
         Self { points, model }
+    }
+
+    /// The level of a sample at a point.
+    pub(super) fn level(&self, i: u32) -> Level {
+        let point = self.points[i as usize];
+        Level { signal: point.alpha as f32, noise: point.sigma as f32 }
     }
 
     /// Number of steps.
@@ -154,7 +162,7 @@ mod tests {
 
     fn path(steps: u32) -> Path {
         let noise = StepNoise::Seeded { seed: 0, images: 0..1 };
-        let run = ScheduleConfig { steps, guidance: 1.0.into(), noise };
+        let run = ScheduleConfig::new(steps, 1.0, noise);
         Path::new(SchedulerKind::new(ALL[0]), &ddpm_model(), &run)
     }
 

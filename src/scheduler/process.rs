@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use super::program::Level;
 use crate::model::Objective;
 
 /// Steps of the process in training.
@@ -66,6 +67,13 @@ impl Process {
     /// Number of steps.
     pub fn steps(&self) -> usize {
         self.times.len()
+    }
+
+    /// The level of a sample before step `index` of a run that leaves out `skipped` steps, and after its last one.
+    pub(super) fn level(&self, skipped: u32, index: u32) -> Level {
+        let left = self.steps() - (skipped + index) as usize;
+        let bar = self.bar_before(left);
+        Level { signal: bar.sqrt() as f32, noise: (1.0 - bar).sqrt() as f32 }
     }
 
     /// `ᾱ` of the previous step, 1 at the first.

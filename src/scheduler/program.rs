@@ -38,6 +38,27 @@ pub enum Branch {
     Unconditional,
 }
 
+/// How much signal and noise a sample `signal·x₀ + noise·ε` consists of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Level {
+    /// Factor of the data.
+    pub signal: f32,
+    /// Factor of the noise.
+    pub noise: f32,
+}
+
+impl Level {
+    /// Data without noise.
+    pub const DATA: Self = Self { signal: 1.0, noise: 0.0 };
+    /// Noise alone.
+    pub const NOISE: Self = Self { signal: 0.0, noise: 1.0 };
+
+    /// The data at this level, number by number. Noise alone is the noise, bit for bit.
+    pub fn mix(self, data: f32, noise: f32) -> f32 {
+        if self == Self::NOISE { noise } else { self.signal * data + self.noise * noise }
+    }
+}
+
 /// One instruction of a denoising step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Instruction {
@@ -71,6 +92,9 @@ pub enum Instruction {
     },
     /// `latent = mean + σ·noise`: one step back through the diffusion process, from predicted noise.
     Denoise(Denoise),
+    /// `sample = mask·sample + (1 − mask)·(signal·image + noise·ε)`, with the image, the noise `ε` and the mask of the run
+    /// (`engine::Keep`): outside of the mask the sample becomes the image at this noise level.
+    Keep(Level),
     /// Returns the contents of a `Sample`, `Trial` or `Velocity` at the end of the step with its snapshot, in the
     /// order of these operations.
     Report(Latent),
@@ -123,7 +147,7 @@ impl Instruction {
             Self::JointForward { time, .. } => {
                 vec![(time, Branch::Conditional), (time, Branch::Unconditional)]
             }
-            Self::Combine { .. } | Self::Denoise(_) | Self::Report(_) => Vec::new(),
+            Self::Combine { .. } | Self::Denoise(_) | Self::Keep(_) | Self::Report(_) => Vec::new(),
         }
     }
 }

@@ -14,12 +14,19 @@ use crate::model::{Config, Prediction};
 /// Carries out instructions with a model that is a known function of sample, time and branch.
 pub(super) struct Machine<F> {
     latents: HashMap<Latent, f32>,
+    /// Image, noise and mask.
+    kept: [f32; 3],
     model: F,
 }
 
 impl<F: Fn(f32, f32, Branch) -> f32> Machine<F> {
     pub(super) fn new(start: f32, model: F) -> Self {
-        Self { latents: HashMap::from([(Latent::Sample, start)]), model }
+        Self { latents: HashMap::from([(Latent::Sample, start)]), kept: [f32::NAN; 3], model }
+    }
+
+    /// With an image, its noise and the mask of what is redrawn.
+    pub(super) fn keeping(self, kept: [f32; 3]) -> Self {
+        Self { kept, ..self }
     }
 
     /// Puts back what a scheduler carried.
@@ -71,6 +78,12 @@ impl<F: Fn(f32, f32, Branch) -> f32> Machine<F> {
                     }
                     self.latents.insert(Latent::Sample, next);
                 }
+                Instruction::Keep(level) => {
+                    let [image, noise, mask] = self.kept;
+                    let known = level.signal * image + level.noise * noise;
+                    let sample = mask * self.latent() + (1.0 - mask) * known;
+                    self.latents.insert(Latent::Sample, sample);
+                }
                 Instruction::Report(latent) => reports.push(*latent),
             }
         }
@@ -118,7 +131,7 @@ pub(super) fn scheduler(
 ) -> Box<dyn Scheduler> {
     let kind: SchedulerKind = name.parse().unwrap();
     let noise = StepNoise::Seeded { seed: 0, images: 0..1 };
-    kind.schedule(config, ScheduleConfig { steps, guidance: guidance.into(), noise })
+    kind.schedule(config, ScheduleConfig::new(steps, guidance, noise))
 }
 
 /// The end of a run from 1.

@@ -16,7 +16,7 @@ use super::contract::{Fixed, FixedSteps};
 use super::epsilon::{CLIP, GUIDED_CHANNELS};
 use super::info::{Resume, SchedulerInfo};
 use super::path::{MAX_DDPM_STEPS, Path, copy, sum};
-use super::program::{Instruction, Latent};
+use super::program::{Instruction, Latent, Level};
 use crate::model::Objective;
 
 pub(super) static UNIPC: SchedulerInfo = SchedulerInfo {
@@ -30,7 +30,7 @@ pub(super) static UNIPC: SchedulerInfo = SchedulerInfo {
     max_ddpm_steps: MAX_DDPM_STEPS,
     resume: Resume::Exact,
     start: |kind, config, run| {
-        Box::new(Fixed::new(UniPc(Path::new(kind, config, &run)), run.steps))
+        Box::new(Fixed::new(UniPc(Path::new(kind, config, &run)), run.taken()).keeping(run.keeps))
     },
 };
 
@@ -108,6 +108,10 @@ impl FixedSteps for UniPc {
         step.push(if i == 0 { copy(Latent::Sample, CORRECTED) } else { self.correct(i) });
         step.push(self.predict(i));
         step
+    }
+
+    fn level(&self, index: u32) -> Level {
+        self.0.level(index)
     }
 
     fn carries(&self, index: u32) -> Vec<Latent> {

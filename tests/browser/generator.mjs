@@ -195,6 +195,43 @@ test("every shader compiles without a message", async () => {
   });
 });
 
+test("a run starts from an image, and keeps what the mask keeps", async () => {
+  await withGenerator({}, { backend: "cpu" }, async (page) => {
+    const report = await page.evaluate(async (options) => {
+      const first = await window.generator.sample(options);
+      const { rgba, width, height } = first;
+      const mask = new ImageData(width, height);
+      for (let i = 0; i < mask.data.length; i += 4) mask.data.set((i / 4) % width < 32 ? [0, 0, 0, 255] : [255, 255, 255, 255], i);
+      const other = { ...options, labels: { subject: "pizza", style: 2 }, steps: 4, initImage: first };
+      const steps = [];
+      const half = await window.generator.sample({ ...other, strength: 0.5, onStep: (step, of) => steps.push([step, of]) });
+      const masked = await window.generator.sample({ ...other, mask });
+      const told = (promise) => promise.then(() => "nothing", (error) => error.message);
+      const same = (a, b, kept) => a.every((value, i) => ((i >> 2) % width < 32) !== kept || value === b[i]);
+      const varied = await window.generator.sample({ ...options, variationSeed: 8, variationStrength: 0.2, png: true, scale: 2, smooth: true });
+      return {
+        steps,
+        differs: !same(half.rgba, rgba, true) && !same(varied.rgba, rgba, true),
+        kept: same(masked.rgba, rgba, true),
+        redrawn: !same(masked.rgba, rgba, false),
+        // Width and height, after the signature and the head of the first chunk.
+        png: [new DataView(varied.png.buffer).getUint32(16), new DataView(varied.png.buffer).getUint32(20)],
+        image: await told(window.generator.sample({ initImage: "photo.png" })),
+        mask: await told(window.generator.sample({ mask })),
+        strength: await told(window.generator.sample({ strength: 0.5 })),
+        variation: await told(window.generator.sample({ variationSeed: 3 })),
+      };
+    }, OPTIONS);
+    assert.deepEqual(report.steps, [[1, 2], [2, 2]]);
+    assert.ok(report.differs && report.kept && report.redrawn, JSON.stringify(report));
+    assert.deepEqual(report.png, [128, 128]);
+    assert.match(report.image, /initImage must be an ImageData/);
+    assert.match(report.mask, /mask needs initImage/);
+    assert.match(report.strength, /strength needs initImage/);
+    assert.match(report.variation, /need each other/);
+  });
+});
+
 test("a script hears what is wrong with its options, and a signal stops the work", async () => {
   await withGenerator({ expected: /404/ }, { backend: "cpu" }, async (page) => {
     const outcomes = await page.evaluate(async () => {

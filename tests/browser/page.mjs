@@ -21,7 +21,10 @@ test("a link draws its image on WebGPU, and the same as the command line", async
     const made = await pixels(page);
     assert.ok(distance(made, await native(page, NATIVE)) <= 2);
     const shared = new URLSearchParams(state.share);
-    for (const [key, value] of new URLSearchParams(SHARE)) assert.equal(shared.get(key), value, key);
+    for (const [key, value] of new URLSearchParams(SHARE)) {
+      // Rows by number open, and the link that the app makes of them has names.
+      assert.equal(shared.get(key), key === "labels" ? "fox,twemoji" : value, key);
+    }
     assert.equal(new URL(page.url()).hash, `#${state.share}`, "the address shows the run");
   });
 });

@@ -67,7 +67,7 @@ fn sampling_runs_end_at_the_recorded_samples() {
         ] {
             let kind: SchedulerKind = scheduler.parse().unwrap();
             let noise = StepNoise::Seeded { seed: 0, images: 0..BATCH as u64 };
-            let run = ScheduleConfig { steps, guidance, noise };
+            let run = ScheduleConfig::new(steps, guidance, noise);
             let mut scheduler = kind.schedule(case.checkpoint.config(), run);
             engine.start(&case.run()).unwrap();
             while let Next::Step(ops) = scheduler.next() {

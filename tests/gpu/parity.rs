@@ -114,11 +114,8 @@ fn ddpm_samples_match_in_any_slices() {
     let noise = case.tensor("ddpm_cfg_noise");
     let len = case.tensor("x").len();
     let noise = noise.chunks(2 * len).map(|step| Arc::new(step[..len].to_vec())).collect();
-    let run = ScheduleConfig {
-        steps: case.number("steps") as u32,
-        guidance: (case.number("cfg_scale") as f32).into(),
-        noise: StepNoise::Recorded(noise),
-    };
+    let (steps, guidance) = (case.number("steps") as u32, case.number("cfg_scale") as f32);
+    let run = ScheduleConfig::new(steps, guidance, StepNoise::Recorded(noise));
     let kind: SchedulerKind = "ddpm".parse().unwrap();
     let mut scheduler = kind.schedule(config, run);
     let next = || match scheduler.next() {
@@ -153,7 +150,7 @@ fn dopri5_takes_the_same_steps_on_both_backends() {
     let run = |engine: &mut dyn Engine| {
         let kind: SchedulerKind = "dopri5".parse().unwrap();
         let noise = StepNoise::Seeded { seed: 0, images: 0..1 };
-        let run = ScheduleConfig { steps: 1, guidance: 1.5.into(), noise };
+        let run = ScheduleConfig::new(1, 1.5, noise);
         let mut scheduler = kind.schedule(case.checkpoint.config(), run);
         engine.start(&case.run()).unwrap();
         let mut latent = Vec::new();

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use diffmoe::checkpoint::{Checkpoint, Hints, Source, infer_config, random_tensor, write_model};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{Config, Muted, Routing, RoutingRule, Shifts, Storage, TensorSpec};
-use diffmoe::pipeline::{Backend, LoadedDecoder, Pipeline, Run, Settings};
+use diffmoe::model::{Config, Routing, RoutingRule, Storage, TensorSpec};
+use diffmoe::pipeline::{Backend, LoadedDecoder, Pipeline, Run, Sampling, Settings};
 use diffmoe::platform::Bytes;
-use diffmoe::scheduler::{GuidanceInterval, SchedulerKind};
+use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
 
 use super::{Case, Model};
@@ -47,20 +47,21 @@ pub(crate) fn compute(case: &Case) -> Answer {
     let settings = Settings {
         labels: labels.collect(),
         prompts: prompts.map(|&prompt| prompt.to_owned()).collect(),
-        negative: case.negative.to_owned(),
-        seed: 7,
-        steps: case.steps,
-        guidance: case.guidance,
-        guidance_interval: GuidanceInterval::default(),
-        scheduler,
-        routing: Routing {
-            rule: if case.pool { RoutingRule::Pool } else { RoutingRule::Token },
-            gamma: case.gamma,
-            shift: case.shift,
-            log_odds: 0.0,
+        sampling: Sampling {
+            negative: case.negative.to_owned(),
+            seed: 7,
+            steps: case.steps,
+            guidance: case.guidance,
+            scheduler,
+            routing: Routing {
+                rule: if case.pool { RoutingRule::Pool } else { RoutingRule::Token },
+                gamma: case.gamma,
+                shift: case.shift,
+                log_odds: 0.0,
+            },
+            ..Sampling::default()
         },
-        muted: Muted::default(),
-        shifts: Shifts::default(),
+        init: None,
         record_scores: false,
     };
     settings.check(config).unwrap();

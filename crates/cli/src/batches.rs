@@ -5,7 +5,7 @@ use std::ops::Range;
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::{Engine, WeightChoice};
 use diffmoe::model::Config;
-use diffmoe::pipeline::{Backend, Pipeline, Run, Settings};
+use diffmoe::pipeline::{Backend, Pipeline, Run, Sampling, Settings};
 use diffmoe::trace::Trace;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -86,8 +86,13 @@ impl Drop for Batches<'_> {
 }
 
 fn headline(config: &Config, settings: &Settings, images: usize, device: &str) -> String {
-    let Settings { steps, guidance, guidance_interval: interval, scheduler, seed, .. } = settings;
-    let steps = (!scheduler.is_adaptive()).then(|| format!("{steps} steps"));
+    let Sampling {
+        steps, guidance, guidance_interval: interval, scheduler, seed, strength, ..
+    } = &settings.sampling;
+    let taken = settings.steps_taken();
+    let steps =
+        if taken < *steps { format!("{taken} of {steps} steps") } else { format!("{steps} steps") };
+    let steps = (!scheduler.is_adaptive()).then_some(steps);
     let options = scheduler.changed_options();
     let options =
         options.map(|(option, value)| format!("{} {}", option.name, option.format(value)));
@@ -99,8 +104,15 @@ fn headline(config: &Config, settings: &Settings, images: usize, device: &str) -
     } else {
         format!(" at {}–{}", interval.low, interval.high)
     };
+    let other = (settings.sampling.variation_strength > 0.0).then(|| {
+        let Sampling { variation_seed, variation_strength, .. } = settings.sampling;
+        format!(" mixed with {variation_strength} of {variation_seed}")
+    });
+    let other = other.unwrap_or_default();
+    let from = settings.init.as_ref().map(|_| format!(" · from an image at strength {strength}"));
+    let from = from.unwrap_or_default();
     format!(
-        "{} · {device} · {images} images · {scheduler} · guidance {guidance}{interval} · seed {seed}",
+        "{} · {device} · {images} images · {scheduler} · guidance {guidance}{interval} · seed {seed}{other}{from}",
         config.name
     )
 }

@@ -179,7 +179,7 @@ fn graphics(
 fn one_step(config: &Config, arguments: &Arguments) -> Vec<Instruction> {
     let scheduler = SchedulerKind::for_objective(config.objective)[0];
     let noise = StepNoise::Seeded { seed: 0, images: 0..arguments.batch as u64 };
-    let run = ScheduleConfig { steps: 2, guidance: 2.0.into(), noise };
+    let run = ScheduleConfig::new(2, 2.0, noise);
     match scheduler.schedule(config, run).next() {
         Next::Step(ops) => ops,
         other => unreachable!("the first step of a run of two ended with {other:?}"),

@@ -23,6 +23,7 @@ mod record;
 mod report;
 mod sample;
 mod scheduler_options;
+mod sweep;
 mod trace;
 mod training_run;
 mod verify;
@@ -54,6 +55,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Sample(Box<sample::Arguments>),
+    Sweep(Box<sweep::Arguments>),
     Join(join::Arguments),
     Decode(decode::Arguments),
     Verify(verify::Arguments),
@@ -112,6 +114,7 @@ fn main() -> ExitCode {
     let is_on_cpu = command.backend() == Some(Backend::Cpu);
     let outcome = match command {
         Command::Sample(arguments) => sample::run(&arguments),
+        Command::Sweep(arguments) => sweep::run(*arguments),
         Command::Join(arguments) => join::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
@@ -143,6 +146,7 @@ impl Command {
     fn backend(&self) -> Option<Backend> {
         match self {
             Self::Sample(arguments) => Some(arguments.backend),
+            Self::Sweep(arguments) => Some(arguments.sample.backend),
             Self::Decode(arguments) => Some(arguments.backend),
             Self::Verify(arguments) => Some(arguments.backend),
             Self::Bench(arguments) => Some(arguments.backend),

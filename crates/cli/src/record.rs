@@ -60,7 +60,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     };
     let out = Output::reserve(&arguments.out)?;
     let pipeline = Pipeline::open(&checkpoint, arguments.backend, WeightChoice::Auto)?;
-    let mut samples = vec![RunState::noise(config, &settings, 0).latent];
+    let mut samples = vec![RunState::start(config, &settings, 0).latent];
     let names = settings.names(config);
     let mut run = pipeline.start(settings)?;
     while !run.is_finished() {

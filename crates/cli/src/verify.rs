@@ -9,10 +9,9 @@ use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::{Engine, EngineError, RunConfig};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Routing, RoutingRule};
-use diffmoe::pipeline::{Backend, Pipeline, Settings};
+use diffmoe::pipeline::{Backend, Pipeline, Sampling, Settings};
 use diffmoe::scheduler::{
-    Guidance, GuidanceInterval, Next, Observation, Process, ScheduleConfig, SchedulerKind,
-    StepNoise,
+    GuidanceInterval, Next, Observation, Process, ScheduleConfig, SchedulerKind, StepNoise,
 };
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -207,28 +206,32 @@ fn sample(
     let settings = Settings {
         labels: input.run.labels.clone(),
         prompts: input.run.prompts.clone(),
-        negative: input.run.negative.clone(),
-        seed: 0,
-        steps: if name == "heun" { case.heun_steps } else { case.steps },
-        guidance: if guidance == "nocfg" { 1.0 } else { case.cfg_scale },
-        guidance_interval: match case.interval {
-            Some([low, high]) if guidance == "interval" => GuidanceInterval { low, high },
-            _ => GuidanceInterval::default(),
+        sampling: Sampling {
+            negative: input.run.negative.clone(),
+            seed: 0,
+            steps: if name == "heun" { case.heun_steps } else { case.steps },
+            guidance: if guidance == "nocfg" { 1.0 } else { case.cfg_scale },
+            guidance_interval: match case.interval {
+                Some([low, high]) if guidance == "interval" => GuidanceInterval { low, high },
+                _ => GuidanceInterval::default(),
+            },
+            scheduler,
+            routing: input.run.routing,
+            muted: input.run.muted.clone(),
+            shifts: input.run.shifts.clone(),
+            ..Sampling::default()
         },
-        scheduler,
-        routing: input.run.routing,
-        muted: input.run.muted.clone(),
-        shifts: input.run.shifts.clone(),
+        init: None,
         record_scores: false,
     };
     settings.check(config)?;
-    let Settings { steps, guidance: scale, guidance_interval: interval, seed, .. } = settings;
+    let guidance = settings.sampling.guided();
+    let Sampling { steps, seed, .. } = settings.sampling;
     let noise = match record(io, &format!("{key}_noise")) {
         Ok(noise) => recorded_noise(key, &noise, &input.shape, steps)?,
         Err(_) => StepNoise::Seeded { seed, images: 0..input.times.len() as u64 },
     };
-    let mut scheduler = scheduler
-        .schedule(config, ScheduleConfig { steps, guidance: Guidance { scale, interval }, noise });
+    let mut scheduler = scheduler.schedule(config, ScheduleConfig::new(steps, guidance, noise));
     engine.start(&input.run)?;
     let mut last = None;
     loop {

@@ -107,7 +107,7 @@ fn what_is_given_beside_a_file_wins() {
     );
     assert_eq!(recipe(&second), recipe(&third));
     assert!(pixels(&second) == pixels(&third));
-    assert_eq!(recipe(&second).steps, 2);
+    assert_eq!(recipe(&second).sampling.steps, 2);
 }
 
 #[test]
@@ -152,7 +152,10 @@ fn files_of_other_programs_and_files_without_settings() {
         "{stderr}"
     );
     let drawn = recipe(&path("out.png"));
-    assert_eq!((drawn.seed, drawn.steps, drawn.guidance, drawn.count), (99, 2, 1.5, 1));
+    assert_eq!(
+        (drawn.sampling.seed, drawn.sampling.steps, drawn.sampling.guidance, drawn.count),
+        (99, 2, 1.5, 1)
+    );
 
     let like = |file: &str| ["sample".to_owned(), "--like".to_owned(), file.to_owned()];
     let refuse = |file: &str, expected: &str| {

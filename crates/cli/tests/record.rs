@@ -36,7 +36,7 @@ fn the_pages_recording_is_small_and_fits_the_model_that_is_shipped() {
     assert!(recording.recipe.agrees_with(&hash), "the model has changed: run `{COMMAND}`");
     let settings = recording.recipe.builder(config).expect("its tables").build().expect("settings");
     let recommended = Settings::builder(config);
-    let recommended = recommended.images(settings.images()).seed(settings.seed);
+    let recommended = recommended.images(settings.images()).seed(settings.sampling.seed);
     assert_eq!(settings, recommended.build().expect("settings"));
 }
 

@@ -9,6 +9,8 @@ use crate::platform::{self, CachedFile, PickedFile, Task, Waker};
 enum Ended {
     /// A file for the session to open.
     Opened(Result<PickedFile, String>),
+    /// An image to start from.
+    Init(Result<PickedFile, String>),
     /// A file was saved; its path, if known.
     Saved(Result<Option<String>, String>),
     /// The downloads that are kept here.
@@ -42,6 +44,11 @@ impl Jobs {
     /// Asks for a file: a model, a decoder, a trace or a saved image.
     pub(super) fn pick(&mut self) {
         self.spawn(|| async { platform::pick_file().await.map_or(Ended::Nothing, Ended::Opened) });
+    }
+
+    /// Asks for an image to start from.
+    pub(super) fn pick_init(&mut self) {
+        self.spawn(|| async { platform::pick_file().await.map_or(Ended::Nothing, Ended::Init) });
     }
 
     /// Reads a file that was dropped on the window.
@@ -92,7 +99,10 @@ impl Jobs {
                 Ended::Opened(Ok(PickedFile { name, bytes, path: None })) => {
                     session.load(ModelSource::File { name, bytes: Arc::new(bytes) });
                 }
-                Ended::Opened(Err(reason)) | Ended::Saved(Err(reason)) => {
+                Ended::Init(Ok(file)) => session.start_from_png(&file.name, &file.bytes),
+                Ended::Opened(Err(reason))
+                | Ended::Init(Err(reason))
+                | Ended::Saved(Err(reason)) => {
                     session.note(NoteKind::Error, reason);
                 }
                 Ended::Saved(Ok(Some(place))) => {

@@ -3,7 +3,7 @@
 use egui::{Align2, CentralPanel, Color32, FontId, Frame, Margin, Panel, ScrollArea, Ui, vec2};
 
 use super::panels::{
-    controls, header, help, history, model, notes, routing, stage, timings, transport,
+    controls, header, help, history, init, model, notes, routing, stage, sweep, timings, transport,
 };
 use super::theme::{self, Look, THUMB};
 use super::view::{Mode, Tab};
@@ -54,6 +54,8 @@ fn wide(app: &mut App, ui: &mut Ui) {
         body.show(ui, |ui| {
             ScrollArea::vertical().id_salt("controls").show(ui, |ui| {
                 controls::show(app, ui);
+                init::show(app, ui);
+                sweep::show(app, ui);
                 model::show(app, ui);
             });
         });
@@ -117,6 +119,8 @@ fn one_column(app: &mut App, ui: &mut Ui) {
     match app.view.tab {
         Tab::Draw => {
             controls::show(app, ui);
+            init::show(app, ui);
+            sweep::show(app, ui);
             if history::is_worth_showing(app) {
                 history::show(app, ui);
             }
@@ -142,7 +146,7 @@ fn drop_hint(ui: &Ui) {
     painter.text(
         screen.center(),
         Align2::CENTER_CENTER,
-        "Drop a model, decoder or trace file to open it",
+        "Drop a model, decoder, trace or image file to open it",
         font,
         Color32::WHITE,
     );

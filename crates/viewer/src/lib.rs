@@ -72,6 +72,8 @@ pub struct App {
     explore: explore::Explore,
     shown: Shown,
     thumbs: panels::history::Thumbs,
+    painter: panels::init::Painter,
+    sweep: panels::sweep::SweepForm,
     jobs: Jobs,
     /// When the work of the last frame ended.
     worked_until: Option<Instant>,
@@ -104,6 +106,8 @@ impl App {
             explore: explore::Explore::default(),
             shown: Shown::default(),
             thumbs: panels::history::Thumbs::default(),
+            painter: panels::init::Painter::default(),
+            sweep: panels::sweep::SweepForm::default(),
             jobs: Jobs::new(waker),
             worked_until: None,
             looks_out: true,
@@ -202,7 +206,7 @@ impl App {
     /// Draws with the controls as they are. What is on screen already is not drawn again: then the seed changes.
     fn generate(&mut self) {
         if self.would_repeat() {
-            self.session.controls.seed = platform::new_seed();
+            self.session.controls.sampling.seed = platform::new_seed();
         }
         self.session.generate();
         self.view.frame = None;
@@ -238,7 +242,7 @@ impl App {
             Action::Forward => self.look_at(frame + 1),
             Action::First => self.look_at(0),
             Action::Last => self.look_at(frames),
-            Action::Dice => self.session.controls.seed = platform::new_seed(),
+            Action::Dice => self.session.controls.sampling.seed = platform::new_seed(),
             Action::Overlay => {
                 let off = self.view.overlay == Overlay::Off;
                 self.view.overlay = if off { Overlay::Count } else { Overlay::Off };
@@ -331,10 +335,12 @@ impl App {
         let image = image.or(only);
         // An image of a few pixels is of little use elsewhere.
         let size = record.images(frame).map_or([1; 2], |images| images.size);
-        let scale = image.map(|_| (512 / size[0].max(size[1])).clamp(1, 64) as u32);
+        let usual = image.map(|_| (512 / size[0].max(size[1])).clamp(1, 64) as u32);
         let which = image.map_or_else(String::new, |image| format!("-{}", image + 1));
         let name = format!("{}{which}.png", file_stem(record));
-        self.save(name, "image/png", export::png(record, image, frame, scale));
+        let view::Enlarge { scale, smooth } = self.view.enlarge;
+        let file = export::enlarged_png(record, image, frame, scale.or(usual), smooth);
+        self.save(name, "image/png", file);
     }
 
     fn save_animation(&mut self) {
@@ -382,7 +388,7 @@ fn work_budget(painting: Option<Duration>) -> Duration {
 fn file_stem(record: &session::Record) -> String {
     let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
     let model: String = record.config.name.chars().map(safe).collect();
-    format!("diffmoe-{model}-{}", record.settings.seed)
+    format!("diffmoe-{model}-{}", record.settings.sampling.seed)
 }
 
 impl eframe::App for App {

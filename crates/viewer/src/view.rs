@@ -32,6 +32,14 @@ pub(super) enum Mode {
     Explore,
 }
 
+/// How saved images are enlarged.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Enlarge {
+    /// `None` for the usual.
+    pub(super) scale: Option<u32>,
+    pub(super) smooth: bool,
+}
+
 /// What is on screen.
 #[derive(Debug)]
 pub(super) struct View {
@@ -50,6 +58,8 @@ pub(super) struct View {
     pub(super) each_layer: bool,
     pub(super) tab: Tab,
     pub(super) help: bool,
+    /// How saved images are enlarged.
+    pub(super) enlarge: Enlarge,
     pub(super) address: String,
     pub(super) profiling: bool,
     /// Whether a page shows the image that is being generated in the icon of its tab.
@@ -69,6 +79,7 @@ impl Default for View {
             each_layer: false,
             tab: Tab::Draw,
             help: false,
+            enlarge: Enlarge::default(),
             address: String::new(),
             profiling: false,
             tab_icon: true,

@@ -134,7 +134,7 @@ mod tests {
             format!("#{fragment}"),
             format!("https://example.org/x/#{fragment}"),
         ] {
-            assert_eq!(read(link).unwrap().share.unwrap().controls.seed, 7);
+            assert_eq!(read(link).unwrap().share.unwrap().controls.sampling.seed, 7);
         }
         let Err(error) = read("#seed=no".into()) else { panic!("it was read") };
         assert!(error.to_string().contains("seed"), "{error}");

@@ -178,6 +178,7 @@ impl Inner {
         let config = self.checkpoint.config();
         let options = options::sample(value).map_err(error)?;
         let like = options::like(&options, config).map_err(error)?;
+        let enlargement = options::enlargement(&options).map_err(error)?;
         let settings = options::settings(&options, config, like.as_ref(), platform::new_seed());
         let settings = settings.map_err(error)?;
         if !config.makes_pixels() && self.decoder.is_none() {
@@ -201,7 +202,7 @@ impl Inner {
         let result = Object::new();
         set_size(&result, self.size());
         set(&result, "count", run.settings().images() as u32);
-        set(&result, "seed", run.settings().seed as f64);
+        set(&result, "seed", run.settings().sampling.seed as f64);
         set(&result, "rgba", rgba(&samples, self.size()));
         set(&result, "device", self.model.borrow().device());
         set(&result, "capacity", run.trace().capacity().map_or(JsValue::NULL, JsValue::from));
@@ -210,23 +211,32 @@ impl Inner {
             set(&result, "trace", JSON::parse(&text)?);
         }
         if options.get("png").is_some_and(|wanted| wanted.is_truthy()) {
-            let png = self.png(run.settings(), &samples).await?;
+            let png = self.png(run.settings(), &samples, enlargement).await?;
             set(&result, "png", Uint8Array::from(png.as_slice()));
         }
         Ok(result.into())
     }
 
     /// The images as one PNG file with its settings inside.
-    async fn png(&self, settings: &Settings, samples: &[f32]) -> Result<Vec<u8>, JsValue> {
+    async fn png(
+        &self,
+        settings: &Settings,
+        samples: &[f32],
+        (scale, smooth): (Option<u32>, bool),
+    ) -> Result<Vec<u8>, JsValue> {
         let config = self.checkpoint.config();
         let recipe = Recipe {
             model: Some(self.label.clone()),
             hash: Some(checksum(&self.checkpoint).await),
             decoder: self.decoder_label.clone(),
+            scale,
+            smooth,
             ..Recipe::of(settings, config)
         };
         let texts = png_texts(&recipe, &settings.names(config), self.size());
-        pixels::grid(samples, self.size(), None).to_png(&texts).map_err(error)
+        pixels::grid_extent(settings.images(), self.size(), scale).map_err(error)?;
+        let grid = if smooth { pixels::smooth_grid } else { pixels::grid };
+        grid(samples, self.size(), scale).to_png(&texts).map_err(error)
     }
 
     /// Height and width of a finished image, in pixels.
@@ -283,7 +293,7 @@ impl Inner {
             None => rgba(latent, size),
             Some(decoder) => rgba(&decoder.preview(latent, size), size),
         };
-        listener.step(step, settings.steps, size, images)
+        listener.step(step, settings.steps_taken(), size, images)
     }
 
     /// The model on a device younger than `generation`.

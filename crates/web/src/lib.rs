@@ -6,6 +6,7 @@ mod decoder;
 mod events;
 mod fetching;
 mod generator;
+mod init;
 mod mirror;
 mod objects;
 mod options;

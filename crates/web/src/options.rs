@@ -4,6 +4,7 @@ use js_sys::{Array, ArrayBuffer, Function, Reflect, Uint8Array};
 use wasm_bindgen::prelude::*;
 use web_sys::AbortSignal;
 
+use super::init::init;
 use diffmoe::model::{Config, LabelTable, Muted, Routing, Shifts, UnknownName};
 use diffmoe::pipeline::{Backend, Label, Recipe, Saved, Settings};
 use diffmoe::scheduler::{ALL, GuidanceInterval, OptionInfo, SchedulerKind};
@@ -88,7 +89,7 @@ impl Options {
 
 /// Entries of the options of `sample`, besides those of label tables and schedulers.
 /// Earlier versions used `solver`.
-const SAMPLE: [&str; 23] = [
+const SAMPLE: [&str; 30] = [
     "labels",
     "prompt",
     "negative",
@@ -112,6 +113,13 @@ const SAMPLE: [&str; 23] = [
     "mute",
     "like",
     "png",
+    "scale",
+    "smooth",
+    "initImage",
+    "variationSeed",
+    "variationStrength",
+    "mask",
+    "strength",
 ];
 
 /// The options of all schedulers.
@@ -152,6 +160,15 @@ pub(super) fn like(options: &Options, config: &Config) -> Result<Option<Recipe>,
     }
 }
 
+/// How the images of `png` are enlarged: by which factor, and whether smoothly.
+pub(super) fn enlargement(options: &Options) -> Result<(Option<u32>, bool), String> {
+    let smooth = options.get("smooth").is_some_and(|wanted| wanted.is_truthy());
+    match options.whole("scale", 64.0)? {
+        Some(0.0) => Err("scale must be an integer from 1 to 64, got 0".into()),
+        scale => Ok((scale.map(|scale| scale as u32), smooth)),
+    }
+}
+
 /// The settings of a run; missing ones are those of `like`, or the model's defaults and random labels from the seed.
 pub(super) fn settings(
     options: &Options,
@@ -165,6 +182,12 @@ pub(super) fn settings(
     };
     if let Some(seed) = options.whole("seed", 9_007_199_254_740_991.0)? {
         settings = settings.seed(seed as u64);
+    }
+    let seed = options.whole("variationSeed", 9_007_199_254_740_991.0)?;
+    match (seed, options.number("variationStrength")?) {
+        (Some(seed), Some(share)) => settings = settings.variation(seed as u64, share as f32),
+        (None, None) => {}
+        _ => return Err("variationSeed and variationStrength need each other".into()),
     }
     let count = options.whole("count", MAX_COUNT)?.map(|count| count as usize);
     let count = count.unwrap_or_else(|| like.map_or(1, |recipe| recipe.count));
@@ -190,16 +213,27 @@ pub(super) fn settings(
     if let Some(interval) = guidance_interval(options)? {
         settings = settings.guidance_interval(interval);
     }
+    if let Some(init) = init(options.get("initImage"), options.get("mask"), config)? {
+        let before = like.filter(|like| like.from_image).map(|like| like.sampling.strength);
+        let strength = options.number("strength")?.map(|strength| strength as f32);
+        let strength = strength.or(before).unwrap_or_else(|| init.usual_strength());
+        settings = settings.init(init).strength(strength);
+    } else if options.get("strength").is_some() {
+        return Err("strength needs initImage, the image to start from".into());
+    }
     if options.get("mute").is_some() || like.is_none() {
         settings = settings.muted(muted(options)?);
     }
     if let Some(shifts) = shifts(options)? {
         settings = settings.shifts(shifts);
     }
-    let otherwise = like.map_or_else(|| SchedulerKind::default_of(config), |like| like.scheduler);
+    let otherwise = like.map_or_else(
+        || SchedulerKind::default_of(config),
+        |like| like.sampling_for(config).scheduler,
+    );
     let scores = options.get("traceScores").is_some_and(|wanted| wanted.is_truthy());
     settings
-        .routing(routing(options, like.map(|like| like.routing).unwrap_or_default())?)
+        .routing(routing(options, like.map(|like| like.sampling.routing).unwrap_or_default())?)
         .scheduler(scheduler(options, otherwise)?)
         .record_scores(scores)
         .build()

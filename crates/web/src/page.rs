@@ -253,7 +253,7 @@ fn describe(session: &Session, state: &Object) {
             set("height", (height as u32).into());
             set("rendering", name(images.rendering).into());
         }
-        set("seed", (record.settings.seed as f64).into());
+        set("seed", (record.settings.sampling.seed as f64).into());
         set("recorded", record.recorded.into());
         set("count", (record.settings.images() as u32).into());
         let times = record.step_ms.iter().map(|&ms| JsValue::from(ms));

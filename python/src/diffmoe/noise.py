@@ -20,6 +20,17 @@ def gaussian(seed: int, image: int, count: int) -> np.ndarray:
     return _normal(seed, image, count)
 
 
+def between(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:
+    """Noise on the arc between two noises, ``a`` at 0 and ``b`` at 1 (spherical interpolation)."""
+    x, y, share = a.astype(np.float64), b.astype(np.float64), float(np.float32(share))
+    cosine = (x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum())
+    factors = np.array([1 - share, share])
+    if abs(cosine) < 0.9995:
+        angle = np.arccos(cosine)
+        factors = np.sin(factors * angle) / np.sin(angle)
+    return (factors[0] * x + factors[1] * y).astype(np.float32)
+
+
 def step_noise(seed: int, image: int, step: int, count: int) -> np.ndarray:
     """Noise that DDPM or DDIM adds to an image in a step (from 0)."""
     return _normal(seed, ((step + 1) << IMAGE_BITS) | image, count)

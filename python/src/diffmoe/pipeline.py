@@ -13,7 +13,7 @@ from . import files, schedulers, settings, weights
 from .errors import SettingsError, one_of
 from .images import preview, to_bytes, to_pil
 from .model import Model
-from .noise import gaussian, step_noise
+from .noise import between, gaussian, step_noise
 from .routing import Routing
 from .sampling import Run, sample
 from .text import Encoded, encode
@@ -112,7 +112,12 @@ class Pipeline:
         num_images: int | None = None,
         seed: int | None = None,
         generator=None,
+        variation_seed: int | None = None,
+        variation_strength: float = 0.0,
         latents: np.ndarray | None = None,
+        image=None,
+        strength: float | None = None,
+        mask_image=None,
         scheduler=None,
         routing: str = "token",
         gamma: float | None = None,
@@ -137,7 +142,14 @@ class Pipeline:
         num_images_per_prompt: number of images of each label or prompt, as in diffusers.
         num_images: total number of images instead; labels and prompts are cycled, as on the command line.
         seed: seed of noise and random labels; gives the same images as the Rust program. ``generator`` is diffusers' name.
+        variation_seed, variation_strength: mixes the noise with that of another seed, on the arc between both: 0 none of it,
+            1 all. Agrees with the Rust program to the last digits of float32.
         latents: initial noise ``[images, C, height, width]``, replacing that of the seed.
+        image: an image to start from instead of noise alone: a Pillow image, pixels ``[h, w, 3]`` (uint8) or a sample
+            ``[C, h, w]`` (float). Pillow images are cut and scaled to the size of the model.
+        strength: share of the way from noise to data that is taken from ``image``, above 0 and at most 1; 0.6 by default, and
+            1 with a mask.
+        mask_image: white (or 1) where ``image`` is redrawn, black (or 0) where it is kept: a Pillow image or ``[h, w]``.
         routing: ``"token"``, or ``"pool"`` for the paper's rule, under which the images of a batch compete.
         gamma, threshold_shift: one threshold for all experts, or a shift of the trained thresholds.
         mute: experts that take no tokens, ``[(block, expert), …]``.
@@ -172,6 +184,12 @@ class Pipeline:
             raise SettingsError(f"guidance_interval must be (low, high) with 0 <= low < high <= 1, got {guidance_interval}")
         count = len(prompts) if config.text else len(rows[0])
         noise = self._noise(seed, count, latents)
+        if not 0 <= variation_strength <= 1 or (variation_strength and variation_seed is None):
+            raise SettingsError(f"variation_strength must be 0–1 and needs variation_seed, got {variation_strength}")
+        if variation_strength:
+            others = self._noise(settings.seed_of(variation_seed, None), count, None)
+            noise = np.stack([between(a, b, variation_strength) for a, b in zip(noise, others)])
+        init = settings.init_image(config, image, mask_image, strength)
 
         names = [[table.label(i) for i in of] for of, table in zip(rows, config.labels)] + ([prompts] if prompts else [])
         samples, traces, frames = [], [], []
@@ -188,7 +206,7 @@ class Pipeline:
                 (low, high),
             )
             recorder = _Recorder(self, max(0, KEPT_IMAGES - first), callback_on_step_end)
-            samples.append(sample(run, scheduler, steps, noise[part], recorder))
+            samples.append(sample(run, scheduler, steps, noise[part], recorder, **init))
             traces.append(of_run(config, run.passes, [of[part] for of in names], trace_scores))
             frames.append(np.stack(recorder.frames))
         samples = np.concatenate(samples)

@@ -91,6 +91,11 @@ class Run:
         return out[: len(z)], out[len(z) :]
 
 
+def steps_taken(steps: int, strength: float) -> int:
+    """How many of ``steps`` a run from an image takes: their share ``strength``, rounded down, at least one."""
+    return min(max(int(steps * strength * (1 + 1e-6)), 1), steps)
+
+
 def _half(layer: LayerRouting, half: int) -> LayerRouting:
     def part(x):
         return None if x is None else np.split(x, 2)[half]
@@ -98,15 +103,35 @@ def _half(layer: LayerRouting, half: int) -> LayerRouting:
     return LayerRouting(layer.block, part(layer.taken), part(layer.gate), part(layer.need), layer.thresholds)
 
 
-def sample(run: Run, scheduler, steps: int, z: np.ndarray, on_step: Callable | None = None) -> np.ndarray:
-    """Runs all steps. ``on_step(i, time, z)`` is called after each and may return a replacement for ``z``."""
+def sample(
+    run: Run,
+    scheduler,
+    steps: int,
+    noise: np.ndarray,
+    on_step: Callable | None = None,
+    image: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    strength: float = 1.0,
+) -> np.ndarray:
+    """Runs all steps, or the last ones from an image ``[C, height, width]`` with noise. Where ``mask`` (``[height, width]``)
+    is 0 the sample becomes the image with the noise of that time after each step. ``on_step(i, time, z)`` is called after
+    each and may return a replacement for ``z``."""
     stepper = scheduler.begin(run, steps)
-    for i in range(steps):
-        run.step, first = i, len(run.passes)
+    skipped = 0 if image is None else steps - steps_taken(steps, strength)
+
+    def noised(i):
+        signal, noisy = map(np.float32, stepper.level(i))
+        return signal * image + noisy * noise
+
+    z = noised(skipped) if skipped else noise
+    for i in range(skipped, steps):
+        run.step, first = i - skipped, len(run.passes)
         z = stepper.step(i, z).astype(np.float32, copy=False)
+        if mask is not None:
+            z = mask * z + (1 - mask) * noised(i + 1)
         if not np.isfinite(z).all():
             raise FloatingPointError(f"step {i} gave NaN or infinite values; lower the guidance scale or use more steps")
         if on_step is not None:
-            changed = on_step(i, run.passes[first].time, z)
+            changed = on_step(run.step, run.passes[first].time, z)
             z = z if changed is None else changed
     return z

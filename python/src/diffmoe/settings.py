@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import operator
 
+import numpy as np
+
 from .config import Config, LabelTable
 from .errors import SettingsError, one_of
 from .noise import random_rows
@@ -116,3 +118,40 @@ def seed_of(seed, generator) -> int | None:
     if not hasattr(given, "__index__") or not 0 <= int(given) < 1 << 64:
         raise SettingsError(f"seed must be a whole number from 0 to 2⁶⁴ - 1, got {given!r}")
     return int(given)
+
+
+def init_image(config: Config, image, mask, strength: float | None) -> dict:
+    """The image that a run starts from, its mask and strength, as :func:`diffmoe.sampling.sample` takes them."""
+    if image is None:
+        if mask is not None or strength is not None:
+            raise SettingsError("mask_image and strength need image, the image to start from")
+        return {}
+    strength = (0.6 if mask is None else 1.0) if strength is None else float(strength)
+    if not 0 < strength <= 1:
+        raise SettingsError(f"strength must be above 0 (the image as it is) and at most 1 (noise alone), got {strength}")
+    shape = (config.in_channels, *config.input_size)
+    pixels = _fitted(image, "RGB", config)
+    if pixels.dtype == np.uint8:
+        if not config.makes_images:
+            raise SettingsError(f"{config.name} generates latents: start from a sample {list(shape)}, such as out.samples[0]")
+        pixels = pixels.transpose(2, 0, 1) / np.float32(127.5) - 1 if pixels.ndim == 3 else pixels
+    if pixels.shape != shape or not np.isfinite(pixels).all():
+        raise SettingsError(f"image must be a Pillow image, pixels [h, w, 3] (uint8) or finite numbers {list(shape)}")
+    out = {"image": pixels.astype(np.float32), "strength": strength}
+    if mask is not None:
+        values = _fitted(mask, "L", config)
+        values = values / np.float32(255) if values.dtype == np.uint8 else values.astype(np.float32)
+        if values.shape != shape[1:] or not ((values >= 0) & (values <= 1)).all():
+            raise SettingsError(f"mask_image must be a Pillow image or numbers from 0 to 1 of shape {list(shape[1:])}")
+        out["mask"] = values
+    return out
+
+
+def _fitted(image, mode: str, config: Config) -> np.ndarray:
+    """An array, or a Pillow image cut and scaled to the size of the model."""
+    if not hasattr(image, "convert"):
+        return np.asarray(image)
+    from PIL import Image, ImageOps
+
+    height, width = config.input_size
+    return np.asarray(ImageOps.fit(image.convert(mode), (width, height), Image.Resampling.BILINEAR))

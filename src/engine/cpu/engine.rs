@@ -169,6 +169,7 @@ impl CpuEngine {
         match &op {
             Instruction::Combine { output, terms } => self.latents.combine(*output, terms),
             Instruction::Denoise(step) => self.latents.denoise(step),
+            Instruction::Keep(level) => self.latents.keep(*level),
             Instruction::Report(latent) => self.reports.push(*latent),
             &Instruction::Forward { input, output, time, branch } => {
                 let times = vec![time; self.activations.batch];
@@ -429,6 +430,7 @@ impl Engine for CpuEngine {
             assert!(labels.iter().all(|&l| l <= table.null), "a {} beyond the table", table.name);
         }
         self.latents.sample.clone_from(&run.latent);
+        self.latents.kept.clone_from(&run.keep);
         for (latent, values) in &run.buffers {
             assert_eq!(values.len(), run.latent.len(), "numbers in {latent:?}");
             self.latents.replace(*latent, values.clone());

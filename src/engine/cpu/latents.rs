@@ -1,7 +1,10 @@
 //! The latents of an engine: sample-sized buffers, and the arithmetic between them.
 
+use std::sync::Arc;
+
+use crate::engine::Keep;
 use crate::model::Config;
-use crate::scheduler::{Denoise, Deviation, Latent};
+use crate::scheduler::{Denoise, Deviation, Latent, Level};
 
 /// All latents of an engine; those that a solver does not use stay empty.
 pub(super) struct Latents {
@@ -19,6 +22,8 @@ pub(super) struct Latents {
     velocities: Vec<Vec<f32>>,
     /// `[B, C_out, h, w]` each
     pub(super) outputs: Vec<Vec<f32>>,
+    /// The image of which a part is kept
+    pub(super) kept: Option<Arc<Keep>>,
     /// A temporary result, because its destination may be one of the operands
     combined: Vec<f32>,
 }
@@ -34,6 +39,7 @@ impl Latents {
             trial: vec![0.0; batch * sample_len],
             velocities: vec![Vec::new(); Latent::VELOCITIES],
             outputs: vec![vec![0.0; batch * output_len]; Latent::OUTPUTS],
+            kept: None,
             combined: vec![0.0; batch * sample_len],
         }
     }
@@ -79,6 +85,16 @@ impl Latents {
             Latent::Output(_) => panic!("{latent:?} is written by passes only"),
         };
         std::mem::replace(buffer, values)
+    }
+
+    /// `sample = mask·sample + (1 − mask)·(signal·image + noise·ε)`.
+    pub(super) fn keep(&mut self, level: Level) {
+        let kept = self.kept.as_ref().expect("the run came with an image to keep");
+        let Keep { image, noise, mask } = &**kept;
+        let known = image.iter().zip(noise).map(|(x, e)| level.signal * x + level.noise * e);
+        for ((x, known), mask) in self.sample.iter_mut().zip(known).zip(mask) {
+            *x = mask * *x + (1.0 - mask) * known;
+        }
     }
 
     /// One step back through the diffusion process.

@@ -18,7 +18,7 @@ use super::step_tape::{Recorder, Step, StepTape};
 use crate::engine::{
     Engine, EngineError, GpuSamples, Progress, RunConfig, RunPrompts, Scope, SliceTime, Snapshot,
 };
-use crate::gpu::{Clock, InFlight, Readback, Timing};
+use crate::gpu::{Clock, InFlight, Readback, Tensor, Timing};
 use crate::scheduler::{Instruction, Latent};
 
 /// A model on a device, for one batch size.
@@ -32,6 +32,8 @@ pub struct GpuEngine {
     joint: Option<Passes>,
     /// Memory for the encoded prompts, and the prompts of the run.
     pub(super) prompts: Option<(Prompts, RunPrompts)>,
+    /// `[3, B, C, h, w]`: what the run keeps of an image; made when the first such run comes.
+    kept: Option<Tensor>,
     /// The run that is under way, for a `joint` that is made in the middle of it.
     run: RunConfig,
     /// Every form of step that this run has seen.
@@ -81,6 +83,7 @@ impl GpuEngine {
             joined,
             joint: None,
             prompts: None,
+            kept: None,
             run: RunConfig::default(),
             tapes: Vec::new(),
             current: None,
@@ -137,11 +140,12 @@ impl GpuEngine {
         if self.joint.is_none() && parts.iter().any(is_joint) {
             self.joint = Some(self.make_joint()?);
         }
-        let Self { model, single, joined, joint, run, prompts, .. } = self;
+        let Self { model, single, joined, joint, run, prompts, kept, .. } = self;
         let (joined, joint) = (joined.as_ref(), joint.as_ref());
         let prompts = prompts.as_ref().map(|(prompts, _)| prompts);
         let records = run.record_scores;
-        let recorder = Recorder { model, single, joined, joint, prompts, records };
+        let kept = kept.as_ref();
+        let recorder = Recorder { model, single, joined, joint, prompts, kept, records };
         let tape = Arc::new(recorder.record(parts)?);
         self.tapes.push(tape.clone());
         Ok(tape)
@@ -246,7 +250,16 @@ impl Engine for GpuEngine {
         if run.record_scores != self.run.record_scores {
             self.tapes.clear();
         }
-        self.run = RunConfig { latent: Vec::new(), buffers: Vec::new(), ..run.clone() };
+        self.run = RunConfig { latent: Vec::new(), buffers: Vec::new(), keep: None, ..run.clone() };
+        if let Some(keep) = &run.keep {
+            let parts = [&keep.image, &keep.noise, &keep.mask];
+            let count = run.latent.len();
+            let kept = self.kept.get_or_insert_with(|| Tensor::empty(gpu, "kept", &[3, count]));
+            for (i, part) in parts.into_iter().enumerate() {
+                assert_eq!(part.len(), count, "numbers in what is kept");
+                kept.write_at(gpu, i * count, part);
+            }
+        }
         self.encode(run)?;
         let text = self.prompts.as_ref().map(|(prompts, run)| (prompts, run));
         let all = std::iter::once(&mut self.single).chain(&mut self.joined).chain(&mut self.joint);

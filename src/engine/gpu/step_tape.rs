@@ -15,7 +15,7 @@ use crate::engine::{EngineError, Scope, Stage};
 use crate::gpu::{Clock, Tape, Tensor};
 use crate::kernels::combine_latents::{MAX_TERMS, Region};
 use crate::kernels::denoise::Numbers as DenoiseNumbers;
-use crate::kernels::{CombineLatents, DenoiseLatents};
+use crate::kernels::{CombineLatents, DenoiseLatents, KeepImage};
 use crate::scheduler::{Branch, Denoise, Deviation, Instruction, Latent};
 
 /// A [`Part`] without its numbers.
@@ -42,6 +42,7 @@ enum Form {
     Denoise {
         guided_channels: usize,
     },
+    Keep,
     Report,
 }
 
@@ -60,6 +61,7 @@ impl Form {
                 Self::Combine { output: *output, terms: terms.iter().map(|term| term.1).collect() }
             }
             Instruction::Denoise(step) => Self::Denoise { guided_channels: step.guided_channels },
+            Instruction::Keep(_) => Self::Keep,
             Instruction::Report(_) => Self::Report,
         }
     }
@@ -76,6 +78,8 @@ enum Numbers {
     Factors(Tensor),
     /// [`DenoiseNumbers`] and noise `[B, C, h, w]`.
     Denoise(Tensor, Tensor),
+    /// Signal and noise, `[2]`.
+    Level(Tensor),
     None,
 }
 
@@ -134,6 +138,8 @@ pub(super) struct Recorder<'a> {
     pub(super) joint: Option<&'a Passes>,
     /// Where the model reads text.
     pub(super) prompts: Option<&'a Prompts>,
+    /// `[3, B, C, h, w]`: image, noise and mask, where a part of an image is kept.
+    pub(super) kept: Option<&'a Tensor>,
     /// Whether the router's scores are kept.
     pub(super) records: bool,
 }
@@ -145,7 +151,8 @@ impl Recorder<'_> {
     /// When the device has no memory for the scores of the step.
     ///
     /// # Panics
-    /// When the step has a pass over both branches and there is no memory for it: a bug.
+    /// When the step has a pass over both branches and there is no memory for it, or keeps an image and there is none: a
+    /// bug.
     pub(super) fn record(&self, parts: &[Part]) -> Result<StepTape, EngineError> {
         let GpuModel { gpu, config, .. } = self.model;
         let acts = &self.single.acts;
@@ -176,6 +183,7 @@ impl Recorder<'_> {
                 }
                 Instruction::Combine { output, terms } => self.combine(*output, terms, &mut tape),
                 Instruction::Denoise(step) => self.denoise(step, &mut tape),
+                Instruction::Keep(_) => self.keep(&mut tape),
                 Instruction::Report(_) => Numbers::None,
             });
         }
@@ -264,6 +272,21 @@ impl Recorder<'_> {
         tape.push(gpu, Stage::Solver.into(), &denoise);
         Numbers::Denoise(numbers, noise)
     }
+
+    fn keep(&self, tape: &mut Tape<Scope>) -> Numbers {
+        let GpuModel { gpu, config, .. } = self.model;
+        let acts = &self.single.acts;
+        let level = Tensor::empty(gpu, "level", &[2]);
+        let keep = KeepImage {
+            level: &level,
+            kept: self.kept.expect("the run came with an image to keep"),
+            latents: &acts.latents,
+            first: acts.region(config, Latent::Sample).first,
+            count: acts.samples * config.sample_len(),
+        };
+        tape.push(gpu, Stage::Solver.into(), &keep);
+        Numbers::Level(level)
+    }
 }
 
 /// Memory for passes over both branches.
@@ -301,6 +324,9 @@ impl StepTape {
                     if let Some(values) = &step.noise {
                         noise.write(gpu, values);
                     }
+                }
+                (Instruction::Keep(level), Numbers::Level(tensor)) => {
+                    tensor.write(gpu, &[level.signal, level.noise]);
                 }
                 _ => {}
             }

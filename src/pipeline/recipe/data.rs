@@ -1,9 +1,9 @@
 //! What a recipe is, and how it comes from settings and becomes settings again.
 
 use crate::kernels::WeightPrecision;
-use crate::model::{Config, Muted, Routing, Shifts, UnknownName};
-use crate::pipeline::{Label, Settings, SettingsBuilder};
-use crate::scheduler::{ALL, GuidanceInterval, OptionError, SchedulerKind, random_rows};
+use crate::model::{Config, UnknownName};
+use crate::pipeline::{Label, Sampling, Settings, SettingsBuilder};
+use crate::scheduler::{OptionError, random_rows};
 
 /// Everything that draws the same images again: the model by name and checksum, the settings of the run, and what of
 /// the run a file shows.
@@ -15,31 +15,16 @@ pub struct Recipe {
     pub hash: Option<String>,
     /// Address or file name of the image decoder, for a model that makes latents.
     pub decoder: Option<String>,
-    /// For each label table the rows that the images take in turn, where `None` leaves it to the model. An empty list
-    /// stands for random rows from the seed.
-    pub labels: Vec<Vec<Option<u32>>>,
+    /// For each label table the rows that the images take in turn. An empty list stands for random rows from the seed.
+    pub labels: Vec<Vec<Label>>,
     /// Prompts that the images take in turn; empty for none.
     pub prompts: Vec<String>,
-    /// What guidance leads away from, in words.
-    pub negative: String,
-    /// Seed of the noise and of random rows.
-    pub seed: u64,
-    /// Denoising steps.
-    pub steps: u32,
-    /// Guidance scale; 1 is none.
-    pub guidance: f32,
-    /// Where on the way from noise to data guidance applies.
-    pub guidance_interval: GuidanceInterval,
-    /// Scheduler and its options.
-    pub scheduler: SchedulerKind,
+    /// How they are sampled.
+    pub sampling: Sampling,
+    /// Whether the run started from an image, which a recipe does not contain.
+    pub from_image: bool,
     /// Images of the run.
     pub count: usize,
-    /// Routing rule and thresholds.
-    pub routing: Routing,
-    /// Experts that take no tokens.
-    pub muted: Muted,
-    /// Thresholds of single layers and experts that are shifted.
-    pub shifts: Shifts,
     /// Images that share a pass, where images of a pass depend on each other.
     pub batch: Option<usize>,
     /// What large matrices were on the device, where somebody chose it.
@@ -48,6 +33,10 @@ pub struct Recipe {
     pub image: Option<usize>,
     /// How much a file enlarges them; `None` for the usual.
     pub scale: Option<u32>,
+    /// Whether it enlarges them smoothly.
+    pub smooth: bool,
+    /// The settings among [`Recipe::USUAL`] that a text does not have: those that the model recommends are used.
+    pub unsaid: Vec<&'static str>,
     /// Parts that the library does not know, as key and value: of a program around it, or of a later version.
     pub others: Vec<(String, String)>,
 }
@@ -56,9 +45,6 @@ pub struct Recipe {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecipeError {
-    /// Parts that every recipe has.
-    #[error("incomplete settings: {} is missing", .0.join(", "))]
-    Missing(Vec<&'static str>),
     /// A value that a part cannot have.
     #[error("invalid {key}: expected {expected}, got {value:?}")]
     Value {
@@ -78,6 +64,17 @@ pub enum RecipeError {
     /// A wrong option of a scheduler.
     #[error(transparent)]
     Option(#[from] OptionError),
+    /// A sweep of too many images.
+    #[error("{0} cells are too many for a table: at most {1}")]
+    Cells(usize, usize),
+    /// A setting that cannot be changed on its own, or that the model does not have.
+    #[error("{key} is not a setting of this model that can be varied: expected {expected}")]
+    NoSetting {
+        /// The given key.
+        key: String,
+        /// What there is.
+        expected: String,
+    },
     /// For another model.
     #[error("the settings are for a model with {recipe} label tables, but {name} has {model}")]
     Tables {
@@ -91,38 +88,40 @@ pub enum RecipeError {
 }
 
 impl Recipe {
+    /// Keys of the settings for which a model has a recommendation.
+    pub const USUAL: [&str; 6] = ["seed", "count", "steps", "guidance", "scheduler", "labels"];
+
     /// The settings of a run with a model; names and checksum are left to the caller.
     pub fn of(settings: &Settings, config: &Config) -> Self {
         let count = settings.images();
         let tables = settings.labels.iter().zip(&config.labels).enumerate();
         let labels = tables.map(|(i, (rows, table))| {
-            if table.null > 0 && *rows == random_rows(settings.seed, i as u32, table.null, count) {
+            if table.null > 0
+                && *rows == random_rows(settings.sampling.seed, i as u32, table.null, count)
+            {
                 return Vec::new();
             }
-            in_turn(rows).iter().map(|&row| (row != table.null).then_some(row)).collect()
+            in_turn(rows).iter().map(|&row| Label::of(table, row)).collect()
         });
         let said = settings.prompts.iter().any(|prompt| !prompt.is_empty());
         let prompts = if said { in_turn(&settings.prompts).to_vec() } else { Vec::new() };
+        // Other images of a pass matter where they compete, or where the scheduler chooses its steps for all.
+        let together = settings.sampling.couples_images();
         Self {
             model: None,
             hash: None,
             decoder: None,
             labels: labels.collect(),
             prompts,
-            negative: settings.negative.clone(),
-            seed: settings.seed,
-            steps: settings.steps,
-            guidance: settings.guidance,
-            guidance_interval: settings.guidance_interval,
-            scheduler: settings.scheduler,
+            sampling: settings.sampling.clone(),
+            from_image: settings.init.is_some(),
             count,
-            routing: settings.routing,
-            muted: settings.muted.clone(),
-            shifts: settings.shifts.clone(),
-            batch: settings.couples_images().then_some(count),
+            batch: together.then_some(count),
             weights: None,
             image: None,
             scale: None,
+            smooth: false,
+            unsaid: Vec::new(),
             others: Vec::new(),
         }
     }
@@ -135,20 +134,15 @@ impl Recipe {
             decoder: None,
             labels: Vec::new(),
             prompts: Vec::new(),
-            negative: String::new(),
-            seed: 0,
-            steps: 0,
-            guidance: f32::NAN,
-            guidance_interval: GuidanceInterval::default(),
-            scheduler: SchedulerKind::new(ALL[0]),
+            sampling: Sampling::default(),
+            from_image: false,
             count: 1,
-            routing: Routing::default(),
-            muted: Muted::default(),
-            shifts: Shifts::default(),
             batch: None,
             weights: None,
             image: None,
             scale: None,
+            smooth: false,
+            unsaid: Vec::new(),
             others: Vec::new(),
         }
     }
@@ -158,27 +152,35 @@ impl Recipe {
     /// # Errors
     /// When the model has another number of label tables.
     pub fn builder<'a>(&self, config: &'a Config) -> Result<SettingsBuilder<'a>, RecipeError> {
-        if self.labels.len() != config.labels.len() {
+        let (sampling, is_said) = (self.sampling_for(config), !self.unsaid.contains(&"labels"));
+        if is_said && self.labels.len() != config.labels.len() {
             let (recipe, model) = (self.labels.len(), config.labels.len());
             return Err(RecipeError::Tables { recipe, model, name: config.name.clone() });
         }
         let mut settings = Settings::builder(config)
             .images(self.count)
-            .seed(self.seed)
-            .steps(self.steps)
-            .guidance(self.guidance)
-            .guidance_interval(self.guidance_interval)
-            .scheduler(self.scheduler)
-            .routing(self.routing)
-            .muted(self.muted.clone())
-            .shifts(self.shifts.clone())
-            .prompts(self.prompts.iter().cloned())
-            .negative(&self.negative);
+            .sampling(sampling)
+            .prompts(self.prompts.iter().cloned());
         for (table, rows) in config.labels.iter().zip(&self.labels) {
-            let labels = rows.iter().map(|row| row.map_or(Label::Any, Label::Row));
-            settings = settings.labels(&table.name, labels);
+            settings = settings.labels(&table.name, rows.iter().cloned());
         }
         Ok(settings)
+    }
+
+    /// How a model's images are sampled: as said, and what is [unsaid](Recipe::unsaid) as the model recommends.
+    pub fn sampling_for(&self, config: &Config) -> Sampling {
+        let (mut sampling, usual) = (self.sampling.clone(), Sampling::of(config));
+        let is_unsaid = |key| self.unsaid.contains(&key);
+        if is_unsaid("steps") {
+            sampling.steps = usual.steps;
+        }
+        if is_unsaid("guidance") {
+            sampling.guidance = usual.guidance;
+        }
+        if is_unsaid("scheduler") {
+            sampling.scheduler = usual.scheduler;
+        }
+        sampling
     }
 
     /// The first ten digits of a SHA-256, as recipes name a model's file and other tools of this field do. Of a sharded
@@ -204,7 +206,8 @@ fn in_turn<T: PartialEq>(list: &[T]) -> &[T] {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::model::RoutingRule;
+    use crate::model::{Routing, RoutingRule};
+    use crate::scheduler::SchedulerKind;
 
     /// A model with two label tables.
     pub(in super::super) fn config() -> Config {
@@ -246,15 +249,38 @@ pub(super) mod tests {
             assert_eq!(read.builder(&config).unwrap().build().unwrap(), settings);
         }
         let recipe = Recipe::of(&build(of().labels("subject", rows(&[2, 0]))), &config);
-        assert_eq!(recipe.labels, [vec![Some(2), Some(0)], Vec::new()], "in turn, and random");
+        let named = vec![Label::from("cat"), Label::from("ant")];
+        assert_eq!(recipe.labels, [named, Vec::new()], "in turn, and random");
         assert_eq!(recipe.batch, None, "with the token rule images do not depend on each other");
+    }
+
+    #[test]
+    fn what_a_text_does_not_say_is_what_the_model_recommends() {
+        let config = config();
+        let built = |text: &str| {
+            Recipe::parse(text)
+                .unwrap()
+                .builder(&config)
+                .unwrap()
+                .build()
+                .map_err(|e| e.to_string())
+        };
+        assert_eq!(built(""), Settings::builder(&config).build().map_err(|e| e.to_string()));
+        let some = built("seed=7&count=2&labels=Bee-RED,1").unwrap();
+        assert_eq!(some.labels, [[1; 2], [1; 2]]);
+        assert_eq!((some.sampling.steps, some.sampling.guidance), (10, 2.0));
+        assert_eq!((some.sampling.seed, some.sampling.scheduler.name()), (7, "heun"));
+        assert_eq!(built("labels=cow,any"), Err("unknown subject \"cow\"".to_owned()));
+        let other = built("scheduler=euler&steps=3").unwrap();
+        assert_eq!((other.sampling.steps, other.sampling.scheduler.name()), (3, "euler"));
+        assert_eq!(other.sampling.guidance, 2.0);
     }
 
     #[test]
     fn another_model_is_refused() {
         let config = config();
         let mut recipe = Recipe::of(&Settings::of(&config), &config);
-        assert_eq!(recipe.labels, [[None], [None]]);
+        assert_eq!(recipe.labels, [[Label::Any], [Label::Any]]);
         recipe.labels.pop();
         let error = recipe.builder(&config).unwrap_err().to_string();
         assert!(error.contains("1 label tables, but small has 2"), "{error}");

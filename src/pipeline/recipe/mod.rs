@@ -4,8 +4,10 @@
 mod data;
 mod parameters;
 mod saved;
+mod sweep;
 mod text;
 
 pub use data::{Recipe, RecipeError};
 pub use parameters::Parameters;
 pub use saved::{SETTINGS_KEYWORD, Saved, SavedError, png_texts};
+pub use sweep::{Axis, AxisError, Sweep};

@@ -43,10 +43,10 @@ impl Parameters {
         different.truncate(MOST_NAMES);
         let mut values = Vec::new();
         let mut put = |name: &str, value: String| values.push((name.to_owned(), value));
-        put("Steps", recipe.steps.to_string());
-        put("Sampler", recipe.scheduler.info().title.to_owned());
-        put("CFG scale", recipe.guidance.to_string());
-        put("Seed", recipe.seed.to_string());
+        put("Steps", recipe.sampling.steps.to_string());
+        put("Sampler", recipe.sampling.scheduler.info().title.to_owned());
+        put("CFG scale", recipe.sampling.guidance.to_string());
+        put("Seed", recipe.sampling.seed.to_string());
         put("Size", format!("{}x{}", size[1], size[0]));
         if let Some(hash) = &recipe.hash {
             put("Model hash", hash.clone());
@@ -60,10 +60,10 @@ impl Parameters {
         if let Some(image) = recipe.image {
             put("Batch pos", image.to_string());
         }
-        put("Routing", recipe.routing.rule.to_string());
+        put("Routing", recipe.sampling.routing.rule.to_string());
         put("Version", concat!("diffmoe ", env!("CARGO_PKG_VERSION")).to_owned());
         let prompt = format!("{}{more}", different.join("; "));
-        Self { prompt, negative: recipe.negative.clone(), values }
+        Self { prompt, negative: recipe.sampling.negative.clone(), values }
     }
 
     /// Reads this form; `None` where the last line has no steps, seed or guidance, so that nothing could be taken over.
@@ -231,16 +231,22 @@ mod tests {
         assert_eq!(read.get("Note"), Some("a, b: c"));
         let config = config();
         let (recipe, left_out) = read.recipe(&config);
-        assert_eq!((recipe.seed, recipe.steps, recipe.guidance), (2973, 20, 7.5));
         assert_eq!(
-            (recipe.scheduler.name(), recipe.count),
+            (recipe.sampling.seed, recipe.sampling.steps, recipe.sampling.guidance),
+            (2973, 20, 7.5)
+        );
+        assert_eq!(
+            (recipe.sampling.scheduler.name(), recipe.count),
             ("heun", 1),
             "what the model recommends"
         );
         assert_eq!(left_out.len(), 2, "{left_out:?}");
         assert!(left_out[0].contains("\"Euler a\"") && left_out[1].contains("no prompts"));
         let (recipe, _) = Parameters::parse("Steps: 4, Sampler: Euler").unwrap().recipe(&config);
-        assert_eq!((recipe.scheduler.name(), recipe.steps, recipe.guidance), ("euler", 4, 2.0));
+        assert_eq!(
+            (recipe.sampling.scheduler.name(), recipe.sampling.steps, recipe.sampling.guidance),
+            ("euler", 4, 2.0)
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::engine::ForwardRouting;
 use crate::model::{Config, Objective};
 use crate::pipeline::Recipe;
-use crate::scheduler::{Branch, gaussian};
+use crate::scheduler::Branch;
 use crate::trace::{Trace, TraceError};
 
 /// A run of a flow model that makes pixels: its first images, and the first pass of each step with and without labels.
@@ -61,6 +61,9 @@ impl Recording {
         if !config.makes_pixels() || config.in_channels != 3 {
             return unsuitable("this model makes latents");
         }
+        if recipe.from_image {
+            return unsuitable("the run started from an image");
+        }
         let trace = first_passes(trace, images)?;
         if !trace.has_scores() || trace.forwards().iter().flat_map(|f| &f.layers).any(lacks_need) {
             return unsuitable("the trace has no needs");
@@ -88,7 +91,8 @@ impl Recording {
     /// rectified flow moves from where it is on the straight line to the expected image.
     pub fn samples(&self) -> Vec<Vec<f32>> {
         let len = 3 * self.size[0] * self.size[1];
-        let noise = (0..self.images() as u64).flat_map(|i| gaussian(self.recipe.seed, i, len));
+        let sampling = &self.recipe.sampling;
+        let noise = (0..self.images() as u64).flat_map(|i| sampling.noise(i, len));
         let mut samples = vec![noise.collect::<Vec<f32>>()];
         let levels = self.levels();
         for (step, expected) in self.expected.iter().enumerate() {

@@ -266,7 +266,7 @@ mod tests {
         let settings = Settings::builder(config).images(2).seed(5).steps(3).guidance(2.0);
         let settings =
             settings.scheduler("heun".parse().unwrap()).record_scores(true).build().unwrap();
-        let mut samples = vec![RunState::noise(config, &settings, 0).latent];
+        let mut samples = vec![RunState::start(config, &settings, 0).latent];
         let recipe = Recipe::of(&settings, config);
         let mut run = pipeline.start(settings).unwrap();
         while !run.is_finished() {

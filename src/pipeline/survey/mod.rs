@@ -276,16 +276,16 @@ fn settings(
 }
 
 fn described(settings: &Settings, plan: &Plan) -> BTreeMap<String, String> {
-    let scheduler = settings.scheduler;
+    let scheduler = settings.sampling.scheduler;
     let options = scheduler.changed_options();
     let mut described: BTreeMap<String, String> =
         options.map(|(option, value)| (option.name.to_owned(), option.format(value))).collect();
     let combinations: usize = plan.tables().iter().map(|table| table.labels.len()).product();
     let fixed = [
         ("scheduler", scheduler.name().to_owned()),
-        ("steps", settings.steps.to_string()),
-        ("guidance", settings.guidance.to_string()),
-        ("seed", settings.seed.to_string()),
+        ("steps", settings.sampling.steps.to_string()),
+        ("guidance", settings.sampling.guidance.to_string()),
+        ("seed", settings.sampling.seed.to_string()),
         ("seeds", (plan.images() / combinations.max(1)).to_string()),
     ];
     described.extend(fixed.map(|(key, value)| (key.to_owned(), value)));
@@ -308,7 +308,9 @@ mod tests {
     fn surveys_cover_every_label_of_a_small_model_and_some_of_a_large_one() {
         let small = Survey::new(&config("diffmoe", 10), &SurveyOptions::default()).unwrap();
         assert_eq!(small.images(), 10 * 24);
-        assert!(small.settings().record_scores && small.settings().scheduler.name() == "euler");
+        assert!(
+            small.settings().record_scores && small.settings().sampling.scheduler.name() == "euler"
+        );
         assert_eq!(small.described()["seeds"], "24");
         let large = Survey::new(&config("diffmoe", 1000), &SurveyOptions::default()).unwrap();
         assert_eq!(large.images(), 48 * 24);

@@ -127,7 +127,7 @@ fn record(
 fn guided_step(config: &Config, batch: usize) -> Vec<Instruction> {
     let scheduler = SchedulerKind::for_objective(config.objective)[0];
     let noise = StepNoise::Seeded { seed: 0, images: 0..batch as u64 };
-    let run = ScheduleConfig { steps: 2, guidance: 2.0.into(), noise };
+    let run = ScheduleConfig::new(2, 2.0, noise);
     match scheduler.schedule(config, run).next() {
         Next::Step(ops) => ops,
         _ => Vec::new(),

@@ -1,5 +1,6 @@
 //! `diffmoe sample`: images as one file, or as a set of many files.
 
+mod init;
 mod like;
 mod request;
 mod set;
@@ -13,6 +14,7 @@ use std::time::Instant;
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
 use diffmoe::model::{Config, Muted, MutedError, RoutingRule, Shifts};
 use diffmoe::pipeline::{Backend, Settings, png_texts};
+use diffmoe::pixels;
 use diffmoe::scheduler::GuidanceInterval;
 use diffmoe::trace::Trace;
 use diffmoe::vae::DecoderFile;
@@ -21,7 +23,7 @@ use super::batches::Batches;
 use super::output::{self, Output};
 use super::scheduler_options::{SchedulerOptions, by_name};
 use super::{Outcome, WeightsName, backend_parser, decoder};
-use request::Request;
+pub(super) use request::Request;
 use shard::Shard;
 
 /// Generate images and write them as one PNG.
@@ -39,6 +41,8 @@ use shard::Shard;
   diffmoe sample --seed 7 --shift 3=1.5,5:2=-2  # block 3 takes fewer tokens, expert 2 of block 5 more
   diffmoe sample --model my-model.safetensors --steps 12 --scheduler dpmpp_2m --seed 7 --out seven.png
   diffmoe sample --like seven.png --guidance 4
+  diffmoe sample --class fox --seed 7 --variation-seed 8 --variation-strength 0.2
+  diffmoe sample --init-image photo.png --strength 0.5 --class fox --seed 7
   diffmoe sample --set images --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file. Default: emoji, or the model of --like.
@@ -64,6 +68,12 @@ pub(super) struct Arguments {
     /// Seed of the noise and of random classes. Default: a random seed.
     #[arg(long)]
     seed: Option<u64>,
+    /// Mix the noise with that of another seed, as much as --variation-strength says.
+    #[arg(long, value_name = "SEED", requires = "variation_strength")]
+    variation_seed: Option<u64>,
+    /// How much of the other seed's noise: 0 none, 1 all of it; small values give variations of an image.
+    #[arg(long, value_name = "SHARE", requires = "variation_seed", allow_negative_numbers = true)]
+    variation_strength: Option<f32>,
     /// Denoising steps. Default: the model's.
     #[arg(long)]
     steps: Option<u32>,
@@ -74,6 +84,16 @@ pub(super) struct Arguments {
     /// half the work. Default: 0,1.
     #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true)]
     guidance_interval: Option<GuidanceInterval>,
+    /// Image to start from: a PNG, cut and scaled to the model's size, or latents that --latents wrote.
+    #[arg(long, value_name = "FILE", conflicts_with = "set")]
+    init_image: Option<PathBuf>,
+    /// With --init-image: share of the way from noise to data that is taken, above 0 (the image as it is) to 1 (noise
+    /// alone). Default: 0.6, and 1 with --mask.
+    #[arg(long, requires = "init_image", allow_negative_numbers = true)]
+    strength: Option<f32>,
+    /// With --init-image: a PNG that is white where the image is redrawn and black where it is kept.
+    #[arg(long, value_name = "FILE.png", requires = "init_image")]
+    mask: Option<PathBuf>,
     #[command(flatten)]
     scheduler: SchedulerOptions,
     /// Number of images. Default: 16, or four of each given class or prompt.
@@ -118,7 +138,7 @@ pub(super) struct Arguments {
         long,
         value_name = "FOLDER",
         requires_all = ["seed", "count"],
-        conflicts_with_all = ["out", "scale", "latents", "trace"]
+        conflicts_with_all = ["out", "scale", "smooth", "latents", "trace"]
     )]
     set: Option<PathBuf>,
     /// With --set: draw part I of N, so that N processes share the set.
@@ -126,10 +146,13 @@ pub(super) struct Arguments {
     shard: Shard,
     /// Image file to write. Default: diffmoe-MODEL-SEED.png.
     #[arg(long, value_name = "FILE.png")]
-    out: Option<PathBuf>,
+    pub(super) out: Option<PathBuf>,
     /// Integer factor by which images are enlarged. Default: to at least 128 pixels in a grid.
     #[arg(long)]
-    scale: Option<u32>,
+    pub(super) scale: Option<u32>,
+    /// Enlarge smoothly instead of pixel by pixel.
+    #[arg(long)]
+    pub(super) smooth: bool,
     /// Image decoder for a model that generates latents: a safetensors file of diffusers with an AutoencoderKL
     /// (such as sd-vae-ft-mse) or an AutoencoderTiny (TAESD).
     #[arg(long, value_name = "FILE")]
@@ -168,17 +191,14 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
 fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     let Request { checkpoint, vae, settings, batch, scale, .. } = request;
     let config = checkpoint.config();
-    if let Some(scale) = scale.filter(|s| !(1..=64).contains(s)) {
-        return Err(format!("scale must be 1–64, got {scale}").into());
-    }
-    let default_name = || PathBuf::from(format!("diffmoe-{}-{}.png", config.name, settings.seed));
+    check_scale(*scale)?;
+    let default_name =
+        || PathBuf::from(format!("diffmoe-{}-{}.png", config.name, settings.sampling.seed));
     let path = arguments.out.clone().unwrap_or_else(default_name);
-    if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("png")) {
-        return Err(format!("{} must end in .png", path.display()).into());
-    }
+    check_png(&path)?;
     let factor = vae.as_ref().map_or(1, DecoderFile::factor);
     let size = config.input_size.map(|side| side.saturating_mul(factor));
-    diffmoe::pixels::grid_extent(request.shown().len(), size, *scale)?;
+    pixels::grid_extent(request.shown().len(), size, *scale)?;
     check_places(arguments, &path)?;
     let out = Output::reserve(&path)?;
     let trace_out = arguments.trace.as_deref().map(Output::reserve).transpose()?;
@@ -225,7 +245,8 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     if let Some(vae) = vae {
         (samples, size) = decoder::decode(vae, &samples, size, arguments.backend)?;
     }
-    let grid = diffmoe::pixels::grid(&samples, size, *scale);
+    let grid = if request.smooth { pixels::smooth_grid } else { pixels::grid };
+    let grid = grid(&samples, size, *scale);
     let names = settings.part(shown).names(config);
     let png = grid.to_png(&png_texts(&request.recipe(arguments), &names, size))?;
     match out.write(|part| std::fs::write(part, &png)) {
@@ -248,6 +269,41 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Rejects names of other kinds of files.
+pub(super) fn check_png(path: &Path) -> Result<(), String> {
+    let is_png = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("png"));
+    if is_png { Ok(()) } else { Err(format!("{} must end in .png", path.display())) }
+}
+
+fn check_scale(scale: Option<u32>) -> Result<(), String> {
+    match scale.filter(|scale| !(1..=64).contains(scale)) {
+        Some(scale) => Err(format!("scale must be 1–64, got {scale}")),
+        None => Ok(()),
+    }
+}
+
+impl Arguments {
+    /// The same for a cell of a sweep: one image, unless more are asked for.
+    ///
+    /// # Errors
+    /// For options that have no meaning there.
+    pub(super) fn for_sweep(&mut self) -> Result<(), String> {
+        let unsuitable = [
+            ("--set", self.set.is_some()),
+            ("--latents", self.latents.is_some()),
+            ("--trace", self.trace.is_some()),
+            ("--batch", self.batch.is_some()),
+        ];
+        if let Some((name, _)) = unsuitable.iter().find(|(_, is_given)| *is_given) {
+            return Err(format!("{name} has no meaning for a sweep; remove it"));
+        }
+        if !(1..=16).contains(self.count.get_or_insert(1)) {
+            return Err("count must be 1–16 images in each cell".to_owned());
+        }
+        check_scale(self.scale)
+    }
+}
+
 /// Rejects two outputs with one path, and outputs that overwrite an input.
 fn check_places(arguments: &Arguments, out: &Path) -> Result<(), String> {
     let written = [
@@ -258,6 +314,8 @@ fn check_places(arguments: &Arguments, out: &Path) -> Result<(), String> {
     let read = [
         arguments.model.as_deref().map(|model| ("--model", Path::new(model))),
         arguments.vae.as_deref().map(|path| ("--vae", path)),
+        arguments.init_image.as_deref().map(|path| ("--init-image", path)),
+        arguments.mask.as_deref().map(|path| ("--mask", path)),
     ];
     let outputs = written.iter().flatten().count();
     let places: Vec<_> = written.into_iter().chain(read).flatten().collect();

@@ -15,23 +15,25 @@ use diffmoe::vae::DecoderFile;
 use super::super::checksum::short_hash;
 use super::super::decoder;
 use super::super::labels::resolve;
-use super::Arguments;
 use super::like::Like;
+use super::{Arguments, init};
 
 /// What to draw, with what.
-pub(super) struct Request {
-    pub(super) checkpoint: Checkpoint,
+pub(crate) struct Request {
+    pub(crate) checkpoint: Checkpoint,
     /// Name of the model in files.
-    pub(super) model: String,
+    pub(crate) model: String,
     /// The decoder, if the model generates latents.
-    pub(super) vae: Option<DecoderFile>,
-    pub(super) settings: Settings,
+    pub(crate) vae: Option<DecoderFile>,
+    pub(crate) settings: Settings,
     /// Images that share a pass.
-    pub(super) batch: usize,
-    pub(super) weights: WeightChoice,
+    pub(crate) batch: usize,
+    pub(crate) weights: WeightChoice,
     /// The one image of the run to write, unless it is all of them.
-    pub(super) image: Option<usize>,
-    pub(super) scale: Option<u32>,
+    pub(crate) image: Option<usize>,
+    pub(crate) scale: Option<u32>,
+    /// Whether images are enlarged smoothly.
+    pub(crate) smooth: bool,
 }
 
 /// Default batch size.
@@ -43,7 +45,7 @@ const MOST_IN_A_SET: usize = 10_000_000;
 
 impl Request {
     /// Reads and checks all that can be checked without a device.
-    pub(super) fn read(arguments: &Arguments) -> Result<Self, Box<dyn std::error::Error>> {
+    pub(crate) fn read(arguments: &Arguments) -> Result<Self, Box<dyn std::error::Error>> {
         let like = arguments.like.as_deref().map(Like::read).transpose()?;
         let name = match (&arguments.model, &like) {
             (Some(name), _) => name.clone(),
@@ -54,6 +56,12 @@ impl Request {
         let config = checkpoint.config();
         let vae = vae(arguments, &name, config)?;
         let recipe = like.map(|like| like.recipe(&checkpoint)).transpose()?;
+        if recipe.as_ref().is_some_and(|r| r.from_image) && arguments.init_image.is_none() {
+            eprintln!(
+                "note: the file was drawn from an image, which it does not contain; without \
+                 --init-image FILE the images start from noise"
+            );
+        }
         let settings = settings(arguments, recipe.as_ref(), config)?;
         note_cut_prompts(config, &settings);
         let batch = batch(arguments, recipe.as_ref(), &settings)?;
@@ -64,6 +72,7 @@ impl Request {
         let all = arguments.count.is_some() || !arguments.class.is_empty();
         let recipe = recipe.as_ref();
         let image = recipe.and_then(|recipe| recipe.image).filter(|_| !all);
+        let smooth = arguments.smooth || recipe.is_some_and(|recipe| recipe.smooth);
         let scale = arguments.scale.or_else(|| recipe.and_then(|recipe| recipe.scale));
         Ok(Self {
             model: file_name(&name),
@@ -74,6 +83,7 @@ impl Request {
             weights,
             image,
             scale,
+            smooth,
         })
     }
 
@@ -85,11 +95,15 @@ impl Request {
 
     /// The images that have to be sampled for that: all of them if they depend on each other.
     pub(super) fn drawn(&self) -> Range<usize> {
-        if self.settings.couples_images() { 0..self.settings.images() } else { self.shown() }
+        if self.settings.sampling.couples_images() {
+            0..self.settings.images()
+        } else {
+            self.shown()
+        }
     }
 
     /// The recipe that reproduces the file.
-    pub(super) fn recipe(&self, arguments: &Arguments) -> Recipe {
+    pub(crate) fn recipe(&self, arguments: &Arguments) -> Recipe {
         let weights = match self.weights {
             WeightChoice::Auto => None,
             WeightChoice::Exactly(precision) => Some(precision),
@@ -103,6 +117,7 @@ impl Request {
             weights,
             image: self.image,
             scale: self.scale,
+            smooth: self.smooth,
             ..recipe
         }
     }
@@ -120,16 +135,16 @@ fn batch(
     recipe: Option<&Recipe>,
     settings: &Settings,
 ) -> Result<usize, String> {
-    let together = |recipe: &Recipe| recipe.batch.filter(|_| settings.couples_images());
+    let together = |recipe: &Recipe| recipe.batch.filter(|_| settings.sampling.couples_images());
     let batch = arguments.batch.or_else(|| recipe.and_then(together)).unwrap_or(BATCH);
     if !(1..=256).contains(&batch) {
         return Err(format!("batch must be 1–256, got {batch}"));
     }
     let is_one_grid = arguments.set.is_none();
-    if settings.scheduler.is_adaptive() && is_one_grid && settings.images() > batch {
+    if settings.sampling.scheduler.is_adaptive() && is_one_grid && settings.images() > batch {
         return Err(format!(
             "{} chooses its steps per batch: request at most {batch} images, or set --batch {}",
-            settings.scheduler,
+            settings.sampling.scheduler,
             settings.images()
         ));
     }
@@ -201,7 +216,8 @@ fn settings(
     };
     settings = settings.images(count);
     if let Some(recipe) = recipe {
-        settings = settings.scheduler(arguments.scheduler.resolve(recipe.scheduler)?);
+        settings =
+            settings.scheduler(arguments.scheduler.resolve(recipe.sampling_for(config).scheduler)?);
     }
     for table in &config.labels {
         let rows = named(table).iter().map(|text| Ok(Label::Row(resolve(table, text)?)));
@@ -213,6 +229,9 @@ fn settings(
     if let Some(seed) = arguments.seed {
         settings = settings.seed(seed);
     }
+    if let Some((seed, share)) = arguments.variation_seed.zip(arguments.variation_strength) {
+        settings = settings.variation(seed, share);
+    }
     if let Some(steps) = arguments.steps {
         settings = settings.steps(steps);
     }
@@ -221,6 +240,12 @@ fn settings(
     }
     if let Some(interval) = arguments.guidance_interval {
         settings = settings.guidance_interval(interval);
+    }
+    if let Some(init) = init::read(arguments, config)? {
+        // A file says how strong it was, but not what it started from.
+        let before = recipe.filter(|recipe| recipe.from_image).map(|like| like.sampling.strength);
+        let strength = arguments.strength.or(before).unwrap_or_else(|| init.usual_strength());
+        settings = settings.init(init).strength(strength);
     }
     if !arguments.prompt.is_empty() {
         settings = settings.prompts(arguments.prompt.clone());
@@ -234,7 +259,8 @@ fn settings(
     if !arguments.shift.is_empty() {
         settings = settings.shifts(shifts(&arguments.shift));
     }
-    let routing = routing(arguments, recipe.map(|recipe| recipe.routing).unwrap_or_default());
+    let routing =
+        routing(arguments, recipe.map(|recipe| recipe.sampling.routing).unwrap_or_default());
     Ok(settings.routing(routing).record_scores(arguments.trace_scores).build()?)
 }
 
@@ -273,7 +299,7 @@ fn routing(arguments: &Arguments, before: Routing) -> Routing {
 fn note_cut_prompts(config: &Config, settings: &Settings) {
     let Some(text) = &config.text else { return };
     let tokenizer = text.tokenizer();
-    let asked: BTreeSet<_> = settings.prompts.iter().chain([&settings.negative]).collect();
+    let asked: BTreeSet<_> = settings.prompts.iter().chain([&settings.sampling.negative]).collect();
     for prompt in asked.into_iter().filter(|p| tokenizer.encode(p, text.max_length).is_cut) {
         eprintln!("note: the prompt is too long and was truncated: {}", beginning(prompt));
     }
@@ -293,6 +319,7 @@ fn beginning(prompt: &str) -> String {
 mod tests {
     use clap::Parser;
     use diffmoe::model::RoutingRule;
+    use diffmoe::pipeline::Sampling;
     use diffmoe::scheduler::GuidanceInterval;
     use diffmoe_viewer::session::{Choice, Controls};
 
@@ -323,7 +350,8 @@ mod tests {
     #[test]
     fn the_app_means_the_same_by_the_same_settings() {
         let (config, expected) = line("--seed 7 --count 4");
-        let defaults = Controls { seed: 7, ..Controls::for_model(&config) };
+        let mut defaults = Controls::for_model(&config);
+        defaults.sampling.seed = 7;
         assert_eq!(defaults.settings(&config), expected, "nothing chosen: random rows");
 
         let (config, expected) = line(
@@ -338,21 +366,24 @@ mod tests {
         let controls = Controls {
             choices: choices.collect(),
             prompt: String::new(),
-            negative: String::new(),
-            seed: 9,
-            steps: 11,
-            guidance: 1.75,
-            guidance_interval: GuidanceInterval { low: 0.1, high: 0.7 },
-            scheduler: "heun".parse().unwrap(),
-            count: 5,
-            routing: Routing {
-                rule: RoutingRule::Pool,
-                gamma: Some(0.3),
-                log_odds: -0.5,
-                ..Routing::default()
+            sampling: Sampling {
+                seed: 9,
+                steps: 11,
+                guidance: 1.75,
+                guidance_interval: GuidanceInterval { low: 0.1, high: 0.7 },
+                scheduler: "heun".parse().unwrap(),
+                routing: Routing {
+                    rule: RoutingRule::Pool,
+                    gamma: Some(0.3),
+                    log_odds: -0.5,
+                    ..Routing::default()
+                },
+                muted: Muted::from_iter([(5, 1)]),
+                shifts: "1=1.5,3:2=-0.5".parse().unwrap(),
+                ..Sampling::default()
             },
-            muted: Muted::from_iter([(5, 1)]),
-            shifts: "1=1.5,3:2=-0.5".parse().unwrap(),
+            init: None,
+            count: 5,
         };
         assert_eq!(controls.settings(&config), expected);
     }

@@ -96,7 +96,7 @@ impl Header {
 fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std::error::Error>> {
     let Request { checkpoint, vae, settings, .. } = request;
     let config = checkpoint.config();
-    let scheduler = settings.scheduler;
+    let scheduler = settings.sampling.scheduler;
     let options: serde_json::Map<_, _> = scheduler
         .options()
         .filter(|(option, _)| option.applies(config.objective))
@@ -105,20 +105,24 @@ fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std
     let mut all = json!({
         "model": config.name,
         "weights_sha256": fingerprint(checkpoint.files()),
-        "seed": settings.seed,
+        "seed": settings.sampling.seed,
         "batch": request.batch,
-        "steps": settings.steps,
-        "guidance": settings.guidance,
+        "steps": settings.sampling.steps,
+        "guidance": settings.sampling.guidance,
         "solver": scheduler.name(),
         "solver_options": options,
-        "routing": settings.routing.rule.name(),
-        "gamma": settings.routing.gamma,
-        "threshold_shift": settings.routing.shift,
-        "negative": settings.negative,
+        "routing": settings.sampling.routing.rule.name(),
+        "gamma": settings.sampling.routing.gamma,
+        "threshold_shift": settings.sampling.routing.shift,
+        "negative": settings.sampling.negative,
     });
+    if settings.sampling.variation_strength != 0.0 {
+        all["variation_seed"] = json!(settings.sampling.variation_seed);
+        all["variation_strength"] = json!(settings.sampling.variation_strength);
+    }
     // Left out where it is the whole way, as in sets of earlier versions.
-    if !settings.guidance_interval.is_whole() {
-        all["guidance_interval"] = json!(settings.guidance_interval.to_string());
+    if !settings.sampling.guidance_interval.is_whole() {
+        all["guidance_interval"] = json!(settings.sampling.guidance_interval.to_string());
     }
     // Likewise.
     if settings.routing.log_odds != 0.0 {

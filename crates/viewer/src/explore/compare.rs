@@ -156,7 +156,15 @@ impl App {
     /// Goes on with a link of two runs, once the first of them is complete.
     pub(crate) fn open_next(&mut self) {
         match self.session.take_next() {
-            Some(Next::Beside(share)) => self.draw_as_b(share.controls),
+            Some(Next::Beside(mut share)) => {
+                let Some(config) = self.session.model().map(|model| model.config.clone()) else {
+                    return;
+                };
+                match share.resolve(&config) {
+                    Ok(()) => self.draw_as_b(share.controls),
+                    Err(reason) => self.session.note(NoteKind::Error, reason),
+                }
+            }
             Some(Next::Instead(share)) => {
                 let Some(id) = self.session.record().map(|record| record.id) else { return };
                 self.explore.compare.keep(id);

@@ -186,8 +186,8 @@ impl App {
             Target::Expert(layer, expert) => (Some(layer), Some(expert)),
         };
         match layer.and_then(|layer| record.trace.blocks().get(layer).copied()) {
-            Some(block) => controls.shifts.add(block, expert, odds),
-            None => controls.routing.log_odds += odds,
+            Some(block) => controls.sampling.shifts.add(block, expert, odds),
+            None => controls.sampling.routing.log_odds += odds,
         }
         if odds != 0.0 && !self.explore.compare.is_set() {
             self.explore.compare.keep(record.id);

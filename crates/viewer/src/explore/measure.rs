@@ -90,7 +90,7 @@ impl App {
             return;
         }
         let Some(record) = self.session.record() else { return };
-        if super::is_open(&self.session, record) && record.controls.muted.is_empty() {
+        if super::is_open(&self.session, record) && record.controls.sampling.muted.is_empty() {
             let rest = measures.missing(record);
             measures.queue = Some(Queue { run: record.id, rest, drawing: None });
         }

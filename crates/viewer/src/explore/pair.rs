@@ -25,7 +25,9 @@ pub(super) struct Pair<'a> {
 
 /// The same settings with all experts at work.
 pub(super) fn unmuted(controls: &Controls) -> Controls {
-    Controls { muted: diffmoe::model::Muted::default(), ..controls.clone() }
+    let mut controls = controls.clone();
+    controls.sampling.muted = diffmoe::model::Muted::default();
+    controls
 }
 
 /// The same settings without an expert, or with it alone in its block.
@@ -33,9 +35,9 @@ pub(super) fn muting(record: &Record, layer: usize, expert: usize, solo: bool) -
     let block = *record.trace.blocks().get(layer)?;
     let mut controls = unmuted(&record.controls);
     if solo {
-        controls.muted.solo(block, expert, record.trace.experts());
+        controls.sampling.muted.solo(block, expert, record.trace.experts());
     } else {
-        controls.muted.toggle(block, expert);
+        controls.sampling.muted.toggle(block, expert);
     }
     Some(controls)
 }

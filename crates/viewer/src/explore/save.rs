@@ -157,7 +157,7 @@ impl App {
         let made = &self.explore.made;
         let (trace, noise) = (&record.trace, made.noise.as_slice());
         let block = trace.blocks().get(now.layer).copied().unwrap_or(0);
-        let name = format!("{}, seed {}", record.config.name, record.settings.seed);
+        let name = format!("{}, seed {}", record.config.name, record.settings.sampling.seed);
         let plot = Plot { noise, name: &name };
         let names = match now.pass.branch {
             Branch::Conditional => ["with label", "without"],

@@ -8,7 +8,7 @@ use crate::picker;
 use crate::session::{Controls, MAX_COUNT, MAX_STEPS};
 use crate::widgets::{caption, card, named_switch, remark, sign_button, slider, switch};
 use diffmoe::model::{Config, Kind, RoutingRule};
-use diffmoe::pipeline::Settings;
+use diffmoe::pipeline::{Sampling, Settings};
 use diffmoe::scheduler::{GuidanceInterval, OptionValues, SchedulerKind};
 
 const OWN_HINT: &str = "Use one threshold for all experts instead of the learned ones.";
@@ -22,6 +22,8 @@ const GUIDANCE_HINT: &str = "How strongly the labels or the prompt are followed.
     guidance off and halves the work; 2 to 4 is usual; high values look overdone.";
 const INTERVAL_HINT: &str = "Guide only while t, from 0 (noise) to 1 (image), lies in this interval. \
     Outside it a step is half the work.";
+const VARIATION_HINT: &str = "Mix the noise with that of another seed. A small share varies the \
+    images; 1 gives those of the other seed.";
 const COUNT_HINT: &str = "Images per run. They share every pass through the model.";
 
 pub(crate) fn show(app: &mut App, ui: &mut Ui) {
@@ -36,20 +38,50 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     });
     card(ui, "Sampling", |ui| {
         slider(ui, "Images", COUNT_HINT, &mut controls.count, 1..=MAX_COUNT, |s| s);
-        slider(ui, "Steps", STEPS_HINT, &mut controls.steps, 1..=MAX_STEPS, |s| {
+        slider(ui, "Steps", STEPS_HINT, &mut controls.sampling.steps, 1..=MAX_STEPS, |s| {
             s.logarithmic(true)
         });
-        slider(ui, "Guidance", GUIDANCE_HINT, &mut controls.guidance, 1.0..=8.0, |s| {
+        slider(ui, "Guidance", GUIDANCE_HINT, &mut controls.sampling.guidance, 1.0..=8.0, |s| {
             s.step_by(0.1).fixed_decimals(1).clamping(SliderClamping::Edits)
         });
-        guidance_interval(ui, &mut controls.guidance_interval);
+        guidance_interval(ui, &mut controls.sampling.guidance_interval);
+        variation(ui, &mut controls.sampling);
         caption(ui, "Scheduler");
-        scheduler(ui, &mut controls.scheduler, &config);
-        scheduler_options(ui, &mut controls.scheduler, &config);
+        scheduler(ui, &mut controls.sampling.scheduler, &config);
+        scheduler_options(ui, &mut controls.sampling.scheduler, &config);
     });
     card(ui, "Routing", |ui| routing(ui, controls, &config));
     if dice {
-        controls.seed = crate::platform::new_seed();
+        controls.sampling.seed = crate::platform::new_seed();
+    }
+}
+
+/// The noise of another seed, for those who want variations.
+fn variation(ui: &mut Ui, sampling: &mut Sampling) {
+    const USUAL: f32 = 0.2;
+    let mut varies = sampling.variation_strength > 0.0;
+    if ui.checkbox(&mut varies, "Vary the seed").on_hover_text(VARIATION_HINT).changed() {
+        sampling.variation_strength = if varies { USUAL } else { 0.0 };
+        if varies && sampling.variation_seed == 0 {
+            sampling.variation_seed = crate::platform::new_seed();
+        }
+    }
+    if varies {
+        let title = caption(ui, "Other seed").on_hover_text(VARIATION_HINT);
+        ui.horizontal(|ui| {
+            let height = ui.spacing().interact_size.y;
+            let width = ui.available_width() - height - ui.spacing().item_spacing.x;
+            let value = DragValue::new(&mut sampling.variation_seed).speed(1.0);
+            let response = ui.label_inputs_by(title.id, |ui| ui.add_sized([width, height], value));
+            response.labelled_by(title.id).on_hover_text(VARIATION_HINT);
+            if sign_button(ui, Icon::Dice, "Another variation").clicked() {
+                sampling.variation_seed = crate::platform::new_seed();
+            }
+        });
+        let share = &mut sampling.variation_strength;
+        slider(ui, "Share of its noise", VARIATION_HINT, share, 0.01..=1.0, |s| {
+            s.step_by(0.01).fixed_decimals(2).clamping(egui::SliderClamping::Edits)
+        });
     }
 }
 
@@ -139,7 +171,7 @@ fn number(slider: Slider<'_>, min: f32, max: f32) -> Slider<'_> {
 fn words(ui: &mut Ui, controls: &mut Controls) {
     for (title, text, example) in [
         ("Prompt", &mut controls.prompt, "a robot, fluent 3d"),
-        ("Negative prompt", &mut controls.negative, "what the image should not show"),
+        ("Negative prompt", &mut controls.sampling.negative, "what the image should not show"),
     ] {
         let caption = caption(ui, title);
         let edit = TextEdit::singleline(text).hint_text(example).desired_width(f32::INFINITY);
@@ -169,7 +201,7 @@ fn seed(ui: &mut Ui, controls: &mut Controls) -> bool {
     ui.horizontal(|ui| {
         let height = ui.spacing().interact_size.y;
         let width = ui.available_width() - height - ui.spacing().item_spacing.x;
-        let value = DragValue::new(&mut controls.seed).speed(1.0);
+        let value = DragValue::new(&mut controls.sampling.seed).speed(1.0);
         let response = ui.label_inputs_by(title.id, |ui| ui.add_sized([width, height], value));
         response.on_hover_text(hint);
         sign_button(ui, Icon::Dice, "Another seed").clicked()
@@ -194,7 +226,7 @@ fn routing(ui: &mut Ui, controls: &mut Controls, config: &Config) {
         );
         return;
     }
-    let routing = &mut controls.routing;
+    let routing = &mut controls.sampling.routing;
     let rules: Vec<_> =
         RoutingRule::ALL.iter().map(|rule| (*rule, rule.title(), rule.hint())).collect();
     switch(ui, &mut routing.rule, &rules);

@@ -56,7 +56,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
             for (i, record) in app.session.history().iter().enumerate().rev() {
                 let Some(texture) = app.thumbs.of(record) else { continue };
                 let image = Image::from_texture(texture).fit_to_exact_size(vec2(SIDE, SIDE));
-                let name = format!("{}, seed {}", summary(record), record.settings.seed);
+                let name = format!("{}, seed {}", summary(record), record.settings.sampling.seed);
                 let button = Button::image(image).selected(shown == Some(i));
                 if ui.add(button).accessible_name(name.as_str()).on_hover_text(name).clicked() {
                     clicked = Some(i);

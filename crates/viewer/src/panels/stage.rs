@@ -6,7 +6,7 @@ use egui::{
     WidgetInfo, vec2,
 };
 
-use super::recorded;
+use super::{init, recorded};
 use crate::App;
 use crate::session::{Phase, Rendering};
 use crate::theme::Look;
@@ -22,6 +22,10 @@ const NAMED_WIDTH: f32 = 84.0;
 /// Shows the stage in `size`.
 pub(crate) fn show(app: &mut App, ui: &mut Ui, size: Vec2) {
     let (area, _) = ui.allocate_exact_size(size, Sense::hover());
+    if app.painter.is_on && app.session.controls.init.is_some() {
+        init::paint(app, ui, area);
+        return;
+    }
     if app.session.record().is_none() || app.shown.images.is_none() {
         empty(app, ui, area);
         return;

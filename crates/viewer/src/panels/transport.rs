@@ -1,14 +1,15 @@
 //! Generate, pause, step, cancel; and navigation through the steps of a run.
 
 use diffmoe::model::Objective;
-use egui::{Slider, Ui, vec2};
+use egui::containers::menu::{MenuButton, MenuConfig};
+use egui::{PopupCloseBehavior, Slider, Ui, vec2};
 
 use crate::App;
 use crate::icons::Icon;
 use crate::keys::Action;
 use crate::session::Phase;
 use crate::theme::Look;
-use crate::widgets::{caption, icon_button, milliseconds, primary_button, sign_button};
+use crate::widgets::{caption, icon_button, milliseconds, primary_button, sign_button, switch};
 
 /// The primary button and those next to it.
 pub(crate) fn run_buttons(app: &mut App, ui: &mut Ui, height: f32) {
@@ -70,10 +71,12 @@ pub(crate) fn scrub(app: &mut App, ui: &mut Ui) {
     // The next step starts from the noise that this one left.
     let left = if frame >= steps { Some(0.0) } else { record.noise_levels().get(frame).copied() };
     let is_flow = record.config.objective == Objective::Flow;
-    let left = left.or_else(|| is_flow.then(|| 1.0 - frame as f32 / steps.max(1) as f32));
+    let whole = steps as f32 / record.settings.sampling.steps.max(1) as f32;
+    let left = left.or_else(|| is_flow.then(|| whole * (1.0 - frame as f32 / steps.max(1) as f32)));
     let text = match (frame, left) {
+        (0, _) if record.settings.init.is_some() => "Before the first step".to_owned(),
         (0, _) => "Noise, before the first step".to_owned(),
-        _ if record.settings.scheduler.is_adaptive() => format!("After step {frame}"),
+        _ if record.settings.sampling.scheduler.is_adaptive() => format!("After step {frame}"),
         (_, Some(noise)) => format!("After step {frame} of {steps}, noise level {noise:.2}"),
         (_, None) => format!("After step {frame} of {steps}"),
     };
@@ -104,35 +107,67 @@ pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
     let image = app.view.image;
     let ctx = ui.ctx().clone();
     ui.horizontal_wrapped(|ui| {
-        ui.menu_button((Icon::Save.atom(), "Save"), |ui| {
+        // The size is chosen without closing the menu.
+        let stays = MenuConfig::new().close_behavior(PopupCloseBehavior::CloseOnClickOutside);
+        let button = MenuButton::new((Icon::Save.atom(), "Save")).config(stays);
+        button.ui(ui, |ui| {
             let single = image.map(|image| format!("Image {} as PNG", image + 1));
             if let Some(text) = single
                 && ui.button(text).clicked()
             {
                 app.save_png(image);
+                ui.close();
             }
             let all = if many { "All images as PNG" } else { "Image as PNG" };
             if ui.button(all).clicked() {
                 app.save_png(None);
+                ui.close();
             }
             let animation =
                 ui.add_enabled(complete, egui::Button::new("All steps as animated PNG"));
             if animation.on_disabled_hover_text("When the run is finished").clicked() {
                 app.save_animation();
+                ui.close();
             }
+            ui.separator();
+            enlargement(app, ui);
+            ui.separator();
             if routes && ui.button("Routing trace as JSON").clicked() {
                 app.save_trace();
+                ui.close();
             }
         });
         let link = icon_button(ui, Icon::Link, "Copy link");
         if link.on_hover_text("A link that draws the same images (L)").clicked() {
             app.act(&ctx, Action::Link);
         }
+        let one = image.or_else(|| (!many).then_some(0));
+        if let Some(image) = one.filter(|_| app.session.can_start_from_record()) {
+            let button = icon_button(ui, Icon::Forward, "Start from this image");
+            if button.on_hover_text("Runs then start from it instead of noise").clicked() {
+                let frame = app.session.record().map_or(0, |record| app.view.frame_of(record));
+                app.session.start_from_record(image, frame);
+            }
+        }
         if image.is_some() && many && icon_button(ui, Icon::Grid, "All images").clicked() {
             app.view.image = None;
         }
         summary(app, ui);
     });
+}
+
+/// How saved images are enlarged.
+fn enlargement(app: &mut App, ui: &mut Ui) {
+    let sizes = [
+        (None, "Usual", "Small images are enlarged to be seen elsewhere"),
+        (Some(1), "1×", "As many pixels as the model draws"),
+        (Some(2), "2×", "Twice as many along a side"),
+        (Some(4), "4×", "Four times as many along a side"),
+    ];
+    ui.set_min_width(220.0);
+    switch(ui, &mut app.view.enlarge.scale, &sizes);
+    ui.checkbox(&mut app.view.enlarge.smooth, "Enlarge smoothly")
+        .on_hover_text("Otherwise each pixel becomes a square");
 }
 
 /// C and the time of a step, in a few words.

@@ -1,8 +1,8 @@
 //! The controls of a run, and their conversion to [`Settings`].
 
-use diffmoe::model::{Config, Muted, Routing, Shifts};
-use diffmoe::pipeline::{Label, Settings};
-use diffmoe::scheduler::{ALL, GuidanceInterval, SchedulerKind};
+use super::Init;
+use diffmoe::model::{Config, LabelTable};
+use diffmoe::pipeline::{Label, Sampling, Settings};
 
 /// Largest number of images per run in the app: more would take long and be small on screen.
 pub const MAX_COUNT: usize = 16;
@@ -29,79 +29,58 @@ pub struct Controls {
     pub choices: Vec<Choice>,
     /// The prompt, for a text-conditioned model.
     pub prompt: String,
-    /// The negative prompt.
-    pub negative: String,
-    /// Seed of the noise and of varied rows.
-    pub seed: u64,
-    /// Denoising steps, 1 to [`MAX_STEPS`].
-    pub steps: u32,
-    /// Guidance scale; 1 switches guidance off.
-    pub guidance: f32,
-    /// Where on the way from noise to data guidance applies.
-    pub guidance_interval: GuidanceInterval,
-    /// Scheduler and its options.
-    pub scheduler: SchedulerKind,
+    /// How images are sampled: steps 1 to [`MAX_STEPS`], no negative prompt for a model without text.
+    pub sampling: Sampling,
+    /// The image to start from instead of noise alone; its strength is part of the sampling.
+    pub init: Option<Init>,
     /// Images, 1 to [`MAX_COUNT`].
     pub count: usize,
-    /// Routing rule and thresholds.
-    pub routing: Routing,
-    /// Experts that take no tokens.
-    pub muted: Muted,
-    /// Thresholds of single layers and experts that are moved.
-    pub shifts: Shifts,
 }
 
 impl Controls {
     /// Before there is a model.
     pub(super) fn none() -> Self {
-        Self {
-            choices: Vec::new(),
-            prompt: String::new(),
-            negative: String::new(),
-            seed: 0,
-            steps: 1,
-            guidance: 1.0,
-            guidance_interval: GuidanceInterval::default(),
-            scheduler: SchedulerKind::new(ALL[0]),
-            count: 1,
-            routing: Routing::default(),
-            muted: Muted::default(),
-            shifts: Shifts::default(),
-        }
+        let sampling = Sampling::default();
+        Self { choices: Vec::new(), prompt: String::new(), sampling, init: None, count: 1 }
     }
 
-    /// What a model recommends ([`Settings::of`]), and another subject for each image.
+    /// What a model recommends ([`Sampling::of`]), and another subject for each image.
     pub fn for_model(config: &Config) -> Self {
-        let settings = Settings::of(config);
+        let usual = Sampling::of(config);
+        let (seed, steps) = (crate::platform::new_seed(), usual.steps.min(MAX_STEPS));
         Self {
             choices: vec![Choice::Varied; config.labels.len()],
             prompt: String::new(),
-            negative: String::new(),
-            seed: crate::platform::new_seed(),
-            steps: settings.steps.min(MAX_STEPS),
-            guidance: settings.guidance,
-            guidance_interval: settings.guidance_interval,
-            scheduler: settings.scheduler,
+            sampling: Sampling { seed, steps, ..usual },
+            init: None,
             count: FIRST_COUNT,
-            routing: settings.routing,
-            muted: Muted::default(),
-            shifts: Shifts::default(),
         }
+    }
+
+    /// The labels as a link writes them: by name, if the model is known.
+    pub(super) fn labels(&self, config: Option<&Config>) -> Vec<Vec<Label>> {
+        let tables = config.into_iter().flat_map(|config| &config.labels).map(Some);
+        let tables = tables.chain(std::iter::repeat(None));
+        let label = |(choice, table): (&Choice, Option<&LabelTable>)| match *choice {
+            Choice::Any => vec![Label::Any],
+            Choice::Varied => Vec::new(),
+            Choice::Row(row) => vec![table.map_or(Label::Row(row), |table| Label::of(table, row))],
+        };
+        self.choices.iter().zip(tables).map(label).collect()
     }
 
     /// The settings of a run. Rows are drawn as the command line draws them, so the same seed shows the same
     /// images there.
     pub fn settings(&self, config: &Config) -> Settings {
-        let mut settings = Settings::builder(config)
-            .images(self.count.clamp(1, MAX_COUNT))
-            .seed(self.seed)
-            .steps(self.steps)
-            .guidance(self.guidance)
-            .guidance_interval(self.guidance_interval)
-            .scheduler(self.scheduler)
-            .routing(self.routing)
-            .muted(self.muted.clone())
-            .shifts(self.shifts.clone());
+        let mut sampling = self.sampling.clone();
+        if config.text.is_none() {
+            sampling.negative.clear();
+        }
+        let count = self.count.clamp(1, MAX_COUNT);
+        let mut settings = Settings::builder(config).images(count).sampling(sampling);
+        if let Some(init) = &self.init {
+            settings = settings.init(init.image(config)).strength(self.sampling.strength);
+        }
         for (table, choice) in config.labels.iter().zip(&self.choices) {
             settings = match *choice {
                 Choice::Any => settings.label(&table.name, Label::Any),
@@ -111,7 +90,7 @@ impl Controls {
             };
         }
         if config.text.is_some() {
-            settings = settings.prompt(&self.prompt).negative(&self.negative);
+            settings = settings.prompt(&self.prompt);
         }
         settings.unchecked()
     }
@@ -137,15 +116,20 @@ mod tests {
     fn a_model_recommends_its_settings() {
         let controls = Controls::for_model(&config());
         assert_eq!(controls.choices, [Choice::Varied; 2]);
-        assert_eq!((controls.steps, controls.guidance), (MAX_STEPS, 2.5), "every step is kept");
-        assert_eq!(controls.scheduler.name(), "heun");
+        assert_eq!(
+            (controls.sampling.steps, controls.sampling.guidance),
+            (MAX_STEPS, 2.5),
+            "every step is kept"
+        );
+        assert_eq!(controls.sampling.scheduler.name(), "heun");
         assert_eq!(controls.settings(&config()).check(&config()), Ok(()));
     }
 
     #[test]
     fn choices_become_rows() {
         let config = config();
-        let mut controls = Controls { seed: 3, count: 4, ..Controls::for_model(&config) };
+        let mut controls = Controls { count: 4, ..Controls::for_model(&config) };
+        controls.sampling.seed = 3;
         controls.choices = vec![Choice::Row(2), Choice::Any];
         let settings = controls.settings(&config);
         assert_eq!(settings.labels, [vec![2; 4], vec![2; 4]]);

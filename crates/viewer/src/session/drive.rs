@@ -26,7 +26,7 @@ impl Session {
         if let Err(error) = settings.check(&config) {
             return self.note(NoteKind::Error, error.to_string());
         }
-        let RunState { latent, trace, .. } = RunState::noise(&config, &settings, 0);
+        let RunState { latent, trace, .. } = RunState::start(&config, &settings, 0);
         let controls = self.controls.clone();
         self.runs += 1;
         let used = self.decoder_for(&config).map(|decoder| decoder.used.clone());
@@ -38,6 +38,7 @@ impl Session {
             share: Share {
                 model: Some(info.source.name()),
                 hash: Some(info.hash.clone()),
+                labels: controls.labels(Some(&config)),
                 ..Share::of(controls.clone())
             },
             frames: vec![latent],

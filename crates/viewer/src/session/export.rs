@@ -1,6 +1,6 @@
 //! Exports of a run: images as PNG, all steps as an animated PNG, routing as JSON. PNG files contain the settings.
 
-use diffmoe::pipeline::png_texts;
+use diffmoe::pipeline::{Recipe, png_texts};
 use diffmoe::pixels::{self, Timing};
 
 use super::Record;
@@ -21,6 +21,20 @@ pub fn png(
     step: usize,
     scale: Option<u32>,
 ) -> Result<Vec<u8>, String> {
+    enlarged_png(record, image, step, scale, false)
+}
+
+/// As [`png`], enlarged smoothly if asked.
+///
+/// # Errors
+/// As [`png`].
+pub fn enlarged_png(
+    record: &Record,
+    image: Option<usize>,
+    step: usize,
+    scale: Option<u32>,
+    smooth: bool,
+) -> Result<Vec<u8>, String> {
     let all = record.images(step).or_else(|| record.images(record.frames.len().checked_sub(1)?));
     let all = all.ok_or("there is no image yet. Generate one first")?;
     let shown = match image {
@@ -34,24 +48,26 @@ pub fn png(
     let checked = checked(scale)?;
     let count = shown.len() / (3 * all.size[0] * all.size[1]);
     pixels::grid_extent(count, all.size, checked).map_err(|error| error.to_string())?;
-    let grid = pixels::grid(shown, all.size, checked);
+    let grid = if smooth { pixels::smooth_grid } else { pixels::grid };
+    let grid = grid(shown, all.size, checked);
     // The only image of a run is the run.
     let image = image.filter(|_| record.labels.len() > 1);
-    grid.to_png(&texts(record, image, scale, all.size)).map_err(|error| error.to_string())
+    grid.to_png(&texts(record, image, (scale, smooth), all.size)).map_err(|error| error.to_string())
 }
 
 /// The settings of the run, for a file with one image or with all of them.
 fn texts(
     record: &Record,
     image: Option<usize>,
-    scale: Option<u32>,
+    (scale, smooth): (Option<u32>, bool),
     size: [usize; 2],
 ) -> [(&'static str, String); 2] {
     let names = match image {
         Some(image) => record.labels.get(image..=image).unwrap_or_default(),
         None => &record.labels,
     };
-    png_texts(&record.shared().file_recipe(image, scale), names, size)
+    let recipe = Recipe { smooth, ..record.shared().file_recipe(image, scale) };
+    png_texts(&recipe, names, size)
 }
 
 /// The grid at every step from noise to the end, as an animated PNG that repeats; the last frame is held for two
@@ -77,7 +93,7 @@ pub fn apng(record: &Record, scale: Option<u32>) -> Result<Vec<u8>, String> {
     let all: Vec<_> = (0..frames).filter_map(grid).collect();
     let each_ms = (SHOWN_MS / frames as u32).clamp(20, 200) as u16;
     let timing = Timing { each_ms, last_ms: HELD_MS };
-    pixels::animation(&still, all.into_iter(), timing, &texts(record, None, None, size))
+    pixels::animation(&still, all.into_iter(), timing, &texts(record, None, (None, false), size))
         .map_err(|error| format!("cannot write the animation: {error}"))
 }
 
@@ -93,7 +109,7 @@ pub fn trace_json(record: &Record) -> Result<String, String> {
 pub fn file_name(record: &Record) -> String {
     let safe = |c: char| if c.is_alphanumeric() || c == '-' { c } else { '-' };
     let model: String = record.config.name.chars().map(safe).collect();
-    format!("diffmoe-{model}-{}", record.settings.seed)
+    format!("diffmoe-{model}-{}", record.settings.sampling.seed)
 }
 
 /// An enlargement as the command line allows it.
@@ -161,7 +177,10 @@ mod tests {
     fn the_trace_is_the_command_lines() {
         let record = finished_record();
         let json: serde_json::Value = serde_json::from_str(&trace_json(&record).unwrap()).unwrap();
-        assert_eq!(json["forwards"].as_array().unwrap().len(), 2 * record.settings.steps as usize);
+        assert_eq!(
+            json["forwards"].as_array().unwrap().len(),
+            2 * record.settings.sampling.steps as usize
+        );
         assert_eq!(json["model"], "tiny");
     }
 }

@@ -85,23 +85,26 @@ mod tests {
         let record = finished_record();
         for seed in 0..MOST_RUNS as u64 {
             let mut record = record.clone();
-            record.settings.seed = seed;
+            record.settings.sampling.seed = seed;
             history.push(record);
         }
         history.show(Some(5));
         history.push(record.clone());
         assert_eq!(history.records().len(), MOST_RUNS);
-        assert_eq!((history.shown(), history.shown_record().unwrap().settings.seed), (Some(4), 5));
+        assert_eq!(
+            (history.shown(), history.shown_record().unwrap().settings.sampling.seed),
+            (Some(4), 5)
+        );
         history.show(Some(99));
         assert_eq!(history.shown(), None);
 
         history.show(Some(4));
-        let (first, third) = (history.records()[0].id, history.records()[2].settings.seed);
+        let (first, third) = (history.records()[0].id, history.records()[2].settings.sampling.seed);
         let count = history.records().len();
         // All have the same number here: the first one is removed.
         history.forget(first);
         assert_eq!((history.records().len(), history.shown()), (count - 1, Some(3)));
-        assert_eq!(history.records()[1].settings.seed, third);
+        assert_eq!(history.records()[1].settings.sampling.seed, third);
         history.forget(first + 99);
         assert_eq!(history.records().len(), count - 1);
 

@@ -85,7 +85,7 @@ impl Job {
         self.record.device = engine.device();
         let pacer = Pacer::for_engine(&*engine, &self.workload(), pace);
         let record = &mut self.record;
-        if !record.settings.scheduler.resumes() {
+        if !record.settings.sampling.scheduler.resumes() {
             record.begin_anew();
         }
         let so_far = RunState {

@@ -11,6 +11,7 @@ mod drive;
 pub mod export;
 mod history;
 mod images;
+mod init;
 mod job;
 mod loading;
 mod losses;
@@ -23,6 +24,7 @@ mod saved;
 mod selection;
 mod share;
 mod survey;
+mod sweep;
 #[cfg(test)]
 pub(crate) mod tests;
 mod traced;
@@ -34,6 +36,7 @@ pub use atlas::is_atlas;
 pub use controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 pub use decoder::DecoderInfo;
 pub use images::{Images, LatentImages, Rendering, UsedDecoder, Version};
+pub use init::Init;
 pub use loading::{ModelSource, checksum};
 pub use opening::Next;
 pub use record::Record;
@@ -41,6 +44,7 @@ pub use saved::is_png;
 pub use selection::{Card, MOST_SHIFT, Overlay, Scope, Selection, TOUR_STOPS};
 pub use share::{Origin, Share};
 pub use survey::SurveyProgress;
+pub use sweep::Table;
 pub use traced::is_trace;
 pub use types::{ModelInfo, Note, NoteKind, Phase, Start, Tick};
 
@@ -118,6 +122,10 @@ pub struct Session {
     /// Whether runs that begin keep the router's scores.
     recording: bool,
     history: History,
+    /// A sweep that is being drawn.
+    sweep: Option<sweep::SweepJob>,
+    /// The sweep that was drawn last.
+    table: Option<Table>,
     /// Atlases of models; the one opened last is at the end.
     atlases: Vec<Arc<Atlas>>,
     /// An atlas that is being measured.
@@ -159,6 +167,8 @@ impl Session {
             profiling: false,
             recording: false,
             history: History::default(),
+            sweep: None,
+            table: None,
             atlases: Vec::new(),
             survey: None,
             wrap: None,
@@ -200,8 +210,10 @@ impl Session {
         };
         let tick = tick.sooner(self.tick_decoding());
         let tick = tick.sooner(self.tick_survey());
+        self.tick_sweep();
         self.replace_recording();
-        let in_background = !self.loading.is_empty() || self.preparing.is_some();
+        let in_background =
+            !self.loading.is_empty() || self.preparing.is_some() || self.sweep.is_some();
         if tick == Tick::Idle && in_background { Tick::Later } else { tick }
     }
 

@@ -143,7 +143,7 @@ impl Session {
             self.controls = Controls::for_model(&config);
             self.show_share(share);
         } else {
-            let recorded = self.recorded_controls(&hash);
+            let recorded = self.recorded_controls(&hash, &config);
             if let Some(controls) = recorded {
                 self.controls = controls;
             } else if !same {
@@ -156,10 +156,11 @@ impl Session {
     }
 
     /// Draws a shared run with the model that is open.
-    fn show_share(&mut self, share: Share) {
+    fn show_share(&mut self, mut share: Share) {
         let Some(model) = &self.model else { return };
         let config = model.info.config.clone();
         let agrees = share.agrees_with(&model.info.hash);
+        let resolved = share.resolve(&config);
         let Share { controls, image, unknown, differs, origin, .. } = share;
         if controls.choices.len() != config.labels.len() {
             let text = format!(
@@ -169,6 +170,8 @@ impl Session {
                 config.labels.len()
             );
             self.note(NoteKind::Error, text);
+        } else if let Err(error) = resolved {
+            self.note(NoteKind::Error, format!("cannot open {origin}: {error}"));
         } else if let Err(error) = controls.settings(&config).check(&config) {
             self.note(NoteKind::Error, format!("cannot open {origin}: {error}"));
         } else {

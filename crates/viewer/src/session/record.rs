@@ -58,7 +58,11 @@ impl Record {
     /// Steps of the whole run; those so far, where the scheduler chooses them on the way.
     pub fn steps(&self) -> u32 {
         let so_far = self.finished_steps();
-        if self.settings.scheduler.is_adaptive() { so_far } else { self.settings.steps }
+        if self.settings.sampling.scheduler.is_adaptive() {
+            so_far
+        } else {
+            self.settings.steps_taken()
+        }
     }
 
     /// The noise level from which each finished step starts: 1 for noise alone.

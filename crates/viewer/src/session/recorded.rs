@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::traced::{config_of, names};
 use super::{Controls, NoteKind, Origin, Record, Session, Share};
+use diffmoe::model::Config;
 use diffmoe::pipeline::Recording;
 
 impl Session {
@@ -53,10 +54,10 @@ impl Session {
     }
 
     /// The controls of the recorded run if this model drew it; otherwise the recorded run is dropped.
-    pub(super) fn recorded_controls(&mut self, hash: &str) -> Option<Controls> {
-        let record = self.recorded_run.as_ref()?;
-        if record.share.agrees_with(hash) {
-            return Some(record.share.controls.clone());
+    pub(super) fn recorded_controls(&mut self, hash: &str, config: &Config) -> Option<Controls> {
+        let mut share = self.recorded_run.as_ref()?.share.clone();
+        if share.agrees_with(hash) && share.resolve(config).is_ok() {
+            return Some(share.controls);
         }
         self.recorded_run = None;
         None

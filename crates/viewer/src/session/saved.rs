@@ -1,7 +1,7 @@
 //! Saved images contain the settings of their run: dropping one restores them and draws the run again.
 
 use super::{NoteKind, Origin, Session, Share};
-use diffmoe::pipeline::{Parameters, Saved};
+use diffmoe::pipeline::{Parameters, Saved, SavedError};
 
 /// Whether a file is a PNG, by its first bytes.
 pub fn is_png(bytes: &[u8]) -> bool {
@@ -9,7 +9,8 @@ pub fn is_png(bytes: &[u8]) -> bool {
 }
 
 impl Session {
-    /// Restores the settings of a saved image and draws its run again; from other programs' files as far as they apply.
+    /// Restores the settings of a saved image and draws its run again; from other programs' files as far as they apply. An
+    /// image without settings becomes the one that runs start from.
     pub fn open_png(&mut self, name: &str, bytes: &[u8]) {
         match Saved::from_png(bytes) {
             Ok(Saved::Recipe(recipe)) => {
@@ -23,6 +24,8 @@ impl Session {
                 }
             }
             Ok(Saved::Parameters(parameters)) => self.open_parameters(name, &parameters),
+            // An image like any other: something to start from.
+            Err(SavedError::Nothing) if self.model.is_some() => self.start_from_png(name, bytes),
             Err(error) => self.note(NoteKind::Error, format!("{name}: {error}")),
         }
     }
@@ -33,8 +36,11 @@ impl Session {
             let text = format!("{name} was made by another program. Open a model first");
             return self.note(NoteKind::Error, text);
         };
-        let (recipe, left_out) = parameters.recipe(&model.info.config);
-        match Share::of_recipe(recipe, Origin::File(name.to_owned())) {
+        let config = &model.info.config;
+        let (recipe, left_out) = parameters.recipe(config);
+        let share = Share::of_recipe(recipe, Origin::File(name.to_owned()));
+        let share = share.and_then(|mut share| share.resolve(config).map(|()| share));
+        match share {
             Ok(share) => {
                 let elsewhere = parameters.get("Model").unwrap_or("another program");
                 let left_out = left_out.iter().map(|reason| format!("; {reason}"));

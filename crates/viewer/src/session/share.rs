@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::controls::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 use super::selection::Selection;
-use diffmoe::pipeline::{Recipe, RecipeError};
+use diffmoe::model::Config;
+use diffmoe::pipeline::{Label, Recipe, RecipeError};
 
 /// Key of the part with the selection of Explore.
 const EXPLORE: &str = "explore";
@@ -39,8 +40,12 @@ pub struct Share {
     pub hash: Option<String>,
     /// URL of the image decoder, or name of a local file.
     pub decoder: Option<String>,
-    /// The controls.
+    /// The controls, once [`Share::resolve`] has filled in what only the model knows.
     pub controls: Controls,
+    /// The labels as a link writes them.
+    pub labels: Vec<Vec<Label>>,
+    /// Settings that a link leaves to the model.
+    pub(super) unsaid: Vec<&'static str>,
     /// The selection of Explore, if it was open.
     pub explore: Option<Selection>,
     /// The run that it was compared with.
@@ -62,7 +67,9 @@ impl Share {
             model: None,
             hash: None,
             decoder: None,
+            labels: controls.labels(None),
             controls,
+            unsaid: Vec::new(),
             explore: None,
             other: None,
             image: None,
@@ -82,10 +89,6 @@ impl Share {
 
     fn recipe_of(fragment: &str) -> Result<Recipe, String> {
         Recipe::parse(fragment).map_err(|error| match error {
-            RecipeError::Missing(names) => {
-                let names = names.join(", ");
-                format!("the link is incomplete: {names} is missing. Copy the whole link")
-            }
             RecipeError::Damaged => "the link is damaged. Copy the whole link again".to_owned(),
             RecipeError::Value { key, value, expected } => {
                 format!("invalid {key} in the link: expected {expected}, got {value:?}")
@@ -107,8 +110,8 @@ impl Share {
         if recipe.count > MAX_COUNT {
             return most("count", recipe.count.to_string(), MAX_COUNT.to_string());
         }
-        if recipe.steps > MAX_STEPS {
-            return most("steps", recipe.steps.to_string(), MAX_STEPS.to_string());
+        if recipe.sampling.steps > MAX_STEPS {
+            return most("steps", recipe.sampling.steps.to_string(), MAX_STEPS.to_string());
         }
         let choices: Option<Vec<_>> = recipe.labels.iter().map(|rows| choice(rows)).collect();
         let (Some(choices), 0..=1) = (choices, recipe.prompts.len()) else {
@@ -122,6 +125,9 @@ impl Share {
         }
         if recipe.batch.is_some_and(|batch| batch < recipe.count) {
             differs.push("it used several batches".to_owned());
+        }
+        if recipe.from_image {
+            differs.push("it started from an image, which it does not contain".to_owned());
         }
         let (mut explore, mut other, mut unknown) = (None, None, Vec::new());
         for (key, value) in &recipe.others {
@@ -139,30 +145,62 @@ impl Share {
         let controls = Controls {
             choices,
             prompt: recipe.prompts.into_iter().next().unwrap_or_default(),
-            negative: recipe.negative,
-            seed: recipe.seed,
-            steps: recipe.steps,
-            guidance: recipe.guidance,
-            guidance_interval: recipe.guidance_interval,
-            scheduler: recipe.scheduler,
+            sampling: recipe.sampling,
+            init: None,
             count: recipe.count,
-            routing: recipe.routing,
-            muted: recipe.muted,
-            shifts: recipe.shifts,
         };
         let image = recipe.image.filter(|&image| image < recipe.count);
-        let Recipe { model, hash, decoder, .. } = recipe;
-        Ok(Self { model, hash, decoder, controls, explore, other, image, unknown, differs, origin })
+        let Recipe { model, hash, decoder, labels, unsaid, .. } = recipe;
+        Ok(Self {
+            model,
+            hash,
+            decoder,
+            controls,
+            labels,
+            unsaid,
+            explore,
+            other,
+            image,
+            unknown,
+            differs,
+            origin,
+        })
+    }
+
+    /// Fills in what only the model knows: rows that are named, and settings that the link does not have.
+    ///
+    /// # Errors
+    /// A message that names a label that the model does not have.
+    pub fn resolve(&mut self, config: &Config) -> Result<(), String> {
+        let usual = Controls::for_model(config);
+        let (controls, sampling) = (&mut self.controls, &usual.sampling);
+        for key in std::mem::take(&mut self.unsaid) {
+            match key {
+                "seed" => controls.sampling.seed = sampling.seed,
+                "steps" => controls.sampling.steps = sampling.steps,
+                "guidance" => controls.sampling.guidance = sampling.guidance,
+                "scheduler" => controls.sampling.scheduler = sampling.scheduler,
+                "count" => controls.count = usual.count,
+                _ => {
+                    self.labels = usual.labels(Some(config));
+                    controls.choices.clone_from(&usual.choices);
+                }
+            }
+        }
+        let tables = config.labels.iter().zip(&self.labels).zip(&mut controls.choices);
+        for ((table, rows), choice) in tables {
+            if let [Label::Name(name)] = &rows[..] {
+                let row = table.find(name);
+                let row = row.ok_or_else(|| format!("unknown {} {name:?}", table.name))?;
+                *choice = Choice::Row(row);
+            }
+        }
+        Ok(())
     }
 
     /// The run as a recipe of the library.
     pub fn recipe(&self) -> Recipe {
         let c = &self.controls;
-        let rows = |choice: &Choice| match *choice {
-            Choice::Any => vec![None],
-            Choice::Varied => Vec::new(),
-            Choice::Row(row) => vec![Some(row)],
-        };
         let said = Some(&c.prompt).filter(|prompt| !prompt.is_empty());
         let explore =
             self.explore.as_ref().map(|selection| (EXPLORE.to_owned(), selection.to_text()));
@@ -171,22 +209,17 @@ impl Share {
             model: self.model.clone(),
             hash: self.hash.clone(),
             decoder: self.decoder.clone(),
-            labels: c.choices.iter().map(rows).collect(),
+            labels: self.labels.clone(),
             prompts: said.into_iter().cloned().collect(),
-            negative: c.negative.clone(),
-            seed: c.seed,
-            steps: c.steps,
-            guidance: c.guidance,
-            guidance_interval: c.guidance_interval,
-            scheduler: c.scheduler,
+            sampling: c.sampling.clone(),
+            from_image: c.init.is_some(),
             count: c.count,
-            routing: c.routing,
-            muted: c.muted.clone(),
-            shifts: c.shifts.clone(),
             batch: None,
             weights: None,
             image: self.image,
             scale: None,
+            smooth: false,
+            unsaid: self.unsaid.clone(),
             others: other.into_iter().chain(explore).collect(),
         }
     }
@@ -194,8 +227,7 @@ impl Share {
     /// The recipe for a file with images of the run: with the batch, which in the app is all images.
     pub(super) fn file_recipe(&self, image: Option<usize>, scale: Option<u32>) -> Recipe {
         let c = &self.controls;
-        let together = c.routing.rule.couples_images() || c.scheduler.is_adaptive();
-        let batch = together.then_some(c.count);
+        let batch = c.sampling.couples_images().then_some(c.count);
         Recipe { image, scale, batch, ..self.recipe() }
     }
 
@@ -206,7 +238,7 @@ impl Share {
 
     /// Whether a fragment looks like a shared run, not like a page anchor.
     pub fn is_share(fragment: &str) -> bool {
-        fragment.trim_start_matches('#').split('&').any(|part| part.starts_with("seed="))
+        Recipe::is_text(fragment)
     }
 
     /// Whether the run was made with this model file, as far as both checksums go; true if it names none.
@@ -215,12 +247,12 @@ impl Share {
     }
 }
 
-/// The rows of a table as the app offers them; `None` if several take turns.
-fn choice(rows: &[Option<u32>]) -> Option<Choice> {
+/// The rows of a table as the app offers them, names left to [`Share::resolve`]; `None` if several take turns.
+fn choice(rows: &[Label]) -> Option<Choice> {
     match rows {
         [] => Some(Choice::Varied),
-        [None] => Some(Choice::Any),
-        [Some(row)] => Some(Choice::Row(*row)),
+        [Label::Any | Label::Name(_)] => Some(Choice::Any),
+        [Label::Row(row)] => Some(Choice::Row(*row)),
         _ => None,
     }
 }
@@ -231,6 +263,7 @@ mod tests {
 
     use super::*;
     use diffmoe::model::{Routing, RoutingRule};
+    use diffmoe::pipeline::Sampling;
     use diffmoe::scheduler::{ALL, GuidanceInterval, SchedulerKind};
 
     fn choice_strategy() -> impl Strategy<Value = Choice> {
@@ -262,9 +295,11 @@ mod tests {
             for (block, expert, odds) in moved {
                 shifts.add(block, expert, odds);
             }
-            let controls = Controls {
-                choices, prompt, negative, seed, steps, guidance, guidance_interval, scheduler, count, routing, muted, shifts,
+            let sampling = Sampling {
+                negative, seed, steps, guidance, guidance_interval, scheduler, routing, muted, shifts,
+                ..Sampling::default()
             };
+            let controls = Controls { choices, prompt, sampling, init: None, count };
             Share { model, hash: Some("0a1b2c3d".into()), decoder, ..Share::of(controls) }
         }
     }
@@ -296,7 +331,6 @@ mod tests {
         let good = "seed=1&steps=5&guidance=2&labels=any";
         assert!(Share::parse(good).is_ok());
         let refused = |text: &str| Share::parse(text).unwrap_err();
-        assert!(refused("").contains("seed, steps, guidance, labels is missing"));
         assert!(refused(&format!("{good}&steps=0")).contains("invalid steps in the link"));
         assert!(refused(&format!("{good}&guidance=NaN")).contains("from 0 to 100"));
         assert!(refused(&format!("{good}&interval=0.7,0.1")).contains("LOW < HIGH"));
@@ -306,7 +340,7 @@ mod tests {
         );
         assert!(refused(&format!("{good}&rule=dice")).contains("token or pool"));
         assert!(refused(&format!("{good}&mute=3")).contains("BLOCK:EXPERT"));
-        assert!(refused(&format!("{good}&labels=3,cat")).contains("any or varied"));
+        assert!(refused(&format!("{good}&labels=3,")).contains("any or varied"));
         for damaged in ["model=%", "model=%4", "model=%zz", "model=%ff"] {
             assert!(refused(&format!("{good}&{damaged}")).contains("damaged"));
         }
@@ -329,9 +363,9 @@ mod tests {
     fn links_of_earlier_versions_open() {
         let share = Share::parse("seed=1&steps=5&guidance=2&labels=any&solver=heun&rule=pool");
         let controls = share.unwrap().controls;
-        assert_eq!(controls.scheduler.name(), "heun");
-        assert_eq!(controls.routing.rule, RoutingRule::Pool);
-        assert!(controls.guidance_interval.is_whole());
+        assert_eq!(controls.sampling.scheduler.name(), "heun");
+        assert_eq!(controls.sampling.routing.rule, RoutingRule::Pool);
+        assert!(controls.sampling.guidance_interval.is_whole());
     }
 
     #[test]

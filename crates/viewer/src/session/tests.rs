@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 use super::*;
 use diffmoe::engine::{EngineError, WeightChoice};
 use diffmoe::model::Routing;
-use diffmoe::pipeline::Run;
-use diffmoe::scheduler::{Branch, GuidanceInterval};
+use diffmoe::pipeline::{Run, Sampling};
+use diffmoe::scheduler::Branch;
 use diffmoe::trace::At;
 use model::{LABELS, file};
 
@@ -62,16 +62,15 @@ fn controls() -> Controls {
     Controls {
         choices: vec![Choice::Varied, Choice::Row(1)],
         prompt: String::new(),
-        negative: String::new(),
-        seed: 11,
-        steps: 6,
-        guidance: 1.5,
-        guidance_interval: GuidanceInterval::default(),
-        scheduler: "euler".parse().unwrap(),
+        sampling: Sampling {
+            seed: 11,
+            steps: 6,
+            guidance: 1.5,
+            scheduler: "euler".parse().unwrap(),
+            ..Sampling::default()
+        },
+        init: None,
         count: 2,
-        routing: Routing::default(),
-        muted: diffmoe::model::Muted::default(),
-        shifts: diffmoe::model::Shifts::default(),
     }
 }
 
@@ -132,8 +131,8 @@ fn assert_same(record: &Record, path: &std::path::Path) {
     let (samples, trace) = reference(path, &record.controls);
     assert_eq!(record.frames.last().unwrap(), &samples, "the images");
     assert_eq!(record.trace.to_json().unwrap(), trace.to_json().unwrap(), "the routing");
-    assert_eq!(record.frames.len(), record.settings.steps as usize + 1);
-    assert_eq!(record.step_ms.len(), record.settings.steps as usize);
+    assert_eq!(record.frames.len(), record.settings.sampling.steps as usize + 1);
+    assert_eq!(record.step_ms.len(), record.settings.sampling.steps as usize);
 }
 
 #[test]
@@ -202,7 +201,7 @@ fn the_newest_settings_win_and_cancelling_keeps_what_is_there() {
     session.controls.count = 3;
     session.generate();
     session.controls.count = 1;
-    session.controls.seed = 5;
+    session.controls.sampling.seed = 5;
     session.generate();
     ready(&mut session);
     assert_eq!(session.history().len(), 1);
@@ -210,17 +209,20 @@ fn the_newest_settings_win_and_cancelling_keeps_what_is_there() {
     assert_same(session.record().unwrap(), &path);
 
     // In the middle of a run, with the same batch.
-    session.controls.seed = 6;
+    session.controls.sampling.seed = 6;
     session.step();
     until(&mut session, "a pause", |s| s.phase() == Phase::Paused);
-    session.controls.seed = 7;
+    session.controls.sampling.seed = 7;
     session.generate();
     ready(&mut session);
-    assert_eq!(session.record().unwrap().settings.seed, 7);
+    assert_eq!(session.record().unwrap().settings.sampling.seed, 7);
     assert_same(session.record().unwrap(), &path);
 
     session.show(0);
-    assert_eq!((session.record().unwrap().settings.seed, session.controls.seed), (5, 5));
+    assert_eq!(
+        (session.record().unwrap().settings.sampling.seed, session.controls.sampling.seed),
+        (5, 5)
+    );
 }
 
 #[test]
@@ -229,7 +231,7 @@ fn impossible_settings_are_told_and_the_run_goes_on() {
     let mut session = opened(path);
     session.step();
     until(&mut session, "a pause", |s| s.phase() == Phase::Paused);
-    session.controls.guidance = f32::NAN;
+    session.controls.sampling.guidance = f32::NAN;
     session.generate();
     assert_eq!(session.phase(), Phase::Paused);
     assert!(session.notes()[0].text.contains("off), got NaN"), "{:?}", session.notes());
@@ -241,9 +243,9 @@ fn impossible_settings_are_told_and_the_run_goes_on() {
 fn a_shared_link_shows_the_same_images() {
     let (_folder, path) = file();
     let mut session = opened(path.clone());
-    session.controls.scheduler = "heun".parse().unwrap();
-    session.controls.guidance = 1.1;
-    session.controls.routing.gamma = Some(0.45);
+    session.controls.sampling.scheduler = "heun".parse().unwrap();
+    session.controls.sampling.guidance = 1.1;
+    session.controls.sampling.routing.gamma = Some(0.45);
     session.generate();
     ready(&mut session);
     let share = Share::parse(&session.share().unwrap()).unwrap();
@@ -311,7 +313,11 @@ fn a_bad_file_leaves_what_was_there() {
     session.load(ModelSource::File { name: "again.safetensors".into(), bytes });
     until(&mut session, "the model", |s| s.loading().is_none());
     assert_eq!(session.model().unwrap().source.name(), "again.safetensors");
-    assert_eq!(session.controls.seed, controls().seed, "the same model keeps the settings");
+    assert_eq!(
+        session.controls.sampling.seed,
+        controls().sampling.seed,
+        "the same model keeps the settings"
+    );
 }
 
 #[test]
@@ -339,15 +345,12 @@ fn models_that_read_prompts_draw_what_they_are_told() {
     ready(&mut session);
     let config = session.model().unwrap().config.clone();
     let mut draw = |prompt: &str| {
-        session.controls = Controls {
-            prompt: prompt.into(),
-            negative: "blob".into(),
-            steps: 3,
-            seed: 4,
-            count: 2,
-            guidance: 1.5,
-            ..Controls::for_model(&config)
-        };
+        let mut controls = Controls::for_model(&config);
+        (controls.prompt, controls.count) = (prompt.into(), 2);
+        let sampling = &mut controls.sampling;
+        (sampling.negative, sampling.guidance) = ("blob".into(), 1.5);
+        (sampling.steps, sampling.seed) = (3, 4);
+        session.controls = controls;
         session.generate();
         ready(&mut session);
         session.record().unwrap().clone()

@@ -72,7 +72,8 @@ impl Session {
         }
         let config = Arc::new(config_of(&trace, trace.grid().map(|side| side * PATCH))?);
         let (steps, labels) = (trace.steps(), names(&trace));
-        let controls = Controls { steps: steps.max(1), count: labels.len(), ..Controls::none() };
+        let mut controls = Controls { count: labels.len(), ..Controls::none() };
+        controls.sampling.steps = steps.max(1);
         self.runs += 1;
         Ok(Record {
             id: self.runs,

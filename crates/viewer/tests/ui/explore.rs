@@ -8,7 +8,7 @@ const TEN: &str = "tiny.safetensors";
 
 /// Explore after a run that kept its scores.
 fn explored(size: egui::Vec2, model: ModelSource) -> Shown {
-    let mut harness = finished(size, model, |controls| controls.steps = 5);
+    let mut harness = finished(size, model, |controls| controls.sampling.steps = 5);
     harness.key_press(Key::E);
     harness.run_steps(3);
     complete(&mut harness);
@@ -25,7 +25,7 @@ fn opening_explore_draws_again_with_scores_and_shows_what_they_say() {
     let harness = explored(DESKTOP, file(TEN, TINY));
     let record = harness.state().app().session().record().expect("a run");
     assert!(record.trace.has_scores() && record.is_complete());
-    assert_eq!(record.settings.seed, 5, "the same images");
+    assert_eq!(record.settings.sampling.seed, 5, "the same images");
     for name in [
         "C, experts per patch: ",
         "patches skipped by all: ",
@@ -126,10 +126,10 @@ fn an_expert_is_muted_and_compared_with_the_run_before() {
     harness.run_steps(5);
     let session = harness.state().app().session();
     let shown = session.record().expect("a run");
-    assert!(shown.controls.muted.is_empty(), "the run before stays on screen");
+    assert!(shown.controls.sampling.muted.is_empty(), "the run before stays on screen");
     let without = session.history().last().expect("a run");
-    assert_eq!(without.controls.muted.to_string(), "3:1");
-    assert_eq!(without.settings.seed, shown.settings.seed);
+    assert_eq!(without.controls.sampling.muted.to_string(), "3:1");
+    assert_eq!(without.settings.sampling.seed, shown.settings.sampling.seed);
     for forward in without.trace.forwards() {
         assert!(forward.layers[1].masks.iter().all(|mask| mask >> 1 & 1 == 0));
     }
@@ -151,7 +151,7 @@ fn muting_is_measured_for_every_expert_and_leaves_no_runs_behind() {
     }
     let session = harness.state().app().session();
     assert_eq!(session.history().len(), runs);
-    assert!(session.controls.muted.is_empty());
+    assert!(session.controls.sampling.muted.is_empty());
     assert!(!has(&harness, "Measure muting"), "everything is measured");
 }
 
@@ -280,7 +280,7 @@ fn two_runs_are_compared_and_the_link_shows_both() {
     harness.key_press(Key::B);
     harness.run_steps(3);
     assert!(has(&harness, "Let go of B") && !has(&harness, "B, image"), "there is one run");
-    draw(&mut harness, |controls| (controls.seed, controls.steps) = (6, 10));
+    draw(&mut harness, |controls| (controls.sampling.seed, controls.sampling.steps) = (6, 10));
     for name in
         ["Image at noise 0.1", "B, image at noise 0.2", "RMS of all results", "Swap A and B", "Why"]
     {
@@ -298,8 +298,11 @@ fn two_runs_are_compared_and_the_link_shows_both() {
     assert_eq!(harness.state().app().explore_makings(), before, "nothing is made anew");
     let fragment = harness.state().app().share().expect("a link");
     let share = Share::parse(&fragment).expect("a good link");
-    assert_eq!(share.controls.seed, 6);
-    assert_eq!(share.other.as_ref().map(|b| (b.controls.seed, b.controls.steps)), Some((5, 5)));
+    assert_eq!(share.controls.sampling.seed, 6);
+    assert_eq!(
+        share.other.as_ref().map(|b| (b.controls.sampling.seed, b.controls.sampling.steps)),
+        Some((5, 5))
+    );
     // The link draws both again.
     let again = Launch { share: Some(share), ..launch(file(TEN, TINY), true) };
     let mut shared = window(DESKTOP, again);
@@ -311,7 +314,7 @@ fn two_runs_are_compared_and_the_link_shows_both() {
     // B changes places with A, and goes.
     harness.get_by_role_and_label(Role::Button, "Swap A and B").click();
     harness.run_steps(4);
-    assert_eq!(harness.state().app().session().record().map(|r| r.settings.seed), Some(5));
+    assert_eq!(harness.state().app().session().record().map(|r| r.settings.sampling.seed), Some(5));
     assert!(has(&harness, "B, image"));
     harness.key_press(Key::B);
     harness.run_steps(3);
@@ -393,9 +396,9 @@ fn a_run_is_drawn_again_with_one_change_as_b() {
     let session = harness.state().app().session();
     let shown = session.record().expect("a run");
     let b = session.history().last().expect("a run");
-    let odds = [shown, &**b].map(|record| record.controls.routing.log_odds.to_string());
+    let odds = [shown, &**b].map(|record| record.controls.sampling.routing.log_odds.to_string());
     assert_eq!(odds, ["0", "-4"]);
-    assert_eq!(b.settings.seed, shown.settings.seed);
+    assert_eq!(b.settings.sampling.seed, shown.settings.sampling.seed);
     assert!(has(&harness, "B, image") && has(&harness, "C of the run, A − B: −"));
 }
 
@@ -445,7 +448,7 @@ fn an_expert_works_alone_in_its_block() {
     until(&mut harness, "the other run", |app| app.session().history().len() > runs);
     harness.run_steps(5);
     let alone = harness.state().app().session().history().last().expect("a run");
-    assert_eq!(alone.controls.muted.to_string(), "3:0,3:1,3:3");
+    assert_eq!(alone.controls.sampling.muted.to_string(), "3:0,3:1,3:3");
     for forward in alone.trace.forwards() {
         assert!(forward.layers[1].masks.iter().all(|mask| mask & !0b100 == 0));
     }
@@ -468,7 +471,7 @@ fn thresholds_of_one_block_and_of_one_expert_are_moved_and_drawn() {
         harness.run_steps(3);
         complete(&mut harness);
         let record = harness.state().app().session().record().expect("a run");
-        assert_eq!(record.controls.shifts.to_string(), written);
+        assert_eq!(record.controls.sampling.shifts.to_string(), written);
         assert!(has(&harness, "B, image"), "the run before stays beside it");
     }
 }
@@ -476,7 +479,7 @@ fn thresholds_of_one_block_and_of_one_expert_are_moved_and_drawn() {
 #[test]
 fn the_second_evaluation_of_a_step_is_chosen() {
     let mut harness = finished(DESKTOP, file(TEN, TINY), |controls| {
-        controls.scheduler = "heun".parse().expect("a scheduler");
+        controls.sampling.scheduler = "heun".parse().expect("a scheduler");
     });
     harness.key_press(Key::E);
     harness.run_steps(3);
@@ -529,7 +532,7 @@ fn two_runs_look_as_they_did() {
     let mut harness = explored(DESKTOP, file(TEN, TINY));
     harness.key_press(Key::B);
     harness.run_steps(3);
-    draw(&mut harness, |controls| controls.guidance = 3.0);
+    draw(&mut harness, |controls| controls.sampling.guidance = 3.0);
     let chosen = Selection { step: Some(2), expert: Some(1), ..selection(&harness) };
     harness.state_mut().app_mut().explore(chosen);
     for (size, name) in [(DESKTOP, "compare-dark"), (PHONE, "compare-phone")] {
@@ -552,7 +555,7 @@ fn images_for_the_documentation() {
     harness.key_press(Key::E);
     harness.run_steps(2);
     let controls = &mut harness.state_mut().app_mut().session_mut().controls;
-    (controls.seed, controls.steps, controls.count) = (7, 10, 4);
+    (controls.sampling.seed, controls.sampling.steps, controls.count) = (7, 10, 4);
     harness.state_mut().app_mut().session_mut().generate();
     complete(&mut harness);
     let shoot = |harness: &mut Shown, name: &str, selection: Selection| {
@@ -602,7 +605,7 @@ fn images_for_the_documentation() {
     shoot(&mut harness, "mute", Selection { expert: Some(5), layer: 0, card: Card::Mute, ..base });
     harness.key_press(Key::B);
     harness.run_steps(3);
-    draw(&mut harness, |controls| controls.guidance = 4.0);
+    draw(&mut harness, |controls| controls.sampling.guidance = 4.0);
     shoot(&mut harness, "compare", Selection { card: Card::Compare, patch: None, ..base });
     shoot(&mut harness, "shift", Selection { shift: 1.5, scope: Scope::Block, ..base });
 }

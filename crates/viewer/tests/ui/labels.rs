@@ -172,7 +172,7 @@ fn rows_are_sorted_and_a_click_draws_a_label() {
     complete(&mut harness);
     let record = harness.state().app().session().record().expect("a run");
     assert!(record.settings.labels[0].iter().all(|row| *row == 3));
-    assert_eq!(record.settings.seed, 5, "only the label is another one");
+    assert_eq!(record.settings.sampling.seed, 5, "only the label is another one");
     // The other table.
     harness.get_by_role_and_label(Role::Button, "style").click();
     harness.run_steps(4);
@@ -201,7 +201,7 @@ fn images_of_the_labels() {
         harness.key_press(Key::E);
         harness.run_steps(2);
         let controls = &mut harness.state_mut().app_mut().session_mut().controls;
-        (controls.seed, controls.steps, controls.count) = (7, 10, 4);
+        (controls.sampling.seed, controls.sampling.steps, controls.count) = (7, 10, 4);
         harness.state_mut().app_mut().session_mut().generate();
         complete(&mut harness);
         for (theme, dark) in [("dark", egui::Theme::Dark), ("light", egui::Theme::Light)] {

@@ -4,6 +4,7 @@
 mod baselines;
 mod explore;
 mod gaps;
+mod init;
 mod labels;
 mod many;
 mod mirror;
@@ -141,7 +142,7 @@ fn opened(size: egui::Vec2, model: ModelSource) -> Shown {
 fn finished(size: egui::Vec2, model: ModelSource, change: fn(&mut Controls)) -> Shown {
     let mut harness = opened(size, model);
     let controls = &mut harness.state_mut().app_mut().session_mut().controls;
-    controls.seed = 5;
+    controls.sampling.seed = 5;
     change(controls);
     harness.run_steps(2);
     harness.get_by_label("Generate").click();
@@ -217,7 +218,7 @@ fn guidance_can_be_limited_to_an_interval() {
     harness.get_by_label("Limit guidance to an interval").click_accesskit();
     harness.run_steps(3);
     assert!(has(&harness, "Guide from t") && has(&harness, "Guide until t"));
-    let interval = harness.state().app().session().controls.guidance_interval;
+    let interval = harness.state().app().session().controls.sampling.guidance_interval;
     assert_eq!(interval.to_string(), "0.1,0.7");
     harness.check_accessibility();
 }
@@ -233,7 +234,7 @@ fn a_scheduler_shows_its_own_options() {
     for (objective, model) in [(Objective::Flow, tiny), (Objective::Ddpm, ddpm())] {
         let mut harness = opened(DESKTOP, model);
         for kind in SchedulerKind::for_objective(objective) {
-            harness.state_mut().app_mut().session_mut().controls.scheduler = kind;
+            harness.state_mut().app_mut().session_mut().controls.sampling.scheduler = kind;
             harness.run_steps(2);
             for option in ALL.iter().flat_map(|info| info.options) {
                 let mut own = kind.info().options_for(objective);
@@ -256,11 +257,15 @@ fn options_of_a_scheduler_are_set_by_name_and_travel_in_links() {
     let ddim: SchedulerKind = "ddim".parse().expect("a scheduler");
     let wanted =
         options.iter().fold(ddim, |kind, option| kind.with(option.0, option.1).expect("an option"));
-    assert_eq!(harness.state().app().session().controls.scheduler, wanted);
+    assert_eq!(harness.state().app().session().controls.sampling.scheduler, wanted);
     harness.get_by_label("Generate").click();
     complete(&mut harness);
     let link = harness.state().app().session().share().expect("a link");
-    assert_eq!(Share::parse(&link).expect("a good link").controls.scheduler, wanted, "{link}");
+    assert_eq!(
+        Share::parse(&link).expect("a good link").controls.sampling.scheduler,
+        wanted,
+        "{link}"
+    );
 
     let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
     harness.get_by_label("Adaptive").click_accesskit();
@@ -268,7 +273,7 @@ fn options_of_a_scheduler_are_set_by_name_and_travel_in_links() {
     harness.get_by_role_and_label(Role::Slider, "Relative tolerance").set_value_accesskit(1e-5);
     harness.run_steps(3);
     let controls = &harness.state().app().session().controls;
-    assert_eq!(controls.scheduler.get("rtol"), Some(1e-5));
+    assert_eq!(controls.sampling.scheduler.get("rtol"), Some(1e-5));
 }
 
 #[test]
@@ -289,7 +294,7 @@ fn typing_in_the_picker_filters_and_enter_takes_the_best() {
 #[test]
 fn a_run_can_be_paused_walked_on_and_cancelled() {
     let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
-    harness.state_mut().app_mut().session_mut().controls.steps = 200;
+    harness.state_mut().app_mut().session_mut().controls.sampling.steps = 200;
     harness.get_by_label("Generate").click();
     until(&mut harness, "a first step", |app| {
         app.session().record().is_some_and(|r| r.finished_steps() > 0)
@@ -353,20 +358,20 @@ fn a_finished_run_shows_where_its_tokens_went() {
 #[test]
 fn pressing_again_draws_something_else_and_a_changed_setting_keeps_the_seed() {
     let mut harness = finished(DESKTOP, file("tiny.safetensors", TINY), |_| ());
-    assert_eq!(harness.state().app().session().controls.seed, 5);
-    harness.state_mut().app_mut().session_mut().controls.guidance = 3.0;
+    assert_eq!(harness.state().app().session().controls.sampling.seed, 5);
+    harness.state_mut().app_mut().session_mut().controls.sampling.guidance = 3.0;
     harness.run_steps(2);
     harness.get_by_label("Generate").click();
     complete(&mut harness);
     assert_eq!(
-        harness.state().app().session().controls.seed,
+        harness.state().app().session().controls.sampling.seed,
         5,
         "to compare, only one thing changes"
     );
     harness.get_by_label("Generate another").click();
     harness.run_steps(3);
     complete(&mut harness);
-    assert_ne!(harness.state().app().session().controls.seed, 5);
+    assert_ne!(harness.state().app().session().controls.sampling.seed, 5);
     assert!(has(&harness, "Earlier runs"));
     let ends = |name: Option<String>| name.is_some_and(|name| name.ends_with(", seed 5"));
     harness
@@ -375,7 +380,7 @@ fn pressing_again_draws_something_else_and_a_changed_setting_keeps_the_seed() {
         .expect("the first run")
         .click();
     harness.run_steps(4);
-    assert_eq!(harness.state().app().session().record().map(|r| r.settings.seed), Some(5));
+    assert_eq!(harness.state().app().session().record().map(|r| r.settings.sampling.seed), Some(5));
 }
 
 #[test]

@@ -5,7 +5,8 @@ use diffmoe_viewer::session::{Card, Overlay, Selection, TOUR_STOPS};
 use super::*;
 
 fn explored(size: egui::Vec2) -> Shown {
-    let mut harness = finished(size, file("tiny.safetensors", TINY), |controls| controls.steps = 4);
+    let mut harness =
+        finished(size, file("tiny.safetensors", TINY), |controls| controls.sampling.steps = 4);
     harness.key_press(Key::E);
     harness.run_steps(3);
     complete(&mut harness);

@@ -55,6 +55,10 @@ class _Ancestral:
     def __init__(self, options: EpsilonOptions, run, process: Process):
         self.options, self.run, self.process = options, run, process
 
+    def level(self, index: int) -> tuple[float, float]:
+        """Signal and noise of the sample before step ``index``."""
+        return self.process.level(index)
+
     def step(self, index: int, z: np.ndarray) -> np.ndarray:
         process = self.process
         i = len(process.times) - 1 - index
@@ -93,6 +97,10 @@ class DDIM(EpsilonOptions):
 class _Implicit:
     def __init__(self, options: DDIM, run, process: Process):
         self.options, self.run, self.process = options, run, process
+
+    def level(self, index: int) -> tuple[float, float]:
+        """Signal and noise of the sample before step ``index``."""
+        return self.process.level(index)
 
     def step(self, index: int, z: np.ndarray) -> np.ndarray:
         process, eta = self.process, self.options.eta

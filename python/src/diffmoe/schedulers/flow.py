@@ -45,6 +45,10 @@ class _Stepper:
     def __init__(self, run, steps: int, heun: bool):
         self.run, self.steps, self.heun = run, steps, heun
 
+    def level(self, i: int) -> tuple[float, float]:
+        """Signal and noise of the sample before step ``i``."""
+        return i / self.steps, 1 - i / self.steps
+
     def step(self, i: int, z: np.ndarray) -> np.ndarray:
         """Heun's method evaluates both ends of a step. At ``t = 1`` a data prediction does not determine a velocity, so
         for such models the last step is an Euler step, which ends at the predicted data."""

@@ -59,9 +59,13 @@ class _Path:
         predict = 1 / self.alpha[i], self.sigma[i] / self.alpha[i]
         return self.options.predicted(self.run, z, self.times[i], predict)[0]
 
-    def beyond(self, i: int) -> float:
-        """Extrapolation factor of the second-order method; the first and last steps are of order 1."""
-        if i == 0 or i + 1 == self.steps:
+    def level(self, i: int) -> tuple[float, float]:
+        """Signal and noise of the sample at point ``i``."""
+        return self.alpha[i], self.sigma[i]
+
+    def beyond(self, i: int, is_first: bool) -> float:
+        """Extrapolation factor of the second-order method; the first step of a run and the last are of order 1."""
+        if is_first or i + 1 == self.steps:
             return 0.0
         return 0.5 * self.log_step(i) / self.log_step(i - 1)
 
@@ -83,11 +87,11 @@ class DPMSolver(EpsilonOptions):
 
 class _Dpm:
     def __init__(self, path: _Path):
-        self.path, self.before = path, None
+        self.path, self.level, self.before = path, path.level, None
 
     def step(self, i: int, z: np.ndarray) -> np.ndarray:
         now = self.path.data(i, z)
-        (of_sample, of_data), beyond = self.path.transfer(i), self.path.beyond(i)
+        (of_sample, of_data), beyond = self.path.transfer(i), self.path.beyond(i, self.before is None)
         before = now if self.before is None else self.before
         self.before = now
         return _sum((of_sample, z), (of_data * (1 + beyond), now), (-of_data * beyond, before))
@@ -106,15 +110,15 @@ class UniPC(EpsilonOptions):
 
 class _UniPc:
     def __init__(self, path: _Path):
-        self.path = path
+        self.path, self.level = path, path.level
         self.history: list[np.ndarray] = []  # predicted data at the previous two points, latest last
         self.corrected = None  # corrected sample at the start of the previous step
 
     def step(self, i: int, z: np.ndarray) -> np.ndarray:
         """``z`` and the result are predicted (uncorrected) samples at points ``i`` and ``i + 1``."""
         now = self.path.data(i, z)
-        self.corrected = z if i == 0 else self._correct(i, now)
-        (of_sample, of_data), beyond = self.path.transfer(i), self.path.beyond(i)
+        self.corrected = z if self.corrected is None else self._correct(i, now)
+        (of_sample, of_data), beyond = self.path.transfer(i), self.path.beyond(i, not self.history)
         before = self.history[-1] if self.history else now
         self.history = [*self.history[-1:], now]
         return _sum((of_sample, self.corrected), (of_data * (1 + beyond), now), (-of_data * beyond, before))
@@ -123,7 +127,7 @@ class _UniPc:
         """Corrected sample at point ``i``, from the one at ``i - 1`` and the data at ``i - 2``, ``i - 1`` and ``i``."""
         path, before = self.path, self.history[-1]
         of_sample, of_data = path.transfer(i - 1)
-        if i == 1:
+        if len(self.history) == 1:
             long_before, of_long_before, of_now = before, 0.0, 0.5
         else:
             h, r = path.log_step(i - 1), -path.log_step(i - 2) / path.log_step(i - 1)

@@ -28,6 +28,11 @@ class Process:
         """``ᾱ`` of the previous step; 1 for the first."""
         return self.alphas_bar[i - 1] if i else 1.0
 
+    def level(self, index: int) -> tuple[float, float]:
+        """Signal and noise of a sample before step ``index`` of a run, and after the last."""
+        bar = self.bar_before(len(self.times) - index)
+        return np.sqrt(bar), np.sqrt(1 - bar)
+
     def posterior_variance(self, i: int) -> float:
         """``β̃``, the posterior variance."""
         return self.betas[i] * (1 - self.bar_before(i)) / (1 - self.alphas_bar[i])

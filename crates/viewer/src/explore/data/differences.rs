@@ -93,25 +93,30 @@ impl Setting {
             Self::Odds => ODDS
                 .iter()
                 .map(|&odds| {
-                    with(format!("{odds:+}").replace('-', "−"), &|c| c.routing.log_odds += odds)
+                    with(format!("{odds:+}").replace('-', "−"), &|c| {
+                        c.sampling.routing.log_odds += odds
+                    })
                 })
                 .collect(),
             Self::Rule => RoutingRule::ALL
                 .iter()
-                .map(|&rule| with(rule.name().to_owned(), &|c| c.routing.rule = rule))
+                .map(|&rule| with(rule.name().to_owned(), &|c| c.sampling.routing.rule = rule))
                 .collect(),
             Self::Guidance => GUIDANCE
                 .into_iter()
-                .chain((!GUIDANCE.contains(&(2.0 * of.guidance))).then_some(2.0 * of.guidance))
-                .map(|scale| with(scale.to_string(), &|c| c.guidance = scale))
+                .chain(
+                    (!GUIDANCE.contains(&(2.0 * of.sampling.guidance)))
+                        .then_some(2.0 * of.sampling.guidance),
+                )
+                .map(|scale| with(scale.to_string(), &|c| c.sampling.guidance = scale))
                 .collect(),
             Self::Scheduler => SchedulerKind::for_objective(record.config.objective)
                 .into_iter()
-                .map(|kind| with(kind.name().to_owned(), &|c| c.scheduler = kind))
+                .map(|kind| with(kind.name().to_owned(), &|c| c.sampling.scheduler = kind))
                 .collect(),
             Self::Seed => (1..=SEEDS)
-                .map(|i| of.seed.wrapping_add(i))
-                .map(|seed| with(seed.to_string(), &|c| c.seed = seed))
+                .map(|i| of.sampling.seed.wrapping_add(i))
+                .map(|seed| with(seed.to_string(), &|c| c.sampling.seed = seed))
                 .collect(),
             Self::Label(place) => {
                 let Some(table) = record.config.labels.get(place) else { return Vec::new() };
@@ -169,20 +174,33 @@ pub(crate) fn differences(a: &Record, b: &Record) -> Vec<Difference> {
     if a.is_traced() || b.is_traced() {
         return found;
     }
-    put("γ shift", &|r| format!("{:+}", r.controls.routing.log_odds).replace('-', "−"));
-    put("γ", &|r| r.controls.routing.gamma.map_or("trained".to_owned(), |g| g.to_string()));
-    put("threshold shift", &|r| format!("{:+}", r.controls.routing.shift));
-    put("single thresholds", &|r| or_none(r.controls.shifts.to_string()));
-    put("rule", &|r| r.controls.routing.rule.name().to_owned());
-    put("muted", &|r| or_none(r.controls.muted.to_string()));
-    put("guidance", &|r| r.controls.guidance.to_string());
+    put("γ shift", &|r| format!("{:+}", r.controls.sampling.routing.log_odds).replace('-', "−"));
+    put("γ", &|r| {
+        r.controls.sampling.routing.gamma.map_or("trained".to_owned(), |g| g.to_string())
+    });
+    put("threshold shift", &|r| format!("{:+}", r.controls.sampling.routing.shift));
+    put("single thresholds", &|r| or_none(r.controls.sampling.shifts.to_string()));
+    put("rule", &|r| r.controls.sampling.routing.rule.name().to_owned());
+    put("muted", &|r| or_none(r.controls.sampling.muted.to_string()));
+    put("guidance", &|r| r.controls.sampling.guidance.to_string());
     put("guidance interval", &|r| {
-        let interval = r.controls.guidance_interval;
+        let interval = r.controls.sampling.guidance_interval;
         format!("{} to {}", interval.low, interval.high)
     });
-    put("scheduler", &|r| r.controls.scheduler.to_string());
-    put("steps", &|r| r.controls.steps.to_string());
-    put("seed", &|r| r.controls.seed.to_string());
+    put("scheduler", &|r| r.controls.sampling.scheduler.to_string());
+    put("steps", &|r| r.controls.sampling.steps.to_string());
+    put("seed", &|r| r.controls.sampling.seed.to_string());
+    put("variation", &|r| {
+        let sampling = &r.controls.sampling;
+        match sampling.variation_strength {
+            0.0 => "none".to_owned(),
+            share => format!("{share} of seed {}", sampling.variation_seed),
+        }
+    });
+    put("start image", &|r| match &r.controls.init {
+        Some(init) => format!("{} at strength {}", init.name, r.controls.sampling.strength),
+        None => "noise".to_owned(),
+    });
     for table in 0..a.config.labels.len().max(b.config.labels.len()) {
         let of = |r: &Record| r.config.labels.get(table).map(|table| table.name.clone());
         let name = of(a).or_else(|| of(b)).unwrap_or_default();

@@ -145,7 +145,7 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
                 odds(need),
                 odds(threshold)
             );
-            let rule = record.settings.routing.rule.hint();
+            let rule = record.settings.sampling.routing.rule.hint();
             format!(
                 "The capacity predictor, a small network, estimates how likely an expert is to take a token: its need. \
                  {rule} In block {block}, {numbers}; thresholds were learned in training."

@@ -120,7 +120,7 @@ fn what_does_not_fit_gets_the_memory_of_the_engine_and_is_told_else() {
             assert!(session.notes()[0].text.contains("20 are free"), "{:?}", session.notes());
         }
         // The engine that made room is made again.
-        session.controls.seed = 3;
+        session.controls.sampling.seed = 3;
         session.generate();
         ready(&mut session);
         assert_decoded(&session, &path, "vae_tiny_mini");

@@ -126,7 +126,7 @@ fn without_a_decoder_latents_are_shown_and_with_one_they_are_decoded() {
     session.remove_decoder();
     assert!(session.decoder().is_none());
     assert_eq!(last(session.record().unwrap()).rendering, Rendering::Decoded, "it was drawn so");
-    session.controls.seed = 12;
+    session.controls.sampling.seed = 12;
     session.generate();
     ready(&mut session);
     assert_eq!(last(session.record().unwrap()).rendering, Rendering::Latents);
@@ -208,19 +208,19 @@ fn decoding_can_be_paused_given_up_and_asked_for_again() {
     assert_decoded(&session, &path, "vae_tiny_mini");
 
     // The newest run takes precedence; the previous one is decoded when it is shown again.
-    session.controls.seed = 5;
+    session.controls.sampling.seed = 5;
     session.generate();
     until(&mut session, "decoding", decodes);
-    session.controls.seed = 6;
+    session.controls.sampling.seed = 6;
     session.generate();
     ready(&mut session);
-    assert_eq!(session.record().unwrap().settings.seed, 6);
+    assert_eq!(session.record().unwrap().settings.sampling.seed, 6);
     assert_decoded(&session, &path, "vae_tiny_mini");
     assert_eq!(last(&session.history()[1]).rendering, Rendering::Preview);
     session.show(1);
     assert!(decodes(&session));
     ready(&mut session);
-    assert_eq!(session.record().unwrap().settings.seed, 5);
+    assert_eq!(session.record().unwrap().settings.sampling.seed, 5);
     assert_decoded(&session, &path, "vae_tiny_mini");
 }
 

@@ -78,7 +78,7 @@ fn a_lost_device_changes_nothing_whatever_the_scheduler() {
     for scheduler in all.into_iter().filter(|scheduler| scheduler.resumes()) {
         for units in [10, 3 * 13 + 20, 70] {
             let mut session = opened(path.clone());
-            session.controls.scheduler = scheduler;
+            session.controls.sampling.scheduler = scheduler;
             failing(&mut session, vec![units]);
             session.generate();
             until(&mut session, "recovery", |s| s.phase() == Phase::Recovering);
@@ -93,7 +93,7 @@ fn an_adaptive_run_begins_anew_after_a_loss() {
     let (_folder, path) = file();
     let draw = |units: Vec<usize>| {
         let mut session = opened(path.clone());
-        session.controls.scheduler = "dopri5".parse().unwrap();
+        session.controls.sampling.scheduler = "dopri5".parse().unwrap();
         failing(&mut session, units);
         session.generate();
         ready(&mut session);
@@ -201,7 +201,7 @@ fn an_engine_that_does_not_fit_leaves_the_one_before() {
     assert!(session.notes().last().unwrap().text.contains("draw fewer"), "{:?}", session.notes());
     assert_eq!(session.record().unwrap().settings.labels[0].len(), 2, "the image stays");
     session.controls.count = 2;
-    session.controls.seed = 3;
+    session.controls.sampling.seed = 3;
     session.generate();
     ready(&mut session);
     assert_eq!(made.load(Ordering::Relaxed), 2, "the first engine is still good");

@@ -58,7 +58,7 @@ fn a_run_begins_with_the_slices_that_the_last_one_found() {
     }));
     let mut draw = |count, guidance| {
         session.controls.count = count;
-        session.controls.guidance = guidance;
+        session.controls.sampling.guidance = guidance;
         session.generate();
         ready(&mut session);
         std::mem::take(&mut *budgets.lock().unwrap())
