@@ -41,9 +41,7 @@ use crate::engine::{
     Engine, EngineError, GpuSamples, Keep, Progress, RunConfig, SliceTime, Snapshot,
 };
 use crate::model::Config;
-use crate::scheduler::{
-    Buffer, Next, Observation, ScheduleConfig, Scheduler, SchedulerState, StepNoise,
-};
+use crate::scheduler::{Buffer, Next, Observation, Scheduler, SchedulerState};
 use crate::trace::Trace;
 
 /// The noise of some images of a run, `[B, C, height, width]`.

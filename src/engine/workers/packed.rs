@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::codec::{Packed, packed_struct};
-use crate::engine::{ForwardRouting, LayerRouting, RunConfig, Scores, Snapshot, Stage};
+use crate::engine::{ForwardRouting, Keep, LayerRouting, RunConfig, Scores, Snapshot, Stage};
 use crate::model::{Muted, Routing, RoutingRule, Shifts};
-use crate::scheduler::{Branch, Denoise, Deviation, Instruction, Latent};
+use crate::scheduler::{Branch, Denoise, Deviation, Instruction, Latent, Level};
 
 packed_struct!(RunConfig {
     latent,
     buffers,
+    keep,
     labels,
     prompts,
     negative,
@@ -18,6 +19,8 @@ packed_struct!(RunConfig {
     shifts,
     record_scores,
 });
+packed_struct!(Keep { image, noise, mask });
+packed_struct!(Level { signal, noise });
 packed_struct!(Routing { rule, gamma, shift, log_odds });
 packed_struct!(Snapshot { steps, latent, routing, stage_ms, reports });
 packed_struct!(ForwardRouting { step, time, branch, layers });
@@ -111,6 +114,10 @@ impl Packed for Instruction {
                 4_u8.put(out);
                 latent.put(out);
             }
+            Self::Keep(level) => {
+                5_u8.put(out);
+                level.put(out);
+            }
         }
     }
 
@@ -128,18 +135,19 @@ impl Packed for Instruction {
             2 => Self::Combine { output: Packed::get(from)?, terms: Packed::get(from)? },
             3 => Self::Denoise(Packed::get(from)?),
             4 => Self::Report(Packed::get(from)?),
+            5 => Self::Keep(Packed::get(from)?),
             _ => return None,
         })
     }
 }
 
-impl Packed for Arc<Vec<f32>> {
+impl<T: Packed> Packed for Arc<T> {
     fn put(&self, out: &mut Vec<u8>) {
         (**self).put(out);
     }
 
     fn get(from: &mut &[u8]) -> Option<Self> {
-        Vec::get(from).map(Arc::new)
+        T::get(from).map(Self::new)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::engine::{ForwardRouting, LayerRouting, RunConfig, Scores, Snapshot, StageTimes};
+use crate::engine::{ForwardRouting, Keep, LayerRouting, RunConfig, Scores, Snapshot, StageTimes};
 use crate::scheduler::{Denoise, Instruction};
 
 /// `batch` images in up to `most` ranges that differ by one image at most.
@@ -21,7 +21,13 @@ fn cut<T: Clone>(values: &[T], batch: usize, part: &Range<usize>) -> Vec<T> {
 /// A run of some of its images.
 pub(super) fn run(config: &RunConfig, batch: usize, part: &Range<usize>) -> RunConfig {
     let buffers = config.buffers.iter().map(|(latent, values)| (*latent, cut(values, batch, part)));
+    let keep = config.keep.as_ref().map(|keep| {
+        let [image, noise, mask] =
+            [&keep.image, &keep.noise, &keep.mask].map(|values| cut(values, batch, part));
+        Arc::new(Keep { image, noise, mask })
+    });
     RunConfig {
+        keep,
         latent: cut(&config.latent, batch, part),
         buffers: buffers.collect(),
         labels: config.labels.iter().map(|rows| cut(rows, batch, part)).collect(),

@@ -8,7 +8,7 @@ use super::{Host, Link, Workers};
 use crate::checkpoint::Checkpoint;
 use crate::engine::EngineError;
 use crate::model::{Muted, Routing, RoutingRule};
-use crate::pipeline::{Backend, Pipeline, Run, RunState, Settings};
+use crate::pipeline::{Backend, InitImage, Pipeline, Run, RunState, Settings};
 use crate::trace::Trace;
 
 /// A worker on a thread.
@@ -148,7 +148,7 @@ fn a_run_goes_on_in_workers_where_another_engine_stopped() {
     let config = here.config().clone();
     let settings = Settings::builder(&config).images(3).seed(1).steps(4);
     let mut settings = settings.scheduler("unipc".parse().unwrap()).build().unwrap();
-    settings.muted = Muted::from_iter([(1, 2)]);
+    settings.sampling.muted = Muted::from_iter([(1, 2)]);
     let wanted = draw(&here, &settings);
     let mut run = here.start(settings.clone()).unwrap();
     while run.finished_steps() < 2 {
@@ -161,13 +161,29 @@ fn a_run_goes_on_in_workers_where_another_engine_stopped() {
     let bits: Vec<_> = finished.samples.iter().map(|value| value.to_bits()).collect();
     assert_eq!((bits, finished.trace), wanted);
     // The same engine serves another run, while the results of a dropped one are still on their way.
-    let noise = RunState::noise(&config, &settings, 0);
+    let noise = RunState::start(&config, &settings, 0);
     let mut dropped =
         Run::resume(finished.engine, &config, settings.clone(), noise.clone()).unwrap();
     dropped.advance(1).unwrap();
     let again = Run::resume(dropped.into_engine(), &config, settings, noise).unwrap();
     let bits = again.finish(|_| {}).unwrap().samples;
     assert_eq!(bits.iter().map(|value| value.to_bits()).collect::<Vec<_>>(), wanted.0);
+}
+
+#[test]
+fn each_worker_keeps_its_part_of_an_image() {
+    let checkpoint = model("flow", false);
+    let here = Pipeline::cpu(&checkpoint).unwrap();
+    let there = open(&checkpoint, &workers(2, usize::MAX));
+    let config = here.config().clone();
+    let plane = config.input_size[0] * config.input_size[1];
+    let len = config.in_channels * plane;
+    let image = InitImage::of_sample((0..len).map(|i| (i % 7) as f32 / 4.0 - 0.75).collect());
+    let mask = (0..plane).map(|i| if i % 3 == 0 { 0.0 } else { 1.0 }).collect();
+    let mut settings = Settings::builder(&config).images(3).seed(5).steps(4).build().unwrap();
+    settings.init = Some(image.with_mask(mask));
+    settings.sampling.strength = 0.75;
+    assert_eq!(draw(&there, &settings), draw(&here, &settings));
 }
 
 #[test]

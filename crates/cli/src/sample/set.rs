@@ -125,14 +125,14 @@ fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std
         all["guidance_interval"] = json!(settings.sampling.guidance_interval.to_string());
     }
     // Likewise.
-    if settings.routing.log_odds != 0.0 {
-        all["log_odds"] = json!(settings.routing.log_odds);
+    if settings.sampling.routing.log_odds != 0.0 {
+        all["log_odds"] = json!(settings.sampling.routing.log_odds);
     }
-    if !settings.shifts.is_empty() {
-        all["shifts"] = json!(settings.shifts.to_string());
+    if !settings.sampling.shifts.is_empty() {
+        all["shifts"] = json!(settings.sampling.shifts.to_string());
     }
-    if !settings.muted.is_empty() {
-        all["muted"] = json!(settings.muted.to_string());
+    if !settings.sampling.muted.is_empty() {
+        all["muted"] = json!(settings.sampling.muted.to_string());
     }
     if let (Some(_), Some(path)) = (vae, &arguments.vae) {
         let bytes =

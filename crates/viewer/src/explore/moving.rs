@@ -172,7 +172,7 @@ mod tests {
             assert_eq!(still[at..at + 3], [pixel.r(), pixel.g(), pixel.b()], "({x}, {y})");
         }
         let Ok(Saved::Recipe(recipe)) = Saved::from_png(&file) else { panic!("no settings") };
-        assert_eq!((recipe.image, recipe.seed), (Some(1), record.settings.seed));
+        assert_eq!((recipe.image, recipe.sampling.seed), (Some(1), record.settings.sampling.seed));
     }
 
     #[test]

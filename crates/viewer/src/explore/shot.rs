@@ -103,7 +103,7 @@ impl App {
             let made = [&self.explore.made, &self.explore.beside];
             let grounds = made.into_iter().flat_map(grounds).collect();
             let textures = Textures { grounds, pixels: &pixels };
-            let title = format!("{}, seed {}", record.config.name, record.settings.seed);
+            let title = format!("{}, seed {}", record.config.name, record.settings.sampling.seed);
             let bytes = drawn::svg(&shot.shapes, shot.rect, &textures, &title);
             return self.save(format!("{stem}.svg"), "image/svg+xml", Ok(bytes));
         }

@@ -20,7 +20,8 @@ fn draw_with(harness: &mut Shown, name: &str) {
         is_open && app.session().phase() == Phase::Ready
     });
     let session = harness.state_mut().app_mut().session_mut();
-    (session.controls.seed, session.controls.count, session.controls.steps) = (5, 2, 3);
+    (session.controls.sampling.seed, session.controls.count, session.controls.sampling.steps) =
+        (5, 2, 3);
     session.generate();
     complete(harness);
 }

@@ -324,7 +324,9 @@ fn two_runs_are_compared_and_the_link_shows_both() {
 #[test]
 fn a_link_of_two_shipped_models_shows_both_again() {
     let quick = |harness: &mut Shown| {
-        draw(harness, |controls| (controls.seed, controls.steps, controls.count) = (3, 2, 1));
+        draw(harness, |controls| {
+            (controls.sampling.seed, controls.sampling.steps, controls.count) = (3, 2, 1)
+        });
     };
     let mut harness = opened(DESKTOP, ModelSource::Named("eurosat".to_owned()));
     harness.key_press(Key::E);

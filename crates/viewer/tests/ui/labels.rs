@@ -85,12 +85,12 @@ fn an_atlas_is_measured_in_the_background_while_nothing_else_is_drawn() {
         harness.get_by_role_and_label(Role::Button, "Go on measuring").click();
         harness.run_steps(3);
         let runs = harness.state().app().session().history().len();
-        harness.state_mut().app_mut().session_mut().controls.seed = 6;
+        harness.state_mut().app_mut().session_mut().controls.sampling.seed = 6;
         harness.state_mut().app_mut().session_mut().generate();
         complete(&mut harness);
         let session = harness.state().app().session();
         assert_eq!(session.history().len(), runs + 1);
-        assert_eq!(session.record().map(|record| record.settings.seed), Some(6));
+        assert_eq!(session.record().map(|record| record.settings.sampling.seed), Some(6));
         until(&mut harness, "an atlas", |app| app.session().atlas().is_some());
         harness.run_steps(5);
         assert!(has(&harness, "Sort labels by C") && has(&harness, "Measured the atlas of tiny"));

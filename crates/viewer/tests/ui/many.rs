@@ -209,7 +209,7 @@ fn latents_are_explored_over_previews_and_decoded_images() {
         harness.run_steps(3);
         let draw = |harness: &mut Shown| {
             let session = harness.state_mut().app_mut().session_mut();
-            (session.controls.steps, session.controls.count) = (3, 2);
+            (session.controls.sampling.steps, session.controls.count) = (3, 2);
             session.generate();
             complete(harness);
         };
@@ -265,7 +265,7 @@ fn runs_of_prompts_are_explored() {
     let model = ModelSource::Path(root.join("t2i_tiny/model.safetensors"));
     for size in [DESKTOP, PHONE] {
         let mut harness = finished(size, model.clone(), |controls| {
-            (controls.steps, controls.count) = (2, 2);
+            (controls.sampling.steps, controls.count) = (2, 2);
             controls.prompt = "a red robot".to_owned();
         });
         harness.key_press(Key::E);
