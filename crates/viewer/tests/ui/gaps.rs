@@ -55,7 +55,8 @@ fn steps_without_an_unconditional_pass_say_so_in_every_card() {
         let selection = Selection { step: Some(4), patch: Some(6), card: Card::Patch, ..base };
         harness.state_mut().app_mut().explore(selection);
         harness.run_steps(3);
-        assert!(!has(&harness, "no expert") && !has(&harness, "takes the patch"));
+        assert!(!has(&harness, "does not take it") && !has(&harness, "takes the patch"));
+        assert!(!has(&harness, "Row 2, column 3"));
     }
 }
 
