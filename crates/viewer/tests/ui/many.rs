@@ -259,6 +259,30 @@ fn playing_has_speeds() {
     }
 }
 
+/// Images for looking at: `--run-ignored all` with `EXPLORE_PICTURES` set to a folder.
+#[test]
+#[ignore = "writes images"]
+fn pictures_of_many_experts() {
+    let Ok(folder) = std::env::var("EXPLORE_PICTURES") else {
+        println!("skipped: EXPLORE_PICTURES names no folder");
+        return;
+    };
+    for (name, size, grid) in [
+        ("small", DESKTOP, [8, 8]),
+        ("large", DESKTOP, [32, 32]),
+        ("phone", PHONE, [32, 32]),
+        ("screen", LARGE, [64, 64]),
+    ] {
+        let mut harness = explored(size, grid, 32);
+        let card = if name == "large" { Card::Place } else { Card::Experts };
+        let chosen = Selection { step: Some(2), patch: Some(9), card, ..Selection::default() };
+        harness.state_mut().app_mut().explore(chosen);
+        harness.run_steps(6);
+        let image = harness.render().expect("an image");
+        image.save(Path::new(&folder).join(format!("many-{name}.png"))).expect("a file");
+    }
+}
+
 #[test]
 fn runs_of_prompts_are_explored() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
