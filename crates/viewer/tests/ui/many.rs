@@ -259,12 +259,12 @@ fn playing_has_speeds() {
     }
 }
 
-/// Images for looking at: `--run-ignored all` with `EXPLORE_PICTURES` set to a folder.
+/// Images for looking at: `--run-ignored all` with `EXPLORE_IMAGES` set to a folder.
 #[test]
 #[ignore = "writes images"]
 fn pictures_of_many_experts() {
-    let Ok(folder) = std::env::var("EXPLORE_PICTURES") else {
-        println!("skipped: EXPLORE_PICTURES names no folder");
+    let Ok(folder) = std::env::var("EXPLORE_IMAGES") else {
+        println!("skipped: EXPLORE_IMAGES names no folder");
         return;
     };
     for (name, size, grid) in [

@@ -169,10 +169,14 @@ pub(crate) fn differences(a: &Record, b: &Record) -> Vec<Difference> {
             found.push(Difference { name: name.to_owned(), a, b });
         }
     };
+    let or_usual = |text: String| if text.is_empty() { "the usual".to_owned() } else { text };
     let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
     put("model", &|r| r.trace.model().to_owned());
     if a.is_traced() || b.is_traced() {
         return found;
+    }
+    if a.trace.model() == b.trace.model() {
+        put("model file", &|r| r.share.hash.clone().unwrap_or_default());
     }
     put("γ shift", &|r| format!("{:+}", r.controls.sampling.routing.log_odds).replace('-', "−"));
     put("γ", &|r| {
@@ -188,6 +192,12 @@ pub(crate) fn differences(a: &Record, b: &Record) -> Vec<Difference> {
         format!("{} to {}", interval.low, interval.high)
     });
     put("scheduler", &|r| r.controls.sampling.scheduler.to_string());
+    put("scheduler options", &|r| {
+        let options = r.controls.sampling.scheduler.changed_options();
+        let options =
+            options.map(|(option, value)| format!("{} {}", option.name, option.format(value)));
+        or_usual(options.collect::<Vec<_>>().join(", "))
+    });
     put("steps", &|r| r.controls.sampling.steps.to_string());
     put("seed", &|r| r.controls.sampling.seed.to_string());
     put("variation", &|r| {
@@ -206,7 +216,8 @@ pub(crate) fn differences(a: &Record, b: &Record) -> Vec<Difference> {
         let name = of(a).or_else(|| of(b)).unwrap_or_default();
         put(&name, &|r| choice(r, table));
     }
-    put("prompt", &|r| r.controls.prompt.clone());
+    put("prompt", &|r| or_none(r.controls.prompt.clone()));
+    put("negative prompt", &|r| or_none(r.controls.sampling.negative.clone()));
     put("images", &|r| r.labels.len().to_string());
     found
 }
@@ -215,6 +226,28 @@ pub(crate) fn differences(a: &Record, b: &Record) -> Vec<Difference> {
 mod tests {
     use super::*;
     use crate::session::tests::finished_record;
+
+    #[test]
+    fn settings_that_are_not_offered_are_named_too() {
+        let a = finished_record();
+        let named = |change: &dyn Fn(&mut Record)| {
+            let mut b = a.clone();
+            change(&mut b);
+            let found = differences(&a, &b).into_iter();
+            found.map(|d| format!("{}: {}, {}", d.name, d.a, d.b)).collect::<Vec<_>>()
+        };
+        let sampling = |change: fn(&mut diffmoe::pipeline::Sampling)| {
+            named(&|b: &mut Record| change(&mut b.controls.sampling))
+        };
+        assert_eq!(sampling(|s| s.negative = "blob".into()), ["negative prompt: none, blob"]);
+        let muted = sampling(|s| s.muted = [(3, 1)].into_iter().collect());
+        assert_eq!(muted, ["muted: none, 3:1"]);
+        let shifts = sampling(|s| s.shifts = "3=1.5".parse().unwrap());
+        assert_eq!(shifts, ["single thresholds: none, 3=1.5"]);
+        assert_eq!(named(&|b| b.controls.prompt = "a fox".into()), ["prompt: none, a fox"]);
+        let file = named(&|b| b.share.hash = Some("01234567".into()));
+        assert!(matches!(&file[..], [one] if one.starts_with("model file: ")), "{file:?}");
+    }
 
     #[test]
     fn every_offered_value_differs_in_its_setting_alone() {
