@@ -87,8 +87,12 @@ async function load({ bytes, inside }) {
     await glue.default({ module_or_path: counted(response, bytes) });
     return glue;
   }
-  const script = await (await unpacked("glue", "text/javascript")).blob();
-  const glue = await import(URL.createObjectURL(script));
+  const script = await (await unpacked("glue", "text/javascript")).text();
+  const address = (text) => URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
+  const glue = await import(address(script));
+  // The same for workers, which can neither import it nor be modules in a page from a file.
+  const plain = script.replace(/^export (function|class|async)/gm, "$1").replace(/^export \{.*\};?$/gm, "");
+  globalThis.diffmoeWorker = address(`(() => {${plain.replaceAll("import.meta.url", "self.location.href")}\nwork();\n})();`);
   await glue.default({ module_or_path: await (await unpacked("wasm", "application/wasm")).arrayBuffer() });
   for (const id of ["glue", "wasm"]) element(id).remove();
   return glue;

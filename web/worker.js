@@ -2,8 +2,9 @@
 // gets the compiled WebAssembly from the page and then computes what messages ask for.
 
 function diffmoe_worker() {
-  // A page in one file: this script is a Blob, and begins to work by itself (at the end of this file).
-  if (import.meta.url.startsWith("blob:")) return new Worker(import.meta.url, { type: "module", name: "diffmoe worker" });
+  // A page in one file has no other files, and browsers let a worker from a file load nothing: `start.js` has made one
+  // script of all of it.
+  if (globalThis.diffmoeWorker) return new Worker(globalThis.diffmoeWorker, { name: "diffmoe worker" });
   try {
     // Bundlers look for just this form.
     return new Worker(new URL("./diffmoe-worker.js", import.meta.url), { type: "module", name: "diffmoe worker" });
@@ -29,8 +30,4 @@ export function work() {
     }
     running = __wbg_init({ module_or_path: data }).then(() => self.postMessage("running"));
   };
-}
-
-if (import.meta.url.startsWith("blob:") && typeof WorkerGlobalScope === "function" && self instanceof WorkerGlobalScope && self.name === "diffmoe worker") {
-  work();
 }

@@ -53,6 +53,7 @@ pub enum FfnForm {
 
 /// A model's shape. Made only by [`Config::from_json`], which has checked every number.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a part of the architecture of its own")]
 pub struct Config {
     /// Short name, for display.
     pub name: String,

@@ -77,6 +77,7 @@ pub(crate) struct Beside;
 
 impl Beside {
     /// Nothing is left to wait for.
+    #[expect(clippy::unused_self, reason = "elsewhere a thread is waited for")]
     pub(crate) fn wait(self) {}
 }
 

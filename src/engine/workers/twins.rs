@@ -123,13 +123,11 @@ pub(super) fn owners(ops: &[Instruction]) -> Vec<Option<usize>> {
 pub(super) fn join(first: Snapshot, second: Snapshot, owners: &[Option<usize>]) -> Snapshot {
     let mut routing = [first.routing.into_iter(), second.routing.into_iter()];
     let mut next = |owner: &Option<usize>| -> Option<ForwardRouting> {
-        match owner {
-            Some(which) => routing[*which].next(),
-            None => {
-                routing[1].next();
-                routing[0].next()
-            }
-        }
+        let Some(which) = owner else {
+            routing[1].next();
+            return routing[0].next();
+        };
+        routing[*which].next()
     };
     let joined = owners.iter().filter_map(&mut next).collect();
     Snapshot { routing: joined, ..first }
