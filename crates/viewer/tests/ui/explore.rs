@@ -9,15 +9,8 @@ const TEN: &str = "tiny.safetensors";
 /// Explore after a run that kept its scores.
 fn explored(size: egui::Vec2, model: ModelSource) -> Shown {
     let mut harness = finished(size, model, |controls| controls.sampling.steps = 5);
-    harness.key_press(Key::E);
-    harness.run_steps(3);
-    complete(&mut harness);
+    open_explore(&mut harness);
     harness
-}
-
-fn selection(harness: &Shown) -> Selection {
-    let share = harness.state().app().share().expect("a link");
-    Share::parse(&share).expect("a good link").explore.expect("Explore is open")
 }
 
 #[test]
@@ -483,9 +476,7 @@ fn the_second_evaluation_of_a_step_is_chosen() {
     let mut harness = finished(DESKTOP, file(TEN, TINY), |controls| {
         controls.sampling.scheduler = "heun".parse().expect("a scheduler");
     });
-    harness.key_press(Key::E);
-    harness.run_steps(3);
-    complete(&mut harness);
+    open_explore(&mut harness);
     harness.get_by_role_and_label(Role::Button, "2nd").click();
     harness.run_steps(4);
     assert_eq!(selection(&harness).evaluation, 1);

@@ -11,9 +11,7 @@ use super::*;
 /// Explore with the tab open after a run of the tiny model.
 fn labels(size: egui::Vec2) -> Shown {
     let mut harness = finished(size, file("tiny.safetensors", TINY), |_| ());
-    harness.key_press(Key::E);
-    harness.run_steps(3);
-    complete(&mut harness);
+    open_explore(&mut harness);
     let selection = Selection { card: Card::Labels, ..Selection::default() };
     harness.state_mut().app_mut().explore(selection);
     harness.run_steps(4);

@@ -7,25 +7,8 @@ use super::*;
 fn explored(size: egui::Vec2) -> Shown {
     let mut harness =
         finished(size, file("tiny.safetensors", TINY), |controls| controls.sampling.steps = 4);
-    harness.key_press(Key::E);
-    harness.run_steps(3);
-    complete(&mut harness);
+    open_explore(&mut harness);
     harness
-}
-
-fn selection(harness: &Shown) -> Selection {
-    let share = harness.state().app().share().expect("a link");
-    Share::parse(&share).expect("a good link").explore.expect("Explore is open")
-}
-
-fn click(harness: &mut Shown, name: &str) {
-    harness.get_by_role_and_label(Role::Button, name).click();
-    harness.run_steps(3);
-}
-
-fn press(harness: &mut Shown, key: Key) {
-    harness.key_press(key);
-    harness.run_steps(3);
 }
 
 #[test]
