@@ -52,6 +52,11 @@ pub(super) fn file(name: &str, config: &str) -> ModelSource {
     bytes(name, std::fs::read(path).expect("the file"))
 }
 
+/// The small DiffMoE of most tests.
+pub(super) fn tiny() -> ModelSource {
+    file("tiny.safetensors", TINY)
+}
+
 /// An image decoder of the fixtures; its configuration lies beside it.
 pub(super) fn decoder() -> ModelSource {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
@@ -194,4 +199,19 @@ pub(super) fn can_paint() -> bool {
         );
     }
     found
+}
+
+/// Explore after a run that kept its scores.
+pub(super) fn explored(size: egui::Vec2, model: ModelSource) -> Shown {
+    let mut harness = finished(size, model, |controls| controls.sampling.steps = 5);
+    open_explore(&mut harness);
+    harness
+}
+
+/// Draws with other settings, and waits for it.
+pub(super) fn draw(harness: &mut Shown, change: fn(&mut Controls)) {
+    change(&mut harness.state_mut().app_mut().session_mut().controls);
+    harness.state_mut().app_mut().session_mut().generate();
+    harness.run_steps(3);
+    complete(harness);
 }
