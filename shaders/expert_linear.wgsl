@@ -10,23 +10,11 @@
 // are read-only here and indexed by loop counters alone, which lets a validator prove that every
 // barrier is reached by all lanes.
 //
-// A lane sums a 4 × 4 block in registers: eight 16-byte reads of workgroup memory feed 64
-// multiply-adds. Its rows and columns are LANES_Y and LANES_X apart, so that neighbours write
-// neighbours. All that a lane reads of a tile lies in one row of the array, at places that are constants
-// once the loop is unrolled: one index needs a bounds check.
+// How the lanes share a tile is said in `shared/product_tile`. They stage all rows at once, and half of the columns.
 
 override LANES_X: u32;
 override LANES_Y: u32;
 override GATHERS: bool = true;
-
-const QUADS = 4u;           // quads of K that are staged at a time
-const ROW = QUADS * 4u + 1u;  // four rows or columns, and padding: 272 bytes spread eight lanes over all banks
-override TILE_ROWS: u32 = LANES_Y * 4u;
-// Rows that the lanes stage at once: all rows of a tile, and half of its columns.
-override STAGERS: u32 = LANES_X * LANES_Y / QUADS;
-
-var<workgroup> x_tile: array<array<vec4<f32>, ROW>, LANES_Y>;
-var<workgroup> weight_tile: array<array<vec4<f32>, ROW>, LANES_X>;
 
 @compute @workgroup_size(LANES_X, LANES_Y)
 fn main(
@@ -55,40 +43,25 @@ fn main(
     var w0 = staged_words(tile.expert, p0, piece);
     var w1 = staged_words(tile.expert, p1, piece);
 
-    var sum0 = vec4(0.0);
-    var sum1 = vec4(0.0);
-    var sum2 = vec4(0.0);
-    var sum3 = vec4(0.0);
+    var sum = Block();
     for (var start = 0u; start < params.quads; start += QUADS) {
         let k = start + piece;
         // The tiles of the round before are used up.
         workgroupBarrier();
-        x_tile[staged_row % LANES_Y][staged_row / LANES_Y * QUADS + piece] = x0;
-        weight_tile[staged_row % LANES_X][staged_row / LANES_X * QUADS + piece] = weight_numbers(w0, k);
-        weight_tile[staged_row % LANES_X][(staged_row + STAGERS) / LANES_X * QUADS + piece] = weight_numbers(w1, k);
+        stage_x(staged_row, piece, x0);
+        stage_weights(staged_row, piece, weight_numbers(w0, k));
+        stage_weights(staged_row + STAGERS, piece, weight_numbers(w1, k));
         workgroupBarrier();
         x0 = x_quad(is_row, first_quad, k + QUADS);
         w0 = staged_words(tile.expert, p0, k + QUADS);
         w1 = staged_words(tile.expert, p1, k + QUADS);
-        for (var k = 0u; k < QUADS; k++) {
-            // Four columns of weights, turned so that `w[i]` holds number i of each.
-            let w = transpose(mat4x4<f32>(
-                weight_tile[local.x][k],
-                weight_tile[local.x][k + QUADS],
-                weight_tile[local.x][k + QUADS * 2u],
-                weight_tile[local.x][k + QUADS * 3u],
-            ));
-            sum0 = add_products(sum0, x_tile[local.y][k], w);
-            sum1 = add_products(sum1, x_tile[local.y][k + QUADS], w);
-            sum2 = add_products(sum2, x_tile[local.y][k + QUADS * 2u], w);
-            sum3 = add_products(sum3, x_tile[local.y][k + QUADS * 3u], w);
-        }
+        sum = add_tile(sum, local.xy);
     }
     let ending = ending_of(tile, group.x, local.x, LANES_X);
-    store(tile, local.y, ending, sum0);
-    store(tile, local.y + LANES_Y, ending, sum1);
-    store(tile, local.y + LANES_Y * 2u, ending, sum2);
-    store(tile, local.y + LANES_Y * 3u, ending, sum3);
+    store(tile, local.y, ending, sum.row0);
+    store(tile, local.y + LANES_Y, ending, sum.row1);
+    store(tile, local.y + LANES_Y * 2u, ending, sum.row2);
+    store(tile, local.y + LANES_Y * 3u, ending, sum.row3);
 }
 
 // A quad of x; zeros beyond the tile and beyond K.

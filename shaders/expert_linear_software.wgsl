@@ -80,3 +80,8 @@ fn main(
 fn first_quad(tile: Tile, row: u32) -> u32 {
     return source_row(tile, min(row, tile.rows - 1u)) * params.quads;
 }
+
+// Four rows of x · W at once: adds a quad of x times a 4 × 4 block, number by number.
+fn add_products(sum: vec4<f32>, a: vec4<f32>, w: mat4x4<f32>) -> vec4<f32> {
+    return sum + a.x * w[0] + a.y * w[1] + a.z * w[2] + a.w * w[3];
+}

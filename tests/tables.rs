@@ -33,13 +33,22 @@ fn the_types_of_the_javascript_api_have_every_choice() {
     }
 }
 
-/// The comment above an option names the schedulers that have it.
+/// The comment above an option of the JavaScript API.
+fn comment<'a>(types: &'a str, option: &str) -> &'a str {
+    let end = types.find(&format!("{option}?:")).expect("an option");
+    types[..end].rsplit("/**").next().unwrap_or_default()
+}
+
+/// The comment above an option names the schedulers that have it, and that of the routing rule explains each.
 #[test]
 fn the_types_of_the_javascript_api_say_whose_option_it_is() {
     let types = file("web/diffmoe.d.ts");
+    for rule in RoutingRule::ALL {
+        let comment = comment(&types, "routing");
+        assert!(comment.contains(&format!("`{rule}`")), "{rule}: {comment}");
+    }
     for option in ALL.iter().flat_map(|info| info.options) {
-        let end = types.find(&format!("{}?:", option.camel_case())).expect("an option");
-        let comment = types[..end].rsplit("/**").next().unwrap_or_default();
+        let comment = comment(&types, &option.camel_case());
         for info in ALL {
             let has = info.options.iter().any(|other| other.name == option.name);
             let says = comment.contains(&format!("`{}`", info.name));

@@ -92,11 +92,6 @@ fn weight(expert: u32, place: Place, k: u32) -> vec4<f32> {
     return weight_quad(place.is_up, weight_row(expert, place.column), k);
 }
 
-// Four rows of x · W at once: adds a quad of x times a 4 × 4 block, number by number.
-fn add_products(sum: vec4<f32>, a: vec4<f32>, w: mat4x4<f32>) -> vec4<f32> {
-    return sum + a.x * w[0] + a.y * w[1] + a.z * w[2] + a.w * w[3];
-}
-
 // What a lane's four columns need at the end, for all of its rows.
 struct Ending {
     column: vec4<u32>,

@@ -1,24 +1,9 @@
-// The tile of `linear` and `linear_normal`, which differ in what they stage of x. Appended after either.
-//
-// A workgroup owns TILE_ROWS rows by TILE_COLUMNS columns of y (SwiGLU: half of the columns from W,
-// the same ones from U). It stages 16 columns of K at a time in workgroup memory, as quads along K, the
-// order in which both factors lie in memory. A lane sums a 4 × 4 block in registers: eight 16-byte
-// reads feed 64 multiply-adds. Its rows and columns are LANES_Y and LANES_X apart, so that neighbours
-// store neighbours. All that a lane reads of a tile lies in one row of the array, at places that are
-// constants once the loop is unrolled: one index needs a bounds check. The loop over K is uniform (its
+// The tile of `linear` and `linear_normal`, which differ in what they stage of x. Appended after either, with
+// `product_tile`. SwiGLU takes half of the columns of a tile from W, the same ones from U. The loop over K is uniform (its
 // bound is a uniform), and edges are handled by zeros, not by leaving early.
 
 override LANES_X: u32 = 16;
 override LANES_Y: u32 = 16;
-
-const QUADS = 4u;  // quads of K that are staged at a time
-const ROW = QUADS * 4u + 1u;  // four rows or columns, and padding: 272 bytes spread eight lanes over all banks
-override TILE_ROWS: u32 = LANES_Y * 4u;
-override TILE_COLUMNS: u32 = LANES_X * 4u;
-override STAGERS: u32 = LANES_X * LANES_Y / QUADS;  // rows or columns that the lanes stage at once, at least half
-
-var<workgroup> x_tile: array<array<vec4<f32>, ROW>, LANES_Y>;
-var<workgroup> weight_tile: array<array<vec4<f32>, ROW>, LANES_X>;
 
 @compute @workgroup_size(LANES_X, LANES_Y)
 fn main(
@@ -50,22 +35,19 @@ fn main(
         w1 = staged_words(place + STAGERS, columns, first_column, piece);
     }
 
-    var sum0 = vec4(0.0);  // one vector per row of the lane's block
-    var sum1 = vec4(0.0);
-    var sum2 = vec4(0.0);
-    var sum3 = vec4(0.0);
+    var sum = Block();
     for (var start = 0u; start < params.quads; start += QUADS) {
         let k = start + piece;
         let next = k + QUADS;
         // The tiles of the round before are used up.
         workgroupBarrier();
-        x_tile[place % LANES_Y][place / LANES_Y * QUADS + piece] = x_numbers(x0, rows.first, group.x, k);
-        weight_tile[place % LANES_X][place / LANES_X * QUADS + piece] = weight_numbers(w0, k);
+        stage_x(place, piece, x_numbers(x0, rows.first, group.x, k));
+        stage_weights(place, piece, weight_numbers(w0, k));
         if STAGERS < TILE_ROWS {
-            x_tile[place % LANES_Y][(place + STAGERS) / LANES_Y * QUADS + piece] = x_numbers(x1, rows.second, group.x, k);
+            stage_x(place + STAGERS, piece, x_numbers(x1, rows.second, group.x, k));
         }
         if STAGERS < TILE_COLUMNS {
-            weight_tile[place % LANES_X][(place + STAGERS) / LANES_X * QUADS + piece] = weight_numbers(w1, k);
+            stage_weights(place + STAGERS, piece, weight_numbers(w1, k));
         }
         workgroupBarrier();
         x0 = staged_x(rows.first, next);
@@ -76,19 +58,7 @@ fn main(
         if STAGERS < TILE_COLUMNS {
             w1 = staged_words(place + STAGERS, columns, first_column, next);
         }
-        for (var k = 0u; k < QUADS; k++) {
-            // Four columns of weights, turned so that `w[i]` holds number i of each.
-            let w = transpose(mat4x4<f32>(
-                weight_tile[local.x][k],
-                weight_tile[local.x][k + QUADS],
-                weight_tile[local.x][k + QUADS * 2u],
-                weight_tile[local.x][k + QUADS * 3u],
-            ));
-            sum0 = add_products(sum0, x_tile[local.y][k], w);
-            sum1 = add_products(sum1, x_tile[local.y][k + QUADS], w);
-            sum2 = add_products(sum2, x_tile[local.y][k + QUADS * 2u], w);
-            sum3 = add_products(sum3, x_tile[local.y][k + QUADS * 3u], w);
-        }
+        sum = add_tile(sum, local.xy);
     }
 
     // The end of the lane's block. What an element needs is loaded for many at once, so that lanes do not wait for
@@ -110,13 +80,13 @@ fn main(
         shift = vec4(shift.xy, 0.0, 0.0);
     }
     // Two rows at a time: four would take more registers than the loop above.
-    var z0 = sum0;
-    var z1 = sum1;
+    var z0 = sum.row0;
+    var z1 = sum.row1;
     let end = min(first_row + TILE_ROWS, params.rows);
     for (var top = first_row; top < end; top += LANES_Y * 2u) {
         if top > first_row {
-            z0 = sum2;
-            z1 = sum3;
+            z0 = sum.row2;
+            z1 = sum.row3;
         }
         let rows = vec2(top + local.y) + vec2(0u, LANES_Y);
         let row = min(rows, vec2(params.rows - 1u));
@@ -162,11 +132,6 @@ fn staged_words(v: u32, columns: u32, first_column: u32, k: u32) -> vec4<u32> {
         words = weight_words(v >= columns, column, k);
     }
     return words;
-}
-
-// Adds a quad of x times a 4 × 4 block, number by number: a chain of multiply-adds in every compiler, which `dot` is not.
-fn add_products(sum: vec4<f32>, a: vec4<f32>, w: mat4x4<f32>) -> vec4<f32> {
-    return sum + a.x * w[0] + a.y * w[1] + a.z * w[2] + a.w * w[3];
 }
 
 // SwiGLU leaves two results, in the first two components.

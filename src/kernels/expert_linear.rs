@@ -103,7 +103,7 @@ impl Kernel for ExpertLinear<'_> {
     /// Tiles in workgroup memory.
     const SHADER: Shader = shader!(
         "expert_linear",
-        shared: ["expert_linear", "weights", "activation"],
+        shared: ["product_tile", "expert_linear", "weights", "activation"],
         sizes: [LANES_X = LANES.0, LANES_Y = LANES.1]
     );
     /// Registers only, no barriers.

@@ -189,8 +189,10 @@ impl<'a> Call<'a> {
 
 impl Kernel for Call<'_> {
     /// Tiles in workgroup memory.
-    const SHADER: Shader =
-        shader!("linear", shared: ["linear_tile", "linear", "weights", "activation"]);
+    const SHADER: Shader = shader!(
+        "linear",
+        shared: ["linear_tile", "product_tile", "linear", "weights", "activation"]
+    );
     /// Registers only.
     const SOFTWARE: Option<Shader> = Some(shader!(
         "linear_software",

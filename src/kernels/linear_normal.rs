@@ -63,7 +63,7 @@ impl<'a> NormedCall<'a> {
 impl Kernel for NormedCall<'_> {
     const SHADER: Shader = shader!(
         "linear_normal",
-        shared: ["linear_tile", "linear", "weights", "activation"]
+        shared: ["linear_tile", "product_tile", "linear", "weights", "activation"]
     );
     type Params = Params;
 

@@ -96,7 +96,8 @@ mod tests {
             assert!(!rule.title().is_empty() && rule.hint().ends_with('.'));
         }
         let error = "dice".parse::<RoutingRule>().unwrap_err().to_string();
-        assert_eq!(error, "unknown routing rule \"dice\": expected token or pool");
+        let names = one_of(RoutingRule::ALL.iter().map(|rule| rule.name()));
+        assert_eq!(error, format!("unknown routing rule \"dice\": expected {names}"));
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::{Outcome, backend_parser};
 
 /// Record a run for the page, which shows it while the model is downloaded.
 ///
-/// Settings are the model's defaults, labels random rows from the seed. The file contains as many of the first images as
-/// its size allows, with the router's scores, rounded.
+/// The settings are the model's defaults; the labels are random rows from the seed. The file contains as many of the
+/// images as its size allows, with the router's scores, rounded.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe record --seed 7 --out assets/emoji.recording")]
@@ -24,19 +24,19 @@ pub(super) struct Arguments {
     /// Seed of the noise and of the labels.
     #[arg(long)]
     seed: u64,
-    /// Images of the run; fewer are recorded where not all fit.
+    /// Images of the run; fewer are recorded if not all fit.
     #[arg(long, default_value_t = 4)]
     count: usize,
     /// Denoising steps. Default: the model's.
     #[arg(long)]
     steps: Option<u32>,
-    /// Bytes that the file may have.
+    /// Maximum size of the file.
     #[arg(long, value_name = "BYTES", default_value_t = 150_000)]
     most: usize,
     /// Where to compute.
     #[arg(long, value_parser = backend_parser(), default_value = "cpu")]
     backend: Backend,
-    /// The file.
+    /// File to write.
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use command::{diffmoe, refused};
+use command::{draw, refused, succeeds};
 use serde_json::Value;
 
 /// A survey of three classes, two images each.
@@ -19,9 +19,7 @@ fn survey<'a>(path: &'a str, steps: &'a str, batch: &'a str) -> Vec<&'a str> {
 
 fn measure(path: &Path, steps: &str, batch: &str, more: &[&str]) -> String {
     let path = path.display().to_string();
-    let (code, stdout, stderr) = diffmoe(&[&survey(&path, steps, batch)[..], more].concat());
-    assert_eq!(code, 0, "{stderr}");
-    stdout + &stderr
+    succeeds(&[&survey(&path, steps, batch)[..], more].concat()).concat()
 }
 
 fn json(path: &Path) -> Value {
@@ -49,30 +47,9 @@ fn the_counts_are_those_of_the_traces_of_the_same_images() {
     // The same six images, drawn by `sample`.
     let [trace, image] = ["t.json", "x.png"].map(|name| folder.path().join(name));
     let [trace_name, image] = [&trace, &image].map(|path| path.display().to_string());
-    let (code, _, stderr) = diffmoe(&[
-        "sample",
-        "--model",
-        "eurosat",
-        "--backend",
-        "cpu",
-        "--class",
-        "Forest,River,SeaLake",
-        "--count",
-        "6",
-        "--steps",
-        "2",
-        "--seed",
-        "5",
-        "--scheduler",
-        "euler",
-        "--guidance",
-        "1",
-        "--trace",
-        &trace_name,
-        "--out",
-        &image,
-    ]);
-    assert_eq!(code, 0, "{stderr}");
+    let images = ["--model", "eurosat", "--class", "Forest,River,SeaLake", "--count", "6"];
+    let settings = ["--scheduler", "euler", "--guidance", "1"];
+    draw(&[&images[..], &settings, &["--trace", &trace_name, "--out", &image]].concat());
     let trace = json(&trace);
     let tokens = trace["tokens_per_picture"].as_u64().expect("T") as usize;
     assert_eq!(atlas["tokens"], tokens);
@@ -98,8 +75,8 @@ fn the_counts_are_those_of_the_traces_of_the_same_images() {
     }
 
     let path = path.display().to_string();
-    let (code, csv, _) = diffmoe(&["atlas", &path, "--csv"]);
-    assert_eq!((code, csv.lines().count()), (0, 1 + 3 * 4 * layers * 8));
+    let [csv, _] = succeeds(&["atlas", &path, "--csv"]);
+    assert_eq!(csv.lines().count(), 1 + 3 * 4 * layers * 8);
     let taken = table["taken"][1][2][0][3].to_string();
     let line = csv.lines().find(|line| line.starts_with("class,River,2,0.5,0.25,1,3,"));
     assert_eq!(line.and_then(|line| line.split(',').nth(7)), Some(&*taken), "{line:?}");

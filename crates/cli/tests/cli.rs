@@ -4,7 +4,7 @@ mod command;
 
 use std::path::{Path, PathBuf};
 
-use command::{diffmoe, fixture, refused};
+use command::{diffmoe, draw, fixture, refused, succeeds};
 
 struct Folder(tempfile::TempDir);
 
@@ -20,23 +20,17 @@ impl Folder {
     }
 }
 
-const QUICK: [&str; 9] =
-    ["sample", "--backend", "cpu", "--steps", "2", "--count", "2", "--seed", "5"];
-
 #[test]
 fn the_same_seed_writes_the_same_bytes_and_another_seed_does_not() {
     let folder = Folder::new();
-    let draw = |name: &str, more: &[&str]| {
-        let out = folder.text(name);
-        let arguments = [&QUICK[..], &["--out", &out], more].concat();
-        let (code, stdout, stderr) = diffmoe(&arguments);
-        assert_eq!(code, 0, "{stderr}");
+    let drawn = |name: &str, more: &[&str]| {
+        let [stdout, _] = draw(&[&["--out", &folder.text(name)], more].concat());
         assert!(stdout.contains("capacity C ="), "{stdout}");
         std::fs::read(folder.path(name)).expect("an image")
     };
-    let first = draw("a.png", &[]);
-    assert_eq!(first, draw("b.png", &[]));
-    assert_ne!(first, draw("c.png", &["--cfg", "4"]));
+    let first = drawn("a.png", &[]);
+    assert_eq!(first, drawn("b.png", &[]));
+    assert_ne!(first, drawn("c.png", &["--cfg", "4"]));
     let image = image::load_from_memory(&first).expect("a PNG");
     assert_eq!((image.width(), image.height()), (128 + 4 + 128, 128));
     let left_over = std::fs::read_dir(folder.0.path()).expect("the folder").count();
@@ -46,39 +40,18 @@ fn the_same_seed_writes_the_same_bytes_and_another_seed_does_not() {
 #[test]
 fn batches_do_not_change_images_under_the_token_rule() {
     let folder = Folder::new();
-    let draw = |batch: &str| {
+    let drawn = |batch: &str| {
         let out = folder.text(&format!("{batch}.png"));
         let trace = folder.text(&format!("{batch}.json"));
-        let arguments = [
-            "sample",
-            "--model",
-            "eurosat",
-            "--backend",
-            "cpu",
-            "--steps",
-            "2",
-            "--seed",
-            "5",
-            "--class",
-            "Forest,River",
-            "--count",
-            "3",
-            "--batch",
-            batch,
-            "--out",
-            &out,
-            "--trace",
-            &trace,
-        ];
-        let (code, _, stderr) = diffmoe(&arguments);
-        assert_eq!(code, 0, "{stderr}");
+        let images = ["--model", "eurosat", "--class", "Forest,River", "--count", "3"];
+        draw(&[&images[..], &["--batch", batch, "--out", &out, "--trace", &trace]].concat());
         let image = image::open(&out).expect("a PNG").to_rgb8();
         let trace: serde_json::Value =
             serde_json::from_slice(&std::fs::read(trace).expect("a trace")).expect("JSON");
         (image, trace)
     };
-    let (whole, trace) = draw("3");
-    let (parts, joined) = draw("2");
+    let (whole, trace) = drawn("3");
+    let (parts, joined) = drawn("2");
     let worst = whole.iter().zip(parts.iter()).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(worst <= Some(1), "{worst:?}");
     assert_eq!(trace["labels"], joined["labels"]);
@@ -104,18 +77,14 @@ fn batches_do_not_change_images_under_the_token_rule() {
 #[test]
 fn the_adaptive_solver_draws_an_image_close_to_many_small_steps() {
     let folder = Folder::new();
-    let draw = |more: &[&str]| {
+    let drawn = |more: &[&str]| {
         let out = folder.text(&format!("{}.png", more[1]));
-        let common =
-            ["sample", "--model", "eurosat", "--backend", "cpu", "--count", "2", "--seed", "5"];
-        let (code, _, stderr) = diffmoe(
-            &[&common[..], &["--class", "River", "--cfg", "1", "--out", &out], more].concat(),
-        );
-        assert_eq!(code, 0, "{stderr}");
+        let common = ["--model", "eurosat", "--class", "River", "--cfg", "1", "--out", &out];
+        draw(&[more, &common].concat());
         image::open(&out).expect("a PNG").to_rgb8()
     };
-    let adaptive = draw(&["--scheduler", "dopri5", "--rtol", "1e-4", "--atol", "1e-4"]);
-    let many = draw(&["--scheduler", "heun", "--steps", "80"]);
+    let adaptive = drawn(&["--scheduler", "dopri5", "--rtol", "1e-4", "--atol", "1e-4"]);
+    let many = drawn(&["--scheduler", "heun", "--steps", "80"]);
     let sum: u64 = adaptive.iter().zip(many.iter()).map(|(a, b)| u64::from(a.abs_diff(*b))).sum();
     let mean = sum as f64 / adaptive.len() as f64;
     // Routing jumps, so neither is exact: they differ by 3, 200 steps of Euler from 80 of Heun by 0.5, and
@@ -128,10 +97,7 @@ fn a_lower_threshold_gives_every_token_more_experts() {
     let folder = Folder::new();
     let capacity = |gamma: &str| {
         let (out, trace) = (folder.text("g.png"), folder.text("g.json"));
-        let arguments =
-            [&QUICK[..], &["--gamma", gamma, "--out", &out, "--trace", &trace]].concat();
-        let (code, _, stderr) = diffmoe(&arguments);
-        assert_eq!(code, 0, "{stderr}");
+        draw(&["--gamma", gamma, "--out", &out, "--trace", &trace]);
         let trace: serde_json::Value =
             serde_json::from_slice(&std::fs::read(trace).expect("a trace")).expect("JSON");
         (trace["capacity"].as_f64().expect("C"), trace["experts"].as_f64().expect("E"))
@@ -243,9 +209,8 @@ fn a_sharded_checkpoint_is_the_same_model() {
     let index = serde_json::json!({ "weight_map": map }).to_string();
     std::fs::write(folder.path("model.safetensors.index.json"), index).expect("a file");
     std::fs::copy(fixture("diffmoe_flow/case.json"), folder.path("case.json")).expect("a copy");
-    let (code, stdout, stderr) = diffmoe(&["info", &folder.text("model.safetensors.index.json")]);
-    assert_eq!(code, 0, "{stderr}");
-    let (_, one_file, _) = diffmoe(&["info", &fixture("diffmoe_flow/model.safetensors")]);
+    let [stdout, _] = succeeds(&["info", &folder.text("model.safetensors.index.json")]);
+    let [one_file, _] = succeeds(&["info", &fixture("diffmoe_flow/model.safetensors")]);
     assert_eq!(stdout, one_file);
     std::fs::remove_file(folder.path("part-1.safetensors")).expect("gone");
     refused(&["info", &folder.text("model.safetensors.index.json")], "part-1.safetensors");
@@ -272,8 +237,7 @@ fn recorded_answers_are_met_by_both_backends() {
     cases.extend(larger.map(|case| case.display().to_string()));
     for case in &cases {
         for backend in ["cpu", "gpu"] {
-            let (code, stdout, stderr) = diffmoe(&["verify", case, "--backend", backend]);
-            assert_eq!(code, 0, "{case} on {backend}:\n{stdout}{stderr}");
+            let [stdout, _] = succeeds(&["verify", case, "--backend", backend]);
             assert!(stdout.trim_end().ends_with(" passed, 0 failed"), "{stdout}");
             assert!(!stdout.contains("no results for"), "{stdout}");
         }
@@ -296,10 +260,8 @@ fn the_shipped_models_compute_what_the_trainer_computed() {
         std::fs::copy(answers, folder.path("io.safetensors")).expect("a copy");
         std::fs::write(folder.path("case.json"), case).expect("a file");
         for backend in ["cpu", "gpu"] {
-            let (code, stdout, stderr) =
-                diffmoe(&["verify", &folder.text(""), "--backend", backend]);
-            assert_eq!(code, 0, "{model} on {backend}:\n{stdout}{stderr}");
-            assert!(stdout.contains("ok    blocks.1.selected"), "{stdout}");
+            let [stdout, _] = succeeds(&["verify", &folder.text(""), "--backend", backend]);
+            assert!(stdout.contains("ok    blocks.1.selected"), "{model}: {stdout}");
         }
     }
 }
@@ -344,9 +306,7 @@ fn a_wrong_answer_fails_verification() {
 fn bench_reports_both_backends_and_one_submission_a_step() {
     let folder = Folder::new();
     let json = folder.text("bench.json");
-    let (code, stdout, stderr) =
-        diffmoe(&["bench", "--batch", "1", "--steps", "1", "--json", &json]);
-    assert_eq!(code, 0, "{stderr}");
+    let [stdout, _] = succeeds(&["bench", "--batch", "1", "--steps", "1", "--json", &json]);
     let report: serde_json::Value =
         serde_json::from_slice(&std::fs::read(json).expect("a report")).expect("JSON");
     let devices = report["devices"].as_array().expect("devices");
@@ -358,32 +318,14 @@ fn bench_reports_both_backends_and_one_submission_a_step() {
 #[test]
 fn a_gpu_draws_the_image_that_the_cpu_draws() {
     let folder = Folder::new();
-    let draw = |backend: &str| {
+    let drawn = |backend: &str| {
         let out = folder.text(&format!("{backend}.png"));
-        let arguments = [
-            "sample",
-            "--backend",
-            backend,
-            "--steps",
-            "3",
-            "--solver",
-            "euler",
-            "--count",
-            "1",
-            "--seed",
-            "11",
-            "--class",
-            "Residential",
-            "--model",
-            "eurosat",
-            "--out",
-            &out,
-        ];
-        let (code, _, stderr) = diffmoe(&arguments);
-        assert_eq!(code, 0, "{stderr}");
+        let image = ["--model", "eurosat", "--class", "Residential", "--seed", "11"];
+        let run = ["--steps", "3", "--solver", "euler", "--count", "1"];
+        draw(&[&image[..], &run, &["--backend", backend, "--out", &out]].concat());
         image::open(&out).expect("a PNG").to_rgb8()
     };
-    let worst = draw("cpu").iter().zip(draw("gpu").iter()).map(|(a, b)| a.abs_diff(*b)).max();
+    let worst = drawn("cpu").iter().zip(drawn("gpu").iter()).map(|(a, b)| a.abs_diff(*b)).max();
     assert!(worst <= Some(2), "{worst:?} of 255");
 }
 

@@ -2,13 +2,13 @@
 
 mod command;
 
-use command::{diffmoe, fixture, refused};
+use command::{diffmoe, fixture, refused, succeeds};
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
 
-/// A latent model's fixture, few steps.
+/// The arguments that draw three images with few steps.
 fn sample<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-    let quick = ["--backend", "cpu", "--steps", "2", "--count", "3", "--seed", "5", "--scale", "1"];
-    [&["sample", "--model", model], &quick[..], more].concat()
+    let three = ["--model", model, "--count", "3", "--scale", "1"];
+    command::sample(&[&three[..], more].concat())
 }
 
 #[test]
@@ -19,13 +19,10 @@ fn latents_that_were_kept_decode_to_the_same_images() {
         (fixture("diffmoe_flow/model.safetensors"), fixture("vae_tiny_mini/model.safetensors"));
     let [first, second, latents] = ["a.png", "b.png", "z.safetensors"].map(path);
     let arguments = sample(&model, &["--vae", &vae, "--out", &first, "--latents", &latents]);
-    let (code, stdout, stderr) = diffmoe(&arguments);
-    assert_eq!(code, 0, "{stderr}");
+    let [stdout, stderr] = succeeds(&arguments);
     assert!(stdout.contains("z.safetensors"), "{stdout}");
     assert!(stderr.contains("decoding 3 images of 32×32"), "{stderr}");
-    let decode = ["decode", &latents, "--vae", &vae, "--out", &second, "--backend", "cpu"];
-    let (code, _, stderr) = diffmoe(&decode);
-    assert_eq!(code, 0, "{stderr}");
+    succeeds(&["decode", &latents, "--vae", &vae, "--out", &second, "--backend", "cpu"]);
     // The file of `sample` also has the settings.
     let [image, second] = [first, second].map(|path| image::open(path).expect("a PNG"));
     assert!(image == second, "sampled and decoded in one go and in two");
@@ -34,9 +31,7 @@ fn latents_that_were_kept_decode_to_the_same_images() {
     // The same latents mean something else to another decoder.
     let other = fixture("vae_kl_mini/model.safetensors");
     let third = path("c.png");
-    let decode = ["decode", &latents, "--vae", &other, "--out", &third, "--backend", "cpu"];
-    let (code, _, stderr) = diffmoe(&decode);
-    assert_eq!(code, 0, "{stderr}");
+    succeeds(&["decode", &latents, "--vae", &other, "--out", &third, "--backend", "cpu"]);
     assert!(image::open(third).expect("a PNG") != second);
 }
 
@@ -52,14 +47,11 @@ fn a_converted_decoder_carries_its_configuration_and_decodes_the_same() {
         let vae = fixture(&format!("{case}/model.safetensors"));
         // No configuration lies beside the new file.
         let converted = path(&format!("{case}.safetensors"));
-        let (code, _, stderr) = diffmoe(&["convert", &vae, "--out", &converted]);
-        assert_eq!(code, 0, "{stderr}");
+        succeeds(&["convert", &vae, "--out", &converted]);
         let [before, after] =
             [(&vae, "before.png"), (&converted, "after.png")].map(|(vae, out)| {
                 let out = path(out);
-                let decode = ["decode", &latents, "--vae", vae, "--out", &out, "--backend", "cpu"];
-                let (code, _, stderr) = diffmoe(&decode);
-                assert_eq!(code, 0, "{stderr}");
+                succeeds(&["decode", &latents, "--vae", vae, "--out", &out, "--backend", "cpu"]);
                 std::fs::read(out).expect("an image")
             });
         assert!(before == after, "{case}");
@@ -98,13 +90,11 @@ fn recorded_decoders_are_met_by_both_backends_and_described() {
         [("vae_kl_mini", 11, "AutoencoderKL"), ("vae_tiny_mini", 7, "AutoencoderTiny")]
     {
         for backend in ["cpu", "gpu"] {
-            let (code, stdout, stderr) = diffmoe(&["verify", &fixture(case), "--backend", backend]);
-            assert_eq!(code, 0, "{case} on {backend}:\n{stdout}{stderr}");
+            let [stdout, _] = succeeds(&["verify", &fixture(case), "--backend", backend]);
             assert!(stdout.contains(&format!("{passed} passed, 0 failed")), "{stdout}");
         }
         let file = fixture(&format!("{case}/model.safetensors"));
-        let (code, stdout, _) = diffmoe(&["info", &file, "--tensors"]);
-        assert_eq!(code, 0);
+        let [stdout, _] = succeeds(&["info", &file, "--tensors"]);
         assert!(stdout.contains(kind) && stdout.contains("4 channels"), "{stdout}");
         assert!(stdout.contains("decoder."), "{stdout}");
     }

@@ -5,29 +5,20 @@ mod command;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use command::{diffmoe, refused};
+use command::{diffmoe, refused, sample, succeeds};
 
-/// Seven images in batches of three, two steps.
-const SET: [&str; 12] = [
-    "sample",
-    "--model",
-    "eurosat",
-    "--backend",
-    "cpu",
-    "--steps",
-    "2",
-    "--seed",
-    "5",
-    "--count",
-    "7",
-    "--batch",
-];
+/// The arguments that draw seven images in batches of three into a folder, unless `more` says otherwise.
+fn set<'a>(folder: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let seven = [["--model", "eurosat"], ["--count", "7"], ["--batch", "3"]];
+    let missing = seven.into_iter().filter(|[name, _]| !more.contains(name));
+    let all: Vec<_> =
+        missing.flatten().chain(["--set", folder]).chain(more.iter().copied()).collect();
+    sample(&all)
+}
 
+/// Draws such a set; returns what the tool printed.
 fn draw(folder: &Path, more: &[&str]) -> String {
-    let folder = folder.display().to_string();
-    let (code, stdout, stderr) = diffmoe(&[&SET[..], &["3", "--set", &folder], more].concat());
-    assert_eq!(code, 0, "{stderr}");
-    stdout + &stderr
+    succeeds(&set(&folder.display().to_string(), more)).concat()
 }
 
 /// Names and bytes of all files.
@@ -100,9 +91,7 @@ fn a_second_call_draws_what_is_missing_or_damaged() {
     assert_eq!(before[0], times().next().unwrap(), "the first was kept");
 
     // The set grows: its last batch was not full.
-    let text = set.display().to_string();
-    let more = [&SET[..10], &["8", "--batch", "3", "--set", &text]].concat();
-    assert_eq!(diffmoe(&more).0, 0);
+    draw(&set, &["--count", "8"]);
     let grown = files(&set);
     assert!(grown.len() == 3 && grown[..2] == whole[..2] && grown[2] != whole[2]);
 }
@@ -110,23 +99,19 @@ fn a_second_call_draws_what_is_missing_or_damaged() {
 #[test]
 fn other_settings_do_not_get_into_a_set() {
     let folder = tempfile::tempdir().expect("a folder");
-    let set = folder.path().join("set");
-    let text = set.display().to_string();
-    draw(&set, &["--shard", "1/3"]);
-    let base = [&SET[..], &["3", "--set", &text, "--shard", "2/3"]].concat();
-    let with = |more: &[&str], expected: &str| refused(&[&base[..], more].concat(), expected);
+    let path = folder.path().join("set");
+    let text = path.display().to_string();
+    draw(&path, &["--shard", "1/3"]);
+    let with = |more: &[&str], expected: &str| {
+        refused(&set(&text, &[&["--shard", "2/3"], more].concat()), expected);
+    };
     with(&["--cfg", "3.5"], "guidance 3.5 instead of");
     with(&["--routing", "pool"], "routing \"pool\" instead of \"token\"");
     with(&["--gamma", "0.3"], "gamma 0.3");
-    let other = |from: &str, to: &str, expected: &str| {
-        let replaced: Vec<&str> = base.iter().map(|&a| if a == from { to } else { a }).collect();
-        refused(&replaced, expected);
-    };
-    other("eurosat", "emoji", "another set");
-    other("5", "6", "seed 6 instead of 5");
-    let first = [&SET[..], &["3", "--set", &text, "--class", "River"]].concat();
-    refused(&first, "has other classes");
-    assert_eq!(files(&set).len(), 1, "refused requests write nothing");
+    with(&["--model", "emoji"], "another set");
+    with(&["--seed", "6"], "seed 6 instead of 5");
+    refused(&set(&text, &["--class", "River"]), "has other classes");
+    assert_eq!(files(&path).len(), 1, "refused requests write nothing");
 }
 
 #[test]
@@ -139,7 +124,7 @@ fn impossible_sets_are_refused() {
         assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
     };
     for shard in ["0/3", "4/3", "1", "x/y"] {
-        usage(&[&SET[..], &["3", "--set", &text, "--shard", shard]].concat(), "I from 1 to N");
+        usage(&set(&text, &["--shard", shard]), "I from 1 to N");
     }
     usage(&["sample", "--shard", "1/2"], "--set");
     usage(&["sample", "--set", &text, "--count", "4"], "--seed");
@@ -162,8 +147,7 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
     refused(&["join", &text(&set), "--out", &text(&npz)], "images 3 to 5 are missing");
     draw(&set, &["--shard", "2/2", "--class", "River,Forest"]);
     for out in [&npz, &pngs] {
-        let (code, _, stderr) = diffmoe(&["join", &text(&set), "--out", &text(out)]);
-        assert_eq!(code, 0, "{stderr}");
+        succeeds(&["join", &text(&set), "--out", &text(out)]);
     }
     let arrays = unzip(&npz);
     let array = |name: &str, head: &str| {
@@ -185,9 +169,8 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
 
     // The same images as a grid of one PNG has, whatever the batches.
     let grid = text(&folder.path().join("grid.png"));
-    let line =
-        [&SET[..], &["16", "--scale", "1", "--class", "River,Forest", "--out", &grid]].concat();
-    assert_eq!(diffmoe(&line).0, 0);
+    let images = ["--model", "eurosat", "--count", "7", "--class", "River,Forest"];
+    command::draw(&[&images[..], &["--batch", "16", "--scale", "1", "--out", &grid]].concat());
     let grid = image::open(&grid).expect("a PNG").to_rgb8();
     let first = image::imageops::crop_imm(&grid, 68, 0, 64, 64).to_image();
     let off = first.iter().zip(&images[12_288..24_576]).map(|(a, b)| a.abs_diff(*b)).max();

@@ -1,20 +1,11 @@
 //! `diffmoe convert` as a user meets it: PyTorch files in, model files out, hostile files refused.
 
+mod command;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
+use command::{diffmoe, succeeds};
 use diffmoe::checkpoint::{Checkpoint, TorchFile};
-
-/// Exit code, stdout, stderr.
-fn diffmoe(arguments: &[&str]) -> (i32, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_diffmoe"))
-        .args(arguments)
-        .output()
-        .expect("the tool starts");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    let code = output.status.code().expect("an exit code, not a signal");
-    (code, text(output.stdout), text(output.stderr))
-}
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -48,21 +39,16 @@ fn a_training_run_becomes_a_model_file() {
     // int4 loses up to a step of 1/8 of the largest number, opposite that number.
     for (dtype, allowed) in [("f32", 0.0), ("f16", 1e-3), ("int8", 5e-3), ("int4", 0.126)] {
         let out = folder.path().join(format!("{dtype}.safetensors"));
-        let (code, stdout, stderr) =
-            diffmoe(&["convert", &text(&run), "-o", &text(&out), "--dtype", dtype]);
-        assert_eq!(code, 0, "{stderr}");
+        let [stdout, _] = succeeds(&["convert", &text(&run), "-o", &text(&out), "--dtype", dtype]);
         assert!(stdout.contains("ema weights"), "{stdout}");
         let difference = largest_difference(&out, &run.join("expected.safetensors"));
         assert!(difference <= allowed, "{dtype}: {difference}");
         sizes.push(std::fs::metadata(&out).expect("the file").len());
-        let (code, stdout, stderr) = diffmoe(&["info", &text(&out)]);
-        assert_eq!(code, 0, "{stderr}");
+        let [stdout, _] = succeeds(&["info", &text(&out)]);
         assert!(stdout.contains("dense DiT, 1 blocks, hidden size 16, 2 heads of 8"), "{stdout}");
         // What is stored this way already stays what it is.
         let again = folder.path().join("again.safetensors");
-        let (code, _, stderr) =
-            diffmoe(&["convert", &text(&out), "-o", &text(&again), "--dtype", dtype]);
-        assert_eq!(code, 0, "{stderr}");
+        succeeds(&["convert", &text(&out), "-o", &text(&again), "--dtype", dtype]);
         let twice = largest_difference(&again, &out);
         assert!(twice <= if dtype == "int8" { 1e-6 } else { 0.0 }, "{dtype}: {twice}");
     }
@@ -106,8 +92,7 @@ fn an_official_checkpoint_gives_the_official_tensors() {
     let case = PathBuf::from(root).join("diffmoe_flow");
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("model.safetensors");
-    let (code, _, stderr) = diffmoe(&["convert", &text(&case), "-o", &text(&out)]);
-    assert_eq!(code, 0, "{stderr}");
+    succeeds(&["convert", &text(&case), "-o", &text(&out)]);
     let difference = largest_difference(&out, &case.join("model.safetensors"));
     assert!(difference <= 0.0, "{difference}");
 }
@@ -153,12 +138,10 @@ fn random_models_of_the_paper_s_shapes_load_in_parts() {
     let stem = folder.path().join("small.safetensors");
     for (dtype, stored, kinds) in [("int8", "I8", "int8"), ("int4", "I4", "int4")] {
         let make = ["make-random", "S-128", "-o", &text(&stem), "--dtype", dtype];
-        let (code, stdout, stderr) = diffmoe(&[&make[..], &["--part-mb", "10"]].concat());
-        assert_eq!(code, 0, "{stderr}");
+        let [stdout, _] = succeeds(&[&make[..], &["--part-mb", "10"]].concat());
         assert!(stdout.contains("small.safetensors.index.json"), "{stdout}");
         let index = folder.path().join("small.safetensors.index.json");
-        let (code, stdout, stderr) = diffmoe(&["info", &text(&index)]);
-        assert_eq!(code, 0, "{stderr}");
+        let [stdout, _] = succeeds(&["info", &text(&index)]);
         assert!(stdout.contains("Dense-S-128-Flow") && stdout.contains(stored), "{stdout}");
         assert!(stdout.contains(&format!("on a GPU with {kinds} weights")), "{stdout}");
     }
@@ -168,8 +151,7 @@ fn random_models_of_the_paper_s_shapes_load_in_parts() {
 
 #[test]
 fn presets_say_what_they_need_and_whether_it_is_here() {
-    let (code, stdout, stderr) = diffmoe(&["info", "--preset", "S-E16"]);
-    assert_eq!(code, 0, "{stderr}");
+    let [stdout, _] = succeeds(&["info", "--preset", "S-E16"]);
     for part in ["140,265,344", "activated", "file, int4", "processor", "gpu"] {
         assert!(stdout.contains(part), "{stdout}");
     }

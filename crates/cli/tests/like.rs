@@ -4,7 +4,7 @@ mod command;
 
 use std::path::Path;
 
-use command::{diffmoe, refused};
+use command::{refused, succeeds};
 use diffmoe::pipeline::{Parameters, Recipe, Saved};
 use diffmoe::pixels::{RgbImage, text};
 
@@ -12,8 +12,7 @@ use diffmoe::pixels::{RgbImage, text};
 fn draw(out: &Path, more: &[&str]) {
     let out = out.display().to_string();
     let quick = ["sample", "--backend", "cpu", "--out", &out];
-    let (code, _, stderr) = diffmoe(&[&quick[..], more].concat());
-    assert_eq!(code, 0, "{more:?}: {stderr}");
+    succeeds(&[&quick[..], more].concat());
 }
 
 fn recipe(file: &Path) -> Recipe {
@@ -144,9 +143,7 @@ fn files_of_other_programs_and_files_without_settings() {
         "a fox\nSteps: 2, Sampler: DDIM, CFG scale: 1.5, Seed: 99, Model: v1-5",
     );
     let out = path("out.png").display().to_string();
-    let (code, _, stderr) =
-        diffmoe(&["sample", "--backend", "cpu", "--out", &out, "--like", &foreign]);
-    assert_eq!(code, 0, "{stderr}");
+    let [_, stderr] = succeeds(&["sample", "--backend", "cpu", "--out", &out, "--like", &foreign]);
     assert!(
         stderr.contains("v1-5") && stderr.contains("\"DDIM\"") && stderr.contains("no prompts"),
         "{stderr}"

@@ -4,7 +4,7 @@ mod command;
 
 use std::path::{Path, PathBuf};
 
-use command::{diffmoe, fixture, refused};
+use command::{draw, fixture, refused, succeeds};
 use diffmoe::checkpoint::{TensorFile, random_tensor, write_model};
 use diffmoe::model::{Config, Storage};
 
@@ -28,11 +28,8 @@ fn text_of(path: &Path) -> String {
 }
 
 /// Draws five images; what the tool said on stderr.
-fn sample(model: &str, more: &[&str]) -> String {
-    let quick = ["--steps", "2", "--count", "5", "--seed", "5", "--scale", "1"];
-    let arguments = [&["sample", "--model", model], &quick[..], more].concat();
-    let (code, _, stderr) = diffmoe(&arguments);
-    assert_eq!(code, 0, "{stderr}");
+fn five(model: &str, more: &[&str]) -> String {
+    let [_, stderr] = draw(&[&["--model", model, "--count", "5", "--scale", "1"], more].concat());
     stderr
 }
 
@@ -46,14 +43,13 @@ fn wide_and_high_images_are_drawn_on_both_backends_with_their_routing() {
     let path = |name: &str| text_of(&folder.path().join(name));
     for (size, [height, width]) in [("[4, 10]", [4, 10]), ("[10, 4]", [10, 4])] {
         let model = model(folder.path(), "pixels", size);
-        let (code, stdout, stderr) = diffmoe(&["info", &model]);
-        assert_eq!(code, 0, "{stderr}");
+        let [stdout, _] = succeeds(&["info", &model]);
         assert!(stdout.contains(&format!("{width}×{height}, 3 channels of pixels")), "{stdout}");
         assert!(stdout.contains("10 tokens of 2×2"), "{stdout}");
 
         let [cpu, gpu, trace] = ["cpu.png", "gpu.png", "trace.json"].map(path);
-        sample(&model, &["--backend", "cpu", "--out", &cpu, "--trace", &trace]);
-        sample(&model, &["--backend", "gpu", "--out", &gpu]);
+        five(&model, &["--out", &cpu, "--trace", &trace]);
+        five(&model, &["--backend", "gpu", "--out", &gpu]);
         let (cpu, gpu) = (open(cpu), open(gpu));
         // Five images, three in a row.
         assert_eq!(cpu.dimensions(), (3 * width + 2 * 4, 2 * height + 4));
@@ -74,15 +70,12 @@ fn wide_latents_are_kept_and_decoded() {
     let model = model(folder.path(), "latents", "[4, 6]");
     let vae = fixture("vae_tiny_mini/model.safetensors");
     let [first, second, latents] = ["a.png", "b.png", "z.safetensors"].map(path);
-    let more = ["--backend", "cpu", "--vae", &vae, "--out", &first, "--latents", &latents];
-    let said = sample(&model, &more);
+    let said = five(&model, &["--vae", &vae, "--out", &first, "--latents", &latents]);
     assert!(said.contains("decoding 5 images of 24×16"), "{said}");
     let kept = TensorFile::open(&PathBuf::from(&latents)).expect("the latents");
     assert_eq!(kept.shape("latents").expect("latents"), [5, 4, 4, 6]);
     assert_eq!(open(&first).dimensions(), (3 * 24 + 2 * 4, 2 * 16 + 4));
-    let decode = ["decode", &latents, "--vae", &vae, "--out", &second, "--backend", "cpu"];
-    let (code, _, stderr) = diffmoe(&decode);
-    assert_eq!(code, 0, "{stderr}");
+    succeeds(&["decode", &latents, "--vae", &vae, "--out", &second, "--backend", "cpu"]);
     assert!(open(first) == open(second), "sampled and decoded in one go and in two");
 }
 
@@ -92,23 +85,18 @@ fn sets_of_wide_images_are_joined() {
     let path = |name: &str| text_of(&folder.path().join(name));
     let model = model(folder.path(), "pixels", "[4, 10]");
     let [set, pngs, one] = ["set", "pngs", "one.png"].map(path);
-    let draw = ["sample", "--model", &model, "--backend", "cpu", "--steps", "1"];
-    let draw = [&draw[..], &["--count", "3", "--seed", "5"]].concat();
-    let (code, _, stderr) = diffmoe(&[&draw[..], &["--set", &set]].concat());
-    assert_eq!(code, 0, "{stderr}");
-    let (code, _, stderr) = diffmoe(&["join", &set, "--out", &pngs]);
-    assert_eq!(code, 0, "{stderr}");
+    let three = ["--model", &model, "--steps", "1", "--count", "3"];
+    draw(&[&three[..], &["--set", &set]].concat());
+    succeeds(&["join", &set, "--out", &pngs]);
     let second = open(folder.path().join("pngs/00000001.png"));
     assert_eq!(second.dimensions(), (10, 4));
-    let (code, _, stderr) = diffmoe(&[&draw[..], &["--out", &one, "--scale", "1"]].concat());
-    assert_eq!(code, 0, "{stderr}");
+    draw(&[&three[..], &["--out", &one, "--scale", "1"]].concat());
     assert!(open(one).enumerate_pixels().any(|(_, _, p)| p == second.get_pixel(0, 0)));
 }
 
 #[test]
 fn shapes_of_presets_can_be_changed() {
-    let (code, stdout, stderr) = diffmoe(&["info", "--preset", "S-E16", "--size", "16x24"]);
-    assert_eq!(code, 0, "{stderr}");
+    let [stdout, _] = succeeds(&["info", "--preset", "S-E16", "--size", "16x24"]);
     assert!(stdout.contains("parameters"), "{stdout}");
     let out = ["-o", "never.safetensors"];
     let make = |size| [&["make-random", "S-128", "--size", size][..], &out].concat();

@@ -19,9 +19,9 @@ use survey::Planned;
 
 /// Measure which expert works on which label at which noise level, and which labels need most compute.
 ///
-/// Draws images of many labels and counts the tokens that each expert takes of each label, by layer and noise level;
-/// beside it stands what the same counts give when labels are dealt out at random. Explore shows the result under
-/// Labels. A survey that was interrupted goes on where it was when the same command is given again.
+/// Draws images of many labels and counts the tokens that each expert takes from each label, by layer and noise level.
+/// For comparison, the same is computed with labels assigned to the images at random. Explore shows the result under
+/// Labels. The same command resumes an interrupted survey.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe atlas emoji
@@ -36,16 +36,16 @@ pub(super) struct Arguments {
     /// Labels to draw, by name or number. Default: some of them, evenly spread over the model's list.
     #[arg(long, value_name = "NAME|NUMBER", value_delimiter = ',')]
     class: Vec<String>,
-    /// Drawing styles, for models that know styles; as `--class`. Every label is drawn in every style.
+    /// Drawing styles, for models with styles; like `--class`. Every label is drawn in every style.
     #[arg(long, value_name = "NAME|NUMBER", value_delimiter = ',')]
     style: Vec<String>,
-    /// Prompts, for models that read text; give it several times. Default: the model's examples.
+    /// Prompt, for text-conditioned models; repeat the option for several. Default: the model's examples.
     #[arg(long, value_name = "TEXT")]
     prompt: Vec<String>,
-    /// Labels that are drawn where none are named.
+    /// Number of labels to draw if none are named.
     #[arg(long, default_value_t = 48)]
     labels: usize,
-    /// Images of each label, or of each label in each style. Default: about 24 of a label, at least one of each
+    /// Images of each label, or of each label in each style. Default: about 24 per label, at least one per
     /// combination.
     #[arg(long)]
     seeds: Option<usize>,
@@ -55,25 +55,25 @@ pub(super) struct Arguments {
     /// Denoising steps.
     #[arg(long, default_value_t = 8)]
     steps: u32,
-    /// Guidance scale: 1 is none. Default: the model's.
+    /// Guidance scale: 1 switches it off. Default: the model's.
     #[arg(long, visible_alias = "cfg", value_name = "SCALE", allow_negative_numbers = true)]
     guidance: Option<f32>,
-    /// How to get from noise to data; here the default is the plainest scheduler, euler or ddim.
+    /// Scheduler; here the default is euler for flow models and ddim for DDPM models.
     #[command(flatten)]
     scheduler: SchedulerOptions,
-    /// Images that share one pass through the model.
+    /// Batch size: images that share one pass through the model.
     #[arg(long, default_value_t = 16)]
     batch: usize,
     /// Where to compute.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
     backend: Backend,
-    /// What large matrices are on a graphics device; sums are f32 in any case.
+    /// Format of large matrices on a GPU; sums are always f32.
     #[arg(long, value_enum, default_value = "auto")]
     weights: WeightsName,
-    /// The atlas. Default: MODEL.atlas.json, beside a model file.
+    /// Atlas to write. Default: MODEL.atlas.json, beside the model file.
     #[arg(long, value_name = "FILE.json")]
     out: Option<PathBuf>,
-    /// Measure nothing: print an atlas that is there already, a line for each label, noise level, layer and expert.
+    /// Print an existing atlas as CSV instead of measuring one: a line for each label, noise level, layer and expert.
     #[arg(long)]
     csv: bool,
 }

@@ -29,8 +29,8 @@ use shard::Shard;
 /// Generate images and write them as one PNG.
 ///
 /// Without options: sixteen images of random classes from the embedded model. The seed is printed; the same seed
-/// and settings reproduce the image, bit for bit on the same machine. The PNG contains the settings: --like or
-/// dropping the file on the app reproduces it.
+/// and settings reproduce the image, bit for bit on the same machine. The PNG contains the settings: pass it to --like
+/// or drop it on the app to draw the same images again.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe sample
@@ -48,8 +48,8 @@ pub(super) struct Arguments {
     /// Embedded model, or a safetensors file. Default: emoji, or the model of --like.
     #[arg(long, value_name = "NAME|FILE")]
     model: Option<String>,
-    /// Use the settings inside a saved PNG, also of another program as far as they apply; other options override
-    /// them.
+    /// Use the settings inside a saved PNG, or those of another program's PNG as far as they apply; other options
+    /// override them.
     #[arg(long, value_name = "FILE.png", conflicts_with = "set")]
     like: Option<PathBuf>,
     /// Class to draw, by name or number; several take turns. `any` is the null label. Default: random.
@@ -108,8 +108,7 @@ pub(super) struct Arguments {
     /// Format of large matrices on a GPU; sums are always f32. Default: auto.
     #[arg(long, value_enum)]
     weights: Option<WeightsName>,
-    /// Routing rule. Default: token.
-    #[arg(long, value_parser = rule_parser())]
+    #[arg(long, value_parser = rule_parser(), help = format!("Routing rule. Default: {}", RoutingRule::default()))]
     routing: Option<RoutingRule>,
     /// One threshold for all experts instead of the learned ones, 0 to 1; lower means more compute.
     #[arg(long, value_name = "THRESHOLD", allow_negative_numbers = true)]

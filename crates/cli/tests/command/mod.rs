@@ -14,6 +14,25 @@ pub fn diffmoe(arguments: &[&str]) -> (i32, String, String) {
     (status.code().expect("an exit code, not a signal"), text(stdout), text(stderr))
 }
 
+/// Runs the tool, asserts that it succeeds; returns stdout and stderr.
+pub fn succeeds(arguments: &[&str]) -> [String; 2] {
+    let (code, stdout, stderr) = diffmoe(arguments);
+    assert_eq!(code, 0, "{arguments:?}:\n{stdout}{stderr}");
+    [stdout, stderr]
+}
+
+/// The arguments of a quick `diffmoe sample`: on the CPU, two steps, two images, seed 5, unless `more` says otherwise.
+pub fn sample<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let quick = [["--backend", "cpu"], ["--steps", "2"], ["--count", "2"], ["--seed", "5"]];
+    let missing = quick.into_iter().filter(|[name, _]| !more.contains(name));
+    ["sample"].into_iter().chain(missing.flatten()).chain(more.iter().copied()).collect()
+}
+
+/// Runs such a `diffmoe sample`; returns stdout and stderr.
+pub fn draw(more: &[&str]) -> [String; 2] {
+    succeeds(&sample(more))
+}
+
 /// Asserts that a request is refused with exit code 2, one sentence and no panic.
 pub fn refused(arguments: &[&str], expected: &str) {
     let (code, _, stderr) = diffmoe(arguments);

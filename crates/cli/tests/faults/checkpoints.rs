@@ -6,7 +6,7 @@ use std::process::Command;
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::model::Config;
 
-use super::command::{diffmoe, fixture, refused};
+use super::command::{diffmoe, fixture, refused, succeeds};
 use super::model::{Tensor, config, tensors, write};
 use super::torch::{self, bare};
 
@@ -59,8 +59,7 @@ fn converting_a_model_file_checks_its_tensors() {
     refused(&["convert", &text(&source), "-o", &text(&out)], "expected [12, 4]");
     std::fs::remove_file(folder.path().join("case.json")).expect("gone");
     write(&source, &whole, Some(&config));
-    let (code, _, stderr) = diffmoe(&["convert", &text(&source), "-o", &text(&out)]);
-    assert_eq!(code, 0, "{stderr}");
+    succeeds(&["convert", &text(&source), "-o", &text(&out)]);
     let [before, after] = [&source, &out].map(|path| Checkpoint::open(path).expect("a model"));
     for (name, ..) in &whole {
         assert_eq!(before.read(name).expect("numbers"), after.read(name).expect("numbers"));
@@ -126,8 +125,7 @@ fn yaml_files_of_other_programs_do_not_count() {
     std::fs::write(folder.path().join("DiT/environment.yml"), environment).expect("a file");
     let out = folder.path().join("out.safetensors");
     let line = ["convert", &text(&file), "-o", &text(&out), "--time", "ddpm", "--heads", "2"];
-    let (code, _, stderr) = diffmoe(&line);
-    assert_eq!(code, 0, "{stderr}");
+    succeeds(&line);
     assert_eq!(read_config(&out).num_heads, 2);
     let yaml = text(&folder.path().join("DiT/environment.yml"));
     refused(&[&line[..], &["--yaml", &yaml]].concat(), "environment.yml: the YAML file");
@@ -143,8 +141,7 @@ fn the_capacity_of_a_bare_model_is_asked_for() {
         torch::write(&file, &bare(&tensors(&config(kind, 8, 2, moe))));
         let line = ["convert", &text(&file), "-o", &text(&out), "--time", "flow", "--heads", "2"];
         refused(&line, "add --capacity N");
-        let (code, _, stderr) = diffmoe(&[&line[..], &["--capacity", "2"]].concat());
-        assert_eq!(code, 0, "{stderr}");
+        succeeds(&[&line[..], &["--capacity", "2"]].concat());
         assert!((read_config(&out).capacity - 2.0).abs() < 1e-9);
     }
     // What a sampler does not need is assumed, and said.
@@ -192,8 +189,7 @@ fn tensors_come_from_the_part_that_the_index_names() {
         // A conversion reads it the same way.
         let out = path("out.safetensors");
         let source = text(&path("model.safetensors.index.json"));
-        let (code, _, stderr) = diffmoe(&["convert", &source, "-o", &text(&out)]);
-        assert_eq!(code, 0, "{stderr}");
+        succeeds(&["convert", &source, "-o", &text(&out)]);
         let model = Checkpoint::open(&out).expect("a model");
         assert_eq!(model.read(bias).expect("numbers"), [9.0; 12], "{part}");
     }
@@ -236,8 +232,7 @@ fn the_width_of_the_network_is_that_of_the_tensors() {
     let more = format!(r#","mlp_ratio":{}"#, 52.0_f64 / 44.0);
     torch::write(&file, &bare(&tensors(&config("dense", 44, 1, &more))));
     let line = ["convert", &text(&file), "-o", &text(&out), "--time", "flow", "--heads", "1"];
-    let (code, _, stderr) = diffmoe(&line);
-    assert_eq!(code, 0, "{stderr}");
+    succeeds(&line);
     assert_eq!(read_config(&out).ffn_hidden, 52);
 }
 
@@ -257,8 +252,7 @@ fn options_that_would_be_ignored_are_refused() {
     ] {
         refused(&[&line[..], &[option, value]].concat(), &format!("remove {option}"));
     }
-    let (code, _, stderr) = diffmoe(&[&line[..], &["--name", "other"]].concat());
-    assert_eq!(code, 0, "{stderr}");
+    succeeds(&[&line[..], &["--name", "other"]].concat());
     assert_eq!(read_config(&out).name, "other");
 }
 
@@ -273,8 +267,7 @@ fn numbers_that_f16_cannot_hold_are_spoken_of() {
     write(&source, &all, Some(&config));
     let convert = |dtype: &str| {
         let line = ["convert", &text(&source), "-o", &text(&out), "--dtype", dtype];
-        let (code, _, stderr) = diffmoe(&line);
-        assert_eq!(code, 0, "{stderr}");
+        let [_, stderr] = succeeds(&line);
         stderr
     };
     let said = convert("f16");
@@ -330,8 +323,7 @@ fn a_decoder_with_its_configuration_can_be_converted_again() {
         ["once.safetensors", "twice.safetensors"].map(|name| folder.path().join(name));
     let vae = fixture("vae_tiny_mini/model.safetensors");
     for (from, to) in [(vae.as_str(), &once), (&text(&once), &twice)] {
-        let (code, _, stderr) = diffmoe(&["convert", from, "-o", &text(to)]);
-        assert_eq!(code, 0, "{stderr}");
+        succeeds(&["convert", from, "-o", &text(to)]);
     }
     assert_eq!(std::fs::read(once).expect("a file"), std::fs::read(twice).expect("a file"));
 }

@@ -5,22 +5,13 @@ use std::process::{Command, Stdio};
 
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
 
-use super::command::{diffmoe, fixture, refused};
+use super::command::{diffmoe, draw, fixture, refused, sample, succeeds};
 use super::model::{config, tensors, write};
 
-const QUICK: [&str; 11] = [
-    "sample",
-    "--model",
-    "eurosat",
-    "--backend",
-    "cpu",
-    "--steps",
-    "1",
-    "--count",
-    "1",
-    "--seed",
-    "5",
-];
+/// The arguments that draw one image in one step.
+fn one<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    sample(&[&["--model", "eurosat", "--steps", "1", "--count", "1"], more].concat())
+}
 
 fn tool(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_diffmoe"));
@@ -50,7 +41,7 @@ fn nobody_has_to_read_to_the_end() {
 fn what_is_said_of_the_work_does_not_stop_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("x.png");
-    let mut child = tool(&[&QUICK[..], &["--out", &out.display().to_string()]].concat())
+    let mut child = tool(&one(&["--out", &out.display().to_string()]))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -69,9 +60,7 @@ fn a_full_disk_behind_stdout_is_an_error() {
         assert!(!Path::new("/dev/full").exists(), "only Linux has it");
         return;
     };
-    for arguments in
-        [&["info"][..], &["info", "--tensors"], &[&QUICK[..], &["--out", &out]].concat()]
-    {
+    for arguments in [&["info"][..], &["info", "--tensors"], &one(&["--out", &out])] {
         let stdout = full.try_clone().expect("a handle");
         let output = tool(arguments).stdout(stdout).output().expect("the tool starts");
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -117,13 +106,10 @@ fn two_outputs_need_two_places() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();
     let (out, same) = (path("x.png"), path("./x.png"));
-    refused(
-        &[&QUICK[..], &["--out", &out, "--trace", &same]].concat(),
-        "--out and --trace are the same",
-    );
+    refused(&one(&["--out", &out, "--trace", &same]), "--out and --trace are the same");
     let z = path("z.safetensors");
     let more = ["--out", &out, "--trace", &z, "--latents", &z];
-    refused(&[&QUICK[..], &more].concat(), "--trace and --latents are the same");
+    refused(&one(&more), "--trace and --latents are the same");
     // Nor may the model be overwritten.
     let config = config("dense", 4, 1, "");
     let model = path("model.safetensors");
@@ -151,8 +137,7 @@ fn names_in_files_do_not_steer_the_terminal() {
     let config = config("dense", 4, 1, "");
     let hostile = config.replace("\"case\"", "\"\\u001b[31mcase\\u0007\\u202e\"");
     write(&file, &tensors(&config), Some(&hostile));
-    let (code, stdout, stderr) = diffmoe(&["info", &file.display().to_string()]);
-    assert_eq!(code, 0, "{stderr}");
+    let [stdout, _] = succeeds(&["info", &file.display().to_string()]);
     assert!(stdout.starts_with("\u{fffd}[31mcase\u{fffd}\u{fffd}\n"), "{stdout:?}");
 }
 
@@ -161,11 +146,9 @@ fn names_in_files_do_not_steer_the_terminal() {
 fn random_models_replace_a_file_only_when_they_are_whole() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("m.safetensors").display().to_string();
-    let (code, _, stderr) = diffmoe(&["make-random", "S-128", "-o", &out, "--dtype", "int4"]);
-    assert_eq!(code, 0, "{stderr}");
-    let (code, _, stderr) =
-        diffmoe(&["make-random", "S-128", "-o", &out, "--dtype", "int4", "--part-mb", "10"]);
-    assert_eq!(code, 0, "{stderr}");
+    let make = ["make-random", "S-128", "-o", &out, "--dtype", "int4"];
+    succeeds(&make);
+    succeeds(&[&make[..], &["--part-mb", "10"]].concat());
     let names: Vec<_> = std::fs::read_dir(folder.path())
         .expect("the folder")
         .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
@@ -178,13 +161,11 @@ fn random_models_replace_a_file_only_when_they_are_whole() {
 fn what_is_not_drawn_or_not_read_is_said_in_one_line() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = folder.path().join("x.png").display().to_string();
-    let (code, _, stderr) =
-        diffmoe(&[&QUICK[..], &["--class", "River,Forest", "--out", &out]].concat());
-    assert!(code == 0 && stderr.contains("draws only the first 1 of 2"), "{stderr}");
+    let [_, stderr] = succeeds(&one(&["--class", "River,Forest", "--out", &out]));
+    assert!(stderr.contains("draws only the first 1 of 2"), "{stderr}");
     let long = "robot ".repeat(2000);
-    let text =
-        ["sample", "--model", "emoji_text", "--backend", "cpu", "--steps", "1", "--count", "1"];
-    let (code, _, stderr) = diffmoe(&[&text[..], &["--prompt", &long, "--out", &out]].concat());
-    assert!(code == 0 && stderr.contains("the prompt is too long and was truncated"), "{stderr}");
+    let text = ["--model", "emoji_text", "--steps", "1", "--count", "1"];
+    let [_, stderr] = draw(&[&text[..], &["--prompt", &long, "--out", &out]].concat());
+    assert!(stderr.contains("the prompt is too long and was truncated"), "{stderr}");
     assert!(stderr.len() < 1000, "{} bytes", stderr.len());
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
 use serde_json::{Value, json};
 
-use super::command::{diffmoe, refused};
+use super::command::{refused, sample, succeeds};
 
 fn text(path: &Path) -> String {
     path.display().to_string()
@@ -59,8 +59,7 @@ fn batches_whose_headers_contradict_themselves_are_refused() {
     refuse("expected U8 and [2, height, width, 3]");
     batch(&set, one, |_| {});
     for out in [&npz, &pngs] {
-        let (code, _, stderr) = diffmoe(&["join", &text(&set), "--out", &text(out)]);
-        assert_eq!(code, 0, "{stderr}");
+        succeeds(&["join", &text(&set), "--out", &text(out)]);
     }
     // A file manager's copy.
     let copy = set.join("batch-00000000 (1).safetensors");
@@ -73,28 +72,15 @@ fn batches_whose_headers_contradict_themselves_are_refused() {
 fn processes_may_draw_the_same_batches_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let set = text(&folder.path().join("set"));
-    let line = [
-        "sample",
-        "--model",
-        "eurosat",
-        "--backend",
-        "cpu",
-        "--steps",
-        "1",
-        "--seed",
-        "5",
-        "--count",
-        "6",
-        "--batch",
-        "1",
-        "--set",
-        &set,
-    ];
+    let draw = |count| {
+        let images = ["--model", "eurosat", "--steps", "1", "--batch", "1", "--count", count];
+        sample(&[&images[..], &["--set", &set]].concat())
+    };
     let children: Vec<_> = (0..3)
         .map(|_| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_diffmoe"));
             command
-                .args(line)
+                .args(draw("6"))
                 .stderr(std::process::Stdio::piped())
                 .spawn()
                 .expect("the tool starts")
@@ -107,9 +93,7 @@ fn processes_may_draw_the_same_batches_at_once() {
     let names = std::fs::read_dir(&set).expect("the set");
     assert_eq!(names.count(), 6, "six batches and nothing else");
     let npz = text(&folder.path().join("all.npz"));
-    let (code, _, stderr) = diffmoe(&["join", &set, "--out", &npz]);
-    assert_eq!(code, 0, "{stderr}");
+    succeeds(&["join", &set, "--out", &npz]);
     // Asked for in part, it would never be complete.
-    let part = line.map(|argument| if argument == "6" { "2" } else { argument });
-    refused(&part, "contains a set of 6 images; use --count 6");
+    refused(&draw("2"), "contains a set of 6 images; use --count 6");
 }

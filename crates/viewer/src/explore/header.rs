@@ -57,7 +57,7 @@ fn tour_button(app: &mut App, ui: &mut Ui) {
     let Some(record) = explorable(&app.session).filter(|record| tour::has_tour(record)) else {
         return;
     };
-    let button = ui.button("Tour").on_hover_text("Seven stops through what there is to see here");
+    let button = ui.button("Tour").on_hover_text("A tour of this view in seven stops");
     if button.clicked() {
         tour::go(&mut app.explore.selection, record, None);
     }

@@ -11,9 +11,10 @@ use super::data::place::{Place, place};
 use super::data::story::{Story, story};
 use super::data::tally::Tally;
 use super::data::tokens::{self, Taken};
-use super::images::{Cover, Image, frame_image, image_at, sheet};
+use super::images::{Image, frame_image, image_at, sheet};
 use super::kept::Kept;
 use super::now::Now;
+use super::overlay::Patches;
 use super::paint;
 use super::pair::{self, Apart, Pair, Side};
 use super::pattern::{EIGHT, Patterns};
@@ -255,31 +256,16 @@ impl Made {
         }));
         let of_margin = if now.overlay == Overlay::Margin { expert } else { 0 };
         let key = (place_key, now.overlay, of_margin, ink.is_dark());
-        let (who, many, margins) = (&self.who, &self.many, &self.margins);
-        let layers = trace.blocks().len().max(1) as f32;
+        let patches = match now.overlay {
+            _ if layer.is_none() => Patches::Plain,
+            Overlay::Image => Patches::Plain,
+            Overlay::Who => Patches::Who(&self.who),
+            Overlay::HowMany => Patches::HowMany(&self.many, trace.blocks().len()),
+            Overlay::Margin => self.margins.as_deref().map_or(Patches::Plain, Patches::Margins),
+        };
         count(self.stage.update(key, || {
             let image = image_at(record, now.step, now.image)?.thinned(LARGE);
-            let image = match now.overlay {
-                _ if layer.is_none() => image.plain(),
-                Overlay::Image => image.plain(),
-                Overlay::Who => image.covered(grid, |patch| {
-                    let first = who.get(patch).and_then(|taken| taken.first);
-                    first.map_or(Cover::Solid(ink.look.well), |e| {
-                        Cover::Tint(palette::expert(usize::from(e)))
-                    })
-                }),
-                Overlay::HowMany => image.covered(grid, |patch| {
-                    let experts = many.get(patch).copied().unwrap_or(0) as f32;
-                    Cover::Tint(palette::ramp(experts / layers / 2.0))
-                }),
-                Overlay::Margin => match margins.as_ref() {
-                    None => image.plain(),
-                    Some(margins) => image.covered(grid, |p| {
-                        Cover::Tint(ink.margin(margins.get(p).copied().unwrap_or(0.0)))
-                    }),
-                },
-            };
-            upload(ctx, "stage", image)
+            upload(ctx, "stage", patches.over(&image, grid, ink))
         }));
         let taken = &self.taken;
         count(self.thumbs.update((place_key, ink.is_dark()), || {

@@ -30,6 +30,7 @@ mod mute;
 mod now;
 mod numbers;
 mod offer;
+mod overlay;
 mod paint;
 mod pair;
 mod pattern;

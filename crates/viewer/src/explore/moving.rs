@@ -8,8 +8,9 @@ use diffmoe::pixels::{self, RgbImage, Timing};
 use super::colours::{Ink, mix};
 use super::data::lens::Lens;
 use super::data::tokens;
-use super::images::{Cover, Image, image_at};
+use super::images::{Image, image_at};
 use super::now::Now;
+use super::overlay::Patches;
 use super::pattern::Pattern;
 use crate::palette;
 use crate::session::{Overlay, Record};
@@ -80,36 +81,26 @@ fn overlaid(
     let Some(layer) = lens.layer(step, now.layer) else {
         return Some((image.plain(), None));
     };
+    let (who, many, margins);
     let mut coloured = None;
-    let shown = match now.overlay {
-        Overlay::Image => image.plain(),
+    let over = match now.overlay {
+        Overlay::Image => Patches::Plain,
         Overlay::Who => {
-            let who = tokens::who(&layer, now.image, patches);
+            who = tokens::who(&layer, now.image, patches);
             let experts = who.iter().map(|taken| taken.first).collect();
             coloured = Some(Coloured { grid, experts });
-            image.covered(grid, |patch| {
-                let first = who.get(patch).and_then(|taken| taken.first);
-                first.map_or(Cover::Solid(ink.look.well), |e| {
-                    Cover::Tint(palette::expert(usize::from(e)))
-                })
-            })
+            Patches::Who(&who)
         }
         Overlay::HowMany => {
-            let many = tokens::how_many(&lens, step, now.image);
-            let layers = trace.blocks().len().max(1) as f32;
-            image.covered(grid, |patch| {
-                let experts = many.get(patch).copied().unwrap_or(0) as f32;
-                Cover::Tint(palette::ramp(experts / layers / 2.0))
-            })
+            many = tokens::how_many(&lens, step, now.image);
+            Patches::HowMany(&many, trace.blocks().len())
         }
-        Overlay::Margin => match tokens::margins(&layer, now.image, patches, now.some_expert()) {
-            None => image.plain(),
-            Some(margins) => image.covered(grid, |patch| {
-                Cover::Tint(ink.margin(margins.get(patch).copied().unwrap_or(0.0)))
-            }),
-        },
+        Overlay::Margin => {
+            margins = tokens::margins(&layer, now.image, patches, now.some_expert());
+            margins.as_deref().map_or(Patches::Plain, Patches::Margins)
+        }
     };
-    Some((shown, coloured))
+    Some((over.over(&image, grid, ink), coloured))
 }
 
 /// The selected image at every step with the overlay of the stage, as an animated PNG.

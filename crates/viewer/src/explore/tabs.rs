@@ -14,7 +14,7 @@ type Tab = (Card, &'static str, &'static str);
 const TABS: [Tab; 8] = [
     (Card::Experts, "Experts", "Where each expert works in this image"),
     (Card::Noise, "Noise", "Everything over noise"),
-    (Card::Patch, "Why", "Why the chosen patch goes where it goes"),
+    (Card::Patch, "Why", "Why experts take or skip the selected patch"),
     (Card::Compare, "Compare", "This run beside another one"),
     (Card::Mute, "Mute", "What changes without the chosen expert, or with it alone"),
     (Card::Labels, "Labels", "Which expert works on which label, over many images"),

@@ -1,4 +1,4 @@
-//! Why the chosen patch goes where it goes: need, threshold and gate of every expert. Without a patch, how many
+//! Why experts take or skip the selected patch: need, threshold and gate of every expert. Without a patch, how many
 //! tokens each expert takes.
 
 use egui::{Align2, Painter, Rect, Role, Sense, Stroke, Ui, WidgetInfo, pos2, vec2};

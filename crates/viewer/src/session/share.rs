@@ -338,7 +338,7 @@ mod tests {
         assert!(
             refused(&format!("{good}&scheduler=magic")).contains("unknown scheduler \"magic\"")
         );
-        assert!(refused(&format!("{good}&rule=dice")).contains("token or pool"));
+        assert!(refused(&format!("{good}&rule=dice")).contains("unknown routing rule \"dice\""));
         assert!(refused(&format!("{good}&mute=3")).contains("BLOCK:EXPERT"));
         assert!(refused(&format!("{good}&labels=3,")).contains("any or varied"));
         for damaged in ["model=%", "model=%4", "model=%zz", "model=%ff"] {

@@ -1,6 +1,7 @@
 //! Whole sessions on the processor, with a small random model.
 
 mod decode_losses;
+mod hooked;
 mod latents;
 mod losses;
 mod model;

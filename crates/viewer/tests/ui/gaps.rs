@@ -7,13 +7,11 @@ use super::*;
 
 /// Explore after five steps, of which the second to the fourth are guided.
 fn explored(size: egui::Vec2) -> Shown {
-    let mut harness = finished(size, file("tiny.safetensors", TINY), |controls| {
+    let mut harness = finished(size, tiny(), |controls| {
         controls.sampling.steps = 5;
         controls.sampling.guidance_interval = GuidanceInterval { low: 0.1, high: 0.7 };
     });
-    harness.key_press(Key::E);
-    harness.run_steps(3);
-    complete(&mut harness);
+    open_explore(&mut harness);
     harness
 }
 

@@ -6,7 +6,7 @@ use super::*;
 
 /// A run of one image from which the next one starts.
 fn started(size: egui::Vec2) -> Shown {
-    let mut harness = finished(size, file("tiny.safetensors", TINY), |controls| {
+    let mut harness = finished(size, tiny(), |controls| {
         (controls.count, controls.sampling.steps) = (1, 4);
     });
     harness.get_by_label("Start from this image").click();
@@ -77,7 +77,7 @@ fn patches_are_painted_by_pointer_and_keys_and_undone() {
 
 #[test]
 fn a_sweep_draws_a_table() {
-    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    let mut harness = opened(DESKTOP, tiny());
     let edit = harness.get_by_role_and_label(Role::TextInput, "Rows");
     edit.set_text_value_accesskit("steps=2,3");
     harness.run_steps(3);

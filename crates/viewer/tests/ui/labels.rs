@@ -10,10 +10,8 @@ use super::*;
 
 /// Explore with the tab open after a run of the tiny model.
 fn labels(size: egui::Vec2) -> Shown {
-    let mut harness = finished(size, file("tiny.safetensors", TINY), |_| ());
-    harness.key_press(Key::E);
-    harness.run_steps(3);
-    complete(&mut harness);
+    let mut harness = finished(size, tiny(), |_| ());
+    open_explore(&mut harness);
     let selection = Selection { card: Card::Labels, ..Selection::default() };
     harness.state_mut().app_mut().explore(selection);
     harness.run_steps(4);
@@ -102,9 +100,7 @@ fn an_atlas_is_measured_in_the_background_while_nothing_else_is_drawn() {
         // The same images, drawn in one batch.
         let session = harness.state().app().session();
         let found = session.atlas().expect("an atlas");
-        let ModelSource::File { bytes, .. } = file("tiny.safetensors", TINY) else {
-            panic!("a file")
-        };
+        let ModelSource::File { bytes, .. } = tiny() else { panic!("a file") };
         let bytes = Bytes::new(bytes.to_vec());
         let checkpoint = Checkpoint::from_bytes("tiny", bytes).expect("a model");
         let config = checkpoint.config();

@@ -2,13 +2,17 @@
 //! is wrong. Everything is found by the name that a screen reader would say.
 
 mod baselines;
+mod compare;
+mod controls;
 mod explore;
 mod gaps;
 mod init;
 mod labels;
+mod looks;
 mod many;
 mod mirror;
 mod take;
+mod window;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -24,165 +28,15 @@ use diffmoe_viewer::{App, Launch};
 use egui::{Key, Role, vec2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT, Queryable};
-
-const DESKTOP: egui::Vec2 = vec2(1280.0, 800.0);
-const PHONE: egui::Vec2 = vec2(390.0, 844.0);
-
-const TINY: &str = r#"{"name": "tiny", "kind": "diffmoe", "t_kind": "flow", "space": "pixels",
-    "params": {"input_size": 8, "in_channels": 3, "num_classes": 5, "patch_size": 2, "depth": 4,
-        "hidden_size": 16, "num_heads": 2, "learn_sigma": false,
-        "MoE_config": {"num_experts": 4, "interleave": true}},
-    "labels": [
-        {"name": "subject", "tensor": "y_embedder.0.weight", "null": 5,
-         "values": ["ant", "bee", "red cat", "dog", "elk"]},
-        {"name": "style", "tensor": "y_embedder.1.weight", "null": 2, "values": ["ink", "oil"]}],
-    "defaults": {"steps": 3, "guidance": 2.0, "solver": "euler"}}"#;
-
-const DENSE: &str = r#"{"name": "dense", "kind": "dense", "t_kind": "flow", "space": "pixels",
-    "params": {"input_size": 8, "in_channels": 3, "num_classes": 7, "patch_size": 2, "depth": 1,
-        "hidden_size": 16, "num_heads": 2, "learn_sigma": false},
-    "defaults": {"steps": 2, "guidance": 1.0, "solver": "heun"}}"#;
-
-const LATENTS: &str = r#"{"name": "latents", "kind": "dense", "t_kind": "flow",
-    "params": {"input_size": 16, "in_channels": 4, "num_classes": 7, "patch_size": 4, "depth": 1,
-        "hidden_size": 16, "num_heads": 2, "learn_sigma": false},
-    "defaults": {"steps": 3, "guidance": 1.0, "solver": "euler"}}"#;
-
-/// A model file with random weights that samples in milliseconds.
-fn file(name: &str, config: &str) -> ModelSource {
-    let parsed = Config::from_json(config).expect("a configuration");
-    let tensors: Vec<_> = (0..)
-        .zip(parsed.tensors())
-        .map(|(i, spec)| {
-            let mut values = gaussian(1, i, spec.shape.iter().product());
-            if spec.name.ends_with("expert_threshold") {
-                // Predicted capacities are probabilities: a threshold in their middle takes some tokens.
-                values.fill(0.5);
-            } else {
-                for value in &mut values {
-                    *value *= 0.3;
-                }
-            }
-            TensorOut::f32(spec.name, &spec.shape, &values)
-        })
-        .collect();
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join(name);
-    write_safetensors(&path, &tensors, [(CONFIG_KEY.to_owned(), config.to_owned())])
-        .expect("a file");
-    bytes(name, std::fs::read(path).expect("the file"))
-}
-
-/// An image decoder of the fixtures; its configuration lies beside it.
-fn decoder() -> ModelSource {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
-    ModelSource::Path(root.join("vae_kl_mini/model.safetensors"))
-}
-
-fn bytes(name: &str, content: Vec<u8>) -> ModelSource {
-    ModelSource::File { name: name.to_owned(), bytes: Arc::new(Bytes::new(content)) }
-}
-
-fn launch(model: ModelSource, draw_at_once: bool) -> Launch {
-    Launch {
-        model,
-        decoder: None,
-        share: None,
-        backend: Backend::Cpu,
-        draw_at_once,
-        recording: None,
-        problem: None,
-    }
-}
-
-/// The app, which begins with the first frame.
-struct Window {
-    launch: Option<Launch>,
-    app: Option<App>,
-}
-
-impl Window {
-    fn app(&self) -> &App {
-        self.app.as_ref().expect("a frame was shown")
-    }
-
-    fn app_mut(&mut self) -> &mut App {
-        self.app.as_mut().expect("a frame was shown")
-    }
-
-    fn frame(&mut self, ui: &mut egui::Ui) {
-        if let Some(launch) = self.launch.take() {
-            self.app = Some(App::new(ui.ctx(), launch));
-        }
-        let app = self.app_mut();
-        app.tick(ui.ctx());
-        app.show(ui);
-    }
-}
-
-type Shown = Harness<'static, Window>;
-
-fn window(size: egui::Vec2, launch: Launch) -> Shown {
-    let window = Window { launch: Some(launch), app: None };
-    Harness::builder()
-        .with_size(size)
-        .with_theme(egui::Theme::Dark)
-        .build_ui_state(|ui, w| w.frame(ui), window)
-}
-
-/// The app in a window of some size, with a model and nothing drawn yet.
-fn opened(size: egui::Vec2, model: ModelSource) -> Shown {
-    let mut harness = window(size, launch(model, false));
-    until(&mut harness, "a model", |app| app.session().model().is_some());
-    harness.run_steps(3);
-    harness
-}
-
-/// The same, after a run.
-fn finished(size: egui::Vec2, model: ModelSource, change: fn(&mut Controls)) -> Shown {
-    let mut harness = opened(size, model);
-    let controls = &mut harness.state_mut().app_mut().session_mut().controls;
-    controls.sampling.seed = 5;
-    change(controls);
-    harness.run_steps(2);
-    harness.get_by_label("Generate").click();
-    complete(&mut harness);
-    harness
-}
-
-/// Shows frames until something is so.
-fn until(harness: &mut Shown, what: &str, so: impl Fn(&App) -> bool) {
-    let end = Instant::now() + Duration::from_mins(1);
-    while !so(harness.state().app()) {
-        let session = harness.state().app().session();
-        assert!(
-            Instant::now() < end,
-            "{what} never came: {:?} {:?}",
-            session.phase(),
-            session.notes()
-        );
-        harness.step();
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn complete(harness: &mut Shown) {
-    // A click acts in the frame after it.
-    harness.run_steps(3);
-    until(harness, "the end of the run", |app| {
-        app.session().phase() == Phase::Ready
-            && app.session().record().is_some_and(Record::is_complete)
-    });
-    harness.run_steps(3);
-}
-
-fn has(harness: &Shown, label: &str) -> bool {
-    harness.query_all_by_label_contains(label).next().is_some()
-}
+use window::{
+    DENSE, DESKTOP, LATENTS, PHONE, Shown, TINY, bytes, can_paint, click, complete, decoder, draw,
+    explored, file, finished, has, launch, open_explore, opened, press, selection, tiny, until,
+    window,
+};
 
 #[test]
 fn every_control_has_a_name() {
-    let harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    let harness = opened(DESKTOP, tiny());
     harness.check_accessibility();
     for name in [
         "Generate",
@@ -212,88 +66,8 @@ fn every_control_has_a_name() {
 }
 
 #[test]
-fn guidance_can_be_limited_to_an_interval() {
-    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
-    assert!(!has(&harness, "Guide until t"));
-    harness.get_by_label("Limit guidance to an interval").click_accesskit();
-    harness.run_steps(3);
-    assert!(has(&harness, "Guide from t") && has(&harness, "Guide until t"));
-    let interval = harness.state().app().session().controls.sampling.guidance_interval;
-    assert_eq!(interval.to_string(), "0.1,0.7");
-    harness.check_accessibility();
-}
-
-/// A model of noise.
-fn ddpm() -> ModelSource {
-    file("ddpm.safetensors", &TINY.replace("\"flow\"", "\"ddpm\"").replace("euler", "ddim"))
-}
-
-#[test]
-fn a_scheduler_shows_its_own_options() {
-    let tiny = file("tiny.safetensors", TINY);
-    for (objective, model) in [(Objective::Flow, tiny), (Objective::Ddpm, ddpm())] {
-        let mut harness = opened(DESKTOP, model);
-        for kind in SchedulerKind::for_objective(objective) {
-            harness.state_mut().app_mut().session_mut().controls.sampling.scheduler = kind;
-            harness.run_steps(2);
-            for option in ALL.iter().flat_map(|info| info.options) {
-                let mut own = kind.info().options_for(objective);
-                let is_own = own.any(|own| own.name == option.name);
-                assert_eq!(has(&harness, option.title), is_own, "{} of {kind}", option.name);
-            }
-            harness.check_accessibility();
-        }
-    }
-}
-
-#[test]
-fn options_of_a_scheduler_are_set_by_name_and_travel_in_links() {
-    let mut harness = opened(DESKTOP, ddpm());
-    harness.get_by_label("Clip x₀").click_accesskit();
-    harness.get_by_label("Guided channels: all").click_accesskit();
-    harness.get_by_role_and_label(Role::Slider, "Noise η").set_value_accesskit(0.25);
-    harness.run_steps(3);
-    let options = [("clip", 1.0), ("guided-channels", 1.0), ("eta", 0.25)];
-    let ddim: SchedulerKind = "ddim".parse().expect("a scheduler");
-    let wanted =
-        options.iter().fold(ddim, |kind, option| kind.with(option.0, option.1).expect("an option"));
-    assert_eq!(harness.state().app().session().controls.sampling.scheduler, wanted);
-    harness.get_by_label("Generate").click();
-    complete(&mut harness);
-    let link = harness.state().app().session().share().expect("a link");
-    assert_eq!(
-        Share::parse(&link).expect("a good link").controls.sampling.scheduler,
-        wanted,
-        "{link}"
-    );
-
-    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
-    harness.get_by_label("Adaptive").click_accesskit();
-    harness.run_steps(3);
-    harness.get_by_role_and_label(Role::Slider, "Relative tolerance").set_value_accesskit(1e-5);
-    harness.run_steps(3);
-    let controls = &harness.state().app().session().controls;
-    assert_eq!(controls.sampling.scheduler.get("rtol"), Some(1e-5));
-}
-
-#[test]
-fn typing_in_the_picker_filters_and_enter_takes_the_best() {
-    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
-    harness.get_by_label("Subject: varied").click();
-    harness.run_steps(4);
-    assert!(has(&harness, "red cat") && has(&harness, "elk"));
-    harness.get_by_label("Search subjects").type_text("ca");
-    harness.run_steps(4);
-    assert!(has(&harness, "red cat") && !has(&harness, "elk"), "only what fits is left");
-    harness.key_press(Key::Enter);
-    harness.run_steps(4);
-    assert!(has(&harness, "Subject: red cat"));
-    assert!(!has(&harness, "Search subjects"), "the list is closed");
-}
-
-#[test]
 fn a_run_can_be_paused_walked_on_and_cancelled() {
-    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    let mut harness = opened(DESKTOP, tiny());
     harness.state_mut().app_mut().session_mut().controls.sampling.steps = 200;
     harness.get_by_label("Generate").click();
     until(&mut harness, "a first step", |app| {
@@ -323,7 +97,7 @@ fn a_run_can_be_paused_walked_on_and_cancelled() {
 
 #[test]
 fn a_finished_run_shows_where_its_tokens_went() {
-    let mut harness = finished(DESKTOP, file("tiny.safetensors", TINY), |_| ());
+    let mut harness = finished(DESKTOP, tiny(), |_| ());
     for text in [
         "Capacity over noise",
         "Plot of C over noise levels",
@@ -357,7 +131,7 @@ fn a_finished_run_shows_where_its_tokens_went() {
 
 #[test]
 fn pressing_again_draws_something_else_and_a_changed_setting_keeps_the_seed() {
-    let mut harness = finished(DESKTOP, file("tiny.safetensors", TINY), |_| ());
+    let mut harness = finished(DESKTOP, tiny(), |_| ());
     assert_eq!(harness.state().app().session().controls.sampling.seed, 5);
     harness.state_mut().app_mut().session_mut().controls.sampling.guidance = 3.0;
     harness.run_steps(2);
@@ -385,7 +159,7 @@ fn pressing_again_draws_something_else_and_a_changed_setting_keeps_the_seed() {
 
 #[test]
 fn a_phone_shows_the_image_first_and_generate_always() {
-    let mut harness = finished(PHONE, file("tiny.safetensors", TINY), |_| ());
+    let mut harness = finished(PHONE, tiny(), |_| ());
     let screen = egui::Rect::from_min_size(egui::Pos2::ZERO, PHONE);
     let button = harness.get_by_label("Generate another").rect();
     assert!(screen.contains_rect(button), "{button:?}");
@@ -403,7 +177,7 @@ fn a_phone_shows_the_image_first_and_generate_always() {
 
 #[test]
 fn a_bad_file_is_told_and_the_model_stays() {
-    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    let mut harness = opened(DESKTOP, tiny());
     harness.state_mut().app_mut().session_mut().load(bytes("broken.safetensors", vec![7; 100]));
     until(&mut harness, "a note", |app| !app.session().notes().is_empty());
     harness.run_steps(3);
@@ -517,13 +291,13 @@ fn without_a_model_there_is_a_sentence_and_a_way_on() {
 
 #[test]
 fn the_first_image_comes_without_being_asked_and_a_shared_one_is_the_same() {
-    let first = launch(file("tiny.safetensors", TINY), true);
+    let first = launch(tiny(), true);
     let mut harness = window(DESKTOP, first);
     complete(&mut harness);
     let session = harness.state().app().session();
     let share = Share::parse(&session.share().expect("a link")).expect("a good link");
     let frames = session.record().map(|record| record.frames.clone());
-    let again = Launch { share: Some(share), ..launch(file("tiny.safetensors", TINY), true) };
+    let again = Launch { share: Some(share), ..launch(tiny(), true) };
     let mut shared = window(DESKTOP, again);
     complete(&mut shared);
     assert_eq!(shared.state().app().session().record().map(|record| record.frames.clone()), frames);
@@ -531,7 +305,7 @@ fn the_first_image_comes_without_being_asked_and_a_shared_one_is_the_same() {
 
 #[test]
 fn help_lists_the_keys() {
-    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    let mut harness = opened(DESKTOP, tiny());
     harness.key_press(Key::Questionmark);
     harness.run_steps(4);
     assert!(has(&harness, "generate, pause, resume") && has(&harness, "Capacity C"));
@@ -540,25 +314,12 @@ fn help_lists_the_keys() {
     assert!(!has(&harness, "generate, pause, resume"));
 }
 
-/// Whether there is something to paint with; says so where there is not.
-fn can_paint() -> bool {
-    let instance = diffmoe::wgpu::Instance::default();
-    let options = diffmoe::wgpu::RequestAdapterOptions::default();
-    let found = pollster::block_on(instance.request_adapter(&options)).is_ok();
-    if !found {
-        println!(
-            "skipped: there is no graphics driver to paint with; `cargo xtask test` installs one"
-        );
-    }
-    found
-}
-
 #[test]
 fn the_phone_looks_as_it_did() {
     if !can_paint() {
         return;
     }
-    let mut harness = finished(PHONE, file("tiny.safetensors", TINY), |_| ());
+    let mut harness = finished(PHONE, tiny(), |_| ());
     harness.key_press(Key::M);
     harness.run_steps(4);
     // How long a step takes is never twice the same.

@@ -292,9 +292,7 @@ fn runs_of_prompts_are_explored() {
             (controls.sampling.steps, controls.count) = (2, 2);
             controls.prompt = "a red robot".to_owned();
         });
-        harness.key_press(Key::E);
-        harness.run_steps(3);
-        complete(&mut harness);
+        open_explore(&mut harness);
         assert!(has(&harness, "Image at noise 0.5: a red robot"));
         harness.key_press(Key::Num1);
         harness.key_press(Key::X);

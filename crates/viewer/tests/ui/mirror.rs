@@ -33,7 +33,7 @@ fn named(harness: &mut Shown, elements: &Elements, name: &str) -> Element {
 }
 
 fn mirrored() -> (Shown, Elements, Requests) {
-    let mut harness = opened(DESKTOP, file("tiny.safetensors", TINY));
+    let mut harness = opened(DESKTOP, tiny());
     let (elements, requests) = (Elements::default(), Requests::default());
     harness.ctx.add_plugin(Mirror::new(Kept(elements.clone()), requests.clone()));
     harness.step();

@@ -5,27 +5,9 @@ use diffmoe_viewer::session::{Card, Overlay, Selection, TOUR_STOPS};
 use super::*;
 
 fn explored(size: egui::Vec2) -> Shown {
-    let mut harness =
-        finished(size, file("tiny.safetensors", TINY), |controls| controls.sampling.steps = 4);
-    harness.key_press(Key::E);
-    harness.run_steps(3);
-    complete(&mut harness);
+    let mut harness = finished(size, tiny(), |controls| controls.sampling.steps = 4);
+    open_explore(&mut harness);
     harness
-}
-
-fn selection(harness: &Shown) -> Selection {
-    let share = harness.state().app().share().expect("a link");
-    Share::parse(&share).expect("a good link").explore.expect("Explore is open")
-}
-
-fn click(harness: &mut Shown, name: &str) {
-    harness.get_by_role_and_label(Role::Button, name).click();
-    harness.run_steps(3);
-}
-
-fn press(harness: &mut Shown, key: Key) {
-    harness.key_press(key);
-    harness.run_steps(3);
 }
 
 #[test]
@@ -69,10 +51,7 @@ fn a_link_that_names_a_stop_alone_shows_it() {
     let harness = explored(DESKTOP);
     let fragment = harness.state().app().session().share().expect("a link");
     let share = Share::parse(&format!("{fragment}&explore=tour:6")).expect("a good link");
-    let mut shared = window(
-        DESKTOP,
-        Launch { share: Some(share), ..launch(file("tiny.safetensors", TINY), true) },
-    );
+    let mut shared = window(DESKTOP, Launch { share: Some(share), ..launch(tiny(), true) });
     complete(&mut shared);
     let shown = selection(&shared);
     assert_eq!((shown.tour, shown.card), (Some(5), Card::Mute));
@@ -105,7 +84,7 @@ fn a_recorded_run_is_explored_until_the_model_has_drawn_one() {
     press(&mut harness, Key::P);
     assert!(has(&harness, "With the model open"), "nothing can be drawn yet");
     // Another model than the recorded one draws a run of its own.
-    harness.state_mut().app_mut().session_mut().load(file("tiny.safetensors", TINY));
+    harness.state_mut().app_mut().session_mut().load(tiny());
     until(&mut harness, "a run", |app| {
         app.session().record().is_some_and(|record| !record.recorded && record.is_complete())
     });

@@ -3,50 +3,30 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use super::hooked::{Hooked, Hooks};
 use super::model::file;
 use super::{Losses, assert_same, controls, finished, opened, ready, spend, start, until};
 use crate::session::{NoteKind, Phase, Session, Start};
-use diffmoe::engine::{Engine, EngineError, Progress, RunConfig, Snapshot};
+use diffmoe::engine::EngineError;
 use diffmoe::model::Objective;
 use diffmoe::pipeline::Backend;
-use diffmoe::scheduler::{Instruction, SchedulerKind};
+use diffmoe::scheduler::SchedulerKind;
 
-/// An engine whose device is lost after some units of work.
-struct Failing {
-    inner: Box<dyn Engine>,
-    units_left: usize,
-}
+/// Units of work until the device is lost.
+struct UnitsLeft(usize);
 
-impl Engine for Failing {
-    fn device(&self) -> String {
-        self.inner.device()
-    }
-    fn batch(&self) -> usize {
-        self.inner.batch()
-    }
-    fn start(&mut self, run: &RunConfig) -> Result<(), EngineError> {
-        self.inner.start(run)
-    }
-    fn begin_step(&mut self, ops: &[Instruction]) -> Result<(), EngineError> {
-        self.inner.begin_step(ops)
-    }
-    fn advance(&mut self, _budget: usize) -> Result<Progress, EngineError> {
-        spend(&mut self.units_left)?;
-        self.inner.advance(1)
-    }
-    fn take_snapshot(&mut self) -> Option<Snapshot> {
-        self.inner.take_snapshot()
-    }
-    fn wait(&mut self) -> Result<(), EngineError> {
-        self.inner.wait()
+impl Hooks for UnitsLeft {
+    fn before_slice(&mut self, _budget: usize) -> Result<(), EngineError> {
+        spend(&mut self.0)
     }
 }
 
 /// Lets each engine fail after the next number of units, and the later ones never; counts the engines.
 fn failing(session: &mut Session, units: Vec<usize>) -> Arc<AtomicUsize> {
     let (losses, made) = Losses::after(units);
-    session.wrap =
-        Some(Arc::new(move |inner| Ok(Box::new(Failing { inner, units_left: losses.next() }))));
+    session.wrap = Some(Arc::new(move |inner| {
+        Ok(Box::new(Hooked { inner, hooks: UnitsLeft(losses.next()) }))
+    }));
     made
 }
 
