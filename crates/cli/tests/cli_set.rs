@@ -169,8 +169,8 @@ fn batches_are_joined_in_order_and_only_when_all_are_there() {
 
     // The same images as a grid of one PNG has, whatever the batches.
     let grid = text(&folder.path().join("grid.png"));
-    let images = ["--model", "eurosat", "--count", "7", "--class", "River,Forest"];
-    command::draw(&[&images[..], &["--batch", "16", "--scale", "1", "--out", &grid]].concat());
+    let request = ["--model", "eurosat", "--count", "7", "--class", "River,Forest"];
+    command::draw(&[&request[..], &["--batch", "16", "--scale", "1", "--out", &grid]].concat());
     let grid = image::open(&grid).expect("a PNG").to_rgb8();
     let first = image::imageops::crop_imm(&grid, 68, 0, 64, 64).to_image();
     let off = first.iter().zip(&images[12_288..24_576]).map(|(a, b)| a.abs_diff(*b)).max();
