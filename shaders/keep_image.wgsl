@@ -10,14 +10,8 @@ struct Params {
 
 override LANES: u32;
 
-// What changes from step to step.
-struct Level {
-    signal: f32,
-    noise: f32,
-}
-
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> level: Level;
+@group(0) @binding(1) var<storage, read> level: array<f32>;           // (2): signal, noise
 @group(0) @binding(2) var<storage, read> kept: array<f32>;           // (3, count): image, ε, mask
 @group(0) @binding(3) var<storage, read_write> latents: array<f32>;  // all slots
 
@@ -31,7 +25,7 @@ fn main(
     if at >= params.count {
         return;
     }
-    let known = level.signal * kept[at] + level.noise * kept[params.count + at];
+    let known = level[0] * kept[at] + level[1] * kept[params.count + at];
     let mask = kept[2u * params.count + at];
     latents[params.first + at] = mask * latents[params.first + at] + (1.0 - mask) * known;
 }

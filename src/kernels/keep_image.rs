@@ -59,7 +59,7 @@ mod tests {
         let (image, noise) = (spiky(count, 2, 1.0), spiky(count, 3, 1.0));
         // Whole, half and not at all.
         let mask: Vec<f32> = (0..count).map(|at| (at % 3) as f32 / 2.0).collect();
-        for level in [[0.25, 0.75], [1.0, 0.0]] {
+        for level in [[0.25_f32, 0.75], [1.0, 0.0]] {
             let latents = tensor(&[before.len()], &before);
             run(&KeepImage {
                 level: &tensor(&[2], &level),

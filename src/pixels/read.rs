@@ -115,7 +115,9 @@ mod tests {
         // A header that claims more than is read.
         let mut large = Vec::new();
         let encoder = png::Encoder::new(&mut large, 1 << 16, 1 << 16);
-        drop(encoder.write_header().unwrap());
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_chunk(png::chunk::IDAT, &[0]).unwrap();
+        drop(writer);
         let error = RgbImage::read_png(&large).unwrap_err().to_string();
         assert!(error.contains("65536×65536"), "{error}");
     }

@@ -19,6 +19,7 @@ use super::{Outcome, decoder};
 ///
 /// All options of `sample` apply to every cell; only what is varied differs, the seed too is the same.
 #[derive(clap::Args)]
+#[group(skip)]
 #[command(
     after_help = "Settings are named as in links: seed, steps, guidance, interval, scheduler and its options, rule, gamma, shift,
 odds, mute, shifts, strength, variation-seed, variation-strength, prompt, negative, and each label table of the model

@@ -157,7 +157,7 @@ mod tests {
     fn cells_differ_in_what_is_varied_alone() {
         let config = config();
         let base = Recipe::parse("seed=7&labels=ant,any").unwrap();
-        let sweep = Sweep { x: axis("guidance=1,3"), y: Some(axis("subject=cat,bee")) };
+        let sweep = Sweep { x: axis("guidance=1,3"), y: Some(axis("subject=cat,bee red")) };
         let cells = sweep.cells(&base, &config).unwrap();
         let built = cells.iter().map(|cell| cell.builder(&config).unwrap().build().unwrap());
         let seen: Vec<_> = built

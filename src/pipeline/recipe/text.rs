@@ -410,7 +410,7 @@ mod tests {
     fn options_of_schedulers_are_kept() {
         for info in ALL {
             for option in info.options {
-                let good = "seed=1&steps=5&guidance=2&labels=any";
+                let good = "seed=1&steps=5&guidance=2&labels=any&scheduler=euler";
                 let mut recipe = Recipe::parse(good).unwrap();
                 let mut values = [1.0, 0.5].into_iter().filter(|&v| option.check(v).is_ok());
                 let value = values.next().expect("a value that is no default");
