@@ -7,7 +7,7 @@ use std::path::Path;
 use command::{diffmoe, refused};
 use image::{GenericImageView, RgbImage};
 
-const QUICK: [&str; 8] = ["--backend", "cpu", "--seed", "5", "--class", "fox", "--style", "noto"];
+const QUICK: [&str; 6] = ["--backend", "cpu", "--seed", "5", "--style", "noto"];
 
 fn run(arguments: &[&str]) {
     let (code, _, stderr) = diffmoe(arguments);
@@ -26,7 +26,7 @@ fn the_cells_of_a_sweep_are_the_images_of_sample() {
     let path = |name: &str| folder.path().join(name);
     let (out, csv) = (path("table.png"), path("c.csv"));
     let (out, csv) = (out.display().to_string(), csv.display().to_string());
-    let axes = ["--x", "cfg=1,2.5", "--y", "steps=1,2", "--scale", "1"];
+    let axes = ["--class", "fox", "--x", "cfg=1,2.5", "--y", "steps=1,2", "--scale", "1"];
     run(&[&["sweep", "--out", &out, "--csv", &csv], &QUICK[..], &axes].concat());
     let table = image::open(&out).expect("a PNG").to_rgb8();
     // Captions: "steps 1" is seven letters of twelve pixels, less the last gap.
@@ -34,7 +34,8 @@ fn the_cells_of_a_sweep_are_the_images_of_sample() {
     assert_eq!(table.dimensions(), (left + 2 * 68, top + 2 * 68));
     for (row, steps) in [(0, "1"), (1, "2")] {
         for (column, guidance) in [(0, "1"), (1, "2.5")] {
-            let want = sample(&path("one.png"), &["--steps", steps, "--guidance", guidance]);
+            let more = ["--class", "fox", "--steps", steps, "--guidance", guidance];
+            let want = sample(&path("one.png"), &more);
             let cell = table.view(left + column * 68, top + row * 68, 64, 64).to_image();
             assert!(cell == want, "{steps} steps, guidance {guidance}");
         }
@@ -61,7 +62,7 @@ fn a_sweep_that_cannot_be_drawn_is_refused_before_the_first_image() {
 fn a_run_from_an_image_keeps_what_the_mask_keeps() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name);
-    let first = sample(&path("first.png"), &["--steps", "3"]);
+    let first = sample(&path("first.png"), &["--class", "fox", "--steps", "3"]);
     let mask = RgbImage::from_fn(64, 64, |x, _| image::Rgb([if x < 32 { 0 } else { 255 }; 3]));
     mask.save(path("mask.png")).expect("a mask");
     let (image, mask) = (path("first.png"), path("mask.png"));

@@ -106,7 +106,9 @@ pub(crate) fn paint(app: &mut App, ui: &mut Ui, area: Rect) {
     let Some(init) = app.session.controls.init.as_mut() else { return };
     let painter = &mut app.painter;
     let texture = painter.texture(ui, init);
-    let cell = Grid::new(1).cell(area, 0, vec2(0.0, 0.0), init.size);
+    // Below the buttons: a press on one of them is no stroke.
+    let below = area.with_min_y(area.min.y + strip(ui) + ui.spacing().item_spacing.y);
+    let cell = Grid::new(1).cell(below, 0, vec2(0.0, 0.0), init.size);
     let id = ui.make_persistent_id("paint what to redraw");
     let response = ui.interact(cell, id, Sense::click_and_drag());
     let count = init.redrawn.iter().filter(|redrawn| **redrawn).count();
@@ -170,11 +172,16 @@ fn show_painted(
     ui.painter().rect_stroke(cell, 2.0, Stroke::new(1.0, look.line), StrokeKind::Outside);
 }
 
-/// Over the image: what belongs to painting.
+/// Height of the buttons.
+fn strip(ui: &Ui) -> f32 {
+    ui.spacing().interact_size.y
+}
+
+/// Above the image: what belongs to painting.
 fn buttons(app: &mut App, ui: &mut Ui, area: Rect) {
     let (painter, init) = (&mut app.painter, &mut app.session.controls.init);
     let Some(init) = init else { return };
-    let strip = Rect::from_min_size(area.min, vec2(area.width(), ui.spacing().interact_size.y));
+    let strip = Rect::from_min_size(area.min, vec2(area.width(), strip(ui)));
     let mut above = ui.new_child(egui::UiBuilder::new().max_rect(strip));
     above.horizontal(|ui| {
         let can_undo = !painter.undo.is_empty();
