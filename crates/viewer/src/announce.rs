@@ -18,7 +18,7 @@ pub fn status(session: &Session) -> String {
             }
             None => "Generating.".to_owned(),
         },
-        Phase::Decoding { images, .. } if images == 1 => "Decoding the image.".to_owned(),
+        Phase::Decoding { images: 1, .. } => "Decoding the image.".to_owned(),
         Phase::Decoding { .. } => "Decoding the images.".to_owned(),
         Phase::Paused => "Paused.".to_owned(),
         Phase::Recovering => "The device was lost. Continuing on another one.".to_owned(),
@@ -32,8 +32,8 @@ pub fn status(session: &Session) -> String {
 
 /// The newest error that is still shown.
 pub fn alert(session: &Session) -> &str {
-    let errors = session.notes().iter().filter(|note| note.kind == NoteKind::Error);
-    errors.last().map_or("", |note| &note.text)
+    let mut errors = session.notes().iter().filter(|note| note.kind == NoteKind::Error);
+    errors.next_back().map_or("", |note| &note.text)
 }
 
 fn count(record: &Record) -> String {

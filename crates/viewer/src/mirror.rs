@@ -158,7 +158,7 @@ impl<S: Surface> egui::Plugin for Mirror<S> {
         }
         let since = self.at.map_or(PAUSE, |at| at.elapsed());
         if since < PAUSE {
-            return ctx.request_repaint_after(PAUSE - since);
+            return ctx.request_repaint_after(PAUSE.saturating_sub(since));
         }
         self.surface.show(&now.0, now.1);
         (self.shown, self.at) = (now, Some(Instant::now()));

@@ -42,6 +42,10 @@ pub(super) struct Enlarge {
 
 /// What is on screen.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "switches that have nothing to do with each other"
+)]
 pub(super) struct View {
     pub(super) mode: Mode,
     /// Number of finished steps behind the frame on screen; `None` follows the run.

@@ -1,8 +1,5 @@
 //! The image that is being generated, in the icon of the browser's tab: to be seen while another tab is open.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use wasm_bindgen::prelude::*;
 use web_sys::Element;
 use web_time::{Duration, Instant};
 
@@ -78,5 +75,5 @@ fn data_address(record: &Record) -> Option<String> {
     let pixels: Option<Vec<[u8; 3]>> = (0..rows * columns).map(pixel).collect();
     let small = RgbImage::from_raw(columns as u32, rows as u32, pixels?.into_flattened())?;
     let png = small.to_png(&[]).ok()?;
-    Some(format!("data:image/png;base64,{}", BASE64.encode(png)))
+    Some(format!("data:image/png;base64,{}", base64::encode(png)))
 }
