@@ -17,7 +17,7 @@ use crate::session::{Card, Selection};
 /// The column is no wider than this.
 const WIDEST: f32 = 620.0;
 /// Width of the button that saves.
-const SAVE: f32 = 50.0;
+const SAVE: f32 = 46.0;
 
 /// Shows the column in an area.
 pub(super) fn show(

@@ -127,7 +127,7 @@ pub(super) fn menu(ui: &mut Ui, rect: Rect, name: &str, offers: &Offers, touch: 
     let is_for_thumbs = rect.height() > 30.0;
     inside(ui, rect, name, |ui| {
         ui.spacing_mut().interact_size.y = rect.height();
-        ui.spacing_mut().button_padding = egui::vec2(if is_for_thumbs { 8.0 } else { 6.0 }, 0.0);
+        ui.spacing_mut().button_padding = egui::vec2(6.0, 0.0);
         let response = ui.menu_button("Save", |ui| {
             if is_for_thumbs {
                 crate::theme::for_thumbs(ui);

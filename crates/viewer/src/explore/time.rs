@@ -76,7 +76,7 @@ pub(super) fn show(
 /// A button that changes how fast playing goes.
 pub(super) fn speed(ui: &mut Ui, place: Rect, scene: &Scene<'_>, touch: &mut Touch) {
     let words = if scene.speed < 1.0 { "×½".to_owned() } else { format!("×{}", scene.speed) };
-    let button = egui::Button::new(&words).wrap_mode(egui::TextWrapMode::Extend);
+    let button = super::centred(&words).wrap_mode(egui::TextWrapMode::Extend);
     let response = super::put(ui, place, button.min_size(place.size()));
     let response = response.on_hover_text("Speed of playing");
     if response.accessible_name(format!("Speed of playing: {words}")).clicked() {

@@ -12,6 +12,8 @@ fn explored(size: egui::Vec2) -> Shown {
         controls.sampling.guidance_interval = GuidanceInterval { low: 0.1, high: 0.7 };
     });
     open_explore(&mut harness);
+    // A pointer that rests over a plot would preview another step.
+    harness.event(egui::Event::PointerGone);
     harness
 }
 
@@ -35,7 +37,7 @@ fn steps_without_an_unconditional_pass_say_so_in_every_card() {
                     harness.state_mut().app_mut().explore(selection);
                     harness.run_steps(3);
                     let is_there = guided.contains(&(step as u32));
-                    let place = format!("{overlay:?} {card:?} step {step}");
+                    let place = format!("{size}: {overlay:?} {card:?} step {step}");
                     assert_ne!(
                         has(&harness, "No unconditional pass at noise"),
                         is_there,
