@@ -180,7 +180,7 @@ mod tests {
 
     fn with(scheduler: SchedulerKind, steps: u32) -> Settings {
         let plain = settings();
-        let sampling = Sampling { scheduler, steps, ..plain.sampling.clone() };
+        let sampling = Sampling { steps, scheduler, ..plain.sampling.clone() };
         Settings { sampling, ..plain }
     }
 

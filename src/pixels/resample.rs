@@ -76,12 +76,12 @@ fn cubic(count: usize, factor: u32) -> Vec<[(usize, f32); 4]> {
         let (whole, t) = (at.floor(), at - at.floor());
         let weights = [
             ((2.0 - t) * t - 1.0) * t / 2.0,
-            ((3.0 * t - 5.0) * t * t + 2.0) / 2.0,
+            (1.5 * t - 2.5) * t * t + 1.0,
             ((4.0 - 3.0 * t) * t + 1.0) * t / 2.0,
             (t - 1.0) * t * t / 2.0,
         ];
         std::array::from_fn(|k| {
-            let place = (whole as i64 + k as i64 - 1).clamp(0, count as i64 - 1);
+            let place = (whole + k as f64 - 1.0).clamp(0.0, count as f64 - 1.0);
             (place as usize, weights[k] as f32)
         })
     };

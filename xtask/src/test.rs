@@ -121,7 +121,8 @@ fn other_engines() -> Vec<String> {
     let has = |program| path_of(program).is_some();
     let has_firefox = || has("firefox-esr") || has("firefox");
     let has_webkit = || has("WebKitWebDriver") && has("xvfb-run");
-    let engines: [(&str, &dyn Fn() -> bool, &[&str]); 2] = [
+    type Engine<'a> = (&'a str, &'a dyn Fn() -> bool, &'a [&'a str]);
+    let engines: [Engine<'_>; 2] = [
         ("Firefox", &has_firefox, &["firefox-esr"]),
         ("WebKit", &has_webkit, &["webkit2gtk-driver", "xvfb", "xauth"]),
     ];

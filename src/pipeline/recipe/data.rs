@@ -273,7 +273,7 @@ pub(super) mod tests {
         assert_eq!(built("labels=cow,any"), Err("unknown subject \"cow\"".to_owned()));
         let other = built("scheduler=euler&steps=3").unwrap();
         assert_eq!((other.sampling.steps, other.sampling.scheduler.name()), (3, "euler"));
-        assert_eq!(other.sampling.guidance, 2.0);
+        assert_eq!(other.sampling.guidance.to_bits(), 2.0_f32.to_bits());
     }
 
     #[test]

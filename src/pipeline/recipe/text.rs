@@ -128,7 +128,7 @@ impl Recipe {
             "steps" => sampling.steps = within(&value, 1, MOST_STEPS).map_err(|e| wrong(&e))?,
             "guidance" => sampling.guidance = within(&value, 0.0, 100.0).map_err(|e| wrong(&e))?,
             "interval" => {
-                sampling.guidance_interval = value.parse().map_err(|_| wrong(INTERVAL))?
+                sampling.guidance_interval = value.parse().map_err(|_| wrong(INTERVAL))?;
             }
             "strength" => {
                 let is_share = |s: &f32| *s > 0.0 && *s <= 1.0;
@@ -147,7 +147,7 @@ impl Recipe {
             "shift" => routing.shift = within(&value, -1.0, 1.0).map_err(|e| wrong(&e))?,
             "odds" => routing.log_odds = within(&value, -24.0, 24.0).map_err(|e| wrong(&e))?,
             "mute" => {
-                sampling.muted = value.parse().map_err(|_| wrong("experts as BLOCK:EXPERT"))?
+                sampling.muted = value.parse().map_err(|_| wrong("experts as BLOCK:EXPERT"))?;
             }
             "shifts" => {
                 let expected = "log-odds as BLOCK=NUMBER or BLOCK:EXPERT=NUMBER";
@@ -430,8 +430,9 @@ mod tests {
         let with = |key: &str, value: &str| base.with(key, value, &config);
         let built = |key, value| with(key, value).unwrap().builder(&config).unwrap().build();
         let usual = base.builder(&config).unwrap().build().unwrap();
-        assert_eq!(built("guidance", "3.5").unwrap().sampling.guidance, 3.5);
-        assert_eq!(built("steps", "4").unwrap().sampling.guidance, usual.sampling.guidance);
+        let guidance = |key, value| built(key, value).unwrap().sampling.guidance.to_bits();
+        assert_eq!(guidance("guidance", "3.5"), 3.5_f32.to_bits());
+        assert_eq!(guidance("steps", "4"), usual.sampling.guidance.to_bits());
         assert_eq!(built("subject", "bee red").unwrap().labels, [[1], [2]]);
         assert_eq!(built("style", "1").unwrap().labels, [[0], [1]]);
         assert_eq!(built("subject", "varied").unwrap().labels[1], [2]);

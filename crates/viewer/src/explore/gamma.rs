@@ -17,6 +17,7 @@ use crate::session::{MOST_SHIFT, NoteKind, Scope, Selection};
 const SNAP: f32 = 0.2;
 
 /// Shows it in an area.
+#[expect(clippy::too_many_lines, reason = "one drawing from top to bottom")]
 pub(super) fn show(
     ui: &mut Ui,
     area: Rect,

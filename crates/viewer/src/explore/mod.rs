@@ -199,6 +199,7 @@ pub(super) fn show(app: &mut App, ui: &mut Ui, wide: bool) {
     app.write_address();
 }
 
+#[expect(clippy::too_many_lines, reason = "the scene lists everything that views read")]
 fn body(app: &mut App, ui: &mut Ui, wide: bool) {
     let ctx = ui.ctx().clone();
     let Some(record) = explorable(&app.session) else {

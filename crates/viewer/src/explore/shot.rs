@@ -77,7 +77,7 @@ fn png(image: &ColorImage, record: &Record) -> Result<Vec<u8>, String> {
 /// What the textures of a run are.
 fn grounds(made: &Made) -> Vec<(TextureId, Ground)> {
     let hatch = made.hatch.iter().map(|texture| (texture.id(), Ground::Hatch));
-    let patterns = made.patterns.iter().flat_map(|patterns| patterns.textures());
+    let patterns = made.patterns.iter().flat_map(super::pattern::Patterns::textures);
     hatch.chain(patterns.map(|(id, pattern)| (id, Ground::Of(pattern)))).collect()
 }
 
@@ -107,16 +107,12 @@ impl App {
             let bytes = drawn::svg(&shot.shapes, shot.rect, &textures, &title);
             return self.save(format!("{stem}.svg"), "image/svg+xml", Ok(bytes));
         }
-        match image {
-            Some(image) => {
-                let bytes = png(&part(&image, shot.rect, scale), record);
-                self.save(format!("{stem}.png"), "image/png", bytes);
-            }
-            None => {
-                let text =
-                    "cannot read the view back on this system. Save it as SVG or CSV instead";
-                self.session.note(NoteKind::Error, text);
-            }
+        if let Some(image) = image {
+            let bytes = png(&part(&image, shot.rect, scale), record);
+            self.save(format!("{stem}.png"), "image/png", bytes);
+        } else {
+            let text = "cannot read the view back on this system. Save it as SVG or CSV instead";
+            self.session.note(NoteKind::Error, text);
         }
     }
 }

@@ -85,7 +85,7 @@ impl SurveyJob {
     /// Does a few milliseconds of work.
     fn advance(&mut self) -> Frame {
         let Self { run: Some(run), pacer, .. } = self else { return Frame::Went(Tick::Idle) };
-        Frame::of(pacer.frame(&mut **run, |run, units| run.advance(units)))
+        Frame::of(pacer.frame(&mut **run, Run::advance))
     }
 
     /// Keeps the batch that is finished; says whether its images are numbers.

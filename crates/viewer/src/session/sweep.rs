@@ -109,26 +109,10 @@ impl Session {
         }
         let Some(job) = self.sweep.take() else { return };
         self.controls = job.before.clone();
-        match self.finished_table(&job, record) {
+        match finished_table(&job, record) {
             Ok(table) => self.table = Some(table),
             Err(reason) => self.note(NoteKind::Error, reason),
         }
-    }
-
-    fn finished_table(&self, job: &SweepJob, last: &Record) -> Result<Table, String> {
-        let size = |image: &RgbImage| [image.height() as usize, image.width() as usize];
-        let first = size(&job.images[0]);
-        if job.images.iter().any(|image| size(image) != first) {
-            return Err("some latents of the sweep were not decoded; draw it again".to_owned());
-        }
-        let image = job.sweep.table(&job.images).map_err(|error| error.to_string())?;
-        let mut recipe = last.recipe(None);
-        let axes = [("x", Some(&job.sweep.x)), ("y", job.sweep.y.as_ref())];
-        let axes = axes.into_iter().filter_map(|(name, axis)| Some((name, axis?.to_string())));
-        recipe.others.extend(axes.map(|(name, axis)| (name.to_owned(), axis)));
-        let png = image.to_png(&png_texts(&recipe, &last.labels, first));
-        let png = png.map_err(|error| error.to_string())?;
-        Ok(Table { image, png, csv: job.sweep.csv(&job.capacities) })
     }
 
     fn draw_next_cell(&mut self) {
@@ -141,4 +125,21 @@ impl Session {
             job.run = run;
         }
     }
+}
+
+/// The table of a sweep whose last cell is complete.
+fn finished_table(job: &SweepJob, last: &Record) -> Result<Table, String> {
+    let size = |image: &RgbImage| [image.height() as usize, image.width() as usize];
+    let first = size(&job.images[0]);
+    if job.images.iter().any(|image| size(image) != first) {
+        return Err("some latents of the sweep were not decoded; draw it again".to_owned());
+    }
+    let image = job.sweep.table(&job.images).map_err(|error| error.to_string())?;
+    let mut recipe = last.recipe(None);
+    let axes = [("x", Some(&job.sweep.x)), ("y", job.sweep.y.as_ref())];
+    let axes = axes.into_iter().filter_map(|(name, axis)| Some((name, axis?.to_string())));
+    recipe.others.extend(axes.map(|(name, axis)| (name.to_owned(), axis)));
+    let png = image.to_png(&png_texts(&recipe, &last.labels, first));
+    let png = png.map_err(|error| error.to_string())?;
+    Ok(Table { image, png, csv: job.sweep.csv(&job.capacities) })
 }

@@ -62,7 +62,7 @@ fn two_runs_are_compared_and_the_link_shows_both() {
 fn a_link_of_two_shipped_models_shows_both_again() {
     let quick = |harness: &mut Shown| {
         draw(harness, |controls| {
-            (controls.sampling.seed, controls.sampling.steps, controls.count) = (3, 2, 1)
+            (controls.sampling.seed, controls.sampling.steps, controls.count) = (3, 2, 1);
         });
     };
     let mut harness = opened(DESKTOP, ModelSource::Named("eurosat".to_owned()));

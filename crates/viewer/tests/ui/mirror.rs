@@ -14,7 +14,7 @@ struct Kept(Elements);
 
 impl Surface for Kept {
     fn show(&mut self, elements: &[Element], _focus: Option<u64>) {
-        *self.0.lock().unwrap() = elements.to_vec();
+        *self.0.lock().expect("no panic") = elements.to_vec();
     }
 }
 
@@ -22,11 +22,11 @@ impl Surface for Kept {
 fn named(harness: &mut Shown, elements: &Elements, name: &str) -> Element {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        let found = elements.lock().unwrap().iter().find(|e| e.name == name).cloned();
+        let found = elements.lock().expect("no panic").iter().find(|e| e.name == name).cloned();
         if let Some(element) = found {
             return element;
         }
-        assert!(Instant::now() < end, "no {name}: {:#?}", elements.lock().unwrap());
+        assert!(Instant::now() < end, "no {name}: {:#?}", elements.lock().expect("no panic"));
         harness.step();
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -49,7 +49,7 @@ fn controls_have_their_kind_name_and_place() {
     assert!(left >= 0.0 && top >= 0.0 && width > 20.0 && height > 10.0, "{:?}", generate.rect);
     let url = named(&mut harness, &elements, "URL of a model file");
     assert!(matches!(url.kind, Kind::Field { multiline: false, .. }), "{:?}", url.kind);
-    let elements = elements.lock().unwrap();
+    let elements = elements.lock().expect("no panic");
     let mut ids: Vec<u64> = elements.iter().map(|element| element.id).collect();
     ids.sort_unstable();
     ids.dedup();
@@ -71,7 +71,7 @@ fn what_is_asked_of_an_element_happens() {
     let url = named(&mut harness, &elements, "URL of a model file");
     requests.ask(url.id, Ask::Text("https://example.org/a".to_owned()));
     until(&mut harness, "the text", |_| {
-        let elements = elements.lock().unwrap();
+        let elements = elements.lock().expect("no panic");
         elements
             .iter()
             .any(|e| matches!(&e.kind, Kind::Field { text, .. } if text == "https://example.org/a"))

@@ -94,7 +94,7 @@ impl Setting {
                 .iter()
                 .map(|&odds| {
                     with(format!("{odds:+}").replace('-', "−"), &|c| {
-                        c.sampling.routing.log_odds += odds
+                        c.sampling.routing.log_odds += odds;
                     })
                 })
                 .collect(),
