@@ -15,6 +15,27 @@ const BROWSERS: [&str; 4] =
 
 const BROWSER_TESTS: &str = "tests/browser";
 
+/// A browser engine besides Chromium.
+struct Engine {
+    name: &'static str,
+    is_there: fn() -> bool,
+    /// Its packages on Debian.
+    packages: &'static [&'static str],
+}
+
+const ENGINES: [Engine; 2] = [
+    Engine {
+        name: "Firefox",
+        is_there: || has("firefox-esr") || has("firefox"),
+        packages: &["firefox-esr"],
+    },
+    Engine {
+        name: "WebKit",
+        is_there: || has("WebKitWebDriver") && has("xvfb-run"),
+        packages: &["webkit2gtk-driver", "xvfb", "xauth"],
+    },
+];
+
 pub(crate) fn all() -> Result<(), String> {
     ensure_vulkan()?;
     let browser = ensure_browser()?;
@@ -118,16 +139,8 @@ fn ensure_browser() -> Result<String, String> {
 /// Gets the other two browser engines where that is possible; names those that are missing, with the reason. Their
 /// tests are skipped then.
 fn other_engines() -> Vec<String> {
-    let has = |program| path_of(program).is_some();
-    let has_firefox = || has("firefox-esr") || has("firefox");
-    let has_webkit = || has("WebKitWebDriver") && has("xvfb-run");
-    type Engine<'a> = (&'a str, &'a dyn Fn() -> bool, &'a [&'a str]);
-    let engines: [Engine<'_>; 2] = [
-        ("Firefox", &has_firefox, &["firefox-esr"]),
-        ("WebKit", &has_webkit, &["webkit2gtk-driver", "xvfb", "xauth"]),
-    ];
     let mut missing = Vec::new();
-    for (engine, is_there, packages) in engines {
+    for Engine { name: engine, is_there, packages } in ENGINES {
         let reason = format!("the tests of the page in {engine} need it");
         let got = packages
             .iter()
@@ -153,6 +166,11 @@ fn ensure_python() -> Result<(), String> {
         return Ok(());
     }
     install("the tests of the Python package need Python with venv", "python3-venv")
+}
+
+/// Whether a program is installed.
+fn has(program: &str) -> bool {
+    path_of(program).is_some()
 }
 
 /// Where a program is.
