@@ -5,6 +5,7 @@ import { close } from "./lab.mjs";
 import "./generator.mjs";
 import "./latents.mjs";
 import "./page.mjs";
+import "./policy.mjs";
 
 after(close);
 import "./screens.mjs";
