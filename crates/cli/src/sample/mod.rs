@@ -42,7 +42,7 @@ use shard::Shard;
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file. Default: emoji, or the model of --like.
     #[arg(long, value_name = "NAME|FILE")]
-    model: Option<String>,
+    model: Option<PathBuf>,
     /// Use the settings inside a saved PNG, also of another program as far as they apply; other options override
     /// them.
     #[arg(long, value_name = "FILE.png", conflicts_with = "set")]
@@ -247,7 +247,7 @@ fn check_places(arguments: &Arguments, out: &Path) -> Result<(), String> {
         arguments.latents.as_deref().map(|path| ("--latents", path)),
     ];
     let read = [
-        arguments.model.as_deref().map(|model| ("--model", Path::new(model))),
+        arguments.model.as_deref().map(|path| ("--model", path)),
         arguments.vae.as_deref().map(|path| ("--vae", path)),
     ];
     let outputs = written.iter().flatten().count();
