@@ -1,6 +1,7 @@
 //! The forward pass: one [`Engine`] contract, implemented with wgpu ([`GpuEngine`]) and on the CPU
 //! ([`CpuEngine`]). Both folders have the same files.
 
+mod block_check;
 mod contract;
 mod cpu;
 mod footprint;
@@ -9,6 +10,7 @@ mod linear;
 mod run_prompts;
 mod time_mlp;
 
+pub use block_check::check_block;
 pub use contract::{
     Engine, EngineError, ForwardRouting, GpuSamples, Inspect, LayerRouting, Progress, RunConfig,
     Scope, Scores, SliceTime, Snapshot, Stage, StageTimes, Taps,

@@ -1,12 +1,14 @@
 //! A sampling run: settings become a [`Run`], which feeds an engine step by step and collects
 //! images and routing. It needs no thread, never blocks, and does not depend on the device.
 
+mod check;
 mod decoder;
 mod decoding;
 mod loaded;
 mod place;
 mod recipe;
 mod recording;
+mod report;
 mod settings;
 mod settings_builder;
 mod sliced;
@@ -17,6 +19,9 @@ pub use loaded::{Pipeline, StartError};
 pub use place::{Backend, LoadError};
 pub use recipe::{Parameters, Recipe, RecipeError, SETTINGS_KEYWORD, Saved, SavedError, png_texts};
 pub use recording::{Recording, RecordingError};
+#[cfg(feature = "blocking")]
+pub use report::examine_now;
+pub use report::{Examination, examine};
 pub use settings::{Settings, SettingsError};
 pub use settings_builder::{Label, SettingsBuilder};
 pub use sliced::Sliced;

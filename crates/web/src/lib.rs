@@ -11,5 +11,5 @@ mod options;
 mod page;
 mod slices;
 
-pub use generator::{Generator, shaders};
+pub use generator::{Generator, check_device, shaders};
 pub use page::{Page, start};

@@ -1,6 +1,7 @@
 //! The app as a user meets it: what has a name, what happens when it is pressed, what is said when something
 //! is wrong. Everything is found by the name that a screen reader would say.
 
+mod device;
 mod explore;
 mod labels;
 mod take;
