@@ -22,12 +22,13 @@ const ORDER: [&str; 13] = [
 ];
 
 /// Folders of sources, one for each package.
-const PACKAGES: [&str; 7] = [
+const PACKAGES: [&str; 8] = [
     "src",
     "crates/cli/src",
     "crates/models/src",
     "crates/viewer/src",
     "crates/web/src",
+    "fuzz/src",
     "xtask/src",
     "xtask/isa/src",
 ];

@@ -34,7 +34,7 @@ export interface Info {
   name: string;
   /** The device that computes. */
   device: string;
-  /** Why the GPU is not used, if you did not request the CPU. */
+  /** Why the GPU is not used, or not with its usual kernels, if you did not request the CPU. */
   note: string | null;
   /** Size of a finished image in pixels; for latents without a decoder, in cells. */
   width: number;
@@ -167,6 +167,9 @@ export class Generator {
   /** Frees the model. Active runs are completed. */
   free(): void;
 }
+
+/** Checks the graphics device with every kernel, and returns a report to be sent with a description of wrong images. */
+export function checkDevice(): Promise<string>;
 
 /** All shaders of this program, with values for the constants without a default. */
 export function shaders(): { name: string; source: string; constants: Record<string, number> }[];

@@ -307,7 +307,8 @@ impl From<GpuError> for EngineError {
         match error {
             GpuError::Lost(_) => Self::DeviceLost(error.to_string()),
             GpuError::Refused(_) => Self::Refused(error.to_string()),
-            GpuError::NoAdapter(_) | GpuError::NoDevice { .. } => {
+            GpuError::NoAnswer(..) => Self::DeviceLost(error.to_string()),
+            GpuError::NoAdapter(_) | GpuError::NoDevice { .. } | GpuError::Wrong(_) => {
                 Self::Unsupported(error.to_string())
             }
         }

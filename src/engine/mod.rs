@@ -1,6 +1,7 @@
 //! The forward pass: one [`Engine`] contract, implemented with wgpu ([`GpuEngine`]) and on the CPU
 //! ([`CpuEngine`]); both folders have the same files. [`WorkersEngine`] runs the latter on threads that share no memory.
 
+mod block_check;
 mod contract;
 mod cpu;
 mod footprint;
@@ -10,6 +11,7 @@ mod run_prompts;
 mod time_mlp;
 mod workers;
 
+pub use block_check::check_block;
 pub use contract::{
     Engine, EngineError, ForwardRouting, GpuSamples, Inspect, Keep, LayerRouting, Progress,
     RunConfig, Scope, Scores, SliceTime, Snapshot, Stage, StageTimes, Taps,

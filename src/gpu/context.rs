@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::faults::Faults;
 use super::pipelines::{Pipelines, Rehearsal};
 use super::{GpuError, Profile};
-use crate::platform::adapter_name;
+use crate::platform::{self, adapter_name};
 
 /// Choices that differ between the product, its tests and its benchmarks.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +23,23 @@ pub struct GpuOptions {
     pub poison: bool,
     /// Panic where the device refuses a call, instead of remembering it: for tests.
     pub panic_on_error: bool,
+    /// What a test breaks.
+    #[cfg(test)]
+    pub(crate) sabotage: Sabotage,
 }
+
+/// What a test breaks of a device.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Sabotage {
+    /// From the name and text of a shader to another text.
+    pub(crate) shader: Option<fn(&str, &str) -> Option<String>>,
+    /// The number of the tensor for which there is no memory.
+    pub(crate) refused: Option<u64>,
+}
+
+/// Longest wait for an adapter or a device.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A device, ready to compute.
 pub struct Gpu {
@@ -48,6 +65,11 @@ pub struct Gpu {
     pub(super) allocated: AtomicU64,
     /// `None` on a device that computes.
     pub(super) rehearsal: Option<Rehearsal>,
+    #[cfg(test)]
+    pub(super) sabotage: Sabotage,
+    /// Tensors so far.
+    #[cfg(test)]
+    pub(super) tensors: AtomicU64,
 }
 
 impl Gpu {
@@ -73,8 +95,20 @@ impl Gpu {
     /// As [`Gpu::headless_with`], for callers that must not block (the browser).
     ///
     /// # Errors
-    /// When there is no adapter, or it lacks what WebGPU guarantees.
+    /// When there is no adapter, it lacks what WebGPU guarantees, or does not answer within ten seconds.
     pub async fn headless_async(options: GpuOptions) -> Result<Self, GpuError> {
+        let (device, queue) = answer("the graphics driver", PATIENCE, Self::request).await??;
+        let mut gpu = Self::owned(device, queue, &options);
+        if gpu.info.name.is_empty() {
+            // Browsers keep the name to themselves.
+            let name = answer("the browser", PATIENCE, adapter_name).await.ok().flatten();
+            gpu.info.name = name.unwrap_or_else(|| "WebGPU adapter".into());
+        }
+        Ok(gpu)
+    }
+
+    /// A device of the preferred adapter.
+    async fn request() -> Result<(wgpu::Device, wgpu::Queue), GpuError> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapter = instance
             .request_adapter(&wgpu::RequestAdapterOptions {
@@ -98,16 +132,33 @@ impl Gpu {
                 "the only adapter is a stub that computes nothing".into(),
             ));
         }
-        let (device, queue) = adapter
+        adapter
             .request_device(&Self::device_descriptor(&adapter))
             .await
-            .map_err(|e| GpuError::NoDevice { adapter: info.name, reason: e.to_string() })?;
-        let mut gpu = Self::owned(device, queue, &options);
-        if gpu.info.name.is_empty() {
-            // Browsers keep the name to themselves.
-            gpu.info.name = adapter_name().await.unwrap_or_else(|| "WebGPU adapter".into());
+            .map_err(|e| GpuError::NoDevice { adapter: info.name, reason: e.to_string() })
+    }
+
+    /// The same device with the kernels of a profile.
+    #[must_use]
+    pub(crate) fn with_profile(&self, profile: Profile) -> Self {
+        Self {
+            profile,
+            device: self.device.clone(),
+            queue: self.queue.clone(),
+            info: self.info.clone(),
+            binding_limit: self.binding_limit,
+            poison: self.poison,
+            pipelines: self.pipelines.clone(),
+            faults: self.faults.clone(),
+            is_hosted: self.is_hosted,
+            polling: self.polling.clone(),
+            allocated: self.allocated_bytes().into(),
+            rehearsal: None,
+            #[cfg(test)]
+            sabotage: self.sabotage,
+            #[cfg(test)]
+            tensors: AtomicU64::new(0),
         }
-        Ok(gpu)
     }
 
     /// What to ask of an adapter; also for a host that makes the device itself and hands it to [`Gpu::on`].
@@ -220,7 +271,23 @@ impl Gpu {
             device,
             queue,
             info,
+            #[cfg(test)]
+            sabotage: options.sabotage,
+            #[cfg(test)]
+            tensors: AtomicU64::new(0),
         }
+    }
+
+    /// The same device with something broken, and none of its tensors counted.
+    #[cfg(test)]
+    pub(crate) fn sabotaged(&self, sabotage: Sabotage) -> Self {
+        Self { sabotage, ..self.with_profile(self.profile) }
+    }
+
+    /// Tensors that were made so far.
+    #[cfg(test)]
+    pub(crate) fn tensors(&self) -> u64 {
+        self.tensors.load(Ordering::Relaxed)
     }
 
     /// Bytes of all tensors that were made so far, those that are gone by now included: a measure of what something
@@ -291,10 +358,23 @@ impl Gpu {
 
     /// Device and kernel family in one line, for display.
     pub fn describe(&self) -> String {
-        let kernels = match self.profile {
-            Profile::Gpu => "workgroup-tile kernels",
-            Profile::Software => "register-only kernels",
-        };
-        format!("{} ({:?}, {kernels})", self.info.name, self.info.backend)
+        format!("{} ({:?}, {})", self.info.name, self.info.backend, self.profile.describe())
     }
+}
+
+/// What comes of a request to `whom`, unless it takes longer than `limit`.
+///
+/// # Errors
+/// When there is no answer by then.
+pub(crate) async fn answer<T, F>(
+    whom: &str,
+    limit: Duration,
+    request: impl FnOnce() -> F + Send + 'static,
+) -> Result<T, GpuError>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let answer = platform::within(limit, request).await;
+    answer.ok_or_else(|| GpuError::NoAnswer(whom.to_owned(), limit.as_secs()))
 }

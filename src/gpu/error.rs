@@ -15,6 +15,12 @@ pub enum GpuError {
         /// The driver's words.
         reason: String,
     },
+    /// A request was not answered, within the given number of seconds.
+    #[error("{0} did not answer within {1} seconds")]
+    NoAnswer(String, u64),
+    /// The device computes, but not what it should.
+    #[error("{0}")]
+    Wrong(String),
     /// The device is gone: driver reset, time-out, unplugged, or out of memory.
     #[error("the graphics device was lost: {0}")]
     Lost(String),

@@ -17,6 +17,8 @@ pub(crate) mod testing;
 
 pub use clock::Clock;
 pub use context::{Gpu, GpuOptions};
+#[cfg(test)]
+pub(crate) use context::{Sabotage, answer};
 pub use error::GpuError;
 pub use faults::Watch;
 pub use kernel::{Kernel, KernelSource, MAX_GROUPS, lanes, spread};

@@ -60,6 +60,10 @@ impl Gpu {
             polling: self.polling.clone(),
             allocated: 0.into(),
             rehearsal: Some(rehearsal),
+            #[cfg(test)]
+            sabotage: self.sabotage,
+            #[cfg(test)]
+            tensors: 0.into(),
         }
     }
 
@@ -109,9 +113,15 @@ impl Gpu {
     fn build(&self, shader: Shader, constants: &[(&'static str, f64)]) -> wgpu::ComputePipeline {
         let sizes = shader.sizes.iter().map(|&(name, value)| (name, f64::from(value)));
         let all: Vec<_> = sizes.chain(constants.iter().copied()).collect();
+        let text = std::borrow::Cow::Borrowed(shader.source);
+        #[cfg(test)]
+        let text = match self.sabotage.shader.and_then(|alter| alter(shader.name, &text)) {
+            Some(other) => other.into(),
+            None => text,
+        };
         let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(shader.name),
-            source: wgpu::ShaderSource::Wgsl(shader.source.into()),
+            source: wgpu::ShaderSource::Wgsl(text),
         });
         self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(shader.name),

@@ -14,6 +14,23 @@ pub enum Profile {
 }
 
 impl Profile {
+    /// Both, this one first; this one alone where `DIFFMOE_KERNELS` asks for a family.
+    pub(crate) fn to_try(self) -> Vec<Self> {
+        let other = match self {
+            Self::Gpu => Self::Software,
+            Self::Software => Self::Gpu,
+        };
+        if std::env::var_os("DIFFMOE_KERNELS").is_some() { vec![self] } else { vec![self, other] }
+    }
+
+    /// The family in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Gpu => "workgroup-tile kernels",
+            Self::Software => "register-only kernels",
+        }
+    }
+
     /// What suits an adapter; `DIFFMOE_KERNELS=gpu|software` overrides it.
     pub(super) fn suitable(info: &wgpu::AdapterInfo) -> Self {
         match std::env::var("DIFFMOE_KERNELS").as_deref() {

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use web_time::Instant;
 
 use super::{Gpu, GpuError, Pod, Tensor};
+use crate::platform;
 
 const WAITING: u8 = 0;
 const ARRIVED: u8 = 1;
@@ -68,6 +72,27 @@ impl Readback {
         self.state.load(Ordering::Acquire) != WAITING
     }
 
+    /// As [`Readback::take`], as soon as the copies have arrived: for work of some milliseconds.
+    ///
+    /// # Errors
+    /// When the device is lost, or nothing arrives within a minute: browsers compile pipelines meanwhile.
+    pub(crate) async fn arrived(self, gpu: &Gpu) -> Result<Vec<Vec<u8>>, GpuError> {
+        /// Longer than any driver takes for some twenty pipelines.
+        const PATIENCE: Duration = Duration::from_mins(1);
+        let begin = Instant::now();
+        while !self.is_ready() {
+            gpu.poll();
+            if let Some(error) = gpu.failure() {
+                return Err(error);
+            }
+            if begin.elapsed() > PATIENCE {
+                return Err(GpuError::NoAnswer(gpu.info.name.clone(), PATIENCE.as_secs()));
+            }
+            platform::pause(Duration::from_micros(200)).await;
+        }
+        self.take()
+    }
+
     /// Bytes of each tensor, in the order they were scheduled.
     ///
     /// # Errors
@@ -95,7 +120,7 @@ pub fn read_now<T: Pod>(gpu: &Gpu, tensor: &Tensor) -> Result<Vec<T>, GpuError> 
     gpu.wait()?;
     // Whoever waits for the device runs the callbacks of all: another thread may have picked ours up and
     // still be in flight. It needs microseconds; after seconds something else is wrong.
-    let begin = web_time::Instant::now();
+    let begin = Instant::now();
     while !readback.is_ready() && begin.elapsed().as_secs() < 10 {
         std::thread::yield_now();
     }

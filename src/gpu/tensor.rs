@@ -93,9 +93,18 @@ impl Tensor {
             "{label} {shape:?} needs {bytes} bytes; the limit per binding is {}",
             gpu.binding_limit
         );
+        let size = bytes;
+        #[cfg(test)]
+        let size = {
+            use std::sync::atomic::Ordering::Relaxed;
+            let number = gpu.tensors.fetch_add(1, Relaxed);
+            let is_refused = gpu.sabotage.refused == Some(number);
+            // More than the device has: it refuses as it does when its memory is full.
+            if is_refused { gpu.device.limits().max_buffer_size + 4 } else { size }
+        };
         let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(&label),
-            size: bytes,
+            size,
             usage: wgpu::BufferUsages::STORAGE
                 | wgpu::BufferUsages::COPY_SRC
                 | wgpu::BufferUsages::COPY_DST,

@@ -170,7 +170,14 @@ impl Block {
 fn device(profile: Profile, binding_limit: Option<u64>) -> Gpu {
     let (poison, panic_on_error) = (true, true);
     let profile = Some(profile);
-    Gpu::headless_with(GpuOptions { profile, binding_limit, poison, panic_on_error }).unwrap()
+    Gpu::headless_with(GpuOptions {
+        profile,
+        binding_limit,
+        poison,
+        panic_on_error,
+        ..GpuOptions::default()
+    })
+    .unwrap()
 }
 
 #[test]

@@ -81,6 +81,7 @@ pub use samples_to_texture::{Image, TextureWriter};
 pub mod experts;
 pub mod matrix;
 pub mod planes;
+pub mod probes;
 pub mod weights;
 
 pub use experts::{Assignments, ExpertBank, Experts, packed_rows};

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::place::{self, Place};
+use super::check::System;
+use super::place::{self, Load, Note, Place};
 use super::{Backend, Decoding, LoadError};
 use crate::engine::EngineError;
 use crate::gpu::Gpu;
 use crate::kernels::WeightPrecision;
+use crate::kernels::probes::{Family, Finding, Kernels};
 use crate::model::Config;
 use crate::platform;
 use crate::vae::{
@@ -18,6 +20,9 @@ const MOST_SIDE: usize = 2048;
 
 /// A decoder in errors.
 const WHAT: &str = "this decoder";
+
+/// Decoders are not compared with the processor, which would take seconds.
+type Unchecked = fn(Arc<GpuDecoderModel>) -> std::future::Ready<Result<Finding, EngineError>>;
 
 /// Cells along a side of the latent that a preview is fitted to.
 const PREVIEW_SIDE: usize = 6;
@@ -52,7 +57,7 @@ pub fn check_decoder(file: &DecoderFile, config: &Config) -> Result<(), DecoderM
 #[derive(Clone)]
 pub struct LoadedDecoder {
     place: Place<CpuDecoderModel, GpuDecoderModel>,
-    note: Option<String>,
+    note: Option<Note>,
     channels: usize,
     /// Pixels along a latent cell.
     factor: usize,
@@ -68,9 +73,17 @@ impl LoadedDecoder {
         backend: Backend,
         precision: WeightPrecision,
     ) -> Result<Self, LoadError> {
-        let on_cpu = async || CpuDecoderModel::load_async(file).await;
-        let on_gpu = async |gpu| GpuDecoderModel::load_async(gpu, file, precision).await;
-        let (place, note) = place::load(backend, WHAT, on_cpu, on_gpu).await?;
+        // Convolutions, and the products of attention.
+        let families = vec![Family::Model, Family::Detail, Family::Decoder];
+        let kernels = Kernels { families, precisions: vec![precision] };
+        let load = Load {
+            what: WHAT,
+            kernels: &kernels,
+            on_cpu: async || CpuDecoderModel::load_async(file).await,
+            on_gpu: async |gpu: Arc<Gpu>| GpuDecoderModel::load_async(gpu, file, precision).await,
+            check: None::<(String, Unchecked)>,
+        };
+        let (place, note) = place::load(&System { trusts: true }, backend, load).await?;
         Ok(Self { place, note, channels: file.latent_channels(), factor: file.factor() })
     }
 
@@ -84,7 +97,7 @@ impl LoadedDecoder {
         precision: WeightPrecision,
     ) -> Result<Self, LoadError> {
         let load = async |gpu| GpuDecoderModel::load_async(gpu, file, precision).await;
-        let place = place::load_on(gpu.clone(), WHAT, load).await?;
+        let place = Place::Gpu(place::load_on(gpu.clone(), WHAT, load).await?);
         Ok(Self { place, note: None, channels: file.latent_channels(), factor: file.factor() })
     }
 
@@ -206,7 +219,7 @@ impl LoadedDecoder {
 
     /// A note on why this device was chosen, unless the user chose it.
     pub fn note(&self) -> Option<&str> {
-        self.note.as_deref()
+        self.note.as_ref().map(|note| note.text.as_str())
     }
 }
 

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use super::place::{self, Place};
+use super::check::{Surroundings, System, fnv};
+use super::place::{self, Load, Note, Place};
 use super::{Backend, LoadError, Run, Settings, SettingsError};
 use crate::checkpoint::Checkpoint;
-#[cfg(feature = "blocking")]
-use crate::engine::Inspect;
-use crate::engine::{CpuEngine, CpuModel, Workers, WorkersEngine, WorkersModel};
-use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, WeightChoice};
+use crate::engine::{CpuEngine, CpuModel, Workers, WorkersEngine, WorkersModel, check_block};
+use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, Inspect, WeightChoice};
 use crate::gpu::Gpu;
+use crate::kernels::probes::Kernels;
 use crate::model::Config;
+
+/// A model in errors.
+const WHAT: &str = "this model";
 
 /// Why a run could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +72,7 @@ impl Processor {
 #[derive(Clone)]
 pub struct Pipeline {
     place: Place<Processor, GpuModel>,
-    note: Option<String>,
+    note: Option<Note>,
     config: Arc<Config>,
 }
 
@@ -93,8 +96,8 @@ impl Pipeline {
         weights: impl Into<WeightChoice>,
     ) -> Result<Self, LoadError> {
         let load = async |gpu| GpuModel::load_async(gpu, checkpoint, weights).await;
-        let place = place::load_on(gpu.clone(), "this model", load).await?;
-        Ok(Self::new(place, None, checkpoint))
+        let model = place::load_on(gpu.clone(), WHAT, load).await?;
+        Ok(Self::new(Place::Gpu(model), None, checkpoint))
     }
 
     /// Loads a model for the processor, where all weights are f32.
@@ -106,10 +109,12 @@ impl Pipeline {
         Ok(Self::new(Place::Cpu(Arc::new(model)), None, checkpoint))
     }
 
-    /// Loads a model on the given backend, on a device of its own.
+    /// Loads a model on the given backend, on a device of its own. The first time that an adapter with its driver is
+    /// used, its kernels and a block of the model are checked; [`Pipeline::note`] says what came of it.
     ///
     /// # Errors
-    /// When a tensor cannot be read, the device cannot hold the model, or a GPU was requested and there is none.
+    /// When a tensor cannot be read, the device cannot hold the model, or a GPU was requested and there is none that
+    /// computes what it should.
     pub async fn open_async(
         checkpoint: &Checkpoint,
         backend: Backend,
@@ -129,17 +134,35 @@ impl Pipeline {
         weights: impl Into<WeightChoice>,
         workers: Option<&Workers>,
     ) -> Result<Self, LoadError> {
-        let on_cpu = async || Processor::load(checkpoint, workers).await;
-        let on_gpu = async |gpu| GpuModel::load_async(gpu, checkpoint, weights).await;
-        let (place, note) = place::load(backend, "this model", on_cpu, on_gpu).await?;
+        let system = System { trusts: true };
+        Self::open_in(&system, checkpoint, backend, weights.into(), workers).await
+    }
+
+    pub(super) async fn open_in(
+        around: &impl Surroundings,
+        checkpoint: &Checkpoint,
+        backend: Backend,
+        weights: WeightChoice,
+        workers: Option<&Workers>,
+    ) -> Result<Self, LoadError> {
+        let precisions = weights.resolve(checkpoint).list();
+        let hash = fnv([checkpoint.config_text().as_bytes()]);
+        let which = format!("block of {hash:016x} in {precisions:?}");
+        let kernels = Kernels::of(checkpoint.config(), precisions);
+        let load = Load {
+            what: WHAT,
+            kernels: &kernels,
+            on_cpu: async || Processor::load(checkpoint, workers).await,
+            on_gpu: async |gpu: Arc<Gpu>| GpuModel::load_async(gpu, checkpoint, weights).await,
+            check: Some((which, async |model: Arc<GpuModel>| {
+                check_block(&model, checkpoint).await
+            })),
+        };
+        let (place, note) = place::load(around, backend, load).await?;
         Ok(Self::new(place, note, checkpoint))
     }
 
-    fn new(
-        place: Place<Processor, GpuModel>,
-        note: Option<String>,
-        checkpoint: &Checkpoint,
-    ) -> Self {
+    fn new(place: Place<Processor, GpuModel>, note: Option<Note>, checkpoint: &Checkpoint) -> Self {
         Self { place, note, config: Arc::new(checkpoint.config().clone()) }
     }
 
@@ -201,7 +224,12 @@ impl Pipeline {
 
     /// Why the model is where it is, in a sentence, when the user did not choose the place.
     pub fn note(&self) -> Option<&str> {
-        self.note.as_deref()
+        self.note.as_ref().map(|note| note.text.as_str())
+    }
+
+    /// Whether [`Pipeline::note`] says that the device computes wrong numbers, in at least one variant of the kernels.
+    pub fn device_is_wrong(&self) -> bool {
+        self.note.as_ref().is_some_and(|note| note.is_wrong)
     }
 }
 

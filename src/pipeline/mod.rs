@@ -1,6 +1,7 @@
 //! A sampling run: settings become a [`Run`], which feeds an engine step by step and collects
 //! images and routing. It needs no thread, never blocks, and does not depend on the device.
 
+mod check;
 mod decoder;
 mod decoding;
 mod init_image;
@@ -8,6 +9,7 @@ mod loaded;
 mod place;
 mod recipe;
 mod recording;
+mod report;
 mod sampling;
 mod settings;
 mod settings_builder;
@@ -25,6 +27,9 @@ pub use recipe::{
     png_texts,
 };
 pub use recording::{Recording, RecordingError};
+#[cfg(feature = "blocking")]
+pub use report::examine_now;
+pub use report::{Examination, examine};
 pub use sampling::Sampling;
 pub use settings::Settings;
 pub use settings_builder::{Label, SettingsBuilder};

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::check::{self as checks, Surroundings};
 use crate::engine::EngineError;
-use crate::gpu::{Gpu, GpuError, GpuOptions};
+use crate::gpu::{Gpu, GpuError};
+use crate::kernels::probes::{Finding, Kernels};
 use crate::model::choices;
 
 choices! {
@@ -44,39 +46,73 @@ impl<C, G> Clone for Place<C, G> {
     }
 }
 
-/// Loads something on the requested device, with a note if another one was chosen. `what` is named in
-/// errors, as in "this model".
+/// Why something is where it is, when the user did not choose the place.
+#[derive(Clone, Debug)]
+pub(super) struct Note {
+    /// In a sentence.
+    pub(super) text: String,
+    /// Whether the device computes wrong numbers, which users should hear of.
+    pub(super) is_wrong: bool,
+}
+
+/// What is to be loaded.
+pub(super) struct Load<'a, OnCpu, OnGpu, Check> {
+    /// Named in errors, as in "this model".
+    pub(super) what: &'static str,
+    /// The kernels that it needs.
+    pub(super) kernels: &'a Kernels,
+    pub(super) on_cpu: OnCpu,
+    pub(super) on_gpu: OnGpu,
+    /// Compares a part of it with the processor; and what tells it from others.
+    pub(super) check: Option<(String, Check)>,
+}
+
+/// Loads something on the requested device, with a note if another one was chosen.
+///
+/// A device that computes wrong numbers gets the other kernels; if these are wrong, too, the processor computes.
 ///
 /// # Errors
-/// When it cannot be loaded there, or a GPU was requested and there is none.
-pub(super) async fn load<C, G>(
+/// When it cannot be loaded there, or a GPU was requested and there is none that computes what it should.
+pub(super) async fn load<C, G, OnCpu, OnGpu, Check>(
+    around: &impl Surroundings,
     backend: Backend,
-    what: &str,
-    on_cpu: impl AsyncFnOnce() -> Result<C, EngineError>,
-    on_gpu: impl AsyncFnOnce(Arc<Gpu>) -> Result<G, EngineError>,
-) -> Result<(Place<C, G>, Option<String>), LoadError> {
+    load: Load<'_, OnCpu, OnGpu, Check>,
+) -> Result<(Place<C, G>, Option<Note>), LoadError>
+where
+    OnCpu: AsyncFnOnce() -> Result<C, EngineError>,
+    OnGpu: AsyncFn(Arc<Gpu>) -> Result<G, EngineError>,
+    Check: AsyncFn(Arc<G>) -> Result<Finding, EngineError>,
+{
     let reason = match backend {
         Backend::Cpu => None,
         Backend::Auto | Backend::Gpu => {
             let auto = backend == Backend::Auto;
-            let refused: LoadError = match Gpu::headless_async(GpuOptions::default()).await {
+            let refused: LoadError = match around.device().await {
                 Ok(gpu) if auto && gpu.is_software() => {
-                    return Ok((Place::Cpu(Arc::new(on_cpu().await?)), Some(slow(&gpu))));
+                    let loaded = (load.on_cpu)().await?;
+                    let note = Note { text: slow(&gpu), is_wrong: false };
+                    return Ok((Place::Cpu(Arc::new(loaded)), Some(note)));
                 }
-                Ok(gpu) => match load_on(Arc::new(gpu), what, on_gpu).await {
-                    Ok(loaded) => return Ok((loaded, None)),
-                    Err(error) => error.into(),
+                Ok(gpu) => match load_checked(around, gpu, &load).await {
+                    Ok((loaded, note)) => return Ok((Place::Gpu(loaded), note)),
+                    Err(error) => error,
                 },
                 Err(error) => error.into(),
             };
             if !auto {
                 return Err(refused);
             }
-            Some(format!("{refused}: using the CPU"))
+            let is_wrong = matches!(refused, LoadError::Gpu(GpuError::Wrong(_)));
+            let report = if is_wrong { REPORT } else { "" };
+            Some(Note { text: format!("{refused}: using the CPU{report}"), is_wrong })
         }
     };
-    Ok((Place::Cpu(Arc::new(on_cpu().await?)), reason))
+    Ok((Place::Cpu(Arc::new((load.on_cpu)().await?)), reason))
 }
+
+/// How to get a report.
+const REPORT: &str =
+    ". `diffmoe doctor`, or Help → Check this device in the app, makes a report to send";
 
 fn slow(gpu: &Gpu) -> String {
     let name = &gpu.info.name;
@@ -85,14 +121,63 @@ fn slow(gpu: &Gpu) -> String {
     )
 }
 
+/// Loads something with the kernels that compute what they should: the suitable ones, or the others.
+async fn load_checked<G, OnCpu, OnGpu, Check>(
+    around: &impl Surroundings,
+    mut gpu: Gpu,
+    load: &Load<'_, OnCpu, OnGpu, Check>,
+) -> Result<(Arc<G>, Option<Note>), LoadError>
+where
+    OnGpu: AsyncFn(Arc<Gpu>) -> Result<G, EngineError>,
+    Check: AsyncFn(Arc<G>) -> Result<Finding, EngineError>,
+{
+    let name = gpu.info.name.clone();
+    let mut wrong = None;
+    for profile in gpu.profile.to_try() {
+        if gpu.failure().is_some() {
+            gpu = around.device().await?;
+        }
+        let tried = Arc::new(gpu.with_profile(profile));
+        let reason = match checks::kernels(around, &tried, load.kernels).await? {
+            Some(reason) => reason,
+            None => {
+                let loaded = load_on(tried.clone(), load.what, &load.on_gpu).await?;
+                let verdict = match &load.check {
+                    None => None,
+                    Some((which, check)) => {
+                        let check = async || check(loaded.clone()).await;
+                        checks::part(around, &tried, which, check).await?
+                    }
+                };
+                match verdict {
+                    Some(reason) => reason,
+                    None => {
+                        let note = wrong.map(|reason| {
+                            let text = format!(
+                                "{name} computes wrong numbers with its usual kernels ({reason}): \
+                                 using others, which are slower{REPORT}"
+                            );
+                            Note { text, is_wrong: true }
+                        });
+                        return Ok((loaded, note));
+                    }
+                }
+            }
+        };
+        wrong.get_or_insert(reason);
+    }
+    let reason = wrong.unwrap_or_default();
+    Err(GpuError::Wrong(format!("{name} computes wrong numbers ({reason})")).into())
+}
+
 /// Loads something on a device that is there, and leaves the device as it was when it does not fit.
-pub(super) async fn load_on<C, G>(
+pub(super) async fn load_on<G>(
     gpu: Arc<Gpu>,
     what: &str,
     on_gpu: impl AsyncFnOnce(Arc<Gpu>) -> Result<G, EngineError>,
-) -> Result<Place<C, G>, EngineError> {
+) -> Result<Arc<G>, EngineError> {
     match gpu.error_scope(on_gpu(gpu.clone())).await {
-        Ok(loaded) => Ok(Place::Gpu(Arc::new(loaded?))),
+        Ok(loaded) => Ok(Arc::new(loaded?)),
         Err(error) => {
             let name = &gpu.info.name;
             Err(EngineError::TooLarge(format!("{name} cannot hold {what}: {error}")))

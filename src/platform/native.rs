@@ -1,6 +1,10 @@
 //! Linux, macOS, Windows.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use super::Bytes;
 
@@ -59,6 +63,88 @@ pub async fn adapter_name() -> Option<String> {
     None
 }
 
+/// Operating system and processor, for reports.
+pub(crate) fn system() -> String {
+    format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)
+}
+
+/// Holds this thread up for some time.
+pub(crate) async fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
+/// The result of a future, or nothing if it takes longer than `limit`. It runs on a thread of its own, because a
+/// driver may hang inside a call; that thread is then left behind.
+pub(crate) async fn within<T, F>(
+    limit: Duration,
+    make: impl FnOnce() -> F + Send + 'static,
+) -> Option<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let (done, result) = mpsc::channel();
+    let work = move || {
+        // Nobody listens any more when it took too long.
+        let _ = done.send(finish(make()));
+    };
+    std::thread::Builder::new().spawn(work).ok()?;
+    result.recv_timeout(limit).ok()
+}
+
+/// Wakes a thread that waits for a future.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits for a future on this thread.
+fn finish<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// What was remembered under a key, in this or an earlier run of any program that uses the library.
+pub(crate) fn recall(key: &str) -> Option<String> {
+    std::fs::read_to_string(notes()?.join(key)).ok()
+}
+
+/// Keeps a text in the user's cache folder. It may be lost at any time, and is where the folder cannot be written.
+pub(crate) fn remember(key: &str, text: &str) {
+    let write = || {
+        let folder = notes().ok_or(std::io::ErrorKind::NotFound)?;
+        std::fs::create_dir_all(&folder)?;
+        // Complete or not at all, whoever else writes it at this moment.
+        let part = folder.join(format!(".{key}-{}", std::process::id()));
+        std::fs::write(&part, text)?;
+        std::fs::rename(&part, folder.join(key))
+    };
+    // The check is then made again next time.
+    let _: std::io::Result<()> = write();
+}
+
+/// The folder of [`remember`].
+fn notes() -> Option<PathBuf> {
+    let of = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let cache = if cfg!(target_os = "windows") {
+        of("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        of("HOME").map(|home| home.join("Library/Caches"))
+    } else {
+        of("XDG_CACHE_HOME").or_else(|| of("HOME").map(|home| home.join(".cache")))
+    };
+    Some(cache?.join("diffmoe"))
+}
+
 /// Calls `job` with each number below `count`, on a few threads, and waits for all of them.
 pub(crate) fn share_out(count: usize, job: impl Fn(usize) + Sync) {
     // Compilers of shaders take memory, too: more threads than this gain little.
@@ -108,5 +194,38 @@ pub(crate) fn beside(job: impl FnOnce() + Send + 'static) -> Beside {
 impl Drop for Beside {
     fn drop(&mut self) {
         self.join();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Some file systems know no shared maps; on Linux, `/proc` is one.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_cannot_be_mapped_is_read() {
+        let path = Path::new("/proc/version");
+        let file = std::fs::File::open(path).unwrap();
+        #[expect(unsafe_code, reason = "to see that the system refuses")]
+        // SAFETY: nobody changes this file.
+        let map = unsafe { memmap2::MmapOptions::new().len(16).map(&file) };
+        assert!(map.is_err(), "another file system is needed for this test");
+        let bytes = map_file(path).unwrap();
+        assert_eq!(*bytes, std::fs::read(path).unwrap());
+        assert!(bytes.starts_with(b"Linux"));
+        assert!(map_file(Path::new("/proc")).is_err(), "a folder");
+    }
+
+    #[test]
+    fn a_future_that_never_ends_is_given_up() {
+        let begin = std::time::Instant::now();
+        let limit = Duration::from_millis(50);
+        assert_eq!(finish(within(limit, std::future::pending::<u8>)), None);
+        assert!(begin.elapsed() >= limit);
+        assert_eq!(finish(within(Duration::from_secs(60), || async { 7 })), Some(7));
+        // A driver hangs without giving way.
+        let hang = || async { std::thread::sleep(Duration::from_secs(2)) };
+        assert_eq!(finish(within(limit, hang)), None);
     }
 }

@@ -1,6 +1,10 @@
 //! The browser: a page, or a worker of one. What only a page has (its address, its dialogs) is absent in a worker.
 
+use std::future::poll_fn;
 use std::path::Path;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
 
 use js_sys::{Function, Promise, Reflect};
 use wasm_bindgen::prelude::*;
@@ -29,12 +33,57 @@ pub fn map_file(_path: &Path) -> std::io::Result<Bytes> {
 }
 
 /// Lets the page live for some time.
-async fn pause(milliseconds: i32) {
+pub(crate) async fn pause(time: Duration) {
+    let milliseconds = i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
     let promise = Promise::new(&mut |resolve, _| {
         set_timeout(&resolve, milliseconds);
     });
     // A timer does not fail.
     let _ = JsFuture::from(promise).await;
+}
+
+/// The result of a future, or nothing if it takes longer than `limit`.
+pub(crate) async fn within<T, F>(limit: Duration, make: impl FnOnce() -> F) -> Option<T>
+where
+    F: Future<Output = T>,
+{
+    let (mut work, mut limit) = (pin!(make()), pin!(pause(limit)));
+    poll_fn(|context| match work.as_mut().poll(context) {
+        Poll::Ready(value) => Poll::Ready(Some(value)),
+        Poll::Pending => limit.as_mut().poll(context).map(|()| None),
+    })
+    .await
+}
+
+/// The browser's description of itself and the system, for reports.
+pub(crate) fn system() -> String {
+    let navigator = Reflect::get(&js_sys::global(), &"navigator".into());
+    let agent = navigator.and_then(|navigator| Reflect::get(&navigator, &"userAgent".into()));
+    agent.ok().and_then(|text| text.as_string()).unwrap_or_else(|| "a browser".into())
+}
+
+/// What was remembered under a key, on this or an earlier visit. Workers have no such storage.
+pub(crate) fn recall(key: &str) -> Option<String> {
+    let (storage, get) = storage("getItem")?;
+    get.call1(&storage, &format!("{NOTES}{key}").into()).ok()?.as_string()
+}
+
+/// Keeps a text in the browser. It may be lost at any time.
+pub(crate) fn remember(key: &str, text: &str) {
+    if let Some((storage, set)) = storage("setItem") {
+        // Refused where storage is full or forbidden: the check is then made again next time.
+        let _ = set.call2(&storage, &format!("{NOTES}{key}").into(), &text.into());
+    }
+}
+
+/// What begins the names of [`remember`]; other pages of the same origin use the storage, too.
+const NOTES: &str = "diffmoe ";
+
+/// The storage of the origin, and one of its functions. Asking for it is an error where it is forbidden.
+fn storage(function: &str) -> Option<(JsValue, Function)> {
+    let storage = Reflect::get(&js_sys::global(), &"localStorage".into()).ok()?;
+    let function = Reflect::get(&storage, &function.into()).ok()?.dyn_into().ok()?;
+    Some((storage, function))
 }
 
 /// Bytes that the program can still get: a page has four gigabytes. What it had before and has freed is not counted.
@@ -47,7 +96,7 @@ pub fn free_memory() -> Option<u64> {
 
 /// Lets the page paint and listen between two pieces of long work.
 pub async fn yield_now() {
-    pause(0).await;
+    pause(Duration::ZERO).await;
 }
 
 /// The browser's description of its preferred graphics adapter: vendor and architecture, or a description.

@@ -9,6 +9,7 @@ import "./page.mjs";
 import "./access.mjs";
 import "./install.mjs";
 import "./engines.mjs";
+import "./policy.mjs";
 
 after(close);
 import "./screens.mjs";

@@ -13,6 +13,9 @@ const HELP: &str = "usage: cargo xtask TASK
 tasks:
   test   install what the tests need, then check formatting, lints and documentation,
          and run every test: on a software adapter where there is no GPU, in Python, and in a browser
+  fuzz   give damaged and hostile input to everything that reads foreign files;
+         `cargo xtask fuzz --help` lists its options
+  soak   long runs: memory, lost devices, killed processes (docs/reliability.md)
   isa    compile every shader for an AMD GPU, without one, and compare the machine code with
          docs/isa.md; `cargo xtask isa --help` lists its options
   web    build the web page into dist/; `cargo xtask web --help` lists its options";
@@ -24,7 +27,9 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
         Some("test") => test::all(),
-        Some("isa") => isa(&arguments[1..]),
+        Some("fuzz") => package("diffmoe-fuzz", &arguments[1..]),
+        Some("soak") => soak(),
+        Some("isa") => package("isa", &arguments[1..]),
         Some("web") => web(&arguments[1..]),
         None | Some("help" | "--help" | "-h") => {
             println!("{HELP}");
@@ -41,14 +46,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// The tests that take minutes, one after the other.
+fn soak() -> Result<(), String> {
+    for package in ["diffmoe", "diffmoe-cli"] {
+        let test = ["test", "--package", package, "--test", "soak", "--", "--ignored"];
+        run("cargo", &[&test[..], &["--nocapture", "--test-threads=1"]].concat(), &[])?;
+    }
+    Ok(())
+}
+
 /// A program of its own, because it contains the library, which other tasks do not have to build.
-fn isa(arguments: &[String]) -> Result<(), String> {
-    let mut all = vec!["run", "--quiet", "--package", "isa", "--"];
+fn package(name: &str, arguments: &[String]) -> Result<(), String> {
+    let mut all = vec!["run", "--quiet", "--package", name, "--"];
     all.extend(arguments.iter().map(String::as_str));
     let status = Command::new("cargo").args(&all).status();
     match status.map_err(|error| format!("cannot run cargo: {error}"))?.success() {
         true => Ok(()),
-        false => Err("the machine code check failed; see above".into()),
+        false => Err(format!("{name} found something; see above")),
     }
 }
 

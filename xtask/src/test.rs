@@ -97,8 +97,8 @@ fn in_a_browser(browser: &str) -> Result<(), String> {
     run("cargo", &["xtask", "web", "--offline"], &[])?;
     let folder = Path::new(BROWSER_TESTS).join("node_modules");
     if ["playwright-core", "puppeteer-core"].iter().any(|name| !folder.join(name).exists()) {
-        let install =
-            ["install", "--no-package-lock", "--no-audit", "--no-fund", "--prefix", BROWSER_TESTS];
+        // What the lockfile names, with its checksums.
+        let install = ["ci", "--no-audit", "--no-fund", "--prefix", BROWSER_TESTS];
         run("npm", &install, &[])?;
     }
     // The tests of the command line tool have built it; it draws the images that the page's are compared with.

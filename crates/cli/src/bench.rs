@@ -28,7 +28,7 @@ use super::{Outcome, WeightsName, backend_parser, by_name};
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.
     #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
-    model: String,
+    model: PathBuf,
     /// Device to measure; auto measures the CPU, and the GPU if there is any adapter.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
     pub(super) backend: Backend,

@@ -1,6 +1,7 @@
 //! `diffmoe info`: contents of a model file, without loading it onto a device.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use diffmoe::engine::{Footprint, WeightChoice};
@@ -17,7 +18,7 @@ use super::{Outcome, decoder};
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file.
     #[arg(value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
-    model: String,
+    model: PathBuf,
     /// One of the paper's sizes instead of a file, such as S-E16, L-E8, dense-XL-ddpm: memory needed, and whether it
     /// fits on this machine.
     #[arg(long, value_name = "PRESET", conflicts_with = "model")]
@@ -38,9 +39,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         let preset = arguments.size.map_or(Ok(preset), |size| preset.of_size(size))?;
         return needs(&preset.config(), arguments);
     }
-    if let Some(outcome) =
-        decoder::describe(std::path::Path::new(&arguments.model), arguments.tensors)
-    {
+    if let Some(outcome) = decoder::describe(&arguments.model, arguments.tensors) {
         return outcome;
     }
     let checkpoint = diffmoe_models::open_any(&arguments.model)?;

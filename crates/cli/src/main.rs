@@ -1,5 +1,6 @@
 //! Commands, their help, and the one place where errors become exit codes:
-//! 0 for success, 1 for a verification with differences, 2 for a request that failed.
+//! 0 for success, 1 for a verification with differences or a device that computes wrong numbers, 2 for a request that
+//! failed.
 
 // First, because its macros replace those of the standard library in all other modules.
 #[macro_use]
@@ -12,6 +13,7 @@ mod checksum;
 mod convert;
 mod decode;
 mod decoder;
+mod doctor;
 mod image_set;
 mod info;
 mod join;
@@ -64,6 +66,7 @@ enum Command {
     Record(record::Arguments),
     Atlas(Box<atlas::Arguments>),
     Bench(bench::Arguments),
+    Doctor(doctor::Arguments),
     Convert(convert::Arguments),
     MakeRandom(make_random::Arguments),
     Window(window::Arguments),
@@ -123,6 +126,7 @@ fn main() -> ExitCode {
         Command::Record(arguments) => record::run(&arguments),
         Command::Atlas(arguments) => atlas::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::MakeRandom(arguments) => make_random::run(&arguments),
         Command::Window(arguments) => window::run(&arguments),

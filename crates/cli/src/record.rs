@@ -20,7 +20,7 @@ use super::{Outcome, backend_parser};
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file: a DiffMoE flow model that makes pixels.
     #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
-    model: String,
+    model: PathBuf,
     /// Seed of the noise and of the labels.
     #[arg(long)]
     seed: u64,
@@ -54,7 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     };
     let settings = settings.record_scores(true).build()?;
     let recipe = Recipe {
-        model: Some(arguments.model.clone()),
+        model: Some(arguments.model.to_string_lossy().into_owned()),
         hash: Some(short_hash(&checkpoint)),
         ..Recipe::of(&settings, config)
     };

@@ -1,6 +1,7 @@
 //! The trained models of this project, embedded in the program, so that the first image needs no download.
 //! A web page fetches them instead and does not use this package.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use diffmoe::checkpoint::{Checkpoint, CheckpointError};
@@ -49,8 +50,9 @@ pub fn atlas(name: &str) -> Option<&'static [u8]> {
 ///
 /// # Errors
 /// A message with the expected values.
-pub fn open_any(model: &str) -> Result<Checkpoint, Box<dyn std::error::Error>> {
-    if let Some(checkpoint) = open(model) {
+pub fn open_any(model: impl AsRef<OsStr>) -> Result<Checkpoint, Box<dyn std::error::Error>> {
+    let model = model.as_ref();
+    if let Some(checkpoint) = model.to_str().and_then(open) {
         return Ok(checkpoint?);
     }
     let path = Path::new(model);

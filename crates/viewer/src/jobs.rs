@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::session::{self, ModelSource, NoteKind, Session};
 use crate::platform::{self, CachedFile, PickedFile, Task, Waker};
+use diffmoe::pipeline::examine;
 
 /// How a job ended.
 enum Ended {
@@ -13,6 +14,8 @@ enum Ended {
     Init(Result<PickedFile, String>),
     /// A file was saved; its path, if known.
     Saved(Result<Option<String>, String>),
+    /// The report on the device.
+    Examined(String),
     /// The downloads that are kept here.
     Cached(Vec<CachedFile>),
     /// Nothing came of it.
@@ -25,11 +28,20 @@ pub(super) struct Jobs {
     waker: Waker,
     /// Kept downloads, as far as is known.
     pub(super) cached: Vec<CachedFile>,
+    /// The report on the device that was asked for last.
+    pub(super) report: Option<Report>,
+}
+
+/// A report on the device.
+pub(super) enum Report {
+    /// The device is being checked.
+    Pending,
+    Ready(String),
 }
 
 impl Jobs {
     pub(super) fn new(waker: Waker) -> Self {
-        let mut jobs = Self { tasks: Vec::new(), waker, cached: Vec::new() };
+        let mut jobs = Self { tasks: Vec::new(), waker, cached: Vec::new(), report: None };
         jobs.list_cached();
         jobs
     }
@@ -61,6 +73,15 @@ impl Jobs {
         self.spawn(
             move || async move { Ended::Saved(platform::save_file(name, mime, bytes).await) },
         );
+    }
+
+    /// Checks the device, with the model that is open.
+    pub(super) fn examine(&mut self, session: &Session) {
+        self.report = Some(Report::Pending);
+        let (backend, checkpoint) = (session.backend(), session.checkpoint());
+        self.spawn(move || async move {
+            Ended::Examined(examine(backend, checkpoint.as_deref()).await.text)
+        });
     }
 
     /// Looks up which downloads are kept here.
@@ -108,6 +129,7 @@ impl Jobs {
                 Ended::Saved(Ok(Some(place))) => {
                     session.note(NoteKind::Info, format!("Saved {place}."));
                 }
+                Ended::Examined(text) => self.report = Some(Report::Ready(text)),
                 Ended::Cached(files) => self.cached = files,
                 Ended::Saved(Ok(None)) | Ended::Nothing => {}
             }

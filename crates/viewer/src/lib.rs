@@ -387,7 +387,8 @@ fn work_budget(painting: Option<Duration>) -> Duration {
 
 fn file_stem(record: &session::Record) -> String {
     let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-    let model: String = record.config.name.chars().map(safe).collect();
+    // Names come from files, and file systems take 255 bytes.
+    let model: String = record.config.name.chars().map(safe).take(60).collect();
     format!("diffmoe-{model}-{}", record.settings.sampling.seed)
 }
 

@@ -19,7 +19,7 @@ use crate::{App, Launch, window_icon};
 pub struct Arguments {
     /// Embedded model, or a safetensors file.
     #[arg(long, value_name = "NAME|FILE", default_value = diffmoe_models::DEFAULT)]
-    model: String,
+    model: PathBuf,
     /// Image decoder for a model that generates latents: a safetensors file of diffusers, as for `sample --vae`.
     #[arg(long, value_name = "FILE")]
     vae: Option<PathBuf>,
@@ -34,7 +34,7 @@ pub struct Arguments {
 impl Default for Arguments {
     fn default() -> Self {
         Self {
-            model: diffmoe_models::DEFAULT.to_owned(),
+            model: diffmoe_models::DEFAULT.into(),
             vae: None,
             share: None,
             backend: Backend::Auto,
@@ -81,10 +81,11 @@ fn launch(arguments: &Arguments) -> Result<Launch, Box<dyn std::error::Error>> {
         }
         None => None,
     };
-    let model = if diffmoe_models::names().any(|name| name == arguments.model) {
-        ModelSource::Named(arguments.model.clone())
+    let embedded = diffmoe_models::names().find(|name| Path::new(name) == arguments.model);
+    let model = if let Some(name) = embedded {
+        ModelSource::Named(name.to_owned())
     } else {
-        let path = Path::new(&arguments.model);
+        let path = &arguments.model;
         if !path.exists() {
             // The same sentence as the other commands have.
             diffmoe_models::open_any(&arguments.model)?;

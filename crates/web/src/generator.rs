@@ -16,7 +16,9 @@ use super::slices::{Listener, slices};
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::Snapshot;
 use diffmoe::model::Config;
-use diffmoe::pipeline::{Backend, Pipeline, Recipe, Run, Settings, check_decoder, png_texts};
+use diffmoe::pipeline::{
+    Backend, Pipeline, Recipe, Run, Settings, check_decoder, examine, png_texts,
+};
 use diffmoe::pixels;
 use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
@@ -134,6 +136,12 @@ impl Generator {
         let inner = self.inner.clone();
         wasm_bindgen_futures::future_to_promise(async move { inner.sample(options).await })
     }
+}
+
+/// A report on the device that a page would compute on, for people; see `web/README.md`.
+#[wasm_bindgen(js_name = checkDevice)]
+pub async fn check_device() -> String {
+    examine(Backend::Auto, None).await.text
 }
 
 /// Every shader that this program may run, as `{ name, source, constants }`, for checks of a browser's compiler.

@@ -15,6 +15,6 @@ mod slices;
 mod tab_icon;
 mod worker;
 
-pub use generator::{Generator, shaders};
+pub use generator::{Generator, check_device, shaders};
 pub use page::{Page, start};
 pub use worker::worker_receive;

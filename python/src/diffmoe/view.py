@@ -62,7 +62,7 @@ def _shown_steps(trace) -> list[int]:
 def _head(trace, frames, settings: dict) -> str:
     count = frames.shape[1] if frames is not None and not trace.images else trace.images
     facts = [f"{count} image{'s' * (count != 1)}", f"{trace.steps} steps"]
-    facts += [str(settings[key]) for key in ("scheduler",) if key in settings]
+    facts += [escaping.escape(str(settings[key])) for key in ("scheduler",) if key in settings]
     facts += [f"guidance {settings['guidance_scale']:g}"] if "guidance_scale" in settings else []
     facts += [f"seed {settings['seed']}"] if "seed" in settings else []
     if trace.capacity is not None:

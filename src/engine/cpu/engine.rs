@@ -43,9 +43,21 @@ impl CpuModel {
     /// # Errors
     /// As [`CpuModel::load`].
     pub async fn load_async(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
-        let config = checkpoint.config().clone();
+        Self::load_as(checkpoint, checkpoint.config().clone()).await
+    }
+
+    /// Only the first blocks.
+    pub(in crate::engine) async fn load_blocks(
+        checkpoint: &Checkpoint,
+        blocks: usize,
+    ) -> Result<Self, EngineError> {
+        let config = Config { depth: blocks, ..checkpoint.config().clone() };
+        Self::load_as(checkpoint, config).await
+    }
+
+    async fn load_as(checkpoint: &Checkpoint, config: Config) -> Result<Self, EngineError> {
         let tokenizer = config.text.as_ref().map(TextConfig::tokenizer);
-        Ok(Self { config, weights: weights::load(checkpoint).await?, tokenizer })
+        Ok(Self { weights: weights::load(checkpoint, &config).await?, config, tokenizer })
     }
 
     /// Description of the device.
@@ -160,6 +172,16 @@ impl CpuEngine {
             snapshots: VecDeque::new(),
             model,
         }
+    }
+
+    /// The residual stream after all blocks of the conditional pass, `[B, T, D]`, at one time for all samples.
+    pub(in crate::engine) fn stream(&mut self, time: f32) -> Vec<f32> {
+        let times = vec![time; self.activations.batch];
+        for unit in 0..=2 * self.model.config.depth {
+            self.forward_unit(unit, Latent::Sample, Latent::Output(0), &times, Branch::Conditional);
+        }
+        self.layers.clear();
+        self.activations.x.clone()
     }
 
     /// Does the next unit of the current step: a unit of a pass, or one operation between latents.

@@ -3,7 +3,7 @@
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 pub(super) use crate::engine::linear::Linear;
-use crate::model::{self, Ffn, Leaf, LinearSpec, Source, TensorSpec};
+use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Source, TensorSpec};
 use crate::platform::yield_now;
 use crate::simd::conv::ConvWeights;
 use crate::simd::matmul::Matrix;
@@ -27,8 +27,11 @@ impl Leaf for OnCpu {
 pub(super) type Weights = model::Weights<OnCpu>;
 
 /// Reads and packs every tensor, block by block, so that a page stays responsive.
-pub(super) async fn load(checkpoint: &Checkpoint) -> Result<Weights, CheckpointError> {
-    Weights::visit(checkpoint.config(), &mut Reader { checkpoint }).await
+pub(super) async fn load(
+    checkpoint: &Checkpoint,
+    config: &Config,
+) -> Result<Weights, CheckpointError> {
+    Weights::visit(config, &mut Reader { checkpoint }).await
 }
 
 /// Reads tensors and packs them.

@@ -27,7 +27,7 @@ pub struct GpuEngine {
     /// For passes over one branch.
     pub(super) single: Passes,
     /// For passes over both with a pool for each; `None` where branches are computed one after the other.
-    joined: Option<Passes>,
+    pub(super) joined: Option<Passes>,
     /// For passes over both in one pool; made when the first one comes.
     joint: Option<Passes>,
     /// Memory for the encoded prompts, and the prompts of the run.

@@ -22,5 +22,6 @@ pub use model::GpuModel;
 pub use precision::{Precisions, WeightChoice};
 
 pub(super) use activations::{bytes, latents, sizes};
+pub(super) use model::FIRST_BATCH;
 pub(super) use prompts::sizes as prompt_sizes;
 pub(super) use weight_bytes::WeightBytes;

@@ -30,7 +30,7 @@ pub struct GpuModel {
 
 /// Samples of the pass for which pipelines are compiled while a model is loaded: what an app draws first. Other
 /// batches may want another tile or two.
-const FIRST_BATCH: usize = 4;
+pub(in crate::engine) const FIRST_BATCH: usize = 4;
 
 /// The pipelines of a model.
 async fn pipelines(
@@ -105,6 +105,11 @@ impl GpuModel {
     /// The device and how it computes, for display.
     pub fn device(&self) -> String {
         format!("{}, {} weights", self.gpu.describe(), self.precisions)
+    }
+
+    /// Whether no matrix is in a coarser format than in the file, apart from f32 that became f16.
+    pub(in crate::engine) fn keeps_formats(&self, checkpoint: &Checkpoint) -> bool {
+        self.precisions == WeightChoice::Auto.resolve(checkpoint)
     }
 
     /// Bytes of the weights on the device.

@@ -77,14 +77,21 @@ impl Precisions {
     }
 }
 
-/// Names each once, the coarsest first: "int8 and f16".
-impl fmt::Display for Precisions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Precisions {
+    /// Each once, the coarsest first.
+    pub fn list(&self) -> Vec<WeightPrecision> {
         let kinds: BTreeSet<_> = match &self.0 {
             Kind::All(precision) => BTreeSet::from([*precision]),
             Kind::Each(groups) => groups.values().copied().collect(),
         };
-        let names: Vec<_> = kinds.iter().map(WeightPrecision::to_string).collect();
+        kinds.into_iter().collect()
+    }
+}
+
+/// Names each once, the coarsest first: "int8 and f16".
+impl fmt::Display for Precisions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.list().iter().map(WeightPrecision::to_string).collect();
         f.write_str(&names.join(" and "))
     }
 }

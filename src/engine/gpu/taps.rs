@@ -4,7 +4,7 @@ use super::dit::Network;
 use super::engine::GpuEngine;
 use super::prompts::Prompts;
 use crate::engine::{Engine, EngineError, Inspect, RunConfig, RunPrompts, Taps};
-use crate::gpu::{Gpu, GpuError, Tensor, read_now};
+use crate::gpu::{Gpu, GpuError, Readback, Tensor, read_now};
 use crate::kernels::NOT_TAKEN;
 use crate::model::Kind;
 use crate::scheduler::{Branch, Latent};
@@ -13,6 +13,38 @@ impl Inspect for GpuEngine {
     fn forward_with_taps(&mut self, run: &RunConfig, times: &[f32]) -> Result<Taps, EngineError> {
         self.start(run)?;
         Ok(forward(self, times)?)
+    }
+}
+
+impl GpuEngine {
+    /// The residual stream after the first blocks of the conditional pass, `[B, T, D]`, at one time for all samples and
+    /// with the kernels of a step.
+    pub(in crate::engine) async fn stream_after(
+        &self,
+        time: f32,
+        blocks: usize,
+    ) -> Result<Vec<f32>, GpuError> {
+        let passes = self.joined.as_ref().unwrap_or(&self.single);
+        let net = passes.network(&self.model);
+        let (gpu, config, acts) = (net.gpu, net.config, net.acts);
+        let embedded = self.model.embed_time(time).repeat(acts.batch);
+        let shape = [acts.batch, config.hidden_size];
+        let embedded = Tensor::upload(gpu, "embedded times", &shape, &embedded);
+        let condition = passes.condition(Branch::Conditional);
+        let view = condition.view.as_ref();
+        let mut tape = net.embed(Latent::Sample, &embedded, &condition.rows, view);
+        for i in 0..blocks {
+            let memory = self.prompts.as_ref().map(|(prompts, _)| &prompts.memory[i]);
+            tape.append(&net.block(i, view.zip(memory), None));
+        }
+        let mut encoder = gpu.encoder();
+        tape.encode(&mut encoder, 0..tape.len());
+        // A pass over both branches begins with this one.
+        let len = acts.samples * config.tokens() * config.hidden_size;
+        let readback = Readback::schedule_ranges(gpu, &mut encoder, &[(&acts.x, 0..len)]);
+        gpu.queue.submit([encoder.finish()]);
+        let bytes = readback.arrived(gpu).await?;
+        Ok(bytes.iter().flat_map(|part| bytemuck::pod_collect_to_vec(part)).collect())
     }
 }
 

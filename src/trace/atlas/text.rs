@@ -45,12 +45,14 @@ impl Atlas {
     }
 }
 
-/// A cell of a table whose commas are none between cells.
+/// A cell of a table whose commas are none between cells. Names come from files: what a spreadsheet would take for a
+/// formula begins with an apostrophe.
 fn quoted(cell: &str) -> String {
-    if cell.contains([',', '"', '\n']) {
-        format!("\"{}\"", cell.replace('"', "\"\""))
+    let mark = if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
+    if cell.contains([',', '"', '\n', '\r']) {
+        format!("\"{mark}{}\"", cell.replace('"', "\"\""))
     } else {
-        cell.to_owned()
+        format!("{mark}{cell}")
     }
 }
 
@@ -62,5 +64,12 @@ mod tests {
     fn commas_in_names_do_not_end_a_cell() {
         assert_eq!(quoted("fox"), "fox");
         assert_eq!(quoted("a fox, \"blob\""), "\"a fox, \"\"blob\"\"\"");
+        assert_eq!(quoted("a\r=1"), "\"a\r=1\"");
+    }
+
+    #[test]
+    fn names_are_no_formulas() {
+        assert_eq!(quoted("=HYPERLINK(\"x\")"), "\"'=HYPERLINK(\"\"x\"\")\"");
+        assert_eq!(["+1", "-1", "@a"].map(quoted), ["'+1", "'-1", "'@a"]);
     }
 }

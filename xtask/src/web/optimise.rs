@@ -65,7 +65,7 @@ fn find(install: bool, target_folder: &Path) -> Result<Option<String>, String> {
             "--no-fund",
             "--prefix",
             path(&folder)?,
-            "binaryen",
+            "binaryen@132.0.0",
         ],
         &[],
     )

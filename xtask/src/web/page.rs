@@ -38,6 +38,8 @@ const SCRIPT: &str = "<!-- the build puts the scripts here -->";
 
 /// The line that the build replaces by links to files beside the page, where there are any.
 const LINKS: &str = "<!-- the build puts links to other files here -->";
+/// The line for the policy, which names the scripts by their hashes.
+const POLICY: &str = "<!-- the build puts the content security policy here -->";
 
 /// Browsers let no module in from a file; without this the page would stay at its first line for ever.
 const FROM_FILE: &str = "<script>if (location.protocol === \"file:\") document.getElementById(\"step\").textContent = \
@@ -80,7 +82,7 @@ impl Page {
             self.wasm.len(),
             MODELS[0],
         );
-        let index = index(&scripts, &install::links(self.address.as_deref()))?;
+        let index = index(&scripts, &install::links(self.address.as_deref()), Form::Site)?;
         self.put("index.html", index.as_bytes())?;
         for (name, side, is_whole) in install::ICONS {
             self.put(name, &install::icon(side, is_whole)?)?;
@@ -122,7 +124,7 @@ impl Page {
             self.licences.replace('<', "&lt;"),
             start.replace("export async function", "async function"),
         );
-        self.put("diffmoe.html", index(&scripts, "")?.as_bytes())?;
+        self.put("diffmoe.html", index(&scripts, "", Form::File)?.as_bytes())?;
         println!("\nwrote dist/diffmoe.html: one file, opens without a network");
         Ok(())
     }
@@ -202,37 +204,122 @@ fn models(names: &[&str]) -> Result<String, String> {
     serde_json::to_string(&all).map_err(|e| e.to_string())
 }
 
-/// The page's source with its scripts and links, without the notice for the unbuilt page.
-fn index(scripts: &str, links: &str) -> Result<String, String> {
-    let source = String::from_utf8(read("index.html")?).map_err(|e| e.to_string())?;
-    fill(&source, scripts, links)
+/// How a page is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// From a web server, with other files beside it.
+    Site,
+    /// As one file, which imports what it has made of its own text.
+    File,
 }
 
-fn fill(source: &str, scripts: &str, links: &str) -> Result<String, String> {
-    for line in [SCRIPT, LINKS] {
+impl Form {
+    /// What the page may load and run: its own scripts by their hashes, and no others; models from anywhere, because
+    /// users may give their addresses.
+    fn policy(self, page: &str) -> String {
+        let own = match self {
+            Self::Site => "'self'",
+            Self::File => "blob:",
+        };
+        let mut scripts = format!("script-src {own} 'wasm-unsafe-eval'");
+        for script in running_scripts(page) {
+            let hash = base64::encode(Sha256::digest(script.as_bytes()));
+            let _ = write!(scripts, " 'sha256-{hash}'");
+        }
+        let rules = [
+            "default-src 'self'",
+            &scripts,
+            "connect-src 'self' https: http: data: blob:",
+            "img-src 'self' data: blob:",
+            // egui places its text field by a style.
+            "style-src 'unsafe-inline'",
+            "object-src 'none'",
+            "base-uri 'none'",
+            "form-action 'none'",
+        ];
+        rules.join("; ")
+    }
+}
+
+/// The texts of the scripts in a page that browsers run; the others hold data.
+fn running_scripts(page: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    let mut rest = page;
+    while let Some((_, after)) = rest.split_once("<script") {
+        let Some((attributes, after)) = after.split_once('>') else { break };
+        let Some((text, after)) = after.split_once("</script>") else { break };
+        if attributes.is_empty() || attributes == " type=\"module\"" {
+            found.push(text);
+        }
+        rest = after;
+    }
+    found
+}
+
+/// The page's source with its scripts and links, without the notice for the unbuilt page.
+fn index(scripts: &str, links: &str, form: Form) -> Result<String, String> {
+    let source = String::from_utf8(read("index.html")?).map_err(|e| e.to_string())?;
+    fill(&source, scripts, links, form)
+}
+
+fn fill(source: &str, scripts: &str, links: &str, form: Form) -> Result<String, String> {
+    for line in [SCRIPT, LINKS, POLICY] {
         if source.matches(line).count() != 1 {
             return Err(format!("index.html needs the line `{line}` once"));
         }
     }
-    Ok(source.replace(LINKS, links).replace(SCRIPT, scripts).replacen(
+    let page = source.replace(LINKS, links).replace(SCRIPT, scripts).replacen(
         "<html lang=\"en\" class=\"unbuilt\">",
         "<html lang=\"en\">",
         1,
-    ))
+    );
+    let policy = form.policy(&page);
+    let policy = format!("<meta http-equiv=\"Content-Security-Policy\" content=\"{policy}\">");
+    Ok(page.replacen(POLICY, &policy, 1))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn source() -> String {
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../index.html")).unwrap()
+    }
+
     #[test]
     fn the_source_takes_the_scripts() {
-        let source =
-            std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../index.html")).unwrap();
+        let source = source();
         assert!(source.contains("class=\"unbuilt\""));
-        let page = fill(&source, "<script>1</script>", "<link 2>").unwrap();
+        let page = fill(&source, "<script>1</script>", "<link 2>", Form::Site).unwrap();
         assert!(page.contains("<script>1</script>") && !page.contains("class=\"unbuilt\""));
         assert!(page.contains("<link 2>") && !page.contains("<!-- the build"));
-        assert!(fill("<html>", "", "").is_err());
+        assert!(fill("<html>", "", "", Form::Site).is_err());
+    }
+
+    #[test]
+    fn the_policy_names_the_scripts_that_run_and_nothing_else_does() {
+        let scripts = "<script type=\"application/json\" id=\"models\">{}</script>\n\
+            <script>alert(1)</script>\n<script type=\"text/plain\">alert(2)</script>\n\
+            <script type=\"module\">alert(3)</script>";
+        for form in [Form::Site, Form::File] {
+            let page = fill(&source(), scripts, "", form).unwrap();
+            let (_, policy) = page.split_once("Content-Security-Policy\" content=\"").unwrap();
+            let (policy, after) = policy.split_once('"').unwrap();
+            // Rules count for what follows them.
+            assert!(!after.contains("Content-Security-Policy") && after.contains("<script"));
+            let rule = |name: &str| policy.split("; ").find(|rule| rule.starts_with(name));
+            let rule = rule("script-src ").unwrap();
+            // printf 'alert(1)' | openssl dgst -sha256 -binary | base64
+            assert!(
+                rule.contains("'sha256-bhHHL3z2vDgxUt0W3dWQOrprscmda2Y5pLsLg4GF+pI='"),
+                "{rule}"
+            );
+            assert_eq!(rule.matches("'sha256-").count(), 2, "{rule}");
+            assert!(!rule.contains("'unsafe-inline'") && !rule.contains("'unsafe-eval'"), "{rule}");
+            // No handlers in attributes, which no hash allows.
+            for handler in [" onclick=", " onload=", " onerror=", "javascript:"] {
+                assert!(!page.contains(handler), "{handler}");
+            }
+        }
     }
 }

@@ -32,7 +32,7 @@ use survey::Planned;
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file; with --csv also an atlas.
     #[arg(value_name = "NAME|FILE")]
-    model: String,
+    model: PathBuf,
     /// Labels to draw, by name or number. Default: some of them, evenly spread over the model's list.
     #[arg(long, value_name = "NAME|NUMBER", value_delimiter = ',')]
     class: Vec<String>,
@@ -81,9 +81,10 @@ pub(super) struct Arguments {
 impl Arguments {
     /// Where the atlas goes.
     fn path(&self) -> PathBuf {
-        let beside = || match diffmoe_models::bytes(&self.model) {
-            Some(_) => PathBuf::from(format!("{}.atlas.json", self.model)),
-            None => Path::new(&self.model).with_extension("atlas.json"),
+        let embedded = self.model.to_str().filter(|name| diffmoe_models::bytes(name).is_some());
+        let beside = || match embedded {
+            Some(name) => PathBuf::from(format!("{name}.atlas.json")),
+            None => self.model.with_extension("atlas.json"),
         };
         self.out.clone().unwrap_or_else(beside)
     }
@@ -154,18 +155,18 @@ fn finished(path: &Path, planned: &Planned) -> Option<Atlas> {
 
 /// An atlas by its own path, beside its model, or embedded.
 fn existing(arguments: &Arguments) -> Result<Atlas, String> {
-    let model = Path::new(&arguments.model);
+    let model = &arguments.model;
     let is_atlas = model.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"));
     let path = if is_atlas { model.to_owned() } else { arguments.path() };
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
-        Err(error) => match diffmoe_models::atlas(&arguments.model) {
+        Err(error) => match model.to_str().and_then(diffmoe_models::atlas) {
             Some(bytes) => bytes.to_vec(),
             None => {
                 return Err(format!(
                     "cannot read {}: {error}; measure it with `diffmoe atlas {}`",
                     path.display(),
-                    arguments.model
+                    model.display()
                 ));
             }
         },

@@ -47,7 +47,7 @@ use shard::Shard;
 pub(super) struct Arguments {
     /// Embedded model, or a safetensors file. Default: emoji, or the model of --like.
     #[arg(long, value_name = "NAME|FILE")]
-    model: Option<String>,
+    model: Option<PathBuf>,
     /// Use the settings inside a saved PNG, or those of another program's PNG as far as they apply; other options
     /// override them.
     #[arg(long, value_name = "FILE.png", conflicts_with = "set")]
@@ -311,7 +311,7 @@ fn check_places(arguments: &Arguments, out: &Path) -> Result<(), String> {
         arguments.latents.as_deref().map(|path| ("--latents", path)),
     ];
     let read = [
-        arguments.model.as_deref().map(|model| ("--model", Path::new(model))),
+        arguments.model.as_deref().map(|path| ("--model", path)),
         arguments.vae.as_deref().map(|path| ("--vae", path)),
         arguments.init_image.as_deref().map(|path| ("--init-image", path)),
         arguments.mask.as_deref().map(|path| ("--mask", path)),

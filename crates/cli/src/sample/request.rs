@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use diffmoe::checkpoint::Checkpoint;
@@ -49,10 +49,12 @@ impl Request {
         let like = arguments.like.as_deref().map(Like::read).transpose()?;
         let name = match (&arguments.model, &like) {
             (Some(name), _) => name.clone(),
-            (None, Some(like)) => like.model()?,
-            (None, None) => diffmoe_models::DEFAULT.to_owned(),
+            (None, Some(like)) => like.model()?.into(),
+            (None, None) => PathBuf::from(diffmoe_models::DEFAULT),
         };
         let checkpoint = diffmoe_models::open_any(&name)?;
+        // Files of ours name models in UTF-8, and by their checksum.
+        let name = name.to_string_lossy();
         let config = checkpoint.config();
         let vae = vae(arguments, &name, config)?;
         let recipe = like.map(|like| like.recipe(&checkpoint)).transpose()?;

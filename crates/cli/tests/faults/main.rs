@@ -4,6 +4,8 @@
 mod checkpoints;
 #[path = "../command/mod.rs"]
 mod command;
+mod device;
+mod limits;
 mod model;
 mod output;
 mod sets;

@@ -1,9 +1,10 @@
 //! Shortcuts, and what the plots mean.
 
-use egui::{Grid, Id, Modal, RichText, ScrollArea, Ui};
+use egui::{Button, Grid, Id, Label, Modal, RichText, ScrollArea, Ui};
 
 use crate::App;
 use crate::explore::keys::KEYS;
+use crate::jobs::Report;
 use crate::keys::SHORTCUTS;
 use crate::platform;
 use crate::theme::Look;
@@ -53,7 +54,11 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     let modal = Modal::new(Id::unique("help")).frame(frame).show(ui.ctx(), |ui| {
         ui.set_width((screen.x - 48.0).min(520.0));
         ui.label(RichText::new("Help").size(18.0).strong());
-        ScrollArea::vertical().max_height(screen.y - 150.0).show(ui, contents);
+        ScrollArea::vertical().max_height(screen.y - 150.0).show(ui, |ui| {
+            contents(ui);
+            ui.add_space(8.0);
+            device(app, ui);
+        });
         if platform::page_address().is_some() {
             ui.checkbox(&mut app.view.tab_icon, "Image in the tab's icon while it is generated");
         }
@@ -61,6 +66,35 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     });
     if modal.inner || modal.should_close() {
         app.view.help = false;
+    }
+}
+
+/// Whether the device computes what it should.
+fn device(app: &mut App, ui: &mut Ui) {
+    ui.heading("Wrong images?");
+    remark(
+        ui,
+        "A graphics driver may compute wrong numbers. The check runs every kernel and a block of the model, and makes a \
+         report that can be sent to the project.",
+    );
+    let is_pending = matches!(app.jobs.report, Some(Report::Pending));
+    if ui.add_enabled(!is_pending, Button::new("Check this device")).clicked() {
+        app.jobs.examine(&app.session);
+    }
+    match &app.jobs.report {
+        None => {}
+        Some(Report::Pending) => {
+            remark(ui, "Checking. This takes some seconds.");
+        }
+        Some(Report::Ready(text)) => {
+            if ui.button("Copy the report").clicked() {
+                ui.ctx().copy_text(text.clone());
+            }
+            let text = RichText::new(text).monospace().size(11.0);
+            ScrollArea::horizontal().id_salt("report").show(ui, |ui| {
+                ui.add(Label::new(text).extend());
+            });
+        }
     }
 }
 

@@ -294,6 +294,11 @@ impl Session {
         self.model.as_ref().map(|model| &model.info)
     }
 
+    /// The file of the model that is open.
+    pub(crate) fn checkpoint(&self) -> Option<Arc<Checkpoint>> {
+        self.model.as_ref().map(|model| model.checkpoint.clone())
+    }
+
     /// The selected backend.
     pub fn backend(&self) -> Backend {
         self.backend

@@ -135,6 +135,9 @@ impl Session {
         let fits = |share: &mut Share| share.hash.is_some() && share.agrees_with(&info.hash);
         let share = share.or_else(|| self.awaited.take_if(fits));
         let (config, hash) = (info.config.clone(), info.hash.clone());
+        if let Some(note) = model.note().filter(|_| model.device_is_wrong()) {
+            self.note(NoteKind::Error, note);
+        }
         self.find_atlas(&info.source);
         let survey_images = images_of_survey(&config);
         self.model = Some(Model { info, checkpoint, open: model, survey_images });

@@ -124,11 +124,16 @@ impl Session {
         if let (Some(model), Some(open)) = (&mut self.model, reopened) {
             model.info.device = open.device();
             model.info.memory_bytes = open.memory_bytes();
-            if let Some(note) = open.note() {
-                model.info.backend_note = Some(note.to_owned());
+            let note = open.note().map(str::to_owned);
+            let is_wrong = open.device_is_wrong();
+            if note.is_some() {
+                model.info.backend_note.clone_from(&note);
             }
             model.open = open;
             self.lost = false;
+            if let Some(note) = note.filter(|_| is_wrong) {
+                self.note(NoteKind::Error, note);
+            }
         }
         engine
     }

@@ -4,6 +4,7 @@
 mod baselines;
 mod compare;
 mod controls;
+mod device;
 mod explore;
 mod gaps;
 mod init;
