@@ -20,7 +20,8 @@ fn checkpoint() -> Checkpoint {
 fn settings(pipeline: &Pipeline, seed: u64, steps: u32) -> Settings {
     let mut settings = Settings::of(pipeline.config());
     settings.labels = vec![vec![0, 1, 2, 3]];
-    (settings.steps, settings.guidance, settings.seed) = (steps, 1.5, seed);
+    (settings.sampling.steps, settings.sampling.guidance, settings.sampling.seed) =
+        (steps, 1.5, seed);
     settings
 }
 

@@ -30,7 +30,7 @@ fn count(change: i64) -> bool {
 // SAFETY: every call is handed on to the system's allocator with the same arguments, or is refused with null.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if count(layout.size() as i64) {
+        if count(layout.size().cast_signed() as i64) {
             unsafe { System.alloc(layout) }
         } else {
             std::ptr::null_mut()
@@ -38,7 +38,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        if count(layout.size() as i64) {
+        if count(layout.size().cast_signed() as i64) {
             unsafe { System.alloc_zeroed(layout) }
         } else {
             std::ptr::null_mut()
@@ -46,12 +46,12 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        count(-(layout.size() as i64));
+        count(-(layout.size().cast_signed() as i64));
         unsafe { System.dealloc(memory, layout) }
     }
 
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        if count(size as i64 - layout.size() as i64) {
+        if count(size.cast_signed() as i64 - layout.size().cast_signed() as i64) {
             unsafe { System.realloc(memory, layout, size) }
         } else {
             std::ptr::null_mut()

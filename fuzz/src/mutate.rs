@@ -99,7 +99,7 @@ const WORDS: [&str; 44] = [
 /// Changes some bytes of `input`; `others` are inputs of the same kind.
 pub(crate) fn mutate(random: &mut Random, input: &[u8], others: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = input.to_vec();
-    for _ in 0..1 + random.below(4) {
+    for _ in 0..=random.below(4) {
         change(random, &mut bytes, others);
     }
     bytes

@@ -219,7 +219,7 @@ const MODEL: &str = r#"{"kind":"diffmoe","t_kind":"flow","space":"pixels","param
 fn use_recipe(recipe: &Recipe) -> String {
     let config = Config::from_json(MODEL).expect("a configuration");
     let used = answer(recipe.builder(&config), |builder| {
-        answer(builder.build(), |settings| format!("settings {}", settings.scheduler))
+        answer(builder.build(), |settings| format!("settings {}", settings.sampling.scheduler))
     });
     let text = recipe.to_text();
     // What is written is read again, as it was.

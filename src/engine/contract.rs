@@ -305,9 +305,8 @@ impl EngineError {
 impl From<GpuError> for EngineError {
     fn from(error: GpuError) -> Self {
         match error {
-            GpuError::Lost(_) => Self::DeviceLost(error.to_string()),
+            GpuError::Lost(_) | GpuError::NoAnswer(..) => Self::DeviceLost(error.to_string()),
             GpuError::Refused(_) => Self::Refused(error.to_string()),
-            GpuError::NoAnswer(..) => Self::DeviceLost(error.to_string()),
             GpuError::NoAdapter(_) | GpuError::NoDevice { .. } | GpuError::Wrong(_) => {
                 Self::Unsupported(error.to_string())
             }

@@ -84,7 +84,7 @@ fn checkpoint() -> Checkpoint {
 fn image(pipeline: &Pipeline) -> Vec<f32> {
     let mut settings = Settings::of(pipeline.config());
     settings.labels = vec![vec![1, 3]];
-    (settings.steps, settings.seed) = (2, 5);
+    (settings.sampling.steps, settings.sampling.seed) = (2, 5);
     pipeline.start(settings).unwrap().finish(|_| {}).unwrap().samples
 }
 

@@ -135,7 +135,7 @@ impl Pipeline {
         workers: Option<&Workers>,
     ) -> Result<Self, LoadError> {
         let system = System { trusts: true };
-        Self::open_in(&system, checkpoint, backend, weights.into(), workers).await
+        Box::pin(Self::open_in(&system, checkpoint, backend, weights.into(), workers)).await
     }
 
     pub(super) async fn open_in(

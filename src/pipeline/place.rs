@@ -138,33 +138,25 @@ where
             gpu = around.device().await?;
         }
         let tried = Arc::new(gpu.with_profile(profile));
-        let reason = match checks::kernels(around, &tried, load.kernels).await? {
-            Some(reason) => reason,
-            None => {
-                let loaded = load_on(tried.clone(), load.what, &load.on_gpu).await?;
-                let verdict = match &load.check {
-                    None => None,
-                    Some((which, check)) => {
-                        let check = async || check(loaded.clone()).await;
-                        checks::part(around, &tried, which, check).await?
-                    }
-                };
-                match verdict {
-                    Some(reason) => reason,
-                    None => {
-                        let note = wrong.map(|reason| {
-                            let text = format!(
-                                "{name} computes wrong numbers with its usual kernels ({reason}): \
-                                 using others, which are slower{REPORT}"
-                            );
-                            Note { text, is_wrong: true }
-                        });
-                        return Ok((loaded, note));
-                    }
-                }
+        if let Some(reason) = checks::kernels(around, &tried, load.kernels).await? {
+            wrong.get_or_insert(reason);
+            continue;
+        }
+        let loaded = load_on(tried.clone(), load.what, &load.on_gpu).await?;
+        if let Some((which, check)) = &load.check {
+            let check = async || check(loaded.clone()).await;
+            if let Some(reason) = checks::part(around, &tried, which, check).await? {
+                wrong.get_or_insert(reason);
+                continue;
             }
-        };
-        wrong.get_or_insert(reason);
+        }
+        let note = wrong.map(|reason| {
+            let text = format!(
+                "{name} computes wrong numbers with its usual kernels ({reason}): using others, which are slower{REPORT}"
+            );
+            Note { text, is_wrong: true }
+        });
+        return Ok((loaded, note));
     }
     let reason = wrong.unwrap_or_default();
     Err(GpuError::Wrong(format!("{name} computes wrong numbers ({reason})")).into())

@@ -25,7 +25,7 @@ pub struct Examination {
 /// Checks the device with every kernel in both variants, and a block of the model where there is one; whatever was
 /// found out before is forgotten. Takes seconds.
 pub async fn examine(backend: Backend, checkpoint: Option<&Checkpoint>) -> Examination {
-    examine_in(&System { trusts: false }, backend, checkpoint).await
+    Box::pin(examine_in(&System { trusts: false }, backend, checkpoint)).await
 }
 
 /// As [`examine`], on this thread.
@@ -54,7 +54,8 @@ pub(super) async fn examine_in(
                 // A device of its own: one that refuses a kernel is of no more use.
                 match around.device().await {
                     Ok(gpu) => {
-                        report.variant(&Arc::new(gpu.with_profile(profile)), checkpoint).await
+                        let gpu = Arc::new(gpu.with_profile(profile));
+                        Box::pin(report.variant(&gpu, checkpoint)).await;
                     }
                     Err(error) => report.fail("device", &error),
                 }
@@ -134,7 +135,7 @@ impl Report {
             Err(error) => return self.fail("  refused", &error),
         }
         let Some(checkpoint) = checkpoint else { return };
-        match block(gpu, checkpoint).await {
+        match Box::pin(block(gpu, checkpoint)).await {
             Ok((finding, time)) => {
                 self.finding(&finding);
                 let _ = writeln!(self.text, "  loading the model and this block took {time}");
@@ -161,7 +162,7 @@ async fn block(
         let model = GpuModel::load_async(gpu.clone(), checkpoint, WeightChoice::Auto).await?;
         check_block(&Arc::new(model), checkpoint).await
     };
-    let finding = gpu.error_scope(work).await??;
+    let finding = Box::pin(gpu.error_scope(work)).await??;
     Ok((finding, milliseconds(begin)))
 }
 

@@ -60,17 +60,13 @@ fn a_set_that_is_killed_fifty_times_ends_with_the_same_bytes() {
             let mut child = set(&path).spawn().expect("the tool starts");
             // At any moment: while it starts, computes, writes, and shortly before its end.
             std::thread::sleep(time.mul_f64(0.6 * random(&mut state)));
-            match child.try_wait().expect("a state") {
-                Some(status) => {
-                    assert!(status.success());
-                    break;
-                }
-                None => {
-                    child.kill().expect("it runs");
-                    child.wait().expect("an end");
-                    kills += 1;
-                }
+            if let Some(status) = child.try_wait().expect("a state") {
+                assert!(status.success());
+                break;
             }
+            child.kill().expect("it runs");
+            child.wait().expect("an end");
+            kills += 1;
             if kills % 10 == 9 {
                 // In the end somebody lets it finish.
                 assert!(set(&path).status().expect("the tool starts").success());

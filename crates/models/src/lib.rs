@@ -60,7 +60,8 @@ pub fn open_any(model: impl AsRef<OsStr>) -> Result<Checkpoint, Box<dyn std::err
     if !looks_like_a_file && !path.exists() {
         let names: Vec<_> = names().collect();
         return Err(format!(
-            "unknown model {model:?}: expected {} or the path of a safetensors file",
+            "unknown model \"{}\": expected {} or the path of a safetensors file",
+            path.display(),
             names.join(", ")
         )
         .into());

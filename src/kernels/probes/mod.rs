@@ -146,17 +146,23 @@ impl Output {
 
 /// Blocks of a name's length and the name, the number of answers, and the answers; little-endian.
 #[cfg(not(test))]
-static ANSWERS: &[u8] = include_bytes!("answers.bin");
+fn answers() -> &'static [u8] {
+    include_bytes!("answers.bin")
+}
+
 /// In tests as they are now, so that answers that were just written count.
 #[cfg(test)]
-static ANSWERS: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/kernels/probes/answers.bin");
-    std::fs::read(path).expect("the embedded answers")
-});
+fn answers() -> &'static [u8] {
+    static ANSWERS: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/kernels/probes/answers.bin");
+        std::fs::read(path).expect("the embedded answers")
+    });
+    &ANSWERS
+}
 
 /// The embedded answers for an output: words of f32 or of integers.
 fn answers_of(name: &str) -> Vec<u32> {
-    let mut rest: &[u8] = &ANSWERS;
+    let mut rest = answers();
     while let Some((&length, after)) = rest.split_first() {
         let Some((found, after)) = after.split_at_checked(length.into()) else { break };
         let Some((count, after)) = after.split_first_chunk() else { break };
