@@ -55,13 +55,12 @@ impl Surroundings for Lab {
             let limit = Duration::from_millis(20);
             return answer("the graphics driver", limit, std::future::pending).await?;
         }
-        let mut gpu = match &self.device {
-            Some(gpu) => gpu.sabotaged(self.sabotage),
-            None => {
-                let (profile, sabotage) = (Some(Profile::Gpu), self.sabotage);
-                let options = GpuOptions { profile, sabotage, ..GpuOptions::default() };
-                Gpu::headless_async(options).await?
-            }
+        let mut gpu = if let Some(gpu) = &self.device {
+            gpu.sabotaged(self.sabotage)
+        } else {
+            let (profile, sabotage) = (Some(Profile::Gpu), self.sabotage);
+            let options = GpuOptions { profile, sabotage, ..GpuOptions::default() };
+            Gpu::headless_async(options).await?
         };
         gpu.info.device_type = wgpu::DeviceType::DiscreteGpu;
         Ok(gpu)

@@ -312,9 +312,13 @@ fn maps(words: &mut impl FnMut(&'static str, Vec<u32>)) {
     let mut scores = wide(&numbers(rows * stride, 102, 20.0));
     for row in scores.chunks_mut(stride) {
         row[columns..].fill(f64::NEG_INFINITY);
-        row.iter_mut().for_each(|v| *v = (0.5 * *v).exp());
+        for v in row.iter_mut() {
+            *v = (0.5 * *v).exp();
+        }
         let sum: f64 = row.iter().sum();
-        row.iter_mut().for_each(|v| *v /= sum);
+        for v in row.iter_mut() {
+            *v /= sum;
+        }
     }
     words("softmax", floats(&scores));
     let [first, rows] = BLOCK;
