@@ -6,8 +6,10 @@ use super::check::{Surroundings, System, fnv};
 use super::place::{self, Load, Note, Place};
 use super::{Backend, LoadError, Run, Settings, SettingsError};
 use crate::checkpoint::Checkpoint;
+#[cfg(feature = "blocking")]
+use crate::engine::Inspect;
 use crate::engine::{CpuEngine, CpuModel, Workers, WorkersEngine, WorkersModel, check_block};
-use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, Inspect, WeightChoice};
+use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, WeightChoice};
 use crate::gpu::Gpu;
 use crate::kernels::probes::Kernels;
 use crate::model::Config;
