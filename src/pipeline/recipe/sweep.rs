@@ -3,8 +3,29 @@
 use std::str::FromStr;
 
 use super::data::{Recipe, RecipeError};
-use crate::model::Config;
+use super::text::{encode, labels};
+use crate::model::{Config, one_of};
 use crate::pixels::{self, GridTooLarge, RgbImage};
+use crate::scheduler::ALL;
+
+/// The settings of [`Sampling`](crate::pipeline::Sampling) as texts call them, without the options of schedulers.
+const SETTINGS: [&str; 15] = [
+    "seed",
+    "steps",
+    "guidance",
+    "interval",
+    "scheduler",
+    "rule",
+    "gamma",
+    "shift",
+    "odds",
+    "mute",
+    "shifts",
+    "strength",
+    "variation-seed",
+    "variation-strength",
+    "negative",
+];
 
 /// Most cells of a table.
 const MOST_CELLS: usize = 1000;
@@ -67,6 +88,37 @@ impl std::fmt::Display for Axis {
 impl Axis {
     fn captions(&self) -> Vec<String> {
         self.values.iter().map(|value| format!("{} {value}", self.setting)).collect()
+    }
+}
+
+impl Recipe {
+    /// The same with another value of a setting, as a text writes it: any setting of [`Sampling`](crate::pipeline::Sampling),
+    /// `prompt`, or the name of a label table.
+    ///
+    /// # Errors
+    /// When the model has no such setting, or the value is wrong.
+    pub fn with(&self, key: &str, value: &str, config: &Config) -> Result<Self, RecipeError> {
+        let mut recipe = self.clone();
+        recipe.sampling = self.sampling_for(config);
+        recipe.unsaid.retain(|unsaid| !["steps", "guidance", "scheduler", key].contains(unsaid));
+        let mut is_option = ALL.iter().flat_map(|info| info.options).map(|option| option.name);
+        if let Some(table) = config.labels.iter().position(|table| table.name == key) {
+            recipe.unsaid.retain(|unsaid| *unsaid != "labels");
+            recipe.labels.resize(config.labels.len(), Vec::new());
+            let mut rows = labels(&encode(value).replace(',', "%2C"))?;
+            recipe.labels[table] = rows.pop().unwrap_or_default();
+        } else if is_option.any(|name| name == key) {
+            recipe.sampling.scheduler = recipe.sampling.scheduler.with_text(key, value)?;
+        } else if key == "prompt" && config.text.is_some() {
+            recipe.prompts = vec![value.to_owned()];
+        } else if SETTINGS.contains(&key) {
+            recipe.set(key, value.to_owned())?;
+        } else {
+            let tables = config.labels.iter().map(|table| table.name.as_str());
+            let expected = one_of(SETTINGS.into_iter().chain(tables));
+            return Err(RecipeError::NoSetting { key: key.to_owned(), expected });
+        }
+        Ok(recipe)
     }
 }
 
@@ -134,6 +186,29 @@ impl Sweep {
 mod tests {
     use super::super::data::tests::config;
     use super::*;
+
+    #[test]
+    fn one_setting_changes_at_a_time() {
+        let config = config();
+        let base = Recipe::parse("seed=7&labels=ant,any").unwrap();
+        let with = |key: &str, value: &str| base.with(key, value, &config);
+        let built = |key, value| with(key, value).unwrap().builder(&config).unwrap().build();
+        let usual = base.builder(&config).unwrap().build().unwrap();
+        let guidance = |key, value| built(key, value).unwrap().sampling.guidance.to_bits();
+        assert_eq!(guidance("guidance", "3.5"), 3.5_f32.to_bits());
+        assert_eq!(guidance("steps", "4"), usual.sampling.guidance.to_bits());
+        assert_eq!(built("subject", "bee red").unwrap().labels, [[1], [2]]);
+        assert_eq!(built("style", "1").unwrap().labels, [[0], [1]]);
+        assert_eq!(built("subject", "varied").unwrap().labels[1], [2]);
+        let shifted = built("shift", "0.25").unwrap();
+        assert_eq!((shifted.sampling.routing.shift, shifted.sampling.seed), (0.25, 7));
+        let refused = |key, value| with(key, value).unwrap_err().to_string();
+        assert!(refused("colour", "3").contains("gamma"), "{}", refused("colour", "3"));
+        assert!(refused("prompt", "a fox").contains("subject or style"));
+        assert!(refused("model", "emoji").starts_with("model is not a setting"));
+        assert!(refused("steps", "0").contains("from 1 to"));
+        assert!(refused("rtol", "0.1").contains("dopri5"));
+    }
 
     fn axis(text: &str) -> Axis {
         text.parse().unwrap()

@@ -4,7 +4,7 @@
 
 use super::data::{Recipe, RecipeError};
 use crate::kernels::WeightPrecision;
-use crate::model::{Config, RoutingRule, one_of};
+use crate::model::RoutingRule;
 use crate::pipeline::Label;
 use crate::scheduler::ALL;
 
@@ -12,25 +12,6 @@ use crate::scheduler::ALL;
 const MOST_IMAGES: usize = 10_000_000;
 const MOST_STEPS: u32 = 10_000;
 const MOST_SCALE: u32 = 64;
-
-/// The settings of [`Sampling`](crate::pipeline::Sampling) as texts call them, without the options of schedulers.
-const SETTINGS: [&str; 15] = [
-    "seed",
-    "steps",
-    "guidance",
-    "interval",
-    "scheduler",
-    "rule",
-    "gamma",
-    "shift",
-    "odds",
-    "mute",
-    "shifts",
-    "strength",
-    "variation-seed",
-    "variation-strength",
-    "negative",
-];
 
 /// The form of `interval`.
 const INTERVAL: &str = "LOW,HIGH with 0 ≤ LOW < HIGH ≤ 1";
@@ -76,36 +57,7 @@ impl Recipe {
         text.trim_start_matches('#').split('&').any(begins)
     }
 
-    /// The same with another value of a setting, as a text writes it: any setting of [`Sampling`](crate::pipeline::Sampling),
-    /// `prompt`, or the name of a label table.
-    ///
-    /// # Errors
-    /// When the model has no such setting, or the value is wrong.
-    pub fn with(&self, key: &str, value: &str, config: &Config) -> Result<Self, RecipeError> {
-        let mut recipe = self.clone();
-        recipe.sampling = self.sampling_for(config);
-        recipe.unsaid.retain(|unsaid| !["steps", "guidance", "scheduler", key].contains(unsaid));
-        let mut is_option = ALL.iter().flat_map(|info| info.options).map(|option| option.name);
-        if let Some(table) = config.labels.iter().position(|table| table.name == key) {
-            recipe.unsaid.retain(|unsaid| *unsaid != "labels");
-            recipe.labels.resize(config.labels.len(), Vec::new());
-            let mut rows = labels(&encode(value).replace(',', "%2C"))?;
-            recipe.labels[table] = rows.pop().unwrap_or_default();
-        } else if is_option.any(|name| name == key) {
-            recipe.sampling.scheduler = recipe.sampling.scheduler.with_text(key, value)?;
-        } else if key == "prompt" && config.text.is_some() {
-            recipe.prompts = vec![value.to_owned()];
-        } else if SETTINGS.contains(&key) {
-            recipe.set(key, value.to_owned())?;
-        } else {
-            let tables = config.labels.iter().map(|table| table.name.as_str());
-            let expected = one_of(SETTINGS.into_iter().chain(tables));
-            return Err(RecipeError::NoSetting { key: key.to_owned(), expected });
-        }
-        Ok(recipe)
-    }
-
-    fn set(&mut self, key: &str, value: String) -> Result<(), RecipeError> {
+    pub(super) fn set(&mut self, key: &str, value: String) -> Result<(), RecipeError> {
         let wrong = |expected: &str| RecipeError::Value {
             key: key.to_owned(),
             value: value.clone(),
@@ -257,7 +209,7 @@ impl Recipe {
 }
 
 /// The rows of all tables, by name or number; `;` separates those of a table.
-fn labels(text: &str) -> Result<Vec<Vec<Label>>, RecipeError> {
+pub(super) fn labels(text: &str) -> Result<Vec<Vec<Label>>, RecipeError> {
     let row = |text: &str| {
         let name = decode(text)?;
         Ok(match name.parse() {
@@ -296,7 +248,7 @@ where
 }
 
 /// Percent-encodes what has a meaning in a fragment.
-fn encode(text: &str) -> String {
+pub(super) fn encode(text: &str) -> String {
     let mut out = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~/:,".contains(&byte) {
@@ -421,29 +373,6 @@ mod tests {
                 assert_eq!(Recipe::parse(&text), Ok(recipe));
             }
         }
-    }
-
-    #[test]
-    fn one_setting_changes_at_a_time() {
-        let config = super::super::data::tests::config();
-        let base = Recipe::parse("seed=7&labels=ant,any").unwrap();
-        let with = |key: &str, value: &str| base.with(key, value, &config);
-        let built = |key, value| with(key, value).unwrap().builder(&config).unwrap().build();
-        let usual = base.builder(&config).unwrap().build().unwrap();
-        let guidance = |key, value| built(key, value).unwrap().sampling.guidance.to_bits();
-        assert_eq!(guidance("guidance", "3.5"), 3.5_f32.to_bits());
-        assert_eq!(guidance("steps", "4"), usual.sampling.guidance.to_bits());
-        assert_eq!(built("subject", "bee red").unwrap().labels, [[1], [2]]);
-        assert_eq!(built("style", "1").unwrap().labels, [[0], [1]]);
-        assert_eq!(built("subject", "varied").unwrap().labels[1], [2]);
-        let shifted = built("shift", "0.25").unwrap();
-        assert_eq!((shifted.sampling.routing.shift, shifted.sampling.seed), (0.25, 7));
-        let refused = |key, value| with(key, value).unwrap_err().to_string();
-        assert!(refused("colour", "3").contains("gamma"), "{}", refused("colour", "3"));
-        assert!(refused("prompt", "a fox").contains("subject or style"));
-        assert!(refused("model", "emoji").starts_with("model is not a setting"));
-        assert!(refused("steps", "0").contains("from 1 to"));
-        assert!(refused("rtol", "0.1").contains("dopri5"));
     }
 
     #[test]

@@ -54,6 +54,8 @@ impl Session {
         };
         let (decoder, origin) = (share.decoder.clone(), share.origin.clone());
         self.selection = share.explore.or(self.selection);
+        // Its first run may begin before Explore is open, and has to keep its scores.
+        self.recording |= self.selection.is_some();
         let source = match share.model.as_deref() {
             None => None,
             Some(name) if open(name) => None,

@@ -23,7 +23,7 @@ fn ddpm() -> ModelSource {
 fn a_scheduler_shows_its_own_options() {
     let tiny = tiny();
     for (objective, model) in [(Objective::Flow, tiny), (Objective::Ddpm, ddpm())] {
-        let mut harness = opened(DESKTOP, model);
+        let mut harness = opened(TALL, model);
         for kind in SchedulerKind::for_objective(objective) {
             harness.state_mut().app_mut().session_mut().controls.sampling.scheduler = kind;
             harness.run_steps(2);
@@ -39,7 +39,7 @@ fn a_scheduler_shows_its_own_options() {
 
 #[test]
 fn options_of_a_scheduler_are_set_by_name_and_travel_in_links() {
-    let mut harness = opened(DESKTOP, ddpm());
+    let mut harness = opened(TALL, ddpm());
     harness.get_by_label("Clip x₀").click_accesskit();
     harness.get_by_label("Guided channels: all").click_accesskit();
     harness.get_by_role_and_label(Role::Slider, "Noise η").set_value_accesskit(0.25);

@@ -29,7 +29,7 @@ fn press(harness: &mut Shown, pos: Pos2, pressed: bool) {
 
 #[test]
 fn a_run_starts_from_an_image_at_the_chosen_strength() {
-    for size in [DESKTOP, PHONE] {
+    for size in [TALL, TALL_PHONE] {
         let mut harness = started(size);
         assert!(has(&harness, "Runs start from"), "it is said");
         harness.get_by_role_and_label(Role::Slider, "Strength").set_value_accesskit(0.5);
@@ -49,7 +49,7 @@ fn a_run_starts_from_an_image_at_the_chosen_strength() {
 
 #[test]
 fn patches_are_painted_by_pointer_and_keys_and_undone() {
-    let mut harness = started(DESKTOP);
+    let mut harness = started(TALL);
     harness.get_by_label("Paint what to redraw").click_accesskit();
     harness.run_steps(3);
     harness.check_accessibility();
@@ -77,7 +77,7 @@ fn patches_are_painted_by_pointer_and_keys_and_undone() {
 
 #[test]
 fn a_sweep_draws_a_table() {
-    let mut harness = opened(DESKTOP, tiny());
+    let mut harness = opened(TALL, tiny());
     let edit = harness.get_by_role_and_label(Role::TextInput, "Rows");
     edit.set_text_value_accesskit("steps=2,3");
     harness.run_steps(3);

@@ -30,14 +30,14 @@ use egui::{Key, Role, vec2};
 use egui_kittest::Harness;
 use egui_kittest::kittest::{NodeT, Queryable};
 use window::{
-    DENSE, DESKTOP, LATENTS, PHONE, Shown, TINY, bytes, can_paint, click, complete, decoder, draw,
-    explored, file, finished, has, launch, open_explore, opened, press, selection, tiny, until,
-    window,
+    DENSE, DESKTOP, LATENTS, PHONE, Shown, TALL, TALL_PHONE, TINY, bytes, can_paint, click,
+    complete, decoder, draw, explored, file, finished, has, launch, open_explore, opened, press,
+    selection, tiny, until, window,
 };
 
 #[test]
 fn every_control_has_a_name() {
-    let harness = opened(DESKTOP, tiny());
+    let harness = opened(TALL, tiny());
     harness.check_accessibility();
     for name in [
         "Generate",
@@ -48,6 +48,9 @@ fn every_control_has_a_name() {
         "Steps",
         "Guidance",
         "Limit guidance to an interval",
+        "Vary the seed",
+        "Open an image",
+        "Draw the table",
         "Euler",
         "Heun",
         "Each token",

@@ -6,6 +6,9 @@ use super::*;
 
 pub(super) const DESKTOP: egui::Vec2 = vec2(1280.0, 800.0);
 pub(super) const PHONE: egui::Vec2 = vec2(390.0, 844.0);
+/// All controls fit on these without scrolling: what is scrolled away has no name.
+pub(super) const TALL: egui::Vec2 = vec2(1280.0, 1600.0);
+pub(super) const TALL_PHONE: egui::Vec2 = vec2(390.0, 2600.0);
 
 pub(super) const TINY: &str = r#"{"name": "tiny", "kind": "diffmoe", "t_kind": "flow", "space": "pixels",
     "params": {"input_size": 8, "in_channels": 3, "num_classes": 5, "patch_size": 2, "depth": 4,
