@@ -62,16 +62,26 @@ pub struct Report {
 }
 
 thread_local! {
-    /// The last panic of the thread.
-    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+    /// The last panic of the thread, while a target runs in it.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Keeps panics instead of printing them.
+/// Keeps the panics of targets instead of printing them.
 fn listen() {
     static LISTENING: Once = Once::new();
     LISTENING.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| {
-            let _ = PANIC.try_with(|last| *last.borrow_mut() = panic.to_string());
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let keep = |last: &RefCell<Option<String>>| match &mut *last.borrow_mut() {
+                Some(last) => {
+                    *last = panic.to_string();
+                    true
+                }
+                None => false,
+            };
+            if !PANIC.try_with(keep).unwrap_or(false) {
+                usual(panic);
+            }
         }));
     });
 }
@@ -82,12 +92,13 @@ fn listen() {
 /// The fault.
 pub fn reaction(target: &Target, input: &[u8]) -> Result<String, Fault> {
     listen();
+    PANIC.set(Some(String::new()));
     let begin = Instant::now();
     allocation::begin();
     let answer = catch_unwind(AssertUnwindSafe(|| (target.run)(input)));
     let (held, time) = (allocation::most(), begin.elapsed());
-    let answer =
-        answer.map_err(|_| Fault::Panic(PANIC.with(|last| last.borrow().replace('\n', " "))))?;
+    let message = PANIC.take().unwrap_or_default();
+    let answer = answer.map_err(|_| Fault::Panic(message.replace('\n', " ")))?;
     if held > SHARE * input.len() as u64 + ALLOWANCE {
         return Err(Fault::Memory(held));
     }

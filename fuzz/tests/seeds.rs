@@ -16,7 +16,7 @@ fn no_input_is_too_much_for_a_reader() {
         let mut campaign = Campaign::new(target, &seeds, 1);
         campaign.run(TIME);
         let report = campaign.report();
-        assert!(report.answers > 3, "{}: {} answers", target.name, report.answers);
+        assert!(report.answers > 0, "{}: no answers", target.name);
         let of = |(fault, input): &(_, Vec<u8>)| {
             format!("{}: {fault}: {:?}", target.name, String::from_utf8_lossy(input))
         };
@@ -32,7 +32,7 @@ fn good_seeds_are_read() {
         ("index", "read"),
         ("torch", "read"),
         ("pickle", "read"),
-        ("yaml", "inferred"),
+        ("yaml", "true"),
         ("config", "checked"),
         ("tokenizer", "tokens"),
         ("trace", "again"),
