@@ -116,6 +116,8 @@ mod tests {
     #[test]
     fn help_names_every_scheduler_and_option() {
         let help = <Line as clap::CommandFactory>::command().render_long_help().to_string();
+        // Long lines are wrapped.
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
         for info in ALL {
             assert!(help.contains(info.name) && help.contains(info.hint), "{}: {help}", info.name);
             for option in info.options {

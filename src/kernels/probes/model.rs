@@ -10,9 +10,9 @@ use crate::kernels::detail_pixels::Way;
 use crate::kernels::weights::pack_stored;
 use crate::kernels::{
     Attention, CombineExperts, CombineLatents, Conv2d, ConvWeights, DenoiseLatents, DetailPixels,
-    EmbedCondition, EmbedTokens, Epilogue, ExpertLinear, Form, HeadNorm, Linear, Masks, Modulate,
-    NOT_TAKEN, NextNorm, Norm, NormedLinear, Patchify, Predictor, RecordedScores, RouteScore,
-    RouteSelect, Source, Unpatchify, WeightPrecision,
+    EmbedCondition, EmbedTokens, Epilogue, ExpertLinear, Form, HeadNorm, KeepImage, Linear, Masks,
+    Modulate, NOT_TAKEN, NextNorm, Norm, NormedLinear, Patchify, Predictor, RecordedScores,
+    RouteScore, RouteSelect, Source, Unpatchify, WeightPrecision,
 };
 use crate::model::Selection;
 
@@ -32,6 +32,7 @@ pub(super) fn record(bench: &mut Bench, precisions: &[WeightPrecision]) {
     embed_condition(bench);
     patches(bench);
     combine_latents(bench);
+    keep_image(bench);
 }
 
 pub(super) fn embed_tokens(bench: &mut Bench) {
@@ -326,6 +327,29 @@ fn combine_latents(bench: &mut Bench) {
         sample_len: SAMPLE,
     });
     bench.add("combine_latents", "combine_latents".into(), &latents, 0..SAMPLES * SAMPLE, false);
+}
+
+/// Signal and noise of what is kept of an image.
+pub(super) const LEVEL: [f32; 2] = [0.25, 0.75];
+
+/// Image, noise and mask: redrawn, half, and kept.
+pub(super) fn kept() -> [Vec<f32>; 3] {
+    let count = SAMPLES * SAMPLE;
+    let mask = (0..count).map(|i| (i % 3) as f32 / 2.0).collect();
+    [numbers(count, 77, 1.0), numbers(count, 78, 1.0), mask]
+}
+
+fn keep_image(bench: &mut Bench) {
+    let count = SAMPLES * SAMPLE;
+    let latents = bench.tensor(&[count], &numbers(count, 76, 1.0));
+    bench.push(&KeepImage {
+        level: &bench.tensor(&[2], &LEVEL),
+        kept: &bench.tensor(&[3, count], &kept().concat()),
+        latents: &latents,
+        first: 0,
+        count,
+    });
+    bench.expect("keep_image", "keep_image", &latents);
 }
 
 /// A guided step of DDPM with a learned variance.
