@@ -11,7 +11,7 @@ import { after, before, test } from "node:test";
 import { pathToFileURL } from "node:url";
 import { DIST, distance, native, site, withPage } from "./lab.mjs";
 
-const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=3,2";
+const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=fox,twemoji";
 const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, guidance: 2, scheduler: "euler", model: "emoji" };
 const OPTIONS = { labels: { subject: 3, style: 2 }, seed: 7, steps: 3, guidance: 2, scheduler: "euler" };
 

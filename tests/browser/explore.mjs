@@ -61,7 +61,7 @@ test("a click locks a patch, keys choose, and the address opens the same view", 
     await other.close();
     await page.bringToFront();
     await page.keyboard.press("Escape");
-    await address(page, /explore=(?!.*(patch|expert))/);
+    await address(page, /explore=(?!.*(patch:|expert:))/);
   });
 });
 
