@@ -61,7 +61,7 @@ impl InitImage {
         self.mask.as_ref().map(|mask| &mask[..])
     }
 
-    /// The strength if nothing is said: all of the way where a mask keeps a part, else [`USUAL_STRENGTH`] of it.
+    /// The strength if nothing is said: all of the way where a mask keeps a part, else 0.6 of it.
     pub fn usual_strength(&self) -> f32 {
         if self.mask.is_some() { 1.0 } else { USUAL_STRENGTH }
     }
