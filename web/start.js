@@ -119,6 +119,8 @@ export async function start(source) {
     const crashed = (message) => fail("The app has crashed.", "Reload the page. If it happens again, please report it with this message:", message);
     // For tests; see web/README.md.
     window.diffmoe = await glue.start(element("app"), crashed);
+    // egui's own field for what is typed: screen readers meet it too.
+    document.querySelector("body > input:not([aria-label])")?.setAttribute("aria-label", "Text entry");
     classes.add("running");
     element("app").focus();
     // Now that nothing is waited for.

@@ -171,8 +171,8 @@ test("an interrupted download goes on where it broke off, also after a reload, a
 
 test("no task of the page takes over 50 ms while the processor loads a model and draws", async (context) => {
   const share = SHARE.replace("count=1", "count=4").replace("steps=3", "steps=6");
-  await withPage(page_("?backend=cpu", share), { withoutWebGpu: true }, async (page) => {
-    // From its second frame on; before, the browser compiles the program and what paints it.
+  await withPage(page_("?backend=cpu&workers=1", share), { withoutWebGpu: true }, async (page) => {
+    // With one worker, so that a processor of two cores has one for the page. From its second frame on; before, the browser compiles the program and what paints it.
     const ready = await page.evaluate(() => new Promise((resolve) => {
       const look = () => {
         const state = window.diffmoe?.state();
