@@ -2,6 +2,7 @@
 //! and remembered.
 
 use std::fmt::Write;
+use std::sync::LazyLock;
 
 use crate::engine::EngineError;
 use crate::gpu::{Gpu, GpuError, GpuOptions};
@@ -140,13 +141,17 @@ fn identity(gpu: &Gpu, what: &str) -> String {
 
 /// A hash of all shaders and the numbers that they are compiled with.
 pub(super) fn shaders() -> u64 {
-    let sources = all_sources();
-    let numbers: Vec<_> = sources
-        .iter()
-        .map(|source| format!("{:?}{:?}", source.shader.sizes, source.shader.consts))
-        .collect();
-    let texts = sources.iter().map(|source| source.shader.source.as_bytes());
-    fnv(texts.chain(numbers.iter().map(String::as_bytes)))
+    // Every check of a load asks for it.
+    static HASH: LazyLock<u64> = LazyLock::new(|| {
+        let sources = all_sources();
+        let numbers: Vec<_> = sources
+            .iter()
+            .map(|source| format!("{:?}{:?}", source.shader.sizes, source.shader.consts))
+            .collect();
+        let texts = sources.iter().map(|source| source.shader.source.as_bytes());
+        fnv(texts.chain(numbers.iter().map(String::as_bytes)))
+    });
+    *HASH
 }
 
 /// The hash FNV-1a, the same in every build.

@@ -98,13 +98,8 @@ impl InitImage {
     /// What engines keep of it, given the noise of the batch; `None` without a mask.
     pub(super) fn keep(&self, noise: Vec<f32>) -> Option<Keep> {
         let mask = self.mask.as_ref()?;
-        let repeat = |one: &[f32], times: usize| one.repeat(times);
         let channels = self.values.len() / mask.len();
         let batch = noise.len() / self.values.len();
-        Some(Keep {
-            image: repeat(&self.values, batch),
-            mask: repeat(mask, batch * channels),
-            noise,
-        })
+        Some(Keep { image: self.values.repeat(batch), mask: mask.repeat(batch * channels), noise })
     }
 }

@@ -9,7 +9,7 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { DIST, distance, native, site, withPage } from "./lab.mjs";
+import { colours, DIST, distance, native, pixels, site, withPage } from "./lab.mjs";
 
 const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=fox,twemoji";
 const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, guidance: 2, scheduler: "euler", model: "emoji" };
@@ -122,18 +122,6 @@ async function finished(page) {
   }
   throw new Error(`no finished run: ${JSON.stringify(seen)}`);
 }
-
-const pixels = (page) => page.evaluate(() => Array.from(window.diffmoe.rgba() ?? []));
-
-/** How many different colours a screenshot has. */
-const colours = (page, png) =>
-  page.evaluate(async (png) => {
-    const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
-    const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
-    canvas.drawImage(image, 0, 0);
-    const pixels = new Uint32Array(canvas.getImageData(0, 0, image.width, image.height).data.buffer);
-    return new Set(pixels).size;
-  }, png.toString("base64"));
 
 let wanted;
 before(async () => {

@@ -63,17 +63,22 @@ def test_a_head_is_refused_where_it_does_not_apply():
         DiT(8, 3, 2, 2, 16, 2, learn_sigma=True, prediction="data", detail_head=4)
 
 
+def starts_as(root, file, settings):
+    """A run with these settings that starts from a file computes what the file's model does."""
+    c = configs.load(root / "run.toml", settings)
+    dataset = data.load(c.data, str(root))
+    model = train.build(c.model, dataset.labels)
+    initialise(model, dataset, file)
+    x, t, y = torch.randn(2, 3, 8, 8), torch.rand(2), [torch.tensor([0, 4]), torch.tensor([1, 8])]
+    torch.testing.assert_close(model.eval()(x, t, y)[0], exported.load_exported(file)[0](x, t, y)[0], rtol=0, atol=1e-6)
+    return x, t, y
+
+
 def test_a_head_is_added_to_a_file_without_one_and_exported(emoji_root):
     ck, _ = run_tiny(emoji_root, "--set", "model.prediction=data", "--set", "train.steps=30")
     bare = str(emoji_root / "bare.safetensors")
     export.main([str(ck), bare, "--dtype", "f32", "--data-root", str(emoji_root)])
-    c = configs.load(emoji_root / "run.toml", ["model.prediction=data", "model.detail_head=6"])
-    dataset = data.load(c.data, str(emoji_root))
-    model = train.build(c.model, dataset.labels)
-    initialise(model, dataset, bare)
-    x, t, y = torch.randn(2, 3, 8, 8), torch.rand(2), [torch.tensor([0, 4]), torch.tensor([1, 8])]
-    source = exported.load_exported(bare)[0]
-    torch.testing.assert_close(model.eval()(x, t, y)[0], source(x, t, y)[0], rtol=0, atol=1e-6)
+    x, t, y = starts_as(emoji_root, bare, HEAD[1::2])
 
     ck, _ = run_tiny(emoji_root, "--init", bare, *HEAD, "--set", "train.steps=40", "--set", "train.warmup=1")
     path = str(emoji_root / "head.safetensors")
@@ -95,13 +100,7 @@ def test_a_larger_head_with_phases_starts_as_the_one_of_the_file(emoji_root):
     small = str(emoji_root / "small.safetensors")
     export.main([str(ck), small, "--dtype", "f32", "--data-root", str(emoji_root)])
     more = ["--set", "model.prediction=data", "--set", "model.detail_head=9", "--set", "model.detail_phase=true"]
-    c = configs.load(emoji_root / "run.toml", more[1::2])
-    dataset = data.load(c.data, str(emoji_root))
-    model = train.build(c.model, dataset.labels)
-    initialise(model, dataset, small)
-    x, t, y = torch.randn(2, 3, 8, 8), torch.rand(2), [torch.tensor([0, 4]), torch.tensor([1, 8])]
-    source = exported.load_exported(small)[0]
-    torch.testing.assert_close(model.eval()(x, t, y)[0], source(x, t, y)[0], rtol=0, atol=1e-5)
+    starts_as(emoji_root, small, more[1::2])
 
     ck, _ = run_tiny(emoji_root, "--init", small, *more, "--set", "train.steps=30", "--set", "train.warmup=1")
     large = str(emoji_root / "large.safetensors")

@@ -145,10 +145,11 @@ impl<T: Packed, const N: usize> Packed for [T; N] {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn round<T: Packed + PartialEq + std::fmt::Debug>(value: &T) {
+    /// A value comes back from its bytes, and from no beginning of them.
+    pub(in super::super) fn round<T: Packed + PartialEq + std::fmt::Debug>(value: &T) {
         let mut bytes = Vec::new();
         value.put(&mut bytes);
         let mut rest = &bytes[..];

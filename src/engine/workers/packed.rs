@@ -178,15 +178,8 @@ impl Packed for Shifts {
 
 #[cfg(test)]
 mod tests {
+    use super::super::codec::tests::round;
     use super::*;
-
-    fn round<T: Packed + PartialEq + std::fmt::Debug>(value: &T) {
-        let mut bytes = Vec::new();
-        value.put(&mut bytes);
-        let mut rest = &bytes[..];
-        assert_eq!(T::get(&mut rest).as_ref(), Some(value));
-        assert!(rest.is_empty());
-    }
 
     #[test]
     fn every_instruction_comes_back() {
@@ -210,6 +203,7 @@ mod tests {
             Instruction::Denoise(denoise),
             Instruction::Denoise(fixed),
             Instruction::Report(Latent::Velocity(1)),
+            Instruction::Keep(Level { signal: 0.25, noise: 0.75 }),
         ] {
             round(&instruction);
         }

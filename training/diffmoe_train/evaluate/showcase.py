@@ -46,12 +46,6 @@ def candidates(dataset, per_subject, seed):
     return torch.tensor(sorted(rows))
 
 
-def distances(x, gallery, rows):
-    """Per image: the distance to the nearest image of the gallery in 8-bit levels, and whether it is the given row."""
-    nearest, levels = retrieval.nearest(x, gallery)
-    return levels, nearest == rows
-
-
 def choose(levels, own, columns, most, limit):
     """levels, own [seeds, N]: distance to the nearest image and whether it is the pair's own.  The best pair of each subject,
     best first: indices into N."""
@@ -88,8 +82,9 @@ def run(a):
     for seed in range(a.seeds):
         s = generate.settings(meta, a) | {"seed": a.seed + seed}
         x = generate.kept(a.cache, f"showcase-{seed}", sha, model, columns, s)[0]
-        for into, value in zip((levels, is_own), distances(emoji.as_judged(x), gallery, rows), strict=True):
-            into.append(value)
+        nearest, distance = retrieval.nearest(emoji.as_judged(x), gallery)
+        levels.append(distance)
+        is_own.append(nearest == rows)
     levels, is_own = torch.stack(levels), torch.stack(is_own)
     kept = choose(levels, is_own, columns, a.most, a.levels)
     judge = (f"the nearest training image is the pair's own drawing at an RMS of at most {a.levels:g} of 255 (32x32 pixels), "
