@@ -66,7 +66,10 @@ export type Pixels =
   | Uint8Array;
 
 export interface SampleOptions {
-  /** Labels by table; a table without an entry gets random rows from the seed. */
+  /**
+   * Labels by table. `"best"`, the default: rows that the model draws well together, from the seed, or random ones where the model
+   * does not know; `"varied"`: random rows from the seed; `"any"`: left to the model.
+   */
   labels?: Record<string, Label | Label[]>;
   /** Prompt, for a text-conditioned model. */
   prompt?: string;

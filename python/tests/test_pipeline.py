@@ -1,6 +1,7 @@
 """Calls of the pipeline; images compared with those of the Rust program."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from conftest import ASSETS, DATA, FIXTURES, error
 from PIL import Image
 
 from diffmoe import ModelError, Pipeline, SettingsError, schedulers
+from diffmoe.config import LabelTable
 from diffmoe.images import png, to_bytes
-from diffmoe.noise import gaussian
+from diffmoe.noise import gaussian, random_rows
+from diffmoe.settings import choose
 
 GAP = 4  # pixels between images in a grid written by the command line tool
 
@@ -237,3 +240,16 @@ def test_variations_lie_between_two_seeds(tiny):
     for wrong in ({"variation_strength": 0.5}, {"variation_seed": 2, "variation_strength": 1.5}):
         with pytest.raises(SettingsError, match="variation_strength"):
             draw(1, **wrong)
+
+
+def test_labels_left_open_are_those_that_the_model_draws_well():
+    labels = (LabelTable("subject", "a", 9, ()), LabelTable("style", "b", 2, ()))
+    config = SimpleNamespace(labels=labels, text=None, name="x", defaults={"showcase": [[1, 0], [4, 1], [7, 1]]})
+    rows = choose(config, None, None, 6, None, 5)[0]
+    assert rows[0] == [1, 4, 7, 4, 1, 7]  # as src/pipeline/showcase.rs
+    assert choose(config, {"subject": "best", "style": "best"}, None, 6, None, 5)[0] == rows
+    assert set(choose(config, {"style": 1}, None, 4, None, 5)[0][0]) == {4, 7}
+    varied = choose(config, {"subject": "varied", "style": "varied"}, None, 6, None, 5)[0]
+    assert varied == [random_rows(5, 0, 9, 6), random_rows(5, 1, 2, 6)]
+    # Nothing in the showcase has subject 8.
+    assert set(choose(config, {"subject": 8}, None, 4, None, 5)[0][1]) <= {0, 1}

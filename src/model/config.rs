@@ -123,11 +123,24 @@ pub struct SamplingDefaults {
     /// Name of the scheduler. Model files call it `solver`.
     #[serde(rename = "solver", alias = "scheduler")]
     pub scheduler: String,
+    /// Labels that the model draws well, where its evaluation found them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub showcase: Option<Showcase>,
+}
+
+/// Combinations of labels that a model draws well, from an evaluation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Showcase {
+    /// The score and threshold by which they were chosen, in words.
+    #[serde(default)]
+    pub judge: String,
+    /// Each a row of every label table, the best first.
+    pub rows: Vec<Vec<u32>>,
 }
 
 impl Default for SamplingDefaults {
     fn default() -> Self {
-        Self { steps: 50, guidance: 1.5, scheduler: "euler".into() }
+        Self { steps: 50, guidance: 1.5, scheduler: "euler".into(), showcase: None }
     }
 }
 

@@ -229,10 +229,27 @@ impl Config {
             return wrong("a detail_head predicts no variance; it needs learn_sigma false".into());
         }
         self.check_capacity()?;
+        self.check_showcase()?;
         if !self.time_scale.is_finite() || self.time_scale <= 0.0 {
             return wrong(format!("time_scale {}", self.time_scale));
         }
         Ok(())
+    }
+
+    fn check_showcase(&self) -> Result<(), ConfigError> {
+        let Some(showcase) = &self.defaults.showcase else { return Ok(()) };
+        let tables = self.labels.iter().map(|table| table.null);
+        let fits = |rows: &&Vec<u32>| {
+            rows.len() == tables.len()
+                && rows.iter().zip(tables.clone()).all(|(row, null)| *row < null)
+        };
+        match showcase.rows.iter().find(|rows| !fits(rows)) {
+            Some(rows) => Err(ConfigError::Invalid(format!(
+                "a showcase with {rows:?}; expected a row of each of the {} label tables",
+                self.labels.len()
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// The baselines take a number of tokens or experts that follows from the capacity.

@@ -3,6 +3,24 @@
 use super::*;
 
 #[test]
+fn a_showcase_has_a_row_of_each_table() {
+    let read = |rows: &str| {
+        Config::from_json(&format!(
+            r#"{{"kind":"dense","t_kind":"flow",
+            "params":{{"input_size":2,"num_classes":3,"patch_size":1,"depth":1,"hidden_size":4,"num_heads":1}},
+            "labels":[{{"name":"subject","tensor":"a","null":3}},{{"name":"style","tensor":"b","null":2}}],
+            "defaults":{{"showcase":{{"judge":"by eye","rows":{rows}}}}}}}"#
+        ))
+    };
+    let showcase = read("[[2,1],[0,0]]").unwrap().defaults.showcase.unwrap();
+    assert_eq!((showcase.judge.as_str(), showcase.rows), ("by eye", vec![vec![2, 1], vec![0, 0]]));
+    for wrong in ["[[0]]", "[[0,0,0]]", "[[3,0]]", "[[0,0],[0,2]]"] {
+        let error = read(wrong).unwrap_err().to_string();
+        assert!(error.contains("expected a row of each of the 2 label tables"), "{error}");
+    }
+}
+
+#[test]
 fn impossible_shapes_are_refused_with_the_reason() {
     let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":9,"num_classes":10,
         "patch_size":2,"depth":1,"hidden_size":64,"num_heads":4}}"#;

@@ -14,6 +14,7 @@ mod sampling;
 mod settings;
 mod settings_builder;
 mod settings_error;
+mod showcase;
 mod sliced;
 mod survey;
 

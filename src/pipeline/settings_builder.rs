@@ -1,14 +1,18 @@
 //! The defaults of a model and changes to them: the one place where settings are built.
 
+use super::showcase::{self, Wanted};
 use super::{InitImage, Sampling, Settings, SettingsError};
 use crate::model::{Config, LabelTable, Muted, Routing, RoutingRule, Shifts, one_of};
-use crate::scheduler::{GuidanceInterval, SchedulerKind, random_rows};
+use crate::scheduler::{GuidanceInterval, SchedulerKind};
 
 /// A row of a label table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Label {
     /// The null row, which leaves the choice to the model.
     Any,
+    /// A row that the model draws well together with the rows of the other tables, drawn from the seed; any random row
+    /// where the model has no [showcase](crate::model::Showcase).
+    Best,
     /// By number.
     Row(u32),
     /// By name or number as a user writes it; `any` is the null row.
@@ -26,7 +30,8 @@ impl Label {
         let words = value.split_whitespace().map(|word| word.chars().filter_map(letter).collect());
         let words: Vec<String> = words.filter(|word: &String| !word.is_empty()).collect();
         let name = words.join("-");
-        let is_other = ["any", "varied"].contains(&name.as_str()) || name.parse::<u32>().is_ok();
+        let is_other =
+            ["any", "best", "varied"].contains(&name.as_str()) || name.parse::<u32>().is_ok();
         if name.is_empty() || is_other || table.find(&name) != Some(row) {
             return Self::Row(row);
         }
@@ -62,8 +67,7 @@ impl From<&str> for Label {
 #[must_use = "`build` makes settings of it"]
 pub struct SettingsBuilder<'a> {
     config: &'a Config,
-    /// For each table the rows that the images take in turn; none for random ones.
-    labels: Vec<Vec<u32>>,
+    labels: Vec<Wanted>,
     prompts: Vec<String>,
     images: usize,
     sampling: Sampling,
@@ -80,12 +84,12 @@ impl Settings {
         Self { labels: config.labels.iter().map(|table| vec![table.null]).collect(), ..plain }
     }
 
-    /// The recommendations of a model: its scheduler, steps and guidance, one image of a
-    /// random row of each label table, no prompt, seed 0, and routing by tokens with the checkpoint's thresholds.
+    /// The recommendations of a model: its scheduler, steps and guidance, one image of
+    /// [labels that it draws well](Label::Best), no prompt, seed 0, and routing by tokens with the checkpoint's thresholds.
     pub fn builder(config: &Config) -> SettingsBuilder<'_> {
         SettingsBuilder {
             config,
-            labels: vec![Vec::new(); config.labels.len()],
+            labels: vec![vec![None]; config.labels.len()],
             prompts: Vec::new(),
             images: 1,
             sampling: Sampling::of(config),
@@ -102,7 +106,7 @@ impl SettingsBuilder<'_> {
         self.labels(table, [label.into()])
     }
 
-    /// Rows of a label table, which the images take in turn. No rows at all leave the choice to the seed.
+    /// Rows of a label table, which the images take in turn. No rows at all stand for random rows from the seed.
     pub fn labels(mut self, table: &str, labels: impl IntoIterator<Item = Label>) -> Self {
         let Some(i) = self.config.labels.iter().position(|known| known.name == table) else {
             let expected = match &self.config.labels[..] {
@@ -248,15 +252,8 @@ impl SettingsBuilder<'_> {
             Some(_) if self.prompts.is_empty() => &nothing[..],
             _ => &self.prompts,
         };
-        let tables = self.config.labels.iter().zip(&self.labels).enumerate();
-        let rows = |(i, (table, rows)): (usize, (&LabelTable, &Vec<u32>))| match &rows[..] {
-            // A table of the null row alone has nothing to choose from.
-            [] if table.null == 0 => vec![0; self.images],
-            [] => random_rows(self.sampling.seed, i as u32, table.null, self.images),
-            rows => rows.iter().copied().cycle().take(self.images).collect(),
-        };
         Settings {
-            labels: tables.map(rows).collect(),
+            labels: showcase::rows(self.config, &self.labels, self.sampling.seed, self.images),
             prompts: prompts.iter().cycle().take(self.images).cloned().collect(),
             sampling: self.sampling,
             init: self.init,
@@ -265,13 +262,15 @@ impl SettingsBuilder<'_> {
     }
 }
 
-fn row(table: &LabelTable, label: Label) -> Result<u32, SettingsError> {
+fn row(table: &LabelTable, label: Label) -> Result<Option<u32>, SettingsError> {
     match label {
-        Label::Any => Ok(table.null),
-        Label::Row(row) => Ok(row),
-        Label::Name(name) if name.eq_ignore_ascii_case("any") => Ok(table.null),
+        Label::Best => Ok(None),
+        Label::Any => Ok(Some(table.null)),
+        Label::Row(row) => Ok(Some(row)),
+        Label::Name(name) if name.eq_ignore_ascii_case("any") => Ok(Some(table.null)),
         Label::Name(name) => table
             .find(&name)
+            .map(Some)
             .ok_or_else(|| SettingsError::LabelName { table: table.name.clone(), name }),
     }
 }
@@ -279,6 +278,7 @@ fn row(table: &LabelTable, label: Label) -> Result<u32, SettingsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::random_rows;
 
     fn config() -> Config {
         Config::from_json(

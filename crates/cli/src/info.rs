@@ -98,6 +98,13 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         "  sampling      {} with {} steps, guidance {}",
         defaults.scheduler, defaults.steps, defaults.guidance
     );
+    if let Some(showcase) = &defaults.showcase {
+        println!(
+            "  well drawn    {} combinations of labels: {}",
+            showcase.rows.len(),
+            showcase.judge
+        );
+    }
     let mut storage: BTreeMap<&str, usize> = BTreeMap::new();
     for tensor in &list {
         *storage.entry(&tensor.dtype).or_default() += tensor.bytes;

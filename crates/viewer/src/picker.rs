@@ -11,6 +11,7 @@ use diffmoe::model::LabelTable;
 pub fn name(table: &LabelTable, choice: Choice) -> String {
     match choice {
         Choice::Any => "any".to_owned(),
+        Choice::Best => "well drawn".to_owned(),
         Choice::Varied => "varied".to_owned(),
         Choice::Row(row) if table.values.is_empty() => format!("{} {row}", table.name),
         Choice::Row(row) => table.label(row),
@@ -18,11 +19,12 @@ pub fn name(table: &LabelTable, choice: Choice) -> String {
 }
 
 /// The choices that fit a search, the best first: those that begin with it, those with a word that does, the others
-/// that hold it. An empty search finds everything.
-pub fn matches(table: &LabelTable, search: &str) -> Vec<Choice> {
+/// that hold it. An empty search finds everything. `best`: whether the model knows what it draws well.
+pub fn matches(table: &LabelTable, best: bool, search: &str) -> Vec<Choice> {
     let wanted = search.trim().to_lowercase();
     let rows = (0..table.null).map(Choice::Row);
-    let all = [Choice::Varied, Choice::Any].into_iter().chain(rows);
+    let all = best.then_some(Choice::Best).into_iter();
+    let all = all.chain([Choice::Varied, Choice::Any]).chain(rows);
     if wanted.is_empty() {
         return all.collect();
     }
@@ -52,14 +54,20 @@ struct Search {
 }
 
 /// A button that opens the list. Returns whether the choice changed.
-pub(super) fn show(ui: &mut Ui, table: &LabelTable, choice: &mut Choice, width: f32) -> bool {
+pub(super) fn show(
+    ui: &mut Ui,
+    table: &LabelTable,
+    best: bool,
+    choice: &mut Choice,
+    width: f32,
+) -> bool {
     let id = ui.make_persistent_id(("picker", &table.name));
     let title = capital(&table.name);
     let text = RichText::new(name(table, *choice));
     let button = Button::new((text, egui::Atom::grow(), Icon::Down.atom())).truncate();
     let response = ui.add(button.min_size(vec2(width, 0.0)));
     let described = format!("{title}: {}", name(table, *choice));
-    let response = response.accessible_name(described).on_hover_text(hint(table));
+    let response = response.accessible_name(described).on_hover_text(hint(table, best));
     let opened = response.clicked() && !Popup::is_id_open(ui.ctx(), id);
     if opened {
         ui.data_mut(|data| data.insert_temp(id, Search::default()));
@@ -70,7 +78,7 @@ pub(super) fn show(ui: &mut Ui, table: &LabelTable, choice: &mut Choice, width: 
         .close_behavior(PopupCloseBehavior::CloseOnClickOutside)
         .accessible_name(format!("Choose a {}", table.name));
     let picked =
-        popup.show(|ui| list(ui, id, table, *choice, opened)).and_then(|shown| shown.inner);
+        popup.show(|ui| list(ui, id, (table, best), *choice, opened)).and_then(|shown| shown.inner);
     if let Some(picked) = picked {
         Popup::close_id(ui.ctx(), id);
         let changed = picked != *choice;
@@ -80,14 +88,21 @@ pub(super) fn show(ui: &mut Ui, table: &LabelTable, choice: &mut Choice, width: 
     false
 }
 
-fn hint(table: &LabelTable) -> String {
+fn hint(table: &LabelTable, best: bool) -> String {
+    let well = if best { "Well drawn: one for each image that suits this model. " } else { "" };
     format!(
-        "Which {} to draw. Varied: a different one for each image. Any: leave it to the model.",
+        "Which {} to draw. {well}Varied: a different one for each image. Any: leave it to the model.",
         table.name
     )
 }
 
-fn list(ui: &mut Ui, id: Id, table: &LabelTable, current: Choice, opened: bool) -> Option<Choice> {
+fn list(
+    ui: &mut Ui,
+    id: Id,
+    (table, best): (&LabelTable, bool),
+    current: Choice,
+    opened: bool,
+) -> Option<Choice> {
     let mut search: Search = ui.data(|data| data.get_temp(id)).unwrap_or_default();
     let title = format!("Search {} {}", table.null, plural(&table.name));
     let (up, down, enter) = ui.input(|i| {
@@ -103,7 +118,7 @@ fn list(ui: &mut Ui, id: Id, table: &LabelTable, current: Choice, opened: bool) 
     if edit.changed() {
         search.marked = 0;
     }
-    let found = matches(table, &search.text);
+    let found = matches(table, best, &search.text);
     if down {
         search.marked = (search.marked + 1).min(found.len().saturating_sub(1));
     }
@@ -168,18 +183,20 @@ mod tests {
 
     #[test]
     fn the_best_matches_come_first() {
-        let rows = |search| matches(&table(), search);
+        let rows = |search| matches(&table(), false, search);
         assert_eq!(rows("apple"), [Choice::Row(2), Choice::Row(0), Choice::Row(1)]);
         assert_eq!(rows("  FACE "), [Choice::Row(3), Choice::Row(4)]);
         assert_eq!(rows("va"), [Choice::Varied]);
         assert_eq!(rows("zebra"), []);
         assert_eq!(rows("").len(), 7);
+        assert_eq!(matches(&table(), true, "well"), [Choice::Best]);
+        assert_eq!(matches(&table(), true, "")[0], Choice::Best);
     }
 
     #[test]
     fn tables_without_names_are_searched_by_number() {
         let table = LabelTable { values: Vec::new(), null: 1000, name: "class".into(), ..table() };
-        assert_eq!(matches(&table, "207")[0], Choice::Row(207));
+        assert_eq!(matches(&table, false, "207")[0], Choice::Row(207));
         assert_eq!(name(&table, Choice::Row(207)), "class 207");
         assert_eq!((capital("class"), plural("class")), ("Class".into(), "classes".into()));
     }

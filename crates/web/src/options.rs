@@ -169,7 +169,7 @@ pub(super) fn enlargement(options: &Options) -> Result<(Option<u32>, bool), Stri
     }
 }
 
-/// The settings of a run; missing ones are those of `like`, or the model's defaults and random labels from the seed.
+/// The settings of a run; missing ones are those of `like`, or the model's defaults and labels that it draws well.
 pub(super) fn settings(
     options: &Options,
     config: &Config,
@@ -340,7 +340,14 @@ fn labels<'a>(options: &Options, config: &'a Config) -> Result<Vec<(&'a str, Vec
     for table in &config.labels {
         let Some(value) = given.get(&table.name) else { continue };
         let list = if Array::is_array(&value) { Array::from(&value) } else { Array::of1(&value) };
-        let labels = list.iter().map(|value| Ok(Label::Row(row(table, &value)?)));
+        if value.as_string().as_deref() == Some("varied") {
+            all.push((table.name.as_str(), Vec::new()));
+            continue;
+        }
+        let labels = list.iter().map(|value| match value.as_string().as_deref() {
+            Some("best") => Ok(Label::Best),
+            _ => Ok(Label::Row(row(table, &value)?)),
+        });
         let labels = labels.collect::<Result<Vec<_>, String>>()?;
         if labels.is_empty() {
             return Err(format!("the list of labels for {} is empty", table.name));
@@ -359,6 +366,9 @@ fn row(table: &LabelTable, value: &JsValue) -> Result<u32, String> {
         return Ok(table.null);
     }
     table.find(&text).ok_or_else(|| {
-        format!("unknown {} {text:?}: `info.labels` lists them, or use \"any\"", table.name)
+        format!(
+            "unknown {} {text:?}: `info.labels` lists them, or use \"any\", \"best\" or \"varied\"",
+            table.name
+        )
     })
 }

@@ -132,8 +132,8 @@ class Pipeline:
         """Draws images.
 
         labels: labels by name or number. One label, a list, or for a model with several label tables a dict such as
-            ``{"subject": "fox", "style": ["blob", "noto"]}``. ``"any"`` is the unconditional label; tables without labels get
-            random ones. ``class_labels`` is an alias.
+            ``{"subject": "fox", "style": ["blob", "noto"]}``. ``"any"`` is the unconditional label; tables without labels
+            get ones that the model draws well (``"best"``); ``"varied"`` stands for random ones. ``class_labels`` is an alias.
         prompt, negative_prompt: for text-conditioned models. The default prompts are the model's examples.
         num_inference_steps, guidance_scale, scheduler: default to the model's recommendation. A guidance scale of 1 disables
             guidance. The scheduler is a name (euler, heun, ddpm, ddim, dpmpp_2m, unipc) or an object from

@@ -52,7 +52,8 @@ def choose(config: Config, labels, prompt, num_images, num_images_per_prompt, se
     """Returns the rows of each label table and the prompts, one per image (no prompts for a model without text encoder).
 
     Labels and prompts are repeated ``num_images_per_prompt`` times each, as in diffusers, or cycled until there are
-    ``num_images``, as on the command line. Tables without labels get random rows, drawn from the seed.
+    ``num_images``, as on the command line. Tables without labels, or with ``"best"``, get rows that the model draws well
+    together, drawn from the seed; ``"varied"`` stands for random rows.
     """
     tables = _by_table(config, labels)
     prompts = None if prompt is None else [str(text) for text in as_list(prompt)]
@@ -76,17 +77,49 @@ def choose(config: Config, labels, prompt, num_images, num_images_per_prompt, se
             return [value for value in values for _ in range(repeats)]
         return [values[i % len(values)] for i in range(count)]
 
-    rows = []
-    for i, table in enumerate(config.labels):
-        if table.name in tables:
-            rows.append(spread([row(table, label) for label in tables[table.name]]))
+    wanted = []
+    for table in config.labels:
+        given = tables.get(table.name, ["best"])
+        if given == ["varied"]:
+            wanted.append([])
         else:
-            # A table with only the null row has nothing to choose from.
-            rows.append(random_rows(seed, i, table.null, count) if table.null else [0] * count)
+            wanted.append(spread([None if label == "best" else row(table, label) for label in given]))
+    rows = drawn_rows(config, wanted, seed, count)
     if config.text is None:
         return rows, []
     examples = list(config.text.examples) or [""]
     return rows, spread(prompts) if prompts is not None else [examples[i % len(examples)] for i in range(count)]
+
+
+#: Separates draws from the showcase from those of single tables, whose purpose is the table's number.
+_PURPOSE = 1 << 16
+
+
+def drawn_rows(config: Config, wanted: list[list], seed: int, count: int) -> list[list[int]]:
+    """The row of each table and image, as the Rust library draws them.
+
+    ``wanted``: for each table the row of each image, ``None`` for one that is drawn well; an empty list for random rows.
+    Images whose tables leave something to the showcase get a combination that agrees with their other rows, null rows and
+    random ones aside; any combination where none agrees; random rows where the model has no showcase.
+    """
+    # A table with only the null row has nothing to choose from.
+    rows = [random_rows(seed, i, t.null, count) if t.null else [0] * count for i, t in enumerate(config.labels)]
+    shown, decks = config.defaults.get("showcase") or [], {}
+    for image in range(count):
+        fixed = tuple(
+            of[image] if of and of[image] != table.null else None for of, table in zip(wanted, config.labels)
+        )
+        for i, of in enumerate(wanted):
+            if not of:
+                continue
+            if of[image] is not None:
+                rows[i][image] = of[image]
+            elif shown:
+                if fixed not in decks:
+                    deck = [c for c in shown if all(f is None or f == r for f, r in zip(fixed, c))] or shown
+                    decks[fixed] = [deck[pick] for pick in random_rows(seed, _PURPOSE, len(deck), count)]
+                rows[i][image] = decks[fixed][image][i]
+    return rows
 
 
 def _count(name: str, value) -> int:

@@ -2,8 +2,9 @@
 
 use crate::kernels::WeightPrecision;
 use crate::model::{Config, UnknownName};
+use crate::pipeline::showcase::recognised;
 use crate::pipeline::{Label, Sampling, Settings, SettingsBuilder};
-use crate::scheduler::{OptionError, random_rows};
+use crate::scheduler::OptionError;
 
 /// Everything that draws the same images again: the model by name and checksum, the settings of the run, and what of
 /// the run a file shows.
@@ -15,7 +16,8 @@ pub struct Recipe {
     pub hash: Option<String>,
     /// Address or file name of the image decoder, for a model that makes latents.
     pub decoder: Option<String>,
-    /// For each label table the rows that the images take in turn. An empty list stands for random rows from the seed.
+    /// For each label table the rows that the images take in turn. An empty list stands for random rows from the seed,
+    /// [`Label::Best`] for rows that the model draws well.
     pub labels: Vec<Vec<Label>>,
     /// Prompts that the images take in turn; empty for none.
     pub prompts: Vec<String>,
@@ -94,14 +96,11 @@ impl Recipe {
     /// The settings of a run with a model; names and checksum are left to the caller.
     pub fn of(settings: &Settings, config: &Config) -> Self {
         let count = settings.images();
-        let tables = settings.labels.iter().zip(&config.labels).enumerate();
-        let labels = tables.map(|(i, (rows, table))| {
-            if table.null > 0
-                && *rows == random_rows(settings.sampling.seed, i as u32, table.null, count)
-            {
-                return Vec::new();
-            }
-            in_turn(rows).iter().map(|&row| Label::of(table, row)).collect()
+        let asked = recognised(config, &settings.labels, settings.sampling.seed);
+        let tables = settings.labels.iter().zip(&config.labels).zip(asked);
+        let labels = tables.map(|((rows, table), asked)| match asked {
+            Some(wanted) => wanted.iter().map(|_| Label::Best).collect(),
+            None => in_turn(rows).iter().map(|&row| Label::of(table, row)).collect(),
         });
         let said = settings.prompts.iter().any(|prompt| !prompt.is_empty());
         let prompts = if said { in_turn(&settings.prompts).to_vec() } else { Vec::new() };

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use super::data::{Recipe, RecipeError};
 use super::text::{encode, labels};
 use crate::model::{Config, one_of};
+use crate::pipeline::Label;
 use crate::pixels::{self, GridTooLarge, RgbImage};
 use crate::scheduler::ALL;
 
@@ -104,7 +105,7 @@ impl Recipe {
         let mut is_option = ALL.iter().flat_map(|info| info.options).map(|option| option.name);
         if let Some(table) = config.labels.iter().position(|table| table.name == key) {
             recipe.unsaid.retain(|unsaid| *unsaid != "labels");
-            recipe.labels.resize(config.labels.len(), Vec::new());
+            recipe.labels.resize(config.labels.len(), vec![Label::Best]);
             let mut rows = labels(&encode(value).replace(',', "%2C"))?;
             recipe.labels[table] = rows.pop().unwrap_or_default();
         } else if is_option.any(|name| name == key) {

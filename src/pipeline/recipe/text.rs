@@ -156,6 +156,7 @@ impl Recipe {
         }
         let row = |row: &Label| match row {
             Label::Any => "any".to_owned(),
+            Label::Best => "best".to_owned(),
             Label::Row(row) => row.to_string(),
             Label::Name(name) => encode(name).replace(',', "%2C"),
         };
@@ -215,11 +216,12 @@ pub(super) fn labels(text: &str) -> Result<Vec<Vec<Label>>, RecipeError> {
         Ok(match name.parse() {
             Ok(row) => Label::Row(row),
             Err(_) if name == "any" => Label::Any,
+            Err(_) if name == "best" => Label::Best,
             Err(_) if name.is_empty() => {
                 return Err(RecipeError::Value {
                     key: "labels".to_owned(),
                     value: text.to_owned(),
-                    expected: "names or numbers, any or varied".to_owned(),
+                    expected: "names or numbers, any, best or varied".to_owned(),
                 });
             }
             Err(_) => Label::Name(name),
@@ -289,7 +291,7 @@ mod tests {
 
     fn any_label() -> impl Strategy<Value = Label> {
         let name = "[a-zé][a-z ,;&=-]{0,6}x".prop_map(Label::Name);
-        prop_oneof![Just(Label::Any), any::<u32>().prop_map(Label::Row), name]
+        prop_oneof![Just(Label::Any), Just(Label::Best), any::<u32>().prop_map(Label::Row), name]
     }
 
     prop_compose! {
@@ -399,7 +401,7 @@ mod tests {
             |more: &str| Recipe::parse(&format!("{good}&{more}")).unwrap_err().to_string();
         assert!(refused("weights=f64").contains("int4, int8, f16 or f32"));
         assert!(refused("scale=65").contains("from 1 to 64"));
-        assert!(refused("labels=3;").contains("any or varied"));
+        assert!(refused("labels=3;").contains("any, best or varied"));
         assert!(refused("steps=10001").contains("from 1 to 10000"));
     }
 }

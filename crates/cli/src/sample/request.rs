@@ -222,9 +222,17 @@ fn settings(
             settings.scheduler(arguments.scheduler.resolve(recipe.sampling_for(config).scheduler)?);
     }
     for table in &config.labels {
-        let rows = named(table).iter().map(|text| Ok(Label::Row(resolve(table, text)?)));
+        let rows = named(table).iter().filter(|text| *text != "varied");
+        let rows = rows.map(|text| match text.as_str() {
+            "best" => Ok(Label::Best),
+            text => Ok(Label::Row(resolve(table, text)?)),
+        });
         let rows = rows.collect::<Result<Vec<_>, String>>()?;
-        if !rows.is_empty() {
+        if rows.len() < named(table).len() && !rows.is_empty() {
+            let table = &table.name;
+            return Err(format!("\"varied\" stands for the whole list of the {table}").into());
+        }
+        if !named(table).is_empty() {
             settings = settings.labels(&table.name, rows);
         }
     }

@@ -181,6 +181,7 @@ fn words(ui: &mut Ui, controls: &mut Controls) {
 
 fn labels(ui: &mut Ui, controls: &mut Controls, config: &Config) {
     let tables = config.labels.len().max(1);
+    let best = config.defaults.showcase.is_some();
     ui.horizontal_top(|ui| {
         let gaps = ui.spacing().item_spacing.x * (tables - 1) as f32;
         let width = (ui.available_width() - gaps) / tables as f32;
@@ -188,7 +189,7 @@ fn labels(ui: &mut Ui, controls: &mut Controls, config: &Config) {
             ui.vertical(|ui| {
                 ui.set_width(width);
                 caption(ui, picker::capital(&table.name));
-                picker::show(ui, table, choice, width);
+                picker::show(ui, table, best, choice, width);
             });
         }
     });

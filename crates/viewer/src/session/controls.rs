@@ -16,6 +16,8 @@ const FIRST_COUNT: usize = 4;
 pub enum Choice {
     /// The null row, which leaves the choice to the model.
     Any,
+    /// Rows that the model draws well together, another for each image, drawn from the seed.
+    Best,
     /// Another row for each image, drawn from the seed.
     Varied,
     /// One row for all images.
@@ -44,12 +46,15 @@ impl Controls {
         Self { choices: Vec::new(), prompt: String::new(), sampling, init: None, count: 1 }
     }
 
-    /// What a model recommends ([`Sampling::of`]), and another subject for each image.
+    /// What a model recommends ([`Sampling::of`]), and another subject for each image, of those that it draws well where
+    /// that is known.
     pub fn for_model(config: &Config) -> Self {
         let usual = Sampling::of(config);
+        let usual_choice =
+            if config.defaults.showcase.is_some() { Choice::Best } else { Choice::Varied };
         let (seed, steps) = (crate::platform::new_seed(), usual.steps.min(MAX_STEPS));
         Self {
-            choices: vec![Choice::Varied; config.labels.len()],
+            choices: vec![usual_choice; config.labels.len()],
             prompt: String::new(),
             sampling: Sampling { seed, steps, ..usual },
             init: None,
@@ -63,6 +68,7 @@ impl Controls {
         let tables = tables.chain(std::iter::repeat(None));
         let label = |(choice, table): (&Choice, Option<&LabelTable>)| match *choice {
             Choice::Any => vec![Label::Any],
+            Choice::Best => vec![Label::Best],
             Choice::Varied => Vec::new(),
             Choice::Row(row) => vec![table.map_or(Label::Row(row), |table| Label::of(table, row))],
         };
@@ -85,8 +91,8 @@ impl Controls {
             settings = match *choice {
                 Choice::Any => settings.label(&table.name, Label::Any),
                 Choice::Row(row) => settings.label(&table.name, row),
-                // Random rows are the default.
-                Choice::Varied => settings,
+                Choice::Best => settings.label(&table.name, Label::Best),
+                Choice::Varied => settings.labels(&table.name, []),
             };
         }
         if config.text.is_some() {

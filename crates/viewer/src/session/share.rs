@@ -251,6 +251,7 @@ impl Share {
 fn choice(rows: &[Label]) -> Option<Choice> {
     match rows {
         [] => Some(Choice::Varied),
+        [Label::Best] => Some(Choice::Best),
         [Label::Any | Label::Name(_)] => Some(Choice::Any),
         [Label::Row(row)] => Some(Choice::Row(*row)),
         _ => None,
@@ -267,7 +268,8 @@ mod tests {
     use diffmoe::scheduler::{ALL, GuidanceInterval, SchedulerKind};
 
     fn choice_strategy() -> impl Strategy<Value = Choice> {
-        prop_oneof![Just(Choice::Any), Just(Choice::Varied), any::<u32>().prop_map(Choice::Row),]
+        let others = [Choice::Any, Choice::Best, Choice::Varied];
+        prop_oneof![proptest::sample::select(others.to_vec()), any::<u32>().prop_map(Choice::Row)]
     }
 
     prop_compose! {
@@ -340,7 +342,7 @@ mod tests {
         );
         assert!(refused(&format!("{good}&rule=dice")).contains("unknown routing rule \"dice\""));
         assert!(refused(&format!("{good}&mute=3")).contains("BLOCK:EXPERT"));
-        assert!(refused(&format!("{good}&labels=3,")).contains("any or varied"));
+        assert!(refused(&format!("{good}&labels=3,")).contains("any, best or varied"));
         for damaged in ["model=%", "model=%4", "model=%zz", "model=%ff"] {
             assert!(refused(&format!("{good}&{damaged}")).contains("damaged"));
         }
