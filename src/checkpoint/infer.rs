@@ -101,6 +101,14 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         "dense"
     };
     let mut assumed = Vec::new();
+    let is_dit_moe = hints.yaml.is_none() && kind == "tc" && is_dit_moe(shapes);
+    if is_dit_moe && hints.time == Some(Objective::Flow) {
+        return Err(InferError::Tensors(
+            "DiT-MoE's flow models count time from data to noise and predict the opposite velocity, which is not \
+             supported; its DDPM models (S and B) are"
+                .into(),
+        ));
+    }
     let run = match &hints.yaml {
         Some(text) => {
             let missing = "it has no model.params, which the official configurations have";
@@ -114,12 +122,21 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         params.insert("input_size".into(), json!(size));
     }
     if hints.heads.is_some() || !params.contains_key("num_heads") {
-        let heads = heads(kind, shapes, hints, &mut assumed)?;
+        let family = if is_dit_moe { DIT_MOE } else { kind };
+        let heads = heads(family, shapes, hints, &mut assumed)?;
         params.insert("num_heads".into(), json!(heads));
+    }
+    if is_dit_moe && hints.capacity.is_none() {
+        assumed.push("two experts per token, as DiT-MoE has".into());
+        params["MoE_config"]["capacity"] = json!(2);
     }
     capacity(kind, &mut params, hints, &mut assumed)?;
     let time = match (hints.time, is_flow) {
         (Some(time), _) => time,
+        (None, None) if is_dit_moe => {
+            assumed.push("the DDPM objective, as DiT-MoE-S and DiT-MoE-B have".into());
+            Objective::Ddpm
+        }
         (None, Some(true)) => Objective::Flow,
         (None, Some(false)) => Objective::Ddpm,
         (None, None) => return Err(InferError::UnknownObjective),
@@ -132,7 +149,8 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         )));
     }
     let solver = if time == Objective::Flow { "euler" } else { "ddpm" };
-    let name = hints.name.clone().or(name).unwrap_or_else(|| format!("imported {kind} model"));
+    let family = if is_dit_moe { DIT_MOE } else { kind };
+    let name = hints.name.clone().or(name).unwrap_or_else(|| format!("imported {family} model"));
     let config_text = json!({
         "name": name, "kind": kind, "t_kind": time, "null_class": rows.saturating_sub(1),
         "params": params, "defaults": { "steps": 250, "guidance": 1.5, "solver": solver }
@@ -150,6 +168,18 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         "the tensors are not those of a {kind} model: {}{more}",
         problems[..problems.len().min(SHOWN)].join("; ")
     )))
+}
+
+/// Name of the family that [`is_dit_moe`] recognises.
+const DIT_MOE: &str = "DiT-MoE";
+
+/// Whether token choice has the form of DiT-MoE (arXiv 2407.11633), which no configuration of the official `DiffMoE` code
+/// has: `SwiGLU` experts in every block, with shared experts of width 2D.
+fn is_dit_moe(shapes: &Shapes) -> bool {
+    let shape = |name: &str| shapes.get(&format!("blocks.0.mlp.{name}.weight"));
+    let shared = shape("shared_experts.gate_proj").filter(|shape| shape.len() == 2);
+    shape("experts.0.up_proj").is_some()
+        && shared.is_some_and(|shape| Some(shape[0]) == shape[1].checked_mul(2))
 }
 
 /// The number of attention heads, from a hint, a norm or a published width.
@@ -174,7 +204,15 @@ fn heads(
     {
         return Ok(d / width);
     }
-    let published = PUBLISHED.iter().find(|(width, ..)| kind == "dense" && *width == d);
+    /// DiT-MoE by hidden size; its S has the heads of DiT-S.
+    const DIT_MOE_HEADS: [(usize, usize, &str); 2] =
+        [(384, 6, "DiT-MoE-S"), (768, 12, "DiT-MoE-B")];
+    let table = match kind {
+        "dense" => &PUBLISHED[..],
+        DIT_MOE => &DIT_MOE_HEADS,
+        _ => &[],
+    };
+    let published = table.iter().find(|(width, ..)| *width == d);
     let &(_, heads, name) = published.ok_or(InferError::UnknownHeads { hidden_size: d })?;
     assumed.push(format!("{heads} attention heads, as {name} has"));
     Ok(heads)

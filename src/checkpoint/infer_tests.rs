@@ -38,6 +38,22 @@ fn published_shapes_are_recognised() {
 }
 
 #[test]
+fn dit_moe_is_recognised_by_its_form() {
+    for name in ["dit-moe-S-8E2A", "dit-moe-S-16E2A", "dit-moe-B-8E2A", "dit-moe-B-16E2A"] {
+        let config = name.parse::<Preset>().unwrap().config();
+        let (found, said) = found(&shapes_of(&config), &Hints::default());
+        assert_eq!(Config { name: config.name.clone(), ..found }, config);
+        assert_eq!(said.len(), 3, "heads, experts of a token, objective: {said:?}");
+        let flow = Hints { time: Some(Objective::Flow), ..Hints::default() };
+        let text = infer_config(&shapes_of(&config), &flow).unwrap_err().to_string();
+        assert!(text.contains("opposite velocity"), "{text}");
+        let other = Hints { capacity: Some(1.0), heads: Some(12), ..Hints::default() };
+        let (found, _) = super::tests::found(&shapes_of(&config), &other);
+        assert_eq!((found.experts_of_token(), found.num_heads), (1, 12));
+    }
+}
+
+#[test]
 fn a_detail_head_tells_its_width_and_the_prediction() {
     let text = r#"{"kind":"dense","t_kind":"flow","params":{"input_size":6,"in_channels":3,"num_classes":2,
         "patch_size":2,"depth":1,"hidden_size":16,"num_heads":2,"learn_sigma":false,"prediction":"data",

@@ -7,6 +7,7 @@
 mod check;
 mod dtype;
 mod error;
+mod foreign;
 mod header;
 #[cfg(feature = "import")]
 mod infer;

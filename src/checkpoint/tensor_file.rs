@@ -8,6 +8,7 @@ use half::f16;
 use safetensors::Dtype;
 
 use super::error::CheckpointError;
+use super::foreign::official_name;
 use super::parts::{Index, PartFile, Parts};
 use super::rows::{StoredRows, StoredValues};
 use super::{dtype, header};
@@ -120,6 +121,15 @@ impl TensorFile {
         if !problems.is_empty() {
             return Err(CheckpointError::Index { label, problems });
         }
+        let mut official = BTreeMap::new();
+        for (name, location) in tensors {
+            let renamed = official_name(&name);
+            if official.insert(renamed.clone(), location).is_some() {
+                let reason = format!("it has {renamed} under two names; remove one of them");
+                return Err(CheckpointError::Malformed { label, reason });
+            }
+        }
+        let mut tensors = official;
         mark_int4(&mut tensors);
         Ok(Self { label, parts, tensors, config_text: config_text.or(beside) })
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Config, ConfigError, Kind, Objective};
 
 /// A shape of the paper. Its name is `[dense-|diffmoe-|tc-|ec-]SIZE[-En][-flow|-ddpm]`, as in `L-E8`,
-/// `dense-XL-ddpm` or `ec-S-E16`; case does not matter.
+/// `dense-XL-ddpm` or `ec-S-E16`, or `dit-moe-SIZE-nE2A` for DiT-MoE; case does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preset {
     /// Architecture.
@@ -17,6 +17,9 @@ pub struct Preset {
     pub size: &'static str,
     /// `E`; 0 for a dense model.
     pub experts: usize,
+    /// Whether it is DiT-MoE (Fei et al. 2024, arXiv 2407.11633) rather than a model of the paper: experts with `SwiGLU` in
+    /// every block, two for each token, and two shared experts.
+    pub is_dit_moe: bool,
     /// Kind of training.
     pub objective: Objective,
     /// Height and width of the latent: 32 for images of 256 pixels.
@@ -47,7 +50,8 @@ fn dimensions(size: &str) -> [usize; 3] {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "unknown preset {0:?}: names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm, \
-     with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 32 experts"
+     with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 32 experts, \
+     or dit-moe-S-8E2A, dit-moe-S-16E2A, dit-moe-B-8E2A, dit-moe-B-16E2A"
 )]
 pub struct UnknownPreset(String);
 
@@ -57,6 +61,9 @@ impl FromStr for Preset {
     fn from_str(text: &str) -> Result<Self, UnknownPreset> {
         let unknown = || UnknownPreset(text.to_owned());
         let name = text.to_lowercase();
+        if let Some(rest) = name.strip_prefix("dit-moe-") {
+            return Self::dit_moe(rest.strip_suffix("-ddpm").unwrap_or(rest)).ok_or_else(unknown);
+        }
         let (name, objective) = match name.strip_suffix("-ddpm") {
             Some(rest) => (rest, Objective::Ddpm),
             None => (name.strip_suffix("-flow").unwrap_or(&name), Objective::Flow),
@@ -79,12 +86,16 @@ impl FromStr for Preset {
             return Err(unknown());
         }
         let input_size = if size == "S-128" { [16; 2] } else { [32; 2] };
-        Ok(Self { kind, size, experts, objective, input_size, dimensions: dimensions(size) })
+        let dimensions = dimensions(size);
+        Ok(Self { kind, size, experts, is_dit_moe: false, objective, input_size, dimensions })
     }
 }
 
 impl std::fmt::Display for Preset {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.is_dit_moe {
+            return write!(f, "DiT-MoE-{}-{}E2A-DDPM", self.size, self.experts);
+        }
         let kind = match self.kind {
             Kind::Dense => "Dense",
             Kind::Tc => "TC",
@@ -103,6 +114,22 @@ impl std::fmt::Display for Preset {
 }
 
 impl Preset {
+    /// One of the DiT-MoE models that were trained with DDPM, named like `s-8e2a`. The larger ones, flow models with
+    /// normalised queries, are not supported.
+    fn dit_moe(name: &str) -> Option<Self> {
+        let (size, experts) = name.split_once('-')?;
+        let size = ["S", "B"].into_iter().find(|s| s.eq_ignore_ascii_case(size))?;
+        let experts = match experts {
+            "8e2a" => 8,
+            "16e2a" => 16,
+            _ => return None,
+        };
+        let (kind, objective) = (Kind::Tc, Objective::Ddpm);
+        let dimensions = dimensions(size);
+        let input_size = [32; 2];
+        Some(Self { kind, size, experts, is_dit_moe: true, objective, input_size, dimensions })
+    }
+
     /// The configuration as JSON, in the form that checkpoints carry.
     pub fn to_json(self) -> String {
         let [depth, hidden_size, num_heads] = self.dimensions;
@@ -116,7 +143,12 @@ impl Preset {
             "input_size": input_size, "num_classes": 1000, "patch_size": 2, "depth": depth,
             "hidden_size": hidden_size, "num_heads": num_heads, "mlp_ratio": 4, "use_swiglu": false
         });
-        if self.experts > 0 {
+        if self.is_dit_moe {
+            params["use_swiglu"] = json!(true);
+            params["MoE_config"] = json!({
+                "num_experts": self.experts, "capacity": 2, "n_shared_experts": 2, "interleave": false
+            });
+        } else if self.experts > 0 {
             params["MoE_config"] = json!({
                 "num_experts": self.experts, "capacity": 1, "n_shared_experts": 0, "interleave": true
             });
@@ -181,6 +213,8 @@ mod tests {
             ("tc-B-E16", 555_605_024),
             ("ec-L-E8", 1_163_274_272),
             ("tc-L-E16", 1_969_170_464),
+            // From the shapes in its public code, block by block; the published file of S has 0.80 GB in f32.
+            ("dit-moe-S-8E2A", 199_307_552),
         ] {
             assert_eq!(config(name).parameters(), parameters, "{name}");
         }
@@ -214,12 +248,23 @@ mod tests {
             ("TC-B-E16", "TC-B-E16-Flow"),
             ("DiffMoE-S-E16-Flow", "DiffMoE-S-E16-Flow"),
             ("s-128-e16", "DiffMoE-S-128-E16-Flow"),
+            ("dit-moe-b-16e2a", "DiT-MoE-B-16E2A-DDPM"),
         ] {
             let preset: Preset = name.parse().unwrap();
             assert_eq!(preset.to_string(), full);
             assert_eq!(full.parse::<Preset>().unwrap(), preset);
         }
-        for name in ["", "M-E8", "L-E", "dense-L-E8", "tc-L", "L-E33", "L-E8-vp"] {
+        for name in [
+            "",
+            "M-E8",
+            "L-E",
+            "dense-L-E8",
+            "tc-L",
+            "L-E33",
+            "L-E8-vp",
+            "dit-moe-XL-8E2A",
+            "dit-moe-S-9E2A",
+        ] {
             let error = name.parse::<Preset>().unwrap_err().to_string();
             assert!(error.contains("names are like"), "{error}");
         }

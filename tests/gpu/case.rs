@@ -15,7 +15,7 @@ use safetensors::SafeTensors;
 pub(crate) const TOLERANCE: f32 = 1e-4;
 
 /// Where a recorded case lies: larger ones may lie beside the repository, small ones of every kind lie inside.
-fn folder(name: &str) -> PathBuf {
+pub(crate) fn folder(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let candidates = [
         std::env::var_os("DIFFMOE_FIXTURES").map(PathBuf::from),

@@ -64,6 +64,11 @@ fn token_choice_forward_matches() {
 }
 
 #[test]
+fn dit_moe_forward_matches() {
+    check_taps("dit_moe");
+}
+
+#[test]
 fn expert_choice_forward_matches() {
     check_taps("ec_flow");
 }

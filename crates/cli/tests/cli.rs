@@ -226,6 +226,7 @@ fn recorded_answers_are_met_by_both_backends() {
         "dense_flow",
         "tc_flow",
         "ec_flow",
+        "dit_moe",
         "detail_head",
     ];
     let mut cases: Vec<_> = names.map(fixture).into();

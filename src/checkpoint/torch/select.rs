@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
+use super::super::foreign::official_name;
 use super::value::{Id, Pickle, Tensor, Value};
 
 /// Levels of dictionaries that are searched: some moving averages nest their copy.
@@ -164,7 +165,7 @@ fn unwrapped(name: &str) -> String {
     let parts = name.split('.').filter(|part| !WRAPPERS.contains(part));
     // Added by data-parallel training, sometimes twice.
     let parts: Vec<_> = parts.skip_while(|part| *part == "module").collect();
-    parts.join(".")
+    official_name(&parts.join("."))
 }
 
 #[cfg(test)]

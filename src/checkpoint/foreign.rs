@@ -1,0 +1,38 @@
+//! Tensor names of other people's models, as rows of a table: where they name a part differently from the official
+//! `DiffMoE` code, it is read under the official name.
+
+/// A part of each block's tensor names in other code, and its official name.
+const PARTS: [(&str, &str); 1] = [
+    // DiT-MoE (arXiv 2407.11633): `moe.experts`, `moe.gate`, `moe.shared_experts`, of the same shapes.
+    ("moe", "mlp"),
+];
+
+/// The official name of a tensor.
+pub(super) fn official_name(name: &str) -> String {
+    let renamed = || {
+        let (block, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
+        let (part, rest) = rest.split_once('.')?;
+        let (_, official) = PARTS.iter().find(|(other, _)| *other == part)?;
+        Some(format!("blocks.{block}.{official}.{rest}"))
+    };
+    renamed().unwrap_or_else(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_blocks_are_renamed_and_nothing_else() {
+        let gate = "blocks.11.mlp.gate.weight";
+        for (name, want) in [
+            ("blocks.11.moe.gate.weight", gate),
+            (gate, gate),
+            ("blocks.0.moe", "blocks.0.moe"),
+            ("blocks.0.attn.moe.weight", "blocks.0.attn.moe.weight"),
+            ("moe.gate.weight", "moe.gate.weight"),
+        ] {
+            assert_eq!(official_name(name), want);
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! DiT-MoE under the tensor names of its checkpoints: the experts of every token, on both engines.
+
+use std::sync::Arc;
+
+use diffmoe::engine::{CpuEngine, CpuModel, Engine};
+use diffmoe::gpu::Profile;
+use diffmoe::scheduler::Latent;
+use safetensors::SafeTensors;
+
+use crate::case::{COND, Case, folder, forward};
+use crate::device::{device, turn};
+
+/// The time of the recorded pass, the same for all samples.
+const TIME: f32 = 480.0;
+
+#[test]
+fn every_token_takes_the_recorded_two_experts() {
+    let _turn = turn();
+    let case = Case::open("dit_moe");
+    let bytes = std::fs::read(folder("dit_moe").join("routes.safetensors")).unwrap();
+    let routes = SafeTensors::deserialize(&bytes).unwrap();
+    let experts = case.checkpoint.config().num_experts;
+    let check = |engine: &mut dyn Engine| {
+        engine.start(&case.run()).unwrap();
+        engine.finish_step(&[forward(Latent::Sample, 0, TIME, COND)]).unwrap();
+        let snapshot = engine.take_snapshot().unwrap();
+        let layers = &snapshot.routing[0].layers;
+        assert_eq!(layers.len(), 2, "every block has experts");
+        for layer in layers {
+            let name = format!("blocks.{}.selected", layer.block);
+            let wanted = routes.tensor(&name).unwrap();
+            let mask = |row: &[u8]| row.iter().rev().fold(0, |m, &bit| m << 1 | u32::from(bit));
+            let wanted: Vec<u32> = wanted.data().chunks(experts).map(mask).collect();
+            assert!(wanted.iter().all(|mask| mask.count_ones() == 2));
+            assert_eq!(layer.masks, wanted, "{name}, {}", engine.device());
+        }
+    };
+    let on_cpu = Arc::new(CpuModel::load(&case.checkpoint).unwrap());
+    check(&mut CpuEngine::new(on_cpu, 3));
+    for profile in [Profile::Software, Profile::Gpu] {
+        check(&mut case.engine(&device(profile)));
+    }
+}
