@@ -1,0 +1,278 @@
+"""Exports one forward pass as an ONNX graph: ``python -m diffmoe.onnx MODEL OUT.onnx`` (needs ``diffmoe[onnx]``).
+
+Inputs are samples ``x [B, C, height, width]``, times ``t [B]`` and one array of rows ``[B]`` for each label table, under the
+name of the table. The output is what the model predicts: ``velocity``, ``data`` or ``noise``. ``B`` is free.
+
+Two forms of the MoE layer give the same numbers. ``masked`` runs every expert on every token and multiplies by the mask: slow,
+but only ordinary operators of static shape. ``exact`` gathers the tokens of each expert (NonZero, Gather, ScatterND), so that
+the work follows the routing. Routing is that of ``routing="token"``, under which an image does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+
+import numpy as np
+
+from . import files, layers, weights
+from .config import Config
+from .errors import ModelError, one_of
+
+OPSET = 20  #: the first with Gelu
+ROUTINGS = ("masked", "exact")
+
+
+class _Graph:
+    """Nodes and constants of a graph; values are names."""
+
+    def __init__(self, tensors: dict[str, np.ndarray]):
+        import onnx
+
+        self.onnx, self.tensors = onnx, tensors
+        self.nodes: list = []
+        self.constants: dict[str, object] = {}
+
+    def constant(self, value, name: str | None = None, dtype=np.float32) -> str:
+        name = name or f"constant_{len(self.constants)}"
+        if name not in self.constants:
+            self.constants[name] = self.onnx.numpy_helper.from_array(np.ascontiguousarray(value, dtype), name)
+        return name
+
+    def shape(self, *sizes: int) -> str:
+        """Sizes as a constant; 0 keeps a dimension, -1 is what remains."""
+        return self.constant(sizes, f"shape_{'_'.join(map(str, sizes))}", np.int64)
+
+    def weight(self, name: str) -> str:
+        return self.constant(self.tensors[name], name)
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes):
+        names = [f"{kind}_{len(self.nodes)}" + (f"_{i}" if outputs > 1 else "") for i in range(outputs)]
+        self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), names, **attributes))
+        return names if outputs > 1 else names[0]
+
+    def linear(self, name: str, x: str) -> str:
+        y = self.op("MatMul", x, self.constant(self.tensors[f"{name}.weight"].T, f"{name}.weight.T"))
+        return self.op("Add", y, self.weight(f"{name}.bias")) if f"{name}.bias" in self.tensors else y
+
+    def silu(self, x: str) -> str:
+        return self.op("Mul", x, self.op("Sigmoid", x))
+
+    def normal(self, x: str, width: int, eps: float, name: str | None = None) -> str:
+        """Layer norm over the last axis; its weight and bias are those of ``name``, or 1 and 0."""
+        ones, zeros = np.ones(width), np.zeros(width)
+        scale = self.weight(f"{name}.weight") if name else self.constant(ones, f"ones_{width}")
+        bias = self.weight(f"{name}.bias") if name else self.constant(zeros, f"zeros_{width}")
+        return self.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=eps)
+
+    def split(self, x: str, parts: int) -> list[str]:
+        return self.op("Split", x, axis=-1, num_outputs=parts, outputs=parts)
+
+    def ffn(self, name: str, x: str) -> str:
+        if f"{name}.gate_proj.weight" in self.tensors:
+            gate = self.silu(self.linear(f"{name}.gate_proj", x))
+            return self.linear(f"{name}.down_proj", self.op("Mul", gate, self.linear(f"{name}.up_proj", x)))
+        return self.linear(f"{name}.fc2", self.op("Gelu", self.linear(f"{name}.fc1", x), approximate="tanh"))
+
+
+class _Writer:
+    """Writes the parts of a transformer into a graph; the formulas are those of ``diffmoe.model``."""
+
+    def __init__(self, config: Config, graph: _Graph, routing: str):
+        self.c, self.g, self.routing = config, graph, routing
+
+    def output(self) -> str:
+        c, g = self.c, self.g
+        condition = g.silu(self.condition())
+        patches = g.op(
+            "Conv",
+            "x",
+            g.weight("x_embedder.proj.weight"),
+            g.weight("x_embedder.proj.bias"),
+            kernel_shape=[c.patch_size] * 2,
+            strides=[c.patch_size] * 2,
+        )
+        tokens = g.op("Transpose", g.op("Reshape", patches, g.shape(0, c.hidden_size, c.tokens)), perm=[0, 2, 1])
+        h = g.op("Add", tokens, g.weight("pos_embed"))
+        for i in range(c.depth):
+            h = self.block(i, h, condition)
+        shift, scale = self.modulation("final_layer.adaLN_modulation.1", condition, 2)
+        return self.images(g.linear("final_layer.linear", self.modulated(h, shift, scale)))
+
+    def condition(self) -> str:
+        """Sum of the time and label embeddings ``[B, D]``."""
+        c, g, half = self.c, self.g, weights.TIME_DIMS // 2
+        frequencies = np.exp(np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / half)
+        time = g.op("Mul", g.op("Reshape", "t", g.shape(-1, 1)), g.constant(c.time_scale))
+        angles = g.op("Mul", time, g.constant(frequencies[None]))
+        features = g.op("Concat", g.op("Cos", angles), g.op("Sin", angles), axis=1)
+        total = g.linear("t_embedder.mlp.2", g.silu(g.linear("t_embedder.mlp.0", features)))
+        for table in c.labels:
+            total = g.op("Add", total, g.op("Gather", g.weight(table.tensor), table.name, axis=0))
+        return total
+
+    def modulation(self, name: str, condition: str, parts: int) -> list[str]:
+        """Shifts, scales and gates ``[B, 1, D]``."""
+        rows = self.g.op("Unsqueeze", self.g.linear(name, condition), self.g.shape(1))
+        return self.g.split(rows, parts)
+
+    def modulated(self, x: str, shift: str, scale: str) -> str:
+        g = self.g
+        scale = g.op("Add", scale, g.constant(1.0, "one"))
+        return g.op("Add", g.op("Mul", g.normal(x, self.c.hidden_size, layers.EPS), scale), shift)
+
+    def block(self, i: int, x: str, condition: str) -> str:
+        c, g, name = self.c, self.g, f"blocks.{i}"
+        parts = self.modulation(f"{name}.adaLN_modulation.1", condition, 6)
+        x = g.op("Add", x, g.op("Mul", parts[2], self.attention(f"{name}.attn", self.modulated(x, *parts[:2]))))
+        h = self.modulated(x, *parts[3:5])
+        if c.is_moe(i):
+            y = self.experts(f"{name}.mlp", g.op("Reshape", h, g.shape(-1, c.hidden_size)))
+            y = g.op("Reshape", y, g.shape(-1, c.tokens, c.hidden_size))
+        else:
+            y = g.ffn(f"{name}.mlp", h)
+        return g.op("Add", x, g.op("Mul", parts[5], y))
+
+    def attention(self, name: str, x: str) -> str:
+        c, g = self.c, self.g
+        by_head = g.shape(0, 0, c.num_heads, c.head_dim)
+        q, k, v = (
+            g.op("Transpose", g.op("Reshape", part, by_head), perm=[0, 2, 1, 3])
+            for part in g.split(g.linear(f"{name}.qkv", x), 3)
+        )
+        if c.qk_norm:
+            q = g.normal(q, c.head_dim, layers.HEAD_EPS, f"{name}.q_norm")
+            k = g.normal(k, c.head_dim, layers.HEAD_EPS, f"{name}.k_norm")
+        scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
+        scores = g.op("Softmax", g.op("Mul", scores, g.constant(c.head_dim**-0.5)), axis=-1)
+        mixed = g.op("Transpose", g.op("MatMul", scores, v), perm=[0, 2, 1, 3])
+        return g.linear(f"{name}.proj", g.op("Reshape", mixed, g.shape(0, 0, c.num_heads * c.head_dim)))
+
+    def experts(self, name: str, x: str) -> str:
+        """The MoE layer on the pool ``[S, D]``."""
+        c, g = self.c, self.g
+        router = f"{name}.gate.weight" if c.kind == "tc" else f"{name}.gate_weight"
+        logits = g.op("MatMul", x, g.constant(g.tensors[router].T, f"{router}.T"))
+        gate = g.op("Softmax", logits, axis=-1)
+        taken = self.taken(name, x, gate)
+        if c.shared_hidden:
+            y = g.ffn(f"{name}.shared_experts", x)
+        else:
+            y = g.op("Mul", x, g.constant(0.0, "zero"))
+        for e in range(c.num_experts):
+            column = g.shape(e)
+            weight, mask = (g.op("Gather", of, column, axis=1) for of in (gate, taken))
+            expert = f"{name}.experts.{e}"
+            if self.routing == "masked":
+                weight = g.op("Mul", weight, g.op("Cast", mask, to=g.onnx.TensorProto.FLOAT))
+                y = g.op("Add", y, g.op("Mul", weight, g.ffn(expert, x)))
+                continue
+            places = g.op("NonZero", g.op("Reshape", mask, g.shape(-1)))  # [1, n]
+            rows = g.op("Squeeze", places, g.shape(0))
+            out = g.op("Mul", g.op("Gather", weight, rows, axis=0), g.ffn(expert, g.op("Gather", x, rows, axis=0)))
+            # The rows of one expert are distinct, so the sum has one order.
+            y = g.op("ScatterND", y, g.op("Transpose", places, perm=[1, 0]), out, reduction="add")
+        return y
+
+    def taken(self, name: str, x: str, gate: str) -> str:
+        """Whether an expert takes a token ``[S, E]``."""
+        c, g = self.c, self.g
+        if c.kind == "diffmoe":
+            hidden = g.silu(g.linear(f"{name}.capacity_predictor.0", x))
+            need = g.op("Sigmoid", g.linear(f"{name}.capacity_predictor.2", hidden))
+            return g.op("Greater", need, g.weight(f"{name}.expert_threshold"))
+        if c.kind == "tc":
+            return self.best(gate, int(c.capacity), c.num_experts)
+        # As the official code: divide first, then truncate the product.
+        count = int(c.tokens / c.num_experts * c.capacity)
+        by_expert = g.op("Transpose", g.op("Reshape", gate, g.shape(-1, c.tokens, c.num_experts)), perm=[0, 2, 1])
+        chosen = g.op("Transpose", self.best(by_expert, count, c.tokens), perm=[0, 2, 1])
+        return g.op("Reshape", chosen, g.shape(-1, c.num_experts))
+
+    def best(self, scores: str, count: int, of: int) -> str:
+        """Marks the ``count`` largest of the last axis; TopK breaks ties as we do, by the lower index."""
+        g = self.g
+        _, places = g.op("TopK", scores, g.shape(count), axis=-1, outputs=2)
+        marks = g.op("OneHot", places, g.shape(of), g.constant([0.0, 1.0], "off_on"), axis=-1)
+        marks = g.op("ReduceSum", marks, g.shape(-2), keepdims=0)
+        return g.op("Cast", marks, to=g.onnx.TensorProto.BOOL)
+
+    def images(self, tokens: str) -> str:
+        """Tokens to samples, and the detail head."""
+        c, g, p = self.c, self.g, self.c.patch_size
+        (rows, columns), (height, width) = c.grid, c.input_size
+        x = g.op("Reshape", tokens, g.shape(0, rows, columns, p, p, c.out_channels))
+        x = g.op("Transpose", x, perm=[0, 5, 1, 3, 2, 4])
+        x = g.op("Reshape", x, g.shape(0, c.out_channels, height, width))
+        if not c.detail_channels:
+            return x
+        plane = g.op("Concat", g.op("Shape", "t"), g.shape(1, height, width), axis=0)
+        planes = [x, "x", g.op("Expand", g.op("Reshape", "t", g.shape(-1, 1, 1, 1)), plane)]
+        if c.detail_phase:
+            row, column = ((2 * (np.arange(n) % p) + 1).astype(np.float32) / np.float32(p) - 1 for n in c.input_size)
+            planes += [g.op("Expand", g.constant(phase), plane) for phase in (row[None, None, :, None], column[None, None, None])]
+        h = g.op("Concat", *planes, axis=1)
+        for i, part in enumerate(("conv_in", "conv_mid", "conv_out")):
+            name = f"detail_head.{part}"
+            h = g.op("Conv", g.silu(h) if i else h, g.weight(f"{name}.weight"), g.weight(f"{name}.bias"), pads=[1] * 4)
+        return g.op("Add", x, h)
+
+
+def build(config: Config, tensors: dict[str, np.ndarray], routing: str = "masked", description: str | None = None):
+    """The graph of a model as an ``onnx.ModelProto``; ``description`` is kept as its metadata entry ``diffmoe``."""
+    if routing not in ROUTINGS:
+        raise ModelError(f"unknown routing {routing!r}: expected {one_of(ROUTINGS)}")
+    if config.text is not None:
+        raise ModelError(f"{config.name} takes prompts; only models with labels can be exported to ONNX")
+    graph = _Graph(tensors)
+    onnx, helper = graph.onnx, graph.onnx.helper
+    prediction = config.prediction if config.objective == "flow" else "noise"
+    graph.nodes.append(helper.make_node("Identity", [_Writer(config, graph, routing).output()], [prediction]))
+    real, whole = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
+    inputs = [
+        helper.make_tensor_value_info("x", real, ["B", config.in_channels, *config.input_size]),
+        helper.make_tensor_value_info("t", real, ["B"]),
+        *(helper.make_tensor_value_info(table.name, whole, ["B"]) for table in config.labels),
+    ]
+    outputs = [helper.make_tensor_value_info(prediction, real, ["B", config.out_channels, *config.input_size])]
+    body = helper.make_graph(graph.nodes, config.name, inputs, outputs, list(graph.constants.values()))
+    opset = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(body, producer_name="diffmoe", opset_imports=opset, ir_version=9)
+    if description is not None:
+        helper.set_model_props(model, {files.CONFIG_KEY: description})
+    return model
+
+
+def export(source, out, routing: str = "masked") -> None:
+    """Writes the graph of a model file (a path or a name, as in ``Pipeline.from_pretrained``)."""
+    path = files.find(source)
+    config, tensors = weights.load(path)
+    model = build(config, tensors, routing, files.TensorFile(path).config_text)
+    model_bytes = model.SerializeToString()
+    with open(out, "wb") as file:
+        file.write(model_bytes)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m diffmoe.onnx", description="Export one forward pass as an ONNX graph.")
+    parser.add_argument("model", metavar="MODEL", help="safetensors file, index or name of a model")
+    parser.add_argument("out", metavar="OUT.onnx", help="file to write")
+    parser.add_argument("--routing", choices=ROUTINGS, default="masked", help="form of the MoE layers [default: masked]")
+    given = parser.parse_args(arguments)
+    try:
+        export(given.model, given.out, given.routing)
+    except ModuleNotFoundError as error:
+        if error.name != "onnx":
+            raise
+        print('error: the package onnx is not installed; pip install "diffmoe[onnx]"', file=sys.stderr)
+        return 2
+    except (ModelError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
