@@ -28,17 +28,9 @@ impl Default for Weight {
 }
 
 impl Weight {
-    /// Packs rows that a file holds in `storage`; as f32 if `widened`.
-    pub(super) fn new(
-        rows: &StoredRows,
-        storage: Storage,
-        (low, widened): (Option<Low>, bool),
-    ) -> Self {
+    /// Packs rows that a file holds in `storage`.
+    pub(super) fn new(rows: &StoredRows, storage: Storage, low: Option<Low>) -> Self {
         match low {
-            None if widened => {
-                let (outputs, inputs) = (rows.len(), rows.width());
-                Self::F32(Matrix::new(outputs, inputs, &rows.clone().decode()))
-            }
             None => Self::F32(Matrix::stored(rows, storage)),
             Some(low) => Self::Low(LowMatrix::new(low, rows)),
         }
@@ -54,14 +46,14 @@ impl Weight {
 }
 
 impl Linear {
-    /// Reads and packs a layer, whose products are in f32 unless `how` ([`Weight::new`]) says otherwise.
+    /// Reads and packs a layer, whose products are in f32 unless `low` says otherwise.
     pub(super) fn read(
         checkpoint: &Checkpoint,
         spec: &LinearSpec,
-        how: (Option<Low>, bool),
+        low: Option<Low>,
     ) -> Result<Self, CheckpointError> {
         let name = &spec.weight.name;
-        let weight = Weight::new(&checkpoint.rows(name)?, checkpoint.storage(name)?, how);
+        let weight = Weight::new(&checkpoint.rows(name)?, checkpoint.storage(name)?, low);
         let bias = spec.bias.as_ref().map(|bias| checkpoint.read(&bias.name)).transpose()?;
         Ok(Self { weight, bias })
     }
