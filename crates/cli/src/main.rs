@@ -35,7 +35,7 @@ mod window;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use diffmoe::engine::{CpuMath, EngineError, WeightChoice};
+use diffmoe::engine::{EngineError, WeightChoice};
 use diffmoe::gpu::GpuError;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::pipeline::{Backend, LoadError};
@@ -77,12 +77,7 @@ fn backend_parser() -> impl clap::builder::TypedValueParser<Value = Backend> {
     by_name(Backend::ALL.iter().map(|backend| (backend.name(), backend.hint())))
 }
 
-/// `--cpu-math`, from the library's table.
-fn math_parser() -> impl clap::builder::TypedValueParser<Value = CpuMath> {
-    by_name(CpuMath::ALL.iter().map(|math| (math.name(), math.hint())))
-}
-
-/// Format of large matrices on a GPU; the CPU keeps that of the file.
+/// Format of large matrices on a GPU; the CPU backend always computes in f32.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum WeightsName {
     /// As in the file: int4, int8 or f16; f32 becomes f16.
