@@ -182,6 +182,9 @@ fn is_dit_moe(shapes: &Shapes) -> bool {
         && shared.is_some_and(|shape| Some(shape[0]) == shape[1].checked_mul(2))
 }
 
+/// DiT-MoE by hidden size; its S has the heads of DiT-S.
+const DIT_MOE_HEADS: [(usize, usize, &str); 2] = [(384, 6, "DiT-MoE-S"), (768, 12, "DiT-MoE-B")];
+
 /// The number of attention heads, from a hint, a norm or a published width.
 fn heads(
     kind: &str,
@@ -204,9 +207,6 @@ fn heads(
     {
         return Ok(d / width);
     }
-    /// DiT-MoE by hidden size; its S has the heads of DiT-S.
-    const DIT_MOE_HEADS: [(usize, usize, &str); 2] =
-        [(384, 6, "DiT-MoE-S"), (768, 12, "DiT-MoE-B")];
     let table = match kind {
         "dense" => &PUBLISHED[..],
         DIT_MOE => &DIT_MOE_HEADS,

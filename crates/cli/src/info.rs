@@ -34,6 +34,22 @@ pub(super) struct Arguments {
     tensors: bool,
 }
 
+/// The sampling settings that the model recommends.
+fn print_defaults(config: &Config) {
+    let defaults = &config.defaults;
+    println!(
+        "  sampling      {} with {} steps, guidance {}",
+        defaults.scheduler, defaults.steps, defaults.guidance
+    );
+    if let Some(showcase) = &defaults.showcase {
+        println!(
+            "  well drawn    {} combinations of labels: {}",
+            showcase.rows.len(),
+            showcase.judge
+        );
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> Outcome {
     if let Some(preset) = arguments.preset {
         let preset = arguments.size.map_or(Ok(preset), |size| preset.of_size(size))?;
@@ -93,18 +109,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             println!("  examples      {}", text.examples.join(" · "));
         }
     }
-    let defaults = &config.defaults;
-    println!(
-        "  sampling      {} with {} steps, guidance {}",
-        defaults.scheduler, defaults.steps, defaults.guidance
-    );
-    if let Some(showcase) = &defaults.showcase {
-        println!(
-            "  well drawn    {} combinations of labels: {}",
-            showcase.rows.len(),
-            showcase.judge
-        );
-    }
+    print_defaults(config);
     let mut storage: BTreeMap<&str, usize> = BTreeMap::new();
     for tensor in &list {
         *storage.entry(&tensor.dtype).or_default() += tensor.bytes;
