@@ -17,7 +17,7 @@ mod text_config;
 mod weights;
 mod width;
 
-pub use config::{Config, FfnForm, Kind, Objective, Prediction};
+pub use config::{Config, FfnForm, Kind, Objective, Prediction, SamplingDefaults, Showcase};
 pub use error::ConfigError;
 pub(crate) use ffn::Ffn;
 pub use labels::LabelTable;
