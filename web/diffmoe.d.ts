@@ -67,8 +67,8 @@ export type Pixels =
 
 export interface SampleOptions {
   /**
-   * Labels by table. `"best"`, the default: rows that the model draws well together, from the seed, or random ones where the model
-   * does not know; `"varied"`: random rows from the seed; `"any"`: left to the model.
+   * Labels by table. `"best"` (the default) picks labels that the model draws well, or random ones if the model file lists none;
+   * `"varied"` picks random labels. Both depend on the seed. `"any"` is the null label.
    */
   labels?: Record<string, Label | Label[]>;
   /** Prompt, for a text-conditioned model. */

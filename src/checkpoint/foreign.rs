@@ -1,7 +1,6 @@
-//! Tensor names of other people's models, as rows of a table: where they name a part differently from the official
-//! `DiffMoE` code, it is read under the official name.
+//! Maps the tensor names of other projects' models to those of the official `DiffMoE` code.
 
-/// A part of each block's tensor names in other code, and its official name.
+/// Submodules of a block: their name in other code, and the official name.
 const PARTS: [(&str, &str); 1] = [
     // DiT-MoE (arXiv 2407.11633): `moe.experts`, `moe.gate`, `moe.shared_experts`, of the same shapes.
     ("moe", "mlp"),

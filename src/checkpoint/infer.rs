@@ -102,6 +102,7 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
     };
     let mut assumed = Vec::new();
     let is_dit_moe = hints.yaml.is_none() && kind == "tc" && is_dit_moe(shapes);
+    let family = if is_dit_moe { DIT_MOE } else { kind };
     if is_dit_moe && hints.time == Some(Objective::Flow) {
         return Err(InferError::Tensors(
             "DiT-MoE's flow models count time from data to noise and predict the opposite velocity, which is not \
@@ -122,7 +123,6 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         params.insert("input_size".into(), json!(size));
     }
     if hints.heads.is_some() || !params.contains_key("num_heads") {
-        let family = if is_dit_moe { DIT_MOE } else { kind };
         let heads = heads(family, shapes, hints, &mut assumed)?;
         params.insert("num_heads".into(), json!(heads));
     }
@@ -149,7 +149,6 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         )));
     }
     let solver = if time == Objective::Flow { "euler" } else { "ddpm" };
-    let family = if is_dit_moe { DIT_MOE } else { kind };
     let name = hints.name.clone().or(name).unwrap_or_else(|| format!("imported {family} model"));
     let config_text = json!({
         "name": name, "kind": kind, "t_kind": time, "null_class": rows.saturating_sub(1),

@@ -123,7 +123,7 @@ pub struct SamplingDefaults {
     /// Name of the scheduler. Model files call it `solver`.
     #[serde(rename = "solver", alias = "scheduler")]
     pub scheduler: String,
-    /// Labels that the model draws well, where its evaluation found them.
+    /// Labels that the model draws well, if an evaluation has found them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub showcase: Option<Showcase>,
 }
@@ -131,10 +131,10 @@ pub struct SamplingDefaults {
 /// Combinations of labels that a model draws well, from an evaluation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Showcase {
-    /// The score and threshold by which they were chosen, in words.
+    /// How they were chosen: the score and its threshold, in words.
     #[serde(default)]
     pub judge: String,
-    /// Each a row of every label table, the best first.
+    /// One row of every label table each, best first.
     pub rows: Vec<Vec<u32>>,
 }
 

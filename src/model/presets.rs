@@ -17,8 +17,8 @@ pub struct Preset {
     pub size: &'static str,
     /// `E`; 0 for a dense model.
     pub experts: usize,
-    /// Whether it is DiT-MoE (Fei et al. 2024, arXiv 2407.11633) rather than a model of the paper: experts with `SwiGLU` in
-    /// every block, two for each token, and two shared experts.
+    /// Whether this is DiT-MoE (Fei et al. 2024, arXiv 2407.11633) instead of a model from the paper: `SwiGLU` experts in
+    /// every block, top-2 token choice, and two shared experts.
     pub is_dit_moe: bool,
     /// Kind of training.
     pub objective: Objective,

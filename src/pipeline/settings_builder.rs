@@ -10,8 +10,8 @@ use crate::scheduler::{GuidanceInterval, SchedulerKind};
 pub enum Label {
     /// The null row, which leaves the choice to the model.
     Any,
-    /// A row that the model draws well together with the rows of the other tables, drawn from the seed; any random row
-    /// where the model has no [showcase](crate::model::Showcase).
+    /// Part of a combination that the model draws well, drawn from the seed; a random row if the model has no
+    /// [showcase](crate::model::Showcase).
     Best,
     /// By number.
     Row(u32),

@@ -1,100 +1,108 @@
-//! Which rows of the label tables the images of a run take, where the settings leave that to the seed: any row, or one
-//! of the combinations that the model draws well ([`Showcase`](crate::model::Showcase)).
+//! Chooses label rows for images whose labels were left open: random rows, or combinations that the model draws well
+//! ([`Showcase`](crate::model::Showcase)).
 
 use std::collections::BTreeMap;
 
-use crate::model::Config;
+use crate::model::{Config, LabelTable};
 use crate::scheduler::random_rows;
 
-/// Separates draws from the showcase from those of single tables, whose purpose is the table's number.
+/// Keeps draws from the showcase independent of draws from single tables, which use the table's number.
 const PURPOSE: u32 = 1 << 16;
 
-/// What the images of a run want from a table, in turn: a row, or `None` for one that is drawn well. No entry at all
+/// What is requested from a table; the images take the entries in turn. `None` is a row from the showcase; an empty list
 /// stands for random rows.
 pub(super) type Wanted = Vec<Option<u32>>;
 
-/// The row of each table and image: `[table][image]`.
+/// The row of each table and image, `[table][image]`.
 ///
-/// An image whose tables leave something to the showcase gets a combination that agrees with its other rows, null rows and
-/// random ones aside. Where none agrees it gets any combination, and where the model has no showcase, random rows.
+/// Rows from the showcase are drawn together: the image gets a combination that contains its chosen rows. Null rows and
+/// random rows impose nothing. If no combination fits, any is drawn; without a showcase, the rows are random.
 pub(super) fn rows(config: &Config, wanted: &[Wanted], seed: u64, images: usize) -> Vec<Vec<u32>> {
-    let random: Vec<Vec<u32>> = (0..)
-        .zip(&config.labels)
-        // A table of the null row alone has nothing to choose from.
-        .map(|(purpose, table)| match table.null {
-            0 => vec![0; images],
-            rows => random_rows(seed, purpose, rows, images),
-        })
-        .collect();
     let shown = config.defaults.showcase.as_ref().map_or(&[][..], |showcase| &showcase.rows);
-    let mut decks = BTreeMap::new();
-    let mut rows = random.clone();
-    for image in 0..images {
-        let wants = |table: usize| {
-            let list = &wanted[table];
-            list.get(image % list.len().max(1)).copied()
-        };
-        let fixed: Vec<Option<u32>> = (0..wanted.len())
-            .map(|table| wants(table).flatten().filter(|row| *row != config.labels[table].null))
+    let is_random = |list: &Wanted| list.is_empty() || shown.is_empty() && list.contains(&None);
+    let mut rows: Vec<Vec<u32>> =
+        (0..)
+            .zip(config.labels.iter().zip(wanted))
+            .map(|(purpose, (table, list))| {
+                if is_random(list) { random(table, purpose, seed, images) } else { vec![0; images] }
+            })
             .collect();
-        for table in 0..wanted.len() {
-            match wants(table) {
-                None => {}
-                Some(Some(row)) => rows[table][image] = row,
-                Some(None) if shown.is_empty() => {}
-                Some(None) => {
-                    let deck = decks.entry(fixed.clone()).or_insert_with(|| {
-                        let deck = agreeing(shown, &fixed);
+    let mut decks = BTreeMap::new();
+    for image in 0..images {
+        let wants: Vec<Option<Option<u32>>> =
+            wanted.iter().map(|list| list.get(image % list.len().max(1)).copied()).collect();
+        for (table, want) in wants.iter().enumerate() {
+            match want {
+                Some(Some(row)) => rows[table][image] = *row,
+                Some(None) if !shown.is_empty() => {
+                    let fixed: Vec<Option<u32>> = (wants.iter().zip(&config.labels))
+                        .map(|(want, table)| want.flatten().filter(|row| *row != table.null))
+                        .collect();
+                    let deck = decks.entry(fixed).or_insert_with_key(|fixed| {
+                        let deck = agreeing(shown, fixed);
                         let picks = random_rows(seed, PURPOSE, deck.len() as u32, images);
                         picks.into_iter().map(|pick| deck[pick as usize]).collect::<Vec<_>>()
                     });
                     rows[table][image] = deck[image][table];
                 }
+                // Random.
+                _ => {}
             }
         }
     }
     rows
 }
 
-/// The combinations with these rows, or all where there are none.
+/// Random rows of the table with this number.
+fn random(table: &LabelTable, number: u32, seed: u64, images: usize) -> Vec<u32> {
+    match table.null {
+        // A table of the null row alone has nothing to choose from.
+        0 => vec![0; images],
+        rows => random_rows(seed, number, rows, images),
+    }
+}
+
+/// The combinations that contain these rows, or all combinations if none does.
 fn agreeing<'a>(shown: &'a [Vec<u32>], fixed: &[Option<u32>]) -> Vec<&'a [u32]> {
     let agrees = |rows: &[u32]| fixed.iter().zip(rows).all(|(f, row)| f.is_none_or(|f| f == *row));
     let found: Vec<&[u32]> = shown.iter().map(Vec::as_slice).filter(|rows| agrees(rows)).collect();
     if found.is_empty() { shown.iter().map(Vec::as_slice).collect() } else { found }
 }
 
-/// For each table what settings with these rows asked for: `None` for rows that have to be listed. The inverse of [`rows`]
-/// as far as a seed can be recognised.
+/// The inverse of [`rows`]: for each table the request that this seed turns into these rows, or `None` if they have to be
+/// listed.
 pub(super) fn recognised(config: &Config, rows: &[Vec<u32>], seed: u64) -> Vec<Option<Wanted>> {
     /// Tables whose combinations are tried.
     const MOST: usize = 4;
     let images = rows.first().map_or(0, Vec::len);
-    let is_random = (0..).zip(&config.labels).zip(rows).map(|((purpose, table), rows)| {
-        table.null > 0 && *rows == random_rows(seed, purpose, table.null, images)
-    });
-    let plain: Vec<Option<Wanted>> = is_random.map(|is| is.then(Vec::new)).collect();
+    let plain: Vec<Option<Wanted>> = (0..)
+        .zip(config.labels.iter().zip(rows))
+        .map(|(number, (table, rows))| {
+            let is_random = table.null > 0 && *rows == random(table, number, seed, images);
+            is_random.then(Vec::new)
+        })
+        .collect();
     if config.defaults.showcase.is_none() || images == 0 {
         return plain;
     }
-    let list = |table: usize| rows[table].iter().copied().map(Some).collect();
-    let tables = rows.len().min(MOST);
-    let with_best = |mask: u32| -> Vec<Wanted> {
-        (0..rows.len())
-            .map(|table| match &plain[table] {
-                _ if table < tables && mask >> table & 1 == 1 => vec![None],
-                Some(random) => random.clone(),
-                None => list(table),
-            })
-            .collect()
+    let with_best = |mask: u32| -> Vec<Option<Wanted>> {
+        let is_best = |table: usize| table < MOST && mask >> table & 1 == 1;
+        let of = |(table, plain): (usize, &Option<Wanted>)| {
+            if is_best(table) { Some(vec![None]) } else { plain.clone() }
+        };
+        plain.iter().enumerate().map(of).collect()
+    };
+    let draws_rows = |asked: &Vec<Option<Wanted>>| {
+        let listed = |rows: &Vec<u32>| rows.iter().copied().map(Some).collect();
+        let wanted: Vec<Wanted> = (asked.iter().zip(rows))
+            .map(|(asked, rows)| asked.clone().unwrap_or_else(|| listed(rows)))
+            .collect();
+        self::rows(config, &wanted, seed, images) == rows
     };
     // As many tables from the showcase as possible, the first ones before others.
-    let mut masks: Vec<u32> = (1..1 << tables).collect();
-    masks.sort_by_key(|mask| (tables as u32 - mask.count_ones(), *mask));
-    let mask =
-        masks.into_iter().find(|&mask| self::rows(config, &with_best(mask), seed, images) == rows);
-    let Some(mask) = mask else { return plain };
-    let is_best = |table: usize| table < tables && mask >> table & 1 == 1;
-    (0..).zip(plain).map(|(t, plain)| if is_best(t) { Some(vec![None]) } else { plain }).collect()
+    let mut masks: Vec<u32> = (1..1 << rows.len().min(MOST)).collect();
+    masks.sort_by_key(|mask| (mask.count_zeros(), *mask));
+    masks.into_iter().map(with_best).find(draws_rows).unwrap_or(plain)
 }
 
 #[cfg(test)]

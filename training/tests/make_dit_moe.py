@@ -2,9 +2,9 @@
 
     python tests/make_dit_moe.py ../tests/fixtures/dit_moe
 
-The module here was written from the paper and from what the public code says about names and layouts; the published
-files were not available.  Every block has experts: a token takes the K = 2 experts with the largest softmax, whose
-weights are not normalised again, and two shared experts are one SwiGLU network of width 2D."""
+The module below follows the paper and takes names and layouts from the public code; the published checkpoints were not
+available.  Every block is an MoE block.  Tokens choose the K = 2 experts with the largest softmax scores, which are not
+renormalised.  The two shared experts are one SwiGLU network of width 2D."""
 
 import json
 import math
@@ -82,7 +82,7 @@ class Block(nn.Module):
 
 
 def positions():
-    """Columns fill the first half of a vector, rows the second."""
+    """Fixed sine-cosine position embedding ``[1, T, D]``: the column in the first half of the channels, the row in the second."""
     frequency = 10000.0 ** (-torch.arange(DIM // 4, dtype=torch.float64) / (DIM // 4))
     side = SIDE // PATCH
     wave = torch.arange(side, dtype=torch.float64)[:, None] * frequency
@@ -91,7 +91,7 @@ def positions():
 
 
 class DitMoe(nn.Module):
-    """As ``ddpm.sample`` wants a model: labels in a list, and a loss beside the output."""
+    """DiT-MoE with the interface that ``ddpm.sample`` expects: labels as a list, and ``(output, auxiliary loss)`` returned."""
 
     def __init__(self):
         super().__init__()
@@ -140,10 +140,10 @@ def main(folder):
     for i, block in enumerate(model.blocks):
         routes[f"blocks.{i}.selected"] = block.moe.selected.flatten(0, 1).to(torch.uint8)
     io["out"] = model(x, t, [y])[0]
-    kept = dict(io)
+    kept = dict(io)  # the hooks go on writing into io while sampling
     noise = torch.randn(STEPS, 3, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(7))
-    kept["ddpm_nocfg_noise"] = kept["ddpm_cfg_noise"] = noise
-    kept["ddpm_cfg_noise"] = noise.clone()
+    kept["ddpm_nocfg_noise"] = noise
+    kept["ddpm_cfg_noise"] = noise.clone()  # safetensors refuses shared memory
     kept["ddpm_nocfg"] = ddpm.sample(model, x, [y], STEPS, noises=noise)
     kept["ddpm_cfg"] = ddpm.sample(model, x, [y], STEPS, GUIDANCE, 3, noises=noise)
     kept["ddim_nocfg"] = ddpm.sample(model, x, [y], STEPS, ddim=True)

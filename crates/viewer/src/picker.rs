@@ -10,11 +10,9 @@ use diffmoe::model::LabelTable;
 /// The text of a choice.
 pub fn name(table: &LabelTable, choice: Choice) -> String {
     match choice {
-        Choice::Any => "any".to_owned(),
-        Choice::Best => "well drawn".to_owned(),
-        Choice::Varied => "varied".to_owned(),
         Choice::Row(row) if table.values.is_empty() => format!("{} {row}", table.name),
         Choice::Row(row) => table.label(row),
+        other => other.word().unwrap_or_default().to_owned(),
     }
 }
 
@@ -89,7 +87,11 @@ pub(super) fn show(
 }
 
 fn hint(table: &LabelTable, best: bool) -> String {
-    let well = if best { "Well drawn: one for each image that suits this model. " } else { "" };
+    let well = if best {
+        "Well drawn: one that this model draws well, different for each image. "
+    } else {
+        ""
+    };
     format!(
         "Which {} to draw. {well}Varied: a different one for each image. Any: leave it to the model.",
         table.name

@@ -101,6 +101,12 @@ class Config:
         return self.grid[0] * self.grid[1]
 
     @property
+    def tokens_of_expert(self) -> int:
+        """Tokens of each sample that an expert takes with expert choice."""
+        # The official code divides first and truncates the product.
+        return int(self.tokens / self.num_experts * self.capacity)
+
+    @property
     def makes_images(self) -> bool:
         """Whether samples are RGB images."""
         return self.pixels and self.in_channels == 3

@@ -16,7 +16,7 @@ from .config import Config
 from .layers import attend, conv3x3, ffn, heads, layer_norm, linear, sigmoid, silu, softmax
 from .routing import Routing, route
 from .text import Encoded
-from .weights import TIME_DIMS
+from .weights import TIME_DIMS, router_name
 
 
 @dataclass
@@ -122,7 +122,7 @@ class Model:
     def _moe(self, i: int, x: np.ndarray, routing: Routing, taps: dict) -> tuple[np.ndarray, LayerRouting]:
         """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``."""
         c, w, name = self.config, self.weights, f"blocks.{i}.mlp"
-        gate_logits = x @ w[f"{name}.gate.weight" if c.kind == "tc" else f"{name}.gate_weight"].T
+        gate_logits = x @ w[router_name(c, name)].T
         gate = softmax(gate_logits)
         need = capacity = thresholds = None
         if c.kind == "diffmoe":
@@ -149,8 +149,7 @@ class Model:
         shape = (out.shape[0], 1, *out.shape[2:])
         planes = [out, z, np.broadcast_to(t[:, None, None, None], shape)]
         if self.config.detail_phase:
-            p = self.config.patch_size
-            row, column = ((2 * (np.arange(n) % p) + 1).astype(np.float32) / np.float32(p) - 1 for n in shape[2:])
+            row, column = phases(self.config)
             planes += [np.broadcast_to(row[:, None], shape), np.broadcast_to(column, shape)]
         h = np.concatenate(planes, axis=1, dtype=np.float32)
         for name in ("conv_in", "conv_mid", "conv_out"):
@@ -162,9 +161,19 @@ def _modulated(x: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarra
     return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
 
 
+def time_frequencies() -> np.ndarray:
+    """Frequencies of the time embedding ``[128]``."""
+    half = TIME_DIMS // 2
+    return np.exp(np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / half)
+
+
+def phases(config: Config) -> list[np.ndarray]:
+    """Position of every row ``[height]`` and column ``[width]`` within its patch, from -1 to 1."""
+    p = config.patch_size
+    return [(2 * (np.arange(n) % p) + 1).astype(np.float32) / np.float32(p) - 1 for n in config.input_size]
+
+
 def time_features(t: np.ndarray) -> np.ndarray:
     """Cosines, then sines, of ``t`` at 128 frequencies ``[B, 256]``."""
-    half = TIME_DIMS // 2
-    frequencies = np.exp(np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / half)
-    angles = t[:, None] * frequencies
+    angles = t[:, None] * time_frequencies()
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)

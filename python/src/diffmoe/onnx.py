@@ -1,17 +1,16 @@
 """Exports one forward pass as an ONNX graph: ``python -m diffmoe.onnx MODEL OUT.onnx`` (needs ``diffmoe[onnx]``).
 
-Inputs are samples ``x [B, C, height, width]``, times ``t [B]`` and one array of rows ``[B]`` for each label table, under the
-name of the table. The output is what the model predicts: ``velocity``, ``data`` or ``noise``. ``B`` is free.
+Inputs: samples ``x [B, C, height, width]``, times ``t [B]``, and one array of label indices ``[B]`` per label table, named
+after the table. The output is named after what the model predicts: ``velocity``, ``data`` or ``noise``. The batch size is dynamic.
 
-Two forms of the MoE layer give the same numbers. ``masked`` runs every expert on every token and multiplies by the mask: slow,
-but only ordinary operators of static shape. ``exact`` gathers the tokens of each expert (NonZero, Gather, ScatterND), so that
-the work follows the routing. Routing is that of ``routing="token"``, under which an image does not depend on its batch.
+The MoE layers take one of two equivalent forms. ``masked`` runs every expert on every token and masks the results: slow, but it
+uses common operators with static shapes only. ``exact`` gathers the tokens that each expert selects (NonZero, Gather, ScatterND),
+so compute scales with the routing. The routing rule is ``token``, under which an image does not depend on its batch.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 
 import numpy as np
@@ -19,13 +18,14 @@ import numpy as np
 from . import files, layers, weights
 from .config import Config
 from .errors import ModelError, one_of
+from .model import phases, time_frequencies
 
 OPSET = 20  #: the first with Gelu
 ROUTINGS = ("masked", "exact")
 
 
 class _Graph:
-    """Nodes and constants of a graph; values are names."""
+    """Nodes and constants of a graph. Values are referred to by name."""
 
     def __init__(self, tensors: dict[str, np.ndarray]):
         import onnx
@@ -41,7 +41,7 @@ class _Graph:
         return name
 
     def shape(self, *sizes: int) -> str:
-        """Sizes as a constant; 0 keeps a dimension, -1 is what remains."""
+        """A shape constant for Reshape: 0 keeps a dimension, -1 is inferred."""
         return self.constant(sizes, f"shape_{'_'.join(map(str, sizes))}", np.int64)
 
     def weight(self, name: str) -> str:
@@ -60,7 +60,7 @@ class _Graph:
         return self.op("Mul", x, self.op("Sigmoid", x))
 
     def normal(self, x: str, width: int, eps: float, name: str | None = None) -> str:
-        """Layer norm over the last axis; its weight and bias are those of ``name``, or 1 and 0."""
+        """Layer norm over the last axis; with the weight and bias of ``name``, or without."""
         ones, zeros = np.ones(width), np.zeros(width)
         scale = self.weight(f"{name}.weight") if name else self.constant(ones, f"ones_{width}")
         bias = self.weight(f"{name}.bias") if name else self.constant(zeros, f"zeros_{width}")
@@ -77,7 +77,7 @@ class _Graph:
 
 
 class _Writer:
-    """Writes the parts of a transformer into a graph; the formulas are those of ``diffmoe.model``."""
+    """Builds the transformer as graph nodes, layer by layer as in ``diffmoe.model``."""
 
     def __init__(self, config: Config, graph: _Graph, routing: str):
         self.c, self.g, self.routing = config, graph, routing
@@ -102,10 +102,9 @@ class _Writer:
 
     def condition(self) -> str:
         """Sum of the time and label embeddings ``[B, D]``."""
-        c, g, half = self.c, self.g, weights.TIME_DIMS // 2
-        frequencies = np.exp(np.float32(-math.log(10000)) * np.arange(half, dtype=np.float32) / half)
+        c, g = self.c, self.g
         time = g.op("Mul", g.op("Reshape", "t", g.shape(-1, 1)), g.constant(c.time_scale))
-        angles = g.op("Mul", time, g.constant(frequencies[None]))
+        angles = g.op("Mul", time, g.constant(time_frequencies()[None]))
         features = g.op("Concat", g.op("Cos", angles), g.op("Sin", angles), axis=1)
         total = g.linear("t_embedder.mlp.2", g.silu(g.linear("t_embedder.mlp.0", features)))
         for table in c.labels:
@@ -113,7 +112,7 @@ class _Writer:
         return total
 
     def modulation(self, name: str, condition: str, parts: int) -> list[str]:
-        """Shifts, scales and gates ``[B, 1, D]``."""
+        """Splits an adaLN projection into its ``parts`` shifts, scales and gates, each ``[B, 1, D]``."""
         rows = self.g.op("Unsqueeze", self.g.linear(name, condition), self.g.shape(1))
         return self.g.split(rows, parts)
 
@@ -150,9 +149,9 @@ class _Writer:
         return g.linear(f"{name}.proj", g.op("Reshape", mixed, g.shape(0, 0, c.num_heads * c.head_dim)))
 
     def experts(self, name: str, x: str) -> str:
-        """The MoE layer on the pool ``[S, D]``."""
+        """The MoE layer, on all tokens of the batch ``[S, D]``."""
         c, g = self.c, self.g
-        router = f"{name}.gate.weight" if c.kind == "tc" else f"{name}.gate_weight"
+        router = weights.router_name(c, name)
         logits = g.op("MatMul", x, g.constant(g.tensors[router].T, f"{router}.T"))
         gate = g.op("Softmax", logits, axis=-1)
         taken = self.taken(name, x, gate)
@@ -171,12 +170,12 @@ class _Writer:
             places = g.op("NonZero", g.op("Reshape", mask, g.shape(-1)))  # [1, n]
             rows = g.op("Squeeze", places, g.shape(0))
             out = g.op("Mul", g.op("Gather", weight, rows, axis=0), g.ffn(expert, g.op("Gather", x, rows, axis=0)))
-            # The rows of one expert are distinct, so the sum has one order.
+            # An expert's rows are distinct, so the result does not depend on the order of the additions.
             y = g.op("ScatterND", y, g.op("Transpose", places, perm=[1, 0]), out, reduction="add")
         return y
 
     def taken(self, name: str, x: str, gate: str) -> str:
-        """Whether an expert takes a token ``[S, E]``."""
+        """Boolean routing mask ``[S, E]``: which experts process which tokens."""
         c, g = self.c, self.g
         if c.kind == "diffmoe":
             hidden = g.silu(g.linear(f"{name}.capacity_predictor.0", x))
@@ -184,14 +183,12 @@ class _Writer:
             return g.op("Greater", need, g.weight(f"{name}.expert_threshold"))
         if c.kind == "tc":
             return self.best(gate, int(c.capacity), c.num_experts)
-        # As the official code: divide first, then truncate the product.
-        count = int(c.tokens / c.num_experts * c.capacity)
         by_expert = g.op("Transpose", g.op("Reshape", gate, g.shape(-1, c.tokens, c.num_experts)), perm=[0, 2, 1])
-        chosen = g.op("Transpose", self.best(by_expert, count, c.tokens), perm=[0, 2, 1])
+        chosen = g.op("Transpose", self.best(by_expert, c.tokens_of_expert, c.tokens), perm=[0, 2, 1])
         return g.op("Reshape", chosen, g.shape(-1, c.num_experts))
 
     def best(self, scores: str, count: int, of: int) -> str:
-        """Marks the ``count`` largest of the last axis; TopK breaks ties as we do, by the lower index."""
+        """Mask of the ``count`` largest entries along the last axis. TopK breaks ties toward the lower index, as ``routing`` does."""
         g = self.g
         _, places = g.op("TopK", scores, g.shape(count), axis=-1, outputs=2)
         marks = g.op("OneHot", places, g.shape(of), g.constant([0.0, 1.0], "off_on"), axis=-1)
@@ -199,7 +196,7 @@ class _Writer:
         return g.op("Cast", marks, to=g.onnx.TensorProto.BOOL)
 
     def images(self, tokens: str) -> str:
-        """Tokens to samples, and the detail head."""
+        """Rearranges tokens into samples and applies the detail head, if there is one."""
         c, g, p = self.c, self.g, self.c.patch_size
         (rows, columns), (height, width) = c.grid, c.input_size
         x = g.op("Reshape", tokens, g.shape(0, rows, columns, p, p, c.out_channels))
@@ -210,7 +207,7 @@ class _Writer:
         plane = g.op("Concat", g.op("Shape", "t"), g.shape(1, height, width), axis=0)
         planes = [x, "x", g.op("Expand", g.op("Reshape", "t", g.shape(-1, 1, 1, 1)), plane)]
         if c.detail_phase:
-            row, column = ((2 * (np.arange(n) % p) + 1).astype(np.float32) / np.float32(p) - 1 for n in c.input_size)
+            row, column = phases(c)
             planes += [g.op("Expand", g.constant(phase), plane) for phase in (row[None, None, :, None], column[None, None, None])]
         h = g.op("Concat", *planes, axis=1)
         for i, part in enumerate(("conv_in", "conv_mid", "conv_out")):
@@ -220,7 +217,7 @@ class _Writer:
 
 
 def build(config: Config, tensors: dict[str, np.ndarray], routing: str = "masked", description: str | None = None):
-    """The graph of a model as an ``onnx.ModelProto``; ``description`` is kept as its metadata entry ``diffmoe``."""
+    """Returns the model as an ``onnx.ModelProto``. ``description`` is stored in the metadata under ``diffmoe``."""
     if routing not in ROUTINGS:
         raise ModelError(f"unknown routing {routing!r}: expected {one_of(ROUTINGS)}")
     if config.text is not None:

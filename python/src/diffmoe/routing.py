@@ -82,9 +82,7 @@ def route(
     if config.kind == "tc":
         return token_choice(gate, int(config.capacity))
     if config.kind == "ec":
-        # The official code divides first and truncates the product.
-        count = int(config.tokens / experts * config.capacity)
         samples = gate.reshape(-1, config.tokens, experts)
-        return take_best(samples, np.full(experts, count)).reshape(gate.shape)
+        return take_best(samples, np.full(experts, config.tokens_of_expert)).reshape(gate.shape)
     over = capacity > thresholds  # strictly, as in the official code
     return over if rule == "token" else take_best(gate, over.sum(0))

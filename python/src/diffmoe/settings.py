@@ -91,20 +91,27 @@ def choose(config: Config, labels, prompt, num_images, num_images_per_prompt, se
     return rows, spread(prompts) if prompts is not None else [examples[i % len(examples)] for i in range(count)]
 
 
-#: Separates draws from the showcase from those of single tables, whose purpose is the table's number.
+#: Keeps draws from the showcase independent of draws from single tables, which use the table's number.
 _PURPOSE = 1 << 16
 
 
 def drawn_rows(config: Config, wanted: list[list], seed: int, count: int) -> list[list[int]]:
-    """The row of each table and image, as the Rust library draws them.
+    """The row of each table and image, drawn as in the Rust library.
 
-    ``wanted``: for each table the row of each image, ``None`` for one that is drawn well; an empty list for random rows.
-    Images whose tables leave something to the showcase get a combination that agrees with their other rows, null rows and
-    random ones aside; any combination where none agrees; random rows where the model has no showcase.
+    ``wanted`` has a list per table: the row of each image, or ``None`` for a row from the showcase. An empty list stands for
+    random rows. Rows from the showcase are drawn together: the image gets a combination that contains its chosen rows. Null
+    rows and random rows impose nothing. If no combination fits, any is drawn; without a showcase, the rows are random.
     """
-    # A table with only the null row has nothing to choose from.
-    rows = [random_rows(seed, i, t.null, count) if t.null else [0] * count for i, t in enumerate(config.labels)]
     shown, decks = config.defaults.get("showcase") or [], {}
+
+    def random(i, table):
+        # A table with only the null row has nothing to choose from.
+        return random_rows(seed, i, table.null, count) if table.null else [0] * count
+
+    rows = [
+        random(i, table) if not of or (not shown and None in of) else [0] * count
+        for i, (of, table) in enumerate(zip(wanted, config.labels))
+    ]
     for image in range(count):
         fixed = tuple(
             of[image] if of and of[image] != table.null else None for of, table in zip(wanted, config.labels)

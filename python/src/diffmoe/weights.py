@@ -30,9 +30,14 @@ def _ffn(name: str, width: int, hidden: int, swiglu: bool):
         yield from _linear(f"{name}.fc2", width, hidden)
 
 
+def router_name(config: Config, layer: str) -> str:
+    """Name of the router's weight in an MoE layer, such as ``blocks.1.mlp``."""
+    return f"{layer}.gate.weight" if config.kind == "tc" else f"{layer}.gate_weight"
+
+
 def _moe(c: Config, name: str):
     width, experts = c.hidden_size, c.num_experts
-    yield f"{name}.gate.weight" if c.kind == "tc" else f"{name}.gate_weight", (experts, width)
+    yield router_name(c, name), (experts, width)
     for e in range(experts):
         yield from _ffn(f"{name}.experts.{e}", width, c.ffn_hidden, c.swiglu)
     if c.kind == "diffmoe":

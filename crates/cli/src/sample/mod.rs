@@ -52,8 +52,8 @@ pub(super) struct Arguments {
     /// override them.
     #[arg(long, value_name = "FILE.png", conflicts_with = "set")]
     like: Option<PathBuf>,
-    /// Class to draw, by name or number; several take turns. `any` is the null label,
-    /// `varied` random ones. Default: `best`, of those that the model draws well.
+    /// Class to draw, by name or number; several take turns. `any` is the null label;
+    /// `varied` draws random classes; `best`, the default, those that the model draws well.
     #[arg(long, value_name = "NAME|NUMBER", value_delimiter = ',')]
     class: Vec<String>,
     /// Drawing style, for models with styles; like `--class`.

@@ -222,19 +222,21 @@ fn settings(
             settings.scheduler(arguments.scheduler.resolve(recipe.sampling_for(config).scheduler)?);
     }
     for table in &config.labels {
-        let rows = named(table).iter().filter(|text| *text != "varied");
-        let rows = rows.map(|text| match text.as_str() {
+        let texts = named(table);
+        if texts.is_empty() {
+            continue;
+        }
+        let label = |text: &String| match text.as_str() {
             "best" => Ok(Label::Best),
+            "varied" => Err(format!("\"varied\" must be the only {}", table.name)),
             text => Ok(Label::Row(resolve(table, text)?)),
-        });
-        let rows = rows.collect::<Result<Vec<_>, String>>()?;
-        if rows.len() < named(table).len() && !rows.is_empty() {
-            let table = &table.name;
-            return Err(format!("\"varied\" stands for the whole list of the {table}").into());
-        }
-        if !named(table).is_empty() {
-            settings = settings.labels(&table.name, rows);
-        }
+        };
+        let rows = if texts.iter().all(|text| text == "varied") {
+            Vec::new()
+        } else {
+            texts.iter().map(label).collect::<Result<Vec<_>, String>>()?
+        };
+        settings = settings.labels(&table.name, rows);
     }
     if let Some(seed) = arguments.seed {
         settings = settings.seed(seed);

@@ -16,12 +16,24 @@ const FIRST_COUNT: usize = 4;
 pub enum Choice {
     /// The null row, which leaves the choice to the model.
     Any,
-    /// Rows that the model draws well together, another for each image, drawn from the seed.
+    /// A combination that the model draws well, a different one for each image, drawn from the seed.
     Best,
     /// Another row for each image, drawn from the seed.
     Varied,
     /// One row for all images.
     Row(u32),
+}
+
+impl Choice {
+    /// Its name in the app; `None` for a row, which its table names.
+    pub fn word(self) -> Option<&'static str> {
+        match self {
+            Self::Any => Some("any"),
+            Self::Best => Some("well drawn"),
+            Self::Varied => Some("varied"),
+            Self::Row(_) => None,
+        }
+    }
 }
 
 /// The settings as shown in the user interface.

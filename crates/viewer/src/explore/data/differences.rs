@@ -152,12 +152,10 @@ impl Change {
 fn choice(record: &Record, table: usize) -> String {
     match record.controls.choices.get(table) {
         None => String::new(),
-        Some(Choice::Any) => "any".to_owned(),
-        Some(Choice::Best) => "well drawn".to_owned(),
-        Some(Choice::Varied) => "varied".to_owned(),
         Some(Choice::Row(row)) => {
             record.config.labels.get(table).map_or_else(String::new, |table| table.label(*row))
         }
+        Some(other) => other.word().unwrap_or_default().to_owned(),
     }
 }
 
