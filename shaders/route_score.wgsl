@@ -5,10 +5,10 @@
 // top-k decides on their last bits. If scores are recorded, both are also kept as logits:
 //   recorded[recorded_first + s·E + e] = gate before softmax, predictor before σ, as two f16
 //
-// A workgroup owns 32 / EXPERT_LANES tokens. Eight lanes share a (token, expert) pair, each with every eighth quad of
-// the columns, for both products in one loop: what a lane waits for is memory, and so eight rows are read at a time
+// A workgroup owns a token, or several of models with few experts. PARTS lanes share a (token, expert) pair, each with
+// every PARTS-th quad of the columns, for both products in one loop: what a lane waits for is memory, and so PARTS rows are read at a time
 // and not one number after the other. The parts of a sum are added in order, and so are those of a token's softmax.
-// The two weight matrices are small enough (E ≤ 32 rows) to stay in cache. Barriers are passed by all.
+// The two weight matrices are small enough (E rows) to stay in cache. Barriers are passed by all.
 
 struct Params {
     tokens: u32,   // S
@@ -19,6 +19,8 @@ struct Params {
 
 // E rounded up to a power of two.
 override EXPERT_LANES: u32 = 32;
+// Eight, and four where EXPERT_LANES is 64.
+override PARTS: u32 = 8;
 // Baselines have no capacity predictor: `need` is left alone.
 override PREDICTS: bool = true;
 // Whether the logits are recorded; `recorded` is left alone otherwise.
@@ -34,12 +36,11 @@ override RECORDS: bool = false;
 @group(0) @binding(7) var<storage, read_write> need: array<f32>;              // (S, E)
 @group(0) @binding(8) var<storage, read_write> recorded: array<u32>;          // (S, E): gate, need
 
-const PARTS = 8u;
 const LANES = 256u;
 
 // Logit and predictor's sum of each part; then the logits of each pair.
 var<workgroup> parts: array<vec2<f32>, LANES>;
-var<workgroup> logits: array<f32, LANES / PARTS>;
+var<workgroup> logits: array<f32, 64>;
 
 fn sigmoid(z: f32) -> f32 {
     // WGSL leaves overflow undefined. The clamp also keeps the result above 0, so that a threshold

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use device::{device, turn};
 use diffmoe::checkpoint::{Checkpoint, TensorOut, write_safetensors};
 use diffmoe::engine::{CpuEngine, CpuModel};
-use diffmoe::engine::{GpuEngine, GpuModel, Inspect, RunConfig};
+use diffmoe::engine::{Engine, GpuEngine, GpuModel, Inspect, LayerRouting, RunConfig};
 use diffmoe::gpu::Profile;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Kind, Routing, RoutingRule};
-use diffmoe::scheduler::gaussian;
+use diffmoe::scheduler::{Branch, Instruction, Latent, gaussian};
 use reference::Reference;
 
 /// Numbers for a tensor: matrices that keep the size of what they multiply, and biases that matter.
@@ -34,9 +34,8 @@ fn numbers(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
     gaussian(seed, stream >> 1, len).into_iter().map(|v| centre + scale * v).collect()
 }
 
-/// Checks one configuration; `text` is the JSON without its last brace.
-fn check(text: &str, seed: u64) {
-    let _turn = turn();
+/// The weights of a configuration and a file with them.
+fn checkpoint(text: &str, seed: u64) -> (HashMap<String, Vec<f32>>, Checkpoint) {
     let config = Config::from_json(text).unwrap();
     let weights: HashMap<String, Vec<f32>> = config
         .tensors()
@@ -51,8 +50,14 @@ fn check(text: &str, seed: u64) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     write_safetensors(&path, &tensors, HashMap::from([("diffmoe".into(), text.into())])).unwrap();
-    let checkpoint = Checkpoint::open(&path).unwrap();
+    (weights, Checkpoint::open(&path).unwrap())
+}
 
+/// Checks one configuration in JSON.
+fn check(text: &str, seed: u64) {
+    let _turn = turn();
+    let config = Config::from_json(text).unwrap();
+    let (weights, checkpoint) = checkpoint(text, seed);
     let times = [0.15, 0.8, 0.4];
     let batch = times.len();
     let latent = gaussian(seed, 1, batch * config.sample_len());
@@ -186,4 +191,59 @@ fn expert_choice_of_a_fraction_with_shared_experts_and_heads_of_64() {
         "MoE_config":{"num_experts":4,"capacity":1.5,"n_shared_experts":2,"interleave":false}}}"#,
         6,
     );
+}
+
+/// A `DiffMoE` and a token-choice model with more experts than a 32-bit word has bits.
+const MANY: [(usize, &str); 2] = [(40, "diffmoe"), (64, "tc")];
+
+fn with_many_experts((experts, kind): (usize, &str)) -> String {
+    format!(
+        r#"{{"kind":"{kind}","t_kind":"flow","params":{{"input_size":8,"num_classes":3,"patch_size":2,
+        "depth":2,"hidden_size":32,"num_heads":2,"mlp_ratio":1,
+        "MoE_config":{{"num_experts":{experts},"capacity":2,"interleave":true}}}}}}"#
+    )
+}
+
+#[test]
+fn more_experts_than_bits_in_a_word() {
+    for (model, seed) in MANY.into_iter().zip([14, 15]) {
+        check(&with_many_experts(model), seed);
+    }
+}
+
+#[test]
+fn both_backends_record_the_same_many_experts() {
+    let _turn = turn();
+    for (model, seed) in MANY.into_iter().zip([16, 17]) {
+        let text = with_many_experts(model);
+        let config = Config::from_json(&text).unwrap();
+        let (_, checkpoint) = checkpoint(&text, seed);
+        let run = RunConfig {
+            latent: gaussian(seed, 1, 2 * config.sample_len()),
+            labels: vec![vec![0, 2]],
+            record_scores: true,
+            ..RunConfig::default()
+        };
+        let time = 0.4;
+        let (input, output, branch) = (Latent::Sample, Latent::Output(0), Branch::Conditional);
+        let pass = [Instruction::Forward { input, output, time, branch }];
+        let routing = |engine: &mut dyn Engine| {
+            engine.start(&run).unwrap();
+            engine.finish_step(&pass).unwrap();
+            engine.take_snapshot().unwrap().routing
+        };
+        let on_cpu = Arc::new(CpuModel::load(&checkpoint).unwrap());
+        let wanted = routing(&mut CpuEngine::new(on_cpu, 2));
+        let layer = &wanted[0].layers[0];
+        assert!(layer.masks.iter().any(|mask| mask >> 32 != 0), "experts beyond 32 take tokens");
+        for profile in [Profile::Software, Profile::Gpu] {
+            let model = GpuModel::load(device(profile), &checkpoint, WeightPrecision::F32).unwrap();
+            let got = routing(&mut GpuEngine::new(Arc::new(model), 2).unwrap());
+            assert_eq!(got[0].layers[0].masks, layer.masks, "{text}");
+            let sizes = |layer: &LayerRouting| {
+                layer.scores.as_ref().map(|scores| (scores.gate.len(), scores.need.len()))
+            };
+            assert_eq!(sizes(&got[0].layers[0]), sizes(layer));
+        }
+    }
 }

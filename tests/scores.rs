@@ -257,7 +257,7 @@ fn a_muted_expert_takes_no_token_and_the_others_change_only_through_what_they_se
                 for (a, b) in before.routing.iter().zip(&after.routing) {
                     // Block 0 sees the same, and so does the router of block 1.
                     assert_eq!(a.layers[0].masks, b.layers[0].masks, "{what}");
-                    let others: Vec<u32> = a.layers[1].masks.iter().map(|m| m & 0b10110).collect();
+                    let others: Vec<u64> = a.layers[1].masks.iter().map(|m| m & 0b10110).collect();
                     assert_eq!(b.layers[1].masks, others, "{what}");
                     assert_ne!(a.layers[1].masks, others, "{what}: they had tokens before");
                 }

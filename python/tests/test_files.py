@@ -158,7 +158,7 @@ def test_tensors_are_those_of_the_rust_program():
         ({"t_kind": "edm"}, 't_kind is "edm"'),
         ({"params": {"input_size": 9}}, "input_size 9 must be a multiple"),
         ({"params": {"depth": 0}}, "every size must be at least 1"),
-        ({"params": {"MoE_config": {"num_experts": 33}}}, "33 experts; 1 to 32"),
+        ({"params": {"MoE_config": {"num_experts": 65}}}, "65 experts; 1 to 64"),
         ({"params": {"MoE_config": {"num_experts": 4, "capacity": 0}}}, "capacity must be above 0"),
         ({"kind": "tc", "params": {"MoE_config": {"num_experts": 4, "capacity": 5}}}, "capacity must be at most 4"),
         ({"t_kind": "ddpm", "params": {"prediction": "data"}}, "DDPM models predict the noise"),

@@ -1,6 +1,7 @@
 """Traces of the Rust program: reading, tables, writing."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,18 @@ def test_what_is_written_is_read_again(name, extension, tmp_path):
     trace = Trace.load(DATA / name)
     trace.save(tmp_path / f"t.{extension}")
     same(Trace.load(tmp_path / f"t.{extension}"), trace)
+
+
+@pytest.mark.parametrize("extension", ["json", "safetensors"])
+def test_more_experts_than_bits_in_32(extension, tmp_path):
+    few = Trace.load(DATA / "eurosat.json")
+    masks = few.masks.astype(np.uint64)
+    many = replace(few, experts=64, masks=masks | masks << np.uint64(56), gate=None, need=None, thresholds=None)
+    many.check()
+    assert many.counts()[..., :8].tolist() == many.counts()[..., 56:].tolist() == few.counts().tolist()
+    assert many.taken()[..., 60].tolist() == few.taken()[..., 4].tolist()
+    many.save(tmp_path / f"t.{extension}")
+    same(Trace.load(tmp_path / f"t.{extension}"), many)
 
 
 def test_written_files_are_those_of_the_rust_program(tmp_path):
@@ -176,7 +189,7 @@ def document(**changes):
         (document(masks=[1, 4]), "beyond its 2 experts"),
         (document(masks=[1]), "masks of 1 tokens and 2 experts"),
         (document(labels=[["a", "b"]]), "does not match 1 images"),
-        (document(experts=33), "33 experts, more than 32"),
+        (document(experts=65), "65 experts, more than 64"),
         (document(format=2, gate=[0, 1, 2]), "not a trace"),
         (document(format=2, gate=[0] * 4, need=[0] * 4), "thresholds do not match"),
         (b"\x08\0\0\0\0\0\0\0{}      ", "not a trace"),

@@ -9,7 +9,7 @@
 
 struct Params {
     tokens: u32,             // S
-    experts: u32,            // E ≤ 32
+    experts: u32,            // E
     quads: u32,              // D / 4
     sample_tokens: u32,      // T
     modulation_stride: u32,  // columns of `modulation` / 4
@@ -30,7 +30,7 @@ const NONE = 0xffffffffu;
 @group(0) @binding(3) var<storage, read> counts: array<u32>;             // (E)
 @group(0) @binding(4) var<storage, read> y: array<vec4<f32>>;            // (row_end - row_first, D)
 @group(0) @binding(5) var<storage, read> modulation: array<vec4<f32>>;   // (B, columns)
-@group(0) @binding(6) var<storage, read_write> masks: array<u32>;        // at least mask_first + S
+@group(0) @binding(6) var<storage, read_write> masks: array<u32>;        // from mask_first: (S, ⌈E / 32⌉)
 @group(0) @binding(7) var<storage, read_write> x: array<vec4<f32>>;      // (S, D)
 @group(0) @binding(8) var<storage, read_write> h: array<vec4<f32>>;      // (S, D), where a layer norm follows
 
@@ -52,9 +52,12 @@ fn branch(s: u32, column: u32) -> vec4<f32> {
 
 // Who took a token, one bit for each expert.
 fn remember(s: u32) {
-    var mask = 0u;
-    for (var e = 0u; e < params.experts; e++) {
-        mask |= u32(positions[s * params.experts + e] != NONE) << e;
+    let words = (params.experts + 31u) / 32u;
+    for (var word = 0u; word < words; word++) {
+        var mask = 0u;
+        for (var e = 32u * word; e < min(32u * (word + 1u), params.experts); e++) {
+            mask |= u32(positions[s * params.experts + e] != NONE) << (e % 32u);
+        }
+        masks[params.mask_first + s * words + word] = mask;
     }
-    masks[params.mask_first + s] = mask;
 }

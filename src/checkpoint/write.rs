@@ -34,6 +34,12 @@ impl TensorOut {
         Self { name: name.into(), shape: shape.to_vec(), dtype: Dtype::U8, bytes: values.to_vec() }
     }
 
+    /// A tensor of u64.
+    pub fn u64(name: impl Into<String>, shape: &[usize], values: &[u64]) -> Self {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Self { name: name.into(), shape: shape.to_vec(), dtype: Dtype::U64, bytes }
+    }
+
     /// A tensor of u32.
     pub fn u32(name: impl Into<String>, shape: &[usize], values: &[u32]) -> Self {
         let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();

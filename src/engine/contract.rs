@@ -76,7 +76,7 @@ pub struct LayerRouting {
     /// Index of the transformer block.
     pub block: usize,
     /// For each token of the pool, `[B·T]`, one bit per expert.
-    pub masks: Vec<u32>,
+    pub masks: Vec<u64>,
     /// The router's scores; `None` unless [`RunConfig::record_scores`] was set.
     pub scores: Option<Scores>,
 }

@@ -27,12 +27,24 @@ pub struct Params {
     scale_quad: u32,
 }
 
+/// Words of a token's mask: a bit for each expert.
+pub const fn mask_words(experts: usize) -> usize {
+    experts.div_ceil(32)
+}
+
+/// The masks of tokens from their words, the lowest first.
+pub fn joined_masks(words: &[u32], of_token: usize) -> Vec<u64> {
+    let joined =
+        |words: &[u32]| words.iter().rev().fold(0, |mask, &word| mask << 32 | u64::from(word));
+    words.chunks_exact(of_token.max(1)).map(joined).collect()
+}
+
 /// Where the experts of each token are remembered.
 #[derive(Clone, Copy)]
 pub struct Masks<'a> {
-    /// Out, u32: one bit for each expert.
+    /// Out, u32: one bit for each expert, in [`mask_words`] for each token.
     pub to: &'a Tensor,
-    /// Word of the first token.
+    /// Tokens before the first.
     pub first: usize,
 }
 
@@ -62,7 +74,7 @@ pub struct CombineExperts<'a> {
     pub modulation: &'a Tensor,
     /// First column of this block's `gate_mlp`; a multiple of 4.
     pub gate_column: usize,
-    /// Out: S words.
+    /// Out: the masks of S tokens.
     pub masks: Masks<'a>,
     /// In and out: the residual stream, `[B, T, D]`.
     pub x: &'a Tensor,
@@ -102,7 +114,7 @@ impl Kernel for CombineExperts<'_> {
         assert_eq!(self.counts.len(), experts);
         assert_eq!(self.x.len(), tokens * d, "x {:?}", self.x.shape);
         assert!(
-            self.masks.first + tokens <= self.masks.to.len(),
+            (self.masks.first + tokens) * mask_words(experts) <= self.masks.to.len(),
             "masks {:?}",
             self.masks.to.shape
         );
@@ -124,7 +136,7 @@ impl Kernel for CombineExperts<'_> {
             modulation_first: self.gate_column as u32 / 4,
             row_first: self.rows.start as u32,
             row_end: self.rows.end as u32,
-            mask_first: self.masks.first as u32,
+            mask_first: (self.masks.first * mask_words(experts)) as u32,
             normalises: self.norm.is_some().into(),
             shift_quad: shift as u32 / 4,
             scale_quad: scale as u32 / 4,
@@ -235,7 +247,8 @@ mod tests {
         for profile in PROFILES {
             let x = tensor(&[b, t, d], &before);
             let h = poisoned(&[s, d]);
-            let masks = tensor(&[s + 5], &vec![7u32; s + 5]);
+            let words = mask_words(e);
+            let masks = tensor(&[s + 5, words], &vec![7u32; (s + 5) * words]);
             // Worst-case rows, as the engine allocates them; the last part reaches beyond the valid rows.
             let part = (s * e).div_ceil(parts);
             for p in 0..parts {
@@ -261,11 +274,14 @@ mod tests {
             }
             let mask_of = |s: u32| {
                 let took = lists.iter().enumerate().filter(|(_, list)| list.contains(&s));
-                took.map(|(e, _)| 1u32 << e).sum::<u32>()
+                took.map(|(e, _)| 1u64 << e).sum::<u64>()
             };
-            let marks = (0..s as u32).map(mask_of);
-            let marks: Vec<u32> = [7; 3].into_iter().chain(marks).chain([7; 2]).collect();
-            assert_eq!(read_u32(&masks), marks, "bits of tokens, and nothing beside them");
+            let marks: Vec<u64> = (0..s as u32).map(mask_of).collect();
+            let got = read_u32(&masks);
+            let (before, got) = got.split_at(3 * words);
+            let (got, after) = got.split_at(s * words);
+            assert_eq!(joined_masks(got, words), marks, "bits of tokens");
+            assert!(before.iter().chain(after).all(|&word| word == 7), "nothing beside them");
             // Sums of up to 32 terms of size ≤ 10, times a gate ≤ 10.
             assert_close(&read(&x), &want, 1e-4, 1e-5);
             if profile == Profile::Gpu {
@@ -283,9 +299,15 @@ mod tests {
 
     #[test]
     fn tokens_gather_exactly_their_rows() {
-        for (b, t, e, d) in
-            [(1, 1, 1, 4), (2, 9, 3, 12), (3, 77, 8, 20), (1, 257, 32, 64), (7, 251, 4, 300)]
-        {
+        for (b, t, e, d) in [
+            (1, 1, 1, 4),
+            (2, 9, 3, 12),
+            (3, 77, 8, 20),
+            (1, 257, 32, 64),
+            (7, 251, 4, 300),
+            (2, 19, 33, 8),
+            (1, 40, 64, 12),
+        ] {
             check(b, t, e, d, 1);
         }
     }

@@ -4,15 +4,13 @@
 use half::f16;
 
 use crate::gpu::{Kernel, Profile, Shader, Tensor, spread};
+use crate::model::MOST_EXPERTS;
 
 /// Lanes of a workgroup.
 const LANES: usize = 256;
 
-/// Lanes that share a pair of a token and an expert.
-const PARTS: usize = 8;
-
-/// Pairs in a workgroup.
-const PAIRS: usize = LANES / PARTS;
+/// Most lanes that share a pair of a token and an expert.
+const MOST_PARTS: usize = 8;
 
 /// The uniform.
 #[repr(C)]
@@ -66,16 +64,21 @@ impl RouteScore<'_> {
     fn expert_lanes(&self) -> usize {
         self.gate.shape[1].next_power_of_two()
     }
+
+    /// Lanes that share a pair: all pairs of a token are in one workgroup.
+    fn parts(&self) -> usize {
+        MOST_PARTS.min(LANES / self.expert_lanes())
+    }
 }
 
 impl Kernel for RouteScore<'_> {
-    const SHADER: Shader = shader!("route_score", consts: [LANES, PARTS]);
+    const SHADER: Shader = shader!("route_score", consts: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {
         let &[tokens, experts] = &*self.gate.shape else { panic!("gate {:?}", self.gate.shape) };
         let d = self.gate_weight.shape[1];
-        assert!((1..=32).contains(&experts) && d.is_multiple_of(4), "E {experts}, D {d}");
+        assert!((1..=MOST_EXPERTS).contains(&experts) && d.is_multiple_of(4), "E {experts}, D {d}");
         assert_eq!(self.x.len(), tokens * d, "x {:?}", self.x.shape);
         assert_eq!(self.gate_weight.shape, [experts, d]);
         assert_eq!(self.need.shape, self.gate.shape);
@@ -107,13 +110,14 @@ impl Kernel for RouteScore<'_> {
     fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
         vec![
             ("EXPERT_LANES", self.expert_lanes() as f64),
+            ("PARTS", self.parts() as f64),
             ("PREDICTS", f64::from(u8::from(self.predictor.is_some()))),
             ("RECORDS", f64::from(u8::from(!self.scores.to.is_empty()))),
         ]
     }
 
     fn groups(&self, _: Profile) -> [u32; 3] {
-        spread(self.gate.shape[0].div_ceil(PAIRS / self.expert_lanes()))
+        spread(self.gate.shape[0].div_ceil(LANES / self.parts() / self.expert_lanes()))
     }
 }
 
@@ -243,6 +247,8 @@ mod tests {
             (77, 16, 48),
             (257, 5, 20),
             (1757, 16, 24),
+            (5, 33, 20),
+            (130, 64, 48),
         ] {
             check(s, e, d, 1.0);
         }

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::labels::LabelTable;
 use super::text_config::TextConfig;
 
+/// The most experts of a layer: bits of a routing mask.
+pub const MOST_EXPERTS: usize = u64::BITS as usize;
+
 /// Which of the paper's four architectures a model is (paper §4, Table 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

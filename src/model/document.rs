@@ -6,7 +6,7 @@
 
 use serde::Deserialize;
 
-use super::config::{Config, FfnForm, Kind, Objective, Prediction, SamplingDefaults};
+use super::config::{Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, SamplingDefaults};
 use super::error::ConfigError;
 use super::labels::LabelTable;
 use super::text_config::{TextConfig, TextSection};
@@ -212,8 +212,11 @@ impl Config {
         if [hidden_size, head_dim, self.ffn_hidden].iter().any(|n| !n.is_multiple_of(4)) {
             return wrong("hidden_size, head_dim and the FFN width must be multiples of 4".into());
         }
-        if self.kind != Kind::Dense && !(1..=32).contains(&self.num_experts) {
-            return wrong(format!("{} experts; 1 to 32 are supported", self.num_experts));
+        if self.kind != Kind::Dense && !(1..=MOST_EXPERTS).contains(&self.num_experts) {
+            return wrong(format!(
+                "{} experts; 1 to {MOST_EXPERTS} are supported",
+                self.num_experts
+            ));
         }
         if self.objective == Objective::Ddpm && self.prediction != Prediction::Velocity {
             return wrong(

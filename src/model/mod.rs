@@ -17,7 +17,9 @@ mod text_config;
 mod weights;
 mod width;
 
-pub use config::{Config, FfnForm, Kind, Objective, Prediction, SamplingDefaults, Showcase};
+pub use config::{
+    Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, SamplingDefaults, Showcase,
+};
 pub use error::ConfigError;
 pub(crate) use ffn::Ffn;
 pub use labels::LabelTable;

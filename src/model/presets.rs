@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde_json::json;
 
-use super::{Config, ConfigError, Kind, Objective};
+use super::{Config, ConfigError, Kind, MOST_EXPERTS, Objective};
 
 /// A shape of the paper. Its name is `[dense-|diffmoe-|tc-|ec-]SIZE[-En][-flow|-ddpm]`, as in `L-E8`,
 /// `dense-XL-ddpm` or `ec-S-E16`, or `dit-moe-SIZE-nE2A` for DiT-MoE; case does not matter.
@@ -50,7 +50,7 @@ fn dimensions(size: &str) -> [usize; 3] {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "unknown preset {0:?}: names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm, \
-     with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 32 experts, \
+     with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 64 experts, \
      or dit-moe-S-8E2A, dit-moe-S-16E2A, dit-moe-B-8E2A, dit-moe-B-16E2A"
 )]
 pub struct UnknownPreset(String);
@@ -82,7 +82,7 @@ impl FromStr for Preset {
         };
         let size = SIZES.into_iter().find(|s| s.eq_ignore_ascii_case(size)).ok_or_else(unknown)?;
         let kind = kind.unwrap_or(if experts == 0 { Kind::Dense } else { Kind::DiffMoe });
-        if (kind == Kind::Dense) != (experts == 0) || experts > 32 {
+        if (kind == Kind::Dense) != (experts == 0) || experts > MOST_EXPERTS {
             return Err(unknown());
         }
         let input_size = if size == "S-128" { [16; 2] } else { [32; 2] };

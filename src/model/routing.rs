@@ -92,7 +92,7 @@ impl Routing {
 
     /// The thresholds in force in a layer, `[E]`: infinity where the bit of an expert in `muted` is 1, because no
     /// probability exceeds it.
-    pub fn thresholds(&self, checkpoint: &[f32], muted: u32) -> Vec<f32> {
+    pub fn thresholds(&self, checkpoint: &[f32], muted: u64) -> Vec<f32> {
         let of = |(e, &threshold): (usize, &f32)| match muted >> e & 1 {
             0 => self.threshold(threshold),
             _ => f32::INFINITY,
@@ -184,9 +184,9 @@ impl Muted {
     }
 
     /// The muted experts of a block, one bit each.
-    pub fn mask(&self, block: usize) -> u32 {
+    pub fn mask(&self, block: usize) -> u64 {
         let of_block = self.list.iter().filter(|muted| muted.0 == block);
-        of_block.fold(0, |mask, &(_, expert)| mask | 1_u32.checked_shl(expert as u32).unwrap_or(0))
+        of_block.fold(0, |mask, &(_, expert)| mask | 1_u64.checked_shl(expert as u32).unwrap_or(0))
     }
 
     /// Checks that the model has these experts.

@@ -149,7 +149,7 @@ impl Trace {
 impl LayerRouting {
     /// `n_e`, the tokens that each expert took, `[E]`.
     pub fn counts(&self, experts: usize) -> Vec<u32> {
-        (0..experts).map(|e| self.masks.iter().map(|m| m >> e & 1).sum()).collect()
+        (0..experts).map(|e| self.masks.iter().map(|m| (m >> e & 1) as u32).sum()).collect()
     }
 
     /// `C` of the layer: tokens taken by all experts over tokens in the pool.
@@ -168,7 +168,7 @@ mod tests {
 
     /// Two images of two tokens, three experts, two layers, two steps; the second without guidance.
     pub(super) fn trace() -> Trace {
-        let forward = |step, branch, masks: [u32; 4], others: [u32; 4]| ForwardRouting {
+        let forward = |step, branch, masks: [u64; 4], others: [u64; 4]| ForwardRouting {
             step,
             time: 0.5,
             branch,

@@ -8,10 +8,9 @@ use serde::de::DeserializeOwned;
 
 use super::Trace;
 use crate::engine::{ForwardRouting, LayerRouting, Scores};
+use crate::model::MOST_EXPERTS;
 use crate::scheduler::Branch;
 
-/// Bits of a mask.
-const MOST_EXPERTS: usize = 32;
 /// Tokens of an image. Far beyond any model, and no product of sizes overflows.
 const MOST_TOKENS: usize = 1 << 20;
 /// Steps of a run. Tables of the app have a row for each.
@@ -103,7 +102,7 @@ impl Trace {
         let blocks = file.words("blocks", &[layers])?;
         let (steps, guided) = (file.words("step", &[passes])?, file.words("guided", &[passes])?);
         let times = file.floats("time", &[passes])?;
-        let masks = file.words("masks", &[passes, layers, pool])?;
+        let masks = file.masks(experts, &[passes, layers, pool])?;
         let all = [passes, layers, pool, experts];
         let gate = file.has("gate").then(|| file.halves("gate", &all)).transpose()?;
         let need = file.has("need").then(|| file.halves("need", &all)).transpose()?;
@@ -199,7 +198,7 @@ impl Trace {
                 if layer.masks.len() != pool {
                     return wrong("has another number of tokens than the first");
                 }
-                let beyond = |mask: &u32| u64::from(*mask) >> self.experts != 0;
+                let beyond = |mask: &u64| mask.checked_shr(self.experts as u32).unwrap_or(0) != 0;
                 if layer.masks.iter().any(beyond) {
                     return wrong(&format!("has tokens of experts beyond the {}", self.experts));
                 }
@@ -269,7 +268,7 @@ struct ForwardDocument {
 #[derive(Deserialize)]
 struct LayerDocument {
     block: usize,
-    masks: Vec<u32>,
+    masks: Vec<u64>,
     gate: Option<Vec<Option<f32>>>,
     need: Option<Vec<Option<f32>>>,
     thresholds: Option<Vec<Option<f32>>>,
@@ -326,6 +325,15 @@ impl<'a> File<'a> {
     fn words(&self, name: &str, shape: &[usize]) -> Result<Vec<u32>, TraceError> {
         let bytes = self.bytes(name, Dtype::U32, shape)?;
         Ok(bytes.as_chunks().0.iter().map(|&b| u32::from_le_bytes(b)).collect())
+    }
+
+    /// The masks: a bit for each expert, in the narrowest words that have as many.
+    fn masks(&self, experts: usize, shape: &[usize]) -> Result<Vec<u64>, TraceError> {
+        if experts <= 32 {
+            return Ok(self.words("masks", shape)?.into_iter().map(u64::from).collect());
+        }
+        let bytes = self.bytes("masks", Dtype::U64, shape)?;
+        Ok(bytes.as_chunks().0.iter().map(|&b| u64::from_le_bytes(b)).collect())
     }
 
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, TraceError> {

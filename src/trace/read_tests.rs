@@ -38,12 +38,21 @@ fn dense() -> Trace {
 #[test]
 fn both_forms_are_read_back_as_they_were() {
     let empty = Trace { forwards: Vec::new(), ..trace() };
-    for trace in [trace(), trace_with_scores(), muted(), without_need(), dense(), empty] {
+    for trace in [trace(), trace_with_scores(), muted(), without_need(), dense(), many(), empty] {
         let json = trace.to_json().unwrap();
         assert_eq!(Trace::from_bytes(json.as_bytes()).unwrap(), trace);
         let tensors = trace.to_safetensors().unwrap();
         assert_eq!(Trace::from_bytes(&tensors).unwrap(), trace);
     }
+}
+
+/// As of a model with an expert for every bit of a mask.
+fn many() -> Trace {
+    let mut trace = Trace { experts: 64, ..trace() };
+    for layer in trace.forwards.iter_mut().flat_map(|forward| &mut forward.layers) {
+        layer.masks.iter_mut().for_each(|mask| *mask |= mask.reverse_bits());
+    }
+    trace
 }
 
 /// The trace as JSON with one value changed.
@@ -62,7 +71,7 @@ fn numbers_that_do_not_belong_together_are_refused() {
         ("/grid".to_owned(), json!([0, 4]), "grid of 0"),
         ("/grid".to_owned(), json!([1_u64 << 40, 1_u64 << 40]), "grid of"),
         ("/grid".to_owned(), json!([3, 1]), "masks of 4 tokens"),
-        ("/experts".to_owned(), json!(33), "33 experts"),
+        ("/experts".to_owned(), json!(65), "65 experts"),
         ("/experts".to_owned(), json!(2), "experts beyond the 2"),
         ("/experts".to_owned(), json!(4), "scores"),
         ("/labels/0".to_owned(), json!(["a"]), "number of labels does not match"),
@@ -135,7 +144,7 @@ fn tensors_of_other_shapes_are_refused() {
     let cases = [
         (0, TensorOut::u32("masks", &[2], &[1, 3]), "[passes, layers, tokens]"),
         (1, TensorOut::u32("counts", &[2], &[2, 1]), "[passes, layers, experts]"),
-        (1, TensorOut::u32("counts", &[1, 1, 33], &[0; 33]), "33 experts"),
+        (1, TensorOut::u32("counts", &[1, 1, 65], &[0; 65]), "65 experts"),
         (2, TensorOut::u32("blocks", &[2], &[1, 2]), "blocks is U32 with shape [2]"),
         (3, TensorOut::f32("step", &[1], &[0.0]), "expected U32 with shape [1]"),
         (5, TensorOut::f32("time", &[1], &[f32::NAN]), "no time"),

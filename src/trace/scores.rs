@@ -61,8 +61,8 @@ impl Scores {
 impl Margins {
     /// First-order answer to "what if all thresholds were shifted by this many log-odds": one mask for each token.
     /// Activations stay as they were in this run, and the rule is `token`.
-    pub fn masks(&self, shift: f32) -> Vec<u32> {
-        let bit = |(e, &margin): (usize, &f32)| u32::from(margin > shift) << e;
+    pub fn masks(&self, shift: f32) -> Vec<u64> {
+        let bit = |(e, &margin): (usize, &f32)| u64::from(margin > shift) << e;
         let rows = self.values.chunks_exact(self.experts.max(1));
         rows.map(|row| row.iter().enumerate().map(bit).sum()).collect()
     }

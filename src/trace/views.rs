@@ -82,7 +82,7 @@ impl Trace {
     /// Tokens that each expert took from one image, `[E]`.
     pub fn image_counts(&self, at: At, image: usize) -> Option<Vec<u32>> {
         let masks = self.masks(at, image)?;
-        Some((0..self.experts).map(|e| masks.iter().map(|m| m >> e & 1).sum()).collect())
+        Some((0..self.experts).map(|e| masks.iter().map(|m| (m >> e & 1) as u32).sum()).collect())
     }
 
     /// How many experts took each patch of one image, `[h/p, w/p]`, row by row.
@@ -92,12 +92,12 @@ impl Trace {
 
     /// Which patches of one image an expert took, `[h/p, w/p]`, row by row.
     pub fn expert_map(&self, at: At, image: usize, expert: usize) -> Option<Vec<bool>> {
-        let taken = |mask: &u32| mask.checked_shr(expert as u32).is_some_and(|bits| bits & 1 == 1);
+        let taken = |mask: &u64| mask.checked_shr(expert as u32).is_some_and(|bits| bits & 1 == 1);
         Some(self.masks(at, image)?.iter().map(taken).collect())
     }
 
     /// One bit per expert for each token of one image, `[T]`.
-    fn masks(&self, at: At, image: usize) -> Option<&[u32]> {
+    fn masks(&self, at: At, image: usize) -> Option<&[u64]> {
         self.layer(at)?.masks.chunks_exact(self.tokens().max(1)).nth(image)
     }
 

@@ -63,7 +63,7 @@ impl Trace {
         let blocks: Vec<u32> = first.iter().map(|layer| layer.block as u32).collect();
         let pool = first.first().map_or(0, |layer| layer.masks.len());
         let layers = || self.forwards.iter().flat_map(|f| &f.layers);
-        let masks: Vec<u32> = layers().flat_map(|l| l.masks.iter().copied()).collect();
+        let masks: Vec<u64> = layers().flat_map(|l| l.masks.iter().copied()).collect();
         let counts: Vec<u32> = layers().flat_map(|l| l.counts(self.experts)).collect();
         let column = |value: fn(&ForwardRouting) -> u32| -> Vec<u32> {
             self.forwards.iter().map(value).collect()
@@ -71,7 +71,7 @@ impl Trace {
         let times: Vec<f32> = self.forwards.iter().map(|f| f.time).collect();
         let (n, l, e) = (self.forwards.len(), blocks.len(), self.experts);
         let mut tensors = vec![
-            TensorOut::u32("masks", &[n, l, pool], &masks),
+            masks_tensor(e, &[n, l, pool], &masks),
             TensorOut::u32("counts", &[n, l, e], &counts),
             TensorOut::u32("blocks", &[l], &blocks),
             TensorOut::u32("step", &[n], &column(|f| f.step)),
@@ -103,6 +103,15 @@ impl Trace {
     }
 }
 
+/// The masks in the narrowest words that have a bit for each expert.
+fn masks_tensor(experts: usize, shape: &[usize], masks: &[u64]) -> TensorOut {
+    if experts > 32 {
+        return TensorOut::u64("masks", shape, masks);
+    }
+    let narrow: Vec<u32> = masks.iter().map(|&mask| mask as u32).collect();
+    TensorOut::u32("masks", shape, &narrow)
+}
+
 #[derive(Serialize)]
 struct Document<'a> {
     format: u32,
@@ -132,7 +141,7 @@ struct LayerDocument<'a> {
     block: usize,
     capacity: f32,
     counts: Vec<u32>,
-    masks: &'a [u32],
+    masks: &'a [u64],
     #[serde(flatten)]
     scores: Option<ScoreDocument<'a>>,
 }

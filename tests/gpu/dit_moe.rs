@@ -29,8 +29,8 @@ fn every_token_takes_the_recorded_two_experts() {
         for layer in layers {
             let name = format!("blocks.{}.selected", layer.block);
             let wanted = routes.tensor(&name).unwrap();
-            let mask = |row: &[u8]| row.iter().rev().fold(0, |m, &bit| m << 1 | u32::from(bit));
-            let wanted: Vec<u32> = wanted.data().chunks(experts).map(mask).collect();
+            let mask = |row: &[u8]| row.iter().rev().fold(0, |m, &bit| m << 1 | u64::from(bit));
+            let wanted: Vec<u64> = wanted.data().chunks(experts).map(mask).collect();
             assert!(wanted.iter().all(|mask| mask.count_ones() == 2));
             assert_eq!(layer.masks, wanted, "{name}, {}", engine.device());
         }

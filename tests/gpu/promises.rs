@@ -92,8 +92,8 @@ fn the_trace_holds_what_the_taps_show() {
     for layer in &pass.layers {
         let name = format!("blocks.{}.selected", layer.block);
         let (_, shape, selected) = taps.iter().find(|tap| tap.0 == name).unwrap();
-        let bit = |(e, &taken): (usize, &f32)| (taken as u32) << e;
-        let masks: Vec<u32> =
+        let bit = |(e, &taken): (usize, &f32)| (taken as u64) << e;
+        let masks: Vec<u64> =
             selected.chunks(shape[1]).map(|s| s.iter().enumerate().map(bit).sum()).collect();
         assert_eq!(layer.masks, masks, "{name}");
     }

@@ -35,7 +35,7 @@ impl Reference<'_> {
         sample: &[f32],
         times: &[f32],
         labels: &[Vec<u32>],
-    ) -> (Vec<f64>, Vec<Vec<u32>>) {
+    ) -> (Vec<f64>, Vec<Vec<u64>>) {
         let c = self.config;
         let (t, p, [height, width]) = (c.tokens(), c.patch_size, c.input_size);
         let across = width / p;
@@ -198,7 +198,7 @@ impl Reference<'_> {
         }
     }
 
-    fn moe(&self, name: &str, h: &Rows) -> (Rows, Vec<u32>) {
+    fn moe(&self, name: &str, h: &Rows) -> (Rows, Vec<u64>) {
         let c = self.config;
         let gate = if c.kind == Kind::Tc { "gate.weight" } else { "gate_weight" };
         let scores = product(h, &self.numbers(&format!("{name}.{gate}")), None);
@@ -219,7 +219,7 @@ impl Reference<'_> {
         (y, masks)
     }
 
-    fn route(&self, name: &str, h: &Rows, gate: &Rows) -> Vec<u32> {
+    fn route(&self, name: &str, h: &Rows, gate: &Rows) -> Vec<u64> {
         let c = self.config;
         let mut masks = vec![0; h.len()];
         let best = |range: std::ops::Range<usize>, count: usize, e: usize| {

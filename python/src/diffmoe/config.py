@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from .errors import ModelError
 
 KINDS = ("dense", "tc", "ec", "diffmoe")
+#: The most experts of a layer: bits of a routing mask.
+MOST_EXPERTS = 64
 
 
 @dataclass(frozen=True)
@@ -249,8 +251,8 @@ def _check(config: Config) -> None:
             wrong(f"input_size {side} must be a multiple of patch_size {config.patch_size}")
     if config.hidden_size % 4:
         wrong(f"hidden_size {config.hidden_size} must be a multiple of 4")
-    if config.kind != "dense" and not 1 <= config.num_experts <= 32:
-        wrong(f"{config.num_experts} experts; 1 to 32 are supported")
+    if config.kind != "dense" and not 1 <= config.num_experts <= MOST_EXPERTS:
+        wrong(f"{config.num_experts} experts; 1 to {MOST_EXPERTS} are supported")
     if config.kind != "dense" and not config.capacity > 0:
         wrong(f"capacity must be above 0, got {config.capacity}")
     if config.kind in ("tc", "ec") and not config.capacity <= config.num_experts:

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from . import balance, trace_files
+from .config import MOST_EXPERTS
 from .errors import TraceError
 
-MOST_EXPERTS, MOST_TOKENS, MOST_STEPS = 32, 1 << 20, 100_000
+MOST_TOKENS, MOST_STEPS = 1 << 20, 100_000
 #: Type and number of dimensions of each array.
 ARRAYS = {
     "blocks": (np.uint32, 1),
     "step": (np.uint32, 1),
     "time": (np.float32, 1),
     "guided": (bool, 1),
-    "masks": (np.uint32, 3),
     "gate": (np.float16, 4),
     "need": (np.float16, 4),
     "thresholds": (np.float32, 2),
@@ -40,7 +40,7 @@ class Trace:
     step: np.ndarray  #: of each pass ``[F]``
     time: np.ndarray  #: model time of each pass ``[F]``, float32
     guided: np.ndarray  #: whether a pass was conditional ``[F]``, bool
-    masks: np.ndarray  #: bit ``e`` is set if expert ``e`` took the token ``[F, L, S]``, uint32
+    masks: np.ndarray  #: bit ``e`` is set if expert ``e`` took the token ``[F, L, S]``, uint32, or uint64 beyond 32 experts
     gate: np.ndarray | None = None  #: gate logits ``[F, L, S, E]``, float16
     need: np.ndarray | None = None  #: capacity predictor logits, likewise
     thresholds: np.ndarray | None = None  #: as probabilities ``[L, E]``, float32
@@ -70,14 +70,15 @@ class Trace:
         def damaged(reason):
             raise TraceError(f"the trace is damaged: {reason}; write it again")
 
-        for name, (kind, rank) in ARRAYS.items():
+        if not 0 <= self.experts <= MOST_EXPERTS:
+            damaged(f"{self.experts} experts, more than {MOST_EXPERTS}")
+        arrays = ARRAYS | {"masks": (trace_files.mask_type(self.experts), 3)}
+        for name, (kind, rank) in arrays.items():
             array = getattr(self, name)
             if array is not None and (array.dtype != kind or array.ndim != rank):
                 damaged(f"{name} is {array.dtype} with {array.ndim} dimensions, expected {np.dtype(kind)} with {rank}")
         if not 1 <= self.tokens <= MOST_TOKENS or min(self.grid) < 1:
             damaged(f"a grid of {self.grid[0]} × {self.grid[1]} patches")
-        if not 0 <= self.experts <= MOST_EXPERTS:
-            damaged(f"{self.experts} experts, more than {MOST_EXPERTS}")
         passes, layers, pool = self.masks.shape
         if self.blocks.shape != (layers,) or any(a.shape != (passes,) for a in (self.step, self.time, self.guided)):
             damaged("the numbers of passes or layers do not match")
@@ -90,7 +91,7 @@ class Trace:
         steps = self.step.astype(np.int64)
         if np.any(np.diff(steps) < 0) or np.any(steps >= MOST_STEPS) or not np.isfinite(self.time).all():
             damaged("steps are not in order, or a time is not finite")
-        if np.any(self.masks.astype(np.uint64) >> np.uint64(self.experts)):
+        if self.experts < 64 and np.any(self.masks.astype(np.uint64) >> np.uint64(self.experts)):
             damaged(f"a mask has bits beyond its {self.experts} experts")
         full = (passes, layers, pool, self.experts)
         scores = [a for a in (self.gate, self.need) if a is not None]
@@ -127,21 +128,25 @@ class Trace:
 
     def taken(self) -> np.ndarray:
         """Whether an expert took a token ``[F, L, S, E]``, bool."""
-        bits = np.arange(self.experts, dtype=np.uint32)
+        bits = np.arange(self.experts, dtype=self.masks.dtype)
         return (self.masks[..., None] >> bits & 1).astype(bool)
+
+    def _takes(self, expert: int) -> np.ndarray:
+        kind = self.masks.dtype.type
+        return self.masks >> kind(expert) & kind(1)
 
     def counts(self) -> np.ndarray:
         """Tokens per expert and pass ``[F, L, E]``."""
         counts = np.zeros((*self.masks.shape[:2], self.experts), np.int64)
         for e in range(self.experts):
-            counts[..., e] = (self.masks >> np.uint32(e) & 1).sum(-1)
+            counts[..., e] = self._takes(e).sum(-1)
         return counts
 
     def experts_per_token(self) -> np.ndarray:
         """Number of experts per token ``[F, L, S]``."""
         count = np.zeros(self.masks.shape, np.uint8)
         for e in range(self.experts):
-            count += (self.masks >> np.uint32(e) & 1).astype(np.uint8)
+            count += self._takes(e).astype(np.uint8)
         return count
 
     def maps(self, step: int, guided: bool = True) -> np.ndarray:
@@ -228,11 +233,12 @@ def of_run(config, passes: list, labels: list[list[str]], scores: bool) -> Trace
     """Trace of a batch from its passes (:class:`diffmoe.sampling.Pass`)."""
     layers = passes[0].layers
     tokens = config.tokens * len(labels[0]) if layers else 0
-    bits = np.left_shift(np.uint32(1), np.arange(config.num_experts, dtype=np.uint32))
-    masks = np.zeros((len(passes), len(layers), tokens), np.uint32)
+    kind = trace_files.mask_type(config.num_experts)
+    bits = np.left_shift(kind(1), np.arange(config.num_experts, dtype=kind))
+    masks = np.zeros((len(passes), len(layers), tokens), kind)
     for f, one in enumerate(passes):
         for i, layer in enumerate(one.layers):
-            masks[f, i] = (layer.taken * bits).sum(1, dtype=np.uint32)
+            masks[f, i] = (layer.taken * bits).sum(1, dtype=kind)
 
     def logits(name):
         # Values beyond float16 become its largest number.

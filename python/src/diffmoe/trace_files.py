@@ -23,6 +23,11 @@ def read(data: bytes) -> dict:
         raise TraceError(f"not a trace: {type(error).__name__} {error}; {EXPECTED}") from None
 
 
+def mask_type(experts: int) -> type:
+    """The narrowest words that have a bit for each expert."""
+    return np.uint32 if experts <= 32 else np.uint64
+
+
 def _check_format(number) -> None:
     if number not in (1, 2):
         raise TraceError(f"the trace has format {number}, and this version reads 1 and 2; use a newer version")
@@ -60,7 +65,7 @@ def _from_json(data: bytes) -> dict:
         "step": np.array([forward["step"] for forward in forwards], np.uint32),
         "time": np.array([forward["time"] for forward in forwards], np.float32),
         "guided": np.array([forward["guided"] for forward in forwards], bool),
-        "masks": np.array([layer["masks"] for one in layers for layer in one], np.uint32).reshape(shape),
+        "masks": np.array([layer["masks"] for one in layers for layer in one], mask_type(experts)).reshape(shape),
         "gate": scores("gate"),
         "need": scores("need"),
         "thresholds": thresholds,

@@ -16,21 +16,27 @@ function (root, data) {
   let sprite = null;
   let timer = null;
 
-  /** Bit masks [steps][layers][images][tokens]. */
+  /** Bit masks [steps][layers][images][tokens], in words of at most 32 bits: the low ones, and the high ones beyond. */
   function decode(text, bytes) {
     const raw = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     const view = new DataView(raw.buffer);
-    const read = { 1: "getUint8", 2: "getUint16", 4: "getUint32" }[bytes];
-    return Array.from({ length: raw.length / bytes }, (_, i) => view[read](i * bytes, true));
+    const read = { 1: "getUint8", 2: "getUint16", 4: "getUint32", 8: "getUint32" }[bytes];
+    const words = (first) => Array.from({ length: raw.length / bytes }, (_, i) => view[read](i * bytes + first, true));
+    return bytes === 8 ? [words(0), words(4)] : [words(0)];
   }
 
+  /** The words of a mask. */
   function mask(step, layer, image, token) {
-    return masks[((step * layers + layer) * data.images + image) * tokens + token];
+    return masks.map((words) => words[((step * layers + layer) * data.images + image) * tokens + token]);
   }
 
-  function bits(m) {
+  function takes(words, expert) {
+    return (words[expert >> 5] >>> (expert & 31)) & 1;
+  }
+
+  function bits(words) {
     let n = 0;
-    for (; m; m &= m - 1) n++;
+    for (let m of words) for (; m; m &= m - 1) n++;
     return n;
   }
 
@@ -111,9 +117,9 @@ function (root, data) {
           context.fillText(String(n), x + w / 2, y + h / 2 + 0.5);
         }
       } else {
-        const takes = (mask(step, layer, image, t) >>> Number(what)) & 1;
-        context.globalAlpha = takes ? (sprite ? 0.72 : 1) : sprite ? 0.45 : 0.12;
-        context.fillStyle = takes ? data.colours[Number(what) % data.colours.length] : "#777";
+        const taken = takes(mask(step, layer, image, t), Number(what));
+        context.globalAlpha = taken ? (sprite ? 0.72 : 1) : sprite ? 0.45 : 0.12;
+        context.fillStyle = taken ? data.colours[Number(what) % data.colours.length] : "#777";
         context.fillRect(x, y, w, h);
         context.globalAlpha = 1;
       }
@@ -174,7 +180,7 @@ function (root, data) {
     const column = at((event.clientX - box.left) / box.width, columns);
     const of = data.blocks.map((b, l) => {
       const m = mask(chosen().step, l, image, row * columns + column);
-      const experts = Array.from({ length: data.experts }, (_, e) => e).filter((e) => (m >>> e) & 1);
+      const experts = Array.from({ length: data.experts }, (_, e) => e).filter((e) => takes(m, e));
       return `block ${b}: ${experts.join(", ") || "none"}`;
     });
     find("dm-hint").textContent = `Patch in row ${row}, column ${column}. Experts: ${of.join(" · ")}`;

@@ -111,7 +111,7 @@ def _stage(trace, frames, steps: list[int], images: int, data: dict) -> str:
 def _data(trace, frames, steps: list[int], images: int) -> dict:
     """Data for the script."""
     height, width = frames.shape[2:4] if frames is not None else trace.grid
-    kind = np.uint8 if trace.experts <= 8 else np.uint16 if trace.experts <= 16 else np.uint32
+    kind = np.uint8 if trace.experts <= 8 else np.uint16 if trace.experts <= 16 else trace.masks.dtype
     masks = b""
     if len(trace.blocks):
         maps = [trace.maps(step)[:, :images] for step in steps]

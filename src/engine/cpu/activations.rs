@@ -34,7 +34,7 @@ pub(super) struct Activations {
     /// Both before softmax and sigmoid; `None` unless they are recorded
     pub(super) scores: Option<Scores>,
     /// Which experts take a token, `[S]`, one bit each
-    pub(super) masks: Vec<u32>,
+    pub(super) masks: Vec<u64>,
     /// The same, as lists
     pub(super) assignments: Assignments,
     /// Outputs of the experts, grouped by expert, `[Σ tokens, D]`; grows as needed

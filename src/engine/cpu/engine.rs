@@ -403,7 +403,7 @@ impl CpuEngine {
         let a = &self.activations;
         let s = a.masks.len();
         if let Some(block) = moe_block(&self.model.config, unit) {
-            let bit = |mask: u32, e: usize| (mask >> e & 1) as f32;
+            let bit = |mask: u64, e: usize| (mask >> e & 1) as f32;
             let mut add = |name: &str, shape: &[usize], values: Vec<f32>| {
                 taps.push((format!("blocks.{block}.{name}"), shape.to_vec(), values));
             };

@@ -49,7 +49,7 @@ impl Ffn<Linear> {
 pub(super) struct LayerRouter<'a> {
     pub(super) routing: Routing,
     /// Experts that take none, one bit each
-    pub(super) muted: u32,
+    pub(super) muted: u64,
     /// Thresholds that are moved, and the block that looks for its own among them
     pub(super) shifts: &'a Shifts,
     pub(super) block: usize,

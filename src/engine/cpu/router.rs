@@ -14,11 +14,11 @@ pub(super) struct RouteSelect<'a> {
     /// The thresholds in force, `[E]`; empty likewise.
     pub(super) thresholds: &'a [f32],
     /// Experts that take no tokens, one bit each.
-    pub(super) muted: u32,
+    pub(super) muted: u64,
 }
 
 /// Fills `masks`, `[S]`.
-pub(super) fn route(selection: Selection, experts: usize, select: &RouteSelect, masks: &mut [u32]) {
+pub(super) fn route(selection: Selection, experts: usize, select: &RouteSelect, masks: &mut [u64]) {
     masks.fill(0);
     match selection {
         Selection::TokenChoice { k } => token_choice(k, experts, select.gate, masks),
@@ -44,7 +44,7 @@ pub(super) fn route(selection: Selection, experts: usize, select: &RouteSelect, 
             for e in 0..experts {
                 let above = predicted(e, select.need, select.thresholds);
                 for (mask, above) in masks.iter_mut().zip(above) {
-                    *mask |= u32::from(above) << e;
+                    *mask |= u64::from(above) << e;
                 }
             }
         }
@@ -64,7 +64,7 @@ fn predicted(e: usize, need: &[f32], thresholds: &[f32]) -> impl Iterator<Item =
 }
 
 /// Expert `e` takes the `count` tokens with the highest gate scores.
-fn take_best(count: usize, e: usize, experts: usize, gate: &[f32], masks: &mut [u32]) {
+fn take_best(count: usize, e: usize, experts: usize, gate: &[f32], masks: &mut [u64]) {
     let mut order: Vec<usize> = (0..masks.len()).collect();
     if count < order.len() {
         let score = |token: usize| gate[token * experts + e];
@@ -78,7 +78,7 @@ fn take_best(count: usize, e: usize, experts: usize, gate: &[f32], masks: &mut [
 }
 
 /// Each token takes its `count` best experts.
-fn token_choice(count: usize, experts: usize, gate: &[f32], masks: &mut [u32]) {
+fn token_choice(count: usize, experts: usize, gate: &[f32], masks: &mut [u64]) {
     for (mask, scores) in masks.iter_mut().zip(gate.chunks_exact(experts)) {
         let mut order: Vec<usize> = (0..experts).collect();
         order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
@@ -103,8 +103,8 @@ pub(super) struct Assignments {
 
 impl Assignments {
     /// Turns masks into lists, both ways round.
-    pub(super) fn collect(&mut self, masks: &[u32], experts: usize) {
-        let takes = |mask: u32, e: usize| mask >> e & 1 == 1;
+    pub(super) fn collect(&mut self, masks: &[u64], experts: usize) {
+        let takes = |mask: u64, e: usize| mask >> e & 1 == 1;
         self.firsts.clear();
         self.firsts.push(0);
         let mut rows = 0;
@@ -146,13 +146,13 @@ mod tests {
     const GATE: [f32; 16] =
         [0.5, 0.5, 0.9, 0.1, 0.5, 0.5, 0.2, 0.8, 0.5, 0.5, 0.6, 0.4, 0.6, 0.4, 0.1, 0.9];
 
-    fn routed(config: &Config, routing: Routing, need: &[f32]) -> Vec<u32> {
-        let mut masks = vec![u32::MAX; 8];
+    fn routed(config: &Config, routing: Routing, need: &[f32]) -> Vec<u64> {
+        let mut masks = vec![u64::MAX; 8];
         route_muted(config, routing, need, 0, &mut masks);
         masks
     }
 
-    fn route_muted(config: &Config, routing: Routing, need: &[f32], muted: u32, masks: &mut [u32]) {
+    fn route_muted(config: &Config, routing: Routing, need: &[f32], muted: u64, masks: &mut [u64]) {
         let checkpoint = if need.is_empty() { &[][..] } else { &[0.5, 0.25] };
         let thresholds = &routing.thresholds(checkpoint, muted);
         let selection = Selection::of(config, routing.rule, 8);
@@ -209,9 +209,9 @@ mod tests {
                 let routing = Routing { rule, ..Routing::default() };
                 let all = routed(&config, routing, need);
                 for muted in 0..4 {
-                    let mut masks = vec![u32::MAX; 8];
+                    let mut masks = vec![u64::MAX; 8];
                     route_muted(&config, routing, need, muted, &mut masks);
-                    let want: Vec<u32> = all.iter().map(|mask| mask & !muted).collect();
+                    let want: Vec<u64> = all.iter().map(|mask| mask & !muted).collect();
                     assert_eq!(masks, want, "{kind}, {rule:?}, {muted:b}");
                 }
             }

@@ -2,6 +2,7 @@
 
 use crate::engine::EngineError;
 use crate::gpu::{Gpu, Tensor};
+use crate::kernels::combine_experts::mask_words;
 use crate::kernels::combine_latents::Region;
 use crate::kernels::packed_rows;
 use crate::model::Config;
@@ -140,8 +141,8 @@ buffers! {
         need: "need", [of.tokens(), of.config.num_experts];
         /// `[E]`, u32: tokens that each expert takes.
         counts: "counts", [of.config.num_experts];
-        /// `[S]`, u32: the experts of each token, one bit for each, where no trace keeps them.
-        masks: "masks", [of.tokens()];
+        /// `[S, W]`, u32: the experts of each token, one bit for each in W words, where no trace keeps them.
+        masks: "masks", [of.tokens(), mask_words(of.config.num_experts)];
         /// Where scores would go that nobody wants.
         nothing: "nothing", [0];
         /// `[S, E]`, u32: position of a token in an expert's list.

@@ -34,11 +34,11 @@ pub(super) struct Network<'a> {
 /// Where the routing of a layer is kept.
 #[derive(Clone, Copy)]
 pub(super) struct Records<'a> {
-    /// A word for each token, one bit for each expert.
+    /// The masks of each token, one bit for each expert, in words of 32.
     pub(super) trace: &'a Tensor,
-    /// For each of these words E pairs of f16, the router's scores; empty where they are not recorded.
+    /// For each of these tokens E pairs of f16, the router's scores; empty where they are not recorded.
     pub(super) scores: &'a Tensor,
-    /// Words of the trace before those of this layer.
+    /// Tokens in the trace before those of this layer.
     pub(super) first: usize,
 }
 

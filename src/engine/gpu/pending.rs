@@ -3,6 +3,7 @@
 use super::model::GpuModel;
 use crate::engine::{ForwardRouting, LayerRouting, RunConfig, Scores, Snapshot, Stage, StageTimes};
 use crate::gpu::{Clock, GpuError, Readback};
+use crate::kernels::combine_experts::{joined_masks, mask_words};
 use crate::kernels::route_score::unpack;
 use crate::scheduler::Branch;
 
@@ -40,6 +41,7 @@ impl Reader<'_> {
         let reports = reported.iter().map(|part| bytemuck::pod_collect_to_vec(part)).collect();
         let blocks = self.model.config.moe_blocks();
         let pool = self.samples * self.model.config.tokens();
+        let words_of_token = mask_words(self.model.config.num_experts);
         let mut routing = Vec::new();
         let (mut masks, mut words) = (&trace[..], &words[..]);
         for branches in passes {
@@ -54,10 +56,14 @@ impl Reader<'_> {
             // In a layer of a pass over both branches, the tokens of one follow those of the other.
             for &block in &blocks {
                 for pass in &mut routing[first..] {
-                    let (of_pass, rest) = masks.split_at(pool);
+                    let (of_pass, rest) = masks.split_at(pool * words_of_token);
                     masks = rest;
                     let scores = self.scores(block, &mut words);
-                    pass.layers.push(LayerRouting { block, masks: of_pass.to_vec(), scores });
+                    pass.layers.push(LayerRouting {
+                        block,
+                        masks: joined_masks(of_pass, words_of_token),
+                        scores,
+                    });
                 }
             }
         }

@@ -13,6 +13,7 @@ use super::pending::PassBranches;
 use super::prompts::Prompts;
 use crate::engine::{EngineError, Scope, Stage};
 use crate::gpu::{Clock, Tape, Tensor};
+use crate::kernels::combine_experts::mask_words;
 use crate::kernels::combine_latents::{MAX_TERMS, Region};
 use crate::kernels::denoise::Numbers as DenoiseNumbers;
 use crate::kernels::{CombineLatents, DenoiseLatents, KeepImage};
@@ -157,9 +158,9 @@ impl Recorder<'_> {
         let GpuModel { gpu, config, .. } = self.model;
         let acts = &self.single.acts;
         let passes: usize = parts.iter().map(|part| part.passes().len()).sum();
-        let words = passes * config.moe_blocks().len() * acts.samples * config.tokens();
-        let trace = Tensor::empty(gpu, "trace", &[words]);
-        let scores = self.scores(words)?;
+        let tokens = passes * config.moe_blocks().len() * acts.samples * config.tokens();
+        let trace = Tensor::empty(gpu, "trace", &[tokens * mask_words(config.num_experts)]);
+        let scores = self.scores(tokens)?;
         let mut tape = Tape::default();
         let mut numbers = Vec::new();
         let mut records = Records { trace: &trace, scores: &scores, first: 0 };
@@ -191,10 +192,10 @@ impl Recorder<'_> {
         Ok(StepTape { forms, tape, numbers, trace, scores })
     }
 
-    /// Allocates memory for the scores of this number of trace words.
-    fn scores(&self, words: usize) -> Result<Tensor, EngineError> {
+    /// Allocates memory for the scores of this number of tokens.
+    fn scores(&self, tokens: usize) -> Result<Tensor, EngineError> {
         let GpuModel { gpu, config, .. } = self.model;
-        let count = if self.records { words * config.num_experts } else { 0 };
+        let count = if self.records { tokens * config.num_experts } else { 0 };
         let bytes = 4 * count as u64;
         if bytes > gpu.binding_limit {
             return Err(EngineError::TooLarge(format!(

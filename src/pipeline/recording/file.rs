@@ -212,7 +212,7 @@ impl Header {
                         margin = margin.wrapping_add(more.cast_signed());
                         gate = gate.wrapping_add(stronger.cast_signed());
                         let layer = &mut forwards[pass].layers[at];
-                        let taken = u32::from(margin >= 0);
+                        let taken = u64::from(margin >= 0);
                         layer.masks[token] |= taken.checked_shl(e as u32).unwrap_or(0);
                         let place = token * self.experts + e;
                         if let Some(scores) = &mut layer.scores {

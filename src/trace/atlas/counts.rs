@@ -47,7 +47,7 @@ impl ImageCounts {
                 let cells = &mut counts.taken[first..first + experts];
                 for mask in routing.masks.chunks_exact(tokens.max(1)).nth(image).unwrap_or(&[]) {
                     for (expert, cell) in cells.iter_mut().enumerate() {
-                        *cell += mask >> expert & 1;
+                        *cell += (mask >> expert & 1) as u32;
                     }
                 }
             }
@@ -112,7 +112,8 @@ mod tests {
                                 continue;
                             }
                             for token in 2 * image..2 * image + 2 {
-                                brute += forward.layers[layer].masks[token] >> expert & 1;
+                                let mask = forward.layers[layer].masks[token];
+                                brute += (mask >> expert & 1) as u32;
                             }
                         }
                         let place = (band * 2 + layer) * 3 + expert;

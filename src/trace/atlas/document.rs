@@ -3,11 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Atlas, AtlasTable};
+use crate::model::MOST_EXPERTS;
 
 /// The version of the format.
 const FORMAT: u32 = 1;
-/// Bits of a mask.
-const MOST_EXPERTS: usize = 32;
 
 /// Why a file is no atlas.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,6 +1,6 @@
 //! The second channel of an expert beside its colour, where there is no room for its number: a pattern for every eight
-//! experts. The first eight are plain, the next have dots, then columns, then rows. Colours repeat after sixteen, and a
-//! pattern and a colour together never do. Diagonal lines are none of them: hatching always means nobody.
+//! experts. The first eight are plain, the next have dots, then columns, then rows, and the last eight of 64 a grid. Colours
+//! repeat after sixteen, and a pattern and a colour together never do. Diagonal lines are none of them: hatching always means nobody.
 
 use egui::epaint::{Mesh, Vertex};
 use egui::{
@@ -25,15 +25,22 @@ pub(super) enum Pattern {
     Dots,
     Columns,
     Rows,
+    Grid,
 }
 
-const ALL: [Pattern; 3] = [Pattern::Dots, Pattern::Columns, Pattern::Rows];
+const ALL: [Pattern; 4] = [Pattern::Dots, Pattern::Columns, Pattern::Rows, Pattern::Grid];
+
+/// The pattern of each eight experts after the first. Colours repeat in every second of them, patterns there do not.
+const GROUPS: [Pattern; 7] = {
+    use Pattern::{Columns, Dots, Grid, Rows};
+    [Dots, Columns, Rows, Dots, Columns, Rows, Grid]
+};
 
 impl Pattern {
     /// The pattern of an expert; none for the first eight.
     pub(super) fn of(expert: usize) -> Option<Self> {
         let group = (expert / EIGHT).checked_sub(1)?;
-        Some(ALL[group % ALL.len()])
+        Some(GROUPS[group % GROUPS.len()])
     }
 
     /// Whether it covers a place, in periods from a corner of one of its elements.
@@ -43,6 +50,7 @@ impl Pattern {
             Self::Dots => away(x).hypot(away(y)) < 0.28,
             Self::Columns => away(x) < 0.17,
             Self::Rows => away(y) < 0.17,
+            Self::Grid => away(x).min(away(y)) < 0.09,
         }
     }
 }
@@ -53,7 +61,7 @@ pub(super) fn ink(expert: usize) -> Color32 {
 }
 
 /// The textures of all patterns, white, to be tinted.
-pub(super) struct Patterns([TextureHandle; 3]);
+pub(super) struct Patterns([TextureHandle; 4]);
 
 impl Patterns {
     pub(super) fn new(ctx: &Context) -> Self {
@@ -145,7 +153,7 @@ impl Patterned {
     }
 }
 
-/// A small mark of an expert whose number has no room: a disc, a square, a diamond or a triangle, for every eight.
+/// A small mark of an expert whose number has no room: a disc, a square, a diamond, a triangle or a plus.
 pub(super) fn mark(painter: &Painter, at: Pos2, radius: f32, expert: usize) {
     let colour = palette::expert(expert);
     let outline = egui::Stroke::NONE;
@@ -165,23 +173,30 @@ pub(super) fn mark(painter: &Painter, at: Pos2, radius: f32, expert: usize) {
             let points = ends.map(|end| at + end * (1.2 * radius)).to_vec();
             painter.add(Shape::convex_polygon(points, colour, outline));
         }
+        Some(Pattern::Grid) => {
+            for size in [vec2(2.2, 0.9), vec2(0.9, 2.2)] {
+                painter.rect_filled(Rect::from_center_size(at, size * radius), 0.0, colour);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use diffmoe::model::MOST_EXPERTS;
+
     use super::*;
 
     #[test]
     fn every_expert_has_a_colour_and_a_pattern_of_its_own() {
-        for a in 0..32 {
+        for a in 0..MOST_EXPERTS {
             for b in 0..a {
                 let same = palette::expert(a) == palette::expert(b);
                 assert!(!same || Pattern::of(a) != Pattern::of(b), "{a} and {b}");
             }
         }
         assert!((0..EIGHT).all(|expert| Pattern::of(expert).is_none()));
-        assert!((EIGHT..32).all(|expert| Pattern::of(expert).is_some()));
+        assert!((EIGHT..MOST_EXPERTS).all(|expert| Pattern::of(expert).is_some()));
     }
 
     #[test]

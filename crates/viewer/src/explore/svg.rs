@@ -103,6 +103,9 @@ impl Svg {
             Ground::Of(Pattern::Dots) => r#"circle cx="3" cy="3" r="1.7""#,
             Ground::Of(Pattern::Columns) => r#"rect x="2" width="2" height="6""#,
             Ground::Of(Pattern::Rows) => r#"rect y="2" width="6" height="2""#,
+            Ground::Of(Pattern::Grid) => {
+                r#"path d="M2.4 0h1.2v2.4h2.4v1.2h-2.4v2.4h-1.2v-2.4h-2.4v-1.2h2.4z""#
+            }
             Ground::Hatch => r#"path d="M-1 1L1 -1M-1 7L7 -1M5 7L7 5""#,
         };
         let paint = if ground == Ground::Hatch {

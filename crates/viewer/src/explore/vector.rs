@@ -181,13 +181,13 @@ mod tests {
 
     #[test]
     fn bands_beyond_eight_have_patterns() {
-        let trace = run(&[&[&[u32::MAX, 0, 1, 2]], &[&[3, 0, 0, 0]]], 32);
+        let trace = run(&[&[&[u64::MAX, 0, 1, 2]], &[&[3, 0, 0, 0]]], 64);
         let tally = Tally::of(&Lens::new(&trace, Branch::Conditional, 0.0));
         let river = Plot { noise: &[1.0, 0.5], name: "x" }.river(&tally, 0);
         let river = String::from_utf8(river).unwrap();
-        assert_eq!(river.matches("fill=\"url(#p").count(), 24);
+        assert_eq!(river.matches("fill=\"url(#p").count(), 56);
         let defined = river.matches("<pattern ").count();
-        assert!((3..=6).contains(&defined), "three patterns, dark or light: {defined}");
+        assert!((4..=8).contains(&defined), "four patterns, dark or light: {defined}");
     }
 
     #[test]

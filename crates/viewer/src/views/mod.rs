@@ -99,7 +99,7 @@ pub(super) mod tests {
         let mut state = 12345_u32;
         let mut mask = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            state >> 13 & 0b111
+            u64::from(state >> 13 & 0b111)
         };
         for step in 0..2 {
             for stage in 0..2 {

@@ -35,7 +35,7 @@ pub struct TokenMap {
     /// Images in the pool.
     pub images: usize,
     /// For each token one bit per expert, `[B·T]`.
-    masks: Vec<u32>,
+    masks: Vec<u64>,
 }
 
 /// The map at one place of the trace; `None` where the run has not been yet.
@@ -51,7 +51,7 @@ pub fn token_map(trace: &Trace, at: At) -> Option<TokenMap> {
 
 impl TokenMap {
     /// The experts of the patch of `image` at column `x` and row `y`, one bit each.
-    pub fn mask(&self, image: usize, x: usize, y: usize) -> u32 {
+    pub fn mask(&self, image: usize, x: usize, y: usize) -> u64 {
         self.masks.get((image * self.rows + y) * self.columns + x).copied().unwrap_or(0)
     }
 
@@ -88,9 +88,9 @@ impl TokenMap {
 }
 
 /// The experts of a patch, in words.
-pub fn sentence(mask: u32) -> String {
+pub fn sentence(mask: u64) -> String {
     let experts: Vec<_> =
-        (0..32).filter(|e| mask >> e & 1 == 1).map(|e: u32| e.to_string()).collect();
+        (0..u64::BITS).filter(|e| mask >> e & 1 == 1).map(|e| e.to_string()).collect();
     match experts.as_slice() {
         [] => "no expert".to_owned(),
         [one] => format!("expert {one}"),
@@ -143,7 +143,7 @@ mod tests {
     fn patches_of_a_wide_image_land_where_they_belong() {
         let config = Config { input_size: [2, 8], ..config() };
         let mut trace = Trace::new(&config, vec![vec!["a".into(), "b".into()]]);
-        let masks: Vec<u32> = (0..8).map(|token| u32::from(token == 6)).collect();
+        let masks: Vec<u64> = (0..8).map(|token| u64::from(token == 6)).collect();
         let layers = vec![LayerRouting { block: 1, masks, scores: None }];
         let at = At { step: 0, layer: 0, branch: Branch::Conditional };
         trace.extend(vec![ForwardRouting { step: 0, time: 0.0, branch: at.branch, layers }]);

@@ -101,6 +101,11 @@ fn images_for_the_documentation() {
         patch: Some(28),
         ..Selection::default()
     };
+    // Frames of the moving image in the README.
+    for step in 0..10 {
+        let moved = Selection { step: Some(step), layer: 2, ..base };
+        shoot(&mut harness, &format!("step{step}"), moved);
+    }
     shoot(&mut harness, "who", base);
     shoot(&mut harness, "many", Selection { overlay: Overlay::HowMany, card: Card::Place, ..base });
     shoot(

@@ -34,7 +34,7 @@ fn trace(grid: [usize; 2], experts: usize) -> Trace {
                 (0..tokens * experts).map(|_| half::f16::from_f32(8.0 * number() - 6.0)).collect();
             let mask = |needs: &[half::f16]| {
                 let bits = needs.iter().enumerate();
-                bits.fold(0_u32, |mask, (e, need)| mask | u32::from(need.to_f32() > 0.0) << e)
+                bits.fold(0_u64, |mask, (e, need)| mask | u64::from(need.to_f32() > 0.0) << e)
             };
             let masks = need.chunks_exact(experts).map(mask).collect();
             let gate = need.iter().map(|need| half::f16::from_f32(need.to_f32().sin())).collect();
@@ -82,7 +82,7 @@ fn repeated(harness: &Shown) -> Vec<(egui::TextureId, usize)> {
 #[test]
 fn every_number_of_experts_and_every_grid_is_shown() {
     for (grid, experts) in
-        [([4, 4], 2), ([4, 4], 32), ([8, 8], 12), ([16, 4], 3), ([5, 31], 32), ([64, 64], 16)]
+        [([4, 4], 2), ([4, 4], 64), ([8, 8], 12), ([16, 4], 3), ([5, 31], 32), ([64, 64], 16)]
     {
         for size in [DESKTOP, PHONE, LARGE, vec2(1024.0, 600.0)] {
             let mut harness = explored(size, grid, experts);

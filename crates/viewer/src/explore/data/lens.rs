@@ -113,7 +113,7 @@ impl Layer<'_> {
     }
 
     /// The experts of a token, one bit each; none for a token that does not exist.
-    pub(crate) fn mask(&self, token: usize) -> u32 {
+    pub(crate) fn mask(&self, token: usize) -> u64 {
         if self.shifts.is_empty() || self.thresholds.is_empty() {
             return self.routing.masks.get(token).copied().unwrap_or(0);
         }
@@ -122,7 +122,7 @@ impl Layer<'_> {
             0.0 => self.chose(token, e),
             shift => self.margin(token, e).is_some_and(|margin| margin > shift),
         };
-        (0..self.experts).fold(0, |mask, e| mask | u32::from(taken(e)) << e)
+        (0..self.experts).fold(0, |mask, e| mask | u64::from(taken(e)) << e)
     }
 
     /// Whether an expert took a token in the run, whatever the shift.

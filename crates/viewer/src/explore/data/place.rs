@@ -24,7 +24,7 @@ pub(crate) fn place(lens: &Lens<'_>, layer: usize, steps: std::ops::Range<usize>
         for token in 0..layer.pool() {
             let mask = layer.mask(token);
             for (e, counts) in counts.iter_mut().enumerate() {
-                counts[token % tokens] += mask >> e & 1;
+                counts[token % tokens] += (mask >> e & 1) as u32;
             }
         }
     }

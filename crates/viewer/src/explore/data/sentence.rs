@@ -101,7 +101,7 @@ mod tests {
     use super::super::tests::{gapped, run};
     use super::*;
 
-    fn said(steps: &[&[&[u32]]]) -> String {
+    fn said(steps: &[&[&[u64]]]) -> String {
         told(&run(steps, 3), Branch::Conditional)
     }
 
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn nothing_is_claimed_that_is_not_there() {
-        let same: &[u32] = &[0b001, 0b010, 0, 0];
+        let same: &[u64] = &[0b001, 0b010, 0, 0];
         assert_eq!(
             said(&[&[same], &[same]]),
             "From noise to image C is 0.50 at the first and the last step; the share of \

@@ -92,7 +92,7 @@ fn busiest(record: &Record, layer: usize) -> Option<(usize, f32)> {
     for layer in (0..).map_while(|step| lens.layer(step, layer)) {
         for token in 0..layer.pool() {
             let mask = layer.mask(token);
-            tokens.iter_mut().enumerate().for_each(|(e, count)| *count += mask >> e & 1);
+            tokens.iter_mut().enumerate().for_each(|(e, count)| *count += (mask >> e & 1) as u32);
         }
     }
     let expert = (0..tokens.len()).rev().max_by_key(|&e| tokens[e])?;

@@ -208,7 +208,7 @@ mod tests {
     use super::super::tests::{gapped, masks, scored, trace};
     use super::*;
 
-    fn tally(masks: &[u32], experts: usize) -> Share {
+    fn tally(masks: &[u64], experts: usize) -> Share {
         let trace = super::super::tests::masks(masks, experts);
         let lens = Lens::new(&trace, Branch::Conditional, 0.0);
         Share::of(&lens.layer(0, 0).unwrap())
@@ -282,7 +282,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn counts_are_row_sums(tokens in proptest::collection::vec(0_u32..256, 4)) {
+        fn counts_are_row_sums(tokens in proptest::collection::vec(0_u64..256, 4)) {
             let share = tally(&tokens, 8);
             let ones: u32 = tokens.iter().map(|mask| mask.count_ones()).sum();
             prop_assert_eq!(share.taken(), ones);

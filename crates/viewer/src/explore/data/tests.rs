@@ -36,12 +36,12 @@ pub(crate) fn scored() -> Trace {
 }
 
 /// One step of one layer: an image of 2×2 tokens with these masks.
-pub(crate) fn masks(masks: &[u32], experts: usize) -> Trace {
+pub(crate) fn masks(masks: &[u64], experts: usize) -> Trace {
     run(&[&[masks]], experts)
 }
 
 /// Steps of layers of masks, over images of 2×2 tokens, conditional passes alone.
-pub(crate) fn run(steps: &[&[&[u32]]], experts: usize) -> Trace {
+pub(crate) fn run(steps: &[&[&[u64]]], experts: usize) -> Trace {
     let config = Config { num_experts: experts, ..crate::views::tests::config() };
     let mut trace = Trace::new(&config, vec![vec!["a".into()]]);
     for (step, layers) in steps.iter().enumerate() {
@@ -63,7 +63,7 @@ pub(crate) fn run(steps: &[&[&[u32]]], experts: usize) -> Trace {
 /// Six steps of one layer, one image of 2×2 tokens. Unconditional passes in the steps 1, 3 and 4, with C 0.75, 0.5 and
 /// 0.25: guidance with gaps.
 pub(crate) fn gapped() -> Trace {
-    let with: [&[&[u32]]; 6] = [
+    let with: [&[&[u64]]; 6] = [
         &[&[0b001, 0b010, 0b100, 0b001]],
         &[&[0b001, 0b010, 0, 0b001]],
         &[&[0b011, 0b010, 0, 0b001]],
@@ -71,7 +71,7 @@ pub(crate) fn gapped() -> Trace {
         &[&[0b001, 0b110, 0, 0]],
         &[&[0b001, 0b110, 0, 0b001]],
     ];
-    let without: [&[u32]; 6] =
+    let without: [&[u64]; 6] =
         [&[], &[0b001, 0b001, 0, 0b010], &[], &[0b001, 0, 0, 0b010], &[0b100, 0, 0, 0], &[]];
     let mut gapped = run(&[], 3);
     for (forward, masks) in run(&with, 3).forwards().iter().zip(without) {
