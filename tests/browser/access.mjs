@@ -1,6 +1,7 @@
 // The page as a screen reader finds it: by the browser's own accessibility tree.
 
 import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
 import { test } from "node:test";
 import { finished, site, withPage } from "./lab.mjs";
 
@@ -80,4 +81,45 @@ test("what is wrong is an alert", async () => {
   await withPage(`${site.origin}/?backend=nonsense#${SHARE}`, {}, async (page) => {
     await page.waitForFunction(() => document.getElementById("warned").textContent.includes("backend"), null, { timeout: 60_000 });
   });
+});
+
+/** Rules of WCAG 2.0, 2.1 and 2.2, levels A and AA. */
+const RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"];
+
+/** What axe finds wrong, and the rules that were met. */
+async function examined(page, session, axe) {
+  // As a debugger does: the page's policy allows no scripts but its own.
+  const { exceptionDetails } = await session.send("Runtime.evaluate", { expression: axe });
+  assert.equal(exceptionDetails, undefined);
+  const { violations, passes } = await page.evaluate((values) => window.axe.run(document, { runOnly: { type: "tag", values } }), RULES);
+  const told = violations.map(({ id, help, nodes }) => `${id}: ${help}: ${nodes.slice(0, 3).map(({ html, failureSummary }) => `${html} ${failureSummary}`).join("; ")}`);
+  return { told, met: passes.map(({ id }) => id) };
+}
+
+test("axe finds nothing wrong on levels A and AA", async (context) => {
+  const axe = await readFile(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
+  const phone = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
+  for (const [name, options] of [["desktop", {}], ["phone", phone]]) {
+    await withPage(`${site.origin}/?backend=cpu#${SHARE}`, options, async (page, browserContext) => {
+      await finished(page);
+      const session = await browserContext.newCDPSession(page);
+      await page.waitForFunction(() => document.querySelectorAll("#mirror *").length > 20, null, { timeout: 10_000 });
+      const met = new Set();
+      // Draw, Explore, and the help over both.
+      for (const key of [null, "e", "?"]) {
+        if (key) await page.keyboard.press(key);
+        await page.waitForTimeout(500);
+        await finished(page);
+        await page.waitForTimeout(500);
+        const { told, met: now } = await examined(page, session, axe);
+        assert.deepEqual(told, [], `${name}, ${key ?? "at first"}`);
+        now.forEach((id) => met.add(id));
+      }
+      // The rules that the mirror is subject to were not passed over.
+      for (const id of ["aria-command-name", "aria-required-attr", "aria-valid-attr-value", "aria-roles", "aria-allowed-attr", "label"]) {
+        assert.ok(met.has(id), `${name}: ${id} was not examined: ${[...met]}`);
+      }
+      context.diagnostic(`${name}: ${met.size} rules met`);
+    });
+  }
 });

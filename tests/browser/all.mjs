@@ -7,6 +7,7 @@ import "./generator.mjs";
 import "./latents.mjs";
 import "./page.mjs";
 import "./access.mjs";
+import "./gallery.mjs";
 import "./install.mjs";
 import "./engines.mjs";
 import "./policy.mjs";

@@ -14,6 +14,7 @@ pub(super) enum Action {
     Last,
     Dice,
     Save,
+    Keep,
     Link,
     Overlay,
     Help,
@@ -21,7 +22,7 @@ pub(super) enum Action {
 }
 
 /// Each shortcut: the key, its name and what it does, in the order of the help panel.
-pub(super) const SHORTCUTS: [(Key, &str, &str, Action); 13] = [
+pub(super) const SHORTCUTS: [(Key, &str, &str, Action); 14] = [
     (Key::Space, "Space", "generate, pause, resume", Action::GenerateOrPause),
     (Key::S, "S", "one step, then pause", Action::Step),
     (Key::Escape, "Esc", "cancel the run, or close what is open", Action::Cancel),
@@ -32,6 +33,7 @@ pub(super) const SHORTCUTS: [(Key, &str, &str, Action); 13] = [
     (Key::R, "R", "another seed", Action::Dice),
     (Key::M, "M", "token map on or off", Action::Overlay),
     (Key::D, "D", "save the image", Action::Save),
+    (Key::K, "K", "keep the image in the gallery", Action::Keep),
     (Key::L, "L", "copy a link to the image", Action::Link),
     (Key::E, "E", "switch between Explore and Draw", Action::Mode),
     (Key::Questionmark, "?", "this help", Action::Help),

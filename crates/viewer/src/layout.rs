@@ -3,7 +3,8 @@
 use egui::{Align2, CentralPanel, Color32, FontId, Frame, Margin, Panel, ScrollArea, Ui, vec2};
 
 use super::panels::{
-    controls, header, help, history, init, model, notes, routing, stage, sweep, timings, transport,
+    controls, gallery, header, help, history, init, model, notes, routing, stage, sweep, timings,
+    transport,
 };
 use super::theme::{self, Look, THUMB};
 use super::view::{Mode, Tab};
@@ -28,6 +29,7 @@ pub(super) fn show(app: &mut App, ui: &mut Ui) {
         narrow(app, ui);
     }
     help::show(app, ui);
+    gallery::opened(app, ui);
     drop_hint(ui);
 }
 
@@ -56,6 +58,7 @@ fn wide(app: &mut App, ui: &mut Ui) {
                 controls::show(app, ui);
                 init::show(app, ui);
                 sweep::show(app, ui);
+                gallery::show(app, ui);
                 model::show(app, ui);
             });
         });
@@ -124,6 +127,7 @@ fn one_column(app: &mut App, ui: &mut Ui) {
             if history::is_worth_showing(app) {
                 history::show(app, ui);
             }
+            gallery::show(app, ui);
         }
         Tab::Routing => routing::show(app, ui),
         Tab::Model => {

@@ -5,6 +5,7 @@
 
 pub mod announce;
 mod explore;
+mod gallery;
 mod icons;
 mod jobs;
 mod keys;
@@ -14,6 +15,7 @@ pub mod palette;
 mod panels;
 pub mod picker;
 pub mod platform;
+mod saving;
 pub mod session;
 mod theme;
 mod view;
@@ -23,6 +25,7 @@ mod widgets;
 pub mod window;
 
 use std::mem::{Discriminant, discriminant};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +37,7 @@ pub use icons::window_icon;
 use self::jobs::Jobs;
 use self::keys::Action;
 use self::platform::Waker;
-use self::session::{ModelSource, NoteKind, Phase, Session, Share, Start, Tick, export};
+use self::session::{ModelSource, NoteKind, Phase, Session, Share, Start, Tick};
 use self::view::{Mode, Shown, View};
 use self::views::token_map::Overlay;
 use diffmoe::pipeline::Backend;
@@ -61,6 +64,8 @@ pub struct Launch {
     pub draw_at_once: bool,
     /// A recorded run to be shown until the first model is there.
     pub recording: Option<&'static [u8]>,
+    /// The folder of images that the user keeps; without one there is no gallery. A page keeps them in the browser.
+    pub gallery: Option<PathBuf>,
     /// Something that went wrong before, for instance a link that cannot be read.
     pub problem: Option<String>,
 }
@@ -74,6 +79,8 @@ pub struct App {
     thumbs: panels::history::Thumbs,
     painter: panels::init::Painter,
     sweep: panels::sweep::SweepForm,
+    gallery: gallery::Gallery,
+    kept: panels::gallery::Textures,
     jobs: Jobs,
     /// When the work of the last frame ended.
     worked_until: Option<Instant>,
@@ -91,13 +98,13 @@ impl App {
             let ctx = ctx.clone();
             Arc::new(move || ctx.request_repaint())
         };
-        let Launch { model, decoder, share, backend, draw_at_once, recording, problem } = launch;
+        let Launch { model, decoder, share, backend, draw_at_once, .. } = launch;
         let start = Start { model, decoder, share, backend, draw_at_once, waker: waker.clone() };
         let mut session = Session::new(start);
-        if let Some(recording) = recording {
+        if let Some(recording) = launch.recording {
             session.show_recording(recording);
         }
-        if let Some(problem) = problem {
+        if let Some(problem) = launch.problem {
             session.note(NoteKind::Error, problem);
         }
         Self {
@@ -108,6 +115,8 @@ impl App {
             thumbs: panels::history::Thumbs::default(),
             painter: panels::init::Painter::default(),
             sweep: panels::sweep::SweepForm::default(),
+            gallery: gallery::Gallery::new(launch.gallery, waker.clone()),
+            kept: panels::gallery::Textures::default(),
             jobs: Jobs::new(waker),
             worked_until: None,
             looks_out: true,
@@ -151,9 +160,15 @@ impl App {
         self.view.tab_icon = on;
     }
 
+    /// How many images are in the gallery, once that is known.
+    pub fn kept_images(&self) -> Option<usize> {
+        self.gallery.count()
+    }
+
     /// Does the background work of a frame and requests the next frame if there is more to do.
     pub fn tick(&mut self, ctx: &Context) {
         self.jobs.tick(&mut self.session);
+        self.tell_gallery();
         let began = Instant::now();
         let budget = work_budget(self.worked_until.map(|end| began.saturating_duration_since(end)));
         let mut tick = self.session.tick();
@@ -236,6 +251,7 @@ impl App {
                 self.view.frame = None;
                 self.session.step();
             }
+            Action::Cancel if self.gallery.opened().is_some() => self.gallery.close(),
             Action::Cancel if self.view.help => self.view.help = false,
             Action::Cancel => self.session.cancel(),
             Action::Back => self.look_at(frame.saturating_sub(1)),
@@ -248,6 +264,8 @@ impl App {
                 self.view.overlay = if off { Overlay::Count } else { Overlay::Off };
             }
             Action::Save => self.save_png(self.view.image),
+            Action::Keep if self.can_keep() => self.keep(self.view.image),
+            Action::Keep => {}
             Action::Link => self.copy_link(ctx),
             Action::Help => self.view.help = !self.view.help,
             Action::Mode => self.set_mode(match self.view.mode {
@@ -261,7 +279,9 @@ impl App {
     fn acts_in_explore(&self, action: Action) -> bool {
         match action {
             // First Esc lets go of what is chosen there.
-            Action::Cancel => self.view.help || !self.explore.holds_something(),
+            Action::Cancel => {
+                self.view.help || self.gallery.opened().is_some() || !self.explore.holds_something()
+            }
             Action::Link | Action::Help | Action::Mode => true,
             _ => false,
         }
@@ -326,56 +346,6 @@ impl App {
         let frames = self.session.record().map_or(0, |record| record.frames.len());
         self.view.frame = (frame + 1 < frames).then_some(frame);
     }
-
-    /// Saves one image, or the grid of all, as on screen.
-    fn save_png(&mut self, image: Option<usize>) {
-        let Some(record) = self.session.record() else { return };
-        let frame = self.view.frame_of(record);
-        let only = (record.labels.len() == 1).then_some(0);
-        let image = image.or(only);
-        // An image of a few pixels is of little use elsewhere.
-        let size = record.images(frame).map_or([1; 2], |images| images.size);
-        let usual = image.map(|_| (512 / size[0].max(size[1])).clamp(1, 64) as u32);
-        let which = image.map_or_else(String::new, |image| format!("-{}", image + 1));
-        let name = format!("{}{which}.png", file_stem(record));
-        let view::Enlarge { scale, smooth } = self.view.enlarge;
-        let file = export::enlarged_png(record, image, frame, scale.or(usual), smooth);
-        self.save(name, "image/png", file);
-    }
-
-    fn save_animation(&mut self) {
-        let Some(record) = self.session.record() else { return };
-        let name = format!("{}-steps.png", file_stem(record));
-        self.save(name, "image/apng", export::apng(record, None));
-    }
-
-    fn save_trace(&mut self) {
-        let Some(record) = self.session.record() else { return };
-        let name = format!("{}-routing.json", file_stem(record));
-        self.save(name, "application/json", export::trace_json(record).map(String::into_bytes));
-    }
-
-    fn save(&mut self, name: String, mime: &'static str, bytes: Result<Vec<u8>, String>) {
-        match bytes {
-            Ok(bytes) => self.jobs.save(name, mime, bytes),
-            Err(reason) => self.session.note(NoteKind::Error, reason),
-        }
-    }
-
-    fn copy_link(&mut self, ctx: &Context) {
-        let Some(fragment) = self.share() else { return };
-        let (link, note) = match platform::page_address() {
-            Some(address) => {
-                (format!("{address}#{fragment}"), "Copied a link that draws the same images.")
-            }
-            None => (
-                format!("#{fragment}"),
-                "Copied. Append it to the address of the page, or run: diffmoe window --share '…'",
-            ),
-        };
-        ctx.copy_text(link);
-        self.session.note(NoteKind::Info, note);
-    }
 }
 
 /// How long a frame may compute, given what passed since the frame before had computed: as long, so that slow
@@ -383,13 +353,6 @@ impl App {
 fn work_budget(painting: Option<Duration>) -> Duration {
     let most = if platform::page_address().is_some() { 16 } else { 80 };
     painting.unwrap_or_default().min(Duration::from_millis(most))
-}
-
-fn file_stem(record: &session::Record) -> String {
-    let safe = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '_' };
-    // Names come from files, and file systems take 255 bytes.
-    let model: String = record.config.name.chars().map(safe).take(60).collect();
-    format!("diffmoe-{model}-{}", record.settings.sampling.seed)
 }
 
 impl eframe::App for App {

@@ -8,7 +8,7 @@ use diffmoe::pipeline::Backend;
 use diffmoe::vae::DecoderFile;
 
 use crate::session::{ModelSource, Share};
-use crate::{App, Launch, window_icon};
+use crate::{App, Launch, platform, window_icon};
 
 /// Draw images with a DiffMoE model and see which expert works on which token.
 #[derive(clap::Args)]
@@ -29,6 +29,9 @@ pub struct Arguments {
     /// Where to compute. The window itself is painted by the GPU in any case.
     #[arg(long, value_parser = backend_parser(), default_value = "auto")]
     backend: Backend,
+    /// Folder of kept images [default: diffmoe/gallery in the user's data folder].
+    #[arg(long, value_name = "FOLDER")]
+    gallery: Option<PathBuf>,
 }
 
 impl Default for Arguments {
@@ -38,6 +41,7 @@ impl Default for Arguments {
             vae: None,
             share: None,
             backend: Backend::Auto,
+            gallery: None,
         }
     }
 }
@@ -103,6 +107,7 @@ fn launch(arguments: &Arguments) -> Result<Launch, Box<dyn std::error::Error>> {
         backend: arguments.backend,
         draw_at_once: true,
         recording: None,
+        gallery: arguments.gallery.clone().or_else(platform::gallery_folder),
         problem: None,
     })
 }

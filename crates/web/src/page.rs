@@ -173,7 +173,7 @@ fn launch() -> Launch {
         .then(|| platform::built_in_recording(FIRST_MODEL))
         .flatten()
         .map(|bytes| &*bytes.leak());
-    Launch { model, decoder, share, backend, draw_at_once: true, recording, problem }
+    Launch { model, decoder, share, backend, draw_at_once: true, recording, gallery: None, problem }
 }
 
 /// A running app, to be looked at from a script: for tests and for the curious. Nothing here changes anything.
@@ -186,11 +186,14 @@ pub struct Page {
 #[wasm_bindgen]
 impl Page {
     /// What the app is doing: `painter`, `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `decoder`, `width`,
-    /// `height`, `rendering`, `share`, `notes`.
+    /// `height`, `rendering`, `share`, `notes`, `kept`.
     pub fn state(&self) -> Object {
         let state = Object::new();
         if let Some(shell) = self.runner.app_mut::<Shell>() {
             describe(shell.app.session(), &state);
+            if let Some(count) = shell.app.kept_images() {
+                objects::set(&state, "kept", count as u32);
+            }
             objects::set(&state, "painter", self.painter);
         }
         state

@@ -17,8 +17,9 @@ use super::run_map;
 use super::scene::{Scene, Touch, Wish};
 use super::shot::Shot;
 use super::vector::Plot;
+use crate::App;
+use crate::saving::file_stem;
 use crate::session::{Card, NoteKind, Record};
-use crate::{App, file_stem};
 
 /// A run, what is looked at in it, and what was made of it.
 struct Run<'a> {

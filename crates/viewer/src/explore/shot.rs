@@ -10,8 +10,9 @@ use super::drawn::{self, Textures};
 use super::made::Made;
 use super::moving::{rgb, settings};
 use super::svg::Ground;
+use crate::App;
+use crate::saving::file_stem;
 use crate::session::{NoteKind, Record};
-use crate::{App, file_stem};
 
 /// Frames before the screenshot, so that the menu has closed, and frames after which it counts as failed.
 const SETTLE: u32 = 3;

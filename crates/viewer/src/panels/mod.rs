@@ -1,6 +1,7 @@
 //! One panel a file; each shows a part of the app's state and changes it.
 
 pub(super) mod controls;
+pub(super) mod gallery;
 pub(super) mod header;
 pub(super) mod help;
 pub(super) mod history;

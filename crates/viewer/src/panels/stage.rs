@@ -8,6 +8,7 @@ use egui::{
 
 use super::{init, recorded};
 use crate::App;
+use crate::icons::Icon;
 use crate::session::{Phase, Rendering};
 use crate::theme::Look;
 use crate::views::image_grid::Grid;
@@ -100,13 +101,16 @@ fn images(app: &mut App, ui: &mut Ui, area: Rect) {
     let (plain, size) = (vec2(8.0, 8.0), record.config.input_size);
     let named = arrangement.cell(area, 0, plain, size).width() >= NAMED_WIDTH;
     let gap = if named { vec2(8.0, NAME_HEIGHT) } else { plain };
-    let mut clicked = None;
+    let (mut clicked, mut kept) = (None, None);
     for (place, &image) in shown.iter().enumerate() {
         let cell = arrangement.cell(area, place, gap, size);
         let response = ui.interact(cell, ui.make_persistent_id(("image", image)), Sense::click());
         let name = format!("Image {}: {}", image + 1, record.labels[image]);
         response.widget_info(|| WidgetInfo::labeled(Role::Button, true, &name));
         paint(app, ui, cell, grid, image);
+        if named && app.can_keep() && keep_button(ui, cell, image, &record.labels[image]) {
+            kept = Some(image);
+        }
         if named {
             paint_name(ui, cell, &record.labels[image]);
         }
@@ -121,6 +125,9 @@ fn images(app: &mut App, ui: &mut Ui, area: Rect) {
         } else {
             response.on_hover_text(name);
         }
+    }
+    if kept.is_some() {
+        app.keep(kept);
     }
     if let Some(image) = clicked.filter(|_| grid.count > 1) {
         app.view.image = if app.view.image.is_some() { None } else { Some(image) };
@@ -137,6 +144,31 @@ fn paint(app: &App, ui: &Ui, cell: Rect, grid: Grid, image: usize) {
         painter.image(texture.id(), cell, uv, Color32::WHITE.gamma_multiply(app.view.strength));
     }
     painter.rect_stroke(cell, 2.0, Stroke::new(1.0, Look::of(ui).line), StrokeKind::Outside);
+}
+
+/// A button in the corner of an image while the pointer is over it; whether it was pressed. A finger finds the button
+/// below the images instead.
+fn keep_button(ui: &mut Ui, cell: Rect, image: usize, label: &str) -> bool {
+    const SIDE: f32 = 28.0;
+    let id = ui.make_persistent_id(("keep image", image));
+    let has_focus = ui.memory(|memory| memory.has_focus(id));
+    if !has_focus && !ui.rect_contains_pointer(cell) {
+        return false;
+    }
+    let corner = cell.right_top() + vec2(-SIDE - 6.0, 6.0);
+    let place = Rect::from_min_size(corner, Vec2::splat(SIDE));
+    let response = ui.interact(place, id, Sense::click());
+    let name = format!("Keep {label} in the gallery");
+    response.widget_info(|| WidgetInfo::labeled(Role::Button, true, &name));
+    let look = Look::of(ui);
+    let (fill, ink) = if response.hovered() || has_focus {
+        (look.accent, look.on_accent)
+    } else {
+        (look.card.gamma_multiply(0.85), look.text)
+    };
+    ui.painter().rect_filled(place, 8.0, fill);
+    Icon::Keep.paint(ui.painter(), place.shrink(7.0), ink);
+    response.on_hover_text(name).clicked()
 }
 
 fn paint_name(ui: &Ui, cell: Rect, name: &str) {

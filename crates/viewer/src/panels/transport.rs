@@ -142,6 +142,13 @@ pub(crate) fn take_away(app: &mut App, ui: &mut Ui) {
             app.act(&ctx, Action::Link);
         }
         let one = image.or_else(|| (!many).then_some(0));
+        if app.can_keep() {
+            let text = if one.is_some() { "Keep" } else { "Keep all" };
+            let button = icon_button(ui, Icon::Keep, text);
+            if button.on_hover_text("Into the gallery, for your next visit (K)").clicked() {
+                app.keep(one);
+            }
+        }
         if let Some(image) = one.filter(|_| app.session.can_start_from_record()) {
             let button = icon_button(ui, Icon::Forward, "Start from this image");
             if button.on_hover_text("Runs then start from it instead of noise").clicked() {

@@ -1,5 +1,7 @@
 //! Linux, macOS, Windows.
 
+mod gallery;
+
 use std::borrow::Cow;
 use std::future::Future;
 use std::path::Path;
@@ -9,6 +11,8 @@ use diffmoe::engine::WeightChoice;
 use diffmoe::pipeline::{Backend, LoadError, Pipeline};
 
 use super::{Bytes, CachedFile, FetchError, PickedFile, Task, Transfer, Waker, map_file};
+
+pub use gallery::{GalleryStore, gallery_folder};
 
 /// Runs a job on a thread of its own; `on_done` is called when its result can be taken.
 pub fn spawn<T, F>(on_done: Waker, make: impl FnOnce() -> F + Send + 'static) -> Task<T>

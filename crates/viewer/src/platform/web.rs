@@ -2,6 +2,7 @@
 
 mod fetch;
 mod files;
+mod gallery;
 mod store;
 mod workers;
 
@@ -16,6 +17,7 @@ use super::{CachedFile, Task, Waker};
 
 pub use fetch::{built_in, built_in_atlas, built_in_names, built_in_recording, fetch};
 pub use files::{pick_file, save_file};
+pub use gallery::{GalleryStore, gallery_folder};
 pub use store::{cached, delete_cached};
 pub use workers::{open_model, warm_up};
 

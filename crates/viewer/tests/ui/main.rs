@@ -6,6 +6,7 @@ mod compare;
 mod controls;
 mod device;
 mod explore;
+mod gallery;
 mod gaps;
 mod init;
 mod labels;

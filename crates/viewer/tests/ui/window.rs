@@ -78,6 +78,7 @@ pub(super) fn launch(model: ModelSource, draw_at_once: bool) -> Launch {
         backend: Backend::Cpu,
         draw_at_once,
         recording: None,
+        gallery: None,
         problem: None,
     }
 }

@@ -48,10 +48,16 @@ pub(super) struct Store {
     prefix: String,
 }
 
+/// A cache of the browser by its name.
+pub(super) async fn open_cache(name: &str) -> Result<Cache, JsValue> {
+    let promise = CACHES.with(|caches| caches.as_ref().map(|caches| caches.open(name)));
+    let promise = promise.ok_or("there is no storage")?;
+    JsFuture::from(promise).await.map(JsCast::unchecked_into)
+}
+
 impl Store {
     pub(super) async fn open() -> Option<Self> {
-        let promise = CACHES.with(|caches| caches.as_ref().map(|caches| caches.open(CACHE)))?;
-        let cache: Cache = JsFuture::from(promise).await.ok()?.unchecked_into();
+        let cache = open_cache(CACHE).await.ok()?;
         Some(Self { cache, prefix: format!("{}/diffmoe-kept/", origin()?) })
     }
 

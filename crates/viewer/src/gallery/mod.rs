@@ -1,0 +1,268 @@
+//! Images that the user keeps beyond this visit, as PNG files with their settings: in the browser's storage, or in a
+//! folder. What is asked for is done one after the other in the background; see [`jobs`].
+
+mod jobs;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+
+use egui::ColorImage;
+
+use crate::platform::{self, GalleryStore, Task, Waker};
+use jobs::{Outcome, Request};
+
+/// Most images,
+pub(crate) const MOST: usize = 200;
+/// and most bytes of all of them.
+pub(crate) const MOST_BYTES: u64 = 64_000_000;
+
+/// A kept image.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    /// Name of its file; names in order are images in order of time.
+    pub(crate) name: String,
+    /// Bytes of its file.
+    pub(crate) bytes: u64,
+    /// What it shows, and its seed.
+    pub(crate) caption: String,
+    /// A small version.
+    pub(crate) thumb: ColorImage,
+}
+
+/// A kept image that is looked at.
+pub(crate) struct Opened {
+    /// Name of its file.
+    pub(crate) name: String,
+    /// The file.
+    pub(crate) png: Vec<u8>,
+    /// Its pixels.
+    pub(crate) image: diffmoe::pixels::RgbImage,
+}
+
+/// What is to be said to the user.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    Info(String),
+    Error(String),
+}
+
+/// The kept images, as far as they are known.
+pub(crate) struct Gallery {
+    store: Result<Option<GalleryStore>, &'static str>,
+    waker: Waker,
+    queue: VecDeque<Request>,
+    running: Option<Task<Outcome>>,
+    /// Newest first.
+    items: Vec<Item>,
+    /// Whether the store has been read.
+    is_listed: bool,
+    /// Milliseconds in the last name.
+    latest: u64,
+    /// Files of the store that are no images.
+    damaged: Vec<String>,
+    /// What was kept since the user was told: captions, and how many images were there already.
+    news: (Vec<String>, usize),
+    /// What was deleted last, to be restored.
+    deleted: Vec<(String, Vec<u8>)>,
+    opened: Option<Opened>,
+}
+
+impl Gallery {
+    /// The gallery in a folder, or in the browser's storage; and reads it.
+    pub(crate) fn new(folder: Option<PathBuf>, waker: Waker) -> Self {
+        let mut gallery = Self {
+            store: GalleryStore::open(folder),
+            waker,
+            queue: VecDeque::new(),
+            running: None,
+            items: Vec::new(),
+            is_listed: false,
+            latest: 0,
+            damaged: Vec::new(),
+            news: (Vec::new(), 0),
+            deleted: Vec::new(),
+            opened: None,
+        };
+        gallery.ask(Request::List);
+        gallery
+    }
+
+    /// Whether there is a gallery to show, if only to say why it cannot be used.
+    pub(crate) fn is_there(&self) -> bool {
+        !matches!(self.store, Ok(None))
+    }
+
+    /// Where images are stored; or why none can be.
+    pub(crate) fn place(&self) -> Result<String, &'static str> {
+        match &self.store {
+            Ok(Some(store)) => Ok(store.place()),
+            Ok(None) => Err("There is no folder for kept images."),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    /// The images, newest first.
+    pub(crate) fn items(&self) -> &[Item] {
+        &self.items
+    }
+
+    /// How many images there are, once that is known.
+    pub(crate) fn count(&self) -> Option<usize> {
+        self.is_listed.then_some(self.items.len())
+    }
+
+    /// Bytes of all images.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.items.iter().map(|item| item.bytes).sum()
+    }
+
+    /// Files that cannot be shown.
+    pub(crate) fn damaged(&self) -> &[String] {
+        &self.damaged
+    }
+
+    /// How many images can be restored.
+    pub(crate) fn restorable(&self) -> usize {
+        self.deleted.len()
+    }
+
+    /// The image that is looked at.
+    pub(crate) fn opened(&self) -> Option<&Opened> {
+        self.opened.as_ref()
+    }
+
+    /// No image is looked at any longer.
+    pub(crate) fn close(&mut self) {
+        self.opened = None;
+    }
+
+    /// Keeps a PNG file.
+    pub(crate) fn keep(&mut self, png: Vec<u8>) {
+        let now = web_time::SystemTime::now().duration_since(web_time::SystemTime::UNIX_EPOCH);
+        let ms = now.unwrap_or_default().as_millis() as u64;
+        // One after the other, however fast they come.
+        let ms = ms.max(self.latest + 1);
+        self.latest = ms;
+        self.ask(Request::Keep { png, ms });
+    }
+
+    /// Looks at an image.
+    pub(crate) fn open(&mut self, name: String) {
+        self.ask(Request::Open(name));
+    }
+
+    /// Deletes an image.
+    pub(crate) fn delete(&mut self, name: String) {
+        self.ask(Request::Delete(vec![name]));
+    }
+
+    /// Deletes all images.
+    pub(crate) fn delete_all(&mut self) {
+        self.ask(Request::Delete(self.items.iter().map(|item| item.name.clone()).collect()));
+    }
+
+    /// Deletes the files that cannot be shown.
+    pub(crate) fn delete_damaged(&mut self) {
+        self.ask(Request::Delete(self.damaged.clone()));
+    }
+
+    /// Restores what was deleted last.
+    pub(crate) fn restore(&mut self) {
+        let deleted = std::mem::take(&mut self.deleted);
+        self.ask(Request::Restore(deleted));
+    }
+
+    fn ask(&mut self, request: Request) {
+        if matches!(self.store, Ok(Some(_))) {
+            self.queue.push_back(request);
+            self.begin();
+        }
+    }
+
+    /// Begins the next job where none is running.
+    fn begin(&mut self) {
+        let Ok(Some(store)) = &self.store else { return };
+        if self.running.is_some() {
+            return;
+        }
+        let Some(request) = self.queue.pop_front() else { return };
+        let (store, used) = (store.clone(), self.bytes());
+        let job = move || async move { jobs::carry_out(&store, request, used).await };
+        self.running = Some(platform::spawn(self.waker.clone(), job));
+    }
+
+    /// Takes in what has ended, and begins what comes next; what is to be said of it.
+    pub(crate) fn tick(&mut self) -> Vec<Said> {
+        let mut said = Vec::new();
+        while let Some(outcome) = self.running.as_mut().and_then(Task::take) {
+            self.running = None;
+            self.take(outcome, &mut said);
+            self.begin();
+        }
+        if self.running.is_none() {
+            let (kept, already) = std::mem::take(&mut self.news);
+            said.extend(summary(&kept, already).map(Said::Info));
+        }
+        said
+    }
+
+    fn take(&mut self, outcome: Outcome, said: &mut Vec<Said>) {
+        match outcome {
+            Outcome::Listed(Ok((items, damaged))) => {
+                (self.items, self.damaged, self.is_listed) = (items, damaged, true);
+                self.sort();
+            }
+            Outcome::Kept(Ok(Some(item))) => {
+                self.news.0.push(item.caption.clone());
+                self.items.push(item);
+                self.sort();
+            }
+            Outcome::Kept(Ok(None)) => self.news.1 += 1,
+            Outcome::Opened(Ok(opened)) => self.opened = Some(opened),
+            Outcome::Deleted { gone, kept_bytes, problem } => {
+                self.items.retain(|item| !gone.contains(&item.name));
+                self.damaged.retain(|name| !gone.contains(name));
+                if self.opened.as_ref().is_some_and(|opened| gone.contains(&opened.name)) {
+                    self.opened = None;
+                }
+                if !kept_bytes.is_empty() {
+                    self.deleted = kept_bytes;
+                }
+                said.extend(problem.map(Said::Error));
+            }
+            Outcome::Restored { items, damaged, left, problem } => {
+                self.items.extend(items);
+                self.damaged.extend(damaged);
+                self.sort();
+                // What was deleted in the meantime stays restorable, too.
+                self.deleted.extend(left);
+                said.extend(problem.map(Said::Error));
+            }
+            Outcome::Listed(Err(reason))
+            | Outcome::Kept(Err(reason))
+            | Outcome::Opened(Err(reason)) => said.push(Said::Error(reason)),
+        }
+    }
+
+    fn sort(&mut self) {
+        self.items.sort_by(|a, b| b.name.cmp(&a.name));
+        self.items.dedup_by(|a, b| a.name == b.name);
+    }
+}
+
+/// What came of keeping some images.
+fn summary(kept: &[String], already: usize) -> Option<String> {
+    let kept = match kept {
+        [] if already == 0 => return None,
+        [] => return Some("The gallery has it already.".to_owned()),
+        [one] => format!("Kept {one} in the gallery"),
+        several => format!("Kept {} images in the gallery", several.len()),
+    };
+    Some(if already == 0 {
+        format!("{kept}.")
+    } else {
+        format!("{kept}; it had {already} already.")
+    })
+}
