@@ -10,6 +10,7 @@ import "./access.mjs";
 import "./install.mjs";
 import "./engines.mjs";
 import "./policy.mjs";
+import "./npm.mjs";
 
 after(close);
 import "./screens.mjs";

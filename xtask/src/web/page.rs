@@ -10,9 +10,13 @@ use super::install;
 /// The models hosted with the page; the first one draws the first image.
 const MODELS: [&str; 4] = ["emoji", "emoji_256", "emoji_text", "eurosat"];
 /// Files that go out as they are: where they are, and their names in `dist/`.
-const COPIES: [(&str, &str); 12] = [
+const COPIES: [(&str, &str); 16] = [
     ("web/start.js", "start.js"),
     ("web/diffmoe-worker.js", "diffmoe-worker.js"),
+    ("web/diffmoe-node.js", "diffmoe-node.js"),
+    ("web/diffmoe-picture.js", "diffmoe-picture.js"),
+    ("web/diffmoe-picture.d.ts", "diffmoe-picture.d.ts"),
+    ("web/embed.html", "embed.html"),
     ("web/card.png", "card.png"),
     ("web/diffmoe.d.ts", "diffmoe.d.ts"),
     ("web/README.md", "README.md"),
@@ -147,9 +151,26 @@ impl Page {
             "license": "Apache-2.0 OR MIT",
             "main": "diffmoe.js",
             "types": "diffmoe.d.ts",
-            // The worker's file does something on its own.
-            "sideEffects": ["diffmoe-worker.js"],
-            "files": ["diffmoe.js", "diffmoe-worker.js", "diffmoe_bg.wasm", "diffmoe.d.ts", "README.md", "example.html", "LICENSE-*"],
+            "exports": {
+                ".": { "types": "./diffmoe.d.ts", "node": "./diffmoe-node.js", "default": "./diffmoe.js" },
+                "./picture": { "types": "./diffmoe-picture.d.ts", "default": "./diffmoe-picture.js" },
+                "./diffmoe-worker.js": "./diffmoe-worker.js",
+                "./diffmoe_bg.wasm": "./diffmoe_bg.wasm",
+                "./package.json": "./package.json",
+            },
+            // Bundlers start a worker's file as a program of its own, whatever this says.
+            "sideEffects": false,
+            "files": [
+                "diffmoe.js",
+                "diffmoe-node.js",
+                "diffmoe-picture.js",
+                "diffmoe-worker.js",
+                "diffmoe_bg.wasm",
+                "*.d.ts",
+                "README.md",
+                "example.html",
+                "LICENSE-*",
+            ],
             "keywords": ["diffusion", "webgpu", "wasm", "mixture-of-experts"],
         });
         serde_json::to_string_pretty(&package).map_err(|e| e.to_string())
