@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::faults::Faults;
 use super::pipelines::{Pipelines, Rehearsal};
 use super::{GpuError, Profile};
-use crate::platform::{self, adapter_name};
+use crate::platform::{self, adapter_name, may_have_gpu};
 
 /// Choices that differ between the product, its tests and its benchmarks.
 #[derive(Clone, Debug, Default)]
@@ -109,6 +109,9 @@ impl Gpu {
 
     /// A device of the preferred adapter.
     async fn request() -> Result<(wgpu::Device, wgpu::Queue), GpuError> {
+        if !may_have_gpu() {
+            return Err(GpuError::NoAdapter("this is not a browser".into()));
+        }
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapter = instance
             .request_adapter(&wgpu::RequestAdapterOptions {

@@ -14,7 +14,7 @@ use web as imp;
 use std::ops::Deref;
 
 pub use imp::{adapter_name, free_memory, map_file, quiet_vulkan, yield_now};
-pub(crate) use imp::{beside, pause, recall, remember, share_out, system, within};
+pub(crate) use imp::{beside, may_have_gpu, pause, recall, remember, share_out, system, within};
 
 /// Bytes of a file, wherever they live.
 pub struct Bytes(Box<dyn Deref<Target = [u8]> + Send + Sync>);

@@ -58,6 +58,11 @@ pub fn free_memory() -> Option<u64> {
 /// Nothing waits for this thread.
 pub async fn yield_now() {}
 
+/// Whether a driver can be asked for a GPU.
+pub(crate) fn may_have_gpu() -> bool {
+    true
+}
+
 /// The browser's description of its graphics adapter: none here, drivers give names.
 pub async fn adapter_name() -> Option<String> {
     None

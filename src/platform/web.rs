@@ -99,6 +99,12 @@ pub async fn yield_now() {
     pause(Duration::ZERO).await;
 }
 
+/// Whether this is a page or a worker of a browser. Elsewhere, as in Node, wgpu panics when it is asked for a GPU.
+pub(crate) fn may_have_gpu() -> bool {
+    let is_there = |name: &str| Reflect::has(&js_sys::global(), &name.into()).unwrap_or(false);
+    is_there("Window") || is_there("WorkerGlobalScope")
+}
+
 /// The browser's description of its preferred graphics adapter: vendor and architecture, or a description.
 pub async fn adapter_name() -> Option<String> {
     let get = |object: &JsValue, key: &str| {

@@ -11,6 +11,7 @@ import "./gallery.mjs";
 import "./install.mjs";
 import "./engines.mjs";
 import "./policy.mjs";
+import "./npm.mjs";
 
 after(close);
 import "./screens.mjs";

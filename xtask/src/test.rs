@@ -96,7 +96,10 @@ fn kernels_are_formatted() -> Result<(), String> {
 fn in_a_browser(browser: &str) -> Result<(), String> {
     run("cargo", &["xtask", "web", "--offline"], &[])?;
     let folder = Path::new(BROWSER_TESTS).join("node_modules");
-    if ["playwright-core", "puppeteer-core"].iter().any(|name| !folder.join(name).exists()) {
+    if ["playwright-core", "puppeteer-core", "vite", "webpack"]
+        .iter()
+        .any(|name| !folder.join(name).exists())
+    {
         // What the lockfile names, with its checksums.
         let install = ["ci", "--no-audit", "--no-fund", "--prefix", BROWSER_TESTS];
         run("npm", &install, &[])?;

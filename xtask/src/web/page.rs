@@ -10,9 +10,13 @@ use super::install;
 /// The models hosted with the page; the first one draws the first image.
 const MODELS: [&str; 4] = ["emoji", "emoji_256", "emoji_text", "eurosat"];
 /// Files that go out as they are: where they are, and their names in `dist/`.
-const COPIES: [(&str, &str); 12] = [
+const COPIES: [(&str, &str); 16] = [
     ("web/start.js", "start.js"),
     ("web/diffmoe-worker.js", "diffmoe-worker.js"),
+    ("web/diffmoe-node.js", "diffmoe-node.js"),
+    ("web/diffmoe-picture.js", "diffmoe-picture.js"),
+    ("web/diffmoe-picture.d.ts", "diffmoe-picture.d.ts"),
+    ("web/embed.html", "embed.html"),
     ("web/card.png", "card.png"),
     ("web/diffmoe.d.ts", "diffmoe.d.ts"),
     ("web/README.md", "README.md"),
@@ -33,6 +37,8 @@ const PROGRAM: [&str; 6] = [
     "manifest.webmanifest",
     "icon-192.png",
 ];
+/// What stands for the version in `web/package.json`.
+const VERSION: &str = "\"version\": \"0.0.0\"";
 /// The line of `index.html` that the build replaces: it loads the page when there is one.
 const SCRIPT: &str = "<!-- the build puts the scripts here -->";
 
@@ -73,7 +79,7 @@ impl Page {
         self.put("diffmoe.js", self.js.as_bytes())?;
         self.put("diffmoe_bg.wasm", &self.wasm)?;
         self.put("LICENSE-THIRD-PARTY", self.licences.as_bytes())?;
-        self.put("package.json", self.package()?.as_bytes())?;
+        self.put("package.json", package()?.as_bytes())?;
         let scripts = format!(
             "<script type=\"application/json\" id=\"models\">{}</script>\n{}{FROM_FILE}\n\
              <script type=\"module\">import {{ start }} from \"./start.js\"; start({{ bytes: {}, first: \"{}\" }});</script>",
@@ -136,23 +142,16 @@ impl Page {
             .and_then(|()| std::fs::write(&path, bytes))
             .map_err(|e| format!("cannot write {}: {e}", path.display()))
     }
+}
 
-    /// The manifest for `npm pack`: the API, without the page and its models.
-    fn package(&self) -> Result<String, String> {
-        let package = serde_json::json!({
-            "name": "diffmoe",
-            "version": env!("CARGO_PKG_VERSION"),
-            "description": "DiffMoE diffusion transformers in the browser, on WebGPU or WebAssembly",
-            "type": "module",
-            "license": "Apache-2.0 OR MIT",
-            "main": "diffmoe.js",
-            "types": "diffmoe.d.ts",
-            // The worker's file does something on its own.
-            "sideEffects": ["diffmoe-worker.js"],
-            "files": ["diffmoe.js", "diffmoe-worker.js", "diffmoe_bg.wasm", "diffmoe.d.ts", "README.md", "example.html", "LICENSE-*"],
-            "keywords": ["diffusion", "webgpu", "wasm", "mixture-of-experts"],
-        });
-        serde_json::to_string_pretty(&package).map_err(|e| e.to_string())
+/// The manifest for `npm pack`, with the version of this workspace. The order of conditions in `exports` matters: the
+/// first that holds is taken.
+fn package() -> Result<String, String> {
+    let source = String::from_utf8(read("web/package.json")?).map_err(|e| e.to_string())?;
+    let version = format!("\"version\": \"{}\"", env!("CARGO_PKG_VERSION"));
+    match source.matches(VERSION).count() {
+        1 => Ok(source.replace(VERSION, &version)),
+        _ => Err(format!("web/package.json needs the line `{VERSION}` once")),
     }
 }
 
