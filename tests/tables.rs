@@ -59,11 +59,21 @@ fn the_types_of_the_javascript_api_say_whose_option_it_is() {
 
 #[test]
 fn the_manuals_name_every_scheduler() {
-    for manual in ["README.md", "web/README.md", "docs/models.md"] {
+    for manual in ["README.md", "web/README.md", "python/README.md", "docs/models.md"] {
         let text = file(manual);
         for info in ALL {
             let (name, title) = (format!("`{}`", info.name), info.title);
             assert!(text.contains(&name) || text.contains(title), "{manual} lacks {}", info.name);
         }
     }
+}
+
+#[test]
+fn the_python_package_has_every_routing_rule() {
+    let source = file("python/src/diffmoe/routing.py");
+    let list = source.lines().find_map(|line| line.strip_prefix("RULES = ")).expect("its rules");
+    for rule in RoutingRule::ALL {
+        assert!(list.contains(&format!("{:?}", rule.name())), "{list} lacks {rule}");
+    }
+    assert_eq!(list.split(',').count(), RoutingRule::ALL.len(), "{list}");
 }

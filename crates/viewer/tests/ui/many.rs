@@ -267,13 +267,14 @@ fn pictures_of_many_experts() {
         println!("skipped: EXPLORE_IMAGES names no folder");
         return;
     };
-    for (name, size, grid) in [
-        ("small", DESKTOP, [8, 8]),
-        ("large", DESKTOP, [32, 32]),
-        ("phone", PHONE, [32, 32]),
-        ("screen", LARGE, [64, 64]),
+    for (name, size, grid, experts) in [
+        ("small", DESKTOP, [8, 8], 32),
+        ("large", DESKTOP, [32, 32], 32),
+        ("most", DESKTOP, [16, 16], 64),
+        ("phone", PHONE, [32, 32], 32),
+        ("screen", LARGE, [64, 64], 32),
     ] {
-        let mut harness = explored(size, grid, 32);
+        let mut harness = explored(size, grid, experts);
         let card = if name == "large" { Card::Place } else { Card::Experts };
         let chosen = Selection { step: Some(2), patch: Some(9), card, ..Selection::default() };
         harness.state_mut().app_mut().explore(chosen);
