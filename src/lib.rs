@@ -84,6 +84,7 @@
 //! |---|---|---|
 //! | `blocking` | yes | `load`, `open`, `start`, `finish` and others that wait for a device; browsers use their `_async` forms |
 //! | `import` | no | PyTorch checkpoints and the YAML files of official training runs |
+//! | `jpeg` | no | JPEG files as images to start from ([`pixels::RgbImage::read`]) |
 //!
 //! The minimum supported Rust version is 1.95.
 //!

@@ -1,7 +1,10 @@
 //! Samples as pixels: grids of images, PNG files, still and moving, and the texts inside them.
 
 mod animation;
+#[cfg(feature = "jpeg")]
+mod jpeg;
 mod lettering;
+mod photo;
 mod read;
 mod resample;
 mod table;
@@ -10,6 +13,7 @@ mod texts;
 use std::path::Path;
 
 pub use animation::{Timing, animation};
+pub use photo::{ImageFormat, ImageReadError};
 pub use read::PngReadError;
 pub use resample::enlarged;
 pub use table::table;

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use super::RgbImage;
 
 /// Most pixels of a file that is read, so that a small file cannot take all memory.
-const MOST_PIXELS: u64 = 1 << 26;
+pub(super) const MOST_PIXELS: u64 = 1 << 26;
 
 /// Why a PNG file cannot be read.
 #[derive(Debug, thiserror::Error)]

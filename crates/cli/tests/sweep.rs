@@ -94,7 +94,16 @@ fn images_to_start_from_are_checked() {
     let text = folder.path().join("a.png");
     std::fs::write(&text, "no image").expect("a file");
     let text = text.display().to_string();
-    refused(&["sample", "--init-image", &text], "not a PNG file");
+    refused(&["sample", "--init-image", &text], "not an image file; convert it to PNG or JPEG");
+    let photos = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/fixtures/photos/");
+    let webp = format!("{photos}lossy.webp");
+    refused(&["sample", "--init-image", &webp], "WebP files are not read here");
+    // A photo, as it is: nearly nothing of the way is taken.
+    let photo = format!("{photos}baseline.jpg");
+    let near = ["--init-image", &photo, "--strength", "0.01", "--steps", "100"];
+    let image = sample(&folder.path().join("near.png"), &near);
+    let [red, green] = [image.get_pixel(5, 5), image.get_pixel(58, 5)];
+    assert!(red[0] > 150 && red[1] < 90 && green[1] > 150 && green[0] < 90, "{red:?} {green:?}");
     refused(&["sample", "--init-image", "nowhere.png"], "cannot read nowhere.png");
     refused(&["sample", "--strength", "0.5"], "--init-image");
     refused(&["sample", "--variation-seed", "3"], "--variation-strength");

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use super::session::{self, ModelSource, NoteKind, Session};
 use crate::platform::{self, CachedFile, PickedFile, Task, Waker};
 use diffmoe::pipeline::examine;
+use diffmoe::pixels::{ImageFormat, RgbImage};
 
 /// How a job ended.
 enum Ended {
     /// A file for the session to open.
     Opened(Result<PickedFile, String>),
-    /// An image to start from.
-    Init(Result<PickedFile, String>),
+    /// An image to start from, and its name.
+    Init(Result<(String, RgbImage), String>),
     /// A file was saved; its path, if known.
     Saved(Result<Option<String>, String>),
     /// The report on the device.
@@ -41,6 +42,7 @@ pub(super) enum Report {
 
 impl Jobs {
     pub(super) fn new(waker: Waker) -> Self {
+        platform::listen_for_paste(waker.clone());
         let mut jobs = Self { tasks: Vec::new(), waker, cached: Vec::new(), report: None };
         jobs.list_cached();
         jobs
@@ -60,7 +62,13 @@ impl Jobs {
 
     /// Asks for an image to start from.
     pub(super) fn pick_init(&mut self) {
-        self.spawn(|| async { platform::pick_file().await.map_or(Ended::Nothing, Ended::Init) });
+        self.spawn(|| async {
+            match platform::pick_image().await {
+                None => Ended::Nothing,
+                Some(Ok(file)) => Ended::Init(decoded(file).await),
+                Some(Err(reason)) => Ended::Init(Err(reason)),
+            }
+        });
     }
 
     /// Reads a file that was dropped on the window.
@@ -103,6 +111,7 @@ impl Jobs {
     pub(super) fn tick(&mut self, session: &mut Session) {
         let mut ended = Vec::new();
         self.tasks.retain_mut(|task| task.take().map(|end| ended.push(end)).is_none());
+        ended.extend(std::iter::from_fn(platform::take_pasted).map(Ended::Opened));
         for end in ended {
             match end {
                 Ended::Opened(Ok(file)) if session::is_trace(&file.bytes) => {
@@ -110,6 +119,9 @@ impl Jobs {
                 }
                 Ended::Opened(Ok(file)) if session::is_png(&file.bytes) => {
                     session.open_png(&file.name, &file.bytes);
+                }
+                Ended::Opened(Ok(file)) if ImageFormat::of(&file.bytes).is_some() => {
+                    self.spawn(move || async move { Ended::Init(decoded(file).await) });
                 }
                 Ended::Opened(Ok(file)) if session::is_atlas(&file.bytes) => {
                     session.open_atlas(&file.name, &file.bytes);
@@ -120,7 +132,7 @@ impl Jobs {
                 Ended::Opened(Ok(PickedFile { name, bytes, path: None })) => {
                     session.load(ModelSource::File { name, bytes: Arc::new(bytes) });
                 }
-                Ended::Init(Ok(file)) => session.start_from_png(&file.name, &file.bytes),
+                Ended::Init(Ok((name, image))) => session.start_from_image(&name, &image),
                 Ended::Opened(Err(reason))
                 | Ended::Init(Err(reason))
                 | Ended::Saved(Err(reason)) => {
@@ -135,4 +147,10 @@ impl Jobs {
             }
         }
     }
+}
+
+/// A file as an image, with its name.
+async fn decoded(file: PickedFile) -> Result<(String, RgbImage), String> {
+    let image = platform::decode_image(&file.bytes).await;
+    image.map_err(|reason| format!("{}: {reason}", file.name)).map(|image| (file.name, image))
 }

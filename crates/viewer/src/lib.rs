@@ -41,6 +41,7 @@ use self::session::{ModelSource, NoteKind, Phase, Session, Share, Start, Tick};
 use self::view::{Mode, Shown, View};
 use self::views::token_map::Overlay;
 use diffmoe::pipeline::Backend;
+use diffmoe::pixels::RgbImage;
 
 /// Runs up to this duration are repeated without asking.
 const SOON_MS: f32 = 8000.0;
@@ -203,7 +204,7 @@ impl App {
     /// Paints a frame and acts on what was pressed.
     pub fn show(&mut self, ui: &mut Ui) {
         let ctx = ui.ctx().clone();
-        self.take_dropped_files(&ctx);
+        self.take_files(&ctx);
         for action in keys::pressed(&ctx) {
             if self.view.mode == Mode::Draw || self.acts_in_explore(action) {
                 self.act(&ctx, action);
@@ -212,9 +213,20 @@ impl App {
         layout::show(self, ui);
     }
 
-    fn take_dropped_files(&mut self, ctx: &Context) {
+    fn take_files(&mut self, ctx: &Context) {
         for file in ctx.input(|input| input.raw.dropped_files.clone()) {
             self.jobs.dropped(file);
+        }
+        let pasted = |event: &egui::Event| match event {
+            egui::Event::PasteImage(image) => Some(image.clone()),
+            _ => None,
+        };
+        for image in ctx.input(|input| input.events.iter().filter_map(pasted).collect::<Vec<_>>()) {
+            let [width, height] = image.size.map(|side| side as u32);
+            let rgba = image.pixels.iter().flat_map(egui::Color32::to_srgba_unmultiplied);
+            if let Some(image) = RgbImage::from_rgba(width, height, &rgba.collect::<Vec<_>>()) {
+                self.session.start_from_image("pasted image", &image);
+            }
         }
     }
 

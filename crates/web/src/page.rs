@@ -186,7 +186,8 @@ pub struct Page {
 #[wasm_bindgen]
 impl Page {
     /// What the app is doing: `painter`, `phase`, `step`, `steps`, `seed`, `device`, `backendNote`, `model`, `decoder`, `width`,
-    /// `height`, `rendering`, `share`, `notes`, `kept`.
+    /// `height`, `rendering`, `share`, `notes`, `startImage`,
+    /// `kept`.
     pub fn state(&self) -> Object {
         let state = Object::new();
         if let Some(shell) = self.runner.app_mut::<Shell>() {
@@ -243,6 +244,8 @@ fn describe(session: &Session, state: &Object) {
     set("backendNote", text(model.and_then(|model| model.backend_note.clone())));
     set("decoder", text(session.decoder().map(|decoder| decoder.name.clone())));
     set("share", text(session.share()));
+    let start_image = session.controls.init.as_ref().map(|init| init.name.clone());
+    set("startImage", text(start_image));
     let notes = session.notes().iter().map(|note| JsValue::from(note.text.as_str()));
     set("notes", notes.collect::<Array>().into());
     set("runs", (session.history().len() as u32).into());

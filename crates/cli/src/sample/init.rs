@@ -19,18 +19,18 @@ pub(super) fn read(
     let image = if is_latents {
         InitImage::of_sample(latents(path, config)?)
     } else {
-        InitImage::of_pixels(&png(path)?, config)?
+        InitImage::of_pixels(&pixels(path)?, config)?
     };
     Ok(Some(match &arguments.mask {
-        Some(path) => image.with_mask_image(&png(path)?, config),
+        Some(path) => image.with_mask_image(&pixels(path)?, config),
         None => image,
     }))
 }
 
-fn png(path: &Path) -> Result<RgbImage, String> {
+fn pixels(path: &Path) -> Result<RgbImage, String> {
     let shown = path.display();
     let bytes = std::fs::read(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
-    RgbImage::read_png(&bytes).map_err(|error| format!("{shown}: {error}"))
+    RgbImage::read(&bytes).map_err(|error| format!("{shown}: {error}"))
 }
 
 /// The first latents of a file.

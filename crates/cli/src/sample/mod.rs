@@ -85,15 +85,15 @@ pub(super) struct Arguments {
     /// half the work. Default: 0,1.
     #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true)]
     guidance_interval: Option<GuidanceInterval>,
-    /// Image to start from: a PNG, cut and scaled to the model's size, or latents that --latents wrote.
+    /// Image to start from: a PNG or JPEG, cut and scaled to the model's size, or latents that --latents wrote.
     #[arg(long, value_name = "FILE", conflicts_with = "set")]
     init_image: Option<PathBuf>,
     /// With --init-image: share of the way from noise to data that is taken, above 0 (the image as it is) to 1 (noise
     /// alone). Default: 0.6, and 1 with --mask.
     #[arg(long, requires = "init_image", allow_negative_numbers = true)]
     strength: Option<f32>,
-    /// With --init-image: a PNG that is white where the image is redrawn and black where it is kept.
-    #[arg(long, value_name = "FILE.png", requires = "init_image")]
+    /// With --init-image: an image that is white where the image is redrawn and black where it is kept.
+    #[arg(long, value_name = "FILE", requires = "init_image")]
     mask: Option<PathBuf>,
     #[command(flatten)]
     scheduler: SchedulerOptions,

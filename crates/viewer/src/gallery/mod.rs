@@ -58,6 +58,8 @@ pub(crate) struct Gallery {
     items: Vec<Item>,
     /// Whether the store has been read.
     is_listed: bool,
+    /// Why it could not be read.
+    unreadable: Option<String>,
     /// Milliseconds in the last name.
     latest: u64,
     /// Files of the store that are no images.
@@ -79,6 +81,7 @@ impl Gallery {
             running: None,
             items: Vec::new(),
             is_listed: false,
+            unreadable: None,
             latest: 0,
             damaged: Vec::new(),
             news: (Vec::new(), 0),
@@ -95,11 +98,11 @@ impl Gallery {
     }
 
     /// Where images are stored; or why none can be.
-    pub(crate) fn place(&self) -> Result<String, &'static str> {
+    pub(crate) fn place(&self) -> Result<String, String> {
         match &self.store {
-            Ok(Some(store)) => Ok(store.place()),
-            Ok(None) => Err("There is no folder for kept images."),
-            Err(reason) => Err(reason),
+            Ok(Some(store)) => self.unreadable.clone().map_or_else(|| Ok(store.place()), Err),
+            Ok(None) => Err("There is no folder for kept images.".to_owned()),
+            Err(reason) => Err((*reason).to_owned()),
         }
     }
 
@@ -240,9 +243,11 @@ impl Gallery {
                 self.deleted.extend(left);
                 said.extend(problem.map(Said::Error));
             }
-            Outcome::Listed(Err(reason))
-            | Outcome::Kept(Err(reason))
-            | Outcome::Opened(Err(reason)) => said.push(Said::Error(reason)),
+            // Said in the panel: a private window lacks a gallery at every visit, and few miss it.
+            Outcome::Listed(Err(reason)) => self.unreadable = Some(reason),
+            Outcome::Kept(Err(reason)) | Outcome::Opened(Err(reason)) => {
+                said.push(Said::Error(reason));
+            }
         }
     }
 

@@ -137,7 +137,9 @@ fn a_full_gallery_and_a_failing_store_say_so_and_lose_nothing() {
     let blocked = folder.path().join("blocked");
     std::fs::write(&blocked, b"").unwrap();
     let (mut gallery, said) = opened(&blocked);
-    assert!(matches!(&said[..], [Said::Error(text)] if text.contains("cannot read")), "{said:?}");
+    assert_eq!(said, Vec::new());
+    let reason = gallery.place().unwrap_err();
+    assert!(reason.starts_with("cannot read") && reason.contains("blocked"), "{reason}");
     gallery.ask(Request::Restore(vec![("0000000000001-0000000000000001.png".into(), png(1))]));
     let (gallery, said) = settled(gallery);
     assert!(matches!(&said[..], [Said::Error(text)] if text.contains("cannot write")), "{said:?}");

@@ -12,8 +12,8 @@ use crate::theme::Look;
 use crate::views::image_grid::{self, Grid};
 use crate::widgets::{card, icon_button, remark, sign_button, slider};
 
-const OPEN_HINT: &str = "A PNG file; dropping one without settings does the same. It is cut and \
-    scaled to the size of the model.";
+const OPEN_HINT: &str = "A photo or another image; dropping or pasting one without settings does \
+    the same. It is cut and scaled to the size of the model.";
 const STRENGTH_HINT: &str = "Share of the way from noise to data that is taken. Low: close to the \
     image. 1: from noise alone.";
 const PAINT_HINT: &str = "Paint over patches on the stage: only they are redrawn, the rest stays \

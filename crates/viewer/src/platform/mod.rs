@@ -21,8 +21,9 @@ pub use diffmoe::platform::{Bytes, free_memory, map_file};
 pub use dropped::read_dropped;
 pub use imp::{
     GalleryStore, built_in, built_in_atlas, built_in_names, built_in_recording, cached,
-    delete_cached, fetch, fragment, gallery_folder, new_seed, open_model, page_address, pick_file,
-    query, save_file, set_fragment, sha256, spawn, warm_up,
+    decode_image, delete_cached, fetch, fragment, gallery_folder, listen_for_paste, new_seed,
+    open_model, page_address, pick_file, pick_image, query, save_file, set_fragment, sha256, spawn,
+    take_pasted, warm_up,
 };
 pub use task::{Task, Waker};
 pub use transfer::{FetchError, Transfer};

@@ -9,6 +9,7 @@ use std::path::Path;
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::WeightChoice;
 use diffmoe::pipeline::{Backend, LoadError, Pipeline};
+use diffmoe::pixels::RgbImage;
 
 use super::{Bytes, CachedFile, FetchError, PickedFile, Task, Transfer, Waker, map_file};
 
@@ -117,11 +118,21 @@ pub async fn sha256(bytes: &[u8]) -> [u8; 32] {
     sha2::Sha256::digest(bytes).into()
 }
 
-/// Asks the user for a model, a trace or a saved image; `None` when the user changed their mind.
+/// Asks the user for a model, a trace or an image; `None` when the user changed their mind.
 pub async fn pick_file() -> Option<Result<PickedFile, String>> {
-    let kinds = ["safetensors", "json", "png"];
+    let kinds = ["safetensors", "json", "png", "jpg", "jpeg"];
     let dialog = rfd::AsyncFileDialog::new().add_filter("models, traces, images", &kinds);
-    let file = dialog.set_title("Open a model, a trace or a saved image").pick_file().await?;
+    pick(dialog.set_title("Open a model, a trace or an image")).await
+}
+
+/// The same for an image alone.
+pub async fn pick_image() -> Option<Result<PickedFile, String>> {
+    let dialog = rfd::AsyncFileDialog::new().add_filter("images", &["png", "jpg", "jpeg"]);
+    pick(dialog.set_title("Open an image")).await
+}
+
+async fn pick(dialog: rfd::AsyncFileDialog) -> Option<Result<PickedFile, String>> {
+    let file = dialog.pick_file().await?;
     let name = file.file_name();
     let bytes = map_file(file.path());
     Some(bytes.map_err(|error| format!("cannot read {name}: {error}")).map(|bytes| PickedFile {
@@ -129,6 +140,23 @@ pub async fn pick_file() -> Option<Result<PickedFile, String>> {
         bytes,
         path: Some(file.path().to_owned()),
     }))
+}
+
+/// Reads an image file.
+///
+/// # Errors
+/// A sentence where it is no image or cannot be read.
+#[expect(clippy::unused_async, reason = "a browser decodes images asynchronously")]
+pub async fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
+    RgbImage::read(bytes).map_err(|error| error.to_string())
+}
+
+/// Collects images that are pasted: the window's own events bring them.
+pub fn listen_for_paste(_waker: Waker) {}
+
+/// An image that was pasted outside of the window's events: none.
+pub fn take_pasted() -> Option<Result<PickedFile, String>> {
+    None
 }
 
 /// Asks the user where a file should go and writes it there; the path, or `None` when the user changed their mind.

@@ -3,6 +3,8 @@
 mod fetch;
 mod files;
 mod gallery;
+mod paste;
+mod photo;
 mod store;
 mod workers;
 
@@ -16,8 +18,10 @@ use wasm_bindgen_futures::JsFuture;
 use super::{CachedFile, Task, Waker};
 
 pub use fetch::{built_in, built_in_atlas, built_in_names, built_in_recording, fetch};
-pub use files::{pick_file, save_file};
+pub use files::{pick_file, pick_image, save_file};
 pub use gallery::{GalleryStore, gallery_folder};
+pub use paste::{listen_for_paste, take_pasted};
+pub use photo::decode_image;
 pub use store::{cached, delete_cached};
 pub use workers::{open_model, warm_up};
 

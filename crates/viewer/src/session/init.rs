@@ -55,22 +55,26 @@ impl Init {
 }
 
 impl Session {
-    /// Runs start from an image file from now on.
+    /// Runs start from a PNG file from now on.
     pub fn start_from_png(&mut self, name: &str, bytes: &[u8]) {
+        match RgbImage::read_png(bytes) {
+            Ok(image) => self.start_from_image(name, &image),
+            Err(error) => self.note(NoteKind::Error, format!("{name}: {error}")),
+        }
+    }
+
+    /// Runs start from an image from now on.
+    pub fn start_from_image(&mut self, name: &str, image: &RgbImage) {
         let Some(model) = &self.model else {
             return self.note(NoteKind::Error, format!("open a model before {name}"));
         };
         let config = model.info.config.clone();
-        let image = RgbImage::read_png(bytes).map_err(|error| error.to_string());
-        let image = image.and_then(|image| {
-            InitImage::of_pixels(&image, &config).map_err(|error| error.to_string())
-        });
-        match image {
+        match InitImage::of_pixels(image, &config) {
             Ok(image) => {
                 let shown = (image.values().to_vec(), config.input_size);
                 self.start_from(Init::new(name.to_owned(), image, shown, &config));
             }
-            Err(reason) => self.note(NoteKind::Error, format!("{name}: {reason}")),
+            Err(error) => self.note(NoteKind::Error, format!("{name}: {error}")),
         }
     }
 

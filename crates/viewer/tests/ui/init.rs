@@ -48,6 +48,18 @@ fn a_run_starts_from_an_image_at_the_chosen_strength() {
 }
 
 #[test]
+fn runs_start_from_an_image_that_is_pasted() {
+    let mut harness = opened(TALL, tiny());
+    let image = egui::ColorImage::filled([12, 6], egui::Color32::RED);
+    harness.event(Event::PasteImage(Arc::new(image)));
+    harness.run_steps(3);
+    assert!(has(&harness, "Runs start from pasted image."));
+    let init = harness.state().app().session().controls.init.clone().expect("a start image");
+    assert_eq!((init.name.as_str(), init.size), ("pasted image", [8, 8]));
+    assert_eq!((init.shown[0], init.shown[64]), (1.0, -1.0), "red");
+}
+
+#[test]
 fn patches_are_painted_by_pointer_and_keys_and_undone() {
     let mut harness = started(TALL);
     harness.get_by_label("Paint what to redraw").click_accesskit();

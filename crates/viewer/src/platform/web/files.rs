@@ -12,11 +12,20 @@ fn document() -> Option<web_sys::Document> {
     web_sys::window()?.document()
 }
 
-/// Opens a file dialog for a model, a trace or a saved image; `None` if it was cancelled. Must follow a click or key press.
+/// Opens a file dialog for a model, a trace or an image; `None` if it was cancelled. Must follow a click or key press.
 pub async fn pick_file() -> Option<Result<PickedFile, String>> {
+    pick(".safetensors,.json,image/*").await
+}
+
+/// The same for an image alone; a phone offers its camera.
+pub async fn pick_image() -> Option<Result<PickedFile, String>> {
+    pick("image/*").await
+}
+
+async fn pick(kinds: &str) -> Option<Result<PickedFile, String>> {
     let input = document()?.create_element("input").ok()?.unchecked_into::<HtmlInputElement>();
     input.set_type("file");
-    input.set_accept(".safetensors,.json,.png");
+    input.set_accept(kinds);
     let answered = Promise::new(&mut |resolve, _| {
         input.set_onchange(Some(&resolve));
         // A handler of this event has no property of its own in the bindings.
