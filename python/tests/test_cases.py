@@ -18,6 +18,7 @@ CASES = (
     "diffmoe_swiglu_shared",
     "diffmoe_ddpm",
     "detail_head",
+    "dit_moe",
     "t2i_tiny",
     "t2i_bpe",
 )

@@ -177,3 +177,30 @@ def test_invalid_configurations_are_refused(change, reason):
     assert reason in str(caught.value)
     with pytest.raises(ModelError, match="has no key 'params'"):
         Config.from_dict({"kind": "dense"})
+
+
+def test_names_of_dit_moe_are_read(tmp_path):
+    case = FIXTURES / "dit_moe"
+    tensors = load_file(case / "model.safetensors")
+    names = [name for name in tensors if ".moe." in name]
+    official = {name.replace(".moe.", ".mlp."): values for name, values in tensors.items()}
+    assert names, "the recorded model has the names of DiT-MoE"
+    for name, values in weights.load(case / "model.safetensors")[1].items():
+        assert np.array_equal(values, official[name]), name
+    (tmp_path / "case.json").write_text((case / "case.json").read_text())
+    both = {**tensors, names[0].replace(".moe.", ".mlp."): tensors[names[0]]}
+    save_file(both, tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="under two names"):
+        weights.load(tmp_path / "model.safetensors")
+
+
+def test_a_folder_of_diffusers_is_opened(tmp_path):
+    transformer = tmp_path / "transformer"
+    transformer.mkdir()
+    tensors = load_file(SOURCE / "model.safetensors")
+    # diffusers drops header entries that it does not know.
+    write(transformer / "diffusion_pytorch_model.safetensors", tensors, metadata=False)
+    config = {"_class_name": "DiffMoETransformer2DModel", **json.loads(config_text())}
+    (transformer / "config.json").write_text(json.dumps(config))
+    for folder in (tmp_path, transformer):
+        assert Pipeline.from_pretrained(folder).config == Pipeline.from_pretrained(SOURCE).config

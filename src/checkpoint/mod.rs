@@ -7,10 +7,13 @@
 mod check;
 mod dtype;
 mod error;
+#[cfg(feature = "import")]
+mod family;
 mod foreign;
 mod header;
 #[cfg(feature = "import")]
 mod infer;
+mod metadata;
 mod open;
 mod parts;
 mod quantise;
@@ -31,7 +34,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use error::CheckpointError;
 #[cfg(feature = "import")]
+pub use family::{Nearest, nearest_family};
+#[cfg(feature = "import")]
 pub use infer::{Hints, InferError, Inferred, infer_config, is_run_config};
+pub use open::hub_file;
 #[cfg(test)]
 pub(crate) use quantise::from_int4_row;
 pub(crate) use quantise::{int4_row, int8_row};
@@ -61,7 +67,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a safetensors file, or the `.json` index of a sharded one.
+    /// Opens a safetensors file, the `.json` index of a sharded one, or a folder with either as diffusers writes it.
     ///
     /// The configuration is read from the file's header, or from `config.json` or `case.json` in the same folder.
     ///

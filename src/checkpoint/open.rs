@@ -1,7 +1,8 @@
 //! Finding the files of a checkpoint: one file, or an index and its parts.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -16,20 +17,37 @@ struct Document {
     weight_map: Index,
 }
 
+/// Where the weights are in a folder that follows the conventions of model hubs, the first that is there: that of a
+/// pipeline of diffusers, of its transformer alone, or of one model.
+const HUB_FILES: [&str; 6] = [
+    "transformer/diffusion_pytorch_model.safetensors.index.json",
+    "transformer/diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "model.safetensors.index.json",
+    "model.safetensors",
+];
+
+/// The file to open in a folder from a model hub: weights, or their index. `None` for another folder, or a file.
+pub fn hub_file(folder: &Path) -> Option<PathBuf> {
+    HUB_FILES.iter().map(|name| folder.join(name)).find(|path| path.is_file())
+}
+
 impl TensorFile {
-    /// Opens a safetensors file, or the `.json` index of a sharded one. Each tensor is read from the part that
-    /// the index names.
+    /// Opens a safetensors file, the `.json` index of a sharded one, or a folder that has one of them where diffusers
+    /// puts it. Each tensor is read from the part that the index names.
     ///
     /// The configuration is read from the file's header, or from `config.json` or `case.json` in the same folder.
     ///
     /// # Errors
     /// When a file cannot be read or is not a safetensors file, or a part lacks a tensor that the index lists.
     pub fn open(path: &Path) -> Result<TensorFile, CheckpointError> {
+        let path = hub_file(path).map_or(Cow::Borrowed(path), Cow::Owned);
         let folder = path.parent().unwrap_or(Path::new("."));
         let beside = ["config.json", "case.json"]
             .iter()
             .find_map(|name| std::fs::read_to_string(folder.join(name)).ok());
-        TensorFile::from_parts(Parts::open(path)?, beside)
+        TensorFile::from_parts(Parts::open(&path)?, beside)
     }
 }
 

@@ -1,17 +1,18 @@
 //! Writing a model tensor by tensor in the requested precision, with at most one tensor
 //! in memory; in one file, or in parts with an index.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use safetensors::{Dtype, View};
+use safetensors::Dtype;
 
 use super::error::CheckpointError;
+use super::metadata::{self, header};
 use super::quantise::{int4_row, int8_row};
-use super::tensor_file::{CONFIG_KEY, SCALE_SUFFIX};
+use super::tensor_file::SCALE_SUFFIX;
 use crate::model::{Config, INT4_GROUP, Storage, TensorSpec};
 
 /// Where numbers come from: the tensor of a name, as f32.
@@ -59,7 +60,7 @@ impl Form {
     }
 }
 
-impl View for &Lazy<'_> {
+impl Lazy<'_> {
     fn dtype(&self) -> Dtype {
         match self.form {
             Form::F32 | Form::Int8Scales => Dtype::F32,
@@ -69,29 +70,23 @@ impl View for &Lazy<'_> {
         }
     }
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let len = self.data_len();
+    /// The bytes; zeros once there was an error.
+    fn data(&self) -> Vec<u8> {
         if self.error.borrow().is_none() {
             let needed = self.spec.shape.iter().product::<usize>();
             match (self.read)(self.spec) {
-                Ok(values) if values.len() == needed => return self.encode(&values).into(),
+                Ok(values) if values.len() == needed => return self.encode(&values),
                 Ok(values) => *self.error.borrow_mut() = Some(miscounted(self.spec, values.len())),
                 Err(error) => *self.error.borrow_mut() = Some(error),
             }
         }
-        vec![0; len].into()
+        vec![0; self.data_len()]
     }
 
     fn data_len(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype().bitsize() / 8
     }
-}
 
-impl Lazy<'_> {
     fn encode(&self, values: &[f32]) -> Vec<u8> {
         let rows = || values.chunks_exact(self.spec.shape[1]);
         match self.form {
@@ -130,7 +125,7 @@ pub fn write_model(
     let mut filled = 0;
     for spec in tensors {
         let stored = stored(spec, storage, read, &error);
-        let bytes: u64 = stored.iter().map(|(_, t)| (&t).data_len() as u64).sum();
+        let bytes: u64 = stored.iter().map(|(_, t)| t.data_len() as u64).sum();
         if part_bytes.is_some_and(|limit| filled > 0 && filled + bytes > limit) {
             parts.push(Vec::new());
             filled = 0;
@@ -140,28 +135,28 @@ pub fn write_model(
             part.extend(stored);
         }
     }
-    let metadata = HashMap::from([(CONFIG_KEY.to_owned(), config_text.to_owned())]);
-    let write = |path: &Path, part: &[(String, Lazy)]| {
-        let views = part.iter().map(|(name, tensor)| (name, tensor));
-        // The library's file is readable for its owner only; ours is as any other new file.
-        let usual = std::fs::File::create(path).and_then(|file| file.metadata());
-        let usual = usual.map_err(|e| unwritable(path, e))?.permissions();
-        let written = safetensors::serialize_to_file(views, Some(metadata.clone()), path);
-        if let Some(error) = error.borrow_mut().take() {
-            return Err(error);
+    let metadata = metadata::entries(config_text);
+    let write = |path: &Path, part: &mut Vec<(String, Lazy)>| {
+        let written = std::fs::File::create(path).and_then(|file| {
+            let mut file = std::io::BufWriter::new(file);
+            emit(&mut file, part, &metadata)?;
+            file.flush()
+        });
+        match error.borrow_mut().take() {
+            Some(error) => Err(error),
+            None => written.map_err(|e| unwritable(path, e)),
         }
-        written.map_err(|e| unwritable(path, std::io::Error::other(e)))?;
-        std::fs::set_permissions(path, usual).map_err(|e| unwritable(path, e))
     };
     if part_bytes.is_none() {
-        write(path, &parts[0])?;
+        write(path, &mut parts[0])?;
         return Ok(path.to_owned());
     }
     let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut map = serde_json::Map::new();
     let mut files = Unfinished(Vec::new());
-    for (i, part) in parts.iter().enumerate() {
-        let name = format!("{stem}-{:05}-of-{:05}.safetensors", i + 1, parts.len());
+    let count = parts.len();
+    for (i, part) in parts.iter_mut().enumerate() {
+        let name = format!("{stem}-{:05}-of-{count:05}.safetensors", i + 1);
         write(files.begin(&path.with_file_name(&name)), part)?;
         map.extend(part.iter().map(|(tensor, _)| (tensor.clone(), name.clone().into())));
     }
@@ -219,15 +214,31 @@ pub fn model_bytes(
         .map_err(|source| CheckpointError::Config { label: label.into(), source })?;
     let error = RefCell::new(None);
     let specs = config.tensors();
-    let tensors: Vec<_> =
+    let mut tensors: Vec<_> =
         specs.iter().flat_map(|spec| stored(spec, storage, read, &error)).collect();
-    let metadata = HashMap::from([(CONFIG_KEY.to_owned(), config_text.to_owned())]);
-    let views = tensors.iter().map(|(name, tensor)| (name, tensor));
-    let bytes = safetensors::serialize(views, Some(metadata));
+    let mut bytes = Vec::new();
+    let written = emit(&mut bytes, &mut tensors, &metadata::entries(config_text));
     if let Some(error) = error.borrow_mut().take() {
         return Err(error);
     }
-    bytes.map_err(|e| CheckpointError::Malformed { label: label.into(), reason: e.to_string() })
+    let malformed = |e: std::io::Error| CheckpointError::Malformed {
+        label: label.into(),
+        reason: e.to_string(),
+    };
+    written.map_err(malformed).map(|()| bytes)
+}
+
+/// Writes a file, computing each tensor when its turn comes. Wide types come first, so that each tensor is aligned.
+fn emit(
+    out: &mut dyn Write,
+    tensors: &mut [(String, Lazy)],
+    metadata: &BTreeMap<String, String>,
+) -> std::io::Result<()> {
+    tensors
+        .sort_by(|(a, left), (b, right)| right.dtype().cmp(&left.dtype()).then_with(|| a.cmp(b)));
+    let entries = tensors.iter().map(|(name, t)| (&**name, t.dtype(), &*t.shape, t.data_len()));
+    out.write_all(&header(entries, metadata))?;
+    tensors.iter().try_for_each(|(_, tensor)| out.write_all(&tensor.data()))
 }
 
 fn miscounted(spec: &TensorSpec, count: usize) -> CheckpointError {

@@ -1,11 +1,12 @@
 //! Writing safetensors: traces, intermediate values, small test models.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::f16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
+
+use super::metadata::header;
 
 /// A tensor to be written.
 #[derive(Clone, Debug)]
@@ -67,32 +68,19 @@ pub fn safetensors_bytes(
     tensors: &[TensorOut],
     metadata: impl IntoIterator<Item = (String, String)>,
 ) -> std::io::Result<Vec<u8>> {
-    let views: Result<Vec<_>, _> = tensors
-        .iter()
-        .map(|t| TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map(|v| (t.name.as_str(), v)))
-        .collect();
-    let views = views.map_err(std::io::Error::other)?;
-    let bytes = safetensors::serialize(views, None).map_err(std::io::Error::other)?;
-    let metadata: BTreeMap<_, _> = metadata.into_iter().collect();
-    if metadata.is_empty() { Ok(bytes) } else { with_metadata(&bytes, &metadata) }
-}
-
-/// Adds header entries in alphabetical order. The crate would write them in the order of a hash map, which changes from
-/// run to run.
-fn with_metadata(file: &[u8], metadata: &BTreeMap<String, String>) -> std::io::Result<Vec<u8>> {
-    let short = || std::io::Error::other("a safetensors file without a header");
-    let (length, rest) = file.split_first_chunk::<8>().ok_or_else(short)?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| short())?;
-    let (header, data) = rest.split_at_checked(length).ok_or_else(short)?;
-    let tensors = header.trim_ascii().strip_prefix(b"{").ok_or_else(short)?;
-    let comma = if tensors == b"}" { "" } else { "," };
-    let entries = serde_json::to_string(metadata)?;
-    let mut header = format!("{{\"__metadata__\":{entries}{comma}").into_bytes();
-    header.extend_from_slice(tensors);
-    // Tensors begin at a multiple of eight bytes.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let length = (header.len() as u64).to_le_bytes();
-    Ok([&length[..], &header, data].concat())
+    for tensor in tensors {
+        TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.bytes)
+            .map_err(std::io::Error::other)?;
+    }
+    let mut sorted: Vec<_> = tensors.iter().collect();
+    // Wide types first, so that each tensor is aligned.
+    sorted.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    let entries = sorted.iter().map(|t| (&*t.name, t.dtype, &*t.shape, t.bytes.len()));
+    let mut file = header(entries, &metadata.into_iter().collect());
+    for tensor in sorted {
+        file.extend_from_slice(&tensor.bytes);
+    }
+    Ok(file)
 }
 
 #[cfg(test)]

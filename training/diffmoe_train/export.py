@@ -220,8 +220,26 @@ def reference(model, meta, seed=3):
     return {k: v.contiguous() for k, v in io.items()}
 
 
+#: Architectures as `diffmoe convert` names them.
+ARCHITECTURES = {"dense": "dit", "tc": "dit-moe-token-choice", "ec": "dit-moe-expert-choice", "diffmoe": "diffmoe"}
+
+
+def header(meta):
+    """Header entries: the description, and what other programs look for (PyTorch's format, ModelSpec)."""
+    entries = {"diffmoe": json.dumps(meta, ensure_ascii=False), "format": "pt", "modelspec.sai_model_spec": "1.0.0",
+               "modelspec.architecture": ARCHITECTURES[meta["kind"]], "modelspec.implementation": "diffmoe",
+               "modelspec.title": meta["name"]}
+    if meta.get("space") == "pixels":
+        size = meta["params"]["input_size"]
+        height, width = (size, size) if isinstance(size, int) else size
+        entries["modelspec.resolution"] = f"{width}x{height}"
+    if (meta.get("card") or {}).get("licence"):
+        entries["modelspec.license"] = meta["card"]["licence"]
+    return entries
+
+
 def write(state, meta, path):
-    save_file(state, path + ".tmp", metadata={"diffmoe": json.dumps(meta, ensure_ascii=False)})
+    save_file(state, path + ".tmp", metadata=header(meta))
     os.chmod(path + ".tmp", 0o644)
     os.replace(path + ".tmp", path)
 

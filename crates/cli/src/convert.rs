@@ -1,14 +1,18 @@
-//! `diffmoe convert`: PyTorch checkpoints and safetensors files to one file that includes its configuration.
+//! `diffmoe convert`: PyTorch checkpoints, safetensors files and folders of diffusers to one file that includes its
+//! configuration, or to such a folder.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use diffmoe::checkpoint::{Hints, InferError, Inferred, Source, infer_config, write_model};
+use diffmoe::checkpoint::{
+    Checkpoint, Hints, InferError, Inferred, Source, infer_config, write_model,
+};
 use diffmoe::model::{Config, Objective, Role, Storage, TensorSpec};
 
 use super::Outcome;
+use super::hub::{self, config_beside};
 use super::output::Output;
 use super::training_run::{RunConfig, find_checkpoint, find_yaml};
 
@@ -16,18 +20,25 @@ use super::training_run::{RunConfig, find_checkpoint, find_yaml};
 ///
 /// Accepts the folder of an official training run (YAML and .pt), a bare .pt state_dict such as DiT-XL/2 or SiT-XL/2,
 /// or a safetensors file or index (to change its precision; an image decoder of diffusers keeps its names and gets its
-/// config.json into the header). Nothing in a .pt file is executed: anything but tensors is ignored or rejected.
+/// config.json into the header), or a folder that diffusers loads. Nothing in a .pt file is executed: anything but tensors is ignored or rejected.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   diffmoe convert runs/000_DiffMoE_S_E16_Flow -o s-e16.safetensors --dtype f16
-  diffmoe convert DiT-XL-2-256x256.pt --time ddpm -o dit-xl.safetensors --dtype int8")]
+  diffmoe convert DiT-XL-2-256x256.pt --time ddpm -o dit-xl.safetensors --dtype int8
+  diffmoe convert s-e16.safetensors --layout diffusers -o s-e16-diffusers")]
 pub(super) struct Arguments {
-    /// Folder of a run, .pt file, .safetensors file, or the .json index of several.
+    /// Folder of a run or of diffusers, .pt file, .safetensors file, or the .json index of several.
     #[arg(value_name = "SRC")]
     source: PathBuf,
-    /// Model file to write.
+    /// Model file to write; with --layout diffusers, a folder.
     #[arg(short, long, value_name = "FILE.safetensors")]
     out: PathBuf,
+    /// One file, or a folder that diffusers loads.
+    #[arg(long, value_enum, default_value = "file")]
+    layout: Layout,
+    /// With --layout diffusers: write weights in parts where they are larger than this.
+    #[arg(long, value_name = "MB", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..))]
+    part_mb: u64,
     /// Format of large matrices; routing tensors stay in f32.
     #[arg(long, value_enum, default_value = "f32")]
     dtype: DtypeName,
@@ -73,6 +84,12 @@ impl From<DtypeName> for Storage {
     }
 }
 
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Layout {
+    File,
+    Diffusers,
+}
+
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum WeightsName {
     Ema,
@@ -86,7 +103,8 @@ enum TimeName {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
-    if arguments.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("safetensors")) {
+    let is_file = arguments.layout == Layout::File;
+    if is_file && arguments.out.extension().is_none_or(|e| !e.eq_ignore_ascii_case("safetensors")) {
         return Err(format!("{} must end in .safetensors", arguments.out.display()).into());
     }
     let file = find_checkpoint(&arguments.source)?;
@@ -97,23 +115,31 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let source = Source::open(&file, weights)?;
     let shapes = source.shapes()?;
     let (text, tensors) = describe(arguments, &file, &source, &shapes)?;
-    let out = Output::reserve(&arguments.out)?;
     let storage: Storage = arguments.dtype.into();
     let clipped = RefCell::new(BTreeSet::new());
-    out.write(|part| {
-        let read = |spec: &TensorSpec| {
-            let values = source.read(&spec.name)?;
-            if is_clipped(&values, storage.of(spec)) {
-                clipped.borrow_mut().insert(spec.name.clone());
-            }
-            Ok(values)
-        };
-        write_model(part, &text, &tensors, storage, None, &read).map(drop)
-    })?;
+    let read = |spec: &TensorSpec| {
+        let values = source.read(&spec.name)?;
+        if is_clipped(&values, storage.of(spec)) {
+            clipped.borrow_mut().insert(spec.name.clone());
+        }
+        Ok(values)
+    };
+    if is_file {
+        let out = Output::reserve(&arguments.out)?;
+        out.write(|part| write_model(part, &text, &tensors, storage, None, &read).map(drop))?;
+    } else {
+        let part_bytes = arguments.part_mb.saturating_mul(1_000_000);
+        let model = hub::Model { text: &text, tensors: &tensors, storage, part_bytes };
+        model.write(&arguments.out, &read)?;
+    }
     note_clipped(&clipped.into_inner());
     let numbers: usize = tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum();
     let which = source.weights().map_or(String::new(), |w| format!(", {w} weights"));
-    let bytes = std::fs::metadata(&arguments.out)?.len();
+    let bytes = if is_file {
+        std::fs::metadata(&arguments.out)?.len()
+    } else {
+        Checkpoint::open(&arguments.out)?.bytes()
+    };
     println!(
         "wrote {}: {} tensors, {numbers} numbers{which}, {:.1} MB",
         arguments.out.display(),
@@ -149,7 +175,8 @@ fn describe(
         }
         return Ok((text, all()));
     }
-    let beside = || std::fs::read_to_string(file.with_file_name("case.json")).ok();
+    let case = || std::fs::read_to_string(file.with_file_name("case.json")).ok();
+    let beside = || config_beside(file).or_else(case);
     let ours = source
         .config_text()
         .or_else(|| matches!(source, Source::Safetensors(_)).then(beside).flatten());

@@ -1,9 +1,10 @@
 //! `diffmoe info`: contents of a model file, without loading it onto a device.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use diffmoe::checkpoint::{Nearest, Source, nearest_family};
 use diffmoe::engine::{Footprint, WeightChoice};
 use diffmoe::gpu::{Gpu, Profile};
 use diffmoe::kernels::WeightPrecision;
@@ -58,7 +59,8 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     if let Some(outcome) = decoder::describe(&arguments.model, arguments.tensors) {
         return outcome;
     }
-    let checkpoint = diffmoe_models::open_any(&arguments.model)?;
+    let checkpoint = diffmoe_models::open_any(&arguments.model)
+        .inspect_err(|_| print_nearest(&arguments.model))?;
     let config = checkpoint.config();
     let list = checkpoint.list();
     println!("{}", config.name);
@@ -142,6 +144,27 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// For a file of tensors that is no model of ours: which known family it is most like, and what differs.
+fn print_nearest(path: &Path) {
+    /// Tensors of a list.
+    const SHOWN: usize = 6;
+    let shapes = Source::open(path, "ema").and_then(|source| source.shapes());
+    let Some(nearest) = shapes.ok().and_then(|shapes| nearest_family(&shapes)) else { return };
+    let Nearest { family, matching, expected, missing, unexpected, reshaped } = nearest;
+    println!("{}", path.display());
+    println!("  nearest       {family}: {matching} of its {expected} tensors match");
+    for (title, lines) in
+        [("missing", missing), ("not part", unexpected), ("other shape", reshaped)]
+    {
+        for (i, line) in lines.iter().take(SHOWN).enumerate() {
+            println!("  {:<13} {line}", if i == 0 { title } else { "" });
+        }
+        if lines.len() > SHOWN {
+            println!("  {:<13} and {} more", "", lines.len() - SHOWN);
+        }
+    }
 }
 
 /// Bytes per binding that WebGPU guarantees.

@@ -14,6 +14,7 @@ mod convert;
 mod decode;
 mod decoder;
 mod doctor;
+mod hub;
 mod image_set;
 mod info;
 mod join;

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use diffmoe::checkpoint::is_run_config;
+use diffmoe::checkpoint::{hub_file, is_run_config};
 
-/// The file itself, or the last checkpoint of a run's folder.
+/// The file itself, the last checkpoint of a run's folder, or the weights in a folder from a model hub.
 pub(super) fn find_checkpoint(source: &Path) -> Result<PathBuf, String> {
     if !source.is_dir() {
         return Ok(source.to_owned());
@@ -23,7 +23,13 @@ pub(super) fn find_checkpoint(source: &Path) -> Result<PathBuf, String> {
         eprintln!("reading {}", last.display());
         return Ok(last);
     }
-    Err(format!("there is no .pt file in {} or its folder checkpoints", source.display()))
+    let missing = || {
+        format!(
+            "there is no .pt file in {} or its folder checkpoints, and no weights of diffusers",
+            source.display()
+        )
+    };
+    hub_file(source).ok_or_else(missing)
 }
 
 /// Sort key by the number of steps in the name, whose digits are compared as a number: by their count, then in order.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from .errors import ModelError
 CONFIG_KEY = "diffmoe"
 SCALE = ".scale"
 INT4_GROUP = 32
+#: Where the weights are in a folder: as model hubs have one model, or as diffusers has a pipeline or its transformer.
+NAMES = ("model", "transformer/diffusion_pytorch_model", "diffusion_pytorch_model")
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -27,11 +30,11 @@ def find(name) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        names = ["model.safetensors.index.json", "model.safetensors"]
-        here = [path / file for file in names if (path / file).is_file()] or sorted(path.glob("*.safetensors"))
+        names = [path / f"{name}.safetensors{end}" for name in NAMES for end in (".index.json", "")]
+        here = [file for file in names if file.is_file()] or sorted(path.glob("*.safetensors"))
         if len(here) == 0:
             raise ModelError(f"{path} contains no safetensors file")
-        if len(here) > 1 and here[0].name not in names:
+        if len(here) > 1 and here[0] not in names:
             raise ModelError(f"{path} contains several models ({', '.join(p.name for p in here)}); give the path of one")
         return here[0]
     folders = [Path(f) for f in os.environ.get("DIFFMOE_MODELS", "").split(os.pathsep) if f]
@@ -46,6 +49,11 @@ def find(name) -> Path:
     )
 
 
+def official_name(name: str) -> str:
+    """The official name of a tensor: DiT-MoE has ``blocks.N.moe`` for ``blocks.N.mlp``."""
+    return re.sub(r"^(blocks\.[^.]+)\.moe\.", r"\1.mlp.", name)
+
+
 class TensorFile:
     """Tensors of one or more safetensors files, and the model configuration."""
 
@@ -54,6 +62,7 @@ class TensorFile:
         self.parts = self._parts()
         self.config_text = None
         self._where: dict[str, object] = {}
+        self._stored: dict[str, str] = {}  # names in the files
         for part in self.parts:
             try:
                 file = safe_open(str(part), framework="np")
@@ -61,7 +70,10 @@ class TensorFile:
                 raise ModelError(f"{part} is not a complete safetensors file ({error}); download it again") from None
             self.config_text = self.config_text or (file.metadata() or {}).get(CONFIG_KEY)
             for name in file.keys():
-                self._where[name] = file
+                official = official_name(name)
+                if official in self._where and self._stored[official] != name:
+                    raise ModelError(f"{part} has {official} under two names; remove one of them")
+                self._where[official], self._stored[official] = file, name
         for beside in ("config.json", "case.json"):
             file = self.path.parent / beside
             if self.config_text is None and file.is_file():
@@ -95,7 +107,10 @@ class TensorFile:
         return name.endswith(SCALE) and name[: -len(SCALE)] in self._where and self._type(name[: -len(SCALE)]) in ("I8", "U8")
 
     def _slice(self, name: str):
-        return self._where[name].get_slice(name)
+        return self._where[name].get_slice(self._stored[name])
+
+    def _tensor(self, name: str) -> np.ndarray:
+        return self._where[name].get_tensor(self._stored[name])
 
     def _type(self, name: str) -> str:
         return self._slice(name).get_dtype()
@@ -109,11 +124,11 @@ class TensorFile:
         """A tensor as float32."""
         kind = self._type(name)
         if kind in FLOATS:
-            values = self._bfloat16(name) if kind == "BF16" else self._where[name].get_tensor(name)
+            values = self._bfloat16(name) if kind == "BF16" else self._tensor(name)
             values = values.astype(np.float32)
         elif kind in ("I8", "U8") and name + SCALE in self._where:
-            scale = self._where[name].get_tensor(name + SCALE).astype(np.float32)
-            stored = self._where[name].get_tensor(name)
+            scale = self._tensor(name + SCALE).astype(np.float32)
+            stored = self._tensor(name)
             rows = stored.shape[0] if stored.ndim == 2 else 0
             needed = (rows,) if kind == "I8" else (rows, -(-2 * stored.shape[-1] // INT4_GROUP))
             if stored.ndim != 2 or scale.shape != needed:
@@ -130,7 +145,7 @@ class TensorFile:
         for part in self.parts:
             with open(part, "rb") as file:
                 length = int.from_bytes(file.read(8), "little")
-                entry = json.loads(file.read(length)).get(name)
+                entry = json.loads(file.read(length)).get(self._stored[name])
                 if entry is None:
                     continue
                 begin, end = entry["data_offsets"]

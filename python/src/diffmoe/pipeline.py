@@ -87,7 +87,7 @@ class Pipeline:
         """Loads a model.
 
         ``name`` is a safetensors file of this project, the index of a sharded one (``….safetensors.index.json``), or a
-        folder that contains either. For a bare name such as ``"emoji"``, ``emoji.safetensors`` is searched for in the folders
+        folder that contains either, also one of diffusers. For a bare name such as ``"emoji"``, ``emoji.safetensors`` is searched for in the folders
         listed in the environment variable ``DIFFMOE_MODELS`` and in ``assets`` of the working directory and its parents.
         """
         config, tensors = weights.load(files.find(name))

@@ -1,0 +1,102 @@
+"""A diffusers pipeline for DiffMoE models; written by ``diffmoe convert --layout diffusers``.
+
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+    pipe(class_labels=["Forest", "River"]).images[0].save("forest.png")
+"""
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+
+
+class DiffMoEPipeline(DiffusionPipeline):
+    """Class-conditional images, or latents where the model generates latents."""
+
+    def __init__(self, transformer, scheduler):
+        super().__init__()
+        self.register_modules(transformer=transformer, scheduler=scheduler)
+
+    def _rows(self, class_labels, count):
+        """Rows of every label table, from names, numbers, lists of them, or a dict by table; missing ones are unconditional."""
+        tables = self.transformer.tables
+        if not isinstance(class_labels, dict):
+            class_labels = {} if class_labels is None else {tables[0]["name"]: class_labels}
+        unknown = set(class_labels) - {table["name"] for table in tables}
+        if unknown:
+            raise ValueError(f"unknown label tables {sorted(unknown)}: expected {[table['name'] for table in tables]}")
+        given = {name: list(of) if isinstance(of, (list, tuple)) else [of] for name, of in class_labels.items()}
+        count = max([count, *(len(of) for of in given.values())])
+        rows = []
+        for table in tables:
+            names = given.get(table["name"], [table["null"]])
+            of = [self._row(table, names[i % len(names)]) for i in range(count)]
+            rows.append(torch.tensor(of, device=self.transformer.device))
+        return rows
+
+    def _row(self, table, label):
+        names = table.get("values") or []
+        if isinstance(label, str):
+            if label not in names:
+                raise ValueError(f"unknown {table['name']} {label!r}")
+            return names.index(label)
+        if not 0 <= label <= table["null"]:
+            raise ValueError(f"{table['name']} must be 0–{table['null']} ({table['null']} is unconditional), got {label}")
+        return int(label)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels=None,
+        num_images: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        latents: torch.Tensor | None = None,
+        routing: str = "token",
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ):
+        """Draws one image of each label, at least ``num_images``.
+
+        ``class_labels``: names or numbers; a dict for a model with several label tables. ``routing="pool"`` is the paper's rule,
+        under which the images of a batch compete. ``latents``: the initial noise ``[B, C, height, width]``. ``output_type``: pil,
+        np, pt, or latent, which is all that a model of latents returns.
+        """
+        model, defaults = self.transformer, self.transformer.config.defaults or {}
+        steps = defaults.get("steps", 50) if num_inference_steps is None else num_inference_steps
+        guidance = defaults.get("guidance", 1.5) if guidance_scale is None else guidance_scale
+        rows = self._rows(class_labels, num_images if latents is None else len(latents))
+        nulls = [torch.full_like(of, table["null"]) for of, table in zip(rows, model.tables)]
+        shape = (len(rows[0]), model.in_channels, *model.sample_size)
+        if latents is None:
+            device = "cpu" if generator is None else generator.device
+            latents = torch.randn(shape, generator=generator, device=device)
+        elif tuple(latents.shape) != shape:
+            raise ValueError(f"latents must have shape {shape}, got {tuple(latents.shape)}")
+        z = latents.to(model.device, model.dtype)
+        is_flow = model.config.t_kind == "flow"
+        if is_flow:
+            # Noise at sigma 1; the model's time runs from noise, 0, to data, 1.
+            self.scheduler.set_timesteps(sigmas=[1 - i / steps for i in range(steps)], device=model.device)
+        else:
+            self.scheduler.set_timesteps(steps, device=model.device)
+        for t in self.progress_bar(self.scheduler.timesteps):
+            time = 1 - t / self.scheduler.config.num_train_timesteps if is_flow else t
+            times = torch.full((len(z),), float(time), device=z.device)
+            out = model(z, times, rows, routing).sample[:, : model.in_channels]
+            if guidance != 1:
+                null = model(z, times, nulls, routing).sample[:, : model.in_channels]
+                out = null + guidance * (out - null)
+            if is_flow:
+                velocity = (out - z) / (1 - time) if model.predicts_data else out
+                out = -velocity
+            z = self.scheduler.step(out, t, z, return_dict=False)[0]
+        images = z
+        if model.config.space == "pixels" and output_type != "latent":
+            images = (z / 2 + 0.5).clamp(0, 1)
+            if output_type != "pt":
+                images = images.permute(0, 2, 3, 1).float().cpu().numpy()
+            if output_type == "pil":
+                images = self.numpy_to_pil(images)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -1,0 +1,243 @@
+"""The transformer of a DiffMoE model for diffusers; written by ``diffmoe convert --layout diffusers``.
+
+Tensors have the names of the official DiffMoE code, and the configuration is that of a model file of ``diffmoe``, so both
+programs read this folder. Notation: ``B`` samples, ``T`` tokens per sample, ``S = B·T``, ``D`` hidden size, ``E`` experts.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+TIME_DIMS = 256
+
+
+class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
+    """Dense DiT, token choice, expert choice or DiffMoE; predicts velocity, data or noise."""
+
+    # Training state.
+    _keys_to_ignore_on_load_unexpected = [r"\.ema_decay$"]
+
+    @register_to_config
+    def __init__(
+        self,
+        kind: str = "diffmoe",
+        t_kind: str = "flow",
+        params: dict | None = None,
+        name: str = "unnamed",
+        format: int = 1,
+        time_scale: float = 1.0,
+        space: str = "latents",
+        null_class: int | None = None,
+        labels: list | None = None,
+        defaults: dict | None = None,
+        card: dict | None = None,
+    ):
+        super().__init__()
+        p = dict(params)
+        moe = p.get("MoE_config") or {}
+        size = p["input_size"]
+        self.kind = kind
+        self.time_scale = time_scale
+        self.patch = p["patch_size"]
+        self.sample_size = (size, size) if isinstance(size, int) else tuple(size)
+        self.grid = tuple(side // self.patch for side in self.sample_size)
+        self.width, self.depth, self.heads = p["hidden_size"], p["depth"], p["num_heads"]
+        self.head_dim = p.get("head_dim") or self.width // self.heads
+        self.in_channels = p.get("in_channels", 4)
+        self.out_channels = self.in_channels * (2 if p.get("learn_sigma", True) else 1)
+        self.qk_norm, self.swiglu = p.get("qk_norm", False), p.get("use_swiglu", False)
+        self.hidden = int(self.width * p.get("mlp_ratio", 4))
+        self.predicts_data = p.get("prediction", "velocity") in ("data", "sample")
+        self.experts = 0 if kind == "dense" else moe["num_experts"]
+        self.capacity, self.interleave = moe.get("capacity", 1), moe.get("interleave", True)
+        shared = 0 if kind == "dense" else moe.get("n_shared_experts") or 0
+        # As in the official code: DiffMoE has one GELU network of width 8D, the others a SwiGLU of width n·D.
+        self.shared = (8 if kind == "diffmoe" else shared) * self.width if shared else 0
+        head = p.get("detail_head") or {}
+        self.detail, self.phase = head.get("channels", 0), head.get("phase", False)
+        default = {"name": "class", "tensor": "y_embedder.embedding_table.weight"}
+        null = p.get("num_classes") if null_class is None else null_class
+        self.tables = labels or [{**default, "null": null, "values": []}]
+        for tensor, shape in self._shapes():
+            *path, last = tensor.split(".")
+            module = self
+            for part in path:
+                if part not in module._modules:
+                    module.add_module(part, nn.Module())
+                module = module._modules[part]
+            module.register_parameter(last, nn.Parameter(torch.zeros(shape)))
+
+    def _is_moe(self, block: int) -> bool:
+        return self.experts > 0 and (not self.interleave or block % 2 == 1)
+
+    def _shapes(self):
+        """Name and shape of every tensor."""
+
+        def linear(name, out, into):
+            yield f"{name}.weight", (out, into)
+            yield f"{name}.bias", (out,)
+
+        def ffn(name, hidden, swiglu):
+            if swiglu:
+                yield f"{name}.gate_proj.weight", (hidden, d)
+                yield f"{name}.up_proj.weight", (hidden, d)
+                yield f"{name}.down_proj.weight", (d, hidden)
+            else:
+                yield from linear(f"{name}.fc1", hidden, d)
+                yield from linear(f"{name}.fc2", d, hidden)
+
+        d, p, attention = self.width, self.patch, self.heads * self.head_dim
+        yield "pos_embed", (1, self.grid[0] * self.grid[1], d)
+        yield "x_embedder.proj.weight", (d, self.in_channels, p, p)
+        yield "x_embedder.proj.bias", (d,)
+        yield from linear("t_embedder.mlp.0", d, TIME_DIMS)
+        yield from linear("t_embedder.mlp.2", d, d)
+        for table in self.tables:
+            yield table["tensor"], (table["null"] + 1, d)
+        for i in range(self.depth):
+            block = f"blocks.{i}"
+            yield from linear(f"{block}.attn.qkv", 3 * attention, d)
+            yield from linear(f"{block}.attn.proj", d, attention)
+            for part in ("q_norm", "k_norm") if self.qk_norm else ():
+                yield f"{block}.attn.{part}.weight", (self.head_dim,)
+                yield f"{block}.attn.{part}.bias", (self.head_dim,)
+            yield from linear(f"{block}.adaLN_modulation.1", 6 * d, d)
+            if not self._is_moe(i):
+                yield from ffn(f"{block}.mlp", self.hidden, self.swiglu)
+                continue
+            yield f"{block}.mlp.{self._router}", (self.experts, d)
+            for e in range(self.experts):
+                yield from ffn(f"{block}.mlp.experts.{e}", self.hidden, self.swiglu)
+            if self.kind == "diffmoe":
+                yield f"{block}.mlp.expert_threshold", (self.experts,)
+                yield from linear(f"{block}.mlp.capacity_predictor.0", d, d)
+                yield from linear(f"{block}.mlp.capacity_predictor.2", self.experts, d)
+            if self.shared:
+                yield from ffn(f"{block}.mlp.shared_experts", self.shared, self.kind != "diffmoe")
+        yield from linear("final_layer.linear", p * p * self.out_channels, d)
+        yield from linear("final_layer.adaLN_modulation.1", 2 * d, d)
+        if self.detail:
+            channels, into = self.in_channels, 2 * self.in_channels + (3 if self.phase else 1)
+            for name, out, width in (
+                ("in", self.detail, into),
+                ("mid", self.detail, self.detail),
+                ("out", channels, self.detail),
+            ):
+                yield f"detail_head.conv_{name}.weight", (out, width, 3, 3)
+                yield f"detail_head.conv_{name}.bias", (out,)
+
+    @property
+    def _router(self) -> str:
+        return "gate.weight" if self.kind == "tc" else "gate_weight"
+
+    def forward(self, hidden_states, timestep, class_labels, routing: str = "token", return_dict: bool = True):
+        """Samples ``[B, C, height, width]`` at times ``timestep [B]``; ``class_labels`` has rows ``[B]`` for every label table.
+        With the paper's rule, ``routing="pool"``, the tokens of all samples compete."""
+        w = dict(self.named_parameters())
+        x, t = hidden_states, timestep.to(hidden_states.dtype)
+        half = torch.arange(TIME_DIMS // 2, dtype=torch.float32, device=x.device)
+        angles = t[:, None].float() * self.time_scale * torch.exp(-math.log(10000) * half / (TIME_DIMS // 2))
+        features = torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype)
+        condition = _linear(w, "t_embedder.mlp.2", F.silu(_linear(w, "t_embedder.mlp.0", features)))
+        for table, rows in zip(self.tables, class_labels, strict=True):
+            condition = condition + w[table["tensor"]][rows]
+        condition = F.silu(condition)
+        h = F.conv2d(x, w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=self.patch)
+        h = h.flatten(2).transpose(1, 2) + w["pos_embed"]
+        for i in range(self.depth):
+            h = self._block(w, i, h, condition, routing)
+        shift, scale = _linear(w, "final_layer.adaLN_modulation.1", condition).chunk(2, dim=1)
+        out = _linear(w, "final_layer.linear", _modulated(h, shift, scale))
+        (rows, columns), p = self.grid, self.patch
+        out = out.reshape(-1, rows, columns, p, p, self.out_channels).permute(0, 5, 1, 3, 2, 4)
+        out = out.reshape(-1, self.out_channels, *self.sample_size)
+        if self.detail:
+            out = out + self._detail(w, out, x, t)
+        return Transformer2DModelOutput(sample=out) if return_dict else (out,)
+
+    def _block(self, w, i, x, condition, routing):
+        block = f"blocks.{i}"
+        shift, scale, gate, *mlp = _linear(w, f"{block}.adaLN_modulation.1", condition).chunk(6, dim=1)
+        qkv = _linear(w, f"{block}.attn.qkv", _modulated(x, shift, scale))
+        q, k, v = qkv.reshape(*x.shape[:2], 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        if self.qk_norm:
+            q, k = (
+                F.layer_norm(y, (self.head_dim,), w[f"{block}.attn.{n}.weight"], w[f"{block}.attn.{n}.bias"], 1e-5)
+                for n, y in (("q_norm", q), ("k_norm", k))
+            )
+        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + gate[:, None] * _linear(w, f"{block}.attn.proj", mixed)
+        shift, scale, gate = mlp
+        h = _modulated(x, shift, scale)
+        if self._is_moe(i):
+            y = self._moe(w, f"{block}.mlp", h.flatten(0, 1), routing).reshape(h.shape)
+        else:
+            y = _ffn(w, f"{block}.mlp", h)
+        return x + gate[:, None] * y
+
+    def _moe(self, w, name, x, routing):
+        """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``."""
+        gate = (x @ w[f"{name}.{self._router}"].T).softmax(-1)
+        taken = self._route(w, name, x, gate, routing)
+        y = _ffn(w, f"{name}.shared_experts", x) if self.shared else torch.zeros_like(x)
+        for e in range(self.experts):
+            (rows,) = taken[:, e].nonzero(as_tuple=True)
+            if len(rows):
+                y = y.index_add(0, rows, gate[rows, e, None] * _ffn(w, f"{name}.experts.{e}", x[rows]))
+        return y
+
+    def _route(self, w, name, x, gate, routing):
+        """Which expert takes which token ``[S, E]``; ties go to the lower index."""
+        if self.kind == "tc":
+            best = gate.argsort(dim=1, descending=True, stable=True)[:, : int(self.capacity)]
+            return torch.zeros_like(gate, dtype=torch.bool).scatter_(1, best, True)
+        if self.kind == "ec":
+            tokens = self.grid[0] * self.grid[1]
+            count = int(tokens / self.experts * self.capacity)
+            return _best(gate.reshape(-1, tokens, self.experts), count).reshape(gate.shape)
+        need = F.silu(_linear(w, f"{name}.capacity_predictor.0", x))
+        need = _linear(w, f"{name}.capacity_predictor.2", need).sigmoid()
+        over = need > w[f"{name}.expert_threshold"]
+        return over if routing == "token" else _best(gate, over.sum(0))
+
+    def _detail(self, w, out, z, t):
+        """Three convolutions that refine the predicted image."""
+        batch, _, height, width = out.shape
+        planes = [out, z, t[:, None, None, None].expand(batch, 1, height, width)]
+        if self.phase:
+            row, column = (
+                (2 * (torch.arange(n, device=z.device) % self.patch) + 1).to(z.dtype) / self.patch - 1 for n in (height, width)
+            )
+            planes += [row[:, None].expand(batch, 1, height, width), column.expand(batch, 1, height, width)]
+        h = torch.cat(planes, dim=1)
+        for name in ("in", "mid", "out"):
+            weight, bias = (w[f"detail_head.conv_{name}.{part}"] for part in ("weight", "bias"))
+            h = F.conv2d(h if name == "in" else F.silu(h), weight, bias, padding=1)
+        return h
+
+
+def _linear(w, name, x):
+    return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
+
+
+def _ffn(w, name, x):
+    if f"{name}.gate_proj.weight" in w:
+        gate = F.silu(_linear(w, f"{name}.gate_proj", x))
+        return _linear(w, f"{name}.down_proj", gate * _linear(w, f"{name}.up_proj", x))
+    return _linear(w, f"{name}.fc2", F.gelu(_linear(w, f"{name}.fc1", x), approximate="tanh"))
+
+
+def _modulated(x, shift, scale):
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+
+
+def _best(gate, count):
+    """The ``count`` tokens with the largest gate for every expert; ``gate`` is ``[..., S, E]``."""
+    order = gate.argsort(dim=-2, descending=True, stable=True)
+    rank = torch.arange(gate.shape[-2], device=gate.device)[:, None].expand_as(order)
+    return torch.empty_like(order).scatter_(-2, order, rank) < count

@@ -1,0 +1,185 @@
+//! The layout of model hubs, and files of other projects: what `convert` writes for diffusers opens everywhere, and comes
+//! back as it was; `info` says what an unknown file is most like.
+
+mod command;
+
+use std::path::{Path, PathBuf};
+
+use command::{diffmoe, draw, refused, succeeds};
+use diffmoe::checkpoint::{Checkpoint, TensorFile, TensorOut, write_safetensors};
+
+fn fixture(name: &str) -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
+    root.join(name).join("model.safetensors")
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[test]
+fn a_model_comes_back_from_the_layout_of_diffusers_byte_for_byte() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [file, hub, parts, back] =
+        ["model.safetensors", "hub", "parts", "back.safetensors"].map(|n| folder.path().join(n));
+    succeeds(&["convert", &text(&fixture("diffmoe_flow")), "-o", &text(&file)]);
+    let layout = ["--layout", "diffusers"];
+    let [stdout, _] =
+        succeeds(&[&["convert", &text(&file), "-o", &text(&hub)], &layout[..]].concat());
+    assert!(stdout.contains("wrote "), "{stdout}");
+    for name in [
+        "model_index.json",
+        "pipeline.py",
+        "README.md",
+        "scheduler/scheduler_config.json",
+        "transformer/config.json",
+        "transformer/transformer_diffmoe.py",
+        "transformer/diffusion_pytorch_model.safetensors",
+    ] {
+        assert!(hub.join(name).is_file(), "{name}");
+    }
+    let wanted = std::fs::read(&file).expect("the file");
+    let again = |source: &Path| {
+        succeeds(&["convert", &text(source), "-o", &text(&back)]);
+        std::fs::read(&back).expect("the file")
+    };
+    assert!(again(&hub) == wanted, "the same bytes");
+    // Without the header entry, as after a visit to diffusers, the configuration is that of config.json.
+    let weights = hub.join("transformer/diffusion_pytorch_model.safetensors");
+    let checkpoint = Checkpoint::open(&weights).expect("a model");
+    let tensors = checkpoint.list();
+    let bare = tensors
+        .iter()
+        .map(|t| TensorOut::f32(&t.name, &t.shape, &checkpoint.read(&t.name).expect("numbers")));
+    let bare: Vec<_> = bare.collect();
+    drop(checkpoint);
+    write_safetensors(&weights, &bare, []).expect("a file");
+    succeeds(&["convert", &text(&hub), "-o", &text(&back)]);
+    let [got, want] = [&back, &file].map(|path| Checkpoint::open(path).expect("a model"));
+    assert_eq!(got.config(), want.config());
+    for tensor in want.list() {
+        let [a, b] = [&got, &want].map(|c| c.read(&tensor.name).expect("numbers"));
+        assert_eq!(a, b, "{}", tensor.name);
+    }
+    // In parts.
+    let stem = folder.path().join("random.safetensors");
+    succeeds(&["make-random", "S-128", "-o", &text(&stem), "--dtype", "f32"]);
+    let more = ["--layout", "diffusers", "--part-mb", "60"];
+    succeeds(&[&["convert", &text(&stem), "-o", &text(&parts)], &more[..]].concat());
+    let index = "transformer/diffusion_pytorch_model.safetensors.index.json";
+    assert!(parts.join(index).is_file(), "an index");
+    let whole = std::fs::read(&stem).expect("the file");
+    assert!(again(&parts) == whole, "the same bytes from parts");
+}
+
+#[test]
+fn a_folder_of_diffusers_opens_everywhere_and_draws_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [file, hub] = ["model.safetensors", "hub"].map(|name| folder.path().join(name));
+    succeeds(&["convert", &text(&fixture("diffmoe_flow")), "-o", &text(&file)]);
+    let layout = ["--layout", "diffusers"];
+    succeeds(&[&["convert", &text(&file), "-o", &text(&hub)], &layout[..]].concat());
+    let [stdout, _] = succeeds(&["info", &text(&hub)]);
+    assert!(stdout.contains("DiffMoE, "), "{stdout}");
+    let latents = [&file, &hub].map(|model| {
+        let out = model.with_extension("latents.safetensors");
+        draw(&["--model", &text(model), "--latents", &text(&out)]);
+        let file = TensorFile::open(&out).expect("latents");
+        let names: Vec<_> = file.names().map(str::to_owned).collect();
+        names.iter().map(|name| file.read(name).expect("numbers")).collect::<Vec<_>>()
+    });
+    assert!(!latents[0].is_empty() && latents[0] == latents[1], "the same sample");
+}
+
+#[test]
+fn what_the_layout_cannot_hold_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = text(&folder.path().join("hub"));
+    let model = text(&fixture("diffmoe_flow"));
+    let convert = |source: &str, more: &[&str]| {
+        let given = ["convert", source, "-o", &out, "--layout", "diffusers"];
+        [&given[..], more].concat().iter().map(|&s| s.to_owned()).collect::<Vec<_>>()
+    };
+    let is_refused = |given: &[String], expected: &str| {
+        refused(&given.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+        assert!(!folder.path().join("hub/model_index.json").exists());
+    };
+    is_refused(&convert(&model, &["--dtype", "int8"]), "diffusers reads no integers");
+    is_refused(&convert(&text(&fixture("t2i_tiny")), &[]), "takes prompts");
+    std::fs::create_dir(folder.path().join("hub")).expect("a folder");
+    std::fs::write(folder.path().join("hub/mine.txt"), "x").expect("a file");
+    is_refused(&convert(&model, &[]), "is not empty");
+}
+
+#[test]
+fn converted_files_say_what_they_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("model.safetensors");
+    succeeds(&["convert", &text(&fixture("diffmoe_flow")), "-o", &text(&out)]);
+    let bytes = std::fs::read(&out).expect("the file");
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+    let entries = &header["__metadata__"];
+    assert_eq!(entries["format"], "pt");
+    assert_eq!(entries["modelspec.sai_model_spec"], "1.0.0");
+    assert_eq!(entries["modelspec.architecture"], "diffmoe");
+    assert!(entries["diffmoe"].is_string() && entries["modelspec.title"].is_string());
+}
+
+#[test]
+fn info_names_the_nearest_family_and_what_differs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("other.safetensors");
+    let known = Checkpoint::open(&fixture("diffmoe_flow")).expect("a model");
+    let mut tensors = Vec::new();
+    for tensor in known.list() {
+        if !tensor.name.ends_with("expert_threshold") {
+            let values = known.read(&tensor.name).expect("numbers");
+            tensors.push(TensorOut::f32(&tensor.name, &tensor.shape, &values));
+        }
+    }
+    tensors.push(TensorOut::f32("blocks.0.attn.rope.freqs", &[4], &[0.0; 4]));
+    write_safetensors(&file, &tensors, []).expect("a file");
+    let (code, stdout, stderr) = diffmoe(&["info", &text(&file)]);
+    assert_eq!(code, 2, "it is no model: {stderr}");
+    assert!(stdout.contains("nearest       DiffMoE: "), "{stdout}");
+    assert!(stdout.contains("missing       blocks.N.mlp.expert_threshold ["), "{stdout}");
+    assert!(stdout.contains("not part      blocks.N.attn.rope.freqs [4]"), "{stdout}");
+    assert!(!stdout.contains("other shape"), "{stdout}");
+    // A text model is none.
+    let other = [TensorOut::f32("lm_head.weight", &[2, 2], &[0.0; 4])];
+    write_safetensors(&file, &other, []).expect("a file");
+    let (code, stdout, _) = diffmoe(&["info", &text(&file)]);
+    assert!(code == 2 && !stdout.contains("nearest"), "{stdout}");
+}
+
+#[test]
+fn dit_moe_files_are_described_converted_and_traced() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [out, trace] = ["model.safetensors", "routing.json"].map(|name| folder.path().join(name));
+    let source = text(&fixture("dit_moe"));
+    let [stdout, _] = succeeds(&["info", &source]);
+    assert!(stdout.contains("token-choice MoE DiT") && stdout.contains("blocks 0, 1"), "{stdout}");
+    succeeds(&["convert", &source, "-o", &text(&out)]);
+    let [got, want] =
+        [&out, &fixture("dit_moe")].map(|path| Checkpoint::open(path).expect("a model"));
+    for tensor in want.list() {
+        let [a, b] = [&got, &want].map(|c| c.read(&tensor.name).expect("numbers"));
+        assert!(tensor.name.contains(".moe.") || a == b, "{}", tensor.name);
+    }
+    let latents = text(&folder.path().join("out.safetensors"));
+    draw(&["--model", &text(&out), "--latents", &latents, "--trace", &text(&trace)]);
+    let [stdout, _] = succeeds(&["trace", &text(&trace)]);
+    assert!(stdout.contains("whole run"), "{stdout}");
+    let [rows, _] = succeeds(&["trace", &text(&trace), "--csv"]);
+    // A row for each of two steps and two layers, below the titles; every token takes two experts.
+    let mut lines = rows.lines();
+    let titles: Vec<_> = lines.next().expect("titles").split(',').collect();
+    let at = titles.iter().position(|&title| title == "capacity").expect("a column");
+    let capacity: Vec<_> = lines.map(|line| line.split(',').nth(at)).collect();
+    assert!(capacity.len() >= 4, "{rows}");
+    for value in capacity {
+        let value: f32 = value.expect("a value").parse().expect("a number");
+        assert!((value - 2.0).abs() < 1e-3, "{rows}");
+    }
+}

@@ -1,0 +1,79 @@
+"""The folder that ``diffmoe convert --layout diffusers`` writes, in diffusers itself, offline.
+
+Needs PyTorch and diffusers, and the command in the environment variable ``DIFFMOE``; ``cargo xtask test`` provides them where
+PyTorch is installed.
+"""
+
+import os
+import subprocess
+
+import numpy as np
+import pytest
+from conftest import ASSETS, FIXTURES, Case, error
+
+from diffmoe import Pipeline
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch = pytest.importorskip("torch", reason="the folder for diffusers is not tested: PyTorch is not installed")
+diffusers = pytest.importorskip("diffusers", reason="the folder for diffusers is not tested: diffusers is not installed")
+TOOL = os.environ.get("DIFFMOE")
+if TOOL is None:
+    pytest.skip("the folder for diffusers is not tested: DIFFMOE does not name the command", allow_module_level=True)
+
+
+def convert(source, out, *more):
+    subprocess.run([TOOL, "convert", source, "-o", out, *more], check=True, capture_output=True)
+    return out
+
+
+def load(folder):
+    return diffusers.DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["dense_flow", "tc_flow", "ec_flow", "diffmoe_flow", "diffmoe_swiglu_shared", "diffmoe_ddpm", "detail_head", "dit_moe"]
+)
+def test_the_transformer_gives_the_recorded_outputs(name, tmp_path):
+    folder = convert(FIXTURES / name / "model.safetensors", tmp_path / name, "--layout", "diffusers")
+    case = Case(name)
+    model = load(folder).transformer
+    labels = [torch.from_numpy(rows) for rows in case.labels]
+    x, t = (torch.from_numpy(case.io[key]).float() for key in ("x", "t"))
+    with torch.no_grad():
+        out = model(x, t, labels, routing="pool").sample
+    assert error(out.numpy(), case.io["out"]) < 1e-4
+
+
+def test_the_pipeline_draws_the_same_image(tmp_path):
+    folder = convert(ASSETS / "eurosat.safetensors", tmp_path / "eurosat", "--layout", "diffusers")
+    ours = Pipeline.from_pretrained(folder)
+    settings = {"num_inference_steps": 4, "guidance_scale": 2.0}
+    noise = np.random.default_rng(1).standard_normal((2, 3, 64, 64), np.float32)
+    wanted = ours(labels=["Forest", "River"], latents=noise, scheduler="euler", output_type="latent", **settings)
+    pipe = load(folder)
+    pipe.set_progress_bar_config(disable=True)
+    given = {"class_labels": ["Forest", "River"], "latents": torch.from_numpy(noise), **settings}
+    got = pipe(**given, output_type="latent").images
+    assert error(got.numpy(), wanted.samples) < 1e-3
+    images = pipe(**given).images
+    assert images[0].size == (64, 64)
+    with pytest.raises(ValueError, match="unknown class 'Moon'"):
+        pipe(class_labels="Moon")
+
+
+def test_what_diffusers_saves_is_a_model_again(tmp_path):
+    source = FIXTURES / "diffmoe_flow" / "model.safetensors"
+    folder = convert(source, tmp_path / "folder", "--layout", "diffusers")
+    load(folder).transformer.save_pretrained(tmp_path / "saved")
+    back = convert(tmp_path / "saved", tmp_path / "back.safetensors")
+    first, again = (Pipeline.from_pretrained(path) for path in (folder, back))
+    for name, values in again.model.weights.items():
+        assert np.array_equal(values, first.model.weights[name]), name
+
+
+def test_ddpm_models_draw(tmp_path):
+    folder = convert(FIXTURES / "diffmoe_ddpm" / "model.safetensors", tmp_path / "ddpm", "--layout", "diffusers")
+    pipe = load(folder)
+    pipe.set_progress_bar_config(disable=True)
+    latents = pipe(num_images=2, num_inference_steps=5, generator=torch.Generator().manual_seed(1)).images
+    assert len(latents) == 2 and torch.isfinite(latents).all()
