@@ -146,7 +146,6 @@ async fn pick(dialog: rfd::AsyncFileDialog) -> Option<Result<PickedFile, String>
 ///
 /// # Errors
 /// A sentence where it is no image or cannot be read.
-#[expect(clippy::unused_async, reason = "a browser decodes images asynchronously")]
 pub async fn decode_image(bytes: &[u8]) -> Result<RgbImage, String> {
     RgbImage::read(bytes).map_err(|error| error.to_string())
 }

@@ -27,7 +27,6 @@ impl GalleryStore {
     ///
     /// # Errors
     /// None here; a page may have no storage.
-    #[expect(clippy::unnecessary_wraps, reason = "a page may have no storage")]
     pub fn open(folder: Option<PathBuf>) -> Result<Option<Self>, &'static str> {
         Ok(folder.map(|folder| Self { folder }))
     }
