@@ -27,8 +27,11 @@ pub(crate) fn python_tests() -> Result<(), String> {
         target_folder().join("debug").join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX));
     let tool = std::path::absolute(tool).map_err(|error| format!("the target folder: {error}"))?;
     let tool = tool.to_str().ok_or(NOT_UNICODE)?;
+    // diffusers copies the code of pipelines there.
+    let cache = target_folder().join("python-diffusers").join("cache");
+    let cache = cache.to_str().ok_or(NOT_UNICODE)?;
     let tests = ["-m", "pytest", "-q", "python/tests/test_hub.py"];
-    run(&program, &tests, &[threads, ("DIFFMOE", tool)])
+    run(&program, &tests, &[threads, ("DIFFMOE", tool), ("HF_HOME", cache)])
 }
 
 const NOT_UNICODE: &str = "the path of the target directory is not valid Unicode";
