@@ -7,19 +7,46 @@ pub(crate) fn is_there() -> bool {
     succeeds("python3", &["-c", "import ensurepip, venv"])
 }
 
-/// Installs the package and runs its tests.
+/// Installs the package and runs its tests; those of the folder for diffusers where PyTorch is installed already, because
+/// it takes gigabytes.
 pub(crate) fn python_tests() -> Result<(), String> {
-    let folder = target_folder().join("python");
+    // The models are small: more threads would only wait for each other.
+    let threads = ("OMP_NUM_THREADS", "1");
+    let program = environment("python", &[], &["./python[test]"])?;
+    run(&program, &["-m", "pytest", "-q", "python"], &[threads])?;
+    if !succeeds("python3", &["-c", "import torch"]) {
+        println!("\nPyTorch is not installed: the folder for diffusers is not tested");
+        return Ok(());
+    }
+    let program = environment(
+        "python-diffusers",
+        &["--system-site-packages"],
+        &["./python", "pytest>=8", "pillow>=10", "diffusers>=0.35"],
+    )?;
+    let tool =
+        target_folder().join("debug").join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX));
+    let tool = std::path::absolute(tool).map_err(|error| format!("the target folder: {error}"))?;
+    let tool = tool.to_str().ok_or(NOT_UNICODE)?;
+    // diffusers copies the code of pipelines there.
+    let cache = target_folder().join("python-diffusers").join("cache");
+    let cache = cache.to_str().ok_or(NOT_UNICODE)?;
+    let tests = ["-m", "pytest", "-q", "python/tests/test_hub.py"];
+    run(&program, &tests, &[threads, ("DIFFMOE", tool), ("HF_HOME", cache)])
+}
+
+const NOT_UNICODE: &str = "the path of the target directory is not valid Unicode";
+
+/// A virtual environment in the target directory with these packages; the path of its Python.
+fn environment(name: &str, options: &[&str], packages: &[&str]) -> Result<String, String> {
+    let folder = target_folder().join(name);
     let python = folder.join(if cfg!(windows) { r"Scripts\python.exe" } else { "bin/python" });
     let [Some(folder), Some(program)] = [folder.to_str(), python.to_str()] else {
-        return Err("the path of the target directory is not valid Unicode".into());
+        return Err(NOT_UNICODE.into());
     };
     if !python.exists() {
-        run("python3", &["-m", "venv", folder], &[])?;
+        run("python3", &[&["-m", "venv"], options, &[folder]].concat(), &[])?;
     }
-    let install =
-        ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "./python[test]"];
-    run(program, &install, &[])?;
-    // The models are small: more threads would only wait for each other.
-    run(program, &["-m", "pytest", "-q", "python"], &[("OMP_NUM_THREADS", "1")])
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    run(program, &[&install[..], packages].concat(), &[])?;
+    Ok(program.to_owned())
 }

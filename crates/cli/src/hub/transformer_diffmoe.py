@@ -33,9 +33,10 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         time_scale: float = 1.0,
         space: str = "latents",
         null_class: int | None = None,
-        labels: list | None = None,
-        defaults: dict | None = None,
-        card: dict | None = None,
+        # Saved as they are: where a model file has nothing, it has no null either.
+        labels: tuple | list = (),
+        defaults: dict = {},
+        card: dict = {},
     ):
         super().__init__()
         p = dict(params)
