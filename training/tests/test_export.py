@@ -36,3 +36,14 @@ def test_int8_is_for_the_matrices_that_the_program_calls_so():
     halves = {k for k, w in stored.items() if w.dtype == torch.float16}
     assert {"y_embedder.embedding_table.weight", "t_embedder.mlp.0.weight", "final_layer.linear.weight", "pos_embed",
             "x_embedder.proj.weight", "detail_head.conv_mid.weight", "text_encoder.token_embedding.weight"} <= halves
+
+
+def test_a_header_says_what_the_file_is():
+    """The keys are those of `diffmoe convert` (src/checkpoint/metadata.rs)."""
+    meta = {"name": "tiny", "kind": "tc", "space": "pixels", "params": {"input_size": [8, 16]}, "card": {"licence": "MIT"}}
+    header = export.header(meta)
+    assert header.pop("diffmoe").startswith("{")
+    assert header == {"format": "pt", "modelspec.sai_model_spec": "1.0.0", "modelspec.architecture": "dit-moe-token-choice",
+                      "modelspec.implementation": "diffmoe", "modelspec.title": "tiny", "modelspec.resolution": "16x8",
+                      "modelspec.license": "MIT"}
+    assert "modelspec.resolution" not in export.header({**meta, "space": "latents"})
