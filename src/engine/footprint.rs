@@ -2,7 +2,8 @@
 
 use super::gpu::{Branches, Precisions, WeightBytes, bytes, latents, prompt_sizes, sizes};
 use crate::gpu::Profile;
-use crate::model::Config;
+use crate::model::{Config, Role, Storage, TensorSpec};
+use crate::simd::PANEL;
 
 /// Bytes that a model takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +40,21 @@ impl Footprint {
         }
     }
 
-    /// On the processor, where all numbers are f32.
-    pub fn on_cpu(config: &Config, batch: usize) -> Self {
+    /// On the processor, where weights stay in the format of the file: `storage` is that of a tensor. Activations are f32.
+    pub fn on_cpu(config: &Config, batch: usize, storage: impl Fn(&TensorSpec) -> Storage) -> Self {
         let buffers = buffers(config, batch, false, u64::MAX);
+        let bytes = |tensor: &TensorSpec| match tensor.role {
+            // In panels of whole outputs.
+            Role::Matrix | Role::Modulation | Role::Projection | Role::Router => {
+                let mut padded = tensor.clone();
+                padded.shape[0] = padded.shape[0].next_multiple_of(PANEL);
+                storage(tensor).bytes(&padded)
+            }
+            Role::Buffer => 0,
+            _ => Storage::F32.bytes(tensor),
+        };
         Self {
-            weights: config.tensors().iter().map(|t| 4 * t.elements()).sum(),
+            weights: config.tensors().iter().map(bytes).sum(),
             working: buffers.iter().map(|b| b.1).sum(),
             largest: Default::default(),
         }
@@ -75,8 +86,11 @@ fn buffers(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{Checkpoint, model_bytes, random_tensor};
+    use crate::engine::CpuModel;
     use crate::kernels::WeightPrecision;
     use crate::model::{Preset, Storage, file_bytes};
+    use crate::platform::Bytes;
 
     fn config(name: &str) -> Config {
         name.parse::<Preset>().unwrap().config()
@@ -97,7 +111,29 @@ mod tests {
         assert_eq!((tenths(int4.weights), int4.working), (7, gpu.working));
         assert_eq!(tenths(file_bytes(&l, Storage::Int4)), 7);
         assert!(gpu.largest.1 <= 128 << 20, "{:?}: one image fits WebGPU's limits", gpu.largest);
-        assert_eq!(tenths(Footprint::on_cpu(&l, 1).weights), 47);
+        for (storage, want) in [(Storage::F32, 47), (Storage::F16, 24), (Storage::Int8, 12)] {
+            let cpu = Footprint::on_cpu(&l, 1, |tensor| storage.of(tensor));
+            assert_eq!(tenths(cpu.weights), want);
+        }
+    }
+
+    #[test]
+    fn weights_on_the_processor_take_what_was_foreseen() {
+        let text = r#"{"kind":"diffmoe","t_kind":"flow","params":{"input_size":8,"num_classes":3,"patch_size":2,
+            "depth":2,"hidden_size":48,"num_heads":2,"MoE_config":{"num_experts":3,"capacity":1}}}"#;
+        let config = Config::from_json(text).unwrap();
+        for storage in [Storage::F32, Storage::F16, Storage::Int8, Storage::Int4] {
+            let read = |spec: &TensorSpec| Ok(random_tensor(&config, spec, 1));
+            let file = model_bytes(text, storage, &read).unwrap();
+            let checkpoint = Checkpoint::from_bytes("test", Bytes::new(file)).unwrap();
+            let of = |tensor: &TensorSpec| checkpoint.storage(&tensor.name).unwrap();
+            let foreseen = Footprint::on_cpu(&config, 1, of).weights;
+            assert_eq!(
+                CpuModel::load(&checkpoint).unwrap().weight_bytes(),
+                foreseen,
+                "{storage:?}"
+            );
+        }
     }
 
     #[test]

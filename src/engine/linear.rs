@@ -1,35 +1,81 @@
 //! A linear layer on the processor.
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::model::LinearSpec;
+use crate::checkpoint::{Checkpoint, CheckpointError, StoredRows};
+use crate::model::{LinearSpec, Storage};
+use crate::simd::low::{Low, LowMatrix};
 use crate::simd::matmul::Matrix;
 
-/// Weight `[out, in]` in panels, and bias `[out]` where there is one; f32.
+/// Weight `[out, in]` in panels, and bias `[out]` where there is one.
 #[derive(Debug, Default)]
 pub(super) struct Linear {
-    pub(super) weight: Matrix,
+    pub(super) weight: Weight,
     pub(super) bias: Option<Vec<f32>>,
 }
 
+/// How the product is computed.
+#[derive(Debug)]
+pub(super) enum Weight {
+    /// In f32, with weights in the format of the file.
+    F32(Matrix),
+    /// In less.
+    Low(LowMatrix),
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::F32(Matrix::default())
+    }
+}
+
+impl Weight {
+    /// Packs rows that a file holds in `storage`.
+    pub(super) fn new(rows: &StoredRows, storage: Storage, low: Option<Low>) -> Self {
+        match low {
+            None => Self::F32(Matrix::stored(rows, storage)),
+            Some(low) => Self::Low(LowMatrix::new(low, rows)),
+        }
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::F32(matrix) => matrix.bytes(),
+            Self::Low(matrix) => matrix.bytes(),
+        }
+    }
+}
+
 impl Linear {
-    /// Reads and packs a layer.
+    /// Reads and packs a layer, whose products are in f32 unless `low` says otherwise.
     pub(super) fn read(
         checkpoint: &Checkpoint,
         spec: &LinearSpec,
+        low: Option<Low>,
     ) -> Result<Self, CheckpointError> {
-        let weight = checkpoint.read(&spec.weight.name)?;
-        let weight = Matrix::new(spec.outputs(), spec.inputs(), &weight);
+        let name = &spec.weight.name;
+        let weight = Weight::new(&checkpoint.rows(name)?, checkpoint.storage(name)?, low);
         let bias = spec.bias.as_ref().map(|bias| checkpoint.read(&bias.name)).transpose()?;
         Ok(Self { weight, bias })
     }
 
     /// Width of the result.
     pub(super) fn outputs(&self) -> usize {
-        self.weight.outputs()
+        match &self.weight {
+            Weight::F32(matrix) => matrix.outputs(),
+            Weight::Low(matrix) => matrix.outputs(),
+        }
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.weight.bytes() + self.bias.as_ref().map_or(0, |bias| size_of_val(&**bias) as u64)
     }
 
     /// `out[r] = x(r)·Wᵀ + bias`, `[rows, out]`.
     pub(super) fn apply<'a>(&self, x: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
-        self.weight.apply(self.bias.as_deref(), x, out);
+        match &self.weight {
+            Weight::F32(matrix) => matrix.apply(self.bias.as_deref(), x, out),
+            Weight::Low(matrix) => matrix.apply(self.bias.as_deref(), x, out),
+        }
     }
 }

@@ -16,7 +16,7 @@ pub use contract::{
     Engine, EngineError, ForwardRouting, GpuSamples, Inspect, Keep, LayerRouting, Progress,
     RunConfig, Scope, Scores, SliceTime, Snapshot, Stage, StageTimes, Taps,
 };
-pub use cpu::{CpuEngine, CpuModel};
+pub use cpu::{CpuEngine, CpuMath, CpuModel};
 pub use footprint::Footprint;
 pub use gpu::{Branches, GpuEngine, GpuModel, Precisions, WeightChoice};
 pub use run_prompts::RunPrompts;

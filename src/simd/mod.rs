@@ -7,8 +7,12 @@
 )]
 
 pub(crate) mod conv;
+pub(crate) mod low;
 pub(crate) mod math;
 pub(crate) mod matmul;
+mod panels;
+mod platform;
 pub(crate) mod threads;
 
+pub(crate) use panels::PANEL;
 pub(crate) use threads::describe;

@@ -15,9 +15,11 @@ mod detail;
 mod dit;
 mod engine;
 mod latents;
+mod math;
 mod moe;
 mod prompts;
 mod router;
 mod weights;
 
 pub use engine::{CpuEngine, CpuModel};
+pub use math::CpuMath;
