@@ -2,7 +2,7 @@
 
 use super::gpu::{Branches, Precisions, WeightBytes, bytes, latents, prompt_sizes, sizes};
 use crate::gpu::Profile;
-use crate::model::{Config, Role, Storage, TensorSpec};
+use crate::model::{Config, Role, Storage, TensorSpec, is_widened};
 use crate::simd::PANEL;
 
 /// Bytes that a model takes.
@@ -40,9 +40,12 @@ impl Footprint {
         }
     }
 
-    /// On the processor, where weights stay in the format of the file: `storage` is that of a tensor. Activations are f32.
+    /// On the processor, where weights stay in the format of the file (`storage` is that of a tensor), or are f32
+    /// in models whose weights then take at most 64 MiB. Activations are f32.
     pub fn on_cpu(config: &Config, batch: usize, storage: impl Fn(&TensorSpec) -> Storage) -> Self {
         let buffers = buffers(config, batch, false, u64::MAX);
+        let widened = is_widened(config);
+        let storage = |tensor: &TensorSpec| if widened { Storage::F32 } else { storage(tensor) };
         let bytes = |tensor: &TensorSpec| match tensor.role {
             // In panels of whole outputs.
             Role::Matrix | Role::Modulation | Role::Projection | Role::Router => {

@@ -28,9 +28,17 @@ impl Default for Weight {
 }
 
 impl Weight {
-    /// Packs rows that a file holds in `storage`.
-    pub(super) fn new(rows: &StoredRows, storage: Storage, low: Option<Low>) -> Self {
+    /// Packs rows that a file holds in `storage`; as f32 if `widened`.
+    pub(super) fn new(
+        rows: &StoredRows,
+        storage: Storage,
+        (low, widened): (Option<Low>, bool),
+    ) -> Self {
         match low {
+            None if widened => {
+                let (outputs, inputs) = (rows.len(), rows.width());
+                Self::F32(Matrix::new(outputs, inputs, &rows.clone().decode()))
+            }
             None => Self::F32(Matrix::stored(rows, storage)),
             Some(low) => Self::Low(LowMatrix::new(low, rows)),
         }
@@ -46,14 +54,14 @@ impl Weight {
 }
 
 impl Linear {
-    /// Reads and packs a layer, whose products are in f32 unless `low` says otherwise.
+    /// Reads and packs a layer, whose products are in f32 unless `how` ([`Weight::new`]) says otherwise.
     pub(super) fn read(
         checkpoint: &Checkpoint,
         spec: &LinearSpec,
-        low: Option<Low>,
+        how: (Option<Low>, bool),
     ) -> Result<Self, CheckpointError> {
         let name = &spec.weight.name;
-        let weight = Weight::new(&checkpoint.rows(name)?, checkpoint.storage(name)?, low);
+        let weight = Weight::new(&checkpoint.rows(name)?, checkpoint.storage(name)?, how);
         let bias = spec.bias.as_ref().map(|bias| checkpoint.read(&bias.name)).transpose()?;
         Ok(Self { weight, bias })
     }

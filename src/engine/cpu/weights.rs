@@ -3,7 +3,7 @@
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 pub(super) use crate::engine::linear::{Linear, Weight};
-use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Role, Source, TensorSpec};
+use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Role, Source, TensorSpec, is_widened};
 use crate::platform::yield_now;
 use crate::simd::conv::ConvWeights;
 use crate::simd::low::Low;
@@ -32,7 +32,7 @@ pub(super) async fn load(
     config: &Config,
     low: Option<Low>,
 ) -> Result<(Weights, u64), CheckpointError> {
-    let mut reader = Reader { checkpoint, low, bytes: 0, kept: 0 };
+    let mut reader = Reader { checkpoint, low, widened: is_widened(config), bytes: 0, kept: 0 };
     let weights = Weights::visit(config, &mut reader).await?;
     checkpoint.release();
     Ok((weights, reader.bytes))
@@ -43,6 +43,8 @@ struct Reader<'a> {
     checkpoint: &'a Checkpoint,
     /// For products that are not in f32
     low: Option<Low>,
+    /// Whether weights are kept as f32
+    widened: bool,
     /// Bytes of what was read, as it is in memory
     bytes: u64,
     /// `bytes` when pages of the file were last given back
@@ -73,7 +75,7 @@ impl Source<OnCpu> for Reader<'_> {
 
     fn linear(&mut self, spec: &LinearSpec) -> Result<Linear, CheckpointError> {
         let low = self.low.filter(|_| spec.weight.role == Role::Matrix);
-        let linear = Linear::read(self.checkpoint, spec, low)?;
+        let linear = Linear::read(self.checkpoint, spec, (low, self.widened))?;
         self.count(linear.bytes());
         Ok(linear)
     }
@@ -97,7 +99,11 @@ impl Source<OnCpu> for Reader<'_> {
         let storage = self.checkpoint.storage(name)?;
         let bias = spec.bias.as_ref().map(|bias| self.checkpoint.read(&bias.name)).transpose()?;
         let part = |i: usize| Linear {
-            weight: Weight::new(&rows.slice(i * width..(i + 1) * width), storage, None),
+            weight: Weight::new(
+                &rows.slice(i * width..(i + 1) * width),
+                storage,
+                (None, self.widened),
+            ),
             bias: bias.as_ref().map(|bias| bias[i * width..][..width].to_vec()),
         };
         let parts: Vec<Linear> = (0..spec.outputs() / width).map(part).collect();

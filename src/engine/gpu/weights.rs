@@ -150,7 +150,7 @@ impl Source<OnGpu> for Loader<'_> {
         if self.gpu.is_rehearsal() {
             return Ok(Linear::default());
         }
-        Linear::read(self.checkpoint, spec, None)
+        Linear::read(self.checkpoint, spec, (None, true))
     }
 
     fn table(&mut self, spec: &TensorSpec) -> Loaded<Tensor> {
