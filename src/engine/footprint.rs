@@ -1,8 +1,9 @@
 //! Memory needed by a model, computed from its configuration before anything is read or allocated.
 
 use super::gpu::{Branches, Precisions, WeightBytes, bytes, latents, prompt_sizes, sizes};
+use super::linear::keeps_format;
 use crate::gpu::Profile;
-use crate::model::{Config, Role, Storage, TensorSpec, is_widened};
+use crate::model::{Config, Role, Storage, TensorSpec};
 use crate::simd::PANEL;
 
 /// Bytes that a model takes.
@@ -40,24 +41,12 @@ impl Footprint {
         }
     }
 
-    /// On the processor, where weights stay in the format of the file (`storage` is that of a tensor), or are f32
-    /// in models whose weights then take at most 64 MiB. Activations are f32.
+    /// On the processor. With the feature `compact`, the weights of models that take more than 64 MiB in f32 stay in
+    /// the format of the file (`storage` is that of a tensor); others, and all activations, are f32.
     pub fn on_cpu(config: &Config, batch: usize, storage: impl Fn(&TensorSpec) -> Storage) -> Self {
         let buffers = buffers(config, batch, false, u64::MAX);
-        let widened = is_widened(config);
-        let storage = |tensor: &TensorSpec| if widened { Storage::F32 } else { storage(tensor) };
-        let bytes = |tensor: &TensorSpec| match tensor.role {
-            // In panels of whole outputs.
-            Role::Matrix | Role::Modulation | Role::Projection | Role::Router => {
-                let mut padded = tensor.clone();
-                padded.shape[0] = padded.shape[0].next_multiple_of(PANEL);
-                storage(tensor).bytes(&padded)
-            }
-            Role::Buffer => 0,
-            _ => Storage::F32.bytes(tensor),
-        };
         Self {
-            weights: config.tensors().iter().map(bytes).sum(),
+            weights: weights_on_cpu(config, keeps_format(config), storage),
             working: buffers.iter().map(|b| b.1).sum(),
             largest: Default::default(),
         }
@@ -67,6 +56,22 @@ impl Footprint {
     pub fn total(&self) -> u64 {
         self.weights + self.working
     }
+}
+
+/// Bytes of the weights on the processor, in the format of the file or in f32.
+fn weights_on_cpu(config: &Config, is_kept: bool, storage: impl Fn(&TensorSpec) -> Storage) -> u64 {
+    let bytes = |tensor: &TensorSpec| match tensor.role {
+        // In panels of whole outputs.
+        Role::Matrix | Role::Modulation | Role::Projection | Role::Router => {
+            let mut padded = tensor.clone();
+            padded.shape[0] = padded.shape[0].next_multiple_of(PANEL);
+            let storage = if is_kept { storage(tensor) } else { Storage::F32 };
+            storage.bytes(&padded)
+        }
+        Role::Buffer => 0,
+        _ => Storage::F32.bytes(tensor),
+    };
+    config.tensors().iter().map(bytes).sum()
 }
 
 /// Every buffer of a batch with its bytes.
@@ -91,6 +96,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::{Checkpoint, model_bytes, random_tensor};
     use crate::engine::CpuModel;
+    use crate::engine::linear::Hold;
     use crate::kernels::WeightPrecision;
     use crate::model::{Preset, Storage, file_bytes};
     use crate::platform::Bytes;
@@ -130,12 +136,12 @@ mod tests {
             let file = model_bytes(text, storage, &read).unwrap();
             let checkpoint = Checkpoint::from_bytes("test", Bytes::new(file)).unwrap();
             let of = |tensor: &TensorSpec| checkpoint.storage(&tensor.name).unwrap();
-            let foreseen = Footprint::on_cpu(&config, 1, of).weights;
-            assert_eq!(
-                CpuModel::load(&checkpoint).unwrap().weight_bytes(),
-                foreseen,
-                "{storage:?}"
-            );
+            for is_kept in [false, true] {
+                let hold = Hold { is_kept, ..Hold::default() };
+                let model = CpuModel::load_as(&checkpoint, config.clone(), hold);
+                let taken = pollster::block_on(model).unwrap().weight_bytes();
+                assert_eq!(taken, weights_on_cpu(&config, is_kept, of), "{storage:?} {is_kept}");
+            }
         }
     }
 

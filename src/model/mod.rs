@@ -30,7 +30,6 @@ pub use routing::{Muted, MutedError, Routing, RoutingRule, Selection};
 pub use shifts::{Shift, Shifts, ShiftsError};
 pub(crate) use spec::LinearSpec;
 pub use spec::{Group, Role, TensorSpec};
-pub(crate) use storage::is_widened;
 pub use storage::{INT4_GROUP, Storage, file_bytes};
 pub(crate) use tensors::{Seen, look};
 pub use text_config::TextConfig;

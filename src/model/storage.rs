@@ -46,13 +46,6 @@ impl Storage {
     }
 }
 
-/// Whether the processor holds all weights of a model as f32: widening them for each product costs up to half of the
-/// time of a small model, whose memory matters little.
-pub(crate) fn is_widened(config: &Config) -> bool {
-    const MOST: u64 = 64 << 20;
-    file_bytes(config, Storage::F32) <= MOST
-}
-
 /// Bytes of the tensors in a file.
 pub fn file_bytes(config: &Config, storage: Storage) -> u64 {
     config.tensors().iter().map(|t| storage.of(t).bytes(t)).sum()

@@ -1,34 +1,36 @@
 //! The matrix product behind every linear layer: `out = x·Wᵀ + bias` for weights that never change.
 //!
-//! A weight matrix is stored once, when it is loaded, in the panels of [`super::panels`]. A tile of the
-//! product, six rows by one panel (two with AVX-512), stays in registers while the panel is read
-//! sequentially, so nothing is rearranged at run time and an expert with few tokens streams its weights
-//! at memory bandwidth. Panels that are not f32 are widened a block of inputs at a time, into the nearest
-//! cache; the sums of a block go on where those of the block before ended.
+//! A weight matrix is stored once, when it is loaded, in *panels* of sixteen output features: all
+//! sixteen weights of input 0, then of input 1, and so on. A tile of the product, six rows by one
+//! panel (two with AVX-512), stays in registers while the panel is read sequentially, so nothing is
+//! rearranged at run time and an expert with few tokens streams its weights at memory bandwidth.
 //!
 //! Every sum runs over the inputs in their order, whatever the tile, so a row of the result does
 //! not depend on which rows are computed with it.
 
-use bytemuck::Zeroable;
+use std::ops::Range;
+
+use bytemuck::{Pod, Zeroable};
 use pulp::{Arch, Simd, WithSimd};
 
-use super::panels::{Line, PANEL, Panels};
-use crate::checkpoint::StoredRows;
-use crate::model::Storage;
-
+/// Output features per panel.
+pub(crate) const PANEL: usize = 16;
 /// Rows of a tile. By one panel, 6 rows × 2 vectors of eight are 12 of the 16 registers that AVX2 has; by two panels,
 /// 6 × 2 vectors of sixteen are 12 of the 32 that AVX-512 has: enough sums to hide the latency of a multiply-add.
-const TILE: usize = 6;
+pub(super) const TILE: usize = 6;
 
-/// Inputs of a panel that are widened at once.
-const BLOCK: usize = 256;
+/// One input's weights in one panel; aligned so that no vector straddles two cache lines.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub(super) struct Line(pub(super) [f32; PANEL]);
 
 /// A matrix `[outputs, inputs]` in panels, padded with zeros to a whole number of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Matrix {
     outputs: usize,
     inputs: usize,
-    panels: Panels,
+    /// `[panels, inputs]` lines.
+    lines: Vec<Line>,
 }
 
 impl Matrix {
@@ -39,17 +41,6 @@ impl Matrix {
         matrix
     }
 
-    /// Packs the rows of a file and keeps their format, `storage`. The products are those of the decoded rows.
-    pub(crate) fn stored(rows: &StoredRows, storage: Storage) -> Self {
-        let panels = Panels::stored(rows, storage);
-        Self { outputs: rows.len(), inputs: rows.width(), panels }
-    }
-
-    /// Bytes that the weights take.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.panels.bytes()
-    }
-
     /// Packs rows `[inputs]`, one for each output; reuses the memory of the matrix before.
     pub(crate) fn pack_rows<'a>(
         &mut self,
@@ -57,7 +48,8 @@ impl Matrix {
         inputs: usize,
         row: impl Fn(usize) -> &'a [f32],
     ) {
-        for (p, panel) in self.resize(outputs, inputs).chunks_exact_mut(inputs).enumerate() {
+        self.resize(outputs, inputs);
+        for (p, panel) in self.lines.chunks_exact_mut(inputs).enumerate() {
             for (column, o) in (p * PANEL..outputs).take(PANEL).enumerate() {
                 for (line, &w) in panel.iter_mut().zip(row(o)) {
                     line.0[column] = w;
@@ -73,10 +65,10 @@ impl Matrix {
         inputs: usize,
         column: impl Fn(usize) -> &'a [f32],
     ) {
-        let lines = self.resize(outputs, inputs);
+        self.resize(outputs, inputs);
         for i in 0..inputs {
             for (p, part) in column(i)[..outputs].chunks(PANEL).enumerate() {
-                lines[p * inputs + i].0[..part.len()].copy_from_slice(part);
+                self.lines[p * inputs + i].0[..part.len()].copy_from_slice(part);
             }
         }
     }
@@ -86,19 +78,18 @@ impl Matrix {
         self.outputs
     }
 
-    /// Makes room for f32.
-    fn resize(&mut self, outputs: usize, inputs: usize) -> &mut [Line] {
-        let is_same = (self.outputs, self.inputs) == (outputs, inputs);
+    /// Bytes that the weights take.
+    pub(crate) fn bytes(&self) -> u64 {
+        size_of_val(&*self.lines) as u64
+    }
+
+    fn resize(&mut self, outputs: usize, inputs: usize) {
+        let lines = outputs.div_ceil(PANEL) * inputs;
+        if (self.outputs, self.inputs) != (outputs, inputs) {
+            self.lines.clear();
+            self.lines.resize(lines, Line::zeroed());
+        }
         (self.outputs, self.inputs) = (outputs, inputs);
-        if !matches!(self.panels, Panels::F32(_)) {
-            self.panels = Panels::default();
-        }
-        let Panels::F32(lines) = &mut self.panels else { return &mut [] };
-        if !is_same {
-            lines.clear();
-            lines.resize(outputs.div_ceil(PANEL) * inputs, Line::zeroed());
-        }
-        lines
     }
 
     /// `out[r] = x[r]·Wᵀ + bias` for every row of `out`, `[rows, outputs]`; `x(r)` is row `r`, `[inputs]`.
@@ -120,9 +111,7 @@ impl Matrix {
         x: impl Fn(usize, usize) -> &'a [f32],
         out: &mut [f32],
     ) {
-        let is_wide = matches!(self.panels, Panels::F32(_));
-        let wide = vec![Line::zeroed(); if is_wide { 0 } else { 2 * BLOCK }];
-        Arch::new().dispatch(Product { matrix: self, bias, segments, x, out, wide });
+        Arch::new().dispatch(Product { matrix: self, bias, segments, x, out });
     }
 }
 
@@ -133,8 +122,6 @@ struct Product<'m, X> {
     segments: usize,
     x: X,
     out: &'m mut [f32],
-    /// Room for a block of each panel of a tile, unless they are f32 already
-    wide: Vec<Line>,
 }
 
 impl<'a, X: Fn(usize, usize) -> &'a [f32]> WithSimd for Product<'_, X> {
@@ -168,130 +155,139 @@ impl<'a, X: Fn(usize, usize) -> &'a [f32]> Product<'_, X> {
     /// The columns of `P` panels, from panel `first` on.
     #[inline(always)]
     fn columns<S: Simd, const V: usize, const P: usize>(&mut self, simd: S, first: usize) {
-        let Matrix { inputs, ref panels, .. } = *self.matrix;
-        if let Panels::F32(lines) = panels {
-            let panels =
-                std::array::from_fn(|p| vectors::<S, V>(&lines[(first + p) * inputs..][..inputs]));
-            self.rows::<S, V, P>(simd, first, 0, panels);
-            return;
-        }
-        assert_eq!(self.segments, 1, "convolutions are f32");
-        let mut room = std::mem::take(&mut self.wide);
-        let wide = room.as_chunks_mut::<BLOCK>().0;
-        for start in (0..inputs).step_by(BLOCK) {
-            let end = inputs.min(start + BLOCK);
-            for (p, wide) in wide[..P].iter_mut().enumerate() {
-                panels.widen(inputs, first + p, start..end, &mut wide[..end - start]);
-            }
-            let block = std::array::from_fn(|p| vectors::<S, V>(&wide[p][..end - start]));
-            self.rows::<S, V, P>(simd, first, start, block);
-        }
-        self.wide = room;
+        let Matrix { outputs, inputs, ref lines } = *self.matrix;
+        let panels = std::array::from_fn(|p| &lines[(first + p) * inputs..][..inputs]);
+        let columns = Columns::<P>::new(outputs, first, self.bias);
+        columns.product::<S, V>(simd, self.segments, &self.x, panels, (0, self.out));
     }
+}
 
-    /// All rows by the inputs from `start` on that `panels` hold. Sums begin with the bias, or with those so far.
+/// The columns that `P` panels give.
+pub(super) struct Columns<const P: usize> {
+    outputs: usize,
+    first: usize,
+    bias: [Line; P],
+}
+
+impl<const P: usize> Columns<P> {
+    /// Those of panels `first` to `first + P` of a product with `outputs` columns.
     #[inline(always)]
-    fn rows<S: Simd, const V: usize, const P: usize>(
-        &mut self,
-        simd: S,
-        first: usize,
-        start: usize,
-        panels: [&[[S::f32s; V]]; P],
-    ) {
-        let outputs = self.matrix.outputs;
-        let columns = |p: usize| {
-            let start = (first + p) * PANEL;
-            start..outputs.min(start + PANEL)
-        };
-        let mut bias = [Line::zeroed(); P];
-        if let Some(values) = self.bias {
-            for (p, line) in bias.iter_mut().enumerate() {
-                let part = &values[columns(p)];
-                line.0[..part.len()].copy_from_slice(part);
+    pub(super) fn new(outputs: usize, first: usize, bias: Option<&[f32]>) -> Self {
+        let mut columns = Self { outputs, first, bias: [Line::zeroed(); P] };
+        if let Some(values) = bias {
+            for p in 0..P {
+                let part = &values[columns.of(p)];
+                columns.bias[p].0[..part.len()].copy_from_slice(part);
             }
         }
-        let n = panels[0].len() / self.segments;
-        for (t, rows) in self.out.chunks_mut(TILE * outputs).enumerate() {
-            let x = |r: usize, s: usize| &(self.x)(t * TILE + r, s)[start..][..n];
-            let mut sums = [[Line::zeroed(); P]; TILE];
-            let begin = if start == 0 {
-                Begin::Bias(&bias)
-            } else {
-                for (row, sum) in rows.chunks_exact(outputs).zip(&mut sums) {
-                    for (p, sum) in sum.iter_mut().enumerate() {
-                        let row = &row[columns(p)];
-                        sum.0[..row.len()].copy_from_slice(row);
-                    }
-                }
-                Begin::Sums
-            };
-            match rows.len() / outputs {
-                1 => tile::<S, V, P, 1>(simd, n, x, panels, begin, &mut sums),
-                2 => tile::<S, V, P, 2>(simd, n, x, panels, begin, &mut sums),
-                3 => tile::<S, V, P, 3>(simd, n, x, panels, begin, &mut sums),
-                4 => tile::<S, V, P, 4>(simd, n, x, panels, begin, &mut sums),
-                5 => tile::<S, V, P, 5>(simd, n, x, panels, begin, &mut sums),
-                _ => tile::<S, V, P, 6>(simd, n, x, panels, begin, &mut sums),
-            }
-            for (row, sum) in rows.chunks_exact_mut(outputs).zip(&sums) {
-                for (p, sum) in sum.iter().enumerate() {
-                    let row = &mut row[columns(p)];
-                    // With a constant length this is two moves instead of a call.
-                    match row.first_chunk_mut::<PANEL>() {
-                        Some(whole) => *whole = sum.0,
-                        None => row.copy_from_slice(&sum.0[..row.len()]),
-                    }
+        columns
+    }
+
+    #[inline(always)]
+    fn of(&self, p: usize) -> Range<usize> {
+        let start = (self.first + p) * PANEL;
+        start..self.outputs.min(start + PANEL)
+    }
+
+    /// The bias as vectors, with which sums begin.
+    #[inline(always)]
+    pub(super) fn bias<S: Simd, const V: usize>(&self) -> [[S::f32s; V]; P] {
+        std::array::from_fn(|p| std::array::from_fn(|v| S::as_simd_f32s(&self.bias[p].0).0[v]))
+    }
+
+    /// Stores the sums of up to six rows, `[rows, outputs]`.
+    #[inline(always)]
+    pub(super) fn store(&self, sums: &[[Line; P]; TILE], rows: &mut [f32]) {
+        for (row, sum) in rows.chunks_exact_mut(self.outputs).zip(sums) {
+            for (p, sum) in sum.iter().enumerate() {
+                let row = &mut row[self.of(p)];
+                // With a constant length this is two moves instead of a call.
+                match row.first_chunk_mut::<PANEL>() {
+                    Some(whole) => *whole = sum.0,
+                    None => row.copy_from_slice(&sum.0[..row.len()]),
                 }
             }
         }
     }
+
+    /// Rows `skipped` and later, `out`, by panels of f32.
+    #[inline(always)]
+    pub(super) fn product<'a, S: Simd, const V: usize>(
+        &self,
+        simd: S,
+        segments: usize,
+        x: &impl Fn(usize, usize) -> &'a [f32],
+        panels: [&[Line]; P],
+        (skipped, out): (usize, &mut [f32]),
+    ) {
+        let panels: [&[[S::f32s; V]]; P] =
+            panels.map(|panel| S::as_simd_f32s(bytemuck::cast_slice(panel)).0.as_chunks::<V>().0);
+        for (t, rows) in out.chunks_mut(TILE * self.outputs).enumerate() {
+            let x = |r: usize, s: usize| x(skipped + t * TILE + r, s);
+            let n = panels[0].len() / segments;
+            let mut sums = [[Line::zeroed(); P]; TILE];
+            match rows.len() / self.outputs {
+                1 => self.tile::<S, V, 1>(simd, n, x, panels, &mut sums),
+                2 => self.tile::<S, V, 2>(simd, n, x, panels, &mut sums),
+                3 => self.tile::<S, V, 3>(simd, n, x, panels, &mut sums),
+                4 => self.tile::<S, V, 4>(simd, n, x, panels, &mut sums),
+                5 => self.tile::<S, V, 5>(simd, n, x, panels, &mut sums),
+                _ => self.tile::<S, V, 6>(simd, n, x, panels, &mut sums),
+            }
+            self.store(&sums, rows);
+        }
+    }
+
+    /// `R` rows, in segments of `n` inputs, by `P` panels.
+    #[inline(always)]
+    fn tile<'a, S: Simd, const V: usize, const R: usize>(
+        &self,
+        simd: S,
+        n: usize,
+        x: impl Fn(usize, usize) -> &'a [f32],
+        panels: [&[[S::f32s; V]]; P],
+        sums: &mut [[Line; P]; TILE],
+    ) {
+        let mut acc = [self.bias::<S, V>(); R];
+        for s in 0..panels[0].len() / n {
+            let rows: [&[f32]; R] = std::array::from_fn(|r| x(r, s));
+            let parts: [&[[S::f32s; V]]; P] = std::array::from_fn(|p| &panels[p][s * n..][..n]);
+            acc = multiply(simd, n, rows, |i| std::array::from_fn(|p| parts[p][i]), acc);
+        }
+        keep::<S, V, P, R>(acc, sums);
+    }
 }
 
-/// A panel as vectors.
+/// The innermost loop: `R` rows of `n` inputs by `P` panels, all sums in registers; `weights` gives those of an input.
 #[inline(always)]
-fn vectors<S: Simd, const V: usize>(panel: &[Line]) -> &[[S::f32s; V]] {
-    S::as_simd_f32s(bytemuck::cast_slice(panel)).0.as_chunks::<V>().0
-}
-
-/// What the sums of a tile begin with.
-#[derive(Clone, Copy)]
-enum Begin<'a, const P: usize> {
-    Bias(&'a [Line; P]),
-    /// With themselves.
-    Sums,
-}
-
-/// The innermost loop: `R` rows, in segments of `n` inputs, by `P` panels, all sums in registers.
-#[inline(always)]
-fn tile<'a, S: Simd, const V: usize, const P: usize, const R: usize>(
+pub(super) fn multiply<S: Simd, const V: usize, const P: usize, const R: usize>(
     simd: S,
     n: usize,
-    x: impl Fn(usize, usize) -> &'a [f32],
-    panels: [&[[S::f32s; V]]; P],
-    begin: Begin<P>,
-    sums: &mut [[Line; P]; TILE],
-) {
-    let load = |lines: &[Line; P]| -> [[S::f32s; V]; P] {
-        std::array::from_fn(|p| std::array::from_fn(|v| S::as_simd_f32s(&lines[p].0).0[v]))
-    };
-    let mut acc: [[[S::f32s; V]; P]; R] = match begin {
-        Begin::Bias(bias) => [load(bias); R],
-        Begin::Sums => std::array::from_fn(|r| load(&sums[r])),
-    };
-    for s in 0..panels[0].len() / n {
-        let rows: [&[f32]; R] = std::array::from_fn(|r| &x(r, s)[..n]);
-        let parts: [&[[S::f32s; V]]; P] = std::array::from_fn(|p| &panels[p][s * n..][..n]);
-        for i in 0..n {
-            for r in 0..R {
-                let x = simd.splat_f32s(rows[r][i]);
-                for p in 0..P {
-                    for v in 0..V {
-                        acc[r][p][v] = simd.mul_add_e_f32s(x, parts[p][i][v], acc[r][p][v]);
-                    }
+    rows: [&[f32]; R],
+    mut weights: impl FnMut(usize) -> [[S::f32s; V]; P],
+    mut acc: [[[S::f32s; V]; P]; R],
+) -> [[[S::f32s; V]; P]; R] {
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[r][..n]);
+    for i in 0..n {
+        let weights = weights(i);
+        for r in 0..R {
+            let x = simd.splat_f32s(rows[r][i]);
+            for p in 0..P {
+                for v in 0..V {
+                    acc[r][p][v] = simd.mul_add_e_f32s(x, weights[p][v], acc[r][p][v]);
                 }
             }
         }
     }
+    acc
+}
+
+/// Moves sums from registers to lines.
+#[inline(always)]
+pub(super) fn keep<S: Simd, const V: usize, const P: usize, const R: usize>(
+    acc: [[[S::f32s; V]; P]; R],
+    sums: &mut [[Line; P]; TILE],
+) {
     for (sums, acc) in sums.iter_mut().zip(acc) {
         for (sum, acc) in sums.iter_mut().zip(acc) {
             S::as_mut_simd_f32s(&mut sum.0).0.copy_from_slice(&acc);
@@ -302,7 +298,6 @@ fn tile<'a, S: Simd, const V: usize, const P: usize, const R: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::StoredValues;
 
     /// Odd sizes on both sides of tile and panel, against sums in f64.
     #[test]
@@ -338,33 +333,6 @@ mod tests {
                     .sum::<f64>()
                     + f64::from(bias[o]);
                 assert!((f64::from(got) - want).abs() < 1e-4, "{rows}x{inputs}x{outputs} at {at}");
-            }
-        }
-    }
-
-    /// Longer than a block, at every tile height: the bits of the product of the decoded rows.
-    #[test]
-    fn stored_weights_give_the_bits_of_decoded_ones() {
-        for (rows, inputs, outputs) in [(1, 700, 33), (5, 256, 16), (13, 515, 50), (96, 40, 7)] {
-            let value = |i: usize| f32::from(half::f16::from_f32((i as f32 * 0.7).sin() * 2.0));
-            let weight: Vec<f32> = (0..outputs * inputs).map(value).collect();
-            let x: Vec<f32> = (0..rows * inputs).map(|i| (i as f32 * 1.3).cos()).collect();
-            let bias: Vec<f32> = (0..outputs).map(value).collect();
-            let bytes: Vec<u8> = (0..outputs * inputs).map(|i| (i * 73 % 256) as u8).collect();
-            let scales: Vec<f32> = (0..outputs).map(|o| 0.01 + o as f32 * 1e-3).collect();
-            let int8 = StoredValues::Int8 { numbers: &bytes, scales: scales.into() };
-            let floats = StoredValues::Floats(weight.into());
-            for (values, storage) in [(floats, Storage::F16), (int8, Storage::Int8)] {
-                let stored = StoredRows::new(inputs, values);
-                let matrix = Matrix::stored(&stored, storage);
-                assert!(matrix.bytes() < 3 * (outputs.next_multiple_of(PANEL) * inputs) as u64);
-                let row = |r: usize| &x[r * inputs..][..inputs];
-                let (mut got, mut want) =
-                    (vec![f32::NAN; rows * outputs], vec![0.0; rows * outputs]);
-                matrix.apply(Some(&bias), row, &mut got);
-                Matrix::new(outputs, inputs, &stored.decode()).apply(Some(&bias), row, &mut want);
-                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-                assert_eq!(bits(&got), bits(&want), "{rows}x{inputs}x{outputs} {storage:?}");
             }
         }
     }

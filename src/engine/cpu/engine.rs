@@ -8,10 +8,11 @@ use web_time::Instant;
 use super::activations::Activations;
 use super::dit::{Input, final_unit, moe_block, run_unit, stage_of, units};
 use super::latents::Latents;
-use super::math::CpuMath;
 use super::prompts::{Encoded, PromptView, encode};
 use super::weights::{self, Weights};
 use crate::checkpoint::Checkpoint;
+use crate::engine::cpu_math::CpuMath;
+use crate::engine::linear::{Hold, keeps_format};
 use crate::engine::{
     Engine, EngineError, ForwardRouting, Inspect, LayerRouting, Progress, RunConfig, RunPrompts,
     Snapshot, Stage, StageTimes, Taps,
@@ -66,7 +67,9 @@ impl CpuModel {
         math: CpuMath,
     ) -> Result<Self, EngineError> {
         math.check()?;
-        Self::load_as(checkpoint, checkpoint.config().clone(), math).await
+        let config = checkpoint.config().clone();
+        let hold = Hold { math, is_kept: keeps_format(&config) };
+        Self::load_as(checkpoint, config, hold).await
     }
 
     /// Only the first blocks.
@@ -75,17 +78,17 @@ impl CpuModel {
         blocks: usize,
     ) -> Result<Self, EngineError> {
         let config = Config { depth: blocks, ..checkpoint.config().clone() };
-        Self::load_as(checkpoint, config, CpuMath::F32).await
+        Self::load_as(checkpoint, config, Hold::default()).await
     }
 
-    async fn load_as(
+    pub(in crate::engine) async fn load_as(
         checkpoint: &Checkpoint,
         config: Config,
-        math: CpuMath,
+        hold: Hold,
     ) -> Result<Self, EngineError> {
         let tokenizer = config.text.as_ref().map(TextConfig::tokenizer);
-        let (weights, weight_bytes) = weights::load(checkpoint, &config, math.low()).await?;
-        Ok(Self { config, weights, tokenizer, math, weight_bytes })
+        let (weights, weight_bytes) = weights::load(checkpoint, &config, hold).await?;
+        Ok(Self { config, weights, tokenizer, math: hold.math, weight_bytes })
     }
 
     /// Description of the device.

@@ -15,11 +15,9 @@ mod detail;
 mod dit;
 mod engine;
 mod latents;
-mod math;
 mod moe;
 mod prompts;
 mod router;
 mod weights;
 
 pub use engine::{CpuEngine, CpuModel};
-pub use math::CpuMath;

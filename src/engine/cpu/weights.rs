@@ -1,12 +1,13 @@
-//! A checkpoint's tensors in memory, large matrices in panels and in the format of the file: the leaves that [`model::Weights`](crate::model::Weights) has on
-//! the processor.
+//! A checkpoint's tensors in memory, large matrices in panels: the leaves that
+//! [`model::Weights`](crate::model::Weights) has on the processor.
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-pub(super) use crate::engine::linear::{Linear, Weight};
-use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Role, Source, TensorSpec, is_widened};
+use crate::engine::cpu_math::CpuMath;
+use crate::engine::linear::Hold;
+pub(super) use crate::engine::linear::Linear;
+use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Role, Source, TensorSpec};
 use crate::platform::yield_now;
 use crate::simd::conv::ConvWeights;
-use crate::simd::low::Low;
 
 /// Leaves in memory.
 #[derive(Debug)]
@@ -30,9 +31,9 @@ pub(super) type Weights = model::Weights<OnCpu>;
 pub(super) async fn load(
     checkpoint: &Checkpoint,
     config: &Config,
-    low: Option<Low>,
+    hold: Hold,
 ) -> Result<(Weights, u64), CheckpointError> {
-    let mut reader = Reader { checkpoint, low, widened: is_widened(config), bytes: 0, kept: 0 };
+    let mut reader = Reader { checkpoint, hold, bytes: 0, released: 0 };
     let weights = Weights::visit(config, &mut reader).await?;
     checkpoint.release();
     Ok((weights, reader.bytes))
@@ -41,14 +42,11 @@ pub(super) async fn load(
 /// Reads tensors and packs them.
 struct Reader<'a> {
     checkpoint: &'a Checkpoint,
-    /// For products that are not in f32
-    low: Option<Low>,
-    /// Whether weights are kept as f32
-    widened: bool,
+    hold: Hold,
     /// Bytes of what was read, as it is in memory
     bytes: u64,
     /// `bytes` when pages of the file were last given back
-    kept: u64,
+    released: u64,
 }
 
 impl Reader<'_> {
@@ -63,8 +61,8 @@ impl Reader<'_> {
         /// Bytes between two calls of the system.
         const MOST: u64 = 4 << 20;
         self.bytes += bytes;
-        if self.bytes - self.kept > MOST {
-            self.kept = self.bytes;
+        if self.bytes - self.released > MOST {
+            self.released = self.bytes;
             self.checkpoint.release();
         }
     }
@@ -74,8 +72,8 @@ impl Source<OnCpu> for Reader<'_> {
     type Error = CheckpointError;
 
     fn linear(&mut self, spec: &LinearSpec) -> Result<Linear, CheckpointError> {
-        let low = self.low.filter(|_| spec.weight.role == Role::Matrix);
-        let linear = Linear::read(self.checkpoint, spec, (low, self.widened))?;
+        let math = if spec.weight.role == Role::Matrix { self.hold.math } else { CpuMath::F32 };
+        let linear = Linear::read(self.checkpoint, spec, Hold { math, ..self.hold })?;
         self.count(linear.bytes());
         Ok(linear)
     }
@@ -98,13 +96,10 @@ impl Source<OnCpu> for Reader<'_> {
         let rows = self.checkpoint.rows(name)?;
         let storage = self.checkpoint.storage(name)?;
         let bias = spec.bias.as_ref().map(|bias| self.checkpoint.read(&bias.name)).transpose()?;
-        let part = |i: usize| Linear {
-            weight: Weight::new(
-                &rows.slice(i * width..(i + 1) * width),
-                storage,
-                (None, self.widened),
-            ),
-            bias: bias.as_ref().map(|bias| bias[i * width..][..width].to_vec()),
+        let how = (storage, Hold { math: CpuMath::F32, ..self.hold });
+        let part = |i: usize| {
+            let bias = bias.as_ref().map(|bias| bias[i * width..][..width].to_vec());
+            Linear::new(rows.slice(i * width..(i + 1) * width), bias, how)
         };
         let parts: Vec<Linear> = (0..spec.outputs() / width).map(part).collect();
         drop(rows);

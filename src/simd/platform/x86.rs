@@ -10,14 +10,21 @@
     reason = "code for a processor's extensions may only be called after asking whether it has them"
 )]
 
+use std::any::Any;
 use std::arch::x86_64::{
     __m512, __m512bh, __m512i, _mm256_cvtph_ps, _mm512_castps_si512, _mm512_castsi512_ps,
-    _mm512_cvtph_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_set1_epi32,
-    _mm512_setzero_si512,
+    _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_set1_epi32, _mm512_setzero_si512,
 };
 
-use super::super::low::{Accept, Operands, TILE, Words};
-use super::super::panels::{Line, PANEL, widened_f16};
+use pulp::Simd;
+use pulp::x86::V4;
+
+use super::super::matmul::{Line, PANEL};
+use super::super::operands::{Accept, Operands, Words};
+use super::widened_f16;
+
+/// Rows of a tile.
+const TILE: usize = 6;
 
 /// Whether [`bf16_product`] works.
 pub(in super::super) fn has_bf16() -> bool {
@@ -29,27 +36,33 @@ pub(in super::super) fn has_int8() -> bool {
     is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")
 }
 
-/// Finite f16 as f32.
-pub(in super::super) fn widen_f16(lines: &[[u16; PANEL]], out: &mut [Line]) {
-    if is_x86_feature_detected!("avx512f") {
-        // SAFETY: the processor has what the function is compiled for.
-        unsafe { widen_f16_by_16(lines, out) }
-    } else if is_x86_feature_detected!("avx") && is_x86_feature_detected!("f16c") {
-        // SAFETY: as above.
-        unsafe { widen_f16_by_8(lines, out) }
-    } else {
-        for (out, line) in out.iter_mut().zip(lines) {
-            for (out, &bits) in out.0.iter_mut().zip(line) {
-                *out = widened_f16(bits);
-            }
-        }
+/// Widens sixteen f16 by one instruction, inside code for vectors of sixteen.
+#[derive(Clone, Copy)]
+pub(in super::super) struct LineWidener(V4);
+
+impl LineWidener {
+    /// For code that runs with these vectors.
+    #[inline(always)]
+    pub(in super::super) fn of<S: Simd>(simd: S) -> Option<Self> {
+        <dyn Any>::downcast_ref(&simd).copied().map(Self)
+    }
+
+    /// One line.
+    #[inline(always)]
+    pub(in super::super) fn widen<S: Simd>(self, line: &[u16; PANEL]) -> S::f32s {
+        bytemuck::cast(self.0.avx512f._mm512_cvtph_ps(bytemuck::cast(*line)))
     }
 }
 
-#[target_feature(enable = "avx512f")]
-fn widen_f16_by_16(lines: &[[u16; PANEL]], out: &mut [Line]) {
-    for (out, line) in out.iter_mut().zip(lines) {
-        out.0 = bytemuck::cast(_mm512_cvtph_ps(bytemuck::cast(*line)));
+/// Finite f16 as f32.
+pub(in super::super) fn widen_f16(lines: &[[u16; PANEL]], out: &mut [Line]) {
+    if is_x86_feature_detected!("avx") && is_x86_feature_detected!("f16c") {
+        // SAFETY: the processor has what the function is compiled for.
+        unsafe { widen_f16_by_8(lines, out) }
+    } else {
+        for (out, line) in out.iter_mut().zip(lines) {
+            out.0 = line.map(widened_f16);
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The format of the numbers in large products on the processor.
 
-use crate::engine::EngineError;
+use super::contract::EngineError;
 use crate::model::choices;
 use crate::simd::describe;
+#[cfg(feature = "compact")]
 use crate::simd::low::Low;
 
 choices! {
@@ -18,6 +19,7 @@ choices! {
 }
 
 impl CpuMath {
+    #[cfg(feature = "compact")]
     pub(super) fn low(self) -> Option<Low> {
         match self {
             Self::F32 => None,
@@ -26,9 +28,12 @@ impl CpuMath {
         }
     }
 
-    /// Whether this processor has the instructions.
+    /// Whether this processor has the instructions, and this build of the library uses them (feature `compact`).
     pub fn is_available(self) -> bool {
-        self.low().is_none_or(Low::is_available)
+        #[cfg(feature = "compact")]
+        return self.low().is_none_or(Low::is_available);
+        #[cfg(not(feature = "compact"))]
+        return self == Self::F32;
     }
 
     /// Refuses what this processor cannot do.
@@ -41,7 +46,8 @@ impl CpuMath {
             _ => "AVX-512 BF16",
         };
         Err(EngineError::Unsupported(format!(
-            "products in {self} need a processor with {needed}, which this one lacks: use f32"
+            "products in {self} need a processor with {needed} and the library's feature `compact`, of which one is \
+             missing here: use f32"
         )))
     }
 

@@ -1,40 +1,23 @@
-//! A weight matrix in *panels* of sixteen output features, in the format of its file: all sixteen weights of input 0,
-//! then of input 1, and so on. What is not f32 is widened a block at a time, to the numbers that decoding gives.
+//! Weights in the panels of [`super::matmul`], in the format of their file. They are widened a panel at a time, to the
+//! numbers that decoding gives.
 
-use std::ops::Range;
-
-use bytemuck::{Pod, Zeroable};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::platform;
+use super::matmul::{Line, PANEL};
+use super::platform::{widen_f16, widened_f16};
 use crate::checkpoint::{StoredRows, StoredValues};
 use crate::model::{INT4_GROUP, Storage};
 
-/// Output features per panel.
-pub(crate) const PANEL: usize = 16;
-
-/// One input's weights in one panel; aligned so that no vector straddles two cache lines.
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-#[repr(C, align(64))]
-pub(super) struct Line(pub(super) [f32; PANEL]);
-
-/// The weights of a matrix, `[panels, inputs]` lines of sixteen. Missing outputs of the last panel are zeros.
+/// The weights of a matrix, `[panels, inputs]` lines of sixteen outputs. Missing outputs of the last panel are zeros.
 #[derive(Clone, Debug)]
 pub(super) enum Panels {
-    F32(Vec<Line>),
     F16(Vec<[u16; PANEL]>),
     Bf16(Vec<[u16; PANEL]>),
     /// Bytes, and a factor for each output, `[panels]` lines.
     Int8(Vec<[i8; PANEL]>, Vec<Line>),
     /// Outputs 0–7 in the low halves and 8–15 in the high halves of bytes, and factors `[panels, groups of inputs]`.
     Int4(Vec<[u8; PANEL / 2]>, Vec<[u16; PANEL]>),
-}
-
-impl Default for Panels {
-    fn default() -> Self {
-        Self::F32(Vec::new())
-    }
 }
 
 /// Lines of `inputs` for `outputs`, from `value(output, input)`.
@@ -55,25 +38,17 @@ fn lines<T: Copy + Default>(
 }
 
 impl Panels {
-    /// Packs rows of a file without changing a number; `storage` is how the file holds them.
-    pub(super) fn stored(rows: &StoredRows, storage: Storage) -> Self {
+    /// Packs rows of a file without changing a number; `storage` is how the file holds them. None where they need f32.
+    pub(super) fn new(rows: &StoredRows, storage: Storage) -> Option<Self> {
         let (outputs, inputs) = (rows.len(), rows.width());
-        match rows.values() {
-            StoredValues::Floats(values) => {
-                let halves = (storage == Storage::F16).then(|| halves(values)).flatten();
-                match halves {
-                    Some(Halves::F16(bits)) => {
-                        Self::F16(lines(outputs, inputs, |o, i| bits[o * inputs + i]))
-                    }
-                    Some(Halves::Bf16(bits)) => {
-                        Self::Bf16(lines(outputs, inputs, |o, i| bits[o * inputs + i]))
-                    }
-                    None => {
-                        let lines = lines(outputs, inputs, |o, i| values[o * inputs + i]);
-                        Self::F32(lines.into_iter().map(Line).collect())
-                    }
+        Some(match rows.values() {
+            StoredValues::Floats(_) if storage != Storage::F16 => return None,
+            StoredValues::Floats(values) => match halves(values)? {
+                Halves::F16(bits) => Self::F16(lines(outputs, inputs, |o, i| bits[o * inputs + i])),
+                Halves::Bf16(bits) => {
+                    Self::Bf16(lines(outputs, inputs, |o, i| bits[o * inputs + i]))
                 }
-            }
+            },
             StoredValues::Int8 { numbers, scales } => {
                 let scales = lines(outputs, 1, |o, _| scales[o]).into_iter().map(Line).collect();
                 Self::Int8(
@@ -90,13 +65,12 @@ impl Panels {
                 let factors = lines(outputs, groups, |o, g| scales[o * groups + g].to_bits());
                 Self::Int4(wide.into_iter().map(pair).collect(), factors)
             }
-        }
+        })
     }
 
     /// Bytes that the weights take.
     pub(super) fn bytes(&self) -> u64 {
         let bytes = match self {
-            Self::F32(lines) => size_of_val(&**lines),
             Self::F16(lines) | Self::Bf16(lines) => size_of_val(&**lines),
             Self::Int8(lines, scales) => size_of_val(&**lines) + size_of_val(&**scales),
             Self::Int4(lines, scales) => size_of_val(&**lines) + size_of_val(&**scales),
@@ -104,13 +78,12 @@ impl Panels {
         bytes as u64
     }
 
-    /// Widens some inputs of a panel of a matrix of `inputs`; forced into code for the processor's vectors.
+    /// Widens a panel of a matrix of `inputs`; forced into code for the processor's vectors.
     #[inline(always)]
-    pub(super) fn widen(&self, inputs: usize, panel: usize, of: Range<usize>, out: &mut [Line]) {
-        let at = panel * inputs + of.start..panel * inputs + of.end;
+    pub(super) fn widen(&self, inputs: usize, panel: usize, out: &mut [Line]) {
+        let at = panel * inputs..(panel + 1) * inputs;
         match self {
-            Self::F32(lines) => out.copy_from_slice(&lines[at]),
-            Self::F16(lines) => platform::widen_f16(&lines[at], out),
+            Self::F16(lines) => widen_f16(&lines[at], out),
             Self::Bf16(lines) => {
                 for (out, line) in out.iter_mut().zip(&lines[at]) {
                     for (out, &bits) in out.0.iter_mut().zip(line) {
@@ -128,7 +101,7 @@ impl Panels {
             }
             Self::Int4(lines, scales) => {
                 let groups = inputs.div_ceil(INT4_GROUP);
-                for ((i, out), line) in of.zip(out).zip(&lines[at]) {
+                for ((i, out), line) in out.iter_mut().enumerate().zip(&lines[at]) {
                     let scale = &scales[panel * groups + i / INT4_GROUP];
                     for c in 0..PANEL / 2 {
                         let pair = [line[c] << 4, line[c]].map(|b| f32::from(b.cast_signed() >> 4));
@@ -165,22 +138,11 @@ fn halves(values: &[f32]) -> Option<Halves> {
     is_bf16.then(|| Halves::Bf16(values.iter().map(|&v| bf16::from_f32(v).to_bits()).collect()))
 }
 
-/// A finite f16 as f32, in operations that every processor has as vectors.
-#[inline(always)]
-pub(super) fn widened_f16(bits: u16) -> f32 {
-    /// The exponents' offsets differ by 112; one more makes room for the hidden bit of a subnormal number.
-    const OFFSET: u32 = 112 << 23;
-    const SMALLEST: u32 = 113 << 23;
-    let [sign, rest] = [u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff) << 13];
-    let normal = f32::from_bits(rest + OFFSET);
-    let subnormal = f32::from_bits(rest + SMALLEST) - f32::from_bits(SMALLEST);
-    let value = if rest < 1 << 23 { subnormal } else { normal };
-    f32::from_bits(value.to_bits() | sign)
-}
-
 #[cfg(test)]
 mod tests {
     use std::borrow::Cow;
+
+    use bytemuck::Zeroable;
 
     use super::*;
     use crate::checkpoint::{int4_row, int8_row};
@@ -189,16 +151,13 @@ mod tests {
     fn rows_of(panels: &Panels, outputs: usize, inputs: usize) -> Vec<f32> {
         let mut rows = vec![f32::NAN; outputs * inputs];
         for p in 0..outputs.div_ceil(PANEL) {
-            // In two parts, the second of which begins inside a group of int4.
-            for part in [0..inputs / 2, inputs / 2..inputs] {
-                let mut lines = vec![Line([f32::NAN; PANEL]); part.len()];
-                panels.widen(inputs, p, part.clone(), &mut lines);
-                for (i, line) in part.zip(lines) {
-                    for (c, value) in line.0.into_iter().enumerate() {
-                        match rows.get_mut((p * PANEL + c) * inputs + i) {
-                            Some(place) => *place = value,
-                            None => assert_eq!(value.to_bits() & 0x7fff_ffff, 0, "padding"),
-                        }
+            let mut lines = vec![Line([f32::NAN; PANEL]); inputs];
+            panels.widen(inputs, p, &mut lines);
+            for (i, line) in lines.into_iter().enumerate() {
+                for (c, value) in line.0.into_iter().enumerate() {
+                    match rows.get_mut((p * PANEL + c) * inputs + i) {
+                        Some(place) => *place = value,
+                        None => assert_eq!(value.to_bits() & 0x7fff_ffff, 0, "padding"),
                     }
                 }
             }
@@ -229,7 +188,6 @@ mod tests {
             let int4 = StoredValues::Int4 { numbers: &pairs, scales: Cow::Owned(halves) };
             let padded = (outputs.next_multiple_of(PANEL) * inputs) as u64;
             for (name, values, storage, bytes) in [
-                ("f32", floats(&values), Storage::F32, 4 * padded),
                 ("f16", floats(&as_f16), Storage::F16, 2 * padded),
                 ("bf16", floats(&as_bf16), Storage::F16, 2 * padded),
                 ("int8", int8, Storage::Int8, padded + 4 * padded / inputs as u64),
@@ -241,7 +199,7 @@ mod tests {
                 ),
             ] {
                 let rows = StoredRows::new(inputs, values);
-                let panels = Panels::stored(&rows, storage);
+                let panels = Panels::new(&rows, storage).unwrap();
                 assert_eq!(panels.bytes(), bytes, "{name} {outputs}x{inputs}");
                 let got = rows_of(&panels, outputs, inputs);
                 for (at, (got, want)) in got.iter().zip(rows.decode()).enumerate() {
@@ -253,11 +211,19 @@ mod tests {
     }
 
     #[test]
+    fn f32_stays_f32() {
+        for (values, storage) in [([0.5, 1.0], Storage::F32), ([0.1, 1e30], Storage::F16)] {
+            let rows = StoredRows::floats(2, &values[..]);
+            assert!(Panels::new(&rows, storage).is_none(), "{values:?} {storage:?}");
+        }
+    }
+
+    #[test]
     fn every_finite_f16_is_widened_exactly() {
         let all: Vec<u16> = (0..=u16::MAX).filter(|&b| f16::from_bits(b).is_finite()).collect();
         let lines: Vec<[u16; PANEL]> = all.as_chunks().0.to_vec();
         let mut wide = vec![Line::zeroed(); lines.len()];
-        platform::widen_f16(&lines, &mut wide);
+        widen_f16(&lines, &mut wide);
         for (bits, wide) in lines.as_flattened().iter().zip(wide.iter().flat_map(|line| line.0)) {
             let want = f16::from_bits(*bits).to_f32().to_bits();
             assert_eq!((wide.to_bits(), widened_f16(*bits).to_bits()), (want, want), "{bits:x}");
