@@ -116,6 +116,7 @@ impl<'a, X: Fn(usize, usize) -> &'a [f32]> Product<'_, X> {
                 rest = after;
                 let tile = First { simd, widener, x: &self.x, lines, columns: &columns };
                 match done {
+                    0 => {}
                     1 => tile.product::<1>(wide, rows),
                     2 => tile.product::<2>(wide, rows),
                     3 => tile.product::<3>(wide, rows),

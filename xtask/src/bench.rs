@@ -302,7 +302,7 @@ mod tests {
     fn a_table_replaces_the_one_before() {
         let document = format!("a\n{BEGIN}old\n{END}\nb");
         let new = replaced(&document, "| x |").unwrap();
-        assert_eq!(new, format!("a\n{BEGIN}\n| x |\n\n{END}\nb"));
+        assert_eq!(new, format!("a\n{BEGIN}\n| x |\n{END}\nb"));
         assert_eq!(replaced(&new, "| x |").as_deref(), Some(&*new));
         assert_eq!(replaced("a", "b"), None);
     }
