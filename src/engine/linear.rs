@@ -22,6 +22,10 @@ pub(super) struct Hold {
     /// Format of products.
     pub(super) math: CpuMath,
     /// Whether weights for products in f32 stay in the format of the file.
+    #[cfg_attr(
+        not(feature = "compact"),
+        expect(dead_code, reason = "without `compact` all weights are f32")
+    )]
     pub(super) is_kept: bool,
 }
 
