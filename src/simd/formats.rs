@@ -134,7 +134,7 @@ fn halves(values: &[f32]) -> Option<Halves> {
     if is_exact {
         return Some(Halves::F16(bytemuck::cast_vec(halves)));
     }
-    let is_bf16 = values.iter().all(|v| v.to_bits() & 0xffff == 0);
+    let is_bf16 = values.iter().all(|v| v.to_bits().trailing_zeros() >= 16);
     is_bf16.then(|| Halves::Bf16(values.iter().map(|&v| bf16::from_f32(v).to_bits()).collect()))
 }
 

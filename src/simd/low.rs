@@ -82,16 +82,14 @@ impl LowMatrix {
                 let (mut scales, mut zeros) = (Vec::new(), Vec::new());
                 for o in 0..outputs {
                     let row = rows.slice(o..o + 1);
-                    let (scale, numbers) = match row.values() {
-                        StoredValues::Int8 { numbers, scales } => {
+                    let (scale, numbers) =
+                        if let StoredValues::Int8 { numbers, scales } = row.values() {
                             (scales[0], numbers.iter().map(|b| b.cast_signed()).collect())
-                        }
-                        _ => {
+                        } else {
                             let row = row.clone().decode();
                             let (scale, numbers) = int8_row(&row);
                             (scale, numbers.collect::<Vec<_>>())
-                        }
-                    };
+                        };
                     for (word, four) in rounded.iter_mut().zip(numbers.chunks(4)) {
                         let mut bytes = [0; 4];
                         bytes[..four.len()].copy_from_slice(bytemuck::cast_slice(four));

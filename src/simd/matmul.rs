@@ -270,8 +270,8 @@ pub(super) fn multiply<S: Simd, const V: usize, const P: usize, const R: usize>(
     let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[r][..n]);
     for i in 0..n {
         let weights = weights(i);
-        for r in 0..R {
-            let x = simd.splat_f32s(rows[r][i]);
+        for (r, row) in rows.iter().enumerate() {
+            let x = simd.splat_f32s(row[i]);
             for p in 0..P {
                 for v in 0..V {
                     acc[r][p][v] = simd.mul_add_e_f32s(x, weights[p][v], acc[r][p][v]);
