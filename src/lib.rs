@@ -83,6 +83,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `blocking` | yes | `load`, `open`, `start`, `finish` and others that wait for a device; browsers use their `_async` forms |
+//! | `compact` | yes | weights on the CPU in the format of their file, and products in bf16 and int8 ([`engine::CpuMath`]) |
 //! | `import` | no | PyTorch checkpoints and the YAML files of official training runs |
 //! | `jpeg` | no | JPEG files as images to start from ([`pixels::RgbImage::read`]) |
 //!

@@ -158,6 +158,11 @@ impl Checkpoint {
         self.file.files()
     }
 
+    /// Gives memory of mapped files back to the system; what is read again is loaded again.
+    pub fn release(&self) {
+        self.file.release();
+    }
+
     /// Shape of a tensor.
     ///
     /// # Errors

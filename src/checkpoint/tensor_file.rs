@@ -149,6 +149,13 @@ impl TensorFile {
         self.parts.iter().map(|part| &*part.bytes)
     }
 
+    /// Gives memory of mapped files back to the system.
+    pub(super) fn release(&self) {
+        for part in &self.parts {
+            part.bytes.release(0..part.bytes.len());
+        }
+    }
+
     /// Names of all tensors, in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

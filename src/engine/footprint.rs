@@ -1,8 +1,10 @@
 //! Memory needed by a model, computed from its configuration before anything is read or allocated.
 
 use super::gpu::{Branches, Precisions, WeightBytes, bytes, latents, prompt_sizes, sizes};
+use super::linear::keeps_format;
 use crate::gpu::Profile;
-use crate::model::Config;
+use crate::model::{Config, Role, Storage, TensorSpec};
+use crate::simd::PANEL;
 
 /// Bytes that a model takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,11 +41,12 @@ impl Footprint {
         }
     }
 
-    /// On the processor, where all numbers are f32.
-    pub fn on_cpu(config: &Config, batch: usize) -> Self {
+    /// On the processor. With the feature `compact`, the weights of models that take more than 64 MiB in f32 stay in
+    /// the format of the file (`storage` is that of a tensor); others, and all activations, are f32.
+    pub fn on_cpu(config: &Config, batch: usize, storage: impl Fn(&TensorSpec) -> Storage) -> Self {
         let buffers = buffers(config, batch, false, u64::MAX);
         Self {
-            weights: config.tensors().iter().map(|t| 4 * t.elements()).sum(),
+            weights: weights_on_cpu(config, keeps_format(config), storage),
             working: buffers.iter().map(|b| b.1).sum(),
             largest: Default::default(),
         }
@@ -53,6 +56,22 @@ impl Footprint {
     pub fn total(&self) -> u64 {
         self.weights + self.working
     }
+}
+
+/// Bytes of the weights on the processor, in the format of the file or in f32.
+fn weights_on_cpu(config: &Config, is_kept: bool, storage: impl Fn(&TensorSpec) -> Storage) -> u64 {
+    let bytes = |tensor: &TensorSpec| match tensor.role {
+        // In panels of whole outputs.
+        Role::Matrix | Role::Modulation | Role::Projection | Role::Router => {
+            let mut padded = tensor.clone();
+            padded.shape[0] = padded.shape[0].next_multiple_of(PANEL);
+            let storage = if is_kept { storage(tensor) } else { Storage::F32 };
+            storage.bytes(&padded)
+        }
+        Role::Buffer => 0,
+        _ => Storage::F32.bytes(tensor),
+    };
+    config.tensors().iter().map(bytes).sum()
 }
 
 /// Every buffer of a batch with its bytes.
@@ -75,8 +94,12 @@ fn buffers(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::{Checkpoint, model_bytes, random_tensor};
+    use crate::engine::CpuModel;
+    use crate::engine::linear::Hold;
     use crate::kernels::WeightPrecision;
     use crate::model::{Preset, Storage, file_bytes};
+    use crate::platform::Bytes;
 
     fn config(name: &str) -> Config {
         name.parse::<Preset>().unwrap().config()
@@ -97,7 +120,29 @@ mod tests {
         assert_eq!((tenths(int4.weights), int4.working), (7, gpu.working));
         assert_eq!(tenths(file_bytes(&l, Storage::Int4)), 7);
         assert!(gpu.largest.1 <= 128 << 20, "{:?}: one image fits WebGPU's limits", gpu.largest);
-        assert_eq!(tenths(Footprint::on_cpu(&l, 1).weights), 47);
+        for (storage, want) in [(Storage::F32, 47), (Storage::F16, 24), (Storage::Int8, 12)] {
+            let cpu = Footprint::on_cpu(&l, 1, |tensor| storage.of(tensor));
+            assert_eq!(tenths(cpu.weights), want);
+        }
+    }
+
+    #[test]
+    fn weights_on_the_processor_take_what_was_foreseen() {
+        let text = r#"{"kind":"diffmoe","t_kind":"flow","params":{"input_size":8,"num_classes":3,"patch_size":2,
+            "depth":2,"hidden_size":48,"num_heads":2,"MoE_config":{"num_experts":3,"capacity":1}}}"#;
+        let config = Config::from_json(text).unwrap();
+        for storage in [Storage::F32, Storage::F16, Storage::Int8, Storage::Int4] {
+            let read = |spec: &TensorSpec| Ok(random_tensor(&config, spec, 1));
+            let file = model_bytes(text, storage, &read).unwrap();
+            let checkpoint = Checkpoint::from_bytes("test", Bytes::new(file)).unwrap();
+            let of = |tensor: &TensorSpec| checkpoint.storage(&tensor.name).unwrap();
+            for is_kept in [false, true] {
+                let hold = Hold { is_kept, ..Hold::default() };
+                let model = CpuModel::load_as(&checkpoint, config.clone(), hold);
+                let taken = pollster::block_on(model).unwrap().weight_bytes();
+                assert_eq!(taken, weights_on_cpu(&config, is_kept, of), "{storage:?} {is_kept}");
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod block_check;
 mod contract;
 mod cpu;
+mod cpu_math;
 mod footprint;
 mod gpu;
 mod linear;
@@ -17,6 +18,7 @@ pub use contract::{
     RunConfig, Scope, Scores, SliceTime, Snapshot, Stage, StageTimes, Taps,
 };
 pub use cpu::{CpuEngine, CpuModel};
+pub use cpu_math::CpuMath;
 pub use footprint::Footprint;
 pub use gpu::{Branches, GpuEngine, GpuModel, Precisions, WeightChoice};
 pub use run_prompts::RunPrompts;

@@ -32,17 +32,21 @@ impl Storage {
             storage => storage,
         }
     }
+
+    /// Bytes of a tensor that is stored this way.
+    pub fn bytes(self, tensor: &TensorSpec) -> u64 {
+        match (self, &tensor.shape[..]) {
+            (Self::F16, _) => 2 * tensor.elements(),
+            (Self::Int8, &[rows, _]) => tensor.elements() + 4 * rows as u64,
+            (Self::Int4, &[rows, columns]) => {
+                (rows * (columns.div_ceil(2) + 2 * columns.div_ceil(INT4_GROUP))) as u64
+            }
+            _ => 4 * tensor.elements(),
+        }
+    }
 }
 
 /// Bytes of the tensors in a file.
 pub fn file_bytes(config: &Config, storage: Storage) -> u64 {
-    let bytes = |t: &TensorSpec| match (storage.of(t), &t.shape[..]) {
-        (Storage::F16, _) => 2 * t.elements(),
-        (Storage::Int8, &[rows, _]) => t.elements() + 4 * rows as u64,
-        (Storage::Int4, &[rows, columns]) => {
-            (rows * (columns.div_ceil(2) + 2 * columns.div_ceil(INT4_GROUP))) as u64
-        }
-        _ => 4 * t.elements(),
-    };
-    config.tensors().iter().map(bytes).sum()
+    config.tensors().iter().map(|t| storage.of(t).bytes(t)).sum()
 }

@@ -8,7 +8,9 @@ use super::{Backend, LoadError, Run, Settings, SettingsError};
 use crate::checkpoint::Checkpoint;
 #[cfg(feature = "blocking")]
 use crate::engine::Inspect;
-use crate::engine::{CpuEngine, CpuModel, Workers, WorkersEngine, WorkersModel, check_block};
+use crate::engine::{
+    CpuEngine, CpuMath, CpuModel, Workers, WorkersEngine, WorkersModel, check_block,
+};
 use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, WeightChoice};
 use crate::gpu::Gpu;
 use crate::kernels::probes::Kernels;
@@ -102,13 +104,23 @@ impl Pipeline {
         Ok(Self::new(Place::Gpu(model), None, checkpoint))
     }
 
-    /// Loads a model for the processor, where all weights are f32.
+    /// Loads a model for the processor, where weights stay in the format of the file and are widened to f32 when used.
     ///
     /// # Errors
     /// When a tensor cannot be read.
     pub async fn cpu_async(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         let model = Processor::load(checkpoint, None).await?;
         Ok(Self::new(Place::Cpu(Arc::new(model)), None, checkpoint))
+    }
+
+    /// As [`Pipeline::cpu_async`], with products that may be less exact than f32. The device's description says so.
+    ///
+    /// # Errors
+    /// When a tensor cannot be read, or this processor has no instructions for it.
+    pub async fn cpu_with_async(checkpoint: &Checkpoint, math: CpuMath) -> Result<Self, LoadError> {
+        let model = CpuModel::load_with_async(checkpoint, math).await?;
+        let place = Place::Cpu(Arc::new(Processor::Here(Arc::new(model))));
+        Ok(Self::new(place, None, checkpoint))
     }
 
     /// Loads a model on the given backend, on a device of its own. The first time that an adapter with its driver is
@@ -252,6 +264,14 @@ impl Pipeline {
     /// As [`Pipeline::cpu_async`].
     pub fn cpu(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
         pollster::block_on(Self::cpu_async(checkpoint))
+    }
+
+    /// As [`Pipeline::cpu_with_async`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::cpu_with_async`].
+    pub fn cpu_with(checkpoint: &Checkpoint, math: CpuMath) -> Result<Self, LoadError> {
+        pollster::block_on(Self::cpu_with_async(checkpoint, math))
     }
 
     /// As [`Pipeline::open_async`].

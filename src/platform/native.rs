@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use super::Bytes;
+use super::{Bytes, Holder};
 
 /// Keeps a Vulkan layer of Mesa quiet on machines without a desktop, where it complains on stderr, with the
 /// word "error", that it cannot ask the desktop which adapter is preferred. To be called before anything else.
@@ -41,9 +41,35 @@ pub fn map_file(path: &Path) -> std::io::Result<Bytes> {
     // finite weights catch, and a file that shrinks ends the process, as it does for every reader of weights.
     let map = unsafe { memmap2::Mmap::map(&file) };
     match map {
-        Ok(map) => Ok(Bytes::new(map)),
+        Ok(map) => Ok(Bytes(Box::new(Map(map)))),
         // If reading fails too, its error is the relevant one.
         Err(_) => Ok(Bytes::new(std::fs::read(path)?)),
+    }
+}
+
+/// A mapped file.
+struct Map(memmap2::Mmap);
+
+impl Holder for Map {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    #[cfg(unix)]
+    fn release(&self, range: std::ops::Range<usize>) {
+        let range = range.start.min(self.0.len())..range.end.min(self.0.len());
+        #[expect(unsafe_code, reason = "advice that may change what memory holds")]
+        // SAFETY: the map is of a file and read-only: its pages are dropped and read from the file again, so that
+        // whoever holds a slice of it sees the same bytes.
+        let advised = unsafe {
+            self.0.unchecked_advise_range(
+                memmap2::UncheckedAdvice::DontNeed,
+                range.start,
+                range.len(),
+            )
+        };
+        // Advice that the system does not take costs memory, and nothing else.
+        let _: std::io::Result<()> = advised;
     }
 }
 

@@ -8,6 +8,8 @@
 //! Every sum runs over the inputs in their order, whatever the tile, so a row of the result does
 //! not depend on which rows are computed with it.
 
+use std::ops::Range;
+
 use bytemuck::{Pod, Zeroable};
 use pulp::{Arch, Simd, WithSimd};
 
@@ -15,12 +17,12 @@ use pulp::{Arch, Simd, WithSimd};
 pub(crate) const PANEL: usize = 16;
 /// Rows of a tile. By one panel, 6 rows × 2 vectors of eight are 12 of the 16 registers that AVX2 has; by two panels,
 /// 6 × 2 vectors of sixteen are 12 of the 32 that AVX-512 has: enough sums to hide the latency of a multiply-add.
-const TILE: usize = 6;
+pub(super) const TILE: usize = 6;
 
 /// One input's weights in one panel; aligned so that no vector straddles two cache lines.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
-struct Line([f32; PANEL]);
+pub(super) struct Line(pub(super) [f32; PANEL]);
 
 /// A matrix `[outputs, inputs]` in panels, padded with zeros to a whole number of them.
 #[derive(Clone, Debug, Default)]
@@ -74,6 +76,11 @@ impl Matrix {
     /// Width of the result.
     pub(crate) fn outputs(&self) -> usize {
         self.outputs
+    }
+
+    /// Bytes that the weights take.
+    pub(crate) fn bytes(&self) -> u64 {
+        size_of_val(&*self.lines) as u64
     }
 
     fn resize(&mut self, outputs: usize, inputs: usize) {
@@ -149,74 +156,138 @@ impl<'a, X: Fn(usize, usize) -> &'a [f32]> Product<'_, X> {
     #[inline(always)]
     fn columns<S: Simd, const V: usize, const P: usize>(&mut self, simd: S, first: usize) {
         let Matrix { outputs, inputs, ref lines } = *self.matrix;
-        let columns = |p: usize| {
-            let start = (first + p) * PANEL;
-            start..outputs.min(start + PANEL)
-        };
-        let panels: [&[[S::f32s; V]]; P] = std::array::from_fn(|p| {
-            let panel = &lines[(first + p) * inputs..][..inputs];
-            S::as_simd_f32s(bytemuck::cast_slice(panel)).0.as_chunks::<V>().0
-        });
-        let mut bias = [Line::zeroed(); P];
-        if let Some(values) = self.bias {
-            for (p, line) in bias.iter_mut().enumerate() {
-                let part = &values[columns(p)];
-                line.0[..part.len()].copy_from_slice(part);
-            }
-        }
-        for (t, rows) in self.out.chunks_mut(TILE * outputs).enumerate() {
-            let x = |r: usize, s: usize| (self.x)(t * TILE + r, s);
-            let n = inputs / self.segments;
-            let mut sums = [[Line::zeroed(); P]; TILE];
-            match rows.len() / outputs {
-                1 => tile::<S, V, P, 1>(simd, n, x, panels, &bias, &mut sums),
-                2 => tile::<S, V, P, 2>(simd, n, x, panels, &bias, &mut sums),
-                3 => tile::<S, V, P, 3>(simd, n, x, panels, &bias, &mut sums),
-                4 => tile::<S, V, P, 4>(simd, n, x, panels, &bias, &mut sums),
-                5 => tile::<S, V, P, 5>(simd, n, x, panels, &bias, &mut sums),
-                _ => tile::<S, V, P, 6>(simd, n, x, panels, &bias, &mut sums),
-            }
-            for (row, sum) in rows.chunks_exact_mut(outputs).zip(&sums) {
-                for (p, sum) in sum.iter().enumerate() {
-                    let row = &mut row[columns(p)];
-                    // With a constant length this is two moves instead of a call.
-                    match row.first_chunk_mut::<PANEL>() {
-                        Some(whole) => *whole = sum.0,
-                        None => row.copy_from_slice(&sum.0[..row.len()]),
-                    }
-                }
-            }
-        }
+        let panels = std::array::from_fn(|p| &lines[(first + p) * inputs..][..inputs]);
+        let columns = Columns::<P>::new(outputs, first, self.bias);
+        columns.product::<S, V>(simd, self.segments, &self.x, panels, (0, self.out));
     }
 }
 
-/// The innermost loop: `R` rows, in segments of `n` inputs, by `P` panels, all sums in registers.
-#[inline(always)]
-fn tile<'a, S: Simd, const V: usize, const P: usize, const R: usize>(
-    simd: S,
-    n: usize,
-    x: impl Fn(usize, usize) -> &'a [f32],
-    panels: [&[[S::f32s; V]]; P],
-    bias: &[Line; P],
-    sums: &mut [[Line; P]; TILE],
-) {
-    let bias: [[S::f32s; V]; P] =
-        std::array::from_fn(|p| std::array::from_fn(|v| S::as_simd_f32s(&bias[p].0).0[v]));
-    let mut acc = [bias; R];
-    for s in 0..panels[0].len() / n {
-        let rows: [&[f32]; R] = std::array::from_fn(|r| &x(r, s)[..n]);
-        let parts: [&[[S::f32s; V]]; P] = std::array::from_fn(|p| &panels[p][s * n..][..n]);
-        for i in 0..n {
-            for r in 0..R {
-                let x = simd.splat_f32s(rows[r][i]);
-                for p in 0..P {
-                    for v in 0..V {
-                        acc[r][p][v] = simd.mul_add_e_f32s(x, parts[p][i][v], acc[r][p][v]);
-                    }
+/// The columns that `P` panels give.
+pub(super) struct Columns<const P: usize> {
+    outputs: usize,
+    first: usize,
+    bias: [Line; P],
+}
+
+impl<const P: usize> Columns<P> {
+    /// Those of panels `first` to `first + P` of a product with `outputs` columns.
+    #[inline(always)]
+    pub(super) fn new(outputs: usize, first: usize, bias: Option<&[f32]>) -> Self {
+        let mut columns = Self { outputs, first, bias: [Line::zeroed(); P] };
+        if let Some(values) = bias {
+            for p in 0..P {
+                let part = &values[columns.of(p)];
+                columns.bias[p].0[..part.len()].copy_from_slice(part);
+            }
+        }
+        columns
+    }
+
+    #[inline(always)]
+    fn of(&self, p: usize) -> Range<usize> {
+        let start = (self.first + p) * PANEL;
+        start..self.outputs.min(start + PANEL)
+    }
+
+    /// The bias as vectors, with which sums begin.
+    #[inline(always)]
+    pub(super) fn bias<S: Simd, const V: usize>(&self) -> [[S::f32s; V]; P] {
+        std::array::from_fn(|p| std::array::from_fn(|v| S::as_simd_f32s(&self.bias[p].0).0[v]))
+    }
+
+    /// Stores the sums of up to six rows, `[rows, outputs]`.
+    #[inline(always)]
+    pub(super) fn store(&self, sums: &[[Line; P]; TILE], rows: &mut [f32]) {
+        for (row, sum) in rows.chunks_exact_mut(self.outputs).zip(sums) {
+            for (p, sum) in sum.iter().enumerate() {
+                let row = &mut row[self.of(p)];
+                // With a constant length this is two moves instead of a call.
+                match row.first_chunk_mut::<PANEL>() {
+                    Some(whole) => *whole = sum.0,
+                    None => row.copy_from_slice(&sum.0[..row.len()]),
                 }
             }
         }
     }
+
+    /// Rows `skipped` and later, `out`, by panels of f32.
+    #[inline(always)]
+    pub(super) fn product<'a, S: Simd, const V: usize>(
+        &self,
+        simd: S,
+        segments: usize,
+        x: &impl Fn(usize, usize) -> &'a [f32],
+        panels: [&[Line]; P],
+        (skipped, out): (usize, &mut [f32]),
+    ) {
+        let panels: [&[[S::f32s; V]]; P] =
+            panels.map(|panel| S::as_simd_f32s(bytemuck::cast_slice(panel)).0.as_chunks::<V>().0);
+        for (t, rows) in out.chunks_mut(TILE * self.outputs).enumerate() {
+            let x = |r: usize, s: usize| x(skipped + t * TILE + r, s);
+            let n = panels[0].len() / segments;
+            let mut sums = [[Line::zeroed(); P]; TILE];
+            match rows.len() / self.outputs {
+                1 => self.tile::<S, V, 1>(simd, n, x, panels, &mut sums),
+                2 => self.tile::<S, V, 2>(simd, n, x, panels, &mut sums),
+                3 => self.tile::<S, V, 3>(simd, n, x, panels, &mut sums),
+                4 => self.tile::<S, V, 4>(simd, n, x, panels, &mut sums),
+                5 => self.tile::<S, V, 5>(simd, n, x, panels, &mut sums),
+                _ => self.tile::<S, V, 6>(simd, n, x, panels, &mut sums),
+            }
+            self.store(&sums, rows);
+        }
+    }
+
+    /// `R` rows, in segments of `n` inputs, by `P` panels.
+    #[inline(always)]
+    fn tile<'a, S: Simd, const V: usize, const R: usize>(
+        &self,
+        simd: S,
+        n: usize,
+        x: impl Fn(usize, usize) -> &'a [f32],
+        panels: [&[[S::f32s; V]]; P],
+        sums: &mut [[Line; P]; TILE],
+    ) {
+        let mut acc = [self.bias::<S, V>(); R];
+        for s in 0..panels[0].len() / n {
+            let rows: [&[f32]; R] = std::array::from_fn(|r| x(r, s));
+            let parts: [&[[S::f32s; V]]; P] = std::array::from_fn(|p| &panels[p][s * n..][..n]);
+            acc = multiply(simd, n, rows, |i| std::array::from_fn(|p| parts[p][i]), acc);
+        }
+        keep::<S, V, P, R>(acc, sums);
+    }
+}
+
+/// The innermost loop: `R` rows of `n` inputs by `P` panels, all sums in registers; `weights` gives those of an input.
+#[inline(always)]
+pub(super) fn multiply<S: Simd, const V: usize, const P: usize, const R: usize>(
+    simd: S,
+    n: usize,
+    rows: [&[f32]; R],
+    mut weights: impl FnMut(usize) -> [[S::f32s; V]; P],
+    mut acc: [[[S::f32s; V]; P]; R],
+) -> [[[S::f32s; V]; P]; R] {
+    let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[r][..n]);
+    for i in 0..n {
+        let weights = weights(i);
+        for (r, row) in rows.iter().enumerate() {
+            let x = simd.splat_f32s(row[i]);
+            for p in 0..P {
+                for v in 0..V {
+                    acc[r][p][v] = simd.mul_add_e_f32s(x, weights[p][v], acc[r][p][v]);
+                }
+            }
+        }
+    }
+    acc
+}
+
+/// Moves sums from registers to lines.
+#[inline(always)]
+pub(super) fn keep<S: Simd, const V: usize, const P: usize, const R: usize>(
+    acc: [[[S::f32s; V]; P]; R],
+    sums: &mut [[Line; P]; TILE],
+) {
     for (sums, acc) in sums.iter_mut().zip(acc) {
         for (sum, acc) in sums.iter_mut().zip(acc) {
             S::as_mut_simd_f32s(&mut sum.0).0.copy_from_slice(&acc);

@@ -7,8 +7,19 @@
 )]
 
 pub(crate) mod conv;
+#[cfg(feature = "compact")]
+mod formats;
+#[cfg(feature = "compact")]
+pub(crate) mod kept;
+#[cfg(feature = "compact")]
+pub(crate) mod low;
 pub(crate) mod math;
 pub(crate) mod matmul;
+#[cfg(feature = "compact")]
+mod operands;
+#[cfg(feature = "compact")]
+mod platform;
 pub(crate) mod threads;
 
+pub(crate) use matmul::PANEL;
 pub(crate) use threads::describe;

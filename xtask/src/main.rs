@@ -1,5 +1,6 @@
 //! Development tasks, run as `cargo xtask NAME`.
 
+mod bench;
 mod python;
 mod test;
 #[cfg(feature = "web")]
@@ -13,6 +14,8 @@ const HELP: &str = "usage: cargo xtask TASK
 tasks:
   test   install what the tests need, then check formatting, lints and documentation,
          and run every test: on a software adapter where there is no GPU, in Python, and in a browser
+  bench  time a fixed set of models on the CPU, with ONNX Runtime beside it where it is found;
+         `cargo xtask bench --help` lists its options
   fuzz   give damaged and hostile input to everything that reads foreign files;
          `cargo xtask fuzz --help` lists its options
   soak   long runs: memory, lost devices, killed processes (docs/reliability.md)
@@ -27,6 +30,7 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
         Some("test") => test::all(),
+        Some("bench") => bench::bench(&arguments[1..]),
         Some("fuzz") => package("diffmoe-fuzz", &arguments[1..]),
         Some("soak") => soak(),
         Some("isa") => package("isa", &arguments[1..]),

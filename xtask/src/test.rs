@@ -51,8 +51,8 @@ pub(crate) fn all() -> Result<(), String> {
     run("cargo", &doc, &[("RUSTDOCFLAGS", "-D warnings")])?;
     run("cargo", &["test", "--workspace", "--no-fail-fast", "--features", "xtask/web"], &[])?;
     python::python_tests()?;
-    // Every combination of the library's features; those of the other packages are in the selection above.
-    for features in ["", "import", "blocking", "import,blocking"] {
+    // The library's features; those of the other packages are in the selection above.
+    for features in ["", "import", "blocking", "compact", "import,blocking,compact"] {
         clippy(&[
             "--package",
             "diffmoe",

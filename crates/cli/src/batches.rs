@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use diffmoe::checkpoint::Checkpoint;
-use diffmoe::engine::{Engine, WeightChoice};
+use diffmoe::engine::{CpuMath, Engine, WeightChoice};
 use diffmoe::model::Config;
 use diffmoe::pipeline::{Backend, Pipeline, Run, Sampling, Settings};
 use diffmoe::trace::Trace;
@@ -28,16 +28,33 @@ pub(super) struct Drawn {
     pub(super) trace: Trace,
 }
 
+/// Where and how a model is computed.
+pub(super) struct Device {
+    pub(super) backend: Backend,
+    /// On a GPU
+    pub(super) weights: WeightChoice,
+    /// On the CPU; what is not f32 selects the CPU.
+    pub(super) math: CpuMath,
+}
+
 impl<'a> Batches<'a> {
     /// Opens the model, and a bar for this many images of those that the settings describe.
     pub(super) fn open(
         checkpoint: &'a Checkpoint,
         settings: &'a Settings,
-        (backend, weights): (Backend, WeightChoice),
+        Device { backend, weights, math }: Device,
         images: usize,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let config = checkpoint.config();
-        let model = Pipeline::open(checkpoint, backend, weights)?;
+        let model = match (math, backend) {
+            (CpuMath::F32, _) => Pipeline::open(checkpoint, backend, weights)?,
+            (math, Backend::Gpu) => {
+                return Err(
+                    format!("--cpu-math {math} is for the CPU: leave --backend gpu out").into()
+                );
+            }
+            (math, _) => Pipeline::cpu_with(checkpoint, math)?,
+        };
         if let Some(note) = model.note() {
             eprintln!("note: {note}");
         }

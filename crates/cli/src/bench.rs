@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use diffmoe::checkpoint::Checkpoint;
-use diffmoe::engine::{Branches, CpuEngine, CpuModel};
+use diffmoe::engine::{Branches, CpuEngine, CpuMath, CpuModel};
 use diffmoe::engine::{Engine, GpuEngine, GpuModel, RunConfig};
 use diffmoe::gpu::Gpu;
 use diffmoe::model::Config;
@@ -18,7 +18,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use super::output::Output;
-use super::{Outcome, WeightsName, backend_parser, by_name};
+use super::{Outcome, WeightsName, backend_parser, by_name, math_parser};
 
 /// Measure the time of a guided step (both branches of guidance) and of each kernel in it.
 ///
@@ -38,6 +38,9 @@ pub(super) struct Arguments {
     /// How a GPU computes the two branches of guidance; the results are the same.
     #[arg(long, value_parser = branches_parser(), default_value = "suitable")]
     branches: Branches,
+    /// Format of the numbers in large products on the CPU.
+    #[arg(long, value_parser = math_parser(), default_value = "f32")]
+    cpu_math: CpuMath,
     /// Batch size.
     #[arg(long, default_value_t = 4)]
     batch: usize,
@@ -129,7 +132,9 @@ fn cpu(
     arguments: &Arguments,
 ) -> Result<Device, Box<dyn std::error::Error>> {
     let begin = Instant::now();
-    let mut engine = CpuEngine::new(Arc::new(CpuModel::load(checkpoint)?), arguments.batch);
+    let model = Arc::new(CpuModel::load_with(checkpoint, arguments.cpu_math)?);
+    let weight_bytes = Some(model.weight_bytes());
+    let mut engine = CpuEngine::new(model, arguments.batch);
     let load_ms = milliseconds(begin);
     let step_ms = time_steps(&mut engine, checkpoint, arguments)?;
     Ok(Device {
@@ -138,7 +143,7 @@ fn cpu(
         step_ms,
         dispatches_per_step: None,
         submissions_per_step: None,
-        weight_bytes: None,
+        weight_bytes,
         kernels: Vec::new(),
     })
 }
@@ -244,7 +249,7 @@ impl Report {
                 println!("  {dispatches} dispatches and {submissions:.0} submission per step");
             }
             if let Some(bytes) = device.weight_bytes {
-                println!("  {:.1} MB of weights on the GPU", bytes as f64 / 1e6);
+                println!("  {:.1} MB of weights", bytes as f64 / 1e6);
             }
             let total: f64 = device.kernels.iter().map(|k| k.ms).sum();
             for Kernel { name, dispatches, ms } in &device.kernels {

@@ -126,7 +126,10 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     println!(
         "  memory        {} on the CPU, {} on a GPU with {kinds} weights, for one image at a \
             time",
-        megabytes(Footprint::on_cpu(config, 1).total() as usize),
+        megabytes(
+            Footprint::on_cpu(config, 1, |t| checkpoint.storage(&t.name).unwrap_or(Storage::F32))
+                .total() as usize
+        ),
         megabytes(
             Footprint::on_gpu(config, 1, precisions, Profile::Gpu, WEBGPU_BINDING).total() as usize
         )
@@ -192,18 +195,22 @@ fn needs(config: &Config, arguments: &Arguments) -> Outcome {
     for (name, storage) in files {
         println!("  file, {name:<5}   {}", megabytes(file_bytes(config, storage) as usize));
     }
-    let cpu = Footprint::on_cpu(config, batch);
     let free = platform::free_memory();
-    let is_on_cpu = free.is_none_or(|free| cpu.total() <= free);
-    let verdict = match free {
-        Some(free) => format!(
-            "{}, {} free here",
-            if is_on_cpu { "fits" } else { "does not fit" },
-            megabytes(free as usize)
-        ),
-        None => "free memory is unknown on this system".into(),
-    };
-    println!("  processor     {} with f32 weights: {verdict}", megabytes(cpu.total() as usize));
+    let mut is_on_cpu = false;
+    for (name, storage) in files {
+        let cpu = Footprint::on_cpu(config, batch, |tensor| storage.of(tensor));
+        let fits = free.is_none_or(|free| cpu.total() <= free);
+        is_on_cpu |= fits;
+        let verdict = match free {
+            Some(free) => format!(
+                "{}, {} free here",
+                if fits { "fits" } else { "does not fit" },
+                megabytes(free as usize)
+            ),
+            None => "free memory is unknown on this system".into(),
+        };
+        println!("  cpu, {name:<8} {}: {verdict}", megabytes(cpu.total() as usize));
+    }
     let gpu = Gpu::headless();
     let is_on_gpu = match &gpu {
         Ok(gpu) => {

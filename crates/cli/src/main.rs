@@ -36,7 +36,7 @@ mod window;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use diffmoe::engine::{EngineError, WeightChoice};
+use diffmoe::engine::{CpuMath, EngineError, WeightChoice};
 use diffmoe::gpu::GpuError;
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::pipeline::{Backend, LoadError};
@@ -78,7 +78,12 @@ fn backend_parser() -> impl clap::builder::TypedValueParser<Value = Backend> {
     by_name(Backend::ALL.iter().map(|backend| (backend.name(), backend.hint())))
 }
 
-/// Format of large matrices on a GPU; the CPU backend always computes in f32.
+/// `--cpu-math`, from the library's table.
+fn math_parser() -> impl clap::builder::TypedValueParser<Value = CpuMath> {
+    by_name(CpuMath::ALL.iter().map(|math| (math.name(), math.hint())))
+}
+
+/// Format of large matrices on a GPU; the CPU keeps that of the file.
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum WeightsName {
     /// As in the file: int4, int8 or f16; f32 becomes f16.

@@ -152,7 +152,7 @@ fn random_models_of_the_paper_s_shapes_load_in_parts() {
 #[test]
 fn presets_say_what_they_need_and_whether_it_is_here() {
     let [stdout, _] = succeeds(&["info", "--preset", "S-E16"]);
-    for part in ["140,265,344", "activated", "file, int4", "processor", "gpu"] {
+    for part in ["140,265,344", "activated", "file, int4", "cpu, int8", "gpu"] {
         assert!(stdout.contains(part), "{stdout}");
     }
     if !stdout.contains("no graphics adapter") {
@@ -166,7 +166,7 @@ fn presets_say_what_they_need_and_whether_it_is_here() {
     }
     // 2.9 thousand million parameters with 256 images at once: no working memory holds that.
     let (code, stdout, stderr) = diffmoe(&["info", "--preset", "XL-E16", "--batch", "256"]);
-    if stdout.contains("processor") && !stdout.contains(": fits") {
+    if stdout.contains("cpu, f32") && !stdout.contains(": fits") {
         assert!(code == 2 && stderr.contains("choose fewer experts"), "{stdout}{stderr}");
     }
 }

@@ -11,13 +11,14 @@ use super::latents::Latents;
 use super::prompts::{Encoded, PromptView, encode};
 use super::weights::{self, Weights};
 use crate::checkpoint::Checkpoint;
+use crate::engine::cpu_math::CpuMath;
+use crate::engine::linear::{Hold, keeps_format};
 use crate::engine::{
     Engine, EngineError, ForwardRouting, Inspect, LayerRouting, Progress, RunConfig, RunPrompts,
     Snapshot, Stage, StageTimes, Taps,
 };
 use crate::model::{Config, Muted, Routing, Shifts, TextConfig};
 use crate::scheduler::{Branch, Instruction, Latent};
-use crate::simd::describe;
 use crate::tokenizer::Tokenizer;
 
 /// A model in memory, for engines of any batch size.
@@ -26,6 +27,8 @@ pub struct CpuModel {
     weights: Weights,
     /// Only if the model reads text
     tokenizer: Option<Tokenizer>,
+    math: CpuMath,
+    weight_bytes: u64,
 }
 
 impl CpuModel {
@@ -43,7 +46,30 @@ impl CpuModel {
     /// # Errors
     /// As [`CpuModel::load`].
     pub async fn load_async(checkpoint: &Checkpoint) -> Result<Self, EngineError> {
-        Self::load_as(checkpoint, checkpoint.config().clone()).await
+        Self::load_with_async(checkpoint, CpuMath::F32).await
+    }
+
+    /// As [`CpuModel::load`], with the products of the blocks in a format that may be less exact.
+    ///
+    /// # Errors
+    /// As [`CpuModel::load`], and when this processor has no instructions for the format.
+    #[cfg(feature = "blocking")]
+    pub fn load_with(checkpoint: &Checkpoint, math: CpuMath) -> Result<Self, EngineError> {
+        pollster::block_on(Self::load_with_async(checkpoint, math))
+    }
+
+    /// As [`CpuModel::load_with`], for callers that must not be held up.
+    ///
+    /// # Errors
+    /// As [`CpuModel::load_with`].
+    pub async fn load_with_async(
+        checkpoint: &Checkpoint,
+        math: CpuMath,
+    ) -> Result<Self, EngineError> {
+        math.check()?;
+        let config = checkpoint.config().clone();
+        let hold = Hold { math, is_kept: keeps_format(&config) };
+        Self::load_as(checkpoint, config, hold).await
     }
 
     /// Only the first blocks.
@@ -52,22 +78,27 @@ impl CpuModel {
         blocks: usize,
     ) -> Result<Self, EngineError> {
         let config = Config { depth: blocks, ..checkpoint.config().clone() };
-        Self::load_as(checkpoint, config).await
+        Self::load_as(checkpoint, config, Hold::default()).await
     }
 
-    async fn load_as(checkpoint: &Checkpoint, config: Config) -> Result<Self, EngineError> {
+    pub(in crate::engine) async fn load_as(
+        checkpoint: &Checkpoint,
+        config: Config,
+        hold: Hold,
+    ) -> Result<Self, EngineError> {
         let tokenizer = config.text.as_ref().map(TextConfig::tokenizer);
-        Ok(Self { weights: weights::load(checkpoint, &config).await?, config, tokenizer })
+        let (weights, weight_bytes) = weights::load(checkpoint, &config, hold).await?;
+        Ok(Self { config, weights, tokenizer, math: hold.math, weight_bytes })
     }
 
     /// Description of the device.
     pub fn device(&self) -> String {
-        describe()
+        self.math.describe()
     }
 
-    /// Bytes of the weights in memory, where all are f32.
+    /// Bytes of the weights in memory.
     pub fn weight_bytes(&self) -> u64 {
-        4 * self.config.parameters() as u64
+        self.weight_bytes
     }
 }
 
@@ -367,7 +398,7 @@ impl CpuEngine {
 
     /// Splits the prompts of a run into tokens and encodes them.
     fn encode(&self, run: &RunConfig) -> Option<Prompts> {
-        let CpuModel { config, weights, tokenizer } = &*self.model;
+        let CpuModel { config, weights, tokenizer, .. } = &*self.model;
         let length = config.text.as_ref()?.max_length;
         assert_eq!(run.prompts.len(), self.activations.batch, "one prompt for each sample");
         let run = RunPrompts::new(tokenizer.as_ref()?, length, &run.prompts, &run.negative);

@@ -1,12 +1,13 @@
-//! A checkpoint's tensors in memory, as f32 in panels: the leaves that [`model::Weights`](crate::model::Weights) has on
-//! the processor.
+//! A checkpoint's tensors in memory, large matrices in panels: the leaves that
+//! [`model::Weights`](crate::model::Weights) has on the processor.
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::engine::cpu_math::CpuMath;
+use crate::engine::linear::Hold;
 pub(super) use crate::engine::linear::Linear;
-use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Source, TensorSpec};
+use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Role, Source, TensorSpec};
 use crate::platform::yield_now;
 use crate::simd::conv::ConvWeights;
-use crate::simd::matmul::Matrix;
 
 /// Leaves in memory.
 #[derive(Debug)]
@@ -26,22 +27,44 @@ impl Leaf for OnCpu {
 /// All weights of a model.
 pub(super) type Weights = model::Weights<OnCpu>;
 
-/// Reads and packs every tensor, block by block, so that a page stays responsive.
+/// Reads and packs every tensor, block by block, so that a page stays responsive; and the bytes that they take.
 pub(super) async fn load(
     checkpoint: &Checkpoint,
     config: &Config,
-) -> Result<Weights, CheckpointError> {
-    Weights::visit(config, &mut Reader { checkpoint }).await
+    hold: Hold,
+) -> Result<(Weights, u64), CheckpointError> {
+    let mut reader = Reader { checkpoint, hold, bytes: 0, released: 0 };
+    let weights = Weights::visit(config, &mut reader).await?;
+    checkpoint.release();
+    Ok((weights, reader.bytes))
 }
 
 /// Reads tensors and packs them.
 struct Reader<'a> {
     checkpoint: &'a Checkpoint,
+    hold: Hold,
+    /// Bytes of what was read, as it is in memory
+    bytes: u64,
+    /// `bytes` when pages of the file were last given back
+    released: u64,
 }
 
 impl Reader<'_> {
-    fn read(&self, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {
-        self.checkpoint.read(&spec.name)
+    fn read(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {
+        let values = self.checkpoint.read(&spec.name)?;
+        self.count(size_of_val(&*values) as u64);
+        Ok(values)
+    }
+
+    /// Counts what was read, and gives the file's pages back now and then, or a mapped file would be in memory twice.
+    fn count(&mut self, bytes: u64) {
+        /// Bytes between two calls of the system.
+        const MOST: u64 = 4 << 20;
+        self.bytes += bytes;
+        if self.bytes - self.released > MOST {
+            self.released = self.bytes;
+            self.checkpoint.release();
+        }
     }
 }
 
@@ -49,7 +72,10 @@ impl Source<OnCpu> for Reader<'_> {
     type Error = CheckpointError;
 
     fn linear(&mut self, spec: &LinearSpec) -> Result<Linear, CheckpointError> {
-        Linear::read(self.checkpoint, spec)
+        let math = if spec.weight.role == Role::Matrix { self.hold.math } else { CpuMath::F32 };
+        let linear = Linear::read(self.checkpoint, spec, Hold { math, ..self.hold })?;
+        self.count(linear.bytes());
+        Ok(linear)
     }
 
     fn time(&mut self, spec: &LinearSpec) -> Result<Linear, CheckpointError> {
@@ -66,13 +92,19 @@ impl Source<OnCpu> for Reader<'_> {
 
     fn modulation(&mut self, spec: &LinearSpec) -> Result<Vec<Linear>, CheckpointError> {
         let width = spec.inputs();
-        let weight = self.read(&spec.weight)?;
-        let bias = spec.bias.as_ref().map(|bias| self.read(bias)).transpose()?;
-        let part = |(i, rows): (usize, &[f32])| Linear {
-            weight: Matrix::new(width, width, rows),
-            bias: bias.as_ref().map(|bias| bias[i * width..][..width].to_vec()),
+        let name = &spec.weight.name;
+        let rows = self.checkpoint.rows(name)?;
+        let storage = self.checkpoint.storage(name)?;
+        let bias = spec.bias.as_ref().map(|bias| self.checkpoint.read(&bias.name)).transpose()?;
+        let how = (storage, Hold { math: CpuMath::F32, ..self.hold });
+        let part = |i: usize| {
+            let bias = bias.as_ref().map(|bias| bias[i * width..][..width].to_vec());
+            Linear::new(rows.slice(i * width..(i + 1) * width), bias, how)
         };
-        Ok(weight.chunks_exact(width * width).enumerate().map(part).collect())
+        let parts: Vec<Linear> = (0..spec.outputs() / width).map(part).collect();
+        drop(rows);
+        self.count(parts.iter().map(Linear::bytes).sum());
+        Ok(parts)
     }
 
     fn conv(&mut self, spec: &LinearSpec) -> Result<ConvWeights, CheckpointError> {

@@ -8,7 +8,7 @@ use super::precision::Precisions;
 use super::weight_bytes::WeightBytes;
 use crate::checkpoint::{Checkpoint, CheckpointError, StoredRows};
 use crate::engine::contract::EngineError;
-use crate::engine::linear::Linear;
+use crate::engine::linear::{Hold, Linear};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{ConvWeights, ExpertBank, Matrix, WeightPrecision};
 use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Mlp, Role, Source, TensorSpec};
@@ -150,7 +150,7 @@ impl Source<OnGpu> for Loader<'_> {
         if self.gpu.is_rehearsal() {
             return Ok(Linear::default());
         }
-        Linear::read(self.checkpoint, spec)
+        Linear::read(self.checkpoint, spec, Hold::default())
     }
 
     fn table(&mut self, spec: &TensorSpec) -> Loaded<Tensor> {

@@ -9,8 +9,9 @@ use super::link::{Link, Workers};
 use super::messages::{Reply, Request};
 use super::parts;
 use crate::checkpoint::Checkpoint;
+use crate::engine::footprint::Footprint;
 use crate::engine::{EngineError, Snapshot};
-use crate::model::{Config, Kind, Routing, Selection};
+use crate::model::{Config, Kind, Routing, Selection, Storage, TensorSpec};
 use crate::platform::yield_now;
 use crate::scheduler::Latent;
 use crate::simd::describe;
@@ -18,6 +19,8 @@ use crate::simd::describe;
 /// A model that several workers hold, for engines of any batch size.
 pub struct WorkersModel {
     config: Config,
+    /// Of one worker
+    weight_bytes: u64,
     members: Vec<Mutex<Member>>,
     engines: AtomicU32,
 }
@@ -95,6 +98,9 @@ impl WorkersModel {
             return Err("workers take models of one file only".into());
         };
         let config = checkpoint.config().clone();
+        let storage =
+            |tensor: &TensorSpec| checkpoint.storage(&tensor.name).unwrap_or(Storage::F32);
+        let weight_bytes = Footprint::on_cpu(&config, 1, storage).weights;
         let load = Request::load(&config.name, file);
         let mut members = Vec::new();
         let mut refused = "no worker could be made".to_owned();
@@ -130,7 +136,7 @@ impl WorkersModel {
             return Err(refused);
         }
         let members = members.into_iter().map(Mutex::new).collect();
-        Ok(Self { config, members, engines: AtomicU32::new(0) })
+        Ok(Self { config, members, weight_bytes, engines: AtomicU32::new(0) })
     }
 
     /// Description of the device.
@@ -141,9 +147,9 @@ impl WorkersModel {
         }
     }
 
-    /// Bytes of the weights in all workers, where all are f32.
+    /// Bytes of the weights in all workers.
     pub fn weight_bytes(&self) -> u64 {
-        4 * self.config.parameters() as u64 * self.count() as u64
+        self.weight_bytes * self.count() as u64
     }
 
     /// Number of workers.

@@ -7,10 +7,11 @@ mod survey;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use diffmoe::engine::CpuMath;
 use diffmoe::pipeline::{Backend, SurveyBatch};
 use diffmoe::trace::atlas::Atlas;
 
-use super::batches::Batches;
+use super::batches::{Batches, Device};
 use super::output::Output;
 use super::scheduler_options::SchedulerOptions;
 use super::{Outcome, WeightsName, backend_parser};
@@ -134,7 +135,11 @@ fn draw(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let Planned { checkpoint, survey, .. } = planned;
     let (config, images) = (checkpoint.config(), survey.images());
-    let place = (arguments.backend, arguments.weights.into());
+    let place = Device {
+        backend: arguments.backend,
+        weights: arguments.weights.into(),
+        math: CpuMath::F32,
+    };
     let mut first = drawn(batches);
     let mut device = Batches::open(checkpoint, survey.settings(), place, images - first)?;
     while first < images {

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use diffmoe::checkpoint::{TensorOut, write_safetensors};
+use diffmoe::engine::CpuMath;
 use diffmoe::model::{Config, Muted, MutedError, RoutingRule, Shifts};
 use diffmoe::pipeline::{Backend, Settings, png_texts};
 use diffmoe::pixels;
@@ -19,10 +20,10 @@ use diffmoe::scheduler::GuidanceInterval;
 use diffmoe::trace::Trace;
 use diffmoe::vae::DecoderFile;
 
-use super::batches::Batches;
+use super::batches::{Batches, Device};
 use super::output::{self, Output};
 use super::scheduler_options::{SchedulerOptions, by_name};
-use super::{Outcome, WeightsName, backend_parser, decoder};
+use super::{Outcome, WeightsName, backend_parser, decoder, math_parser};
 pub(super) use request::Request;
 use shard::Shard;
 
@@ -109,6 +110,10 @@ pub(super) struct Arguments {
     /// Format of large matrices on a GPU; sums are always f32. Default: auto.
     #[arg(long, value_enum)]
     weights: Option<WeightsName>,
+    /// Format of the numbers in large products on the CPU; bf16 and int8 are faster and change images. They select the
+    /// CPU.
+    #[arg(long, value_parser = math_parser(), default_value = "f32")]
+    cpu_math: CpuMath,
     #[arg(long, value_parser = rule_parser(), help = format!("Routing rule. Default: {}", RoutingRule::default()))]
     routing: Option<RoutingRule>,
     /// One threshold for all experts instead of the learned ones, 0 to 1; lower means more compute.
@@ -206,7 +211,8 @@ fn draw_grid(arguments: &Arguments, request: &Request) -> Outcome {
 
     let started = Instant::now();
     let images = request.drawn();
-    let place = (arguments.backend, request.weights);
+    let place =
+        Device { backend: arguments.backend, weights: request.weights, math: arguments.cpu_math };
     let mut batches = Batches::open(checkpoint, settings, place, images.len())?;
     let mut samples = Vec::new();
     let mut capacity = Capacity::default();

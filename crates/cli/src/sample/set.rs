@@ -14,7 +14,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::super::Outcome;
-use super::super::batches::Batches;
+use super::super::batches::{Batches, Device};
 use super::super::decoder::Ready;
 use super::super::image_set::{self, BatchFile, Header};
 use super::{Arguments, Request};
@@ -45,7 +45,8 @@ pub(super) fn draw(arguments: &Arguments, request: &Request, folder: &Path) -> O
 
     let started = Instant::now();
     let drawn: usize = left.iter().map(ExactSizeIterator::len).sum();
-    let place = (arguments.backend, request.weights);
+    let place =
+        Device { backend: arguments.backend, weights: request.weights, math: arguments.cpu_math };
     let mut painter = Batches::open(checkpoint, settings, place, drawn)?;
     header.device = painter.device();
     let backend = arguments.backend;

@@ -1,0 +1,221 @@
+//! Matrix products in f32 with weights that stay in the format of their file: half the memory or less, the same bits.
+//!
+//! Panels are widened into memory of the thread, once for all rows of a product. With AVX-512, f16 is widened by the
+//! first tile of rows as it goes along, so that conversion and memory keep step with arithmetic; an expert with a
+//! few tokens then takes no longer than with f32, which is twice as much to read.
+
+use std::cell::RefCell;
+
+use bytemuck::Zeroable;
+use pulp::{Arch, Simd, WithSimd};
+
+use super::formats::Panels;
+use super::matmul::{Columns, Line, PANEL, TILE, keep, multiply};
+use super::platform::LineWidener;
+use crate::checkpoint::StoredRows;
+use crate::model::Storage;
+
+thread_local! {
+    /// The panels of a tile in f32.
+    static WIDE: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A matrix `[outputs, inputs]`.
+#[derive(Debug)]
+pub(crate) struct KeptMatrix {
+    outputs: usize,
+    inputs: usize,
+    panels: Panels,
+}
+
+impl KeptMatrix {
+    /// Packs the rows of a file, which holds them in `storage`. None where only f32 has their numbers.
+    pub(crate) fn new(rows: &StoredRows, storage: Storage) -> Option<Self> {
+        let panels = Panels::new(rows, storage)?;
+        Some(Self { outputs: rows.len(), inputs: rows.width(), panels })
+    }
+
+    /// Width of the result.
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Bytes that the weights take.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.panels.bytes()
+    }
+
+    /// `out[r] = x(r)·Wᵀ + bias`, `[rows, outputs]`, with the bits of the product with f32 weights.
+    pub(crate) fn apply<'a>(
+        &self,
+        bias: Option<&[f32]>,
+        x: impl Fn(usize) -> &'a [f32],
+        out: &mut [f32],
+    ) {
+        WIDE.with_borrow_mut(|wide| {
+            let x = |r: usize, _: usize| x(r);
+            Arch::new().dispatch(Product { matrix: self, bias, x, out, wide });
+        });
+    }
+}
+
+/// The arguments of [`KeptMatrix::apply`], passed into code for this processor.
+struct Product<'m, X> {
+    matrix: &'m KeptMatrix,
+    bias: Option<&'m [f32]>,
+    x: X,
+    out: &'m mut [f32],
+    wide: &'m mut Vec<Line>,
+}
+
+impl<'a, X: Fn(usize, usize) -> &'a [f32]> WithSimd for Product<'_, X> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match S::F32_LANES {
+            16 => self.run::<S, 1, 2>(simd),
+            8 => self.run::<S, 2, 1>(simd),
+            4 => self.run::<S, 4, 1>(simd),
+            _ => self.run::<S, 16, 1>(simd),
+        }
+    }
+}
+
+impl<'a, X: Fn(usize, usize) -> &'a [f32]> Product<'_, X> {
+    /// `V` vectors make a panel, `P` panels a tile; panels that are left over make tiles of their own.
+    #[inline(always)]
+    fn run<S: Simd, const V: usize, const P: usize>(mut self, simd: S) {
+        let room = P * self.matrix.inputs;
+        if self.wide.len() < room {
+            self.wide.resize(room, Line::zeroed());
+        }
+        let panels = self.matrix.outputs.div_ceil(PANEL);
+        let whole = panels - panels % P;
+        for first in (0..whole).step_by(P) {
+            self.columns::<S, V, P>(simd, first);
+        }
+        for first in whole..panels {
+            self.columns::<S, V, 1>(simd, first);
+        }
+    }
+
+    /// The columns of `P` panels, from panel `first` on.
+    #[inline(always)]
+    fn columns<S: Simd, const V: usize, const P: usize>(&mut self, simd: S, first: usize) {
+        let KeptMatrix { outputs, inputs, ref panels } = *self.matrix;
+        let columns = Columns::<P>::new(outputs, first, self.bias);
+        let (wide, _) = self.wide.split_at_mut(P * inputs);
+        let mut rest = &mut *self.out;
+        let mut done = 0;
+        match (panels, LineWidener::of(simd)) {
+            (Panels::F16(lines), Some(widener)) => {
+                let lines = std::array::from_fn(|p| &lines[(first + p) * inputs..][..inputs]);
+                done = TILE.min(rest.len() / outputs);
+                let (rows, after) = rest.split_at_mut(done * outputs);
+                rest = after;
+                let tile = First { simd, widener, x: &self.x, lines, columns: &columns };
+                match done {
+                    0 => {}
+                    1 => tile.product::<1>(wide, rows),
+                    2 => tile.product::<2>(wide, rows),
+                    3 => tile.product::<3>(wide, rows),
+                    4 => tile.product::<4>(wide, rows),
+                    5 => tile.product::<5>(wide, rows),
+                    _ => tile.product::<6>(wide, rows),
+                }
+            }
+            _ => {
+                for (p, wide) in wide.chunks_exact_mut(inputs).enumerate() {
+                    panels.widen(inputs, first + p, wide);
+                }
+            }
+        }
+        let mut wide = wide.chunks_exact(inputs);
+        let panels = std::array::from_fn(|_| wide.next().unwrap_or_default());
+        columns.product::<S, V>(simd, 1, &self.x, panels, (done, rest));
+    }
+}
+
+/// The first rows by `P` panels of f16, in vectors of sixteen.
+struct First<'m, S, X, const P: usize> {
+    simd: S,
+    widener: LineWidener,
+    x: &'m X,
+    /// `[inputs]`
+    lines: [&'m [[u16; PANEL]]; P],
+    columns: &'m Columns<P>,
+}
+
+impl<'a, S: Simd, X: Fn(usize, usize) -> &'a [f32], const P: usize> First<'_, S, X, P> {
+    /// `R` rows; leaves the panels in f32 in `wide`, `[P, inputs]`.
+    #[inline(always)]
+    fn product<const R: usize>(&self, wide: &mut [Line], rows: &mut [f32]) {
+        let n = self.lines[0].len();
+        let lines: [&[[u16; PANEL]]; P] = self.lines.map(|lines| &lines[..n]);
+        let mut parts = wide.chunks_exact_mut(n);
+        let mut wide: [&mut [Line]; P] =
+            std::array::from_fn(|_| &mut parts.next().unwrap_or_default()[..n]);
+        let weights = |i: usize| {
+            std::array::from_fn(|p| {
+                let vector: S::f32s = self.widener.widen::<S>(&lines[p][i]);
+                S::as_mut_simd_f32s(&mut wide[p][i].0).0[0] = vector;
+                [vector]
+            })
+        };
+        let x = std::array::from_fn(|r| (self.x)(r, 0));
+        let bias = self.columns.bias::<S, 1>();
+        let acc = multiply(self.simd, n, x, weights, [bias; R]);
+        let mut sums = [[Line::zeroed(); P]; TILE];
+        keep::<S, 1, P, R>(acc, &mut sums);
+        self.columns.store(&sums, rows);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::StoredValues;
+    use crate::simd::matmul::Matrix;
+
+    /// At every tile height, with and without rows after the first tile: the bits of the product of decoded rows.
+    #[test]
+    fn stored_weights_give_the_bits_of_decoded_ones() {
+        for (rows, inputs, outputs) in [
+            (1, 700, 33),
+            (2, 31, 48),
+            (3, 8, 1),
+            (4, 65, 32),
+            (5, 256, 16),
+            (6, 129, 20),
+            (13, 515, 50),
+            (96, 40, 7),
+        ] {
+            let value = |i: usize| f32::from(half::f16::from_f32((i as f32 * 0.7).sin() * 2.0));
+            let weight: Vec<f32> = (0..outputs * inputs).map(value).collect();
+            let x: Vec<f32> = (0..rows * inputs).map(|i| (i as f32 * 1.3).cos()).collect();
+            let bias: Vec<f32> = (0..outputs).map(value).collect();
+            let bytes: Vec<u8> = (0..outputs * inputs).map(|i| (i * 73 % 256) as u8).collect();
+            let scales: Vec<f32> = (0..outputs).map(|o| 0.01 + o as f32 * 1e-3).collect();
+            let int8 = StoredValues::Int8 { numbers: &bytes, scales: scales.into() };
+            let wide: Vec<f32> =
+                weight.iter().map(|&w| half::bf16::from_f32(w * 1e9).into()).collect();
+            let brain = StoredValues::Floats(wide.into());
+            let floats = StoredValues::Floats(weight.into());
+            for (values, storage) in
+                [(floats, Storage::F16), (brain, Storage::F16), (int8, Storage::Int8)]
+            {
+                let stored = StoredRows::new(inputs, values);
+                let matrix = KeptMatrix::new(&stored, storage).unwrap();
+                assert!(matrix.bytes() < 3 * (outputs.next_multiple_of(PANEL) * inputs) as u64);
+                let row = |r: usize| &x[r * inputs..][..inputs];
+                let (mut got, mut want) =
+                    (vec![f32::NAN; rows * outputs], vec![0.0; rows * outputs]);
+                matrix.apply(Some(&bias), row, &mut got);
+                Matrix::new(outputs, inputs, &stored.decode()).apply(Some(&bias), row, &mut want);
+                let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&got), bits(&want), "{rows}x{inputs}x{outputs} {storage:?}");
+            }
+        }
+    }
+}
