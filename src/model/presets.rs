@@ -260,7 +260,7 @@ mod tests {
             "L-E",
             "dense-L-E8",
             "tc-L",
-            "L-E33",
+            "L-E65",
             "L-E8-vp",
             "dit-moe-XL-8E2A",
             "dit-moe-S-9E2A",

@@ -17,6 +17,10 @@ async function press(page, name) {
   await element.evaluate((element) => { element.focus(); element.click(); });
 }
 
+/** Waits until no element has the name: the elements follow the app a frame later. */
+const gone = (page, name) => page.waitForFunction((name) => ![...document.querySelectorAll("#mirror [role=button]")]
+  .some((element) => element.getAttribute("aria-label") === name), name, { timeout: 20_000, polling: 50 });
+
 const kept = (page, count) => page.waitForFunction((count) => window.diffmoe?.state().kept === count, count, { timeout: 30_000, polling: 50 });
 
 /** What the browser has stored. */
@@ -49,6 +53,7 @@ test("a kept image is there after a reload, draws its run again, and is gone whe
     assert.equal(await page.evaluate(() => window.diffmoe.state().seed), 8);
     await press(page, "^Kept: ");
     await press(page, "^Use these settings$");
+    await gone(page, "Use these settings");
     await page.waitForFunction(() => window.diffmoe.state().seed === 7, null, { timeout: 60_000 });
     await finished(page);
     assert.equal(distance(await pixels(page), made), 0, "the same image");
@@ -56,6 +61,7 @@ test("a kept image is there after a reload, draws its run again, and is gone whe
     await press(page, "^Kept: ");
     await press(page, "^Delete$");
     await kept(page, 0);
+    await gone(page, "Delete");
     await press(page, "^Restore the deleted image$");
     await kept(page, 1);
     assert.equal((await stored(page)).length, 1);
