@@ -51,8 +51,8 @@ pub(crate) fn all() -> Result<(), String> {
     run("cargo", &doc, &[("RUSTDOCFLAGS", "-D warnings")])?;
     run("cargo", &["test", "--workspace", "--no-fail-fast", "--features", "xtask/web"], &[])?;
     python::python_tests()?;
-    // The library's features; those of the other packages are in the selection above.
-    for features in ["", "import", "blocking", "compact", "import,blocking,compact"] {
+    // The library's features, alone and together; those of the other packages are in the selection above. CI checks the rest.
+    for features in ["", "import", "blocking", "compact", "jpeg", "import,blocking,compact,jpeg"] {
         clippy(&[
             "--package",
             "diffmoe",

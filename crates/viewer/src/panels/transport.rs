@@ -184,11 +184,13 @@ fn summary(app: &App, ui: &mut Ui) {
     if let Some(c) = record.trace.capacity() {
         let text = egui::RichText::new(format!("C {c:.2}")).color(colour);
         let hint = "Mean number of experts per token over all steps so far";
-        ui.label(text).on_hover_text(hint);
+        ui.add(egui::Label::new(text).extend()).on_hover_text(hint);
     }
     if !record.step_ms.is_empty() {
         let mean = record.step_ms.iter().sum::<f32>() / record.step_ms.len() as f32;
         let text = format!("{} per step", milliseconds(mean));
-        ui.label(egui::RichText::new(text).color(colour)).on_hover_text(&record.device);
+        // Whole on the next row where there is no room, as on a phone.
+        let label = egui::Label::new(egui::RichText::new(text).color(colour)).extend();
+        ui.add(label).on_hover_text(&record.device);
     }
 }
