@@ -4,6 +4,7 @@
 //! crate: the standard library's `ln` and `cos` differ from platform to platform, and a shared seed would
 //! then show another image in the browser.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -103,13 +104,18 @@ pub fn random_rows(seed: u64, purpose: u32, rows: u32, count: usize) -> Vec<u32>
     // Noise uses the low streams, one an image.
     rng.set_stream(u64::MAX - u64::from(purpose));
     let mut drawn = Vec::with_capacity(count);
-    let mut deck: Vec<u32> = Vec::new();
+    // A deck of all rows, from which a drawn row is replaced by the last. Only rows that are not in their own place are
+    // stored: a damaged file may claim billions.
+    let (mut left, mut moved) = (0, BTreeMap::new());
     for _ in 0..if rows == 0 { 0 } else { count } {
-        if deck.is_empty() {
-            deck.extend(0..rows);
+        if left == 0 {
+            left = rows;
+            moved.clear();
         }
-        let pick = (uniform(&mut rng) * deck.len() as f64) as usize;
-        drawn.push(deck.swap_remove(pick));
+        let pick = (uniform(&mut rng) * f64::from(left)) as u32;
+        left -= 1;
+        let last = moved.remove(&left).unwrap_or(left);
+        drawn.push(if pick == left { last } else { moved.insert(pick, last).unwrap_or(pick) });
     }
     drawn
 }
@@ -122,6 +128,26 @@ fn uniform(rng: &mut ChaCha8Rng) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_are_those_of_a_deck_that_is_laid_out() {
+        for (seed, rows, count) in [(1, 1, 3), (2, 5, 23), (3, 876, 400), (4, 40, 40), (5, 0, 4)] {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            rng.set_stream(u64::MAX - 7);
+            let (mut deck, mut want) = (Vec::new(), Vec::new());
+            for _ in 0..if rows == 0 { 0 } else { count } {
+                if deck.is_empty() {
+                    deck.extend(0..rows);
+                }
+                let pick = (uniform(&mut rng) * deck.len() as f64) as usize;
+                want.push(deck.swap_remove(pick));
+            }
+            assert_eq!(random_rows(seed, 7, rows, count), want, "{rows} rows");
+        }
+        // Without memory for all of them.
+        let drawn = random_rows(6, 0, u32::MAX, 1000);
+        assert!(drawn.iter().any(|&row| row > u32::MAX / 2));
+    }
 
     #[test]
     fn noise_never_changes() {

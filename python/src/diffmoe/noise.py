@@ -38,15 +38,18 @@ def step_noise(seed: int, image: int, step: int, count: int) -> np.ndarray:
 
 def random_rows(seed: int, purpose: int, rows: int, count: int) -> list[int]:
     """Random row numbers below ``rows``, without repetition until all are used. ``purpose`` is the index of the table."""
-    drawn, deck = [], []
+    # A deck of all rows, from which a drawn row is replaced by the last; only rows that are not in their own place are stored.
+    drawn, left, moved = [], 0, {}
     shares = uniform(seed, MASK - purpose, count if rows else 0)
     for share in shares:
-        deck = deck or list(range(rows))
-        pick = int(share * len(deck))
-        drawn.append(deck[pick])
-        # Swap-remove.
-        deck[pick] = deck[-1]
-        deck.pop()
+        if left == 0:
+            left, moved = rows, {}
+        pick = int(share * left)
+        left -= 1
+        last = moved.pop(left, left)
+        drawn.append(last if pick == left else moved.get(pick, pick))
+        if pick != left:
+            moved[pick] = last
     return drawn
 
 
