@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::check::Shapes;
-use crate::model::Config;
+use crate::model::{Config, MOST_EXPERTS};
 
 /// Families with the official names of tensors: their name for people, their kind, and whether every block has experts.
 const FAMILIES: [(&str, &str, Experts); 5] = [
@@ -150,7 +150,7 @@ fn guess(shapes: &Shapes, kind: &str, experts: Experts) -> Option<String> {
         shared
     };
     let moe = json!({
-        "num_experts": numbers(".experts.").unwrap_or(8).clamp(1, 32), "capacity": 1,
+        "num_experts": numbers(".experts.").unwrap_or(8).clamp(1, MOST_EXPERTS), "capacity": 1,
         "n_shared_experts": shared, "interleave": experts == Experts::EverySecond,
     });
     let config = json!({

@@ -91,7 +91,7 @@ class Trace:
         steps = self.step.astype(np.int64)
         if np.any(np.diff(steps) < 0) or np.any(steps >= MOST_STEPS) or not np.isfinite(self.time).all():
             damaged("steps are not in order, or a time is not finite")
-        if self.experts < 64 and np.any(self.masks.astype(np.uint64) >> np.uint64(self.experts)):
+        if self.experts < MOST_EXPERTS and np.any(self.masks.astype(np.uint64) >> np.uint64(self.experts)):
             damaged(f"a mask has bits beyond its {self.experts} experts")
         full = (passes, layers, pool, self.experts)
         scores = [a for a in (self.gate, self.need) if a is not None]
