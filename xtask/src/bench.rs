@@ -10,7 +10,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::{run, succeeds, target_folder};
+use crate::{run, succeeds, target_folder, text, tool};
 
 pub(crate) const HELP: &str = "usage: cargo xtask bench [--rounds N] [--update]
 
@@ -60,7 +60,7 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), String> {
     }
     run("cargo", &["build", "--release", "--package", "diffmoe-cli"], &[])?;
     let target = target_folder();
-    let program = target.join("release").join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX));
+    let program = tool("release");
     let large = target.join("bench-s-e16.safetensors");
     if !large.exists() {
         run(text(&program)?, &["make-random", "S-E16", "--out", text(&large)?], &[])?;
@@ -117,10 +117,6 @@ pub(crate) fn bench(arguments: &[String]) -> Result<(), String> {
         std::fs::write(DOCUMENT, new).map_err(|e| format!("cannot write {DOCUMENT}: {e}"))?;
     }
     Ok(())
-}
-
-fn text(path: &Path) -> Result<&str, String> {
-    path.to_str().ok_or_else(|| "the path of the target directory is not valid Unicode".into())
 }
 
 /// Runs `diffmoe bench` once: the device, and the median and the fastest step in milliseconds.

@@ -6,7 +6,7 @@ mod test;
 #[cfg(feature = "web")]
 mod web;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const HELP: &str = "usage: cargo xtask TASK
@@ -106,6 +106,16 @@ fn run(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Resul
 /// Where Cargo builds.
 fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from)
+}
+
+/// The command line tool, where Cargo builds it with a profile (`debug` or `release`).
+fn tool(profile: &str) -> PathBuf {
+    target_folder().join(profile).join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// A path as an argument of a program.
+fn text(path: &Path) -> Result<&str, String> {
+    path.to_str().ok_or_else(|| format!("{} is not valid Unicode", path.display()))
 }
 
 /// Whether a program runs successfully; its output is dropped.

@@ -1,6 +1,6 @@
 //! The tests of the Python package, run on the installed package in a virtual environment in the target directory.
 
-use crate::{run, succeeds, target_folder};
+use crate::{run, succeeds, target_folder, text, tool};
 
 /// Whether Python can make virtual environments; on Debian this needs a separate package.
 pub(crate) fn is_there() -> bool {
@@ -23,28 +23,21 @@ pub(crate) fn python_tests() -> Result<(), String> {
         &["--system-site-packages"],
         &["./python", "pytest>=8", "pillow>=10", "diffusers>=0.35"],
     )?;
-    let tool =
-        target_folder().join("debug").join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX));
+    let tool = tool("debug");
     let tool = std::path::absolute(tool).map_err(|error| format!("the target folder: {error}"))?;
-    let tool = tool.to_str().ok_or(NOT_UNICODE)?;
     // diffusers copies the code of pipelines there.
     let cache = target_folder().join("python-diffusers").join("cache");
-    let cache = cache.to_str().ok_or(NOT_UNICODE)?;
     let tests = ["-m", "pytest", "-q", "python/tests/test_hub.py"];
-    run(&program, &tests, &[threads, ("DIFFMOE", tool), ("HF_HOME", cache)])
+    run(&program, &tests, &[threads, ("DIFFMOE", text(&tool)?), ("HF_HOME", text(&cache)?)])
 }
-
-const NOT_UNICODE: &str = "the path of the target directory is not valid Unicode";
 
 /// A virtual environment in the target directory with these packages; the path of its Python.
 fn environment(name: &str, options: &[&str], packages: &[&str]) -> Result<String, String> {
     let folder = target_folder().join(name);
     let python = folder.join(if cfg!(windows) { r"Scripts\python.exe" } else { "bin/python" });
-    let [Some(folder), Some(program)] = [folder.to_str(), python.to_str()] else {
-        return Err(NOT_UNICODE.into());
-    };
+    let program = text(&python)?;
     if !python.exists() {
-        run("python3", &[&["-m", "venv"], options, &[folder]].concat(), &[])?;
+        run("python3", &[&["-m", "venv"], options, &[text(&folder)?]].concat(), &[])?;
     }
     let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
     run(program, &[&install[..], packages].concat(), &[])?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::{WASM, python, run, succeeds, target_folder};
+use crate::{WASM, python, run, succeeds, text, tool};
 
 /// Where Vulkan drivers announce themselves on Linux.
 const DRIVER_FOLDERS: [&str; 3] =
@@ -105,14 +105,12 @@ fn in_a_browser(browser: &str) -> Result<(), String> {
         run("npm", &install, &[])?;
     }
     // The tests of the command line tool have built it; it draws the images that the page's are compared with.
-    let tool =
-        target_folder().join("debug").join(format!("diffmoe{}", std::env::consts::EXE_SUFFIX));
-    let tool = tool.to_str().ok_or("the path of the target directory is not valid Unicode")?;
+    let tool = tool("debug");
     let tests = format!("{BROWSER_TESTS}/all.mjs");
     run(
         "node",
         &["--test", "--test-reporter=spec", &tests],
-        &[("CHROMIUM", browser), ("DIFFMOE", tool)],
+        &[("CHROMIUM", browser), ("DIFFMOE", text(&tool)?)],
     )
 }
 

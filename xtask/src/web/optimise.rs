@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{run, succeeds};
+use crate::{run, succeeds, text};
 
 /// Features that Rust emits for this target, besides SIMD.
 const FEATURES: [&str; 8] = [
@@ -30,7 +30,7 @@ pub(super) fn shrink(
         return Ok(wasm);
     };
     let (before, after) = (target_folder.join("before.wasm"), target_folder.join("after.wasm"));
-    let paths = [path(&before)?, path(&after)?];
+    let paths = [text(&before)?, text(&after)?];
     std::fs::write(&before, wasm).map_err(|e| format!("cannot write {}: {e}", before.display()))?;
     // Higher levels take many minutes for a few percent.
     let mut arguments = vec!["-Os", paths[0], "-o", paths[1]];
@@ -39,14 +39,10 @@ pub(super) fn shrink(
     std::fs::read(&after).map_err(|e| format!("cannot read {}: {e}", after.display()))
 }
 
-fn path(path: &Path) -> Result<&str, String> {
-    path.to_str().ok_or_else(|| format!("{} is not valid Unicode", path.display()))
-}
-
 fn find(install: bool, target_folder: &Path) -> Result<Option<String>, String> {
     let folder = target_folder.join("npm");
     let (here, there) = ("node_modules/.bin/wasm-opt", folder.join("node_modules/.bin/wasm-opt"));
-    let candidates = ["wasm-opt", here, path(&there)?];
+    let candidates = ["wasm-opt", here, text(&there)?];
     let find = || candidates.iter().find(|program| succeeds(program, &["--version"]));
     if let Some(program) = find() {
         return Ok(Some((*program).to_owned()));
@@ -64,7 +60,7 @@ fn find(install: bool, target_folder: &Path) -> Result<Option<String>, String> {
             "--no-audit",
             "--no-fund",
             "--prefix",
-            path(&folder)?,
+            text(&folder)?,
             "binaryen@132.0.0",
         ],
         &[],
