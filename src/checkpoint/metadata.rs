@@ -1,6 +1,7 @@
 //! Header entries of model files: the configuration, and what other programs look for (the format that PyTorch's readers
 //! ask for, and ModelSpec).
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use safetensors::Dtype;
@@ -41,6 +42,11 @@ fn architecture(kind: Kind) -> &'static str {
         Kind::Ec => "dit-moe-expert-choice",
         Kind::DiffMoe => "diffmoe",
     }
+}
+
+/// The order of tensors in a file, by type and name: wide types first, so that each tensor is aligned.
+pub(super) fn file_order((a, first): (Dtype, &str), (b, second): (Dtype, &str)) -> Ordering {
+    b.cmp(&a).then_with(|| first.cmp(second))
 }
 
 /// The length and the header of a safetensors file whose tensors follow each other in this order: name, type, shape and

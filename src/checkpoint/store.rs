@@ -10,7 +10,7 @@ use half::f16;
 use safetensors::Dtype;
 
 use super::error::CheckpointError;
-use super::metadata::{self, header};
+use super::metadata::{self, file_order, header};
 use super::quantise::{int4_row, int8_row};
 use super::tensor_file::SCALE_SUFFIX;
 use crate::model::{Config, INT4_GROUP, Storage, TensorSpec};
@@ -228,14 +228,13 @@ pub fn model_bytes(
     written.map_err(malformed).map(|()| bytes)
 }
 
-/// Writes a file, computing each tensor when its turn comes. Wide types come first, so that each tensor is aligned.
+/// Writes a file, computing each tensor when its turn comes.
 fn emit(
     out: &mut dyn Write,
     tensors: &mut [(String, Lazy)],
     metadata: &BTreeMap<String, String>,
 ) -> std::io::Result<()> {
-    tensors
-        .sort_by(|(a, left), (b, right)| right.dtype().cmp(&left.dtype()).then_with(|| a.cmp(b)));
+    tensors.sort_by(|(a, first), (b, second)| file_order((first.dtype(), a), (second.dtype(), b)));
     let entries = tensors.iter().map(|(name, t)| (&**name, t.dtype(), &*t.shape, t.data_len()));
     out.write_all(&header(entries, metadata))?;
     tensors.iter().try_for_each(|(_, tensor)| out.write_all(&tensor.data()))

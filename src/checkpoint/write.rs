@@ -6,7 +6,7 @@ use half::f16;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
-use super::metadata::header;
+use super::metadata::{file_order, header};
 
 /// A tensor to be written.
 #[derive(Clone, Debug)]
@@ -73,8 +73,7 @@ pub fn safetensors_bytes(
             .map_err(std::io::Error::other)?;
     }
     let mut sorted: Vec<_> = tensors.iter().collect();
-    // Wide types first, so that each tensor is aligned.
-    sorted.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+    sorted.sort_by(|a, b| file_order((a.dtype, &a.name), (b.dtype, &b.name)));
     let entries = sorted.iter().map(|t| (&*t.name, t.dtype, &*t.shape, t.bytes.len()));
     let mut file = header(entries, &metadata.into_iter().collect());
     for tensor in sorted {
