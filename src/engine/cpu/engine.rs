@@ -6,7 +6,7 @@ use std::sync::Arc;
 use web_time::Instant;
 
 use super::activations::Activations;
-use super::dit::{Input, final_unit, moe_block, run_unit, stage_of, units};
+use super::dit::{Input, moe_block, run_unit, stage_of, units};
 use super::latents::Latents;
 use super::prompts::{Encoded, PromptView, encode};
 use super::weights::{self, Weights};
@@ -14,8 +14,8 @@ use crate::checkpoint::Checkpoint;
 use crate::engine::cpu_math::CpuMath;
 use crate::engine::linear::{Hold, keeps_format};
 use crate::engine::{
-    Engine, EngineError, ForwardRouting, Inspect, LayerRouting, Progress, RunConfig, RunPrompts,
-    Snapshot, Stage, StageTimes, Taps,
+    Engine, EngineError, ForwardRouting, LayerRouting, Progress, RunConfig, RunPrompts, Snapshot,
+    Stage, StageTimes,
 };
 use crate::model::{Config, Muted, Routing, Shifts, TextConfig};
 use crate::scheduler::{Branch, Instruction, Latent};
@@ -23,7 +23,7 @@ use crate::tokenizer::Tokenizer;
 
 /// A model in memory, for engines of any batch size.
 pub struct CpuModel {
-    config: Config,
+    pub(super) config: Config,
     weights: Weights,
     /// Only if the model reads text
     tokenizer: Option<Tokenizer>,
@@ -104,17 +104,17 @@ impl CpuModel {
 
 /// A model on the processor, for a fixed batch size.
 pub struct CpuEngine {
-    model: Arc<CpuModel>,
-    activations: Activations,
+    pub(super) model: Arc<CpuModel>,
+    pub(super) activations: Activations,
     /// For passes over both branches at once; made when the first one comes
     joint: Option<Box<Joint>>,
-    latents: Latents,
+    pub(super) latents: Latents,
     /// For each label table, `[B]`
     labels: Vec<Vec<u32>>,
     /// The null rows, in the same form
     null_labels: Vec<Vec<u32>>,
     /// The prompts of the run, if the model reads text
-    prompts: Option<Prompts>,
+    pub(super) prompts: Option<Prompts>,
     routing: Routing,
     /// Experts that take no tokens in this run
     muted: Muted,
@@ -131,7 +131,7 @@ pub struct CpuEngine {
     /// Whether a step was begun and its snapshot not taken yet
     in_step: bool,
     /// Routing of the pass at the front of `ops`
-    layers: Vec<LayerRouting>,
+    pub(super) layers: Vec<LayerRouting>,
     /// Routing since the last snapshot
     passes: Vec<ForwardRouting>,
     /// Time since the last snapshot
@@ -142,16 +142,16 @@ pub struct CpuEngine {
 }
 
 /// The prompts of a run and their encoded forms.
-struct Prompts {
-    run: RunPrompts,
+pub(super) struct Prompts {
+    pub(super) run: RunPrompts,
     /// For each sample its prompt in the conditional passes, then in the unconditional ones: `[2B]`
     of_samples: Vec<usize>,
-    encoded: Vec<Encoded>,
+    pub(super) encoded: Vec<Encoded>,
 }
 
 impl Prompts {
     /// What the samples of a pass see; of both branches one after the other without a branch.
-    fn view(&self, branch: Option<Branch>) -> PromptView<'_> {
+    pub(super) fn view(&self, branch: Option<Branch>) -> PromptView<'_> {
         let (asked, avoided) = self.of_samples.split_at(self.of_samples.len() / 2);
         let of_samples = match branch {
             Some(Branch::Conditional) => asked,
@@ -278,7 +278,7 @@ impl CpuEngine {
     }
 
     /// Computes one unit of a pass and notes its routing.
-    fn forward_unit(
+    pub(super) fn forward_unit(
         &mut self,
         unit: usize,
         input: Latent,
@@ -405,61 +405,6 @@ impl CpuEngine {
         let encoded = encode(config, weights, &run);
         Some(Prompts { of_samples: run.of_samples.concat(), encoded, run })
     }
-
-    /// What the prompts became, sample by sample as the conditional passes see them.
-    fn tap_text(&self, taps: &mut Taps) {
-        let (Some(prompts), Some(text)) = (&self.prompts, &self.model.config.text) else { return };
-        let (batch, length) = (self.activations.batch, text.max_length);
-        for (branch, name) in ["tokens", "negative_tokens"].into_iter().enumerate() {
-            taps.push((name.into(), vec![batch, length], prompts.run.ids(branch)));
-        }
-        let seen = |part: &dyn Fn(&Encoded) -> &[f32]| -> Vec<f32> {
-            let asked = prompts.view(Some(Branch::Conditional)).of_samples.iter();
-            asked.flat_map(|&prompt| part(&prompts.encoded[prompt])).copied().collect()
-        };
-        let shape = |columns: usize| vec![batch, length, columns];
-        taps.push(("text.out".into(), shape(text.hidden_size), seen(&|p| &p.states)));
-        let pooled = vec![batch, self.model.config.hidden_size];
-        taps.push(("text.pooled".into(), pooled, seen(&|p| &p.pooled)));
-        for block in 0..self.model.config.depth {
-            let columns = 2 * self.model.config.num_heads * self.model.config.head_dim;
-            let name = format!("blocks.{block}.kv");
-            taps.push((name, shape(columns), seen(&|p| &p.memory[block])));
-        }
-    }
-
-    /// The taps that follow from the activations after a unit.
-    fn tap(&self, unit: usize, taps: &mut Taps) {
-        let Config { hidden_size: d, num_experts: e, depth, .. } = self.model.config;
-        let a = &self.activations;
-        let s = a.masks.len();
-        if let Some(block) = moe_block(&self.model.config, unit) {
-            let bit = |mask: u64, e: usize| (mask >> e & 1) as f32;
-            let mut add = |name: &str, shape: &[usize], values: Vec<f32>| {
-                taps.push((format!("blocks.{block}.{name}"), shape.to_vec(), values));
-            };
-            add("moe_in", &[s, d], a.h.clone());
-            if !a.need.is_empty() {
-                add("capacity", &[s, e], a.need.clone());
-            }
-            add("gate", &[s, e], a.gate.clone());
-            let count = |e| a.masks.iter().map(|&mask| bit(mask, e)).sum();
-            add("k", &[e], (0..e).map(count).collect());
-            let selected = a.masks.iter().flat_map(|&mask| (0..e).map(move |e| bit(mask, e)));
-            add("selected", &[s, e], selected.collect());
-        }
-        if (1..=2 * depth).contains(&unit) && unit.is_multiple_of(2) {
-            let shape = vec![a.batch, s / a.batch, d];
-            taps.push((format!("blocks.{}.out", unit / 2 - 1), shape, a.x.clone()));
-        }
-        let is_last = unit + 1 == units(&self.model.config);
-        if is_last || unit == final_unit(&self.model.config) {
-            let Config { out_channels, input_size: [height, width], .. } = self.model.config;
-            let shape = vec![a.batch, out_channels, height, width];
-            let name = if is_last { "out" } else { "detail_head.x" };
-            taps.push((name.into(), shape, self.latents.outputs[0].clone()));
-        }
-    }
 }
 
 fn milliseconds(since: Instant) -> f32 {
@@ -524,21 +469,5 @@ impl Engine for CpuEngine {
 
     fn wait(&mut self) -> Result<(), EngineError> {
         Ok(())
-    }
-}
-
-impl Inspect for CpuEngine {
-    fn forward_with_taps(&mut self, run: &RunConfig, times: &[f32]) -> Result<Taps, EngineError> {
-        assert_eq!(times.len(), self.activations.batch, "times");
-        self.start(run)?;
-        let mut taps = Taps::new();
-        self.tap_text(&mut taps);
-        let output = Latent::Output(0);
-        for unit in 0..units(&self.model.config) {
-            self.forward_unit(unit, Latent::Sample, output, times, Branch::Conditional);
-            self.tap(unit, &mut taps);
-        }
-        self.layers.clear();
-        Ok(taps)
     }
 }

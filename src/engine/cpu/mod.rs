@@ -18,6 +18,7 @@ mod latents;
 mod moe;
 mod prompts;
 mod router;
+mod taps;
 mod weights;
 
 pub use engine::{CpuEngine, CpuModel};
