@@ -104,7 +104,8 @@ impl Pipeline {
         Ok(Self::new(Place::Gpu(model), None, checkpoint))
     }
 
-    /// Loads a model for the processor, where weights stay in the format of the file and are widened to f32 when used.
+    /// Loads a model for the processor. Large models keep their weights in the format of the file (feature `compact`) and
+    /// widen them to f32 when they are used; small ones are f32 in memory.
     ///
     /// # Errors
     /// When a tensor cannot be read.

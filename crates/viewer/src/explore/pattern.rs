@@ -1,6 +1,6 @@
 //! The second channel of an expert beside its colour, where there is no room for its number: a pattern for every eight
-//! experts. The first eight are plain, the next have dots, then columns, then rows, and the last eight of 64 a grid. Colours
-//! repeat after sixteen, and a pattern and a colour together never do. Diagonal lines are none of them: hatching always means nobody.
+//! experts: none, dots, columns, rows, dots, columns, rows, and a grid. Colours repeat after sixteen, combinations of
+//! colour and pattern never. Diagonal lines are not among them, because hatching means that no expert takes a patch.
 
 use egui::epaint::{Mesh, Vertex};
 use egui::{

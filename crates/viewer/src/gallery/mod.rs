@@ -261,13 +261,13 @@ impl Gallery {
 fn summary(kept: &[String], already: usize) -> Option<String> {
     let kept = match kept {
         [] if already == 0 => return None,
-        [] => return Some("The gallery has it already.".to_owned()),
+        [] => return Some("This image is already in the gallery.".to_owned()),
         [one] => format!("Kept {one} in the gallery"),
         several => format!("Kept {} images in the gallery", several.len()),
     };
     Some(if already == 0 {
         format!("{kept}.")
     } else {
-        format!("{kept}; it had {already} already.")
+        format!("{kept}; {already} {} already there.", if already == 1 { "was" } else { "were" })
     })
 }

@@ -58,7 +58,7 @@ fn images_are_kept_newest_first_and_survive() {
     }
     let (gallery, said) = settled(gallery);
     assert_eq!(captions(&gallery), ["a fox, seed 3", "a fox, seed 2", "a fox, seed 1"]);
-    assert_eq!(said, [Said::Info("Kept 3 images in the gallery; it had 1 already.".into())]);
+    assert_eq!(said, [Said::Info("Kept 3 images in the gallery; 1 was already there.".into())]);
     let (mut again, _) = opened(&inside);
     assert_eq!(captions(&again), captions(&gallery));
     assert_eq!(again.bytes(), 3 * png(1).len() as u64);

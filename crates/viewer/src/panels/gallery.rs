@@ -27,6 +27,12 @@ pub(crate) struct Textures {
 impl Textures {
     /// Makes those that are new and forgets those that are gone.
     fn update(&mut self, ui: &Ui, items: &[Item]) {
+        // Names are distinct: as many textures as images, one for each, are all that is needed.
+        let is_current = self.thumbs.len() == items.len()
+            && items.iter().all(|item| self.thumbs.contains_key(&item.name));
+        if is_current {
+            return;
+        }
         self.thumbs.retain(|name, _| items.iter().any(|item| item.name == *name));
         for item in items {
             self.thumbs.entry(item.name.clone()).or_insert_with(|| {

@@ -57,7 +57,7 @@ fn kept_images_are_there_on_the_next_visit_until_they_are_deleted() {
         harness.get_by_label("Keep all").click();
         harness.run_steps(2);
         until(&mut harness, "a sentence", |app| {
-            app.session().notes().iter().any(|note| note.text.contains("has it already"))
+            app.session().notes().iter().any(|note| note.text.contains("already in the gallery"))
         });
         assert_eq!(harness.state().app().kept_images(), Some(4));
         harness.check_accessibility();
