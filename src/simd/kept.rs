@@ -10,7 +10,7 @@ use bytemuck::Zeroable;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::formats::Panels;
-use super::matmul::{Columns, Line, PANEL, TILE, keep, multiply};
+use super::matmul::{Columns, Line, PANEL, TILE, Tiled, in_tiles, keep, multiply};
 use super::platform::LineWidener;
 use crate::checkpoint::StoredRows;
 use crate::model::Storage;
@@ -73,38 +73,19 @@ impl<'a, X: Fn(usize, usize) -> &'a [f32]> WithSimd for Product<'_, X> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match S::F32_LANES {
-            16 => self.run::<S, 1, 2>(simd),
-            8 => self.run::<S, 2, 1>(simd),
-            4 => self.run::<S, 4, 1>(simd),
-            _ => self.run::<S, 16, 1>(simd),
-        }
+        let outputs = self.matrix.outputs;
+        in_tiles(simd, outputs, self);
     }
 }
 
-impl<'a, X: Fn(usize, usize) -> &'a [f32]> Product<'_, X> {
-    /// `V` vectors make a panel, `P` panels a tile; panels that are left over make tiles of their own.
-    #[inline(always)]
-    fn run<S: Simd, const V: usize, const P: usize>(mut self, simd: S) {
-        let room = P * self.matrix.inputs;
-        if self.wide.len() < room {
-            self.wide.resize(room, Line::zeroed());
-        }
-        let panels = self.matrix.outputs.div_ceil(PANEL);
-        let whole = panels - panels % P;
-        for first in (0..whole).step_by(P) {
-            self.columns::<S, V, P>(simd, first);
-        }
-        for first in whole..panels {
-            self.columns::<S, V, 1>(simd, first);
-        }
-    }
-
-    /// The columns of `P` panels, from panel `first` on.
+impl<'a, X: Fn(usize, usize) -> &'a [f32]> Tiled for Product<'_, X> {
     #[inline(always)]
     fn columns<S: Simd, const V: usize, const P: usize>(&mut self, simd: S, first: usize) {
         let KeptMatrix { outputs, inputs, ref panels } = *self.matrix;
         let columns = Columns::<P>::new(outputs, first, self.bias);
+        if self.wide.len() < P * inputs {
+            self.wide.resize(P * inputs, Line::zeroed());
+        }
         let (wide, _) = self.wide.split_at_mut(P * inputs);
         let mut rest = &mut *self.out;
         let mut done = 0;

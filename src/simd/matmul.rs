@@ -129,30 +129,46 @@ impl<'a, X: Fn(usize, usize) -> &'a [f32]> WithSimd for Product<'_, X> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match S::F32_LANES {
-            16 => self.run::<S, 1, 2>(simd),
-            8 => self.run::<S, 2, 1>(simd),
-            4 => self.run::<S, 4, 1>(simd),
-            _ => self.run::<S, 16, 1>(simd),
-        }
+        let outputs = self.matrix.outputs;
+        in_tiles(simd, outputs, self);
     }
 }
 
-impl<'a, X: Fn(usize, usize) -> &'a [f32]> Product<'_, X> {
-    /// `V` vectors make a panel, `P` panels a tile; panels that are left over make tiles of their own.
-    #[inline(always)]
-    fn run<S: Simd, const V: usize, const P: usize>(mut self, simd: S) {
-        let panels = self.matrix.outputs.div_ceil(PANEL);
-        let whole = panels - panels % P;
-        for first in (0..whole).step_by(P) {
-            self.columns::<S, V, P>(simd, first);
-        }
-        for first in whole..panels {
-            self.columns::<S, V, 1>(simd, first);
-        }
-    }
+/// A product that is computed tile by tile.
+pub(super) trait Tiled {
+    /// The columns of a tile of `P` panels, from panel `first` on; `V` vectors make a panel.
+    fn columns<S: Simd, const V: usize, const P: usize>(&mut self, simd: S, first: usize);
+}
 
-    /// The columns of `P` panels, from panel `first` on.
+/// All columns of a product with so many outputs, in the tiles that suit the vectors.
+#[inline(always)]
+pub(super) fn in_tiles<S: Simd, T: Tiled>(simd: S, outputs: usize, product: T) {
+    match S::F32_LANES {
+        16 => each_tile::<S, T, 1, 2>(simd, outputs, product),
+        8 => each_tile::<S, T, 2, 1>(simd, outputs, product),
+        4 => each_tile::<S, T, 4, 1>(simd, outputs, product),
+        _ => each_tile::<S, T, 16, 1>(simd, outputs, product),
+    }
+}
+
+/// Panels that are left over make tiles of their own.
+#[inline(always)]
+fn each_tile<S: Simd, T: Tiled, const V: usize, const P: usize>(
+    simd: S,
+    outputs: usize,
+    mut product: T,
+) {
+    let panels = outputs.div_ceil(PANEL);
+    let whole = panels - panels % P;
+    for first in (0..whole).step_by(P) {
+        product.columns::<S, V, P>(simd, first);
+    }
+    for first in whole..panels {
+        product.columns::<S, V, 1>(simd, first);
+    }
+}
+
+impl<'a, X: Fn(usize, usize) -> &'a [f32]> Tiled for Product<'_, X> {
     #[inline(always)]
     fn columns<S: Simd, const V: usize, const P: usize>(&mut self, simd: S, first: usize) {
         let Matrix { outputs, inputs, ref lines } = *self.matrix;
