@@ -253,7 +253,7 @@ fn peers() -> String {
 }
 
 fn against_onnx(python: &str) -> Result<String, String> {
-    run("cargo", &["build", "--release", "--bench", "forward"], &[])?;
+    run("cargo", &["build", "--release", "--package", "diffmoe", "--bench", "forward"], &[])?;
     let deps = target_folder().join("release/deps");
     let files = std::fs::read_dir(&deps).map_err(|e| format!("{}: {e}", deps.display()))?;
     let is_program = |path: &PathBuf| {

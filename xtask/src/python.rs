@@ -24,7 +24,6 @@ pub(crate) fn python_tests() -> Result<(), String> {
         &["./python", "pytest>=8", "pillow>=10", "diffusers>=0.35"],
     )?;
     let tool = tool("debug");
-    let tool = std::path::absolute(tool).map_err(|error| format!("the target folder: {error}"))?;
     // diffusers copies the code of pipelines there.
     let cache = target_folder().join("python-diffusers").join("cache");
     let tests = ["-m", "pytest", "-q", "python/tests/test_hub.py"];

@@ -47,10 +47,16 @@ pub(super) struct Arguments {
     /// Steps to measure, after one warm-up step.
     #[arg(long, default_value_t = 10)]
     steps: u32,
+    /// Also measure what recording the router's scores for Explore adds to a step.
+    #[arg(long)]
+    scores: bool,
     /// Also write the results as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
+
+/// Pairs of measurements for `--scores`.
+const SCORE_ROUNDS: usize = 9;
 
 /// `--branches`, from the library's table.
 fn branches_parser() -> impl clap::builder::TypedValueParser<Value = Branches> {
@@ -71,6 +77,8 @@ struct Device {
     name: String,
     load_ms: f64,
     step_ms: Spread,
+    /// Time of a step that records the router's scores over that of one that does not, measured in turns.
+    scores_ratio: Option<Spread>,
     /// GPU only.
     dispatches_per_step: Option<usize>,
     submissions_per_step: Option<f64>,
@@ -136,11 +144,13 @@ fn cpu(
     let weight_bytes = Some(model.weight_bytes());
     let mut engine = CpuEngine::new(model, arguments.batch);
     let load_ms = milliseconds(begin);
-    let step_ms = time_steps(&mut engine, checkpoint, arguments)?;
+    let step_ms = time_steps(&mut engine, checkpoint, arguments, false)?;
+    let scores_ratio = scores_ratio(&mut engine, checkpoint, arguments)?;
     Ok(Device {
         name: engine.device(),
         load_ms,
         step_ms,
+        scores_ratio,
         dispatches_per_step: None,
         submissions_per_step: None,
         weight_bytes,
@@ -157,8 +167,9 @@ fn graphics(
     let model = Arc::new(GpuModel::load(Arc::new(gpu), checkpoint, arguments.weights)?);
     let mut engine = GpuEngine::with_branches(model.clone(), arguments.batch, arguments.branches)?;
     let load_ms = milliseconds(begin);
-    let step_ms = time_steps(&mut engine, checkpoint, arguments)?;
+    let step_ms = time_steps(&mut engine, checkpoint, arguments, false)?;
     let submissions = engine.submissions() as f64 / f64::from(arguments.steps + 1);
+    let scores_ratio = scores_ratio(&mut engine, checkpoint, arguments)?;
     let ops = one_step(checkpoint.config(), arguments);
     let mut kernels: BTreeMap<&str, Kernel> = BTreeMap::new();
     for timing in engine.time_step(&ops)?.unwrap_or_default() {
@@ -173,6 +184,7 @@ fn graphics(
         name: engine.device(),
         load_ms,
         step_ms,
+        scores_ratio,
         dispatches_per_step: Some(engine.dispatches(&ops)?.len()),
         submissions_per_step: Some(submissions),
         weight_bytes: Some(model.weight_bytes()),
@@ -196,6 +208,7 @@ fn time_steps(
     engine: &mut dyn Engine,
     checkpoint: &Checkpoint,
     arguments: &Arguments,
+    record_scores: bool,
 ) -> Result<Spread, Box<dyn std::error::Error>> {
     let config = checkpoint.config();
     let ops = one_step(config, arguments);
@@ -208,6 +221,7 @@ fn time_steps(
             .map(|table| (0..arguments.batch as u32).map(|i| i % table.null.max(1)).collect())
             .collect(),
         prompts: vec![String::new(); if config.text.is_some() { arguments.batch } else { 0 }],
+        record_scores,
         ..RunConfig::default()
     })?;
     let bar = ProgressBar::new(u64::from(arguments.steps));
@@ -223,8 +237,34 @@ fn time_steps(
     bar.finish_and_clear();
     // The first step compiles and records.
     times.remove(0);
-    times.sort_by(f64::total_cmp);
-    Ok(Spread { min: times[0], median: times[times.len() / 2], max: times[times.len() - 1] })
+    Ok(Spread::of(times))
+}
+
+/// Times steps without and with recorded scores in turns, so that other programs meet both alike, and compares the
+/// medians of neighbours. `None` unless it was asked for.
+fn scores_ratio(
+    engine: &mut dyn Engine,
+    checkpoint: &Checkpoint,
+    arguments: &Arguments,
+) -> Result<Option<Spread>, Box<dyn std::error::Error>> {
+    if !arguments.scores {
+        return Ok(None);
+    }
+    let mut ratios = Vec::new();
+    for _ in 0..SCORE_ROUNDS {
+        let without = time_steps(engine, checkpoint, arguments, false)?;
+        let with = time_steps(engine, checkpoint, arguments, true)?;
+        ratios.push(with.median / without.median);
+    }
+    Ok(Some(Spread::of(ratios)))
+}
+
+impl Spread {
+    /// Of at least one value.
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        Self { min: values[0], median: values[values.len() / 2], max: values[values.len() - 1] }
+    }
 }
 
 fn milliseconds(begin: Instant) -> f64 {
@@ -243,6 +283,15 @@ impl Report {
                 "  step   {:9.2} ms median, {:.2} to {:.2}",
                 step_ms.median, step_ms.min, step_ms.max
             );
+            if let Some(ratio) = &device.scores_ratio {
+                let percent = |ratio: f64| 100.0 * (ratio - 1.0);
+                println!(
+                    "  scores {:+9.1} % median of {SCORE_ROUNDS} pairs, {:+.1} to {:+.1} %",
+                    percent(ratio.median),
+                    percent(ratio.min),
+                    percent(ratio.max)
+                );
+            }
             if let (Some(dispatches), Some(submissions)) =
                 (device.dispatches_per_step, device.submissions_per_step)
             {
