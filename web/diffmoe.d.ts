@@ -86,6 +86,9 @@ export interface SampleOptions {
   guidance?: number;
   /** Guide only on this part of the way from noise (0) to data (1), from `low` on and before `high`; elsewhere a step is half the work. Default: [0, 1]. */
   guidanceInterval?: [low: number, high: number];
+  /** Average the last predictions over this many shifts of the image (1 is off, at most 8), from t = 0.85 on or another
+   * time, 0 (noise) to 1 (image): hides the borders of patches. Default: the model's. */
+  cycleSpin?: number | [count: number, from: number];
   /** Default: the model's. `euler`, `heun` and `dopri5` are for flow models, `ddpm` and `ddim` for DDPM models, the others for both. */
   scheduler?: "euler" | "heun" | "dopri5" | "ddpm" | "ddim" | "dpmpp_2m" | "unipc";
   /** `dopri5`: relative error tolerance per step. Default: 0.001. */

@@ -68,6 +68,7 @@ kernels! {
     pixel_rows::PixelRows => PixelRows;
     route_score::RouteScore => RouteScore, Predictor, RecordedScores;
     route_select::RouteSelect => RouteSelect, MUTED, NOT_TAKEN;
+    shift_image::ShiftImage => ShiftImage;
     softmax::Softmax => Softmax;
     unpatchify::Unpatchify => Unpatchify;
 }

@@ -126,6 +126,9 @@ pub struct SamplingDefaults {
     /// Name of the scheduler. Model files call it `solver`.
     #[serde(rename = "solver", alias = "scheduler")]
     pub scheduler: String,
+    /// Averaging of the last predictions over shifts, as `scheduler::CycleSpin` is written: `2`, or `4,0.7`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycle_spin: Option<String>,
     /// Labels that the model draws well, if an evaluation has found them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub showcase: Option<Showcase>,
@@ -143,7 +146,13 @@ pub struct Showcase {
 
 impl Default for SamplingDefaults {
     fn default() -> Self {
-        Self { steps: 50, guidance: 1.5, scheduler: "euler".into(), showcase: None }
+        Self {
+            steps: 50,
+            guidance: 1.5,
+            scheduler: "euler".into(),
+            cycle_spin: None,
+            showcase: None,
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::SettingsError;
 use crate::model::{Config, Muted, Objective, Routing, Shifts, one_of};
-use crate::scheduler::{ALL, Guidance, GuidanceInterval, SchedulerKind, between, gaussian};
+use crate::scheduler::{
+    ALL, CycleSpin, Guidance, GuidanceInterval, SchedulerKind, between, gaussian,
+};
 
 /// Thresholds move by no more log-odds than this: beyond it a threshold is 0 or 1.
 const MOST_LOG_ODDS: f32 = 24.0;
@@ -25,6 +27,9 @@ pub struct Sampling {
     pub guidance: f32,
     /// Where on the way from noise to data guidance applies; elsewhere the unconditional pass is left out.
     pub guidance_interval: GuidanceInterval,
+    /// How the last predictions are averaged over shifts of the image, which hides the borders of patches. Without effect
+    /// on DDPM models, and on schedulers that choose their own steps.
+    pub cycle_spin: CycleSpin,
     /// Share of the way from noise to data that a run from an image ([`Settings::init`](super::Settings::init)) takes,
     /// above 0 and at most 1, as in diffusers. Without effect on others.
     pub strength: f32,
@@ -49,6 +54,7 @@ impl Default for Sampling {
             steps: 1,
             guidance: 1.0,
             guidance_interval: GuidanceInterval::default(),
+            cycle_spin: CycleSpin::default(),
             strength: 1.0,
             scheduler: SchedulerKind::new(ALL[0]),
             routing: Routing::default(),
@@ -59,15 +65,19 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// What a model recommends: its scheduler, steps and guidance; seed 0, and routing by tokens with the checkpoint's
+    /// What a model recommends: its scheduler, steps, guidance and cycle spinning; seed 0, and routing by tokens with the checkpoint's
     /// thresholds.
     pub fn of(config: &Config) -> Self {
         let scheduler = SchedulerKind::default_of(config);
         let defaults = &config.defaults;
         let guidance = defaults.guidance;
+        let recommended = defaults.cycle_spin.as_ref().and_then(|text| text.parse().ok());
+        let recommended =
+            recommended.filter(|spin: &CycleSpin| spin.count as usize <= config.patch_size);
         Self {
             steps: defaults.steps.clamp(1, scheduler.info().max_steps(config.objective)),
             guidance: if guidance.is_finite() { guidance.clamp(0.0, 100.0) } else { 1.0 },
+            cycle_spin: recommended.unwrap_or_default(),
             scheduler,
             ..Self::default()
         }
@@ -100,6 +110,7 @@ impl Sampling {
             return Err(SettingsError::Guidance(self.guidance));
         }
         self.guidance_interval.check()?;
+        self.check_cycle_spin(config)?;
         if !(0.0..=1.0).contains(&self.variation_strength) {
             return Err(SettingsError::Variation(self.variation_strength));
         }
@@ -118,6 +129,29 @@ impl Sampling {
         self.muted.check(config)?;
         self.shifts.check(config)?;
         Ok(())
+    }
+
+    /// Whether every shift is another one.
+    fn check_cycle_spin(&self, config: &Config) -> Result<(), SettingsError> {
+        let (CycleSpin { count, .. }, patch) = (self.cycle_spin.check()?, config.patch_size);
+        if count > 1 && count as usize > patch && self.spins(config) {
+            return Err(SettingsError::SpinPatch { count, patch });
+        }
+        Ok(())
+    }
+
+    /// Whether [`Sampling::cycle_spin`] has an effect with this scheduler and model.
+    pub fn spins(&self, config: &Config) -> bool {
+        self.scheduler.spins(config.objective)
+    }
+
+    /// Checks that [`Sampling::cycle_spin`] has an effect, for callers whose user asked for it.
+    ///
+    /// # Errors
+    /// When it is on and scheduler or model do not support it.
+    pub fn check_spins(&self, config: &Config) -> Result<(), SettingsError> {
+        let has_effect = self.cycle_spin.is_off() || self.spins(config);
+        has_effect.then_some(()).ok_or(SettingsError::SpinScheduler(self.scheduler.name()))
     }
 
     /// The scheduler, its options, and the steps. Ranges of options were checked when they were set.

@@ -104,6 +104,7 @@ impl Settings {
         let noise = StepNoise::Seeded { seed: sampling.seed, images };
         let run = ScheduleConfig {
             strength: self.strength(),
+            spin: sampling.cycle_spin,
             keeps: self.init.as_ref().is_some_and(|init| init.mask().is_some()),
             ..ScheduleConfig::new(sampling.steps, sampling.guided(), noise)
         };

@@ -3,7 +3,7 @@
 use super::showcase::{self, Wanted};
 use super::{InitImage, Sampling, Settings, SettingsError};
 use crate::model::{Config, LabelTable, Muted, Routing, RoutingRule, Shifts, one_of};
-use crate::scheduler::{GuidanceInterval, SchedulerKind};
+use crate::scheduler::{CycleSpin, GuidanceInterval, SchedulerKind};
 
 /// A row of a label table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,6 +192,12 @@ impl SettingsBuilder<'_> {
     /// Where on the way from noise to data guidance applies.
     pub fn guidance_interval(mut self, guidance_interval: GuidanceInterval) -> Self {
         self.sampling.guidance_interval = guidance_interval;
+        self
+    }
+
+    /// How the last predictions are averaged over shifts of the image; see [`Sampling::cycle_spin`].
+    pub fn cycle_spin(mut self, cycle_spin: CycleSpin) -> Self {
+        self.sampling.cycle_spin = cycle_spin;
         self
     }
 

@@ -1,7 +1,7 @@
 //! Settings that cannot work, with what they should be.
 
 use crate::model::{MutedError, ShiftsError};
-use crate::scheduler::{GuidanceIntervalError, OptionError};
+use crate::scheduler::{CycleSpinError, GuidanceIntervalError, OptionError};
 
 /// A setting that cannot work, with what it should be.
 #[derive(Clone, Debug, thiserror::Error, PartialEq)]
@@ -41,6 +41,24 @@ pub enum SettingsError {
          latents that `diffmoe sample --latents` wrote, or use a model that generates pixels"
     )]
     InitLatents(String),
+    /// Not a form of cycle spinning.
+    #[error(transparent)]
+    CycleSpin(#[from] CycleSpinError),
+    /// Cycle spinning where predictions cannot be averaged.
+    #[error(
+        "{0} supports no cycle spinning: choose another scheduler of a flow model, or switch it off"
+    )]
+    SpinScheduler(&'static str),
+    /// More shifts than pixels.
+    #[error(
+        "cycle spinning with {count} shifts needs patches of at least {count} pixels; this model's have {patch}"
+    )]
+    SpinPatch {
+        /// Shifts.
+        count: u32,
+        /// Pixels of a patch's side.
+        patch: usize,
+    },
     /// A mask where steps are not known beforehand.
     #[error("{0} chooses its own steps and supports no mask: choose another scheduler")]
     MaskScheduler(&'static str),

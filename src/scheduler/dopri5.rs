@@ -6,8 +6,9 @@
 //! the device and accepted or rejected here when its result and error have arrived; nothing blocks.
 
 use super::contract::{Next, Scheduler, SchedulerState};
+use super::cycle_spin::CycleSpin;
 use super::flow::FlowModel;
-use super::info::{Resume, SchedulerInfo};
+use super::info::{Resume, ScheduleConfig, SchedulerInfo};
 use super::options::{OptionInfo, OptionValues};
 use super::program::{Instruction, Latent, Level, Observation};
 use crate::model::Objective;
@@ -23,7 +24,9 @@ pub(super) static DOPRI5: SchedulerInfo = SchedulerInfo {
     max_ddpm_steps: 0,
     resume: Resume::Restart,
     start: |kind, config, run| {
-        let model = FlowModel { guidance: run.guidance, prediction: config.prediction };
+        // It keeps its velocities where cycle spinning would put its means.
+        let run = ScheduleConfig { spin: CycleSpin::default(), ..run };
+        let model = FlowModel::new(config, &run);
         let [relative, absolute] = [RTOL, ATOL].map(|option| kind.number(option.name));
         let start = 1.0 - f64::from(run.strength);
         Box::new(Dopri5::new(AdaptiveOptions { relative, absolute }, model, start))
@@ -331,12 +334,14 @@ impl Scheduler for Dopri5 {
 mod tests {
     use super::*;
     use crate::model::Prediction;
-    use crate::scheduler::testing::Machine;
+    use crate::scheduler::StepNoise;
+    use crate::scheduler::testing::{Machine, flow_model};
 
     const DEFAULT: AdaptiveOptions = AdaptiveOptions { relative: 1e-3, absolute: 1e-6 };
 
     fn plain(guidance: f32) -> FlowModel {
-        FlowModel { guidance: guidance.into(), prediction: Prediction::Velocity }
+        let run = ScheduleConfig::new(1, guidance, StepNoise::Seeded { seed: 0, images: 0..1 });
+        FlowModel::new(&flow_model(Prediction::Velocity), &run)
     }
 
     /// Solves dz/dt = f(z, t) from 1 and gives the end and the times of the evaluations.

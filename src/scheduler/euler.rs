@@ -16,7 +16,7 @@ pub(super) static EULER: SchedulerInfo = SchedulerInfo {
     max_ddpm_steps: 0,
     resume: Resume::Exact,
     start: |_, config, run| {
-        let model = FlowModel { guidance: run.guidance, prediction: config.prediction };
+        let model = FlowModel::new(config, &run);
         let (steps, skipped) = (run.steps, run.skipped());
         Box::new(Fixed::new(Euler { model, steps, skipped }, run.taken()).keeping(run.keeps))
     },

@@ -5,13 +5,20 @@
 //! separate passes, each with a token pool of its own, and mixes them: `v = v_null + g·(v_label − v_null)`.
 //! Because all of this is linear, prediction, guidance and the scheduler's update are one combination.
 
+use super::cycle_spin::CycleSpin;
 use super::guidance::Guidance;
+use super::info::ScheduleConfig;
 use super::program::{Branch, Instruction, Latent, Level};
-use crate::model::Prediction;
+use crate::model::{Config, Prediction};
 
 /// What `1 − t` counts as at least where a prediction of data is divided by it: an adaptive scheduler asks for
 /// velocities at `t = 1`.
 const LEAST_LEFT: f32 = 0.01;
+
+/// A shifted prediction that was shifted back.
+const BACK: Latent = Latent::Velocity(4);
+/// The mean over shifts, of the first and of the second evaluation in a step.
+const MEANS: [Latent; 2] = [Latent::Velocity(5), Latent::Velocity(6)];
 
 /// A linear combination of buffers.
 pub(super) type Terms = Vec<(f32, Latent)>;
@@ -28,9 +35,18 @@ pub(super) struct FlowModel {
     /// Where it does not apply, the unconditional pass is left out, as in the official code.
     pub(super) guidance: Guidance,
     pub(super) prediction: Prediction,
+    /// Uses `Shifted` and the velocities from 4 on, so only schedulers that keep no such velocities may have it.
+    pub(super) spin: CycleSpin,
+    /// Pixels of a patch's side.
+    pub(super) patch: usize,
 }
 
 impl FlowModel {
+    pub(super) fn new(config: &Config, run: &ScheduleConfig) -> Self {
+        let (prediction, patch) = (config.prediction, config.patch_size);
+        Self { guidance: run.guidance, prediction, spin: run.spin, patch }
+    }
+
     /// Adds the passes for one velocity and returns it as factors of buffers.
     pub(super) fn velocity(
         self,
@@ -50,8 +66,38 @@ impl FlowModel {
         terms
     }
 
-    /// The guided prediction of the model, whatever it predicts.
+    /// The guided prediction of the model, whatever it predicts; a mean over shifts where cycle spinning asks for it.
     pub(super) fn guided(
+        self,
+        step: &mut Vec<Instruction>,
+        input: Latent,
+        time: f32,
+        first_output: u8,
+    ) -> Terms {
+        let terms = self.unshifted(step, input, time, first_output);
+        let shifts: Vec<_> = self.spin.shifts(time, self.patch).collect();
+        if shifts.is_empty() {
+            return terms;
+        }
+        let mean = MEANS[usize::from(first_output) / 2];
+        let share = 1.0 / (1 + shifts.len()) as f32;
+        let part =
+            |terms: Terms| terms.into_iter().map(|(f, latent)| (share * f, latent)).collect();
+        step.push(Instruction::Combine { output: mean, terms: part(terms) });
+        for [down, right] in shifts {
+            let shifted = Latent::Shifted;
+            step.push(Instruction::Shift { input, output: shifted, by: [down, right] });
+            let terms = self.unshifted(step, shifted, time, first_output);
+            step.push(Instruction::Combine { output: shifted, terms: part(terms) });
+            step.push(Instruction::Shift { input: shifted, output: BACK, by: [-down, -right] });
+            let terms = vec![(1.0, mean), (1.0, BACK)];
+            step.push(Instruction::Combine { output: mean, terms });
+        }
+        vec![(1.0, mean)]
+    }
+
+    /// The guided prediction for one input.
+    fn unshifted(
         self,
         step: &mut Vec<Instruction>,
         input: Latent,

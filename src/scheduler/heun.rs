@@ -16,7 +16,7 @@ pub(super) static HEUN: SchedulerInfo = SchedulerInfo {
     max_ddpm_steps: 0,
     resume: Resume::Exact,
     start: |_, config, run| {
-        let model = FlowModel { guidance: run.guidance, prediction: config.prediction };
+        let model = FlowModel::new(config, &run);
         let (steps, skipped) = (run.steps, run.skipped());
         Box::new(Fixed::new(Heun { model, steps, skipped }, run.taken()).keeping(run.keeps))
     },
@@ -58,14 +58,13 @@ impl FixedSteps for Heun {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::testing::flow_model;
+    use crate::scheduler::{ScheduleConfig, StepNoise};
 
     fn heun(guidance: f32) -> Heun {
-        let guidance = guidance.into();
-        Heun {
-            model: FlowModel { guidance, prediction: Prediction::Velocity },
-            steps: 3,
-            skipped: 0,
-        }
+        let run = ScheduleConfig::new(3, guidance, StepNoise::Seeded { seed: 0, images: 0..1 });
+        let model = FlowModel::new(&flow_model(Prediction::Velocity), &run);
+        Heun { model, steps: 3, skipped: 0 }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use super::ALL;
 use super::contract::Scheduler;
+use super::cycle_spin::CycleSpin;
 use super::guidance::Guidance;
 use super::noise::StepNoise;
 use super::options::{OptionError, OptionInfo};
@@ -52,6 +53,9 @@ pub struct ScheduleConfig {
     pub steps: u32,
     /// Guidance: `scale.into()` for the whole way.
     pub guidance: Guidance,
+    /// How the last predictions are averaged over shifts; of flow models, and schedulers that do not choose their own
+    /// steps.
+    pub spin: CycleSpin,
     /// Noise added by the steps.
     pub noise: StepNoise,
     /// Share of the way from noise to data that is taken, above 0 and at most 1; below 1 a run starts from an image with
@@ -64,7 +68,8 @@ pub struct ScheduleConfig {
 impl ScheduleConfig {
     /// The whole way from noise to data.
     pub fn new(steps: u32, guidance: impl Into<Guidance>, noise: StepNoise) -> Self {
-        Self { steps, guidance: guidance.into(), noise, strength: 1.0, keeps: false }
+        let (guidance, spin) = (guidance.into(), CycleSpin::default());
+        Self { steps, guidance, spin, noise, strength: 1.0, keeps: false }
     }
 
     /// The steps that are taken, at least one.
@@ -152,6 +157,12 @@ impl SchedulerKind {
     /// Whether it chooses its own steps.
     pub fn is_adaptive(self) -> bool {
         self.info.is_adaptive
+    }
+
+    /// Whether it can average predictions over shifts of the image ([`CycleSpin`]): for flow models, whose predictions
+    /// add up, and with steps that are known beforehand.
+    pub fn spins(self, objective: Objective) -> bool {
+        objective == Objective::Flow && !self.is_adaptive()
     }
 
     /// Whether a run can continue after its last finished step on another device.

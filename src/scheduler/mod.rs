@@ -4,6 +4,7 @@
 //! controls of the viewer are made from the table.
 
 mod contract;
+mod cycle_spin;
 mod ddim;
 mod ddpm;
 mod dopri5;
@@ -26,6 +27,7 @@ mod testing;
 mod unipc;
 
 pub use contract::{Buffer, Fixed, FixedSteps, Next, Scheduler, SchedulerState};
+pub use cycle_spin::{CycleSpin, CycleSpinError};
 pub use epsilon::{DdpmOptions, GuidedChannels};
 pub use guidance::{Guidance, GuidanceInterval, GuidanceIntervalError};
 pub use info::{Resume, ScheduleConfig, SchedulerInfo, SchedulerKind, steps_taken};

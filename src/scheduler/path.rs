@@ -56,8 +56,7 @@ impl Path {
                     let alpha = f64::from(i) / f64::from(count);
                     Point { time: i as f32 / count as f32, alpha, sigma: 1.0 - alpha }
                 };
-                let model = FlowModel { guidance: run.guidance, prediction: config.prediction };
-                ((0..count).map(point).collect(), Model::Flow(model))
+                ((0..count).map(point).collect(), Model::Flow(FlowModel::new(config, run)))
             }
             Objective::Ddpm => {
                 assert!((1..=MAX_DDPM_STEPS).contains(&count), "{count} steps");

@@ -15,6 +15,8 @@ pub enum Latent {
     Sample,
     /// A trial point of a multi-stage solver.
     Trial,
+    /// The sample or a trial point, shifted; also a prediction for it.
+    Shifted,
     /// A (guided) velocity that a multi-stage solver keeps. `0..7`.
     Velocity(u8),
     /// A result of a forward pass, `[B, out_channels, height, width]`; in a combination only its first
@@ -64,7 +66,7 @@ impl Level {
 pub enum Instruction {
     /// `output = model(input, time, labels of branch)`; all samples form one token pool.
     Forward {
-        /// Where the noisy sample is: `Sample` or `Trial`.
+        /// Where the noisy sample is: `Sample`, `Trial` or `Shifted`.
         input: Latent,
         /// Where the result goes: an `Output`.
         output: Latent,
@@ -85,10 +87,19 @@ pub enum Instruction {
     },
     /// `output = Σ factor·latent`, at most eight terms; the output may be among the terms.
     Combine {
-        /// `Sample`, `Trial` or a `Velocity`.
+        /// `Sample`, `Trial`, `Shifted` or a `Velocity`.
         output: Latent,
         /// Factors and latents, added in order.
         terms: Vec<(f32, Latent)>,
+    },
+    /// `output = input`, shifted in a circle: what leaves at one border comes in at the other (`torch.roll`).
+    Shift {
+        /// `Sample`, `Trial`, `Shifted` or a `Velocity`.
+        input: Latent,
+        /// Another of these.
+        output: Latent,
+        /// Pixels down and to the right.
+        by: [i32; 2],
     },
     /// `latent = mean + σ·noise`: one step back through the diffusion process, from predicted noise.
     Denoise(Denoise),
@@ -147,7 +158,20 @@ impl Instruction {
             Self::JointForward { time, .. } => {
                 vec![(time, Branch::Conditional), (time, Branch::Unconditional)]
             }
-            Self::Combine { .. } | Self::Denoise(_) | Self::Keep(_) | Self::Report(_) => Vec::new(),
+            Self::Combine { .. }
+            | Self::Shift { .. }
+            | Self::Denoise(_)
+            | Self::Keep(_)
+            | Self::Report(_) => Vec::new(),
+        }
+    }
+
+    /// The passes of [`Instruction::passes`] whose routing is recorded. That of a shifted sample is not: its patches are
+    /// not those of the image.
+    pub fn recorded_passes(&self) -> Vec<(f32, Branch)> {
+        match self {
+            Self::Forward { input: Latent::Shifted, .. } => Vec::new(),
+            _ => self.passes(),
         }
     }
 }

@@ -59,6 +59,10 @@ impl<F: Fn(f32, f32, Branch) -> f32> Machine<F> {
                         terms.iter().map(|(factor, latent)| factor * self.latents[latent]).sum();
                     self.latents.insert(*output, sum);
                 }
+                // A shift does not change an image of one pixel.
+                Instruction::Shift { input, output, .. } => {
+                    self.latents.insert(*output, self.latents[input]);
+                }
                 Instruction::Denoise(step) => {
                     let x = self.latent();
                     let mut noise = self.latents[&Latent::Output(0)];

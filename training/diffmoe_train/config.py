@@ -112,6 +112,7 @@ class Sample:
     steps: int = 30
     guidance: float = 2.0
     solver: str = "heun"
+    cycle_spin: str = ""  # shifts over which the program averages the last predictions: "2", "4,0.7"; empty: not at all
     grid: list = field(default_factory=list)  # label names or prompts of the grids drawn during training; * is every style
 
 

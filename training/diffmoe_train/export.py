@@ -103,9 +103,10 @@ def describe(config, labels, card, text=None):
         entries.append(e)
     s = config.sample
     more = {"text": text} if text else {}
+    spin = {"cycle_spin": s.cycle_spin} if s.cycle_spin else {}
     return {"format": 1, "name": config.name, "kind": kind(config), "t_kind": config.train.objective,
             "time_scale": m.time_scale, "space": "latents" if config.data.kind == "latents" else "pixels", "params": p, "labels": entries,
-            "defaults": {"steps": s.steps, "guidance": s.guidance, "solver": s.solver}, "card": card, **more}
+            "defaults": {"steps": s.steps, "guidance": s.guidance, "solver": s.solver, **spin}, "card": card, **more}
 
 
 def load_checkpoint(path, weights="ema"):

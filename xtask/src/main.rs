@@ -105,7 +105,8 @@ fn run(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Resul
 
 /// Where Cargo builds.
 fn target_folder() -> PathBuf {
-    let folder = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let folder =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     // Programs that run in another folder get paths below it, and diffusers never ends with a relative cache.
     std::path::absolute(&folder).unwrap_or(folder)
 }

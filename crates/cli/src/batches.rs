@@ -121,6 +121,9 @@ fn headline(config: &Config, settings: &Settings, images: usize, device: &str) -
     } else {
         format!(" at {}–{}", interval.low, interval.high)
     };
+    let spin = settings.sampling.cycle_spin;
+    let is_spun = !spin.is_off() && settings.sampling.spins(config);
+    let spin = if is_spun { format!(" · cycle spin {spin}") } else { String::new() };
     let other = (settings.sampling.variation_strength > 0.0).then(|| {
         let Sampling { variation_seed, variation_strength, .. } = settings.sampling;
         format!(" mixed with {variation_strength} of {variation_seed}")
@@ -129,7 +132,7 @@ fn headline(config: &Config, settings: &Settings, images: usize, device: &str) -
     let from = settings.init.as_ref().map(|_| format!(" · from an image at strength {strength}"));
     let from = from.unwrap_or_default();
     format!(
-        "{} · {device} · {images} images · {scheduler} · guidance {guidance}{interval} · seed {seed}{other}{from}",
+        "{} · {device} · {images} images · {scheduler} · guidance {guidance}{interval}{spin} · seed {seed}{other}{from}",
         config.name
     )
 }

@@ -21,7 +21,7 @@ use super::{Outcome, decoder};
 #[derive(clap::Args)]
 #[group(skip)]
 #[command(
-    after_help = "Settings are named as in links: seed, steps, guidance, interval, scheduler and its options, rule, gamma, shift,
+    after_help = "Settings are named as in links: seed, steps, guidance, interval, spin, scheduler and its options, rule, gamma, shift,
 odds, mute, shifts, strength, variation-seed, variation-strength, prompt, negative, and each label table of the model
 (subject, style, class). Values are separated by commas, or by semicolons where they have commas themselves.
 

@@ -7,7 +7,7 @@ use web_sys::AbortSignal;
 use super::init::init;
 use diffmoe::model::{Config, LabelTable, Muted, Routing, Shifts, UnknownName};
 use diffmoe::pipeline::{Backend, Label, Recipe, Saved, Settings};
-use diffmoe::scheduler::{ALL, GuidanceInterval, OptionInfo, SchedulerKind};
+use diffmoe::scheduler::{ALL, CycleSpin, GuidanceInterval, OptionInfo, SchedulerKind};
 
 /// A plain object with optional entries.
 pub(super) struct Options(JsValue);
@@ -97,6 +97,7 @@ const SAMPLE: [&str; 30] = [
     "steps",
     "guidance",
     "guidanceInterval",
+    "cycleSpin",
     "scheduler",
     "solver",
     "count",
@@ -213,6 +214,9 @@ pub(super) fn settings(
     if let Some(interval) = guidance_interval(options)? {
         settings = settings.guidance_interval(interval);
     }
+    if let Some(spin) = cycle_spin(options)? {
+        settings = settings.cycle_spin(spin);
+    }
     if let Some(init) = init(options.get("initImage"), options.get("mask"), config)? {
         let before = like.filter(|like| like.from_image).map(|like| like.sampling.strength);
         let strength = options.number("strength")?.map(|strength| strength as f32);
@@ -232,12 +236,16 @@ pub(super) fn settings(
         |like| like.sampling_for(config).scheduler,
     );
     let scores = options.get("traceScores").is_some_and(|wanted| wanted.is_truthy());
-    settings
+    let settings = settings
         .routing(routing(options, like.map(|like| like.sampling.routing).unwrap_or_default())?)
         .scheduler(scheduler(options, otherwise)?)
         .record_scores(scores)
         .build()
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())?;
+    if options.get("cycleSpin").is_some() {
+        settings.sampling.check_spins(config).map_err(|error| error.to_string())?;
+    }
+    Ok(settings)
 }
 
 /// Rule and thresholds; thresholds that are given replace all that the file says about them.
@@ -282,6 +290,29 @@ fn guidance_interval(options: &Options) -> Result<Option<GuidanceInterval>, Stri
     match list.iter().map(|bound| bound.as_f64()).collect::<Vec<_>>()[..] {
         [Some(low), Some(high)] => {
             Ok(Some(GuidanceInterval { low: low as f32, high: high as f32 }))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+/// `cycleSpin`, a count or a count and a time, which the settings check.
+fn cycle_spin(options: &Options) -> Result<Option<CycleSpin>, String> {
+    let wrong = || {
+        "cycleSpin has to be a whole number from 1 (off) to 8, or [count, from], such as [4, 0.7]"
+            .to_owned()
+    };
+    let Some(value) = options.get("cycleSpin") else { return Ok(None) };
+    let numbers = match value.as_f64() {
+        Some(count) => vec![Some(count), Some(f64::from(CycleSpin::FROM))],
+        None => {
+            let list = value.dyn_into::<Array>().map_err(|_| wrong())?;
+            list.iter().map(|number| number.as_f64()).collect()
+        }
+    };
+    match numbers[..] {
+        [Some(count), Some(from)] if count.fract() == 0.0 && count >= 0.0 => {
+            let spin = CycleSpin { count: count as u32, from: from as f32 };
+            spin.check().map(Some).map_err(|_| wrong())
         }
         _ => Err(wrong()),
     }

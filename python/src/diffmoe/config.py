@@ -90,7 +90,7 @@ class Config:
     detail_phase: bool  #: whether the detail head also sees where in its patch each pixel lies
     labels: tuple[LabelTable, ...]
     text: TextConfig | None
-    defaults: dict = field(default_factory=dict)  #: steps, guidance, scheduler, showcase (rows of labels that the model draws well)
+    defaults: dict = field(default_factory=dict)  #: steps, guidance, scheduler, cycle_spin, showcase (rows of labels that the model draws well)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -199,6 +199,7 @@ def _read(document: dict) -> Config:
             "steps": defaults.get("steps", 50),
             "guidance": defaults.get("guidance", 1.5),
             "scheduler": defaults.get("solver", defaults.get("scheduler", "euler")),
+            "cycle_spin": defaults.get("cycle_spin"),
             "showcase": (defaults.get("showcase") or {}).get("rows", []),
         },
     )

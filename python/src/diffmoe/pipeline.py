@@ -108,6 +108,7 @@ class Pipeline:
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = (0.0, 1.0),
+        cycle_spin: int | tuple[int, float] | None = None,
         num_images_per_prompt: int | None = None,
         num_images: int | None = None,
         seed: int | None = None,
@@ -139,6 +140,8 @@ class Pipeline:
             guidance. The scheduler is a name (euler, heun, ddpm, ddim, dpmpp_2m, unipc) or an object from
             ``diffmoe.schedulers``.
         guidance_interval: ``(low, high)``; guides only while low <= t < high, with t from 0 (noise) to 1 (data).
+        cycle_spin: averages the last predictions of a flow model over so many shifts of the image (1 is off), from t = 0.85 on
+            or from ``(count, t)``, which hides the borders of patches. Defaults to the model's recommendation.
         num_images_per_prompt: number of images of each label or prompt, as in diffusers.
         num_images: total number of images instead; labels and prompts are cycled, as on the command line.
         seed: seed of noise and random labels; gives the same images as the Rust program. ``generator`` is diffusers' name.
@@ -182,6 +185,7 @@ class Pipeline:
         low, high = guidance_interval
         if not 0 <= low < high <= 1:
             raise SettingsError(f"guidance_interval must be (low, high) with 0 <= low < high <= 1, got {guidance_interval}")
+        spin = settings.cycle_spin(config, cycle_spin)
         count = len(prompts) if config.text else len(rows[0])
         noise = self._noise(seed, count, latents)
         if not 0 <= variation_strength <= 1 or (variation_strength and variation_seed is None):
@@ -204,6 +208,7 @@ class Pipeline:
                 rule,
                 self._step_noise(seed, range(count)[part]),
                 (low, high),
+                spin,
             )
             recorder = _Recorder(self, max(0, KEPT_IMAGES - first), callback_on_step_end)
             samples.append(sample(run, scheduler, steps, noise[part], recorder, **init))

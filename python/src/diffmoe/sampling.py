@@ -35,13 +35,14 @@ class Run:
         routing: Routing = Routing(),
         step_noise: Callable[[int], np.ndarray] | None = None,
         interval: tuple[float, float] = (0.0, 1.0),
+        cycle_spin: tuple[int, float] = (1, 0.0),
     ):
         """``labels``: rows ``[B]`` of each label table. ``text``, ``null_text``: prompts and negative prompts.
         ``step_noise(step)``: noise ``[B, C, height, width]`` for DDPM and DDIM. ``interval``: where guidance
-        applies."""
+        applies. ``cycle_spin``: number of shifts over which predictions are averaged, and from which time on."""
         self.model, self.config = model, model.config
         self.guidance, self.routing, self.step_noise = float(guidance), routing, step_noise
-        self.interval = interval
+        self.interval, self.cycle_spin = interval, cycle_spin
         nulls = [np.full_like(rows, table.null) for rows, table in zip(labels, self.config.labels)]
         self._conditions = {True: (labels, text), False: (nulls, null_text)}
         self.step = 0
@@ -63,6 +64,21 @@ class Run:
         return out
 
     def guided(self, z: np.ndarray, time: float) -> np.ndarray:
+        """The guided output; of a flow model, where cycle spinning asks for it, the mean over circular shifts of ``z`` along
+        the diagonal of a patch, shifted back. Only the passes without a shift are noted."""
+        total = self._guided(z, time)
+        count, start = self.cycle_spin
+        if self.config.objective != "flow" or count == 1 or np.float32(time) < np.float32(start):
+            return total
+        noted = len(self.passes)
+        for i in range(1, count):
+            by = i * self.config.patch_size // count
+            turned = self._guided(np.roll(z, (by, by), (2, 3)), time)
+            total = total + np.roll(turned, (-by, -by), (2, 3))
+        del self.passes[noted:]
+        return total / np.float32(count)
+
+    def _guided(self, z: np.ndarray, time: float) -> np.ndarray:
         """The guided output: two passes with separate token pools, or one where guidance does not apply."""
         channels = self.config.in_channels
         answer = self.forward(z, time)[:, :channels]

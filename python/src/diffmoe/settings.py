@@ -160,6 +160,22 @@ def seed_of(seed, generator) -> int | None:
     return int(given)
 
 
+def cycle_spin(config: Config, given) -> tuple[int, float]:
+    """Number of shifts and the time from which on predictions are averaged over them: ``given``, or else the model's."""
+    spin = given
+    if spin is None:
+        spin = str(config.defaults.get("cycle_spin") or 1).split(",")
+        spin = (min(int(spin[0]), config.patch_size), *map(float, spin[1:]))
+    count, start = (*spin, 0.85)[:2] if isinstance(spin, tuple) else (spin, 0.85)
+    if not (isinstance(count, int) and 1 <= count <= 8 and 0 <= start <= 1):
+        raise SettingsError(f"cycle_spin must be a whole number from 1 (off) to 8, or (count, from) with from 0–1, got {given}")
+    if count > 1 and given is not None and config.objective != "flow":
+        raise SettingsError("cycle_spin needs a flow model")
+    if count > config.patch_size:
+        raise SettingsError(f"cycle_spin of {count} needs patches of at least {count} pixels; this model's have {config.patch_size}")
+    return count, float(start)
+
+
 def init_image(config: Config, image, mask, strength: float | None) -> dict:
     """The image that a run starts from, its mask and strength, as :func:`diffmoe.sampling.sample` takes them."""
     if image is None:

@@ -221,6 +221,7 @@ impl CpuEngine {
         let begin = Instant::now();
         match &op {
             Instruction::Combine { output, terms } => self.latents.combine(*output, terms),
+            &Instruction::Shift { input, output, by } => self.latents.shift(input, output, by),
             Instruction::Denoise(step) => self.latents.denoise(step),
             Instruction::Keep(level) => self.latents.keep(*level),
             Instruction::Report(latent) => self.reports.push(*latent),
@@ -242,12 +243,12 @@ impl CpuEngine {
                 return;
             }
             self.units_done = 0;
-            self.note_routing(&passes);
+            self.note_routing(&op.recorded_passes());
         }
         self.ops.pop_front();
     }
 
-    /// Files the routing of the pass that has just ended, one part for each branch.
+    /// Files the routing of the pass that has just ended, one part for each branch that is recorded.
     fn note_routing(&mut self, passes: &[(f32, Branch)]) {
         let mut layers = std::mem::take(&mut self.layers);
         for (i, &(time, branch)) in passes.iter().enumerate() {

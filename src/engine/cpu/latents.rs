@@ -14,10 +14,14 @@ pub(super) struct Latents {
     output_len: usize,
     /// `h·w`
     plane: usize,
+    /// `w`
+    width: usize,
     /// `[B, C, h, w]`
     pub(super) sample: Vec<f32>,
     /// `[B, C, h, w]`
     trial: Vec<f32>,
+    /// `[B, C, h, w]`
+    shifted: Vec<f32>,
     /// `[B, C, h, w]` each
     velocities: Vec<Vec<f32>>,
     /// `[B, C_out, h, w]` each
@@ -35,8 +39,10 @@ impl Latents {
             sample_len,
             output_len,
             plane: config.plane(),
+            width: config.input_size[1],
             sample: vec![0.0; batch * sample_len],
             trial: vec![0.0; batch * sample_len],
+            shifted: Vec::new(),
             velocities: vec![Vec::new(); Latent::VELOCITIES],
             outputs: vec![vec![0.0; batch * output_len]; Latent::OUTPUTS],
             kept: None,
@@ -55,6 +61,7 @@ impl Latents {
         match latent {
             Latent::Sample => (&self.sample, self.sample_len),
             Latent::Trial => (&self.trial, self.sample_len),
+            Latent::Shifted => (&self.shifted, self.sample_len),
             Latent::Velocity(n) => (&self.velocities[usize::from(n)], self.sample_len),
             Latent::Output(n) => (&self.outputs[usize::from(n)], self.output_len),
         }
@@ -76,11 +83,30 @@ impl Latents {
         self.combined = self.replace(output, combined);
     }
 
+    /// `output = input`, shifted in a circle by so many pixels down and to the right.
+    pub(super) fn shift(&mut self, input: Latent, output: Latent, [down, right]: [i32; 2]) {
+        let mut moved = std::mem::take(&mut self.combined);
+        moved.resize(self.sample.len(), 0.0);
+        let height = self.plane / self.width;
+        let place = |by: i32, size: usize| by.rem_euclid(size as i32) as usize;
+        let (down, right) = (place(down, height), place(right, self.width));
+        let planes = self.sample(input).chunks_exact(self.plane);
+        for (to, from) in moved.chunks_exact_mut(self.plane).zip(planes) {
+            for (y, row) in from.chunks_exact(self.width).enumerate() {
+                let to = &mut to[(y + down) % height * self.width..][..self.width];
+                to[right..].copy_from_slice(&row[..self.width - right]);
+                to[..right].copy_from_slice(&row[self.width - right..]);
+            }
+        }
+        self.combined = self.replace(output, moved);
+    }
+
     /// Gives a latent of the sample's size other numbers, and returns those that it had.
     pub(super) fn replace(&mut self, latent: Latent, values: Vec<f32>) -> Vec<f32> {
         let buffer = match latent {
             Latent::Sample => &mut self.sample,
             Latent::Trial => &mut self.trial,
+            Latent::Shifted => &mut self.shifted,
             Latent::Velocity(n) => &mut self.velocities[usize::from(n)],
             Latent::Output(_) => panic!("{latent:?} is written by passes only"),
         };

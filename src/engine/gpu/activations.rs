@@ -92,7 +92,7 @@ buffers! {
         batch: usize,
         /// Samples of a latent: `B`.
         samples: usize,
-        /// All latents: sample, trial, velocities, outputs (see [`Activations::region`]).
+        /// All latents: sample, trial, shifted, velocities, outputs (see [`Activations::region`]).
         latents: Tensor,
         /// Only for models with experts.
         moe: Option<MoeActivations>,
@@ -227,15 +227,16 @@ impl Activations {
             // First, so that a snapshot is a prefix.
             Latent::Sample => Region { first: 0, stride: sample },
             Latent::Trial => Region { first: self.samples * sample, stride: sample },
+            Latent::Shifted => Region { first: self.samples * 2 * sample, stride: sample },
             Latent::Velocity(n) => {
                 assert!(usize::from(n) < Latent::VELOCITIES, "there is no velocity {n}");
-                Region { first: self.samples * (2 + usize::from(n)) * sample, stride: sample }
+                Region { first: self.samples * (3 + usize::from(n)) * sample, stride: sample }
             }
             // One after the other, so that a pass over both branches fills the first two.
             Latent::Output(n) => {
                 assert!(usize::from(n) < Latent::OUTPUTS, "there is no output {n}");
                 let first =
-                    self.samples * ((2 + Latent::VELOCITIES) * sample + usize::from(n) * output);
+                    self.samples * ((3 + Latent::VELOCITIES) * sample + usize::from(n) * output);
                 Region { first, stride: output }
             }
         }
@@ -276,7 +277,7 @@ const THRESHOLDS: &str = "thresholds";
 
 fn latents_len(config: &Config, samples: usize) -> usize {
     samples
-        * ((2 + Latent::VELOCITIES) * config.sample_len() + Latent::OUTPUTS * config.output_len())
+        * ((3 + Latent::VELOCITIES) * config.sample_len() + Latent::OUTPUTS * config.output_len())
 }
 
 fn allocate(gpu: &Gpu, batch: usize, label: &str, shape: &[usize]) -> Result<Tensor, EngineError> {

@@ -277,7 +277,8 @@ impl Engine for GpuEngine {
         let parts = self.parts(ops);
         let tape = self.tape_for(&parts)?;
         tape.set_numbers(&self.model, &parts);
-        let passes = parts.iter().map(Part::passes).filter(|passes| !passes.is_empty()).collect();
+        let passes =
+            parts.iter().map(Part::recorded_passes).filter(|passes| !passes.is_empty()).collect();
         let report = |op: &Instruction| match *op {
             Instruction::Report(latent) => Some(latent),
             _ => None,

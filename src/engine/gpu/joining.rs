@@ -122,6 +122,15 @@ impl<'a> Part<'a> {
             Self::Single(op) => op.passes(),
         }
     }
+
+    /// Those of [`Part::passes`] whose routing is recorded.
+    pub(super) fn recorded_passes(&self) -> Vec<(f32, Branch)> {
+        match *self {
+            Self::Joined { input: Latent::Shifted, .. } => Vec::new(),
+            Self::Joined { .. } => self.passes(),
+            Self::Single(op) => op.recorded_passes(),
+        }
+    }
 }
 
 #[cfg(test)]

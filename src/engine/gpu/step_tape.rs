@@ -16,7 +16,7 @@ use crate::gpu::{Clock, Tape, Tensor};
 use crate::kernels::combine_experts::mask_words;
 use crate::kernels::combine_latents::{MAX_TERMS, Region};
 use crate::kernels::denoise::Numbers as DenoiseNumbers;
-use crate::kernels::{CombineLatents, DenoiseLatents, KeepImage};
+use crate::kernels::{CombineLatents, DenoiseLatents, KeepImage, ShiftImage};
 use crate::scheduler::{Branch, Denoise, Deviation, Instruction, Latent};
 
 /// A [`Part`] without its numbers.
@@ -40,6 +40,11 @@ enum Form {
         output: Latent,
         terms: Vec<Latent>,
     },
+    Shift {
+        input: Latent,
+        output: Latent,
+        by: [i32; 2],
+    },
     Denoise {
         guided_channels: usize,
     },
@@ -61,6 +66,7 @@ impl Form {
             Instruction::Combine { output, terms } => {
                 Self::Combine { output: *output, terms: terms.iter().map(|term| term.1).collect() }
             }
+            &Instruction::Shift { input, output, by } => Self::Shift { input, output, by },
             Instruction::Denoise(step) => Self::Denoise { guided_channels: step.guided_channels },
             Instruction::Keep(_) => Self::Keep,
             Instruction::Report(_) => Self::Report,
@@ -157,7 +163,7 @@ impl Recorder<'_> {
     pub(super) fn record(&self, parts: &[Part]) -> Result<StepTape, EngineError> {
         let GpuModel { gpu, config, .. } = self.model;
         let acts = &self.single.acts;
-        let passes: usize = parts.iter().map(|part| part.passes().len()).sum();
+        let passes: usize = parts.iter().map(|part| part.recorded_passes().len()).sum();
         let tokens = passes * config.moe_blocks().len() * acts.samples * config.tokens();
         let trace = Tensor::empty(gpu, "trace", &[tokens * mask_words(config.num_experts)]);
         let scores = self.scores(tokens)?;
@@ -183,6 +189,10 @@ impl Recorder<'_> {
                     self.pass(made(self.joint), place, &mut tape, &mut records)
                 }
                 Instruction::Combine { output, terms } => self.combine(*output, terms, &mut tape),
+                &Instruction::Shift { input, output, by } => {
+                    self.shift(input, output, by, &mut tape);
+                    Numbers::None
+                }
                 Instruction::Denoise(step) => self.denoise(step, &mut tape),
                 Instruction::Keep(_) => self.keep(&mut tape),
                 Instruction::Report(_) => Numbers::None,
@@ -222,11 +232,12 @@ impl Recorder<'_> {
         let times = has_head.then(|| Tensor::empty(gpu, "times", &[net.acts.batch]));
         let condition = passes.condition(branch);
         let view = condition.view.as_ref();
+        let is_recorded = input != Latent::Shifted;
         tape.append(&net.embed(input, &embedded, &condition.rows, view));
         for i in 0..config.depth {
             let text = view.zip(self.prompts.map(|prompts| &prompts.memory[i]));
-            tape.append(&net.block(i, text, Some(*records)));
-            if config.is_moe(i) {
+            tape.append(&net.block(i, text, is_recorded.then_some(*records)));
+            if is_recorded && config.is_moe(i) {
                 records.first += net.acts.batch * config.tokens();
             }
         }
@@ -252,6 +263,20 @@ impl Recorder<'_> {
         };
         tape.push(gpu, Stage::Solver.into(), &combine);
         Numbers::Factors(factors)
+    }
+
+    fn shift(&self, input: Latent, output: Latent, by: [i32; 2], tape: &mut Tape<Scope>) {
+        let GpuModel { gpu, config, .. } = self.model;
+        let acts = &self.single.acts;
+        let shift = ShiftImage {
+            latents: &acts.latents,
+            input: acts.region(config, input).first,
+            output: acts.region(config, output).first,
+            planes: acts.samples * config.in_channels,
+            size: config.input_size,
+            by,
+        };
+        tape.push(gpu, Stage::Solver.into(), &shift);
     }
 
     fn denoise(&self, step: &Denoise, tape: &mut Tape<Scope>) -> Numbers {

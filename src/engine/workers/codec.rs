@@ -33,7 +33,7 @@ macro_rules! packed_numbers {
     )*};
 }
 
-packed_numbers!(u8, u32, u64, f32, f16);
+packed_numbers!(u8, i32, u32, u64, f32, f16);
 
 /// A struct as its fields in a row.
 macro_rules! packed_struct {

@@ -55,6 +55,7 @@ impl Packed for Latent {
             Self::Trial => (1, 0),
             Self::Velocity(number) => (2, number),
             Self::Output(number) => (3, number),
+            Self::Shifted => (4, 0),
         };
         (kind, number).put(out);
     }
@@ -65,6 +66,7 @@ impl Packed for Latent {
             (1, _) => Some(Self::Trial),
             (2, number) => Some(Self::Velocity(number)),
             (3, number) => Some(Self::Output(number)),
+            (4, _) => Some(Self::Shifted),
             _ => None,
         }
     }
@@ -118,6 +120,10 @@ impl Packed for Instruction {
                 5_u8.put(out);
                 level.put(out);
             }
+            Self::Shift { input, output, by } => {
+                6_u8.put(out);
+                ([*input, *output], *by).put(out);
+            }
         }
     }
 
@@ -136,6 +142,10 @@ impl Packed for Instruction {
             3 => Self::Denoise(Packed::get(from)?),
             4 => Self::Report(Packed::get(from)?),
             5 => Self::Keep(Packed::get(from)?),
+            6 => {
+                let ([input, output], by) = Packed::get(from)?;
+                Self::Shift { input, output, by }
+            }
             _ => return None,
         })
     }
@@ -204,6 +214,7 @@ mod tests {
             Instruction::Denoise(fixed),
             Instruction::Report(Latent::Velocity(1)),
             Instruction::Keep(Level { signal: 0.25, noise: 0.75 }),
+            Instruction::Shift { input: Latent::Shifted, output: input, by: [-4, 3] },
         ] {
             round(&instruction);
         }

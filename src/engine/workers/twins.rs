@@ -102,17 +102,18 @@ pub(super) fn parts(ops: &[Instruction], which: usize) -> Vec<Part> {
     found
 }
 
-/// Which of the two workers has the routing of each pass of a step; `None` where both have it.
+/// Which of the two workers has the routing of each recorded pass of a step; `None` where both have it.
 pub(super) fn owners(ops: &[Instruction]) -> Vec<Option<usize>> {
     let mut found = Vec::new();
     let mut rest = ops;
     while let Some(op) = rest.first() {
         let count = passes(rest);
         if count < 2 {
-            found.extend(op.passes().iter().map(|_| None));
+            found.extend(op.recorded_passes().iter().map(|_| None));
             rest = &rest[1..];
         } else {
-            found.extend((0..count).map(|i| Some(i % 2)));
+            let recorded = |i: &usize| !rest[*i].recorded_passes().is_empty();
+            found.extend((0..count).filter(recorded).map(|i| Some(i % 2)));
             rest = &rest[count..];
         }
     }

@@ -12,7 +12,7 @@ use crate::kernels::{
     Attention, CombineExperts, CombineLatents, Conv2d, ConvWeights, DenoiseLatents, DetailPixels,
     EmbedCondition, EmbedTokens, Epilogue, ExpertLinear, Form, HeadNorm, KeepImage, Linear, Masks,
     Modulate, NOT_TAKEN, NextNorm, Norm, NormedLinear, Patchify, Predictor, RecordedScores,
-    RouteScore, RouteSelect, Source, Unpatchify, WeightPrecision,
+    RouteScore, RouteSelect, ShiftImage, Source, Unpatchify, WeightPrecision,
 };
 use crate::model::Selection;
 
@@ -33,6 +33,7 @@ pub(super) fn record(bench: &mut Bench, precisions: &[WeightPrecision]) {
     patches(bench);
     combine_latents(bench);
     keep_image(bench);
+    shift_image(bench);
 }
 
 pub(super) fn embed_tokens(bench: &mut Bench) {
@@ -350,6 +351,18 @@ fn keep_image(bench: &mut Bench) {
         count,
     });
     bench.expect("keep_image", "keep_image", &latents);
+}
+
+/// Pixels down and to the right, and the size of the images that are shifted.
+pub(super) const SHIFT: ([i32; 2], [usize; 2]) = ([2, -3], [5, 7]);
+
+fn shift_image(bench: &mut Bench) {
+    let (by, size) = SHIFT;
+    let count = 2 * size[0] * size[1];
+    let latents = bench.tensor(&[2 * count], &numbers(2 * count, 79, 1.0));
+    let shift = ShiftImage { latents: &latents, input: 0, output: count, planes: 2, size, by };
+    bench.push(&shift);
+    bench.expect("shift_image", "shift_image", &latents);
 }
 
 /// A guided step of DDPM with a learned variance.

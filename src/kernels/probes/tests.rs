@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use super::decoder::{BLOCK, EPS, MAP, SCORES};
 use super::model::{
     CONVOLUTION, DENOISING, HEADS, IMAGE, LEVEL, OUTPUTS, POOL, ROWS, SAMPLE, SAMPLES, SCORED,
-    SELECTED, SELECTIONS, SPANS, THRESHOLDS, WIDTH, counts, kept, linear_bias, lists, modulation,
-    uneven_rows,
+    SELECTED, SELECTIONS, SHIFT, SPANS, THRESHOLDS, WIDTH, counts, kept, linear_bias, lists,
+    modulation, uneven_rows,
 };
 use super::numbers::{numbers, shares};
 use super::*;
@@ -251,6 +251,18 @@ fn solvers(words: &mut impl FnMut(&'static str, Vec<u32>)) {
     let value =
         |i: usize| mask[i] * before[i] + (1.0 - mask[i]) * (signal * image[i] + noisy * noise[i]);
     words("keep_image", floats(&(0..slot).map(value).collect::<Vec<_>>()));
+    let (by, [height, width]) = SHIFT;
+    let mut images = numbers(4 * height * width, 79, 1.0);
+    let (input, output) = images.split_at_mut(2 * height * width);
+    for (at, x) in output.iter_mut().enumerate() {
+        let [plane, row, column] = [at / width / height, at / width % height, at % width];
+        let source = |place: usize, by: i32, size: usize| {
+            (place as i32 - by).rem_euclid(size as i32) as usize
+        };
+        let (y, x_of) = (source(row, by[0], height), source(column, by[1], width));
+        *x = input[(plane * height + y) * width + x_of];
+    }
+    words("shift_image", copies(&images));
     let latents = wide(&numbers(5 * slot, 72, 1.0));
     let noise = wide(&numbers(slot, 73, 1.0));
     let [guidance, latent, predicted_noise, start, kept, low, high] = [

@@ -91,7 +91,8 @@ pub enum RecipeError {
 
 impl Recipe {
     /// Keys of the settings for which a model has a recommendation.
-    pub const USUAL: [&str; 6] = ["seed", "count", "steps", "guidance", "scheduler", "labels"];
+    pub const USUAL: [&str; 7] =
+        ["seed", "count", "steps", "guidance", "spin", "scheduler", "labels"];
 
     /// The settings of a run with a model; names and checksum are left to the caller.
     pub fn of(settings: &Settings, config: &Config) -> Self {
@@ -175,6 +176,9 @@ impl Recipe {
         }
         if is_unsaid("guidance") {
             sampling.guidance = usual.guidance;
+        }
+        if is_unsaid("spin") {
+            sampling.cycle_spin = usual.cycle_spin;
         }
         if is_unsaid("scheduler") {
             sampling.scheduler = usual.scheduler;

@@ -10,11 +10,12 @@ use crate::pixels::{self, GridTooLarge, RgbImage};
 use crate::scheduler::ALL;
 
 /// The settings of [`Sampling`](crate::pipeline::Sampling) as texts call them, without the options of schedulers.
-const SETTINGS: [&str; 15] = [
+const SETTINGS: [&str; 16] = [
     "seed",
     "steps",
     "guidance",
     "interval",
+    "spin",
     "scheduler",
     "rule",
     "gamma",
@@ -70,6 +71,7 @@ impl FromStr for Axis {
             "routing" => "rule",
             "threshold-shift" => "shift",
             "guidance-interval" => "interval",
+            "cycle-spin" => "spin",
             other => other,
         };
         if setting.is_empty() || values.iter().any(String::is_empty) {
@@ -101,7 +103,9 @@ impl Recipe {
     pub fn with(&self, key: &str, value: &str, config: &Config) -> Result<Self, RecipeError> {
         let mut recipe = self.clone();
         recipe.sampling = self.sampling_for(config);
-        recipe.unsaid.retain(|unsaid| !["steps", "guidance", "scheduler", key].contains(unsaid));
+        recipe
+            .unsaid
+            .retain(|unsaid| !["steps", "guidance", "spin", "scheduler", key].contains(unsaid));
         let mut is_option = ALL.iter().flat_map(|info| info.options).map(|option| option.name);
         if let Some(table) = config.labels.iter().position(|table| table.name == key) {
             recipe.unsaid.retain(|unsaid| *unsaid != "labels");

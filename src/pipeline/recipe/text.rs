@@ -1,6 +1,6 @@
 //! Recipes in one line of text, the fragment of a link:
 //!
-//! `model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&scheduler=euler&labels=fox;cat,varied&rule=token`
+//! `model=emoji&hash=1f00c2ab&seed=7&count=4&steps=25&guidance=2&spin=1&scheduler=euler&labels=fox;cat,varied&rule=token`
 
 use super::data::{Recipe, RecipeError};
 use crate::kernels::WeightPrecision;
@@ -12,6 +12,9 @@ use crate::scheduler::ALL;
 const MOST_IMAGES: usize = 10_000_000;
 const MOST_STEPS: u32 = 10_000;
 const MOST_SCALE: u32 = 64;
+
+/// The form of `spin`.
+const SPIN: &str = "COUNT or COUNT,FROM with COUNT from 1 to 8 and 0 ≤ FROM ≤ 1";
 
 /// The form of `interval`.
 const INTERVAL: &str = "LOW,HIGH with 0 ≤ LOW < HIGH ≤ 1";
@@ -82,6 +85,7 @@ impl Recipe {
             "interval" => {
                 sampling.guidance_interval = value.parse().map_err(|_| wrong(INTERVAL))?;
             }
+            "spin" => sampling.cycle_spin = value.parse().map_err(|_| wrong(SPIN))?,
             "strength" => {
                 let is_share = |s: &f32| *s > 0.0 && *s <= 1.0;
                 let strength = value.parse().ok().filter(is_share);
@@ -147,6 +151,7 @@ impl Recipe {
         if !sampling.guidance_interval.is_whole() {
             put("interval", sampling.guidance_interval.to_string());
         }
+        put("spin", sampling.cycle_spin.to_string());
         if self.from_image {
             put("strength", sampling.strength.to_string());
         }
@@ -287,7 +292,7 @@ mod tests {
     use super::*;
     use crate::model::Routing;
     use crate::pipeline::Sampling;
-    use crate::scheduler::{GuidanceInterval, SchedulerKind};
+    use crate::scheduler::{CycleSpin, GuidanceInterval, SchedulerKind};
 
     fn any_label() -> impl Strategy<Value = Label> {
         let name = "[a-zé][a-z ,;&=-]{0,6}x".prop_map(Label::Name);
@@ -302,6 +307,7 @@ mod tests {
             (prompts, negative) in (prop::collection::vec(".{0,20}", 0..3), ".{0,20}"),
             (seed, steps, guidance) in (any::<u64>(), 1..=MOST_STEPS, 0.0_f32..=100.0),
             (low, width) in (0.0_f32..0.9, 0.01_f32..=0.1),
+            (spins, spins_from) in (1..=CycleSpin::MOST, 0.0_f32..=1.0),
             image_strength in proptest::option::of(0.01_f32..=1.0),
             variation in proptest::option::of((any::<u64>(), 0.01_f32..=1.0)),
             (scheduler, rule) in (0..ALL.len(), 0..RoutingRule::ALL.len()),
@@ -324,6 +330,7 @@ mod tests {
                 sampling: Sampling {
                     negative, seed, steps, guidance,
                     guidance_interval: GuidanceInterval { low, high: low + width },
+                    cycle_spin: CycleSpin { count: spins, from: spins_from },
                     strength: image_strength.unwrap_or(1.0),
                     variation_seed: variation.map_or(0, |variation| variation.0),
                     variation_strength: variation.map_or(0.0, |variation| variation.1),
@@ -381,11 +388,11 @@ mod tests {
     fn links_can_be_written_by_hand() {
         let link = Recipe::parse("#model=emoji&labels=fox,fluent3d&seed=7").unwrap();
         assert_eq!(link.labels, [[Label::from("fox")], [Label::from("fluent3d")]]);
-        assert_eq!(link.unsaid, ["count", "steps", "guidance", "scheduler"]);
+        assert_eq!(link.unsaid, ["count", "steps", "guidance", "spin", "scheduler"]);
         assert_eq!(Recipe::parse(&link.to_text()), Ok(link));
         let old = Recipe::parse("seed=7&count=1&labels=3;any,varied&solver=heun").unwrap();
         assert_eq!(old.labels, [vec![Label::Row(3), Label::Any], Vec::new()]);
-        assert_eq!(old.unsaid, ["steps", "guidance"]);
+        assert_eq!(old.unsaid, ["steps", "guidance", "spin"]);
         for text in ["labels=fox", "#count=3", "x&model=emoji"] {
             assert!(Recipe::is_text(text), "{text}");
         }
@@ -402,6 +409,7 @@ mod tests {
         assert!(refused("weights=f64").contains("int4, int8, f16 or f32"));
         assert!(refused("scale=65").contains("from 1 to 64"));
         assert!(refused("labels=3;").contains("any, best or varied"));
+        assert!(refused("spin=9").contains("COUNT from 1 to 8"));
         assert!(refused("steps=10001").contains("from 1 to 10000"));
     }
 }

@@ -16,7 +16,7 @@ use diffmoe::engine::CpuMath;
 use diffmoe::model::{Config, Muted, MutedError, RoutingRule, Shifts};
 use diffmoe::pipeline::{Backend, Settings, png_texts};
 use diffmoe::pixels;
-use diffmoe::scheduler::GuidanceInterval;
+use diffmoe::scheduler::{CycleSpin, GuidanceInterval};
 use diffmoe::trace::Trace;
 use diffmoe::vae::DecoderFile;
 
@@ -86,6 +86,11 @@ pub(super) struct Arguments {
     /// half the work. Default: 0,1.
     #[arg(long, value_name = "LOW,HIGH", allow_hyphen_values = true)]
     guidance_interval: Option<GuidanceInterval>,
+    /// Average the last predictions over COUNT shifts of the image, from FROM on the way from noise (0) to data (1):
+    /// hides the borders of patches, for the time of some more evaluations. 1 switches it off; FROM is 0.85 unless given.
+    /// Default: the model's.
+    #[arg(long, value_name = "COUNT[,FROM]", allow_hyphen_values = true)]
+    cycle_spin: Option<CycleSpin>,
     /// Image to start from: a PNG or JPEG, cut and scaled to the model's size, or latents that --latents wrote.
     #[arg(long, value_name = "FILE", conflicts_with = "set")]
     init_image: Option<PathBuf>,

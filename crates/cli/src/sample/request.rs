@@ -253,6 +253,9 @@ fn settings(
     if let Some(interval) = arguments.guidance_interval {
         settings = settings.guidance_interval(interval);
     }
+    if let Some(spin) = arguments.cycle_spin {
+        settings = settings.cycle_spin(spin);
+    }
     if let Some(init) = init::read(arguments, config)? {
         // A file says how strong it was, but not what it started from.
         let before = recipe.filter(|recipe| recipe.from_image).map(|like| like.sampling.strength);
@@ -273,7 +276,11 @@ fn settings(
     }
     let routing =
         routing(arguments, recipe.map(|recipe| recipe.sampling.routing).unwrap_or_default());
-    Ok(settings.routing(routing).record_scores(arguments.trace_scores).build()?)
+    let settings = settings.routing(routing).record_scores(arguments.trace_scores).build()?;
+    if arguments.cycle_spin.is_some() {
+        settings.sampling.check_spins(config)?;
+    }
+    Ok(settings)
 }
 
 /// The experts that are muted, and those beside an expert that works alone.
@@ -332,7 +339,7 @@ mod tests {
     use clap::Parser;
     use diffmoe::model::RoutingRule;
     use diffmoe::pipeline::Sampling;
-    use diffmoe::scheduler::GuidanceInterval;
+    use diffmoe::scheduler::{CycleSpin, GuidanceInterval};
     use diffmoe_viewer::session::{Choice, Controls};
 
     use super::*;
@@ -368,7 +375,7 @@ mod tests {
 
         let (config, expected) = line(
             "--class 3 --style any --seed 9 --count 5 --steps 11 --cfg 1.75 \
-             --guidance-interval 0.1,0.7 --solver heun \
+             --guidance-interval 0.1,0.7 --cycle-spin 2,0.7 --solver heun \
              --routing pool --gamma 0.3 --log-odds -0.5 --shift 1=1.5,3:2=-1 --shift 3:2=0.5 --mute 5:1",
         );
         let choices = config.labels.iter().map(|table| match table.name.as_str() {
@@ -383,6 +390,7 @@ mod tests {
                 steps: 11,
                 guidance: 1.75,
                 guidance_interval: GuidanceInterval { low: 0.1, high: 0.7 },
+                cycle_spin: CycleSpin { count: 2, from: 0.7 },
                 scheduler: "heun".parse().unwrap(),
                 routing: Routing {
                     rule: RoutingRule::Pool,

@@ -126,6 +126,9 @@ fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std
         all["guidance_interval"] = json!(settings.sampling.guidance_interval.to_string());
     }
     // Likewise.
+    if !settings.sampling.cycle_spin.is_off() {
+        all["cycle_spin"] = json!(settings.sampling.cycle_spin.to_string());
+    }
     if settings.sampling.routing.log_odds != 0.0 {
         all["log_odds"] = json!(settings.sampling.routing.log_odds);
     }

@@ -85,7 +85,7 @@ fn heading(scene: &Scene<'_>, layer: &Layer<'_>) -> (String, String) {
     };
     let token = scene.now.image * scene.record.trace.tokens() + patch;
     let remark = match layer.mask(token).count_ones() {
-        0 if layer.has_needs() => "skipped: every need is below its threshold".to_owned(),
+        0 if layer.has_needs() => "skipped: no need reaches its threshold".to_owned(),
         0 => "skipped: no expert takes it".to_owned(),
         1 => "one expert takes it".to_owned(),
         n => format!("{n} experts take it"),

@@ -22,6 +22,8 @@ const GUIDANCE_HINT: &str = "How strongly the labels or the prompt are followed.
     guidance off and halves the work; 2 to 4 is usual; high values look overdone.";
 const INTERVAL_HINT: &str = "Guide only while t, from 0 (noise) to 1 (image), lies in this interval. \
     Outside it a step is half the work.";
+const SPIN_HINT: &str = "Cycle spinning: averages the last predictions over this many shifts of the image, which \
+    hides the borders of patches. Each shift costs another evaluation of the model in the last steps.";
 const VARIATION_HINT: &str = "Mix the noise with that of another seed. A small share varies the \
     images; 1 gives those of the other seed.";
 const COUNT_HINT: &str = "Images per run. They share every pass through the model.";
@@ -45,6 +47,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
             s.step_by(0.1).fixed_decimals(1).clamping(SliderClamping::Edits)
         });
         guidance_interval(ui, &mut controls.sampling.guidance_interval);
+        cycle_spin(ui, &mut controls.sampling, &config);
         variation(ui, &mut controls.sampling);
         caption(ui, "Scheduler");
         scheduler(ui, &mut controls.sampling.scheduler, &config);
@@ -83,6 +86,19 @@ fn variation(ui: &mut Ui, sampling: &mut Sampling) {
             s.step_by(0.01).fixed_decimals(2).clamping(egui::SliderClamping::Edits)
         });
     }
+}
+
+/// Averaging over shifts, where the model and its patches allow it.
+fn cycle_spin(ui: &mut Ui, sampling: &mut Sampling, config: &Config) {
+    let fits = |count: &&(u32, &str)| count.0 as usize <= config.patch_size;
+    let counts = [(1, "Off"), (2, "2 shifts"), (4, "4 shifts")];
+    let choices: Vec<_> =
+        counts.iter().filter(fits).map(|&(count, title)| (count, title, SPIN_HINT)).collect();
+    if !sampling.spins(config) || choices.len() == 1 {
+        return;
+    }
+    caption(ui, "Average out patch borders").on_hover_text(SPIN_HINT);
+    switch(ui, &mut sampling.cycle_spin.count, &choices);
 }
 
 /// Where guidance applies, for those who want less than the whole way.

@@ -94,11 +94,14 @@ fn images_for_the_documentation() {
     let began = Instant::now();
     harness.run_steps(100);
     println!("a frame without changes: {:.2} ms", began.elapsed().as_secs_f64() * 10.0);
+    let model = harness.state().app().session().model().expect("a model");
+    let columns = model.config.grid()[1];
     let base = Selection {
         image: 1,
         step: Some(6),
         expert: Some(6),
-        patch: Some(28),
+        // In the middle of an image, where something is drawn.
+        patch: Some(columns * (columns * 3 / 8) + columns / 2),
         ..Selection::default()
     };
     // Frames of the moving image in the README.

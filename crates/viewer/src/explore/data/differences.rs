@@ -190,6 +190,10 @@ pub(crate) fn differences(a: &Record, b: &Record) -> Vec<Difference> {
         let interval = r.controls.sampling.guidance_interval;
         format!("{} to {}", interval.low, interval.high)
     });
+    put("cycle spinning", &|r| match r.controls.sampling.cycle_spin {
+        spin if spin.is_off() => "off".to_owned(),
+        spin => spin.to_string(),
+    });
     put("scheduler", &|r| r.controls.sampling.scheduler.to_string());
     put("scheduler options", &|r| {
         let options = r.controls.sampling.scheduler.changed_options();

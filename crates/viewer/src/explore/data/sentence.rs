@@ -21,7 +21,8 @@ pub(crate) fn sentence(tally: &Tally, layer: usize) -> Vec<Piece> {
         return pieces;
     };
     let (skipped, skipped_last) = (tally.skipped(first), tally.skipped(last));
-    let percent = |share: Option<f32>| format!("{:.0} %", share.unwrap_or(0.0) * 100.0);
+    // The sign stays on the line of its number.
+    let percent = |share: Option<f32>| format!("{:.0}\u{a0}%", share.unwrap_or(0.0) * 100.0);
     let all = tally.steps.len();
     let with = (0..all).filter(|&step| tally.has(step)).count();
     if with < all {
@@ -49,12 +50,13 @@ pub(crate) fn sentence(tally: &Tally, layer: usize) -> Vec<Piece> {
     } else {
         "From noise to image".to_owned()
     };
-    say(format!(
-        "{over} {course}; the share of patches that no expert takes goes from {} \
-            to {}. ",
-        percent(skipped),
-        percent(skipped_last)
-    ));
+    let (before, after) = (percent(skipped), percent(skipped_last));
+    let goes = if before == after {
+        format!("stays at {before}")
+    } else {
+        format!("goes from {before} to {after}")
+    };
+    say(format!("{over} {course}; the share of patches that no expert takes {goes}. "));
     hand_over(tally, layer, [first, last], &mut pieces);
     pieces
 }
@@ -112,7 +114,7 @@ mod tests {
             Piece::Words(words) => words,
             Piece::Expert(e) => format!("#{e}"),
         };
-        pieces.into_iter().map(text).collect()
+        pieces.into_iter().map(text).collect::<String>().replace('\u{a0}', " ")
     }
 
     #[test]
@@ -126,7 +128,7 @@ mod tests {
         assert_eq!(
             said(&[&[&[0b001, 0b001, 0b001, 0b001]], &[&[0b001, 0b011, 0b010, 0b110]]]),
             "From noise to image C rises from 1.00 to 1.50; the share of patches that no \
-             expert takes goes from 0 % to 0 %. In block 1 expert #0 loses most (4 to 2 tokens) \
+             expert takes stays at 0 %. In block 1 expert #0 loses most (4 to 2 tokens) \
              and #1 takes over (0 to 3)."
         );
     }
@@ -150,7 +152,7 @@ mod tests {
         assert_eq!(
             said(&[&[same], &[same]]),
             "From noise to image C is 0.50 at the first and the last step; the share of \
-             patches that no expert takes goes from 50 % to 50 %. In block 1 no expert loses \
+             patches that no expert takes stays at 50 %. In block 1 no expert loses \
              tokens."
         );
         assert_eq!(
