@@ -222,7 +222,7 @@ impl Recorder<'_> {
         let times = has_head.then(|| Tensor::empty(gpu, "times", &[net.acts.batch]));
         let condition = passes.condition(branch);
         let view = condition.view.as_ref();
-        tape.append(&net.embed(input, &embedded, &condition.rows, view));
+        tape.append(&net.embed(input, &embedded, &condition.labels, view));
         for i in 0..config.depth {
             let text = view.zip(self.prompts.map(|prompts| &prompts.memory[i]));
             tape.append(&net.block(i, text, Some(*records)));
