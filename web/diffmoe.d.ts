@@ -71,6 +71,13 @@ export interface SampleOptions {
    * `"varied"` picks random labels. Both depend on the seed. `"any"` is the null label.
    */
   labels?: Record<string, Label | Label[]>;
+  /**
+   * A label for each table that is blended into those of all images: the label vector becomes
+   * (1 − `mixStrength`) · label + `mixStrength` · other, before it is added to that of the time.
+   */
+  mix?: Record<string, Label>;
+  /** How much of the labels of `mix`: 0 none of them, 1 nothing else. Default: 0.5. */
+  mixStrength?: number;
   /** Prompt, for a text-conditioned model. */
   prompt?: string;
   /** Negative prompt. */

@@ -230,6 +230,32 @@ def test_images_that_do_not_fit_are_refused(tiny):
     assert error(out.samples, np.full((1, 3, 6, 6), -0.6)) < 1e-6
 
 
+def test_a_blend_is_a_row_of_the_table(eurosat):
+    draw = lambda **more: eurosat(seed=3, num_inference_steps=2, output_type="latent", **more)  # noqa: E731
+    ends = [draw(labels=name).samples for name in ("River", "Forest")]
+    for strength, end in ((0.0, ends[0]), (1.0, ends[1])):
+        assert np.array_equal(draw(labels="River", mix_labels="Forest", mix_strength=strength).samples, end)
+    table = eurosat.model.weights[eurosat.config.labels[0].tensor]
+    river, forest, other = (eurosat.config.labels[0].find(name) for name in ("River", "Forest", "SeaLake"))
+    kept = table[other].copy()
+    share = np.float32(0.3)
+    try:
+        table[other] = (np.float32(1) - share) * table[river] + share * table[forest]
+        wanted = draw(labels="SeaLake").samples
+    finally:
+        table[other] = kept
+    out = draw(labels=["River", "Forest"], mix_labels="Forest", mix_strength=0.3)
+    assert np.array_equal(out.samples[:1], wanted) and out.trace.labels == [["70% River + 30% Forest", "Forest"]]
+    assert error(out.samples[:1], ends[0]) > 1e-3
+    for wrong, expected in [
+        ({"mix_labels": "Volcano"}, "unknown class"),
+        ({"mix_labels": ["River", "Forest"]}, "one label for a table"),
+        ({"mix_labels": "River", "mix_strength": 1.5}, "mix_strength must be"),
+    ]:
+        with pytest.raises(SettingsError, match=expected):
+            draw(**wrong)
+
+
 def test_variations_lie_between_two_seeds(tiny):
     draw = lambda seed, **more: tiny(prompt="blob", seed=seed, num_inference_steps=2, **more).samples  # noqa: E731
     ends = draw(1), draw(2)

@@ -11,7 +11,7 @@ use half::f16;
 use crate::checkpoint::CheckpointError;
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::Image;
-use crate::model::{Muted, Routing, Shifts};
+use crate::model::{Config, LabelMix, LabelRow, LabelTable, Muted, Routing, Shifts};
 use crate::scheduler::{Branch, Buffer, Instruction};
 
 /// What [`Instruction::Keep`] keeps of an image, `[B, C, height, width]` each.
@@ -36,6 +36,8 @@ pub struct RunConfig {
     pub keep: Option<Arc<Keep>>,
     /// For each label table of the configuration, one row number per sample.
     pub labels: Vec<Vec<u32>>,
+    /// What is blended into the labels of the conditional passes.
+    pub mix: LabelMix,
     /// One prompt per sample; empty for models without text.
     pub prompts: Vec<String>,
     /// Negative prompt, used instead of the empty prompt in the unconditional pass.
@@ -51,6 +53,22 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
+    /// What each sample gets from each label table in the conditional passes, `[tables][B]`.
+    ///
+    /// # Panics
+    /// When there is not one row of every table for each sample, or the table does not have it: a bug of the caller.
+    pub(crate) fn label_rows(&self, config: &Config, batch: usize) -> Vec<Vec<LabelRow>> {
+        assert_eq!(self.labels.len(), config.labels.len(), "one list of rows for each label table");
+        let of_table = |(i, (rows, table)): (usize, (&Vec<u32>, &LabelTable))| {
+            assert_eq!(rows.len(), batch, "one row of {} for each sample", table.name);
+            let rows: Vec<_> = rows.iter().map(|&row| self.mix.of(i, row)).collect();
+            let known = |row: &LabelRow| row.rows.iter().all(|&row| row <= table.null);
+            assert!(rows.iter().all(known), "{} has no {rows:?}", table.name);
+            rows
+        };
+        self.labels.iter().zip(&config.labels).enumerate().map(of_table).collect()
+    }
+
     /// The thresholds in force in a block, `[E]`, given the checkpoint's; infinity for a muted expert.
     pub(crate) fn thresholds(&self, block: usize, checkpoint: &[f32]) -> Vec<f32> {
         let mut thresholds = self.routing.thresholds(checkpoint, self.muted.mask(block));

@@ -84,10 +84,13 @@ fn buffers(
     let of_pass = if is_joined { 2 * batch } else { batch };
     // The conditional branch, the other one, and both.
     let kinds = [batch, batch].into_iter().chain(is_joined.then_some(2 * batch));
-    let rows = kinds.clone().map(|samples| ("label rows", vec![config.labels.len(), samples]));
+    let tables = config.labels.len();
+    let rows = kinds.clone().map(|samples| ("label rows", vec![2, tables, samples]));
+    let shares = kinds.clone().map(|samples| ("label shares", vec![tables, samples]));
     let pass = sizes(config, of_pass, binding_limit);
     let text = prompt_sizes(config, batch, kinds);
-    let all = std::iter::once(latents(config, batch)).chain(rows).chain(pass).chain(text);
+    let all =
+        std::iter::once(latents(config, batch)).chain(rows).chain(shares).chain(pass).chain(text);
     all.map(|(label, shape)| (label.to_owned(), bytes(&shape))).collect()
 }
 

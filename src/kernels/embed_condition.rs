@@ -1,4 +1,5 @@
-//! The conditioning vector that modulates every block, from time, text and labels: `SiLU(t_emb + text + Σ label rows)`.
+//! The conditioning vector that modulates every block, from time, text and labels: `SiLU(t_emb + text + Σ label
+//! rows)`, where a row may be a blend of two.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -15,8 +16,10 @@ pub struct EmbedCondition<'a> {
     pub pooled: Option<&'a Tensor>,
     /// All label tables one below the other, `[rows of all tables, D]`.
     pub labels: &'a Tensor,
-    /// Rows of `labels` to add, `[tables, B]`, u32.
+    /// Rows of `labels` to add, then those that are blended into them, `[2, tables, B]`, u32.
     pub rows: &'a Tensor,
+    /// Share of the latter, `[tables, B]`; 0 adds the first row as it is.
+    pub shares: &'a Tensor,
     /// `[B, D]`
     pub y: &'a Tensor,
 }
@@ -38,14 +41,16 @@ impl Kernel for EmbedCondition<'_> {
     fn params(&self) -> Params {
         let [batch, hidden] = [self.y.shape[0], self.y.shape[1]];
         assert_eq!(self.time.shape, self.y.shape);
-        assert_eq!((self.labels.shape[1], self.rows.shape[1]), (hidden, batch));
+        let tables = self.shares.shape[0];
+        assert_eq!((self.labels.shape[1], self.shares.shape[1]), (hidden, batch));
+        assert_eq!(self.rows.shape, [2, tables, batch]);
         if let Some(pooled) = self.pooled {
             assert_eq!(pooled.shape, self.y.shape);
         }
         Params {
             batch: batch as u32,
             hidden: hidden as u32,
-            tables: self.rows.shape[0] as u32,
+            tables: tables as u32,
             has_text: self.pooled.is_some().into(),
         }
     }
@@ -53,7 +58,7 @@ impl Kernel for EmbedCondition<'_> {
     fn tensors(&self) -> Vec<&Tensor> {
         // Something must be bound.
         let pooled = self.pooled.unwrap_or(self.time);
-        vec![self.time, pooled, self.labels, self.rows, self.y]
+        vec![self.time, pooled, self.labels, self.rows, self.shares, self.y]
     }
 
     fn groups(&self, _: Profile) -> [u32; 3] {
@@ -67,23 +72,35 @@ mod tests {
     use crate::gpu::testing::{assert_close, poisoned, read, run, spiky, tensor};
 
     /// `time` with what the prompts add.
-    fn reference(time: &[f32], labels: &[f32], rows: &[u32], batch: usize) -> Vec<f32> {
+    fn reference(
+        time: &[f32],
+        labels: &[f32],
+        rows: &[u32],
+        shares: &[f32],
+        batch: usize,
+    ) -> Vec<f32> {
         let hidden = time.len() / batch;
         let condition = |(at, &t): (usize, &f32)| {
             let (b, d) = (at / hidden, at % hidden);
-            let of_table = |of_samples: &[u32]| labels[of_samples[b] as usize * hidden + d];
-            let c = f64::from(t) + rows.chunks(batch).map(|r| f64::from(of_table(r))).sum::<f64>();
+            let value = |row: u32| f64::from(labels[row as usize * hidden + d]);
+            let of_table = |table: usize| {
+                let at = table * batch + b;
+                let share = f64::from(shares[at]);
+                (1.0 - share) * value(rows[at]) + share * value(rows[shares.len() + at])
+            };
+            let c = f64::from(t) + (0..shares.len() / batch).map(of_table).sum::<f64>();
             (c / (1.0 + (-c).exp())) as f32
         };
         time.iter().enumerate().map(condition).collect()
     }
 
     #[test]
-    fn adds_a_row_of_every_table() {
+    fn adds_a_row_or_a_blend_of_every_table() {
         for (batch, hidden, tables) in [(1, 4, 1), (5, 36, 3), (3, 68, 0)] {
             let time = spiky(batch * hidden, 1, 10.0);
             let labels = spiky(7 * hidden, 2, 1.0);
-            let rows: Vec<u32> = (0..tables * batch).map(|i| (3 * i as u32 + 1) % 7).collect();
+            let rows: Vec<u32> = (0..2 * tables * batch).map(|i| (3 * i as u32 + 1) % 7).collect();
+            let shares: Vec<f32> = (0..tables * batch).map(|i| (i % 4) as f32 / 4.0).collect();
             let y = poisoned(&[batch, hidden]);
             let text = spiky(batch * hidden, 3, 1.0);
             let pooled = tensor(&[batch, hidden], &text);
@@ -92,13 +109,15 @@ mod tests {
                 time: &tensor(&[batch, hidden], &time),
                 pooled: has_text.then_some(&pooled),
                 labels: &tensor(&[7, hidden], &labels),
-                rows: &tensor(&[tables, batch], &rows),
+                rows: &tensor(&[2, tables, batch], &rows),
+                shares: &tensor(&[tables, batch], &shares),
                 y: &y,
             });
             let text = text.iter().map(|v| if has_text { *v } else { 0.0 });
             let time: Vec<f32> = time.iter().zip(text).map(|(t, v)| t + v).collect();
             // A few f32 operations on numbers up to 100.
-            assert_close(&read(&y), &reference(&time, &labels, &rows, batch), 2e-5, 1e-5);
+            let want = reference(&time, &labels, &rows, &shares, batch);
+            assert_close(&read(&y), &want, 2e-5, 1e-5);
         }
     }
 }

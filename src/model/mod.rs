@@ -22,7 +22,8 @@ pub use config::{
 };
 pub use error::ConfigError;
 pub(crate) use ffn::Ffn;
-pub use labels::LabelTable;
+pub(crate) use labels::LabelRow;
+pub use labels::{LabelMix, LabelTable};
 pub(crate) use names::choices;
 pub use names::{UnknownName, one_of};
 pub use presets::{Preset, SIZES, UnknownPreset};

@@ -108,8 +108,9 @@ impl RunState {
             }
             _ => noise,
         };
-        let names = settings.labels.iter().zip(&config.labels);
-        let names = names.map(|(rows, table)| rows.iter().map(|&r| table.label(r)).collect());
+        let name = |i, image| settings.label_name(i, image, |row| config.labels[i].label(row));
+        let names = settings.labels.iter().enumerate();
+        let names = names.map(|(i, rows)| (0..rows.len()).map(|image| name(i, image)).collect());
         let mut names: Vec<Vec<String>> = names.collect();
         if !settings.prompts.is_empty() {
             names.push(settings.prompts.clone());
@@ -195,6 +196,7 @@ impl Run {
             buffers: buffers.clone(),
             keep,
             labels: settings.labels.clone(),
+            mix: settings.label_mix(),
             prompts: settings.prompts.clone(),
             negative: settings.sampling.negative.clone(),
             routing: settings.sampling.routing,

@@ -21,6 +21,8 @@ pub struct Sampling {
     pub variation_seed: u64,
     /// How much of the other noise: 0 is none of it, 1 all; in between a noise on the arc between both.
     pub variation_strength: f32,
+    /// How much of the labels of [`Settings::mix`](super::Settings::mix) is blended into those of the images, 0 to 1.
+    pub mix_strength: f32,
     /// Denoising steps; without effect on schedulers that choose their own.
     pub steps: u32,
     /// Guidance scale; 1 switches guidance off.
@@ -51,6 +53,7 @@ impl Default for Sampling {
             seed: 0,
             variation_seed: 0,
             variation_strength: 0.0,
+            mix_strength: 0.0,
             steps: 1,
             guidance: 1.0,
             guidance_interval: GuidanceInterval::default(),
@@ -113,6 +116,9 @@ impl Sampling {
         self.check_cycle_spin(config)?;
         if !(0.0..=1.0).contains(&self.variation_strength) {
             return Err(SettingsError::Variation(self.variation_strength));
+        }
+        if !(0.0..=1.0).contains(&self.mix_strength) {
+            return Err(SettingsError::Mix(self.mix_strength));
         }
         if !(self.strength > 0.0 && self.strength <= 1.0) {
             return Err(SettingsError::Strength(self.strength));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{InitImage, Sampling, SettingsError};
-use crate::model::{Config, Kind};
+use crate::model::{Config, Kind, LabelMix, LabelRow};
 use crate::scheduler::{Branch, Next, ScheduleConfig, Scheduler, StepNoise, steps_taken};
 
 /// The settings of a run.
@@ -11,6 +11,9 @@ use crate::scheduler::{Branch, Next, ScheduleConfig, Scheduler, StepNoise, steps
 pub struct Settings {
     /// For each label table of the model, one row for each image. The null row means "anything".
     pub labels: Vec<Vec<u32>>,
+    /// For each label table the row that is blended into those of all images, as much as [`Sampling::mix_strength`] says;
+    /// `None` leaves the labels of a table as they are. Empty where nothing is blended.
+    pub mix: Vec<Option<u32>>,
     /// One prompt for each image; empty for a model that reads no text.
     pub prompts: Vec<String>,
     /// How they are sampled.
@@ -45,8 +48,16 @@ impl Settings {
         {
             return Err(SettingsError::Count);
         }
-        for (rows, table) in self.labels.iter().zip(&config.labels) {
-            if let Some(&row) = rows.iter().find(|&&row| row > table.null) {
+        if self.mix.len() > config.labels.len() {
+            return Err(SettingsError::Count);
+        }
+        let is_blended = self.mix.iter().any(Option::is_some);
+        if self.sampling.mix_strength > 0.0 && !is_blended {
+            return Err(SettingsError::MixLabel);
+        }
+        let blended = self.mix.iter().map(Option::as_slice).chain(std::iter::repeat(&[][..]));
+        for ((rows, other), table) in self.labels.iter().zip(blended).zip(&config.labels) {
+            if let Some(&row) = rows.iter().chain(other).find(|&&row| row > table.null) {
                 let count = table.null;
                 return Err(SettingsError::Label { table: table.name.clone(), row, count });
             }
@@ -69,19 +80,38 @@ impl Settings {
         if self.init.is_some() { self.sampling.strength } else { 1.0 }
     }
 
+    /// What is blended into the labels.
+    pub fn label_mix(&self) -> LabelMix {
+        LabelMix { rows: self.mix.clone(), strength: self.sampling.mix_strength }
+    }
+
+    /// The label of an image from a table, given the names of rows; of two rows with their shares.
+    pub(super) fn label_name(
+        &self,
+        table: usize,
+        image: usize,
+        name: impl Fn(u32) -> String,
+    ) -> String {
+        let LabelRow { rows: [row, other], share } =
+            self.label_mix().of(table, self.labels[table][image]);
+        if share == 0.0 {
+            return name(row);
+        }
+        let percent = (100.0 * share).round().clamp(1.0, 99.0);
+        format!("{}% {} + {percent}% {}", 100.0 - percent, name(row), name(other))
+    }
+
     /// A name for each image: its prompt and labels, without null labels.
     pub fn names(&self, config: &Config) -> Vec<String> {
         let name = |image: usize| {
-            let tables = self.labels.iter().zip(&config.labels);
-            let named = tables.filter_map(|(rows, table)| {
-                let row = rows[image];
-                (row != table.null).then(|| {
-                    if table.values.is_empty() {
-                        format!("{} {row}", table.name)
-                    } else {
-                        table.label(row)
-                    }
-                })
+            let named = config.labels.iter().enumerate().filter_map(|(i, table)| {
+                let of_row = |row: u32| match row {
+                    null if null == table.null => "any".to_owned(),
+                    row if table.values.is_empty() => format!("{} {row}", table.name),
+                    row => table.label(row),
+                };
+                let name = self.label_name(i, image, of_row);
+                (name != "any").then_some(name)
             });
             let prompt = self.prompts.get(image).filter(|prompt| !prompt.is_empty()).cloned();
             let named: Vec<_> = prompt.into_iter().chain(named).collect();
@@ -188,6 +218,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             labels: vec![vec![3, 10]],
+            mix: Vec::new(),
             prompts: Vec::new(),
             sampling: Sampling {
                 steps: 10,
@@ -221,6 +252,21 @@ mod tests {
     }
 
     #[test]
+    fn blended_labels_are_named_with_their_shares() {
+        let config = config();
+        let names = |mix: Option<u32>, mix_strength: f32| {
+            let sampling = Sampling { mix_strength, ..settings().sampling };
+            let settings = Settings { mix: vec![mix], sampling, ..settings() };
+            assert_eq!(settings.check(&config), Ok(()));
+            settings.names(&config)
+        };
+        assert_eq!(names(Some(5), 0.0), ["class 3", "anything"]);
+        assert_eq!(names(Some(5), 0.25), ["75% class 3 + 25% class 5", "75% any + 25% class 5"]);
+        assert_eq!(names(Some(10), 0.001), ["99% class 3 + 1% any", "anything"]);
+        assert_eq!(names(Some(5), 1.0), ["class 5", "class 5"]);
+    }
+
+    #[test]
     fn impossible_settings_are_refused() {
         assert_eq!(settings().check(&config()), Ok(()), "the null row is allowed");
         let refused = |change: fn(&mut Settings)| {
@@ -240,6 +286,10 @@ mod tests {
         assert!(refused(|s| s.labels = vec![vec![99_999]]).contains("class 99999 does not exist"));
         assert!(refused(|s| s.labels = vec![vec![]]).contains("must be at least 1, got 0"));
         assert!(refused(|s| s.labels.push(vec![1, 2])).contains("needs one label"));
+        assert!(refused(|s| s.mix = vec![Some(11)]).contains("class 11 does not exist"));
+        assert!(refused(|s| s.mix = vec![None, None]).contains("needs one label"));
+        assert!(refused(|s| s.sampling.mix_strength = 1.5).contains("got 1.5"));
+        assert!(refused(|s| s.sampling.mix_strength = 0.5).contains("needs a label"));
         assert!(refused(|s| s.prompts = vec!["a fox".into(); 2]).contains("does not take prompts"));
         assert!(refused(|s| s.sampling.negative = "blob".into()).contains("does not take prompts"));
     }

@@ -2,7 +2,7 @@
 
 use super::showcase::{self, Wanted};
 use super::{InitImage, Sampling, Settings, SettingsError};
-use crate::model::{Config, LabelTable, Muted, Routing, RoutingRule, Shifts, one_of};
+use crate::model::{Config, LabelMix, LabelTable, Muted, Routing, RoutingRule, Shifts, one_of};
 use crate::scheduler::{CycleSpin, GuidanceInterval, SchedulerKind};
 
 /// A row of a label table.
@@ -30,8 +30,8 @@ impl Label {
         let words = value.split_whitespace().map(|word| word.chars().filter_map(letter).collect());
         let words: Vec<String> = words.filter(|word: &String| !word.is_empty()).collect();
         let name = words.join("-");
-        let is_other =
-            ["any", "best", "varied"].contains(&name.as_str()) || name.parse::<u32>().is_ok();
+        let is_other = ["any", "best", "same", "varied"].contains(&name.as_str())
+            || name.parse::<u32>().is_ok();
         if name.is_empty() || is_other || table.find(&name) != Some(row) {
             return Self::Row(row);
         }
@@ -68,6 +68,7 @@ impl From<&str> for Label {
 pub struct SettingsBuilder<'a> {
     config: &'a Config,
     labels: Vec<Wanted>,
+    mix: Vec<Option<u32>>,
     prompts: Vec<String>,
     images: usize,
     sampling: Sampling,
@@ -90,6 +91,7 @@ impl Settings {
         SettingsBuilder {
             config,
             labels: vec![vec![None]; config.labels.len()],
+            mix: Vec::new(),
             prompts: Vec::new(),
             images: 1,
             sampling: Sampling::of(config),
@@ -108,21 +110,52 @@ impl SettingsBuilder<'_> {
 
     /// Rows of a label table, which the images take in turn. No rows at all stand for random rows from the seed.
     pub fn labels(mut self, table: &str, labels: impl IntoIterator<Item = Label>) -> Self {
-        let Some(i) = self.config.labels.iter().position(|known| known.name == table) else {
-            let expected = match &self.config.labels[..] {
-                [] => "no label tables".to_owned(),
-                tables => one_of(tables.iter().map(|table| table.name.as_str())),
-            };
-            let table = table.to_owned();
-            self.mistake.get_or_insert(SettingsError::Table { table, expected });
-            return self;
-        };
+        let Some(i) = self.table(table) else { return self };
         let rows = labels.into_iter().map(|label| row(&self.config.labels[i], label));
         match rows.collect() {
             Ok(rows) => self.labels[i] = rows,
             Err(mistake) => _ = self.mistake.get_or_insert(mistake),
         }
         self
+    }
+
+    /// A label that is blended into those of all images: the half of it, unless [`SettingsBuilder::mix_strength`] or
+    /// [`SettingsBuilder::sampling`] say otherwise afterwards.
+    pub fn mix(mut self, table: &str, label: impl Into<Label>) -> Self {
+        let Some(i) = self.table(table) else { return self };
+        let label = match label.into() {
+            Label::Best => Label::Name("best".to_owned()),
+            label => label,
+        };
+        match row(&self.config.labels[i], label) {
+            Ok(other) => {
+                self.mix.resize(self.config.labels.len(), None);
+                self.mix[i] = other;
+                self.sampling.mix_strength = LabelMix::USUAL;
+            }
+            Err(mistake) => _ = self.mistake.get_or_insert(mistake),
+        }
+        self
+    }
+
+    /// How much of the labels of [`SettingsBuilder::mix`] is blended in, 0 for none of them to 1 for nothing else.
+    pub fn mix_strength(mut self, strength: f32) -> Self {
+        self.sampling.mix_strength = strength;
+        self
+    }
+
+    /// The place of a label table; where the model does not have it, that is noted.
+    fn table(&mut self, name: &str) -> Option<usize> {
+        let place = self.config.labels.iter().position(|known| known.name == name);
+        if place.is_none() {
+            let expected = match &self.config.labels[..] {
+                [] => "no label tables".to_owned(),
+                tables => one_of(tables.iter().map(|table| table.name.as_str())),
+            };
+            let table = name.to_owned();
+            self.mistake.get_or_insert(SettingsError::Table { table, expected });
+        }
+        place
     }
 
     /// One prompt for all images.
@@ -260,6 +293,7 @@ impl SettingsBuilder<'_> {
         };
         Settings {
             labels: showcase::rows(self.config, &self.labels, self.sampling.seed, self.images),
+            mix: self.mix,
             prompts: prompts.iter().cycle().take(self.images).cloned().collect(),
             sampling: self.sampling,
             init: self.init,
@@ -335,6 +369,13 @@ mod tests {
         assert!(error.starts_with("style 9 does not exist"), "{error}");
         let error = Settings::builder(&config).prompt("a fox").build().unwrap_err();
         assert_eq!(error, SettingsError::NoText);
+        let mix = |label: &str| Settings::builder(&config).mix("subject", label);
+        let half = mix("fox").build().unwrap();
+        assert_eq!((half.mix, half.sampling.mix_strength), (vec![Some(2), None], 0.5));
+        assert_eq!(mix("any").mix_strength(0.1).build().unwrap().mix, [Some(3), None]);
+        assert_eq!(mix("cow").build().unwrap_err().to_string(), "unknown subject \"cow\"");
+        let error = Settings::builder(&config).mix("subject", Label::Best).build().unwrap_err();
+        assert_eq!(error.to_string(), "unknown subject \"best\"");
         assert_eq!(Settings::builder(&config).images(0).build(), Err(SettingsError::Images));
     }
 }

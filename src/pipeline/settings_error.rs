@@ -24,6 +24,12 @@ pub enum SettingsError {
     /// A share of another noise that is none.
     #[error("variation strength must be 0 (the seed's noise) to 1 (the other one's), got {0}")]
     Variation(f32),
+    /// A share of another label that is none.
+    #[error("mix strength must be 0 (the labels alone) to 1 (the other ones alone), got {0}")]
+    Mix(f32),
+    /// A share of no label.
+    #[error("mix strength needs a label to blend with")]
+    MixLabel,
     /// A share of the way that is none.
     #[error("strength must be above 0 (the image as it is) and at most 1 (noise alone), got {0}")]
     Strength(f32),

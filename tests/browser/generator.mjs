@@ -209,8 +209,15 @@ test("a run starts from an image, and keeps what the mask keeps", async () => {
       const told = (promise) => promise.then(() => "nothing", (error) => error.message);
       const same = (a, b, kept) => a.every((value, i) => ((i >> 2) % width < 32) !== kept || value === b[i]);
       const varied = await window.generator.sample({ ...options, variationSeed: 8, variationStrength: 0.2, png: true, scale: 2, smooth: true });
+      const mixed = (mixStrength) => window.generator.sample({ ...options, mix: { subject: "pizza" }, mixStrength });
+      const [none, between, all] = [await mixed(0), await mixed(0.5), await mixed(1)];
+      const pizza = await window.generator.sample({ ...options, labels: { ...options.labels, subject: "pizza" } });
+      const equal = (a, b) => a.rgba.every((value, i) => value === b.rgba[i]);
       return {
         steps,
+        blends: equal(none, first) && equal(all, pizza) && !equal(between, first) && !equal(between, pizza),
+        mix: await told(window.generator.sample({ mix: { subject: "unicorn" } })),
+        mixStrength: await told(window.generator.sample({ mixStrength: 0.5 })),
         differs: !same(half.rgba, rgba, true) && !same(varied.rgba, rgba, true),
         kept: same(masked.rgba, rgba, true),
         redrawn: !same(masked.rgba, rgba, false),
@@ -229,6 +236,9 @@ test("a run starts from an image, and keeps what the mask keeps", async () => {
     assert.match(report.mask, /mask needs initImage/);
     assert.match(report.strength, /strength needs initImage/);
     assert.match(report.variation, /need each other/);
+    assert.ok(report.blends, "a blend lies between two labels");
+    assert.match(report.mix, /unknown subject "unicorn"/);
+    assert.match(report.mixStrength, /needs a label to blend with/);
   });
 });
 

@@ -46,6 +46,7 @@ pub(crate) fn compute(case: &Case) -> Answer {
         options.fold(scheduler, |kind, (name, value)| kind.with_text(name, value).unwrap());
     let settings = Settings {
         labels: labels.collect(),
+        mix: Vec::new(),
         prompts: prompts.map(|&prompt| prompt.to_owned()).collect(),
         sampling: Sampling {
             negative: case.negative.to_owned(),

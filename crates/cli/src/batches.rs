@@ -129,10 +129,22 @@ fn headline(config: &Config, settings: &Settings, images: usize, device: &str) -
         format!(" mixed with {variation_strength} of {variation_seed}")
     });
     let other = other.unwrap_or_default();
+    let others = settings.mix.iter().zip(&config.labels);
+    let others = others.filter_map(|(row, table)| row.map(|row| table.label(row)));
+    let others: Vec<_> = others.collect();
+    let mixed = if others.is_empty() {
+        String::new()
+    } else {
+        format!(
+            " · labels blended with {} of {}",
+            settings.sampling.mix_strength,
+            others.join(", ")
+        )
+    };
     let from = settings.init.as_ref().map(|_| format!(" · from an image at strength {strength}"));
     let from = from.unwrap_or_default();
     format!(
-        "{} · {device} · {images} images · {scheduler} · guidance {guidance}{interval}{spin} · seed {seed}{other}{from}",
+        "{} · {device} · {images} images · {scheduler} · guidance {guidance}{interval}{spin} · seed {seed}{other}{mixed}{from}",
         config.name
     )
 }

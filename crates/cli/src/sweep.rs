@@ -22,12 +22,13 @@ use super::{Outcome, decoder};
 #[group(skip)]
 #[command(
     after_help = "Settings are named as in links: seed, steps, guidance, interval, spin, scheduler and its options, rule, gamma, shift,
-odds, mute, shifts, strength, variation-seed, variation-strength, prompt, negative, and each label table of the model
-(subject, style, class). Values are separated by commas, or by semicolons where they have commas themselves.
+odds, mute, shifts, strength, variation-seed, variation-strength, mix, mix-strength, prompt, negative, and each label table of
+the model (subject, style, class). Values are separated by commas, or by semicolons where they have commas themselves.
 
 Examples:
   diffmoe sweep --class fox --x guidance=1,2,3 --y steps=5,10,20
   diffmoe sweep --class fox --seed 1 --variation-seed 2 --variation-strength 1 --x variation-strength=0,0.25,0.5,0.75,1
+  diffmoe sweep --class fox --mix-class cat --seed 1 --x mix-strength=0,0.25,0.5,0.75,1
   diffmoe sweep --x subject=fox,cat,dog --y style=noto,blob,fluent3d --csv capacity.csv
   diffmoe sweep --init-image photo.png --class fox --x strength=0.2,0.4,0.6,0.8"
 )]

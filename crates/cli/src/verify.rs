@@ -205,6 +205,7 @@ fn sample(
     let Ok(scheduler) = SchedulerKind::from_str(name) else { return Ok(None) };
     let settings = Settings {
         labels: input.run.labels.clone(),
+        mix: Vec::new(),
         prompts: input.run.prompts.clone(),
         sampling: Sampling {
             negative: input.run.negative.clone(),

@@ -49,6 +49,41 @@ fn the_cells_of_a_sweep_are_the_images_of_sample() {
 }
 
 #[test]
+fn a_strip_between_two_labels_begins_and_ends_with_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    let out = path("strip.png").display().to_string();
+    let of = ["--steps", "2", "--class", "fox", "--mix-class", "cat"];
+    let axis = ["--x", "mix-strength=0,0.4,1", "--scale", "1"];
+    run(&[&["sweep", "--out", &out], &QUICK[..], &of, &axis].concat());
+    let strip = image::open(&out).expect("a PNG").to_rgb8();
+    let width = strip.width() / 3;
+    let cells = [["--class", "fox"], ["--class", "cat"]]
+        .map(|class| sample(&path("one.png"), &[&["--steps", "2"], &class[..]].concat()));
+    let between = sample(&path("half.png"), &[&of[..], &["--mix-strength", "0.4"]].concat());
+    // The captions are above the cells.
+    let top = strip.height() - 64 - 4;
+    for (column, want) in [&cells[0], &between, &cells[1]].into_iter().enumerate() {
+        let found = (column as u32 * width..(column as u32 + 1) * width).any(|x| {
+            let x = x.min(strip.width() - 64);
+            (0..=4).any(|y| {
+                strip.view(x, (top + y).min(strip.height() - 64), 64, 64).to_image() == *want
+            })
+        });
+        assert!(found, "cell {column}");
+    }
+    assert!(between != cells[0] && between != cells[1]);
+    // The file has the blend inside; another strength may be asked for.
+    let half = path("half.png").display().to_string();
+    let again = path("again.png").display().to_string();
+    let like = ["sample", "--like", &half, "--backend", "cpu", "--out", &again];
+    run(&like);
+    assert!(image::open(&again).expect("a PNG").to_rgb8() == between);
+    run(&[&like[..], &["--mix-strength", "1"]].concat());
+    assert!(image::open(&again).expect("a PNG").to_rgb8() == cells[1]);
+}
+
+#[test]
 fn a_sweep_that_cannot_be_drawn_is_refused_before_the_first_image() {
     let of = |more: &[&str], expected: &str| refused(&[&["sweep"], more].concat(), expected);
     of(&["--x", "colour=1,2"], "colour is not a setting of this model");
@@ -107,4 +142,8 @@ fn images_to_start_from_are_checked() {
     refused(&["sample", "--init-image", "nowhere.png"], "cannot read nowhere.png");
     refused(&["sample", "--strength", "0.5"], "--init-image");
     refused(&["sample", "--variation-seed", "3"], "--variation-strength");
+    refused(&["sample", "--mix-strength", "0.3"], "mix strength needs a label to blend with");
+    refused(&["sample", "--mix-class", "unicorn"], "unknown subject \"unicorn\"");
+    refused(&["sample", "--mix-class", "cat", "--mix-strength", "-1"], "got -1");
+    refused(&["sample", "--model", "eurosat", "--mix-style", "noto"], "has no styles");
 }

@@ -16,13 +16,35 @@ pub fn name(table: &LabelTable, choice: Choice) -> String {
     }
 }
 
+/// What a list is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// What to draw. `best`: whether the model knows what it draws well.
+    Draw {
+        /// Whether [`Choice::Best`] is among the choices.
+        best: bool,
+    },
+    /// A label that is blended into others: the rows and [`Choice::Any`].
+    Blend,
+}
+
+impl Offer {
+    /// The choices before the rows.
+    fn words(self) -> &'static [Choice] {
+        match self {
+            Self::Draw { best: true } => &[Choice::Best, Choice::Varied, Choice::Any],
+            Self::Draw { best: false } => &[Choice::Varied, Choice::Any],
+            Self::Blend => &[Choice::Any],
+        }
+    }
+}
+
 /// The choices that fit a search, the best first: those that begin with it, those with a word that does, the others
-/// that hold it. An empty search finds everything. `best`: whether the model knows what it draws well.
-pub fn matches(table: &LabelTable, best: bool, search: &str) -> Vec<Choice> {
+/// that hold it. An empty search finds everything.
+pub fn matches(table: &LabelTable, offer: Offer, search: &str) -> Vec<Choice> {
     let wanted = search.trim().to_lowercase();
     let rows = (0..table.null).map(Choice::Row);
-    let all = best.then_some(Choice::Best).into_iter();
-    let all = all.chain([Choice::Varied, Choice::Any]).chain(rows);
+    let all = offer.words().iter().copied().chain(rows);
     if wanted.is_empty() {
         return all.collect();
     }
@@ -55,17 +77,18 @@ struct Search {
 pub(super) fn show(
     ui: &mut Ui,
     table: &LabelTable,
-    best: bool,
+    offer: Offer,
     choice: &mut Choice,
     width: f32,
 ) -> bool {
-    let id = ui.make_persistent_id(("picker", &table.name));
-    let title = capital(&table.name);
+    let is_blend = offer == Offer::Blend;
+    let id = ui.make_persistent_id(("picker", &table.name, is_blend));
+    let title = if is_blend { format!("Blended {}", table.name) } else { capital(&table.name) };
     let text = RichText::new(name(table, *choice));
     let button = Button::new((text, egui::Atom::grow(), Icon::Down.atom())).truncate();
     let response = ui.add(button.min_size(vec2(width, 0.0)));
     let described = format!("{title}: {}", name(table, *choice));
-    let response = response.accessible_name(described).on_hover_text(hint(table, best));
+    let response = response.accessible_name(described).on_hover_text(hint(table, offer));
     let opened = response.clicked() && !Popup::is_id_open(ui.ctx(), id);
     if opened {
         ui.data_mut(|data| data.insert_temp(id, Search::default()));
@@ -75,8 +98,9 @@ pub(super) fn show(
         .width(width.max(240.0))
         .close_behavior(PopupCloseBehavior::CloseOnClickOutside)
         .accessible_name(format!("Choose a {}", table.name));
-    let picked =
-        popup.show(|ui| list(ui, id, (table, best), *choice, opened)).and_then(|shown| shown.inner);
+    let picked = popup
+        .show(|ui| list(ui, id, (table, offer), *choice, opened))
+        .and_then(|shown| shown.inner);
     if let Some(picked) = picked {
         Popup::close_id(ui.ctx(), id);
         let changed = picked != *choice;
@@ -86,8 +110,11 @@ pub(super) fn show(
     false
 }
 
-fn hint(table: &LabelTable, best: bool) -> String {
-    let well = if best {
+fn hint(table: &LabelTable, offer: Offer) -> String {
+    if offer == Offer::Blend {
+        return format!("Which {} to blend into those above.", table.name);
+    }
+    let well = if (offer == Offer::Draw { best: true }) {
         "Well drawn: one that this model draws well, different for each image. "
     } else {
         ""
@@ -101,7 +128,7 @@ fn hint(table: &LabelTable, best: bool) -> String {
 fn list(
     ui: &mut Ui,
     id: Id,
-    (table, best): (&LabelTable, bool),
+    (table, offer): (&LabelTable, Offer),
     current: Choice,
     opened: bool,
 ) -> Option<Choice> {
@@ -120,7 +147,7 @@ fn list(
     if edit.changed() {
         search.marked = 0;
     }
-    let found = matches(table, best, &search.text);
+    let found = matches(table, offer, &search.text);
     if down {
         search.marked = (search.marked + 1).min(found.len().saturating_sub(1));
     }
@@ -165,7 +192,7 @@ pub(super) fn capital(word: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-fn plural(word: &str) -> String {
+pub(super) fn plural(word: &str) -> String {
     if word.ends_with('s') { format!("{word}es") } else { format!("{word}s") }
 }
 
@@ -185,20 +212,22 @@ mod tests {
 
     #[test]
     fn the_best_matches_come_first() {
-        let rows = |search| matches(&table(), false, search);
+        let rows = |search| matches(&table(), Offer::Draw { best: false }, search);
         assert_eq!(rows("apple"), [Choice::Row(2), Choice::Row(0), Choice::Row(1)]);
         assert_eq!(rows("  FACE "), [Choice::Row(3), Choice::Row(4)]);
         assert_eq!(rows("va"), [Choice::Varied]);
         assert_eq!(rows("zebra"), []);
         assert_eq!(rows("").len(), 7);
-        assert_eq!(matches(&table(), true, "well"), [Choice::Best]);
-        assert_eq!(matches(&table(), true, "")[0], Choice::Best);
+        let well = Offer::Draw { best: true };
+        assert_eq!(matches(&table(), well, "well"), [Choice::Best]);
+        assert_eq!(matches(&table(), well, "")[0], Choice::Best);
+        assert_eq!(matches(&table(), Offer::Blend, "")[..2], [Choice::Any, Choice::Row(0)]);
     }
 
     #[test]
     fn tables_without_names_are_searched_by_number() {
         let table = LabelTable { values: Vec::new(), null: 1000, name: "class".into(), ..table() };
-        assert_eq!(matches(&table, false, "207")[0], Choice::Row(207));
+        assert_eq!(matches(&table, Offer::Blend, "207")[0], Choice::Row(207));
         assert_eq!(name(&table, Choice::Row(207)), "class 207");
         assert_eq!((capital("class"), plural("class")), ("Class".into(), "classes".into()));
     }

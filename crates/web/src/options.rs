@@ -89,8 +89,10 @@ impl Options {
 
 /// Entries of the options of `sample`, besides those of label tables and schedulers.
 /// Earlier versions used `solver`.
-const SAMPLE: [&str; 30] = [
+const SAMPLE: [&str; 32] = [
     "labels",
+    "mix",
+    "mixStrength",
     "prompt",
     "negative",
     "seed",
@@ -198,6 +200,12 @@ pub(super) fn settings(
     settings = settings.images(count);
     for (table, labels) in labels(options, config)? {
         settings = settings.labels(table, labels);
+    }
+    for (table, other) in mix(options, config)? {
+        settings = settings.mix(table, other);
+    }
+    if let Some(share) = options.number("mixStrength")? {
+        settings = settings.mix_strength(share as f32);
     }
     if let Some(prompt) = options.text("prompt")? {
         settings = settings.prompt(prompt);
@@ -386,6 +394,14 @@ fn labels<'a>(options: &Options, config: &'a Config) -> Result<Vec<(&'a str, Vec
         all.push((table.name.as_str(), labels));
     }
     Ok(all)
+}
+
+/// The rows that are blended in, by table.
+fn mix<'a>(options: &Options, config: &'a Config) -> Result<Vec<(&'a str, u32)>, String> {
+    let names: Vec<_> = config.labels.iter().map(|table| table.name.as_str()).collect();
+    let given = Options::new(options.get("mix").unwrap_or(JsValue::UNDEFINED), &names)?;
+    let given = config.labels.iter().filter_map(|table| Some((table, given.get(&table.name)?)));
+    given.map(|(table, value)| Ok((table.name.as_str(), row(table, &value)?))).collect()
 }
 
 /// A row by its name or its number; `any` is the null row.

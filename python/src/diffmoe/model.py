@@ -47,7 +47,7 @@ class Model:
     ) -> tuple[np.ndarray, list[LayerRouting]]:
         """Evaluates the model on samples ``[B, C, height, width]`` at times ``t [B]``.
 
-        ``labels`` has one array of rows ``[B]`` per label table. Returns the output ``[B, C_out, height, width]`` and the
+        ``labels`` has one array per label table: rows ``[B]``, or label vectors ``[B, D]``. Returns the output ``[B, C_out, height, width]`` and the
         routing of the MoE layers. ``taps`` receives intermediate results under the names of the recorded test cases.
         """
         c, w = self.config, self.weights
@@ -76,7 +76,7 @@ class Model:
         if text is not None:
             condition = condition + text.pooled
         for table, rows in zip(self.config.labels, labels, strict=True):
-            condition = condition + w[table.tensor][rows]
+            condition = condition + (rows if rows.ndim == 2 else w[table.tensor][rows])
         return condition
 
     def _patches(self, x: np.ndarray) -> np.ndarray:

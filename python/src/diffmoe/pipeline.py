@@ -115,6 +115,8 @@ class Pipeline:
         generator=None,
         variation_seed: int | None = None,
         variation_strength: float = 0.0,
+        mix_labels=None,
+        mix_strength: float = 0.5,
         latents: np.ndarray | None = None,
         image=None,
         strength: float | None = None,
@@ -147,6 +149,9 @@ class Pipeline:
         seed: seed of noise and random labels; gives the same images as the Rust program. ``generator`` is diffusers' name.
         variation_seed, variation_strength: mixes the noise with that of another seed, on the arc between both: 0 none of it,
             1 all. Agrees with the Rust program to the last digits of float32.
+        mix_labels, mix_strength: a label that is blended into those of all images, for a model with several label tables a
+            dict: the label vector becomes ``(1 - mix_strength) * label + mix_strength * other`` before it is added to that of
+            the time. 0 is the labels alone, 1 the others alone.
         latents: initial noise ``[images, C, height, width]``, replacing that of the seed.
         image: an image to start from instead of noise alone: a Pillow image, pixels ``[h, w, 3]`` (uint8) or a sample
             ``[C, h, w]`` (float). Pillow images are cut and scaled to the size of the model.
@@ -193,9 +198,12 @@ class Pipeline:
         if variation_strength:
             others = self._noise(settings.seed_of(variation_seed, None), count, None)
             noise = np.stack([between(a, b, variation_strength) for a, b in zip(noise, others)])
+        others = settings.mixed(config, mix_labels, mix_strength)
         init = settings.init_image(config, image, mask_image, strength)
 
-        names = [[table.label(i) for i in of] for of, table in zip(rows, config.labels)] + ([prompts] if prompts else [])
+        named = zip(rows, config.labels, others or [None] * len(rows))
+        names = [[settings.label_name(table, i, other, mix_strength) for i in of] for of, table, other in named]
+        names += [prompts] if prompts else []
         samples, traces, frames = [], [], []
         for first in range(0, count, batch_size):
             part = slice(first, min(first + batch_size, count))
@@ -209,6 +217,8 @@ class Pipeline:
                 self._step_noise(seed, range(count)[part]),
                 (low, high),
                 spin,
+                others,
+                mix_strength,
             )
             recorder = _Recorder(self, max(0, KEPT_IMAGES - first), callback_on_step_end)
             samples.append(sample(run, scheduler, steps, noise[part], recorder, **init))

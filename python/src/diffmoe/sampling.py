@@ -36,14 +36,22 @@ class Run:
         step_noise: Callable[[int], np.ndarray] | None = None,
         interval: tuple[float, float] = (0.0, 1.0),
         cycle_spin: tuple[int, float] = (1, 0.0),
+        mix: list[int | None] = (),
+        mix_strength: float = 0.0,
     ):
         """``labels``: rows ``[B]`` of each label table. ``text``, ``null_text``: prompts and negative prompts.
         ``step_noise(step)``: noise ``[B, C, height, width]`` for DDPM and DDIM. ``interval``: where guidance
-        applies. ``cycle_spin``: number of shifts over which predictions are averaged, and from which time on."""
+        applies. ``cycle_spin``: number of shifts over which predictions are averaged, and from which time on.
+        ``mix``: for each label table the row that is blended into those of the conditional passes, or ``None``;
+        a label vector is ``(1 - mix_strength) * row + mix_strength * other``."""
         self.model, self.config = model, model.config
         self.guidance, self.routing, self.step_noise = float(guidance), routing, step_noise
         self.interval, self.cycle_spin = interval, cycle_spin
         nulls = [np.full_like(rows, table.null) for rows, table in zip(labels, self.config.labels)]
+        if mix_strength and any(other is not None for other in mix):
+            tables = [model.weights[table.tensor] for table in self.config.labels]
+            nulls = [table[rows] for table, rows in zip(tables, nulls)]
+            labels = [_blended(*of, mix_strength) for of in zip(tables, labels, mix)]
         self._conditions = {True: (labels, text), False: (nulls, null_text)}
         self.step = 0
         self.passes: list[Pass] = []
@@ -105,6 +113,16 @@ class Run:
             halves = [_half(layer, half) for layer in layers]
             self.passes.append(Pass(self.step, float(time), guided, halves))
         return out[: len(z)], out[len(z) :]
+
+
+def _blended(table: np.ndarray, rows: np.ndarray, other: int | None, strength: float) -> np.ndarray:
+    """Label vectors ``[B, D]``; those of ``rows`` and ``other`` as they are where nothing is blended, or all of it."""
+    if other is None:
+        return table[rows]
+    share = np.float32(strength)
+    vectors = (np.float32(1) - share) * table[rows] + share * table[other]
+    vectors = table[np.full_like(rows, other)] if share == 1 else vectors
+    return np.where((rows == other)[:, None], table[rows], vectors)
 
 
 def steps_taken(steps: int, strength: float) -> int:

@@ -91,6 +91,27 @@ def choose(config: Config, labels, prompt, num_images, num_images_per_prompt, se
     return rows, spread(prompts) if prompts is not None else [examples[i % len(examples)] for i in range(count)]
 
 
+def mixed(config: Config, labels, strength: float) -> list[int | None]:
+    """For each label table the row that is blended into those of the images, or ``None``; empty without ``labels``."""
+    if not 0 <= strength <= 1:
+        raise SettingsError(f"mix_strength must be 0 (the labels alone) to 1 (the others alone), got {strength}")
+    tables = _by_table(config, labels)
+    if any(len(given) != 1 for given in tables.values()):
+        raise SettingsError("mix_labels must have one label for a table")
+    rows = {table.name: row(table, *tables[table.name]) for table in config.labels if table.name in tables}
+    return [rows.get(table.name) for table in config.labels] if rows else []
+
+
+def label_name(table: LabelTable, label: int, other: int | None, strength: float) -> str:
+    """The name of a row, or of a blend of two with their shares."""
+    if other is None or other == label or not strength:
+        return table.label(label)
+    if strength == 1:
+        return table.label(other)
+    percent = min(max(int(100 * strength + 0.5), 1), 99)
+    return f"{100 - percent}% {table.label(label)} + {percent}% {table.label(other)}"
+
+
 #: Keeps draws from the showcase independent of draws from single tables, which use the table's number.
 _PURPOSE = 1 << 16
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! x = patches(sample) + positions                                   [S, D]    unit 0
-//! c = mlp(sinusoid(t)) + prompt + Σ labels                          [B, D]
+//! c = mlp(sinusoid(t)) + prompt + Σ labels, or blends of two         [B, D]
 //! for each block, with (shift, scale, gate) ×2 = Linear(SiLU(c)):
 //!     x += gate ⊙ Attention(LN(x)·(1 + scale) + shift)                        unit 1 + 2i
 //!     x += Attention to the prompt, if the model reads text                    unit 1 + 2i
@@ -25,7 +25,7 @@ use super::prompts::{PromptView, cross_attention};
 use super::weights::{Linear, Weights};
 use crate::engine::contract::Stage;
 use crate::engine::time_mlp::embed_time;
-use crate::model::{Config, Mlp, Muted, Routing, Shifts};
+use crate::model::{Config, LabelRow, Mlp, Muted, Routing, Shifts};
 use crate::simd::math::silu;
 use crate::simd::threads::row_chunk;
 
@@ -36,7 +36,7 @@ pub(super) struct Input<'a> {
     /// `[B]`, before the configuration's `time_scale`
     pub(super) times: &'a [f32],
     /// For each label table, `[B]`
-    pub(super) labels: &'a [Vec<u32>],
+    pub(super) labels: &'a [Vec<LabelRow>],
     /// The prompts that the samples see, if the model reads text
     pub(super) text: Option<PromptView<'a>>,
     /// How experts pick
@@ -161,8 +161,14 @@ fn embed_conditions(config: &Config, w: &Weights, a: &mut Activations, input: &I
             c.iter_mut().zip(text.pooled(b)).for_each(|(c, p)| *c += p);
         }
         for (table, rows) in w.label_tables.iter().zip(input.labels) {
-            let label = row_of(table, d, rows[b] as usize);
-            c.iter_mut().zip(label).for_each(|(c, l)| *c += l);
+            let LabelRow { rows: [row, other], share } = rows[b];
+            let label = row_of(table, d, row as usize);
+            if share == 0.0 {
+                c.iter_mut().zip(label).for_each(|(c, l)| *c += l);
+            } else {
+                let both = label.iter().zip(row_of(table, d, other as usize));
+                c.iter_mut().zip(both).for_each(|(c, (l, o))| *c += (1.0 - share) * l + share * o);
+            }
         }
         silu(c);
     }

@@ -17,7 +17,7 @@ use crate::engine::{
     Engine, EngineError, ForwardRouting, LayerRouting, Progress, RunConfig, RunPrompts, Snapshot,
     Stage, StageTimes,
 };
-use crate::model::{Config, Muted, Routing, Shifts, TextConfig};
+use crate::model::{Config, LabelRow, Muted, Routing, Shifts, TextConfig};
 use crate::scheduler::{Branch, Instruction, Latent};
 use crate::tokenizer::Tokenizer;
 
@@ -110,9 +110,9 @@ pub struct CpuEngine {
     joint: Option<Box<Joint>>,
     pub(super) latents: Latents,
     /// For each label table, `[B]`
-    labels: Vec<Vec<u32>>,
+    labels: Vec<Vec<LabelRow>>,
     /// The null rows, in the same form
-    null_labels: Vec<Vec<u32>>,
+    null_labels: Vec<Vec<LabelRow>>,
     /// The prompts of the run, if the model reads text
     pub(super) prompts: Option<Prompts>,
     routing: Routing,
@@ -168,7 +168,7 @@ struct Joint {
     /// The sample, twice: `[2B, C, h, w]`
     sample: Vec<f32>,
     /// Conditional, then null rows: for each label table `[2B]`
-    labels: Vec<Vec<u32>>,
+    labels: Vec<Vec<LabelRow>>,
     /// `[2B, C_out, h, w]`
     output: Vec<f32>,
 }
@@ -186,7 +186,7 @@ impl CpuEngine {
             joint: None,
             latents: Latents::new(config, batch),
             labels: Vec::new(),
-            null_labels: config.labels.iter().map(|table| vec![table.null; batch]).collect(),
+            null_labels: config.labels.iter().map(|table| vec![table.null.into(); batch]).collect(),
             prompts: None,
             routing: Routing::default(),
             muted: Muted::default(),
@@ -423,18 +423,13 @@ impl Engine for CpuEngine {
 
     fn start(&mut self, run: &RunConfig) -> Result<(), EngineError> {
         assert_eq!(run.latent.len(), self.latents.sample.len(), "numbers in the sample");
-        assert_eq!(run.labels.len(), self.model.config.labels.len(), "label tables");
-        for (table, labels) in self.model.config.labels.iter().zip(&run.labels) {
-            assert_eq!(labels.len(), self.activations.batch, "labels for {}", table.name);
-            assert!(labels.iter().all(|&l| l <= table.null), "a {} beyond the table", table.name);
-        }
         self.latents.sample.clone_from(&run.latent);
         self.latents.kept.clone_from(&run.keep);
         for (latent, values) in &run.buffers {
             assert_eq!(values.len(), run.latent.len(), "numbers in {latent:?}");
             self.latents.replace(*latent, values.clone());
         }
-        self.labels.clone_from(&run.labels);
+        self.labels = run.label_rows(&self.model.config, self.activations.batch);
         self.prompts = rayon::scope(|_| self.encode(run));
         self.routing = run.routing;
         self.muted.clone_from(&run.muted);

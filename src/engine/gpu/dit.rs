@@ -4,6 +4,7 @@
 //! [`Network::embed`], each [`Network::block`], [`Network::final_layer`], [`Network::detail_head`].
 
 use super::activations::{Activations, MoeActivations};
+use super::passes::Labels;
 use super::prompts::PromptView;
 use super::weights::{OnGpu, Weights};
 use crate::engine::{Scope, Stage};
@@ -74,8 +75,8 @@ impl Network<'_> {
         let Self { gpu, config, acts: a, .. } = *self;
         debug_assert!(gpu.is_rehearsal(), "a pass is recorded for nothing");
         let times = Tensor::empty(gpu, "times", &[a.batch, config.hidden_size]);
-        let rows = Tensor::empty(gpu, "label rows", &[config.labels.len(), a.batch]);
-        self.embed(Latent::Sample, &times, &rows, None);
+        let labels = Labels::new(gpu, config.labels.len(), a.batch);
+        self.embed(Latent::Sample, &times, &labels, None);
         for i in 0..config.depth {
             self.block(i, None, None);
         }
@@ -86,13 +87,12 @@ impl Network<'_> {
 
     /// From a sample, its times, labels and prompts to the residual stream and the modulation of all blocks.
     ///
-    /// `times` are the embedded times `[B, D]` (see [`embed_time`](crate::engine::time_mlp::embed_time)), `rows` the
-    /// label rows `[tables, B]`.
+    /// `times` are the embedded times `[B, D]` (see [`embed_time`](crate::engine::time_mlp::embed_time)).
     pub(super) fn embed(
         &self,
         input: Latent,
         times: &Tensor,
-        rows: &Tensor,
+        Labels { rows, shares }: &Labels,
         text: Option<&PromptView>,
     ) -> Tape<Scope> {
         let Self { gpu, config, weights, acts: a, .. } = *self;
@@ -102,7 +102,8 @@ impl Network<'_> {
         let t = &mut tape;
         let labels = &w.label_tables.rows;
         let pooled = text.map(|text| &text.pooled);
-        let condition = EmbedCondition { time: times, pooled, labels, rows, y: &a.conditioning };
+        let y = &a.conditioning;
+        let condition = EmbedCondition { time: times, pooled, labels, rows, shares, y };
         t.push(gpu, scope, &condition);
         Linear::new(&a.conditioning, &weights.adaln_modulation, &a.modulation)
             .record(gpu, t, scope);

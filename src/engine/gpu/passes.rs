@@ -6,15 +6,40 @@ use super::dit::Network;
 use super::model::GpuModel;
 use super::prompts::{PromptView, Prompts};
 use crate::engine::{EngineError, RunConfig, RunPrompts};
-use crate::gpu::Tensor;
+use crate::gpu::{Gpu, Tensor};
 use crate::kernels::MUTED;
-use crate::model::{Routing, RoutingRule};
+use crate::model::{LabelRow, Routing, RoutingRule};
 use crate::scheduler::Branch;
+
+/// Rows of the label tables, or blends of two, for the samples of a pass.
+pub(super) struct Labels {
+    /// Numbers of rows, and of those that are blended into them, `[2, tables, samples]`.
+    pub(super) rows: Tensor,
+    /// Share of the latter, `[tables, samples]`.
+    pub(super) shares: Tensor,
+}
+
+impl Labels {
+    pub(super) fn new(gpu: &Gpu, tables: usize, batch: usize) -> Self {
+        Self {
+            rows: Tensor::empty(gpu, "label rows", &[2, tables, batch]),
+            shares: Tensor::empty(gpu, "label shares", &[tables, batch]),
+        }
+    }
+
+    /// Writes the rows of all tables, `[tables][samples]`, as one list.
+    fn write(&self, gpu: &Gpu, labels: &[LabelRow]) {
+        let rows: Vec<u32> =
+            [0, 1].iter().flat_map(|&i| labels.iter().map(move |l| l.rows[i])).collect();
+        self.rows.write(gpu, &rows);
+        self.shares.write(gpu, &labels.iter().map(|label| label.share).collect::<Vec<_>>());
+    }
+}
 
 /// The labels and prompts of one kind of pass.
 pub(super) struct Condition {
-    /// Label rows `[tables, samples]`.
-    pub(super) rows: Tensor,
+    /// What each sample gets from the label tables.
+    pub(super) labels: Labels,
     /// Which prompt each sample sees, if the model reads text.
     pub(super) view: Option<PromptView>,
 }
@@ -22,9 +47,7 @@ pub(super) struct Condition {
 impl Condition {
     /// For passes over `batch` samples, without prompts.
     fn new(model: &GpuModel, batch: usize) -> Self {
-        let shape = [model.config.labels.len(), batch];
-        let rows = Tensor::empty(&model.gpu, "label rows", &shape);
-        Self { rows, view: None }
+        Self { labels: Labels::new(&model.gpu, model.config.labels.len(), batch), view: None }
     }
 }
 
@@ -132,7 +155,7 @@ impl Passes {
         text: Option<(&Prompts, &RunPrompts)>,
     ) -> bool {
         self.write_thresholds(model, run);
-        self.write_labels(model, &run.labels);
+        self.write_labels(model, run);
         if let Some((prompts, run)) = text {
             self.write_prompts(model, prompts, run);
         }
@@ -173,27 +196,26 @@ impl Passes {
         }
     }
 
-    fn write_labels(&self, model: &GpuModel, labels: &[Vec<u32>]) {
+    fn write_labels(&self, model: &GpuModel, run: &RunConfig) {
         let GpuModel { gpu, config, weights, .. } = model;
-        assert_eq!(labels.len(), config.labels.len(), "one list of rows for each label table");
-        // For each table the rows of the conditional and of the unconditional branch.
+        let labels = run.label_rows(config, self.acts.samples);
+        // For each table what the conditional and the unconditional branch get.
         let mut tables = Vec::new();
         let first_rows = &weights.tree.label_tables.first_rows;
-        for ((rows, table), &first) in labels.iter().zip(&config.labels).zip(first_rows) {
-            assert_eq!(rows.len(), self.acts.samples, "one row of {} for each sample", table.name);
-            assert!(rows.iter().all(|&row| row <= table.null), "{}: {rows:?}", table.name);
-            let asked: Vec<u32> = rows.iter().map(|row| first + row).collect();
-            let null = vec![first + table.null; rows.len()];
-            tables.push([asked, null]);
+        for ((labels, table), &first) in labels.iter().zip(&config.labels).zip(first_rows) {
+            let asked =
+                labels.iter().map(|l| LabelRow { rows: l.rows.map(|row| first + row), ..*l });
+            let null = vec![LabelRow::from(first + table.null); labels.len()];
+            tables.push([asked.collect(), null]);
         }
         match &self.conditions {
             Conditions::Separate(both) => {
                 for (i, condition) in both.iter().enumerate() {
-                    let of_branch = tables.iter().flat_map(|table| table[i].iter().copied());
-                    condition.rows.write(gpu, &of_branch.collect::<Vec<_>>());
+                    let of_branch = tables.iter().flat_map(|table: &[Vec<_>; 2]| table[i].iter());
+                    condition.labels.write(gpu, &of_branch.copied().collect::<Vec<_>>());
                 }
             }
-            Conditions::Joint(joint) => joint.rows.write(gpu, &tables.concat().concat()),
+            Conditions::Joint(joint) => joint.labels.write(gpu, &tables.concat().concat()),
         }
     }
 }

@@ -233,7 +233,7 @@ impl Recorder<'_> {
         let condition = passes.condition(branch);
         let view = condition.view.as_ref();
         let is_recorded = input != Latent::Shifted;
-        tape.append(&net.embed(input, &embedded, &condition.rows, view));
+        tape.append(&net.embed(input, &embedded, &condition.labels, view));
         for i in 0..config.depth {
             let text = view.zip(self.prompts.map(|prompts| &prompts.memory[i]));
             tape.append(&net.block(i, text, is_recorded.then_some(*records)));

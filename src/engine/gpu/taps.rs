@@ -32,7 +32,7 @@ impl GpuEngine {
         let embedded = Tensor::upload(gpu, "embedded times", &shape, &embedded);
         let condition = passes.condition(Branch::Conditional);
         let view = condition.view.as_ref();
-        let mut tape = net.embed(Latent::Sample, &embedded, &condition.rows, view);
+        let mut tape = net.embed(Latent::Sample, &embedded, &condition.labels, view);
         for i in 0..blocks {
             let memory = self.prompts.as_ref().map(|(prompts, _)| &prompts.memory[i]);
             tape.append(&net.block(i, view.zip(memory), None));
@@ -65,7 +65,7 @@ fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
         let pooled = read_now(gpu, &view.pooled)?;
         taps.push(("text.pooled".into(), view.pooled.shape.clone(), pooled));
     }
-    net.embed(Latent::Sample, &embedded, &condition.rows, view).run(gpu);
+    net.embed(Latent::Sample, &embedded, &condition.labels, view).run(gpu);
     for i in 0..config.depth {
         let memory = engine.prompts.as_ref().map(|(prompts, _)| &prompts.memory[i]);
         net.block(i, view.zip(memory), None).run(gpu);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::codec::{Packed, packed_struct};
 use crate::engine::{ForwardRouting, Keep, LayerRouting, RunConfig, Scores, Snapshot, Stage};
-use crate::model::{Muted, Routing, RoutingRule, Shifts};
+use crate::model::{LabelMix, Muted, Routing, RoutingRule, Shifts};
 use crate::scheduler::{Branch, Denoise, Deviation, Instruction, Latent, Level};
 
 packed_struct!(RunConfig {
@@ -12,6 +12,7 @@ packed_struct!(RunConfig {
     buffers,
     keep,
     labels,
+    mix,
     prompts,
     negative,
     routing,
@@ -19,6 +20,7 @@ packed_struct!(RunConfig {
     shifts,
     record_scores,
 });
+packed_struct!(LabelMix { rows, strength });
 packed_struct!(Keep { image, noise, mask });
 packed_struct!(Level { signal, noise });
 packed_struct!(Routing { rule, gamma, shift, log_odds });
@@ -221,11 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn thresholds_come_back() {
+    fn thresholds_and_blends_come_back() {
         round(&"1:2,5:0".parse::<Muted>().unwrap());
         round(&"3=1.5,3:0=0.25,5:2=-1".parse::<Shifts>().unwrap());
         let rule = RoutingRule::Pool;
         round(&Routing { rule, gamma: Some(0.3), shift: -0.5, log_odds: 1.25 });
+        round(&LabelMix { rows: vec![None, Some(3)], strength: 0.25 });
         Stage::ALL.iter().for_each(round);
     }
 }

@@ -187,6 +187,26 @@ fn each_worker_keeps_its_part_of_an_image() {
 }
 
 #[test]
+fn workers_blend_labels_as_one_thread_does() {
+    for objective in ["flow", "ddpm"] {
+        let checkpoint = model(objective, objective == "ddpm");
+        let here = Pipeline::cpu(&checkpoint).unwrap();
+        let there = open(&checkpoint, &workers(2, usize::MAX));
+        // One image has a worker for each branch, three are shared out.
+        for images in [1, 3] {
+            let settings = Settings::builder(here.config()).images(images).seed(5).steps(3);
+            let settings = settings.guidance(2.0).label("class", 1);
+            let plain = settings.clone().build().unwrap();
+            let blended = settings.mix("class", 3).mix_strength(0.4).build().unwrap();
+            let wanted = draw(&here, &blended);
+            assert!(draw(&there, &blended) == wanted, "{objective}, {images} images");
+            assert!(draw(&here, &plain).0 != wanted.0, "a blend is another label");
+            assert_eq!(wanted.1.labels()[0][0], "60% 1 + 40% 3");
+        }
+    }
+}
+
+#[test]
 fn engines_share_workers() {
     let checkpoint = model("flow", false);
     let pipeline = open(&checkpoint, &workers(2, usize::MAX));

@@ -281,13 +281,18 @@ fn route_select(bench: &mut Bench) {
     }
 }
 
+/// Rows of two label tables, those that are blended into them, and their shares.
+pub(super) const LABEL_ROWS: [u32; 4 * SAMPLES] = [1, 0, 4, 3, 2, 2, 0, 1];
+pub(super) const LABEL_SHARES: [f32; 2 * SAMPLES] = [0.0, 0.25, 0.75, 0.0];
+
 fn embed_condition(bench: &mut Bench) {
     let y = bench.output(&[SAMPLES, WIDTH]);
     bench.push(&EmbedCondition {
         time: &bench.tensor(&[SAMPLES, WIDTH], &numbers(SAMPLES * WIDTH, 60, 2.0)),
         pooled: None,
         labels: &bench.tensor(&[5, WIDTH], &numbers(5 * WIDTH, 61, 1.0)),
-        rows: &bench.tensor(&[2, SAMPLES], &[1_u32, 0, 4, 3]),
+        rows: &bench.tensor(&[2, 2, SAMPLES], &LABEL_ROWS),
+        shares: &bench.tensor(&[2, SAMPLES], &LABEL_SHARES),
         y: &y,
     });
     bench.expect("embed_condition", "embed_condition", &y);

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use super::decoder::{BLOCK, EPS, MAP, SCORES};
 use super::model::{
-    CONVOLUTION, DENOISING, HEADS, IMAGE, LEVEL, OUTPUTS, POOL, ROWS, SAMPLE, SAMPLES, SCORED,
-    SELECTED, SELECTIONS, SHIFT, SPANS, THRESHOLDS, WIDTH, counts, kept, linear_bias, lists,
-    modulation, uneven_rows,
+    CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LEVEL, OUTPUTS, POOL, ROWS,
+    SAMPLE, SAMPLES, SCORED, SELECTED, SELECTIONS, SHIFT, SPANS, THRESHOLDS, WIDTH, counts, kept,
+    linear_bias, lists, modulation, uneven_rows,
 };
 use super::numbers::{numbers, shares};
 use super::*;
@@ -168,10 +168,16 @@ fn all() -> BTreeMap<&'static str, Vec<u32>> {
 
     let time = wide(&numbers(SAMPLES * WIDTH, 60, 2.0));
     let labels = wide(&numbers(5 * WIDTH, 61, 1.0));
-    let tables = [[1, 0], [4, 3]];
     let condition = time.iter().enumerate().map(|(i, t)| {
-        let row = |table: &[usize; 2]| labels[table[i / WIDTH] * WIDTH + i % WIDTH];
-        silu(t + tables.iter().map(row).sum::<f64>())
+        let (sample, column) = (i / WIDTH, i % WIDTH);
+        let value = |row: u32| labels[row as usize * WIDTH + column];
+        let label = |table: usize| {
+            let at = table * SAMPLES + sample;
+            let share = f64::from(LABEL_SHARES[at]);
+            let [row, other] = [at, LABEL_SHARES.len() + at].map(|at| value(LABEL_ROWS[at]));
+            (1.0 - share) * row + share * other
+        };
+        silu(t + (0..2).map(label).sum::<f64>())
     });
     words("embed_condition", floats(&condition.collect::<Vec<_>>()));
     patches(&mut words);

@@ -19,6 +19,9 @@ pub struct Recipe {
     /// For each label table the rows that the images take in turn. An empty list stands for random rows from the seed,
     /// [`Label::Best`] for rows that the model draws well.
     pub labels: Vec<Vec<Label>>,
+    /// For each label table the label that is blended into those of all images; `None` leaves the labels of a table as they
+    /// are. Empty where nothing is blended.
+    pub mix: Vec<Option<Label>>,
     /// Prompts that the images take in turn; empty for none.
     pub prompts: Vec<String>,
     /// How they are sampled.
@@ -103,6 +106,8 @@ impl Recipe {
             Some(wanted) => wanted.iter().map(|_| Label::Best).collect(),
             None => in_turn(rows).iter().map(|&row| Label::of(table, row)).collect(),
         });
+        let mix = settings.mix.iter().zip(&config.labels);
+        let mix = mix.map(|(row, table)| row.map(|row| Label::of(table, row)));
         let said = settings.prompts.iter().any(|prompt| !prompt.is_empty());
         let prompts = if said { in_turn(&settings.prompts).to_vec() } else { Vec::new() };
         // Other images of a pass matter where they compete, or where the scheduler chooses its steps for all.
@@ -112,6 +117,7 @@ impl Recipe {
             hash: None,
             decoder: None,
             labels: labels.collect(),
+            mix: mix.collect(),
             prompts,
             sampling: settings.sampling.clone(),
             from_image: settings.init.is_some(),
@@ -133,6 +139,7 @@ impl Recipe {
             hash: None,
             decoder: None,
             labels: Vec::new(),
+            mix: Vec::new(),
             prompts: Vec::new(),
             sampling: Sampling::default(),
             from_image: false,
@@ -153,18 +160,23 @@ impl Recipe {
     /// When the model has another number of label tables.
     pub fn builder<'a>(&self, config: &'a Config) -> Result<SettingsBuilder<'a>, RecipeError> {
         let (sampling, is_said) = (self.sampling_for(config), !self.unsaid.contains(&"labels"));
-        if is_said && self.labels.len() != config.labels.len() {
-            let (recipe, model) = (self.labels.len(), config.labels.len());
+        let given = if is_said { self.labels.len() } else { config.labels.len() };
+        let (recipe, model) = (given.max(self.mix.len()), config.labels.len());
+        if given != model || recipe != model {
             return Err(RecipeError::Tables { recipe, model, name: config.name.clone() });
         }
-        let mut settings = Settings::builder(config)
-            .images(self.count)
-            .sampling(sampling)
-            .prompts(self.prompts.iter().cloned());
+        let mut settings =
+            Settings::builder(config).images(self.count).prompts(self.prompts.iter().cloned());
         for (table, rows) in config.labels.iter().zip(&self.labels) {
             settings = settings.labels(&table.name, rows.iter().cloned());
         }
-        Ok(settings)
+        for (table, other) in config.labels.iter().zip(&self.mix) {
+            if let Some(other) = other {
+                settings = settings.mix(&table.name, other.clone());
+            }
+        }
+        // The strength of the blend is there.
+        Ok(settings.sampling(sampling))
     }
 
     /// How a model's images are sampled: as said, and what is [unsaid](Recipe::unsaid) as the model recommends.
@@ -244,6 +256,8 @@ pub(super) mod tests {
             })),
             build(of().muted([(1, 3)].into_iter().collect()).steps(7).guidance(0.1)),
             build(of().scheduler("dopri5".parse::<SchedulerKind>().unwrap())),
+            build(of().mix("style", 1).mix_strength(0.3)),
+            build(of().mix("subject", "bee red").mix("style", Label::Any).mix_strength(0.0)),
         ];
         for settings in all {
             let recipe = Recipe::of(&settings, &config);

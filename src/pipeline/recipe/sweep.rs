@@ -9,8 +9,9 @@ use crate::pipeline::Label;
 use crate::pixels::{self, GridTooLarge, RgbImage};
 use crate::scheduler::ALL;
 
-/// The settings of [`Sampling`](crate::pipeline::Sampling) as texts call them, without the options of schedulers.
-const SETTINGS: [&str; 16] = [
+/// The settings of [`Sampling`](crate::pipeline::Sampling) as texts call them, without the options of schedulers, and the
+/// labels that are blended in.
+const SETTINGS: [&str; 18] = [
     "seed",
     "steps",
     "guidance",
@@ -26,6 +27,8 @@ const SETTINGS: [&str; 16] = [
     "strength",
     "variation-seed",
     "variation-strength",
+    "mix",
+    "mix-strength",
     "negative",
 ];
 
@@ -96,7 +99,7 @@ impl Axis {
 
 impl Recipe {
     /// The same with another value of a setting, as a text writes it: any setting of [`Sampling`](crate::pipeline::Sampling),
-    /// `prompt`, or the name of a label table.
+    /// `mix`, `prompt`, or the name of a label table.
     ///
     /// # Errors
     /// When the model has no such setting, or the value is wrong.
@@ -116,6 +119,8 @@ impl Recipe {
             recipe.sampling.scheduler = recipe.sampling.scheduler.with_text(key, value)?;
         } else if key == "prompt" && config.text.is_some() {
             recipe.prompts = vec![value.to_owned()];
+        } else if key == "mix" {
+            recipe.set_mix(&encode(value))?;
         } else if SETTINGS.contains(&key) {
             recipe.set(key, value.to_owned())?;
         } else {
@@ -207,6 +212,11 @@ mod tests {
         assert_eq!(built("subject", "varied").unwrap().labels[1], [2]);
         let shifted = built("shift", "0.25").unwrap();
         assert_eq!((shifted.sampling.routing.shift, shifted.sampling.seed), (0.25, 7));
+        let mixed = built("mix", "cat,any").unwrap();
+        assert_eq!((mixed.mix, mixed.sampling.mix_strength), (vec![Some(2), Some(2)], 0.5));
+        assert_eq!(built("mix", "bee red").unwrap().mix, [Some(1), None]);
+        let alone = built("mix-strength", "0.5").unwrap_err().to_string();
+        assert_eq!(alone, "mix strength needs a label to blend with");
         let refused = |key, value| with(key, value).unwrap_err().to_string();
         assert!(refused("colour", "3").contains("gamma"), "{}", refused("colour", "3"));
         assert!(refused("prompt", "a fox").contains("subject or style"));

@@ -4,7 +4,7 @@
 
 use super::data::{Recipe, RecipeError};
 use crate::kernels::WeightPrecision;
-use crate::model::RoutingRule;
+use crate::model::{LabelMix, RoutingRule};
 use crate::pipeline::Label;
 use crate::scheduler::ALL;
 
@@ -38,6 +38,8 @@ impl Recipe {
             if key == "labels" {
                 // Names may hold what separates them.
                 recipe.labels = labels(raw)?;
+            } else if key == "mix" {
+                recipe.set_mix(raw)?;
             } else if ALL.iter().flat_map(|info| info.options).any(|option| option.name == key) {
                 options.push((key, value));
             } else {
@@ -80,6 +82,9 @@ impl Recipe {
             "variation-strength" => {
                 sampling.variation_strength = within(&value, 0.0, 1.0).map_err(|e| wrong(&e))?;
             }
+            "mix-strength" => {
+                sampling.mix_strength = within(&value, 0.0, 1.0).map_err(|e| wrong(&e))?;
+            }
             "steps" => sampling.steps = within(&value, 1, MOST_STEPS).map_err(|e| wrong(&e))?,
             "guidance" => sampling.guidance = within(&value, 0.0, 100.0).map_err(|e| wrong(&e))?,
             "interval" => {
@@ -120,6 +125,25 @@ impl Recipe {
             "smooth" => self.smooth = value.parse().map_err(|_| wrong("true or false"))?,
             "scale" => self.scale = Some(within(&value, 1, MOST_SCALE).map_err(|e| wrong(&e))?),
             _ => self.others.push((key.to_owned(), value)),
+        }
+        Ok(())
+    }
+
+    /// Reads `mix`, with the strength that is usual unless there is one already.
+    pub(super) fn set_mix(&mut self, text: &str) -> Result<(), RecipeError> {
+        let expected = "for each label table a name, a number, any or same";
+        let other = |rows: Vec<Label>| match &rows[..] {
+            [Label::Name(name)] if name == "same" => Ok(None),
+            [other @ (Label::Any | Label::Row(_) | Label::Name(_))] => Ok(Some(other.clone())),
+            _ => Err(RecipeError::Value {
+                key: "mix".to_owned(),
+                value: text.to_owned(),
+                expected: expected.to_owned(),
+            }),
+        };
+        self.mix = labels(text)?.into_iter().map(other).collect::<Result<_, _>>()?;
+        if self.sampling.mix_strength == 0.0 {
+            self.sampling.mix_strength = LabelMix::USUAL;
         }
         Ok(())
     }
@@ -170,6 +194,13 @@ impl Recipe {
             rows => rows.iter().map(row).collect::<Vec<_>>().join(";"),
         };
         put("labels", self.labels.iter().map(table).collect::<Vec<_>>().join(","));
+        if !self.mix.is_empty() {
+            let other = |other: &Option<Label>| other.as_ref().map_or("same".to_owned(), row);
+            put("mix", self.mix.iter().map(other).collect::<Vec<_>>().join(","));
+        }
+        if !self.mix.is_empty() || sampling.mix_strength != 0.0 {
+            put("mix-strength", sampling.mix_strength.to_string());
+        }
         for prompt in &self.prompts {
             put("prompt", encode(prompt));
         }
@@ -299,6 +330,11 @@ mod tests {
         prop_oneof![Just(Label::Any), Just(Label::Best), any::<u32>().prop_map(Label::Row), name]
     }
 
+    fn any_mix() -> impl Strategy<Value = Option<Label>> {
+        let label = any_label().prop_filter("one label", |label| *label != Label::Best);
+        proptest::option::of(label)
+    }
+
     prop_compose! {
         fn any_recipe()(
             (model, decoder) in (proptest::option::of(".{1,20}"), proptest::option::of(".{1,20}")),
@@ -310,6 +346,7 @@ mod tests {
             (spins, spins_from) in (1..=CycleSpin::MOST, 0.0_f32..=1.0),
             image_strength in proptest::option::of(0.01_f32..=1.0),
             variation in proptest::option::of((any::<u64>(), 0.01_f32..=1.0)),
+            (mix, mix_strength) in (prop::collection::vec(any_mix(), 0..3), 0.0_f32..=1.0),
             (scheduler, rule) in (0..ALL.len(), 0..RoutingRule::ALL.len()),
             (count, batch) in (1..=MOST_IMAGES, proptest::option::of(1..=MOST_IMAGES)),
             gamma in proptest::option::of(0.0_f32..=1.0),
@@ -325,7 +362,7 @@ mod tests {
         ) -> Recipe {
             let rule = RoutingRule::ALL[rule];
             Recipe {
-                model, hash: Some("0a1b2c3d4e".into()), decoder, labels, prompts, count,
+                model, hash: Some("0a1b2c3d4e".into()), decoder, labels, mix, prompts, count,
                 from_image: image_strength.is_some(),
                 sampling: Sampling {
                     negative, seed, steps, guidance,
@@ -334,6 +371,7 @@ mod tests {
                     strength: image_strength.unwrap_or(1.0),
                     variation_seed: variation.map_or(0, |variation| variation.0),
                     variation_strength: variation.map_or(0.0, |variation| variation.1),
+                    mix_strength,
                     scheduler: SchedulerKind::new(ALL[scheduler]),
                     routing: Routing { rule, gamma, shift, log_odds },
                     muted: muted.into_iter().collect(),
@@ -393,6 +431,10 @@ mod tests {
         let old = Recipe::parse("seed=7&count=1&labels=3;any,varied&solver=heun").unwrap();
         assert_eq!(old.labels, [vec![Label::Row(3), Label::Any], Vec::new()]);
         assert_eq!(old.unsaid, ["steps", "guidance", "spin"]);
+        let mixed = Recipe::parse("labels=fox,any&mix=cat,same").unwrap();
+        assert_eq!(mixed.mix, [Some(Label::from("cat")), None]);
+        assert_eq!(mixed.sampling.mix_strength, 0.5, "what is usual");
+        assert_eq!(Recipe::parse(&mixed.to_text()), Ok(mixed));
         for text in ["labels=fox", "#count=3", "x&model=emoji"] {
             assert!(Recipe::is_text(text), "{text}");
         }
@@ -410,6 +452,10 @@ mod tests {
         assert!(refused("scale=65").contains("from 1 to 64"));
         assert!(refused("labels=3;").contains("any, best or varied"));
         assert!(refused("spin=9").contains("COUNT from 1 to 8"));
+        for mix in ["best", "varied", "3;4"] {
+            assert!(refused(&format!("mix={mix}")).contains("a name, a number, any or same"));
+        }
+        assert!(refused("mix=3&mix-strength=1.1").contains("from 0 to 1"));
         assert!(refused("steps=10001").contains("from 1 to 10000"));
     }
 }

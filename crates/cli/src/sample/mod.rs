@@ -43,6 +43,7 @@ use shard::Shard;
   diffmoe sample --model my-model.safetensors --steps 12 --scheduler dpmpp_2m --seed 7 --out seven.png
   diffmoe sample --like seven.png --guidance 4
   diffmoe sample --class fox --seed 7 --variation-seed 8 --variation-strength 0.2
+  diffmoe sample --class fox --mix-class cat --mix-strength 0.4 --seed 7
   diffmoe sample --init-image photo.png --strength 0.5 --class fox --seed 7
   diffmoe sample --set images --count 50000 --seed 0 --routing pool --batch 64 --shard 2/8")]
 pub(super) struct Arguments {
@@ -76,6 +77,15 @@ pub(super) struct Arguments {
     /// How much of the other seed's noise: 0 none, 1 all of it; small values give variations of an image.
     #[arg(long, value_name = "SHARE", requires = "variation_seed", allow_negative_numbers = true)]
     variation_strength: Option<f32>,
+    /// Blend this class into that of every image, as much as --mix-strength says.
+    #[arg(long, value_name = "NAME|NUMBER")]
+    mix_class: Option<String>,
+    /// Blend this drawing style into that of every image, for models with styles.
+    #[arg(long, value_name = "NAME|NUMBER")]
+    mix_style: Option<String>,
+    /// How much of the blended class and style: 0 none, 1 nothing else. Default: 0.5.
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    mix_strength: Option<f32>,
     /// Denoising steps. Default: the model's.
     #[arg(long)]
     steps: Option<u32>,

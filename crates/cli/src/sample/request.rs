@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::WeightChoice;
 use diffmoe::model::{Config, LabelTable, Muted, MutedError, Routing, Shifts};
-use diffmoe::pipeline::{Label, Recipe, Settings, check_decoder};
+use diffmoe::pipeline::{Label, Recipe, Settings, SettingsBuilder, check_decoder};
 use diffmoe::scheduler::SchedulerKind;
 use diffmoe::vae::DecoderFile;
 
@@ -244,6 +244,7 @@ fn settings(
     if let Some((seed, share)) = arguments.variation_seed.zip(arguments.variation_strength) {
         settings = settings.variation(seed, share);
     }
+    settings = mixed(settings, arguments, config)?;
     if let Some(steps) = arguments.steps {
         settings = settings.steps(steps);
     }
@@ -281,6 +282,28 @@ fn settings(
         settings.sampling.check_spins(config)?;
     }
     Ok(settings)
+}
+
+/// With the labels that are blended into those of the images. Settings without any refuse a strength.
+fn mixed<'a>(
+    mut settings: SettingsBuilder<'a>,
+    arguments: &Arguments,
+    config: &Config,
+) -> Result<SettingsBuilder<'a>, String> {
+    for (other, is_style) in [(&arguments.mix_class, false), (&arguments.mix_style, true)] {
+        let Some(other) = other else { continue };
+        let mut tables = config.labels.iter().filter(|table| (table.name == "style") == is_style);
+        let Some(table) = tables.next() else {
+            let (option, labels) =
+                if is_style { ("--mix-style", "styles") } else { ("--mix-class", "classes") };
+            return Err(format!("{} has no {labels}; remove {option}", config.name));
+        };
+        settings = settings.mix(&table.name, resolve(table, other)?);
+    }
+    Ok(match arguments.mix_strength {
+        Some(strength) => settings.mix_strength(strength),
+        None => settings,
+    })
 }
 
 /// The experts that are muted, and those beside an expert that works alone.
@@ -374,7 +397,7 @@ mod tests {
         assert_eq!(defaults.settings(&config), expected, "nothing chosen: random rows");
 
         let (config, expected) = line(
-            "--class 3 --style any --seed 9 --count 5 --steps 11 --cfg 1.75 \
+            "--class 3 --style any --mix-class 5 --mix-strength 0.3 --seed 9 --count 5 --steps 11 --cfg 1.75 \
              --guidance-interval 0.1,0.7 --cycle-spin 2,0.7 --solver heun \
              --routing pool --gamma 0.3 --log-odds -0.5 --shift 1=1.5,3:2=-1 --shift 3:2=0.5 --mute 5:1",
         );
@@ -384,9 +407,11 @@ mod tests {
         });
         let controls = Controls {
             choices: choices.collect(),
+            mix: vec![Some(5)],
             prompt: String::new(),
             sampling: Sampling {
                 seed: 9,
+                mix_strength: 0.3,
                 steps: 11,
                 guidance: 1.75,
                 guidance_interval: GuidanceInterval { low: 0.1, high: 0.7 },

@@ -121,6 +121,10 @@ fn whole(arguments: &Arguments, request: &Request) -> Result<Header, Box<dyn std
         all["variation_seed"] = json!(settings.sampling.variation_seed);
         all["variation_strength"] = json!(settings.sampling.variation_strength);
     }
+    if settings.mix.iter().any(Option::is_some) {
+        all["mix"] = json!(settings.mix);
+        all["mix_strength"] = json!(settings.sampling.mix_strength);
+    }
     // Left out where it is the whole way, as in sets of earlier versions.
     if !settings.sampling.guidance_interval.is_whole() {
         all["guidance_interval"] = json!(settings.sampling.guidance_interval.to_string());

@@ -4,10 +4,10 @@ use egui::{DragValue, Slider, SliderClamping, TextEdit, Ui};
 
 use crate::App;
 use crate::icons::Icon;
-use crate::picker;
-use crate::session::{Controls, MAX_COUNT, MAX_STEPS};
+use crate::picker::{self, Offer};
+use crate::session::{Choice, Controls, MAX_COUNT, MAX_STEPS};
 use crate::widgets::{caption, card, named_switch, remark, sign_button, slider, switch};
-use diffmoe::model::{Config, Kind, RoutingRule};
+use diffmoe::model::{Config, Kind, LabelMix, RoutingRule};
 use diffmoe::pipeline::{Sampling, Settings};
 use diffmoe::scheduler::{GuidanceInterval, OptionValues, SchedulerKind};
 
@@ -26,6 +26,7 @@ const SPIN_HINT: &str = "Cycle spinning: averages the last predictions over this
     hides the borders of patches. Each shift costs another evaluation of the model in the last steps.";
 const VARIATION_HINT: &str = "Mix the noise with that of another seed. A small share varies the \
     images; 1 gives those of the other seed.";
+const MIX_HINT: &str = "Blend another label into those of all images: 0 shows the labels alone, 1 the other one alone.";
 const COUNT_HINT: &str = "Images per run. They share every pass through the model.";
 
 pub(crate) fn show(app: &mut App, ui: &mut Ui) {
@@ -205,9 +206,55 @@ fn labels(ui: &mut Ui, controls: &mut Controls, config: &Config) {
             ui.vertical(|ui| {
                 ui.set_width(width);
                 caption(ui, picker::capital(&table.name));
-                picker::show(ui, table, best, choice, width);
+                picker::show(ui, table, Offer::Draw { best }, choice, width);
             });
         }
+    });
+    mix(ui, controls, config);
+}
+
+/// Labels that are blended into those above, for those who want something between two.
+fn mix(ui: &mut Ui, controls: &mut Controls, config: &Config) {
+    if config.labels.is_empty() {
+        return;
+    }
+    let Controls { mix, choices, sampling, .. } = controls;
+    mix.resize(config.labels.len(), None);
+    let was_plain = mix.iter().all(Option::is_none);
+    let gaps = ui.spacing().item_spacing.x * (config.labels.len() - 1) as f32;
+    let width = (ui.available_width() - gaps) / config.labels.len() as f32;
+    ui.horizontal_top(|ui| {
+        for ((table, other), choice) in config.labels.iter().zip(&mut *mix).zip(choices) {
+            ui.vertical(|ui| {
+                ui.set_width(width);
+                let mut is_blended = other.is_some();
+                let name = format!("Blend {}", picker::plural(&table.name));
+                if ui.checkbox(&mut is_blended, name).on_hover_text(MIX_HINT).changed() {
+                    // Another one than that above, so that something happens.
+                    let first = u32::from(*choice == Choice::Row(0)).min(table.null);
+                    *other = is_blended.then_some(first);
+                }
+                if let Some(row) = other {
+                    let mut chosen =
+                        if *row == table.null { Choice::Any } else { Choice::Row(*row) };
+                    picker::show(ui, table, Offer::Blend, &mut chosen, width);
+                    *row = if let Choice::Row(row) = chosen { row } else { table.null };
+                }
+            });
+        }
+    });
+    if mix.iter().all(Option::is_none) {
+        // As before anything was blended, so that links have no word of it.
+        mix.clear();
+        sampling.mix_strength = 0.0;
+        return;
+    }
+    if was_plain {
+        sampling.mix_strength = LabelMix::USUAL;
+    }
+    let share = &mut sampling.mix_strength;
+    slider(ui, "Share of the blended label", MIX_HINT, share, 0.0..=1.0, |s| {
+        s.step_by(0.01).fixed_decimals(2).clamping(SliderClamping::Edits)
     });
 }
 

@@ -8,7 +8,7 @@ use crate::session::NoteKind;
 use crate::widgets::{caption, card, icon_button, remark};
 
 const HINT: &str = "A setting as links call it (guidance, steps, seed, scheduler, shift, strength, \
-    variation-strength, or a label table such as subject), and its values, separated by commas.";
+    variation-strength, mix-strength, or a label table such as subject), and its values, separated by commas.";
 
 /// What is typed, and the table on screen.
 pub(crate) struct SweepForm {

@@ -41,6 +41,9 @@ impl Choice {
 pub struct Controls {
     /// For each label table of the model, in its order.
     pub choices: Vec<Choice>,
+    /// For each label table the row that is blended into those of all images, `None` for none; may be shorter than the list
+    /// of tables. How much is part of the sampling.
+    pub mix: Vec<Option<u32>>,
     /// The prompt, for a text-conditioned model.
     pub prompt: String,
     /// How images are sampled: steps 1 to [`MAX_STEPS`], no negative prompt for a model without text.
@@ -55,7 +58,8 @@ impl Controls {
     /// Before there is a model.
     pub(super) fn none() -> Self {
         let sampling = Sampling::default();
-        Self { choices: Vec::new(), prompt: String::new(), sampling, init: None, count: 1 }
+        let (choices, mix, prompt) = Default::default();
+        Self { choices, mix, prompt, sampling, init: None, count: 1 }
     }
 
     /// What a model recommends ([`Sampling::of`]), and another subject for each image, of those that it draws well where
@@ -67,6 +71,7 @@ impl Controls {
         let (seed, steps) = (crate::platform::new_seed(), usual.steps.min(MAX_STEPS));
         Self {
             choices: vec![usual_choice; config.labels.len()],
+            mix: Vec::new(),
             prompt: String::new(),
             sampling: Sampling { seed, steps, ..usual },
             init: None,
@@ -87,6 +92,17 @@ impl Controls {
         self.choices.iter().zip(tables).map(label).collect()
     }
 
+    /// The labels that are blended in, as a link writes them: by name, if the model is known.
+    pub(super) fn mix_labels(&self, config: Option<&Config>) -> Vec<Option<Label>> {
+        let tables = config.into_iter().flat_map(|config| &config.labels).map(Some);
+        let tables = tables.chain(std::iter::repeat(None));
+        let label = |row: u32, table: Option<&LabelTable>| {
+            table.map_or(Label::Row(row), |table| Label::of(table, row))
+        };
+        let mix = self.mix.iter().zip(tables);
+        mix.map(|(row, table)| row.map(|row| label(row, table))).collect()
+    }
+
     /// The settings of a run. Rows are drawn as the command line draws them, so the same seed shows the same
     /// images there.
     pub fn settings(&self, config: &Config) -> Settings {
@@ -94,6 +110,10 @@ impl Controls {
         if config.text.is_none() {
             sampling.negative.clear();
         }
+        if self.mix.iter().all(Option::is_none) {
+            sampling.mix_strength = 0.0;
+        }
+        let strength = sampling.mix_strength;
         let count = self.count.clamp(1, MAX_COUNT);
         let mut settings = Settings::builder(config).images(count).sampling(sampling);
         if let Some(init) = &self.init {
@@ -107,10 +127,15 @@ impl Controls {
                 Choice::Varied => settings.labels(&table.name, []),
             };
         }
+        for (table, row) in config.labels.iter().zip(&self.mix) {
+            if let Some(row) = *row {
+                settings = settings.mix(&table.name, row);
+            }
+        }
         if config.text.is_some() {
             settings = settings.prompt(&self.prompt);
         }
-        settings.unchecked()
+        settings.mix_strength(strength).unchecked()
     }
 }
 
@@ -160,6 +185,14 @@ mod tests {
         let varied = controls.settings(&config).labels;
         assert_eq!(varied[0], random_rows(3, 0, 3, 4));
         assert_eq!(varied[1], random_rows(3, 1, 2, 4));
+        controls.mix = vec![Some(1)];
+        controls.sampling.mix_strength = 0.25;
+        controls.choices = vec![Choice::Row(2), Choice::Any];
+        let mixed = controls.settings(&config);
+        assert_eq!((&mixed.mix, mixed.sampling.mix_strength), (&vec![Some(1), None], 0.25));
+        assert_eq!(mixed.names(&config), ["75% cat + 25% bee"; 4]);
+        controls.mix = vec![None];
+        assert_eq!(controls.settings(&config).check(&config), Ok(()), "nothing is blended");
         controls.count = 1000;
         assert_eq!(controls.settings(&config).labels[0].len(), MAX_COUNT);
     }

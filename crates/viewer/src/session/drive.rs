@@ -39,6 +39,7 @@ impl Session {
                 model: Some(info.source.name()),
                 hash: Some(info.hash.clone()),
                 labels: controls.labels(Some(&config)),
+                mix: controls.mix_labels(Some(&config)),
                 ..Share::of(controls.clone())
             },
             frames: vec![latent],

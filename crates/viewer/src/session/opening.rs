@@ -167,10 +167,10 @@ impl Session {
         let agrees = share.agrees_with(&model.info.hash);
         let resolved = share.resolve(&config);
         let Share { controls, image, unknown, differs, origin, .. } = share;
-        if controls.choices.len() != config.labels.len() {
+        let tables = controls.choices.len().max(controls.mix.len());
+        if controls.choices.len() != config.labels.len() || tables > config.labels.len() {
             let text = format!(
-                "{origin} is for a model with {} label tables, but {} has {}. Its settings were ignored",
-                controls.choices.len(),
+                "{origin} is for a model with {tables} label tables, but {} has {}. Its settings were ignored",
                 model.info.name,
                 config.labels.len()
             );

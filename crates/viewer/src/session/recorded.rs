@@ -24,8 +24,12 @@ impl Session {
         let config = Arc::new(config_of(&trace, size)?);
         let labels = names(&trace);
         let share = Share::of_recipe(recipe, Origin::Link)?;
-        let controls =
-            Controls { choices: Vec::new(), count: labels.len(), ..share.controls.clone() };
+        let controls = Controls {
+            choices: Vec::new(),
+            mix: Vec::new(),
+            count: labels.len(),
+            ..share.controls.clone()
+        };
         self.runs += 1;
         Ok(Record {
             id: self.runs,

@@ -44,6 +44,8 @@ pub struct Share {
     pub controls: Controls,
     /// The labels as a link writes them.
     pub labels: Vec<Vec<Label>>,
+    /// The labels that are blended in, as a link writes them.
+    pub mix: Vec<Option<Label>>,
     /// Settings that a link leaves to the model.
     pub(super) unsaid: Vec<&'static str>,
     /// The selection of Explore, if it was open.
@@ -68,6 +70,7 @@ impl Share {
             hash: None,
             decoder: None,
             labels: controls.labels(None),
+            mix: controls.mix_labels(None),
             controls,
             unsaid: Vec::new(),
             explore: None,
@@ -144,19 +147,21 @@ impl Share {
         }
         let controls = Controls {
             choices,
+            mix: recipe.mix.iter().map(|other| other.as_ref().and_then(number)).collect(),
             prompt: recipe.prompts.into_iter().next().unwrap_or_default(),
             sampling: recipe.sampling,
             init: None,
             count: recipe.count,
         };
         let image = recipe.image.filter(|&image| image < recipe.count);
-        let Recipe { model, hash, decoder, labels, unsaid, .. } = recipe;
+        let Recipe { model, hash, decoder, labels, mix, unsaid, .. } = recipe;
         Ok(Self {
             model,
             hash,
             decoder,
             controls,
             labels,
+            mix,
             unsaid,
             explore,
             other,
@@ -195,6 +200,16 @@ impl Share {
                 *choice = Choice::Row(row);
             }
         }
+        for ((table, other), row) in config.labels.iter().zip(&self.mix).zip(&mut controls.mix) {
+            *row = match other {
+                Some(Label::Any) => Some(table.null),
+                Some(Label::Name(name)) => {
+                    let row = table.find(name);
+                    Some(row.ok_or_else(|| format!("unknown {} {name:?}", table.name))?)
+                }
+                _ => *row,
+            };
+        }
         Ok(())
     }
 
@@ -210,6 +225,7 @@ impl Share {
             hash: self.hash.clone(),
             decoder: self.decoder.clone(),
             labels: self.labels.clone(),
+            mix: self.mix.clone(),
             prompts: said.into_iter().cloned().collect(),
             sampling: c.sampling.clone(),
             from_image: c.init.is_some(),
@@ -247,6 +263,14 @@ impl Share {
     }
 }
 
+/// The number of a row; others are left to [`Share::resolve`].
+fn number(label: &Label) -> Option<u32> {
+    match label {
+        Label::Row(row) => Some(*row),
+        _ => None,
+    }
+}
+
 /// The rows of a table as the app offers them, names left to [`Share::resolve`]; `None` if several take turns.
 fn choice(rows: &[Label]) -> Option<Choice> {
     match rows {
@@ -276,6 +300,8 @@ mod tests {
         fn any_share()(
             (model, decoder) in (proptest::option::of(".{1,20}"), proptest::option::of(".{1,20}")),
             choices in proptest::collection::vec(choice_strategy(), 0..4),
+            (mix, mix_strength) in
+                (proptest::collection::vec(proptest::option::of(any::<u32>()), 0..3), 0.0_f32..=1.0),
             (prompt, negative) in (".{0,20}", ".{0,20}"),
             seed in any::<u64>(),
             steps in 1..=MAX_STEPS,
@@ -299,9 +325,9 @@ mod tests {
             }
             let sampling = Sampling {
                 negative, seed, steps, guidance, guidance_interval, scheduler, routing, muted, shifts,
-                ..Sampling::default()
+                mix_strength, ..Sampling::default()
             };
-            let controls = Controls { choices, prompt, sampling, init: None, count };
+            let controls = Controls { choices, mix, prompt, sampling, init: None, count };
             Share { model, hash: Some("0a1b2c3d".into()), decoder, ..Share::of(controls) }
         }
     }

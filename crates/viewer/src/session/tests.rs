@@ -62,6 +62,7 @@ fn start(path: PathBuf, share: Option<Share>) -> Start {
 fn controls() -> Controls {
     Controls {
         choices: vec![Choice::Varied, Choice::Row(1)],
+        mix: Vec::new(),
         prompt: String::new(),
         sampling: Sampling {
             seed: 11,

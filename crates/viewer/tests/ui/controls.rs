@@ -68,6 +68,37 @@ fn options_of_a_scheduler_are_set_by_name_and_travel_in_links() {
 }
 
 #[test]
+fn labels_are_blended_and_the_blend_travels_in_links() {
+    let mut harness = opened(TALL, tiny());
+    assert!(!has(&harness, "Share of the blended label"));
+    harness.get_by_label("Blend subjects").click_accesskit();
+    harness.run_steps(3);
+    assert!(has(&harness, "Blended subject: ant") || has(&harness, "Share of the blended label"));
+    harness
+        .get_by_role_and_label(Role::Slider, "Share of the blended label")
+        .set_value_accesskit(0.25);
+    harness.run_steps(3);
+    harness.check_accessibility();
+    let controls = &harness.state().app().session().controls;
+    let strength = controls.sampling.mix_strength;
+    assert_eq!((&controls.mix, strength), (&vec![Some(0), None], 0.25));
+    harness.get_by_label("Generate").click();
+    complete(&mut harness);
+    let session = harness.state().app().session();
+    let record = session.record().expect("a run");
+    assert!(record.labels.iter().any(|name| name.contains("+ 25% ")), "{:?}", record.labels);
+    let link = session.share().expect("a link");
+    assert!(link.contains("mix-strength=0.25"), "{link}");
+    let mut share = Share::parse(&link).expect("a good link");
+    share.resolve(&record.config).expect("labels of the model");
+    assert_eq!(share.controls.mix, [Some(0), None]);
+    harness.get_by_label("Blend subjects").click_accesskit();
+    harness.run_steps(3);
+    let controls = &harness.state().app().session().controls;
+    assert!(controls.mix.is_empty() && controls.sampling.mix_strength == 0.0);
+}
+
+#[test]
 fn typing_in_the_picker_filters_and_enter_takes_the_best() {
     let mut harness = opened(DESKTOP, tiny());
     harness.get_by_label("Subject: varied").click();

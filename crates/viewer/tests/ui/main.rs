@@ -50,6 +50,8 @@ fn every_control_has_a_name() {
         "Guidance",
         "Limit guidance to an interval",
         "Vary the seed",
+        "Blend subjects",
+        "Blend styles",
         "Open an image",
         "Draw the table",
         "Euler",

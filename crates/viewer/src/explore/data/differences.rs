@@ -219,6 +219,14 @@ pub(crate) fn differences(a: &Record, b: &Record) -> Vec<Difference> {
         let name = of(a).or_else(|| of(b)).unwrap_or_default();
         put(&name, &|r| choice(r, table));
     }
+    put("label blend", &|r| {
+        let others = r.controls.mix.iter().zip(&r.config.labels);
+        let others: Vec<_> = others.filter_map(|(row, table)| Some(table.label((*row)?))).collect();
+        match &others[..] {
+            [] => "none".to_owned(),
+            others => format!("{} of {}", r.controls.sampling.mix_strength, others.join(", ")),
+        }
+    });
     put("prompt", &|r| or_none(r.controls.prompt.clone()));
     put("negative prompt", &|r| or_none(r.controls.sampling.negative.clone()));
     put("images", &|r| r.labels.len().to_string());
@@ -245,6 +253,11 @@ mod tests {
         assert_eq!(sampling(|s| s.negative = "blob".into()), ["negative prompt: none, blob"]);
         let muted = sampling(|s| s.muted = [(3, 1)].into_iter().collect());
         assert_eq!(muted, ["muted: none, 3:1"]);
+        let blend = named(&|b: &mut Record| {
+            b.controls.mix = vec![Some(1)];
+            b.controls.sampling.mix_strength = 0.25;
+        });
+        assert!(blend[0].starts_with("label blend: none, 0.25 of "), "{blend:?}");
         let shifts = sampling(|s| s.shifts = "3=1.5".parse().unwrap());
         assert_eq!(shifts, ["single thresholds: none, 3=1.5"]);
         assert_eq!(named(&|b| b.controls.prompt = "a fox".into()), ["prompt: none, a fox"]);
