@@ -20,7 +20,7 @@ pub(super) enum Family {
 type Heads = (usize, usize, &'static str);
 
 impl Family {
-    /// Tokens of an image of 256 pixels, for which all models of `DSMoE` were trained.
+    /// Tokens of an image of 256 pixels, for which all models of DSMoE were trained.
     pub(super) const TOKENS: usize = 256;
 
     /// The family that tensors of this kind of routing belong to, if it is none of the official `DiffMoE` code.

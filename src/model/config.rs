@@ -109,7 +109,7 @@ pub struct Config {
     /// Whether queries and keys go through a layer norm with weight and bias, head by head (eps 1e-5). No
     /// official model does; re-trainings by others do.
     pub qk_norm: bool,
-    /// Whether queries and keys are rotated by the position of their patch (2-D `RoPE`). Such a model has no position
+    /// Whether queries and keys are rotated by the position of their patch (2-D RoPE). Such a model has no position
     /// embedding.
     pub rope: bool,
     /// Hidden width of the feed-forward network of a block without experts.

@@ -56,6 +56,7 @@ enum InputSize {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "keys of the official files")]
 struct Params {
     input_size: InputSize,
     #[serde(default = "four_channels")]

@@ -35,7 +35,7 @@ pub enum PresetFamily {
     /// DiT-MoE (Fei et al. 2024, arXiv 2407.11633): `SwiGLU` experts in every block, top-2 token choice, and two shared
     /// experts.
     DitMoe,
-    /// DSMoE (Liu et al. 2025, arXiv 2512.01252): a sigmoid router, `SwiGLU` experts with one shared, 2-D `RoPE`.
+    /// DSMoE (Liu et al. 2025, arXiv 2512.01252): a sigmoid router, `SwiGLU` experts with one shared, 2-D RoPE.
     DsMoe,
 }
 

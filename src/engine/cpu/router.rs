@@ -92,7 +92,7 @@ fn token_choice(count: usize, experts: usize, gate: &[f32], masks: &mut [u64]) {
 /// ones. Their scores become weights, which sum to `scale` if there are several; those of the others become 0, so
 /// that [`token_choice`] finds the same experts.
 pub(super) fn weigh_chosen(scores: &mut [f32], bias: &[f32], count: usize, scale: f32) {
-    /// Keeps the sum above 0, as in the code of `DeepSeek-V3`.
+    /// Keeps the sum above 0, as in the code of DeepSeek-V3.
     const LEAST: f32 = 1e-20;
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| (scores[b] + bias[b]).total_cmp(&(scores[a] + bias[a])));
