@@ -5,6 +5,11 @@
 // top-k decides on their last bits. If scores are recorded, both are also kept as logits:
 //   recorded[recorded_first + s·E + e] = gate before softmax, predictor before σ, as two f16
 //
+// With SIGMOID (a token-choice router as in DeepSeek-V3) the gate is not a softmax: with score = σ(x[s, :] · gate_weightᵀ),
+// a token chooses the `chosen` experts with the largest score + bias, the lowest of equal ones, and
+//   gate[s, e] = scale · score[e] / Σ score of the chosen, or scale · score[e] of a single one; 0 for the others
+// Recorded is ln(score), whose softmax is each expert's share of all scores. The bias lies in `predictor_bias`.
+//
 // A workgroup owns a token, or several of models with few experts. PARTS lanes share a (token, expert) pair, each with
 // every PARTS-th quad of the columns, for both products in one loop: what a lane waits for is memory, and so PARTS rows are read at a time
 // and not one number after the other. The parts of a sum are added in order, and so are those of a token's softmax.
@@ -15,6 +20,8 @@ struct Params {
     experts: u32,  // E
     quads: u32,    // D / 4
     recorded_first: u32,  // word of `recorded` for the first pair
+    chosen: u32,   // SIGMOID: experts of a token
+    scale: f32,    // SIGMOID
 }
 
 // E rounded up to a power of two.
@@ -23,6 +30,8 @@ override EXPERT_LANES: u32 = 32;
 override PARTS: u32 = 8;
 // Baselines have no capacity predictor: `need` is left alone.
 override PREDICTS: bool = true;
+// Whether the gate is that of a sigmoid router.
+override SIGMOID: bool = false;
 // Whether the logits are recorded; `recorded` is left alone otherwise.
 override RECORDS: bool = false;
 
@@ -74,11 +83,19 @@ fn main(
 
     // One lane of each pair continues.
     let is_first = in_range && lane % PARTS == 0u;
+    var score = 0.0;
     if is_first {
         for (var i = 1u; i < PARTS; i++) {
             sums += parts[lane + i];
         }
-        logits[pair] = sums.x;
+        if SIGMOID {
+            score = sigmoid(sums.x);
+            logits[pair] = score + predictor_bias[e];
+            // ln σ(z), for the record.
+            sums.x = -log(1.0 + exp(-clamp(sums.x, -80.0, 80.0)));
+        } else {
+            logits[pair] = sums.x;
+        }
         if PREDICTS {
             sums.y += predictor_bias[e];
             need[s * params.experts + e] = sigmoid(sums.y);
@@ -91,8 +108,30 @@ fn main(
     }
     workgroupBarrier();
 
-    if is_first {
-        let row = pair - e;
+    let row = pair - e;
+    if SIGMOID {
+        if is_first {
+            let own = logits[pair];
+            var better = 0u;
+            for (var i = 0u; i < params.experts; i++) {
+                let other = logits[row + i];
+                better += u32(other > own || (other == own && i < e));
+            }
+            if better >= params.chosen {
+                score = 0.0;
+            }
+            parts[lane].x = score;
+        }
+        workgroupBarrier();
+        if is_first {
+            var sum = 0.0;
+            for (var i = 0u; i < params.experts; i++) {
+                sum += parts[(row + i) * PARTS].x;
+            }
+            // The code of DeepSeek-V3 keeps the sum above 0 like this.
+            gate[s * params.experts + e] = score * params.scale / select(1.0, sum + 1e-20, params.chosen > 1u);
+        }
+    } else if is_first {
         var highest = logits[row];
         for (var i = 1u; i < params.experts; i++) {
             highest = max(highest, logits[row + i]);

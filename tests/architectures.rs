@@ -26,6 +26,8 @@ fn numbers(name: &str, shape: &[usize], seed: u64) -> Vec<f32> {
     let stream = name.bytes().fold(7, |hash: u64, b| hash.wrapping_mul(31).wrapping_add(b.into()));
     let scale = if shape.len() == 1 { 0.2 } else { (1.0 / inputs as f32).sqrt() };
     let (scale, centre) = match name {
+        // So that they change the choice.
+        _ if name.ends_with("e_score_correction_bias") => (0.1, 0.0),
         _ if name.ends_with("expert_threshold") => (0.03, 0.52),
         _ if name.ends_with("_norm.weight") => (0.3, 1.0),
         "pos_embed" => (1.0, 0.0),
@@ -183,6 +185,48 @@ fn token_choice_of_two_experts_with_a_shared_one_and_heads_of_96() {
     );
 }
 
+/// DSMoE: K, sum of weights, experts, their width, side, heads and their width, blocks with experts.
+#[test]
+fn a_sigmoid_router_with_rotary_positions_and_silu() {
+    for (k, scale, experts, width, size, heads, head_dim, interleave, seed) in [
+        (2, 2.0, 4, 24, "10", 2, 24, true, 18),
+        (5, 2.5, 48, 12, "[6, 10]", 3, 20, true, 19),
+        (1, 1.5, 3, 40, "[8, 4]", 1, 72, false, 20),
+        (3, 0.75, 64, 8, "6", 2, 4, false, 21),
+    ] {
+        let text = format!(
+            r#"{{"kind":"tc","t_kind":"flow","params":{{"input_size":{size},"num_classes":3,"patch_size":2,"depth":2,
+            "hidden_size":48,"num_heads":{heads},"head_dim":{head_dim},"mlp_ratio":1.5,"mlp_act":"silu",
+            "rope_type":"2d","MoE_config":{{"router":"sigmoid","num_experts":{experts},"capacity":{k},
+            "moe_intermediate_size":{width},"routed_scaling_factor":{scale},"n_group":2,"topk_group":2,
+            "interleave":{interleave}}}}}}}"#
+        );
+        check(&text, seed);
+    }
+}
+
+/// Each part of DSMoE by itself, in models that have no others.
+#[test]
+fn rotary_positions_silu_and_a_sigmoid_router_by_themselves() {
+    for (kind, more, seed) in [
+        ("dense", r#""rope_type":"2d","qk_norm":true,"prediction":"data","learn_sigma":false"#, 22),
+        ("dense", r#""mlp_act":"silu""#, 23),
+        ("diffmoe", r#""rope_type":"2d","MoE_config":{"num_experts":3}"#, 24),
+        (
+            "tc",
+            r#""use_swiglu":true,"MoE_config":{"num_experts":3,"capacity":2,"router":"sigmoid",
+            "moe_intermediate_size":20}"#,
+            25,
+        ),
+    ] {
+        let text = format!(
+            r#"{{"kind":"{kind}","t_kind":"flow","params":{{"input_size":6,"num_classes":3,"patch_size":2,"depth":2,
+            "hidden_size":32,"num_heads":2,{more}}}}}"#
+        );
+        check(&text, seed);
+    }
+}
+
 #[test]
 fn expert_choice_of_a_fraction_with_shared_experts_and_heads_of_64() {
     check(
@@ -191,6 +235,16 @@ fn expert_choice_of_a_fraction_with_shared_experts_and_heads_of_64() {
         "MoE_config":{"num_experts":4,"capacity":1.5,"n_shared_experts":2,"interleave":false}}}"#,
         6,
     );
+}
+
+/// As [`with_many_experts`], with the router and the positions of DSMoE.
+fn with_a_sigmoid_router() -> String {
+    let text = with_many_experts((40, "tc"));
+    text.replace(
+        r#""capacity":2,"#,
+        r#""capacity":5,"router":"sigmoid","moe_intermediate_size":16,"routed_scaling_factor":2.5,"#,
+    )
+    .replace(r#""mlp_ratio":1,"#, r#""mlp_ratio":1,"rope_type":"2d","mlp_act":"silu","#)
 }
 
 /// A `DiffMoE` and a token-choice model with more experts than a 32-bit word has bits.
@@ -214,8 +268,8 @@ fn more_experts_than_bits_in_a_word() {
 #[test]
 fn both_backends_record_the_same_many_experts() {
     let _turn = turn();
-    for (model, seed) in MANY.into_iter().zip([16, 17]) {
-        let text = with_many_experts(model);
+    let texts = MANY.into_iter().map(with_many_experts).chain([with_a_sigmoid_router()]);
+    for (text, seed) in texts.zip(16..) {
         let config = Config::from_json(&text).unwrap();
         let (_, checkpoint) = checkpoint(&text, seed);
         let run = RunConfig {
@@ -244,6 +298,10 @@ fn both_backends_record_the_same_many_experts() {
                 layer.scores.as_ref().map(|scores| (scores.gate.len(), scores.need.len()))
             };
             assert_eq!(sizes(&got[0].layers[0]), sizes(layer));
+            let gates = |layer: &LayerRouting| layer.scores.as_ref().unwrap().gate.clone();
+            let pairs = gates(&got[0].layers[0]).into_iter().zip(gates(layer));
+            let mut errors = pairs.map(|(a, b)| (a.to_f32() - b.to_f32()).abs());
+            assert!(errors.all(|error| error < 0.01), "{text}");
         }
     }
 }

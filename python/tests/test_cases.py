@@ -19,6 +19,7 @@ CASES = (
     "diffmoe_ddpm",
     "detail_head",
     "dit_moe",
+    "dsmoe",
     "t2i_tiny",
     "t2i_bpe",
 )

@@ -151,6 +151,9 @@ def test_tensors_are_those_of_the_rust_program():
         assert dict(weights.tensors(Config.from_json(file.config_text))).keys() == set(file.names())
 
 
+DSMOE = {"num_experts": 4, "router": "sigmoid", "moe_intermediate_size": 8, "n_group": 2, "topk_group": 2}
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -161,6 +164,14 @@ def test_tensors_are_those_of_the_rust_program():
         ({"params": {"MoE_config": {"num_experts": 65}}}, "65 experts; 1 to 64"),
         ({"params": {"MoE_config": {"num_experts": 4, "capacity": 0}}}, "capacity must be above 0"),
         ({"kind": "tc", "params": {"MoE_config": {"num_experts": 4, "capacity": 5}}}, "capacity must be at most 4"),
+        ({"params": {"MoE_config": {"num_experts": 4, "router": "sigmoid"}}}, 'requires kind "tc"'),
+        ({"kind": "tc", "params": {"MoE_config": {"num_experts": 4, "router": "sigmoid"}}}, "requires moe_intermediate_size"),
+        ({"kind": "tc", "params": {"MoE_config": DSMOE | {"topk_group": 1}}}, "topk_group below n_group"),
+        ({"kind": "tc", "params": {"MoE_config": DSMOE | {"skip_first2": True}}}, "skip_first2"),
+        ({"kind": "tc", "params": {"MoE_config": DSMOE | {"routed_scaling_factor": 0}}}, "routed_scaling_factor"),
+        ({"kind": "tc", "params": {"MoE_config": DSMOE | {"router": "dice"}}}, 'router is "dice"'),
+        ({"params": {"rope_type": "1d"}}, "rope_type is '1d'"),
+        ({"params": {"use_sinks": True}}, "attention sinks"),
         ({"t_kind": "ddpm", "params": {"prediction": "data"}}, "DDPM models predict the noise"),
         ({"params": {"detail_head": {"channels": 4}}}, "detail_head requires"),
         ({"params": {"detail_head": {"channels": 0}}}, "at least 1, got 0"),
@@ -192,6 +203,14 @@ def test_names_of_dit_moe_are_read(tmp_path):
     save_file(both, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match="under two names"):
         weights.load(tmp_path / "model.safetensors")
+
+
+def test_names_of_dsmoe_are_read():
+    case = FIXTURES / "dsmoe" / "model.safetensors"
+    stored, read = load_file(case), weights.load(case)[1]
+    theirs = "blocks.1.mlp.experts.blocks.5.up_proj.weight"
+    assert np.array_equal(read[theirs.replace("experts.blocks", "experts")], stored[theirs])
+    assert len(read) == len(stored)
 
 
 def test_a_folder_of_diffusers_is_opened(tmp_path):

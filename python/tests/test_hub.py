@@ -31,7 +31,8 @@ def load(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["dense_flow", "tc_flow", "ec_flow", "diffmoe_flow", "diffmoe_swiglu_shared", "diffmoe_ddpm", "detail_head", "dit_moe"]
+    "name",
+    ["dense_flow", "tc_flow", "ec_flow", "diffmoe_flow", "diffmoe_swiglu_shared", "diffmoe_ddpm", "detail_head", "dit_moe", "dsmoe"],
 )
 def test_the_transformer_gives_the_recorded_outputs(name, tmp_path):
     folder = convert(FIXTURES / name / "model.safetensors", tmp_path / name, "--layout", "diffusers")

@@ -8,12 +8,13 @@ use super::check::Shapes;
 use crate::model::{Config, MOST_EXPERTS};
 
 /// Families with the official names of tensors: their name for people, their kind, and whether every block has experts.
-const FAMILIES: [(&str, &str, Experts); 5] = [
+const FAMILIES: [(&str, &str, Experts); 6] = [
     ("DiT or SiT (dense)", "dense", Experts::None),
     ("DiffMoE", "diffmoe", Experts::EverySecond),
     ("token-choice MoE DiT", "tc", Experts::EverySecond),
     ("expert-choice MoE DiT", "ec", Experts::EverySecond),
     ("DiT-MoE", "tc", Experts::Every),
+    ("DSMoE", "tc", Experts::Sigmoid),
 ];
 
 /// Which blocks of a family have experts.
@@ -22,6 +23,8 @@ enum Experts {
     None,
     EverySecond,
     Every,
+    /// Every second, with a sigmoid router.
+    Sigmoid,
 }
 
 /// The known family that is nearest to a file's tensors.
@@ -137,7 +140,9 @@ fn guess(shapes: &Shapes, kind: &str, experts: Experts) -> Option<String> {
         _ => 256,
     };
     let outputs = shape("final_layer.linear.weight").and_then(<[usize]>::first).copied();
-    let swiglu = first(".up_proj.weight");
+    let is_sigmoid = experts == Experts::Sigmoid;
+    let expert = first(".up_proj.weight");
+    let swiglu = expert.filter(|_| !is_sigmoid);
     let hidden = swiglu.or_else(|| first(".fc1.weight")).unwrap_or(width.saturating_mul(4));
     let labels = shape("y_embedder.embedding_table.weight").and_then(<[usize]>::first);
     let norm = shape("blocks.0.attn.q_norm.weight").and_then(<[usize]>::first).copied();
@@ -151,7 +156,8 @@ fn guess(shapes: &Shapes, kind: &str, experts: Experts) -> Option<String> {
     };
     let moe = json!({
         "num_experts": numbers(".experts.").unwrap_or(8).clamp(1, MOST_EXPERTS), "capacity": 1,
-        "n_shared_experts": shared, "interleave": experts == Experts::EverySecond,
+        "n_shared_experts": shared, "interleave": experts != Experts::Every,
+        "router": if is_sigmoid { "sigmoid" } else { "softmax" }, "moe_intermediate_size": expert.unwrap_or(width),
     });
     let config = json!({
         "name": "unknown", "kind": kind, "t_kind": "flow",
@@ -161,6 +167,8 @@ fn guess(shapes: &Shapes, kind: &str, experts: Experts) -> Option<String> {
             "num_classes": labels.map_or(1000, |rows| rows.saturating_sub(1)), "depth": numbers("blocks.")?,
             "hidden_size": width, "num_heads": width / head, "use_swiglu": swiglu.is_some(),
             "mlp_ratio": hidden as f64 / width.max(1) as f64, "qk_norm": norm.is_some(),
+            "mlp_act": if is_sigmoid { "silu" } else { "gelu" },
+            "rope_type": if is_sigmoid && shape("pos_embed").is_none() { "2d" } else { "none" },
             "learn_sigma": outputs == Some(2 * channels.saturating_mul(patch * patch)),
             "MoE_config": if experts == Experts::None { json!(null) } else { moe },
         },
@@ -185,6 +193,7 @@ mod tests {
             ("tc-S-E16", FAMILIES[2].0),
             ("ec-S-E16", FAMILIES[3].0),
             ("dit-moe-S-8E2A", FAMILIES[4].0),
+            ("dsmoe-S-E48", FAMILIES[5].0),
         ] {
             let preset: Preset = preset.parse().unwrap();
             let nearest = nearest_family(&shapes(preset.config().tensors())).unwrap();

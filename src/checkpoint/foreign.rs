@@ -1,18 +1,21 @@
 //! Maps the tensor names of other projects' models to those of the official `DiffMoE` code.
 
 /// Submodules of a block: their name in other code, and the official name.
-const PARTS: [(&str, &str); 1] = [
+const PARTS: [(&str, &str); 2] = [
     // DiT-MoE (arXiv 2407.11633): `moe.experts`, `moe.gate`, `moe.shared_experts`, of the same shapes.
-    ("moe", "mlp"),
+    ("moe.", "mlp."),
+    // DSMoE (arXiv 2512.01252).
+    ("mlp.experts.blocks.", "mlp.experts."),
 ];
 
 /// The official name of a tensor.
 pub(super) fn official_name(name: &str) -> String {
     let renamed = || {
         let (block, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
-        let (part, rest) = rest.split_once('.')?;
-        let (_, official) = PARTS.iter().find(|(other, _)| *other == part)?;
-        Some(format!("blocks.{block}.{official}.{rest}"))
+        let mut parts = PARTS.iter();
+        let (rest, official) =
+            parts.find_map(|(other, official)| Some((rest.strip_prefix(other)?, *official)))?;
+        Some(format!("blocks.{block}.{official}{rest}"))
     };
     renamed().unwrap_or_else(|| name.to_owned())
 }
@@ -27,6 +30,10 @@ mod tests {
         for (name, want) in [
             ("blocks.11.moe.gate.weight", gate),
             (gate, gate),
+            (
+                "blocks.1.mlp.experts.blocks.3.up_proj.weight",
+                "blocks.1.mlp.experts.3.up_proj.weight",
+            ),
             ("blocks.0.moe", "blocks.0.moe"),
             ("blocks.0.attn.moe.weight", "blocks.0.attn.moe.weight"),
             ("moe.gate.weight", "moe.gate.weight"),

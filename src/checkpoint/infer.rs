@@ -5,25 +5,10 @@
 use serde_json::{Map, Value, json};
 
 use super::check::{self, Shapes};
+use super::hints::Hints;
+use super::published::Family;
 use super::yaml::Run;
 use crate::model::{Config, ConfigError, Objective};
-
-/// Information that the tensors do not contain. Each field overrides the YAML file and the tensors.
-#[derive(Clone, Debug, Default)]
-pub struct Hints {
-    /// The official configuration file of a run.
-    pub yaml: Option<String>,
-    /// Kind of training.
-    pub time: Option<Objective>,
-    /// Number of attention heads.
-    pub heads: Option<usize>,
-    /// Mean number of experts per token.
-    pub capacity: Option<f64>,
-    /// Height and width of a sample.
-    pub size: Option<[usize; 2]>,
-    /// Name for people.
-    pub name: Option<String>,
-}
 
 /// An inferred configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,45 +86,41 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         "dense"
     };
     let mut assumed = Vec::new();
-    let is_dit_moe = hints.yaml.is_none() && kind == "tc" && is_dit_moe(shapes);
-    let family = if is_dit_moe { DIT_MOE } else { kind };
-    if is_dit_moe && hints.time == Some(Objective::Flow) {
-        return Err(InferError::Tensors(
-            "DiT-MoE's flow models count time from data to noise and predict the opposite velocity, which is not \
-             supported; its DDPM models (S and B) are"
-                .into(),
-        ));
-    }
+    let published = Family::of(kind, shapes, hints).map_err(InferError::Tensors)?;
+    let family = published.map_or(kind, Family::name);
     let run = match &hints.yaml {
         Some(text) => {
             let missing = "it has no model.params, which the official configurations have";
             let run = Run::read(text).map_err(InferError::Yaml)?;
             run.ok_or_else(|| InferError::Yaml(missing.into()))?
         }
-        None => Run { params: from_shapes(shapes, hints)?, is_flow: None, name: None },
+        None => {
+            let params = from_shapes(shapes, hints, published, &mut assumed)?;
+            Run { params, is_flow: None, name: None }
+        }
     };
     let Run { mut params, is_flow, name } = run;
     if let Some(size) = hints.size {
         params.insert("input_size".into(), json!(size));
     }
     if hints.heads.is_some() || !params.contains_key("num_heads") {
-        let heads = heads(family, shapes, hints, &mut assumed)?;
+        let heads = heads(published, kind, shapes, hints, &mut assumed)?;
         params.insert("num_heads".into(), json!(heads));
     }
-    if is_dit_moe && hints.capacity.is_none() {
-        assumed.push("two experts per token, as DiT-MoE has".into());
-        params["MoE_config"]["capacity"] = json!(2);
+    if let Some(published) = published {
+        published
+            .complete(&mut params, shapes, hints, &mut assumed)
+            .map_err(InferError::Tensors)?;
     }
     capacity(kind, &mut params, hints, &mut assumed)?;
     let time = match (hints.time, is_flow) {
         (Some(time), _) => time,
-        (None, None) if is_dit_moe => {
-            assumed.push("the DDPM objective, as DiT-MoE-S and DiT-MoE-B have".into());
-            Objective::Ddpm
-        }
         (None, Some(true)) => Objective::Flow,
         (None, Some(false)) => Objective::Ddpm,
-        (None, None) => return Err(InferError::UnknownObjective),
+        (None, None) => {
+            let published = published.ok_or(InferError::UnknownObjective)?;
+            published.objective(&mut assumed)
+        }
     };
     let rows = shape(shapes, "y_embedder.embedding_table.weight", 2)?[0];
     if params.get("num_classes").and_then(Value::as_u64) == Some(rows as u64) {
@@ -169,23 +150,9 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
     )))
 }
 
-/// Name of the family that [`is_dit_moe`] recognises.
-const DIT_MOE: &str = "DiT-MoE";
-
-/// Whether token choice has the form of DiT-MoE (arXiv 2407.11633), which no configuration of the official `DiffMoE` code
-/// has: `SwiGLU` experts in every block, with shared experts of width 2D.
-fn is_dit_moe(shapes: &Shapes) -> bool {
-    let shape = |name: &str| shapes.get(&format!("blocks.0.mlp.{name}.weight"));
-    let shared = shape("shared_experts.gate_proj").filter(|shape| shape.len() == 2);
-    shape("experts.0.up_proj").is_some()
-        && shared.is_some_and(|shape| Some(shape[0]) == shape[1].checked_mul(2))
-}
-
-/// DiT-MoE by hidden size; its S has the heads of DiT-S.
-const DIT_MOE_HEADS: [(usize, usize, &str); 2] = [(384, 6, "DiT-MoE-S"), (768, 12, "DiT-MoE-B")];
-
 /// The number of attention heads, from a hint, a norm or a published width.
 fn heads(
+    published: Option<Family>,
     kind: &str,
     shapes: &Shapes,
     hints: &Hints,
@@ -206,10 +173,10 @@ fn heads(
     {
         return Ok(d / width);
     }
-    let table = match kind {
-        "dense" => &PUBLISHED[..],
-        DIT_MOE => &DIT_MOE_HEADS,
-        _ => &[],
+    let table = match published {
+        Some(family) => family.heads(),
+        None if kind == "dense" => &PUBLISHED,
+        None => &[],
     };
     let published = table.iter().find(|(width, ..)| *width == d);
     let &(_, heads, name) = published.ok_or(InferError::UnknownHeads { hidden_size: d })?;
@@ -244,12 +211,21 @@ fn capacity(
 }
 
 /// Constructor arguments that give tensors of these shapes.
-fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Map<String, Value>, InferError> {
+fn from_shapes(
+    shapes: &Shapes,
+    hints: &Hints,
+    published: Option<Family>,
+    assumed: &mut Vec<String>,
+) -> Result<Map<String, Value>, InferError> {
     let patch = shape(shapes, "x_embedder.proj.weight", 4)?;
     let &[d, channels, p, _] = patch else {
         return Err(InferError::Tensors("x_embedder is not a patch embedding".into()));
     };
-    let tokens = shape(shapes, "pos_embed", 3)?[1];
+    let has_table = shapes.contains_key("pos_embed") || published != Some(Family::DsMoe);
+    let tokens = if has_table { shape(shapes, "pos_embed", 3)?[1] } else { Family::TOKENS };
+    if !has_table && hints.size.is_none() {
+        assumed.push("images of 256 pixels: no tensor depends on the size".into());
+    }
     let across = tokens.isqrt();
     if across * across != tokens && hints.size.is_none() {
         return Err(InferError::UnknownSize { tokens });
@@ -266,7 +242,8 @@ fn from_shapes(shapes: &Shapes, hints: &Hints) -> Result<Map<String, Value>, Inf
         let fits = |name: &&String| name.ends_with(suffix) && !name.contains("shared");
         shapes.iter().find(|(name, _)| fits(name)).and_then(|(_, shape)| shape.first().copied())
     };
-    let swiglu = first(".up_proj.weight");
+    // In DSMoE only the experts have it.
+    let swiglu = first(".up_proj.weight").filter(|_| published != Some(Family::DsMoe));
     let hidden = swiglu.or(first(".fc1.weight"));
     let no_ffn = || InferError::Tensors("no tensor belongs to a feed-forward network".into());
     let hidden = hidden.ok_or_else(no_ffn)?;

@@ -1,7 +1,7 @@
 //! Tests of configuration inference: what is recognised, what must be given, what is rejected.
 
 use super::*;
-use crate::model::Preset;
+use crate::model::{Preset, Router};
 
 fn shapes_of(config: &Config) -> Shapes {
     config.tensors().into_iter().map(|t| (t.name, t.shape)).collect()
@@ -51,6 +51,102 @@ fn dit_moe_is_recognised_by_its_form() {
         let (found, _) = super::tests::found(&shapes_of(&config), &other);
         assert_eq!((found.experts_of_token(), found.num_heads), (1, 12));
     }
+}
+
+const DSMOE: [&str; 7] = [
+    "dsmoe-S-E16",
+    "dsmoe-S-E48",
+    "dsmoe-B-E16",
+    "dsmoe-B-E48",
+    "dsmoe-L-E16",
+    "dsmoe-L-E48",
+    "dsmoe-3B-E16",
+];
+
+#[test]
+fn dsmoe_is_recognised_by_its_router() {
+    for name in DSMOE {
+        let config = name.parse::<Preset>().unwrap().config();
+        let (found, said) = found(&shapes_of(&config), &Hints::default());
+        assert_eq!(Config { name: config.name.clone(), ..found }, config);
+        assert_eq!(
+            said.len(),
+            5,
+            "size, heads, experts of a token, their weights, objective: {said:?}"
+        );
+    }
+    let config = "dsmoe-S-E16".parse::<Preset>().unwrap().config();
+    let hints = Hints {
+        capacity: Some(3.0),
+        heads: Some(12),
+        size: Some([16, 24]),
+        time: Some(Objective::Ddpm),
+        ..Hints::default()
+    };
+    let (found, said) = found(&shapes_of(&config), &hints);
+    assert_eq!((found.experts_of_token(), found.num_heads, found.tokens()), (3, 12, 96));
+    assert_eq!((found.objective, said.len()), (Objective::Ddpm, 1), "{said:?}");
+    let mut shapes = shapes_of(&config);
+    shapes.retain(|name, _| !name.contains(".mlp.experts.15."));
+    let text = infer_config(&shapes, &Hints::default()).unwrap_err().to_string();
+    assert!(text.contains("15 experts") && text.contains("YAML"), "{text}");
+    for (tensor, model) in
+        [("in_context_posemb", "JiTMoE"), ("blocks.1.mlp.cluster_centers", "ProMoE")]
+    {
+        shapes.insert(tensor.into(), vec![1, 32, 384]);
+        let text = infer_config(&shapes, &Hints::default()).unwrap_err().to_string();
+        assert!(text.contains(model) && text.contains("not supported"), "{text}");
+        shapes.remove(tensor);
+    }
+}
+
+/// The keys of the published configuration files.
+#[test]
+fn the_configuration_file_of_dsmoe_is_understood() {
+    let yaml = |positions: &str, more: &str| {
+        format!(
+            "basic: {{rf: true, exp_name: a}}\nmodel: {{target: models.models_DSMoE.DiT, params: {{input_size: 32, \
+             num_classes: 1000, patch_size: 2, depth: 12, hidden_size: 384, num_heads: 6, mlp_ratio: 4, \
+             use_swiglu: false, rope_type: {positions}, use_sinks: false, sliding_window: 0, enable_gqa: false, \
+             norm_type: layernorm, MoE_config: {{num_experts: 48, hidden_size: 384, moe_intermediate_size: 128, \
+             n_group: 1, topk_group: 1, num_experts_per_tok: 4, routed_scaling_factor: 1.5, capacity: 1, \
+             init_MoeMLP: false, interleave: true, skip_first2: false, use_shared_expert: true{more}}}}}}}"
+        )
+    };
+    let config = "dsmoe-S-E48".parse::<Preset>().unwrap().config();
+    let mut shapes = shapes_of(&config);
+    let with = |yaml: String| Hints { yaml: Some(yaml), ..Hints::default() };
+    let (known, said) = found(&shapes, &with(yaml("2d", "")));
+    assert_eq!((known.experts_of_token(), said.len()), (4, 0));
+    assert_eq!(known.router, Router::Sigmoid { scale: 1.5 });
+    let asked = Hints { capacity: Some(2.0), ..with(yaml("2d", "")) };
+    assert_eq!(found(&shapes, &asked).0.experts_of_token(), 2);
+    let refused =
+        |shapes: &Shapes, yaml: String| infer_config(shapes, &with(yaml)).unwrap_err().to_string();
+    assert!(refused(&shapes, yaml("none", "")).contains("pos_embed"));
+    assert!(refused(&shapes, yaml("1d", "")).contains("expected `none` or `2d`"));
+    for (more, reason) in [
+        (", topk_group: 0", "topk_group below n_group"),
+        (", skip_first2: true", "skip_first2"),
+        (", use_shared_expert: false", "use_shared_expert"),
+        (", routed_scaling_factor: 0", "routed_scaling_factor"),
+        (", moe_intermediate_size: null", "moe_intermediate_size"),
+    ] {
+        let error = refused(&shapes, yaml("2d", more));
+        assert!(error.contains(reason), "{error}");
+    }
+    for (from, to, reason) in [
+        ("use_sinks: false", "use_sinks: true", "attention sinks"),
+        ("enable_gqa: false", "enable_gqa: true", "grouped queries"),
+        ("layernorm", "rmsnorm", "expected `layernorm`"),
+        ("MoE_config: {", "other: {", "no MoE_config"),
+    ] {
+        let error = refused(&shapes, yaml("2d", "").replace(from, to));
+        assert!(error.contains(reason), "{error}");
+    }
+    shapes.insert("pos_embed".into(), vec![1, 256, 384]);
+    let (known, _) = found(&shapes, &with(yaml("none", "")));
+    assert_eq!((known.rope, known.ffn_hidden, known.expert_hidden), (false, 1536, 128));
 }
 
 #[test]

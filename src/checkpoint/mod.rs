@@ -12,10 +12,12 @@ mod family;
 mod foreign;
 mod header;
 #[cfg(feature = "import")]
+mod hints;
 mod infer;
 mod metadata;
 mod open;
 mod parts;
+mod published;
 mod quantise;
 mod random;
 mod rows;
@@ -36,7 +38,8 @@ pub use error::CheckpointError;
 #[cfg(feature = "import")]
 pub use family::{Nearest, nearest_family};
 #[cfg(feature = "import")]
-pub use infer::{Hints, InferError, Inferred, infer_config, is_run_config};
+pub use hints::Hints;
+pub use infer::{InferError, Inferred, infer_config, is_run_config};
 pub use open::hub_file;
 #[cfg(test)]
 pub(crate) use quantise::from_int4_row;

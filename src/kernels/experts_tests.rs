@@ -111,6 +111,7 @@ impl Block {
         let (counts, positions, chosen) = (room(&[E]), room(&[S, E]), room(&[E, S]));
         let mut tape = Tape::default();
         let score = RouteScore {
+            choice: None,
             x: &h,
             gate_weight: &put(&[E, D], &spiky(E * D, 9, 0.2)),
             predictor: Some(Predictor {

@@ -66,7 +66,8 @@ kernels! {
     modulate::Modulate => Modulate;
     patchify::Patchify => Patchify;
     pixel_rows::PixelRows => PixelRows;
-    route_score::RouteScore => RouteScore, Predictor, RecordedScores;
+    rotate_heads::RotateHeads => RotateHeads;
+    route_score::RouteScore => RouteScore, Choice, Predictor, RecordedScores;
     route_select::RouteSelect => RouteSelect, MUTED, NOT_TAKEN;
     shift_image::ShiftImage => ShiftImage;
     softmax::Softmax => Softmax;

@@ -20,6 +20,8 @@ pub struct Params {
     experts: u32,
     quads: u32,
     recorded_first: u32,
+    chosen: u32,
+    scale: f32,
 }
 
 /// The last layer of the capacity predictor; its first, with `SiLU`, is an ordinary `linear`.
@@ -31,6 +33,17 @@ pub struct Predictor<'a> {
     pub weight: &'a Tensor,
     /// `b₂`, `[E]`.
     pub bias: &'a Tensor,
+}
+
+/// The choice of a sigmoid router; see the shader.
+#[derive(Clone, Copy)]
+pub struct Choice<'a> {
+    /// Added to the scores for the choice, f32, `[E]` in all.
+    pub bias: &'a Tensor,
+    /// Experts of a token.
+    pub experts: usize,
+    /// Sum of a token's weights.
+    pub scale: f32,
 }
 
 /// Where the scores are recorded: gate and need before softmax and sigmoid.
@@ -51,7 +64,9 @@ pub struct RouteScore<'a> {
     pub gate_weight: &'a Tensor,
     /// `None` for the baselines, which have none: `need` is then left as it is.
     pub predictor: Option<Predictor<'a>>,
-    /// Out: softmax over experts, `[S, E]`.
+    /// `None` where the gate is a softmax. Excludes a predictor.
+    pub choice: Option<Choice<'a>>,
+    /// Out: softmax over experts, or the weights of the chosen ones and 0 for the others, `[S, E]`.
     pub gate: &'a Tensor,
     /// Out: probability that the expert should take the token, `[S, E]`.
     pub need: &'a Tensor,
@@ -84,6 +99,9 @@ impl Kernel for RouteScore<'_> {
         assert_eq!(self.need.shape, self.gate.shape);
         let RecordedScores { to, first } = self.scores;
         assert!(to.is_empty() || first + self.gate.len() <= to.len(), "scores {:?}", to.shape);
+        if let Some(choice) = self.choice {
+            assert!(self.predictor.is_none() && choice.bias.len() == experts);
+        }
         if let Some(p) = self.predictor {
             assert_eq!(p.hidden.len(), tokens * d, "hidden {:?}", p.hidden.shape);
             assert_eq!(p.weight.shape, [experts, d]);
@@ -94,6 +112,8 @@ impl Kernel for RouteScore<'_> {
             experts: experts as u32,
             quads: d as u32 / 4,
             recorded_first: first as u32,
+            chosen: self.choice.map_or(0, |choice| choice.experts as u32),
+            scale: self.choice.map_or(1.0, |choice| choice.scale),
         }
     }
 
@@ -101,19 +121,24 @@ impl Kernel for RouteScore<'_> {
         let (hidden, weight, bias) = match &self.predictor {
             Some(p) => (p.hidden, p.weight, p.bias),
             // Bound because a binding cannot be empty; not read.
-            None => (self.x, self.gate_weight, self.gate_weight),
+            None => {
+                let bias = self.choice.map_or(self.gate_weight, |choice| choice.bias);
+                (self.x, self.gate_weight, bias)
+            }
         };
         let out = [self.gate, self.need, self.scores.to];
         [self.x, self.gate_weight, hidden, weight, bias].into_iter().chain(out).collect()
     }
 
     fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
-        vec![
+        let mut constants = vec![
             ("EXPERT_LANES", self.expert_lanes() as f64),
             ("PARTS", self.parts() as f64),
             ("PREDICTS", f64::from(u8::from(self.predictor.is_some()))),
             ("RECORDS", f64::from(u8::from(!self.scores.to.is_empty()))),
-        ]
+        ];
+        constants.extend(self.choice.map(|_| ("SIGMOID", 1.0)));
+        constants
     }
 
     fn groups(&self, _: Profile) -> [u32; 3] {
@@ -160,6 +185,29 @@ pub(crate) fn reference(i: Inputs<'_>, d: usize) -> (Vec<f64>, Vec<f64>) {
     (gate, need)
 }
 
+/// With a sigmoid router, in f64: weights and scores, `[S, E]` each; `k` experts whose weights sum to `scale`.
+#[cfg(test)]
+pub(crate) fn reference_choice(
+    x: &[f32],
+    gate_weight: &[f32],
+    bias: &[f32],
+    (k, scale): (usize, f64),
+) -> (Vec<f64>, Vec<f64>) {
+    let (e, d) = (bias.len(), gate_weight.len() / bias.len());
+    let (mut gate, mut scores) = (Vec::new(), Vec::new());
+    for x in x.chunks(d) {
+        let dot = |w: &[f32]| w.iter().zip(x).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+        let row: Vec<f64> = gate_weight.chunks(d).map(|w| 1.0 / (1.0 + (-dot(w)).exp())).collect();
+        let mut order: Vec<usize> = (0..e).collect();
+        order.sort_by(|&a, &b| (row[b] + f64::from(bias[b])).total_cmp(&(row[a] + f64::from(bias[a]))));
+        let chosen = &order[..k];
+        let sum = if k > 1 { chosen.iter().map(|&e| row[e]).sum() } else { 1.0 };
+        gate.extend((0..e).map(|e| if chosen.contains(&e) { scale * row[e] / sum } else { 0.0 }));
+        scores.extend(row);
+    }
+    (gate, scores)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +228,7 @@ mod tests {
                 weight: &tensor(&[e, d], &weight),
                 bias: &tensor(&[e], &bias),
             }),
+            choice: None,
             gate: &gate,
             need: &need,
             scores: RecordedScores { to: &logits, first: 3 },
@@ -229,6 +278,7 @@ mod tests {
             x: &x,
             gate_weight: &weight,
             predictor: Some(Predictor { hidden: &x, weight: &weight, bias: &bias }),
+            choice: None,
             gate: &gate,
             need: &need,
             scores: RecordedScores { to: &logits, first: 0 },
@@ -269,6 +319,7 @@ mod tests {
             x: &x_tensor,
             gate_weight: &w_tensor,
             predictor: None,
+            choice: None,
             gate: &gate,
             need: &need,
             scores: RecordedScores { to: &logits, first: 0 },
@@ -277,6 +328,34 @@ mod tests {
         assert!(read_u32(&logits).into_iter().all(|word| unpack(word)[1] == f16::ZERO));
         for row in read(&gate).chunks(3) {
             assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{row:?}");
+        }
+    }
+
+    /// The choice and its weights in f64, and the score of each expert.
+    #[test]
+    fn a_sigmoid_router_weighs_what_it_chooses() {
+        for (s, e, d, k) in [(1, 1, 4, 1), (7, 3, 12, 2), (257, 5, 20, 5), (77, 16, 48, 2), (33, 48, 24, 5), (9, 64, 8, 1)] {
+            let (x, weight, bias) = (spiky(s * d, 1, 1.0), spiky(e * d, 3, 0.3), spiky(e, 5, 0.5));
+            let (gate, logits) = (poisoned(&[s, e]), poisoned(&[s, e]));
+            run(&RouteScore {
+                x: &tensor(&[s, d], &x),
+                gate_weight: &tensor(&[e, d], &weight),
+                predictor: None,
+                choice: Some(Choice { bias: &tensor(&[1, e], &bias), experts: k, scale: 2.5 }),
+                gate: &gate,
+                need: &poisoned(&[s, e]),
+                scores: RecordedScores { to: &logits, first: 0 },
+            });
+            let (want, scores) = reference_choice(&x, &weight, &bias, (k, 2.5));
+            let want: Vec<f32> = want.into_iter().map(|v| v as f32).collect();
+            let got = read(&gate);
+            assert!(got.iter().zip(&want).all(|(got, want)| (*got > 0.0) == (*want > 0.0)), "the choice");
+            assert_close(&got, &want, 1e-5, 1e-5);
+            for (word, score) in read_u32(&logits).into_iter().zip(scores) {
+                let [got, need] = unpack(word);
+                let error = (got.to_f64() - score.ln()).abs();
+                assert!(error <= score.ln().abs() / 2000.0 + 1e-4 && need == f16::ZERO, "{got}, {score}");
+            }
         }
     }
 }

@@ -45,13 +45,29 @@ pub enum Prediction {
     Sample,
 }
 
-/// The two shapes a feed-forward network comes in.
+/// The shapes a feed-forward network comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FfnForm {
     /// `fc2(gelu_tanh(fc1 x))`, with biases.
     Gelu,
+    /// `fc2(silu(fc1 x))`, with biases. Experts do not have this form.
+    Silu,
     /// `down(silu(gate x) ⊙ up x)`, without biases.
     SwiGlu,
+}
+
+/// How the scores of token choice select experts and become their weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Router {
+    /// The largest scores; weights are their softmax over all experts, as in the official `DiffMoE` code.
+    #[default]
+    Softmax,
+    /// The largest `σ(score) + bias`; the weights are the σ of a token's experts, divided by their sum if there are several,
+    /// times `scale` (DeepSeek-V3; DSMoE, arXiv 2512.01252).
+    Sigmoid {
+        /// Sum of a token's weights.
+        scale: f32,
+    },
 }
 
 /// A model's shape. Made only by [`Config::from_json`], which has checked every number.
@@ -93,10 +109,19 @@ pub struct Config {
     /// Whether queries and keys go through a layer norm with weight and bias, head by head (eps 1e-5). No
     /// official model does; re-trainings by others do.
     pub qk_norm: bool,
-    /// `M`, the hidden width of one feed-forward network or expert.
+    /// Whether queries and keys are rotated by the position of their patch (2-D RoPE). Such a model has no position
+    /// embedding.
+    pub rope: bool,
+    /// Hidden width of the feed-forward network of a block without experts.
     pub ffn_hidden: usize,
-    /// Shape of the feed-forward networks and experts.
+    /// Shape of the feed-forward networks of blocks without experts.
     pub ffn_form: FfnForm,
+    /// `M`, the hidden width of an expert.
+    pub expert_hidden: usize,
+    /// Shape of the experts.
+    pub expert_form: FfnForm,
+    /// What token choice does with the scores of the gate.
+    pub router: Router,
     /// `E`; 0 for a dense model.
     pub num_experts: usize,
     /// Mean number of experts per token in training (`C` in the paper); for token choice the number itself.

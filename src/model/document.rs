@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::config::{Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, SamplingDefaults};
 use super::error::ConfigError;
 use super::labels::LabelTable;
+use super::moe_section::{Experts, MoeParams};
 use super::text_config::{TextConfig, TextSection};
 use super::width::ffn_width;
 
@@ -36,9 +37,6 @@ struct Document {
 fn one() -> f32 {
     1.0
 }
-fn one_expert() -> f64 {
-    1.0
-}
 fn four_channels() -> usize {
     4
 }
@@ -58,6 +56,7 @@ enum InputSize {
 }
 
 #[derive(Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "keys of the official files")]
 struct Params {
     input_size: InputSize,
     #[serde(default = "four_channels")]
@@ -74,7 +73,17 @@ struct Params {
     #[serde(default)]
     use_swiglu: bool,
     #[serde(default)]
+    mlp_act: Act,
+    #[serde(default)]
     qk_norm: bool,
+    #[serde(default)]
+    rope_type: Rope,
+    #[serde(default, rename = "norm_type")]
+    _norm: NormType,
+    #[serde(default)]
+    use_sinks: bool,
+    #[serde(default)]
+    enable_gqa: bool,
     #[serde(default)]
     prediction: Prediction,
     #[serde(default = "yes")]
@@ -85,22 +94,38 @@ struct Params {
     moe: Option<MoeParams>,
 }
 
+/// Activation of networks with two layers in blocks without experts.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Act {
+    #[default]
+    Gelu,
+    Silu,
+}
+
+/// Kinds of rotary position embedding.
+#[derive(Default, Deserialize, PartialEq)]
+enum Rope {
+    #[default]
+    #[serde(rename = "none")]
+    None,
+    #[serde(rename = "2d")]
+    Planar,
+}
+
+/// Norms in front of attention and feed-forward networks.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum NormType {
+    #[default]
+    LayerNorm,
+}
+
 #[derive(Deserialize)]
 struct DetailHeadParams {
     channels: usize,
     #[serde(default)]
     phase: bool,
-}
-
-#[derive(Deserialize)]
-struct MoeParams {
-    num_experts: usize,
-    #[serde(default = "one_expert")]
-    capacity: f64,
-    #[serde(default)]
-    n_shared_experts: Option<usize>,
-    #[serde(default = "yes")]
-    interleave: bool,
 }
 
 impl Config {
@@ -120,14 +145,18 @@ impl Config {
                 "a detail_head of 0 channels; it needs at least 1".into(),
             ));
         }
-        let shared = moe.as_ref().and_then(|m| m.n_shared_experts).unwrap_or(0);
-        // DiffMoE's shared expert is one GELU network of width 8D whatever their number; the
-        // baselines use a SwiGLU of width n·D.
-        let (shared_hidden, shared_form) = match (doc.kind, shared) {
-            (_, 0) | (Kind::Dense, _) => (0, FfnForm::Gelu),
-            (Kind::DiffMoe, _) => (d.saturating_mul(8), FfnForm::Gelu),
-            (Kind::Tc | Kind::Ec, n) => (d.saturating_mul(n), FfnForm::SwiGlu),
+        let dense_form = match (p.use_swiglu, p.mlp_act) {
+            (true, _) => FfnForm::SwiGlu,
+            (false, Act::Silu) => FfnForm::Silu,
+            (false, Act::Gelu) => FfnForm::Gelu,
         };
+        let ffn_hidden = ffn_width(d, p.mlp_ratio);
+        let form = if p.use_swiglu { FfnForm::SwiGlu } else { FfnForm::Gelu };
+        let experts = Experts::new(doc.kind, d, (ffn_hidden, form), moe.as_ref())?;
+        if p.use_sinks || p.enable_gqa {
+            let what = "use_sinks (attention sinks) or enable_gqa (grouped queries), which are not supported";
+            return Err(ConfigError::Invalid(what.into()));
+        }
         let mut labels = doc.labels;
         let text = doc.text.map(TextConfig::new).transpose()?;
         if labels.is_empty() && text.is_none() {
@@ -159,13 +188,17 @@ impl Config {
             num_heads: p.num_heads,
             head_dim: p.head_dim.unwrap_or(d / p.num_heads.max(1)),
             qk_norm: p.qk_norm,
-            ffn_hidden: ffn_width(d, p.mlp_ratio),
-            ffn_form: if p.use_swiglu { FfnForm::SwiGlu } else { FfnForm::Gelu },
+            rope: p.rope_type == Rope::Planar,
+            ffn_hidden,
+            ffn_form: dense_form,
+            expert_hidden: experts.hidden,
+            expert_form: experts.form,
+            router: experts.router,
             num_experts: moe.as_ref().map_or(0, |m| m.num_experts),
             capacity: moe.as_ref().map_or(1.0, |m| m.capacity),
             interleave: moe.as_ref().is_none_or(|m| m.interleave),
-            shared_hidden,
-            shared_form,
+            shared_hidden: experts.shared_hidden,
+            shared_form: experts.shared_form,
             labels,
             text,
             defaults: doc.defaults,
@@ -183,7 +216,7 @@ impl Config {
         if sizes.clone().any(|n| n == 0) {
             return wrong("a size is 0".into());
         }
-        let more = [self.ffn_hidden, self.num_experts, self.detail_channels];
+        let more = [self.ffn_hidden, self.expert_hidden, self.num_experts, self.detail_channels];
         if sizes.chain(more).any(|n| n > 1 << 16) {
             return wrong("a size is above 65,536".into());
         }
@@ -209,7 +242,8 @@ impl Config {
             ));
         }
         // The position embedding splits D in four, and the kernels read weights four at a time.
-        if [hidden_size, head_dim, self.ffn_hidden].iter().any(|n| !n.is_multiple_of(4)) {
+        let widths = [hidden_size, head_dim, self.ffn_hidden, self.expert_hidden];
+        if widths.iter().any(|n| !n.is_multiple_of(4)) {
             return wrong("hidden_size, head_dim and the FFN width must be multiples of 4".into());
         }
         if self.kind != Kind::Dense && !(1..=MOST_EXPERTS).contains(&self.num_experts) {

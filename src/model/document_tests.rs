@@ -1,6 +1,7 @@
 //! Tests of reading configurations: what is accepted, and what is refused and why.
 
 use super::*;
+use crate::model::Router;
 
 #[test]
 fn a_showcase_has_a_row_of_each_table() {
@@ -137,4 +138,31 @@ fn a_detail_head_needs_a_predicted_sample() {
     assert!(velocity.contains("prediction \"data\""), "{velocity}");
     let sigma = read(&format!(r#""prediction":"data",{}"#, head(5))).unwrap_err();
     assert!(sigma.contains("learn_sigma false"), "{sigma}");
+}
+
+#[test]
+fn a_sigmoid_router_is_read_with_its_experts() {
+    let read = |kind: &str, moe: &str| {
+        let text = format!(
+            r#"{{"kind":"{kind}","t_kind":"flow","params":{{"input_size":4,"num_classes":2,"patch_size":2,"depth":2,
+            "hidden_size":16,"num_heads":2,"mlp_ratio":3,"mlp_act":"silu","rope_type":"2d",
+            "MoE_config":{{"num_experts":4,"capacity":2,"moe_intermediate_size":12,"routed_scaling_factor":2.5{moe}}}}}}}"#
+        );
+        Config::from_json(&text).map_err(|error| error.to_string())
+    };
+    let config = read("tc", r#","router":"sigmoid""#).unwrap();
+    assert_eq!(config.router, Router::Sigmoid { scale: 2.5 });
+    assert_eq!((config.ffn_hidden, config.ffn_form), (48, FfnForm::Silu));
+    assert_eq!((config.expert_hidden, config.expert_form), (12, FfnForm::SwiGlu));
+    assert_eq!((config.shared_hidden, config.shared_form), (12, FfnForm::SwiGlu));
+    let names: Vec<_> = config.tensors().into_iter().map(|t| t.name).collect();
+    assert!(!names.iter().any(|name| name == "pos_embed"));
+    assert!(names.iter().any(|name| name == "blocks.1.mlp.gate.e_score_correction_bias"));
+    // Without the router the keys of its experts have no meaning, as in the official code.
+    let plain = read("tc", "").unwrap();
+    assert_eq!((plain.router, plain.expert_hidden, plain.shared_hidden), (Router::Softmax, 48, 0));
+    assert!(read("diffmoe", r#","router":"sigmoid""#).unwrap_err().contains("only token choice"));
+    assert!(read("tc", r#","router":"dice""#).unwrap_err().contains("`softmax` or `sigmoid`"));
+    let width = read("tc", r#","router":"sigmoid","moe_intermediate_size":10"#);
+    assert!(width.unwrap_err().contains("duplicate field"));
 }

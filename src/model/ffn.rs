@@ -13,6 +13,13 @@ pub(crate) enum Ffn<T> {
         /// `[D, M]`
         fc2: T,
     },
+    /// `fc2(silu(fc1 x))`
+    Silu {
+        /// `[M, D]`
+        fc1: T,
+        /// `[D, M]`
+        fc2: T,
+    },
     /// `down(silu(gate x) ⊙ up x)`, without biases
     SwiGlu {
         /// `[M, D]`
@@ -43,10 +50,11 @@ impl Ffn<LinearSpec> {
             }
             spec
         };
+        let fc1 = || layer("fc1", "fc1", [m, d]);
+        let fc2 = || layer("fc2", "fc2", [d, m]);
         match form {
-            FfnForm::Gelu => {
-                Self::Gelu { fc1: layer("fc1", "fc1", [m, d]), fc2: layer("fc2", "fc2", [d, m]) }
-            }
+            FfnForm::Gelu => Self::Gelu { fc1: fc1(), fc2: fc2() },
+            FfnForm::Silu => Self::Silu { fc1: fc1(), fc2: fc2() },
             FfnForm::SwiGlu => Self::SwiGlu {
                 gate_proj: layer("gate_proj", "gate_proj", [m, d]),
                 up_proj: layer("up_proj", "gate_proj", [m, d]),
@@ -64,6 +72,7 @@ impl<T> Ffn<T> {
     ) -> Result<Ffn<U>, E> {
         Ok(match self {
             Self::Gelu { fc1, fc2 } => Ffn::Gelu { fc1: layer(fc1)?, fc2: layer(fc2)? },
+            Self::Silu { fc1, fc2 } => Ffn::Silu { fc1: layer(fc1)?, fc2: layer(fc2)? },
             Self::SwiGlu { gate_proj, up_proj, down_proj } => Ffn::SwiGlu {
                 gate_proj: layer(gate_proj)?,
                 up_proj: layer(up_proj)?,
@@ -75,7 +84,7 @@ impl<T> Ffn<T> {
     /// `fc1` or `gate_proj`; `up_proj` where there is one; `fc2` or `down_proj`.
     pub(crate) fn layers(&self) -> (&T, Option<&T>, &T) {
         match self {
-            Self::Gelu { fc1, fc2 } => (fc1, None, fc2),
+            Self::Gelu { fc1, fc2 } | Self::Silu { fc1, fc2 } => (fc1, None, fc2),
             Self::SwiGlu { gate_proj, up_proj, down_proj } => (gate_proj, Some(up_proj), down_proj),
         }
     }

@@ -6,8 +6,10 @@ mod document;
 mod error;
 mod ffn;
 mod labels;
+mod moe_section;
 mod names;
 mod presets;
+mod rope;
 mod routing;
 mod shifts;
 mod spec;
@@ -18,7 +20,7 @@ mod weights;
 mod width;
 
 pub use config::{
-    Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, SamplingDefaults, Showcase,
+    Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, Router, SamplingDefaults, Showcase,
 };
 pub use error::ConfigError;
 pub(crate) use ffn::Ffn;
@@ -26,7 +28,8 @@ pub(crate) use labels::LabelRow;
 pub use labels::{LabelMix, LabelTable};
 pub(crate) use names::choices;
 pub use names::{UnknownName, one_of};
-pub use presets::{Preset, SIZES, UnknownPreset};
+pub use presets::{Preset, PresetFamily, SIZES, UnknownPreset};
+pub(crate) use rope::rotations;
 pub use routing::{Muted, MutedError, Routing, RoutingRule, Selection};
 pub use shifts::{Shift, Shifts, ShiftsError};
 pub(crate) use spec::LinearSpec;

@@ -8,24 +8,35 @@ use serde_json::json;
 use super::{Config, ConfigError, Kind, MOST_EXPERTS, Objective};
 
 /// A shape of the paper. Its name is `[dense-|diffmoe-|tc-|ec-]SIZE[-En][-flow|-ddpm]`, as in `L-E8`,
-/// `dense-XL-ddpm` or `ec-S-E16`, or `dit-moe-SIZE-nE2A` for DiT-MoE; case does not matter.
+/// `dense-XL-ddpm` or `ec-S-E16`; `dit-moe-SIZE-nE2A` is DiT-MoE, `dsmoe-SIZE-En` DSMoE. Case does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preset {
     /// Architecture.
     pub kind: Kind,
-    /// One of [`SIZES`].
+    /// One of [`SIZES`], or `3B` of DSMoE.
     pub size: &'static str,
     /// `E`; 0 for a dense model.
     pub experts: usize,
-    /// Whether this is DiT-MoE (Fei et al. 2024, arXiv 2407.11633) instead of a model from the paper: `SwiGLU` experts in
-    /// every block, top-2 token choice, and two shared experts.
-    pub is_dit_moe: bool,
+    /// Whose model it is.
+    pub family: PresetFamily,
     /// Kind of training.
     pub objective: Objective,
     /// Height and width of the latent: 32 for images of 256 pixels.
     pub input_size: [usize; 2],
     /// `L`, `D` and `H`.
     dimensions: [usize; 3],
+}
+
+/// Where the shape of a preset comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PresetFamily {
+    /// The `DiffMoE` paper.
+    Paper,
+    /// DiT-MoE (Fei et al. 2024, arXiv 2407.11633): `SwiGLU` experts in every block, top-2 token choice, and two shared
+    /// experts.
+    DitMoe,
+    /// DSMoE (Liu et al. 2025, arXiv 2512.01252): a sigmoid router, `SwiGLU` experts with one shared, 2-D RoPE.
+    DsMoe,
 }
 
 /// Names of the sizes.
@@ -51,7 +62,7 @@ fn dimensions(size: &str) -> [usize; 3] {
 #[error(
     "unknown preset {0:?}: names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm, \
      with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 64 experts, \
-     or dit-moe-S-8E2A, dit-moe-S-16E2A, dit-moe-B-8E2A, dit-moe-B-16E2A"
+     dit-moe-S-8E2A or -16E2A (S or B), or dsmoe-S-E16 or -E48 (S, B or L) or dsmoe-3B-E16"
 )]
 pub struct UnknownPreset(String);
 
@@ -63,6 +74,9 @@ impl FromStr for Preset {
         let name = text.to_lowercase();
         if let Some(rest) = name.strip_prefix("dit-moe-") {
             return Self::dit_moe(rest.strip_suffix("-ddpm").unwrap_or(rest)).ok_or_else(unknown);
+        }
+        if let Some(rest) = name.strip_prefix("dsmoe-") {
+            return Self::dsmoe(rest.strip_suffix("-flow").unwrap_or(rest)).ok_or_else(unknown);
         }
         let (name, objective) = match name.strip_suffix("-ddpm") {
             Some(rest) => (rest, Objective::Ddpm),
@@ -86,15 +100,19 @@ impl FromStr for Preset {
             return Err(unknown());
         }
         let input_size = if size == "S-128" { [16; 2] } else { [32; 2] };
-        let dimensions = dimensions(size);
-        Ok(Self { kind, size, experts, is_dit_moe: false, objective, input_size, dimensions })
+        let (family, dimensions) = (PresetFamily::Paper, dimensions(size));
+        Ok(Self { kind, size, experts, family, objective, input_size, dimensions })
     }
 }
 
 impl std::fmt::Display for Preset {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.is_dit_moe {
-            return write!(f, "DiT-MoE-{}-{}E2A-DDPM", self.size, self.experts);
+        match self.family {
+            PresetFamily::Paper => {}
+            PresetFamily::DitMoe => {
+                return write!(f, "DiT-MoE-{}-{}E2A-DDPM", self.size, self.experts);
+            }
+            PresetFamily::DsMoe => return write!(f, "DSMoE-{}-E{}-Flow", self.size, self.experts),
         }
         let kind = match self.kind {
             Kind::Dense => "Dense",
@@ -125,9 +143,36 @@ impl Preset {
             _ => return None,
         };
         let (kind, objective) = (Kind::Tc, Objective::Ddpm);
-        let dimensions = dimensions(size);
-        let input_size = [32; 2];
-        Some(Self { kind, size, experts, is_dit_moe: true, objective, input_size, dimensions })
+        let (family, dimensions) = (PresetFamily::DitMoe, dimensions(size));
+        Some(Self { kind, size, experts, family, objective, input_size: [32; 2], dimensions })
+    }
+
+    /// One of the published DSMoE models, named like `s-e16`.
+    fn dsmoe(name: &str) -> Option<Self> {
+        let (size, experts, dimensions) = match name {
+            "s-e16" => ("S", 16, [10, 384, 6]),
+            "s-e48" => ("S", 48, [12, 384, 6]),
+            "b-e16" => ("B", 16, [10, 768, 12]),
+            "b-e48" => ("B", 48, [12, 768, 12]),
+            "l-e16" => ("L", 16, [20, 1024, 16]),
+            "l-e48" => ("L", 48, [24, 1024, 16]),
+            "3b-e16" => ("3B", 16, [30, 1152, 16]),
+            _ => return None,
+        };
+        let (kind, objective) = (Kind::Tc, Objective::Flow);
+        let (family, input_size) = (PresetFamily::DsMoe, [32; 2]);
+        Some(Self { kind, size, experts, family, objective, input_size, dimensions })
+    }
+
+    /// Hidden width of an expert of DSMoE, and how many a token takes with weights of which sum.
+    fn choice_of_dsmoe(self) -> (usize, usize, f32) {
+        let width = match (self.size, self.experts) {
+            ("3B", _) => 2880,
+            ("L", 48) => 448,
+            (_, 48) => self.dimensions[1] / 3,
+            _ => 2 * self.dimensions[1],
+        };
+        if self.experts == 48 { (width, 5, 2.5) } else { (width, 2, 2.0) }
     }
 
     /// The configuration as JSON, in the form that checkpoints carry.
@@ -143,7 +188,15 @@ impl Preset {
             "input_size": input_size, "num_classes": 1000, "patch_size": 2, "depth": depth,
             "hidden_size": hidden_size, "num_heads": num_heads, "mlp_ratio": 4, "use_swiglu": false
         });
-        if self.is_dit_moe {
+        if self.family == PresetFamily::DsMoe {
+            let (width, chosen, scale) = self.choice_of_dsmoe();
+            params["mlp_act"] = json!("silu");
+            params["rope_type"] = json!("2d");
+            params["MoE_config"] = json!({
+                "router": "sigmoid", "num_experts": self.experts, "capacity": chosen, "moe_intermediate_size": width,
+                "routed_scaling_factor": scale, "interleave": true
+            });
+        } else if self.family == PresetFamily::DitMoe {
             params["use_swiglu"] = json!(true);
             params["MoE_config"] = json!({
                 "num_experts": self.experts, "capacity": 2, "n_shared_experts": 2, "interleave": false
@@ -228,6 +281,25 @@ mod tests {
         }
     }
 
+    /// From the shapes in the public code, block by block. The authors state 5% fewer activated parameters, from 30 to 965
+    /// million, without saying what they count.
+    #[test]
+    fn parameters_of_dsmoe_are_those_of_its_code() {
+        for (name, all, activated) in [
+            ("dsmoe-S-E16", 96_870_560, 34_939_040),
+            ("dsmoe-S-E48", 69_238_304, 31_194_656),
+            ("dsmoe-B-E16", 386_318_624, 138_592_544),
+            ("dsmoe-B-E48", 275_610_656, 123_436_064),
+            ("dsmoe-L-E16", 1_368_055_840, 487_252_000),
+            ("dsmoe-L-E48", 1_166_944_288, 456_796_192),
+            ("dsmoe-3B-E16", 3_101_669_024, 1_011_480_224),
+        ] {
+            let config = config(name);
+            let got = [config.parameters(), config.activated_parameters(config.capacity)];
+            assert_eq!(got, [all, activated], "{name}");
+        }
+    }
+
     /// What a token really meets at C = 1, router and predictor included.
     #[test]
     fn activated_parameters_count_one_expert_and_the_whole_router() {
@@ -249,6 +321,7 @@ mod tests {
             ("DiffMoE-S-E16-Flow", "DiffMoE-S-E16-Flow"),
             ("s-128-e16", "DiffMoE-S-128-E16-Flow"),
             ("dit-moe-b-16e2a", "DiT-MoE-B-16E2A-DDPM"),
+            ("dsmoe-3b-e16", "DSMoE-3B-E16-Flow"),
         ] {
             let preset: Preset = name.parse().unwrap();
             assert_eq!(preset.to_string(), full);
@@ -264,6 +337,9 @@ mod tests {
             "L-E8-vp",
             "dit-moe-XL-8E2A",
             "dit-moe-S-9E2A",
+            "dsmoe-3B-E48",
+            "dsmoe-S",
+            "dsmoe-S-E16-ddpm",
         ] {
             let error = name.parse::<Preset>().unwrap_err().to_string();
             assert!(error.contains("names are like"), "{error}");

@@ -22,7 +22,8 @@ pub enum Role {
     Norm,
     /// Bias of a linear layer, or shift of a norm.
     Bias,
-    /// Thresholds that predicted capacities are compared with.
+    /// What decides beside the scores on who takes a token: thresholds of predicted capacities, biases of a sigmoid router.
+    /// Not trained by gradients.
     Threshold,
     /// State of the trainer, which inference never reads; files may leave it out.
     Buffer,

@@ -13,7 +13,7 @@
 use std::fmt::Debug;
 use std::future::Future;
 
-use super::config::{Config, FfnForm, Kind};
+use super::config::{Config, FfnForm, Kind, Router};
 use super::ffn::Ffn;
 use super::spec::{LinearSpec, Role, TensorSpec};
 use super::text_config::TextConfig;
@@ -78,8 +78,8 @@ pub(crate) trait Source<L: Leaf> {
 /// The whole model.
 #[derive(Debug)]
 pub(crate) struct Weights<L: Leaf> {
-    /// `[T, D]`
-    pub(crate) pos_embed: L::Table,
+    /// `[T, D]`; none where queries and keys are rotated instead
+    pub(crate) pos_embed: Option<L::Table>,
     /// `x_embedder.proj`, `[D, C·p·p]`
     pub(crate) x_embedder: L::Linear,
     /// `t_embedder.mlp.0` and `.2`, `[D, 256]` and `[D, D]`
@@ -167,6 +167,8 @@ pub(crate) enum Mlp<L: Leaf> {
 pub(crate) struct Moe<L: Leaf> {
     /// `gate_weight` (`gate.weight` with token choice), `[E, D]`
     pub(crate) gate_weight: L::Linear,
+    /// `gate.e_score_correction_bias`, `[E]`: added to the scores for the selection; of a sigmoid router only
+    pub(crate) selection_bias: Option<L::Table>,
     /// `[E]`; empty unless the model is a `DiffMoE`
     pub(crate) expert_threshold: Vec<f32>,
     /// `E` of them
@@ -210,7 +212,7 @@ impl<L: Leaf> Weights<L> {
         let labels = config.labels.iter().map(|table| {
             TensorSpec::new(&table.tensor, &[table.null as usize + 1, d], Role::Table)
         });
-        let pos_embed = source.table(&positions)?;
+        let pos_embed = (!config.rope).then(|| source.table(&positions)).transpose()?;
         let x_embedder =
             source.linear(&outer("x_embedder.proj", &[d, config.in_channels, p, p]))?;
         let t_embedder = [
@@ -366,8 +368,8 @@ impl<L: Leaf> Moe<L> {
         };
         let all = format!("{name}.experts");
         let expert = |j: usize| {
-            let widths = [d, config.ffn_hidden];
-            Ffn::new(&format!("{all}.{j}"), Some(&all), config.ffn_form, widths)
+            let widths = [d, config.expert_hidden];
+            Ffn::new(&format!("{all}.{j}"), Some(&all), config.expert_form, widths)
         };
         // With token choice, the gate comes after the experts.
         let first = if is_tc { None } else { Some(source.linear(&gate)?) };
@@ -377,6 +379,10 @@ impl<L: Leaf> Moe<L> {
         }
         let experts = source.experts(&(0..e).map(expert).collect::<Vec<_>>())?;
         let gate_weight = first.map_or_else(|| source.linear(&gate), Ok)?;
+        let bias = format!("{name}.gate.e_score_correction_bias");
+        let bias = TensorSpec::new(bias, &[e], Role::Threshold);
+        let has_bias = matches!(config.router, Router::Sigmoid { .. });
+        let selection_bias = has_bias.then(|| source.table(&bias)).transpose()?;
         let capacity_predictor = if is_diffmoe {
             Some([source.linear(&predictor(0, d))?, source.linear(&predictor(2, e))?])
         } else {
@@ -387,7 +393,14 @@ impl<L: Leaf> Moe<L> {
         let has_shared = config.shared_hidden > 0;
         let shared = has_shared.then(|| shared.try_map(|layer| source.linear(layer)));
         let shared_experts = shared.transpose()?;
-        Ok(Self { gate_weight, expert_threshold, experts, capacity_predictor, shared_experts })
+        Ok(Self {
+            gate_weight,
+            selection_bias,
+            expert_threshold,
+            experts,
+            capacity_predictor,
+            shared_experts,
+        })
     }
 }
 

@@ -146,6 +146,7 @@ fn the_footprint_foresees_the_working_memory_to_the_byte() {
             "dense_flow",
             "tc_flow",
             "ec_flow",
+            "dsmoe",
             "detail_head",
         ] {
             let case = Case::open(name);

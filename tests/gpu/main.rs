@@ -6,7 +6,7 @@ mod case;
 mod detail_head;
 #[path = "../device/mod.rs"]
 mod device;
-mod dit_moe;
 mod joining;
 mod parity;
 mod promises;
+mod published;

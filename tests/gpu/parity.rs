@@ -69,6 +69,11 @@ fn dit_moe_forward_matches() {
 }
 
 #[test]
+fn dsmoe_forward_matches() {
+    check_taps("dsmoe");
+}
+
+#[test]
 fn expert_choice_forward_matches() {
     check_taps("ec_flow");
 }

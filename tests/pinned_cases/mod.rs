@@ -110,6 +110,12 @@ const TC: &str = r#"{"name":"tc","kind":"tc","t_kind":"flow","params":{"input_si
     "patch_size":2,"depth":3,"hidden_size":32,"num_heads":2,"learn_sigma":false,
     "MoE_config":{"num_experts":4,"capacity":2,"n_shared_experts":2}}}"#;
 
+/// A sigmoid router, rotary positions, `SiLU` in the block without experts.
+const SIGMOID: &str = r#"{"name":"sigmoid","kind":"tc","t_kind":"flow","params":{"input_size":[12,8],"num_classes":10,
+    "patch_size":2,"depth":3,"hidden_size":40,"num_heads":2,"mlp_act":"silu","rope_type":"2d","learn_sigma":false,
+    "MoE_config":{"router":"sigmoid","num_experts":6,"capacity":3,"moe_intermediate_size":28,
+    "routed_scaling_factor":2.5}}}"#;
+
 /// Expert choice.
 const EC: &str = r#"{"name":"ec","kind":"ec","t_kind":"flow","params":{"input_size":12,"num_classes":10,
     "patch_size":2,"depth":3,"hidden_size":32,"num_heads":2,"learn_sigma":false,
@@ -204,6 +210,7 @@ pub(crate) const CASES: &[Case] = &[
     // The other architectures.
     Case { name: "tc_8", model: random(TC), ..EIGHT },
     Case { name: "tc_heun_guided", model: random(TC), solver: "heun", guidance: 2.0, ..PLAIN },
+    Case { name: "sigmoid_8_guided", model: random(SIGMOID), solver: "heun", steps: 2, guidance: 2.0, ..EIGHT },
     Case { name: "ec", model: random(EC), ..PLAIN },
     Case { name: "ec_8_guided", model: random(EC), guidance: 2.0, ..EIGHT },
     Case { name: "ec_ddpm_joint", model: random(EC_DDPM), solver: "ddpm", guidance: 2.0, batch: 3, ..PLAIN },

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use diffmoe::model::{Config, FfnForm, Kind, RoutingRule};
+use diffmoe::model::{Config, FfnForm, Kind, Router, RoutingRule};
 
 type Rows = Vec<Vec<f64>>;
 
@@ -39,7 +39,6 @@ impl Reference<'_> {
         let c = self.config;
         let (t, p, [height, width]) = (c.tokens(), c.patch_size, c.input_size);
         let across = width / p;
-        let positions = self.numbers("pos_embed");
         let patches: Rows = (0..times.len() * t)
             .map(|s| {
                 let (b, row, column) = (s / t, s % t / across * p, s % t % across * p);
@@ -51,7 +50,8 @@ impl Reference<'_> {
             })
             .collect();
         let mut x = self.linear("x_embedder.proj", &patches);
-        for (s, row) in x.iter_mut().enumerate() {
+        let positions = if c.rope { Vec::new() } else { self.numbers("pos_embed") };
+        for (s, row) in x.iter_mut().enumerate().filter(|_| !c.rope) {
             row.iter_mut().zip(&positions[s % t * c.hidden_size..]).for_each(|(x, p)| *x += p);
         }
         let condition = self.condition(times, labels);
@@ -151,17 +151,22 @@ impl Reference<'_> {
     }
 
     fn attention(&self, name: &str, h: &Rows) -> Rows {
-        let Config { num_heads: heads, head_dim: d, qk_norm, .. } = *self.config;
+        let Config { num_heads: heads, head_dim: d, qk_norm, rope, .. } = *self.config;
+        let across = self.config.grid()[1];
         let t = self.config.tokens();
         let qkv = self.linear(&format!("{name}.qkv"), h);
         let part = |s: usize, which: usize, head: usize| -> Vec<f64> {
-            let raw = &qkv[s][(which * heads + head) * d..][..d];
-            let norm = ["q_norm", "k_norm"].get(which).filter(|_| qk_norm);
-            let Some(norm) = norm else { return raw.to_vec() };
-            let [weight, bias] =
-                ["weight", "bias"].map(|w| self.numbers(&format!("{name}.{norm}.{w}")));
-            let normal = normalised(raw, 1e-5);
-            (0..d).map(|i| normal[i] * weight[i] + bias[i]).collect()
+            let mut x = qkv[s][(which * heads + head) * d..][..d].to_vec();
+            if let Some(norm) = ["q_norm", "k_norm"].get(which).filter(|_| qk_norm) {
+                let [weight, bias] =
+                    ["weight", "bias"].map(|w| self.numbers(&format!("{name}.{norm}.{w}")));
+                let normal = normalised(&x, 1e-5);
+                x = (0..d).map(|i| normal[i] * weight[i] + bias[i]).collect();
+            }
+            if rope && which < 2 {
+                x = rotated(&x, [s % t / across, s % t % across]);
+            }
+            x
         };
         let mut mixed = vec![vec![0.0; heads * d]; h.len()];
         for head in 0..heads {
@@ -185,6 +190,10 @@ impl Reference<'_> {
                 let hidden = self.linear(&format!("{name}.fc1"), x);
                 self.linear(&format!("{name}.fc2"), &map(hidden, gelu))
             }
+            FfnForm::Silu => {
+                let hidden = self.linear(&format!("{name}.fc1"), x);
+                self.linear(&format!("{name}.fc2"), &map(hidden, silu))
+            }
             FfnForm::SwiGlu => {
                 let gate = map(self.linear(&format!("{name}.gate_proj"), x), silu);
                 let up = self.linear(&format!("{name}.up_proj"), x);
@@ -202,15 +211,25 @@ impl Reference<'_> {
         let c = self.config;
         let gate = if c.kind == Kind::Tc { "gate.weight" } else { "gate_weight" };
         let scores = product(h, &self.numbers(&format!("{name}.{gate}")), None);
-        let gate: Rows = scores.iter().map(|row| softmax(row)).collect();
-        let masks = self.route(name, h, &gate);
+        let (gate, masks) = match c.router {
+            Router::Softmax => {
+                let gate: Rows = scores.iter().map(|row| softmax(row)).collect();
+                let masks = self.route(name, h, &gate);
+                (gate, masks)
+            }
+            Router::Sigmoid { scale } => {
+                let bias = self.numbers(&format!("{name}.gate.e_score_correction_bias"));
+                let of = |row: &Vec<f64>| sigmoid_choice(row, &bias, c.capacity as usize, scale);
+                scores.iter().map(of).unzip()
+            }
+        };
         let mut y = if c.shared_hidden > 0 {
             self.ffn(&format!("{name}.shared_experts"), c.shared_form, h)
         } else {
             vec![vec![0.0; c.hidden_size]; h.len()]
         };
         for e in 0..c.num_experts {
-            let out = self.ffn(&format!("{name}.experts.{e}"), c.ffn_form, h);
+            let out = self.ffn(&format!("{name}.experts.{e}"), c.expert_form, h);
             let rows = y.iter_mut().zip(&out).zip(gate.iter().zip(&masks));
             for ((y, out), (gate, _)) in rows.filter(|(_, (_, mask))| **mask >> e & 1 == 1) {
                 y.iter_mut().zip(out).for_each(|(y, o)| *y += gate[e] * o);
@@ -268,6 +287,34 @@ impl Reference<'_> {
         }
         masks
     }
+}
+
+/// Weights and experts of a token under a sigmoid router.
+fn sigmoid_choice(scores: &[f64], bias: &[f64], count: usize, scale: f32) -> (Vec<f64>, u64) {
+    let weight: Vec<f64> = scores.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect();
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| (weight[b] + bias[b]).total_cmp(&(weight[a] + bias[a])));
+    order.truncate(count);
+    let sum = if count > 1 { order.iter().map(|&e| weight[e]).sum() } else { 1.0 };
+    let scaled = weight.iter().map(|w| w * f64::from(scale) / sum).collect();
+    (scaled, order.iter().map(|e| 1 << e).sum())
+}
+
+/// A query or key at a row and a column: its halves turn with one of them each, in pairs a quarter apart.
+fn rotated(x: &[f64], position: [usize; 2]) -> Vec<f64> {
+    let quarter = x.len() / 4;
+    let mut out = x.to_vec();
+    for (half, at) in position.into_iter().enumerate() {
+        for i in 0..quarter {
+            let angle = at as f64 * 10_000_f64.powf(-(i as f64) / quarter as f64);
+            let (sin, cos) = angle.sin_cos();
+            let first = half * 2 * quarter + i;
+            let (a, b) = (x[first], x[first + quarter]);
+            out[first] = a * cos - b * sin;
+            out[first + quarter] = a * sin + b * cos;
+        }
+    }
+    out
 }
 
 fn product(x: &Rows, weight: &[f64], bias: Option<&[f64]>) -> Rows {

@@ -8,7 +8,9 @@ use diffmoe::checkpoint::{Nearest, Source, nearest_family};
 use diffmoe::engine::{Footprint, WeightChoice};
 use diffmoe::gpu::{Gpu, Profile};
 use diffmoe::kernels::WeightPrecision;
-use diffmoe::model::{Config, FfnForm, Kind, Objective, Prediction, Preset, Storage, file_bytes};
+use diffmoe::model::{
+    Config, FfnForm, Kind, Objective, Prediction, Preset, Router, Storage, file_bytes,
+};
 use diffmoe::platform;
 
 use super::numbers::grouped;
@@ -267,14 +269,19 @@ fn fits_gpu(
 fn architecture(config: &Config) -> String {
     let kind = match config.kind {
         Kind::Dense => "dense DiT",
+        Kind::Tc if matches!(config.router, Router::Sigmoid { .. }) => {
+            "token-choice MoE DiT (DSMoE)"
+        }
         Kind::Tc => "token-choice MoE DiT",
         Kind::Ec => "expert-choice MoE DiT",
         Kind::DiffMoe => "DiffMoE",
     };
     let form = match config.ffn_form {
         FfnForm::Gelu => "GELU",
+        FfnForm::Silu => "SiLU",
         FfnForm::SwiGlu => "SwiGLU",
     };
+    let positions = if config.rope { " with 2-D RoPE" } else { "" };
     let experts = match config.moe_blocks().len() {
         0 => String::new(),
         layers => {
@@ -284,7 +291,7 @@ fn architecture(config: &Config) -> String {
         }
     };
     format!(
-        "{kind}, {} blocks, hidden size {}, {} heads of {}, {form}{experts}",
+        "{kind}, {} blocks, hidden size {}, {} heads of {}{positions}, {form}{experts}",
         config.depth, config.hidden_size, config.num_heads, config.head_dim
     )
 }

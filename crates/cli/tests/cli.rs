@@ -227,6 +227,7 @@ fn recorded_answers_are_met_by_both_backends() {
         "tc_flow",
         "ec_flow",
         "dit_moe",
+        "dsmoe",
         "detail_head",
     ];
     let mut cases: Vec<_> = names.map(fixture).into();

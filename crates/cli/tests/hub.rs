@@ -156,15 +156,22 @@ fn info_names_the_nearest_family_and_what_differs() {
 }
 
 #[test]
-fn dit_moe_files_are_described_converted_and_traced() {
+fn published_models_are_described_converted_and_traced() {
+    is_described_converted_and_traced("dit_moe", ["token-choice MoE DiT,", "blocks 0, 1"]);
+    let dsmoe =
+        ["token-choice MoE DiT (DSMoE)", "with 2-D RoPE, SiLU, 6 experts in 1 layers (blocks 1)"];
+    is_described_converted_and_traced("dsmoe", dsmoe);
+}
+
+/// Of every token, two experts.
+fn is_described_converted_and_traced(name: &str, described: [&str; 2]) {
     let folder = tempfile::tempdir().expect("a folder");
     let [out, trace] = ["model.safetensors", "routing.json"].map(|name| folder.path().join(name));
-    let source = text(&fixture("dit_moe"));
+    let source = text(&fixture(name));
     let [stdout, _] = succeeds(&["info", &source]);
-    assert!(stdout.contains("token-choice MoE DiT") && stdout.contains("blocks 0, 1"), "{stdout}");
+    assert!(described.iter().all(|part| stdout.contains(part)), "{stdout}");
     succeeds(&["convert", &source, "-o", &text(&out)]);
-    let [got, want] =
-        [&out, &fixture("dit_moe")].map(|path| Checkpoint::open(path).expect("a model"));
+    let [got, want] = [&out, &fixture(name)].map(|path| Checkpoint::open(path).expect("a model"));
     for tensor in want.list() {
         let [a, b] = [&got, &want].map(|c| c.read(&tensor.name).expect("numbers"));
         assert!(a == b, "{}", tensor.name);
@@ -175,7 +182,7 @@ fn dit_moe_files_are_described_converted_and_traced() {
     let [stdout, _] = succeeds(&["trace", &text(&trace)]);
     assert!(stdout.contains("whole run"), "{stdout}");
     let [rows, _] = succeeds(&["trace", &text(&trace), "--csv"]);
-    // A row for each of two steps and two layers, below the titles; every token takes two experts.
+    // A row for each pass of two steps and each layer, below the titles; every token takes two experts.
     let mut lines = rows.lines();
     let titles: Vec<_> = lines.next().expect("titles").split(',').collect();
     let at = titles.iter().position(|&title| title == "capacity").expect("a column");

@@ -79,8 +79,14 @@ class Config:
     num_heads: int
     head_dim: int
     qk_norm: bool
-    ffn_hidden: int
+    rope: bool  #: whether queries and keys are rotated by position (2-D RoPE) instead of a position embedding
+    ffn_hidden: int  #: width of the feed-forward network of a dense block
     swiglu: bool
+    mlp_act: str  #: activation of dense blocks without SwiGLU: gelu or silu
+    expert_hidden: int  #: width of an expert
+    expert_swiglu: bool
+    router: str  #: weights of token choice: softmax, or sigmoid (DSMoE)
+    router_scale: float  #: sum of the weights of a token with a sigmoid router
     num_experts: int
     capacity: float
     interleave: bool
@@ -147,6 +153,8 @@ def _read(document: dict) -> Config:
     params = document["params"]
     kind, width = document["kind"], params["hidden_size"]
     moe = params.get("MoE_config") or {}
+    ffn_hidden, swiglu = int(width * float(params.get("mlp_ratio", 4))), bool(params.get("use_swiglu", False))
+    experts = {"expert_hidden": ffn_hidden, "expert_swiglu": swiglu, "router": moe.get("router", "softmax"), "router_scale": 1.0}
     shared = moe.get("n_shared_experts") or 0
     # As in the official code: DiffMoE has one GELU network of width 8D regardless of n, the baselines a SwiGLU of width n·D.
     if not shared or kind == "dense":
@@ -155,6 +163,9 @@ def _read(document: dict) -> Config:
         shared_hidden, shared_swiglu = 8 * width, False
     else:
         shared_hidden, shared_swiglu = shared * width, True
+    if experts["router"] == "sigmoid":
+        shared_hidden, shared_swiglu = _sigmoid_experts(kind, moe, experts), True
+    _check_attention(params)
     tables = tuple(
         LabelTable(table["name"], table["tensor"], table["null"], tuple(table.get("values") or ()))
         for table in document.get("labels") or ()
@@ -184,8 +195,11 @@ def _read(document: dict) -> Config:
         num_heads=params["num_heads"],
         head_dim=params.get("head_dim") or width // max(params["num_heads"], 1),
         qk_norm=bool(params.get("qk_norm", False)),
-        ffn_hidden=int(width * params.get("mlp_ratio", 4)),
-        swiglu=bool(params.get("use_swiglu", False)),
+        rope=params.get("rope_type", "none") == "2d",
+        ffn_hidden=ffn_hidden,
+        swiglu=swiglu,
+        mlp_act=params.get("mlp_act", "gelu"),
+        **experts,
         num_experts=moe.get("num_experts", 0) if kind != "dense" else 0,
         capacity=float(moe.get("capacity", 1.0)),
         interleave=bool(moe.get("interleave", True)),
@@ -203,6 +217,31 @@ def _read(document: dict) -> Config:
             "showcase": (defaults.get("showcase") or {}).get("rows", []),
         },
     )
+
+
+def _sigmoid_experts(kind: str, moe: dict, experts: dict) -> int:
+    """Completes the experts of DSMoE, and returns the width of the shared one, that of all others."""
+    if kind != "tc":
+        raise ModelError('a sigmoid router requires kind "tc"')
+    if not moe.get("moe_intermediate_size"):
+        raise ModelError("a sigmoid router requires moe_intermediate_size, the width of an expert")
+    if (moe.get("topk_group") or 0) < (moe.get("n_group") or 0):
+        raise ModelError("topk_group below n_group: selection within groups is not supported")
+    if moe.get("skip_first2") or moe.get("use_shared_expert") is False:
+        raise ModelError("skip_first2, and use_shared_expert false, are not supported")
+    scale = moe.get("routed_scaling_factor", 1.0)
+    if not scale > 0:
+        raise ModelError(f"routed_scaling_factor must be above 0, got {scale}")
+    experts |= {"expert_hidden": moe["moe_intermediate_size"], "expert_swiglu": True, "router_scale": float(scale)}
+    return experts["expert_hidden"]
+
+
+def _check_attention(params: dict) -> None:
+    if params.get("use_sinks") or params.get("enable_gqa"):
+        raise ModelError("attention sinks (use_sinks) and grouped queries (enable_gqa) are not supported")
+    for key, known in (("rope_type", ("none", "2d")), ("norm_type", ("layernorm",)), ("mlp_act", ("gelu", "silu"))):
+        if params.get(key, known[0]) not in known:
+            raise ModelError(f"{key} is {params[key]!r}; {' and '.join(known)} are supported")
 
 
 def _detail_channels(params: dict) -> int:
@@ -245,11 +284,15 @@ def _check(config: Config) -> None:
     if config.prediction not in ("velocity", "data"):
         wrong(f'prediction is "{config.prediction}"; velocity and data are supported')
     sizes = [*config.input_size, config.patch_size, config.depth, config.hidden_size, config.num_heads]
-    if min(*sizes, config.head_dim, config.in_channels, config.ffn_hidden) < 1:
+    if min(*sizes, config.head_dim, config.in_channels, config.ffn_hidden, config.expert_hidden) < 1:
         wrong("every size must be at least 1")
     for side in config.input_size:
         if side % config.patch_size:
             wrong(f"input_size {side} must be a multiple of patch_size {config.patch_size}")
+    if config.router not in ("softmax", "sigmoid"):
+        wrong(f'router is "{config.router}"; softmax and sigmoid are supported')
+    if config.rope and config.head_dim % 4:
+        wrong(f"head_dim {config.head_dim} must be a multiple of 4")
     if config.hidden_size % 4:
         wrong(f"hidden_size {config.hidden_size} must be a multiple of 4")
     if config.kind != "dense" and not 1 <= config.num_experts <= MOST_EXPERTS:

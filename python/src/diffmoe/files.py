@@ -50,8 +50,9 @@ def find(name) -> Path:
 
 
 def official_name(name: str) -> str:
-    """The official name of a tensor: DiT-MoE has ``blocks.N.moe`` for ``blocks.N.mlp``."""
-    return re.sub(r"^(blocks\.[^.]+)\.moe\.", r"\1.mlp.", name)
+    """The official name of a tensor: DiT-MoE has ``blocks.N.moe`` for ``blocks.N.mlp``, DSMoE ``experts.blocks`` for ``experts``."""
+    name = re.sub(r"^(blocks\.[^.]+)\.moe\.", r"\1.mlp.", name)
+    return re.sub(r"^(blocks\.[^.]+\.mlp\.experts)\.blocks\.", r"\1.", name)
 
 
 class TensorFile:

@@ -44,12 +44,13 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
-def ffn(weights: dict, name: str, x: np.ndarray) -> np.ndarray:
-    """Feed-forward network: GELU with biases, or SwiGLU without."""
+def ffn(weights: dict, name: str, x: np.ndarray, act: str = "gelu") -> np.ndarray:
+    """Feed-forward network: GELU or SiLU with biases, or SwiGLU without."""
     if f"{name}.gate_proj.weight" in weights:
         gate = silu(linear(weights, f"{name}.gate_proj", x))
         return linear(weights, f"{name}.down_proj", gate * linear(weights, f"{name}.up_proj", x))
-    return linear(weights, f"{name}.fc2", gelu(linear(weights, f"{name}.fc1", x)))
+    hidden = linear(weights, f"{name}.fc1", x)
+    return linear(weights, f"{name}.fc2", silu(hidden) if act == "silu" else gelu(hidden))
 
 
 def heads(x: np.ndarray, parts: int, count: int) -> list[np.ndarray]:
@@ -57,6 +58,23 @@ def heads(x: np.ndarray, parts: int, count: int) -> list[np.ndarray]:
     batch, tokens, width = x.shape
     split = x.reshape(batch, tokens, parts, count, width // (parts * count))
     return list(split.transpose(2, 0, 3, 1, 4))
+
+
+def rotations(grid: tuple[int, int], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of 2-D RoPE ``[T, d/2]``: the first half of them for rows, the second for columns."""
+    quarter = width // 4
+    frequencies = 10000.0 ** (-np.arange(quarter) / quarter)
+    row, column = (at.reshape(-1, 1) * frequencies for at in np.indices(grid))
+    angles = np.concatenate([row, column], axis=1)
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def rotate(x: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+    """Rotates queries or keys ``[B, H, T, d]``. In each half of a head, numbers ``i`` and ``i + d/4`` are a pair."""
+    pairs = x.reshape(*x.shape[:-1], 2, 2, x.shape[-1] // 4)
+    a, b = pairs[..., 0, :], pairs[..., 1, :]
+    cos, sin = (part.reshape(len(part), 2, -1) for part in (cos, sin))
+    return np.stack([a * cos - b * sin, b * cos + a * sin], axis=-2).reshape(x.shape)
 
 
 def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:

@@ -13,10 +13,10 @@ import numpy as np
 
 from . import layers
 from .config import Config
-from .layers import attend, conv3x3, ffn, heads, layer_norm, linear, sigmoid, silu, softmax
-from .routing import Routing, route
+from .layers import attend, conv3x3, ffn, heads, layer_norm, linear, rotate, sigmoid, silu, softmax
+from .routing import Routing, choose, route
 from .text import Encoded
-from .weights import TIME_DIMS, router_name
+from .weights import SELECTION_BIAS, TIME_DIMS, router_name
 
 
 @dataclass
@@ -25,7 +25,7 @@ class LayerRouting:
 
     block: int
     taken: np.ndarray  #: whether an expert took a token ``[S, E]``, bool
-    gate: np.ndarray  #: gate logits ``[S, E]``
+    gate: np.ndarray  #: gate logits ``[S, E]``; with a sigmoid router the logarithms of its scores
     need: np.ndarray | None  #: capacity predictor logits ``[S, E]``
     thresholds: np.ndarray | None  #: thresholds in effect, as probabilities ``[E]``
 
@@ -35,6 +35,7 @@ class Model:
 
     def __init__(self, config: Config, weights: dict[str, np.ndarray]):
         self.config, self.weights = config, weights
+        self.rotations = layers.rotations(config.grid, config.head_dim) if config.rope else None
 
     def forward(
         self,
@@ -54,7 +55,9 @@ class Model:
         taps = {} if taps is None else taps
         x = np.asarray(x, np.float32)
         condition = silu(self._condition(np.asarray(t, np.float32), labels, text))
-        h = self._patches(x) + w["pos_embed"]
+        h = self._patches(x)
+        if not c.rope:
+            h = h + w["pos_embed"]
         routings = []
         for i in range(c.depth):
             h, layer = self._block(i, h, condition, text, routing, taps)
@@ -101,6 +104,8 @@ class Model:
         q, k, v = heads(linear(w, f"{block}.attn.qkv", _modulated(x, shift, scale)), 3, c.num_heads)
         if c.qk_norm:
             q, k = (self._head_norm(f"{block}.attn.{part}", y) for part, y in (("q_norm", q), ("k_norm", k)))
+        if c.rope:
+            q, k = (rotate(y, *self.rotations) for y in (q, k))
         x = x + gate[:, None] * linear(w, f"{block}.attn.proj", attend(q, k, v))
         if text is not None:
             memory = taps[f"{block}.kv"] = text.memory[i]
@@ -113,7 +118,7 @@ class Model:
             y, layer = self._moe(i, h.reshape(-1, c.hidden_size), routing, taps)
             y = y.reshape(h.shape)
         else:
-            y, layer = ffn(w, f"{block}.mlp", h), None
+            y, layer = ffn(w, f"{block}.mlp", h, c.mlp_act), None
         return x + gate[:, None] * y, layer
 
     def _head_norm(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -123,7 +128,12 @@ class Model:
         """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``."""
         c, w, name = self.config, self.weights, f"blocks.{i}.mlp"
         gate_logits = x @ w[router_name(c, name)].T
-        gate = softmax(gate_logits)
+        if c.router == "sigmoid":
+            scores = sigmoid(gate_logits)
+            gate_logits = -np.logaddexp(np.float32(0), -gate_logits)
+            gate = choose(scores, w[f"{name}.{SELECTION_BIAS}"], int(c.capacity), c.router_scale)
+        else:
+            gate = softmax(gate_logits)
         need = capacity = thresholds = None
         if c.kind == "diffmoe":
             hidden = silu(linear(w, f"{name}.capacity_predictor.0", x))

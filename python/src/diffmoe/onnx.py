@@ -69,11 +69,13 @@ class _Graph:
     def split(self, x: str, parts: int) -> list[str]:
         return self.op("Split", x, axis=-1, num_outputs=parts, outputs=parts)
 
-    def ffn(self, name: str, x: str) -> str:
+    def ffn(self, name: str, x: str, act: str = "gelu") -> str:
         if f"{name}.gate_proj.weight" in self.tensors:
             gate = self.silu(self.linear(f"{name}.gate_proj", x))
             return self.linear(f"{name}.down_proj", self.op("Mul", gate, self.linear(f"{name}.up_proj", x)))
-        return self.linear(f"{name}.fc2", self.op("Gelu", self.linear(f"{name}.fc1", x), approximate="tanh"))
+        hidden = self.linear(f"{name}.fc1", x)
+        hidden = self.silu(hidden) if act == "silu" else self.op("Gelu", hidden, approximate="tanh")
+        return self.linear(f"{name}.fc2", hidden)
 
 
 class _Writer:
@@ -94,7 +96,7 @@ class _Writer:
             strides=[c.patch_size] * 2,
         )
         tokens = g.op("Transpose", g.op("Reshape", patches, g.shape(0, c.hidden_size, c.tokens)), perm=[0, 2, 1])
-        h = g.op("Add", tokens, g.weight("pos_embed"))
+        h = tokens if c.rope else g.op("Add", tokens, g.weight("pos_embed"))
         for i in range(c.depth):
             h = self.block(i, h, condition)
         shift, scale = self.modulation("final_layer.adaLN_modulation.1", condition, 2)
@@ -130,7 +132,7 @@ class _Writer:
             y = self.experts(f"{name}.mlp", g.op("Reshape", h, g.shape(-1, c.hidden_size)))
             y = g.op("Reshape", y, g.shape(-1, c.tokens, c.hidden_size))
         else:
-            y = g.ffn(f"{name}.mlp", h)
+            y = g.ffn(f"{name}.mlp", h, c.mlp_act)
         return g.op("Add", x, g.op("Mul", parts[5], y))
 
     def attention(self, name: str, x: str) -> str:
@@ -143,18 +145,35 @@ class _Writer:
         if c.qk_norm:
             q = g.normal(q, c.head_dim, layers.HEAD_EPS, f"{name}.q_norm")
             k = g.normal(k, c.head_dim, layers.HEAD_EPS, f"{name}.k_norm")
+        if c.rope:
+            q, k = self.rotated(q), self.rotated(k)
         scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
         scores = g.op("Softmax", g.op("Mul", scores, g.constant(c.head_dim**-0.5)), axis=-1)
         mixed = g.op("Transpose", g.op("MatMul", scores, v), perm=[0, 2, 1, 3])
         return g.linear(f"{name}.proj", g.op("Reshape", mixed, g.shape(0, 0, c.num_heads * c.head_dim)))
+
+    def rotated(self, x: str) -> str:
+        """Queries or keys ``[B, H, T, d]`` after 2-D RoPE: ``x·cos + partner·sin``, with a sign in the sines."""
+        c, g = self.c, self.g
+        quarter = c.head_dim // 4
+        cos, sin = (part.reshape(c.tokens, 2, 1, quarter) for part in layers.rotations(c.grid, c.head_dim))
+        cos = np.concatenate([cos, cos], axis=2).reshape(c.tokens, c.head_dim)
+        sin = np.concatenate([-sin, sin], axis=2).reshape(c.tokens, c.head_dim)
+        parts = g.split(x, 4)
+        partner = g.op("Concat", *(parts[i] for i in (1, 0, 3, 2)), axis=-1)
+        turned = (g.op("Mul", of, g.constant(by, f"rotation_{i}")) for i, (of, by) in enumerate(((x, cos), (partner, sin))))
+        return g.op("Add", *turned)
 
     def experts(self, name: str, x: str) -> str:
         """The MoE layer, on all tokens of the batch ``[S, D]``."""
         c, g = self.c, self.g
         router = weights.router_name(c, name)
         logits = g.op("MatMul", x, g.constant(g.tensors[router].T, f"{router}.T"))
-        gate = g.op("Softmax", logits, axis=-1)
-        taken = self.taken(name, x, gate)
+        if c.router == "sigmoid":
+            gate, taken = self.choice(name, g.op("Sigmoid", logits))
+        else:
+            gate = g.op("Softmax", logits, axis=-1)
+            taken = self.taken(name, x, gate)
         if c.shared_hidden:
             y = g.ffn(f"{name}.shared_experts", x)
         else:
@@ -173,6 +192,16 @@ class _Writer:
             # An expert's rows are distinct, so the result does not depend on the order of the additions.
             y = g.op("ScatterND", y, g.op("Transpose", places, perm=[1, 0]), out, reduction="add")
         return y
+
+    def choice(self, name: str, scores: str) -> tuple[str, str]:
+        """Weights and mask ``[S, E]`` of a sigmoid router."""
+        c, g, count = self.c, self.g, int(self.c.capacity)
+        taken = self.best(g.op("Add", scores, g.weight(f"{name}.{weights.SELECTION_BIAS}")), count, c.num_experts)
+        gate = g.op("Mul", scores, g.op("Cast", taken, to=g.onnx.TensorProto.FLOAT))
+        if count > 1:
+            total = g.op("ReduceSum", gate, g.shape(-1), keepdims=1)
+            gate = g.op("Div", gate, g.op("Add", total, g.constant(1e-20, "least")))
+        return g.op("Mul", gate, g.constant(c.router_scale, "router_scale")), taken
 
     def taken(self, name: str, x: str, gate: str) -> str:
         """Boolean routing mask ``[S, E]``: which experts process which tokens."""

@@ -66,6 +66,14 @@ def token_choice(gate: np.ndarray, count: int) -> np.ndarray:
     return taken
 
 
+def choose(scores: np.ndarray, bias: np.ndarray, count: int, scale: float) -> np.ndarray:
+    """Weights of a sigmoid router ``[S, E]``: those of the ``count`` experts with the largest score plus bias, 0 elsewhere."""
+    chosen = np.where(token_choice(scores + bias, count), scores, np.float32(0))
+    if count > 1:
+        chosen = chosen / (chosen.sum(1, keepdims=True) + np.float32(1e-20))
+    return chosen * np.float32(scale)
+
+
 def take_best(gate: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Expert ``e`` takes the ``counts[e]`` tokens with the largest gate; ``gate`` is ``[..., S, E]``."""
     order = np.argsort(-gate, axis=-2, kind="stable")

@@ -13,6 +13,8 @@ from .files import TensorFile
 #: Training state that inference does not need.
 OPTIONAL = (".ema_decay",)
 TIME_DIMS = 256
+#: Added to the scores of a sigmoid router for the selection.
+SELECTION_BIAS = "gate.e_score_correction_bias"
 
 
 def _linear(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -38,8 +40,10 @@ def router_name(config: Config, layer: str) -> str:
 def _moe(c: Config, name: str):
     width, experts = c.hidden_size, c.num_experts
     yield router_name(c, name), (experts, width)
+    if c.router == "sigmoid":
+        yield f"{name}.{SELECTION_BIAS}", (experts,)
     for e in range(experts):
-        yield from _ffn(f"{name}.experts.{e}", width, c.ffn_hidden, c.swiglu)
+        yield from _ffn(f"{name}.experts.{e}", width, c.expert_hidden, c.expert_swiglu)
     if c.kind == "diffmoe":
         yield f"{name}.expert_threshold", (experts,)
         yield f"{name}.ema_decay", (1,)
@@ -82,7 +86,8 @@ def _block(c: Config, i: int):
 def tensors(c: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor of a model, in the official names; ``Linear.weight`` is ``[out, in]``."""
     width, patch = c.hidden_size, c.patch_size
-    yield "pos_embed", (1, c.tokens, width)
+    if not c.rope:
+        yield "pos_embed", (1, c.tokens, width)
     yield "x_embedder.proj.weight", (width, c.in_channels, patch, patch)
     yield "x_embedder.proj.bias", (width,)
     yield from _linear("t_embedder.mlp.0", width, TIME_DIMS)

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::router::Assignments;
 use crate::engine::contract::{LayerRouting, Scores};
-use crate::model::{Config, Kind};
+use crate::model::{Config, Kind, rotations};
 use crate::simd::math::{add_gated, add_scaled, modulated_norm};
 use crate::simd::threads::{Scratch, ScratchPool, row_chunk};
 
@@ -27,11 +27,13 @@ pub(super) struct Activations {
     pub(super) attended: Vec<f32>,
     /// Patches of the input, `[S, C·p·p]`, and of the output, `[S, p·p·C_out]`
     pub(super) patches: Vec<f32>,
-    /// Softmax of the gate, `[S, E]`
+    /// Angles of queries and keys by token, as cosine and sine, `[T, d/2]`; empty without rotary positions
+    pub(super) rotations: Vec<[f32; 2]>,
+    /// Weights of the experts, `[S, E]`: softmax of the gate; with a sigmoid router 0 where an expert is not chosen
     pub(super) gate: Vec<f32>,
     /// Sigmoid of the capacity predictor, `[S, E]`; empty unless the model is a `DiffMoE`
     pub(super) need: Vec<f32>,
-    /// Both before softmax and sigmoid; `None` unless they are recorded
+    /// Both as they are recorded; `None` unless they are
     pub(super) scores: Option<Scores>,
     /// Which experts take a token, `[S]`, one bit each
     pub(super) masks: Vec<u64>,
@@ -60,6 +62,7 @@ impl Activations {
             qkv: vec![0.0; s * 3 * attn],
             attended: vec![0.0; s * attn],
             patches: vec![0.0; s * patch],
+            rotations: if config.rope { rotations(config) } else { Vec::new() },
             gate: vec![0.0; s * e],
             need: vec![0.0; if diff { s * e } else { 0 }],
             scores: None,

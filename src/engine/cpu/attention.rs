@@ -15,17 +15,23 @@ pub(super) fn attention(config: &Config, w: &SelfAttention<OnCpu>, a: &mut Activ
         (config.hidden_size, config.tokens(), config.num_heads, config.head_dim);
     let attn = heads * width;
     modulate(a, config, 0);
-    let Activations { h, qkv, attended, scratch, .. } = a;
+    let Activations { h, qkv, attended, rotations, scratch, .. } = a;
 
     let rows = row_chunk(h.len() / d);
     qkv.par_chunks_mut(rows * 3 * attn).enumerate().for_each(|(chunk, qkv)| {
         w.qkv.apply(|r| row_of(h, d, chunk * rows + r), qkv);
-        let Some(norms) = &w.qk_norm else { return };
         // A row holds the queries of all heads, then their keys.
-        for row in qkv.chunks_exact_mut(3 * attn) {
-            for (part, [weight, bias]) in row.chunks_exact_mut(attn).zip(norms.as_chunks().0) {
+        let norms = w.qk_norm.as_ref().map_or(&[][..], |norms| norms.as_chunks().0);
+        for (r, row) in qkv.chunks_exact_mut(3 * attn).enumerate() {
+            for (part, [weight, bias]) in row.chunks_exact_mut(attn).zip(norms) {
                 for head in part.chunks_exact_mut(width) {
                     head_norm(head, weight, bias);
+                }
+            }
+            if config.rope {
+                let angles = &rotations[(chunk * rows + r) % t * (width / 2)..][..width / 2];
+                for head in row[..2 * attn].chunks_exact_mut(width) {
+                    rotate(head, angles);
                 }
             }
         }
@@ -41,6 +47,17 @@ pub(super) fn attention(config: &Config, w: &SelfAttention<OnCpu>, a: &mut Activ
     });
 
     project_heads(config, &w.proj, a, Some(2));
+}
+
+/// Turns a query or key by the angles of its token: in each half of it, the numbers `i` and `i + d/4` are a pair.
+fn rotate(head: &mut [f32], angles: &[[f32; 2]]) {
+    let quarter = head.len() / 4;
+    for (half, angles) in head.chunks_exact_mut(2 * quarter).zip(angles.chunks_exact(quarter)) {
+        let (first, second) = half.split_at_mut(quarter);
+        for ((a, b), &[cos, sin]) in first.iter_mut().zip(second).zip(angles) {
+            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+        }
+    }
 }
 
 /// `x += proj(heads)`, gated by a part of the modulation if one is given.

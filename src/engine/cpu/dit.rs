@@ -1,7 +1,7 @@
 //! The forward pass, from noisy sample to velocity or noise.
 //!
 //! ```text
-//! x = patches(sample) + positions                                   [S, D]    unit 0
+//! x = patches(sample) + positions, if they are not in attention     [S, D]    unit 0
 //! c = mlp(sinusoid(t)) + prompt + Σ labels, or blends of two         [B, D]
 //! for each block, with (shift, scale, gate) ×2 = Linear(SiLU(c)):
 //!     x += gate ⊙ Attention(LN(x)·(1 + scale) + shift)                        unit 1 + 2i
@@ -146,7 +146,8 @@ fn embed_patches(config: &Config, w: &Weights, a: &mut Activations, sample: &[f3
         let first = chunk * rows;
         w.x_embedder.apply(|r| row_of(patches, width, first + r), x);
         for (r, x) in x.chunks_exact_mut(d).enumerate() {
-            let position = row_of(&w.pos_embed, d, (first + r) % t);
+            let Some(positions) = &w.pos_embed else { break };
+            let position = row_of(positions, d, (first + r) % t);
             x.iter_mut().zip(position).for_each(|(x, p)| *x += p);
         }
     });

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use web_time::Instant;
 
 use super::activations::{Activations, add_rows, row_of};
-use super::router::{RouteSelect, route};
+use super::router::{RouteSelect, route, weigh_chosen};
 use super::weights::{Linear, OnCpu};
 use crate::engine::contract;
-use crate::model::{Config, Ffn, Moe, Routing, Selection, Shifts};
+use crate::model::{Config, Ffn, Moe, Router, Routing, Selection, Shifts};
 use crate::simd::math::{add_scaled, gelu, sigmoid, silu, silu_times, softmax_rows};
 use crate::simd::threads::{Scratch, row_chunk};
 
@@ -23,11 +23,12 @@ impl Ffn<Linear> {
     ) {
         let Scratch { hidden, up, .. } = scratch;
         match self {
-            Self::Gelu { fc1, fc2 } => {
+            Self::Gelu { fc1, fc2 } | Self::Silu { fc1, fc2 } => {
                 let m = fc1.outputs();
                 hidden.resize(out.len() / fc2.outputs() * m, 0.0);
                 fc1.apply(x, hidden);
-                gelu(hidden);
+                let activate = if matches!(self, Self::Silu { .. }) { silu } else { gelu };
+                activate(hidden);
                 fc2.apply(|r| row_of(hidden, m, r), out);
             }
             Self::SwiGlu { gate_proj, up_proj, down_proj } => {
@@ -110,8 +111,21 @@ fn score(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
         gate.par_chunks_mut(rows * e).zip(recorded(gate_record, rows * e, h.len() / d * e));
     chunks.enumerate().for_each(|(chunk, (gate, record))| {
         layer.gate_weight.apply(|r| row_of(h, d, chunk * rows + r), gate);
-        keep(record, gate);
-        softmax_rows(gate, e, 1.0);
+        match (config.router, &layer.selection_bias) {
+            (Router::Sigmoid { scale }, Some(bias)) => {
+                sigmoid(gate);
+                if !record.is_empty() {
+                    keep(record, &gate.iter().map(|score| score.ln()).collect::<Vec<_>>());
+                }
+                for row in gate.chunks_exact_mut(e) {
+                    weigh_chosen(row, bias, config.experts_of_token(), scale);
+                }
+            }
+            _ => {
+                keep(record, gate);
+                softmax_rows(gate, e, 1.0);
+            }
+        }
     });
     let Some([first, second]) = &layer.capacity_predictor else { return };
     let chunks =

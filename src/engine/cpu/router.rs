@@ -7,7 +7,7 @@ use crate::model::Selection;
 
 /// What selections look at, over all `S` tokens of a pass.
 pub(super) struct RouteSelect<'a> {
-    /// Softmax of the gate over the experts, `[S, E]`.
+    /// Weights of the experts, `[S, E]`: softmax of the gate, or what [`weigh_chosen`] leaves.
     pub(super) gate: &'a [f32],
     /// Sigmoid of the capacity predictor, `[S, E]`; empty unless the model is a `DiffMoE`.
     pub(super) need: &'a [f32],
@@ -86,6 +86,21 @@ fn token_choice(count: usize, experts: usize, gate: &[f32], masks: &mut [u64]) {
             *mask |= 1 << e;
         }
     }
+}
+
+/// With a sigmoid router: a token takes the `count` experts whose scores are largest after adding `bias`, the first of equal
+/// ones. Their scores become weights, which sum to `scale` if there are several; those of the others become 0, so
+/// that [`token_choice`] finds the same experts.
+pub(super) fn weigh_chosen(scores: &mut [f32], bias: &[f32], count: usize, scale: f32) {
+    /// Keeps the sum above 0, as in the code of DeepSeek-V3.
+    const LEAST: f32 = 1e-20;
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| (scores[b] + bias[b]).total_cmp(&(scores[a] + bias[a])));
+    let (chosen, others) = order.split_at(count);
+    let sum = chosen.iter().map(|&e| scores[e]).sum::<f32>() + LEAST;
+    let factor = if count > 1 { scale / sum } else { scale };
+    chosen.iter().for_each(|&e| scores[e] *= factor);
+    others.iter().for_each(|&e| scores[e] = 0.0);
 }
 
 /// For each expert the tokens that it takes, in ascending order, one after the other.
@@ -170,6 +185,23 @@ mod tests {
     fn a_token_chooses_the_first_of_equal_experts() {
         assert_eq!(routed(&config("tc", 1.0), Routing::default(), &[]), [1, 1, 1, 2, 1, 1, 1, 2]);
         assert_eq!(routed(&config("tc", 2.0), Routing::default(), &[]), [3; 8]);
+    }
+
+    #[test]
+    fn a_bias_selects_experts_and_leaves_their_weights() {
+        let weighed = |bias: [f32; 4], count, scale| {
+            let mut scores = [0.5, 0.25, 0.75, 0.25];
+            weigh_chosen(&mut scores, &bias, count, scale);
+            scores
+        };
+        assert_eq!(weighed([0.0; 4], 2, 2.5), [1.0, 0.0, 1.5, 0.0]);
+        assert_eq!(weighed([0.0, 0.0, -1.0, 0.5], 2, 3.0), [2.0, 0.0, 0.0, 1.0]);
+        assert_eq!(weighed([-1.0, 0.0, -1.0, 0.0], 1, 2.0), [0.0, 0.5, 0.0, 0.0], "no division");
+        let all = weighed([0.0; 4], 4, 1.75);
+        assert_eq!(all, [0.5, 0.25, 0.75, 0.25]);
+        let mut none = [0.0; 3];
+        weigh_chosen(&mut none, &[0.0; 3], 2, 1.0);
+        assert_eq!(none, [0.0; 3], "no division by 0");
     }
 
     #[test]

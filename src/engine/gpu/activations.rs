@@ -135,7 +135,7 @@ buffers! {
     |of| {
         /// `[S, D]`: hidden layer of the capacity predictor.
         predictor_hidden: "predictor hidden", [of.tokens(), of.config.hidden_size];
-        /// `[S, E]`: softmax of the gate over experts.
+        /// `[S, E]`: weights of the experts, by default softmax of the gate.
         gate: "gate", [of.tokens(), of.config.num_experts];
         /// `[S, E]`: sigmoid of the capacity predictor.
         need: "need", [of.tokens(), of.config.num_experts];
@@ -150,7 +150,7 @@ buffers! {
         /// `[E, S]`, u32: tokens of each expert.
         chosen: "chosen", [of.config.num_experts, of.tokens()];
         /// `[n, M]`, n ≤ E·S: hidden rows of the experts.
-        expert_hidden: "expert hidden", [of.packed(of.config.ffn_hidden), of.config.ffn_hidden];
+        expert_hidden: "expert hidden", [of.packed(of.config.expert_hidden), of.config.expert_hidden];
         /// `[n, D]`, n ≤ E·S: output rows of the experts.
         expert_output: "expert output", [of.packed(of.config.hidden_size), of.config.hidden_size];
         /// `[S, 8D]` or `[S, n·D]`: hidden layer of the shared expert; empty if there is none.

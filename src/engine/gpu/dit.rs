@@ -12,7 +12,7 @@ use crate::gpu::{Gpu, Profile, Tape, Tensor};
 use crate::kernels::linear_normal::LONGEST_ROW;
 use crate::kernels::{
     Attention, EmbedCondition, Epilogue, HeadNorm, Linear, Matrix, Modulate, Norm, NormedLinear,
-    Patchify, Unpatchify,
+    Patchify, RotateHeads, Unpatchify,
 };
 use crate::model::{Config, CrossAttention, Ffn, Mlp, RoutingRule};
 use crate::scheduler::Latent;
@@ -117,7 +117,7 @@ impl Network<'_> {
             y: &a.patches,
         };
         t.push(gpu, scope, &patchify);
-        let positions = Epilogue::Table(&w.pos_embed);
+        let positions = w.pos_embed.as_ref().map_or(Epilogue::Store, Epilogue::Table);
         Linear::new(&a.patches, &w.x_embedder, &a.x).ending(positions).record(gpu, t, scope);
         tape
     }
@@ -147,6 +147,9 @@ impl Network<'_> {
         if let Some(norms) = &w.attn.qk_norm {
             let affine = &norms.rows;
             t.push(gpu, scope, &HeadNorm { affine, heads, qkv: &a.qkv });
+        }
+        if let Some(angles) = &weights.rotations {
+            t.push(gpu, scope, &RotateHeads { angles, heads, qkv: &a.qkv });
         }
         t.push(gpu, scope, &Attention::to_itself(&a.qkv, a.batch, heads, &a.attended));
         let branch = self.gated(columns.gate_attention);
@@ -230,7 +233,11 @@ impl Network<'_> {
     ) {
         let (gpu, a) = (self.gpu, self.acts);
         let (first, up, down) = w.layers();
-        let first = Linear::new(&a.h, first, hidden).gelu_or_swiglu(up);
+        let first = Linear::new(&a.h, first, hidden);
+        let first = match w {
+            Ffn::Silu { .. } => first.silu(),
+            _ => first.gelu_or_swiglu(up),
+        };
         self.normed(t, scope, [columns.shift_ffn, columns.scale_ffn], first, false);
         let gate = self.gated(columns.gate_ffn);
         Linear::new(hidden, down, &a.x).ending(gate).record(gpu, t, scope);

@@ -56,14 +56,15 @@ fn is_whole(config: &Config, batch: usize, binding_limit: u64) -> bool {
     let rows = |columns| packed_rows(binding_limit, config.num_experts, tokens, columns);
     let worst = config.num_experts * tokens;
     let fits = |shape: &[usize]| bytes(shape) <= binding_limit;
-    [config.ffn_hidden, config.hidden_size].into_iter().all(|columns| rows(columns) == worst)
+    [config.expert_hidden, config.hidden_size].into_iter().all(|columns| rows(columns) == worst)
         && sizes(config, batch, binding_limit).iter().all(|(_, shape)| fits(shape))
 }
 
 /// Multiplications and additions of the largest dispatch in a pass over so many samples, experts at C = 1.
 fn largest_dispatch(config: &Config, batch: usize) -> u64 {
     let [tokens, d, ffn] =
-        [config.tokens(), config.hidden_size, config.ffn_hidden].map(|n| n as u64);
+        [config.tokens(), config.hidden_size, config.ffn_hidden.max(config.expert_hidden)]
+            .map(|n| n as u64);
     let attention = (config.num_heads * config.head_dim) as u64;
     let widest = (3 * attention).max(ffn).max(config.shared_hidden as u64);
     2 * batch as u64 * tokens * (d * widest).max(2 * tokens * attention)

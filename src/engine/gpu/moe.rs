@@ -7,10 +7,10 @@ use super::weights::OnGpu;
 use crate::engine::{Scope, Stage};
 use crate::gpu::Tape;
 use crate::kernels::{
-    Assignments, Experts, Linear, Masks, NextNorm, Predictor, RecordedScores, RouteScore,
+    Assignments, Choice, Experts, Linear, Masks, NextNorm, Predictor, RecordedScores, RouteScore,
     RouteSelect,
 };
-use crate::model::{Moe, Selection};
+use crate::model::{Moe, Router, Selection};
 
 impl Network<'_> {
     /// `x += gate_mlp ⊙ (Σ_e gate[s,e]·FFN_e(h[s]) + shared(h[s]))` over the experts that took token s, with `h`
@@ -39,6 +39,12 @@ impl Network<'_> {
                 let [weight, bias] = second.whole();
                 Predictor { hidden: &m.predictor_hidden, weight, bias }
             }),
+            choice: match (config.router, &w.selection_bias) {
+                (Router::Sigmoid { scale }, Some(bias)) => {
+                    Some(Choice { bias, experts: config.experts_of_token(), scale })
+                }
+                _ => None,
+            },
             gate: &m.gate,
             need: &m.need,
             scores: records.map_or(RecordedScores { to: &m.nothing, first: 0 }, |records| {

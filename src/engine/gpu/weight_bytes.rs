@@ -20,6 +20,9 @@ impl WeightBytes {
         // The norms of a text encoder have no shift and scale; a kernel that needs some reads zeros.
         let total = config.text.as_ref().map_or(0, |text| 8 * text.hidden_size as u64);
         let mut bytes = Self { total, largest: Default::default() };
+        if config.rope {
+            bytes.add("rotations", 4 * (config.tokens() * config.head_dim) as u64);
+        }
         let row = |layer: &LinearSpec| {
             let columns = layer.inputs().next_multiple_of(4);
             4 * precisions.of(&layer.weight).row_words(columns) as u64

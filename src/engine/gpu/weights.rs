@@ -11,7 +11,7 @@ use crate::engine::contract::EngineError;
 use crate::engine::linear::{Hold, Linear};
 use crate::gpu::{Gpu, Tensor};
 use crate::kernels::{ConvWeights, ExpertBank, Matrix, WeightPrecision};
-use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Mlp, Role, Source, TensorSpec};
+use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Mlp, Role, Source, TensorSpec, rotations};
 use crate::platform::yield_now;
 
 /// Leaves on a device.
@@ -49,6 +49,8 @@ pub(super) struct Weights {
     /// adaLN of all blocks and of the final layer, `[6D·L + 2D, D]`: one product gives every shift, scale
     /// and gate of a forward pass.
     pub(super) adaln_modulation: Matrix,
+    /// `[T, d/2, 2]`: cosine and sine of the angles that turn queries and keys, where a model has rotary positions.
+    pub(super) rotations: Option<Tensor>,
     /// `[1, 2·D_t]`: no shift and no scale, because the norms of the text encoder have neither.
     pub(super) no_modulation: Option<Tensor>,
     /// Bytes on the device.
@@ -74,7 +76,12 @@ impl Weights {
             let zeros = vec![0.0_f32; 2 * text.hidden_size];
             Tensor::upload(gpu, "no modulation", &[1, zeros.len()], &zeros)
         });
-        let bytes = adaln_modulation.bytes() + no_modulation.as_ref().map_or(0, Tensor::bytes);
+        let rotations = config.rope.then(|| {
+            let shape = [config.tokens(), config.head_dim / 2, 2];
+            Tensor::upload(gpu, "rotations", &shape, rotations(config).as_flattened())
+        });
+        let extra = no_modulation.iter().chain(&rotations).map(Tensor::bytes).sum::<u64>();
+        let bytes = adaln_modulation.bytes() + extra;
         let mut loader = Loader {
             gpu,
             checkpoint,
@@ -89,7 +96,7 @@ impl Weights {
         let bytes = loader.bytes;
         // Memory that ran out is reported behind our back.
         match gpu.failure() {
-            None => Ok(Self { tree, adaln_modulation, no_modulation, bytes }),
+            None => Ok(Self { tree, adaln_modulation, rotations, no_modulation, bytes }),
             Some(error) => Err(EngineError::TooLarge(format!(
                 "{} cannot hold this model: {error}",
                 gpu.info.name

@@ -16,7 +16,7 @@ use half::f16;
 use super::{Matrix, WeightPrecision};
 use crate::checkpoint::{StoredRows, StoredValues};
 use crate::gpu::{Gpu, GpuError, Kernel, Pod, Readback, Tape, Tensor};
-use crate::model::{Config, INT4_GROUP, Objective};
+use crate::model::{Config, INT4_GROUP, Objective, Router};
 use numbers::integers;
 
 /// Kernels that are used together.
@@ -26,6 +26,10 @@ pub enum Family {
     Model,
     /// Norms of queries and keys.
     HeadNorm,
+    /// Rotary positions.
+    Rotation,
+    /// The choice of a sigmoid router.
+    SigmoidRouter,
     /// The steps of DDPM and DDIM.
     Ddpm,
     /// The detail head.
@@ -48,9 +52,9 @@ pub struct Kernels {
 impl Kernels {
     /// All of them.
     pub fn all() -> Self {
-        use Family::{Ddpm, Decoder, Detail, HeadNorm, Model, Text};
+        use Family::{Ddpm, Decoder, Detail, HeadNorm, Model, Rotation, SigmoidRouter, Text};
         use WeightPrecision::{F16, F32, Int4, Int8};
-        let families = vec![Model, HeadNorm, Ddpm, Detail, Text, Decoder];
+        let families = vec![Model, HeadNorm, Rotation, SigmoidRouter, Ddpm, Detail, Text, Decoder];
         Self { families, precisions: vec![F16, F32, Int8, Int4] }
     }
 
@@ -58,6 +62,8 @@ impl Kernels {
     pub fn of(config: &Config, precisions: Vec<WeightPrecision>) -> Self {
         let also = [
             (Family::HeadNorm, config.qk_norm),
+            (Family::Rotation, config.rope),
+            (Family::SigmoidRouter, matches!(config.router, Router::Sigmoid { .. })),
             (Family::Ddpm, config.objective == Objective::Ddpm),
             (Family::Detail, config.detail_channels > 0),
             (Family::Text, config.text.is_some()),
@@ -72,6 +78,8 @@ impl Kernels {
             match family {
                 Family::Model => model::record(bench, &self.precisions),
                 Family::HeadNorm => model::head_norm(bench),
+                Family::Rotation => model::rotate_heads(bench),
+                Family::SigmoidRouter => model::sigmoid_router(bench),
                 Family::Ddpm => model::denoise(bench),
                 Family::Detail => model::detail(bench),
                 Family::Text => model::embed_tokens(bench),

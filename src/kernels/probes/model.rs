@@ -9,10 +9,11 @@ use crate::kernels::denoise::Numbers;
 use crate::kernels::detail_pixels::Way;
 use crate::kernels::weights::pack_stored;
 use crate::kernels::{
-    Attention, CombineExperts, CombineLatents, Conv2d, ConvWeights, DenoiseLatents, DetailPixels,
-    EmbedCondition, EmbedTokens, Epilogue, ExpertLinear, Form, HeadNorm, KeepImage, Linear, Masks,
-    Modulate, NOT_TAKEN, NextNorm, Norm, NormedLinear, Patchify, Predictor, RecordedScores,
-    RouteScore, RouteSelect, ShiftImage, Source, Unpatchify, WeightPrecision,
+    Attention, Choice, CombineExperts, CombineLatents, Conv2d, ConvWeights, DenoiseLatents,
+    DetailPixels, EmbedCondition, EmbedTokens, Epilogue, ExpertLinear, Form, HeadNorm, KeepImage,
+    Linear, Masks, Modulate, NOT_TAKEN, NextNorm, Norm, NormedLinear, Patchify, Predictor,
+    RecordedScores, RotateHeads, RouteScore, RouteSelect, ShiftImage, Source, Unpatchify,
+    WeightPrecision,
 };
 use crate::model::Selection;
 
@@ -81,6 +82,14 @@ pub(super) fn head_norm(bench: &mut Bench) {
     let qkv = bench.tensor(&[7, 3 * heads * d], &numbers(7 * 3 * heads * d, 5, 3.0));
     bench.push(&HeadNorm { affine: &affine, heads, qkv: &qkv });
     bench.expect("head_norm", "head_norm", &qkv);
+}
+
+pub(super) fn rotate_heads(bench: &mut Bench) {
+    let [heads, d] = HEADS;
+    let angles = bench.tensor(&[5, d / 2, 2], &numbers(5 * d, 14, 1.0));
+    let qkv = bench.tensor(&[10, 3 * heads * d], &numbers(10 * 3 * heads * d, 15, 3.0));
+    bench.push(&RotateHeads { angles: &angles, heads, qkv: &qkv });
+    bench.expect("rotate_heads", "rotate_heads", &qkv);
 }
 
 /// Rows with an offset, from whose squares alone no variance could be taken.
@@ -241,12 +250,36 @@ fn route_score(bench: &mut Bench) {
         x: &bench.tensor(&[s, d], &numbers(s * d, 40, 1.0)),
         gate_weight: &bench.tensor(&[e, d], &numbers(e * d, 42, 0.5)),
         predictor: Some(Predictor { hidden: &hidden, weight: &weight, bias: &bias }),
+        choice: None,
         gate: &gate,
         need: &need,
         scores: RecordedScores { to: &bench.tensor::<f32>(&[0], &[]), first: 0 },
     });
     bench.expect("gate", "route_score", &gate);
     bench.expect("need", "route_score", &need);
+}
+
+/// Experts of a token, and the sum of their weights.
+pub(super) const CHOICE: (usize, f32) = (3, 2.5);
+
+pub(super) fn sigmoid_router(bench: &mut Bench) {
+    let [s, _, d, _] = POOL;
+    let (gate, need) = (bench.output(&[s, SCORED]), bench.output(&[s, SCORED]));
+    let (experts, scale) = CHOICE;
+    bench.push(&RouteScore {
+        x: &bench.tensor(&[s, d], &numbers(s * d, 40, 1.0)),
+        gate_weight: &bench.tensor(&[SCORED, d], &numbers(SCORED * d, 42, 0.5)),
+        predictor: None,
+        choice: Some(Choice {
+            bias: &bench.tensor(&[SCORED], &numbers(SCORED, 44, 0.5)),
+            experts,
+            scale,
+        }),
+        gate: &gate,
+        need: &need,
+        scores: RecordedScores { to: &bench.tensor::<u32>(&[0], &[]), first: 0 },
+    });
+    bench.expect("sigmoid router", "route_score", &gate);
 }
 
 /// Rules of selection, with names of counts and positions.

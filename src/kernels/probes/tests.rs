@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use super::decoder::{BLOCK, EPS, MAP, SCORES};
 use super::model::{
-    CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LEVEL, OUTPUTS, POOL, ROWS,
-    SAMPLE, SAMPLES, SCORED, SELECTED, SELECTIONS, SHIFT, SPANS, THRESHOLDS, WIDTH, counts, kept,
-    linear_bias, lists, modulation, uneven_rows,
+    CHOICE, CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LEVEL, OUTPUTS, POOL,
+    ROWS, SAMPLE, SAMPLES, SCORED, SELECTED, SELECTIONS, SHIFT, SPANS, THRESHOLDS, WIDTH, counts,
+    kept, linear_bias, lists, modulation, uneven_rows,
 };
 use super::numbers::{numbers, shares};
 use super::*;
@@ -16,7 +16,9 @@ use crate::gpu::testing::PROFILES;
 use crate::gpu::{GpuOptions, Profile, Sabotage};
 use crate::kernels::expert_linear::{ReferenceForm, reference as expert_row};
 use crate::kernels::planes::{from_quads, to_quads};
-use crate::kernels::{combine_experts, conv2d, group_norm, route_score, route_select};
+use crate::kernels::{
+    combine_experts, conv2d, group_norm, rotate_heads, route_score, route_select,
+};
 
 fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| f64::from(v)).collect()
@@ -116,6 +118,9 @@ fn all() -> BTreeMap<&'static str, Vec<u32>> {
     assert_eq!(heads * d, width);
     words("head_norm", floats(&norms.collect::<Vec<_>>()));
 
+    let (qkv, angles) = (numbers(10 * 3 * width, 15, 3.0), numbers(5 * d, 14, 1.0));
+    words("rotate_heads", floats(&rotate_heads::reference(&qkv, &angles, [5, heads, d])));
+
     let rows = normal(&wide(&uneven_rows()), WIDTH, 1e-6);
     let rows = modulated(&rows, &wide(&modulation()), WIDTH);
     words("modulate", floats(&rows));
@@ -157,6 +162,10 @@ fn all() -> BTreeMap<&'static str, Vec<u32>> {
     };
     let (gate, need) = route_score::reference(inputs, d);
     words("gate", floats(&gate));
+    let choice = (CHOICE.0, f64::from(CHOICE.1));
+    let bias = numbers(SCORED, 44, 0.5);
+    let (chosen, _) = route_score::reference_choice(inputs.x, inputs.gate_weight, &bias, choice);
+    words("sigmoid router", floats(&chosen));
     words("need", floats(&need));
     let [s, e] = SELECTED;
     let (gate, need) = (shares(s * e, 50), shares(s * e, 51));

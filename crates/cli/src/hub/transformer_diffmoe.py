@@ -14,6 +14,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 TIME_DIMS = 256
+# Added to the scores of a sigmoid router for the selection.
+BIAS = "gate.e_score_correction_bias"
 
 
 class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
@@ -52,13 +54,18 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         self.in_channels = p.get("in_channels", 4)
         self.out_channels = self.in_channels * (2 if p.get("learn_sigma", True) else 1)
         self.qk_norm, self.swiglu = p.get("qk_norm", False), p.get("use_swiglu", False)
-        self.hidden = int(self.width * p.get("mlp_ratio", 4))
+        self.hidden = self.expert_hidden = int(self.width * p.get("mlp_ratio", 4))
+        self.silu, self.rope = p.get("mlp_act") == "silu", p.get("rope_type") == "2d"
         self.predicts_data = p.get("prediction", "velocity") in ("data", "sample")
         self.experts = 0 if kind == "dense" else moe["num_experts"]
         self.capacity, self.interleave = moe.get("capacity", 1), moe.get("interleave", True)
         shared = 0 if kind == "dense" else moe.get("n_shared_experts") or 0
         # As in the official code: DiffMoE has one GELU network of width 8D, the others a SwiGLU of width n·D.
         self.shared = (8 if kind == "diffmoe" else shared) * self.width if shared else 0
+        # The experts of DSMoE are SwiGLU networks of their own width, and so is the shared one.
+        self.sigmoid, self.scale = moe.get("router") == "sigmoid", moe.get("routed_scaling_factor", 1.0)
+        if self.sigmoid:
+            self.expert_hidden = self.shared = moe["moe_intermediate_size"]
         head = p.get("detail_head") or {}
         self.detail, self.phase = head.get("channels", 0), head.get("phase", False)
         default = {"name": "class", "tensor": "y_embedder.embedding_table.weight"}
@@ -93,7 +100,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
                 yield from linear(f"{name}.fc2", d, hidden)
 
         d, p, attention = self.width, self.patch, self.heads * self.head_dim
-        yield "pos_embed", (1, self.grid[0] * self.grid[1], d)
+        if not self.rope:
+            yield "pos_embed", (1, self.grid[0] * self.grid[1], d)
         yield "x_embedder.proj.weight", (d, self.in_channels, p, p)
         yield "x_embedder.proj.bias", (d,)
         yield from linear("t_embedder.mlp.0", d, TIME_DIMS)
@@ -112,8 +120,10 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
                 yield from ffn(f"{block}.mlp", self.hidden, self.swiglu)
                 continue
             yield f"{block}.mlp.{self._router}", (self.experts, d)
+            if self.sigmoid:
+                yield f"{block}.mlp.{BIAS}", (self.experts,)
             for e in range(self.experts):
-                yield from ffn(f"{block}.mlp.experts.{e}", self.hidden, self.swiglu)
+                yield from ffn(f"{block}.mlp.experts.{e}", self.expert_hidden, self.swiglu or self.sigmoid)
             if self.kind == "diffmoe":
                 yield f"{block}.mlp.expert_threshold", (self.experts,)
                 yield from linear(f"{block}.mlp.capacity_predictor.0", d, d)
@@ -149,7 +159,9 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             condition = condition + w[table["tensor"]][rows]
         condition = F.silu(condition)
         h = F.conv2d(x, w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=self.patch)
-        h = h.flatten(2).transpose(1, 2) + w["pos_embed"]
+        h = h.flatten(2).transpose(1, 2)
+        if not self.rope:
+            h = h + w["pos_embed"]
         for i in range(self.depth):
             h = self._block(w, i, h, condition, routing)
         shift, scale = _linear(w, "final_layer.adaLN_modulation.1", condition).chunk(2, dim=1)
@@ -171,6 +183,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
                 F.layer_norm(y, (self.head_dim,), w[f"{block}.attn.{n}.weight"], w[f"{block}.attn.{n}.bias"], 1e-5)
                 for n, y in (("q_norm", q), ("k_norm", k))
             )
+        if self.rope:
+            q, k = _rotated(q, self.grid), _rotated(k, self.grid)
         mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         x = x + gate[:, None] * _linear(w, f"{block}.attn.proj", mixed)
         shift, scale, gate = mlp
@@ -178,13 +192,22 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         if self._is_moe(i):
             y = self._moe(w, f"{block}.mlp", h.flatten(0, 1), routing).reshape(h.shape)
         else:
-            y = _ffn(w, f"{block}.mlp", h)
+            y = _ffn(w, f"{block}.mlp", h, self.silu)
         return x + gate[:, None] * y
 
     def _moe(self, w, name, x, routing):
         """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``."""
-        gate = (x @ w[f"{name}.{self._router}"].T).softmax(-1)
-        taken = self._route(w, name, x, gate, routing)
+        logits = x @ w[f"{name}.{self._router}"].T
+        if self.sigmoid:
+            gate = logits.sigmoid()
+            taken = self._route(w, name, x, gate + w[f"{name}.{BIAS}"], routing)
+            gate = gate * taken
+            if int(self.capacity) > 1:
+                gate = gate / (gate.sum(-1, keepdim=True) + 1e-20)
+            gate = gate * self.scale
+        else:
+            gate = logits.softmax(-1)
+            taken = self._route(w, name, x, gate, routing)
         y = _ffn(w, f"{name}.shared_experts", x) if self.shared else torch.zeros_like(x)
         for e in range(self.experts):
             (rows,) = taken[:, e].nonzero(as_tuple=True)
@@ -226,11 +249,23 @@ def _linear(w, name, x):
     return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
 
 
-def _ffn(w, name, x):
+def _rotated(x, grid):
+    """2-D RoPE of queries or keys ``[B, H, T, d]``: rows turn the first half of a head, columns the second."""
+    quarter = x.shape[-1] // 4
+    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64, device=x.device) / quarter)
+    at = torch.meshgrid(*(torch.arange(n, device=x.device) for n in grid), indexing="ij")
+    angles = torch.stack([part.flatten()[:, None] * frequencies for part in at], dim=1)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    a, b = x.unflatten(-1, (2, 2, quarter)).unbind(-2)
+    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-2).flatten(-3)
+
+
+def _ffn(w, name, x, silu=False):
     if f"{name}.gate_proj.weight" in w:
         gate = F.silu(_linear(w, f"{name}.gate_proj", x))
         return _linear(w, f"{name}.down_proj", gate * _linear(w, f"{name}.up_proj", x))
-    return _linear(w, f"{name}.fc2", F.gelu(_linear(w, f"{name}.fc1", x), approximate="tanh"))
+    hidden = _linear(w, f"{name}.fc1", x)
+    return _linear(w, f"{name}.fc2", F.silu(hidden) if silu else F.gelu(hidden, approximate="tanh"))
 
 
 def _modulated(x, shift, scale):

@@ -132,7 +132,7 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
             format!(
                 "A gate scores the experts for a token, and a softmax makes the scores sum to 1. Of those that take \
                  {} in block {block}, expert {expert} has the highest gate, {gate:.2}. What an expert computes is \
-                 multiplied by its gate and added to the token.",
+                 weighted by its gate and added to the token.",
                 spot(at.patch)
             )
         }

@@ -1,4 +1,4 @@
-//! DiT-MoE under the tensor names of its checkpoints: the experts of every token, on both engines.
+//! DiT-MoE and DSMoE under the tensor names of their checkpoints: the experts of every token, on both engines.
 
 use std::sync::Arc;
 
@@ -10,23 +10,26 @@ use safetensors::SafeTensors;
 use crate::case::{COND, Case, folder, forward};
 use crate::device::{device, turn};
 
-/// The time of the recorded pass, the same for all samples.
-const TIME: f32 = 480.0;
-
 #[test]
 fn every_token_takes_the_recorded_two_experts() {
+    takes_the_recorded_experts("dit_moe", 480.0, 2);
+    takes_the_recorded_experts("dsmoe", 0.48, 1);
+}
+
+/// At the time of the recorded pass, the same for all samples, in as many MoE layers.
+fn takes_the_recorded_experts(name: &str, time: f32, layers: usize) {
     let _turn = turn();
-    let case = Case::open("dit_moe");
-    let bytes = std::fs::read(folder("dit_moe").join("routes.safetensors")).unwrap();
+    let case = Case::open(name);
+    let bytes = std::fs::read(folder(name).join("routes.safetensors")).unwrap();
     let routes = SafeTensors::deserialize(&bytes).unwrap();
     let experts = case.checkpoint.config().num_experts;
     let check = |engine: &mut dyn Engine| {
         engine.start(&case.run()).unwrap();
-        engine.finish_step(&[forward(Latent::Sample, 0, TIME, COND)]).unwrap();
+        engine.finish_step(&[forward(Latent::Sample, 0, time, COND)]).unwrap();
         let snapshot = engine.take_snapshot().unwrap();
-        let layers = &snapshot.routing[0].layers;
-        assert_eq!(layers.len(), 2, "every block has experts");
-        for layer in layers {
+        let found = &snapshot.routing[0].layers;
+        assert_eq!(found.len(), layers);
+        for layer in found {
             let name = format!("blocks.{}.selected", layer.block);
             let wanted = routes.tensor(&name).unwrap();
             let mask = |row: &[u8]| row.iter().rev().fold(0, |m, &bit| m << 1 | u64::from(bit));

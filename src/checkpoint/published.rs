@@ -1,0 +1,162 @@
+//! Families of models from other people's code, recognised by the form of their tensors, and what their published
+//! configurations add to it.
+
+use serde_json::{Map, Value, json};
+
+use super::check::Shapes;
+use super::hints::Hints;
+use crate::model::Objective;
+
+/// A family of published models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    /// `SwiGLU` experts in every block, with shared experts of width 2D (arXiv 2407.11633).
+    DitMoe,
+    /// A sigmoid router with a bias for the selection (arXiv 2512.01252).
+    DsMoe,
+}
+
+/// Of published models: hidden size, attention heads, name.
+type Heads = (usize, usize, &'static str);
+
+impl Family {
+    /// Tokens of an image of 256 pixels, for which all models of DSMoE were trained.
+    pub(super) const TOKENS: usize = 256;
+
+    /// The family that tensors of this kind of routing belong to, if it is none of the official `DiffMoE` code.
+    ///
+    /// # Errors
+    /// When models like this are not supported.
+    pub(super) fn of(kind: &str, shapes: &Shapes, hints: &Hints) -> Result<Option<Self>, String> {
+        let has = |part: &str| shapes.keys().any(|name| name.contains(part));
+        if has("in_context_posemb") {
+            return Err(
+                "this is a JiT or JiTMoE, whose class tokens and RMS norms are not supported"
+                    .into(),
+            );
+        }
+        if has(".cluster_centers") {
+            return Err("this is a ProMoE, whose router by prototypes is not supported".into());
+        }
+        if has(".mlp.gate.e_score_correction_bias") {
+            return Ok(Some(Self::DsMoe));
+        }
+        let shape = |name: &str| shapes.get(&format!("blocks.0.mlp.{name}.weight"));
+        let shared = shape("shared_experts.gate_proj").filter(|shape| shape.len() == 2);
+        let is_dit_moe = hints.yaml.is_none()
+            && kind == "tc"
+            && shape("experts.0.up_proj").is_some()
+            && shared.is_some_and(|shape| Some(shape[0]) == shape[1].checked_mul(2));
+        if is_dit_moe && hints.time == Some(Objective::Flow) {
+            return Err("DiT-MoE's flow models count time from data to noise and predict the opposite velocity, which \
+                        is not supported; its DDPM models (S and B) are"
+                .into());
+        }
+        Ok(is_dit_moe.then_some(Self::DitMoe))
+    }
+
+    /// Its name.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::DitMoe => "DiT-MoE",
+            Self::DsMoe => "DSMoE",
+        }
+    }
+
+    /// Its published models.
+    pub(super) fn heads(self) -> &'static [Heads] {
+        match self {
+            // S has the heads of DiT-S.
+            Self::DitMoe => &[(384, 6, "DiT-MoE-S"), (768, 12, "DiT-MoE-B")],
+            Self::DsMoe => &[
+                (384, 6, "DSMoE-S"),
+                (768, 12, "DSMoE-B"),
+                (1024, 16, "DSMoE-L"),
+                (1152, 16, "DSMoE-3B"),
+            ],
+        }
+    }
+
+    /// The kind of training where nothing tells it.
+    pub(super) fn objective(self, assumed: &mut Vec<String>) -> Objective {
+        let (objective, what) = match self {
+            Self::DitMoe => {
+                (Objective::Ddpm, "the DDPM objective, as DiT-MoE-S and DiT-MoE-B have")
+            }
+            Self::DsMoe => (Objective::Flow, "the flow objective, as DSMoE has"),
+        };
+        assumed.push(what.into());
+        objective
+    }
+
+    /// Adds to constructor arguments what the code of the family fixes, and what its published models have in common
+    /// where no configuration file was given.
+    ///
+    /// # Errors
+    /// When something is not known.
+    pub(super) fn complete(
+        self,
+        params: &mut Map<String, Value>,
+        shapes: &Shapes,
+        hints: &Hints,
+        assumed: &mut Vec<String>,
+    ) -> Result<(), String> {
+        let is_bare = hints.yaml.is_none();
+        if self == Self::DsMoe {
+            params.insert("use_swiglu".into(), json!(false));
+            params.insert("mlp_act".into(), json!("silu"));
+            if is_bare && !shapes.contains_key("pos_embed") {
+                params.insert("rope_type".into(), json!("2d"));
+            }
+        }
+        let moe = params.get_mut("MoE_config").and_then(Value::as_object_mut);
+        let moe = moe.ok_or("its configuration has no MoE_config")?;
+        match self {
+            Self::DitMoe if hints.capacity.is_none() => {
+                assumed.push("two experts per token, as DiT-MoE has".into());
+                moe.insert("capacity".into(), json!(2));
+            }
+            Self::DitMoe => {}
+            Self::DsMoe => {
+                moe.insert("router".into(), json!("sigmoid"));
+                // The code never reads their capacity.
+                if let Some(k) = moe.remove("num_experts_per_tok") {
+                    moe.insert("capacity".into(), k);
+                }
+                if is_bare {
+                    choice_of_dsmoe(moe, shapes, hints, assumed)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Width of the experts, experts of a token and their weights, from shapes and published models.
+fn choice_of_dsmoe(
+    moe: &mut Map<String, Value>,
+    shapes: &Shapes,
+    hints: &Hints,
+    assumed: &mut Vec<String>,
+) -> Result<(), String> {
+    /// Number of experts, experts of a token, sum of their weights; of all published models.
+    const PUBLISHED: [(u64, u64, f64); 2] = [(16, 2, 2.0), (48, 5, 2.5)];
+    let width = shapes.iter().find(|(name, _)| name.ends_with(".mlp.experts.0.up_proj.weight"));
+    let width = width.and_then(|(_, shape)| shape.first());
+    moe.insert("moe_intermediate_size".into(), json!(width));
+    let experts = moe.get("num_experts").and_then(Value::as_u64).unwrap_or(0);
+    let Some((_, k, scale)) = PUBLISHED.into_iter().find(|row| row.0 == experts) else {
+        return Err(format!(
+            "DSMoE with {experts} experts: the experts of a token and routed_scaling_factor cannot be inferred from the \
+             tensors; pass the YAML file of the training run"
+        ));
+    };
+    if hints.capacity.is_none() {
+        assumed.push(format!("{k} experts per token, as DSMoE with {experts} experts has"));
+        moe.insert("capacity".into(), json!(k));
+    }
+    assumed
+        .push(format!("a routed_scaling_factor of {scale}, as DSMoE with {experts} experts has"));
+    moe.insert("routed_scaling_factor".into(), json!(scale));
+    Ok(())
+}
