@@ -9,6 +9,7 @@ import "./page.mjs";
 import "./access.mjs";
 import "./gallery.mjs";
 import "./install.mjs";
+import "./endurance.mjs";
 import "./engines.mjs";
 import "./policy.mjs";
 import "./npm.mjs";
