@@ -4,7 +4,7 @@
 //! [`Network::embed`], each [`Network::block`], [`Network::final_layer`], [`Network::detail_head`].
 
 use super::activations::{Activations, MoeActivations};
-use super::passes::Labels;
+use super::labels::Labels;
 use super::prompts::PromptView;
 use super::weights::{OnGpu, Weights};
 use crate::engine::{Scope, Stage};

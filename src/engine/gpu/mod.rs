@@ -5,6 +5,7 @@ mod detail;
 mod dit;
 mod engine;
 mod joining;
+mod labels;
 mod model;
 mod moe;
 mod passes;

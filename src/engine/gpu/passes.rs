@@ -3,38 +3,14 @@
 
 use super::activations::Activations;
 use super::dit::Network;
+use super::labels::Labels;
 use super::model::GpuModel;
 use super::prompts::{PromptView, Prompts};
 use crate::engine::{EngineError, RunConfig, RunPrompts};
-use crate::gpu::{Gpu, Tensor};
+use crate::gpu::Tensor;
 use crate::kernels::MUTED;
 use crate::model::{LabelRow, Routing, RoutingRule};
 use crate::scheduler::Branch;
-
-/// Rows of the label tables, or blends of two, for the samples of a pass.
-pub(super) struct Labels {
-    /// Numbers of rows, and of those that are blended into them, `[2, tables, samples]`.
-    pub(super) rows: Tensor,
-    /// Share of the latter, `[tables, samples]`.
-    pub(super) shares: Tensor,
-}
-
-impl Labels {
-    pub(super) fn new(gpu: &Gpu, tables: usize, batch: usize) -> Self {
-        Self {
-            rows: Tensor::empty(gpu, "label rows", &[2, tables, batch]),
-            shares: Tensor::empty(gpu, "label shares", &[tables, batch]),
-        }
-    }
-
-    /// Writes the rows of all tables, `[tables][samples]`, as one list.
-    fn write(&self, gpu: &Gpu, labels: &[LabelRow]) {
-        let rows: Vec<u32> =
-            [0, 1].iter().flat_map(|&i| labels.iter().map(move |l| l.rows[i])).collect();
-        self.rows.write(gpu, &rows);
-        self.shares.write(gpu, &labels.iter().map(|label| label.share).collect::<Vec<_>>());
-    }
-}
 
 /// The labels and prompts of one kind of pass.
 pub(super) struct Condition {
