@@ -63,10 +63,15 @@ function preload(first) {
 
 // Makes the browser start its graphics process; done when that is there, or when it takes too long.
 function graphics() {
-  const worker = new Worker("graphics.js");
-  const there = new Promise((done) => Object.assign(worker, { onmessage: done, onerror: done }));
-  const late = new Promise((done) => setTimeout(done, 2000));
-  return { ready: Promise.race([there, late]), end: () => worker.terminate() };
+  try {
+    const worker = new Worker("graphics.js");
+    const there = new Promise((done) => Object.assign(worker, { onmessage: done, onerror: done }));
+    const late = new Promise((done) => setTimeout(done, 2000));
+    return { ready: Promise.race([there, late]), end: () => worker.terminate() };
+  } catch {
+    // Such as in a frame without an origin: the page then waits for its own context.
+    return null;
+  }
 }
 
 // Keeps the program for visits without a network, and says when there is a newer one. Not for a page from a file.
