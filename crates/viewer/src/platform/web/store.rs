@@ -75,7 +75,7 @@ impl Keeping {
             return;
         }
         let Some(store) = self.store().await else { return };
-        for part in bytes[kept..].chunks(2 * PART) {
+        for part in bytes[kept..].chunks(PART / 2) {
             if store.append(manifest, part).await.is_err() {
                 let _ = store.delete(&manifest.location).await;
                 self.stop();
