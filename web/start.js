@@ -61,6 +61,19 @@ function preload(first) {
   globalThis.diffmoePreloaded = new Map([[address, response]]);
 }
 
+// Makes the browser start its graphics process; done when that is there, or when it takes too long.
+function graphics() {
+  try {
+    const worker = new Worker("graphics.js");
+    const there = new Promise((done) => Object.assign(worker, { onmessage: done, onerror: done }));
+    const late = new Promise((done) => setTimeout(done, 2000));
+    return { ready: Promise.race([there, late]), end: () => worker.terminate() };
+  } catch {
+    // Such as in a frame without an origin: the page then waits for its own context.
+    return null;
+  }
+}
+
 // Keeps the program for visits without a network, and says when there is a newer one. Not for a page from a file.
 function keep() {
   const { serviceWorker } = navigator;
@@ -99,12 +112,15 @@ async function load({ bytes, inside }) {
 }
 
 export async function start(source) {
-  let glue;
+  let glue, warm;
   try {
+    // Pages from a file have no other files.
+    if (!source.inside) warm = graphics();
     // The first request makes the browser start its graphics process.
     navigator.gpu?.requestAdapter({ powerPreference: "high-performance" }).catch(() => {});
     if (!source.inside) preload(source.first);
     glue = await load(source);
+    await warm?.ready;
   } catch (error) {
     const old = error instanceof WebAssembly.CompileError;
     return fail(
@@ -122,6 +138,7 @@ export async function start(source) {
     // egui's own field for what is typed: screen readers meet it too.
     document.querySelector("body > input:not([aria-label])")?.setAttribute("aria-label", "Text entry");
     classes.add("running");
+    warm?.end();
     element("app").focus();
     // Now that nothing is waited for.
     if (!source.inside) keep();

@@ -24,6 +24,7 @@ pub use faults::Watch;
 pub use kernel::{Kernel, KernelSource, MAX_GROUPS, lanes, spread};
 pub use profile::Profile;
 pub use readback::{Readback, read_now};
+pub(crate) use shader::compact;
 pub use shader::{Shader, Specialisation};
 pub use tape::{Completion, InFlight, Tape, Timing};
 pub use tensor::{Pod, Tensor};

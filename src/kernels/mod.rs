@@ -17,10 +17,18 @@ macro_rules! shader {
     ) => {
         $crate::gpu::Shader {
             name: $name,
-            source: concat!(
-                include_str!(concat!("../../shaders/", $name, ".wgsl")),
-                $($(include_str!(concat!("../../shaders/shared/", $shared, ".wgsl")),)+)?
-            ),
+            source: {
+                const TEXT: &str = concat!(
+                    include_str!(concat!("../../shaders/", $name, ".wgsl")),
+                    $($(include_str!(concat!("../../shaders/shared/", $shared, ".wgsl")),)+)?
+                );
+                const LEN: usize = $crate::gpu::compact::<0>(TEXT).1;
+                const BARE: [u8; LEN] = $crate::gpu::compact::<LEN>(TEXT).0;
+                match std::str::from_utf8(&BARE) {
+                    Ok(text) => text,
+                    Err(_) => panic!("a comment was cut inside of a letter"),
+                }
+            },
             sizes: &[$($((stringify!($size), shader!(@value $size $($size_value)?) as u32)),+)?],
             consts: &[$($((stringify!($const), shader!(@value $const $($const_value)?) as u32)),+)?],
         }

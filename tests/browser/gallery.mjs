@@ -41,6 +41,8 @@ test("a kept image is there after a reload, draws its run again, and is gone whe
     const before = site.requests.length;
     await press(page, "^Keep$");
     await kept(page, 1);
+    const said = () => /^Kept .* in the gallery\.$/.test(document.getElementById("said").textContent);
+    await page.waitForFunction(said, null, { timeout: 20_000, polling: 50 });
     const [only, ...others] = await stored(page);
     assert.deepEqual([others.length, only.start], [0, "PNG"]);
     assert.match(only.name, /^\/diffmoe-gallery\/\d{13}-[0-9a-f]{16}\.png$/);

@@ -216,7 +216,7 @@ test("a run starts from an image, and keeps what the mask keeps", async () => {
       return {
         steps,
         blends: equal(none, first) && equal(all, pizza) && !equal(between, first) && !equal(between, pizza),
-        mix: await told(window.generator.sample({ mix: { subject: "unicorn" } })),
+        mix: await told(window.generator.sample({ mix: { subject: "unicorns" } })),
         mixStrength: await told(window.generator.sample({ mixStrength: 0.5 })),
         differs: !same(half.rgba, rgba, true) && !same(varied.rgba, rgba, true),
         kept: same(masked.rgba, rgba, true),
@@ -237,7 +237,7 @@ test("a run starts from an image, and keeps what the mask keeps", async () => {
     assert.match(report.strength, /strength needs initImage/);
     assert.match(report.variation, /need each other/);
     assert.ok(report.blends, "a blend lies between two labels");
-    assert.match(report.mix, /unknown subject "unicorn"/);
+    assert.match(report.mix, /unknown subject "unicorns"/);
     assert.match(report.mixStrength, /needs a label to blend with/);
   });
 });

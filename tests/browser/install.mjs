@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
-import { DIST, distance, finished, native, pixels, site, withPage } from "./lab.mjs";
+import { DIST, distance, finished, modelKept, native, pixels, site, withPage } from "./lab.mjs";
 import { send } from "./server.mjs";
 
 const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=3,2";
@@ -21,6 +21,7 @@ test("after the first visit the page draws without a network", async () => {
   await withPage(address, { expected: /ERR_|Failed to load|Failed to fetch/ }, async (page) => {
     await finished(page);
     await kept(page);
+    await modelKept(page);
     const caches = await page.evaluate(async () => {
       const names = await window.caches.keys();
       const of = async (name) => (await (await window.caches.open(name)).keys()).map(({ url }) => new URL(url).pathname);

@@ -123,6 +123,15 @@ export async function finished(page, timeout = 120_000) {
   }
 }
 
+/** Waits until the browser has stored a whole model, which the page does beside the first run. */
+export const modelKept = (page) =>
+  page.waitForFunction(async () => {
+    const cache = await caches.open("diffmoe-models-1");
+    const manifests = (await cache.keys()).filter(({ url }) => url.endsWith("/manifest"));
+    const all = await Promise.all(manifests.map(async (key) => (await cache.match(key)).json()));
+    return all.some(({ sha256 }) => sha256);
+  }, null, { timeout: 60_000, polling: 100 });
+
 export const pixels = (page) => page.evaluate(() => Array.from(window.diffmoe.rgba() ?? []));
 
 /** How many different colours a screenshot has. */

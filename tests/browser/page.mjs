@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { DIST, distance, drop, finished, native, pixels, site, tool, withPage } from "./lab.mjs";
+import { DIST, distance, drop, finished, modelKept, native, pixels, site, tool, withPage } from "./lab.mjs";
 import { send, sendAndBreak } from "./server.mjs";
 
 const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=3,2";
@@ -104,6 +104,9 @@ test("the model is fetched while the program loads, and only once", async () => 
       await finished(page);
       assert.equal(asked().length, 1);
       assert.ok(distance(await pixels(page), await native(page, NATIVE)) <= 2);
+      const graphics = site.requests.slice(before).filter(({ path }) => path === "/graphics.js");
+      assert.equal(graphics.length, 1, "the graphics process was started meanwhile");
+      await modelKept(page);
       await page.reload();
       await finished(page);
       assert.equal(asked().length, 1, "the second visit downloads nothing");

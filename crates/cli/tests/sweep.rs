@@ -143,7 +143,7 @@ fn images_to_start_from_are_checked() {
     refused(&["sample", "--strength", "0.5"], "--init-image");
     refused(&["sample", "--variation-seed", "3"], "--variation-strength");
     refused(&["sample", "--mix-strength", "0.3"], "mix strength needs a label to blend with");
-    refused(&["sample", "--mix-class", "unicorn"], "unknown subject \"unicorn\"");
+    refused(&["sample", "--mix-class", "unicorns"], "unknown subject \"unicorns\"");
     refused(&["sample", "--mix-class", "cat", "--mix-strength", "-1"], "got -1");
     refused(&["sample", "--model", "eurosat", "--mix-style", "noto"], "has no styles");
 }

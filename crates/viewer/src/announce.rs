@@ -36,6 +36,13 @@ pub fn alert(session: &Session) -> &str {
     errors.next_back().map_or("", |note| &note.text)
 }
 
+/// The newest note, if it is no error: what came of keeping an image, or of opening a link. It is read out when
+/// [`Session::noted`] has grown.
+pub fn news(session: &Session) -> &str {
+    let newest = session.notes().last().filter(|note| note.kind != NoteKind::Error);
+    newest.map_or("", |note| &note.text)
+}
+
 fn count(record: &Record) -> String {
     match record.labels.len() {
         1 => "one image".to_owned(),

@@ -11,6 +11,8 @@ use super::view::{Mode, Tab};
 use super::widgets::switch;
 use super::{App, explore};
 
+/// Parts of the window that the first frames of a page add: the controls, the images, the charts.
+pub(super) const PARTS: u8 = 3;
 /// From this width on there are three columns.
 const WIDE: f32 = 900.0;
 /// Widths of the columns next to the images.
@@ -54,6 +56,9 @@ fn wide(app: &mut App, ui: &mut Ui) {
         foot.show_separator_line(false).show(ui, |ui| transport::run_buttons(app, ui, 42.0));
         let body = CentralPanel::no_frame();
         body.show(ui, |ui| {
+            if app.grown < 1 {
+                return;
+            }
             ScrollArea::vertical().id_salt("controls").show(ui, |ui| {
                 controls::show(app, ui);
                 init::show(app, ui);
@@ -65,12 +70,18 @@ fn wide(app: &mut App, ui: &mut Ui) {
     });
     let right = Panel::right("routing").frame(column(look)).exact_size(RIGHT).resizable(false);
     right.show_separator_line(false).show(ui, |ui| {
+        if app.grown < 3 {
+            return;
+        }
         ScrollArea::vertical().id_salt("routing").show(ui, |ui| {
             routing::show(app, ui);
             timings::show(app, ui);
         });
     });
     CentralPanel::default().frame(column(look)).show(ui, |ui| {
+        if app.grown < 2 {
+            return;
+        }
         let foot = Panel::bottom("transport")
             .frame(Frame::new().inner_margin(Margin { top: 6, ..Margin::ZERO }));
         foot.show_separator_line(false).show(ui, |ui| {
@@ -98,6 +109,9 @@ fn narrow(app: &mut App, ui: &mut Ui) {
     let foot = Panel::bottom("run").frame(bar(look).inner_margin(Margin::symmetric(12, 10)));
     foot.show(ui, |ui| transport::run_buttons(app, ui, THUMB));
     CentralPanel::default().frame(column(look)).show(ui, |ui| {
+        if app.grown < 1 {
+            return;
+        }
         ScrollArea::vertical().id_salt("column").show(ui, |ui| {
             let side = (ui.available_width() - COLUMN).max(0.0) / 2.0;
             let frame = Frame::new().inner_margin(Margin::symmetric(side as i8, 0));
@@ -113,6 +127,9 @@ fn one_column(app: &mut App, ui: &mut Ui) {
     stage::show(app, ui, vec2(width, width.min(high)));
     transport::scrub(app, ui);
     transport::take_away(app, ui);
+    if app.grown < 2 {
+        return;
+    }
     let tabs = [
         (Tab::Draw, "Draw", "What to draw and how to sample it"),
         (Tab::Routing, "Routing", "Which expert works where"),

@@ -87,6 +87,8 @@ pub struct App {
     worked_until: Option<Instant>,
     /// Whether frames are needed to see what a device has finished.
     looks_out: bool,
+    /// How many parts of the window are shown ([`App::begin_slowly`]).
+    grown: u8,
     /// What the last frame showed of the run: its number, its frames, and what the session did.
     seen: Option<(u64, usize, Discriminant<Phase>)>,
 }
@@ -121,6 +123,7 @@ impl App {
             jobs: Jobs::new(waker),
             worked_until: None,
             looks_out: true,
+            grown: layout::PARTS,
             seen: None,
         }
     }
@@ -139,6 +142,17 @@ impl App {
     /// frames switches it off, and asks for a frame when the app [is behind](Self::is_behind).
     pub fn set_look_out(&mut self, on: bool) {
         self.looks_out = on;
+    }
+
+    /// The first frames show one part of the window after another: a page, whose program is compiled as it is called, does
+    /// not stop for all of them at once.
+    pub fn begin_slowly(&mut self) {
+        self.grown = 0;
+    }
+
+    /// Whether all parts of the window are shown.
+    pub fn is_grown(&self) -> bool {
+        self.grown == layout::PARTS
     }
 
     /// Whether the session has got further than the last frame showed.
@@ -211,6 +225,10 @@ impl App {
             }
         }
         layout::show(self, ui);
+        if !self.is_grown() {
+            self.grown += 1;
+            ctx.request_repaint();
+        }
     }
 
     fn take_files(&mut self, ctx: &Context) {

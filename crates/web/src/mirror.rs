@@ -16,8 +16,8 @@ use diffmoe_viewer::session::Session;
 thread_local! {
     /// Objects of the browser stay on this thread.
     static PAGE: RefCell<Option<Page>> = const { RefCell::new(None) };
-    /// What was said last: how it goes, and what is wrong.
-    static SAID: RefCell<(String, String)> = RefCell::default();
+    /// What was said last: how it goes, and what is wrong; and how many notes there were by then.
+    static SAID: RefCell<(String, String, usize)> = RefCell::default();
 }
 
 struct Page {
@@ -234,7 +234,7 @@ fn write_field(node: &HtmlElement, text: &str) {
     }
 }
 
-/// Says how it goes, and what is wrong, where that has changed.
+/// Says how it goes, what came of something, and what is wrong, where that has changed.
 pub(super) fn announce(session: &Session) {
     let say = |id: &str, text: &str| {
         let document = web_sys::window().and_then(|window| window.document());
@@ -244,9 +244,17 @@ pub(super) fn announce(session: &Session) {
     };
     let (status, alert) = (announce::status(session), announce::alert(session));
     SAID.with_borrow_mut(|said| {
+        let mut text = Vec::new();
         if said.0 != status {
-            say("said", &status);
-            said.0 = status;
+            said.0.clone_from(&status);
+            text.push(status.as_str());
+        }
+        if said.2 != session.noted() {
+            said.2 = session.noted();
+            text.extend(Some(announce::news(session)).filter(|news| !news.is_empty()));
+        }
+        if !text.is_empty() {
+            say("said", &text.join(" "));
         }
         if said.1 != alert {
             say("warned", alert);

@@ -74,6 +74,8 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
         }
     }));
     platform::warm_up(backend().unwrap_or_default());
+    // Workers are fetched by this thread: not after everything below.
+    pause(0).await;
     // A canvas that refuses one kind of painting can still be painted with the other.
     let (runner, painter) = match paint(&canvas, eframe::Renderer::Glow).await {
         Ok(runner) => (runner, "webgl"),
@@ -101,6 +103,7 @@ async fn paint(
         let mut app = App::new(ctx, launch());
         // `work_between_frames` looks more often than there are frames.
         app.set_look_out(false);
+        app.begin_slowly();
         if wants_stillness() {
             app.set_tab_icon(false);
             ctx.all_styles_mut(|style| {
@@ -129,7 +132,16 @@ fn wants_stillness() -> bool {
 async fn work_between_frames(runner: eframe::WebRunner) {
     let Ok(turns) = Turns::new() else { return };
     let is_hidden = || web_sys::window().and_then(|w| w.document()).is_some_and(|d| d.hidden());
+    let mut recording = shows_recording();
     while !runner.has_panicked() {
+        if let Some(mut shell) = runner.app_mut::<Shell>()
+            && recording
+            && shell.app.is_grown()
+        {
+            recording = false;
+            show_recording(shell.app.session_mut());
+            shell.ctx.request_repaint();
+        }
         let tick = match runner.app_mut::<Shell>() {
             Some(mut shell) if !is_hidden() => shell.work(),
             _ => Tick::Idle,
@@ -167,13 +179,26 @@ fn launch() -> Launch {
         Some(address) => ModelSource::Url(address),
     };
     let decoder = platform::query("vae").map(ModelSource::Url);
-    let is_first = matches!(&model, ModelSource::Named(name) if name == FIRST_MODEL);
-    // What there is to explore while the model arrives.
-    let recording = (is_first && share.is_none())
-        .then(|| platform::built_in_recording(FIRST_MODEL))
-        .flatten()
-        .map(|bytes| &*bytes.leak());
-    Launch { model, decoder, share, backend, draw_at_once: true, recording, gallery: None, problem }
+    let draw_at_once = true;
+    // The recorded run comes after the first frames.
+    let (recording, gallery) = (None, None);
+    Launch { model, decoder, share, backend, draw_at_once, recording, gallery, problem }
+}
+
+/// Whether there is something to explore while the model arrives: a recorded run of the model that draws the first image.
+fn shows_recording() -> bool {
+    let is_first = platform::query("model").is_none_or(|name| name == FIRST_MODEL);
+    is_first && platform::fragment().is_none_or(|text| Share::parse(&text).is_err())
+}
+
+/// Shows it, unless the model is there already.
+fn show_recording(session: &mut Session) {
+    if session.model().is_some() {
+        return;
+    }
+    if let Some(bytes) = platform::built_in_recording(FIRST_MODEL) {
+        session.show_recording(&bytes);
+    }
 }
 
 /// A running app, to be looked at from a script: for tests and for the curious. Nothing here changes anything.

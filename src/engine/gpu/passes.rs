@@ -7,7 +7,6 @@ use super::labels::Labels;
 use super::model::GpuModel;
 use super::prompts::{PromptView, Prompts};
 use crate::engine::{EngineError, RunConfig, RunPrompts};
-use crate::gpu::Tensor;
 use crate::kernels::MUTED;
 use crate::model::{LabelRow, Routing, RoutingRule};
 use crate::scheduler::Branch;

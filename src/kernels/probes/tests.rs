@@ -175,20 +175,7 @@ fn all() -> BTreeMap<&'static str, Vec<u32>> {
         words(place_name, route_select::reference_positions(&lists, s));
     }
 
-    let time = wide(&numbers(SAMPLES * WIDTH, 60, 2.0));
-    let labels = wide(&numbers(5 * WIDTH, 61, 1.0));
-    let condition = time.iter().enumerate().map(|(i, t)| {
-        let (sample, column) = (i / WIDTH, i % WIDTH);
-        let value = |row: u32| labels[row as usize * WIDTH + column];
-        let label = |table: usize| {
-            let at = table * SAMPLES + sample;
-            let share = f64::from(LABEL_SHARES[at]);
-            let [row, other] = [at, LABEL_SHARES.len() + at].map(|at| value(LABEL_ROWS[at]));
-            (1.0 - share) * row + share * other
-        };
-        silu(t + (0..2).map(label).sum::<f64>())
-    });
-    words("embed_condition", floats(&condition.collect::<Vec<_>>()));
+    condition(&mut words);
     patches(&mut words);
     let ids = (0..ROWS).map(|row| 7 * row % 11);
     let (table, positions) = (numbers(11 * WIDTH, 90, 1.0), numbers(5 * WIDTH, 91, 1.0));
@@ -210,6 +197,23 @@ fn floats(values: &[f64]) -> Vec<u32> {
 
 fn copies(values: &[f32]) -> Vec<u32> {
     values.iter().map(|v| v.to_bits()).collect()
+}
+
+fn condition(words: &mut impl FnMut(&'static str, Vec<u32>)) {
+    let time = wide(&numbers(SAMPLES * WIDTH, 60, 2.0));
+    let labels = wide(&numbers(5 * WIDTH, 61, 1.0));
+    let condition = time.iter().enumerate().map(|(i, t)| {
+        let (sample, column) = (i / WIDTH, i % WIDTH);
+        let value = |row: u32| labels[row as usize * WIDTH + column];
+        let label = |table: usize| {
+            let at = table * SAMPLES + sample;
+            let share = f64::from(LABEL_SHARES[at]);
+            let [row, other] = [at, LABEL_SHARES.len() + at].map(|at| value(LABEL_ROWS[at]));
+            (1.0 - share) * row + share * other
+        };
+        silu(t + (0..2).map(label).sum::<f64>())
+    });
+    words("embed_condition", floats(&condition.collect::<Vec<_>>()));
 }
 
 fn experts(words: &mut impl FnMut(&'static str, Vec<u32>)) {

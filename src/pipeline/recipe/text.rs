@@ -432,8 +432,8 @@ mod tests {
         assert_eq!(old.labels, [vec![Label::Row(3), Label::Any], Vec::new()]);
         assert_eq!(old.unsaid, ["steps", "guidance", "spin"]);
         let mixed = Recipe::parse("labels=fox,any&mix=cat,same").unwrap();
-        assert_eq!(mixed.mix, [Some(Label::from("cat")), None]);
-        assert_eq!(mixed.sampling.mix_strength, 0.5, "what is usual");
+        let usual = (vec![Some(Label::from("cat")), None], LabelMix::USUAL);
+        assert_eq!((mixed.mix.clone(), mixed.sampling.mix_strength), usual);
         assert_eq!(Recipe::parse(&mixed.to_text()), Ok(mixed));
         for text in ["labels=fox", "#count=3", "x&model=emoji"] {
             assert!(Recipe::is_text(text), "{text}");

@@ -10,8 +10,9 @@ use super::install;
 /// The models hosted with the page; the first one draws the first image.
 const MODELS: [&str; 4] = ["emoji", "emoji_256", "emoji_text", "eurosat"];
 /// Files that go out as they are: where they are, and their names in `dist/`.
-const COPIES: [(&str, &str); 16] = [
+const COPIES: [(&str, &str); 17] = [
     ("web/start.js", "start.js"),
+    ("web/graphics.js", "graphics.js"),
     ("web/diffmoe-worker.js", "diffmoe-worker.js"),
     ("web/diffmoe-node.js", "diffmoe-node.js"),
     ("web/diffmoe-picture.js", "diffmoe-picture.js"),
@@ -29,8 +30,9 @@ const COPIES: [(&str, &str); 16] = [
     ("assets/eurosat.md", "models/eurosat.md"),
 ];
 /// Files that the page needs besides itself and its models.
-const PROGRAM: [&str; 6] = [
+const PROGRAM: [&str; 7] = [
     "start.js",
+    "graphics.js",
     "diffmoe.js",
     "diffmoe-worker.js",
     "diffmoe_bg.wasm",

@@ -2,7 +2,7 @@
 
 use egui::ColorImage;
 
-use super::{Item, MOST, MOST_BYTES, Opened};
+use super::{Item, MOST, MOST_BYTES, Opened, Preview};
 use crate::platform::{GalleryStore, sha256};
 use diffmoe::pipeline::{Parameters, Saved};
 use diffmoe::pixels::{self, RgbImage};
@@ -16,6 +16,7 @@ const PARAMETERS: &str = "parameters";
 
 pub(super) enum Request {
     List,
+    Look(String),
     Keep { png: Vec<u8>, ms: u64 },
     Open(String),
     Delete(Vec<String>),
@@ -23,8 +24,10 @@ pub(super) enum Request {
 }
 
 pub(super) enum Outcome {
-    /// The images, and the names of files that are damaged.
-    Listed(Result<(Vec<Item>, Vec<String>), String>),
+    /// The names of the images.
+    Listed(Result<Vec<String>, String>),
+    /// What an image shows; `None` if its file is damaged.
+    Looked(String, Option<Preview>),
     /// `None` for an image that was kept already.
     Kept(Result<Option<Item>, String>),
     Opened(Result<Opened, String>),
@@ -48,6 +51,11 @@ pub(super) enum Outcome {
 pub(super) async fn carry_out(store: &GalleryStore, request: Request, used: u64) -> Outcome {
     match request {
         Request::List => Outcome::Listed(list(store).await),
+        Request::Look(name) => {
+            let file = store.read(&name).await.ok();
+            let preview = file.and_then(|png| preview(&name, &png).ok());
+            Outcome::Looked(name, preview)
+        }
         Request::Keep { png, ms } => Outcome::Kept(keep(store, &png, ms, used).await),
         Request::Open(name) => Outcome::Opened(open(store, name).await),
         Request::Delete(names) => delete(store, names).await,
@@ -67,16 +75,9 @@ fn hash_in(name: &str) -> Option<u64> {
     is_ours.then(|| u64::from_str_radix(hash, 16).ok())?
 }
 
-async fn list(store: &GalleryStore) -> Result<(Vec<Item>, Vec<String>), String> {
-    let (mut items, mut damaged) = (Vec::new(), Vec::new());
-    for name in store.names().await?.into_iter().filter(|name| hash_in(name).is_some()) {
-        let file = store.read(&name).await.ok();
-        match file.and_then(|png| item(&name, &png).ok()) {
-            Some(item) => items.push(item),
-            None => damaged.push(name),
-        }
-    }
-    Ok((items, damaged))
+async fn list(store: &GalleryStore) -> Result<Vec<String>, String> {
+    let names = store.names().await?.into_iter();
+    Ok(names.filter(|name| hash_in(name).is_some()).collect())
 }
 
 async fn keep(
@@ -145,13 +146,16 @@ async fn restore(store: &GalleryStore, files: Vec<(String, Vec<u8>)>) -> Outcome
     Outcome::Restored { items, damaged, left, problem }
 }
 
-/// What is shown of a file.
 fn item(name: &str, png: &[u8]) -> Result<Item, String> {
+    Ok(Item { name: name.to_owned(), preview: Some(preview(name, png)?) })
+}
+
+/// What is shown of a file.
+fn preview(name: &str, png: &[u8]) -> Result<Preview, String> {
     let image = RgbImage::read_png(png).map_err(|error| format!("{name}: {error}"))?;
     let thumb = scaled(&image, THUMB);
     let size = [thumb.width(), thumb.height()].map(|side| side as usize);
-    Ok(Item {
-        name: name.to_owned(),
+    Ok(Preview {
         bytes: png.len() as u64,
         caption: caption(png),
         thumb: ColorImage::from_rgb(size, thumb.pixels()),

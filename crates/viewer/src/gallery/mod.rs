@@ -23,12 +23,26 @@ pub(crate) const MOST_BYTES: u64 = 64_000_000;
 pub(crate) struct Item {
     /// Name of its file; names in order are images in order of time.
     pub(crate) name: String,
+    /// What is in it, once somebody looks at the gallery.
+    pub(crate) preview: Option<Preview>,
+}
+
+/// What a kept image shows.
+#[derive(Clone, Debug)]
+pub(crate) struct Preview {
     /// Bytes of its file.
     pub(crate) bytes: u64,
     /// What it shows, and its seed.
     pub(crate) caption: String,
     /// A small version.
     pub(crate) thumb: ColorImage,
+}
+
+impl Item {
+    /// What it shows, as far as that is known.
+    pub(crate) fn caption(&self) -> &str {
+        self.preview.as_ref().map_or("a kept image", |preview| &preview.caption)
+    }
 }
 
 /// A kept image that is looked at.
@@ -56,8 +70,11 @@ pub(crate) struct Gallery {
     running: Option<Task<Outcome>>,
     /// Newest first.
     items: Vec<Item>,
-    /// Whether the store has been read.
+    /// Whether the names in the store have been read.
     is_listed: bool,
+    /// Whether somebody wants to see what the images show, and whether that was asked for.
+    is_looked_at: bool,
+    is_previewed: bool,
     /// Why it could not be read.
     unreadable: Option<String>,
     /// Milliseconds in the last name.
@@ -72,7 +89,7 @@ pub(crate) struct Gallery {
 }
 
 impl Gallery {
-    /// The gallery in a folder, or in the browser's storage; and reads it.
+    /// The gallery in a folder, or in the browser's storage; and reads the names of its images.
     pub(crate) fn new(folder: Option<PathBuf>, waker: Waker) -> Self {
         let mut gallery = Self {
             store: GalleryStore::open(folder),
@@ -81,6 +98,8 @@ impl Gallery {
             running: None,
             items: Vec::new(),
             is_listed: false,
+            is_looked_at: false,
+            is_previewed: false,
             unreadable: None,
             latest: 0,
             damaged: Vec::new(),
@@ -116,9 +135,27 @@ impl Gallery {
         self.is_listed.then_some(self.items.len())
     }
 
-    /// Bytes of all images.
+    /// Bytes of all images that are known.
     pub(crate) fn bytes(&self) -> u64 {
-        self.items.iter().map(|item| item.bytes).sum()
+        self.items.iter().filter_map(|item| item.preview.as_ref()).map(|of| of.bytes).sum()
+    }
+
+    /// Reads what the images show, one after the other: for a gallery that is on screen, and before another image is kept.
+    pub(crate) fn look(&mut self) {
+        self.is_looked_at = true;
+        self.preview();
+    }
+
+    fn preview(&mut self) {
+        if !self.is_looked_at || !self.is_listed || self.is_previewed {
+            return;
+        }
+        self.is_previewed = true;
+        // The newest first, and before what was asked for in the meantime.
+        for item in self.items.iter().rev().filter(|item| item.preview.is_none()) {
+            self.queue.push_front(Request::Look(item.name.clone()));
+        }
+        self.begin();
     }
 
     /// Files that cannot be shown.
@@ -148,12 +185,17 @@ impl Gallery {
         // One after the other, however fast they come.
         let ms = ms.max(self.latest + 1);
         self.latest = ms;
+        // How much room is left is known once all are read.
+        self.look();
         self.ask(Request::Keep { png, ms });
     }
 
     /// Looks at an image.
     pub(crate) fn open(&mut self, name: String) {
-        self.ask(Request::Open(name));
+        if matches!(self.store, Ok(Some(_))) {
+            self.queue.push_front(Request::Open(name));
+            self.begin();
+        }
     }
 
     /// Deletes an image.
@@ -213,12 +255,25 @@ impl Gallery {
 
     fn take(&mut self, outcome: Outcome, said: &mut Vec<Said>) {
         match outcome {
-            Outcome::Listed(Ok((items, damaged))) => {
-                (self.items, self.damaged, self.is_listed) = (items, damaged, true);
+            Outcome::Listed(Ok(names)) => {
+                let item = |name| Item { name, preview: None };
+                (self.items, self.is_listed) = (names.into_iter().map(item).collect(), true);
                 self.sort();
+                self.preview();
+            }
+            Outcome::Looked(name, preview) => {
+                let Some(place) = self.items.iter().position(|item| item.name == name) else {
+                    return;
+                };
+                if preview.is_some() {
+                    self.items[place].preview = preview;
+                } else {
+                    self.items.remove(place);
+                    self.damaged.push(name);
+                }
             }
             Outcome::Kept(Ok(Some(item))) => {
-                self.news.0.push(item.caption.clone());
+                self.news.0.push(item.caption().to_owned());
                 self.items.push(item);
                 self.sort();
             }

@@ -15,8 +15,17 @@ fn png(grey: u8) -> Vec<u8> {
     RgbImage::from_raw(2, 1, vec![grey; 6]).unwrap().to_png(&[("parameters", text)]).unwrap()
 }
 
-fn opened(folder: &Path) -> (Gallery, Vec<Said>) {
+fn unseen(folder: &Path) -> (Gallery, Vec<Said>) {
     settled(Gallery::new(Some(folder.to_owned()), Arc::new(|| ())))
+}
+
+/// With what the images show.
+fn opened(folder: &Path) -> (Gallery, Vec<Said>) {
+    let (mut gallery, mut said) = unseen(folder);
+    gallery.look();
+    let (gallery, more) = settled(gallery);
+    said.extend(more);
+    (gallery, said)
 }
 
 /// Waits until nothing is left to do; what was said.
@@ -31,7 +40,7 @@ fn settled(mut gallery: Gallery) -> (Gallery, Vec<Said>) {
 }
 
 fn captions(gallery: &Gallery) -> Vec<&str> {
-    gallery.items().iter().map(|item| item.caption.as_str()).collect()
+    gallery.items().iter().map(Item::caption).collect()
 }
 
 fn keep(gallery: &mut Gallery, grey: u8, ms: u64) {
@@ -68,6 +77,37 @@ fn images_are_kept_newest_first_and_survive() {
     let (again, _) = settled(again);
     let opened = again.opened().unwrap();
     assert_eq!((&opened.png, opened.image.pixel(1, 0)), (&png(3), [3; 3]));
+}
+
+#[test]
+fn images_are_decoded_when_somebody_looks_or_keeps_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut gallery, _) = opened(folder.path());
+    for (grey, ms) in [(1, 1000), (2, 2000)] {
+        keep(&mut gallery, grey, ms);
+    }
+    drop(settled(gallery));
+    let (mut gallery, said) = unseen(folder.path());
+    assert_eq!((captions(&gallery), gallery.bytes()), (vec!["a kept image"; 2], 0));
+    assert!(gallery.items().iter().all(|item| item.preview.is_none()) && said.is_empty());
+    // The room that is left counts all of them.
+    gallery.keep(png(3));
+    let (gallery, _) = settled(gallery);
+    assert_eq!(captions(&gallery), ["a fox, seed 3", "a fox, seed 2", "a fox, seed 1"]);
+    assert_eq!(gallery.bytes(), 3 * png(1).len() as u64);
+    // Before the names are there, it is remembered.
+    let mut gallery = Gallery::new(Some(folder.path().to_owned()), Arc::new(|| ()));
+    gallery.look();
+    let (mut gallery, _) = settled(gallery);
+    assert_eq!(captions(&gallery)[2], "a fox, seed 1");
+    // A file that is gone is named when it is read.
+    let (mut fresh, _) = unseen(folder.path());
+    std::fs::remove_file(folder.path().join(&fresh.items()[1].name)).unwrap();
+    fresh.look();
+    let (fresh, _) = settled(fresh);
+    assert_eq!((captions(&fresh).len(), fresh.damaged().len()), (2, 1));
+    gallery.delete_all();
+    settled(gallery);
 }
 
 #[test]

@@ -27,16 +27,18 @@ pub(crate) struct Textures {
 impl Textures {
     /// Makes those that are new and forgets those that are gone.
     fn update(&mut self, ui: &Ui, items: &[Item]) {
+        let known = || items.iter().filter_map(|item| Some((item, item.preview.as_ref()?)));
         // Names are distinct: as many textures as images, one for each, are all that is needed.
-        let is_current = self.thumbs.len() == items.len()
-            && items.iter().all(|item| self.thumbs.contains_key(&item.name));
+        let is_current = self.thumbs.len() == known().count()
+            && known().all(|(item, _)| self.thumbs.contains_key(&item.name));
         if is_current {
             return;
         }
         self.thumbs.retain(|name, _| items.iter().any(|item| item.name == *name));
-        for item in items {
+        for (item, preview) in known() {
             self.thumbs.entry(item.name.clone()).or_insert_with(|| {
-                ui.ctx().load_texture("kept image", item.thumb.clone(), TextureOptions::LINEAR)
+                let thumb = preview.thumb.clone();
+                ui.ctx().load_texture("kept image", thumb, TextureOptions::LINEAR)
             });
         }
     }
@@ -85,6 +87,9 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
             }
         });
         remark(ui, place);
+        if ui.is_rect_visible(ui.min_rect()) {
+            app.gallery.look();
+        }
     });
 }
 
@@ -95,10 +100,15 @@ fn thumbs(app: &mut App, ui: &mut Ui) {
         ui.horizontal_wrapped(|ui| {
             ui.spacing_mut().button_padding = vec2(3.0, 3.0);
             for item in app.gallery.items() {
-                let Some(texture) = app.kept.thumbs.get(&item.name) else { continue };
-                let image = Image::from_texture(texture).fit_to_exact_size(Vec2::splat(SIDE));
-                let name = format!("Kept: {}", item.caption);
-                let button = ui.add(Button::image(image)).accessible_name(name.as_str());
+                let button = match app.kept.thumbs.get(&item.name) {
+                    Some(texture) => Button::image(
+                        Image::from_texture(texture).fit_to_exact_size(Vec2::splat(SIDE)),
+                    ),
+                    // It is read soon.
+                    None => Button::new("").min_size(Vec2::splat(SIDE)),
+                };
+                let name = format!("Kept: {}", item.caption());
+                let button = ui.add(button).accessible_name(name.as_str());
                 if button.on_hover_text(name).clicked() {
                     clicked = Some(item.name.clone());
                 }
@@ -151,7 +161,7 @@ pub(crate) fn opened(app: &mut App, ui: &mut Ui) {
         }
     };
     let item = app.gallery.items().iter().find(|item| item.name == opened.name);
-    let title = item.map_or_else(|| opened.name.clone(), |item| item.caption.clone());
+    let title = item.map_or_else(|| opened.name.clone(), |item| item.caption().to_owned());
     let model = app.session.model();
     let can_start = model.is_some_and(|model| model.config.makes_pixels());
     let screen = ui.ctx().content_rect().size();

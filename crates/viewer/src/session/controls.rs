@@ -58,8 +58,14 @@ impl Controls {
     /// Before there is a model.
     pub(super) fn none() -> Self {
         let sampling = Sampling::default();
-        let (choices, mix, prompt) = Default::default();
-        Self { choices, mix, prompt, sampling, init: None, count: 1 }
+        Self {
+            choices: Vec::new(),
+            mix: Vec::new(),
+            prompt: String::new(),
+            sampling,
+            init: None,
+            count: 1,
+        }
     }
 
     /// What a model recommends ([`Sampling::of`]), and another subject for each image, of those that it draws well where

@@ -228,6 +228,8 @@ async fn open(
     hash: String,
     backend: Backend,
 ) -> Result<Opened, String> {
+    // The checksum copied the file, and workers are about to: a page answers in between.
+    diffmoe::platform::yield_now().await;
     let model = platform::open_model(&checkpoint, backend, None)
         .await
         .map_err(|error| error.to_string())?;

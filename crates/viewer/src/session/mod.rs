@@ -84,6 +84,8 @@ pub struct Session {
     draw_at_once: bool,
     waker: Waker,
     notes: Vec<Note>,
+    /// Notes so far, for those who read each of them out.
+    noted: usize,
     available: Vec<String>,
     /// In the order of the requests.
     loading: Vec<Loading>,
@@ -146,6 +148,7 @@ impl Session {
             draw_at_once,
             waker,
             notes: Vec::new(),
+            noted: 0,
             available: loading::available(),
             loading: Vec::new(),
             awaited: None,
@@ -270,6 +273,11 @@ impl Session {
         self.loading.last().map(Loading::phase)
     }
 
+    /// How many notes there were, those that are gone included.
+    pub fn noted(&self) -> usize {
+        self.noted
+    }
+
     /// The notes, oldest first.
     pub fn notes(&self) -> &[Note] {
         &self.notes
@@ -287,6 +295,7 @@ impl Session {
         let note = Note { kind, text: text.into() };
         self.notes.retain(|other| *other != note);
         self.notes.push(note);
+        self.noted += 1;
     }
 
     /// The model that is open.

@@ -1,5 +1,7 @@
 //! Keeping images, and finding them on the next visit.
 
+use diffmoe_viewer::announce;
+
 use super::*;
 
 /// The app with a gallery in a folder.
@@ -49,6 +51,9 @@ fn kept_images_are_there_on_the_next_visit_until_they_are_deleted() {
         harness.run_steps(2);
         kept(&mut harness, 4);
         assert!(has(&harness, "Kept 4 images in the gallery."));
+        let session = harness.state().app().session();
+        assert_eq!(announce::news(session), "Kept 4 images in the gallery.");
+        let noted = session.noted();
         assert!(
             has(&harness, "4 of at most 200 images")
                 && has(&harness, "Stored on this computer only")
@@ -60,12 +65,15 @@ fn kept_images_are_there_on_the_next_visit_until_they_are_deleted() {
             app.session().notes().iter().any(|note| note.text.contains("already in the gallery"))
         });
         assert_eq!(harness.state().app().kept_images(), Some(4));
+        let session = harness.state().app().session();
+        assert!(session.noted() > noted && announce::news(session).contains("already"));
         harness.check_accessibility();
         let frames = harness.state().app().session().record().expect("a run").frames.clone();
         drop(harness);
 
         let mut harness = visit(size, folder.path());
         kept(&mut harness, 4);
+        shown(&mut harness, ", seed 5");
         let newest = harness.query_all_by_label_contains("Kept: ").next().expect("a small image");
         newest.click();
         shown(&mut harness, "Use these settings");

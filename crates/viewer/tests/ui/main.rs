@@ -73,6 +73,20 @@ fn every_control_has_a_name() {
 }
 
 #[test]
+fn the_first_frames_of_a_page_show_one_part_after_another() {
+    for size in [DESKTOP, PHONE] {
+        let mut harness = opened(size, tiny());
+        assert!(harness.state().app().is_grown(), "a window shows all of it at once");
+        harness.state_mut().app_mut().begin_slowly();
+        harness.step();
+        assert!(has(&harness, "Generate") && !has(&harness, "Guidance"));
+        harness.run_steps(4);
+        assert!(harness.state().app().is_grown() && has(&harness, "Guidance"));
+        harness.check_accessibility();
+    }
+}
+
+#[test]
 fn a_run_can_be_paused_walked_on_and_cancelled() {
     let mut harness = opened(DESKTOP, tiny());
     harness.state_mut().app_mut().session_mut().controls.sampling.steps = 200;

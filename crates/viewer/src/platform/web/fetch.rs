@@ -4,16 +4,19 @@ use js_sys::{JsString, Map, Promise, Reflect, Uint8Array};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
 use wasm_bindgen::prelude::*;
-use wasm_bindgen_futures::JsFuture;
+use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{ReadableStreamDefaultReader, Request, RequestInit, Response};
+use web_time::Instant;
 
 use super::super::{Bytes, FetchError, Transfer};
-use super::store::{Manifest, Store};
+use super::store::{Keeping, Manifest, PART, Store};
 use super::{base, origin, pause, reason, sha256};
 
-/// What arrives is put away in pieces of at least this many bytes.
-const PART: usize = 2 << 20;
+/// A model of the page that arrives within this time is put away once it is whole, while it is opened.
+const SOON_SECONDS: u64 = 2;
 /// Attempts without receiving a byte before the transfer fails.
 const ATTEMPTS: u32 = 4;
 
@@ -23,8 +26,8 @@ extern "C" {
     fn request(input: &JsValue) -> Promise;
 }
 
-/// The response that the page asked for while this program was loading (`web/start.js`); nothing the second time, or if
-/// that request failed.
+/// The response that the page asked for while this program was loading (`web/start.js`); nothing the second time, if that
+/// request failed, or if something of the file is kept.
 async fn preloaded(location: &str) -> Option<Response> {
     let map = Reflect::get(&js_sys::global(), &"diffmoePreloaded".into()).ok()?;
     let map = map.dyn_into::<Map>().ok()?;
@@ -78,11 +81,18 @@ pub async fn built_in(name: &str, transfer: &Transfer) -> Option<Result<Bytes, F
     let version = model.sha256.get(..8)?;
     let address = format!("models/{name}.safetensors?v={version}");
     let location = web_sys::Url::new_with_base(&address, &base).ok()?.href();
-    let result = download(&location, Some(&model.sha256), transfer).await;
-    if result.is_ok() {
-        forget_other_versions(&location).await;
+    Some(download(&location, Some(&model.sha256), transfer).await)
+}
+
+/// Bytes that are put away while others read them.
+#[derive(Clone)]
+struct Shared(Arc<Vec<u8>>);
+
+impl Deref for Shared {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
     }
-    Some(result)
 }
 
 /// A model whose base64 text is part of the page. The browser decodes it, off the page's thread.
@@ -105,11 +115,11 @@ async fn inside(
 }
 
 /// Deletes kept files of the same path as `location` that are not `location`.
-async fn forget_other_versions(location: &str) {
+async fn forget_other_versions(location: String) {
     let Some(store) = Store::open().await else { return };
     let path = |location: &str| location.split('?').next().map(str::to_owned);
     for manifest in store.list().await {
-        if manifest.location != location && path(&manifest.location) == path(location) {
+        if manifest.location != location && path(&manifest.location) == path(&location) {
             // What cannot be deleted now is found again next time.
             let _ = store.delete(&manifest.location).await;
         }
@@ -137,9 +147,12 @@ async fn download(
     expected: Option<&str>,
     transfer: &Transfer,
 ) -> Result<Bytes, FetchError> {
-    let mut download = Download::begin(location, transfer).await;
+    let mut download = Download::begin(location, transfer, expected.is_some()).await;
     if let Some(known) = download.manifest.sha256.clone() {
         if hex(&sha256(&download.bytes).await) == known && expected.is_none_or(|e| e == known) {
+            if expected.is_some() {
+                spawn_local(forget_other_versions(location.to_owned()));
+            }
             return Ok(Bytes::new(download.bytes));
         }
         download.start_over().await;
@@ -166,8 +179,20 @@ async fn download(
         download.start_over().await;
         return Err(FetchError::Damaged { location: location.to_owned() });
     }
-    download.finish(digest).await;
-    Ok(Bytes::new(download.bytes))
+    let Download { keeping, manifest, bytes, .. } = download;
+    let bytes = Shared(Arc::new(bytes));
+    let finish = keeping.finish(manifest, bytes.clone(), digest);
+    if expected.is_none() {
+        finish.await;
+    } else {
+        // The first image waits for a model of the page, and for nothing that is for the next visit only.
+        let location = location.to_owned();
+        spawn_local(async move {
+            finish.await;
+            forget_other_versions(location).await;
+        });
+    }
+    Ok(Bytes::new(bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -189,30 +214,42 @@ enum Trouble {
 
 /// A download in progress.
 struct Download<'t> {
-    store: Option<Store>,
+    keeping: Keeping,
     manifest: Manifest,
     /// Everything that is here.
     bytes: Vec<u8>,
-    /// How much of it is in the store.
-    kept: usize,
+    /// An answer that is there already.
+    first: Option<Response>,
+    began: Instant,
+    /// Whether nothing is put away while it may arrive soon.
+    is_soon: bool,
     transfer: &'t Transfer,
 }
 
 impl<'t> Download<'t> {
     /// Takes up what an earlier visit left.
-    async fn begin(location: &str, transfer: &'t Transfer) -> Self {
-        let store = Store::open().await;
-        let fresh = || Manifest { location: location.to_owned(), ..Manifest::default() };
-        let mut download = Self { store, manifest: fresh(), bytes: Vec::new(), kept: 0, transfer };
-        if let Some(store) = &download.store
+    async fn begin(location: &str, transfer: &'t Transfer, is_soon: bool) -> Self {
+        let mut download = Self {
+            keeping: Keeping::default(),
+            manifest: Manifest { location: location.to_owned(), ..Manifest::default() },
+            bytes: Vec::new(),
+            first: preloaded(location).await,
+            began: Instant::now(),
+            is_soon,
+            transfer,
+        };
+        if download.first.is_some() {
+            return download;
+        }
+        if let Some(store) = download.keeping.store().await
             && let Some(manifest) = store.manifest(location).await
         {
             match store.bytes(&manifest).await {
                 Some(bytes) => {
-                    download.kept = bytes.len();
+                    download.keeping.kept = bytes.len();
+                    transfer.resume_from(bytes.len() as u64);
                     download.bytes = bytes;
                     download.manifest = manifest;
-                    transfer.resume_from(download.kept as u64);
                     download.manifest.total.inspect(|&total| transfer.set_total(total));
                 }
                 None => download.start_over().await,
@@ -223,14 +260,14 @@ impl<'t> Download<'t> {
 
     /// Forgets everything that is here.
     async fn start_over(&mut self) {
-        if let Some(store) = &self.store {
+        if let Some(store) = self.keeping.store().await {
             // What cannot be deleted is overwritten.
             let _ = store.delete(&self.manifest.location).await;
         }
         let location = std::mem::take(&mut self.manifest.location);
         self.manifest = Manifest { location, ..Manifest::default() };
         self.bytes.clear();
-        self.kept = 0;
+        self.keeping.kept = 0;
         self.transfer.resume_from(0);
     }
 
@@ -260,7 +297,7 @@ impl<'t> Download<'t> {
         }
         if header("content-encoding").is_some() {
             // Length and ranges count the packed bytes: neither helps us.
-            self.store = None;
+            self.keeping.stop();
         } else {
             let rest = header("content-length").and_then(|text| text.parse::<u64>().ok());
             self.manifest.total = rest.map(|rest| rest + self.bytes.len() as u64);
@@ -275,11 +312,9 @@ impl<'t> Download<'t> {
         self.receive(&response).await
     }
 
-    async fn ask(&self) -> Result<Response, Trouble> {
+    async fn ask(&mut self) -> Result<Response, Trouble> {
         let broken = |error: JsValue| Trouble::Broken(reason(&error));
-        if self.bytes.is_empty()
-            && let Some(response) = preloaded(&self.manifest.location).await
-        {
+        if let Some(response) = self.first.take() {
             return Ok(response);
         }
         let ask = Request::new_with_str_and_init(&self.manifest.location, &RequestInit::new())
@@ -332,7 +367,8 @@ impl<'t> Download<'t> {
             self.bytes.resize(start + value.length() as usize, 0);
             value.copy_to(&mut self.bytes[start..]);
             self.transfer.add(u64::from(value.length()));
-            if self.bytes.len() - self.kept >= PART {
+            let is_soon = self.is_soon && self.began.elapsed().as_secs() < SOON_SECONDS;
+            if self.bytes.len() - self.keeping.kept >= PART && !is_soon {
                 self.keep().await;
             }
         }
@@ -344,28 +380,8 @@ impl<'t> Download<'t> {
         }
     }
 
-    /// Puts away what is not in the store yet. A browser without room for it costs a later visit the download.
     async fn keep(&mut self) {
-        let Some(store) = &self.store else { return };
-        if self.kept == self.bytes.len() {
-            return;
-        }
-        if store.append(&mut self.manifest, &self.bytes[self.kept..]).await.is_ok() {
-            self.kept = self.bytes.len();
-        } else {
-            let _ = store.delete(&self.manifest.location).await;
-            self.store = None;
-        }
-    }
-
-    async fn finish(&mut self, digest: String) {
-        self.keep().await;
-        self.manifest.total = Some(self.bytes.len() as u64);
-        self.manifest.sha256 = Some(digest);
-        if let Some(store) = &self.store {
-            // Without the note the parts are an interrupted download, which is completed and checked next time.
-            let _ = store.note(&self.manifest).await;
-        }
+        self.keeping.keep(&mut self.manifest, &self.bytes).await;
     }
 
     fn error(&self, reason: String) -> FetchError {

@@ -1,6 +1,8 @@
 //! Persistent downloads in the browser's Cache Storage: the parts of a file as they arrived, and a manifest that
 //! describes them. An interrupted download has an incomplete manifest.
 
+use std::ops::Deref;
+
 use js_sys::{Array, JsString, Uint8Array};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
@@ -9,6 +11,8 @@ use web_sys::{Cache, CacheStorage, Request, Response};
 
 use super::{CachedFile, origin, reason};
 
+/// What arrives is put away in pieces of at least this many bytes.
+pub(super) const PART: usize = 2 << 20;
 /// Name of our cache; a new number when the layout changes.
 const CACHE: &str = "diffmoe-models-1";
 
@@ -38,6 +42,63 @@ impl Manifest {
     /// Bytes in all parts.
     pub(super) fn bytes(&self) -> u64 {
         self.parts.iter().sum()
+    }
+}
+
+/// How much of a file is in the browser's storage.
+#[derive(Default)]
+pub(super) struct Keeping {
+    /// `None` before it is needed; then nothing where there is no storage, or no room in it.
+    opened: Option<Option<Store>>,
+    /// Bytes in the store.
+    pub(super) kept: usize,
+}
+
+impl Keeping {
+    /// Keeps nothing from now on.
+    pub(super) fn stop(&mut self) {
+        self.opened = Some(None);
+    }
+
+    /// The store, where there is one and it takes this file.
+    pub(super) async fn store(&mut self) -> Option<&Store> {
+        if self.opened.is_none() {
+            self.opened = Some(Store::open().await);
+        }
+        self.opened.as_ref().and_then(Option::as_ref)
+    }
+
+    /// Puts away what is not in the store yet. A browser without room for it costs a later visit the download.
+    pub(super) async fn keep(&mut self, manifest: &mut Manifest, bytes: &[u8]) {
+        let kept = self.kept;
+        if kept == bytes.len() {
+            return;
+        }
+        let Some(store) = self.store().await else { return };
+        for part in bytes[kept..].chunks(PART / 2) {
+            if store.append(manifest, part).await.is_err() {
+                let _ = store.delete(&manifest.location).await;
+                self.stop();
+                return;
+            }
+        }
+        self.kept = bytes.len();
+    }
+
+    /// Puts away what is left and notes that it is whole.
+    pub(super) async fn finish(
+        mut self,
+        mut manifest: Manifest,
+        bytes: impl Deref<Target = [u8]>,
+        digest: String,
+    ) {
+        self.keep(&mut manifest, &bytes).await;
+        manifest.total = Some(bytes.len() as u64);
+        manifest.sha256 = Some(digest);
+        if let Some(store) = self.store().await {
+            // Without the note the parts are an interrupted download, which is completed and checked next time.
+            let _ = store.note(&manifest).await;
+        }
     }
 }
 
