@@ -118,14 +118,11 @@ impl Kernel for RouteScore<'_> {
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        let (hidden, weight, bias) = match &self.predictor {
-            Some(p) => (p.hidden, p.weight, p.bias),
-            // Bound because a binding cannot be empty; not read.
-            None => {
-                let bias = self.choice.map_or(self.gate_weight, |choice| choice.bias);
-                (self.x, self.gate_weight, bias)
-            }
-        };
+        // Bound because a binding cannot be empty; not read without a predictor.
+        let bias = self.choice.map_or(self.gate_weight, |choice| choice.bias);
+        let unread = (self.x, self.gate_weight, bias);
+        let (hidden, weight, bias) =
+            self.predictor.as_ref().map_or(unread, |p| (p.hidden, p.weight, p.bias));
         let out = [self.gate, self.need, self.scores.to];
         [self.x, self.gate_weight, hidden, weight, bias].into_iter().chain(out).collect()
     }

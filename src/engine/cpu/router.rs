@@ -99,8 +99,12 @@ pub(super) fn weigh_chosen(scores: &mut [f32], bias: &[f32], count: usize, scale
     let (chosen, others) = order.split_at(count);
     let sum = chosen.iter().map(|&e| scores[e]).sum::<f32>() + LEAST;
     let factor = if count > 1 { scale / sum } else { scale };
-    chosen.iter().for_each(|&e| scores[e] *= factor);
-    others.iter().for_each(|&e| scores[e] = 0.0);
+    for &e in chosen {
+        scores[e] *= factor;
+    }
+    for &e in others {
+        scores[e] = 0.0;
+    }
 }
 
 /// For each expert the tokens that it takes, in ascending order, one after the other.
