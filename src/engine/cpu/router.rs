@@ -192,6 +192,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "these numbers are exact")]
     fn a_bias_selects_experts_and_leaves_their_weights() {
         let weighed = |bias: [f32; 4], count, scale| {
             let mut scores = [0.5, 0.25, 0.75, 0.25];
