@@ -88,16 +88,13 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
     let mut assumed = Vec::new();
     let published = Family::of(kind, shapes, hints).map_err(InferError::Tensors)?;
     let family = published.map_or(kind, Family::name);
-    let run = match &hints.yaml {
-        Some(text) => {
-            let missing = "it has no model.params, which the official configurations have";
-            let run = Run::read(text).map_err(InferError::Yaml)?;
-            run.ok_or_else(|| InferError::Yaml(missing.into()))?
-        }
-        None => {
-            let params = from_shapes(shapes, hints, published, &mut assumed)?;
-            Run { params, is_flow: None, name: None }
-        }
+    let run = if let Some(text) = &hints.yaml {
+        let missing = "it has no model.params, which the official configurations have";
+        let run = Run::read(text).map_err(InferError::Yaml)?;
+        run.ok_or_else(|| InferError::Yaml(missing.into()))?
+    } else {
+        let params = from_shapes(shapes, hints, published, &mut assumed)?;
+        Run { params, is_flow: None, name: None }
     };
     let Run { mut params, is_flow, name } = run;
     if let Some(size) = hints.size {

@@ -87,7 +87,9 @@ mod tests {
 
     #[test]
     fn turns_queries_and_keys_and_leaves_values() {
-        for (samples, tokens, heads, d) in [(1, 1, 1, 4), (3, 7, 3, 24), (2, 33, 2, 96), (1, 5, 1, 12)] {
+        for (samples, tokens, heads, d) in
+            [(1, 1, 1, 4), (3, 7, 3, 24), (2, 33, 2, 96), (1, 5, 1, 12)]
+        {
             let x = spiky(samples * tokens * 3 * heads * d, 2, 3.0);
             let angles = spiky(tokens * d, 1, 1.0);
             let qkv = tensor(&[samples * tokens, 3 * heads * d], &x);

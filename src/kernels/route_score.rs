@@ -118,14 +118,11 @@ impl Kernel for RouteScore<'_> {
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        let (hidden, weight, bias) = match &self.predictor {
-            Some(p) => (p.hidden, p.weight, p.bias),
-            // Bound because a binding cannot be empty; not read.
-            None => {
-                let bias = self.choice.map_or(self.gate_weight, |choice| choice.bias);
-                (self.x, self.gate_weight, bias)
-            }
-        };
+        // Bound because a binding cannot be empty; not read without a predictor.
+        let bias = self.choice.map_or(self.gate_weight, |choice| choice.bias);
+        let unread = (self.x, self.gate_weight, bias);
+        let (hidden, weight, bias) =
+            self.predictor.as_ref().map_or(unread, |p| (p.hidden, p.weight, p.bias));
         let out = [self.gate, self.need, self.scores.to];
         [self.x, self.gate_weight, hidden, weight, bias].into_iter().chain(out).collect()
     }
@@ -196,10 +193,13 @@ pub(crate) fn reference_choice(
     let (e, d) = (bias.len(), gate_weight.len() / bias.len());
     let (mut gate, mut scores) = (Vec::new(), Vec::new());
     for x in x.chunks(d) {
-        let dot = |w: &[f32]| w.iter().zip(x).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+        let dot =
+            |w: &[f32]| w.iter().zip(x).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
         let row: Vec<f64> = gate_weight.chunks(d).map(|w| 1.0 / (1.0 + (-dot(w)).exp())).collect();
         let mut order: Vec<usize> = (0..e).collect();
-        order.sort_by(|&a, &b| (row[b] + f64::from(bias[b])).total_cmp(&(row[a] + f64::from(bias[a]))));
+        order.sort_by(|&a, &b| {
+            (row[b] + f64::from(bias[b])).total_cmp(&(row[a] + f64::from(bias[a])))
+        });
         let chosen = &order[..k];
         let sum = if k > 1 { chosen.iter().map(|&e| row[e]).sum() } else { 1.0 };
         gate.extend((0..e).map(|e| if chosen.contains(&e) { scale * row[e] / sum } else { 0.0 }));
@@ -334,7 +334,14 @@ mod tests {
     /// The choice and its weights in f64, and the score of each expert.
     #[test]
     fn a_sigmoid_router_weighs_what_it_chooses() {
-        for (s, e, d, k) in [(1, 1, 4, 1), (7, 3, 12, 2), (257, 5, 20, 5), (77, 16, 48, 2), (33, 48, 24, 5), (9, 64, 8, 1)] {
+        for (s, e, d, k) in [
+            (1, 1, 4, 1),
+            (7, 3, 12, 2),
+            (257, 5, 20, 5),
+            (77, 16, 48, 2),
+            (33, 48, 24, 5),
+            (9, 64, 8, 1),
+        ] {
             let (x, weight, bias) = (spiky(s * d, 1, 1.0), spiky(e * d, 3, 0.3), spiky(e, 5, 0.5));
             let (gate, logits) = (poisoned(&[s, e]), poisoned(&[s, e]));
             run(&RouteScore {
@@ -349,12 +356,18 @@ mod tests {
             let (want, scores) = reference_choice(&x, &weight, &bias, (k, 2.5));
             let want: Vec<f32> = want.into_iter().map(|v| v as f32).collect();
             let got = read(&gate);
-            assert!(got.iter().zip(&want).all(|(got, want)| (*got > 0.0) == (*want > 0.0)), "the choice");
+            assert!(
+                got.iter().zip(&want).all(|(got, want)| (*got > 0.0) == (*want > 0.0)),
+                "the choice"
+            );
             assert_close(&got, &want, 1e-5, 1e-5);
             for (word, score) in read_u32(&logits).into_iter().zip(scores) {
                 let [got, need] = unpack(word);
                 let error = (got.to_f64() - score.ln()).abs();
-                assert!(error <= score.ln().abs() / 2000.0 + 1e-4 && need == f16::ZERO, "{got}, {score}");
+                assert!(
+                    error <= score.ln().abs() / 2000.0 + 1e-4 && need == f16::ZERO,
+                    "{got}, {score}"
+                );
             }
         }
     }

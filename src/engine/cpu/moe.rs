@@ -111,20 +111,17 @@ fn score(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
         gate.par_chunks_mut(rows * e).zip(recorded(gate_record, rows * e, h.len() / d * e));
     chunks.enumerate().for_each(|(chunk, (gate, record))| {
         layer.gate_weight.apply(|r| row_of(h, d, chunk * rows + r), gate);
-        match (config.router, &layer.selection_bias) {
-            (Router::Sigmoid { scale }, Some(bias)) => {
-                sigmoid(gate);
-                if !record.is_empty() {
-                    keep(record, &gate.iter().map(|score| score.ln()).collect::<Vec<_>>());
-                }
-                for row in gate.chunks_exact_mut(e) {
-                    weigh_chosen(row, bias, config.experts_of_token(), scale);
-                }
+        if let (Router::Sigmoid { scale }, Some(bias)) = (config.router, &layer.selection_bias) {
+            sigmoid(gate);
+            if !record.is_empty() {
+                keep(record, &gate.iter().map(|score| score.ln()).collect::<Vec<_>>());
             }
-            _ => {
-                keep(record, gate);
-                softmax_rows(gate, e, 1.0);
+            for row in gate.chunks_exact_mut(e) {
+                weigh_chosen(row, bias, config.experts_of_token(), scale);
             }
+        } else {
+            keep(record, gate);
+            softmax_rows(gate, e, 1.0);
         }
     });
     let Some([first, second]) = &layer.capacity_predictor else { return };

@@ -99,8 +99,12 @@ pub(super) fn weigh_chosen(scores: &mut [f32], bias: &[f32], count: usize, scale
     let (chosen, others) = order.split_at(count);
     let sum = chosen.iter().map(|&e| scores[e]).sum::<f32>() + LEAST;
     let factor = if count > 1 { scale / sum } else { scale };
-    chosen.iter().for_each(|&e| scores[e] *= factor);
-    others.iter().for_each(|&e| scores[e] = 0.0);
+    for &e in chosen {
+        scores[e] *= factor;
+    }
+    for &e in others {
+        scores[e] = 0.0;
+    }
 }
 
 /// For each expert the tokens that it takes, in ascending order, one after the other.
@@ -188,6 +192,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "these numbers are exact")]
     fn a_bias_selects_experts_and_leaves_their_weights() {
         let weighed = |bias: [f32; 4], count, scale| {
             let mut scores = [0.5, 0.25, 0.75, 0.25];
