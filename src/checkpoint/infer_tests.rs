@@ -1,6 +1,13 @@
 //! Tests of configuration inference: what is recognised, what must be given, what is rejected.
 
 use super::*;
+
+#[test]
+fn the_yaml_of_a_run_is_told_from_others() {
+    assert!(is_run_config("model: {params: {depth: 2}}").unwrap());
+    assert!(!is_run_config("name: DiT").unwrap());
+    assert!(matches!(is_run_config("a: [1"), Err(InferError::Yaml(_))));
+}
 use crate::model::Preset;
 
 fn shapes_of(config: &Config) -> Shapes {

@@ -26,17 +26,18 @@ impl Recipe {
         let mut options = Vec::new();
         recipe.unsaid = Self::USUAL.to_vec();
         for part in text.trim_start_matches('#').split('&').filter(|part| !part.is_empty()) {
-            let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let raw = value;
-            let value = decode(raw)?;
+            let (key, raw) = part.split_once('=').unwrap_or((part, ""));
+            let (key, value) = (&*decode(key)?, decode(raw)?);
             // Links of earlier versions say "solver".
             let name = if key == "solver" { "scheduler" } else { key };
             recipe.unsaid.retain(|unsaid| *unsaid != name);
             if key == "labels" {
                 // Names may hold what separates them.
                 recipe.labels = labels(raw)?;
-            } else if ALL.iter().flat_map(|info| info.options).any(|option| option.name == key) {
-                options.push((key, value));
+            } else if let Some(option) =
+                ALL.iter().flat_map(|info| info.options).find(|option| option.name == key)
+            {
+                options.push((option.name, value));
             } else {
                 recipe.set(key, value)?;
             }
@@ -203,7 +204,7 @@ impl Recipe {
             put("smooth", "true".to_owned());
         }
         for (key, value) in &self.others {
-            put(key, encode(value));
+            put(&encode(key), encode(value));
         }
         parts.join("&")
     }
@@ -358,6 +359,18 @@ mod tests {
         fn no_text_makes_it_panic(text in ".*") {
             let _ = Recipe::parse(&text);
         }
+    }
+
+    #[test]
+    fn keys_of_others_are_kept_whatever_they_are() {
+        for text in ["&#", "##a=1", "a%23b=c%26d", "%3D==", "=x", "\u{e9}=1", "a b"] {
+            let recipe = Recipe::parse(text).unwrap();
+            assert_eq!(recipe.others.len(), 1, "{text}");
+            let written = recipe.to_text();
+            assert!(written.is_ascii() && !written.contains([' ', '#', '"']), "{written}");
+            assert_eq!(Recipe::parse(&written), Ok(recipe), "{text}");
+        }
+        assert_eq!(Recipe::parse("%=1"), Err(RecipeError::Damaged));
     }
 
     #[test]
