@@ -44,6 +44,10 @@ WIDER = [
     (r"locating file data/\w+: file not found", "no data of a tensor beside the weights"),
     (r"record size .* does not match", "wrong data of a tensor beside the weights"),
     (r"is not in a subdirectory", "files outside of the archive's folder"),
+    (r"reading zip archive", "damage of the archive beside the weights"),
+    (r"UnicodeDecodeError", "an identifier of the file that is no text"),
+    (r"found negative index", "a negative size of a tensor beside the weights"),
+    (r"missing 1 required positional argument", "a tensor with one argument fewer than torch.save writes"),
     (r'hasRecord\("version"\)', "no version"),
 ]
 
@@ -91,7 +95,8 @@ def view(rng, tensor):
         return tensor.flip(0) if rng.random() < 0.3 else tensor.narrow(0, 0, tensor.shape[0] // 2)
     if kind == 5 and tensor.dim() == 2:
         return tensor.diagonal()
-    if kind == 6 and tensor.numel() >= 4:
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size() - tensor.storage_offset()
+    if kind == 6 and stored >= 4:
         return tensor.as_strided([2, 2], [1, rng.choice([0, 1, 2])], tensor.storage_offset())
     if kind == 7 and tensor.is_floating_point():
         return torch._neg_view(tensor)

@@ -10,7 +10,7 @@ use crate::scheduler::ALL;
 
 /// Images of a run, steps, and enlargement that a text may ask for; who runs it may allow less.
 const MOST_IMAGES: usize = 10_000_000;
-const MOST_STEPS: u32 = 10_000;
+pub(super) const MOST_STEPS: u32 = 10_000;
 const MOST_SCALE: u32 = 64;
 
 /// The form of `interval`.
