@@ -1,16 +1,23 @@
 //! `cargo xtask fuzz TARGET --seconds N --seed S`: looks for input that a reader cannot take.
 
+mod tensors;
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use diffmoe_fuzz::{Campaign, TARGETS, Target, seeds};
 
-const HELP: &str = "usage: cargo xtask fuzz [TARGET] [--seconds N] [--seed S]
+const HELP: &str = "usage: cargo xtask fuzz [TARGET] [--seconds N] [--executions N] [--seed S]
 
-Changes the inputs in fuzz/corpus at random and gives them to a reader, or for N seconds (default 60) to each of all.
+Changes the inputs in fuzz/corpus at random and gives them to a reader, or to each of all, for so many seconds (default
+60) or inputs.
 A panic, more than a second, and more than 8 times the input and 64 MiB of memory are faults. The smallest input of each
-is written to fuzz/faults. The same seed makes the same inputs.";
+is written to fuzz/faults. The same seed makes the same inputs.
+
+cargo xtask fuzz pytorch [--count N] [--seed S]: reads generated PyTorch files here and with PyTorch, and compares.
+
+diffmoe-fuzz --tensors FILE…: prints the tensors of PyTorch files, a line of JSON for each file.";
 
 fn main() -> ExitCode {
     match run() {
@@ -23,7 +30,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<ExitCode, String> {
-    let (mut seconds, mut seed, mut name) = (60, 1, None);
+    let (mut seconds, mut executions, mut seed, mut name) = (None, None, 1, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut number = || {
@@ -35,7 +42,12 @@ fn run() -> Result<ExitCode, String> {
                 println!("{HELP}");
                 return Ok(ExitCode::SUCCESS);
             }
-            "--seconds" => seconds = number()?,
+            "--seconds" => seconds = Some(number()?),
+            "--executions" => executions = Some(number()?),
+            "--tensors" => {
+                arguments.for_each(|path| println!("{}", tensors::line(&path)));
+                return Ok(ExitCode::SUCCESS);
+            }
             "--seed" => seed = number()?,
             _ => name = Some(argument),
         }
@@ -46,19 +58,22 @@ fn run() -> Result<ExitCode, String> {
         let names: Vec<_> = TARGETS.iter().map(|target| target.name).collect();
         return Err(format!("no such target: expected {}", names.join(", ")));
     }
+    let seconds = seconds.unwrap_or(if executions.is_some() { u64::MAX } else { 60 });
     let mut faults = 0;
     for target in chosen {
         let seeds = seeds(target).map_err(|error| format!("{}: {error}", target.name))?;
         let begin = Instant::now();
         let mut campaign = Campaign::new(target, &seeds, seed);
-        campaign.run(Duration::from_secs(seconds));
+        campaign.run(Duration::from_secs(seconds), executions.unwrap_or(u64::MAX));
         let report = campaign.report();
-        let rate = report.executions as f64 / begin.elapsed().as_secs_f64();
+        let time = begin.elapsed().as_secs_f64();
+        let rate = report.executions as f64 / time;
         println!(
-            "{:<12} {} seeds, {} inputs, {rate:.0} a second, {} different answers, {} faults",
+            "{:<12} {} seeds, {} inputs in {time:.0} s, {rate:.0} a second, {} kept, {} different answers, {} faults",
             target.name,
             seeds.len(),
             report.executions,
+            report.kept,
             report.answers,
             report.faults.len()
         );

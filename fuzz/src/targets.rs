@@ -2,8 +2,8 @@
 
 use std::cell::OnceCell;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
 use diffmoe::checkpoint::{
     Checkpoint, Hints, TensorFile, TensorOut, TorchFile, infer_config, is_run_config,
@@ -86,7 +86,9 @@ fn index(input: &[u8]) -> String {
         static FOLDER: OnceCell<(tempfile::TempDir, PathBuf)> = const { OnceCell::new() };
     }
     let make = || {
-        let folder = tempfile::tempdir().expect("a folder");
+        // In memory where the system has such a folder.
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let folder = folder.expect("a folder");
         for (part, name) in [("a", "one"), ("b", "two")] {
             let path = folder.path().join(format!("{part}.safetensors"));
             write_safetensors(&path, &[TensorOut::f32(name, &[2], &[1.0, 2.0])], [])
@@ -119,32 +121,52 @@ fn torch(input: &[u8]) -> String {
 
 /// The pickle in an archive, with four storages beside it.
 fn pickle(input: &[u8]) -> String {
-    let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    let stored =
-        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    let mut add = |name: &str, bytes: &[u8]| {
-        archive.start_file(format!("archive/{name}"), stored).expect("an entry");
-        archive.write_all(bytes).expect("bytes");
-    };
-    add("data.pkl", input);
-    for storage in ["0", "1", "2", "3"] {
-        add(&format!("data/{storage}"), &[0; 256]);
+    let storage = &[0; 256][..];
+    torch(&archive(&[
+        ("archive/data.pkl", input),
+        ("archive/data/0", storage),
+        ("archive/data/1", storage),
+        ("archive/data/2", storage),
+        ("archive/data/3", storage),
+        ("archive/version", b"3\n"),
+    ]))
+}
+
+/// A zip archive of files that are not compressed, without checksums. A library for such files takes longer than the
+/// reader.
+fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let (mut bytes, mut list) = (Vec::new(), Vec::new());
+    for (name, data) in files {
+        let at = (bytes.len() as u32).to_le_bytes();
+        let (size, name_size) =
+            ((data.len() as u32).to_le_bytes(), (name.len() as u16).to_le_bytes());
+        // Version, flags, method, time, date and checksum are zeros.
+        let common = [&[0; 14], &size[..], &size, &name_size, &[0, 0]].concat();
+        bytes.extend([b"PK\x03\x04", &common[..], name.as_bytes(), data].concat());
+        list.extend([b"PK\x01\x02\0\0", &common[..], &[0; 10], &at, name.as_bytes()].concat());
     }
-    add("version", b"3\n");
-    torch(&archive.finish().expect("an archive").into_inner())
+    let count = (files.len() as u16).to_le_bytes();
+    let (size, at) = ((list.len() as u32).to_le_bytes(), (bytes.len() as u32).to_le_bytes());
+    let end = [b"PK\x05\x06\0\0\0\0", &count[..], &count, &size, &at, &[0, 0]].concat();
+    [bytes, list, end].concat()
 }
 
 fn yaml(input: &[u8]) -> String {
     let text = String::from_utf8_lossy(input);
-    let hints = Hints {
-        yaml: Some(text.clone().into_owned()),
-        time: Some(Objective::Flow),
-        heads: Some(2),
-        ..Hints::default()
-    };
-    let shapes = [("y_embedder.embedding_table.weight".to_owned(), vec![5, 8])].into();
-    let run = answer(is_run_config(&text), |is_run| is_run.to_string());
-    format!("{run} {}", answer(infer_config(&shapes, &hints), |_| "inferred".into()))
+    match is_run_config(&text) {
+        // The same parser would say the same again.
+        Err(error) => error.to_string(),
+        Ok(is_run) => {
+            let hints = Hints {
+                yaml: Some(text.into_owned()),
+                time: Some(Objective::Flow),
+                heads: Some(2),
+                ..Hints::default()
+            };
+            let shapes = [("y_embedder.embedding_table.weight".to_owned(), vec![5, 8])].into();
+            format!("{is_run} {}", answer(infer_config(&shapes, &hints), |_| "inferred".into()))
+        }
+    }
 }
 
 fn config(input: &[u8]) -> String {
@@ -154,21 +176,20 @@ fn config(input: &[u8]) -> String {
     })
 }
 
+/// A tokenizer, with names for the ends of a prompt or, where the input has an even number of bytes, without.
 fn tokenizer(input: &[u8]) -> String {
-    let special = SpecialTokens {
-        begin: Some("[BEGIN]".into()),
-        end: Some("[END]".into()),
-        pad: Some("[PAD]".into()),
+    let special = if input.len() % 2 == 0 {
+        SpecialTokens::default()
+    } else {
+        let [begin, end, pad] = ["[BEGIN]", "[END]", "[PAD]"].map(|name| Some(name.to_owned()));
+        SpecialTokens { begin, end, pad }
     };
     let text = String::from_utf8_lossy(input);
-    let with = |special| {
-        answer(Tokenizer::from_json(&text, 1 << 16, special), |tokenizer| {
-            // A reader that works is used.
-            let tokens = tokenizer.encode("a robot, fluent 3d \u{1f916} ÉCOLE", 16);
-            format!("{} tokens", tokens.count)
-        })
-    };
-    format!("{} {}", with(&special), with(&SpecialTokens::default()))
+    answer(Tokenizer::from_json(&text, 1 << 16, &special), |tokenizer| {
+        // A reader that works is used.
+        let tokens = tokenizer.encode("a robot, fluent 3d \u{1f916} ÉCOLE", 16);
+        format!("{} tokens", tokens.count)
+    })
 }
 
 fn trace(input: &[u8]) -> String {
@@ -216,9 +237,14 @@ const MODEL: &str = r#"{"kind":"diffmoe","t_kind":"flow","space":"pixels","param
     "in_channels":3,"num_classes":4,"patch_size":2,"depth":2,"hidden_size":32,"num_heads":2,
     "MoE_config":{"num_experts":4,"capacity":1}}}"#;
 
+fn model() -> &'static Config {
+    static CONFIG: LazyLock<Config> =
+        LazyLock::new(|| Config::from_json(MODEL).expect("a configuration"));
+    &CONFIG
+}
+
 fn use_recipe(recipe: &Recipe) -> String {
-    let config = Config::from_json(MODEL).expect("a configuration");
-    let used = answer(recipe.builder(&config), |builder| {
+    let used = answer(recipe.builder(model()), |builder| {
         answer(builder.build(), |settings| format!("settings {}", settings.sampling.scheduler))
     });
     let text = recipe.to_text();
@@ -251,6 +277,7 @@ fn png(input: &[u8]) -> String {
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, 1, 1);
     encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_compression(png::Compression::NoCompression);
     let text = String::from_utf8_lossy(text).into_owned();
     encoder.add_itxt_chunk(keyword.into(), text).expect("a text");
     let mut writer = encoder.write_header().expect("a header");
@@ -260,23 +287,23 @@ fn png(input: &[u8]) -> String {
 }
 
 fn saved(saved: Saved) -> String {
-    let config = Config::from_json(MODEL).expect("a configuration");
     match saved {
         Saved::Recipe(recipe) => use_recipe(&recipe),
         Saved::Parameters(parameters) => {
-            let (recipe, unknown) = parameters.recipe(&config);
+            let (recipe, unknown) = parameters.recipe(model());
             let _ = Parameters::of(&recipe, &[], [8, 8]);
             format!("{} {}", use_recipe(&recipe), unknown.len())
         }
     }
 }
 
-/// A prompt for each kind of tokenizer.
+/// A prompt for one of the tokenizers, which the first byte chooses.
 fn prompt(input: &[u8]) -> String {
     thread_local! {
         static TOKENIZERS: OnceCell<Vec<Tokenizer>> = const { OnceCell::new() };
     }
-    let text = String::from_utf8_lossy(input);
+    let (&first, rest) = input.split_first().unwrap_or((&0, &[]));
+    let text = String::from_utf8_lossy(rest);
     TOKENIZERS.with(|tokenizers| {
         let all = tokenizers.get_or_init(|| {
             crate::seeds(&TARGETS[8])
@@ -288,11 +315,10 @@ fn prompt(input: &[u8]) -> String {
                 })
                 .collect()
         });
-        let counts = all.iter().map(|tokenizer| {
-            let tokens = tokenizer.encode(&text, 16);
-            assert_eq!(tokens.ids.len(), 16, "tokens of a prompt");
-            tokens.count.to_string()
-        });
-        format!("tokens {}", counts.collect::<Vec<_>>().join(" "))
+        let which = usize::from(first) % all.len();
+        let tokens = all[which].encode(&text, 16);
+        assert_eq!(tokens.ids.len(), 16, "tokens of a prompt");
+        let letter = |n: usize| char::from(b'a' + n as u8);
+        format!("tokens {} {}", letter(which), letter(tokens.count))
     })
 }

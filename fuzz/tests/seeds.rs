@@ -14,7 +14,7 @@ fn no_input_is_too_much_for_a_reader() {
         let seeds = seeds(target).expect("the corpus");
         assert!(!seeds.is_empty(), "{} has no corpus", target.name);
         let mut campaign = Campaign::new(target, &seeds, 1);
-        campaign.run(TIME);
+        campaign.run(TIME, u64::MAX);
         let report = campaign.report();
         assert!(report.answers > 0, "{}: no answers", target.name);
         let of = |(fault, input): &(_, Vec<u8>)| {

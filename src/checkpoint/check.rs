@@ -101,10 +101,38 @@ mod tests {
             "patch_size":2,"depth":65536,"hidden_size":4,"num_heads":1,
             "MoE_config":{"num_experts":32,"interleave":false}}}"#,
         );
-        let problems = problems(&config.unwrap(), &[("w".to_owned(), vec![1])].into());
+        let shapes = ["a", "b", "c"].map(|name| (name.to_owned(), vec![1]));
+        let problems = problems(&config.unwrap(), &shapes.into());
         assert_eq!(
             problems,
-            ["the configuration describes more than 1002 tensors, the file contains 1"]
+            ["the configuration describes more than 1006 tensors, the file contains 3"]
         );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_all_problems() {
+        let config = "dense-S-flow".parse::<Preset>().unwrap().config();
+        let header = r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[8,12]}}"#;
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[0; 12]].concat();
+        let file = TensorFile::from_bytes("x", crate::platform::Bytes::new(bytes)).unwrap();
+        let Err(CheckpointError::Mismatch { label, problems }) = check_file(&file, &config) else {
+            panic!("it is accepted")
+        };
+        assert_eq!(label, "x");
+        let has = |text: &str| problems.iter().any(|problem| problem.contains(text));
+        assert!(has("a is not part") && has("b is not part") && has("a is stored as I64"));
+        assert!(has("pos_embed") && !has("b is stored"), "{problems:?}");
+        assert!(refuse("x", Vec::new()).is_ok());
+    }
+
+    #[test]
+    #[cfg(feature = "import")]
+    fn shapes_are_accepted_or_refused() {
+        let config = "dense-S-flow".parse::<Preset>().unwrap().config();
+        let mut shapes: Shapes = config.tensors().into_iter().map(|t| (t.name, t.shape)).collect();
+        assert!(check("x", &config, &shapes).is_ok());
+        shapes.remove("final_layer.linear.bias");
+        let error = check("x", &config, &shapes).unwrap_err().to_string();
+        assert!(error.contains("final_layer.linear.bias"), "{error}");
     }
 }

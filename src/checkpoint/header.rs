@@ -106,6 +106,15 @@ mod tests {
         assert!(dtype.contains("unknown variant `F3`"), "{dtype}");
         assert!(refused(b"PK\x03\x04and more").contains("convert it first"));
         assert!(refused(b"version https://git-lfs.github.com/spec/v1").contains("Git LFS"));
+        assert!(refused(b"\x80\x02}q\x00X\x01\x00\x00\x00a").contains("is a pickle"));
+        for page in ["<!DOCTYPE html><html>", "<!doctype html><p>", "<html><p>not found"] {
+            assert!(refused(page.as_bytes()).contains("is a web page"), "{page}");
+        }
+        // The length of this header begins like a pickle.
+        let long = format!("{header:<640}");
+        assert_eq!(file(&long, 8)[..2], [0x80, 2]);
+        assert!(read(&file(&long, 8)).is_ok());
+        assert!(refused(&file(&long, 9)).contains("1 bytes after its last tensor"));
         assert!(refused(b"1234").contains("shorter than a header"));
         assert!(refused(b"this is some text").contains("does not start with"));
     }

@@ -3,6 +3,13 @@
 use super::*;
 use crate::model::{Preset, Router};
 
+#[test]
+fn the_yaml_of_a_run_is_told_from_others() {
+    assert!(is_run_config("model: {params: {depth: 2}}").unwrap());
+    assert!(!is_run_config("name: DiT").unwrap());
+    assert!(matches!(is_run_config("a: [1"), Err(InferError::Yaml(_))));
+}
+
 fn shapes_of(config: &Config) -> Shapes {
     config.tensors().into_iter().map(|t| (t.name, t.shape)).collect()
 }

@@ -192,3 +192,35 @@ impl Checkpoint {
         self.file.rows(name)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_holds_is_told() {
+        const CONFIG: &str = r#"{"name":"tiny","kind":"dense","t_kind":"flow","params":{"input_size":4,"in_channels":1,
+            "num_classes":2,"patch_size":2,"depth":1,"hidden_size":8,"num_heads":2}}"#;
+        let checkpoint = Checkpoint::random(CONFIG, 3).unwrap();
+        let config = Config::from_json(checkpoint.config_text()).unwrap();
+        assert_eq!((&*config.name, config.hidden_size), ("tiny", 8));
+        let specs = config.tensors();
+        assert_eq!(checkpoint.list().len(), specs.len());
+        for spec in &specs {
+            assert_eq!(checkpoint.shape(&spec.name).unwrap(), spec.shape);
+            let info = checkpoint.list().into_iter().find(|info| info.name == spec.name).unwrap();
+            assert_eq!(info.bytes, 4 * spec.shape.iter().product::<usize>());
+        }
+        assert!(checkpoint.shape("x").is_err());
+        let all = specs.len();
+        assert_eq!(checkpoint.progress(), (0, all));
+        checkpoint.read("pos_embed").unwrap();
+        checkpoint.rows("pos_embed").unwrap();
+        assert_eq!(checkpoint.progress(), (2, all));
+        checkpoint.reset_progress();
+        assert_eq!(checkpoint.progress(), (0, all));
+        let [file] = checkpoint.files().collect::<Vec<_>>()[..] else { panic!("one file") };
+        assert_eq!(checkpoint.bytes(), file.len() as u64);
+        assert!(checkpoint.bytes() > 4 * config.tensors().len() as u64);
+    }
+}

@@ -43,11 +43,12 @@ impl TensorFile {
     /// When a file cannot be read or is not a safetensors file, or a part lacks a tensor that the index lists.
     pub fn open(path: &Path) -> Result<TensorFile, CheckpointError> {
         let path = hub_file(path).map_or(Cow::Borrowed(path), Cow::Owned);
+        let parts = Parts::open(&path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let beside = ["config.json", "case.json"]
             .iter()
             .find_map(|name| std::fs::read_to_string(folder.join(name)).ok());
-        TensorFile::from_parts(Parts::open(&path)?, beside)
+        TensorFile::from_parts(parts, beside)
     }
 }
 
@@ -79,5 +80,36 @@ impl Parts {
             files.push(PartFile { label: path.display().to_string(), bytes: map(&path)?, name });
         }
         Ok(Self { label, files, index: Some(index) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{TensorOut, write_safetensors};
+
+    #[test]
+    fn an_index_names_files_beside_it_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("inner");
+        std::fs::create_dir(&inner).unwrap();
+        for path in [folder.path().join("a.safetensors"), inner.join("a.safetensors")] {
+            write_safetensors(&path, &[TensorOut::f32("w", &[1], &[1.0])], []).unwrap();
+        }
+        let index = inner.join("model.safetensors.index.json");
+        let open = |part: &str| {
+            std::fs::write(&index, format!(r#"{{"weight_map":{{"w":"{part}"}}}}"#)).unwrap();
+            TensorFile::open(&index)
+        };
+        assert_eq!(open("a.safetensors").unwrap().read("w").unwrap(), [1.0]);
+        for part in ["../a.safetensors", "./a.safetensors", "", ".."] {
+            let error = open(part).unwrap_err().to_string();
+            assert!(error.contains("not a plain file name"), "{part}: {error}");
+        }
+        open("a.safetensors").unwrap();
+        assert_eq!(hub_file(&inner), Some(index.clone()));
+        assert_eq!(TensorFile::open(&inner).unwrap().read("w").unwrap(), [1.0]);
+        assert_eq!(hub_file(folder.path()), None);
+        assert_eq!(hub_file(&index), None, "a file");
     }
 }

@@ -101,6 +101,8 @@ mod tests {
         let (numbers, scales) = int4_row(&[0.0, 1e-9, 1e9, -2e9]);
         assert_eq!(scales, [f16::MAX]);
         assert!(from_int4_row(&numbers, &scales, 4).all(f32::is_finite));
+        let (_, scales) = int4_row(&[1.0, -1.0]);
+        assert_eq!(scales, [f16::from_f32(-0.125)], "the first of two that are as large");
         assert_eq!(int4_row(&[0.0; 3]), (vec![0, 0], vec![f16::from_f32(-0.0)]));
     }
 }

@@ -78,6 +78,31 @@ mod tests {
         assert_ne!(values, random_tensor(&config, &other, 1));
     }
 
+    /// Others compare the speed of models with these weights.
+    #[test]
+    #[expect(clippy::float_cmp, reason = "these numbers are exact")]
+    fn weights_are_the_same_everywhere() {
+        // The first numbers of SplitMix64 from 0.
+        let mut state = 0;
+        let numbers = [(); 3].map(|()| uniform(&mut state) * (1 << 24) as f32);
+        assert_eq!(numbers, [0xe2_20a8, 0x6e_789e, 0x06_c45d].map(|n: u32| n as f32));
+        let config = "S-E16".parse::<Preset>().unwrap().config();
+        let of = |name: &str| {
+            let spec = config.tensors().into_iter().find(|t| t.name == name).unwrap();
+            random_tensor(&config, &spec, 1)
+        };
+        let weights = of("blocks.1.mlp.experts.3.fc1.weight");
+        for (got, want) in weights.iter().zip([0.068_051_47, -0.082_770_88, 0.015_046_688_f32]) {
+            assert!((got - want).abs() < 1e-8, "{got} for {want}");
+        }
+        let largest = |values: Vec<f32>| values.into_iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+        let modulation = largest(of("blocks.0.adaLN_modulation.1.weight"));
+        assert!((modulation / (0.75_f32 / 384.0).sqrt() - 1.0).abs() < 1e-3, "{modulation}");
+        // One of sixteen experts: 0.6·ln(15)/1.7 in log-odds.
+        let thresholds = of("blocks.1.mlp.expert_threshold");
+        assert!(thresholds.iter().all(|v| (v - 0.722_277).abs() < 1e-5), "{thresholds:?}");
+    }
+
     #[test]
     fn positions_are_the_official_ones() {
         let near = [0.841_471, 0.009_999_8, 0.540_302_3, 0.999_95];

@@ -89,3 +89,33 @@ impl Source {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{TensorOut, write_safetensors};
+
+    #[test]
+    fn the_ending_of_a_name_decides() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.SAFETENSORS");
+        write_safetensors(&path, &[TensorOut::f32("w", &[2], &[1.0, 2.0])], []).unwrap();
+        let source = Source::open(&path, "ema").unwrap();
+        assert!(matches!(source, Source::Safetensors(_)));
+        assert_eq!(source.label(), path.display().to_string());
+        assert_eq!(source.shapes().unwrap(), [("w".to_owned(), vec![2])].into());
+        assert_eq!(source.read("w").unwrap(), [1.0, 2.0]);
+        assert_eq!((source.weights(), source.config_text()), (None, None));
+        let config = "dense-S-flow".parse::<crate::model::Preset>().unwrap().config();
+        let error = source.check(&config).unwrap_err().to_string();
+        assert!(error.contains("does not fit its configuration"), "{error}");
+        let ours = folder.path().join("ours.safetensors");
+        let text = [(crate::checkpoint::CONFIG_KEY.to_owned(), "{}".to_owned())];
+        write_safetensors(&ours, &[TensorOut::f32("w", &[1], &[1.0])], text).unwrap();
+        assert_eq!(Source::open(&ours, "ema").unwrap().config_text().as_deref(), Some("{}"));
+        let other = folder.path().join("a.pt");
+        std::fs::rename(&path, &other).unwrap();
+        let error = Source::open(&other, "ema").unwrap_err().to_string();
+        assert!(error.contains("not a PyTorch archive"), "{error}");
+    }
+}

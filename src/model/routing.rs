@@ -245,6 +245,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn images_compete_under_one_rule() {
+        assert!(RoutingRule::Pool.couples_images() && !RoutingRule::Token.couples_images());
+    }
+
+    #[test]
+    fn blocks_with_experts_are_listed() {
+        assert_eq!(blocks_with_experts(&[]), "this model has no experts");
+        assert_eq!(blocks_with_experts(&[1, 3]), "the blocks with experts are 1, 3");
+    }
+
+    #[test]
     fn thresholds_move_by_differences_or_by_log_odds() {
         let routing = Routing { shift: 0.25, ..Routing::default() };
         assert_eq!(routing.threshold(0.5), 0.75);

@@ -430,6 +430,17 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::float_cmp, reason = "these numbers are exact")]
+    fn progress_is_the_part_of_the_way_from_the_start() {
+        let mut solver = Dopri5::new(DEFAULT, plain(1.0), 0.5);
+        assert_eq!((solver.fraction(0), solver.step_count()), (0.0, None));
+        solver.time = 0.75;
+        assert_eq!(solver.fraction(0), 0.5);
+        solver.phase = Phase::Done;
+        assert_eq!(solver.fraction(0), 1.0);
+    }
+
+    #[test]
     fn a_step_that_is_out_is_waited_for() {
         let mut solver = Dopri5::new(DEFAULT, plain(1.5), 0.0);
         assert!(matches!(solver.next_step(), Next::Step(_)));

@@ -177,6 +177,22 @@ mod tests {
     }
 
     #[test]
+    fn a_margin_that_equals_the_shift_is_not_above_it() {
+        let margins = Margins { values: vec![0.5, 0.25, -1.0, 0.75], experts: 2 };
+        assert_eq!(margins.masks(0.5), [0b00, 0b10]);
+        assert_eq!(margins.capacity(0.5), 0.5);
+        assert_eq!(margins.masks(0.25), [0b01, 0b10]);
+    }
+
+    #[test]
+    fn bytes_are_counted() {
+        let trace = trace_with_scores();
+        let scores = trace.forwards()[0].layers[0].scores.as_ref().unwrap();
+        assert_eq!(scores.bytes(), (12 + 12) * 2 + 3 * 4);
+        assert_eq!(trace.bytes(), 6 * (4 * 4 + 60));
+    }
+
+    #[test]
     fn a_token_is_read_from_its_own_row() {
         let trace = trace_with_scores();
         let at = At { step: 0, layer: 1, branch: Branch::Conditional };
@@ -188,6 +204,7 @@ mod tests {
             assert!((gates.iter().sum::<f32>() - 1.0).abs() < 1e-6);
             let ratio = (want[0] - want[2]).exp();
             assert!((gates[0] / gates[2] / ratio - 1.0).abs() < 1e-5);
+            assert!((gates.iter().copied().fold(0.0, f32::max) - gates[0]).abs() < 1.0);
         }
         let need = trace.need(at, 2, 1).unwrap();
         assert_eq!(f16::from_f32(need), scores.need[7]);

@@ -207,5 +207,14 @@ mod tests {
         assert_eq!(trace.expert_map(at, 0, 40), Some(vec![false, false]), "no such expert");
         assert!(trace.counts(At { step: 1, branch: Branch::Unconditional, ..at }).is_none());
         assert!(trace.has(Branch::Unconditional));
+        assert_eq!((trace.model(), trace.labels()), ("test", &[vec!["a".into(), "b".into()]][..]));
+        let mut none = trace.clone();
+        none.clear();
+        assert_eq!((none.steps(), none.images(), none.blocks()), (0, 0, Vec::new()));
+        let guided = trace.forwards().iter().filter(|f| f.branch == Branch::Conditional).cloned();
+        let mut without = Trace { forwards: Vec::new(), ..trace.clone() };
+        assert!(!without.has(Branch::Conditional));
+        without.extend(guided.collect());
+        assert!(without.has(Branch::Conditional) && !without.has(Branch::Unconditional));
     }
 }

@@ -11,9 +11,10 @@ import { firefox, webkit } from "./drivers.mjs";
 import { browser, close, ROOT, site, withPage } from "./lab.mjs";
 
 const TOOL = process.env.DIFFMOE ?? join(ROOT, "target/debug/diffmoe");
-const STEPS = 8;
+const STEPS = Number(process.env.STEPS ?? 8);
+const SEEDS = Number(process.env.SEEDS ?? 3);
 const RUNS = ["eurosat", "emoji"].flatMap((model) =>
-  [1, 2, 3].map((seed) => ({ model, seed, steps: STEPS, guidance: 2, scheduler: "euler" })));
+  Array.from({ length: SEEDS }, (_, i) => i + 1).map((seed) => ({ model, seed, steps: STEPS, guidance: 2, scheduler: "euler" })));
 
 site.special.set("/empty.html", (_, response) =>
   response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>empty</title><link rel=icon href=data:,>"));

@@ -63,6 +63,50 @@ test("two tabs that download the same model at once both draw, and what they kee
   }));
 });
 
+test("a server that falls silent is asked again, and the download goes on where it was", async () => {
+  const path = "/silent.safetensors";
+  const bytes = await readFile(join(DIST, "models/emoji.safetensors"));
+  const silent = [];
+  await withModel(path, (address) => withPage("about:blank", {}, async (page, context) => {
+    site.special.set(path, (request, response) => {
+      silent.push(request.headers.range ?? null);
+      // Half of the file and no more, then not even headers, then the rest.
+      if (silent.length === 2) return;
+      if (silent.length > 2) return send(request, response, bytes);
+      response.writeHead(200, { "content-length": bytes.length, "cache-control": "no-store", etag: '"1"' });
+      response.write(bytes.subarray(0, bytes.length / 2));
+    });
+    // A minute of patience passes in a second.
+    await context.addInitScript(() => {
+      const { setTimeout } = window;
+      window.setTimeout = (callback, time, ...rest) => setTimeout.call(window, callback, time === 60_000 ? 1000 : time, ...rest);
+    });
+    await page.goto(address);
+    await finished(page);
+    assert.ok(distance(await pixels(page), await native(page, NATIVE)) <= 2);
+    assert.equal(silent.length, 3);
+    assert.equal(silent[0], null);
+    assert.match(silent[1], /^bytes=[1-9]\d*-$/);
+    assert.equal(silent[2], silent[1]);
+  }));
+});
+
+test("a server that claims more bytes than there is memory is refused with a sentence", async () => {
+  const path = "/huge.safetensors";
+  await withModel(path, (address) => withPage("about:blank", { expected: /ERR_|Failed to load resource/ }, async (page) => {
+    site.special.set(path, (_, response) => {
+      response.writeHead(200, { "content-length": 2 ** 52, "cache-control": "no-store" });
+      response.write("a few");
+    });
+    for (const visit of [1, 2]) {
+      await page.goto("about:blank");
+      await page.goto(address);
+      const said = () => window.diffmoe?.state().notes.find((note) => note.includes("memory"));
+      assert.ok(await page.waitForFunction(said, null, { timeout: 60_000 }), `visit ${visit}`);
+    }
+  }));
+});
+
 /** A page is hidden while `window.isHidden`: it has no frames, and timers come once a second. */
 function hideable() {
   window.isHidden = true;

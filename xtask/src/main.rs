@@ -19,6 +19,8 @@ tasks:
   fuzz   give damaged and hostile input to everything that reads foreign files;
          `cargo xtask fuzz --help` lists its options
   soak   long runs: memory, lost devices, killed processes (docs/reliability.md)
+  mutants  change the code in a copy, one place at a time, and see which changes no test notices;
+         `cargo xtask mutants --help` lists its options
   isa    compile every shader for an AMD GPU, without one, and compare the machine code with
          docs/isa.md; `cargo xtask isa --help` lists its options
   web    build the web page into dist/; `cargo xtask web --help` lists its options";
@@ -31,9 +33,13 @@ fn main() -> ExitCode {
     let outcome = match arguments.first().map(String::as_str) {
         Some("test") => test::all(),
         Some("bench") => bench::bench(&arguments[1..]),
-        Some("fuzz") => package("diffmoe-fuzz", &arguments[1..]),
+        Some("fuzz") if arguments.get(1).is_some_and(|a| a == "pytorch") => {
+            python::against_pytorch("fuzz", &arguments[2..])
+        }
+        Some("fuzz") => package("diffmoe-fuzz", "fuzz", &arguments[1..]),
         Some("soak") => soak(),
-        Some("isa") => package("isa", &arguments[1..]),
+        Some("mutants") => package("mutants", "dev", &arguments[1..]),
+        Some("isa") => package("isa", "dev", &arguments[1..]),
         Some("web") => web(&arguments[1..]),
         None | Some("help" | "--help" | "-h") => {
             println!("{HELP}");
@@ -60,8 +66,8 @@ fn soak() -> Result<(), String> {
 }
 
 /// A program of its own, because it contains the library, which other tasks do not have to build.
-fn package(name: &str, arguments: &[String]) -> Result<(), String> {
-    let mut all = vec!["run", "--quiet", "--package", name, "--"];
+fn package(name: &str, profile: &str, arguments: &[String]) -> Result<(), String> {
+    let mut all = vec!["run", "--quiet", "--profile", profile, "--package", name, "--"];
     all.extend(arguments.iter().map(String::as_str));
     let status = Command::new("cargo").args(&all).status();
     match status.map_err(|error| format!("cannot run cargo: {error}"))?.success() {

@@ -14,10 +14,14 @@ pub(crate) fn python_tests() -> Result<(), String> {
     let threads = ("OMP_NUM_THREADS", "1");
     let program = environment("python", &[], &["./python[test]"])?;
     run(&program, &["-m", "pytest", "-q", "python"], &[threads])?;
-    if !succeeds("python3", &["-c", "import torch"]) {
-        println!("\nPyTorch is not installed: the folder for diffusers is not tested");
+    if !succeeds("python3", &["-c", "import numpy, torch"]) {
+        println!(
+            "\nPyTorch is not installed: the folder for diffusers is not tested, and the PyTorch reader is not compared"
+        );
         return Ok(());
     }
+    // The tests have built the program.
+    compare("dev", &["--count", "600"])?;
     let program = environment(
         "python-diffusers",
         &["--system-site-packages"],
@@ -28,6 +32,24 @@ pub(crate) fn python_tests() -> Result<(), String> {
     let cache = target_folder().join("python-diffusers").join("cache");
     let tests = ["-m", "pytest", "-q", "python/tests/test_hub.py"];
     run(&program, &tests, &[threads, ("DIFFMOE", text(&tool)?), ("HF_HOME", text(&cache)?)])
+}
+
+/// Compares the PyTorch reader with PyTorch on generated files: `cargo xtask fuzz pytorch`.
+pub(crate) fn against_pytorch(profile: &str, arguments: &[String]) -> Result<(), String> {
+    if !succeeds("python3", &["-c", "import numpy, torch"]) {
+        return Err("PyTorch and NumPy are needed: pip install torch numpy".into());
+    }
+    let build = ["build", "--quiet", "--profile", profile, "--package", "diffmoe-fuzz"];
+    run("cargo", &build, &[])?;
+    compare(profile, &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn compare(profile: &str, arguments: &[&str]) -> Result<(), String> {
+    let folder = if profile == "dev" { "debug" } else { profile };
+    let name = format!("diffmoe-fuzz{}", std::env::consts::EXE_SUFFIX);
+    let reader = target_folder().join(folder).join(name);
+    let script = ["fuzz/pytorch.py", "--reader", text(&reader)?];
+    run("python3", &[&script[..], arguments].concat(), &[("OMP_NUM_THREADS", "1")])
 }
 
 /// A virtual environment in the target directory with these packages; the path of its Python.

@@ -134,6 +134,57 @@ mod tests {
         TorchFile::from_bytes("x.pt", bytes, "ema").unwrap_err().to_string()
     }
 
+    /// `{"w": tensor, "b": tensor}`: a matrix of 2×2 of four numbers, transposed, and `b` of `shape`.
+    fn pickle(shape: &[u8]) -> Vec<u8> {
+        let storage =
+            b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x04tQ";
+        let tensor = |shape: &[u8], strides: &[u8]| {
+            let make = &b"ctorch._utils\n_rebuild_tensor_v2\n("[..];
+            [make, storage, b"K\0", shape, strides, b"\x89}tR"].concat()
+        };
+        let w = tensor(b"K\x02K\x02\x86", b"K\x01K\x02\x86");
+        let b = tensor(shape, b"K\x01\x85");
+        let name = |name: &str| [b"X\x01\0\0\0", name.as_bytes()].concat();
+        [&b"\x80\x02}("[..], &name("w"), &w, &name("b"), &b, b"u."].concat()
+    }
+
+    fn file(pickle: &[u8], numbers: [f32; 4], order: &[u8]) -> Vec<u8> {
+        let numbers: Vec<u8> = numbers.into_iter().flat_map(f32::to_le_bytes).collect();
+        let files = [("x/data.pkl", pickle), ("x/byteorder", order), ("x/data/0", &numbers)];
+        archive::tests::archive(&files)
+    }
+
+    #[test]
+    fn tensors_of_an_archive_are_read() {
+        let bytes = file(&pickle(b"K\x03\x85"), [1.0, 2.0, 3.0, 4.0], b"little\n");
+        let file = TorchFile::from_bytes("x.pt", Bytes::new(bytes), "ema").unwrap();
+        assert_eq!((file.label(), file.weights()), ("x.pt", None));
+        let shapes = file.shapes().unwrap();
+        assert_eq!(shapes, [("b".into(), vec![3]), ("w".into(), vec![2, 2])].into());
+        assert_eq!(file.read("w").unwrap(), [1.0, 3.0, 2.0, 4.0]);
+        assert_eq!(file.read("b").unwrap(), [1.0, 2.0, 3.0]);
+        assert!(matches!(file.read("c"), Err(CheckpointError::Missing { .. })));
+    }
+
+    #[test]
+    fn tensors_that_cannot_be_read_are_refused() {
+        let of = |shape: &[u8], numbers, order| {
+            let bytes = Bytes::new(file(&pickle(shape), numbers, order));
+            TorchFile::from_bytes("x.pt", bytes, "ema")
+        };
+        let good = [1.0, 2.0, 3.0, 4.0];
+        let big = of(b"K\x03\x85", good, b"big").unwrap_err().to_string();
+        assert!(big.contains("big-endian"), "{big}");
+        let negative = of(b"J\xff\xff\xff\xff\x85", good, b"little").unwrap();
+        assert!(negative.shapes().unwrap_err().to_string().contains("b has a negative size"));
+        let error = of(b"K\x03\x85", [0.0, 1.0, f32::NAN, 2.0], b"little").unwrap().read("b");
+        assert!(matches!(error, Err(CheckpointError::NotFinite { at: 2, .. })), "{error:?}");
+        let lacks = archive::tests::archive(&[("x/data.pkl", &pickle(b"K\x03\x85"))]);
+        let lacks = TorchFile::from_bytes("x.pt", Bytes::new(lacks), "ema").unwrap();
+        assert!(lacks.read("w").unwrap_err().to_string().contains("w has no data"));
+        assert!(open(&archive::tests::archive(&[("x/a", b"")])).contains("without PyTorch's data"));
+    }
+
     #[test]
     fn what_is_no_archive_is_refused() {
         let legacy = open(b"\x80\x02.");

@@ -7,7 +7,7 @@
 //!
 //! A small pickle can describe any number of values, so values and list entries have a budget.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::names::Name;
@@ -41,6 +41,7 @@ impl Pickle {
             stack: Vec::new(),
             marks: Vec::new(),
             memo: HashMap::new(),
+            namespaces: HashSet::new(),
             left: FREE + bytes.len() / 3,
         };
         machine.run()
@@ -54,6 +55,8 @@ struct Machine<'a> {
     stack: Vec<Id>,
     marks: Vec<u32>,
     memo: HashMap<u32, Id>,
+    /// Dictionaries whose entries are the attributes of an object.
+    namespaces: HashSet<Id>,
     /// Values, list entries and marks that may still be made.
     left: usize,
 }
@@ -299,8 +302,13 @@ impl Machine<'_> {
             return Err(format!("it calls {name} without arguments"));
         };
         let value = match (name, &arguments[..]) {
-            ("collections.OrderedDict" | "argparse.Namespace", [])
-            | ("collections.defaultdict", [] | [_]) => Value::Dict(Vec::new()),
+            ("argparse.Namespace", []) => {
+                self.namespaces.insert(self.values.len() as Id);
+                Value::Dict(Vec::new())
+            }
+            ("collections.OrderedDict", []) | ("collections.defaultdict", [] | [_]) => {
+                Value::Dict(Vec::new())
+            }
             (
                 "torch._utils._rebuild_tensor_v2",
                 &[storage, offset, shape, strides, ref rest @ ..],
@@ -374,8 +382,9 @@ impl Machine<'_> {
         let state = self.pop()?;
         let target = *self.stack.last().ok_or_else(cut_off)?;
         match (self.value(target), self.value(state)) {
-            (Value::Dict(_), Value::Dict(attributes)) => {
-                // Counted first: a dictionary may be given to itself, again and again.
+            // The attributes of a dictionary, such as `_metadata`, are not its entries.
+            (Value::Dict(_), Value::Dict(attributes)) if self.namespaces.contains(&target) => {
+                // Counted first: an object may be given its own attributes, again and again.
                 self.charge(attributes.len())?;
                 let Value::Dict(attributes) = self.value(state) else { return Err(cut_off()) };
                 let attributes = attributes.clone();

@@ -100,6 +100,9 @@ fn damaged_pickles_are_refused() {
     assert!(refused(b"\x80\x04\x95").contains("protocol 4"));
     assert!(refused(b"\x80\x02i").contains("0x69"));
     assert!(refused(b"\x80\x02K\x01K\x02a.").contains("neither a list"));
+    assert!(refused(b"\x80\x02]K\x01K\x02s.").contains("neither a list"));
+    assert!(refused(b"\x80\x02}K\x01a.").contains("neither a list"));
+    assert!(refused(b"\x80\x02}(K\x01u.").contains("neither a list"));
     assert!(refused(b"\x80\x02K\x01}b.").contains("state"));
 }
 
@@ -127,11 +130,13 @@ fn values_have_a_budget() {
         let text = refused(bytes);
         assert!(text.contains("more values than tensors need"), "{text}");
     };
-    // A dictionary that gets its own entries, 60 times: 2⁶⁰ of them.
-    attack(&[&b"\x80\x02}q\0(K\x01K\x02u"[..], &b"h\0b".repeat(60), b"."].concat());
+    // An object that gets its own attributes, 60 times: 2⁶⁰ of them.
+    let object =
+        |slot: u8| [&b"cargparse\nNamespace\n)Rq"[..], &[slot], b"}(K\x01K\x02ub"].concat();
+    attack(&[&b"\x80\x02"[..], &object(0), &b"h\0b".repeat(60), b"."].concat());
     // The same by way of another one.
     let twice = b"h\0h\x01bh\x01h\0b".repeat(60);
-    attack(&[&b"\x80\x02}q\0(K\x01K\x02u}q\x01(K\x01K\x02u"[..], &twice, b"."].concat());
+    attack(&[&b"\x80\x02"[..], &object(0), &object(1), &twice, b"."].concat());
     // A value for every byte.
     for op in [b'N', b'}', b']', b'('] {
         attack(&[&b"\x80\x02"[..], &[op].repeat(8 << 20), b"."].concat());
@@ -141,12 +146,70 @@ fn values_have_a_budget() {
     assert_eq!(Pickle::read(&fine).unwrap().values.len(), 500_000);
 }
 
+/// `torch.save` writes the attributes of an ordered dictionary, such as `_metadata`, as its state.
+#[test]
+fn attributes_of_a_dictionary_are_not_its_entries() {
+    let state = b"}X\x01\0\0\0bK\x02sb.";
+    let entries = |make: &[u8]| {
+        let bytes = [&b"\x80\x02"[..], make, b"X\x01\0\0\0aK\x01s", state].concat();
+        let pickle = Pickle::read(&bytes).unwrap();
+        pickle.named(pickle.root).map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(entries(b"ccollections\nOrderedDict\n)R"), ["a"]);
+    assert_eq!(entries(b"}"), ["a"]);
+    assert_eq!(entries(b"cargparse\nNamespace\n)R"), ["a", "b"]);
+}
+
+#[test]
+fn whole_numbers_of_any_length_are_read() {
+    let read = |number: &[u8]| {
+        let bytes = [&b"\x80\x02\x8a"[..], &[number.len() as u8], number, b"."].concat();
+        let pickle = Pickle::read(&bytes).unwrap();
+        pickle.value(pickle.root).clone()
+    };
+    assert_eq!(read(&[]), Value::Int(0));
+    assert_eq!(read(&[0xff]), Value::Int(-1));
+    assert_eq!(read(&[0xff, 0x7f]), Value::Int(0x7fff));
+    assert_eq!(read(&[0, 0x80]), Value::Int(-0x8000));
+    assert_eq!(read(&i64::MIN.to_le_bytes()), Value::Int(i64::MIN));
+    assert!(matches!(read(&[0, 0, 0, 0, 0, 0, 0, 0x80, 0]), Value::Opaque { .. }));
+}
+
+#[test]
+fn views_that_torch_does_not_save_are_refused() {
+    let tensor = |metadata: &[u8]| {
+        let make = &b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n("[..];
+        let storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000NK\x01tQ";
+        Pickle::read(&[make, storage, b"K\0))\x89}", metadata, b"tR."].concat())
+    };
+    let is_negated = |metadata: &[u8]| {
+        let pickle = tensor(metadata).unwrap();
+        let Value::Tensor(tensor) = pickle.value(pickle.root) else { panic!("no tensor") };
+        tensor.is_negated
+    };
+    let entry = |name: &str, value: &[u8]| {
+        let size = (name.len() as u32).to_le_bytes();
+        [&b"}X"[..], &size, name.as_bytes(), value, b"s"].concat()
+    };
+    assert!(!is_negated(b"N") && !is_negated(b"}") && !is_negated(&entry("conj", b"\x89")));
+    assert!(is_negated(&entry("neg", b"\x88")));
+    for metadata in [&entry("conj", b"\x88")[..], b"K\x01", &entry("neg", b"K\x01")] {
+        assert!(tensor(metadata).unwrap_err().contains("view of a kind"), "{metadata:?}");
+    }
+}
+
 /// A list that is used a million times over is looked at each time, not copied.
 #[test]
 fn what_is_shared_is_not_copied() {
     let list = [&b"\x80\x02("[..], &b"K\x01".repeat(100_000), b"tq\x01"].concat();
     let call = b"ccollections\ndefaultdict\nh\x01R";
     assert!(refused(&[&list[..], call, b"."].concat()).contains("unlike torch.save"));
+    // As many dimensions as PyTorch has, and one more.
+    for (dimensions, is_fine) in [(64, true), (65, false)] {
+        let list = [&b"\x80\x02("[..], &b"K\x01".repeat(dimensions), b"tq\x01"].concat();
+        let tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000NK\x01tQK\0h\x01h\x01tR.";
+        assert_eq!(Pickle::read(&[&list[..], tensor].concat()).is_ok(), is_fine, "{dimensions}");
+    }
     // The shape of a tensor, of a hundred thousand dimensions.
     let tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000NK\x01tQK\0h\x01h\x01tR";
     assert!(refused(&[&list[..], tensor, b"."].concat()).contains("has no shape"));

@@ -262,6 +262,25 @@ mod tests {
     }
 
     #[test]
+    fn tensors_that_only_python_can_make_are_refused() {
+        let opaque = |name: &str| {
+            let text = |text: &str| {
+                [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
+            };
+            let make = b"cmy.tensors\nMake\n)R";
+            let bytes = [&b"\x80\x02}("[..], &text("x"), b"cmy.tensors\nMake\n)R", b"u."].concat();
+            assert!(choose(&Pickle::read(&bytes).unwrap(), "ema").is_err(), "no tensor at all");
+            let tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000NK\x01tQK\0))tR";
+            let bytes = [&b"\x80\x02}("[..], &text("x"), tensor, &text(name), make, b"u."].concat();
+            choose(&Pickle::read(&bytes).unwrap(), "ema").map(|chosen| chosen.tensors)
+        };
+        let error = opaque("y").unwrap_err();
+        assert!(error.contains("y is not a plain tensor but made by my.tensors.Make"), "{error}");
+        let tensors = opaque("linear._extra_state").unwrap();
+        assert_eq!(tensors.into_keys().collect::<Vec<_>>(), ["x"]);
+    }
+
+    #[test]
     fn dictionaries_that_hold_themselves_end() {
         // ema = {"a": ema, "b": ema, …}
         let mut bytes = b"\x80\x02}X\x03\x00\x00\x00ema}q\x00(".to_vec();

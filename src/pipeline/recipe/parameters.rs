@@ -10,6 +10,7 @@
 use std::fmt;
 
 use super::data::Recipe;
+use super::text::MOST_STEPS;
 use crate::model::Config;
 use crate::pipeline::Settings;
 use crate::scheduler::SchedulerKind;
@@ -101,7 +102,7 @@ impl Parameters {
 
     /// Denoising steps.
     pub fn steps(&self) -> Option<u32> {
-        self.get("Steps")?.parse().ok().filter(|&steps| steps > 0)
+        self.get("Steps")?.parse().ok().filter(|steps| (1..=MOST_STEPS).contains(steps))
     }
 
     /// Guidance scale.
@@ -254,6 +255,8 @@ mod tests {
         for text in ["", "a fox", "a fox\nSteps: many, CFG scale: high", "Title: Seed, of doubt"] {
             assert_eq!(Parameters::parse(text), None, "{text:?}");
         }
+        let many = Parameters::parse("Steps: 10001, Seed: 1").unwrap();
+        assert_eq!(many.steps(), None, "more than settings may have");
         let odd = Parameters::parse("Steps: 0, Seed: -1, CFG scale: 3").unwrap();
         assert_eq!((odd.steps(), odd.seed(), odd.guidance()), (None, None, Some(3.0)));
     }

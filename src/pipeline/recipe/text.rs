@@ -10,7 +10,7 @@ use crate::scheduler::ALL;
 
 /// Images of a run, steps, and enlargement that a text may ask for; who runs it may allow less.
 const MOST_IMAGES: usize = 10_000_000;
-const MOST_STEPS: u32 = 10_000;
+pub(super) const MOST_STEPS: u32 = 10_000;
 const MOST_SCALE: u32 = 64;
 
 /// The form of `spin`.
@@ -29,9 +29,8 @@ impl Recipe {
         let mut options = Vec::new();
         recipe.unsaid = Self::USUAL.to_vec();
         for part in text.trim_start_matches('#').split('&').filter(|part| !part.is_empty()) {
-            let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let raw = value;
-            let value = decode(raw)?;
+            let (key, raw) = part.split_once('=').unwrap_or((part, ""));
+            let (key, value) = (&*decode(key)?, decode(raw)?);
             // Links of earlier versions say "solver".
             let name = if key == "solver" { "scheduler" } else { key };
             recipe.unsaid.retain(|unsaid| *unsaid != name);
@@ -40,8 +39,10 @@ impl Recipe {
                 recipe.labels = labels(raw)?;
             } else if key == "mix" {
                 recipe.set_mix(raw)?;
-            } else if ALL.iter().flat_map(|info| info.options).any(|option| option.name == key) {
-                options.push((key, value));
+            } else if let Some(option) =
+                ALL.iter().flat_map(|info| info.options).find(|option| option.name == key)
+            {
+                options.push((option.name, value));
             } else {
                 recipe.set(key, value)?;
             }
@@ -239,7 +240,7 @@ impl Recipe {
             put("smooth", "true".to_owned());
         }
         for (key, value) in &self.others {
-            put(key, encode(value));
+            put(&encode(key), encode(value));
         }
         parts.join("&")
     }
@@ -403,6 +404,18 @@ mod tests {
         fn no_text_makes_it_panic(text in ".*") {
             let _ = Recipe::parse(&text);
         }
+    }
+
+    #[test]
+    fn keys_of_others_are_kept_whatever_they_are() {
+        for text in ["&#", "##a=1", "a%23b=c%26d", "%3D==", "=x", "\u{e9}=1", "a b"] {
+            let recipe = Recipe::parse(text).unwrap();
+            assert_eq!(recipe.others.len(), 1, "{text}");
+            let written = recipe.to_text();
+            assert!(written.is_ascii() && !written.contains([' ', '#', '"']), "{written}");
+            assert_eq!(Recipe::parse(&written), Ok(recipe), "{text}");
+        }
+        assert_eq!(Recipe::parse("%=1"), Err(RecipeError::Damaged));
     }
 
     #[test]

@@ -81,6 +81,14 @@ pub enum FetchError {
         /// HTTP status.
         status: u16,
     },
+    /// There is no memory for it.
+    #[error("{location} has {bytes} bytes, more than this page has memory for")]
+    TooLarge {
+        /// The address.
+        location: String,
+        /// Bytes of the file, as the server says.
+        bytes: u64,
+    },
     /// The transfer broke off, more than once in a row.
     #[error(
         "the download of {location} stopped after {done} bytes ({reason}). Load it again to \

@@ -4,8 +4,11 @@ use js_sys::{JsString, Map, Promise, Reflect, Uint8Array};
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::ops::Deref;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::{JsFuture, spawn_local};
 use web_sys::{ReadableStreamDefaultReader, Request, RequestInit, Response};
@@ -19,6 +22,8 @@ use super::{base, origin, pause, reason, sha256};
 const SOON_SECONDS: u64 = 2;
 /// Attempts without receiving a byte before the transfer fails.
 const ATTEMPTS: u32 = 4;
+/// An attempt ends when nothing arrives for so many milliseconds; browsers would wait for ever.
+const SILENCE: i32 = 60_000;
 
 #[wasm_bindgen]
 extern "C" {
@@ -33,7 +38,7 @@ async fn preloaded(location: &str) -> Option<Response> {
     let map = map.dyn_into::<Map>().ok()?;
     let promise = map.get(&location.into()).dyn_into::<Promise>().ok()?;
     map.delete(&location.into());
-    JsFuture::from(promise).await.ok()?.dyn_into().ok()
+    Patience::new().wait(JsFuture::from(promise)).await.ok()?.dyn_into().ok()
 }
 
 /// The build's description of the hosted models.
@@ -212,6 +217,45 @@ enum Trouble {
     Final(FetchError),
 }
 
+/// Waits as long as something arrives.
+struct Patience {
+    timer: Pin<Box<dyn Future<Output = ()>>>,
+    /// Whether anything has arrived since the timer began.
+    was_fed: bool,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Self { timer: Box::pin(pause(SILENCE)), was_fed: false }
+    }
+
+    /// The next thing that arrives.
+    async fn wait<T>(
+        &mut self,
+        next: impl Future<Output = Result<T, JsValue>>,
+    ) -> Result<T, Trouble> {
+        let mut next = pin!(next);
+        loop {
+            let arrived = poll_fn(|context| match next.as_mut().poll(context) {
+                Poll::Ready(arrived) => Poll::Ready(Some(arrived)),
+                Poll::Pending => self.timer.as_mut().poll(context).map(|()| None),
+            });
+            match arrived.await {
+                Some(arrived) => {
+                    self.was_fed = true;
+                    return arrived.map_err(|error| Trouble::Broken(reason(&error)));
+                }
+                // One timer for many pieces: it begins again where there was one.
+                None if self.was_fed => *self = Self::new(),
+                None => {
+                    let seconds = SILENCE / 1000;
+                    return Err(Trouble::Broken(format!("nothing arrived for {seconds} seconds")));
+                }
+            }
+        }
+    }
+}
+
 /// A download in progress.
 struct Download<'t> {
     keeping: Keeping,
@@ -307,7 +351,14 @@ impl<'t> Download<'t> {
         }
         if let Some(total) = self.manifest.total {
             self.transfer.set_total(total);
-            self.bytes.reserve_exact((total as usize).saturating_sub(self.bytes.len()));
+            let room = usize::try_from(total).is_ok_and(|total| {
+                let more = total.saturating_sub(self.bytes.len());
+                self.bytes.try_reserve_exact(more).is_ok()
+            });
+            if !room {
+                let location = self.manifest.location.clone();
+                return Err(Trouble::Final(FetchError::TooLarge { location, bytes: total }));
+            }
         }
         self.receive(&response).await
     }
@@ -327,7 +378,7 @@ impl<'t> Download<'t> {
                 ask.headers().set("if-range", version).map_err(broken)?;
             }
         }
-        let response = JsFuture::from(request(&ask)).await.map_err(broken)?;
+        let response = Patience::new().wait(JsFuture::from(request(&ask))).await?;
         Ok(response.unchecked_into())
     }
 
@@ -356,8 +407,16 @@ impl<'t> Download<'t> {
         let broken = |error: JsValue| Trouble::Broken(reason(&error));
         let body = response.body().ok_or_else(|| Trouble::Broken("the answer is empty".into()))?;
         let reader: ReadableStreamDefaultReader = body.get_reader().unchecked_into();
+        let mut patience = Patience::new();
         loop {
-            let piece = JsFuture::from(reader.read()).await.map_err(broken)?;
+            let piece = match patience.wait(JsFuture::from(reader.read())).await {
+                Ok(piece) => piece,
+                Err(trouble) => {
+                    // Ends the request where the server is silent.
+                    drop(reader.cancel());
+                    return Err(trouble);
+                }
+            };
             let value = Reflect::get(&piece, &"value".into()).map_err(broken)?;
             if value.is_undefined() {
                 break;

@@ -149,7 +149,9 @@ impl Store {
 
     /// All parts of a file in one piece, or nothing where one is missing.
     pub(super) async fn bytes(&self, manifest: &Manifest) -> Option<Vec<u8>> {
-        let mut all = Vec::with_capacity(manifest.total.unwrap_or(manifest.bytes()) as usize);
+        let mut all = Vec::new();
+        let size = usize::try_from(manifest.total.unwrap_or(manifest.bytes())).ok()?;
+        all.try_reserve_exact(size).ok()?;
         for (i, &size) in manifest.parts.iter().enumerate() {
             let part = self.get(&manifest.location, &i.to_string()).await?;
             if part.len() as u64 != size {
