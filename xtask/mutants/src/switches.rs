@@ -247,9 +247,9 @@ impl VisitMut for Switches<'_> {
 
     fn visit_arm_mut(&mut self, arm: &mut syn::Arm) {
         visit_mut::visit_arm_mut(self, arm);
-        let Some((_, guard)) = &mut arm.guard else { return };
+        let Some((word, guard)) = &mut arm.guard else { return };
         let changes = ["the guard is true", "the guard is false"].map(str::to_owned);
-        if let Some((switch, viable)) = self.make(guard.span(), &changes) {
+        if let Some((switch, viable)) = self.make(word.span(), &changes) {
             let arms = viable.iter().map(|&i| {
                 let (value, nth) = (i == 0, i as u32 + 1);
                 quote!(#nth => #value,)
