@@ -153,27 +153,7 @@ fn all() -> BTreeMap<&'static str, Vec<u32>> {
     };
     words("masks", (0..s as u32).map(took).collect());
 
-    let inputs = route_score::Inputs {
-        x: &numbers(s * d, 40, 1.0),
-        gate_weight: &numbers(SCORED * d, 42, 0.5),
-        hidden: &numbers(s * d, 41, 1.0),
-        weight: &numbers(SCORED * d, 43, 0.5),
-        bias: &numbers(SCORED, 44, 0.5),
-    };
-    let (gate, need) = route_score::reference(inputs, d);
-    words("gate", floats(&gate));
-    let choice = (CHOICE.0, f64::from(CHOICE.1));
-    let bias = numbers(SCORED, 44, 0.5);
-    let (chosen, _) = route_score::reference_choice(inputs.x, inputs.gate_weight, &bias, choice);
-    words("sigmoid router", floats(&chosen));
-    words("need", floats(&need));
-    let [s, e] = SELECTED;
-    let (gate, need) = (shares(s * e, 50), shares(s * e, 51));
-    for (count_name, place_name, selection) in SELECTIONS {
-        let lists = route_select::reference(&gate, &need, &THRESHOLDS, e, selection);
-        words(count_name, lists.iter().map(|list| list.len() as u32).collect());
-        words(place_name, route_select::reference_positions(&lists, s));
-    }
+    routers(&mut words);
 
     let time = wide(&numbers(SAMPLES * WIDTH, 60, 2.0));
     let labels = wide(&numbers(5 * WIDTH, 61, 1.0));
@@ -202,6 +182,31 @@ fn all() -> BTreeMap<&'static str, Vec<u32>> {
     solvers(&mut words);
     maps(&mut words);
     all
+}
+
+fn routers(words: &mut impl FnMut(&'static str, Vec<u32>)) {
+    let [s, _, d, _] = POOL;
+    let inputs = route_score::Inputs {
+        x: &numbers(s * d, 40, 1.0),
+        gate_weight: &numbers(SCORED * d, 42, 0.5),
+        hidden: &numbers(s * d, 41, 1.0),
+        weight: &numbers(SCORED * d, 43, 0.5),
+        bias: &numbers(SCORED, 44, 0.5),
+    };
+    let (gate, need) = route_score::reference(inputs, d);
+    words("gate", floats(&gate));
+    let choice = (CHOICE.0, f64::from(CHOICE.1));
+    let bias = numbers(SCORED, 44, 0.5);
+    let (chosen, _) = route_score::reference_choice(inputs.x, inputs.gate_weight, &bias, choice);
+    words("sigmoid router", floats(&chosen));
+    words("need", floats(&need));
+    let [s, e] = SELECTED;
+    let (gate, need) = (shares(s * e, 50), shares(s * e, 51));
+    for (count_name, place_name, selection) in SELECTIONS {
+        let lists = route_select::reference(&gate, &need, &THRESHOLDS, e, selection);
+        words(count_name, lists.iter().map(|list| list.len() as u32).collect());
+        words(place_name, route_select::reference_positions(&lists, s));
+    }
 }
 
 fn floats(values: &[f64]) -> Vec<u32> {
