@@ -153,6 +153,26 @@ fn all() -> BTreeMap<&'static str, Vec<u32>> {
     };
     words("masks", (0..s as u32).map(took).collect());
 
+    routers(&mut words);
+
+    condition(&mut words);
+    patches(&mut words);
+    let ids = (0..ROWS).map(|row| 7 * row % 11);
+    let (table, positions) = (numbers(11 * WIDTH, 90, 1.0), numbers(5 * WIDTH, 91, 1.0));
+    let embedded = ids.enumerate().flat_map(|(row, id)| {
+        let [token, place] = [(&table, id), (&positions, row % 5)];
+        let pairs = token.0[token.1 * WIDTH..][..WIDTH].iter().zip(&place.0[place.1 * WIDTH..]);
+        pairs.map(|(a, b)| a + b).collect::<Vec<_>>()
+    });
+    words("embed_tokens", copies(&embedded.collect::<Vec<_>>()));
+
+    solvers(&mut words);
+    maps(&mut words);
+    all
+}
+
+fn routers(words: &mut impl FnMut(&'static str, Vec<u32>)) {
+    let [s, _, d, _] = POOL;
     let inputs = route_score::Inputs {
         x: &numbers(s * d, 40, 1.0),
         gate_weight: &numbers(SCORED * d, 42, 0.5),
@@ -174,21 +194,6 @@ fn all() -> BTreeMap<&'static str, Vec<u32>> {
         words(count_name, lists.iter().map(|list| list.len() as u32).collect());
         words(place_name, route_select::reference_positions(&lists, s));
     }
-
-    condition(&mut words);
-    patches(&mut words);
-    let ids = (0..ROWS).map(|row| 7 * row % 11);
-    let (table, positions) = (numbers(11 * WIDTH, 90, 1.0), numbers(5 * WIDTH, 91, 1.0));
-    let embedded = ids.enumerate().flat_map(|(row, id)| {
-        let [token, place] = [(&table, id), (&positions, row % 5)];
-        let pairs = token.0[token.1 * WIDTH..][..WIDTH].iter().zip(&place.0[place.1 * WIDTH..]);
-        pairs.map(|(a, b)| a + b).collect::<Vec<_>>()
-    });
-    words("embed_tokens", copies(&embedded.collect::<Vec<_>>()));
-
-    solvers(&mut words);
-    maps(&mut words);
-    all
 }
 
 fn floats(values: &[f64]) -> Vec<u32> {
