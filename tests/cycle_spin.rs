@@ -33,14 +33,14 @@ fn settings(config: &Config, rule: RoutingRule, spin: CycleSpin) -> Settings {
 }
 
 /// `x` with every channel shifted in a circle.
-fn shifted(config: &Config, x: &[f32], [down, right]: [i32; 2]) -> Vec<f32> {
-    let [height, width] = config.input_size.map(|side| side as i32);
+fn shifted(config: &Config, x: &[f32], [down, right]: [usize; 2]) -> Vec<f32> {
+    let [height, width] = config.input_size;
     let mut out = vec![0.0; x.len()];
     for (at, value) in x.iter().enumerate() {
-        let (plane, rest) = (at / config.plane(), (at % config.plane()) as i32);
-        let y = (rest / width + down).rem_euclid(height);
-        let x = (rest % width + right).rem_euclid(width);
-        out[plane * config.plane() + (y * width + x) as usize] = *value;
+        let (plane, rest) = (at / config.plane(), at % config.plane());
+        let y = (rest / width + down) % height;
+        let x = (rest % width + right) % width;
+        out[plane * config.plane() + y * width + x] = *value;
     }
     out
 }
@@ -68,9 +68,9 @@ fn reference(pipeline: &Pipeline, rule: RoutingRule) -> Vec<f32> {
         sample = if step < 3 {
             plain
         } else {
-            let by = (config.patch_size / 2) as i32;
+            let by = config.patch_size / 2;
             let moved = after(shifted(config, &sample, [by; 2]));
-            let back = shifted(config, &moved, [-by; 2]);
+            let back = shifted(config, &moved, config.input_size.map(|side| side - by));
             plain.iter().zip(back).map(|(a, b)| 0.5 * (a + b)).collect()
         };
     }

@@ -178,7 +178,7 @@ fn config(input: &[u8]) -> String {
 
 /// A tokenizer, with names for the ends of a prompt or, where the input has an even number of bytes, without.
 fn tokenizer(input: &[u8]) -> String {
-    let special = if input.len() % 2 == 0 {
+    let special = if input.len().is_multiple_of(2) {
         SpecialTokens::default()
     } else {
         let [begin, end, pad] = ["[BEGIN]", "[END]", "[PAD]"].map(|name| Some(name.to_owned()));

@@ -19,8 +19,8 @@ pub struct ShiftImage<'a> {
     pub planes: usize,
     /// Height and width.
     pub size: [usize; 2],
-    /// Pixels down and to the right.
-    pub by: [i32; 2],
+    /// Pixels down and to the right, less than the size.
+    pub by: [usize; 2],
 }
 
 /// The uniform.
@@ -49,17 +49,17 @@ impl Kernel for ShiftImage<'_> {
     fn params(&self) -> Params {
         let apart = self.input.abs_diff(self.output);
         assert!(apart >= self.count(), "input and output overlap");
-        // The shader has no negative numbers, so it looks for its source the other way around.
-        let back = |by: i32, size: usize| (-by).rem_euclid(size as i32) as u32;
         let [height, width] = self.size;
+        // The shader has no negative numbers, so it looks for its source the other way around.
+        let [up, left] = [0, 1].map(|side| (self.size[side] - self.by[side]) % self.size[side]);
         Params {
             count: self.count() as u32,
             height: height as u32,
             width: width as u32,
             input: self.input as u32,
             output: self.output as u32,
-            up: back(self.by[0], height),
-            left: back(self.by[1], width),
+            up: up as u32,
+            left: left as u32,
         }
     }
 
@@ -79,30 +79,26 @@ mod tests {
 
     #[test]
     fn images_turn_and_come_back() {
-        for (planes, size, by) in [
-            (1, [1, 1], [0, 0]),
-            (3, [5, 7], [2, -3]),
-            (2, [16, 8], [-17, 8]),
-            (4, [9, 33], [9, 1]),
-        ] {
+        for (planes, size, by) in
+            [(1, [1, 1], [0, 0]), (3, [5, 7], [2, 4]), (2, [16, 8], [15, 0]), (4, [9, 33], [0, 1])]
+        {
             let [height, width] = size;
             let count = planes * height * width;
             let first = 13;
             let before = spiky(first + 3 * count + 5, 1, 1.0);
             let latents = tensor(&[before.len()], &before);
             let [a, b, c] = [0, 1, 2].map(|slot| first + slot * count);
-            let shift = |input, output, by| {
+            let shift = |input, output, by: [usize; 2]| {
                 run(&ShiftImage { latents: &latents, input, output, planes, size, by });
             };
             shift(a, b, by);
-            shift(b, c, by.map(|by: i32| -by));
+            shift(b, c, [(height - by[0]) % height, (width - by[1]) % width]);
             let got = read(&latents);
             let mut want = before.clone();
             for plane in 0..planes {
                 for y in 0..height {
                     for x in 0..width {
-                        let down = (y as i32 + by[0]).rem_euclid(height as i32) as usize;
-                        let right = (x as i32 + by[1]).rem_euclid(width as i32) as usize;
+                        let (down, right) = ((y + by[0]) % height, (x + by[1]) % width);
                         let at = |y, x| (plane * height + y) * width + x;
                         want[b + at(down, right)] = before[a + at(y, x)];
                     }

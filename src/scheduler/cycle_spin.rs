@@ -54,9 +54,10 @@ impl CycleSpin {
     }
 
     /// The shifts besides none, in pixels down and to the right, at `t` for patches of this size.
+    #[expect(clippy::cast_possible_wrap, reason = "a few shifts, and patches of a few pixels")]
     pub(super) fn shifts(self, t: f32, patch: usize) -> impl Iterator<Item = [i32; 2]> {
         let count = if t >= self.from { self.count } else { 1 };
-        (1..count).map(move |i| [(i as usize * patch / self.count as usize) as i32; 2])
+        (1..count as i32).map(move |i| [i * patch as i32 / self.count as i32; 2])
     }
 }
 
@@ -139,7 +140,9 @@ mod tests {
         };
         let end = |steps: &[Vec<Instruction>]| {
             let mut machine = Machine::new(0.7, model);
-            steps.iter().for_each(|step| _ = machine.run(step));
+            for step in steps {
+                machine.run(step);
+            }
             machine.latent()
         };
         let spin = CycleSpin { count: 3, from: 0.5 };

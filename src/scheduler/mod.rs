@@ -34,6 +34,7 @@ pub use info::{Resume, ScheduleConfig, SchedulerInfo, SchedulerKind, steps_taken
 pub use noise::{StepNoise, between, gaussian, random_rows, step_noise};
 pub use options::{OptionError, OptionInfo, OptionValues};
 pub use process::{Process, TRAINED_STEPS, noise_level};
+pub(crate) use program::within_image;
 pub use program::{Branch, Denoise, Deviation, Instruction, Latent, Level, Observation};
 
 /// All schedulers. The first of an objective is the default of models that recommend none.

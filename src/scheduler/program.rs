@@ -176,6 +176,12 @@ impl Instruction {
     }
 }
 
+/// A circular shift by so many pixels down and to the right as one that stays within an image of this height and width.
+#[expect(clippy::cast_possible_wrap, reason = "images have fewer than 2³¹ rows and columns")]
+pub(crate) fn within_image(by: [i32; 2], size: [usize; 2]) -> [usize; 2] {
+    [0, 1].map(|side| by[side].rem_euclid(size[side] as i32) as usize)
+}
+
 /// An engine's report after a step, for adaptive schedulers.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation<'a> {

@@ -99,18 +99,13 @@ impl Matrix {
         x: impl Fn(usize) -> &'a [f32],
         out: &mut [f32],
     ) {
-        self.apply_rows(bias, &x, out);
+        let rows: Vec<&[f32]> = (0..out.len() / self.outputs).map(x).collect();
+        self.apply_rows(bias, &rows, out);
     }
 
-    /// The one copy of the loops for all who have their rows in one piece: thirty of them were a tenth of the page. A call
-    /// for each row of a tile is nothing beside its product.
-    fn apply_rows<'a>(
-        &self,
-        bias: Option<&[f32]>,
-        x: &dyn Fn(usize) -> &'a [f32],
-        out: &mut [f32],
-    ) {
-        self.apply_segments(bias, 1, |r, _| x(r), out);
+    /// The one copy of the loops for all who have their rows in one piece: thirty of them were a tenth of the page.
+    fn apply_rows(&self, bias: Option<&[f32]>, rows: &[&[f32]], out: &mut [f32]) {
+        self.apply_segments(bias, 1, |r, _| rows[r], out);
     }
 
     /// As [`Matrix::apply`] for rows that lie in several places: `x(r, s)` is part `s` of row `r`, all of

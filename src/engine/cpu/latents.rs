@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::engine::Keep;
 use crate::model::Config;
-use crate::scheduler::{Denoise, Deviation, Latent, Level};
+use crate::scheduler::{Denoise, Deviation, Latent, Level, within_image};
 
 /// All latents of an engine; those that a solver does not use stay empty.
 pub(super) struct Latents {
@@ -84,12 +84,11 @@ impl Latents {
     }
 
     /// `output = input`, shifted in a circle by so many pixels down and to the right.
-    pub(super) fn shift(&mut self, input: Latent, output: Latent, [down, right]: [i32; 2]) {
+    pub(super) fn shift(&mut self, input: Latent, output: Latent, by: [i32; 2]) {
         let mut moved = std::mem::take(&mut self.combined);
         moved.resize(self.sample.len(), 0.0);
         let height = self.plane / self.width;
-        let place = |by: i32, size: usize| by.rem_euclid(size as i32) as usize;
-        let (down, right) = (place(down, height), place(right, self.width));
+        let [down, right] = within_image(by, [height, self.width]);
         let planes = self.sample(input).chunks_exact(self.plane);
         for (to, from) in moved.chunks_exact_mut(self.plane).zip(planes) {
             for (y, row) in from.chunks_exact(self.width).enumerate() {

@@ -17,7 +17,7 @@ use crate::kernels::combine_experts::mask_words;
 use crate::kernels::combine_latents::{MAX_TERMS, Region};
 use crate::kernels::denoise::Numbers as DenoiseNumbers;
 use crate::kernels::{CombineLatents, DenoiseLatents, KeepImage, ShiftImage};
-use crate::scheduler::{Branch, Denoise, Deviation, Instruction, Latent};
+use crate::scheduler::{Branch, Denoise, Deviation, Instruction, Latent, within_image};
 
 /// A [`Part`] without its numbers.
 #[derive(Clone, Debug, PartialEq)]
@@ -274,7 +274,7 @@ impl Recorder<'_> {
             output: acts.region(config, output).first,
             planes: acts.samples * config.in_channels,
             size: config.input_size,
-            by,
+            by: within_image(by, config.input_size),
         };
         tape.push(gpu, Stage::Solver.into(), &shift);
     }

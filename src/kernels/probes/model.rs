@@ -392,7 +392,7 @@ fn keep_image(bench: &mut Bench) {
 }
 
 /// Pixels down and to the right, and the size of the images that are shifted.
-pub(super) const SHIFT: ([i32; 2], [usize; 2]) = ([2, -3], [5, 7]);
+pub(super) const SHIFT: ([usize; 2], [usize; 2]) = ([2, 4], [5, 7]);
 
 fn shift_image(bench: &mut Bench) {
     let (by, size) = SHIFT;

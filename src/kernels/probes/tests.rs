@@ -280,10 +280,7 @@ fn solvers(words: &mut impl FnMut(&'static str, Vec<u32>)) {
     let (input, output) = images.split_at_mut(2 * height * width);
     for (at, x) in output.iter_mut().enumerate() {
         let [plane, row, column] = [at / width / height, at / width % height, at % width];
-        let source = |place: usize, by: i32, size: usize| {
-            (place as i32 - by).rem_euclid(size as i32) as usize
-        };
-        let (y, x_of) = (source(row, by[0], height), source(column, by[1], width));
+        let (y, x_of) = ((row + height - by[0]) % height, (column + width - by[1]) % width);
         *x = input[(plane * height + y) * width + x_of];
     }
     words("shift_image", copies(&images));

@@ -185,6 +185,7 @@ fn program(message: &Value) -> Option<PathBuf> {
 /// The mutants that an error of the compiler is about: those behind the last switch before it, or, where these are gone
 /// already, the next one.
 fn culprits(error: &Value, texts: &[(String, String)], mutants: &[Mutant]) -> Vec<u32> {
+    const CALL: &str = "mutant_switch :: at (";
     let spans = error["message"]["spans"].as_array().into_iter().flatten();
     let Some(span) = spans.into_iter().find(|span| span["is_primary"] == true) else {
         return Vec::new();
@@ -193,7 +194,6 @@ fn culprits(error: &Value, texts: &[(String, String)], mutants: &[Mutant]) -> Ve
     let (Some((_, text)), Some(at)) = (texts.iter().find(of), span["byte_start"].as_u64()) else {
         return Vec::new();
     };
-    const CALL: &str = "mutant_switch :: at (";
     let (before, after) = text.split_at(at as usize);
     let number = |text: &str| text.split("u32").next()?.trim().parse::<u32>().ok();
     let last = before.rfind(CALL).and_then(|at| number(&before[at + CALL.len()..]));

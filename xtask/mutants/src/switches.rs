@@ -177,8 +177,7 @@ impl<'a> Switches<'a> {
 fn others(op: &BinOp) -> Vec<BinOp> {
     let all: &[&str] = match op {
         BinOp::Add(_) => &["-", "*"],
-        BinOp::Sub(_) => &["+", "/"],
-        BinOp::Mul(_) => &["+", "/"],
+        BinOp::Sub(_) | BinOp::Mul(_) => &["+", "/"],
         BinOp::Div(_) => &["%", "*"],
         BinOp::Rem(_) => &["/", "+"],
         BinOp::BitAnd(_) => &["|", "^"],
@@ -195,8 +194,7 @@ fn others(op: &BinOp) -> Vec<BinOp> {
         BinOp::Le(_) => &[">"],
         BinOp::Ge(_) => &["<"],
         BinOp::AddAssign(_) => &["-=", "*="],
-        BinOp::SubAssign(_) => &["+=", "/="],
-        BinOp::MulAssign(_) => &["+=", "/="],
+        BinOp::SubAssign(_) | BinOp::MulAssign(_) => &["+=", "/="],
         BinOp::DivAssign(_) => &["%=", "*="],
         BinOp::BitAndAssign(_) => &["|=", "^="],
         BinOp::BitOrAssign(_) => &["&=", "^="],

@@ -19,7 +19,7 @@ fn value(code: &impl ToTokens) -> Value {
     (code.to_string().replace(' ', ""), syn::parse_quote!(#code))
 }
 
-fn all<const N: usize>(codes: [proc_macro2::TokenStream; N]) -> Vec<Value> {
+fn all(codes: &[proc_macro2::TokenStream]) -> Vec<Value> {
     codes.iter().map(value).collect()
 }
 
@@ -43,8 +43,8 @@ fn of_type(of: &Type) -> Vec<Value> {
             of_type(&array.elem).iter().map(each).collect()
         }
         Type::Reference(reference) if reference.mutability.is_none() => match &*reference.elem {
-            Type::Slice(_) => all([quote!(&[])]),
-            Type::Path(path) if path.path.is_ident("str") => all([quote!(""), quote!("xyzzy")]),
+            Type::Slice(_) => all(&[quote!(&[])]),
+            Type::Path(path) if path.path.is_ident("str") => all(&[quote!(""), quote!("xyzzy")]),
             _ => Vec::new(),
         },
         Type::Path(path) => of_path(path),
@@ -65,22 +65,22 @@ fn of_path(path: &syn::TypePath) -> Vec<Value> {
         inner(0).unwrap_or_default().iter().map(|(_, item)| value(&make(item))).collect::<Vec<_>>()
     };
     match last.ident.to_string().as_str() {
-        "bool" => all([quote!(true), quote!(false)]),
+        "bool" => all(&[quote!(true), quote!(false)]),
         "u8" | "u16" | "u32" | "u64" | "usize" | "i8" | "i16" | "i32" | "i64" | "isize" => {
-            all([quote!(0), quote!(1)])
+            all(&[quote!(0), quote!(1)])
         }
-        "f32" | "f64" => all([quote!(0.0), quote!(1.0), quote!(-1.0)]),
-        "String" => all([quote!(String::new()), quote!("xyzzy".to_owned())]),
-        "Option" => [all([quote!(None)]), of_each(|item| quote!(Some(#item)))].concat(),
+        "f32" | "f64" => all(&[quote!(0.0), quote!(1.0), quote!(-1.0)]),
+        "String" => all(&[quote!(String::new()), quote!("xyzzy".to_owned())]),
+        "Option" => [all(&[quote!(None)]), of_each(|item| quote!(Some(#item)))].concat(),
         "Vec" => {
             let mut some = of_each(|item| quote!(vec![#item]));
             some.truncate(1);
-            [all([quote!(Vec::new())]), some].concat()
+            [all(&[quote!(Vec::new())]), some].concat()
         }
-        "BTreeMap" => all([quote!(std::collections::BTreeMap::new())]),
-        "HashMap" => all([quote!(std::collections::HashMap::new())]),
+        "BTreeMap" => all(&[quote!(std::collections::BTreeMap::new())]),
+        "HashMap" => all(&[quote!(std::collections::HashMap::new())]),
         // Both the usual one and an alias without an error.
-        "Result" if matches!(last.arguments, PathArguments::None) => all([quote!(Ok(()))]),
+        "Result" if matches!(last.arguments, PathArguments::None) => all(&[quote!(Ok(()))]),
         "Result" => of_each(|item| quote!(Ok(#item))),
         _ => Vec::new(),
     }
