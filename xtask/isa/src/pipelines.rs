@@ -9,14 +9,14 @@ use diffmoe::engine::{Engine, GpuEngine, GpuModel, RunConfig, WeightChoice};
 use diffmoe::gpu::{Gpu, GpuOptions, Profile, Specialisation};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Config, Preset, Storage};
-use diffmoe::scheduler::{Instruction, Next, ScheduleConfig, SchedulerKind, StepNoise};
+use diffmoe::scheduler::{CycleSpin, Instruction, Next, ScheduleConfig, SchedulerKind, StepNoise};
 use diffmoe::vae::{DecoderFile, GpuDecoder, GpuDecoderModel};
 
 /// What a driver compiles.
 pub(crate) struct Pipeline(Specialisation);
 
 /// Models that the repository has: the shipped ones, and small ones of forms that those lack.
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "assets/emoji.safetensors",
     "assets/eurosat.safetensors",
     "assets/emoji_text.safetensors",
@@ -25,6 +25,7 @@ const FILES: [&str; 8] = [
     "tests/fixtures/t2i_tiny/model.safetensors",
     "tests/fixtures/t2i_bpe/model.safetensors",
     "tests/fixtures/detail_head/model.safetensors",
+    "tests/fixtures/dsmoe/model.safetensors",
 ];
 
 /// Sizes of the paper, for their widths: heads of 64, of 24, and of 72 numbers.
@@ -127,7 +128,8 @@ fn record(
 fn guided_step(config: &Config, batch: usize) -> Vec<Instruction> {
     let scheduler = SchedulerKind::for_objective(config.objective)[0];
     let noise = StepNoise::Seeded { seed: 0, images: 0..batch as u64 };
-    let run = ScheduleConfig::new(2, 2.0, noise);
+    let spin = CycleSpin { count: 2, from: 0.0 };
+    let run = ScheduleConfig { spin, ..ScheduleConfig::new(2, 2.0, noise) };
     match scheduler.schedule(config, run).next() {
         Next::Step(ops) => ops,
         _ => Vec::new(),
