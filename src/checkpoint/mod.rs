@@ -13,10 +13,12 @@ mod foreign;
 mod header;
 #[cfg(feature = "import")]
 mod hints;
+#[cfg(feature = "import")]
 mod infer;
 mod metadata;
 mod open;
 mod parts;
+#[cfg(feature = "import")]
 mod published;
 mod quantise;
 mod random;
@@ -39,6 +41,7 @@ pub use error::CheckpointError;
 pub use family::{Nearest, nearest_family};
 #[cfg(feature = "import")]
 pub use hints::Hints;
+#[cfg(feature = "import")]
 pub use infer::{InferError, Inferred, infer_config, is_run_config};
 pub use open::hub_file;
 #[cfg(test)]
