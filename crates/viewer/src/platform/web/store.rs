@@ -48,8 +48,10 @@ impl Manifest {
 /// How much of a file is in the browser's storage.
 #[derive(Default)]
 pub(super) struct Keeping {
-    /// `None` before it is needed; then nothing where there is no storage, or no room in it.
-    opened: Option<Option<Store>>,
+    /// Whether the storage was asked for, or is not wanted any more.
+    is_settled: bool,
+    /// None where there is no storage, or no room in it.
+    store: Option<Store>,
     /// Bytes in the store.
     pub(super) kept: usize,
 }
@@ -57,15 +59,15 @@ pub(super) struct Keeping {
 impl Keeping {
     /// Keeps nothing from now on.
     pub(super) fn stop(&mut self) {
-        self.opened = Some(None);
+        (self.is_settled, self.store) = (true, None);
     }
 
     /// The store, where there is one and it takes this file.
     pub(super) async fn store(&mut self) -> Option<&Store> {
-        if self.opened.is_none() {
-            self.opened = Some(Store::open().await);
+        if !self.is_settled {
+            (self.is_settled, self.store) = (true, Store::open().await);
         }
-        self.opened.as_ref().and_then(Option::as_ref)
+        self.store.as_ref()
     }
 
     /// Puts away what is not in the store yet. A browser without room for it costs a later visit the download.
