@@ -89,7 +89,7 @@ impl Options {
 
 /// Entries of the options of `sample`, besides those of label tables and schedulers.
 /// Earlier versions used `solver`.
-const SAMPLE: [&str; 32] = [
+const SAMPLE: [&str; 33] = [
     "labels",
     "mix",
     "mixStrength",
