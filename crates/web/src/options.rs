@@ -310,12 +310,11 @@ fn cycle_spin(options: &Options) -> Result<Option<CycleSpin>, String> {
             .to_owned()
     };
     let Some(value) = options.get("cycleSpin") else { return Ok(None) };
-    let numbers = match value.as_f64() {
-        Some(count) => vec![Some(count), Some(f64::from(CycleSpin::FROM))],
-        None => {
-            let list = value.dyn_into::<Array>().map_err(|_| wrong())?;
-            list.iter().map(|number| number.as_f64()).collect()
-        }
+    let numbers = if let Some(count) = value.as_f64() {
+        vec![Some(count), Some(f64::from(CycleSpin::FROM))]
+    } else {
+        let list = value.dyn_into::<Array>().map_err(|_| wrong())?;
+        list.iter().map(|number| number.as_f64()).collect()
     };
     match numbers[..] {
         [Some(count), Some(from)] if count.fract() == 0.0 && count >= 0.0 => {
