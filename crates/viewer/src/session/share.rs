@@ -184,12 +184,14 @@ impl Share {
                 "seed" => controls.sampling.seed = sampling.seed,
                 "steps" => controls.sampling.steps = sampling.steps,
                 "guidance" => controls.sampling.guidance = sampling.guidance,
+                "spin" => controls.sampling.cycle_spin = sampling.cycle_spin,
                 "scheduler" => controls.sampling.scheduler = sampling.scheduler,
                 "count" => controls.count = usual.count,
-                _ => {
+                "labels" => {
                     self.labels = usual.labels(Some(config));
                     controls.choices.clone_from(&usual.choices);
                 }
+                other => unreachable!("{other} is not among Recipe::USUAL"),
             }
         }
         let tables = config.labels.iter().zip(&self.labels).zip(&mut controls.choices);
@@ -284,6 +286,8 @@ fn choice(rows: &[Label]) -> Option<Choice> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -407,6 +411,53 @@ mod tests {
         let other =
             Share::parse(&format!("{good}&weights=int8&rule=pool&count=4&batch=2")).unwrap();
         assert_eq!(other.differs.len(), 2);
+    }
+
+    #[test]
+    fn what_a_link_does_not_have_comes_from_the_model_and_nothing_else_does() {
+        let config = Config::from_json(
+            r#"{"name":"tiny","kind":"dense","t_kind":"flow","params":{"input_size":8,"num_classes":9,"patch_size":2,
+            "depth":1,"hidden_size":8,"num_heads":2},"defaults":{"steps":7,"guidance":3.0,"solver":"heun","cycle_spin":"2"}}"#,
+        )
+        .unwrap();
+        let usual = Controls::for_model(&config);
+        let all = [
+            ("seed", "4"),
+            ("count", "3"),
+            ("steps", "5"),
+            ("guidance", "1.5"),
+            ("spin", "1"),
+            ("scheduler", "euler"),
+            ("labels", "4"),
+        ];
+        assert_eq!(
+            all.map(|(key, _)| key).into_iter().collect::<BTreeSet<_>>(),
+            Recipe::USUAL.into()
+        );
+        let resolved = |without: &str| {
+            let said = all.iter().filter(|(key, _)| *key != without);
+            let parts: Vec<_> = said.map(|(key, value)| format!("{key}={value}")).collect();
+            let mut share = Share::parse(&parts.join("&")).unwrap();
+            share.resolve(&config).unwrap();
+            share.controls
+        };
+        let whole = resolved("");
+        for (key, _) in all {
+            let (mut wanted, got) = (whole.clone(), resolved(key));
+            let (of_link, of_model) = (&mut wanted.sampling, &usual.sampling);
+            match key {
+                // A random one.
+                "seed" => of_link.seed = got.sampling.seed,
+                "count" => wanted.count = usual.count,
+                "steps" => of_link.steps = of_model.steps,
+                "guidance" => of_link.guidance = of_model.guidance,
+                "spin" => of_link.cycle_spin = of_model.cycle_spin,
+                "scheduler" => of_link.scheduler = of_model.scheduler,
+                _ => wanted.choices.clone_from(&usual.choices),
+            }
+            assert_eq!(got, wanted, "without {key}");
+            assert_ne!(wanted, whole, "{key}");
+        }
     }
 
     #[test]
