@@ -412,8 +412,9 @@ impl<'t> Download<'t> {
             let piece = match patience.wait(JsFuture::from(reader.read())).await {
                 Ok(piece) => piece,
                 Err(trouble) => {
-                    // Ends the request where the server is silent.
-                    drop(reader.cancel());
+                    // Ends the request where the server is silent. That of a broken one is refused, which is no news.
+                    let ended = JsFuture::from(reader.cancel());
+                    spawn_local(async move { drop(ended.await) });
                     return Err(trouble);
                 }
             };
