@@ -303,7 +303,7 @@ def main():
         tokens = args.batch * (config["params"]["input_size"] // config["params"]["patch_size"]) ** 2
         if counts:
             print(f"mean capacity {sum(counts) / tokens / len(counts):.3f}")
-    print(f"{args.model}: batch {args.batch}, {THREADS} threads, ONNX Runtime {ort.__version__}; rust: {device}")
+    print(f"{os.path.basename(args.model)}: batch {args.batch}, {THREADS} threads, ONNX Runtime {ort.__version__}; rust: {device}")
     best = min(np.median(t) for name, t in times.items() if name != "rust")
     for name, t in times.items():
         error = np.abs(outs[name] - first).max() / np.abs(first).max()

@@ -58,7 +58,7 @@ NAMES = ["x_embedder.proj", "blocks.0.attn.qkv", "blocks.0.mlp.gate", "final_lay
 
 
 def number_values(rng, dtype, shape):
-    """Random values, with those at which conversions err."""
+    """Random values, including edge cases of number conversion."""
     count = 1
     for size in shape:
         count *= size
@@ -222,7 +222,7 @@ def rewrapped(rng, content):
 
 
 def changed(rng, content):
-    """Bytes with some of them changed."""
+    """A copy damaged at random: bytes changed, removed or repeated."""
     content = bytearray(content)
     for _ in range(rng.choice([1, 1, 1, 2, 4])):
         if not content:

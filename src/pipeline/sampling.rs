@@ -86,6 +86,22 @@ impl Sampling {
         }
     }
 
+    /// The settings that a model recommends, as texts call them.
+    pub const RECOMMENDED: [&'static str; 4] = ["steps", "guidance", "spin", "scheduler"];
+
+    /// Takes those of [`Sampling::RECOMMENDED`] that are among `names` from other settings.
+    pub fn take(&mut self, names: &[&str], from: &Self) {
+        for name in names {
+            match *name {
+                "steps" => self.steps = from.steps,
+                "guidance" => self.guidance = from.guidance,
+                "spin" => self.cycle_spin = from.cycle_spin,
+                "scheduler" => self.scheduler = from.scheduler,
+                _ => {}
+            }
+        }
+    }
+
     /// The noise of an image of the run, `len` numbers.
     pub fn noise(&self, image: u64, len: usize) -> Vec<f32> {
         let noise = gaussian(self.seed, image, len);

@@ -6,9 +6,8 @@
 //! the device and accepted or rejected here when its result and error have arrived; nothing blocks.
 
 use super::contract::{Next, Scheduler, SchedulerState};
-use super::cycle_spin::CycleSpin;
 use super::flow::FlowModel;
-use super::info::{Resume, ScheduleConfig, SchedulerInfo};
+use super::info::{Resume, SchedulerInfo};
 use super::options::{OptionInfo, OptionValues};
 use super::program::{Instruction, Latent, Level, Observation};
 use crate::model::Objective;
@@ -24,8 +23,6 @@ pub(super) static DOPRI5: SchedulerInfo = SchedulerInfo {
     max_ddpm_steps: 0,
     resume: Resume::Restart,
     start: |kind, config, run| {
-        // It keeps its velocities where cycle spinning would put its means.
-        let run = ScheduleConfig { spin: CycleSpin::default(), ..run };
         let model = FlowModel::new(config, &run);
         let [relative, absolute] = [RTOL, ATOL].map(|option| kind.number(option.name));
         let start = 1.0 - f64::from(run.strength);
@@ -334,8 +331,8 @@ impl Scheduler for Dopri5 {
 mod tests {
     use super::*;
     use crate::model::Prediction;
-    use crate::scheduler::StepNoise;
     use crate::scheduler::testing::{Machine, flow_model};
+    use crate::scheduler::{ScheduleConfig, StepNoise};
 
     const DEFAULT: AdaptiveOptions = AdaptiveOptions { relative: 1e-3, absolute: 1e-6 };
 

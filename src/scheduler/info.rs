@@ -53,8 +53,7 @@ pub struct ScheduleConfig {
     pub steps: u32,
     /// Guidance: `scale.into()` for the whole way.
     pub guidance: Guidance,
-    /// How the last predictions are averaged over shifts; of flow models, and schedulers that do not choose their own
-    /// steps.
+    /// How the last predictions are averaged over shifts; without effect unless [`SchedulerKind::spins`].
     pub spin: CycleSpin,
     /// Noise added by the steps.
     pub noise: StepNoise,
@@ -210,7 +209,10 @@ impl SchedulerKind {
     ///
     /// # Panics
     /// When a DDPM model is to be sampled in no step or in more than [`SchedulerInfo::max_steps`].
-    pub fn schedule(self, config: &Config, run: ScheduleConfig) -> Box<dyn Scheduler> {
+    pub fn schedule(self, config: &Config, mut run: ScheduleConfig) -> Box<dyn Scheduler> {
+        if !self.spins(config.objective) {
+            run.spin = CycleSpin::default();
+        }
         (self.info.start)(self, config, run)
     }
 

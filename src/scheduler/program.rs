@@ -29,6 +29,12 @@ impl Latent {
     pub const VELOCITIES: usize = 7;
     /// Number of [`Latent::Output`]s.
     pub const OUTPUTS: usize = 4;
+
+    /// Whether the routing of passes over it is recorded. That of a shifted sample is not: its patches are not those of the
+    /// image.
+    pub(crate) fn is_recorded(self) -> bool {
+        self != Self::Shifted
+    }
 }
 
 /// Which labels and prompts a forward pass sees.
@@ -166,11 +172,10 @@ impl Instruction {
         }
     }
 
-    /// The passes of [`Instruction::passes`] whose routing is recorded. That of a shifted sample is not: its patches are
-    /// not those of the image.
+    /// The passes of [`Instruction::passes`] whose routing is recorded: all but those over a shifted sample.
     pub fn recorded_passes(&self) -> Vec<(f32, Branch)> {
         match self {
-            Self::Forward { input: Latent::Shifted, .. } => Vec::new(),
+            Self::Forward { input, .. } if !input.is_recorded() => Vec::new(),
             _ => self.passes(),
         }
     }

@@ -220,7 +220,7 @@ def _read(document: dict) -> Config:
 
 
 def _sigmoid_experts(kind: str, moe: dict, experts: dict) -> int:
-    """Completes the experts of DSMoE, and returns the width of the shared one, that of all others."""
+    """Fills in the expert settings of DSMoE. Returns the width of the shared expert, which equals that of the routed ones."""
     if kind != "tc":
         raise ModelError('a sigmoid router requires kind "tc"')
     if not moe.get("moe_intermediate_size"):

@@ -153,7 +153,7 @@ class _Writer:
         return g.linear(f"{name}.proj", g.op("Reshape", mixed, g.shape(0, 0, c.num_heads * c.head_dim)))
 
     def rotated(self, x: str) -> str:
-        """Queries or keys ``[B, H, T, d]`` after 2-D RoPE: ``x·cos + partner·sin``, with a sign in the sines."""
+        """Applies 2-D RoPE to queries or keys ``[B, H, T, d]``: ``x·cos + partner·sin``, where the table of sines includes the sign."""
         c, g = self.c, self.g
         quarter = c.head_dim // 4
         cos, sin = (part.reshape(c.tokens, 2, 1, quarter) for part in layers.rotations(c.grid, c.head_dim))

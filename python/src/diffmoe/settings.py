@@ -92,7 +92,7 @@ def choose(config: Config, labels, prompt, num_images, num_images_per_prompt, se
 
 
 def mixed(config: Config, labels, strength: float) -> list[int | None]:
-    """For each label table the row that is blended into those of the images, or ``None``; empty without ``labels``."""
+    """The row to blend in for each label table, or ``None`` for no blend; an empty list if ``labels`` is empty."""
     if not 0 <= strength <= 1:
         raise SettingsError(f"mix_strength must be 0 (the labels alone) to 1 (the others alone), got {strength}")
     tables = _by_table(config, labels)

@@ -127,7 +127,7 @@ impl<'a> Part<'a> {
     /// Those of [`Part::passes`] whose routing is recorded.
     pub(super) fn recorded_passes(&self) -> Vec<(f32, Branch)> {
         match *self {
-            Self::Joined { input: Latent::Shifted, .. } => Vec::new(),
+            Self::Joined { input, .. } if !input.is_recorded() => Vec::new(),
             Self::Joined { .. } => self.passes(),
             Self::Single(op) => op.recorded_passes(),
         }

@@ -232,7 +232,7 @@ impl Recorder<'_> {
         let times = has_head.then(|| Tensor::empty(gpu, "times", &[net.acts.batch]));
         let condition = passes.condition(branch);
         let view = condition.view.as_ref();
-        let is_recorded = input != Latent::Shifted;
+        let is_recorded = input.is_recorded();
         tape.append(&net.embed(input, &embedded, &condition.labels, view));
         for i in 0..config.depth {
             let text = view.zip(self.prompts.map(|prompts| &prompts.memory[i]));

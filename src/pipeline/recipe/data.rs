@@ -181,20 +181,8 @@ impl Recipe {
 
     /// How a model's images are sampled: as said, and what is [unsaid](Recipe::unsaid) as the model recommends.
     pub fn sampling_for(&self, config: &Config) -> Sampling {
-        let (mut sampling, usual) = (self.sampling.clone(), Sampling::of(config));
-        let is_unsaid = |key| self.unsaid.contains(&key);
-        if is_unsaid("steps") {
-            sampling.steps = usual.steps;
-        }
-        if is_unsaid("guidance") {
-            sampling.guidance = usual.guidance;
-        }
-        if is_unsaid("spin") {
-            sampling.cycle_spin = usual.cycle_spin;
-        }
-        if is_unsaid("scheduler") {
-            sampling.scheduler = usual.scheduler;
-        }
+        let mut sampling = self.sampling.clone();
+        sampling.take(&self.unsaid, &Sampling::of(config));
         sampling
     }
 

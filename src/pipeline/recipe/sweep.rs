@@ -5,7 +5,7 @@ use std::str::FromStr;
 use super::data::{Recipe, RecipeError};
 use super::text::{encode, labels};
 use crate::model::{Config, one_of};
-use crate::pipeline::Label;
+use crate::pipeline::{Label, Sampling};
 use crate::pixels::{self, GridTooLarge, RgbImage};
 use crate::scheduler::ALL;
 
@@ -106,9 +106,7 @@ impl Recipe {
     pub fn with(&self, key: &str, value: &str, config: &Config) -> Result<Self, RecipeError> {
         let mut recipe = self.clone();
         recipe.sampling = self.sampling_for(config);
-        recipe
-            .unsaid
-            .retain(|unsaid| !["steps", "guidance", "spin", "scheduler", key].contains(unsaid));
+        recipe.unsaid.retain(|name| !Sampling::RECOMMENDED.contains(name) && *name != key);
         let mut is_option = ALL.iter().flat_map(|info| info.options).map(|option| option.name);
         if let Some(table) = config.labels.iter().position(|table| table.name == key) {
             recipe.unsaid.retain(|unsaid| *unsaid != "labels");

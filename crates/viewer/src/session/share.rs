@@ -178,21 +178,17 @@ impl Share {
     /// A message that names a label that the model does not have.
     pub fn resolve(&mut self, config: &Config) -> Result<(), String> {
         let usual = Controls::for_model(config);
-        let (controls, sampling) = (&mut self.controls, &usual.sampling);
-        for key in std::mem::take(&mut self.unsaid) {
-            match key {
-                "seed" => controls.sampling.seed = sampling.seed,
-                "steps" => controls.sampling.steps = sampling.steps,
-                "guidance" => controls.sampling.guidance = sampling.guidance,
-                "spin" => controls.sampling.cycle_spin = sampling.cycle_spin,
-                "scheduler" => controls.sampling.scheduler = sampling.scheduler,
-                "count" => controls.count = usual.count,
-                "labels" => {
-                    self.labels = usual.labels(Some(config));
-                    controls.choices.clone_from(&usual.choices);
-                }
-                other => unreachable!("{other} is not among Recipe::USUAL"),
-            }
+        let (controls, unsaid) = (&mut self.controls, std::mem::take(&mut self.unsaid));
+        controls.sampling.take(&unsaid, &usual.sampling);
+        if unsaid.contains(&"seed") {
+            controls.sampling.seed = usual.sampling.seed;
+        }
+        if unsaid.contains(&"count") {
+            controls.count = usual.count;
+        }
+        if unsaid.contains(&"labels") {
+            self.labels = usual.labels(Some(config));
+            controls.choices.clone_from(&usual.choices);
         }
         let tables = config.labels.iter().zip(&self.labels).zip(&mut controls.choices);
         for ((table, rows), choice) in tables {
