@@ -22,7 +22,8 @@ export async function serve(folder) {
   const server = createServer(async (request, response) => {
     if (state.isDown) return request.socket.destroy();
     const path = new URL(request.url, "http://localhost").pathname;
-    requests.push({ path, range: request.headers.range ?? null, ifRange: request.headers["if-range"] ?? null });
+    const { range = null, "if-range": ifRange = null, "sec-fetch-dest": destination = null } = request.headers;
+    requests.push({ path, range, ifRange, destination });
     try {
       const handler = special.get(path);
       if (handler) return await handler(request, response);
