@@ -5,5 +5,6 @@ import load from "./diffmoe.js";
 export * from "./diffmoe.js";
 
 export default function init(options) {
-  return load(options ?? { module_or_path: readFile(new URL("./diffmoe_bg.wasm", import.meta.url)) });
+  const program = hasRelaxedSimd() ? "./diffmoe_relaxed_bg.wasm" : "./diffmoe_bg.wasm";
+  return load(options ?? { module_or_path: readFile(new URL(program, import.meta.url)) });
 }

@@ -1,5 +1,5 @@
 // Loads the app, shows the progress, and explains what to do if it does not start.
-// The build inlines this file into index.html; the offline page also contains everything it loads.
+// The build puts `program.js` in front of it; the offline page also contains everything it loads.
 
 const element = (id) => document.getElementById(id);
 const classes = document.documentElement.classList;
@@ -18,6 +18,9 @@ function fail(what, advice, error) {
   classes.remove("running");
   classes.add("failed");
 }
+
+// The form of the program for this browser.
+const program = () => (hasRelaxedSimd() ? "diffmoe_relaxed_bg.wasm" : "diffmoe_bg.wasm");
 
 const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
 
@@ -87,17 +90,32 @@ function keep() {
     }
     before = serviceWorker.controller;
   });
-  serviceWorker.register("sw.js").then((registration) => {
+  serviceWorker.register(`sw.js?${program()}`).then((registration) => {
     const look = () => document.hidden || registration.update().catch(() => {});
     document.addEventListener("visibilitychange", look);
     setInterval(look, 3_600_000);
   }).catch((error) => console.info("The page is not kept for later:", error));
 }
 
+// How many workers the program will surely take: none where a GPU may compute.
+function workers() {
+  const query = new URLSearchParams(location.search);
+  const backend = query.get("backend") ?? "auto";
+  if (backend !== "cpu" && !(backend === "auto" && !navigator.gpu)) return 0;
+  const wanted = Number.parseInt(query.get("workers") ?? navigator.hardwareConcurrency, 10);
+  return Math.min(Number.isNaN(wanted) ? 1 : wanted, 4);
+}
+
 async function load({ bytes, inside }) {
   if (!inside) {
-    const [glue, response] = await Promise.all([import("./diffmoe.js"), fetch("diffmoe_bg.wasm")]);
-    await glue.default({ module_or_path: counted(response, bytes) });
+    const response = fetch(program());
+    // It is waited for below.
+    response.catch(() => {});
+    const glue = await import("./diffmoe.js");
+    glue.prepare(workers());
+    const module = await WebAssembly.compileStreaming(counted(await response, bytes));
+    glue.hand(module);
+    await glue.default({ module_or_path: module });
     return glue;
   }
   const script = await (await unpacked("glue", "text/javascript")).text();
@@ -135,6 +153,7 @@ export async function start(source) {
     const crashed = (message) => fail("The app has crashed.", "Reload the page. If it happens again, please report it with this message:", message);
     // For tests; see web/README.md.
     window.diffmoe = await glue.start(element("app"), crashed);
+    glue.dismiss();
     // egui's own field for what is typed: screen readers meet it too.
     document.querySelector("body > input:not([aria-label])")?.setAttribute("aria-label", "Text entry");
     classes.add("running");

@@ -8,13 +8,17 @@
 const VERSION = "unbuilt";
 const FILES = [];
 
+// The page names the form of the program that this browser needs; the others are not kept.
+const program = location.search.slice(1);
+const OURS = FILES.filter((file) => !file.endsWith(".wasm") || file === program);
+
 const PREFIX = "diffmoe-program-";
 const CACHE = PREFIX + VERSION;
 
 self.addEventListener("install", (event) => {
   const keep = async () => {
     const cache = await caches.open(CACHE);
-    await cache.addAll(FILES.map((file) => new Request(file, { cache: "no-cache" })));
+    await cache.addAll(OURS.map((file) => new Request(file, { cache: "no-cache" })));
     await self.skipWaiting();
   };
   event.waitUntil(keep());
@@ -33,7 +37,7 @@ self.addEventListener("activate", (event) => {
 function fileOf(request) {
   if (request.method !== "GET") return undefined;
   const address = new URL(request.url);
-  const wanted = FILES.find((file) => {
+  const wanted = OURS.find((file) => {
     const own = new URL(file, self.registration.scope);
     return own.origin === address.origin && own.pathname === address.pathname;
   });

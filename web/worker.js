@@ -1,7 +1,37 @@
 // Added to diffmoe.js by `cargo xtask web`: how workers are made, and what they do. A worker is this same program; it
 // gets the compiled WebAssembly from the page and then computes what messages ask for.
 
+// Workers that were made before the program was there.
+const early = [];
+
+/** Makes workers while the program is on its way. */
+export function prepare(count) {
+  for (let i = 0; i < count; i++) {
+    const worker = new_worker();
+    early.push(worker);
+    // The program makes another one, and hears of its error.
+    worker.onerror = (event) => {
+      event.preventDefault();
+      early.splice(early.indexOf(worker), 1);
+    };
+  }
+}
+
+/** Hands them the compiled program, which they start while the page starts it, too. */
+export function hand(module) {
+  for (const worker of early) worker.postMessage(module);
+}
+
+/** Ends those that the program did not take. */
+export function dismiss() {
+  for (const worker of early.splice(0)) worker.terminate();
+}
+
 function diffmoe_worker() {
+  return early.pop() ?? new_worker();
+}
+
+function new_worker() {
   // A page in one file has no other files, and browsers let a worker from a file load nothing: `start.js` has made one
   // script of all of it.
   if (globalThis.diffmoeWorker) return new Worker(globalThis.diffmoeWorker, { name: "diffmoe worker" });
@@ -24,10 +54,12 @@ export function work() {
   self.onunhandledrejection = (event) => { event.preventDefault(); fail(event.reason); };
   self.onmessageerror = () => fail(new Error("the program cannot be handed to a worker"));
   self.onmessage = ({ data }) => {
-    if (running) {
+    if (!(data instanceof WebAssembly.Module)) {
       running.then(() => worker_receive(new Uint8Array(data)));
       return;
     }
-    running = __wbg_init({ module_or_path: data }).then(() => self.postMessage("running"));
+    // Sent twice to a worker that was made early: the first answer came before anyone listened.
+    running ??= __wbg_init({ module_or_path: data });
+    running.then(() => self.postMessage("running"));
   };
 }

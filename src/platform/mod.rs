@@ -13,8 +13,10 @@ use web as imp;
 
 use std::ops::{Deref, Range};
 
+pub(crate) use imp::{
+    ROWS_BY_FOUR, beside, may_have_gpu, pause, recall, remember, share_out, system, within,
+};
 pub use imp::{adapter_name, free_memory, map_file, quiet_vulkan, yield_now};
-pub(crate) use imp::{beside, may_have_gpu, pause, recall, remember, share_out, system, within};
 
 /// Bytes of a file, wherever they live.
 pub struct Bytes(Box<dyn Holder>);

@@ -8,6 +8,10 @@ use std::time::Duration;
 
 use super::{Bytes, Holder};
 
+/// Rows of a matrix product that are computed together where vectors have four numbers: by four vectors, their sums fill
+/// most of the 32 registers of an ARM processor.
+pub(crate) const ROWS_BY_FOUR: usize = 6;
+
 /// Keeps a Vulkan layer of Mesa quiet on machines without a desktop, where it complains on stderr, with the
 /// word "error", that it cannot ask the desktop which adapter is preferred. To be called before anything else.
 pub fn quiet_vulkan() {

@@ -12,6 +12,11 @@ use wasm_bindgen_futures::JsFuture;
 
 use super::Bytes;
 
+/// Rows of a matrix product that are computed together where vectors have four numbers. WebAssembly does not tell how
+/// many registers there are: browsers use 15 of an x86 processor, and sums that do not fit are stored and loaded again
+/// for every product. Two rows by four vectors are 8 sums, enough to hide the latency of two multiply-adds at a time.
+pub(crate) const ROWS_BY_FOUR: usize = 2;
+
 #[wasm_bindgen]
 extern "C" {
     #[wasm_bindgen(js_name = setTimeout)]

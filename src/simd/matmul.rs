@@ -2,8 +2,9 @@
 //!
 //! A weight matrix is stored once, when it is loaded, in *panels* of sixteen output features: all
 //! sixteen weights of input 0, then of input 1, and so on. A tile of the product, six rows by one
-//! panel (two with AVX-512), stays in registers while the panel is read sequentially, so nothing is
-//! rearranged at run time and an expert with few tokens streams its weights at memory bandwidth.
+//! panel (two panels with AVX-512, two rows in a browser), stays in registers while the panel is
+//! read sequentially, so nothing is rearranged at run time and an expert with few tokens streams its
+//! weights at memory bandwidth.
 //!
 //! Every sum runs over the inputs in their order, whatever the tile, so a row of the result does
 //! not depend on which rows are computed with it.
@@ -13,10 +14,13 @@ use std::ops::Range;
 use bytemuck::{Pod, Zeroable};
 use pulp::{Arch, Simd, WithSimd};
 
+use crate::platform::ROWS_BY_FOUR;
+
 /// Output features per panel.
 pub(crate) const PANEL: usize = 16;
 /// Rows of a tile. By one panel, 6 rows × 2 vectors of eight are 12 of the 16 registers that AVX2 has; by two panels,
 /// 6 × 2 vectors of sixteen are 12 of the 32 that AVX-512 has: enough sums to hide the latency of a multiply-add.
+/// Where vectors have four numbers, it is [`ROWS_BY_FOUR`].
 pub(super) const TILE: usize = 6;
 
 /// One input's weights in one panel; aligned so that no vector straddles two cache lines.
@@ -244,13 +248,17 @@ impl<const P: usize> Columns<P> {
     ) {
         let panels: [&[[S::f32s; V]]; P] =
             panels.map(|panel| S::as_simd_f32s(bytemuck::cast_slice(panel)).0.as_chunks::<V>().0);
-        for (t, rows) in out.chunks_mut(TILE * self.outputs).enumerate() {
-            let x = |r: usize, s: usize| x(skipped + t * TILE + r, s);
-            let n = panels[0].len() / segments;
-            let mut sums = [[Line::zeroed(); P]; TILE];
+        // Known when this is compiled: what is higher is left out.
+        let most = if S::F32_LANES == 4 { ROWS_BY_FOUR } else { TILE };
+        let n = panels[0].len() / segments;
+        let mut sums = [[Line::zeroed(); P]; TILE];
+        for (t, rows) in out.chunks_mut(most * self.outputs).enumerate() {
+            let x = |r: usize, s: usize| x(skipped + t * most + r, s);
             match rows.len() / self.outputs {
                 1 => self.tile::<S, V, 1>(simd, n, x, panels, &mut sums),
-                2 => self.tile::<S, V, 2>(simd, n, x, panels, &mut sums),
+                rows if rows == 2 || most == 2 => {
+                    self.tile::<S, V, 2>(simd, n, x, panels, &mut sums);
+                }
                 3 => self.tile::<S, V, 3>(simd, n, x, panels, &mut sums),
                 4 => self.tile::<S, V, 4>(simd, n, x, panels, &mut sums),
                 5 => self.tile::<S, V, 5>(simd, n, x, panels, &mut sums),

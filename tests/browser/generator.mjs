@@ -45,6 +45,16 @@ test("the processor draws what the command line draws", async () => {
   });
 });
 
+test("without relaxed SIMD the other form of the program draws, up to rounding", async () => {
+  const before = site.requests.length;
+  await withGenerator({ withoutRelaxedSimd: true }, { backend: "cpu" }, async (page) => {
+    const made = await sample(page, OPTIONS);
+    assert.ok(distance(made.rgba, await native(page, NATIVE)) <= 2);
+  });
+  const programs = new Set(site.requests.slice(before).map(({ path }) => path).filter((path) => path.endsWith(".wasm")));
+  assert.deepEqual([...programs], ["/diffmoe_bg.wasm"]);
+});
+
 test("any number of workers draws the same bytes, and so does the page's own thread", async () => {
   await withGenerator({}, { backend: "cpu" }, async (page) => {
     const made = await page.evaluate(async (options) => {

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
-import { DIST, distance, finished, modelKept, native, pixels, site, withPage } from "./lab.mjs";
+import { DIST, PROGRAM, distance, finished, modelKept, native, pixels, site, withPage } from "./lab.mjs";
 import { send } from "./server.mjs";
 
 const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=3,2";
@@ -28,7 +28,8 @@ test("after the first visit the page draws without a network", async () => {
       return Object.fromEntries(await Promise.all(names.map(async (name) => [name, await of(name)])));
     });
     const [program] = Object.keys(caches).filter((name) => name.startsWith("diffmoe-program-"));
-    assert.ok(caches[program].includes("/diffmoe_bg.wasm"), JSON.stringify(caches));
+    const programs = caches[program].filter((path) => path.endsWith(".wasm"));
+    assert.deepEqual(programs, [`/${PROGRAM}`], "the form for this browser alone");
     assert.ok(!caches[program].some((path) => path.includes("models/")), "models are kept by the program, with their sums");
     site.state.isDown = true;
     try {

@@ -14,6 +14,9 @@ export const DIST = process.env.DIFFMOE_DIST ?? join(ROOT, "dist");
 export const DOCS = join(ROOT, "docs");
 const TOOL = process.env.DIFFMOE ?? join(ROOT, "target/debug/diffmoe");
 
+/** The form of the program for a browser with relaxed SIMD, as this one is. */
+export const PROGRAM = "diffmoe_relaxed_bg.wasm";
+
 /** WebGPU and WebGL on SwiftShader, and a browser that talks to no one. */
 const FLAGS = [
   "--no-sandbox",
@@ -53,6 +56,7 @@ function instruments(options) {
   if (options.asRealGpu && globalThis.GPUAdapterInfo) {
     Object.defineProperty(GPUAdapterInfo.prototype, "isFallbackAdapter", { get: () => false });
   }
+  if (options.withoutRelaxedSimd) WebAssembly.validate = () => false;
   window.longTasks = [];
   new PerformanceObserver((list) => {
     for (const { startTime, duration } of list.getEntries()) window.longTasks.push({ startTime, duration });
@@ -87,15 +91,15 @@ function instruments(options) {
 
 /**
  * Opens a page in a fresh context, runs `body`, and fails where the page wrote an error.
- * `options`: `withoutWebGpu`, `withoutWebGl`, `asRealGpu`, `offline`, `expected` (a pattern of errors that belong to the test),
+ * `options`: `withoutWebGpu`, `withoutWebGl`, `withoutRelaxedSimd`, `asRealGpu`, `offline`, `expected` (a pattern of errors that belong to the test),
  * and what Playwright takes for a context.
  */
 export async function withPage(address, options, body) {
-  const { withoutWebGpu, withoutWebGl, asRealGpu, offline, expected, ...rest } = options;
+  const { withoutWebGpu, withoutWebGl, withoutRelaxedSimd, asRealGpu, offline, expected, ...rest } = options;
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, offline: !!offline, ...rest });
   const complaints = [];
   try {
-    await context.addInitScript(instruments, { withoutWebGpu, withoutWebGl, asRealGpu });
+    await context.addInitScript(instruments, { withoutWebGpu, withoutWebGl, withoutRelaxedSimd, asRealGpu });
     const page = await context.newPage();
     const note = (text) => expected?.test(text) || complaints.push(text);
     page.on("console", (message) => message.type() === "error" && note(message.text()));

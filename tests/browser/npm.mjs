@@ -103,7 +103,7 @@ test("the package has the scripts, the WebAssembly, types and licences, and ever
   const { exports, sideEffects } = JSON.parse(await readFile(join(DIST, "package.json"), "utf8"));
   const targets = Object.values(exports).flatMap((target) => (typeof target === "string" ? [target] : Object.values(target)));
   for (const target of targets) assert.ok(listed.includes(target.replace("./", "")), target);
-  assert.ok(exports["."].types && exports["./diffmoe_bg.wasm"]);
+  assert.ok(exports["."].types && exports["./diffmoe_bg.wasm"] && exports["./diffmoe_relaxed_bg.wasm"]);
   assert.equal(sideEffects, false);
   assert.ok(listed.some((path) => path.startsWith("LICENSE-")));
   const strangers = listed.filter((path) => /^(models|index\.html|sw\.js)/.test(path));

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { DIST, distance, drop, finished, modelKept, native, pixels, site, tool, withPage } from "./lab.mjs";
+import { DIST, PROGRAM, distance, drop, finished, modelKept, native, pixels, site, tool, withPage } from "./lab.mjs";
 import { send, sendAndBreak } from "./server.mjs";
 
 const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&labels=3,2";
@@ -91,11 +91,11 @@ test("a recorded run is there while the model arrives, and the same run, compute
 });
 
 test("the model is fetched while the program loads, and only once", async () => {
-  const program = await readFile(join(DIST, "diffmoe_bg.wasm"));
+  const program = await readFile(join(DIST, PROGRAM));
   const before = site.requests.length;
   const asked = () => site.requests.slice(before).filter(({ path }) => path === "/models/emoji.safetensors");
   // The program arrives only after the model was asked for.
-  site.special.set("/diffmoe_bg.wasm", async (request, response) => {
+  site.special.set(`/${PROGRAM}`, async (request, response) => {
     while (asked().length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
     send(request, response, program, ".wasm");
   });
@@ -113,7 +113,7 @@ test("the model is fetched while the program loads, and only once", async () => 
       assert.equal(asked().length, 1, "the second visit downloads nothing");
     });
   } finally {
-    site.special.delete("/diffmoe_bg.wasm");
+    site.special.delete(`/${PROGRAM}`);
   }
 });
 
@@ -220,7 +220,7 @@ test("without scripts, the page says that it needs them", async () => {
 
 test("when the program does not arrive or cannot draw, the page says what to do", async () => {
   await withPage("about:blank", { expected: /404|WebAssembly|Failed to load/ }, async (page, context) => {
-    await context.route("**/diffmoe_bg.wasm", (route) => route.fulfill({ status: 404, body: "" }));
+    await context.route(`**/${PROGRAM}`, (route) => route.fulfill({ status: 404, body: "" }));
     await page.goto(site.origin);
     await page.waitForSelector("#trouble", { state: "visible" });
     assert.match(await page.innerText("main"), /could not be loaded[\s\S]*reload the page/i);

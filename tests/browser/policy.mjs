@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { test } from "node:test";
 import { pathToFileURL } from "node:url";
-import { DIST, finished, site, withPage } from "./lab.mjs";
+import { DIST, PROGRAM, finished, site, withPage } from "./lab.mjs";
 import { send } from "./server.mjs";
 
 const SHARE = "model=emoji&seed=7&count=1&steps=2&guidance=2&scheduler=euler&labels=3,2";
@@ -30,7 +30,7 @@ test("the page asks no one but its own site, and breaks no rule of its policy", 
       await finished(page);
       const strangers = requests.filter((url) => !url.startsWith(`${site.origin}/`) && !/^(data|blob):/.test(url));
       assert.deepEqual(strangers, []);
-      assert.ok(requests.some((url) => url.endsWith("/diffmoe_bg.wasm")), "requests are noted");
+      assert.ok(requests.some((url) => url.endsWith(`/${PROGRAM}`)), "requests are noted");
       assert.deepEqual(await violations(), []);
     });
   }

@@ -5,12 +5,13 @@ use std::process::Command;
 
 use wasm_bindgen_cli_support::Bindgen;
 
+use super::programs::Programs;
 use crate::{WASM, run, succeeds};
 
 /// What the compiler and wasm-bindgen made.
 pub(super) struct Built {
     pub(super) js: String,
-    pub(super) wasm: Vec<u8>,
+    pub(super) programs: Programs,
     pub(super) target_folder: PathBuf,
 }
 
@@ -21,8 +22,12 @@ pub(super) fn wasm(dev: bool) -> Result<Built, String> {
     let target_folder = target_folder()?;
     let profile = if dev { "web-dev" } else { "web" };
     let arguments = ["build", "--package", "diffmoe-web", "--target", WASM, "--profile", profile];
-    // Vectors of four: every browser with WebGPU has them, and all others since 2023.
-    let flags = [("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "-C target-feature=+simd128")];
+    // Vectors of four: every browser with WebGPU has them, and all others since 2023. Multiply-adds are taken out again
+    // for those that lack them.
+    let flags = [(
+        "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS",
+        "-C target-feature=+simd128,+relaxed-simd",
+    )];
     run("cargo", &arguments, &flags)?;
     let compiled = target_folder.join(WASM).join(profile).join("diffmoe_web.wasm");
     let failed = |error: &dyn std::fmt::Display| format!("wasm-bindgen failed: {error}");
@@ -46,10 +51,26 @@ pub(super) fn wasm(dev: bool) -> Result<Built, String> {
             snippets.join(", ")
         ));
     }
-    let wasm = output.wasm_mut().emit_wasm();
-    let workers = std::fs::read_to_string("web/worker.js")
-        .map_err(|error| format!("cannot read web/worker.js: {error}"))?;
-    Ok(Built { js: format!("{}\n\n{workers}", output.js()), wasm, target_folder })
+    let programs = Programs::from_relaxed(output.wasm_mut())?;
+    let js = script(output.js())?;
+    Ok(Built { js, programs, target_folder })
+}
+
+/// The script around the program: wasm-bindgen's, which loads the form for this browser, and how workers are made.
+fn script(generated: &str) -> Result<String, String> {
+    let default = "new URL('diffmoe_bg.wasm', import.meta.url)";
+    if generated.matches(default).count() != 1 {
+        return Err(format!("wasm-bindgen's script should contain `{default}` once"));
+    }
+    // Bundlers look for just this form.
+    let chosen = format!(
+        "hasRelaxedSimd() ? new URL('diffmoe_relaxed_bg.wasm', import.meta.url) : {default}"
+    );
+    let read = |path: &str| {
+        std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))
+    };
+    let generated = generated.replace(default, &chosen);
+    Ok([generated, read("web/program.js")?, read("web/worker.js")?].join("\n\n"))
 }
 
 /// wasm-bindgen's two halves talk to each other in a format that changes with every version.

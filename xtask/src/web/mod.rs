@@ -6,6 +6,7 @@ mod install;
 mod licences;
 mod optimise;
 mod page;
+mod programs;
 mod serve;
 
 use std::path::PathBuf;
@@ -78,11 +79,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     std::env::set_current_dir(&root).map_err(|e| format!("cannot enter the repository: {e}"))?;
     let folder = PathBuf::from("dist");
     let built = build::wasm(options.dev)?;
-    let wasm = optimise::shrink(built.wasm, options.optimise, &built.target_folder)?;
+    let programs = optimise::shrink(built.programs, options.optimise, &built.target_folder)?;
     let licences = licences::collect()?;
     let Options { address, .. } = &options;
     let address = address.clone();
-    let page = page::Page { js: built.js, wasm, licences, folder: folder.clone(), address };
+    let page = page::Page { js: built.js, programs, licences, folder: folder.clone(), address };
     page.write()?;
     if options.offline {
         page.write_offline()?;

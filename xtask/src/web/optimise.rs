@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use super::programs::Programs;
 use crate::{run, succeeds, text};
 
 /// Features that Rust emits for this target, besides SIMD.
-const FEATURES: [&str; 8] = [
+const FEATURES: [&str; 9] = [
     "--enable-simd",
+    "--enable-relaxed-simd",
     "--enable-bulk-memory",
     "--enable-bulk-memory-opt",
     "--enable-nontrapping-float-to-int",
@@ -16,26 +18,30 @@ const FEATURES: [&str; 8] = [
     "--enable-multivalue",
 ];
 
-/// Runs wasm-opt over a module, if there is one.
+/// Runs wasm-opt over both forms of the program, if there is one.
 pub(super) fn shrink(
-    wasm: Vec<u8>,
+    programs: Programs,
     install: bool,
     target_folder: &Path,
-) -> Result<Vec<u8>, String> {
+) -> Result<Programs, String> {
     let Some(program) = find(install, target_folder)? else {
         println!(
             "\nwasm-opt is not installed; the page works without it (`--optimise` gets it from \
                 npm)"
         );
-        return Ok(wasm);
+        return Ok(programs);
     };
+    programs.map(|wasm| optimised(&program, &wasm, target_folder))
+}
+
+fn optimised(program: &str, wasm: &[u8], target_folder: &Path) -> Result<Vec<u8>, String> {
     let (before, after) = (target_folder.join("before.wasm"), target_folder.join("after.wasm"));
     let paths = [text(&before)?, text(&after)?];
     std::fs::write(&before, wasm).map_err(|e| format!("cannot write {}: {e}", before.display()))?;
     // Higher levels take many minutes for a few percent.
     let mut arguments = vec!["-Os", paths[0], "-o", paths[1]];
     arguments.extend(FEATURES);
-    run(&program, &arguments, &[])?;
+    run(program, &arguments, &[])?;
     std::fs::read(&after).map_err(|e| format!("cannot read {}: {e}", after.display()))
 }
 

@@ -6,15 +6,14 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::install;
+use super::programs::Programs;
 
 /// The models hosted with the page; the first one draws the first image.
 const MODELS: [&str; 4] = ["emoji", "emoji_256", "emoji_text", "eurosat"];
 /// Files that go out as they are: where they are, and their names in `dist/`.
-const COPIES: [(&str, &str); 17] = [
-    ("web/start.js", "start.js"),
+const COPIES: [(&str, &str); 15] = [
     ("web/graphics.js", "graphics.js"),
     ("web/diffmoe-worker.js", "diffmoe-worker.js"),
-    ("web/diffmoe-node.js", "diffmoe-node.js"),
     ("web/diffmoe-picture.js", "diffmoe-picture.js"),
     ("web/diffmoe-picture.d.ts", "diffmoe-picture.d.ts"),
     ("web/embed.html", "embed.html"),
@@ -29,13 +28,16 @@ const COPIES: [(&str, &str); 17] = [
     ("assets/emoji_text.md", "models/emoji_text.md"),
     ("assets/eurosat.md", "models/eurosat.md"),
 ];
+/// Scripts that choose a form of the program.
+const CHOOSERS: [&str; 2] = ["start.js", "diffmoe-node.js"];
 /// Files that the page needs besides itself and its models.
-const PROGRAM: [&str; 7] = [
+const PROGRAM: [&str; 8] = [
     "start.js",
     "graphics.js",
     "diffmoe.js",
     "diffmoe-worker.js",
     "diffmoe_bg.wasm",
+    "diffmoe_relaxed_bg.wasm",
     "manifest.webmanifest",
     "icon-192.png",
 ];
@@ -57,7 +59,7 @@ const FROM_FILE: &str = "<script>if (location.protocol === \"file:\") document.g
 /// What goes into the page.
 pub(super) struct Page {
     pub(super) js: String,
-    pub(super) wasm: Vec<u8>,
+    pub(super) programs: Programs,
     /// Licences of what is compiled in.
     pub(super) licences: String,
     pub(super) folder: PathBuf,
@@ -79,7 +81,11 @@ impl Page {
             self.put(&format!("models/{model}.safetensors"), &read(&asset(model))?)?;
         }
         self.put("diffmoe.js", self.js.as_bytes())?;
-        self.put("diffmoe_bg.wasm", &self.wasm)?;
+        for name in CHOOSERS {
+            self.put(name, chooser(name)?.as_bytes())?;
+        }
+        self.put("diffmoe_bg.wasm", &self.programs.plain)?;
+        self.put("diffmoe_relaxed_bg.wasm", &self.programs.relaxed)?;
         self.put("LICENSE-THIRD-PARTY", self.licences.as_bytes())?;
         self.put("package.json", package()?.as_bytes())?;
         let scripts = format!(
@@ -87,7 +93,7 @@ impl Page {
              <script type=\"module\">import {{ start }} from \"./start.js\"; start({{ bytes: {}, first: \"{}\" }});</script>",
             models(&MODELS)?,
             explorable(&MODELS)?,
-            self.wasm.len(),
+            self.programs.plain.len(),
             MODELS[0],
         );
         let index = index(&scripts, &install::links(self.address.as_deref()), Form::Site)?;
@@ -115,7 +121,6 @@ impl Page {
     /// Writes `diffmoe.html`, with the scripts, the WebAssembly and the first model inside.
     pub(super) fn write_offline(&self) -> Result<(), String> {
         let model = MODELS[0];
-        let start = String::from_utf8(read("web/start.js")?).map_err(|e| e.to_string())?;
         // A page from a file may not import modules from files, but it may import what it made itself.
         let scripts = format!(
             "<script type=\"application/json\" id=\"models\">{}</script>\n{}\
@@ -127,10 +132,10 @@ impl Page {
             models(&[model])?,
             explorable(&[model])?,
             base64::encode(read(&asset(model))?),
-            base64::encode(&self.wasm),
+            base64::encode(&self.programs.plain),
             base64::encode(&self.js),
             self.licences.replace('<', "&lt;"),
-            start.replace("export async function", "async function"),
+            chooser(CHOOSERS[0])?.replace("export async function", "async function"),
         );
         self.put("diffmoe.html", index(&scripts, "", Form::File)?.as_bytes())?;
         println!("\nwrote dist/diffmoe.html: one file, opens without a network");
@@ -155,6 +160,12 @@ fn package() -> Result<String, String> {
         1 => Ok(source.replace(VERSION, &version)),
         _ => Err(format!("web/package.json needs the line `{VERSION}` once")),
     }
+}
+
+/// A script of `web/` with what tells it which form of the program to load.
+fn chooser(name: &str) -> Result<String, String> {
+    let scripts = [read("web/program.js")?, read(&format!("web/{name}"))?];
+    String::from_utf8(scripts.join(&b'\n')).map_err(|e| e.to_string())
 }
 
 fn asset(model: &str) -> String {

@@ -43,6 +43,19 @@ fn open_atlas(harness: &mut Shown) -> Atlas {
 }
 
 #[test]
+fn the_tab_looks_as_it_did() {
+    if !can_paint() {
+        return;
+    }
+    let mut harness = labels(DESKTOP);
+    open_atlas(&mut harness);
+    looks::looks_like(&mut harness, "labels-tab");
+    harness.ctx.set_theme(egui::Theme::Light);
+    harness.set_size(PHONE);
+    looks::looks_like(&mut harness, "labels-tab-phone");
+}
+
+#[test]
 fn without_an_atlas_the_tab_says_how_to_get_one() {
     let mut harness = labels(DESKTOP);
     assert!(!has(&harness, "Sort labels by C"));

@@ -9,7 +9,7 @@ use super::*;
 const RECORDED: &[u8] = include_bytes!("../data/fox.safetensors");
 
 /// Compares the screen with the image of that name. Letters and edges differ by a shade from one driver to the next.
-fn looks_like(harness: &mut Shown, name: &str) {
+pub(super) fn looks_like(harness: &mut Shown, name: &str) {
     harness.event(egui::Event::PointerGone);
     harness.run_steps(6);
     let options = egui_kittest::SnapshotOptions::new().threshold(1.5).max_failed_pixels(500_usize);
@@ -51,6 +51,26 @@ fn two_runs_look_as_they_did() {
     harness.state_mut().app_mut().explore(chosen);
     for (size, name) in [(DESKTOP, "compare-dark"), (PHONE, "compare-phone")] {
         harness.set_size(size);
+        looks_like(&mut harness, name);
+    }
+}
+
+#[test]
+fn every_tab_looks_as_it_did() {
+    if !can_paint() {
+        return;
+    }
+    let mut harness = opened(DESKTOP, tiny());
+    harness.state_mut().app_mut().session_mut().open_trace("fox.safetensors", RECORDED);
+    harness.run_steps(4);
+    for (card, overlay, name) in [
+        (Card::Gallery, Overlay::HowMany, "gallery-tab"),
+        (Card::Place, Overlay::Margin, "place-tab"),
+        (Card::Mute, Overlay::Image, "mute-tab"),
+    ] {
+        let chosen =
+            Selection { card, overlay, expert: Some(4), patch: Some(27), ..Selection::default() };
+        harness.state_mut().app_mut().explore(chosen);
         looks_like(&mut harness, name);
     }
 }
