@@ -315,3 +315,36 @@ fn only_the_platform_knows_the_target() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
+
+/// Functions of `f32` and `f64` that the C library computes, differently from one system to the next. What draws an image
+/// takes those of the package `libm`.
+const OF_THE_SYSTEM: [&str; 12] = [
+    ".sin()",
+    ".cos()",
+    ".sin_cos()",
+    ".tanh()",
+    ".exp()",
+    ".exp2()",
+    ".exp_m1()",
+    ".ln()",
+    ".ln_1p()",
+    ".log10()",
+    ".log2()",
+    ".powf(",
+];
+
+#[test]
+fn every_machine_computes_the_same_functions() {
+    let mut wrong = Vec::new();
+    for source in sources("src") {
+        let draws = ["engine", "model", "scheduler", "simd", "vae"];
+        let is_test = ["tests.rs", "testing.rs"].iter().any(|end| source.file.ends_with(end));
+        if is_test || !source.module.first().is_some_and(|first| draws.contains(&first.as_str())) {
+            continue;
+        }
+        if OF_THE_SYSTEM.iter().any(|function| source.text.contains(function)) {
+            wrong.push(source.file);
+        }
+    }
+    assert!(wrong.is_empty(), "use the functions of `libm`: {wrong:#?}");
+}

@@ -107,7 +107,7 @@ pub(super) fn moved(threshold: f32, log_odds: f32) -> f32 {
         return threshold;
     }
     let probability = f64::from(threshold).clamp(0.0, 1.0);
-    let odds = probability / (1.0 - probability) * f64::from(log_odds).exp();
+    let odds = probability / (1.0 - probability) * libm::exp(f64::from(log_odds));
     if odds.is_finite() { (odds / (1.0 + odds)) as f32 } else { 1.0 }
 }
 

@@ -61,7 +61,7 @@ pub(super) fn ancestral(process: &Process, i: usize, learned: bool) -> ([f64; 2]
     let deviation = if learned {
         Deviation::Learned {
             low: process.log_posterior_variance(i) as f32,
-            high: process.betas[i].ln() as f32,
+            high: libm::log(process.betas[i]) as f32,
         }
     } else {
         // The official choice where no variance is learned: β, but β̃ of the second step at the first.

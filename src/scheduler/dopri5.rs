@@ -255,7 +255,7 @@ impl Dopri5 {
                 let step = if speed <= 1e-15 && bend <= 1e-15 {
                     (self.step * 1e-3).max(1e-6)
                 } else {
-                    (0.01 / speed.max(bend)).powf(1.0 / 5.0)
+                    libm::pow(0.01 / speed.max(bend), 1.0 / 5.0)
                 };
                 self.step = step.min(100.0 * self.step);
                 Phase::Trial { after_accepted: false }
@@ -277,7 +277,7 @@ impl Dopri5 {
         }
         let least = if ratio < 1.0 { 1.0 } else { 0.2 };
         // Not a number counts as an error beyond measure: `max` passes over it.
-        let factor = (0.9 / ratio.powf(0.2)).max(least).min(10.0);
+        let factor = (0.9 / libm::pow(ratio, 0.2)).max(least).min(10.0);
         self.step *= factor;
         Phase::Trial { after_accepted: is_accepted }
     }

@@ -89,7 +89,7 @@ impl Process {
     /// `log β̃`, where the first, which is `log 0`, is replaced by the second.
     pub fn log_posterior_variance(&self, i: usize) -> f64 {
         let i = if i == 0 && self.steps() > 1 { 1 } else { i };
-        self.posterior_variance(i).ln()
+        libm::log(self.posterior_variance(i))
     }
 
     /// `√(1/ᾱ)` and `√(1/ᾱ - 1)`, which turn sample and noise into the predicted data.

@@ -209,8 +209,9 @@ pub(crate) fn time_embedding(t: f32, out: &mut [f32]) {
     let half = TIME_DIMS / 2;
     let (cos, sin) = out.split_at_mut(half);
     for (k, (cos, sin)) in cos.iter_mut().zip(sin).enumerate() {
-        let frequency = (-(10_000_f32.ln()) * k as f32 / half as f32).exp();
-        (*sin, *cos) = (t * frequency).sin_cos();
+        // Of `libm`, so that every machine draws the same image.
+        let frequency = libm::expf(-libm::logf(10_000.0) * k as f32 / half as f32);
+        (*sin, *cos) = libm::sincosf(t * frequency);
     }
 }
 

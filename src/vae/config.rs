@@ -53,7 +53,7 @@ impl Numbers {
     pub(super) fn enter(self, latent: &[f32]) -> Vec<f32> {
         // `AutoencoderTiny` bounds its input softly. These are a few thousand numbers that come from the
         // host anyway, so no kernel does it.
-        let bound = |&z: &f32| if self.is_tiny { 3.0 * (z / 3.0).tanh() } else { z };
+        let bound = |&z: &f32| if self.is_tiny { 3.0 * libm::tanhf(z / 3.0) } else { z };
         latent.iter().map(bound).collect()
     }
 

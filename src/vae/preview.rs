@@ -41,7 +41,8 @@ impl LatentPreview {
                 // Multiples of the golden ratio never meet, so no two channels have the same waves.
                 let turn = std::f64::consts::TAU * 0.618_033_988_749_895 * (3 * c + k + 1) as f64;
                 let length = [0.35, 0.9, 2.1][k];
-                (length * (x as f64 * turn.cos() + y as f64 * turn.sin()) + 5.0 * turn).sin()
+                let along = x as f64 * libm::cos(turn) + y as f64 * libm::sin(turn);
+                libm::sin(length * along + 5.0 * turn)
             };
             (0..3).map(term).sum::<f64>() as f32
         };

@@ -114,7 +114,7 @@ fn score(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
         if let (Router::Sigmoid { scale }, Some(bias)) = (config.router, &layer.selection_bias) {
             sigmoid(gate);
             if !record.is_empty() {
-                keep(record, &gate.iter().map(|score| score.ln()).collect::<Vec<_>>());
+                keep(record, &gate.iter().map(|&score| libm::logf(score)).collect::<Vec<_>>());
             }
             for row in gate.chunks_exact_mut(e) {
                 weigh_chosen(row, bias, config.experts_of_token(), scale);

@@ -110,6 +110,7 @@ impl Host {
                 serving.arrived.push_back((output, values));
             }
             Request::Free { engine } => drop(self.engines.remove(&engine)),
+            Request::Ping => return Some(Reply::Pong.to_bytes()),
         }
         None
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::pulse::Patience;
+
 /// A connection to a [`Host`](super::Host) on another thread. Messages arrive whole and in order. Dropping it ends the
 /// worker.
 pub trait Link: Send {
@@ -28,6 +30,7 @@ type Connect = dyn Fn() -> Result<Box<dyn Link>, String> + Send + Sync;
 pub struct Workers {
     most: usize,
     connect: Arc<Connect>,
+    patience: Patience,
 }
 
 impl Workers {
@@ -36,7 +39,18 @@ impl Workers {
         most: usize,
         connect: impl Fn() -> Result<Box<dyn Link>, String> + Send + Sync + 'static,
     ) -> Self {
-        Self { most: most.max(1), connect: Arc::new(connect) }
+        Self { most: most.max(1), connect: Arc::new(connect), patience: Patience::default() }
+    }
+
+    /// The same, given up after another time.
+    #[cfg(test)]
+    pub(super) fn with_patience(self, patience: Patience) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// How long they may be silent.
+    pub(super) fn patience(&self) -> Patience {
+        self.patience
     }
 
     /// How many there may be.

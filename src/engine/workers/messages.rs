@@ -48,6 +48,8 @@ pub(super) enum Request {
         /// Number of the engine.
         engine: u32,
     },
+    /// Give a sign of life.
+    Ping,
 }
 
 /// From a worker.
@@ -74,6 +76,8 @@ pub(super) enum Reply {
         /// The worker's part of the snapshot.
         snapshot: Box<Snapshot>,
     },
+    /// A sign of life.
+    Pong,
 }
 
 impl Request {
@@ -106,6 +110,7 @@ impl Request {
                 output.put(&mut out);
                 values.put(&mut out);
             }
+            Self::Ping => 5_u8.put(&mut out),
         }
         out
     }
@@ -126,6 +131,7 @@ impl Request {
                 let (output, values) = (Packed::get(from)?, Packed::get(from)?);
                 Self::Output { engine, run, output, values }
             }
+            5 => Self::Ping,
             _ => return None,
         })
     }
@@ -149,6 +155,7 @@ impl Reply {
                 output.put(&mut out);
                 values.put(&mut out);
             }
+            Self::Pong => 3_u8.put(&mut out),
         }
         out
     }
@@ -166,6 +173,7 @@ impl Reply {
                 let (output, values) = (Packed::get(from)?, Packed::get(from)?);
                 Self::Output { engine, run, output, values }
             }
+            3 => Self::Pong,
             _ => return None,
         })
     }

@@ -14,6 +14,7 @@ mod messages;
 mod model;
 mod packed;
 mod parts;
+mod pulse;
 #[cfg(test)]
 mod tests;
 mod twins;

@@ -5,9 +5,12 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use web_time::Instant;
+
 use super::link::{Link, Workers};
 use super::messages::{Reply, Request};
 use super::parts;
+use super::pulse::{Patience, Pulse, Sign};
 use crate::checkpoint::Checkpoint;
 use crate::engine::footprint::Footprint;
 use crate::engine::{EngineError, Snapshot};
@@ -32,6 +35,8 @@ struct Member {
     loaded: Option<Result<(), String>>,
     /// By engine.
     arrived: BTreeMap<u32, Arrived>,
+    pulse: Pulse,
+    patience: Patience,
     failure: Option<String>,
 }
 
@@ -66,6 +71,7 @@ impl Member {
     /// Takes in what has arrived.
     fn listen(&mut self) {
         while let Some(message) = self.link.receive() {
+            self.pulse.heard();
             match Reply::from_bytes(&message) {
                 Some(Reply::Loaded(failure)) => self.loaded = Some(failure.map_or(Ok(()), Err)),
                 Some(Reply::Step { engine, run, snapshot }) => {
@@ -78,8 +84,16 @@ impl Member {
                         arrived.outputs.push_back((run, (output, values)));
                     }
                 }
+                Some(Reply::Pong) => {}
                 None => self.failure = Some("it sent a message that cannot be read".into()),
             }
+        }
+        let is_loading = self.loaded.is_none();
+        let patience = if is_loading { self.patience.loading() } else { self.patience };
+        match self.pulse.look(Instant::now(), patience) {
+            Sign::Fine => {}
+            Sign::Ask => self.link.send(Request::Ping.to_bytes()),
+            Sign::Hangs => self.failure = Some("it does not answer".into()),
         }
         if let Some(failure) = self.link.failure() {
             self.failure = Some(failure);
@@ -108,8 +122,14 @@ impl WorkersModel {
             match workers.connect() {
                 Ok(mut link) => {
                     link.send(load.clone());
-                    let arrived = BTreeMap::new();
-                    members.push(Member { link, loaded: None, arrived, failure: None });
+                    members.push(Member {
+                        link,
+                        loaded: None,
+                        arrived: BTreeMap::new(),
+                        pulse: Pulse::default(),
+                        patience: workers.patience(),
+                        failure: None,
+                    });
                 }
                 Err(reason) => refused = reason,
             }

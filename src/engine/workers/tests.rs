@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::pulse::Patience;
 use super::{Host, Link, Workers};
 use crate::checkpoint::Checkpoint;
 use crate::engine::EngineError;
@@ -241,6 +242,41 @@ fn a_worker_that_is_gone_is_a_lost_device() {
     };
     assert!(matches!(&error, EngineError::DeviceLost(_)) && error.needs_new_device(), "{error}");
     assert!(error.to_string().contains("the thread has ended"), "{error}");
+}
+
+/// A worker on a thread that takes the model, and then neither answers nor ends.
+fn hangs() -> Workers {
+    let silent = Workers::new(2, || {
+        let ((to, inbox), (outbox, from)) = (channel(), channel());
+        std::thread::spawn(move || {
+            serve(&inbox, &outbox, 1);
+            while inbox.recv().is_ok() {}
+        });
+        Ok(Box::new(Thread { to, from, arrived: VecDeque::new(), is_gone: false }))
+    });
+    let [quiet, asked] = [20, 100].map(Duration::from_millis);
+    silent.with_patience(Patience { quiet, asked })
+}
+
+#[test]
+fn a_worker_that_hangs_is_a_lost_device() {
+    let checkpoint = model("flow", false);
+    let pipeline = open(&checkpoint, &hangs());
+    let settings = Settings::builder(pipeline.config()).images(2).steps(6).build().unwrap();
+    let begin = Instant::now();
+    let error = pipeline.start(settings).unwrap().finish(|_| {}).err().expect("no step");
+    assert!(begin.elapsed() >= Duration::from_millis(100), "it was waited for");
+    assert!(error.to_string().contains("it does not answer"), "{error}");
+}
+
+#[test]
+fn a_worker_that_is_slow_is_waited_for() {
+    let checkpoint = model("flow", false);
+    // It is asked at every look, and has no time to compute before it is.
+    let impatient = Patience { quiet: Duration::ZERO, asked: Duration::from_secs(60) };
+    let there = open(&checkpoint, &workers(2, usize::MAX).with_patience(impatient));
+    let settings = Settings::builder(there.config()).images(2).seed(5).steps(3).build().unwrap();
+    assert_eq!(draw(&there, &settings), draw(&Pipeline::cpu(&checkpoint).unwrap(), &settings));
 }
 
 #[test]
