@@ -1,7 +1,8 @@
 //! Functions of a scalar or a row: activations, softmax, layer norm, time embedding.
 //!
-//! Every loop is written so that the compiler can vectorise it, and [`vectorised`] compiles it for the
-//! widest vectors of the processor; `f32::exp` and `f32::tanh` would be a call per value instead.
+//! Functions with an exponential are written in vectors; `f32::exp` and `f32::tanh` would be a call per value instead.
+//! Every other loop is written so that the compiler can vectorise it, and [`vectorised`] compiles it for the widest
+//! vectors of the processor.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -36,57 +37,126 @@ pub(crate) fn vector_width() -> usize {
 
 /// eˣ, within 2 units in the last place between -87 and 88 and constant outside.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     /// 1.5·2²³: adding it leaves the nearest integer in the low bits of the sum.
     const ROUND: f32 = 12_582_912.0;
     /// ln 2 in two parts; the first has few enough bits for `n·LN2_HIGH` to be exact.
     const LN2_HIGH: f32 = 355.0 / 512.0;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-87.0, 88.0);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    let all = |value: f32| simd.splat_f32s(value);
+    let (add, sub, mul) =
+        (|a, b| simd.add_f32s(a, b), |a, b| simd.sub_f32s(a, b), |a, b| simd.mul_f32s(a, b));
+    // As `f32::clamp`: what is not a number stays so.
+    let [low, high] = [all(-87.0), all(88.0)];
+    let x = simd.select_f32s(simd.less_than_f32s(x, low), low, x);
+    let x = simd.select_f32s(simd.less_than_f32s(high, x), high, x);
+    let shifted = add(mul(x, all(std::f32::consts::LOG2_E)), all(ROUND));
+    let n = sub(shifted, all(ROUND));
+    let r = sub(sub(x, mul(n, all(LN2_HIGH))), mul(n, all(LN2_LOW)));
     // The Taylor series is good to 5e-9 on |r| ≤ ln(2)/2.
-    let p = 1.0 / 720.0 + r * (1.0 / 5040.0);
-    let p = 1.0 / 120.0 + r * p;
-    let p = 1.0 / 24.0 + r * p;
-    let p = 1.0 / 6.0 + r * p;
-    let p = 0.5 + r * p;
-    let p = 1.0 + r * (1.0 + r * p);
+    let p = add(all(1.0 / 720.0), mul(r, all(1.0 / 5040.0)));
+    let p = add(all(1.0 / 120.0), mul(r, p));
+    let p = add(all(1.0 / 24.0), mul(r, p));
+    let p = add(all(1.0 / 6.0), mul(r, p));
+    let p = add(all(0.5), mul(r, p));
+    let p = add(all(1.0), mul(r, add(all(1.0), mul(r, p))));
     // 2ⁿ: the exponent field is n + 127, and the bits of ROUND fall off at the left.
-    p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
+    let field = simd.add_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(127));
+    let power = simd.mul_u32s(field, simd.splat_u32s(1 << 23));
+    mul(p, simd.transmute_f32s_u32s(power))
 }
 
-#[inline(always)]
-fn sigmoid_of(x: f32) -> f32 {
-    1.0 / (1.0 + exp(-x))
+/// A function of each number of a row. The vectors are written out: the page is built for size, and the compiler then
+/// vectorises no loop.
+trait Function: Copy {
+    /// Of the numbers of a vector.
+    fn of<S: Simd>(self, simd: S, x: S::f32s) -> S::f32s;
+}
+
+/// 1/(1 + e⁻ˣ)
+#[derive(Clone, Copy)]
+struct Sigmoid;
+
+impl Function for Sigmoid {
+    #[inline(always)]
+    fn of<S: Simd>(self, simd: S, x: S::f32s) -> S::f32s {
+        let one = simd.splat_f32s(1.0);
+        simd.div_f32s(one, simd.add_f32s(one, exp(simd, simd.neg_f32s(x))))
+    }
+}
+
+/// x·sigmoid(x)
+#[derive(Clone, Copy)]
+struct Silu;
+
+impl Function for Silu {
+    #[inline(always)]
+    fn of<S: Simd>(self, simd: S, x: S::f32s) -> S::f32s {
+        simd.mul_f32s(x, Sigmoid.of(simd, x))
+    }
 }
 
 /// ½z(1 + tanh u) with u = √(2/π)(z + 0.044715z³), which equals z·sigmoid(2u).
+#[derive(Clone, Copy)]
+struct Gelu;
+
+impl Function for Gelu {
+    #[inline(always)]
+    fn of<S: Simd>(self, simd: S, z: S::f32s) -> S::f32s {
+        const TWO_SQRT_2_OVER_PI: f32 = 1.595_769_2;
+        let cube = simd.mul_f32s(simd.mul_f32s(simd.mul_f32s(simd.splat_f32s(0.044_715), z), z), z);
+        let inner = simd.mul_f32s(simd.splat_f32s(TWO_SQRT_2_OVER_PI), simd.add_f32s(z, cube));
+        simd.mul_f32s(z, Sigmoid.of(simd, inner))
+    }
+}
+
+/// A function and what it is applied to.
+struct Each<'a, F> {
+    function: F,
+    xs: &'a mut [f32],
+}
+
+impl<F: Function> WithSimd for Each<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { function, xs } = self;
+        each(simd, xs, |x| function.of(simd, x));
+    }
+}
+
 #[inline(always)]
-fn gelu_of(z: f32) -> f32 {
-    const TWO_SQRT_2_OVER_PI: f32 = 1.595_769_2;
-    z * sigmoid_of(TWO_SQRT_2_OVER_PI * (z + 0.044_715 * z * z * z))
+fn each<S: Simd>(simd: S, xs: &mut [f32], function: impl Fn(S::f32s) -> S::f32s) {
+    let (vectors, rest) = S::as_mut_simd_f32s(xs);
+    for x in vectors {
+        *x = function(*x);
+    }
+    if !rest.is_empty() {
+        let last = function(simd.partial_load_f32s(rest));
+        simd.partial_store_f32s(rest, last);
+    }
 }
 
 /// GELU in its tanh form, in place.
 pub(crate) fn gelu(xs: &mut [f32]) {
-    vectorised(|| xs.iter_mut().for_each(|x| *x = gelu_of(*x)));
+    Arch::new().dispatch(Each { function: Gelu, xs });
 }
 
 /// x·sigmoid(x), in place.
 pub(crate) fn silu(xs: &mut [f32]) {
-    vectorised(|| xs.iter_mut().for_each(|x| *x *= sigmoid_of(*x)));
+    Arch::new().dispatch(Each { function: Silu, xs });
 }
 
 /// `gate = silu(gate) ⊙ up`.
 pub(crate) fn silu_times(gate: &mut [f32], up: &[f32]) {
-    vectorised(|| gate.iter_mut().zip(up).for_each(|(g, u)| *g = *g * sigmoid_of(*g) * u));
+    silu(gate);
+    vectorised(|| gate.iter_mut().zip(up).for_each(|(g, u)| *g *= u));
 }
 
 /// 1/(1 + e⁻ˣ), in place.
 pub(crate) fn sigmoid(xs: &mut [f32]) {
-    vectorised(|| xs.iter_mut().for_each(|x| *x = sigmoid_of(*x)));
+    Arch::new().dispatch(Each { function: Sigmoid, xs });
 }
 
 /// `softmax(scale·row)` of each row of `width` numbers, in place.
@@ -106,17 +176,14 @@ impl WithSimd for SoftmaxRows<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let Self { rows, width, scale } = self;
+        let scale = simd.splat_f32s(scale);
         for row in rows.chunks_exact_mut(width) {
-            let top = largest(row);
-            for x in row.iter_mut() {
-                *x = exp(scale * (*x - top));
-            }
-            let norm = 1.0 / sum_of(row, |x| x);
-            for x in row.iter_mut() {
-                *x *= norm;
-            }
+            let top = simd.splat_f32s(largest(row));
+            each(simd, row, |x| exp(simd, simd.mul_f32s(scale, simd.sub_f32s(x, top))));
+            let norm = simd.splat_f32s(1.0 / sum_of(row, |x| x));
+            each(simd, row, |x| simd.mul_f32s(x, norm));
         }
     }
 }
