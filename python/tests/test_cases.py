@@ -20,6 +20,7 @@ CASES = (
     "detail_head",
     "dit_moe",
     "dsmoe",
+    "promoe",
     "t2i_tiny",
     "t2i_bpe",
 )

@@ -32,7 +32,7 @@ def load(folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["dense_flow", "tc_flow", "ec_flow", "diffmoe_flow", "diffmoe_swiglu_shared", "diffmoe_ddpm", "detail_head", "dit_moe", "dsmoe"],
+    ["dense_flow", "tc_flow", "ec_flow", "diffmoe_flow", "diffmoe_swiglu_shared", "diffmoe_ddpm", "detail_head", "dit_moe", "dsmoe", "promoe"],
 )
 def test_the_transformer_gives_the_recorded_outputs(name, tmp_path):
     folder = convert(FIXTURES / name / "model.safetensors", tmp_path / name, "--layout", "diffusers")
@@ -43,6 +43,17 @@ def test_the_transformer_gives_the_recorded_outputs(name, tmp_path):
     with torch.no_grad():
         out = model(x, t, labels, routing="pool").sample
     assert error(out.numpy(), case.io["out"]) < 1e-4
+
+
+def test_the_pipeline_draws_the_same_latents_of_a_model_with_reversed_time(tmp_path):
+    folder = convert(FIXTURES / "promoe" / "model.safetensors", tmp_path / "promoe", "--layout", "diffusers")
+    settings = {"num_inference_steps": 4, "guidance_scale": 2.0}
+    noise = np.random.default_rng(1).standard_normal((2, 4, 8, 8), np.float32)
+    wanted = Pipeline.from_pretrained(folder)(labels=[3, 5], latents=noise, scheduler="euler", output_type="latent", **settings)
+    pipe = load(folder)
+    pipe.set_progress_bar_config(disable=True)
+    got = pipe(class_labels=[3, 5], latents=torch.from_numpy(noise), output_type="latent", **settings).images
+    assert error(got.numpy(), wanted.samples) < 1e-3
 
 
 def test_the_pipeline_draws_the_same_image(tmp_path):

@@ -97,13 +97,57 @@ fn dsmoe_is_recognised_by_its_router() {
     shapes.retain(|name, _| !name.contains(".mlp.experts.15."));
     let text = infer_config(&shapes, &Hints::default()).unwrap_err().to_string();
     assert!(text.contains("15 experts") && text.contains("YAML"), "{text}");
-    for (tensor, model) in
-        [("in_context_posemb", "JiTMoE"), ("blocks.1.mlp.cluster_centers", "ProMoE")]
-    {
-        shapes.insert(tensor.into(), vec![1, 32, 384]);
-        let text = infer_config(&shapes, &Hints::default()).unwrap_err().to_string();
-        assert!(text.contains(model) && text.contains("not supported"), "{text}");
-        shapes.remove(tensor);
+    shapes.insert("in_context_posemb".into(), vec![1, 32, 384]);
+    let text = infer_config(&shapes, &Hints::default()).unwrap_err().to_string();
+    assert!(text.contains("JiTMoE") && text.contains("not supported"), "{text}");
+}
+
+#[test]
+fn promoe_is_recognised_by_its_prototypes() {
+    for name in ["promoe-S", "promoe-B", "promoe-L", "promoe-XL"] {
+        let config = name.parse::<Preset>().unwrap().config();
+        let (found, said) = found(&shapes_of(&config), &Hints::default());
+        assert_eq!(Config { name: config.name.clone(), ..found }, config);
+        assert_eq!(said.len(), 4, "heads, weights, experts of a token, objective: {said:?}");
+    }
+    let config = "promoe-S".parse::<Preset>().unwrap().config();
+    let refused = |hints: Hints| infer_config(&shapes_of(&config), &hints).unwrap_err().to_string();
+    let ddpm = refused(Hints { time: Some(Objective::Ddpm), ..Hints::default() });
+    assert!(ddpm.contains("flow models only"), "{ddpm}");
+    let two = refused(Hints { capacity: Some(2.0), ..Hints::default() });
+    assert!(two.contains("a token takes one expert"), "{two}");
+    let mut shapes = shapes_of(&config);
+    shapes.retain(|name, _| !name.contains(".experts.12.") && !name.contains("shared_experts"));
+    let (other, _) = found(&shapes, &Hints::default());
+    assert_eq!(other.router, Router::Prototypes { unconditional: false });
+    assert_eq!((other.num_experts, other.shared_hidden), (12, 0));
+}
+
+/// The keys of the published configuration files.
+#[test]
+fn the_configuration_file_of_promoe_is_understood() {
+    let yaml = |name: &str, mode: &str, count: usize| {
+        format!(
+            "model_name: {name}\ngpu_ids: [0, 1]\nlr: 0.0001\nDiT_B_config:\n  qk_norm: False\n  MoE_config: \
+             {{num_routed_experts: 12, moe_intermediate_size: 1536, shared_expert_intermediate_size: 1536, \
+             aux_loss_coef: 0, norm_topk_prob: False, seq_aux: False, use_shared_expert: True, interleave: True, \
+             init_MoeMLP: False, top_k: {count}, router_weight_mode: {mode}, routing_contrastive_lam: 1, \
+             use_top_k_for_routing_contrastive: True, routing_contrastive_temperature: 0.07}}\nsample_steps: 250\n"
+        )
+    };
+    let config = "promoe-B".parse::<Preset>().unwrap().config();
+    let shapes = shapes_of(&config);
+    let with = |yaml: String| Hints { yaml: Some(yaml), ..Hints::default() };
+    let (known, said) = found(&shapes, &with(yaml("ProMoE_TC_B", "identity", 1)));
+    assert_eq!(Config { name: "ProMoE_TC_B".into(), ..config }, known);
+    assert_eq!(said, ["12 attention heads, as ProMoE-B has"]);
+    for (name, mode, count, reason) in [
+        ("ProMoE_EC_B", "identity", 1, "expert choice"),
+        ("ProMoE_TC_B", "softmax", 1, "router_weight_mode"),
+        ("ProMoE_TC_B", "identity", 2, "a token takes one expert"),
+    ] {
+        let error = infer_config(&shapes, &with(yaml(name, mode, count))).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) enum Family {
     DitMoe,
     /// A sigmoid router with a bias for the selection (arXiv 2512.01252).
     DsMoe,
+    /// A router by prototypes, and an expert for samples without a label (arXiv 2510.24711).
+    ProMoe,
 }
 
 /// Of published models: hidden size, attention heads, name.
@@ -36,7 +38,10 @@ impl Family {
             );
         }
         if has(".cluster_centers") {
-            return Err("this is a ProMoE, whose router by prototypes is not supported".into());
+            if hints.time == Some(Objective::Ddpm) {
+                return Err("this is a ProMoE; its published code defines flow models only".into());
+            }
+            return Ok(Some(Self::ProMoe));
         }
         if has(".mlp.gate.e_score_correction_bias") {
             return Ok(Some(Self::DsMoe));
@@ -60,6 +65,7 @@ impl Family {
         match self {
             Self::DitMoe => "DiT-MoE",
             Self::DsMoe => "DSMoE",
+            Self::ProMoe => "ProMoE",
         }
     }
 
@@ -74,6 +80,12 @@ impl Family {
                 (1024, 16, "DSMoE-L"),
                 (1152, 16, "DSMoE-3B"),
             ],
+            Self::ProMoe => &[
+                (384, 6, "ProMoE-S"),
+                (768, 12, "ProMoE-B"),
+                (1024, 16, "ProMoE-L"),
+                (1152, 16, "ProMoE-XL"),
+            ],
         }
     }
 
@@ -84,9 +96,28 @@ impl Family {
                 (Objective::Ddpm, "the DDPM objective, as DiT-MoE-S and DiT-MoE-B have")
             }
             Self::DsMoe => (Objective::Flow, "the flow objective, as DSMoE has"),
+            Self::ProMoe => (Objective::Flow, "the flow objective, as ProMoE has"),
         };
         assumed.push(what.into());
         objective
+    }
+
+    /// The factor of the time, where it is not 1.
+    pub(super) fn time_scale(self) -> Option<u32> {
+        (self == Self::ProMoe).then_some(1000)
+    }
+
+    /// Looks at the name of a run.
+    ///
+    /// # Errors
+    /// When it is that of a model that is not supported, whose tensors are those of another.
+    pub(super) fn check_name(self, name: &str) -> Result<(), String> {
+        if self == Self::ProMoe && name.starts_with("ProMoE_EC") {
+            return Err(format!(
+                "{name} is a ProMoE with expert choice, which is not supported; those with token choice (ProMoE_TC) are"
+            ));
+        }
+        Ok(())
     }
 
     /// Adds to constructor arguments what the code of the family fixes, and what its published models have in common
@@ -109,6 +140,9 @@ impl Family {
                 params.insert("rope_type".into(), json!("2d"));
             }
         }
+        if self == Self::ProMoe {
+            params.insert("prediction".into(), json!("reversed"));
+        }
         let moe = params.get_mut("MoE_config").and_then(Value::as_object_mut);
         let moe = moe.ok_or("its configuration has no MoE_config")?;
         match self {
@@ -117,6 +151,7 @@ impl Family {
                 moe.insert("capacity".into(), json!(2));
             }
             Self::DitMoe => {}
+            Self::ProMoe => choice_of_promoe(moe, shapes, hints, assumed)?,
             Self::DsMoe => {
                 moe.insert("router".into(), json!("sigmoid"));
                 // The code never reads their capacity.
@@ -130,6 +165,49 @@ impl Family {
         }
         Ok(())
     }
+}
+
+/// The form of the router and the widths of the networks, from shapes; what the published models have in common where the
+/// configuration file does not tell it.
+fn choice_of_promoe(
+    moe: &mut Map<String, Value>,
+    shapes: &Shapes,
+    hints: &Hints,
+    assumed: &mut Vec<String>,
+) -> Result<(), String> {
+    let rows = |ending: &str| {
+        let found = shapes.iter().find(|(name, _)| name.ends_with(ending));
+        found.and_then(|(_, shape)| shape.first().copied())
+    };
+    moe.insert("router".into(), json!("prototypes"));
+    moe.insert("moe_intermediate_size".into(), json!(rows(".mlp.experts.0.fc1.weight")));
+    let shared = rows(".mlp.shared_experts.fc1.weight");
+    moe.insert("use_shared_expert".into(), json!(shared.is_some()));
+    moe.insert("shared_expert_intermediate_size".into(), json!(shared));
+    let experts = moe.get("num_experts").and_then(Value::as_u64);
+    let prototypes = rows(".mlp.cluster_centers").map(|rows| rows as u64);
+    moe.insert("use_uncond_expert".into(), json!(prototypes != experts));
+    for unused in ["num_routed_experts", "n_shared_experts"] {
+        moe.remove(unused);
+    }
+    match moe.remove("router_weight_mode") {
+        None => {
+            assumed.push("cosines as weights of experts, and token choice, as ProMoE has".into())
+        }
+        Some(mode) if mode == "identity" => {}
+        Some(mode) => {
+            return Err(format!(
+                "a router_weight_mode of {mode}; only \"identity\", which all published configurations have, is supported"
+            ));
+        }
+    }
+    if let Some(count) = moe.remove("top_k") {
+        moe.insert("capacity".into(), count);
+    } else if hints.capacity.is_none() {
+        assumed.push("one expert per token, as ProMoE has".into());
+        moe.insert("capacity".into(), json!(1));
+    }
+    Ok(())
 }
 
 /// Width of the experts, experts of a token and their weights, from shapes and published models.

@@ -6,7 +6,9 @@
 
 use serde::Deserialize;
 
-use super::config::{Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, SamplingDefaults};
+use super::config::{
+    Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, Router, SamplingDefaults,
+};
 use super::error::ConfigError;
 use super::labels::LabelTable;
 use super::moe_section::{Experts, MoeParams};
@@ -254,7 +256,8 @@ impl Config {
         }
         if self.objective == Objective::Ddpm && self.prediction != Prediction::Velocity {
             return wrong(
-                "prediction \"data\" needs a flow model; DDPM models predict the noise".into(),
+                "prediction \"data\" or \"reversed\" needs a flow model; DDPM models predict the noise"
+                    .into(),
             );
         }
         if self.detail_channels > 0 && self.prediction != Prediction::Sample {
@@ -264,6 +267,10 @@ impl Config {
         }
         if self.detail_channels > 0 && self.out_channels != self.in_channels {
             return wrong("a detail_head predicts no variance; it needs learn_sigma false".into());
+        }
+        let by_label = matches!(self.router, Router::Prototypes { unconditional: true });
+        if by_label && (self.labels.len() != 1 || self.text.is_some()) {
+            return wrong("use_uncond_expert needs exactly one label table and no prompts".into());
         }
         self.check_capacity()?;
         self.check_showcase()?;

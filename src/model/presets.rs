@@ -8,7 +8,8 @@ use serde_json::json;
 use super::{Config, ConfigError, Kind, MOST_EXPERTS, Objective};
 
 /// A shape of the paper. Its name is `[dense-|diffmoe-|tc-|ec-]SIZE[-En][-flow|-ddpm]`, as in `L-E8`,
-/// `dense-XL-ddpm` or `ec-S-E16`; `dit-moe-SIZE-nE2A` is DiT-MoE, `dsmoe-SIZE-En` DSMoE. Case does not matter.
+/// `dense-XL-ddpm` or `ec-S-E16`; `dit-moe-SIZE-nE2A` is DiT-MoE, `dsmoe-SIZE-En` DSMoE, `promoe-SIZE` `ProMoE`. Case
+/// does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preset {
     /// Architecture.
@@ -37,6 +38,9 @@ pub enum PresetFamily {
     DitMoe,
     /// DSMoE (Liu et al. 2025, arXiv 2512.01252): a sigmoid router, `SwiGLU` experts with one shared, 2-D RoPE.
     DsMoe,
+    /// `ProMoE` (Wei et al. 2025, arXiv 2510.24711): a router by prototypes, GELU experts with one shared, and an expert for
+    /// samples without a label.
+    ProMoe,
 }
 
 /// Names of the sizes.
@@ -62,7 +66,8 @@ fn dimensions(size: &str) -> [usize; 3] {
 #[error(
     "unknown preset {0:?}: names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm, \
      with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 64 experts, \
-     dit-moe-S-8E2A or -16E2A (S or B), or dsmoe-S-E16 or -E48 (S, B or L) or dsmoe-3B-E16"
+     dit-moe-S-8E2A or -16E2A (S or B), dsmoe-S-E16 or -E48 (S, B or L), dsmoe-3B-E16, \
+     or promoe-S (S, B, L or XL)"
 )]
 pub struct UnknownPreset(String);
 
@@ -77,6 +82,9 @@ impl FromStr for Preset {
         }
         if let Some(rest) = name.strip_prefix("dsmoe-") {
             return Self::dsmoe(rest.strip_suffix("-flow").unwrap_or(rest)).ok_or_else(unknown);
+        }
+        if let Some(rest) = name.strip_prefix("promoe-") {
+            return Self::promoe(rest.strip_suffix("-flow").unwrap_or(rest)).ok_or_else(unknown);
         }
         let (name, objective) = match name.strip_suffix("-ddpm") {
             Some(rest) => (rest, Objective::Ddpm),
@@ -113,6 +121,7 @@ impl std::fmt::Display for Preset {
                 return write!(f, "DiT-MoE-{}-{}E2A-DDPM", self.size, self.experts);
             }
             PresetFamily::DsMoe => return write!(f, "DSMoE-{}-E{}-Flow", self.size, self.experts),
+            PresetFamily::ProMoe => return write!(f, "ProMoE-{}-Flow", self.size),
         }
         let kind = match self.kind {
             Kind::Dense => "Dense",
@@ -164,6 +173,15 @@ impl Preset {
         Some(Self { kind, size, experts, family, objective, input_size, dimensions })
     }
 
+    /// One of the published `ProMoE` models, named like `s`: twelve experts with prototypes, and one for samples without a
+    /// label.
+    fn promoe(name: &str) -> Option<Self> {
+        let size = ["S", "B", "L", "XL"].into_iter().find(|s| s.eq_ignore_ascii_case(name))?;
+        let (kind, objective, experts) = (Kind::Tc, Objective::Flow, 13);
+        let (family, dimensions) = (PresetFamily::ProMoe, dimensions(size));
+        Some(Self { kind, size, experts, family, objective, input_size: [32; 2], dimensions })
+    }
+
     /// Hidden width of an expert of DSMoE, and how many a token takes with weights of which sum.
     fn choice_of_dsmoe(self) -> (usize, usize, f32) {
         let width = match (self.size, self.experts) {
@@ -196,6 +214,12 @@ impl Preset {
                 "router": "sigmoid", "num_experts": self.experts, "capacity": chosen, "moe_intermediate_size": width,
                 "routed_scaling_factor": scale, "interleave": true
             });
+        } else if self.family == PresetFamily::ProMoe {
+            params["prediction"] = json!("reversed");
+            params["MoE_config"] = json!({
+                "router": "prototypes", "num_experts": self.experts, "capacity": 1, "interleave": true,
+                "moe_intermediate_size": 2 * hidden_size, "shared_expert_intermediate_size": 2 * hidden_size,
+            });
         } else if self.family == PresetFamily::DitMoe {
             params["use_swiglu"] = json!(true);
             params["MoE_config"] = json!({
@@ -210,11 +234,14 @@ impl Preset {
             Objective::Flow => "euler",
             Objective::Ddpm => "ddpm",
         };
-        json!({
+        let mut document = json!({
             "name": self.to_string(), "kind": kind, "t_kind": t_kind, "null_class": 1000, "params": params,
             "defaults": { "steps": 250, "guidance": 1.5, "solver": solver }
-        })
-        .to_string()
+        });
+        if self.family == PresetFamily::ProMoe {
+            document["time_scale"] = json!(1000);
+        }
+        document.to_string()
     }
 
     /// The same for samples of another height and width.
@@ -300,6 +327,21 @@ mod tests {
         }
     }
 
+    /// From the shapes in the public code, block by block. A token meets 1 of 13 experts.
+    #[test]
+    fn parameters_of_promoe_are_those_of_its_code() {
+        for (name, all, activated) in [
+            ("promoe-S", 75_543_584, 32_993_312),
+            ("promoe-B", 300_607_520, 130_572_320),
+            ("promoe-L", 1_062_684_704, 458_262_560),
+            ("promoe-XL", 1_567_733_792, 675_339_296),
+        ] {
+            let config = config(name);
+            let got = [config.parameters(), config.activated_parameters(config.capacity)];
+            assert_eq!(got, [all, activated], "{name}");
+        }
+    }
+
     /// What a token really meets at C = 1, router and predictor included.
     #[test]
     fn activated_parameters_count_one_expert_and_the_whole_router() {
@@ -322,6 +364,7 @@ mod tests {
             ("s-128-e16", "DiffMoE-S-128-E16-Flow"),
             ("dit-moe-b-16e2a", "DiT-MoE-B-16E2A-DDPM"),
             ("dsmoe-3b-e16", "DSMoE-3B-E16-Flow"),
+            ("promoe-xl", "ProMoE-XL-Flow"),
         ] {
             let preset: Preset = name.parse().unwrap();
             assert_eq!(preset.to_string(), full);
@@ -340,6 +383,8 @@ mod tests {
             "dsmoe-3B-E48",
             "dsmoe-S",
             "dsmoe-S-E16-ddpm",
+            "promoe-XXL",
+            "promoe-S-ddpm",
         ] {
             let error = name.parse::<Preset>().unwrap_err().to_string();
             assert!(error.contains("names are like"), "{error}");

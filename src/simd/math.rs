@@ -177,6 +177,18 @@ pub(crate) fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
     vectorised(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y));
 }
 
+/// Σ a·b, in sixteen partial sums.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
 /// Σ f(x), in sixteen partial sums.
 #[inline(always)]
 fn sum_of(xs: &[f32], f: impl Fn(f32) -> f32) -> f32 {

@@ -147,6 +147,7 @@ fn the_footprint_foresees_the_working_memory_to_the_byte() {
             "tc_flow",
             "ec_flow",
             "dsmoe",
+            "promoe",
             "detail_head",
         ] {
             let case = Case::open(name);

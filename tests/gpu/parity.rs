@@ -74,6 +74,11 @@ fn dsmoe_forward_matches() {
 }
 
 #[test]
+fn promoe_forward_matches() {
+    check_taps("promoe");
+}
+
+#[test]
 fn expert_choice_forward_matches() {
     check_taps("ec_flow");
 }

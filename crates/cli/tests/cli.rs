@@ -228,6 +228,7 @@ fn recorded_answers_are_met_by_both_backends() {
         "ec_flow",
         "dit_moe",
         "dsmoe",
+        "promoe",
         "detail_head",
     ];
     let mut cases: Vec<_> = names.map(fixture).into();

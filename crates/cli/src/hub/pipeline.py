@@ -88,7 +88,7 @@ class DiffMoEPipeline(DiffusionPipeline):
             if guidance != 1:
                 null = model(z, times, nulls, routing).sample[:, : model.in_channels]
                 out = null + guidance * (out - null)
-            if is_flow:
+            if is_flow and not model.reversed:
                 velocity = (out - z) / (1 - time) if model.predicts_data else out
                 out = -velocity
             z = self.scheduler.step(out, t, z, return_dict=False)[0]

@@ -19,7 +19,7 @@ BIAS = "gate.e_score_correction_bias"
 
 
 class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
-    """Dense DiT, token choice, expert choice or DiffMoE; predicts velocity, data or noise."""
+    """Dense DiT, token choice, expert choice or DiffMoE; predicts velocity, its opposite, data or noise."""
 
     # Training state.
     _keys_to_ignore_on_load_unexpected = [r"\.ema_decay$"]
@@ -57,6 +57,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         self.hidden = self.expert_hidden = int(self.width * p.get("mlp_ratio", 4))
         self.silu, self.rope = p.get("mlp_act") == "silu", p.get("rope_type") == "2d"
         self.predicts_data = p.get("prediction", "velocity") in ("data", "sample")
+        # Such a model counts time from data to noise, and predicts the velocity in this direction.
+        self.reversed = p.get("prediction") == "reversed"
         self.experts = 0 if kind == "dense" else moe["num_experts"]
         self.capacity, self.interleave = moe.get("capacity", 1), moe.get("interleave", True)
         shared = 0 if kind == "dense" else moe.get("n_shared_experts") or 0
@@ -66,6 +68,13 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         self.sigmoid, self.scale = moe.get("router") == "sigmoid", moe.get("routed_scaling_factor", 1.0)
         if self.sigmoid:
             self.expert_hidden = self.shared = moe["moe_intermediate_size"]
+        # Those of ProMoE are GELU networks, and the last one may take the samples without a label.
+        self.prototypes = moe.get("router") == "prototypes"
+        self.unconditional = self.prototypes and moe.get("use_uncond_expert", True)
+        if self.prototypes:
+            has_shared = moe.get("use_shared_expert") is not False
+            self.expert_hidden = moe["moe_intermediate_size"]
+            self.shared = moe["shared_expert_intermediate_size"] if has_shared else 0
         head = p.get("detail_head") or {}
         self.detail, self.phase = head.get("channels", 0), head.get("phase", False)
         default = {"name": "class", "tensor": "y_embedder.embedding_table.weight"}
@@ -119,7 +128,7 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             if not self._is_moe(i):
                 yield from ffn(f"{block}.mlp", self.hidden, self.swiglu)
                 continue
-            yield f"{block}.mlp.{self._router}", (self.experts, d)
+            yield f"{block}.mlp.{self._router}", (self.experts - self.unconditional, d)
             if self.sigmoid:
                 yield f"{block}.mlp.{BIAS}", (self.experts,)
             for e in range(self.experts):
@@ -129,7 +138,7 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
                 yield from linear(f"{block}.mlp.capacity_predictor.0", d, d)
                 yield from linear(f"{block}.mlp.capacity_predictor.2", self.experts, d)
             if self.shared:
-                yield from ffn(f"{block}.mlp.shared_experts", self.shared, self.kind != "diffmoe")
+                yield from ffn(f"{block}.mlp.shared_experts", self.shared, self.kind != "diffmoe" and not self.prototypes)
         yield from linear("final_layer.linear", p * p * self.out_channels, d)
         yield from linear("final_layer.adaLN_modulation.1", 2 * d, d)
         if self.detail:
@@ -144,6 +153,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
 
     @property
     def _router(self) -> str:
+        if self.prototypes:
+            return "cluster_centers"
         return "gate.weight" if self.kind == "tc" else "gate_weight"
 
     def forward(self, hidden_states, timestep, class_labels, routing: str = "token", return_dict: bool = True):
@@ -152,7 +163,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         w = dict(self.named_parameters())
         x, t = hidden_states, timestep.to(hidden_states.dtype)
         half = torch.arange(TIME_DIMS // 2, dtype=torch.float32, device=x.device)
-        angles = t[:, None].float() * self.time_scale * torch.exp(-math.log(10000) * half / (TIME_DIMS // 2))
+        seen = 1 - t if self.reversed else t
+        angles = seen[:, None].float() * self.time_scale * torch.exp(-math.log(10000) * half / (TIME_DIMS // 2))
         features = torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype)
         condition = _linear(w, "t_embedder.mlp.2", F.silu(_linear(w, "t_embedder.mlp.0", features)))
         for table, rows in zip(self.tables, class_labels, strict=True):
@@ -162,8 +174,11 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         h = h.flatten(2).transpose(1, 2)
         if not self.rope:
             h = h + w["pos_embed"]
+        alone = None
+        if self.unconditional:
+            alone = (class_labels[0] == self.tables[0]["null"]).repeat_interleave(h.shape[1])
         for i in range(self.depth):
-            h = self._block(w, i, h, condition, routing)
+            h = self._block(w, i, h, condition, routing, alone)
         shift, scale = _linear(w, "final_layer.adaLN_modulation.1", condition).chunk(2, dim=1)
         out = _linear(w, "final_layer.linear", _modulated(h, shift, scale))
         (rows, columns), p = self.grid, self.patch
@@ -173,7 +188,7 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             out = out + self._detail(w, out, x, t)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
-    def _block(self, w, i, x, condition, routing):
+    def _block(self, w, i, x, condition, routing, alone):
         block = f"blocks.{i}"
         shift, scale, gate, *mlp = _linear(w, f"{block}.adaLN_modulation.1", condition).chunk(6, dim=1)
         qkv = _linear(w, f"{block}.attn.qkv", _modulated(x, shift, scale))
@@ -190,15 +205,18 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         shift, scale, gate = mlp
         h = _modulated(x, shift, scale)
         if self._is_moe(i):
-            y = self._moe(w, f"{block}.mlp", h.flatten(0, 1), routing).reshape(h.shape)
+            y = self._moe(w, f"{block}.mlp", h.flatten(0, 1), routing, alone).reshape(h.shape)
         else:
             y = _ffn(w, f"{block}.mlp", h, self.silu)
         return x + gate[:, None] * y
 
-    def _moe(self, w, name, x, routing):
+    def _moe(self, w, name, x, routing, alone):
         """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``."""
-        logits = x @ w[f"{name}.{self._router}"].T
-        if self.sigmoid:
+        router = w[f"{name}.{self._router}"]
+        logits = x @ router.T
+        if self.prototypes:
+            gate, taken = _nearest(x, router, alone)
+        elif self.sigmoid:
             gate = logits.sigmoid()
             taken = self._route(w, name, x, gate + w[f"{name}.{BIAS}"], routing)
             gate = gate * taken
@@ -270,6 +288,16 @@ def _ffn(w, name, x, silu=False):
 
 def _modulated(x, shift, scale):
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+
+
+def _nearest(x, prototypes, alone):
+    """Weights and routing ``[S, E]``: a token takes the expert whose prototype has the largest cosine to it, which weighs it. The
+    tokens ``alone`` take the last expert, which has no prototype, with weight 1."""
+    gate = F.normalize(x, dim=-1) @ F.normalize(prototypes, dim=-1).T
+    if alone is not None:
+        gate = torch.cat([gate.masked_fill(alone[:, None], -2.0), torch.where(alone, 1.0, -2.0)[:, None].to(gate.dtype)], dim=1)
+    best = gate.argmax(dim=1, keepdim=True)
+    return gate, torch.zeros_like(gate, dtype=torch.bool).scatter_(1, best, True)
 
 
 def _best(gate, count):
