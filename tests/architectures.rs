@@ -234,6 +234,7 @@ fn rotary_positions_silu_and_a_sigmoid_router_by_themselves() {
     for (kind, more, seed) in [
         ("dense", r#""rope_type":"2d","qk_norm":true,"prediction":"data","learn_sigma":false"#, 22),
         ("dense", r#""mlp_act":"silu""#, 23),
+        ("dense", r#""qk_norm":true,"qk_norm_eps":0.5,"prediction":"reversed""#, 30),
         ("diffmoe", r#""rope_type":"2d","MoE_config":{"num_experts":3}"#, 24),
         (
             "tc",

@@ -19,6 +19,7 @@ CASES = (
     "diffmoe_ddpm",
     "detail_head",
     "dit_moe",
+    "dit_moe_flow",
     "dsmoe",
     "promoe",
     "t2i_tiny",

@@ -11,7 +11,7 @@ from diffmoe.model import Model
 from diffmoe.onnx import ROUTINGS, build, main
 
 #: Every router, SwiGLU with a shared expert, the detail head with two label tables, and two shipped models.
-CASES = [FIXTURES / name for name in ("dense_flow", "tc_flow", "ec_flow", "diffmoe_swiglu_shared", "diffmoe_ddpm", "detail_head", "dsmoe", "promoe")]
+CASES = [FIXTURES / name for name in ("dense_flow", "tc_flow", "ec_flow", "diffmoe_swiglu_shared", "diffmoe_ddpm", "detail_head", "dit_moe_flow", "dsmoe", "promoe")]
 MODELS = [case / "model.safetensors" for case in CASES] + [ASSETS / f"{name}.safetensors" for name in ("eurosat", "emoji_256")]
 
 

@@ -1,9 +1,12 @@
 //! Maps the tensor names of other projects' models to those of the official `DiffMoE` code.
 
 /// Submodules of a block: their name in other code, and the official name.
-const PARTS: [(&str, &str); 3] = [
+const PARTS: [(&str, &str); 5] = [
     // DiT-MoE (arXiv 2407.11633): `moe.experts`, `moe.gate`, `moe.shared_experts`, of the same shapes.
     ("moe.", "mlp."),
+    // Its models XL and G.
+    ("attn.Wqkv.", "attn.qkv."),
+    ("attn.out_proj.", "attn.proj."),
     // DSMoE (arXiv 2512.01252).
     ("mlp.experts.blocks.", "mlp.experts."),
     // ProMoE (arXiv 2510.24711).
@@ -58,6 +61,8 @@ mod tests {
                 "blocks.1.mlp.experts.blocks.3.up_proj.weight",
                 "blocks.1.mlp.experts.3.up_proj.weight",
             ),
+            ("blocks.3.attn.Wqkv.bias", "blocks.3.attn.qkv.bias"),
+            ("blocks.3.attn.out_proj.weight", "blocks.3.attn.proj.weight"),
             ("blocks.0.moe", "blocks.0.moe"),
             ("blocks.0.attn.moe.weight", "blocks.0.attn.moe.weight"),
             ("moe.gate.weight", "moe.gate.weight"),

@@ -122,7 +122,7 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         (None, Some(false)) => Objective::Ddpm,
         (None, None) => {
             let published = published.ok_or(InferError::UnknownObjective)?;
-            published.objective(&mut assumed)
+            published.objective(shapes, &mut assumed)
         }
     };
     let rows = shape(shapes, "y_embedder.embedding_table.weight", 2)?[0];

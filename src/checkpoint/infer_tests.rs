@@ -1,7 +1,7 @@
 //! Tests of configuration inference: what is recognised, what must be given, what is rejected.
 
 use super::*;
-use crate::model::{Preset, Router};
+use crate::model::{Prediction, Preset, Router};
 
 #[test]
 fn the_yaml_of_a_run_is_told_from_others() {
@@ -52,11 +52,24 @@ fn dit_moe_is_recognised_by_its_form() {
         assert_eq!(Config { name: config.name.clone(), ..found }, config);
         assert_eq!(said.len(), 3, "heads, experts of a token, objective: {said:?}");
         let flow = Hints { time: Some(Objective::Flow), ..Hints::default() };
-        let text = infer_config(&shapes_of(&config), &flow).unwrap_err().to_string();
-        assert!(text.contains("opposite velocity"), "{text}");
+        let (found, _) = super::tests::found(&shapes_of(&config), &flow);
+        assert_eq!(found.prediction, Prediction::Reversed);
         let other = Hints { capacity: Some(1.0), heads: Some(12), ..Hints::default() };
         let (found, _) = super::tests::found(&shapes_of(&config), &other);
         assert_eq!((found.experts_of_token(), found.num_heads), (1, 12));
+    }
+}
+
+#[test]
+fn flow_models_of_dit_moe_are_recognised_by_their_norms() {
+    for name in ["dit-moe-XL-8E2A", "dit-moe-G-16E2A"] {
+        let config = name.parse::<Preset>().unwrap().config();
+        let (found, said) = found(&shapes_of(&config), &Hints::default());
+        assert_eq!(Config { name: config.name.clone(), ..found }, config);
+        assert_eq!(said.len(), 3, "epsilon, experts of a token, objective: {said:?}");
+        let ddpm = Hints { time: Some(Objective::Ddpm), ..Hints::default() };
+        let (found, _) = super::tests::found(&shapes_of(&config), &ddpm);
+        assert_eq!(found.prediction, Prediction::Velocity);
     }
 }
 

@@ -10,7 +10,8 @@ use crate::model::Objective;
 /// A family of published models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
-    /// `SwiGLU` experts in every block, with shared experts of width 2D (arXiv 2407.11633).
+    /// `SwiGLU` experts in every block, with shared experts of width 2D (arXiv 2407.11633). Those that normalise queries and
+    /// keys are flow models.
     DitMoe,
     /// A sigmoid router with a bias for the selection (arXiv 2512.01252).
     DsMoe,
@@ -52,11 +53,6 @@ impl Family {
             && kind == "tc"
             && shape("experts.0.up_proj").is_some()
             && shared.is_some_and(|shape| Some(shape[0]) == shape[1].checked_mul(2));
-        if is_dit_moe && hints.time == Some(Objective::Flow) {
-            return Err("DiT-MoE's flow models count time from data to noise and predict the opposite velocity, which \
-                        is not supported; its DDPM models (S and B) are"
-                .into());
-        }
         Ok(is_dit_moe.then_some(Self::DitMoe))
     }
 
@@ -73,7 +69,12 @@ impl Family {
     pub(super) fn heads(self) -> &'static [Heads] {
         match self {
             // S has the heads of DiT-S.
-            Self::DitMoe => &[(384, 6, "DiT-MoE-S"), (768, 12, "DiT-MoE-B")],
+            Self::DitMoe => &[
+                (384, 6, "DiT-MoE-S"),
+                (768, 12, "DiT-MoE-B"),
+                (1152, 16, "DiT-MoE-XL"),
+                (1408, 16, "DiT-MoE-G"),
+            ],
             Self::DsMoe => &[
                 (384, 6, "DSMoE-S"),
                 (768, 12, "DSMoE-B"),
@@ -90,8 +91,11 @@ impl Family {
     }
 
     /// The kind of training where nothing tells it.
-    pub(super) fn objective(self, assumed: &mut Vec<String>) -> Objective {
+    pub(super) fn objective(self, shapes: &Shapes, assumed: &mut Vec<String>) -> Objective {
         let (objective, what) = match self {
+            Self::DitMoe if has_norms(shapes) => {
+                (Objective::Flow, "the flow objective, as DiT-MoE-XL and DiT-MoE-G have")
+            }
             Self::DitMoe => {
                 (Objective::Ddpm, "the DDPM objective, as DiT-MoE-S and DiT-MoE-B have")
             }
@@ -140,8 +144,21 @@ impl Family {
                 params.insert("rope_type".into(), json!("2d"));
             }
         }
-        if self == Self::ProMoe {
+        let is_flow = match (self, hints.time) {
+            (Self::DitMoe, None) => has_norms(shapes),
+            (Self::DitMoe, Some(time)) => time == Objective::Flow,
+            (Self::ProMoe, _) => true,
+            (Self::DsMoe, _) => false,
+        };
+        if is_flow {
             params.insert("prediction".into(), json!("reversed"));
+        }
+        if self == Self::DitMoe && has_norms(shapes) {
+            params.insert("qk_norm_eps".into(), json!(1e-6));
+            assumed.push(
+                "an epsilon of 1e-6 in norms of queries and keys, as DiT-MoE-XL and DiT-MoE-G have"
+                    .into(),
+            );
         }
         let moe = params.get_mut("MoE_config").and_then(Value::as_object_mut);
         let moe = moe.ok_or("its configuration has no MoE_config")?;
@@ -165,6 +182,11 @@ impl Family {
         }
         Ok(())
     }
+}
+
+/// Whether queries and keys are normalised.
+fn has_norms(shapes: &Shapes) -> bool {
+    shapes.contains_key("blocks.0.attn.q_norm.weight")
 }
 
 /// The form of the router and the widths of the networks, from shapes; what the published models have in common where the

@@ -115,9 +115,11 @@ pub struct Config {
     pub num_heads: usize,
     /// Width of one attention head.
     pub head_dim: usize,
-    /// Whether queries and keys go through a layer norm with weight and bias, head by head (eps 1e-5). No
-    /// official model does; re-trainings by others do.
+    /// Whether queries and keys go through a layer norm with weight and bias, head by head. No official model does;
+    /// re-trainings by others do.
     pub qk_norm: bool,
+    /// What this norm adds to the variance: 1e-5 unless the model says otherwise.
+    pub qk_norm_eps: f32,
     /// Whether queries and keys are rotated by the position of their patch (2-D RoPE). Such a model has no position
     /// embedding.
     pub rope: bool,

@@ -45,6 +45,9 @@ fn four_channels() -> usize {
 fn yes() -> bool {
     true
 }
+fn eps_of_torch() -> f32 {
+    1e-5
+}
 fn four() -> f64 {
     4.0
 }
@@ -78,6 +81,8 @@ struct Params {
     mlp_act: Act,
     #[serde(default)]
     qk_norm: bool,
+    #[serde(default = "eps_of_torch")]
+    qk_norm_eps: f32,
     #[serde(default)]
     rope_type: Rope,
     #[serde(default, rename = "norm_type")]
@@ -190,6 +195,7 @@ impl Config {
             num_heads: p.num_heads,
             head_dim: p.head_dim.unwrap_or(d / p.num_heads.max(1)),
             qk_norm: p.qk_norm,
+            qk_norm_eps: p.qk_norm_eps,
             rope: p.rope_type == Rope::Planar,
             ffn_hidden,
             ffn_form: dense_form,
@@ -274,6 +280,9 @@ impl Config {
         }
         self.check_capacity()?;
         self.check_showcase()?;
+        if !(self.qk_norm_eps.is_finite() && self.qk_norm_eps > 0.0) {
+            return wrong(format!("a qk_norm_eps of {}; it must be above 0", self.qk_norm_eps));
+        }
         if !self.time_scale.is_finite() || self.time_scale <= 0.0 {
             return wrong(format!("time_scale {}", self.time_scale));
         }

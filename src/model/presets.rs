@@ -14,7 +14,7 @@ use super::{Config, ConfigError, Kind, MOST_EXPERTS, Objective};
 pub struct Preset {
     /// Architecture.
     pub kind: Kind,
-    /// One of [`SIZES`], or `3B` of DSMoE.
+    /// One of [`SIZES`], `G` of DiT-MoE, or `3B` of DSMoE.
     pub size: &'static str,
     /// `E`; 0 for a dense model.
     pub experts: usize,
@@ -34,7 +34,7 @@ pub enum PresetFamily {
     /// The `DiffMoE` paper.
     Paper,
     /// DiT-MoE (Fei et al. 2024, arXiv 2407.11633): `SwiGLU` experts in every block, top-2 token choice, and two shared
-    /// experts.
+    /// experts; XL and G are flow models with normalised queries and keys.
     DitMoe,
     /// DSMoE (Liu et al. 2025, arXiv 2512.01252): a sigmoid router, `SwiGLU` experts with one shared, 2-D RoPE.
     DsMoe,
@@ -55,6 +55,7 @@ fn dimensions(size: &str) -> [usize; 3] {
         "L" => [24, 1024, 16],
         "XL" => [28, 1152, 16],
         "XXL" => [32, 1280, 16],
+        "G" => [40, 1408, 16],
         "XXXL" => [36, 1440, 15],
         "S-128" => [12, 384, 16],
         _ => [12, 384, 6],
@@ -66,7 +67,7 @@ fn dimensions(size: &str) -> [usize; 3] {
 #[error(
     "unknown preset {0:?}: names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm, \
      with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 64 experts, \
-     dit-moe-S-8E2A or -16E2A (S or B), dsmoe-S-E16 or -E48 (S, B or L), dsmoe-3B-E16, \
+     dit-moe-S-8E2A or -16E2A (S or B), dit-moe-XL-8E2A, dit-moe-G-16E2A, dsmoe-S-E16 or -E48 (S, B or L), dsmoe-3B-E16, \
      or promoe-S (S, B, L or XL)"
 )]
 pub struct UnknownPreset(String);
@@ -78,7 +79,7 @@ impl FromStr for Preset {
         let unknown = || UnknownPreset(text.to_owned());
         let name = text.to_lowercase();
         if let Some(rest) = name.strip_prefix("dit-moe-") {
-            return Self::dit_moe(rest.strip_suffix("-ddpm").unwrap_or(rest)).ok_or_else(unknown);
+            return Self::dit_moe(rest).ok_or_else(unknown);
         }
         if let Some(rest) = name.strip_prefix("dsmoe-") {
             return Self::dsmoe(rest.strip_suffix("-flow").unwrap_or(rest)).ok_or_else(unknown);
@@ -118,7 +119,8 @@ impl std::fmt::Display for Preset {
         match self.family {
             PresetFamily::Paper => {}
             PresetFamily::DitMoe => {
-                return write!(f, "DiT-MoE-{}-{}E2A-DDPM", self.size, self.experts);
+                let objective = if self.objective == Objective::Flow { "Flow" } else { "DDPM" };
+                return write!(f, "DiT-MoE-{}-{}E2A-{objective}", self.size, self.experts);
             }
             PresetFamily::DsMoe => return write!(f, "DSMoE-{}-E{}-Flow", self.size, self.experts),
             PresetFamily::ProMoe => return write!(f, "ProMoE-{}-Flow", self.size),
@@ -141,19 +143,29 @@ impl std::fmt::Display for Preset {
 }
 
 impl Preset {
-    /// One of the DiT-MoE models that were trained with DDPM, named like `s-8e2a`. The larger ones, flow models with
-    /// normalised queries, are not supported.
+    /// One of the published DiT-MoE models, named like `s-8e2a`: S and B were trained with DDPM, XL and G as flow models. G
+    /// draws images of 512 pixels.
     fn dit_moe(name: &str) -> Option<Self> {
-        let (size, experts) = name.split_once('-')?;
-        let size = ["S", "B"].into_iter().find(|s| s.eq_ignore_ascii_case(size))?;
-        let experts = match experts {
-            "8e2a" => 8,
-            "16e2a" => 16,
+        let (name, asked) = match (name.strip_suffix("-ddpm"), name.strip_suffix("-flow")) {
+            (Some(name), _) => (name, Some(Objective::Ddpm)),
+            (_, Some(name)) => (name, Some(Objective::Flow)),
+            _ => (name, None),
+        };
+        let (size, experts, objective) = match name {
+            "s-8e2a" => ("S", 8, Objective::Ddpm),
+            "s-16e2a" => ("S", 16, Objective::Ddpm),
+            "b-8e2a" => ("B", 8, Objective::Ddpm),
+            "b-16e2a" => ("B", 16, Objective::Ddpm),
+            "xl-8e2a" => ("XL", 8, Objective::Flow),
+            "g-16e2a" => ("G", 16, Objective::Flow),
             _ => return None,
         };
-        let (kind, objective) = (Kind::Tc, Objective::Ddpm);
+        if asked.is_some_and(|asked| asked != objective) {
+            return None;
+        }
+        let input_size = if size == "G" { [64; 2] } else { [32; 2] };
         let (family, dimensions) = (PresetFamily::DitMoe, dimensions(size));
-        Some(Self { kind, size, experts, family, objective, input_size: [32; 2], dimensions })
+        Some(Self { kind: Kind::Tc, size, experts, family, objective, input_size, dimensions })
     }
 
     /// One of the published DSMoE models, named like `s-e16`.
@@ -221,6 +233,11 @@ impl Preset {
                 "moe_intermediate_size": 2 * hidden_size, "shared_expert_intermediate_size": 2 * hidden_size,
             });
         } else if self.family == PresetFamily::DitMoe {
+            if t_kind == Objective::Flow {
+                params["qk_norm"] = json!(true);
+                params["qk_norm_eps"] = json!(1e-6);
+                params["prediction"] = json!("reversed");
+            }
             params["use_swiglu"] = json!(true);
             params["MoE_config"] = json!({
                 "num_experts": self.experts, "capacity": 2, "n_shared_experts": 2, "interleave": false
@@ -295,6 +312,8 @@ mod tests {
             ("tc-L-E16", 1_969_170_464),
             // From the shapes in its public code, block by block; the published file of S has 0.80 GB in f32.
             ("dit-moe-S-8E2A", 199_307_552),
+            ("dit-moe-XL-8E2A", 4_168_172_192),
+            ("dit-moe-G-16E2A", 16_504_812_576),
         ] {
             assert_eq!(config(name).parameters(), parameters, "{name}");
         }
@@ -363,6 +382,7 @@ mod tests {
             ("DiffMoE-S-E16-Flow", "DiffMoE-S-E16-Flow"),
             ("s-128-e16", "DiffMoE-S-128-E16-Flow"),
             ("dit-moe-b-16e2a", "DiT-MoE-B-16E2A-DDPM"),
+            ("dit-moe-xl-8e2a", "DiT-MoE-XL-8E2A-Flow"),
             ("dsmoe-3b-e16", "DSMoE-3B-E16-Flow"),
             ("promoe-xl", "ProMoE-XL-Flow"),
         ] {
@@ -378,7 +398,8 @@ mod tests {
             "tc-L",
             "L-E65",
             "L-E8-vp",
-            "dit-moe-XL-8E2A",
+            "dit-moe-L-8E2A",
+            "dit-moe-XL-8E2A-ddpm",
             "dit-moe-S-9E2A",
             "dsmoe-3B-E48",
             "dsmoe-S",

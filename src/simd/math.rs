@@ -12,7 +12,6 @@ const LANES: usize = 16;
 const EPS: f32 = 1e-6;
 
 /// Added to the variance by the layer norms of queries and keys.
-const HEAD_EPS: f32 = 1e-5;
 
 /// Width of the sinusoidal time embedding.
 pub(crate) const TIME_DIMS: usize = 256;
@@ -154,14 +153,14 @@ impl WithSimd for ModulatedNorm<'_> {
 }
 
 /// `x = LN(x)·weight + bias` for one head's query or key, `[d]` each.
-pub(crate) fn head_norm(x: &mut [f32], weight: &[f32], bias: &[f32]) {
+pub(crate) fn head_norm(x: &mut [f32], [weight, bias]: [&[f32]; 2], eps: f32) {
     let inverse = 1.0 / x.len() as f32;
     let mean = x.iter().sum::<f32>() * inverse;
     for x in x.iter_mut() {
         *x -= mean;
     }
     let variance = x.iter().map(|x| x * x).sum::<f32>() * inverse;
-    let norm = 1.0 / (variance + HEAD_EPS).sqrt();
+    let norm = 1.0 / (variance + eps).sqrt();
     for ((x, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
         *x = *x * norm * weight + bias;
     }

@@ -13,6 +13,7 @@ use crate::device::{device, turn};
 #[test]
 fn every_token_takes_the_recorded_experts() {
     takes_the_recorded_experts("dit_moe", 480.0, [2, 2]);
+    takes_the_recorded_experts("dit_moe_flow", 0.48, [2, 2]);
     takes_the_recorded_experts("dsmoe", 0.48, [1, 2]);
     takes_the_recorded_experts("promoe", 0.48, [1, 1]);
 }

@@ -164,7 +164,7 @@ impl Reference<'_> {
             if let Some(norm) = ["q_norm", "k_norm"].get(which).filter(|_| qk_norm) {
                 let [weight, bias] =
                     ["weight", "bias"].map(|w| self.numbers(&format!("{name}.{norm}.{w}")));
-                let normal = normalised(&x, 1e-5);
+                let normal = normalised(&x, f64::from(self.config.qk_norm_eps));
                 x = (0..d).map(|i| normal[i] * weight[i] + bias[i]).collect();
             }
             if rope && which < 2 {

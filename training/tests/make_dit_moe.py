@@ -20,10 +20,10 @@ STEPS, GUIDANCE, ROUTE_TIME, MARGIN, SEED = 5, 1.5, 480.0, 1e-4, 6
 
 
 class Experts(nn.Module):
-    def __init__(self):
+    def __init__(self, experts=EXPERTS, ratio=RATIO):
         super().__init__()
-        self.experts = nn.ModuleList(Network(RATIO * DIM) for _ in range(EXPERTS))
-        self.gate = nn.Linear(DIM, EXPERTS, bias=False)
+        self.experts = nn.ModuleList(Network(ratio * DIM) for _ in range(experts))
+        self.gate = nn.Linear(DIM, experts, bias=False)
         self.shared_experts = Network(SHARED * DIM)
 
     def forward(self, x):

@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from reference_dit import CLASSES, DIM, Block, Dit, chosen, noise, observed, positions, randomise, write
+from reference_dit import CLASSES, DIM, Block, Forward, Reversed, chosen, noise, observed, positions, randomise, write
 
 from diffmoe_train import flow
 
@@ -57,25 +57,12 @@ class Experts(nn.Module):
         return routed + self.shared_expert(x)
 
 
-class ProMoe(Dit):
-    """Called with the time of the trainer's samplers, 1 at the data; the output is the model's own."""
+class ProMoe(Reversed):
+    scale = SCALE
 
     def forward(self, x, t, labels, *_):
         self.blocks[1].mlp.unlabelled = labels[0] == CLASSES
-        return super().forward(x, (1.0 - t) * SCALE, labels)
-
-
-class Forward(nn.Module):
-    """A model as the trainer's samplers need it: its velocity leads to the data."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.prediction, self.in_channels = model, "velocity", model.in_channels
-        self.null_labels = model.null_labels
-
-    def forward(self, x, t, labels, *_):
-        out, loss = self.model(x, t, labels)
-        return -out, loss
+        return super().forward(x, t, labels)
 
 
 def main(folder):

@@ -107,7 +107,6 @@ fn what_the_layout_cannot_hold_is_refused() {
         assert!(!folder.path().join("hub/model_index.json").exists());
     };
     is_refused(&convert(&model, &["--dtype", "int8"]), "diffusers reads no integers");
-    is_refused(&convert(&text(&fixture("t2i_tiny")), &[]), "takes prompts");
     std::fs::create_dir(folder.path().join("hub")).expect("a folder");
     std::fs::write(folder.path().join("hub/mine.txt"), "x").expect("a file");
     is_refused(&convert(&model, &[]), "is not empty");
@@ -158,6 +157,8 @@ fn info_names_the_nearest_family_and_what_differs() {
 #[test]
 fn published_models_are_described_converted_and_traced() {
     is_described_converted_and_traced("dit_moe", ["token-choice MoE DiT,", "blocks 0, 1"], [2, 2]);
+    let flow = ["predicts the opposite velocity", "blocks 0, 1"];
+    is_described_converted_and_traced("dit_moe_flow", flow, [2, 2]);
     let dsmoe =
         ["token-choice MoE DiT (DSMoE)", "with 2-D RoPE, SiLU, 6 experts in 1 layers (blocks 1)"];
     is_described_converted_and_traced("dsmoe", dsmoe, [1, 2]);

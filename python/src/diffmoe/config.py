@@ -79,6 +79,7 @@ class Config:
     num_heads: int
     head_dim: int
     qk_norm: bool
+    qk_norm_eps: float  #: what the norms of queries and keys add to the variance
     rope: bool  #: whether queries and keys are rotated by position (2-D RoPE) instead of a position embedding
     ffn_hidden: int  #: width of the feed-forward network of a dense block
     swiglu: bool
@@ -201,6 +202,7 @@ def _read(document: dict) -> Config:
         num_heads=params["num_heads"],
         head_dim=params.get("head_dim") or width // max(params["num_heads"], 1),
         qk_norm=bool(params.get("qk_norm", False)),
+        qk_norm_eps=float(params.get("qk_norm_eps", 1e-5)),
         rope=params.get("rope_type", "none") == "2d",
         ffn_hidden=ffn_hidden,
         swiglu=swiglu,
@@ -330,5 +332,7 @@ def _check(config: Config) -> None:
         wrong(f'prediction "{config.prediction}" is for flow models; DDPM models predict the noise')
     if config.detail_channels and (config.prediction != "data" or config.out_channels != config.in_channels):
         wrong('detail_head requires prediction "data" and learn_sigma false')
+    if not config.qk_norm_eps > 0:
+        wrong(f"qk_norm_eps must be above 0, got {config.qk_norm_eps}")
     if not config.time_scale > 0:
         wrong(f"time_scale must be above 0, got {config.time_scale}")

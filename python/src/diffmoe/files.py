@@ -50,9 +50,12 @@ def find(name) -> Path:
 
 
 def official_name(name: str, is_promoe: bool = False) -> str:
-    """The official name of a tensor: DiT-MoE has ``blocks.N.moe`` for ``blocks.N.mlp``, DSMoE ``experts.blocks`` for ``experts``,
-    ProMoE ``shared_expert`` for ``shared_experts``, and ``up_proj`` and ``down_proj`` for the layers of networks with two."""
+    """The official name of a tensor. DiT-MoE has ``blocks.N.moe`` for ``blocks.N.mlp``, and its larger models ``Wqkv`` and
+    ``out_proj`` for ``qkv`` and ``proj``; DSMoE has ``experts.blocks`` for ``experts``; ProMoE ``shared_expert`` for
+    ``shared_experts``, and ``up_proj`` and ``down_proj`` for the layers of networks with two."""
     name = re.sub(r"^(blocks\.[^.]+)\.moe\.", r"\1.mlp.", name)
+    name = re.sub(r"^(blocks\.[^.]+\.attn\.)Wqkv\.", r"\1qkv.", name)
+    name = re.sub(r"^(blocks\.[^.]+\.attn\.)out_proj\.", r"\1proj.", name)
     name = re.sub(r"^(blocks\.[^.]+\.mlp\.experts)\.blocks\.", r"\1.", name)
     name = re.sub(r"^(blocks\.[^.]+\.mlp\.)shared_expert\.", r"\1shared_experts.", name)
     if is_promoe and re.match(r"blocks\.[^.]+\.mlp\.", name):

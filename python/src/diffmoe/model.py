@@ -132,7 +132,7 @@ class Model:
         return x + gate[:, None] * y, layer
 
     def _head_norm(self, name: str, x: np.ndarray) -> np.ndarray:
-        return layer_norm(x, layers.HEAD_EPS) * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        return layer_norm(x, self.config.qk_norm_eps) * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
     def _moe(self, i: int, x: np.ndarray, routing: Routing, alone, taps: dict) -> tuple[np.ndarray, LayerRouting]:
         """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``."""

@@ -147,8 +147,8 @@ class _Writer:
             for part in g.split(g.linear(f"{name}.qkv", x), 3)
         )
         if c.qk_norm:
-            q = g.normal(q, c.head_dim, layers.HEAD_EPS, f"{name}.q_norm")
-            k = g.normal(k, c.head_dim, layers.HEAD_EPS, f"{name}.k_norm")
+            q = g.normal(q, c.head_dim, c.qk_norm_eps, f"{name}.q_norm")
+            k = g.normal(k, c.head_dim, c.qk_norm_eps, f"{name}.k_norm")
         if c.rope:
             q, k = self.rotated(q), self.rotated(k)
         scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))

@@ -147,7 +147,7 @@ impl Network<'_> {
         let heads = config.num_heads;
         if let Some(norms) = &w.attn.qk_norm {
             let affine = &norms.rows;
-            t.push(gpu, scope, &HeadNorm { affine, heads, qkv: &a.qkv });
+            t.push(gpu, scope, &HeadNorm { affine, heads, eps: config.qk_norm_eps, qkv: &a.qkv });
         }
         if let Some(angles) = &weights.rotations {
             t.push(gpu, scope, &RotateHeads { angles, heads, qkv: &a.qkv });

@@ -1,7 +1,8 @@
 """The transformer of a DiffMoE model for diffusers; written by ``diffmoe convert --layout diffusers``.
 
 Tensors have the names of the official DiffMoE code, and the configuration is that of a model file of ``diffmoe``, so both
-programs read this folder. Notation: ``B`` samples, ``T`` tokens per sample, ``S = B·T``, ``D`` hidden size, ``E`` experts.
+programs read this folder. Notation: ``B`` samples, ``T`` tokens per sample, ``S = B·T``, ``D`` hidden size, ``E`` experts,
+``L`` tokens per prompt.
 """
 
 import math
@@ -37,6 +38,7 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         null_class: int | None = None,
         # Saved as they are: where a model file has nothing, it has no null either.
         labels: tuple | list = (),
+        text: dict | None = None,
         defaults: dict = {},
         card: dict = {},
     ):
@@ -54,6 +56,7 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         self.in_channels = p.get("in_channels", 4)
         self.out_channels = self.in_channels * (2 if p.get("learn_sigma", True) else 1)
         self.qk_norm, self.swiglu = p.get("qk_norm", False), p.get("use_swiglu", False)
+        self.qk_norm_eps = p.get("qk_norm_eps", 1e-5)
         self.hidden = self.expert_hidden = int(self.width * p.get("mlp_ratio", 4))
         self.silu, self.rope = p.get("mlp_act") == "silu", p.get("rope_type") == "2d"
         self.predicts_data = p.get("prediction", "velocity") in ("data", "sample")
@@ -79,7 +82,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         self.detail, self.phase = head.get("channels", 0), head.get("phase", False)
         default = {"name": "class", "tensor": "y_embedder.embedding_table.weight"}
         null = p.get("num_classes") if null_class is None else null_class
-        self.tables = labels or [{**default, "null": null, "values": []}]
+        self.tables = labels or ([] if text else [{**default, "null": null, "values": []}])
+        self.text = text
         for tensor, shape in self._shapes():
             *path, last = tensor.split(".")
             module = self
@@ -117,6 +121,17 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         yield from linear("t_embedder.mlp.2", d, d)
         for table in self.tables:
             yield table["tensor"], (table["null"] + 1, d)
+        width = self.text["hidden_size"] if self.text else 0
+        if self.text:
+            yield "text_encoder.position_embedding", (self.text["max_length"], width)
+            yield "text_encoder.token_embedding.weight", (self.text["vocab_size"], width)
+            for i in range(self.text["depth"]):
+                layer, hidden = f"text_encoder.layers.{i}", int(width * self.text.get("mlp_ratio", 4))
+                yield from linear(f"{layer}.attn.qkv", 3 * width, width)
+                yield from linear(f"{layer}.attn.proj", width, width)
+                yield from linear(f"{layer}.mlp.fc1", hidden, width)
+                yield from linear(f"{layer}.mlp.fc2", width, hidden)
+            yield from linear("text_pool", d, width)
         for i in range(self.depth):
             block = f"blocks.{i}"
             yield from linear(f"{block}.attn.qkv", 3 * attention, d)
@@ -124,6 +139,10 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             for part in ("q_norm", "k_norm") if self.qk_norm else ():
                 yield f"{block}.attn.{part}.weight", (self.head_dim,)
                 yield f"{block}.attn.{part}.bias", (self.head_dim,)
+            if self.text:
+                yield from linear(f"{block}.cross_attn.q_linear", attention, d)
+                yield from linear(f"{block}.cross_attn.kv_linear", 2 * attention, width)
+                yield from linear(f"{block}.cross_attn.proj", d, attention)
             yield from linear(f"{block}.adaLN_modulation.1", 6 * d, d)
             if not self._is_moe(i):
                 yield from ffn(f"{block}.mlp", self.hidden, self.swiglu)
@@ -143,12 +162,12 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         yield from linear("final_layer.adaLN_modulation.1", 2 * d, d)
         if self.detail:
             channels, into = self.in_channels, 2 * self.in_channels + (3 if self.phase else 1)
-            for name, out, width in (
+            for name, out, columns in (
                 ("in", self.detail, into),
                 ("mid", self.detail, self.detail),
                 ("out", channels, self.detail),
             ):
-                yield f"detail_head.conv_{name}.weight", (out, width, 3, 3)
+                yield f"detail_head.conv_{name}.weight", (out, columns, 3, 3)
                 yield f"detail_head.conv_{name}.bias", (out,)
 
     @property
@@ -157,9 +176,26 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             return "cluster_centers"
         return "gate.weight" if self.kind == "tc" else "gate_weight"
 
-    def forward(self, hidden_states, timestep, class_labels, routing: str = "token", return_dict: bool = True):
-        """Samples ``[B, C, height, width]`` at times ``timestep [B]``; ``class_labels`` has rows ``[B]`` for every label table.
-        With the paper's rule, ``routing="pool"``, the tokens of all samples compete."""
+    def encode(self, ids, counts):
+        """Encodes prompts: token ids ``[B, L]``, of which the first ``counts [B]`` are not padding. Returns what ``forward`` takes:
+        the mask of tokens ``[B, L]``, what is added to the condition ``[B, D]``, and keys and values for every block."""
+        w = dict(self.named_parameters())
+        mask = torch.arange(ids.shape[1], device=ids.device) < counts[:, None]
+        x = w["text_encoder.token_embedding.weight"][ids] + w["text_encoder.position_embedding"][: ids.shape[1]]
+        for i in range(self.text["depth"]):
+            layer = f"text_encoder.layers.{i}"
+            q, k, v = _heads(_linear(w, f"{layer}.attn.qkv", _normal(x)), 3, self.text["num_heads"])
+            x = x + _linear(w, f"{layer}.attn.proj", _attended(q, k, v, mask))
+            x = x + _ffn(w, f"{layer}.mlp", _normal(x))
+        x = _normal(x)
+        memory = [_linear(w, f"blocks.{i}.cross_attn.kv_linear", x) for i in range(self.depth)]
+        return mask, _linear(w, "text_pool", x[:, 0]), memory
+
+    def forward(
+        self, hidden_states, timestep, class_labels, routing: str = "token", return_dict: bool = True, prompts=None
+    ):
+        """Samples ``[B, C, height, width]`` at times ``timestep [B]``; ``class_labels`` has rows ``[B]`` for every label table,
+        and ``prompts`` is what ``encode`` returned, for models that take prompts. With the paper's rule, ``routing="pool"``, the tokens of all samples compete."""
         w = dict(self.named_parameters())
         x, t = hidden_states, timestep.to(hidden_states.dtype)
         half = torch.arange(TIME_DIMS // 2, dtype=torch.float32, device=x.device)
@@ -167,6 +203,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         angles = seen[:, None].float() * self.time_scale * torch.exp(-math.log(10000) * half / (TIME_DIMS // 2))
         features = torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype)
         condition = _linear(w, "t_embedder.mlp.2", F.silu(_linear(w, "t_embedder.mlp.0", features)))
+        if prompts is not None:
+            condition = condition + prompts[1]
         for table, rows in zip(self.tables, class_labels, strict=True):
             condition = condition + w[table["tensor"]][rows]
         condition = F.silu(condition)
@@ -178,7 +216,7 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         if self.unconditional:
             alone = (class_labels[0] == self.tables[0]["null"]).repeat_interleave(h.shape[1])
         for i in range(self.depth):
-            h = self._block(w, i, h, condition, routing, alone)
+            h = self._block(w, i, h, condition, routing, alone, prompts)
         shift, scale = _linear(w, "final_layer.adaLN_modulation.1", condition).chunk(2, dim=1)
         out = _linear(w, "final_layer.linear", _modulated(h, shift, scale))
         (rows, columns), p = self.grid, self.patch
@@ -188,20 +226,23 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             out = out + self._detail(w, out, x, t)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
-    def _block(self, w, i, x, condition, routing, alone):
+    def _block(self, w, i, x, condition, routing, alone, prompts):
         block = f"blocks.{i}"
         shift, scale, gate, *mlp = _linear(w, f"{block}.adaLN_modulation.1", condition).chunk(6, dim=1)
-        qkv = _linear(w, f"{block}.attn.qkv", _modulated(x, shift, scale))
-        q, k, v = qkv.reshape(*x.shape[:2], 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = _heads(_linear(w, f"{block}.attn.qkv", _modulated(x, shift, scale)), 3, self.heads)
         if self.qk_norm:
             q, k = (
-                F.layer_norm(y, (self.head_dim,), w[f"{block}.attn.{n}.weight"], w[f"{block}.attn.{n}.bias"], 1e-5)
+                F.layer_norm(y, (self.head_dim,), w[f"{block}.attn.{n}.weight"], w[f"{block}.attn.{n}.bias"], self.qk_norm_eps)
                 for n, y in (("q_norm", q), ("k_norm", k))
             )
         if self.rope:
             q, k = _rotated(q, self.grid), _rotated(k, self.grid)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + gate[:, None] * _linear(w, f"{block}.attn.proj", mixed)
+        x = x + gate[:, None] * _linear(w, f"{block}.attn.proj", _attended(q, k, v))
+        if prompts is not None:
+            mask, _, memory = prompts
+            (q,) = _heads(_linear(w, f"{block}.cross_attn.q_linear", x), 1, self.heads)
+            k, v = _heads(memory[i], 2, self.heads)
+            x = x + _linear(w, f"{block}.cross_attn.proj", _attended(q, k, v, mask))
         shift, scale, gate = mlp
         h = _modulated(x, shift, scale)
         if self._is_moe(i):
@@ -267,6 +308,17 @@ def _linear(w, name, x):
     return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
 
 
+def _heads(x, parts, heads):
+    """``[B, T, parts·H·d]`` to ``parts`` of ``[B, H, T, d]``."""
+    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def _attended(q, k, v, mask=None):
+    """Attention, to the tokens of the mask ``[B, L]`` if there is one; ``[B, T, H·d]``."""
+    mask = None if mask is None else mask[:, None, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
 def _rotated(x, grid):
     """2-D RoPE of queries or keys ``[B, H, T, d]``: rows turn the first half of a head, columns the second."""
     quarter = x.shape[-1] // 4
@@ -286,8 +338,12 @@ def _ffn(w, name, x, silu=False):
     return _linear(w, f"{name}.fc2", F.silu(hidden) if silu else F.gelu(hidden, approximate="tanh"))
 
 
+def _normal(x):
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
 def _modulated(x, shift, scale):
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+    return _normal(x) * (1 + scale[:, None]) + shift[:, None]
 
 
 def _nearest(x, prototypes, alone):
