@@ -9,6 +9,7 @@ use crate::model::Objective;
 
 /// A family of published models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "the names of the models")]
 pub(super) enum Family {
     /// `SwiGLU` experts in every block, with shared experts of width 2D (arXiv 2407.11633). Those that normalise queries and
     /// keys are flow models.
@@ -214,7 +215,7 @@ fn choice_of_promoe(
     }
     match moe.remove("router_weight_mode") {
         None => {
-            assumed.push("cosines as weights of experts, and token choice, as ProMoE has".into())
+            assumed.push("cosines as weights of experts, and token choice, as ProMoE has".into());
         }
         Some(mode) if mode == "identity" => {}
         Some(mode) => {

@@ -169,7 +169,7 @@ mod tests {
         let words = read_u32(&recorded);
         assert_eq!((&words[..2], words[s * e + 2]), (&[7; 2][..], 7));
         for (&word, want) in words[2..].iter().zip(scores) {
-            let [score, nothing] = unpack(word).map(|half| half.to_f64());
+            let [score, nothing] = unpack(word).map(half::f16::to_f64);
             assert!((score - want).abs() <= 1e-3 * want.abs().max(0.1), "{score} for {want}");
             assert!(nothing.abs() < f64::MIN_POSITIVE, "{nothing}");
         }

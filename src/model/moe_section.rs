@@ -137,7 +137,7 @@ impl Experts {
                 "a router by prototypes without moe_intermediate_size, the width of an expert",
             );
         };
-        if moe.capacity != 1.0 {
+        if !(1.0..2.0).contains(&moe.capacity) {
             return wrong(
                 "a router by prototypes with a capacity other than 1; a token takes one expert",
             );

@@ -11,8 +11,6 @@ const LANES: usize = 16;
 /// Added to the variance by the layer norms that modulation follows.
 const EPS: f32 = 1e-6;
 
-/// Added to the variance by the layer norms of queries and keys.
-
 /// Width of the sinusoidal time embedding.
 pub(crate) const TIME_DIMS: usize = 256;
 

@@ -231,7 +231,7 @@ def _prototype_experts(moe: dict, experts: dict) -> int:
     """Fills in the expert settings of ProMoE. Returns the width of the shared expert."""
     if not moe.get("moe_intermediate_size"):
         raise ModelError("a router by prototypes requires moe_intermediate_size, the width of an expert")
-    if moe.get("capacity", 1) != 1:
+    if int(moe.get("capacity", 1)) != 1:
         raise ModelError(f"a router by prototypes requires capacity 1, got {moe['capacity']}")
     unconditional = bool(moe.get("use_uncond_expert", True))
     if unconditional and moe["num_experts"] < 2:
