@@ -36,8 +36,8 @@ pub(super) fn choose(pickle: &Pickle, weights: &str) -> Result<Chosen, String> {
         _ => return Err("it is not a dictionary of tensors".into()),
     }
     let is_container = |id: &Id| matches!(pickle.value(*id), Value::Dict(_) | Value::Opaque { .. });
-    // The second is that of ProMoE's code.
-    let own = [weights.to_owned(), format!("{weights}_model_state_dict")];
+    // The others are those of ProMoE's code.
+    let own = ["", "_model_state_dict", "_state_dict"].map(|end| format!("{weights}{end}"));
     let own =
         own.iter().find_map(|name| Some((name, pickle.get(root, name).filter(is_container)?)));
     let (dict, place) = if let Some((name, entry)) = own {
@@ -261,6 +261,8 @@ mod tests {
         assert_eq!(names(&[("ema/state/params", &["x"])]), own("ema.state.params"));
         let beside = [("model_state_dict", &["y"][..]), ("ema_model_state_dict", &["x"])];
         assert_eq!(names(&beside), own("ema_model_state_dict"));
+        let plain = choose(&file(&beside), "model").unwrap();
+        assert_eq!(plain.weights.as_deref(), Some("model_state_dict"));
         let lightning: &[&str] = &["model.x", "ema.x", "loss.z"];
         assert_eq!(names(&[("state_dict", lightning)]), own("state_dict.ema"));
         let none = refused(&[("model", &["x"]), ("best", &["x"])]);
