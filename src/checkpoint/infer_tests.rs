@@ -162,6 +162,15 @@ fn the_configuration_file_of_promoe_is_understood() {
         let error = infer_config(&shapes, &with(yaml(name, mode, count))).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
+    // Where the file does not say, the code takes softmax and two experts.
+    for (left_out, reason) in [
+        ("router_weight_mode: identity, ", "\"softmax\""),
+        ("top_k: 1, ", "a token takes one expert"),
+    ] {
+        let less = yaml("ProMoE_TC_B", "identity", 1).replace(left_out, "");
+        let error = infer_config(&shapes, &with(less)).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
 }
 
 /// The keys of the published configuration files.

@@ -213,23 +213,23 @@ fn choice_of_promoe(
     for unused in ["num_routed_experts", "n_shared_experts"] {
         moe.remove(unused);
     }
-    match moe.remove("router_weight_mode") {
-        None => {
-            assumed.push("cosines as weights of experts, and token choice, as ProMoE has".into());
+    let mut told = (moe.remove("router_weight_mode"), moe.remove("top_k"));
+    if hints.yaml.is_none() {
+        assumed.push("cosines as weights of experts, and token choice, as ProMoE has".into());
+        told.0 = Some(json!("identity"));
+        if hints.capacity.is_none() {
+            assumed.push("one expert per token, as ProMoE has".into());
         }
-        Some(mode) if mode == "identity" => {}
-        Some(mode) => {
-            return Err(format!(
-                "a router_weight_mode of {mode}; only \"identity\", which all published configurations have, is supported"
-            ));
-        }
+        told.1 = Some(json!(1));
     }
-    if let Some(count) = moe.remove("top_k") {
-        moe.insert("capacity".into(), count);
-    } else if hints.capacity.is_none() {
-        assumed.push("one expert per token, as ProMoE has".into());
-        moe.insert("capacity".into(), json!(1));
+    // What the published code takes where a file does not say.
+    let mode = told.0.unwrap_or(json!("softmax"));
+    if mode != "identity" {
+        return Err(format!(
+            "a router_weight_mode of {mode}; only \"identity\", which all published configurations have, is supported"
+        ));
     }
+    moe.insert("capacity".into(), told.1.unwrap_or(json!(2)));
     Ok(())
 }
 

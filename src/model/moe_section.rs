@@ -127,9 +127,7 @@ impl Experts {
         let (form, router) = (FfnForm::SwiGlu, Router::Sigmoid { scale });
         Ok(Self { hidden, form, shared_hidden: hidden, shared_form: form, router })
     }
-}
 
-impl Experts {
     /// Those of `ProMoE`: GELU, with a shared expert of another width.
     fn of_prototypes(moe: &MoeParams) -> Result<Self, ConfigError> {
         let Some(hidden) = moe.moe_intermediate_size else {
