@@ -32,7 +32,19 @@ def load(folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["dense_flow", "tc_flow", "ec_flow", "diffmoe_flow", "diffmoe_swiglu_shared", "diffmoe_ddpm", "detail_head", "dit_moe", "dit_moe_flow", "dsmoe", "promoe"],
+    [
+        "dense_flow",
+        "tc_flow",
+        "ec_flow",
+        "diffmoe_flow",
+        "diffmoe_swiglu_shared",
+        "diffmoe_ddpm",
+        "detail_head",
+        "dit_moe",
+        "dit_moe_flow",
+        "dsmoe",
+        "promoe",
+    ],
 )
 def test_the_transformer_gives_the_recorded_outputs(name, tmp_path):
     folder = convert(FIXTURES / name / "model.safetensors", tmp_path / name, "--layout", "diffusers")
@@ -49,7 +61,8 @@ def test_the_pipeline_draws_the_same_latents_of_a_model_with_reversed_time(tmp_p
     folder = convert(FIXTURES / "promoe" / "model.safetensors", tmp_path / "promoe", "--layout", "diffusers")
     settings = {"num_inference_steps": 4, "guidance_scale": 2.0}
     noise = np.random.default_rng(1).standard_normal((2, 4, 8, 8), np.float32)
-    wanted = Pipeline.from_pretrained(folder)(labels=[3, 5], latents=noise, scheduler="euler", output_type="latent", **settings)
+    ours = Pipeline.from_pretrained(folder)
+    wanted = ours(labels=[3, 5], latents=noise, scheduler="euler", output_type="latent", **settings)
     pipe = load(folder)
     pipe.set_progress_bar_config(disable=True)
     got = pipe(class_labels=[3, 5], latents=torch.from_numpy(noise), output_type="latent", **settings).images
@@ -78,7 +91,8 @@ def test_the_pipeline_draws_prompts(tmp_path):
     settings = {"num_inference_steps": 4, "guidance_scale": 2.0, "negative_prompt": "blob"}
     noise = np.random.default_rng(1).standard_normal((2, 3, 6, 6), np.float32)
     prompts = ["a red robot, [SEP] flat", ""]
-    wanted = Pipeline.from_pretrained(folder)(prompt=prompts, latents=noise, scheduler="euler", output_type="latent", **settings)
+    ours = Pipeline.from_pretrained(folder)
+    wanted = ours(prompt=prompts, latents=noise, scheduler="euler", output_type="latent", **settings)
     pipe = load(folder)
     pipe.set_progress_bar_config(disable=True)
     got = pipe(prompt=prompts, latents=torch.from_numpy(noise), output_type="latent", **settings).images

@@ -99,9 +99,10 @@ class DiffMoEPipeline(DiffusionPipeline):
     ):
         """Draws one image of each prompt and label, at least ``num_images``.
 
-        ``prompt``, ``negative_prompt``: of a model that takes prompts; a list is repeated. ``class_labels``: names or numbers; a dict for a model with several label tables. ``routing="pool"`` is the paper's rule,
-        under which the images of a batch compete. ``latents``: the initial noise ``[B, C, height, width]``. ``output_type``: pil,
-        np, pt, or latent, which is all that a model of latents returns.
+        ``class_labels``: names or numbers; a dict for a model with several label tables. ``prompt``, ``negative_prompt``: of a
+        model that takes prompts; a list is repeated. ``routing="pool"`` is the paper's rule, under which the images of a batch
+        compete. ``latents``: the initial noise ``[B, C, height, width]``. ``output_type``: pil, np, pt, or latent, which is all
+        that a model of latents returns.
         """
         model, defaults = self.transformer, self.transformer.config.defaults or {}
         steps = defaults.get("steps", 50) if num_inference_steps is None else num_inference_steps

@@ -177,8 +177,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         return "gate.weight" if self.kind == "tc" else "gate_weight"
 
     def encode(self, ids, counts):
-        """Encodes prompts: token ids ``[B, L]``, of which the first ``counts [B]`` are not padding. Returns what ``forward`` takes:
-        the mask of tokens ``[B, L]``, what is added to the condition ``[B, D]``, and keys and values for every block."""
+        """Encodes prompts: token ids ``[B, L]``, of which the first ``counts [B]`` are not padding. Returns what ``forward``
+        takes: the mask of tokens ``[B, L]``, what is added to the condition ``[B, D]``, and keys and values for every block."""
         w = dict(self.named_parameters())
         mask = torch.arange(ids.shape[1], device=ids.device) < counts[:, None]
         x = w["text_encoder.token_embedding.weight"][ids] + w["text_encoder.position_embedding"][: ids.shape[1]]
@@ -195,7 +195,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         self, hidden_states, timestep, class_labels, routing: str = "token", return_dict: bool = True, prompts=None
     ):
         """Samples ``[B, C, height, width]`` at times ``timestep [B]``; ``class_labels`` has rows ``[B]`` for every label table,
-        and ``prompts`` is what ``encode`` returned, for models that take prompts. With the paper's rule, ``routing="pool"``, the tokens of all samples compete."""
+        and ``prompts`` is what ``encode`` returned, for models that take prompts. With the paper's rule, ``routing="pool"``, the
+        tokens of all samples compete."""
         w = dict(self.named_parameters())
         x, t = hidden_states, timestep.to(hidden_states.dtype)
         half = torch.arange(TIME_DIMS // 2, dtype=torch.float32, device=x.device)
@@ -347,8 +348,8 @@ def _modulated(x, shift, scale):
 
 
 def _nearest(x, prototypes, alone):
-    """Weights and routing ``[S, E]``: a token takes the expert whose prototype has the largest cosine to it, which weighs it. The
-    tokens ``alone`` take the last expert, which has no prototype, with weight 1."""
+    """Weights and routing ``[S, E]``: a token takes the expert whose prototype has the largest cosine to it, which weighs it.
+    The tokens ``alone`` take the last expert, which has no prototype, with weight 1."""
     gate = F.normalize(x, dim=-1) @ F.normalize(prototypes, dim=-1).T
     if alone is not None:
         gate = torch.cat([gate.masked_fill(alone[:, None], -2.0), torch.where(alone, 1.0, -2.0)[:, None].to(gate.dtype)], dim=1)
