@@ -67,6 +67,7 @@ fn step(config: &Config, index: u32, steps: u32) -> Vec<Instruction> {
     let output = Latent::Output(0);
     let velocity = match config.prediction {
         Prediction::Velocity => vec![(1.0, output)],
+        Prediction::Reversed => vec![(-1.0, output)],
         // A model that predicts the sample x₀: v = (x₀ - z) / (1 - t).
         Prediction::Sample => {
             vec![(1.0 / (1.0 - time), output), (-1.0 / (1.0 - time), Latent::Sample)]

@@ -1,11 +1,12 @@
 // Layer norm of every query and every key, in place, with weight w and bias b that all heads share:
-//   x = (x - mean) / √(variance + 1e-5) · w + b      over the d numbers of one head
+//   x = (x - mean) / √(variance + eps) · w + b      over the d numbers of one head
 // x (S, 3, H, d) holds queries, keys and values; values stay. A lane owns one query or key.
 
 struct Params {
     count: u32,  // S · 2 · H
     heads: u32,  // H
     quads: u32,  // d / 4
+    eps: f32,
 }
 
 override LANES: u32;
@@ -39,7 +40,7 @@ fn main(
         let v = x[first + i] - mean;
         squares += dot(v, v);
     }
-    let scale = 1.0 / sqrt(squares / size + 1e-5);
+    let scale = 1.0 / sqrt(squares / size + params.eps);
     for (var i = 0u; i < params.quads; i++) {
         let w = affine[2u * part * params.quads + i];
         let b = affine[(2u * part + 1u) * params.quads + i];

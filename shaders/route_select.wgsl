@@ -79,7 +79,8 @@ fn scan(lane: u32, value: vec2<u32>) -> Prefix {
     return Prefix(before + sums[block][lane % BLOCK], all);
 }
 
-// Bits of the gate. A softmax is never negative, so they sort like the number itself.
+// Bits of the gate. A softmax is never negative, so they sort like the number itself; and those of a cosine, whatever its
+// sign, come after those of the zeros beside it.
 fn key(s: u32, e: u32) -> u32 {
     return bitcast<u32>(gate[s * params.experts + e]);
 }

@@ -205,12 +205,36 @@ fn a_sigmoid_router_with_rotary_positions_and_silu() {
     }
 }
 
+/// `ProMoE`: experts, their width and that of the shared one, whether one takes samples without a label, side.
+#[test]
+fn a_router_by_prototypes_with_reversed_time() {
+    for (experts, width, shared, unconditional, size, interleave, seed) in [
+        (4, 24, 40, true, "10", true, 26),
+        (13, 12, 0, true, "[6, 10]", false, 27),
+        (3, 40, 24, false, "[8, 4]", true, 28),
+        (64, 8, 16, true, "6", false, 29),
+    ] {
+        let shared = match shared {
+            0 => r#""use_shared_expert":false"#.to_owned(),
+            width => format!(r#""shared_expert_intermediate_size":{width}"#),
+        };
+        let text = format!(
+            r#"{{"kind":"tc","t_kind":"flow","time_scale":1000,"params":{{"input_size":{size},"num_classes":3,"patch_size":2,
+            "depth":2,"hidden_size":48,"num_heads":2,"mlp_ratio":1.5,"prediction":"reversed","MoE_config":{{
+            "router":"prototypes","num_experts":{experts},"moe_intermediate_size":{width},{shared},
+            "use_uncond_expert":{unconditional},"interleave":{interleave}}}}}}}"#
+        );
+        check(&text, seed);
+    }
+}
+
 /// Each part of DSMoE by itself, in models that have no others.
 #[test]
 fn rotary_positions_silu_and_a_sigmoid_router_by_themselves() {
     for (kind, more, seed) in [
         ("dense", r#""rope_type":"2d","qk_norm":true,"prediction":"data","learn_sigma":false"#, 22),
         ("dense", r#""mlp_act":"silu""#, 23),
+        ("dense", r#""qk_norm":true,"qk_norm_eps":0.5,"prediction":"reversed""#, 30),
         ("diffmoe", r#""rope_type":"2d","MoE_config":{"num_experts":3}"#, 24),
         (
             "tc",
@@ -247,6 +271,14 @@ fn with_a_sigmoid_router() -> String {
     .replace(r#""mlp_ratio":1,"#, r#""mlp_ratio":1,"rope_type":"2d","mlp_act":"silu","#)
 }
 
+/// The same with a router by prototypes.
+fn with_prototypes() -> String {
+    with_many_experts((40, "tc")).replace(
+        r#""capacity":2,"#,
+        r#""router":"prototypes","moe_intermediate_size":16,"shared_expert_intermediate_size":8,"#,
+    )
+}
+
 /// A `DiffMoE` and a token-choice model with more experts than a 32-bit word has bits.
 const MANY: [(usize, &str); 2] = [(40, "diffmoe"), (64, "tc")];
 
@@ -268,7 +300,8 @@ fn more_experts_than_bits_in_a_word() {
 #[test]
 fn both_backends_record_the_same_many_experts() {
     let _turn = turn();
-    let texts = MANY.into_iter().map(with_many_experts).chain([with_a_sigmoid_router()]);
+    let texts = MANY.into_iter().map(with_many_experts);
+    let texts = texts.chain([with_a_sigmoid_router(), with_prototypes()]);
     for (text, seed) in texts.zip(16..) {
         let config = Config::from_json(&text).unwrap();
         let (_, checkpoint) = checkpoint(&text, seed);

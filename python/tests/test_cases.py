@@ -19,7 +19,9 @@ CASES = (
     "diffmoe_ddpm",
     "detail_head",
     "dit_moe",
+    "dit_moe_flow",
     "dsmoe",
+    "promoe",
     "t2i_tiny",
     "t2i_bpe",
 )

@@ -151,6 +151,7 @@ def test_tensors_are_those_of_the_rust_program():
         assert dict(weights.tensors(Config.from_json(file.config_text))).keys() == set(file.names())
 
 
+PROMOE = {"num_experts": 4, "router": "prototypes", "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
 DSMOE = {"num_experts": 4, "router": "sigmoid", "moe_intermediate_size": 8, "n_group": 2, "topk_group": 2}
 
 
@@ -170,6 +171,11 @@ DSMOE = {"num_experts": 4, "router": "sigmoid", "moe_intermediate_size": 8, "n_g
         ({"kind": "tc", "params": {"MoE_config": DSMOE | {"skip_first2": True}}}, "skip_first2"),
         ({"kind": "tc", "params": {"MoE_config": DSMOE | {"routed_scaling_factor": 0}}}, "routed_scaling_factor"),
         ({"kind": "tc", "params": {"MoE_config": DSMOE | {"router": "dice"}}}, 'router is "dice"'),
+        ({"params": {"MoE_config": PROMOE}}, 'requires kind "tc"'),
+        ({"kind": "tc", "params": {"MoE_config": PROMOE | {"capacity": 2}}}, "requires capacity 1"),
+        ({"kind": "tc", "params": {"MoE_config": PROMOE | {"num_experts": 1}}}, "at least two experts"),
+        ({"kind": "tc", "params": {"MoE_config": PROMOE | {"moe_intermediate_size": 0}}}, "requires moe_intermediate_size"),
+        ({"kind": "tc", "params": {"MoE_config": PROMOE | {"shared_expert_intermediate_size": 0}}}, "use_shared_expert false"),
         ({"params": {"rope_type": "1d"}}, "rope_type is '1d'"),
         ({"params": {"use_sinks": True}}, "attention sinks"),
         ({"t_kind": "ddpm", "params": {"prediction": "data"}}, "DDPM models predict the noise"),
@@ -210,6 +216,17 @@ def test_names_of_dsmoe_are_read():
     stored, read = load_file(case), weights.load(case)[1]
     theirs = "blocks.1.mlp.experts.blocks.5.up_proj.weight"
     assert np.array_equal(read[theirs.replace("experts.blocks", "experts")], stored[theirs])
+    assert len(read) == len(stored)
+
+
+def test_names_of_promoe_are_read():
+    case = FIXTURES / "promoe" / "model.safetensors"
+    stored, read = load_file(case), weights.load(case)[1]
+    for theirs, ours in (
+        ("blocks.1.mlp.experts.3.up_proj.bias", "blocks.1.mlp.experts.3.fc1.bias"),
+        ("blocks.1.mlp.shared_expert.down_proj.weight", "blocks.1.mlp.shared_experts.fc2.weight"),
+    ):
+        assert np.array_equal(read[ours], stored[theirs])
     assert len(read) == len(stored)
 
 

@@ -32,7 +32,19 @@ def load(folder):
 
 @pytest.mark.parametrize(
     "name",
-    ["dense_flow", "tc_flow", "ec_flow", "diffmoe_flow", "diffmoe_swiglu_shared", "diffmoe_ddpm", "detail_head", "dit_moe", "dsmoe"],
+    [
+        "dense_flow",
+        "tc_flow",
+        "ec_flow",
+        "diffmoe_flow",
+        "diffmoe_swiglu_shared",
+        "diffmoe_ddpm",
+        "detail_head",
+        "dit_moe",
+        "dit_moe_flow",
+        "dsmoe",
+        "promoe",
+    ],
 )
 def test_the_transformer_gives_the_recorded_outputs(name, tmp_path):
     folder = convert(FIXTURES / name / "model.safetensors", tmp_path / name, "--layout", "diffusers")
@@ -43,6 +55,53 @@ def test_the_transformer_gives_the_recorded_outputs(name, tmp_path):
     with torch.no_grad():
         out = model(x, t, labels, routing="pool").sample
     assert error(out.numpy(), case.io["out"]) < 1e-4
+
+
+def test_the_pipeline_draws_the_same_latents_of_a_model_with_reversed_time(tmp_path):
+    folder = convert(FIXTURES / "promoe" / "model.safetensors", tmp_path / "promoe", "--layout", "diffusers")
+    settings = {"num_inference_steps": 4, "guidance_scale": 2.0}
+    noise = np.random.default_rng(1).standard_normal((2, 4, 8, 8), np.float32)
+    ours = Pipeline.from_pretrained(folder)
+    wanted = ours(labels=[3, 5], latents=noise, scheduler="euler", output_type="latent", **settings)
+    pipe = load(folder)
+    pipe.set_progress_bar_config(disable=True)
+    got = pipe(class_labels=[3, 5], latents=torch.from_numpy(noise), output_type="latent", **settings).images
+    assert error(got.numpy(), wanted.samples) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["t2i_tiny", "t2i_bpe"])
+def test_prompts_give_the_recorded_outputs(name, tmp_path):
+    pytest.importorskip("tokenizers", reason="prompts in the folder for diffusers are not tested: tokenizers is not installed")
+    folder = convert(FIXTURES / name / "model.safetensors", tmp_path / name, "--layout", "diffusers")
+    case = Case(name)
+    pipe = load(folder)
+    x, t = (torch.from_numpy(case.io[key]).float() for key in ("x", "t"))
+    with torch.no_grad():
+        mask, pooled, memory = prompts = pipe._prompts(case.settings["prompts"])
+        labels = [torch.from_numpy(rows) for rows in case.labels]
+        out = pipe.transformer(x, t, labels, routing="pool", prompts=prompts).sample
+    assert error(pooled.numpy(), case.io["text.pooled"]) < 1e-4
+    assert error(memory[0][mask].numpy(), case.io["blocks.0.kv"][mask.numpy()]) < 1e-4
+    assert error(out.numpy(), case.io["out"]) < 1e-4
+
+
+def test_the_pipeline_draws_prompts(tmp_path):
+    pytest.importorskip("tokenizers", reason="prompts in the folder for diffusers are not tested: tokenizers is not installed")
+    folder = convert(FIXTURES / "t2i_tiny" / "model.safetensors", tmp_path / "tiny", "--layout", "diffusers")
+    settings = {"num_inference_steps": 4, "guidance_scale": 2.0, "negative_prompt": "blob"}
+    noise = np.random.default_rng(1).standard_normal((2, 3, 6, 6), np.float32)
+    prompts = ["a red robot, [SEP] flat", ""]
+    ours = Pipeline.from_pretrained(folder)
+    wanted = ours(prompt=prompts, latents=noise, scheduler="euler", output_type="latent", **settings)
+    pipe = load(folder)
+    pipe.set_progress_bar_config(disable=True)
+    got = pipe(prompt=prompts, latents=torch.from_numpy(noise), output_type="latent", **settings).images
+    assert error(got.numpy(), wanted.samples) < 1e-3
+    with pytest.raises(ValueError, match="has no labels"):
+        pipe(class_labels=1)
+    pipe.transformer.save_pretrained(tmp_path / "saved")
+    back = Pipeline.from_pretrained(convert(tmp_path / "saved", tmp_path / "back.safetensors"))
+    assert back.config.text.vocab_size == 85 and back.tokenizer.encode("a red robot", 11) is not None
 
 
 def test_the_pipeline_draws_the_same_image(tmp_path):

@@ -11,8 +11,19 @@ from diffmoe.model import Model
 from diffmoe.onnx import ROUTINGS, build, main
 
 #: Every router, SwiGLU with a shared expert, the detail head with two label tables, and two shipped models.
-CASES = [FIXTURES / name for name in ("dense_flow", "tc_flow", "ec_flow", "diffmoe_swiglu_shared", "diffmoe_ddpm", "detail_head", "dsmoe")]
-MODELS = [case / "model.safetensors" for case in CASES] + [ASSETS / f"{name}.safetensors" for name in ("eurosat", "emoji_256")]
+CASES = (
+    "dense_flow",
+    "tc_flow",
+    "ec_flow",
+    "diffmoe_swiglu_shared",
+    "diffmoe_ddpm",
+    "detail_head",
+    "dit_moe_flow",
+    "dsmoe",
+    "promoe",
+)
+MODELS = [FIXTURES / name / "model.safetensors" for name in CASES]
+MODELS += [ASSETS / f"{name}.safetensors" for name in ("eurosat", "emoji_256")]
 
 
 def inputs(config, batch: int) -> dict[str, np.ndarray]:

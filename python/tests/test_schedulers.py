@@ -40,6 +40,7 @@ def walk(scheduler, of, steps, model, guidance=1.0, taken=None):
 
 FLOW = config("flow", learn_sigma=False)
 DATA = config("flow", learn_sigma=False, prediction="data")
+REVERSED = config("flow", prediction="reversed")
 NOISE = config("ddpm", learn_sigma=False)
 
 
@@ -94,6 +95,15 @@ def test_a_prediction_of_data_leads_where_its_velocity_does(scheduler):
         assert np.allclose(got, wanted, atol=2e-5)
     end = walk(Heun(), DATA, 5, lambda z, t, _: 0.2 * z + t)
     assert end[-1] == pytest.approx(0.2 * end[-2] + 0.8, abs=1e-6), "ends at the predicted data"
+
+
+@pytest.mark.parametrize("scheduler", [Euler(), Heun(), DPMSolver(), UniPC()])
+def test_the_opposite_velocity_leads_where_the_velocity_does(scheduler):
+    velocity = lambda z, t, guided: np.cos(t * (2.0 if guided else 0.5)) - 0.3 * z  # noqa: E731
+    for guidance in (1.0, 2.5):
+        wanted = walk(scheduler, FLOW, 7, velocity, guidance)
+        got = walk(scheduler, REVERSED, 7, lambda *of: -velocity(*of), guidance)
+        assert np.allclose(got, wanted, atol=1e-6)
 
 
 def test_ddim_moves_along_exact_noise_and_ddpm_ends_at_the_data():

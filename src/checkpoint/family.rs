@@ -8,13 +8,14 @@ use super::check::Shapes;
 use crate::model::{Config, MOST_EXPERTS};
 
 /// Families with the official names of tensors: their name for people, their kind, and whether every block has experts.
-const FAMILIES: [(&str, &str, Experts); 6] = [
+const FAMILIES: [(&str, &str, Experts); 7] = [
     ("DiT or SiT (dense)", "dense", Experts::None),
     ("DiffMoE", "diffmoe", Experts::EverySecond),
     ("token-choice MoE DiT", "tc", Experts::EverySecond),
     ("expert-choice MoE DiT", "ec", Experts::EverySecond),
     ("DiT-MoE", "tc", Experts::Every),
     ("DSMoE", "tc", Experts::Sigmoid),
+    ("ProMoE", "tc", Experts::Prototypes),
 ];
 
 /// Which blocks of a family have experts.
@@ -25,6 +26,8 @@ enum Experts {
     Every,
     /// Every second, with a sigmoid router.
     Sigmoid,
+    /// Every second, with a router by prototypes.
+    Prototypes,
 }
 
 /// The known family that is nearest to a file's tensors.
@@ -154,10 +157,21 @@ fn guess(shapes: &Shapes, kind: &str, experts: Experts) -> Option<String> {
     } else {
         shared
     };
+    let by_prototypes = experts == Experts::Prototypes;
+    let expert = if by_prototypes { first(".experts.0.fc1.weight") } else { expert };
+    let count = numbers(".experts.").unwrap_or(8).clamp(1, MOST_EXPERTS);
+    let shared_width = first(".shared_experts.fc1.weight");
+    let router = match experts {
+        Experts::Sigmoid => "sigmoid",
+        Experts::Prototypes => "prototypes",
+        _ => "softmax",
+    };
     let moe = json!({
-        "num_experts": numbers(".experts.").unwrap_or(8).clamp(1, MOST_EXPERTS), "capacity": 1,
-        "n_shared_experts": shared, "interleave": experts != Experts::Every,
-        "router": if is_sigmoid { "sigmoid" } else { "softmax" }, "moe_intermediate_size": expert.unwrap_or(width),
+        "num_experts": count, "capacity": 1, "n_shared_experts": shared, "interleave": experts != Experts::Every,
+        "router": router, "moe_intermediate_size": expert.unwrap_or(width),
+        "shared_expert_intermediate_size": shared_width,
+        "use_shared_expert": !by_prototypes || shared_width.is_some(),
+        "use_uncond_expert": first(".cluster_centers") != Some(count),
     });
     let config = json!({
         "name": "unknown", "kind": kind, "t_kind": "flow",
@@ -194,6 +208,7 @@ mod tests {
             ("ec-S-E16", FAMILIES[3].0),
             ("dit-moe-S-8E2A", FAMILIES[4].0),
             ("dsmoe-S-E48", FAMILIES[5].0),
+            ("promoe-S", FAMILIES[6].0),
         ] {
             let preset: Preset = preset.parse().unwrap();
             let nearest = nearest_family(&shapes(preset.config().tensors())).unwrap();

@@ -78,7 +78,7 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
     let has = |part: &str| shapes.keys().any(|name| name.contains(part));
     let kind = if has(".mlp.capacity_predictor.") {
         "diffmoe"
-    } else if has(".mlp.gate.weight") {
+    } else if has(".mlp.gate.weight") || has(".mlp.cluster_centers") {
         "tc"
     } else if has(".mlp.gate_weight") {
         "ec"
@@ -91,12 +91,17 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
     let run = if let Some(text) = &hints.yaml {
         let missing = "it has no model.params, which the official configurations have";
         let run = Run::read(text).map_err(InferError::Yaml)?;
-        run.ok_or_else(|| InferError::Yaml(missing.into()))?
+        let mut run = run.ok_or_else(|| InferError::Yaml(missing.into()))?;
+        if run.is_partial {
+            let sizes = from_shapes(shapes, hints, published, &mut assumed)?;
+            run.params = merged(sizes, run.params);
+        }
+        run
     } else {
         let params = from_shapes(shapes, hints, published, &mut assumed)?;
-        Run { params, is_flow: None, name: None }
+        Run { params, is_flow: None, name: None, is_partial: false }
     };
-    let Run { mut params, is_flow, name } = run;
+    let Run { mut params, is_flow, name, .. } = run;
     if let Some(size) = hints.size {
         params.insert("input_size".into(), json!(size));
     }
@@ -105,6 +110,7 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         params.insert("num_heads".into(), json!(heads));
     }
     if let Some(published) = published {
+        published.check_name(name.as_deref().unwrap_or_default()).map_err(InferError::Tensors)?;
         published
             .complete(&mut params, shapes, hints, &mut assumed)
             .map_err(InferError::Tensors)?;
@@ -116,7 +122,7 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         (None, Some(false)) => Objective::Ddpm,
         (None, None) => {
             let published = published.ok_or(InferError::UnknownObjective)?;
-            published.objective(&mut assumed)
+            published.objective(shapes, &mut assumed)
         }
     };
     let rows = shape(shapes, "y_embedder.embedding_table.weight", 2)?[0];
@@ -128,11 +134,14 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
     }
     let solver = if time == Objective::Flow { "euler" } else { "ddpm" };
     let name = hints.name.clone().or(name).unwrap_or_else(|| format!("imported {family} model"));
-    let config_text = json!({
+    let mut document = json!({
         "name": name, "kind": kind, "t_kind": time, "null_class": rows.saturating_sub(1),
         "params": params, "defaults": { "steps": 250, "guidance": 1.5, "solver": solver }
-    })
-    .to_string();
+    });
+    if let Some(scale) = published.and_then(Family::time_scale) {
+        document["time_scale"] = json!(scale);
+    }
+    let config_text = document.to_string();
     let problems = check::problems(&Config::from_json(&config_text)?, shapes);
     if problems.is_empty() {
         return Ok(Inferred { config_text, assumed });
@@ -145,6 +154,17 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         "the tensors are not those of a {kind} model: {}{more}",
         problems[..problems.len().min(SHOWN)].join("; ")
     )))
+}
+
+/// Arguments with others in the place of theirs, those of `MoE_config` one by one.
+fn merged(mut of: Map<String, Value>, others: Map<String, Value>) -> Map<String, Value> {
+    for (key, value) in others {
+        match (of.get_mut(&key), value) {
+            (Some(Value::Object(inner)), Value::Object(value)) => inner.extend(value),
+            (_, value) => drop(of.insert(key, value)),
+        }
+    }
+    of
 }
 
 /// The number of attention heads, from a hint, a norm or a published width.

@@ -1,7 +1,7 @@
 //! Tests of configuration inference: what is recognised, what must be given, what is rejected.
 
 use super::*;
-use crate::model::{Preset, Router};
+use crate::model::{Prediction, Preset, Router};
 
 #[test]
 fn the_yaml_of_a_run_is_told_from_others() {
@@ -52,11 +52,24 @@ fn dit_moe_is_recognised_by_its_form() {
         assert_eq!(Config { name: config.name.clone(), ..found }, config);
         assert_eq!(said.len(), 3, "heads, experts of a token, objective: {said:?}");
         let flow = Hints { time: Some(Objective::Flow), ..Hints::default() };
-        let text = infer_config(&shapes_of(&config), &flow).unwrap_err().to_string();
-        assert!(text.contains("opposite velocity"), "{text}");
+        let (found, _) = super::tests::found(&shapes_of(&config), &flow);
+        assert_eq!(found.prediction, Prediction::Reversed);
         let other = Hints { capacity: Some(1.0), heads: Some(12), ..Hints::default() };
         let (found, _) = super::tests::found(&shapes_of(&config), &other);
         assert_eq!((found.experts_of_token(), found.num_heads), (1, 12));
+    }
+}
+
+#[test]
+fn flow_models_of_dit_moe_are_recognised_by_their_norms() {
+    for name in ["dit-moe-XL-8E2A", "dit-moe-G-16E2A"] {
+        let config = name.parse::<Preset>().unwrap().config();
+        let (found, said) = found(&shapes_of(&config), &Hints::default());
+        assert_eq!(Config { name: config.name.clone(), ..found }, config);
+        assert_eq!(said.len(), 3, "epsilon, experts of a token, objective: {said:?}");
+        let ddpm = Hints { time: Some(Objective::Ddpm), ..Hints::default() };
+        let (found, _) = super::tests::found(&shapes_of(&config), &ddpm);
+        assert_eq!(found.prediction, Prediction::Velocity);
     }
 }
 
@@ -97,13 +110,66 @@ fn dsmoe_is_recognised_by_its_router() {
     shapes.retain(|name, _| !name.contains(".mlp.experts.15."));
     let text = infer_config(&shapes, &Hints::default()).unwrap_err().to_string();
     assert!(text.contains("15 experts") && text.contains("YAML"), "{text}");
-    for (tensor, model) in
-        [("in_context_posemb", "JiTMoE"), ("blocks.1.mlp.cluster_centers", "ProMoE")]
-    {
-        shapes.insert(tensor.into(), vec![1, 32, 384]);
-        let text = infer_config(&shapes, &Hints::default()).unwrap_err().to_string();
-        assert!(text.contains(model) && text.contains("not supported"), "{text}");
-        shapes.remove(tensor);
+    shapes.insert("in_context_posemb".into(), vec![1, 32, 384]);
+    let text = infer_config(&shapes, &Hints::default()).unwrap_err().to_string();
+    assert!(text.contains("JiTMoE") && text.contains("not supported"), "{text}");
+}
+
+#[test]
+fn promoe_is_recognised_by_its_prototypes() {
+    for name in ["promoe-S", "promoe-B", "promoe-L", "promoe-XL"] {
+        let config = name.parse::<Preset>().unwrap().config();
+        let (found, said) = found(&shapes_of(&config), &Hints::default());
+        assert_eq!(Config { name: config.name.clone(), ..found }, config);
+        assert_eq!(said.len(), 4, "heads, weights, experts of a token, objective: {said:?}");
+    }
+    let config = "promoe-S".parse::<Preset>().unwrap().config();
+    let refused = |hints: Hints| infer_config(&shapes_of(&config), &hints).unwrap_err().to_string();
+    let ddpm = refused(Hints { time: Some(Objective::Ddpm), ..Hints::default() });
+    assert!(ddpm.contains("flow models only"), "{ddpm}");
+    let two = refused(Hints { capacity: Some(2.0), ..Hints::default() });
+    assert!(two.contains("a token takes one expert"), "{two}");
+    let mut shapes = shapes_of(&config);
+    shapes.retain(|name, _| !name.contains(".experts.12.") && !name.contains("shared_experts"));
+    let (other, _) = found(&shapes, &Hints::default());
+    assert_eq!(other.router, Router::Prototypes { unconditional: false });
+    assert_eq!((other.num_experts, other.shared_hidden), (12, 0));
+}
+
+/// The keys of the published configuration files.
+#[test]
+fn the_configuration_file_of_promoe_is_understood() {
+    let yaml = |name: &str, mode: &str, count: usize| {
+        format!(
+            "model_name: {name}\ngpu_ids: [0, 1]\nlr: 0.0001\nDiT_B_config:\n  qk_norm: False\n  MoE_config: \
+             {{num_routed_experts: 12, moe_intermediate_size: 1536, shared_expert_intermediate_size: 1536, \
+             aux_loss_coef: 0, norm_topk_prob: False, seq_aux: False, use_shared_expert: True, interleave: True, \
+             init_MoeMLP: False, top_k: {count}, router_weight_mode: {mode}, routing_contrastive_lam: 1, \
+             use_top_k_for_routing_contrastive: True, routing_contrastive_temperature: 0.07}}\nsample_steps: 250\n"
+        )
+    };
+    let config = "promoe-B".parse::<Preset>().unwrap().config();
+    let shapes = shapes_of(&config);
+    let with = |yaml: String| Hints { yaml: Some(yaml), ..Hints::default() };
+    let (known, said) = found(&shapes, &with(yaml("ProMoE_TC_B", "identity", 1)));
+    assert_eq!(Config { name: "ProMoE_TC_B".into(), ..config }, known);
+    assert_eq!(said, ["12 attention heads, as ProMoE-B has"]);
+    for (name, mode, count, reason) in [
+        ("ProMoE_EC_B", "identity", 1, "expert choice"),
+        ("ProMoE_TC_B", "softmax", 1, "router_weight_mode"),
+        ("ProMoE_TC_B", "identity", 2, "a token takes one expert"),
+    ] {
+        let error = infer_config(&shapes, &with(yaml(name, mode, count))).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+    // Where the file does not say, the code takes softmax and two experts.
+    for (left_out, reason) in [
+        ("router_weight_mode: identity, ", "\"softmax\""),
+        ("top_k: 1, ", "a token takes one expert"),
+    ] {
+        let less = yaml("ProMoE_TC_B", "identity", 1).replace(left_out, "");
+        let error = infer_config(&shapes, &with(less)).unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
     }
 }
 

@@ -9,11 +9,15 @@ use crate::model::Objective;
 
 /// A family of published models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "the names of the models")]
 pub(super) enum Family {
-    /// `SwiGLU` experts in every block, with shared experts of width 2D (arXiv 2407.11633).
+    /// `SwiGLU` experts in every block, with shared experts of width 2D (arXiv 2407.11633). Those that normalise queries and
+    /// keys are flow models.
     DitMoe,
     /// A sigmoid router with a bias for the selection (arXiv 2512.01252).
     DsMoe,
+    /// A router by prototypes, and an expert for samples without a label (arXiv 2510.24711).
+    ProMoe,
 }
 
 /// Of published models: hidden size, attention heads, name.
@@ -36,7 +40,10 @@ impl Family {
             );
         }
         if has(".cluster_centers") {
-            return Err("this is a ProMoE, whose router by prototypes is not supported".into());
+            if hints.time == Some(Objective::Ddpm) {
+                return Err("this is a ProMoE; its published code defines flow models only".into());
+            }
+            return Ok(Some(Self::ProMoe));
         }
         if has(".mlp.gate.e_score_correction_bias") {
             return Ok(Some(Self::DsMoe));
@@ -47,11 +54,6 @@ impl Family {
             && kind == "tc"
             && shape("experts.0.up_proj").is_some()
             && shared.is_some_and(|shape| Some(shape[0]) == shape[1].checked_mul(2));
-        if is_dit_moe && hints.time == Some(Objective::Flow) {
-            return Err("DiT-MoE's flow models count time from data to noise and predict the opposite velocity, which \
-                        is not supported; its DDPM models (S and B) are"
-                .into());
-        }
         Ok(is_dit_moe.then_some(Self::DitMoe))
     }
 
@@ -60,6 +62,7 @@ impl Family {
         match self {
             Self::DitMoe => "DiT-MoE",
             Self::DsMoe => "DSMoE",
+            Self::ProMoe => "ProMoE",
         }
     }
 
@@ -67,26 +70,59 @@ impl Family {
     pub(super) fn heads(self) -> &'static [Heads] {
         match self {
             // S has the heads of DiT-S.
-            Self::DitMoe => &[(384, 6, "DiT-MoE-S"), (768, 12, "DiT-MoE-B")],
+            Self::DitMoe => &[
+                (384, 6, "DiT-MoE-S"),
+                (768, 12, "DiT-MoE-B"),
+                (1152, 16, "DiT-MoE-XL"),
+                (1408, 16, "DiT-MoE-G"),
+            ],
             Self::DsMoe => &[
                 (384, 6, "DSMoE-S"),
                 (768, 12, "DSMoE-B"),
                 (1024, 16, "DSMoE-L"),
                 (1152, 16, "DSMoE-3B"),
             ],
+            Self::ProMoe => &[
+                (384, 6, "ProMoE-S"),
+                (768, 12, "ProMoE-B"),
+                (1024, 16, "ProMoE-L"),
+                (1152, 16, "ProMoE-XL"),
+            ],
         }
     }
 
     /// The kind of training where nothing tells it.
-    pub(super) fn objective(self, assumed: &mut Vec<String>) -> Objective {
+    pub(super) fn objective(self, shapes: &Shapes, assumed: &mut Vec<String>) -> Objective {
         let (objective, what) = match self {
+            Self::DitMoe if has_norms(shapes) => {
+                (Objective::Flow, "the flow objective, as DiT-MoE-XL and DiT-MoE-G have")
+            }
             Self::DitMoe => {
                 (Objective::Ddpm, "the DDPM objective, as DiT-MoE-S and DiT-MoE-B have")
             }
             Self::DsMoe => (Objective::Flow, "the flow objective, as DSMoE has"),
+            Self::ProMoe => (Objective::Flow, "the flow objective, as ProMoE has"),
         };
         assumed.push(what.into());
         objective
+    }
+
+    /// The factor of the time, where it is not 1.
+    pub(super) fn time_scale(self) -> Option<u32> {
+        (self == Self::ProMoe).then_some(1000)
+    }
+
+    /// Looks at the name of a run.
+    ///
+    /// # Errors
+    /// When it is that of a model that is not supported, whose tensors are those of another.
+    pub(super) fn check_name(self, name: &str) -> Result<(), String> {
+        if self == Self::ProMoe && name.starts_with("ProMoE_EC") {
+            return Err(format!(
+                "{name} is a ProMoE with expert choice, which is not supported; those with token choice (ProMoE_TC) are"
+            ));
+        }
+        Ok(())
     }
 
     /// Adds to constructor arguments what the code of the family fixes, and what its published models have in common
@@ -109,6 +145,22 @@ impl Family {
                 params.insert("rope_type".into(), json!("2d"));
             }
         }
+        let is_flow = match (self, hints.time) {
+            (Self::DitMoe, None) => has_norms(shapes),
+            (Self::DitMoe, Some(time)) => time == Objective::Flow,
+            (Self::ProMoe, _) => true,
+            (Self::DsMoe, _) => false,
+        };
+        if is_flow {
+            params.insert("prediction".into(), json!("reversed"));
+        }
+        if self == Self::DitMoe && has_norms(shapes) {
+            params.insert("qk_norm_eps".into(), json!(1e-6));
+            assumed.push(
+                "an epsilon of 1e-6 in norms of queries and keys, as DiT-MoE-XL and DiT-MoE-G have"
+                    .into(),
+            );
+        }
         let moe = params.get_mut("MoE_config").and_then(Value::as_object_mut);
         let moe = moe.ok_or("its configuration has no MoE_config")?;
         match self {
@@ -117,6 +169,7 @@ impl Family {
                 moe.insert("capacity".into(), json!(2));
             }
             Self::DitMoe => {}
+            Self::ProMoe => choice_of_promoe(moe, shapes, hints, assumed)?,
             Self::DsMoe => {
                 moe.insert("router".into(), json!("sigmoid"));
                 // The code never reads their capacity.
@@ -130,6 +183,54 @@ impl Family {
         }
         Ok(())
     }
+}
+
+/// Whether queries and keys are normalised.
+fn has_norms(shapes: &Shapes) -> bool {
+    shapes.contains_key("blocks.0.attn.q_norm.weight")
+}
+
+/// The form of the router and the widths of the networks, from shapes; what the published models have in common where the
+/// configuration file does not tell it.
+fn choice_of_promoe(
+    moe: &mut Map<String, Value>,
+    shapes: &Shapes,
+    hints: &Hints,
+    assumed: &mut Vec<String>,
+) -> Result<(), String> {
+    let rows = |ending: &str| {
+        let found = shapes.iter().find(|(name, _)| name.ends_with(ending));
+        found.and_then(|(_, shape)| shape.first().copied())
+    };
+    moe.insert("router".into(), json!("prototypes"));
+    moe.insert("moe_intermediate_size".into(), json!(rows(".mlp.experts.0.fc1.weight")));
+    let shared = rows(".mlp.shared_experts.fc1.weight");
+    moe.insert("use_shared_expert".into(), json!(shared.is_some()));
+    moe.insert("shared_expert_intermediate_size".into(), json!(shared));
+    let experts = moe.get("num_experts").and_then(Value::as_u64);
+    let prototypes = rows(".mlp.cluster_centers").map(|rows| rows as u64);
+    moe.insert("use_uncond_expert".into(), json!(prototypes != experts));
+    for unused in ["num_routed_experts", "n_shared_experts"] {
+        moe.remove(unused);
+    }
+    let mut told = (moe.remove("router_weight_mode"), moe.remove("top_k"));
+    if hints.yaml.is_none() {
+        assumed.push("cosines as weights of experts, and token choice, as ProMoE has".into());
+        told.0 = Some(json!("identity"));
+        if hints.capacity.is_none() {
+            assumed.push("one expert per token, as ProMoE has".into());
+        }
+        told.1 = Some(json!(1));
+    }
+    // What the published code takes where a file does not say.
+    let mode = told.0.unwrap_or(json!("softmax"));
+    if mode != "identity" {
+        return Err(format!(
+            "a router_weight_mode of {mode}; only \"identity\", which all published configurations have, is supported"
+        ));
+    }
+    moe.insert("capacity".into(), told.1.unwrap_or(json!(2)));
+    Ok(())
 }
 
 /// Width of the experts, experts of a token and their weights, from shapes and published models.

@@ -8,7 +8,7 @@ use half::f16;
 use safetensors::Dtype;
 
 use super::error::CheckpointError;
-use super::foreign::official_name;
+use super::foreign::Names;
 use super::parts::{Index, PartFile, Parts};
 use super::rows::{StoredRows, StoredValues};
 use super::{dtype, header};
@@ -121,9 +121,10 @@ impl TensorFile {
         if !problems.is_empty() {
             return Err(CheckpointError::Index { label, problems });
         }
+        let names = Names::of(tensors.keys().map(String::as_str));
         let mut official = BTreeMap::new();
         for (name, location) in tensors {
-            let renamed = official_name(&name);
+            let renamed = names.official(&name);
             if official.insert(renamed.clone(), location).is_some() {
                 let reason = format!("it has {renamed} under two names; remove one of them");
                 return Err(CheckpointError::Malformed { label, reason });

@@ -5,11 +5,13 @@ use serde_saphyr::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 
 /// The relevant contents.
 pub(super) struct Run {
-    /// Constructor arguments.
+    /// Constructor arguments; without those that the tensors tell where [`Run::is_partial`].
     pub(super) params: Map<String, Value>,
     /// Whether the run was a flow.
     pub(super) is_flow: Option<bool>,
     pub(super) name: Option<String>,
+    /// Whether it is a file of `ProMoE`'s code, which has the sizes elsewhere.
+    pub(super) is_partial: bool,
 }
 
 impl Run {
@@ -27,13 +29,28 @@ impl Run {
         let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
             .map_err(|error| unreadable(&error))?;
         Ok(documents.iter().find_map(|file| {
-            let params = file.pointer("/model/params").or(file.get("params"))?;
+            let Some(params) = file.pointer("/model/params").or(file.get("params")) else {
+                return Self::of_promoe(file);
+            };
             Some(Self {
                 params: params.as_object()?.clone(),
                 is_flow: file.pointer("/basic/rf").and_then(Value::as_bool),
                 name: file.pointer("/basic/exp_name").and_then(Value::as_str).map(str::to_owned),
+                is_partial: false,
             })
         }))
+    }
+
+    /// Such files change some of the arguments, in a section that is named after a size, as in `DiT_L_config`.
+    fn of_promoe(file: &Value) -> Option<Self> {
+        let is_model =
+            |section: &&Value| section.pointer("/MoE_config/num_routed_experts").is_some();
+        Some(Self {
+            params: file.as_object()?.values().find(is_model)?.as_object()?.clone(),
+            is_flow: Some(true),
+            name: file.get("model_name").and_then(Value::as_str).map(str::to_owned),
+            is_partial: true,
+        })
     }
 }
 
@@ -62,6 +79,19 @@ mod tests {
         let run = read("basic: {rf: true, exp_name: a}\nmodel: {params: {depth: 2}}\n").unwrap();
         assert_eq!((run.is_flow, run.name.as_deref()), (Some(true), Some("a")));
         assert_eq!(run.params["depth"], 2);
+    }
+
+    #[test]
+    fn files_of_promoe_have_a_section_for_a_size() {
+        let text = "model_name: ProMoE_TC_L\nlr: 0.0001\nDiT_L_config:\n  qk_norm: False\n  MoE_config:\n    \
+                    num_routed_experts: 12\n    top_k: 1\n";
+        let run = Run::read(text).unwrap().unwrap();
+        assert_eq!(
+            (run.is_flow, run.name.as_deref(), run.is_partial),
+            (Some(true), Some("ProMoE_TC_L"), true)
+        );
+        assert_eq!(run.params["qk_norm"], false);
+        assert_eq!(run.params["MoE_config"]["top_k"], 1);
     }
 
     /// Everything that PyYAML accepts, in parts of the file that do not describe the model.

@@ -103,7 +103,8 @@ pub struct LayerRouting {
 /// scores, so near a threshold they are exact, while these may be off by the rounding of f16.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
-    /// Gate before its softmax over experts, `[S, E]`. With a sigmoid router the logarithms of its scores.
+    /// Gate before its softmax over experts, `[S, E]`. With a sigmoid router the logarithms of its scores, with a router by
+    /// prototypes the cosines.
     pub gate: Vec<f16>,
     /// Capacity predictor before its sigmoid, `[S, E]`; empty in a model without one. Logits, because most
     /// probabilities are so close to 0 or 1 that f16 cannot distinguish them.

@@ -4,7 +4,7 @@
 use super::linear::Linear;
 use crate::simd::math::{TIME_DIMS, silu, time_embedding};
 
-/// `mlp(sinusoid(time))`, `[D]`; `time` is the model's, times the configuration's `time_scale`.
+/// `mlp(sinusoid(time))`, `[D]`; `time` is what [`Config::model_time`](crate::model::Config::model_time) gives.
 pub(super) fn embed_time(layers: &[Linear; 2], time: f32) -> Vec<f32> {
     let mut sinusoid = [0.0; TIME_DIMS];
     let mut hidden = vec![0.0; layers[0].outputs()];

@@ -13,6 +13,8 @@ pub struct HeadNorm<'a> {
     pub affine: &'a Tensor,
     /// `H`
     pub heads: usize,
+    /// Added to the variance.
+    pub eps: f32,
     /// `[S, 3·H·d]`: queries, keys and values; the first two are changed.
     pub qkv: &'a Tensor,
 }
@@ -24,6 +26,7 @@ pub struct Params {
     count: u32,
     heads: u32,
     quads: u32,
+    eps: f32,
 }
 
 impl HeadNorm<'_> {
@@ -46,6 +49,7 @@ impl Kernel for HeadNorm<'_> {
             count: self.count() as u32,
             heads: self.heads as u32,
             quads: (head_dim / 4) as u32,
+            eps: self.eps,
         }
     }
 
@@ -63,7 +67,7 @@ mod tests {
     use super::*;
     use crate::gpu::testing::{assert_close, read, run, spiky, tensor};
 
-    fn reference(x: &mut [f32], affine: &[f32], heads: usize, d: usize) {
+    fn reference(x: &mut [f32], affine: &[f32], [heads, d]: [usize; 2], eps: f64) {
         for row in x.chunks_exact_mut(3 * heads * d) {
             for (at, head) in row.chunks_exact_mut(d).take(2 * heads).enumerate() {
                 let [weight, bias] = [2 * (at / heads), 2 * (at / heads) + 1].map(|i| i * d);
@@ -71,7 +75,7 @@ mod tests {
                 let square = |v: &f32| (f64::from(*v) - mean).powi(2);
                 let variance = head.iter().map(square).sum::<f64>() / d as f64;
                 for (i, v) in head.iter_mut().enumerate() {
-                    let normal = (f64::from(*v) - mean) / (variance + 1e-5).sqrt();
+                    let normal = (f64::from(*v) - mean) / (variance + eps).sqrt();
                     let scaled = normal * f64::from(affine[weight + i]);
                     *v = (scaled + f64::from(affine[bias + i])) as f32;
                 }
@@ -81,12 +85,12 @@ mod tests {
 
     #[test]
     fn normalises_queries_and_keys_and_leaves_values() {
-        for (rows, heads, d) in [(1, 1, 4), (7, 3, 24), (33, 2, 96)] {
+        for (rows, heads, d, eps) in [(1, 1, 4, 1e-5), (7, 3, 24, 1e-6), (33, 2, 96, 0.5)] {
             let affine = spiky(4 * d, 1, 1.0);
             let mut x = spiky(rows * 3 * heads * d, 2, 3.0);
             let qkv = tensor(&[rows, 3 * heads * d], &x);
-            run(&HeadNorm { affine: &tensor(&[4, d], &affine), heads, qkv: &qkv });
-            reference(&mut x, &affine, heads, d);
+            run(&HeadNorm { affine: &tensor(&[4, d], &affine), heads, eps, qkv: &qkv });
+            reference(&mut x, &affine, [heads, d], f64::from(eps));
             // A handful of roundings of numbers up to 100.
             assert_close(&read(&qkv), &x, 1e-5, 1e-5);
         }

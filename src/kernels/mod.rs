@@ -75,6 +75,7 @@ kernels! {
     patchify::Patchify => Patchify;
     pixel_rows::PixelRows => PixelRows;
     rotate_heads::RotateHeads => RotateHeads;
+    route_prototypes::RoutePrototypes => RoutePrototypes;
     route_score::RouteScore => RouteScore, Choice, Predictor, RecordedScores;
     route_select::RouteSelect => RouteSelect, MUTED, NOT_TAKEN;
     shift_image::ShiftImage => ShiftImage;

@@ -24,7 +24,7 @@ pub struct Params {
 
 /// Arguments. Ties go to the lowest token (for [`Selection::TokenChoice`]: expert).
 pub struct RouteSelect<'a> {
-    /// Softmax over experts, `[S, E]`; never negative.
+    /// Softmax over experts, `[S, E]`; never negative. The only weight of a token that is not 0 may have any sign.
     pub gate: &'a Tensor,
     /// Sigmoid of the capacity predictor, `[S, E]`; read by `Pool` and `Token` only.
     pub need: &'a Tensor,

@@ -43,6 +43,9 @@ pub enum Prediction {
     /// half the hidden size, whose noise a token has no memory for (Li and He 2025, arXiv 2511.13720).
     #[serde(rename = "data", alias = "sample")]
     Sample,
+    /// The opposite velocity, noise minus data, of models that count time from data to noise: they see `1 - t` (`ProMoE`,
+    /// as Stable Diffusion 3).
+    Reversed,
 }
 
 /// The shapes a feed-forward network comes in.
@@ -62,6 +65,12 @@ pub enum Router {
     /// The largest scores; weights are their softmax over all experts, as in the official `DiffMoE` code.
     #[default]
     Softmax,
+    /// The prototype with the largest cosine to the token, which is also the weight (`ProMoE`, arXiv 2510.24711).
+    Prototypes {
+        /// Whether the last expert has no prototype. It takes the tokens of samples without a label, and no others, with
+        /// weight 1; they go nowhere else.
+        unconditional: bool,
+    },
     /// The largest `σ(score) + bias`; the weights are the σ of a token's experts, divided by their sum if there are several,
     /// times `scale` (DeepSeek-V3; DSMoE, arXiv 2512.01252).
     Sigmoid {
@@ -82,7 +91,7 @@ pub struct Config {
     pub objective: Objective,
     /// Meaning of the output of a flow model.
     pub prediction: Prediction,
-    /// Factor applied to `t` before the sinusoidal embedding (1 in the official code, 1000 in our own models).
+    /// Factor applied to `t`, or `1 - t` of reversed models, before the sinusoidal embedding (1 in the official code, 1000 in our own models).
     pub time_scale: f32,
     /// Whether samples are pixels in [-1, 1] (`true`) or latents of a variational autoencoder.
     pub pixels: bool,
@@ -106,9 +115,11 @@ pub struct Config {
     pub num_heads: usize,
     /// Width of one attention head.
     pub head_dim: usize,
-    /// Whether queries and keys go through a layer norm with weight and bias, head by head (eps 1e-5). No
-    /// official model does; re-trainings by others do.
+    /// Whether queries and keys go through a layer norm with weight and bias, head by head. No official model does;
+    /// re-trainings by others do.
     pub qk_norm: bool,
+    /// What this norm adds to the variance: 1e-5 unless the model says otherwise.
+    pub qk_norm_eps: f32,
     /// Whether queries and keys are rotated by the position of their patch (2-D RoPE). Such a model has no position
     /// embedding.
     pub rope: bool,
@@ -209,6 +220,26 @@ impl Config {
     /// decoder or a preview.
     pub fn makes_pixels(&self) -> bool {
         self.pixels && self.in_channels == 3
+    }
+
+    /// What the model sees of the time `t` of a run, before its sinusoidal embedding.
+    pub(crate) fn model_time(&self, t: f32) -> f32 {
+        let own = if self.prediction == Prediction::Reversed { 1.0 - t } else { t };
+        own * self.time_scale
+    }
+
+    /// Experts with a prototype, of a router by prototypes.
+    pub(crate) fn prototypes(&self) -> usize {
+        match self.router {
+            Router::Prototypes { unconditional } => self.num_experts - usize::from(unconditional),
+            Router::Softmax | Router::Sigmoid { .. } => 0,
+        }
+    }
+
+    /// The label whose samples a router by prototypes sends to its last expert.
+    pub(crate) fn unconditional_row(&self) -> Option<u32> {
+        let is_wanted = matches!(self.router, Router::Prototypes { unconditional: true });
+        self.labels.first().filter(|_| is_wanted).map(|table| table.null)
     }
 
     /// Rows and columns of patches in one sample.

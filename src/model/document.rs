@@ -6,7 +6,9 @@
 
 use serde::Deserialize;
 
-use super::config::{Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, SamplingDefaults};
+use super::config::{
+    Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, Router, SamplingDefaults,
+};
 use super::error::ConfigError;
 use super::labels::LabelTable;
 use super::moe_section::{Experts, MoeParams};
@@ -43,6 +45,9 @@ fn four_channels() -> usize {
 fn yes() -> bool {
     true
 }
+fn eps_of_torch() -> f32 {
+    1e-5
+}
 fn four() -> f64 {
     4.0
 }
@@ -76,6 +81,8 @@ struct Params {
     mlp_act: Act,
     #[serde(default)]
     qk_norm: bool,
+    #[serde(default = "eps_of_torch")]
+    qk_norm_eps: f32,
     #[serde(default)]
     rope_type: Rope,
     #[serde(default, rename = "norm_type")]
@@ -188,6 +195,7 @@ impl Config {
             num_heads: p.num_heads,
             head_dim: p.head_dim.unwrap_or(d / p.num_heads.max(1)),
             qk_norm: p.qk_norm,
+            qk_norm_eps: p.qk_norm_eps,
             rope: p.rope_type == Rope::Planar,
             ffn_hidden,
             ffn_form: dense_form,
@@ -254,7 +262,8 @@ impl Config {
         }
         if self.objective == Objective::Ddpm && self.prediction != Prediction::Velocity {
             return wrong(
-                "prediction \"data\" needs a flow model; DDPM models predict the noise".into(),
+                "prediction \"data\" or \"reversed\" needs a flow model; DDPM models predict the noise"
+                    .into(),
             );
         }
         if self.detail_channels > 0 && self.prediction != Prediction::Sample {
@@ -265,8 +274,15 @@ impl Config {
         if self.detail_channels > 0 && self.out_channels != self.in_channels {
             return wrong("a detail_head predicts no variance; it needs learn_sigma false".into());
         }
+        let by_label = matches!(self.router, Router::Prototypes { unconditional: true });
+        if by_label && (self.labels.len() != 1 || self.text.is_some()) {
+            return wrong("use_uncond_expert needs exactly one label table and no prompts".into());
+        }
         self.check_capacity()?;
         self.check_showcase()?;
+        if !(self.qk_norm_eps.is_finite() && self.qk_norm_eps > 0.0) {
+            return wrong(format!("a qk_norm_eps of {}; it must be above 0", self.qk_norm_eps));
+        }
         if !self.time_scale.is_finite() || self.time_scale <= 0.0 {
             return wrong(format!("time_scale {}", self.time_scale));
         }

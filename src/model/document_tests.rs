@@ -162,7 +162,48 @@ fn a_sigmoid_router_is_read_with_its_experts() {
     let plain = read("tc", "").unwrap();
     assert_eq!((plain.router, plain.expert_hidden, plain.shared_hidden), (Router::Softmax, 48, 0));
     assert!(read("diffmoe", r#","router":"sigmoid""#).unwrap_err().contains("only token choice"));
-    assert!(read("tc", r#","router":"dice""#).unwrap_err().contains("`softmax` or `sigmoid`"));
+    assert!(read("tc", r#","router":"dice""#).unwrap_err().contains("`sigmoid`, `prototypes`"));
     let width = read("tc", r#","router":"sigmoid","moe_intermediate_size":10"#);
     assert!(width.unwrap_err().contains("duplicate field"));
+}
+
+#[test]
+fn a_router_by_prototypes_is_read_with_its_experts() {
+    const SHARED: &str = r#""shared_expert_intermediate_size":20"#;
+    let read = |moe: &str, labels: &str| {
+        let text = format!(
+            r#"{{"kind":"tc","t_kind":"flow","time_scale":1000,"params":{{"input_size":4,"num_classes":2,"patch_size":2,
+            "depth":2,"hidden_size":16,"num_heads":2,"prediction":"reversed","MoE_config":{{"router":"prototypes",
+            "moe_intermediate_size":12,{moe}}}}}{labels}}}"#
+        );
+        Config::from_json(&text).map_err(|error| error.to_string())
+    };
+    let config = read(&format!(r#""num_experts":4,{SHARED}"#), "").unwrap();
+    assert_eq!(config.router, Router::Prototypes { unconditional: true });
+    assert_eq!((config.expert_hidden, config.expert_form), (12, FfnForm::Gelu));
+    assert_eq!((config.shared_hidden, config.shared_form), (20, FfnForm::Gelu));
+    assert_eq!((config.prototypes(), config.unconditional_row()), (3, Some(2)));
+    assert_eq!(
+        [0.0, 0.25, 1.0].map(|t| config.model_time(t).to_bits()),
+        [1000_f32, 750.0, 0.0].map(f32::to_bits)
+    );
+    let centers = config.tensors().into_iter().find(|t| t.name == "blocks.1.mlp.cluster_centers");
+    assert_eq!(centers.unwrap().shape, [3, 16]);
+    let all = read(r#""num_experts":4,"use_uncond_expert":false,"use_shared_expert":false"#, "");
+    let all = all.unwrap();
+    assert_eq!((all.prototypes(), all.unconditional_row(), all.shared_hidden), (4, None, 0));
+    let tables = r#","labels":[{"name":"a","tensor":"a.weight","null":2},{"name":"b","tensor":"b.weight","null":2}]"#;
+    for (moe, labels, reason) in [
+        (r#""num_experts":4"#, "", "without shared_expert_intermediate_size"),
+        (r#""num_experts":1,"use_shared_expert":false"#, "", "less than two experts"),
+        (
+            r#""num_experts":4,"capacity":2,"use_shared_expert":false"#,
+            "",
+            "a token takes one expert",
+        ),
+        (r#""num_experts":4,"use_shared_expert":false"#, tables, "exactly one label table"),
+    ] {
+        let error = read(moe, labels).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
 }

@@ -74,6 +74,13 @@ pub(crate) struct LabelRow {
     pub(crate) share: f32,
 }
 
+impl LabelRow {
+    /// Whether it is this row alone.
+    pub(crate) fn is(self, row: u32) -> bool {
+        self.share == 0.0 && self.rows[0] == row
+    }
+}
+
 impl From<u32> for LabelRow {
     fn from(row: u32) -> Self {
         Self { rows: [row; 2], share: 0.0 }

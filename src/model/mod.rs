@@ -6,6 +6,7 @@ mod document;
 mod error;
 mod ffn;
 mod labels;
+mod leaf;
 mod moe_section;
 mod names;
 mod presets;
@@ -26,6 +27,7 @@ pub use error::ConfigError;
 pub(crate) use ffn::Ffn;
 pub(crate) use labels::LabelRow;
 pub use labels::{LabelMix, LabelTable};
+pub(crate) use leaf::{Leaf, Source};
 pub(crate) use names::choices;
 pub use names::{UnknownName, one_of};
 pub use presets::{Preset, PresetFamily, SIZES, UnknownPreset};
@@ -38,6 +40,5 @@ pub use storage::{INT4_GROUP, Storage, file_bytes};
 pub(crate) use tensors::{Seen, look};
 pub use text_config::TextConfig;
 pub(crate) use weights::{
-    CrossAttention, DetailHead, Leaf, Mlp, Moe, SelfAttention, Source, TextEncoder, TextLayer,
-    Weights,
+    CrossAttention, DetailHead, Gate, Mlp, Moe, SelfAttention, TextEncoder, TextLayer, Weights,
 };

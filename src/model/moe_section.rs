@@ -32,6 +32,11 @@ pub(super) struct MoeParams {
     routed_scaling_factor: Option<f32>,
     #[serde(default)]
     use_shared_expert: Option<bool>,
+    // These two are those of ProMoE, as some of the above.
+    #[serde(default)]
+    shared_expert_intermediate_size: Option<usize>,
+    #[serde(default = "yes")]
+    use_uncond_expert: bool,
     #[serde(default)]
     n_group: Option<usize>,
     #[serde(default)]
@@ -48,6 +53,7 @@ enum RouterParams {
     #[default]
     Softmax,
     Sigmoid,
+    Prototypes,
 }
 
 /// The experts of an MoE layer.
@@ -73,11 +79,21 @@ impl Experts {
         (hidden, form): (usize, FfnForm),
         moe: Option<&MoeParams>,
     ) -> Result<Self, ConfigError> {
-        if let Some(moe @ MoeParams { router: RouterParams::Sigmoid, .. }) = moe {
-            if kind != Kind::Tc {
-                return wrong("a sigmoid router; only token choice (kind \"tc\") has one");
+        match moe {
+            Some(MoeParams {
+                router: RouterParams::Sigmoid | RouterParams::Prototypes, ..
+            }) if kind != Kind::Tc => {
+                return wrong(
+                    "a router that is not softmax; only token choice (kind \"tc\") has others",
+                );
             }
-            return Self::of_sigmoid_router(moe);
+            Some(moe @ MoeParams { router: RouterParams::Sigmoid, .. }) => {
+                return Self::of_sigmoid_router(moe);
+            }
+            Some(moe @ MoeParams { router: RouterParams::Prototypes, .. }) => {
+                return Self::of_prototypes(moe);
+            }
+            _ => {}
         }
         let shared = moe.and_then(|m| m.n_shared_experts).unwrap_or(0);
         // DiffMoE's shared expert is one GELU network of width 8D whatever their number; the
@@ -110,6 +126,36 @@ impl Experts {
         }
         let (form, router) = (FfnForm::SwiGlu, Router::Sigmoid { scale });
         Ok(Self { hidden, form, shared_hidden: hidden, shared_form: form, router })
+    }
+
+    /// Those of `ProMoE`: GELU, with a shared expert of another width.
+    fn of_prototypes(moe: &MoeParams) -> Result<Self, ConfigError> {
+        let Some(hidden) = moe.moe_intermediate_size else {
+            return wrong(
+                "a router by prototypes without moe_intermediate_size, the width of an expert",
+            );
+        };
+        if !(1.0..2.0).contains(&moe.capacity) {
+            return wrong(
+                "a router by prototypes with a capacity other than 1; a token takes one expert",
+            );
+        }
+        let unconditional = moe.use_uncond_expert;
+        if unconditional && moe.num_experts < 2 {
+            return wrong("use_uncond_expert with less than two experts");
+        }
+        let shared_hidden = match (moe.use_shared_expert, moe.shared_expert_intermediate_size) {
+            (Some(false), _) => 0,
+            (_, Some(width)) => width,
+            (_, None) => {
+                return wrong(
+                    "a router by prototypes without shared_expert_intermediate_size; without a shared expert, \
+                     use_shared_expert is false",
+                );
+            }
+        };
+        let (form, router) = (FfnForm::Gelu, Router::Prototypes { unconditional });
+        Ok(Self { hidden, form, shared_hidden, shared_form: form, router })
     }
 }
 

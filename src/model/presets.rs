@@ -8,12 +8,13 @@ use serde_json::json;
 use super::{Config, ConfigError, Kind, MOST_EXPERTS, Objective};
 
 /// A shape of the paper. Its name is `[dense-|diffmoe-|tc-|ec-]SIZE[-En][-flow|-ddpm]`, as in `L-E8`,
-/// `dense-XL-ddpm` or `ec-S-E16`; `dit-moe-SIZE-nE2A` is DiT-MoE, `dsmoe-SIZE-En` DSMoE. Case does not matter.
+/// `dense-XL-ddpm` or `ec-S-E16`; `dit-moe-SIZE-nE2A` is DiT-MoE, `dsmoe-SIZE-En` DSMoE, `promoe-SIZE` `ProMoE`. Case
+/// does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preset {
     /// Architecture.
     pub kind: Kind,
-    /// One of [`SIZES`], or `3B` of DSMoE.
+    /// One of [`SIZES`], `G` of DiT-MoE, or `3B` of DSMoE.
     pub size: &'static str,
     /// `E`; 0 for a dense model.
     pub experts: usize,
@@ -33,10 +34,13 @@ pub enum PresetFamily {
     /// The `DiffMoE` paper.
     Paper,
     /// DiT-MoE (Fei et al. 2024, arXiv 2407.11633): `SwiGLU` experts in every block, top-2 token choice, and two shared
-    /// experts.
+    /// experts; XL and G are flow models with normalised queries and keys.
     DitMoe,
     /// DSMoE (Liu et al. 2025, arXiv 2512.01252): a sigmoid router, `SwiGLU` experts with one shared, 2-D RoPE.
     DsMoe,
+    /// `ProMoE` (Wei et al. 2025, arXiv 2510.24711): a router by prototypes, GELU experts with one shared, and an expert for
+    /// samples without a label.
+    ProMoe,
 }
 
 /// Names of the sizes.
@@ -51,6 +55,7 @@ fn dimensions(size: &str) -> [usize; 3] {
         "L" => [24, 1024, 16],
         "XL" => [28, 1152, 16],
         "XXL" => [32, 1280, 16],
+        "G" => [40, 1408, 16],
         "XXXL" => [36, 1440, 15],
         "S-128" => [12, 384, 16],
         _ => [12, 384, 6],
@@ -62,7 +67,8 @@ fn dimensions(size: &str) -> [usize; 3] {
 #[error(
     "unknown preset {0:?}: names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm, \
      with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 64 experts, \
-     dit-moe-S-8E2A or -16E2A (S or B), or dsmoe-S-E16 or -E48 (S, B or L) or dsmoe-3B-E16"
+     dit-moe-S-8E2A or -16E2A (S or B), dit-moe-XL-8E2A, dit-moe-G-16E2A, dsmoe-S-E16 or -E48 (S, B or L), dsmoe-3B-E16, \
+     or promoe-S (S, B, L or XL)"
 )]
 pub struct UnknownPreset(String);
 
@@ -73,10 +79,13 @@ impl FromStr for Preset {
         let unknown = || UnknownPreset(text.to_owned());
         let name = text.to_lowercase();
         if let Some(rest) = name.strip_prefix("dit-moe-") {
-            return Self::dit_moe(rest.strip_suffix("-ddpm").unwrap_or(rest)).ok_or_else(unknown);
+            return Self::dit_moe(rest).ok_or_else(unknown);
         }
         if let Some(rest) = name.strip_prefix("dsmoe-") {
             return Self::dsmoe(rest.strip_suffix("-flow").unwrap_or(rest)).ok_or_else(unknown);
+        }
+        if let Some(rest) = name.strip_prefix("promoe-") {
+            return Self::promoe(rest.strip_suffix("-flow").unwrap_or(rest)).ok_or_else(unknown);
         }
         let (name, objective) = match name.strip_suffix("-ddpm") {
             Some(rest) => (rest, Objective::Ddpm),
@@ -110,9 +119,11 @@ impl std::fmt::Display for Preset {
         match self.family {
             PresetFamily::Paper => {}
             PresetFamily::DitMoe => {
-                return write!(f, "DiT-MoE-{}-{}E2A-DDPM", self.size, self.experts);
+                let objective = if self.objective == Objective::Flow { "Flow" } else { "DDPM" };
+                return write!(f, "DiT-MoE-{}-{}E2A-{objective}", self.size, self.experts);
             }
             PresetFamily::DsMoe => return write!(f, "DSMoE-{}-E{}-Flow", self.size, self.experts),
+            PresetFamily::ProMoe => return write!(f, "ProMoE-{}-Flow", self.size),
         }
         let kind = match self.kind {
             Kind::Dense => "Dense",
@@ -132,19 +143,29 @@ impl std::fmt::Display for Preset {
 }
 
 impl Preset {
-    /// One of the DiT-MoE models that were trained with DDPM, named like `s-8e2a`. The larger ones, flow models with
-    /// normalised queries, are not supported.
+    /// One of the published DiT-MoE models, named like `s-8e2a`: S and B were trained with DDPM, XL and G as flow models. G
+    /// draws images of 512 pixels.
     fn dit_moe(name: &str) -> Option<Self> {
-        let (size, experts) = name.split_once('-')?;
-        let size = ["S", "B"].into_iter().find(|s| s.eq_ignore_ascii_case(size))?;
-        let experts = match experts {
-            "8e2a" => 8,
-            "16e2a" => 16,
+        let (name, asked) = match (name.strip_suffix("-ddpm"), name.strip_suffix("-flow")) {
+            (Some(name), _) => (name, Some(Objective::Ddpm)),
+            (_, Some(name)) => (name, Some(Objective::Flow)),
+            _ => (name, None),
+        };
+        let (size, experts, objective) = match name {
+            "s-8e2a" => ("S", 8, Objective::Ddpm),
+            "s-16e2a" => ("S", 16, Objective::Ddpm),
+            "b-8e2a" => ("B", 8, Objective::Ddpm),
+            "b-16e2a" => ("B", 16, Objective::Ddpm),
+            "xl-8e2a" => ("XL", 8, Objective::Flow),
+            "g-16e2a" => ("G", 16, Objective::Flow),
             _ => return None,
         };
-        let (kind, objective) = (Kind::Tc, Objective::Ddpm);
+        if asked.is_some_and(|asked| asked != objective) {
+            return None;
+        }
+        let input_size = if size == "G" { [64; 2] } else { [32; 2] };
         let (family, dimensions) = (PresetFamily::DitMoe, dimensions(size));
-        Some(Self { kind, size, experts, family, objective, input_size: [32; 2], dimensions })
+        Some(Self { kind: Kind::Tc, size, experts, family, objective, input_size, dimensions })
     }
 
     /// One of the published DSMoE models, named like `s-e16`.
@@ -162,6 +183,15 @@ impl Preset {
         let (kind, objective) = (Kind::Tc, Objective::Flow);
         let (family, input_size) = (PresetFamily::DsMoe, [32; 2]);
         Some(Self { kind, size, experts, family, objective, input_size, dimensions })
+    }
+
+    /// One of the published `ProMoE` models, named like `s`: twelve experts with prototypes, and one for samples without a
+    /// label.
+    fn promoe(name: &str) -> Option<Self> {
+        let size = ["S", "B", "L", "XL"].into_iter().find(|s| s.eq_ignore_ascii_case(name))?;
+        let (kind, objective, experts) = (Kind::Tc, Objective::Flow, 13);
+        let (family, dimensions) = (PresetFamily::ProMoe, dimensions(size));
+        Some(Self { kind, size, experts, family, objective, input_size: [32; 2], dimensions })
     }
 
     /// Hidden width of an expert of DSMoE, and how many a token takes with weights of which sum.
@@ -196,7 +226,18 @@ impl Preset {
                 "router": "sigmoid", "num_experts": self.experts, "capacity": chosen, "moe_intermediate_size": width,
                 "routed_scaling_factor": scale, "interleave": true
             });
+        } else if self.family == PresetFamily::ProMoe {
+            params["prediction"] = json!("reversed");
+            params["MoE_config"] = json!({
+                "router": "prototypes", "num_experts": self.experts, "capacity": 1, "interleave": true,
+                "moe_intermediate_size": 2 * hidden_size, "shared_expert_intermediate_size": 2 * hidden_size,
+            });
         } else if self.family == PresetFamily::DitMoe {
+            if t_kind == Objective::Flow {
+                params["qk_norm"] = json!(true);
+                params["qk_norm_eps"] = json!(1e-6);
+                params["prediction"] = json!("reversed");
+            }
             params["use_swiglu"] = json!(true);
             params["MoE_config"] = json!({
                 "num_experts": self.experts, "capacity": 2, "n_shared_experts": 2, "interleave": false
@@ -210,11 +251,14 @@ impl Preset {
             Objective::Flow => "euler",
             Objective::Ddpm => "ddpm",
         };
-        json!({
+        let mut document = json!({
             "name": self.to_string(), "kind": kind, "t_kind": t_kind, "null_class": 1000, "params": params,
             "defaults": { "steps": 250, "guidance": 1.5, "solver": solver }
-        })
-        .to_string()
+        });
+        if self.family == PresetFamily::ProMoe {
+            document["time_scale"] = json!(1000);
+        }
+        document.to_string()
     }
 
     /// The same for samples of another height and width.
@@ -236,129 +280,5 @@ impl Preset {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(name: &str) -> Config {
-        name.parse::<Preset>().unwrap().config()
-    }
-
-    /// Numbers computed with the official modules.
-    #[test]
-    fn parameters_are_those_of_the_paper_s_models() {
-        for (name, parameters) in [
-            ("S", 32_963_360),
-            ("S-E8", 83_513_168),
-            ("S-E16", 140_265_344),
-            ("S-128-E16", 140_191_616),
-            ("B", 130_512_416),
-            ("B-E8", 332_471_888),
-            ("B-E16", 559_222_400),
-            ("L", 458_102_816),
-            ("L-E2", 571_471_928),
-            ("L-E4", 772_970_576),
-            ("L-E8", 1_175_967_872),
-            ("L-E16", 1_981_962_464),
-            ("dense-XL-ddpm", 675_129_632),
-            ("XL-E8", 1_734_997_392),
-            ("XL-E16", 2_924_985_856),
-            ("ec-S-E16", 139_341_344),
-            ("tc-B-E16", 555_605_024),
-            ("ec-L-E8", 1_163_274_272),
-            ("tc-L-E16", 1_969_170_464),
-            // From the shapes in its public code, block by block; the published file of S has 0.80 GB in f32.
-            ("dit-moe-S-8E2A", 199_307_552),
-        ] {
-            assert_eq!(config(name).parameters(), parameters, "{name}");
-        }
-        // Only rounded numbers are known of these (paper, Table 5).
-        for (name, millions) in [("XXL", 951), ("XXXL", 1353)] {
-            assert_eq!(
-                (config(name).parameters() as f64 / 1e6).round() as usize,
-                millions,
-                "{name}"
-            );
-        }
-    }
-
-    /// From the shapes in the public code, block by block. The authors state 5% fewer activated parameters, from 30 to 965
-    /// million, without saying what they count.
-    #[test]
-    fn parameters_of_dsmoe_are_those_of_its_code() {
-        for (name, all, activated) in [
-            ("dsmoe-S-E16", 96_870_560, 34_939_040),
-            ("dsmoe-S-E48", 69_238_304, 31_194_656),
-            ("dsmoe-B-E16", 386_318_624, 138_592_544),
-            ("dsmoe-B-E48", 275_610_656, 123_436_064),
-            ("dsmoe-L-E16", 1_368_055_840, 487_252_000),
-            ("dsmoe-L-E48", 1_166_944_288, 456_796_192),
-            ("dsmoe-3B-E16", 3_101_669_024, 1_011_480_224),
-        ] {
-            let config = config(name);
-            let got = [config.parameters(), config.activated_parameters(config.capacity)];
-            assert_eq!(got, [all, activated], "{name}");
-        }
-    }
-
-    /// What a token really meets at C = 1, router and predictor included.
-    #[test]
-    fn activated_parameters_count_one_expert_and_the_whole_router() {
-        for (name, tens_of_thousands) in
-            [("S", 3296), ("S-E8", 3389), ("S-E16", 3392), ("L-E8", 47_090), ("L-E16", 47_110)]
-        {
-            let activated = config(name).activated_parameters(1.0);
-            let got = (activated as f64 / 1e4).round() as usize;
-            assert!(got.abs_diff(tens_of_thousands) <= 5, "{name}: {activated}");
-        }
-    }
-
-    #[test]
-    fn names_lead_to_presets_and_back() {
-        for (name, full) in [
-            ("l-e8", "DiffMoE-L-E8-Flow"),
-            ("dense-XL-ddpm", "Dense-XL-DDPM"),
-            ("TC-B-E16", "TC-B-E16-Flow"),
-            ("DiffMoE-S-E16-Flow", "DiffMoE-S-E16-Flow"),
-            ("s-128-e16", "DiffMoE-S-128-E16-Flow"),
-            ("dit-moe-b-16e2a", "DiT-MoE-B-16E2A-DDPM"),
-            ("dsmoe-3b-e16", "DSMoE-3B-E16-Flow"),
-        ] {
-            let preset: Preset = name.parse().unwrap();
-            assert_eq!(preset.to_string(), full);
-            assert_eq!(full.parse::<Preset>().unwrap(), preset);
-        }
-        for name in [
-            "",
-            "M-E8",
-            "L-E",
-            "dense-L-E8",
-            "tc-L",
-            "L-E65",
-            "L-E8-vp",
-            "dit-moe-XL-8E2A",
-            "dit-moe-S-9E2A",
-            "dsmoe-3B-E48",
-            "dsmoe-S",
-            "dsmoe-S-E16-ddpm",
-        ] {
-            let error = name.parse::<Preset>().unwrap_err().to_string();
-            assert!(error.contains("names are like"), "{error}");
-        }
-    }
-
-    #[test]
-    fn samples_may_have_another_shape() {
-        let preset: Preset = "S-E8".parse().unwrap();
-        let config = preset.of_size([16, 24]).unwrap().config();
-        assert_eq!((config.input_size, config.grid(), config.tokens()), ([16, 24], [8, 12], 96));
-        assert_eq!(preset.of_size([32, 32]).unwrap(), preset);
-        assert!(preset.of_size([16, 7]).unwrap_err().to_string().contains("multiple"));
-        assert!(preset.of_size([0, 16]).is_err());
-    }
-
-    #[test]
-    fn training_decides_on_the_solver() {
-        assert_eq!(config("L-E8").defaults.scheduler, "euler");
-        assert_eq!(config("L-E8-ddpm").defaults.scheduler, "ddpm");
-    }
-}
+#[path = "presets_tests.rs"]
+mod tests;

@@ -14,7 +14,7 @@ pub enum Role {
     Convolution,
     /// Weight of a gate or a capacity predictor, whose last bits decide which expert takes a token.
     Router,
-    /// Rows that are looked up: labels, vocabulary, positions in a prompt.
+    /// Rows in f32: labels, vocabulary, positions in a prompt, prototypes of experts.
     Table,
     /// The fixed position embedding of image patches.
     Position,

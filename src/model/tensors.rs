@@ -8,8 +8,9 @@ use std::task::{Context, Poll, Waker};
 
 use super::config::Config;
 use super::ffn::Ffn;
+use super::leaf::Source;
 use super::spec::{LinearSpec, Role, TensorSpec};
-use super::weights::{Source, Weights};
+use super::weights::Weights;
 
 /// The description of a leaf, for those who only look at a model.
 pub(crate) enum Seen<'a> {

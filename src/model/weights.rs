@@ -10,70 +10,11 @@
 //! an engine needs it in a form that no leaf has, add a type to [`Leaf`] and a method to [`Source`]; the compiler
 //! lists the sources that lack it.
 
-use std::fmt::Debug;
-use std::future::Future;
-
 use super::config::{Config, FfnForm, Kind, Router};
 use super::ffn::Ffn;
+use super::leaf::{Leaf, Source};
 use super::spec::{LinearSpec, Role, TensorSpec};
 use super::text_config::TextConfig;
-
-/// What the leaves of a tree are.
-pub(crate) trait Leaf: Debug {
-    /// A linear layer, with or without a bias.
-    type Linear: Debug;
-    /// A table in f32.
-    type Table: Debug;
-    /// Tables of one width, one below the other.
-    type Stack: Debug;
-    /// A layer of the time MLP, which the processor computes.
-    type Time: Debug;
-    /// An adaLN layer.
-    type Modulation: Debug;
-    /// All experts of an MoE layer.
-    type Experts: Debug;
-    /// A convolution over whole pixels.
-    type Conv: Debug;
-}
-
-/// Nothing is kept: for sources that only look.
-impl Leaf for () {
-    type Linear = ();
-    type Table = ();
-    type Stack = ();
-    type Time = ();
-    type Modulation = ();
-    type Experts = ();
-    type Conv = ();
-}
-
-/// Makes leaves from their descriptions. The walk requests them in the order of the official `state_dict`.
-pub(crate) trait Source<L: Leaf> {
-    /// Why a leaf cannot be made.
-    type Error;
-    /// A linear layer.
-    fn linear(&mut self, spec: &LinearSpec) -> Result<L::Linear, Self::Error>;
-    /// A table of rows.
-    fn table(&mut self, spec: &TensorSpec) -> Result<L::Table, Self::Error>;
-    /// The label tables, or the scales and shifts of norms: there may be none.
-    fn stack(&mut self, specs: &[TensorSpec]) -> Result<L::Stack, Self::Error>;
-    /// A layer of the time MLP.
-    fn time(&mut self, spec: &LinearSpec) -> Result<L::Time, Self::Error>;
-    /// An adaLN layer `[n·D, D]`.
-    fn modulation(&mut self, spec: &LinearSpec) -> Result<L::Modulation, Self::Error>;
-    /// All experts of a layer, at least one; all have the same form and shapes.
-    fn experts(&mut self, specs: &[Ffn<LinearSpec>]) -> Result<L::Experts, Self::Error>;
-    /// A convolution `[out, in, k, k]` with a bias.
-    fn conv(&mut self, spec: &LinearSpec) -> Result<L::Conv, Self::Error>;
-    /// Numbers that stay with the processor.
-    fn values(&mut self, spec: &TensorSpec) -> Result<Vec<f32>, Self::Error>;
-    /// State of the trainer.
-    fn buffer(&mut self, _spec: &TensorSpec) {}
-    /// Called after every block: the place to let a page draw while a model loads.
-    fn pause(&mut self) -> impl Future<Output = ()> {
-        std::future::ready(())
-    }
-}
 
 /// The whole model.
 #[derive(Debug)]
@@ -162,11 +103,20 @@ pub(crate) enum Mlp<L: Leaf> {
     Moe(Box<Moe<L>>),
 }
 
+/// What scores the experts of an MoE layer.
+#[derive(Debug)]
+pub(crate) enum Gate<L: Leaf> {
+    /// `gate_weight` (`gate.weight` with token choice), `[E, D]`
+    Linear(L::Linear),
+    /// `cluster_centers`, `[E, D]` without the expert of samples without a label
+    Prototypes(L::Table),
+}
+
 /// The MoE layer of a block.
 #[derive(Debug)]
 pub(crate) struct Moe<L: Leaf> {
-    /// `gate_weight` (`gate.weight` with token choice), `[E, D]`
-    pub(crate) gate_weight: L::Linear,
+    /// From tokens to scores
+    pub(crate) gate: Gate<L>,
     /// `gate.e_score_correction_bias`, `[E]`: added to the scores for the selection; of a sigmoid router only
     pub(crate) selection_bias: Option<L::Table>,
     /// `[E]`; empty unless the model is a `DiffMoE`
@@ -360,6 +310,10 @@ impl<L: Leaf> Moe<L> {
         let gate = if is_tc { "gate.weight" } else { "gate_weight" };
         let gate = TensorSpec::new(format!("{name}.{gate}"), &[e, d], Role::Router);
         let gate = LinearSpec { weight: gate, bias: None };
+        let prototypes = matches!(config.router, Router::Prototypes { .. }).then(|| {
+            let shape = [config.prototypes(), d];
+            TensorSpec::new(format!("{name}.cluster_centers"), &shape, Role::Table)
+        });
         let thresholds = TensorSpec::new(format!("{name}.expert_threshold"), &[e], Role::Threshold);
         let ema_decay = TensorSpec::new(format!("{name}.ema_decay"), &[1], Role::Buffer);
         let predictor = |layer: usize, outputs: usize| {
@@ -372,13 +326,17 @@ impl<L: Leaf> Moe<L> {
             Ffn::new(&format!("{all}.{j}"), Some(&all), config.expert_form, widths)
         };
         // With token choice, the gate comes after the experts.
-        let first = if is_tc { None } else { Some(source.linear(&gate)?) };
+        let first = match &prototypes {
+            Some(prototypes) => Some(Gate::Prototypes(source.table(prototypes)?)),
+            None if is_tc => None,
+            None => Some(Gate::Linear(source.linear(&gate)?)),
+        };
         let expert_threshold = if is_diffmoe { source.values(&thresholds)? } else { Vec::new() };
         if is_diffmoe {
             source.buffer(&ema_decay);
         }
         let experts = source.experts(&(0..e).map(expert).collect::<Vec<_>>())?;
-        let gate_weight = first.map_or_else(|| source.linear(&gate), Ok)?;
+        let gate = first.map_or_else(|| source.linear(&gate).map(Gate::Linear), Ok)?;
         let bias = format!("{name}.gate.e_score_correction_bias");
         let bias = TensorSpec::new(bias, &[e], Role::Threshold);
         let has_bias = matches!(config.router, Router::Sigmoid { .. });
@@ -394,7 +352,7 @@ impl<L: Leaf> Moe<L> {
         let shared = has_shared.then(|| shared.try_map(|layer| source.linear(layer)));
         let shared_experts = shared.transpose()?;
         Ok(Self {
-            gate_weight,
+            gate,
             selection_bias,
             expert_threshold,
             experts,

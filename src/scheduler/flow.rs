@@ -1,7 +1,7 @@
 //! Shared by all schedulers of flow models: velocities and data from passes of the model, as factors of buffers
 //! (`t = 0` is noise, `t = 1` data, as in the official sampler).
 //!
-//! The model predicts the velocity `v = dz/dt`, or the data, from which it follows. Guidance runs two
+//! The model predicts the velocity `v = dz/dt`, its opposite, or the data, from which it follows. Guidance runs two
 //! separate passes, each with a token pool of its own, and mixes them: `v = v_null + g·(v_label − v_null)`.
 //! Because all of this is linear, prediction, guidance and the scheduler's update are one combination.
 
@@ -56,12 +56,15 @@ impl FlowModel {
         first_output: u8,
     ) -> Terms {
         let mut terms = self.guided(step, input, time, first_output);
-        if self.prediction == Prediction::Sample {
-            let rate = 1.0 / (1.0 - time).max(LEAST_LEFT);
-            for term in &mut terms {
-                term.0 *= rate;
+        let scale = |terms: &mut Terms, by: f32| terms.iter_mut().for_each(|term| term.0 *= by);
+        match self.prediction {
+            Prediction::Velocity => {}
+            Prediction::Reversed => scale(&mut terms, -1.0),
+            Prediction::Sample => {
+                let rate = 1.0 / (1.0 - time).max(LEAST_LEFT);
+                scale(&mut terms, rate);
+                terms.push((-rate, input));
             }
-            terms.push((-rate, input));
         }
         terms
     }
@@ -164,6 +167,25 @@ mod tests {
                 let want = of(Prediction::Velocity, &velocity);
                 let got = of(Prediction::Sample, &data);
                 assert!((want - got).abs() < 1e-5, "{name} {guidance} {steps}: {got} for {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_opposite_velocity_leads_where_the_velocity_does() {
+        let velocity = |z: f32, t: f32, branch| {
+            let bend = if branch == Branch::Conditional { 2.0 } else { 0.5 };
+            (bend * t).cos() - 0.3 * z
+        };
+        let reversed = |z: f32, t: f32, branch| -velocity(z, t, branch);
+        for name in ["euler", "heun", "dpmpp_2m", "unipc"] {
+            for (guidance, steps) in [(1.0, 7), (2.5, 4)] {
+                let of = |prediction, model: &dyn Fn(f32, f32, Branch) -> f32| {
+                    sample(name, &flow_model(prediction), steps, guidance, model)
+                };
+                let want = of(Prediction::Velocity, &velocity);
+                let got = of(Prediction::Reversed, &reversed);
+                assert!((want - got).abs() < 1e-6, "{name} {guidance} {steps}: {got} for {want}");
             }
         }
     }

@@ -113,8 +113,9 @@ impl Path {
                 let terms = match model.prediction {
                     Prediction::Sample => terms,
                     // From v = x₀ − ε and z = t·x₀ + (1 − t)·ε follows x₀ = z + (1 − t)·v.
-                    Prediction::Velocity => {
-                        let left = point.sigma as f32;
+                    Prediction::Velocity | Prediction::Reversed => {
+                        let is_reversed = model.prediction == Prediction::Reversed;
+                        let left = if is_reversed { -point.sigma } else { point.sigma } as f32;
                         let scaled = terms.into_iter().map(|(factor, v)| (left * factor, v));
                         std::iter::once((1.0, Latent::Sample)).chain(scaled).collect()
                     }

@@ -76,7 +76,7 @@ pub enum Instruction {
         input: Latent,
         /// Where the result goes: an `Output`.
         output: Latent,
-        /// Model time for every sample, before the configuration's `time_scale`.
+        /// Time for every sample, that of the run.
         time: f32,
         /// Which labels.
         branch: Branch,
@@ -87,7 +87,7 @@ pub enum Instruction {
     JointForward {
         /// Where the noisy sample is: `Sample` or `Trial`.
         input: Latent,
-        /// Model time for every sample, before the configuration's `time_scale`. The results go to
+        /// Time for every sample, that of the run. The results go to
         /// `Output(0)` (conditional) and `Output(1)` (unconditional).
         time: f32,
     },

@@ -12,9 +12,6 @@ const LANES: usize = 16;
 /// Added to the variance by the layer norms that modulation follows.
 const EPS: f32 = 1e-6;
 
-/// Added to the variance by the layer norms of queries and keys.
-const HEAD_EPS: f32 = 1e-5;
-
 /// Width of the sinusoidal time embedding.
 pub(crate) const TIME_DIMS: usize = 256;
 
@@ -221,14 +218,14 @@ impl WithSimd for ModulatedNorm<'_> {
 }
 
 /// `x = LN(x)·weight + bias` for one head's query or key, `[d]` each.
-pub(crate) fn head_norm(x: &mut [f32], weight: &[f32], bias: &[f32]) {
+pub(crate) fn head_norm(x: &mut [f32], [weight, bias]: [&[f32]; 2], eps: f32) {
     let inverse = 1.0 / x.len() as f32;
     let mean = x.iter().sum::<f32>() * inverse;
     for x in x.iter_mut() {
         *x -= mean;
     }
     let variance = x.iter().map(|x| x * x).sum::<f32>() * inverse;
-    let norm = 1.0 / (variance + HEAD_EPS).sqrt();
+    let norm = 1.0 / (variance + eps).sqrt();
     for ((x, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
         *x = *x * norm * weight + bias;
     }
@@ -242,6 +239,18 @@ pub(crate) fn add_gated(x: &mut [f32], gate: &[f32], y: &[f32]) {
 /// `x += factor·y`.
 pub(crate) fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]) {
     vectorised(|| x.iter_mut().zip(y).for_each(|(x, y)| *x += factor * y));
+}
+
+/// Σ a·b, in sixteen partial sums.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += a * b;
+        }
+    }
+    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// Σ f(x), in sixteen partial sums.

@@ -113,7 +113,8 @@ impl Trace {
     }
 
     /// Gates of a token, `[E]`: softmax over experts, the factors of what they add. With a sigmoid router the shares of the
-    /// experts in all scores, to which the factors of those that are taken are proportional.
+    /// experts in all scores, to which the factors of those that are taken are proportional. With a router by prototypes
+    /// they grow with the cosines, which are the factors themselves.
     pub fn gate_probabilities(&self, at: At, token: usize) -> Option<Vec<f32>> {
         let logits = self.gate_logits(at, token)?;
         let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

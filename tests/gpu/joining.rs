@@ -55,6 +55,8 @@ fn joined_branches_give_the_bits_of_two_passes() {
         ("dense_flow", 3, Pool, ""),
         ("tc_flow", 3, Pool, "0:2"),
         ("ec_flow", 3, Pool, "0:2"),
+        ("promoe", 3, Pool, "1:2"),
+        ("dit_moe_flow", 2, Pool, ""),
         ("detail_head", 3, Pool, ""),
     ];
     for profile in [Profile::Software, Profile::Gpu] {
@@ -147,6 +149,7 @@ fn the_footprint_foresees_the_working_memory_to_the_byte() {
             "tc_flow",
             "ec_flow",
             "dsmoe",
+            "promoe",
             "detail_head",
         ] {
             let case = Case::open(name);

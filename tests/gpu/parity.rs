@@ -69,8 +69,18 @@ fn dit_moe_forward_matches() {
 }
 
 #[test]
+fn flow_models_of_dit_moe_match() {
+    check_taps("dit_moe_flow");
+}
+
+#[test]
 fn dsmoe_forward_matches() {
     check_taps("dsmoe");
+}
+
+#[test]
+fn promoe_forward_matches() {
+    check_taps("promoe");
 }
 
 #[test]

@@ -243,9 +243,15 @@ fn the_footprint_foresees_what_the_weights_take() {
     use WeightPrecision::{F16, F32, Int4, Int8};
     let _turn = turn();
     let gpu = device(Profile::Software);
-    for name in
-        ["diffmoe_flow", "diffmoe_swiglu_shared", "dense_flow", "tc_flow", "ec_flow", "dsmoe"]
-    {
+    for name in [
+        "diffmoe_flow",
+        "diffmoe_swiglu_shared",
+        "dense_flow",
+        "tc_flow",
+        "ec_flow",
+        "dsmoe",
+        "promoe",
+    ] {
         let case = Case::open(name);
         let config = case.checkpoint.config();
         for precision in [F16, F32, Int8, Int4] {

@@ -1,4 +1,4 @@
-//! DiT-MoE and DSMoE under the tensor names of their checkpoints: the experts of every token, on both engines.
+//! DiT-MoE, DSMoE and ProMoE under the tensor names of their checkpoints: the experts of every token, on both engines.
 
 use std::sync::Arc;
 
@@ -11,13 +11,15 @@ use crate::case::{COND, Case, folder, forward};
 use crate::device::{device, turn};
 
 #[test]
-fn every_token_takes_the_recorded_two_experts() {
-    takes_the_recorded_experts("dit_moe", 480.0, 2);
-    takes_the_recorded_experts("dsmoe", 0.48, 1);
+fn every_token_takes_the_recorded_experts() {
+    takes_the_recorded_experts("dit_moe", 480.0, [2, 2]);
+    takes_the_recorded_experts("dit_moe_flow", 0.48, [2, 2]);
+    takes_the_recorded_experts("dsmoe", 0.48, [1, 2]);
+    takes_the_recorded_experts("promoe", 0.48, [1, 1]);
 }
 
-/// At the time of the recorded pass, the same for all samples, in as many MoE layers.
-fn takes_the_recorded_experts(name: &str, time: f32, layers: usize) {
+/// At the time of the recorded pass, the same for all samples, in as many MoE layers; so many of every token.
+fn takes_the_recorded_experts(name: &str, time: f32, [layers, count]: [usize; 2]) {
     let _turn = turn();
     let case = Case::open(name);
     let bytes = std::fs::read(folder(name).join("routes.safetensors")).unwrap();
@@ -34,7 +36,7 @@ fn takes_the_recorded_experts(name: &str, time: f32, layers: usize) {
             let wanted = routes.tensor(&name).unwrap();
             let mask = |row: &[u8]| row.iter().rev().fold(0, |m, &bit| m << 1 | u64::from(bit));
             let wanted: Vec<u64> = wanted.data().chunks(experts).map(mask).collect();
-            assert!(wanted.iter().all(|mask| mask.count_ones() == 2));
+            assert!(wanted.iter().all(|mask| mask.count_ones() == count as u32));
             assert_eq!(layer.masks, wanted, "{name}, {}", engine.device());
         }
     };

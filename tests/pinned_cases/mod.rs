@@ -116,6 +116,12 @@ const SIGMOID: &str = r#"{"name":"sigmoid","kind":"tc","t_kind":"flow","params":
     "MoE_config":{"router":"sigmoid","num_experts":6,"capacity":3,"moe_intermediate_size":28,
     "routed_scaling_factor":2.5}}}"#;
 
+/// A router by prototypes with an expert for samples without a label, and reversed time.
+const PROTOTYPES: &str = r#"{"name":"prototypes","kind":"tc","t_kind":"flow","time_scale":1000,"params":{"input_size":[8,12],
+    "num_classes":10,"patch_size":2,"depth":3,"hidden_size":40,"num_heads":2,"prediction":"reversed",
+    "MoE_config":{"router":"prototypes","num_experts":6,"moe_intermediate_size":28,
+    "shared_expert_intermediate_size":20}}}"#;
+
 /// Expert choice.
 const EC: &str = r#"{"name":"ec","kind":"ec","t_kind":"flow","params":{"input_size":12,"num_classes":10,
     "patch_size":2,"depth":3,"hidden_size":32,"num_heads":2,"learn_sigma":false,
@@ -211,6 +217,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "tc_8", model: random(TC), ..EIGHT },
     Case { name: "tc_heun_guided", model: random(TC), solver: "heun", guidance: 2.0, ..PLAIN },
     Case { name: "sigmoid_8_guided", model: random(SIGMOID), solver: "heun", steps: 2, guidance: 2.0, ..EIGHT },
+    Case { name: "prototypes_8_guided", model: random(PROTOTYPES), solver: "heun", steps: 2, guidance: 2.0, ..EIGHT },
     Case { name: "ec", model: random(EC), ..PLAIN },
     Case { name: "ec_8_guided", model: random(EC), guidance: 2.0, ..EIGHT },
     Case { name: "ec_ddpm_joint", model: random(EC_DDPM), solver: "ddpm", guidance: 2.0, batch: 3, ..PLAIN },

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use diffmoe::model::{Config, FfnForm, Kind, Router, RoutingRule};
+use diffmoe::model::{Config, FfnForm, Kind, Prediction, Router, RoutingRule};
 
 type Rows = Vec<Vec<f64>>;
 
@@ -65,7 +65,9 @@ impl Reference<'_> {
             let h = modulated(&x, |s| [part(s, 3), part(s, 4)]);
             let mlp = format!("{block}.mlp");
             let y = if c.is_moe(i) {
-                let (y, masks) = self.moe(&mlp, &h);
+                // Of the first table.
+                let is_null = |s: usize| labels[0][s / t] == c.labels[0].null;
+                let (y, masks) = self.moe(&mlp, &h, &is_null);
                 routes.push(masks);
                 y
             } else {
@@ -133,7 +135,9 @@ impl Reference<'_> {
 
     fn condition(&self, times: &[f32], labels: &[Vec<u32>]) -> Rows {
         let waves = |&time: &f32| {
-            let time = f64::from(time) * f64::from(self.config.time_scale);
+            let is_reversed = self.config.prediction == Prediction::Reversed;
+            let time = if is_reversed { 1.0 - f64::from(time) } else { f64::from(time) };
+            let time = time * f64::from(self.config.time_scale);
             let angle = move |k: usize| time * (-(10_000_f64.ln()) * k as f64 / 128.0).exp();
             (0..128).map(|k| angle(k).cos()).chain((0..128).map(|k| angle(k).sin())).collect()
         };
@@ -160,7 +164,7 @@ impl Reference<'_> {
             if let Some(norm) = ["q_norm", "k_norm"].get(which).filter(|_| qk_norm) {
                 let [weight, bias] =
                     ["weight", "bias"].map(|w| self.numbers(&format!("{name}.{norm}.{w}")));
-                let normal = normalised(&x, 1e-5);
+                let normal = normalised(&x, f64::from(self.config.qk_norm_eps));
                 x = (0..d).map(|i| normal[i] * weight[i] + bias[i]).collect();
             }
             if rope && which < 2 {
@@ -207,9 +211,13 @@ impl Reference<'_> {
         }
     }
 
-    fn moe(&self, name: &str, h: &Rows) -> (Rows, Vec<u64>) {
+    fn moe(&self, name: &str, h: &Rows, is_null: &dyn Fn(usize) -> bool) -> (Rows, Vec<u64>) {
         let c = self.config;
-        let gate = if c.kind == Kind::Tc { "gate.weight" } else { "gate_weight" };
+        let gate = match (c.router, c.kind) {
+            (Router::Prototypes { .. }, _) => "cluster_centers",
+            (_, Kind::Tc) => "gate.weight",
+            _ => "gate_weight",
+        };
         let scores = product(h, &self.numbers(&format!("{name}.{gate}")), None);
         let (gate, masks) = match c.router {
             Router::Softmax => {
@@ -221,6 +229,28 @@ impl Reference<'_> {
                 let bias = self.numbers(&format!("{name}.gate.e_score_correction_bias"));
                 let of = |row: &Vec<f64>| sigmoid_choice(row, &bias, c.capacity as usize, scale);
                 scores.iter().map(of).unzip()
+            }
+            Router::Prototypes { unconditional } => {
+                let lengths: Vec<f64> = self
+                    .numbers(&format!("{name}.{gate}"))
+                    .chunks(c.hidden_size)
+                    .map(|row| dot(row, row).sqrt())
+                    .collect();
+                let of = |(s, row): (usize, &Vec<f64>)| {
+                    let own = dot(&h[s], &h[s]).sqrt();
+                    let mut cosines: Vec<f64> = row
+                        .iter()
+                        .zip(&lengths)
+                        .map(|(score, length)| score / own / length)
+                        .collect();
+                    let best =
+                        (0..cosines.len()).max_by(|&a, &b| cosines[a].total_cmp(&cosines[b]));
+                    cosines.resize(c.num_experts, 1.0);
+                    let last = c.num_experts - 1;
+                    let taker = if unconditional && is_null(s) { last } else { best.unwrap() };
+                    (cosines, 1 << taker)
+                };
+                scores.iter().enumerate().map(of).unzip()
             }
         };
         let mut y = if c.shared_hidden > 0 {

@@ -40,7 +40,9 @@ def load_exported(path):
     p = meta["params"]
     moe = p.get("MoE_config") or {"num_experts": 0, "capacity": 1, "interleave": True}
     if moe.get("router", "softmax") != "softmax" or p.get("rope_type", "none") != "none" or p.get("mlp_act", "gelu") != "gelu":
-        raise ValueError(f"{path}: the trainer has no sigmoid router, 2-D RoPE or SiLU networks, as DSMoE does")
+        raise ValueError(f"{path}: the trainer has no routers, 2-D RoPE or SiLU networks of DSMoE and ProMoE")
+    if p.get("qk_norm_eps", 1e-5) != 1e-5 or p.get("prediction") == "reversed":
+        raise ValueError(f"{path}: the trainer has no flow models of DiT-MoE and ProMoE, whose time is reversed")
     model = DiT(p["input_size"], p["in_channels"], p["patch_size"], p["depth"], p["hidden_size"], p["num_heads"],
                 p["mlp_ratio"], moe["num_experts"], moe["capacity"], moe["interleave"], p["learn_sigma"],
                 meta["time_scale"], [(l["tensor"].split(".")[0], l["null"], None) for l in meta["labels"]],

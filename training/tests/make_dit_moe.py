@@ -11,7 +11,7 @@ import sys
 import torch
 import torch.nn as nn
 
-from reference_dit import CHANNELS, CLASSES, DIM, PATCH, SIDE, Block, Dit, Network, chosen, noise, observed, randomise, write
+from reference_dit import CLASSES, DIM, Block, Dit, Network, chosen, noise, observed, positions, randomise, write
 
 from diffmoe_train import ddpm
 
@@ -20,10 +20,10 @@ STEPS, GUIDANCE, ROUTE_TIME, MARGIN, SEED = 5, 1.5, 480.0, 1e-4, 6
 
 
 class Experts(nn.Module):
-    def __init__(self):
+    def __init__(self, experts=EXPERTS, ratio=RATIO):
         super().__init__()
-        self.experts = nn.ModuleList(Network(RATIO * DIM) for _ in range(EXPERTS))
-        self.gate = nn.Linear(DIM, EXPERTS, bias=False)
+        self.experts = nn.ModuleList(Network(ratio * DIM) for _ in range(experts))
+        self.gate = nn.Linear(DIM, experts, bias=False)
         self.shared_experts = Network(SHARED * DIM)
 
     def forward(self, x):
@@ -32,15 +32,6 @@ class Experts(nn.Module):
         weight = score * self.selected
         routed = sum(weight[..., e : e + 1] * expert(x) for e, expert in enumerate(self.experts))
         return routed + self.shared_experts(x)
-
-
-def positions():
-    """Fixed sine-cosine position embedding ``[1, T, D]``: the column in the first half of the channels, the row in the second."""
-    frequency = 10000.0 ** (-torch.arange(DIM // 4, dtype=torch.float64) / (DIM // 4))
-    side = SIDE // PATCH
-    wave = torch.arange(side, dtype=torch.float64)[:, None] * frequency
-    wave = torch.cat([wave.sin(), wave.cos()], 1)
-    return torch.cat([wave.repeat(side, 1), wave.repeat_interleave(side, 0)], 1)[None].float()
 
 
 def main(folder):

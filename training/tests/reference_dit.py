@@ -1,5 +1,5 @@
-"""The parts that reference modules of other people's DiT have in common (``make_dit_moe.py``, ``make_dsmoe.py``): sizes of a
-small model, attention, modulated blocks, embeddings, and the files of a recorded case."""
+"""The parts that reference modules of other people's DiT have in common (``make_dit_moe.py``, ``make_dsmoe.py``,
+``make_dit_moe_flow.py``, ``make_promoe.py``): sizes of a small model, attention, modulated blocks, embeddings, and the files of a recorded case."""
 
 import json
 import math
@@ -103,6 +103,37 @@ class Dit(nn.Module):
 
     def null_labels(self, n, device=None):
         return [torch.full((n,), CLASSES, device=device)]
+
+
+class Reversed(Dit):
+    """A model that sees ``scale·(1 - t)``, t being the time of the trainer's samplers, and predicts noise minus data."""
+
+    scale = 1.0
+
+    def forward(self, x, t, labels, *_):
+        return super().forward(x, (1.0 - t) * self.scale, labels)
+
+
+class Forward(nn.Module):
+    """Such a model as the trainer's samplers need it: its velocity leads to the data."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.prediction, self.in_channels = model, "velocity", model.in_channels
+        self.null_labels = model.null_labels
+
+    def forward(self, x, t, labels, *_):
+        out, loss = self.model(x, t, labels)
+        return -out, loss
+
+
+def positions():
+    """Fixed sine-cosine position embedding ``[1, T, D]``: the column in the first half of the channels, the row in the second."""
+    frequency = 10000.0 ** (-torch.arange(DIM // 4, dtype=torch.float64) / (DIM // 4))
+    side = SIDE // PATCH
+    wave = torch.arange(side, dtype=torch.float64)[:, None] * frequency
+    wave = torch.cat([wave.sin(), wave.cos()], 1)
+    return torch.cat([wave.repeat(side, 1), wave.repeat_interleave(side, 0)], 1)[None].float()
 
 
 def randomise(model):

@@ -25,7 +25,7 @@ pub(crate) fn python_tests() -> Result<(), String> {
     let program = environment(
         "python-diffusers",
         &["--system-site-packages"],
-        &["./python", "pytest>=8", "pillow>=10", "diffusers>=0.35"],
+        &["./python", "pytest>=8", "pillow>=10", "diffusers>=0.35", "tokenizers>=0.20"],
     )?;
     let tool = tool("debug");
     // diffusers copies the code of pipelines there.

@@ -44,11 +44,6 @@ impl Model<'_> {
     ) -> Result<PathBuf, Box<dyn std::error::Error>> {
         let config = Config::from_json(self.text)
             .map_err(|_| "--layout diffusers is for models; image decoders have it already")?;
-        if config.text.is_some() {
-            return Err(
-                "--layout diffusers is for models with labels; this one takes prompts".into()
-            );
-        }
         if matches!(self.storage, Storage::Int8 | Storage::Int4) {
             return Err("diffusers reads no integers: use --dtype f32 or f16".into());
         }
@@ -130,12 +125,19 @@ fn scheduler(objective: Objective) -> (&'static str, Value) {
 /// The model card, with the front matter that hubs read. A licence is a sentence in our files: it goes into the text.
 fn card(config: &Config, license: Option<&str>) -> String {
     let license = license.map_or_else(String::new, |text| format!("\nLicence: {text}\n"));
+    let (task, images) = match config.text.as_ref().map(|text| text.examples.first()) {
+        Some(example) => {
+            let prompt = example.map_or("", String::as_str);
+            ("text-to-image", format!("prompt={}, num_images=4", json!(prompt)))
+        }
+        None => ("unconditional-image-generation", "num_images=4".to_owned()),
+    };
     format!(
-        "---\nlibrary_name: diffusers\npipeline_tag: unconditional-image-generation\ntags:\n- diffmoe\n- mixture-of-experts\n\
+        "---\nlibrary_name: diffusers\npipeline_tag: {task}\ntags:\n- diffmoe\n- mixture-of-experts\n\
          - diffusion-transformer\n---\n# {}\n\nWritten by `diffmoe convert --layout diffusers`.\n\n```python\n\
          from diffusers import DiffusionPipeline\n\n\
          pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)\n\
-         images = pipe(num_images=4).images\n```\n{license}",
+         images = pipe({images}).images\n```\n{license}",
         config.name
     )
 }

@@ -82,6 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
                 let output = match config.prediction {
                     Prediction::Velocity => "velocity",
                     Prediction::Sample => "data",
+                    Prediction::Reversed => "opposite velocity, and sees 1 - t",
                 };
                 let scale = config.time_scale;
                 format!(
@@ -271,6 +272,9 @@ fn architecture(config: &Config) -> String {
         Kind::Dense => "dense DiT",
         Kind::Tc if matches!(config.router, Router::Sigmoid { .. }) => {
             "token-choice MoE DiT (DSMoE)"
+        }
+        Kind::Tc if matches!(config.router, Router::Prototypes { .. }) => {
+            "token-choice MoE DiT (ProMoE)"
         }
         Kind::Tc => "token-choice MoE DiT",
         Kind::Ec => "expert-choice MoE DiT",

@@ -9,9 +9,9 @@ pub(super) fn find_checkpoint(source: &Path) -> Result<PathBuf, String> {
     if !source.is_dir() {
         return Ok(source.to_owned());
     }
-    let mut found = files_with(&source.join("checkpoints"), &["pt"]);
+    let mut found = files_with(&source.join("checkpoints"), &["pt", "pth"]);
     if found.is_empty() {
-        found = files_with(source, &["pt"]);
+        found = files_with(source, &["pt", "pth"]);
     }
     found.sort_by_key(|path| steps(path));
     while let Some(last) = found.pop() {
@@ -25,7 +25,7 @@ pub(super) fn find_checkpoint(source: &Path) -> Result<PathBuf, String> {
     }
     let missing = || {
         format!(
-            "there is no .pt file in {} or its folder checkpoints, and no weights of diffusers",
+            "there is no .pt or .pth file in {} or its folder checkpoints, and no weights of diffusers",
             source.display()
         )
     };
@@ -129,7 +129,7 @@ mod tests {
         std::fs::write(at("7.pt"), "").unwrap();
         assert_eq!(last(&["6.pt", "5.pt"]), "6.pt", "an empty file and a folder do not count");
         let error = find_checkpoint(folder.path()).unwrap_err();
-        assert!(error.contains("there is no .pt file in"), "{error}");
+        assert!(error.contains("there is no .pt or .pth file in"), "{error}");
     }
 
     #[test]

@@ -227,7 +227,9 @@ fn recorded_answers_are_met_by_both_backends() {
         "tc_flow",
         "ec_flow",
         "dit_moe",
+        "dit_moe_flow",
         "dsmoe",
+        "promoe",
         "detail_head",
     ];
     let mut cases: Vec<_> = names.map(fixture).into();

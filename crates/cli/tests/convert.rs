@@ -127,7 +127,7 @@ fn files_that_are_no_checkpoints_are_refused_in_one_sentence() {
     }
     refused(folder.path().join("nosuch.pt").as_path(), "cannot read");
     std::fs::create_dir(folder.path().join("empty")).expect("a folder");
-    refused(&folder.path().join("empty"), "there is no .pt file in");
+    refused(&folder.path().join("empty"), "there is no .pt or .pth file in");
     let (code, _, stderr) = diffmoe(&["convert", &text(&file), "-o", "x.bin"]);
     assert!(code == 2 && stderr.contains("end in .safetensors"), "{stderr}");
 }

@@ -107,7 +107,6 @@ fn what_the_layout_cannot_hold_is_refused() {
         assert!(!folder.path().join("hub/model_index.json").exists());
     };
     is_refused(&convert(&model, &["--dtype", "int8"]), "diffusers reads no integers");
-    is_refused(&convert(&text(&fixture("t2i_tiny")), &[]), "takes prompts");
     std::fs::create_dir(folder.path().join("hub")).expect("a folder");
     std::fs::write(folder.path().join("hub/mine.txt"), "x").expect("a file");
     is_refused(&convert(&model, &[]), "is not empty");
@@ -157,14 +156,22 @@ fn info_names_the_nearest_family_and_what_differs() {
 
 #[test]
 fn published_models_are_described_converted_and_traced() {
-    is_described_converted_and_traced("dit_moe", ["token-choice MoE DiT,", "blocks 0, 1"], 2);
+    is_described_converted_and_traced("dit_moe", ["token-choice MoE DiT,", "blocks 0, 1"], [2, 2]);
+    let flow = ["predicts the opposite velocity", "blocks 0, 1"];
+    is_described_converted_and_traced("dit_moe_flow", flow, [2, 2]);
     let dsmoe =
         ["token-choice MoE DiT (DSMoE)", "with 2-D RoPE, SiLU, 6 experts in 1 layers (blocks 1)"];
-    is_described_converted_and_traced("dsmoe", dsmoe, 1);
+    is_described_converted_and_traced("dsmoe", dsmoe, [1, 2]);
+    let promoe = ["token-choice MoE DiT (ProMoE)", "predicts the opposite velocity"];
+    is_described_converted_and_traced("promoe", promoe, [1, 1]);
 }
 
-/// With two experts for every token, in as many MoE layers.
-fn is_described_converted_and_traced(name: &str, described: [&str; 2], layers: usize) {
+/// With as many MoE layers, and experts for every token.
+fn is_described_converted_and_traced(
+    name: &str,
+    described: [&str; 2],
+    [layers, experts]: [usize; 2],
+) {
     let folder = tempfile::tempdir().expect("a folder");
     let [out, trace] = ["model.safetensors", "routing.json"].map(|name| folder.path().join(name));
     let source = text(&fixture(name));
@@ -190,6 +197,6 @@ fn is_described_converted_and_traced(name: &str, described: [&str; 2], layers: u
     assert!(capacity.len() >= 2 * layers, "{rows}");
     for value in capacity {
         let value: f32 = value.expect("a value").parse().expect("a number");
-        assert!((value - 2.0).abs() < 1e-3, "{rows}");
+        assert!((value - experts as f32).abs() < 1e-3, "{rows}");
     }
 }

@@ -67,7 +67,7 @@ class Config:
     name: str
     kind: str  #: dense, tc (token choice), ec (expert choice) or diffmoe
     objective: str  #: flow (t from 0, noise, to 1, data) or ddpm (integer steps, 0 is data)
-    prediction: str  #: output of a flow model: velocity or data
+    prediction: str  #: output of a flow model: velocity, data, or reversed (the opposite velocity, of models that see 1 - t)
     time_scale: float
     pixels: bool  #: whether samples are pixels in [-1, 1] rather than latents
     input_size: tuple[int, int]  #: height and width of a sample
@@ -79,14 +79,16 @@ class Config:
     num_heads: int
     head_dim: int
     qk_norm: bool
+    qk_norm_eps: float  #: what the norms of queries and keys add to the variance
     rope: bool  #: whether queries and keys are rotated by position (2-D RoPE) instead of a position embedding
     ffn_hidden: int  #: width of the feed-forward network of a dense block
     swiglu: bool
     mlp_act: str  #: activation of dense blocks without SwiGLU: gelu or silu
     expert_hidden: int  #: width of an expert
     expert_swiglu: bool
-    router: str  #: weights of token choice: softmax, or sigmoid (DSMoE)
+    router: str  #: weights of token choice: softmax, sigmoid (DSMoE) or prototypes (ProMoE)
     router_scale: float  #: sum of the weights of a token with a sigmoid router
+    unconditional: bool  #: whether the last expert has no prototype and takes the samples without a label
     num_experts: int
     capacity: float
     interleave: bool
@@ -155,6 +157,7 @@ def _read(document: dict) -> Config:
     moe = params.get("MoE_config") or {}
     ffn_hidden, swiglu = int(width * float(params.get("mlp_ratio", 4))), bool(params.get("use_swiglu", False))
     experts = {"expert_hidden": ffn_hidden, "expert_swiglu": swiglu, "router": moe.get("router", "softmax"), "router_scale": 1.0}
+    experts["unconditional"] = False
     shared = moe.get("n_shared_experts") or 0
     # As in the official code: DiffMoE has one GELU network of width 8D regardless of n, the baselines a SwiGLU of width n·D.
     if not shared or kind == "dense":
@@ -163,8 +166,12 @@ def _read(document: dict) -> Config:
         shared_hidden, shared_swiglu = 8 * width, False
     else:
         shared_hidden, shared_swiglu = shared * width, True
+    if experts["router"] in ("sigmoid", "prototypes") and kind != "tc":
+        raise ModelError(f'a router by {experts["router"]} requires kind "tc"')
     if experts["router"] == "sigmoid":
-        shared_hidden, shared_swiglu = _sigmoid_experts(kind, moe, experts), True
+        shared_hidden, shared_swiglu = _sigmoid_experts(moe, experts), True
+    elif experts["router"] == "prototypes":
+        shared_hidden, shared_swiglu = _prototype_experts(moe, experts), False
     _check_attention(params)
     tables = tuple(
         LabelTable(table["name"], table["tensor"], table["null"], tuple(table.get("values") or ()))
@@ -195,6 +202,7 @@ def _read(document: dict) -> Config:
         num_heads=params["num_heads"],
         head_dim=params.get("head_dim") or width // max(params["num_heads"], 1),
         qk_norm=bool(params.get("qk_norm", False)),
+        qk_norm_eps=float(params.get("qk_norm_eps", 1e-5)),
         rope=params.get("rope_type", "none") == "2d",
         ffn_hidden=ffn_hidden,
         swiglu=swiglu,
@@ -219,10 +227,25 @@ def _read(document: dict) -> Config:
     )
 
 
-def _sigmoid_experts(kind: str, moe: dict, experts: dict) -> int:
+def _prototype_experts(moe: dict, experts: dict) -> int:
+    """Fills in the expert settings of ProMoE. Returns the width of the shared expert."""
+    if not moe.get("moe_intermediate_size"):
+        raise ModelError("a router by prototypes requires moe_intermediate_size, the width of an expert")
+    if int(moe.get("capacity", 1)) != 1:
+        raise ModelError(f"a router by prototypes requires capacity 1, got {moe['capacity']}")
+    unconditional = bool(moe.get("use_uncond_expert", True))
+    if unconditional and moe["num_experts"] < 2:
+        raise ModelError("use_uncond_expert requires at least two experts")
+    experts |= {"expert_hidden": moe["moe_intermediate_size"], "expert_swiglu": False, "unconditional": unconditional}
+    if moe.get("use_shared_expert") is False:
+        return 0
+    if not moe.get("shared_expert_intermediate_size"):
+        raise ModelError("a router by prototypes requires shared_expert_intermediate_size, or use_shared_expert false")
+    return moe["shared_expert_intermediate_size"]
+
+
+def _sigmoid_experts(moe: dict, experts: dict) -> int:
     """Fills in the expert settings of DSMoE. Returns the width of the shared expert, which equals that of the routed ones."""
-    if kind != "tc":
-        raise ModelError('a sigmoid router requires kind "tc"')
     if not moe.get("moe_intermediate_size"):
         raise ModelError("a sigmoid router requires moe_intermediate_size, the width of an expert")
     if (moe.get("topk_group") or 0) < (moe.get("n_group") or 0):
@@ -281,16 +304,18 @@ def _check(config: Config) -> None:
         wrong(f'kind is "{config.kind}"; {", ".join(KINDS)} are supported')
     if config.objective not in ("flow", "ddpm"):
         wrong(f't_kind is "{config.objective}"; flow and ddpm are supported')
-    if config.prediction not in ("velocity", "data"):
-        wrong(f'prediction is "{config.prediction}"; velocity and data are supported')
+    if config.prediction not in ("velocity", "data", "reversed"):
+        wrong(f'prediction is "{config.prediction}"; velocity, data and reversed are supported')
     sizes = [*config.input_size, config.patch_size, config.depth, config.hidden_size, config.num_heads]
     if min(*sizes, config.head_dim, config.in_channels, config.ffn_hidden, config.expert_hidden) < 1:
         wrong("every size must be at least 1")
     for side in config.input_size:
         if side % config.patch_size:
             wrong(f"input_size {side} must be a multiple of patch_size {config.patch_size}")
-    if config.router not in ("softmax", "sigmoid"):
-        wrong(f'router is "{config.router}"; softmax and sigmoid are supported')
+    if config.router not in ("softmax", "sigmoid", "prototypes"):
+        wrong(f'router is "{config.router}"; softmax, sigmoid and prototypes are supported')
+    if config.unconditional and (len(config.labels) != 1 or config.text is not None):
+        wrong("use_uncond_expert requires exactly one label table and no prompts")
     if config.rope and config.head_dim % 4:
         wrong(f"head_dim {config.head_dim} must be a multiple of 4")
     if config.hidden_size % 4:
@@ -304,8 +329,10 @@ def _check(config: Config) -> None:
     if config.kind == "tc" and config.capacity < 1:
         wrong(f"capacity must be at least 1 for token choice, got {config.capacity}")
     if config.objective == "ddpm" and config.prediction != "velocity":
-        wrong('prediction "data" is for flow models; DDPM models predict the noise')
+        wrong(f'prediction "{config.prediction}" is for flow models; DDPM models predict the noise')
     if config.detail_channels and (config.prediction != "data" or config.out_channels != config.in_channels):
         wrong('detail_head requires prediction "data" and learn_sigma false')
+    if not config.qk_norm_eps > 0:
+        wrong(f"qk_norm_eps must be above 0, got {config.qk_norm_eps}")
     if not config.time_scale > 0:
         wrong(f"time_scale must be above 0, got {config.time_scale}")

@@ -49,10 +49,18 @@ def find(name) -> Path:
     )
 
 
-def official_name(name: str) -> str:
-    """The official name of a tensor: DiT-MoE has ``blocks.N.moe`` for ``blocks.N.mlp``, DSMoE ``experts.blocks`` for ``experts``."""
+def official_name(name: str, is_promoe: bool = False) -> str:
+    """The official name of a tensor. DiT-MoE has ``blocks.N.moe`` for ``blocks.N.mlp``, and its larger models ``Wqkv`` and
+    ``out_proj`` for ``qkv`` and ``proj``; DSMoE has ``experts.blocks`` for ``experts``; ProMoE ``shared_expert`` for
+    ``shared_experts``, and ``up_proj`` and ``down_proj`` for the layers of networks with two."""
     name = re.sub(r"^(blocks\.[^.]+)\.moe\.", r"\1.mlp.", name)
-    return re.sub(r"^(blocks\.[^.]+\.mlp\.experts)\.blocks\.", r"\1.", name)
+    name = re.sub(r"^(blocks\.[^.]+\.attn\.)Wqkv\.", r"\1qkv.", name)
+    name = re.sub(r"^(blocks\.[^.]+\.attn\.)out_proj\.", r"\1proj.", name)
+    name = re.sub(r"^(blocks\.[^.]+\.mlp\.experts)\.blocks\.", r"\1.", name)
+    name = re.sub(r"^(blocks\.[^.]+\.mlp\.)shared_expert\.", r"\1shared_experts.", name)
+    if is_promoe and re.match(r"blocks\.[^.]+\.mlp\.", name):
+        name = name.replace(".up_proj.", ".fc1.").replace(".down_proj.", ".fc2.")
+    return name
 
 
 class TensorFile:
@@ -64,14 +72,12 @@ class TensorFile:
         self.config_text = None
         self._where: dict[str, object] = {}
         self._stored: dict[str, str] = {}  # names in the files
-        for part in self.parts:
-            try:
-                file = safe_open(str(part), framework="np")
-            except (SafetensorError, OSError) as error:
-                raise ModelError(f"{part} is not a complete safetensors file ({error}); download it again") from None
+        opened = [(part, _open(part)) for part in self.parts]
+        is_promoe = any(name.endswith(".mlp.cluster_centers") for _, file in opened for name in file.keys())
+        for part, file in opened:
             self.config_text = self.config_text or (file.metadata() or {}).get(CONFIG_KEY)
             for name in file.keys():
-                official = official_name(name)
+                official = official_name(name, is_promoe)
                 if official in self._where and self._stored[official] != name:
                     raise ModelError(f"{part} has {official} under two names; remove one of them")
                 self._where[official], self._stored[official] = file, name
@@ -154,6 +160,13 @@ class TensorFile:
                 halves = np.frombuffer(file.read(end - begin), "<u2")
                 return (halves.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
         raise KeyError(name)
+
+
+def _open(part: Path):
+    try:
+        return safe_open(str(part), framework="np")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{part} is not a complete safetensors file ({error}); download it again") from None
 
 
 def from_int4(stored: np.ndarray, scale: np.ndarray) -> np.ndarray:

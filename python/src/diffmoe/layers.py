@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 EPS = 1e-6  # layer norms without weights, used throughout a DiT
-HEAD_EPS = 1e-5  # layer norms of queries and keys
 
 
 def linear(weights: dict, name: str, x: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from . import layers
 from .config import Config
 from .layers import attend, conv3x3, ffn, heads, layer_norm, linear, rotate, sigmoid, silu, softmax
-from .routing import Routing, choose, route
+from .routing import Routing, choose, nearest, route
 from .text import Encoded
 from .weights import SELECTION_BIAS, TIME_DIMS, router_name
 
@@ -25,7 +25,7 @@ class LayerRouting:
 
     block: int
     taken: np.ndarray  #: whether an expert took a token ``[S, E]``, bool
-    gate: np.ndarray  #: gate logits ``[S, E]``; with a sigmoid router the logarithms of its scores
+    gate: np.ndarray  #: gate logits ``[S, E]``; logarithms of the scores of a sigmoid router, or cosines with prototypes
     need: np.ndarray | None  #: capacity predictor logits ``[S, E]``
     thresholds: np.ndarray | None  #: thresholds in effect, as probabilities ``[E]``
 
@@ -58,9 +58,10 @@ class Model:
         h = self._patches(x)
         if not c.rope:
             h = h + w["pos_embed"]
+        alone = self._unlabelled(labels)
         routings = []
         for i in range(c.depth):
-            h, layer = self._block(i, h, condition, text, routing, taps)
+            h, layer = self._block(i, h, condition, text, routing, alone, taps)
             taps[f"blocks.{i}.out"] = h
             if layer is not None:
                 routings.append(layer)
@@ -74,13 +75,22 @@ class Model:
     def _condition(self, t: np.ndarray, labels: list[np.ndarray], text: Encoded | None) -> np.ndarray:
         """Sum of the time, prompt and label embeddings ``[B, D]``."""
         w = self.weights
-        features = time_features(t * np.float32(self.config.time_scale))
+        seen = 1 - t if self.config.prediction == "reversed" else t
+        features = time_features(seen * np.float32(self.config.time_scale))
         condition = linear(w, "t_embedder.mlp.2", silu(linear(w, "t_embedder.mlp.0", features)))
         if text is not None:
             condition = condition + text.pooled
         for table, rows in zip(self.config.labels, labels, strict=True):
             condition = condition + (rows if rows.ndim == 2 else w[table.tensor][rows])
         return condition
+
+    def _unlabelled(self, labels: list[np.ndarray]) -> np.ndarray | None:
+        """Whether tokens are those of a sample without a label ``[S]``; ``None`` unless the routers ask for it."""
+        if not self.config.unconditional:
+            return None
+        (table,), (rows,) = self.config.labels, labels
+        null = rows == table.null if rows.ndim == 1 else (rows == self.weights[table.tensor][table.null]).all(1)
+        return np.repeat(null, self.config.tokens)
 
     def _patches(self, x: np.ndarray) -> np.ndarray:
         """Patch embedding ``[B, T, D]``: the strided convolution as one matrix product."""
@@ -97,7 +107,7 @@ class Model:
         x = x.reshape(-1, rows, columns, p, p, channels).transpose(0, 5, 1, 3, 2, 4)
         return x.reshape(-1, channels, rows * p, columns * p)
 
-    def _block(self, i: int, x: np.ndarray, condition: np.ndarray, text: Encoded | None, routing: Routing, taps: dict):
+    def _block(self, i: int, x: np.ndarray, condition: np.ndarray, text: Encoded | None, routing: Routing, alone, taps: dict):
         c, w, block = self.config, self.weights, f"blocks.{i}"
         parts = np.split(linear(w, f"{block}.adaLN_modulation.1", condition), 6, axis=1)
         shift, scale, gate = parts[:3]
@@ -115,24 +125,29 @@ class Model:
         shift, scale, gate = parts[3:]
         h = _modulated(x, shift, scale)
         if c.is_moe(i):
-            y, layer = self._moe(i, h.reshape(-1, c.hidden_size), routing, taps)
+            y, layer = self._moe(i, h.reshape(-1, c.hidden_size), routing, alone, taps)
             y = y.reshape(h.shape)
         else:
             y, layer = ffn(w, f"{block}.mlp", h, c.mlp_act), None
         return x + gate[:, None] * y, layer
 
     def _head_norm(self, name: str, x: np.ndarray) -> np.ndarray:
-        return layer_norm(x, layers.HEAD_EPS) * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        return layer_norm(x, self.config.qk_norm_eps) * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
 
-    def _moe(self, i: int, x: np.ndarray, routing: Routing, taps: dict) -> tuple[np.ndarray, LayerRouting]:
+    def _moe(self, i: int, x: np.ndarray, routing: Routing, alone, taps: dict) -> tuple[np.ndarray, LayerRouting]:
         """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``."""
         c, w, name = self.config, self.weights, f"blocks.{i}.mlp"
-        gate_logits = x @ w[router_name(c, name)].T
-        if c.router == "sigmoid":
+        router, taken = w[router_name(c, name)], None
+        if c.router == "prototypes":
+            gate_logits, taken = nearest(x, router, alone)
+            gate = np.where(taken, gate_logits, np.float32(0))
+        elif c.router == "sigmoid":
+            gate_logits = x @ router.T
             scores = sigmoid(gate_logits)
             gate_logits = -np.logaddexp(np.float32(0), -gate_logits)
             gate = choose(scores, w[f"{name}.{SELECTION_BIAS}"], int(c.capacity), c.router_scale)
         else:
+            gate_logits = x @ router.T
             gate = softmax(gate_logits)
         need = capacity = thresholds = None
         if c.kind == "diffmoe":
@@ -140,7 +155,7 @@ class Model:
             need = linear(w, f"{name}.capacity_predictor.2", hidden)
             capacity = sigmoid(need)
             thresholds = routing.thresholds(w[f"{name}.expert_threshold"], i)
-        taken = route(c, routing.rule, gate, capacity, thresholds)
+        taken = route(c, routing.rule, gate, capacity, thresholds) if taken is None else taken
         taken[:, routing.muted_of(i)] = False
         y = ffn(w, f"{name}.shared_experts", x) if c.shared_hidden else np.zeros_like(x)
         for e in range(c.num_experts):

@@ -1,7 +1,8 @@
 """Exports one forward pass as an ONNX graph: ``python -m diffmoe.onnx MODEL OUT.onnx`` (needs ``diffmoe[onnx]``).
 
 Inputs: samples ``x [B, C, height, width]``, times ``t [B]``, and one array of label indices ``[B]`` per label table, named
-after the table. The output is named after what the model predicts: ``velocity``, ``data`` or ``noise``. The batch size is dynamic.
+after the table. The output is named after what the model predicts: ``velocity``, ``data``, ``reversed`` (the opposite velocity) or
+``noise``. The batch size is dynamic.
 
 The MoE layers take one of two equivalent forms. ``masked`` runs every expert on every token and masks the results: slow, but it
 uses common operators with static shapes only. ``exact`` gathers the tokens that each expert selects (NonZero, Gather, ScatterND),
@@ -105,7 +106,10 @@ class _Writer:
     def condition(self) -> str:
         """Sum of the time and label embeddings ``[B, D]``."""
         c, g = self.c, self.g
-        time = g.op("Mul", g.op("Reshape", "t", g.shape(-1, 1)), g.constant(c.time_scale))
+        time = g.op("Reshape", "t", g.shape(-1, 1))
+        if c.prediction == "reversed":
+            time = g.op("Sub", g.constant(1.0, "one"), time)
+        time = g.op("Mul", time, g.constant(c.time_scale))
         angles = g.op("Mul", time, g.constant(time_frequencies()[None]))
         features = g.op("Concat", g.op("Cos", angles), g.op("Sin", angles), axis=1)
         total = g.linear("t_embedder.mlp.2", g.silu(g.linear("t_embedder.mlp.0", features)))
@@ -143,8 +147,8 @@ class _Writer:
             for part in g.split(g.linear(f"{name}.qkv", x), 3)
         )
         if c.qk_norm:
-            q = g.normal(q, c.head_dim, layers.HEAD_EPS, f"{name}.q_norm")
-            k = g.normal(k, c.head_dim, layers.HEAD_EPS, f"{name}.k_norm")
+            q = g.normal(q, c.head_dim, c.qk_norm_eps, f"{name}.q_norm")
+            k = g.normal(k, c.head_dim, c.qk_norm_eps, f"{name}.k_norm")
         if c.rope:
             q, k = self.rotated(q), self.rotated(k)
         scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
@@ -168,12 +172,15 @@ class _Writer:
         """The MoE layer, on all tokens of the batch ``[S, D]``."""
         c, g = self.c, self.g
         router = weights.router_name(c, name)
-        logits = g.op("MatMul", x, g.constant(g.tensors[router].T, f"{router}.T"))
-        if c.router == "sigmoid":
-            gate, taken = self.choice(name, g.op("Sigmoid", logits))
+        if c.router == "prototypes":
+            gate, taken = self.nearest(router, x)
         else:
-            gate = g.op("Softmax", logits, axis=-1)
-            taken = self.taken(name, x, gate)
+            logits = g.op("MatMul", x, g.constant(g.tensors[router].T, f"{router}.T"))
+            if c.router == "sigmoid":
+                gate, taken = self.choice(name, g.op("Sigmoid", logits))
+            else:
+                gate = g.op("Softmax", logits, axis=-1)
+                taken = self.taken(name, x, gate)
         if c.shared_hidden:
             y = g.ffn(f"{name}.shared_experts", x)
         else:
@@ -202,6 +209,26 @@ class _Writer:
             total = g.op("ReduceSum", gate, g.shape(-1), keepdims=1)
             gate = g.op("Div", gate, g.op("Add", total, g.constant(1e-20, "least")))
         return g.op("Mul", gate, g.constant(c.router_scale, "router_scale")), taken
+
+    def nearest(self, router: str, x: str) -> tuple[str, str]:
+        """Weights and mask ``[S, E]`` of a router by prototypes."""
+        c, g = self.c, self.g
+        prototypes = g.tensors[router]
+        unit = prototypes / np.maximum(np.linalg.norm(prototypes, axis=1, keepdims=True), 1e-12)
+        length = g.op("Max", g.op("ReduceL2", x, g.shape(-1), keepdims=1), g.constant(1e-12, "least_length"))
+        cosine = g.op("MatMul", g.op("Div", x, length), g.constant(unit.T, f"{router}.T"))
+        best = self.best(cosine, 1, len(prototypes))
+        if not c.unconditional:
+            return cosine, best
+        # The last column is 1 for the tokens of samples without a label, which take no other expert.
+        table = c.labels[0]
+        alone = g.op("Equal", g.op("Reshape", table.name, g.shape(-1, 1)), g.constant(table.null, "no_label", np.int64))
+        alone = g.op("Cast", alone, to=g.onnx.TensorProto.FLOAT)
+        alone = g.op("Reshape", g.op("MatMul", alone, g.constant(np.ones((1, c.tokens)), "tokens")), g.shape(-1, 1))
+        labelled = g.op("Sub", g.constant(1.0, "one"), alone)
+        best = g.op("Mul", g.op("Cast", best, to=g.onnx.TensorProto.FLOAT), labelled)
+        taken = g.op("Cast", g.op("Concat", best, alone, axis=1), to=g.onnx.TensorProto.BOOL)
+        return g.op("Concat", cosine, alone, axis=1), taken
 
     def taken(self, name: str, x: str, gate: str) -> str:
         """Boolean routing mask ``[S, E]``: which experts process which tokens."""

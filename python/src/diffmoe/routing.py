@@ -14,6 +14,8 @@ from .config import Config
 from .errors import SettingsError, one_of
 
 RULES = ("token", "pool")
+#: Score of an expert that is not among those a token may take: the least f16.
+NOT_ASKED = np.float32(-65504)
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,19 @@ def choose(scores: np.ndarray, bias: np.ndarray, count: int, scale: float) -> np
     if count > 1:
         chosen = chosen / (chosen.sum(1, keepdims=True) + np.float32(1e-20))
     return chosen * np.float32(scale)
+
+
+def nearest(x: np.ndarray, prototypes: np.ndarray, alone: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and routing of a router by prototypes, both ``[S, E]``: a token takes the expert whose prototype has the largest
+    cosine to it. ``alone [S]`` marks the tokens of samples without a label, which take the last expert, without a prototype,
+    with score 1; ``None`` where every expert has a prototype."""
+    unit = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12)) for rows in (x, prototypes)]
+    scores = unit[0] @ unit[1].T
+    if alone is not None:
+        scores = np.concatenate([scores, np.full_like(scores[:, :1], NOT_ASKED)], axis=1)
+        scores[alone] = NOT_ASKED
+        scores[alone, -1] = 1
+    return scores, token_choice(scores, 1)
 
 
 def take_best(gate: np.ndarray, counts: np.ndarray) -> np.ndarray:

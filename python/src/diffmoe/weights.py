@@ -34,12 +34,14 @@ def _ffn(name: str, width: int, hidden: int, swiglu: bool):
 
 def router_name(config: Config, layer: str) -> str:
     """Name of the router's weight in an MoE layer, such as ``blocks.1.mlp``."""
+    if config.router == "prototypes":
+        return f"{layer}.cluster_centers"
     return f"{layer}.gate.weight" if config.kind == "tc" else f"{layer}.gate_weight"
 
 
 def _moe(c: Config, name: str):
     width, experts = c.hidden_size, c.num_experts
-    yield router_name(c, name), (experts, width)
+    yield router_name(c, name), (experts - c.unconditional, width)
     if c.router == "sigmoid":
         yield f"{name}.{SELECTION_BIAS}", (experts,)
     for e in range(experts):

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::super::foreign::official_name;
+use super::super::foreign::Names;
 use super::value::{Id, Pickle, Tensor, Value};
 
 /// Levels of dictionaries that are searched: some moving averages nest their copy.
@@ -36,8 +36,12 @@ pub(super) fn choose(pickle: &Pickle, weights: &str) -> Result<Chosen, String> {
         _ => return Err("it is not a dictionary of tensors".into()),
     }
     let is_container = |id: &Id| matches!(pickle.value(*id), Value::Dict(_) | Value::Opaque { .. });
-    let (dict, place) = if let Some(entry) = pickle.get(root, weights).filter(is_container) {
-        let (dict, inner) = descend(pickle, entry, weights)?;
+    // The others are those of ProMoE's code.
+    let own = ["", "_model_state_dict", "_state_dict"].map(|end| format!("{weights}{end}"));
+    let own =
+        own.iter().find_map(|name| Some((name, pickle.get(root, name).filter(is_container)?)));
+    let (dict, place) = if let Some((name, entry)) = own {
+        let (dict, inner) = descend(pickle, entry, name)?;
         (dict, Some(inner))
     } else if has_tensors(pickle, root) {
         (root, None)
@@ -138,8 +142,10 @@ fn official_names(pickle: &Pickle, dict: Id, weights: &str) -> Result<Named, Str
             }
         }
     }
+    let names = Names::of(all.iter().map(|(name, _)| name.as_str()));
     let mut tensors = BTreeMap::new();
     for (name, tensor) in all {
+        let name = names.official(&name);
         match tensor {
             Ok(tensor) => {
                 if tensors.contains_key(&name) {
@@ -165,7 +171,7 @@ fn unwrapped(name: &str) -> String {
     let parts = name.split('.').filter(|part| !WRAPPERS.contains(part));
     // Added by data-parallel training, sometimes twice.
     let parts: Vec<_> = parts.skip_while(|part| *part == "module").collect();
-    official_name(&parts.join("."))
+    parts.join(".")
 }
 
 #[cfg(test)]
@@ -253,6 +259,10 @@ mod tests {
         assert_eq!(names(&[("model", &["y"]), ("ema", &["x"])]), own("ema"));
         assert_eq!(names(&[("model", &["y"]), ("ema/shadow", &["x"])]), own("ema.shadow"));
         assert_eq!(names(&[("ema/state/params", &["x"])]), own("ema.state.params"));
+        let beside = [("model_state_dict", &["y"][..]), ("ema_model_state_dict", &["x"])];
+        assert_eq!(names(&beside), own("ema_model_state_dict"));
+        let plain = choose(&file(&beside), "model").unwrap();
+        assert_eq!(plain.weights.as_deref(), Some("model_state_dict"));
         let lightning: &[&str] = &["model.x", "ema.x", "loss.z"];
         assert_eq!(names(&[("state_dict", lightning)]), own("state_dict.ema"));
         let none = refused(&[("model", &["x"]), ("best", &["x"])]);

@@ -25,7 +25,7 @@ pub(super) fn attention(config: &Config, w: &SelfAttention<OnCpu>, a: &mut Activ
         for (r, row) in qkv.chunks_exact_mut(3 * attn).enumerate() {
             for (part, [weight, bias]) in row.chunks_exact_mut(attn).zip(norms) {
                 for head in part.chunks_exact_mut(width) {
-                    head_norm(head, weight, bias);
+                    head_norm(head, [weight, bias], config.qk_norm_eps);
                 }
             }
             if config.rope {

@@ -33,7 +33,7 @@ use crate::simd::threads::row_chunk;
 pub(super) struct Input<'a> {
     /// `[B, C, h, w]`
     pub(super) sample: &'a [f32],
-    /// `[B]`, before the configuration's `time_scale`
+    /// `[B]`, those of the run
     pub(super) times: &'a [f32],
     /// For each label table, `[B]`
     pub(super) labels: &'a [Vec<LabelRow>],
@@ -52,8 +52,8 @@ pub(super) struct Input<'a> {
 impl<'a> Input<'a> {
     /// How experts pick in one block.
     fn router(&self, block: usize) -> LayerRouter<'a> {
-        let Self { routing, muted, shifts, record_scores, .. } = *self;
-        LayerRouter { routing, muted: muted.mask(block), shifts, block, record_scores }
+        let Self { routing, muted, shifts, labels, record_scores, .. } = *self;
+        LayerRouter { routing, muted: muted.mask(block), shifts, block, labels, record_scores }
     }
 }
 
@@ -157,7 +157,7 @@ fn embed_patches(config: &Config, w: &Weights, a: &mut Activations, sample: &[f3
 fn embed_conditions(config: &Config, w: &Weights, a: &mut Activations, input: &Input) {
     let d = config.hidden_size;
     for (b, c) in a.conditioning.chunks_exact_mut(d).enumerate() {
-        c.copy_from_slice(&embed_time(&w.t_embedder, input.times[b] * config.time_scale));
+        c.copy_from_slice(&embed_time(&w.t_embedder, config.model_time(input.times[b])));
         if let Some(text) = &input.text {
             c.iter_mut().zip(text.pooled(b)).for_each(|(c, p)| *c += p);
         }

@@ -6,11 +6,11 @@ use rayon::prelude::*;
 use web_time::Instant;
 
 use super::activations::{Activations, add_rows, row_of};
-use super::router::{RouteSelect, route, weigh_chosen};
+use super::router::{RouteSelect, route, weigh_chosen, weigh_nearest};
 use super::weights::{Linear, OnCpu};
 use crate::engine::contract;
-use crate::model::{Config, Ffn, Moe, Router, Routing, Selection, Shifts};
-use crate::simd::math::{add_scaled, gelu, sigmoid, silu, silu_times, softmax_rows};
+use crate::model::{Config, Ffn, Gate, LabelRow, Moe, Router, Routing, Selection, Shifts};
+use crate::simd::math::{add_scaled, dot, gelu, sigmoid, silu, silu_times, softmax_rows};
 use crate::simd::threads::{Scratch, row_chunk};
 
 impl Ffn<Linear> {
@@ -54,6 +54,8 @@ pub(super) struct LayerRouter<'a> {
     /// Thresholds that are moved, and the block that looks for its own among them
     pub(super) shifts: &'a Shifts,
     pub(super) block: usize,
+    /// For each label table, `[B]`
+    pub(super) labels: &'a [Vec<LabelRow>],
     pub(super) record_scores: bool,
 }
 
@@ -70,7 +72,10 @@ pub(super) fn moe(
     router.shifts.apply(router.block, &mut thresholds);
     let thresholds = &thresholds;
     a.record(router.record_scores);
-    score(config, layer, a);
+    match &layer.gate {
+        Gate::Linear(gate) => score(config, (layer, gate), a),
+        Gate::Prototypes(prototypes) => compare(config, prototypes, router.labels, a),
+    }
     if let Some(scores) = &mut a.scores {
         scores.thresholds.clone_from(thresholds);
     }
@@ -99,7 +104,7 @@ pub(super) fn moe(
 }
 
 /// Gate and capacity predictor, for every token and expert.
-fn score(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
+fn score(config: &Config, (layer, weight): (&Moe<OnCpu>, &Linear), a: &mut Activations) {
     let (d, e) = (config.hidden_size, config.num_experts);
     let Activations { h, gate, need, scores, scratch, .. } = a;
     let rows = row_chunk(h.len() / d);
@@ -110,7 +115,7 @@ fn score(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
     let chunks =
         gate.par_chunks_mut(rows * e).zip(recorded(gate_record, rows * e, h.len() / d * e));
     chunks.enumerate().for_each(|(chunk, (gate, record))| {
-        layer.gate_weight.apply(|r| row_of(h, d, chunk * rows + r), gate);
+        weight.apply(|r| row_of(h, d, chunk * rows + r), gate);
         if let (Router::Sigmoid { scale }, Some(bias)) = (config.router, &layer.selection_bias) {
             sigmoid(gate);
             if !record.is_empty() {
@@ -137,6 +142,41 @@ fn score(config: &Config, layer: &Moe<OnCpu>, a: &mut Activations) {
             sigmoid(need);
         });
     });
+}
+
+/// With a router by prototypes: the cosines of tokens and prototypes, of which a token keeps the largest as its weight. The
+/// tokens of samples without a label have the weight 1 for the last expert.
+fn compare(config: &Config, prototypes: &[f32], labels: &[Vec<LabelRow>], a: &mut Activations) {
+    /// The score of an expert that is not asked; the record holds it exactly.
+    const NOT_ASKED: f32 = -65_504.0;
+    let (d, e, t) = (config.hidden_size, config.num_experts, config.tokens());
+    let is_unlabelled =
+        |sample: usize| config.unconditional_row().is_some_and(|null| labels[0][sample].is(null));
+    let inverse: Vec<f32> = prototypes.chunks_exact(d).map(inverse_length).collect();
+    let Activations { h, gate, scores, .. } = a;
+    let rows = row_chunk(h.len() / d);
+    let record = scores.as_mut().map_or(&mut [][..], |scores| &mut scores.gate);
+    let chunks = gate.par_chunks_mut(rows * e).zip(recorded(record, rows * e, h.len() / d * e));
+    chunks.enumerate().for_each(|(chunk, (gate, record))| {
+        for (token, scores) in (chunk * rows..).zip(gate.chunks_exact_mut(e)) {
+            scores.fill(NOT_ASKED);
+            if is_unlabelled(token / t) {
+                scores[e - 1] = 1.0;
+                continue;
+            }
+            let x = row_of(h, d, token);
+            let own = inverse_length(x);
+            let each = scores.iter_mut().zip(prototypes.chunks_exact(d)).zip(&inverse);
+            each.for_each(|((score, other), inverse)| *score = dot(x, other) * own * inverse);
+        }
+        keep(record, gate);
+        gate.chunks_exact_mut(e).for_each(weigh_nearest);
+    });
+}
+
+/// `1/‖x‖`, bounded as in PyTorch's `normalize`.
+fn inverse_length(x: &[f32]) -> f32 {
+    1.0 / dot(x, x).sqrt().max(1e-12)
 }
 
 /// For each chunk of `len` scores the memory to record them: empty unless they are recorded.

@@ -3,11 +3,13 @@
 //! A routing is one bit mask per token of the pool, bit `e` for expert `e`. Where two scores are equal
 //! the lower token (or, with token choice, the lower expert) wins, so every device agrees.
 
+use std::cmp::Reverse;
+
 use crate::model::Selection;
 
 /// What selections look at, over all `S` tokens of a pass.
 pub(super) struct RouteSelect<'a> {
-    /// Weights of the experts, `[S, E]`: softmax of the gate, or what [`weigh_chosen`] leaves.
+    /// Weights of the experts, `[S, E]`: softmax of the gate, or what [`weigh_chosen`] or [`weigh_nearest`] leaves.
     pub(super) gate: &'a [f32],
     /// Sigmoid of the capacity predictor, `[S, E]`; empty unless the model is a `DiffMoE`.
     pub(super) need: &'a [f32],
@@ -77,11 +79,12 @@ fn take_best(count: usize, e: usize, experts: usize, gate: &[f32], masks: &mut [
     }
 }
 
-/// Each token takes its `count` best experts.
+/// Each token takes its `count` best experts. The bits of numbers that are not negative sort like the numbers; and those of
+/// any weight that [`weigh_nearest`] leaves come after those of the zeros beside it.
 fn token_choice(count: usize, experts: usize, gate: &[f32], masks: &mut [u64]) {
     for (mask, scores) in masks.iter_mut().zip(gate.chunks_exact(experts)) {
         let mut order: Vec<usize> = (0..experts).collect();
-        order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+        order.sort_by_key(|&e| Reverse(scores[e].to_bits()));
         for &e in order.iter().take(count) {
             *mask |= 1 << e;
         }
@@ -105,6 +108,20 @@ pub(super) fn weigh_chosen(scores: &mut [f32], bias: &[f32], count: usize, scale
     for &e in others {
         scores[e] = 0.0;
     }
+}
+
+/// With a router by prototypes: the largest cosine of a token, the first of equal ones, is a weight, whatever its sign. Those of
+/// the other experts become 0.
+pub(super) fn weigh_nearest(cosines: &mut [f32]) {
+    let mut nearest = 0;
+    for (e, cosine) in cosines.iter().enumerate() {
+        if *cosine > cosines[nearest] {
+            nearest = e;
+        }
+    }
+    let weight = cosines[nearest];
+    cosines.fill(0.0);
+    cosines[nearest] = weight;
 }
 
 /// For each expert the tokens that it takes, in ascending order, one after the other.
@@ -207,6 +224,22 @@ mod tests {
         let mut none = [0.0; 3];
         weigh_chosen(&mut none, &[0.0; 3], 2, 1.0);
         assert_eq!(none, [0.0; 3], "no division by 0");
+    }
+
+    #[test]
+    fn the_nearest_prototype_is_taken_whatever_the_sign_of_its_cosine() {
+        for (cosines, weights, mask) in [
+            ([-0.5, 0.25, 0.75, 0.75], [0.0, 0.0, 0.75, 0.0], 0b100),
+            ([-0.5, -0.25, -0.75, -0.25], [0.0, -0.25, 0.0, 0.0], 0b10),
+            ([-65_504.0, -65_504.0, -65_504.0, 1.0], [0.0, 0.0, 0.0, 1.0], 0b1000),
+        ] {
+            let mut gate = cosines;
+            weigh_nearest(&mut gate);
+            assert_eq!(gate.map(f32::to_bits), weights.map(f32::to_bits));
+            let mut masks = [0];
+            token_choice(1, 4, &gate, &mut masks);
+            assert_eq!(masks, [mask]);
+        }
     }
 
     #[test]

@@ -78,7 +78,7 @@ impl Network<'_> {
         let labels = Labels::new(gpu, config.labels.len(), a.batch);
         self.embed(Latent::Sample, &times, &labels, None);
         for i in 0..config.depth {
-            self.block(i, None, None);
+            self.block(i, &labels, None, None);
         }
         self.final_layer(Latent::Output(0));
         let times = Tensor::empty(gpu, "times", &[a.batch]);
@@ -127,6 +127,7 @@ impl Network<'_> {
     pub(super) fn block(
         &self,
         i: usize,
+        labels: &Labels,
         text: Option<(&PromptView, &Tensor)>,
         records: Option<Records>,
     ) -> Tape<Scope> {
@@ -146,7 +147,7 @@ impl Network<'_> {
         let heads = config.num_heads;
         if let Some(norms) = &w.attn.qk_norm {
             let affine = &norms.rows;
-            t.push(gpu, scope, &HeadNorm { affine, heads, qkv: &a.qkv });
+            t.push(gpu, scope, &HeadNorm { affine, heads, eps: config.qk_norm_eps, qkv: &a.qkv });
         }
         if let Some(angles) = &weights.rotations {
             t.push(gpu, scope, &RotateHeads { angles, heads, qkv: &a.qkv });
@@ -172,7 +173,7 @@ impl Network<'_> {
                     }
                     None => self.modulate(t, router, norm),
                 }
-                self.moe(t, i, moe, columns.gate_ffn, records);
+                self.moe(t, i, moe, columns.gate_ffn, labels, records);
             }
         }
         tape

@@ -97,9 +97,9 @@ impl GpuModel {
         Ok(Self { gpu, config, weights, tokenizer, precisions })
     }
 
-    /// What a pass at this model time adds to the condition of its samples, `[D]`.
+    /// What a pass at this time adds to the condition of its samples, `[D]`.
     pub(super) fn embed_time(&self, time: f32) -> Vec<f32> {
-        embed_time(&self.weights.tree.t_embedder, time * self.config.time_scale)
+        embed_time(&self.weights.tree.t_embedder, self.config.model_time(time))
     }
 
     /// The device and how it computes, for display.

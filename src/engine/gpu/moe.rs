@@ -3,14 +3,15 @@
 //! Nothing is read back: the number of tokens per expert is known only on the GPU.
 
 use super::dit::{Network, Records};
+use super::labels::Labels;
 use super::weights::OnGpu;
 use crate::engine::{Scope, Stage};
 use crate::gpu::Tape;
 use crate::kernels::{
-    Assignments, Choice, Experts, Linear, Masks, NextNorm, Predictor, RecordedScores, RouteScore,
-    RouteSelect,
+    Assignments, Choice, Experts, Linear, Masks, Matrix, NextNorm, Predictor, RecordedScores,
+    RoutePrototypes, RouteScore, RouteSelect,
 };
-use crate::model::{Moe, Router, Selection};
+use crate::model::{Gate, Moe, Router, Selection};
 
 impl Network<'_> {
     /// `x += gate_mlp ⊙ (Σ_e gate[s,e]·FFN_e(h[s]) + shared(h[s]))` over the experts that took token s, with `h`
@@ -24,6 +25,7 @@ impl Network<'_> {
         block: usize,
         w: &Moe<OnGpu>,
         gate_column: usize,
+        labels: &Labels,
         records: Option<Records>,
     ) {
         let Self { gpu, config, acts: a, .. } = *self;
@@ -31,27 +33,24 @@ impl Network<'_> {
         let layer = config.moe_blocks().iter().position(|&i| i == block).expect("an MoE block");
 
         let scope = Scope::of_block(block, Stage::Router);
-        let [gate_weight, _] = w.gate_weight.whole();
-        let score = RouteScore {
-            x: &a.h,
-            gate_weight,
-            predictor: w.capacity_predictor.as_ref().map(|[_, second]| {
-                let [weight, bias] = second.whole();
-                Predictor { hidden: &m.predictor_hidden, weight, bias }
-            }),
-            choice: match (config.router, &w.selection_bias) {
-                (Router::Sigmoid { scale }, Some(bias)) => {
-                    Some(Choice { bias, experts: config.experts_of_token(), scale })
-                }
-                _ => None,
-            },
-            gate: &m.gate,
-            need: &m.need,
-            scores: records.map_or(RecordedScores { to: &m.nothing, first: 0 }, |records| {
-                RecordedScores { to: records.scores, first: config.num_experts * records.first }
-            }),
-        };
-        t.push(gpu, scope, &score);
+        let scores = records.map_or(RecordedScores { to: &m.nothing, first: 0 }, |records| {
+            RecordedScores { to: records.scores, first: config.num_experts * records.first }
+        });
+        match &w.gate {
+            Gate::Linear(weight) => t.push(gpu, scope, &self.score(w, weight, scores)),
+            Gate::Prototypes(prototypes) => {
+                let call = RoutePrototypes {
+                    x: &a.h,
+                    prototypes,
+                    rows: &labels.rows,
+                    shares: &labels.shares,
+                    unconditional_row: config.unconditional_row(),
+                    gate: &m.gate,
+                    scores,
+                };
+                t.push(gpu, scope, &call);
+            }
+        }
         let select = RouteSelect {
             gate: &m.gate,
             need: &m.need,
@@ -95,5 +94,33 @@ impl Network<'_> {
             next: &a.h,
         }
         .record(gpu, t, scope);
+    }
+
+    /// The kernel that scores the experts for every token.
+    fn score<'a>(
+        &'a self,
+        w: &'a Moe<OnGpu>,
+        weight: &'a Matrix,
+        scores: RecordedScores<'a>,
+    ) -> RouteScore<'a> {
+        let m = self.moe_memory();
+        let [gate_weight, _] = weight.whole();
+        RouteScore {
+            x: &self.acts.h,
+            gate_weight,
+            predictor: w.capacity_predictor.as_ref().map(|[_, second]| {
+                let [weight, bias] = second.whole();
+                Predictor { hidden: &m.predictor_hidden, weight, bias }
+            }),
+            choice: match (self.config.router, &w.selection_bias) {
+                (Router::Sigmoid { scale }, Some(bias)) => {
+                    Some(Choice { bias, experts: self.config.experts_of_token(), scale })
+                }
+                _ => None,
+            },
+            gate: &m.gate,
+            need: &m.need,
+            scores,
+        }
     }
 }

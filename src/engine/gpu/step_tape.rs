@@ -236,7 +236,7 @@ impl Recorder<'_> {
         tape.append(&net.embed(input, &embedded, &condition.labels, view));
         for i in 0..config.depth {
             let text = view.zip(self.prompts.map(|prompts| &prompts.memory[i]));
-            tape.append(&net.block(i, text, is_recorded.then_some(*records)));
+            tape.append(&net.block(i, &condition.labels, text, is_recorded.then_some(*records)));
             if is_recorded && config.is_moe(i) {
                 records.first += net.acts.batch * config.tokens();
             }

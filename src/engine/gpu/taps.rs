@@ -35,7 +35,7 @@ impl GpuEngine {
         let mut tape = net.embed(Latent::Sample, &embedded, &condition.labels, view);
         for i in 0..blocks {
             let memory = self.prompts.as_ref().map(|(prompts, _)| &prompts.memory[i]);
-            tape.append(&net.block(i, view.zip(memory), None));
+            tape.append(&net.block(i, &condition.labels, view.zip(memory), None));
         }
         let mut encoder = gpu.encoder();
         tape.encode(&mut encoder, 0..tape.len());
@@ -68,7 +68,7 @@ fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
     net.embed(Latent::Sample, &embedded, &condition.labels, view).run(gpu);
     for i in 0..config.depth {
         let memory = engine.prompts.as_ref().map(|(prompts, _)| &prompts.memory[i]);
-        net.block(i, view.zip(memory), None).run(gpu);
+        net.block(i, &condition.labels, view.zip(memory), None).run(gpu);
         let name = |what: &str| format!("blocks.{i}.{what}");
         let x = read_now(gpu, &acts.x)?;
         taps.push((name("out"), vec![acts.batch, tokens, d], x));

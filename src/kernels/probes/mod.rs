@@ -30,6 +30,8 @@ pub enum Family {
     Rotation,
     /// The choice of a sigmoid router.
     SigmoidRouter,
+    /// The router by prototypes.
+    PrototypeRouter,
     /// The steps of DDPM and DDIM.
     Ddpm,
     /// The detail head.
@@ -52,9 +54,12 @@ pub struct Kernels {
 impl Kernels {
     /// All of them.
     pub fn all() -> Self {
-        use Family::{Ddpm, Decoder, Detail, HeadNorm, Model, Rotation, SigmoidRouter, Text};
+        use Family::{Ddpm, Decoder, Detail, HeadNorm, Model, Rotation, Text};
+        use Family::{PrototypeRouter, SigmoidRouter};
         use WeightPrecision::{F16, F32, Int4, Int8};
-        let families = vec![Model, HeadNorm, Rotation, SigmoidRouter, Ddpm, Detail, Text, Decoder];
+        let routers = [SigmoidRouter, PrototypeRouter];
+        let families = [Model, HeadNorm, Rotation].into_iter().chain(routers);
+        let families = families.chain([Ddpm, Detail, Text, Decoder]).collect();
         Self { families, precisions: vec![F16, F32, Int8, Int4] }
     }
 
@@ -64,6 +69,7 @@ impl Kernels {
             (Family::HeadNorm, config.qk_norm),
             (Family::Rotation, config.rope),
             (Family::SigmoidRouter, matches!(config.router, Router::Sigmoid { .. })),
+            (Family::PrototypeRouter, matches!(config.router, Router::Prototypes { .. })),
             (Family::Ddpm, config.objective == Objective::Ddpm),
             (Family::Detail, config.detail_channels > 0),
             (Family::Text, config.text.is_some()),
@@ -80,6 +86,7 @@ impl Kernels {
                 Family::HeadNorm => model::head_norm(bench),
                 Family::Rotation => model::rotate_heads(bench),
                 Family::SigmoidRouter => model::sigmoid_router(bench),
+                Family::PrototypeRouter => model::prototype_router(bench),
                 Family::Ddpm => model::denoise(bench),
                 Family::Detail => model::detail(bench),
                 Family::Text => model::embed_tokens(bench),

@@ -12,8 +12,8 @@ use crate::kernels::{
     Attention, Choice, CombineExperts, CombineLatents, Conv2d, ConvWeights, DenoiseLatents,
     DetailPixels, EmbedCondition, EmbedTokens, Epilogue, ExpertLinear, Form, HeadNorm, KeepImage,
     Linear, Masks, Modulate, NOT_TAKEN, NextNorm, Norm, NormedLinear, Patchify, Predictor,
-    RecordedScores, RotateHeads, RouteScore, RouteSelect, ShiftImage, Source, Unpatchify,
-    WeightPrecision,
+    RecordedScores, RotateHeads, RoutePrototypes, RouteScore, RouteSelect, ShiftImage, Source,
+    Unpatchify, WeightPrecision,
 };
 use crate::model::Selection;
 
@@ -80,7 +80,7 @@ pub(super) fn head_norm(bench: &mut Bench) {
     let [heads, d] = HEADS;
     let affine = bench.tensor(&[4, d], &numbers(4 * d, 4, 1.0));
     let qkv = bench.tensor(&[7, 3 * heads * d], &numbers(7 * 3 * heads * d, 5, 3.0));
-    bench.push(&HeadNorm { affine: &affine, heads, qkv: &qkv });
+    bench.push(&HeadNorm { affine: &affine, heads, eps: 1e-5, qkv: &qkv });
     bench.expect("head_norm", "head_norm", &qkv);
 }
 
@@ -280,6 +280,25 @@ pub(super) fn sigmoid_router(bench: &mut Bench) {
         scores: RecordedScores { to: &bench.tensor::<u32>(&[0], &[]), first: 0 },
     });
     bench.expect("sigmoid router", "route_score", &gate);
+}
+
+/// Rows of the samples for the router by prototypes, and the one that stands for no label.
+pub(super) const LABELLED: ([u32; 2], u32) = ([4, 9], 9);
+
+pub(super) fn prototype_router(bench: &mut Bench) {
+    let [s, _, d, _] = POOL;
+    let gate = bench.output(&[s, SCORED]);
+    let (rows, null) = LABELLED;
+    bench.push(&RoutePrototypes {
+        x: &bench.tensor(&[s, d], &numbers(s * d, 40, 1.0)),
+        prototypes: &bench.tensor(&[SCORED - 1, d], &numbers((SCORED - 1) * d, 42, 0.5)),
+        rows: &bench.tensor(&[2, 1, 2], &rows.repeat(2)),
+        shares: &bench.tensor(&[1, 2], &[0.0_f32; 2]),
+        unconditional_row: Some(null),
+        gate: &gate,
+        scores: RecordedScores { to: &bench.tensor::<u32>(&[0], &[]), first: 0 },
+    });
+    bench.expect("prototype router", "route_prototypes", &gate);
 }
 
 /// Rules of selection, with names of counts and positions.

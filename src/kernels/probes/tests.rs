@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use super::decoder::{BLOCK, EPS, MAP, SCORES};
 use super::model::{
-    CHOICE, CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LEVEL, OUTPUTS, POOL,
-    ROWS, SAMPLE, SAMPLES, SCORED, SELECTED, SELECTIONS, SHIFT, SPANS, THRESHOLDS, WIDTH, counts,
-    kept, linear_bias, lists, modulation, uneven_rows,
+    CHOICE, CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LABELLED, LEVEL,
+    OUTPUTS, POOL, ROWS, SAMPLE, SAMPLES, SCORED, SELECTED, SELECTIONS, SHIFT, SPANS, THRESHOLDS,
+    WIDTH, counts, kept, linear_bias, lists, modulation, uneven_rows,
 };
 use super::numbers::{numbers, shares};
 use super::*;
@@ -17,7 +17,7 @@ use crate::gpu::{GpuOptions, Profile, Sabotage};
 use crate::kernels::expert_linear::{ReferenceForm, reference as expert_row};
 use crate::kernels::planes::{from_quads, to_quads};
 use crate::kernels::{
-    combine_experts, conv2d, group_norm, rotate_heads, route_score, route_select,
+    combine_experts, conv2d, group_norm, rotate_heads, route_prototypes, route_score, route_select,
 };
 
 fn wide(values: &[f32]) -> Vec<f64> {
@@ -186,6 +186,11 @@ fn routers(words: &mut impl FnMut(&'static str, Vec<u32>)) {
     let bias = numbers(SCORED, 44, 0.5);
     let (chosen, _) = route_score::reference_choice(inputs.x, inputs.gate_weight, &bias, choice);
     words("sigmoid router", floats(&chosen));
+    let (rows, null) = LABELLED;
+    let alone: Vec<bool> = (0..s).map(|token| rows[token * rows.len() / s] == null).collect();
+    let prototypes = numbers((SCORED - 1) * d, 42, 0.5);
+    let (nearest, _) = route_prototypes::reference(inputs.x, &prototypes, d, &alone);
+    words("prototype router", floats(&nearest));
     words("need", floats(&need));
     let [s, e] = SELECTED;
     let (gate, need) = (shares(s * e, 50), shares(s * e, 51));

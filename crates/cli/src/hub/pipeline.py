@@ -4,22 +4,60 @@
 
     pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
     pipe(class_labels=["Forest", "River"]).images[0].save("forest.png")
+
+A model that takes prompts needs the package ``tokenizers``: ``pipe(prompt="a red robot").images``.
 """
+
+import json
 
 import torch
 from diffusers import DiffusionPipeline, ImagePipelineOutput
 
 
 class DiffMoEPipeline(DiffusionPipeline):
-    """Class-conditional images, or latents where the model generates latents."""
+    """Images of classes or prompts, or latents where the model generates latents."""
 
     def __init__(self, transformer, scheduler):
         super().__init__()
         self.register_modules(transformer=transformer, scheduler=scheduler)
 
+    def _prompts(self, prompts):
+        """Encoded prompts, as the transformer takes them."""
+        text = self.transformer.text
+        begin, split, end = self._tokenizer()
+        length = text["max_length"]
+        rows = [[begin, *split(prompt)[: length - 2], end] for prompt in prompts]
+        device = self.transformer.device
+        # Padding is masked, so any token will do.
+        ids = torch.tensor([row + [end] * (length - len(row)) for row in rows], device=device)
+        return self.transformer.encode(ids, torch.tensor([len(row) for row in rows], device=device))
+
+    def _tokenizer(self):
+        """The begin token, a function from a prompt to its tokens, and the end token."""
+        from tokenizers import Tokenizer
+
+        text = self.transformer.text
+        # As nested dictionaries of the standard library, whatever the configuration made of them.
+        document = json.loads(json.dumps(text["tokenizer"]))
+        document |= {"truncation": None, "padding": None}
+        whole = Tokenizer.from_str(json.dumps(document))
+        # What somebody types is never a special token.
+        plain = Tokenizer.from_str(json.dumps(document | {"added_tokens": [], "post_processor": None}))
+        ends = whole.encode("").ids
+        usual = ends if len(ends) == 2 else [whole.token_to_id("[CLS]"), whole.token_to_id("[SEP]")]
+        named = text.get("special_tokens") or {}
+        begin, end = (
+            whole.token_to_id(named[key]) if named.get(key) else other for key, other in zip(("begin", "end"), usual)
+        )
+        if begin is None or end is None:
+            raise ValueError("the tokenizer does not define begin and end tokens, and the text section does not name them")
+        return begin, lambda prompt: plain.encode(prompt, add_special_tokens=False).ids, end
+
     def _rows(self, class_labels, count):
         """Rows of every label table, from names, numbers, lists of them, or a dict by table; missing ones are unconditional."""
         tables = self.transformer.tables
+        if class_labels is not None and not tables:
+            raise ValueError("this model has no labels; give it a prompt")
         if not isinstance(class_labels, dict):
             class_labels = {} if class_labels is None else {tables[0]["name"]: class_labels}
         unknown = set(class_labels) - {table["name"] for table in tables}
@@ -32,7 +70,7 @@ class DiffMoEPipeline(DiffusionPipeline):
             names = given.get(table["name"], [table["null"]])
             of = [self._row(table, names[i % len(names)]) for i in range(count)]
             rows.append(torch.tensor(of, device=self.transformer.device))
-        return rows
+        return rows, count
 
     def _row(self, table, label):
         names = table.get("values") or []
@@ -56,19 +94,29 @@ class DiffMoEPipeline(DiffusionPipeline):
         routing: str = "token",
         output_type: str = "pil",
         return_dict: bool = True,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str = "",
     ):
-        """Draws one image of each label, at least ``num_images``.
+        """Draws one image of each prompt and label, at least ``num_images``.
 
-        ``class_labels``: names or numbers; a dict for a model with several label tables. ``routing="pool"`` is the paper's rule,
-        under which the images of a batch compete. ``latents``: the initial noise ``[B, C, height, width]``. ``output_type``: pil,
-        np, pt, or latent, which is all that a model of latents returns.
+        ``class_labels``: names or numbers; a dict for a model with several label tables. ``prompt``, ``negative_prompt``: of a
+        model that takes prompts; a list is repeated. ``routing="pool"`` is the paper's rule, under which the images of a batch
+        compete. ``latents``: the initial noise ``[B, C, height, width]``. ``output_type``: pil, np, pt, or latent, which is all
+        that a model of latents returns.
         """
         model, defaults = self.transformer, self.transformer.config.defaults or {}
         steps = defaults.get("steps", 50) if num_inference_steps is None else num_inference_steps
         guidance = defaults.get("guidance", 1.5) if guidance_scale is None else guidance_scale
-        rows = self._rows(class_labels, num_images if latents is None else len(latents))
+        if model.text is None and (prompt is not None or negative_prompt):
+            raise ValueError("this model takes no prompts; give it class_labels")
+        given = [prompt or ""] if isinstance(prompt, str | None) else list(prompt)
+        rows, count = self._rows(class_labels, max(num_images, len(given)) if latents is None else len(latents))
         nulls = [torch.full_like(of, table["null"]) for of, table in zip(rows, model.tables)]
-        shape = (len(rows[0]), model.in_channels, *model.sample_size)
+        shape = (count, model.in_channels, *model.sample_size)
+        texts = null_texts = None
+        if model.text is not None:
+            texts = self._prompts([given[i % len(given)] for i in range(count)])
+            null_texts = self._prompts([negative_prompt] * count)
         if latents is None:
             device = "cpu" if generator is None else generator.device
             latents = torch.randn(shape, generator=generator, device=device)
@@ -84,11 +132,11 @@ class DiffMoEPipeline(DiffusionPipeline):
         for t in self.progress_bar(self.scheduler.timesteps):
             time = 1 - t / self.scheduler.config.num_train_timesteps if is_flow else t
             times = torch.full((len(z),), float(time), device=z.device)
-            out = model(z, times, rows, routing).sample[:, : model.in_channels]
+            out = model(z, times, rows, routing, prompts=texts).sample[:, : model.in_channels]
             if guidance != 1:
-                null = model(z, times, nulls, routing).sample[:, : model.in_channels]
+                null = model(z, times, nulls, routing, prompts=null_texts).sample[:, : model.in_channels]
                 out = null + guidance * (out - null)
-            if is_flow:
+            if is_flow and not model.reversed:
                 velocity = (out - z) / (1 - time) if model.predicts_data else out
                 out = -velocity
             z = self.scheduler.step(out, t, z, return_dict=False)[0]

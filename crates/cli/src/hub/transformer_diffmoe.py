@@ -1,7 +1,8 @@
 """The transformer of a DiffMoE model for diffusers; written by ``diffmoe convert --layout diffusers``.
 
 Tensors have the names of the official DiffMoE code, and the configuration is that of a model file of ``diffmoe``, so both
-programs read this folder. Notation: ``B`` samples, ``T`` tokens per sample, ``S = B·T``, ``D`` hidden size, ``E`` experts.
+programs read this folder. Notation: ``B`` samples, ``T`` tokens per sample, ``S = B·T``, ``D`` hidden size, ``E`` experts,
+``L`` tokens per prompt.
 """
 
 import math
@@ -19,7 +20,7 @@ BIAS = "gate.e_score_correction_bias"
 
 
 class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
-    """Dense DiT, token choice, expert choice or DiffMoE; predicts velocity, data or noise."""
+    """Dense DiT, token choice, expert choice or DiffMoE; predicts velocity, its opposite, data or noise."""
 
     # Training state.
     _keys_to_ignore_on_load_unexpected = [r"\.ema_decay$"]
@@ -37,6 +38,7 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         null_class: int | None = None,
         # Saved as they are: where a model file has nothing, it has no null either.
         labels: tuple | list = (),
+        text: dict | None = None,
         defaults: dict = {},
         card: dict = {},
     ):
@@ -54,9 +56,12 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         self.in_channels = p.get("in_channels", 4)
         self.out_channels = self.in_channels * (2 if p.get("learn_sigma", True) else 1)
         self.qk_norm, self.swiglu = p.get("qk_norm", False), p.get("use_swiglu", False)
+        self.qk_norm_eps = p.get("qk_norm_eps", 1e-5)
         self.hidden = self.expert_hidden = int(self.width * p.get("mlp_ratio", 4))
         self.silu, self.rope = p.get("mlp_act") == "silu", p.get("rope_type") == "2d"
         self.predicts_data = p.get("prediction", "velocity") in ("data", "sample")
+        # Such a model counts time from data to noise, and predicts the velocity in this direction.
+        self.reversed = p.get("prediction") == "reversed"
         self.experts = 0 if kind == "dense" else moe["num_experts"]
         self.capacity, self.interleave = moe.get("capacity", 1), moe.get("interleave", True)
         shared = 0 if kind == "dense" else moe.get("n_shared_experts") or 0
@@ -66,11 +71,19 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         self.sigmoid, self.scale = moe.get("router") == "sigmoid", moe.get("routed_scaling_factor", 1.0)
         if self.sigmoid:
             self.expert_hidden = self.shared = moe["moe_intermediate_size"]
+        # Those of ProMoE are GELU networks, and the last one may take the samples without a label.
+        self.prototypes = moe.get("router") == "prototypes"
+        self.unconditional = self.prototypes and moe.get("use_uncond_expert", True)
+        if self.prototypes:
+            has_shared = moe.get("use_shared_expert") is not False
+            self.expert_hidden = moe["moe_intermediate_size"]
+            self.shared = moe["shared_expert_intermediate_size"] if has_shared else 0
         head = p.get("detail_head") or {}
         self.detail, self.phase = head.get("channels", 0), head.get("phase", False)
         default = {"name": "class", "tensor": "y_embedder.embedding_table.weight"}
         null = p.get("num_classes") if null_class is None else null_class
-        self.tables = labels or [{**default, "null": null, "values": []}]
+        self.tables = labels or ([] if text else [{**default, "null": null, "values": []}])
+        self.text = text
         for tensor, shape in self._shapes():
             *path, last = tensor.split(".")
             module = self
@@ -108,6 +121,17 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         yield from linear("t_embedder.mlp.2", d, d)
         for table in self.tables:
             yield table["tensor"], (table["null"] + 1, d)
+        width = self.text["hidden_size"] if self.text else 0
+        if self.text:
+            yield "text_encoder.position_embedding", (self.text["max_length"], width)
+            yield "text_encoder.token_embedding.weight", (self.text["vocab_size"], width)
+            for i in range(self.text["depth"]):
+                layer, hidden = f"text_encoder.layers.{i}", int(width * self.text.get("mlp_ratio", 4))
+                yield from linear(f"{layer}.attn.qkv", 3 * width, width)
+                yield from linear(f"{layer}.attn.proj", width, width)
+                yield from linear(f"{layer}.mlp.fc1", hidden, width)
+                yield from linear(f"{layer}.mlp.fc2", width, hidden)
+            yield from linear("text_pool", d, width)
         for i in range(self.depth):
             block = f"blocks.{i}"
             yield from linear(f"{block}.attn.qkv", 3 * attention, d)
@@ -115,11 +139,15 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             for part in ("q_norm", "k_norm") if self.qk_norm else ():
                 yield f"{block}.attn.{part}.weight", (self.head_dim,)
                 yield f"{block}.attn.{part}.bias", (self.head_dim,)
+            if self.text:
+                yield from linear(f"{block}.cross_attn.q_linear", attention, d)
+                yield from linear(f"{block}.cross_attn.kv_linear", 2 * attention, width)
+                yield from linear(f"{block}.cross_attn.proj", d, attention)
             yield from linear(f"{block}.adaLN_modulation.1", 6 * d, d)
             if not self._is_moe(i):
                 yield from ffn(f"{block}.mlp", self.hidden, self.swiglu)
                 continue
-            yield f"{block}.mlp.{self._router}", (self.experts, d)
+            yield f"{block}.mlp.{self._router}", (self.experts - self.unconditional, d)
             if self.sigmoid:
                 yield f"{block}.mlp.{BIAS}", (self.experts,)
             for e in range(self.experts):
@@ -129,32 +157,55 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
                 yield from linear(f"{block}.mlp.capacity_predictor.0", d, d)
                 yield from linear(f"{block}.mlp.capacity_predictor.2", self.experts, d)
             if self.shared:
-                yield from ffn(f"{block}.mlp.shared_experts", self.shared, self.kind != "diffmoe")
+                yield from ffn(f"{block}.mlp.shared_experts", self.shared, self.kind != "diffmoe" and not self.prototypes)
         yield from linear("final_layer.linear", p * p * self.out_channels, d)
         yield from linear("final_layer.adaLN_modulation.1", 2 * d, d)
         if self.detail:
             channels, into = self.in_channels, 2 * self.in_channels + (3 if self.phase else 1)
-            for name, out, width in (
+            for name, out, columns in (
                 ("in", self.detail, into),
                 ("mid", self.detail, self.detail),
                 ("out", channels, self.detail),
             ):
-                yield f"detail_head.conv_{name}.weight", (out, width, 3, 3)
+                yield f"detail_head.conv_{name}.weight", (out, columns, 3, 3)
                 yield f"detail_head.conv_{name}.bias", (out,)
 
     @property
     def _router(self) -> str:
+        if self.prototypes:
+            return "cluster_centers"
         return "gate.weight" if self.kind == "tc" else "gate_weight"
 
-    def forward(self, hidden_states, timestep, class_labels, routing: str = "token", return_dict: bool = True):
-        """Samples ``[B, C, height, width]`` at times ``timestep [B]``; ``class_labels`` has rows ``[B]`` for every label table.
-        With the paper's rule, ``routing="pool"``, the tokens of all samples compete."""
+    def encode(self, ids, counts):
+        """Encodes prompts: token ids ``[B, L]``, of which the first ``counts [B]`` are not padding. Returns what ``forward``
+        takes: the mask of tokens ``[B, L]``, what is added to the condition ``[B, D]``, and keys and values for every block."""
+        w = dict(self.named_parameters())
+        mask = torch.arange(ids.shape[1], device=ids.device) < counts[:, None]
+        x = w["text_encoder.token_embedding.weight"][ids] + w["text_encoder.position_embedding"][: ids.shape[1]]
+        for i in range(self.text["depth"]):
+            layer = f"text_encoder.layers.{i}"
+            q, k, v = _heads(_linear(w, f"{layer}.attn.qkv", _normal(x)), 3, self.text["num_heads"])
+            x = x + _linear(w, f"{layer}.attn.proj", _attended(q, k, v, mask))
+            x = x + _ffn(w, f"{layer}.mlp", _normal(x))
+        x = _normal(x)
+        memory = [_linear(w, f"blocks.{i}.cross_attn.kv_linear", x) for i in range(self.depth)]
+        return mask, _linear(w, "text_pool", x[:, 0]), memory
+
+    def forward(
+        self, hidden_states, timestep, class_labels, routing: str = "token", return_dict: bool = True, prompts=None
+    ):
+        """Samples ``[B, C, height, width]`` at times ``timestep [B]``; ``class_labels`` has rows ``[B]`` for every label table,
+        and ``prompts`` is what ``encode`` returned, for models that take prompts. With the paper's rule, ``routing="pool"``, the
+        tokens of all samples compete."""
         w = dict(self.named_parameters())
         x, t = hidden_states, timestep.to(hidden_states.dtype)
         half = torch.arange(TIME_DIMS // 2, dtype=torch.float32, device=x.device)
-        angles = t[:, None].float() * self.time_scale * torch.exp(-math.log(10000) * half / (TIME_DIMS // 2))
+        seen = 1 - t if self.reversed else t
+        angles = seen[:, None].float() * self.time_scale * torch.exp(-math.log(10000) * half / (TIME_DIMS // 2))
         features = torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype)
         condition = _linear(w, "t_embedder.mlp.2", F.silu(_linear(w, "t_embedder.mlp.0", features)))
+        if prompts is not None:
+            condition = condition + prompts[1]
         for table, rows in zip(self.tables, class_labels, strict=True):
             condition = condition + w[table["tensor"]][rows]
         condition = F.silu(condition)
@@ -162,8 +213,11 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         h = h.flatten(2).transpose(1, 2)
         if not self.rope:
             h = h + w["pos_embed"]
+        alone = None
+        if self.unconditional:
+            alone = (class_labels[0] == self.tables[0]["null"]).repeat_interleave(h.shape[1])
         for i in range(self.depth):
-            h = self._block(w, i, h, condition, routing)
+            h = self._block(w, i, h, condition, routing, alone, prompts)
         shift, scale = _linear(w, "final_layer.adaLN_modulation.1", condition).chunk(2, dim=1)
         out = _linear(w, "final_layer.linear", _modulated(h, shift, scale))
         (rows, columns), p = self.grid, self.patch
@@ -173,32 +227,38 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             out = out + self._detail(w, out, x, t)
         return Transformer2DModelOutput(sample=out) if return_dict else (out,)
 
-    def _block(self, w, i, x, condition, routing):
+    def _block(self, w, i, x, condition, routing, alone, prompts):
         block = f"blocks.{i}"
         shift, scale, gate, *mlp = _linear(w, f"{block}.adaLN_modulation.1", condition).chunk(6, dim=1)
-        qkv = _linear(w, f"{block}.attn.qkv", _modulated(x, shift, scale))
-        q, k, v = qkv.reshape(*x.shape[:2], 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = _heads(_linear(w, f"{block}.attn.qkv", _modulated(x, shift, scale)), 3, self.heads)
         if self.qk_norm:
             q, k = (
-                F.layer_norm(y, (self.head_dim,), w[f"{block}.attn.{n}.weight"], w[f"{block}.attn.{n}.bias"], 1e-5)
+                F.layer_norm(y, (self.head_dim,), w[f"{block}.attn.{n}.weight"], w[f"{block}.attn.{n}.bias"], self.qk_norm_eps)
                 for n, y in (("q_norm", q), ("k_norm", k))
             )
         if self.rope:
             q, k = _rotated(q, self.grid), _rotated(k, self.grid)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + gate[:, None] * _linear(w, f"{block}.attn.proj", mixed)
+        x = x + gate[:, None] * _linear(w, f"{block}.attn.proj", _attended(q, k, v))
+        if prompts is not None:
+            mask, _, memory = prompts
+            (q,) = _heads(_linear(w, f"{block}.cross_attn.q_linear", x), 1, self.heads)
+            k, v = _heads(memory[i], 2, self.heads)
+            x = x + _linear(w, f"{block}.cross_attn.proj", _attended(q, k, v, mask))
         shift, scale, gate = mlp
         h = _modulated(x, shift, scale)
         if self._is_moe(i):
-            y = self._moe(w, f"{block}.mlp", h.flatten(0, 1), routing).reshape(h.shape)
+            y = self._moe(w, f"{block}.mlp", h.flatten(0, 1), routing, alone).reshape(h.shape)
         else:
             y = _ffn(w, f"{block}.mlp", h, self.silu)
         return x + gate[:, None] * y
 
-    def _moe(self, w, name, x, routing):
+    def _moe(self, w, name, x, routing, alone):
         """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``."""
-        logits = x @ w[f"{name}.{self._router}"].T
-        if self.sigmoid:
+        router = w[f"{name}.{self._router}"]
+        logits = x @ router.T
+        if self.prototypes:
+            gate, taken = _nearest(x, router, alone)
+        elif self.sigmoid:
             gate = logits.sigmoid()
             taken = self._route(w, name, x, gate + w[f"{name}.{BIAS}"], routing)
             gate = gate * taken
@@ -249,6 +309,17 @@ def _linear(w, name, x):
     return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
 
 
+def _heads(x, parts, heads):
+    """``[B, T, parts·H·d]`` to ``parts`` of ``[B, H, T, d]``."""
+    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def _attended(q, k, v, mask=None):
+    """Attention, to the tokens of the mask ``[B, L]`` if there is one; ``[B, T, H·d]``."""
+    mask = None if mask is None else mask[:, None, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
 def _rotated(x, grid):
     """2-D RoPE of queries or keys ``[B, H, T, d]``: rows turn the first half of a head, columns the second."""
     quarter = x.shape[-1] // 4
@@ -268,8 +339,22 @@ def _ffn(w, name, x, silu=False):
     return _linear(w, f"{name}.fc2", F.silu(hidden) if silu else F.gelu(hidden, approximate="tanh"))
 
 
+def _normal(x):
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
 def _modulated(x, shift, scale):
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale[:, None]) + shift[:, None]
+    return _normal(x) * (1 + scale[:, None]) + shift[:, None]
+
+
+def _nearest(x, prototypes, alone):
+    """Weights and routing ``[S, E]``: a token takes the expert whose prototype has the largest cosine to it, which weighs it.
+    The tokens ``alone`` take the last expert, which has no prototype, with weight 1."""
+    gate = F.normalize(x, dim=-1) @ F.normalize(prototypes, dim=-1).T
+    if alone is not None:
+        gate = torch.cat([gate.masked_fill(alone[:, None], -2.0), torch.where(alone, 1.0, -2.0)[:, None].to(gate.dtype)], dim=1)
+    best = gate.argmax(dim=1, keepdim=True)
+    return gate, torch.zeros_like(gate, dtype=torch.bool).scatter_(1, best, True)
 
 
 def _best(gate, count):

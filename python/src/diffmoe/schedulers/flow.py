@@ -18,6 +18,8 @@ def velocity(run, z: np.ndarray, t: np.float32) -> np.ndarray:
     prediction = run.guided(z, t)
     if run.config.prediction == "velocity":
         return prediction
+    if run.config.prediction == "reversed":
+        return -prediction
     return (prediction - z) / np.float32(max(1 - t, LEAST_LEFT))
 
 

@@ -54,6 +54,8 @@ class _Path:
             prediction = self.run.guided(z, self.times[i])
             if self.run.config.prediction == "data":
                 return prediction
+            if self.run.config.prediction == "reversed":
+                prediction = -prediction
             # From v = x₀ - ε and z = t·x₀ + (1 - t)·ε follows x₀ = z + (1 - t)·v.
             return z + np.float32(self.sigma[i]) * prediction
         predict = 1 / self.alpha[i], self.sigma[i] / self.alpha[i]

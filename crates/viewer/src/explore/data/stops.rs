@@ -1,6 +1,7 @@
 //! The stops of the guided tour: the selection and the caption of each. Stops that do not apply to a run are skipped:
 //! needs without a capacity predictor, gates without scores.
 
+use diffmoe::model::Router;
 use diffmoe::scheduler::Branch;
 
 use super::lens::{Layer, Lens};
@@ -127,6 +128,12 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
                 spot(at.patch)
             )
         }
+        2 if matches!(record.config.router, Router::Prototypes { .. }) => format!(
+            "The router compares a token with a prototype of each expert and gives it to the nearest; tokens of images without \
+             a label go to the last expert. In block {block}, expert {expert} takes {}. What an expert computes is weighted by the \
+             cosine of token and prototype and added to the token.",
+            spot(at.patch)
+        ),
         2 => {
             let gate = layer.gates(at.patch)?.get(expert).copied()?;
             format!(
@@ -188,6 +195,7 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
 mod tests {
     use super::*;
     use crate::session::tests::finished_record;
+    use diffmoe::model::Config;
     use diffmoe::trace::At;
 
     /// A run of two images, with scores.
@@ -219,6 +227,17 @@ mod tests {
         }
         assert!(selection(&record, STOPS).is_none() && caption(&record, STOPS, true).is_none());
         assert!(caption(&record, 5, false).unwrap().contains("With the model open"));
+    }
+
+    #[test]
+    fn a_router_by_prototypes_has_words_of_its_own() {
+        let mut record = record();
+        let router = Router::Prototypes { unconditional: true };
+        record.config = std::sync::Arc::new(Config { router, ..(*record.config).clone() });
+        let at = place(&record).unwrap();
+        let told = caption(&record, 2, true).unwrap();
+        assert!(told.contains("prototype") && told.len() < 420, "{told}");
+        assert!(told.contains(&format!("expert {} takes row", at.expert)), "{told}");
     }
 
     #[test]
