@@ -71,7 +71,9 @@ for (const engine of [firefox, webkit]) {
     }, OPTIONS);
     assert.deepEqual(made.map(({ device }) => /, (\d) workers?$/.exec(device)?.[1] ?? "0"), ["0", "1", "2"]);
     for (const { rgba, both } of made) {
-      assert.ok(distance(rgba, wanted) <= 1, `${distance(rgba, wanted)}`);
+      // With multiply-adds the same bytes; WebKit rounds products and sums separately.
+      const most = engine.name === "WebKit" ? 1 : 0;
+      assert.ok(distance(rgba, wanted) <= most, `${distance(rgba, wanted)}`);
       assert.deepEqual(rgba, made[0].rgba);
       assert.deepEqual(both, made[0].both);
     }

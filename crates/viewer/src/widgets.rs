@@ -209,6 +209,11 @@ pub(super) fn milliseconds(ms: f32) -> String {
     }
 }
 
+/// `1 image`, `2 images`.
+pub(super) fn counted(count: usize, word: &str) -> String {
+    if count == 1 { format!("1 {word}") } else { format!("{count} {word}s") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -273,7 +273,7 @@ fn a_worker_that_hangs_is_a_lost_device() {
 fn a_worker_that_is_slow_is_waited_for() {
     let checkpoint = model("flow", false);
     // It is asked at every look, and has no time to compute before it is.
-    let impatient = Patience { quiet: Duration::ZERO, asked: Duration::from_secs(60) };
+    let impatient = Patience { quiet: Duration::ZERO, asked: Duration::from_mins(1) };
     let there = open(&checkpoint, &workers(2, usize::MAX).with_patience(impatient));
     let settings = Settings::builder(there.config()).images(2).seed(5).steps(3).build().unwrap();
     assert_eq!(draw(&there, &settings), draw(&Pipeline::cpu(&checkpoint).unwrap(), &settings));

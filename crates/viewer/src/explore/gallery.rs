@@ -8,6 +8,7 @@ use super::scene::Scene;
 use super::stage::{crop, patch_rect};
 use crate::palette;
 use crate::session::Selection;
+use crate::widgets::counted;
 
 const GAP: f32 = 7.0;
 /// Room below each crop for its name.
@@ -89,8 +90,8 @@ pub(super) fn show(ui: &mut Ui, area: Rect, scene: &Scene<'_>, selection: &mut S
     } else {
         "takes with the fewest other experts"
     };
-    let words =
-        format!("The patches that expert {expert} {how}, among {images} images of this run.");
+    let images = counted(images, "image");
+    let words = format!("The patches that expert {expert} {how}, among {images} of this run.");
     let at = area.left_bottom() - vec2(0.0, 1.0);
     text(ui.painter(), at, Align2::LEFT_BOTTOM, words, 12.0, look.weak);
 }

@@ -9,6 +9,7 @@ use super::paint::{self, chip, percent, text};
 use super::scene::{Scene, Touch, toggle_expert};
 use super::stage::patch_rect;
 use crate::session::Selection;
+use crate::widgets::counted;
 
 /// What the heading says beside the tabs.
 pub(super) fn remark(scene: &Scene<'_>, wide: bool) -> String {
@@ -72,8 +73,9 @@ pub(super) fn show(
     }
     let images = scene.record.labels.len();
     let words = format!(
-        "Share of {images} images × {} steps around noise {}.",
-        place.samples / images.max(1),
+        "Share of {} × {} around noise {}.",
+        counted(images, "image"),
+        counted(place.samples / images.max(1), "step"),
         scene.noise(scene.now.step)
     );
     let at = area.left_bottom() - vec2(0.0, 1.0);

@@ -4,7 +4,7 @@ use egui::Ui;
 
 use crate::App;
 use crate::palette;
-use crate::widgets::{self, bar, caption, card, milliseconds, remark};
+use crate::widgets::{self, bar, caption, card, counted, milliseconds, remark};
 
 const PROFILE_HINT: &str = "Measures the time of each stage on the GPU, at a small cost. CPU \
     timings are always included.";
@@ -21,7 +21,11 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
             ui.label(format!("{} per step, {} in total", milliseconds(mean), milliseconds(total)));
             caption(
                 ui,
-                format!("last step {}, {} images", milliseconds(*last), record.labels.len()),
+                format!(
+                    "last step {}, {}",
+                    milliseconds(*last),
+                    counted(record.labels.len(), "image")
+                ),
             );
         } else {
             remark(ui, "Timings appear after the first step.");

@@ -56,6 +56,20 @@ fn two_runs_look_as_they_did() {
 }
 
 #[test]
+fn a_muted_expert_looks_as_it_did() {
+    if !can_paint() {
+        return;
+    }
+    let mut harness = explored(DESKTOP, tiny());
+    press(&mut harness, Key::Num1);
+    let runs = harness.state().app().session().history().len();
+    press(&mut harness, Key::X);
+    until(&mut harness, "the other run", |app| app.session().history().len() > runs);
+    complete(&mut harness);
+    looks_like(&mut harness, "mute-tab");
+}
+
+#[test]
 fn every_tab_looks_as_it_did() {
     if !can_paint() {
         return;
@@ -66,7 +80,6 @@ fn every_tab_looks_as_it_did() {
     for (card, overlay, name) in [
         (Card::Gallery, Overlay::HowMany, "gallery-tab"),
         (Card::Place, Overlay::Margin, "place-tab"),
-        (Card::Mute, Overlay::Image, "mute-tab"),
     ] {
         let chosen =
             Selection { card, overlay, expert: Some(4), patch: Some(27), ..Selection::default() };
