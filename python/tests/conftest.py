@@ -13,6 +13,20 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FIXTURES = REPOSITORY / "tests" / "fixtures"
 ASSETS = REPOSITORY / "assets"
 DATA = Path(__file__).resolve().parent / "data"
+# Recorded cases of models that take labels.
+LABELLED = (
+    "dense_flow",
+    "tc_flow",
+    "ec_flow",
+    "diffmoe_flow",
+    "diffmoe_swiglu_shared",
+    "diffmoe_ddpm",
+    "detail_head",
+    "dit_moe",
+    "dit_moe_flow",
+    "dsmoe",
+    "promoe",
+)
 
 
 def error(got, wanted) -> float:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import ASSETS, FIXTURES, Case, error
+from conftest import ASSETS, FIXTURES, LABELLED, Case, error
 from safetensors.numpy import load_file
 
 from diffmoe import Pipeline, schedulers
@@ -10,21 +10,7 @@ from diffmoe.routing import Routing
 from diffmoe.sampling import Run, sample
 from diffmoe.text import encode
 
-CASES = (
-    "dense_flow",
-    "tc_flow",
-    "ec_flow",
-    "diffmoe_flow",
-    "diffmoe_swiglu_shared",
-    "diffmoe_ddpm",
-    "detail_head",
-    "dit_moe",
-    "dit_moe_flow",
-    "dsmoe",
-    "promoe",
-    "t2i_tiny",
-    "t2i_bpe",
-)
+CASES = (*LABELLED, "t2i_tiny", "t2i_bpe")
 INPUTS = {"x", "t", "y", "tokens", "negative_tokens"}
 TOLERANCE = 1e-4
 

@@ -9,7 +9,7 @@ import subprocess
 
 import numpy as np
 import pytest
-from conftest import ASSETS, FIXTURES, Case, error
+from conftest import ASSETS, FIXTURES, LABELLED, Case, error
 
 from diffmoe import Pipeline
 
@@ -30,22 +30,7 @@ def load(folder):
     return diffusers.DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "dense_flow",
-        "tc_flow",
-        "ec_flow",
-        "diffmoe_flow",
-        "diffmoe_swiglu_shared",
-        "diffmoe_ddpm",
-        "detail_head",
-        "dit_moe",
-        "dit_moe_flow",
-        "dsmoe",
-        "promoe",
-    ],
-)
+@pytest.mark.parametrize("name", LABELLED)
 def test_the_transformer_gives_the_recorded_outputs(name, tmp_path):
     folder = convert(FIXTURES / name / "model.safetensors", tmp_path / name, "--layout", "diffusers")
     case = Case(name)
