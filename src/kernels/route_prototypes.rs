@@ -2,14 +2,9 @@
 //! expert of its own for samples without a label.
 
 use super::RecordedScores;
-use crate::gpu::{Kernel, Profile, Shader, Tensor, spread};
+use super::route_score::{LANES, Pairs};
+use crate::gpu::{Kernel, Profile, Shader, Tensor};
 use crate::model::MOST_EXPERTS;
-
-/// Lanes of a workgroup.
-const LANES: usize = 256;
-
-/// Most lanes that share a pair of a token and an expert.
-const MOST_PARTS: usize = 8;
 
 /// The uniform.
 #[repr(C)]
@@ -40,18 +35,6 @@ pub struct RoutePrototypes<'a> {
     pub gate: &'a Tensor,
     /// Out: the cosines, for whoever wants them; the least f16 where an expert is not asked.
     pub scores: RecordedScores<'a>,
-}
-
-impl RoutePrototypes<'_> {
-    /// Pairs per token: E rounded up to a power of two, so that a token never spans two workgroups.
-    fn expert_lanes(&self) -> usize {
-        self.gate.shape[1].next_power_of_two()
-    }
-
-    /// Lanes that share a pair: all pairs of a token are in one workgroup.
-    fn parts(&self) -> usize {
-        MOST_PARTS.min(LANES / self.expert_lanes())
-    }
 }
 
 impl Kernel for RoutePrototypes<'_> {
@@ -87,15 +70,13 @@ impl Kernel for RoutePrototypes<'_> {
     }
 
     fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
-        vec![
-            ("EXPERT_LANES", self.expert_lanes() as f64),
-            ("PARTS", self.parts() as f64),
-            ("RECORDS", f64::from(u8::from(!self.scores.to.is_empty()))),
-        ]
+        let mut constants = Pairs::of(self.gate).constants().to_vec();
+        constants.push(("RECORDS", f64::from(u8::from(!self.scores.to.is_empty()))));
+        constants
     }
 
     fn groups(&self, _: Profile) -> [u32; 3] {
-        spread(self.gate.shape[0].div_ceil(LANES / self.parts() / self.expert_lanes()))
+        Pairs::of(self.gate).groups(self.gate.shape[0])
     }
 }
 

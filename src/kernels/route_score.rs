@@ -7,7 +7,7 @@ use crate::gpu::{Kernel, Profile, Shader, Tensor, spread};
 use crate::model::MOST_EXPERTS;
 
 /// Lanes of a workgroup.
-const LANES: usize = 256;
+pub(super) const LANES: usize = 256;
 
 /// Most lanes that share a pair of a token and an expert.
 const MOST_PARTS: usize = 8;
@@ -74,15 +74,29 @@ pub struct RouteScore<'a> {
     pub scores: RecordedScores<'a>,
 }
 
-impl RouteScore<'_> {
+/// How a workgroup is shared out among pairs of a token and an expert, in every kernel that scores them.
+pub(super) struct Pairs {
     /// Pairs per token: E rounded up to a power of two, so that a token never spans two workgroups.
-    fn expert_lanes(&self) -> usize {
-        self.gate.shape[1].next_power_of_two()
+    expert_lanes: usize,
+    /// Lanes that share a pair: all pairs of a token are in one workgroup.
+    parts: usize,
+}
+
+impl Pairs {
+    /// For scores `[S, E]`.
+    pub(super) fn of(scores: &Tensor) -> Self {
+        let expert_lanes = scores.shape[1].next_power_of_two();
+        Self { expert_lanes, parts: MOST_PARTS.min(LANES / expert_lanes) }
     }
 
-    /// Lanes that share a pair: all pairs of a token are in one workgroup.
-    fn parts(&self) -> usize {
-        MOST_PARTS.min(LANES / self.expert_lanes())
+    /// The constants of the shader.
+    pub(super) fn constants(&self) -> [(&'static str, f64); 2] {
+        [("EXPERT_LANES", self.expert_lanes as f64), ("PARTS", self.parts as f64)]
+    }
+
+    /// Workgroups for `S` tokens.
+    pub(super) fn groups(&self, tokens: usize) -> [u32; 3] {
+        spread(tokens.div_ceil(LANES / self.parts / self.expert_lanes))
     }
 }
 
@@ -128,18 +142,15 @@ impl Kernel for RouteScore<'_> {
     }
 
     fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
-        let mut constants = vec![
-            ("EXPERT_LANES", self.expert_lanes() as f64),
-            ("PARTS", self.parts() as f64),
-            ("PREDICTS", f64::from(u8::from(self.predictor.is_some()))),
-            ("RECORDS", f64::from(u8::from(!self.scores.to.is_empty()))),
-        ];
+        let mut constants = Pairs::of(self.gate).constants().to_vec();
+        constants.push(("PREDICTS", f64::from(u8::from(self.predictor.is_some()))));
+        constants.push(("RECORDS", f64::from(u8::from(!self.scores.to.is_empty()))));
         constants.extend(self.choice.map(|_| ("SIGMOID", 1.0)));
         constants
     }
 
     fn groups(&self, _: Profile) -> [u32; 3] {
-        spread(self.gate.shape[0].div_ceil(LANES / self.parts() / self.expert_lanes()))
+        Pairs::of(self.gate).groups(self.gate.shape[0])
     }
 }
 

@@ -14,6 +14,17 @@ use safetensors::SafeTensors;
 /// Float32 with another order of summation, as the parity cases state.
 pub(crate) const TOLERANCE: f32 = 1e-4;
 
+/// Cases of every form of experts and routers, and none.
+pub(crate) const FORMS: [&str; 7] = [
+    "diffmoe_flow",
+    "diffmoe_swiglu_shared",
+    "dense_flow",
+    "tc_flow",
+    "ec_flow",
+    "dsmoe",
+    "promoe",
+];
+
 /// Where a recorded case lies: larger ones may lie beside the repository, small ones of every kind lie inside.
 pub(crate) fn folder(name: &str) -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

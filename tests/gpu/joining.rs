@@ -10,7 +10,7 @@ use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Routing, RoutingRule};
 use diffmoe::scheduler::{Instruction, Latent, gaussian};
 
-use crate::case::{Case, euler, heun, sample};
+use crate::case::{Case, FORMS, euler, heun, sample};
 use crate::device::{device, limited, turn};
 
 /// The recorded run for another number of samples.
@@ -142,16 +142,7 @@ fn the_footprint_foresees_the_working_memory_to_the_byte() {
     let _turn = turn();
     for profile in [Profile::Software, Profile::Gpu] {
         let gpu = device(profile);
-        for name in [
-            "diffmoe_flow",
-            "diffmoe_swiglu_shared",
-            "dense_flow",
-            "tc_flow",
-            "ec_flow",
-            "dsmoe",
-            "promoe",
-            "detail_head",
-        ] {
+        for name in FORMS.into_iter().chain(["detail_head"]) {
             let case = Case::open(name);
             let model = case.model(&gpu);
             for batch in [1, 3, 16] {

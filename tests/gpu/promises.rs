@@ -10,7 +10,7 @@ use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{Routing, RoutingRule};
 use diffmoe::scheduler::Latent;
 
-use crate::case::{COND, Case, euler, forward, heun, largest_difference, sample};
+use crate::case::{COND, Case, FORMS, euler, forward, heun, largest_difference, sample};
 use crate::device::{device, turn};
 
 #[test]
@@ -243,15 +243,7 @@ fn the_footprint_foresees_what_the_weights_take() {
     use WeightPrecision::{F16, F32, Int4, Int8};
     let _turn = turn();
     let gpu = device(Profile::Software);
-    for name in [
-        "diffmoe_flow",
-        "diffmoe_swiglu_shared",
-        "dense_flow",
-        "tc_flow",
-        "ec_flow",
-        "dsmoe",
-        "promoe",
-    ] {
+    for name in FORMS {
         let case = Case::open(name);
         let config = case.checkpoint.config();
         for precision in [F16, F32, Int8, Int4] {
