@@ -22,7 +22,10 @@ for case in diffmoe_flow diffmoe_swiglu_shared; do
     "$diffmoe" verify --backend gpu "tests/fixtures/$case"
 done
 
-# 2. Times of a guided step and of its kernels, with both branches in one pass and in two.
+# 2. Single kernels: what a dispatch costs, products in every format and tile, ragged experts, attention.
+"$diffmoe" bench --micro --json "$out/micro.json"
+
+# 3. Times of a guided step and of its kernels, with both branches in one pass and in two.
 measure() { # name, model, batch, steps
     for branches in together apart; do
         "$diffmoe" bench --backend gpu --model "$2" --batch "$3" --steps "$4" --branches "$branches" \

@@ -1,5 +1,6 @@
 //! Rules of ARCHITECTURE.md that reviewers should not have to check: imports between the floors of the library go
-//! one way, files do not import each other in circles, and only `platform` files depend on the target.
+//! one way, files do not import each other in circles, only `platform` files depend on the target, and unsafe code is in
+//! the few places that were audited.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,7 +23,7 @@ const ORDER: [&str; 13] = [
 ];
 
 /// Folders of sources, one for each package.
-const PACKAGES: [&str; 8] = [
+const PACKAGES: [&str; 9] = [
     "src",
     "crates/cli/src",
     "crates/models/src",
@@ -31,6 +32,7 @@ const PACKAGES: [&str; 8] = [
     "fuzz/src",
     "xtask/src",
     "xtask/isa/src",
+    "xtask/mutants/src",
 ];
 
 /// The page's package is empty for other targets; its root says so.
@@ -314,6 +316,32 @@ fn only_the_platform_knows_the_target() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// All files with unsafe code, and how often it occurs: memory maps and the environment of the process; instructions of a
+/// processor; Vulkan without wgpu in a tool for developers. Whoever changes a number has read the file again.
+const UNSAFE: [(&str, usize); 3] = [
+    ("src/platform/native.rs", 3),
+    ("src/simd/platform/x86.rs", 4),
+    ("xtask/isa/src/driver.rs", 4),
+];
+
+#[test]
+fn unsafe_code_is_where_it_was_audited() {
+    let occurs = |text: &str| {
+        ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
+            .iter()
+            .map(|form| text.matches(form).count())
+            .sum::<usize>()
+    };
+    let found: Vec<_> = PACKAGES
+        .into_iter()
+        .flat_map(sources)
+        .map(|source| (occurs(&source.text), source.file))
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, file)| (file, count))
+        .collect();
+    assert_eq!(found, UNSAFE.map(|(file, count)| (file.to_owned(), count)));
 }
 
 /// Functions of `f32` and `f64` that the C library computes, differently from one system to the next. What draws an image

@@ -124,7 +124,10 @@ async function load({ bytes, inside }) {
   // The same for workers, which can neither import it nor be modules in a page from a file.
   const plain = script.replace(/^export (function|class|async)/gm, "$1").replace(/^export \{.*\};?$/gm, "");
   globalThis.diffmoeWorker = address(`(() => {${plain.replaceAll("import.meta.url", "self.location.href")}\nwork();\n})();`);
-  await glue.default({ module_or_path: await (await unpacked("wasm", "application/wasm")).arrayBuffer() });
+  const module = await WebAssembly.compile(await (await unpacked("wasm", "application/wasm")).arrayBuffer());
+  glue.prepare(workers());
+  glue.hand(module);
+  await glue.default({ module_or_path: module });
   for (const id of ["glue", "wasm"]) element(id).remove();
   return glue;
 }
@@ -153,7 +156,6 @@ export async function start(source) {
     const crashed = (message) => fail("The app has crashed.", "Reload the page. If it happens again, please report it with this message:", message);
     // For tests; see web/README.md.
     window.diffmoe = await glue.start(element("app"), crashed);
-    glue.dismiss();
     // egui's own field for what is typed: screen readers meet it too.
     document.querySelector("body > input:not([aria-label])")?.setAttribute("aria-label", "Text entry");
     classes.add("running");

@@ -19,11 +19,14 @@ export function prepare(count) {
 
 /** Hands them the compiled program, which they start while the page starts it, too. */
 export function hand(module) {
-  for (const worker of early) worker.postMessage(module);
+  for (const worker of early) {
+    worker.postMessage(module);
+    worker.postMessage("warm up");
+  }
 }
 
-/** Ends those that the program did not take. */
-export function dismiss() {
+// Ends those that the program did not take.
+function dismiss_workers() {
   for (const worker of early.splice(0)) worker.terminate();
 }
 
@@ -54,6 +57,10 @@ export function work() {
   self.onunhandledrejection = (event) => { event.preventDefault(); fail(event.reason); };
   self.onmessageerror = () => fail(new Error("the program cannot be handed to a worker"));
   self.onmessage = ({ data }) => {
+    if (data === "warm up") {
+      running.then(worker_warm_up).catch(console.info);
+      return;
+    }
     if (!(data instanceof WebAssembly.Module)) {
       running.then(() => worker_receive(new Uint8Array(data)));
       return;

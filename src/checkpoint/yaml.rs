@@ -14,6 +14,10 @@ pub(super) struct Run {
     pub(super) is_partial: bool,
 }
 
+/// What aliases (`*name`) may repeat in a file: runs have some dozens of lines, and a file of a few bytes may repeat
+/// itself a million times.
+const MOST_REPEATED: usize = 1000;
+
 impl Run {
     /// Reads a file; `None` if it has no `model.params`, as the files of other programs.
     ///
@@ -25,6 +29,7 @@ impl Run {
             duplicate_keys: DuplicateKeyPolicy::LastWins,
             non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
             with_snippet: false,
+            alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MOST_REPEATED },
         };
         let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
             .map_err(|error| unreadable(&error))?;
@@ -57,6 +62,9 @@ impl Run {
 /// The crate's own messages are about its programming interface.
 fn unreadable(error: &serde_saphyr::Error) -> String {
     match error.location() {
+        _ if matches!(error, serde_saphyr::Error::AliasReplayLimitExceeded { .. }) => {
+            "its aliases repeat more than the file of a run does".into()
+        }
         Some(place) => {
             format!("it is not valid YAML at line {}, column {}", place.line(), place.column())
         }
@@ -79,6 +87,20 @@ mod tests {
         let run = read("basic: {rf: true, exp_name: a}\nmodel: {params: {depth: 2}}\n").unwrap();
         assert_eq!((run.is_flow, run.name.as_deref()), (Some(true), Some("a")));
         assert_eq!(run.params["depth"], 2);
+    }
+
+    #[test]
+    fn aliases_are_read_unless_they_multiply() {
+        let text = "params: &all\n  depth: 2\nother: *all\nmodel: {params: *all}\n";
+        assert_eq!(Run::read(text).unwrap().unwrap().params["depth"], 2);
+        let eight = |name: char| [&*format!("*{name}"); 8].join(",");
+        let bomb =
+            format!("a: &a [{}]\nb: &b [{}]\nc: [{}]\n", "x,".repeat(7), eight('a'), eight('b'));
+        let refused = Run::read(&format!("{bomb}d: [{}]\n", eight('b')));
+        assert_eq!(
+            refused.err().as_deref(),
+            Some("its aliases repeat more than the file of a run does")
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::faults::Faults;
 use super::pipelines::{Pipelines, Rehearsal};
-use super::{GpuError, Profile};
+use super::{GpuError, Profile, Tile};
 use crate::platform::{self, adapter_name, may_have_gpu};
 
 /// Choices that differ between the product, its tests and its benchmarks.
@@ -17,6 +17,8 @@ use crate::platform::{self, adapter_name, may_have_gpu};
 pub struct GpuOptions {
     /// Kernel family; by default `DIFFMOE_KERNELS=gpu|software`, else what suits the adapter.
     pub profile: Option<Profile>,
+    /// Tile of all products; by default `DIFFMOE_TILE=small|large`, else what suits the size of each.
+    pub tile: Option<Tile>,
     /// Upper bound in bytes for one storage binding, below what the device offers: lets tests split small weights.
     pub binding_limit: Option<u64>,
     /// Fill new tensors with NaN, so that a value that no kernel wrote cannot pass for a zero.
@@ -51,6 +53,8 @@ pub struct Gpu {
     pub info: wgpu::AdapterInfo,
     /// Which family of kernels suits the adapter.
     pub profile: Profile,
+    /// Tile of all products; `None` where the size of each decides.
+    pub tile: Option<Tile>,
     /// Largest storage binding in bytes that weights and activations may use.
     pub binding_limit: u64,
     /// Whether new tensors are filled with NaN.
@@ -146,6 +150,7 @@ impl Gpu {
     pub(crate) fn with_profile(&self, profile: Profile) -> Self {
         Self {
             profile,
+            tile: self.tile,
             device: self.device.clone(),
             queue: self.queue.clone(),
             info: self.info.clone(),
@@ -263,6 +268,7 @@ impl Gpu {
         let offered = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         Self {
             profile: options.profile.unwrap_or_else(|| Profile::suitable(&info)),
+            tile: options.tile.or_else(Tile::wanted),
             binding_limit: options.binding_limit.map_or(offered, |limit| limit.min(offered)),
             poison: options.poison,
             pipelines: Arc::default(),

@@ -52,6 +52,7 @@ impl Gpu {
             queue: self.queue.clone(),
             info: self.info.clone(),
             profile: self.profile,
+            tile: self.tile,
             binding_limit: self.binding_limit,
             poison: false,
             pipelines: self.pipelines.clone(),

@@ -1,4 +1,4 @@
-//! The two families of kernels.
+//! The two families of kernels, and the tiles of large products.
 
 /// Which family of kernels a device gets.
 ///
@@ -38,6 +38,46 @@ impl Profile {
             Ok("software") => Self::Software,
             _ if info.device_type == wgpu::DeviceType::Cpu => Self::Software,
             _ => Self::Gpu,
+        }
+    }
+}
+
+/// What a workgroup computes of a product on GPUs: so many lanes by so many, each with a block of four rows and four
+/// columns. Sums have the same order in all tiles, so a choice never changes a bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tile {
+    /// 32 rows by 32 columns: more workgroups, for products that are too small to keep a GPU busy.
+    Small,
+    /// 64 rows by 64 columns: half the reads.
+    Large,
+}
+
+impl Tile {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Small, Self::Large];
+
+    /// Lanes along one side of the workgroup.
+    pub(crate) const fn lanes(self) -> usize {
+        match self {
+            Self::Small => 8,
+            Self::Large => 16,
+        }
+    }
+
+    /// The tile in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Small => "tiles of 32×32",
+            Self::Large => "tiles of 64×64",
+        }
+    }
+
+    /// `DIFFMOE_TILE=small|large`; otherwise the size of a product decides.
+    pub(super) fn wanted() -> Option<Self> {
+        match std::env::var("DIFFMOE_TILE").as_deref() {
+            Ok("small") => Some(Self::Small),
+            Ok("large") => Some(Self::Large),
+            _ => None,
         }
     }
 }

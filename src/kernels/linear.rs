@@ -5,7 +5,7 @@ use std::fmt::Display;
 use bytemuck::{Pod, Zeroable};
 
 use super::matrix::{Matrix, Part};
-use crate::gpu::{Gpu, Kernel, Profile, Shader, Tape, Tensor};
+use crate::gpu::{Gpu, Kernel, Profile, Shader, Tape, Tensor, Tile};
 
 /// The nonlinearity between the sum and the epilogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ impl<'a> Linear<'a> {
     /// When shapes do not fit: a bug.
     pub fn record<S: Clone + Display>(&self, gpu: &Gpu, tape: &mut Tape<S>, scope: S) {
         self.check();
-        for call in self.calls() {
+        for call in self.calls(gpu.tile) {
             tape.push(gpu, scope.clone(), &call);
         }
     }
@@ -101,11 +101,12 @@ impl<'a> Linear<'a> {
         }
     }
 
-    /// One call for each part.
-    pub(super) fn calls(&self) -> impl Iterator<Item = Call<'_>> {
-        self.weights.parts.iter().enumerate().map(|(i, part)| {
+    /// One call for each part, with a tile or with the one that suits its size.
+    pub(super) fn calls(&self, tile: Option<Tile>) -> impl Iterator<Item = Call<'_>> {
+        self.weights.parts.iter().enumerate().map(move |(i, part)| {
             let up = &self.up.unwrap_or(self.weights).parts[i].weights;
-            Call { linear: self, part, up, tile: Tile::LARGE }.with_suitable_tile()
+            let call = Call { linear: self, part, up, tile: Tile::Large };
+            Call { tile: tile.unwrap_or_else(|| call.suitable_tile()), ..call }
         })
     }
 }
@@ -118,18 +119,6 @@ pub(super) struct Call<'a> {
     up: &'a Tensor,
     /// On GPUs.
     tile: Tile,
-}
-
-/// Lanes of a workgroup on GPUs; each sums a block of [`BLOCK`] by [`BLOCK`].
-#[derive(Clone, Copy)]
-pub(super) struct Tile {
-    across: usize,
-    down: usize,
-}
-
-impl Tile {
-    pub(super) const LARGE: Self = Self { across: 16, down: 16 };
-    pub(super) const SMALL: Self = Self { across: 8, down: 8 };
 }
 
 /// Rows and columns of a lane's sums on GPUs.
@@ -171,19 +160,12 @@ impl<'a> Call<'a> {
         self.linear.x
     }
 
-    /// With another tile.
-    #[cfg(test)]
-    pub(super) fn with_tile(self, tile: Tile) -> Self {
-        Self { tile, ..self }
-    }
-
     /// Large tiles read less, small ones keep more of a GPU busy.
-    fn with_suitable_tile(self) -> Self {
+    fn suitable_tile(self) -> Tile {
         // Below about this many workgroups, a GPU with some dozens of cores has nothing to switch to.
         const ENOUGH_GROUPS: u32 = 128;
-        let large = Self { tile: Tile::LARGE, ..self };
-        let [x, y, _] = large.groups(Profile::Gpu);
-        if x * y >= ENOUGH_GROUPS { large } else { Self { tile: Tile::SMALL, ..self } }
+        let [x, y, _] = Self { tile: Tile::Large, ..self }.groups(Profile::Gpu);
+        if x * y >= ENOUGH_GROUPS { Tile::Large } else { Tile::Small }
     }
 }
 
@@ -250,15 +232,15 @@ impl Kernel for Call<'_> {
     fn constants(&self, profile: Profile) -> Vec<(&'static str, f64)> {
         let mut constants = vec![self.part.precision.constant()];
         if profile == Profile::Gpu {
-            let Tile { across, down } = self.tile;
-            constants.extend([("LANES_X", across as f64), ("LANES_Y", down as f64)]);
+            let lanes = self.tile.lanes() as f64;
+            constants.extend([("LANES_X", lanes), ("LANES_Y", lanes)]);
         }
         constants
     }
 
     fn groups(&self, profile: Profile) -> [u32; 3] {
         let (rows, sums) = match profile {
-            Profile::Gpu => (BLOCK * self.tile.down, BLOCK * self.tile.across),
+            Profile::Gpu => (BLOCK * self.tile.lanes(), BLOCK * self.tile.lanes()),
             Profile::Software => (ROWS, COLUMNS * LANES),
         };
         // `SwiGLU` pairs two sums.

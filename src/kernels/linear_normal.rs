@@ -41,7 +41,7 @@ impl NormedLinear<'_> {
     pub fn record<S: Clone + Display>(&self, gpu: &Gpu, tape: &mut Tape<S>, scope: S) {
         assert_eq!(gpu.profile, Profile::Gpu, "software adapters normalise in a kernel of its own");
         self.linear.check();
-        for (i, call) in self.linear.calls().enumerate() {
+        for (i, call) in self.linear.calls(gpu.tile).enumerate() {
             tape.push(gpu, scope.clone(), &NormedCall::new(call, self.norm, i == 0));
         }
     }
@@ -105,10 +105,10 @@ impl Kernel for NormedCall<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::linear::Tile;
     use super::super::{Epilogue, Matrix, Modulate, WeightPrecision};
     use super::*;
     use crate::checkpoint::StoredRows;
+    use crate::gpu::Tile;
     use crate::gpu::testing::{assert_close, gpu, poisoned, read, run_variant, spiky, tensor};
 
     #[test]
@@ -138,17 +138,17 @@ mod tests {
             run_variant(&modulate, Profile::Gpu);
             let want = tensor(&[rows, n], &before);
             let alone = Linear::new(&rows_alone, &weights, &want).ending(Epilogue::Add);
-            alone.calls().for_each(|call| run_variant(&call, Profile::Gpu));
+            alone.calls(None).for_each(|call| run_variant(&call, Profile::Gpu));
             let want = read(&want);
 
             let mut results = Vec::new();
-            for (tile, keeps) in [(Tile::SMALL, true), (Tile::LARGE, true), (Tile::LARGE, false)] {
+            for (tile, keeps) in [(Tile::Small, true), (Tile::Large, true), (Tile::Large, false)] {
                 let y = tensor(&[rows, n], &before);
                 let h = poisoned(&[rows, k]);
                 let norm = Norm { modulation: &modulation, shift, scale, h: &h, keeps };
                 let linear = Linear::new(&x, &weights, &y).ending(Epilogue::Add);
-                for call in linear.calls() {
-                    run_variant(&NormedCall::new(call.with_tile(tile), norm, true), Profile::Gpu);
+                for call in linear.calls(Some(tile)) {
+                    run_variant(&NormedCall::new(call, norm, true), Profile::Gpu);
                 }
                 if keeps {
                     assert_close(&read(&h), &read(&rows_alone), 2e-5, 1e-5);

@@ -46,12 +46,12 @@ fn matrix(gpu: &Gpu, w: &[f32], b: &[f32], k: usize, precision: WeightPrecision)
 
 /// The three ways to run a layer.
 const VARIANTS: [(Profile, Tile); 3] =
-    [(Profile::Gpu, Tile::SMALL), (Profile::Gpu, Tile::LARGE), (Profile::Software, Tile::LARGE)];
+    [(Profile::Gpu, Tile::Small), (Profile::Gpu, Tile::Large), (Profile::Software, Tile::Large)];
 
 fn run_as((profile, tile): (Profile, Tile), linear: &Linear) {
     linear.check();
-    for call in linear.calls() {
-        run_variant(&Call { tile, ..call }, profile);
+    for call in linear.calls(Some(tile)) {
+        run_variant(&call, profile);
     }
 }
 

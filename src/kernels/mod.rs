@@ -97,4 +97,4 @@ pub mod weights;
 
 pub use experts::{Assignments, ExpertBank, Experts, packed_rows};
 pub use matrix::Matrix;
-pub use weights::WeightPrecision;
+pub use weights::{WeightPrecision, pack_rows};

@@ -1,5 +1,7 @@
 //! `diffmoe bench`: time of a denoising step and, on GPUs with timestamp queries, the share of each kernel.
 
+mod micro;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -50,6 +52,9 @@ pub(super) struct Arguments {
     /// Also measure what recording the router's scores for Explore adds to a step.
     #[arg(long)]
     scores: bool,
+    /// Measure single kernels instead, on a GPU: dispatches, products, experts, attention.
+    #[arg(long, conflicts_with_all = ["model", "batch", "steps", "scores", "weights", "branches", "cpu_math"])]
+    micro: bool,
     /// Also write the results as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -101,11 +106,14 @@ struct Kernel {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Outcome {
+    if arguments.micro {
+        return single_kernels(arguments);
+    }
     let checkpoint = diffmoe_models::open_any(&arguments.model)?;
     if !(1..=256).contains(&arguments.batch) || !(1..=10_000).contains(&arguments.steps) {
         return Err("batch must be 1–256 and steps 1–10000".into());
     }
-    let json = arguments.json.as_deref().map(Output::reserve).transpose()?;
+    let json = reserve(arguments)?;
     let mut devices = Vec::new();
     if !matches!(arguments.backend, Backend::Gpu) {
         devices.push(cpu(&checkpoint, arguments)?);
@@ -128,8 +136,27 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         devices,
     };
     report.print();
+    write(json, &report)
+}
+
+fn single_kernels(arguments: &Arguments) -> Outcome {
+    if matches!(arguments.backend, Backend::Cpu) {
+        return Err("--micro measures kernels of a GPU; leave out --backend cpu".into());
+    }
+    let json = reserve(arguments)?;
+    let micro = micro::measure()?;
+    micro.print();
+    write(json, &micro)
+}
+
+/// The file for `--json`, asked for before anything is measured.
+fn reserve(arguments: &Arguments) -> Result<Option<Output>, Box<dyn std::error::Error>> {
+    Ok(arguments.json.as_deref().map(Output::reserve).transpose()?)
+}
+
+fn write(json: Option<Output>, results: &impl Serialize) -> Outcome {
     if let Some(json) = json {
-        let text = serde_json::to_string_pretty(&report)?;
+        let text = serde_json::to_string_pretty(results)?;
         json.write(|part| std::fs::write(part, &text))?;
     }
     Ok(ExitCode::SUCCESS)

@@ -320,6 +320,24 @@ fn bench_reports_both_backends_and_one_submission_a_step() {
 }
 
 #[test]
+fn bench_measures_single_kernels() {
+    let folder = Folder::new();
+    let json = folder.text("micro.json");
+    let [stdout, _] = succeeds(&["bench", "--micro", "--json", &json]);
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(json).expect("a report")).expect("JSON");
+    let rows = report["rows"].as_array().expect("rows");
+    for kind in ["dispatch", "product", "dense", "16 experts", "attention"] {
+        let of_kind =
+            |row: &&serde_json::Value| row["what"].as_str().is_some_and(|w| w.starts_with(kind));
+        let mut of_kind = rows.iter().filter(of_kind).peekable();
+        assert!(of_kind.peek().is_some(), "{kind}: {stdout}");
+        assert!(of_kind.all(|row| row["us"]["median"].as_f64() > Some(0.0)), "{kind}: {stdout}");
+    }
+    refused(&["bench", "--micro", "--backend", "cpu"], "--micro measures kernels of a GPU");
+}
+
+#[test]
 fn a_gpu_draws_the_image_that_the_cpu_draws() {
     let folder = Folder::new();
     let drawn = |backend: &str| {

@@ -73,9 +73,6 @@ pub async fn start(canvas: HtmlCanvasElement, on_crash: Function) -> Result<Page
             let _ = on_crash.call1(&JsValue::NULL, &message.into());
         }
     }));
-    platform::warm_up(backend().unwrap_or_default());
-    // Workers are fetched by this thread: not after everything below.
-    pause(0).await;
     // A canvas that refuses one kind of painting can still be painted with the other.
     let (runner, painter) = match paint(&canvas, eframe::Renderer::Glow).await {
         Ok(runner) => (runner, "webgl"),

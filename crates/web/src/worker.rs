@@ -9,10 +9,17 @@ use web_sys::DedicatedWorkerGlobalScope;
 use web_time::Instant;
 
 use super::events::Turns;
-use diffmoe::engine::Host;
+use diffmoe::checkpoint::Checkpoint;
+use diffmoe::engine::{Host, WeightChoice};
+use diffmoe::pipeline::{Backend, Pipeline, Settings};
 
 /// A slice of work aims at this many milliseconds: so long a message may wait.
 const SLICE_MS: f64 = 16.0;
+
+/// A model whose steps are short and run the code of larger ones: an ordinary block and one with experts.
+const SMALL: &str = r#"{"kind":"diffmoe","t_kind":"flow","space":"pixels","params":{"input_size":[32,32],"in_channels":3,
+    "num_classes":4,"patch_size":8,"depth":2,"hidden_size":96,"num_heads":2,"learn_sigma":false,
+    "MoE_config":{"num_experts":4,"capacity":1}}}"#;
 
 #[derive(Default)]
 struct State {
@@ -42,6 +49,22 @@ pub fn worker_receive(message: Vec<u8>) {
     if let Some(host) = host {
         wasm_bindgen_futures::spawn_local(work(host));
     }
+}
+
+/// Draws images of a small model of random numbers. Browsers compile code when it is called for the first time, and again,
+/// for speed, when it has run for a while. A worker that is made early calls this while the first model is on its way.
+///
+/// # Errors
+/// None that matter: the worker then compiles its code later.
+#[wasm_bindgen]
+pub async fn worker_warm_up() -> Result<(), JsError> {
+    let model = Checkpoint::random(SMALL, 1)?;
+    let pipeline = Pipeline::open_async(&model, Backend::Cpu, WeightChoice::Auto).await?;
+    let mut settings = Settings::of(pipeline.config());
+    settings.labels = vec![vec![0, 1, 2, 3]];
+    (settings.sampling.steps, settings.sampling.guidance) = (4, 2.0);
+    pipeline.start_async(settings).await?.finish_async(|_| {}).await?;
+    Ok(())
 }
 
 async fn work(mut host: Host) {

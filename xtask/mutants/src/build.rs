@@ -69,7 +69,7 @@ pub(crate) fn build(paths: &[&Path], selection: &[String]) -> Result<Built, Stri
             texts.push((name.clone(), text));
         }
         let root = read(Path::new("src/lib.rs"))?;
-        write(&folder.join("src/lib.rs"), &(root + SWITCH))?;
+        write(&folder.join("src/lib.rs"), root + SWITCH)?;
         let mutants = switches.mutants;
         let output = Command::new("cargo")
             .args(["test", "--no-run", "--lib", "--message-format", "json"])
@@ -83,7 +83,7 @@ pub(crate) fn build(paths: &[&Path], selection: &[String]) -> Result<Built, Stri
             messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         if output.status.success() {
             let lines: Vec<_> = unviable.iter().map(u32::to_string).collect();
-            write(&known, &lines.join("\n"))?;
+            write(&known, lines.join("\n"))?;
             let program = messages.iter().find_map(program).ok_or("cargo built no tests")?;
             return Ok(Built { mutants, unviable: unviable.len(), folder, program });
         }
@@ -142,13 +142,7 @@ fn copy(folder: &Path, changed: &[String]) -> Result<(), String> {
         // A file that is deleted, but not in Git.
         let Ok(bytes) = std::fs::read(name) else { continue };
         let path = folder.join(name);
-        if std::fs::read(&path).is_ok_and(|old| old == bytes) {
-            continue;
-        }
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(|error| error.to_string())?;
-        }
-        std::fs::write(&path, bytes).map_err(|error| format!("{}: {error}", path.display()))?;
+        write(&path, &bytes)?;
     }
     Ok(())
 }
@@ -210,9 +204,13 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 /// Writes a file where it differs.
-fn write(path: &Path, text: &str) -> Result<(), String> {
-    if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
+fn write(path: &Path, contents: impl AsRef<[u8]>) -> Result<(), String> {
+    let contents = contents.as_ref();
+    if std::fs::read(path).is_ok_and(|old| old == contents) {
         return Ok(());
     }
-    std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+    let folder = path.parent().unwrap_or(path);
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(path, contents))
+        .map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -23,7 +23,7 @@ pub use imp::{
     GalleryStore, built_in, built_in_atlas, built_in_names, built_in_recording, cached,
     decode_image, delete_cached, fetch, fragment, gallery_folder, listen_for_paste, new_seed,
     open_model, page_address, pick_file, pick_image, query, save_file, set_fragment, sha256, spawn,
-    take_pasted, warm_up,
+    take_pasted,
 };
 pub use task::{Task, Waker};
 pub use transfer::{FetchError, Transfer};

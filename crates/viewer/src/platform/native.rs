@@ -38,9 +38,6 @@ pub async fn open_model(
     Pipeline::open_async(checkpoint, backend, WeightChoice::Auto).await
 }
 
-/// Starts what a first model will need. Threads need nothing.
-pub fn warm_up(_backend: Backend) {}
-
 /// Maps the file at a path.
 ///
 /// # Errors

@@ -23,7 +23,7 @@ pub use gallery::{GalleryStore, gallery_folder};
 pub use paste::{listen_for_paste, take_pasted};
 pub use photo::decode_image;
 pub use store::{cached, delete_cached};
-pub use workers::{open_model, warm_up};
+pub use workers::open_model;
 
 #[wasm_bindgen]
 extern "C" {

@@ -27,6 +27,9 @@ extern "C" {
     /// Makes a worker. The build adds it to the script around this program, so that bundlers find the worker's file.
     #[wasm_bindgen(catch, js_name = diffmoe_worker)]
     fn new_worker() -> Result<Worker, JsValue>;
+
+    /// Ends the workers that `start.js` has made early and that nobody took.
+    fn dismiss_workers();
 }
 
 /// Loads a model on the given backend. Where the processor computes, it does so in `workers` workers, or in as many as
@@ -46,22 +49,8 @@ pub async fn open_model(
     };
     let choice = WeightChoice::Auto;
     let opened = Pipeline::open_with_async(checkpoint, backend, choice, offer.as_ref()).await;
-    // Those that were started too many. They end here, not inside the borrow.
-    drop(IDLE.take());
+    dismiss_workers();
     opened
-}
-
-/// Starts workers while the first model is still on its way, where the processor will surely compute.
-pub fn warm_up(backend: Backend) {
-    let has_gpu = navigator("gpu").is_some();
-    let computes_here = backend == Backend::Cpu || backend == Backend::Auto && !has_gpu;
-    let wanted = query("workers").and_then(|text| text.parse().ok());
-    let count: usize = wanted.unwrap_or_else(|| cores().min(MOST));
-    if computes_here {
-        // Without them they are made when the model is there, or refused then.
-        let links = (0..count.min(MOST)).filter_map(|_| make().ok()).collect();
-        IDLE.set(links);
-    }
 }
 
 fn navigator(key: &str) -> Option<JsValue> {
@@ -88,8 +77,6 @@ fn suitable(checkpoint: &Checkpoint) -> usize {
 thread_local! {
     /// Objects of the browser stay on this thread; a link knows its number here.
     static HELD: RefCell<BTreeMap<u32, Held>> = const { RefCell::new(BTreeMap::new()) };
-    /// Workers without a model.
-    static IDLE: RefCell<Vec<WorkerLink>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A worker and the functions that it calls.
@@ -117,11 +104,6 @@ fn lock(arrived: &Mutex<Arrived>) -> MutexGuard<'_, Arrived> {
 }
 
 fn connect() -> Result<Box<dyn Link>, String> {
-    let idle = IDLE.with_borrow_mut(Vec::pop);
-    Ok(Box::new(idle.map_or_else(make, Ok)?))
-}
-
-fn make() -> Result<WorkerLink, String> {
     let worker = new_worker().map_err(|error| reason(&error))?;
     let arrived = Arc::new(Mutex::new(Arrived::default()));
     let told = arrived.clone();
@@ -151,7 +133,7 @@ fn make() -> Result<WorkerLink, String> {
         held.insert(number, Held { worker, _on_message: on_message, _on_error: on_error });
         number
     });
-    Ok(WorkerLink { number, began: Instant::now(), arrived })
+    Ok(Box::new(WorkerLink { number, began: Instant::now(), arrived }))
 }
 
 impl Link for WorkerLink {
