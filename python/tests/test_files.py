@@ -196,6 +196,26 @@ def test_invalid_configurations_are_refused(change, reason):
         Config.from_dict({"kind": "dense"})
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_scales_have_other_names_in_the_layout_of_diffusers(dtype, tmp_path):
+    numbers = np.arange(6 * 32).reshape(6, 32).astype(dtype)
+    scale = np.linspace(1, 2, 6, dtype=np.float32)
+    if dtype == np.uint8:
+        scale = np.linspace(1, 2, 12, dtype=np.float16).reshape(6, 2)
+    files = []
+    for name in ("w.scale", "w_scale"):
+        path = tmp_path / f"{name}.safetensors"
+        # A tensor of floats whose name ends alike is none.
+        save_file({"w": numbers, name: scale, "v": scale, "v_scale": scale}, path, metadata={"diffmoe": "{}"})
+        files.append(TensorFile(path))
+    first, second = files
+    assert sorted(first.names()) == sorted(second.names()) == ["v", "v_scale", "w"]
+    assert np.array_equal(first.read("w"), second.read("w"))
+    save_file({"w": numbers, "w.scale": scale, "w_scale": scale}, path, metadata={"diffmoe": "{}"})
+    with pytest.raises(ModelError, match="w.scale under two names"):
+        TensorFile(path)
+
+
 def test_names_of_dit_moe_are_read(tmp_path):
     case = FIXTURES / "dit_moe"
     tensors = load_file(case / "model.safetensors")
