@@ -43,8 +43,9 @@ def test_the_transformer_gives_the_recorded_outputs(name, tmp_path):
     assert error(out.numpy(), case.io["out"]) < 1e-4
 
 
-def test_the_pipeline_draws_the_same_latents_of_a_model_with_reversed_time(tmp_path):
-    folder = convert(FIXTURES / "promoe" / "model.safetensors", tmp_path / "promoe", "--layout", "diffusers")
+@pytest.mark.parametrize("name", ["promoe", "promoe_ec"])
+def test_the_pipeline_draws_the_same_latents_of_a_model_with_reversed_time(name, tmp_path):
+    folder = convert(FIXTURES / name / "model.safetensors", tmp_path / name, "--layout", "diffusers")
     settings = {"num_inference_steps": 4, "guidance_scale": 2.0}
     noise = np.random.default_rng(1).standard_normal((2, 4, 8, 8), np.float32)
     ours = Pipeline.from_pretrained(folder)

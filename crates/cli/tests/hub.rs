@@ -213,21 +213,28 @@ fn info_names_the_nearest_family_and_what_differs() {
 
 #[test]
 fn published_models_are_described_converted_and_traced() {
-    is_described_converted_and_traced("dit_moe", ["token-choice MoE DiT,", "blocks 0, 1"], [2, 2]);
+    is_described_converted_and_traced(
+        "dit_moe",
+        ["token-choice MoE DiT,", "blocks 0, 1"],
+        (2, 2.0),
+    );
     let flow = ["predicts the opposite velocity", "blocks 0, 1"];
-    is_described_converted_and_traced("dit_moe_flow", flow, [2, 2]);
+    is_described_converted_and_traced("dit_moe_flow", flow, (2, 2.0));
     let dsmoe =
         ["token-choice MoE DiT (DSMoE)", "with 2-D RoPE, SiLU, 6 experts in 1 layers (blocks 1)"];
-    is_described_converted_and_traced("dsmoe", dsmoe, [1, 2]);
+    is_described_converted_and_traced("dsmoe", dsmoe, (1, 2.0));
     let promoe = ["token-choice MoE DiT (ProMoE)", "predicts the opposite velocity"];
-    is_described_converted_and_traced("promoe", promoe, [1, 1]);
+    is_described_converted_and_traced("promoe", promoe, (1, 1.0));
+    // In a guided step, three experts take five of sixteen tokens each, and then one takes all of them.
+    let chosen = ["expert-choice MoE DiT (ProMoE)", "predicts the opposite velocity"];
+    is_described_converted_and_traced("promoe_ec", chosen, (1, 31.0 / 32.0));
 }
 
 /// With as many MoE layers, and experts for every token.
 fn is_described_converted_and_traced(
     name: &str,
     described: [&str; 2],
-    [layers, experts]: [usize; 2],
+    (layers, experts): (usize, f32),
 ) {
     let folder = tempfile::tempdir().expect("a folder");
     let [out, trace] = ["model.safetensors", "routing.json"].map(|name| folder.path().join(name));
@@ -254,6 +261,6 @@ fn is_described_converted_and_traced(
     assert!(capacity.len() >= 2 * layers, "{rows}");
     for value in capacity {
         let value: f32 = value.expect("a value").parse().expect("a number");
-        assert!((value - experts as f32).abs() < 1e-3, "{rows}");
+        assert!((value - experts).abs() < 1e-3, "{rows}");
     }
 }

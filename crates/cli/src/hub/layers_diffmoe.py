@@ -9,6 +9,8 @@ import torch.nn.functional as F
 SCALE = "_scale"
 # Numbers of a row that share a scale in int4.
 INT4_GROUP = 32
+# Score of an expert that is not among those a token may take; less than any cosine.
+NOT_ASKED = -2.0
 
 
 class Weights:
@@ -89,14 +91,14 @@ def modulated(x, shift, scale):
     return normal(x) * (1 + scale[:, None]) + shift[:, None]
 
 
-def nearest(x, prototypes, alone):
-    """Weights and routing ``[S, E]``: a token takes the expert whose prototype has the largest cosine to it, which weighs it.
-    The tokens ``alone`` take the last expert, which has no prototype, with weight 1."""
+def cosines(x, prototypes, alone):
+    """Weights ``[S, E]``: cosines of tokens and the prototypes of experts. The tokens ``alone`` ask the last expert, which has
+    no prototype, with weight 1, and no other."""
     gate = F.normalize(x, dim=-1) @ F.normalize(prototypes, dim=-1).T
-    if alone is not None:
-        gate = torch.cat([gate.masked_fill(alone[:, None], -2.0), torch.where(alone, 1.0, -2.0)[:, None].to(gate.dtype)], dim=1)
-    best = gate.argmax(dim=1, keepdim=True)
-    return gate, torch.zeros_like(gate, dtype=torch.bool).scatter_(1, best, True)
+    if alone is None:
+        return gate
+    last = torch.where(alone, 1.0, NOT_ASKED)[:, None].to(gate.dtype)
+    return torch.cat([gate.masked_fill(alone[:, None], NOT_ASKED), last], dim=1)
 
 
 def best(gate, count):

@@ -14,7 +14,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from .layers_diffmoe import Weights, attended, best, buffers, ffn, heads, linear, modulated, nearest, normal, rotated
+from .layers_diffmoe import NOT_ASKED, Weights, attended, best, buffers, cosines, ffn, heads, linear, modulated, normal, rotated
 
 TIME_DIMS = 256
 # Added to the scores of a sigmoid router for the selection.
@@ -266,7 +266,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         router = w[f"{name}.{self._router}"]
         logits = x @ router.T
         if self.prototypes:
-            gate, taken = nearest(x, router, alone)
+            gate = cosines(x, router, alone)
+            taken = self._route(w, name, x, gate, routing)
         elif self.sigmoid:
             gate = logits.sigmoid()
             taken = self._route(w, name, x, gate + w[f"{name}.{BIAS}"], routing)
@@ -291,8 +292,13 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             return torch.zeros_like(gate, dtype=torch.bool).scatter_(1, places, True)
         if self.kind == "ec":
             tokens = self.grid[0] * self.grid[1]
-            count = int(tokens / self.experts * self.capacity)
-            return best(gate.reshape(-1, tokens, self.experts), count).reshape(gate.shape)
+            count = int(tokens / (self.experts - self.unconditional) * self.capacity)
+            count = min(max(count, 1), tokens) if self.prototypes else count
+            taken = best(gate.reshape(-1, tokens, self.experts), count).reshape(gate.shape)
+            if self.unconditional:
+                asked = gate > NOT_ASKED
+                taken = torch.cat([(taken & asked)[:, :-1], asked[:, -1:]], dim=1)
+            return taken
         need = F.silu(linear(w, f"{name}.capacity_predictor.0", x))
         need = linear(w, f"{name}.capacity_predictor.2", need).sigmoid()
         over = need > w[f"{name}.expert_threshold"]
