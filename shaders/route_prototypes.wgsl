@@ -1,6 +1,7 @@
-// Scores the tokens of the pool by prototypes: with cosine[s, e] = x[s, :] · c[e, :] / (‖x[s, :]‖ ‖c[e, :]‖), a token takes
-// the expert with the largest cosine, the lowest of equal ones, and
+// Scores the tokens of the pool by prototypes: with cosine[s, e] = x[s, :] · c[e, :] / (‖x[s, :]‖ ‖c[e, :]‖), if tokens
+// choose, a token takes the expert with the largest cosine, the lowest of equal ones, and
 //   gate[s, e] = cosine[s, e] for that expert, 0 for the others
+// Otherwise the gate is what is recorded below.
 // The experts without a prototype are at the end: there is one, or none. It takes the tokens of samples whose label is
 // `unconditional_row` alone, with
 //   gate[s, E - 1] = 1, and 0 for the others
@@ -26,6 +27,8 @@ struct Params {
 override EXPERT_LANES: u32 = 16;
 // Eight, and four where EXPERT_LANES is 64.
 override PARTS: u32 = 8;
+// Whether a token takes the nearest expert.
+override TOKENS_CHOOSE: bool = true;
 // Whether the scores are recorded; `recorded` is left alone otherwise.
 override RECORDS: bool = false;
 
@@ -100,6 +103,6 @@ fn main(
             let other = scores[row + i];
             better += u32(other > own || (other == own && i < e));
         }
-        gate[s * params.experts + e] = select(0.0, own, better == 0u);
+        gate[s * params.experts + e] = select(0.0, own, better == 0u || !TOKENS_CHOOSE);
     }
 }

@@ -2,7 +2,8 @@
 // every device:
 //   POOL           n = #{s : need[s, e] > thresholds[e]}; the n largest gates (the paper's rule), in each segment
 //   TOKEN          the tokens with need[s, e] > thresholds[e] themselves
-//   EXPERT_CHOICE  the `k` largest gates of each segment of tokens (expert-choice baseline)
+//   EXPERT_CHOICE  the `k` largest gates of each segment of tokens (expert-choice baseline); with `alone`, none where the
+//                  gates of the segment are NOT_ASKED, and all where the last expert is asked
 //   TOKEN_CHOICE   the tokens that have this expert among their `k` largest gates (token-choice baseline)
 // Equal gates at the cut go to the lowest token index (TOKEN_CHOICE: lowest expert index). An expert whose threshold
 // is above 1 takes no token under any rule.
@@ -10,7 +11,7 @@
 // A workgroup owns one expert and one segment: a sample for EXPERT_CHOICE, a pool for POOL (one, or one for each branch
 // of guidance), all tokens otherwise. A lane owns a run of consecutive tokens, so that prefix sums over lanes are prefix
 // sums over tokens and each expert's list comes out in ascending order. Where the positions of a segment begin,
-// EXPERT_CHOICE knows; POOL counts what earlier segments take. The n-th largest gate is found without sorting, by four
+// EXPERT_CHOICE adds up; POOL counts what earlier segments take. The n-th largest gate is found without sorting, by four
 // radix passes over 256-bin histograms of its bits. The only atomics are integer counts, whose order
 // does not matter. Every barrier is in control flow that depends on constants and the rule alone: data
 // only ever changes loops without barriers.
@@ -21,6 +22,7 @@ struct Params {
     segment: u32,  // tokens that compete with each other
     rule: u32,
     k: u32,        // EXPERT_CHOICE: tokens per expert and segment; TOKEN_CHOICE: experts per token
+    alone: u32,    // EXPERT_CHOICE: whether some segments belong to the last expert alone
 }
 
 const POOL = 0u;
@@ -29,6 +31,7 @@ const EXPERT_CHOICE = 2u;
 const TOKEN_CHOICE = 3u;
 const LANES = 256u;
 const NONE = 0xffffffffu;
+const NOT_ASKED = -65504.0;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> gate: array<f32>;           // (S, E)
@@ -79,10 +82,23 @@ fn scan(lane: u32, value: vec2<u32>) -> Prefix {
     return Prefix(before + sums[block][lane % BLOCK], all);
 }
 
-// Bits of the gate. A softmax is never negative, so they sort like the number itself; and those of a cosine, whatever its
-// sign, come after those of the zeros beside it.
+// Bits of the gate. A softmax is never negative, so they sort like the number itself; and with TOKEN_CHOICE those of a
+// cosine, whatever its sign, come after those of the zeros beside it. EXPERT_CHOICE sorts numbers of both signs.
 fn key(s: u32, e: u32) -> u32 {
-    return bitcast<u32>(gate[s * params.experts + e]);
+    let bits = bitcast<u32>(gate[s * params.experts + e]);
+    if params.rule == EXPERT_CHOICE {
+        return bits ^ select(0x80000000u, NONE, bits >> 31u == 1u);
+    }
+    return bits;
+}
+
+// Tokens of a segment that expert e takes with EXPERT_CHOICE. Of a sample all tokens are asked, or none.
+fn choices(segment: u32, e: u32) -> u32 {
+    if params.alone == 0u {
+        return params.k;
+    }
+    let is_asked = gate[segment * params.segment * params.experts + e] > NOT_ASKED;
+    return select(0u, select(params.k, params.segment, e + 1u == params.experts), is_asked);
 }
 
 fn passes(s: u32, e: u32) -> bool {
@@ -125,8 +141,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let last = min(first + run, end);
 
     // How many tokens the cut must let through, and how many are taken in the segments before.
-    var wanted = params.k;
-    var base = group.y * params.k;
+    var wanted = 0u;
+    var base = 0u;
+    if params.rule == EXPERT_CHOICE && thresholds[e] <= 1.0 {
+        wanted = choices(group.y, e);
+        for (var segment = 0u; segment < group.y; segment++) {
+            base += choices(segment, e);
+        }
+    }
     if params.rule == POOL {
         var over = vec2(0u);
         for (var s = first; s < last; s++) {
@@ -194,10 +216,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         before += v;
     }
-    // The last segment's workgroup knows how many there are in all; each sample has the same number.
+    // The last segment's workgroup knows how many there are in all.
     let segments = params.tokens / params.segment;
     if lane == 0u && group.y + 1u == segments {
         let taken = total.x + min(total.y, places);
-        counts[e] = select(base + taken, taken * segments, params.rule == EXPERT_CHOICE);
+        counts[e] = base + taken;
     }
 }

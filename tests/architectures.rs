@@ -205,23 +205,28 @@ fn a_sigmoid_router_with_rotary_positions_and_silu() {
     }
 }
 
-/// `ProMoE`: experts, their width and that of the shared one, whether one takes samples without a label, side.
+/// `ProMoE`: kind, capacity, experts, their width and that of the shared one, whether one takes samples without a label, side.
 #[test]
 fn a_router_by_prototypes_with_reversed_time() {
-    for (experts, width, shared, unconditional, size, interleave, seed) in [
-        (4, 24, 40, true, "10", true, 26),
-        (13, 12, 0, true, "[6, 10]", false, 27),
-        (3, 40, 24, false, "[8, 4]", true, 28),
-        (64, 8, 16, true, "6", false, 29),
+    for (kind, capacity, experts, width, shared, unconditional, size, interleave, seed) in [
+        ("tc", 1.0, 4, 24, 40, true, "10", true, 26),
+        ("tc", 1.0, 13, 12, 0, true, "[6, 10]", false, 27),
+        ("tc", 1.0, 3, 40, 24, false, "[8, 4]", true, 28),
+        ("tc", 1.0, 64, 8, 16, true, "6", false, 29),
+        ("ec", 1.0, 4, 24, 40, true, "10", true, 31),
+        ("ec", 2.5, 3, 40, 24, false, "[8, 4]", false, 32),
+        // A token for each expert, which the quotient would not give.
+        ("ec", 1.0, 64, 8, 16, true, "6", false, 33),
+        ("ec", 3.0, 4, 12, 0, true, "[6, 10]", true, 34),
     ] {
         let shared = match shared {
             0 => r#""use_shared_expert":false"#.to_owned(),
             width => format!(r#""shared_expert_intermediate_size":{width}"#),
         };
         let text = format!(
-            r#"{{"kind":"tc","t_kind":"flow","time_scale":1000,"params":{{"input_size":{size},"num_classes":3,"patch_size":2,
-            "depth":2,"hidden_size":48,"num_heads":2,"mlp_ratio":1.5,"prediction":"reversed","MoE_config":{{
-            "router":"prototypes","num_experts":{experts},"moe_intermediate_size":{width},{shared},
+            r#"{{"kind":"{kind}","t_kind":"flow","time_scale":1000,"params":{{"input_size":{size},"num_classes":3,
+            "patch_size":2,"depth":2,"hidden_size":48,"num_heads":2,"mlp_ratio":1.5,"prediction":"reversed","MoE_config":{{
+            "router":"prototypes","num_experts":{experts},"capacity":{capacity},"moe_intermediate_size":{width},{shared},
             "use_uncond_expert":{unconditional},"interleave":{interleave}}}}}}}"#
         );
         check(&text, seed);
@@ -301,7 +306,8 @@ fn more_experts_than_bits_in_a_word() {
 fn both_backends_record_the_same_many_experts() {
     let _turn = turn();
     let texts = MANY.into_iter().map(with_many_experts);
-    let texts = texts.chain([with_a_sigmoid_router(), with_prototypes()]);
+    let chosen = with_prototypes().replace(r#""kind":"tc""#, r#""kind":"ec""#);
+    let texts = texts.chain([with_a_sigmoid_router(), with_prototypes(), chosen]);
     for (text, seed) in texts.zip(16..) {
         let config = Config::from_json(&text).unwrap();
         let (_, checkpoint) = checkpoint(&text, seed);

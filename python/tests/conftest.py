@@ -26,6 +26,7 @@ LABELLED = (
     "dit_moe_flow",
     "dsmoe",
     "promoe",
+    "promoe_ec",
 )
 
 

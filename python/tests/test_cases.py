@@ -30,7 +30,7 @@ def test_recorded_results(name):
         taps |= {"text.out": text.states, "text.pooled": text.pooled}
 
     answers = [key for key in io if key not in INPUTS and not key.endswith("_noise")]
-    assert len(answers) > 5
+    assert len(answers) >= 5
     for key in answers:
         wanted = io[key]
         if key in taps:

@@ -171,7 +171,8 @@ DSMOE = {"num_experts": 4, "router": "sigmoid", "moe_intermediate_size": 8, "n_g
         ({"kind": "tc", "params": {"MoE_config": DSMOE | {"skip_first2": True}}}, "skip_first2"),
         ({"kind": "tc", "params": {"MoE_config": DSMOE | {"routed_scaling_factor": 0}}}, "routed_scaling_factor"),
         ({"kind": "tc", "params": {"MoE_config": DSMOE | {"router": "dice"}}}, 'router is "dice"'),
-        ({"params": {"MoE_config": PROMOE}}, 'requires kind "tc"'),
+        ({"params": {"MoE_config": PROMOE}}, 'requires kind "tc" or "ec"'),
+        ({"kind": "ec", "params": {"MoE_config": PROMOE | {"capacity": 3.5}}}, "capacity must be at most 3"),
         ({"kind": "tc", "params": {"MoE_config": PROMOE | {"capacity": 2}}}, "requires capacity 1"),
         ({"kind": "tc", "params": {"MoE_config": PROMOE | {"num_experts": 1}}}, "at least two experts"),
         ({"kind": "tc", "params": {"MoE_config": PROMOE | {"moe_intermediate_size": 0}}}, "requires moe_intermediate_size"),
@@ -194,6 +195,26 @@ def test_invalid_configurations_are_refused(change, reason):
     assert reason in str(caught.value)
     with pytest.raises(ModelError, match="has no key 'params'"):
         Config.from_dict({"kind": "dense"})
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_scales_have_other_names_in_the_layout_of_diffusers(dtype, tmp_path):
+    numbers = np.arange(6 * 32).reshape(6, 32).astype(dtype)
+    scale = np.linspace(1, 2, 6, dtype=np.float32)
+    if dtype == np.uint8:
+        scale = np.linspace(1, 2, 12, dtype=np.float16).reshape(6, 2)
+    files = []
+    for name in ("w.scale", "w_scale"):
+        path = tmp_path / f"{name}.safetensors"
+        # A tensor of floats whose name ends alike is none.
+        save_file({"w": numbers, name: scale, "v": scale, "v_scale": scale}, path, metadata={"diffmoe": "{}"})
+        files.append(TensorFile(path))
+    first, second = files
+    assert sorted(first.names()) == sorted(second.names()) == ["v", "v_scale", "w"]
+    assert np.array_equal(first.read("w"), second.read("w"))
+    save_file({"w": numbers, "w.scale": scale, "w_scale": scale}, path, metadata={"diffmoe": "{}"})
+    with pytest.raises(ModelError, match="w.scale under two names"):
+        TensorFile(path)
 
 
 def test_names_of_dit_moe_are_read(tmp_path):

@@ -10,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 from conftest import ASSETS, FIXTURES, LABELLED, Case, error
+from safetensors.numpy import load_file
 
 from diffmoe import Pipeline
 
@@ -42,8 +43,9 @@ def test_the_transformer_gives_the_recorded_outputs(name, tmp_path):
     assert error(out.numpy(), case.io["out"]) < 1e-4
 
 
-def test_the_pipeline_draws_the_same_latents_of_a_model_with_reversed_time(tmp_path):
-    folder = convert(FIXTURES / "promoe" / "model.safetensors", tmp_path / "promoe", "--layout", "diffusers")
+@pytest.mark.parametrize("name", ["promoe", "promoe_ec"])
+def test_the_pipeline_draws_the_same_latents_of_a_model_with_reversed_time(name, tmp_path):
+    folder = convert(FIXTURES / name / "model.safetensors", tmp_path / name, "--layout", "diffusers")
     settings = {"num_inference_steps": 4, "guidance_scale": 2.0}
     noise = np.random.default_rng(1).standard_normal((2, 4, 8, 8), np.float32)
     ours = Pipeline.from_pretrained(folder)
@@ -114,6 +116,35 @@ def test_what_diffusers_saves_is_a_model_again(tmp_path):
     first, again = (Pipeline.from_pretrained(path) for path in (folder, back))
     for name, values in again.model.weights.items():
         assert np.array_equal(values, first.model.weights[name]), name
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4", "f16"])
+def test_a_quantised_model_draws_the_same_and_keeps_its_bits(dtype, tmp_path):
+    small = tmp_path / "small.safetensors"
+    convert(FIXTURES / "diffmoe_flow" / "model.safetensors", small, "--dtype", dtype)
+    # Parts of a megabyte, so that the loader reads an index.
+    folder = convert(small, tmp_path / "folder", "--layout", "diffusers", "--part-mb", "1")
+    ours = Pipeline.from_pretrained(small)
+    for name, values in Pipeline.from_pretrained(folder).model.weights.items():
+        assert np.array_equal(values, ours.model.weights[name]), name
+    pipe = load(folder)
+    dtypes = {values.dtype for values in pipe.transformer.state_dict().values()}
+    integers = {"int8": {torch.int8}, "int4": {torch.uint8}, "f16": set()}[dtype]
+    # Halves become f32 where the package accelerate is installed.
+    assert dtypes - {torch.float16} == {torch.float32} | integers
+    pipe.set_progress_bar_config(disable=True)
+    noise = np.random.default_rng(1).standard_normal((2, 4, *ours.config.input_size), np.float32)
+    settings = {"num_inference_steps": 3, "guidance_scale": 2.0, "output_type": "latent"}
+    wanted = ours(labels=[3, 5], latents=noise, scheduler="euler", **settings)
+    got = pipe(class_labels=[3, 5], latents=torch.from_numpy(noise), **settings).images
+    assert error(got.numpy(), wanted.samples) < 1e-3
+    pipe.transformer.save_pretrained(tmp_path / "saved")
+    if dtype != "f16":
+        back = convert(tmp_path / "saved", tmp_path / "back.safetensors")
+        mine, again = (load_file(path) for path in (small, back))
+        assert {name for name in mine if not name.endswith(".ema_decay")} == again.keys()
+        for name, values in again.items():
+            assert values.dtype == mine[name].dtype and np.array_equal(values, mine[name]), name
 
 
 def test_ddpm_models_draw(tmp_path):

@@ -21,6 +21,7 @@ CASES = (
     "dit_moe_flow",
     "dsmoe",
     "promoe",
+    "promoe_ec",
 )
 MODELS = [FIXTURES / name / "model.safetensors" for name in CASES]
 MODELS += [ASSETS / f"{name}.safetensors" for name in ("eurosat", "emoji_256")]

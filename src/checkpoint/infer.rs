@@ -109,10 +109,11 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
         let heads = heads(published, kind, shapes, hints, &mut assumed)?;
         params.insert("num_heads".into(), json!(heads));
     }
+    let named = published.and_then(|of| of.kind_of(name.as_deref().unwrap_or_default()));
+    let kind = named.unwrap_or(kind);
     if let Some(published) = published {
-        published.check_name(name.as_deref().unwrap_or_default()).map_err(InferError::Tensors)?;
         published
-            .complete(&mut params, shapes, hints, &mut assumed)
+            .complete(kind, &mut params, shapes, hints, &mut assumed)
             .map_err(InferError::Tensors)?;
     }
     capacity(kind, &mut params, hints, &mut assumed)?;

@@ -1,7 +1,7 @@
 //! Tests of configuration inference: what is recognised, what must be given, what is rejected.
 
 use super::*;
-use crate::model::{Prediction, Preset, Router};
+use crate::model::{Kind, Prediction, Preset, Router};
 
 #[test]
 fn the_yaml_of_a_run_is_told_from_others() {
@@ -154,14 +154,21 @@ fn the_configuration_file_of_promoe_is_understood() {
     let (known, said) = found(&shapes, &with(yaml("ProMoE_TC_B", "identity", 1)));
     assert_eq!(Config { name: "ProMoE_TC_B".into(), ..config }, known);
     assert_eq!(said, ["12 attention heads, as ProMoE-B has"]);
+    for (count, tokens) in [(1, 21), (2, 42)] {
+        let (known, _) = found(&shapes, &with(yaml("ProMoE_EC_B", "identity", count)));
+        assert_eq!((known.kind, known.tokens_of_expert()), (Kind::Ec, tokens));
+    }
     for (name, mode, count, reason) in [
-        ("ProMoE_EC_B", "identity", 1, "expert choice"),
+        ("ProMoE_EC_B", "sigmoid", 1, "router_weight_mode"),
         ("ProMoE_TC_B", "softmax", 1, "router_weight_mode"),
         ("ProMoE_TC_B", "identity", 2, "a token takes one expert"),
     ] {
         let error = infer_config(&shapes, &with(yaml(name, mode, count))).unwrap_err().to_string();
         assert!(error.contains(reason), "{error}");
     }
+    // Two experts are the default of token choice alone.
+    let less = yaml("ProMoE_EC_B", "identity", 1).replace("top_k: 1, ", "");
+    assert_eq!(found(&shapes, &with(less)).0.tokens_of_expert(), 21);
     // Where the file does not say, the code takes softmax and two experts.
     for (left_out, reason) in [
         ("router_weight_mode: identity, ", "\"softmax\""),

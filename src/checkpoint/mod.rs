@@ -52,7 +52,7 @@ pub use rows::StoredRows;
 pub(crate) use rows::StoredValues;
 #[cfg(feature = "import")]
 pub use source::Source;
-pub use store::{model_bytes, write_model};
+pub use store::{ModelOut, model_bytes, write_model};
 pub use tensor_file::{CONFIG_KEY, TensorFile, TensorInfo};
 #[cfg(feature = "import")]
 pub use torch::TorchFile;

@@ -112,17 +112,9 @@ impl Family {
         (self == Self::ProMoe).then_some(1000)
     }
 
-    /// Looks at the name of a run.
-    ///
-    /// # Errors
-    /// When it is that of a model that is not supported, whose tensors are those of another.
-    pub(super) fn check_name(self, name: &str) -> Result<(), String> {
-        if self == Self::ProMoe && name.starts_with("ProMoE_EC") {
-            return Err(format!(
-                "{name} is a ProMoE with expert choice, which is not supported; those with token choice (ProMoE_TC) are"
-            ));
-        }
-        Ok(())
+    /// The kind that the name of a run tells, where tensors do not.
+    pub(super) fn kind_of(self, name: &str) -> Option<&'static str> {
+        (self == Self::ProMoe && name.starts_with("ProMoE_EC")).then_some("ec")
     }
 
     /// Adds to constructor arguments what the code of the family fixes, and what its published models have in common
@@ -132,6 +124,7 @@ impl Family {
     /// When something is not known.
     pub(super) fn complete(
         self,
+        kind: &str,
         params: &mut Map<String, Value>,
         shapes: &Shapes,
         hints: &Hints,
@@ -169,7 +162,7 @@ impl Family {
                 moe.insert("capacity".into(), json!(2));
             }
             Self::DitMoe => {}
-            Self::ProMoe => choice_of_promoe(moe, shapes, hints, assumed)?,
+            Self::ProMoe => choice_of_promoe(kind, moe, shapes, hints, assumed)?,
             Self::DsMoe => {
                 moe.insert("router".into(), json!("sigmoid"));
                 // The code never reads their capacity.
@@ -193,6 +186,7 @@ fn has_norms(shapes: &Shapes) -> bool {
 /// The form of the router and the widths of the networks, from shapes; what the published models have in common where the
 /// configuration file does not tell it.
 fn choice_of_promoe(
+    kind: &str,
     moe: &mut Map<String, Value>,
     shapes: &Shapes,
     hints: &Hints,
@@ -229,7 +223,8 @@ fn choice_of_promoe(
             "a router_weight_mode of {mode}; only \"identity\", which all published configurations have, is supported"
         ));
     }
-    moe.insert("capacity".into(), told.1.unwrap_or(json!(2)));
+    let count = if kind == "ec" { 1 } else { 2 };
+    moe.insert("capacity".into(), told.1.unwrap_or(json!(count)));
     Ok(())
 }
 

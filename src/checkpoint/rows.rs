@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::quantise::from_int4_row;
-use crate::model::INT4_GROUP;
+use crate::model::{INT4_GROUP, Storage};
 
 /// Whole rows of numbers.
 #[derive(Clone, Debug)]
@@ -117,6 +117,15 @@ impl<'a> StoredRows<'a> {
         }
     }
 
+    /// The format of integers; `None` for numbers that are decoded already.
+    pub fn integers(&self) -> Option<Storage> {
+        match &self.values {
+            StoredValues::Floats(_) => None,
+            StoredValues::Int8 { .. } => Some(Storage::Int8),
+            StoredValues::Int4 { .. } => Some(Storage::Int4),
+        }
+    }
+
     pub(crate) fn values(&self) -> &StoredValues<'a> {
         &self.values
     }
@@ -139,7 +148,6 @@ mod tests {
     use super::super::quantise::int4_row;
     use super::super::tensor_file::TensorFile;
     use super::*;
-    use crate::model::Storage;
     use crate::platform::Bytes;
 
     #[test]
@@ -165,6 +173,28 @@ mod tests {
             assert_eq!(some.len(), 3);
             assert_eq!(some.decode(), all.clone().decode()[WIDTH..4 * WIDTH]);
         }
+    }
+
+    #[test]
+    fn scales_have_other_names_in_the_layout_of_diffusers() {
+        let (numbers, scales) = ([1_u8, 2, 255, 4], [0.5_f32, 2.0].map(f32::to_le_bytes));
+        let file = |names: &[&str]| {
+            let mut views = vec![("w", TensorView::new(Dtype::I8, vec![2, 2], &numbers).unwrap())];
+            for name in names {
+                let view = TensorView::new(Dtype::F32, vec![2], scales.as_flattened());
+                views.push((name, view.unwrap()));
+            }
+            let bytes = safetensors::serialize(views, None).unwrap();
+            TensorFile::from_bytes("test", Bytes::new(bytes))
+        };
+        // Another tensor whose name ends alike is none.
+        for names in [["w.scale", "v_scale"], ["w_scale", "v_scale"]] {
+            let file = file(&names).unwrap();
+            assert_eq!(file.read("w").unwrap(), [0.5, 1.0, -2.0, 8.0]);
+            assert_eq!(file.list().len(), 2);
+        }
+        let error = file(&["w.scale", "w_scale"]).unwrap_err().to_string();
+        assert!(error.contains("w.scale under two names"), "{error}");
     }
 
     #[test]

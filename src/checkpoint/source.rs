@@ -6,9 +6,10 @@ use std::path::Path;
 use super::check;
 use super::error::CheckpointError;
 use super::parts::Parts;
+use super::rows::StoredRows;
 use super::tensor_file::TensorFile;
 use super::torch::TorchFile;
-use crate::model::Config;
+use crate::model::{Config, Storage, TensorSpec};
 
 /// Tensors by name, decoded one at a time.
 #[derive(Debug)]
@@ -75,6 +76,31 @@ impl Source {
         match self {
             Self::Torch(file) => file.weights(),
             Self::Safetensors(_) => None,
+        }
+    }
+
+    /// The format that keeps a tensor's numbers: that of a safetensors file, f32 for those of `PyTorch`.
+    ///
+    /// # Errors
+    /// When there is no tensor of that name.
+    pub fn kept_by(&self, name: &str) -> Result<Storage, CheckpointError> {
+        match self {
+            Self::Torch(_) => Ok(Storage::F32),
+            Self::Safetensors(file) => file.kept_by(name),
+        }
+    }
+
+    /// The rows of a tensor, with integers as they are stored.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    pub fn rows(&self, spec: &TensorSpec) -> Result<StoredRows<'_>, CheckpointError> {
+        match self {
+            Self::Torch(file) => {
+                let width = spec.shape.iter().skip(1).product();
+                file.read(&spec.name).map(|values| StoredRows::floats(width, values))
+            }
+            Self::Safetensors(file) => file.rows(&spec.name),
         }
     }
 

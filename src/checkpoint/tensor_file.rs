@@ -21,6 +21,9 @@ pub const CONFIG_KEY: &str = "diffmoe";
 /// Suffix of the tensor that holds the scales of an int8 or int4 matrix.
 pub(super) const SCALE_SUFFIX: &str = ".scale";
 
+/// The same in the layout of diffusers: a parameter of `PyTorch` has no parts, so it cannot be called `weight.scale`.
+pub(super) const MODULE_SCALE_SUFFIX: &str = "_scale";
+
 /// Named tensors, decoded one at a time.
 #[derive(Debug)]
 pub struct TensorFile {
@@ -131,6 +134,10 @@ impl TensorFile {
             }
         }
         let mut tensors = official;
+        if let Some(renamed) = rename_scales(&mut tensors) {
+            let reason = format!("it has {renamed} under two names; remove one of them");
+            return Err(CheckpointError::Malformed { label, reason });
+        }
         mark_int4(&mut tensors);
         Ok(Self { label, parts, tensors, config_text: config_text.or(beside) })
     }
@@ -215,6 +222,15 @@ impl TensorFile {
         };
         let is_there = self.tensors.get(&scale).is_some_and(fits);
         Found::Scaled { problem: (!is_there).then(|| format!("{scale} {needed:?}{of} is missing")) }
+    }
+
+    /// The format that keeps a tensor's numbers in another file; for bf16 that is f32.
+    ///
+    /// # Errors
+    /// When there is no tensor of that name.
+    pub fn kept_by(&self, name: &str) -> Result<Storage, CheckpointError> {
+        let is_bf16 = self.location(name)?.dtype == Dtype::BF16;
+        if is_bf16 { Ok(Storage::F32) } else { self.storage(name) }
     }
 
     /// How a tensor is stored; bf16 counts as f16, which has as many bytes.
@@ -314,6 +330,21 @@ impl Location {
     fn type_name(&self) -> String {
         if self.is_int4 { "I4".into() } else { format!("{:?}", self.dtype) }
     }
+}
+
+/// Gives the scales of integers in the layout of diffusers their usual names. Returns one that exists already, if any does.
+fn rename_scales(tensors: &mut BTreeMap<String, Location>) -> Option<String> {
+    let renamed = |name: &String| {
+        let of = tensors.get(name.strip_suffix(MODULE_SCALE_SUFFIX)?)?;
+        matches!(of.dtype, Dtype::I8 | Dtype::U8).then(|| name.clone())
+    };
+    let names: Vec<_> = tensors.keys().filter_map(renamed).collect();
+    names.into_iter().find_map(|name| {
+        let location = tensors.remove(&name)?;
+        let stem = &name[..name.len() - MODULE_SCALE_SUFFIX.len()];
+        let official = format!("{stem}{SCALE_SUFFIX}");
+        tensors.insert(official.clone(), location).map(|_| official)
+    })
 }
 
 /// safetensors has no 4-bit type: a matrix of bytes with scales is int4.

@@ -5,6 +5,8 @@ use super::RecordedScores;
 use super::route_score::{LANES, Pairs};
 use crate::gpu::{Kernel, Profile, Shader, Tensor};
 use crate::model::MOST_EXPERTS;
+#[cfg(test)]
+use crate::model::NOT_ASKED;
 
 /// The uniform.
 #[repr(C)]
@@ -31,7 +33,10 @@ pub struct RoutePrototypes<'a> {
     pub shares: &'a Tensor,
     /// The row whose samples go to the last expert; `None` where every expert has a prototype.
     pub unconditional_row: Option<u32>,
-    /// Out: the cosine for the expert that a token takes, or 1 for the last one; 0 for the others, `[S, E]`.
+    /// Whether a token takes the nearest expert; otherwise experts choose.
+    pub tokens_choose: bool,
+    /// Out, `[S, E]`: if tokens choose, the cosine for the expert that a token takes, or 1 for the last one, and 0 for the
+    /// others; the scores if experts do.
     pub gate: &'a Tensor,
     /// Out: the cosines, for whoever wants them; the least f16 where an expert is not asked.
     pub scores: RecordedScores<'a>,
@@ -72,6 +77,7 @@ impl Kernel for RoutePrototypes<'_> {
     fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
         let mut constants = Pairs::of(self.gate).constants().to_vec();
         constants.push(("RECORDS", f64::from(u8::from(!self.scores.to.is_empty()))));
+        constants.push(("TOKENS_CHOOSE", f64::from(u8::from(self.tokens_choose))));
         constants
     }
 
@@ -80,7 +86,7 @@ impl Kernel for RoutePrototypes<'_> {
     }
 }
 
-/// The same on the processor, in f64: weights and scores, `[S, E]` each. `is_unlabelled` has an entry for each token, and is
+/// The same on the processor, in f64: weights if tokens choose, and scores, `[S, E]` each. `is_unlabelled` has an entry for each token, and is
 /// empty where every expert has a prototype.
 #[cfg(test)]
 pub(crate) fn reference(
@@ -95,9 +101,9 @@ pub(crate) fn reference(
     for (s, x) in x.chunks(d).enumerate() {
         let mut row: Vec<f64> = prototypes.chunks(d).map(|c| dot_of(x, c)).collect();
         if let Some(&alone) = is_unlabelled.get(s) {
-            row.push(-65_504.0);
+            row.push(NOT_ASKED.into());
             if alone {
-                row.fill(-65_504.0);
+                row.fill(NOT_ASKED.into());
                 *row.last_mut().expect("an expert") = 1.0;
             }
         }
@@ -121,6 +127,18 @@ mod tests {
 
     /// Samples with another row, with the row, and with it as a part of a blend.
     fn check(tokens: usize, prototypes: usize, d: usize, unconditional_row: Option<u32>) {
+        for tokens_choose in [true, false] {
+            check_one(tokens, prototypes, d, unconditional_row, tokens_choose);
+        }
+    }
+
+    fn check_one(
+        tokens: usize,
+        prototypes: usize,
+        d: usize,
+        unconditional_row: Option<u32>,
+        tokens_choose: bool,
+    ) {
         let (rows, shares) = ([3_u32, 7, 7, 3, 7, 1], [0.0_f32, 0.0, 0.25]);
         let (s, e) = (3 * tokens, prototypes + usize::from(unconditional_row.is_some()));
         let (mut x, c) = (spiky(s * d, 1, 8.0), spiky(prototypes * d, 2, 0.3));
@@ -134,6 +152,7 @@ mod tests {
             rows: &tensor(&[2, 1, 3], &rows),
             shares: &tensor(&[1, 3], &shares),
             unconditional_row,
+            tokens_choose,
             gate: &gate,
             scores: RecordedScores { to: &recorded, first: 2 },
         });
@@ -141,12 +160,13 @@ mod tests {
             Some(_) => (0..s).map(|token| token / tokens == 1).collect(),
             None => Vec::new(),
         };
-        let (want, scores) = reference(&x, &c, d, &alone);
-        let narrow = |v: Vec<f64>| v.into_iter().map(|x| x as f32).collect::<Vec<_>>();
+        let (weights, scores) = reference(&x, &c, d, &alone);
+        let narrow = |v: &[f64]| v.iter().map(|&x| x as f32).collect::<Vec<_>>();
         let got = read(&gate);
-        assert_close(&got, &narrow(want.clone()), 1e-5, 1e-5);
+        assert_close(&got, &narrow(if tokens_choose { &weights } else { &scores }), 1e-5, 1e-5);
         let chosen = |row: &[f32]| row.iter().filter(|&&weight| weight != 0.0).count();
-        assert!(got.chunks(e).skip(1).all(|row| chosen(row) == 1), "one expert for each token");
+        let one = got.chunks(e).skip(1).all(|row| chosen(row) == 1);
+        assert!(one || !tokens_choose, "one expert for each token");
         let words = read_u32(&recorded);
         assert_eq!((&words[..2], words[s * e + 2]), (&[7; 2][..], 7));
         for (&word, want) in words[2..].iter().zip(scores) {
@@ -176,6 +196,7 @@ mod tests {
             rows: &tensor(&[2, 1, 1], &[0u32; 2]),
             shares: &tensor(&[1, 1], &[0.0f32]),
             unconditional_row: None,
+            tokens_choose: true,
             gate: &gate,
             scores: RecordedScores { to: &nothing, first: 0 },
         });

@@ -2,6 +2,8 @@
 //! The result is a function of the inputs alone, bit by bit (see the shader for how).
 
 use crate::gpu::{Kernel, Profile, Shader, Tensor};
+#[cfg(test)]
+use crate::model::NOT_ASKED;
 use crate::model::Selection;
 
 /// The position where an expert does not take a token.
@@ -20,11 +22,13 @@ pub struct Params {
     segment: u32,
     rule: u32,
     k: u32,
+    alone: u32,
 }
 
 /// Arguments. Ties go to the lowest token (for [`Selection::TokenChoice`]: expert).
 pub struct RouteSelect<'a> {
-    /// Softmax over experts, `[S, E]`; never negative. The only weight of a token that is not 0 may have any sign.
+    /// Softmax over experts, `[S, E]`; never negative. With token choice the only weight of a token that is not 0 may have
+    /// any sign, with expert choice all may.
     pub gate: &'a Tensor,
     /// Sigmoid of the capacity predictor, `[S, E]`; read by `Pool` and `Token` only.
     pub need: &'a Tensor,
@@ -50,13 +54,15 @@ impl Kernel for RouteSelect<'_> {
         assert_eq!(self.counts.len(), experts);
         assert_eq!(self.positions.shape, [tokens, experts]);
         assert_eq!(self.chosen.shape, [experts, tokens]);
+        let mut is_alone = false;
         let (rule, segment, k) = match self.selection {
             Selection::Pool { pool } => {
                 assert!(tokens.is_multiple_of(pool), "pools of {pool} in {tokens}");
                 (0, pool, 0)
             }
             Selection::Token => (1, tokens, 0),
-            Selection::ExpertChoice { sample, k } => {
+            Selection::ExpertChoice { sample, k, alone } => {
+                is_alone = alone;
                 assert!(
                     tokens.is_multiple_of(sample) && k <= sample,
                     "{k} of {sample} in {tokens}"
@@ -75,6 +81,7 @@ impl Kernel for RouteSelect<'_> {
             segment: segment as u32,
             rule,
             k: k as u32,
+            alone: is_alone.into(),
         }
     }
 
@@ -129,9 +136,16 @@ pub(crate) fn reference(
                 })
                 .collect(),
             Selection::Token => (0..tokens).filter(|&s| passes(s, e)).map(|s| s as u32).collect(),
-            Selection::ExpertChoice { sample, k } => (0..tokens)
+            Selection::ExpertChoice { sample, k, alone } => (0..tokens)
                 .step_by(sample)
-                .flat_map(|first| largest(first..first + sample, k, e))
+                .flat_map(|first| {
+                    let count = match alone {
+                        true if gate[first * experts + e] <= NOT_ASKED => 0,
+                        true if e + 1 == experts => sample,
+                        _ => k,
+                    };
+                    largest(first..first + sample, count, e)
+                })
                 .collect(),
             Selection::TokenChoice { k } => {
                 (0..tokens).filter(|&s| is_choice(s, e, k)).map(|s| s as u32).collect()
@@ -312,10 +326,44 @@ mod tests {
             // Their need is not read: NaN must not matter.
             let nothing = vec![f32::NAN; gate.len()];
             let none = vec![0.0; e];
-            check(&gate, &nothing, &none, Selection::ExpertChoice { sample: t, k });
+            check(&gate, &nothing, &none, Selection::ExpertChoice { sample: t, k, alone: false });
             for k in 0..=e.min(3) {
                 check(&gate, &nothing, &none, Selection::TokenChoice { k });
             }
+        }
+    }
+
+    #[test]
+    fn experts_choose_by_cosines_and_the_last_one_has_samples_of_its_own() {
+        for (samples, t, e, k) in [(1, 7, 2, 3), (4, 64, 4, 16), (5, 257, 3, 85), (3, 300, 8, 300)]
+        {
+            let is_alone = |token: usize| token / t % 3 == 1;
+            // From -1 to 1, many of them equal.
+            let mut gate: Vec<f32> = spiky(samples * t * e, 71, 1.0);
+            for v in &mut gate {
+                *v = (v.clamp(-1.0, 1.0) * 20.0).round() / 20.0;
+            }
+            let nothing = vec![f32::NAN; gate.len()];
+            let mut thresholds = vec![0.0; e];
+            check(
+                &gate,
+                &nothing,
+                &thresholds,
+                Selection::ExpertChoice { sample: t, k, alone: false },
+            );
+            for (token, row) in gate.chunks_mut(e).enumerate() {
+                row[e - 1] = NOT_ASKED;
+                if is_alone(token) {
+                    row.fill(NOT_ASKED);
+                    row[e - 1] = 1.0;
+                }
+            }
+            let selection = Selection::ExpertChoice { sample: t, k, alone: true };
+            check(&gate, &nothing, &thresholds, selection);
+            thresholds[0] = MUTED;
+            check(&gate, &nothing, &thresholds, selection);
+            thresholds[e - 1] = MUTED;
+            check(&gate, &nothing, &thresholds, selection);
         }
     }
 
@@ -328,7 +376,7 @@ mod tests {
             Selection::Pool { pool: samples * t },
             Selection::Pool { pool: t },
             Selection::Token,
-            Selection::ExpertChoice { sample: t, k: 30 },
+            Selection::ExpertChoice { sample: t, k: 30, alone: false },
             Selection::TokenChoice { k: 2 },
         ];
         for selection in selections {

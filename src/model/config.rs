@@ -59,13 +59,14 @@ pub enum FfnForm {
     SwiGlu,
 }
 
-/// How the scores of token choice select experts and become their weights.
+/// How the scores of token choice and expert choice select experts and become their weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Router {
     /// The largest scores; weights are their softmax over all experts, as in the official `DiffMoE` code.
     #[default]
     Softmax,
-    /// The prototype with the largest cosine to the token, which is also the weight (`ProMoE`, arXiv 2510.24711).
+    /// Cosines of tokens and prototypes of experts, which are also the weights (`ProMoE`, arXiv 2510.24711): a token takes
+    /// the expert with the largest one, or with expert choice an expert the tokens.
     Prototypes {
         /// Whether the last expert has no prototype. It takes the tokens of samples without a label, and no others, with
         /// weight 1; they go nowhere else.
@@ -131,7 +132,7 @@ pub struct Config {
     pub expert_hidden: usize,
     /// Shape of the experts.
     pub expert_form: FfnForm,
-    /// What token choice does with the scores of the gate.
+    /// What token choice and expert choice do with the scores of the gate.
     pub router: Router,
     /// `E`; 0 for a dense model.
     pub num_experts: usize,
@@ -205,10 +206,15 @@ impl Config {
         (2 * (at % p) + 1) as f32 / p as f32 - 1.0
     }
 
-    /// Tokens of each sample that an expert takes with expert choice, `⌊T/E·C⌋`.
+    /// Tokens of each sample that an expert takes with expert choice, `⌊T/E·C⌋`. Of experts with prototypes only these are
+    /// counted, and each takes a token at least.
     pub fn tokens_of_expert(&self) -> usize {
         // The official code divides first, in f64, and truncates the product.
-        (self.tokens() as f64 / self.num_experts as f64 * self.capacity) as usize
+        let of = |experts: usize| (self.tokens() as f64 / experts as f64 * self.capacity) as usize;
+        match self.prototypes() {
+            0 => of(self.num_experts),
+            prototypes => of(prototypes).clamp(1, self.tokens()),
+        }
     }
 
     /// Experts that a token takes with token choice.

@@ -307,7 +307,11 @@ impl Config {
 
     /// The baselines take a number of tokens or experts that follows from the capacity.
     fn check_capacity(&self) -> Result<(), ConfigError> {
-        let (capacity, experts) = (self.capacity, self.num_experts);
+        let capacity = self.capacity;
+        let experts = match self.prototypes() {
+            0 => self.num_experts,
+            prototypes => prototypes,
+        };
         let reason = match self.kind {
             Kind::Dense => return Ok(()),
             _ if !(capacity > 0.0 && capacity.is_finite()) => "it must be above 0".to_owned(),

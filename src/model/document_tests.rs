@@ -161,7 +161,9 @@ fn a_sigmoid_router_is_read_with_its_experts() {
     // Without the router the keys of its experts have no meaning, as in the official code.
     let plain = read("tc", "").unwrap();
     assert_eq!((plain.router, plain.expert_hidden, plain.shared_hidden), (Router::Softmax, 48, 0));
-    assert!(read("diffmoe", r#","router":"sigmoid""#).unwrap_err().contains("only token choice"));
+    assert!(
+        read("diffmoe", r#","router":"sigmoid""#).unwrap_err().contains("only token choice (kind")
+    );
     assert!(read("tc", r#","router":"dice""#).unwrap_err().contains("`sigmoid`, `prototypes`"));
     let width = read("tc", r#","router":"sigmoid","moe_intermediate_size":10"#);
     assert!(width.unwrap_err().contains("duplicate field"));

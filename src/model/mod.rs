@@ -32,6 +32,7 @@ pub(crate) use names::choices;
 pub use names::{UnknownName, one_of};
 pub use presets::{Preset, PresetFamily, SIZES, UnknownPreset};
 pub(crate) use rope::rotations;
+pub(crate) use routing::NOT_ASKED;
 pub use routing::{Muted, MutedError, Routing, RoutingRule, Selection};
 pub use shifts::{Shift, Shifts, ShiftsError};
 pub(crate) use spec::LinearSpec;

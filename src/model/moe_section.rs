@@ -80,18 +80,21 @@ impl Experts {
         moe: Option<&MoeParams>,
     ) -> Result<Self, ConfigError> {
         match moe {
-            Some(MoeParams {
-                router: RouterParams::Sigmoid | RouterParams::Prototypes, ..
-            }) if kind != Kind::Tc => {
+            Some(MoeParams { router: RouterParams::Sigmoid, .. }) if kind != Kind::Tc => {
+                return wrong("a sigmoid router; only token choice (kind \"tc\") has it");
+            }
+            Some(MoeParams { router: RouterParams::Prototypes, .. })
+                if !matches!(kind, Kind::Tc | Kind::Ec) =>
+            {
                 return wrong(
-                    "a router that is not softmax; only token choice (kind \"tc\") has others",
+                    "a router by prototypes; only token choice (kind \"tc\") and expert choice (\"ec\") have it",
                 );
             }
             Some(moe @ MoeParams { router: RouterParams::Sigmoid, .. }) => {
                 return Self::of_sigmoid_router(moe);
             }
             Some(moe @ MoeParams { router: RouterParams::Prototypes, .. }) => {
-                return Self::of_prototypes(moe);
+                return Self::of_prototypes(kind, moe);
             }
             _ => {}
         }
@@ -129,13 +132,13 @@ impl Experts {
     }
 
     /// Those of `ProMoE`: GELU, with a shared expert of another width.
-    fn of_prototypes(moe: &MoeParams) -> Result<Self, ConfigError> {
+    fn of_prototypes(kind: Kind, moe: &MoeParams) -> Result<Self, ConfigError> {
         let Some(hidden) = moe.moe_intermediate_size else {
             return wrong(
                 "a router by prototypes without moe_intermediate_size, the width of an expert",
             );
         };
-        if !(1.0..2.0).contains(&moe.capacity) {
+        if kind == Kind::Tc && !(1.0..2.0).contains(&moe.capacity) {
             return wrong(
                 "a router by prototypes with a capacity other than 1; a token takes one expert",
             );

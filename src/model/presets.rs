@@ -8,8 +8,8 @@ use serde_json::json;
 use super::{Config, ConfigError, Kind, MOST_EXPERTS, Objective};
 
 /// A shape of the paper. Its name is `[dense-|diffmoe-|tc-|ec-]SIZE[-En][-flow|-ddpm]`, as in `L-E8`,
-/// `dense-XL-ddpm` or `ec-S-E16`; `dit-moe-SIZE-nE2A` is DiT-MoE, `dsmoe-SIZE-En` DSMoE, `promoe-SIZE` `ProMoE`. Case
-/// does not matter.
+/// `dense-XL-ddpm` or `ec-S-E16`; `dit-moe-SIZE-nE2A` is DiT-MoE, `dsmoe-SIZE-En` DSMoE, `promoe-SIZE` `ProMoE`, and
+/// `promoe-ec-L` the one with expert choice. Case does not matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preset {
     /// Architecture.
@@ -68,7 +68,7 @@ fn dimensions(size: &str) -> [usize; 3] {
     "unknown preset {0:?}: names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm, \
      with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 64 experts, \
      dit-moe-S-8E2A or -16E2A (S or B), dit-moe-XL-8E2A, dit-moe-G-16E2A, dsmoe-S-E16 or -E48 (S, B or L), dsmoe-3B-E16, \
-     or promoe-S (S, B, L or XL)"
+     promoe-S (S, B, L or XL), or promoe-ec-L"
 )]
 pub struct UnknownPreset(String);
 
@@ -123,7 +123,10 @@ impl std::fmt::Display for Preset {
                 return write!(f, "DiT-MoE-{}-{}E2A-{objective}", self.size, self.experts);
             }
             PresetFamily::DsMoe => return write!(f, "DSMoE-{}-E{}-Flow", self.size, self.experts),
-            PresetFamily::ProMoe => return write!(f, "ProMoE-{}-Flow", self.size),
+            PresetFamily::ProMoe => {
+                let kind = if self.kind == Kind::Ec { "-EC" } else { "" };
+                return write!(f, "ProMoE{kind}-{}-Flow", self.size);
+            }
         }
         let kind = match self.kind {
             Kind::Dense => "Dense",
@@ -186,10 +189,14 @@ impl Preset {
     }
 
     /// One of the published `ProMoE` models, named like `s`: twelve experts with prototypes, and one for samples without a
-    /// label.
+    /// label. `ec-l` is the one whose experts choose.
     fn promoe(name: &str) -> Option<Self> {
+        let (kind, name) = match name {
+            "ec-l" => (Kind::Ec, "L"),
+            name => (Kind::Tc, name),
+        };
         let size = ["S", "B", "L", "XL"].into_iter().find(|s| s.eq_ignore_ascii_case(name))?;
-        let (kind, objective, experts) = (Kind::Tc, Objective::Flow, 13);
+        let (objective, experts) = (Objective::Flow, 13);
         let (family, dimensions) = (PresetFamily::ProMoe, dimensions(size));
         Some(Self { kind, size, experts, family, objective, input_size: [32; 2], dimensions })
     }

@@ -69,6 +69,7 @@ fn parameters_of_promoe_are_those_of_its_code() {
         ("promoe-B", 300_607_520, 130_572_320),
         ("promoe-L", 1_062_684_704, 458_262_560),
         ("promoe-XL", 1_567_733_792, 675_339_296),
+        ("promoe-ec-L", 1_062_684_704, 458_262_560),
     ] {
         let config = config(name);
         let got = [config.parameters(), config.activated_parameters(config.capacity)];
@@ -100,6 +101,7 @@ fn names_lead_to_presets_and_back() {
         ("dit-moe-xl-8e2a", "DiT-MoE-XL-8E2A-Flow"),
         ("dsmoe-3b-e16", "DSMoE-3B-E16-Flow"),
         ("promoe-xl", "ProMoE-XL-Flow"),
+        ("promoe-ec-l", "ProMoE-EC-L-Flow"),
     ] {
         let preset: Preset = name.parse().unwrap();
         assert_eq!(preset.to_string(), full);
@@ -120,6 +122,7 @@ fn names_lead_to_presets_and_back() {
         "dsmoe-S",
         "dsmoe-S-E16-ddpm",
         "promoe-XXL",
+        "promoe-ec-S",
         "promoe-S-ddpm",
     ] {
         let error = name.parse::<Preset>().unwrap_err().to_string();

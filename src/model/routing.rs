@@ -48,6 +48,9 @@ pub enum Selection {
         sample: usize,
         /// Tokens per expert and sample, `⌊T/E · C⌋`.
         k: usize,
+        /// Whether the last expert takes all tokens of some samples, of which the other experts take none. Where an
+        /// expert is not asked, the gates of the sample are the least f16.
+        alone: bool,
     },
     /// TC-DiT: each token goes to the `k` experts with the largest gates.
     TokenChoice {
@@ -56,15 +59,20 @@ pub enum Selection {
     },
 }
 
+/// The score of an expert that is not among those that a token may take; f16, in which scores are recorded, holds it exactly.
+pub(crate) const NOT_ASKED: f32 = -65_504.0;
+
 impl Selection {
     /// Of a model with experts, where `pool` tokens compete. The baselines route at inference as in training, whatever
     /// the rule.
     pub fn of(config: &Config, rule: RoutingRule, pool: usize) -> Self {
         match (config.kind, rule) {
             (Kind::Tc, _) => Self::TokenChoice { k: config.experts_of_token() },
-            (Kind::Ec, _) => {
-                Self::ExpertChoice { sample: config.tokens(), k: config.tokens_of_expert() }
-            }
+            (Kind::Ec, _) => Self::ExpertChoice {
+                sample: config.tokens(),
+                k: config.tokens_of_expert(),
+                alone: config.unconditional_row().is_some(),
+            },
             (_, RoutingRule::Pool) => Self::Pool { pool },
             (_, RoutingRule::Token) => Self::Token,
         }

@@ -15,7 +15,7 @@ use safetensors::SafeTensors;
 pub(crate) const TOLERANCE: f32 = 1e-4;
 
 /// Cases of every form of experts and routers, and none.
-pub(crate) const FORMS: [&str; 7] = [
+pub(crate) const FORMS: [&str; 8] = [
     "diffmoe_flow",
     "diffmoe_swiglu_shared",
     "dense_flow",
@@ -23,6 +23,7 @@ pub(crate) const FORMS: [&str; 7] = [
     "ec_flow",
     "dsmoe",
     "promoe",
+    "promoe_ec",
 ];
 
 /// Where a recorded case lies: larger ones may lie beside the repository, small ones of every kind lie inside.

@@ -56,6 +56,7 @@ fn joined_branches_give_the_bits_of_two_passes() {
         ("tc_flow", 3, Pool, "0:2"),
         ("ec_flow", 3, Pool, "0:2"),
         ("promoe", 3, Pool, "1:2"),
+        ("promoe_ec", 2, Pool, "1:2"),
         ("dit_moe_flow", 2, Pool, ""),
         ("detail_head", 3, Pool, ""),
     ];

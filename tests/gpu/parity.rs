@@ -81,6 +81,7 @@ fn dsmoe_forward_matches() {
 #[test]
 fn promoe_forward_matches() {
     check_taps("promoe");
+    check_taps("promoe_ec");
 }
 
 #[test]

@@ -122,6 +122,12 @@ const PROTOTYPES: &str = r#"{"name":"prototypes","kind":"tc","t_kind":"flow","ti
     "MoE_config":{"router":"prototypes","num_experts":6,"moe_intermediate_size":28,
     "shared_expert_intermediate_size":20}}}"#;
 
+/// The same with expert choice.
+const PROTOTYPES_EC: &str = r#"{"name":"prototypes_ec","kind":"ec","t_kind":"flow","time_scale":1000,"params":{"input_size":[8,12],
+    "num_classes":10,"patch_size":2,"depth":3,"hidden_size":40,"num_heads":2,"prediction":"reversed",
+    "MoE_config":{"router":"prototypes","num_experts":6,"capacity":1.5,"moe_intermediate_size":28,
+    "shared_expert_intermediate_size":20}}}"#;
+
 /// Expert choice.
 const EC: &str = r#"{"name":"ec","kind":"ec","t_kind":"flow","params":{"input_size":12,"num_classes":10,
     "patch_size":2,"depth":3,"hidden_size":32,"num_heads":2,"learn_sigma":false,
@@ -218,6 +224,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "tc_heun_guided", model: random(TC), solver: "heun", guidance: 2.0, ..PLAIN },
     Case { name: "sigmoid_8_guided", model: random(SIGMOID), solver: "heun", steps: 2, guidance: 2.0, ..EIGHT },
     Case { name: "prototypes_8_guided", model: random(PROTOTYPES), solver: "heun", steps: 2, guidance: 2.0, ..EIGHT },
+    Case { name: "prototypes_ec_8_guided", model: random(PROTOTYPES_EC), guidance: 2.0, ..EIGHT },
     Case { name: "ec", model: random(EC), ..PLAIN },
     Case { name: "ec_8_guided", model: random(EC), guidance: 2.0, ..EIGHT },
     Case { name: "ec_ddpm_joint", model: random(EC_DDPM), solver: "ddpm", guidance: 2.0, batch: 3, ..PLAIN },

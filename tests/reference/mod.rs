@@ -250,7 +250,17 @@ impl Reference<'_> {
                     let taker = if unconditional && is_null(s) { last } else { best.unwrap() };
                     (cosines, 1 << taker)
                 };
-                scores.iter().enumerate().map(of).unzip()
+                let (gate, mut masks): (Rows, Vec<u64>) = scores.iter().enumerate().map(of).unzip();
+                if c.kind == Kind::Ec {
+                    let chosen = self.route(name, h, &gate);
+                    let last = 1 << (c.num_experts - 1);
+                    for (s, (mask, chosen)) in masks.iter_mut().zip(chosen).enumerate() {
+                        let alone = unconditional && is_null(s);
+                        let others = if unconditional { chosen & !last } else { chosen };
+                        *mask = if alone { last } else { others };
+                    }
+                }
+                (gate, masks)
             }
         };
         let mut y = if c.shared_hidden > 0 {
@@ -288,7 +298,12 @@ impl Reference<'_> {
             }
             Kind::Ec => {
                 let t = c.tokens();
-                let count = (t as f64 / c.num_experts as f64 * c.capacity) as usize;
+                let choosers = match c.router {
+                    Router::Prototypes { unconditional: true } => c.num_experts - 1,
+                    _ => c.num_experts,
+                };
+                let count = (t as f64 / choosers as f64 * c.capacity) as usize;
+                let count = if c.router == Router::Softmax { count } else { count.max(1) };
                 for e in 0..c.num_experts {
                     for first in (0..h.len()).step_by(t) {
                         for s in best(first..first + t, count, e) {

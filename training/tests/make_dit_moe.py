@@ -11,7 +11,8 @@ import sys
 import torch
 import torch.nn as nn
 
-from reference_dit import CLASSES, DIM, Block, Dit, Network, chosen, noise, observed, positions, randomise, write
+import reference_dit
+from reference_dit import CLASSES, Block, Dit, Network, chosen, noise, observed, positions, randomise, write
 
 from diffmoe_train import ddpm
 
@@ -22,9 +23,10 @@ STEPS, GUIDANCE, ROUTE_TIME, MARGIN, SEED = 5, 1.5, 480.0, 1e-4, 6
 class Experts(nn.Module):
     def __init__(self, experts=EXPERTS, ratio=RATIO):
         super().__init__()
-        self.experts = nn.ModuleList(Network(ratio * DIM) for _ in range(experts))
-        self.gate = nn.Linear(DIM, experts, bias=False)
-        self.shared_experts = Network(SHARED * DIM)
+        dim = reference_dit.DIM
+        self.experts = nn.ModuleList(Network(ratio * dim) for _ in range(experts))
+        self.gate = nn.Linear(dim, experts, bias=False)
+        self.shared_experts = Network(SHARED * dim)
 
     def forward(self, x):
         score = self.gate(x).softmax(-1)

@@ -14,12 +14,13 @@ import sys
 import torch
 import torch.nn as nn
 
+import reference_dit
 from make_dit_moe import CHOSEN, SHARED, Experts
-from reference_dit import CLASSES, DIM, HEADS, Block, Forward, Reversed, noise, observed, positions, randomise, write
+from reference_dit import CLASSES, HEADS, Block, Forward, Reversed, noise, observed, positions, randomise, write
 
 from diffmoe_train import flow
 
-EXPERTS, RATIO, EPS, SMALL = 3, 1, 1e-6, 0.02
+EXPERTS, RATIO, EPS, SMALL, DIM = 3, 1, 1e-6, 0.02, 8
 STEPS, HEUN_STEPS, GUIDANCE, ROUTE_TIME, MARGIN, SEED = 4, 3, 1.5, 0.48, 1e-4, 3
 
 
@@ -42,6 +43,7 @@ def block(_):
 
 
 def main(folder):
+    reference_dit.resize(DIM)
     torch.manual_seed(SEED)
     model = Reversed(block, positions()).eval()
     randomise(model)
@@ -54,8 +56,9 @@ def main(folder):
     margins = []
     for made in model.blocks:
         made.moe.register_forward_hook(lambda m, a, out: margins.append(m.margin))
-    x, t, y = noise(SEED, 3), torch.tensor([0.1, 0.45, 0.8]), torch.tensor([1, 7, CLASSES])
-    routes = {"out": model(x, torch.full((3,), ROUTE_TIME), [y])[0]}
+    x, t, y = noise(SEED, 2), torch.tensor([0.1, 0.8]), torch.tensor([7, CLASSES])
+    model(x, torch.full((2,), ROUTE_TIME), [y])
+    routes = {}
     for i, made in enumerate(model.blocks):
         routes[f"blocks.{i}.selected"] = made.moe.selected.flatten(0, 1).to(torch.uint8)
     io, velocity = observed(model, x, t, y), Forward(model)

@@ -16,6 +16,12 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SIDE, CHANNELS, PATCH, DIM, HEADS, DEPTH, CLASSES = 8, 4, 2, 16, 2, 2, 10
 
 
+def resize(dim):
+    """Sets the hidden size, for a case that is to be smaller; before a module is made."""
+    global DIM
+    DIM = dim
+
+
 class Network(nn.Module):
     """SwiGLU without biases."""
 

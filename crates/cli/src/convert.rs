@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use diffmoe::checkpoint::{
-    Checkpoint, Hints, InferError, Inferred, Source, infer_config, write_model,
+    Checkpoint, CheckpointError, Hints, InferError, Inferred, ModelOut, Source, StoredRows,
+    infer_config,
 };
 use diffmoe::model::{Config, Objective, Role, Storage, TensorSpec};
 
@@ -25,7 +26,8 @@ use super::training_run::{RunConfig, find_checkpoint, find_yaml};
 #[command(after_help = "Examples:
   diffmoe convert runs/000_DiffMoE_S_E16_Flow -o s-e16.safetensors --dtype f16
   diffmoe convert DiT-XL-2-256x256.pt --time ddpm -o dit-xl.safetensors --dtype int8
-  diffmoe convert s-e16.safetensors --layout diffusers -o s-e16-diffusers")]
+  diffmoe convert s-e16.safetensors --layout diffusers -o s-e16-diffusers
+  diffmoe convert s-e16-diffusers -o again.safetensors")]
 pub(super) struct Arguments {
     /// Folder of a run or of diffusers, .pt file, .safetensors file, or the .json index of several.
     #[arg(value_name = "SRC")]
@@ -39,9 +41,10 @@ pub(super) struct Arguments {
     /// With --layout diffusers: write weights in parts where they are larger than this.
     #[arg(long, value_name = "MB", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..))]
     part_mb: u64,
-    /// Format of large matrices; routing tensors stay in f32.
-    #[arg(long, value_enum, default_value = "f32")]
-    dtype: DtypeName,
+    /// Format of large matrices; routing tensors stay in f32. Default: that of each tensor in the source, bit for bit;
+    /// f32 for PyTorch files and bf16.
+    #[arg(long, value_enum)]
+    dtype: Option<DtypeName>,
     /// Weights to use from a training checkpoint.
     #[arg(long, value_enum, default_value = "ema")]
     weights: WeightsName,
@@ -115,25 +118,33 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let source = Source::open(&file, weights)?;
     let shapes = source.shapes()?;
     let (text, tensors) = describe(arguments, &file, &source, &shapes)?;
-    let storage: Storage = arguments.dtype.into();
+    let tensors = stored(tensors, &source, arguments.dtype)?;
+    let formats: BTreeMap<_, _> = tensors.iter().map(|(t, storage)| (&*t.name, *storage)).collect();
     let clipped = RefCell::new(BTreeSet::new());
-    let read = |spec: &TensorSpec| {
-        let values = source.read(&spec.name)?;
-        if is_clipped(&values, storage.of(spec)) {
+    let read = |spec: &TensorSpec| -> Result<StoredRows<'_>, CheckpointError> {
+        let rows = source.rows(spec)?;
+        let storage = formats[&*spec.name];
+        if rows.integers() == Some(storage) {
+            return Ok(rows);
+        }
+        let width = rows.width();
+        let values = rows.decode();
+        if is_clipped(&values, storage) {
             clipped.borrow_mut().insert(spec.name.clone());
         }
-        Ok(values)
+        Ok(StoredRows::floats(width, values))
     };
+    let mut model =
+        ModelOut { config_text: &text, tensors: &tensors, part_bytes: None, is_module: false };
     if is_file {
         let out = Output::reserve(&arguments.out)?;
-        out.write(|part| write_model(part, &text, &tensors, storage, None, &read).map(drop))?;
+        out.write(|part| model.write(part, &read).map(drop))?;
     } else {
-        let part_bytes = arguments.part_mb.saturating_mul(1_000_000);
-        let model = hub::Model { text: &text, tensors: &tensors, storage, part_bytes };
-        model.write(&arguments.out, &read)?;
+        model.part_bytes = Some(arguments.part_mb.saturating_mul(1_000_000));
+        hub::write(model, &arguments.out, &read)?;
     }
     note_clipped(&clipped.into_inner());
-    let numbers: usize = tensors.iter().map(|t| t.shape.iter().product::<usize>()).sum();
+    let numbers: u64 = tensors.iter().map(|(t, _)| t.elements()).sum();
     let which = source.weights().map_or(String::new(), |w| format!(", {w} weights"));
     let bytes = if is_file {
         std::fs::metadata(&arguments.out)?.len()
@@ -147,6 +158,22 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         bytes as f64 / 1e6
     );
     Ok(ExitCode::SUCCESS)
+}
+
+/// How each tensor is stored: as asked for, or as in the source.
+fn stored(
+    tensors: Vec<TensorSpec>,
+    source: &Source,
+    dtype: Option<DtypeName>,
+) -> Result<Vec<(TensorSpec, Storage)>, CheckpointError> {
+    let of = |spec: TensorSpec| {
+        let storage = match dtype {
+            Some(dtype) => Storage::from(dtype).of(&spec),
+            None => source.kept_by(&spec.name)?,
+        };
+        Ok((spec, storage))
+    };
+    tensors.into_iter().map(of).collect()
 }
 
 /// The configuration to write and the tensors that belong to it.
@@ -170,8 +197,8 @@ fn describe(
             })
         };
         let text = source.config_text().map_or_else(beside, Ok)?;
-        if !matches!(arguments.dtype, DtypeName::F32) {
-            return Err("image decoders stay in f32; remove --dtype".into());
+        if !matches!(arguments.dtype, None | Some(DtypeName::F32)) {
+            return Err("image decoders stay as they are; remove --dtype".into());
         }
         return Ok((text, all()));
     }

@@ -1,17 +1,20 @@
 //! The layout of model hubs: a folder that diffusers loads, with the code it needs, and that every command opens.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use diffmoe::checkpoint::{CheckpointError, write_model};
-use diffmoe::model::{Config, Objective, Storage, TensorSpec, file_bytes};
+use diffmoe::checkpoint::{CheckpointError, ModelOut, StoredRows};
+use diffmoe::model::{Config, Objective, Storage, TensorSpec};
 use serde_json::{Value, json};
 
 /// The class in `transformer_diffmoe.py`.
 const TRANSFORMER: &str = "DiffMoETransformer2DModel";
+/// The entry of `config.json` that names the tensors with integers.
+const INTEGERS: &str = "integers";
 /// The oldest version of diffusers that the folder is written for.
 const DIFFUSERS: &str = "0.35.0";
 const PIPELINE_CODE: &str = include_str!("hub/pipeline.py");
 const TRANSFORMER_CODE: &str = include_str!("hub/transformer_diffmoe.py");
+const LAYERS_CODE: &str = include_str!("hub/layers_diffmoe.py");
 
 /// The configuration beside weights that diffusers saved, which keeps no header entries of others.
 pub(super) fn config_beside(file: &Path) -> Option<String> {
@@ -21,84 +24,85 @@ pub(super) fn config_beside(file: &Path) -> Option<String> {
     if entries.get("_class_name")? != TRANSFORMER {
         return None;
     }
-    entries.retain(|key, _| !key.starts_with('_'));
+    entries.retain(|key, _| !key.starts_with('_') && key != INTEGERS);
     Some(document.to_string())
 }
 
-/// A model in this layout.
-pub(super) struct Model<'m> {
-    /// Its configuration, as in a model file.
-    pub(super) text: &'m str,
-    pub(super) tensors: &'m [TensorSpec],
-    pub(super) storage: Storage,
-    /// Weights that are larger are written in parts of this size.
-    pub(super) part_bytes: u64,
+/// Numbers of a tensor of the model.
+type Reader<'a, 'd> = dyn Fn(&TensorSpec) -> Result<StoredRows<'d>, CheckpointError> + 'a;
+
+/// Writes the folder, which appears when it is complete. Weights that are larger than the parts of the model are written
+/// in parts.
+pub(super) fn write(
+    model: ModelOut<'_>,
+    folder: &Path,
+    read: &Reader<'_, '_>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let config = Config::from_json(model.config_text)
+        .map_err(|_| "--layout diffusers is for models; image decoders have it already")?;
+    let occupied = folder.read_dir().map_or(folder.exists(), |mut files| files.next().is_some());
+    if occupied {
+        return Err(format!("{} is not empty; choose another folder", folder.display()).into());
+    }
+    let name = folder.file_name().ok_or("the folder needs a name")?.to_string_lossy();
+    let part = folder.with_file_name(format!(".part-{}-{name}", std::process::id()));
+    let written = fill(model, &part, &config, read).and_then(|()| {
+        // Windows renames onto no folder, not even an empty one.
+        let _ = std::fs::remove_dir(folder);
+        Ok(std::fs::rename(&part, folder)?)
+    });
+    if written.is_err() {
+        let _ = std::fs::remove_dir_all(&part);
+    }
+    written.map_err(|error| format!("cannot write {}: {error}", folder.display()).into())
 }
 
-impl Model<'_> {
-    /// Writes the folder, which appears when it is complete, and returns the path of the weights or their index.
-    pub(super) fn write(
-        &self,
-        folder: &Path,
-        read: &dyn Fn(&TensorSpec) -> Result<Vec<f32>, CheckpointError>,
-    ) -> Result<PathBuf, Box<dyn std::error::Error>> {
-        let config = Config::from_json(self.text)
-            .map_err(|_| "--layout diffusers is for models; image decoders have it already")?;
-        if matches!(self.storage, Storage::Int8 | Storage::Int4) {
-            return Err("diffusers reads no integers: use --dtype f32 or f16".into());
-        }
-        let occupied =
-            folder.read_dir().map_or(folder.exists(), |mut files| files.next().is_some());
-        if occupied {
-            return Err(format!("{} is not empty; choose another folder", folder.display()).into());
-        }
-        let name = folder.file_name().ok_or("the folder needs a name")?.to_string_lossy();
-        let part = folder.with_file_name(format!(".part-{}-{name}", std::process::id()));
-        let written = self.fill(&part, &config, read).and_then(|weights| {
-            // Windows renames onto no folder, not even an empty one.
-            let _ = std::fs::remove_dir(folder);
-            std::fs::rename(&part, folder)?;
-            Ok(folder.join(weights.strip_prefix(&part)?))
-        });
-        if written.is_err() {
-            let _ = std::fs::remove_dir_all(&part);
-        }
-        written.map_err(|error| format!("cannot write {}: {error}", folder.display()).into())
+fn fill(
+    model: ModelOut<'_>,
+    folder: &Path,
+    config: &Config,
+    read: &Reader<'_, '_>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut document: Value = serde_json::from_str(model.config_text)?;
+    let license = document["card"]["licence"].as_str().map(str::to_owned);
+    if let Some(entries) = document.as_object_mut() {
+        entries.insert("_class_name".into(), TRANSFORMER.into());
+        entries.insert("_diffusers_version".into(), DIFFUSERS.into());
+        entries.extend(integers(model.tensors).map(|of| (INTEGERS.into(), of)));
     }
+    let (scheduler_name, scheduler) = scheduler(config.objective);
+    let index = json!({
+        "_class_name": ["pipeline", "DiffMoEPipeline"], "_diffusers_version": DIFFUSERS,
+        "transformer": ["transformer_diffmoe", TRANSFORMER],
+        "scheduler": ["diffusers", scheduler_name],
+    });
+    for part in ["transformer", "scheduler"] {
+        std::fs::create_dir_all(folder.join(part))?;
+    }
+    let put = |name: &str, text: &str| std::fs::write(folder.join(name), text);
+    put("model_index.json", &serde_json::to_string_pretty(&index)?)?;
+    put("pipeline.py", PIPELINE_CODE)?;
+    put("README.md", &card(config, license.as_deref()))?;
+    put("scheduler/scheduler_config.json", &serde_json::to_string_pretty(&scheduler)?)?;
+    put("transformer/config.json", &serde_json::to_string_pretty(&document)?)?;
+    put("transformer/transformer_diffmoe.py", TRANSFORMER_CODE)?;
+    put("transformer/layers_diffmoe.py", LAYERS_CODE)?;
+    let bytes: u64 = model.tensors.iter().map(|(t, storage)| storage.bytes(t)).sum();
+    let part_bytes = model.part_bytes.filter(|&most| bytes > most);
+    let weights = folder.join("transformer/diffusion_pytorch_model.safetensors");
+    ModelOut { part_bytes, is_module: true, ..model }.write(&weights, read)?;
+    Ok(())
+}
 
-    fn fill(
-        &self,
-        folder: &Path,
-        config: &Config,
-        read: &dyn Fn(&TensorSpec) -> Result<Vec<f32>, CheckpointError>,
-    ) -> Result<PathBuf, Box<dyn std::error::Error>> {
-        let mut document: Value = serde_json::from_str(self.text)?;
-        let license = document["card"]["licence"].as_str().map(str::to_owned);
-        if let Some(entries) = document.as_object_mut() {
-            entries.insert("_class_name".into(), TRANSFORMER.into());
-            entries.insert("_diffusers_version".into(), DIFFUSERS.into());
-        }
-        let (scheduler_name, scheduler) = scheduler(config.objective);
-        let index = json!({
-            "_class_name": ["pipeline", "DiffMoEPipeline"], "_diffusers_version": DIFFUSERS,
-            "transformer": ["transformer_diffmoe", TRANSFORMER],
-            "scheduler": ["diffusers", scheduler_name],
-        });
-        for part in ["transformer", "scheduler"] {
-            std::fs::create_dir_all(folder.join(part))?;
-        }
-        let put = |name: &str, text: &str| std::fs::write(folder.join(name), text);
-        put("model_index.json", &serde_json::to_string_pretty(&index)?)?;
-        put("pipeline.py", PIPELINE_CODE)?;
-        put("README.md", &card(config, license.as_deref()))?;
-        put("scheduler/scheduler_config.json", &serde_json::to_string_pretty(&scheduler)?)?;
-        put("transformer/config.json", &serde_json::to_string_pretty(&document)?)?;
-        put("transformer/transformer_diffmoe.py", TRANSFORMER_CODE)?;
-        let weights = folder.join("transformer/diffusion_pytorch_model.safetensors");
-        let is_large = file_bytes(config, self.storage) > self.part_bytes;
-        let parts = is_large.then_some(self.part_bytes);
-        Ok(write_model(&weights, self.text, self.tensors, self.storage, parts, read)?)
-    }
+/// The names of the tensors that are integers with scales, by format: the code must know them before it has seen the
+/// weights.
+fn integers(tensors: &[(TensorSpec, Storage)]) -> Option<Value> {
+    let of = |wanted: Storage| {
+        let found = tensors.iter().filter(move |(_, storage)| *storage == wanted);
+        found.map(|(spec, _)| spec.name.as_str()).collect::<Vec<_>>()
+    };
+    let [int8, int4] = [of(Storage::Int8), of(Storage::Int4)];
+    (!int8.is_empty() || !int4.is_empty()).then(|| json!({ "int8": int8, "int4": int4 }))
 }
 
 /// The scheduler of diffusers for an objective, and its configuration.

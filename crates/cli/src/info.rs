@@ -277,6 +277,9 @@ fn architecture(config: &Config) -> String {
             "token-choice MoE DiT (ProMoE)"
         }
         Kind::Tc => "token-choice MoE DiT",
+        Kind::Ec if matches!(config.router, Router::Prototypes { .. }) => {
+            "expert-choice MoE DiT (ProMoE)"
+        }
         Kind::Ec => "expert-choice MoE DiT",
         Kind::DiffMoe => "DiffMoE",
     };

@@ -230,6 +230,7 @@ fn recorded_answers_are_met_by_both_backends() {
         "dit_moe_flow",
         "dsmoe",
         "promoe",
+        "promoe_ec",
         "detail_head",
     ];
     let mut cases: Vec<_> = names.map(fixture).into();

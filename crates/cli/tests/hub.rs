@@ -3,10 +3,12 @@
 
 mod command;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use command::{diffmoe, draw, refused, succeeds};
 use diffmoe::checkpoint::{Checkpoint, TensorFile, TensorOut, write_safetensors};
+use safetensors::{Dtype, SafeTensors};
 
 fn fixture(name: &str) -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures");
@@ -34,6 +36,7 @@ fn a_model_comes_back_from_the_layout_of_diffusers_byte_for_byte() {
         "scheduler/scheduler_config.json",
         "transformer/config.json",
         "transformer/transformer_diffmoe.py",
+        "transformer/layers_diffmoe.py",
         "transformer/diffusion_pytorch_model.safetensors",
     ] {
         assert!(hub.join(name).is_file(), "{name}");
@@ -72,6 +75,64 @@ fn a_model_comes_back_from_the_layout_of_diffusers_byte_for_byte() {
     assert!(again(&parts) == whole, "the same bytes from parts");
 }
 
+/// Data of every tensor by name, with type and shape.
+type Stored = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+fn stored(files: &[PathBuf]) -> Stored {
+    let mut all = Stored::new();
+    for file in files {
+        let bytes = std::fs::read(file).expect("a file");
+        let tensors = SafeTensors::deserialize(&bytes).expect("tensors");
+        all.extend(
+            tensors
+                .tensors()
+                .into_iter()
+                .map(|(name, t)| (name, (t.dtype(), t.shape().to_vec(), t.data().to_vec()))),
+        );
+    }
+    all
+}
+
+/// The shipped files are int8 and f16 and come from the trainer; the others are as `convert` writes them.
+#[test]
+fn integers_keep_their_bits_in_the_layout_of_diffusers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [int8, int4] = ["int8", "int4"].map(|dtype| {
+        let file = folder.path().join(format!("{dtype}.safetensors"));
+        succeeds(&["make-random", "S-128", "-o", &text(&file), "--dtype", dtype]);
+        file
+    });
+    let assets = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../assets");
+    let shipped = ["emoji", "eurosat", "emoji_text"]
+        .map(|name| assets.join(name).with_extension("safetensors"));
+    for (i, file) in [int8, int4].iter().chain(&shipped).enumerate() {
+        let [hub, back] =
+            ["hub", "back.safetensors"].map(|n| folder.path().join(format!("{i}{n}")));
+        let given = ["convert", &text(file), "-o", &text(&hub), "--layout", "diffusers"];
+        succeeds(&[&given[..], &["--part-mb", "4"]].concat());
+        let parts: Vec<_> = hub.join("transformer").read_dir().expect("a folder").collect();
+        let parts: Vec<_> =
+            parts.into_iter().map(|entry| entry.expect("an entry").path()).collect();
+        let is_part = |path: &&PathBuf| path.extension().is_some_and(|e| e == "safetensors");
+        let parts: Vec<_> = parts.iter().filter(is_part).cloned().collect();
+        let (own, theirs) = (stored(std::slice::from_ref(file)), stored(&parts));
+        let renamed = own.iter().map(|(name, of)| {
+            let module = name.strip_suffix(".scale").map(|matrix| format!("{matrix}_scale"));
+            (module.unwrap_or_else(|| name.clone()), of.clone())
+        });
+        assert!(renamed.collect::<Stored>() == theirs, "{}", file.display());
+        let given = ["convert", &text(&hub), "-o", &text(&back)];
+        succeeds(&given);
+        assert!(stored(std::slice::from_ref(&back)) == own, "{}", file.display());
+        let [a, b] = [file, &back].map(|path| Checkpoint::open(path).expect("a model"));
+        assert_eq!(a.config_text(), b.config_text());
+        assert_eq!(Checkpoint::open(&hub).expect("a model").list(), a.list());
+        // A format that is asked for is another one.
+        succeeds(&[&given[..], &["--dtype", "f32"]].concat());
+        assert!(stored(&[back]).values().all(|(dtype, ..)| *dtype == Dtype::F32));
+    }
+}
+
 #[test]
 fn a_folder_of_diffusers_opens_everywhere_and_draws_the_same() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -98,18 +159,14 @@ fn what_the_layout_cannot_hold_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let out = text(&folder.path().join("hub"));
     let model = text(&fixture("diffmoe_flow"));
-    let convert = |source: &str, more: &[&str]| {
-        let given = ["convert", source, "-o", &out, "--layout", "diffusers"];
-        [&given[..], more].concat().iter().map(|&s| s.to_owned()).collect::<Vec<_>>()
-    };
-    let is_refused = |given: &[String], expected: &str| {
-        refused(&given.iter().map(String::as_str).collect::<Vec<_>>(), expected);
+    let is_refused = |source: &str, expected: &str| {
+        refused(&["convert", source, "-o", &out, "--layout", "diffusers"], expected);
         assert!(!folder.path().join("hub/model_index.json").exists());
     };
-    is_refused(&convert(&model, &["--dtype", "int8"]), "diffusers reads no integers");
+    is_refused(&text(&fixture("vae_tiny_mini")), "is for models; image decoders have it already");
     std::fs::create_dir(folder.path().join("hub")).expect("a folder");
     std::fs::write(folder.path().join("hub/mine.txt"), "x").expect("a file");
-    is_refused(&convert(&model, &[]), "is not empty");
+    is_refused(&model, "is not empty");
 }
 
 #[test]
@@ -156,21 +213,28 @@ fn info_names_the_nearest_family_and_what_differs() {
 
 #[test]
 fn published_models_are_described_converted_and_traced() {
-    is_described_converted_and_traced("dit_moe", ["token-choice MoE DiT,", "blocks 0, 1"], [2, 2]);
+    is_described_converted_and_traced(
+        "dit_moe",
+        ["token-choice MoE DiT,", "blocks 0, 1"],
+        (2, 2.0),
+    );
     let flow = ["predicts the opposite velocity", "blocks 0, 1"];
-    is_described_converted_and_traced("dit_moe_flow", flow, [2, 2]);
+    is_described_converted_and_traced("dit_moe_flow", flow, (2, 2.0));
     let dsmoe =
         ["token-choice MoE DiT (DSMoE)", "with 2-D RoPE, SiLU, 6 experts in 1 layers (blocks 1)"];
-    is_described_converted_and_traced("dsmoe", dsmoe, [1, 2]);
+    is_described_converted_and_traced("dsmoe", dsmoe, (1, 2.0));
     let promoe = ["token-choice MoE DiT (ProMoE)", "predicts the opposite velocity"];
-    is_described_converted_and_traced("promoe", promoe, [1, 1]);
+    is_described_converted_and_traced("promoe", promoe, (1, 1.0));
+    // In a guided step, three experts take five of sixteen tokens each, and then one takes all of them.
+    let chosen = ["expert-choice MoE DiT (ProMoE)", "predicts the opposite velocity"];
+    is_described_converted_and_traced("promoe_ec", chosen, (1, 31.0 / 32.0));
 }
 
 /// With as many MoE layers, and experts for every token.
 fn is_described_converted_and_traced(
     name: &str,
     described: [&str; 2],
-    [layers, experts]: [usize; 2],
+    (layers, experts): (usize, f32),
 ) {
     let folder = tempfile::tempdir().expect("a folder");
     let [out, trace] = ["model.safetensors", "routing.json"].map(|name| folder.path().join(name));
@@ -197,6 +261,6 @@ fn is_described_converted_and_traced(
     assert!(capacity.len() >= 2 * layers, "{rows}");
     for value in capacity {
         let value: f32 = value.expect("a value").parse().expect("a number");
-        assert!((value - experts as f32).abs() < 1e-3, "{rows}");
+        assert!((value - experts).abs() < 1e-3, "{rows}");
     }
 }

@@ -86,7 +86,7 @@ class Config:
     mlp_act: str  #: activation of dense blocks without SwiGLU: gelu or silu
     expert_hidden: int  #: width of an expert
     expert_swiglu: bool
-    router: str  #: weights of token choice: softmax, sigmoid (DSMoE) or prototypes (ProMoE)
+    router: str  #: weights of token and expert choice: softmax, sigmoid (DSMoE) or prototypes (ProMoE)
     router_scale: float  #: sum of the weights of a token with a sigmoid router
     unconditional: bool  #: whether the last expert has no prototype and takes the samples without a label
     num_experts: int
@@ -112,9 +112,15 @@ class Config:
 
     @property
     def tokens_of_expert(self) -> int:
-        """Tokens of each sample that an expert takes with expert choice."""
+        """Tokens of each sample that an expert takes with expert choice; with prototypes at least one."""
         # The official code divides first and truncates the product.
-        return int(self.tokens / self.num_experts * self.capacity)
+        count = int(self.tokens / self.choosers * self.capacity)
+        return min(max(count, 1), self.tokens) if self.router == "prototypes" else count
+
+    @property
+    def choosers(self) -> int:
+        """Experts that tokens are distributed to; not the one for samples without a label."""
+        return self.num_experts - self.unconditional
 
     @property
     def makes_images(self) -> bool:
@@ -166,12 +172,14 @@ def _read(document: dict) -> Config:
         shared_hidden, shared_swiglu = 8 * width, False
     else:
         shared_hidden, shared_swiglu = shared * width, True
-    if experts["router"] in ("sigmoid", "prototypes") and kind != "tc":
-        raise ModelError(f'a router by {experts["router"]} requires kind "tc"')
+    if experts["router"] == "sigmoid" and kind != "tc":
+        raise ModelError('a sigmoid router requires kind "tc"')
+    if experts["router"] == "prototypes" and kind not in ("tc", "ec"):
+        raise ModelError('a router by prototypes requires kind "tc" or "ec"')
     if experts["router"] == "sigmoid":
         shared_hidden, shared_swiglu = _sigmoid_experts(moe, experts), True
     elif experts["router"] == "prototypes":
-        shared_hidden, shared_swiglu = _prototype_experts(moe, experts), False
+        shared_hidden, shared_swiglu = _prototype_experts(kind, moe, experts), False
     _check_attention(params)
     tables = tuple(
         LabelTable(table["name"], table["tensor"], table["null"], tuple(table.get("values") or ()))
@@ -227,11 +235,11 @@ def _read(document: dict) -> Config:
     )
 
 
-def _prototype_experts(moe: dict, experts: dict) -> int:
+def _prototype_experts(kind: str, moe: dict, experts: dict) -> int:
     """Fills in the expert settings of ProMoE. Returns the width of the shared expert."""
     if not moe.get("moe_intermediate_size"):
         raise ModelError("a router by prototypes requires moe_intermediate_size, the width of an expert")
-    if int(moe.get("capacity", 1)) != 1:
+    if kind == "tc" and int(moe.get("capacity", 1)) != 1:
         raise ModelError(f"a router by prototypes requires capacity 1, got {moe['capacity']}")
     unconditional = bool(moe.get("use_uncond_expert", True))
     if unconditional and moe["num_experts"] < 2:
@@ -324,8 +332,8 @@ def _check(config: Config) -> None:
         wrong(f"{config.num_experts} experts; 1 to {MOST_EXPERTS} are supported")
     if config.kind != "dense" and not config.capacity > 0:
         wrong(f"capacity must be above 0, got {config.capacity}")
-    if config.kind in ("tc", "ec") and not config.capacity <= config.num_experts:
-        wrong(f"capacity must be at most {config.num_experts}, the number of experts, got {config.capacity}")
+    if config.kind in ("tc", "ec") and not config.capacity <= config.choosers:
+        wrong(f"capacity must be at most {config.choosers}, the number of experts, got {config.capacity}")
     if config.kind == "tc" and config.capacity < 1:
         wrong(f"capacity must be at least 1 for token choice, got {config.capacity}")
     if config.objective == "ddpm" and config.prediction != "velocity":

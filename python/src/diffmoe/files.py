@@ -18,6 +18,8 @@ from .errors import ModelError
 
 CONFIG_KEY = "diffmoe"
 SCALE = ".scale"
+#: The same in the layout of diffusers, where a parameter has no parts.
+MODULE_SCALE = "_scale"
 INT4_GROUP = 32
 #: Where the weights are in a folder: as model hubs have one model, or as diffusers has a pipeline or its transformer.
 NAMES = ("model", "transformer/diffusion_pytorch_model", "diffusion_pytorch_model")
@@ -81,6 +83,7 @@ class TensorFile:
                 if official in self._where and self._stored[official] != name:
                     raise ModelError(f"{part} has {official} under two names; remove one of them")
                 self._where[official], self._stored[official] = file, name
+        self._rename_scales()
         for beside in ("config.json", "case.json"):
             file = self.path.parent / beside
             if self.config_text is None and file.is_file():
@@ -105,6 +108,16 @@ class TensorFile:
             if not (self.path.parent / name).is_file():
                 raise ModelError(f"{self.path} refers to {name}, which is missing; download it too")
         return [self.path.parent / name for name in names]
+
+    def _rename_scales(self):
+        """Gives the scales of integers in the layout of diffusers their usual names."""
+        for name in [name for name in self._where if name.endswith(MODULE_SCALE)]:
+            of = name[: -len(MODULE_SCALE)]
+            if of in self._where and self._type(of) in ("I8", "U8"):
+                if of + SCALE in self._where:
+                    raise ModelError(f"{self.path} has {of}{SCALE} under two names; remove one of them")
+                for table in (self._where, self._stored):
+                    table[of + SCALE] = table.pop(name)
 
     def names(self) -> list[str]:
         """Names of all tensors, without the scales of quantised ones."""

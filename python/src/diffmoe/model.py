@@ -14,7 +14,7 @@ import numpy as np
 from . import layers
 from .config import Config
 from .layers import attend, conv3x3, ffn, heads, layer_norm, linear, rotate, sigmoid, silu, softmax
-from .routing import Routing, choose, nearest, route
+from .routing import Routing, choose, cosines, route
 from .text import Encoded
 from .weights import SELECTION_BIAS, TIME_DIMS, router_name
 
@@ -139,7 +139,8 @@ class Model:
         c, w, name = self.config, self.weights, f"blocks.{i}.mlp"
         router, taken = w[router_name(c, name)], None
         if c.router == "prototypes":
-            gate_logits, taken = nearest(x, router, alone)
+            gate_logits = cosines(x, router, alone)
+            taken = route(c, routing.rule, gate_logits, None, None)
             gate = np.where(taken, gate_logits, np.float32(0))
         elif c.router == "sigmoid":
             gate_logits = x @ router.T

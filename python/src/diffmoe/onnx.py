@@ -217,7 +217,7 @@ class _Writer:
         unit = prototypes / np.maximum(np.linalg.norm(prototypes, axis=1, keepdims=True), 1e-12)
         length = g.op("Max", g.op("ReduceL2", x, g.shape(-1), keepdims=1), g.constant(1e-12, "least_length"))
         cosine = g.op("MatMul", g.op("Div", x, length), g.constant(unit.T, f"{router}.T"))
-        best = self.best(cosine, 1, len(prototypes))
+        best = self.best(cosine, 1, len(prototypes)) if c.kind == "tc" else self.best_of_samples(cosine, len(prototypes))
         if not c.unconditional:
             return cosine, best
         # The last column is 1 for the tokens of samples without a label, which take no other expert.
@@ -239,9 +239,14 @@ class _Writer:
             return g.op("Greater", need, g.weight(f"{name}.expert_threshold"))
         if c.kind == "tc":
             return self.best(gate, int(c.capacity), c.num_experts)
-        by_expert = g.op("Transpose", g.op("Reshape", gate, g.shape(-1, c.tokens, c.num_experts)), perm=[0, 2, 1])
+        return self.best_of_samples(gate, c.num_experts)
+
+    def best_of_samples(self, gate: str, experts: int) -> str:
+        """Mask of the tokens of each sample with the largest gates for an expert, as many as expert choice takes."""
+        c, g = self.c, self.g
+        by_expert = g.op("Transpose", g.op("Reshape", gate, g.shape(-1, c.tokens, experts)), perm=[0, 2, 1])
         chosen = g.op("Transpose", self.best(by_expert, c.tokens_of_expert, c.tokens), perm=[0, 2, 1])
-        return g.op("Reshape", chosen, g.shape(-1, c.num_experts))
+        return g.op("Reshape", chosen, g.shape(-1, experts))
 
     def best(self, scores: str, count: int, of: int) -> str:
         """Mask of the ``count`` largest entries along the last axis. TopK breaks ties toward the lower index, as ``routing`` does."""

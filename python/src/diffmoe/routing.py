@@ -76,17 +76,17 @@ def choose(scores: np.ndarray, bias: np.ndarray, count: int, scale: float) -> np
     return chosen * np.float32(scale)
 
 
-def nearest(x: np.ndarray, prototypes: np.ndarray, alone: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and routing of a router by prototypes, both ``[S, E]``: a token takes the expert whose prototype has the largest
-    cosine to it. ``alone [S]`` marks the tokens of samples without a label, which take the last expert, without a prototype,
-    with score 1; ``None`` where every expert has a prototype."""
+def cosines(x: np.ndarray, prototypes: np.ndarray, alone: np.ndarray | None) -> np.ndarray:
+    """Scores of a router by prototypes ``[S, E]``: cosines of tokens and prototypes. ``alone [S]`` marks the tokens of samples
+    without a label, which take the last expert, without a prototype, with score 1, and no other; ``None`` where every expert
+    has a prototype."""
     unit = [rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12)) for rows in (x, prototypes)]
     scores = unit[0] @ unit[1].T
     if alone is not None:
         scores = np.concatenate([scores, np.full_like(scores[:, :1], NOT_ASKED)], axis=1)
         scores[alone] = NOT_ASKED
         scores[alone, -1] = 1
-    return scores, token_choice(scores, 1)
+    return scores
 
 
 def take_best(gate: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -100,12 +100,17 @@ def take_best(gate: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def route(
     config: Config, rule: str, gate: np.ndarray, capacity: np.ndarray | None, thresholds: np.ndarray | None
 ) -> np.ndarray:
-    """Applies the routing rule of the model; ``gate`` and ``capacity`` are probabilities ``[S, E]``."""
+    """Applies the routing rule of the model; ``gate`` and ``capacity`` are probabilities ``[S, E]``, or ``gate`` cosines."""
     experts = config.num_experts
     if config.kind == "tc":
         return token_choice(gate, int(config.capacity))
     if config.kind == "ec":
         samples = gate.reshape(-1, config.tokens, experts)
-        return take_best(samples, np.full(experts, config.tokens_of_expert)).reshape(gate.shape)
+        taken = take_best(samples, np.full(experts, config.tokens_of_expert)).reshape(gate.shape)
+        if config.unconditional:
+            asked = gate > NOT_ASKED
+            taken &= asked
+            taken[:, -1] = asked[:, -1]
+        return taken
     over = capacity > thresholds  # strictly, as in the official code
     return over if rule == "token" else take_best(gate, over.sum(0))

@@ -9,7 +9,9 @@ use super::activations::{Activations, add_rows, row_of};
 use super::router::{RouteSelect, route, weigh_chosen, weigh_nearest};
 use super::weights::{Linear, OnCpu};
 use crate::engine::contract;
-use crate::model::{Config, Ffn, Gate, LabelRow, Moe, Router, Routing, Selection, Shifts};
+use crate::model::{
+    Config, Ffn, Gate, Kind, LabelRow, Moe, NOT_ASKED, Router, Routing, Selection, Shifts,
+};
 use crate::simd::math::{add_scaled, dot, gelu, sigmoid, silu, silu_times, softmax_rows};
 use crate::simd::threads::{Scratch, row_chunk};
 
@@ -144,11 +146,9 @@ fn score(config: &Config, (layer, weight): (&Moe<OnCpu>, &Linear), a: &mut Activ
     });
 }
 
-/// With a router by prototypes: the cosines of tokens and prototypes, of which a token keeps the largest as its weight. The
-/// tokens of samples without a label have the weight 1 for the last expert.
+/// With a router by prototypes: the cosines of tokens and prototypes, of which a token keeps the largest as its weight if it
+/// chooses. The tokens of samples without a label have the weight 1 for the last expert.
 fn compare(config: &Config, prototypes: &[f32], labels: &[Vec<LabelRow>], a: &mut Activations) {
-    /// The score of an expert that is not asked; the record holds it exactly.
-    const NOT_ASKED: f32 = -65_504.0;
     let (d, e, t) = (config.hidden_size, config.num_experts, config.tokens());
     let is_unlabelled =
         |sample: usize| config.unconditional_row().is_some_and(|null| labels[0][sample].is(null));
@@ -170,7 +170,9 @@ fn compare(config: &Config, prototypes: &[f32], labels: &[Vec<LabelRow>], a: &mu
             each.for_each(|((score, other), inverse)| *score = dot(x, other) * own * inverse);
         }
         keep(record, gate);
-        gate.chunks_exact_mut(e).for_each(weigh_nearest);
+        if config.kind == Kind::Tc {
+            gate.chunks_exact_mut(e).for_each(weigh_nearest);
+        }
     });
 }
 

@@ -5,11 +5,11 @@
 
 use std::cmp::Reverse;
 
-use crate::model::Selection;
+use crate::model::{NOT_ASKED, Selection};
 
 /// What selections look at, over all `S` tokens of a pass.
 pub(super) struct RouteSelect<'a> {
-    /// Weights of the experts, `[S, E]`: softmax of the gate, or what [`weigh_chosen`] or [`weigh_nearest`] leaves.
+    /// Weights of the experts, `[S, E]`: softmax of the gate, what [`weigh_chosen`] or [`weigh_nearest`] leaves, or cosines.
     pub(super) gate: &'a [f32],
     /// Sigmoid of the capacity predictor, `[S, E]`; empty unless the model is a `DiffMoE`.
     pub(super) need: &'a [f32],
@@ -24,11 +24,17 @@ pub(super) fn route(selection: Selection, experts: usize, select: &RouteSelect, 
     masks.fill(0);
     match selection {
         Selection::TokenChoice { k } => token_choice(k, experts, select.gate, masks),
-        Selection::ExpertChoice { sample, k } => {
+        Selection::ExpertChoice { sample, k, alone } => {
             let gates = select.gate.chunks_exact(sample * experts);
             for (gate, masks) in gates.zip(masks.chunks_exact_mut(sample)) {
                 for e in 0..experts {
-                    take_best(k, e, experts, gate, masks);
+                    // All tokens of a sample are asked, or none.
+                    let count = match alone {
+                        true if gate[e] <= NOT_ASKED => 0,
+                        true if e + 1 == experts => sample,
+                        _ => k,
+                    };
+                    take_best(count, e, experts, gate, masks);
                 }
             }
         }
@@ -240,6 +246,25 @@ mod tests {
             token_choice(1, 4, &gate, &mut masks);
             assert_eq!(masks, [mask]);
         }
+    }
+
+    #[test]
+    fn experts_take_the_tokens_of_their_prototypes_and_the_last_one_those_without_a_label() {
+        let no = NOT_ASKED;
+        // Three samples of two tokens; the second is without a label.
+        let gate = [
+            -0.5, 0.25, no, -0.25, 0.5, no, no, no, 1.0, no, no, 1.0, 0.5, -0.5, no, 0.5, -0.75, no,
+        ];
+        let masks = |k, alone, muted| {
+            let mut masks = [u64::MAX; 6];
+            let select = RouteSelect { gate: &gate, need: &[], thresholds: &[], muted };
+            route(Selection::ExpertChoice { sample: 2, k, alone }, 3, &select, &mut masks);
+            masks
+        };
+        assert_eq!(masks(1, true, 0), [0, 0b11, 0b100, 0b100, 0b11, 0]);
+        assert_eq!(masks(2, true, 0), [0b11, 0b11, 0b100, 0b100, 0b11, 0b11]);
+        assert_eq!(masks(1, true, 0b101), [0, 0b10, 0, 0, 0b10, 0]);
+        assert_eq!(masks(1, false, 0), [0b100, 0b11, 0b111, 0, 0b111, 0]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::kernels::{
     Assignments, Choice, Experts, Linear, Masks, Matrix, NextNorm, Predictor, RecordedScores,
     RoutePrototypes, RouteScore, RouteSelect,
 };
-use crate::model::{Gate, Moe, Router, Selection};
+use crate::model::{Gate, Kind, Moe, Router, Selection};
 
 impl Network<'_> {
     /// `x += gate_mlp ⊙ (Σ_e gate[s,e]·FFN_e(h[s]) + shared(h[s]))` over the experts that took token s, with `h`
@@ -45,6 +45,7 @@ impl Network<'_> {
                     rows: &labels.rows,
                     shares: &labels.shares,
                     unconditional_row: config.unconditional_row(),
+                    tokens_choose: config.kind == Kind::Tc,
                     gate: &m.gate,
                     scores,
                 };

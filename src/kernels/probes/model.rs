@@ -15,7 +15,7 @@ use crate::kernels::{
     RecordedScores, RotateHeads, RoutePrototypes, RouteScore, RouteSelect, ShiftImage, Source,
     Unpatchify, WeightPrecision,
 };
-use crate::model::Selection;
+use crate::model::{NOT_ASKED, Selection};
 
 pub(super) fn record(bench: &mut Bench, precisions: &[WeightPrecision]) {
     attention(bench);
@@ -295,17 +295,64 @@ pub(super) fn prototype_router(bench: &mut Bench) {
         rows: &bench.tensor(&[2, 1, 2], &rows.repeat(2)),
         shares: &bench.tensor(&[1, 2], &[0.0_f32; 2]),
         unconditional_row: Some(null),
+        tokens_choose: true,
         gate: &gate,
         scores: RecordedScores { to: &bench.tensor::<u32>(&[0], &[]), first: 0 },
     });
     bench.expect("prototype router", "route_prototypes", &gate);
+    let scores = bench.output(&[s, SCORED]);
+    bench.push(&RoutePrototypes {
+        x: &bench.tensor(&[s, d], &numbers(s * d, 40, 1.0)),
+        prototypes: &bench.tensor(&[SCORED - 1, d], &numbers((SCORED - 1) * d, 42, 0.5)),
+        rows: &bench.tensor(&[2, 1, 2], &rows.repeat(2)),
+        shares: &bench.tensor(&[1, 2], &[0.0_f32; 2]),
+        unconditional_row: Some(null),
+        tokens_choose: false,
+        gate: &scores,
+        scores: RecordedScores { to: &bench.tensor::<u32>(&[0], &[]), first: 0 },
+    });
+    bench.expect("prototype router, scores", "route_prototypes", &scores);
+    let [s, e] = SELECTED;
+    let (counts, positions) = (bench.output(&[e]), bench.output(&[s, e]));
+    bench.push(&RouteSelect {
+        gate: &bench.tensor(&[s, e], &cosines()),
+        need: &bench.tensor(&[s, e], &cosines()),
+        thresholds: &bench.tensor(&[e], &THRESHOLDS),
+        selection: ALONE,
+        counts: &counts,
+        positions: &positions,
+        chosen: &bench.output(&[e, s]),
+    });
+    bench.expect_exactly("counts, alone", "route_select", &counts);
+    bench.expect_exactly("positions, alone", "route_select", &positions);
+}
+
+/// The selection of experts with prototypes; the second sample is the last expert's alone.
+pub(super) const ALONE: Selection = Selection::ExpertChoice { sample: 150, k: 40, alone: true };
+
+/// Scores for it, `[S, E]`.
+pub(super) fn cosines() -> Vec<f32> {
+    let [s, e] = SELECTED;
+    let mut scores = numbers(s * e, 52, 1.0);
+    for (token, row) in scores.chunks_mut(e).enumerate() {
+        row[e - 1] = NOT_ASKED;
+        if token >= s / 2 {
+            row.fill(NOT_ASKED);
+            row[e - 1] = 1.0;
+        }
+    }
+    scores
 }
 
 /// Rules of selection, with names of counts and positions.
 pub(super) const SELECTIONS: [(&str, &str, Selection); 4] = [
     ("counts, pool", "positions, pool", Selection::Pool { pool: 150 }),
     ("counts, token", "positions, token", Selection::Token),
-    ("counts, sample", "positions, sample", Selection::ExpertChoice { sample: 150, k: 40 }),
+    (
+        "counts, sample",
+        "positions, sample",
+        Selection::ExpertChoice { sample: 150, k: 40, alone: false },
+    ),
     ("counts, choice", "positions, choice", Selection::TokenChoice { k: 2 }),
 ];
 /// Tokens and experts of the probes of selection: more tokens than a workgroup has lanes.

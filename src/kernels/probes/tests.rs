@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use super::decoder::{BLOCK, EPS, MAP, SCORES};
 use super::model::{
-    CHOICE, CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LABELLED, LEVEL,
+    ALONE, CHOICE, CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LABELLED, LEVEL,
     OUTPUTS, POOL, ROWS, SAMPLE, SAMPLES, SCORED, SELECTED, SELECTIONS, SHIFT, SPANS, THRESHOLDS,
-    WIDTH, counts, kept, linear_bias, lists, modulation, uneven_rows,
+    WIDTH, cosines, counts, kept, linear_bias, lists, modulation, uneven_rows,
 };
 use super::numbers::{numbers, shares};
 use super::*;
@@ -189,10 +189,14 @@ fn routers(words: &mut impl FnMut(&'static str, Vec<u32>)) {
     let (rows, null) = LABELLED;
     let alone: Vec<bool> = (0..s).map(|token| rows[token * rows.len() / s] == null).collect();
     let prototypes = numbers((SCORED - 1) * d, 42, 0.5);
-    let (nearest, _) = route_prototypes::reference(inputs.x, &prototypes, d, &alone);
+    let (nearest, scores) = route_prototypes::reference(inputs.x, &prototypes, d, &alone);
     words("prototype router", floats(&nearest));
+    words("prototype router, scores", floats(&scores));
     words("need", floats(&need));
     let [s, e] = SELECTED;
+    let lists = route_select::reference(&cosines(), &[], &THRESHOLDS, e, ALONE);
+    words("counts, alone", lists.iter().map(|list| list.len() as u32).collect());
+    words("positions, alone", route_select::reference_positions(&lists, s));
     let (gate, need) = (shares(s * e, 50), shares(s * e, 51));
     for (count_name, place_name, selection) in SELECTIONS {
         let lists = route_select::reference(&gate, &need, &THRESHOLDS, e, selection);

@@ -16,7 +16,7 @@ use diffmoe::vae::{DecoderFile, GpuDecoder, GpuDecoderModel};
 pub(crate) struct Pipeline(Specialisation);
 
 /// Models that the repository has: the shipped ones, and small ones of forms that those lack.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "assets/emoji.safetensors",
     "assets/eurosat.safetensors",
     "assets/emoji_text.safetensors",
@@ -27,6 +27,7 @@ const FILES: [&str; 10] = [
     "tests/fixtures/detail_head/model.safetensors",
     "tests/fixtures/dsmoe/model.safetensors",
     "tests/fixtures/promoe/model.safetensors",
+    "tests/fixtures/promoe_ec/model.safetensors",
 ];
 
 /// Sizes of the paper, for their widths: heads of 64, of 24, and of 72 numbers.

@@ -14,6 +14,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from .layers_diffmoe import NOT_ASKED, Weights, attended, best, buffers, cosines, ffn, heads, linear, modulated, normal, rotated
+
 TIME_DIMS = 256
 # Added to the scores of a sigmoid router for the selection.
 BIAS = "gate.e_score_correction_bias"
@@ -41,6 +43,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         text: dict | None = None,
         defaults: dict = {},
         card: dict = {},
+        # Names of tensors that are stored as integers with scales, by format.
+        integers: dict | None = None,
     ):
         super().__init__()
         p = dict(params)
@@ -84,6 +88,7 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         null = p.get("num_classes") if null_class is None else null_class
         self.tables = labels or ([] if text else [{**default, "null": null, "values": []}])
         self.text = text
+        formats = {tensor: kind for kind, names in (integers or {}).items() for tensor in names}
         for tensor, shape in self._shapes():
             *path, last = tensor.split(".")
             module = self
@@ -91,7 +96,11 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
                 if part not in module._modules:
                     module.add_module(part, nn.Module())
                 module = module._modules[part]
-            module.register_parameter(last, nn.Parameter(torch.zeros(shape)))
+            if tensor in formats:
+                for suffix, values in buffers(formats[tensor], *shape):
+                    module.register_buffer(last + suffix, values)
+            else:
+                module.register_parameter(last, nn.Parameter(torch.zeros(shape)))
 
     def _is_moe(self, block: int) -> bool:
         return self.experts > 0 and (not self.interleave or block % 2 == 1)
@@ -179,17 +188,17 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
     def encode(self, ids, counts):
         """Encodes prompts: token ids ``[B, L]``, of which the first ``counts [B]`` are not padding. Returns what ``forward``
         takes: the mask of tokens ``[B, L]``, what is added to the condition ``[B, D]``, and keys and values for every block."""
-        w = dict(self.named_parameters())
+        w = Weights(self)
         mask = torch.arange(ids.shape[1], device=ids.device) < counts[:, None]
         x = w["text_encoder.token_embedding.weight"][ids] + w["text_encoder.position_embedding"][: ids.shape[1]]
         for i in range(self.text["depth"]):
             layer = f"text_encoder.layers.{i}"
-            q, k, v = _heads(_linear(w, f"{layer}.attn.qkv", _normal(x)), 3, self.text["num_heads"])
-            x = x + _linear(w, f"{layer}.attn.proj", _attended(q, k, v, mask))
-            x = x + _ffn(w, f"{layer}.mlp", _normal(x))
-        x = _normal(x)
-        memory = [_linear(w, f"blocks.{i}.cross_attn.kv_linear", x) for i in range(self.depth)]
-        return mask, _linear(w, "text_pool", x[:, 0]), memory
+            q, k, v = heads(linear(w, f"{layer}.attn.qkv", normal(x)), 3, self.text["num_heads"])
+            x = x + linear(w, f"{layer}.attn.proj", attended(q, k, v, mask))
+            x = x + ffn(w, f"{layer}.mlp", normal(x))
+        x = normal(x)
+        memory = [linear(w, f"blocks.{i}.cross_attn.kv_linear", x) for i in range(self.depth)]
+        return mask, linear(w, "text_pool", x[:, 0]), memory
 
     def forward(
         self, hidden_states, timestep, class_labels, routing: str = "token", return_dict: bool = True, prompts=None
@@ -197,13 +206,13 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         """Samples ``[B, C, height, width]`` at times ``timestep [B]``; ``class_labels`` has rows ``[B]`` for every label table,
         and ``prompts`` is what ``encode`` returned, for models that take prompts. With the paper's rule, ``routing="pool"``, the
         tokens of all samples compete."""
-        w = dict(self.named_parameters())
+        w = Weights(self)
         x, t = hidden_states, timestep.to(hidden_states.dtype)
         half = torch.arange(TIME_DIMS // 2, dtype=torch.float32, device=x.device)
         seen = 1 - t if self.reversed else t
         angles = seen[:, None].float() * self.time_scale * torch.exp(-math.log(10000) * half / (TIME_DIMS // 2))
         features = torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype)
-        condition = _linear(w, "t_embedder.mlp.2", F.silu(_linear(w, "t_embedder.mlp.0", features)))
+        condition = linear(w, "t_embedder.mlp.2", F.silu(linear(w, "t_embedder.mlp.0", features)))
         if prompts is not None:
             condition = condition + prompts[1]
         for table, rows in zip(self.tables, class_labels, strict=True):
@@ -218,8 +227,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             alone = (class_labels[0] == self.tables[0]["null"]).repeat_interleave(h.shape[1])
         for i in range(self.depth):
             h = self._block(w, i, h, condition, routing, alone, prompts)
-        shift, scale = _linear(w, "final_layer.adaLN_modulation.1", condition).chunk(2, dim=1)
-        out = _linear(w, "final_layer.linear", _modulated(h, shift, scale))
+        shift, scale = linear(w, "final_layer.adaLN_modulation.1", condition).chunk(2, dim=1)
+        out = linear(w, "final_layer.linear", modulated(h, shift, scale))
         (rows, columns), p = self.grid, self.patch
         out = out.reshape(-1, rows, columns, p, p, self.out_channels).permute(0, 5, 1, 3, 2, 4)
         out = out.reshape(-1, self.out_channels, *self.sample_size)
@@ -229,27 +238,27 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
 
     def _block(self, w, i, x, condition, routing, alone, prompts):
         block = f"blocks.{i}"
-        shift, scale, gate, *mlp = _linear(w, f"{block}.adaLN_modulation.1", condition).chunk(6, dim=1)
-        q, k, v = _heads(_linear(w, f"{block}.attn.qkv", _modulated(x, shift, scale)), 3, self.heads)
+        shift, scale, gate, *mlp = linear(w, f"{block}.adaLN_modulation.1", condition).chunk(6, dim=1)
+        q, k, v = heads(linear(w, f"{block}.attn.qkv", modulated(x, shift, scale)), 3, self.heads)
         if self.qk_norm:
             q, k = (
                 F.layer_norm(y, (self.head_dim,), w[f"{block}.attn.{n}.weight"], w[f"{block}.attn.{n}.bias"], self.qk_norm_eps)
                 for n, y in (("q_norm", q), ("k_norm", k))
             )
         if self.rope:
-            q, k = _rotated(q, self.grid), _rotated(k, self.grid)
-        x = x + gate[:, None] * _linear(w, f"{block}.attn.proj", _attended(q, k, v))
+            q, k = rotated(q, self.grid), rotated(k, self.grid)
+        x = x + gate[:, None] * linear(w, f"{block}.attn.proj", attended(q, k, v))
         if prompts is not None:
             mask, _, memory = prompts
-            (q,) = _heads(_linear(w, f"{block}.cross_attn.q_linear", x), 1, self.heads)
-            k, v = _heads(memory[i], 2, self.heads)
-            x = x + _linear(w, f"{block}.cross_attn.proj", _attended(q, k, v, mask))
+            (q,) = heads(linear(w, f"{block}.cross_attn.q_linear", x), 1, self.heads)
+            k, v = heads(memory[i], 2, self.heads)
+            x = x + linear(w, f"{block}.cross_attn.proj", attended(q, k, v, mask))
         shift, scale, gate = mlp
-        h = _modulated(x, shift, scale)
+        h = modulated(x, shift, scale)
         if self._is_moe(i):
             y = self._moe(w, f"{block}.mlp", h.flatten(0, 1), routing, alone).reshape(h.shape)
         else:
-            y = _ffn(w, f"{block}.mlp", h, self.silu)
+            y = ffn(w, f"{block}.mlp", h, self.silu)
         return x + gate[:, None] * y
 
     def _moe(self, w, name, x, routing, alone):
@@ -257,7 +266,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         router = w[f"{name}.{self._router}"]
         logits = x @ router.T
         if self.prototypes:
-            gate, taken = _nearest(x, router, alone)
+            gate = cosines(x, router, alone)
+            taken = self._route(w, name, x, gate, routing)
         elif self.sigmoid:
             gate = logits.sigmoid()
             taken = self._route(w, name, x, gate + w[f"{name}.{BIAS}"], routing)
@@ -268,26 +278,31 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         else:
             gate = logits.softmax(-1)
             taken = self._route(w, name, x, gate, routing)
-        y = _ffn(w, f"{name}.shared_experts", x) if self.shared else torch.zeros_like(x)
+        y = ffn(w, f"{name}.shared_experts", x) if self.shared else torch.zeros_like(x)
         for e in range(self.experts):
             (rows,) = taken[:, e].nonzero(as_tuple=True)
             if len(rows):
-                y = y.index_add(0, rows, gate[rows, e, None] * _ffn(w, f"{name}.experts.{e}", x[rows]))
+                y = y.index_add(0, rows, gate[rows, e, None] * ffn(w, f"{name}.experts.{e}", x[rows]))
         return y
 
     def _route(self, w, name, x, gate, routing):
         """Which expert takes which token ``[S, E]``; ties go to the lower index."""
         if self.kind == "tc":
-            best = gate.argsort(dim=1, descending=True, stable=True)[:, : int(self.capacity)]
-            return torch.zeros_like(gate, dtype=torch.bool).scatter_(1, best, True)
+            places = gate.argsort(dim=1, descending=True, stable=True)[:, : int(self.capacity)]
+            return torch.zeros_like(gate, dtype=torch.bool).scatter_(1, places, True)
         if self.kind == "ec":
             tokens = self.grid[0] * self.grid[1]
-            count = int(tokens / self.experts * self.capacity)
-            return _best(gate.reshape(-1, tokens, self.experts), count).reshape(gate.shape)
-        need = F.silu(_linear(w, f"{name}.capacity_predictor.0", x))
-        need = _linear(w, f"{name}.capacity_predictor.2", need).sigmoid()
+            count = int(tokens / (self.experts - self.unconditional) * self.capacity)
+            count = min(max(count, 1), tokens) if self.prototypes else count
+            taken = best(gate.reshape(-1, tokens, self.experts), count).reshape(gate.shape)
+            if self.unconditional:
+                asked = gate > NOT_ASKED
+                taken = torch.cat([(taken & asked)[:, :-1], asked[:, -1:]], dim=1)
+            return taken
+        need = F.silu(linear(w, f"{name}.capacity_predictor.0", x))
+        need = linear(w, f"{name}.capacity_predictor.2", need).sigmoid()
         over = need > w[f"{name}.expert_threshold"]
-        return over if routing == "token" else _best(gate, over.sum(0))
+        return over if routing == "token" else best(gate, over.sum(0))
 
     def _detail(self, w, out, z, t):
         """Three convolutions that refine the predicted image."""
@@ -303,62 +318,3 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             weight, bias = (w[f"detail_head.conv_{name}.{part}"] for part in ("weight", "bias"))
             h = F.conv2d(h if name == "in" else F.silu(h), weight, bias, padding=1)
         return h
-
-
-def _linear(w, name, x):
-    return F.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
-
-
-def _heads(x, parts, heads):
-    """``[B, T, parts·H·d]`` to ``parts`` of ``[B, H, T, d]``."""
-    return x.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
-
-
-def _attended(q, k, v, mask=None):
-    """Attention, to the tokens of the mask ``[B, L]`` if there is one; ``[B, T, H·d]``."""
-    mask = None if mask is None else mask[:, None, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
-
-
-def _rotated(x, grid):
-    """2-D RoPE of queries or keys ``[B, H, T, d]``: rows turn the first half of a head, columns the second."""
-    quarter = x.shape[-1] // 4
-    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64, device=x.device) / quarter)
-    at = torch.meshgrid(*(torch.arange(n, device=x.device) for n in grid), indexing="ij")
-    angles = torch.stack([part.flatten()[:, None] * frequencies for part in at], dim=1)
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-    a, b = x.unflatten(-1, (2, 2, quarter)).unbind(-2)
-    return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-2).flatten(-3)
-
-
-def _ffn(w, name, x, silu=False):
-    if f"{name}.gate_proj.weight" in w:
-        gate = F.silu(_linear(w, f"{name}.gate_proj", x))
-        return _linear(w, f"{name}.down_proj", gate * _linear(w, f"{name}.up_proj", x))
-    hidden = _linear(w, f"{name}.fc1", x)
-    return _linear(w, f"{name}.fc2", F.silu(hidden) if silu else F.gelu(hidden, approximate="tanh"))
-
-
-def _normal(x):
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
-
-
-def _modulated(x, shift, scale):
-    return _normal(x) * (1 + scale[:, None]) + shift[:, None]
-
-
-def _nearest(x, prototypes, alone):
-    """Weights and routing ``[S, E]``: a token takes the expert whose prototype has the largest cosine to it, which weighs it.
-    The tokens ``alone`` take the last expert, which has no prototype, with weight 1."""
-    gate = F.normalize(x, dim=-1) @ F.normalize(prototypes, dim=-1).T
-    if alone is not None:
-        gate = torch.cat([gate.masked_fill(alone[:, None], -2.0), torch.where(alone, 1.0, -2.0)[:, None].to(gate.dtype)], dim=1)
-    best = gate.argmax(dim=1, keepdim=True)
-    return gate, torch.zeros_like(gate, dtype=torch.bool).scatter_(1, best, True)
-
-
-def _best(gate, count):
-    """The ``count`` tokens with the largest gate for every expert; ``gate`` is ``[..., S, E]``."""
-    order = gate.argsort(dim=-2, descending=True, stable=True)
-    rank = torch.arange(gate.shape[-2], device=gate.device)[:, None].expand_as(order)
-    return torch.empty_like(order).scatter_(-2, order, rank) < count

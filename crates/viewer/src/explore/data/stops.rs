@@ -1,7 +1,7 @@
 //! The stops of the guided tour: the selection and the caption of each. Stops that do not apply to a run are skipped:
 //! needs without a capacity predictor, gates without scores.
 
-use diffmoe::model::Router;
+use diffmoe::model::{Kind, Router};
 use diffmoe::scheduler::Branch;
 
 use super::lens::{Layer, Lens};
@@ -128,12 +128,18 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
                 spot(at.patch)
             )
         }
-        2 if matches!(record.config.router, Router::Prototypes { .. }) => format!(
-            "The router compares a token with a prototype of each expert and gives it to the nearest; tokens of images without \
-             a label go to the last expert. In block {block}, expert {expert} takes {}. What an expert computes is weighted by the \
-             cosine of token and prototype and added to the token.",
-            spot(at.patch)
-        ),
+        2 if matches!(record.config.router, Router::Prototypes { .. }) => {
+            let choice = match record.config.kind {
+                Kind::Ec => "and each expert takes the tokens of an image that are nearest to its own",
+                _ => "and gives it to the nearest",
+            };
+            format!(
+                "The router compares a token with a prototype of each expert {choice}; tokens of images without a label go to \
+                 the last expert. In block {block}, expert {expert} takes {}. What an expert computes is weighted by the cosine \
+                 of token and prototype and added to the token.",
+                spot(at.patch)
+            )
+        }
         2 => {
             let gate = layer.gates(at.patch)?.get(expert).copied()?;
             format!(
@@ -233,11 +239,16 @@ mod tests {
     fn a_router_by_prototypes_has_words_of_its_own() {
         let mut record = record();
         let router = Router::Prototypes { unconditional: true };
-        record.config = std::sync::Arc::new(Config { router, ..(*record.config).clone() });
-        let at = place(&record).unwrap();
-        let told = caption(&record, 2, true).unwrap();
-        assert!(told.contains("prototype") && told.len() < 420, "{told}");
-        assert!(told.contains(&format!("expert {} takes row", at.expert)), "{told}");
+        for (kind, words) in
+            [(Kind::Tc, "gives it to the nearest"), (Kind::Ec, "each expert takes")]
+        {
+            let config = Config { router, kind, ..(*record.config).clone() };
+            record.config = std::sync::Arc::new(config);
+            let at = place(&record).unwrap();
+            let told = caption(&record, 2, true).unwrap();
+            assert!(told.contains(words) && told.len() < 450, "{told}");
+            assert!(told.contains(&format!("expert {} takes row", at.expert)), "{told}");
+        }
     }
 
     #[test]
