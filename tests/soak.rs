@@ -8,6 +8,7 @@ use diffmoe::checkpoint::Checkpoint;
 use diffmoe::engine::{EngineError, WeightChoice};
 use diffmoe::gpu::Gpu;
 use diffmoe::pipeline::{Backend, Pipeline, Run, Settings};
+use diffmoe::wgpu;
 
 const CONFIG: &str = r#"{"kind":"diffmoe","t_kind":"flow","space":"pixels","params":{"input_size":[16,16],
     "in_channels":3,"num_classes":4,"patch_size":2,"depth":2,"hidden_size":32,"num_heads":2,"learn_sigma":false,
@@ -32,32 +33,55 @@ fn resident() -> u64 {
     4096 * pages
 }
 
-/// Draws `count` images; the bytes after a tenth of them, and at the end.
-fn growth(backend: Backend, count: u64) -> [u64; 2] {
-    let pipeline = Pipeline::open(&checkpoint(), backend, WeightChoice::Auto).unwrap();
+/// Draws a thousand images; what `measure` says after a hundred, and at the end.
+fn over_time<T>(pipeline: &Pipeline, measure: impl Fn() -> T) -> [T; 2] {
     let mut first = None;
-    for batch in 0..count / 4 {
-        let run = pipeline.start(settings(&pipeline, batch, 4)).unwrap();
+    for batch in 0..250 {
+        let run = pipeline.start(settings(pipeline, batch, 4)).unwrap();
         let finished = run.finish(|_| {}).unwrap();
         assert!(finished.samples.iter().all(|v| v.is_finite()));
         drop(finished);
-        if batch == count / 40 {
-            first = Some(resident());
+        if batch == 24 {
+            first = Some(measure());
         }
     }
-    [first.unwrap(), resident()]
+    [first.unwrap(), measure()]
 }
 
 #[test]
 #[ignore = "takes minutes: cargo xtask soak"]
-fn a_thousand_images_take_no_more_memory_than_a_hundred() {
-    for backend in [Backend::Cpu, Backend::Gpu] {
-        let [first, last] = growth(backend, 1000);
-        println!("{}: {first} bytes after 100 images, {last} after 1000", backend.name());
-        // One per cent, or what an allocator keeps at hand.
-        let most = first + (first / 100).max(2 << 20);
-        assert!(last <= most, "{}: from {first} to {last} bytes", backend.name());
-    }
+fn a_thousand_images_on_the_cpu_take_no_more_memory_than_a_hundred() {
+    let pipeline = Pipeline::open(&checkpoint(), Backend::Cpu, WeightChoice::Auto).unwrap();
+    let [first, last] = over_time(&pipeline, resident);
+    println!("{first} bytes after 100 images, {last} after 1000");
+    // What an allocator keeps at hand.
+    assert!(last <= first + (2 << 20), "from {first} to {last} bytes");
+}
+
+/// Counts what this process holds of the device. Its resident memory is printed only: the thread of lavapipe (Mesa 22.3)
+/// keeps about 7 MB for each engine that draws, whatever becomes of the engine.
+#[test]
+#[ignore = "takes minutes: cargo xtask soak"]
+fn a_thousand_images_on_a_gpu_leave_nothing_on_the_device() {
+    let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default());
+    let adapter = pollster::block_on(adapter).unwrap();
+    let request = adapter.request_device(&Gpu::device_descriptor(&adapter));
+    let (device, queue) = pollster::block_on(request).unwrap();
+    let gpu = Gpu::on(&device, &queue).unwrap();
+    let pipeline = Pipeline::load(&gpu, &checkpoint()).unwrap();
+    let held = || {
+        gpu.wait().unwrap();
+        println!("{} bytes resident", resident());
+        let report = instance.generate_report().unwrap();
+        let hub = report.hub_report();
+        let bytes = device.generate_allocator_report().map(|report| report.total_allocated_bytes);
+        let objects = [&hub.buffers, &hub.bind_groups, &hub.compute_pipelines, &hub.query_sets];
+        (objects.map(|objects| objects.num_allocated), bytes)
+    };
+    let [first, last] = over_time(&pipeline, held);
+    println!("buffers, bind groups, pipelines, query sets; bytes: {first:?}");
+    assert_eq!(last, first);
 }
 
 #[test]

@@ -307,7 +307,13 @@ impl Gpu {
 
     /// The first thing that went wrong on the device since it was made, if anything did.
     pub fn failure(&self) -> Option<GpuError> {
-        self.faults.first()
+        let failure = self.faults.first();
+        if matches!(failure, Some(GpuError::Refused(_))) {
+            // A lost device refuses everything, and says that it is lost when it is asked.
+            self.poll();
+            return self.faults.first();
+        }
+        failure
     }
 
     /// Keeps a failure that was noticed elsewhere, unless there was one before.

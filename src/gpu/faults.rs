@@ -19,9 +19,17 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    /// Keeps the first fault: later ones tend to follow from it.
+    /// Keeps the first fault: later ones tend to follow from it. Only the loss of the device explains what it refused
+    /// before anybody knew.
     pub(super) fn record(&self, error: GpuError) {
-        self.first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*first {
+            None | Some(GpuError::Refused(_)) if matches!(error, GpuError::Lost(_)) => {
+                *first = Some(error);
+            }
+            None => *first = Some(error),
+            Some(_) => {}
+        }
     }
 
     /// The first fault.
@@ -134,5 +142,25 @@ impl Gpu {
             refusal = refusal.or(answer.await);
         }
         refusal.map_or(Ok(made), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_fault_is_kept_unless_the_device_is_lost() {
+        let refused = |text: &str| GpuError::Refused(text.into());
+        let faults = Faults::default();
+        faults.record(refused("one"));
+        faults.record(refused("two"));
+        assert_eq!(faults.first().map(|e| e.to_string()), Some(refused("one").to_string()));
+        // What a lost device refuses is reported before its loss.
+        faults.record(GpuError::Lost("gone".into()));
+        faults.record(GpuError::Lost("later".into()));
+        faults.record(refused("three"));
+        let lost = GpuError::Lost("gone".into()).to_string();
+        assert_eq!(faults.first().map(|e| e.to_string()), Some(lost));
     }
 }
