@@ -1,7 +1,7 @@
 //! The YAML file of an official training run: model arguments, objective and name.
 
 use serde_json::{Map, Value};
-use serde_saphyr::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
+use serde_saphyr::{DuplicateKeyPolicy, Error, NonFiniteFloatPolicy};
 
 /// The relevant contents.
 pub(super) struct Run {
@@ -60,15 +60,19 @@ impl Run {
 }
 
 /// The crate's own messages are about its programming interface.
-fn unreadable(error: &serde_saphyr::Error) -> String {
-    match error.location() {
-        _ if matches!(error, serde_saphyr::Error::AliasReplayLimitExceeded { .. }) => {
+fn unreadable(error: &Error) -> String {
+    match error {
+        // Inside of something that is repeated.
+        Error::AliasError { error, .. } => unreadable(error),
+        Error::AliasReplayLimitExceeded { .. } => {
             "its aliases repeat more than the file of a run does".into()
         }
-        Some(place) => {
-            format!("it is not valid YAML at line {}, column {}", place.line(), place.column())
-        }
-        None => "it is not valid YAML".into(),
+        _ => match error.location() {
+            Some(place) => {
+                format!("it is not valid YAML at line {}, column {}", place.line(), place.column())
+            }
+            None => "it is not valid YAML".into(),
+        },
     }
 }
 

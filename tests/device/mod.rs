@@ -12,8 +12,13 @@ pub fn device(profile: Profile) -> Arc<Gpu> {
 
 /// The same, with bindings of at most so many bytes.
 pub fn limited(profile: Profile, binding_limit: Option<u64>) -> Arc<Gpu> {
-    let options =
-        GpuOptions { profile: Some(profile), poison: true, panic_on_error: true, binding_limit };
+    let options = GpuOptions {
+        profile: Some(profile),
+        poison: true,
+        panic_on_error: true,
+        binding_limit,
+        ..GpuOptions::default()
+    };
     Arc::new(Gpu::headless_with(options).expect("these tests need a GPU or Mesa's lavapipe"))
 }
 

@@ -223,6 +223,7 @@ fn bindings_that_hold_a_fraction_of_a_layer_change_nothing_but_the_number_of_dis
             binding_limit,
             poison: true,
             panic_on_error: true,
+            ..GpuOptions::default()
         };
         let mut engine = case.engine(&Arc::new(Gpu::headless_with(options).unwrap()));
         let steps = [euler(0, 1, 1.5)];
