@@ -123,7 +123,7 @@ fn products(gpu: &Gpu, precision: WeightPrecision, rows: &mut Vec<Row>) -> Resul
         let linear = Linear::new(&x, &weights, &y);
         let layer = recorded(gpu, |tape| linear.record(gpu, tape, ""));
         let what = format!("product {s}×{k} by {k}×{n}, {precision}, {}", tile(gpu));
-        let row = timed(gpu, what, layer, Some(flops))?;
+        let row = timed(gpu, what, &layer, Some(flops))?;
         last = row.gflops;
         rows.push(row);
     }
@@ -155,7 +155,7 @@ fn experts(gpu: &Gpu, rows: &mut Vec<Row>) -> Result<(), GpuError> {
     let linear = Linear::new(&x, &dense, &y);
     let layer = recorded(gpu, |tape| linear.record(gpu, tape, ""));
     let what = format!("dense {s}×{k} by {k}×{n}, f16, {}", tile(gpu));
-    rows.push(timed(gpu, what, layer, Some(flops))?);
+    rows.push(timed(gpu, what, &layer, Some(flops))?);
 
     let even = vec![(s / e) as u32; e];
     let rest = (s / 2 / (e - 1)) as u32;
@@ -178,7 +178,7 @@ fn experts(gpu: &Gpu, rows: &mut Vec<Row>) -> Result<(), GpuError> {
         };
         let what = format!("{e} experts, as many rows, {name}");
         let layer = recorded(gpu, |tape| tape.push(gpu, "", &layer));
-        rows.push(timed(gpu, what, layer, Some(flops))?);
+        rows.push(timed(gpu, what, &layer, Some(flops))?);
     }
     Ok(())
 }
@@ -191,7 +191,7 @@ fn attention(gpu: &Gpu, tokens: usize) -> Result<Row, GpuError> {
     let layer = Attention::to_itself(&qkv, s / tokens, HEADS, &y);
     let layer = recorded(gpu, |tape| tape.push(gpu, "", &layer));
     let what = format!("attention, {} × {tokens} tokens, {HEADS} heads of 64", s / tokens);
-    timed(gpu, what, layer, Some(4.0 * (s * tokens * width) as f64))
+    timed(gpu, what, &layer, Some(4.0 * (s * tokens * width) as f64))
 }
 
 /// A dispatch, and how long its pipeline took to compile if it is new.
@@ -211,7 +211,7 @@ fn recorded(gpu: &Gpu, record: impl FnOnce(&mut Tape)) -> Recorded {
 }
 
 /// Times a dispatch: as many in one submission as a measurement needs, several times.
-fn timed(gpu: &Gpu, what: String, one: Recorded, flops: Option<f64>) -> Result<Row, GpuError> {
+fn timed(gpu: &Gpu, what: String, one: &Recorded, flops: Option<f64>) -> Result<Row, GpuError> {
     let mut tape = one.tape.clone();
     // The first run also uploads.
     one.tape.run(gpu);
