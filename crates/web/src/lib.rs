@@ -17,4 +17,4 @@ mod worker;
 
 pub use generator::{Generator, check_device, shaders};
 pub use page::{Page, start};
-pub use worker::worker_receive;
+pub use worker::{worker_receive, worker_warm_up};
