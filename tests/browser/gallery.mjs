@@ -13,8 +13,14 @@ const TALL = { viewport: { width: 1280, height: 2000 } };
 async function press(page, name) {
   const find = (name) => [...document.querySelectorAll("#mirror [role=button]")]
     .find((element) => new RegExp(name).test(element.getAttribute("aria-label")) && element.getAttribute("aria-disabled") !== "true");
-  const element = await page.waitForFunction(find, name, { timeout: 20_000, polling: 50 });
-  await element.evaluate((element) => { element.focus(); element.click(); });
+  // The elements follow the app some frames later: one that the app has just replaced by another cannot be pressed.
+  for (let before = null; ;) {
+    const element = await page.waitForFunction(find, name, { timeout: 20_000, polling: 50 });
+    const id = await element.evaluate((element) => element.id);
+    if (id === before) return element.evaluate((element) => { element.focus(); element.click(); });
+    before = id;
+    await page.waitForTimeout(250);
+  }
 }
 
 /** Waits until no element has the name: the elements follow the app a frame later. */
