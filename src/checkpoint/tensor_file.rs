@@ -332,7 +332,8 @@ impl Location {
     }
 }
 
-/// Gives the scales of integers in the layout of diffusers their usual names. Returns one that exists already, if any does.
+/// Renames the scales of quantised matrices in the diffusers layout to the names used everywhere else. Returns one that
+/// exists already, if any does.
 fn rename_scales(tensors: &mut BTreeMap<String, Location>) -> Option<String> {
     let renamed = |name: &String| {
         let of = tensors.get(name.strip_suffix(MODULE_SCALE_SUFFIX)?)?;

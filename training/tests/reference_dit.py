@@ -17,7 +17,7 @@ SIDE, CHANNELS, PATCH, DIM, HEADS, DEPTH, CLASSES = 8, 4, 2, 16, 2, 2, 10
 
 
 def resize(dim):
-    """Sets the hidden size, for a case that is to be smaller; before a module is made."""
+    """Changes the hidden size, for smaller recorded cases. Call it before creating a module."""
     global DIM
     DIM = dim
 

@@ -112,7 +112,7 @@ class Config:
 
     @property
     def tokens_of_expert(self) -> int:
-        """Tokens of each sample that an expert takes with expert choice; with prototypes at least one."""
+        """Tokens per sample that each expert takes with expert choice; at least one for experts with prototypes."""
         # The official code divides first and truncates the product.
         count = int(self.tokens / self.choosers * self.capacity)
         return min(max(count, 1), self.tokens) if self.router == "prototypes" else count

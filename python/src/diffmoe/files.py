@@ -110,7 +110,7 @@ class TensorFile:
         return [self.path.parent / name for name in names]
 
     def _rename_scales(self):
-        """Gives the scales of integers in the layout of diffusers their usual names."""
+        """Renames the scales of quantised matrices in the diffusers layout to the names used everywhere else."""
         for name in [name for name in self._where if name.endswith(MODULE_SCALE)]:
             of = name[: -len(MODULE_SCALE)]
             if of in self._where and self._type(of) in ("I8", "U8"):

@@ -8,6 +8,7 @@
 mod decoder;
 mod model;
 mod numbers;
+mod routing;
 
 use std::ops::Range;
 
@@ -82,11 +83,14 @@ impl Kernels {
     fn record(&self, bench: &mut Bench) {
         for family in &self.families {
             match family {
-                Family::Model => model::record(bench, &self.precisions),
+                Family::Model => {
+                    model::record(bench, &self.precisions);
+                    routing::record(bench);
+                }
                 Family::HeadNorm => model::head_norm(bench),
                 Family::Rotation => model::rotate_heads(bench),
-                Family::SigmoidRouter => model::sigmoid_router(bench),
-                Family::PrototypeRouter => model::prototype_router(bench),
+                Family::SigmoidRouter => routing::sigmoid_router(bench),
+                Family::PrototypeRouter => routing::prototype_router(bench),
                 Family::Ddpm => model::denoise(bench),
                 Family::Detail => model::detail(bench),
                 Family::Text => model::embed_tokens(bench),

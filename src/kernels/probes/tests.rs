@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 
 use super::decoder::{BLOCK, EPS, MAP, SCORES};
 use super::model::{
-    ALONE, CHOICE, CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LABELLED, LEVEL,
-    OUTPUTS, POOL, ROWS, SAMPLE, SAMPLES, SCORED, SELECTED, SELECTIONS, SHIFT, SPANS, THRESHOLDS,
-    WIDTH, cosines, counts, kept, linear_bias, lists, modulation, uneven_rows,
+    CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LEVEL, OUTPUTS, POOL, ROWS,
+    SAMPLE, SAMPLES, SHIFT, SPANS, WIDTH, counts, kept, linear_bias, lists, modulation,
+    uneven_rows,
 };
 use super::numbers::{numbers, shares};
+use super::routing::{ALONE, CHOICE, LABELLED, SCORED, SELECTED, SELECTIONS, THRESHOLDS, cosines};
 use super::*;
 use crate::gpu::testing::PROFILES;
 use crate::gpu::{GpuOptions, Profile, Sabotage};

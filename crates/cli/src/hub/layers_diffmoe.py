@@ -59,7 +59,7 @@ def heads(x, parts, heads):
 
 
 def attended(q, k, v, mask=None):
-    """Attention, to the tokens of the mask ``[B, L]`` if there is one; ``[B, T, H·d]``."""
+    """The output of attention, ``[B, T, H·d]``; ``mask [B, L]`` says which tokens may be attended to."""
     mask = None if mask is None else mask[:, None, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
@@ -102,7 +102,7 @@ def cosines(x, prototypes, alone):
 
 
 def best(gate, count):
-    """The ``count`` tokens with the largest gate for every expert; ``gate`` is ``[..., S, E]``."""
+    """For each expert, a mask of the ``count`` tokens with the largest gates; ``gate`` and the mask are ``[..., S, E]``."""
     order = gate.argsort(dim=-2, descending=True, stable=True)
     rank = torch.arange(gate.shape[-2], device=gate.device)[:, None].expand_as(order)
     return torch.empty_like(order).scatter_(-2, order, rank) < count
