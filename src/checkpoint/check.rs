@@ -13,7 +13,7 @@ pub(super) type Shapes = BTreeMap<String, Vec<usize>>;
 pub(super) fn problems(config: &Config, shapes: &Shapes) -> Vec<String> {
     // A short configuration can describe millions of tensors. They are listed only if the file has about as many.
     let most = 2 * shapes.len() + 1000;
-    let Some(needed) = config.tensors_up_to(most) else {
+    let Some(needed) = config.stored_up_to(most) else {
         return vec![format!(
             "the configuration describes more than {most} tensors, the file contains {}",
             shapes.len()

@@ -33,7 +33,9 @@ mod write;
 #[cfg(feature = "import")]
 mod yaml;
 
+use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use error::CheckpointError;
@@ -58,18 +60,20 @@ pub use tensor_file::{CONFIG_KEY, TensorFile, TensorInfo};
 pub use torch::TorchFile;
 pub use write::{TensorOut, safetensors_bytes, write_safetensors};
 
-use crate::model::{Config, Storage, TensorSpec};
+use crate::model::{Config, REFINER, Storage, TensorSpec, refiner_document};
 use crate::platform::Bytes;
 use check::check_file;
 
 /// An opened checkpoint whose tensors have been checked against its configuration.
 #[derive(Debug)]
 pub struct Checkpoint {
-    file: TensorFile,
+    file: Arc<TensorFile>,
+    /// What the names of its tensors begin with in the file
+    prefix: &'static str,
     config: Config,
     config_text: String,
-    /// Tensors that were decoded so far, for a progress bar
-    reads: AtomicUsize,
+    /// Tensors of the file that were decoded so far, for a progress bar
+    reads: Arc<AtomicUsize>,
 }
 
 impl Checkpoint {
@@ -118,7 +122,30 @@ impl Checkpoint {
         let config = Config::from_json(&config_text)
             .map_err(|source| CheckpointError::Config { label, source })?;
         check_file(&file, &config)?;
-        Ok(Self { file, config, config_text, reads: AtomicUsize::new(0) })
+        Ok(Self { file: Arc::new(file), prefix: "", config, config_text, reads: Arc::default() })
+    }
+
+    /// The model's refiner as a model of its own, which shares the file.
+    ///
+    /// # Errors
+    /// Never in practice: its configuration was read with the model's.
+    pub fn refiner(&self) -> Result<Option<Self>, CheckpointError> {
+        let Some(refiner) = &self.config.refiner else { return Ok(None) };
+        let config_text = refiner_document(&self.config_text).map_err(|source| {
+            CheckpointError::Config { label: self.file.label().to_owned(), source }
+        })?;
+        Ok(Some(Self {
+            file: self.file.clone(),
+            prefix: REFINER,
+            config: refiner.config.clone(),
+            config_text,
+            reads: self.reads.clone(),
+        }))
+    }
+
+    /// The name in the file of one of its tensors.
+    fn name<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        if self.prefix.is_empty() { name.into() } else { format!("{}{name}", self.prefix).into() }
     }
 
     /// The model's shape.
@@ -131,7 +158,7 @@ impl Checkpoint {
         &self.config_text
     }
 
-    /// All tensors with their storage, by name; row scales are counted with their matrix.
+    /// All tensors of the file with their storage, by name; row scales are counted with their matrix.
     pub fn list(&self) -> Vec<TensorInfo> {
         self.file.list()
     }
@@ -141,7 +168,7 @@ impl Checkpoint {
     /// # Errors
     /// When there is no tensor of that name.
     pub fn storage(&self, name: &str) -> Result<Storage, CheckpointError> {
-        self.file.storage(name)
+        self.file.storage(&self.name(name))
     }
 
     /// Calls of [`Checkpoint::read`] so far, and the number of tensors: the progress of loading.
@@ -174,7 +201,7 @@ impl Checkpoint {
     /// # Errors
     /// When there is no tensor of that name.
     pub fn shape(&self, name: &str) -> Result<&[usize], CheckpointError> {
-        self.file.shape(name)
+        self.file.shape(&self.name(name))
     }
 
     /// Decodes a tensor to f32, row-major, whatever it is stored as.
@@ -183,7 +210,7 @@ impl Checkpoint {
     /// When there is no such tensor, or it holds NaN or an infinity.
     pub fn read(&self, name: &str) -> Result<Vec<f32>, CheckpointError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        self.file.read(name)
+        self.file.read(&self.name(name))
     }
 
     /// The rows of a tensor as they are stored: `shape[0]` of them, each with all that follows the first dimension.
@@ -192,7 +219,7 @@ impl Checkpoint {
     /// As [`Checkpoint::read`].
     pub fn rows(&self, name: &str) -> Result<StoredRows<'_>, CheckpointError> {
         self.reads.fetch_add(1, Ordering::Relaxed);
-        self.file.rows(name)
+        self.file.rows(&self.name(name))
     }
 }
 

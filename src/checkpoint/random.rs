@@ -3,10 +3,14 @@
 //! They keep activations near 1 through all blocks, and thresholds let each expert take about its share of the
 //! tokens, so that routing, and with it the time of a step, is like a trained model's.
 
-use crate::model::{Config, Role, TensorSpec};
+use crate::model::{Config, REFINER, Role, TensorSpec};
 
 /// Numbers for a tensor; the same seed gives the same ones.
 pub fn random_tensor(config: &Config, spec: &TensorSpec, seed: u64) -> Vec<f32> {
+    let config = match &config.refiner {
+        Some(refiner) if spec.name.starts_with(REFINER) => &refiner.config,
+        _ => config,
+    };
     let len = spec.shape.iter().product();
     let inputs: usize = spec.shape.iter().skip(1).product();
     // Uniform with the variance 1/inputs; modulation and biases smaller.

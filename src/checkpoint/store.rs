@@ -269,7 +269,7 @@ pub fn model_bytes(
     let config = Config::from_json(config_text)
         .map_err(|source| CheckpointError::Config { label: label.into(), source })?;
     let error = RefCell::new(None);
-    let specs = config.tensors();
+    let specs = config.stored_tensors();
     let stored = |spec| stored(spec, storage.of(spec), SCALE_SUFFIX, read, &error);
     let mut tensors: Vec<_> = specs.iter().flat_map(stored).collect();
     let mut bytes = Vec::new();

@@ -138,6 +138,9 @@ pub struct ForwardRouting {
     pub time: f32,
     /// Labels of the pass.
     pub branch: Branch,
+    /// Patches of the trace's grid that a token has along each side: 1, or more in the passes of a model that has a refiner
+    /// with smaller patches, where the masks and scores of a token are repeated for all of its patches.
+    pub scale: u32,
     /// MoE layers in block order.
     pub layers: Vec<LayerRouting>,
 }

@@ -150,6 +150,19 @@ pub struct Config {
     pub text: Option<TextConfig>,
     /// Sampling settings that suit the model.
     pub defaults: SamplingDefaults,
+    /// The transformer that takes over near the end of a run, if the file has one.
+    pub refiner: Option<Box<Refiner>>,
+}
+
+/// A second transformer in the file of a model, for the low noise levels: the model settles the composition with few
+/// large patches, its refiner draws the details with smaller ones (an ensemble of expert denoisers, as in eDiff-I, arXiv
+/// 2211.01324, and in the refiner of SDXL, arXiv 2307.01952).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refiner {
+    /// It computes the steps that begin at this time of a run or later; between 0 (noise) and 1 (data).
+    pub from: f32,
+    /// Its shape. Samples, labels, objective and the number of experts are those of the model.
+    pub config: Config,
 }
 
 /// Sampling settings that a checkpoint recommends.
@@ -251,6 +264,11 @@ impl Config {
     /// Rows and columns of patches in one sample.
     pub fn grid(&self) -> [usize; 2] {
         self.input_size.map(|side| side / self.patch_size)
+    }
+
+    /// The configuration with the smallest patches: the refiner's, or this one.
+    pub fn finest(&self) -> &Self {
+        self.refiner.as_ref().map_or(self, |refiner| &refiner.config)
     }
 
     /// `T`, the tokens of one sample.

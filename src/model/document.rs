@@ -7,7 +7,7 @@
 use serde::Deserialize;
 
 use super::config::{
-    Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, Router, SamplingDefaults,
+    Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, Refiner, Router, SamplingDefaults,
 };
 use super::error::ConfigError;
 use super::labels::LabelTable;
@@ -34,6 +34,14 @@ struct Document {
     text: Option<TextSection>,
     #[serde(default)]
     defaults: SamplingDefaults,
+    #[serde(default)]
+    refiner: Option<RefinerSection>,
+}
+
+/// A refiner: from when on it computes, and what it has in place of the model's `params`.
+#[derive(Deserialize)]
+struct RefinerSection {
+    from: f32,
 }
 
 fn one() -> f32 {
@@ -165,8 +173,8 @@ impl Config {
             return Err(ConfigError::Invalid(what.into()));
         }
         let mut labels = doc.labels;
-        let text = doc.text.map(TextConfig::new).transpose()?;
-        if labels.is_empty() && text.is_none() {
+        let encoder = doc.text.map(TextConfig::new).transpose()?;
+        if labels.is_empty() && encoder.is_none() {
             labels.push(LabelTable {
                 name: "class".into(),
                 tensor: "y_embedder.embedding_table.weight".into(),
@@ -174,6 +182,7 @@ impl Config {
                 values: Vec::new(),
             });
         }
+        let refiner = doc.refiner.map(|section| Refiner::new(&section, text)).transpose()?;
         let config = Self {
             name: doc.name.unwrap_or_else(|| "unnamed".into()),
             kind: doc.kind,
@@ -208,8 +217,9 @@ impl Config {
             shared_hidden: experts.shared_hidden,
             shared_form: experts.shared_form,
             labels,
-            text,
+            text: encoder,
             defaults: doc.defaults,
+            refiner: refiner.map(Box::new),
         };
         config.check()?;
         Ok(config)
@@ -280,11 +290,40 @@ impl Config {
         }
         self.check_capacity()?;
         self.check_showcase()?;
+        self.check_refiner()?;
         if !(self.qk_norm_eps.is_finite() && self.qk_norm_eps > 0.0) {
             return wrong(format!("a qk_norm_eps of {}; it must be above 0", self.qk_norm_eps));
         }
         if !self.time_scale.is_finite() || self.time_scale <= 0.0 {
             return wrong(format!("time_scale {}", self.time_scale));
+        }
+        Ok(())
+    }
+
+    /// Whether the refiner continues what the model has begun.
+    fn check_refiner(&self) -> Result<(), ConfigError> {
+        let Some(refiner) = &self.refiner else { return Ok(()) };
+        let wrong = |text: &str| Err(ConfigError::Invalid(format!("a refiner {text}")));
+        let (from, config) = (refiner.from, &refiner.config);
+        if !(from > 0.0 && from < 1.0) {
+            return wrong(&format!("from {from}; it must be a time between 0 and 1"));
+        }
+        if self.objective != Objective::Flow {
+            return wrong("of a DDPM model; only flow models have one");
+        }
+        let sample = |of: &Self| (of.input_size, of.in_channels, of.out_channels, of.prediction);
+        if sample(self) != sample(config) {
+            return wrong("with other samples; size, channels and prediction must be the model's");
+        }
+        let routing = |of: &Self| (of.kind, of.num_experts, of.moe_blocks());
+        if routing(self) != routing(config) {
+            return wrong("with other experts; their number and blocks must be the model's");
+        }
+        if !self.patch_size.is_multiple_of(config.patch_size) {
+            let (ours, theirs) = (self.patch_size, config.patch_size);
+            return wrong(&format!(
+                "with patches of {theirs}, which do not divide those of {ours}"
+            ));
         }
         Ok(())
     }
@@ -325,6 +364,28 @@ impl Config {
         };
         Err(ConfigError::Invalid(format!("a capacity of {capacity}: {reason}")))
     }
+}
+
+impl Refiner {
+    /// A refiner by its section in the document of a model.
+    fn new(section: &RefinerSection, text: &str) -> Result<Self, ConfigError> {
+        let config = Config::from_json(&refiner_document(text)?)?;
+        Ok(Self { from: section.from, config })
+    }
+}
+
+/// The document of a model's refiner as one of its own: that of the model, with the refiner's `params`.
+pub(crate) fn refiner_document(text: &str) -> Result<String, ConfigError> {
+    let mut document: serde_json::Value = serde_json::from_str(text)?;
+    let entries = document.as_object_mut();
+    let params = entries.and_then(|entries| {
+        let params = entries.remove("refiner")?.get_mut("params")?.take();
+        entries.insert("params".into(), params)
+    });
+    if params.is_none() {
+        return Err(ConfigError::Invalid("a refiner needs params, as the model has them".into()));
+    }
+    Ok(document.to_string())
 }
 
 #[cfg(test)]

@@ -21,8 +21,10 @@ mod weights;
 mod width;
 
 pub use config::{
-    Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, Router, SamplingDefaults, Showcase,
+    Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, Refiner, Router, SamplingDefaults,
+    Showcase,
 };
+pub(crate) use document::refiner_document;
 pub use error::ConfigError;
 pub(crate) use ffn::Ffn;
 pub(crate) use labels::LabelRow;
@@ -38,6 +40,7 @@ pub use shifts::{Shift, Shifts, ShiftsError};
 pub(crate) use spec::LinearSpec;
 pub use spec::{Group, Role, TensorSpec};
 pub use storage::{INT4_GROUP, Storage, file_bytes};
+pub use tensors::REFINER;
 pub(crate) use tensors::{Seen, look};
 pub use text_config::TextConfig;
 pub(crate) use weights::{

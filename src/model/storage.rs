@@ -48,5 +48,5 @@ impl Storage {
 
 /// Bytes of the tensors in a file.
 pub fn file_bytes(config: &Config, storage: Storage) -> u64 {
-    config.tensors().iter().map(|t| storage.of(t).bytes(t)).sum()
+    config.stored_tensors().iter().map(|t| storage.of(t).bytes(t)).sum()
 }

@@ -12,6 +12,9 @@ use super::leaf::Source;
 use super::spec::{LinearSpec, Role, TensorSpec};
 use super::weights::Weights;
 
+/// What the names of a refiner's tensors begin with in the file of a model.
+pub const REFINER: &str = "refiner.";
+
 /// The description of a leaf, for those who only look at a model.
 pub(crate) enum Seen<'a> {
     /// A linear layer of any kind.
@@ -125,6 +128,26 @@ impl Config {
             if list.len() > most { Err(()) } else { Ok(()) }
         });
         walked.ok().map(|()| list)
+    }
+
+    /// Every tensor of the model's file: its own, then those of its refiner, with [`REFINER`] before their names.
+    pub fn stored_tensors(&self) -> Vec<TensorSpec> {
+        self.stored_up_to(usize::MAX).unwrap_or_default()
+    }
+
+    /// As [`Config::stored_tensors`]; `None` if there are more than `most`, without listing them all.
+    pub(crate) fn stored_up_to(&self, most: usize) -> Option<Vec<TensorSpec>> {
+        let mut list = self.tensors_up_to(most)?;
+        if let Some(refiner) = &self.refiner {
+            let of_refiner = |mut spec: TensorSpec| {
+                for name in [&mut spec.name, &mut spec.group.0] {
+                    name.insert_str(0, REFINER);
+                }
+                spec
+            };
+            list.extend(refiner.config.tensors_up_to(most)?.into_iter().map(of_refiner));
+        }
+        Some(list)
     }
 
     /// Number of parameters as the official code counts them: the position embedding is one, thresholds are not.

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::check::{Surroundings, System, fnv};
 use super::place::{self, Load, Note, Place};
+use super::stages::{OnCpu, OnGpu, Processor};
 use super::{Backend, LoadError, Run, Settings, SettingsError};
 use crate::checkpoint::Checkpoint;
 #[cfg(feature = "blocking")]
-use crate::engine::Inspect;
+use crate::engine::{CpuEngine, Inspect};
 use crate::engine::{
-    CpuEngine, CpuMath, CpuModel, Workers, WorkersEngine, WorkersModel, check_block,
+    CpuMath, CpuModel, Engine, EngineError, GpuEngine, GpuModel, WeightChoice, Workers, check_block,
 };
-use crate::engine::{Engine, EngineError, GpuEngine, GpuModel, WeightChoice};
 use crate::gpu::Gpu;
 use crate::kernels::probes::Kernels;
 use crate::model::Config;
@@ -31,51 +31,10 @@ pub enum StartError {
     Engine(#[from] EngineError),
 }
 
-/// A model that the processor computes.
-enum Processor {
-    /// On the threads of this program.
-    Here(Arc<CpuModel>),
-    /// In workers.
-    There(Arc<WorkersModel>),
-}
-
-impl Processor {
-    /// In workers where they are offered and take the model, else here.
-    async fn load(checkpoint: &Checkpoint, workers: Option<&Workers>) -> Result<Self, EngineError> {
-        if let Some(workers) = workers
-            && let Ok(model) = WorkersModel::open_async(checkpoint, workers).await
-        {
-            return Ok(Self::There(Arc::new(model)));
-        }
-        Ok(Self::Here(Arc::new(CpuModel::load_async(checkpoint).await?)))
-    }
-
-    fn engine(&self, batch: usize) -> Box<dyn Engine> {
-        match self {
-            Self::Here(model) => Box::new(CpuEngine::new(model.clone(), batch)),
-            Self::There(model) => Box::new(WorkersEngine::new(model.clone(), batch)),
-        }
-    }
-
-    fn device(&self) -> String {
-        match self {
-            Self::Here(model) => model.device(),
-            Self::There(model) => model.device(),
-        }
-    }
-
-    fn weight_bytes(&self) -> u64 {
-        match self {
-            Self::Here(model) => model.weight_bytes(),
-            Self::There(model) => model.weight_bytes(),
-        }
-    }
-}
-
 /// A model on a device: starts runs, and makes engines for batches of any size. Copies share the weights.
 #[derive(Clone)]
 pub struct Pipeline {
-    place: Place<Processor, GpuModel>,
+    place: Place<OnCpu, OnGpu>,
     note: Option<Note>,
     config: Arc<Config>,
 }
@@ -99,9 +58,10 @@ impl Pipeline {
         checkpoint: &Checkpoint,
         weights: impl Into<WeightChoice>,
     ) -> Result<Self, LoadError> {
-        let load = async |gpu| GpuModel::load_async(gpu, checkpoint, weights).await;
-        let model = place::load_on(gpu.clone(), WHAT, load).await?;
-        Ok(Self::new(Place::Gpu(model), None, checkpoint))
+        let weights = weights.into();
+        let load = async |gpu| OnGpu::on_gpu(gpu, checkpoint, weights).await;
+        let stages = place::load_on(gpu.clone(), WHAT, load).await?;
+        Ok(Self::new(Place::Gpu(stages), None, checkpoint))
     }
 
     /// Loads a model for the processor. Large models keep their weights in the format of the file (feature `compact`) and
@@ -110,8 +70,8 @@ impl Pipeline {
     /// # Errors
     /// When a tensor cannot be read.
     pub async fn cpu_async(checkpoint: &Checkpoint) -> Result<Self, LoadError> {
-        let model = Processor::load(checkpoint, None).await?;
-        Ok(Self::new(Place::Cpu(Arc::new(model)), None, checkpoint))
+        let stages = OnCpu::on_cpu(Processor::load(checkpoint, None).await?, checkpoint).await?;
+        Ok(Self::new(Place::Cpu(Arc::new(stages)), None, checkpoint))
     }
 
     /// As [`Pipeline::cpu_async`], with products that may be less exact than f32. The device's description says so.
@@ -120,8 +80,8 @@ impl Pipeline {
     /// When a tensor cannot be read, or this processor has no instructions for it.
     pub async fn cpu_with_async(checkpoint: &Checkpoint, math: CpuMath) -> Result<Self, LoadError> {
         let model = CpuModel::load_with_async(checkpoint, math).await?;
-        let place = Place::Cpu(Arc::new(Processor::Here(Arc::new(model))));
-        Ok(Self::new(place, None, checkpoint))
+        let stages = OnCpu::on_cpu(Processor::Here(Arc::new(model)), checkpoint).await?;
+        Ok(Self::new(Place::Cpu(Arc::new(stages)), None, checkpoint))
     }
 
     /// Loads a model on the given backend, on a device of its own. The first time that an adapter with its driver is
@@ -163,21 +123,27 @@ impl Pipeline {
         let precisions = weights.resolve(checkpoint).list();
         let hash = fnv([checkpoint.config_text().as_bytes()]);
         let which = format!("block of {hash:016x} in {precisions:?}");
-        let kernels = Kernels::of(checkpoint.config(), precisions);
+        let mut kernels = Kernels::of(checkpoint.config(), precisions);
+        if let Some(refiner) = checkpoint.refiner().map_err(EngineError::from)? {
+            let precisions = weights.resolve(&refiner).list();
+            kernels = kernels.and(Kernels::of(refiner.config(), precisions));
+        }
         let load = Load {
             what: WHAT,
             kernels: &kernels,
-            on_cpu: async || Processor::load(checkpoint, workers).await,
-            on_gpu: async |gpu: Arc<Gpu>| GpuModel::load_async(gpu, checkpoint, weights).await,
-            check: Some((which, async |model: Arc<GpuModel>| {
-                check_block(&model, checkpoint).await
+            on_cpu: async || {
+                OnCpu::on_cpu(Processor::load(checkpoint, workers).await?, checkpoint).await
+            },
+            on_gpu: async |gpu: Arc<Gpu>| OnGpu::on_gpu(gpu, checkpoint, weights).await,
+            check: Some((which, async |stages: Arc<OnGpu>| {
+                check_block(&stages.base, checkpoint).await
             })),
         };
         let (place, note) = place::load(around, backend, load).await?;
         Ok(Self::new(place, note, checkpoint))
     }
 
-    fn new(place: Place<Processor, GpuModel>, note: Option<Note>, checkpoint: &Checkpoint) -> Self {
+    fn new(place: Place<OnCpu, OnGpu>, note: Option<Note>, checkpoint: &Checkpoint) -> Self {
         Self { place, note, config: Arc::new(checkpoint.config().clone()) }
     }
 
@@ -198,8 +164,18 @@ impl Pipeline {
     /// When the device has no memory for such a batch.
     pub async fn engine_async(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
         match &self.place {
-            Place::Cpu(model) => Ok(model.engine(batch)),
-            Place::Gpu(model) => Ok(Box::new(GpuEngine::fitting(model.clone(), batch).await?)),
+            Place::Cpu(stages) => {
+                let engine = async |model: &Processor| Ok(model.engine(batch));
+                stages.engine(&self.config, engine).await
+            }
+            Place::Gpu(stages) => {
+                let engine = async |model: &Arc<GpuModel>| {
+                    let engine: Box<dyn Engine> =
+                        Box::new(GpuEngine::fitting(model.clone(), batch).await?);
+                    Ok(engine)
+                };
+                stages.engine(&self.config, engine).await
+            }
         }
     }
 
@@ -211,16 +187,16 @@ impl Pipeline {
     /// Description of the device.
     pub fn device(&self) -> String {
         match &self.place {
-            Place::Cpu(model) => model.device(),
-            Place::Gpu(model) => model.device(),
+            Place::Cpu(stages) => stages.base.device(),
+            Place::Gpu(stages) => stages.base.device(),
         }
     }
 
     /// Bytes of the weights there.
     pub fn memory_bytes(&self) -> u64 {
         match &self.place {
-            Place::Cpu(model) => model.weight_bytes(),
-            Place::Gpu(model) => model.weight_bytes(),
+            Place::Cpu(stages) => stages.sum(Processor::weight_bytes),
+            Place::Gpu(stages) => stages.sum(|model| model.weight_bytes()),
         }
     }
 
@@ -228,7 +204,7 @@ impl Pipeline {
     pub fn gpu(&self) -> Option<&Arc<Gpu>> {
         match &self.place {
             Place::Cpu(_) => None,
-            Place::Gpu(model) => Some(&model.gpu),
+            Place::Gpu(stages) => Some(&stages.base.gpu),
         }
     }
 
@@ -303,20 +279,21 @@ impl Pipeline {
         pollster::block_on(self.engine_async(batch))
     }
 
-    /// As [`Pipeline::engine_async`], for verification.
+    /// As [`Pipeline::engine_async`], for verification, and of the model alone where it has a refiner.
     ///
     /// # Errors
     /// As [`Pipeline::engine_async`], and when the model is in workers.
     pub fn engine_to_inspect(&self, batch: usize) -> Result<Box<dyn Inspect>, EngineError> {
         match &self.place {
-            Place::Cpu(model) => match &**model {
+            Place::Cpu(stages) => match &stages.base {
                 Processor::Here(model) => Ok(Box::new(CpuEngine::new(model.clone(), batch))),
                 Processor::There(_) => Err(EngineError::Unsupported(
                     "workers show no intermediate values; open the model without workers".into(),
                 )),
             },
-            Place::Gpu(model) => {
-                Ok(Box::new(pollster::block_on(GpuEngine::fitting(model.clone(), batch))?))
+            Place::Gpu(stages) => {
+                let model = stages.base.clone();
+                Ok(Box::new(pollster::block_on(GpuEngine::fitting(model, batch))?))
             }
         }
     }

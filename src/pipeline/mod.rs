@@ -16,6 +16,7 @@ mod settings_builder;
 mod settings_error;
 mod showcase;
 mod sliced;
+mod stages;
 mod survey;
 
 pub use decoder::{DecoderMismatch, LoadedDecoder, check_decoder};

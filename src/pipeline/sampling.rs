@@ -75,8 +75,8 @@ impl Sampling {
         let defaults = &config.defaults;
         let guidance = defaults.guidance;
         let recommended = defaults.cycle_spin.as_ref().and_then(|text| text.parse().ok());
-        let recommended =
-            recommended.filter(|spin: &CycleSpin| spin.count as usize <= config.patch_size);
+        let recommended = recommended
+            .filter(|spin: &CycleSpin| spin.count as usize <= config.finest().patch_size);
         Self {
             steps: defaults.steps.clamp(1, scheduler.info().max_steps(config.objective)),
             guidance: if guidance.is_finite() { guidance.clamp(0.0, 100.0) } else { 1.0 },
@@ -155,7 +155,8 @@ impl Sampling {
 
     /// Whether every shift is another one.
     fn check_cycle_spin(&self, config: &Config) -> Result<(), SettingsError> {
-        let (CycleSpin { count, .. }, patch) = (self.cycle_spin.check()?, config.patch_size);
+        let (CycleSpin { count, .. }, patch) =
+            (self.cycle_spin.check()?, config.finest().patch_size);
         if count > 1 && count as usize > patch && self.spins(config) {
             return Err(SettingsError::SpinPatch { count, patch });
         }

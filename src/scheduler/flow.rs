@@ -43,7 +43,7 @@ pub(super) struct FlowModel {
 
 impl FlowModel {
     pub(super) fn new(config: &Config, run: &ScheduleConfig) -> Self {
-        let (prediction, patch) = (config.prediction, config.patch_size);
+        let (prediction, patch) = (config.prediction, config.finest().patch_size);
         Self { guidance: run.guidance, prediction, spin: run.spin, patch }
     }
 

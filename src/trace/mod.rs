@@ -35,7 +35,7 @@ impl Trace {
         Self {
             model: config.name.clone(),
             experts: config.num_experts,
-            grid: config.grid(),
+            grid: config.finest().grid(),
             labels,
             forwards: Vec::new(),
         }
@@ -172,6 +172,7 @@ mod tests {
             step,
             time: 0.5,
             branch,
+            scale: 1,
             layers: vec![
                 LayerRouting { block: 1, masks: masks.to_vec(), scores: None },
                 LayerRouting { block: 3, masks: others.to_vec(), scores: None },

@@ -63,6 +63,7 @@ impl Trace {
             step: forward.step,
             time: forward.time,
             branch: branch(forward.guided),
+            scale: forward.scale,
             layers: forward.layers.into_iter().map(LayerDocument::routing).collect(),
         });
         let trace = Self {
@@ -102,6 +103,7 @@ impl Trace {
         let blocks = file.words("blocks", &[layers])?;
         let (steps, guided) = (file.words("step", &[passes])?, file.words("guided", &[passes])?);
         let times = file.floats("time", &[passes])?;
+        let scales = file.has("scale").then(|| file.words("scale", &[passes])).transpose()?;
         let masks = file.masks(experts, &[passes, layers, pool])?;
         let all = [passes, layers, pool, experts];
         let gate = file.has("gate").then(|| file.halves("gate", &all)).transpose()?;
@@ -126,6 +128,7 @@ impl Trace {
             step: steps[pass],
             time: times[pass],
             branch: branch(guided[pass] != 0),
+            scale: scales.as_ref().map_or(1, |scales| scales[pass]),
             layers: (0..layers).map(|i| layer(pass, i)).collect(),
         };
         let trace = Self {
@@ -190,6 +193,10 @@ impl Trace {
             step = forward.step;
             if !forward.time.is_finite() {
                 return wrong("has no time");
+            }
+            let divides = |side: usize| side.checked_rem(forward.scale as usize) == Some(0);
+            if !self.grid.into_iter().all(divides) {
+                return wrong("has tokens that do not divide the grid");
             }
             if !forward.layers.iter().map(|layer| layer.block).eq(blocks.iter().copied()) {
                 return wrong("has other layers than the first");
@@ -262,7 +269,13 @@ struct ForwardDocument {
     step: u32,
     time: f32,
     guided: bool,
+    #[serde(default = "one")]
+    scale: u32,
     layers: Vec<LayerDocument>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 #[derive(Deserialize)]

@@ -37,6 +37,7 @@ impl Trace {
             step: forward.step,
             time: forward.time,
             guided: forward.branch == Branch::Conditional,
+            scale: forward.scale,
             layers: forward.layers.iter().map(|l| LayerDocument::of(l, self.experts)).collect(),
         });
         let document = Document {
@@ -78,6 +79,9 @@ impl Trace {
             TensorOut::u32("guided", &[n], &column(|f| u32::from(f.branch == Branch::Conditional))),
             TensorOut::f32("time", &[n], &times),
         ];
+        if self.forwards.iter().any(|f| f.scale != 1) {
+            tensors.push(TensorOut::u32("scale", &[n], &column(|f| f.scale)));
+        }
         if self.has_scores() {
             let all = |part: fn(&Scores) -> &[f16]| -> Vec<f16> {
                 let scores = layers().filter_map(|layer| layer.scores.as_ref());
@@ -133,7 +137,14 @@ struct ForwardDocument<'a> {
     step: u32,
     time: f32,
     guided: bool,
+    #[serde(skip_serializing_if = "is_one")]
+    scale: u32,
     layers: Vec<LayerDocument<'a>>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_one(scale: &u32) -> bool {
+    *scale == 1
 }
 
 #[derive(Serialize)]

@@ -214,7 +214,7 @@ fn describe(
     let config = Config::from_json(&text).map_err(|e| format!("{}: {e}", source.label()))?;
     source.check(&config)?;
     let is_there = |t: &TensorSpec| shapes.contains_key(&t.name) || !t.is_optional();
-    let tensors = config.tensors().into_iter().filter(is_there).collect();
+    let tensors = config.stored_tensors().into_iter().filter(is_there).collect();
     Ok((text, tensors))
 }
 

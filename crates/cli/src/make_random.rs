@@ -44,7 +44,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     if arguments.part_mb == Some(0) {
         return Err("part size must be at least 1 MB, got 0".into());
     }
-    let tensors = config.tensors();
+    let tensors = config.stored_tensors();
     let bar = ProgressBar::new(tensors.len() as u64);
     let read = |spec: &TensorSpec| {
         bar.inc(1);

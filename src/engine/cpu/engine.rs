@@ -96,6 +96,11 @@ impl CpuModel {
         self.math.describe()
     }
 
+    /// How products are computed.
+    pub fn math(&self) -> CpuMath {
+        self.math
+    }
+
     /// Bytes of the weights in memory.
     pub fn weight_bytes(&self) -> u64 {
         self.weight_bytes
@@ -259,7 +264,7 @@ impl CpuEngine {
                 LayerRouting { block: layer.block, masks, scores }
             });
             let layers = layers.collect();
-            self.passes.push(ForwardRouting { step: self.steps, time, branch, layers });
+            self.passes.push(ForwardRouting { step: self.steps, time, branch, scale: 1, layers });
         }
     }
 

@@ -50,6 +50,7 @@ impl Reader<'_> {
                 step: steps - 1,
                 time,
                 branch,
+                scale: 1,
                 layers: Vec::new(),
             };
             routing.extend(branches.iter().map(new));

@@ -125,7 +125,8 @@ impl Engine for WorkersEngine {
         for (worker, Share { images, .. }) in self.shares.iter().enumerate() {
             let config = Box::new(parts::run(run, self.batch, images));
             let (engine, run, batch) = (self.id, self.run, images.len());
-            self.model.send(worker, &Request::Start { engine, run, batch, config });
+            let is_refiner = self.model.is_refiner;
+            self.model.send(worker, &Request::Start { engine, run, batch, is_refiner, config });
         }
         // What others still compute for the run before is of no use.
         for worker in self.shares.len()..before {

@@ -15,6 +15,7 @@ use crate::scheduler::Latent;
 #[derive(Default)]
 pub struct Host {
     model: Option<Arc<CpuModel>>,
+    refiner: Option<Arc<CpuModel>>,
     engines: BTreeMap<u32, Serving>,
     /// The engine that was served last.
     last: u32,
@@ -92,8 +93,8 @@ impl Host {
                 let failure = self.load(&label, file).await.err();
                 return Some(Reply::Loaded(failure).to_bytes());
             }
-            Request::Start { engine, run, batch, config } => {
-                let model = self.model.as_ref()?;
+            Request::Start { engine, run, batch, is_refiner, config } => {
+                let model = if is_refiner { &self.refiner } else { &self.model }.as_ref()?;
                 let before = self.engines.remove(&engine).map(|serving| serving.engine);
                 let made = before.filter(|engine| engine.batch() == batch);
                 let mut made = made.unwrap_or_else(|| CpuEngine::new(model.clone(), batch));
@@ -118,8 +119,15 @@ impl Host {
     async fn load(&mut self, label: &str, file: Vec<u8>) -> Result<(), String> {
         let checkpoint = Checkpoint::from_bytes(label, Bytes::new(file));
         let checkpoint = checkpoint.map_err(|error| error.to_string())?;
-        let model = CpuModel::load_async(&checkpoint).await;
-        self.model = Some(Arc::new(model.map_err(|error| error.to_string())?));
+        let load = async |checkpoint: &Checkpoint| {
+            let model = CpuModel::load_async(checkpoint).await;
+            model.map(Arc::new).map_err(|error| error.to_string())
+        };
+        self.model = Some(load(&checkpoint).await?);
+        self.refiner = match checkpoint.refiner().map_err(|error| error.to_string())? {
+            Some(refiner) => Some(load(&refiner).await?),
+            None => None,
+        };
         Ok(())
     }
 

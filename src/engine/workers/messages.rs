@@ -22,6 +22,8 @@ pub(super) enum Request {
         run: u32,
         /// `B` of this worker.
         batch: usize,
+        /// Whether a new engine is one of the model's refiner.
+        is_refiner: bool,
         /// The worker's part of the run.
         config: Box<RunConfig>,
     },
@@ -94,9 +96,10 @@ impl Request {
         let mut out = Vec::new();
         match self {
             Self::Load { label, file } => return Self::load(label, file),
-            Self::Start { engine, run, batch, config } => {
+            Self::Start { engine, run, batch, is_refiner, config } => {
                 1_u8.put(&mut out);
                 ([*engine, *run], *batch).put(&mut out);
+                is_refiner.put(&mut out);
                 config.put(&mut out);
             }
             Self::Step { engine, parts } => {
@@ -121,8 +124,9 @@ impl Request {
             0 => Self::Load { label: Packed::get(from)?, file: from.to_vec() },
             1 => {
                 let [engine, run] = <[u32; 2]>::get(from)?;
-                let batch = Packed::get(from)?;
-                Self::Start { engine, run, batch, config: Box::new(Packed::get(from)?) }
+                let (batch, is_refiner) = (Packed::get(from)?, Packed::get(from)?);
+                let config = Box::new(Packed::get(from)?);
+                Self::Start { engine, run, batch, is_refiner, config }
             }
             2 => Self::Step { engine: Packed::get(from)?, parts: Packed::get(from)? },
             3 => Self::Free { engine: Packed::get(from)? },

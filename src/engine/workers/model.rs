@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use web_time::Instant;
 
@@ -22,10 +22,12 @@ use crate::simd::describe;
 /// A model that several workers hold, for engines of any batch size.
 pub struct WorkersModel {
     config: Config,
+    /// Whether this is the refiner of the model that they hold.
+    pub(super) is_refiner: bool,
     /// Of one worker
     weight_bytes: u64,
-    members: Vec<Mutex<Member>>,
-    engines: AtomicU32,
+    members: Arc<Vec<Mutex<Member>>>,
+    engines: Arc<AtomicU32>,
 }
 
 /// A worker, and what has arrived from it.
@@ -101,6 +103,12 @@ impl Member {
     }
 }
 
+/// Bytes of a model's weights on the processor.
+fn weight_bytes(checkpoint: &Checkpoint) -> u64 {
+    let storage = |tensor: &TensorSpec| checkpoint.storage(&tensor.name).unwrap_or(Storage::F32);
+    Footprint::on_cpu(checkpoint.config(), 1, storage).weights
+}
+
 impl WorkersModel {
     /// Makes workers and gives each the model; no more than are offered. Those that cannot be made are left out.
     ///
@@ -111,11 +119,7 @@ impl WorkersModel {
         let (Some(file), None) = (files.next(), files.next()) else {
             return Err("workers take models of one file only".into());
         };
-        let config = checkpoint.config().clone();
-        let storage =
-            |tensor: &TensorSpec| checkpoint.storage(&tensor.name).unwrap_or(Storage::F32);
-        let weight_bytes = Footprint::on_cpu(&config, 1, storage).weights;
-        let load = Request::load(&config.name, file);
+        let load = Request::load(&checkpoint.config().name, file);
         let mut members = Vec::new();
         let mut refused = "no worker could be made".to_owned();
         for _ in 0..workers.most() {
@@ -155,8 +159,25 @@ impl WorkersModel {
         if members.is_empty() {
             return Err(refused);
         }
-        let members = members.into_iter().map(Mutex::new).collect();
-        Ok(Self { config, members, weight_bytes, engines: AtomicU32::new(0) })
+        let members: Vec<_> = members.into_iter().map(Mutex::new).collect();
+        Ok(Self {
+            config: checkpoint.config().clone(),
+            is_refiner: false,
+            weight_bytes: weight_bytes(checkpoint),
+            members: members.into(),
+            engines: Arc::default(),
+        })
+    }
+
+    /// The refiner of the model, which the workers have loaded with it.
+    pub fn refiner(&self, checkpoint: &Checkpoint) -> Self {
+        Self {
+            config: checkpoint.config().clone(),
+            is_refiner: true,
+            weight_bytes: weight_bytes(checkpoint),
+            members: self.members.clone(),
+            engines: self.engines.clone(),
+        }
     }
 
     /// Description of the device.

@@ -25,7 +25,7 @@ packed_struct!(Keep { image, noise, mask });
 packed_struct!(Level { signal, noise });
 packed_struct!(Routing { rule, gamma, shift, log_odds });
 packed_struct!(Snapshot { steps, latent, routing, stage_ms, reports });
-packed_struct!(ForwardRouting { step, time, branch, layers });
+packed_struct!(ForwardRouting { step, time, branch, scale, layers });
 packed_struct!(LayerRouting { block, masks, scores });
 packed_struct!(Scores { gate, need, thresholds });
 packed_struct!(Denoise { guidance, guided_channels, predict, clip, mean, deviation, noise });

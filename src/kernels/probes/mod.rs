@@ -80,6 +80,18 @@ impl Kernels {
         Self { families, precisions }
     }
 
+    /// These and others.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        let is_new = |family: &Family| !self.families.contains(family);
+        let families: Vec<_> = others.families.into_iter().filter(is_new).collect();
+        self.families.extend(families);
+        let is_new = |precision: &WeightPrecision| !self.precisions.contains(precision);
+        let precisions: Vec<_> = others.precisions.into_iter().filter(is_new).collect();
+        self.precisions.extend(precisions);
+        self
+    }
+
     fn record(&self, bench: &mut Bench) {
         for family in &self.families {
             match family {

@@ -197,6 +197,7 @@ impl Header {
             step,
             time,
             branch: if with { Branch::Conditional } else { Branch::Unconditional },
+            scale: 1,
             layers: self.layers.iter().map(layer).collect(),
         };
         let mut forwards: Vec<_> = self.passes.iter().map(forward).collect();

@@ -87,6 +87,7 @@ mod tests {
             step: 1,
             time: 0.9,
             branch: Branch::Conditional,
+            scale: 1,
             layers: [1, 3]
                 .map(|block| LayerRouting {
                     block,

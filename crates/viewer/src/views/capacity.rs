@@ -281,6 +281,7 @@ mod tests {
             step: 0,
             time: 0.0,
             branch,
+            scale: 1,
             layers: Vec::new(),
         }]);
         assert_eq!(curves(&trace, Objective::Flow, Branch::Conditional, true), []);

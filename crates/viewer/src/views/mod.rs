@@ -111,7 +111,7 @@ pub(super) mod tests {
                     };
                     let layers = vec![layer(1), layer(3)];
                     let time = (step + stage) as f32 / 2.0;
-                    trace.extend(vec![ForwardRouting { step, time, branch, layers }]);
+                    trace.extend(vec![ForwardRouting { step, time, branch, scale: 1, layers }]);
                 }
             }
         }

@@ -146,7 +146,13 @@ mod tests {
         let masks: Vec<u64> = (0..8).map(|token| u64::from(token == 6)).collect();
         let layers = vec![LayerRouting { block: 1, masks, scores: None }];
         let at = At { step: 0, layer: 0, branch: Branch::Conditional };
-        trace.extend(vec![ForwardRouting { step: 0, time: 0.0, branch: at.branch, layers }]);
+        trace.extend(vec![ForwardRouting {
+            step: 0,
+            time: 0.0,
+            branch: at.branch,
+            scale: 1,
+            layers,
+        }]);
         let map = token_map(&trace, at).unwrap();
         // One row of four patches, two images; the third patch of the second has an expert.
         assert_eq!((map.rows, map.columns, map.images), (1, 4, 2));

@@ -43,7 +43,13 @@ fn trace(grid: [usize; 2], experts: usize) -> Trace {
         });
         let time = step as f32 / 4.0;
         let branch = Branch::Conditional;
-        trace.extend(vec![ForwardRouting { step, time, branch, layers: layers.to_vec() }]);
+        trace.extend(vec![ForwardRouting {
+            step,
+            time,
+            branch,
+            scale: 1,
+            layers: layers.to_vec(),
+        }]);
     }
     trace
 }

@@ -54,6 +54,7 @@ pub(crate) fn run(steps: &[&[&[u64]]], experts: usize) -> Trace {
             step: step as u32,
             time: step as f32 / steps.len() as f32,
             branch: Branch::Conditional,
+            scale: 1,
             layers: layers.collect(),
         }]);
     }
