@@ -21,18 +21,18 @@ const BASE_STEPS: u32 = 3;
 
 /// A rectangle in 4×2 patches, refined in 8×4.
 fn document(with_refiner: bool) -> String {
-    let params = |patch: usize, depth: usize, more: &str| {
+    let params = |patch: usize, depth: usize, capacity: usize, more: &str| {
         format!(
             r#"{{"input_size":[16,8],"in_channels":3,"num_classes":5,"patch_size":{patch},"depth":{depth},"hidden_size":32,
             "num_heads":2,"learn_sigma":false,"prediction":"data",{more}
-            "MoE_config":{{"num_experts":4,"capacity":1,"interleave":true}}}}"#
+            "MoE_config":{{"num_experts":4,"capacity":{capacity},"interleave":true}}}}"#
         )
     };
-    let refiner = params(2, 3, r#""detail_head":{"channels":4,"phase":true},"#);
+    let refiner = params(2, 3, 2, r#""detail_head":{"channels":4,"phase":true},"#);
     let refiner = format!(r#","refiner":{{"from":0.5,"params":{refiner}}}"#);
     format!(
         r#"{{"name":"tiny","kind":"diffmoe","t_kind":"flow","space":"pixels","params":{}{}}}"#,
-        params(4, 2, ""),
+        params(4, 2, 1, ""),
         if with_refiner { &refiner } else { "" }
     )
 }
@@ -209,6 +209,7 @@ fn refiners_that_do_not_fit_are_refused() {
     refused(r#""from":0.5"#, r#""from":0"#, "a time between 0 and 1");
     refused(r#""from":0.5"#, r#""from":1.5"#, "a time between 0 and 1");
     refused(r#""input_size":[16,8]"#, r#""input_size":[8,8]"#, "with other samples");
+    refused(r#""num_classes":5"#, r#""num_classes":6"#, "with other labels");
     refused(r#""num_experts":4"#, r#""num_experts":8"#, "with other experts");
     refused(r#""depth":3"#, r#""depth":4"#, "with other experts");
     refused(r#""patch_size":2"#, r#""patch_size":8"#, "do not divide");

@@ -315,6 +315,9 @@ impl Config {
         if sample(self) != sample(config) {
             return wrong("with other samples; size, channels and prediction must be the model's");
         }
+        if self.labels != config.labels {
+            return wrong("with other labels; num_classes must be the model's");
+        }
         let routing = |of: &Self| (of.kind, of.num_experts, of.moe_blocks());
         if routing(self) != routing(config) {
             return wrong("with other experts; their number and blocks must be the model's");

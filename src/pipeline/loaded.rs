@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::check::{Surroundings, System, fnv};
 use super::place::{self, Load, Note, Place};
-use super::stages::{OnCpu, OnGpu, Processor};
+use super::stages::{OnCpu, OnGpu, Processor, joined};
 use super::{Backend, LoadError, Run, Settings, SettingsError};
 use crate::checkpoint::Checkpoint;
 #[cfg(feature = "blocking")]
 use crate::engine::{CpuEngine, Inspect};
 use crate::engine::{
-    CpuMath, CpuModel, Engine, EngineError, GpuEngine, GpuModel, WeightChoice, Workers, check_block,
+    CpuMath, CpuModel, Engine, EngineError, GpuEngine, WeightChoice, Workers, check_block,
 };
 use crate::gpu::Gpu;
 use crate::kernels::probes::Kernels;
@@ -165,16 +165,16 @@ impl Pipeline {
     pub async fn engine_async(&self, batch: usize) -> Result<Box<dyn Engine>, EngineError> {
         match &self.place {
             Place::Cpu(stages) => {
-                let engine = async |model: &Processor| Ok(model.engine(batch));
-                stages.engine(&self.config, engine).await
+                let refiner = stages.refiner.as_ref().map(|model| model.engine(batch));
+                Ok(joined(&self.config, stages.base.engine(batch), refiner))
             }
             Place::Gpu(stages) => {
-                let engine = async |model: &Arc<GpuModel>| {
-                    let engine: Box<dyn Engine> =
-                        Box::new(GpuEngine::fitting(model.clone(), batch).await?);
-                    Ok(engine)
+                let base = Box::new(GpuEngine::fitting(stages.base.clone(), batch).await?);
+                let refiner: Option<Box<dyn Engine>> = match &stages.refiner {
+                    Some(model) => Some(Box::new(GpuEngine::fitting(model.clone(), batch).await?)),
+                    None => None,
                 };
-                stages.engine(&self.config, engine).await
+                Ok(joined(&self.config, base, refiner))
             }
         }
     }

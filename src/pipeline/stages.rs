@@ -68,7 +68,7 @@ impl Processor {
 /// A model and its refiner, if it has one, in one place.
 pub(super) struct Stages<M> {
     pub(super) base: M,
-    refiner: Option<M>,
+    pub(super) refiner: Option<M>,
 }
 
 impl<M> Stages<M> {
@@ -89,16 +89,17 @@ impl<M> Stages<M> {
     pub(super) fn sum(&self, bytes: impl Fn(&M) -> u64) -> u64 {
         bytes(&self.base) + self.refiner.as_ref().map_or(0, bytes)
     }
+}
 
-    /// An engine for the whole way from noise to data.
-    pub(super) async fn engine(
-        &self,
-        config: &Config,
-        engine: impl AsyncFn(&M) -> Result<Box<dyn Engine>, EngineError>,
-    ) -> Result<Box<dyn Engine>, EngineError> {
-        let base = engine(&self.base).await?;
-        let Some(refiner) = &self.refiner else { return Ok(base) };
-        Ok(Box::new(RefinedEngine::new(base, engine(refiner).await?, config)))
+/// An engine for the whole way from noise to data.
+pub(super) fn joined(
+    config: &Config,
+    base: Box<dyn Engine>,
+    refiner: Option<Box<dyn Engine>>,
+) -> Box<dyn Engine> {
+    match refiner {
+        Some(refiner) => Box::new(RefinedEngine::new(base, refiner, config)),
+        None => base,
     }
 }
 

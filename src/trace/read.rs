@@ -109,7 +109,10 @@ impl Trace {
         let gate = file.has("gate").then(|| file.halves("gate", &all)).transpose()?;
         let need = file.has("need").then(|| file.halves("need", &all)).transpose()?;
         let thresholds = match need {
-            Some(_) => file.floats("thresholds", &[layers, experts])?,
+            Some(_) if file.shape("thresholds")?.len() == 3 => {
+                file.floats("thresholds", &[passes, layers, experts])?
+            }
+            Some(_) => file.floats("thresholds", &[layers, experts])?.repeat(passes),
             None => Vec::new(),
         };
         let layer = |pass: usize, layer: usize| {
@@ -118,7 +121,7 @@ impl Trace {
                 gate: part(gate, i, pool * experts),
                 need: need.as_ref().map_or_else(Vec::new, |need| part(need, i, pool * experts)),
                 thresholds: match need {
-                    Some(_) => part(&thresholds, layer, experts),
+                    Some(_) => part(&thresholds, i, experts),
                     None => Vec::new(),
                 },
             });

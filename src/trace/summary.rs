@@ -80,13 +80,16 @@ impl Trace {
         layer: usize,
     ) -> Option<Load> {
         let mut load = Load { taken: vec![0; self.experts], tokens: 0, skipped: 0 };
-        let mut layers = passes.filter_map(|pass| pass.layers.get(layer)).peekable();
+        let of_pass = |pass: &'a ForwardRouting| Some((pass.scale, pass.layers.get(layer)?));
+        let mut layers = passes.filter_map(of_pass).peekable();
         layers.peek()?;
-        for layer in layers {
+        for (scale, layer) in layers {
+            let tokens = |patches: u64| patches / u64::from(scale * scale);
             let counts = layer.counts(self.experts);
-            load.taken.iter_mut().zip(counts).for_each(|(sum, n)| *sum += u64::from(n));
-            load.tokens += layer.masks.len() as u64;
-            load.skipped += layer.masks.iter().filter(|&&mask| mask == 0).count() as u64;
+            load.taken.iter_mut().zip(counts).for_each(|(sum, n)| *sum += tokens(n.into()));
+            load.tokens += tokens(layer.masks.len() as u64);
+            let skipped = layer.masks.iter().filter(|&&mask| mask == 0).count();
+            load.skipped += tokens(skipped as u64);
         }
         Some(load)
     }

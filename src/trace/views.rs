@@ -74,15 +74,28 @@ impl Trace {
         most
     }
 
+    /// Rows and columns of tokens in one image at a step: those of [`Trace::grid`], or fewer before a refiner takes over.
+    pub fn grid_at(&self, step: u32) -> [usize; 2] {
+        let scale = self.passes(step).next().map_or(1, |forward| forward.scale.max(1) as usize);
+        self.grid.map(|side| side / scale)
+    }
+
+    /// Patches of the grid that a token has at a step.
+    pub fn patches_of_token(&self, step: u32) -> usize {
+        self.tokens() / self.grid_at(step).iter().product::<usize>().max(1)
+    }
+
     /// Tokens that each expert took from the whole pool, `[E]`.
     pub fn counts(&self, at: At) -> Option<Vec<u32>> {
-        Some(self.layer(at)?.counts(self.experts))
+        let patches = self.patches_of_token(at.step) as u32;
+        Some(self.layer(at)?.counts(self.experts).into_iter().map(|n| n / patches).collect())
     }
 
     /// Tokens that each expert took from one image, `[E]`.
     pub fn image_counts(&self, at: At, image: usize) -> Option<Vec<u32>> {
-        let masks = self.masks(at, image)?;
-        Some((0..self.experts).map(|e| masks.iter().map(|m| (m >> e & 1) as u32).sum()).collect())
+        let (masks, patches) = (self.masks(at, image)?, self.patches_of_token(at.step) as u32);
+        let taken = |e| masks.iter().map(|m| (m >> e & 1) as u32).sum::<u32>() / patches;
+        Some((0..self.experts).map(taken).collect())
     }
 
     /// How many experts took each patch of one image, `[h/p, w/p]`, row by row.

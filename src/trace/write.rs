@@ -90,11 +90,16 @@ impl Trace {
             tensors.push(TensorOut::f16("gate", &[n, l, pool, e], &all(|s| &s.gate)));
             let need = all(|s| &s.need);
             if !need.is_empty() {
-                // The same in every pass of a run.
-                let scores = first.iter().filter_map(|layer| layer.scores.as_ref());
+                let scores = layers().filter_map(|layer| layer.scores.as_ref());
                 let thresholds: Vec<f32> = scores.flat_map(|s| s.thresholds.clone()).collect();
                 tensors.push(TensorOut::f16("need", &[n, l, pool, e], &need));
-                tensors.push(TensorOut::f32("thresholds", &[l, e], &thresholds));
+                let (of_first, rest) = thresholds.split_at(l * e);
+                // A refiner has its own; else they are those of the run.
+                tensors.push(if rest.chunks(l * e).all(|of_pass| of_pass == of_first) {
+                    TensorOut::f32("thresholds", &[l, e], of_first)
+                } else {
+                    TensorOut::f32("thresholds", &[n, l, e], &thresholds)
+                });
             }
         }
         let metadata = [

@@ -15,6 +15,7 @@ use diffmoe::model::{Config, Objective, Role, Storage, TensorSpec};
 use super::Outcome;
 use super::hub::{self, config_beside};
 use super::output::Output;
+use super::refined_source::{RefinerSource, Sources};
 use super::training_run::{RunConfig, find_checkpoint, find_yaml};
 
 /// Convert a PyTorch checkpoint to a model file.
@@ -27,7 +28,8 @@ use super::training_run::{RunConfig, find_checkpoint, find_yaml};
   diffmoe convert runs/000_DiffMoE_S_E16_Flow -o s-e16.safetensors --dtype f16
   diffmoe convert DiT-XL-2-256x256.pt --time ddpm -o dit-xl.safetensors --dtype int8
   diffmoe convert s-e16.safetensors --layout diffusers -o s-e16-diffusers
-  diffmoe convert s-e16-diffusers -o again.safetensors")]
+  diffmoe convert s-e16-diffusers -o again.safetensors
+  diffmoe convert coarse.safetensors --refiner fine.safetensors -o both.safetensors")]
 pub(super) struct Arguments {
     /// Folder of a run or of diffusers, .pt file, .safetensors file, or the .json index of several.
     #[arg(value_name = "SRC")]
@@ -66,6 +68,12 @@ pub(super) struct Arguments {
     /// Display name of the model.
     #[arg(long)]
     name: Option<String>,
+    /// Model file with smaller patches that takes over near the end of a run: the file to write has both models.
+    #[arg(long, value_name = "FILE.safetensors")]
+    refiner: Option<PathBuf>,
+    /// Time from which on the refiner computes, between 0 (noise) and 1 (data).
+    #[arg(long, value_name = "TIME", default_value_t = 0.5, requires = "refiner")]
+    refiner_from: f32,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -117,7 +125,15 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     };
     let source = Source::open(&file, weights)?;
     let shapes = source.shapes()?;
-    let (text, tensors) = describe(arguments, &file, &source, &shapes)?;
+    let (mut text, mut tensors) = describe(arguments, &file, &source, &shapes)?;
+    let refiner = arguments.refiner.as_ref();
+    let refiner = refiner.map(|path| RefinerSource::open(path, weights)).transpose()?;
+    let source = Sources { model: source, refiner };
+    if let Some(refiner) = &source.refiner {
+        text = refiner.refine(&text, arguments.refiner_from)?;
+        tensors = Config::from_json(&text)?.stored_tensors();
+        tensors.retain(|t| !t.is_optional() || source.has(&t.name));
+    }
     let tensors = stored(tensors, &source, arguments.dtype)?;
     let formats: BTreeMap<_, _> = tensors.iter().map(|(t, storage)| (&*t.name, *storage)).collect();
     let clipped = RefCell::new(BTreeSet::new());
@@ -145,7 +161,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     }
     note_clipped(&clipped.into_inner());
     let numbers: u64 = tensors.iter().map(|(t, _)| t.elements()).sum();
-    let which = source.weights().map_or(String::new(), |w| format!(", {w} weights"));
+    let which = source.model.weights().map_or(String::new(), |w| format!(", {w} weights"));
     let bytes = if is_file {
         std::fs::metadata(&arguments.out)?.len()
     } else {
@@ -163,7 +179,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
 /// How each tensor is stored: as asked for, or as in the source.
 fn stored(
     tensors: Vec<TensorSpec>,
-    source: &Source,
+    source: &Sources,
     dtype: Option<DtypeName>,
 ) -> Result<Vec<(TensorSpec, Storage)>, CheckpointError> {
     let of = |spec: TensorSpec| {

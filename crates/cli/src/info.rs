@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use diffmoe::checkpoint::{Nearest, Source, nearest_family};
+use diffmoe::checkpoint::{Checkpoint, Nearest, Source, nearest_family};
 use diffmoe::engine::{Footprint, WeightChoice};
 use diffmoe::gpu::{Gpu, Profile};
 use diffmoe::kernels::WeightPrecision;
 use diffmoe::model::{
-    Config, FfnForm, Kind, Objective, Prediction, Preset, Router, Storage, file_bytes,
+    Config, FfnForm, Kind, Objective, Prediction, Preset, Router, Storage, TensorSpec, file_bytes,
 };
 use diffmoe::platform;
 
@@ -38,6 +38,16 @@ pub(super) struct Arguments {
 }
 
 /// The sampling settings that the model recommends.
+fn print_detail_head(config: &Config) {
+    if config.detail_channels > 0 {
+        println!(
+            "  detail head   {} channels, finishes the predicted sample{}",
+            config.detail_channels,
+            if config.detail_phase { ", sees the place of a pixel in its patch" } else { "" }
+        );
+    }
+}
+
 fn print_defaults(config: &Config) {
     let defaults = &config.defaults;
     println!(
@@ -92,12 +102,17 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             Objective::Ddpm => "DDPM, 1000 steps".to_owned(),
         }
     );
-    if config.detail_channels > 0 {
+    print_detail_head(config);
+    if let Some(refiner) = &config.refiner {
+        let fine = &refiner.config;
         println!(
-            "  detail head   {} channels, finishes the predicted sample{}",
-            config.detail_channels,
-            if config.detail_phase { ", sees the place of a pixel in its patch" } else { "" }
+            "  refiner       from t = {0} on: {1} tokens of {2}×{2}; {3}",
+            refiner.from,
+            fine.tokens(),
+            fine.patch_size,
+            architecture(fine)
         );
+        print_detail_head(fine);
     }
     for table in &config.labels {
         println!("  {:<13} {}", table.name, labels(&table.values, table.null));
@@ -122,20 +137,27 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let bytes: usize = storage.values().sum();
     let parts: Vec<_> =
         storage.iter().map(|(dtype, bytes)| format!("{dtype} {}", megabytes(*bytes))).collect();
-    println!("  parameters    {}", grouped(config.parameters()));
+    let refiner = checkpoint.refiner()?;
+    let of_refiner = refiner.as_ref().map(|refiner| refiner.config().parameters());
+    let and =
+        of_refiner.map_or_else(String::new, |n| format!(" and {} of the refiner", grouped(n)));
+    println!("  parameters    {}{and}", grouped(config.parameters()));
     println!("  storage       {} ({})", megabytes(bytes), parts.join(", "));
-    let precisions = WeightChoice::Auto.resolve(&checkpoint);
-    let kinds = precisions.to_string();
+    let kinds = WeightChoice::Auto.resolve(&checkpoint).to_string();
+    let both = || std::iter::once(&checkpoint).chain(&refiner);
+    let on_cpu = |of: &Checkpoint| {
+        let storage = |t: &TensorSpec| of.storage(&t.name).unwrap_or(Storage::F32);
+        Footprint::on_cpu(of.config(), 1, storage).total()
+    };
+    let on_gpu = |of: &Checkpoint| {
+        let precisions = WeightChoice::Auto.resolve(of);
+        Footprint::on_gpu(of.config(), 1, precisions, Profile::Gpu, WEBGPU_BINDING).total()
+    };
     println!(
         "  memory        {} on the CPU, {} on a GPU with {kinds} weights, for one image at a \
             time",
-        megabytes(
-            Footprint::on_cpu(config, 1, |t| checkpoint.storage(&t.name).unwrap_or(Storage::F32))
-                .total() as usize
-        ),
-        megabytes(
-            Footprint::on_gpu(config, 1, precisions, Profile::Gpu, WEBGPU_BINDING).total() as usize
-        )
+        megabytes(both().map(on_cpu).sum::<u64>() as usize),
+        megabytes(both().map(on_gpu).sum::<u64>() as usize)
     );
     let card: Option<serde_json::Value> = serde_json::from_str(checkpoint.config_text()).ok();
     if let Some(card) = card.as_ref().and_then(|c| c.get("card")).and_then(|c| c.as_object()) {

@@ -23,6 +23,7 @@ mod make_random;
 mod numbers;
 mod output;
 mod record;
+mod refined_source;
 mod report;
 mod sample;
 mod scheduler_options;

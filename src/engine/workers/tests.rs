@@ -94,6 +94,22 @@ fn model(objective: &str, learn_sigma: bool) -> Checkpoint {
     Checkpoint::random(&config, 3).unwrap()
 }
 
+/// With a refiner of half the patches.
+fn refined_model() -> Checkpoint {
+    let params = |patch: u8| {
+        format!(
+            r#""params":{{"input_size":8,"in_channels":3,"num_classes":5,"patch_size":{patch},"depth":2,"hidden_size":32,
+            "num_heads":2,"learn_sigma":false,"MoE_config":{{"num_experts":4,"capacity":1}}}}"#
+        )
+    };
+    let config = format!(
+        r#"{{"name":"tiny","kind":"diffmoe","t_kind":"flow","space":"pixels",{},"refiner":{{"from":0.5,{}}}}}"#,
+        params(4),
+        params(2)
+    );
+    Checkpoint::random(&config, 3).unwrap()
+}
+
 fn open(checkpoint: &Checkpoint, workers: &Workers) -> Pipeline {
     let choice = crate::engine::WeightChoice::Auto;
     let open = Pipeline::open_with_async(checkpoint, Backend::Cpu, choice, Some(workers));
@@ -107,10 +123,11 @@ fn draw(pipeline: &Pipeline, settings: &Settings) -> (Vec<u32>, Trace) {
 
 #[test]
 fn any_number_of_workers_computes_the_bytes_of_one_thread() {
-    for (objective, schedulers) in
-        [("flow", &["euler", "heun", "dopri5", "unipc"][..]), ("ddpm", &["ddpm", "ddim"])]
-    {
-        let checkpoint = model(objective, objective == "ddpm");
+    for (checkpoint, schedulers) in [
+        (model("flow", false), &["euler", "heun", "dopri5", "unipc"][..]),
+        (model("ddpm", true), &["ddpm", "ddim"]),
+        (refined_model(), &["heun", "unipc"]),
+    ] {
         let here = Pipeline::cpu(&checkpoint).unwrap();
         let pipelines: Vec<_> =
             [1, 2, 3, 7].map(|count| open(&checkpoint, &workers(count, usize::MAX))).into();

@@ -40,6 +40,34 @@ struct Header {
     passes: Vec<(u32, f32, bool)>,
     /// Block and thresholds.
     layers: Vec<(usize, Vec<f32>)>,
+    /// Passes of a model with a refiner.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refined: Option<Refined>,
+}
+
+/// What is different in a run that a refiner ended.
+#[derive(Serialize, Deserialize)]
+struct Refined {
+    /// Its first pass.
+    from: usize,
+    /// The size of tokens before ([`ForwardRouting::scale`]).
+    scale: u32,
+    /// Its thresholds, by layer.
+    thresholds: Vec<Vec<f32>>,
+}
+
+impl Refined {
+    /// `None` where all passes are of one model.
+    fn of(forwards: &[ForwardRouting]) -> Option<Self> {
+        let thresholds = |forward: &ForwardRouting| {
+            forward.layers.iter().map(|l| scores(l).thresholds.clone()).collect::<Vec<_>>()
+        };
+        let first = forwards.first()?;
+        let of_first = (first.scale, thresholds(first));
+        let is_other = |f: &ForwardRouting| (f.scale, thresholds(f)) != of_first;
+        let from = forwards.iter().position(is_other)?;
+        Some(Self { from, scale: first.scale, thresholds: thresholds(&forwards[from]) })
+    }
 }
 
 impl Header {
@@ -47,6 +75,22 @@ impl Header {
     fn order(&self) -> Vec<usize> {
         let of = |with: bool| (0..self.passes.len()).filter(move |&i| self.passes[i].2 == with);
         of(true).chain(of(false)).collect()
+    }
+
+    /// The thresholds of a layer in a pass.
+    fn thresholds(&self, pass: usize, layer: usize) -> &[f32] {
+        match self.refined.as_ref().filter(|refined| pass >= refined.from) {
+            Some(refined) => &refined.thresholds[layer],
+            None => &self.layers[layer].1,
+        }
+    }
+
+    /// Whether there is a threshold for every expert of every layer.
+    fn has_thresholds(&self) -> bool {
+        let of_refiner = self.refined.as_ref().map(|refined| &refined.thresholds);
+        let lists = self.layers.iter().map(|(_, thresholds)| thresholds);
+        lists.chain(of_refiner.into_iter().flatten()).all(|list| list.len() == self.experts)
+            && of_refiner.is_none_or(|lists| lists.len() == self.layers.len())
     }
 
     /// Bytes of the scores of one kind, and of the images; `None` where a product overflows.
@@ -85,6 +129,7 @@ impl Recording {
                 .map(|f| (f.step, f.time, f.branch == Branch::Conditional))
                 .collect(),
             layers: first.iter().map(|l| (l.block, scores(l).thresholds.clone())).collect(),
+            refined: Refined::of(forwards),
         };
         let json = serde_json::to_vec(&header).unwrap_or_default();
         let mut bytes = (json.len() as u32).to_le_bytes().to_vec();
@@ -92,9 +137,8 @@ impl Recording {
         let order = header.order();
         let mut margins = Vec::new();
         let mut gates = Vec::new();
-        for (layer, (_, thresholds)) in header.layers.iter().enumerate() {
-            for (e, &threshold) in thresholds.iter().enumerate() {
-                let threshold = logit(threshold);
+        for layer in 0..header.layers.len() {
+            for e in 0..header.experts {
                 for token in 0..header.images * trace.tokens() {
                     let at = token * header.experts + e;
                     let (mut margin, mut gate) = (0, 0);
@@ -102,6 +146,7 @@ impl Recording {
                         let routing = &forwards[pass].layers[layer];
                         let Scores { need, gate: all, .. } = scores(routing);
                         let taken = routing.masks[token] >> e & 1 == 1;
+                        let threshold = logit(header.thresholds(pass, layer)[e]);
                         let next = margin_byte(need[at].to_f32() - threshold, taken);
                         margins.push(next.wrapping_sub(margin) as u8);
                         margin = next;
@@ -147,7 +192,7 @@ impl Recording {
         if all != Some(data.len()) || header.experts == 0 || header.passes.is_empty() {
             return Err(damaged("its sizes do not fit its bytes"));
         }
-        if header.layers.iter().any(|(_, thresholds)| thresholds.len() != header.experts) {
+        if !header.has_thresholds() {
             return Err(damaged("its thresholds"));
         }
         let recipe = Recipe::parse(&header.recipe)
@@ -184,28 +229,27 @@ impl Header {
     /// The passes with their masks and scores.
     fn forwards(&self, margins: &[u8], gates: &[u8]) -> Vec<ForwardRouting> {
         let pool = self.images * self.grid[0] * self.grid[1];
-        let layer = |(block, thresholds): &(usize, Vec<f32>)| LayerRouting {
-            block: *block,
+        let layer = |pass: usize, layer: usize| LayerRouting {
+            block: self.layers[layer].0,
             masks: vec![0; pool],
             scores: Some(Scores {
                 gate: vec![f16::ZERO; pool * self.experts],
                 need: vec![f16::ZERO; pool * self.experts],
-                thresholds: thresholds.clone(),
+                thresholds: self.thresholds(pass, layer).to_vec(),
             }),
         };
-        let forward = |&(step, time, with): &(u32, f32, bool)| ForwardRouting {
+        let forward = |(pass, &(step, time, with)): (usize, &(u32, f32, bool))| ForwardRouting {
             step,
             time,
             branch: if with { Branch::Conditional } else { Branch::Unconditional },
-            scale: 1,
-            layers: self.layers.iter().map(layer).collect(),
+            scale: self.refined.as_ref().filter(|r| pass < r.from).map_or(1, |r| r.scale),
+            layers: (0..self.layers.len()).map(|l| layer(pass, l)).collect(),
         };
-        let mut forwards: Vec<_> = self.passes.iter().map(forward).collect();
+        let mut forwards: Vec<_> = self.passes.iter().enumerate().map(forward).collect();
         let order = self.order();
         let mut bytes = margins.iter().zip(gates);
-        for (at, (_, thresholds)) in self.layers.iter().enumerate() {
-            for (e, &threshold) in thresholds.iter().enumerate() {
-                let threshold = logit(threshold);
+        for at in 0..self.layers.len() {
+            for e in 0..self.experts {
                 for token in 0..pool {
                     let (mut margin, mut gate) = (0_i8, 0_i8);
                     for &pass in &order {
@@ -217,6 +261,7 @@ impl Header {
                         layer.masks[token] |= taken.checked_shl(e as u32).unwrap_or(0);
                         let place = token * self.experts + e;
                         if let Some(scores) = &mut layer.scores {
+                            let threshold = logit(scores.thresholds[e]);
                             let need = threshold + (f32::from(margin) + 0.5) * STEP;
                             scores.need[place] = f16::from_f32(need);
                             scores.gate[place] = f16::from_f32(f32::from(gate) * STEP);
@@ -256,11 +301,25 @@ mod tests {
     use crate::pipeline::{Pipeline, RunState, Settings};
     use crate::trace::At;
 
+    /// A small model; in place of `more` a refiner.
+    fn document(more: &str) -> String {
+        let params = |patch: u8, capacity: u8| {
+            format!(
+                r#""params":{{"input_size":8,"in_channels":3,"num_classes":5,"patch_size":{patch},"depth":2,"hidden_size":32,
+                "num_heads":2,"learn_sigma":false,"MoE_config":{{"num_experts":4,"capacity":{capacity}}}}}"#
+            )
+        };
+        let refiner = format!(r#","refiner":{{"from":0.5,{}}}"#, params(1, 2));
+        let head = r#"{"name":"tiny","kind":"diffmoe","t_kind":"flow","space":"pixels","#;
+        format!("{head}{}{}}}", params(2, 1), more.replace("REFINER", &refiner))
+    }
+
     /// A run of two images of a small model with random weights, its samples, and its recording.
     fn recorded() -> (Vec<Vec<f32>>, Trace, Recording) {
-        let config = r#"{"name":"tiny","kind":"diffmoe","t_kind":"flow","space":"pixels",
-            "params":{"input_size":8,"in_channels":3,"num_classes":5,"patch_size":2,"depth":2,"hidden_size":32,
-            "num_heads":2,"learn_sigma":false,"MoE_config":{"num_experts":4,"capacity":1}}}"#;
+        recorded_of(&document(""))
+    }
+
+    fn recorded_of(config: &str) -> (Vec<Vec<f32>>, Trace, Recording) {
         let checkpoint = Checkpoint::random(config, 3).unwrap();
         let pipeline = Pipeline::cpu(&checkpoint).unwrap();
         let config = pipeline.config();
@@ -291,7 +350,13 @@ mod tests {
 
     #[test]
     fn a_file_keeps_who_took_what_and_the_rest_to_a_quarter() {
-        let (_, trace, recording) = recorded();
+        for more in ["", "REFINER"] {
+            keeps(&document(more));
+        }
+    }
+
+    fn keeps(config: &str) {
+        let (_, trace, recording) = recorded_of(config);
         let bytes = recording.to_bytes();
         let read = Recording::from_bytes(&bytes).unwrap();
         assert_eq!((read.recipe.clone(), read.size, read.images()), (recording.recipe, [8, 8], 2));
@@ -301,6 +366,8 @@ mod tests {
                 let at = At { step: forward.step, layer, branch: forward.branch };
                 let (ours, theirs) = (read.trace.layer(at).unwrap(), trace.layer(at).unwrap());
                 assert_eq!(ours.masks, theirs.masks, "the first pass of a step");
+                let thresholds = |of: &LayerRouting| of.scores.clone().unwrap().thresholds;
+                assert_eq!(thresholds(ours), thresholds(theirs));
                 for token in 0..ours.masks.len() {
                     for e in 0..4 {
                         let margin = trace.margin(at, token, e).unwrap();
@@ -317,6 +384,8 @@ mod tests {
                 }
             }
         }
+        let scales = |trace: &Trace| trace.forwards().iter().map(|f| f.scale).collect::<Vec<_>>();
+        assert_eq!(scales(&read.trace), scales(&recording.trace));
         for (ours, theirs) in
             read.expected.iter().flatten().zip(recording.expected.iter().flatten())
         {

@@ -33,7 +33,7 @@ impl Atlas {
         let (blocks, experts) = (about.config.moe_blocks(), about.config.num_experts);
         assert_eq!(counts.len(), plan.images(), "counts of every image");
         assert!(counts.iter().all(|c| c.fits(blocks.len(), experts)), "counts of this model");
-        let shape = Shape { layers: blocks.len(), experts, tokens: about.config.tokens() };
+        let shape = Shape { layers: blocks.len(), experts, tokens: about.config.finest().tokens() };
         let compared = plan.tables().iter().enumerate().filter(|(_, table)| table.labels.len() > 1);
         let tables = compared.map(|(t, table)| {
             let labels: Vec<usize> = (0..counts.len()).map(|image| plan.label(t, image)).collect();

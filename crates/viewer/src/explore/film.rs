@@ -67,7 +67,15 @@ pub(super) fn show(
             ["Sample", "after the step"]
         };
         // The names of the rows stand where the second line ends.
-        let rest: &[&str] = if scene.other.is_some() { &[] } else { &words[1..] };
+        let trace = &scene.record.trace;
+        let [coarse, fine] = [trace.grid_at(0), trace.grid()];
+        let grids = format!("{}×{}, {}×{}", coarse[0], coarse[1], fine[0], fine[1]);
+        let lines = [words[1], &grids];
+        let rest: &[&str] = match scene.other {
+            Some(_) => &[],
+            None if coarse == fine => &lines[..1],
+            None => &lines,
+        };
         title(painter, pos2(left, rect.top() + 8.0), scene, words[0], rest, true);
         let at = pos2(left, noise.center().y);
         text(painter, at, Align2::LEFT_CENTER, "noise level", 12.0, look.weak);

@@ -172,6 +172,10 @@ fn described(scene: &Scene<'_>) -> String {
     let noise = scene.noise(scene.now.step);
     let run = if scene.part == Part::Beside { "B, image" } else { "Image" };
     let mut name = format!("{run} at noise {noise}: {}", scene.name());
+    let grid = scene.record.trace.grid_at(scene.now.step as u32);
+    if grid != scene.grid() {
+        name = format!("{name}, in {} by {} tokens", grid[0], grid[1]);
+    }
     if let (Some((row, column)), Some(patch)) = (scene.patch_place(), scene.now.patch)
         && let Some(layer) = scene.lens().layer(scene.now.step, scene.now.layer)
     {

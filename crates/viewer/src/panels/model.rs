@@ -49,6 +49,14 @@ fn describe(ui: &mut Ui, model: &ModelInfo) {
         ),
     );
     caption(ui, format!("{} file, SHA-256 {}…", widgets::bytes(model.file_bytes), model.hash));
+    if let Some(refiner) = &config.refiner {
+        let grids = [config, &refiner.config].map(|of| of.tokens());
+        let from = 1.0 - refiner.from;
+        remark(
+            ui,
+            format!("{} tokens an image; from noise {from} on {} of a refiner", grids[0], grids[1]),
+        );
+    }
     if let Some(note) = &model.backend_note {
         remark(ui, note.clone());
     }

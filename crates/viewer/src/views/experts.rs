@@ -30,6 +30,7 @@ pub fn load(trace: &Trace, at: At, image: Option<usize>) -> Option<Load> {
         Some(image) => (trace.image_counts(at, image)?, trace.tokens()),
         None => (trace.counts(at)?, routing.masks.len()),
     };
+    let pool = pool / trace.patches_of_token(at.step);
     if tokens.is_empty() || pool == 0 {
         return None;
     }

@@ -65,6 +65,8 @@ pub(crate) struct Lens<'t> {
 pub(crate) struct Layer<'t> {
     routing: &'t LayerRouting,
     experts: usize,
+    /// Patches of a token.
+    patches: u32,
     /// Added to each threshold, `[E]`; empty where none moves.
     shifts: Vec<f32>,
     /// Thresholds in log-odds; empty without scores, and in a model without a capacity predictor.
@@ -88,7 +90,8 @@ impl<'t> Lens<'t> {
         let thresholds = routing.scores.as_ref().map_or_else(Vec::new, |scores| {
             scores.thresholds.iter().map(|&threshold| logit(threshold)).collect()
         });
-        Some(Layer { routing, experts, shifts, thresholds })
+        let patches = self.trace.patches_of_token(at.step) as u32;
+        Some(Layer { routing, experts, patches, shifts, thresholds })
     }
 
     /// The other branch through the same glass.
@@ -107,7 +110,12 @@ impl Layer<'_> {
         self.experts
     }
 
-    /// Tokens of all images.
+    /// Patches of a token: several in the steps before a refiner takes over, which then are looked at one by one.
+    pub(crate) fn patches_of_token(&self) -> u32 {
+        self.patches
+    }
+
+    /// Patches of all images.
     pub(crate) fn pool(&self) -> usize {
         self.routing.masks.len()
     }

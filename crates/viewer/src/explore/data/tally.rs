@@ -61,6 +61,10 @@ impl Share {
                 left &= left - 1;
             }
         }
+        let patches = layer.patches_of_token();
+        for count in share.tokens.iter_mut().chain([&mut share.skipped, &mut share.pool]) {
+            *count /= patches;
+        }
         share
     }
 
