@@ -45,11 +45,7 @@ class Trace:
     gate: np.ndarray | None = None  #: gate logits ``[F, L, S, E]``, float16
     need: np.ndarray | None = None  #: capacity predictor logits, likewise
     thresholds: np.ndarray | None = None  #: as probabilities ``[L, E]``, or ``[F, L, E]`` if passes differ in them, float32
-    scale: np.ndarray | None = None  #: patches of the grid along the side of a token of each pass ``[F]``, uint32; 1 by default
-
-    def __post_init__(self):
-        if self.scale is None:
-            self.scale = np.ones(np.shape(self.step), np.uint32)
+    scale: np.ndarray | None = None  #: patches of the grid along the side of a token ``[F]``, uint32; None if always 1
 
     def __repr__(self) -> str:
         scores = "with" if self.has_scores else "without"
@@ -88,10 +84,10 @@ class Trace:
         if not 1 <= self.tokens <= MOST_TOKENS or min(self.grid) < 1:
             damaged(f"a grid of {self.grid[0]} × {self.grid[1]} patches")
         passes, layers, pool = self.masks.shape
-        of_passes = (self.step, self.time, self.guided, self.scale)
-        if self.blocks.shape != (layers,) or any(a.shape != (passes,) for a in of_passes):
+        scale = np.ones(passes, np.uint32) if self.scale is None else self.scale
+        if self.blocks.shape != (layers,) or any(a.shape != (passes,) for a in (self.step, self.time, self.guided, scale)):
             damaged("the numbers of passes or layers do not match")
-        if any(scale < 1 or self.grid[0] % scale or self.grid[1] % scale for scale in self.scale.tolist()):
+        if any(s < 1 or self.grid[0] % s or self.grid[1] % s for s in scale.tolist()):
             damaged("a pass has tokens that do not divide the grid")
         if pool % self.tokens or (passes and layers and (pool == 0 or self.experts == 0)):
             damaged(f"masks of {pool} tokens and {self.experts} experts do not match {self.tokens} tokens per image")
@@ -284,5 +280,5 @@ def of_run(config, passes: list, labels: list[list[str]], scores: bool) -> Trace
         gate=logits("gate") if scores else None,
         need=logits("need") if has_need else None,
         thresholds=thresholds,
-        scale=np.array([one.scale for one in passes], np.uint32),
+        scale=trace_files.scale_of([one.scale for one in passes]),
     )

@@ -29,6 +29,11 @@ def one_or_all(of_passes: list[np.ndarray]) -> np.ndarray:
     return first if all(np.array_equal(of, first) for of in of_passes) else np.stack(of_passes)
 
 
+def scale_of(passes: list[int]) -> np.ndarray | None:
+    """The scales of all passes ``[F]``; None if all are 1."""
+    return None if all(scale == 1 for scale in passes) else np.array(passes, np.uint32)
+
+
 def mask_type(experts: int) -> type:
     """The narrowest words that have a bit for each expert."""
     return np.uint32 if experts <= 32 else np.uint64
@@ -75,7 +80,7 @@ def _from_json(data: bytes) -> dict:
         "gate": scores("gate"),
         "need": scores("need"),
         "thresholds": thresholds,
-        "scale": np.array([forward.get("scale", 1) for forward in forwards], np.uint32),
+        "scale": scale_of([forward.get("scale", 1) for forward in forwards]),
     }
 
 
@@ -107,10 +112,8 @@ def to_safetensors(trace) -> bytes:
         "guided": trace.guided.astype(np.uint32),
         "time": trace.time.astype(np.float32),
     }
-    scores = {"gate": trace.gate, "need": trace.need, "thresholds": trace.thresholds}
-    tensors |= {key: value for key, value in scores.items() if value is not None}
-    if np.any(trace.scale != 1):
-        tensors["scale"] = trace.scale.astype(np.uint32)
+    optional = {"scale": trace.scale, "gate": trace.gate, "need": trace.need, "thresholds": trace.thresholds}
+    tensors |= {key: value for key, value in optional.items() if value is not None}
     metadata = {
         "format": "2" if trace.has_scores else "1",
         "model": trace.model,
@@ -157,7 +160,7 @@ def to_json(trace) -> bytes:
                 "step": int(trace.step[f]),
                 "time": _short(trace.time[f]),
                 "guided": bool(trace.guided[f]),
-                **({} if trace.scale[f] == 1 else {"scale": int(trace.scale[f])}),
+                **({} if trace.scale is None or trace.scale[f] == 1 else {"scale": int(trace.scale[f])}),
                 "layers": [layer(f, i) for i in range(len(trace.blocks))],
             }
             for f in range(len(trace.step))
