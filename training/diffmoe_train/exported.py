@@ -1,7 +1,8 @@
 """Exported weights files: reading them back into a model.
 
 A file holds the official tensor names (see ``moe.to_official``) and, under the header key ``diffmoe``, a JSON
-description of the model.  ``export`` writes such files."""
+description of the model.  ``export`` writes such files, and ``diffmoe convert --refiner`` makes one of two: the second
+model is described by ``refiner.params``, and the names of its tensors begin with ``refiner.``."""
 
 import json
 
@@ -11,6 +12,9 @@ from tokenizers import Tokenizer
 
 from .model import DiT
 from .moe import from_official
+from .refined import Refined
+
+REFINER = "refiner."
 
 
 def decode(stored):
@@ -33,10 +37,25 @@ def described_tokenizer(meta):
 
 
 def load_exported(path):
-    """(model in eval mode with the file's dequantised weights, description)."""
+    """(model in eval mode with the file's dequantised weights, description); see ``refined`` for a file with a refiner."""
     meta = read_description(path)
     with safe_open(path, "pt") as f:
         stored = {k: f.get_tensor(k) for k in f.keys()}
+    model = build(meta, {k: w for k, w in stored.items() if not k.startswith(REFINER)}, path)
+    if "refiner" in meta:
+        of_refiner = {k.removeprefix(REFINER): w for k, w in stored.items() if k.startswith(REFINER)}
+        refiner = build({**meta, "params": meta["refiner"]["params"]}, of_refiner, path)
+        model = Refined(model, refiner, meta["refiner"]["from"])
+    return model.eval().requires_grad_(False), meta
+
+
+def finest_patch(meta):
+    """Pixels of a side of the smallest patches in a file: the refiner's, if it has one."""
+    return meta.get("refiner", meta)["params"]["patch_size"]
+
+
+def build(meta, stored, path):
+    """The transformer that a description without a refiner describes, with its weights."""
     p = meta["params"]
     moe = p.get("MoE_config") or {"num_experts": 0, "capacity": 1, "interleave": True}
     if moe.get("router", "softmax") != "softmax" or p.get("rope_type", "none") != "none" or p.get("mlp_act", "gelu") != "gelu":
@@ -51,7 +70,7 @@ def load_exported(path):
                 detail_head=p.get("detail_head", {}).get("channels", 0),
                 detail_phase=p.get("detail_head", {}).get("phase", False))
     model.load_state_dict(from_official(decode(stored)))
-    return model.eval().requires_grad_(False), meta
+    return model
 
 
 def encoder_of(meta):

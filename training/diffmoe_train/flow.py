@@ -101,16 +101,25 @@ def velocity(model, z, t, labels, guidance, negative=None, interval=None, shifts
     return v if model.prediction == "velocity" else (v - z) / max(1 - t, LEAST_LEFT)
 
 
+def begin_step(model, t):
+    """Tells a model that has a refiner where its next step begins; None: the steps are over."""
+    if hasattr(model, "begin_step"):
+        model.begin_step(t)
+
+
 @torch.no_grad()
 def sample(model, z, labels, steps=30, guidance=1.0, solver="euler", negative=None, **more):
     """Heun's method evaluates the model at the end of each step.  At t = 1 the velocity of a data prediction is
     undefined, so the last step is an Euler step, which ends at the predicted data.
+    A model with a refiner is told where a step begins, which decides who computes it (``refined``).
     more: ``interval``, ``shifts``, ``shifts_from`` as for ``velocity``."""
     h = 1.0 / steps
     for i in range(steps):
+        begin_step(model, i * h)
         v = velocity(model, z, i * h, labels, guidance, negative, **more)
         if solver == "heun" and (model.prediction == "velocity" or i + 1 < steps):
             w = velocity(model, z + h * v, (i + 1) * h, labels, guidance, negative, **more)
             v = (v + w) / 2
         z = z + h * v
+    begin_step(model, None)
     return z

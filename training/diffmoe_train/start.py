@@ -187,6 +187,8 @@ def initialise(model, dataset, path, teach_steps=1000, autocast=contextlib.nullc
     """Copy the weights of the file into the model; the sizes must agree.
 
     Returns the training already done on the file: steps, images, hours."""
+    if "refiner" in read_description(path):
+        raise ValueError(f"{path} has a refiner; a run starts from one model: give one of the files that it was made of")
     source, meta = load_exported(path)
     labels = dataset.tables
     if model.text_encoder and "text" not in meta:

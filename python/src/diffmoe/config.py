@@ -7,7 +7,9 @@ experts.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from .errors import ModelError
 
@@ -99,6 +101,18 @@ class Config:
     labels: tuple[LabelTable, ...]
     text: TextConfig | None
     defaults: dict = field(default_factory=dict)  #: steps, guidance, scheduler, cycle_spin, showcase (rows of labels that the model draws well)
+    refiner: Config | None = None  #: of a second transformer with smaller patches, which computes the steps near the data
+    refiner_from: float = 1.0  #: the refiner computes the steps that begin at this time or later
+
+    @property
+    def finest(self) -> Config:
+        """The configuration with the smallest patches: that of the refiner, or the model's own."""
+        return self if self.refiner is None else self.refiner
+
+    def is_refined(self, time: float) -> bool:
+        """Whether a step whose first pass is at ``time`` belongs to the refiner. In float32, and with some slack because times
+        of steps are rounded quotients, as in the Rust program."""
+        return self.refiner is not None and bool(np.float32(time) >= np.float32(self.refiner_from) - np.float32(1e-5))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -149,12 +163,26 @@ class Config:
         """Validates a parsed configuration."""
         try:
             config = _read(document)
+            section = document.get("refiner")
+            start = None if section is None else float(section["from"])
         except KeyError as error:
             raise ModelError(f"the model configuration has no key {error}") from None
         except (TypeError, AttributeError, IndexError) as error:
             raise ModelError(f"the model configuration has a value of the wrong type ({error})") from None
         _check(config)
+        if section is None:
+            return config
+        config = replace(config, refiner=cls.from_dict(_refiner_document(document)), refiner_from=start)
+        _check_refiner(config)
         return config
+
+
+def _refiner_document(document: dict) -> dict:
+    """The document of a model's refiner as one of its own: that of the model, with the refiner's ``params``."""
+    if document["refiner"].get("params") is None:
+        raise ModelError("a refiner needs params, as the model has them")
+    own = {key: value for key, value in document.items() if key != "refiner"}
+    return own | {"params": document["refiner"]["params"]}
 
 
 def _read(document: dict) -> Config:
@@ -344,3 +372,22 @@ def _check(config: Config) -> None:
         wrong(f"qk_norm_eps must be above 0, got {config.qk_norm_eps}")
     if not config.time_scale > 0:
         wrong(f"time_scale must be above 0, got {config.time_scale}")
+
+
+def _check_refiner(config: Config) -> None:
+    """Whether the refiner continues what the model has begun."""
+
+    def wrong(text):
+        raise ModelError(f"invalid model configuration: a refiner {text}")
+
+    if not 0 < config.refiner_from < 1:
+        wrong(f"from {config.refiner_from}; it must be a time between 0 and 1")
+    if config.objective != "flow":
+        wrong("of a DDPM model; only flow models have one")
+    base, fine = config, config.refiner
+    if any(getattr(base, key) != getattr(fine, key) for key in ("input_size", "in_channels", "out_channels", "prediction")):
+        wrong("with other samples; size, channels and prediction must be the model's")
+    if any(getattr(base, key) != getattr(fine, key) for key in ("kind", "num_experts", "moe_blocks")):
+        wrong("with other experts; their number and blocks must be the model's")
+    if base.patch_size % fine.patch_size:
+        wrong(f"with patches of {fine.patch_size}, which do not divide those of {base.patch_size}")

@@ -16,7 +16,7 @@ from .config import Config
 from .layers import attend, conv3x3, ffn, heads, layer_norm, linear, rotate, sigmoid, silu, softmax
 from .routing import Routing, choose, cosines, route
 from .text import Encoded
-from .weights import SELECTION_BIAS, TIME_DIMS, router_name
+from .weights import REFINER, SELECTION_BIAS, TIME_DIMS, router_name
 
 
 @dataclass
@@ -31,10 +31,13 @@ class LayerRouting:
 
 
 class Model:
-    """A configuration and its weights (float32, official names)."""
+    """A configuration and its weights (float32, official names). ``refiner`` is a model of its own, or None; ``forward``
+    evaluates the model without it."""
 
     def __init__(self, config: Config, weights: dict[str, np.ndarray]):
-        self.config, self.weights = config, weights
+        of_refiner = {name[len(REFINER) :]: values for name, values in weights.items() if name.startswith(REFINER)}
+        self.config, self.weights = config, {name: w for name, w in weights.items() if not name.startswith(REFINER)}
+        self.refiner = None if config.refiner is None else Model(config.refiner, of_refiner)
         self.rotations = layers.rotations(config.grid, config.head_dim) if config.rope else None
 
     def forward(

@@ -283,6 +283,8 @@ def build(config: Config, tensors: dict[str, np.ndarray], routing: str = "masked
         raise ModelError(f"unknown routing {routing!r}: expected {one_of(ROUTINGS)}")
     if config.text is not None:
         raise ModelError(f"{config.name} takes prompts; only models with labels can be exported to ONNX")
+    if config.refiner is not None:
+        raise ModelError(f"{config.name} has a refiner; only models of one transformer can be exported to ONNX")
     graph = _Graph(tensors)
     onnx, helper = graph.onnx, graph.onnx.helper
     prediction = config.prediction if config.objective == "flow" else "noise"

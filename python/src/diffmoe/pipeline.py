@@ -97,6 +97,7 @@ class Pipeline:
         c = self.config
         tables = [f"{table.null} labels of {table.name}" for table in c.labels] + ["prompts"] * (c.text is not None)
         experts = f", {c.num_experts} experts in {len(c.moe_blocks)} of {c.depth} blocks" if c.moe_blocks else ""
+        experts += f", a refiner from t = {c.refiner_from:g}" if c.refiner else ""
         return f"<{c.name}: {c.kind}, {c.input_size[0]}×{c.input_size[1]}{experts}; {', '.join(tables)}>"
 
     def __call__(
@@ -204,14 +205,15 @@ class Pipeline:
         named = zip(rows, config.labels, others or [None] * len(rows))
         names = [[settings.label_name(table, i, other, mix_strength) for i in of] for of, table, other in named]
         names += [prompts] if prompts else []
-        samples, traces, frames = [], [], []
+        samples, traces, frames, refiner = [], [], [], self.model.refiner
         for first in range(0, count, batch_size):
             part = slice(first, min(first + batch_size, count))
+            negatives = [negative_prompt or ""] * len(prompts[part])
             run = Run(
                 self.model,
                 [np.array(of[part]) for of in rows],
                 self._encode(prompts[part]),
-                self._encode([negative_prompt or ""] * len(prompts[part])),
+                self._encode(negatives),
                 guidance,
                 rule,
                 self._step_noise(seed, range(count)[part]),
@@ -219,6 +221,7 @@ class Pipeline:
                 spin,
                 others,
                 mix_strength,
+                refiner and (self._encode(prompts[part], refiner), self._encode(negatives, refiner)),
             )
             recorder = _Recorder(self, max(0, KEPT_IMAGES - first), callback_on_step_end)
             samples.append(sample(run, scheduler, steps, noise[part], recorder, **init))
@@ -254,12 +257,13 @@ class Pipeline:
 
         return noise
 
-    def _encode(self, prompts: list[str]) -> Encoded | None:
-        """Encodes the prompts of a batch, each distinct one once."""
+    def _encode(self, prompts: list[str], model: Model | None = None) -> Encoded | None:
+        """Encodes the prompts of a batch, each distinct one once, with the encoder of the model or of its refiner."""
         if self.tokenizer is None:
             return None
+        model = self.model if model is None else model
         distinct = list(dict.fromkeys(prompts))
         tokens = [self.tokenizer.encode(prompt, self.config.text.max_length) for prompt in distinct]
         ids, counts = (np.array(part) for part in zip(*tokens))
-        encoded = encode(self.config, self.model.weights, ids, counts)
+        encoded = encode(model.config, model.weights, ids, counts)
         return encoded.rows(np.array([distinct.index(prompt) for prompt in prompts]))

@@ -20,10 +20,25 @@ class Pass:
     time: float
     guided: bool  #: whether the pass was conditional
     layers: list[LayerRouting]
+    scale: int = 1  #: patches of the finest grid along the side of a token; above 1 before the refiner takes over
+
+
+class _Stage:
+    """A model with the labels and prompts of a batch, conditional (``True``) and unconditional."""
+
+    def __init__(self, model: Model, labels: list[np.ndarray], texts, mix: list[int | None], mix_strength: float):
+        nulls = [np.full_like(rows, table.null) for rows, table in zip(labels, model.config.labels)]
+        if mix_strength and any(other is not None for other in mix):
+            tables = [model.weights[table.tensor] for table in model.config.labels]
+            nulls = [table[rows] for table, rows in zip(tables, nulls)]
+            labels = [_blended(*of, mix_strength) for of in zip(tables, labels, mix)]
+        self.model, (text, null_text) = model, texts
+        self.conditions = {True: (labels, text), False: (nulls, null_text)}
 
 
 class Run:
-    """The model with labels, prompts and guidance of a batch."""
+    """The model with labels, prompts and guidance of a batch. A refiner computes the steps whose first pass is at its time or
+    later."""
 
     def __init__(
         self,
@@ -38,23 +53,26 @@ class Run:
         cycle_spin: tuple[int, float] = (1, 0.0),
         mix: list[int | None] = (),
         mix_strength: float = 0.0,
+        refiner_texts: tuple[Encoded, Encoded] | None = None,
     ):
         """``labels``: rows ``[B]`` of each label table. ``text``, ``null_text``: prompts and negative prompts.
         ``step_noise(step)``: noise ``[B, C, height, width]`` for DDPM and DDIM. ``interval``: where guidance
         applies. ``cycle_spin``: number of shifts over which predictions are averaged, and from which time on.
         ``mix``: for each label table the row that is blended into those of the conditional passes, or ``None``;
-        a label vector is ``(1 - mix_strength) * row + mix_strength * other``."""
+        a label vector is ``(1 - mix_strength) * row + mix_strength * other``. ``refiner_texts``: prompts and negative prompts
+        as the refiner's encoder reads them."""
         self.model, self.config = model, model.config
         self.guidance, self.routing, self.step_noise = float(guidance), routing, step_noise
         self.interval, self.cycle_spin = interval, cycle_spin
-        nulls = [np.full_like(rows, table.null) for rows, table in zip(labels, self.config.labels)]
-        if mix_strength and any(other is not None for other in mix):
-            tables = [model.weights[table.tensor] for table in self.config.labels]
-            nulls = [table[rows] for table, rows in zip(tables, nulls)]
-            labels = [_blended(*of, mix_strength) for of in zip(tables, labels, mix)]
-        self._conditions = {True: (labels, text), False: (nulls, null_text)}
+        self._base = _Stage(model, labels, (text, null_text), mix, mix_strength)
+        self._refiner = model.refiner and _Stage(model.refiner, labels, refiner_texts or (None, None), mix, mix_strength)
+        self._stage: _Stage | None = None  # of the step, known from its first pass on
         self.step = 0
         self.passes: list[Pass] = []
+
+    def begin_step(self, step: int) -> None:
+        """Begins a step: the time of its first pass decides which model computes all of them."""
+        self.step, self._stage = step, None
 
     def is_guided(self, time: float) -> bool:
         """Whether guidance applies: its scale is not 1, and ``low <= t < high``, where t is 0 for noise and 1 for data; at
@@ -65,22 +83,25 @@ class Run:
 
     def forward(self, z: np.ndarray, time: float, guided: bool = True) -> np.ndarray:
         """Evaluates the model, conditional (``guided``) or unconditional."""
-        labels, text = self._conditions[guided]
+        if self._stage is None:
+            self._stage = self._refiner if self.config.is_refined(time) else self._base
+        model, (labels, text) = self._stage.model, self._stage.conditions[guided]
         times = np.full(len(z), time, np.float32)
-        out, layers = self.model.forward(z, times, labels, text, self.routing)
-        self.passes.append(Pass(self.step, float(time), guided, layers))
+        out, layers = model.forward(z, times, labels, text, self.routing)
+        scale = model.config.patch_size // self.config.finest.patch_size
+        self.passes.append(Pass(self.step, float(time), guided, layers, scale))
         return out
 
     def guided(self, z: np.ndarray, time: float) -> np.ndarray:
         """The guided output; of a flow model, where cycle spinning asks for it, the mean over circular shifts of ``z`` along
-        the diagonal of a patch, shifted back. Only the passes without a shift are noted."""
+        the diagonal of a patch (the refiner's, if there is one), shifted back. Only the passes without a shift are noted."""
         total = self._guided(z, time)
         count, start = self.cycle_spin
         if self.config.objective != "flow" or count == 1 or np.float32(time) < np.float32(start):
             return total
         noted = len(self.passes)
         for i in range(1, count):
-            by = i * self.config.patch_size // count
+            by = i * self.config.finest.patch_size // count
             turned = self._guided(np.roll(z, (by, by), (2, 3)), time)
             total = total + np.roll(turned, (-by, -by), (2, 3))
         del self.passes[noted:]
@@ -97,7 +118,7 @@ class Run:
 
     def joint(self, z: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
         """Conditional and unconditional outputs from one pass with a shared token pool, as in the official DDPM code."""
-        (labels, text), (nulls, null_text) = self._conditions[True], self._conditions[False]
+        (labels, text), (nulls, null_text) = self._base.conditions[True], self._base.conditions[False]
         both = [np.concatenate(pair) for pair in zip(labels, nulls)]
         prompts = None
         if text is not None:
@@ -159,7 +180,8 @@ def sample(
 
     z = noised(skipped) if skipped else noise
     for i in range(skipped, steps):
-        run.step, first = i - skipped, len(run.passes)
+        run.begin_step(i - skipped)
+        first = len(run.passes)
         z = stepper.step(i, z).astype(np.float32, copy=False)
         if mask is not None:
             z = mask * z + (1 - mask) * noised(i + 1)

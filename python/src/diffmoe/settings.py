@@ -183,17 +183,17 @@ def seed_of(seed, generator) -> int | None:
 
 def cycle_spin(config: Config, given) -> tuple[int, float]:
     """Number of shifts and the time from which on predictions are averaged over them: ``given``, or else the model's."""
-    spin = given
+    spin, patch = given, config.finest.patch_size
     if spin is None:
         spin = str(config.defaults.get("cycle_spin") or 1).split(",")
-        spin = (min(int(spin[0]), config.patch_size), *map(float, spin[1:]))
+        spin = (min(int(spin[0]), patch), *map(float, spin[1:]))
     count, start = (*spin, 0.85)[:2] if isinstance(spin, tuple) else (spin, 0.85)
     if not (isinstance(count, int) and 1 <= count <= 8 and 0 <= start <= 1):
         raise SettingsError(f"cycle_spin must be a whole number from 1 (off) to 8, or (count, from) with from 0–1, got {given}")
     if count > 1 and given is not None and config.objective != "flow":
         raise SettingsError("cycle_spin needs a flow model")
-    if count > config.patch_size:
-        raise SettingsError(f"cycle_spin of {count} needs patches of at least {count} pixels; this model's have {config.patch_size}")
+    if count > patch:
+        raise SettingsError(f"cycle_spin of {count} needs patches of at least {count} pixels; this model's have {patch}")
     return count, float(start)
 
 

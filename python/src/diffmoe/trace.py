@@ -25,6 +25,7 @@ ARRAYS = {
     "gate": (np.float16, 4),
     "need": (np.float16, 4),
     "thresholds": (np.float32, 2),
+    "scale": (np.uint32, 1),
 }
 
 
@@ -43,7 +44,8 @@ class Trace:
     masks: np.ndarray  #: bit ``e`` is set if expert ``e`` took the token ``[F, L, S]``, uint32, or uint64 beyond 32 experts
     gate: np.ndarray | None = None  #: gate logits ``[F, L, S, E]``, float16
     need: np.ndarray | None = None  #: capacity predictor logits, likewise
-    thresholds: np.ndarray | None = None  #: as probabilities ``[L, E]``, float32
+    thresholds: np.ndarray | None = None  #: as probabilities ``[L, E]``, or ``[F, L, E]`` if passes differ in them, float32
+    scale: np.ndarray | None = None  #: patches of the grid along the side of a token ``[F]``, uint32; None if always 1
 
     def __repr__(self) -> str:
         scores = "with" if self.has_scores else "without"
@@ -75,13 +77,18 @@ class Trace:
         arrays = ARRAYS | {"masks": (trace_files.mask_type(self.experts), 3)}
         for name, (kind, rank) in arrays.items():
             array = getattr(self, name)
+            if name == "thresholds" and array is not None and array.ndim == 3:
+                rank = 3
             if array is not None and (array.dtype != kind or array.ndim != rank):
                 damaged(f"{name} is {array.dtype} with {array.ndim} dimensions, expected {np.dtype(kind)} with {rank}")
         if not 1 <= self.tokens <= MOST_TOKENS or min(self.grid) < 1:
             damaged(f"a grid of {self.grid[0]} × {self.grid[1]} patches")
         passes, layers, pool = self.masks.shape
-        if self.blocks.shape != (layers,) or any(a.shape != (passes,) for a in (self.step, self.time, self.guided)):
+        scale = np.ones(passes, np.uint32) if self.scale is None else self.scale
+        if self.blocks.shape != (layers,) or any(a.shape != (passes,) for a in (self.step, self.time, self.guided, scale)):
             damaged("the numbers of passes or layers do not match")
+        if any(s < 1 or self.grid[0] % s or self.grid[1] % s for s in scale.tolist()):
+            damaged("a pass has tokens that do not divide the grid")
         if pool % self.tokens or (passes and layers and (pool == 0 or self.experts == 0)):
             damaged(f"masks of {pool} tokens and {self.experts} experts do not match {self.tokens} tokens per image")
         if np.any(np.diff(self.blocks.astype(np.int64)) <= 0):
@@ -97,8 +104,9 @@ class Trace:
         scores = [a for a in (self.gate, self.need) if a is not None]
         if any(a.shape != full for a in scores) or (self.gate is None and scores):
             damaged("the scores do not match the masks")
+        shapes = (full[1::2], (passes, *full[1::2]))
         if (self.need is None) != (self.thresholds is None) or (
-            self.thresholds is not None and (self.thresholds.shape != full[1::2] or np.isnan(self.thresholds).any())
+            self.thresholds is not None and (self.thresholds.shape not in shapes or np.isnan(self.thresholds).any())
         ):
             damaged("the thresholds do not match the scores")
 
@@ -226,31 +234,43 @@ def join(traces: list[Trace]) -> Trace:
 
     labels = [sum(lists, []) for lists in zip(*(trace.labels for trace in traces))]
     same = (first.model, first.experts, first.grid, labels, first.blocks, first.step, first.time, first.guided)
-    return Trace(*same, all_of("masks", 2), all_of("gate", 2), all_of("need", 2), first.thresholds)
+    return Trace(*same, all_of("masks", 2), all_of("gate", 2), all_of("need", 2), first.thresholds, first.scale)
+
+
+def on_grid(values: np.ndarray, grid: tuple[int, int], scale: int) -> np.ndarray:
+    """Values of tokens ``[S, …]`` repeated for the patches of ``grid`` that each covers; ``scale`` patches along its side."""
+    if scale == 1:
+        return values
+    tokens = values.reshape(-1, grid[0] // scale, grid[1] // scale, *values.shape[1:])
+    return tokens.repeat(scale, 1).repeat(scale, 2).reshape(-1, *values.shape[1:])
 
 
 def of_run(config, passes: list, labels: list[list[str]], scores: bool) -> Trace:
-    """Trace of a batch from its passes (:class:`diffmoe.sampling.Pass`)."""
-    layers = passes[0].layers
-    tokens = config.tokens * len(labels[0]) if layers else 0
+    """Trace of a batch from its passes (:class:`diffmoe.sampling.Pass`), on the grid of the finest patches: a larger token
+    stands for every patch that it covers."""
+    layers, grid = passes[0].layers, config.finest.grid
+    tokens = config.finest.tokens * len(labels[0]) if layers else 0
     kind = trace_files.mask_type(config.num_experts)
     bits = np.left_shift(kind(1), np.arange(config.num_experts, dtype=kind))
     masks = np.zeros((len(passes), len(layers), tokens), kind)
     for f, one in enumerate(passes):
         for i, layer in enumerate(one.layers):
-            masks[f, i] = (layer.taken * bits).sum(1, dtype=kind)
+            masks[f, i] = on_grid((layer.taken * bits).sum(1, dtype=kind), grid, one.scale)
 
     def logits(name):
         # Values beyond float16 become its largest number.
-        values = [np.stack([getattr(layer, name) for layer in one.layers]) for one in passes]
+        values = [np.stack([on_grid(getattr(layer, name), grid, one.scale) for layer in one.layers]) for one in passes]
         return np.clip(np.stack(values), -65504, 65504).astype(np.float16)
 
     scores = scores and len(layers) > 0
     has_need = scores and layers[0].need is not None
+    thresholds = None
+    if has_need:
+        thresholds = trace_files.one_or_all([np.stack([layer.thresholds for layer in one.layers]) for one in passes])
     return Trace(
         model=config.name,
         experts=config.num_experts,
-        grid=config.grid,
+        grid=grid,
         labels=labels,
         blocks=np.array([layer.block for layer in layers], np.uint32),
         step=np.array([one.step for one in passes], np.uint32),
@@ -259,5 +279,6 @@ def of_run(config, passes: list, labels: list[list[str]], scores: bool) -> Trace
         masks=masks,
         gate=logits("gate") if scores else None,
         need=logits("need") if has_need else None,
-        thresholds=np.stack([layer.thresholds for layer in layers]) if has_need else None,
+        thresholds=thresholds,
+        scale=trace_files.scale_of([one.scale for one in passes]),
     )

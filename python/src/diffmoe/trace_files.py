@@ -23,6 +23,17 @@ def read(data: bytes) -> dict:
         raise TraceError(f"not a trace: {type(error).__name__} {error}; {EXPECTED}") from None
 
 
+def one_or_all(of_passes: list[np.ndarray]) -> np.ndarray:
+    """The thresholds ``[L, E]`` of all passes, stacked where they differ."""
+    first = of_passes[0]
+    return first if all(np.array_equal(of, first) for of in of_passes) else np.stack(of_passes)
+
+
+def scale_of(passes: list[int]) -> np.ndarray | None:
+    """The scales of all passes ``[F]``; None if all are 1."""
+    return None if all(scale == 1 for scale in passes) else np.array(passes, np.uint32)
+
+
 def mask_type(experts: int) -> type:
     """The narrowest words that have a bit for each expert."""
     return np.uint32 if experts <= 32 else np.uint64
@@ -54,8 +65,8 @@ def _from_json(data: bytes) -> dict:
     thresholds = None
     if first and first[0].get("thresholds"):
         # null stands for infinity, the threshold of muted experts.
-        rows = [[np.inf if value is None else value for value in layer["thresholds"]] for layer in first]
-        thresholds = np.array(rows, np.float32)
+        rows = [[[np.inf if v is None else v for v in layer["thresholds"]] for layer in one] for one in layers]
+        thresholds = one_or_all(list(np.array(rows, np.float32)))
     return {
         "model": document["model"],
         "experts": experts,
@@ -69,6 +80,7 @@ def _from_json(data: bytes) -> dict:
         "gate": scores("gate"),
         "need": scores("need"),
         "thresholds": thresholds,
+        "scale": scale_of([forward.get("scale", 1) for forward in forwards]),
     }
 
 
@@ -86,7 +98,7 @@ def _from_safetensors(data: bytes) -> dict:
         "time": tensors["time"],
         "guided": tensors["guided"] != 0,
         "masks": tensors["masks"],
-        **{key: tensors.get(key) for key in ("gate", "need", "thresholds")},
+        **{key: tensors.get(key) for key in ("gate", "need", "thresholds", "scale")},
     }
 
 
@@ -100,8 +112,8 @@ def to_safetensors(trace) -> bytes:
         "guided": trace.guided.astype(np.uint32),
         "time": trace.time.astype(np.float32),
     }
-    scores = {"gate": trace.gate, "need": trace.need, "thresholds": trace.thresholds}
-    tensors |= {key: value for key, value in scores.items() if value is not None}
+    optional = {"scale": trace.scale, "gate": trace.gate, "need": trace.need, "thresholds": trace.thresholds}
+    tensors |= {key: value for key, value in optional.items() if value is not None}
     metadata = {
         "format": "2" if trace.has_scores else "1",
         "model": trace.model,
@@ -114,6 +126,9 @@ def to_safetensors(trace) -> bytes:
 def to_json(trace) -> bytes:
     """JSON file."""
     counts, tokens = trace.counts(), max(trace.masks.shape[2], 1)
+    thresholds = trace.thresholds
+    if thresholds is not None:
+        thresholds = np.broadcast_to(thresholds, (len(trace.step), *thresholds.shape[-2:]))
 
     def layer(f, i):
         out = {
@@ -125,7 +140,7 @@ def to_json(trace) -> bytes:
         if trace.has_scores:
             out["gate"] = _five_digits(trace.gate[f, i])
             out["need"] = [] if trace.need is None else _five_digits(trace.need[f, i])
-            known = [] if trace.thresholds is None else trace.thresholds[i]
+            known = [] if thresholds is None else thresholds[f, i]
             out["thresholds"] = [_short(value) if np.isfinite(value) else None for value in known]
         return out
 
@@ -145,6 +160,7 @@ def to_json(trace) -> bytes:
                 "step": int(trace.step[f]),
                 "time": _short(trace.time[f]),
                 "guided": bool(trace.guided[f]),
+                **({} if trace.scale is None or trace.scale[f] == 1 else {"scale": int(trace.scale[f])}),
                 "layers": [layer(f, i) for i in range(len(trace.blocks))],
             }
             for f in range(len(trace.step))

@@ -13,6 +13,8 @@ from .files import TensorFile
 #: Training state that inference does not need.
 OPTIONAL = (".ema_decay",)
 TIME_DIMS = 256
+#: What the names of a refiner's tensors begin with.
+REFINER = "refiner."
 #: Added to the scores of a sigmoid router for the selection.
 SELECTION_BIAS = "gate.e_score_correction_bias"
 
@@ -86,7 +88,8 @@ def _block(c: Config, i: int):
 
 
 def tensors(c: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of a model, in the official names; ``Linear.weight`` is ``[out, in]``."""
+    """Name and shape of every tensor of a model without those of its refiner, in the official names; ``Linear.weight`` is
+    ``[out, in]``."""
     width, patch = c.hidden_size, c.patch_size
     if not c.rope:
         yield "pos_embed", (1, c.tokens, width)
@@ -112,11 +115,19 @@ def tensors(c: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield f"detail_head.{name}.bias", (out,)
 
 
+def stored(c: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every tensor of a model's file: its own, then those of its refiner."""
+    yield from tensors(c)
+    if c.refiner is not None:
+        yield from ((REFINER + name, shape) for name, shape in tensors(c.refiner))
+
+
 def load(path) -> tuple[Config, dict[str, np.ndarray]]:
-    """Configuration and float32 tensors of a file. All missing, unexpected and mis-shaped tensors are reported at once."""
+    """Configuration and float32 tensors of a file, also those of its refiner (``refiner.…``). All missing, unexpected and
+    mis-shaped tensors are reported at once."""
     file = TensorFile(path)
     config = Config.from_json(file.config_text)
-    needed, there = dict(tensors(config)), set(file.names())
+    needed, there = dict(stored(config)), set(file.names())
     problems = []
     for name, shape in needed.items():
         if name not in there:

@@ -10,7 +10,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .. import objective
+from .. import flow, objective
+from ..exported import finest_patch
 
 
 class Counting:
@@ -27,6 +28,9 @@ class Counting:
 
     def null_labels(self, *a):
         return self.model.null_labels(*a)
+
+    def begin_step(self, t):
+        flow.begin_step(self.model, t)
 
     def __call__(self, z, t, labels):
         out = self.model(z, t, labels)
@@ -48,7 +52,7 @@ def settings(meta, a):
     if getattr(a, "interval", None):
         out["interval"] = list(a.interval)
     if getattr(a, "shifts", 1) > 1:
-        out.update(shifts=cycle(a.shifts, meta["params"]["patch_size"]), shifts_from=a.shifts_from)
+        out.update(shifts=cycle(a.shifts, finest_patch(meta)), shifts_from=a.shifts_from)
     return out
 
 
