@@ -387,6 +387,8 @@ def _check_refiner(config: Config) -> None:
     base, fine = config, config.refiner
     if any(getattr(base, key) != getattr(fine, key) for key in ("input_size", "in_channels", "out_channels", "prediction")):
         wrong("with other samples; size, channels and prediction must be the model's")
+    if base.labels != fine.labels:
+        wrong("with other labels; num_classes must be the model's")
     if any(getattr(base, key) != getattr(fine, key) for key in ("kind", "num_experts", "moe_blocks")):
         wrong("with other experts; their number and blocks must be the model's")
     if base.patch_size % fine.patch_size:
