@@ -49,6 +49,9 @@ def evaluate(graph, feed):
 @pytest.mark.parametrize("routing", ROUTINGS)
 def test_a_graph_gives_the_outputs_of_the_model(path, routing):
     config, tensors = weights.load(files.find(path))
+    if config.refiner is not None:
+        refiner = Model(config, tensors).refiner
+        config, tensors = refiner.config, refiner.weights
     graph = build(config, tensors, routing)
     onnx.checker.check_model(graph)
     kinds = {node.op_type for node in graph.graph.node}

@@ -10,12 +10,12 @@ use diffmoe::checkpoint::{
     Checkpoint, CheckpointError, Hints, InferError, Inferred, ModelOut, Source, StoredRows,
     infer_config,
 };
-use diffmoe::model::{Config, Objective, Role, Storage, TensorSpec};
+use diffmoe::model::{Config, Objective, REFINER, Role, Storage, TensorSpec};
 
 use super::Outcome;
 use super::hub::{self, config_beside};
 use super::output::Output;
-use super::refined_source::{RefinerSource, Sources};
+use super::refined_source::{Part, RefinerSource, Sources};
 use super::training_run::{RunConfig, find_checkpoint, find_yaml};
 
 /// Convert a PyTorch checkpoint to a model file.
@@ -71,6 +71,9 @@ pub(super) struct Arguments {
     /// Model file with smaller patches that takes over near the end of a run: the file to write has both models.
     #[arg(long, value_name = "FILE.safetensors")]
     refiner: Option<PathBuf>,
+    /// Of a model with a refiner, only one of both.
+    #[arg(long, value_enum, conflicts_with = "refiner")]
+    only: Option<Part>,
     /// Time from which on the refiner computes, between 0 (noise) and 1 (data).
     #[arg(long, value_name = "TIME", default_value_t = 0.5, requires = "refiner")]
     refiner_from: f32,
@@ -128,9 +131,15 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     let (mut text, mut tensors) = describe(arguments, &file, &source, &shapes)?;
     let refiner = arguments.refiner.as_ref();
     let refiner = refiner.map(|path| RefinerSource::open(path, weights)).transpose()?;
-    let source = Sources { model: source, refiner };
+    let prefix = if arguments.only == Some(Part::Refiner) { REFINER } else { "" };
+    let source = Sources { model: source, refiner, prefix };
     if let Some(refiner) = &source.refiner {
         text = refiner.refine(&text, arguments.refiner_from)?;
+    }
+    if let Some(part) = arguments.only {
+        text = part.document(&text)?;
+    }
+    if source.refiner.is_some() || arguments.only.is_some() {
         tensors = Config::from_json(&text)?.stored_tensors();
         tensors.retain(|t| !t.is_optional() || source.has(&t.name));
     }

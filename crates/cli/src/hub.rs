@@ -41,7 +41,9 @@ pub(super) fn write(
     let config = Config::from_json(model.config_text)
         .map_err(|_| "--layout diffusers is for models; image decoders have it already")?;
     if config.refiner.is_some() {
-        return Err("--layout diffusers has no place for a refiner; write one file".into());
+        return Err(
+            "--layout diffusers has no place for a refiner; choose a part with --only".into()
+        );
     }
     let occupied = folder.read_dir().map_or(folder.exists(), |mut files| files.next().is_some());
     if occupied {

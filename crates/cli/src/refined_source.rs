@@ -70,6 +70,37 @@ impl RefinerSource {
 pub(super) struct Sources {
     pub(super) model: Source,
     pub(super) refiner: Option<RefinerSource>,
+    /// What the names of the tensors begin with in the model's source.
+    pub(super) prefix: &'static str,
+}
+
+/// One of the two models of a file.
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+pub(super) enum Part {
+    /// Without the refiner.
+    Model,
+    /// The refiner as a model of its own.
+    Refiner,
+}
+
+impl Part {
+    /// The document of this part of a model.
+    pub(super) fn document(self, text: &str) -> Result<String, Box<dyn std::error::Error>> {
+        let mut document: Value = serde_json::from_str(text)?;
+        let section = document.as_object_mut().and_then(|entries| entries.remove("refiner"));
+        let section = section.ok_or("the model has no refiner; remove --only")?;
+        if self == Self::Refiner {
+            for (key, value) in section.as_object().into_iter().flatten() {
+                if key != "from" {
+                    document[key] = value.clone();
+                }
+            }
+            if let Some(defaults) = document["defaults"].as_object_mut() {
+                defaults.remove("showcase");
+            }
+        }
+        Ok(document.to_string())
+    }
 }
 
 impl Sources {
@@ -77,7 +108,8 @@ impl Sources {
     fn of<'a>(&self, name: &'a str) -> (&Source, Cow<'a, str>) {
         match (&self.refiner, name.strip_prefix(REFINER)) {
             (Some(refiner), Some(name)) => (&refiner.source, name.into()),
-            _ => (&self.model, name.into()),
+            _ if self.prefix.is_empty() => (&self.model, name.into()),
+            _ => (&self.model, format!("{}{name}", self.prefix).into()),
         }
     }
 

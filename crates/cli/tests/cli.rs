@@ -4,6 +4,8 @@ mod command;
 
 use std::path::{Path, PathBuf};
 
+use diffmoe::checkpoint::Checkpoint;
+
 use command::{diffmoe, draw, fixture, refused, succeeds};
 
 struct Folder(tempfile::TempDir);
@@ -260,7 +262,12 @@ fn the_shipped_models_compute_what_the_trainer_computed() {
         let folder = Folder::new();
         let weights =
             Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../assets/{model}.safetensors"));
-        std::fs::copy(weights, folder.path("model.safetensors")).expect("a copy");
+        let copy = folder.text("model.safetensors");
+        let is_refined = Checkpoint::open(&weights).expect("a model").config().refiner.is_some();
+        // The model of a file with a refiner is another shipped one.
+        let part: &[&str] = if is_refined { &["--only", "refiner"] } else { &[] };
+        let weights = weights.display().to_string();
+        succeeds(&[&["convert", &weights, "-o", &copy], part].concat());
         let answers = fixture(&format!("trained/{model}.safetensors"));
         std::fs::copy(answers, folder.path("io.safetensors")).expect("a copy");
         std::fs::write(folder.path("case.json"), case).expect("a file");

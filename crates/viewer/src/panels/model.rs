@@ -4,7 +4,7 @@ use egui::{TextEdit, Ui};
 
 use crate::App;
 use crate::icons::Icon;
-use crate::session::{ModelInfo, ModelSource};
+use crate::session::{ModelInfo, ModelSource, Record};
 use crate::widgets::{self, caption, card, icon_button, remark, sign_button};
 use diffmoe::model::Kind;
 
@@ -15,6 +15,7 @@ pub(crate) fn show(app: &mut App, ui: &mut Ui) {
         }
         decoder(app, ui);
         built_in(app, ui);
+        finer(app, ui);
         if icon_button(ui, Icon::Open, "Open a file").on_hover_text("Or drop it anywhere").clicked()
         {
             app.jobs.pick();
@@ -127,6 +128,46 @@ fn built_in(app: &mut App, ui: &mut Ui) {
     });
 }
 
+/// A model; another one that draws the same labels, only finer; and how many times as long it takes (docs/performance.md).
+const FINER: (&str, &str, f32) = ("emoji", "emoji_256", 3.0);
+/// Seconds for four images that nobody minds.
+const MOST_SECONDS: f32 = 4.0;
+
+/// Recommends the finer model where this device draws it quickly.
+fn finer(app: &mut App, ui: &mut Ui) {
+    let (coarse, fine, ratio) = FINER;
+    let is_open = app.session.model().is_some_and(|model| model.name == coarse);
+    if !is_open || !app.session.available().iter().any(|name| name == fine) {
+        return;
+    }
+    let record = app.session.record().filter(|record| record.config.name == coarse);
+    let Some(seconds) = record.and_then(four_images).map(|s| ratio * s) else { return };
+    if seconds > MOST_SECONDS {
+        return;
+    }
+    let about = seconds.ceil().max(1.0);
+    remark(
+        ui,
+        format!(
+            "This device is fast enough for {fine}, which draws finer images: four in about {about} s."
+        ),
+    );
+    if ui.button(format!("Open {fine}")).clicked() {
+        app.session.load(ModelSource::Named(fine.to_owned()));
+    }
+}
+
+/// Seconds that four images of a finished run took, by its median step; `None` of one that was not computed here.
+fn four_images(record: &Record) -> Option<f32> {
+    if !record.is_complete() || record.recorded {
+        return None;
+    }
+    let mut steps = record.step_ms.clone();
+    steps.sort_by(f32::total_cmp);
+    let median = steps.get(steps.len() / 2)?;
+    Some(4e-3 * median * steps.len() as f32 / record.labels.len().max(1) as f32)
+}
+
 fn address(app: &mut App, ui: &mut Ui) {
     ui.horizontal(|ui| {
         let room = 64.0 + ui.spacing().item_spacing.x;
@@ -169,5 +210,25 @@ fn kept(app: &mut App, ui: &mut Ui) {
     }
     if let Some(location) = load {
         app.session.load(ModelSource::Url(location));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::tests::finished_record;
+
+    #[test]
+    fn the_time_of_four_images_is_that_of_the_median_step() {
+        let mut record = finished_record();
+        record.complete = true;
+        // The first step compiles kernels.
+        record.step_ms = vec![900.0, 100.0, 110.0];
+        record.labels = vec![String::new(); 2];
+        assert_eq!(four_images(&record), Some(0.66));
+        record.recorded = true;
+        assert_eq!(four_images(&record), None);
+        let unfinished = Record { recorded: false, complete: false, ..record };
+        assert_eq!(four_images(&unfinished), None);
     }
 }
