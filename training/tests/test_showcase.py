@@ -8,6 +8,7 @@ from safetensors import safe_open
 from diffmoe_train.data import Dataset, Labels
 from diffmoe_train.evaluate import __main__ as command
 from diffmoe_train.evaluate import emoji, showcase
+from diffmoe_train.exported import read_description
 from test_evaluate import weights  # noqa: F401 - a fixture
 
 
@@ -37,6 +38,10 @@ def test_a_file_gets_its_showcase_and_keeps_everything_else(weights, monkeypatch
         before = {k: f.get_tensor(k) for k in f.keys()}
         meta = json.loads(f.metadata()["diffmoe"])
     command.main(["showcase", "--weights", str(path), "--data-root", str(root), "--seeds", "1", "--levels", "255", "--write"])
+    first = read_description(path)["defaults"]["showcase"]["rows"]
+    again = ["showcase", "--weights", str(path), "--data-root", str(root), "--seeds", "1", "--levels", "255"]
+    command.main([*again, "--again", "--bf16", "--write"])
+    assert {tuple(row) for row in read_description(path)["defaults"]["showcase"]["rows"]} <= {tuple(row) for row in first}
     with safe_open(path, "pt") as f:
         assert {k: v.tolist() for k, v in before.items()} == {k: f.get_tensor(k).tolist() for k in f.keys()}
         after = json.loads(f.metadata()["diffmoe"])

@@ -6,7 +6,7 @@ Candidates are training pairs, ``--per-subject`` random styles of each subject, 
 if every image of it has the pair's own drawing as its nearest training image, at a root mean square of at most ``--levels``
 of 255 (32x32 pixels).  The best ``--most`` pairs, one for each subject, are written into the file as
 ``defaults.showcase``: ``{"judge": the rule in words, "rows": [[row of each label table], ...]}``, best first.
-Without ``--write`` the file is left alone and the result printed."""
+Without ``--write`` the file is left alone and the result printed.  ``--again`` judges the pairs that the file has already."""
 
 import json
 import os
@@ -23,6 +23,8 @@ def arguments(p):
     p.add_argument("--weights", required=True)
     p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
     p.add_argument("--cache", help="folder in which images are cached")
+    p.add_argument("--again", action="store_true", help="candidates are the pairs of the file")
+    p.add_argument("--bf16", action="store_true", help="compute in bfloat16")
     p.add_argument("--per-subject", type=int, default=2, help="candidate styles of a subject")
     p.add_argument("--seeds", type=int, default=2, help="images of a pair")
     p.add_argument("--levels", type=float, default=28.0, help="largest distance to the drawing, of 255")
@@ -44,6 +46,12 @@ def candidates(dataset, per_subject, seed):
             taken[subject] = taken.get(subject, 0) + 1
             rows.append(i)
     return torch.tensor(sorted(rows))
+
+
+def earlier(dataset, meta):
+    """Rows of the dataset: the pairs that a file has already."""
+    place = {pair: i for i, pair in enumerate(zip(*(c.tolist() for c in dataset.columns)))}
+    return torch.tensor(sorted(place[tuple(pair)] for pair in meta["defaults"]["showcase"]["rows"]))
 
 
 def choose(levels, own, columns, most, limit):
@@ -75,13 +83,14 @@ def run(a):
     torch.set_num_threads(a.threads)
     model, meta = load_exported(a.weights)
     own = emoji.load(meta, a.data_root)[0][0]
-    rows = candidates(own, a.per_subject, a.seed)
+    rows = earlier(own, meta) if a.again else candidates(own, a.per_subject, a.seed)
     columns = [c[rows] for c in own.columns]
     gallery = emoji.as_judged(own.images.float() / 127.5 - 1)
     levels, is_own, sha = [], [], generate.identity(a.weights, meta)["sha256"]
     for seed in range(a.seeds):
         s = generate.settings(meta, a) | {"seed": a.seed + seed}
-        x = generate.kept(a.cache, f"showcase-{seed}", sha, model, columns, s)[0]
+        with torch.autocast("cpu", torch.bfloat16, enabled=a.bf16):
+            x = generate.kept(a.cache, f"showcase-{seed}{'-bf16' * a.bf16}", sha, model, columns, s)[0].float()
         nearest, distance = retrieval.nearest(emoji.as_judged(x), gallery)
         levels.append(distance)
         is_own.append(nearest == rows)
@@ -89,9 +98,10 @@ def run(a):
     kept = choose(levels, is_own, columns, a.most, a.levels)
     judge = (f"the nearest training image is the pair's own drawing at an RMS of at most {a.levels:g} of 255 (32x32 pixels), "
              f"for {a.seeds} seeds")
-    good = is_own.all(0)
+    good, worst = is_own.all(0), levels.max(0).values[kept]
+    spread = worst.quantile(torch.tensor([0.0, 0.5, 1.0])).tolist() if kept else "none"
     print(f"{len(rows)} candidates; own drawing nearest for all seeds: {good.float().mean():.1%}; "
-          f"kept: {len(kept)}, distances {levels.max(0).values[kept].quantile(torch.tensor([0.0, 0.5, 1.0])).tolist()}")
+          f"kept: {len(kept)}, distances {spread}")
     showcase = {"judge": judge, "rows": [[c[i].item() for c in columns] for i in kept]}
     if a.write:
         rewritten(a.weights, showcase)
