@@ -148,7 +148,7 @@ def test_tensors_are_those_of_the_rust_program():
     """The list of tensors matches those of the shipped and recorded files."""
     for path in [*ASSETS.glob("*.safetensors"), *FIXTURES.glob("*_flow/model.safetensors")]:
         file = TensorFile(path)
-        assert dict(weights.tensors(Config.from_json(file.config_text))).keys() == set(file.names())
+        assert dict(weights.stored(Config.from_json(file.config_text))).keys() == set(file.names())
 
 
 PROMOE = {"num_experts": 4, "router": "prototypes", "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
