@@ -55,13 +55,15 @@ pub(super) fn show(
     let experts = scene.record.trace.experts();
     let look = scene.ink.look;
     let share = scene.made.tally.share(scene.now.step, scene.now.layer);
-    let patches = scene.record.trace.tokens();
+    let trace = &scene.record.trace;
+    let patches_of_token = trace.patches_of_token(scene.now.step as u32);
+    let tokens = trace.tokens() / patches_of_token;
     for (expert, cell) in cells(area, experts, scene.aspect()).into_iter().enumerate() {
         let Some(taken) = scene.made.taken.get(expert) else { continue };
-        let count = taken.iter().filter(|taken| **taken).count();
+        let count = taken.iter().filter(|taken| **taken).count() / patches_of_token;
         let whole = cell.with_min_y(cell.top() - LINE);
         let response = ui.interact(whole, ui.scope_id().with(("map", expert)), Sense::click());
-        let name = format!("Expert {expert}: {count} of {patches} patches");
+        let name = format!("Expert {expert}: {count} of {tokens} patches");
         response.widget_info(|| {
             WidgetInfo::selected(Role::Button, true, scene.now.expert == Some(expert), &name)
         });
@@ -97,7 +99,7 @@ pub(super) fn show(
             let words = match count {
                 0 => "none".to_owned(),
                 // The load stands at the right end of the line.
-                n if cell.width() >= 90.0 && patches < 100 => format!("{n} of {patches}"),
+                n if cell.width() >= 90.0 && tokens < 100 => format!("{n} of {tokens}"),
                 n => n.to_string(),
             };
             text(painter, line + vec2(23.0, 0.0), Align2::LEFT_CENTER, words, 12.0, look.text);

@@ -208,7 +208,7 @@ fn paint(painter: &Painter, rect: Rect, scene: &Scene<'_>) {
         Overlay::Margin => margins(painter, rect, scene, grid),
     }
     if overlay != Overlay::Image {
-        lattice(painter, rect, grid);
+        lattice(painter, rect, scene.record.trace.grid_at(scene.now.step as u32));
     }
     if let Some(patch) = scene.now.patch {
         ring(painter, patch_rect(rect, grid, patch), 2.0);

@@ -80,7 +80,7 @@ pub(super) fn show(
 fn heading(scene: &Scene<'_>, layer: &Layer<'_>) -> (String, String) {
     let block = scene.block();
     let Some(((row, column), patch)) = scene.patch_place().zip(scene.now.patch) else {
-        let remark = format!("of {}; point at a patch to see why", layer.pool());
+        let remark = format!("of {}; point at a patch to see why", layer.tokens());
         return (format!("Block {block}: tokens of each expert"), remark);
     };
     let token = scene.now.image * scene.record.trace.tokens() + patch;
@@ -176,7 +176,7 @@ fn load(painter: &Painter, row: Rect, scene: &Scene<'_>, layer: &Layer<'_>, expe
 
 /// Points a token.
 fn scale(most: Option<u32>, layer: &Layer<'_>, row: Rect) -> f32 {
-    let fair = layer.pool() as f32 / layer.experts() as f32;
+    let fair = layer.tokens() as f32 / layer.experts() as f32;
     (row.width() - 24.0 - 34.0).max(8.0) / (most.unwrap_or(0) as f32).max(fair * 1.25)
 }
 
@@ -195,7 +195,7 @@ fn foot(painter: &Painter, body: Rect, rows: &[Rect], scene: &Scene<'_>, layer: 
     }
     let Some(share) = scene.made.tally.share(scene.now.step, scene.now.layer) else { return };
     // One expert's share where every token had one expert.
-    let fair = layer.pool() as f32 / layer.experts() as f32;
+    let fair = layer.tokens() as f32 / layer.experts() as f32;
     for row in rows.iter().filter(|row| (row.top() - rows[0].top()).abs() < 0.5) {
         let x = row.left() + 24.0 + fair * scale(share.tokens.iter().max().copied(), layer, *row);
         let line = [pos2(x, rows[0].top()), pos2(x, bottom)];

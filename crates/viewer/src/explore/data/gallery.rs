@@ -25,7 +25,14 @@ pub(crate) fn gallery(
 ) -> Vec<Pick> {
     let tokens = lens.trace.tokens().max(1);
     let Some(layer) = lens.layer(step, layer) else { return Vec::new() };
-    let taken = (0..layer.pool()).filter(|&token| layer.takes(token, expert));
+    // Of a token with several patches, the first stands for all.
+    let ([rows, columns], grid) = (lens.trace.grid_at(step as u32), lens.trace.grid());
+    let (down, across) = ((grid[0] / rows.max(1)).max(1), (grid[1] / columns.max(1)).max(1));
+    let is_first = |token: &usize| {
+        let patch = token % tokens;
+        patch / grid[1] % down == 0 && patch % grid[1] % across == 0
+    };
+    let taken = (0..layer.pool()).filter(is_first).filter(|&token| layer.takes(token, expert));
     let mut picks: Vec<(f32, Pick)> = taken
         .map(|token| {
             let margin = layer.margin(token, expert);
@@ -65,6 +72,16 @@ mod tests {
         }
         assert!(picks.windows(2).all(|pair| pair[0].margin >= pair[1].margin));
         assert_eq!(gallery(&lens, 0, 0, 1, 1, 99), picks[..1]);
+    }
+
+    #[test]
+    fn a_token_of_several_patches_is_shown_once() {
+        let trace = super::super::tests::refined();
+        let lens = Lens::new(&trace, Branch::Conditional, 0.0);
+        let patches = |step, expert| -> Vec<usize> {
+            gallery(&lens, step, 0, expert, 99, 99).iter().map(|pick| pick.patch).collect()
+        };
+        assert_eq!((patches(0, 0), patches(1, 1)), (vec![0], vec![0, 1]));
     }
 
     #[test]

@@ -115,6 +115,11 @@ impl Layer<'_> {
         self.patches
     }
 
+    /// Tokens of all images.
+    pub(crate) fn tokens(&self) -> usize {
+        self.pool() / self.patches.max(1) as usize
+    }
+
     /// Patches of all images.
     pub(crate) fn pool(&self) -> usize {
         self.routing.masks.len()

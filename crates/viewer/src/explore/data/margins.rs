@@ -33,7 +33,7 @@ pub(crate) fn histogram(layer: &Layer<'_>, of: Option<usize>) -> Option<Histogra
     if !layer.has_needs() {
         return None;
     }
-    let mut bars = vec![0; BARS];
+    let mut bars = vec![0_u32; BARS];
     let (mut otherwise, mut decisions) = (0, 0);
     for token in 0..layer.pool() {
         for expert in (0..layer.experts()).filter(|expert| of.is_none_or(|of| of == *expert)) {
@@ -46,7 +46,10 @@ pub(crate) fn histogram(layer: &Layer<'_>, of: Option<usize>) -> Option<Histogra
             }
         }
     }
-    (otherwise <= decisions / ROUNDED).then_some(Histogram { bars, decisions })
+    let is_by_margin = otherwise <= decisions / ROUNDED;
+    let patches = layer.patches_of_token();
+    bars.iter_mut().for_each(|bar| *bar /= patches);
+    is_by_margin.then_some(Histogram { bars, decisions: decisions / patches as usize })
 }
 
 #[cfg(test)]

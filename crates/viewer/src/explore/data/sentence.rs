@@ -1,6 +1,6 @@
 //! One sentence or two about what compute does in this run, from the counts alone.
 
-use super::tally::Tally;
+use super::tally::{Share, Tally};
 
 /// A piece of a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,13 +68,27 @@ fn hand_over(
     [first, last]: [usize; 2],
     pieces: &mut Vec<Piece>,
 ) -> Option<()> {
-    let (before, after) = (&tally.share(first, layer)?.tokens, &tally.share(last, layer)?.tokens);
+    let (before, after) = (tally.share(first, layer)?, tally.share(last, layer)?);
     let block = tally.blocks.get(layer)?;
-    let change = |e: usize| i64::from(after[e]) - i64::from(before[e]);
+    // The last step may have more tokens than the first: then both are counted as shares.
+    let is_equal = before.pool == after.pool;
+    let [before_pool, after_pool] =
+        [before, after].map(|share| if is_equal { 1 } else { i64::from(share.pool) });
+    let was = |e: usize| i64::from(before.tokens[e]) * after_pool;
+    let is = |e: usize| i64::from(after.tokens[e]) * before_pool;
+    let change = |e: usize| is(e) - was(e);
     let experts = 0..tally.experts;
     let loser = experts.clone().min_by_key(|&e| change(e))?;
     let winner = experts.max_by_key(|&e| change(e))?;
-    let course = |e: usize| format!("({} to {} tokens)", before[e], after[e]);
+    let told = |share: &Share, e: usize| match is_equal {
+        true => share.tokens[e].to_string(),
+        false => {
+            let percent = 100.0 * share.tokens[e] as f32 / share.pool.max(1) as f32;
+            format!("{percent:.0}\u{a0}%")
+        }
+    };
+    let unit = if is_equal { "tokens" } else { "of the tokens" };
+    let course = |e: usize| format!("({} to {} {unit})", told(before, e), told(after, e));
     let mut say = |words: String| pieces.push(Piece::Words(words));
     if change(loser) >= 0 {
         say(format!("In block {block} no expert loses tokens."));
@@ -82,11 +96,11 @@ fn hand_over(
     }
     say(format!("In block {block} expert "));
     pieces.push(Piece::Expert(loser));
-    let verb = if 2 * after[loser] < before[loser] { "fades" } else { "loses most" };
+    let verb = if 2 * is(loser) < was(loser) { "fades" } else { "loses most" };
     if 2 * change(winner) >= -change(loser) && change(winner) > 0 {
         pieces.push(Piece::Words(format!(" {verb} {} and ", course(loser))));
         pieces.push(Piece::Expert(winner));
-        let course = format!(" takes over ({} to {}).", before[winner], after[winner]);
+        let course = format!(" takes over ({} to {}).", told(before, winner), told(after, winner));
         pieces.push(Piece::Words(course));
     } else {
         let rest = format!(" {verb} {}, and no other expert takes over.", course(loser));
@@ -144,6 +158,14 @@ mod tests {
         assert!(
             told(&gapped(), Branch::Conditional).starts_with("From noise to image C is 1.00 at")
         );
+    }
+
+    #[test]
+    fn steps_with_other_numbers_of_tokens_are_compared_by_their_shares() {
+        let said = told(&super::super::tests::refined(), Branch::Conditional);
+        let hand_over =
+            "expert #0 fades (100 % to 25 % of the tokens) and #1 takes over (0 % to 50 %).";
+        assert!(said.ends_with(hand_over), "{said}");
     }
 
     #[test]

@@ -284,6 +284,16 @@ mod tests {
         assert!((numbers.capacity - 1.0).abs() < 1e-6);
     }
 
+    #[test]
+    fn a_token_of_several_patches_counts_once() {
+        let tally =
+            Tally::of(&Lens::new(&super::super::tests::refined(), Branch::Conditional, 0.0));
+        let share = |step: usize| tally.share(step, 0).unwrap().clone();
+        assert_eq!(share(0), Share { tokens: vec![1, 0, 0], skipped: 0, pool: 1 });
+        assert_eq!(share(1), Share { tokens: vec![1, 2, 0], skipped: 1, pool: 4 });
+        assert_eq!(tally.capacities(), [Some(1.0), Some(0.75)]);
+    }
+
     proptest! {
         #[test]
         fn counts_are_row_sums(tokens in proptest::collection::vec(0_u64..256, 4)) {

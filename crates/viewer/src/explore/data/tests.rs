@@ -61,6 +61,24 @@ pub(crate) fn run(steps: &[&[&[u64]]], experts: usize) -> Trace {
     trace
 }
 
+/// Two steps of one layer: the first with one token of 2×2 patches, the second with four tokens.
+pub(crate) fn refined() -> Trace {
+    let whole = run(&[&[&[0b001; 4]], &[&[0b010, 0b010, 0, 0b001]]], 3);
+    let mut refined = run(&[], 3);
+    refined.extend(
+        whole
+            .forwards()
+            .iter()
+            .cloned()
+            .map(|mut forward| {
+                forward.scale = if forward.step == 0 { 2 } else { 1 };
+                forward
+            })
+            .collect(),
+    );
+    refined
+}
+
 /// Six steps of one layer, one image of 2×2 tokens. Unconditional passes in the steps 1, 3 and 4, with C 0.75, 0.5 and
 /// 0.25: guidance with gaps.
 pub(crate) fn gapped() -> Trace {
