@@ -48,6 +48,26 @@ fn print_detail_head(config: &Config) {
     }
 }
 
+/// Memory that one image takes on either device.
+fn print_memory(checkpoint: &Checkpoint, refiner: Option<&Checkpoint>) {
+    let kinds = WeightChoice::Auto.resolve(checkpoint).to_string();
+    let both = || std::iter::once(checkpoint).chain(refiner);
+    let on_cpu = |of: &Checkpoint| {
+        let storage = |t: &TensorSpec| of.storage(&t.name).unwrap_or(Storage::F32);
+        Footprint::on_cpu(of.config(), 1, storage).total()
+    };
+    let on_gpu = |of: &Checkpoint| {
+        let precisions = WeightChoice::Auto.resolve(of);
+        Footprint::on_gpu(of.config(), 1, precisions, Profile::Gpu, WEBGPU_BINDING).total()
+    };
+    println!(
+        "  memory        {} on the CPU, {} on a GPU with {kinds} weights, for one image at a \
+            time",
+        megabytes(both().map(on_cpu).sum::<u64>() as usize),
+        megabytes(both().map(on_gpu).sum::<u64>() as usize)
+    );
+}
+
 fn print_defaults(config: &Config) {
     let defaults = &config.defaults;
     println!(
@@ -143,22 +163,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         of_refiner.map_or_else(String::new, |n| format!(" and {} of the refiner", grouped(n)));
     println!("  parameters    {}{and}", grouped(config.parameters()));
     println!("  storage       {} ({})", megabytes(bytes), parts.join(", "));
-    let kinds = WeightChoice::Auto.resolve(&checkpoint).to_string();
-    let both = || std::iter::once(&checkpoint).chain(&refiner);
-    let on_cpu = |of: &Checkpoint| {
-        let storage = |t: &TensorSpec| of.storage(&t.name).unwrap_or(Storage::F32);
-        Footprint::on_cpu(of.config(), 1, storage).total()
-    };
-    let on_gpu = |of: &Checkpoint| {
-        let precisions = WeightChoice::Auto.resolve(of);
-        Footprint::on_gpu(of.config(), 1, precisions, Profile::Gpu, WEBGPU_BINDING).total()
-    };
-    println!(
-        "  memory        {} on the CPU, {} on a GPU with {kinds} weights, for one image at a \
-            time",
-        megabytes(both().map(on_cpu).sum::<u64>() as usize),
-        megabytes(both().map(on_gpu).sum::<u64>() as usize)
-    );
+    print_memory(&checkpoint, refiner.as_ref());
     let card: Option<serde_json::Value> = serde_json::from_str(checkpoint.config_text()).ok();
     if let Some(card) = card.as_ref().and_then(|c| c.get("card")).and_then(|c| c.as_object()) {
         for (key, value) in card {

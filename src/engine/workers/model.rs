@@ -170,6 +170,7 @@ impl WorkersModel {
     }
 
     /// The refiner of the model, which the workers have loaded with it.
+    #[must_use]
     pub fn refiner(&self, checkpoint: &Checkpoint) -> Self {
         Self {
             config: checkpoint.config().clone(),

@@ -6,7 +6,7 @@ use crate::App;
 use crate::icons::Icon;
 use crate::session::{ModelInfo, ModelSource, Record};
 use crate::widgets::{self, caption, card, icon_button, remark, sign_button};
-use diffmoe::model::Kind;
+use diffmoe::model::{Config, Kind};
 
 pub(crate) fn show(app: &mut App, ui: &mut Ui) {
     card(ui, "Model", |ui| {
@@ -51,7 +51,7 @@ fn describe(ui: &mut Ui, model: &ModelInfo) {
     );
     caption(ui, format!("{} file, SHA-256 {}…", widgets::bytes(model.file_bytes), model.hash));
     if let Some(refiner) = &config.refiner {
-        let grids = [config, &refiner.config].map(|of| of.tokens());
+        let grids = [config, &refiner.config].map(Config::tokens);
         let from = 1.0 - refiner.from;
         remark(
             ui,

@@ -30,7 +30,7 @@ pub(crate) fn gallery(
     let (down, across) = ((grid[0] / rows.max(1)).max(1), (grid[1] / columns.max(1)).max(1));
     let is_first = |token: &usize| {
         let patch = token % tokens;
-        patch / grid[1] % down == 0 && patch % grid[1] % across == 0
+        (patch / grid[1]).is_multiple_of(down) && (patch % grid[1]).is_multiple_of(across)
     };
     let taken = (0..layer.pool()).filter(is_first).filter(|&token| layer.takes(token, expert));
     let mut picks: Vec<(f32, Pick)> = taken

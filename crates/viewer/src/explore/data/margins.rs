@@ -48,7 +48,9 @@ pub(crate) fn histogram(layer: &Layer<'_>, of: Option<usize>) -> Option<Histogra
     }
     let is_by_margin = otherwise <= decisions / ROUNDED;
     let patches = layer.patches_of_token();
-    bars.iter_mut().for_each(|bar| *bar /= patches);
+    for bar in &mut bars {
+        *bar /= patches;
+    }
     is_by_margin.then_some(Histogram { bars, decisions: decisions / patches as usize })
 }
 

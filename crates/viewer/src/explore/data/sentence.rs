@@ -80,12 +80,12 @@ fn hand_over(
     let experts = 0..tally.experts;
     let loser = experts.clone().min_by_key(|&e| change(e))?;
     let winner = experts.max_by_key(|&e| change(e))?;
-    let told = |share: &Share, e: usize| match is_equal {
-        true => share.tokens[e].to_string(),
-        false => {
-            let percent = 100.0 * share.tokens[e] as f32 / share.pool.max(1) as f32;
-            format!("{percent:.0}\u{a0}%")
+    let told = |share: &Share, e: usize| {
+        if is_equal {
+            return share.tokens[e].to_string();
         }
+        let percent = 100.0 * share.tokens[e] as f32 / share.pool.max(1) as f32;
+        format!("{percent:.0}\u{a0}%")
     };
     let unit = if is_equal { "tokens" } else { "of the tokens" };
     let course = |e: usize| format!("({} to {} {unit})", told(before, e), told(after, e));

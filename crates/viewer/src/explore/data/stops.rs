@@ -121,9 +121,10 @@ pub(crate) fn caption(record: &Record, stop: usize, can_draw: bool) -> Option<St
         1 => {
             let blocks: Vec<String> = trace.blocks().iter().map(ToString::to_string).collect();
             let coarse = trace.grid_at(0);
-            let at_first = match coarse == trace.grid() {
-                true => String::new(),
-                false => format!("at first {} × {} and later ", coarse[0], coarse[1]),
+            let at_first = if coarse == trace.grid() {
+                String::new()
+            } else {
+                format!("at first {} × {} and later ", coarse[0], coarse[1])
             };
             format!(
                 "The model sees {at_first}{rows} × {columns} patches, each as a token: a list of numbers. In the blocks {} every \
