@@ -244,6 +244,7 @@ fn who(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
         }
     };
     let cell = |patch: usize| patch_rect(rect, grid, patch);
+    let of_tokens = scene.record.trace.grid_at(scene.now.step as u32);
     // Colours first: patterns, numbers and hatching lie over them.
     for (patch, taken) in scene.made.who.iter().enumerate() {
         let cell = cell(patch);
@@ -255,7 +256,8 @@ fn who(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
             pattern(first, &|shape| shape.add_rect(cell));
         }
         let second = taken.second.map(usize::from);
-        if let Some(second) = second.filter(|_| cell.width() >= CORNER) {
+        let has_corner = cell.width() >= CORNER && is_last_of_token(grid, of_tokens, patch);
+        if let Some(second) = second.filter(|_| has_corner) {
             let side = cell.size().min_elem() / 2.0;
             let corner = [cell.max, cell.max - vec2(0.0, side), cell.max - vec2(side, 0.0)];
             let colour = palette::expert(second);
@@ -279,6 +281,12 @@ fn who(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
             painter.rect_filled(cell, 0.0, ink.look.well.gamma_multiply(0.7));
         }
     }
+}
+
+/// Whether a patch is in the lower right corner of its token; `tokens` are rows and columns of tokens.
+fn is_last_of_token(grid: [usize; 2], tokens: [usize; 2], patch: usize) -> bool {
+    let place = [patch / grid[1], patch % grid[1]];
+    (0..2).all(|side| (place[side] + 1).is_multiple_of((grid[side] / tokens[side].max(1)).max(1)))
 }
 
 fn how_many(painter: &Painter, rect: Rect, scene: &Scene<'_>, grid: [usize; 2]) {
@@ -361,6 +369,15 @@ mod tests {
     use egui::pos2;
 
     use super::*;
+
+    #[test]
+    fn the_corner_of_a_token_is_in_its_last_patch() {
+        let last = |tokens| -> Vec<usize> {
+            (0..16).filter(|&patch| is_last_of_token([4, 4], tokens, patch)).collect()
+        };
+        assert_eq!(last([2, 2]), [5, 7, 13, 15]);
+        assert_eq!(last([4, 4]).len(), 16);
+    }
 
     #[test]
     fn patches_are_found_where_they_are_painted() {
