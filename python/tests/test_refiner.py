@@ -73,7 +73,7 @@ def alone(model: Model) -> Model:
 
 
 class ByHand:
-    """Steps of a scheduler that are given to two runs, and averaged over shifts by hand."""
+    """Stands in for a run: sends each step to that of the base or of the refiner, and averages over shifts itself."""
 
     def __init__(self, base: Run, refiner: Run, spin=(1, 0.0), by=0):
         self.config, self.runs, self.spin, self.by = base.config, (base, refiner), spin, by
@@ -325,7 +325,7 @@ def test_one_graph_holds_one_transformer(file):
 
 
 def tool() -> str | None:
-    """The command, if it knows refiners."""
+    """Path of the ``diffmoe`` binary; None if there is none, or it does not support refiners."""
     path = os.environ.get("DIFFMOE")
     if path is None or b"--refiner" not in subprocess.run([path, "convert", "--help"], capture_output=True).stdout:
         return None

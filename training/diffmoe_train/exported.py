@@ -55,7 +55,7 @@ def finest_patch(meta):
 
 
 def build(meta, stored, path):
-    """The transformer that a description without a refiner describes, with its weights."""
+    """Builds one transformer from its description and loads its weights."""
     p = meta["params"]
     moe = p.get("MoE_config") or {"num_experts": 0, "capacity": 1, "interleave": True}
     if moe.get("router", "softmax") != "softmax" or p.get("rope_type", "none") != "none" or p.get("mlp_act", "gelu") != "gelu":

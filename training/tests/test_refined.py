@@ -1,4 +1,4 @@
-"""Files with a refiner: which model computes which step, and the evaluation of such files."""
+"""Tests of files with a refiner: which of the two models computes each step, and evaluation."""
 
 import json
 

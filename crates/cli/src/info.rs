@@ -37,7 +37,7 @@ pub(super) struct Arguments {
     tensors: bool,
 }
 
-/// The sampling settings that the model recommends.
+/// The detail head, if the model has one.
 fn print_detail_head(config: &Config) {
     if config.detail_channels > 0 {
         println!(
@@ -68,6 +68,7 @@ fn print_memory(checkpoint: &Checkpoint, refiner: Option<&Checkpoint>) {
     );
 }
 
+/// The sampling settings that the model recommends.
 fn print_defaults(config: &Config) {
     let defaults = &config.defaults;
     println!(

@@ -24,7 +24,7 @@ def read(data: bytes) -> dict:
 
 
 def one_or_all(of_passes: list[np.ndarray]) -> np.ndarray:
-    """The thresholds ``[L, E]`` of all passes, stacked where they differ."""
+    """The thresholds: ``[L, E]`` if all passes share them, otherwise ``[F, L, E]``."""
     first = of_passes[0]
     return first if all(np.array_equal(of, first) for of in of_passes) else np.stack(of_passes)
 
