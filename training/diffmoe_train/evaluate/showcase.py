@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..exported import load_exported
-from . import emoji, generate, retrieval
+from . import emoji, generate, judges, retrieval
 
 
 def arguments(p):
@@ -50,8 +50,8 @@ def candidates(dataset, per_subject, seed):
 
 def earlier(dataset, meta):
     """Rows of the dataset: the pairs that a file has already."""
-    place = {pair: i for i, pair in enumerate(zip(*(c.tolist() for c in dataset.columns)))}
-    return torch.tensor(sorted(place[tuple(pair)] for pair in meta["defaults"]["showcase"]["rows"]))
+    columns = zip(*meta["defaults"]["showcase"]["rows"])
+    return judges.rows_of(dataset, [torch.tensor(c) for c in columns]).sort().values
 
 
 def choose(levels, own, columns, most, limit):
