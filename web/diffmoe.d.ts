@@ -47,6 +47,8 @@ export interface Info {
   experts: number;
   /** Tokens per image. */
   tokens: number;
+  /** The model's refiner: the time from which on it computes (0 is noise, 1 the image), and its tokens per image; `null` where there is none. */
+  refiner: { from: number; tokens: number } | null;
   /** Indices of the blocks with experts. */
   moeBlocks: number[];
   /** The row names of each label table. */

@@ -120,13 +120,14 @@ impl Linear {
 
     /// `out[r] = x(r)·Wᵀ + bias`, `[rows, out]`.
     pub(super) fn apply<'a>(&self, x: impl Fn(usize) -> &'a [f32], out: &mut [f32]) {
+        let rows: Vec<&[f32]> = (0..out.len() / self.outputs()).map(x).collect();
         let bias = self.bias.as_deref();
         match &self.weight {
-            Weight::F32(matrix) => matrix.apply(bias, x, out),
+            Weight::F32(matrix) => matrix.apply(bias, &rows, out),
             #[cfg(feature = "compact")]
-            Weight::Kept(matrix) => matrix.apply(bias, x, out),
+            Weight::Kept(matrix) => matrix.apply(bias, &rows, out),
             #[cfg(feature = "compact")]
-            Weight::Low(matrix) => matrix.apply(bias, x, out),
+            Weight::Low(matrix) => matrix.apply(bias, &rows, out),
         }
     }
 }

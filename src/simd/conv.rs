@@ -133,12 +133,15 @@ pub(crate) fn conv_rows(
                 let at = (pixel / width + tap) * line + pixel % width * c;
                 &rows[at..][..w.kernel * c]
             };
+            let pixels = 0..to.len() / outputs;
+            let parts: Vec<&[f32]> =
+                pixels.flat_map(|pixel| (0..w.kernel).map(move |tap| x(pixel, tap))).collect();
             if ending.add {
                 sums.resize(to.len(), 0.0);
-                w.matrix.apply_segments(w.bias.as_deref(), w.kernel, x, sums);
+                w.matrix.apply_segments(w.bias.as_deref(), w.kernel, &parts, sums);
                 vectorised(|| to.iter_mut().zip(sums.iter()).for_each(|(to, sum)| *to += sum));
             } else {
-                w.matrix.apply_segments(w.bias.as_deref(), w.kernel, x, to);
+                w.matrix.apply_segments(w.bias.as_deref(), w.kernel, &parts, to);
             }
             match ending.activation {
                 Activation::None => {}

@@ -10,7 +10,7 @@ use bytemuck::Zeroable;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::formats::Panels;
-use super::matmul::{Columns, Line, PANEL, TILE, Tiled, in_tiles, keep, multiply};
+use super::matmul::{Columns, Line, PANEL, Rows, TILE, Tiled, add_products, in_tiles, keep};
 use super::platform::LineWidener;
 use crate::checkpoint::StoredRows;
 use crate::model::Storage;
@@ -45,30 +45,24 @@ impl KeptMatrix {
         self.panels.bytes()
     }
 
-    /// `out[r] = x(r)·Wᵀ + bias`, `[rows, outputs]`, with the bits of the product with f32 weights.
-    pub(crate) fn apply<'a>(
-        &self,
-        bias: Option<&[f32]>,
-        x: impl Fn(usize) -> &'a [f32],
-        out: &mut [f32],
-    ) {
+    /// `out[r] = rows[r]·Wᵀ + bias`, `[rows, outputs]`, with the bits of the product with f32 weights.
+    pub(crate) fn apply(&self, bias: Option<&[f32]>, rows: &[&[f32]], out: &mut [f32]) {
         WIDE.with_borrow_mut(|wide| {
-            let x = |r: usize, _: usize| x(r);
-            Arch::new().dispatch(Product { matrix: self, bias, x, out, wide });
+            Arch::new().dispatch(Product { matrix: self, bias, rows, out, wide });
         });
     }
 }
 
 /// The arguments of [`KeptMatrix::apply`], passed into code for this processor.
-struct Product<'m, X> {
+struct Product<'m> {
     matrix: &'m KeptMatrix,
     bias: Option<&'m [f32]>,
-    x: X,
+    rows: &'m [&'m [f32]],
     out: &'m mut [f32],
     wide: &'m mut Vec<Line>,
 }
 
-impl<'a, X: Fn(usize, usize) -> &'a [f32]> WithSimd for Product<'_, X> {
+impl WithSimd for Product<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -78,7 +72,7 @@ impl<'a, X: Fn(usize, usize) -> &'a [f32]> WithSimd for Product<'_, X> {
     }
 }
 
-impl<'a, X: Fn(usize, usize) -> &'a [f32]> Tiled for Product<'_, X> {
+impl Tiled for Product<'_> {
     #[inline(always)]
     fn columns<S: Simd, const V: usize, const P: usize>(&mut self, simd: S, first: usize) {
         let KeptMatrix { outputs, inputs, ref panels } = *self.matrix;
@@ -86,70 +80,66 @@ impl<'a, X: Fn(usize, usize) -> &'a [f32]> Tiled for Product<'_, X> {
         if self.wide.len() < P * inputs {
             self.wide.resize(P * inputs, Line::zeroed());
         }
-        let (wide, _) = self.wide.split_at_mut(P * inputs);
-        let mut rest = &mut *self.out;
+        let wide = &mut self.wide[..P * inputs];
         let mut done = 0;
-        match (panels, LineWidener::of(simd)) {
-            (Panels::F16(lines), Some(widener)) => {
-                let lines = std::array::from_fn(|p| &lines[(first + p) * inputs..][..inputs]);
-                done = TILE.min(rest.len() / outputs);
-                let (rows, after) = rest.split_at_mut(done * outputs);
-                rest = after;
-                let tile = First { simd, widener, x: &self.x, lines, columns: &columns };
-                match done {
-                    0 => {}
-                    1 => tile.product::<1>(wide, rows),
-                    2 => tile.product::<2>(wide, rows),
-                    3 => tile.product::<3>(wide, rows),
-                    4 => tile.product::<4>(wide, rows),
-                    5 => tile.product::<5>(wide, rows),
-                    _ => tile.product::<6>(wide, rows),
-                }
+        if let (Panels::F16(lines), Some(widener)) = (panels, LineWidener::of(simd)) {
+            let lines = &lines[first * inputs..][..P * inputs];
+            let rows = &self.rows[..TILE.min(self.rows.len())];
+            let tile = First { simd, widener, rows, lines, columns: &columns };
+            done = rows.len();
+            let out = &mut self.out[..done * outputs];
+            match done {
+                0 => {}
+                1 => tile.product::<1>(wide, out),
+                2 => tile.product::<2>(wide, out),
+                3 => tile.product::<3>(wide, out),
+                4 => tile.product::<4>(wide, out),
+                5 => tile.product::<5>(wide, out),
+                _ => tile.product::<6>(wide, out),
             }
-            _ => {
-                for (p, wide) in wide.chunks_exact_mut(inputs).enumerate() {
-                    panels.widen(inputs, first + p, wide);
-                }
+        } else {
+            for (p, wide) in wide.chunks_exact_mut(inputs).enumerate() {
+                panels.widen(inputs, first + p, wide);
             }
         }
-        let mut wide = wide.chunks_exact(inputs);
-        let panels = std::array::from_fn(|_| wide.next().unwrap_or_default());
-        columns.product::<S, V>(simd, 1, &self.x, panels, (done, rest));
+        let rows = Rows { parts: &self.rows[done..], segments: 1 };
+        columns.product::<S, V>(simd, rows, wide, &mut self.out[done * outputs..]);
     }
 }
 
 /// The first rows by `P` panels of f16, in vectors of sixteen.
-struct First<'m, S, X, const P: usize> {
+struct First<'m, S, const P: usize> {
     simd: S,
     widener: LineWidener,
-    x: &'m X,
-    /// `[inputs]`
-    lines: [&'m [[u16; PANEL]]; P],
+    /// `[inputs]` each.
+    rows: &'m [&'m [f32]],
+    /// `[P, inputs]`
+    lines: &'m [[u16; PANEL]],
     columns: &'m Columns<P>,
 }
 
-impl<'a, S: Simd, X: Fn(usize, usize) -> &'a [f32], const P: usize> First<'_, S, X, P> {
-    /// `R` rows; leaves the panels in f32 in `wide`, `[P, inputs]`.
+impl<S: Simd, const P: usize> First<'_, S, P> {
+    /// `R` rows, to `out`; leaves the panels in f32 in `wide`, `[P, inputs]`.
     #[inline(always)]
-    fn product<const R: usize>(&self, wide: &mut [Line], rows: &mut [f32]) {
-        let n = self.lines[0].len();
-        let lines: [&[[u16; PANEL]]; P] = self.lines.map(|lines| &lines[..n]);
-        let mut parts = wide.chunks_exact_mut(n);
-        let mut wide: [&mut [Line]; P] =
-            std::array::from_fn(|_| &mut parts.next().unwrap_or_default()[..n]);
-        let weights = |i: usize| {
-            std::array::from_fn(|p| {
-                let vector: S::f32s = self.widener.widen::<S>(&lines[p][i]);
-                S::as_mut_simd_f32s(&mut wide[p][i].0).0[0] = vector;
-                [vector]
-            })
-        };
-        let x = std::array::from_fn(|r| (self.x)(r, 0));
-        let bias = self.columns.bias::<S, 1>();
-        let acc = multiply(self.simd, n, x, weights, [bias; R]);
+    fn product<const R: usize>(&self, wide: &mut [Line], out: &mut [f32]) {
+        let n = self.lines.len() / P;
+        let mut rows = [&[][..]; R];
+        for (row, all) in rows.iter_mut().zip(self.rows) {
+            *row = &all[..n];
+        }
+        let (wide, lines) = (&mut wide[..P * n], &self.lines[..P * n]);
+        let mut acc = [self.columns.bias::<S, 1>(self.simd); R];
+        for i in 0..n {
+            let mut weights = [[self.simd.splat_f32s(0.0)]; P];
+            for p in 0..P {
+                weights[p][0] = self.widener.widen::<S>(&lines[p * n + i]);
+                S::as_mut_simd_f32s(&mut wide[p * n + i].0).0[0] = weights[p][0];
+            }
+            add_products(self.simd, rows, i, &weights, &mut acc);
+        }
         let mut sums = [[Line::zeroed(); P]; TILE];
         keep::<S, 1, P, R>(acc, &mut sums);
-        self.columns.store(&sums, rows);
+        self.columns.store(&sums, out);
     }
 }
 
@@ -189,11 +179,11 @@ mod tests {
                 let stored = StoredRows::new(inputs, values);
                 let matrix = KeptMatrix::new(&stored, storage).unwrap();
                 assert!(matrix.bytes() < 3 * (outputs.next_multiple_of(PANEL) * inputs) as u64);
-                let row = |r: usize| &x[r * inputs..][..inputs];
+                let x: Vec<&[f32]> = x.chunks_exact(inputs).collect();
                 let (mut got, mut want) =
                     (vec![f32::NAN; rows * outputs], vec![0.0; rows * outputs]);
-                matrix.apply(Some(&bias), row, &mut got);
-                Matrix::new(outputs, inputs, &stored.decode()).apply(Some(&bias), row, &mut want);
+                matrix.apply(Some(&bias), &x, &mut got);
+                Matrix::new(outputs, inputs, &stored.decode()).apply(Some(&bias), &x, &mut want);
                 let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&got), bits(&want), "{rows}x{inputs}x{outputs} {storage:?}");
             }

@@ -120,24 +120,18 @@ impl LowMatrix {
         (size_of_val(&*self.lines) + more) as u64
     }
 
-    /// `out[r] = x(r)·Wᵀ + bias`, `[rows, outputs]`, of rounded numbers.
-    pub(crate) fn apply<'a>(
-        &self,
-        bias: Option<&[f32]>,
-        x: impl Fn(usize) -> &'a [f32],
-        out: &mut [f32],
-    ) {
+    /// `out[r] = rows[r]·Wᵀ + bias`, `[rows, outputs]`, of rounded numbers.
+    pub(crate) fn apply(&self, bias: Option<&[f32]>, rows: &[&[f32]], out: &mut [f32]) {
         let outputs = self.outputs;
-        let count = out.len() / outputs;
         let words = self.lines.len() / outputs.div_ceil(PANEL);
-        let mut rows = vec![0; count * words];
+        let mut rounded = vec![0; rows.len() * words];
         let columns = |panel: usize| panel * PANEL..outputs.min((panel + 1) * PANEL);
         match &self.format {
             Format::Bf16 => {
-                for (r, row) in rows.chunks_exact_mut(words).enumerate() {
-                    to_bf16(&x(r)[..self.inputs], row);
+                for (row, rounded) in rows.iter().zip(rounded.chunks_exact_mut(words)) {
+                    to_bf16(&row[..self.inputs], rounded);
                 }
-                let operands = Operands { words, rows: &rows, lines: &self.lines };
+                let operands = Operands { words, rows: &rounded, lines: &self.lines };
                 bf16_product(&operands, &mut |r, panel, sums| {
                     let columns = columns(panel);
                     let bias = bias.map(|bias| &bias[columns.clone()]);
@@ -148,10 +142,10 @@ impl LowMatrix {
                 });
             }
             Format::Int8 { scales, zeros } => {
-                let factors: Vec<f32> = (rows.chunks_exact_mut(words).enumerate())
-                    .map(|(r, row)| to_bytes(&x(r)[..self.inputs], row))
+                let factors: Vec<f32> = (rows.iter().zip(rounded.chunks_exact_mut(words)))
+                    .map(|(row, rounded)| to_bytes(&row[..self.inputs], rounded))
                     .collect();
-                let operands = Operands { words, rows: &rows, lines: &self.lines };
+                let operands = Operands { words, rows: &rounded, lines: &self.lines };
                 int8_product(&operands, &mut |r, panel, sums| {
                     let columns = columns(panel);
                     let [scales, bias] = [Some(&scales[..]), bias]
@@ -245,7 +239,7 @@ mod tests {
                     let stored = StoredRows::floats(width, &weight[..]);
                     let matrix = LowMatrix::new(low, &stored);
                     let mut got = vec![f32::NAN; rows * outputs];
-                    matrix.apply(Some(&bias), |r| &x[r * width..][..width], &mut got);
+                    matrix.apply(Some(&bias), &x.chunks(width).collect::<Vec<_>>(), &mut got);
                     for (at, &got) in got.iter().enumerate() {
                         let (r, o) = (at / outputs, at % outputs);
                         let (x, w) = (&x[r * width..][..width], &weight[o * width..][..width]);
@@ -294,7 +288,7 @@ mod tests {
         let x: Vec<f32> = (0..70).map(|i| (i * 31 % 255) as f32 - 127.0).collect();
         assert!(x.iter().any(|v| v.abs() > 126.5));
         let mut got = vec![f32::NAN; 3];
-        LowMatrix::new(Low::Int8, &stored).apply(None, |_| &x, &mut got);
+        LowMatrix::new(Low::Int8, &stored).apply(None, &[&x], &mut got);
         let want: Vec<f32> = stored
             .decode()
             .chunks(70)

@@ -96,45 +96,49 @@ impl Matrix {
         (self.outputs, self.inputs) = (outputs, inputs);
     }
 
-    /// `out[r] = x[r]·Wᵀ + bias` for every row of `out`, `[rows, outputs]`; `x(r)` is row `r`, `[inputs]`.
-    pub(crate) fn apply<'a>(
-        &self,
-        bias: Option<&[f32]>,
-        x: impl Fn(usize) -> &'a [f32],
-        out: &mut [f32],
-    ) {
-        let rows: Vec<&[f32]> = (0..out.len() / self.outputs).map(x).collect();
-        self.apply_rows(bias, &rows, out);
+    /// `out[r] = rows[r]·Wᵀ + bias`, `[rows, outputs]`, for rows of `[inputs]`.
+    pub(crate) fn apply(&self, bias: Option<&[f32]>, rows: &[&[f32]], out: &mut [f32]) {
+        self.apply_segments(bias, 1, rows, out);
     }
 
-    /// The one copy of the loops for all who have their rows in one piece: thirty of them were a tenth of the page.
-    fn apply_rows(&self, bias: Option<&[f32]>, rows: &[&[f32]], out: &mut [f32]) {
-        self.apply_segments(bias, 1, |r, _| rows[r], out);
-    }
-
-    /// As [`Matrix::apply`] for rows that lie in several places: `x(r, s)` is part `s` of row `r`, all of
-    /// one length, `[inputs / segments]`. A convolution reads its neighbourhood that way, without a copy.
-    pub(crate) fn apply_segments<'a>(
+    /// As [`Matrix::apply`] for rows that lie in several places: `parts`, `[rows, segments]`, are all of one length,
+    /// `[inputs / segments]`. A convolution reads its neighbourhood that way, without a copy.
+    pub(crate) fn apply_segments(
         &self,
         bias: Option<&[f32]>,
         segments: usize,
-        x: impl Fn(usize, usize) -> &'a [f32],
+        parts: &[&[f32]],
         out: &mut [f32],
     ) {
-        Arch::new().dispatch(Product { matrix: self, bias, segments, x, out });
+        let rows = Rows { parts, segments };
+        Arch::new().dispatch(Product { matrix: self, bias, rows, out });
     }
 }
 
+/// Rows of `width`, as [`Matrix::apply`] takes them.
+pub(crate) fn rows_of(values: &[f32], width: usize) -> Vec<&[f32]> {
+    values.chunks_exact(width).collect()
+}
+
+/// The inputs of a product. They are slices and no function, because the loops below are compiled for every kind of
+/// vector and height of a tile: another copy of all of them for each caller took most of the time that the library
+/// took to compile.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    /// `[rows, segments]`
+    pub(super) parts: &'a [&'a [f32]],
+    pub(super) segments: usize,
+}
+
 /// The arguments of [`Matrix::apply`], passed into code for this processor.
-struct Product<'m, X> {
+struct Product<'m> {
     matrix: &'m Matrix,
     bias: Option<&'m [f32]>,
-    segments: usize,
-    x: X,
+    rows: Rows<'m>,
     out: &'m mut [f32],
 }
 
-impl<'a, X: Fn(usize, usize) -> &'a [f32]> WithSimd for Product<'_, X> {
+impl WithSimd for Product<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -178,13 +182,13 @@ fn each_tile<S: Simd, T: Tiled, const V: usize, const P: usize>(
     }
 }
 
-impl<'a, X: Fn(usize, usize) -> &'a [f32]> Tiled for Product<'_, X> {
+impl Tiled for Product<'_> {
     #[inline(always)]
     fn columns<S: Simd, const V: usize, const P: usize>(&mut self, simd: S, first: usize) {
         let Matrix { outputs, inputs, ref lines } = *self.matrix;
-        let panels = std::array::from_fn(|p| &lines[(first + p) * inputs..][..inputs]);
+        let panels = &lines[first * inputs..][..P * inputs];
         let columns = Columns::<P>::new(outputs, first, self.bias);
-        columns.product::<S, V>(simd, self.segments, &self.x, panels, (0, self.out));
+        columns.product::<S, V>(simd, self.rows, panels, self.out);
     }
 }
 
@@ -217,8 +221,12 @@ impl<const P: usize> Columns<P> {
 
     /// The bias as vectors, with which sums begin.
     #[inline(always)]
-    pub(super) fn bias<S: Simd, const V: usize>(&self) -> [[S::f32s; V]; P] {
-        std::array::from_fn(|p| std::array::from_fn(|v| S::as_simd_f32s(&self.bias[p].0).0[v]))
+    pub(super) fn bias<S: Simd, const V: usize>(&self, simd: S) -> [[S::f32s; V]; P] {
+        let mut bias = [[simd.splat_f32s(0.0); V]; P];
+        for (vectors, line) in bias.iter_mut().zip(&self.bias) {
+            vectors.copy_from_slice(S::as_simd_f32s(&line.0).0);
+        }
+        bias
     }
 
     /// Stores the sums of up to six rows, `[rows, outputs]`.
@@ -236,80 +244,90 @@ impl<const P: usize> Columns<P> {
         }
     }
 
-    /// Rows `skipped` and later, `out`, by panels of f32.
+    /// `out`, `[rows, outputs]`, by `panels` of f32, `[P, inputs]`.
     #[inline(always)]
-    pub(super) fn product<'a, S: Simd, const V: usize>(
+    pub(super) fn product<S: Simd, const V: usize>(
         &self,
         simd: S,
-        segments: usize,
-        x: &impl Fn(usize, usize) -> &'a [f32],
-        panels: [&[Line]; P],
-        (skipped, out): (usize, &mut [f32]),
+        rows: Rows,
+        panels: &[Line],
+        out: &mut [f32],
     ) {
-        let panels: [&[[S::f32s; V]]; P] =
-            panels.map(|panel| S::as_simd_f32s(bytemuck::cast_slice(panel)).0.as_chunks::<V>().0);
-        // Known when this is compiled: what is higher is left out.
+        let panels = S::as_simd_f32s(bytemuck::cast_slice(panels)).0.as_chunks::<V>().0;
         let most = if S::F32_LANES == 4 { ROWS_BY_FOUR } else { TILE };
-        let n = panels[0].len() / segments;
         let mut sums = [[Line::zeroed(); P]; TILE];
-        for (t, rows) in out.chunks_mut(most * self.outputs).enumerate() {
-            let x = |r: usize, s: usize| x(skipped + t * most + r, s);
-            match rows.len() / self.outputs {
-                1 => self.tile::<S, V, 1>(simd, n, x, panels, &mut sums),
-                rows if rows == 2 || most == 2 => {
-                    self.tile::<S, V, 2>(simd, n, x, panels, &mut sums);
+        let parts = rows.parts.chunks(most * rows.segments);
+        for (parts, out) in parts.zip(out.chunks_mut(most * self.outputs)) {
+            let rows = Rows { parts, ..rows };
+            match out.len() / self.outputs {
+                1 => self.tile::<S, V, 1>(simd, rows, panels, &mut sums),
+                // Known when this is compiled: where tiles have two rows, higher ones are left out.
+                height if height == 2 || most == 2 => {
+                    self.tile::<S, V, 2>(simd, rows, panels, &mut sums);
                 }
-                3 => self.tile::<S, V, 3>(simd, n, x, panels, &mut sums),
-                4 => self.tile::<S, V, 4>(simd, n, x, panels, &mut sums),
-                5 => self.tile::<S, V, 5>(simd, n, x, panels, &mut sums),
-                _ => self.tile::<S, V, 6>(simd, n, x, panels, &mut sums),
+                3 => self.tile::<S, V, 3>(simd, rows, panels, &mut sums),
+                4 => self.tile::<S, V, 4>(simd, rows, panels, &mut sums),
+                5 => self.tile::<S, V, 5>(simd, rows, panels, &mut sums),
+                _ => self.tile::<S, V, 6>(simd, rows, panels, &mut sums),
             }
-            self.store(&sums, rows);
+            self.store(&sums, out);
         }
     }
 
-    /// `R` rows, in segments of `n` inputs, by `P` panels.
+    /// `R` rows by `P` panels.
     #[inline(always)]
-    fn tile<'a, S: Simd, const V: usize, const R: usize>(
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "iterators stay calls in the builds that tests run"
+    )]
+    fn tile<S: Simd, const V: usize, const R: usize>(
         &self,
         simd: S,
-        n: usize,
-        x: impl Fn(usize, usize) -> &'a [f32],
-        panels: [&[[S::f32s; V]]; P],
+        rows: Rows,
+        panels: &[[S::f32s; V]],
         sums: &mut [[Line; P]; TILE],
     ) {
-        let mut acc = [self.bias::<S, V>(); R];
-        for s in 0..panels[0].len() / n {
-            let rows: [&[f32]; R] = std::array::from_fn(|r| x(r, s));
-            let parts: [&[[S::f32s; V]]; P] = std::array::from_fn(|p| &panels[p][s * n..][..n]);
-            acc = multiply(simd, n, rows, |i| std::array::from_fn(|p| parts[p][i]), acc);
+        let mut acc = [self.bias::<S, V>(simd); R];
+        let inputs = panels.len() / P;
+        let n = inputs / rows.segments;
+        for s in 0..rows.segments {
+            let (mut xs, mut weights) = ([&[][..]; R], [&[][..]; P]);
+            for (r, x) in xs.iter_mut().enumerate() {
+                *x = &rows.parts[r * rows.segments + s][..n];
+            }
+            for (p, weights) in weights.iter_mut().enumerate() {
+                *weights = &panels[p * inputs + s * n..][..n];
+            }
+            for i in 0..n {
+                let mut line = [[simd.splat_f32s(0.0); V]; P];
+                for p in 0..P {
+                    line[p] = weights[p][i];
+                }
+                add_products(simd, xs, i, &line, &mut acc);
+            }
         }
         keep::<S, V, P, R>(acc, sums);
     }
 }
 
-/// The innermost loop: `R` rows of `n` inputs by `P` panels, all sums in registers; `weights` gives those of an input.
+/// The innermost step: input `i` of `R` rows by its weights in `P` panels, all sums in registers.
 #[inline(always)]
-pub(super) fn multiply<S: Simd, const V: usize, const P: usize, const R: usize>(
+pub(super) fn add_products<S: Simd, const V: usize, const P: usize, const R: usize>(
     simd: S,
-    n: usize,
     rows: [&[f32]; R],
-    mut weights: impl FnMut(usize) -> [[S::f32s; V]; P],
-    mut acc: [[[S::f32s; V]; P]; R],
-) -> [[[S::f32s; V]; P]; R] {
-    let rows: [&[f32]; R] = std::array::from_fn(|r| &rows[r][..n]);
-    for i in 0..n {
-        let weights = weights(i);
-        for (r, row) in rows.iter().enumerate() {
-            let x = simd.splat_f32s(row[i]);
-            for p in 0..P {
-                for v in 0..V {
-                    acc[r][p][v] = simd.mul_add_e_f32s(x, weights[p][v], acc[r][p][v]);
-                }
+    i: usize,
+    weights: &[[S::f32s; V]; P],
+    acc: &mut [[[S::f32s; V]; P]; R],
+) {
+    // Iterators would stay calls in the builds that tests run.
+    for r in 0..R {
+        let x = simd.splat_f32s(rows[r][i]);
+        for p in 0..P {
+            for v in 0..V {
+                acc[r][p][v] = simd.mul_add_e_f32s(x, weights[p][v], acc[r][p][v]);
             }
         }
     }
-    acc
 }
 
 /// Moves sums from registers to lines.
@@ -341,19 +359,20 @@ mod tests {
             let bias: Vec<f32> = (0..outputs).map(|i| value(i, 2.0)).collect();
             let mut by_rows = vec![f32::NAN; rows * outputs];
             let row = |r: usize| &x[r * inputs..][..inputs];
-            Matrix::new(outputs, inputs, &weight).apply(Some(&bias), row, &mut by_rows);
+            let all: Vec<&[f32]> = (0..rows).map(row).collect();
+            Matrix::new(outputs, inputs, &weight).apply(Some(&bias), &all, &mut by_rows);
             let transposed: Vec<f32> =
                 (0..inputs * outputs).map(|i| weight[i % outputs * inputs + i / outputs]).collect();
             let mut matrix = Matrix::default();
             matrix.pack_columns(outputs, inputs, |i| &transposed[i * outputs..]);
             let mut by_columns = vec![f32::NAN; rows * outputs];
-            matrix.apply(Some(&bias), row, &mut by_columns);
+            matrix.apply(Some(&bias), &all, &mut by_columns);
             assert_eq!(by_rows, by_columns);
             if inputs.is_multiple_of(3) {
                 let mut by_segments = vec![f32::NAN; rows * outputs];
                 let n = inputs / 3;
-                let part = |r: usize, s: usize| &row(r)[s * n..][..n];
-                matrix.apply_segments(Some(&bias), 3, part, &mut by_segments);
+                let parts: Vec<&[f32]> = all.iter().flat_map(|row| row.chunks(n)).collect();
+                matrix.apply_segments(Some(&bias), 3, &parts, &mut by_segments);
                 assert_eq!(by_rows, by_segments);
             }
             for (at, &got) in by_rows.iter().enumerate() {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::plan::Attention;
 use crate::checkpoint::{CheckpointError, TensorFile};
 use crate::simd::math::{softmax_rows, vectorised};
-use crate::simd::matmul::Matrix;
+use crate::simd::matmul::{Matrix, rows_of};
 
 /// Query, key, value and output projection, `[C, C]` each with a bias.
 pub(super) struct AttentionWeights {
@@ -49,7 +49,7 @@ impl AttentionWeights {
         let (matrix, bias) = &self.layers[which];
         let mut out = vec![0.0; x.len()];
         out.par_chunks_mut(ROWS * c).zip(x.par_chunks(ROWS * c)).for_each(|(out, x)| {
-            matrix.apply(Some(bias), |r| &x[r * c..][..c], out);
+            matrix.apply(Some(bias), &rows_of(x, c), out);
         });
         out
     }
@@ -88,12 +88,13 @@ impl AttentionWeights {
             |[scores, mixed, out]: &mut [Vec<f32>; 3], (task, to)| {
                 let start = first + task * ROWS;
                 scores.resize(to.len() / c * tokens, 0.0);
-                from.keys.apply(None, |r| &queries[(start + r) * c..][..c], scores);
+                let queries = rows_of(&queries[start * c..][..to.len()], c);
+                from.keys.apply(None, &queries, scores);
                 softmax_rows(scores, tokens, scale);
                 mixed.resize(to.len(), 0.0);
-                from.values.apply(None, |r| &scores[r * tokens..][..tokens], mixed);
+                from.values.apply(None, &rows_of(scores, tokens), mixed);
                 out.resize(to.len(), 0.0);
-                matrix.apply(Some(bias), |r| &mixed[r * c..][..c], out);
+                matrix.apply(Some(bias), &rows_of(mixed, c), out);
                 vectorised(|| to.iter_mut().zip(out.iter()).for_each(|(to, out)| *to += out));
             },
         );

@@ -42,6 +42,18 @@ test("the processor draws what the command line draws", async () => {
     const info = await page.evaluate(() => window.generator.info);
     assert.equal(info.labels.subject.length, 876);
     assert.equal(info.labels.style.length, 8);
+    assert.equal(info.refiner, null);
+  });
+});
+
+test("a refiner ends what its model began, with more tokens", async () => {
+  await withGenerator({}, { model: "models/emoji_256.safetensors", backend: "cpu" }, async (page) => {
+    const info = await page.evaluate(() => window.generator.info);
+    assert.deepEqual([info.tokens, info.refiner], [64, { from: 0.5, tokens: 256 }]);
+    const made = await sample(page, OPTIONS);
+    assert.equal(distance(made.rgba, await native(page, { ...NATIVE, model: "emoji_256" })), 0, "the same bytes");
+    const grids = new Set(made.trace.forwards.map(({ scale = 1 }) => scale));
+    assert.deepEqual([...grids], [2, 1]);
   });
 });
 

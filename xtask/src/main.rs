@@ -101,11 +101,13 @@ fn web(arguments: &[String]) -> Result<(), String> {
 fn run(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<(), String> {
     let line = format!("{program} {}", arguments.join(" "));
     println!("\n$ {line}");
+    let start = std::time::Instant::now();
     let status = Command::new(program)
         .args(arguments)
         .envs(environment.iter().copied())
         .status()
         .map_err(|error| format!("cannot run `{line}`: {error}"))?;
+    println!("{:.0} s: {line}", start.elapsed().as_secs_f32());
     if status.success() { Ok(()) } else { Err(format!("`{line}` failed")) }
 }
 

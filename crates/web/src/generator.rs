@@ -108,6 +108,7 @@ impl Generator {
         set(&info, "decoder", decoder.map_or(JsValue::NULL, JsValue::from));
         set(&info, "experts", config.num_experts as u32);
         set(&info, "tokens", config.tokens() as u32);
+        set(&info, "refiner", refiner(config));
         let blocks = config.moe_blocks().into_iter().map(|block| JsValue::from(block as u32));
         set(&info, "moeBlocks", blocks.collect::<Array>());
         let labels = Object::new();
@@ -159,6 +160,15 @@ pub fn shaders() -> Array {
         JsValue::from(entry)
     };
     diffmoe::kernels::all_sources().into_iter().map(entry).collect()
+}
+
+/// From which time on a model's refiner computes, and its tokens; null where there is none.
+fn refiner(config: &Config) -> JsValue {
+    let Some(refiner) = &config.refiner else { return JsValue::NULL };
+    let object = Object::new();
+    set(&object, "from", refiner.from);
+    set(&object, "tokens", refiner.config.tokens() as u32);
+    object.into()
 }
 
 /// Size and channels of the latents of a model; null where it makes pixels.

@@ -6,7 +6,7 @@ use super::activations::{Activations, add_rows, modulate, row_of};
 use super::weights::{Linear, OnCpu};
 use crate::model::{Config, SelfAttention};
 use crate::simd::math::{head_norm, softmax_rows};
-use crate::simd::matmul::Matrix;
+use crate::simd::matmul::{Matrix, rows_of};
 use crate::simd::threads::{Scratch, row_chunk};
 
 /// `x += gate ⊙ proj(softmax(q·kᵀ/√d)·v)`, head by head.
@@ -101,9 +101,11 @@ pub(super) fn one_head<'a>(
     Matrix::pack_rows(keys, count, width, |token| part(1, token));
     Matrix::pack_columns(values, width, count, |token| part(2, token));
     for (chunk, out) in out.chunks_mut(QUERIES * width).enumerate() {
-        scores.resize(out.len() / width * count, 0.0);
-        keys.apply(None, |r| part(0, chunk * QUERIES + r), scores);
+        let rows = out.len() / width;
+        let queries: Vec<&[f32]> = (0..rows).map(|r| part(0, chunk * QUERIES + r)).collect();
+        scores.resize(rows * count, 0.0);
+        keys.apply(None, &queries, scores);
         softmax_rows(scores, count, 1.0 / (width as f32).sqrt());
-        values.apply(None, |r| row_of(scores, count, r), out);
+        values.apply(None, &rows_of(scores, count), out);
     }
 }

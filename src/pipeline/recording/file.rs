@@ -85,6 +85,11 @@ impl Header {
         }
     }
 
+    /// Log-odds of an expert's thresholds in passes.
+    fn log_odds(&self, passes: &[usize], layer: usize, expert: usize) -> Vec<f32> {
+        passes.iter().map(|&pass| logit(self.thresholds(pass, layer)[expert])).collect()
+    }
+
     /// Whether there is a threshold for every expert of every layer.
     fn has_thresholds(&self) -> bool {
         let of_refiner = self.refined.as_ref().map(|refined| &refined.thresholds);
@@ -139,14 +144,14 @@ impl Recording {
         let mut gates = Vec::new();
         for layer in 0..header.layers.len() {
             for e in 0..header.experts {
+                let thresholds = header.log_odds(&order, layer, e);
                 for token in 0..header.images * trace.tokens() {
                     let at = token * header.experts + e;
                     let (mut margin, mut gate) = (0, 0);
-                    for &pass in &order {
+                    for (&pass, threshold) in order.iter().zip(&thresholds) {
                         let routing = &forwards[pass].layers[layer];
                         let Scores { need, gate: all, .. } = scores(routing);
                         let taken = routing.masks[token] >> e & 1 == 1;
-                        let threshold = logit(header.thresholds(pass, layer)[e]);
                         let next = margin_byte(need[at].to_f32() - threshold, taken);
                         margins.push(next.wrapping_sub(margin) as u8);
                         margin = next;
@@ -250,9 +255,10 @@ impl Header {
         let mut bytes = margins.iter().zip(gates);
         for at in 0..self.layers.len() {
             for e in 0..self.experts {
+                let thresholds = self.log_odds(&order, at, e);
                 for token in 0..pool {
                     let (mut margin, mut gate) = (0_i8, 0_i8);
-                    for &pass in &order {
+                    for (&pass, threshold) in order.iter().zip(&thresholds) {
                         let Some((&more, &stronger)) = bytes.next() else { return forwards };
                         margin = margin.wrapping_add(more.cast_signed());
                         gate = gate.wrapping_add(stronger.cast_signed());
@@ -261,7 +267,6 @@ impl Header {
                         layer.masks[token] |= taken.checked_shl(e as u32).unwrap_or(0);
                         let place = token * self.experts + e;
                         if let Some(scores) = &mut layer.scores {
-                            let threshold = logit(scores.thresholds[e]);
                             let need = threshold + (f32::from(margin) + 0.5) * STEP;
                             scores.need[place] = f16::from_f32(need);
                             scores.gate[place] = f16::from_f32(f32::from(gate) * STEP);
