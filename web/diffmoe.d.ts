@@ -47,7 +47,7 @@ export interface Info {
   experts: number;
   /** Tokens per image. */
   tokens: number;
-  /** The model's refiner: the time from which on it computes (0 is noise, 1 the image), and its tokens per image; `null` where there is none. */
+  /** The model's refiner: the time at which it takes over (0 is noise, 1 is data) and its tokens per image; `null` if the model has none. */
   refiner: { from: number; tokens: number } | null;
   /** Indices of the blocks with experts. */
   moeBlocks: number[];

@@ -129,13 +129,12 @@ pub(crate) fn conv_rows(
         || (Vec::new(), Vec::new()),
         |(rows, sums): &mut (Vec<f32>, Vec<f32>), (task, to)| {
             source.copy_rows(first + task * band, to.len() / (width * outputs), halo, rows);
-            let x = |pixel: usize, tap: usize| {
-                let at = (pixel / width + tap) * line + pixel % width * c;
-                &rows[at..][..w.kernel * c]
+            let part = |at: usize| {
+                let (pixel, tap) = (at / w.kernel, at % w.kernel);
+                let start = (pixel / width + tap) * line + pixel % width * c;
+                &rows[start..][..w.kernel * c]
             };
-            let pixels = 0..to.len() / outputs;
-            let parts: Vec<&[f32]> =
-                pixels.flat_map(|pixel| (0..w.kernel).map(move |tap| x(pixel, tap))).collect();
+            let parts: Vec<&[f32]> = (0..to.len() / outputs * w.kernel).map(part).collect();
             if ending.add {
                 sums.resize(to.len(), 0.0);
                 w.matrix.apply_segments(w.bias.as_deref(), w.kernel, &parts, sums);

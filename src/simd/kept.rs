@@ -47,6 +47,7 @@ impl KeptMatrix {
 
     /// `out[r] = rows[r]·Wᵀ + bias`, `[rows, outputs]`, with the bits of the product with f32 weights.
     pub(crate) fn apply(&self, bias: Option<&[f32]>, rows: &[&[f32]], out: &mut [f32]) {
+        assert_eq!(rows.len() * self.outputs, out.len(), "rows and results");
         WIDE.with_borrow_mut(|wide| {
             Arch::new().dispatch(Product { matrix: self, bias, rows, out, wide });
         });
@@ -127,13 +128,20 @@ impl<S: Simd, const P: usize> First<'_, S, P> {
         for (row, all) in rows.iter_mut().zip(self.rows) {
             *row = &all[..n];
         }
-        let (wide, lines) = (&mut wide[..P * n], &self.lines[..P * n]);
+        let mut lines = [&[][..]; P];
+        for (lines, all) in lines.iter_mut().zip(self.lines.chunks_exact(n)) {
+            *lines = &all[..n];
+        }
+        let mut panels: [&mut [Line]; P] = std::array::from_fn(|_| Default::default());
+        for (panel, wide) in panels.iter_mut().zip(wide.chunks_exact_mut(n)) {
+            *panel = &mut wide[..n];
+        }
         let mut acc = [self.columns.bias::<S, 1>(self.simd); R];
         for i in 0..n {
             let mut weights = [[self.simd.splat_f32s(0.0)]; P];
             for p in 0..P {
-                weights[p][0] = self.widener.widen::<S>(&lines[p * n + i]);
-                S::as_mut_simd_f32s(&mut wide[p * n + i].0).0[0] = weights[p][0];
+                weights[p][0] = self.widener.widen::<S>(&lines[p][i]);
+                S::as_mut_simd_f32s(&mut panels[p][i].0).0[0] = weights[p][0];
             }
             add_products(self.simd, rows, i, &weights, &mut acc);
         }
@@ -147,7 +155,7 @@ impl<S: Simd, const P: usize> First<'_, S, P> {
 mod tests {
     use super::*;
     use crate::checkpoint::StoredValues;
-    use crate::simd::matmul::Matrix;
+    use crate::simd::matmul::{Matrix, rows_of};
 
     /// At every tile height, with and without rows after the first tile: the bits of the product of decoded rows.
     #[test]
@@ -179,7 +187,7 @@ mod tests {
                 let stored = StoredRows::new(inputs, values);
                 let matrix = KeptMatrix::new(&stored, storage).unwrap();
                 assert!(matrix.bytes() < 3 * (outputs.next_multiple_of(PANEL) * inputs) as u64);
-                let x: Vec<&[f32]> = x.chunks_exact(inputs).collect();
+                let x = rows_of(&x, inputs);
                 let (mut got, mut want) =
                     (vec![f32::NAN; rows * outputs], vec![0.0; rows * outputs]);
                 matrix.apply(Some(&bias), &x, &mut got);

@@ -123,6 +123,7 @@ impl LowMatrix {
     /// `out[r] = rows[r]·Wᵀ + bias`, `[rows, outputs]`, of rounded numbers.
     pub(crate) fn apply(&self, bias: Option<&[f32]>, rows: &[&[f32]], out: &mut [f32]) {
         let outputs = self.outputs;
+        assert_eq!(rows.len() * outputs, out.len(), "rows and results");
         let words = self.lines.len() / outputs.div_ceil(PANEL);
         let mut rounded = vec![0; rows.len() * words];
         let columns = |panel: usize| panel * PANEL..outputs.min((panel + 1) * PANEL);
@@ -205,6 +206,7 @@ fn to_bytes(row: &[f32], words: &mut [u32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::simd::matmul::rows_of;
 
     /// Inputs: smooth ones, and rows with outliers.
     fn inputs(rows: usize, width: usize, is_spiky: bool) -> Vec<f32> {
@@ -239,7 +241,7 @@ mod tests {
                     let stored = StoredRows::floats(width, &weight[..]);
                     let matrix = LowMatrix::new(low, &stored);
                     let mut got = vec![f32::NAN; rows * outputs];
-                    matrix.apply(Some(&bias), &x.chunks(width).collect::<Vec<_>>(), &mut got);
+                    matrix.apply(Some(&bias), &rows_of(&x, width), &mut got);
                     for (at, &got) in got.iter().enumerate() {
                         let (r, o) = (at / outputs, at % outputs);
                         let (x, w) = (&x[r * width..][..width], &weight[o * width..][..width]);

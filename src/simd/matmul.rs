@@ -110,6 +110,7 @@ impl Matrix {
         parts: &[&[f32]],
         out: &mut [f32],
     ) {
+        assert_eq!(parts.len() * self.outputs, segments * out.len(), "rows and results");
         let rows = Rows { parts, segments };
         Arch::new().dispatch(Product { matrix: self, bias, rows, out });
     }
@@ -120,9 +121,8 @@ pub(crate) fn rows_of(values: &[f32], width: usize) -> Vec<&[f32]> {
     values.chunks_exact(width).collect()
 }
 
-/// The inputs of a product. They are slices and no function, because the loops below are compiled for every kind of
-/// vector and height of a tile: another copy of all of them for each caller took most of the time that the library
-/// took to compile.
+/// The inputs of a product. They are slices rather than a closure: the loops below are compiled for each kind of vector
+/// and each tile height, and with closures for each caller as well, which took most of the library's compile time.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     /// `[rows, segments]`
@@ -358,8 +358,7 @@ mod tests {
             let x: Vec<f32> = (0..rows * inputs).map(|i| value(i, 1.1)).collect();
             let bias: Vec<f32> = (0..outputs).map(|i| value(i, 2.0)).collect();
             let mut by_rows = vec![f32::NAN; rows * outputs];
-            let row = |r: usize| &x[r * inputs..][..inputs];
-            let all: Vec<&[f32]> = (0..rows).map(row).collect();
+            let all = rows_of(&x, inputs);
             Matrix::new(outputs, inputs, &weight).apply(Some(&bias), &all, &mut by_rows);
             let transposed: Vec<f32> =
                 (0..inputs * outputs).map(|i| weight[i % outputs * inputs + i / outputs]).collect();

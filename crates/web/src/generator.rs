@@ -162,7 +162,7 @@ pub fn shaders() -> Array {
     diffmoe::kernels::all_sources().into_iter().map(entry).collect()
 }
 
-/// From which time on a model's refiner computes, and its tokens; null where there is none.
+/// The time at which a model's refiner takes over and its tokens per image; null if the model has none.
 fn refiner(config: &Config) -> JsValue {
     let Some(refiner) = &config.refiner else { return JsValue::NULL };
     let object = Object::new();

@@ -85,7 +85,7 @@ impl Header {
         }
     }
 
-    /// Log-odds of an expert's thresholds in passes.
+    /// The thresholds of an expert in the given passes, as log-odds.
     fn log_odds(&self, passes: &[usize], layer: usize, expert: usize) -> Vec<f32> {
         passes.iter().map(|&pass| logit(self.thresholds(pass, layer)[expert])).collect()
     }
