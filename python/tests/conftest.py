@@ -27,6 +27,7 @@ LABELLED = (
     "dsmoe",
     "promoe",
     "promoe_ec",
+    "jit_moe",
 )
 
 

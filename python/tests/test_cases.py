@@ -56,6 +56,19 @@ def sampled(case, key, text, null):
     return sample(run, schedulers.resolve(name, case.pipe.config, steps), steps, case.io["x"])
 
 
+@pytest.mark.parametrize("name", ["dsmoe", "jit_moe"])
+def test_recorded_experts(name):
+    """The experts of every token of the images at one time, without those of the context."""
+    case, routes, taps = Case(name), load_file(FIXTURES / name / "routes.safetensors"), {}
+    out, layers = case.pipe.model.forward(case.io["x"], np.full(3, 0.48), case.labels, taps=taps)
+    assert error(out, routes["out"]) < TOLERANCE
+    assert [f"blocks.{layer.block}.selected" for layer in layers] == sorted(routes.keys() - {"out"})
+    for layer in layers:
+        wanted = routes[f"blocks.{layer.block}.selected"]
+        assert np.array_equal(layer.taken, wanted) and layer.gate.shape == wanted.shape
+        assert np.array_equal(taps[f"blocks.{layer.block}.k"], wanted.sum(0))
+
+
 @pytest.mark.parametrize("name", ["t2i_tiny", "t2i_bpe"])
 def test_token_ids_of_prompts(name):
     case = Case(name)
@@ -116,3 +129,36 @@ def test_qk_norm():
     for name in (bias, weight):
         larger[name][16:] *= 2
     assert error(Model(config, larger).forward(x, t, y)[0], out) > 1e-3
+
+
+def context_model(**more):
+    """A random dense model with two label tables and tokens of the context, and its arguments."""
+    from diffmoe import Config, Model
+    from diffmoe.weights import tensors
+
+    params = {"input_size": [4, 6], "in_channels": 3, "patch_size": 2, "depth": 2, "hidden_size": 8, "num_heads": 2}
+    params |= {"context_tokens": 2, "context_start": 1, "learn_sigma": False, **more}
+    labels = [{"name": name, "tensor": f"{name}.weight", "null": null} for name, null in (("subject", 3), ("style", 2))]
+    document = {"kind": "dense", "t_kind": "flow", "space": "pixels", "labels": labels, "params": params}
+    config, random = Config.from_dict(document), np.random.default_rng(0)
+    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in tensors(config)}
+    x = random.normal(size=(2, 3, 4, 6)).astype(np.float32)
+    return Model(config, weights), (x, np.array([0.2, 0.7]), [np.array([0, 3]), np.array([1, 2])])
+
+
+@pytest.mark.parametrize("more", [{}, {"norm_type": "rmsnorm", "rope_type": "2d", "use_swiglu": True, "swiglu_bias": True}])
+def test_tokens_of_the_context(more):
+    """They are the sum of a sample's labels and a position each, so their order does not matter; before their first block
+    they change nothing."""
+    model, (x, t, labels) = context_model(**more)
+    taps, other = {}, {}
+    out, _ = model.forward(x, t, labels, taps=taps)
+    assert out.shape == (2, 3, 4, 6) and taps["blocks.1.out"].shape == (2, 6, 8)
+    vectors = [model.weights[f"{name}.weight"][rows] for name, rows in zip(("subject", "style"), labels)]
+    assert error(model.forward(x, t, vectors)[0], out) < 1e-6, "label vectors are those of their rows"
+    position = model.weights["in_context_posemb"]
+    model.weights["in_context_posemb"] = position[:, ::-1]
+    assert error(model.forward(x, t, labels)[0], out) < 1e-5
+    model.weights["in_context_posemb"] = 2 * position
+    changed, _ = model.forward(x, t, labels, taps=other)
+    assert error(changed, out) > 1e-3 and np.array_equal(other["blocks.0.out"], taps["blocks.0.out"])

@@ -11,11 +11,13 @@ the output.
 
 ``native`` folds weights of norms into the modulation that follows them and the bottleneck into one matrix, parts gate from up,
 and reorders the rows of queries and keys, because this project's 2-D RoPE pairs other numbers of a head.  Norms of queries and
-keys keep their weights.  Folding is computed in float64; the answers come from the published form."""
+keys keep their weights.  Folding is computed in float64.  The answers come from the published form; the Python package must
+give the same from the native one."""
 
 import os
 import sys
 
+import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -24,6 +26,11 @@ from safetensors.torch import save_file
 from reference_dit import CLASSES, DIM, HEADS, PATCH, SIDE, Dit, chosen, positions, randomise, write
 
 from diffmoe_train import flow
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "..", "python", "src"))
+
+from diffmoe import Pipeline  # noqa: E402 - the path comes first
 
 CHANNELS, DEPTH, BOTTLENECK, CONTEXT, START, RATIO = 3, 4, 6, 3, 1, 2.5
 EXPERTS, CHOSEN, HIDDEN, SCALE, EPS = 6, 2, 24, 2.5, 1e-6
@@ -245,7 +252,11 @@ def main(folder):
                    "MoE_config": {"router": "sigmoid", "num_experts": EXPERTS, "capacity": CHOSEN,
                                   "moe_intermediate_size": HIDDEN, "routed_scaling_factor": SCALE,
                                   "n_group": 2, "topk_group": 2, "interleave": True}}})
-    print(f"smallest margin {min(margins):.1e}; tokens moved by the bias {moved}; largest output {float(io['out'].abs().max()):.2f}")
+    forward = Pipeline.from_pretrained(folder).model.forward
+    error = float(np.abs(forward(x.numpy(), t.numpy(), [y.numpy()])[0] - io["out"].numpy()).max())
+    if not error < 1e-5:
+        raise SystemExit(f"the native form differs by {error:.1e}")
+    print(f"smallest margin {min(margins):.1e}; tokens moved by the bias {moved}; the native form differs by {error:.1e}")
 
 
 if __name__ == "__main__":
