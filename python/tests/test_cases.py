@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import ASSETS, FIXTURES, LABELLED, Case, error
+from conftest import ASSETS, FIXTURES, LABELLED, Case, context_model, error
 from safetensors.numpy import load_file
 
 from diffmoe import Pipeline, schedulers
@@ -129,21 +129,6 @@ def test_qk_norm():
     for name in (bias, weight):
         larger[name][16:] *= 2
     assert error(Model(config, larger).forward(x, t, y)[0], out) > 1e-3
-
-
-def context_model(**more):
-    """A random dense model with two label tables and tokens of the context, and its arguments."""
-    from diffmoe import Config, Model
-    from diffmoe.weights import tensors
-
-    params = {"input_size": [4, 6], "in_channels": 3, "patch_size": 2, "depth": 2, "hidden_size": 8, "num_heads": 2}
-    params |= {"context_tokens": 2, "context_start": 1, "learn_sigma": False, **more}
-    labels = [{"name": name, "tensor": f"{name}.weight", "null": null} for name, null in (("subject", 3), ("style", 2))]
-    document = {"kind": "dense", "t_kind": "flow", "space": "pixels", "labels": labels, "params": params}
-    config, random = Config.from_dict(document), np.random.default_rng(0)
-    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in tensors(config)}
-    x = random.normal(size=(2, 3, 4, 6)).astype(np.float32)
-    return Model(config, weights), (x, np.array([0.2, 0.7]), [np.array([0, 3]), np.array([1, 2])])
 
 
 @pytest.mark.parametrize("more", [{}, {"norm_type": "rmsnorm", "rope_type": "2d", "use_swiglu": True, "swiglu_bias": True}])

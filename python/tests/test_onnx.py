@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import ASSETS, FIXTURES
+from conftest import ASSETS, FIXTURES, context_model
 
 from diffmoe import files, weights
 from diffmoe.model import Model
@@ -22,6 +22,7 @@ CASES = (
     "dsmoe",
     "promoe",
     "promoe_ec",
+    "jit_moe",
 )
 MODELS = [FIXTURES / name / "model.safetensors" for name in CASES]
 MODELS += [ASSETS / f"{name}.safetensors" for name in ("eurosat", "emoji_256")]
@@ -63,6 +64,14 @@ def test_a_graph_gives_the_outputs_of_the_model(path, routing):
         assert got.shape == want.shape
         assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
         assert config.kind == "dense" or any(layer.taken.any() for layer in layers)
+
+
+def test_tokens_of_the_context_are_the_sum_of_all_labels():
+    model, (x, t, labels) = context_model()
+    feed = {"x": x, "t": t.astype(np.float32), "subject": labels[0], "style": labels[1]}
+    got = evaluate(build(model.config, model.weights).SerializeToString(), feed)
+    want, _ = model.forward(x, t, labels)
+    assert np.abs(got - want).max() <= 1e-4 * np.abs(want).max()
 
 
 def test_the_command_writes_a_graph_with_its_description(tmp_path, capsys):

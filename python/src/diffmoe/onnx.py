@@ -67,6 +67,12 @@ class _Graph:
         bias = self.weight(f"{name}.bias") if name else self.constant(zeros, f"zeros_{width}")
         return self.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=eps)
 
+    def rms_normal(self, x: str, eps: float, name: str | None = None) -> str:
+        """Root-mean-square norm over the last axis; with the weight of ``name``, or without."""
+        square = self.op("ReduceMean", self.op("Mul", x, x), self.shape(-1), keepdims=1)
+        y = self.op("Div", x, self.op("Sqrt", self.op("Add", square, self.constant(eps, f"eps_{eps}"))))
+        return self.op("Mul", y, self.weight(f"{name}.weight")) if name else y
+
     def split(self, x: str, parts: int) -> list[str]:
         return self.op("Split", x, axis=-1, num_outputs=parts, outputs=parts)
 
@@ -87,7 +93,8 @@ class _Writer:
 
     def output(self) -> str:
         c, g = self.c, self.g
-        condition = g.silu(self.condition())
+        labels = [g.op("Gather", g.weight(table.tensor), table.name, axis=0) for table in c.labels]
+        condition = g.silu(self.condition(labels))
         patches = g.op(
             "Conv",
             "x",
@@ -97,13 +104,25 @@ class _Writer:
             strides=[c.patch_size] * 2,
         )
         tokens = g.op("Transpose", g.op("Reshape", patches, g.shape(0, c.hidden_size, c.tokens)), perm=[0, 2, 1])
-        h = tokens if c.rope else g.op("Add", tokens, g.weight("pos_embed"))
+        h = g.op("Add", tokens, g.weight("pos_embed")) if c.pos_embed else tokens
         for i in range(c.depth):
+            if c.context_tokens and i == c.context_start:
+                h = g.op("Concat", self.context(labels), h, axis=1)
             h = self.block(i, h, condition)
+        if c.context_tokens:
+            h = g.op("Slice", h, g.shape(c.context_tokens), g.shape(c.context_tokens + c.tokens), g.shape(1))
         shift, scale = self.modulation("final_layer.adaLN_modulation.1", condition, 2)
         return self.images(g.linear("final_layer.linear", self.modulated(h, shift, scale)))
 
-    def condition(self) -> str:
+    def context(self, labels: list[str]) -> str:
+        """Tokens of the context ``[B, n, D]``: the sum of the label embeddings, and a position each."""
+        g = self.g
+        total = labels[0]
+        for label in labels[1:]:
+            total = g.op("Add", total, label)
+        return g.op("Add", g.op("Unsqueeze", total, g.shape(1)), g.weight(weights.CONTEXT))
+
+    def condition(self, labels: list[str]) -> str:
         """Sum of the time and label embeddings ``[B, D]``."""
         c, g = self.c, self.g
         time = g.op("Reshape", "t", g.shape(-1, 1))
@@ -113,8 +132,8 @@ class _Writer:
         angles = g.op("Mul", time, g.constant(time_frequencies()[None]))
         features = g.op("Concat", g.op("Cos", angles), g.op("Sin", angles), axis=1)
         total = g.linear("t_embedder.mlp.2", g.silu(g.linear("t_embedder.mlp.0", features)))
-        for table in c.labels:
-            total = g.op("Add", total, g.op("Gather", g.weight(table.tensor), table.name, axis=0))
+        for label in labels:
+            total = g.op("Add", total, label)
         return total
 
     def modulation(self, name: str, condition: str, parts: int) -> list[str]:
@@ -123,50 +142,53 @@ class _Writer:
         return self.g.split(rows, parts)
 
     def modulated(self, x: str, shift: str, scale: str) -> str:
-        g = self.g
+        c, g = self.c, self.g
         scale = g.op("Add", scale, g.constant(1.0, "one"))
-        return g.op("Add", g.op("Mul", g.normal(x, self.c.hidden_size, layers.EPS), scale), shift)
+        normal = g.rms_normal(x, layers.EPS) if c.rms_norm else g.normal(x, c.hidden_size, layers.EPS)
+        return g.op("Add", g.op("Mul", normal, scale), shift)
 
     def block(self, i: int, x: str, condition: str) -> str:
         c, g, name = self.c, self.g, f"blocks.{i}"
         parts = self.modulation(f"{name}.adaLN_modulation.1", condition, 6)
-        x = g.op("Add", x, g.op("Mul", parts[2], self.attention(f"{name}.attn", self.modulated(x, *parts[:2]))))
+        x = g.op("Add", x, g.op("Mul", parts[2], self.attention(i, self.modulated(x, *parts[:2]))))
         h = self.modulated(x, *parts[3:5])
         if c.is_moe(i):
             y = self.experts(f"{name}.mlp", g.op("Reshape", h, g.shape(-1, c.hidden_size)))
-            y = g.op("Reshape", y, g.shape(-1, c.tokens, c.hidden_size))
+            y = g.op("Reshape", y, g.shape(-1, c.context_of(i) + c.tokens, c.hidden_size))
         else:
             y = g.ffn(f"{name}.mlp", h, c.mlp_act)
         return g.op("Add", x, g.op("Mul", parts[5], y))
 
-    def attention(self, name: str, x: str) -> str:
-        c, g = self.c, self.g
+    def attention(self, i: int, x: str) -> str:
+        c, g, name = self.c, self.g, f"blocks.{i}.attn"
         by_head = g.shape(0, 0, c.num_heads, c.head_dim)
         q, k, v = (
             g.op("Transpose", g.op("Reshape", part, by_head), perm=[0, 2, 1, 3])
             for part in g.split(g.linear(f"{name}.qkv", x), 3)
         )
-        if c.qk_norm:
+        if c.qk_norm and c.rms_norm:
+            q, k = (g.rms_normal(y, c.qk_norm_eps, f"{name}.{part}") for y, part in ((q, "q_norm"), (k, "k_norm")))
+        elif c.qk_norm:
             q = g.normal(q, c.head_dim, c.qk_norm_eps, f"{name}.q_norm")
             k = g.normal(k, c.head_dim, c.qk_norm_eps, f"{name}.k_norm")
         if c.rope:
-            q, k = self.rotated(q), self.rotated(k)
+            q, k = self.rotated(q, c.context_of(i)), self.rotated(k, c.context_of(i))
         scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
         scores = g.op("Softmax", g.op("Mul", scores, g.constant(c.head_dim**-0.5)), axis=-1)
         mixed = g.op("Transpose", g.op("MatMul", scores, v), perm=[0, 2, 1, 3])
         return g.linear(f"{name}.proj", g.op("Reshape", mixed, g.shape(0, 0, c.num_heads * c.head_dim)))
 
-    def rotated(self, x: str) -> str:
+    def rotated(self, x: str, still: int) -> str:
         """Applies 2-D RoPE to queries or keys ``[B, H, T, d]``: ``x·cos + partner·sin``, where the table of sines includes the sign."""
         c, g = self.c, self.g
-        quarter = c.head_dim // 4
-        cos, sin = (part.reshape(c.tokens, 2, 1, quarter) for part in layers.rotations(c.grid, c.head_dim))
-        cos = np.concatenate([cos, cos], axis=2).reshape(c.tokens, c.head_dim)
-        sin = np.concatenate([-sin, sin], axis=2).reshape(c.tokens, c.head_dim)
+        quarter, tokens = c.head_dim // 4, still + c.tokens
+        cos, sin = (part.reshape(tokens, 2, 1, quarter) for part in layers.rotations(c.grid, c.head_dim, still))
+        cos = np.concatenate([cos, cos], axis=2).reshape(tokens, c.head_dim)
+        sin = np.concatenate([-sin, sin], axis=2).reshape(tokens, c.head_dim)
         parts = g.split(x, 4)
         partner = g.op("Concat", *(parts[i] for i in (1, 0, 3, 2)), axis=-1)
-        turned = (g.op("Mul", of, g.constant(by, f"rotation_{i}")) for i, (of, by) in enumerate(((x, cos), (partner, sin))))
-        return g.op("Add", *turned)
+        by = (g.constant(table, f"rotation_{still}_{i}") for i, table in enumerate((cos, sin)))
+        return g.op("Add", *(g.op("Mul", of, table) for of, table in zip((x, partner), by)))
 
     def experts(self, name: str, x: str) -> str:
         """The MoE layer, on all tokens of the batch ``[S, D]``."""
