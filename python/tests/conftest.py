@@ -50,7 +50,7 @@ class Case:
 
 
 def context_model(**more):
-    """A random dense model with two label tables and tokens of the context, and its arguments."""
+    """A random dense model with two label tables and tokens of the context, its arguments, and its document."""
     params = {"input_size": [4, 6], "in_channels": 3, "patch_size": 2, "depth": 2, "hidden_size": 8, "num_heads": 2}
     params |= {"context_tokens": 2, "context_start": 1, "learn_sigma": False, **more}
     labels = [{"name": name, "tensor": f"{name}.weight", "null": null} for name, null in (("subject", 3), ("style", 2))]
@@ -58,7 +58,7 @@ def context_model(**more):
     config, random = Config.from_dict(document), np.random.default_rng(0)
     weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in tensors(config)}
     x = random.normal(size=(2, 3, 4, 6)).astype(np.float32)
-    return Model(config, weights), (x, np.array([0.2, 0.7]), [np.array([0, 3]), np.array([1, 2])])
+    return Model(config, weights), (x, np.array([0.2, 0.7]), [np.array([0, 3]), np.array([1, 2])]), document
 
 
 @pytest.fixture(scope="session")

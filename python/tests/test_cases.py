@@ -135,7 +135,7 @@ def test_qk_norm():
 def test_tokens_of_the_context(more):
     """They are the sum of a sample's labels and a position each, so their order does not matter; before their first block
     they change nothing."""
-    model, (x, t, labels) = context_model(**more)
+    model, (x, t, labels), _ = context_model(**more)
     taps, other = {}, {}
     out, _ = model.forward(x, t, labels, taps=taps)
     assert out.shape == (2, 3, 4, 6) and taps["blocks.1.out"].shape == (2, 6, 8)

@@ -67,7 +67,7 @@ def test_a_graph_gives_the_outputs_of_the_model(path, routing):
 
 
 def test_tokens_of_the_context_are_the_sum_of_all_labels():
-    model, (x, t, labels) = context_model()
+    model, (x, t, labels), _ = context_model()
     feed = {"x": x, "t": t.astype(np.float32), "subject": labels[0], "style": labels[1]}
     got = evaluate(build(model.config, model.weights).SerializeToString(), feed)
     want, _ = model.forward(x, t, labels)
