@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime
 import pytest
 from conftest import FIXTURES, error
 from safetensors.numpy import load_file, save_file
@@ -15,7 +16,8 @@ from safetensors.numpy import load_file, save_file
 from diffmoe import Config, ModelError, Pipeline, SettingsError, Trace, TraceError, schedulers, weights
 from diffmoe.files import TensorFile
 from diffmoe.model import Model
-from diffmoe.onnx import build
+from diffmoe.onnx import ROUTINGS
+from diffmoe.onnx import main as onnx_main
 from diffmoe.routing import Routing
 from diffmoe.sampling import Run, sample
 from diffmoe.settings import cycle_spin
@@ -319,9 +321,34 @@ def test_files_hold_both_models(file, pipe, tmp_path):
         weights.load(write(tmp_path / "m.safetensors", without, load_file(file)))
 
 
-def test_one_graph_holds_one_transformer(file):
-    with pytest.raises(ModelError, match="two has a refiner"):
-        build(*weights.load(file))
+@pytest.mark.parametrize("form", ROUTINGS)
+def test_two_graphs_draw_what_the_pipeline_draws(file, pipe, form, tmp_path, capsys):
+    """Which graph computes a step is read from their metadata alone."""
+    out = tmp_path / "two.onnx"
+    assert onnx_main([str(file), str(out), "--routing", form]) == 0
+    paths = [out, tmp_path / "two-refiner.onnx"]
+    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    graphs = {}
+    for path in paths:
+        graph = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        known = graph.get_modelmeta().custom_metadata_map
+        assert json.loads(known["diffmoe"]) == document()
+        graphs[known["diffmoe.part"]] = graph
+        start = float(known["diffmoe.refiner_from"])
+    z, nulls, taken = noise(), [np.full(IMAGES, table.null) for table in pipe.config.labels], []
+    for i in range(STEPS):
+        time = i / STEPS
+        taken.append("refiner" if time >= start else "model")
+        asked = {"x": z, "t": np.full(IMAGES, time, np.float32)}
+        data, null = (
+            graphs[taken[-1]].run(None, asked | {table.name: rows for table, rows in zip(pipe.config.labels, labels)})[0]
+            for labels in (LABELS, nulls)
+        )
+        z = z + (null + np.float32(1.5) * (data - null) - z) / np.float32((1 - time) * STEPS)
+    assert taken == ["model"] * BASE_STEPS + ["refiner"] * (STEPS - BASE_STEPS)
+    settings = {"num_inference_steps": STEPS, "guidance_scale": 1.5, "scheduler": "euler", "output_type": "latent"}
+    wanted = pipe(labels={"subject": [1, 4], "style": [0, 2]}, latents=noise(), **settings).samples
+    assert error(z, wanted) < 1e-4
 
 
 def tool() -> str | None:

@@ -7,22 +7,27 @@ after the table. The output is named after what the model predicts: ``velocity``
 The MoE layers take one of two equivalent forms. ``masked`` runs every expert on every token and masks the results: slow, but it
 uses common operators with static shapes only. ``exact`` gathers the tokens that each expert selects (NonZero, Gather, ScatterND),
 so compute scales with the routing. The routing rule is ``token``, under which an image does not depend on its batch.
+
+A model with a refiner becomes two graphs with the same inputs, ``OUT.onnx`` and ``OUT-refiner.onnx``. The metadata of both name
+the time from which the second computes the steps, ``diffmoe.refiner_from``, and which of them a graph is, ``diffmoe.part``.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
 
 from . import files, layers, weights
 from .config import Config
 from .errors import ModelError, one_of
-from .model import phases, time_frequencies
+from .model import Model, phases, time_frequencies
 
 OPSET = 20  #: the first with Gelu
 ROUTINGS = ("masked", "exact")
+PARTS = ("model", "refiner")
 
 
 class _Graph:
@@ -299,14 +304,25 @@ class _Writer:
         return g.op("Add", x, h)
 
 
-def build(config: Config, tensors: dict[str, np.ndarray], routing: str = "masked", description: str | None = None):
-    """Returns the model as an ``onnx.ModelProto``. ``description`` is stored in the metadata under ``diffmoe``."""
-    if routing not in ROUTINGS:
-        raise ModelError(f"unknown routing {routing!r}: expected {one_of(ROUTINGS)}")
+def build(
+    config: Config, tensors: dict[str, np.ndarray], routing: str = "masked", description: str | None = None, part: str = "model"
+):
+    """Returns a transformer as an ``onnx.ModelProto``: that of the model, or its refiner. ``description`` is stored in the
+    metadata under ``diffmoe``."""
+    for given, known, what in ((routing, ROUTINGS, "routing"), (part, PARTS, "part")):
+        if given not in known:
+            raise ModelError(f"unknown {what} {given!r}: expected {one_of(known)}")
     if config.text is not None:
         raise ModelError(f"{config.name} takes prompts; only models with labels can be exported to ONNX")
+    properties = {} if description is None else {files.CONFIG_KEY: description}
     if config.refiner is not None:
-        raise ModelError(f"{config.name} has a refiner; only models of one transformer can be exported to ONNX")
+        properties |= {f"{files.CONFIG_KEY}.part": part, f"{files.CONFIG_KEY}.refiner_from": str(config.refiner_from)}
+    model = Model(config, tensors)
+    if part == "refiner":
+        model = model.refiner
+        if model is None:
+            raise ModelError(f"{config.name} has no refiner")
+    config, tensors = model.config, model.weights
     graph = _Graph(tensors)
     onnx, helper = graph.onnx, graph.onnx.helper
     prediction = config.prediction if config.objective == "flow" else "noise"
@@ -321,30 +337,34 @@ def build(config: Config, tensors: dict[str, np.ndarray], routing: str = "masked
     body = helper.make_graph(graph.nodes, config.name, inputs, outputs, list(graph.constants.values()))
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(body, producer_name="diffmoe", opset_imports=opset, ir_version=9)
-    if description is not None:
-        helper.set_model_props(model, {files.CONFIG_KEY: description})
+    helper.set_model_props(model, properties)
     return model
 
 
-def export(source, out, routing: str = "masked") -> None:
-    """Writes the graph of a model file (a path or a name, as in ``Pipeline.from_pretrained``)."""
-    path = files.find(source)
+def export(source, out, routing: str = "masked") -> list[Path]:
+    """Writes the graph of a model file (a path or a name, as in ``Pipeline.from_pretrained``), and that of its refiner beside
+    it. Returns the paths of what was written."""
+    path, out = files.find(source), Path(out)
     config, tensors = weights.load(path)
-    model = build(config, tensors, routing, files.TensorFile(path).config_text)
-    model_bytes = model.SerializeToString()
-    with open(out, "wb") as file:
-        file.write(model_bytes)
+    names = {"model": out, "refiner": out.with_name(f"{out.stem}-refiner{out.suffix}")}
+    parts = PARTS if config.refiner is not None else PARTS[:1]
+    text = files.TensorFile(path).config_text
+    graphs = {names[part]: build(config, tensors, routing, text, part).SerializeToString() for part in parts}
+    for name, graph in graphs.items():
+        name.write_bytes(graph)
+    return list(graphs)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m diffmoe.onnx", description="Export one forward pass as an ONNX graph.")
     parser.add_argument("model", metavar="MODEL", help="safetensors file, index or name of a model")
-    parser.add_argument("out", metavar="OUT.onnx", help="file to write")
+    parser.add_argument("out", metavar="OUT.onnx", help="file to write; a refiner becomes OUT-refiner.onnx")
     parser.add_argument("--routing", choices=ROUTINGS, default="masked", help="form of the MoE layers [default: masked]")
     given = parser.parse_args(arguments)
     try:
-        export(given.model, given.out, given.routing)
+        for name in export(given.model, given.out, given.routing):
+            print(name)
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise
