@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import FIXTURES, error
-from safetensors.numpy import load_file, save_file
+from conftest import error
+from refined import document, write, write_with_prompts
+from safetensors.numpy import load_file
 
 from diffmoe import Config, ModelError, Pipeline, SettingsError, Trace, TraceError, schedulers, weights
-from diffmoe.files import TensorFile
 from diffmoe.model import Model
 from diffmoe.onnx import ROUTINGS
 from diffmoe.onnx import main as onnx_main
@@ -26,37 +26,6 @@ STEPS, BASE_STEPS, IMAGES = 6, 3, 2
 LABELS = [np.array([1, 4]), np.array([0, 2])]
 #: In a refined run of two images: passes of the base.
 COARSE = {"euler": 6, "heun": 12, "dpmpp_2m": 6, "unipc": 6}
-
-
-def params(patch: int, depth: int, capacity: int, **more) -> dict:
-    sizes = {"input_size": [16, 8], "in_channels": 3, "num_classes": 0, "patch_size": patch, "depth": depth, "hidden_size": 32}
-    experts = {"num_experts": 4, "capacity": capacity, "interleave": True}
-    return {**sizes, "num_heads": 2, "learn_sigma": False, "prediction": "data", "MoE_config": experts, **more}
-
-
-def document() -> dict:
-    """A rectangle in 4×2 patches, refined in 8×4."""
-    tables = [("subject", "y_embedder", 5), ("style", "style_embedder", 3)]
-    labels = [{"name": name, "tensor": f"{prefix}.embedding_table.weight", "null": null} for name, prefix, null in tables]
-    refiner = {"from": 0.5, "params": params(2, 3, 2, detail_head={"channels": 4, "phase": True})}
-    head = {"name": "two", "kind": "diffmoe", "t_kind": "flow", "time_scale": 1000.0, "space": "pixels"}
-    return head | {"params": params(4, 2, 1), "labels": labels, "refiner": refiner}
-
-
-def random_tensors(config: Config, seed: int = 4) -> dict[str, np.ndarray]:
-    """Small enough that steps do not multiply what rounding changes."""
-    random, out = np.random.default_rng(seed), {}
-    for name, shape in weights.stored(config):
-        scale = 0.3 if len(shape) == 1 or "embed" in name else 0.6 * np.prod(shape[1:]) ** -0.5
-        values = scale * random.standard_normal(shape)
-        out[name] = (1 / (1 + np.exp(-values)) if "threshold" in name else values).astype(np.float32)
-    return out
-
-
-def write(path, of: dict, tensors=None):
-    tensors = random_tensors(Config.from_dict(of)) if tensors is None else tensors
-    save_file(tensors, path, {"diffmoe": json.dumps(of)})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -156,14 +125,6 @@ def test_blends_are_of_the_labels_of_each_model(pipe):
     out = draw(labels={"subject": 1, "style": 1}, mix_labels={"subject": 4}, mix_strength=0.3)
     assert np.array_equal(out.samples, wanted)
     assert error(out.samples, draw(labels={"subject": 1, "style": 1}).samples) > 1e-4
-
-
-def write_with_prompts(path):
-    """The recorded model that takes prompts, with a refiner."""
-    source = TensorFile(FIXTURES / "t2i_tiny" / "model.safetensors")
-    of = json.loads(source.config_text)
-    of["refiner"] = {"from": 0.5, "params": of["params"] | {"patch_size": 1, "hidden_size": 24, "depth": 3}}
-    return write(path, of, random_tensors(Config.from_dict(of)) | {name: source.read(name) for name in source.names()})
 
 
 def test_prompts_are_read_by_the_encoder_of_each_model(tmp_path):

@@ -8,13 +8,11 @@ import numpy as np
 
 from .config import Config
 from .errors import ModelError
-from .files import TensorFile
+from .files import REFINER, TensorFile
 
 #: Training state that inference does not need.
 OPTIONAL = (".ema_decay",)
 TIME_DIMS = 256
-#: What the names of a refiner's tensors begin with.
-REFINER = "refiner."
 #: Position embedding of the tokens of the context.
 CONTEXT = "in_context_posemb"
 #: A tensor of JiT in the form of its code, which has others than the files of this project.

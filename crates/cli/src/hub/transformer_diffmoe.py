@@ -59,6 +59,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         card: dict = {},
         # Names of tensors that are stored as integers with scales, by format.
         integers: dict | None = None,
+        # Of a second transformer, for the pipeline: the time from which it computes the steps, and its params.
+        refiner: dict | None = None,
     ):
         super().__init__()
         p = dict(params)
