@@ -131,6 +131,15 @@ def test_qk_norm():
     assert error(Model(config, larger).forward(x, t, y)[0], out) > 1e-3
 
 
+def test_traces_have_the_tokens_of_the_image_only():
+    pipe = Case("jit_moe").pipe
+    trace = pipe(labels=[1, 7], seed=1, num_inference_steps=2, scheduler="euler", trace_scores=True, mute=[(3, 5)]).trace
+    trace.check()
+    assert trace.grid == (4, 4) and trace.masks.shape == (4, 2, 2 * 16) and trace.gate.shape == (4, 2, 2 * 16, 6)
+    taken = trace.taken()
+    assert (taken[:, 0].sum(-1) == 2).all() and not taken[:, 1, :, 5].any()
+
+
 @pytest.mark.parametrize("more", [{}, {"norm_type": "rmsnorm", "rope_type": "2d", "use_swiglu": True, "swiglu_bias": True}])
 def test_tokens_of_the_context(more):
     """They are the sum of a sample's labels and a position each, so their order does not matter; before their first block
@@ -147,3 +156,13 @@ def test_tokens_of_the_context(more):
     model.weights["in_context_posemb"] = 2 * position
     changed, _ = model.forward(x, t, labels, taps=other)
     assert error(changed, out) > 1e-3 and np.array_equal(other["blocks.0.out"], taps["blocks.0.out"])
+
+
+def test_root_mean_square_norms_of_queries_and_keys():
+    """``x / sqrt(mean(x²) + eps)`` times a weight: an eps that is all of the divisor leaves queries as they are, up to a factor."""
+    more = {"norm_type": "rmsnorm", "qk_norm": True, "context_tokens": 0}
+    plain, (x, t, labels), _ = context_model(**more | {"qk_norm": False})
+    normed, *_ = context_model(**more | {"qk_norm_eps": 1e6})
+    weights = {f"blocks.{i}.attn.{part}.weight": np.full(4, 1e3, np.float32) for i in range(2) for part in ("q_norm", "k_norm")}
+    normed.weights = plain.weights | weights
+    assert error(normed.forward(x, t, labels)[0], plain.forward(x, t, labels)[0]) < 1e-3

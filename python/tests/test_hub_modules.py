@@ -20,6 +20,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch = pytest.importorskip("torch", reason="the modules for diffusers are not tested: PyTorch is not installed")
 diffusers = pytest.importorskip("diffusers", reason="the modules for diffusers are not tested: diffusers is not installed")
 save_file = pytest.importorskip("safetensors.torch").save_file
+#: Of a model without experts whose norms have an epsilon of their own.
+RMS = {"norm_type": "rmsnorm", "qk_norm": True, "qk_norm_eps": 0.5, "use_swiglu": True, "swiglu_bias": True}
 HUB = REPOSITORY / "crates" / "cli" / "src" / "hub"
 
 
@@ -56,7 +58,7 @@ def test_the_transformer_gives_the_recorded_outputs(hub, name):
 
 
 def test_tokens_of_the_context_are_the_sum_of_all_labels(hub):
-    ours, (x, t, labels), document = context_model(norm_type="rmsnorm", use_swiglu=True, swiglu_bias=True)
+    ours, (x, t, labels), document = context_model(**RMS)
     model = transformer(hub, document, ours.weights)
     with torch.no_grad():
         out = model(torch.from_numpy(x), torch.from_numpy(t).float(), [torch.from_numpy(rows) for rows in labels]).sample

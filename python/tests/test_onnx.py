@@ -69,8 +69,9 @@ def check_graph(graph, model, routing):
         assert config.kind == "dense" or any(layer.taken.any() for layer in layers)
 
 
-def test_tokens_of_the_context_are_the_sum_of_all_labels():
-    model, (x, t, labels), _ = context_model()
+@pytest.mark.parametrize("more", [{}, {"norm_type": "rmsnorm", "qk_norm": True, "qk_norm_eps": 0.5}])
+def test_tokens_of_the_context_are_the_sum_of_all_labels(more):
+    model, (x, t, labels), _ = context_model(**more)
     feed = {"x": x, "t": t.astype(np.float32), "subject": labels[0], "style": labels[1]}
     got = evaluate(build(model.config, model.weights).SerializeToString(), feed)
     want, _ = model.forward(x, t, labels)

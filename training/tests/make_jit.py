@@ -5,14 +5,14 @@ its published code, and the same model in the native form of this project's file
 
 The module below follows the papers and takes names and layouts from the public code; the published checkpoints were not
 available.  It predicts pixels.  All norms are root-mean-square norms with weights; patches pass a bottleneck of K numbers;
-networks are SwiGLU with biases, whose first matrix holds gate and up.  Odd blocks have experts with a sigmoid router, as in DSMoE.
-From block 1 on every sample has three more tokens: its label embedding plus a position.  They are neither rotated nor part of
+networks are SwiGLU with biases, whose first matrix holds gate and up.  Odd blocks have experts with a sigmoid router, as in
+DSMoE.  From block 1 on every sample has three more tokens: its label embedding plus a position.  They are neither rotated nor part of
 the output.
 
 ``native`` folds weights of norms into the modulation that follows them and the bottleneck into one matrix, parts gate from up,
 and reorders the rows of queries and keys, because this project's 2-D RoPE pairs other numbers of a head.  Norms of queries and
-keys keep their weights.  Folding is computed in float64.  The answers come from the published form; the Python package must
-give the same from the native one."""
+keys keep their weights.  Folding is computed in float64.  The answers come from the published form; the Python package has
+to give the same from the native one."""
 
 import os
 import sys
