@@ -159,7 +159,7 @@ def test_tokens_of_the_context(more):
 
 
 def test_root_mean_square_norms_of_queries_and_keys():
-    """``x / sqrt(mean(x²) + eps)`` times a weight: an eps that is all of the divisor leaves queries as they are, up to a factor."""
+    """``x / sqrt(mean(x²) + eps)`` times a weight: with an eps far above the squares, queries keep their proportions."""
     more = {"norm_type": "rmsnorm", "qk_norm": True, "context_tokens": 0}
     plain, (x, t, labels), _ = context_model(**more | {"qk_norm": False})
     normed, *_ = context_model(**more | {"qk_norm_eps": 1e6})

@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch", reason="the modules for diffusers are not t
 diffusers = pytest.importorskip("diffusers", reason="the modules for diffusers are not tested: diffusers is not installed")
 save_file = pytest.importorskip("safetensors.torch").save_file
 #: Of a model without experts whose norms have an epsilon of their own.
-RMS = {"norm_type": "rmsnorm", "qk_norm": True, "qk_norm_eps": 0.5, "use_swiglu": True, "swiglu_bias": True}
+RMS = {"norm_type": "rmsnorm", "qk_norm": True, "qk_norm_eps": 50.0, "use_swiglu": True, "swiglu_bias": True}
 HUB = REPOSITORY / "crates" / "cli" / "src" / "hub"
 
 

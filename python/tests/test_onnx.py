@@ -69,7 +69,7 @@ def check_graph(graph, model, routing):
         assert config.kind == "dense" or any(layer.taken.any() for layer in layers)
 
 
-@pytest.mark.parametrize("more", [{}, {"norm_type": "rmsnorm", "qk_norm": True, "qk_norm_eps": 0.5}])
+@pytest.mark.parametrize("more", [{}, {"norm_type": "rmsnorm", "qk_norm": True, "qk_norm_eps": 50.0}])
 def test_tokens_of_the_context_are_the_sum_of_all_labels(more):
     model, (x, t, labels), _ = context_model(**more)
     feed = {"x": x, "t": t.astype(np.float32), "subject": labels[0], "style": labels[1]}
