@@ -31,7 +31,7 @@ fn main(
         return;
     }
     let size = f32(params.quads * 4u);
-    let mean = total(lane, dot(sum, vec4(1.0))) / size;
+    let mean = total(lane, dot(sum, vec4(1.0))) / size * params.centring;
     var squares = 0.0;
     for (var k = lane; k < params.quads; k += LANES) {
         let deviation = x[row + k] - mean;

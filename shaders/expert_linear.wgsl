@@ -1,6 +1,6 @@
 // One layer of the experts' feed-forward networks over the ragged lists of tokens that routing made:
 //   y[r, :] = act( W[e] · x[r'] + bias[e] )            act: none, or tanh-approximated GELU
-//   y[r, :] = silu( W[e] · x[r'] ) ⊙ ( U[e] · x[r'] )  SwiGLU, no bias
+//   y[r, :] = silu( W[e] · x[r'] + bias[e] ) ⊙ ( U[e] · x[r'] + up_bias[e] )  SwiGLU
 // for each packed row r. Expert e's rows follow those of the experts before it: r = Σ_{i<e} counts[i]
 // + place. The first layer gathers, r' = chosen[e, place]; the second reads packed rows, r' = r.
 //

@@ -1,5 +1,6 @@
 // Layer norm of every query and every key, in place, with weight w and bias b that all heads share:
 //   x = (x - mean) / √(variance + eps) · w + b      over the d numbers of one head
+// An RMS norm takes the mean as 0 and has no b.
 // x (S, 3, H, d) holds queries, keys and values; values stay. A lane owns one query or key.
 
 struct Params {
@@ -7,12 +8,13 @@ struct Params {
     heads: u32,  // H
     quads: u32,  // d / 4
     eps: f32,
+    centring: f32,  // 1, or 0 for an RMS norm
 }
 
 override LANES: u32;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> affine: array<vec4<f32>>;     // (4, d): w, b of q; w, b of k
+@group(0) @binding(1) var<storage, read> affine: array<vec4<f32>>;     // (4, d): w, b of q; w, b of k; or (2, d) without b
 @group(0) @binding(2) var<storage, read_write> x: array<vec4<f32>>;    // (S, 3, H, d)
 
 @compute @workgroup_size(LANES)
@@ -34,7 +36,7 @@ fn main(
     for (var i = 0u; i < params.quads; i++) {
         sum += x[first + i];
     }
-    let mean = dot(sum, vec4(1.0)) / size;
+    let mean = dot(sum, vec4(1.0)) / size * params.centring;
     var squares = 0.0;
     for (var i = 0u; i < params.quads; i++) {
         let v = x[first + i] - mean;
@@ -42,8 +44,13 @@ fn main(
     }
     let scale = 1.0 / sqrt(squares / size + params.eps);
     for (var i = 0u; i < params.quads; i++) {
-        let w = affine[2u * part * params.quads + i];
-        let b = affine[(2u * part + 1u) * params.quads + i];
-        x[first + i] = (x[first + i] - mean) * scale * w + b;
+        let normal = (x[first + i] - mean) * scale;
+        if params.centring > 0.0 {
+            let w = affine[2u * part * params.quads + i];
+            let b = affine[(2u * part + 1u) * params.quads + i];
+            x[first + i] = normal * w + b;
+        } else {
+            x[first + i] = normal * affine[part * params.quads + i];
+        }
     }
 }

@@ -5,7 +5,8 @@
 // `shared/linear_tile`.
 //
 // Four lanes share a row, each with every fourth quad, whatever the tile; their parts are added in order. Mean first, then
-// the mean of squared deviations: a single pass over squares would cancel. Where `keeps_normal` is set, the workgroups
+// the mean of squared deviations: a single pass over squares would cancel. An RMS norm takes the mean as 0 (`centring`).
+// Where `keeps_normal` is set, the workgroups
 // of the first columns leave `h` for other kernels.
 
 @group(0) @binding(7) var<storage, read> modulation: array<vec4<f32>>;    // (B, columns): shifts, scales, gates
@@ -55,7 +56,7 @@ fn rows_of(lane: u32, first: u32, second: u32) -> Rows {
         }
     }
     let size = f32(params.quads * 4u);
-    let mean = total(lane, vec2(dot(sum0, vec4(1.0)), dot(sum1, vec4(1.0)))) / size;
+    let mean = total(lane, vec2(dot(sum0, vec4(1.0)), dot(sum1, vec4(1.0)))) / size * params.centring;
     var squares = vec2(0.0);
     for (var k = lane % QUADS; k < params.quads; k += QUADS) {
         let deviation0 = x[at.x + k] - mean.x;

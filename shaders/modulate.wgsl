@@ -1,4 +1,5 @@
-// Layer normalisation without affine parameters, then adaLN's scale and shift:
+// Layer normalisation without affine parameters, or an RMS norm, which takes the mean as 0 (`centring`), then adaLN's scale
+// and shift:
 //   y[s, :] = (x[s, :] - mean) / √(variance + 10⁻⁶) · (1 + scale[b, :]) + shift[b, :],  b = s / T
 //
 // A workgroup owns one token; its 64 lanes share the columns and add up as in `shared/row_total`.
@@ -19,7 +20,7 @@ fn main(
         sum += x[row + k];
     }
     let size = f32(params.quads * 4u);
-    let mean = total(lane, dot(sum, vec4(1.0))) / size;
+    let mean = total(lane, dot(sum, vec4(1.0))) / size * params.centring;
     var squares = 0.0;
     for (var k = lane; k < params.quads; k += LANES) {
         let deviation = x[row + k] - mean;

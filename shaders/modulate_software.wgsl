@@ -19,7 +19,7 @@ fn main(
         sum += x[row + k];
     }
     let size = f32(params.quads * 4u);
-    let mean = dot(sum, vec4(1.0)) / size;
+    let mean = dot(sum, vec4(1.0)) / size * params.centring;
     var squares = vec4(0.0);
     for (var k = 0u; k < params.quads; k++) {
         let deviation = x[row + k] - mean;

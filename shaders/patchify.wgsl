@@ -1,12 +1,13 @@
 // Cuts samples into patches, the rows that the patch embedding multiplies:
-//   y[b·T + t, (c·p + i)·p + j] = x[b, c, p·(t / W) + i, p·(t mod W) + j],  W = width / p
+//   y[b·R + t, (c·p + i)·p + j] = x[b, c, p·(t / W) + i, p·(t mod W) + j],  W = width / p
 // the column order of a convolution's weight [D, C, p, p]. Columns C·p² .. K are padding to a multiple
-// of four: zeros. One lane per element of y.
+// of four, and rows T .. R of a sample have no patch: zeros. One lane per element of y.
 
 struct Params {
     count: u32,     // S · K
     columns: u32,   // K
     tokens: u32,    // T
+    sample_rows: u32,  // R
     channels: u32,  // C
     height: u32,    // of x
     width: u32,
@@ -35,12 +36,12 @@ fn main(
     let k = at % params.columns;
     let p = params.patch_side;
     let channel = k / (p * p);
-    if channel >= params.channels {
+    let t = s % params.sample_rows;
+    if channel >= params.channels || t >= params.tokens {
         y[at] = 0.0;
         return;
     }
-    let sample = s / params.tokens % params.samples;
-    let t = s % params.tokens;
+    let sample = s / params.sample_rows % params.samples;
     let across = params.width / p;
     let row = t / across * p + k / p % p;
     let column = t % across * p + k % p;

@@ -1,10 +1,10 @@
 // Puts the model's token vectors back into images:
-//   y[b, c, p·(t / W) + i, p·(t mod W) + j] = x[b·T + t, (i·p + j)·C + c],  W = width / p
+//   y[b, c, p·(t / W) + i, p·(t mod W) + j] = x[b·R + t, (i·p + j)·C + c],  W = width / p
 // with the channel fastest in a token's vector. One lane per element of y.
 
 struct Params {
     count: u32,     // B · C · h · w
-    tokens: u32,    // T
+    sample_rows: u32,  // R, T or more
     channels: u32,  // C, of the output
     height: u32,    // of y
     width: u32,
@@ -35,5 +35,5 @@ fn main(
     let sample = at / (params.width * params.height * params.channels);
     let t = row / p * (params.width / p) + column / p;
     let k = (row % p * p + column % p) * params.channels + channel;
-    latents[params.first + at] = x[(sample * params.tokens + t) * p * p * params.channels + k];
+    latents[params.first + at] = x[(sample * params.sample_rows + t) * p * p * params.channels + k];
 }

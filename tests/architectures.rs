@@ -205,6 +205,70 @@ fn a_sigmoid_router_with_rotary_positions_and_silu() {
     }
 }
 
+/// JiTMoE, and JiT without experts: experts, their width, size, heads and their width, tokens that carry the labels and their first block.
+#[test]
+fn tokens_that_carry_the_labels_with_rms_norms_and_biases() {
+    for (experts, width, size, heads, head_dim, [context, start], seed) in [
+        (4, 24, "10", 2, 24, [3, 1], 40),
+        (48, 12, "[6, 10]", 3, 20, [32, 2], 41),
+        (0, 0, "[8, 4]", 1, 72, [1, 0], 42),
+        (3, 8, "6", 2, 8, [5, 0], 43),
+    ] {
+        let (kind, moe) = if experts == 0 {
+            ("dense", String::new())
+        } else {
+            let moe = format!(
+                r#","MoE_config":{{"router":"sigmoid","num_experts":{experts},"capacity":2,
+                "moe_intermediate_size":{width},"routed_scaling_factor":2.5}}"#
+            );
+            ("tc", moe)
+        };
+        let text = format!(
+            r#"{{"kind":"{kind}","t_kind":"flow","space":"pixels","params":{{"input_size":{size},"in_channels":3,
+            "num_classes":3,"patch_size":2,"depth":3,"hidden_size":48,"num_heads":{heads},"head_dim":{head_dim},
+            "mlp_ratio":1.5,"use_swiglu":true,"swiglu_bias":true,"norm_type":"rmsnorm","rope_type":"2d","pos_embed":true,
+            "qk_norm":true,"qk_norm_eps":1e-6,"learn_sigma":false,"prediction":"data",
+            "context_tokens":{context},"context_start":{start}{moe}}}}}"#
+        );
+        check(&text, seed);
+    }
+}
+
+/// Each part of JiT by itself, in models that have no others.
+#[test]
+fn rms_norms_biases_and_tokens_with_labels_by_themselves() {
+    const TABLES: &str =
+        r#""labels":[{"name":"a","tensor":"a","null":2},{"name":"b","tensor":"b","null":4}],"#;
+    for (kind, tables, more, seed) in [
+        ("dense", "", r#""norm_type":"rmsnorm""#, 44),
+        ("diffmoe", "", r#""norm_type":"rmsnorm","MoE_config":{"num_experts":3}"#, 45),
+        ("dense", "", r#""norm_type":"rmsnorm","qk_norm":true"#, 46),
+        ("dense", "", r#""use_swiglu":true,"swiglu_bias":true"#, 47),
+        (
+            "diffmoe",
+            "",
+            r#""use_swiglu":true,"swiglu_bias":true,"MoE_config":{"num_experts":3,"interleave":false}"#,
+            48,
+        ),
+        ("dense", "", r#""rope_type":"2d","pos_embed":true"#, 49),
+        ("dense", "", r#""pos_embed":false"#, 50),
+        ("dense", TABLES, r#""context_tokens":2,"context_start":1"#, 51),
+        (
+            "tc",
+            TABLES,
+            r#""context_tokens":3,"context_start":2,"MoE_config":{"num_experts":3,"capacity":2,"n_shared_experts":1,
+            "interleave":false}"#,
+            52,
+        ),
+    ] {
+        let text = format!(
+            r#"{{"kind":"{kind}","t_kind":"flow",{tables}"params":{{"input_size":6,"num_classes":3,"patch_size":2,"depth":3,
+            "hidden_size":32,"num_heads":2,{more}}}}}"#
+        );
+        check(&text, seed);
+    }
+}
+
 /// `ProMoE`: kind, capacity, experts, their width and that of the shared one, whether one takes samples without a label, side.
 #[test]
 fn a_router_by_prototypes_with_reversed_time() {

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from diffmoe import Pipeline
+from diffmoe import Config, Model, Pipeline
+from diffmoe.weights import tensors
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FIXTURES = REPOSITORY / "tests" / "fixtures"
@@ -27,6 +28,7 @@ LABELLED = (
     "dsmoe",
     "promoe",
     "promoe_ec",
+    "jit_moe",
 )
 
 
@@ -45,6 +47,18 @@ class Case:
         self.io = load_file(folder / "io.safetensors")
         self.pipe = Pipeline.from_pretrained(folder)
         self.labels = [self.io[key].astype(int) for key, _ in zip(("y", "style"), self.pipe.config.labels)]
+
+
+def context_model(**more):
+    """A random dense model with two label tables and tokens of the context, its arguments, and its document."""
+    params = {"input_size": [4, 6], "in_channels": 3, "patch_size": 2, "depth": 2, "hidden_size": 8, "num_heads": 2}
+    params |= {"context_tokens": 2, "context_start": 1, "learn_sigma": False, **more}
+    labels = [{"name": name, "tensor": f"{name}.weight", "null": null} for name, null in (("subject", 3), ("style", 2))]
+    document = {"kind": "dense", "t_kind": "flow", "space": "pixels", "labels": labels, "params": params}
+    config, random = Config.from_dict(document), np.random.default_rng(0)
+    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in tensors(config)}
+    x = random.normal(size=(2, 3, 4, 6)).astype(np.float32)
+    return Model(config, weights), (x, np.array([0.2, 0.7]), [np.array([0, 3]), np.array([1, 2])]), document
 
 
 @pytest.fixture(scope="session")

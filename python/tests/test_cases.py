@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import ASSETS, FIXTURES, LABELLED, Case, error
+from conftest import ASSETS, FIXTURES, LABELLED, Case, context_model, error
 from safetensors.numpy import load_file
 
 from diffmoe import Pipeline, schedulers
@@ -54,6 +54,19 @@ def sampled(case, key, text, null):
     step_noise = None if noise is None else lambda i: noise[i, :batch]
     run = Run(case.pipe.model, case.labels, text, null, scale, Routing("pool"), step_noise, interval)
     return sample(run, schedulers.resolve(name, case.pipe.config, steps), steps, case.io["x"])
+
+
+@pytest.mark.parametrize("name", ["dsmoe", "jit_moe"])
+def test_recorded_experts(name):
+    """The experts of every token of the images at one time, without those of the context."""
+    case, routes, taps = Case(name), load_file(FIXTURES / name / "routes.safetensors"), {}
+    out, layers = case.pipe.model.forward(case.io["x"], np.full(3, 0.48), case.labels, taps=taps)
+    assert error(out, routes["out"]) < TOLERANCE
+    assert [f"blocks.{layer.block}.selected" for layer in layers] == sorted(routes.keys() - {"out"})
+    for layer in layers:
+        wanted = routes[f"blocks.{layer.block}.selected"]
+        assert np.array_equal(layer.taken, wanted) and layer.gate.shape == wanted.shape
+        assert np.array_equal(taps[f"blocks.{layer.block}.k"], wanted.sum(0))
 
 
 @pytest.mark.parametrize("name", ["t2i_tiny", "t2i_bpe"])
@@ -116,3 +129,40 @@ def test_qk_norm():
     for name in (bias, weight):
         larger[name][16:] *= 2
     assert error(Model(config, larger).forward(x, t, y)[0], out) > 1e-3
+
+
+def test_traces_have_the_tokens_of_the_image_only():
+    pipe = Case("jit_moe").pipe
+    trace = pipe(labels=[1, 7], seed=1, num_inference_steps=2, scheduler="euler", trace_scores=True, mute=[(3, 5)]).trace
+    trace.check()
+    assert trace.grid == (4, 4) and trace.masks.shape == (4, 2, 2 * 16) and trace.gate.shape == (4, 2, 2 * 16, 6)
+    taken = trace.taken()
+    assert (taken[:, 0].sum(-1) == 2).all() and not taken[:, 1, :, 5].any()
+
+
+@pytest.mark.parametrize("more", [{}, {"norm_type": "rmsnorm", "rope_type": "2d", "use_swiglu": True, "swiglu_bias": True}])
+def test_tokens_of_the_context(more):
+    """They are the sum of a sample's labels and a position each, so their order does not matter; before their first block
+    they change nothing."""
+    model, (x, t, labels), _ = context_model(**more)
+    taps, other = {}, {}
+    out, _ = model.forward(x, t, labels, taps=taps)
+    assert out.shape == (2, 3, 4, 6) and taps["blocks.1.out"].shape == (2, 6, 8)
+    vectors = [model.weights[f"{name}.weight"][rows] for name, rows in zip(("subject", "style"), labels)]
+    assert error(model.forward(x, t, vectors)[0], out) < 1e-6, "label vectors are those of their rows"
+    position = model.weights["in_context_posemb"]
+    model.weights["in_context_posemb"] = position[:, ::-1]
+    assert error(model.forward(x, t, labels)[0], out) < 1e-5
+    model.weights["in_context_posemb"] = 2 * position
+    changed, _ = model.forward(x, t, labels, taps=other)
+    assert error(changed, out) > 1e-3 and np.array_equal(other["blocks.0.out"], taps["blocks.0.out"])
+
+
+def test_root_mean_square_norms_of_queries_and_keys():
+    """``x / sqrt(mean(x²) + eps)`` times a weight: with an eps far above the squares, queries keep their proportions."""
+    more = {"norm_type": "rmsnorm", "qk_norm": True, "context_tokens": 0}
+    plain, (x, t, labels), _ = context_model(**more | {"qk_norm": False})
+    normed, *_ = context_model(**more | {"qk_norm_eps": 1e6})
+    weights = {f"blocks.{i}.attn.{part}.weight": np.full(4, 1e3, np.float32) for i in range(2) for part in ("q_norm", "k_norm")}
+    normed.weights = plain.weights | weights
+    assert error(normed.forward(x, t, labels)[0], plain.forward(x, t, labels)[0]) < 1e-3

@@ -152,6 +152,7 @@ def test_tensors_are_those_of_the_rust_program():
 
 
 PROMOE = {"num_experts": 4, "router": "prototypes", "moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
+TEXT = {"vocab_size": 9, "max_length": 4, "hidden_size": 4, "depth": 1, "num_heads": 1, "tokenizer": {}}
 DSMOE = {"num_experts": 4, "router": "sigmoid", "moe_intermediate_size": 8, "n_group": 2, "topk_group": 2}
 
 
@@ -179,6 +180,13 @@ DSMOE = {"num_experts": 4, "router": "sigmoid", "moe_intermediate_size": 8, "n_g
         ({"kind": "tc", "params": {"MoE_config": PROMOE | {"shared_expert_intermediate_size": 0}}}, "use_shared_expert false"),
         ({"params": {"rope_type": "1d"}}, "rope_type is '1d'"),
         ({"params": {"use_sinks": True}}, "attention sinks"),
+        ({"params": {"norm_type": "groupnorm"}}, "norm_type is 'groupnorm'"),
+        ({"params": {"context_tokens": -1}}, "context_tokens must be a whole number of at least 0, got -1"),
+        ({"params": {"context_tokens": 2.5}}, "context_tokens must be a whole number"),
+        ({"params": {"context_tokens": 2}}, 'context_tokens requires kind "dense", or "tc"'),
+        ({"kind": "tc", "params": {"context_tokens": 2, "MoE_config": PROMOE}}, "softmax or sigmoid router"),
+        ({"kind": "dense", "params": {"context_tokens": 2, "context_start": 2}}, "context_start 2 must be below depth 2"),
+        ({"kind": "dense", "text": TEXT, "params": {"context_tokens": 2}}, "a label table and no prompts"),
         ({"t_kind": "ddpm", "params": {"prediction": "data"}}, "DDPM models predict the noise"),
         ({"params": {"detail_head": {"channels": 4}}}, "detail_head requires"),
         ({"params": {"detail_head": {"channels": 0}}}, "at least 1, got 0"),
@@ -249,6 +257,19 @@ def test_names_of_promoe_are_read():
     ):
         assert np.array_equal(read[ours], stored[theirs])
     assert len(read) == len(stored)
+
+
+def test_the_published_form_of_jit_must_be_converted():
+    with pytest.raises(ModelError, match="JiT model in the form of its code; make a model file with `diffmoe convert` first"):
+        Pipeline.from_pretrained(FIXTURES / "jit_moe" / "published.safetensors")
+
+
+def test_positions_may_be_added_and_turned():
+    """The table is there unless positions turn queries and keys; ``pos_embed`` says otherwise."""
+    params = {"input_size": 8, "num_classes": 3, "patch_size": 2, "depth": 1, "hidden_size": 16, "num_heads": 2}
+    for more, there in (({}, True), ({"rope_type": "2d"}, False), ({"rope_type": "2d", "pos_embed": True}, True)):
+        config = Config.from_dict({"kind": "dense", "t_kind": "flow", "params": params | more})
+        assert ("pos_embed" in dict(weights.tensors(config))) == there
 
 
 def test_a_folder_of_diffusers_is_opened(tmp_path):

@@ -8,14 +8,16 @@ from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
+import onnxruntime
 import pytest
-from conftest import FIXTURES, error
-from safetensors.numpy import load_file, save_file
+from conftest import error
+from refined import document, write, write_with_prompts
+from safetensors.numpy import load_file
 
 from diffmoe import Config, ModelError, Pipeline, SettingsError, Trace, TraceError, schedulers, weights
-from diffmoe.files import TensorFile
 from diffmoe.model import Model
-from diffmoe.onnx import build
+from diffmoe.onnx import ROUTINGS
+from diffmoe.onnx import main as onnx_main
 from diffmoe.routing import Routing
 from diffmoe.sampling import Run, sample
 from diffmoe.settings import cycle_spin
@@ -24,37 +26,6 @@ STEPS, BASE_STEPS, IMAGES = 6, 3, 2
 LABELS = [np.array([1, 4]), np.array([0, 2])]
 #: In a refined run of two images: passes of the base.
 COARSE = {"euler": 6, "heun": 12, "dpmpp_2m": 6, "unipc": 6}
-
-
-def params(patch: int, depth: int, capacity: int, **more) -> dict:
-    sizes = {"input_size": [16, 8], "in_channels": 3, "num_classes": 0, "patch_size": patch, "depth": depth, "hidden_size": 32}
-    experts = {"num_experts": 4, "capacity": capacity, "interleave": True}
-    return {**sizes, "num_heads": 2, "learn_sigma": False, "prediction": "data", "MoE_config": experts, **more}
-
-
-def document() -> dict:
-    """A rectangle in 4×2 patches, refined in 8×4."""
-    tables = [("subject", "y_embedder", 5), ("style", "style_embedder", 3)]
-    labels = [{"name": name, "tensor": f"{prefix}.embedding_table.weight", "null": null} for name, prefix, null in tables]
-    refiner = {"from": 0.5, "params": params(2, 3, 2, detail_head={"channels": 4, "phase": True})}
-    head = {"name": "two", "kind": "diffmoe", "t_kind": "flow", "time_scale": 1000.0, "space": "pixels"}
-    return head | {"params": params(4, 2, 1), "labels": labels, "refiner": refiner}
-
-
-def random_tensors(config: Config, seed: int = 4) -> dict[str, np.ndarray]:
-    """Small enough that steps do not multiply what rounding changes."""
-    random, out = np.random.default_rng(seed), {}
-    for name, shape in weights.stored(config):
-        scale = 0.3 if len(shape) == 1 or "embed" in name else 0.6 * np.prod(shape[1:]) ** -0.5
-        values = scale * random.standard_normal(shape)
-        out[name] = (1 / (1 + np.exp(-values)) if "threshold" in name else values).astype(np.float32)
-    return out
-
-
-def write(path, of: dict, tensors=None):
-    tensors = random_tensors(Config.from_dict(of)) if tensors is None else tensors
-    save_file(tensors, path, {"diffmoe": json.dumps(of)})
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +125,6 @@ def test_blends_are_of_the_labels_of_each_model(pipe):
     out = draw(labels={"subject": 1, "style": 1}, mix_labels={"subject": 4}, mix_strength=0.3)
     assert np.array_equal(out.samples, wanted)
     assert error(out.samples, draw(labels={"subject": 1, "style": 1}).samples) > 1e-4
-
-
-def write_with_prompts(path):
-    """The recorded model that takes prompts, with a refiner."""
-    source = TensorFile(FIXTURES / "t2i_tiny" / "model.safetensors")
-    of = json.loads(source.config_text)
-    of["refiner"] = {"from": 0.5, "params": of["params"] | {"patch_size": 1, "hidden_size": 24, "depth": 3}}
-    return write(path, of, random_tensors(Config.from_dict(of)) | {name: source.read(name) for name in source.names()})
 
 
 def test_prompts_are_read_by_the_encoder_of_each_model(tmp_path):
@@ -319,9 +282,34 @@ def test_files_hold_both_models(file, pipe, tmp_path):
         weights.load(write(tmp_path / "m.safetensors", without, load_file(file)))
 
 
-def test_one_graph_holds_one_transformer(file):
-    with pytest.raises(ModelError, match="two has a refiner"):
-        build(*weights.load(file))
+@pytest.mark.parametrize("form", ROUTINGS)
+def test_two_graphs_draw_what_the_pipeline_draws(file, pipe, form, tmp_path, capsys):
+    """Which graph computes a step is read from their metadata alone."""
+    out = tmp_path / "two.onnx"
+    assert onnx_main([str(file), str(out), "--routing", form]) == 0
+    paths = [out, tmp_path / "two-refiner.onnx"]
+    assert capsys.readouterr().out.split() == [str(path) for path in paths]
+    graphs = {}
+    for path in paths:
+        graph = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        known = graph.get_modelmeta().custom_metadata_map
+        assert json.loads(known["diffmoe"]) == document()
+        graphs[known["diffmoe.part"]] = graph
+        start = float(known["diffmoe.refiner_from"])
+    z, nulls, taken = noise(), [np.full(IMAGES, table.null) for table in pipe.config.labels], []
+    for i in range(STEPS):
+        time = i / STEPS
+        taken.append("refiner" if time >= start else "model")
+        asked = {"x": z, "t": np.full(IMAGES, time, np.float32)}
+        data, null = (
+            graphs[taken[-1]].run(None, asked | {table.name: rows for table, rows in zip(pipe.config.labels, labels)})[0]
+            for labels in (LABELS, nulls)
+        )
+        z = z + (null + np.float32(1.5) * (data - null) - z) / np.float32((1 - time) * STEPS)
+    assert taken == ["model"] * BASE_STEPS + ["refiner"] * (STEPS - BASE_STEPS)
+    settings = {"num_inference_steps": STEPS, "guidance_scale": 1.5, "scheduler": "euler", "output_type": "latent"}
+    wanted = pipe(labels={"subject": [1, 4], "style": [0, 2]}, latents=noise(), **settings).samples
+    assert error(z, wanted) < 1e-4
 
 
 def tool() -> str | None:

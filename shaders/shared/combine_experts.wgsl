@@ -20,6 +20,7 @@ struct Params {
     normalises: u32,         // whether a layer norm follows
     shift_quad: u32,         // its first column of shift / 4
     scale_quad: u32,         // its first column of scale / 4
+    centring: f32,           // 1, or 0 for an RMS norm
 }
 
 const NONE = 0xffffffffu;

@@ -24,7 +24,8 @@ override HAS_BIAS: bool = true;
 @group(0) @binding(4) var<storage, read> weights: array<vec2<u32>>;  // (experts, N, K): see `weights`
 @group(0) @binding(5) var<storage, read> up_weights: array<vec2<u32>>; // (experts, N, K): SwiGLU's U
 @group(0) @binding(6) var<storage, read> bias: array<f32>;           // (E, N): all experts
-@group(0) @binding(7) var<storage, read_write> y: array<f32>;        // (rows, N)
+@group(0) @binding(7) var<storage, read> up_bias: array<f32>;        // (E, N): that of SwiGLU's U
+@group(0) @binding(8) var<storage, read_write> y: array<f32>;        // (rows, N)
 
 // Up to TILE_ROWS consecutive packed rows of one expert. No rows: there is no such tile.
 struct Tile {
@@ -116,9 +117,12 @@ fn ending_of(tile: Tile, group: u32, lane: u32, lanes: u32) -> Ending {
         weight_scale(p3.is_up, weight_row(tile.expert, column.w)),
     );
     var shift = vec4(0.0);
-    if HAS_BIAS && ACTIVATION != 2u {
+    if HAS_BIAS {
         let at = tile.expert * params.columns + column;
         shift = vec4(bias[at.x], bias[at.y], bias[at.z], bias[at.w]);
+        if ACTIVATION == 2u {
+            shift = vec4(shift.xy, up_bias[at.z], up_bias[at.w]);
+        }
     }
     return Ending(column, is_inside, scale, shift);
 }

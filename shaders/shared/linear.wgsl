@@ -17,12 +17,13 @@ struct Params {
     shift_quad: u32,    // first column of shift / 4
     scale_quad: u32,    // first column of scale / 4
     keeps_normal: u32,  // whether `normal` is written
+    centring: f32,      // 1, or 0 for an RMS norm
 }
 
 // Activation and epilogue are uniforms, not overrides: the branches cost nothing compared with the sums, and
 // each pipeline costs a driver up to seconds.
 
-// What becomes of a sum z = W·x + b. SWIGLU multiplies SiLU(z) with U·x, which has no bias.
+// What becomes of a sum z = W·x + b. SWIGLU multiplies SiLU(z) with U·x + c, where `side` is c: it stores plainly.
 const SILU = 1u;
 const GELU = 2u;
 const SWIGLU = 3u;
@@ -37,7 +38,7 @@ const ADD = 3u;
 @group(0) @binding(2) var<storage, read> weights: array<vec2<u32>>;     // (N, K): see `weights`
 @group(0) @binding(3) var<storage, read> up_weights: array<vec2<u32>>;  // (N, K), SWIGLU only
 @group(0) @binding(4) var<storage, read> bias: array<f32>;              // all columns of the matrix
-@group(0) @binding(5) var<storage, read> side: array<f32>;              // gates (B, …) or table (T, …)
+@group(0) @binding(5) var<storage, read> side: array<f32>;              // gates (B, …), table (T, …), or c (N)
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;           // (S, stride)
 
 // Finishes one element; `up` counts for SWIGLU only. `linear` does the same four elements at a time.
@@ -52,7 +53,7 @@ fn store(row: u32, n: u32, product: f32, up: f32) {
     } else if params.activation == GELU {
         v = gelu_tanh(v);
     } else if params.activation == SWIGLU {
-        v = silu(v) * (up * weight_scale(true, n));
+        v = silu(v) * (up * weight_scale(true, n) + side[column]);
     }
     let at = row * params.stride + column;
     let side_column = params.side_first + column;

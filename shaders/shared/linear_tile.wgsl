@@ -77,7 +77,7 @@ fn main(
     );
     var shift = vec4(bias[out.x], bias[out.y], bias[out.z], bias[out.w]);
     if has_up {
-        shift = vec4(shift.xy, 0.0, 0.0);
+        shift = vec4(shift.xy, side[out.z], side[out.w]);
     }
     // Two rows at a time: four would take more registers than the loop above.
     var z0 = sum.row0;

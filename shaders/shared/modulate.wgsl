@@ -7,6 +7,7 @@ struct Params {
     modulation_quads: u32,  // columns of `modulation` / 4
     shift_quad: u32,        // first column of shift / 4
     scale_quad: u32,        // first column of scale / 4
+    centring: f32,          // 1, or 0 for an RMS norm
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::CheckpointError;
+use super::foreign::is_jit;
 use super::tensor_file::{Found, TensorFile};
 use crate::model::Config;
 
@@ -50,6 +51,10 @@ pub(super) fn check(label: &str, config: &Config, shapes: &Shapes) -> Result<(),
 /// All problems at once.
 pub(super) fn check_file(file: &TensorFile, config: &Config) -> Result<(), CheckpointError> {
     let shapes = file.shapes();
+    if is_jit(shapes.keys().map(String::as_str)) {
+        let problem = "it has the layout of JiT; make a model file of it with `diffmoe convert`";
+        return refuse(file.label(), vec![problem.into()]);
+    }
     let mut problems = problems(config, &shapes);
     for name in shapes.keys() {
         match file.find(name) {

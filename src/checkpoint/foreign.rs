@@ -7,18 +7,28 @@ const PARTS: [(&str, &str); 5] = [
     // Its models XL and G.
     ("attn.Wqkv.", "attn.qkv."),
     ("attn.out_proj.", "attn.proj."),
-    // DSMoE (arXiv 2512.01252).
+    // DSMoE and JiTMoE (arXiv 2512.01252).
     ("mlp.experts.blocks.", "mlp.experts."),
     // ProMoE (arXiv 2510.24711).
     ("mlp.shared_expert.", "mlp.shared_experts."),
 ];
 
+const NET: &str = "net.";
+
 /// Layers of networks with two layers in `ProMoE`, and their official names.
 const LAYERS: [(&str, &str); 2] = [(".up_proj.", ".fc1."), (".down_proj.", ".fc2.")];
+
+/// Whether tensors of these names are those of a JiT or JiTMoE (arXiv 2511.13720 and 2512.01252), which are not only
+/// named differently.
+pub(super) fn is_jit<'a>(names: impl IntoIterator<Item = &'a str>) -> bool {
+    names.into_iter().any(|name| name.contains(".mlp.") && name.ends_with(".w12.weight"))
+}
 
 /// The names of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Names {
+    /// Whether all begin with `net.`, the attribute that holds the model in the code of JiT.
+    is_net: bool,
     /// Whether `up_proj` and `down_proj` are the layers of a network without a `gate_proj`.
     is_promoe: bool,
 }
@@ -26,12 +36,17 @@ pub(super) struct Names {
 impl Names {
     /// Of a file with these tensors.
     pub(super) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
-        let is_prototype = |name: &str| name.ends_with(".mlp.cluster_centers");
-        Self { is_promoe: names.into_iter().any(is_prototype) }
+        let mut found = Self { is_net: true, is_promoe: false };
+        for name in names {
+            found.is_net &= name.starts_with(NET);
+            found.is_promoe |= name.ends_with(".mlp.cluster_centers");
+        }
+        found
     }
 
     /// The official name of a tensor.
     pub(super) fn official(self, name: &str) -> String {
+        let name = name.strip_prefix(NET).filter(|_| self.is_net).unwrap_or(name);
         let renamed = || {
             let (block, rest) = name.strip_prefix("blocks.")?.split_once('.')?;
             let mut parts = PARTS.iter();
@@ -68,6 +83,9 @@ mod tests {
             ("moe.gate.weight", "moe.gate.weight"),
         ] {
             assert_eq!(Names::of([name]).official(name), want);
+            let in_net = format!("net.{name}");
+            assert_eq!(Names::of([&*in_net]).official(&in_net), want);
+            assert_eq!(Names::of([&*in_net, "x"]).official(&in_net), in_net, "not all");
         }
     }
 

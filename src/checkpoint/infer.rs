@@ -133,12 +133,17 @@ pub fn infer_config(shapes: &Shapes, hints: &Hints) -> Result<Inferred, InferErr
              (class_dropout_prob 0 in training); such models are not supported"
         )));
     }
-    let solver = if time == Objective::Flow { "euler" } else { "ddpm" };
+    let usual = if time == Objective::Flow { "euler" } else { "ddpm" };
+    let (solver, steps, guidance) =
+        published.and_then(Family::sampling).unwrap_or((usual, 250, 1.5));
     let name = hints.name.clone().or(name).unwrap_or_else(|| format!("imported {family} model"));
     let mut document = json!({
         "name": name, "kind": kind, "t_kind": time, "null_class": rows.saturating_sub(1),
-        "params": params, "defaults": { "steps": 250, "guidance": 1.5, "solver": solver }
+        "params": params, "defaults": { "steps": steps, "guidance": guidance, "solver": solver }
     });
+    if published.is_some_and(Family::makes_pixels) {
+        document["space"] = json!("pixels");
+    }
     if let Some(scale) = published.and_then(Family::time_scale) {
         document["time_scale"] = json!(scale);
     }

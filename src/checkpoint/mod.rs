@@ -15,6 +15,8 @@ mod header;
 mod hints;
 #[cfg(feature = "import")]
 mod infer;
+#[cfg(feature = "import")]
+mod jit;
 mod metadata;
 mod open;
 mod parts;

@@ -9,7 +9,6 @@ use crate::model::Objective;
 
 /// A family of published models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::enum_variant_names, reason = "the names of the models")]
 pub(super) enum Family {
     /// `SwiGLU` experts in every block, with shared experts of width 2D (arXiv 2407.11633). Those that normalise queries and
     /// keys are flow models.
@@ -18,6 +17,9 @@ pub(super) enum Family {
     DsMoe,
     /// A router by prototypes, and an expert for samples without a label (arXiv 2510.24711).
     ProMoe,
+    /// A transformer on pixels that predicts the sample, with RMS norms and tokens that carry the label (arXiv 2511.13720);
+    /// with experts it is a JiTMoE, which has the router of DSMoE (arXiv 2512.01252).
+    Jit,
 }
 
 /// Of published models: hidden size, attention heads, name.
@@ -34,10 +36,10 @@ impl Family {
     pub(super) fn of(kind: &str, shapes: &Shapes, hints: &Hints) -> Result<Option<Self>, String> {
         let has = |part: &str| shapes.keys().any(|name| name.contains(part));
         if has("in_context_posemb") {
-            return Err(
-                "this is a JiT or JiTMoE, whose class tokens and RMS norms are not supported"
-                    .into(),
-            );
+            if hints.yaml.is_some() {
+                return Err("this is a JiT, whose code has no YAML files; remove it".into());
+            }
+            return Ok(Some(Self::Jit));
         }
         if has(".cluster_centers") {
             if hints.time == Some(Objective::Ddpm) {
@@ -63,6 +65,7 @@ impl Family {
             Self::DitMoe => "DiT-MoE",
             Self::DsMoe => "DSMoE",
             Self::ProMoe => "ProMoE",
+            Self::Jit => "JiT",
         }
     }
 
@@ -88,6 +91,7 @@ impl Family {
                 (1024, 16, "ProMoE-L"),
                 (1152, 16, "ProMoE-XL"),
             ],
+            Self::Jit => &[(768, 12, "JiT-B"), (1024, 16, "JiT-L"), (1280, 16, "JiT-H")],
         }
     }
 
@@ -102,6 +106,7 @@ impl Family {
             }
             Self::DsMoe => (Objective::Flow, "the flow objective, as DSMoE has"),
             Self::ProMoe => (Objective::Flow, "the flow objective, as ProMoE has"),
+            Self::Jit => (Objective::Flow, "the flow objective, as JiT has"),
         };
         assumed.push(what.into());
         objective
@@ -110,6 +115,16 @@ impl Family {
     /// The factor of the time, where it is not 1.
     pub(super) fn time_scale(self) -> Option<u32> {
         (self == Self::ProMoe).then_some(1000)
+    }
+
+    /// Whether samples are images as they are.
+    pub(super) fn makes_pixels(self) -> bool {
+        self == Self::Jit
+    }
+
+    /// The sampling settings that its authors use, where they are known: scheduler, steps and guidance scale.
+    pub(super) fn sampling(self) -> Option<(&'static str, u32, f32)> {
+        (self == Self::Jit).then_some(("heun", 50, 2.9))
     }
 
     /// The kind that the name of a run tells, where tensors do not.
@@ -132,6 +147,12 @@ impl Family {
     ) -> Result<(), String> {
         let is_bare = hints.yaml.is_none();
         if self == Self::DsMoe {
+            let norm = params.get("norm_type").filter(|norm| **norm != "layernorm");
+            if let Some(norm) = norm {
+                return Err(format!(
+                    "a norm_type of {norm}; DSMoE is supported with \"layernorm\""
+                ));
+            }
             params.insert("use_swiglu".into(), json!(false));
             params.insert("mlp_act".into(), json!("silu"));
             if is_bare && !shapes.contains_key("pos_embed") {
@@ -142,7 +163,7 @@ impl Family {
             (Self::DitMoe, None) => has_norms(shapes),
             (Self::DitMoe, Some(time)) => time == Objective::Flow,
             (Self::ProMoe, _) => true,
-            (Self::DsMoe, _) => false,
+            (Self::DsMoe | Self::Jit, _) => false,
         };
         if is_flow {
             params.insert("prediction".into(), json!("reversed"));
@@ -154,6 +175,12 @@ impl Family {
                     .into(),
             );
         }
+        if self == Self::Jit {
+            form_of_jit(params, shapes, assumed)?;
+            if kind == "dense" {
+                return Ok(());
+            }
+        }
         let moe = params.get_mut("MoE_config").and_then(Value::as_object_mut);
         let moe = moe.ok_or("its configuration has no MoE_config")?;
         match self {
@@ -163,6 +190,10 @@ impl Family {
             }
             Self::DitMoe => {}
             Self::ProMoe => choice_of_promoe(kind, moe, shapes, hints, assumed)?,
+            Self::Jit => {
+                moe.insert("router".into(), json!("sigmoid"));
+                choice_by_sigmoid((self, "JiTMoE"), moe, shapes, hints, assumed)?;
+            }
             Self::DsMoe => {
                 moe.insert("router".into(), json!("sigmoid"));
                 // The code never reads their capacity.
@@ -170,7 +201,7 @@ impl Family {
                     moe.insert("capacity".into(), k);
                 }
                 if is_bare {
-                    choice_of_dsmoe(moe, shapes, hints, assumed)?;
+                    choice_by_sigmoid((self, "DSMoE"), moe, shapes, hints, assumed)?;
                 }
             }
         }
@@ -228,31 +259,67 @@ fn choice_of_promoe(
     Ok(())
 }
 
+/// What all models of JiT have in common, and the tokens that carry the label.
+fn form_of_jit(
+    params: &mut Map<String, Value>,
+    shapes: &Shapes,
+    assumed: &mut Vec<String>,
+) -> Result<(), String> {
+    /// Hidden size, and the first block in which tokens that carry the label take part.
+    const START: [(u64, usize, &str); 3] =
+        [(768, 4, "JiT-B"), (1024, 8, "JiT-L"), (1280, 10, "JiT-H")];
+    if params.get("patch_size").and_then(Value::as_u64) == Some(32) {
+        return Err("this is a JiT for 512 pixels, which begins with noise of twice the size; such models are not supported".into());
+    }
+    let d = params.get("hidden_size").and_then(Value::as_u64);
+    let Some((_, start, name)) = START.into_iter().find(|row| Some(row.0) == d) else {
+        return Err(format!(
+            "a JiT of hidden size {}: the first block with class tokens cannot be inferred from the tensors; known are \
+             the sizes of JiT-B (768), JiT-L (1024) and JiT-H (1280)",
+            d.unwrap_or(0)
+        ));
+    };
+    let context = shapes.get("in_context_posemb").and_then(|shape| shape.get(1));
+    assumed.push(format!("class tokens from block {start} on, as {name} has"));
+    let form = json!({
+        "norm_type": "rmsnorm", "rope_type": "2d", "pos_embed": true, "swiglu_bias": true, "prediction": "data",
+        "qk_norm_eps": 1e-6, "context_tokens": context, "context_start": start,
+    });
+    if let Value::Object(form) = form {
+        params.extend(form);
+    }
+    Ok(())
+}
+
 /// Width of the experts, experts of a token and their weights, from shapes and published models.
-fn choice_of_dsmoe(
+fn choice_by_sigmoid(
+    (family, name): (Family, &str),
     moe: &mut Map<String, Value>,
     shapes: &Shapes,
     hints: &Hints,
     assumed: &mut Vec<String>,
 ) -> Result<(), String> {
     /// Number of experts, experts of a token, sum of their weights; of all published models.
-    const PUBLISHED: [(u64, u64, f64); 2] = [(16, 2, 2.0), (48, 5, 2.5)];
+    const DSMOE: [(u64, u64, f64); 2] = [(16, 2, 2.0), (48, 5, 2.5)];
+    const JITMOE: [(u64, u64, f64); 2] = [(16, 2, 2.5), (48, 5, 2.5)];
+    let published = if family == Family::Jit { JITMOE } else { DSMOE };
     let width = shapes.iter().find(|(name, _)| name.ends_with(".mlp.experts.0.up_proj.weight"));
     let width = width.and_then(|(_, shape)| shape.first());
     moe.insert("moe_intermediate_size".into(), json!(width));
     let experts = moe.get("num_experts").and_then(Value::as_u64).unwrap_or(0);
-    let Some((_, k, scale)) = PUBLISHED.into_iter().find(|row| row.0 == experts) else {
+    let Some((_, k, scale)) = published.into_iter().find(|row| row.0 == experts) else {
         return Err(format!(
-            "DSMoE with {experts} experts: the experts of a token and routed_scaling_factor cannot be inferred from the \
-             tensors; pass the YAML file of the training run"
+            "{name} with {experts} experts: the experts of a token and routed_scaling_factor cannot be inferred from the \
+             tensors{}",
+            if family == Family::Jit { "" } else { "; pass the YAML file of the training run" }
         ));
     };
     if hints.capacity.is_none() {
-        assumed.push(format!("{k} experts per token, as DSMoE with {experts} experts has"));
+        assumed.push(format!("{k} experts per token, as {name} with {experts} experts has"));
         moe.insert("capacity".into(), json!(k));
     }
     assumed
-        .push(format!("a routed_scaling_factor of {scale}, as DSMoE with {experts} experts has"));
+        .push(format!("a routed_scaling_factor of {scale}, as {name} with {experts} experts has"));
     moe.insert("routed_scaling_factor".into(), json!(scale));
     Ok(())
 }

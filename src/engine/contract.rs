@@ -99,6 +99,15 @@ pub struct LayerRouting {
     pub scores: Option<Scores>,
 }
 
+/// Rows of `width` numbers for the tokens of patches alone, from those for all tokens of the residual stream.
+pub(super) fn of_patches<T: Copy>(config: &Config, width: usize, rows: Vec<T>) -> Vec<T> {
+    if config.context.is_none() {
+        return rows;
+    }
+    let samples = rows.chunks_exact(config.stream_tokens() * width);
+    samples.flat_map(|sample| &sample[..config.tokens() * width]).copied().collect()
+}
+
 /// The router's scores of every token of the pool for every expert of a layer. The masks were chosen from unrounded
 /// scores, so near a threshold they are exact, while these may be off by the rounding of f16.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::NOT_TAKEN;
 use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes, spread};
+use crate::model::NormForm;
 
 /// Lanes of a workgroup on software adapters.
 const LANES: usize = 64;
@@ -25,6 +26,7 @@ pub struct Params {
     normalises: u32,
     shift_quad: u32,
     scale_quad: u32,
+    centring: f32,
 }
 
 /// Words of a token's mask: a bit for each expert.
@@ -55,6 +57,8 @@ pub struct NextNorm {
     pub shift: usize,
     /// First column of the scale; a multiple of 4.
     pub scale: usize,
+    /// Layer norm or RMS norm.
+    pub form: NormForm,
 }
 
 /// Arguments.
@@ -122,7 +126,8 @@ impl Kernel for CombineExperts<'_> {
         assert!(self.y.len() >= self.rows.len() * d, "y {:?}, rows {:?}", self.y.shape, self.rows);
         assert!(self.gate_column + d <= columns, "gate at {} of {columns}", self.gate_column);
         assert_eq!(self.h.len(), tokens * d, "h {:?}", self.h.shape);
-        let NextNorm { shift, scale } = self.norm.unwrap_or(NextNorm { shift: 0, scale: 0 });
+        let none = NextNorm { shift: 0, scale: 0, form: NormForm::Layer };
+        let NextNorm { shift, scale, form } = self.norm.unwrap_or(none);
         assert!(shift.max(scale) + d <= columns, "shift at {shift}, scale at {scale} of {columns}");
         for n in [d, columns, self.gate_column, shift, scale] {
             assert!(n.is_multiple_of(4), "{n} columns: read four at a time");
@@ -140,6 +145,7 @@ impl Kernel for CombineExperts<'_> {
             normalises: self.norm.is_some().into(),
             shift_quad: shift as u32 / 4,
             scale_quad: scale as u32 / 4,
+            centring: form.centring(),
         }
     }
 
@@ -229,6 +235,7 @@ mod tests {
         let counts: Vec<u32> = lists.iter().map(|l| l.len() as u32).collect();
         let rows = counts.iter().sum::<u32>() as usize;
         let gate = spiky(s * e, 1, 0.1);
+        let form = if parts % 2 == 1 { NormForm::Layer } else { NormForm::Rms };
         let y = spiky(rows * d, 2, 1.0);
         let before = spiky(s * d, 4, 1.0);
         // Gate, shift and scale lie between other columns that must not be read: NaN.
@@ -267,7 +274,7 @@ mod tests {
                     gate_column,
                     masks: Masks { to: &masks, first: 3 },
                     x: &x,
-                    norm: is_last.then_some(NextNorm { shift, scale }),
+                    norm: is_last.then_some(NextNorm { shift, scale, form }),
                     h: &h,
                 };
                 run_variant(&call, profile);
@@ -288,7 +295,8 @@ mod tests {
                 // Exactly what the kernel for layer norms makes of the same rows.
                 let alone = poisoned(&[s, d]);
                 let x = x.part(&[s, d]);
-                let call = Modulate { x: &x, modulation: &modulation, shift, scale, y: &alone };
+                let call =
+                    Modulate { x: &x, norm: form, modulation: &modulation, shift, scale, y: &alone };
                 run_variant(&call, profile);
                 assert_eq!(read(&h), read(&alone));
             } else {

@@ -35,7 +35,7 @@ pub struct Params {
 }
 
 impl Kernel for EmbedCondition<'_> {
-    const SHADER: Shader = shader!("embed_condition", shared: ["activation"], sizes: [LANES]);
+    const SHADER: Shader = shader!("embed_condition", shared: ["labels", "activation"], sizes: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {
@@ -58,7 +58,7 @@ impl Kernel for EmbedCondition<'_> {
     fn tensors(&self) -> Vec<&Tensor> {
         // Something must be bound.
         let pooled = self.pooled.unwrap_or(self.time);
-        vec![self.time, pooled, self.labels, self.rows, self.shares, self.y]
+        vec![self.labels, self.rows, self.shares, self.time, pooled, self.y]
     }
 
     fn groups(&self, _: Profile) -> [u32; 3] {

@@ -46,8 +46,13 @@ pub enum Form<'a> {
     Linear(Option<&'a Tensor>),
     /// `gelu_tanh(W x + b)`.
     Gelu(Option<&'a Tensor>),
-    /// `silu(W x) ⊙ (U x)`; U like `weights`, of the same experts.
-    SwiGlu(&'a Tensor),
+    /// `silu(W x + b) ⊙ (U x + c)`.
+    SwiGlu {
+        /// U, like `weights`, of the same experts.
+        up: &'a Tensor,
+        /// b and c, as those of the other forms.
+        biases: Option<[&'a Tensor; 2]>,
+    },
 }
 
 /// One layer of some experts.
@@ -133,7 +138,11 @@ impl Kernel for ExpertLinear<'_> {
             Form::Linear(bias) | Form::Gelu(bias) => {
                 assert!(bias.is_none_or(|b| b.len() == experts * n), "bias is that of all experts");
             }
-            Form::SwiGlu(up) => assert_eq!(up.len(), self.weights.len(), "SwiGLU matrices"),
+            Form::SwiGlu { up, biases } => {
+                assert_eq!(up.len(), self.weights.len(), "SwiGLU matrices");
+                let are_whole = biases.iter().flatten().all(|b| b.len() == experts * n);
+                assert!(are_whole, "biases are those of all experts");
+            }
         }
         let x_first = match self.source {
             Source::Tokens => {
@@ -172,18 +181,19 @@ impl Kernel for ExpertLinear<'_> {
 
     fn tensors(&self) -> Vec<&Tensor> {
         // A binding cannot be empty: what a form lacks is bound to the weights and not read.
-        let (up, bias) = match self.form {
-            Form::Linear(bias) | Form::Gelu(bias) => (self.weights, bias.unwrap_or(self.weights)),
-            Form::SwiGlu(up) => (up, self.weights),
+        let none = self.weights;
+        let (up, [bias, up_bias]) = match self.form {
+            Form::Linear(bias) | Form::Gelu(bias) => (none, [bias.unwrap_or(none), none]),
+            Form::SwiGlu { up, biases } => (up, biases.unwrap_or([none; 2])),
         };
-        vec![self.x, self.counts, self.chosen, self.weights, up, bias, self.y]
+        vec![self.x, self.counts, self.chosen, self.weights, up, bias, up_bias, self.y]
     }
 
     fn constants(&self, _: Profile) -> Vec<(&'static str, f64)> {
         let (activation, has_bias) = match self.form {
             Form::Linear(bias) => (0.0, bias.is_some()),
             Form::Gelu(bias) => (1.0, bias.is_some()),
-            Form::SwiGlu(_) => (2.0, false),
+            Form::SwiGlu { biases, .. } => (2.0, biases.is_some()),
         };
         let flag = |on: bool| f64::from(u8::from(on));
         vec![
@@ -202,7 +212,7 @@ impl Kernel for ExpertLinear<'_> {
         };
         let columns = match self.form {
             // Half of a workgroup's columns are the second factor.
-            Form::SwiGlu(_) => 2 * self.columns(),
+            Form::SwiGlu { .. } => 2 * self.columns(),
             _ => self.columns(),
         };
         let tiles =
@@ -231,7 +241,8 @@ pub(crate) enum ReferenceForm {
     SwiGlu,
 }
 
-/// One expert's layer for one row, in f64. `w` and `up` are `[N, K]`; `bias` is `[N]` or empty.
+/// One expert's layer for one row, in f64. `w` and `up` are `[N, K]`; `bias` is `[N]`, with that of `up` behind it, or
+/// empty.
 #[cfg(test)]
 pub(crate) fn reference(
     form: ReferenceForm,
@@ -243,16 +254,20 @@ pub(crate) fn reference(
     let dot =
         |w: &[f32]| -> f64 { w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum() };
     let row = |n: usize| n * x.len()..(n + 1) * x.len();
-    (0..w.len() / x.len())
+    let count = w.len() / x.len();
+    let bias = |n: usize| bias.get(n).map_or(0.0, |&b| f64::from(b));
+    (0..count)
         .map(|n| {
-            let z = dot(&w[row(n)]) + bias.get(n).map_or(0.0, |&b| f64::from(b));
+            let z = dot(&w[row(n)]) + bias(n);
             match form {
                 ReferenceForm::Linear => z,
                 ReferenceForm::Gelu => {
                     let inner = (2.0 / std::f64::consts::PI).sqrt() * (z + 0.044_715 * z.powi(3));
                     0.5 * z * (1.0 + inner.tanh())
                 }
-                ReferenceForm::SwiGlu => z / (1.0 + (-z).exp()) * dot(&up[row(n)]),
+                ReferenceForm::SwiGlu => {
+                    z / (1.0 + (-z).exp()) * (dot(&up[row(n)]) + bias(count + n))
+                }
             }
         })
         .collect()

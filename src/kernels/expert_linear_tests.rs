@@ -44,7 +44,7 @@ impl Case {
         let worst = e * self.s;
         let (w, w_words) = self.bank(1);
         let (up, up_words) = self.bank(2);
-        let bias = spiky(e * n, 3, 0.5);
+        let (bias, up_bias) = (spiky(e * n, 3, 0.5), spiky(e * n, 5, 0.5));
         // Packed input has rows beyond the valid ones: NaN, as the layer before leaves them.
         let mut x = spiky(if gathers { self.s } else { rows } * k, 4, self.scale);
         x.resize(if gathers { self.s } else { worst } * k, f32::NAN);
@@ -55,7 +55,7 @@ impl Case {
             row[..list.len()].copy_from_slice(list);
         }
         let (counts, chosen) = (tensor(&[e], &counts), tensor(&[e, self.s], &chosen));
-        let bias_tensor = tensor(&[e, n], &bias);
+        let [bias_tensor, up_bias_tensor] = [&bias, &up_bias].map(|bias| tensor(&[e, n], bias));
         let y = poisoned(&[worst, n]);
 
         let per_bank = e.div_ceil(self.banks);
@@ -80,7 +80,10 @@ impl Case {
                     form: match self.form {
                         ReferenceForm::Linear => Form::Linear(Some(&bias_tensor)),
                         ReferenceForm::Gelu => Form::Gelu(Some(&bias_tensor)),
-                        ReferenceForm::SwiGlu => Form::SwiGlu(&up_weights),
+                        ReferenceForm::SwiGlu => Form::SwiGlu {
+                            up: &up_weights,
+                            biases: Some([&bias_tensor, &up_bias_tensor]),
+                        },
                     },
                     rows: row..(row + per_chunk).min(worst),
                     y: &y,
@@ -94,12 +97,15 @@ impl Case {
         let mut want = Vec::new();
         for (i, list) in self.lists.iter().enumerate() {
             let matrix = i * n * k..(i + 1) * n * k;
-            let bias =
-                if self.form == ReferenceForm::SwiGlu { &[] } else { &bias[i * n..(i + 1) * n] };
+            let own = |all: &[f32]| all[i * n..(i + 1) * n].to_vec();
+            let bias = match self.form {
+                ReferenceForm::SwiGlu => [own(&bias), own(&up_bias)].concat(),
+                _ => own(&bias),
+            };
             for &s in list {
                 let source = if gathers { s as usize } else { want.len() / n };
                 let x = &x[source * k..(source + 1) * k];
-                let row = reference(self.form, x, &w[matrix.clone()], &up[matrix.clone()], bias);
+                let row = reference(self.form, x, &w[matrix.clone()], &up[matrix.clone()], &bias);
                 want.extend(row.iter().map(|&v| v as f32));
             }
         }

@@ -94,7 +94,10 @@ impl ExpertBank {
             let bias = self.bias.as_ref();
             let form = match call.layer {
                 Layer::Gelu => Form::Gelu(bias),
-                Layer::SwiGlu(up) => Form::SwiGlu(&up.parts[i].1),
+                Layer::SwiGlu(up) => Form::SwiGlu {
+                    up: &up.parts[i].1,
+                    biases: bias.zip(up.bias.as_ref()).map(<[_; 2]>::from),
+                },
                 Layer::Down => Form::Linear(bias),
             };
             let layer = ExpertLinear {

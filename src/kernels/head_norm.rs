@@ -1,15 +1,18 @@
-//! Layer norm of queries and keys, head by head, before attention.
+//! Layer norm or RMS norm of queries and keys, head by head, before attention.
 
 use bytemuck::{Pod, Zeroable};
 
 use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes};
+use crate::model::NormForm;
 
 /// Lanes of a workgroup.
 const LANES: usize = 64;
 
 /// Where the queries and keys lie.
 pub struct HeadNorm<'a> {
-    /// `[4, d]`: weight and bias for queries, weight and bias for keys.
+    /// Layer norm or RMS norm.
+    pub form: NormForm,
+    /// `[4, d]`: weight and bias for queries, weight and bias for keys. An RMS norm has no biases: `[2, d]`.
     pub affine: &'a Tensor,
     /// `H`
     pub heads: usize,
@@ -27,6 +30,7 @@ pub struct Params {
     heads: u32,
     quads: u32,
     eps: f32,
+    centring: f32,
 }
 
 impl HeadNorm<'_> {
@@ -42,7 +46,8 @@ impl Kernel for HeadNorm<'_> {
 
     fn params(&self) -> Params {
         let head_dim = self.affine.shape[1];
-        assert_eq!(self.affine.shape[0], 4, "two norms with weight and bias");
+        let rows = if self.form == NormForm::Rms { 2 } else { 4 };
+        assert_eq!(self.affine.shape[0], rows, "two norms");
         assert_eq!(self.qkv.shape[1], 3 * self.heads * head_dim, "heads of {head_dim}");
         assert!(head_dim.is_multiple_of(4), "heads of {head_dim}");
         Params {
@@ -50,6 +55,7 @@ impl Kernel for HeadNorm<'_> {
             heads: self.heads as u32,
             quads: (head_dim / 4) as u32,
             eps: self.eps,
+            centring: self.form.centring(),
         }
     }
 
@@ -67,17 +73,30 @@ mod tests {
     use super::*;
     use crate::gpu::testing::{assert_close, read, run, spiky, tensor};
 
-    fn reference(x: &mut [f32], affine: &[f32], [heads, d]: [usize; 2], eps: f64) {
+    fn reference(
+        x: &mut [f32],
+        (form, affine): (NormForm, &[f32]),
+        [heads, d]: [usize; 2],
+        eps: f64,
+    ) {
         for row in x.chunks_exact_mut(3 * heads * d) {
             for (at, head) in row.chunks_exact_mut(d).take(2 * heads).enumerate() {
-                let [weight, bias] = [2 * (at / heads), 2 * (at / heads) + 1].map(|i| i * d);
-                let mean = head.iter().map(|&v| f64::from(v)).sum::<f64>() / d as f64;
+                let is_key = at / heads;
+                let sum = head.iter().map(|&v| f64::from(v)).sum::<f64>();
+                let zeros = vec![0.0; d];
+                let (mean, weight, bias) = match form {
+                    NormForm::Layer => (
+                        sum / d as f64,
+                        &affine[2 * is_key * d..][..d],
+                        &affine[(2 * is_key + 1) * d..][..d],
+                    ),
+                    NormForm::Rms => (0.0, &affine[is_key * d..][..d], &zeros[..]),
+                };
                 let square = |v: &f32| (f64::from(*v) - mean).powi(2);
                 let variance = head.iter().map(square).sum::<f64>() / d as f64;
                 for (i, v) in head.iter_mut().enumerate() {
                     let normal = (f64::from(*v) - mean) / (variance + eps).sqrt();
-                    let scaled = normal * f64::from(affine[weight + i]);
-                    *v = (scaled + f64::from(affine[bias + i])) as f32;
+                    *v = (normal * f64::from(weight[i]) + f64::from(bias[i])) as f32;
                 }
             }
         }
@@ -85,12 +104,19 @@ mod tests {
 
     #[test]
     fn normalises_queries_and_keys_and_leaves_values() {
-        for (rows, heads, d, eps) in [(1, 1, 4, 1e-5), (7, 3, 24, 1e-6), (33, 2, 96, 0.5)] {
-            let affine = spiky(4 * d, 1, 1.0);
+        for (form, rows, heads, d, eps) in [
+            (NormForm::Layer, 1, 1, 4, 1e-5),
+            (NormForm::Layer, 7, 3, 24, 1e-6),
+            (NormForm::Layer, 33, 2, 96, 0.5),
+            (NormForm::Rms, 1, 1, 4, 1e-5),
+            (NormForm::Rms, 7, 3, 24, 1e-6),
+        ] {
+            let norms = if form == NormForm::Rms { 2 } else { 4 };
+            let affine = spiky(norms * d, 1, 1.0);
             let mut x = spiky(rows * 3 * heads * d, 2, 3.0);
             let qkv = tensor(&[rows, 3 * heads * d], &x);
-            run(&HeadNorm { affine: &tensor(&[4, d], &affine), heads, eps, qkv: &qkv });
-            reference(&mut x, &affine, [heads, d], f64::from(eps));
+            run(&HeadNorm { form, affine: &tensor(&[norms, d], &affine), heads, eps, qkv: &qkv });
+            reference(&mut x, (form, &affine), [heads, d], f64::from(eps));
             // A handful of roundings of numbers up to 100.
             assert_close(&read(&qkv), &x, 1e-5, 1e-5);
         }

@@ -45,7 +45,7 @@ pub struct Linear<'a> {
     pub x: &'a Tensor,
     /// `[N, K]` and bias.
     pub weights: &'a Matrix,
-    /// `[N, K]`: makes the layer the first half of a `SwiGLU`, `silu(W·x + b) ⊙ (U·x)`.
+    /// `[N, K]` and bias: makes the layer the first half of a `SwiGLU`, `silu(W·x + b) ⊙ (U·x + c)`, which is stored.
     pub up: Option<&'a Matrix>,
     /// Not used where `up` is given.
     pub activation: Activation,
@@ -98,6 +98,7 @@ impl<'a> Linear<'a> {
         if let Some(up) = self.up {
             assert_eq!((up.rows(), up.columns()), (weights.rows(), weights.columns()), "SwiGLU");
             assert!(up.layout().eq(weights.layout()), "SwiGLU");
+            assert!(matches!(self.epilogue, Epilogue::Store), "SwiGLU");
         }
     }
 
@@ -152,6 +153,7 @@ pub(super) struct Params {
     pub(super) shift_quad: u32,
     pub(super) scale_quad: u32,
     pub(super) keeps_normal: u32,
+    pub(super) centring: f32,
 }
 
 impl<'a> Call<'a> {
@@ -219,11 +221,11 @@ impl Kernel for Call<'_> {
     }
 
     fn tensors(&self) -> Vec<&Tensor> {
-        let Linear { x, weights, epilogue, y, .. } = *self.linear;
+        let Linear { x, weights, up, epilogue, y, .. } = *self.linear;
         let bias = &weights.bias;
         let side = match epilogue {
             // Something must be bound.
-            Epilogue::Store | Epilogue::Add => bias,
+            Epilogue::Store | Epilogue::Add => up.map_or(bias, |up| &up.bias),
             Epilogue::Gated { modulation: side, .. } | Epilogue::Table(side) => side,
         };
         vec![x, &self.part.weights, self.up, bias, side, y]

@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 use super::linear::{Call, Linear, Params};
 use crate::gpu::{Gpu, Kernel, Profile, Shader, Tape, Tensor};
+use crate::model::NormForm;
 
 /// Numbers of a row up to which the norm costs a product less than a kernel of its own: every workgroup takes the mean
 /// and the variance of its rows anew.
@@ -13,6 +14,8 @@ pub const LONGEST_ROW: usize = 256;
 /// The layer norm in front of a layer, with adaLN's scale and shift.
 #[derive(Clone, Copy)]
 pub struct Norm<'a> {
+    /// What `LN` stands for.
+    pub form: NormForm,
     /// `[B, columns]`: shifts, scales and gates of all layers.
     pub modulation: &'a Tensor,
     /// First column of the shift; a multiple of 4.
@@ -68,7 +71,7 @@ impl Kernel for NormedCall<'_> {
     type Params = Params;
 
     fn params(&self) -> Params {
-        let Norm { modulation, shift, scale, h, keeps } = self.norm;
+        let Norm { form, modulation, shift, scale, h, keeps } = self.norm;
         let x = self.call.x();
         let [rows, k] = [x.shape[0], x.shape[1]];
         let [samples, columns] = [modulation.shape[0], modulation.shape[1]];
@@ -84,6 +87,7 @@ impl Kernel for NormedCall<'_> {
             shift_quad: shift as u32 / 4,
             scale_quad: scale as u32 / 4,
             keeps_normal: keeps.into(),
+            centring: form.centring(),
             ..self.call.params()
         }
     }
@@ -113,11 +117,12 @@ mod tests {
 
     #[test]
     fn it_is_the_norm_and_the_layer_one_after_the_other() {
-        for (samples, tokens, n, k, precision) in [
-            (1, 1, 1, 4, WeightPrecision::F32),
-            (3, 11, 65, 20, WeightPrecision::F16),
-            (2, 64, 64, 192, WeightPrecision::Int8),
-            (2, 35, 131, 172, WeightPrecision::F32),
+        for (form, samples, tokens, n, k, precision) in [
+            (NormForm::Layer, 1, 1, 1, 4, WeightPrecision::F32),
+            (NormForm::Layer, 3, 11, 65, 20, WeightPrecision::F16),
+            (NormForm::Layer, 2, 64, 64, 192, WeightPrecision::Int8),
+            (NormForm::Layer, 2, 35, 131, 172, WeightPrecision::F32),
+            (NormForm::Rms, 2, 35, 131, 172, WeightPrecision::F32),
         ] {
             let rows = samples * tokens;
             let columns = 3 * k + 8;
@@ -133,8 +138,9 @@ mod tests {
             let before = spiky(rows * n, 5, 1.0);
 
             let rows_alone = poisoned(&[rows, k]);
+            let to = &rows_alone;
             let modulate =
-                Modulate { x: &x, modulation: &modulation, shift, scale, y: &rows_alone };
+                Modulate { x: &x, norm: form, modulation: &modulation, shift, scale, y: to };
             run_variant(&modulate, Profile::Gpu);
             let want = tensor(&[rows, n], &before);
             let alone = Linear::new(&rows_alone, &weights, &want).ending(Epilogue::Add);
@@ -145,7 +151,7 @@ mod tests {
             for (tile, keeps) in [(Tile::Small, true), (Tile::Large, true), (Tile::Large, false)] {
                 let y = tensor(&[rows, n], &before);
                 let h = poisoned(&[rows, k]);
-                let norm = Norm { modulation: &modulation, shift, scale, h: &h, keeps };
+                let norm = Norm { form, modulation: &modulation, shift, scale, h: &h, keeps };
                 let linear = Linear::new(&x, &weights, &y).ending(Epilogue::Add);
                 for call in linear.calls(Some(tile)) {
                     run_variant(&NormedCall::new(call, norm, true), Profile::Gpu);

@@ -9,7 +9,7 @@ use crate::gpu::testing::{assert_close, gpu, poisoned, read, run_variant, spiky,
 fn reference(
     x: &[f32],
     w: &[f32],
-    up: Option<&[f32]>,
+    up: Option<(&[f32], &[f32])>,
     bias: &[f32],
     k: usize,
     activation: Activation,
@@ -27,7 +27,9 @@ fn reference(
         for (n, weights) in w.chunks(k).enumerate() {
             let z = dot(row, weights) + f64::from(bias[n]);
             y.push(match (up, activation) {
-                (Some(up), _) => silu(z) * dot(row, &up[n * k..(n + 1) * k]),
+                (Some((up, bias)), _) => {
+                    silu(z) * (dot(row, &up[n * k..(n + 1) * k]) + f64::from(bias[n]))
+                }
                 (None, Activation::None) => z,
                 (None, Activation::Silu) => silu(z),
                 (None, Activation::Gelu) => gelu(z),
@@ -106,10 +108,10 @@ fn swiglu_multiplies_two_products() {
         let x = spiky(rows * k, 4, 1.0);
         let w = stored(&spiky(n * k, 5, 0.2), k, precision);
         let u = stored(&spiky(n * k, 6, 0.2), k, precision);
-        let zeros = vec![0.0; n];
-        let weights = matrix(gpu(), &w, &zeros, k, precision);
-        let up = matrix(gpu(), &u, &zeros, k, precision);
-        let want = reference(&x, &w, Some(&u), &zeros, k, Activation::None);
+        let (bias, up_bias) = (spiky(n, 7, 0.5), spiky(n, 8, 0.5));
+        let weights = matrix(gpu(), &w, &bias, k, precision);
+        let up = matrix(gpu(), &u, &up_bias, k, precision);
+        let want = reference(&x, &w, Some((&u, &up_bias)), &bias, k, Activation::None);
         for variant in VARIANTS {
             let y = poisoned(&[rows, n]);
             run_as(

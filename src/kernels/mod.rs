@@ -62,6 +62,7 @@ kernels! {
     denoise::DenoiseLatents => DenoiseLatents;
     detail_pixels::DetailPixels => DetailPixels;
     embed_condition::EmbedCondition => EmbedCondition;
+    embed_context::EmbedContext => EmbedContext;
     embed_tokens::EmbedTokens => EmbedTokens;
     expert_linear::ExpertLinear => ExpertLinear, Form, Source;
     group_fold::GroupFold => GroupFold;

@@ -3,6 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::gpu::{Kernel, Profile, Shader, Tensor, lanes, spread};
+use crate::model::NormForm;
 
 /// Lanes of a workgroup on software adapters: one SIMD vector. More would leave cores idle on small pools.
 const LANES: usize = 8;
@@ -12,6 +13,8 @@ const LANES: usize = 8;
 pub struct Modulate<'a> {
     /// `[S, D]`
     pub x: &'a Tensor,
+    /// What `LN` stands for.
+    pub norm: NormForm,
     /// `[B, columns]`: shifts, scales and gates of all layers.
     pub modulation: &'a Tensor,
     /// First column of the shift.
@@ -32,6 +35,7 @@ pub struct Params {
     modulation_quads: u32,
     shift_quad: u32,
     scale_quad: u32,
+    centring: f32,
 }
 
 impl Kernel for Modulate<'_> {
@@ -56,6 +60,7 @@ impl Kernel for Modulate<'_> {
             modulation_quads: (columns / 4) as u32,
             shift_quad: (self.shift / 4) as u32,
             scale_quad: (self.scale / 4) as u32,
+            centring: self.norm.centring(),
         }
     }
 
@@ -77,13 +82,16 @@ mod tests {
     use super::*;
     use crate::gpu::testing::{PROFILES, assert_close, poisoned, read, run_variant, spiky, tensor};
 
-    fn reference(x: &[f32], modulation: &[f32], shape: [usize; 5]) -> Vec<f32> {
+    fn reference(x: &[f32], modulation: &[f32], shape: [usize; 5], norm: NormForm) -> Vec<f32> {
         let [samples, tokens, d, shift, scale] = shape;
         let columns = modulation.len() / samples;
         let mut y = Vec::new();
         for (s, row) in x.chunks(d).enumerate() {
             let row: Vec<_> = row.iter().map(|&v| f64::from(v)).collect();
-            let mean = row.iter().sum::<f64>() / d as f64;
+            let mean = match norm {
+                NormForm::Layer => row.iter().sum::<f64>() / d as f64,
+                NormForm::Rms => 0.0,
+            };
             let variance = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / d as f64;
             let m = &modulation[s / tokens * columns..];
             for (i, v) in row.iter().enumerate() {
@@ -93,6 +101,8 @@ mod tests {
         }
         y
     }
+
+    const FORMS: [NormForm; 2] = [NormForm::Layer, NormForm::Rms];
 
     #[test]
     fn matches_the_reference_in_both_variants() {
@@ -105,10 +115,12 @@ mod tests {
             let modulation = spiky(samples * columns, 2, 0.5);
             let x_tensor = tensor(&[samples * tokens, d], &x);
             let m_tensor = tensor(&[samples, columns], &modulation);
-            let want = reference(&x, &modulation, [samples, tokens, d, shift, scale]);
-            for profile in PROFILES {
+            let shape = [samples, tokens, d, shift, scale];
+            for (norm, profile) in PROFILES.into_iter().flat_map(|profile| FORMS.map(|norm| (norm, profile))) {
+                let want = reference(&x, &modulation, shape, norm);
                 let y = poisoned(&[samples * tokens, d]);
-                let call = Modulate { x: &x_tensor, modulation: &m_tensor, shift, scale, y: &y };
+                let (x, modulation) = (&x_tensor, &m_tensor);
+                let call = Modulate { x, norm, modulation, shift, scale, y: &y };
                 run_variant(&call, profile);
                 // Normalised values of size 10, from inputs of size 100 rounded at 2⁻²⁴: 1e-5 relative.
                 assert_close(&read(&y), &want, 2e-4, 1e-5);

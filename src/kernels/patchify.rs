@@ -21,7 +21,9 @@ pub struct Patchify<'a> {
     pub size: [usize; 2],
     /// Side of a patch.
     pub patch: usize,
-    /// `[n·B·T, K]`, `K = C·patch²` rounded up to a multiple of four; the rounding becomes zeros.
+    /// Rows of a sample in `y`. Those beyond its patches become zeros.
+    pub rows: usize,
+    /// `[n·B·rows, K]`, `K = C·patch²` rounded up to a multiple of four; the rounding becomes zeros.
     pub y: &'a Tensor,
 }
 
@@ -32,6 +34,7 @@ pub struct Params {
     count: u32,
     columns: u32,
     tokens: u32,
+    sample_rows: u32,
     channels: u32,
     height: u32,
     width: u32,
@@ -49,11 +52,13 @@ impl Kernel for Patchify<'_> {
         let tokens = self.size.iter().map(|side| side / self.patch).product::<usize>();
         let sample_len = self.channels * self.size.iter().product::<usize>();
         assert!(self.first + self.samples * sample_len <= self.latents.len());
+        assert!(tokens <= self.rows && self.y.shape[0].is_multiple_of(self.rows), "whole samples");
         assert!(self.channels * self.patch * self.patch <= self.y.shape[1]);
         Params {
             count: self.y.len() as u32,
             columns: self.y.shape[1] as u32,
             tokens: tokens as u32,
+            sample_rows: self.rows as u32,
             channels: self.channels as u32,
             height,
             width,
@@ -81,7 +86,6 @@ mod tests {
         let Patchify { channels, size, patch: p, .. } = *call;
         let [height, width] = size;
         let across = width / p;
-        let tokens = height / p * across;
         let mut y = vec![0.0; call.y.len()];
         for b in 0..batch {
             for c in 0..channels {
@@ -90,7 +94,7 @@ mod tests {
                         let t = row / p * across + column / p;
                         let k = (c * p + row % p) * p + column % p;
                         let from = ((b * channels + c) * height + row) * width + column;
-                        y[(b * tokens + t) * call.y.shape[1] + k] = x[from];
+                        y[(b * call.rows + t) * call.y.shape[1] + k] = x[from];
                     }
                 }
             }
@@ -100,19 +104,23 @@ mod tests {
 
     #[test]
     fn copies_every_number_to_its_patch_and_pads_with_zeros() {
-        for (samples, copies, channels, size, patch) in
-            [(1, 1, 1, [1, 1], 1), (3, 1, 4, [6, 6], 2), (2, 2, 3, [3, 9], 3), (2, 1, 1, [8, 2], 2)]
-        {
+        for (samples, copies, channels, size, patch, more) in [
+            (1, 1, 1, [1, 1], 1, 0),
+            (3, 1, 4, [6, 6], 2, 0),
+            (2, 2, 3, [3, 9], 3, 5),
+            (2, 1, 1, [8, 2], 2, 1),
+        ] {
             let first = 5;
             let batch = copies * samples;
             let len = samples * channels * size[0] * size[1];
             let latents = spiky(first + len + 3, 1, 1.0);
             let columns = (channels * patch * patch).next_multiple_of(4);
-            let y = poisoned(&[batch * (size[0] / patch) * (size[1] / patch), columns]);
+            let rows = size[0] / patch * (size[1] / patch) + more;
+            let y = poisoned(&[batch * rows, columns]);
             let latents_tensor = tensor(&[latents.len()], &latents);
             let latents_in = &latents_tensor;
             let call =
-                Patchify { latents: latents_in, first, samples, channels, size, patch, y: &y };
+                Patchify { latents: latents_in, first, samples, channels, size, patch, rows, y: &y };
             run(&call);
             // Copies: exact.
             let x = latents[first..first + len].repeat(copies);

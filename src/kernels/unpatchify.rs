@@ -9,7 +9,9 @@ const LANES: usize = 64;
 
 /// Where the token vectors lie and where the images go.
 pub struct Unpatchify<'a> {
-    /// `[B·T, patch²·C]`, channel fastest.
+    /// Rows of a sample in `x`; those beyond its patches are not read.
+    pub rows: usize,
+    /// `[B·rows, patch²·C]`, channel fastest.
     pub x: &'a Tensor,
     /// All latents in one buffer.
     pub latents: &'a Tensor,
@@ -28,12 +30,19 @@ pub struct Unpatchify<'a> {
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub struct Params {
     count: u32,
-    tokens: u32,
+    sample_rows: u32,
     channels: u32,
     height: u32,
     width: u32,
     patch_side: u32,
     first: u32,
+}
+
+impl Unpatchify<'_> {
+    /// Numbers of all images.
+    fn count(&self) -> usize {
+        self.x.shape[0] / self.rows * self.channels * self.size.iter().product::<usize>()
+    }
 }
 
 impl Kernel for Unpatchify<'_> {
@@ -44,11 +53,11 @@ impl Kernel for Unpatchify<'_> {
         let [height, width] = self.size.map(|side| side as u32);
         let tokens = self.size.iter().map(|side| side / self.patch).product::<usize>();
         assert_eq!(self.x.shape[1], self.patch * self.patch * self.channels);
-        assert_eq!(self.x.shape[0] % tokens, 0, "whole samples");
-        assert!(self.first + self.x.len() <= self.latents.len());
+        assert!(tokens <= self.rows && self.x.shape[0].is_multiple_of(self.rows), "whole samples");
+        assert!(self.first + self.count() <= self.latents.len());
         Params {
-            count: self.x.len() as u32,
-            tokens: tokens as u32,
+            count: self.count() as u32,
+            sample_rows: self.rows as u32,
             channels: self.channels as u32,
             height,
             width,
@@ -62,7 +71,7 @@ impl Kernel for Unpatchify<'_> {
     }
 
     fn groups(&self, _: Profile) -> [u32; 3] {
-        lanes(self.x.len(), LANES)
+        lanes(self.count(), LANES)
     }
 }
 
@@ -75,7 +84,6 @@ mod tests {
         let Unpatchify { channels, size, patch: p, .. } = *call;
         let [height, width] = size;
         let across = width / p;
-        let tokens = height / p * across;
         let mut y = Vec::new();
         for b in 0..batch {
             for c in 0..channels {
@@ -83,7 +91,7 @@ mod tests {
                     for column in 0..width {
                         let t = row / p * across + column / p;
                         let k = (row % p * p + column % p) * channels + c;
-                        y.push(x[(b * tokens + t) * p * p * channels + k]);
+                        y.push(x[(b * call.rows + t) * p * p * channels + k]);
                     }
                 }
             }
@@ -93,16 +101,21 @@ mod tests {
 
     #[test]
     fn copies_every_number_to_its_pixel_and_touches_nothing_else() {
-        for (batch, channels, size, patch) in
-            [(1, 1, [1, 1], 1), (3, 8, [6, 6], 2), (2, 3, [3, 9], 3), (2, 1, [8, 2], 2)]
-        {
+        for (batch, channels, size, patch, more) in [
+            (1, 1, [1, 1], 1, 0),
+            (3, 8, [6, 6], 2, 0),
+            (2, 3, [3, 9], 3, 4),
+            (2, 1, [8, 2], 2, 1),
+        ] {
             let (first, len) = (5, batch * channels * size[0] * size[1]);
-            let x = spiky(len, 1, 1.0);
+            let rows = size[0] / patch * (size[1] / patch) + more;
+            let columns = patch * patch * channels;
+            let x = spiky(batch * rows * columns, 1, 1.0);
             let before = spiky(first + len + 3, 2, 1.0);
             let latents = tensor(&[before.len()], &before);
-            let x_tensor =
-                tensor(&[len / (patch * patch * channels), patch * patch * channels], &x);
-            let call = Unpatchify { x: &x_tensor, latents: &latents, first, channels, size, patch };
+            let x_tensor = tensor(&[batch * rows, columns], &x);
+            let call =
+                Unpatchify { x: &x_tensor, latents: &latents, first, channels, size, patch, rows };
             run(&call);
             let mut want = before;
             want[first..first + len].copy_from_slice(&reference(&x, batch, &call));

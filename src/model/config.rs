@@ -48,6 +48,36 @@ pub enum Prediction {
     Reversed,
 }
 
+/// What happens to a token before a layer reads it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NormForm {
+    /// `(x − mean) / √(variance + ε)`
+    #[default]
+    Layer,
+    /// `x / √(mean of x² + ε)` (Zhang and Sennrich 2019, arXiv 1910.07467)
+    Rms,
+}
+
+impl NormForm {
+    /// The factor of the mean that is subtracted, which is all that the two differ in.
+    pub(crate) fn centring(self) -> f32 {
+        match self {
+            Self::Layer => 1.0,
+            Self::Rms => 0.0,
+        }
+    }
+}
+
+/// Tokens that carry the labels and take part from some block on (in-context conditioning of `JiT`, arXiv 2511.13720). They
+/// are dropped before the final layer, and no trace has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContextTokens {
+    /// For each sample.
+    pub count: usize,
+    /// The first block that they take part in.
+    pub start: usize,
+}
+
 /// The shapes a feed-forward network comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FfnForm {
@@ -55,7 +85,7 @@ pub enum FfnForm {
     Gelu,
     /// `fc2(silu(fc1 x))`, with biases. Experts do not have this form.
     Silu,
-    /// `down(silu(gate x) ⊙ up x)`, without biases.
+    /// `down(silu(gate x) ⊙ up x)`, with biases only where [`Config::swiglu_bias`] says so.
     SwiGlu,
 }
 
@@ -116,18 +146,25 @@ pub struct Config {
     pub num_heads: usize,
     /// Width of one attention head.
     pub head_dim: usize,
-    /// Whether queries and keys go through a layer norm with weight and bias, head by head. No official model does;
-    /// re-trainings by others do.
+    /// The norms before attention, before feed-forward networks and before the final layer, which have no weights.
+    pub norm: NormForm,
+    /// Whether queries and keys go through such a norm with a weight, and with a bias if it is a layer norm, head by head. No
+    /// official model does; re-trainings by others do.
     pub qk_norm: bool,
     /// What this norm adds to the variance: 1e-5 unless the model says otherwise.
     pub qk_norm_eps: f32,
-    /// Whether queries and keys are rotated by the position of their patch (2-D RoPE). Such a model has no position
-    /// embedding.
+    /// Whether queries and keys are rotated by the position of their patch (2-D RoPE).
     pub rope: bool,
+    /// Whether patches have a position embedding. By default they do unless queries and keys are rotated.
+    pub pos_embed: bool,
+    /// Tokens that carry the labels, beside those of patches.
+    pub context: Option<ContextTokens>,
     /// Hidden width of the feed-forward network of a block without experts.
     pub ffn_hidden: usize,
     /// Shape of the feed-forward networks of blocks without experts.
     pub ffn_form: FfnForm,
+    /// Whether the layers of `SwiGLU` networks have biases.
+    pub swiglu_bias: bool,
     /// `M`, the hidden width of an expert.
     pub expert_hidden: usize,
     /// Shape of the experts.
@@ -274,6 +311,24 @@ impl Config {
     /// `T`, the tokens of one sample.
     pub fn tokens(&self) -> usize {
         self.grid().iter().product()
+    }
+
+    /// Tokens of one sample in the residual stream: those of patches, then those that carry the labels.
+    pub fn stream_tokens(&self) -> usize {
+        self.tokens() + self.context.map_or(0, |context| context.count)
+    }
+
+    /// Tokens of one sample that others attend to in block `i`.
+    pub(crate) fn keys_in(&self, block: usize) -> usize {
+        match self.context {
+            Some(context) if block < context.start => self.tokens(),
+            _ => self.stream_tokens(),
+        }
+    }
+
+    /// Whether tokens that carry the labels come in before block `i`.
+    pub(crate) fn context_enters(&self, block: usize) -> Option<ContextTokens> {
+        self.context.filter(|context| context.start == block)
     }
 
     /// Cells of one channel of a sample, `H·W`.

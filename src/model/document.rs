@@ -7,7 +7,8 @@
 use serde::Deserialize;
 
 use super::config::{
-    Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, Refiner, Router, SamplingDefaults,
+    Config, ContextTokens, FfnForm, Kind, MOST_EXPERTS, NormForm, Objective, Prediction, Refiner,
+    Router, SamplingDefaults,
 };
 use super::error::ConfigError;
 use super::labels::LabelTable;
@@ -93,8 +94,16 @@ struct Params {
     qk_norm_eps: f32,
     #[serde(default)]
     rope_type: Rope,
-    #[serde(default, rename = "norm_type")]
-    _norm: NormType,
+    #[serde(default)]
+    norm_type: NormType,
+    #[serde(default)]
+    pos_embed: Option<bool>,
+    #[serde(default)]
+    swiglu_bias: bool,
+    #[serde(default)]
+    context_tokens: usize,
+    #[serde(default)]
+    context_start: usize,
     #[serde(default)]
     use_sinks: bool,
     #[serde(default)]
@@ -134,6 +143,7 @@ enum Rope {
 enum NormType {
     #[default]
     LayerNorm,
+    RmsNorm,
 }
 
 #[derive(Deserialize)]
@@ -203,11 +213,19 @@ impl Config {
             hidden_size: d,
             num_heads: p.num_heads,
             head_dim: p.head_dim.unwrap_or(d / p.num_heads.max(1)),
+            norm: match p.norm_type {
+                NormType::LayerNorm => NormForm::Layer,
+                NormType::RmsNorm => NormForm::Rms,
+            },
             qk_norm: p.qk_norm,
             qk_norm_eps: p.qk_norm_eps,
             rope: p.rope_type == Rope::Planar,
+            pos_embed: p.pos_embed.unwrap_or(p.rope_type == Rope::None),
+            context: (p.context_tokens > 0)
+                .then_some(ContextTokens { count: p.context_tokens, start: p.context_start }),
             ffn_hidden,
             ffn_form: dense_form,
+            swiglu_bias: p.swiglu_bias,
             expert_hidden: experts.hidden,
             expert_form: experts.form,
             router: experts.router,
@@ -288,6 +306,7 @@ impl Config {
         if by_label && (self.labels.len() != 1 || self.text.is_some()) {
             return wrong("use_uncond_expert needs exactly one label table and no prompts".into());
         }
+        self.check_context()?;
         self.check_capacity()?;
         self.check_showcase()?;
         self.check_refiner()?;
@@ -296,6 +315,31 @@ impl Config {
         }
         if !self.time_scale.is_finite() || self.time_scale <= 0.0 {
             return wrong(format!("time_scale {}", self.time_scale));
+        }
+        Ok(())
+    }
+
+    /// Tokens that carry the labels are computed in the blocks before theirs, too, and not read. That must not change
+    /// which tokens an expert takes.
+    fn check_context(&self) -> Result<(), ConfigError> {
+        let Some(context) = self.context else { return Ok(()) };
+        let wrong = |text: &str| Err(ConfigError::Invalid(format!("context_tokens {text}")));
+        if context.count > 1 << 12 {
+            return wrong("above 4,096");
+        }
+        if context.start >= self.depth {
+            return wrong(&format!(
+                "from block {}; the model has {} blocks, from 0",
+                context.start, self.depth
+            ));
+        }
+        if !matches!(self.kind, Kind::Dense | Kind::Tc)
+            || matches!(self.router, Router::Prototypes { .. })
+        {
+            return wrong("need a dense model, or token choice without prototypes");
+        }
+        if self.labels.is_empty() || self.text.is_some() {
+            return wrong("need labels and no prompts");
         }
         Ok(())
     }

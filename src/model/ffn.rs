@@ -20,7 +20,7 @@ pub(crate) enum Ffn<T> {
         /// `[D, M]`
         fc2: T,
     },
-    /// `down(silu(gate x) ⊙ up x)`, without biases
+    /// `down(silu(gate x) ⊙ up x)`
     SwiGlu {
         /// `[M, D]`
         gate_proj: T,
@@ -33,16 +33,17 @@ pub(crate) enum Ffn<T> {
 
 impl Ffn<LinearSpec> {
     /// The layers of a network of width `d` and hidden width `m`; of an expert where `experts` names all of them.
+    /// `swiglu_bias` says whether the layers of a `SwiGLU` have biases.
     pub(super) fn new(
         name: &str,
         experts: Option<&str>,
-        form: FfnForm,
+        (form, swiglu_bias): (FfnForm, bool),
         [d, m]: [usize; 2],
     ) -> Self {
         let layer = |layer: &str, beside: &str, shape: [usize; 2]| {
             let mut spec = LinearSpec::new(&format!("{name}.{layer}"), &shape, Role::Matrix);
             spec.weight.group = Group(format!("{}.{beside}", experts.unwrap_or(name)));
-            if form == FfnForm::SwiGlu {
+            if form == FfnForm::SwiGlu && !swiglu_bias {
                 spec.bias = None;
             }
             for tensor in std::iter::once(&mut spec.weight).chain(&mut spec.bias) {

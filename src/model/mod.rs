@@ -21,8 +21,8 @@ mod weights;
 mod width;
 
 pub use config::{
-    Config, FfnForm, Kind, MOST_EXPERTS, Objective, Prediction, Refiner, Router, SamplingDefaults,
-    Showcase,
+    Config, ContextTokens, FfnForm, Kind, MOST_EXPERTS, NormForm, Objective, Prediction, Refiner,
+    Router, SamplingDefaults, Showcase,
 };
 pub(crate) use document::refiner_document;
 pub use error::ConfigError;

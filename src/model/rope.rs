@@ -6,7 +6,7 @@ use super::Config;
 /// Base of the geometric series of frequencies.
 const BASE: f64 = 10_000.0;
 
-/// Cosine and sine of every angle, `[T, d/2]`. The first half of a head turns with the row, the second with the column;
+/// Cosine and sine of every angle, `[T, d/2]`, for all tokens of the residual stream; those without a patch do not turn. The first half of a head turns with the row, the second with the column;
 /// in a half of width `d/2`, angle `i` turns the numbers `i` and `i + d/4` by `position · BASE^(-4i/d)`.
 pub(crate) fn rotations(config: &Config) -> Vec<[f32; 2]> {
     let (across, quarter) = (config.grid()[1], config.head_dim / 4);
@@ -16,7 +16,9 @@ pub(crate) fn rotations(config: &Config) -> Vec<[f32; 2]> {
     };
     let of_token =
         |t: usize| [t / across, t % across].map(|at| (0..quarter).map(move |i| angle(at, i)));
-    (0..config.tokens()).flat_map(of_token).flatten().collect()
+    let still = (config.stream_tokens() - config.tokens()) * 2 * quarter;
+    let turns = (0..config.tokens()).flat_map(of_token).flatten();
+    turns.chain(std::iter::repeat_n([1.0, 0.0], still)).collect()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //! an engine needs it in a form that no leaf has, add a type to [`Leaf`] and a method to [`Source`]; the compiler
 //! lists the sources that lack it.
 
-use super::config::{Config, FfnForm, Kind, Router};
+use super::config::{Config, FfnForm, Kind, NormForm, Router};
 use super::ffn::Ffn;
 use super::leaf::{Leaf, Source};
 use super::spec::{LinearSpec, Role, TensorSpec};
@@ -19,8 +19,10 @@ use super::text_config::TextConfig;
 /// The whole model.
 #[derive(Debug)]
 pub(crate) struct Weights<L: Leaf> {
-    /// `[T, D]`; none where queries and keys are rotated instead
+    /// `[T, D]`, where patches have positions
     pub(crate) pos_embed: Option<L::Table>,
+    /// `in_context_posemb`, what the tokens that carry the labels differ in, where there are any: `[n, D]`
+    pub(crate) context: Option<L::Table>,
     /// `x_embedder.proj`, `[D, C·p·p]`
     pub(crate) x_embedder: L::Linear,
     /// `t_embedder.mlp.0` and `.2`, `[D, 256]` and `[D, D]`
@@ -77,7 +79,7 @@ pub(crate) struct Block<L: Leaf> {
 pub(crate) struct SelfAttention<L: Leaf> {
     /// `[3·H·d, D]`: q, k and v outermost, then the head
     pub(crate) qkv: L::Linear,
-    /// Weight and bias of `q_norm`, then of `k_norm`, each `[d]`, where there are such norms
+    /// Weight, and bias unless they are RMS norms, of `q_norm`, then of `k_norm`, each `[d]`, where there are such norms
     pub(crate) qk_norm: Option<L::Stack>,
     /// `[D, H·d]`
     pub(crate) proj: L::Linear,
@@ -162,7 +164,11 @@ impl<L: Leaf> Weights<L> {
         let labels = config.labels.iter().map(|table| {
             TensorSpec::new(&table.tensor, &[table.null as usize + 1, d], Role::Table)
         });
-        let pos_embed = (!config.rope).then(|| source.table(&positions)).transpose()?;
+        let pos_embed = config.pos_embed.then(|| source.table(&positions)).transpose()?;
+        let context = config.context.map(|context| {
+            TensorSpec::new("in_context_posemb", &[1, context.count, d], Role::Table)
+        });
+        let context = context.map(|spec| source.table(&spec)).transpose()?;
         let x_embedder =
             source.linear(&outer("x_embedder.proj", &[d, config.in_channels, p, p]))?;
         let t_embedder = [
@@ -186,6 +192,7 @@ impl<L: Leaf> Weights<L> {
         let detail_head = has_head.then(|| DetailHead::visit(config, source)).transpose()?;
         Ok(Self {
             pos_embed,
+            context,
             x_embedder,
             t_embedder,
             label_tables,
@@ -226,7 +233,7 @@ impl<L: Leaf> TextEncoder<L> {
             let name = format!("text_encoder.layers.{i}");
             let attn = SelfAttention::visit(&name, [width, width], None, source)?;
             let widths = [width, text.ffn_hidden];
-            let mlp = Ffn::new(&format!("{name}.mlp"), None, FfnForm::Gelu, widths);
+            let mlp = Ffn::new(&format!("{name}.mlp"), None, (FfnForm::Gelu, false), widths);
             layers.push(TextLayer { attn, mlp: mlp.try_map(|layer| source.linear(layer))? });
         }
         let text_pool = LinearSpec::new("text_pool", &[d, width], Role::Projection);
@@ -240,7 +247,7 @@ impl<L: Leaf> Block<L> {
         let name = format!("blocks.{i}");
         let mlp = format!("{name}.mlp");
         let (d, attention) = (config.hidden_size, config.num_heads * config.head_dim);
-        let head = config.qk_norm.then_some(config.head_dim);
+        let head = config.qk_norm.then_some((config.norm, config.head_dim));
         let text = config.text.as_ref();
         let text = text.map(|text| [d, attention, text.hidden_size]);
         Ok(Self {
@@ -249,7 +256,8 @@ impl<L: Leaf> Block<L> {
             mlp: if config.is_moe(i) {
                 Mlp::Moe(Box::new(Moe::visit(config, &mlp, source)?))
             } else {
-                let specs = Ffn::new(&mlp, None, config.ffn_form, [d, config.ffn_hidden]);
+                let form = (config.ffn_form, config.swiglu_bias);
+                let specs = Ffn::new(&mlp, None, form, [d, config.ffn_hidden]);
                 Mlp::Dense(specs.try_map(|layer| source.linear(layer))?)
             },
             adaln_modulation: source.modulation(&modulation(&name, 6, d))?,
@@ -258,23 +266,25 @@ impl<L: Leaf> Block<L> {
 }
 
 impl<L: Leaf> SelfAttention<L> {
-    /// In a stream of width `d`, with heads that are together `attention` wide; `head` is the width of a head whose
-    /// queries and keys are normalised.
+    /// In a stream of width `d`, with heads that are together `attention` wide; `head` is the norm of queries and keys, if
+    /// there is one, and the width of a head.
     fn visit<S: Source<L>>(
         block: &str,
         [d, attention]: [usize; 2],
-        head: Option<usize>,
+        head: Option<(NormForm, usize)>,
         source: &mut S,
     ) -> Result<Self, S::Error> {
         let linear = |layer: &str, shape: [usize; 2]| {
             LinearSpec::new(&format!("{block}.attn.{layer}"), &shape, Role::Matrix)
         };
-        let norms = head.map(|width| {
-            ["q_norm.weight", "q_norm.bias", "k_norm.weight", "k_norm.bias"]
-                .into_iter()
-                .zip([Role::Norm, Role::Bias].into_iter().cycle())
-                .map(|(part, role)| TensorSpec::new(format!("{block}.attn.{part}"), &[width], role))
-                .collect::<Vec<_>>()
+        let norms = head.map(|(form, width)| {
+            let parts = [("weight", Role::Norm), ("bias", Role::Bias)];
+            let parts = &parts[..if form == NormForm::Rms { 1 } else { 2 }];
+            let parts = ["q_norm", "k_norm"].map(|norm| parts.iter().map(move |part| (norm, part)));
+            let spec = |(norm, (part, role)): (&str, &(&str, Role))| {
+                TensorSpec::new(format!("{block}.attn.{norm}.{part}"), &[width], *role)
+            };
+            parts.into_iter().flatten().map(spec).collect::<Vec<_>>()
         });
         Ok(Self {
             qkv: source.linear(&linear("qkv", [3 * attention, d]))?,
@@ -322,8 +332,8 @@ impl<L: Leaf> Moe<L> {
         };
         let all = format!("{name}.experts");
         let expert = |j: usize| {
-            let widths = [d, config.expert_hidden];
-            Ffn::new(&format!("{all}.{j}"), Some(&all), config.expert_form, widths)
+            let form = (config.expert_form, config.swiglu_bias);
+            Ffn::new(&format!("{all}.{j}"), Some(&all), form, [d, config.expert_hidden])
         };
         // With token choice, the gate comes after the experts.
         let first = match &prototypes {
@@ -347,7 +357,8 @@ impl<L: Leaf> Moe<L> {
             None
         };
         let shared = format!("{name}.shared_experts");
-        let shared = Ffn::new(&shared, None, config.shared_form, [d, config.shared_hidden]);
+        let form = (config.shared_form, config.swiglu_bias);
+        let shared = Ffn::new(&shared, None, form, [d, config.shared_hidden]);
         let has_shared = config.shared_hidden > 0;
         let shared = has_shared.then(|| shared.try_map(|layer| source.linear(layer)));
         let shared_experts = shared.transpose()?;

@@ -201,13 +201,20 @@ impl WithSimd for SoftmaxRows<'_> {
     }
 }
 
-/// `out = LN(x)·(1 + scale) + shift` for one token, `[D]` each; the norm has no parameters of its own.
-pub(crate) fn modulated_norm(x: &[f32], shift: &[f32], scale: &[f32], out: &mut [f32]) {
-    Arch::new().dispatch(ModulatedNorm { x, shift, scale, out });
+/// `out = LN(x)·(1 + scale) + shift` for one token, `[D]` each; the norm has no parameters of its own. `centring` is the
+/// factor of the mean that is subtracted: 0 makes it an RMS norm.
+pub(crate) fn modulated_norm(
+    centring: f32,
+    x: &[f32],
+    [shift, scale]: [&[f32]; 2],
+    out: &mut [f32],
+) {
+    Arch::new().dispatch(ModulatedNorm { centring, x, shift, scale, out });
 }
 
 /// The arguments of [`modulated_norm`], for the same reason.
 struct ModulatedNorm<'a> {
+    centring: f32,
     x: &'a [f32],
     shift: &'a [f32],
     scale: &'a [f32],
@@ -219,9 +226,9 @@ impl WithSimd for ModulatedNorm<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Self { x, shift, scale, out } = self;
+        let Self { centring, x, shift, scale, out } = self;
         let inverse = 1.0 / x.len() as f32;
-        let mean = sum_of(x, |x| x) * inverse;
+        let mean = sum_of(x, |x| x) * inverse * centring;
         for (out, x) in out.iter_mut().zip(x) {
             *out = x - mean;
         }
@@ -233,17 +240,22 @@ impl WithSimd for ModulatedNorm<'_> {
     }
 }
 
-/// `x = LN(x)·weight + bias` for one head's query or key, `[d]` each.
-pub(crate) fn head_norm(x: &mut [f32], [weight, bias]: [&[f32]; 2], eps: f32) {
+/// `x = LN(x)·weight + bias` for one head's query or key, `[d]` each; without a bias it is an RMS norm.
+pub(crate) fn head_norm(x: &mut [f32], weight: &[f32], bias: Option<&[f32]>, eps: f32) {
     let inverse = 1.0 / x.len() as f32;
-    let mean = x.iter().sum::<f32>() * inverse;
-    for x in x.iter_mut() {
-        *x -= mean;
+    if bias.is_some() {
+        let mean = x.iter().sum::<f32>() * inverse;
+        for x in x.iter_mut() {
+            *x -= mean;
+        }
     }
     let variance = x.iter().map(|x| x * x).sum::<f32>() * inverse;
     let norm = 1.0 / (variance + eps).sqrt();
-    for ((x, weight), bias) in x.iter_mut().zip(weight).zip(bias) {
-        *x = *x * norm * weight + bias;
+    for (x, weight) in x.iter_mut().zip(weight) {
+        *x = *x * norm * weight;
+    }
+    if let Some(bias) = bias {
+        x.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
     }
 }
 
@@ -373,7 +385,7 @@ mod tests {
     fn layer_norm_has_mean_shift_and_deviation_one_plus_scale() {
         let x: Vec<f32> = (0..100).map(|i| 1000.0 + (i as f32 * 1.7).sin()).collect();
         let mut out = vec![f32::NAN; 100];
-        modulated_norm(&x, &[0.5; 100], &[2.0; 100], &mut out);
+        modulated_norm(1.0, &x, [&[0.5; 100], &[2.0; 100]], &mut out);
         let mean = out.iter().sum::<f32>() / 100.0;
         let deviation = (out.iter().map(|y| (y - mean).powi(2)).sum::<f32>() / 100.0).sqrt();
         assert!((mean - 0.5).abs() < 1e-3 && (deviation - 3.0).abs() < 1e-3, "{mean} {deviation}");

@@ -15,13 +15,14 @@ use safetensors::SafeTensors;
 pub(crate) const TOLERANCE: f32 = 1e-4;
 
 /// Cases of every form of experts and routers, and none.
-pub(crate) const FORMS: [&str; 8] = [
+pub(crate) const FORMS: [&str; 9] = [
     "diffmoe_flow",
     "diffmoe_swiglu_shared",
     "dense_flow",
     "tc_flow",
     "ec_flow",
     "dsmoe",
+    "jit_moe",
     "promoe",
     "promoe_ec",
 ];

@@ -173,7 +173,7 @@ fn step_bytes(case: &Case, batch: usize) -> u64 {
     let config = case.checkpoint.config();
     // A detail head reads the times themselves too.
     let times = 4 * batch * (config.hidden_size + usize::from(config.detail_channels > 0));
-    let masks = (4 * config.moe_blocks().len() * batch * config.tokens()).max(1);
+    let masks = (4 * config.moe_blocks().len() * batch * config.stream_tokens()).max(1);
     let factors = 2 * 8;
     let no_scores = 1;
     4 * (times + masks + factors + no_scores) as u64

@@ -79,6 +79,11 @@ fn dsmoe_forward_matches() {
 }
 
 #[test]
+fn jit_with_experts_matches() {
+    check_taps("jit_moe");
+}
+
+#[test]
 fn promoe_forward_matches() {
     check_taps("promoe");
     check_taps("promoe_ec");

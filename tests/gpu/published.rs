@@ -1,4 +1,4 @@
-//! DiT-MoE, DSMoE and ProMoE under the tensor names of their checkpoints: the experts of every token, on both engines.
+//! DiT-MoE, DSMoE, JiTMoE and ProMoE under the tensor names of their checkpoints: the experts of every token, on both engines.
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ fn every_token_takes_the_recorded_experts() {
     takes_the_recorded_experts("dit_moe", 480.0, [2, 2]);
     takes_the_recorded_experts("dit_moe_flow", 0.48, [2, 2]);
     takes_the_recorded_experts("dsmoe", 0.48, [1, 2]);
+    takes_the_recorded_experts("jit_moe", 0.48, [2, 2]);
     takes_the_recorded_experts("promoe", 0.48, [1, 1]);
     // Its tokens have several experts, or none.
     takes_the_recorded_experts("promoe_ec", 0.48, [1, 0]);

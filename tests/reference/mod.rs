@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use diffmoe::model::{Config, FfnForm, Kind, Prediction, Router, RoutingRule};
+use diffmoe::model::{Config, FfnForm, Kind, NormForm, Prediction, Router, RoutingRule};
 
 type Rows = Vec<Vec<f64>>;
 
@@ -37,7 +37,9 @@ impl Reference<'_> {
         labels: &[Vec<u32>],
     ) -> (Vec<f64>, Vec<Vec<u64>>) {
         let c = self.config;
-        let (t, p, [height, width]) = (c.tokens(), c.patch_size, c.input_size);
+        let (p, [height, width]) = (c.patch_size, c.input_size);
+        // Tokens of a sample, and those behind the patches, which come in later.
+        let mut t = c.tokens();
         let across = width / p;
         let patches: Rows = (0..times.len() * t)
             .map(|s| {
@@ -50,19 +52,31 @@ impl Reference<'_> {
             })
             .collect();
         let mut x = self.linear("x_embedder.proj", &patches);
-        let positions = if c.rope { Vec::new() } else { self.numbers("pos_embed") };
-        for (s, row) in x.iter_mut().enumerate().filter(|_| !c.rope) {
+        let positions = if c.pos_embed { self.numbers("pos_embed") } else { Vec::new() };
+        for (s, row) in x.iter_mut().enumerate().filter(|_| c.pos_embed) {
             row.iter_mut().zip(&positions[s % t * c.hidden_size..]).for_each(|(x, p)| *x += p);
         }
         let condition = self.condition(times, labels);
         let mut routes = Vec::new();
         for i in 0..c.depth {
             let block = format!("blocks.{i}");
+            if let Some(context) = c.context.filter(|context| context.start == i) {
+                let labels = self.labels(labels);
+                let positions = self.numbers("in_context_posemb");
+                let samples = x.chunks(t).zip(&labels).flat_map(|(patches, label)| {
+                    let context = positions.chunks(c.hidden_size).map(|position| {
+                        position.iter().zip(label).map(|(p, l)| p + l).collect::<Vec<_>>()
+                    });
+                    patches.iter().cloned().chain(context).collect::<Vec<_>>()
+                });
+                x = samples.collect();
+                t += context.count;
+            }
             let parts = self.linear(&format!("{block}.adaLN_modulation.1"), &condition);
             let part = |s: usize, n: usize| &parts[s / t][n * c.hidden_size..][..c.hidden_size];
-            let h = modulated(&x, |s| [part(s, 0), part(s, 1)]);
-            add_gated(&mut x, &self.attention(&format!("{block}.attn"), &h), |s| part(s, 2));
-            let h = modulated(&x, |s| [part(s, 3), part(s, 4)]);
+            let h = self.modulated(&x, |s| [part(s, 0), part(s, 1)]);
+            add_gated(&mut x, &self.attention(&format!("{block}.attn"), &h, t), |s| part(s, 2));
+            let h = self.modulated(&x, |s| [part(s, 3), part(s, 4)]);
             let mlp = format!("{block}.mlp");
             let y = if c.is_moe(i) {
                 // Of the first table.
@@ -77,7 +91,10 @@ impl Reference<'_> {
         }
         let parts = self.linear("final_layer.adaLN_modulation.1", &condition);
         let part = |s: usize, n: usize| &parts[s / t][n * c.hidden_size..][..c.hidden_size];
-        let y = self.linear("final_layer.linear", &modulated(&x, |s| [part(s, 0), part(s, 1)]));
+        let h = self.modulated(&x, |s| [part(s, 0), part(s, 1)]);
+        let of_patches: Rows = h.chunks(t).flat_map(|h| h[..c.tokens()].to_vec()).collect();
+        let t = c.tokens();
+        let y = self.linear("final_layer.linear", &of_patches);
         let mut out = vec![0.0; times.len() * c.output_len()];
         for (s, row) in y.iter().enumerate() {
             for (k, value) in row.iter().enumerate() {
@@ -143,31 +160,47 @@ impl Reference<'_> {
         };
         let hidden = self.linear("t_embedder.mlp.0", &times.iter().map(waves).collect());
         let mut c = self.linear("t_embedder.mlp.2", &map(hidden, silu));
-        for (table, rows) in self.config.labels.iter().zip(labels) {
-            let values = self.numbers(&table.tensor);
-            for (c, &row) in c.iter_mut().zip(rows) {
-                c.iter_mut()
-                    .zip(&values[row as usize * self.config.hidden_size..])
-                    .for_each(|(c, v)| *c += v);
-            }
+        for (c, label) in c.iter_mut().zip(self.labels(labels)) {
+            c.iter_mut().zip(label).for_each(|(c, l)| *c += l);
         }
         map(c, silu)
     }
 
-    fn attention(&self, name: &str, h: &Rows) -> Rows {
+    /// The sum of the rows of all tables, for each sample.
+    fn labels(&self, labels: &[Vec<u32>]) -> Rows {
+        let d = self.config.hidden_size;
+        let mut sums = vec![vec![0.0; d]; labels.first().map_or(0, Vec::len)];
+        for (table, rows) in self.config.labels.iter().zip(labels) {
+            let values = self.numbers(&table.tensor);
+            for (sum, &row) in sums.iter_mut().zip(rows) {
+                sum.iter_mut().zip(&values[row as usize * d..]).for_each(|(s, v)| *s += v);
+            }
+        }
+        sums
+    }
+
+    fn modulated<'a>(&self, x: &Rows, parts: impl Fn(usize) -> [&'a [f64]; 2]) -> Rows {
+        modulated(x, self.config.norm, parts)
+    }
+
+    fn attention(&self, name: &str, h: &Rows, t: usize) -> Rows {
         let Config { num_heads: heads, head_dim: d, qk_norm, rope, .. } = *self.config;
         let across = self.config.grid()[1];
-        let t = self.config.tokens();
+        let patches = self.config.tokens();
         let qkv = self.linear(&format!("{name}.qkv"), h);
         let part = |s: usize, which: usize, head: usize| -> Vec<f64> {
             let mut x = qkv[s][(which * heads + head) * d..][..d].to_vec();
             if let Some(norm) = ["q_norm", "k_norm"].get(which).filter(|_| qk_norm) {
-                let [weight, bias] =
-                    ["weight", "bias"].map(|w| self.numbers(&format!("{name}.{norm}.{w}")));
-                let normal = normalised(&x, f64::from(self.config.qk_norm_eps));
+                let weight = self.numbers(&format!("{name}.{norm}.weight"));
+                let bias = match self.config.norm {
+                    NormForm::Layer => self.numbers(&format!("{name}.{norm}.bias")),
+                    NormForm::Rms => vec![0.0; d],
+                };
+                let eps = f64::from(self.config.qk_norm_eps);
+                let normal = normalised(&x, self.config.norm, eps);
                 x = (0..d).map(|i| normal[i] * weight[i] + bias[i]).collect();
             }
-            if rope && which < 2 {
+            if rope && which < 2 && s % t < patches {
                 x = rotated(&x, [s % t / across, s % t % across]);
             }
             x
@@ -393,17 +426,20 @@ fn softmax(scores: &[f64]) -> Vec<f64> {
     weights.into_iter().map(|w| w / sum).collect()
 }
 
-fn normalised(x: &[f64], eps: f64) -> Vec<f64> {
-    let mean = x.iter().sum::<f64>() / x.len() as f64;
+fn normalised(x: &[f64], form: NormForm, eps: f64) -> Vec<f64> {
+    let mean = match form {
+        NormForm::Layer => x.iter().sum::<f64>() / x.len() as f64,
+        NormForm::Rms => 0.0,
+    };
     let variance = x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64;
     x.iter().map(|v| (v - mean) / (variance + eps).sqrt()).collect()
 }
 
 /// `LN(x)·(1 + scale) + shift`, with (shift, scale) of each row.
-fn modulated<'a>(x: &Rows, parts: impl Fn(usize) -> [&'a [f64]; 2]) -> Rows {
+fn modulated<'a>(x: &Rows, norm: NormForm, parts: impl Fn(usize) -> [&'a [f64]; 2]) -> Rows {
     let row = |(s, x): (usize, &Vec<f64>)| {
         let [shift, scale] = parts(s);
-        let normal = normalised(x, 1e-6);
+        let normal = normalised(x, norm, 1e-6);
         normal
             .iter()
             .zip(shift)

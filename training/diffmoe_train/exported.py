@@ -60,6 +60,10 @@ def build(meta, stored, path):
     moe = p.get("MoE_config") or {"num_experts": 0, "capacity": 1, "interleave": True}
     if moe.get("router", "softmax") != "softmax" or p.get("rope_type", "none") != "none" or p.get("mlp_act", "gelu") != "gelu":
         raise ValueError(f"{path}: the trainer has no routers, 2-D RoPE or SiLU networks of DSMoE and ProMoE")
+    if p.get("norm_type", "layernorm") != "layernorm" or p.get("swiglu_bias") or p.get("context_tokens"):
+        raise ValueError(f"{path}: the trainer has no root-mean-square norms, SwiGLU biases or context tokens of JiT")
+    if not p.get("pos_embed", True):
+        raise ValueError(f"{path}: the trainer has no models without a position embedding")
     if p.get("qk_norm_eps", 1e-5) != 1e-5 or p.get("prediction") == "reversed":
         raise ValueError(f"{path}: the trainer has no flow models of DiT-MoE and ProMoE, whose time is reversed")
     model = DiT(p["input_size"], p["in_channels"], p["patch_size"], p["depth"], p["hidden_size"], p["num_heads"],

@@ -56,7 +56,7 @@ def main(folder):
     io["ddim_nocfg"] = ddpm.sample(model, x, [y], STEPS, ddim=True)
     if min(margins) < MARGIN:
         raise SystemExit(f"a routing decision has a margin of {min(margins):.1e}: choose another seed")
-    write(folder, model, io, routes, {
+    write(folder, model.state_dict(), io, routes, {
         "kind": "tc", "t_kind": "ddpm", "steps": STEPS, "heun_steps": 0, "cfg_scale": GUIDANCE, "null_class": CLASSES,
         "params": {"mlp_ratio": RATIO, "use_swiglu": True,
                    "MoE_config": {"num_experts": EXPERTS, "capacity": CHOSEN, "n_shared_experts": SHARED,

@@ -75,7 +75,7 @@ def main(folder):
     for made in model.blocks:
         for norm in (made.attn.q_norm, made.attn.k_norm):
             norm.eps = EPS
-    write(folder, model, io, routes, {
+    write(folder, model.state_dict(), io, routes, {
         "kind": "tc", "t_kind": "flow", "steps": STEPS, "heun_steps": HEUN_STEPS, "cfg_scale": GUIDANCE, "null_class": CLASSES,
         "params": {"mlp_ratio": RATIO, "use_swiglu": True, "qk_norm": True, "qk_norm_eps": EPS, "prediction": "reversed",
                    "MoE_config": {"num_experts": EXPERTS, "capacity": CHOSEN, "n_shared_experts": SHARED,

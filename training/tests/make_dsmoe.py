@@ -85,7 +85,7 @@ def main(folder):
     io["heun_cfg"] = flow.sample(model, x, [y], HEUN_STEPS, GUIDANCE, "heun")
     if min(margins) < MARGIN or moved == 0:
         raise SystemExit(f"smallest margin {min(margins):.1e}, {moved} tokens moved by the bias: choose another seed")
-    write(folder, model, io, routes, {
+    write(folder, model.state_dict(), io, routes, {
         "kind": "tc", "t_kind": "flow", "steps": STEPS, "heun_steps": HEUN_STEPS, "cfg_scale": GUIDANCE,
         "null_class": CLASSES,
         "params": {"mlp_ratio": RATIO, "mlp_act": "silu", "rope_type": "2d",

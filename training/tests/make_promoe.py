@@ -98,7 +98,7 @@ def main(folder, kind):
     io["heun_cfg"] = flow.sample(velocity, x, [y], HEUN_STEPS, GUIDANCE, "heun")
     if min(margins) < MARGIN or negative == 0:
         raise SystemExit(f"smallest margin {min(margins):.1e}, {negative} weights below 0: choose another seed")
-    write(folder, model, io, {"blocks.1.selected": selected.to(torch.uint8)}, {
+    write(folder, model.state_dict(), io, {"blocks.1.selected": selected.to(torch.uint8)}, {
         "kind": kind, "t_kind": "flow", "time_scale": SCALE, "steps": STEPS, "heun_steps": HEUN_STEPS, "cfg_scale": GUIDANCE,
         "null_class": CLASSES,
         "params": {"mlp_ratio": RATIO, "prediction": "reversed",

@@ -1,5 +1,5 @@
 """The parts that reference modules of other people's DiT have in common (``make_dit_moe.py``, ``make_dsmoe.py``,
-``make_dit_moe_flow.py``, ``make_promoe.py``): sizes of a small model, attention, modulated blocks, embeddings, and the files of a recorded case."""
+``make_dit_moe_flow.py``, ``make_promoe.py``, ``make_jit.py``): sizes of a small model, attention, modulated blocks, embeddings, and the files of a recorded case."""
 
 import json
 import math
@@ -164,10 +164,10 @@ def observed(model, x, t, y):
     return io
 
 
-def write(folder, model, io, routes, case):
-    """Writes a case: its settings are completed by the sizes above."""
+def write(folder, state, io, routes, case):
+    """Writes a case: its settings are completed by the sizes above. ``state`` has the model's tensors."""
     os.makedirs(folder, exist_ok=True)
-    for name, tensors in (("io", io), ("routes", routes), ("model", model.state_dict())):
+    for name, tensors in (("io", io), ("routes", routes), ("model", state)):
         save_file({k: v.contiguous() for k, v in tensors.items()}, os.path.join(folder, f"{name}.safetensors"))
     sizes = {"input_size": SIDE, "num_classes": CLASSES, "patch_size": PATCH, "depth": DEPTH, "hidden_size": DIM,
              "num_heads": HEADS}

@@ -1,8 +1,9 @@
 """Which tensors of a file lose precision."""
 
+import pytest
 import torch
 
-from diffmoe_train import export
+from diffmoe_train import export, exported
 from diffmoe_train.model import DiT
 from diffmoe_train.moe import to_official
 
@@ -47,3 +48,12 @@ def test_a_header_says_what_the_file_is():
                       "modelspec.implementation": "diffmoe", "modelspec.title": "tiny", "modelspec.resolution": "16x8",
                       "modelspec.license": "MIT"}
     assert "modelspec.resolution" not in export.header({**meta, "space": "latents"})
+
+
+@pytest.mark.parametrize(("params", "reason"), [
+    ({"norm_type": "rmsnorm"}, "context tokens of JiT"), ({"swiglu_bias": True}, "context tokens of JiT"),
+    ({"context_tokens": 4}, "context tokens of JiT"), ({"pos_embed": False}, "without a position embedding"),
+    ({"rope_type": "2d", "norm_type": "rmsnorm"}, "2-D RoPE"), ({"prediction": "reversed"}, "whose time is reversed")])
+def test_forms_that_the_trainer_lacks_are_refused(params, reason):
+    with pytest.raises(ValueError, match=reason):
+        exported.build({"params": params}, {}, "model.safetensors")

@@ -30,7 +30,8 @@ pub(crate) fn python_tests() -> Result<(), String> {
     let tool = tool("debug");
     // diffusers copies the code of pipelines there.
     let cache = target_folder().join("python-diffusers").join("cache");
-    let tests = ["-m", "pytest", "-q", "python/tests/test_hub.py"];
+    let tests =
+        ["-m", "pytest", "-q", "python/tests/test_hub.py", "python/tests/test_hub_modules.py"];
     run(&program, &tests, &[threads, ("DIFFMOE", text(&tool)?), ("HF_HOME", text(&cache)?)])
 }
 

@@ -229,9 +229,7 @@ fn describe(
     }
     let case = || std::fs::read_to_string(file.with_file_name("case.json")).ok();
     let beside = || config_beside(file).or_else(case);
-    let ours = source
-        .config_text()
-        .or_else(|| matches!(source, Source::Safetensors(_)).then(beside).flatten());
+    let ours = source.config_text().or_else(|| source.is_safetensors().then(beside).flatten());
     let text = match ours {
         Some(text) => described(arguments, source, text)?,
         None => inferred(arguments, file, shapes)?,

@@ -123,6 +123,12 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
             Objective::Ddpm => "DDPM, 1000 steps".to_owned(),
         }
     );
+    if let Some(context) = config.context {
+        println!(
+            "  class tokens  {}, from block {} on; traces do not have them",
+            context.count, context.start
+        );
+    }
     print_detail_head(config);
     if let Some(refiner) = &config.refiner {
         let fine = &refiner.config;
@@ -297,7 +303,9 @@ fn fits_gpu(
 
 fn architecture(config: &Config) -> String {
     let kind = match config.kind {
+        Kind::Dense if config.context.is_some() => "dense DiT (JiT)",
         Kind::Dense => "dense DiT",
+        Kind::Tc if config.context.is_some() => "token-choice MoE DiT (JiTMoE)",
         Kind::Tc if matches!(config.router, Router::Sigmoid { .. }) => {
             "token-choice MoE DiT (DSMoE)"
         }

@@ -231,6 +231,7 @@ fn recorded_answers_are_met_by_both_backends() {
         "dit_moe",
         "dit_moe_flow",
         "dsmoe",
+        "jit_moe",
         "promoe",
         "promoe_ec",
         "detail_head",

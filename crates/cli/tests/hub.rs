@@ -223,11 +223,34 @@ fn published_models_are_described_converted_and_traced() {
     let dsmoe =
         ["token-choice MoE DiT (DSMoE)", "with 2-D RoPE, SiLU, 6 experts in 1 layers (blocks 1)"];
     is_described_converted_and_traced("dsmoe", dsmoe, (1, 2.0));
+    let jit = ["token-choice MoE DiT (JiTMoE)", "class tokens  3, from block 1 on"];
+    is_described_converted_and_traced("jit_moe", jit, (2, 2.0));
     let promoe = ["token-choice MoE DiT (ProMoE)", "predicts the opposite velocity"];
     is_described_converted_and_traced("promoe", promoe, (1, 1.0));
     // In a guided step, three experts take five of sixteen tokens each, and then one takes all of them.
     let chosen = ["expert-choice MoE DiT (ProMoE)", "predicts the opposite velocity"];
     is_described_converted_and_traced("promoe_ec", chosen, (1, 31.0 / 32.0));
+}
+
+#[test]
+fn jit_is_converted_from_its_own_layout() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("model.safetensors");
+    let published = fixture("jit_moe").with_file_name("published.safetensors");
+    let (code, _, stderr) = diffmoe(&["info", &text(&published)]);
+    assert!(code == 2 && stderr.contains("diffmoe convert"), "{stderr}");
+    // Its configuration is in case.json, beside it.
+    succeeds(&["convert", &text(&published), "-o", &text(&out)]);
+    let paths = [out, fixture("jit_moe")];
+    let [got, want] = paths.map(|path| Checkpoint::open(&path).expect("a model"));
+    assert_eq!(got.list().len(), want.list().len());
+    for tensor in want.list() {
+        let [a, b] = [&got, &want].map(|c| c.read(&tensor.name).expect("numbers"));
+        let pairs = a.iter().zip(&b);
+        let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        // Both multiply in f64 and round once, in another order.
+        assert!(worst < 1e-6, "{} is off by {worst}", tensor.name);
+    }
 }
 
 /// With as many MoE layers, and experts for every token.
@@ -248,8 +271,11 @@ fn is_described_converted_and_traced(
         assert!(a == b, "{}", tensor.name);
     }
     let [png, vae] = [text(&folder.path().join("out.png")), text(&fixture("vae_tiny_mini"))];
-    let given = ["--model", &text(&out), "--vae", &vae, "--out", &png];
-    draw(&[&given[..], &["--trace", &text(&trace)]].concat());
+    let decoder = ["--vae", &vae];
+    // Images as they are need no decoder.
+    let decoder = if want.config().makes_pixels() { &[][..] } else { &decoder };
+    let given = ["--model", &text(&out), "--out", &png, "--trace", &text(&trace)];
+    draw(&[&given[..], decoder].concat());
     let [stdout, _] = succeeds(&["trace", &text(&trace)]);
     assert!(stdout.contains("whole run"), "{stdout}");
     let [rows, _] = succeeds(&["trace", &text(&trace), "--csv"]);

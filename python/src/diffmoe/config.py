@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from .config_checks import KINDS, MOST_EXPERTS, check, check_params, check_refiner
 from .errors import ModelError
 
-KINDS = ("dense", "tc", "ec", "diffmoe")
-#: The most experts of a layer: bits of a routing mask.
-MOST_EXPERTS = 64
+__all__ = ["KINDS", "MOST_EXPERTS", "Config", "LabelTable", "TextConfig"]
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,14 @@ class Config:
     head_dim: int
     qk_norm: bool
     qk_norm_eps: float  #: what the norms of queries and keys add to the variance
-    rope: bool  #: whether queries and keys are rotated by position (2-D RoPE) instead of a position embedding
+    rms_norm: bool  #: whether norms divide by the root mean square, without subtracting a mean
+    rope: bool  #: whether queries and keys are rotated by position (2-D RoPE)
+    pos_embed: bool  #: whether a position embedding is added to the patches
+    context_tokens: int  #: tokens of the labels, before those of the image in the blocks from ``context_start`` on
+    context_start: int
     ffn_hidden: int  #: width of the feed-forward network of a dense block
     swiglu: bool
+    swiglu_bias: bool  #: whether the layers of SwiGLU networks have biases
     mlp_act: str  #: activation of dense blocks without SwiGLU: gelu or silu
     expert_hidden: int  #: width of an expert
     expert_swiglu: bool
@@ -123,6 +127,10 @@ class Config:
     def tokens(self) -> int:
         """``T``."""
         return self.grid[0] * self.grid[1]
+
+    def context_of(self, block: int) -> int:
+        """Tokens of the context that take part in a block."""
+        return self.context_tokens if block >= self.context_start else 0
 
     @property
     def tokens_of_expert(self) -> int:
@@ -169,11 +177,11 @@ class Config:
             raise ModelError(f"the model configuration has no key {error}") from None
         except (TypeError, AttributeError, IndexError) as error:
             raise ModelError(f"the model configuration has a value of the wrong type ({error})") from None
-        _check(config)
+        check(config)
         if section is None:
             return config
         config = replace(config, refiner=cls.from_dict(_refiner_document(document)), refiner_from=start)
-        _check_refiner(config)
+        check_refiner(config)
         return config
 
 
@@ -208,7 +216,7 @@ def _read(document: dict) -> Config:
         shared_hidden, shared_swiglu = _sigmoid_experts(moe, experts), True
     elif experts["router"] == "prototypes":
         shared_hidden, shared_swiglu = _prototype_experts(kind, moe, experts), False
-    _check_attention(params)
+    check_params(params)
     tables = tuple(
         LabelTable(table["name"], table["tensor"], table["null"], tuple(table.get("values") or ()))
         for table in document.get("labels") or ()
@@ -221,7 +229,7 @@ def _read(document: dict) -> Config:
     size = params["input_size"]
     channels = params.get("in_channels", 4)
     defaults = document.get("defaults") or {}
-    prediction = params.get("prediction", "velocity")
+    prediction, rope = params.get("prediction", "velocity"), params.get("rope_type", "none") == "2d"
     return Config(
         name=document.get("name") or "unnamed",
         kind=kind,
@@ -239,9 +247,14 @@ def _read(document: dict) -> Config:
         head_dim=params.get("head_dim") or width // max(params["num_heads"], 1),
         qk_norm=bool(params.get("qk_norm", False)),
         qk_norm_eps=float(params.get("qk_norm_eps", 1e-5)),
-        rope=params.get("rope_type", "none") == "2d",
+        rms_norm=params.get("norm_type") == "rmsnorm",
+        rope=rope,
+        pos_embed=bool(params.get("pos_embed", not rope)),
+        context_tokens=params.get("context_tokens", 0),
+        context_start=params.get("context_start", 0),
         ffn_hidden=ffn_hidden,
         swiglu=swiglu,
+        swiglu_bias=bool(params.get("swiglu_bias", False)),
         mlp_act=params.get("mlp_act", "gelu"),
         **experts,
         num_experts=moe.get("num_experts", 0) if kind != "dense" else 0,
@@ -295,14 +308,6 @@ def _sigmoid_experts(moe: dict, experts: dict) -> int:
     return experts["expert_hidden"]
 
 
-def _check_attention(params: dict) -> None:
-    if params.get("use_sinks") or params.get("enable_gqa"):
-        raise ModelError("attention sinks (use_sinks) and grouped queries (enable_gqa) are not supported")
-    for key, known in (("rope_type", ("none", "2d")), ("norm_type", ("layernorm",)), ("mlp_act", ("gelu", "silu"))):
-        if params.get(key, known[0]) not in known:
-            raise ModelError(f"{key} is {params[key]!r}; {' and '.join(known)} are supported")
-
-
 def _detail_channels(params: dict) -> int:
     head = params.get("detail_head")
     if head is None:
@@ -330,66 +335,3 @@ def _text(section: dict) -> TextConfig:
     if width % text.num_heads:
         raise ModelError(f"text section: hidden_size {width} must be a multiple of num_heads {text.num_heads}")
     return text
-
-
-def _check(config: Config) -> None:
-    def wrong(text):
-        raise ModelError(f"invalid model configuration: {text}")
-
-    if config.kind not in KINDS:
-        wrong(f'kind is "{config.kind}"; {", ".join(KINDS)} are supported')
-    if config.objective not in ("flow", "ddpm"):
-        wrong(f't_kind is "{config.objective}"; flow and ddpm are supported')
-    if config.prediction not in ("velocity", "data", "reversed"):
-        wrong(f'prediction is "{config.prediction}"; velocity, data and reversed are supported')
-    sizes = [*config.input_size, config.patch_size, config.depth, config.hidden_size, config.num_heads]
-    if min(*sizes, config.head_dim, config.in_channels, config.ffn_hidden, config.expert_hidden) < 1:
-        wrong("every size must be at least 1")
-    for side in config.input_size:
-        if side % config.patch_size:
-            wrong(f"input_size {side} must be a multiple of patch_size {config.patch_size}")
-    if config.router not in ("softmax", "sigmoid", "prototypes"):
-        wrong(f'router is "{config.router}"; softmax, sigmoid and prototypes are supported')
-    if config.unconditional and (len(config.labels) != 1 or config.text is not None):
-        wrong("use_uncond_expert requires exactly one label table and no prompts")
-    if config.rope and config.head_dim % 4:
-        wrong(f"head_dim {config.head_dim} must be a multiple of 4")
-    if config.hidden_size % 4:
-        wrong(f"hidden_size {config.hidden_size} must be a multiple of 4")
-    if config.kind != "dense" and not 1 <= config.num_experts <= MOST_EXPERTS:
-        wrong(f"{config.num_experts} experts; 1 to {MOST_EXPERTS} are supported")
-    if config.kind != "dense" and not config.capacity > 0:
-        wrong(f"capacity must be above 0, got {config.capacity}")
-    if config.kind in ("tc", "ec") and not config.capacity <= config.choosers:
-        wrong(f"capacity must be at most {config.choosers}, the number of experts, got {config.capacity}")
-    if config.kind == "tc" and config.capacity < 1:
-        wrong(f"capacity must be at least 1 for token choice, got {config.capacity}")
-    if config.objective == "ddpm" and config.prediction != "velocity":
-        wrong(f'prediction "{config.prediction}" is for flow models; DDPM models predict the noise')
-    if config.detail_channels and (config.prediction != "data" or config.out_channels != config.in_channels):
-        wrong('detail_head requires prediction "data" and learn_sigma false')
-    if not config.qk_norm_eps > 0:
-        wrong(f"qk_norm_eps must be above 0, got {config.qk_norm_eps}")
-    if not config.time_scale > 0:
-        wrong(f"time_scale must be above 0, got {config.time_scale}")
-
-
-def _check_refiner(config: Config) -> None:
-    """Whether the refiner continues what the model has begun."""
-
-    def wrong(text):
-        raise ModelError(f"invalid model configuration: a refiner {text}")
-
-    if not 0 < config.refiner_from < 1:
-        wrong(f"from {config.refiner_from}; it must be a time between 0 and 1")
-    if config.objective != "flow":
-        wrong("of a DDPM model; only flow models have one")
-    base, fine = config, config.refiner
-    if any(getattr(base, key) != getattr(fine, key) for key in ("input_size", "in_channels", "out_channels", "prediction")):
-        wrong("with other samples; size, channels and prediction must be the model's")
-    if base.labels != fine.labels:
-        wrong("with other labels; num_classes must be the model's")
-    if any(getattr(base, key) != getattr(fine, key) for key in ("kind", "num_experts", "moe_blocks")):
-        wrong("with other experts; their number and blocks must be the model's")
-    if base.patch_size % fine.patch_size:
-        wrong(f"with patches of {fine.patch_size}, which do not divide those of {base.patch_size}")

@@ -23,6 +23,10 @@ MODULE_SCALE = "_scale"
 INT4_GROUP = 32
 #: Where the weights are in a folder: as model hubs have one model, or as diffusers has a pipeline or its transformer.
 NAMES = ("model", "transformer/diffusion_pytorch_model", "diffusion_pytorch_model")
+#: The folders of a model and of its refiner in a pipeline of diffusers.
+TRANSFORMERS = ("transformer", "transformer_2")
+#: What the names of a refiner's tensors begin with.
+REFINER = "refiner."
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -70,19 +74,14 @@ class TensorFile:
 
     def __init__(self, path):
         self.path = Path(path)
-        self.parts = self._parts()
         self.config_text = None
         self._where: dict[str, object] = {}
-        self._stored: dict[str, str] = {}  # names in the files
-        opened = [(part, _open(part)) for part in self.parts]
-        is_promoe = any(name.endswith(".mlp.cluster_centers") for _, file in opened for name in file.keys())
-        for part, file in opened:
-            self.config_text = self.config_text or (file.metadata() or {}).get(CONFIG_KEY)
-            for name in file.keys():
-                official = official_name(name, is_promoe)
-                if official in self._where and self._stored[official] != name:
-                    raise ModelError(f"{part} has {official} under two names; remove one of them")
-                self._where[official], self._stored[official] = file, name
+        self._stored: dict[str, tuple[Path, str]] = {}  # file and name in it
+        self._read_names(_parts(self.path))
+        folder = self.path.absolute().parent
+        refiner = folder.parent / TRANSFORMERS[1]
+        if folder.name == TRANSFORMERS[0] and refiner.is_dir():
+            self._read_names(_parts(find(refiner)), REFINER)
         self._rename_scales()
         for beside in ("config.json", "case.json"):
             file = self.path.parent / beside
@@ -94,20 +93,18 @@ class TensorFile:
                 "same folder; make a model file with `diffmoe convert`"
             )
 
-    def _parts(self) -> list[Path]:
-        if self.path.suffix != ".json":
-            return [self.path]
-        try:
-            index = json.loads(self.path.read_text(encoding="utf-8"))
-            names = sorted(set(index["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise ModelError(f"{self.path} is not a safetensors index ({error})") from None
-        for name in names:
-            if Path(name).name != name:
-                raise ModelError(f"{self.path} refers to {name!r}; shards must be in the same folder as their index")
-            if not (self.path.parent / name).is_file():
-                raise ModelError(f"{self.path} refers to {name}, which is missing; download it too")
-        return [self.path.parent / name for name in names]
+    def _read_names(self, parts: list[Path], before: str = ""):
+        """Takes the tensors of files, whose names get something before them."""
+        opened = [(part, _open(part)) for part in parts]
+        is_promoe = any(name.endswith(".mlp.cluster_centers") for _, file in opened for name in file.keys())
+        for part, file in opened:
+            if not before:
+                self.config_text = self.config_text or (file.metadata() or {}).get(CONFIG_KEY)
+            for name in file.keys():
+                official = before + official_name(name, is_promoe)
+                if official in self._where and self._stored[official][1] != name:
+                    raise ModelError(f"{part} has {official} under two names; remove one of them")
+                self._where[official], self._stored[official] = file, (part, name)
 
     def _rename_scales(self):
         """Renames the scales of quantised matrices in the diffusers layout to the names used everywhere else."""
@@ -127,10 +124,10 @@ class TensorFile:
         return name.endswith(SCALE) and name[: -len(SCALE)] in self._where and self._type(name[: -len(SCALE)]) in ("I8", "U8")
 
     def _slice(self, name: str):
-        return self._where[name].get_slice(self._stored[name])
+        return self._where[name].get_slice(self._stored[name][1])
 
     def _tensor(self, name: str) -> np.ndarray:
-        return self._where[name].get_tensor(self._stored[name])
+        return self._where[name].get_tensor(self._stored[name][1])
 
     def _type(self, name: str) -> str:
         return self._slice(name).get_dtype()
@@ -162,17 +159,31 @@ class TensorFile:
 
     def _bfloat16(self, name: str) -> np.ndarray:
         """NumPy has no bfloat16, so the bytes are read directly and widened."""
-        for part in self.parts:
-            with open(part, "rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                entry = json.loads(file.read(length)).get(self._stored[name])
-                if entry is None:
-                    continue
-                begin, end = entry["data_offsets"]
-                file.seek(8 + length + begin)
-                halves = np.frombuffer(file.read(end - begin), "<u2")
-                return (halves.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
-        raise KeyError(name)
+        part, stored = self._stored[name]
+        with open(part, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            entry = json.loads(file.read(length))[stored]
+            begin, end = entry["data_offsets"]
+            file.seek(8 + length + begin)
+            halves = np.frombuffer(file.read(end - begin), "<u2")
+        return (halves.astype(np.uint32) << 16).view(np.float32).reshape(entry["shape"])
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files of a model: itself, or those that an index names."""
+    if path.suffix != ".json":
+        return [path]
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        names = sorted(set(index["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f"{path} is not a safetensors index ({error})") from None
+    for name in names:
+        if Path(name).name != name:
+            raise ModelError(f"{path} refers to {name!r}; shards must be in the same folder as their index")
+        if not (path.parent / name).is_file():
+            raise ModelError(f"{path} refers to {name}, which is missing; download it too")
+    return [path.parent / name for name in names]
 
 
 def _open(part: Path):

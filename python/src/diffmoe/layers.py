@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-EPS = 1e-6  # layer norms without weights, used throughout a DiT
+EPS = 1e-6  # norms without weights, used throughout a DiT
 
 
 def linear(weights: dict, name: str, x: np.ndarray) -> np.ndarray:
@@ -19,6 +19,11 @@ def layer_norm(x: np.ndarray, eps: float = EPS) -> np.ndarray:
     centred = x - x.mean(-1, keepdims=True)
     variance = np.square(centred).mean(-1, keepdims=True)
     return centred / np.sqrt(variance + np.float32(eps))
+
+
+def rms_norm(x: np.ndarray, eps: float = EPS) -> np.ndarray:
+    """Root-mean-square norm without weight."""
+    return x / np.sqrt(np.square(x).mean(-1, keepdims=True) + np.float32(eps))
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -44,7 +49,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def ffn(weights: dict, name: str, x: np.ndarray, act: str = "gelu") -> np.ndarray:
-    """Feed-forward network: GELU or SiLU with biases, or SwiGLU without."""
+    """Feed-forward network: GELU or SiLU with biases, or SwiGLU with or without."""
     if f"{name}.gate_proj.weight" in weights:
         gate = silu(linear(weights, f"{name}.gate_proj", x))
         return linear(weights, f"{name}.down_proj", gate * linear(weights, f"{name}.up_proj", x))
@@ -59,12 +64,13 @@ def heads(x: np.ndarray, parts: int, count: int) -> list[np.ndarray]:
     return list(split.transpose(2, 0, 3, 1, 4))
 
 
-def rotations(grid: tuple[int, int], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines of 2-D RoPE ``[T, d/2]``: the first half of them for rows, the second for columns."""
+def rotations(grid: tuple[int, int], width: int, still: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines of 2-D RoPE ``[still + T, d/2]``: the first half of them for rows, the second for columns. The
+    ``still`` first tokens keep their place."""
     quarter = width // 4
     frequencies = 10000.0 ** (-np.arange(quarter) / quarter)
     row, column = (at.reshape(-1, 1) * frequencies for at in np.indices(grid))
-    angles = np.concatenate([row, column], axis=1)
+    angles = np.pad(np.concatenate([row, column], axis=1), ((still, 0), (0, 0)))
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from . import layers
 from .config import Config
-from .layers import attend, conv3x3, ffn, heads, layer_norm, linear, rotate, sigmoid, silu, softmax
+from .layers import attend, conv3x3, ffn, heads, layer_norm, linear, rms_norm, rotate, sigmoid, silu, softmax
 from .routing import Routing, choose, cosines, route
 from .text import Encoded
-from .weights import REFINER, SELECTION_BIAS, TIME_DIMS, router_name
+from .weights import CONTEXT, REFINER, SELECTION_BIAS, TIME_DIMS, router_name
 
 
 @dataclass
@@ -38,7 +38,8 @@ class Model:
         of_refiner = {name[len(REFINER) :]: values for name, values in weights.items() if name.startswith(REFINER)}
         self.config, self.weights = config, {name: w for name, w in weights.items() if not name.startswith(REFINER)}
         self.refiner = None if config.refiner is None else Model(config.refiner, of_refiner)
-        self.rotations = layers.rotations(config.grid, config.head_dim) if config.rope else None
+        contexts = {config.context_of(i) for i in range(config.depth)} if config.rope else ()
+        self.rotations = {still: layers.rotations(config.grid, config.head_dim, still) for still in contexts}
 
     def forward(
         self,
@@ -59,17 +60,20 @@ class Model:
         x = np.asarray(x, np.float32)
         condition = silu(self._condition(np.asarray(t, np.float32), labels, text))
         h = self._patches(x)
-        if not c.rope:
+        if c.pos_embed:
             h = h + w["pos_embed"]
         alone = self._unlabelled(labels)
         routings = []
         for i in range(c.depth):
+            if c.context_tokens and i == c.context_start:
+                h = np.concatenate([self._context(labels), h], axis=1)
             h, layer = self._block(i, h, condition, text, routing, alone, taps)
-            taps[f"blocks.{i}.out"] = h
+            taps[f"blocks.{i}.out"] = self._of_image(i, h)
             if layer is not None:
                 routings.append(layer)
         shift, scale = np.split(linear(w, "final_layer.adaLN_modulation.1", condition), 2, axis=1)
-        out = self._unpatch(linear(w, "final_layer.linear", _modulated(h, shift, scale)))
+        h = self._modulated(self._of_image(c.depth - 1, h), shift, scale)
+        out = self._unpatch(linear(w, "final_layer.linear", h))
         if c.detail_channels:
             taps["detail_head.x"] = out
             out = self._detail(out, x, np.asarray(t, np.float32), taps)
@@ -83,9 +87,22 @@ class Model:
         condition = linear(w, "t_embedder.mlp.2", silu(linear(w, "t_embedder.mlp.0", features)))
         if text is not None:
             condition = condition + text.pooled
-        for table, rows in zip(self.config.labels, labels, strict=True):
-            condition = condition + (rows if rows.ndim == 2 else w[table.tensor][rows])
+        for label in self._embedded(labels):
+            condition = condition + label
         return condition
+
+    def _embedded(self, labels: list[np.ndarray]) -> list[np.ndarray]:
+        """The label vectors ``[B, D]`` of each table."""
+        tables = zip(self.config.labels, labels, strict=True)
+        return [rows if rows.ndim == 2 else self.weights[table.tensor][rows] for table, rows in tables]
+
+    def _context(self, labels: list[np.ndarray]) -> np.ndarray:
+        """The tokens of the context ``[B, n, D]``."""
+        return sum(self._embedded(labels))[:, None] + self.weights[CONTEXT]
+
+    def _of_image(self, block: int, tokens: np.ndarray) -> np.ndarray:
+        """The tokens of the image, of all those in a block ``[B, n + T, …]``."""
+        return tokens[:, self.config.context_of(block) :]
 
     def _unlabelled(self, labels: list[np.ndarray]) -> np.ndarray | None:
         """Whether tokens are those of a sample without a label ``[S]``; ``None`` unless the routers ask for it."""
@@ -114,11 +131,11 @@ class Model:
         c, w, block = self.config, self.weights, f"blocks.{i}"
         parts = np.split(linear(w, f"{block}.adaLN_modulation.1", condition), 6, axis=1)
         shift, scale, gate = parts[:3]
-        q, k, v = heads(linear(w, f"{block}.attn.qkv", _modulated(x, shift, scale)), 3, c.num_heads)
+        q, k, v = heads(linear(w, f"{block}.attn.qkv", self._modulated(x, shift, scale)), 3, c.num_heads)
         if c.qk_norm:
             q, k = (self._head_norm(f"{block}.attn.{part}", y) for part, y in (("q_norm", q), ("k_norm", k)))
         if c.rope:
-            q, k = (rotate(y, *self.rotations) for y in (q, k))
+            q, k = (rotate(y, *self.rotations[c.context_of(i)]) for y in (q, k))
         x = x + gate[:, None] * linear(w, f"{block}.attn.proj", attend(q, k, v))
         if text is not None:
             memory = taps[f"{block}.kv"] = text.memory[i]
@@ -126,7 +143,7 @@ class Model:
             k, v = heads(memory, 2, c.num_heads)
             x = x + linear(w, f"{block}.cross_attn.proj", attend(q, k, v, text.bias))
         shift, scale, gate = parts[3:]
-        h = _modulated(x, shift, scale)
+        h = self._modulated(x, shift, scale)
         if c.is_moe(i):
             y, layer = self._moe(i, h.reshape(-1, c.hidden_size), routing, alone, taps)
             y = y.reshape(h.shape)
@@ -135,10 +152,15 @@ class Model:
         return x + gate[:, None] * y, layer
 
     def _head_norm(self, name: str, x: np.ndarray) -> np.ndarray:
-        return layer_norm(x, self.config.qk_norm_eps) * self.weights[f"{name}.weight"] + self.weights[f"{name}.bias"]
+        eps, weight = self.config.qk_norm_eps, self.weights[f"{name}.weight"]
+        return rms_norm(x, eps) * weight if self.config.rms_norm else layer_norm(x, eps) * weight + self.weights[f"{name}.bias"]
+
+    def _modulated(self, x: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        return (rms_norm(x) if self.config.rms_norm else layer_norm(x)) * (1 + scale[:, None]) + shift[:, None]
 
     def _moe(self, i: int, x: np.ndarray, routing: Routing, alone, taps: dict) -> tuple[np.ndarray, LayerRouting]:
-        """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``."""
+        """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``. Tokens of the
+        context, among those of ``x``, are left out of the routing that is reported."""
         c, w, name = self.config, self.weights, f"blocks.{i}.mlp"
         router, taken = w[router_name(c, name)], None
         if c.router == "prototypes":
@@ -166,6 +188,9 @@ class Model:
             rows = np.flatnonzero(taken[:, e])
             if len(rows):
                 y[rows] += gate[rows, e, None] * ffn(w, f"{name}.experts.{e}", x[rows])
+        if c.context_of(i):
+            every = (rows.reshape(-1, c.context_of(i) + c.tokens, rows.shape[1]) for rows in (x, gate, gate_logits, taken))
+            x, gate, gate_logits, taken = (self._of_image(i, rows).reshape(-1, rows.shape[2]) for rows in every)
         block = f"blocks.{i}"
         taps |= {f"{block}.moe_in": x, f"{block}.gate": gate, f"{block}.k": taken.sum(0), f"{block}.selected": taken}
         if capacity is not None:
@@ -184,10 +209,6 @@ class Model:
         for name in ("conv_in", "conv_mid", "conv_out"):
             h = taps[f"detail_head.{name}.out"] = conv3x3(w, f"detail_head.{name}", h if name == "conv_in" else silu(h))
         return out + h
-
-
-def _modulated(x: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return layer_norm(x) * (1 + scale[:, None]) + shift[:, None]
 
 
 def time_frequencies() -> np.ndarray:

@@ -7,22 +7,27 @@ after the table. The output is named after what the model predicts: ``velocity``
 The MoE layers take one of two equivalent forms. ``masked`` runs every expert on every token and masks the results: slow, but it
 uses common operators with static shapes only. ``exact`` gathers the tokens that each expert selects (NonZero, Gather, ScatterND),
 so compute scales with the routing. The routing rule is ``token``, under which an image does not depend on its batch.
+
+A model with a refiner becomes two graphs with the same inputs, ``OUT.onnx`` and ``OUT-refiner.onnx``. The metadata of both name
+the time from which the second computes the steps, ``diffmoe.refiner_from``, and which of them a graph is, ``diffmoe.part``.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 import numpy as np
 
 from . import files, layers, weights
 from .config import Config
 from .errors import ModelError, one_of
-from .model import phases, time_frequencies
+from .model import Model, phases, time_frequencies
 
 OPSET = 20  #: the first with Gelu
 ROUTINGS = ("masked", "exact")
+PARTS = ("model", "refiner")
 
 
 class _Graph:
@@ -67,6 +72,12 @@ class _Graph:
         bias = self.weight(f"{name}.bias") if name else self.constant(zeros, f"zeros_{width}")
         return self.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=eps)
 
+    def rms_normal(self, x: str, eps: float, name: str | None = None) -> str:
+        """Root-mean-square norm over the last axis; with the weight of ``name``, or without."""
+        square = self.op("ReduceMean", self.op("Mul", x, x), self.shape(-1), keepdims=1)
+        y = self.op("Div", x, self.op("Sqrt", self.op("Add", square, self.constant(eps, f"eps_{eps}"))))
+        return self.op("Mul", y, self.weight(f"{name}.weight")) if name else y
+
     def split(self, x: str, parts: int) -> list[str]:
         return self.op("Split", x, axis=-1, num_outputs=parts, outputs=parts)
 
@@ -87,7 +98,8 @@ class _Writer:
 
     def output(self) -> str:
         c, g = self.c, self.g
-        condition = g.silu(self.condition())
+        labels = [g.op("Gather", g.weight(table.tensor), table.name, axis=0) for table in c.labels]
+        condition = g.silu(self.condition(labels))
         patches = g.op(
             "Conv",
             "x",
@@ -97,13 +109,25 @@ class _Writer:
             strides=[c.patch_size] * 2,
         )
         tokens = g.op("Transpose", g.op("Reshape", patches, g.shape(0, c.hidden_size, c.tokens)), perm=[0, 2, 1])
-        h = tokens if c.rope else g.op("Add", tokens, g.weight("pos_embed"))
+        h = g.op("Add", tokens, g.weight("pos_embed")) if c.pos_embed else tokens
         for i in range(c.depth):
+            if c.context_tokens and i == c.context_start:
+                h = g.op("Concat", self.context(labels), h, axis=1)
             h = self.block(i, h, condition)
+        if c.context_tokens:
+            h = g.op("Slice", h, g.shape(c.context_tokens), g.shape(c.context_tokens + c.tokens), g.shape(1))
         shift, scale = self.modulation("final_layer.adaLN_modulation.1", condition, 2)
         return self.images(g.linear("final_layer.linear", self.modulated(h, shift, scale)))
 
-    def condition(self) -> str:
+    def context(self, labels: list[str]) -> str:
+        """Tokens of the context ``[B, n, D]``: the sum of the label embeddings, and a position each."""
+        g = self.g
+        total = labels[0]
+        for label in labels[1:]:
+            total = g.op("Add", total, label)
+        return g.op("Add", g.op("Unsqueeze", total, g.shape(1)), g.weight(weights.CONTEXT))
+
+    def condition(self, labels: list[str]) -> str:
         """Sum of the time and label embeddings ``[B, D]``."""
         c, g = self.c, self.g
         time = g.op("Reshape", "t", g.shape(-1, 1))
@@ -113,8 +137,8 @@ class _Writer:
         angles = g.op("Mul", time, g.constant(time_frequencies()[None]))
         features = g.op("Concat", g.op("Cos", angles), g.op("Sin", angles), axis=1)
         total = g.linear("t_embedder.mlp.2", g.silu(g.linear("t_embedder.mlp.0", features)))
-        for table in c.labels:
-            total = g.op("Add", total, g.op("Gather", g.weight(table.tensor), table.name, axis=0))
+        for label in labels:
+            total = g.op("Add", total, label)
         return total
 
     def modulation(self, name: str, condition: str, parts: int) -> list[str]:
@@ -123,50 +147,53 @@ class _Writer:
         return self.g.split(rows, parts)
 
     def modulated(self, x: str, shift: str, scale: str) -> str:
-        g = self.g
+        c, g = self.c, self.g
         scale = g.op("Add", scale, g.constant(1.0, "one"))
-        return g.op("Add", g.op("Mul", g.normal(x, self.c.hidden_size, layers.EPS), scale), shift)
+        normal = g.rms_normal(x, layers.EPS) if c.rms_norm else g.normal(x, c.hidden_size, layers.EPS)
+        return g.op("Add", g.op("Mul", normal, scale), shift)
 
     def block(self, i: int, x: str, condition: str) -> str:
         c, g, name = self.c, self.g, f"blocks.{i}"
         parts = self.modulation(f"{name}.adaLN_modulation.1", condition, 6)
-        x = g.op("Add", x, g.op("Mul", parts[2], self.attention(f"{name}.attn", self.modulated(x, *parts[:2]))))
+        x = g.op("Add", x, g.op("Mul", parts[2], self.attention(i, self.modulated(x, *parts[:2]))))
         h = self.modulated(x, *parts[3:5])
         if c.is_moe(i):
             y = self.experts(f"{name}.mlp", g.op("Reshape", h, g.shape(-1, c.hidden_size)))
-            y = g.op("Reshape", y, g.shape(-1, c.tokens, c.hidden_size))
+            y = g.op("Reshape", y, g.shape(-1, c.context_of(i) + c.tokens, c.hidden_size))
         else:
             y = g.ffn(f"{name}.mlp", h, c.mlp_act)
         return g.op("Add", x, g.op("Mul", parts[5], y))
 
-    def attention(self, name: str, x: str) -> str:
-        c, g = self.c, self.g
+    def attention(self, i: int, x: str) -> str:
+        c, g, name = self.c, self.g, f"blocks.{i}.attn"
         by_head = g.shape(0, 0, c.num_heads, c.head_dim)
         q, k, v = (
             g.op("Transpose", g.op("Reshape", part, by_head), perm=[0, 2, 1, 3])
             for part in g.split(g.linear(f"{name}.qkv", x), 3)
         )
-        if c.qk_norm:
+        if c.qk_norm and c.rms_norm:
+            q, k = (g.rms_normal(y, c.qk_norm_eps, f"{name}.{part}") for y, part in ((q, "q_norm"), (k, "k_norm")))
+        elif c.qk_norm:
             q = g.normal(q, c.head_dim, c.qk_norm_eps, f"{name}.q_norm")
             k = g.normal(k, c.head_dim, c.qk_norm_eps, f"{name}.k_norm")
         if c.rope:
-            q, k = self.rotated(q), self.rotated(k)
+            q, k = self.rotated(q, c.context_of(i)), self.rotated(k, c.context_of(i))
         scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
         scores = g.op("Softmax", g.op("Mul", scores, g.constant(c.head_dim**-0.5)), axis=-1)
         mixed = g.op("Transpose", g.op("MatMul", scores, v), perm=[0, 2, 1, 3])
         return g.linear(f"{name}.proj", g.op("Reshape", mixed, g.shape(0, 0, c.num_heads * c.head_dim)))
 
-    def rotated(self, x: str) -> str:
+    def rotated(self, x: str, still: int) -> str:
         """Applies 2-D RoPE to queries or keys ``[B, H, T, d]``: ``x·cos + partner·sin``, where the table of sines includes the sign."""
         c, g = self.c, self.g
-        quarter = c.head_dim // 4
-        cos, sin = (part.reshape(c.tokens, 2, 1, quarter) for part in layers.rotations(c.grid, c.head_dim))
-        cos = np.concatenate([cos, cos], axis=2).reshape(c.tokens, c.head_dim)
-        sin = np.concatenate([-sin, sin], axis=2).reshape(c.tokens, c.head_dim)
+        quarter, tokens = c.head_dim // 4, still + c.tokens
+        cos, sin = (part.reshape(tokens, 2, 1, quarter) for part in layers.rotations(c.grid, c.head_dim, still))
+        cos = np.concatenate([cos, cos], axis=2).reshape(tokens, c.head_dim)
+        sin = np.concatenate([-sin, sin], axis=2).reshape(tokens, c.head_dim)
         parts = g.split(x, 4)
         partner = g.op("Concat", *(parts[i] for i in (1, 0, 3, 2)), axis=-1)
-        turned = (g.op("Mul", of, g.constant(by, f"rotation_{i}")) for i, (of, by) in enumerate(((x, cos), (partner, sin))))
-        return g.op("Add", *turned)
+        by = (g.constant(table, f"rotation_{still}_{i}") for i, table in enumerate((cos, sin)))
+        return g.op("Add", *(g.op("Mul", of, table) for of, table in zip((x, partner), by)))
 
     def experts(self, name: str, x: str) -> str:
         """The MoE layer, on all tokens of the batch ``[S, D]``."""
@@ -277,14 +304,25 @@ class _Writer:
         return g.op("Add", x, h)
 
 
-def build(config: Config, tensors: dict[str, np.ndarray], routing: str = "masked", description: str | None = None):
-    """Returns the model as an ``onnx.ModelProto``. ``description`` is stored in the metadata under ``diffmoe``."""
-    if routing not in ROUTINGS:
-        raise ModelError(f"unknown routing {routing!r}: expected {one_of(ROUTINGS)}")
+def build(
+    config: Config, tensors: dict[str, np.ndarray], routing: str = "masked", description: str | None = None, part: str = "model"
+):
+    """Returns a transformer as an ``onnx.ModelProto``: that of the model, or its refiner. ``description`` is stored in the
+    metadata under ``diffmoe``."""
+    for given, known, what in ((routing, ROUTINGS, "routing"), (part, PARTS, "part")):
+        if given not in known:
+            raise ModelError(f"unknown {what} {given!r}: expected {one_of(known)}")
     if config.text is not None:
         raise ModelError(f"{config.name} takes prompts; only models with labels can be exported to ONNX")
+    properties = {} if description is None else {files.CONFIG_KEY: description}
     if config.refiner is not None:
-        raise ModelError(f"{config.name} has a refiner; only models of one transformer can be exported to ONNX")
+        properties |= {f"{files.CONFIG_KEY}.part": part, f"{files.CONFIG_KEY}.refiner_from": str(config.refiner_from)}
+    model = Model(config, tensors)
+    if part == "refiner":
+        model = model.refiner
+        if model is None:
+            raise ModelError(f"{config.name} has no refiner")
+    config, tensors = model.config, model.weights
     graph = _Graph(tensors)
     onnx, helper = graph.onnx, graph.onnx.helper
     prediction = config.prediction if config.objective == "flow" else "noise"
@@ -299,30 +337,34 @@ def build(config: Config, tensors: dict[str, np.ndarray], routing: str = "masked
     body = helper.make_graph(graph.nodes, config.name, inputs, outputs, list(graph.constants.values()))
     opset = [helper.make_opsetid("", OPSET)]
     model = helper.make_model(body, producer_name="diffmoe", opset_imports=opset, ir_version=9)
-    if description is not None:
-        helper.set_model_props(model, {files.CONFIG_KEY: description})
+    helper.set_model_props(model, properties)
     return model
 
 
-def export(source, out, routing: str = "masked") -> None:
-    """Writes the graph of a model file (a path or a name, as in ``Pipeline.from_pretrained``)."""
-    path = files.find(source)
+def export(source, out, routing: str = "masked") -> list[Path]:
+    """Writes the graph of a model file (a path or a name, as in ``Pipeline.from_pretrained``), and that of its refiner beside
+    it. Returns the paths of what was written."""
+    path, out = files.find(source), Path(out)
     config, tensors = weights.load(path)
-    model = build(config, tensors, routing, files.TensorFile(path).config_text)
-    model_bytes = model.SerializeToString()
-    with open(out, "wb") as file:
-        file.write(model_bytes)
+    names = {"model": out, "refiner": out.with_name(f"{out.stem}-refiner{out.suffix}")}
+    parts = PARTS if config.refiner is not None else PARTS[:1]
+    text = files.TensorFile(path).config_text
+    graphs = {names[part]: build(config, tensors, routing, text, part).SerializeToString() for part in parts}
+    for name, graph in graphs.items():
+        name.write_bytes(graph)
+    return list(graphs)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m diffmoe.onnx", description="Export one forward pass as an ONNX graph.")
     parser.add_argument("model", metavar="MODEL", help="safetensors file, index or name of a model")
-    parser.add_argument("out", metavar="OUT.onnx", help="file to write")
+    parser.add_argument("out", metavar="OUT.onnx", help="file to write; a refiner becomes OUT-refiner.onnx")
     parser.add_argument("--routing", choices=ROUTINGS, default="masked", help="form of the MoE layers [default: masked]")
     given = parser.parse_args(arguments)
     try:
-        export(given.model, given.out, given.routing)
+        for name in export(given.model, given.out, given.routing):
+            print(name)
     except ModuleNotFoundError as error:
         if error.name != "onnx":
             raise

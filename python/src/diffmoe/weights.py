@@ -8,13 +8,15 @@ import numpy as np
 
 from .config import Config
 from .errors import ModelError
-from .files import TensorFile
+from .files import REFINER, TensorFile
 
 #: Training state that inference does not need.
 OPTIONAL = (".ema_decay",)
 TIME_DIMS = 256
-#: What the names of a refiner's tensors begin with.
-REFINER = "refiner."
+#: Position embedding of the tokens of the context.
+CONTEXT = "in_context_posemb"
+#: A tensor of JiT in the form of its code, which has others than the files of this project.
+PUBLISHED = "x_embedder.proj1.weight"
 #: Added to the scores of a sigmoid router for the selection.
 SELECTION_BIAS = "gate.e_score_correction_bias"
 
@@ -24,11 +26,11 @@ def _linear(name: str, *shape: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield f"{name}.bias", shape[:1]
 
 
-def _ffn(name: str, width: int, hidden: int, swiglu: bool):
+def _ffn(name: str, width: int, hidden: int, swiglu: bool, bias: bool = False):
     if swiglu:
-        yield f"{name}.gate_proj.weight", (hidden, width)
-        yield f"{name}.up_proj.weight", (hidden, width)
-        yield f"{name}.down_proj.weight", (width, hidden)
+        for part, out, into in (("gate_proj", hidden, width), ("up_proj", hidden, width), ("down_proj", width, hidden)):
+            parts = _linear(f"{name}.{part}", out, into)
+            yield from parts if bias else [next(parts)]
     else:
         yield from _linear(f"{name}.fc1", hidden, width)
         yield from _linear(f"{name}.fc2", width, hidden)
@@ -47,14 +49,14 @@ def _moe(c: Config, name: str):
     if c.router == "sigmoid":
         yield f"{name}.{SELECTION_BIAS}", (experts,)
     for e in range(experts):
-        yield from _ffn(f"{name}.experts.{e}", width, c.expert_hidden, c.expert_swiglu)
+        yield from _ffn(f"{name}.experts.{e}", width, c.expert_hidden, c.expert_swiglu, c.swiglu_bias)
     if c.kind == "diffmoe":
         yield f"{name}.expert_threshold", (experts,)
         yield f"{name}.ema_decay", (1,)
         yield from _linear(f"{name}.capacity_predictor.0", width, width)
         yield from _linear(f"{name}.capacity_predictor.2", experts, width)
     if c.shared_hidden:
-        yield from _ffn(f"{name}.shared_experts", width, c.shared_hidden, c.shared_swiglu)
+        yield from _ffn(f"{name}.shared_experts", width, c.shared_hidden, c.shared_swiglu, c.swiglu_bias)
 
 
 def _text(c: Config):
@@ -75,7 +77,8 @@ def _block(c: Config, i: int):
     yield from _linear(f"{block}.attn.proj", width, attention)
     if c.qk_norm:
         for part in ("q_norm", "k_norm"):
-            yield from _linear(f"{block}.attn.{part}", c.head_dim)
+            parts = _linear(f"{block}.attn.{part}", c.head_dim)
+            yield from [next(parts)] if c.rms_norm else parts
     if c.text:
         yield from _linear(f"{block}.cross_attn.q_linear", attention, width)
         yield from _linear(f"{block}.cross_attn.kv_linear", 2 * attention, c.text.hidden_size)
@@ -83,7 +86,7 @@ def _block(c: Config, i: int):
     if c.is_moe(i):
         yield from _moe(c, f"{block}.mlp")
     else:
-        yield from _ffn(f"{block}.mlp", width, c.ffn_hidden, c.swiglu)
+        yield from _ffn(f"{block}.mlp", width, c.ffn_hidden, c.swiglu, c.swiglu_bias)
     yield from _linear(f"{block}.adaLN_modulation.1", 6 * width, width)
 
 
@@ -91,8 +94,10 @@ def tensors(c: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor of a model without those of its refiner, in the official names; ``Linear.weight`` is
     ``[out, in]``."""
     width, patch = c.hidden_size, c.patch_size
-    if not c.rope:
+    if c.pos_embed:
         yield "pos_embed", (1, c.tokens, width)
+    if c.context_tokens:
+        yield CONTEXT, (1, c.context_tokens, width)
     yield "x_embedder.proj.weight", (width, c.in_channels, patch, patch)
     yield "x_embedder.proj.bias", (width,)
     yield from _linear("t_embedder.mlp.0", width, TIME_DIMS)
@@ -128,6 +133,8 @@ def load(path) -> tuple[Config, dict[str, np.ndarray]]:
     file = TensorFile(path)
     config = Config.from_json(file.config_text)
     needed, there = dict(stored(config)), set(file.names())
+    if {PUBLISHED, f"net.{PUBLISHED}"} & there:
+        raise ModelError(f"{file.path} has a JiT model in the form of its code; make a model file with `diffmoe convert` first")
     problems = []
     for name, shape in needed.items():
         if name not in there:

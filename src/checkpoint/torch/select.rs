@@ -36,8 +36,9 @@ pub(super) fn choose(pickle: &Pickle, weights: &str) -> Result<Chosen, String> {
         _ => return Err("it is not a dictionary of tensors".into()),
     }
     let is_container = |id: &Id| matches!(pickle.value(*id), Value::Dict(_) | Value::Opaque { .. });
-    // The others are those of ProMoE's code.
+    // The others are those of ProMoE's code and of JiT's, which has two moving averages and samples with the first.
     let own = ["", "_model_state_dict", "_state_dict"].map(|end| format!("{weights}{end}"));
+    let own = own.into_iter().chain([format!("model_{weights}1")]).collect::<Vec<_>>();
     let own =
         own.iter().find_map(|name| Some((name, pickle.get(root, name).filter(is_container)?)));
     let (dict, place) = if let Some((name, entry)) = own {

@@ -4,7 +4,7 @@ use half::f16;
 use rayon::prelude::*;
 
 use super::router::Assignments;
-use crate::engine::contract::{LayerRouting, Scores};
+use crate::engine::contract::{LayerRouting, Scores, of_patches};
 use crate::model::{Config, Kind, rotations};
 use crate::simd::math::{add_gated, add_scaled, modulated_norm};
 use crate::simd::threads::{Scratch, ScratchPool, row_chunk};
@@ -13,7 +13,7 @@ use crate::simd::threads::{Scratch, ScratchPool, row_chunk};
 pub(super) struct Activations {
     /// `B`
     pub(super) batch: usize,
-    /// Residual stream, `[S, D]`
+    /// Residual stream, `[S, D]`, `S = B·T` where `T` counts tokens that carry the labels, too
     pub(super) x: Vec<f32>,
     /// Modulated layer norm of `x`, the input of whatever comes next, `[S, D]`
     pub(super) h: Vec<f32>,
@@ -49,7 +49,7 @@ pub(super) struct Activations {
 
 impl Activations {
     pub(super) fn new(config: &Config, batch: usize) -> Self {
-        let (s, d, e) = (batch * config.tokens(), config.hidden_size, config.num_experts);
+        let (s, d, e) = (batch * config.stream_tokens(), config.hidden_size, config.num_experts);
         let attn = config.num_heads * config.head_dim;
         let patch = config.patch_size.pow(2) * config.in_channels.max(config.out_channels);
         let diff = config.kind == Kind::DiffMoe;
@@ -74,9 +74,15 @@ impl Activations {
         }
     }
 
-    /// The routing of the MoE layer that was computed last.
-    pub(super) fn routing(&self, block: usize) -> LayerRouting {
-        LayerRouting { block, masks: self.masks.clone(), scores: self.scores.clone() }
+    /// The routing of the MoE layer that was computed last, of the tokens of patches.
+    pub(super) fn routing(&self, config: &Config, block: usize) -> LayerRouting {
+        let masks = of_patches(config, 1, self.masks.clone());
+        let scores = self.scores.clone().map(|scores| Scores {
+            gate: of_patches(config, config.num_experts, scores.gate),
+            need: of_patches(config, config.num_experts, scores.need),
+            ..scores
+        });
+        LayerRouting { block, masks, scores }
     }
 
     /// Allocates memory for the scores of a layer, or frees it.
@@ -98,9 +104,9 @@ pub(super) fn row_of(matrix: &[f32], width: usize, r: usize) -> &[f32] {
     &matrix[r * width..][..width]
 }
 
-/// `h = LN(x)·(1 + scale) + shift`, with parts `which` and `which + 1` of the modulation.
+/// `h = LN(x)·(1 + scale) + shift`, or with an RMS norm, with parts `which` and `which + 1` of the modulation.
 pub(super) fn modulate(a: &mut Activations, config: &Config, which: usize) {
-    let (d, t) = (config.hidden_size, config.tokens());
+    let (d, t) = (config.hidden_size, config.stream_tokens());
     let [shift, scale] = [which, which + 1].map(|i| &a.modulation[i]);
     let rows = row_chunk(a.batch * t);
     let x = a.x.par_chunks(rows * d);
@@ -108,7 +114,8 @@ pub(super) fn modulate(a: &mut Activations, config: &Config, which: usize) {
         let tokens = x.chunks_exact(d).zip(h.chunks_exact_mut(d));
         for (r, (x, h)) in tokens.enumerate() {
             let sample = (chunk * rows + r) / t;
-            modulated_norm(x, row_of(shift, d, sample), row_of(scale, d, sample), h);
+            let [shift, scale] = [shift, scale].map(|part| row_of(part, d, sample));
+            modulated_norm(config.norm.centring(), x, [shift, scale], h);
         }
     });
 }
@@ -121,7 +128,7 @@ pub(super) fn add_rows(
     scratch: &ScratchPool,
     y: impl Fn(usize, &mut [f32], &mut Scratch) + Sync,
 ) {
-    let (d, t) = (config.hidden_size, config.tokens());
+    let (d, t) = (config.hidden_size, config.stream_tokens());
     let rows = row_chunk(x.len() / d);
     x.par_chunks_mut(rows * d).enumerate().for_each(|(chunk, x)| {
         scratch.with(|scratch| {

@@ -4,15 +4,19 @@ use rayon::prelude::*;
 
 use super::activations::{Activations, add_rows, modulate, row_of};
 use super::weights::{Linear, OnCpu};
-use crate::model::{Config, SelfAttention};
+use crate::model::{Config, NormForm, SelfAttention};
 use crate::simd::math::{head_norm, softmax_rows};
 use crate::simd::matmul::{Matrix, rows_of};
 use crate::simd::threads::{Scratch, row_chunk};
 
-/// `x += gate ⊙ proj(softmax(q·kᵀ/√d)·v)`, head by head.
-pub(super) fn attention(config: &Config, w: &SelfAttention<OnCpu>, a: &mut Activations) {
+/// `x += gate ⊙ proj(softmax(q·kᵀ/√d)·v)` of a block, head by head.
+pub(super) fn attention(
+    config: &Config,
+    (block, w): (usize, &SelfAttention<OnCpu>),
+    a: &mut Activations,
+) {
     let (d, t, heads, width) =
-        (config.hidden_size, config.tokens(), config.num_heads, config.head_dim);
+        (config.hidden_size, config.stream_tokens(), config.num_heads, config.head_dim);
     let attn = heads * width;
     modulate(a, config, 0);
     let Activations { h, qkv, attended, rotations, scratch, .. } = a;
@@ -21,11 +25,12 @@ pub(super) fn attention(config: &Config, w: &SelfAttention<OnCpu>, a: &mut Activ
     qkv.par_chunks_mut(rows * 3 * attn).enumerate().for_each(|(chunk, qkv)| {
         w.qkv.apply(|r| row_of(h, d, chunk * rows + r), qkv);
         // A row holds the queries of all heads, then their keys.
-        let norms = w.qk_norm.as_ref().map_or(&[][..], |norms| norms.as_chunks().0);
+        let norms = w.qk_norm.as_deref().unwrap_or_default();
+        let norms = norms.chunks_exact(if config.norm == NormForm::Rms { 1 } else { 2 });
         for (r, row) in qkv.chunks_exact_mut(3 * attn).enumerate() {
-            for (part, [weight, bias]) in row.chunks_exact_mut(attn).zip(norms) {
+            for (part, norm) in row.chunks_exact_mut(attn).zip(norms.clone()) {
                 for head in part.chunks_exact_mut(width) {
-                    head_norm(head, [weight, bias], config.qk_norm_eps);
+                    head_norm(head, &norm[0], norm.get(1).map(Vec::as_slice), config.qk_norm_eps);
                 }
             }
             if config.rope {
@@ -43,7 +48,7 @@ pub(super) fn attention(config: &Config, w: &SelfAttention<OnCpu>, a: &mut Activ
         let part = |which: usize, token: usize| {
             &row_of(qkv, 3 * attn, b * t + token)[(which * heads + head) * width..][..width]
         };
-        scratch.with(|scratch| one_head(t, width, part, scratch, out));
+        scratch.with(|scratch| one_head(config.keys_in(block), width, part, scratch, out));
     });
 
     project_heads(config, &w.proj, a, Some(2));
@@ -68,7 +73,7 @@ pub(super) fn project_heads(
     gate: Option<usize>,
 ) {
     let (d, t, heads, width) =
-        (config.hidden_size, config.tokens(), config.num_heads, config.head_dim);
+        (config.hidden_size, config.stream_tokens(), config.num_heads, config.head_dim);
     let attn = heads * width;
     let Activations { x, attended, modulation, scratch, .. } = a;
     let gate = gate.map(|part| &*modulation[part]);

@@ -3,6 +3,7 @@
 //! ```text
 //! x = patches(sample) + positions, if they are not in attention     [S, D]    unit 0
 //! c = mlp(sinusoid(t)) + prompt + Σ labels, or blends of two         [B, D]
+//! tokens that carry the labels come in before one of the blocks, if there are any
 //! for each block, with (shift, scale, gate) ×2 = Linear(SiLU(c)):
 //!     x += gate ⊙ Attention(LN(x)·(1 + scale) + shift)                        unit 1 + 2i
 //!     x += Attention to the prompt, if the model reads text                    unit 1 + 2i
@@ -108,8 +109,11 @@ pub(super) fn run_unit(
         return;
     };
     if unit % 2 == 1 {
+        if config.context_enters(unit / 2).is_some() {
+            embed_context(config, w, a, input);
+        }
         modulation(&block.adaln_modulation, a);
-        attention(config, &block.attn, a);
+        attention(config, (unit / 2, &block.attn), a);
         if let (Some(cross), Some(text)) = (&block.cross_attn, input.text) {
             cross_attention(config, (unit / 2, cross), a, text);
         }
@@ -129,12 +133,17 @@ pub(super) fn run_unit(
 
 /// `x = patches·Wᵀ + b + positions`. A patch is read channel by channel, row by row, as a convolution does.
 fn embed_patches(config: &Config, w: &Weights, a: &mut Activations, sample: &[f32]) {
-    let (d, t, p) = (config.hidden_size, config.tokens(), config.patch_size);
+    let (d, t, p) = (config.hidden_size, config.stream_tokens(), config.patch_size);
     let ([height, columns], [_, across]) = (config.input_size, config.grid());
     let width = config.in_channels * p * p;
     let patches = &mut a.patches[..a.batch * t * width];
     for (s, patch) in patches.chunks_exact_mut(width).enumerate() {
-        let (b, row, column) = (s / t, s % t / across, s % across);
+        let (b, token) = (s / t, s % t);
+        if token >= config.tokens() {
+            patch.fill(0.0);
+            continue;
+        }
+        let (row, column) = (token / across, token % across);
         for (line, part) in patch.chunks_exact_mut(p).enumerate() {
             let (channel, y) = (line / p, row * p + line % p);
             let from = ((b * config.in_channels + channel) * height + y) * columns + column * p;
@@ -147,7 +156,11 @@ fn embed_patches(config: &Config, w: &Weights, a: &mut Activations, sample: &[f3
         w.x_embedder.apply(|r| row_of(patches, width, first + r), x);
         for (r, x) in x.chunks_exact_mut(d).enumerate() {
             let Some(positions) = &w.pos_embed else { break };
-            let position = row_of(positions, d, (first + r) % t);
+            let token = (first + r) % t;
+            if token >= config.tokens() {
+                continue;
+            }
+            let position = row_of(positions, d, token);
             x.iter_mut().zip(position).for_each(|(x, p)| *x += p);
         }
     });
@@ -161,17 +174,36 @@ fn embed_conditions(config: &Config, w: &Weights, a: &mut Activations, input: &I
         if let Some(text) = &input.text {
             c.iter_mut().zip(text.pooled(b)).for_each(|(c, p)| *c += p);
         }
-        for (table, rows) in w.label_tables.iter().zip(input.labels) {
-            let LabelRow { rows: [row, other], share } = rows[b];
-            let label = row_of(table, d, row as usize);
-            if share == 0.0 {
-                c.iter_mut().zip(label).for_each(|(c, l)| *c += l);
-            } else {
-                let both = label.iter().zip(row_of(table, d, other as usize));
-                c.iter_mut().zip(both).for_each(|(c, (l, o))| *c += (1.0 - share) * l + share * o);
-            }
-        }
+        add_labels(w, input, b, c);
         silu(c);
+    }
+}
+
+/// `c += Σ label rows` of a sample.
+fn add_labels(w: &Weights, input: &Input, sample: usize, c: &mut [f32]) {
+    let d = c.len();
+    for (table, rows) in w.label_tables.iter().zip(input.labels) {
+        let LabelRow { rows: [row, other], share } = rows[sample];
+        let label = row_of(table, d, row as usize);
+        if share == 0.0 {
+            c.iter_mut().zip(label).for_each(|(c, l)| *c += l);
+        } else {
+            let both = label.iter().zip(row_of(table, d, other as usize));
+            c.iter_mut().zip(both).for_each(|(c, (l, o))| *c += (1.0 - share) * l + share * o);
+        }
+    }
+}
+
+/// Behind the patches of each sample: `x = positions + Σ label rows`.
+fn embed_context(config: &Config, w: &Weights, a: &mut Activations, input: &Input) {
+    let d = config.hidden_size;
+    let Some(positions) = &w.context else { return };
+    for (b, sample) in a.x.chunks_exact_mut(config.stream_tokens() * d).enumerate() {
+        let context = &mut sample[config.tokens() * d..];
+        context.copy_from_slice(positions);
+        for token in context.chunks_exact_mut(d) {
+            add_labels(w, input, b, token);
+        }
     }
 }
 
@@ -187,7 +219,7 @@ fn modulation(parts: &[Linear], a: &mut Activations) {
 /// The final layer, and patches back in their places: `[B, C_out, h, w]`. In a patch the channel varies
 /// fastest.
 fn final_layer(config: &Config, w: &Weights, a: &mut Activations, output: &mut [f32]) {
-    let (d, t, p) = (config.hidden_size, config.tokens(), config.patch_size);
+    let (d, t, p) = (config.hidden_size, config.stream_tokens(), config.patch_size);
     let ([height, columns], [_, across]) = (config.input_size, config.grid());
     let channels = config.out_channels;
     let width = p * p * channels;
@@ -200,7 +232,11 @@ fn final_layer(config: &Config, w: &Weights, a: &mut Activations, output: &mut [
         w.final_layer.linear.apply(|r| row_of(h, d, chunk * rows + r), out);
     });
     for (s, patch) in patches.chunks_exact(width).enumerate() {
-        let (b, row, column) = (s / t, s % t / across, s % across);
+        let (b, token) = (s / t, s % t);
+        if token >= config.tokens() {
+            continue;
+        }
+        let (row, column) = (token / across, token % across);
         for (cell, values) in patch.chunks_exact(channels).enumerate() {
             let (y, x) = (row * p + cell / p, column * p + cell % p);
             for (channel, &value) in values.iter().enumerate() {

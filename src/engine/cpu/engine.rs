@@ -313,7 +313,7 @@ impl CpuEngine {
         run_unit(unit, config, weights, &mut self.activations, &input, &mut output);
         self.latents.outputs[usize::from(to)] = output;
         if let Some(block) = moe_block(&self.model.config, unit) {
-            self.layers.push(self.activations.routing(block));
+            self.layers.push(self.activations.routing(&self.model.config, block));
         }
     }
 
@@ -349,7 +349,7 @@ impl CpuEngine {
         };
         run_unit(unit, config, weights, activations, &input, output);
         if let Some(block) = moe_block(config, unit) {
-            self.layers.push(activations.routing(block));
+            self.layers.push(activations.routing(config, block));
         }
         if unit + 1 == units(config) {
             let halves = output.chunks_exact(output.len() / 2);

@@ -149,7 +149,7 @@ fn score(config: &Config, (layer, weight): (&Moe<OnCpu>, &Linear), a: &mut Activ
 /// With a router by prototypes: the cosines of tokens and prototypes, of which a token keeps the largest as its weight if it
 /// chooses. The tokens of samples without a label have the weight 1 for the last expert.
 fn compare(config: &Config, prototypes: &[f32], labels: &[Vec<LabelRow>], a: &mut Activations) {
-    let (d, e, t) = (config.hidden_size, config.num_experts, config.tokens());
+    let (d, e, t) = (config.hidden_size, config.num_experts, config.stream_tokens());
     let is_unlabelled =
         |sample: usize| config.unconditional_row().is_some_and(|null| labels[0][sample].is(null));
     let inverse: Vec<f32> = prototypes.chunks_exact(d).map(inverse_length).collect();

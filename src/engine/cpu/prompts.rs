@@ -82,7 +82,7 @@ impl TextEncoder<OnCpu> {
 fn normalise(d: usize, x: &[f32], out: &mut [f32]) {
     let zeros = vec![0.0; d];
     for (x, out) in x.chunks_exact(d).zip(out.chunks_exact_mut(d)) {
-        modulated_norm(x, &zeros, &zeros, out);
+        modulated_norm(1.0, x, [&zeros, &zeros], out);
     }
 }
 
@@ -132,7 +132,7 @@ pub(super) fn cross_attention(
     text: PromptView,
 ) {
     let (d, t, heads, width) =
-        (config.hidden_size, config.tokens(), config.num_heads, config.head_dim);
+        (config.hidden_size, config.stream_tokens(), config.num_heads, config.head_dim);
     let attention = heads * width;
     let queries = &mut a.qkv[..a.batch * t * attention];
     let rows = row_chunk(a.batch * t);

@@ -3,6 +3,7 @@
 use super::dit::{final_unit, moe_block, units};
 use super::engine::CpuEngine;
 use super::prompts::Encoded;
+use crate::engine::contract::of_patches;
 use crate::engine::{Engine, EngineError, Inspect, RunConfig, Taps};
 use crate::model::Config;
 use crate::scheduler::{Branch, Latent};
@@ -67,8 +68,10 @@ impl CpuEngine {
             add("selected", &[s, e], selected.collect());
         }
         if (1..=2 * depth).contains(&unit) && unit.is_multiple_of(2) {
-            let shape = vec![a.batch, s / a.batch, d];
-            taps.push((format!("blocks.{}.out", unit / 2 - 1), shape, a.x.clone()));
+            let config = &self.model.config;
+            let shape = vec![a.batch, config.tokens(), d];
+            let x = of_patches(config, d, a.x.clone());
+            taps.push((format!("blocks.{}.out", unit / 2 - 1), shape, x));
         }
         let is_last = unit + 1 == units(&self.model.config);
         if is_last || unit == final_unit(&self.model.config) {

@@ -19,7 +19,7 @@ struct Extents<'a> {
 impl Extents<'_> {
     /// `S`
     fn tokens(&self) -> usize {
-        self.batch * self.config.tokens()
+        self.batch * self.config.stream_tokens()
     }
 
     /// `H·d`
@@ -86,7 +86,7 @@ macro_rules! buffers {
 }
 
 buffers! {
-    /// The working memory of an engine. `S = B·T`.
+    /// The working memory of an engine. `S = B·T`, where `T` counts tokens that carry the labels, too.
     struct Activations {
         /// Samples of a pass: `B`, or `2B` where a pass computes both branches.
         batch: usize,
@@ -102,6 +102,8 @@ buffers! {
     |of| {
         /// `[S, C·p²]`, columns rounded up to four: patches of the input.
         patches: "patches", [of.tokens(), of.patch(of.config.in_channels).next_multiple_of(4)];
+        /// `[B, 2]`, u32: first row and number of the tokens of patches of each sample; empty where there are no others.
+        patch_spans: "spans of patches", [of.config.context.map_or(0, |_| of.batch), 2];
         /// `[B, D]`: `SiLU(c)`, where `c` is time plus prompt plus labels.
         conditioning: "conditioning", [of.batch, of.config.hidden_size];
         /// `[B, 6D·L + 2D]`: shift, scale, gate of attention and of the FFN for each block; final shift, scale.
@@ -217,7 +219,13 @@ impl Activations {
         };
         let has_head = config.detail_channels > 0;
         let detail = has_head.then(|| DetailActivations::allocate(gpu, &of)).transpose()?;
-        Self::allocate(gpu, &of, batch, samples, latents, moe, detail)
+        let made = Self::allocate(gpu, &of, batch, samples, latents, moe, detail)?;
+        if config.context.is_some() {
+            let span = |sample| [sample * config.stream_tokens(), config.tokens()];
+            let spans: Vec<_> = (0..batch).flat_map(span).map(|n| n as u32).collect();
+            made.patch_spans.write(gpu, &spans);
+        }
+        Ok(made)
     }
 
     /// Where a latent lies in `latents`.

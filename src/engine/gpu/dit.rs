@@ -11,8 +11,8 @@ use crate::engine::{Scope, Stage};
 use crate::gpu::{Gpu, Profile, Tape, Tensor};
 use crate::kernels::linear_normal::LONGEST_ROW;
 use crate::kernels::{
-    Attention, EmbedCondition, Epilogue, HeadNorm, Linear, Matrix, Modulate, Norm, NormedLinear,
-    Patchify, RotateHeads, Unpatchify,
+    Attention, EmbedCondition, EmbedContext, Epilogue, HeadNorm, Linear, Matrix, Modulate, Norm,
+    NormedLinear, Patchify, RotateHeads, Unpatchify,
 };
 use crate::model::{Config, CrossAttention, Ffn, Mlp, RoutingRule};
 use crate::scheduler::Latent;
@@ -114,6 +114,7 @@ impl Network<'_> {
             channels: config.in_channels,
             size: config.input_size,
             patch: config.patch_size,
+            rows: config.stream_tokens(),
             y: &a.patches,
         };
         t.push(gpu, scope, &patchify);
@@ -137,6 +138,12 @@ impl Network<'_> {
         let scope = Scope::of_block(i, Stage::Attention);
         let mut tape = Tape::default();
         let t = &mut tape;
+        let context = config.context_enters(i).and(weights.tree.context.as_ref());
+        if let Some(positions) = context {
+            let Labels { rows, shares } = labels;
+            let labels = &weights.tree.label_tables.rows;
+            t.push(gpu, scope, &EmbedContext { labels, rows, shares, positions, x: &a.x });
+        }
         let qkv = Linear::new(&a.h, &w.attn.qkv, &a.qkv);
         if i > 0 && self.norm_after(i - 1).is_some() {
             qkv.record(gpu, t, scope);
@@ -147,12 +154,16 @@ impl Network<'_> {
         let heads = config.num_heads;
         if let Some(norms) = &w.attn.qk_norm {
             let affine = &norms.rows;
-            t.push(gpu, scope, &HeadNorm { affine, heads, eps: config.qk_norm_eps, qkv: &a.qkv });
+            let (form, eps, qkv) = (config.norm, config.qk_norm_eps, &a.qkv);
+            t.push(gpu, scope, &HeadNorm { form, affine, heads, eps, qkv });
         }
         if let Some(angles) = &weights.rotations {
             t.push(gpu, scope, &RotateHeads { angles, heads, qkv: &a.qkv });
         }
-        t.push(gpu, scope, &Attention::to_itself(&a.qkv, a.batch, heads, &a.attended));
+        let attention = Attention::to_itself(&a.qkv, a.batch, heads, &a.attended);
+        let is_whole = config.keys_in(i) == config.stream_tokens();
+        let attention = if is_whole { attention } else { attention.within(&a.patch_spans) };
+        t.push(gpu, scope, &attention);
         let branch = self.gated(columns.gate_attention);
         Linear::new(&a.attended, &w.attn.proj, &a.x).ending(branch).record(gpu, t, scope);
         if let (Some(cross), Some((view, memory))) = (&w.cross_attn, text) {
@@ -218,6 +229,7 @@ impl Network<'_> {
             channels: config.out_channels,
             size: config.input_size,
             patch: config.patch_size,
+            rows: config.stream_tokens(),
         };
         t.push(gpu, scope, &unpatchify);
         tape
@@ -260,14 +272,17 @@ impl Network<'_> {
             return linear.record(gpu, t, scope);
         }
         let linear = Linear { x: &a.x, ..linear };
-        let norm = Norm { modulation: &a.modulation, shift, scale, h: &a.h, keeps };
+        let norm =
+            Norm { form: config.norm, modulation: &a.modulation, shift, scale, h: &a.h, keeps };
         NormedLinear { linear, norm }.record(gpu, t, scope);
     }
 
     /// Shift and scale of the layer norm after block `i`, where the experts of the block leave it in `h`.
     pub(super) fn norm_after(&self, i: usize) -> Option<[usize; 2]> {
         let Self { gpu, config, weights, .. } = *self;
-        if !self.fuses || gpu.profile == Profile::Software || !config.is_moe(i) {
+        // Tokens that carry the labels come in between.
+        let is_apart = config.context_enters(i + 1).is_some();
+        if !self.fuses || gpu.profile == Profile::Software || !config.is_moe(i) || is_apart {
             return None;
         }
         let tree = &weights.tree;
@@ -279,8 +294,8 @@ impl Network<'_> {
 
     /// `h = LN(x)·(1 + scale) + shift`
     fn modulate(&self, t: &mut Tape<Scope>, scope: Scope, [shift, scale]: [usize; 2]) {
-        let a = self.acts;
-        let call = Modulate { x: &a.x, modulation: &a.modulation, shift, scale, y: &a.h };
+        let (a, norm) = (self.acts, self.config.norm);
+        let call = Modulate { x: &a.x, norm, modulation: &a.modulation, shift, scale, y: &a.h };
         t.push(self.gpu, scope, &call);
     }
 
@@ -294,6 +309,10 @@ impl Network<'_> {
 
     /// The end of a residual branch.
     pub(super) fn gated(&self, first: usize) -> Epilogue<'_> {
-        Epilogue::Gated { modulation: &self.acts.modulation, first, tokens: self.config.tokens() }
+        Epilogue::Gated {
+            modulation: &self.acts.modulation,
+            first,
+            tokens: self.config.stream_tokens(),
+        }
     }
 }

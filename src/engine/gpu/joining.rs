@@ -52,7 +52,7 @@ impl Branches {
 
 /// Whether every buffer of a pass over so many samples fits a binding, and the experts' rows need no parts.
 fn is_whole(config: &Config, batch: usize, binding_limit: u64) -> bool {
-    let tokens = batch * config.tokens();
+    let tokens = batch * config.stream_tokens();
     let rows = |columns| packed_rows(binding_limit, config.num_experts, tokens, columns);
     let worst = config.num_experts * tokens;
     let fits = |shape: &[usize]| bytes(shape) <= binding_limit;
@@ -63,7 +63,7 @@ fn is_whole(config: &Config, batch: usize, binding_limit: u64) -> bool {
 /// Multiplications and additions of the largest dispatch in a pass over so many samples, experts at C = 1.
 fn largest_dispatch(config: &Config, batch: usize) -> u64 {
     let [tokens, d, ffn] =
-        [config.tokens(), config.hidden_size, config.ffn_hidden.max(config.expert_hidden)]
+        [config.stream_tokens(), config.hidden_size, config.ffn_hidden.max(config.expert_hidden)]
             .map(|n| n as u64);
     let attention = (config.num_heads * config.head_dim) as u64;
     let widest = (3 * attention).max(ffn).max(config.shared_hidden as u64);

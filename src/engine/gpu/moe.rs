@@ -56,7 +56,11 @@ impl Network<'_> {
             gate: &m.gate,
             need: &m.need,
             thresholds: &m.thresholds[layer],
-            selection: Selection::of(config, self.rule, a.batch * config.tokens() / self.pools),
+            selection: Selection::of(
+                config,
+                self.rule,
+                a.batch * config.stream_tokens() / self.pools,
+            ),
             counts: &m.counts,
             positions: &m.positions,
             chosen: &m.chosen,
@@ -91,7 +95,11 @@ impl Network<'_> {
                 first: records.map_or(0, |records| records.first),
             },
             x: &a.x,
-            norm: self.norm_after(block).map(|[shift, scale]| NextNorm { shift, scale }),
+            norm: self.norm_after(block).map(|[shift, scale]| NextNorm {
+                shift,
+                scale,
+                form: config.norm,
+            }),
             next: &a.h,
         }
         .record(gpu, t, scope);

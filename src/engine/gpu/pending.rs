@@ -1,6 +1,7 @@
 //! The results of a step (sample, routing, reports, timestamps) and their conversion into a snapshot.
 
 use super::model::GpuModel;
+use crate::engine::contract::of_patches;
 use crate::engine::{ForwardRouting, LayerRouting, RunConfig, Scores, Snapshot, Stage, StageTimes};
 use crate::gpu::{Clock, GpuError, Readback};
 use crate::kernels::combine_experts::{joined_masks, mask_words};
@@ -39,9 +40,10 @@ impl Reader<'_> {
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&parts[2]);
         let (reported, stamps) = parts[3..].split_at(reports);
         let reports = reported.iter().map(|part| bytemuck::pod_collect_to_vec(part)).collect();
-        let blocks = self.model.config.moe_blocks();
-        let pool = self.samples * self.model.config.tokens();
-        let words_of_token = mask_words(self.model.config.num_experts);
+        let config = &self.model.config;
+        let blocks = config.moe_blocks();
+        let pool = self.samples * config.stream_tokens();
+        let words_of_token = mask_words(config.num_experts);
         let mut routing = Vec::new();
         let (mut masks, mut words) = (&trace[..], &words[..]);
         for branches in passes {
@@ -62,7 +64,7 @@ impl Reader<'_> {
                     let scores = self.scores(block, &mut words);
                     pass.layers.push(LayerRouting {
                         block,
-                        masks: joined_masks(of_pass, words_of_token),
+                        masks: of_patches(config, 1, joined_masks(of_pass, words_of_token)),
                         scores,
                     });
                 }
@@ -79,8 +81,12 @@ impl Reader<'_> {
     /// Takes the scores of a layer of one branch from the front of the results; `None` if there are none.
     fn scores(&self, block: usize, words: &mut &[u32]) -> Option<Scores> {
         let GpuModel { config, weights, .. } = self.model;
-        let of_layer = words.split_off(..self.samples * config.tokens() * config.num_experts)?;
-        let half = |which: usize| of_layer.iter().map(move |&word| unpack(word)[which]).collect();
+        let of_layer =
+            words.split_off(..self.samples * config.stream_tokens() * config.num_experts)?;
+        let half = |which: usize| {
+            let all = of_layer.iter().map(move |&word| unpack(word)[which]).collect();
+            of_patches(config, config.num_experts, all)
+        };
         let gate = half(0);
         Some(match weights.thresholds(block) {
             None => Scores { gate, need: Vec::new(), thresholds: Vec::new() },

@@ -197,7 +197,14 @@ impl PromptView {
 
 /// A layer norm without shift and scale.
 fn norm<'a>(plain: &'a Tensor, x: &'a Tensor, y: &'a Tensor) -> Modulate<'a> {
-    Modulate { x, modulation: plain, shift: 0, scale: x.shape[1], y }
+    Modulate {
+        x,
+        norm: crate::model::NormForm::Layer,
+        modulation: plain,
+        shift: 0,
+        scale: x.shape[1],
+        y,
+    }
 }
 
 /// Shape of a buffer of the encoder for `capacity` prompts, by its label; `attention` is `H·d`.

@@ -164,7 +164,7 @@ impl Recorder<'_> {
         let GpuModel { gpu, config, .. } = self.model;
         let acts = &self.single.acts;
         let passes: usize = parts.iter().map(|part| part.recorded_passes().len()).sum();
-        let tokens = passes * config.moe_blocks().len() * acts.samples * config.tokens();
+        let tokens = passes * config.moe_blocks().len() * acts.samples * config.stream_tokens();
         let trace = Tensor::empty(gpu, "trace", &[tokens * mask_words(config.num_experts)]);
         let scores = self.scores(tokens)?;
         let mut tape = Tape::default();
@@ -238,7 +238,7 @@ impl Recorder<'_> {
             let text = view.zip(self.prompts.map(|prompts| &prompts.memory[i]));
             tape.append(&net.block(i, &condition.labels, text, is_recorded.then_some(*records)));
             if is_recorded && config.is_moe(i) {
-                records.first += net.acts.batch * config.tokens();
+                records.first += net.acts.batch * config.stream_tokens();
             }
         }
         tape.append(&net.final_layer(output));

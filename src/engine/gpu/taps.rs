@@ -3,6 +3,7 @@
 use super::dit::Network;
 use super::engine::GpuEngine;
 use super::prompts::Prompts;
+use crate::engine::contract::of_patches;
 use crate::engine::{Engine, EngineError, Inspect, RunConfig, RunPrompts, Taps};
 use crate::gpu::{Gpu, GpuError, Readback, Tensor, read_now};
 use crate::kernels::NOT_TAKEN;
@@ -40,11 +41,12 @@ impl GpuEngine {
         let mut encoder = gpu.encoder();
         tape.encode(&mut encoder, 0..tape.len());
         // A pass over both branches begins with this one.
-        let len = acts.samples * config.tokens() * config.hidden_size;
+        let len = acts.samples * config.stream_tokens() * config.hidden_size;
         let readback = Readback::schedule_ranges(gpu, &mut encoder, &[(&acts.x, 0..len)]);
         gpu.queue.submit([encoder.finish()]);
         let bytes = readback.arrived(gpu).await?;
-        Ok(bytes.iter().flat_map(|part| bytemuck::pod_collect_to_vec(part)).collect())
+        let stream = bytes.iter().flat_map(|part| bytemuck::pod_collect_to_vec(part)).collect();
+        Ok(of_patches(config, config.hidden_size, stream))
     }
 }
 
@@ -70,7 +72,7 @@ fn forward(engine: &GpuEngine, times: &[f32]) -> Result<Taps, GpuError> {
         let memory = engine.prompts.as_ref().map(|(prompts, _)| &prompts.memory[i]);
         net.block(i, &condition.labels, view.zip(memory), None).run(gpu);
         let name = |what: &str| format!("blocks.{i}.{what}");
-        let x = read_now(gpu, &acts.x)?;
+        let x = of_patches(config, d, read_now(gpu, &acts.x)?);
         taps.push((name("out"), vec![acts.batch, tokens, d], x));
         if let (true, Kind::DiffMoe, Some(moe)) = (config.is_moe(i), config.kind, &acts.moe) {
             let shape = moe.gate.shape.clone();

@@ -21,7 +21,11 @@ impl WeightBytes {
         let total = config.text.as_ref().map_or(0, |text| 8 * text.hidden_size as u64);
         let mut bytes = Self { total, largest: Default::default() };
         if config.rope {
-            bytes.add("rotations", 4 * (config.tokens() * config.head_dim) as u64);
+            bytes.add("rotations", 4 * (config.stream_tokens() * config.head_dim) as u64);
+        }
+        if let (true, Some(context)) = (config.pos_embed, config.context) {
+            // Rows of zeros in the table of positions.
+            bytes.total += 4 * (context.count * config.hidden_size) as u64;
         }
         let row = |layer: &LinearSpec| {
             let columns = layer.inputs().next_multiple_of(4);

@@ -77,7 +77,7 @@ impl Weights {
             Tensor::upload(gpu, "no modulation", &[1, zeros.len()], &zeros)
         });
         let rotations = config.rope.then(|| {
-            let shape = [config.tokens(), config.head_dim / 2, 2];
+            let shape = [config.stream_tokens(), config.head_dim / 2, 2];
             Tensor::upload(gpu, "rotations", &shape, rotations(config).as_flattened())
         });
         let extra = no_modulation.iter().chain(&rotations).map(Tensor::bytes).sum::<u64>();
@@ -161,8 +161,12 @@ impl Source<OnGpu> for Loader<'_> {
     }
 
     fn table(&mut self, spec: &TensorSpec) -> Loaded<Tensor> {
-        let values = self.read(spec)?;
+        let mut values = self.read(spec)?;
         let width = spec.shape.last().copied().unwrap_or(1);
+        if spec.role == Role::Position {
+            // Tokens without a patch have no position.
+            values.resize(self.checkpoint.config().stream_tokens() * width, 0.0);
+        }
         Ok(self.upload(&spec.name, &[values.len() / width, width], &values))
     }
 

@@ -29,6 +29,8 @@ pub enum Family {
     HeadNorm,
     /// Rotary positions.
     Rotation,
+    /// Tokens that carry the labels.
+    Context,
     /// The choice of a sigmoid router.
     SigmoidRouter,
     /// The router by prototypes.
@@ -55,11 +57,11 @@ pub struct Kernels {
 impl Kernels {
     /// All of them.
     pub fn all() -> Self {
-        use Family::{Ddpm, Decoder, Detail, HeadNorm, Model, Rotation, Text};
+        use Family::{Context, Ddpm, Decoder, Detail, HeadNorm, Model, Rotation, Text};
         use Family::{PrototypeRouter, SigmoidRouter};
         use WeightPrecision::{F16, F32, Int4, Int8};
         let routers = [SigmoidRouter, PrototypeRouter];
-        let families = [Model, HeadNorm, Rotation].into_iter().chain(routers);
+        let families = [Model, HeadNorm, Rotation, Context].into_iter().chain(routers);
         let families = families.chain([Ddpm, Detail, Text, Decoder]).collect();
         Self { families, precisions: vec![F16, F32, Int8, Int4] }
     }
@@ -69,6 +71,7 @@ impl Kernels {
         let also = [
             (Family::HeadNorm, config.qk_norm),
             (Family::Rotation, config.rope),
+            (Family::Context, config.context.is_some()),
             (Family::SigmoidRouter, matches!(config.router, Router::Sigmoid { .. })),
             (Family::PrototypeRouter, matches!(config.router, Router::Prototypes { .. })),
             (Family::Ddpm, config.objective == Objective::Ddpm),
@@ -101,6 +104,7 @@ impl Kernels {
                 }
                 Family::HeadNorm => model::head_norm(bench),
                 Family::Rotation => model::rotate_heads(bench),
+                Family::Context => model::embed_context(bench),
                 Family::SigmoidRouter => routing::sigmoid_router(bench),
                 Family::PrototypeRouter => routing::prototype_router(bench),
                 Family::Ddpm => model::denoise(bench),

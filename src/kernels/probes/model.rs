@@ -10,10 +10,11 @@ use crate::kernels::detail_pixels::Way;
 use crate::kernels::weights::pack_stored;
 use crate::kernels::{
     Attention, CombineExperts, CombineLatents, Conv2d, ConvWeights, DenoiseLatents, DetailPixels,
-    EmbedCondition, EmbedTokens, Epilogue, ExpertLinear, Form, HeadNorm, KeepImage, Linear, Masks,
-    Modulate, NOT_TAKEN, NextNorm, Norm, NormedLinear, Patchify, RotateHeads, ShiftImage, Source,
-    Unpatchify, WeightPrecision,
+    EmbedCondition, EmbedContext, EmbedTokens, Epilogue, ExpertLinear, Form, HeadNorm, KeepImage,
+    Linear, Masks, Modulate, NOT_TAKEN, NextNorm, Norm, NormedLinear, Patchify, RotateHeads,
+    ShiftImage, Source, Unpatchify, WeightPrecision,
 };
+use crate::model::NormForm;
 
 pub(super) fn record(bench: &mut Bench, precisions: &[WeightPrecision]) {
     attention(bench);
@@ -76,7 +77,7 @@ pub(super) fn head_norm(bench: &mut Bench) {
     let [heads, d] = HEADS;
     let affine = bench.tensor(&[4, d], &numbers(4 * d, 4, 1.0));
     let qkv = bench.tensor(&[7, 3 * heads * d], &numbers(7 * 3 * heads * d, 5, 3.0));
-    bench.push(&HeadNorm { affine: &affine, heads, eps: 1e-5, qkv: &qkv });
+    bench.push(&HeadNorm { form: NormForm::Layer, affine: &affine, heads, eps: 1e-5, qkv: &qkv });
     bench.expect("head_norm", "head_norm", &qkv);
 }
 
@@ -104,7 +105,14 @@ fn modulate(bench: &mut Bench) {
     let x = bench.tensor(&[ROWS, WIDTH], &uneven_rows());
     let modulation = bench.tensor(&[SAMPLES, 3 * WIDTH], &modulation());
     let y = bench.output(&[ROWS, WIDTH]);
-    bench.push(&Modulate { x: &x, modulation: &modulation, shift: WIDTH, scale: 2 * WIDTH, y: &y });
+    bench.push(&Modulate {
+        x: &x,
+        norm: NormForm::Layer,
+        modulation: &modulation,
+        shift: WIDTH,
+        scale: 2 * WIDTH,
+        y: &y,
+    });
     bench.expect("modulate", "modulate", &y);
 }
 
@@ -131,8 +139,14 @@ fn normed_linear(bench: &mut Bench, precision: WeightPrecision) {
     let weights = bench.matrix([OUTPUTS, WIDTH], 9, precision, &linear_bias());
     let y = bench.tensor(&[ROWS, OUTPUTS], &numbers(ROWS * OUTPUTS, 11, 1.0));
     let normal = bench.output(&[ROWS, WIDTH]);
-    let norm =
-        Norm { modulation: &modulation, shift: WIDTH, scale: 2 * WIDTH, h: &normal, keeps: true };
+    let norm = Norm {
+        form: NormForm::Layer,
+        modulation: &modulation,
+        shift: WIDTH,
+        scale: 2 * WIDTH,
+        h: &normal,
+        keeps: true,
+    };
     let linear = Linear::new(&x, &weights, &y).ending(Epilogue::Add);
     NormedLinear { linear, norm }.record(bench.gpu, &mut bench.tape, "probe");
     bench.expect("linear_normal", format!("linear_normal, {precision} weights"), &y);
@@ -222,7 +236,7 @@ fn combine_experts(bench: &mut Bench) {
         gate_column: 0,
         masks: Masks { to: &masks, first: 0 },
         x: &x,
-        norm: is_gpu.then_some(NextNorm { shift: d, scale: 2 * d }),
+        norm: is_gpu.then_some(NextNorm { shift: d, scale: 2 * d, form: NormForm::Layer }),
         h: &normal,
     });
     bench.expect("combine_experts", "combine_experts", &x);
@@ -249,6 +263,23 @@ fn embed_condition(bench: &mut Bench) {
     bench.expect("embed_condition", "embed_condition", &y);
 }
 
+/// Tokens of patches, and those that carry the labels, in the probe of the latter.
+pub(super) const CONTEXT: [usize; 2] = [3, 2];
+
+pub(super) fn embed_context(bench: &mut Bench) {
+    let [tokens, context] = CONTEXT;
+    let len = SAMPLES * (tokens + context) * WIDTH;
+    let x = bench.tensor(&[SAMPLES * (tokens + context), WIDTH], &numbers(len, 65, 1.0));
+    bench.push(&EmbedContext {
+        labels: &bench.tensor(&[5, WIDTH], &numbers(5 * WIDTH, 61, 1.0)),
+        rows: &bench.tensor(&[2, 2, SAMPLES], &LABEL_ROWS),
+        shares: &bench.tensor(&[2, SAMPLES], &LABEL_SHARES),
+        positions: &bench.tensor(&[context, WIDTH], &numbers(context * WIDTH, 66, 1.0)),
+        x: &x,
+    });
+    bench.expect("embed_context", "embed_context", &x);
+}
+
 /// Samples, channels, height, width and patch of the probes of patches.
 pub(super) const IMAGE: [usize; 5] = [2, 3, 6, 4, 2];
 
@@ -260,11 +291,11 @@ fn patches(bench: &mut Bench) {
     let y = bench.output(&[len / columns, columns]);
     let size = [height, width];
     let x = &latents;
-    bench.push(&Patchify { latents: x, first: 0, samples, channels, size, patch, y: &y });
+    bench.push(&Patchify { latents: x, first: 0, samples, channels, size, patch, rows: 6, y: &y });
     bench.expect_exactly("patchify", "patchify", &y);
     let back = bench.output(&[len]);
     let rows = bench.tensor(&[len / columns, columns], &numbers(len, 63, 1.0));
-    bench.push(&Unpatchify { x: &rows, latents: &back, first: 0, channels, size, patch });
+    bench.push(&Unpatchify { x: &rows, latents: &back, first: 0, channels, size, patch, rows: 6 });
     bench.expect_exactly("unpatchify", "unpatchify", &back);
 }
 

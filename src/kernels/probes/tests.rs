@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use super::decoder::{BLOCK, EPS, MAP, SCORES};
 use super::model::{
-    CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LEVEL, OUTPUTS, POOL, ROWS,
-    SAMPLE, SAMPLES, SHIFT, SPANS, WIDTH, counts, kept, linear_bias, lists, modulation,
+    CONTEXT, CONVOLUTION, DENOISING, HEADS, IMAGE, LABEL_ROWS, LABEL_SHARES, LEVEL, OUTPUTS, POOL,
+    ROWS, SAMPLE, SAMPLES, SHIFT, SPANS, WIDTH, counts, kept, linear_bias, lists, modulation,
     uneven_rows,
 };
 use super::numbers::{numbers, shares};
@@ -217,18 +217,28 @@ fn copies(values: &[f32]) -> Vec<u32> {
 fn condition(words: &mut impl FnMut(&'static str, Vec<u32>)) {
     let time = wide(&numbers(SAMPLES * WIDTH, 60, 2.0));
     let labels = wide(&numbers(5 * WIDTH, 61, 1.0));
-    let condition = time.iter().enumerate().map(|(i, t)| {
-        let (sample, column) = (i / WIDTH, i % WIDTH);
+    let label = |sample: usize, column: usize| {
         let value = |row: u32| labels[row as usize * WIDTH + column];
-        let label = |table: usize| {
+        let of_table = |table: usize| {
             let at = table * SAMPLES + sample;
             let share = f64::from(LABEL_SHARES[at]);
             let [row, other] = [at, LABEL_SHARES.len() + at].map(|at| value(LABEL_ROWS[at]));
             (1.0 - share) * row + share * other
         };
-        silu(t + (0..2).map(label).sum::<f64>())
-    });
+        (0..2).map(of_table).sum::<f64>()
+    };
+    let condition = time.iter().enumerate();
+    let condition = condition.map(|(i, t)| silu(t + label(i / WIDTH, i % WIDTH)));
     words("embed_condition", floats(&condition.collect::<Vec<_>>()));
+    let [tokens, context] = CONTEXT;
+    let mut x = wide(&numbers(SAMPLES * (tokens + context) * WIDTH, 65, 1.0));
+    let positions = wide(&numbers(context * WIDTH, 66, 1.0));
+    for (sample, x) in x.chunks_mut((tokens + context) * WIDTH).enumerate() {
+        for (i, x) in x[tokens * WIDTH..].iter_mut().enumerate() {
+            *x = positions[i] + label(sample, i % WIDTH);
+        }
+    }
+    words("embed_context", floats(&x));
 }
 
 fn experts(words: &mut impl FnMut(&'static str, Vec<u32>)) {

@@ -64,12 +64,14 @@ def attended(q, k, v, mask=None):
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
-def rotated(x, grid):
-    """2-D RoPE of queries or keys ``[B, H, T, d]``: rows turn the first half of a head, columns the second."""
+def rotated(x, grid, still=0):
+    """2-D RoPE of queries or keys ``[B, H, still + T, d]``: rows turn the first half of a head, columns the second. The first
+    tokens keep their place."""
     quarter = x.shape[-1] // 4
     frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float64, device=x.device) / quarter)
     at = torch.meshgrid(*(torch.arange(n, device=x.device) for n in grid), indexing="ij")
     angles = torch.stack([part.flatten()[:, None] * frequencies for part in at], dim=1)
+    angles = F.pad(angles, (0, 0, 0, 0, still, 0))
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b = x.unflatten(-1, (2, 2, quarter)).unbind(-2)
     return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-2).flatten(-3)
@@ -87,8 +89,13 @@ def normal(x):
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
-def modulated(x, shift, scale):
-    return normal(x) * (1 + scale[:, None]) + shift[:, None]
+def rms_normal(x, eps=1e-6):
+    """Root-mean-square norm."""
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def modulated(x, shift, scale, rms=False):
+    return (rms_normal(x) if rms else normal(x)) * (1 + scale[:, None]) + shift[:, None]
 
 
 def cosines(x, prototypes, alone):

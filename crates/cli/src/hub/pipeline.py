@@ -5,7 +5,8 @@
     pipe = DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder, trust_remote_code=True)
     pipe(class_labels=["Forest", "River"]).images[0].save("forest.png")
 
-A model that takes prompts needs the package ``tokenizers``: ``pipe(prompt="a red robot").images``.
+A model that takes prompts needs the package ``tokenizers``: ``pipe(prompt="a red robot").images``. A model with a refiner has
+it as ``pipe.transformer_2``, which computes the steps that begin at the time ``pipe.transformer.config.refiner["from"]`` or later.
 """
 
 import json
@@ -17,20 +18,31 @@ from diffusers import DiffusionPipeline, ImagePipelineOutput
 class DiffMoEPipeline(DiffusionPipeline):
     """Images of classes or prompts, or latents where the model generates latents."""
 
-    def __init__(self, transformer, scheduler):
-        super().__init__()
-        self.register_modules(transformer=transformer, scheduler=scheduler)
+    _optional_components = ["transformer_2"]
 
-    def _prompts(self, prompts):
-        """Encoded prompts, as the transformer takes them."""
+    def __init__(self, transformer, scheduler, transformer_2=None):
+        super().__init__()
+        self.register_modules(transformer=transformer, scheduler=scheduler, transformer_2=transformer_2)
+        if (transformer_2 is None) != (transformer.config.refiner is None):
+            raise ValueError("transformer_2 is the refiner that the configuration of transformer describes; give both or none")
+
+    def _model(self, time):
+        """The transformer of the step that begins at a time; with some slack, because times are rounded."""
+        if self.transformer_2 is None or time < self.transformer.config.refiner["from"] - 1e-5:
+            return self.transformer
+        return self.transformer_2
+
+    def _prompts(self, prompts, model=None):
+        """Encoded prompts, as a transformer takes them."""
+        model = model or self.transformer
         text = self.transformer.text
         begin, split, end = self._tokenizer()
         length = text["max_length"]
         rows = [[begin, *split(prompt)[: length - 2], end] for prompt in prompts]
-        device = self.transformer.device
+        device = model.device
         # Padding is masked, so any token will do.
         ids = torch.tensor([row + [end] * (length - len(row)) for row in rows], device=device)
-        return self.transformer.encode(ids, torch.tensor([len(row) for row in rows], device=device))
+        return model.encode(ids, torch.tensor([len(row) for row in rows], device=device))
 
     def _tokenizer(self):
         """The begin token, a function from a prompt to its tokens, and the end token."""
@@ -113,10 +125,12 @@ class DiffMoEPipeline(DiffusionPipeline):
         rows, count = self._rows(class_labels, max(num_images, len(given)) if latents is None else len(latents))
         nulls = [torch.full_like(of, table["null"]) for of, table in zip(rows, model.tables)]
         shape = (count, model.in_channels, *model.sample_size)
-        texts = null_texts = None
+        # Each transformer has an encoder of its own.
+        texts = null_texts = {}
+        models = [model] if self.transformer_2 is None else [model, self.transformer_2]
         if model.text is not None:
-            texts = self._prompts([given[i % len(given)] for i in range(count)])
-            null_texts = self._prompts([negative_prompt] * count)
+            texts = {of: self._prompts([given[i % len(given)] for i in range(count)], of) for of in models}
+            null_texts = {of: self._prompts([negative_prompt] * count, of) for of in models}
         if latents is None:
             device = "cpu" if generator is None else generator.device
             latents = torch.randn(shape, generator=generator, device=device)
@@ -132,9 +146,10 @@ class DiffMoEPipeline(DiffusionPipeline):
         for t in self.progress_bar(self.scheduler.timesteps):
             time = 1 - t / self.scheduler.config.num_train_timesteps if is_flow else t
             times = torch.full((len(z),), float(time), device=z.device)
-            out = model(z, times, rows, routing, prompts=texts).sample[:, : model.in_channels]
+            model = self._model(float(time))
+            out = model(z, times, rows, routing, prompts=texts.get(model)).sample[:, : model.in_channels]
             if guidance != 1:
-                null = model(z, times, nulls, routing, prompts=null_texts).sample[:, : model.in_channels]
+                null = model(z, times, nulls, routing, prompts=null_texts.get(model)).sample[:, : model.in_channels]
                 out = null + guidance * (out - null)
             if is_flow and not model.reversed:
                 velocity = (out - z) / (1 - time) if model.predicts_data else out

@@ -14,7 +14,21 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from .layers_diffmoe import NOT_ASKED, Weights, attended, best, buffers, cosines, ffn, heads, linear, modulated, normal, rotated
+from .layers_diffmoe import (
+    NOT_ASKED,
+    Weights,
+    attended,
+    best,
+    buffers,
+    cosines,
+    ffn,
+    heads,
+    linear,
+    modulated,
+    normal,
+    rms_normal,
+    rotated,
+)
 
 TIME_DIMS = 256
 # Added to the scores of a sigmoid router for the selection.
@@ -45,6 +59,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         card: dict = {},
         # Names of tensors that are stored as integers with scales, by format.
         integers: dict | None = None,
+        # Of a second transformer, for the pipeline: the time from which it computes the steps, and its params.
+        refiner: dict | None = None,
     ):
         super().__init__()
         p = dict(params)
@@ -63,6 +79,10 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         self.qk_norm_eps = p.get("qk_norm_eps", 1e-5)
         self.hidden = self.expert_hidden = int(self.width * p.get("mlp_ratio", 4))
         self.silu, self.rope = p.get("mlp_act") == "silu", p.get("rope_type") == "2d"
+        self.rms, self.swiglu_bias = p.get("norm_type") == "rmsnorm", p.get("swiglu_bias", False)
+        self.positions = p.get("pos_embed", not self.rope)
+        # Tokens of the labels that take part in the blocks from this one on.
+        self.context, self.context_start = p.get("context_tokens", 0), p.get("context_start", 0)
         self.predicts_data = p.get("prediction", "velocity") in ("data", "sample")
         # Such a model counts time from data to noise, and predicts the velocity in this direction.
         self.reversed = p.get("prediction") == "reversed"
@@ -114,16 +134,19 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
 
         def ffn(name, hidden, swiglu):
             if swiglu:
-                yield f"{name}.gate_proj.weight", (hidden, d)
-                yield f"{name}.up_proj.weight", (hidden, d)
-                yield f"{name}.down_proj.weight", (d, hidden)
+                for part, out, into in (("gate_proj", hidden, d), ("up_proj", hidden, d), ("down_proj", d, hidden)):
+                    yield f"{name}.{part}.weight", (out, into)
+                    if self.swiglu_bias:
+                        yield f"{name}.{part}.bias", (out,)
             else:
                 yield from linear(f"{name}.fc1", hidden, d)
                 yield from linear(f"{name}.fc2", d, hidden)
 
         d, p, attention = self.width, self.patch, self.heads * self.head_dim
-        if not self.rope:
+        if self.positions:
             yield "pos_embed", (1, self.grid[0] * self.grid[1], d)
+        if self.context:
+            yield "in_context_posemb", (1, self.context, d)
         yield "x_embedder.proj.weight", (d, self.in_channels, p, p)
         yield "x_embedder.proj.bias", (d,)
         yield from linear("t_embedder.mlp.0", d, TIME_DIMS)
@@ -147,7 +170,8 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             yield from linear(f"{block}.attn.proj", d, attention)
             for part in ("q_norm", "k_norm") if self.qk_norm else ():
                 yield f"{block}.attn.{part}.weight", (self.head_dim,)
-                yield f"{block}.attn.{part}.bias", (self.head_dim,)
+                if not self.rms:
+                    yield f"{block}.attn.{part}.bias", (self.head_dim,)
             if self.text:
                 yield from linear(f"{block}.cross_attn.q_linear", attention, d)
                 yield from linear(f"{block}.cross_attn.kv_linear", 2 * attention, width)
@@ -215,20 +239,23 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
         condition = linear(w, "t_embedder.mlp.2", F.silu(linear(w, "t_embedder.mlp.0", features)))
         if prompts is not None:
             condition = condition + prompts[1]
-        for table, rows in zip(self.tables, class_labels, strict=True):
-            condition = condition + w[table["tensor"]][rows]
+        labels = [w[table["tensor"]][rows] for table, rows in zip(self.tables, class_labels, strict=True)]
+        for label in labels:
+            condition = condition + label
         condition = F.silu(condition)
         h = F.conv2d(x, w["x_embedder.proj.weight"], w["x_embedder.proj.bias"], stride=self.patch)
         h = h.flatten(2).transpose(1, 2)
-        if not self.rope:
+        if self.positions:
             h = h + w["pos_embed"]
         alone = None
         if self.unconditional:
             alone = (class_labels[0] == self.tables[0]["null"]).repeat_interleave(h.shape[1])
         for i in range(self.depth):
+            if self.context and i == self.context_start:
+                h = torch.cat([sum(labels)[:, None] + w["in_context_posemb"], h], dim=1)
             h = self._block(w, i, h, condition, routing, alone, prompts)
         shift, scale = linear(w, "final_layer.adaLN_modulation.1", condition).chunk(2, dim=1)
-        out = linear(w, "final_layer.linear", modulated(h, shift, scale))
+        out = linear(w, "final_layer.linear", modulated(h[:, self.context :], shift, scale, self.rms))
         (rows, columns), p = self.grid, self.patch
         out = out.reshape(-1, rows, columns, p, p, self.out_channels).permute(0, 5, 1, 3, 2, 4)
         out = out.reshape(-1, self.out_channels, *self.sample_size)
@@ -239,14 +266,12 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
     def _block(self, w, i, x, condition, routing, alone, prompts):
         block = f"blocks.{i}"
         shift, scale, gate, *mlp = linear(w, f"{block}.adaLN_modulation.1", condition).chunk(6, dim=1)
-        q, k, v = heads(linear(w, f"{block}.attn.qkv", modulated(x, shift, scale)), 3, self.heads)
+        q, k, v = heads(linear(w, f"{block}.attn.qkv", modulated(x, shift, scale, self.rms)), 3, self.heads)
         if self.qk_norm:
-            q, k = (
-                F.layer_norm(y, (self.head_dim,), w[f"{block}.attn.{n}.weight"], w[f"{block}.attn.{n}.bias"], self.qk_norm_eps)
-                for n, y in (("q_norm", q), ("k_norm", k))
-            )
+            q, k = (self._head_norm(w, f"{block}.attn.{part}", y) for part, y in (("q_norm", q), ("k_norm", k)))
         if self.rope:
-            q, k = rotated(q, self.grid), rotated(k, self.grid)
+            still = self.context if i >= self.context_start else 0
+            q, k = rotated(q, self.grid, still), rotated(k, self.grid, still)
         x = x + gate[:, None] * linear(w, f"{block}.attn.proj", attended(q, k, v))
         if prompts is not None:
             mask, _, memory = prompts
@@ -254,12 +279,16 @@ class DiffMoETransformer2DModel(ModelMixin, ConfigMixin):
             k, v = heads(memory[i], 2, self.heads)
             x = x + linear(w, f"{block}.cross_attn.proj", attended(q, k, v, mask))
         shift, scale, gate = mlp
-        h = modulated(x, shift, scale)
+        h = modulated(x, shift, scale, self.rms)
         if self._is_moe(i):
             y = self._moe(w, f"{block}.mlp", h.flatten(0, 1), routing, alone).reshape(h.shape)
         else:
             y = ffn(w, f"{block}.mlp", h, self.silu)
         return x + gate[:, None] * y
+
+    def _head_norm(self, w, name, x):
+        weight, eps = w[f"{name}.weight"], self.qk_norm_eps
+        return rms_normal(x, eps) * weight if self.rms else F.layer_norm(x, weight.shape, weight, w[f"{name}.bias"], eps)
 
     def _moe(self, w, name, x, routing, alone):
         """``Σ_e gate[e]·FFN_e(x)`` over the experts that take a token, plus the shared expert ``[S, D]``."""
