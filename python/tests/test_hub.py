@@ -108,6 +108,24 @@ def test_the_pipeline_draws_the_same_image(tmp_path):
         pipe(class_labels="Moon")
 
 
+def test_a_shipped_model_and_its_refiner_draw_the_same_image(tmp_path):
+    folder = convert(ASSETS / "emoji_256.safetensors", tmp_path / "emoji_256", "--layout", "diffusers")
+    ours = Pipeline.from_pretrained(ASSETS / "emoji_256.safetensors")
+    settings = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "latent"}
+    noise = np.random.default_rng(1).standard_normal((1, 3, 64, 64), np.float32)
+    labels = {"subject": ["fox"], "style": ["fluent3d"]}
+    wanted = ours(labels=labels, latents=noise, scheduler="euler", **settings)
+    pipe = load(folder)
+    pipe.set_progress_bar_config(disable=True)
+    got = pipe(class_labels=labels, latents=torch.from_numpy(noise), **settings).images
+    assert error(got.numpy(), wanted.samples) < 1e-3
+    pipe.save_pretrained(tmp_path / "saved")
+    back = Pipeline.from_pretrained(convert(tmp_path / "saved", tmp_path / "back.safetensors"))
+    for name, values in back.model.weights.items():
+        assert np.array_equal(values, ours.model.weights[name]), name
+    assert back.config.refiner_from == ours.config.refiner_from
+
+
 def test_what_diffusers_saves_is_a_model_again(tmp_path):
     source = FIXTURES / "diffmoe_flow" / "model.safetensors"
     folder = convert(source, tmp_path / "folder", "--layout", "diffusers")

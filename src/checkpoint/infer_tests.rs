@@ -112,56 +112,40 @@ fn dsmoe_is_recognised_by_its_router() {
     assert!(text.contains("15 experts") && text.contains("YAML"), "{text}");
 }
 
-/// A published JiT in this program's layout: hidden size, heads, depth, width of networks, patches, experts and their width,
-/// and the first block with class tokens.
-fn jit([d, heads, depth, width, patch, experts, expert_width, start]: [usize; 8]) -> Config {
-    let ratio = width as f64 / d as f64;
-    let moe = match experts {
-        0 => String::new(),
-        _ => format!(
-            r#","MoE_config":{{"router":"sigmoid","num_experts":{experts},"capacity":{},"moe_intermediate_size":{expert_width},
-            "routed_scaling_factor":2.5}}"#,
-            if experts == 16 { 2 } else { 5 }
-        ),
-    };
-    let kind = if experts == 0 { "dense" } else { "tc" };
-    let text = format!(
-        r#"{{"kind":"{kind}","t_kind":"flow","space":"pixels","defaults":{{"steps":50,"guidance":2.9,"solver":"heun"}},"params":{{
-        "input_size":256,"in_channels":3,"num_classes":1000,"patch_size":{patch},"depth":{depth},"hidden_size":{d},
-        "num_heads":{heads},"mlp_ratio":{ratio},"use_swiglu":true,"swiglu_bias":true,"norm_type":"rmsnorm",
-        "rope_type":"2d","pos_embed":true,"qk_norm":true,"qk_norm_eps":1e-6,"learn_sigma":false,"prediction":"data",
-        "context_tokens":32,"context_start":{start}{moe}}}}}"#
-    );
-    Config::from_json(&text).unwrap()
-}
-
 #[test]
 fn jit_is_recognised_by_its_class_tokens() {
-    for (sizes, assumptions) in [
+    for (name, assumptions) in [
         // Of a head, the norms of queries and keys tell.
-        ([768, 12, 12, 2048, 16, 0, 0, 4], 2),
-        ([1024, 16, 24, 2732, 16, 0, 0, 8], 2),
-        ([768, 12, 10, 2048, 16, 16, 1536, 4], 4),
-        ([768, 12, 12, 2048, 16, 48, 256, 4], 4),
-        ([1024, 16, 20, 2732, 16, 16, 2048, 8], 4),
-        ([1280, 16, 28, 3416, 16, 16, 2048, 10], 4),
+        ("jit-B", 2),
+        ("jit-L", 2),
+        ("jit-H", 2),
+        ("jitmoe-B-E16", 4),
+        ("jitmoe-B-E48", 4),
+        ("jitmoe-L-E16", 4),
+        ("jitmoe-H-E16", 4),
     ] {
-        let config = jit(sizes);
+        let config = name.parse::<Preset>().unwrap().config();
         let (found, said) = found(&shapes_of(&config), &Hints::default());
         assert_eq!(Config { name: config.name.clone(), ..found }, config);
         assert_eq!(said.len(), assumptions, "{said:?}");
     }
-    let refused = |sizes, hints: Hints| {
-        infer_config(&shapes_of(&jit(sizes)), &hints).unwrap_err().to_string()
-    };
-    let large = refused([768, 12, 12, 2048, 32, 0, 0, 4], Hints::default());
+    let base = shapes_of(&"jitmoe-B-E16".parse::<Preset>().unwrap().config());
+    let refused =
+        |shapes: &Shapes, hints: Hints| infer_config(shapes, &hints).unwrap_err().to_string();
+    let mut large = base.clone();
+    large.insert("x_embedder.proj.weight".into(), vec![768, 3, 32, 32]);
+    let large = refused(&large, Hints::default());
     assert!(large.contains("512 pixels") && large.contains("not supported"), "{large}");
-    let other = refused([384, 6, 12, 1024, 16, 0, 0, 4], Hints::default());
+    let mut other = base.clone();
+    other.insert("x_embedder.proj.weight".into(), vec![384, 3, 16, 16]);
+    let other = refused(&other, Hints::default());
     assert!(other.contains("hidden size 384") && other.contains("JiT-B (768)"), "{other}");
-    let eight = refused([768, 12, 10, 2048, 16, 8, 1536, 4], Hints::default());
-    assert!(eight.contains("JiTMoE with 8 experts"), "{eight}");
+    let mut fewer = base.clone();
+    fewer.retain(|name, _| !name.contains(".mlp.experts.15."));
+    let fewer = refused(&fewer, Hints::default());
+    assert!(fewer.contains("JiTMoE with 15 experts") && !fewer.contains("YAML"), "{fewer}");
     let yaml = Hints { yaml: Some("model: {params: {}}".into()), ..Hints::default() };
-    let yaml = refused([768, 12, 12, 2048, 16, 0, 0, 4], yaml);
+    let yaml = refused(&base, yaml);
     assert!(yaml.contains("no YAML"), "{yaml}");
 }
 

@@ -1,21 +1,25 @@
 //! Finding the files of a checkpoint: one file, or an index and its parts.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::error::CheckpointError;
-use super::parts::{Index, PartFile, Parts};
+use super::parts::{PartFile, Parts};
 use super::tensor_file::TensorFile;
+use crate::model::REFINER;
 use crate::platform;
 
 /// The index of a sharded checkpoint, in the form that is usual for safetensors.
 #[derive(Deserialize)]
 struct Document {
-    weight_map: Index,
+    weight_map: BTreeMap<String, String>,
 }
+
+/// The folders of a model and of its refiner in a pipeline of diffusers.
+const TRANSFORMERS: [&str; 2] = ["transformer", "transformer_2"];
 
 /// Where the weights are in a folder that follows the conventions of model hubs, the first that is there: that of a
 /// pipeline of diffusers, of its transformer alone, or of one model.
@@ -53,8 +57,21 @@ impl TensorFile {
 }
 
 impl Parts {
-    /// Maps a safetensors file, or all parts of an index.
+    /// Maps a safetensors file, or all parts of an index; and those of the refiner, if this is the model of a pipeline of
+    /// diffusers that has one.
     pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let mut parts = Self::of(path)?;
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let folder = absolute.parent().filter(|folder| folder.ends_with(TRANSFORMERS[0]));
+        let refiner = folder.map(|folder| folder.with_file_name(TRANSFORMERS[1]));
+        if let Some(refiner) = refiner.and_then(|folder| hub_file(&folder)) {
+            let files = Self::of(&refiner)?.files.into_iter();
+            parts.files.extend(files.map(|file| PartFile { prefix: REFINER, ..file }));
+        }
+        Ok(parts)
+    }
+
+    fn of(path: &Path) -> Result<Self, CheckpointError> {
         let label = path.display().to_string();
         let unreadable = |path: &Path, source| CheckpointError::Unreadable {
             path: path.display().to_string(),
@@ -69,17 +86,21 @@ impl Parts {
             |reason: String| CheckpointError::Malformed { label: label.clone(), reason };
         let document: Document = serde_json::from_str(&text)
             .map_err(|e| malformed(format!("it is not an index of a sharded checkpoint ({e})")))?;
-        let index = document.weight_map;
+        let mut wanted = BTreeMap::<_, BTreeSet<_>>::new();
+        for (tensor, part) in document.weight_map {
+            wanted.entry(part).or_default().insert(tensor);
+        }
         let mut files = Vec::new();
         // A part is named relative to its index; a name that leads elsewhere is not followed.
-        for name in index.values().cloned().collect::<BTreeSet<_>>() {
+        for (name, wanted) in wanted {
             if Path::new(&name).file_name().is_none_or(|n| n != name.as_str()) {
                 return Err(malformed(format!("its part {name:?} is not a plain file name")));
             }
             let path = path.with_file_name(&name);
-            files.push(PartFile { label: path.display().to_string(), bytes: map(&path)?, name });
+            let (label, bytes) = (path.display().to_string(), map(&path)?);
+            files.push(PartFile { label, bytes, name, wanted: Some(wanted), prefix: "" });
         }
-        Ok(Self { label, files, index: Some(index) })
+        Ok(Self { label, files })
     }
 }
 

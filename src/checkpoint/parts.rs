@@ -1,19 +1,14 @@
 //! The files of a checkpoint before they are combined.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::platform::Bytes;
 
-/// Maps each tensor name to the part that contains it.
-pub(super) type Index = BTreeMap<String, String>;
-
-/// One file, or the parts listed by an index.
+/// One file, or the parts listed by an index, and those of a refiner where it has files of its own.
 pub(super) struct Parts {
     /// File or model name of the whole, for people.
     pub(super) label: String,
     pub(super) files: Vec<PartFile>,
-    /// If present, only the tensors that it lists are part of the model.
-    pub(super) index: Option<Index>,
 }
 
 /// A safetensors file.
@@ -23,12 +18,17 @@ pub(super) struct PartFile {
     /// For people.
     pub(super) label: String,
     pub(super) bytes: Bytes,
+    /// The tensors that the index takes from it, if there is an index. Others are not part of the model.
+    pub(super) wanted: Option<BTreeSet<String>>,
+    /// What comes in front of the names of its tensors.
+    pub(super) prefix: &'static str,
 }
 
 impl Parts {
     /// A file without an index.
     pub(super) fn one(label: &str, bytes: Bytes) -> Self {
-        let part = PartFile { name: label.to_owned(), label: label.to_owned(), bytes };
-        Self { label: label.to_owned(), files: vec![part], index: None }
+        let (name, label) = (label.to_owned(), label.to_owned());
+        let part = PartFile { name, label: label.clone(), bytes, wanted: None, prefix: "" };
+        Self { label, files: vec![part] }
     }
 }

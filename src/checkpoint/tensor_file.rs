@@ -9,7 +9,7 @@ use safetensors::Dtype;
 
 use super::error::CheckpointError;
 use super::foreign::Names;
-use super::parts::{Index, PartFile, Parts};
+use super::parts::{PartFile, Parts};
 use super::rows::{StoredRows, StoredValues};
 use super::{dtype, header};
 use crate::model::{INT4_GROUP, Storage};
@@ -79,25 +79,31 @@ impl TensorFile {
         files: Parts,
         beside: Option<String>,
     ) -> Result<Self, CheckpointError> {
-        let Parts { label, files, index } = files;
+        let Parts { label, files } = files;
         let mut parts = Vec::new();
         let mut tensors = BTreeMap::new();
         let mut config_text: Option<String> = None;
-        for (part, PartFile { name, label, bytes }) in files.into_iter().enumerate() {
+        let mut problems = Vec::new();
+        for (part, file) in files.into_iter().enumerate() {
+            let PartFile { name, label, bytes, wanted, prefix } = file;
             let malformed =
                 |reason: String| CheckpointError::Malformed { label: label.clone(), reason };
             let (data, metadata) = header::read(&bytes).map_err(malformed)?;
-            if let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get(CONFIG_KEY)) {
+            let text = metadata.metadata().as_ref().and_then(|entries| entries.get(CONFIG_KEY));
+            // A refiner in a file of its own has a configuration of its own there; the model's includes it.
+            if let Some(text) = text.filter(|_| prefix.is_empty()) {
                 let known = config_text.get_or_insert_with(|| text.clone());
                 if known != text {
                     let reason = "its configuration differs from that of the other parts; download all parts of one model";
                     return Err(malformed(reason.into()));
                 }
             }
-            for (tensor, info) in metadata.tensors() {
+            let found = metadata.tensors();
+            let missing = wanted.iter().flatten().filter(|tensor| !found.contains_key(*tensor));
+            problems.extend(missing.map(|tensor| format!("{name} has no tensor {tensor}")));
+            for (tensor, info) in found {
                 // A part may still contain tensors that the index takes from another part.
-                let is_here = |index: &Index| index.get(&tensor).is_some_and(|of| *of == name);
-                if !index.as_ref().is_none_or(is_here) {
+                if wanted.as_ref().is_some_and(|wanted| !wanted.contains(&tensor)) {
                     continue;
                 }
                 let (begin, end) = info.data_offsets;
@@ -113,14 +119,10 @@ impl TensorFile {
                     is_int4: false,
                     shape: info.shape.clone(),
                 };
-                tensors.insert(tensor, location);
+                tensors.insert(format!("{prefix}{tensor}"), location);
             }
             parts.push(Part { label, bytes, data });
         }
-        let missing = |(tensor, part): (&String, &String)| {
-            (!tensors.contains_key(tensor)).then(|| format!("{part} has no tensor {tensor}"))
-        };
-        let problems: Vec<_> = index.iter().flatten().filter_map(missing).collect();
         if !problems.is_empty() {
             return Err(CheckpointError::Index { label, problems });
         }

@@ -421,16 +421,25 @@ impl Refiner {
     }
 }
 
-/// The document of a model's refiner as one of its own: that of the model, with the refiner's `params`.
-pub(crate) fn refiner_document(text: &str) -> Result<String, ConfigError> {
+/// The document of a model's refiner as one of its own: that of the model, with what the section `refiner` has instead, such
+/// as its `params`. Labels that the model draws well are its own.
+///
+/// # Errors
+/// When the text is no JSON, or there is no section with `params`.
+pub fn refiner_document(text: &str) -> Result<String, ConfigError> {
     let mut document: serde_json::Value = serde_json::from_str(text)?;
-    let entries = document.as_object_mut();
-    let params = entries.and_then(|entries| {
-        let params = entries.remove("refiner")?.get_mut("params")?.take();
-        entries.insert("params".into(), params)
-    });
-    if params.is_none() {
-        return Err(ConfigError::Invalid("a refiner needs params, as the model has them".into()));
+    let section = document.as_object_mut().and_then(|entries| entries.remove("refiner"));
+    let section = section.filter(|section| !section["params"].is_null());
+    let section = section.ok_or_else(|| {
+        ConfigError::Invalid("a refiner needs params, as the model has them".into())
+    })?;
+    for (key, value) in section.as_object().into_iter().flatten().filter(|(key, _)| *key != "from")
+    {
+        document[key] = value.clone();
+    }
+    let defaults = document.get_mut("defaults").and_then(serde_json::Value::as_object_mut);
+    if let Some(defaults) = defaults {
+        defaults.remove("showcase");
     }
     Ok(document.to_string())
 }

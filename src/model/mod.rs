@@ -24,7 +24,7 @@ pub use config::{
     Config, ContextTokens, FfnForm, Kind, MOST_EXPERTS, NormForm, Objective, Prediction, Refiner,
     Router, SamplingDefaults, Showcase,
 };
-pub(crate) use document::refiner_document;
+pub use document::refiner_document;
 pub use error::ConfigError;
 pub(crate) use ffn::Ffn;
 pub(crate) use labels::LabelRow;

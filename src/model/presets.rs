@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Config, ConfigError, Kind, MOST_EXPERTS, Objective};
 
@@ -41,6 +41,9 @@ pub enum PresetFamily {
     /// `ProMoE` (Wei et al. 2025, arXiv 2510.24711): a router by prototypes, GELU experts with one shared, and an expert for
     /// samples without a label.
     ProMoe,
+    /// JiT for 256 pixels (Li and He 2025, arXiv 2511.13720) in this program's layout, and JiTMoE, with the router of DSMoE:
+    /// RMS norms, 2-D RoPE and 32 tokens that carry the label in the later blocks.
+    Jit,
 }
 
 /// Names of the sizes.
@@ -68,7 +71,7 @@ fn dimensions(size: &str) -> [usize; 3] {
     "unknown preset {0:?}: names are like S-E16, L-E8, dense-XL, tc-B-E16 or ec-L-E8-ddpm, \
      with sizes S, B, L, XL, XXL, XXXL, S-128 (the official configuration) and 1 to 64 experts, \
      dit-moe-S-8E2A or -16E2A (S or B), dit-moe-XL-8E2A, dit-moe-G-16E2A, dsmoe-S-E16 or -E48 (S, B or L), dsmoe-3B-E16, \
-     promoe-S (S, B, L or XL), or promoe-ec-L"
+     promoe-S (S, B, L or XL), promoe-ec-L, jit-B (B, L or H), jitmoe-B-E16 or -E48, jitmoe-L-E16, or jitmoe-H-E16"
 )]
 pub struct UnknownPreset(String);
 
@@ -86,6 +89,9 @@ impl FromStr for Preset {
         }
         if let Some(rest) = name.strip_prefix("promoe-") {
             return Self::promoe(rest.strip_suffix("-flow").unwrap_or(rest)).ok_or_else(unknown);
+        }
+        if name.starts_with("jit") {
+            return Self::jit(name.strip_suffix("-flow").unwrap_or(&name)).ok_or_else(unknown);
         }
         let (name, objective) = match name.strip_suffix("-ddpm") {
             Some(rest) => (rest, Objective::Ddpm),
@@ -127,6 +133,8 @@ impl std::fmt::Display for Preset {
                 let kind = if self.kind == Kind::Ec { "-EC" } else { "" };
                 return write!(f, "ProMoE{kind}-{}-Flow", self.size);
             }
+            PresetFamily::Jit if self.experts == 0 => return write!(f, "JiT-{}-Flow", self.size),
+            PresetFamily::Jit => return write!(f, "JiTMoE-{}-E{}-Flow", self.size, self.experts),
         }
         let kind = match self.kind {
             Kind::Dense => "Dense",
@@ -201,6 +209,50 @@ impl Preset {
         Some(Self { kind, size, experts, family, objective, input_size: [32; 2], dimensions })
     }
 
+    /// One of the published models of JiT and JiTMoE with patches of 16, named like `jit-b` and `jitmoe-b-e16`.
+    fn jit(name: &str) -> Option<Self> {
+        let (size, experts, dimensions) = match name {
+            "jit-b" => ("B", 0, [12, 768, 12]),
+            "jit-l" => ("L", 0, [24, 1024, 16]),
+            "jit-h" => ("H", 0, [32, 1280, 16]),
+            "jitmoe-b-e16" => ("B", 16, [10, 768, 12]),
+            "jitmoe-b-e48" => ("B", 48, [12, 768, 12]),
+            "jitmoe-l-e16" => ("L", 16, [20, 1024, 16]),
+            "jitmoe-h-e16" => ("H", 16, [28, 1280, 16]),
+            _ => return None,
+        };
+        let kind = if experts == 0 { Kind::Dense } else { Kind::Tc };
+        let (family, objective, input_size) = (PresetFamily::Jit, Objective::Flow, [256; 2]);
+        Some(Self { kind, size, experts, family, objective, input_size, dimensions })
+    }
+
+    /// What JiT has beside a plain transformer.
+    fn add_jit(self, params: &mut Value) {
+        let d = self.dimensions[1];
+        // ⌊D · 4 · 2/3⌋, which `convert` fills up to a multiple of four.
+        let width = (d * 8 / 3).next_multiple_of(4);
+        let more = json!({
+            "in_channels": 3, "patch_size": 16, "mlp_ratio": width as f64 / d as f64, "use_swiglu": true, "swiglu_bias": true,
+            "norm_type": "rmsnorm", "rope_type": "2d", "pos_embed": true, "qk_norm": true, "qk_norm_eps": 1e-6,
+            "learn_sigma": false, "prediction": "data", "context_tokens": 32,
+            "context_start": match self.size { "B" => 4, "L" => 8, _ => 10 },
+        });
+        for (key, value) in more.as_object().into_iter().flatten() {
+            params[key] = value.clone();
+        }
+        if self.experts > 0 {
+            let (width, chosen) = match (self.size, self.experts) {
+                (_, 48) => (256, 5),
+                ("B", _) => (1536, 2),
+                _ => (2048, 2),
+            };
+            params["MoE_config"] = json!({
+                "router": "sigmoid", "num_experts": self.experts, "capacity": chosen, "moe_intermediate_size": width,
+                "routed_scaling_factor": 2.5, "interleave": true
+            });
+        }
+    }
+
     /// Hidden width of an expert of DSMoE, and how many a token takes with weights of which sum.
     fn choice_of_dsmoe(self) -> (usize, usize, f32) {
         let width = match (self.size, self.experts) {
@@ -225,7 +277,9 @@ impl Preset {
             "input_size": input_size, "num_classes": 1000, "patch_size": 2, "depth": depth,
             "hidden_size": hidden_size, "num_heads": num_heads, "mlp_ratio": 4, "use_swiglu": false
         });
-        if self.family == PresetFamily::DsMoe {
+        if self.family == PresetFamily::Jit {
+            self.add_jit(&mut params);
+        } else if self.family == PresetFamily::DsMoe {
             let (width, chosen, scale) = self.choice_of_dsmoe();
             params["mlp_act"] = json!("silu");
             params["rope_type"] = json!("2d");
@@ -264,6 +318,10 @@ impl Preset {
         });
         if self.family == PresetFamily::ProMoe {
             document["time_scale"] = json!(1000);
+        }
+        if self.family == PresetFamily::Jit {
+            document["space"] = json!("pixels");
+            document["defaults"] = json!({ "steps": 50, "guidance": 2.9, "solver": "heun" });
         }
         document.to_string()
     }

@@ -77,6 +77,25 @@ fn parameters_of_promoe_are_those_of_its_code() {
     }
 }
 
+/// From the shapes in the public code, block by block, in this program's layout: without weights of norms, with one matrix
+/// for patches; biases of the selection are no parameters. The authors of JiT state 131, 459 and 953 million for B, L and H.
+#[test]
+fn parameters_of_jit_are_those_of_its_code() {
+    for (name, all, activated) in [
+        ("jit-B", 131_694_336, 131_694_336),
+        ("jit-L", 459_794_240, 459_794_240),
+        ("jit-H", 953_586_432, 953_586_432),
+        ("jitmoe-B-E16", 388_016_128, 140_021_248),
+        ("jitmoe-B-E48", 277_359_360, 124_854_528),
+        ("jitmoe-L-E16", 1_370_802_800, 489_282_160),
+        ("jitmoe-H-E16", 2_525_013_024, 982_552_608),
+    ] {
+        let config = config(name);
+        let got = [config.parameters(), config.activated_parameters(config.capacity)];
+        assert_eq!(got, [all, activated], "{name}");
+    }
+}
+
 /// What a token really meets at C = 1, router and predictor included.
 #[test]
 fn activated_parameters_count_one_expert_and_the_whole_router() {
@@ -102,6 +121,8 @@ fn names_lead_to_presets_and_back() {
         ("dsmoe-3b-e16", "DSMoE-3B-E16-Flow"),
         ("promoe-xl", "ProMoE-XL-Flow"),
         ("promoe-ec-l", "ProMoE-EC-L-Flow"),
+        ("jit-h", "JiT-H-Flow"),
+        ("jitmoe-b-e48", "JiTMoE-B-E48-Flow"),
     ] {
         let preset: Preset = name.parse().unwrap();
         assert_eq!(preset.to_string(), full);
@@ -124,6 +145,9 @@ fn names_lead_to_presets_and_back() {
         "promoe-XXL",
         "promoe-ec-S",
         "promoe-S-ddpm",
+        "jit-S",
+        "jitmoe-L-E48",
+        "jit-B-ddpm",
     ] {
         let error = name.parse::<Preset>().unwrap_err().to_string();
         assert!(error.contains("names are like"), "{error}");

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use diffmoe::checkpoint::{CheckpointError, ModelOut, StoredRows};
-use diffmoe::model::{Config, Objective, Storage, TensorSpec};
+use diffmoe::model::{Config, Objective, REFINER, Storage, TensorSpec};
 use serde_json::{Value, json};
+
+use super::refined_source::Part;
 
 /// The class in `transformer_diffmoe.py`.
 const TRANSFORMER: &str = "DiffMoETransformer2DModel";
@@ -40,11 +42,6 @@ pub(super) fn write(
 ) -> Result<(), Box<dyn std::error::Error>> {
     let config = Config::from_json(model.config_text)
         .map_err(|_| "--layout diffusers is for models; image decoders have it already")?;
-    if config.refiner.is_some() {
-        return Err(
-            "--layout diffusers has no place for a refiner; choose a part with --only".into()
-        );
-    }
     let occupied = folder.read_dir().map_or(folder.exists(), |mut files| files.next().is_some());
     if occupied {
         return Err(format!("{} is not empty; choose another folder", folder.display()).into());
@@ -68,33 +65,60 @@ fn fill(
     config: &Config,
     read: &Reader<'_, '_>,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let mut document: Value = serde_json::from_str(model.config_text)?;
+    let document: Value = serde_json::from_str(model.config_text)?;
     let license = document["card"]["licence"].as_str().map(str::to_owned);
-    if let Some(entries) = document.as_object_mut() {
-        entries.insert("_class_name".into(), TRANSFORMER.into());
-        entries.insert("_diffusers_version".into(), DIFFUSERS.into());
-        entries.extend(integers(model.tensors).map(|of| (INTEGERS.into(), of)));
-    }
     let (scheduler_name, scheduler) = scheduler(config.objective);
-    let index = json!({
+    let mut index = json!({
         "_class_name": ["pipeline", "DiffMoEPipeline"], "_diffusers_version": DIFFUSERS,
         "transformer": ["transformer_diffmoe", TRANSFORMER],
         "scheduler": ["diffusers", scheduler_name],
     });
-    for part in ["transformer", "scheduler"] {
-        std::fs::create_dir_all(folder.join(part))?;
+    let (of_refiner, of_model): (Vec<_>, Vec<_>) =
+        model.tensors.iter().cloned().partition(|(spec, _)| spec.name.starts_with(REFINER));
+    let own = ModelOut { tensors: &of_model, ..model };
+    transformer(own, &folder.join("transformer"), read)?;
+    if config.refiner.is_some() {
+        index["transformer_2"] = index["transformer"].clone();
+        let named =
+            |name: &str, spec: &TensorSpec| TensorSpec { name: name.into(), ..spec.clone() };
+        let bare = |(spec, storage): (TensorSpec, Storage)| {
+            (named(spec.name.strip_prefix(REFINER).unwrap_or(&spec.name), &spec), storage)
+        };
+        let tensors: Vec<_> = of_refiner.into_iter().map(bare).collect();
+        let text = Part::Refiner.document(model.config_text)?;
+        let refiner = ModelOut { config_text: &text, tensors: &tensors, ..model };
+        let read = |spec: &TensorSpec| read(&named(&format!("{REFINER}{}", spec.name), spec));
+        transformer(refiner, &folder.join("transformer_2"), &read)?;
     }
+    std::fs::create_dir_all(folder.join("scheduler"))?;
     let put = |name: &str, text: &str| std::fs::write(folder.join(name), text);
     put("model_index.json", &serde_json::to_string_pretty(&index)?)?;
     put("pipeline.py", PIPELINE_CODE)?;
     put("README.md", &card(config, license.as_deref()))?;
     put("scheduler/scheduler_config.json", &serde_json::to_string_pretty(&scheduler)?)?;
-    put("transformer/config.json", &serde_json::to_string_pretty(&document)?)?;
-    put("transformer/transformer_diffmoe.py", TRANSFORMER_CODE)?;
-    put("transformer/layers_diffmoe.py", LAYERS_CODE)?;
+    Ok(())
+}
+
+/// The folder of a transformer: its configuration, the code that reads it, and its weights.
+fn transformer(
+    model: ModelOut<'_>,
+    folder: &Path,
+    read: &Reader<'_, '_>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let mut document: Value = serde_json::from_str(model.config_text)?;
+    if let Some(entries) = document.as_object_mut() {
+        entries.insert("_class_name".into(), TRANSFORMER.into());
+        entries.insert("_diffusers_version".into(), DIFFUSERS.into());
+        entries.extend(integers(model.tensors).map(|of| (INTEGERS.into(), of)));
+    }
+    std::fs::create_dir_all(folder)?;
+    let put = |name: &str, text: &str| std::fs::write(folder.join(name), text);
+    put("config.json", &serde_json::to_string_pretty(&document)?)?;
+    put("transformer_diffmoe.py", TRANSFORMER_CODE)?;
+    put("layers_diffmoe.py", LAYERS_CODE)?;
     let bytes: u64 = model.tensors.iter().map(|(t, storage)| storage.bytes(t)).sum();
     let part_bytes = model.part_bytes.filter(|&most| bytes > most);
-    let weights = folder.join("transformer/diffusion_pytorch_model.safetensors");
+    let weights = folder.join("diffusion_pytorch_model.safetensors");
     ModelOut { part_bytes, is_module: true, ..model }.write(&weights, read)?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use diffmoe::checkpoint::{CheckpointError, Source, StoredRows};
-use diffmoe::model::{Config, REFINER, Storage, TensorSpec};
+use diffmoe::model::{Config, REFINER, Storage, TensorSpec, refiner_document};
 use serde_json::{Value, json};
 
 use super::training_run::find_checkpoint;
@@ -88,18 +88,13 @@ impl Part {
     pub(super) fn document(self, text: &str) -> Result<String, Box<dyn std::error::Error>> {
         let mut document: Value = serde_json::from_str(text)?;
         let section = document.as_object_mut().and_then(|entries| entries.remove("refiner"));
-        let section = section.ok_or("the model has no refiner; remove --only")?;
-        if self == Self::Refiner {
-            for (key, value) in section.as_object().into_iter().flatten() {
-                if key != "from" {
-                    document[key] = value.clone();
-                }
-            }
-            if let Some(defaults) = document["defaults"].as_object_mut() {
-                defaults.remove("showcase");
-            }
+        if section.is_none() {
+            return Err("the model has no refiner; remove --only".into());
         }
-        Ok(document.to_string())
+        match self {
+            Self::Model => Ok(document.to_string()),
+            Self::Refiner => Ok(refiner_document(text)?),
+        }
     }
 }
 

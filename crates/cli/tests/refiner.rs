@@ -117,7 +117,52 @@ fn what_does_not_go_together_is_refused() {
     refused(&[&both, "--refiner", &fine], "has a refiner already");
     refused(&[&coarse, "--refiner", &fine, "--refiner-from", "1"], "a time between 0 and 1");
     refused(&[&coarse, "--only", "refiner"], "has no refiner; remove --only");
-    let hub = path("hub").display().to_string();
-    let (code, _, stderr) = diffmoe(&["convert", &both, "--layout", "diffusers", "-o", &hub]);
-    assert!(code != 0 && stderr.contains("choose a part with --only"), "{stderr}");
+}
+
+/// In parts, in one file for each, and with integers.
+#[test]
+fn a_folder_of_diffusers_has_a_transformer_for_each() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| -> PathBuf { folder.path().join(name) };
+    let text = |name: &str| path(name).display().to_string();
+    let coarse = write(&path("coarse.safetensors"), &document(4, 5, ""), Storage::F32);
+    let head = r#","detail_head":{"channels":4}"#;
+    let fine = write(&path("fine.safetensors"), &document(2, 5, head), Storage::Int8);
+    let both = text("both.safetensors");
+    succeeds(&["convert", &coarse, "--refiner", &fine, "-o", &both]);
+    let [hub, again] = [text("hub"), text("again.safetensors")];
+    succeeds(&["convert", &both, "--layout", "diffusers", "-o", &hub]);
+    assert_same(&hub, &both);
+    let read = |name: &str| -> serde_json::Value {
+        let file = std::fs::File::open(path("hub").join(name)).expect("a file");
+        serde_json::from_reader(file).expect("JSON")
+    };
+    let index = read("model_index.json");
+    assert_eq!(index["transformer_2"], index["transformer"]);
+    let [model, refiner] =
+        ["transformer", "transformer_2"].map(|part| read(&format!("{part}/config.json")));
+    assert_eq!((&model["refiner"]["from"], &refiner["refiner"]), (&0.5.into(), &().into()));
+    assert_eq!(refiner["params"], model["refiner"]["params"]);
+    let integers = &refiner["integers"]["int8"];
+    assert!(
+        integers.as_array().is_some_and(|names| names.contains(&"blocks.0.attn.qkv.weight".into()))
+    );
+    assert!(model["integers"].is_null(), "those of the refiner are not its own");
+    succeeds(&["convert", &hub, "-o", &again]);
+    assert_same(&again, &both);
+    // What diffusers saves has no header entries of others.
+    for part in ["transformer", "transformer_2"] {
+        let weights = path("hub").join(part).join("diffusion_pytorch_model.safetensors");
+        let bytes = std::fs::read(&weights).expect("weights");
+        let views = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
+        let bare = safetensors::serialize(views.tensors(), None).expect("safetensors");
+        std::fs::write(&weights, bare).expect("weights");
+    }
+    let saved = text("saved.safetensors");
+    succeeds(&["convert", &hub, "-o", &saved]);
+    assert_same(&saved, &both);
+    // A model alone is one without a refiner.
+    std::fs::remove_dir_all(path("hub").join("transformer_2")).expect("gone");
+    let (code, _, stderr) = diffmoe(&["info", &hub]);
+    assert!(code != 0 && stderr.contains("refiner."), "{stderr}");
 }
