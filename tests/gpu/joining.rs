@@ -55,6 +55,7 @@ fn joined_branches_give_the_bits_of_two_passes() {
         ("dense_flow", 3, Pool, ""),
         ("tc_flow", 3, Pool, "0:2"),
         ("ec_flow", 3, Pool, "0:2"),
+        ("jit_moe", 3, Pool, "1:2"),
         ("promoe", 3, Pool, "1:2"),
         ("promoe_ec", 2, Pool, "1:2"),
         ("dit_moe_flow", 2, Pool, ""),

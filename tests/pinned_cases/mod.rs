@@ -243,6 +243,7 @@ pub(crate) const CASES: &[Case] = &[
     // Models of the parity cases.
     Case { name: "fixture_gelu", model: Model::Fixture("tests/fixtures/diffmoe_flow/model.safetensors"), solver: "heun", steps: 2, pool: true, guidance: 1.5, batch: 3, ..PLAIN },
     Case { name: "fixture_swiglu", model: Model::Fixture("tests/fixtures/diffmoe_swiglu_shared/model.safetensors"), steps: 2, batch: 3, ..PLAIN },
+    Case { name: "fixture_jit", model: Model::Fixture("tests/fixtures/jit_moe/model.safetensors"), solver: "heun", steps: 3, guidance: 1.5, batch: 3, ..PLAIN },
     // Prompts.
     Case { name: "wordpiece", model: Model::Fixture(WORDPIECE), prompts: PROMPTS, ..PLAIN },
     Case { name: "wordpiece_8_negative", model: Model::Fixture(WORDPIECE), prompts: PROMPTS, negative: "blob", guidance: 1.8, ..EIGHT },

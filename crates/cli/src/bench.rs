@@ -75,6 +75,9 @@ struct Report {
     batch: usize,
     tokens: usize,
     devices: Vec<Device>,
+    /// The same of the model's refiner, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refiner: Option<Box<Report>>,
 }
 
 #[derive(Serialize)]
@@ -114,13 +117,26 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         return Err("batch must be 1–256 and steps 1–10000".into());
     }
     let json = reserve(arguments)?;
+    let mut report = measure(&checkpoint, arguments)?;
+    let refiner = checkpoint.refiner()?;
+    let refiner = refiner.map(|refiner| measure(&refiner, arguments)).transpose()?;
+    report.refiner = refiner.map(Box::new);
+    report.print();
+    write(json, &report)
+}
+
+/// Times a model on the devices that were asked for, without its refiner.
+fn measure(
+    checkpoint: &Checkpoint,
+    arguments: &Arguments,
+) -> Result<Report, Box<dyn std::error::Error>> {
     let mut devices = Vec::new();
     if !matches!(arguments.backend, Backend::Gpu) {
-        devices.push(cpu(&checkpoint, arguments)?);
+        devices.push(cpu(checkpoint, arguments)?);
     }
     if !matches!(arguments.backend, Backend::Cpu) {
         match Gpu::headless() {
-            Ok(gpu) => devices.push(graphics(gpu, &checkpoint, arguments)?),
+            Ok(gpu) => devices.push(graphics(gpu, checkpoint, arguments)?),
             Err(error) if matches!(arguments.backend, Backend::Auto) => {
                 eprintln!("note: {error}: only the CPU was measured");
             }
@@ -128,15 +144,14 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         }
     }
     let config = checkpoint.config();
-    let report = Report {
+    Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
         model: config.name.clone(),
         batch: arguments.batch,
         tokens: config.tokens(),
         devices,
-    };
-    report.print();
-    write(json, &report)
+        refiner: None,
+    })
 }
 
 fn single_kernels(arguments: &Arguments) -> Outcome {
@@ -338,6 +353,10 @@ impl Report {
             if device.dispatches_per_step.is_some() && device.kernels.is_empty() {
                 println!("  the adapter has no timestamp queries, so kernels are not timed");
             }
+        }
+        if let Some(refiner) = &self.refiner {
+            print!("\nrefiner: ");
+            refiner.print();
         }
     }
 }

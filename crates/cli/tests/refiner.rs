@@ -57,6 +57,14 @@ fn two_models_become_one_file_and_two_again() {
         (&card["train_images"], &card["refiner"]["train_images"]),
         (&4000.into(), &2000.into())
     );
+    let report = text("bench.json");
+    let arguments = ["--steps", "1", "--backend", "cpu", "--json", &report];
+    let [stdout, _] = succeeds(&[&["bench", "--model", &both][..], &arguments].concat());
+    assert!(stdout.contains("refiner: ") && stdout.contains(" of 16 tokens"), "{stdout}");
+    let report: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(report).expect("a report")).expect("JSON");
+    assert_eq!((&report["tokens"], &report["refiner"]["tokens"]), (&4.into(), &16.into()));
+    assert!(report["refiner"]["devices"][0]["step_ms"]["median"].as_f64() > Some(0.0), "{report}");
     for (part, want) in [("model", &coarse), ("refiner", &fine)] {
         let out = text("part.safetensors");
         succeeds(&[
