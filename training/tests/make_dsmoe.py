@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from reference_dit import CLASSES, DIM, PATCH, SIDE, Block, Dit, Network, chosen, noise, observed, randomise, write
+from reference_dit import CLASSES, DIM, PATCH, SIDE, Block, Dit, Network, SigmoidExperts, noise, observed, randomise, write
 
 from diffmoe_train import flow
 
@@ -21,29 +21,8 @@ EXPERTS, CHOSEN, HIDDEN, RATIO, SCALE = 6, 2, 24, 2, 2.5
 STEPS, HEUN_STEPS, GUIDANCE, ROUTE_TIME, MARGIN, SEED = 4, 3, 1.5, 0.48, 1e-4, 11
 
 
-class Gate(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(EXPERTS, DIM))
-        self.register_buffer("e_score_correction_bias", torch.zeros(EXPERTS))
-
-
-class Experts(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.experts = nn.Module()
-        self.experts.blocks = nn.ModuleList(Network(HIDDEN) for _ in range(EXPERTS))
-        self.gate = Gate()
-        self.shared_experts = Network(HIDDEN)
-
-    def forward(self, x):
-        score = F.linear(x, self.gate.weight).sigmoid()
-        self.selected, self.margin = chosen(score + self.gate.e_score_correction_bias, CHOSEN)
-        self.moved = int((self.selected != chosen(score, CHOSEN)[0]).any(-1).sum())
-        weight = score * self.selected
-        weight = SCALE * weight / (weight.sum(-1, keepdim=True) + 1e-20)
-        routed = sum(weight[..., e : e + 1] * expert(x) for e, expert in enumerate(self.experts.blocks))
-        return routed + self.shared_experts(x)
+def routed():
+    return SigmoidExperts(lambda: Network(HIDDEN), EXPERTS, CHOSEN, SCALE)
 
 
 class Dense(nn.Module):
@@ -68,7 +47,7 @@ def rotated(x):
 
 def main(folder):
     torch.manual_seed(SEED)
-    model = Dit(lambda i: Block("mlp", Experts if i % 2 == 1 else Dense, rotated)).eval()
+    model = Dit(lambda i: Block("mlp", routed if i % 2 == 1 else Dense, rotated)).eval()
     randomise(model)
     experts = model.blocks[1].mlp
     nn.init.normal_(experts.gate.e_score_correction_bias, std=0.1)

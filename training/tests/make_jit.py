@@ -23,7 +23,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from reference_dit import CLASSES, DIM, HEADS, PATCH, SIDE, Dit, chosen, positions, randomise, write
+from reference_dit import CLASSES, DIM, HEADS, PATCH, SIDE, Dit, SigmoidExperts, positions, randomise, write
 
 from diffmoe_train import flow
 
@@ -57,28 +57,8 @@ class Network(nn.Module):
         return self.w3(F.silu(gate) * up)
 
 
-class Gate(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(EXPERTS, DIM))
-        self.register_buffer("e_score_correction_bias", torch.zeros(EXPERTS))
-
-
-class Experts(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.experts = nn.Module()
-        self.experts.blocks = nn.ModuleList(Network(HIDDEN) for _ in range(EXPERTS))
-        self.gate, self.shared_experts = Gate(), Network(HIDDEN)
-
-    def forward(self, x):
-        score = F.linear(x, self.gate.weight).sigmoid()
-        self.selected, self.margin = chosen(score + self.gate.e_score_correction_bias, CHOSEN)
-        self.moved = int((self.selected != chosen(score, CHOSEN)[0]).any(-1).sum())
-        weight = score * self.selected
-        weight = SCALE * weight / (weight.sum(-1, keepdim=True) + 1e-20)
-        routed = sum(weight[..., e : e + 1] * expert(x) for e, expert in enumerate(self.experts.blocks))
-        return routed + self.shared_experts(x)
+def routed():
+    return SigmoidExperts(lambda: Network(HIDDEN), EXPERTS, CHOSEN, SCALE)
 
 
 class Rotation(nn.Module):
@@ -145,7 +125,7 @@ class Jit(nn.Module):
         self.t_embedder.mlp = nn.Sequential(nn.Linear(256, DIM), nn.SiLU(), nn.Linear(DIM, DIM))
         self.y_embedder.embedding_table = nn.Embedding(CLASSES + 1, DIM)
         self.feat_rope, self.feat_rope_incontext = Rotation(0), Rotation(CONTEXT)
-        self.blocks = nn.ModuleList(Block(Experts() if i % 2 else Network(int(RATIO * DIM))) for i in range(DEPTH))
+        self.blocks = nn.ModuleList(Block(routed() if i % 2 else Network(int(RATIO * DIM))) for i in range(DEPTH))
         self.final_layer = nn.Module()
         self.final_layer.norm_final = RmsNorm(DIM)
         self.final_layer.linear = nn.Linear(DIM, PATCH * PATCH * CHANNELS)

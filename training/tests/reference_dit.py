@@ -42,6 +42,29 @@ def chosen(score, count):
     return torch.zeros_like(score).scatter(-1, ranked.indices[..., :count], 1.0), margin
 
 
+class SigmoidExperts(nn.Module):
+    """Experts with the router of DSMoE and one shared expert; ``network()`` makes one. A token takes the ``taken`` experts with
+    the largest score plus bias; the scores alone, divided by their sum, weigh them."""
+
+    def __init__(self, network, count, taken, scale):
+        super().__init__()
+        self.taken, self.scale = taken, scale
+        self.experts, self.gate = nn.Module(), nn.Module()
+        self.experts.blocks = nn.ModuleList(network() for _ in range(count))
+        self.gate.weight = nn.Parameter(torch.empty(count, DIM))
+        self.gate.register_buffer("e_score_correction_bias", torch.zeros(count))
+        self.shared_experts = network()
+
+    def forward(self, x):
+        score = F.linear(x, self.gate.weight).sigmoid()
+        self.selected, self.margin = chosen(score + self.gate.e_score_correction_bias, self.taken)
+        self.moved = int((self.selected != chosen(score, self.taken)[0]).any(-1).sum())
+        weight = score * self.selected
+        weight = self.scale * weight / (weight.sum(-1, keepdim=True) + 1e-20)
+        routed = sum(weight[..., e : e + 1] * expert(x) for e, expert in enumerate(self.experts.blocks))
+        return routed + self.shared_experts(x)
+
+
 class Attention(nn.Module):
     """``turn`` is applied to queries and keys, ``[B, H, T, d]``."""
 
