@@ -108,6 +108,8 @@ mod tests {
             "diffmoe_ddpm",
             "diffmoe_swiglu_shared",
             "detail_head",
+            "dsmoe",
+            "jit_moe",
             "t2i_tiny",
         ];
         for profile in [Profile::Gpu, Profile::Software] {

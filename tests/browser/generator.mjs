@@ -1,8 +1,12 @@
 // The API without a user interface, as another page would use it.
 
 import assert from "node:assert/strict";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { test } from "node:test";
-import { distance, native, site, withPage } from "./lab.mjs";
+import { ROOT, distance, native, site, tool, withPage } from "./lab.mjs";
+import { send } from "./server.mjs";
 
 const OPTIONS = { labels: { subject: 3, style: 2 }, seed: 7, steps: 3, guidance: 2, scheduler: "euler" };
 const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, guidance: 2, scheduler: "euler", model: "emoji" };
@@ -164,6 +168,30 @@ test("WebGPU draws what the command line draws, and goes on when the device is l
     assert.equal(again.devices, 2, "a second device was made");
     assert.deepEqual(again.rgba, made.rgba, "the image is the same");
   });
+});
+
+test("a JiT with experts draws what the command line draws, on the processor and with both kinds of kernels", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "diffmoe-"));
+  try {
+    const file = join(folder, "jit.safetensors");
+    await tool("convert", join(ROOT, "tests/fixtures/jit_moe/published.safetensors"), "--out", file);
+    const bytes = await readFile(file);
+    site.special.set("/jit.safetensors", (request, response) => send(request, response, bytes));
+    const run = { seed: 7, steps: 3, guidance: 2, scheduler: "euler" };
+    for (const [backend, asRealGpu, most] of [["cpu", false, 0], ["gpu", false, 2], ["gpu", true, 2]]) {
+      await withGenerator({ asRealGpu }, { model: "/jit.safetensors", backend }, async (page) => {
+        const made = await sample(page, { ...run, labels: { class: 3 } });
+        const far = distance(made.rgba, await native(page, { ...run, class: 3, model: file }));
+        assert.ok(far <= most, `${backend}, ${asRealGpu}: ${far}`);
+        // Of sixteen patches, without the class tokens, each takes two experts.
+        const masks = made.trace.forwards.flatMap(({ layers }) => layers.map(({ masks }) => masks));
+        assert.ok(masks.length > 0 && masks.every((of) => of.length === 16), "tokens of patches");
+        assert.equal(made.capacity, 2);
+      });
+    }
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });
 
 for (const asRealGpu of [false, true]) {

@@ -11,6 +11,7 @@ use super::latents::Latents;
 use super::prompts::{Encoded, PromptView, encode};
 use super::weights::{self, Weights};
 use crate::checkpoint::Checkpoint;
+use crate::engine::contract::of_patches;
 use crate::engine::cpu_math::CpuMath;
 use crate::engine::linear::{Hold, keeps_format};
 use crate::engine::{
@@ -210,14 +211,15 @@ impl CpuEngine {
         }
     }
 
-    /// The residual stream after all blocks of the conditional pass, `[B, T, D]`, at one time for all samples.
+    /// The residual stream of patches after all blocks of the conditional pass, `[B, T, D]`, at one time for all samples.
     pub(in crate::engine) fn stream(&mut self, time: f32) -> Vec<f32> {
         let times = vec![time; self.activations.batch];
         for unit in 0..=2 * self.model.config.depth {
             self.forward_unit(unit, Latent::Sample, Latent::Output(0), &times, Branch::Conditional);
         }
         self.layers.clear();
-        self.activations.x.clone()
+        let config = &self.model.config;
+        of_patches(config, config.hidden_size, self.activations.x.clone())
     }
 
     /// Does the next unit of the current step: a unit of a pass, or one operation between latents.
