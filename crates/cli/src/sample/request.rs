@@ -41,7 +41,7 @@ const BATCH: usize = 16;
 /// Most images in one call: a grid of them is still an image that programs can open.
 const MOST_IN_A_GRID: usize = 10_000;
 /// Most images in a set.
-const MOST_IN_A_SET: usize = 10_000_000;
+const MOST_IN_A_SET: usize = 1_000_000;
 
 impl Request {
     /// Reads and checks all that can be checked without a device.
