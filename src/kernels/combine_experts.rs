@@ -295,8 +295,14 @@ mod tests {
                 // Exactly what the kernel for layer norms makes of the same rows.
                 let alone = poisoned(&[s, d]);
                 let x = x.part(&[s, d]);
-                let call =
-                    Modulate { x: &x, norm: form, modulation: &modulation, shift, scale, y: &alone };
+                let call = Modulate {
+                    x: &x,
+                    norm: form,
+                    modulation: &modulation,
+                    shift,
+                    scale,
+                    y: &alone,
+                };
                 run_variant(&call, profile);
                 assert_eq!(read(&h), read(&alone));
             } else {

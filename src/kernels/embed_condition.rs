@@ -35,7 +35,8 @@ pub struct Params {
 }
 
 impl Kernel for EmbedCondition<'_> {
-    const SHADER: Shader = shader!("embed_condition", shared: ["labels", "activation"], sizes: [LANES]);
+    const SHADER: Shader =
+        shader!("embed_condition", shared: ["labels", "activation"], sizes: [LANES]);
     type Params = Params;
 
     fn params(&self) -> Params {

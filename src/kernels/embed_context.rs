@@ -75,7 +75,9 @@ mod tests {
 
     #[test]
     fn writes_behind_the_patches_of_each_sample_and_nowhere_else() {
-        for (batch, tokens, context, tables, d) in [(1, 1, 1, 1, 4), (3, 5, 2, 2, 20), (2, 9, 32, 1, 68)] {
+        for (batch, tokens, context, tables, d) in
+            [(1, 1, 1, 1, 4), (3, 5, 2, 2, 20), (2, 9, 32, 1, 68)]
+        {
             let all = 7;
             let labels = spiky(all * d, 1, 1.0);
             let rows: Vec<u32> = (0..2 * tables * batch).map(|i| (i * 5 % all) as u32).collect();

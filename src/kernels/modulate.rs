@@ -116,7 +116,9 @@ mod tests {
             let x_tensor = tensor(&[samples * tokens, d], &x);
             let m_tensor = tensor(&[samples, columns], &modulation);
             let shape = [samples, tokens, d, shift, scale];
-            for (norm, profile) in PROFILES.into_iter().flat_map(|profile| FORMS.map(|norm| (norm, profile))) {
+            for (norm, profile) in
+                PROFILES.into_iter().flat_map(|profile| FORMS.map(|norm| (norm, profile)))
+            {
                 let want = reference(&x, &modulation, shape, norm);
                 let y = poisoned(&[samples * tokens, d]);
                 let (x, modulation) = (&x_tensor, &m_tensor);

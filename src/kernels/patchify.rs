@@ -119,8 +119,16 @@ mod tests {
             let y = poisoned(&[batch * rows, columns]);
             let latents_tensor = tensor(&[latents.len()], &latents);
             let latents_in = &latents_tensor;
-            let call =
-                Patchify { latents: latents_in, first, samples, channels, size, patch, rows, y: &y };
+            let call = Patchify {
+                latents: latents_in,
+                first,
+                samples,
+                channels,
+                size,
+                patch,
+                rows,
+                y: &y,
+            };
             run(&call);
             // Copies: exact.
             let x = latents[first..first + len].repeat(copies);

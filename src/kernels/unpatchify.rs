@@ -101,12 +101,9 @@ mod tests {
 
     #[test]
     fn copies_every_number_to_its_pixel_and_touches_nothing_else() {
-        for (batch, channels, size, patch, more) in [
-            (1, 1, [1, 1], 1, 0),
-            (3, 8, [6, 6], 2, 0),
-            (2, 3, [3, 9], 3, 4),
-            (2, 1, [8, 2], 2, 1),
-        ] {
+        for (batch, channels, size, patch, more) in
+            [(1, 1, [1, 1], 1, 0), (3, 8, [6, 6], 2, 0), (2, 3, [3, 9], 3, 4), (2, 1, [8, 2], 2, 1)]
+        {
             let (first, len) = (5, batch * channels * size[0] * size[1]);
             let rows = size[0] / patch * (size[1] / patch) + more;
             let columns = patch * patch * channels;
