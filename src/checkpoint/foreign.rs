@@ -13,6 +13,7 @@ const PARTS: [(&str, &str); 5] = [
     ("mlp.shared_expert.", "mlp.shared_experts."),
 ];
 
+/// What all names begin with where the code of JiT has saved its denoiser, which holds the model.
 const NET: &str = "net.";
 
 /// Layers of networks with two layers in `ProMoE`, and their official names.
@@ -27,7 +28,7 @@ pub(super) fn is_jit<'a>(names: impl IntoIterator<Item = &'a str>) -> bool {
 /// The names of a file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Names {
-    /// Whether all begin with `net.`, the attribute that holds the model in the code of JiT.
+    /// Whether all begin with [`NET`].
     is_net: bool,
     /// Whether `up_proj` and `down_proj` are the layers of a network without a `gate_proj`.
     is_promoe: bool,

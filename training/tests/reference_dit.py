@@ -188,7 +188,7 @@ def observed(model, x, t, y):
 
 
 def write(folder, state, io, routes, case):
-    """Writes a case: its settings are completed by the sizes above. ``state`` has the model's tensors."""
+    """Writes a recorded case; the sizes above are added to its settings. ``state`` is the model's state_dict."""
     os.makedirs(folder, exist_ok=True)
     for name, tensors in (("io", io), ("routes", routes), ("model", state)):
         save_file({k: v.contiguous() for k, v in tensors.items()}, os.path.join(folder, f"{name}.safetensors"))

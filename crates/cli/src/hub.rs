@@ -3,10 +3,8 @@
 use std::path::Path;
 
 use diffmoe::checkpoint::{CheckpointError, ModelOut, StoredRows};
-use diffmoe::model::{Config, Objective, REFINER, Storage, TensorSpec};
+use diffmoe::model::{Config, Objective, REFINER, Storage, TensorSpec, refiner_document};
 use serde_json::{Value, json};
-
-use super::refined_source::Part;
 
 /// The class in `transformer_diffmoe.py`.
 const TRANSFORMER: &str = "DiffMoETransformer2DModel";
@@ -85,7 +83,7 @@ fn fill(
             (named(spec.name.strip_prefix(REFINER).unwrap_or(&spec.name), &spec), storage)
         };
         let tensors: Vec<_> = of_refiner.into_iter().map(bare).collect();
-        let text = Part::Refiner.document(model.config_text)?;
+        let text = refiner_document(model.config_text)?;
         let refiner = ModelOut { config_text: &text, tensors: &tensors, ..model };
         let read = |spec: &TensorSpec| read(&named(&format!("{REFINER}{}", spec.name), spec));
         transformer(refiner, &folder.join("transformer_2"), &read)?;

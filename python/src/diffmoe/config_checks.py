@@ -1,13 +1,6 @@
 """Checks of a model configuration: what is supported, and what fits together."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from .errors import ModelError
-
-if TYPE_CHECKING:
-    from .config import Config
 
 KINDS = ("dense", "tc", "ec", "diffmoe")
 #: The most experts of a layer: bits of a routing mask.
@@ -15,7 +8,7 @@ MOST_EXPERTS = 64
 
 
 def check_params(params: dict) -> None:
-    """Checks ``params`` for forms that no :class:`Config` describes."""
+    """Checks ``params`` for forms that no configuration describes."""
     if params.get("use_sinks") or params.get("enable_gqa"):
         raise ModelError("attention sinks (use_sinks) and grouped queries (enable_gqa) are not supported")
     forms = (("rope_type", ("none", "2d")), ("norm_type", ("layernorm", "rmsnorm")), ("mlp_act", ("gelu", "silu")))
@@ -28,8 +21,8 @@ def check_params(params: dict) -> None:
             raise ModelError(f"{key} must be a whole number of at least 0, got {value!r}")
 
 
-def check(config: Config) -> None:
-    """Whether the values of a configuration are supported and fit together."""
+def check(config) -> None:
+    """Whether the values of a :class:`diffmoe.config.Config` are supported and fit together."""
 
     def wrong(text):
         raise ModelError(f"invalid model configuration: {text}")
@@ -79,7 +72,7 @@ def check(config: Config) -> None:
         wrong(f"time_scale must be above 0, got {config.time_scale}")
 
 
-def check_refiner(config: Config) -> None:
+def check_refiner(config) -> None:
     """Whether the refiner continues what the model has begun."""
 
     def wrong(text):

@@ -170,7 +170,7 @@ class TensorFile:
 
 
 def _parts(path: Path) -> list[Path]:
-    """The files of a model: itself, or those that an index names."""
+    """The files of a model: the file itself, or the parts that an index lists."""
     if path.suffix != ".json":
         return [path]
     try:

@@ -49,7 +49,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def ffn(weights: dict, name: str, x: np.ndarray, act: str = "gelu") -> np.ndarray:
-    """Feed-forward network: GELU or SiLU with biases, or SwiGLU with or without."""
+    """Feed-forward network: GELU or SiLU, which have biases, or SwiGLU, which may have them."""
     if f"{name}.gate_proj.weight" in weights:
         gate = silu(linear(weights, f"{name}.gate_proj", x))
         return linear(weights, f"{name}.down_proj", gate * linear(weights, f"{name}.up_proj", x))

@@ -120,7 +120,7 @@ class _Writer:
         return self.images(g.linear("final_layer.linear", self.modulated(h, shift, scale)))
 
     def context(self, labels: list[str]) -> str:
-        """Tokens of the context ``[B, n, D]``: the sum of the label embeddings, and a position each."""
+        """Context tokens ``[B, n, D]``: each is the sum of the label embeddings plus a position embedding of its own."""
         g = self.g
         total = labels[0]
         for label in labels[1:]:
