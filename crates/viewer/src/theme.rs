@@ -92,10 +92,12 @@ pub(super) fn install(ctx: &Context) {
     ctx.set_style_of(Theme::Light, style(LIGHT, Visuals::light()));
 }
 
-/// One font for all text. egui's second font, for code, would be a fifteenth of the page.
+/// One font for all text: egui's own, reduced to the letters and signs of `fonts/make.py`. Whole, with its hints and with
+/// egui's second font, for code, it would be a tenth of the page.
 fn fonts() -> FontDefinitions {
-    let name = "Ubuntu-Light";
-    let font = FontData::from_static(epaint_default_fonts::UBUNTU_LIGHT);
+    let name = "Ubuntu-Light-derivative-diffmoe";
+    let font =
+        FontData::from_static(include_bytes!("../fonts/Ubuntu-Light-derivative-diffmoe.ttf"));
     FontDefinitions {
         font_data: [(name.to_owned(), Arc::new(font))].into(),
         families: [FontFamily::Proportional, FontFamily::Monospace]
@@ -188,6 +190,9 @@ fn visuals(look: Look, base: Visuals) -> Visuals {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
     use super::*;
 
     fn contrast(a: Color32, b: Color32) -> f32 {
@@ -216,5 +221,38 @@ mod tests {
             }
             assert!(contrast(look.on_accent, look.accent) > 4.5);
         }
+    }
+
+    /// The sources of this package, whose strings the app shows.
+    fn sources(folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                sources(&path, found);
+            } else {
+                found.push(std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn the_font_has_every_character_that_the_app_writes() {
+        let ctx = Context::default();
+        install(&ctx);
+        ctx.run_ui(egui::RawInput::default(), |_| {}).textures_delta.clear();
+        let mut files = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+        let lines = files.iter().flat_map(|file| file.lines());
+        let written: BTreeSet<char> = lines
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .flat_map(str::chars)
+            .filter(|c| !c.is_ascii())
+            .collect();
+        assert!(written.contains(&'×'), "no text was found");
+        let font = FontId::proportional(14.0);
+        let missing: Vec<_> =
+            written.into_iter().filter(|&c| !ctx.fonts_mut(|f| f.has_glyph(&font, c))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(!ctx.fonts_mut(|f| f.has_glyph(&font, '\u{8c61}')), "every character passes");
     }
 }

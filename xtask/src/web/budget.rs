@@ -7,7 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 /// Most bytes of the WebAssembly as servers send it, packed.
-const WASM: u64 = 2_500_000;
+const WASM: u64 = 2_300_000;
 /// Most bytes in all until the first image.
 const FIRST_IMAGE: u64 = 20_000_000;
 /// The model that draws the first image.

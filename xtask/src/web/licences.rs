@@ -26,9 +26,20 @@ pub(super) fn collect() -> Result<String, String> {
     let mut texts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for package in metadata["packages"].as_array().unwrap_or(&none) {
         let text = |key: &str| package[key].as_str().unwrap_or_default();
-        if !used.contains(text("id")) || text("name").starts_with("diffmoe") {
+        if !used.contains(text("id")) {
             continue;
         }
+        let folder = Path::new(text("manifest_path")).parent().unwrap_or(Path::new("."));
+        let mut add = |folder: &Path, name: &str| {
+            for licence in licence_files(folder) {
+                texts.entry(licence).or_default().insert(name.to_owned());
+            }
+        };
+        add(&folder.join("fonts"), &format!("{}'s font", text("name")));
+        if text("name").starts_with("diffmoe") {
+            continue;
+        }
+        add(folder, text("name"));
         let _ = writeln!(
             list,
             "{} {}: {} {}",
@@ -37,10 +48,6 @@ pub(super) fn collect() -> Result<String, String> {
             text("license"),
             text("repository")
         );
-        let folder = Path::new(text("manifest_path")).parent().unwrap_or(Path::new("."));
-        for licence in licence_files(folder) {
-            texts.entry(licence).or_default().insert(text("name").to_owned());
-        }
     }
     for (licence, packages) in texts {
         let names = packages.into_iter().collect::<Vec<_>>().join(", ");
@@ -73,13 +80,10 @@ fn reachable(nodes: &Value) -> BTreeSet<String> {
     found
 }
 
-/// The texts of the licence files in a package, its fonts included.
+/// The texts of the licence files in a folder.
 fn licence_files(folder: &Path) -> Vec<String> {
-    let fonts = folder.join("fonts");
     let mut texts = Vec::new();
-    for entry in
-        [folder, &fonts].into_iter().filter_map(|f| std::fs::read_dir(f).ok()).flatten().flatten()
-    {
+    for entry in std::fs::read_dir(folder).ok().into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().to_lowercase();
         let is_text = !name.ends_with(".rs") && !name.ends_with(".ttf");
         if is_text
