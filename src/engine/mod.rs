@@ -21,6 +21,7 @@ pub use contract::{
 pub use cpu::{CpuEngine, CpuModel};
 pub use cpu_math::CpuMath;
 pub use footprint::Footprint;
+pub(crate) use gpu::block_products;
 pub use gpu::{Branches, GpuEngine, GpuModel, Precisions, WeightChoice};
 pub use refined::RefinedEngine;
 pub use run_prompts::RunPrompts;

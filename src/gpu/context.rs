@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::faults::Faults;
 use super::pipelines::{Pipelines, Rehearsal};
-use super::{GpuError, Profile, Tile};
+use super::{GpuError, Profile, Tile, Tiling};
 use crate::platform::{self, adapter_name, may_have_gpu};
 
 /// Choices that differ between the product, its tests and its benchmarks.
@@ -17,7 +17,7 @@ use crate::platform::{self, adapter_name, may_have_gpu};
 pub struct GpuOptions {
     /// Kernel family; by default `DIFFMOE_KERNELS=gpu|software`, else what suits the adapter.
     pub profile: Option<Profile>,
-    /// Tile of all products; by default `DIFFMOE_TILE=small|large`, else what suits the size of each.
+    /// Tile of all products; by default `DIFFMOE_TILE=small|large`, else what suits the size of each ([`Tiling`]).
     pub tile: Option<Tile>,
     /// Upper bound in bytes for one storage binding, below what the device offers: lets tests split small weights.
     pub binding_limit: Option<u64>,
@@ -53,8 +53,10 @@ pub struct Gpu {
     pub info: wgpu::AdapterInfo,
     /// Which family of kernels suits the adapter.
     pub profile: Profile,
-    /// Tile of all products; `None` where the size of each decides.
-    pub tile: Option<Tile>,
+    /// Which tile each product gets.
+    pub tiling: Tiling,
+    /// Whether the tiling was asked for, so that nobody has to look for a better one.
+    pub(crate) tiling_is_fixed: bool,
     /// Largest storage binding in bytes that weights and activations may use.
     pub binding_limit: u64,
     /// Whether new tensors are filled with NaN.
@@ -150,7 +152,8 @@ impl Gpu {
     pub(crate) fn with_profile(&self, profile: Profile) -> Self {
         Self {
             profile,
-            tile: self.tile,
+            tiling: self.tiling,
+            tiling_is_fixed: self.tiling_is_fixed,
             device: self.device.clone(),
             queue: self.queue.clone(),
             info: self.info.clone(),
@@ -167,6 +170,12 @@ impl Gpu {
             #[cfg(test)]
             tensors: AtomicU64::new(0),
         }
+    }
+
+    /// The same device with another choice of tiles.
+    #[must_use]
+    pub(crate) fn with_tiling(&self, tiling: Tiling) -> Self {
+        Self { tiling, ..self.with_profile(self.profile) }
     }
 
     /// What to ask of an adapter; also for a host that makes the device itself and hands it to [`Gpu::on`].
@@ -266,9 +275,11 @@ impl Gpu {
     ) -> Self {
         let (info, limits) = (device.adapter_info(), device.limits());
         let offered = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let tiling = options.tile.map(Tiling::Only).or_else(Tiling::wanted);
         Self {
             profile: options.profile.unwrap_or_else(|| Profile::suitable(&info)),
-            tile: options.tile.or_else(Tile::wanted),
+            tiling: tiling.unwrap_or_default(),
+            tiling_is_fixed: tiling.is_some(),
             binding_limit: options.binding_limit.map_or(offered, |limit| limit.min(offered)),
             poison: options.poison,
             pipelines: Arc::default(),

@@ -22,7 +22,7 @@ pub(crate) use context::{Sabotage, answer};
 pub use error::GpuError;
 pub use faults::Watch;
 pub use kernel::{Kernel, KernelSource, MAX_GROUPS, lanes, spread};
-pub use profile::{Profile, Tile};
+pub use profile::{Profile, Tile, Tiling};
 pub use readback::{Readback, read_now};
 pub(crate) use shader::compact;
 pub use shader::{Shader, Specialisation};

@@ -71,12 +71,50 @@ impl Tile {
             Self::Large => "tiles of 64×64",
         }
     }
+}
 
-    /// `DIFFMOE_TILE=small|large`; otherwise the size of a product decides.
+/// Which tile each product gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tiling {
+    /// All the same.
+    Only(Tile),
+    /// Large tiles where they are at least so many, else small ones.
+    LargeFrom(u32),
+}
+
+/// Below about this many workgroups, a GPU with some dozens of cores has nothing to switch to.
+impl Default for Tiling {
+    fn default() -> Self {
+        Self::LargeFrom(128)
+    }
+}
+
+impl Tiling {
+    /// The tile of a product that would be so many large tiles.
+    pub fn tile(self, large: u32) -> Tile {
+        match self {
+            Self::Only(tile) => tile,
+            Self::LargeFrom(enough) if large >= enough => Tile::Large,
+            Self::LargeFrom(_) => Tile::Small,
+        }
+    }
+
+    /// The choice in words.
+    pub fn describe(self) -> String {
+        match self {
+            Self::Only(tile) => tile.describe().to_owned(),
+            Self::LargeFrom(enough) => {
+                let [small, large] = Tile::ALL.map(Tile::describe);
+                format!("{large} in products of {enough} or more of them, else {small}")
+            }
+        }
+    }
+
+    /// `DIFFMOE_TILE=small|large`.
     pub(super) fn wanted() -> Option<Self> {
         match std::env::var("DIFFMOE_TILE").as_deref() {
-            Ok("small") => Some(Self::Small),
-            Ok("large") => Some(Self::Large),
+            Ok("small") => Some(Self::Only(Tile::Small)),
+            Ok("large") => Some(Self::Only(Tile::Large)),
             _ => None,
         }
     }

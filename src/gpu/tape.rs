@@ -4,11 +4,13 @@ use std::fmt::Display;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use web_time::Instant;
 
 use super::kernel::shader;
 use super::{Clock, Gpu, GpuError, Kernel, MAX_GROUPS, Profile, Tensor, read_now};
+use crate::platform;
 
 /// One recorded dispatch.
 #[derive(Clone)]
@@ -305,6 +307,25 @@ impl InFlight {
             *last = Some((Completion { number, ms, prompt }, now));
             unfinished.fetch_sub(1, Ordering::AcqRel);
         });
+    }
+
+    /// Waits until all submissions are finished; the time of the last one in milliseconds.
+    ///
+    /// # Errors
+    /// When the device fails, or does not answer within `patience`.
+    pub(crate) async fn finished(&self, gpu: &Gpu, patience: Duration) -> Result<f32, GpuError> {
+        let begin = Instant::now();
+        while self.count() > 0 {
+            gpu.poll();
+            if let Some(error) = gpu.failure() {
+                return Err(error);
+            }
+            if begin.elapsed() > patience {
+                return Err(GpuError::NoAnswer(gpu.info.name.clone(), patience.as_secs()));
+            }
+            platform::pause(Duration::from_micros(100)).await;
+        }
+        Ok(self.last().map_or(0.0, |completion| completion.ms))
     }
 
     /// The submission that finished last.

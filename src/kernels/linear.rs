@@ -5,7 +5,7 @@ use std::fmt::Display;
 use bytemuck::{Pod, Zeroable};
 
 use super::matrix::{Matrix, Part};
-use crate::gpu::{Gpu, Kernel, Profile, Shader, Tape, Tensor, Tile};
+use crate::gpu::{Gpu, Kernel, Profile, Shader, Tape, Tensor, Tile, Tiling};
 
 /// The nonlinearity between the sum and the epilogue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,8 +85,19 @@ impl<'a> Linear<'a> {
     /// # Panics
     /// When shapes do not fit: a bug.
     pub fn record<S: Clone + Display>(&self, gpu: &Gpu, tape: &mut Tape<S>, scope: S) {
+        self.record_tiled(gpu, tape, scope, gpu.tiling);
+    }
+
+    /// As [`Linear::record`], with another choice of tiles than the device's.
+    pub(super) fn record_tiled<S: Clone + Display>(
+        &self,
+        gpu: &Gpu,
+        tape: &mut Tape<S>,
+        scope: S,
+        tiling: Tiling,
+    ) {
         self.check();
-        for call in self.calls(gpu.tile) {
+        for call in self.calls(tiling) {
             tape.push(gpu, scope.clone(), &call);
         }
     }
@@ -102,12 +113,13 @@ impl<'a> Linear<'a> {
         }
     }
 
-    /// One call for each part, with a tile or with the one that suits its size.
-    pub(super) fn calls(&self, tile: Option<Tile>) -> impl Iterator<Item = Call<'_>> {
+    /// One call for each part, with the tile that suits its size.
+    pub(super) fn calls(&self, tiling: Tiling) -> impl Iterator<Item = Call<'_>> {
         self.weights.parts.iter().enumerate().map(move |(i, part)| {
             let up = &self.up.unwrap_or(self.weights).parts[i].weights;
             let call = Call { linear: self, part, up, tile: Tile::Large };
-            Call { tile: tile.unwrap_or_else(|| call.suitable_tile()), ..call }
+            let [x, y, _] = call.groups(Profile::Gpu);
+            Call { tile: tiling.tile(x * y), ..call }
         })
     }
 }
@@ -160,14 +172,6 @@ impl<'a> Call<'a> {
     /// Rows of the layer.
     pub(super) fn x(&self) -> &'a Tensor {
         self.linear.x
-    }
-
-    /// Large tiles read less, small ones keep more of a GPU busy.
-    fn suitable_tile(self) -> Tile {
-        // Below about this many workgroups, a GPU with some dozens of cores has nothing to switch to.
-        const ENOUGH_GROUPS: u32 = 128;
-        let [x, y, _] = Self { tile: Tile::Large, ..self }.groups(Profile::Gpu);
-        if x * y >= ENOUGH_GROUPS { Tile::Large } else { Tile::Small }
     }
 }
 

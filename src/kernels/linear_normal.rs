@@ -44,7 +44,7 @@ impl NormedLinear<'_> {
     pub fn record<S: Clone + Display>(&self, gpu: &Gpu, tape: &mut Tape<S>, scope: S) {
         assert_eq!(gpu.profile, Profile::Gpu, "software adapters normalise in a kernel of its own");
         self.linear.check();
-        for (i, call) in self.linear.calls(gpu.tile).enumerate() {
+        for (i, call) in self.linear.calls(gpu.tiling).enumerate() {
             tape.push(gpu, scope.clone(), &NormedCall::new(call, self.norm, i == 0));
         }
     }
@@ -112,8 +112,8 @@ mod tests {
     use super::super::{Epilogue, Matrix, Modulate, WeightPrecision};
     use super::*;
     use crate::checkpoint::StoredRows;
-    use crate::gpu::Tile;
     use crate::gpu::testing::{assert_close, gpu, poisoned, read, run_variant, spiky, tensor};
+    use crate::gpu::{Tile, Tiling};
 
     #[test]
     fn it_is_the_norm_and_the_layer_one_after_the_other() {
@@ -144,7 +144,7 @@ mod tests {
             run_variant(&modulate, Profile::Gpu);
             let want = tensor(&[rows, n], &before);
             let alone = Linear::new(&rows_alone, &weights, &want).ending(Epilogue::Add);
-            alone.calls(None).for_each(|call| run_variant(&call, Profile::Gpu));
+            alone.calls(Tiling::default()).for_each(|call| run_variant(&call, Profile::Gpu));
             let want = read(&want);
 
             let mut results = Vec::new();
@@ -153,7 +153,7 @@ mod tests {
                 let h = poisoned(&[rows, k]);
                 let norm = Norm { form, modulation: &modulation, shift, scale, h: &h, keeps };
                 let linear = Linear::new(&x, &weights, &y).ending(Epilogue::Add);
-                for call in linear.calls(Some(tile)) {
+                for call in linear.calls(Tiling::Only(tile)) {
                     run_variant(&NormedCall::new(call, norm, true), Profile::Gpu);
                 }
                 if keeps {

@@ -52,7 +52,7 @@ const VARIANTS: [(Profile, Tile); 3] =
 
 fn run_as((profile, tile): (Profile, Tile), linear: &Linear) {
     linear.check();
-    for call in linear.calls(Some(tile)) {
+    for call in linear.calls(Tiling::Only(tile)) {
         run_variant(&call, profile);
     }
 }

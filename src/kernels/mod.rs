@@ -94,6 +94,7 @@ pub mod experts;
 pub mod matrix;
 pub mod planes;
 pub mod probes;
+pub mod tiles;
 pub mod weights;
 
 pub use experts::{Assignments, ExpertBank, Experts, packed_rows};

@@ -1,13 +1,14 @@
-//! Whether a device computes what it should: checked at the first use of an adapter with its driver and these shaders,
-//! and remembered.
+//! Whether a device computes what it should, and with which tiles: found out at the first use of an adapter with its
+//! driver and these shaders, and remembered.
 
 use std::fmt::Write;
 use std::sync::LazyLock;
 
 use crate::engine::EngineError;
-use crate::gpu::{Gpu, GpuError, GpuOptions};
+use crate::gpu::{Gpu, GpuError, GpuOptions, Profile, Tiling};
 use crate::kernels::all_sources;
 use crate::kernels::probes::{self, Finding, Kernels};
+use crate::kernels::tiles::{self, Product};
 use crate::platform;
 
 /// Where devices and the results of earlier checks come from: the system, or a test.
@@ -87,6 +88,36 @@ pub(super) async fn part(
     }
 }
 
+/// The tiling with which a device computes products fastest, measured unless that was done before. Kernels without tiles
+/// and a tiling that the user chose stay as they are.
+///
+/// # Errors
+/// When the device is lost or does not answer.
+pub(super) async fn tiling(
+    around: &impl Surroundings,
+    gpu: &Gpu,
+    products: &[Product],
+) -> Result<Tiling, GpuError> {
+    if gpu.profile == Profile::Software || gpu.tiling_is_fixed || products.is_empty() {
+        return Ok(gpu.tiling);
+    }
+    let identity = identity(gpu, &format!("tiles of {products:?}"));
+    if let Some(enough) = recalled(around, &identity).and_then(|text| text.parse().ok()) {
+        return Ok(Tiling::LargeFrom(enough));
+    }
+    match gpu.error_scope(tiles::measure(gpu, products)).await.flatten() {
+        Ok(tiling) => {
+            if let Tiling::LargeFrom(enough) = tiling {
+                around.remember(&key(&identity), &format!("{identity}\n{enough}\n"));
+            }
+            Ok(tiling)
+        }
+        // There is no memory for the measurement. A run says so, if it needs as much.
+        Err(GpuError::Refused(_)) => Ok(gpu.tiling),
+        Err(error) => Err(error),
+    }
+}
+
 /// What is wrong in some findings.
 fn verdict(findings: &[Finding]) -> Verdict {
     let wrong = findings.iter().filter(|finding| !finding.passes());
@@ -108,12 +139,17 @@ fn conclude(around: &impl Surroundings, identity: &str, findings: &[Finding]) ->
 /// What stands for a device that passed.
 const GOOD: &str = "passed";
 
-/// The remembered result.
+/// The remembered verdict.
 fn known(around: &impl Surroundings, identity: &str) -> Option<Verdict> {
+    let verdict = recalled(around, identity)?;
+    Some((verdict != GOOD).then_some(verdict))
+}
+
+/// What was remembered of something.
+fn recalled(around: &impl Surroundings, identity: &str) -> Option<String> {
     let text = around.recall(&key(identity))?;
     let mut lines = text.lines();
-    let verdict = lines.next().filter(|line| *line == identity).and(lines.next())?;
-    Some((verdict != GOOD).then(|| verdict.to_owned()))
+    lines.next().filter(|line| *line == identity).and(lines.next()).map(str::to_owned)
 }
 
 fn key(identity: &str) -> String {

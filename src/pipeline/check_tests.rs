@@ -100,15 +100,46 @@ fn a_good_device_is_checked_once_and_not_talked_about() {
     let open = lab.open(Backend::Auto).unwrap();
     assert!(!open.is_cpu() && open.note().is_none() && !open.device_is_wrong());
     assert_eq!(open.gpu().unwrap().profile, Profile::Gpu);
-    assert_eq!(lab.kept(), 2, "the kernels, and a block");
+    assert_eq!(lab.kept(), 3, "the kernels, the tiles, and a block");
     lab.open(Backend::Gpu).unwrap();
-    assert_eq!(lab.kept(), 2, "nothing was checked again");
+    assert_eq!(lab.kept(), 3, "nothing was checked again");
     // What is kept for another device, or was cut off, does not count.
     for text in lab.notes.lock().unwrap().values_mut() {
         *text = text.replace("Vulkan", "Metal");
     }
     lab.open(Backend::Gpu).unwrap();
-    assert_eq!(lab.kept(), 4);
+    assert_eq!(lab.kept(), 6);
+}
+
+#[test]
+fn tiles_are_timed_once_and_change_no_bit() {
+    let _turn = turn();
+    let lab = Lab::default();
+    let images: Vec<_> = [1, 1000]
+        .map(|enough| {
+            lab.open(Backend::Gpu).unwrap();
+            let mut notes = lab.notes.lock().unwrap();
+            let note = notes.values_mut().find(|text| text.contains("; tiles of")).unwrap();
+            let line = note.lines().next().unwrap().to_owned();
+            *note = format!("{line}\n{enough}\n");
+            drop(notes);
+            let open = lab.open(Backend::Gpu).unwrap();
+            assert_eq!(open.gpu().unwrap().tiling, Tiling::LargeFrom(enough));
+            image(&open)
+        })
+        .into();
+    assert_eq!(lab.kept(), 3, "what is known is not timed again");
+    assert_eq!(images[0], images[1]);
+    for text in lab.notes.lock().unwrap().values_mut().filter(|text| text.contains("; tiles of")) {
+        *text = text.replace("1000", "many");
+    }
+    lab.open(Backend::Gpu).unwrap();
+    assert_eq!(lab.kept(), 4, "what cannot be read is timed again");
+    let mut fixed = pollster::block_on(lab.device()).unwrap();
+    fixed.tiling_is_fixed = true;
+    let lab = Lab { device: Some(fixed), ..Lab::default() };
+    lab.open(Backend::Gpu).unwrap();
+    assert_eq!(lab.kept(), 2, "a tiling that the user chose");
 }
 
 #[test]

@@ -79,6 +79,8 @@ impl LoadedDecoder {
         let load = Load {
             what: WHAT,
             kernels: &kernels,
+            // Convolutions have no choice of tiles.
+            products: &[],
             on_cpu: async || CpuDecoderModel::load_async(file).await,
             on_gpu: async |gpu: Arc<Gpu>| GpuDecoderModel::load_async(gpu, file, precision).await,
             check: None::<(String, Unchecked)>,

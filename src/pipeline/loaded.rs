@@ -10,7 +10,8 @@ use crate::checkpoint::Checkpoint;
 #[cfg(feature = "blocking")]
 use crate::engine::{CpuEngine, Inspect};
 use crate::engine::{
-    CpuMath, CpuModel, Engine, EngineError, GpuEngine, WeightChoice, Workers, check_block,
+    CpuMath, CpuModel, Engine, EngineError, GpuEngine, WeightChoice, Workers, block_products,
+    check_block,
 };
 use crate::gpu::Gpu;
 use crate::kernels::probes::Kernels;
@@ -123,7 +124,7 @@ impl Pipeline {
         let precisions = weights.resolve(checkpoint).list();
         let hash = fnv([checkpoint.config_text().as_bytes()]);
         let which = format!("block of {hash:016x} in {precisions:?}");
-        let mut kernels = Kernels::of(checkpoint.config(), precisions);
+        let mut kernels = Kernels::of(checkpoint.config(), precisions.clone());
         if let Some(refiner) = checkpoint.refiner().map_err(EngineError::from)? {
             let precisions = weights.resolve(&refiner).list();
             kernels = kernels.and(Kernels::of(refiner.config(), precisions));
@@ -131,6 +132,7 @@ impl Pipeline {
         let load = Load {
             what: WHAT,
             kernels: &kernels,
+            products: &block_products(checkpoint.config(), &precisions),
             on_cpu: async || {
                 OnCpu::on_cpu(Processor::load(checkpoint, workers).await?, checkpoint).await
             },

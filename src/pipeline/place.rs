@@ -6,6 +6,7 @@ use super::check::{self as checks, Surroundings};
 use crate::engine::EngineError;
 use crate::gpu::{Gpu, GpuError};
 use crate::kernels::probes::{Finding, Kernels};
+use crate::kernels::tiles::Product;
 use crate::model::choices;
 
 choices! {
@@ -61,6 +62,8 @@ pub(super) struct Load<'a, OnCpu, OnGpu, Check> {
     pub(super) what: &'static str,
     /// The kernels that it needs.
     pub(super) kernels: &'a Kernels,
+    /// The products that take most of its time, by which the device's tiles are chosen.
+    pub(super) products: &'a [Product],
     pub(super) on_cpu: OnCpu,
     pub(super) on_gpu: OnGpu,
     /// Compares a part of it with the processor; and what tells it from others.
@@ -142,6 +145,8 @@ where
             wrong.get_or_insert(reason);
             continue;
         }
+        let tiling = checks::tiling(around, &tried, load.products).await?;
+        let tried = Arc::new(tried.with_tiling(tiling));
         let loaded = load_on(tried.clone(), load.what, &load.on_gpu).await?;
         if let Some((which, check)) = &load.check {
             let check = async || check(loaded.clone()).await;

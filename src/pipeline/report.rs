@@ -9,7 +9,7 @@ use super::check::{Surroundings, System, shaders};
 use super::{Backend, Pipeline};
 use crate::checkpoint::Checkpoint;
 use crate::engine::{GpuModel, WeightChoice, check_block};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Profile};
 use crate::kernels::probes::{self, Finding, Kernels};
 use crate::{platform, simd};
 
@@ -69,6 +69,9 @@ pub(super) async fn examine_in(
         match opened {
             Ok(model) => {
                 report.line("computes on", &model.device());
+                if let Some(gpu) = model.gpu().filter(|gpu| gpu.profile == Profile::Gpu) {
+                    report.line("tiles", &gpu.tiling.describe());
+                }
                 if let Some(note) = model.note() {
                     report.line("because", note);
                 }

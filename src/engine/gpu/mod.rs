@@ -24,5 +24,6 @@ pub use precision::{Precisions, WeightChoice};
 
 pub(super) use activations::{bytes, latents, sizes};
 pub(super) use model::FIRST_BATCH;
+pub(crate) use model::block_products;
 pub(super) use prompts::sizes as prompt_sizes;
 pub(super) use weight_bytes::WeightBytes;

@@ -11,7 +11,9 @@ use crate::checkpoint::Checkpoint;
 use crate::engine::EngineError;
 use crate::engine::time_mlp::embed_time;
 use crate::gpu::{Gpu, Specialisation};
+use crate::kernels::WeightPrecision;
 use crate::kernels::attention::MAX_HEAD_DIM;
+use crate::kernels::tiles::Product;
 use crate::model::{Config, RoutingRule, TextConfig};
 use crate::platform;
 use crate::tokenizer::Tokenizer;
@@ -51,6 +53,15 @@ async fn pipelines(
             .rehearse();
     }
     Ok(stand_in.wanted())
+}
+
+/// Two products of every block, queries with keys and values, and the attention's output, as large as they are for
+/// both branches of the first batch.
+pub(crate) fn block_products(config: &Config, precisions: &[WeightPrecision]) -> Vec<Product> {
+    let (width, rows) = (config.hidden_size, 2 * FIRST_BATCH * config.stream_tokens());
+    let Some(&precision) = precisions.first() else { return Vec::new() };
+    let of = |outputs| Product { rows, inputs: width, outputs, precision };
+    vec![of(width), of(3 * width)]
 }
 
 impl GpuModel {

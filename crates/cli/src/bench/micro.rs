@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use diffmoe::checkpoint::StoredRows;
-use diffmoe::gpu::{Gpu, GpuError, GpuOptions, Profile, Tape, Tensor, Tile};
+use diffmoe::gpu::{Gpu, GpuError, GpuOptions, Profile, Tape, Tensor, Tile, Tiling};
 use diffmoe::kernels::{
     Attention, ExpertLinear, Form, Linear, Matrix, Softmax, Source, WeightPrecision, pack_rows,
 };
@@ -131,10 +131,10 @@ fn products(gpu: &Gpu, precision: WeightPrecision, rows: &mut Vec<Row>) -> Resul
 }
 
 fn tile(gpu: &Gpu) -> &'static str {
-    match (gpu.profile, gpu.tile) {
+    match (gpu.profile, gpu.tiling) {
         (Profile::Software, _) => "registers only",
-        (Profile::Gpu, Some(tile)) => tile.describe(),
-        (Profile::Gpu, None) => "tiles by size",
+        (Profile::Gpu, Tiling::Only(tile)) => tile.describe(),
+        (Profile::Gpu, Tiling::LargeFrom(_)) => "tiles by size",
     }
 }
 
