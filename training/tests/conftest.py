@@ -1,16 +1,13 @@
 import json
 import os
-import sys
 
+import checkout  # noqa: F401 - finds the package
 import numpy as np
 import pytest
 import torch
+from diffmoe.train import data
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-from diffmoe_train import data  # noqa: E402 - the path comes first
 
 
 @pytest.fixture

@@ -14,11 +14,10 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from diffmoe_train import ddpm, export, flow  # noqa: E402 - the path comes first
-from diffmoe_train.model import DiT  # noqa: E402
-from diffmoe_train.moe import to_official  # noqa: E402
+import checkout  # noqa: F401 - finds the package
+from diffmoe.train import ddpm, export, flow
+from diffmoe.train.model import DiT
+from diffmoe.train.moe import to_official
 
 CLASSES, GUIDANCE = 10, 1.5
 SHAPE = {"input_size": 8, "num_classes": CLASSES, "patch_size": 2, "depth": 2, "hidden_size": 24, "num_heads": 2,

@@ -12,13 +12,11 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-
-from diffmoe_train import export, flow  # noqa: E402 - the path comes first
-from diffmoe_train.model import DiT  # noqa: E402
-from diffmoe_train.moe import to_official  # noqa: E402
-from make_t2i import MARGIN, watch_margins  # noqa: E402
+import checkout  # noqa: F401 - finds the package
+from diffmoe.train import export, flow
+from diffmoe.train.model import DiT
+from diffmoe.train.moe import to_official
+from make_t2i import MARGIN, watch_margins
 
 STEPS, HEUN_STEPS, GUIDANCE, CLASSES, CHANNELS = 3, 2, 1.8, 3, 6
 INTERVAL = (0.3, 0.6)

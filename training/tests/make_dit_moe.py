@@ -14,7 +14,7 @@ import torch.nn as nn
 import reference_dit
 from reference_dit import CLASSES, Block, Dit, Network, chosen, noise, observed, positions, randomise, write
 
-from diffmoe_train import ddpm
+from diffmoe.train import ddpm
 
 EXPERTS, CHOSEN, SHARED, RATIO = 4, 2, 2, 4
 STEPS, GUIDANCE, ROUTE_TIME, MARGIN, SEED = 5, 1.5, 480.0, 1e-4, 6

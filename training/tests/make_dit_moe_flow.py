@@ -18,7 +18,7 @@ import reference_dit
 from make_dit_moe import CHOSEN, SHARED, Experts
 from reference_dit import CLASSES, HEADS, Block, Forward, Reversed, noise, observed, positions, randomise, write
 
-from diffmoe_train import flow
+from diffmoe.train import flow
 
 EXPERTS, RATIO, EPS, SMALL, DIM = 3, 1, 1e-6, 0.02, 8
 STEPS, HEUN_STEPS, GUIDANCE, ROUTE_TIME, MARGIN, SEED = 4, 3, 1.5, 0.48, 1e-4, 3

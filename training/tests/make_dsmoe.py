@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from reference_dit import CLASSES, DIM, PATCH, SIDE, Block, Dit, Network, SigmoidExperts, noise, observed, randomise, write
 
-from diffmoe_train import flow
+from diffmoe.train import flow
 
 EXPERTS, CHOSEN, HIDDEN, RATIO, SCALE = 6, 2, 24, 2, 2.5
 STEPS, HEUN_STEPS, GUIDANCE, ROUTE_TIME, MARGIN, SEED = 4, 3, 1.5, 0.48, 1e-4, 11

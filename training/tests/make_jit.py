@@ -25,12 +25,8 @@ from safetensors.torch import save_file
 
 from reference_dit import CLASSES, DIM, HEADS, PATCH, SIDE, Dit, SigmoidExperts, positions, randomise, write
 
-from diffmoe_train import flow
-
-HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, os.path.join(HERE, "..", "..", "python", "src"))
-
-from diffmoe import Pipeline  # noqa: E402 - the path comes first
+from diffmoe import Pipeline
+from diffmoe.train import flow
 
 CHANNELS, DEPTH, BOTTLENECK, CONTEXT, START, RATIO = 3, 4, 6, 3, 1, 2.5
 EXPERTS, CHOSEN, HIDDEN, SCALE, EPS = 6, 2, 24, 2.5, 1e-6

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 import reference_dit
 from reference_dit import CLASSES, Block, Forward, Reversed, chosen, noise, observed, positions, randomise, write
 
-from diffmoe_train import flow
+from diffmoe.train import flow
 
 PROTOTYPES, RATIO, SCALE = 3, 2, 1000.0
 STEPS, HEUN_STEPS, GUIDANCE, ROUTE_TIME, MARGIN = 4, 3, 1.5, 0.48, 1e-4

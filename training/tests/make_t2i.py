@@ -14,11 +14,10 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from diffmoe_train import export, exported, flow, prompts  # noqa: E402 - the path comes first
-from diffmoe_train.model import DiT  # noqa: E402
-from diffmoe_train.moe import to_official  # noqa: E402
+import checkout  # noqa: F401 - finds the package
+from diffmoe.train import export, exported, flow, prompts
+from diffmoe.train.model import DiT
+from diffmoe.train.moe import to_official
 
 PROMPTS = ["A Robot, fluent 3D", "", "piñata: a red robot on a xylophone, in flat style of the flat robot"]
 NEGATIVE = "blob"

@@ -11,9 +11,8 @@ import sys
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from diffmoe_train import prompts  # noqa: E402 - the path comes first
+import checkout  # noqa: F401 - finds the package
+from diffmoe.train import prompts
 
 CORPUS = ["a robot in fluent style", "the robot's picture of a red fox", "it's the style that we've drawn, isn't it?",
           "an emoji of the sun: noto style", "in the style of the blob, 2024", "piñata and crème brûlée", "  two  spaces",

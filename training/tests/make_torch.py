@@ -1,6 +1,6 @@
 """Writes the tiny PyTorch files of ../tests/fixtures/torch for the importer.
 
-    python -m tests.make_torch ../tests/fixtures/torch
+    python tests/make_torch.py ../tests/fixtures/torch
 """
 
 import argparse
@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from diffmoe_train.model import DiT
+import checkout  # noqa: F401 - finds the package
+from diffmoe.train.model import DiT
 
 YAML = """\
 basic:

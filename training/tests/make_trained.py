@@ -12,10 +12,9 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-from diffmoe_train import flow  # noqa: E402 - the path comes first
-from diffmoe_train.exported import load_exported  # noqa: E402
+import checkout  # noqa: F401 - finds the package
+from diffmoe.train import flow
+from diffmoe.train.exported import load_exported
 
 TIMES, STEPS, GUIDANCE = [0.15, 0.5, 0.85], 2, 2.0
 

@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+import checkout  # noqa: F401 - finds the package
 
 SIDE, CHANNELS, PATCH, DIM, HEADS, DEPTH, CLASSES = 8, 4, 2, 16, 2, 2, 10
 

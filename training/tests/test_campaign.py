@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
-from diffmoe_train import campaign
-from diffmoe_train.exported import load_exported
+from diffmoe.train import campaign
+from diffmoe.train.exported import load_exported
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -40,7 +40,7 @@ def listed(emoji_root):
 
 
 def start(root, out):
-    return subprocess.Popen([sys.executable, "-m", "diffmoe_train.campaign", str(root / "campaign.toml"), "--data-root", str(root),
+    return subprocess.Popen([sys.executable, "-m", "diffmoe.train.campaign", str(root / "campaign.toml"), "--data-root", str(root),
                              "--out", str(root / out)], cwd=HERE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
@@ -115,7 +115,7 @@ def test_the_shipped_list_is_well_formed():
 
 
 def test_the_best_average_is_kept(emoji_root, monkeypatch):
-    from diffmoe_train import heldout
+    from diffmoe.train import heldout
     from helpers import run_tiny
 
     errors = iter([0.3, 0.1, 0.2])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffmoe_train import compare
-from diffmoe_train.evaluate import __main__ as command
-from diffmoe_train.evaluate import eurosat, miniature
+from diffmoe.train import compare
+from diffmoe.train.evaluate import __main__ as command
+from diffmoe.train.evaluate import eurosat, miniature
 
 CONFIG = """
 name = "squares"

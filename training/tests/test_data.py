@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from diffmoe_train import config as configs
-from diffmoe_train import data, export, exported, schedule, train
-from diffmoe_train.ema import Ema
+from diffmoe.train import config as configs
+from diffmoe.train import data, export, exported, loop, schedule
+from diffmoe.train.ema import Ema
 
 SMALL = """
 name = "small"
@@ -40,7 +40,7 @@ image_size = 8
 def run(root, **more):
     text = SMALL.format(**{"channels": 3, "model": "", "train": "", "solver": "euler", "kind": "folder", **more})
     (root / "small.toml").write_text(text)
-    train.main([str(root / "small.toml"), "--data-root", str(root), "--out", str(root / "runs")])
+    loop.main([str(root / "small.toml"), "--data-root", str(root), "--out", str(root / "runs")])
     return root / "runs/small/last.pt"
 
 
@@ -162,5 +162,5 @@ def test_average_without_warm_up():
 def test_the_published_configuration_has_the_published_size():
     c = configs.load(os.path.join(os.path.dirname(__file__), "../configs/paper_s_e16.toml"))
     with torch.device("meta"):
-        model = train.build(c.model, [data.Labels("class", "y_embedder", ["x"] * 1000)])
+        model = loop.build(c.model, [data.Labels("class", "y_embedder", ["x"] * 1000)])
     assert sum(p.numel() for p in model.parameters()) == 140_191_616

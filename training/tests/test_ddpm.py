@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_golden import FIXTURES, close, fixture_model, tiny, wave
 
-from diffmoe_train import ddpm
+from diffmoe.train import ddpm
 
 
 def test_tables():

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from diffmoe_train import config as configs
-from diffmoe_train import data, export, exported, flow, train
-from diffmoe_train.detail import DetailHead
-from diffmoe_train.model import DiT
-from diffmoe_train.start import initialise
+from diffmoe.train import config as configs
+from diffmoe.train import data, export, exported, flow, loop
+from diffmoe.train.detail import DetailHead
+from diffmoe.train.model import DiT
+from diffmoe.train.start import initialise
 from helpers import run_tiny
 
 FIXTURE = os.path.join(os.path.dirname(__file__), "../../tests/fixtures/detail_head")
@@ -67,7 +67,7 @@ def starts_as(root, file, settings):
     """A run with these settings that starts from a file computes what the file's model does."""
     c = configs.load(root / "run.toml", settings)
     dataset = data.load(c.data, str(root))
-    model = train.build(c.model, dataset.labels)
+    model = loop.build(c.model, dataset.labels)
     initialise(model, dataset, file)
     x, t, y = torch.randn(2, 3, 8, 8), torch.rand(2), [torch.tensor([0, 4]), torch.tensor([1, 8])]
     torch.testing.assert_close(model.eval()(x, t, y)[0], exported.load_exported(file)[0](x, t, y)[0], rtol=0, atol=1e-6)

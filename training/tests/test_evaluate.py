@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from diffmoe_train import config as configs
-from diffmoe_train import data, export, exported, train
-from diffmoe_train.evaluate import __main__ as command
-from diffmoe_train.evaluate import emoji, eurosat, generate, probe, public, render, retrieval, stats
+from diffmoe.train import config as configs
+from diffmoe.train import data, export, exported, loop
+from diffmoe.train.evaluate import __main__ as command
+from diffmoe.train.evaluate import emoji, eurosat, generate, probe, public, render, retrieval, stats
 
 from helpers import run_tiny
 
@@ -81,7 +81,7 @@ def weights(emoji_root):
     c = configs.load(emoji_root / "run.toml")
     dataset = data.load(c.data, str(emoji_root))
     torch.manual_seed(1)
-    model = train.build(c.model, dataset.labels).eval()
+    model = loop.build(c.model, dataset.labels).eval()
     for w in model.parameters():
         if w.requires_grad:
             torch.nn.init.normal_(w, std=0.1)
@@ -255,7 +255,7 @@ steps = 3
 """)
     monkeypatch.setattr(eurosat, "PROBE_STEPS", 60)
     monkeypatch.setattr(public, "PublicNet", lambda: lambda x: {"deep": x.flatten(1)[:, ::16], "low": x.mean((2, 3))})
-    train.main([str(tmp_path / "run.toml"), "--data-root", str(tmp_path), "--out", str(tmp_path / "runs")])
+    loop.main([str(tmp_path / "run.toml"), "--data-root", str(tmp_path), "--out", str(tmp_path / "runs")])
     weights, out, page = (str(tmp_path / n) for n in ("w.safetensors", "r.json", "r.md"))
     export.main([str(tmp_path / "runs/tiles/last.pt"), weights, "--data-root", str(tmp_path)])
     command.main(["eurosat", "--weights", weights, "--out", out, "--data-root", str(tmp_path), "--per-class", "4", "--loss-tiles", "30", "--public"])

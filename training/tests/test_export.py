@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from diffmoe_train import export, exported
-from diffmoe_train.model import DiT
-from diffmoe_train.moe import to_official
+from diffmoe.train import export, exported
+from diffmoe.train.model import DiT
+from diffmoe.train.moe import to_official
 
 INT8 = """
 blocks.0.adaLN_modulation.1.weight blocks.0.attn.proj.weight blocks.0.attn.qkv.weight

@@ -8,9 +8,9 @@ import os
 import pytest
 import torch
 
-from diffmoe_train import flow
-from diffmoe_train.model import DiT, TimeEmbedder, sincos_pos_embed
-from diffmoe_train.moe import from_official, to_official
+from diffmoe.train import flow
+from diffmoe.train.model import DiT, TimeEmbedder, sincos_pos_embed
+from diffmoe.train.moe import from_official, to_official
 
 
 def wave(shape, f, a, b):

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from diffmoe_train import export, heldout
-from diffmoe_train.data import Dataset, Labels
+from diffmoe.train import export, heldout
+from diffmoe.train.data import Dataset, Labels
 from helpers import run_tiny
 
 

@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
-from diffmoe_train.data import Dataset, Labels
-from diffmoe_train.evaluate import __main__ as command
-from diffmoe_train.evaluate import borders, distribution, emoji, judges, public, render, stats
+from diffmoe.train.data import Dataset, Labels
+from diffmoe.train.evaluate import __main__ as command
+from diffmoe.train.evaluate import borders, distribution, emoji, judges, public, render, stats
 from test_evaluate import weights  # noqa: F401 - a fixture
 
 

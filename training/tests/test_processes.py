@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from diffmoe_train import config as configs
-from diffmoe_train import train
+from diffmoe.train import config as configs
+from diffmoe.train import loop
 
 SETTINGS = ["train.steps=4", "train.batch=8", "train.device=cpu", "train.warmup=1", "train.log_every=2"]
 
@@ -16,7 +16,7 @@ SETTINGS = ["train.steps=4", "train.batch=8", "train.device=cpu", "train.warmup=
 def one_process(rank, port, root):
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    t = train.Trainer(configs.load(os.path.join(root, "run.toml"), SETTINGS), root, os.path.join(root, "two"), False)
+    t = loop.Trainer(configs.load(os.path.join(root, "run.toml"), SETTINGS), root, os.path.join(root, "two"), False)
     drawn = []
     real = t.batches.next
     t.batches.next = lambda device: drawn.append(real(device)) or drawn[-1]

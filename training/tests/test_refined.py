@@ -7,12 +7,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from diffmoe_train import config as configs
-from diffmoe_train import data, export, exported, flow, heldout, objective, sample, train
-from diffmoe_train.evaluate import __main__ as command
-from diffmoe_train.evaluate import emoji, generate, public
-from diffmoe_train.refined import Refined
-from diffmoe_train.start import initialise
+from diffmoe.train import config as configs
+from diffmoe.train import data, export, exported, flow, heldout, loop, objective, sample
+from diffmoe.train.evaluate import __main__ as command
+from diffmoe.train.evaluate import emoji, generate, public
+from diffmoe.train.refined import Refined
+from diffmoe.train.start import initialise
 from test_judges import fake_net
 
 STEPS, BASE_STEPS = 6, 3
@@ -24,7 +24,7 @@ def random_file(root, name, seed, *settings):
     c = configs.load(root / "run.toml", ["model.prediction=data", *settings])
     dataset = data.load(c.data, str(root))
     torch.manual_seed(seed)
-    model = train.build(c.model, dataset.labels).eval()
+    model = loop.build(c.model, dataset.labels).eval()
     for w in model.parameters():
         if w.requires_grad:
             torch.nn.init.normal_(w, std=0.1)
@@ -121,7 +121,7 @@ def test_a_run_does_not_start_from_two_models(files):
     c = configs.load(files[0] / "run.toml", ["model.prediction=data"])
     dataset = data.load(c.data, str(files[0]))
     with pytest.raises(ValueError, match="has a refiner"):
-        initialise(train.build(c.model, dataset.labels), dataset, files[3])
+        initialise(loop.build(c.model, dataset.labels), dataset, files[3])
 
 
 def test_models_that_do_not_fit_are_refused(files):

@@ -6,10 +6,10 @@ import datetime
 import pytest
 import torch
 
-from diffmoe_train import config as configs
-from diffmoe_train import data, export, schedule, train
-from diffmoe_train.exported import load_exported
-from diffmoe_train.start import initialise
+from diffmoe.train import config as configs
+from diffmoe.train import data, export, loop, schedule
+from diffmoe.train.exported import load_exported
+from diffmoe.train.start import initialise
 from helpers import run_tiny
 
 
@@ -26,7 +26,7 @@ def tiny_model(root, *overrides):
     c = configs.load(root / "run.toml", list(overrides))
     dataset = data.load(c.data, str(root))
     torch.manual_seed(5)
-    return train.build(c.model, dataset.labels), dataset
+    return loop.build(c.model, dataset.labels), dataset
 
 
 def test_a_run_started_from_a_file_computes_what_the_file_computes(exported):
@@ -137,7 +137,7 @@ def test_resuming_is_exact(emoji_root):
     class Stop(Exception):
         pass
 
-    real = train.Trainer.one_step
+    real = loop.Trainer.one_step
 
     def stop_at_13(self, lr):
         if self.step == 13:
@@ -145,7 +145,7 @@ def test_resuming_is_exact(emoji_root):
         real(self, lr)
 
     with pytest.MonkeyPatch.context() as m, pytest.raises(Stop):
-        m.setattr(train.Trainer, "one_step", stop_at_13)
+        m.setattr(loop.Trainer, "one_step", stop_at_13)
         run_tiny(emoji_root, *more)
     assert torch.load(ck, weights_only=False)["step"] == 13
     run_tiny(emoji_root, *more, "--resume")

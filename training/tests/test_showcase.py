@@ -5,10 +5,10 @@ import json
 import torch
 from safetensors import safe_open
 
-from diffmoe_train.data import Dataset, Labels
-from diffmoe_train.evaluate import __main__ as command
-from diffmoe_train.evaluate import emoji, showcase
-from diffmoe_train.exported import read_description
+from diffmoe.train.data import Dataset, Labels
+from diffmoe.train.evaluate import __main__ as command
+from diffmoe.train.evaluate import emoji, showcase
+from diffmoe.train.exported import read_description
 from test_evaluate import weights  # noqa: F401 - a fixture
 
 

@@ -10,9 +10,9 @@ from tokenizers import Tokenizer
 
 from helpers import run_tiny
 
-from diffmoe_train import config as configs
-from diffmoe_train import data, export, exported, flow, prompts, sample, start, text, train
-from diffmoe_train.model import DiT
+from diffmoe.train import config as configs
+from diffmoe.train import data, export, exported, flow, loop, prompts, sample, start, text
+from diffmoe.train.model import DiT
 
 TEXT = {"vocab_size": 40, "max_length": 7, "hidden_size": 12, "depth": 2, "num_heads": 3}
 
@@ -245,13 +245,13 @@ def test_a_run_takes_the_tokenizer_with_the_weights(emoji_root):
     first = torch.load(ck, weights_only=False)["tokenizer"]
     ids = lambda t: t.get_vocab()
     assert ids(exported.described_tokenizer(exported.read_description(path))) == ids(Tokenizer.from_str(first))
-    trainer = lambda *sets: train.Trainer(configs.load(emoji_root / "run.toml", sets), str(emoji_root),
+    trainer = lambda *sets: loop.Trainer(configs.load(emoji_root / "run.toml", sets), str(emoji_root),
                                           str(emoji_root / "again"), False)
     started = trainer(*TEXT_SECTION, f"train.init={path}", "train.teach_steps=0")
     assert ids(started.tokenizer) == ids(Tokenizer.from_str(first))
     same = exported.load_exported(path)[0].state_dict()
     assert all(torch.equal(w, same[k]) for k, w in started.model.state_dict().items())
-    resumed = train.Trainer(configs.load(emoji_root / "run.toml", TEXT_SECTION), str(emoji_root),
+    resumed = loop.Trainer(configs.load(emoji_root / "run.toml", TEXT_SECTION), str(emoji_root),
                             str(emoji_root / "runs/tiny"), True)
     assert resumed.tokenizer.to_str() == first
     with pytest.raises(ValueError, match="text-conditioned"):
@@ -263,7 +263,7 @@ def test_more_sentences_are_learned_from_the_plainest(emoji_root):
     path = str(emoji_root / "m.safetensors")
     export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root), "--no-recalibrate"])
     source, _ = exported.load_exported(path)
-    t = train.Trainer(configs.load(emoji_root / "run.toml", [*TEXT_SECTION, f"train.init={path}", "train.teach_steps=200"]),
+    t = loop.Trainer(configs.load(emoji_root / "run.toml", [*TEXT_SECTION, f"train.init={path}", "train.teach_steps=200"]),
                       str(emoji_root), str(emoji_root / "more"), False)
     p, g = t.dataset.prompter, torch.Generator().manual_seed(7)
     answers, variance = start.answers_of_prompts(source, t.dataset)
@@ -296,7 +296,7 @@ def test_prompts_start_from_labels(emoji_root):
     path = str(emoji_root / "labels.safetensors")
     export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root)])
     labelled, meta = exported.load_exported(path)
-    begin = lambda *sets: train.Trainer(configs.load(emoji_root / "run.toml", [*TEXT_SECTION, f"train.init={path}", *sets]),
+    begin = lambda *sets: loop.Trainer(configs.load(emoji_root / "run.toml", [*TEXT_SECTION, f"train.init={path}", *sets]),
                                         str(emoji_root), str(emoji_root / "text"), False)
     t = begin("train.teach_steps=500")
     assert t.earlier["images"] == 60 * 32

@@ -2,10 +2,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffmoe_train import config as configs
-from diffmoe_train import data, export, exported, flow, objective, sample, schedule
-from diffmoe_train.ema import Ema
-from diffmoe_train.model import DiT
+from diffmoe.train import config as configs
+from diffmoe.train import data, export, exported, flow, objective, sample, schedule
+from diffmoe.train.ema import Ema
+from diffmoe.train.model import DiT
 from helpers import run_tiny
 
 

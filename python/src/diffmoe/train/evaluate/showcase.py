@@ -1,6 +1,6 @@
 """Finds label pairs that a model generates well, for its default images:
 
-    python -m diffmoe_train.evaluate showcase --weights assets/emoji.safetensors --data-root DATA
+    python -m diffmoe.train.evaluate showcase --weights assets/emoji.safetensors --data-root DATA
 
 Candidates are training pairs, ``--per-subject`` random styles of each subject, each from ``--seeds`` noises.  A pair is kept
 if every image of it has the pair's own drawing as its nearest training image, at a root mean square of at most ``--levels``

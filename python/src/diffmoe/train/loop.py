@@ -1,6 +1,6 @@
-"""Train one model:  python -m diffmoe_train.train configs/eurosat.toml [--resume]
+"""Train one model:  python -m diffmoe.train configs/eurosat.toml [--resume]
 
-Several GPUs:  torchrun --nproc_per_node=4 -m diffmoe_train.train configs/...
+Several GPUs:  torchrun --nproc_per_node=4 -m diffmoe.train configs/...
 """
 
 import argparse
@@ -254,7 +254,8 @@ class Trainer:
 
 
 def main(argv=None):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(prog="python -m diffmoe.train", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("config")
     p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
     p.add_argument("--out", default="runs", help="checkpoints, log and grids go to OUT/NAME")
@@ -266,6 +267,3 @@ def main(argv=None):
     c = configs.load(a.config, a.set + more)
     Trainer(c, a.data_root, os.path.join(a.out, c.name), a.resume).train()
 
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Draw images:  python -m diffmoe_train.sample MODEL.safetensors OUT.png --labels "dog face,noto" "pizza,blob"
+"""Draw images:  python -m diffmoe.train.sample MODEL.safetensors OUT.png --labels "dog face,noto" "pizza,blob"
 or, with a text-conditioned model:  ... --prompts "a robot, fluent 3d" "pizza, *" [--negative "blob"]
 
 Give one argument per image: the label values joined by commas; * stands for

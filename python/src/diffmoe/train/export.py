@@ -1,6 +1,6 @@
 """Export a checkpoint as one weights file for inference:
 
-    python -m diffmoe_train.export runs/eurosat/last.pt eurosat.safetensors --data-root data
+    python -m diffmoe.train.export runs/eurosat/last.pt eurosat.safetensors --data-root data
 
 The EMA weights are written under the official names (see ``moe.to_official``);
 composed label tables are folded into ordinary ones.  The header key ``diffmoe``
@@ -21,7 +21,7 @@ from . import data, flow, objective, prompts
 from .exported import described_tokenizer, encoder_of, load_exported
 from .model import ComposedEmbedder, DiT
 from .moe import from_official, to_official
-from .train import build
+from .loop import build
 
 # Routing compares these values, so they always stay in float32.
 EXACT = ("gate_weight", "mlp.gate.weight", "expert_threshold", "capacity_predictor.")

@@ -1,13 +1,13 @@
 """Evaluate a weights file, or write the tables:
 
-    python -m diffmoe_train.evaluate emoji   --weights assets/emoji.safetensors   --data-root DATA --out docs/results/emoji.json
-    python -m diffmoe_train.evaluate eurosat --weights assets/eurosat.safetensors --data-root DATA --out docs/results/eurosat.json
-    python -m diffmoe_train.evaluate judges  --weights assets/emoji.safetensors OTHER.safetensors --data-root DATA --out docs/results/judges.json
-    python -m diffmoe_train.evaluate showcase --weights assets/emoji.safetensors --data-root DATA --write
-    python -m diffmoe_train.evaluate render  docs/results.md docs/results/*.json docs/results/miniature/*.json
+    python -m diffmoe.train.evaluate emoji   --weights assets/emoji.safetensors   --data-root DATA --out docs/results/emoji.json
+    python -m diffmoe.train.evaluate eurosat --weights assets/eurosat.safetensors --data-root DATA --out docs/results/eurosat.json
+    python -m diffmoe.train.evaluate judges  --weights assets/emoji.safetensors OTHER.safetensors --data-root DATA --out docs/results/judges.json
+    python -m diffmoe.train.evaluate showcase --weights assets/emoji.safetensors --data-root DATA --write
+    python -m diffmoe.train.evaluate render  docs/results.md docs/results/*.json docs/results/miniature/*.json
 
 showcase finds the pairs for a model's default images.  emoji also evaluates text-conditioned models; judges compares files of one kind with real images (it needs the packages
-for the public features, see ``public``); the files in the last folder come from ``diffmoe_train.compare``.
+for the public features, see ``public``); the files in the last folder come from ``diffmoe.train.compare``.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def sampling_arguments(p):
 
 
 def main(argv=None):
-    p = argparse.ArgumentParser(prog="python -m diffmoe_train.evaluate", description=__doc__,
+    p = argparse.ArgumentParser(prog="python -m diffmoe.train.evaluate", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     sub = p.add_subparsers(dest="what", required=True)
     e = sub.add_parser("emoji")

@@ -8,12 +8,11 @@ wordings."""
 
 import os
 import re
-import tomllib
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from . import text
+from . import text, toml
 
 STYLE_PHRASES = {
     "noto": ["noto", "noto emoji", "google noto"],
@@ -47,8 +46,7 @@ STYLE_ONLY = ["{t}", "{t} style"]
 UNSEEN = ["{t} version of {s}", "show {s} the {t} way", "{n} ({t})", "please draw {s} as {t} would"]
 RARE = 0.06  # share of prompts without a style, and again of prompts without a subject
 
-with open(os.path.join(os.path.dirname(__file__), "synonyms.toml"), "rb") as f:
-    SYNONYMS = tomllib.load(f)
+SYNONYMS = toml.read(os.path.join(os.path.dirname(__file__), "synonyms.toml"))
 
 
 def with_article(name):

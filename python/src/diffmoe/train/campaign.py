@@ -1,6 +1,6 @@
 """Train, export and evaluate a list of runs, one after another, unattended:
 
-    python -m diffmoe_train.campaign configs/campaign.toml --data-root DATA [--out FOLDER]
+    python -m diffmoe.train.campaign configs/campaign.toml --data-root DATA [--out FOLDER]
 
 The file lists runs, each with a config, a budget and a starting point:
 
@@ -11,7 +11,7 @@ The file lists runs, each with a config, a budget and a starting point:
     init = "run:emoji_64"         # the export of an earlier run, or an exported file; none: from scratch
     dtype = "int8"                # of the export
     set = ["train.lr=8e-4"]       # like --set of the trainer
-    evaluate = ["judges", "--seen-pairs", "200"]   # arguments of diffmoe_train.evaluate; none: not evaluated
+    evaluate = ["judges", "--seen-pairs", "200"]   # arguments of diffmoe.train.evaluate; none: not evaluated
     against = "../../assets/emoji.safetensors"     # compared with it ("judges" only)
 
 FOLDER (default ``campaign``) contains a folder per run, ``state.json`` with the finished stages, and ``report.md``: hours
@@ -25,10 +25,9 @@ If a run measures the error on held-out images (train.judge_minutes), the averag
 import argparse
 import json
 import os
-import tomllib
 
 from . import config as configs
-from . import data, export, heldout, train
+from . import data, export, heldout, loop, toml
 from .evaluate import __main__ as evaluation
 from .evaluate import judges
 from .exported import described_tokenizer, load_exported
@@ -39,8 +38,7 @@ STAGES = ("train", "export", "measure", "evaluate")
 
 def read(path):
     """The runs of a campaign file, checked; paths are relative to it."""
-    with open(path, "rb") as f:
-        runs = tomllib.load(f).get("run", [])
+    runs = toml.read(path).get("run", [])
     here, names = os.path.dirname(os.path.abspath(path)), []
     if not runs:
         raise ValueError(f"{path} has no [[run]]")
@@ -105,7 +103,7 @@ class Campaign:
         return c
 
     def train(self, r):
-        trainer = train.Trainer(self.config(r), self.data_root, self.folder(r["name"]), resume=True)
+        trainer = loop.Trainer(self.config(r), self.data_root, self.folder(r["name"]), resume=True)
         trainer.train()
         return {"steps": trainer.step, "images": trainer.images, "hours": round(trainer.seconds() / 3600, 3)}
 

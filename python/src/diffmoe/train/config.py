@@ -5,10 +5,9 @@ contains only the differences."""
 import dataclasses
 import json
 import os
-import tomllib
 from dataclasses import dataclass, field
 
-from . import flow
+from . import flow, toml
 
 
 @dataclass
@@ -177,8 +176,7 @@ def from_dict(d):
 
 
 def read(path):
-    with open(path, "rb") as f:
-        d = tomllib.load(f)
+    d = toml.read(path)
     if "extends" not in d:
         return d
     base = read(os.path.join(os.path.dirname(path), d.pop("extends")))

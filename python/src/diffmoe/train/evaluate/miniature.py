@@ -1,4 +1,4 @@
-"""Tables and curves of the comparison in miniature (``diffmoe_train.compare``):
+"""Tables and curves of the comparison in miniature (``diffmoe.train.compare``):
 mean and standard deviation over seeds."""
 
 import os

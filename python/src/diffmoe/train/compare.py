@@ -1,7 +1,7 @@
 """The paper's comparison in miniature: dense, token-choice, expert-choice and
 DiffMoE models of equal activated size, trained and evaluated the same way.
 
-    python -m diffmoe_train.compare configs/miniature_eurosat.toml --data-root DATA --results ../docs/results/miniature
+    python -m diffmoe.train.compare configs/miniature_eurosat.toml --data-root DATA --results ../docs/results/miniature
 
 Writes one JSON file per (architecture, seed) and skips existing ones, so the
 command can be interrupted and repeated.  ``evaluate render`` makes tables and
@@ -19,7 +19,7 @@ from . import config as configs
 from . import data, export, objective
 from .evaluate import eurosat, generate, probe, stats
 from .moe import Experts
-from .train import Trainer
+from .loop import Trainer
 
 ARCHITECTURES = ["dense", "tc", "ec", "diffmoe"]
 RULES = {"diffmoe": ["pool", "token", "static"]}

@@ -1,0 +1,1 @@
+"""Evaluation of generated images.  See ``python -m diffmoe.train.evaluate --help``."""

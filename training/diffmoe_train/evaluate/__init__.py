@@ -1,1 +1,0 @@
-"""Evaluation of generated images.  See ``python -m diffmoe_train.evaluate --help``."""
