@@ -8,7 +8,7 @@ import pytest
 from conftest import ASSETS, FIXTURES, error
 from safetensors.numpy import load_file, save_file
 
-from diffmoe import Config, ModelError, Pipeline, weights
+from diffmoe import Config, ModelError, Pipeline, formats, weights, writing
 from diffmoe.files import TensorFile
 
 SOURCE = FIXTURES / "t2i_tiny"
@@ -18,18 +18,9 @@ def config_text():
     return TensorFile(SOURCE / "model.safetensors").config_text
 
 
-def is_matrix(name, values):
-    return values.ndim == 2 and name.startswith("blocks.") and not any(s in name for s in ("capacity_predictor", "gate"))
-
-
 def write(path, tensors, metadata=True):
     save_file(tensors, path, {"diffmoe": config_text()} if metadata else None)
     return path
-
-
-def to_int8(values):
-    scale = np.abs(values).max(1) / np.float32(127)
-    return np.round(values / scale[:, None]).astype(np.int8), scale
 
 
 def to_int4(values):
@@ -50,13 +41,13 @@ def test_precisions(form, tmp_path):
     exact, stored, wanted = load_file(SOURCE / "model.safetensors"), {}, {}
     for name, values in exact.items():
         stored[name] = wanted[name] = values
-        if not is_matrix(name, values):
+        if not formats.is_matrix(name, values.shape):
             continue
         if form == "f16":
             stored[name] = values.astype(np.float16)
             wanted[name] = stored[name].astype(np.float32)
         elif form == "int8":
-            stored[name], stored[f"{name}.scale"] = to_int8(values)
+            stored[name], stored[f"{name}.scale"] = formats.to_int8(values)
             wanted[name] = stored[name] * stored[f"{name}.scale"][:, None]
         else:
             stored[name], stored[f"{name}.scale"], wanted[name] = to_int4(values)
@@ -68,12 +59,51 @@ def test_precisions(form, tmp_path):
     assert 0 < changed < {"f16": 1e-3, "int8": 1e-2, "int4": 0.2}[form]
 
 
+def matrices():
+    """(configuration, its matrices) of the file with which the Rust program is tested, too."""
+    lines = (FIXTURES / "matrix_names.txt").read_text(encoding="utf-8").splitlines()
+    cases = []
+    for line in lines:
+        if line.startswith("{"):
+            cases.append((line, []))
+        elif line and not line.startswith("#"):
+            cases[-1][1].append(line)
+    return cases
+
+
+@pytest.mark.parametrize("text, names", matrices())
+def test_the_matrices_are_those_of_the_rust_program(text, names):
+    random = np.random.default_rng(0)
+    tensors = {n: random.normal(size=shape).astype(np.float32) for n, shape in weights.tensors(Config.from_json(text))}
+    stored = formats.encode(tensors, "int8")
+    assert sorted(name for name, values in stored.items() if values.dtype == np.int8) == sorted(names)
+
+
+@pytest.mark.parametrize("dtype", formats.FORMATS)
+def test_what_is_written_is_read(dtype, tmp_path):
+    config, exact = weights.load(SOURCE / "model.safetensors")
+    stored = formats.encode(exact, dtype)
+    writing.write(tmp_path / "m.safetensors", json.loads(config_text()), stored)
+    again, read = weights.load(tmp_path / "m.safetensors")
+    assert again == config and read.keys() == exact.keys()
+    for name, values in read.items():
+        if dtype == "f32" or formats.decides_routing(name) or name.endswith(formats.STATE):
+            assert np.array_equal(values, exact[name])
+        elif dtype == "int8" and formats.is_matrix(name, values.shape):
+            assert np.abs(values - exact[name]).max() <= 0.5001 * stored[name + formats.SCALE].max()
+        else:
+            assert np.array_equal(values, exact[name].astype(np.float16).astype(np.float32))
+
+
+def test_rows_of_zeros_can_be_stored_as_integers():
+    stored, scale = formats.to_int8(np.array([[0, 0], [-2, 1]], np.float32))
+    assert stored.tolist() == [[0, 0], [-127, 64]] and (scale > 0).all()
+
+
 def test_int4_bytes_are_those_of_the_rust_program():
     # src/checkpoint/quantise.rs has the same test: 7 is in the low nibble of the first byte, 6 in the high nibble.
     stored = np.array([[0x67, 0x45, 0x23, 0x01, 0xEF, 0xCD, 0xAB, 0x89]], np.uint8)
-    from diffmoe.files import from_int4
-
-    assert from_int4(stored, np.array([[-0.25]], np.float32)).tolist() == [[i * 0.25 for i in range(-7, 9)]]
+    assert formats.from_int4(stored, np.array([[-0.25]], np.float32)).tolist() == [[i * 0.25 for i in range(-7, 9)]]
 
 
 def test_bfloat16(tmp_path):

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 import checkout  # noqa: F401 - finds the package
+from diffmoe import Config, writing
 from diffmoe.train import ddpm, export, flow
 from diffmoe.train.model import DiT
-from diffmoe.train.moe import to_official
 
 CLASSES, GUIDANCE = 10, 1.5
 SHAPE = {"input_size": 8, "num_classes": CLASSES, "patch_size": 2, "depth": 2, "hidden_size": 24, "num_heads": 2,
@@ -33,11 +33,9 @@ STEPS = {"flow": (4, 3), "ddpm": (5, 4)}
 TIMES = {"flow": [0.1, 0.45, 0.8], "ddpm": [50.0, 480.0, 910.0]}
 
 
-def random_model(kind, seed):
+def random_model(case, seed):
     torch.manual_seed(seed)
-    model = DiT(SHAPE["input_size"], 4, SHAPE["patch_size"], SHAPE["depth"], SHAPE["hidden_size"], SHAPE["num_heads"],
-                SHAPE["mlp_ratio"], 0 if kind == "dense" else MOE["num_experts"], MOE["capacity"], True, learn_sigma=True,
-                kind=kind).eval()
+    model = DiT(Config.from_dict(case)).eval()
     for w in model.parameters():
         if w.requires_grad:
             torch.nn.init.normal_(w, std=0.1 if w.dim() == 1 else 0.9 * w[0].numel() ** -0.5)
@@ -98,22 +96,21 @@ def main(root):
     for name, (kind, objective, shared, seed) in CASES.items():
         folder = os.path.join(root, name)
         os.makedirs(folder, exist_ok=True)
-        model = random_model(kind, seed)
+        moe = {} if kind == "dense" else {"MoE_config": {**MOE, "n_shared_experts": shared}}
+        steps, heun_steps = STEPS[objective]
+        case = {"kind": kind, "t_kind": objective, "steps": steps, "heun_steps": heun_steps, "cfg_scale": GUIDANCE,
+                "null_class": CLASSES, "params": {**SHAPE, **moe}}
+        model = random_model(case, seed)
         x = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
         t, y = torch.tensor(TIMES[objective]), torch.tensor([1, 7, CLASSES])
         io = record(model, x, t, y, objective)
         check_robust(model, io, x, t, y, objective)
         io.update(x=x, t=t, y=y.int())
         save_file({k: v.contiguous() for k, v in io.items()}, os.path.join(folder, "io.safetensors"))
-        moe = {} if kind == "dense" else {"MoE_config": {**MOE, "n_shared_experts": shared}}
-        steps, heun_steps = STEPS[objective]
-        case = {"kind": kind, "t_kind": objective, "steps": steps, "heun_steps": heun_steps, "cfg_scale": GUIDANCE,
-                "null_class": CLASSES, "params": {**SHAPE, **moe}}
         with open(os.path.join(folder, "case.json"), "w", encoding="utf-8") as f:
             json.dump(case, f, indent=1)
             f.write("\n")
-        state = {k: v.contiguous() for k, v in to_official(model.state_dict()).items()}
-        export.write(state, case, os.path.join(folder, "model.safetensors"))
+        writing.write(os.path.join(folder, "model.safetensors"), case, export.folded(model))
         for file in os.listdir(folder):
             os.chmod(os.path.join(folder, file), 0o644)
         print(f"{name}: {sum(os.path.getsize(os.path.join(folder, f)) for f in os.listdir(folder)) / 1e3:.0f} kB")

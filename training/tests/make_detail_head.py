@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 import checkout  # noqa: F401 - finds the package
+from diffmoe import Config, writing
 from diffmoe.train import export, flow
 from diffmoe.train.model import DiT
-from diffmoe.train.moe import to_official
 from make_t2i import MARGIN, watch_margins
 
 STEPS, HEUN_STEPS, GUIDANCE, CLASSES, CHANNELS = 3, 2, 1.8, 3, 6
@@ -24,10 +24,15 @@ SHAPE = {"input_size": 9, "in_channels": 3, "patch_size": 3, "depth": 2, "hidden
 MOE = {"num_experts": 4, "capacity": 1, "n_shared_experts": 0, "init_MoeMLP": False, "interleave": True}
 
 
+CASE = {"kind": "diffmoe", "t_kind": "flow", "time_scale": 1000.0, "space": "pixels", "steps": STEPS,
+        "heun_steps": HEUN_STEPS, "cfg_scale": GUIDANCE, "interval": INTERVAL, "null_class": CLASSES,
+        "params": {**SHAPE, "num_classes": CLASSES, "use_swiglu": False, "learn_sigma": False, "prediction": "data",
+                   "detail_head": {"channels": CHANNELS, "phase": True}, "MoE_config": MOE}}
+
+
 def random_model(seed=30):
     torch.manual_seed(seed)
-    model = DiT(**SHAPE, num_experts=MOE["num_experts"], labels=(("y_embedder", CLASSES, None),), time_scale=1000.0,
-                prediction="data", detail_head=CHANNELS, detail_phase=True).eval()
+    model = DiT(Config.from_dict(CASE)).eval()
     for _, w in model.named_parameters():
         if w.requires_grad:
             torch.nn.init.normal_(w, std=0.1 if w.dim() == 1 else 0.9 * w[0].numel() ** -0.5)
@@ -69,15 +74,10 @@ def main(folder):
         raise SystemExit(f"a routing decision has a margin of {smallest[0]:.1e}: choose other seeds")
     os.makedirs(folder, exist_ok=True)
     save_file({k: v.contiguous() for k, v in io.items()}, os.path.join(folder, "io.safetensors"))
-    case = {"kind": "diffmoe", "t_kind": "flow", "time_scale": 1000.0, "space": "pixels", "steps": STEPS,
-            "heun_steps": HEUN_STEPS, "cfg_scale": GUIDANCE, "interval": INTERVAL, "null_class": CLASSES,
-            "params": {**SHAPE, "num_classes": CLASSES, "use_swiglu": False, "learn_sigma": False, "prediction": "data",
-                       "detail_head": {"channels": CHANNELS, "phase": True}, "MoE_config": MOE}}
     with open(os.path.join(folder, "case.json"), "w", encoding="utf-8") as f:
-        json.dump(case, f, indent=1)
+        json.dump(CASE, f, indent=1)
         f.write("\n")
-    state = {k: v.contiguous() for k, v in to_official(model.state_dict()).items()}
-    export.write(state, case, os.path.join(folder, "model.safetensors"))
+    writing.write(os.path.join(folder, "model.safetensors"), CASE, export.folded(model))
     for name in os.listdir(folder):
         os.chmod(os.path.join(folder, name), 0o644)
     moved = (io["out"] - io["detail_head.x"]).square().mean().sqrt()

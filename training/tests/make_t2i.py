@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 import checkout  # noqa: F401 - finds the package
+from diffmoe import Config, writing
 from diffmoe.train import export, exported, flow, prompts
 from diffmoe.train.model import DiT
-from diffmoe.train.moe import to_official
 
 PROMPTS = ["A Robot, fluent 3D", "", "piñata: a red robot on a xylophone, in flat style of the flat robot"]
 NEGATIVE = "blob"
@@ -28,9 +28,9 @@ ENCODER = {"max_length": 11, "hidden_size": 12, "depth": 2, "num_heads": 3, "mlp
 CORPUS = ["a robot", "a red fox", "fluent 3d", "flat style", "in the style of", "blob", "piñata", "robot, fluent 3d"]
 
 
-def random_model(text):
+def random_model(case):
     torch.manual_seed(20)
-    model = DiT(**SHAPE, num_experts=MOE["num_experts"], labels=(), time_scale=1000.0, text=text).eval()
+    model = DiT(Config.from_dict(case)).eval()
     for name, w in model.named_parameters():
         if w.requires_grad:
             # Wide enough that text, time and routing all leave clear marks on the output.
@@ -85,16 +85,20 @@ def record(model, x, t, tokens):
 def main(folder, kind="wordpiece"):
     weights = os.path.join(folder, "model.safetensors")
     if os.path.exists(weights):  # the tokenizer is kept: training it again gives another one
-        tokenizer = exported.described_tokenizer(exported.read_description(weights))
+        tokenizer = exported.read_description(weights)["text"]["tokenizer"]
     else:
         tokenizer = prompts.train_tokenizer(CORPUS, {"wordpiece": 90, "bpe": 320}[kind], ENCODER["max_length"], kind)
-    text = {"vocab_size": tokenizer.get_vocab_size(), **ENCODER}
-    model = random_model(text)
+    reader = prompts.Reader(tokenizer, ENCODER["max_length"])
+    case = {"kind": "diffmoe", "t_kind": "flow", "time_scale": 1000.0, "space": "pixels", "steps": STEPS,
+            "heun_steps": HEUN_STEPS, "cfg_scale": GUIDANCE, "prompts": PROMPTS, "negative": NEGATIVE,
+            "params": {**SHAPE, "num_classes": 0, "use_swiglu": False, "learn_sigma": False, "MoE_config": MOE}, "labels": [],
+            "text": {"vocab_size": reader.entries, **ENCODER, "examples": PROMPTS[:1], "tokenizer": tokenizer}}
+    model = random_model(case)
     smallest = watch_margins(model)
     g = torch.Generator().manual_seed(21)
     x, t = torch.randn(3, 3, 6, 6, generator=g), torch.tensor([0.15, 0.5, 0.85])
-    tokens = prompts.encode(tokenizer, PROMPTS)
-    negative = prompts.encode(tokenizer, [NEGATIVE] * 3)
+    tokens = reader.encode(PROMPTS)
+    negative = reader.encode([NEGATIVE] * 3)
     io = {"x": x, "t": t, "tokens": tokens.int(), "negative_tokens": negative.int(), **record(model, x, t, tokens)}
     io["euler_nocfg"] = flow.sample(model, x, [tokens], STEPS, 1.0, "euler")
     io["euler_cfg"] = flow.sample(model, x, [tokens], STEPS, GUIDANCE, "euler", [negative])
@@ -103,17 +107,14 @@ def main(folder, kind="wordpiece"):
         raise SystemExit(f"a routing decision has a margin of {smallest[0]:.1e}: choose other seeds")
     os.makedirs(folder, exist_ok=True)
     save_file({k: v.contiguous() for k, v in io.items()}, os.path.join(folder, "io.safetensors"))
-    case = {"kind": "diffmoe", "t_kind": "flow", "time_scale": 1000.0, "space": "pixels", "steps": STEPS,
-            "heun_steps": HEUN_STEPS, "cfg_scale": GUIDANCE, "prompts": PROMPTS, "negative": NEGATIVE,
-            "params": {**SHAPE, "num_classes": 0, "use_swiglu": False, "learn_sigma": False, "MoE_config": MOE},
-            "labels": [], "text": {**text, "examples": PROMPTS[:1], "tokenizer": json.loads(tokenizer.to_str())}}
     with open(os.path.join(folder, "case.json"), "w", encoding="utf-8") as f:
         json.dump(case, f, ensure_ascii=False)
         f.write("\n")
-    export.write({k: v.contiguous() for k, v in to_official(model.state_dict()).items()}, case, weights)
+    writing.write(weights, case, export.folded(model))
     for name in os.listdir(folder):
         os.chmod(os.path.join(folder, name), 0o644)
-    print(f"smallest margin {smallest[0]:.1e};", tokenizer.encode_batch(PROMPTS)[2].tokens, text["vocab_size"])
+    names = {number: entry for entry, number in tokenizer["model"]["vocab"].items()}
+    print(f"smallest margin {smallest[0]:.1e};", [names[number] for number in tokens[2].tolist()], reader.entries)
 
 
 if __name__ == "__main__":

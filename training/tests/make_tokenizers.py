@@ -12,7 +12,7 @@ import sys
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 import checkout  # noqa: F401 - finds the package
-from diffmoe.train import prompts
+from diffmoe.words import CLIP
 
 CORPUS = ["a robot in fluent style", "the robot's picture of a red fox", "it's the style that we've drawn, isn't it?",
           "an emoji of the sun: noto style", "in the style of the blob, 2024", "piñata and crème brûlée", "  two  spaces",
@@ -55,7 +55,7 @@ def clip():
     t, trainer = bpe(440, ["<|startoftext|>", "<|endoftext|>"], "<|endoftext|>", end_of_word_suffix="</w>")
     t.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
     t.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(prompts.CLIP_WORDS), behavior="removed", invert=True),
+        pre_tokenizers.Split(Regex(CLIP), behavior="removed", invert=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False)])
     t.train_from_iterator(CORPUS, trainer)
     t.post_processor = processors.RobertaProcessing(("<|endoftext|>", 1), ("<|startoftext|>", 0), add_prefix_space=False)

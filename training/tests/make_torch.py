@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import checkout  # noqa: F401 - finds the package
+from diffmoe import Config
 from diffmoe.train.model import DiT
 
 YAML = """\
@@ -40,7 +41,9 @@ class Hostile:
 
 def main(folder):
     torch.manual_seed(0)
-    model = DiT(4, 4, 2, 1, 16, 2, 2, num_experts=0, learn_sigma=True, labels=(("y_embedder", 3, None),))
+    doc = ('{"name":"expected","kind":"dense","t_kind":"flow","null_class":3,"params":{"input_size":4,"num_classes":3,'
+           '"patch_size":2,"depth":1,"hidden_size":16,"num_heads":2,"mlp_ratio":2}}')
+    model = DiT(Config.from_json(doc))
     state = {k: torch.randn_like(v) if k != "pos_embed" else v.detach() for k, v in model.state_dict().items()}
     # Exact in half precision, so that the expected numbers are, too.
     state["x_embedder.proj.bias"] = state["x_embedder.proj.bias"].half()
@@ -60,8 +63,6 @@ def main(folder):
     (folder / "config.yaml").write_text(YAML)
     torch.save(odd, folder / "bare.pt")
     torch.save({"ema": Hostile()}, folder / "hostile.pt")
-    doc = ('{"name":"expected","kind":"dense","t_kind":"flow","null_class":3,"params":{"input_size":4,"num_classes":3,'
-           '"patch_size":2,"depth":1,"hidden_size":16,"num_heads":2,"mlp_ratio":2}}')
     save_file(expected, folder / "expected.safetensors", {"diffmoe": doc})
     for f in folder.rglob("*.pt"):
         print(f, f.stat().st_size, len(zipfile.ZipFile(f).namelist()))

@@ -42,13 +42,13 @@ def is_robust(model, io, x, t, labels):
 
 
 def main(weights, out):
-    model, meta = load_exported(weights)
-    size, tables = meta["params"]["input_size"], meta["labels"]
+    model, _ = load_exported(weights)
+    size, tables = model.grid * model.patch_size, model.config.labels
     # The first row after the start, one in the middle, and the null label.
-    labels = [torch.tensor([1, table["null"] // 2, table["null"]]) for table in tables]
+    labels = [torch.tensor([1, table.null // 2, table.null]) for table in tables]
     t = torch.tensor(TIMES)
     for seed in range(50):
-        x = torch.randn(3, meta["params"]["in_channels"], size, size, generator=torch.Generator().manual_seed(seed))
+        x = torch.randn(3, model.in_channels, size, size, generator=torch.Generator().manual_seed(seed))
         io = record(model, x, t, labels)
         if is_robust(model, io, x, t, labels):
             break
@@ -56,7 +56,7 @@ def main(weights, out):
     else:
         raise SystemExit("no seed of 50 gives a case that does not depend on rounding")
     io |= {"x": x, "t": t}
-    io |= {("y" if i == 0 else table["name"]): y.int() for i, (table, y) in enumerate(zip(tables, labels))}
+    io |= {("y" if i == 0 else table.name): y.int() for i, (table, y) in enumerate(zip(tables, labels))}
     save_file({k: v.contiguous() for k, v in io.items()}, out)
     os.chmod(out, 0o644)
     print(f"{out}: seed {seed}")

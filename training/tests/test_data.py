@@ -1,5 +1,6 @@
 """Folders of images and cached latents, and the official settings, from files to a checkpoint."""
 
+import json
 import os
 
 import numpy as np
@@ -107,7 +108,9 @@ def test_baselines_train_and_export(images, kind):
     more = "n_shared_experts = 1\nuse_swiglu = true" if kind != "dense" else "qk_norm = true"
     ck = run(images, model=f'kind = "{kind}"\n{more}')
     path = str(images / "m.safetensors")
-    export.main([str(ck), path, "--data-root", str(images), "--dtype", "f32"])
+    report = images / "report.json"
+    export.main([str(ck), path, "--data-root", str(images), "--dtype", "f32", "--report", str(report)])
+    assert ("train" in json.loads(report.read_text())) == (kind != "dense")
     model, meta = exported.load_exported(path)
     assert meta["kind"] == kind and ("MoE_config" in meta["params"]) == (kind != "dense")
     trained = export.load_checkpoint(str(ck))[0]
@@ -162,5 +165,5 @@ def test_average_without_warm_up():
 def test_the_published_configuration_has_the_published_size():
     c = configs.load(os.path.join(os.path.dirname(__file__), "../configs/paper_s_e16.toml"))
     with torch.device("meta"):
-        model = loop.build(c.model, [data.Labels("class", "y_embedder", ["x"] * 1000)])
+        model = loop.build(c, [data.Labels("class", "y_embedder", ["x"] * 1000)])
     assert sum(p.numel() for p in model.parameters()) == 140_191_616

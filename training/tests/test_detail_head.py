@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from diffmoe import Config
 from diffmoe.train import config as configs
 from diffmoe.train import data, export, exported, flow, loop
 from diffmoe.train.detail import DetailHead
-from diffmoe.train.model import DiT
 from diffmoe.train.start import initialise
-from helpers import run_tiny
+from helpers import document, run_tiny, small_model
 
 FIXTURE = os.path.join(os.path.dirname(__file__), "../../tests/fixtures/detail_head")
 HEAD = ["--set", "model.prediction=data", "--set", "model.detail_head=6"]
@@ -49,7 +49,7 @@ def test_the_recorded_case_follows_the_formula():
 
 
 def test_a_new_head_changes_nothing():
-    head = DetailHead(3, 24)
+    head = DetailHead(Config.from_dict(document(prediction="data", detail_head={"channels": 24})))
     head.reset_parameters()
     x, z = torch.randn(2, 2, 3, 8, 8).unbind(0)
     assert torch.equal(head(x, z, torch.tensor([0.1, 0.9])), x)
@@ -60,14 +60,14 @@ def test_a_head_is_refused_where_it_does_not_apply():
     with pytest.raises(ValueError, match="detail_head"):
         configs.from_dict({"model": {"detail_head": 24}})
     with pytest.raises(ValueError, match="detail_head"):
-        DiT(8, 3, 2, 2, 16, 2, learn_sigma=True, prediction="data", detail_head=4)
+        small_model(learn_sigma=True, prediction="data", detail_head={"channels": 4})
 
 
 def starts_as(root, file, settings):
     """A run with these settings that starts from a file computes what the file's model does."""
     c = configs.load(root / "run.toml", settings)
     dataset = data.load(c.data, str(root))
-    model = loop.build(c.model, dataset.labels)
+    model = loop.build(c, dataset.labels)
     initialise(model, dataset, file)
     x, t, y = torch.randn(2, 3, 8, 8), torch.rand(2), [torch.tensor([0, 4]), torch.tensor([1, 8])]
     torch.testing.assert_close(model.eval()(x, t, y)[0], exported.load_exported(file)[0](x, t, y)[0], rtol=0, atol=1e-6)

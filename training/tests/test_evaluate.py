@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from diffmoe import formats, sampling, writing
 from diffmoe.train import config as configs
-from diffmoe.train import data, export, exported, loop
+from diffmoe.train import data, describe, export, exported, loop
 from diffmoe.train.evaluate import __main__ as command
 from diffmoe.train.evaluate import emoji, eurosat, generate, probe, public, render, retrieval, stats
 
@@ -81,14 +82,14 @@ def weights(emoji_root):
     c = configs.load(emoji_root / "run.toml")
     dataset = data.load(c.data, str(emoji_root))
     torch.manual_seed(1)
-    model = loop.build(c.model, dataset.labels).eval()
+    model = loop.build(c, dataset.labels).eval()
     for w in model.parameters():
         if w.requires_grad:
             torch.nn.init.normal_(w, std=0.1)
     batches = export.noised_batches(dataset, [4, 8], c, 4, 32)
     export.recalibrate(model, batches, 1)
     path = str(emoji_root / "w.safetensors")
-    export.write(export.encode(export.folded(model), "int8"), export.describe(c, dataset.labels, {"train_images": 5}), path)
+    writing.write(path, describe.document(c, dataset.labels, {"train_images": 5}), formats.encode(export.folded(model), "int8"))
     return emoji_root, path
 
 
@@ -279,4 +280,4 @@ def test_sentences_go_through_forms_and_phrases():
 
 
 def test_shifts_spread_over_a_patch():
-    assert generate.cycle(1, 8) == [[0, 0]] and generate.cycle(2, 8) == [[0, 0], [4, 4]] and generate.cycle(4, 4)[3] == [3, 3]
+    assert sampling.shifts(1, 8) == [0] and sampling.shifts(2, 8) == [0, 4] and sampling.shifts(4, 4)[3] == 3

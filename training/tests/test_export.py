@@ -1,59 +1,104 @@
-"""Which tensors of a file lose precision."""
+"""What an exported file holds: which tensors lose precision, the header, and the same tensors that models are read with."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 
-from diffmoe.train import export, exported
+from diffmoe import Config, ModelError, formats, weights, writing
+from diffmoe.train import export
 from diffmoe.train.model import DiT
-from diffmoe.train.moe import to_official
+from diffmoe.train.moe import from_official
+from helpers import document, small_model
 
-INT8 = """
-blocks.0.adaLN_modulation.1.weight blocks.0.attn.proj.weight blocks.0.attn.qkv.weight
-blocks.0.cross_attn.kv_linear.weight blocks.0.cross_attn.proj.weight blocks.0.cross_attn.q_linear.weight
-blocks.0.mlp.fc1.weight blocks.0.mlp.fc2.weight
-blocks.1.adaLN_modulation.1.weight blocks.1.attn.proj.weight blocks.1.attn.qkv.weight
-blocks.1.cross_attn.kv_linear.weight blocks.1.cross_attn.proj.weight blocks.1.cross_attn.q_linear.weight
-blocks.1.mlp.experts.0.fc1.weight blocks.1.mlp.experts.0.fc2.weight
-blocks.1.mlp.experts.1.fc1.weight blocks.1.mlp.experts.1.fc2.weight
-final_layer.adaLN_modulation.1.weight
-text_encoder.layers.0.attn.proj.weight text_encoder.layers.0.attn.qkv.weight
-text_encoder.layers.0.mlp.fc1.weight text_encoder.layers.0.mlp.fc2.weight
-""".split()
+TEXT = {"vocab_size": 40, "max_length": 5, "hidden_size": 12, "depth": 1, "num_heads": 3}
+TABLES = (("y_embedder", 200), ("style_embedder", 3))
 
 
-def test_int8_is_for_the_matrices_that_the_program_calls_so():
-    """The names are those of ``TensorSpec::is_matrix`` in the Rust program (src/model/spec.rs)."""
-    text = {"vocab_size": 40, "max_length": 5, "hidden_size": 12, "depth": 1, "num_heads": 3, "mlp_ratio": 2}
-    model = DiT(8, 3, 2, 2, 16, 2, num_experts=2, prediction="data", detail_head=4, text=text,
-                labels=(("y_embedder", 200, None), ("style_embedder", 3, None)))
-    state = to_official(model.state_dict())
-    stored = export.encode(state, "int8")
-    assert sorted(k for k, w in stored.items() if w.dtype == torch.int8) == sorted(INT8)
-    assert all(stored[k + ".scale"].shape == (state[k].shape[0],) for k in INT8)
-    exact = sorted(k for k, w in stored.items() if w.dtype == torch.float32 and not k.endswith(".scale"))
+def test_what_decides_on_routing_keeps_its_precision():
+    model = small_model(labels=TABLES, text=TEXT, prediction="data", detail_head={"channels": 4}, moe={"num_experts": 2})
+    stored = formats.encode(export.folded(model), "int8")
+    exact = sorted(k for k, w in stored.items() if w.dtype == np.float32 and not k.endswith(formats.SCALE))
     assert exact == sorted("blocks.1.mlp." + k for k in (
         "gate_weight", "expert_threshold", "ema_decay", "capacity_predictor.0.weight", "capacity_predictor.0.bias",
         "capacity_predictor.2.weight", "capacity_predictor.2.bias"))
-    halves = {k for k, w in stored.items() if w.dtype == torch.float16}
+    halves = {k for k, w in stored.items() if w.dtype == np.float16}
     assert {"y_embedder.embedding_table.weight", "t_embedder.mlp.0.weight", "final_layer.linear.weight", "pos_embed",
             "x_embedder.proj.weight", "detail_head.conv_mid.weight", "text_encoder.token_embedding.weight"} <= halves
+    assert "text_encoder.layers.0.mlp.fc1.weight" + formats.SCALE in stored
+
+
+MODELS = {
+    "class": document(),
+    "subject and style": document(labels=TABLES, qk_norm=True, qk_norm_eps=1e-6, num_heads=4, mlp_ratio=2.5),
+    "every block, SwiGLU, shared": document(use_swiglu=True, moe={"interleave": False, "n_shared_experts": 2}),
+    "text": document(labels=(), text=TEXT),
+    "text and style": document("dense", labels=(("style_embedder", 4),), text=TEXT),
+    "wide heads": document(head_dim=12, labels=(), text=TEXT),
+    "detail head": document(prediction="data", detail_head={"channels": 5}),
+    "detail head with phases": document(prediction="data", detail_head={"channels": 5, "phase": True}),
+    "DDPM": document(objective="ddpm", learn_sigma=True),
+    "dense": document("dense"),
+    "dense, SwiGLU": document("dense", use_swiglu=True),
+    "token choice": document("tc", moe={"capacity": 2}),
+    "token choice, shared": document("tc", use_swiglu=True, moe={"n_shared_experts": 2}),
+    "expert choice": document("ec"),
+    "expert choice, shared": document("ec", use_swiglu=True, moe={"n_shared_experts": 1, "interleave": False}),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_modules_have_the_tensors_that_a_configuration_lists(name, tmp_path):
+    config = Config.from_dict(MODELS[name])
+    model = DiT(config)
+    listed = dict(weights.tensors(config))
+    tensors = export.folded(model)
+    assert {k: w.shape for k, w in tensors.items()} == listed
+    # Nothing is left over: what the file holds, stacked again, is the whole state of the modules.
+    state = from_official({k: torch.from_numpy(w) for k, w in tensors.items()})
+    assert {k: w.shape for k, w in state.items()} == {k: w.shape for k, w in model.state_dict().items()}
+
+
+def test_the_modules_of_a_refiner_are_those_of_its_configuration(tmp_path):
+    whole = document(input_size=8, patch_size=4, prediction="data")
+    whole["refiner"] = {"from": 0.5, "params": {**whole["params"], "patch_size": 2, "hidden_size": 12}}
+    config = Config.from_dict(whole)
+    parts = export.folded(DiT(config)), export.folded(DiT(config.refiner))
+    stored = parts[0] | {f"refiner.{k}": w for k, w in parts[1].items()}
+    assert {k: w.shape for k, w in stored.items()} == dict(weights.stored(config))
+
+
+def test_the_same_model_gives_the_same_bytes(tmp_path):
+    meta, tensors = document(), formats.encode(export.folded(small_model()), "int8")
+    files = [tmp_path / f"{i}.safetensors" for i in range(4)]
+    for file in files:
+        writing.write(file, meta, dict(reversed(tensors.items())) if file == files[1] else tensors)
+    assert len({file.read_bytes() for file in files}) == 1
+    read = load_file(files[0])
+    assert read.keys() == tensors.keys() and all(np.array_equal(read[k], w) for k, w in tensors.items())
+    length = int.from_bytes(files[0].read_bytes()[:8], "little")
+    entries = json.loads(files[0].read_bytes()[8 : 8 + length])["__metadata__"]
+    assert entries == writing.header(meta) and list(entries) == sorted(entries) and length % 8 == 0
 
 
 def test_a_header_says_what_the_file_is():
     """The keys are those of `diffmoe convert` (src/checkpoint/metadata.rs)."""
-    meta = {"name": "tiny", "kind": "tc", "space": "pixels", "params": {"input_size": [8, 16]}, "card": {"licence": "MIT"}}
-    header = export.header(meta)
+    meta = document("tc", input_size=[8, 16]) | {"card": {"licence": "MIT"}}
+    header = writing.header(meta)
     assert header.pop("diffmoe").startswith("{")
     assert header == {"format": "pt", "modelspec.sai_model_spec": "1.0.0", "modelspec.architecture": "dit-moe-token-choice",
-                      "modelspec.implementation": "diffmoe", "modelspec.title": "tiny", "modelspec.resolution": "16x8",
+                      "modelspec.implementation": "diffmoe", "modelspec.title": "small", "modelspec.resolution": "16x8",
                       "modelspec.license": "MIT"}
-    assert "modelspec.resolution" not in export.header({**meta, "space": "latents"})
+    assert "modelspec.resolution" not in writing.header({**meta, "space": "latents"})
 
 
 @pytest.mark.parametrize(("params", "reason"), [
     ({"norm_type": "rmsnorm"}, "context tokens of JiT"), ({"swiglu_bias": True}, "context tokens of JiT"),
-    ({"context_tokens": 4}, "context tokens of JiT"), ({"pos_embed": False}, "without a position embedding"),
-    ({"rope_type": "2d", "norm_type": "rmsnorm"}, "2-D RoPE"), ({"prediction": "reversed"}, "whose time is reversed")])
+    ({"context_tokens": 4, "kind": "dense"}, "context tokens of JiT"), ({"pos_embed": False}, "without a position embedding"),
+    ({"rope_type": "2d", "norm_type": "rmsnorm"}, "2-D RoPE"), ({"prediction": "reversed"}, "whose time is reversed"),
+    ({"input_size": [4, 8]}, "not square")])
 def test_forms_that_the_trainer_lacks_are_refused(params, reason):
-    with pytest.raises(ValueError, match=reason):
-        exported.build({"params": params}, {}, "model.safetensors")
+    with pytest.raises(ModelError, match=reason):
+        small_model(**params)

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from diffmoe.train import flow
+from diffmoe import Config
 from diffmoe.train.model import DiT, TimeEmbedder, sincos_pos_embed
 from diffmoe.train.moe import from_official, to_official
+from helpers import small_model
 
 
 def wave(shape, f, a, b):
@@ -18,9 +20,13 @@ def wave(shape, f, a, b):
     return f(a * torch.arange(n, dtype=torch.float64) + b).float().view(shape)
 
 
+def official(model):
+    return to_official(model.state_dict(), model.config)
+
+
 def tiny(kind="diffmoe"):
-    model = DiT(4, 4, 2, 2, 16, 2, num_experts=4, learn_sigma=True, kind=kind)
-    state = to_official(model.state_dict())
+    model = small_model(kind, in_channels=4, learn_sigma=True)
+    state = official(model)
     for n, (key, w) in enumerate(state.items(), 1):
         if key.endswith("expert_threshold"):
             state[key] = torch.full_like(w, 0.5)
@@ -51,7 +57,7 @@ def test_small_functions():
 
 
 def test_official_names():
-    keys = list(to_official(tiny()[0].state_dict()))
+    keys = list(official(tiny()[0]))
     assert len(keys) == 51
     assert keys[0] == "pos_embed" and keys[7] == "y_embedder.embedding_table.weight"
     assert keys[22:26] == ["blocks.1.mlp." + k for k in (
@@ -83,7 +89,7 @@ def test_eval_forward():
 ])
 def test_baselines(kind, entries, sums, first, last):
     model, x, t = tiny(kind)
-    assert len(to_official(model.state_dict())) == entries
+    assert len(official(model)) == entries
     rec = model.eval().record()
     out, _ = model(x, t, LABELS)
     close(out.sum(), [sums[0]], 1e-4)
@@ -213,15 +219,11 @@ def fixture_model(name):
     from safetensors.torch import load_file
 
     folder = os.path.join(FIXTURES, name)
-    case = json.load(open(os.path.join(folder, "case.json")))
-    p = case["params"]
-    moe = p.get("MoE_config") or {}
-    model = DiT(p["input_size"], 4, p["patch_size"], p["depth"], p["hidden_size"], p["num_heads"], p["mlp_ratio"],
-                moe.get("num_experts", 0), moe.get("capacity", 1), moe.get("interleave", True), learn_sigma=True,
-                use_swiglu=p["use_swiglu"], kind=case["kind"], n_shared_experts=moe.get("n_shared_experts") or 0).eval()
+    with open(os.path.join(folder, "case.json"), encoding="utf-8") as f:
+        model = DiT(Config.from_dict(json.load(f))).eval()
     state = load_file(os.path.join(folder, "model.safetensors"))
     model.load_state_dict(from_official(state))
-    assert set(to_official(model.state_dict())) == set(state)
+    assert set(official(model)) == set(state)
     return model, load_file(os.path.join(folder, "io.safetensors"))
 
 
@@ -250,5 +252,5 @@ def test_parity_with_official_outputs(name):
                     reason="set DIFFMOE_FIXTURES to the parity fixtures")
 def test_official_order_of_names():
     path = os.path.join(FIXTURES, "diffmoe_flow", "checkpoint.pt")
-    official = torch.load(path, weights_only=False, map_location="cpu")["ema"]
-    assert list(to_official(fixture_model("diffmoe_flow")[0].state_dict())) == list(official)
+    published = torch.load(path, weights_only=False, map_location="cpu")["ema"]
+    assert list(official(fixture_model("diffmoe_flow")[0])) == list(published)

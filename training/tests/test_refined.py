@@ -5,13 +5,14 @@ import json
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.numpy import load_file as arrays_of
 from safetensors.torch import load_file
 
+from diffmoe import Config, ModelError, formats, writing
 from diffmoe.train import config as configs
-from diffmoe.train import data, export, exported, flow, heldout, loop, objective, sample
+from diffmoe.train import data, describe, export, exported, flow, heldout, loop, objective, sample
 from diffmoe.train.evaluate import __main__ as command
 from diffmoe.train.evaluate import emoji, generate, public
-from diffmoe.train.refined import Refined
 from diffmoe.train.start import initialise
 from test_judges import fake_net
 
@@ -24,14 +25,14 @@ def random_file(root, name, seed, *settings):
     c = configs.load(root / "run.toml", ["model.prediction=data", *settings])
     dataset = data.load(c.data, str(root))
     torch.manual_seed(seed)
-    model = loop.build(c.model, dataset.labels).eval()
+    model = loop.build(c, dataset.labels).eval()
     for w in model.parameters():
         if w.requires_grad:
             torch.nn.init.normal_(w, std=0.1)
     export.recalibrate(model, export.noised_batches(dataset, [4, 8], c, 4, 32), 1)
     path = str(root / name)
-    export.write(export.encode(export.folded(model), "int8"), export.describe(c, dataset.labels, {"train_images": 5}), path)
-    return exported.read_description(path), load_file(path)
+    writing.write(path, describe.document(c, dataset.labels, {"train_images": 5}), formats.encode(export.folded(model), "int8"))
+    return exported.read_description(path), arrays_of(path)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def files(emoji_root):
     base, of_base = random_file(emoji_root, "base.safetensors", 1, "model.patch_size=4")
     fine, of_fine = random_file(emoji_root, "fine.safetensors", 2, "model.hidden_size=32", "model.detail_head=4")
     both = {**base, "refiner": {"from": 0.5, "params": fine["params"]}}
-    export.write({**of_base, **{f"refiner.{k}": w for k, w in of_fine.items()}}, both, str(emoji_root / "both.safetensors"))
+    writing.write(emoji_root / "both.safetensors", both, {**of_base, **{f"refiner.{k}": w for k, w in of_fine.items()}})
     return emoji_root, *(str(emoji_root / f"{name}.safetensors") for name in ("base", "fine", "both"))
 
 
@@ -111,7 +112,7 @@ def test_compute_is_that_of_the_model_which_computes(files):
 
 def test_shifts_are_parts_of_the_finest_patch(files):
     meta = [exported.read_description(path) for path in files[1:]]
-    assert [exported.finest_patch(m) for m in meta] == [4, 2, 2]
+    assert [Config.from_dict(m).finest.patch_size for m in meta] == [4, 2, 2]
     a = type("A", (), {"steps": 2, "guidance": 1.0, "solver": "euler", "rule": "token", "batch": 2, "seed": 0, "shifts": 2,
                        "shifts_from": 0.7})
     assert [generate.settings(m, a)["shifts"][1] for m in meta] == [[2, 2], [1, 1], [1, 1]]
@@ -121,15 +122,17 @@ def test_a_run_does_not_start_from_two_models(files):
     c = configs.load(files[0] / "run.toml", ["model.prediction=data"])
     dataset = data.load(c.data, str(files[0]))
     with pytest.raises(ValueError, match="has a refiner"):
-        initialise(loop.build(c.model, dataset.labels), dataset, files[3])
+        initialise(loop.build(c, dataset.labels), dataset, files[3])
 
 
 def test_models_that_do_not_fit_are_refused(files):
-    base, fine = (exported.load_exported(path)[0] for path in files[1:3])
-    for wrong in ((fine, base, 0.5), (base, fine, 0.0), (base, fine, 1.0)):
-        with pytest.raises(ValueError, match="a refiner needs"):
-            Refined(*wrong)
-    assert Refined(base, fine, 0.5).patch_size == 2
+    root, *paths = files
+    (base, of_base), (fine, of_fine) = ((exported.read_description(path), arrays_of(path)) for path in paths[:2])
+    for first, second, start in ((fine, base, 0.5), (base, fine, 0.0), (base, fine, 1.0)):
+        wrong, tensors = {**first, "refiner": {"from": start, "params": second["params"]}}, of_base if first is base else of_fine
+        with pytest.raises(ModelError, match="a refiner"):
+            writing.write(root / "wrong.safetensors", wrong, tensors)
+    assert exported.load_exported(paths[2])[0].patch_size == 2
 
 
 def test_judges_and_showcase_take_such_a_file(files, monkeypatch):

@@ -26,7 +26,7 @@ def tiny_model(root, *overrides):
     c = configs.load(root / "run.toml", list(overrides))
     dataset = data.load(c.data, str(root))
     torch.manual_seed(5)
-    return loop.build(c.model, dataset.labels), dataset
+    return loop.build(c, dataset.labels), dataset
 
 
 def test_a_run_started_from_a_file_computes_what_the_file_computes(exported):

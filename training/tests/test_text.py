@@ -1,5 +1,6 @@
 """Prompts, tokenizer, text encoder and cross-attention."""
 
+import json
 import os
 
 import pytest
@@ -8,11 +9,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from helpers import run_tiny
+from helpers import run_tiny, small_model
 
 from diffmoe.train import config as configs
 from diffmoe.train import data, export, exported, flow, loop, prompts, sample, start, text
-from diffmoe.train.model import DiT
 
 TEXT = {"vocab_size": 40, "max_length": 7, "hidden_size": 12, "depth": 2, "num_heads": 3}
 
@@ -20,7 +20,7 @@ TEXT = {"vocab_size": 40, "max_length": 7, "hidden_size": 12, "depth": 2, "num_h
 def small(seed=0, **more):
     """A small model whose every weight is random, the zero-initialised too."""
     torch.manual_seed(seed)
-    model = DiT(6, 3, 2, 2, 16, 2, num_experts=4, labels=(), text=TEXT, **more).eval()
+    model = small_model(input_size=6, labels=(), text=TEXT, **more).eval()
     for w in model.parameters():
         if w.requires_grad:
             torch.nn.init.normal_(w, std=0.2)
@@ -37,8 +37,8 @@ def test_the_recorded_case_is_reproduced(case):
     folder = os.path.join(os.path.dirname(__file__), "../../tests/fixtures", case)
     model, meta = exported.load_exported(os.path.join(folder, "model.safetensors"))
     io = load_file(os.path.join(folder, "io.safetensors"))
-    t = exported.described_tokenizer(meta)
-    asked, negative = ([prompts.encode(t, p)] for p in (meta["prompts"], [meta["negative"]] * 3))
+    reader = exported.described_reader(meta)
+    asked, negative = ([reader.encode(p)] for p in (meta["prompts"], [meta["negative"]] * 3))
     assert torch.equal(asked[0], io["tokens"].long()) and torch.equal(negative[0], io["negative_tokens"].long())
     close = lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
     close(model.text_encoder(asked[0])[0], io["text.out"])
@@ -59,7 +59,7 @@ def test_names_and_wordings():
 
 def test_prompter_mentions_what_it_was_given_and_repeats_itself():
     t = prompts.train_tokenizer(prompts.vocabulary_texts(["robot", "automobile"], data.STYLES), 200, 16)
-    p = prompts.Prompter(["robot", "automobile"], data.STYLES, t)
+    p = prompts.Prompter(["robot", "automobile"], data.STYLES, prompts.Reader(t, 16))
     said = [p.sentence(1, 3, torch.Generator().manual_seed(s)) for s in range(400)]
     assert said == [p.sentence(1, 3, torch.Generator().manual_seed(s)) for s in range(400)]
     subject = [any(w in s for w in prompts.wordings("automobile")) for s in said]
@@ -74,31 +74,44 @@ def test_prompter_mentions_what_it_was_given_and_repeats_itself():
 
 def test_tokenizer_folds_case_and_accents_and_cuts_long_prompts():
     t = prompts.train_tokenizer(["a robot, fluent 3d", "piñata"], 200, 8)
-    assert [t.token_to_id(s) for s in text.SPECIAL] == [0, 1, 2, 3]
-    same = prompts.encode(t, ["A  Robot, FLUENT 3D", "a robot,fluent 3d"])
+    assert [t["model"]["vocab"][s] for s in text.SPECIAL] == [0, 1, 2, 3]
+    encode = prompts.Reader(t, 8).encode
+    same = encode(["A  Robot, FLUENT 3D", "a robot,fluent 3d"])
     assert torch.equal(same[0], same[1]) and text.UNK not in same
-    assert torch.equal(prompts.encode(t, ["Pinata"]), prompts.encode(t, ["piñata"]))
-    long = prompts.encode(t, ["robot " * 50])
+    assert torch.equal(encode(["Pinata"]), encode(["piñata"]))
+    long = encode(["robot " * 50])
     assert long.shape == (1, 8) and long[0, -1] == text.SEP
-    assert torch.equal(prompts.encode(t, [""]), text.null_tokens(1, 8))
-    assert prompts.encode(t, ["☃"])[0, 1] == text.UNK
-    assert Tokenizer.from_str(t.to_str()).encode("a robot").ids == t.encode("a robot").ids
+    assert torch.equal(encode([""]), text.null_tokens(1, 8))
+    assert encode(["☃"])[0, 1] == text.UNK
 
 
 def test_byte_pairs_know_every_letter_and_take_special_names_for_text():
     t = prompts.train_tokenizer(["a robot, fluent 3d", "piñata", "the robot's"], 300, 12, "bpe")
-    assert [t.token_to_id(s) for s in text.SPECIAL] == [0, 1, 2, 3] and t.get_vocab_size() <= 300
-    same = prompts.encode(t, ["A  Robot, FLUENT 3D", "a robot,fluent 3d", "a robot,\n\tfluent 3d"])
+    assert [t["model"]["vocab"][s] for s in text.SPECIAL] == [0, 1, 2, 3] and prompts.Reader(t, 12).entries <= 300
+    encode = prompts.Reader(t, 12).encode
+    same = encode(["A  Robot, FLUENT 3D", "a robot,fluent 3d", "a robot,\n\tfluent 3d"])
     assert torch.equal(same[0], same[1]) and torch.equal(same[0], same[2]) and text.UNK not in same
-    long = prompts.encode(t, ["robot " * 50])
+    long = encode(["robot " * 50])
     assert long.shape == (1, 12) and long[0, -1] == text.SEP
-    assert torch.equal(prompts.encode(t, [""]), text.null_tokens(1, 12))
+    assert torch.equal(encode([""]), text.null_tokens(1, 12))
     # A letter that was never seen is known by its bytes, all but the last, which ends the word.
-    snow = prompts.encode(t, ["☃"])[0].tolist()
+    snow = encode(["☃"])[0].tolist()
     assert snow[3] == text.UNK and text.UNK not in snow[1:3] and snow[4] == text.SEP
     for kind in prompts.KINDS:
         t = prompts.train_tokenizer(["a robot"], 300, 12, kind)
-        assert (prompts.encode(t, ["[SEP] [PAD]"])[0] == text.SEP).sum() == 1
+        assert (prompts.Reader(t, 12).encode(["[SEP] [PAD]"])[0] == text.SEP).sum() == 1
+
+
+@pytest.mark.parametrize("kind", prompts.KINDS)
+def test_prompts_are_read_as_the_package_that_makes_vocabularies_reads_them(kind):
+    names, g = ["robot", "automobile", "T-Rex", "family: man, boy"], torch.Generator().manual_seed(0)
+    t = prompts.train_tokenizer(prompts.vocabulary_texts(names, data.STYLES), 300, 16, kind)
+    p = prompts.Prompter(names, data.STYLES, prompts.Reader(t, 16))
+    said = [p.sentence(i % 4, i % 8, g) for i in range(500)] + ["", "robot " * 50, "Ünïcode ☃ 42, isn't it?", "[SEP] [PAD]"]
+    theirs = Tokenizer.from_str(json.dumps(t))
+    theirs.encode_special_tokens = True
+    ids = [e.ids + [text.PAD] * (16 - len(e.ids)) for e in theirs.encode_batch(said)]
+    assert p.encode(said).tolist() == ids
 
 
 def test_a_tokenizer_of_another_kind_than_asked_for_is_refused():
@@ -163,7 +176,7 @@ def test_blocks_follow_the_formula():
 
 def test_a_fresh_model_does_not_look_at_the_text():
     """Zero-initialised output projections: the blocks start as if there were no text."""
-    model = DiT(6, 3, 2, 2, 16, 2, num_experts=4, labels=(), text=TEXT)
+    model = small_model(input_size=6, labels=(), text=TEXT)
     assert all(b.cross_attn.proj.weight.abs().max() == 0 for b in model.blocks)
     x, c = torch.randn(1, 9, 16), torch.randn(1, 16)
     a, b = (model.blocks[0](x, c, model.text_encoder(tokens(r)))[0] for r in ([5], [6, 7]))
@@ -181,7 +194,7 @@ def test_gradients_reach_the_whole_encoder():
 
 def test_labels_and_text_together():
     torch.manual_seed(0)
-    model = DiT(6, 3, 2, 2, 16, 2, num_experts=0, labels=[("style_embedder", 4, None)], text=TEXT)
+    model = small_model("dense", input_size=6, labels=[("style_embedder", 4)], text=TEXT)
     nulls = model.null_labels(2)
     assert nulls[0].tolist() == [4, 4] and torch.equal(nulls[1], text.null_tokens(2, 7))
     out, _ = model(torch.randn(2, 3, 6, 6), torch.rand(2), [torch.tensor([0, 4]), tokens([5], [6])])
@@ -225,13 +238,13 @@ def test_training_learns_colours_from_prompts_and_survives_export(emoji_root, ki
         out, _ = loaded(ref["x"], ref["t"], [ref["tokens"].long()])
         torch.testing.assert_close(out, ref["out"], rtol=0, atol=1e-5)
     meta = exported.read_description(path)
-    t = exported.described_tokenizer(meta)
-    assert type(t.model).__name__ == prompts.KINDS[kind][0]
-    assert meta["text"]["vocab_size"] == t.get_vocab_size() and meta["labels"] == [] and meta["params"]["num_classes"] == 0
+    reader = exported.described_reader(meta)
+    prompts.check_kind(reader.document, kind)
+    assert meta["text"]["vocab_size"] == reader.entries and meta["labels"] == [] and meta["params"]["num_classes"] == 0
     assert meta["text"]["examples"] == ["a red ball, noto"]
     assert meta["text"]["subjects"] == ["red ball", "green ball", "blue ball", "red box"]
     # An unknown word is no error, and the words it was trained on steer the colour.
-    asked = prompts.encode(t, ["a red ball, noto", "a blue ball, noto", "zebra!"])
+    asked = reader.encode(["a red ball, noto", "a blue ball, noto", "zebra!"])
     z = sample.draw(loaded, [asked], 10, 2.0, "heun")
     centre = z[:, :, 3:5, 3:5].mean((2, 3))
     assert centre[0, 0] > 0.2 > -0.2 > centre[0, 2] and centre[1, 2] > 0.2 > -0.2 > centre[1, 0], centre
@@ -242,18 +255,17 @@ def test_a_run_takes_the_tokenizer_with_the_weights(emoji_root):
     ck, _ = run_tiny(emoji_root, *more, "--set", "train.steps=2")
     path = str(emoji_root / "m.safetensors")
     export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root), "--no-recalibrate"])
-    first = torch.load(ck, weights_only=False)["tokenizer"]
-    ids = lambda t: t.get_vocab()
-    assert ids(exported.described_tokenizer(exported.read_description(path))) == ids(Tokenizer.from_str(first))
+    first = loop.tokenizer_of(torch.load(ck, weights_only=False))
+    assert exported.read_description(path)["text"]["tokenizer"] == first
     trainer = lambda *sets: loop.Trainer(configs.load(emoji_root / "run.toml", sets), str(emoji_root),
                                           str(emoji_root / "again"), False)
     started = trainer(*TEXT_SECTION, f"train.init={path}", "train.teach_steps=0")
-    assert ids(started.tokenizer) == ids(Tokenizer.from_str(first))
+    assert started.reader.document == first
     same = exported.load_exported(path)[0].state_dict()
     assert all(torch.equal(w, same[k]) for k, w in started.model.state_dict().items())
     resumed = loop.Trainer(configs.load(emoji_root / "run.toml", TEXT_SECTION), str(emoji_root),
                             str(emoji_root / "runs/tiny"), True)
-    assert resumed.tokenizer.to_str() == first
+    assert resumed.reader.document == first
     with pytest.raises(ValueError, match="text-conditioned"):
         trainer(f"train.init={path}")
 

@@ -14,7 +14,10 @@ import numpy as np
 from .config_checks import KINDS, MOST_EXPERTS, check, check_params, check_refiner
 from .errors import ModelError
 
-__all__ = ["KINDS", "MOST_EXPERTS", "Config", "LabelTable", "TextConfig"]
+__all__ = ["KINDS", "MOST_EXPERTS", "TABLE", "Config", "LabelTable", "TextConfig"]
+
+#: What the names of the tensors of label tables end with.
+TABLE = ".embedding_table.weight"
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,7 @@ def _read(document: dict) -> Config:
     if not tables and text is None:
         null = document.get("null_class")
         null = params["num_classes"] if null is None else null
-        tables = (LabelTable("class", "y_embedder.embedding_table.weight", null),)
+        tables = (LabelTable("class", f"y_embedder{TABLE}", null),)
     size = params["input_size"]
     channels = params.get("in_channels", 4)
     defaults = document.get("defaults") or {}

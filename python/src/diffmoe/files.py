@@ -1,7 +1,5 @@
-"""Reads model files: safetensors, single or sharded, in every precision that ``diffmoe convert`` writes.
-
-Large matrices may be quantised (docs/models.md, "Importing weights"): int8 with one scale per row, or int4 packed two per
-byte with one f16 scale per 32 columns. All tensors are returned as float32.
+"""Reads model files: safetensors, single or sharded, in every precision that ``diffmoe convert`` writes
+(:mod:`diffmoe.formats`). All tensors are returned as float32.
 """
 
 from __future__ import annotations
@@ -15,12 +13,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from .errors import ModelError
+from .formats import INT4_GROUP, SCALE, from_int4, from_int8
 
 CONFIG_KEY = "diffmoe"
-SCALE = ".scale"
-#: The same in the layout of diffusers, where a parameter has no parts.
+#: What the names of scales end with in the layout of diffusers, where a parameter has no parts.
 MODULE_SCALE = "_scale"
-INT4_GROUP = 32
 #: Where the weights are in a folder: as model hubs have one model, or as diffusers has a pipeline or its transformer.
 NAMES = ("model", "transformer/diffusion_pytorch_model", "diffusion_pytorch_model")
 #: The folders of a model and of its refiner in a pipeline of diffusers.
@@ -150,7 +147,7 @@ class TensorFile:
             needed = (rows,) if kind == "I8" else (rows, -(-2 * stored.shape[-1] // INT4_GROUP))
             if stored.ndim != 2 or scale.shape != needed:
                 raise ModelError(f"{self.path}: {name}{SCALE} has shape {scale.shape}, expected {needed}")
-            values = stored * scale[:, None] if kind == "I8" else from_int4(stored, scale)
+            values = from_int8(stored, scale) if kind == "I8" else from_int4(stored, scale)
         else:
             raise ModelError(f"{self.path}: {name} is stored as {kind}; expected floats, or I8 or U8 with {name}{SCALE}")
         if not np.isfinite(values).all():
@@ -191,10 +188,3 @@ def _open(part: Path):
         return safe_open(str(part), framework="np")
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{part} is not a complete safetensors file ({error}); download it again") from None
-
-
-def from_int4(stored: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """``[N, K/2]`` bytes and ``[N, ⌈K/32⌉]`` scales to ``[N, K]``; even columns are in the low nibbles."""
-    low, high = (stored << 4).view(np.int8) >> 4, stored.view(np.int8) >> 4
-    numbers = np.stack([low, high], axis=-1).reshape(stored.shape[0], -1)
-    return numbers * np.repeat(scale, INT4_GROUP, axis=1)[:, : numbers.shape[1]]

@@ -75,11 +75,9 @@ class Run:
         self.step, self._stage = step, None
 
     def is_guided(self, time: float) -> bool:
-        """Whether guidance applies: its scale is not 1, and ``low <= t < high``, where t is 0 for noise and 1 for data; at
-        t = 1 if ``high`` is 1. In float32, as in the Rust program."""
-        low, high = map(np.float32, self.interval)
+        """Whether guidance applies: its scale is not 1, and the time is inside the interval."""
         t = np.float32(time) if self.config.objective == "flow" else np.float32(1) - np.float32(time) / np.float32(999)
-        return self.guidance != 1 and bool(low <= t < high or (t >= 1 and high >= 1))
+        return self.guidance != 1 and is_inside(t, self.interval)
 
     def forward(self, z: np.ndarray, time: float, guided: bool = True) -> np.ndarray:
         """Evaluates the model, conditional (``guided``) or unconditional."""
@@ -100,8 +98,7 @@ class Run:
         if self.config.objective != "flow" or count == 1 or np.float32(time) < np.float32(start):
             return total
         noted = len(self.passes)
-        for i in range(1, count):
-            by = i * self.config.finest.patch_size // count
+        for by in shifts(count, self.config.finest.patch_size)[1:]:
             turned = self._guided(np.roll(z, (by, by), (2, 3)), time)
             total = total + np.roll(turned, (-by, -by), (2, 3))
         del self.passes[noted:]
@@ -144,6 +141,18 @@ def _blended(table: np.ndarray, rows: np.ndarray, other: int | None, strength: f
     vectors = (np.float32(1) - share) * table[rows] + share * table[other]
     vectors = table[np.full_like(rows, other)] if share == 1 else vectors
     return np.where((rows == other)[:, None], table[rows], vectors)
+
+
+def is_inside(t: float, interval: tuple[float, float]) -> bool:
+    """Whether ``low <= t < high``, where t is 0 for noise and 1 for data; at t = 1 if ``high`` is 1. In float32, as in the
+    Rust program."""
+    t, low, high = map(np.float32, (t, *interval))
+    return bool(low <= t < high or (t >= 1 and high >= 1))
+
+
+def shifts(count: int, patch: int) -> list[int]:
+    """The shifts of cycle spinning, in pixels down and right: spread along the diagonal of a patch, the first is zero."""
+    return [i * patch // count for i in range(count)]
 
 
 def steps_taken(steps: int, strength: float) -> int:

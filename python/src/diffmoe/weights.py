@@ -9,9 +9,8 @@ import numpy as np
 from .config import Config
 from .errors import ModelError
 from .files import REFINER, TensorFile
+from .formats import STATE
 
-#: Training state that inference does not need.
-OPTIONAL = (".ema_decay",)
 TIME_DIMS = 256
 #: Position embedding of the tokens of the context.
 CONTEXT = "in_context_posemb"
@@ -45,14 +44,20 @@ def router_name(config: Config, layer: str) -> str:
 
 def _moe(c: Config, name: str):
     width, experts = c.hidden_size, c.num_experts
-    yield router_name(c, name), (experts - c.unconditional, width)
-    if c.router == "sigmoid":
-        yield f"{name}.{SELECTION_BIAS}", (experts,)
-    for e in range(experts):
-        yield from _ffn(f"{name}.experts.{e}", width, c.expert_hidden, c.expert_swiglu, c.swiglu_bias)
+    router = router_name(c, name), (experts - c.unconditional, width)
+    # The official modules have their own parameters and buffers first, then the parts; the gate of token choice is a part.
+    if c.kind != "tc":
+        yield router
     if c.kind == "diffmoe":
         yield f"{name}.expert_threshold", (experts,)
         yield f"{name}.ema_decay", (1,)
+    for e in range(experts):
+        yield from _ffn(f"{name}.experts.{e}", width, c.expert_hidden, c.expert_swiglu, c.swiglu_bias)
+    if c.kind == "tc":
+        yield router
+    if c.router == "sigmoid":
+        yield f"{name}.{SELECTION_BIAS}", (experts,)
+    if c.kind == "diffmoe":
         yield from _linear(f"{name}.capacity_predictor.0", width, width)
         yield from _linear(f"{name}.capacity_predictor.2", experts, width)
     if c.shared_hidden:
@@ -74,11 +79,11 @@ def _text(c: Config):
 def _block(c: Config, i: int):
     block, width, attention = f"blocks.{i}", c.hidden_size, c.num_heads * c.head_dim
     yield from _linear(f"{block}.attn.qkv", 3 * attention, width)
-    yield from _linear(f"{block}.attn.proj", width, attention)
     if c.qk_norm:
         for part in ("q_norm", "k_norm"):
             parts = _linear(f"{block}.attn.{part}", c.head_dim)
             yield from [next(parts)] if c.rms_norm else parts
+    yield from _linear(f"{block}.attn.proj", width, attention)
     if c.text:
         yield from _linear(f"{block}.cross_attn.q_linear", attention, width)
         yield from _linear(f"{block}.cross_attn.kv_linear", 2 * attention, c.text.hidden_size)
@@ -91,8 +96,8 @@ def _block(c: Config, i: int):
 
 
 def tensors(c: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor of a model without those of its refiner, in the official names; ``Linear.weight`` is
-    ``[out, in]``."""
+    """Name and shape of every tensor of a model without those of its refiner, in the official names and their order;
+    ``Linear.weight`` is ``[out, in]``."""
     width, patch = c.hidden_size, c.patch_size
     if c.pos_embed:
         yield "pos_embed", (1, c.tokens, width)
@@ -138,7 +143,7 @@ def load(path) -> tuple[Config, dict[str, np.ndarray]]:
     problems = []
     for name, shape in needed.items():
         if name not in there:
-            if not name.endswith(OPTIONAL):
+            if not name.endswith(STATE):
                 problems.append(f"{name} {list(shape)} is missing")
         elif file.shape(name) != shape:
             problems.append(f"{name} has shape {list(file.shape(name))}, expected {list(shape)}")

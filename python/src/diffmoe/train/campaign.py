@@ -30,7 +30,7 @@ from . import config as configs
 from . import data, export, heldout, loop, toml
 from .evaluate import __main__ as evaluation
 from .evaluate import judges
-from .exported import described_tokenizer, load_exported
+from .exported import load_exported
 
 KEYS = {"name", "config", "hours", "images", "init", "dtype", "set", "evaluate", "against"}
 STAGES = ("train", "export", "measure", "evaluate")
@@ -127,7 +127,7 @@ class Campaign:
             model, meta = load_exported(path)
             if meta["params"]["input_size"] != c.model.input_size or ("text" in meta) != bool(c.text.hidden_size):
                 continue  # another size or kind of condition is not comparable
-            tokenizer = described_tokenizer(meta)
+            tokenizer = meta.get("text", {}).get("tokenizer")
             sets = {name: data.load_for(c, self.data_root, split, tokenizer)
                     for name, split in (("held_out", "test"), ("seen", "train"))}
             if which == "before" and [l.values for l in sets["seen"].tables] != [l["values"] for l in meta["labels"]]:

@@ -15,13 +15,13 @@ import time
 
 import torch
 
+from ..config import KINDS
 from . import config as configs
 from . import data, export, objective
 from .evaluate import eurosat, generate, probe, stats
 from .moe import Experts
 from .loop import Trainer
 
-ARCHITECTURES = ["dense", "tc", "ec", "diffmoe"]
 RULES = {"diffmoe": ["pool", "token", "static"]}
 GAMMAS = [0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.01]
 
@@ -105,7 +105,7 @@ def main(argv=None):
     p.add_argument("--out", default="runs", help="checkpoints and logs")
     p.add_argument("--results", required=True, help="folder for the JSON files")
     p.add_argument("--probes", default="runs/probes")
-    p.add_argument("--architectures", nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)
+    p.add_argument("--architectures", nargs="+", default=KINDS, choices=KINDS)
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     p.add_argument("--images", "--pictures", dest="images", type=int, default=1000, help="generated for each distance")
     p.add_argument("--steps", type=int, default=20, help="sampling steps, by the solver of the config")

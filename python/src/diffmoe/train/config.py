@@ -7,7 +7,11 @@ import json
 import os
 from dataclasses import dataclass, field
 
-from . import flow, toml
+from .. import config as models
+from ..errors import one_of
+from ..schedulers import suitable
+from ..settings import cycle_spin
+from . import describe, flow, objective, toml
 
 
 @dataclass
@@ -116,7 +120,7 @@ class Sample:
 
 
 @dataclass
-class Config:
+class Run:
     name: str = "run"
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
@@ -127,14 +131,16 @@ class Config:
 
 
 def check(c):
-    """Reject contradictory settings before anything is loaded."""
+    """Reject contradictory settings before anything is loaded: first what no model is, then what cannot be trained."""
     m, t = c.model, c.train
+    cycle_spin(models.Config.from_dict(describe.document(c, [])), None)
     if t.objective == "ddpm" and not (m.learn_sigma and m.time_scale == 1):
         raise ValueError("train.objective = \"ddpm\" needs model.learn_sigma = true and model.time_scale = 1")
-    if (t.objective == "ddpm") != (c.sample.solver in ("ddpm", "ddim")):
+    solvers = [kind.name for kind in suitable(t.objective) if kind.name in objective.SOLVERS]
+    if c.sample.solver not in solvers:
         raise ValueError(f"sample.solver = {c.sample.solver!r} does not fit train.objective = {t.objective!r}: "
-                         "use euler or heun for flow, ddpm or ddim for ddpm")
-    if m.prediction not in flow.PREDICTIONS or m.prediction == "data" and t.objective != "flow":
+                         f"expected {one_of(solvers)}")
+    if m.prediction not in flow.PREDICTIONS:
         raise ValueError(f"model.prediction = {m.prediction!r}; expected velocity or, for flow models, data")
     if not (0 <= t.t_late <= 1 and 0 <= t.t_late_from < 1):
         raise ValueError(f"train.t_late = {t.t_late}, train.t_late_from = {t.t_late_from}: "
@@ -147,9 +153,6 @@ def check(c):
         raise ValueError("train.keep_best needs train.judge_minutes, which measures the error on held-out images")
     if m.detail_phase and not m.detail_head:
         raise ValueError("model.detail_phase = true needs a detail head: set model.detail_head to a number of channels")
-    if m.detail_head < 0 or m.detail_head and (m.prediction != "data" or m.learn_sigma):
-        raise ValueError(f"model.detail_head = {m.detail_head}: expected a number of channels (0: none), and it needs "
-                         "model.prediction = \"data\" and model.learn_sigma = false")
     if t.capacity_schedule and (len(t.capacity_schedule) != 2 or not 0 <= t.capacity_schedule[0] < t.capacity_schedule[1]):
         raise ValueError(f"train.capacity_schedule = {t.capacity_schedule}; expected two steps in ascending order")
     if c.text.tokenizer not in ("wordpiece", "bpe"):
@@ -172,7 +175,7 @@ def from_dict(d):
             parts[key] = value
         else:
             raise ValueError(f"unknown section {key}")
-    return check(Config(**parts))
+    return check(Run(**parts))
 
 
 def read(path):

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..config import TABLE
 from . import prompts
 
 
@@ -28,7 +29,7 @@ class Labels:
 
     @property
     def tensor(self):
-        return f"{self.prefix}.embedding_table.weight"
+        return self.prefix + TABLE
 
 
 @dataclass
@@ -98,7 +99,7 @@ def load_jpeg(path, size, split="train", augment="none"):
     return Dataset(torch.cat(out), [y], [labels], augment)
 
 
-STYLES = ["noto", "blob", "twemoji", "fluent3d", "fluentcolor", "fluentflat", "emojitwo", "fxemoji"]
+STYLES = list(prompts.STYLE_PHRASES)
 
 
 def words(name):
@@ -231,7 +232,7 @@ def load_latents(path, size, scaling_factor):
 
 def load_for(config, root, split="train", tokenizer=None):
     """The data of a run: images with labels or, with a [text] section, with
-    prompts; without a tokenizer, one is trained on the names and styles."""
+    prompts; ``tokenizer`` is their ``tokenizer.json``, by default one made of the names and styles."""
     dataset, t = load(config.data, root, split), config.text
     if t.hidden_size:
         if config.data.kind != "emoji":
@@ -241,7 +242,7 @@ def load_for(config, root, split="train", tokenizer=None):
             texts = prompts.vocabulary_texts(names, styles)
             tokenizer = prompts.train_tokenizer(texts, t.vocab_size, t.max_length, t.tokenizer)
         prompts.check_kind(tokenizer, t.tokenizer)
-        dataset.prompter = prompts.Prompter(names, styles, tokenizer)
+        dataset.prompter = prompts.Prompter(names, styles, prompts.Reader(tokenizer, t.max_length))
     return dataset
 
 

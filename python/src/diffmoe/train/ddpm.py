@@ -1,30 +1,27 @@
 """DDPM with learned variances, as the official code uses it (from DiT and ADM).
 
-1000 steps, beta linear from 1e-4 to 0.02; the network gets the integer time and
+The tables are those of ``diffmoe.schedulers.process``; the network gets the integer time and
 predicts the noise; its second half of channels interpolates the log variance
-between that of the posterior and that of beta.  All tables are
-float64.  Here time 0 is data, unlike in ``flow``."""
+between that of the posterior and that of beta.  Here time 0 is data, unlike in ``flow``."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 
-STEPS = 1000
+from ..schedulers.process import TRAINED_STEPS as STEPS
+from ..schedulers.process import Process
 
 
 class Schedule:
-    """Tables of the 1000 steps, or of the ``kept`` ones among them."""
+    """Tables of the 1000 steps, or of ``count`` among them, as tensors."""
 
-    def __init__(self, kept=None):
-        beta = torch.linspace(1e-4, 0.02, STEPS, dtype=torch.float64)
-        self.times = torch.arange(STEPS) if kept is None else torch.tensor(sorted(set(kept)))
-        self.alpha_bar = (1 - beta).cumprod(0)[self.times]
-        before = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
-        self.before = before
-        self.beta = 1 - self.alpha_bar / before
-        variance = self.beta * (1 - before) / (1 - self.alpha_bar)  # of q(x_{t-1} | x_t, x_0); 0 at the first
-        self.log_variance = torch.cat([variance[1:2], variance[1:]]).log()
+    def __init__(self, count=STEPS):
+        process, steps = Process(count), range(count)
+        self.times, self.alpha_bar, self.beta = map(torch.from_numpy, (process.times, process.alphas_bar, process.betas))
+        self.before = before = torch.tensor([process.bar_before(i) for i in steps], dtype=torch.float64)
+        # Of q(x_{t-1} | x_t, x_0).
+        self.log_variance = torch.tensor([process.log_posterior_variance(i) for i in steps], dtype=torch.float64)
         self.mean_of_x0 = self.beta * before.sqrt() / (1 - self.alpha_bar)
         self.mean_of_xt = (1 - before) * (1 - self.beta).sqrt() / (1 - self.alpha_bar)
 
@@ -45,16 +42,6 @@ class Schedule:
     def model_log_variance(self, v, i):
         share = (v + 1) / 2
         return share * self.at(self.beta.log(), i, v) + (1 - share) * self.at(self.log_variance, i, v)
-
-
-def respaced(count):
-    """The kept times for ``count`` steps, spread evenly with both ends."""
-    stride = (STEPS - 1) / (count - 1) if count > 1 else 1
-    kept, at = [], 0.0
-    for _ in range(count):
-        kept.append(round(at))
-        at += stride
-    return kept
 
 
 def kl(mean1, logvar1, mean2, logvar2):
@@ -105,7 +92,7 @@ def predict(model, z, time, labels, guidance, guided_channels):
 def sample(model, z, labels, steps=50, guidance=1.0, guided_channels=None, ddim=False, noises=None, generator=None):
     """Ancestral sampling, or DDIM with eta 0.  ``noises`` [steps, N, C, h, w]
     instead of fresh ones.  ``guided_channels``: all, or 3 as in the official code."""
-    s = Schedule(respaced(steps))
+    s = Schedule(steps)
     g = z.shape[1] if guided_channels is None else guided_channels
     for k, i in enumerate(reversed(range(len(s.times)))):
         ii = torch.full((len(z),), i, device=z.device)

@@ -3,7 +3,7 @@
 A transformer predicts every patch on its own, so small steps remain along patch borders.  Three 3x3 convolutions reach
 3 pixels across them; they also see the noised image, which near the end of sampling already has the fine detail.
 Convolutions are the same everywhere, so without help they cannot tell a patch border from an edge of the image.  With
-``patch_size`` they also see the phase: for rows and for columns, the place of the pixel in its patch, from -1 to 1.
+``detail_phase`` they also see the phase: for rows and for columns, the place of the pixel in its patch, from -1 to 1.
 (After DiP, arXiv 2511.18822.)  The last layer starts at zero, so a head added to a trained model initially changes
 nothing."""
 
@@ -13,13 +13,13 @@ import torch.nn.functional as F
 
 
 class DetailHead(nn.Module):
-    """x + conv_out(SiLU(conv_mid(SiLU(conv_in(concat(x, z, t, phase of the row, phase of the column))))));
-    ``patch_size`` 0: without the phases."""
+    """x + conv_out(SiLU(conv_mid(SiLU(conv_in(concat(x, z, t, phase of the row, phase of the column))))))"""
 
-    def __init__(self, in_channels, channels, patch_size=0):
+    def __init__(self, config):
         super().__init__()
-        self.patch_size = patch_size
-        self.conv_in = nn.Conv2d(2 * in_channels + 1 + 2 * bool(patch_size), channels, 3, padding=1)
+        in_channels, channels = config.in_channels, config.detail_channels
+        self.patch_size = config.patch_size if config.detail_phase else 0  # 0: without the phases
+        self.conv_in = nn.Conv2d(2 * in_channels + 1 + 2 * config.detail_phase, channels, 3, padding=1)
         self.conv_mid = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv_out = nn.Conv2d(channels, in_channels, 3, padding=1)
 

@@ -2,10 +2,8 @@
 
     python -m diffmoe.train.export runs/eurosat/last.pt eurosat.safetensors --data-root data
 
-The EMA weights are written under the official names (see ``moe.to_official``);
-composed label tables are folded into ordinary ones.  The header key ``diffmoe``
-holds a JSON description of the model, including the tokenizer of a
-text-conditioned one.  First the routing thresholds are recalibrated on noised
+The EMA weights are written as model files are (``diffmoe.weights``, ``diffmoe.formats``, ``diffmoe.writing``); composed
+label tables are folded into ordinary ones.  First the routing thresholds are recalibrated on noised
 images with the EMA weights (``--no-recalibrate``: keep the training thresholds)."""
 
 import argparse
@@ -14,99 +12,31 @@ import os
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 
+from ..config import TABLE
+from ..formats import FORMATS, encode
+from ..writing import write
 from . import config as configs
-from . import data, flow, objective, prompts
-from .exported import described_tokenizer, encoder_of, load_exported
-from .model import ComposedEmbedder, DiT
-from .moe import from_official, to_official
-from .loop import build
-
-# Routing compares these values, so they always stay in float32.
-EXACT = ("gate_weight", "mlp.gate.weight", "expert_threshold", "capacity_predictor.")
+from . import data, describe, flow, objective, prompts
+from .exported import described_reader, load_exported, loaded
+from .loop import build, tokenizer_of
+from .model import ComposedEmbedder
+from .moe import to_official
 
 
 def folded(model):
-    """The official state dict of a model with its label tables folded."""
+    """The tensors of a model's file, in f32, with its label tables folded."""
     state = dict(model.state_dict())
     for name, e in zip(model.label_names, model.label_embedders()):
         if isinstance(e, ComposedEmbedder):
-            state[f"{name}.embedding_table.weight"] = e.table().detach()
+            state[name + TABLE] = e.table().detach()
             del state[f"{name}.shared"], state[f"{name}.mix"]
-    return to_official(state)
+    return arrays(to_official(state, model.config))
 
 
-def is_matrix(key, shape):
-    """Whether a tensor is one of the large matrices, which int8 files store as I8 with one scale per row.
-    The same rule as in the Rust program, so that both convert a file the same way."""
-    return (len(shape) == 2 and key.startswith(("blocks.", "final_layer.adaLN", "text_encoder.layers."))
-            and not any(s in key for s in ("capacity_predictor", "gate_weight", ".gate.weight")))
-
-
-def encode(state, dtype):
-    """{name: tensor} as stored: f32, f16, or int8 (+ NAME.scale)."""
-    out = {}
-    for key, w in state.items():
-        w = w.detach().float().cpu()
-        if dtype == "f32" or any(s in key for s in EXACT) or key.endswith("ema_decay"):
-            out[key] = w
-        elif dtype == "int8" and is_matrix(key, w.shape):
-            scale = (w.abs().amax(1) / 127).clamp_min(1e-12)
-            out[key] = (w / scale[:, None]).round().clamp(-127, 127).to(torch.int8)
-            out[key + ".scale"] = scale
-        else:
-            out[key] = w.half()
-    return {k: v.contiguous() for k, v in out.items()}
-
-
-def params(config):
-    m = config.model
-    p = {k: getattr(m, k) for k in ("input_size", "in_channels", "patch_size", "depth", "hidden_size",
-                                    "num_heads", "mlp_ratio", "learn_sigma")}
-    p["use_swiglu"] = m.use_swiglu
-    if m.qk_norm:
-        p["qk_norm"] = True
-    if m.prediction != "velocity":
-        p["prediction"] = m.prediction
-    if m.detail_head:
-        p["detail_head"] = {"channels": m.detail_head, **({"phase": True} if m.detail_phase else {})}
-    if kind(config) != "dense":
-        p["MoE_config"] = {"num_experts": m.num_experts, "capacity": m.capacity, "n_shared_experts": m.n_shared_experts,
-                           "init_MoeMLP": False, "interleave": m.interleave}
-    return p
-
-
-def kind(config):
-    return config.model.kind if config.model.num_experts else "dense"
-
-
-def describe_text(config, tokenizer, dataset):
-    """Shape of the text encoder, its tokenizer, and the known subjects and styles."""
-    subjects, styles = (l.values for l in dataset.labels)
-    phrases = [prompts.STYLE_PHRASES[s][0] for s in styles]
-    known = [g for g in config.sample.grid if "*" in g] or [f"{s}, *" for s in subjects[: len(styles)]]
-    examples = [g.replace("*", phrases[i % len(phrases)]) for i, g in enumerate(known)]
-    return {**prompts.encoder_arguments(config.text, tokenizer), "examples": examples, "subjects": subjects,
-            "styles": dict(zip(styles, phrases)), "tokenizer": json.loads(tokenizer.to_str())}
-
-
-def describe(config, labels, card, text=None):
-    m = config.model
-    p = params(config)
-    p["num_classes"] = len(labels[0].values) if labels else 0
-    entries = []
-    for l in labels:
-        e = {"name": l.name, "tensor": l.tensor, "null": len(l.values), "values": list(l.values)}
-        if l.groups:
-            e["groups"] = list(l.groups)
-        entries.append(e)
-    s = config.sample
-    more = {"text": text} if text else {}
-    spin = {"cycle_spin": s.cycle_spin} if s.cycle_spin else {}
-    return {"format": 1, "name": config.name, "kind": kind(config), "t_kind": config.train.objective,
-            "time_scale": m.time_scale, "space": "latents" if config.data.kind == "latents" else "pixels", "params": p, "labels": entries,
-            "defaults": {"steps": s.steps, "guidance": s.guidance, "solver": s.solver, **spin}, "card": card, **more}
+def arrays(state):
+    """Tensors as arrays in f32."""
+    return {k: w.detach().float().cpu().numpy() for k, w in state.items()}
 
 
 def load_checkpoint(path, weights="ema"):
@@ -115,15 +45,13 @@ def load_checkpoint(path, weights="ema"):
     ck = torch.load(path, map_location="cpu", weights_only=False)
     config = configs.from_dict(ck["config"])
     labels = [data.Labels(*l) for l in ck["labels"]]
-    model = build(config.model, labels, prompts.encoder_arguments(config.text, tokenizer_of(ck)))
+    tokenizer = tokenizer_of(ck)
+    text = prompts.section(config, tokenizer and prompts.Reader(tokenizer, config.text.max_length))
+    model = build(config, labels, text)
     if weights not in ck:
         raise ValueError(f"{path} has no weights {weights!r}: train.ema_long was not set in the run")
     model.load_state_dict(ck[weights])
     return model.eval().requires_grad_(False), config, labels, ck
-
-
-def tokenizer_of(checkpoint):
-    return Tokenizer.from_str(checkpoint["tokenizer"]) if checkpoint.get("tokenizer") else None
 
 
 @torch.no_grad()
@@ -200,15 +128,15 @@ def capacity_report(model, dataset, column, undo, n=64, seed=2):
 def reference(model, meta, seed=3):
     """Inputs and outputs of one forward pass and, for a flow model, of two guided Heun steps (pool rule, batch of three)."""
     g = torch.Generator().manual_seed(seed)
-    p = meta["params"]
+    config, size = model.config, model.grid * model.patch_size
     share = torch.tensor([0.15, 0.5, 0.85])
-    io = {"x": torch.randn(3, p["in_channels"], p["input_size"], p["input_size"], generator=g),
-          "t": objective.Ddpm().at(share).float() if meta["t_kind"] == "ddpm" else share}
-    for key, l in zip(("y", "style"), meta["labels"]):
-        io[key] = torch.tensor([1, l["null"] // 2, l["null"]], dtype=torch.int32)
-    if "text" in meta:
-        asked = [*meta["text"]["examples"], "", ""][:2] + [""]
-        io["tokens"] = prompts.encode(described_tokenizer(meta), asked).int()
+    io = {"x": torch.randn(3, model.in_channels, size, size, generator=g),
+          "t": objective.Ddpm().at(share).float() if config.objective == "ddpm" else share}
+    for key, table in zip(("y", "style"), config.labels):
+        io[key] = torch.tensor([1, table.null // 2, table.null], dtype=torch.int32)
+    if config.text:
+        asked = [*config.text.examples, "", ""][:2] + [""]
+        io["tokens"] = described_reader(meta).encode(asked).int()
     model.set_rule("pool")
     rec = model.record()
     conditions = [io[k].long() for k in ("y", "style", "tokens") if k in io]
@@ -216,40 +144,16 @@ def reference(model, meta, seed=3):
     for i, r in rec.items():
         io[f"blocks.{i}.selected"] = r["selected"].to(torch.uint8)
     model.record(False)
-    if meta["t_kind"] == "flow":
+    if config.objective == "flow":
         io["heun_cfg"] = flow.sample(model, io["x"], conditions, 2, 2.0, "heun")
     return {k: v.contiguous() for k, v in io.items()}
-
-
-#: Architectures as `diffmoe convert` names them.
-ARCHITECTURES = {"dense": "dit", "tc": "dit-moe-token-choice", "ec": "dit-moe-expert-choice", "diffmoe": "diffmoe"}
-
-
-def header(meta):
-    """Header entries: the description, and what other programs look for (PyTorch's format, ModelSpec)."""
-    entries = {"diffmoe": json.dumps(meta, ensure_ascii=False), "format": "pt", "modelspec.sai_model_spec": "1.0.0",
-               "modelspec.architecture": ARCHITECTURES[meta["kind"]], "modelspec.implementation": "diffmoe",
-               "modelspec.title": meta["name"]}
-    if meta.get("space") == "pixels":
-        size = meta["params"]["input_size"]
-        height, width = (size, size) if isinstance(size, int) else size
-        entries["modelspec.resolution"] = f"{width}x{height}"
-    if (meta.get("card") or {}).get("licence"):
-        entries["modelspec.license"] = meta["card"]["licence"]
-    return entries
-
-
-def write(state, meta, path):
-    save_file(state, path + ".tmp", metadata=header(meta))
-    os.chmod(path + ".tmp", 0o644)
-    os.replace(path + ".tmp", path)
 
 
 def main(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("checkpoint")
     p.add_argument("out")
-    p.add_argument("--dtype", choices=["f32", "f16", "int8"], default="f16")
+    p.add_argument("--dtype", choices=FORMATS, default="f16")
     p.add_argument("--weights", choices=["ema", "ema_long"], default="ema", help="which moving average to export")
     p.add_argument("--data-root", default=os.environ.get("DIFFMOE_DATA", "data"))
     p.add_argument("--no-recalibrate", action="store_true")
@@ -277,27 +181,24 @@ def main(argv=None):
                 train_images=ck["images"] + before.get("images", 0),
                 train_hours=round(ck["seconds"] / 3600 + before.get("hours", 0), 2),
                 loss=round(ck["loss"], 4), capacity=round(report.get("mean", capacity), 3))
-    text = describe_text(config, tokenizer, dataset) if tokenizer else None
-    meta = describe(config, labels, card, text)
+    text = prompts.described(config, dataset.prompter.reader, dataset) if tokenizer else None
     full = folded(model)
-    write(encode(full, a.dtype), meta, a.out)
+    write(a.out, describe.document(config, labels, card, text), encode(full, a.dtype))
 
     stored, meta = load_exported(a.out)
-    exact = DiT(**{k: getattr(config.model, k) for k in config.model.__dict__},
-                labels=[(l.prefix, len(l.values), None) for l in labels], text=encoder_of(meta)).eval()
-    exact.load_state_dict(from_official(full))
+    exact = loaded(stored.config, full).eval()
     io = reference(stored, meta)
     ref = reference(exact, meta)
     diff = (io["out"] - ref["out"]).abs()
     flips = sum((io[k] != ref[k]).sum().item() for k in io if k.endswith(".selected"))
     pairs = sum(io[k].numel() for k in io if k.endswith(".selected"))
-    print(f"{a.out}: {os.path.getsize(a.out):,} bytes, {sum(w.numel() for w in full.values()):,} values; "
+    print(f"{a.out}: {os.path.getsize(a.out):,} bytes, {sum(w.size for w in full.values()):,} values; "
           f"{a.dtype} against f32: max {diff.max():.4g}, mean {diff.mean():.4g}, "
           f"{flips} of {pairs} routing decisions differ")
     if a.reference:
         save_file(io, a.reference)
     if a.report:
-        for split in ("train", "test"):
+        for split in ("train", "test") if stored.moe_layers() else ():  # a dense model has no capacities
             ds = data.load_for(config, a.data_root, split, tokenizer)
             report[split] = {}
             for i, l in enumerate(ds.labels):

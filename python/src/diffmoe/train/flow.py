@@ -8,6 +8,9 @@ either way."""
 
 import torch
 
+from ..sampling import is_inside
+from ..schedulers.flow import LEAST_LEFT
+
 
 def sample_t(n, kind, device, generator=None, shift=1.0, late=0.0, late_from=0.6):
     """Times to train on.  ``shift`` above 1 moves them toward noise: the more pixels an image has, the
@@ -30,7 +33,6 @@ def sample_t(n, kind, device, generator=None, shift=1.0, late=0.0, late_from=0.6
 
 PREDICTIONS = ("velocity", "data")
 LEAST_NOISE = 0.05  # lower limit of 1 - t in the loss, unless a run sets train.least_noise
-LEAST_LEFT = 0.01  # the same in sampling, as in the program, whose adaptive solver evaluates velocities at t = 1
 
 
 def mix(x, noise, t):
@@ -79,22 +81,15 @@ def answer(model, z, tt, labels, shifts):
 STILL = ((0, 0),)
 
 
-def guided(t, interval):
-    """Whether guidance applies at time t: lo <= t < hi, and at t = 1 if the interval reaches it; None is always."""
-    if interval is None:
-        return True
-    return interval[0] - 1e-9 <= t < interval[1] - 1e-9 or (t > 1 - 1e-9 and interval[1] >= 1)
-
-
 @torch.no_grad()
 def velocity(model, z, t, labels, guidance, negative=None, interval=None, shifts=STILL, shifts_from=0.0):
     """Two separate passes: conditional and unconditional tokens never share a pool.
-    ``negative``: conditions of the unconditional pass instead of null.  ``interval``: times with guidance (``guided``);
+    ``negative``: conditions of the unconditional pass instead of null.  ``interval``: times with guidance (``is_inside``);
     elsewhere there is one pass (Kynkäänniemi et al. 2024).  ``shifts``: pixels (down, right), see ``answer``; from time shifts_from on."""
     tt = torch.full((z.shape[0],), t, device=z.device)
     shifts = shifts if t >= shifts_from - 1e-9 else STILL
     v = answer(model, z, tt, labels, shifts)
-    if guidance != 1.0 and guided(t, interval):
+    if guidance != 1.0 and (interval is None or is_inside(t, interval)):
         null = model.null_labels(z.shape[0], z.device) if negative is None else negative
         u = answer(model, z, tt, null, shifts)
         v = u + guidance * (v - u)

@@ -11,11 +11,11 @@ import time
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
+from ..config import Config
 from . import config as configs
-from . import data, flow, heldout, objective, prompts, schedule
+from . import data, describe, flow, heldout, objective, prompts, schedule
 from .ema import Ema
 from .model import DiT
 from .runlog import RunLog
@@ -23,14 +23,20 @@ from .sample import save_grid
 from .start import initialise, tokenizer_of_file
 
 
-def build(model_config, labels, text=None):
-    m = configs.dataclasses.asdict(model_config)
-    return DiT(labels=[(l.prefix, len(l.values), l.mix) for l in labels], text=text, **m)
+def build(run, labels, text=None):
+    """The model of a run with these label tables; ``text``: the section of its description on text."""
+    config = Config.from_dict(describe.document(run, labels, text=text))
+    return DiT(config, [l.mix for l in labels], run.model.label_init_std)
 
 
 def save_atomic(obj, path):
     torch.save(obj, path + ".tmp")
     os.replace(path + ".tmp", path)
+
+
+def tokenizer_of(state):
+    """The ``tokenizer.json`` in a checkpoint, or None."""
+    return json.loads(state["tokenizer"]) if state.get("tokenizer") else None
 
 
 def set_up_device(t):
@@ -62,10 +68,9 @@ class Trainer:
         if resume and os.path.exists(self.last):
             state = torch.load(self.last, map_location=self.device, weights_only=False)
         self.dataset = data.load_for(c, data_root, tokenizer=self.known_tokenizer(state))
-        self.tokenizer = self.dataset.prompter and self.dataset.prompter.tokenizer
+        self.reader = self.dataset.prompter and self.dataset.prompter.reader
         torch.manual_seed(t.seed)
-        text = prompts.encoder_arguments(c.text, self.tokenizer)
-        self.model = build(c.model, self.dataset.tables, text).to(self.device).train()
+        self.model = build(c, self.dataset.tables, prompts.section(c, self.reader)).to(self.device).train()
         self.autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=t.amp == "bf16")
         if t.init and state is None:
             self.earlier = initialise(self.model, self.dataset, t.init, t.teach_steps, self.autocast)
@@ -108,23 +113,22 @@ class Trainer:
                 m.track_thresholds = False
 
     def judge_sets(self):
-        unseen = data.load_for(self.c, self.data_root, "test", self.tokenizer)
+        unseen = data.load_for(self.c, self.data_root, "test", self.reader and self.reader.document)
         return heldout.HeldOut({"held_out": unseen, "seen": self.dataset}, self.c.train.judge_images)
 
     def known_tokenizer(self, state):
-        """The tokenizer of the weights, or one shared by all processes, because
+        """The ``tokenizer.json`` of the weights, or one shared by all processes, because
         training it twice gives different ones."""
         known = None
         if state:
-            known = state.get("tokenizer")
+            known = tokenizer_of(state)
         elif self.c.train.init:
             known = tokenizer_of_file(self.c.train.init)
-            known = known and known.to_str()
         if not known and self.world > 1 and self.c.text.hidden_size:
-            known = [data.load_for(self.c, self.data_root).prompter.tokenizer.to_str() if self.rank == 0 else None]
+            known = [data.load_for(self.c, self.data_root).prompter.reader.document if self.rank == 0 else None]
             dist.broadcast_object_list(known)
             known = known[0]
-        return Tokenizer.from_str(known) if known else None
+        return known
 
     def take(self, s):
         self.model.load_state_dict(s["model"])
@@ -145,7 +149,7 @@ class Trainer:
             "config": configs.to_dict(self.c), "model": self.model.state_dict(), "ema": self.ema.model.state_dict(),
             "ema_n": self.ema.n, "opt": self.opt.state_dict(), "step": self.step, "images": self.images,
             "seconds": self.seconds(), "labels": labels, "loss": self.log.recent,
-            "tokenizer": self.tokenizer and self.tokenizer.to_str(),
+            "tokenizer": self.reader and json.dumps(self.reader.document, ensure_ascii=False),
             "decay_began": self.decay.began, "earlier": self.earlier,
             "random": torch.get_rng_state(), "batches": self.batches.state(),
             **({"ema_long": self.ema_long.model.state_dict(), "ema_long_n": self.ema_long.n} if self.ema_long else {}),

@@ -1,11 +1,10 @@
 """A class-conditional DiT (adaLN-Zero) with a layer of experts in its odd blocks:
 DiffMoE or one of the baselines (``moe``), or none in a dense model.
 
-Names, shapes and formulas follow the official implementation; differences are
-switches: ``time_scale`` (official flow models: 1), ``learn_sigma`` (official:
-true), ``qk_norm``, ``prediction`` (see ``flow``), more than one label table (official: one), ``text``: prompts
-instead of or in addition to labels, by cross-attention (see ``text``), and ``detail_head``: channels of the
-convolutions that refine the predicted image, 0 for none (see ``detail``).
+Names, shapes and formulas follow the official implementation.  What a model is comes from its ``diffmoe.Config``; what
+is not in the official one are ``time_scale`` (official flow models: 1), ``qk_norm``, ``prediction`` (see ``flow``), more
+than one label table, ``text``: prompts instead of or in addition to labels, by cross-attention (see ``text``), and the
+detail head, convolutions that refine the predicted image (see ``detail``).
 """
 
 import math
@@ -14,24 +13,46 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from ..config import TABLE
+from ..errors import ModelError
+from ..layers import EPS
+from ..weights import TIME_DIMS
+from . import flow
 from . import text as texts
 from .detail import DetailHead
 from .moe import KINDS, DiffMoE, Experts, Mlp, SwiGlu
 
 
+def check_trainable(config):
+    """Whether the modules below compute this form of a model; they are fewer than the package reads."""
+    def lacks(what):
+        raise ModelError(f"{config.name}: the trainer has no {what}")
+
+    if config.router != "softmax" or config.rope or config.mlp_act != "gelu":
+        lacks("routers, 2-D RoPE or SiLU networks of DSMoE and ProMoE")
+    if config.rms_norm or config.swiglu_bias or config.context_tokens:
+        lacks("root-mean-square norms, SwiGLU biases or context tokens of JiT")
+    if not config.pos_embed:
+        lacks("models without a position embedding")
+    if config.prediction not in flow.PREDICTIONS:
+        lacks("flow models of DiT-MoE and ProMoE, whose time is reversed")
+    if config.input_size[0] != config.input_size[1]:
+        lacks("models of images that are not square")
+
+
 class Attention(nn.Module):
-    def __init__(self, dim, heads, qk_norm=False):
+    def __init__(self, config):
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.q_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
-        self.proj = nn.Linear(dim, dim)
+        self.heads, self.head_dim = config.num_heads, config.head_dim
+        dim, inside = config.hidden_size, config.num_heads * config.head_dim
+        self.qkv = nn.Linear(dim, 3 * inside)
+        self.q_norm = nn.LayerNorm(config.head_dim, config.qk_norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(config.head_dim, config.qk_norm_eps) if config.qk_norm else nn.Identity()
+        self.proj = nn.Linear(inside, dim)
 
     def forward(self, x):
-        B, T, D = x.shape
-        H = self.heads
-        dh = D // H
+        B, T, _ = x.shape
+        H, dh = self.heads, self.head_dim
         qkv = self.qkv(x).view(B, T, 3, H, dh).permute(2, 0, 3, 1, 4).reshape(3, B * H, T, dh)
         q, k, v = qkv.unbind(0)
         q, k = self.q_norm(q), self.k_norm(k)
@@ -39,7 +60,7 @@ class Attention(nn.Module):
         # the fused attention kernel at 64 tokens.
         a = torch.baddbmm(q.new_zeros(()), q, k.transpose(1, 2), beta=0, alpha=dh**-0.5)
         y = torch.bmm(a.softmax(-1), v)
-        return self.proj(y.view(B, H, T, dh).transpose(1, 2).reshape(B, T, D))
+        return self.proj(y.view(B, H, T, dh).transpose(1, 2).reshape(B, T, H * dh))
 
 
 def modulate(x, shift, scale):
@@ -47,11 +68,12 @@ def modulate(x, shift, scale):
 
 
 class Block(nn.Module):
-    def __init__(self, dim, heads, ffn, text_dim=0, qk_norm=False):
+    def __init__(self, config, ffn):
         super().__init__()
-        self.attn = Attention(dim, heads, qk_norm)
-        if text_dim:
-            self.cross_attn = texts.CrossAttention(dim, heads, text_dim)
+        dim = config.hidden_size
+        self.attn = Attention(config)
+        if config.text:
+            self.cross_attn = texts.CrossAttention(config)
         self.mlp = ffn
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
 
@@ -59,10 +81,10 @@ class Block(nn.Module):
         """text: (states, padding bias) of the text encoder."""
         D = x.shape[-1:]
         s1, c1, g1, s2, c2, g2 = self.adaLN_modulation(c).chunk(6, dim=1)
-        x = torch.addcmul(x, g1[:, None], self.attn(modulate(F.layer_norm(x, D, eps=1e-6), s1, c1)))
+        x = torch.addcmul(x, g1[:, None], self.attn(modulate(F.layer_norm(x, D, eps=EPS), s1, c1)))
         if text is not None:
             x = x + self.cross_attn(x, *text)
-        y, loss = self.mlp(modulate(F.layer_norm(x, D, eps=1e-6), s2, c2))
+        y, loss = self.mlp(modulate(F.layer_norm(x, D, eps=EPS), s2, c2))
         return torch.addcmul(x, g2[:, None], y), loss
 
 
@@ -74,13 +96,13 @@ class FinalLayer(nn.Module):
 
     def forward(self, x, c):
         shift, scale = self.adaLN_modulation(c).chunk(2, dim=1)
-        return self.linear(modulate(F.layer_norm(x, x.shape[-1:], eps=1e-6), shift, scale))
+        return self.linear(modulate(F.layer_norm(x, x.shape[-1:], eps=EPS), shift, scale))
 
 
 class TimeEmbedder(nn.Module):
     def __init__(self, dim, time_scale):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(TIME_DIMS, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_scale = time_scale
 
     def forward(self, t):
@@ -88,7 +110,8 @@ class TimeEmbedder(nn.Module):
 
     @staticmethod
     def features(t):
-        freqs = torch.exp(-math.log(10000.0) * torch.arange(128, device=t.device, dtype=torch.float32) / 128)
+        half = TIME_DIMS // 2
+        freqs = torch.exp(-math.log(10000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
         a = t.float()[:, None] * freqs
         return torch.cat([a.cos(), a.sin()], dim=-1)
 
@@ -136,44 +159,30 @@ def sincos_pos_embed(dim, grid):
 
 
 class DiT(nn.Module):
-    """``labels``: list of (tensor prefix, number of labels, mix matrix or None).
-    ``text``: arguments of the text encoder, or None."""
+    """``config``: a ``diffmoe.Config``.  ``mixes``: for each label table the mix matrix of a composed one, or None."""
 
-    def __init__(self, input_size, in_channels, patch_size, depth, hidden_size, num_heads, mlp_ratio=4.0,
-                 num_experts=8, capacity=1.0, interleave=True, learn_sigma=False, time_scale=1.0,
-                 labels=(("y_embedder", 10, None),), label_init_std=0.02, use_swiglu=False, kind="diffmoe",
-                 n_shared_experts=0, qk_norm=False, prediction="velocity", text=None, detail_head=0, detail_phase=False):
+    def __init__(self, config, mixes=(), label_init_std=0.02):
         super().__init__()
-        if kind not in (*KINDS, "dense"):
-            raise ValueError(f"model.kind = {kind!r}; it is one of {', '.join(KINDS)} or dense")
-        if detail_head and (prediction != "data" or learn_sigma):
-            raise ValueError('model.detail_head needs model.prediction = "data" and model.learn_sigma = false')
-        D, p = hidden_size, patch_size
-        self.in_channels, self.patch_size, self.prediction = in_channels, p, prediction
-        self.out_channels = in_channels * (2 if learn_sigma else 1)
-        self.grid = input_size // p
-        hidden = int(D * mlp_ratio)
+        check_trainable(config)
+        self.config = c = config
+        D, p = c.hidden_size, c.patch_size
+        self.in_channels, self.out_channels, self.patch_size, self.prediction = c.in_channels, c.out_channels, p, c.prediction
+        self.grid = c.grid[0]
         self.pos_embed = nn.Parameter(sincos_pos_embed(D, self.grid), requires_grad=False)
         self.x_embedder = nn.Module()
-        self.x_embedder.proj = nn.Conv2d(in_channels, D, p, p)
-        self.t_embedder = TimeEmbedder(D, time_scale)
-        self.label_names = [name for name, _, _ in labels]
-        for name, num, mix in labels:
-            emb = LabelEmbedder(num, D) if mix is None else ComposedEmbedder(num, D, mix)
+        self.x_embedder.proj = nn.Conv2d(c.in_channels, D, p, p)
+        self.t_embedder = TimeEmbedder(D, c.time_scale)
+        self.label_names = [table.tensor.removesuffix(TABLE) for table in c.labels]
+        for name, table, mix in zip(self.label_names, c.labels, mixes or [None] * len(c.labels), strict=True):
+            emb = LabelEmbedder(table.null, D) if mix is None else ComposedEmbedder(table.null, D, mix)
             setattr(self, name, emb)
-        self.text_encoder = texts.TextEncoder(**text) if text else None
-        text_dim = text["hidden_size"] if text else 0
-        if text:
-            self.text_pool = nn.Linear(text_dim, D)
-
-        def feed_forward(i):
-            if kind != "dense" and num_experts and (i % 2 == 1 or not interleave):
-                return KINDS[kind](D, hidden, num_experts, capacity, use_swiglu, n_shared_experts)
-            return (SwiGlu if use_swiglu else Mlp)(D, hidden)
-
-        self.blocks = nn.ModuleList(Block(D, num_heads, feed_forward(i), text_dim, qk_norm) for i in range(depth))
-        self.final_layer = FinalLayer(D, p * p * self.out_channels)
-        self.detail_head = DetailHead(in_channels, detail_head, patch_size if detail_phase else 0) if detail_head else None
+        self.text_encoder = texts.TextEncoder(c.text) if c.text else None
+        if c.text:
+            self.text_pool = nn.Linear(c.text.hidden_size, D)
+        layer = lambda i: KINDS[c.kind](c) if c.is_moe(i) else (SwiGlu if c.swiglu else Mlp)(D, c.ffn_hidden)
+        self.blocks = nn.ModuleList(Block(c, layer(i)) for i in range(c.depth))
+        self.final_layer = FinalLayer(D, p * p * c.out_channels)
+        self.detail_head = DetailHead(c) if c.detail_channels else None
         self.reset_parameters(label_init_std)
 
     def reset_parameters(self, label_init_std):

@@ -31,6 +31,10 @@ import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 
+from ..weights import tensors
+
+THRESHOLD_DECAY = 0.95
+
 
 class Mlp(nn.Module):
     """GELU feed-forward network; returns (y, no loss) as expert layers do."""
@@ -60,10 +64,10 @@ class SwiGlu(nn.Module):
 class Experts(nn.Module):
     """A bank of E stacked experts; subclasses implement the routing."""
 
-    def __init__(self, dim, hidden, num_experts, capacity=1.0, use_swiglu=False):
+    def __init__(self, config):
         super().__init__()
-        self.dim, self.hidden, self.num_experts, self.capacity = dim, hidden, num_experts, capacity
-        self.use_swiglu = use_swiglu
+        self.dim, self.hidden, self.num_experts = config.hidden_size, config.expert_hidden, config.num_experts
+        self.capacity, self.use_swiglu = config.capacity, config.expert_swiglu
         self.shared_experts = None
         self.record = None  # a dict here receives the routing of a forward pass
         self.predicted_capacity = None  # DiffMoE: the capacity that the thresholds would give, in pairs per token
@@ -80,6 +84,11 @@ class Experts(nn.Module):
             self.experts_fc1_bias = nn.Parameter(torch.zeros(E, M))
             self.experts_fc2_weight = nn.Parameter(torch.empty(E, D, M))
             self.experts_fc2_bias = nn.Parameter(torch.zeros(E, D))
+
+    def add_shared(self, config):
+        """The network for all tokens, if there is one.  Called last, as in the official order."""
+        if config.shared_hidden:
+            self.shared_experts = (SwiGlu if config.shared_swiglu else Mlp)(self.dim, config.shared_hidden)
 
     def reset_parameters(self):
         for name, w in self.named_parameters(recurse=False):
@@ -133,20 +142,19 @@ def chosen(index, size, keep=None):
 
 
 class DiffMoE(Experts):
-    def __init__(self, dim, hidden, num_experts, capacity=1.0, use_swiglu=False, n_shared=0, threshold_decay=0.95):
-        super().__init__(dim, hidden, num_experts, capacity, use_swiglu)
-        E = num_experts
+    def __init__(self, config):
+        super().__init__(config)
+        E, dim = self.num_experts, self.dim
         self.gate_weight = nn.Parameter(torch.empty(E, dim))
         self.register_buffer("expert_threshold", torch.zeros(E))
-        self.register_buffer("ema_decay", torch.tensor([threshold_decay]))
+        self.register_buffer("ema_decay", torch.tensor([THRESHOLD_DECAY]))
         # 0 until the thresholds were set from a first batch (not exported).
         self.register_buffer("threshold_ready", torch.zeros(()))
         self.add_experts()
         self.capacity_predictor = nn.Sequential(
             nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, E)
         )
-        if n_shared:  # as the official code: one network of this width, whatever n_shared is
-            self.shared_experts = Mlp(dim, 8 * dim)
+        self.add_shared(config)
         self.rule = "pool"
         self.gamma = None  # one fixed threshold for all experts instead of their own (paper, Table 10)
         self.track_thresholds = True  # in training
@@ -199,19 +207,18 @@ class DiffMoE(Experts):
 
 
 class ExpertChoice(Experts):
-    def __init__(self, dim, hidden, num_experts, capacity=1.0, use_swiglu=False, n_shared=0):
-        super().__init__(dim, hidden, num_experts, capacity, use_swiglu)
-        self.gate_weight = nn.Parameter(torch.empty(num_experts, dim))
+    def __init__(self, config):
+        super().__init__(config)
+        self.gate_weight = nn.Parameter(torch.empty(self.num_experts, self.dim))
         self.add_experts()
-        if n_shared:
-            self.shared_experts = SwiGlu(dim, dim * n_shared)
+        self.add_shared(config)
+        self.tokens_of_expert = config.tokens_of_expert
 
     def route(self, x, tokens):
         S, E = x.shape[0], self.num_experts
         with torch.autocast(x.device.type, enabled=False):
             gate = F.linear(x.float(), self.gate_weight).softmax(-1)
-        k = int(tokens / E * self.capacity)
-        weight, index = gate.view(-1, tokens, E).transpose(1, 2).topk(k, dim=-1)  # [B, E, k]
+        weight, index = gate.view(-1, tokens, E).transpose(1, 2).topk(self.tokens_of_expert, dim=-1)  # [B, E, k]
         index = index + torch.arange(0, S, tokens, device=x.device)[:, None, None]
         gather = lambda v: v.transpose(0, 1).reshape(E, -1)
         index, weight = gather(index), gather(weight)
@@ -223,12 +230,12 @@ class ExpertChoice(Experts):
 class TokenChoice(Experts):
     BALANCE = 0.01
 
-    def __init__(self, dim, hidden, num_experts, capacity=1, use_swiglu=False, n_shared=0):
-        super().__init__(dim, hidden, num_experts, int(capacity), use_swiglu)
+    def __init__(self, config):
+        super().__init__(config)
+        self.capacity = int(self.capacity)
         self.add_experts()
-        self.gate = nn.Linear(dim, num_experts, bias=False)
-        if n_shared:
-            self.shared_experts = SwiGlu(dim, dim * n_shared)
+        self.gate = nn.Linear(self.dim, self.num_experts, bias=False)
+        self.add_shared(config)
 
     def route(self, x, tokens):
         S, E, K = x.shape[0], self.num_experts, self.capacity
@@ -255,47 +262,23 @@ class TokenChoice(Experts):
 KINDS = {"diffmoe": DiffMoE, "ec": ExpertChoice, "tc": TokenChoice}
 
 
-_STACKED = re.compile(r"(.*\.)experts_(fc1|fc2|gate_proj|up_proj|down_proj)_(weight|bias)$")
 _SINGLE = re.compile(r"(.*\.)experts\.(\d+)\.(fc1|fc2|gate_proj|up_proj|down_proj)\.(weight|bias)$")
-_FORMS = ([("fc1", "weight"), ("fc1", "bias"), ("fc2", "weight"), ("fc2", "bias")],
-          [("gate_proj", "weight"), ("up_proj", "weight"), ("down_proj", "weight")])
 
 
-def to_official(state):
-    """Unstack the experts into the official names, in the official order."""
+def to_official(state, config):
+    """The tensors of a model's file, from a state dict: the experts one by one, under the names and in the order of
+    ``diffmoe.weights.tensors``."""
+    def of(name):
+        m = _SINGLE.match(name)
+        return state[f"{m[1]}experts_{m[3]}_{m[4]}"][int(m[2])] if m else state[name]
+
+    return {name: of(name) for name, _ in tensors(config)}
+
+
+def from_official(stored):
+    """A state dict from the tensors of a file: the experts stacked; thresholds count as already set."""
     out, banks = {}, {}
-    for key, value in state.items():
-        m = _STACKED.match(key)
-        if key.endswith(".threshold_ready"):
-            continue
-        if m:
-            bank = banks.setdefault(m[1], {})
-            bank[(m[2], m[3])] = value
-            form = next((f for f in _FORMS if set(f) == set(bank)), None)
-            for j in range(value.shape[0] if form else 0):
-                for part in form:
-                    out[f"{m[1]}experts.{j}.{'.'.join(part)}"] = bank[part][j]
-        else:
-            out[key] = value
-    # Parameters come before buffers inside a module: put the experts after them.
-    order = []
-    for key in out:
-        if key.endswith(".gate_weight"):
-            prefix = key[: -len("gate_weight")]
-            mine = [k for k in out if k.startswith(prefix)]
-            first = [k for k in (prefix + n for n in ("gate_weight", "expert_threshold", "ema_decay")) if k in out]
-            experts = [k for k in mine if k.startswith(prefix + "experts.")]
-            rest = [k for k in mine if k not in first and k not in experts]
-            order += first + experts + rest
-        elif key not in order:
-            order.append(key)
-    return {k: out[k] for k in dict.fromkeys(order)}
-
-
-def from_official(state):
-    """Stack official expert tensors; thresholds count as already set."""
-    out, banks = {}, {}
-    for key, value in state.items():
+    for key, value in stored.items():
         m = _SINGLE.match(key)
         if m:
             banks.setdefault(f"{m[1]}experts_{m[3]}_{m[4]}", {})[int(m[2])] = value

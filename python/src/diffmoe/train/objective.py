@@ -7,6 +7,7 @@ import torch
 
 from . import ddpm, flow
 
+SOLVERS = ("euler", "heun", "ddpm", "ddim")  # of the package's schedulers, those that the trainer has, too
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of data at which losses and capacities are reported
 
 

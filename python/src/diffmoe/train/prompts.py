@@ -1,4 +1,4 @@
-"""Prompts for images that have a name and a drawing style, and their tokenizer.
+"""Prompts for images that have a name and a drawing style, and vocabularies made for them.
 
 Each time an image enters a batch its prompt is composed anew: the name or an
 everyday word for it (``synonyms.toml``), a phrase for the style, and a sentence
@@ -6,12 +6,16 @@ template.  Some prompts name only the subject, some only the style.  The ``UNSEE
 templates are never trained on: they measure whether the model generalises to new
 wordings."""
 
+import json
 import os
 import re
 
+import tokenizers
 import torch
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, models, normalizers, pre_tokenizers, processors, trainers
 
+from ..tokenizer import Tokenizer
+from ..words import CLIP
 from . import text, toml
 
 STYLE_PHRASES = {
@@ -83,14 +87,10 @@ def vocabulary_texts(names, styles):
     return texts + free + [fill(s, names[0], p) for s in SENTENCES + SUBJECT_ONLY + STYLE_ONLY for p in phrases]
 
 
-# How CLIP splits text: English endings, words, every digit alone, the rest.
-CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-
-
 def word_piece():
     """As in BERT: lower case, no accents, words and punctuation split, unknown
     words in subword pieces."""
-    t = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    t = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     t.normalizer = normalizers.BertNormalizer(lowercase=True)
     t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     return t, trainers.WordPieceTrainer, {"initial_alphabet": list("abcdefghijklmnopqrstuvwxyz0123456789")}
@@ -99,11 +99,11 @@ def word_piece():
 def byte_pairs():
     """As in CLIP: lower case, byte-level, with an end-of-word suffix;
     only a final byte that never ended a training word is unknown."""
-    t = Tokenizer(models.BPE(unk_token="[UNK]", end_of_word_suffix="</w>"))
+    t = tokenizers.Tokenizer(models.BPE(unk_token="[UNK]", end_of_word_suffix="</w>"))
     t.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
     t.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(CLIP_WORDS), behavior="removed", invert=True),
+        pre_tokenizers.Split(Regex(CLIP), behavior="removed", invert=True),
         pre_tokenizers.ByteLevel(add_prefix_space=False)])
     return t, trainers.BpeTrainer, {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "end_of_word_suffix": "</w>"}
 
@@ -112,42 +112,47 @@ KINDS = {"wordpiece": ("WordPiece", word_piece), "bpe": ("BPE", byte_pairs)}
 
 
 def train_tokenizer(texts, vocab_size, max_length, kind="wordpiece"):
-    """A vocabulary for ``texts``; [CLS] before and [SEP] after a prompt.  With
+    """The ``tokenizer.json`` of a vocabulary for ``texts``; [CLS] before and [SEP] after a prompt.  With
     "bpe" it has all 256 bytes, however small ``vocab_size`` is."""
     t, trainer, more = KINDS[kind][1]()
     t.train_from_iterator(texts, trainer(vocab_size=vocab_size, special_tokens=text.SPECIAL, show_progress=False, **more))
     t.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", text.CLS), ("[SEP]", text.SEP)])
     t.enable_truncation(max_length)
-    return t
+    return json.loads(t.to_str())
 
 
-def check_kind(tokenizer, kind):
+def check_kind(document, kind):
     """A run that starts from weights uses their tokenizer; reject another kind."""
-    if type(tokenizer.model).__name__ != KINDS[kind][0]:
-        raise ValueError(f'[text] tokenizer = "{kind}", but the weights come with a {type(tokenizer.model).__name__}')
+    found = document["model"]["type"]
+    if found != KINDS[kind][0]:
+        raise ValueError(f'[text] tokenizer = "{kind}", but the weights come with a {found}')
 
 
-def encode(tokenizer, prompts):
-    """int64 [N, L], padded; L is the maximum length of the tokenizer.
-    Names of special tokens, such as [SEP], are treated as ordinary text."""
-    tokenizer.encode_special_tokens = True
-    length = tokenizer.truncation["max_length"]
-    ids = torch.full((len(prompts), length), text.PAD, dtype=torch.long)
-    for row, e in zip(ids, tokenizer.encode_batch(list(prompts))):
-        row[: len(e.ids)] = torch.tensor(e.ids)
-    return ids
+class Reader:
+    """Prompts to token ids as in drawing images: a ``tokenizer.json`` and the length of prompts."""
+
+    def __init__(self, document, length):
+        added = {token["content"] for token in document.get("added_tokens") or []}
+        self.document, self.length, self.entries = document, length, len(added | set(document["model"]["vocab"]))
+        self.tokenizer = Tokenizer(document, self.entries)
+        if self.tokenizer.pad != text.PAD:
+            raise ValueError(f"padding is token {self.tokenizer.pad}; the trainer needs {text.PAD}")
+
+    def encode(self, prompts):
+        """int64 [N, length], padded.  Names of special tokens, such as [SEP], are treated as ordinary text."""
+        return torch.tensor([self.tokenizer.encode(p, self.length)[0] for p in prompts])
 
 
 class Prompter:
     """Draws prompts for (subject, style) pairs."""
 
-    def __init__(self, subjects, styles, tokenizer):
-        self.subjects, self.styles, self.tokenizer = subjects, styles, tokenizer
+    def __init__(self, subjects, styles, reader):
+        self.subjects, self.styles, self.reader = subjects, styles, reader
 
     @property
     def null(self):
-        return text.null_tokens(1, self.tokenizer.truncation["max_length"])[0]
+        return text.null_tokens(1, self.reader.length)[0]
 
     def sentence(self, subject, style, generator=None):
         return self.said(subject, style, generator)[0]
@@ -166,7 +171,7 @@ class Prompter:
         return prompt, None if kinds is STYLE_ONLY else subject, None if kinds is SUBJECT_ONLY else style
 
     def encode(self, prompts):
-        return encode(self.tokenizer, prompts)
+        return self.reader.encode(prompts)
 
     def draw(self, subjects, styles, generator=None):
         """Token ids [N, L] for index tensors [N]."""
@@ -180,9 +185,21 @@ def expand(requests, styles):
             for p in ([STYLE_PHRASES[s][0] for s in styles] if "*" in r else [""])]
 
 
-def encoder_arguments(config, tokenizer):
-    """Arguments of the text encoder; None without a tokenizer."""
-    if tokenizer is None:
+def section(run, reader):
+    """The section of a description on the text encoder of a run; None without a reader."""
+    if reader is None:
         return None
-    return {"vocab_size": tokenizer.get_vocab_size(), "max_length": config.max_length, "hidden_size": config.hidden_size,
-            "depth": config.depth, "num_heads": config.num_heads, "mlp_ratio": config.mlp_ratio}
+    t = run.text
+    return {"vocab_size": reader.entries, "max_length": t.max_length, "hidden_size": t.hidden_size, "depth": t.depth,
+            "num_heads": t.num_heads, "mlp_ratio": t.mlp_ratio, "tokenizer": reader.document}
+
+
+def described(run, reader, dataset):
+    """The same with examples, and the known subjects and styles."""
+    subjects, styles = (l.values for l in dataset.labels)
+    phrases = [STYLE_PHRASES[s][0] for s in styles]
+    known = [g for g in run.sample.grid if "*" in g] or [f"{s}, *" for s in subjects[: len(styles)]]
+    examples = [g.replace("*", phrases[i % len(phrases)]) for i, g in enumerate(known)]
+    sizes = section(run, reader)
+    tokenizer = sizes.pop("tokenizer")
+    return {**sizes, "examples": examples, "subjects": subjects, "styles": dict(zip(styles, phrases)), "tokenizer": tokenizer}

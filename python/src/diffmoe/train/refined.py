@@ -1,25 +1,19 @@
 """Two models as one: a base with large patches, and its refiner with smaller ones for the steps near the data.
 
-A step belongs to the refiner when it begins at its time or later.  ``flow.sample`` says which step it is in
-(``begin_step``), because Heun's second evaluation, at the end of a step, is of the same model as the first.  Outside
-of a step every sample is computed by the model of its own time, as for the error by noise level."""
+A step belongs to the refiner when it begins at its time or later (``Config.is_refined``).  ``flow.sample`` says which step
+it is in (``begin_step``), because Heun's second evaluation, at the end of a step, is of the same model as the first.
+Outside of a step every sample is computed by the model of its own time, as for the error by noise level."""
 
 import torch
 import torch.nn as nn
 
-SLACK = 1e-5  # times of steps are rounded; as in the program
-
 
 class Refined(nn.Module):
-    """``start``: the time from which on ``refiner`` computes."""
+    """``config``: that of the whole, which says from which time on ``refiner`` computes."""
 
-    def __init__(self, base, refiner, start):
+    def __init__(self, config, base, refiner):
         super().__init__()
-        of = lambda m: (m.grid * m.patch_size, m.in_channels, m.out_channels, m.prediction, list(m.moe_layers()))
-        if of(base) != of(refiner) or base.patch_size % refiner.patch_size or not 0 < start < 1:
-            raise ValueError("a refiner needs the model's samples, prediction and blocks with experts, patches that divide "
-                             "the model's, and a time between 0 and 1")
-        self.base, self.refiner, self.start = base, refiner, start
+        self.config, self.base, self.refiner = config, base, refiner
         self.stage = None  # the model of this step
         self.in_channels, self.out_channels, self.prediction = base.in_channels, base.out_channels, base.prediction
         self.grid, self.patch_size = refiner.grid, refiner.patch_size
@@ -48,12 +42,12 @@ class Refined(nn.Module):
 
     def begin_step(self, t):
         """The next passes are of a step that begins at time t; None: of no step."""
-        self.stage = None if t is None else self.refiner if t >= self.start - SLACK else self.base
+        self.stage = None if t is None else self.refiner if self.config.is_refined(t) else self.base
 
     def forward(self, x, t, labels):
         if self.stage is not None:
             return self.stage(x, t, labels)
-        late = t >= self.start - SLACK
+        late = torch.tensor([self.config.is_refined(time) for time in t.tolist()], device=t.device)
         if late.all() or not late.any():
             return (self.refiner if late.any() else self.base)(x, t, labels)
         out = x.new_empty(len(x), self.out_channels, *x.shape[2:])

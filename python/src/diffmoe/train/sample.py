@@ -12,15 +12,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..images import to_bytes
+from ..routing import RULES
 from . import objective, prompts
-from .exported import described_tokenizer, load_exported
+from .exported import described_reader, load_exported
 
 
 def to_png(x, path, columns, scale=3, gap=2):
     """x [N, 3, s, s] in [-1, 1] as one grid."""
     n, _, s, _ = x.shape
     rows = math.ceil(n / columns)
-    x = ((x.clamp(-1, 1) + 1) * 127.5 + 0.5).byte().permute(0, 2, 3, 1).cpu().numpy()
+    x = to_bytes(x.float().cpu().numpy())
     sheet = np.full((rows * (s + gap) - gap, columns * (s + gap) - gap, 3), 128, np.uint8)
     for i in range(n):
         r, c = divmod(i, columns)
@@ -61,7 +63,7 @@ def save_grid(model, dataset, c, path, undo=None):
     labels = dataset.labels
     if dataset.prompter:
         requests = c.grid or [f"{name}, *" for name in labels[0].values[:8]]
-        cols = [prompts.encode(dataset.prompter.tokenizer, prompts.expand(requests, labels[1].values))]
+        cols = [dataset.prompter.encode(prompts.expand(requests, labels[1].values))]
         width = len(labels[1].values)
     elif c.grid:
         cols = expand(c.grid, labels)
@@ -85,29 +87,29 @@ def main(argv=None):
     p.add_argument("--negative", help="with --prompts: negative prompt")
     p.add_argument("--steps", type=int)
     p.add_argument("--guidance", type=float)
-    p.add_argument("--solver", choices=["euler", "heun", "ddpm", "ddim"])
-    p.add_argument("--rule", choices=["pool", "token"], default="pool")
+    p.add_argument("--solver", choices=objective.SOLVERS)
+    p.add_argument("--rule", choices=RULES, default="pool")
     p.add_argument("--columns", type=int, default=8)
     p.add_argument("--seed", type=int, default=0)
     a = p.parse_args(argv)
     model, meta = load_exported(a.model)
     model.set_rule(a.rule)
-    d = meta["defaults"]
-    negative = None
+    config, negative = model.config, None
     if bool(a.prompts) != bool(model.text_encoder):
         p.error(f"this model needs {'--prompts' if model.text_encoder else '--labels'}")
     if a.prompts:
-        tokenizer = described_tokenizer(meta)
-        cols = [prompts.encode(tokenizer, prompts.expand(a.prompts, prompts.STYLE_PHRASES))]
+        reader = described_reader(meta)
+        cols = [reader.encode(prompts.expand(a.prompts, prompts.STYLE_PHRASES))]
         if a.negative:
-            negative = [prompts.encode(tokenizer, [a.negative]).expand_as(cols[0])]
+            negative = [reader.encode([a.negative]).expand_as(cols[0])]
     else:
-        cols = expand(a.labels, [type("L", (), l) for l in meta["labels"]])
+        cols = expand(a.labels, config.labels)
     pick = lambda v, d: d if v is None else v
-    if meta["space"] != "pixels":
+    if not config.pixels:
         p.error("this model generates latents: use `diffmoe sample --vae`")
-    x = draw(model, cols, pick(a.steps, d["steps"]), pick(a.guidance, d["guidance"]), a.solver or d["solver"], a.seed,
-             negative=negative, undo=objective.Ddpm() if meta["t_kind"] == "ddpm" else None)
+    d = config.defaults
+    x = draw(model, cols, pick(a.steps, d["steps"]), pick(a.guidance, d["guidance"]), a.solver or d["scheduler"], a.seed,
+             negative=negative, undo=objective.Ddpm() if config.objective == "ddpm" else None)
     to_png(x, a.out, a.columns)
 
 

@@ -16,7 +16,7 @@ import time
 import torch
 
 from . import prompts
-from .exported import described_tokenizer, load_exported, read_description
+from .exported import load_exported, read_description
 from .model import ComposedEmbedder
 
 
@@ -38,9 +38,9 @@ def take_labels(embedder, file_table, values, file_values):
 
 
 def tokenizer_of_file(path):
-    """The tokenizer of the file, or None.  Its ids are rows of the token embedding,
+    """The ``tokenizer.json`` of the file, or None.  Its ids are rows of the token embedding,
     so weights and tokenizer belong together."""
-    return described_tokenizer(read_description(path))
+    return read_description(path).get("text", {}).get("tokenizer")
 
 
 @torch.no_grad()

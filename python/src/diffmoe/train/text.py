@@ -3,12 +3,14 @@ tokens to text tokens.
 
 The paper specifies cross-attention and flow matching and leaves the rest open; the
 choices made here and the reasons are in docs/models-text.md.  Layer norms have no
-parameters (eps 1e-6), as everywhere in a DiT: each is followed by a linear layer
+parameters, as everywhere in a DiT: each is followed by a linear layer
 that absorbs weight and bias."""
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+
+from ..layers import EPS
 
 # The first four entries of every vocabulary, in this order.
 PAD, UNK, CLS, SEP = range(4)
@@ -68,8 +70,8 @@ class TextLayer(nn.Module):
 
     def forward(self, x, bias):
         D = x.shape[-1:]
-        x = x + self.attn(F.layer_norm(x, D, eps=1e-6), bias)
-        return x + self.mlp(F.layer_norm(x, D, eps=1e-6))
+        x = x + self.attn(F.layer_norm(x, D, eps=EPS), bias)
+        return x + self.mlp(F.layer_norm(x, D, eps=EPS))
 
 
 class TextEncoder(nn.Module):
@@ -77,13 +79,14 @@ class TextEncoder(nn.Module):
 
     Every position is computed, including padding; padding is masked in attention."""
 
-    def __init__(self, vocab_size, max_length, hidden_size, depth, num_heads, mlp_ratio=4.0):
+    def __init__(self, config):
+        """``config``: a ``diffmoe.config.TextConfig``."""
         super().__init__()
-        D = hidden_size
-        self.max_length = max_length
-        self.token_embedding = nn.Embedding(vocab_size, D)
-        self.position_embedding = nn.Parameter(torch.empty(max_length, D))
-        self.layers = nn.ModuleList(TextLayer(D, num_heads, int(D * mlp_ratio)) for _ in range(depth))
+        D = config.hidden_size
+        self.max_length = config.max_length
+        self.token_embedding = nn.Embedding(config.vocab_size, D)
+        self.position_embedding = nn.Parameter(torch.empty(config.max_length, D))
+        self.layers = nn.ModuleList(TextLayer(D, config.num_heads, config.ffn_hidden) for _ in range(config.depth))
 
     def reset_parameters(self):
         """Linear layers are initialised by the model."""
@@ -95,21 +98,22 @@ class TextEncoder(nn.Module):
         x = self.token_embedding(tokens) + self.position_embedding[: tokens.shape[1]]
         for layer in self.layers:
             x = layer(x, bias)
-        return F.layer_norm(x, x.shape[-1:], eps=1e-6), bias
+        return F.layer_norm(x, x.shape[-1:], eps=EPS), bias
 
 
 class CrossAttention(nn.Module):
     """Queries from image tokens, keys and values from text tokens."""
 
-    def __init__(self, dim, heads, text_dim):
+    def __init__(self, config):
         super().__init__()
-        self.heads = heads
-        self.q_linear = nn.Linear(dim, dim)
-        self.kv_linear = nn.Linear(text_dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.heads, self.head_dim = config.num_heads, config.head_dim
+        dim, inside = config.hidden_size, config.num_heads * config.head_dim
+        self.q_linear = nn.Linear(dim, inside)
+        self.kv_linear = nn.Linear(config.text.hidden_size, 2 * inside)
+        self.proj = nn.Linear(inside, dim)
 
     def forward(self, x, text, bias):
         B, T, D = x.shape
-        H, d = self.heads, D // self.heads
+        H, d = self.heads, self.head_dim
         k, v = self.kv_linear(text).view(B, -1, 2, H, d).unbind(2)
         return self.proj(attend(self.q_linear(x).view(B, T, H, d), k, v, bias))

@@ -16,6 +16,7 @@ import os
 
 import torch
 
+from ...routing import RULES
 from . import emoji, eurosat, judges, render, showcase
 
 
@@ -30,7 +31,7 @@ def sampling_arguments(p):
     p.add_argument("--steps", type=int, help="default: the file's")
     p.add_argument("--guidance", type=float, help="default: the file's")
     p.add_argument("--solver", choices=["euler", "heun"], help="default: the file's")
-    p.add_argument("--rule", choices=["token", "pool"], default="token",
+    p.add_argument("--rule", choices=RULES, default="token",
                    help="token: an image does not depend on its batch")
     p.add_argument("--batch", type=int, default=64)
     p.add_argument("--threads", type=int, default=1)

@@ -23,7 +23,7 @@ import zlib
 import torch
 
 from .. import data, prompts
-from ..exported import described_tokenizer, load_exported
+from ..exported import described_reader, load_exported
 from ..sample import to_png
 from . import generate, probe, retrieval, stats
 
@@ -190,13 +190,13 @@ def questions(meta, own, a):
     """[(name, dataset, requested pairs, images per pair, the conditions for the model)]"""
     seen, held_out = (pairs_of(own[0], a.per_pair, a.seen_pairs, a.seed), pairs_of(own[1], a.per_held_out))
     parts = [("seen", own[0], seen, a.per_pair), ("held_out", own[1], held_out, a.per_held_out)]
-    tokenizer = described_tokenizer(meta)
-    if not tokenizer:
+    reader = described_reader(meta)
+    if not reader:
         return [(*p, p[2]) for p in parts]
     subjects, styles = vocabulary(meta)
     for d in own:
-        d.prompter = prompts.Prompter(subjects, styles, tokenizer)
-    say = lambda asked, forms: [prompts.encode(tokenizer, sentences(asked, subjects, styles, forms))]
+        d.prompter = prompts.Prompter(subjects, styles, reader)
+    say = lambda asked, forms: [reader.encode(sentences(asked, subjects, styles, forms))]
     known = [(*p, say(p[2], prompts.SENTENCES)) for p in parts]
     return known + [(f"{name}_reworded", d, asked, each, say(asked, prompts.UNSEEN)) for name, d, asked, each in parts]
 

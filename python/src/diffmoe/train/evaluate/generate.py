@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from ...config import Config
+from ...sampling import shifts
 from .. import flow, objective
-from ..exported import finest_patch
 
 
 class Counting:
@@ -45,20 +46,15 @@ class Counting:
 
 def settings(meta, a):
     """Sampling settings: the arguments, or else the file's defaults."""
-    d = meta["defaults"]
-    pick = lambda v, key: d[key] if v is None else v
+    config = Config.from_dict(meta)
+    pick = lambda v, key: config.defaults[key] if v is None else v
     out = {"steps": pick(a.steps, "steps"), "guidance": pick(a.guidance, "guidance"),
-           "solver": pick(a.solver, "solver"), "rule": a.rule, "batch": a.batch, "seed": a.seed}
+           "solver": pick(a.solver, "scheduler"), "rule": a.rule, "batch": a.batch, "seed": a.seed}
     if getattr(a, "interval", None):
         out["interval"] = list(a.interval)
     if getattr(a, "shifts", 1) > 1:
-        out.update(shifts=cycle(a.shifts, finest_patch(meta)), shifts_from=a.shifts_from)
+        out.update(shifts=[[by, by] for by in shifts(a.shifts, config.finest.patch_size)], shifts_from=a.shifts_from)
     return out
-
-
-def cycle(n, patch):
-    """n shifts (down, right) in pixels, spread along the diagonal of a patch; the first is zero."""
-    return [[i * patch // n, i * patch // n] for i in range(n)]
 
 
 def generate(model, columns, s, undo=None):

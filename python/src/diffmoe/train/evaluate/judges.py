@@ -19,6 +19,7 @@ import os
 
 import torch
 
+from ...routing import RULES
 from .. import heldout
 from ..exported import load_exported
 from . import borders, distribution, emoji, generate, public, retrieval, stats
@@ -44,7 +45,7 @@ def arguments(p):
     p.add_argument("--interval", nargs=2, type=float, metavar=("FROM", "TO"), help="guide only at these times")
     p.add_argument("--shifts", type=int, default=1, help="average over this many shifts of the image along a patch's diagonal")
     p.add_argument("--shifts-from", type=float, default=0.7, help="shift from this time on")
-    p.add_argument("--rule", choices=["token", "pool"], default="token")
+    p.add_argument("--rule", choices=RULES, default="token")
     p.add_argument("--batch", type=int, default=32)
     p.add_argument("--threads", type=int, default=1)
 

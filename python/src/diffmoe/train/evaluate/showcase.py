@@ -13,8 +13,9 @@ import os
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
+from ...writing import store
 from ..exported import load_exported
 from . import emoji, generate, judges, retrieval
 
@@ -75,8 +76,7 @@ def rewritten(path, showcase):
     description = json.loads(metadata["diffmoe"])
     description["defaults"]["showcase"] = showcase
     metadata["diffmoe"] = json.dumps(description, ensure_ascii=False, separators=(",", ":"))
-    save_file(tensors, path + ".tmp", metadata)
-    os.replace(path + ".tmp", path)
+    store(path, save(tensors, metadata))
 
 
 def run(a):
