@@ -7,8 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import diffmoe
 import pytest
+
+import diffmoe
 
 PACKAGE = Path(diffmoe.__file__).parent
 OTHERS = [path for path in sorted(PACKAGE.rglob("*.py")) if "train" not in path.relative_to(PACKAGE).parts]

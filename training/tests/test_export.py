@@ -7,7 +7,9 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from diffmoe import Config, ModelError, formats, weights, writing
+from diffmoe import Config, Model, ModelError, formats, weights, writing
+from diffmoe.routing import Routing
+from diffmoe.text import encode
 from diffmoe.train import export
 from diffmoe.train.model import DiT
 from diffmoe.train.moe import from_official
@@ -50,7 +52,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_the_modules_have_the_tensors_that_a_configuration_lists(name, tmp_path):
+def test_the_modules_have_the_tensors_that_a_configuration_lists(name):
     config = Config.from_dict(MODELS[name])
     model = DiT(config)
     listed = dict(weights.tensors(config))
@@ -61,7 +63,28 @@ def test_the_modules_have_the_tensors_that_a_configuration_lists(name, tmp_path)
     assert {k: w.shape for k, w in state.items()} == {k: w.shape for k, w in model.state_dict().items()}
 
 
-def test_the_modules_of_a_refiner_are_those_of_its_configuration(tmp_path):
+@pytest.mark.parametrize("name", MODELS)
+def test_both_forward_passes_agree(name):
+    """PyTorch's, with gradients, and NumPy's, which draws images."""
+    config = Config.from_dict(MODELS[name])
+    torch.manual_seed(1)
+    model = DiT(config).eval().requires_grad_(False)
+    for w in model.parameters():
+        torch.nn.init.normal_(w, std=0.1 if w.dim() == 1 else 0.9 * w[0].numel() ** -0.5)
+    for m in model.dynamic_layers().values():
+        torch.nn.init.uniform_(m.expert_threshold, 0.35, 0.65)
+    x, t = torch.randn(3, 3, 4, 4), torch.tensor([20.0, 500.0, 980.0] if config.objective == "ddpm" else [0.1, 0.5, 0.9])
+    rows = [torch.tensor([0, 2, table.null]) for table in config.labels]
+    tokens, encoded, plain = [], None, export.folded(model)
+    if config.text:
+        ids = torch.tensor([[2, 7, 9, 3, 0], [2, 3, 0, 0, 0], [2, 30, 31, 32, 3]])
+        tokens, encoded = [ids], encode(config, plain, ids.numpy(), (ids != 0).sum(1).numpy())
+    theirs = model(x, t, [*rows, *tokens])[0]
+    ours, _ = Model(config, plain).forward(x.numpy(), t.numpy(), [r.numpy() for r in rows], encoded, Routing("pool"))
+    assert np.abs(ours - theirs.numpy()).max() < 1e-4 * np.abs(ours).max() and ours.std() > 0.1
+
+
+def test_the_modules_of_a_refiner_are_those_of_its_configuration():
     whole = document(input_size=8, patch_size=4, prediction="data")
     whole["refiner"] = {"from": 0.5, "params": {**whole["params"], "patch_size": 2, "hidden_size": 12}}
     config = Config.from_dict(whole)

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -45,6 +48,15 @@ def test_overfit_resume_and_export(emoji_root, capsys):
     z = sample.draw(outs["f16"], sample.expand(["red ball,noto", "blue ball,noto"], labels), 10, 1.5, "heun")
     centre = z[:, :, 3:5, 3:5].mean((2, 3))
     assert centre[0, 0] > 0.3 > -0.3 > centre[0, 2] and centre[1, 2] > 0.3 > -0.3 > centre[1, 0]
+
+
+def test_the_commands(emoji_root):
+    """As a user types them; the others are called as functions in these tests."""
+    run = lambda part, *arguments: subprocess.run([sys.executable, "-m", f"diffmoe.train{part}", *arguments], cwd=emoji_root,
+                                                  capture_output=True, text=True, check=True).stdout
+    run("", "run.toml", "--data-root", ".", "--set", "train.steps=2")
+    said = run(".export", "runs/tiny/last.pt", "m.safetensors", "--data-root", ".")
+    assert "mean capacity" in said and (emoji_root / "m.safetensors").exists()
 
 
 def test_a_model_that_says_the_data(emoji_root):

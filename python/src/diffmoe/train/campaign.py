@@ -166,7 +166,8 @@ class Campaign:
                 write_atomic(os.path.join(self.out, "report.md"), self.report())
 
     def report(self):
-        lines = ["# Campaign", "", "| run | hours | images | file | held-out error before | after | change |", "|---|---|---|---|---|---|---|"]
+        lines = ["# Campaign", "", "| run | hours | images | file | held-out error before | after | change |",
+                 "|---|---|---|---|---|---|---|"]
         for r in self.runs:
             s = self.state.get(r["name"], {})
             t, e, m = (s.get(k, {}) for k in ("train", "export", "measure"))

@@ -17,10 +17,10 @@ import torch
 
 from ..config import KINDS
 from . import config as configs
-from . import data, export, objective
+from . import export, objective
 from .evaluate import eurosat, generate, probe, stats
-from .moe import Experts
 from .loop import Trainer
+from .moe import Experts
 
 RULES = {"diffmoe": ["pool", "token", "static"]}
 GAMMAS = [0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.01]
@@ -51,15 +51,17 @@ class Judge:
         augment = {"none": "flip"}.get(c.data.augment, c.data.augment)
         (self.train, self.test), (_, self.test_set) = eurosat.load(a.data_root, c.data.image_size, c.data.path)
         classes = len(self.test_set.labels[0].values)
+        name = os.path.splitext(os.path.basename(c.data.path))[0]
         self.witness, self.report = probe.kept(
-            a.probes, f"{os.path.splitext(os.path.basename(c.data.path))[0]}.pt", lambda: eurosat.make_probe(self.train, self.test, classes, augment=augment))
+            a.probes, f"{name}.pt", lambda: eurosat.make_probe(self.train, self.test, classes, augment=augment))
         self.real = stats.moments(probe.features(self.witness, self.train[0]))
         pick = torch.randperm(len(self.test[0]), generator=torch.Generator().manual_seed(0))[: a.images]
         self.scale = stats.frechet(stats.moments(probe.features(self.witness, self.test[0][pick])), self.real)
         self.asked = torch.arange(a.images) % classes
 
     def images(self, model, rule, gamma=None):
-        s = {"steps": self.a.steps, "guidance": 1.0, "solver": self.solver, "rule": rule, "gamma": gamma, "batch": 64, "seed": 0}
+        s = {"steps": self.a.steps, "guidance": 1.0, "solver": self.solver, "rule": rule, "gamma": gamma, "batch": 64,
+             "seed": 0}
         made, compute, _ = generate.generate(model, [self.asked], s, self.undo)
         found = probe.predict(self.witness, made)[0]
         return {"n": len(made), "C": None if compute.isnan().any() else float(compute.mean()),  # None: no experts
@@ -84,11 +86,13 @@ def one_run(c, a, judge, architecture, seed):
         batches = export.noised_batches(trainer.dataset, trainer.dataset.nulls, c, 16, 64)
         export.recalibrate(model, batches, c.model.capacity)
     rules = [r for r in RULES.get(architecture, ["pool"]) if r in a.rules]
-    out = {"kind": "miniature" if c.train.objective == "flow" else f"miniature_{c.train.objective}", "data": c.name, "architecture": architecture, "seed": seed,
+    out = {"kind": "miniature" if c.train.objective == "flow" else f"miniature_{c.train.objective}", "data": c.name,
+           "architecture": architecture, "seed": seed,
            "parameters": stored, "activated": activated, "images": trainer.images, "steps": trainer.step,
            "batch": c.train.batch, "lr": c.train.lr, "depth": c.model.depth, "hidden_size": c.model.hidden_size,
            "num_experts": c.model.num_experts,
-           **({"t_dist": c.train.t_dist} if c.train.objective == "flow" else {}), "cpu_seconds": round(seconds, 1), "curve": curve(folder),
+           **({"t_dist": c.train.t_dist} if c.train.objective == "flow" else {}),
+           "cpu_seconds": round(seconds, 1), "curve": curve(folder),
            "sampling": {"solver": c.sample.solver, "steps": a.steps, "guidance": 1.0},
            "probe": judge.report["unseen"], "frechet_of_real": judge.scale,
            "validation": {r: judge.loss(model, r) for r in rules}, "validation_n": a.validation,

@@ -83,7 +83,9 @@ class Train:
     decay_fraction: float = 0.4  # the last part of the run, linear to zero
     init: str = ""  # start from the weights of this exported file
     only: list = field(default_factory=list)  # train only parameters with these name prefixes, such as "detail_head"
-    teach_steps: int = 1000  # init of a text-conditioned model: batches with which its text encoder first learns the file's label vectors, or its own output for the simplest sentence
+    # init of a text-conditioned model: batches with which its text encoder first learns the file's label vectors, or its own
+    # output for the simplest sentence
+    teach_steps: int = 1000
     deadline: str = ""  # clock time with zone (2030-01-31T18:00+00:00) at which the decay ends, with the run
     decay_minutes: float = 20  # length of the decay when started by the deadline or by a file named "decay"
     grad_clip: float = 1.0
@@ -91,7 +93,8 @@ class Train:
     ema_long: float = 0.0  # a second, longer average to choose from afterwards; 0: none
     ema_warmup: bool = True  # start with a short average: min(ema, (1 + n) / (10 + n)); false in the paper
     paper_thresholds: bool = False  # as the official code: thresholds start at 0, and EMA weights hold an average of them
-    capacity_schedule: list = field(default_factory=list)  # [a, b]: all experts take all tokens until step a, then fewer until b
+    # [a, b]: all experts take all tokens until step a, then fewer until b
+    capacity_schedule: list = field(default_factory=list)
     objective: str = "flow"  # or "ddpm", which needs model.learn_sigma and model.time_scale = 1
     t_dist: str = "uniform"  # as in the paper; or "logit_normal", which hardly samples any t below 0.05
     t_shift: float = 1.0  # above 1: times closer to noise, for high resolutions
@@ -107,7 +110,8 @@ class Train:
     sample_minutes: float = 10
     judge_minutes: float = 0  # interval of measuring the error on held-out and seen images (heldout.csv); 0: never
     judge_images: int = 500  # of each set, at most
-    keep_best: bool = False  # best.pt: the average with the lowest error on held-out images (heldout.figure); needs judge_minutes
+    # best.pt: the average with the lowest error on held-out images (heldout.figure); needs judge_minutes
+    keep_best: bool = False
 
 
 @dataclass

@@ -85,7 +85,8 @@ STILL = ((0, 0),)
 def velocity(model, z, t, labels, guidance, negative=None, interval=None, shifts=STILL, shifts_from=0.0):
     """Two separate passes: conditional and unconditional tokens never share a pool.
     ``negative``: conditions of the unconditional pass instead of null.  ``interval``: times with guidance (``is_inside``);
-    elsewhere there is one pass (Kynkäänniemi et al. 2024).  ``shifts``: pixels (down, right), see ``answer``; from time shifts_from on."""
+    elsewhere there is one pass (Kynkäänniemi et al. 2024).  ``shifts``: pixels (down, right), see ``answer``; from time
+    shifts_from on."""
     tt = torch.full((z.shape[0],), t, device=z.device)
     shifts = shifts if t >= shifts_from - 1e-9 else STILL
     v = answer(model, z, tt, labels, shifts)

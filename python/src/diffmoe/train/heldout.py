@@ -68,7 +68,8 @@ def append(path, step, images, weights, errors, sizes):
     if os.path.exists(path):
         with open(path, newline="") as f:
             rows = [r for r in list(csv.reader(f))[1:] if (int(r[0]), r[2]) < (step, weights)]
-    rows += [[step, images, weights, name, sizes[name], f"{figure(e):.6f}", *(f"{v:.6f}" for v in e)] for name, e in errors.items()]
+    rows += [[step, images, weights, name, sizes[name], f"{figure(e):.6f}", *(f"{v:.6f}" for v in e)]
+             for name, e in errors.items()]
     with open(path + ".tmp", "w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(COLUMNS)

@@ -83,7 +83,8 @@ def take_all_but(model, source, apart, path):
     if source.patch_size != model.patch_size and source.grid == model.grid:
         apart = apart | {"x_embedder", "final_layer"}
         look_coarsely(model, source)
-        print(f"{path} has patches of {source.patch_size} pixels, the run of {model.patch_size}: patches are embedded as their averages and the last layer starts fresh")
+        print(f"{path} has patches of {source.patch_size} pixels, the run of {model.patch_size}: patches are embedded as their "
+              "averages and the last layer starts fresh")
     elif (source.patch_size > model.patch_size and source.grid * source.patch_size == model.grid * model.patch_size
           and source.prediction == model.prediction):
         apart = apart | {"x_embedder", "final_layer"}
@@ -94,7 +95,8 @@ def take_all_but(model, source, apart, path):
         print(f"{path} predicts {source.prediction}, the run {model.prediction}: the last layer starts fresh")
     if source.grid != model.grid:
         apart = apart | {"pos_embed"}
-        print(f"{path} has {source.grid}x{source.grid} tokens, the run {model.grid}x{model.grid}: positions are computed for the run")
+        print(f"{path} has {source.grid}x{source.grid} tokens, the run {model.grid}x{model.grid}: positions are "
+              "computed for the run")
     if model.detail_head and not source.detail_head:
         apart = apart | {"detail_head"}
         print(f"{path} has no detail head: it starts with no effect")
@@ -179,7 +181,8 @@ def teach(model, prompter, answers, variance, steps, autocast=contextlib.nullcon
         opt.step()
         error = loss.item() if step == 0 else 0.98 * error + 0.02 * loss.item()
         if step % 50 == 0:
-            print(f"teaching the text encoder: step {step} of {steps}, error {error:.3f}, {time.time() - start:.0f} s", flush=True)
+            print(f"teaching the text encoder: step {step} of {steps}, error {error:.3f}, "
+                  f"{time.time() - start:.0f} s", flush=True)
     return error
 
 

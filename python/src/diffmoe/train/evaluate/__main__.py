@@ -1,13 +1,14 @@
 """Evaluate a weights file, or write the tables:
 
-    python -m diffmoe.train.evaluate emoji   --weights assets/emoji.safetensors   --data-root DATA --out docs/results/emoji.json
-    python -m diffmoe.train.evaluate eurosat --weights assets/eurosat.safetensors --data-root DATA --out docs/results/eurosat.json
-    python -m diffmoe.train.evaluate judges  --weights assets/emoji.safetensors OTHER.safetensors --data-root DATA --out docs/results/judges.json
+    python -m diffmoe.train.evaluate emoji    --weights assets/emoji.safetensors --data-root DATA --out emoji.json
+    python -m diffmoe.train.evaluate eurosat  --weights assets/eurosat.safetensors --data-root DATA --out eurosat.json
+    python -m diffmoe.train.evaluate judges   --weights assets/emoji.safetensors OTHER.safetensors --data-root DATA --out j.json
     python -m diffmoe.train.evaluate showcase --weights assets/emoji.safetensors --data-root DATA --write
-    python -m diffmoe.train.evaluate render  docs/results.md docs/results/*.json docs/results/miniature/*.json
+    python -m diffmoe.train.evaluate render   docs/results.md docs/results/*.json docs/results/miniature/*.json
 
-showcase finds the pairs for a model's default images.  emoji also evaluates text-conditioned models; judges compares files of one kind with real images (it needs the packages
-for the public features, see ``public``); the files in the last folder come from ``diffmoe.train.compare``.
+showcase finds the pairs for a model's default images.  emoji also evaluates text-conditioned models; judges compares files
+of one kind with real images (it needs the packages for the public features, see ``public``); the files in the last folder
+come from ``diffmoe.train.compare``.
 """
 
 import argparse
@@ -50,7 +51,8 @@ def main(argv=None):
     s = sub.add_parser("eurosat")
     sampling_arguments(s)
     s.add_argument("--per-class", type=int, default=32)
-    s.add_argument("--loss-tiles", type=int, default=300, help="real tiles of each split for the loss by noise level; a fifth of that for the loss of each class")
+    s.add_argument("--loss-tiles", type=int, default=300,
+                   help="real tiles of each split for the loss by noise level; a fifth of that for the loss of each class")
     s.add_argument("--public", action="store_true", help="also compute distances on the features of a public network")
     judges.arguments(sub.add_parser("judges"))
     showcase.arguments(sub.add_parser("showcase"))

@@ -40,7 +40,8 @@ def vocabulary(meta):
 
 
 def load(meta, root, path="emoji/emoji64.npz", labels="emoji/labels.json"):
-    """(training images, held-out images) of the file's subjects at its size, and the same for all subjects at the judged size."""
+    """(training images, held-out images) of the file's subjects at its size, and the same for all subjects at the judged
+    size."""
     subjects, size = vocabulary(meta)[0], meta["params"]["input_size"]
     files = os.path.join(root, path), os.path.join(root, labels)
     with open(files[1], encoding="utf-8") as f:

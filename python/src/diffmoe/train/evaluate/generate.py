@@ -72,7 +72,8 @@ def generate(model, columns, s, undo=None):
     for i in range(0, n, s["batch"]):
         counting = Counting(model)
         labels = [c[i : i + s["batch"]] for c in columns]
-        x.append(undo.sample(counting, z[i : i + s["batch"]], labels, s["steps"], s["guidance"], s["solver"], part=i // s["batch"], **more))
+        x.append(undo.sample(counting, z[i : i + s["batch"]], labels, s["steps"], s["guidance"], s["solver"],
+                             part=i // s["batch"], **more))
         compute.append(counting.total / counting.passes if counting.passes else torch.full((len(labels[0]),), float("nan")))
     model.record(False)
     x = ((torch.cat(x).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
@@ -102,7 +103,7 @@ def loss_by_noise(model, dataset, n, seed, batch=64, undo=None):
     undo = undo or objective.Flow(prediction=model.prediction)
     g = torch.Generator().manual_seed(seed)
     pick = torch.randperm(len(dataset), generator=g)[:n]
-    sums = {t: 0.0 for t in objective.TIMES}
+    sums = dict.fromkeys(objective.TIMES, 0.0)
     for i in range(0, len(pick), batch):
         x, labels = dataset.batch(pick[i : i + batch], generator=g)
         noise = torch.randn(x.shape, generator=g)

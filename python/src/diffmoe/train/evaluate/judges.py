@@ -22,7 +22,7 @@ import torch
 from ...routing import RULES
 from .. import heldout
 from ..exported import load_exported
-from . import borders, distribution, emoji, generate, public, retrieval, stats
+from . import borders, distribution, emoji, generate, public, stats
 from .markdown import table as markdown
 
 COPY = 10  # 8-bit levels, root mean square at 32x32; two drawings of a subject are 53 to 68 apart, near-duplicates 11
@@ -37,7 +37,8 @@ def arguments(p):
     p.add_argument("--cache", help="folder in which images and features are cached")
     p.add_argument("--seen-pairs", type=int, default=200, help="drawn at random")
     p.add_argument("--held-out-pairs", type=int, default=0, help="only this many (0: all)")
-    p.add_argument("--error-images", type=int, default=500, help="images of each set for the error by noise level; 0: not measured")
+    p.add_argument("--error-images", type=int, default=500,
+                   help="images of each set for the error by noise level; 0: not measured")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--steps", type=int, help="default: each file's")
     p.add_argument("--guidance", type=float, help="default: each file's")
@@ -239,7 +240,8 @@ def table(runs):
         head = ["error of the predicted image", *(f"t = {t:g}" for t in e["times"])]
         line = lambda v: [f"{x:.4f}" for x in v]
         rows = [["input divided by t (baseline)", *line(e["input"])]]
-        rows += [[f"{c['title']}, {name}", *line(c["error"][part])] for part, name in (("held_out", "held-out"), ("seen", "seen")) for c in measured]
+        rows += [[f"{c['title']}, {name}", *line(c["error"][part])]
+                 for part, name in (("held_out", "held-out"), ("seen", "seen")) for c in measured]
         out.append(markdown(head, rows))
     return "\n\n".join(out)
 

@@ -27,12 +27,14 @@ def grouped(runs):
 
 def budget(runs):
     r = runs[0]
-    seeds = sorted({q["seed"] for q in runs})
+    seeds = ", ".join(map(str, sorted({q["seed"] for q in runs})))
+    times = f", {r['t_dist'].replace('_', '-')} t" if "t_dist" in r else ""
     return (f"Every model: {r['depth']} blocks, width {r['hidden_size']}, 64 tokens (32×32 images, patch 4), "
             f"{r['num_experts']} experts in every second block; {r['steps']} steps of {r['batch']} = {r['images']:,} images, "
-            f"AdamW {r['lr']:g} with linear decay, {OBJECTIVES[r['kind']]}{', ' + r['t_dist'].replace('_', '-') + ' t' if 't_dist' in r else ''}, bfloat16; seeds {', '.join(map(str, seeds))} "
-            f"(weights, batches and noise). Sampled with {r['sampling']['steps']} {SOLVERS[r['sampling']['solver']]} steps without guidance, "
-            f"{r['pictures']['pool']['n']:,} images; validation on {r['validation_n']:,} test images. ± is the standard deviation over seeds.")
+            f"AdamW {r['lr']:g} with linear decay, {OBJECTIVES[r['kind']]}{times}, bfloat16; seeds {seeds} "
+            f"(weights, batches and noise). Sampled with {r['sampling']['steps']} {SOLVERS[r['sampling']['solver']]} steps "
+            f"without guidance, {r['pictures']['pool']['n']:,} images; validation on {r['validation_n']:,} test images. "
+            "± is the standard deviation over seeds.")
 
 
 def main_table(runs, table):
@@ -45,14 +47,15 @@ def main_table(runs, table):
                 rs = [r for r in every if rule in r["pictures"]]
                 mean = [statistics.mean(r["validation"][rule].values()) for r in rs]
                 of = lambda key: [r["pictures"][rule][key] for r in rs]
-                rows.append([NAMES[a] + RULES[rule], len(rs), f"{rs[0]['activated'] / 1e6:.2f} M", f"{rs[0]['parameters'] / 1e6:.2f} M",
-                             "1" if a == "dense" else spread(of("C"), 2), spread(mean), spread(of("frechet"), 2),
+                rows.append([NAMES[a] + RULES[rule], len(rs), f"{rs[0]['activated'] / 1e6:.2f} M",
+                             f"{rs[0]['parameters'] / 1e6:.2f} M", "1" if a == "dense" else spread(of("C"), 2),
+                             spread(mean), spread(of("frechet"), 2),
                              f"{100 * statistics.mean(of('class')):.0f} %",
                              spread([1000 * r["cpu_seconds"] / r["images"] for r in rs], 1)])
-        parts.append(f"**{data}** (distance of the same number of real test images: {first['frechet_of_real']:.2f}; accuracy of "
-                     f"the classifier on them: {100 * first['probe']['share']:.1f} %)\n\n" + table(
-            ["model", "seeds", "activated", "stored", "C while sampling", "validation loss", "Fréchet distance on probe features",
-             "class correct", "training, CPU ms per image"], rows))
+        parts.append(f"**{data}** (distance of the same number of real test images: {first['frechet_of_real']:.2f}; accuracy "
+                     f"of the classifier on them: {100 * first['probe']['share']:.1f} %)\n\n" + table(
+            ["model", "seeds", "activated", "stored", "C while sampling", "validation loss",
+             "Fréchet distance on probe features", "class correct", "training, CPU ms per image"], rows))
     return "\n\n".join(parts)
 
 
@@ -60,7 +63,8 @@ def noise_table(runs, table):
     parts = []
     for data, architectures in grouped(runs).items():
         times = list(next(iter(architectures.values()))[0]["validation"]["pool"])
-        rows = [[NAMES[a], *(spread([r["validation"]["pool"][t] for r in rs]) for t in times)] for a, rs in architectures.items()]
+        rows = [[NAMES[a], *(spread([r["validation"]["pool"][t] for r in rs]) for t in times)]
+                for a, rs in architectures.items()]
         parts.append(f"**{data}**\n\n" + table(["validation loss", *(f"t = {t}" for t in times)], rows))
     return "\n\n".join(parts)
 

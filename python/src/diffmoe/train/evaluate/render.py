@@ -66,7 +66,8 @@ def emoji_probe(runs):
             ["unseen images, augmented as in training", "unseen_augmented"],
             ["its training images, augmented as in training", "own_augmented"]]
     of = lambda r, key: cell(r[key]) if key in r else "–"
-    return table(["accuracy on real images", f"subject probe ({p['subject']['folds']}-fold)", f"style probe ({p['style']['folds']}-fold)"],
+    return table(["accuracy on real images",
+                  f"subject probe ({p['subject']['folds']}-fold)", f"style probe ({p['style']['folds']}-fold)"],
                  [[name, of(p["subject"], k), of(p["style"], k)] for name, k in rows])
 
 
@@ -98,9 +99,11 @@ def eurosat_classes(runs):
         rows.append([n, cell(r["probe"]["unseen_by_class"][i]), cell(c),
                      ", ".join(f"{k} {v}" for k, v in wrong) or "–", f"{c['loss']:.4f}", f"{c['C']:.2f}"])
     mean = sum(c["loss"] for c in r["classes"].values()) / len(names)
-    rows.append(["**all**", cell(r["probe"]["unseen"]), cell(r["class"]), f"chance {percent(r['chance'])}", f"{mean:.4f}", f"{r['C']:.2f}"])
+    rows.append(["**all**", cell(r["probe"]["unseen"]), cell(r["class"]), f"chance {percent(r['chance'])}", f"{mean:.4f}",
+                 f"{r['C']:.2f}"])
     return table(["class", f"real test tiles (n = {r['probe']['unseen']['n']})",
-                  f"generated ({r['per_class']} each)", "most often mistaken for", "loss on real test tiles", "C while sampling"], rows)
+                  f"generated ({r['per_class']} each)", "most often mistaken for", "loss on real test tiles",
+                  "C while sampling"], rows)
 
 
 def eurosat_difficulty(runs):
@@ -133,7 +136,8 @@ def eurosat_sets(runs):
     if "sets" not in r:
         return "Not measured for this file (`--public`)."
     columns = [{"title": name, "set": s} for name, s in r["sets"].items()]
-    return table(["all tiles as a set, against the test tiles", *(c["title"] for c in columns)], judges.rows_for(columns, "set"))
+    return table(["all tiles as a set, against the test tiles", *(c["title"] for c in columns)],
+                 judges.rows_for(columns, "set"))
 
 
 def eurosat_noise(runs):
@@ -148,7 +152,8 @@ TABLES = {
                    **{f"text {part.replace('_', ' ')}": lambda r, part=part: agreement(r, part) for part in PARTS}},
     "eurosat": {"eurosat settings": settings, "eurosat classes": eurosat_classes,
                 "eurosat difficulty": eurosat_difficulty,
-                "eurosat gradient": eurosat_gradient, "eurosat frechet": eurosat_frechet, "eurosat sets": eurosat_sets, "eurosat noise": eurosat_noise},
+                "eurosat gradient": eurosat_gradient, "eurosat frechet": eurosat_frechet, "eurosat sets": eurosat_sets,
+                 "eurosat noise": eurosat_noise},
     "emoji_judges": {"emoji judges": judges.table},
     **{kind: miniature.tables(kind, table) for kind in miniature.OBJECTIVES},
 }
