@@ -41,6 +41,15 @@ def test_nothing_else_imports_it():
     assert "diffmoe.train.moe.to_official" in below, "the function finds relative imports"
 
 
+def test_the_extra_lists_what_the_message_asks_for():
+    needed = {"PIL": "pillow"}
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    (extra,) = (line for line in project.splitlines() if line.startswith("train = "))
+    tree = ast.parse((PACKAGE / "train" / "__init__.py").read_text(encoding="utf-8"))
+    (modules,) = (ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign))
+    assert len(modules) == 4 and all(f'"{needed.get(module, module)}>=' in extra for module in modules)
+
+
 def python(*arguments, folder, without=("torch",)):
     """Runs Python as if packages were not installed."""
     block = "".join(f"sys.modules[{name!r}] = None\n" for name in without)

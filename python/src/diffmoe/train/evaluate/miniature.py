@@ -84,7 +84,10 @@ def gamma_table(runs, table):
 
 def curves(runs, folder):
     """One SVG per data set: smoothed training loss over images, one line per seed."""
-    import matplotlib
+    try:
+        import matplotlib
+    except ImportError as e:
+        raise SystemExit(f"{e}; the curves need: pip install 'diffmoe[evaluate]'") from e
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "diffmoe"  # the same bytes for the same numbers
