@@ -24,7 +24,7 @@ def read_description(path):
 def described_reader(meta):
     """The reader of prompts of a description; None where the model reads no text."""
     text = Config.from_dict(meta).text
-    return text and Reader(text.tokenizer, text.max_length)
+    return text and Reader(text.tokenizer, text.max_length, text.special_tokens)
 
 
 def load_exported(path):

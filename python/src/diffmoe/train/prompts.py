@@ -130,12 +130,13 @@ def check_kind(document, kind):
 
 
 class Reader:
-    """Prompts to token ids as in drawing images: a ``tokenizer.json`` and the length of prompts."""
+    """Prompts to token ids as in drawing images: a ``tokenizer.json`` and the length of prompts.  ``special``: names of the
+    special tokens, where the document has none."""
 
-    def __init__(self, document, length):
+    def __init__(self, document, length, special=None):
         added = {token["content"] for token in document.get("added_tokens") or []}
         self.document, self.length, self.entries = document, length, len(added | set(document["model"]["vocab"]))
-        self.tokenizer = Tokenizer(document, self.entries)
+        self.tokenizer = Tokenizer(document, self.entries, special)
         if self.tokenizer.pad != text.PAD:
             raise ValueError(f"padding is token {self.tokenizer.pad}; the trainer needs {text.PAD}")
 
