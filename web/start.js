@@ -132,8 +132,31 @@ async function load({ bytes, inside }) {
   return glue;
 }
 
+// Developer tools that emulate a finer screen report the size of the canvas in CSS pixels where device pixels are asked
+// for, and the app would take its part of the screen for a smaller one. Rounding on real screens stays below two pixels.
+function correctSizes() {
+  const entry = globalThis.ResizeObserverEntry?.prototype;
+  const reported = entry && Object.getOwnPropertyDescriptor(entry, "devicePixelContentBoxSize")?.get;
+  if (!reported) return;
+  const size = ({ inlineSize, blockSize }) =>
+    Object.create(ResizeObserverSize.prototype, { inlineSize: { value: inlineSize }, blockSize: { value: blockSize } });
+  Object.defineProperty(entry, "devicePixelContentBoxSize", {
+    configurable: true,
+    enumerable: true,
+    get() {
+      const pixels = reported.call(this);
+      const [box] = this.contentBoxSize;
+      const inlineSize = Math.round(box.inlineSize * devicePixelRatio);
+      const blockSize = Math.round(box.blockSize * devicePixelRatio);
+      const off = Math.max(Math.abs(pixels[0].inlineSize - inlineSize), Math.abs(pixels[0].blockSize - blockSize));
+      return off < 2 ? pixels : [size({ inlineSize, blockSize })];
+    },
+  });
+}
+
 export async function start(source) {
   let glue, warm;
+  correctSizes();
   try {
     // Pages from a file have no other files.
     if (!source.inside) warm = graphics();

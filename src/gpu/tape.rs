@@ -150,6 +150,14 @@ impl<S: Clone + Display> Tape<S> {
         }
     }
 
+    /// Replays everything so many times, one after the other, as one compute pass.
+    pub(crate) fn encode_again(&self, encoder: &mut wgpu::CommandEncoder, times: usize) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for _ in 0..times {
+            self.entries.iter().for_each(|entry| entry.dispatch(&mut pass));
+        }
+    }
+
     /// As [`Tape::encode`], as one compute pass for each range, with the device's clock read around each.
     ///
     /// # Panics

@@ -85,19 +85,8 @@ impl<'a> Linear<'a> {
     /// # Panics
     /// When shapes do not fit: a bug.
     pub fn record<S: Clone + Display>(&self, gpu: &Gpu, tape: &mut Tape<S>, scope: S) {
-        self.record_tiled(gpu, tape, scope, gpu.tiling);
-    }
-
-    /// As [`Linear::record`], with another choice of tiles than the device's.
-    pub(super) fn record_tiled<S: Clone + Display>(
-        &self,
-        gpu: &Gpu,
-        tape: &mut Tape<S>,
-        scope: S,
-        tiling: Tiling,
-    ) {
         self.check();
-        for call in self.calls(tiling) {
+        for call in self.calls(gpu.tiling) {
             tape.push(gpu, scope.clone(), &call);
         }
     }

@@ -28,8 +28,8 @@ const SHORTEST_MS: f32 = 5.0;
 /// The fastest of so many measurements counts: others had company on the device.
 const ROUNDS: usize = 3;
 
-/// Most dispatches of a measurement.
-const MOST_DISPATCHES: usize = 4096;
+/// Most repetitions in a measurement.
+const MOST_TIMES: usize = 4096;
 
 /// Another tiling than the usual one has to save this part of the time.
 const LEAST_GAIN: f32 = 0.03;
@@ -83,21 +83,23 @@ async fn time(gpu: &Gpu, product: Product) -> Result<Timed, GpuError> {
     let linear = Linear::new(&x, &weights, &y);
     let tapes = Tile::ALL.map(|tile| {
         let mut tape = Tape::default();
-        linear.record_tiled(gpu, &mut tape, "", Tiling::Only(tile));
+        linear.calls(Tiling::Only(tile)).for_each(|call| tape.push(gpu, "", &call));
         tape
     });
-    let mut repeated = Vec::new();
-    for tape in &tapes {
+    let mut times = [1; Tile::ALL.len()];
+    for (tape, times) in tapes.iter().zip(&mut times) {
         // The first run also uploads, and may compile.
-        run(gpu, tape).await?;
-        repeated.push(repeat(gpu, tape).await?);
+        run(gpu, tape, 1).await?;
+        while *times < MOST_TIMES && run(gpu, tape, *times).await? < SHORTEST_MS {
+            *times *= 2;
+        }
     }
     let mut ms = [f32::INFINITY; Tile::ALL.len()];
-    for _ in 0..ROUNDS {
-        for (tape, ms) in repeated.iter().zip(&mut ms) {
+    for round in 0..ROUNDS {
+        for ((tape, &times), ms) in tapes.iter().zip(&times).zip(&mut ms) {
             // A slow device is not held up by rounds of a product that is a measurement by itself.
-            if tape.len() > 1 || ms.is_infinite() {
-                *ms = ms.min(run(gpu, tape).await? / tape.len() as f32);
+            if times > 1 || round == 0 {
+                *ms = ms.min(run(gpu, tape, times).await? / times as f32);
             }
         }
     }
@@ -105,23 +107,10 @@ async fn time(gpu: &Gpu, product: Product) -> Result<Timed, GpuError> {
     Ok(Timed { large: tiles.map(|[x, y, _]| x * y).max().unwrap_or(0), ms })
 }
 
-/// The tape as many times as a measurement needs.
-async fn repeat(gpu: &Gpu, tape: &Tape) -> Result<Tape, GpuError> {
-    let mut repeated = tape.clone();
-    while repeated.len() < MOST_DISPATCHES {
-        let ms = run(gpu, &repeated).await?;
-        if ms >= SHORTEST_MS {
-            break;
-        }
-        repeated.append(&repeated.clone());
-    }
-    Ok(repeated)
-}
-
-/// Milliseconds until the device reports that a tape is done.
-async fn run(gpu: &Gpu, tape: &Tape) -> Result<f32, GpuError> {
+/// Milliseconds until the device reports that a tape is done so many times.
+async fn run(gpu: &Gpu, tape: &Tape, times: usize) -> Result<f32, GpuError> {
     let mut encoder = gpu.encoder();
-    tape.encode(&mut encoder, 0..tape.len());
+    tape.encode_again(&mut encoder, times);
     let mut work = InFlight::default();
     work.submit(gpu, encoder.finish());
     work.finished(gpu, PATIENCE).await

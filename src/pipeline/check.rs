@@ -105,7 +105,7 @@ pub(super) async fn tiling(
     if let Some(enough) = recalled(around, &identity).and_then(|text| text.parse().ok()) {
         return Ok(Tiling::LargeFrom(enough));
     }
-    match gpu.error_scope(tiles::measure(gpu, products)).await.flatten() {
+    match gpu.error_scope(Box::pin(tiles::measure(gpu, products))).await.flatten() {
         Ok(tiling) => {
             if let Tiling::LargeFrom(enough) = tiling {
                 around.remember(&key(&identity), &format!("{identity}\n{enough}\n"));

@@ -145,7 +145,7 @@ where
             wrong.get_or_insert(reason);
             continue;
         }
-        let tiling = checks::tiling(around, &tried, load.products).await?;
+        let tiling = Box::pin(checks::tiling(around, &tried, load.products)).await?;
         let tried = Arc::new(tried.with_tiling(tiling));
         let loaded = load_on(tried.clone(), load.what, &load.on_gpu).await?;
         if let Some((which, check)) = &load.check {

@@ -7,8 +7,8 @@ import { test } from "node:test";
 import { colours, distance, finished, native, pixels, site, withPage } from "./lab.mjs";
 
 const SHARE = "model=emoji&seed=11&count=4&steps=12&guidance=2&scheduler=euler&labels=varied,3";
-// One pixel a point: the browser's emulation of finer screens tells the canvas another size than it has.
-const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile: true };
+// As developer tools emulate it: they report the canvas in CSS pixels where device pixels are asked for.
+const PHONE = { viewport: { width: 390, height: 844 }, deviceScaleFactor: 3, hasTouch: true, isMobile: true };
 
 const SCREENS = {
   "page-desktop-dark": { colorScheme: "dark" },
@@ -31,6 +31,9 @@ for (const [name, options] of Object.entries(SCREENS)) {
       await page.waitForTimeout(1000);
       const png = await page.screenshot();
       assert.ok((await colours(page, png)) > 200, "more than a blank page");
+      const canvas = await page.evaluate(() => ["width", "height"].map((side) => document.querySelector("canvas")[side]));
+      const { width, height } = page.viewportSize();
+      assert.deepEqual(canvas, [width, height].map((side) => side * (options.deviceScaleFactor ?? 1)), "sharp");
       const wider = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
       assert.equal(wider, false, "nothing to scroll sideways");
       await kept(name, png);

@@ -16,21 +16,24 @@ NAME = "Ubuntu Light derivative diffmoe"
 FILE = Path(__file__).with_name("Ubuntu-Light-derivative-diffmoe.ttf")
 
 LETTERS = [
-    (0x0020, 0x017F),  # Latin
+    (0x0020, 0x007E),
+    (0x00A0, 0x017F),  # Latin
     (0x0218, 0x021B),  # Romanian
     (0x02C6, 0x02DD),  # accents
-    (0x0370, 0x03FF),  # Greek
+    (0x0386, 0x03CE),  # Greek
     (0x0400, 0x045F),  # Cyrillic
     (0x0490, 0x0491),  # Ukrainian
 ]
 SIGNS = [
-    (0x2000, 0x206F),  # punctuation
+    (0x2010, 0x2044),  # punctuation
     (0x2070, 0x209F),  # raised and lowered digits
-    (0x20A0, 0x20BF),  # currencies
-    (0x2100, 0x218F),  # letter-like signs and fractions
-    (0x2190, 0x21FF),  # arrows
+    (0x20AC, 0x20AC),  # euro
+    (0x2122, 0x2122),  # trademark
+    (0x2190, 0x2199),  # arrows
     (0x2200, 0x22FF),  # mathematics
-    (0x25A0, 0x25FF),  # geometric shapes; egui draws one for a character that is missing
+    (0x25A1, 0x25A1),  # what stands for a character that is missing
+    (0x25CF, 0x25CF),
+    (0x25FB, 0x25FB),
     (0xFFFD, 0xFFFD),
 ]
 

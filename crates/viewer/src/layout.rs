@@ -122,6 +122,8 @@ fn narrow(app: &mut App, ui: &mut Ui) {
 
 fn one_column(app: &mut App, ui: &mut Ui) {
     notes::show(app, ui);
+    // The frames of images lie outside of them.
+    ui.add_space(1.0);
     let width = ui.available_width();
     let high = (ui.ctx().content_rect().height() * 0.5).max(200.0);
     stage::show(app, ui, vec2(width, width.min(high)));

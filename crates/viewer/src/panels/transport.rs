@@ -180,17 +180,19 @@ fn enlargement(app: &mut App, ui: &mut Ui) {
 /// C and the time of a step, in a few words.
 fn summary(app: &App, ui: &mut Ui) {
     let Some(record) = app.session.record() else { return };
-    let colour = Look::of(ui).weak;
+    let (mut words, mut hints) = (Vec::new(), Vec::new());
     if let Some(c) = record.trace.capacity() {
-        let text = egui::RichText::new(format!("C {c:.2}")).color(colour);
-        let hint = "Mean number of experts per token over all steps so far";
-        ui.add(egui::Label::new(text).extend()).on_hover_text(hint);
+        words.push(format!("C {c:.2}"));
+        hints.push("C: mean number of experts per token over all steps so far".to_owned());
     }
     if !record.step_ms.is_empty() {
         let mean = record.step_ms.iter().sum::<f32>() / record.step_ms.len() as f32;
-        let text = format!("{} per step", milliseconds(mean));
+        words.push(format!("{} per step", milliseconds(mean)));
+        hints.push(format!("Computed on {}", record.device));
+    }
+    if !words.is_empty() {
+        let text = egui::RichText::new(words.join(", ")).color(Look::of(ui).weak);
         // Whole on the next row where there is no room, as on a phone.
-        let label = egui::Label::new(egui::RichText::new(text).color(colour)).extend();
-        ui.add(label).on_hover_text(&record.device);
+        ui.add(egui::Label::new(text).extend()).on_hover_text(hints.join("\n"));
     }
 }
