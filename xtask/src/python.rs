@@ -7,8 +7,8 @@ pub(crate) fn is_there() -> bool {
     succeeds("python3", &["-c", "import ensurepip, venv"])
 }
 
-/// Installs the package and runs its tests; those of the folder for diffusers where PyTorch is installed already, because
-/// it takes gigabytes.
+/// Installs the package and runs its tests; those of the trainer and of the folder for diffusers where PyTorch is installed
+/// already, because it takes gigabytes.
 pub(crate) fn python_tests() -> Result<(), String> {
     // The models are small: more threads would only wait for each other.
     let threads = ("OMP_NUM_THREADS", "1");
@@ -16,7 +16,8 @@ pub(crate) fn python_tests() -> Result<(), String> {
     run(&program, &["-m", "pytest", "-q", "python"], &[threads])?;
     if !succeeds("python3", &["-c", "import numpy, torch"]) {
         println!(
-            "\nPyTorch is not installed: the folder for diffusers is not tested, and the PyTorch reader is not compared"
+            "\nPyTorch is not installed: the trainer and the folder for diffusers are not tested, and the PyTorch reader \
+            is not compared"
         );
         return Ok(());
     }
@@ -25,8 +26,9 @@ pub(crate) fn python_tests() -> Result<(), String> {
     let program = environment(
         "python-diffusers",
         &["--system-site-packages"],
-        &["./python", "pytest>=8", "pillow>=10", "diffusers>=0.35", "tokenizers>=0.20"],
+        &["./python[train,test]", "diffusers>=0.35"],
     )?;
+    run(&program, &["-m", "pytest", "-q", "training/tests"], &[threads])?;
     let tool = tool("debug");
     // diffusers copies the code of pipelines there.
     let cache = target_folder().join("python-diffusers").join("cache");
