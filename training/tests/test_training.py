@@ -51,7 +51,7 @@ def test_overfit_resume_and_export(emoji_root, capsys):
 
 
 def test_the_commands(emoji_root):
-    """As a user types them; the others are called as functions in these tests."""
+    """Run as a user would type it; other tests call the commands as functions."""
     run = lambda part, *arguments: subprocess.run([sys.executable, "-m", f"diffmoe.train{part}", *arguments], cwd=emoji_root,
                                                   capture_output=True, text=True, check=True).stdout
     run("", "run.toml", "--data-root", ".", "--set", "train.steps=2")

@@ -16,7 +16,7 @@ NAME = "Ubuntu Light derivative diffmoe"
 FILE = Path(__file__).with_name("Ubuntu-Light-derivative-diffmoe.ttf")
 
 LETTERS = [
-    (0x0020, 0x007E),
+    (0x0020, 0x007E),  # ASCII
     (0x00A0, 0x017F),  # Latin
     (0x0218, 0x021B),  # Romanian
     (0x02C6, 0x02DD),  # accents
@@ -31,9 +31,9 @@ SIGNS = [
     (0x2122, 0x2122),  # trademark
     (0x2190, 0x2199),  # arrows
     (0x2200, 0x22FF),  # mathematics
-    (0x25A1, 0x25A1),  # what stands for a character that is missing
+    (0x25A1, 0x25A1),
     (0x25CF, 0x25CF),
-    (0x25FB, 0x25FB),
+    (0x25FB, 0x25FB),  # egui draws it for a missing character
     (0xFFFD, 0xFFFD),
 ]
 

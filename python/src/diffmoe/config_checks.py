@@ -22,7 +22,7 @@ def check_params(params: dict) -> None:
 
 
 def check(config) -> None:
-    """Whether the values of a :class:`diffmoe.config.Config` are supported and fit together."""
+    """Raises :class:`ModelError` unless the values of a :class:`diffmoe.config.Config` are supported and consistent."""
 
     def wrong(text):
         raise ModelError(f"invalid model configuration: {text}")
@@ -73,7 +73,7 @@ def check(config) -> None:
 
 
 def check_refiner(config) -> None:
-    """Whether the refiner continues what the model has begun."""
+    """Raises :class:`ModelError` unless the refiner fits the model whose last steps it computes."""
 
     def wrong(text):
         raise ModelError(f"invalid model configuration: a refiner {text}")

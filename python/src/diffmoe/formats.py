@@ -27,7 +27,7 @@ def is_matrix(name: str, shape: tuple[int, ...]) -> bool:
 
 
 def encode(tensors: dict[str, np.ndarray], dtype: str) -> dict[str, np.ndarray]:
-    """Tensors in f32 as a file of the format ``dtype`` stores them; a matrix of integers has a second tensor, its scales."""
+    """Converts float32 tensors to the format ``dtype``; an int8 matrix becomes two tensors, its integers and its scales."""
     stored = {}
     for name, values in tensors.items():
         values = np.ascontiguousarray(values, np.float32)

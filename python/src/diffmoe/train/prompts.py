@@ -196,7 +196,7 @@ def section(run, reader):
 
 
 def described(run, reader, dataset):
-    """The same with examples, and the known subjects and styles."""
+    """As :func:`section`, with example prompts and the known subjects and styles."""
     subjects, styles = (l.values for l in dataset.labels)
     phrases = [STYLE_PHRASES[s][0] for s in styles]
     known = [g for g in run.sample.grid if "*" in g] or [f"{s}, *" for s in subjects[: len(styles)]]
