@@ -50,9 +50,11 @@ def test_the_extra_lists_what_the_message_asks_for():
     assert len(modules) == 4 and all(f'"{needed.get(module, module)}>=' in extra for module in modules)
 
 
-def python(*arguments, folder, without=("torch",)):
-    """Runs Python as if packages were not installed."""
+def python(*arguments, folder, without=("torch",), having=()):
+    """Runs Python as if some packages were not installed, and others were, with nothing in them."""
     block = "".join(f"sys.modules[{name!r}] = None\n" for name in without)
+    for name in having:
+        (folder / f"{name}.py").touch()
     (folder / "sitecustomize.py").write_text(f"import sys\n{block}", encoding="utf-8")
     path = os.pathsep.join([str(folder), str(PACKAGE.parent)])
     return subprocess.run([sys.executable, *arguments], env=dict(os.environ, PYTHONPATH=path), capture_output=True, text=True)
@@ -66,14 +68,17 @@ def test_everything_else_works_without_pytorch(tmp_path):
     assert done.stdout == "fine\n", done.stderr
 
 
+NEEDED = ("torch", "tokenizers", "PIL", "tqdm")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_say_what_is_missing(tmp_path, command):
-    done = python("-m", f"diffmoe.train{command}", folder=tmp_path, without=("torch", "tqdm"))
+    done = python("-m", f"diffmoe.train{command}", folder=tmp_path, without=NEEDED)
     assert done.returncode == 1
-    expected = "PyTorch and tqdm are missing; install what training needs with pip install 'diffmoe[train]'\n"
-    assert done.stderr == expected
+    names = "PyTorch, tokenizers, Pillow and tqdm"
+    assert done.stderr == f"{names} are missing; install what training needs with pip install 'diffmoe[train]'\n"
 
 
 def test_an_import_says_what_is_missing(tmp_path):
-    done = python("-c", "import diffmoe.train.export", folder=tmp_path)
+    done = python("-c", "import diffmoe.train.export", folder=tmp_path, having=NEEDED[1:])
     assert "ImportError: PyTorch is missing; install" in done.stderr

@@ -289,6 +289,28 @@ def test_more_sentences_are_learned_from_the_plainest(emoji_root):
                                source.text_pool(source.text_encoder(p.encode(plain))[0][:, 0]).detach())
 
 
+def test_lessons_go_on_during_the_run(emoji_root):
+    """The text encoder, at its own learning rate, stays with what it learned; a resumed run takes the next lesson."""
+    ck, _ = run_tiny(emoji_root, "--set", "train.steps=2", "--set", "model.depth=2")
+    path = str(emoji_root / "labels.safetensors")
+    export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root), "--no-recalibrate"])
+    settings = [*TEXT_SECTION, f"train.init={path}", "train.teach_steps=0", "model.depth=2", "train.warmup=0", "train.drop_all=1"]
+    begin = lambda folder, resume, *sets: loop.Trainer(configs.load(emoji_root / "run.toml", [*settings, *sets]),
+                                                       str(emoji_root), str(emoji_root / folder), resume)
+    t = begin("lessons", False, "train.teach_every=2", "train.text_lr=0.5")
+    error = lambda: start.teacher(*exported.load_exported(path), t.dataset).loss(t.model).item()
+    before, rates = error(), []
+    for _ in range(30):
+        t.one_step(2e-3)
+        rates.append([group["lr"] for group in t.opt.param_groups])
+    assert error() < 0.7 * before and rates[0] == [2e-3, 1e-3]
+    t.checkpoint()
+    again = begin("lessons", True, "train.teach_every=2", "train.text_lr=0.5")
+    assert torch.equal(again.lessons.generator.get_state(), t.lessons.generator.get_state())
+    with pytest.raises(ValueError, match="teach_every needs"):
+        configs.load(emoji_root / "run.toml", ["train.teach_every=2"])
+
+
 def test_free_sentences():
     """Every one names both and reads like none of the unseen ones."""
     g = torch.Generator().manual_seed(0)

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 NEEDED = {"torch": "PyTorch", "tokenizers": "tokenizers", "PIL": "Pillow", "tqdm": "tqdm"}
 
 if missing := [name for module, name in NEEDED.items() if find_spec(module) is None]:
-    _are = "is" if len(missing) == 1 else "are"
-    _message = f"{' and '.join(missing)} {_are} missing; install what training needs with pip install 'diffmoe[train]'"
+    _names = ", ".join(missing[:-1]) + " and " + missing[-1] + " are" if missing[1:] else missing[0] + " is"
+    _message = f"{_names} missing; install what training needs with pip install 'diffmoe[train]'"
     # While Python looks for the module of a command, its name is "-m": a command ends with the sentence alone.
     raise SystemExit(_message) if sys.argv[:1] == ["-m"] else ImportError(_message)

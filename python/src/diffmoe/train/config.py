@@ -86,6 +86,8 @@ class Train:
     # init of a text-conditioned model: batches with which its text encoder first learns the file's label vectors, or its own
     # output for the simplest sentence
     teach_steps: int = 1000
+    teach_every: int = 0  # such a batch also in every n-th step of the run, so that it goes on understanding; 0: never
+    text_lr: float = 1.0  # learning rate of the text encoder, relative to lr
     deadline: str = ""  # clock time with zone (2030-01-31T18:00+00:00) at which the decay ends, with the run
     decay_minutes: float = 20  # length of the decay when started by the deadline or by a file named "decay"
     grad_clip: float = 1.0
@@ -157,6 +159,8 @@ def check(c):
         raise ValueError("train.keep_best needs train.judge_minutes, which measures the error on held-out images")
     if m.detail_phase and not m.detail_head:
         raise ValueError("model.detail_phase = true needs a detail head: set model.detail_head to a number of channels")
+    if t.teach_every and not (c.text.hidden_size and t.init):
+        raise ValueError("train.teach_every needs a [text] section and train.init, the file whose text or labels it keeps")
     if t.capacity_schedule and (len(t.capacity_schedule) != 2 or not 0 <= t.capacity_schedule[0] < t.capacity_schedule[1]):
         raise ValueError(f"train.capacity_schedule = {t.capacity_schedule}; expected two steps in ascending order")
     if c.text.tokenizer not in ("wordpiece", "bpe"):

@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from ..config import Config
 from . import config as configs
-from . import data, describe, flow, heldout, objective, prompts, schedule
+from . import data, describe, flow, heldout, objective, prompts, schedule, start
 from .ema import Ema
+from .exported import load_exported
 from .model import DiT
 from .runlog import RunLog
 from .sample import save_grid
-from .start import initialise, tokenizer_of_file
 
 
 def build(run, labels, text=None):
@@ -73,7 +73,7 @@ class Trainer:
         self.model = build(c, self.dataset.tables, prompts.section(c, self.reader)).to(self.device).train()
         self.autocast = torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=t.amp == "bf16")
         if t.init and state is None:
-            self.earlier = initialise(self.model, self.dataset, t.init, t.teach_steps, self.autocast)
+            self.earlier = start.initialise(self.model, self.dataset, t.init, t.teach_steps, self.autocast)
         self.freeze(t.only)
         if t.paper_thresholds:
             for m in self.model.dynamic_layers().values():
@@ -81,19 +81,23 @@ class Trainer:
         self.objective = objective.make(self.c)
         self.ema = Ema(self.model, t.ema, t.ema_warmup, t.paper_thresholds)
         self.ema_long = Ema(self.model, t.ema_long, t.ema_warmup, t.paper_thresholds) if t.ema_long else None
-        self.opt = torch.optim.AdamW([q for q in self.model.parameters() if q.requires_grad], lr=t.lr,
-                                     betas=tuple(t.betas), weight_decay=t.weight_decay, fused=True)
+        groups, self.scales = self.groups()
+        self.opt = torch.optim.AdamW([{"params": group} for group in groups], lr=t.lr, betas=tuple(t.betas),
+                                     weight_decay=t.weight_decay, fused=True)
         self.step, self.images, self.before = 0, 0, 0.0  # before: seconds of earlier sessions
         same_end = state and state["config"]["train"].get("deadline") == t.deadline
         self.decay = schedule.Decay(t, folder, state["decay_began"] if same_end else None)
         if state:
             self.take(state)
         seed = t.seed + 1000 * self.rank + self.step
+        self.lessons = start.teacher(*load_exported(t.init), self.dataset, seed=seed) if t.teach_every else None
         torch.manual_seed(seed)
         self.batches = data.Batches(self.dataset, t.batch, seed)
         if state and "random" in state and self.rank == 0:  # continue the same random stream
             torch.set_rng_state(state["random"].cpu())
             self.batches.restore({k: v.cpu() for k, v in state["batches"].items()})
+            if self.lessons and state.get("lessons") is not None:
+                self.lessons.generator.set_state(state["lessons"].cpu())
         self.run = DistributedDataParallel(self.model, broadcast_buffers=False) if self.world > 1 else self.model
         if t.compile:
             self.run = torch.compile(self.run)
@@ -112,6 +116,14 @@ class Trainer:
             for m in self.model.dynamic_layers().values():
                 m.track_thresholds = False
 
+    def groups(self):
+        """Parameters to train, in groups, and the learning rate of each group relative to train.lr."""
+        text, rest = [], []
+        for name, w in self.model.named_parameters():
+            if w.requires_grad:
+                (text if self.c.train.text_lr != 1 and name.startswith("text_") else rest).append(w)
+        return zip(*((group, scale) for group, scale in ((rest, 1.0), (text, self.c.train.text_lr)) if group))
+
     def judge_sets(self):
         unseen = data.load_for(self.c, self.data_root, "test", self.reader and self.reader.document)
         return heldout.HeldOut({"held_out": unseen, "seen": self.dataset}, self.c.train.judge_images)
@@ -123,7 +135,7 @@ class Trainer:
         if state:
             known = tokenizer_of(state)
         elif self.c.train.init:
-            known = tokenizer_of_file(self.c.train.init)
+            known = start.tokenizer_of_file(self.c.train.init)
         if not known and self.world > 1 and self.c.text.hidden_size:
             known = [data.load_for(self.c, self.data_root).prompter.reader.document if self.rank == 0 else None]
             dist.broadcast_object_list(known)
@@ -152,6 +164,7 @@ class Trainer:
             "tokenizer": self.reader and json.dumps(self.reader.document, ensure_ascii=False),
             "decay_began": self.decay.began, "earlier": self.earlier,
             "random": torch.get_rng_state(), "batches": self.batches.state(),
+            "lessons": self.lessons and self.lessons.generator.get_state(),
             **({"ema_long": self.ema_long.model.state_dict(), "ema_long_n": self.ema_long.n} if self.ema_long else {}),
         }
 
@@ -169,8 +182,8 @@ class Trainer:
 
     def one_step(self, lr):
         t = self.c.train
-        for g in self.opt.param_groups:
-            g["lr"] = lr
+        for g, scale in zip(self.opt.param_groups, self.scales):
+            g["lr"] = lr * scale
         x, labels = self.batches.next(self.device)
         labels = flow.drop_labels(labels, self.dataset.nulls, t.drop_all, t.drop_single)
         tt = self.objective.draw_time(len(x), self.device)
@@ -179,8 +192,9 @@ class Trainer:
             m.capacity = schedule.capacity(t.capacity_schedule, self.step, m.num_experts, self.c.model.capacity)
         with self.autocast:
             out, bce = self.run(self.objective.noised(x, noise, tt), tt, labels)
+            lesson = self.lessons.loss(self.model) if self.lessons and self.step % t.teach_every == 0 else 0
         losses = self.objective.loss(out, x, noise, tt)
-        (losses.mean() + t.bce_weight * bce).backward()
+        (losses.mean() + t.bce_weight * bce + lesson).backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), t.grad_clip)
         self.opt.step()
         self.opt.zero_grad(set_to_none=True)

@@ -155,26 +155,43 @@ def plainest(prompter, subject, style):
     return prompts.fill(kind[0], name, "" if style is None else prompts.STYLE_PHRASES[prompter.styles[style]][0])
 
 
-def teach(model, prompter, answers, variance, steps, autocast=contextlib.nullcontext(), batch=128, lr=1e-3):
-    """Train the text encoder to give the same output for all sentences with the same meaning.  answers:
-    targets for a list of (subject, style), with -1 where a sentence names none.  Returns the final mean squared
-    error relative to ``variance``."""
-    g = torch.Generator().manual_seed(0)
+class Teacher:
+    """Batches of prompts without images.  answers: targets of the text encoder for a list of (subject, style), with -1
+    where a sentence names none; ``variance``: of the targets."""
+
+    def __init__(self, prompter, answers, variance, batch=128, seed=0):
+        self.prompter, self.answers, self.variance, self.batch = prompter, answers, variance, batch
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def loss(self, model):
+        """Mean squared error of the text encoder on new sentences, relative to the variance; an eighth are empty."""
+        g, empty = self.generator, self.batch // 8
+        of = (self.prompter.subjects, self.prompter.styles)
+        pairs = zip(*(torch.randint(len(v), (self.batch - empty,), generator=g).tolist() for v in of))
+        said = [self.prompter.said(*p, g) for p in pairs] + [("", None, None)] * empty
+        device = next(model.text_pool.parameters()).device
+        states, _ = model.text_encoder(self.prompter.encode([q[0] for q in said]).to(device))
+        target = self.answers([tuple(-1 if i is None else i for i in q[1:]) for q in said]).to(device)
+        return (model.text_pool(states[:, 0]).float() - target).square().mean() / self.variance
+
+
+def teacher(source, meta, dataset, **more):
+    """The teacher of a text-conditioned run that starts from this file."""
+    answers = answers_of_prompts(source, dataset) if "text" in meta else answers_of_labels(source, meta, dataset)
+    return Teacher(dataset.prompter, *answers, **more)
+
+
+def teach(model, lessons, steps, autocast=contextlib.nullcontext(), lr=1e-3):
+    """Train the text encoder to give the same output for all sentences with the same meaning.  Returns the final mean
+    squared error relative to the variance of the targets."""
     learned = [*model.text_encoder.parameters(), *model.text_pool.parameters()]
     opt = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
     error, start = float("nan"), time.time()
     for step in range(steps):
         for group in opt.param_groups:
             group["lr"] = lr * min((step + 1) / 50, 2 * (1 - step / steps), 1)
-        count = batch - batch // 8
-        pairs = zip(*(torch.randint(len(v), (count,), generator=g).tolist() for v in (prompter.subjects, prompter.styles)))
-        said = [prompter.said(*p, g) for p in pairs] + [("", None, None)] * (batch // 8)
-        tokens = prompter.encode([q[0] for q in said])
-        target = answers([tuple(-1 if i is None else i for i in q[1:]) for q in said])
         with autocast:
-            states, _ = model.text_encoder(tokens)
-            said_by_text = model.text_pool(states[:, 0])
-        loss = (said_by_text.float() - target).square().mean() / variance
+            loss = lessons.loss(model)
         opt.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -197,7 +214,7 @@ def initialise(model, dataset, path, teach_steps=1000, autocast=contextlib.nullc
     if model.text_encoder and "text" not in meta:
         tables = {l["tensor"].split(".")[0] for l in meta["labels"]}
         take_all_but(model, source, {"text_encoder", "text_pool", "cross_attn", *tables}, path)
-        error = teach(model, dataset.prompter, *answers_of_labels(source, meta, dataset), teach_steps, autocast)
+        error = teach(model, teacher(source, meta, dataset), teach_steps, autocast)
         print(f"started from {path} (label-conditioned): the text encoder predicts its label vectors "
               f"with an error of {error:.3f} of their variance")
     elif not model.text_encoder and "text" in meta:
@@ -211,6 +228,6 @@ def initialise(model, dataset, path, teach_steps=1000, autocast=contextlib.nullc
             known = take_labels(getattr(model, l.prefix), source.state_dict()[l.tensor], l.values, files[l.tensor])
             print(f"started from {path}: it has {known} of {len(l.values)} {l.name} labels")
         if model.text_encoder and teach_steps:
-            teach(model, dataset.prompter, *answers_of_prompts(source, dataset), teach_steps, autocast, lr=3e-4)
+            teach(model, teacher(source, meta, dataset), teach_steps, autocast, lr=3e-4)
     card = meta.get("card", {})
     return {k: card.get(f"train_{k}", 0) for k in ("steps", "images", "hours")}
