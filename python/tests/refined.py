@@ -41,10 +41,10 @@ def write(path, of: dict, tensors=None):
     return path
 
 
-def prompted() -> tuple[dict, dict]:
-    """The recorded model that takes prompts, with a refiner: document and tensors."""
+def prompted(**more) -> tuple[dict, dict]:
+    """The recorded model that takes prompts, with a refiner: document and tensors. ``more``: entries of the document."""
     source = TensorFile(FIXTURES / "t2i_tiny" / "model.safetensors")
-    of = json.loads(source.config_text)
+    of = json.loads(source.config_text) | more
     of["refiner"] = {"from": 0.5, "params": of["params"] | {"patch_size": 1, "hidden_size": 24, "depth": 3}}
     return of, random_tensors(Config.from_dict(of)) | {name: source.read(name) for name in source.names()}
 

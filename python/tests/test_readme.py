@@ -5,14 +5,17 @@ import re
 import shutil
 
 import matplotlib
-from conftest import ASSETS, DATA, REPOSITORY
+import numpy as np
+from conftest import ASSETS, DATA, REPOSITORY, error
+
+from diffmoe import Pipeline
 
 
 def test_examples(monkeypatch, tmp_path):
     matplotlib.use("Agg")
     text = (DATA.parents[1] / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     (tmp_path / "assets").symlink_to(ASSETS)
     shutil.copy(DATA / "eurosat.json", tmp_path / "routing.json")
     monkeypatch.chdir(tmp_path)
@@ -20,6 +23,11 @@ def test_examples(monkeypatch, tmp_path):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert names["out"].images[0].size == (64, 64)
+    # The loop in onnxruntime is Euler's method with the model's defaults.
+    noise = np.random.default_rng(7).standard_normal((1, 3, 32, 32), np.float32)
+    settings = {"scheduler": "euler", "latents": noise, "output_type": "latent"}
+    drawn = Pipeline.from_pretrained("assets/emoji_text.safetensors")(prompt="a fox, twemoji", **settings)
+    assert error(names["x"], drawn.samples) < 1e-3
     assert (tmp_path / "residential.png").is_file() and (tmp_path / "routing.safetensors").is_file()
 
 

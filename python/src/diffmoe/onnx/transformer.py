@@ -1,100 +1,22 @@
-"""Exports one forward pass as an ONNX graph: ``python -m diffmoe.onnx MODEL OUT.onnx`` (needs ``diffmoe[onnx]``).
-
-Inputs: samples ``x [B, C, height, width]``, times ``t [B]``, and one array of label indices ``[B]`` per label table, named
-after the table. The output is named after what the model predicts: ``velocity``, ``data``, ``reversed`` (the opposite velocity) or
-``noise``. The batch size is dynamic.
-
-The MoE layers take one of two equivalent forms. ``masked`` runs every expert on every token and masks the results: slow, but it
-uses common operators with static shapes only. ``exact`` gathers the tokens that each expert selects (NonZero, Gather, ScatterND),
-so compute scales with the routing. The routing rule is ``token``, under which an image does not depend on its batch.
-
-A model with a refiner becomes two graphs with the same inputs, ``OUT.onnx`` and ``OUT-refiner.onnx``. The metadata of both name
-the time from which the second computes the steps, ``diffmoe.refiner_from``, and which of them a graph is, ``diffmoe.part``.
-"""
+"""The transformer as an ONNX graph."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from pathlib import Path
-
 import numpy as np
 
-from . import files, layers, weights
-from .config import Config
-from .errors import ModelError, one_of
-from .model import Model, phases, time_frequencies
-
-OPSET = 20  #: the first with Gelu
-ROUTINGS = ("masked", "exact")
-PARTS = ("model", "refiner")
+from .. import layers, weights
+from ..config import Config
+from ..model import phases, time_frequencies
+from .graph import Graph
+from .text import POOLED, STATES, STATES_MASK
 
 
-class _Graph:
-    """Nodes and constants of a graph. Values are referred to by name."""
-
-    def __init__(self, tensors: dict[str, np.ndarray]):
-        import onnx
-
-        self.onnx, self.tensors = onnx, tensors
-        self.nodes: list = []
-        self.constants: dict[str, object] = {}
-
-    def constant(self, value, name: str | None = None, dtype=np.float32) -> str:
-        name = name or f"constant_{len(self.constants)}"
-        if name not in self.constants:
-            self.constants[name] = self.onnx.numpy_helper.from_array(np.ascontiguousarray(value, dtype), name)
-        return name
-
-    def shape(self, *sizes: int) -> str:
-        """A shape constant for Reshape: 0 keeps a dimension, -1 is inferred."""
-        return self.constant(sizes, f"shape_{'_'.join(map(str, sizes))}", np.int64)
-
-    def weight(self, name: str) -> str:
-        return self.constant(self.tensors[name], name)
-
-    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes):
-        names = [f"{kind}_{len(self.nodes)}" + (f"_{i}" if outputs > 1 else "") for i in range(outputs)]
-        self.nodes.append(self.onnx.helper.make_node(kind, list(inputs), names, **attributes))
-        return names if outputs > 1 else names[0]
-
-    def linear(self, name: str, x: str) -> str:
-        y = self.op("MatMul", x, self.constant(self.tensors[f"{name}.weight"].T, f"{name}.weight.T"))
-        return self.op("Add", y, self.weight(f"{name}.bias")) if f"{name}.bias" in self.tensors else y
-
-    def silu(self, x: str) -> str:
-        return self.op("Mul", x, self.op("Sigmoid", x))
-
-    def normal(self, x: str, width: int, eps: float, name: str | None = None) -> str:
-        """Layer norm over the last axis; with the weight and bias of ``name``, or without."""
-        ones, zeros = np.ones(width), np.zeros(width)
-        scale = self.weight(f"{name}.weight") if name else self.constant(ones, f"ones_{width}")
-        bias = self.weight(f"{name}.bias") if name else self.constant(zeros, f"zeros_{width}")
-        return self.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=eps)
-
-    def rms_normal(self, x: str, eps: float, name: str | None = None) -> str:
-        """Root-mean-square norm over the last axis; with the weight of ``name``, or without."""
-        square = self.op("ReduceMean", self.op("Mul", x, x), self.shape(-1), keepdims=1)
-        y = self.op("Div", x, self.op("Sqrt", self.op("Add", square, self.constant(eps, f"eps_{eps}"))))
-        return self.op("Mul", y, self.weight(f"{name}.weight")) if name else y
-
-    def split(self, x: str, parts: int) -> list[str]:
-        return self.op("Split", x, axis=-1, num_outputs=parts, outputs=parts)
-
-    def ffn(self, name: str, x: str, act: str = "gelu") -> str:
-        if f"{name}.gate_proj.weight" in self.tensors:
-            gate = self.silu(self.linear(f"{name}.gate_proj", x))
-            return self.linear(f"{name}.down_proj", self.op("Mul", gate, self.linear(f"{name}.up_proj", x)))
-        hidden = self.linear(f"{name}.fc1", x)
-        hidden = self.silu(hidden) if act == "silu" else self.op("Gelu", hidden, approximate="tanh")
-        return self.linear(f"{name}.fc2", hidden)
-
-
-class _Writer:
+class Transformer:
     """Builds the transformer as graph nodes, layer by layer as in ``diffmoe.model``."""
 
-    def __init__(self, config: Config, graph: _Graph, routing: str):
+    def __init__(self, config: Config, graph: Graph, routing: str):
         self.c, self.g, self.routing = config, graph, routing
+        self.padding = None if config.text is None else graph.padding(STATES_MASK)
 
     def output(self) -> str:
         c, g = self.c, self.g
@@ -128,7 +50,7 @@ class _Writer:
         return g.op("Add", g.op("Unsqueeze", total, g.shape(1)), g.weight(weights.CONTEXT))
 
     def condition(self, labels: list[str]) -> str:
-        """Sum of the time and label embeddings ``[B, D]``."""
+        """Sum of the time, prompt and label embeddings ``[B, D]``."""
         c, g = self.c, self.g
         time = g.op("Reshape", "t", g.shape(-1, 1))
         if c.prediction == "reversed":
@@ -137,8 +59,8 @@ class _Writer:
         angles = g.op("Mul", time, g.constant(time_frequencies()[None]))
         features = g.op("Concat", g.op("Cos", angles), g.op("Sin", angles), axis=1)
         total = g.linear("t_embedder.mlp.2", g.silu(g.linear("t_embedder.mlp.0", features)))
-        for label in labels:
-            total = g.op("Add", total, label)
+        for vector in ([POOLED] if c.text is not None else []) + labels:
+            total = g.op("Add", total, vector)
         return total
 
     def modulation(self, name: str, condition: str, parts: int) -> list[str]:
@@ -156,6 +78,8 @@ class _Writer:
         c, g, name = self.c, self.g, f"blocks.{i}"
         parts = self.modulation(f"{name}.adaLN_modulation.1", condition, 6)
         x = g.op("Add", x, g.op("Mul", parts[2], self.attention(i, self.modulated(x, *parts[:2]))))
+        if c.text is not None:
+            x = g.op("Add", x, self.cross_attention(i, x))
         h = self.modulated(x, *parts[3:5])
         if c.is_moe(i):
             y = self.experts(f"{name}.mlp", g.op("Reshape", h, g.shape(-1, c.hidden_size)))
@@ -166,11 +90,7 @@ class _Writer:
 
     def attention(self, i: int, x: str) -> str:
         c, g, name = self.c, self.g, f"blocks.{i}.attn"
-        by_head = g.shape(0, 0, c.num_heads, c.head_dim)
-        q, k, v = (
-            g.op("Transpose", g.op("Reshape", part, by_head), perm=[0, 2, 1, 3])
-            for part in g.split(g.linear(f"{name}.qkv", x), 3)
-        )
+        q, k, v = g.heads(g.linear(f"{name}.qkv", x), 3, c.num_heads, c.head_dim)
         if c.qk_norm and c.rms_norm:
             q, k = (g.rms_normal(y, c.qk_norm_eps, f"{name}.{part}") for y, part in ((q, "q_norm"), (k, "k_norm")))
         elif c.qk_norm:
@@ -178,13 +98,17 @@ class _Writer:
             k = g.normal(k, c.head_dim, c.qk_norm_eps, f"{name}.k_norm")
         if c.rope:
             q, k = self.rotated(q, c.context_of(i)), self.rotated(k, c.context_of(i))
-        scores = g.op("MatMul", q, g.op("Transpose", k, perm=[0, 1, 3, 2]))
-        scores = g.op("Softmax", g.op("Mul", scores, g.constant(c.head_dim**-0.5)), axis=-1)
-        mixed = g.op("Transpose", g.op("MatMul", scores, v), perm=[0, 2, 1, 3])
-        return g.linear(f"{name}.proj", g.op("Reshape", mixed, g.shape(0, 0, c.num_heads * c.head_dim)))
+        return g.linear(f"{name}.proj", g.attend(q, k, v, c.num_heads, c.head_dim))
+
+    def cross_attention(self, i: int, x: str) -> str:
+        """Attention over the tokens of the prompt; queries come from the residual stream."""
+        c, g, name = self.c, self.g, f"blocks.{i}.cross_attn"
+        (q,) = g.heads(g.linear(f"{name}.q_linear", x), 1, c.num_heads, c.head_dim)
+        k, v = g.heads(g.linear(f"{name}.kv_linear", STATES), 2, c.num_heads, c.head_dim)
+        return g.linear(f"{name}.proj", g.attend(q, k, v, c.num_heads, c.head_dim, self.padding))
 
     def rotated(self, x: str, still: int) -> str:
-        """Applies 2-D RoPE to queries or keys ``[B, H, T, d]``: ``x·cos + partner·sin``, where the table of sines includes the sign."""
+        """Applies 2-D RoPE to queries or keys ``[B, H, T, d]``: ``x·cos + partner·sin``, with signs in the table of sines."""
         c, g = self.c, self.g
         quarter, tokens = c.head_dim // 4, still + c.tokens
         cos, sin = (part.reshape(tokens, 2, 1, quarter) for part in layers.rotations(c.grid, c.head_dim, still))
@@ -276,7 +200,7 @@ class _Writer:
         return g.op("Reshape", chosen, g.shape(-1, experts))
 
     def best(self, scores: str, count: int, of: int) -> str:
-        """Mask of the ``count`` largest entries along the last axis. TopK breaks ties toward the lower index, as ``routing`` does."""
+        """Mask of the ``count`` largest entries along the last axis. TopK breaks ties as ``routing`` does."""
         g = self.g
         _, places = g.op("TopK", scores, g.shape(count), axis=-1, outputs=2)
         marks = g.op("OneHot", places, g.shape(of), g.constant([0.0, 1.0], "off_on"), axis=-1)
@@ -296,85 +220,11 @@ class _Writer:
         planes = [x, "x", g.op("Expand", g.op("Reshape", "t", g.shape(-1, 1, 1, 1)), plane)]
         if c.detail_phase:
             row, column = phases(c)
-            planes += [g.op("Expand", g.constant(phase), plane) for phase in (row[None, None, :, None], column[None, None, None])]
+            planes += [
+                g.op("Expand", g.constant(phase), plane) for phase in (row[None, None, :, None], column[None, None, None])
+            ]
         h = g.op("Concat", *planes, axis=1)
         for i, part in enumerate(("conv_in", "conv_mid", "conv_out")):
             name = f"detail_head.{part}"
             h = g.op("Conv", g.silu(h) if i else h, g.weight(f"{name}.weight"), g.weight(f"{name}.bias"), pads=[1] * 4)
         return g.op("Add", x, h)
-
-
-def build(
-    config: Config, tensors: dict[str, np.ndarray], routing: str = "masked", description: str | None = None, part: str = "model"
-):
-    """Returns a transformer as an ``onnx.ModelProto``: that of the model, or its refiner. ``description`` is stored in the
-    metadata under ``diffmoe``."""
-    for given, known, what in ((routing, ROUTINGS, "routing"), (part, PARTS, "part")):
-        if given not in known:
-            raise ModelError(f"unknown {what} {given!r}: expected {one_of(known)}")
-    if config.text is not None:
-        raise ModelError(f"{config.name} takes prompts; only models with labels can be exported to ONNX")
-    properties = {} if description is None else {files.CONFIG_KEY: description}
-    if config.refiner is not None:
-        properties |= {f"{files.CONFIG_KEY}.part": part, f"{files.CONFIG_KEY}.refiner_from": str(config.refiner_from)}
-    model = Model(config, tensors)
-    if part == "refiner":
-        model = model.refiner
-        if model is None:
-            raise ModelError(f"{config.name} has no refiner")
-    config, tensors = model.config, model.weights
-    graph = _Graph(tensors)
-    onnx, helper = graph.onnx, graph.onnx.helper
-    prediction = config.prediction if config.objective == "flow" else "noise"
-    graph.nodes.append(helper.make_node("Identity", [_Writer(config, graph, routing).output()], [prediction]))
-    real, whole = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
-    inputs = [
-        helper.make_tensor_value_info("x", real, ["B", config.in_channels, *config.input_size]),
-        helper.make_tensor_value_info("t", real, ["B"]),
-        *(helper.make_tensor_value_info(table.name, whole, ["B"]) for table in config.labels),
-    ]
-    outputs = [helper.make_tensor_value_info(prediction, real, ["B", config.out_channels, *config.input_size])]
-    body = helper.make_graph(graph.nodes, config.name, inputs, outputs, list(graph.constants.values()))
-    opset = [helper.make_opsetid("", OPSET)]
-    model = helper.make_model(body, producer_name="diffmoe", opset_imports=opset, ir_version=9)
-    helper.set_model_props(model, properties)
-    return model
-
-
-def export(source, out, routing: str = "masked") -> list[Path]:
-    """Writes the graph of a model file (a path or a name, as in ``Pipeline.from_pretrained``), and that of its refiner beside
-    it. Returns the paths of what was written."""
-    path, out = files.find(source), Path(out)
-    config, tensors = weights.load(path)
-    names = {"model": out, "refiner": out.with_name(f"{out.stem}-refiner{out.suffix}")}
-    parts = PARTS if config.refiner is not None else PARTS[:1]
-    text = files.TensorFile(path).config_text
-    graphs = {names[part]: build(config, tensors, routing, text, part).SerializeToString() for part in parts}
-    for name, graph in graphs.items():
-        name.write_bytes(graph)
-    return list(graphs)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m diffmoe.onnx", description="Export one forward pass as an ONNX graph.")
-    parser.add_argument("model", metavar="MODEL", help="safetensors file, index or name of a model")
-    parser.add_argument("out", metavar="OUT.onnx", help="file to write; a refiner becomes OUT-refiner.onnx")
-    parser.add_argument("--routing", choices=ROUTINGS, default="masked", help="form of the MoE layers [default: masked]")
-    given = parser.parse_args(arguments)
-    try:
-        for name in export(given.model, given.out, given.routing):
-            print(name)
-    except ModuleNotFoundError as error:
-        if error.name != "onnx":
-            raise
-        print('error: the package onnx is not installed; pip install "diffmoe[onnx]"', file=sys.stderr)
-        return 2
-    except (ModelError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
