@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 import checkout  # noqa: F401 - finds the package
+import reference_sampler
 from diffmoe import Config, writing
-from diffmoe.train import ddpm, export, flow
+from diffmoe.train import export
 from diffmoe.train.model import DiT
 
 CLASSES, GUIDANCE = 10, 1.5
@@ -64,16 +65,16 @@ def record(model, x, t, y, objective):
         h.remove()
     steps, heun_steps = STEPS[objective]
     if objective == "flow":
-        io["euler_nocfg"] = flow.sample(model, x, [y], steps, 1.0, "euler")
-        io["euler_cfg"] = flow.sample(model, x, [y], steps, GUIDANCE, "euler")
-        io["heun_cfg"] = flow.sample(model, x, [y], heun_steps, GUIDANCE, "heun")
+        io["euler_nocfg"] = reference_sampler.flow(model, x, [y], steps, 1.0, "euler")
+        io["euler_cfg"] = reference_sampler.flow(model, x, [y], steps, GUIDANCE, "euler")
+        io["heun_cfg"] = reference_sampler.flow(model, x, [y], heun_steps, GUIDANCE, "heun")
     else:
         draw = lambda n, seed: torch.randn(steps, n, *x.shape[1:], generator=torch.Generator().manual_seed(seed)).to(x)
         io["ddpm_nocfg_noise"], io["ddpm_cfg_noise"] = draw(len(x), 7), draw(2 * len(x), 8)
-        io["ddpm_nocfg"] = ddpm.sample(model, x, [y], steps, noises=io["ddpm_nocfg_noise"])
-        io["ddim_nocfg"] = ddpm.sample(model, x, [y], steps, ddim=True)
+        io["ddpm_nocfg"] = reference_sampler.ddpm(model, x, [y], steps, noises=io["ddpm_nocfg_noise"])
+        io["ddim_nocfg"] = reference_sampler.ddpm(model, x, [y], steps, ddim=True)
         # The second half of the official batch is thrown away; it is not recorded.
-        io["ddpm_cfg"] = ddpm.sample(model, x, [y], steps, GUIDANCE, 3, noises=io["ddpm_cfg_noise"][:, :len(x)])
+        io["ddpm_cfg"] = reference_sampler.ddpm(model, x, [y], steps, GUIDANCE, 3, noises=io["ddpm_cfg_noise"][:, :len(x)])
     return io
 
 

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 import checkout  # noqa: F401 - finds the package
+import reference_sampler
 from diffmoe import Config, writing
-from diffmoe.train import export, flow
+from diffmoe.train import export
 from diffmoe.train.model import DiT
 from make_t2i import MARGIN, watch_margins
 
@@ -65,11 +66,11 @@ def main(folder):
     x = torch.randn(3, 3, 9, 9, generator=torch.Generator().manual_seed(31))
     t, y = torch.tensor([0.15, 0.5, 0.95]), torch.tensor([0, 2, CLASSES])
     io = {"x": x, "t": t, "y": y.int(), **record(model, x, t, y)}
-    io["euler_nocfg"] = flow.sample(model, x, [y], STEPS, 1.0, "euler")
-    io["euler_cfg"] = flow.sample(model, x, [y], STEPS, GUIDANCE, "euler")
-    io["heun_cfg"] = flow.sample(model, x, [y], HEUN_STEPS, GUIDANCE, "heun")
+    io["euler_nocfg"] = reference_sampler.flow(model, x, [y], STEPS, 1.0, "euler")
+    io["euler_cfg"] = reference_sampler.flow(model, x, [y], STEPS, GUIDANCE, "euler")
+    io["heun_cfg"] = reference_sampler.flow(model, x, [y], HEUN_STEPS, GUIDANCE, "heun")
     # Of three steps the second is guided.
-    io["euler_interval"] = flow.sample(model, x, [y], STEPS, GUIDANCE, "euler", interval=INTERVAL)
+    io["euler_interval"] = reference_sampler.flow(model, x, [y], STEPS, GUIDANCE, "euler", interval=INTERVAL)
     if smallest[0] < MARGIN:
         raise SystemExit(f"a routing decision has a margin of {smallest[0]:.1e}: choose other seeds")
     os.makedirs(folder, exist_ok=True)

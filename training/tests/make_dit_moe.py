@@ -12,9 +12,8 @@ import torch
 import torch.nn as nn
 
 import reference_dit
+import reference_sampler
 from reference_dit import CLASSES, Block, Dit, Network, chosen, noise, observed, positions, randomise, write
-
-from diffmoe.train import ddpm
 
 EXPERTS, CHOSEN, SHARED, RATIO = 4, 2, 2, 4
 STEPS, GUIDANCE, ROUTE_TIME, MARGIN, SEED = 5, 1.5, 480.0, 1e-4, 6
@@ -51,9 +50,9 @@ def main(folder):
     io = observed(model, x, t, y)
     io["ddpm_nocfg_noise"] = noise(7, STEPS, 3)
     io["ddpm_cfg_noise"] = noise(7, STEPS, 3)
-    io["ddpm_nocfg"] = ddpm.sample(model, x, [y], STEPS, noises=io["ddpm_nocfg_noise"])
-    io["ddpm_cfg"] = ddpm.sample(model, x, [y], STEPS, GUIDANCE, 3, noises=io["ddpm_cfg_noise"])
-    io["ddim_nocfg"] = ddpm.sample(model, x, [y], STEPS, ddim=True)
+    io["ddpm_nocfg"] = reference_sampler.ddpm(model, x, [y], STEPS, noises=io["ddpm_nocfg_noise"])
+    io["ddpm_cfg"] = reference_sampler.ddpm(model, x, [y], STEPS, GUIDANCE, 3, noises=io["ddpm_cfg_noise"])
+    io["ddim_nocfg"] = reference_sampler.ddpm(model, x, [y], STEPS, ddim=True)
     if min(margins) < MARGIN:
         raise SystemExit(f"a routing decision has a margin of {min(margins):.1e}: choose another seed")
     write(folder, model.state_dict(), io, routes, {

@@ -15,10 +15,9 @@ import torch
 import torch.nn as nn
 
 import reference_dit
+import reference_sampler
 from make_dit_moe import CHOSEN, SHARED, Experts
 from reference_dit import CLASSES, HEADS, Block, Forward, Reversed, noise, observed, positions, randomise, write
-
-from diffmoe.train import flow
 
 EXPERTS, RATIO, EPS, SMALL, DIM = 3, 1, 1e-6, 0.02, 8
 STEPS, HEUN_STEPS, GUIDANCE, ROUTE_TIME, MARGIN, SEED = 4, 3, 1.5, 0.48, 1e-4, 3
@@ -62,9 +61,9 @@ def main(folder):
     for i, made in enumerate(model.blocks):
         routes[f"blocks.{i}.selected"] = made.moe.selected.flatten(0, 1).to(torch.uint8)
     io, velocity = observed(model, x, t, y), Forward(model)
-    io["euler_nocfg"] = flow.sample(velocity, x, [y], STEPS, 1.0, "euler")
-    io["euler_cfg"] = flow.sample(velocity, x, [y], STEPS, GUIDANCE, "euler")
-    io["heun_cfg"] = flow.sample(velocity, x, [y], HEUN_STEPS, GUIDANCE, "heun")
+    io["euler_nocfg"] = reference_sampler.flow(velocity, x, [y], STEPS, 1.0, "euler")
+    io["euler_cfg"] = reference_sampler.flow(velocity, x, [y], STEPS, GUIDANCE, "euler")
+    io["heun_cfg"] = reference_sampler.flow(velocity, x, [y], HEUN_STEPS, GUIDANCE, "heun")
     smallest = min(margins)
     if smallest < MARGIN:
         raise SystemExit(f"a routing decision has a margin of {smallest:.1e}: choose another seed")

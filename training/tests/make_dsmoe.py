@@ -13,9 +13,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+import reference_sampler
 from reference_dit import CLASSES, DIM, PATCH, SIDE, Block, Dit, Network, SigmoidExperts, noise, observed, randomise, write
-
-from diffmoe.train import flow
 
 EXPERTS, CHOSEN, HIDDEN, RATIO, SCALE = 6, 2, 24, 2, 2.5
 STEPS, HEUN_STEPS, GUIDANCE, ROUTE_TIME, MARGIN, SEED = 4, 3, 1.5, 0.48, 1e-4, 11
@@ -59,9 +58,9 @@ def main(folder):
     routes["blocks.1.selected"] = experts.selected.flatten(0, 1).to(torch.uint8)
     moved = experts.moved
     io = observed(model, x, t, y)
-    io["euler_nocfg"] = flow.sample(model, x, [y], STEPS, 1.0, "euler")
-    io["euler_cfg"] = flow.sample(model, x, [y], STEPS, GUIDANCE, "euler")
-    io["heun_cfg"] = flow.sample(model, x, [y], HEUN_STEPS, GUIDANCE, "heun")
+    io["euler_nocfg"] = reference_sampler.flow(model, x, [y], STEPS, 1.0, "euler")
+    io["euler_cfg"] = reference_sampler.flow(model, x, [y], STEPS, GUIDANCE, "euler")
+    io["heun_cfg"] = reference_sampler.flow(model, x, [y], HEUN_STEPS, GUIDANCE, "heun")
     if min(margins) < MARGIN or moved == 0:
         raise SystemExit(f"smallest margin {min(margins):.1e}, {moved} tokens moved by the bias: choose another seed")
     write(folder, model.state_dict(), io, routes, {

@@ -23,10 +23,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+import reference_sampler
 from reference_dit import CLASSES, DIM, HEADS, PATCH, SIDE, Dit, SigmoidExperts, positions, randomise, write
 
 from diffmoe import Pipeline
-from diffmoe.train import flow
 
 CHANNELS, DEPTH, BOTTLENECK, CONTEXT, START, RATIO = 3, 4, 6, 3, 1, 2.5
 EXPERTS, CHOSEN, HIDDEN, SCALE, EPS = 6, 2, 24, 2.5, 1e-6
@@ -211,9 +211,9 @@ def main(folder):
         routes[f"blocks.{i}.selected"] = layer.selected[:, -TOKENS:].flatten(0, 1).to(torch.uint8)
     moved = {i: layer.moved for i, layer in experts.items()}
     io = observed(model, x, t, y)
-    io["euler_nocfg"] = flow.sample(model, x, [y], STEPS, 1.0, "euler")
-    io["euler_cfg"] = flow.sample(model, x, [y], STEPS, GUIDANCE, "euler")
-    io["heun_cfg"] = flow.sample(model, x, [y], HEUN_STEPS, GUIDANCE, "heun")
+    io["euler_nocfg"] = reference_sampler.flow(model, x, [y], STEPS, 1.0, "euler")
+    io["euler_cfg"] = reference_sampler.flow(model, x, [y], STEPS, GUIDANCE, "euler")
+    io["heun_cfg"] = reference_sampler.flow(model, x, [y], HEUN_STEPS, GUIDANCE, "heun")
     if min(margins) < MARGIN or min(moved.values()) == 0:
         raise SystemExit(f"smallest margin {min(margins):.1e}, tokens moved by the bias {moved}: choose another seed")
     published = {f"net.{name}": x.contiguous() for name, x in model.state_dict().items()}

@@ -19,9 +19,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 import reference_dit
+import reference_sampler
 from reference_dit import CLASSES, Block, Forward, Reversed, chosen, noise, observed, positions, randomise, write
-
-from diffmoe.train import flow
 
 PROTOTYPES, RATIO, SCALE = 3, 2, 1000.0
 STEPS, HEUN_STEPS, GUIDANCE, ROUTE_TIME, MARGIN = 4, 3, 1.5, 0.48, 1e-4
@@ -93,9 +92,9 @@ def main(folder, kind):
     negative, taken, without = experts.negative, selected.sum(0), int((selected.sum(1) == 0).sum())
     io, velocity = observed(model, x, t, y), Forward(model)
     if kind == "tc":
-        io["euler_nocfg"] = flow.sample(velocity, x, [y], STEPS, 1.0, "euler")
-    io["euler_cfg"] = flow.sample(velocity, x, [y], STEPS, GUIDANCE, "euler")
-    io["heun_cfg"] = flow.sample(velocity, x, [y], HEUN_STEPS, GUIDANCE, "heun")
+        io["euler_nocfg"] = reference_sampler.flow(velocity, x, [y], STEPS, 1.0, "euler")
+    io["euler_cfg"] = reference_sampler.flow(velocity, x, [y], STEPS, GUIDANCE, "euler")
+    io["heun_cfg"] = reference_sampler.flow(velocity, x, [y], HEUN_STEPS, GUIDANCE, "heun")
     if min(margins) < MARGIN or negative == 0:
         raise SystemExit(f"smallest margin {min(margins):.1e}, {negative} weights below 0: choose another seed")
     write(folder, model.state_dict(), io, {"blocks.1.selected": selected.to(torch.uint8)}, {

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 import checkout  # noqa: F401 - finds the package
+import reference_sampler
 from diffmoe import Config, writing
-from diffmoe.train import export, exported, flow, prompts
+from diffmoe.train import export, exported, prompts
 from diffmoe.train.model import DiT
 
 PROMPTS = ["A Robot, fluent 3D", "", "piñata: a red robot on a xylophone, in flat style of the flat robot"]
@@ -100,9 +101,9 @@ def main(folder, kind="wordpiece"):
     tokens = reader.encode(PROMPTS)
     negative = reader.encode([NEGATIVE] * 3)
     io = {"x": x, "t": t, "tokens": tokens.int(), "negative_tokens": negative.int(), **record(model, x, t, tokens)}
-    io["euler_nocfg"] = flow.sample(model, x, [tokens], STEPS, 1.0, "euler")
-    io["euler_cfg"] = flow.sample(model, x, [tokens], STEPS, GUIDANCE, "euler", [negative])
-    io["heun_cfg"] = flow.sample(model, x, [tokens], HEUN_STEPS, GUIDANCE, "heun", [negative])
+    io["euler_nocfg"] = reference_sampler.flow(model, x, [tokens], STEPS, 1.0, "euler")
+    io["euler_cfg"] = reference_sampler.flow(model, x, [tokens], STEPS, GUIDANCE, "euler", [negative])
+    io["heun_cfg"] = reference_sampler.flow(model, x, [tokens], HEUN_STEPS, GUIDANCE, "heun", [negative])
     if smallest[0] < MARGIN:
         raise SystemExit(f"a routing decision has a margin of {smallest[0]:.1e}: choose other seeds")
     os.makedirs(folder, exist_ok=True)

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import checkout  # noqa: F401 - finds the package
-from diffmoe.train import flow
+import reference_sampler
 from diffmoe.train.exported import load_exported
 
 TIMES, STEPS, GUIDANCE = [0.15, 0.5, 0.85], 2, 2.0
@@ -24,7 +24,7 @@ def record(model, x, t, labels):
     io = {"out": model(x, t, labels)[0]}
     io |= {f"blocks.{i}.selected": r["selected"].to(torch.uint8) for i, r in routes.items()}
     model.record(False)
-    io["heun_cfg"] = flow.sample(model, x, labels, STEPS, GUIDANCE, "heun")
+    io["heun_cfg"] = reference_sampler.flow(model, x, labels, STEPS, GUIDANCE, "heun")
     return io
 
 

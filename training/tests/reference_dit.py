@@ -144,7 +144,7 @@ class Reversed(Dit):
 
 
 class Forward(nn.Module):
-    """Such a model as the trainer's samplers need it: its velocity leads to the data."""
+    """Such a model as ``reference_sampler`` needs it: its velocity leads to the data."""
 
     def __init__(self, model):
         super().__init__()

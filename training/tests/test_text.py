@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from helpers import run_tiny, small_model
 
 from diffmoe.train import config as configs
-from diffmoe.train import data, export, exported, flow, loop, prompts, sample, start, text
+from diffmoe.train import data, export, exported, flow, loop, prompts, sample, sampler, start, text
 
 TEXT = {"vocab_size": 40, "max_length": 7, "hidden_size": 12, "depth": 2, "num_heads": 3}
 
@@ -43,9 +43,9 @@ def test_the_recorded_case_is_reproduced(case):
     close = lambda a, b: torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
     close(model.text_encoder(asked[0])[0], io["text.out"])
     close(model(io["x"], io["t"], asked)[0], io["out"])
-    close(flow.sample(model, io["x"], asked, meta["steps"], meta["cfg_scale"], "euler", negative), io["euler_cfg"])
-    close(flow.sample(model, io["x"], asked, meta["heun_steps"], meta["cfg_scale"], "heun", negative), io["heun_cfg"])
-    close(flow.sample(model, io["x"], asked, meta["steps"], 1.0), io["euler_nocfg"])
+    close(sampler.sample(model, io["x"], asked, meta["steps"], meta["cfg_scale"], "euler", negative), io["euler_cfg"])
+    close(sampler.sample(model, io["x"], asked, meta["heun_steps"], meta["cfg_scale"], "heun", negative), io["heun_cfg"])
+    close(sampler.sample(model, io["x"], asked, meta["steps"], 1.0), io["euler_nocfg"])
 
 
 def test_names_and_wordings():
@@ -209,11 +209,11 @@ def test_prompt_dropout_and_negative_prompts():
     assert abs(gone.float().mean() - 0.1) < 0.02 and torch.equal(dropped[~gone], ids[~gone])
     model, z = small(), torch.randn(1, 3, 6, 6)
     asked, avoid = [tokens([5, 6])], [tokens([8])]
-    plain = flow.sample(model, z, asked, 2, 1.5)
-    assert torch.equal(plain, flow.sample(model, z, asked, 2, 1.5, negative=[text.null_tokens(1, 7)]))
-    assert (flow.sample(model, z, asked, 2, 1.5, negative=avoid) - plain).abs().max() > 1e-3
-    alone = flow.sample(model, z, asked, 2, 1.0)
-    torch.testing.assert_close(flow.sample(model, z, asked, 2, 1.5, negative=asked), alone)
+    plain = sampler.sample(model, z, asked, 2, 1.5)
+    assert torch.equal(plain, sampler.sample(model, z, asked, 2, 1.5, negative=[text.null_tokens(1, 7)]))
+    assert (sampler.sample(model, z, asked, 2, 1.5, negative=avoid) - plain).abs().max() > 1e-3
+    alone = sampler.sample(model, z, asked, 2, 1.0)
+    torch.testing.assert_close(sampler.sample(model, z, asked, 2, 1.5, negative=asked), alone)
 
 
 TEXT_SECTION = ["text.hidden_size=32", "text.depth=1", "text.num_heads=2", "text.vocab_size=120", "text.max_length=16",

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from safetensors.torch import load_file
 
 from diffmoe.sampling import is_inside
 from diffmoe.train import config as configs
-from diffmoe.train import data, export, exported, flow, objective, sample, schedule
+from diffmoe.train import data, export, exported, flow, objective, sample, sampler, schedule
 from diffmoe.train.ema import Ema
 from helpers import run_tiny, small_model
 
@@ -73,7 +74,7 @@ def test_a_model_that_says_the_data(emoji_root):
     assert centre[0, 0] > 0.3 > -0.3 > centre[0, 2] and centre[1, 2] > 0.3 > -0.3 > centre[1, 0]
     # One step of Euler from noise is the prediction itself.
     z, asked = torch.randn(2, 3, 8, 8), [torch.as_tensor(c) for c in columns]
-    torch.testing.assert_close(flow.sample(model, z, asked, steps=1), model(z, torch.zeros(2), asked)[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(sampler.sample(model, z, asked, steps=1), model(z, torch.zeros(2), asked)[0], rtol=0, atol=1e-5)
 
 
 def test_the_loss_of_data_is_that_of_the_velocity_which_follows():
@@ -178,7 +179,8 @@ def test_the_least_noise_bounds_the_weight_of_late_times():
 class Counted(torch.nn.Module):
     """Answers z plus one where a label is given, and counts its passes; optionally with a pattern that depends on the place."""
 
-    prediction = "velocity"
+    config = types.SimpleNamespace(objective="flow", prediction="velocity", in_channels=3)
+    config.finest = types.SimpleNamespace(patch_size=4)
 
     def __init__(self, pattern=None):
         super().__init__()
@@ -196,14 +198,14 @@ class Counted(torch.nn.Module):
 def test_guidance_in_an_interval_takes_one_pass_elsewhere():
     z, asked = torch.zeros(1, 3, 4, 4), [torch.tensor([0])]
     model = Counted()
-    out = flow.sample(model, z, asked, steps=10, guidance=3.0, interval=(0.1, 0.7))
+    out = sampler.sample(model, z, asked, steps=10, guidance=3.0, interval=(0.1, 0.7))
     # Velocity 3 at the six times 0.1 ... 0.6, else 1.
     torch.testing.assert_close(out, torch.full_like(z, (6 * 3 + 4) / 10))
     assert len(model.times) == 16
     assert [is_inside(t, (0.5, 1.0)) for t in (0.4, 0.5, 1.0)] == [False, True, True]
     assert [is_inside(t, (0.1, 0.7)) for t in (0.0, 0.1, 0.69, 0.7, 1.0)] == [False, True, True, False, False]
     full = Counted()
-    torch.testing.assert_close(flow.sample(full, z, asked, steps=10, guidance=3.0), torch.full_like(z, 3.0))
+    torch.testing.assert_close(sampler.sample(full, z, asked, steps=10, guidance=3.0), torch.full_like(z, 3.0))
     assert len(full.times) == 20
 
 
@@ -211,11 +213,11 @@ def test_averaging_over_shifts_removes_what_depends_on_the_place():
     pattern = torch.zeros(1, 1, 8, 8)
     pattern[..., ::4, :] = 1.0  # a line at every border of patches of 4
     z, asked = torch.zeros(1, 3, 8, 8), [torch.tensor([0])]
-    still = flow.sample(Counted(pattern), z, asked, steps=4)
+    still = sampler.sample(Counted(pattern), z, asked, steps=4)
     assert still.std() > 0.4
-    spun = flow.sample(Counted(pattern), z, asked, steps=4, shifts=tuple((i, i) for i in range(4)))
+    spun = sampler.sample(Counted(pattern), z, asked, steps=4, cycle_spin=(4, 0))
     torch.testing.assert_close(spun, torch.full_like(z, 1.25))
     late = Counted(pattern)
-    half = flow.sample(late, z, asked, steps=4, shifts=tuple((i, i) for i in range(4)), shifts_from=0.5)
+    half = sampler.sample(late, z, asked, steps=4, cycle_spin=(4, 0.5))
     torch.testing.assert_close(half, (still + spun) / 2)
     assert len(late.times) == 2 + 2 * 4

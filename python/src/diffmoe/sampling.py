@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .config import Config
 from .model import LayerRouting, Model
 from .routing import Routing
 from .text import Encoded
@@ -36,59 +37,33 @@ class _Stage:
         self.conditions = {True: (labels, text), False: (nulls, null_text)}
 
 
-class Run:
-    """The model with labels, prompts and guidance of a batch. A refiner computes the steps whose first pass is at its time or
-    later."""
+class Evaluations:
+    """What a scheduler asks of a run: outputs of the model, with guidance and cycle spinning. Subclasses evaluate a model in
+    ``forward(z, time, guided)`` and ``joint(z, time)``: :class:`Run` that of this package, ``diffmoe.train`` its own."""
 
     def __init__(
         self,
-        model: Model,
-        labels: list[np.ndarray],
-        text: Encoded | None = None,
-        null_text: Encoded | None = None,
+        config: Config,
         guidance: float = 1.0,
-        routing: Routing = Routing(),
         step_noise: Callable[[int], np.ndarray] | None = None,
         interval: tuple[float, float] = (0.0, 1.0),
         cycle_spin: tuple[int, float] = (1, 0.0),
-        mix: list[int | None] = (),
-        mix_strength: float = 0.0,
-        refiner_texts: tuple[Encoded, Encoded] | None = None,
     ):
-        """``labels``: rows ``[B]`` of each label table. ``text``, ``null_text``: prompts and negative prompts.
-        ``step_noise(step)``: noise ``[B, C, height, width]`` for DDPM and DDIM. ``interval``: where guidance
-        applies. ``cycle_spin``: number of shifts over which predictions are averaged, and from which time on.
-        ``mix``: for each label table the row that is blended into those of the conditional passes, or ``None``;
-        a label vector is ``(1 - mix_strength) * row + mix_strength * other``. ``refiner_texts``: prompts and negative prompts
-        as the refiner's encoder reads them."""
-        self.model, self.config = model, model.config
-        self.guidance, self.routing, self.step_noise = float(guidance), routing, step_noise
+        """``step_noise(step)``: noise ``[B, C, height, width]`` for DDPM and DDIM. ``interval``: where guidance applies.
+        ``cycle_spin``: number of shifts over which predictions are averaged, and from which time on."""
+        self.config, self.guidance, self.step_noise = config, float(guidance), step_noise
         self.interval, self.cycle_spin = interval, cycle_spin
-        self._base = _Stage(model, labels, (text, null_text), mix, mix_strength)
-        self._refiner = model.refiner and _Stage(model.refiner, labels, refiner_texts or (None, None), mix, mix_strength)
-        self._stage: _Stage | None = None  # of the step, known from its first pass on
         self.step = 0
         self.passes: list[Pass] = []
 
     def begin_step(self, step: int) -> None:
-        """Begins a step: the time of its first pass decides which model computes all of them."""
-        self.step, self._stage = step, None
+        """Begins a step."""
+        self.step = step
 
     def is_guided(self, time: float) -> bool:
         """Whether guidance applies: its scale is not 1, and the time is inside the interval."""
         t = np.float32(time) if self.config.objective == "flow" else np.float32(1) - np.float32(time) / np.float32(999)
         return self.guidance != 1 and is_inside(t, self.interval)
-
-    def forward(self, z: np.ndarray, time: float, guided: bool = True) -> np.ndarray:
-        """Evaluates the model, conditional (``guided``) or unconditional."""
-        if self._stage is None:
-            self._stage = self._refiner if self.config.is_refined(time) else self._base
-        model, (labels, text) = self._stage.model, self._stage.conditions[guided]
-        times = np.full(len(z), time, np.float32)
-        out, layers = model.forward(z, times, labels, text, self.routing)
-        scale = model.config.patch_size // self.config.finest.patch_size
-        self.passes.append(Pass(self.step, float(time), guided, layers, scale))
-        return out
 
     def guided(self, z: np.ndarray, time: float) -> np.ndarray:
         """The guided output; of a flow model, where cycle spinning asks for it, the mean over circular shifts of ``z`` along
@@ -112,6 +87,52 @@ class Run:
             return answer
         null = self.forward(z, time, guided=False)[:, :channels]
         return np.float32(1 - self.guidance) * null + np.float32(self.guidance) * answer
+
+
+class Run(Evaluations):
+    """The model with labels, prompts and guidance of a batch. A refiner computes the steps whose first pass is at its time or
+    later."""
+
+    def __init__(
+        self,
+        model: Model,
+        labels: list[np.ndarray],
+        text: Encoded | None = None,
+        null_text: Encoded | None = None,
+        guidance: float = 1.0,
+        routing: Routing = Routing(),
+        step_noise: Callable[[int], np.ndarray] | None = None,
+        interval: tuple[float, float] = (0.0, 1.0),
+        cycle_spin: tuple[int, float] = (1, 0.0),
+        mix: list[int | None] = (),
+        mix_strength: float = 0.0,
+        refiner_texts: tuple[Encoded, Encoded] | None = None,
+    ):
+        """``labels``: rows ``[B]`` of each label table. ``text``, ``null_text``: prompts and negative prompts. ``mix``: for
+        each label table the row that is blended into those of the conditional passes, or ``None``; a label vector is
+        ``(1 - mix_strength) * row + mix_strength * other``. ``refiner_texts``: prompts and negative prompts as the refiner's
+        encoder reads them. The others: as for :class:`Evaluations`."""
+        super().__init__(model.config, guidance, step_noise, interval, cycle_spin)
+        self.model, self.routing = model, routing
+        self._base = _Stage(model, labels, (text, null_text), mix, mix_strength)
+        self._refiner = model.refiner and _Stage(model.refiner, labels, refiner_texts or (None, None), mix, mix_strength)
+        self._stage: _Stage | None = None  # of the step, known from its first pass on
+
+    def begin_step(self, step: int) -> None:
+        """Begins a step: the time of its first pass decides which model computes all of them."""
+        super().begin_step(step)
+        self._stage = None
+
+    def forward(self, z: np.ndarray, time: float, guided: bool = True) -> np.ndarray:
+        """Evaluates the model, conditional (``guided``) or unconditional."""
+        if self._stage is None:
+            self._stage = self._refiner if self.config.is_refined(time) else self._base
+        model, (labels, text) = self._stage.model, self._stage.conditions[guided]
+        times = np.full(len(z), time, np.float32)
+        out, layers = model.forward(z, times, labels, text, self.routing)
+        scale = model.config.patch_size // self.config.finest.patch_size
+        self.passes.append(Pass(self.step, float(time), guided, layers, scale))
+        return out
 
     def joint(self, z: np.ndarray, time: float) -> tuple[np.ndarray, np.ndarray]:
         """Conditional and unconditional outputs from one pass with a shared token pool, as in the official DDPM code."""

@@ -3,9 +3,9 @@
     python -m diffmoe.train configs/eurosat.toml --data-root DATA
 
 What a model *is* stands in the packages above: its configuration (``diffmoe.config``), its tensors (``diffmoe.weights``),
-how files store them (``diffmoe.formats``), prompts to tokens (``diffmoe.tokenizer``), noise levels and times
-(``diffmoe.schedulers``).  Modules here import from there, never the other way round, so that NumPy is enough for
-everything but training."""
+how files store them (``diffmoe.formats``), prompts to tokens (``diffmoe.tokenizer``), noise levels and
+samplers (``diffmoe.schedulers``).  Modules here import from there, never the other way round, so that NumPy is enough
+for everything but training."""
 
 import sys
 from importlib.util import find_spec

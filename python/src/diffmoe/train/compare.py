@@ -62,7 +62,7 @@ class Judge:
     def images(self, model, rule, gamma=None):
         s = {"steps": self.a.steps, "guidance": 1.0, "solver": self.solver, "rule": rule, "gamma": gamma, "batch": 64,
              "seed": 0}
-        made, compute, _ = generate.generate(model, [self.asked], s, self.undo)
+        made, compute, _ = generate.generate(model, [self.asked], s)
         found = probe.predict(self.witness, made)[0]
         return {"n": len(made), "C": None if compute.isnan().any() else float(compute.mean()),  # None: no experts
                 "frechet": stats.frechet(stats.moments(probe.features(self.witness, made)), self.real),

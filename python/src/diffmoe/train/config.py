@@ -11,7 +11,7 @@ from .. import config as models
 from ..errors import one_of
 from ..schedulers import suitable
 from ..settings import cycle_spin
-from . import describe, flow, objective, toml
+from . import describe, flow, toml
 
 
 @dataclass
@@ -142,7 +142,7 @@ def check(c):
     cycle_spin(models.Config.from_dict(describe.document(c, [])), None)
     if t.objective == "ddpm" and not (m.learn_sigma and m.time_scale == 1):
         raise ValueError("train.objective = \"ddpm\" needs model.learn_sigma = true and model.time_scale = 1")
-    solvers = [kind.name for kind in suitable(t.objective) if kind.name in objective.SOLVERS]
+    solvers = [kind.name for kind in suitable(t.objective)]
     if c.sample.solver not in solvers:
         raise ValueError(f"sample.solver = {c.sample.solver!r} does not fit train.objective = {t.objective!r}: "
                          f"expected {one_of(solvers)}")

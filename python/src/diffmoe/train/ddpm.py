@@ -72,36 +72,3 @@ def loss(out, x, noise, i, schedule):
     bound = torch.where(i == 0, flat(-discretised_log_likelihood(x, mean, 0.5 * logvar)),
                         flat(kl(true, true_logvar, mean, logvar)))
     return F.mse_loss(eps, noise, reduction="none").flatten(1).mean(1), bound
-
-
-@torch.no_grad()
-def predict(model, z, time, labels, guidance, guided_channels):
-    """(eps, variance channels).  With guidance one joint pass over conditional and
-    null halves, which share a token pool; the null half's channels are dropped."""
-    n, C = z.shape[:2]
-    if guidance == 1.0:
-        return model(z, torch.full((n,), time, device=z.device), labels)[0].float().split([C, C], dim=1)
-    both = [torch.cat([y, null]) for y, null in zip(labels, model.null_labels(n, z.device))]
-    out = model(torch.cat([z, z]), torch.full((2 * n,), time, device=z.device), both)[0].float()
-    (cond, null), g = out.chunk(2), guided_channels
-    cond = torch.cat([null[:, :g] + guidance * (cond[:, :g] - null[:, :g]), cond[:, g:]], dim=1)
-    return cond.split([C, C], dim=1)
-
-
-@torch.no_grad()
-def sample(model, z, labels, steps=50, guidance=1.0, guided_channels=None, ddim=False, noises=None, generator=None):
-    """Ancestral sampling, or DDIM with eta 0.  ``noises`` [steps, N, C, h, w]
-    instead of fresh ones.  ``guided_channels``: all, or 3 as in the official code."""
-    s = Schedule(steps)
-    g = z.shape[1] if guided_channels is None else guided_channels
-    for k, i in enumerate(reversed(range(len(s.times)))):
-        ii = torch.full((len(z),), i, device=z.device)
-        eps, v = predict(model, z, int(s.times[i]), labels, guidance, g)
-        x0 = s.x0(z, ii, eps)
-        if ddim:
-            before = s.at(s.before, ii, z)
-            z = before.sqrt() * x0 + (1 - before).sqrt() * eps
-            continue
-        noise = noises[k] if noises is not None else torch.randn(z.shape, generator=generator).to(z.device)
-        z = s.posterior_mean(x0, z, ii) + (i > 0) * (0.5 * s.model_log_variance(v, ii)).exp() * noise
-    return z

@@ -17,7 +17,7 @@ from ..config import TABLE
 from ..formats import FORMATS, encode
 from ..writing import write
 from . import config as configs
-from . import data, describe, flow, objective, prompts
+from . import data, describe, flow, objective, prompts, sampler
 from .exported import described_reader, load_exported, loaded
 from .loop import build, tokenizer_of
 from .model import ComposedEmbedder
@@ -145,7 +145,7 @@ def reference(model, meta, seed=3):
         io[f"blocks.{i}.selected"] = r["selected"].to(torch.uint8)
     model.record(False)
     if config.objective == "flow":
-        io["heun_cfg"] = flow.sample(model, io["x"], conditions, 2, 2.0, "heun")
+        io["heun_cfg"] = sampler.sample(model, io["x"], conditions, 2, 2.0, "heun")
     return {k: v.contiguous() for k, v in io.items()}
 
 

@@ -8,9 +8,6 @@ either way."""
 
 import torch
 
-from ..sampling import is_inside
-from ..schedulers.flow import LEAST_LEFT
-
 
 def sample_t(n, kind, device, generator=None, shift=1.0, late=0.0, late_from=0.6):
     """Times to train on.  ``shift`` above 1 moves them toward noise: the more pixels an image has, the
@@ -68,54 +65,3 @@ def drop_labels(labels, nulls, p_all, p_single, generator=None):
         null = torch.as_tensor(null, device=device)
         out.append(torch.where(drop.view(-1, *[1] * (y.dim() - 1)), null, y))
     return out
-
-
-def answer(model, z, tt, labels, shifts):
-    """The model's output; with shifts, the mean over circular shifts of its input, each shifted back (cycle spinning), which
-    averages out the dependence on patch borders."""
-    C = z.shape[1]
-    turned = [torch.roll(model(torch.roll(z, s, (2, 3)), tt, labels)[0][:, :C].float(), (-s[0], -s[1]), (2, 3)) for s in shifts]
-    return turned[0] if len(turned) == 1 else torch.stack(turned).mean(0)
-
-
-STILL = ((0, 0),)
-
-
-@torch.no_grad()
-def velocity(model, z, t, labels, guidance, negative=None, interval=None, shifts=STILL, shifts_from=0.0):
-    """Two separate passes: conditional and unconditional tokens never share a pool.
-    ``negative``: conditions of the unconditional pass instead of null.  ``interval``: times with guidance (``is_inside``);
-    elsewhere there is one pass (Kynkäänniemi et al. 2024).  ``shifts``: pixels (down, right), see ``answer``; from time
-    shifts_from on."""
-    tt = torch.full((z.shape[0],), t, device=z.device)
-    shifts = shifts if t >= shifts_from - 1e-9 else STILL
-    v = answer(model, z, tt, labels, shifts)
-    if guidance != 1.0 and (interval is None or is_inside(t, interval)):
-        null = model.null_labels(z.shape[0], z.device) if negative is None else negative
-        u = answer(model, z, tt, null, shifts)
-        v = u + guidance * (v - u)
-    return v if model.prediction == "velocity" else (v - z) / max(1 - t, LEAST_LEFT)
-
-
-def begin_step(model, t):
-    """Tells a model that has a refiner where its next step begins; None: the steps are over."""
-    if hasattr(model, "begin_step"):
-        model.begin_step(t)
-
-
-@torch.no_grad()
-def sample(model, z, labels, steps=30, guidance=1.0, solver="euler", negative=None, **more):
-    """Heun's method evaluates the model at the end of each step.  At t = 1 the velocity of a data prediction is
-    undefined, so the last step is an Euler step, which ends at the predicted data.
-    A model with a refiner is told where a step begins, which decides who computes it (``refined``).
-    more: ``interval``, ``shifts``, ``shifts_from`` as for ``velocity``."""
-    h = 1.0 / steps
-    for i in range(steps):
-        begin_step(model, i * h)
-        v = velocity(model, z, i * h, labels, guidance, negative, **more)
-        if solver == "heun" and (model.prediction == "velocity" or i + 1 < steps):
-            w = velocity(model, z + h * v, (i + 1) * h, labels, guidance, negative, **more)
-            v = (v + w) / 2
-        z = z + h * v
-    begin_step(model, None)
-    return z

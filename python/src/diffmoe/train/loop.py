@@ -209,7 +209,7 @@ class Trainer:
             self.log.add(losses, self.objective.share(tt), bce, norm, capacity)
 
     def grid(self, name):
-        save_grid(self.ema.model, self.dataset, self.c.sample, os.path.join(self.folder, name), self.objective)
+        save_grid(self.ema.model, self.dataset, self.c.sample, os.path.join(self.folder, name))
 
     def judge(self):
         """Measure the error of every average on held-out and seen images."""

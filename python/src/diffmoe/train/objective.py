@@ -7,7 +7,6 @@ import torch
 
 from . import ddpm, flow
 
-SOLVERS = ("euler", "heun", "ddpm", "ddim")  # of the package's schedulers, those that the trainer has, too
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of data at which losses and capacities are reported
 
 
@@ -34,9 +33,6 @@ class Flow:
         """One value per sample."""
         return flow.flow_loss(out, x, noise, t, self.prediction, self.least_noise, self.gradient_weight)
 
-    def sample(self, model, z, labels, steps, guidance, solver, negative=None, part=0, **more):
-        return flow.sample(model, z, labels, steps, guidance, solver, negative, **more)
-
 
 class Ddpm:
     def __init__(self):
@@ -57,13 +53,6 @@ class Ddpm:
     def loss(self, out, x, noise, t):
         error, bound = ddpm.loss(out, x, noise, t, self.schedule)
         return error + bound
-
-    def sample(self, model, z, labels, steps, guidance, solver, negative=None, part=0):
-        """``part`` is the index of the batch, so that each batch has its own noise."""
-        if negative is not None:
-            raise ValueError("negative prompts need a flow model")
-        g = torch.Generator().manual_seed(part)
-        return ddpm.sample(model, z, labels, steps, guidance, ddim=solver == "ddim", generator=g)
 
 
 def make(config):

@@ -1,7 +1,7 @@
 """Two models as one: a base with large patches, and its refiner with smaller ones for the steps near the data.
 
-A step belongs to the refiner when it begins at its time or later (``Config.is_refined``).  ``flow.sample`` says which step
-it is in (``begin_step``), because Heun's second evaluation, at the end of a step, is of the same model as the first.
+A step belongs to the refiner when it begins at its time or later (``Config.is_refined``).  ``sampler.sample`` says which
+step it is in (``begin_step``), because Heun's second evaluation, at the end of a step, is of the same model as the first.
 Outside of a step every sample is computed by the model of its own time, as for the error by noise level."""
 
 import torch

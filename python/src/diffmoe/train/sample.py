@@ -14,7 +14,8 @@ from PIL import Image
 
 from ..images import to_bytes
 from ..routing import RULES
-from . import objective, prompts
+from ..schedulers import ALL
+from . import prompts, sampler
 from .exported import described_reader, load_exported
 
 
@@ -30,18 +31,17 @@ def to_png(x, path, columns, scale=3, gap=2):
     Image.fromarray(sheet).resize((sheet.shape[1] * scale, sheet.shape[0] * scale), Image.NEAREST).save(path)
 
 
-def draw(model, columns, steps, guidance, solver, seed=0, batch=64, negative=None, undo=None):
+def draw(model, columns, steps, guidance, solver, seed=0, batch=64, negative=None):
     """columns: one list of label indices per table, or [token ids]; negative:
-    the same for the unconditional pass; undo: the objective, flow by default.  Returns [N, C, s, s]."""
+    the same for the unconditional pass; solver: see ``sampler.sample``.  Returns [N, C, s, s]."""
     n = len(columns[0])
     device = model.pos_embed.device
     s = model.grid * model.patch_size
     z = torch.randn(n, model.in_channels, s, s, generator=torch.Generator().manual_seed(seed)).to(device)
     columns = [torch.as_tensor(c, device=device) for c in columns]
     part = lambda columns, i: columns and [c[i : i + batch] for c in columns]
-    undo = undo or objective.Flow()
-    out = [undo.sample(model, z[i : i + batch], part(columns, i), steps, guidance, solver, part(negative, i),
-                       part=i // batch)
+    out = [sampler.sample(model, z[i : i + batch], part(columns, i), steps, guidance, solver, part(negative, i),
+                          part=i // batch)
            for i in range(0, n, batch)]
     return torch.cat(out)
 
@@ -57,7 +57,7 @@ def expand(requests, labels):
     return [list(c) for c in zip(*rows)]
 
 
-def save_grid(model, dataset, c, path, undo=None):
+def save_grid(model, dataset, c, path):
     """The grid drawn during training: Euler or ancestral, with the run's steps and guidance.
     For latents, the first three channels are shown."""
     labels = dataset.labels
@@ -73,7 +73,10 @@ def save_grid(model, dataset, c, path, undo=None):
         cols = [list(range(width)) * 6] + [[len(l.values)] * (6 * width) for l in labels[1:]]
     was = model.training
     model.eval()
-    to_png(draw(model, cols, c.steps, c.guidance, "euler", undo=undo)[:, :3], path, width)
+    try:
+        to_png(draw(model, cols, c.steps, c.guidance, None)[:, :3], path, width)
+    except FloatingPointError as error:  # a run that diverges goes on
+        print(f"{path} is not drawn: {error}", flush=True)
     model.train(was)
 
 
@@ -87,7 +90,7 @@ def main(argv=None):
     p.add_argument("--negative", help="with --prompts: negative prompt")
     p.add_argument("--steps", type=int)
     p.add_argument("--guidance", type=float)
-    p.add_argument("--solver", choices=objective.SOLVERS)
+    p.add_argument("--solver", choices=[kind.name for kind in ALL])
     p.add_argument("--rule", choices=RULES, default="pool")
     p.add_argument("--columns", type=int, default=8)
     p.add_argument("--seed", type=int, default=0)
@@ -109,7 +112,7 @@ def main(argv=None):
         p.error("this model generates latents: use `diffmoe sample --vae`")
     d = config.defaults
     x = draw(model, cols, pick(a.steps, d["steps"]), pick(a.guidance, d["guidance"]), a.solver or d["scheduler"], a.seed,
-             negative=negative, undo=objective.Ddpm() if config.objective == "ddpm" else None)
+             negative=negative)
     to_png(x, a.out, a.columns)
 
 

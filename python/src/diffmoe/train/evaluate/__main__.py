@@ -18,6 +18,7 @@ import os
 import torch
 
 from ...routing import RULES
+from ...schedulers import suitable
 from . import emoji, eurosat, judges, render, showcase
 
 
@@ -31,7 +32,7 @@ def sampling_arguments(p):
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--steps", type=int, help="default: the file's")
     p.add_argument("--guidance", type=float, help="default: the file's")
-    p.add_argument("--solver", choices=["euler", "heun"], help="default: the file's")
+    p.add_argument("--solver", choices=[kind.name for kind in suitable("flow")], help="default: the file's")
     p.add_argument("--rule", choices=RULES, default="token",
                    help="token: an image does not depend on its batch")
     p.add_argument("--batch", type=int, default=64)

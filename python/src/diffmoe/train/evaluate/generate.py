@@ -11,8 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ...config import Config
-from ...sampling import shifts
-from .. import flow, objective
+from .. import objective, sampler
 
 
 class Counting:
@@ -24,14 +23,14 @@ class Counting:
         self.records = model.record()
 
     @property
-    def prediction(self):
-        return self.model.prediction
+    def config(self):
+        return self.model.config
 
     def null_labels(self, *a):
         return self.model.null_labels(*a)
 
     def begin_step(self, t):
-        flow.begin_step(self.model, t)
+        sampler.begin_step(self.model, t)
 
     def __call__(self, z, t, labels):
         out = self.model(z, t, labels)
@@ -53,27 +52,26 @@ def settings(meta, a):
     if getattr(a, "interval", None):
         out["interval"] = list(a.interval)
     if getattr(a, "shifts", 1) > 1:
-        out.update(shifts=[[by, by] for by in shifts(a.shifts, config.finest.patch_size)], shifts_from=a.shifts_from)
+        out["cycle_spin"] = [a.shifts, a.shifts_from]
     return out
 
 
-def generate(model, columns, s, undo=None):
-    """columns: one list of label indices per table; s: see ``settings``; undo: the objective, flow by default.
+def generate(model, columns, s):
+    """columns: one list of label indices per table; s: see ``settings``.
 
     Returns (images [N, 3, s, s] rounded to 8 bits and clamped, in [-1, 1]; C of each [N], nan for a dense model;
     seconds)."""
     model.set_rule(s["rule"], s.get("gamma"))
-    undo = undo or objective.Flow()
     columns = [torch.as_tensor(c) for c in columns]
     n, size = len(columns[0]), model.grid * model.patch_size
     z = torch.randn(n, model.in_channels, size, size, generator=torch.Generator().manual_seed(s["seed"]))
-    more = {k: tuple(map(tuple, s[k])) if k == "shifts" else s[k] for k in ("interval", "shifts", "shifts_from") if k in s}
+    more = {k: s[k] for k in ("interval", "cycle_spin") if k in s}
     x, compute, start = [], [], time.process_time()
     for i in range(0, n, s["batch"]):
         counting = Counting(model)
         labels = [c[i : i + s["batch"]] for c in columns]
-        x.append(undo.sample(counting, z[i : i + s["batch"]], labels, s["steps"], s["guidance"], s["solver"],
-                             part=i // s["batch"], **more))
+        x.append(sampler.sample(counting, z[i : i + s["batch"]], labels, s["steps"], s["guidance"], s["solver"],
+                                part=i // s["batch"], **more))
         compute.append(counting.total / counting.passes if counting.passes else torch.full((len(labels[0]),), float("nan")))
     model.record(False)
     x = ((torch.cat(x).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1

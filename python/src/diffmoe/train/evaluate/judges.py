@@ -20,6 +20,7 @@ import os
 import torch
 
 from ...routing import RULES
+from ...schedulers import suitable
 from .. import heldout
 from ..exported import load_exported
 from . import borders, distribution, emoji, generate, public, stats
@@ -42,7 +43,7 @@ def arguments(p):
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--steps", type=int, help="default: each file's")
     p.add_argument("--guidance", type=float, help="default: each file's")
-    p.add_argument("--solver", choices=["euler", "heun"], help="default: each file's")
+    p.add_argument("--solver", choices=[kind.name for kind in suitable("flow")], help="default: each file's")
     p.add_argument("--interval", nargs=2, type=float, metavar=("FROM", "TO"), help="guide only at these times")
     p.add_argument("--shifts", type=int, default=1, help="average over this many shifts of the image along a patch's diagonal")
     p.add_argument("--shifts-from", type=float, default=0.7, help="shift from this time on")

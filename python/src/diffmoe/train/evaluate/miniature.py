@@ -6,7 +6,7 @@ import statistics
 
 NAMES = {"dense": "Dense", "tc": "TC (token choice)", "ec": "EC (expert choice)", "diffmoe": "DiffMoE"}
 OBJECTIVES = {"miniature": "rectified flow", "miniature_ddpm": "DDPM with learned variances"}
-SOLVERS = {"euler": "Euler", "heun": "Heun", "ddpm": "ancestral", "ddim": "DDIM"}
+SOLVERS = {"euler": "Euler", "heun": "Heun", "ddpm": "ancestral", "ddim": "DDIM", "dpmpp_2m": "DPM-Solver++(2M)", "unipc": "UniPC"}
 LOSSES = {"miniature": "velocity", "miniature_ddpm": "noise and variance"}
 RULES = {"pool": "", "token": ", rule `token`", "static": ", static top-k"}
 

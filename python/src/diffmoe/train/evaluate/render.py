@@ -85,7 +85,7 @@ def emoji_noise(runs):
 
 def settings(runs):
     s = runs[-1]["settings"]
-    return (f"Sampling: {s['solver'].capitalize()}, {s['steps']} steps, guidance {s['guidance']:g}, routing rule "
+    return (f"Sampling: {miniature.SOLVERS[s['solver']]}, {s['steps']} steps, guidance {s['guidance']:g}, routing rule "
             f"`{s['rule']}`, noise seed {s['seed']}, float32 on a CPU with the weights as stored in the file.")
 
 
