@@ -5,8 +5,9 @@ struct Params {
     columns: u32,      // N, rows of `weights`: a part of the matrix where it is split
     quads: u32,        // K / 4
     first: u32,        // column of y, bias and side that belongs to the first row of `weights`
-    stride: u32,       // columns of y
-    side_rows: u32,    // GATED: rows of y that share a row of side; TABLE: rows of side
+    stride: u32,       // columns of y; PIXELS: numbers of a sample
+    y_first: u32,      // PIXELS: element of y where the samples begin
+    side_rows: u32,    // GATED: rows of y that share a row of side; TABLE, PIXELS: rows of side
     side_stride: u32,  // columns of side
     side_first: u32,   // column of side for column 0 of y
     activation: u32,
@@ -28,17 +29,21 @@ const SILU = 1u;
 const GELU = 2u;
 const SWIGLU = 3u;
 
-// Where the result v goes: y = v, y += side ⊙ v (a gated residual), y = v + side (a table), or y += v.
+// Where the result v goes: y = v, y += side ⊙ v (a gated residual), y = v + side (a table), y += v, or to the pixels of
+// images: side has the bits of the place of each number in its sample, plus FIRST_PLACE, or 0 for rows without a patch.
 const GATED = 1u;
 const TABLE = 2u;
 const ADD = 3u;
+const PIXELS = 4u;
+
+const FIRST_PLACE = 0x3f800000u;  // 1.0: no device changes the bits of normal numbers
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;           // (S, K)
 @group(0) @binding(2) var<storage, read> weights: array<vec2<u32>>;     // (N, K): see `weights`
 @group(0) @binding(3) var<storage, read> up_weights: array<vec2<u32>>;  // (N, K), SWIGLU only
 @group(0) @binding(4) var<storage, read> bias: array<f32>;              // all columns of the matrix
-@group(0) @binding(5) var<storage, read> side: array<f32>;              // gates (B, …), table (T, …), or c (N)
+@group(0) @binding(5) var<storage, read> side: array<f32>;              // gates (B, …), table (T, …), places (T, N), or c (N)
 @group(0) @binding(6) var<storage, read_write> y: array<f32>;           // (S, stride)
 
 // Finishes one element; `up` counts for SWIGLU only. `linear` does the same four elements at a time.
@@ -63,6 +68,11 @@ fn store(row: u32, n: u32, product: f32, up: f32) {
         y[at] = v + side[row % params.side_rows * params.side_stride + side_column];
     } else if params.epilogue == ADD {
         y[at] += v;
+    } else if params.epilogue == PIXELS {
+        let place = bitcast<u32>(side[row % params.side_rows * params.side_stride + side_column]);
+        if place >= FIRST_PLACE {
+            y[params.y_first + row / params.side_rows * params.stride + place - FIRST_PLACE] = v;
+        }
     } else {
         y[at] = v;
     }

@@ -97,12 +97,14 @@ fn main(
             base0 = y_quad(at.x + out);
             base1 = y_quad(at.y + out);
         }
+        var sample = vec2(0u);
         var side0 = vec4(0.0);
         var side1 = vec4(0.0);
-        if params.epilogue == GATED || params.epilogue == TABLE {
-            var line = row / params.side_rows;
-            if params.epilogue == TABLE {
-                line = row - line * params.side_rows;
+        if params.epilogue == GATED || params.epilogue == TABLE || params.epilogue == PIXELS {
+            sample = row / params.side_rows;
+            var line = sample;
+            if params.epilogue != GATED {
+                line = row - sample * params.side_rows;
             }
             let from_column = line * params.side_stride + params.side_first;
             side0 = side_quad(from_column.x + out);
@@ -113,13 +115,24 @@ fn main(
         if params.epilogue == GATED {
             v0 = base0 + side0 * v0;
             v1 = base1 + side1 * v1;
-        } else if params.epilogue != 0u {
+        } else if params.epilogue == TABLE || params.epilogue == ADD {
             // The one that was not loaded is zero.
             v0 += base0 + side0;
             v1 += base1 + side1;
         }
-        store_row(rows.x, at.x + out, is_inside, v0);
-        store_row(rows.y, at.y + out, is_inside, v1);
+        var is_row = rows < vec2(params.rows);
+        var at0 = at.x + out;
+        var at1 = at.y + out;
+        if params.epilogue == PIXELS {
+            let first = sample * params.stride + params.y_first - FIRST_PLACE;
+            at0 = bitcast<vec4<u32>>(side0);
+            at1 = bitcast<vec4<u32>>(side1);
+            is_row = is_row & (vec2(at0.x, at1.x) >= vec2(FIRST_PLACE));
+            at0 += first.x;
+            at1 += first.y;
+        }
+        store_row(is_row.x, at0, is_inside, v0);
+        store_row(is_row.y, at1, is_inside, v1);
     }
 }
 
@@ -158,8 +171,8 @@ fn side_quad(at: vec4<u32>) -> vec4<f32> {
     return vec4(side[at.x], side[at.y], side[at.z], side[at.w]);
 }
 
-fn store_row(row: u32, at: vec4<u32>, is_inside: vec4<bool>, v: vec4<f32>) {
-    if row < params.rows {
+fn store_row(is_row: bool, at: vec4<u32>, is_inside: vec4<bool>, v: vec4<f32>) {
+    if is_row {
         if is_inside.x {
             y[at.x] = v.x;
         }

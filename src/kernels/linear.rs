@@ -5,6 +5,7 @@ use std::fmt::Display;
 use bytemuck::{Pod, Zeroable};
 
 use super::matrix::{Matrix, Part};
+use super::pixels::Pixels;
 use crate::gpu::{Gpu, Kernel, Profile, Shader, Tape, Tensor, Tile, Tiling};
 
 /// The nonlinearity between the sum and the epilogue.
@@ -36,6 +37,13 @@ pub enum Epilogue<'a> {
     },
     /// `y[s] = v + table[s mod T]`: the position embedding, `[T, N]`.
     Table(&'a Tensor),
+    /// The rows are patches of images, which begin at element `first` of `y`, of any shape.
+    Pixels {
+        /// Where each number goes.
+        places: &'a Pixels,
+        /// First element of the images.
+        first: usize,
+    },
 }
 
 /// One linear layer.
@@ -94,7 +102,15 @@ impl<'a> Linear<'a> {
     pub(super) fn check(&self) {
         let Self { x, y, weights, .. } = self;
         assert_eq!(x.shape[1], weights.columns(), "{}: inputs", weights.bias.label);
-        assert_eq!(*y.shape, [x.shape[0], weights.rows()], "{}: outputs", weights.bias.label);
+        if let Epilogue::Pixels { places, first } = self.epilogue {
+            let [rows, columns] = [places.table.shape[0], places.table.shape[1]];
+            assert_eq!(columns, weights.rows(), "{}: outputs", weights.bias.label);
+            assert!(x.shape[0].is_multiple_of(rows), "whole samples");
+            let samples = x.shape[0] / rows;
+            assert!(first + samples * places.sample_len <= y.len(), "room for {samples} samples");
+        } else {
+            assert_eq!(*y.shape, [x.shape[0], weights.rows()], "{}: outputs", weights.bias.label);
+        }
         if let Some(up) = self.up {
             assert_eq!((up.rows(), up.columns()), (weights.rows(), weights.columns()), "SwiGLU");
             assert!(up.layout().eq(weights.layout()), "SwiGLU");
@@ -144,6 +160,7 @@ pub(super) struct Params {
     pub(super) quads: u32,
     pub(super) first: u32,
     pub(super) stride: u32,
+    pub(super) y_first: u32,
     pub(super) side_rows: u32,
     pub(super) side_stride: u32,
     pub(super) side_first: u32,
@@ -184,7 +201,13 @@ impl Kernel for Call<'_> {
         let (side_rows, side_stride, side_first) = match epilogue {
             Epilogue::Store | Epilogue::Add => (1, 0, 0),
             Epilogue::Gated { modulation, first, tokens } => (tokens, modulation.shape[1], first),
-            Epilogue::Table(table) => (table.shape[0], table.shape[1], 0),
+            Epilogue::Table(table) | Epilogue::Pixels { places: Pixels { table, .. }, .. } => {
+                (table.shape[0], table.shape[1], 0)
+            }
+        };
+        let (stride, y_first) = match epilogue {
+            Epilogue::Pixels { places, first } => (places.sample_len, first),
+            _ => (weights.rows(), 0),
         };
         let activation = match (up, activation) {
             (Some(_), _) => 3,
@@ -197,13 +220,15 @@ impl Kernel for Call<'_> {
             Epilogue::Gated { .. } => 1,
             Epilogue::Table(_) => 2,
             Epilogue::Add => 3,
+            Epilogue::Pixels { .. } => 4,
         };
         Params {
             rows: x.shape[0] as u32,
             columns: self.part.rows.len() as u32,
             quads: (weights.columns() / 4) as u32,
             first: self.part.rows.start as u32,
-            stride: weights.rows() as u32,
+            stride: stride as u32,
+            y_first: y_first as u32,
             side_rows: side_rows as u32,
             side_stride: side_stride as u32,
             side_first: side_first as u32,
@@ -220,6 +245,7 @@ impl Kernel for Call<'_> {
             // Something must be bound.
             Epilogue::Store | Epilogue::Add => up.map_or(bias, |up| &up.bias),
             Epilogue::Gated { modulation: side, .. } | Epilogue::Table(side) => side,
+            Epilogue::Pixels { places, .. } => &places.table,
         };
         vec![x, &self.part.weights, self.up, bias, side, y]
     }

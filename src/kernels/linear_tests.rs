@@ -176,6 +176,44 @@ fn epilogues_add_to_a_residual_with_and_without_gate_and_add_a_table() {
 }
 
 #[test]
+fn the_last_epilogue_puts_patches_back_into_images() {
+    for (samples, channels, size, patch, more) in
+        [(1, 1, [1, 1], 1, 0), (3, 8, [6, 6], 2, 0), (2, 3, [9, 27], 3, 4), (2, 1, [8, 2], 2, 1)]
+    {
+        let [height, width] = size;
+        let (first, k, n) = (5, 20, patch * patch * channels);
+        let tokens = height / patch * (width / patch) + more;
+        let (x, w) = (spiky(samples * tokens * k, 1, 1.0), spiky(n * k, 2, 0.3));
+        let bias = spiky(n, 3, 1.0);
+        let (len, x_tensor) = (channels * height * width, tensor(&[samples * tokens, k], &x));
+        let before = spiky(first + samples * len + 3, 4, 1.0);
+        let rows = reference(&x, &w, None, &bias, k, Activation::None);
+        let mut want: Vec<f64> = before.iter().map(|&v| f64::from(v)).collect();
+        for (i, pixel) in want[first..first + samples * len].iter_mut().enumerate() {
+            let (sample, channel) = (i / len, i / (height * width) % channels);
+            let (row, column) = (i / width % height, i % width);
+            let token = sample * tokens + row / patch * (width / patch) + column / patch;
+            *pixel = rows[token * n + (row % patch * patch + column % patch) * channels + channel];
+        }
+        // In one part and in several.
+        let whole = matrix(gpu(), &w, &bias, k, WeightPrecision::F32);
+        let split =
+            Matrix::split(gpu(), "split", &[(n, WeightPrecision::F32)], k, 4 * 4 * k as u64);
+        split.write_rows(gpu(), 0, &StoredRows::floats(k, &w));
+        split.write_bias(gpu(), 0, &bias);
+        let places = Pixels::new(gpu(), channels, size, patch, tokens);
+        for (weights, variant) in
+            [&whole, &split].into_iter().flat_map(|w| VARIANTS.map(|v| (w, v)))
+        {
+            let y = tensor(&[before.len()], &before);
+            let ending = Epilogue::Pixels { places: &places, first };
+            run_as(variant, &Linear::new(&x_tensor, weights, &y).ending(ending));
+            close(&read(&y), &want);
+        }
+    }
+}
+
+#[test]
 fn weights_above_the_binding_limit_are_split_without_a_trace() {
     let (rows, n, k) = (40, 50, 18);
     let (x, w, bias) = (spiky(rows * k, 13, 1.0), spiky(n * k, 14, 0.3), spiky(n, 15, 1.0));

@@ -61,7 +61,6 @@ kernels! {
     conv2d::Conv2d => Conv2d, ConvWeights;
     denoise::DenoiseLatents => DenoiseLatents;
     detail_pixels::DetailPixels => DetailPixels;
-    embed_condition::EmbedCondition => EmbedCondition;
     embed_context::EmbedContext => EmbedContext;
     embed_tokens::EmbedTokens => EmbedTokens;
     expert_linear::ExpertLinear => ExpertLinear, Form, Source;
@@ -73,7 +72,7 @@ kernels! {
     linear::Call => Linear, Activation, Epilogue;
     linear_normal::NormedCall => NormedLinear, Norm;
     modulate::Modulate => Modulate;
-    patchify::Patchify => Patchify;
+    pass_inputs::PassInputs => PassInputs, Conditioning, Patches;
     pixel_rows::PixelRows => PixelRows;
     rotate_heads::RotateHeads => RotateHeads;
     route_prototypes::RoutePrototypes => RoutePrototypes;
@@ -81,7 +80,6 @@ kernels! {
     route_select::RouteSelect => RouteSelect, MUTED, NOT_TAKEN;
     shift_image::ShiftImage => ShiftImage;
     softmax::Softmax => Softmax;
-    unpatchify::Unpatchify => Unpatchify;
 }
 
 // Writes a texture, which no `Kernel` does: it is called by hosts, not by tapes.
@@ -92,6 +90,7 @@ pub use samples_to_texture::{Image, TextureWriter};
 // What kernels share: weights on the device, layouts, and sequences of several dispatches.
 pub mod experts;
 pub mod matrix;
+pub mod pixels;
 pub mod planes;
 pub mod probes;
 pub mod tiles;
@@ -99,4 +98,5 @@ pub mod weights;
 
 pub use experts::{Assignments, ExpertBank, Experts, packed_rows};
 pub use matrix::Matrix;
+pub use pixels::Pixels;
 pub use weights::{WeightPrecision, pack_rows};

@@ -131,11 +131,10 @@ fn every_dispatch_knows_its_block_and_stage() {
     let mut engine = case.engine(&device(Profile::Software));
     let dispatches = engine.dispatches(&euler(0, 2, 1.5)).unwrap();
     let stage_of = |shader: &str| match shader {
-        "embed_condition" | "patchify" => Some(Stage::Condition),
+        "pass_inputs" => Some(Stage::Condition),
         "attention_software" => Some(Stage::Attention),
         "route_score" | "route_select" => Some(Stage::Router),
         "expert_linear_software" | "combine_experts" => Some(Stage::Experts),
-        "unpatchify" => Some(Stage::Final),
         "combine_latents" => Some(Stage::Solver),
         // Linear layers and norms belong to several stages.
         _ => None,

@@ -123,8 +123,6 @@ buffers! {
             if (0..of.config.depth).all(|i| of.config.is_moe(i)) { 0 } else { of.tokens() },
             of.config.ffn_hidden,
         ];
-        /// `[S, p²·C_out]`: patches of the output.
-        output_patches: "output patches", [of.tokens(), of.patch(of.config.out_channels)];
     }
 }
 

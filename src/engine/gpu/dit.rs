@@ -11,8 +11,8 @@ use crate::engine::{Scope, Stage};
 use crate::gpu::{Gpu, Profile, Tape, Tensor};
 use crate::kernels::linear_normal::LONGEST_ROW;
 use crate::kernels::{
-    Attention, EmbedCondition, EmbedContext, Epilogue, HeadNorm, Linear, Matrix, Modulate, Norm,
-    NormedLinear, Patchify, RotateHeads, Unpatchify,
+    Attention, Conditioning, EmbedContext, Epilogue, HeadNorm, Linear, Matrix, Modulate, Norm,
+    NormedLinear, PassInputs, Patches, RotateHeads,
 };
 use crate::model::{Config, CrossAttention, Ffn, Mlp, RoutingRule};
 use crate::scheduler::Latent;
@@ -100,14 +100,15 @@ impl Network<'_> {
         let scope = Scope::from(Stage::Condition);
         let mut tape = Tape::default();
         let t = &mut tape;
-        let labels = &w.label_tables.rows;
-        let pooled = text.map(|text| &text.pooled);
-        let y = &a.conditioning;
-        let condition = EmbedCondition { time: times, pooled, labels, rows, shares, y };
-        t.push(gpu, scope, &condition);
-        Linear::new(&a.conditioning, &weights.adaln_modulation, &a.modulation)
-            .record(gpu, t, scope);
-        let patchify = Patchify {
+        let conditioning = Conditioning {
+            time: times,
+            pooled: text.map(|text| &text.pooled),
+            labels: &w.label_tables.rows,
+            rows,
+            shares,
+            y: &a.conditioning,
+        };
+        let patches = Patches {
             latents: &a.latents,
             first: a.region(config, input).first,
             samples: a.samples,
@@ -117,7 +118,9 @@ impl Network<'_> {
             rows: config.stream_tokens(),
             y: &a.patches,
         };
-        t.push(gpu, scope, &patchify);
+        t.push(gpu, scope, &PassInputs { patches, conditioning });
+        Linear::new(&a.conditioning, &weights.adaln_modulation, &a.modulation)
+            .record(gpu, t, scope);
         let positions = w.pos_embed.as_ref().map_or(Epilogue::Store, Epilogue::Table);
         Linear::new(&a.patches, &w.x_embedder, &a.x).ending(positions).record(gpu, t, scope);
         tape
@@ -216,22 +219,14 @@ impl Network<'_> {
         let t = &mut tape;
         let shift = w.adaln_modulation;
         let scope = Scope::from(Stage::Final);
-        let linear = Linear::new(&a.h, &w.linear, &a.output_patches);
+        let pixels =
+            Epilogue::Pixels { places: &weights.pixels, first: a.region(config, output).first };
+        let linear = Linear::new(&a.h, &w.linear, &a.latents).ending(pixels);
         if self.norm_after(config.depth - 1).is_some() {
             linear.record(gpu, t, scope);
         } else {
             self.normed(t, scope, [shift, shift + config.hidden_size], linear, false);
         }
-        let unpatchify = Unpatchify {
-            x: &a.output_patches,
-            latents: &a.latents,
-            first: a.region(config, output).first,
-            channels: config.out_channels,
-            size: config.input_size,
-            patch: config.patch_size,
-            rows: config.stream_tokens(),
-        };
-        t.push(gpu, scope, &unpatchify);
         tape
     }
 

@@ -2,7 +2,7 @@
 //! `weights` makes, counted.
 
 use super::precision::Precisions;
-use crate::kernels::ConvWeights;
+use crate::kernels::{ConvWeights, Pixels};
 use crate::model::{Config, Ffn, LinearSpec, Seen, TensorSpec, look};
 
 /// Bytes of the weights on a device.
@@ -23,6 +23,8 @@ impl WeightBytes {
         if config.rope {
             bytes.add("rotations", 4 * (config.stream_tokens() * config.head_dim) as u64);
         }
+        let columns = config.out_channels * config.patch_size * config.patch_size;
+        bytes.add("places of pixels", Pixels::bytes_of(config.stream_tokens(), columns));
         if let (true, Some(context)) = (config.pos_embed, config.context) {
             // Rows of zeros in the table of positions.
             bytes.total += 4 * (context.count * config.hidden_size) as u64;

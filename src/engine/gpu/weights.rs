@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, StoredRows};
 use crate::engine::contract::EngineError;
 use crate::engine::linear::{Hold, Linear};
 use crate::gpu::{Gpu, Tensor};
-use crate::kernels::{ConvWeights, ExpertBank, Matrix, WeightPrecision};
+use crate::kernels::{ConvWeights, ExpertBank, Matrix, Pixels, WeightPrecision};
 use crate::model::{self, Config, Ffn, Leaf, LinearSpec, Mlp, Role, Source, TensorSpec, rotations};
 use crate::platform::yield_now;
 
@@ -51,6 +51,8 @@ pub(super) struct Weights {
     pub(super) adaln_modulation: Matrix,
     /// `[T, d/2, 2]`: cosine and sine of the angles that turn queries and keys, where a model has rotary positions.
     pub(super) rotations: Option<Tensor>,
+    /// Where the numbers of the final layer go.
+    pub(super) pixels: Pixels,
     /// `[1, 2·D_t]`: no shift and no scale, because the norms of the text encoder have neither.
     pub(super) no_modulation: Option<Tensor>,
     /// Bytes on the device.
@@ -80,7 +82,10 @@ impl Weights {
             let shape = [config.stream_tokens(), config.head_dim / 2, 2];
             Tensor::upload(gpu, "rotations", &shape, rotations(config).as_flattened())
         });
-        let extra = no_modulation.iter().chain(&rotations).map(Tensor::bytes).sum::<u64>();
+        let (channels, size) = (config.out_channels, config.input_size);
+        let pixels = Pixels::new(gpu, channels, size, config.patch_size, config.stream_tokens());
+        let extra = no_modulation.iter().chain(&rotations).chain([&pixels.table]);
+        let extra = extra.map(Tensor::bytes).sum::<u64>();
         let bytes = adaln_modulation.bytes() + extra;
         let mut loader = Loader {
             gpu,
@@ -96,7 +101,7 @@ impl Weights {
         let bytes = loader.bytes;
         // Memory that ran out is reported behind our back.
         match gpu.failure() {
-            None => Ok(Self { tree, adaln_modulation, rotations, no_modulation, bytes }),
+            None => Ok(Self { tree, adaln_modulation, rotations, pixels, no_modulation, bytes }),
             Some(error) => Err(EngineError::TooLarge(format!(
                 "{} cannot hold this model: {error}",
                 gpu.info.name

@@ -9,10 +9,10 @@ use crate::kernels::denoise::Numbers;
 use crate::kernels::detail_pixels::Way;
 use crate::kernels::weights::pack_stored;
 use crate::kernels::{
-    Attention, CombineExperts, CombineLatents, Conv2d, ConvWeights, DenoiseLatents, DetailPixels,
-    EmbedCondition, EmbedContext, EmbedTokens, Epilogue, ExpertLinear, Form, HeadNorm, KeepImage,
-    Linear, Masks, Modulate, NOT_TAKEN, NextNorm, Norm, NormedLinear, Patchify, RotateHeads,
-    ShiftImage, Source, Unpatchify, WeightPrecision,
+    Attention, CombineExperts, CombineLatents, Conditioning, Conv2d, ConvWeights, DenoiseLatents,
+    DetailPixels, EmbedContext, EmbedTokens, Epilogue, ExpertLinear, Form, HeadNorm, KeepImage,
+    Linear, Masks, Modulate, NOT_TAKEN, NextNorm, Norm, NormedLinear, PassInputs, Patches, Pixels,
+    RotateHeads, ShiftImage, Source, WeightPrecision,
 };
 use crate::model::NormForm;
 
@@ -27,8 +27,8 @@ pub(super) fn record(bench: &mut Bench, precisions: &[WeightPrecision]) {
         normed_linear(bench, precision);
     }
     combine_experts(bench);
-    embed_condition(bench);
-    patches(bench);
+    pass_inputs(bench);
+    pixels(bench);
     combine_latents(bench);
     keep_image(bench);
     shift_image(bench);
@@ -250,17 +250,53 @@ fn combine_experts(bench: &mut Bench) {
 pub(super) const LABEL_ROWS: [u32; 4 * SAMPLES] = [1, 0, 4, 3, 2, 2, 0, 1];
 pub(super) const LABEL_SHARES: [f32; 2 * SAMPLES] = [0.0, 0.25, 0.75, 0.0];
 
-fn embed_condition(bench: &mut Bench) {
-    let y = bench.output(&[SAMPLES, WIDTH]);
-    bench.push(&EmbedCondition {
-        time: &bench.tensor(&[SAMPLES, WIDTH], &numbers(SAMPLES * WIDTH, 60, 2.0)),
-        pooled: None,
-        labels: &bench.tensor(&[5, WIDTH], &numbers(5 * WIDTH, 61, 1.0)),
-        rows: &bench.tensor(&[2, 2, SAMPLES], &LABEL_ROWS),
-        shares: &bench.tensor(&[2, SAMPLES], &LABEL_SHARES),
-        y: &y,
+/// Samples, channels, height, width and patch of the probes of patches.
+pub(super) const IMAGE: [usize; 5] = [2, 3, 6, 4, 2];
+
+fn pass_inputs(bench: &mut Bench) {
+    let [samples, channels, height, width, patch] = IMAGE;
+    let len = samples * channels * height * width;
+    let columns = channels * patch * patch;
+    let [y, rows] = [[SAMPLES, WIDTH], [len / columns, columns]].map(|shape| bench.output(&shape));
+    bench.push(&PassInputs {
+        patches: Patches {
+            latents: &bench.tensor(&[len], &numbers(len, 62, 1.0)),
+            first: 0,
+            samples,
+            channels,
+            size: [height, width],
+            patch,
+            rows: 6,
+            y: &rows,
+        },
+        conditioning: Conditioning {
+            time: &bench.tensor(&[SAMPLES, WIDTH], &numbers(SAMPLES * WIDTH, 60, 2.0)),
+            pooled: None,
+            labels: &bench.tensor(&[5, WIDTH], &numbers(5 * WIDTH, 61, 1.0)),
+            rows: &bench.tensor(&[2, 2, SAMPLES], &LABEL_ROWS),
+            shares: &bench.tensor(&[2, SAMPLES], &LABEL_SHARES),
+            y: &y,
+        },
     });
-    bench.expect("embed_condition", "embed_condition", &y);
+    bench.expect_exactly("patches", "pass_inputs, patches", &rows);
+    bench.expect("conditioning", "pass_inputs, conditions", &y);
+}
+
+/// The last layer, whose numbers become pixels; one row of each sample has no patch.
+fn pixels(bench: &mut Bench) {
+    let [samples, channels, height, width, patch] = IMAGE;
+    let rows = height / patch * (width / patch) + 1;
+    let outputs = channels * patch * patch;
+    let x = numbers(samples * rows * WIDTH, 63, 1.0);
+    let x = bench.tensor(&[samples * rows, WIDTH], &x);
+    let bias = numbers(outputs, 64, 1.0);
+    let weights = bench.matrix([outputs, WIDTH], 67, WeightPrecision::F16, &bias);
+    let places = Pixels::new(bench.gpu, channels, [height, width], patch, rows);
+    let y = bench.output(&[samples * channels * height * width]);
+    let ending = Epilogue::Pixels { places: &places, first: 0 };
+    let (gpu, tape) = (bench.gpu, &mut bench.tape);
+    Linear::new(&x, &weights, &y).ending(ending).record(gpu, tape, "probe");
+    bench.expect("pixels", "linear to pixels", &y);
 }
 
 /// Tokens of patches, and those that carry the labels, in the probe of the latter.
@@ -278,25 +314,6 @@ pub(super) fn embed_context(bench: &mut Bench) {
         x: &x,
     });
     bench.expect("embed_context", "embed_context", &x);
-}
-
-/// Samples, channels, height, width and patch of the probes of patches.
-pub(super) const IMAGE: [usize; 5] = [2, 3, 6, 4, 2];
-
-fn patches(bench: &mut Bench) {
-    let [samples, channels, height, width, patch] = IMAGE;
-    let len = samples * channels * height * width;
-    let latents = bench.tensor(&[len], &numbers(len, 62, 1.0));
-    let columns = channels * patch * patch;
-    let y = bench.output(&[len / columns, columns]);
-    let size = [height, width];
-    let x = &latents;
-    bench.push(&Patchify { latents: x, first: 0, samples, channels, size, patch, rows: 6, y: &y });
-    bench.expect_exactly("patchify", "patchify", &y);
-    let back = bench.output(&[len]);
-    let rows = bench.tensor(&[len / columns, columns], &numbers(len, 63, 1.0));
-    bench.push(&Unpatchify { x: &rows, latents: &back, first: 0, channels, size, patch, rows: 6 });
-    bench.expect_exactly("unpatchify", "unpatchify", &back);
 }
 
 /// Numbers of a sample in the probes of solvers, and pixels in those of the detail head: 5 by 7.

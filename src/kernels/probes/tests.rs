@@ -229,7 +229,7 @@ fn condition(words: &mut impl FnMut(&'static str, Vec<u32>)) {
     };
     let condition = time.iter().enumerate();
     let condition = condition.map(|(i, t)| silu(t + label(i / WIDTH, i % WIDTH)));
-    words("embed_condition", floats(&condition.collect::<Vec<_>>()));
+    words("conditioning", floats(&condition.collect::<Vec<_>>()));
     let [tokens, context] = CONTEXT;
     let mut x = wide(&numbers(SAMPLES * (tokens + context) * WIDTH, 65, 1.0));
     let positions = wide(&numbers(context * WIDTH, 66, 1.0));
@@ -265,18 +265,22 @@ fn experts(words: &mut impl FnMut(&'static str, Vec<u32>)) {
 fn patches(words: &mut impl FnMut(&'static str, Vec<u32>)) {
     let [samples, channels, height, width, p] = IMAGE;
     let len = samples * channels * height * width;
-    let (x, rows) = (numbers(len, 62, 1.0), numbers(len, 63, 1.0));
     let columns = channels * p * p;
+    let (x, rows) = (numbers(len, 62, 1.0), height / p * (width / p) + 1);
+    let tokens = wide(&numbers(samples * rows * WIDTH, 63, 1.0));
+    let weights = wide(&Exact::new(columns, WIDTH, 67).values());
+    let vectors = product(&tokens, &weights, &wide(&numbers(columns, 64, 1.0)), WIDTH);
     let (mut cut, mut back) = (vec![0.0; len], vec![0.0; len]);
     for (i, value) in x.iter().enumerate() {
         let (b, c) = (i / (channels * height * width), i / (height * width) % channels);
         let (row, column) = (i / width % height, i % width);
-        let token = (b * (height / p) + row / p) * (width / p) + column / p;
-        cut[token * columns + (c * p + row % p) * p + column % p] = *value;
-        back[i] = rows[token * columns + (row % p * p + column % p) * channels + c];
+        let token = row / p * (width / p) + column / p;
+        cut[(b * (rows - 1) + token) * columns + (c * p + row % p) * p + column % p] = *value;
+        let of_token = &vectors[(b * rows + token) * columns..][..columns];
+        back[i] = of_token[(row % p * p + column % p) * channels + c];
     }
-    words("patchify", copies(&cut));
-    words("unpatchify", copies(&back));
+    words("patches", copies(&cut));
+    words("pixels", floats(&back));
 }
 
 fn solvers(words: &mut impl FnMut(&'static str, Vec<u32>)) {
@@ -483,8 +487,9 @@ fn a_wrong_kernel_is_named_and_the_others_pass() {
             let without_silu = || text.replace("params.activation == 0u", "params.activation < 2u");
             (name == "linear").then(without_silu)
         }),
-        ("patchify", |name, text| {
-            (name == "patchify").then(|| text.replace("% params.columns", "% params.columns ^ 1u"))
+        ("pass_inputs, patches", |name, text| {
+            let wrong = || text.replace("+ k % p;", "+ k % p ^ 1u;");
+            (name == "pass_inputs").then(wrong)
         }),
     ];
     for (kernel, fault) in FAULTS {

@@ -17,7 +17,7 @@ const LIMITS: [Limit; 4] = [
     // The epilogue must not cost more than the product, nor take seconds to compile.
     Limit { kernel: "linear", column: "instructions", most: 1_800 },
     // Of a loop of 370 instructions, 90 % of them multiply-adds: the shorter the loop, the larger the share of the rest.
-    Limit { kernel: "linear", column: "after loop %", most: 48 },
+    Limit { kernel: "linear", column: "after loop %", most: 49 },
 ];
 
 /// A pipeline that is known to pass a limit.
@@ -34,7 +34,7 @@ struct Exception {
 const EXCEPTIONS: [Exception; 1] = [Exception {
     pipeline: "linear WEIGHTS=2",
     column: "after loop %",
-    most: 49,
+    most: 50,
     reason: "int8 has scales of rows to load",
 }];
 
