@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use web_time::Instant;
+
 use super::faults::Faults;
 use super::pipelines::{Pipelines, Rehearsal};
 use super::{GpuError, Profile, Tile, Tiling};
@@ -340,6 +342,29 @@ impl Gpu {
         if let Err(error) = polled {
             self.faults.record(GpuError::Lost(error.to_string()));
         }
+    }
+
+    /// Waits until something has come to pass that work on the device reports; other tasks go on meanwhile.
+    ///
+    /// # Errors
+    /// When the device fails, or nothing is reported within `patience`.
+    pub(crate) async fn until(
+        &self,
+        is_done: impl Fn() -> bool,
+        patience: Duration,
+    ) -> Result<(), GpuError> {
+        let begin = Instant::now();
+        while !is_done() {
+            self.poll();
+            if let Some(error) = self.failure() {
+                return Err(error);
+            }
+            if begin.elapsed() > patience {
+                return Err(GpuError::NoAnswer(self.info.name.clone(), patience.as_secs()));
+            }
+            platform::pause(Duration::from_micros(100)).await;
+        }
+        Ok(())
     }
 
     /// Whether a call-back runs because [`Gpu::poll`] asked, some time after the event.

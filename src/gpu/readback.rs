@@ -7,7 +7,6 @@ use std::time::Duration;
 use web_time::Instant;
 
 use super::{Gpu, GpuError, Pod, Tensor};
-use crate::platform;
 
 const WAITING: u8 = 0;
 const ARRIVED: u8 = 1;
@@ -79,17 +78,7 @@ impl Readback {
     pub(crate) async fn arrived(self, gpu: &Gpu) -> Result<Vec<Vec<u8>>, GpuError> {
         /// Longer than any driver takes for some twenty pipelines.
         const PATIENCE: Duration = Duration::from_mins(1);
-        let begin = Instant::now();
-        while !self.is_ready() {
-            gpu.poll();
-            if let Some(error) = gpu.failure() {
-                return Err(error);
-            }
-            if begin.elapsed() > PATIENCE {
-                return Err(GpuError::NoAnswer(gpu.info.name.clone(), PATIENCE.as_secs()));
-            }
-            platform::pause(Duration::from_micros(200)).await;
-        }
+        gpu.until(|| self.is_ready(), PATIENCE).await?;
         self.take()
     }
 

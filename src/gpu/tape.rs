@@ -10,7 +10,6 @@ use web_time::Instant;
 
 use super::kernel::shader;
 use super::{Clock, Gpu, GpuError, Kernel, MAX_GROUPS, Profile, Tensor, read_now};
-use crate::platform;
 
 /// One recorded dispatch.
 #[derive(Clone)]
@@ -144,17 +143,19 @@ impl<S: Clone + Display> Tape<S> {
     /// # Panics
     /// When the range goes beyond the tape.
     pub fn encode(&self, encoder: &mut wgpu::CommandEncoder, range: Range<usize>) {
-        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        for entry in &self.entries[range] {
-            entry.dispatch(&mut pass);
-        }
+        self.encode_again(encoder, range, 1);
     }
 
-    /// Replays everything so many times, one after the other, as one compute pass.
-    pub(crate) fn encode_again(&self, encoder: &mut wgpu::CommandEncoder, times: usize) {
+    /// As [`Tape::encode`], so many times one after the other.
+    pub(crate) fn encode_again(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        range: Range<usize>,
+        times: usize,
+    ) {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         for _ in 0..times {
-            self.entries.iter().for_each(|entry| entry.dispatch(&mut pass));
+            self.entries[range.clone()].iter().for_each(|entry| entry.dispatch(&mut pass));
         }
     }
 
@@ -322,17 +323,7 @@ impl InFlight {
     /// # Errors
     /// When the device fails, or does not answer within `patience`.
     pub(crate) async fn finished(&self, gpu: &Gpu, patience: Duration) -> Result<f32, GpuError> {
-        let begin = Instant::now();
-        while self.count() > 0 {
-            gpu.poll();
-            if let Some(error) = gpu.failure() {
-                return Err(error);
-            }
-            if begin.elapsed() > patience {
-                return Err(GpuError::NoAnswer(gpu.info.name.clone(), patience.as_secs()));
-            }
-            platform::pause(Duration::from_micros(100)).await;
-        }
+        gpu.until(|| self.count() == 0, patience).await?;
         Ok(self.last().map_or(0.0, |completion| completion.ms))
     }
 

@@ -110,7 +110,7 @@ async fn time(gpu: &Gpu, product: Product) -> Result<Timed, GpuError> {
 /// Milliseconds until the device reports that a tape is done so many times.
 async fn run(gpu: &Gpu, tape: &Tape, times: usize) -> Result<f32, GpuError> {
     let mut encoder = gpu.encoder();
-    tape.encode_again(&mut encoder, times);
+    tape.encode_again(&mut encoder, 0..tape.len(), times);
     let mut work = InFlight::default();
     work.submit(gpu, encoder.finish());
     work.finished(gpu, PATIENCE).await
