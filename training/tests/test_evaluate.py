@@ -192,9 +192,29 @@ def test_prompts_are_judged_in_known_and_unseen_sentences(emoji_root, monkeypatc
     r = json.loads(out.read_text())
     assert r["kind"] == "emoji_text" and r["seen"]["pairs"] == r["seen_reworded"]["pairs"] == 5
     assert r["held_out_reworded"]["probe"]["both"]["n"] == 2 and "noise" not in r["held_out_reworded"]
+    negative = r["negative"]
+    assert negative["prompts"] == negative["own"]["subject"]["n"] == 4 and negative["own"]["same_style"] == negative["own"]["avoided"]
     page = emoji_root / "page.md"
     command.main(["render", str(page), str(out)])
     assert "held-out pairs in unseen sentences, 2 each" in page.read_text()
+    assert "negative prompt, 4 subjects" in page.read_text()
+
+
+def test_negative_prompts_are_read_by_the_unconditional_passes(emoji_root):
+    text = ["text.hidden_size=32", "text.depth=1", "text.num_heads=2", "text.vocab_size=120", "text.max_length=16"]
+    ck, _ = run_tiny(emoji_root, *(x for s in ["train.steps=30", *text] for x in ("--set", s)))
+    path = str(emoji_root / "t.safetensors")
+    export.main([str(ck), path, "--dtype", "f32", "--data-root", str(emoji_root)])
+    model, meta = exported.load_exported(path)
+    reader = exported.described_reader(meta)
+    said, other = [reader.encode(["a red ball"] * 3)], [reader.encode(["noto"] * 3)]
+    s = {"steps": 2, "guidance": 2.0, "solver": "euler", "rule": "token", "batch": 2, "seed": 0}
+    draw = lambda negative=None: generate.generate(model, said, s, negative)[0]
+    none = [reader.encode([""] * 3)]
+    assert torch.equal(draw(), draw(none)) and not torch.equal(draw(), draw(other))
+    # Away from the prompt itself there is no direction: as without guidance.
+    want = generate.generate(model, said, {**s, "guidance": 1.0})[0]
+    torch.testing.assert_close(draw(said), want, rtol=0, atol=1.1 / 127.5)
 
 
 def test_larger_images_are_judged_by_their_averages():

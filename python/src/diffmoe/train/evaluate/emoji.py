@@ -14,7 +14,8 @@ Images larger than 32x32 are box-averaged to that size, so that files of all siz
 have the same judges.
 
 Text-conditioned models get prompts from training templates and, separately, from
-templates that were never trained on (``prompts.UNSEEN``)."""
+templates that were never trained on (``prompts.UNSEEN``).  Negative prompts are measured on prompts that name only a
+subject: does another style appear when the one that was drawn is the negative prompt?"""
 
 import json
 import os
@@ -202,6 +203,30 @@ def questions(meta, own, a):
     return known + [(f"{name}_reworded", d, asked, each, say(asked, prompts.UNSEEN)) for name, d, asked, each in parts]
 
 
+def negative_prompts(model, meta, judges, a, s, sha256, count=200):
+    """Prompts that name only a subject, drawn three times from the same noise: without a negative prompt, with the style
+    that this gave (by the probes) as the negative prompt, and with another style, drawn at random."""
+    subjects, styles = vocabulary(meta)
+    g, reader = torch.Generator().manual_seed(a.seed), described_reader(meta)
+    asked = torch.randperm(len(subjects), generator=g)[:count]
+    named = [prompts.fill(prompts.SUBJECT_ONLY[i % 2], subjects[s], "") for i, s in enumerate(asked)]
+    avoid = lambda found: [reader.encode([prompts.STYLE_ONLY[0].format(t=prompts.STYLE_PHRASES[styles[t]][0])
+                                          for t in found.tolist()])]
+
+    def drawn(name, negative=None):
+        x = generate.kept(a.images, f"negative-{name}", sha256, model, [reader.encode(named)], s, negative)[0]
+        return judges.name(as_judged(x), [asked])
+
+    subject, first = drawn("none")
+    other = (first + torch.randint(1, len(styles), (len(asked),), generator=g)) % len(styles)
+    out = {"prompts": len(asked), "none": {"subject": stats.share(subject == asked)}}
+    for name, avoided in (("own", first), ("other", other)):
+        found = drawn(name, avoid(avoided))
+        out[name] = {"subject": stats.share(found[0] == asked), "same_style": stats.share(found[1] == first),
+                     "avoided": stats.share(found[1] == avoided)}
+    return out
+
+
 def run(a):
     model, meta = load_exported(a.weights)
     own, every = load(meta, a.data_root)
@@ -229,4 +254,6 @@ def run(a):
                      "C": {"mean": float(compute.mean()), "subject": by_value(subjects, asked[0], compute)}}
         if not name.endswith("reworded"):
             out[name]["noise"] = generate.loss_by_noise(model, dataset, min(len(dataset), 500), a.seed)
+    if "text" in meta:
+        out["negative"] = negative_prompts(model, meta, judges, a, s, out["weights"]["sha256"])
     return out

@@ -56,8 +56,9 @@ def settings(meta, a):
     return out
 
 
-def generate(model, columns, s):
-    """columns: one list of label indices per table; s: see ``settings``.
+def generate(model, columns, s, negative=None):
+    """columns: one list of label indices per table, or the prompts' tokens; s: see ``settings``; negative: the same for the
+    unconditional passes, where they get something.
 
     Returns (images [N, 3, s, s] rounded to 8 bits and clamped, in [-1, 1]; C of each [N], nan for a dense model;
     seconds)."""
@@ -69,23 +70,24 @@ def generate(model, columns, s):
     x, compute, start = [], [], time.process_time()
     for i in range(0, n, s["batch"]):
         counting = Counting(model)
-        labels = [c[i : i + s["batch"]] for c in columns]
-        x.append(sampler.sample(counting, z[i : i + s["batch"]], labels, s["steps"], s["guidance"], s["solver"],
-                                part=i // s["batch"], **more))
+        part = lambda columns: [c[i : i + s["batch"]] for c in columns]
+        x.append(sampler.sample(counting, z[i : i + s["batch"]], part(columns), s["steps"], s["guidance"], s["solver"],
+                                negative and part(negative), part=i // s["batch"], **more))
         compute.append(counting.total / counting.passes if counting.passes else torch.full((len(labels[0]),), float("nan")))
     model.record(False)
     x = ((torch.cat(x).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
     return x, torch.cat(compute), time.process_time() - start
 
 
-def kept(folder, name, sha256, model, columns, s):
+def kept(folder, name, sha256, model, columns, s, negative=None):
     """``generate`` with a cache: images with the same weights, labels and settings are read from the folder."""
     if not folder:
-        return generate(model, columns, s)
-    wanted = json.dumps([name, sha256, s, [c.tolist() for c in map(torch.as_tensor, columns)]])
+        return generate(model, columns, s, negative)
+    wanted = json.dumps([name, sha256, s, *([c.tolist() for c in map(torch.as_tensor, part)]
+                                            for part in (columns, negative) if part)])
     path = os.path.join(folder, f"{name}-{hashlib.sha256(wanted.encode()).hexdigest()[:16]}.safetensors")
     if not os.path.exists(path):
-        x, compute, seconds = generate(model, columns, s)
+        x, compute, seconds = generate(model, columns, s, negative)
         os.makedirs(folder, exist_ok=True)
         bytes_ = ((x + 1) * 127.5).round().to(torch.uint8)
         save_file({"pictures": bytes_, "compute": compute}, path, metadata={"seconds": f"{seconds:.1f}"})

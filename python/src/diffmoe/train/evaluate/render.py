@@ -50,6 +50,15 @@ def agreement(runs, part):
     return table([f"{n['pairs']} {PARTS[part]}, {n['per_pair']} each", *(r["title"] for r in runs), "chance"], rows)
 
 
+def negative(runs):
+    n = runs[-1]["negative"]
+    rows = [["none", cell(n["none"]["subject"]), "", ""]]
+    rows += [[title, *(cell(n[key][what]) for what in ("subject", "same_style", "avoided"))]
+             for key, title in (("own", "the style that was drawn without one"), ("other", "another style"))]
+    return table([f"negative prompt, {n['prompts']} subjects", "right subject", "style as without one",
+                  "style of the negative prompt"], rows)
+
+
 def emoji_styles(runs):
     keys = list(runs[-1]["seen"]["by_style"]["C"])
     parts = [("subject_right", percent), ("style_right", percent), ("C", lambda v: f"{v:.2f}")]
@@ -149,7 +158,8 @@ TABLES = {
               "emoji held-out": lambda r: agreement(r, "held_out"), "emoji styles": emoji_styles,
               "emoji probe": emoji_probe, "emoji noise": emoji_noise},
     "emoji_text": {"text settings": settings,
-                   **{f"text {part.replace('_', ' ')}": lambda r, part=part: agreement(r, part) for part in PARTS}},
+                   **{f"text {part.replace('_', ' ')}": lambda r, part=part: agreement(r, part) for part in PARTS},
+                   "text negative": negative},
     "eurosat": {"eurosat settings": settings, "eurosat classes": eurosat_classes,
                 "eurosat difficulty": eurosat_difficulty,
                 "eurosat gradient": eurosat_gradient, "eurosat frechet": eurosat_frechet, "eurosat sets": eurosat_sets,
