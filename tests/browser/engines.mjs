@@ -13,6 +13,9 @@ const SHARE = "model=emoji&seed=7&count=1&steps=3&guidance=2&scheduler=euler&lab
 const NATIVE = { class: 3, style: 2, seed: 7, steps: 3, guidance: 2, scheduler: "euler", model: "emoji" };
 const OPTIONS = { labels: { subject: 3, style: 2 }, seed: 7, steps: 3, guidance: 2, scheduler: "euler" };
 
+// Of a test: an engine that hangs fails it, not all that follow.
+const timeout = 300_000;
+
 /** Waits until the app in the page has finished a run; its state. */
 async function finished(page) {
   let seen;
@@ -36,7 +39,7 @@ for (const engine of [firefox, webkit]) {
   const started = async () => (page ??= await engine.start());
   after(() => page?.close());
 
-  test(`${engine.name}: the page draws what a link names`, { skip }, async (context) => {
+  test(`${engine.name}: the page draws what a link names`, { skip, timeout }, async (context) => {
     await started();
     await page.goto(`${site.origin}/#${SHARE}`);
     const state = await finished(page);
@@ -53,7 +56,7 @@ for (const engine of [firefox, webkit]) {
     for (const [key, value] of new URLSearchParams(SHARE)) assert.equal(shared.get(key), value, key);
   });
 
-  test(`${engine.name}: the API draws what the command line draws, with any number of workers`, { skip }, async () => {
+  test(`${engine.name}: the API draws what the command line draws, with any number of workers`, { skip, timeout }, async () => {
     await started();
     await page.goto(`${site.origin}/example.html`);
     const made = await page.evaluate(async (options) => {
@@ -79,7 +82,7 @@ for (const engine of [firefox, webkit]) {
     }
   });
 
-  test(`${engine.name}: WebGPU and the processor differ by 1 of 255 at most`, { skip }, async (context) => {
+  test(`${engine.name}: WebGPU and the processor differ by 1 of 255 at most`, { skip, timeout }, async (context) => {
     await started();
     await page.goto(`${site.origin}/example.html`);
     const made = await page.evaluate(async (options) => {
@@ -95,7 +98,7 @@ for (const engine of [firefox, webkit]) {
     assert.ok(distance(made.rgba, wanted) <= 1, `${distance(made.rgba, wanted)}`);
   });
 
-  test(`${engine.name}: the API works in a worker of one's own`, { skip }, async () => {
+  test(`${engine.name}: the API works in a worker of one's own`, { skip, timeout }, async () => {
     await started();
     await page.goto(`${site.origin}/example.html`);
     const made = await page.evaluate((origin, options) => new Promise((resolve) => {
@@ -110,17 +113,18 @@ for (const engine of [firefox, webkit]) {
           } catch (error) {
             postMessage(String(error));
           }
-        };`;
+        };
+        postMessage("ready");`;
       const worker = new Worker(URL.createObjectURL(new Blob([script], { type: "text/javascript" })), { type: "module" });
-      worker.onmessage = ({ data }) => resolve(data);
+      // A busy Firefox may lose what is sent before the module listens.
+      worker.onmessage = ({ data }) => (data === "ready" ? worker.postMessage(options) : resolve(data));
       worker.onerror = ({ message }) => resolve(message);
-      worker.postMessage(options);
     }), site.origin, OPTIONS);
     assert.equal(typeof made, "object", made);
     assert.ok(distance(made, wanted) <= 1);
   });
 
-  test(`${engine.name}: the offline file draws from a file`, { skip }, async () => {
+  test(`${engine.name}: the offline file draws from a file`, { skip, timeout }, async () => {
     await started();
     await page.goto(`${pathToFileURL(join(DIST, "diffmoe.html"))}#${SHARE}`);
     const state = await finished(page);

@@ -134,12 +134,14 @@ fn margin_words(view: &AtlasView<'_>, scene: &Scene<'_>, expert: usize) -> Optio
 pub(super) fn footer(ui: &mut Ui, area: Rect, view: &AtlasView<'_>, scene: &Scene<'_>, wide: bool) {
     let look = scene.ink.look;
     let painter = ui.painter();
+    // Beside the legend there is room for one thing more, and a switch.
+    let noise = if wide { format!("noise {}: ", view.levels()) } else { String::new() };
     let first = match view.heat.mean {
         Some((mean, shuffled)) => format!(
-            "mean |log₂ lift| {mean:.2}, shuffled {shuffled:.2}; {} beyond chance (expected: 5 %)",
+            "{noise}mean |log₂ lift| {mean:.2}, shuffled {shuffled:.2}; {} beyond chance (5 % expected)",
             percent(view.heat.beyond)
         ),
-        None => "every expert is idle at this noise level".to_owned(),
+        None => format!("{noise}every expert is idle"),
     };
     let line = ui.interact(
         area.with_max_y(area.top() + 16.0),
@@ -167,6 +169,8 @@ pub(super) fn footer(ui: &mut Ui, area: Rect, view: &AtlasView<'_>, scene: &Scen
     }
     let images = if scene.other_atlas {
         format!("from another {} file", view.atlas.model)
+    } else if wide {
+        format!("{} images", view.atlas.images)
     } else {
         format!("noise {}, {} images", view.levels(), view.atlas.images)
     };
