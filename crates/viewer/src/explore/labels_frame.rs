@@ -134,14 +134,19 @@ fn margin_words(view: &AtlasView<'_>, scene: &Scene<'_>, expert: usize) -> Optio
 pub(super) fn footer(ui: &mut Ui, area: Rect, view: &AtlasView<'_>, scene: &Scene<'_>, wide: bool) {
     let look = scene.ink.look;
     let painter = ui.painter();
+    let (source, expected) = if scene.other_atlas {
+        (format!("from another {} file", view.atlas.model), "")
+    } else {
+        (format!("noise {}", view.levels()), " (5 % expected)")
+    };
     // Beside the legend there is room for one thing more, and a switch.
-    let noise = if wide { format!("noise {}: ", view.levels()) } else { String::new() };
+    let before = if wide { format!("{source}: ") } else { String::new() };
     let first = match view.heat.mean {
         Some((mean, shuffled)) => format!(
-            "{noise}mean |log₂ lift| {mean:.2}, shuffled {shuffled:.2}; {} beyond chance (5 % expected)",
+            "{before}mean |log₂ lift| {mean:.2}, shuffled {shuffled:.2}; {} beyond chance{expected}",
             percent(view.heat.beyond)
         ),
-        None => format!("{noise}every expert is idle"),
+        None => format!("{before}every expert is idle"),
     };
     let line = ui.interact(
         area.with_max_y(area.top() + 16.0),
@@ -167,13 +172,8 @@ pub(super) fn footer(ui: &mut Ui, area: Rect, view: &AtlasView<'_>, scene: &Scen
         let at = pos2(x + 14.0, y);
         x = text(painter, at, Align2::LEFT_CENTER, words, 12.0, look.weak).right() + 12.0;
     }
-    let images = if scene.other_atlas {
-        format!("from another {} file", view.atlas.model)
-    } else if wide {
-        format!("{} images", view.atlas.images)
-    } else {
-        format!("noise {}, {} images", view.levels(), view.atlas.images)
-    };
+    let images = format!("{} images", view.atlas.images);
+    let images = if wide { images } else { format!("{source}, {images}") };
     let at = if wide { pos2(x, y) } else { pos2(area.left(), y + 16.0) };
     let words = text(painter, at, Align2::LEFT_CENTER, images, 12.0, look.weak);
     tables(ui, words, area, view);
