@@ -83,9 +83,12 @@ def test_shipped_models(name):
     """Outputs of the trainer for the model files in ``assets`` (int8, f16), with equal routing sets."""
     pipe, io = Pipeline.from_pretrained(ASSETS / f"{name}.safetensors"), load_file(FIXTURES / "trained" / f"{name}.safetensors")
     labels = [io[key].astype(int) for key, _ in zip(("y", "style"), pipe.config.labels)]
-    text = None
+    text = null_text = None
     if pipe.config.text:
-        text = encode(pipe.config, pipe.model.weights, io["tokens"], (io["tokens"] != pipe.tokenizer.pad).sum(1))
+        null = np.array([pipe.tokenizer.encode("", pipe.config.text.max_length)[0]] * len(io["tokens"]))
+        text, null_text = (
+            encode(pipe.config, pipe.model.weights, tokens, (tokens != pipe.tokenizer.pad).sum(1)) for tokens in (io["tokens"], null)
+        )
     taps = {}
     out, _ = pipe.model.forward(io["x"], io["t"], labels, text, Routing("pool"), taps)
     assert error(out, io["out"]) < TOLERANCE
@@ -94,7 +97,7 @@ def test_shipped_models(name):
     for key in sets:
         assert np.array_equal(taps[key], io[key]), key
     if "heun_cfg" in io:
-        run = Run(pipe.model, labels, guidance=2.0, routing=Routing("pool"))
+        run = Run(pipe.model, labels, text, null_text, guidance=2.0, routing=Routing("pool"))
         assert error(sample(run, schedulers.Heun(), 2, io["x"]), io["heun_cfg"]) < TOLERANCE
 
 
